@@ -1,0 +1,44 @@
+// The arithmetic that rules are written in: IEEE operations that are correctly rounded on every target, and selects
+// that vectorise. Nothing here may be contracted, approximated or reordered.
+#pragma once
+
+#include "adaptk/config.hpp"
+
+#include <cmath>
+
+ADAPTK_NAMESPACE_BEGIN
+
+// Builtins, not std::sqrt: a library wrapper that is not inlined would leave a weak symbol in a kernel object.
+#if defined(__CUDA_ARCH__)
+ADAPTK_HD float root(float x) { return __fsqrt_rn(x); }
+ADAPTK_HD double root(double x) { return __dsqrt_rn(x); }
+ADAPTK_HD float magnitude(float x) { return fabsf(x); }
+ADAPTK_HD double magnitude(double x) { return fabs(x); }
+#elif defined(_MSC_VER)
+ADAPTK_HD float root(float x) { return std::sqrt(x); }
+ADAPTK_HD double root(double x) { return std::sqrt(x); }
+ADAPTK_HD float magnitude(float x) { return std::fabs(x); }
+ADAPTK_HD double magnitude(double x) { return std::fabs(x); }
+#else
+ADAPTK_HD float root(float x) { return __builtin_sqrtf(x); }
+ADAPTK_HD double root(double x) { return __builtin_sqrt(x); }
+ADAPTK_HD float magnitude(float x) { return __builtin_fabsf(x); }
+ADAPTK_HD double magnitude(double x) { return __builtin_fabs(x); }
+#endif
+
+// A NaN on either side comes out; IEEE maxNum and std::max would drop it.
+template <class T> ADAPTK_HD T larger(T a, T b) { return (a > b || a != a) ? a : b; }
+
+// x in [lo, hi]; NaN stays NaN.
+template <class T> ADAPTK_HD T clamped(T x, T lo, T hi) {
+    const T y = x < lo ? lo : x;
+    return y > hi ? hi : y;
+}
+
+// -1, +0 or 1; NaN stays NaN.
+template <class T> ADAPTK_HD T sign_of(T x) {
+    const T y = x > T(0) ? T(1) : (x == T(0) ? T(0) : x);
+    return x < T(0) ? T(-1) : y;
+}
+
+ADAPTK_NAMESPACE_END

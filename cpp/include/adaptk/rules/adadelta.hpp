@@ -1,0 +1,47 @@
+// Updates in the units of the parameter: the root mean square of past updates over that of past gradients.
+//
+// M. D. Zeiler, ADADELTA: an adaptive learning rate method, 2012.
+#pragma once
+
+#include "adaptk/math.hpp"
+#include "adaptk/rule.hpp"
+
+ADAPTK_NAMESPACE_BEGIN
+
+struct AdaDelta {
+    static constexpr const char* name = "adadelta";
+    static constexpr const char* class_name = "AdaDelta";
+    static constexpr const char* variant = "";
+    static constexpr const char* summary = "AdaDelta: steps scaled by the ratio of past updates to past gradients.";
+    static constexpr const char* formula = "G = rho*G + (1-rho)*(g*g)\n"
+                                           "u = sqrt(U + eps) / sqrt(G + eps) * g\n"
+                                           "U = rho*U + (1-rho)*(u*u)\n"
+                                           "p -= lr*u";
+    static constexpr const char* source = "Zeiler 2012";
+    static constexpr std::array hyperparameters{
+        Hyperparameter{"lr", 1.0, Range::nonnegative, "learning rate"},
+        Hyperparameter{"rho", 0.95, Range::fraction, "decay of both averages"},
+        Hyperparameter{"eps", 1e-6, Range::nonnegative, "eps under both roots"},
+    };
+    static constexpr std::array states{State{"square_avg", 0.0}, State{"acc_delta", 0.0}};
+    static constexpr auto conventions =
+        presets(Preset{"torch", "rho", 0.9}, Preset{"keras", "lr", 1e-3}, Preset{"keras", "eps", 1e-7},
+                Preset{"tf1", "lr", 1e-3}, Preset{"tf1", "eps", 1e-8}, Preset{"optax", "rho", 0.9});
+    struct Hyper {
+        double lr, rho, eps;
+    };
+    template <class T> struct Scalars {
+        T lr, rho, rest, eps;
+    };
+    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+        return {T(h.lr), T(h.rho), T(1.0 - h.rho), T(h.eps)};
+    }
+    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& square, T& delta) {
+        square = c.rho * square + c.rest * (g * g);
+        const T u = root(delta + c.eps) / root(square + c.eps) * g;
+        delta = c.rho * delta + c.rest * (u * u);
+        p = p - c.lr * u;
+    }
+};
+
+ADAPTK_NAMESPACE_END

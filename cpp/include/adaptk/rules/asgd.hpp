@@ -1,0 +1,50 @@
+// Gradient descent with a falling rate, and the average of the parameters beside it.
+//
+// B. T. Polyak, A. B. Juditsky, Acceleration of stochastic approximation by averaging, 1992, as torch.optim.ASGD has it.
+#pragma once
+
+#include "adaptk/math.hpp"
+#include "adaptk/power.hpp"
+#include "adaptk/rule.hpp"
+
+ADAPTK_NAMESPACE_BEGIN
+
+struct Asgd {
+    static constexpr const char* name = "asgd";
+    static constexpr const char* class_name = "ASGD";
+    static constexpr const char* variant = "";
+    static constexpr const char* summary = "Averaged gradient descent: the average of the parameters is kept in ax.";
+    static constexpr const char* formula = "eta = lr / (1 + lambd*lr*(t-1))^alpha;  mu = 1 / max(1, t-1-t0)\n"
+                                           "p = p*(1 - lambd*eta) - eta*g\n"
+                                           "ax += (p - ax)*mu  (ax = p where mu = 1)";
+    static constexpr const char* source = "Polyak and Juditsky 1992; torch.optim.ASGD";
+    static constexpr std::array hyperparameters{
+        Hyperparameter{"lr", 1e-2, Range::nonnegative, "learning rate"},
+        Hyperparameter{"lambd", 1e-4, Range::nonnegative, "decay of the parameters and of the rate"},
+        Hyperparameter{"alpha", 0.75, Range::nonnegative, "power of the rate's decay"},
+        Hyperparameter{"t0", 1e6, Range::nonnegative, "step after which averaging begins"},
+    };
+    static constexpr std::array states{State{"ax", 0.0}};
+    static constexpr auto conventions = presets(Preset{"torch"});
+    struct Hyper {
+        double lr, lambd, alpha, t0;
+    };
+    template <class T> struct Scalars {
+        T shrink, eta, mu;
+        bool copy;
+    };
+    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+        const double before = double(t) - 1.0;
+        const double eta = h.lr / power(1.0 + h.lambd * h.lr * before, h.alpha);
+        const double age = before - h.t0;
+        const bool copy = !(age > 1.0);
+        return {T(1.0 - h.lambd * eta), T(eta), T(copy ? 1.0 : 1.0 / age), copy};
+    }
+    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& ax) {
+        p = p * c.shrink - c.eta * g;
+        const T moved = ax + (p - ax) * c.mu;
+        ax = c.copy ? p : moved;
+    }
+};
+
+ADAPTK_NAMESPACE_END

@@ -1,0 +1,73 @@
+// Adam with Nesterov momentum.
+//
+// T. Dozat, Incorporating Nesterov momentum into Adam, ICLR workshop 2016, with the momentum schedule of PyTorch's
+// NAdam: mu_t = b1 * (1 - 0.96^(t*psi) / 2).
+#pragma once
+
+#include "adaptk/rules/adam.hpp"
+
+ADAPTK_NAMESPACE_BEGIN
+
+namespace nadam_detail {
+
+inline double mu(double beta1, double psi, std::int64_t t) {
+    return beta1 * (1.0 - 0.5 * power(0.96, double(t) * psi));
+}
+
+// mu_1 * ... * mu_t, remembered from step to step. Past 2^-60 it no longer shows beside 1 and counts as 0.
+inline double mu_product(double beta1, double psi, std::int64_t t) {
+    struct Memo {
+        double beta1 = -1.0, psi = -1.0, product = 1.0;
+        std::int64_t t = 0;
+    };
+    thread_local Memo memo;
+    if (memo.beta1 != beta1 || memo.psi != psi || memo.t > t) memo = {beta1, psi, 1.0, 0};
+    while (memo.t < t && memo.product >= 0x1p-60) memo.product *= mu(beta1, psi, ++memo.t);
+    return memo.product >= 0x1p-60 ? memo.product : 0.0;
+}
+
+}  // namespace nadam_detail
+
+struct NAdam {
+    static constexpr const char* name = "nadam";
+    static constexpr const char* class_name = "NAdam";
+    static constexpr const char* variant = "";
+    static constexpr const char* summary = "NAdam: Adam with Nesterov momentum.";
+    static constexpr const char* formula =
+        "mu_t = b1*(1 - 0.96^(t*psi)/2);  M_t = mu_1*...*mu_t\n"
+        "m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*(g*g)\n"
+        "p -= (lr*(1-mu_t)/(1-M_t)*g + lr*mu_(t+1)/(1-M_(t+1))*m) / (sqrt(v)/sqrt(1-b2^t) + eps)";
+    static constexpr const char* source = "Dozat 2016; torch.optim.NAdam";
+    static constexpr std::array hyperparameters{
+        Hyperparameter{"lr", 2e-3, Range::nonnegative, "learning rate"}, adam_common::beta1, adam_common::beta2,
+        adam_common::eps,
+        Hyperparameter{"momentum_decay", 4e-3, Range::nonnegative, "decay psi of the momentum schedule"}};
+    static constexpr std::array states{adam_common::exp_avg, adam_common::exp_avg_sq};
+    static constexpr auto conventions = presets(Preset{"torch"});
+    struct Hyper {
+        double lr, beta1, beta2, eps, momentum_decay;
+    };
+    template <class T> struct Scalars {
+        T beta1, rest1, beta2, rest2, step_g, step_m, scale, eps;
+    };
+    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+        const double mu = nadam_detail::mu(h.beta1, h.momentum_decay, t);
+        const double next = nadam_detail::mu(h.beta1, h.momentum_decay, t + 1);
+        const double product = nadam_detail::mu_product(h.beta1, h.momentum_decay, t);
+        return {T(h.beta1),
+                T(1.0 - h.beta1),
+                T(h.beta2),
+                T(1.0 - h.beta2),
+                T(h.lr * (1.0 - mu) / (1.0 - product)),
+                T(h.lr * next / (1.0 - product * next)),
+                T(1.0 / std::sqrt(1.0 - power(h.beta2, t))),
+                T(h.eps)};
+    }
+    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v) {
+        m = c.beta1 * m + c.rest1 * g;
+        v = c.beta2 * v + c.rest2 * (g * g);
+        p = p - (c.step_g * g + c.step_m * m) / (root(v) * c.scale + c.eps);
+    }
+};
+
+ADAPTK_NAMESPACE_END

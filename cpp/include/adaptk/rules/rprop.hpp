@@ -1,0 +1,54 @@
+// Step sizes from the signs of successive gradients alone. Like delta-bar-delta, for full-batch gradients.
+//
+// M. Riedmiller, H. Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm, 1993,
+// in the form without weight backtracking that torch.optim.Rprop has.
+#pragma once
+
+#include "adaptk/math.hpp"
+#include "adaptk/rule.hpp"
+
+ADAPTK_NAMESPACE_BEGIN
+
+struct RProp {
+    static constexpr const char* name = "rprop";
+    static constexpr const char* class_name = "RProp";
+    static constexpr const char* variant = "";
+    static constexpr const char* summary =
+        "Resilient propagation: step sizes from gradient signs. For full-batch gradients only.";
+    static constexpr const char* formula =
+        "s *= eta_plus where g*prev > 0;  s *= eta_minus and g = 0 where g*prev < 0;  s = clip(s, step_min, step_max)\n"
+        "p -= sign(g)*s;  prev = g";
+    static constexpr const char* source = "Riedmiller and Braun 1993; torch.optim.Rprop";
+    static constexpr std::array hyperparameters{
+        Hyperparameter{"lr", 1e-2, Range::nonnegative, "initial step size of every parameter"},
+        Hyperparameter{"eta_minus", 0.5, Range::open_fraction, "factor where the gradient changed its sign"},
+        Hyperparameter{"eta_plus", 1.2, Range::above_one, "factor where it kept it"},
+        Hyperparameter{"step_min", 1e-6, Range::nonnegative, "smallest step size"},
+        Hyperparameter{"step_max", 50.0, Range::upper_bound, "largest step size"},
+    };
+    static constexpr std::array states{State{"prev", 0.0}, State{"step_size", 0.0, "lr"}};
+    static constexpr auto conventions = presets(Preset{"torch"});
+    struct Hyper {
+        double lr, eta_minus, eta_plus, step_min, step_max;
+    };
+    static const char* invalid(const Hyper& h) {
+        return h.step_min > h.step_max ? "step_min must not be greater than step_max" : nullptr;
+    }
+    template <class T> struct Scalars {
+        T eta_minus, eta_plus, step_min, step_max;
+    };
+    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+        return {T(h.eta_minus), T(h.eta_plus), T(h.step_min), T(h.step_max)};
+    }
+    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& prev, T& size) {
+        const T same = g * prev;
+        const T f = same > T(0) ? c.eta_plus : T(1);
+        const T factor = same < T(0) ? c.eta_minus : f;
+        size = clamped(size * factor, c.step_min, c.step_max);
+        const T kept = same < T(0) ? T(0) : g;
+        p = p - sign_of(kept) * size;
+        prev = kept;
+    }
+};
+
+ADAPTK_NAMESPACE_END

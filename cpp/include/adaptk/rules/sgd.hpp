@@ -1,0 +1,112 @@
+// Gradient descent, with Polyak's momentum and Nesterov's.
+//
+// B. T. Polyak, Some methods of speeding up the convergence of iteration methods, 1964.
+// Yu. Nesterov, A method of solving a convex programming problem with convergence rate O(1/k^2), 1983.
+// I. Sutskever et al., On the importance of initialization and momentum in deep learning, ICML 2013.
+#pragma once
+
+#include "adaptk/math.hpp"
+#include "adaptk/rule.hpp"
+
+ADAPTK_NAMESPACE_BEGIN
+
+struct Sgd {
+    static constexpr const char* name = "sgd";
+    static constexpr const char* class_name = "SGD";
+    static constexpr const char* variant = "";
+    static constexpr const char* summary = "Gradient descent.";
+    static constexpr const char* formula = "p -= lr * g";
+    static constexpr const char* source = "Robbins and Monro 1951; Deep Learning book, Algorithm 8.1";
+    static constexpr std::array hyperparameters{
+        Hyperparameter{"lr", 1e-2, Range::nonnegative, "learning rate"},
+    };
+    static constexpr std::array<State, 0> states{};
+    static constexpr auto conventions = presets(Preset{"torch", "lr", 1e-3}, Preset{"keras"}, Preset{"tf1"},
+                                                Preset{"optax"});
+    struct Hyper {
+        double lr;
+    };
+    template <class T> struct Scalars {
+        T lr;
+    };
+    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t) { return {T(h.lr)}; }
+    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g) { p = p - c.lr * g; }
+};
+
+// The two forms of momentum differ in host scalars only. With b the state:
+//   buffer form    b = mu*b + (1 - tau)*g,  p -= lr*b      (the learning rate acts on the way out)
+//   velocity form  v = mu*v - lr*g,         p += v         (it is inside the state)
+// x - y and x + (-y) are the same operation, so one line with a signed gain and rate computes both.
+struct MomentumHyper {
+    double lr, momentum, dampening, velocity, dampen_first;
+};
+
+template <class T> struct MomentumScalars {
+    T mu;
+    T gain;  // of the gradient into the state: 1 - tau, or -lr * (1 - tau)
+    T look;  // of the gradient in Nesterov's step: 1, or -lr
+    T rate;  // of the state into the parameter: -lr, or 1
+    bool first;
+};
+
+template <class T> MomentumScalars<T> momentum_scalars(const MomentumHyper& h, std::int64_t t) {
+    const bool first = t == 1 && h.dampen_first == 0.0;
+    const double gain = first ? 1.0 : 1.0 - h.dampening;
+    if (h.velocity != 0.0) return {T(h.momentum), T(-h.lr * gain), T(-h.lr), T(1), first};
+    return {T(h.momentum), T(gain), T(1), T(-h.lr), first};
+}
+
+inline constexpr std::array momentum_hyperparameters{
+    Hyperparameter{"lr", 1e-2, Range::nonnegative, "learning rate"},
+    Hyperparameter{"momentum", 0.9, Range::nonnegative, "momentum mu"},
+    Hyperparameter{"dampening", 0.0, Range::unit_interval, "dampening tau of the gradient on its way into the buffer"},
+    Hyperparameter{"velocity", 1.0, Range::flag, "velocity form (the learning rate is inside the buffer)"},
+    Hyperparameter{"dampen_first", 1.0, Range::flag,
+                   "dampen the first step too; False: the buffer starts as the first gradient"},
+};
+inline constexpr std::array momentum_states{State{"momentum_buffer", 0.0}};
+inline constexpr auto momentum_conventions =
+    presets(Preset{"torch", "velocity", 0.0}, Preset{"torch", "lr", 1e-3}, Preset{"torch", "dampen_first", 0.0},
+            Preset{"keras"}, Preset{"tf1", "velocity", 0.0}, Preset{"optax", "velocity", 0.0});
+
+struct Momentum {
+    static constexpr const char* name = "momentum";
+    static constexpr const char* class_name = "SGD";
+    static constexpr const char* variant = "momentum";
+    static constexpr const char* summary = "Gradient descent with momentum.";
+    static constexpr const char* formula = "velocity form: v = mu*v - lr*(1-tau)*g;  p += v\n"
+                                           "buffer form:   b = mu*b + (1-tau)*g;     p -= lr*b";
+    static constexpr const char* source = "Polyak 1964; Deep Learning book, Algorithm 8.2";
+    static constexpr auto hyperparameters = momentum_hyperparameters;
+    static constexpr auto states = momentum_states;
+    static constexpr auto conventions = momentum_conventions;
+    using Hyper = MomentumHyper;
+    template <class T> using Scalars = MomentumScalars<T>;
+    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return momentum_scalars<T>(h, t); }
+    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& b) {
+        b = c.first ? c.gain * g : c.mu * b + c.gain * g;
+        p = p + c.rate * b;
+    }
+};
+
+struct Nesterov {
+    static constexpr const char* name = "nesterov";
+    static constexpr const char* class_name = "SGD";
+    static constexpr const char* variant = "nesterov";
+    static constexpr const char* summary = "Gradient descent with Nesterov's momentum.";
+    static constexpr const char* formula = "velocity form: v = mu*v - lr*(1-tau)*g;  p += mu*v - lr*g\n"
+                                           "buffer form:   b = mu*b + (1-tau)*g;     p -= lr*(g + mu*b)";
+    static constexpr const char* source = "Nesterov 1983; Sutskever et al. 2013; Deep Learning book, Algorithm 8.3";
+    static constexpr auto hyperparameters = momentum_hyperparameters;
+    static constexpr auto states = momentum_states;
+    static constexpr auto conventions = momentum_conventions;
+    using Hyper = MomentumHyper;
+    template <class T> using Scalars = MomentumScalars<T>;
+    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return momentum_scalars<T>(h, t); }
+    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& b) {
+        b = c.first ? c.gain * g : c.mu * b + c.gain * g;
+        p = p + c.rate * (c.look * g + c.mu * b);
+    }
+};
+
+ADAPTK_NAMESPACE_END
