@@ -1,0 +1,94 @@
+#include "arguments.hpp"
+
+#include <cstdio>
+
+namespace adaptk::bindings {
+namespace {
+
+std::string number_text(double x) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.17g", x);
+    return text;
+}
+
+std::vector<RuleNames> make_names() {
+    std::vector<RuleNames> all;
+    for (const RuleInfo& r : detail::rules()) {
+        RuleNames n{};
+        n.rule = &r;
+        n.buffers = 2 + r.states.size();
+        n.hypers = r.hyper_count();
+        n.buffer_text[0] = "param";
+        n.buffer_text[1] = "grad";
+        for (std::size_t i = 0; i < r.states.size(); ++i) n.buffer_text[2 + i] = r.states[i].name;
+        for (std::size_t i = 0; i < n.buffers; ++i) n.buffer[i] = PyUnicode_InternFromString(n.buffer_text[i]);
+        for (std::size_t i = 0; i < n.hypers; ++i) {
+            n.hyper_info[i] = r.hyper(i);
+            n.hyper[i] = PyUnicode_InternFromString(n.hyper_info[i].name);
+            n.defaults.value[i] = n.hyper_info[i].value;
+        }
+        all.push_back(n);
+    }
+    return all;
+}
+
+const std::vector<RuleNames>& all_names() {
+    static const auto& names = *new std::vector<RuleNames>(make_names());
+    return names;
+}
+
+}  // namespace
+
+const RuleNames& names_of(const RuleInfo& rule) { return all_names()[std::size_t(&rule - detail::rules().data())]; }
+
+const RuleNames& names_of(const std::string& rule) {
+    const RuleInfo* r = detail::find_rule(rule);
+    if (r == nullptr) fail(PyExc_ValueError, "unknown rule '" + rule + "'");
+    return names_of(*r);
+}
+
+double hyper_value(PyObject* value, const Hyperparameter& info) {
+    double x = 0.0;
+    if (PyFloat_CheckExact(value)) {
+        x = PyFloat_AS_DOUBLE(value);
+    } else {
+        x = PyFloat_AsDouble(value);
+        if (x == -1.0 && PyErr_Occurred() != nullptr) {
+            if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw py::error_already_set();
+            PyErr_Clear();
+            fail(PyExc_TypeError, std::string(info.name) + ": expected a " +
+                                      (info.range == Range::flag ? "bool" : "number") + ", got " + type_name(value));
+        }
+    }
+    if (!detail::in_range(info.range, x)) {
+        fail(PyExc_ValueError, std::string(info.name) + ": " + number_text(x) + " is not " +
+                                   (info.range == Range::flag ? "a bool" : "in ") +
+                                   (info.range == Range::flag ? "" : detail::range_text(info.range)));
+    }
+    return x;
+}
+
+std::int64_t step_value(PyObject* value) {
+    const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value));
+    if (!index || PyBool_Check(value)) {
+        PyErr_Clear();
+        fail(PyExc_TypeError, "step: expected an integer, got " + type_name(value));
+    }
+    int overflow = 0;
+    const long long t = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+    if (overflow > 0) fail(PyExc_ValueError, "step: too large, expected at most 2**63 - 1");
+    if (overflow < 0 || t < 1)
+        fail(PyExc_ValueError,
+             "step: steps are counted from 1, got " + py::str(index).cast<std::string>());
+    return t;
+}
+
+void check_together(const RuleInfo& rule, const detail::HyperValues& values) {
+    if (const char* reason = rule.invalid(values); reason != nullptr) fail(PyExc_ValueError, reason);
+}
+
+void fail_overlap(const ArgName& a, const ArgName& b) {
+    fail(PyExc_ValueError, a.text() + " and " + b.text() + " overlap in memory, and one of them is updated in place");
+}
+
+}  // namespace adaptk::bindings

@@ -1,0 +1,59 @@
+// Hyperparameters and checked work lists, shared by the functions and the optimizer objects.
+#pragma once
+
+#include "buffers.hpp"
+#include "overlap.hpp"
+#include "step.hpp"
+
+#include <cstdint>
+#include <vector>
+
+namespace adaptk::bindings {
+
+using detail::RuleInfo;
+using detail::TensorStep;
+
+inline constexpr std::size_t max_buffers = detail::max_buffers;
+
+// Below this many elements a step is shorter than handing the interpreter to another thread and back.
+inline constexpr std::int64_t release_gil_from = 16384;
+
+// The names of a rule's arguments as interned strings, so that most comparisons are of pointers.
+struct RuleNames {
+    const RuleInfo* rule;
+    std::size_t buffers;  // 2 + states
+    std::size_t hypers;
+    PyObject* buffer[max_buffers];
+    const char* buffer_text[max_buffers];
+    PyObject* hyper[max_hyperparameters];
+    Hyperparameter hyper_info[max_hyperparameters];
+    detail::HyperValues defaults;
+};
+
+const RuleNames& names_of(const RuleInfo& rule);
+const RuleNames& names_of(const std::string& rule);  // ValueError for an unknown name
+
+// A hyperparameter's value, checked against its range. TypeError or ValueError that names it.
+double hyper_value(PyObject* value, const Hyperparameter& info);
+std::int64_t step_value(PyObject* value);
+void check_together(const RuleInfo& rule, const detail::HyperValues& values);
+
+// Throws ValueError: which two arguments share memory.
+[[noreturn]] void fail_overlap(const ArgName& a, const ArgName& b);
+
+// Releases the GIL for long work only.
+class MaybeReleaseGil {
+  public:
+    explicit MaybeReleaseGil(std::int64_t elements)
+        : state_(elements >= release_gil_from ? PyEval_SaveThread() : nullptr) {}
+    ~MaybeReleaseGil() {
+        if (state_ != nullptr) PyEval_RestoreThread(state_);
+    }
+    MaybeReleaseGil(const MaybeReleaseGil&) = delete;
+    MaybeReleaseGil& operator=(const MaybeReleaseGil&) = delete;
+
+  private:
+    PyThreadState* state_;
+};
+
+}  // namespace adaptk::bindings

@@ -1,0 +1,83 @@
+// Intake of buffers: NumPy arrays by their struct, everything else by DLPack, without a copy.
+#pragma once
+
+#include "dlpack.hpp"
+#include "dtype.hpp"
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+
+namespace adaptk::bindings {
+
+namespace py = pybind11;
+using detail::DType;
+
+// Which argument an error is about: "exp_avg", "exp_avg[3]" of a list, or "exp_avg['w']" of a dict (by its label).
+struct ArgName {
+    const char* name;
+    py::ssize_t index = -1;
+    const char* label = nullptr;
+    std::string text() const;
+};
+
+// A view of an object's memory. Shape and strides belong to the object (or to its DLPack export, which the view holds).
+class View {
+  public:
+    void* data = nullptr;
+    std::int64_t size = 0;
+    const std::int64_t* shape = nullptr;
+    const std::int64_t* strides = nullptr;  // null: C order
+    std::int64_t stride_unit = 1;           // bytes that a stride of 1 stands for
+    std::int32_t ndim = 0;
+    DType dtype = DType::f32;
+    bool read_only = false;
+    bool c_order = false;
+    // Whether a view can be taken anew from the object in a few nanoseconds.
+    bool cheap = false;
+
+    View() = default;
+    View(View&& other) noexcept { swap(other); }
+    View& operator=(View&& other) noexcept {
+        swap(other);
+        return *this;
+    }
+    ~View() {
+        if (release_ != nullptr) release_(owner_);
+    }
+
+    // Throws a Python exception that names the argument.
+    static void take(py::handle object, const ArgName& name, View& out);
+
+    std::uintptr_t begin() const { return reinterpret_cast<std::uintptr_t>(data); }
+    std::uintptr_t end() const { return begin() + std::uintptr_t(size) * size_of(dtype); }
+    bool same_shape(const View& other) const;
+    bool same_strides(const View& other) const;
+    // Every element of one block of memory exactly once, in some order of the axes.
+    bool dense() const;
+    std::string shape_text() const;
+    std::string strides_text() const;
+
+  private:
+    void swap(View& other) noexcept;
+    bool from_numpy(PyObject* object, const ArgName& name);
+    void from_exchange(PyObject* object, const DLPackExchangeAPI& api, const ArgName& name);
+    void from_dlpack(py::handle object, const ArgName& name);
+    void from_array_interface(py::handle object, const ArgName& name);
+    void from_tensor(const DLTensor& t, const ArgName& name);
+    void finish(const ArgName& name);
+
+    void* owner_ = nullptr;
+    void (*release_)(void*) = nullptr;
+};
+
+// Throws where `v` cannot be what it is given as beside `param`. The order of complaints: type, access, shape, layout.
+void check_param(const View& v, const ArgName& name);
+void check_grad(const View& v, const ArgName& name, const View& param);
+void check_state(const View& v, const ArgName& name, const View& param);
+
+[[noreturn]] void fail(PyObject* exception, const std::string& message);
+std::string type_name(py::handle object);
+
+}  // namespace adaptk::bindings

@@ -1,0 +1,345 @@
+// The functions of adaptk.ops are plain C functions of the vectorcall protocol: an update of 64 elements takes a tenth
+// of a microsecond, and a general argument dispatcher would cost ten times that.
+#include "functions.hpp"
+
+#include "arguments.hpp"
+#include "kernel_table.hpp"
+
+#include <array>
+#include <cstring>
+#include <memory>
+
+namespace adaptk::bindings {
+namespace {
+
+// Owner numbers of extents: tensor and buffer in one.
+constexpr std::uint32_t owner_of(std::size_t tensor, std::size_t buffer) {
+    return std::uint32_t(tensor * 8 + buffer);
+}
+static_assert(max_buffers <= 8);
+
+struct Call {
+    const RuleNames& names;
+    PyObject* buffer[max_buffers] = {};
+    detail::Segment segment;
+    bool has_step = false;
+
+    explicit Call(const RuleNames& n) : names(n), segment{n.rule, n.defaults, 1, 1} {}
+    void parse(PyObject* const* args, py::ssize_t nargs, PyObject* kwnames);
+
+  private:
+    void keyword(PyObject* name, PyObject* value);
+};
+
+PyObject* step_name() {
+    static PyObject* const name = PyUnicode_InternFromString("step");
+    return name;
+}
+
+bool same_name(PyObject* a, PyObject* b) {
+    return a == b || (Py_TYPE(a) == &PyUnicode_Type && PyUnicode_Compare(a, b) == 0);
+}
+
+void Call::parse(PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
+    const std::string who = names.rule->name;
+    if (nargs > py::ssize_t(names.buffers))
+        fail(PyExc_TypeError, who + "() takes " + std::to_string(names.buffers) + " positional arguments but " +
+                                  std::to_string(nargs) + " were given");
+    for (py::ssize_t i = 0; i < nargs; ++i) buffer[i] = args[i];
+    const py::ssize_t keywords = kwnames == nullptr ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (py::ssize_t i = 0; i < keywords; ++i) keyword(PyTuple_GET_ITEM(kwnames, i), args[nargs + i]);
+    for (std::size_t i = 0; i < names.buffers; ++i) {
+        if (buffer[i] == nullptr)
+            fail(PyExc_TypeError, who + "() missing required argument '" + names.buffer_text[i] + "'");
+    }
+    if (!has_step) fail(PyExc_TypeError, who + "() missing required keyword-only argument 'step'");
+    check_together(*names.rule, segment.hyper);
+}
+
+void Call::keyword(PyObject* name, PyObject* value) {
+    if (same_name(name, step_name())) {
+        segment.step = step_value(value);
+        has_step = true;
+        return;
+    }
+    // Identity first: keywords written in a call are interned, and comparing the text of each one would cost more
+    // than the update of a small tensor.
+    for (const bool identity : {true, false}) {
+        for (std::size_t i = 0; i < names.hypers; ++i) {
+            if (identity ? name == names.hyper[i] : same_name(name, names.hyper[i])) {
+                segment.hyper.value[i] = hyper_value(value, names.hyper_info[i]);
+                return;
+            }
+        }
+        for (std::size_t i = 0; i < names.buffers; ++i) {
+            if (identity ? name == names.buffer[i] : same_name(name, names.buffer[i])) {
+                if (buffer[i] != nullptr)
+                    fail(PyExc_TypeError, std::string(names.rule->name) + "() got multiple values for argument '" +
+                                              names.buffer_text[i] + "'");
+                buffer[i] = value;
+                return;
+            }
+        }
+    }
+    std::string known = "step";
+    for (std::size_t i = 0; i < names.hypers; ++i) known += std::string(", ") + names.hyper_info[i].name;
+    fail(PyExc_TypeError, std::string(names.rule->name) + "() got an unexpected keyword argument '" +
+                              py::str(name).cast<std::string>() + "'; it takes " + known);
+}
+
+// Takes and checks the buffers of one tensor.
+void take_tensor(const RuleNames& names, PyObject* const* objects, py::ssize_t index, View* views, TensorStep& out) {
+    for (std::size_t b = 0; b < names.buffers; ++b) {
+        const ArgName name{names.buffer_text[b], index};
+        View::take(objects[b], name, views[b]);
+        if (b == 0) {
+            check_param(views[0], name);
+        } else if (b == 1) {
+            check_grad(views[1], name, views[0]);
+        } else {
+            check_state(views[b], name, views[0]);
+        }
+        out.buffer[b] = views[b].data;
+    }
+    out.size = views[0].size;
+    out.param = views[0].dtype;
+    out.grad = views[1].dtype;
+}
+
+void run_one(const Call& call) {
+    const RuleNames& names = call.names;
+    View views[max_buffers];
+    TensorStep tensor;
+    take_tensor(names, call.buffer, -1, views, tensor);
+    for (std::size_t a = 0; a < names.buffers; ++a) {
+        for (std::size_t b = a + 1; b < names.buffers; ++b) {
+            if (views[a].begin() < views[b].end() && views[b].begin() < views[a].end())
+                fail_overlap({names.buffer_text[a]}, {names.buffer_text[b]});
+        }
+    }
+    const MaybeReleaseGil released(tensor.size);
+    detail::run_step({&tensor, 1}, {&call.segment, 1}, {});
+}
+
+bool is_list(PyObject* o) { return PyList_Check(o) || PyTuple_Check(o); }
+
+// The last list's memory map: training loops pass the same buffers again and again, and comparing addresses costs a
+// fiftieth of sorting them.
+struct LastWritten {
+    std::vector<detail::Extent> extents;
+    detail::WrittenMemory memory;
+};
+
+bool same_extents(const std::vector<detail::Extent>& a, const std::vector<detail::Extent>& b) {
+    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof a[0]) == 0);
+}
+
+void run_list(const Call& call) {
+    const RuleNames& names = call.names;
+    const auto count = std::size_t(PySequence_Fast_GET_SIZE(call.buffer[0]));
+    for (std::size_t b = 0; b < names.buffers; ++b) {
+        if (!is_list(call.buffer[b]))
+            fail(PyExc_TypeError, std::string(names.buffer_text[b]) +
+                                      ": expected a list or tuple of buffers like param, got " +
+                                      type_name(call.buffer[b]));
+        const auto n = std::size_t(PySequence_Fast_GET_SIZE(call.buffer[b]));
+        if (n != count)
+            fail(PyExc_ValueError, std::string(names.buffer_text[b]) + ": " + std::to_string(n) +
+                                       " buffers, expected " + std::to_string(count) + " as in param");
+    }
+    if (count == 0) fail(PyExc_ValueError, "param: an empty list");
+    if (count > (std::size_t{1} << 28)) fail(PyExc_ValueError, "param: more than 2**28 tensors in a list");
+
+    // References of our own: taking a view may run Python code, and other threads run while the GIL is released; both
+    // may change the lists.
+    std::vector<py::object> objects;
+    objects.reserve(count * names.buffers);
+    for (std::size_t i = 0; i < count; ++i) {
+        for (std::size_t b = 0; b < names.buffers; ++b) {
+            objects.push_back(
+                py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(call.buffer[b], py::ssize_t(i))));
+        }
+    }
+    std::vector<View> views(count * names.buffers);
+    std::vector<TensorStep> tensors(count);
+    std::vector<detail::Extent> written;
+    written.reserve(count * (names.buffers - 1));
+    std::int64_t total = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        PyObject* of_tensor[max_buffers];
+        View* v = &views[i * names.buffers];
+        for (std::size_t b = 0; b < names.buffers; ++b) of_tensor[b] = objects[i * names.buffers + b].ptr();
+        take_tensor(names, of_tensor, py::ssize_t(i), v, tensors[i]);
+        if (__builtin_add_overflow(total, tensors[i].size, &total))
+            fail(PyExc_ValueError, "param: more than 2**63 elements in all");
+        for (std::size_t b = 0; b < names.buffers; ++b)
+            if (b != 1) written.push_back({v[b].begin(), v[b].end(), owner_of(i, b)});
+    }
+    const auto name_of_owner = [&](std::uint32_t owner) {
+        return ArgName{names.buffer_text[owner % 8], py::ssize_t(owner / 8)};
+    };
+    thread_local LastWritten last;
+    if (!same_extents(written, last.extents)) {
+        last.extents.clear();
+        detail::Clash clash{};
+        if (!last.memory.assign(written, clash)) fail_overlap(name_of_owner(clash.first), name_of_owner(clash.second));
+        last.extents = std::move(written);
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+        const View& g = views[i * names.buffers + 1];
+        if (const auto owner = last.memory.find(g.begin(), g.end()); owner != detail::WrittenMemory::none)
+            fail_overlap({"grad", py::ssize_t(i)}, name_of_owner(owner));
+    }
+    detail::Segment segment = call.segment;
+    segment.count = count;
+    const MaybeReleaseGil released(total);
+    detail::run_step(tensors, {&segment, 1}, {});
+}
+
+PyObject* run(const RuleNames& names, PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
+    try {
+        Call call(names);
+        call.parse(args, nargs, kwnames);
+        if (is_list(call.buffer[0])) {
+            run_list(call);
+        } else {
+            run_one(call);
+        }
+    } catch (py::error_already_set& e) {
+        e.restore();
+        return nullptr;
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+        return nullptr;
+    } catch (const std::exception& e) {
+        PyErr_SetString(PyExc_RuntimeError, e.what());
+        return nullptr;
+    }
+    Py_RETURN_NONE;
+}
+
+template <std::size_t Rule>
+PyObject* entry(PyObject*, PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
+    static const RuleNames& names = names_of(detail::rules()[Rule]);
+    return run(names, args, nargs, kwnames);
+}
+
+using Entry = PyObject* (*)(PyObject*, PyObject* const*, py::ssize_t, PyObject*);
+
+template <std::size_t... I> constexpr std::array<Entry, sizeof...(I)> make_entries(std::index_sequence<I...>) {
+    return {entry<I>...};
+}
+
+// Python keeps pointers into a function's definition and doc string for as long as the function lives: for ever.
+py::object make_function(const std::string& rule, const std::string& doc, const py::str& module) {
+    static constexpr auto entries = make_entries(std::make_index_sequence<Rules::size>{});
+    const RuleInfo& r = *names_of(rule).rule;
+    struct Definition {
+        PyMethodDef method;
+        std::string doc;
+    };
+    auto definition = std::make_unique<Definition>();
+    definition->doc = doc;
+    definition->method = {r.name,
+                          reinterpret_cast<PyCFunction>(
+                              reinterpret_cast<void (*)()>(entries[std::size_t(&r - detail::rules().data())])),
+                          METH_FASTCALL | METH_KEYWORDS, definition->doc.c_str()};
+    auto function = py::reinterpret_steal<py::object>(
+        PyCFunction_NewEx(&definition->method, nullptr, module.ptr()));
+    if (!function) throw py::error_already_set();
+    definition.release();
+    return function;
+}
+
+std::vector<TensorStep> take_gradients(const py::object& grads, std::vector<View>& views) {
+    const bool list = is_list(grads.ptr());
+    const auto count = list ? std::size_t(PySequence_Fast_GET_SIZE(grads.ptr())) : 1;
+    views.resize(count);
+    std::vector<TensorStep> tensors(count);
+    for (std::size_t i = 0; i < count; ++i) {
+        const ArgName name{"grads", list ? py::ssize_t(i) : -1};
+        View::take(list ? PySequence_Fast_GET_ITEM(grads.ptr(), py::ssize_t(i)) : grads.ptr(), name, views[i]);
+        if (!views[i].dense())
+            fail(PyExc_ValueError, name.text() + ": not contiguous: shape " + views[i].shape_text() + " with strides " +
+                                       views[i].strides_text());
+        tensors[i] = {{nullptr, views[i].data}, views[i].size, compute_type(views[i].dtype), views[i].dtype};
+    }
+    return tensors;
+}
+
+double global_norm(const py::object& grads, double grad_scale) {
+    if (!detail::in_range(Range::finite, grad_scale)) fail(PyExc_ValueError, "grad_scale: not in (-inf, inf)");
+    std::vector<View> views;
+    const auto tensors = take_gradients(grads, views);
+    std::int64_t total = 0;
+    for (const TensorStep& t : tensors) total += t.size;
+    const MaybeReleaseGil released(total);
+    return detail::global_norm(tensors, grad_scale).grad_norm;
+}
+
+// The bandwidth ceiling of a rule, on the rule's own buffers: benchmarks only.
+void ceiling(const py::list& buffers, std::size_t repeats) {
+    if (buffers.size() < 2 || buffers.size() > detail::max_written + 1)
+        fail(PyExc_ValueError, "buffers: expected 2 to 6");
+    View views[max_buffers];
+    TensorStep t{};
+    for (std::size_t b = 0; b < buffers.size(); ++b) {
+        const ArgName name{"buffers", py::ssize_t(b)};
+        View::take(buffers[b], name, views[b]);
+        check_param(views[b], name);
+        if (views[b].size != views[0].size || views[b].dtype != views[0].dtype ||
+            (views[b].dtype != DType::f32 && views[b].dtype != DType::f64))
+            fail(PyExc_ValueError, name.text() + ": expected equal sizes, and float32 or float64");
+        t.buffer[b] = views[b].data;
+    }
+    t.size = views[0].size;
+    t.param = t.grad = views[0].dtype;
+    const MaybeReleaseGil released(t.size);
+    for (std::size_t i = 0; i < repeats; ++i) detail::run_ceiling({&t, 1}, buffers.size() - 1);
+}
+
+// Shape, strides in bytes and dtype of any buffer, for making a state array beside it.
+py::tuple layout(const py::object& buffer, const std::string& name) {
+    View v;
+    View::take(buffer, {name.c_str()}, v);
+    py::tuple shape(v.ndim);
+    py::tuple strides(v.ndim);
+    std::int64_t c_stride = std::int64_t(size_of(v.dtype));
+    for (std::int32_t i = v.ndim - 1; i >= 0; --i) {
+        shape[std::size_t(i)] = v.shape[i];
+        strides[std::size_t(i)] = v.strides == nullptr ? c_stride : v.strides[i] * v.stride_unit;
+        c_stride *= v.shape[i];
+    }
+    return py::make_tuple(shape, strides, name_of(v.dtype));
+}
+
+void check_param_object(const py::object& buffer, const std::string& name) {
+    View v;
+    View::take(buffer, {name.c_str()}, v);
+    check_param(v, {name.c_str()});
+}
+
+// Every hyperparameter of a rule in a dict; a schedule in the place of lr passes.
+void check_hyperparameters(const std::string& rule, const py::dict& values) {
+    const RuleNames& names = names_of(rule);
+    detail::HyperValues checked = names.defaults;
+    for (std::size_t h = 0; h < names.hypers; ++h) {
+        const py::object value = values[names.hyper[h]];
+        if (h == 0 && PyFloat_CheckExact(value.ptr()) == 0 && PyCallable_Check(value.ptr()) != 0) continue;
+        checked.value[h] = hyper_value(value.ptr(), names.hyper_info[h]);
+    }
+    check_together(*names.rule, checked);
+}
+
+}  // namespace
+
+void register_functions(py::module_& m) {
+    m.def("layout", layout, py::arg("buffer"), py::arg("name"));
+    m.def("check_param", check_param_object, py::arg("buffer"), py::arg("name"));
+    m.def("check_hyperparameters", check_hyperparameters, py::arg("rule"), py::arg("values"));
+    m.def("make_function", make_function, py::arg("rule"), py::arg("doc"), py::arg("module"));
+    m.def("global_norm", global_norm, py::arg("grads"), py::arg("grad_scale") = 1.0);
+    m.def("ceiling", ceiling, py::arg("buffers"), py::arg("repeats") = 1);
+}
+
+}  // namespace adaptk::bindings

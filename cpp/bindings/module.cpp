@@ -1,0 +1,104 @@
+// The extension module adaptk._core: registrars only.
+#include "arguments.hpp"
+#include "dispatch.hpp"
+#include "functions.hpp"
+#include "plan.hpp"
+#include "threads.hpp"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+namespace adaptk::bindings {
+namespace {
+
+py::object plain(const Hyperparameter& h, double value) {
+    if (h.range == Range::flag) return py::bool_(value != 0.0);
+    return py::float_(value);
+}
+
+// The registry as plain dicts, which adaptk._registry turns into objects.
+py::list registry() {
+    py::list all;
+    for (const RuleInfo& r : detail::rules()) {
+        py::list hypers;
+        for (std::size_t i = 0; i < r.hyper_count(); ++i) {
+            const Hyperparameter h = r.hyper(i);
+            hypers.append(py::dict(py::arg("name") = h.name, py::arg("default") = plain(h, h.value),
+                                   py::arg("range") = detail::range_text(h.range), py::arg("meaning") = h.meaning,
+                                   py::arg("common") = i >= r.own.size()));
+        }
+        py::list states;
+        for (const State& s : r.states) {
+            states.append(py::dict(py::arg("name") = s.name, py::arg("initial") = s.initial,
+                                   py::arg("initial_from") = s.from == nullptr ? py::object(py::none()) : py::str(s.from),
+                                   py::arg("option") = s.option == nullptr ? py::object(py::none()) : py::str(s.option)));
+        }
+        py::list presets;
+        for (const Preset& p : r.conventions) presets.append(py::make_tuple(p.convention, p.name, p.value));
+        all.append(py::dict(py::arg("name") = r.name, py::arg("class_name") = r.class_name,
+                            py::arg("variant") = r.variant, py::arg("summary") = r.summary,
+                            py::arg("formula") = r.formula, py::arg("source") = r.source,
+                            py::arg("hyperparameters") = hypers, py::arg("states") = states,
+                            py::arg("presets") = presets));
+    }
+    return all;
+}
+
+void register_machine(py::module_& m) {
+    m.def("get_num_threads", detail::num_threads);
+    m.def(
+        "set_num_threads",
+        [](long long n) {
+            if (const std::string error = detail::set_num_threads(n); !error.empty())
+                fail(detail::in_forked_child() && n > 1 ? PyExc_RuntimeError : PyExc_ValueError, "n: " + error);
+        },
+        py::arg("n"));
+    m.def("get_isa", [] { return detail::current_isa().name; });
+    m.def(
+        "set_isa",
+        [](const std::string& name) {
+            if (const std::string error = detail::choose_isa(name); !error.empty())
+                fail(PyExc_ValueError, "name: " + error);
+        },
+        py::arg("name"));
+    m.def("available_isas", [] {
+        py::list names;
+        for (const detail::Isa& isa : detail::built_isas())
+            if (isa.supported) names.append(isa.name);
+        return names;
+    });
+    m.def("built_isas", [] {
+        py::list names;
+        for (const detail::Isa& isa : detail::built_isas()) names.append(isa.name);
+        return names;
+    });
+    m.def("forked_child", detail::in_forked_child);
+}
+
+}  // namespace
+}  // namespace adaptk::bindings
+
+PYBIND11_MODULE(_core, m) {
+    namespace b = adaptk::bindings;
+    m.doc() = "Compiled core of adaptk.";
+    for (const std::string& error : {adaptk::detail::choose_isa_from_environment(),
+                                     adaptk::detail::set_num_threads_from_environment()}) {
+        if (!error.empty()) throw pybind11::import_error(error);
+    }
+    m.attr("version") = ADAPTK_VERSION;
+    m.attr("compiler") = ADAPTK_COMPILER;
+#if defined(_OPENMP)
+    m.attr("openmp") = _OPENMP;
+#else
+    m.attr("openmp") = pybind11::none();
+#endif
+#if defined(ADAPTK_EIGEN_VERSION)
+    m.attr("eigen") = ADAPTK_EIGEN_VERSION;
+#else
+    m.attr("eigen") = pybind11::none();
+#endif
+    m.def("registry", b::registry);
+    b::register_machine(m);
+    b::register_functions(m);
+    b::register_plan(m);
+}

@@ -1,0 +1,361 @@
+#include "plan.hpp"
+
+#include "arguments.hpp"
+
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <cstring>
+#include <optional>
+#include <string>
+
+namespace adaptk::bindings {
+namespace {
+
+struct Bound {
+    py::object object;
+    View view;
+};
+
+struct Tensor {
+    std::size_t group;
+    std::int64_t step = 0;  // taken so far
+    std::string label;      // "[3]" or "['w']"
+    Bound param;
+    std::vector<Bound> states;
+};
+
+struct Group {
+    const RuleNames* names;
+    std::size_t count;
+};
+
+// For the time of a step, or of a look-ahead: a second caller gets an error in the place of half an update.
+class Busy {
+  public:
+    explicit Busy(bool& flag) : flag_(flag) {
+        if (flag_) fail(PyExc_RuntimeError, "this optimizer is being stepped by another thread");
+        flag_ = true;
+    }
+    ~Busy() { flag_ = false; }
+    Busy(const Busy&) = delete;
+    Busy& operator=(const Busy&) = delete;
+
+  private:
+    bool& flag_;
+};
+
+class Plan {
+  public:
+    void add_group(const std::string& rule, const py::list& params, const py::list& states,
+                   const std::vector<std::string>& labels);
+    py::tuple step(const py::object& grads, const py::list& groups, double grad_scale, std::optional<double> clip_norm,
+                   bool skip_nonfinite);
+    void begin_lookahead(const py::list& groups);
+    void end_lookahead();
+
+    std::vector<std::int64_t> steps() const;
+    void set_steps(const std::vector<std::int64_t>& steps, std::int64_t count);
+    std::int64_t step_count() const { return step_count_; }
+    std::size_t size() const { return tensors_.size(); }
+
+  private:
+    std::vector<Tensor> tensors_;
+    std::vector<Group> groups_;
+    detail::WrittenMemory written_;
+    std::vector<TensorStep> work_;  // of every tensor; the gradients are filled in at each step
+    std::vector<View> grads_;
+    std::vector<std::vector<std::byte>> saved_;  // params outside a look-ahead
+    std::int64_t step_count_ = 0;
+    bool busy_ = false;
+    bool ahead_ = false;
+    bool stale_ = false;  // buffers moved and written_ does not know it yet
+
+    ArgName name_of(std::size_t tensor, std::size_t buffer) const;
+    static void bind(Tensor& t, const RuleNames& names, TensorStep& work);
+    void index_memory(std::vector<Tensor>& tensors);
+    void refresh();
+    void check_group_count(const py::list& groups) const;
+    detail::Segment read_group(const Group& group, const py::handle& values) const;
+};
+
+ArgName Plan::name_of(std::size_t tensor, std::size_t buffer) const {
+    const Tensor& t = tensors_[tensor];
+    const char* name = buffer == 0 ? "params" : buffer == 1 ? "grads" : groups_[t.group].names->buffer_text[buffer];
+    return {name, -1, t.label.c_str()};
+}
+
+void Plan::bind(Tensor& t, const RuleNames& names, TensorStep& work) {
+    const ArgName param_name{"params", -1, t.label.c_str()};
+    View param;
+    View::take(t.param.object, param_name, param);
+    check_param(param, param_name);
+    std::vector<View> states(t.states.size());
+    for (std::size_t s = 0; s < states.size(); ++s) {
+        const ArgName name{names.buffer_text[2 + s], -1, t.label.c_str()};
+        View::take(t.states[s].object, name, states[s]);
+        check_state(states[s], name, param);
+    }
+    work.buffer[0] = param.data;
+    work.size = param.size;
+    work.param = param.dtype;
+    t.param.view = std::move(param);
+    for (std::size_t s = 0; s < states.size(); ++s) {
+        work.buffer[2 + s] = states[s].data;
+        t.states[s].view = std::move(states[s]);
+    }
+}
+
+void Plan::index_memory(std::vector<Tensor>& tensors) {
+    std::vector<detail::Extent> extents;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const auto owner = std::uint32_t(i * 8);
+        extents.push_back({tensors[i].param.view.begin(), tensors[i].param.view.end(), owner});
+        for (std::size_t s = 0; s < tensors[i].states.size(); ++s) {
+            const View& v = tensors[i].states[s].view;
+            extents.push_back({v.begin(), v.end(), owner + 2 + std::uint32_t(s)});
+        }
+    }
+    detail::Clash clash{};
+    if (!written_.assign(std::move(extents), clash)) {
+        const auto text = [&](std::uint32_t owner) {
+            const std::string name = owner % 8 == 0 ? "params" : "a state of params";
+            return name + tensors[owner / 8].label;
+        };
+        fail(PyExc_ValueError, text(clash.first) + " and " + text(clash.second) +
+                                   " overlap in memory, and both are updated in place");
+    }
+}
+
+void Plan::add_group(const std::string& rule, const py::list& params, const py::list& states,
+                     const std::vector<std::string>& labels) {
+    const Busy busy(busy_);
+    const RuleNames& names = names_of(rule);
+    std::vector<Tensor> added(params.size());
+    std::vector<TensorStep> work(params.size());
+    for (std::size_t i = 0; i < params.size(); ++i) {
+        Tensor& t = added[i];
+        t.group = groups_.size();
+        t.label = labels.at(i);
+        t.param.object = params[i];
+        const auto of_param = states[i].cast<py::list>();
+        for (const py::handle state : of_param) t.states.push_back({py::reinterpret_borrow<py::object>(state), {}});
+        if (t.states.size() + 2 != names.buffers) fail(PyExc_ValueError, rule + ": wrong number of states");
+        bind(t, names, work[i]);
+    }
+    std::vector<Tensor> all;
+    all.swap(tensors_);
+    const std::size_t before = all.size();
+    for (Tensor& t : added) all.push_back(std::move(t));
+    try {
+        index_memory(all);
+    } catch (...) {
+        all.resize(before);
+        tensors_.swap(all);
+        throw;
+    }
+    tensors_.swap(all);
+    work_.insert(work_.end(), work.begin(), work.end());
+    grads_.resize(tensors_.size());
+    groups_.push_back({&names, params.size()});
+}
+
+// Buffers may have changed since they were bound (moved, made read-only, reshaped). Where looking again is cheap, look.
+void Plan::refresh() {
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        Tensor& t = tensors_[i];
+        const auto look = [&](Bound& b, std::size_t buffer) {
+            if (!b.view.cheap) return true;
+            View now;
+            View::take(b.object, name_of(i, buffer), now);
+            const bool same = now.data == b.view.data && now.dtype == b.view.dtype && !now.read_only &&
+                              now.size == b.view.size && now.same_shape(b.view) && now.same_strides(b.view) &&
+                              now.c_order == b.view.c_order;
+            // The object may have replaced the arrays that its shape and strides lie in.
+            b.view.shape = now.shape;
+            b.view.strides = now.strides;
+            return same;
+        };
+        bool same = look(t.param, 0);
+        for (std::size_t s = 0; s < t.states.size(); ++s) same = look(t.states[s], 2 + s) && same;
+        if (!same) {
+            bind(t, *groups_[t.group].names, work_[i]);
+            stale_ = true;
+        }
+    }
+    if (stale_) index_memory(tensors_);
+    stale_ = false;
+}
+
+void Plan::check_group_count(const py::list& groups) const {
+    if (groups.size() != groups_.size())
+        fail(PyExc_ValueError, "param_groups: " + std::to_string(groups.size()) + " groups, expected " +
+                                   std::to_string(groups_.size()) + "; add groups with add_param_group()");
+}
+
+detail::Segment Plan::read_group(const Group& group, const py::handle& values) const {
+    const RuleNames& names = *group.names;
+    if (PyDict_Check(values.ptr()) == 0)
+        fail(PyExc_TypeError, "param_groups: expected a dict, got " + type_name(values));
+    detail::Segment segment{names.rule, names.defaults, 1, 0};
+    for (std::size_t h = 0; h < names.hypers; ++h) {
+        PyObject* value = PyDict_GetItemWithError(values.ptr(), names.hyper[h]);
+        if (value == nullptr) {
+            if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+            fail(PyExc_KeyError, std::string("param_groups: no '") + names.hyper_info[h].name + "' in a group");
+        }
+        py::object scheduled;
+        // A schedule is a function of the step that is about to be taken.
+        if (h == 0 && !PyFloat_CheckExact(value) && PyCallable_Check(value) != 0) {
+            scheduled = py::reinterpret_borrow<py::object>(value)(step_count_ + 1);
+            value = scheduled.ptr();
+        }
+        segment.hyper.value[h] = hyper_value(value, names.hyper_info[h]);
+    }
+    check_together(*names.rule, segment.hyper);
+    return segment;
+}
+
+py::tuple Plan::step(const py::object& grads, const py::list& groups, double grad_scale,
+                     std::optional<double> clip_norm, bool skip_nonfinite) {
+    const Busy busy(busy_);
+    if (ahead_) fail(PyExc_RuntimeError, "step() inside lookahead(): leave the block first, then take the step");
+    if (!std::isfinite(grad_scale)) fail(PyExc_ValueError, "grad_scale: not in (-inf, inf)");
+    if (clip_norm && !(*clip_norm > 0.0)) fail(PyExc_ValueError, "clip_norm: not in (0, inf]");
+    if (PyList_Check(grads.ptr()) == 0 && PyTuple_Check(grads.ptr()) == 0)
+        fail(PyExc_TypeError, "grads: expected a list or tuple, got " + type_name(grads));
+    const auto count = std::size_t(PySequence_Fast_GET_SIZE(grads.ptr()));
+    if (count != tensors_.size())
+        fail(PyExc_ValueError, "grads: " + std::to_string(count) + " gradients, expected " +
+                                   std::to_string(tensors_.size()) + " as there are params");
+    check_group_count(groups);
+    std::vector<detail::Segment> of_group;
+    of_group.reserve(groups_.size());
+    for (std::size_t g = 0; g < groups_.size(); ++g) of_group.push_back(read_group(groups_[g], groups[g]));
+    refresh();
+
+    // References of our own, for the time that other threads may change the list.
+    std::vector<py::object> held;
+    held.reserve(count);
+    for (std::size_t i = 0; i < count; ++i)
+        held.push_back(py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(grads.ptr(), py::ssize_t(i))));
+
+    std::vector<detail::Segment> segments;
+    std::vector<TensorStep> some;  // the tensors that have a gradient, where not all have
+    bool all = true;
+    for (const py::object& g : held) all = all && !g.is_none();
+    std::int64_t total = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (held[i].is_none()) continue;
+        const Tensor& t = tensors_[i];
+        const ArgName name = name_of(i, 1);
+        View& g = grads_[i];
+        g = View();
+        View::take(held[i], name, g);
+        check_grad(g, name, t.param.view);
+        if (const auto owner = written_.find(g.begin(), g.end()); owner != detail::WrittenMemory::none)
+            fail_overlap(name, name_of(owner / 8, owner % 8));
+        work_[i].buffer[1] = g.data;
+        work_[i].grad = g.dtype;
+        if (!all) some.push_back(work_[i]);
+        if (__builtin_add_overflow(total, t.param.view.size, &total))
+            fail(PyExc_ValueError, "params: more than 2**63 elements in all");
+        if (segments.empty() || segments.back().rule != of_group[t.group].rule ||
+            i == 0 || tensors_[i - 1].group != t.group || segments.back().step != t.step + 1) {
+            segments.push_back(of_group[t.group]);
+            segments.back().step = t.step + 1;
+        }
+        ++segments.back().count;
+    }
+    detail::StepOptions options;
+    options.grad_scale = grad_scale;
+    options.clip_norm = clip_norm.value_or(-1.0);
+    options.skip_nonfinite = skip_nonfinite;
+    detail::StepReport report;
+    {
+        const MaybeReleaseGil released(total);
+        report = detail::run_step(all ? work_ : some, segments, options);
+    }
+    for (View& g : grads_) g = View();
+    if (!report.skipped) {
+        for (std::size_t i = 0; i < count; ++i)
+            if (!held[i].is_none()) ++tensors_[i].step;
+        ++step_count_;
+    }
+    return py::make_tuple(report.has_norm ? py::object(py::float_(report.grad_norm)) : py::none(), report.skipped);
+}
+
+void Plan::begin_lookahead(const py::list& groups) {
+    const Busy busy(busy_);
+    if (ahead_) fail(PyExc_RuntimeError, "lookahead() inside lookahead()");
+    check_group_count(groups);
+    std::vector<double> factor;
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+        const Group& group = groups_[g];
+        if (std::string(group.names->rule->name) != "rmsprop_nesterov")
+            fail(PyExc_ValueError, std::string("lookahead() belongs to RMSProp(nesterov=True); a group here runs ") +
+                                       group.names->rule->name);
+        const detail::Segment s = read_group(group, groups[g]);
+        for (std::size_t h = 0; h < group.names->hypers; ++h)
+            if (std::strcmp(group.names->hyper_info[h].name, "momentum") == 0) factor.push_back(s.hyper.value[h]);
+    }
+    refresh();
+    std::vector<std::vector<std::byte>> saved;
+    for (const Tensor& t : tensors_) {
+        const auto* from = static_cast<const std::byte*>(t.param.view.data);
+        saved.emplace_back(from, from + (t.param.view.end() - t.param.view.begin()));
+    }
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        const View& velocity = tensors_[i].states[1].view;
+        TensorStep t{};
+        t.buffer[0] = tensors_[i].param.view.data;
+        t.buffer[1] = velocity.data;
+        t.size = velocity.size;
+        t.param = tensors_[i].param.view.dtype;
+        t.grad = velocity.dtype;
+        detail::add_scaled({&t, 1}, factor[tensors_[i].group]);
+    }
+    saved_ = std::move(saved);
+    ahead_ = true;
+}
+
+void Plan::end_lookahead() {
+    const Busy busy(busy_);
+    if (!ahead_) return;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        if (!saved_[i].empty()) std::memcpy(tensors_[i].param.view.data, saved_[i].data(), saved_[i].size());
+    }
+    saved_.clear();
+    ahead_ = false;
+}
+
+std::vector<std::int64_t> Plan::steps() const {
+    std::vector<std::int64_t> s;
+    for (const Tensor& t : tensors_) s.push_back(t.step);
+    return s;
+}
+
+void Plan::set_steps(const std::vector<std::int64_t>& steps, std::int64_t count) {
+    const Busy busy(busy_);
+    if (steps.size() != tensors_.size()) fail(PyExc_ValueError, "steps: wrong length");
+    for (std::size_t i = 0; i < steps.size(); ++i) tensors_[i].step = steps[i];
+    step_count_ = count;
+}
+
+}  // namespace
+
+void register_plan(py::module_& m) {
+    py::class_<Plan>(m, "Plan")
+        .def(py::init<>())
+        .def("add_group", &Plan::add_group, py::arg("rule"), py::arg("params"), py::arg("states"), py::arg("labels"))
+        .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("grad_scale"), py::arg("clip_norm"),
+             py::arg("skip_nonfinite"))
+        .def("begin_lookahead", &Plan::begin_lookahead, py::arg("groups"))
+        .def("end_lookahead", &Plan::end_lookahead)
+        .def("steps", &Plan::steps)
+        .def("set_steps", &Plan::set_steps, py::arg("steps"), py::arg("count"))
+        .def_property_readonly("step_count", &Plan::step_count)
+        .def("__len__", &Plan::size);
+}
+
+}  // namespace adaptk::bindings

@@ -1,0 +1,29 @@
+// Which kernel object runs: the best that the processor has, or the one that was asked for.
+#pragma once
+
+#include "kernel_table.hpp"
+
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace adaptk::detail {
+
+struct Isa {
+    const char* name;  // "portable", "x86-64-v2", "x86-64-v3", "x86-64-v4", "neon"
+    bool supported;    // by this processor
+    const KernelTable* kernels;
+};
+
+// The kernel objects of this build, slowest first.
+std::span<const Isa> built_isas();
+
+const Isa& current_isa();
+
+// Returns an empty string, or why this name cannot be chosen (then nothing changes).
+std::string choose_isa(std::string_view name);
+
+// Applies ADAPTK_ISA. Returns an empty string, or what is wrong with its value.
+std::string choose_isa_from_environment();
+
+}  // namespace adaptk::detail

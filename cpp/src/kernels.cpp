@@ -1,0 +1,228 @@
+// The loops around the rules. This file is compiled once for each instruction set, with ADAPTK_TARGET naming it and
+// the compiler's flags choosing it; it holds plain loops only, all of them internal to the object, and exports one
+// function. A symbol that two such objects shared could be linked from the one that this processor cannot run.
+#include "kernel_table.hpp"
+
+#include <utility>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define ADAPTK_CONCAT2(a, b) a##b
+#define ADAPTK_CONCAT(a, b) ADAPTK_CONCAT2(a, b)
+
+// Iterations are independent: buffers never overlap. GCC 12 needs this spelling; `omp simd` made it emit scalar code.
+#if defined(__clang__)
+#define ADAPTK_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define ADAPTK_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define ADAPTK_INDEPENDENT
+#endif
+
+#if defined(_MSC_VER)
+#define ADAPTK_RESTRICT __restrict
+#else
+#define ADAPTK_RESTRICT __restrict__
+#endif
+
+namespace adaptk::detail {
+namespace {
+
+using std::size_t;
+
+template <size_t, class T> using Stream = T* ADAPTK_RESTRICT;
+
+template <class R, class T, bool Coupled, size_t... I>
+void rule_loop(StepScalars<R, T> c, size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g,
+               Stream<I, T>... s) {
+    ADAPTK_INDEPENDENT
+    for (size_t i = 0; i < n; ++i) {
+        T pi = p[i];
+        T gi = g[i];
+        prepare<Coupled>(c.before, pi, gi);
+        R::update(c.rule, pi, gi, s[i]...);
+        p[i] = pi;
+    }
+}
+
+template <class R, class T, bool Coupled, size_t... I>
+void unpack(const void* scalars, void* const* b, size_t n, std::index_sequence<I...>) {
+    rule_loop<R, T, Coupled, I...>(*static_cast<const StepScalars<R, T>*>(scalars), n, static_cast<T*>(b[0]),
+                                   static_cast<const T*>(b[1]), static_cast<T*>(b[2 + I])...);
+}
+
+template <class R, class T, bool Coupled> void step(const void* scalars, void* const* b, size_t n) {
+    unpack<R, T, Coupled>(scalars, b, n, std::make_index_sequence<R::states.size()>{});
+}
+
+template <class T, size_t... I>
+void ceiling_loop(size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g, Stream<I, T>... s) {
+    ADAPTK_INDEPENDENT
+    for (size_t i = 0; i < n; ++i) {
+        const T gi = g[i];
+        p[i] = p[i] + gi;
+        ((s[i] = s[i] + gi), ...);
+    }
+}
+
+template <class T, size_t... I> void ceiling_unpack(void* const* b, size_t n, std::index_sequence<I...>) {
+    ceiling_loop<T, I...>(n, static_cast<T*>(b[0]), static_cast<const T*>(b[1]), static_cast<T*>(b[2 + I])...);
+}
+
+template <class T, size_t Written> void ceiling(const void*, void* const* b, size_t n) {
+    ceiling_unpack<T>(b, n, std::make_index_sequence<Written - 1>{});
+}
+
+// Conversions of 16-bit storage are written on integers, so that the same bits come out wherever they run; the
+// hardware's own instructions for float16 compute the same function.
+
+union Bits {
+    float f;
+    std::uint32_t u;
+};
+
+ADAPTK_HD float from_bits(std::uint32_t u) {
+    Bits b;
+    b.u = u;
+    return b.f;
+}
+
+ADAPTK_HD std::uint32_t to_bits(float f) {
+    Bits b;
+    b.f = f;
+    return b.u;
+}
+
+void widen_bf16(const void* from, float* to, size_t n) {
+    const auto* ADAPTK_RESTRICT x = static_cast<const std::uint16_t*>(from);
+    auto* ADAPTK_RESTRICT y = to;
+    for (size_t i = 0; i < n; ++i) y[i] = from_bits(std::uint32_t(x[i]) << 16);
+}
+
+// Round to nearest, ties to even: add half of the last kept place, less one bit where that place is even already.
+void narrow_bf16(const float* from, void* to, size_t n) {
+    const auto* ADAPTK_RESTRICT x = from;
+    auto* ADAPTK_RESTRICT y = static_cast<std::uint16_t*>(to);
+    for (size_t i = 0; i < n; ++i) {
+        const std::uint32_t u = to_bits(x[i]);
+        const std::uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
+        const std::uint32_t quiet = u | 0x400000u;
+        y[i] = std::uint16_t(((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded) >> 16);
+    }
+}
+
+// The exponent fields of float16 and float32 line up after a shift by 13; their biases differ by 112, which a
+// multiplication by 2^112 makes up for, subnormal numbers included.
+ADAPTK_HD float widen_one(std::uint16_t h) {
+    const std::uint32_t body = std::uint32_t(h & 0x7fffu) << 13;
+    const std::uint32_t scaled = to_bits(from_bits(body) * 0x1p112f);
+    const std::uint32_t special = body | 0x7f800000u;
+    return from_bits(((h & 0x7fffu) >= 0x7c00u ? special : scaled) | (std::uint32_t(h & 0x8000u) << 16));
+}
+
+ADAPTK_HD std::uint16_t narrow_one(float f) {
+    const std::uint32_t u = to_bits(f);
+    const std::uint32_t a = u & 0x7fffffffu;
+    const std::uint32_t normal = (a - (112u << 23) + 0xfffu + ((a >> 13) & 1u)) >> 13;
+    // Below 2^-14 the last place is 2^-24, which is what the last place of 0.5 + x is.
+    const std::uint32_t subnormal = to_bits(from_bits(a) + 0.5f) - 0x3f000000u;
+    std::uint32_t r = a < 0x38800000u ? subnormal : normal;
+    r = a >= 0x477ff000u ? 0x7c00u : r;
+    r = a > 0x7f800000u ? 0x7e00u : r;
+    return std::uint16_t(r | ((u >> 16) & 0x8000u));
+}
+
+void widen_f16(const void* from, float* to, size_t n) {
+    const auto* ADAPTK_RESTRICT x = static_cast<const std::uint16_t*>(from);
+    auto* ADAPTK_RESTRICT y = to;
+    size_t i = 0;
+#if defined(__F16C__)
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+#elif defined(__aarch64__)
+    for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x + i))));
+#endif
+    for (; i < n; ++i) y[i] = widen_one(x[i]);
+}
+
+void narrow_f16(const float* from, void* to, size_t n) {
+    const auto* ADAPTK_RESTRICT x = from;
+    auto* ADAPTK_RESTRICT y = static_cast<std::uint16_t*>(to);
+    size_t i = 0;
+#if defined(__F16C__)
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__aarch64__)
+    for (; i + 4 <= n; i += 4) vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+#endif
+    for (; i < n; ++i) y[i] = narrow_one(x[i]);
+}
+
+void widen_f32(const float* from, double* to, size_t n) {
+    const auto* ADAPTK_RESTRICT x = from;
+    auto* ADAPTK_RESTRICT y = to;
+    for (size_t i = 0; i < n; ++i) y[i] = double(x[i]);
+}
+
+// One run of elements that stay within a row of lanes: every lane gets one term, so the order of a lane's additions
+// is the order of rows, whatever the width of a vector.
+template <class T>
+void add_squares(const T* ADAPTK_RESTRICT x, size_t n, double scale, double* ADAPTK_RESTRICT lanes) {
+    for (size_t i = 0; i < n; ++i) {
+        const double v = scale * double(x[i]);
+        lanes[i] = lanes[i] + v * v;
+    }
+}
+
+template <class T> void squares(const T* x, size_t n, size_t phase, double scale, double* lanes) {
+    while (n > 0) {
+        const size_t row = norm_lanes - phase;
+        const size_t run = n < row ? n : row;
+        add_squares(x, run, scale, lanes + phase);
+        x += run;
+        n -= run;
+        phase = 0;
+    }
+}
+
+// Rules that compute another rule's formula name it as their Kernel.
+template <class R> struct kernel_of {
+    using type = R;
+};
+template <class R>
+    requires requires { typename R::Kernel; }
+struct kernel_of<R> {
+    using type = typename R::Kernel;
+};
+
+template <class... R> constexpr KernelTable make_table(RuleList<R...>) {
+    return {
+        {{{step<typename kernel_of<R>::type, float, false>, step<typename kernel_of<R>::type, float, true>},
+          {step<typename kernel_of<R>::type, double, false>, step<typename kernel_of<R>::type, double, true>}}...},
+        {{ceiling<float, 1>, ceiling<double, 1>},
+         {ceiling<float, 2>, ceiling<double, 2>},
+         {ceiling<float, 3>, ceiling<double, 3>},
+         {ceiling<float, 4>, ceiling<double, 4>},
+         {ceiling<float, 5>, ceiling<double, 5>}},
+        widen_bf16,
+        widen_f16,
+        narrow_bf16,
+        narrow_f16,
+        widen_f32,
+        squares<float>,
+        squares<double>,
+    };
+}
+
+constexpr KernelTable table = make_table(Rules{});
+
+}  // namespace
+
+const KernelTable& ADAPTK_CONCAT(kernels_, ADAPTK_TARGET)() { return table; }
+
+}  // namespace adaptk::detail

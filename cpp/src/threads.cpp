@@ -1,0 +1,72 @@
+#include "threads.hpp"
+
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#define ADAPTK_HAS_FORK 1
+#endif
+
+namespace adaptk::detail {
+namespace {
+
+constexpr long long most_threads = 1024;
+
+std::atomic<bool> forked{false};
+
+int default_threads() {
+#if defined(ADAPTK_HAS_FORK)
+    [[maybe_unused]] static const int registered = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
+#endif
+#if defined(_OPENMP)
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+std::atomic<int>& threads() {
+    static std::atomic<int> n{default_threads()};
+    return n;
+}
+
+}  // namespace
+
+bool in_forked_child() { return forked.load(std::memory_order_relaxed); }
+
+int num_threads() {
+    const int n = threads().load(std::memory_order_relaxed);
+    return in_forked_child() ? 1 : n;
+}
+
+std::string set_num_threads(long long n) {
+    if (n < 1 || n > most_threads)
+        return "the number of threads must be in [1, " + std::to_string(most_threads) + "], got " + std::to_string(n);
+    if (in_forked_child() && n > 1)
+        return "a forked child works on one thread, because OpenMP's threads do not survive fork; start the process "
+               "with the 'spawn' method instead";
+#if !defined(_OPENMP)
+    if (n > 1) return "this build has no OpenMP: one thread only";
+#endif
+    threads().store(int(n), std::memory_order_relaxed);
+    return {};
+}
+
+std::string set_num_threads_from_environment() {
+    threads();
+    const char* text = std::getenv("ADAPTK_NUM_THREADS");
+    if (text == nullptr || *text == '\0') return {};
+    char* end = nullptr;
+    errno = 0;
+    const long long n = std::strtoll(text, &end, 10);
+    if (errno != 0 || *end != '\0') return "ADAPTK_NUM_THREADS: not a number: '" + std::string(text) + "'";
+    const std::string error = set_num_threads(n);
+    return error.empty() ? error : "ADAPTK_NUM_THREADS: " + error;
+}
+
+}  // namespace adaptk::detail

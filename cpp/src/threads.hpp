@@ -1,0 +1,51 @@
+// The number of threads, and the guards that every thread of a step works under.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#if defined(__SSE2__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+namespace adaptk::detail {
+
+int num_threads();
+// Returns an empty string, or why the number cannot be set.
+std::string set_num_threads(long long n);
+// Applies ADAPTK_NUM_THREADS; the default is what OpenMP would use. Returns what is wrong with its value, or "".
+std::string set_num_threads_from_environment();
+
+// OpenMP's threads do not survive fork(): a child of a process that has used them would wait for them for ever, so it
+// works on the calling thread alone.
+bool in_forked_child();
+
+// Round to nearest, subnormal numbers kept: the arithmetic contract holds whatever mode the caller's thread is in
+// (libraries built with -ffast-math switch it for a whole process when they are loaded).
+class FloatingPointMode {
+  public:
+#if defined(__SSE2__) || defined(_M_X64)
+    FloatingPointMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
+    ~FloatingPointMode() { _mm_setcsr(saved_); }
+
+  private:
+    unsigned saved_;
+#elif defined(__aarch64__)
+    FloatingPointMode() {
+        __asm__ volatile("mrs %0, fpcr" : "=r"(saved_));
+        __asm__ volatile("msr fpcr, %0" : : "r"(std::uint64_t{0}));
+    }
+    ~FloatingPointMode() { __asm__ volatile("msr fpcr, %0" : : "r"(saved_)); }
+
+  private:
+    std::uint64_t saved_ = 0;
+#else
+    FloatingPointMode() {}
+    ~FloatingPointMode() {}
+#endif
+  public:
+    FloatingPointMode(const FloatingPointMode&) = delete;
+    FloatingPointMode& operator=(const FloatingPointMode&) = delete;
+};
+
+}  // namespace adaptk::detail

@@ -1,0 +1,197 @@
+"""The list of rules, as the compiled core has it, in Python objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+
+from adaptk import _core
+
+#: The systems whose defaults, places of eps, momentum forms and initial states a rule can take.
+CONVENTIONS = ("book", "torch", "keras", "tf1", "optax")
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A number or a flag that a rule takes.
+
+    Attributes
+    ----------
+    name : str
+    default : float or bool
+        The book's; :meth:`Rule.defaults` has the other conventions'.
+    range : str
+        Valid values as an interval such as ``"[0, 1)"``, or ``"bool"``.
+    meaning : str
+    common : bool
+        Whether every rule has it (weight decay, maximize, gradient scale).
+    """
+
+    name: str
+    default: float | bool
+    range: str
+    meaning: str
+    common: bool
+
+
+@dataclass(frozen=True)
+class State:
+    """An array beside each parameter, of its shape.
+
+    Attributes
+    ----------
+    name : str
+    initial : float
+        The value that it starts with, unless `initial_from` names a hyperparameter.
+    initial_from : str or None
+        The hyperparameter whose value it starts with.
+    option : str or None
+        The argument of the optimizer classes that sets the initial value.
+    """
+
+    name: str
+    initial: float
+    initial_from: str | None
+    option: str | None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One update rule: what it computes, what it takes and where it comes from.
+
+    Attributes
+    ----------
+    name : str
+        Of the rule, and of its function in :mod:`adaptk.ops`.
+    class_names : tuple of str
+        The optimizer classes that run it.
+    variant : tuple of str
+        The options of those classes that choose it, such as ``("centered",)``.
+    summary, formula, source : str
+        One line, the update, the paper.
+    hyperparameters : tuple of Hyperparameter
+    states : tuple of State
+        In the order in which :mod:`adaptk.ops` takes them.
+    presets : mapping of str to mapping of str to float
+        What each convention has where the book has another value.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    variant: tuple[str, ...]
+    summary: str
+    formula: str
+    source: str
+    hyperparameters: tuple[Hyperparameter, ...]
+    states: tuple[State, ...]
+    presets: Mapping[str, Mapping[str, float]]
+
+    @cached_property
+    def conventions(self) -> tuple[str, ...]:
+        """The conventions that this rule can follow, the book's first."""
+        return tuple(c for c in CONVENTIONS if c == "book" or c in self.presets)
+
+    def _preset(self, convention: str) -> Mapping[str, float]:
+        if convention not in CONVENTIONS:
+            raise ValueError(f"convention: {convention!r} is not one of {', '.join(CONVENTIONS)}")
+        if convention not in self.conventions:
+            raise ValueError(
+                f"convention: {self.name} has no convention {convention!r}; it has {', '.join(self.conventions)}"
+            )
+        return self.presets.get(convention, {})
+
+    def defaults(self, convention: str = "book") -> dict[str, float | bool]:
+        """The default of every hyperparameter under a convention.
+
+        Raises
+        ------
+        ValueError
+            If the rule does not have that convention.
+
+        Examples
+        --------
+        >>> import adaptk
+        >>> adaptk.rules()["rmsprop"].defaults("torch")["rho"]
+        0.99
+        """
+        preset = self._preset(convention)
+        values: dict[str, float | bool] = {}
+        for h in self.hyperparameters:
+            value = preset.get(h.name, h.default)
+            values[h.name] = bool(value) if isinstance(h.default, bool) else float(value)
+        return values
+
+    def initial_states(
+        self,
+        convention: str = "book",
+        hyperparameters: Mapping[str, float] | None = None,
+        options: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
+        """The value that each state array is filled with at the start.
+
+        Parameters
+        ----------
+        convention : str
+        hyperparameters : mapping, optional
+            Values of hyperparameters, for states that start as one of them.
+        options : mapping, optional
+            Initial values by the name of their option, such as ``initial_accumulator_value``.
+        """
+        preset = self._preset(convention)
+        values = {**self.defaults(convention), **(hyperparameters or {})}
+        initial: dict[str, float] = {}
+        for s in self.states:
+            if s.option is not None and options is not None and s.option in options:
+                initial[s.name] = float(options[s.option])
+            elif s.initial_from is not None:
+                initial[s.name] = float(values[s.initial_from])
+            else:
+                initial[s.name] = float(preset.get(s.name, s.initial))
+        return initial
+
+
+def _read() -> dict[str, Rule]:
+    rules: dict[str, Rule] = {}
+    for r in _core.registry():
+        presets: dict[str, dict[str, float]] = {}
+        for convention, name, value in r["presets"]:
+            values = presets.setdefault(convention, {})
+            if name:
+                values[name] = value
+        rules[r["name"]] = Rule(
+            name=r["name"],
+            class_names=tuple(r["class_name"].split()),
+            variant=tuple(r["variant"].split()),
+            summary=r["summary"],
+            formula=r["formula"],
+            source=r["source"],
+            hyperparameters=tuple(Hyperparameter(**h) for h in r["hyperparameters"]),
+            states=tuple(State(**s) for s in r["states"]),
+            presets=MappingProxyType({c: MappingProxyType(v) for c, v in presets.items()}),
+        )
+    return rules
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(_read())
+
+
+def rules() -> dict[str, Rule]:
+    """The registry of update rules.
+
+    Returns
+    -------
+    dict of str to Rule
+        By name, in the order of the library's list. The dict is the caller's own.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adam = adaptk.rules()["adam"]
+    >>> [s.name for s in adam.states]
+    ['exp_avg', 'exp_avg_sq']
+    >>> adam.defaults()["beta2"]
+    0.999
+    """
+    return dict(RULES)
