@@ -78,8 +78,7 @@ std::int64_t step_value(PyObject* value) {
     const long long t = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
     if (overflow > 0) fail(PyExc_ValueError, "step: too large, expected at most 2**63 - 1");
     if (overflow < 0 || t < 1)
-        fail(PyExc_ValueError,
-             "step: steps are counted from 1, got " + py::str(index).cast<std::string>());
+        fail(PyExc_ValueError, "step: steps are counted from 1, got " + py::str(index).cast<std::string>());
     return t;
 }
 

@@ -41,10 +41,10 @@ bool is_bfloat16(const DescrProxy* descr) {
 bool numpy_dtype(const DescrProxy* descr, DType& out) {
     if (descr->byteorder == '>') return false;
     switch (descr->type_num) {
-        case npy_float: out = DType::f32; return true;
-        case npy_double: out = DType::f64; return true;
-        case npy_half: out = DType::f16; return true;
-        default: break;
+    case npy_float: out = DType::f32; return true;
+    case npy_double: out = DType::f64; return true;
+    case npy_half: out = DType::f16; return true;
+    default: break;
     }
     if (descr->type_num >= npy_first_user_type && is_bfloat16(descr)) {
         out = DType::bf16;
@@ -83,8 +83,8 @@ const DLPackExchangeAPI* exchange_api(PyTypeObject* type) {
         if (py::hasattr(handle, "__dlpack_c_exchange_api__")) {
             const py::object capsule = handle.attr("__dlpack_c_exchange_api__");
             if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api") != 0) {
-                auto* header = static_cast<DLPackExchangeAPIHeader*>(
-                    PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+                auto* header =
+                    static_cast<DLPackExchangeAPIHeader*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
                 while (header != nullptr && header->version.major > 1) header = header->prev_api;
                 if (header != nullptr && header->version.major == 1)
                     api = reinterpret_cast<const DLPackExchangeAPI*>(header);
@@ -110,6 +110,17 @@ bool immutable_type(PyTypeObject* type) {
 template <class M> void release_managed(void* p) {
     auto* m = static_cast<M*>(p);
     if (m->deleter != nullptr) m->deleter(m);
+}
+
+// As Python writes a tuple.
+template <class Value> std::string tuple_text(std::int32_t n, const Value& value) {
+    std::string s(1, '(');
+    for (std::int32_t i = 0; i < n; ++i) {
+        if (i > 0) s += ", ";
+        s += std::to_string(value(i));
+    }
+    if (n == 1) s += ',';
+    return s += ')';
 }
 
 // An axis without its extent-1 companions, which strides say nothing about.
@@ -207,8 +218,8 @@ void View::from_dlpack(py::handle object, const ArgName& name) {
         const auto device = py::tuple(object.attr("__dlpack_device__")());
         const auto kind = device[0].cast<int>();
         if (kind != device_cpu && kind != device_cuda_host && kind != device_rocm_host) {
-            fail(PyExc_ValueError, name.text() + ": on a device of DLPack type " + std::to_string(kind) +
-                                       ", expected memory of the CPU");
+            fail(PyExc_ValueError,
+                 name.text() + ": on a device of DLPack type " + std::to_string(kind) + ", expected memory of the CPU");
         }
     }
     const py::object method = object.attr("__dlpack__");
@@ -266,9 +277,9 @@ void View::from_array_interface(py::handle object, const ArgName& name) {
 void View::from_tensor(const DLTensor& t, const ArgName& name) {
     if (t.device.device_type != device_cpu && t.device.device_type != device_cuda_host &&
         t.device.device_type != device_rocm_host) {
-        fail(PyExc_ValueError,
-             name.text() + ": on a device of DLPack type " + std::to_string(t.device.device_type) +
-                 (t.device.device_type == device_cuda ? " (CUDA)" : "") + ", expected memory of the CPU");
+        fail(PyExc_ValueError, name.text() + ": on a device of DLPack type " + std::to_string(t.device.device_type) +
+                                   (t.device.device_type == device_cuda ? " (CUDA)" : "") +
+                                   ", expected memory of the CPU");
     }
     if (!dlpack_dtype(t.dtype, dtype))
         fail(PyExc_TypeError, name.text() + ": dtype " + dlpack_dtype_text(t.dtype) + ", " + wanted_types);
@@ -329,16 +340,12 @@ bool View::dense() const {
 }
 
 std::string View::shape_text() const {
-    std::string s = "(";
-    for (std::int32_t i = 0; i < ndim; ++i) s += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-    return s + (ndim == 1 ? ",)" : ")");
+    return tuple_text(ndim, [this](std::int32_t i) { return shape[i]; });
 }
 
 std::string View::strides_text() const {
     if (strides == nullptr) return "of C order";
-    std::string s = "(";
-    for (std::int32_t i = 0; i < ndim; ++i) s += (i == 0 ? "" : ", ") + std::to_string(strides[i] * stride_unit);
-    return s + (ndim == 1 ? ",)" : ")") + " in bytes";
+    return tuple_text(ndim, [this](std::int32_t i) { return strides[i] * stride_unit; }) + " in bytes";
 }
 
 namespace {

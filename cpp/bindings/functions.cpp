@@ -13,9 +13,7 @@ namespace adaptk::bindings {
 namespace {
 
 // Owner numbers of extents: tensor and buffer in one.
-constexpr std::uint32_t owner_of(std::size_t tensor, std::size_t buffer) {
-    return std::uint32_t(tensor * 8 + buffer);
-}
+constexpr std::uint32_t owner_of(std::size_t tensor, std::size_t buffer) { return std::uint32_t(tensor * 8 + buffer); }
 static_assert(max_buffers <= 8);
 
 struct Call {
@@ -218,8 +216,7 @@ PyObject* run(const RuleNames& names, PyObject* const* args, py::ssize_t nargs, 
     Py_RETURN_NONE;
 }
 
-template <std::size_t Rule>
-PyObject* entry(PyObject*, PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
+template <std::size_t Rule> PyObject* entry(PyObject*, PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
     static const RuleNames& names = names_of(detail::rules()[Rule]);
     return run(names, args, nargs, kwnames);
 }
@@ -240,12 +237,11 @@ py::object make_function(const std::string& rule, const std::string& doc, const 
     };
     auto definition = std::make_unique<Definition>();
     definition->doc = doc;
-    definition->method = {r.name,
-                          reinterpret_cast<PyCFunction>(
-                              reinterpret_cast<void (*)()>(entries[std::size_t(&r - detail::rules().data())])),
-                          METH_FASTCALL | METH_KEYWORDS, definition->doc.c_str()};
-    auto function = py::reinterpret_steal<py::object>(
-        PyCFunction_NewEx(&definition->method, nullptr, module.ptr()));
+    definition->method = {
+        r.name,
+        reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entries[std::size_t(&r - detail::rules().data())])),
+        METH_FASTCALL | METH_KEYWORDS, definition->doc.c_str()};
+    auto function = py::reinterpret_steal<py::object>(PyCFunction_NewEx(&definition->method, nullptr, module.ptr()));
     if (!function) throw py::error_already_set();
     definition.release();
     return function;

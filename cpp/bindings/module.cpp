@@ -5,8 +5,14 @@
 #include "plan.hpp"
 #include "threads.hpp"
 
+#include <Eigen/Core>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+
+#define ADAPTK_TEXT2(x) #x
+#define ADAPTK_TEXT(x) ADAPTK_TEXT2(x)
+#define EIGEN_VERSION_TEXT                                                                                             \
+    ADAPTK_TEXT(EIGEN_WORLD_VERSION) "." ADAPTK_TEXT(EIGEN_MAJOR_VERSION) "." ADAPTK_TEXT(EIGEN_MINOR_VERSION)
 
 namespace adaptk::bindings {
 namespace {
@@ -29,17 +35,17 @@ py::list registry() {
         }
         py::list states;
         for (const State& s : r.states) {
-            states.append(py::dict(py::arg("name") = s.name, py::arg("initial") = s.initial,
-                                   py::arg("initial_from") = s.from == nullptr ? py::object(py::none()) : py::str(s.from),
-                                   py::arg("option") = s.option == nullptr ? py::object(py::none()) : py::str(s.option)));
+            states.append(
+                py::dict(py::arg("name") = s.name, py::arg("initial") = s.initial,
+                         py::arg("initial_from") = s.from == nullptr ? py::object(py::none()) : py::str(s.from),
+                         py::arg("option") = s.option == nullptr ? py::object(py::none()) : py::str(s.option)));
         }
         py::list presets;
         for (const Preset& p : r.conventions) presets.append(py::make_tuple(p.convention, p.name, p.value));
-        all.append(py::dict(py::arg("name") = r.name, py::arg("class_name") = r.class_name,
-                            py::arg("variant") = r.variant, py::arg("summary") = r.summary,
-                            py::arg("formula") = r.formula, py::arg("source") = r.source,
-                            py::arg("hyperparameters") = hypers, py::arg("states") = states,
-                            py::arg("presets") = presets));
+        all.append(
+            py::dict(py::arg("name") = r.name, py::arg("class_name") = r.class_name, py::arg("variant") = r.variant,
+                     py::arg("summary") = r.summary, py::arg("formula") = r.formula, py::arg("source") = r.source,
+                     py::arg("hyperparameters") = hypers, py::arg("states") = states, py::arg("presets") = presets));
     }
     return all;
 }
@@ -81,8 +87,8 @@ void register_machine(py::module_& m) {
 PYBIND11_MODULE(_core, m) {
     namespace b = adaptk::bindings;
     m.doc() = "Compiled core of adaptk.";
-    for (const std::string& error : {adaptk::detail::choose_isa_from_environment(),
-                                     adaptk::detail::set_num_threads_from_environment()}) {
+    for (const std::string& error :
+         {adaptk::detail::choose_isa_from_environment(), adaptk::detail::set_num_threads_from_environment()}) {
         if (!error.empty()) throw pybind11::import_error(error);
     }
     m.attr("version") = ADAPTK_VERSION;
@@ -92,11 +98,7 @@ PYBIND11_MODULE(_core, m) {
 #else
     m.attr("openmp") = pybind11::none();
 #endif
-#if defined(ADAPTK_EIGEN_VERSION)
-    m.attr("eigen") = ADAPTK_EIGEN_VERSION;
-#else
-    m.attr("eigen") = pybind11::none();
-#endif
+    m.attr("eigen") = EIGEN_VERSION_TEXT;
     m.def("registry", b::registry);
     b::register_machine(m);
     b::register_functions(m);

@@ -122,8 +122,8 @@ void Plan::index_memory(std::vector<Tensor>& tensors) {
             const std::string name = owner % 8 == 0 ? "params" : "a state of params";
             return name + tensors[owner / 8].label;
         };
-        fail(PyExc_ValueError, text(clash.first) + " and " + text(clash.second) +
-                                   " overlap in memory, and both are updated in place");
+        fail(PyExc_ValueError,
+             text(clash.first) + " and " + text(clash.second) + " overlap in memory, and both are updated in place");
     }
 }
 
@@ -260,8 +260,8 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, double gra
         if (!all) some.push_back(work_[i]);
         if (__builtin_add_overflow(total, t.param.view.size, &total))
             fail(PyExc_ValueError, "params: more than 2**63 elements in all");
-        if (segments.empty() || segments.back().rule != of_group[t.group].rule ||
-            i == 0 || tensors_[i - 1].group != t.group || segments.back().step != t.step + 1) {
+        if (segments.empty() || segments.back().rule != of_group[t.group].rule || i == 0 ||
+            tensors_[i - 1].group != t.group || segments.back().step != t.step + 1) {
             segments.push_back(of_group[t.group]);
             segments.back().step = t.step + 1;
         }

@@ -10,18 +10,18 @@ enum class DType : std::uint8_t { f32, f64, bf16, f16 };
 
 constexpr std::size_t size_of(DType t) {
     switch (t) {
-        case DType::f32: return 4;
-        case DType::f64: return 8;
-        default: return 2;
+    case DType::f32: return 4;
+    case DType::f64: return 8;
+    default: return 2;
     }
 }
 
 constexpr const char* name_of(DType t) {
     switch (t) {
-        case DType::f32: return "float32";
-        case DType::f64: return "float64";
-        case DType::bf16: return "bfloat16";
-        default: return "float16";
+    case DType::f32: return "float32";
+    case DType::f64: return "float64";
+    case DType::bf16: return "bfloat16";
+    default: return "float16";
     }
 }
 
@@ -31,10 +31,10 @@ constexpr DType compute_type(DType param) { return param == DType::f64 ? DType::
 // Bits of the significand: what "of lower precision" compares.
 constexpr int precision(DType t) {
     switch (t) {
-        case DType::f32: return 24;
-        case DType::f64: return 53;
-        case DType::f16: return 11;
-        default: return 8;
+    case DType::f32: return 24;
+    case DType::f64: return 53;
+    case DType::f16: return 11;
+    default: return 8;
     }
 }
 

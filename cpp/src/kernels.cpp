@@ -37,8 +37,7 @@ using std::size_t;
 template <size_t, class T> using Stream = T* ADAPTK_RESTRICT;
 
 template <class R, class T, bool Coupled, size_t... I>
-void rule_loop(StepScalars<R, T> c, size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g,
-               Stream<I, T>... s) {
+void rule_loop(StepScalars<R, T> c, size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g, Stream<I, T>... s) {
     ADAPTK_INDEPENDENT
     for (size_t i = 0; i < n; ++i) {
         T pi = p[i];
@@ -171,8 +170,7 @@ void widen_f32(const float* from, double* to, size_t n) {
 
 // One run of elements that stay within a row of lanes: every lane gets one term, so the order of a lane's additions
 // is the order of rows, whatever the width of a vector.
-template <class T>
-void add_squares(const T* ADAPTK_RESTRICT x, size_t n, double scale, double* ADAPTK_RESTRICT lanes) {
+template <class T> void add_squares(const T* ADAPTK_RESTRICT x, size_t n, double scale, double* ADAPTK_RESTRICT lanes) {
     for (size_t i = 0; i < n; ++i) {
         const double v = scale * double(x[i]);
         lanes[i] = lanes[i] + v * v;

@@ -88,30 +88,30 @@ Hyperparameter RuleInfo::hyper(std::size_t i) const {
 bool in_range(Range range, double x) {
     const bool finite = std::isfinite(x);
     switch (range) {
-        case Range::finite: return finite;
-        case Range::nonnegative: return finite && x >= 0.0;
-        case Range::positive: return finite && x > 0.0;
-        case Range::fraction: return x >= 0.0 && x < 1.0;
-        case Range::unit_interval: return x >= 0.0 && x <= 1.0;
-        case Range::open_fraction: return x > 0.0 && x < 1.0;
-        case Range::above_one: return finite && x > 1.0;
-        case Range::upper_bound: return x >= 0.0;
-        case Range::flag: return x == 0.0 || x == 1.0;
+    case Range::finite: return finite;
+    case Range::nonnegative: return finite && x >= 0.0;
+    case Range::positive: return finite && x > 0.0;
+    case Range::fraction: return x >= 0.0 && x < 1.0;
+    case Range::unit_interval: return x >= 0.0 && x <= 1.0;
+    case Range::open_fraction: return x > 0.0 && x < 1.0;
+    case Range::above_one: return finite && x > 1.0;
+    case Range::upper_bound: return x >= 0.0;
+    case Range::flag: return x == 0.0 || x == 1.0;
     }
     return false;
 }
 
 const char* range_text(Range range) {
     switch (range) {
-        case Range::finite: return "(-inf, inf)";
-        case Range::nonnegative: return "[0, inf)";
-        case Range::positive: return "(0, inf)";
-        case Range::fraction: return "[0, 1)";
-        case Range::unit_interval: return "[0, 1]";
-        case Range::open_fraction: return "(0, 1)";
-        case Range::above_one: return "(1, inf)";
-        case Range::upper_bound: return "[0, inf]";
-        case Range::flag: return "bool";
+    case Range::finite: return "(-inf, inf)";
+    case Range::nonnegative: return "[0, inf)";
+    case Range::positive: return "(0, inf)";
+    case Range::fraction: return "[0, 1)";
+    case Range::unit_interval: return "[0, 1]";
+    case Range::open_fraction: return "(0, 1)";
+    case Range::above_one: return "(1, inf)";
+    case Range::upper_bound: return "[0, inf]";
+    case Range::flag: return "bool";
     }
     return "";
 }

@@ -347,8 +347,7 @@ StepReport global_norm(std::span<const TensorStep> tensors, double scale) {
     const KernelTable& k = *current_isa().kernels;
     const std::int64_t total = total_size(tensors);
     NormTree tree(total);
-    in_parallel(threads_for(total),
-                [&](int thread, int threads) { tree.run_share(k, tensors, thread, threads); });
+    in_parallel(threads_for(total), [&](int thread, int threads) { tree.run_share(k, tensors, thread, threads); });
     StepReport report;
     report.has_norm = true;
     report.grad_norm = std::fabs(scale) * norm_of(tree, k, tensors);

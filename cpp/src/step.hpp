@@ -35,7 +35,8 @@ struct StepOptions {
 };
 
 struct StepReport {
-    double grad_norm = 0.0;  // of the scaled gradients; computed where clip_norm, skip_nonfinite or want_norm ask for it
+    double grad_norm =
+        0.0;  // of the scaled gradients; computed where clip_norm, skip_nonfinite or want_norm ask for it
     bool has_norm = false;
     bool skipped = false;
 };

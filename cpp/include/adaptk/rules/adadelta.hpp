@@ -26,7 +26,8 @@ struct AdaDelta {
     static constexpr std::array states{State{"square_avg", 0.0}, State{"acc_delta", 0.0}};
     static constexpr auto conventions =
         presets(Preset{"torch", "rho", 0.9}, Preset{"keras", "lr", 1e-3}, Preset{"keras", "eps", 1e-7},
-                Preset{"tf1", "lr", 1e-3}, Preset{"tf1", "eps", 1e-8}, Preset{"optax", "rho", 0.9});
+                Preset{"keras", "decoupled", 1.0}, Preset{"tf1", "lr", 1e-3}, Preset{"tf1", "eps", 1e-8},
+                Preset{"optax", "rho", 0.9});
     struct Hyper {
         double lr, rho, eps;
     };

@@ -14,8 +14,9 @@ struct AdaGrad {
     static constexpr const char* class_name = "AdaGrad";
     static constexpr const char* variant = "";
     static constexpr const char* summary = "AdaGrad: rates that fall with the sum of squared gradients.";
-    static constexpr const char* formula = "r += g*g\n"
-                                           "p -= lr_t*g / (sqrt(r + eps_in) + eps_out),  lr_t = lr / (1 + (t-1)*lr_decay)";
+    static constexpr const char* formula =
+        "r += g*g\n"
+        "p -= lr_t*g / (sqrt(r + eps_in) + eps_out),  lr_t = lr / (1 + (t-1)*lr_decay)";
     static constexpr const char* source = "Duchi, Hazan and Singer 2011; Deep Learning book, Algorithm 8.4";
     static constexpr std::array hyperparameters{
         Hyperparameter{"lr", 1e-2, Range::nonnegative, "learning rate"},
@@ -24,11 +25,11 @@ struct AdaGrad {
         Hyperparameter{"eps_out", 1e-7, Range::nonnegative, "eps outside the root"},
     };
     static constexpr std::array states{State{"sum", 0.0, nullptr, "initial_accumulator_value"}};
-    static constexpr auto conventions = presets(
-        Preset{"torch", "eps_out", 1e-10}, Preset{"keras", "lr", 1e-3}, Preset{"keras", "eps_in", 1e-7},
-        Preset{"keras", "eps_out", 0.0}, Preset{"keras", "sum", 0.1}, Preset{"tf1", "eps_out", 0.0},
-        Preset{"tf1", "sum", 0.1}, Preset{"optax", "eps_in", 1e-7}, Preset{"optax", "eps_out", 0.0},
-        Preset{"optax", "sum", 0.1});
+    static constexpr auto conventions =
+        presets(Preset{"torch", "eps_out", 1e-10}, Preset{"keras", "lr", 1e-3}, Preset{"keras", "eps_in", 1e-7},
+                Preset{"keras", "eps_out", 0.0}, Preset{"keras", "sum", 0.1}, Preset{"keras", "decoupled", 1.0},
+                Preset{"tf1", "eps_out", 0.0}, Preset{"tf1", "sum", 0.1}, Preset{"optax", "eps_in", 1e-7},
+                Preset{"optax", "eps_out", 0.0}, Preset{"optax", "sum", 0.1});
     struct Hyper {
         double lr, lr_decay, eps_in, eps_out;
     };

@@ -55,7 +55,7 @@ inline constexpr std::array adam_hyperparameters{
 };
 inline constexpr auto adam_conventions =
     presets(Preset{"torch"}, Preset{"keras", "eps", 1e-7}, Preset{"keras", "eps_hat", 1.0},
-            Preset{"tf1", "eps_hat", 1.0}, Preset{"optax"});
+            Preset{"keras", "decoupled", 1.0}, Preset{"tf1", "eps_hat", 1.0}, Preset{"optax"});
 
 struct Adam {
     static constexpr const char* name = "adam";
@@ -90,8 +90,8 @@ struct AmsGrad {
     static constexpr auto hyperparameters = adam_hyperparameters;
     static constexpr std::array states{adam_common::exp_avg, adam_common::exp_avg_sq, State{"max_exp_avg_sq", 0.0}};
     // Not optax: its amsgrad takes the maximum of corrected moments.
-    static constexpr auto conventions =
-        presets(Preset{"torch"}, Preset{"keras", "eps", 1e-7}, Preset{"keras", "eps_hat", 1.0});
+    static constexpr auto conventions = presets(Preset{"torch"}, Preset{"keras", "eps", 1e-7},
+                                                Preset{"keras", "eps_hat", 1.0}, Preset{"keras", "decoupled", 1.0});
     using Hyper = AdamHyper;
     template <class T> using Scalars = AdamScalars<T>;
     template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return adam_scalars<T>(h, t); }

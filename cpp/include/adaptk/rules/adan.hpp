@@ -13,10 +13,11 @@ struct Adan {
     static constexpr const char* class_name = "Adan";
     static constexpr const char* variant = "";
     static constexpr const char* summary = "Adan: adaptive Nesterov momentum from gradient differences.";
-    static constexpr const char* formula = "d = g - prev  (0 at the first step);  prev = g\n"
-                                           "m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*d\n"
-                                           "z = g + (1-b2)*d;     n = b3*n + (1-b3)*(z*z)\n"
-                                           "p -= lr*(m/(1-b1^t) + (1-b2)*v/(1-b2^t)) / (sqrt(n/(1-b3^t) + eps_root) + eps)";
+    static constexpr const char* formula =
+        "d = g - prev  (0 at the first step);  prev = g\n"
+        "m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*d\n"
+        "z = g + (1-b2)*d;     n = b3*n + (1-b3)*(z*z)\n"
+        "p -= lr*(m/(1-b1^t) + (1-b2)*v/(1-b2^t)) / (sqrt(n/(1-b3^t) + eps_root) + eps)";
     static constexpr const char* source = "Xie et al. 2022, Algorithm 1";
     static constexpr std::array hyperparameters{
         adam_common::lr,
@@ -28,7 +29,7 @@ struct Adan {
     };
     static constexpr std::array states{adam_common::exp_avg, State{"exp_avg_diff", 0.0}, adam_common::exp_avg_sq,
                                        State{"prev_grad", 0.0}};
-    static constexpr auto conventions = presets(Preset{"optax"});
+    static constexpr auto conventions = presets(Preset{"optax", "decoupled", 1.0});
     struct Hyper {
         double lr, beta1, beta2, beta3, eps, eps_root;
     };

@@ -1,6 +1,7 @@
 // Gradient descent with a falling rate, and the average of the parameters beside it.
 //
-// B. T. Polyak, A. B. Juditsky, Acceleration of stochastic approximation by averaging, 1992, as torch.optim.ASGD has it.
+// B. T. Polyak, A. B. Juditsky, Acceleration of stochastic approximation by averaging, 1992, as torch.optim.ASGD has
+// it.
 #pragma once
 
 #include "adaptk/math.hpp"

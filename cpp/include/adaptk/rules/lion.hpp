@@ -22,8 +22,9 @@ struct Lion {
         Hyperparameter{"beta2", 0.99, Range::fraction, "decay of the momentum"},
     };
     static constexpr std::array states{State{"exp_avg", 0.0}};
-    static constexpr auto conventions = presets(Preset{"keras", "lr", 1e-3}, Preset{"optax", "weight_decay", 1e-3},
-                                                Preset{"optax", "decoupled", 1.0});
+    static constexpr auto conventions =
+        presets(Preset{"keras", "lr", 1e-3}, Preset{"keras", "decoupled", 1.0}, Preset{"optax", "weight_decay", 1e-3},
+                Preset{"optax", "decoupled", 1.0});
     struct Hyper {
         double lr, beta1, beta2;
     };

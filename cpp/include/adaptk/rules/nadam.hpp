@@ -43,7 +43,11 @@ struct NAdam {
         adam_common::eps,
         Hyperparameter{"momentum_decay", 4e-3, Range::nonnegative, "decay psi of the momentum schedule"}};
     static constexpr std::array states{adam_common::exp_avg, adam_common::exp_avg_sq};
-    static constexpr auto conventions = presets(Preset{"torch"});
+    // optax keeps mu at b1: a decay so fast that 0.96^(t*psi) vanishes beside 1 from the first step on.
+    static constexpr auto conventions =
+        presets(Preset{"torch"}, Preset{"keras", "lr", 1e-3}, Preset{"keras", "eps", 1e-7},
+                Preset{"keras", "momentum_decay", 1.0}, Preset{"keras", "decoupled", 1.0},
+                Preset{"optax", "momentum_decay", 1000.0});
     struct Hyper {
         double lr, beta1, beta2, eps, momentum_decay;
     };

@@ -39,8 +39,7 @@ struct RAdam {
         const bool rectified = rho > 5.0;
         double step = h.lr / c1;
         if (rectified) {
-            const double r =
-                std::sqrt((rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho));
+            const double r = std::sqrt((rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho));
             step = h.lr * r * std::sqrt(c2) / c1;
         }
         return {T(h.beta1), T(1.0 - h.beta1), T(h.beta2), T(1.0 - h.beta2), T(step), T(h.eps), rectified};

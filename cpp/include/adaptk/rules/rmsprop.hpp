@@ -21,8 +21,8 @@ inline constexpr State square_avg{"square_avg", 0.0, nullptr, "initial_accumulat
 
 #define ADAPTK_RMSPROP_PRESETS                                                                                         \
     Preset{"torch", "lr", 1e-2}, Preset{"torch", "rho", 0.99}, Preset{"torch", "eps_in", 0.0},                         \
-        Preset{"torch", "eps_out", 1e-8}, Preset{"keras", "eps_in", 1e-7}, Preset{"tf1", "eps_in", 1e-10},             \
-        Preset{"tf1", "square_avg", 1.0}, Preset{"optax", "eps_in", 1e-8}
+        Preset{"torch", "eps_out", 1e-8}, Preset{"keras", "eps_in", 1e-7}, Preset{"keras", "decoupled", 1.0},          \
+        Preset{"tf1", "eps_in", 1e-10}, Preset{"tf1", "square_avg", 1.0}, Preset{"optax", "eps_in", 1e-8}
 inline constexpr auto plain = presets(ADAPTK_RMSPROP_PRESETS);
 inline constexpr auto with_momentum = presets(ADAPTK_RMSPROP_PRESETS, Preset{"torch", "lr_inside", 0.0});
 #undef ADAPTK_RMSPROP_PRESETS
@@ -40,8 +40,8 @@ template <class T> struct MomentumScalars {
 };
 template <class H, class T> MomentumScalars<T> momentum_scalars(const H& h) {
     const bool inside = h.lr_inside != 0.0;
-    return {T(h.rho), T(1.0 - h.rho), T(h.eps_in), T(h.eps_out), T(h.momentum), T(inside ? h.lr : 1.0),
-            T(inside ? 1.0 : h.lr)};
+    return {T(h.rho),      T(1.0 - h.rho),         T(h.eps_in),           T(h.eps_out),
+            T(h.momentum), T(inside ? h.lr : 1.0), T(inside ? 1.0 : h.lr)};
 }
 
 // r - m*m, which rounding may push below 0; NaN stays NaN.
@@ -108,8 +108,8 @@ struct RmsPropMomentum {
                                            "lr_inside:     b = mu*b + lr*g/d;  p -= b\n"
                                            "not lr_inside: b = mu*b + g/d;     p -= lr*b";
     static constexpr const char* source = "Tieleman and Hinton 2012; Graves 2013";
-    static constexpr std::array hyperparameters{rmsprop_common::lr,     rmsprop_common::rho,
-                                                rmsprop_common::eps_in, rmsprop_common::eps_out,
+    static constexpr std::array hyperparameters{rmsprop_common::lr,       rmsprop_common::rho,
+                                                rmsprop_common::eps_in,   rmsprop_common::eps_out,
                                                 rmsprop_common::momentum, rmsprop_common::lr_inside};
     static constexpr std::array states{rmsprop_common::square_avg, State{"momentum_buffer", 0.0}};
     static constexpr auto conventions = rmsprop_common::with_momentum;
@@ -165,9 +165,9 @@ struct RmsPropNesterov {
                                            "r = rho*r + (1-rho)*(g*g)\n"
                                            "v = alpha*v - lr*g / (sqrt(r + eps_in) + eps_out);  p += v";
     static constexpr const char* source = "Deep Learning book, Algorithm 8.6";
-    static constexpr std::array hyperparameters{
-        rmsprop_common::lr, rmsprop_common::rho, rmsprop_common::eps_in, rmsprop_common::eps_out,
-        Hyperparameter{"momentum", 0.9, Range::nonnegative, "momentum alpha"}};
+    static constexpr std::array hyperparameters{rmsprop_common::lr, rmsprop_common::rho, rmsprop_common::eps_in,
+                                                rmsprop_common::eps_out,
+                                                Hyperparameter{"momentum", 0.9, Range::nonnegative, "momentum alpha"}};
     static constexpr std::array states{rmsprop_common::square_avg, State{"velocity", 0.0}};
     static constexpr auto conventions = presets();
     struct Hyper {

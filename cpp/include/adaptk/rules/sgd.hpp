@@ -21,8 +21,8 @@ struct Sgd {
         Hyperparameter{"lr", 1e-2, Range::nonnegative, "learning rate"},
     };
     static constexpr std::array<State, 0> states{};
-    static constexpr auto conventions = presets(Preset{"torch", "lr", 1e-3}, Preset{"keras"}, Preset{"tf1"},
-                                                Preset{"optax"});
+    static constexpr auto conventions =
+        presets(Preset{"torch", "lr", 1e-3}, Preset{"keras", "decoupled", 1.0}, Preset{"tf1"}, Preset{"optax"});
     struct Hyper {
         double lr;
     };
@@ -67,7 +67,7 @@ inline constexpr std::array momentum_hyperparameters{
 inline constexpr std::array momentum_states{State{"momentum_buffer", 0.0}};
 inline constexpr auto momentum_conventions =
     presets(Preset{"torch", "velocity", 0.0}, Preset{"torch", "lr", 1e-3}, Preset{"torch", "dampen_first", 0.0},
-            Preset{"keras"}, Preset{"tf1", "velocity", 0.0}, Preset{"optax", "velocity", 0.0});
+            Preset{"keras", "decoupled", 1.0}, Preset{"tf1", "velocity", 0.0}, Preset{"optax", "velocity", 0.0});
 
 struct Momentum {
     static constexpr const char* name = "momentum";

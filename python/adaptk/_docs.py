@@ -1,0 +1,149 @@
+"""Signatures and docstrings of what is made from the registry: functions and classes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from adaptk._registry import Rule
+
+_DTYPES = "float32, float64, bfloat16 or float16"
+
+
+def function_signature(rule: Rule) -> str:
+    arguments = ["param", "grad", *(s.name for s in rule.states), "*", "step"]
+    arguments += [f"{h.name}={h.default!r}".replace("=inf", "=float('inf')") for h in rule.hyperparameters]
+    # A signature that inspect can read holds literals only.
+    return f"{rule.name}({', '.join(arguments)})".replace("float('inf')", "1e999")
+
+
+def _example(rule: Rule) -> list[str]:
+    names = [s.name for s in rule.states]
+    lines = [
+        ">>> import numpy as np, adaptk",
+        ">>> param, grad = np.ones(3, np.float32), np.full(3, 0.5, np.float32)",
+    ]
+    for name, value in rule.initial_states().items():
+        lines.append(f">>> {name} = np.full(3, {value!r}, np.float32)")
+    call = ", ".join(["param", "grad", *names, "step=1"])
+    lines += [f">>> adaptk.ops.{rule.name}({call})", ">>> bool((param < 1).all())", "True"]
+    return lines
+
+
+def function_doc(rule: Rule) -> str:
+    lines = [rule.summary, "", "Updates `param` and the states in place. ::", ""]
+    lines += ["    " + line for line in rule.formula.splitlines()]
+    lines += [
+        "",
+        "Parameters",
+        "----------",
+        "param : buffer or sequence of buffers",
+        f"    Of any shape, dense in memory; {_DTYPES}. 16-bit params are computed in float32.",
+        "grad : as param",
+        "    Of the shape and layout of its param; of its dtype, or of a dtype of lower precision.",
+    ]
+    for s in rule.states:
+        start = s.initial_from if s.initial_from else f"{s.initial:g}"
+        lines += [
+            f"{s.name} : as param",
+            f"    State, {start} at the start; float64 beside a float64 param, else float32.",
+        ]
+    lines += ["step : int", "    The number of this step, counted from 1."]
+    for h in rule.hyperparameters:
+        kind = "bool" if h.range == "bool" else f"float in {h.range}"
+        lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[0].upper()}{h.meaning[1:]}."]
+    lines += [
+        "",
+        "Raises",
+        "------",
+        "TypeError",
+        "    For what is not a buffer, a wrong dtype, an argument that the rule does not take.",
+        "ValueError",
+        "    For shapes or list lengths that differ, read-only, overlapping or not dense buffers, a hyperparameter out",
+        "    of its range, a step below 1. Nothing is written then.",
+        "BufferError",
+        "    Where a buffer's owner cannot export it.",
+        "",
+        "Source",
+        "------",
+        rule.source,
+        "",
+        "Examples",
+        "--------",
+        *_example(rule),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def class_options(class_rules: Sequence[Rule]) -> list[tuple[str, Any, str]]:
+    """A class's options with the defaults and meanings of its first rule that has them."""
+    found: dict[str, tuple[Any, str]] = {}
+    words = [w for r in class_rules for w in r.variant]
+    for rule in class_rules:
+        for h in rule.hyperparameters:
+            default = 0.0 if h.name == "momentum" and "momentum" in words else h.default
+            found.setdefault(h.name, (default, h.meaning))
+    for word in words:
+        by = ", ".join(f"`{r.name}`" for r in class_rules if word in r.variant)
+        found.setdefault(word, (False, f"run {by}"))
+    for rule in class_rules:
+        for s in rule.states:
+            if s.option is not None:
+                found.setdefault(s.option, (s.initial, f"initial value of `{s.name}`"))
+    return [(name, default, meaning) for name, (default, meaning) in found.items()]
+
+
+def class_doc(name: str, class_rules: Sequence[Rule]) -> str:
+    lines = [class_rules[0].summary, ""]
+    for rule in class_rules:
+        chosen = f" ({', '.join(rule.variant)})" if rule.variant else ""
+        lines += [f"`{rule.name}`{chosen}, {rule.source}::", ""]
+        lines += ["    " + line for line in rule.formula.splitlines()]
+        lines += [""]
+    lines += [
+        "Parameters",
+        "----------",
+        "params, convention, clip_norm, skip_nonfinite",
+        "    As in :class:`Optimizer`.",
+    ]
+    for option, default, meaning in class_options(class_rules):
+        kind = "bool" if isinstance(default, bool) else "float or schedule" if option == "lr" else "float"
+        lines += [f"{option} : {kind}, default {default!r}", f"    {meaning[0].upper()}{meaning[1:]}."]
+    arguments = "lr=0.1" if any(h.name == "lr" for h in class_rules[0].hyperparameters) else ""
+    lines += [
+        "",
+        "Raises",
+        "------",
+        "TypeError, ValueError",
+        "    For params that cannot be updated in place and for options that are unknown or out of range.",
+        "",
+        "Examples",
+        "--------",
+        ">>> import numpy as np, adaptk",
+        ">>> w = np.ones(3, dtype=np.float32)",
+        f">>> opt = adaptk.{name}([w], {arguments})",
+        ">>> info = opt.step([2 * w])",
+        ">>> bool((w < 1).all())",
+        "True",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def class_signature(class_rules: Sequence[Rule]) -> inspect.Signature:
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter("params", positional)]
+    options = class_options(class_rules)
+    for name, default, _ in options:
+        if name == "lr":
+            parameters.append(inspect.Parameter(name, positional, default=default))
+    parameters.append(inspect.Parameter("convention", keyword, default="book"))
+    for name, default, _ in options:
+        if name != "lr":
+            parameters.append(inspect.Parameter(name, keyword, default=default))
+    parameters.append(inspect.Parameter("clip_norm", keyword, default=None))
+    parameters.append(inspect.Parameter("skip_nonfinite", keyword, default=False))
+    return inspect.Signature(parameters)

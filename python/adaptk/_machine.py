@@ -1,0 +1,153 @@
+"""Threads, instruction sets, the build, and the norm of gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adaptk import _core
+
+
+def build_info() -> dict[str, Any]:
+    """How this copy of adaptk was built.
+
+    Returns
+    -------
+    dict
+        ``version``, ``compiler``, ``isas`` (of the build), ``openmp`` (the date of the specification, or ``None``),
+        ``eigen`` (the version of its headers) and ``cuda`` (toolkit and architectures, or
+        ``None``).
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.build_info()["version"] == adaptk.__version__
+    True
+    """
+    return {
+        "version": _core.version,
+        "compiler": _core.compiler,
+        "isas": list(_core.built_isas()),
+        "openmp": _core.openmp,
+        "eigen": _core.eigen,
+        "cuda": None,
+    }
+
+
+def get_num_threads() -> int:
+    """The number of threads that a large step runs on.
+
+    It starts as ``ADAPTK_NUM_THREADS``, else as what OpenMP would use (``OMP_NUM_THREADS``, else the processors). A
+    child of ``fork()`` runs on one thread, because OpenMP's threads do not survive a fork. The results do not depend
+    on it.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.get_num_threads() >= 1
+    True
+    """
+    return _core.get_num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Set the number of threads that a large step runs on.
+
+    Parameters
+    ----------
+    n : int in [1, 1024]
+
+    Raises
+    ------
+    ValueError
+        If `n` is out of range, or above 1 in a build without OpenMP.
+    RuntimeError
+        If `n` is above 1 in a child of ``fork()``.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.set_num_threads(adaptk.get_num_threads())
+    """
+    _core.set_num_threads(n)
+
+
+def get_isa() -> str:
+    """The instruction set whose kernels run: the best that the processor has, or the one that was chosen.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.get_isa() in adaptk.available_isas()
+    True
+    """
+    return _core.get_isa()
+
+
+def set_isa(name: str) -> None:
+    """Choose the instruction set whose kernels run. The environment variable ``ADAPTK_ISA`` does the same at import.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`available_isas`. The results do not depend on it.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or this processor does not have it.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.set_isa(adaptk.available_isas()[-1])
+    """
+    _core.set_isa(name)
+
+
+def available_isas() -> list[str]:
+    """The instruction sets that both this processor and this build have, slowest first.
+
+    Returns
+    -------
+    list of str
+        Of ``"portable"``, ``"x86-64-v2"``, ``"x86-64-v3"``, ``"x86-64-v4"`` and ``"neon"``.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.available_isas()[0]
+    'portable'
+    """
+    return _core.available_isas()
+
+
+def global_norm(grads: Any, grad_scale: float = 1.0) -> float:
+    """The Euclidean norm of all gradients together, as a step with `clip_norm` computes it.
+
+    Squares are summed in float64 over fixed leaves in a fixed tree, so that the result is the same bit for bit for
+    any number of threads and for one tensor as for the same data cut into many.
+
+    Parameters
+    ----------
+    grads : buffer or sequence of buffers
+        Dense in memory; float32, float64, bfloat16 or float16.
+    grad_scale : float
+        Factor for all gradients.
+
+    Returns
+    -------
+    float
+        inf or NaN if, and only if, a gradient holds inf or NaN or the norm is beyond float64.
+
+    Raises
+    ------
+    TypeError, ValueError, BufferError
+        For what is not a dense buffer of such a type.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> adaptk.global_norm([np.array([3.0]), np.array([4.0])])
+    5.0
+    """
+    return _core.global_norm(grads, grad_scale)

@@ -1,0 +1,450 @@
+"""The base of the optimizer objects: groups, states, the step, saving and loading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from adaptk import _backend, _core
+from adaptk._registry import Rule
+
+
+class StepInfo(NamedTuple):
+    """What a step reports.
+
+    Attributes
+    ----------
+    grad_norm : float or None
+        The global norm of the scaled gradients before clipping, where the step computed it (`clip_norm` or
+        `skip_nonfinite`), else ``None``.
+    skipped : bool
+        Whether the step was skipped because a gradient was not finite.
+    """
+
+    grad_norm: float | None
+    skipped: bool
+
+
+def _is_buffer(x: Any) -> bool:
+    return isinstance(x, np.ndarray) or hasattr(x, "__dlpack__") or hasattr(x, "__array_interface__")
+
+
+def _named(params: Any, where: str) -> tuple[list[str] | None, list[Any]]:
+    """The names (of a mapping) and the buffers of one group's params."""
+    if _is_buffer(params):
+        return None, [params]
+    if isinstance(params, Mapping):
+        for name in params:
+            if not isinstance(name, str):
+                raise TypeError(f"{where}: names of params must be strings, got {type(name).__name__}")
+        return list(params), list(params.values())
+    if isinstance(params, Iterable) and not isinstance(params, (str, bytes)):
+        return None, list(params)
+    raise TypeError(f"{where}: expected buffers, a dict of buffers or param groups, got {type(params).__name__}")
+
+
+def _groups(params: Any) -> list[dict[str, Any]]:
+    if not isinstance(params, Mapping) and not _is_buffer(params):
+        if not isinstance(params, Iterable):
+            raise TypeError(f"params: expected buffers, a dict of buffers or param groups, got {type(params).__name__}")
+        params = list(params)
+        if params and all(isinstance(g, Mapping) for g in params):
+            return [dict(g) for g in params]
+    return [{"params": params}]
+
+
+class Optimizer:
+    """Base of all optimizers: parameters, their state arrays, and a fused in-place step.
+
+    Parameters
+    ----------
+    params : buffers
+        Arrays to optimize: an iterable of buffers, a dict of buffers by name, or an iterable of groups, dicts with
+        the key ``"params"`` and options that differ from the others'. Buffers are NumPy arrays or CPU tensors;
+        float32, float64, bfloat16 or float16, dense in memory. They are updated in place and never copied.
+    lr : float or callable, optional
+        The learning rate, or a schedule: a function of the number of the step, counted from 1
+        (:mod:`adaptk.schedules`).
+    convention : {"book", "torch", "keras", "tf1", "optax"}
+        Whose defaults, place of eps, momentum form and initial state to take. Explicit arguments win.
+    clip_norm : float, optional
+        Clip gradients to this global norm at every step.
+    skip_nonfinite : bool
+        Skip steps whose gradients hold inf or NaN.
+    **options
+        Hyperparameters of the rule, by name; the options that choose among the rules of the class; the initial
+        values of states.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For params that cannot be updated in place and for options that are unknown or out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> w = np.array([1.0, -2.0], dtype=np.float32)
+    >>> opt = adaptk.Adam([w], lr=0.1)
+    >>> info = opt.step([2 * w])
+    >>> w
+    array([ 0.9, -1.9], dtype=float32)
+    """
+
+    _class_rules: ClassVar[tuple[Rule, ...]] = ()
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Callable[[int], float] | None = None,
+        *,
+        convention: str = "book",
+        clip_norm: float | None = None,
+        skip_nonfinite: bool = False,
+        **options: Any,
+    ) -> None:
+        if not self._class_rules:
+            raise TypeError("Optimizer is the base of the optimizers: use adaptk.Adam or another class")
+        if lr is not None:
+            options["lr"] = lr
+        self._begin(params, None, convention, clip_norm, skip_nonfinite, options)
+
+    def _begin(
+        self,
+        params: Any,
+        rule: Rule | None,
+        convention: str,
+        clip_norm: float | None,
+        skip_nonfinite: bool,
+        options: dict[str, Any],
+    ) -> None:
+        self.clip_norm = clip_norm
+        self.skip_nonfinite = bool(skip_nonfinite)
+        self.param_groups: list[dict[str, Any]] = []
+        self._rule = rule
+        self._convention = convention
+        self._options = options
+        self._plan = _core.Plan()
+        self._names: list[str] | None = None
+        self._labels: list[str] = []
+        self._params: list[Any] = []
+        self._states: list[dict[str, Any]] = []
+        self._group_rules: list[Rule] = []
+        self._resolve({})
+        for group in _groups(params):
+            self.add_param_group(group)
+        if not self._params:
+            raise ValueError("params: an empty list")
+
+    # What a group runs.
+
+    def _choose(self, options: Mapping[str, Any]) -> Rule:
+        if self._rule is not None:
+            return self._rule
+        wanted = set()
+        for word in {w for r in self._class_rules for w in r.variant}:
+            value = options.get(word, False)
+            if word != "momentum" and not isinstance(value, (bool, np.bool_)):
+                raise TypeError(f"{word}: expected a bool, got {type(value).__name__}")
+            if value:
+                wanted.add(word)
+        if "nesterov" in wanted:
+            # Nesterov's methods are rules of their own and have their momentum in any case.
+            if type(self).__name__ == "SGD" and "momentum" not in wanted:
+                raise ValueError("nesterov: needs a momentum, such as momentum=0.9")
+            wanted.discard("momentum")
+        for rule in self._class_rules:
+            if set(rule.variant) == wanted:
+                return rule
+        raise ValueError(f"{type(self).__name__} has no rule that is {' and '.join(sorted(wanted))}")
+
+    def _resolve(self, group_options: Mapping[str, Any]) -> tuple[Rule, dict[str, Any], dict[str, float]]:
+        """The rule of a group, its hyperparameters, and the initial values of its states."""
+        given = {**self._options, **group_options}
+        rule = self._choose(given)
+        values: dict[str, Any] = rule.defaults(self._convention)
+        if self._class_rules and rule is not self._class_rules[0]:
+            # AdamW(amsgrad=True) decays its weights as AdamW does.
+            base = self._class_rules[0].defaults(self._convention)
+            values.update({h.name: base[h.name] for h in rule.hyperparameters if h.common})
+        initial_options = {s.option for s in rule.states if s.option is not None}
+        words = {w for r in self._class_rules for w in r.variant}
+        initial: dict[str, float] = {}
+        for name, value in given.items():
+            if name in values:
+                values[name] = value
+            elif name == "eps" and "eps_in" in values:
+                # eps goes where the convention has one; the book's, where it has none at all.
+                places = values if values["eps_in"] or values["eps_out"] else rule.defaults()
+                values["eps_in" if places["eps_in"] else "eps_out"] = value
+            elif name in initial_options:
+                initial[name] = float(value)
+                if not np.isfinite(initial[name]) or initial[name] < 0.0:
+                    raise ValueError(f"{name}: {value!r} is not in [0, inf)")
+            elif name not in words and name not in self._known_options():
+                known = sorted(set(values) | initial_options | words)
+                raise TypeError(
+                    f"{type(self).__name__}() got an unexpected keyword argument {name!r}; it takes {', '.join(known)}"
+                )
+            elif name not in words:
+                chosen = " ".join(rule.variant) or "plain"
+                raise TypeError(f"{name}: {type(self).__name__} does not take it in its {chosen} form ({rule.name})")
+        _core.check_hyperparameters(rule.name, values)
+        return rule, values, initial
+
+    def _known_options(self) -> set[str]:
+        rules = self._class_rules or (self._rule,)
+        names = {h.name for r in rules if r is not None for h in r.hyperparameters}
+        return names | {s.option for r in rules if r is not None for s in r.states if s.option is not None}
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Add params with options of their own.
+
+        Parameters
+        ----------
+        group : mapping
+            ``{"params": buffers, **options}``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the constructor does. The optimizer is unchanged then.
+        """
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError("param group: expected a dict with the key 'params'")
+        where = "params" if not self._params else f"params of group {len(self.param_groups)}"
+        names, params = _named(group["params"], where)
+        if not params:
+            raise ValueError(f"{where}: an empty list")
+        if self._params and (names is None) != (self._names is None):
+            raise ValueError(f"{where}: either all groups have named params or none has")
+        if names is not None and (clash := set(names) & set(self._names or ())):
+            raise ValueError(f"{where}: the names {', '.join(sorted(clash))} are taken")
+        rule, values, options = self._resolve({k: v for k, v in group.items() if k != "params"})
+        start = values["lr"](1) if callable(values["lr"]) else values["lr"]
+        initial = rule.initial_states(self._convention, {**values, "lr": start}, options)
+        first = len(self._params)
+        labels = [f"[{n!r}]" for n in names] if names is not None else [f"[{first + i}]" for i in range(len(params))]
+        for label, param in zip(labels, params, strict=True):
+            _core.check_param(param, f"params{label}")
+        states = [{name: _backend.full_like(p, value) for name, value in initial.items()} for p in params]
+        self._plan.add_group(rule.name, params, [list(s.values()) for s in states], labels)
+        self._params += params
+        self._states += states
+        self._labels += labels
+        self._group_rules.append(rule)
+        if names is not None:
+            self._names = (self._names or []) + names
+        self.param_groups.append({"params": params, **values})
+
+    # The step.
+
+    def _ordered(self, grads: Any) -> Sequence[Any]:
+        if isinstance(grads, (list, tuple)):
+            return grads
+        if _is_buffer(grads):
+            raise TypeError("grads: expected a list or a dict of gradients, got one buffer")
+        if isinstance(grads, Mapping):
+            if self._names is None:
+                raise TypeError("grads: a dict, but the params were given without names")
+            missing = [n for n in self._names if n not in grads]
+            extra = [n for n in grads if n not in self._names]
+            if missing or extra:
+                raise ValueError(f"grads: missing {missing}, unexpected {extra}")
+            return [grads[n] for n in self._names]
+        if isinstance(grads, Iterable):
+            return list(grads)
+        raise TypeError(f"grads: expected a list or a dict of gradients, got {type(grads).__name__}")
+
+    def step(
+        self,
+        grads: Any,
+        *,
+        clip_norm: float | None = None,
+        grad_scale: float = 1.0,
+        skip_nonfinite: bool | None = None,
+    ) -> StepInfo:
+        """Take one step, in place.
+
+        Parameters
+        ----------
+        grads : sequence or mapping of buffers
+            One gradient a param, of its shape and layout, in the order of the params over all groups; a dict by name
+            where the params are named. ``None`` leaves a param and its state as they are.
+        clip_norm : float, optional
+            Scale all gradients by ``min(1, clip_norm / norm)``, where norm is their global norm after `grad_scale`.
+            Defaults to the optimizer's own.
+        grad_scale : float
+            Factor for all gradients, such as the reciprocal of a loss scale.
+        skip_nonfinite : bool, optional
+            Change nothing if a gradient holds inf or NaN. Defaults to the optimizer's own.
+
+        Returns
+        -------
+        StepInfo
+            ``grad_norm`` (where it was computed) and ``skipped``.
+
+        Raises
+        ------
+        TypeError, ValueError, BufferError
+            For gradients that do not fit, and hyperparameters out of range in `param_groups`. Params, states and step
+            counts are then exactly as before.
+
+        Examples
+        --------
+        >>> import numpy as np, adaptk
+        >>> w = np.zeros(2)
+        >>> opt = adaptk.SGD([w], lr=1.0)
+        >>> opt.step([np.array([3.0, 4.0])], clip_norm=1.0)
+        StepInfo(grad_norm=5.0, skipped=False)
+        >>> w
+        array([-0.6, -0.8])
+        """
+        return StepInfo(
+            *self._plan.step(
+                self._ordered(grads),
+                self.param_groups,
+                grad_scale,
+                self.clip_norm if clip_norm is None else clip_norm,
+                self.skip_nonfinite if skip_nonfinite is None else skip_nonfinite,
+            )
+        )
+
+    @contextmanager
+    def lookahead(self) -> Iterator[None]:
+        """Move the params to the interim point ``p + alpha*v`` of Algorithm 8.6 for the length of a block.
+
+        The gradient is taken inside the block; leaving it puts every param back bit for bit, and :meth:`step` then
+        applies the update. For ``RMSProp(nesterov=True)``.
+
+        Raises
+        ------
+        ValueError
+            If a group runs another rule.
+        RuntimeError
+            For a look-ahead inside a look-ahead, and for a step inside the block.
+
+        Examples
+        --------
+        >>> import numpy as np, adaptk
+        >>> w = np.array([1.0])
+        >>> opt = adaptk.RMSProp([w], nesterov=True)
+        >>> with opt.lookahead():
+        ...     grad = 2 * w
+        >>> info = opt.step([grad])
+        """
+        self._plan.begin_lookahead(self.param_groups)
+        try:
+            yield
+        finally:
+            self._plan.end_lookahead()
+
+    # State.
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The names of the rules that the groups run."""
+        return tuple(r.name for r in self._group_rules)
+
+    @property
+    def step_count(self) -> int:
+        """The number of steps taken. Skipped ones do not count."""
+        return int(self._plan.step_count)
+
+    @property
+    def state(self) -> Mapping[int | str, Mapping[str, Any]]:
+        """The state arrays themselves: param's index or name -> state's name -> array."""
+        keys: Sequence[int | str] = self._names if self._names is not None else range(len(self._params))
+        return MappingProxyType({k: MappingProxyType(s) for k, s in zip(keys, self._states, strict=True)})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later run needs to go on, as a flat dict of arrays.
+
+        Returns
+        -------
+        dict of str to array
+            Copies of the states (``"state.<param>.<state>"``), step counts and hyperparameters as 0-d arrays;
+            NumPy arrays, or tensors where the params are tensors. ``np.savez``, ``pickle`` and ``safetensors`` all
+            take it. A learning rate that is a schedule is not part of it: the constructor gives it again.
+
+        Examples
+        --------
+        >>> import numpy as np, adaptk
+        >>> opt = adaptk.SGD({"w": np.zeros(2)}, momentum=0.9)
+        >>> sorted(opt.state_dict())[-3:]
+        ['state.w.momentum_buffer', 'state.w.step', 'step']
+        """
+        like = self._params[0]
+        saved: dict[str, Any] = {"step": _backend.scalar(self.step_count, like)}
+        for key, states, step in zip(self.state, self._states, self._plan.steps(), strict=True):
+            saved[f"state.{key}.step"] = _backend.scalar(step, like)
+            for name, array in states.items():
+                saved[f"state.{key}.{name}"] = _backend.copy(array)
+        for i, (rule, group) in enumerate(zip(self._group_rules, self.param_groups, strict=True)):
+            for h in rule.hyperparameters:
+                value = group[h.name]
+                if not callable(value):
+                    saved[f"param_groups.{i}.{h.name}"] = _backend.scalar(
+                        int(value) if h.range == "bool" else float(value), like
+                    )
+        return saved
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a state that :meth:`state_dict` returned.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array
+            From an optimizer with the same rules over params of the same shapes. A schedule that this optimizer has
+            for its learning rate stays.
+
+        Raises
+        ------
+        ValueError
+            For missing or unexpected keys, shapes or dtypes that differ, step counts or hyperparameters out of range.
+            Nothing is changed then.
+        """
+        want = self.state_dict()
+        have = {str(k): _backend.to_numpy(v) for k, v in state_dict.items()}
+        is_lr = {f"param_groups.{i}.lr" for i in range(len(self.param_groups))}
+        missing = sorted(set(want) - set(have) - is_lr)
+        unexpected = sorted(set(have) - set(want) - is_lr)
+        if missing or unexpected:
+            raise ValueError(f"state_dict: missing {missing}, unexpected {unexpected}")
+        for key, value in want.items():
+            if key not in have:
+                continue
+            wanted = _backend.to_numpy(value)
+            if have[key].shape != wanted.shape:
+                raise ValueError(f"state_dict[{key!r}]: shape {have[key].shape}, expected {wanted.shape}")
+            if have[key].dtype.kind not in "fiub" or not np.can_cast(have[key].dtype, wanted.dtype, "same_kind"):
+                raise ValueError(f"state_dict[{key!r}]: dtype {have[key].dtype}, expected {wanted.dtype}")
+        steps = [int(have[f"state.{key}.step"]) for key in self.state]
+        count = int(have["step"])
+        if min(steps) < 0 or count < 0:
+            raise ValueError("state_dict: a step count below 0")
+        groups = []
+        for i, (rule, group) in enumerate(zip(self._group_rules, self.param_groups, strict=True)):
+            loaded = dict(group)
+            for h in rule.hyperparameters:
+                key = f"param_groups.{i}.{h.name}"
+                if key in have and not callable(group[h.name]):
+                    loaded[h.name] = bool(have[key]) if h.range == "bool" else float(have[key])
+            _core.check_hyperparameters(rule.name, loaded)
+            groups.append(loaded)
+        for param, states in zip(self.state, self._states, strict=True):
+            for name, array in states.items():
+                _backend.assign(array, have[f"state.{param}.{name}"])
+        for group, loaded in zip(self.param_groups, groups, strict=True):
+            group.update(loaded)
+        self._plan.set_steps(steps, count)
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__}("]
+        for rule, group in zip(self._group_rules, self.param_groups, strict=True):
+            values = ", ".join(f"{h.name}={group[h.name]!r}" for h in rule.hyperparameters)
+            lines.append(f"  {rule.name}: {len(group['params'])} params, {values}")
+        return "\n".join([*lines, ")"])

@@ -1,0 +1,88 @@
+"""Type stubs of what is made from the registry. ``python -m adaptk._stubs`` rewrites them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from adaptk._docs import class_options
+from adaptk._registry import RULES, Rule
+
+_HEADER = "# Made by python -m adaptk._stubs from the registry.\n"
+
+
+def ops_stub() -> str:
+    """The text of ``ops.pyi``."""
+    lines = [_HEADER + "from adaptk._typing import Buffers", ""]
+    for rule in RULES.values():
+        lines.append(f"def {rule.name}(")
+        lines += [f"    {name}: Buffers," for name in ("param", "grad", *(s.name for s in rule.states))]
+        lines += ["    *,", "    step: int,"]
+        lines += [f"    {h.name}: {'bool' if h.range == 'bool' else 'float'} = ..." + "," for h in rule.hyperparameters]
+        lines += [") -> None:", f'    """{rule.summary}"""', ""]
+    return "\n".join(lines)
+
+
+def _classes() -> Iterator[tuple[str, list[Rule]]]:
+    by_class: dict[str, list[Rule]] = {}
+    for rule in RULES.values():
+        for name in rule.class_names:
+            by_class.setdefault(name, []).append(rule)
+    for name, rules in by_class.items():
+        yield name, sorted(rules, key=lambda r: len(r.variant))
+
+
+def _all_names() -> str:
+    names = ["Optimizer", "StepInfo", "optimizer_for", *(name for name, _ in _classes())]
+    return "[\n" + "".join(f'    "{name}",\n' for name in names) + "]"
+
+
+def optim_stub() -> str:
+    """The text of ``optim.pyi``."""
+    lines = [
+        _HEADER + "from collections.abc import Callable, Mapping",
+        "from typing import Any",
+        "",
+        "from adaptk._optimizer import Optimizer as Optimizer",
+        "from adaptk._optimizer import StepInfo as StepInfo",
+        "",
+        f"__all__ = {_all_names()}",
+        "",
+        "CLASSES: Mapping[str, type[Optimizer]]",
+        "",
+        "def optimizer_for(",
+        "    rule: str,",
+        "    params: Any,",
+        "    lr: float | Callable[[int], float] | None = ...,",
+        "    *,",
+        "    convention: str = ...,",
+        "    clip_norm: float | None = ...,",
+        "    skip_nonfinite: bool = ...,",
+        "    **options: Any,",
+        ") -> Optimizer:",
+        '    """An optimizer that runs the rule of this name."""',
+        "",
+    ]
+    for name, rules in _classes():
+        lines += [f"class {name}(Optimizer):", f'    """{rules[0].summary}"""', "", "    def __init__("]
+        lines += ["        self,", "        params: Any,", "        lr: float | Callable[[int], float] = ...,"]
+        lines += ["        *,", "        convention: str = ...,"]
+        options = [(option, default) for option, default, _ in class_options(rules) if option != "lr"]
+        lines += [f"        {option}: {'bool' if isinstance(default, bool) else 'float'} = ...,"
+                  for option, default in options]
+        if any(option == "eps_in" for option, _ in options):
+            lines.append("        eps: float = ...,")
+        lines += ["        clip_norm: float | None = ...,", "        skip_nonfinite: bool = ...,"]
+        lines += ["    ) -> None: ...", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Rewrite the stubs beside this file."""
+    here = Path(__file__).parent
+    (here / "ops.pyi").write_text(ops_stub())
+    (here / "optim.pyi").write_text(optim_stub())
+
+
+if __name__ == "__main__":
+    main()

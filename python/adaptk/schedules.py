@@ -1,0 +1,620 @@
+"""Learning-rate schedules: plain functions of the number of the step.
+
+A schedule is called with the number ``t`` of the step that is being taken, counted from 1 as the ``step=`` argument of
+``adaptk.ops``, and returns the learning rate of that step as a float. The first step has the initial rate: over
+``t = 1, 2, 3, ...`` a schedule gives what the scheduler of the same name in ``torch.optim.lr_scheduler`` or ``optax``
+gives over its ``0, 1, 2, ...``. Pass one where a learning rate is expected::
+
+    adaptk.Adam(params, lr=adaptk.schedules.cosine(1e-3, total=1000, warmup=100))
+
+Every schedule
+
+- depends on ``t`` alone: it holds no state, may be shared between param groups, and resumes by itself;
+- takes any integer ``t >= 0`` (also NumPy's, and floats with an integral value); 0 counts as 1; a negative, fractional
+  or NaN ``t`` raises ``ValueError``, anything that is no number ``TypeError``;
+- holds its last value after its end;
+- is immutable, compares by value, can be pickled, and prints as the call that makes it.
+
+Rates are finite and >= 0. Arguments of the wrong type raise ``TypeError``, those out of range ``ValueError``, both when
+the schedule is made and with the name of the argument.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from numbers import Real
+from typing import Literal, SupportsFloat, SupportsIndex, TypeAlias, cast
+
+__all__ = [
+    "Schedule",
+    "chained",
+    "constant",
+    "cosine",
+    "exponential",
+    "inverse_time",
+    "one_cycle",
+    "polynomial",
+    "step_decay",
+    "warmup",
+]
+
+Rate: TypeAlias = float | Callable[[int], float]
+
+
+def _number(
+    name: str,
+    value: SupportsFloat,
+    *,
+    low: float = 0.0,
+    high: float = math.inf,
+    open_low: bool = False,
+) -> float:
+    """``value`` as a finite float in [low, high], or in (low, high] with ``open_low``."""
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    try:
+        x = float(value)
+    except TypeError as error:  # an array of several elements
+        raise TypeError(f"{name} must be a number: {error}") from None
+    if not (math.isfinite(x) and (x > low if open_low else x >= low) and x <= high):
+        bounds = f"{'>' if open_low else '>='} {low:g}" + (f" and <= {high:g}" if high < math.inf else "")
+        raise ValueError(f"{name} must be a finite number {bounds}, got {value!r}")
+    return x
+
+
+def _count(name: str, value: SupportsIndex, low: int) -> int:
+    """``value`` as an int >= low."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
+    n = operator.index(value)
+    if n < low:
+        raise ValueError(f"{name} must be >= {low}, got {n}")
+    return n
+
+
+def _step_number(t: SupportsIndex | float) -> int:
+    if isinstance(t, Real) and not hasattr(t, "__index__"):
+        x = float(t)
+        if not x.is_integer():  # NaN and the infinities are not
+            raise ValueError(f"t must be the number of a step, an integer >= 0, got {t!r}")
+        return _step_number(int(x))
+    return max(_count("t", cast(SupportsIndex, t), 0), 1)
+
+
+def _rate(name: str, rate: Rate) -> Callable[[int], float]:
+    """A schedule from a schedule, any other function of the step, or a constant rate."""
+    if callable(rate):
+        return rate
+    return _Constant(_number(name, rate))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What every function of this module returns: an immutable ``schedule(t) -> float``."""
+
+    def __call__(self, t: SupportsIndex | float) -> float:
+        """The learning rate of step ``t``, counted from 1."""
+        return self._at(_step_number(t))
+
+    def _at(self, t: int) -> float:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        head, *options = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        arguments = [repr(head[1]), *(f"{name}={value!r}" for name, value in options)]
+        factory = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(self).__name__.lstrip("_")).lower()
+        return f"{factory}({', '.join(arguments)})"
+
+
+# repr=False keeps the base class's, which prints the call of the factory.
+@dataclass(frozen=True, repr=False)
+class _Constant(Schedule):
+    lr: float
+
+    def _at(self, t: int) -> float:
+        return self.lr
+
+
+@dataclass(frozen=True, repr=False)
+class _StepDecay(Schedule):
+    lr: float
+    every: int
+    gamma: float
+
+    def _at(self, t: int) -> float:
+        return _scaled(self.lr, self.gamma, (t - 1) // self.every, t)
+
+
+@dataclass(frozen=True, repr=False)
+class _Exponential(Schedule):
+    lr: float
+    gamma: float
+
+    def _at(self, t: int) -> float:
+        return _scaled(self.lr, self.gamma, t - 1, t)
+
+
+def _scaled(lr: float, gamma: float, n: int, t: int) -> float:
+    try:
+        rate = float(lr * gamma**n)
+    except OverflowError:
+        rate = math.inf
+    if rate == math.inf:
+        raise OverflowError(f"the learning rate {lr!r} * {gamma!r}**{n} of step {t} is too large for a float")
+    return rate
+
+
+@dataclass(frozen=True, repr=False)
+class _InverseTime(Schedule):
+    lr: float
+    decay: float
+    every: int
+    staircase: bool
+
+    def _at(self, t: int) -> float:
+        age = (t - 1) // self.every if self.staircase else (t - 1) / self.every
+        return self.lr / (1.0 + self.decay * age)
+
+
+@dataclass(frozen=True, repr=False)
+class _Polynomial(Schedule):
+    lr: float
+    total: int
+    power: float
+    end: float
+
+    def _at(self, t: int) -> float:
+        if t == 1:  # (lr - end) + end need not be lr
+            return self.lr
+        left = 1.0 - min(t - 1, self.total) / self.total
+        return (self.lr - self.end) * math.pow(left, self.power) + self.end
+
+
+@dataclass(frozen=True, repr=False)
+class _Cosine(Schedule):
+    lr: float
+    total: int
+    warmup: int
+    end: float
+
+    def _at(self, t: int) -> float:
+        if t <= self.warmup:
+            return self.lr * t / self.warmup
+        past = min(t - 1, self.total) - self.warmup
+        if past == 0:  # end + (lr - end) need not be lr
+            return self.lr
+        return self.end + (self.lr - self.end) * (1.0 + math.cos(math.pi * past / (self.total - self.warmup))) / 2.0
+
+
+@dataclass(frozen=True, repr=False)
+class _OneCycle(Schedule):
+    max_lr: float
+    total: int
+    pct_start: float
+    div_factor: float
+    final_div_factor: float
+    anneal: Literal["cos", "linear"]
+    three_phase: bool
+
+    def _at(self, t: int) -> float:
+        initial = self.max_lr / self.div_factor
+        final = initial / self.final_div_factor
+        last = self.total - 1
+        peak = self.pct_start * self.total - 1.0
+        # Positions, which may be fractional or lie before the first step, and the rates there.
+        points = [(0.0, initial), (peak, self.max_lr), (float(last), final)]
+        if self.three_phase:
+            points.insert(2, (2.0 * peak, initial))
+        position = min(t - 1, last)
+        (start, low), (end, high) = next(phase for phase in pairwise(points) if position <= phase[1][0])
+        share = (position - start) / (end - start) if end > start else 1.0
+        if self.anneal == "linear":
+            return (high - low) * share + low
+        return high + (low - high) / 2.0 * (math.cos(math.pi * share) + 1.0)
+
+
+@dataclass(frozen=True, repr=False)
+class _Warmup(Schedule):
+    schedule: Callable[[int], float]
+    steps: int
+    start: float
+
+    def _at(self, t: int) -> float:
+        if t > self.steps:
+            return float(self.schedule(t - self.steps))
+        peak = float(self.schedule(1))
+        # The same operations as in cosine(warmup=...), so that both ways to write it give the same bits.
+        return peak * t / self.steps if self.start == 0.0 else self.start + (peak - self.start) * t / self.steps
+
+
+@dataclass(frozen=True, repr=False)
+class _Chained(Schedule):
+    pieces: tuple[tuple[Callable[[int], float], int], ...]
+    last: Callable[[int], float]
+
+    def _at(self, t: int) -> float:
+        for schedule, steps in self.pieces:
+            if t <= steps:
+                return float(schedule(t))
+            t -= steps
+        return float(self.last(t))
+
+    def __repr__(self) -> str:
+        return f"chained({[*self.pieces, self.last]!r})"
+
+
+def constant(lr: float) -> Schedule:
+    """The same rate at every step.
+
+    Parameters
+    ----------
+    lr
+        The learning rate, finite, >= 0.
+
+    Returns
+    -------
+    Schedule
+        ``schedule(t) = lr``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``lr`` is not a number, or out of range.
+
+    Examples
+    --------
+    >>> constant(0.1)(1000)
+    0.1
+    """
+    return _Constant(_number("lr", lr))
+
+
+def step_decay(lr: float, *, every: int, gamma: float = 0.1) -> Schedule:
+    """The rate is multiplied by ``gamma`` after each ``every`` steps.
+
+    Parameters
+    ----------
+    lr
+        Rate of the first ``every`` steps, finite, >= 0.
+    every
+        Number of steps between two changes, >= 1.
+    gamma
+        The factor, finite, >= 0.
+
+    Returns
+    -------
+    Schedule
+        ``schedule(t) = lr * gamma**((t - 1) // every)``. It has no end.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, or out of range.
+    OverflowError
+        When called, where ``gamma > 1`` has taken the rate beyond the largest float.
+
+    Notes
+    -----
+    Source: ``torch.optim.lr_scheduler.StepLR``.
+
+    Examples
+    --------
+    >>> schedule = step_decay(1.0, every=2, gamma=0.5)
+    >>> [schedule(t) for t in range(1, 6)]
+    [1.0, 1.0, 0.5, 0.5, 0.25]
+    """
+    return _StepDecay(_number("lr", lr), _count("every", every, 1), _number("gamma", gamma))
+
+
+def exponential(lr: float, *, gamma: float) -> Schedule:
+    """The rate is multiplied by ``gamma`` after each step.
+
+    Parameters
+    ----------
+    lr
+        Rate of the first step, finite, >= 0.
+    gamma
+        The factor, finite, >= 0; above 1 the rate grows, as a search for the largest usable rate wants it.
+
+    Returns
+    -------
+    Schedule
+        ``schedule(t) = lr * gamma**(t - 1)``. It has no end.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, or out of range.
+    OverflowError
+        When called, where ``gamma > 1`` has taken the rate beyond the largest float.
+
+    Notes
+    -----
+    Source: ``torch.optim.lr_scheduler.ExponentialLR``.
+
+    Examples
+    --------
+    >>> schedule = exponential(1.0, gamma=0.5)
+    >>> [schedule(t) for t in (1, 2, 3)]
+    [1.0, 0.5, 0.25]
+    """
+    return _Exponential(_number("lr", lr), _number("gamma", gamma))
+
+
+def inverse_time(lr: float, *, decay: float, every: int = 1, staircase: bool = False) -> Schedule:
+    """The rate falls with one over the number of steps.
+
+    Parameters
+    ----------
+    lr
+        Rate of the first step, finite, >= 0.
+    decay
+        How much the denominator grows in ``every`` steps, finite, >= 0.
+    every
+        Number of steps that ``decay`` refers to, >= 1.
+    staircase
+        Change the rate after each ``every`` steps only.
+
+    Returns
+    -------
+    Schedule
+        ``schedule(t) = lr / (1 + decay * (t - 1) / every)``, the quotient rounded down with ``staircase``. It has no
+        end.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, or out of range.
+
+    Notes
+    -----
+    Source: Robbins and Monro 1951, whose conditions such a rate meets; ``keras.optimizers.schedules.InverseTimeDecay``.
+
+    Examples
+    --------
+    >>> schedule = inverse_time(1.0, decay=1.0, every=2)
+    >>> [schedule(t) for t in (1, 3, 5, 7)]
+    [1.0, 0.5, 0.3333333333333333, 0.25]
+    """
+    return _InverseTime(_number("lr", lr), _number("decay", decay), _count("every", every, 1), bool(staircase))
+
+
+def polynomial(lr: float, *, total: int, power: float = 1.0, end: float = 0.0) -> Schedule:
+    """From ``lr`` to ``end`` along a power of the share of steps that are left; ``power=1`` is a straight line.
+
+    Parameters
+    ----------
+    lr
+        Rate of the first step, finite, >= 0.
+    total
+        Number of steps that the change takes, >= 1: step ``total + 1`` is the first with the rate ``end``.
+    power
+        The exponent, finite, > 0.
+    end
+        The last rate, finite, >= 0.
+
+    Returns
+    -------
+    Schedule
+        ``schedule(t) = (lr - end) * (1 - (t - 1) / total)**power + end``, and ``end`` for ``t > total``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, or out of range.
+
+    Notes
+    -----
+    Source: ``optax.polynomial_schedule``; ``torch.optim.lr_scheduler.PolynomialLR`` where ``end`` is 0.
+
+    Examples
+    --------
+    >>> schedule = polynomial(1.0, total=4)
+    >>> [schedule(t) for t in range(1, 7)]
+    [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    """
+    return _Polynomial(
+        _number("lr", lr), _count("total", total, 1), _number("power", power, open_low=True), _number("end", end)
+    )
+
+
+def cosine(lr: float, *, total: int, warmup: int = 0, end: float = 0.0) -> Schedule:
+    """From ``lr`` to ``end`` along half a period of a cosine, after an optional linear ramp up to ``lr``.
+
+    Parameters
+    ----------
+    lr
+        The largest rate, finite, >= 0.
+    total
+        Number of steps, the warmup's included, > ``warmup``: step ``total + 1`` is the first with the rate ``end``.
+    warmup
+        Number of steps of the ramp, >= 0. Its first step has the rate ``lr / warmup``, its last ``lr``.
+    end
+        The last rate, finite, >= 0.
+
+    Returns
+    -------
+    Schedule
+        ``schedule(t) = lr * t / warmup`` for ``t <= warmup``, then
+        ``end + (lr - end) * (1 + cos(pi * (t - 1 - warmup) / (total - warmup))) / 2``, and ``end`` for ``t > total``.
+        The same as ``warmup(cosine(lr, total=total - warmup, end=end), steps=warmup)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, or out of range.
+
+    Notes
+    -----
+    Source: Loshchilov and Hutter 2017, without restarts; ``torch.optim.lr_scheduler.CosineAnnealingLR``,
+    ``optax.warmup_cosine_decay_schedule``. The ramp is that of torch's
+    ``SequentialLR([LinearLR(start_factor=1 / warmup, total_iters=warmup - 1), CosineAnnealingLR(...)])``: no step has
+    the rate 0, unlike optax's with ``init_value=0``.
+
+    Examples
+    --------
+    >>> schedule = cosine(1.0, total=6, warmup=2)
+    >>> [round(schedule(t), 3) for t in range(1, 9)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
+    """
+    total, warmup = _count("total", total, 1), _count("warmup", warmup, 0)
+    if warmup >= total:
+        raise ValueError(f"total must be > warmup, whose steps it includes, got total={total} and warmup={warmup}")
+    return _Cosine(_number("lr", lr), total, warmup, _number("end", end))
+
+
+def one_cycle(
+    max_lr: float,
+    *,
+    total: int,
+    pct_start: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+    anneal: Literal["cos", "linear"] = "cos",
+    three_phase: bool = False,
+) -> Schedule:
+    """Up from a small rate to ``max_lr``, then down to a much smaller one.
+
+    Parameters
+    ----------
+    max_lr
+        The largest rate, finite, >= 0.
+    total
+        Number of steps, >= 1: step ``total`` has the last rate.
+    pct_start
+        Share of the steps in which the rate rises, in [0, 1]; in [0, 0.5] with ``three_phase``.
+    div_factor
+        The first rate is ``max_lr / div_factor``; finite, > 0.
+    final_div_factor
+        The last rate is the first one divided by this; finite, > 0.
+    anneal
+        ``"cos"`` or ``"linear"``: the shape of the way from one rate to the next.
+    three_phase
+        Come down to the first rate in as many steps as the rate rose in, and only then to the last one.
+
+    Returns
+    -------
+    Schedule
+        With ``x`` the position ``t - 1``, the rate goes from ``max_lr / div_factor`` at 0 to ``max_lr`` at
+        ``peak = pct_start * total - 1`` and to ``max_lr / div_factor / final_div_factor`` at ``total - 1``; with
+        ``three_phase`` it passes through ``max_lr / div_factor`` at ``2 * peak``. Between two such points
+        ``(a, r), (b, s)`` it is ``s + (r - s) / 2 * (1 + cos(pi * (x - a) / (b - a)))``, or the straight line. The last
+        rate holds for ``t > total``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, or out of range.
+
+    Notes
+    -----
+    Source: Smith and Topin 2018; ``torch.optim.lr_scheduler.OneCycleLR``, without its cycling of the momentum.
+
+    Examples
+    --------
+    >>> schedule = one_cycle(1.0, total=10, anneal="linear")
+    >>> [round(schedule(t), 3) for t in (1, 2, 3, 4, 9, 10, 11)]
+    [0.04, 0.52, 1.0, 0.857, 0.143, 0.0, 0.0]
+    """
+    if anneal not in ("cos", "linear"):
+        raise ValueError(f"anneal must be 'cos' or 'linear', got {anneal!r}")
+    return _OneCycle(
+        _number("max_lr", max_lr),
+        _count("total", total, 1),
+        _number("pct_start", pct_start, high=0.5 if three_phase else 1.0),
+        _number("div_factor", div_factor, open_low=True),
+        _number("final_div_factor", final_div_factor, open_low=True),
+        anneal,
+        bool(three_phase),
+    )
+
+
+def warmup(schedule_or_lr: Rate, *, steps: int, start: float = 0.0) -> Schedule:
+    """A linear ramp to the first rate of a schedule, and then the schedule.
+
+    Parameters
+    ----------
+    schedule_or_lr
+        What follows the ramp: a schedule, any other function of the step (counted from 1), or a constant rate.
+    steps
+        Number of steps of the ramp, >= 0; 0 means no ramp.
+    start
+        The rate that the ramp comes from, finite, >= 0. It is that of step "0", so the first step is already one part
+        in ``steps`` above it and is never 0.
+
+    Returns
+    -------
+    Schedule
+        ``schedule(t) = start + (peak - start) * t / steps`` for ``t <= steps``, with ``peak`` the rate of the wrapped
+        schedule at its step 1; step number ``steps`` has the full rate. Then the wrapped schedule from its step 1:
+        ``wrapped(t - steps)`` for ``t > steps``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, or out of range.
+
+    Notes
+    -----
+    Source: Goyal et al. 2017. The wrapped schedule counts its own steps, so its ``total`` does not include the ramp's,
+    as that of ``cosine(..., warmup=...)`` does.
+
+    Examples
+    --------
+    >>> schedule = warmup(step_decay(1.0, every=2, gamma=0.5), steps=4)
+    >>> [schedule(t) for t in range(1, 10)]
+    [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.5, 0.5, 0.25]
+    """
+    return _Warmup(_rate("schedule_or_lr", schedule_or_lr), _count("steps", steps, 0), _number("start", start))
+
+
+def chained(pieces: Sequence[tuple[Rate, int] | Rate]) -> Schedule:
+    """One schedule after another.
+
+    Parameters
+    ----------
+    pieces
+        ``[(schedule, steps), ..., last]``: each pair holds for its number of steps, >= 1, and the last schedule, which
+        stands alone, for all that follow. Each may be a schedule, any other function of the step (counted from 1), or a
+        constant rate.
+
+    Returns
+    -------
+    Schedule
+        Each piece sees its own steps, counted from 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``pieces`` is empty or not built as above, or something in it is of the wrong type, or out of range.
+
+    Notes
+    -----
+    Source: ``torch.optim.lr_scheduler.SequentialLR``, ``optax.join_schedules``, whose boundaries are the sums of
+    ``steps``.
+
+    Examples
+    --------
+    >>> schedule = chained([(constant(1.0), 2), (exponential(0.5, gamma=0.5), 2), 0.125])
+    >>> [schedule(t) for t in range(1, 7)]
+    [1.0, 1.0, 0.5, 0.25, 0.125, 0.125]
+    """
+    wanted = "pieces must be a list [(schedule, steps), ..., last_schedule]"
+    if not isinstance(pieces, Sequence) or isinstance(pieces, (str, bytes)):
+        raise TypeError(f"{wanted}, got {pieces!r} ({type(pieces).__name__})")
+    if not pieces:
+        raise ValueError(f"{wanted}, got an empty one")
+    *first, last = pieces
+    if isinstance(last, (tuple, list)):
+        raise TypeError(f"{wanted}: the last one stands alone, without a number of steps, got {last!r}")
+    pairs = []
+    for i, piece in enumerate(first):
+        if not isinstance(piece, (tuple, list)) or len(piece) != 2:
+            raise TypeError(f"{wanted}: pieces[{i}] must be a pair (schedule, steps), got {piece!r}")
+        pairs.append((_rate(f"pieces[{i}][0]", piece[0]), _count(f"pieces[{i}][1]", piece[1], 1)))
+    return _Chained(tuple(pairs), _rate(f"pieces[{len(first)}]", last))
