@@ -310,6 +310,26 @@ void View::from_tensor(const DLTensor& t, const ArgName& name) {
         fail(PyExc_ValueError, name.text() + ": has no memory of its own (a meta, fake or wrapped tensor?)");
 }
 
+QuickShape::QuickShape(const View& v) {
+    if (!v.c_order || v.ndim > most_axes) return;
+    ndim = v.ndim;
+    dtype = v.dtype;
+    std::copy_n(v.shape, ndim, shape);
+}
+
+void* QuickShape::data_of(PyObject* object, DType wanted, bool writable) const {
+    if (Py_TYPE(object) != ndarray_type()) return nullptr;
+    const auto* a = reinterpret_cast<const ArrayProxy*>(object);
+    const int flags = npy_c_contiguous | (writable ? npy_writeable : 0);
+    DType type = DType::f32;
+    if (a->nd != ndim || (a->flags & flags) != flags ||
+        !numpy_dtype(reinterpret_cast<const DescrProxy*>(a->descr), type) || type != wanted)
+        return nullptr;
+    for (std::int32_t i = 0; i < ndim; ++i)
+        if (a->dimensions[i] != shape[i]) return nullptr;
+    return a->data;
+}
+
 bool View::same_shape(const View& other) const {
     return ndim == other.ndim && std::equal(shape, shape + ndim, other.shape);
 }

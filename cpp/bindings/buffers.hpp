@@ -72,6 +72,20 @@ class View {
     void (*release_)(void*) = nullptr;
 };
 
+// The shape of a C-ordered array of few axes, by which another array is found to be its like in a few comparisons: what
+// a step over thousands of small arrays spends its time on.
+struct QuickShape {
+    static constexpr std::int32_t most_axes = 4;
+    std::int32_t ndim = -1;  // -1: matches nothing
+    DType dtype = DType::f32;
+    std::int64_t shape[most_axes];
+
+    QuickShape() = default;
+    explicit QuickShape(const View& v);  // matches nothing where `v` is not such an array
+    // The data of an exact NumPy array of this shape in C order, and of this dtype; else nullptr. 0-size arrays too.
+    void* data_of(PyObject* object, DType wanted, bool writable) const;
+};
+
 // Throws where `v` cannot be what it is given as beside `param`. The order of complaints: type, access, shape, layout.
 void check_param(const View& v, const ArgName& name);
 void check_grad(const View& v, const ArgName& name, const View& param);

@@ -12,9 +12,26 @@
 namespace adaptk::bindings {
 namespace {
 
+// A buffer as it was when it was last checked.
 struct Bound {
     py::object object;
     View view;
+    std::vector<std::int64_t> layout;  // shape and strides: the object may have replaced the arrays that hold them
+
+    Bound() = default;
+    explicit Bound(py::object o) : object(std::move(o)) {}
+    void keep(View&& v) {
+        view = std::move(v);
+        layout.assign(view.shape, view.shape + view.ndim);
+        if (view.strides != nullptr) layout.insert(layout.end(), view.strides, view.strides + view.ndim);
+    }
+    bool unchanged(const View& now) const {
+        const auto n = std::size_t(now.ndim);
+        return now.data == view.data && now.dtype == view.dtype && !now.read_only && now.ndim == view.ndim &&
+               now.c_order == view.c_order && std::equal(now.shape, now.shape + n, layout.begin()) &&
+               (now.c_order || (now.strides != nullptr && layout.size() == 2 * n &&
+                                std::equal(now.strides, now.strides + n, layout.begin() + py::ssize_t(n))));
+    }
 };
 
 struct Tensor {
@@ -23,6 +40,13 @@ struct Tensor {
     std::string label;      // "[3]" or "['w']"
     Bound param;
     std::vector<Bound> states;
+};
+
+// What a step looks at first, apart from the rest, so that it stays in the cache.
+struct Quick {
+    QuickShape shape;
+    std::uint32_t written = 0;         // buffers in `object`
+    PyObject* object[1 + max_states];  // the param and the states; Tensor holds the references
 };
 
 struct Group {
@@ -64,7 +88,7 @@ class Plan {
     std::vector<Group> groups_;
     detail::WrittenMemory written_;
     std::vector<TensorStep> work_;  // of every tensor; the gradients are filled in at each step
-    std::vector<View> grads_;
+    std::vector<Quick> quick_;
     std::vector<std::vector<std::byte>> saved_;  // params outside a look-ahead
     std::int64_t step_count_ = 0;
     bool busy_ = false;
@@ -72,7 +96,8 @@ class Plan {
     bool stale_ = false;  // buffers moved and written_ does not know it yet
 
     ArgName name_of(std::size_t tensor, std::size_t buffer) const;
-    static void bind(Tensor& t, const RuleNames& names, TensorStep& work);
+    static void bind(Tensor& t, const RuleNames& names, TensorStep& work, Quick& quick);
+    static bool unchanged(const Quick& quick, const TensorStep& work);
     void index_memory(std::vector<Tensor>& tensors);
     void refresh();
     void check_group_count(const py::list& groups) const;
@@ -85,7 +110,7 @@ ArgName Plan::name_of(std::size_t tensor, std::size_t buffer) const {
     return {name, -1, t.label.c_str()};
 }
 
-void Plan::bind(Tensor& t, const RuleNames& names, TensorStep& work) {
+void Plan::bind(Tensor& t, const RuleNames& names, TensorStep& work, Quick& quick) {
     const ArgName param_name{"params", -1, t.label.c_str()};
     View param;
     View::take(t.param.object, param_name, param);
@@ -99,10 +124,14 @@ void Plan::bind(Tensor& t, const RuleNames& names, TensorStep& work) {
     work.buffer[0] = param.data;
     work.size = param.size;
     work.param = param.dtype;
-    t.param.view = std::move(param);
+    quick.shape = QuickShape(param);
+    quick.object[0] = t.param.object.ptr();
+    for (std::size_t s = 0; s < states.size(); ++s) quick.object[1 + s] = t.states[s].object.ptr();
+    quick.written = std::uint32_t(1 + states.size());
+    t.param.keep(std::move(param));
     for (std::size_t s = 0; s < states.size(); ++s) {
         work.buffer[2 + s] = states[s].data;
-        t.states[s].view = std::move(states[s]);
+        t.states[s].keep(std::move(states[s]));
     }
 }
 
@@ -133,15 +162,16 @@ void Plan::add_group(const std::string& rule, const py::list& params, const py::
     const RuleNames& names = names_of(rule);
     std::vector<Tensor> added(params.size());
     std::vector<TensorStep> work(params.size());
+    std::vector<Quick> quick(params.size());
     for (std::size_t i = 0; i < params.size(); ++i) {
         Tensor& t = added[i];
         t.group = groups_.size();
         t.label = labels.at(i);
         t.param.object = params[i];
         const auto of_param = states[i].cast<py::list>();
-        for (const py::handle state : of_param) t.states.push_back({py::reinterpret_borrow<py::object>(state), {}});
+        for (const py::handle state : of_param) t.states.emplace_back(py::reinterpret_borrow<py::object>(state));
         if (t.states.size() + 2 != names.buffers) fail(PyExc_ValueError, rule + ": wrong number of states");
-        bind(t, names, work[i]);
+        bind(t, names, work[i], quick[i]);
     }
     std::vector<Tensor> all;
     all.swap(tensors_);
@@ -156,30 +186,39 @@ void Plan::add_group(const std::string& rule, const py::list& params, const py::
     }
     tensors_.swap(all);
     work_.insert(work_.end(), work.begin(), work.end());
-    grads_.resize(tensors_.size());
+    quick_.insert(quick_.end(), quick.begin(), quick.end());
     groups_.push_back({&names, params.size()});
+}
+
+// NumPy arrays that are still what they were. Anything else is looked at again, without haste.
+bool Plan::unchanged(const Quick& quick, const TensorStep& work) {
+    if (quick.shape.ndim < 0) return false;
+    DType type = work.param;
+    for (std::uint32_t b = 0; b < quick.written; ++b) {
+        if (quick.shape.data_of(quick.object[b], type, true) != work.buffer[b == 0 ? 0 : 1 + b]) return false;
+        type = compute_type(work.param);
+    }
+    return true;
 }
 
 // Buffers may have changed since they were bound (moved, made read-only, reshaped). Where looking again is cheap, look.
 void Plan::refresh() {
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        if (unchanged(quick_[i], work_[i])) continue;
         Tensor& t = tensors_[i];
         const auto look = [&](Bound& b, std::size_t buffer) {
             if (!b.view.cheap) return true;
             View now;
             View::take(b.object, name_of(i, buffer), now);
-            const bool same = now.data == b.view.data && now.dtype == b.view.dtype && !now.read_only &&
-                              now.size == b.view.size && now.same_shape(b.view) && now.same_strides(b.view) &&
-                              now.c_order == b.view.c_order;
-            // The object may have replaced the arrays that its shape and strides lie in.
+            if (!b.unchanged(now)) return false;
             b.view.shape = now.shape;
             b.view.strides = now.strides;
-            return same;
+            return true;
         };
         bool same = look(t.param, 0);
         for (std::size_t s = 0; s < t.states.size(); ++s) same = look(t.states[s], 2 + s) && same;
         if (!same) {
-            bind(t, *groups_[t.group].names, work_[i]);
+            bind(t, *groups_[t.group].names, work_[i], quick_[i]);
             stale_ = true;
         }
     }
@@ -244,26 +283,35 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, double gra
     std::vector<TensorStep> some;  // the tensors that have a gradient, where not all have
     bool all = true;
     for (const py::object& g : held) all = all && !g.is_none();
+    std::vector<View> views;  // of gradients that have to be held until the step is done
+    std::size_t last_group = 0;
     std::int64_t total = 0;
     for (std::size_t i = 0; i < count; ++i) {
         if (held[i].is_none()) continue;
         const Tensor& t = tensors_[i];
-        const ArgName name = name_of(i, 1);
-        View& g = grads_[i];
-        g = View();
-        View::take(held[i], name, g);
-        check_grad(g, name, t.param.view);
-        if (const auto owner = written_.find(g.begin(), g.end()); owner != detail::WrittenMemory::none)
-            fail_overlap(name, name_of(owner / 8, owner % 8));
-        work_[i].buffer[1] = g.data;
-        work_[i].grad = g.dtype;
-        if (!all) some.push_back(work_[i]);
-        if (__builtin_add_overflow(total, t.param.view.size, &total))
+        TensorStep& work = work_[i];
+        work.grad = work.param;
+        work.buffer[1] = quick_[i].shape.data_of(held[i].ptr(), work.param, false);
+        if (work.buffer[1] == nullptr) {
+            const ArgName name = name_of(i, 1);
+            View g;
+            View::take(held[i], name, g);
+            check_grad(g, name, t.param.view);
+            work.buffer[1] = g.data;
+            work.grad = g.dtype;
+            views.push_back(std::move(g));
+        }
+        const auto begin = reinterpret_cast<std::uintptr_t>(work.buffer[1]);
+        const auto end = begin + std::uintptr_t(work.size) * size_of(work.grad);
+        if (const auto owner = written_.find(begin, end); owner != detail::WrittenMemory::none)
+            fail_overlap(name_of(i, 1), name_of(owner / 8, owner % 8));
+        if (!all) some.push_back(work);
+        if (__builtin_add_overflow(total, work.size, &total))
             fail(PyExc_ValueError, "params: more than 2**63 elements in all");
-        if (segments.empty() || segments.back().rule != of_group[t.group].rule || i == 0 ||
-            tensors_[i - 1].group != t.group || segments.back().step != t.step + 1) {
+        if (segments.empty() || last_group != t.group || segments.back().step != t.step + 1) {
             segments.push_back(of_group[t.group]);
             segments.back().step = t.step + 1;
+            last_group = t.group;
         }
         ++segments.back().count;
     }
@@ -276,7 +324,6 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, double gra
         const MaybeReleaseGil released(total);
         report = detail::run_step(all ? work_ : some, segments, options);
     }
-    for (View& g : grads_) g = View();
     if (!report.skipped) {
         for (std::size_t i = 0; i < count; ++i)
             if (!held[i].is_none()) ++tensors_[i].step;

@@ -19,9 +19,9 @@ namespace {
 // float32 scratch arrays and three float32 states of this length stay inside 48 KiB of L1 with room to spare.
 constexpr std::size_t tile = 1024;
 
-// Below this much work for each thread, waking another one costs more than it brings: about 6 us on the machine that
-// this was measured on, which is what Adam takes for 16,000 elements in cache.
-constexpr std::int64_t least_work = 16384;
+// Below this much work for each thread, waking another one costs more than it brings: some microseconds where it spins
+// already and some tens where it sleeps, beside 10 us that a heavy rule takes for this many elements in cache.
+constexpr std::int64_t least_work = 32768;
 
 // Cuts between threads fall on multiples of this within a tensor, so that two threads never write one cache line, and
 // tiles and rows of lanes stay whole.
