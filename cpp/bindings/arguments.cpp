@@ -54,10 +54,15 @@ double hyper_value(PyObject* value, const Hyperparameter& info) {
     } else {
         x = PyFloat_AsDouble(value);
         if (x == -1.0 && PyErr_Occurred() != nullptr) {
-            if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw py::error_already_set();
+            const bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError) != 0;
+            if (!too_large && PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw py::error_already_set();
             PyErr_Clear();
-            fail(PyExc_TypeError, std::string(info.name) + ": expected a " +
-                                      (info.range == Range::flag ? "bool" : "number") + ", got " + type_name(value));
+            const bool flag = info.range == Range::flag;
+            if (too_large)
+                fail(PyExc_ValueError, std::string(info.name) + ": a number too large for a float, expected " +
+                                           (flag ? "a bool" : std::string("one in ") + detail::range_text(info.range)));
+            fail(PyExc_TypeError,
+                 std::string(info.name) + ": expected a " + (flag ? "bool" : "number") + ", got " + type_name(value));
         }
     }
     if (!detail::in_range(info.range, x)) {

@@ -160,7 +160,7 @@ void View::swap(View& other) noexcept {
 void View::take(py::handle object, const ArgName& name, View& out) {
     PyTypeObject* const type = Py_TYPE(object.ptr());
     if (type == ndarray_type() || PyType_IsSubtype(type, ndarray_type()) != 0) {
-        if (type != ndarray_type() && std::string(type->tp_name) == "MaskedArray")
+        if (type != ndarray_type() && py::hasattr(reinterpret_cast<PyObject*>(type), "mask"))
             fail(PyExc_TypeError, name.text() + ": a masked array, whose mask an update would ignore; pass its .data");
         if (!out.from_numpy(object.ptr(), name)) {
             const auto text = py::str(object.attr("dtype")).cast<std::string>();

@@ -34,9 +34,7 @@ PyObject* step_name() {
     return name;
 }
 
-bool same_name(PyObject* a, PyObject* b) {
-    return a == b || (Py_TYPE(a) == &PyUnicode_Type && PyUnicode_Compare(a, b) == 0);
-}
+bool same_name(PyObject* a, PyObject* b) { return a == b || PyUnicode_Compare(a, b) == 0; }
 
 void Call::parse(PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
     const std::string who = names.rule->name;
@@ -81,8 +79,9 @@ void Call::keyword(PyObject* name, PyObject* value) {
     }
     std::string known = "step";
     for (std::size_t i = 0; i < names.hypers; ++i) known += std::string(", ") + names.hyper_info[i].name;
-    fail(PyExc_TypeError, std::string(names.rule->name) + "() got an unexpected keyword argument '" +
-                              py::str(name).cast<std::string>() + "'; it takes " + known);
+    PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R; it takes %s", names.rule->name, name,
+                 known.c_str());
+    throw py::error_already_set();
 }
 
 // Takes and checks the buffers of one tensor.
@@ -247,28 +246,30 @@ py::object make_function(const std::string& rule, const std::string& doc, const 
     return function;
 }
 
-std::vector<TensorStep> take_gradients(const py::object& grads, std::vector<View>& views) {
+double global_norm(const py::object& grads, double grad_scale) {
+    if (!detail::in_range(Range::finite, grad_scale)) fail(PyExc_ValueError, "grad_scale: not in (-inf, inf)");
     const bool list = is_list(grads.ptr());
-    const auto count = list ? std::size_t(PySequence_Fast_GET_SIZE(grads.ptr())) : 1;
-    views.resize(count);
-    std::vector<TensorStep> tensors(count);
-    for (std::size_t i = 0; i < count; ++i) {
+    std::vector<py::object> objects;
+    if (list) {
+        const py::ssize_t count = PySequence_Fast_GET_SIZE(grads.ptr());
+        for (py::ssize_t i = 0; i < count; ++i)
+            objects.push_back(py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(grads.ptr(), i)));
+    } else {
+        objects.push_back(grads);
+    }
+    std::vector<View> views(objects.size());
+    std::vector<TensorStep> tensors(objects.size());
+    std::int64_t total = 0;
+    for (std::size_t i = 0; i < objects.size(); ++i) {
         const ArgName name{"grads", list ? py::ssize_t(i) : -1};
-        View::take(list ? PySequence_Fast_GET_ITEM(grads.ptr(), py::ssize_t(i)) : grads.ptr(), name, views[i]);
+        View::take(objects[i], name, views[i]);
         if (!views[i].dense())
             fail(PyExc_ValueError, name.text() + ": not contiguous: shape " + views[i].shape_text() + " with strides " +
                                        views[i].strides_text());
         tensors[i] = {{nullptr, views[i].data}, views[i].size, compute_type(views[i].dtype), views[i].dtype};
+        if (__builtin_add_overflow(total, views[i].size, &total))
+            fail(PyExc_ValueError, "grads: more than 2**63 elements in all");
     }
-    return tensors;
-}
-
-double global_norm(const py::object& grads, double grad_scale) {
-    if (!detail::in_range(Range::finite, grad_scale)) fail(PyExc_ValueError, "grad_scale: not in (-inf, inf)");
-    std::vector<View> views;
-    const auto tensors = take_gradients(grads, views);
-    std::int64_t total = 0;
-    for (const TensorStep& t : tensors) total += t.size;
     const MaybeReleaseGil released(total);
     return detail::global_norm(tensors, grad_scale).grad_norm;
 }

@@ -243,13 +243,10 @@ detail::Segment Plan::read_group(const Group& group, const py::handle& values) c
             if (PyErr_Occurred() != nullptr) throw py::error_already_set();
             fail(PyExc_KeyError, std::string("param_groups: no '") + names.hyper_info[h].name + "' in a group");
         }
-        py::object scheduled;
+        auto held = py::reinterpret_borrow<py::object>(value);
         // A schedule is a function of the step that is about to be taken.
-        if (h == 0 && !PyFloat_CheckExact(value) && PyCallable_Check(value) != 0) {
-            scheduled = py::reinterpret_borrow<py::object>(value)(step_count_ + 1);
-            value = scheduled.ptr();
-        }
-        segment.hyper.value[h] = hyper_value(value, names.hyper_info[h]);
+        if (h == 0 && !PyFloat_CheckExact(value) && PyCallable_Check(value) != 0) held = held(step_count_ + 1);
+        segment.hyper.value[h] = hyper_value(held.ptr(), names.hyper_info[h]);
     }
     check_together(*names.rule, segment.hyper);
     return segment;
@@ -267,17 +264,17 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, double gra
     if (count != tensors_.size())
         fail(PyExc_ValueError, "grads: " + std::to_string(count) + " gradients, expected " +
                                    std::to_string(tensors_.size()) + " as there are params");
+    // References of our own: schedules and exports run Python code, and other threads run while the GIL is released;
+    // all of them may change the list.
+    std::vector<py::object> held;
+    held.reserve(count);
+    for (std::size_t i = 0; i < count; ++i)
+        held.push_back(py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(grads.ptr(), py::ssize_t(i))));
     check_group_count(groups);
     std::vector<detail::Segment> of_group;
     of_group.reserve(groups_.size());
     for (std::size_t g = 0; g < groups_.size(); ++g) of_group.push_back(read_group(groups_[g], groups[g]));
     refresh();
-
-    // References of our own, for the time that other threads may change the list.
-    std::vector<py::object> held;
-    held.reserve(count);
-    for (std::size_t i = 0; i < count; ++i)
-        held.push_back(py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(grads.ptr(), py::ssize_t(i))));
 
     std::vector<detail::Segment> segments;
     std::vector<TensorStep> some;  // the tensors that have a gradient, where not all have
