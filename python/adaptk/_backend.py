@@ -30,10 +30,12 @@ def full_like(param: Any, value: float) -> Any:
 
 
 def copy(x: Any) -> Any:
-    """A copy that keeps the layout."""
+    """A copy in C order, whatever the layout: safetensors takes no other tensors."""
     if is_torch(x):
-        return x.detach().clone()
-    return np.array(x, order="K", copy=True)
+        import torch
+
+        return x.detach().clone(memory_format=torch.contiguous_format)
+    return np.array(x, order="C", copy=True)
 
 
 def scalar(x: float | int, like: Any) -> Any:
@@ -49,7 +51,11 @@ def scalar(x: float | int, like: Any) -> Any:
 def to_numpy(x: Any) -> np.ndarray[Any, Any]:
     """A NumPy view or copy of a saved array."""
     if is_torch(x):
-        return np.asarray(x.detach().cpu())
+        import torch
+
+        x = x.detach().cpu()
+        # NumPy has no bfloat16; float32 holds every value of it.
+        return np.asarray(x.float() if x.dtype == torch.bfloat16 else x)
     return np.asarray(x)
 
 
@@ -58,6 +64,7 @@ def assign(target: Any, value: np.ndarray[Any, Any]) -> None:
     if is_torch(target):
         import torch
 
-        target.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+        target.copy_(torch.from_numpy(np.array(value, order="C", copy=True)))
     else:
-        np.copyto(target, value, casting="same_kind")
+        with np.errstate(over="ignore"):  # float64 beyond float32 is inf, as in torch
+            np.copyto(target, value, casting="same_kind")

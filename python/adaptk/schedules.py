@@ -268,7 +268,8 @@ def constant(lr: float) -> Schedule:
 
     Examples
     --------
-    >>> constant(0.1)(1000)
+    >>> from adaptk import schedules
+    >>> schedules.constant(0.1)(1000)
     0.1
     """
     return _Constant(_number("lr", lr))
@@ -304,7 +305,8 @@ def step_decay(lr: float, *, every: int, gamma: float = 0.1) -> Schedule:
 
     Examples
     --------
-    >>> schedule = step_decay(1.0, every=2, gamma=0.5)
+    >>> from adaptk import schedules
+    >>> schedule = schedules.step_decay(1.0, every=2, gamma=0.5)
     >>> [schedule(t) for t in range(1, 6)]
     [1.0, 1.0, 0.5, 0.5, 0.25]
     """
@@ -339,7 +341,8 @@ def exponential(lr: float, *, gamma: float) -> Schedule:
 
     Examples
     --------
-    >>> schedule = exponential(1.0, gamma=0.5)
+    >>> from adaptk import schedules
+    >>> schedule = schedules.exponential(1.0, gamma=0.5)
     >>> [schedule(t) for t in (1, 2, 3)]
     [1.0, 0.5, 0.25]
     """
@@ -377,7 +380,8 @@ def inverse_time(lr: float, *, decay: float, every: int = 1, staircase: bool = F
 
     Examples
     --------
-    >>> schedule = inverse_time(1.0, decay=1.0, every=2)
+    >>> from adaptk import schedules
+    >>> schedule = schedules.inverse_time(1.0, decay=1.0, every=2)
     >>> [schedule(t) for t in (1, 3, 5, 7)]
     [1.0, 0.5, 0.3333333333333333, 0.25]
     """
@@ -414,7 +418,8 @@ def polynomial(lr: float, *, total: int, power: float = 1.0, end: float = 0.0) -
 
     Examples
     --------
-    >>> schedule = polynomial(1.0, total=4)
+    >>> from adaptk import schedules
+    >>> schedule = schedules.polynomial(1.0, total=4)
     >>> [schedule(t) for t in range(1, 7)]
     [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
     """
@@ -458,7 +463,8 @@ def cosine(lr: float, *, total: int, warmup: int = 0, end: float = 0.0) -> Sched
 
     Examples
     --------
-    >>> schedule = cosine(1.0, total=6, warmup=2)
+    >>> from adaptk import schedules
+    >>> schedule = schedules.cosine(1.0, total=6, warmup=2)
     >>> [round(schedule(t), 3) for t in range(1, 9)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
     """
@@ -517,7 +523,8 @@ def one_cycle(
 
     Examples
     --------
-    >>> schedule = one_cycle(1.0, total=10, anneal="linear")
+    >>> from adaptk import schedules
+    >>> schedule = schedules.one_cycle(1.0, total=10, anneal="linear")
     >>> [round(schedule(t), 3) for t in (1, 2, 3, 4, 9, 10, 11)]
     [0.04, 0.52, 1.0, 0.857, 0.143, 0.0, 0.0]
     """
@@ -566,7 +573,8 @@ def warmup(schedule_or_lr: Rate, *, steps: int, start: float = 0.0) -> Schedule:
 
     Examples
     --------
-    >>> schedule = warmup(step_decay(1.0, every=2, gamma=0.5), steps=4)
+    >>> from adaptk import schedules
+    >>> schedule = schedules.warmup(schedules.step_decay(1.0, every=2, gamma=0.5), steps=4)
     >>> [schedule(t) for t in range(1, 10)]
     [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.5, 0.5, 0.25]
     """
@@ -600,7 +608,8 @@ def chained(pieces: Sequence[tuple[Rate, int] | Rate]) -> Schedule:
 
     Examples
     --------
-    >>> schedule = chained([(constant(1.0), 2), (exponential(0.5, gamma=0.5), 2), 0.125])
+    >>> from adaptk import schedules
+    >>> schedule = schedules.chained([(schedules.constant(1.0), 2), (schedules.exponential(0.5, gamma=0.5), 2), 0.125])
     >>> [schedule(t) for t in range(1, 7)]
     [1.0, 1.0, 0.5, 0.25, 0.125, 0.125]
     """

@@ -1,0 +1,54 @@
+"""The README as a newcomer reads it: its examples run as pasted, its commands are the ones that are checked."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import adaptk
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+
+pytestmark = pytest.mark.skipif(not README.exists(), reason="only in a checkout")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_examples_run_in_order(tmp_path: Path) -> None:
+    examples = blocks("python")
+    assert len(examples) >= 5
+    if importlib.util.find_spec("torch") is None:
+        examples = [e for e in examples if "torch." not in e]
+    program = tmp_path / "examples.py"
+    program.write_text("\n".join(examples), encoding="utf-8")
+    command = [sys.executable, "-W", "error", str(program)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_test_command_is_what_continuous_integration_runs() -> None:
+    (commands,) = blocks("sh")
+    run, test = (line.split("#")[0].strip() for line in commands.splitlines())
+    assert run == "pip install . && python -m adaptk demo"
+    install, call = test.split(" && ")
+    checked = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    # The peers that tests compare with are added there.
+    assert install.replace("[test]", "[test,peers]").replace("pip install", "pip install -q") in checked
+    assert f"&& {call}" in checked
+
+
+def test_the_table_of_rules_is_the_registry() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name, *_ in rows] == list(adaptk.rules())
+    for name, classes, states, source in rows:
+        rule = adaptk.rules()[name]
+        assert all(f"`{c}`" in classes for c in (*rule.class_names, *rule.variant))
+        assert re.findall(r"`(\w+)`", states) == [s.name for s in rule.states]
+        assert source == rule.source
