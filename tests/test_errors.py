@@ -417,12 +417,13 @@ def test_the_same_array_twice(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_overlap_across_tensors(rule: str) -> None:
+    good = make_list(rule, [6] * 8)
     for first, second in itertools.product(arguments(rule), repeat=2):
         if (first, second) == ("grad", "grad"):
             continue
         for i, j in ((0, 7), (7, 0), (3, 4), (6, 2)):
             for length in (6, 3, 1):
-                buffers = make_list(rule, [6] * 8)
+                buffers = {name: list(b) for name, b in good.items()}
                 room = np.zeros(12, np.float32)
                 buffers[first][i] = room[:6]
                 buffers[second][j] = room[6 - length : 12 - length]
@@ -590,6 +591,18 @@ def test_step(rule: str) -> None:
         call(rule, make(rule), step=step)
 
 
+def test_steps_come_to_an_end() -> None:
+    params, grads = [np.ones(3)], [np.ones(3)]
+    opt = adaptk.Adam(params)
+    opt.step(grads)
+    saved = opt.state_dict()
+    last = np.array(2**63 - 1)
+    with refused(ValueError, unchanged=params):
+        opt.load_state_dict({**saved, "step": last, "state.0.step": last})
+        opt.step(grads)
+    assert opt.step_count > 0
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_missing_step(rule: str) -> None:
     buffers = make(rule)
@@ -730,6 +743,23 @@ def test_optimizer_notices_params_that_became_read_only() -> None:
     params[1].flags.writeable = True
     opt.step([np.ones(3), np.ones(3)])
     assert opt.step_count == 1
+
+
+def test_optimizer_notices_params_of_another_shape() -> None:
+    for shape in ((3, 2), (6,), (1, 2, 3), (2, 300), (1,), (0,), (1, 1, 1, 1, 6)):
+        params = [np.ones(4), np.ones((2, 3))]
+        grads = [np.ones(4), np.ones((2, 3))]
+        opt = adaptk.Adam(params)
+        opt.step(grads)
+        params[1].resize(shape, refcheck=False)
+        for grad in (grads[1], np.ones(shape)):
+            with refused(ValueError, unchanged=params):
+                opt.step([grads[0], grad])
+        assert opt.step_count == 1
+        assert same_bits(opt.state[1]["exp_avg"], opt.state[1]["exp_avg"].flat[0] * np.ones((2, 3)))
+        params[1].resize((2, 3), refcheck=False)
+        opt.step(grads)
+        assert opt.step_count == 2
 
 
 def test_optimizer_refuses_params_that_share_memory() -> None:

@@ -28,6 +28,9 @@ PyTypeObject* ndarray_type() {
     return type;
 }
 
+// NumPy's scalars have an array interface too, of a value that nobody will see again.
+bool is_numpy_scalar(py::handle object) { return py::isinstance(object, py::module_::import("numpy").attr("generic")); }
+
 // bfloat16 is a dtype that the package ml_dtypes registers; its number is known only then.
 bool is_bfloat16(const DescrProxy* descr) {
     static int known = -1;
@@ -90,6 +93,7 @@ const DLPackExchangeAPI* exchange_api(PyTypeObject* type) {
                     api = reinterpret_cast<const DLPackExchangeAPI*>(header);
             }
         }
+        if (api == nullptr) return nullptr;
         Py_INCREF(type);
         found = known.emplace(type, api).first;
     }
@@ -127,6 +131,23 @@ template <class Value> std::string tuple_text(std::int32_t n, const Value& value
 struct Axis {
     std::int64_t stride, extent;
 };
+
+void check_versioned(const DLManagedTensorVersioned& m, const ArgName& name) {
+    if (m.version.major != 1)
+        fail(PyExc_BufferError, name.text() + ": DLPack version " + std::to_string(m.version.major) + "." +
+                                    std::to_string(m.version.minor) + ", expected 1.x");
+    if ((m.flags & flag_is_copied) != 0)
+        fail(PyExc_BufferError, name.text() + ": the DLPack export is a copy, an update would be lost");
+}
+
+bool reachable(std::int64_t device_type) {
+    return device_type == device_cpu || device_type == device_cuda_host || device_type == device_rocm_host;
+}
+
+[[noreturn]] void fail_device(std::int64_t device_type, const ArgName& name) {
+    fail(PyExc_ValueError, name.text() + ": on a device of DLPack type " + std::to_string(device_type) +
+                               (device_type == device_cuda ? " (CUDA)" : "") + ", expected memory of the CPU");
+}
 
 }  // namespace
 
@@ -172,7 +193,7 @@ void View::take(py::handle object, const ArgName& name, View& out) {
         out.from_exchange(object.ptr(), *api, name);
     } else if (py::hasattr(object, "__dlpack__")) {
         out.from_dlpack(object, name);
-    } else if (py::hasattr(object, "__array_interface__") && !py::hasattr(object, "dtype")) {
+    } else if (py::hasattr(object, "__array_interface__") && !is_numpy_scalar(object)) {
         out.from_array_interface(object, name);
     } else {
         fail(PyExc_TypeError, name.text() + ": " + type_name(object) +
@@ -197,17 +218,26 @@ bool View::from_numpy(PyObject* object, const ArgName&) {
 }
 
 void View::from_exchange(PyObject* object, const DLPackExchangeAPI& api, const ArgName& name) {
+    const auto check = [&](int status) {
+        if (status == 0) return;
+        if (PyErr_Occurred() != nullptr && PyErr_ExceptionMatches(PyExc_Exception) == 0) throw py::error_already_set();
+        const std::string text = name.text() + ": " + type_name(object) + " cannot be viewed as memory of the CPU";
+        if (PyErr_Occurred() == nullptr) fail(PyExc_BufferError, text);
+        py::raise_from(PyExc_BufferError, text.c_str());
+        throw py::error_already_set();
+    };
     if (api.dltensor_from_py_object_no_sync != nullptr) {
         DLTensor t;
-        if (api.dltensor_from_py_object_no_sync(object, &t) != 0) throw py::error_already_set();
+        check(api.dltensor_from_py_object_no_sync(object, &t));
         from_tensor(t, name);
         cheap = true;
         return;
     }
     DLManagedTensorVersioned* m = nullptr;
-    if (api.managed_tensor_from_py_object_no_sync(object, &m) != 0) throw py::error_already_set();
+    check(api.managed_tensor_from_py_object_no_sync(object, &m));
     owner_ = m;
     release_ = release_managed<DLManagedTensorVersioned>;
+    check_versioned(*m, name);
     from_tensor(m->dl_tensor, name);
     read_only = (m->flags & flag_read_only) != 0;
 }
@@ -215,12 +245,15 @@ void View::from_exchange(PyObject* object, const DLPackExchangeAPI& api, const A
 void View::from_dlpack(py::handle object, const ArgName& name) {
     // An object may have __dlpack__ and be on a device that this build cannot reach: ask before exporting.
     if (py::hasattr(object, "__dlpack_device__")) {
-        const auto device = py::tuple(object.attr("__dlpack_device__")());
-        const auto kind = device[0].cast<int>();
-        if (kind != device_cpu && kind != device_cuda_host && kind != device_rocm_host) {
-            fail(PyExc_ValueError,
-                 name.text() + ": on a device of DLPack type " + std::to_string(kind) + ", expected memory of the CPU");
-        }
+        const py::object device = object.attr("__dlpack_device__")();
+        int overflow = 0;
+        const bool pair = PyTuple_Check(device.ptr()) && PyTuple_GET_SIZE(device.ptr()) == 2 &&
+                          PyLong_Check(PyTuple_GET_ITEM(device.ptr(), 0));
+        const long long kind = pair ? PyLong_AsLongLongAndOverflow(PyTuple_GET_ITEM(device.ptr(), 0), &overflow) : -1;
+        if (!pair || overflow != 0)
+            fail(PyExc_BufferError, name.text() + ": __dlpack_device__ returned " +
+                                        py::repr(device).cast<std::string>() + ", expected (device type, device id)");
+        if (!reachable(kind)) fail_device(kind, name);
     }
     const py::object method = object.attr("__dlpack__");
     py::object capsule;
@@ -241,11 +274,7 @@ void View::from_dlpack(py::handle object, const ArgName& name) {
     if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned") != 0) {
         auto* m = take_capsule("dltensor_versioned", "used_dltensor_versioned",
                                static_cast<DLManagedTensorVersioned*>(nullptr));
-        if (m->version.major != 1)
-            fail(PyExc_BufferError, name.text() + ": DLPack version " + std::to_string(m->version.major) + "." +
-                                        std::to_string(m->version.minor) + ", expected 1.x");
-        if ((m->flags & flag_is_copied) != 0)
-            fail(PyExc_BufferError, name.text() + ": the DLPack export is a copy, an update would be lost");
+        check_versioned(*m, name);
         from_tensor(m->dl_tensor, name);
         read_only = (m->flags & flag_read_only) != 0;
     } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor") != 0) {
@@ -275,12 +304,7 @@ void View::from_array_interface(py::handle object, const ArgName& name) {
 }
 
 void View::from_tensor(const DLTensor& t, const ArgName& name) {
-    if (t.device.device_type != device_cpu && t.device.device_type != device_cuda_host &&
-        t.device.device_type != device_rocm_host) {
-        fail(PyExc_ValueError, name.text() + ": on a device of DLPack type " + std::to_string(t.device.device_type) +
-                                   (t.device.device_type == device_cuda ? " (CUDA)" : "") +
-                                   ", expected memory of the CPU");
-    }
+    if (!reachable(t.device.device_type)) fail_device(t.device.device_type, name);
     if (!dlpack_dtype(t.dtype, dtype))
         fail(PyExc_TypeError, name.text() + ": dtype " + dlpack_dtype_text(t.dtype) + ", " + wanted_types);
     if (t.ndim < 0 || (t.ndim > 0 && t.shape == nullptr))
@@ -301,6 +325,10 @@ void View::from_tensor(const DLTensor& t, const ArgName& name) {
     if (strides != nullptr) {
         std::int64_t expected = 1;
         for (std::int32_t i = ndim - 1; i >= 0; --i) {
+            // Products with element sizes must not overflow further on.
+            if (strides[i] > INT64_MAX / 64 || strides[i] < -(INT64_MAX / 64))
+                fail(PyExc_ValueError, name.text() + ": not contiguous: impossible stride " +
+                                           std::to_string(strides[i]) + " of axis " + std::to_string(i));
             if (shape[i] != 1 && strides[i] != expected) c_order = false;
             expected *= shape[i];
         }

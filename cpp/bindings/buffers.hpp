@@ -66,7 +66,6 @@ class View {
     void from_dlpack(py::handle object, const ArgName& name);
     void from_array_interface(py::handle object, const ArgName& name);
     void from_tensor(const DLTensor& t, const ArgName& name);
-    void finish(const ArgName& name);
 
     void* owner_ = nullptr;
     void (*release_)(void*) = nullptr;

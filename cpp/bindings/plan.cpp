@@ -286,6 +286,7 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, double gra
     for (std::size_t i = 0; i < count; ++i) {
         if (held[i].is_none()) continue;
         const Tensor& t = tensors_[i];
+        if (t.step == INT64_MAX || step_count_ == INT64_MAX) fail(PyExc_ValueError, "step: more than 2**63 - 1 steps");
         TensorStep& work = work_[i];
         work.grad = work.param;
         work.buffer[1] = quick_[i].shape.data_of(held[i].ptr(), work.param, false);

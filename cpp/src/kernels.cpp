@@ -36,8 +36,41 @@ using std::size_t;
 
 template <size_t, class T> using Stream = T* ADAPTK_RESTRICT;
 
+// Long loops ask for memory ahead of where they are. The processor's own prefetchers follow up to seven streams, but a
+// root and a division for each element leave them too few requests under way: measured on two cores with 64M elements,
+// Adam ran at 0.87 of the streams' bandwidth without and at 1.0 with it. Asked for in blocks, since a prefetch inside
+// the loop would keep the compiler from vectorising it.
+constexpr size_t block_bytes = 256;
+constexpr size_t ahead_bytes = 2048;
+constexpr size_t long_bytes = 16384;
+constexpr size_t cache_line = 64;
+
+template <class T> ADAPTK_HD void fetch(const T* p) {
+#if defined(__GNUC__)
+    // The address may lie behind the array, which a prefetch may, and a pointer may not.
+    const auto at = reinterpret_cast<std::uintptr_t>(p) + ahead_bytes;
+    for (size_t i = 0; i < block_bytes; i += cache_line) __builtin_prefetch(reinterpret_cast<const void*>(at + i));
+#else
+    (void)p;
+#endif
+}
+
+// Calls run(offset, count, ...) over blocks with the memory ahead of them asked for, then over what is left.
+template <class T, class Run, class... Streams> ADAPTK_HD void in_blocks(size_t n, const Run& run, Streams... stream) {
+    constexpr size_t block = block_bytes / sizeof(T);
+    size_t i = 0;
+    if (n >= long_bytes / sizeof(T)) {
+        for (; i + block <= n; i += block) {
+            (fetch(stream + i), ...);
+            run(block, (stream + i)...);
+        }
+    }
+    run(n - i, (stream + i)...);
+}
+
 template <class R, class T, bool Coupled, size_t... I>
-void rule_loop(StepScalars<R, T> c, size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g, Stream<I, T>... s) {
+ADAPTK_HD void rule_run(const StepScalars<R, T>& c, size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g,
+                        Stream<I, T>... s) {
     ADAPTK_INDEPENDENT
     for (size_t i = 0; i < n; ++i) {
         T pi = p[i];
@@ -46,6 +79,14 @@ void rule_loop(StepScalars<R, T> c, size_t n, T* ADAPTK_RESTRICT p, const T* ADA
         R::update(c.rule, pi, gi, s[i]...);
         p[i] = pi;
     }
+}
+
+template <class R, class T, bool Coupled, size_t... I>
+void rule_loop(StepScalars<R, T> c, size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g, Stream<I, T>... s) {
+    in_blocks<T>(
+        n,
+        [&c](size_t m, T* pm, const T* gm, Stream<I, T>... sm) { rule_run<R, T, Coupled, I...>(c, m, pm, gm, sm...); },
+        p, g, s...);
 }
 
 template <class R, class T, bool Coupled, size_t... I>
@@ -59,13 +100,20 @@ template <class R, class T, bool Coupled> void step(const void* scalars, void* c
 }
 
 template <class T, size_t... I>
-void ceiling_loop(size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g, Stream<I, T>... s) {
+ADAPTK_HD void ceiling_run(size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g, Stream<I, T>... s) {
     ADAPTK_INDEPENDENT
     for (size_t i = 0; i < n; ++i) {
         const T gi = g[i];
         p[i] = p[i] + gi;
         ((s[i] = s[i] + gi), ...);
     }
+}
+
+template <class T, size_t... I>
+void ceiling_loop(size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g, Stream<I, T>... s) {
+    in_blocks<T>(
+        n, [](size_t m, T* pm, const T* gm, Stream<I, T>... sm) { ceiling_run<T, I...>(m, pm, gm, sm...); }, p, g,
+        s...);
 }
 
 template <class T, size_t... I> void ceiling_unpack(void* const* b, size_t n, std::index_sequence<I...>) {

@@ -435,12 +435,12 @@ class Optimizer:
                     loaded[h.name] = bool(have[key]) if h.range == "bool" else float(have[key])
             _core.check_hyperparameters(rule.name, loaded)
             groups.append(loaded)
+        self._plan.set_steps(steps, count)  # raises while a step runs, so it goes first
         for param, states in zip(self.state, self._states, strict=True):
             for name, array in states.items():
                 _backend.assign(array, have[f"state.{param}.{name}"])
         for group, loaded in zip(self.param_groups, groups, strict=True):
             group.update(loaded)
-        self._plan.set_steps(steps, count)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__}("]
