@@ -15,9 +15,13 @@
 namespace adaptk::detail {
 namespace {
 
-// Elements of a tile: what does not compute in place is widened into scratch, updated there, and narrowed back. Two
-// float32 scratch arrays and three float32 states of this length stay inside 48 KiB of L1 with room to spare.
-constexpr std::size_t tile = 1024;
+// Elements of a tile: what does not compute in place is widened into scratch, updated there, and narrowed back. Small,
+// because the stages of a tile use memory one after the other, and long ones would leave it idle in turn; large enough
+// that the calls of its stages do not count.
+constexpr std::size_t tile = 128;
+
+// A tile's memory is asked for this many tiles before it is used.
+constexpr std::int64_t tiles_ahead = 4;
 
 // Below this much work for each thread, waking another one costs more than it brings: some microseconds where it spins
 // already and some tens where it sleeps, beside 10 us that a heavy rule takes for this many elements in cache.
@@ -140,6 +144,15 @@ void store(const KernelTable&, DType, const double* x, void* y, std::size_t n) {
     std::memcpy(y, x, n * sizeof(double));
 }
 
+// Asks for memory that will be used soon; the address may lie behind the buffer.
+inline void fetch([[maybe_unused]] const std::byte* p, [[maybe_unused]] std::size_t ahead,
+                  [[maybe_unused]] std::size_t bytes) {
+#if defined(__GNUC__)
+    const auto at = reinterpret_cast<std::uintptr_t>(p) + ahead;
+    for (std::size_t i = 0; i < bytes; i += line) __builtin_prefetch(reinterpret_cast<const void*>(at + i));
+#endif
+}
+
 // A kernel over part of a tensor whose buffers are not all of type T and aligned for it.
 template <class T>
 void run_tiles(const KernelTable& k, StepKernel kernel, const void* scalars, const TensorStep& t, std::size_t buffers,
@@ -154,6 +167,10 @@ void run_tiles(const KernelTable& k, StepKernel kernel, const void* scalars, con
         for (std::size_t b = 0; b < buffers; ++b) {
             const DType stored = b == 0 ? t.param : b == 1 ? t.grad : type;
             home[b] = at(t, b, stored, from);
+            if (n - done > (tiles_ahead + 1) * std::int64_t(tile)) {
+                const std::size_t bytes = tile * size_of(stored);
+                fetch(static_cast<const std::byte*>(home[b]), std::size_t(tiles_ahead) * bytes, bytes);
+            }
             if (stored == type && aligned(home[b], sizeof(T))) {
                 work[b] = home[b];
             } else {
