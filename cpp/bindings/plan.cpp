@@ -16,7 +16,7 @@ namespace {
 struct Bound {
     py::object object;
     View view;
-    std::vector<std::int64_t> layout;  // shape and strides: the object may have replaced the arrays that hold them
+    std::vector<std::int64_t> layout;  // the view's shape and strides: the object may free the arrays that held them
 
     Bound() = default;
     explicit Bound(py::object o) : object(std::move(o)) {}
@@ -24,14 +24,13 @@ struct Bound {
         view = std::move(v);
         layout.assign(view.shape, view.shape + view.ndim);
         if (view.strides != nullptr) layout.insert(layout.end(), view.strides, view.strides + view.ndim);
+        view.shape = layout.data();
+        if (view.strides != nullptr) view.strides = layout.data() + view.ndim;
     }
-    bool unchanged(const View& now) const {
-        const auto n = std::size_t(now.ndim);
-        return now.data == view.data && now.dtype == view.dtype && !now.read_only && now.ndim == view.ndim &&
-               now.c_order == view.c_order && std::equal(now.shape, now.shape + n, layout.begin()) &&
-               (now.c_order || (now.strides != nullptr && layout.size() == 2 * n &&
-                                std::equal(now.strides, now.strides + n, layout.begin() + py::ssize_t(n))));
+    bool same_layout(const View& now) const {
+        return now.dtype == view.dtype && now.same_shape(view) && now.c_order == view.c_order && now.same_strides(view);
     }
+    bool unchanged(const View& now) const { return now.data == view.data && !now.read_only && same_layout(now); }
 };
 
 struct Tensor {
@@ -159,6 +158,7 @@ void Plan::index_memory(std::vector<Tensor>& tensors) {
 void Plan::add_group(const std::string& rule, const py::list& params, const py::list& states,
                      const std::vector<std::string>& labels) {
     const Busy busy(busy_);
+    if (ahead_) fail(PyExc_RuntimeError, "add_param_group() inside lookahead(): leave the block first");
     const RuleNames& names = names_of(rule);
     std::vector<Tensor> added(params.size());
     std::vector<TensorStep> work(params.size());
@@ -210,10 +210,7 @@ void Plan::refresh() {
             if (!b.view.cheap) return true;
             View now;
             View::take(b.object, name_of(i, buffer), now);
-            if (!b.unchanged(now)) return false;
-            b.view.shape = now.shape;
-            b.view.strides = now.strides;
-            return true;
+            return b.unchanged(now);
         };
         bool same = look(t.param, 0);
         for (std::size_t s = 0; s < t.states.size(); ++s) same = look(t.states[s], 2 + s) && same;
@@ -367,11 +364,32 @@ void Plan::begin_lookahead(const py::list& groups) {
 void Plan::end_lookahead() {
     const Busy busy(busy_);
     if (!ahead_) return;
-    for (std::size_t i = 0; i < tensors_.size(); ++i) {
-        if (!saved_[i].empty()) std::memcpy(tensors_[i].param.view.data, saved_[i].data(), saved_[i].size());
-    }
+    const auto saved = std::move(saved_);
     saved_.clear();
     ahead_ = false;
+    // A param may have moved inside the block: its values go where it is now.
+    std::string lost;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        const Bound& p = tensors_[i].param;
+        View now;
+        const View* to = &p.view;
+        if (p.view.cheap) {
+            try {
+                View::take(p.object, name_of(i, 0), now);
+                to = p.same_layout(now) ? &now : nullptr;
+            } catch (py::error_already_set&) {
+                to = nullptr;
+            }
+        }
+        if (to == nullptr) {
+            if (lost.empty()) lost = name_of(i, 0).text();
+        } else if (!saved[i].empty()) {
+            std::memcpy(to->data, saved[i].data(), saved[i].size());
+        }
+    }
+    if (!lost.empty())
+        fail(PyExc_RuntimeError, lost + ": its shape, layout or dtype changed inside lookahead(), so that it cannot "
+                                        "be put back");
 }
 
 std::vector<std::int64_t> Plan::steps() const {

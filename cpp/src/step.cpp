@@ -207,7 +207,8 @@ void run_piece(const KernelTable& k, StepKernel kernel, const void* scalars, con
 // Sums of squares of all gradients as a fixed tree: see norm_leaf. One slot a leaf, each written by one thread.
 struct NormTree {
     std::vector<double> leaves;
-    double scale = 1.0;  // of the values before they are squared
+    double scale = 1.0;                    // of the values before they are squared
+    std::span<const double> factors = {};  // of each tensor, where they differ
 
     explicit NormTree(std::int64_t total)
         : leaves(std::size_t((total + std::int64_t(norm_leaf) - 1) / std::int64_t(norm_leaf))) {}
@@ -223,19 +224,19 @@ struct NormTree {
             while (tensor < tensors.size() && offset + tensors[tensor].size <= from) offset += tensors[tensor++].size;
             alignas(line) double lanes[norm_lanes] = {};
             std::size_t phase = 0;
-            for_pieces(tensors, from, from + size, tensor, offset,
-                       [&](std::size_t i, std::int64_t first, std::int64_t n) {
-                           add_piece(k, tensors[i], first, n, phase, lanes);
-                           phase += std::size_t(n);
-                       });
+            for_pieces(
+                tensors, from, from + size, tensor, offset, [&](std::size_t i, std::int64_t first, std::int64_t n) {
+                    add_piece(k, tensors[i], first, n, phase, factors.empty() ? scale : scale * factors[i], lanes);
+                    phase += std::size_t(n);
+                });
             for (std::size_t w = norm_lanes / 2; w > 0; w /= 2)
                 for (std::size_t i = 0; i < w; ++i) lanes[i] = lanes[i] + lanes[i + w];
             leaves[leaf] = lanes[0];
         }
     }
 
-    void add_piece(const KernelTable& k, const TensorStep& t, std::int64_t first, std::int64_t n, std::size_t phase,
-                   double* lanes) const {
+    static void add_piece(const KernelTable& k, const TensorStep& t, std::int64_t first, std::int64_t n,
+                          std::size_t phase, double scale, double* lanes) {
         const void* x = at(t, 1, t.grad, first);
         if (t.grad == DType::f32 && aligned(x, 4)) {
             k.squares_f32(static_cast<const float*>(x), std::size_t(n), phase % norm_lanes, scale, lanes);
@@ -273,15 +274,43 @@ struct NormTree {
 
 // Squares of float64 gradients beyond 1e154 overflow and those below 1e-154 vanish: the norm is then taken once more
 // of values scaled by a power of two, which changes no digit. The other types cannot get there.
-double norm_of(NormTree& tree, const KernelTable& k, std::span<const TensorStep> tensors) {
-    const FloatingPointMode mode;
+double norm_of(NormTree& tree, const KernelTable& k, std::span<const TensorStep> tensors, bool& finite) {
     const double sum = tree.sum();
-    if (std::isfinite(sum) && sum >= 0x1p-900) return std::sqrt(sum);
-    if (std::none_of(tensors.begin(), tensors.end(), [](const TensorStep& t) { return t.grad == DType::f64; }))
+    finite = std::isfinite(sum);
+    if (finite && sum >= 0x1p-900) return std::sqrt(sum);
+    if (tree.factors.empty() &&
+        std::none_of(tensors.begin(), tensors.end(), [](const TensorStep& t) { return t.grad == DType::f64; }))
         return std::sqrt(sum);
-    tree.scale = sum < 1.0 ? 0x1p500 : 0x1p-600;
+    tree.scale = sum < 1.0 ? 0x1p600 : 0x1p-600;
     tree.run_share(k, tensors, 0, 1);
-    return std::sqrt(tree.sum()) / tree.scale;
+    const double scaled = tree.sum();
+    finite = std::isfinite(scaled);
+    return std::sqrt(scaled) / tree.scale;
+}
+
+StepReport norm(std::span<const TensorStep> tensors, double scale, std::span<const double> factors) {
+    const FloatingPointMode mode;
+    const KernelTable& k = *current_isa().kernels;
+    const std::int64_t total = total_size(tensors);
+    NormTree tree(total);
+    tree.factors = factors;
+    in_parallel(threads_for(total), [&](int thread, int threads) { tree.run_share(k, tensors, thread, threads); });
+    StepReport report;
+    report.has_norm = true;
+    report.grad_norm = std::fabs(scale) * norm_of(tree, k, tensors, report.finite);
+    return report;
+}
+
+// Of the gradients times the step's factor and the one of their group's own.
+StepReport norm_of_scaled(std::span<const TensorStep> tensors, std::span<const Segment> segments, double scale) {
+    if (segments.empty()) return norm(tensors, scale, {});
+    const auto own = [](const Segment& s) { return s.rule->grad_scale(s.hyper); };
+    const double first = own(segments[0]);
+    if (std::all_of(segments.begin(), segments.end(), [&](const Segment& s) { return own(s) == first; }))
+        return norm(tensors, scale * first, {});
+    std::vector<double> factors;
+    for (const Segment& s : segments) factors.insert(factors.end(), s.count, own(s));
+    return norm(tensors, scale, factors);
 }
 
 struct PreparedSegment {
@@ -314,14 +343,15 @@ void run_prepared(const KernelTable& k, const PreparedSegment& s, const TensorSt
 
 StepReport run_step(std::span<const TensorStep> tensors, std::span<const Segment> segments,
                     const StepOptions& options) {
+    const FloatingPointMode mode;
     const KernelTable& k = *current_isa().kernels;
     const std::int64_t total = total_size(tensors);
     StepReport report;
     double clip = 1.0;
 
     if (options.clip_norm >= 0.0 || options.skip_nonfinite || options.want_norm) {
-        report = global_norm(tensors, options.grad_scale);
-        if (options.skip_nonfinite && !std::isfinite(report.grad_norm)) {
+        report = norm_of_scaled(tensors, segments, options.grad_scale);
+        if (options.skip_nonfinite && !report.finite) {
             report.skipped = true;
             return report;
         }
@@ -333,17 +363,14 @@ StepReport run_step(std::span<const TensorStep> tensors, std::span<const Segment
     PreparedSegment single;
     std::vector<PreparedSegment> several(segments.size() > 1 ? segments.size() : 0);
     PreparedSegment* prepared = several.empty() ? &single : several.data();
-    {
-        const FloatingPointMode mode;
-        std::size_t tensor = 0;
-        for (std::size_t s = 0; s < segments.size(); ++s) {
-            bool f32 = false;
-            bool f64 = false;
-            for (std::size_t i = 0; i < segments[s].count; ++i, ++tensor)
-                (tensors[tensor].param == DType::f64 ? f64 : f32) = true;
-            const double scale = segments[s].rule->grad_scale(segments[s].hyper) * options.grad_scale * clip;
-            prepare(prepared[s], k, segments[s], scale, f32, f64);
-        }
+    std::size_t tensor = 0;
+    for (std::size_t s = 0; s < segments.size(); ++s) {
+        bool f32 = false;
+        bool f64 = false;
+        for (std::size_t i = 0; i < segments[s].count; ++i, ++tensor)
+            (tensors[tensor].param == DType::f64 ? f64 : f32) = true;
+        const double scale = segments[s].rule->grad_scale(segments[s].hyper) * options.grad_scale * clip;
+        prepare(prepared[s], k, segments[s], scale, f32, f64);
     }
 
     in_parallel(threads_for(total), [&](int thread, int threads) {
@@ -360,16 +387,7 @@ StepReport run_step(std::span<const TensorStep> tensors, std::span<const Segment
     return report;
 }
 
-StepReport global_norm(std::span<const TensorStep> tensors, double scale) {
-    const KernelTable& k = *current_isa().kernels;
-    const std::int64_t total = total_size(tensors);
-    NormTree tree(total);
-    in_parallel(threads_for(total), [&](int thread, int threads) { tree.run_share(k, tensors, thread, threads); });
-    StepReport report;
-    report.has_norm = true;
-    report.grad_norm = std::fabs(scale) * norm_of(tree, k, tensors);
-    return report;
-}
+StepReport global_norm(std::span<const TensorStep> tensors, double scale) { return norm(tensors, scale, {}); }
 
 void run_ceiling(std::span<const TensorStep> tensors, std::size_t written) {
     const KernelTable& k = *current_isa().kernels;

@@ -38,6 +38,7 @@ struct StepReport {
     double grad_norm =
         0.0;  // of the scaled gradients; computed where clip_norm, skip_nonfinite or want_norm ask for it
     bool has_norm = false;
+    bool finite = true;  // whether all gradients are; their norm may be beyond float64 even so
     bool skipped = false;
 };
 

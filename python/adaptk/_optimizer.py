@@ -23,6 +23,13 @@ class StepInfo(NamedTuple):
         `skip_nonfinite`), else ``None``.
     skipped : bool
         Whether the step was skipped because a gradient was not finite.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> opt = adaptk.SGD([np.zeros(2)], skip_nonfinite=True)
+    >>> opt.step([np.array([1.0, np.inf])]).skipped
+    True
     """
 
     grad_norm: float | None
@@ -121,6 +128,8 @@ class Optimizer:
         skip_nonfinite: bool,
         options: dict[str, Any],
     ) -> None:
+        if clip_norm is not None and not clip_norm > 0.0:
+            raise ValueError(f"clip_norm: {clip_norm!r} is not in (0, inf]")
         self.clip_norm = clip_norm
         self.skip_nonfinite = bool(skip_nonfinite)
         self.param_groups: list[dict[str, Any]] = []
@@ -153,7 +162,7 @@ class Optimizer:
                 wanted.add(word)
         if "nesterov" in wanted:
             # Nesterov's methods are rules of their own and have their momentum in any case.
-            if type(self).__name__ == "SGD" and "momentum" not in wanted:
+            if self._class_rules[0].name == "sgd" and "momentum" not in wanted:
                 raise ValueError("nesterov: needs a momentum, such as momentum=0.9")
             wanted.discard("momentum")
         for rule in self._class_rules:
@@ -171,15 +180,22 @@ class Optimizer:
             base = self._class_rules[0].defaults(self._convention)
             values.update({h.name: base[h.name] for h in rule.hyperparameters if h.common})
         initial_options = {s.option for s in rule.states if s.option is not None}
-        words = {w for r in self._class_rules for w in r.variant}
+        # The words choose among the rules of a class; where the rule is named, there is nothing to choose.
+        words = {w for r in self._class_rules for w in r.variant} if self._rule is None else set()
+        # eps goes where the convention has one; where the book has it, if the convention has none at all.
+        eps_place = ""
+        if "eps_in" in values:
+            places = values if values["eps_in"] or values["eps_out"] else rule.defaults()
+            eps_place = "eps_in" if places["eps_in"] else "eps_out"
+            for options in (self._options, group_options):
+                if "eps" in options and eps_place in options:
+                    raise TypeError(f"eps: it is {eps_place} here, which is given too")
         initial: dict[str, float] = {}
         for name, value in given.items():
             if name in values:
                 values[name] = value
-            elif name == "eps" and "eps_in" in values:
-                # eps goes where the convention has one; the book's, where it has none at all.
-                places = values if values["eps_in"] or values["eps_out"] else rule.defaults()
-                values["eps_in" if places["eps_in"] else "eps_out"] = value
+            elif name == "eps" and eps_place:
+                values[eps_place] = value
             elif name in initial_options:
                 initial[name] = float(value)
                 if not np.isfinite(initial[name]) or initial[name] < 0.0:
@@ -212,6 +228,14 @@ class Optimizer:
         ------
         TypeError, ValueError
             As the constructor does. The optimizer is unchanged then.
+
+        Examples
+        --------
+        >>> import numpy as np, adaptk
+        >>> opt = adaptk.SGD([np.zeros(2)], lr=0.1)
+        >>> opt.add_param_group({"params": [np.zeros(3)], "lr": 0.01})
+        >>> [group["lr"] for group in opt.param_groups]
+        [0.1, 0.01]
         """
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError("param group: expected a dict with the key 'params'")
@@ -403,10 +427,23 @@ class Optimizer:
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             For missing or unexpected keys, shapes or dtypes that differ, step counts or hyperparameters out of range.
             Nothing is changed then.
+
+        Examples
+        --------
+        >>> import numpy as np, adaptk
+        >>> w = np.zeros(2)
+        >>> opt = adaptk.Adam([w])
+        >>> info = opt.step([np.ones(2)])
+        >>> later = adaptk.Adam([w.copy()])
+        >>> later.load_state_dict(opt.state_dict())
+        >>> later.step_count
+        1
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict: expected a mapping, got {type(state_dict).__name__}")
         want = self.state_dict()
         have = {str(k): _backend.to_numpy(v) for k, v in state_dict.items()}
         is_lr = {f"param_groups.{i}.lr" for i in range(len(self.param_groups))}
@@ -432,8 +469,9 @@ class Optimizer:
             for h in rule.hyperparameters:
                 key = f"param_groups.{i}.{h.name}"
                 if key in have and not callable(group[h.name]):
-                    loaded[h.name] = bool(have[key]) if h.range == "bool" else float(have[key])
+                    loaded[h.name] = float(have[key])
             _core.check_hyperparameters(rule.name, loaded)
+            loaded.update({h.name: bool(loaded[h.name]) for h in rule.hyperparameters if h.range == "bool"})
             groups.append(loaded)
         self._plan.set_steps(steps, count)  # raises while a step runs, so it goes first
         for param, states in zip(self.state, self._states, strict=True):
