@@ -77,7 +77,8 @@ def dtype_of(name: str) -> np.dtype[Any]:
             import ml_dtypes
         except ImportError:
             raise SystemExit("bench: bfloat16 arrays need the package ml_dtypes") from None
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     return np.dtype(name)
 
 
@@ -89,9 +90,7 @@ def timed(call: Callable[[], object], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def interleaved(
-    calls: Sequence[Callable[[], object]], repeats: int, least: float = 2e-3
-) -> list[list[float]]:
+def interleaved(calls: Sequence[Callable[[], object]], repeats: int, least: float = 2e-3) -> list[list[float]]:
     """Times of several calls, taken in turn.
 
     Returns
@@ -210,7 +209,7 @@ def plot(results: Sequence[Result], path: str) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("speed as a share of the same-traffic ceiling (dotted: 0.95)")
     axes.margins(y=0.01)
-    for y, r in zip(positions, results, strict=True):
+    for y, r in enumerate(results):
         axes.text(r.of_ceiling - 0.01, y, f"{r.of_ceiling:.2f}", va="center", ha="right", color="white", fontsize=8)
     first = results[0]
     if not several:
@@ -278,8 +277,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             results: list[Result] = []
             if table:
-                print(f"{'rule':<26}{'dtype':<10}{'size':>8} {'isa':<11}{'threads':>7}{'B/param':>9}"
-                      f"{'of ceiling':>12}{'IQR':>7}")
+                print(
+                    f"{'rule':<26}{'dtype':<10}{'size':>8} {'isa':<11}{'threads':>7}{'B/param':>9}"
+                    f"{'of ceiling':>12}{'IQR':>7}"
+                )
             for isa in isas:
                 adaptk.set_isa(isa)
                 for n in threads:
@@ -292,9 +293,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                                 r = measure(RULES[name], dtype, size, options.repeats)
                                 results.append(r)
                                 if table:
-                                    print(f"{r.rule:<26}{r.dtype:<10}{size_text(r.size):>8} {r.isa:<11}{r.threads:>7}"
-                                          f"{r.bytes_per_parameter:>9}{r.of_ceiling:>12.2f}{r.spread:>7.2f}",
-                                          flush=True)
+                                    print(
+                                        f"{r.rule:<26}{r.dtype:<10}{size_text(r.size):>8} {r.isa:<11}{r.threads:>7}"
+                                        f"{r.bytes_per_parameter:>9}{r.of_ceiling:>12.2f}{r.spread:>7.2f}",
+                                        flush=True,
+                                    )
             report["results"] = [asdict(r) for r in results]
             if options.plot:
                 plot(results, options.plot)

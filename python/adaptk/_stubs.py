@@ -68,8 +68,10 @@ def optim_stub() -> str:
         lines += ["        self,", "        params: Any,", "        lr: float | Callable[[int], float] = ...,"]
         lines += ["        *,", "        convention: str = ...,"]
         options = [(option, default) for option, default, _ in class_options(rules) if option != "lr"]
-        lines += [f"        {option}: {'bool' if isinstance(default, bool) else 'float'} = ...,"
-                  for option, default in options]
+        lines += [
+            f"        {option}: {'bool' if isinstance(default, bool) else 'float'} = ...,"
+            for option, default in options
+        ]
         if any(option == "eps_in" for option, _ in options):
             lines.append("        eps: float = ...,")
         lines += ["        clip_norm: float | None = ...,", "        skip_nonfinite: bool = ...,"]

@@ -1,0 +1,86 @@
+// Threads of the caller that step tensors of their own, while others change the number of threads and the instruction
+// set: every step gives the bits that it gives alone.
+//
+// For ThreadSanitizer, build without OpenMP (ADAPTK_OPENMP=OFF): GCC's libgomp is not instrumented, so its barriers
+// look like races. What is shared between callers is the same in both builds.
+#include "check.hpp"
+#include "reference.hpp"
+
+#include <thread>
+
+namespace adaptk::test {
+namespace {
+
+constexpr std::array<std::int64_t, 4> steps{1, 2, 3, 4};
+constexpr std::size_t callers = 6;
+
+void change_settings(const std::atomic<bool>& done) {
+    const auto isas = supported_isas();
+    Random random(11);
+    while (!done.load()) {
+        CHECK(detail::choose_isa(isas[random.below(isas.size())]->name).empty());
+        CHECK(!detail::choose_isa("none").empty());
+        // A build without OpenMP refuses more than one.
+        const auto wanted = int(1 + random.below(3));
+        const bool set = detail::set_num_threads(wanted).empty();
+        CHECK(set || wanted > 1);
+        std::this_thread::yield();
+    }
+}
+
+void look_at_settings(const std::atomic<bool>& done) {
+    while (!done.load()) {
+        CHECK(detail::current_isa().supported);
+        CHECK(detail::num_threads() >= 1 && detail::num_threads() <= 3);
+        CHECK(detail::rules().size() == Rules::size && detail::find_rule("adam") != nullptr);
+        CHECK(!detail::in_forked_child());
+        std::this_thread::yield();
+    }
+}
+
+void step_all_rules(std::size_t caller) {
+    const auto rules = detail::rules();
+    for (std::size_t i = 0; i < rules.size(); ++i) {
+        const RuleInfo& rule = rules[(i + caller * 5) % rules.size()];
+        const DType type = std::array{DType::f32, DType::f64, DType::bf16, DType::f16}[(i + caller) % 4];
+        const std::size_t size = quick() ? 2000 : 40000;
+        Data d = make_data(type, type, rule.states.size(), size, steps.size(), Kind::plain, i * callers + caller);
+        Data expected = d;
+        // Different callers, different hyperparameters: what a thread remembers from step to step is its own.
+        HyperValues h = (i + caller) % 2 == 0 ? default_hyper(rule) : other_hyper(rule);
+        reference_steps(rule, expected, h, steps);
+        for (std::size_t k = 0; k < steps.size(); ++k) {
+            TensorStep t{{}, std::int64_t(size), type, type};
+            for (std::size_t b = 0; b < d.buffers(); ++b) t.buffer[b] = d.bytes(b, k).data();
+            const Segment segment{&rule, h, steps[k], 1};
+            const auto report = detail::run_step({&t, 1}, {&segment, 1}, {1.0, -1.0, false, true});
+            CHECK(report.has_norm);
+        }
+        for (std::size_t b = 0; b < d.buffers(); ++b) {
+            if (b == 1) continue;
+            const std::size_t at = first_difference(d.type(b), expected.bytes(b, 0).data(), d.bytes(b, 0).data(), size);
+            CHECK_THAT(at == no_difference, "%s, caller %zu: buffer %zu differs at %zu", rule.name, caller, b, at);
+        }
+    }
+}
+
+void test_concurrent() {
+    CHECK(detail::set_num_threads(1).empty());
+    std::atomic<bool> done{false};
+    std::vector<std::thread> others;
+    others.emplace_back(change_settings, std::cref(done));
+    others.emplace_back(look_at_settings, std::cref(done));
+    std::vector<std::thread> all;
+    for (std::size_t c = 0; c < callers; ++c) all.emplace_back(step_all_rules, c);
+    for (std::thread& t : all) t.join();
+    done.store(true);
+    for (std::thread& t : others) t.join();
+}
+
+}  // namespace
+}  // namespace adaptk::test
+
+int main() {
+    adaptk::test::test_concurrent();
+    return adaptk::test::finish();
+}

@@ -1,0 +1,273 @@
+// The global norm against its tree as documented, and against itself in every way of computing it.
+#include "check.hpp"
+#include "support.hpp"
+
+namespace adaptk::test {
+namespace {
+
+using detail::global_norm;
+
+constexpr std::size_t leaf_size = 8192;
+constexpr std::size_t lane_count = 256;
+constexpr int most_threads = 6;
+
+// All gradients end to end, as float64: widening is exact.
+using Flat = std::vector<double>;
+
+double leaf_sum(const Flat& x, std::size_t leaf, double scale) {
+    std::vector<double> lanes(lane_count, 0.0);
+    for (std::size_t i = 0; i < leaf_size && leaf * leaf_size + i < x.size(); ++i) {
+        const double v = scale * x[leaf * leaf_size + i];
+        lanes[i % lane_count] += v * v;
+    }
+    while (lanes.size() > 1) {
+        const std::size_t half = lanes.size() / 2;
+        for (std::size_t i = 0; i < half; ++i) lanes[i] += lanes[half + i];
+        lanes.resize(half);
+    }
+    return lanes[0];
+}
+
+// The tree over leaves [first, first + 2^level): the left half is full wherever there is a right one.
+double tree_sum(const Flat& x, std::size_t leaves, std::size_t first, int level, double scale) {
+    if (level == 0) return leaf_sum(x, first, scale);
+    const std::size_t half = std::size_t{1} << (level - 1);
+    const double left = tree_sum(x, leaves, first, level - 1, scale);
+    return first + half < leaves ? left + tree_sum(x, leaves, first + half, level - 1, scale) : left;
+}
+
+double tree_norm(const Flat& x) {
+    const std::size_t leaves = (x.size() + leaf_size - 1) / leaf_size;
+    if (leaves == 0) return 0.0;
+    int level = 0;
+    while ((std::size_t{1} << level) < leaves) ++level;
+    return std::sqrt(tree_sum(x, leaves, 0, level, 1.0));
+}
+
+// Without squares that leave the range: of values over the largest.
+double slow_norm(const Flat& x) {
+    double largest = 0.0;
+    for (const double v : x) largest = std::max(largest, std::fabs(v));
+    if (largest == 0.0) return 0.0;
+    int exponent = 0;
+    std::frexp(largest, &exponent);
+    long double sum = 0.0L;
+    for (const double v : x) {
+        const auto scaled = std::ldexp((long double)(v), -exponent);
+        sum += scaled * scaled;
+    }
+    return double(std::ldexp(std::sqrt(sum), exponent));
+}
+
+bool close(double a, double b) { return std::fabs(a - b) <= 1e-14 * std::fabs(b) + 0x1p-1074; }
+
+// A list of gradients, each in memory of its own at some offset.
+class List {
+  public:
+    void add(DType type, const double* x, std::size_t n, std::size_t offset) {
+        Bytes bytes(n * size_of(type));
+        for (std::size_t i = 0; i < n; ++i) {
+            std::byte* at = &bytes[i * size_of(type)];
+            if (type == DType::f64) {
+                write_element(type, x[i], at);
+            } else {
+                write_element(type, float(x[i]), at);
+            }
+            flat_.push_back(read_element<double>(type, at));
+        }
+        buffers_.emplace_back(bytes.data(), bytes.size(), offset);
+        tensors_.push_back({{}, std::int64_t(n), compute_type(type), type});
+    }
+    std::span<const TensorStep> tensors() {
+        for (std::size_t i = 0; i < tensors_.size(); ++i) tensors_[i].buffer[1] = buffers_[i].data();
+        return tensors_;
+    }
+    const Flat& flat() const { return flat_; }
+
+  private:
+    std::vector<Buffer> buffers_;
+    std::vector<TensorStep> tensors_;
+    Flat flat_;
+};
+
+void set_threads(int n) {
+    if (!detail::set_num_threads(n).empty()) CHECK(detail::set_num_threads(1).empty());
+}
+
+// f() under every instruction set and on one thread and several.
+template <class F> void everywhere(const F& f) {
+    for (const Isa* isa : supported_isas()) {
+        CHECK(detail::choose_isa(isa->name).empty());
+        for (const int threads : {1, 2, most_threads}) {
+            set_threads(threads);
+            f(isa->name);
+        }
+    }
+}
+
+bool same(double a, double b) { return std::memcmp(&a, &b, sizeof a) == 0 || (std::isnan(a) && std::isnan(b)); }
+
+void test_tree() {
+    Random random(1);
+    for (const std::size_t size :
+         {0, 1, 2, 255, 256, 257, 8191, 8192, 8193, 16384, 24577, 40961, 57345, 100003, 700001}) {
+        if (quick() && size > 200000) continue;
+        Flat x(size);
+        for (double& v : x) v = random.value<double>();
+        for (const DType type : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
+            List list;
+            list.add(type, x.data(), size, 0);
+            const double wanted = tree_norm(list.flat());
+            CHECK(close(wanted, slow_norm(list.flat())));
+            everywhere([&](const char* isa) {
+                const auto report = global_norm(list.tensors(), 1.0);
+                CHECK(report.has_norm && !report.skipped);
+                CHECK_THAT(same(report.grad_norm, wanted), "%s %s, %zu elements: %a, expected %a", isa, name_of(type),
+                           size, report.grad_norm, wanted);
+                for (const double scale : {0.1, -0.1, 0.0, 3.0})
+                    CHECK(same(global_norm(list.tensors(), scale).grad_norm, std::fabs(scale) * wanted));
+            });
+        }
+    }
+}
+
+// The tree lies over all gradients end to end: neither the cuts nor the alignment nor (where the values fit) the types
+// show in it.
+void test_partitions() {
+    Random random(2);
+    Flat x(100003);
+    // 8 bits each, which every type holds.
+    for (double& v : x) v = std::ldexp(double(std::int64_t(random.below(256)) - 128), -int(random.below(12)));
+    const double wanted = tree_norm(x);
+    for (const std::size_t most : {std::size_t{40}, std::size_t{3000}, std::size_t{50000}}) {
+        List list;
+        for (std::size_t first = 0; first < x.size();) {
+            const std::size_t n = std::min(random.below(6) == 0 ? 0 : random.below(most + 1), x.size() - first);
+            const DType types[] = {DType::f32, DType::f64, DType::bf16, DType::f16};
+            list.add(types[random.below(4)], x.data() + first, n, random.below(9));
+            first += n;
+        }
+        CHECK(list.flat() == x);
+        everywhere([&](const char* isa) {
+            const double got = global_norm(list.tensors(), 1.0).grad_norm;
+            CHECK_THAT(same(got, wanted), "%s, %zu tensors: %a, expected %a", isa, list.tensors().size(), got, wanted);
+        });
+    }
+}
+
+// Squares of float64 values leave the range where the norm does not.
+void test_range() {
+    Random random(3);
+    const std::size_t size = 20001;
+    Flat plain(size);
+    for (double& v : plain) v = random.value<double>();
+    for (const int exponent :
+         {-1074, -1060, -1030, -1000, -700, -540, -530, -500, -460, -440, 440, 500, 511, 512, 600, 900, 1000, 1010}) {
+        Flat x = plain;
+        for (double& v : x) v = std::ldexp(v, exponent);
+        for (const bool mixed : {false, true}) {
+            List list;
+            list.add(DType::f64, x.data(), size / 2, 0);
+            if (mixed) {
+                list.add(DType::f32, plain.data(), 999, 4);
+                list.add(DType::bf16, plain.data(), 999, 0);
+            }
+            list.add(DType::f64, x.data() + size / 2, size - size / 2, 0);
+            const double wanted = slow_norm(list.flat());
+            double first = -1.0;
+            everywhere([&](const char* isa) {
+                const double got = global_norm(list.tensors(), 1.0).grad_norm;
+                CHECK_THAT(close(got, wanted), "%s, values near 2^%d: %a, expected %a", isa, exponent, got, wanted);
+                if (first < 0.0) first = got;
+                CHECK(same(got, first));
+            });
+        }
+    }
+    for (const double v : {1e200, 1e-200, 8e307, 5e-324, 1e-310}) {
+        const Flat x(4, v);
+        List list;
+        list.add(DType::f64, x.data(), 4, 0);
+        const double got = global_norm(list.tensors(), 1.0).grad_norm;
+        CHECK_THAT(close(got, 2 * v), "four times %a: %a", v, got);
+    }
+    // Values of the other types cannot leave the range: the extreme ones of each.
+    for (const auto& [type, v] :
+         {std::pair{DType::f32, 0x1p-149}, std::pair{DType::f32, 0x1.fffffep127}, std::pair{DType::bf16, 0x1p-133},
+          std::pair{DType::bf16, 0x1.fep127}, std::pair{DType::f16, 0x1p-24}, std::pair{DType::f16, 65504.0}}) {
+        const Flat x(4, v);
+        List list;
+        list.add(type, x.data(), 4, 0);
+        CHECK(global_norm(list.tensors(), 1.0).grad_norm == 2 * v);
+    }
+}
+
+void test_nonfinite() {
+    Random random(4);
+    Flat plain(50000);
+    for (double& v : plain) v = random.value<double>();
+    const double inf = std::numeric_limits<double>::infinity();
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    for (const DType type : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
+        for (const std::size_t at : {std::size_t{0}, std::size_t{8191}, std::size_t{8192}, std::size_t{49999}}) {
+            Flat with_inf = plain;
+            with_inf[at] = -inf;
+            Flat with_nan = plain;
+            with_nan[at] = nan;
+            Flat with_both = with_inf;
+            with_both[(at + 5000) % plain.size()] = nan;
+            List of_inf, of_nan, of_both;
+            of_inf.add(type, with_inf.data(), plain.size(), 0);
+            of_nan.add(type, with_nan.data(), plain.size(), 0);
+            of_both.add(type, with_both.data(), plain.size(), 0);
+            everywhere([&](const char*) {
+                CHECK(global_norm(of_inf.tensors(), 0.5).grad_norm == inf);
+                CHECK(std::isnan(global_norm(of_nan.tensors(), 0.5).grad_norm));
+                CHECK(std::isnan(global_norm(of_both.tensors(), 0.5).grad_norm));
+            });
+        }
+    }
+    // A norm beyond the largest float64 is infinite though every value is finite.
+    const Flat huge(100, std::numeric_limits<double>::max());
+    List list;
+    list.add(DType::f64, huge.data(), huge.size(), 0);
+    CHECK(global_norm(list.tensors(), 1.0).grad_norm == inf);
+    CHECK(global_norm({}, 1.0).grad_norm == 0.0);
+}
+
+// The caller's rounding direction and flushing change nothing, and are as they were afterwards.
+void test_caller_modes() {
+    Random random(5);
+    const ModeBits before = get_mode();
+    for (int round = 0; round < 20; ++round) {
+        Flat x(40000);
+        const int exponent = std::array{0, -1040, 600}[std::size_t(round) % 3];
+        for (double& v : x) v = std::ldexp(random.value<double>(), exponent);
+        List list;
+        list.add(DType::f64, x.data(), x.size(), 0);
+        everywhere([&](const char* isa) {
+            const double wanted = global_norm(list.tensors(), 0.1).grad_norm;
+            for (const NamedMode& mode : caller_modes) {
+                set_mode(mode.bits);
+                const double got = global_norm(list.tensors(), 0.1).grad_norm;
+                const ModeBits after = get_mode();
+                set_mode(before);
+                CHECK_THAT(control_bits(after) == control_bits(mode.bits), "%s", mode.name);
+                CHECK_THAT(same(got, wanted), "%s, values near 2^%d, called with %s: %a, expected %a", isa, exponent,
+                           mode.name, got, wanted);
+            }
+        });
+    }
+}
+
+}  // namespace
+}  // namespace adaptk::test
+
+int main() {
+    using namespace adaptk::test;
+    test_tree();
+    test_partitions();
+    test_range();
+    test_nonfinite();
+    test_caller_modes();
+    return finish();
+}

@@ -1,0 +1,248 @@
+// The list of rules as data, and the settings of a process: what holds of every rule, present and future.
+#include "registry.hpp"
+
+#include "check.hpp"
+#include "support.hpp"
+
+#include <cctype>
+#include <set>
+#include <sstream>
+
+namespace adaptk::test {
+namespace {
+
+bool is_identifier(const std::string& s) {
+    if (s.empty() || std::isdigit(static_cast<unsigned char>(s[0])) != 0) return false;
+    return std::all_of(s.begin(), s.end(),
+                       [](char c) { return c == '_' || std::isalnum(static_cast<unsigned char>(c)) != 0; });
+}
+
+std::vector<std::string> words(const char* text) {
+    std::istringstream stream(text);
+    std::vector<std::string> all;
+    for (std::string w; stream >> w;) all.push_back(w);
+    return all;
+}
+
+void test_names() {
+    std::set<std::string> names;
+    std::set<std::pair<std::string, std::set<std::string>>> variants;
+    for (const RuleInfo& r : detail::rules()) {
+        CHECK_THAT(is_identifier(r.name), "%s", r.name);
+        CHECK_THAT(names.insert(r.name).second, "two rules are called %s", r.name);
+        CHECK(detail::find_rule(r.name) == &r);
+        CHECK_THAT(!words(r.class_name).empty(), "%s", r.name);
+        const auto options = words(r.variant);
+        for (const std::string& c : words(r.class_name)) {
+            CHECK_THAT(is_identifier(c), "%s", c.c_str());
+            CHECK_THAT(variants.insert({c, {options.begin(), options.end()}}).second, "%s: two rules for '%s'",
+                       c.c_str(), r.variant);
+        }
+        for (const char* text : {r.summary, r.formula, r.source}) CHECK_THAT(text[0] != '\0', "%s", r.name);
+        const std::string summary = r.summary;
+        CHECK_THAT(summary.back() == '.' && summary.find('\n') == std::string::npos, "%s", r.name);
+    }
+    CHECK(names.size() == Rules::size);
+    CHECK(detail::find_rule("") == nullptr && detail::find_rule("adam ") == nullptr);
+}
+
+void test_hyperparameters() {
+    for (const RuleInfo& r : detail::rules()) {
+        CHECK_THAT(r.own.size() > 0 && std::string(r.own[0].name) == "lr", "%s", r.name);
+        CHECK(r.hyper_count() <= max_hyperparameters);
+        std::set<std::string> names{"param", "grad", "step"};
+        for (std::size_t i = 0; i < r.hyper_count(); ++i) {
+            const Hyperparameter h = r.hyper(i);
+            CHECK_THAT(is_identifier(h.name) && names.insert(h.name).second, "%s: %s", r.name, h.name);
+            CHECK_THAT(detail::in_range(h.range, h.value), "%s: the default of %s is not in %s", r.name, h.name,
+                       detail::range_text(h.range));
+            CHECK_THAT(h.meaning[0] != '\0', "%s: %s", r.name, h.name);
+            const double other = other_value(h);
+            CHECK_THAT(i >= r.own.size() || (detail::in_range(h.range, other) && other != h.value), "%s: %s", r.name,
+                       h.name);
+        }
+        const auto common = std::size_t(common_hyperparameters.size());
+        for (std::size_t i = 0; i < common; ++i)
+            CHECK(std::string(r.hyper(r.own.size() + i).name) == common_hyperparameters[i].name);
+        const HyperValues h = default_hyper(r);
+        CHECK_THAT(r.invalid(h) == nullptr, "%s: %s", r.name, r.invalid(h));
+        CHECK(r.weight_decay(h) == r.common.weight_decay && r.decoupled(h) == (r.common.decoupled != 0.0));
+        CHECK(r.grad_scale(h) == 1.0);
+        for (const State& s : r.states)
+            CHECK_THAT(is_identifier(s.name) && names.insert(s.name).second, "%s: %s", r.name, s.name);
+    }
+}
+
+void test_states() {
+    for (const RuleInfo& r : detail::rules()) {
+        CHECK(r.states.size() <= max_states);
+        for (const State& s : r.states) {
+            CHECK(std::isfinite(s.initial));
+            if (s.from == nullptr) continue;
+            const bool known = std::any_of(r.own.begin(), r.own.end(),
+                                           [&](const Hyperparameter& h) { return std::string(h.name) == s.from; });
+            CHECK_THAT(known && s.option == nullptr, "%s: %s starts as %s", r.name, s.name, s.from);
+        }
+    }
+}
+
+void test_presets() {
+    const std::set<std::string> conventions{"torch", "keras", "tf1", "optax"};
+    for (const RuleInfo& r : detail::rules()) {
+        std::set<std::pair<std::string, std::string>> seen;
+        std::set<std::string> plain;
+        for (const Preset& p : r.conventions) {
+            const std::string name = p.name;
+            CHECK_THAT(conventions.count(p.convention) == 1, "%s: %s", r.name, p.convention);
+            CHECK_THAT(seen.insert({p.convention, name}).second, "%s: %s has %s twice", r.name, p.convention, p.name);
+            if (name.empty()) {
+                plain.insert(p.convention);
+                continue;
+            }
+            bool known = false;
+            for (std::size_t i = 0; i < r.hyper_count(); ++i) {
+                const Hyperparameter h = r.hyper(i);
+                if (name != h.name) continue;
+                known = true;
+                CHECK_THAT(detail::in_range(h.range, p.value), "%s: %s has %s = %g", r.name, p.convention, p.name,
+                           p.value);
+                CHECK_THAT(p.value != h.value, "%s: %s's %s is the default already", r.name, p.convention, p.name);
+            }
+            for (const State& s : r.states) {
+                if (name != s.name) continue;
+                known = true;
+                CHECK_THAT(std::isfinite(p.value) && p.value != s.initial && s.from == nullptr, "%s: %s's %s", r.name,
+                           p.convention, p.name);
+            }
+            CHECK_THAT(known, "%s: %s has %s, which is neither a hyperparameter nor a state", r.name, p.convention,
+                       p.name);
+        }
+        // A convention without differences is one entry, and one with differences has no such entry.
+        for (const auto& [convention, name] : seen)
+            CHECK_THAT(name.empty() || plain.count(convention) == 0, "%s: %s", r.name, convention.c_str());
+        for (const std::string& convention : conventions) {
+            HyperValues h = default_hyper(r);
+            for (const Preset& p : r.conventions) {
+                for (std::size_t i = 0; i < r.hyper_count(); ++i)
+                    if (convention == p.convention && std::string(p.name) == r.hyper(i).name) h.value[i] = p.value;
+            }
+            CHECK_THAT(r.invalid(h) == nullptr, "%s: %s", r.name, convention.c_str());
+        }
+    }
+}
+
+// Both types' scalars fit where the driver keeps them, and writing them touches nothing behind them.
+void test_scalars() {
+    for_each_rule([]<class R, std::size_t I>() {
+        const RuleInfo& r = detail::rules()[I];
+        CHECK(std::string(r.name) == R::name);
+        CHECK(r.states.size() == R::states.size() && r.own.size() == R::hyperparameters.size());
+        constexpr std::size_t used[2] = {sizeof(StepScalars<R, float>), sizeof(StepScalars<R, double>)};
+        static_assert(std::max(used[0], used[1]) <= detail::max_scalars_bytes);
+        const HyperValues h = default_hyper(r);
+        for (std::size_t type = 0; type < 2; ++type) {
+            alignas(64) std::array<std::byte, detail::max_scalars_bytes + 8> bytes;
+            bytes.fill(std::byte{0xa5});
+            r.prepare[type](h, 1.0, 1, bytes.data());
+            for (std::size_t i = used[type]; i < bytes.size(); ++i) CHECK(bytes[i] == std::byte{0xa5});
+        }
+    });
+}
+
+void test_ranges() {
+    const double inf = std::numeric_limits<double>::infinity();
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    const double tiny = std::numeric_limits<double>::denorm_min();
+    const double below_one = 1.0 - 0x1p-53;
+    const double above_one = 1.0 + 0x1p-52;
+    struct Case {
+        Range range;
+        const char* text;
+        std::vector<double> in, out;
+    };
+    const Case cases[] = {
+        {Range::finite, "(-inf, inf)", {-1e308, -1.0, 0.0, 1e308}, {inf, -inf}},
+        {Range::nonnegative, "[0, inf)", {0.0, -0.0, tiny, 1e308}, {-tiny, inf, -inf}},
+        {Range::positive, "(0, inf)", {tiny, 1e308}, {0.0, -0.0, -tiny, inf}},
+        {Range::fraction, "[0, 1)", {0.0, tiny, below_one}, {1.0, -tiny, inf}},
+        {Range::unit_interval, "[0, 1]", {0.0, 1.0}, {above_one, -tiny, inf}},
+        {Range::open_fraction, "(0, 1)", {tiny, below_one}, {0.0, 1.0, inf}},
+        {Range::above_one, "(1, inf)", {above_one, 1e308}, {1.0, 0.0, inf}},
+        {Range::upper_bound, "[0, inf]", {0.0, 1.0, inf}, {-tiny, -inf}},
+        {Range::flag, "bool", {0.0, 1.0}, {0.5, 2.0, -1.0, inf}},
+    };
+    for (const Case& c : cases) {
+        CHECK(detail::range_text(c.range) == std::string(c.text));
+        for (const double x : c.in) CHECK_THAT(detail::in_range(c.range, x), "%a in %s", x, c.text);
+        for (const double x : c.out) CHECK_THAT(!detail::in_range(c.range, x), "%a in %s", x, c.text);
+        CHECK(!detail::in_range(c.range, nan));
+    }
+}
+
+void set_environment(const char* name, const char* value) {
+#if defined(_WIN32)
+    _putenv_s(name, value);
+#else
+    setenv(name, value, 1);
+#endif
+}
+
+void test_instruction_sets() {
+    std::set<std::string> names;
+    for (const Isa& isa : detail::built_isas()) CHECK(names.insert(isa.name).second && isa.kernels != nullptr);
+    const auto isas = supported_isas();
+    CHECK(!isas.empty() && std::string(isas[0]->name) == "portable");
+    CHECK(&detail::current_isa() == isas.back());
+    for (const Isa* isa : isas) {
+        CHECK(detail::choose_isa(isa->name).empty());
+        CHECK(&detail::current_isa() == isa);
+        const std::string error = detail::choose_isa("x86-64-v9");
+        CHECK(error.find("x86-64-v9") != std::string::npos && error.find("portable") != std::string::npos);
+        CHECK(&detail::current_isa() == isa);
+    }
+    for (const Isa& isa : detail::built_isas())
+        if (!isa.supported) CHECK(!detail::choose_isa(isa.name).empty() && &detail::current_isa() == isas.back());
+    set_environment("ADAPTK_ISA", "portable");
+    CHECK(detail::choose_isa_from_environment().empty());
+    CHECK(std::string(detail::current_isa().name) == "portable");
+    set_environment("ADAPTK_ISA", "8086");
+    CHECK(detail::choose_isa_from_environment().find("ADAPTK_ISA") == 0);
+    set_environment("ADAPTK_ISA", "");
+    CHECK(detail::choose_isa_from_environment().empty());
+    CHECK(std::string(detail::current_isa().name) == "portable");
+}
+
+void test_threads() {
+    CHECK(detail::num_threads() >= 1 && !detail::in_forked_child());
+    CHECK(detail::set_num_threads(1).empty() && detail::num_threads() == 1);
+    const bool several = detail::set_num_threads(3).empty();
+    CHECK(detail::num_threads() == (several ? 3 : 1));
+    const int before = detail::num_threads();
+    for (const long long n : {0LL, -1LL, 1LL << 40}) {
+        CHECK(detail::set_num_threads(n).find(std::to_string(n)) != std::string::npos);
+        CHECK(detail::num_threads() == before);
+    }
+    for (const char* text : {"x", "2x", "0", "-3", "99999999999999999999"}) {
+        set_environment("ADAPTK_NUM_THREADS", text);
+        CHECK_THAT(detail::set_num_threads_from_environment().find("ADAPTK_NUM_THREADS") == 0, "%s", text);
+        CHECK(detail::num_threads() == before);
+    }
+    set_environment("ADAPTK_NUM_THREADS", "1");
+    CHECK(detail::set_num_threads_from_environment().empty() && detail::num_threads() == 1);
+}
+
+}  // namespace
+}  // namespace adaptk::test
+
+int main() {
+    using namespace adaptk::test;
+    test_names();
+    test_hyperparameters();
+    test_states();
+    test_presets();
+    test_scalars();
+    test_ranges();
+    test_instruction_sets();
+    test_threads();
+    return finish();
+}

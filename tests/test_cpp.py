@@ -1,0 +1,492 @@
+"""The C++ tests: built and run plain, under sanitizers and for another processor; and what the kernel objects hold.
+
+`tests/cpp` has the tests themselves. Here are the builds they run in, the comparison of every instruction set's results
+with stored hashes, and a look into the objects: one exported symbol each, and packed instructions in every rule's loop.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import adaptk
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parent.parent
+INCLUDE = ROOT / "cpp" / "include" / "adaptk"
+JOBS = "2"
+
+# Settings of the caller's must not reach the tests; a finding of a sanitizer ends the program.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("ADAPTK_")}
+ENVIRONMENT |= {
+    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1",
+    "OMP_WAIT_POLICY": "passive",
+}
+
+
+def find_tool(*names: str) -> str:
+    """The first of these programs, on the path or beside Python; the test is skipped where there is none."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    for name in names:
+        if found := shutil.which(name, path=path):
+            return found
+    pytest.skip(f"needs {' or '.join(names)}")
+
+
+def find_compiler() -> str:
+    return find_tool(*filter(None, [os.environ.get("CXX")]), "c++", "g++", "clang++")
+
+
+def run(*command: str | Path, quick: bool = False) -> str:
+    """Its output. A command that fails takes the test with it, and says why."""
+    environment = ENVIRONMENT | ({"ADAPTK_TEST_QUICK": "1"} if quick else {})
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, errors="replace")
+    if done.returncode != 0:
+        lines = (done.stdout + done.stderr).splitlines()
+        pytest.fail("\n".join([" ".join(map(str, command)), *lines[-80:]]), pytrace=False)
+    return done.stdout
+
+
+@dataclass
+class Build:
+    """A build of the C++ tests in a folder of its own."""
+
+    folder: Path
+    emulator: tuple[str, ...] = ()
+    binutils: str = ""
+
+    def make(self, *options: str, target: str = "all") -> None:
+        cmake = find_tool("cmake")
+        generator = ["-GNinja"] if shutil.which("ninja", path=str(Path(cmake).parent)) or shutil.which("ninja") else []
+        common = ["-DADAPTK_PYTHON=OFF", "-DADAPTK_TESTS=ON", "-DADAPTK_WERROR=ON", "-DCMAKE_BUILD_TYPE=Release"]
+        run(cmake, "-S", ROOT, "-B", self.folder, *generator, *common, *options)
+        run(cmake, "--build", self.folder, "--parallel", JOBS, "--target", target)
+
+    def test(self, *options: str, quick: bool = False) -> None:
+        run(
+            *[find_tool("ctest"), "--test-dir", self.folder, "--output-on-failure", "--no-tests=error"],
+            *["--parallel", JOBS, "--timeout", "300", *options],
+            quick=quick,
+        )
+
+    def program(self, name: str, *arguments: str, quick: bool = False) -> str:
+        return run(*self.emulator, self.folder / "tests" / "cpp" / name, *arguments, quick=quick)
+
+    def objects(self) -> dict[str, Path]:
+        """Each target's kernel object."""
+        found = self.folder.glob("CMakeFiles/adaptk_kernels_*.dir/cpp/src/kernels.cpp.o*")
+        return {re.search(r"adaptk_kernels_(\w+)\.dir", str(path))[1]: path for path in sorted(found)}
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    find_compiler()
+    build = Build(tmp_path_factory.mktemp("release"))
+    build.make()
+    return build
+
+
+@pytest.fixture(scope="module")
+def aarch64(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    compiler = find_tool("aarch64-linux-gnu-g++")
+    emulator = find_tool("qemu-aarch64", "qemu-aarch64-static")
+    build = Build(tmp_path_factory.mktemp("aarch64"), (emulator,), "aarch64-linux-gnu-")
+    # Static programs need no libraries of the other processor at run time; CMake would find the shared OpenMP.
+    openmp = run(compiler, "-print-file-name=libgomp.a").strip()
+    build.make(
+        *["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={compiler}"],
+        *["-DCMAKE_EXE_LINKER_FLAGS=-static", f"-DCMAKE_CROSSCOMPILING_EMULATOR={emulator}"],
+        f"-DOpenMP_gomp_LIBRARY={openmp}" if Path(openmp).is_absolute() else "-DADAPTK_OPENMP=OFF",
+    )
+    return build
+
+
+# The tests in their builds
+
+
+def test_release(release: Build) -> None:
+    release.test()
+
+
+def has_sanitizer(name: str, folder: Path) -> bool:
+    """Whether a program that is built with it starts: its library may be missing, or refuse the address layout."""
+    source = folder / "probe.cpp"
+    source.write_text("int main() { return 0; }\n")
+    build = [find_compiler(), f"-fsanitize={name}", str(source), "-o", str(folder / "probe")]
+    return all(subprocess.run(c, capture_output=True).returncode == 0 for c in (build, [str(folder / "probe")]))
+
+
+@pytest.mark.parametrize(
+    ("sanitizers", "options", "target", "tests"),
+    [
+        ("address,undefined", (), "all", "."),
+        # GCC's OpenMP library is not instrumented: without it, threads are the test's own.
+        ("thread", ("-DADAPTK_OPENMP=OFF",), "test_concurrent", "^concurrent$"),
+    ],
+    ids=["address-undefined", "thread"],
+)
+def test_sanitizers(tmp_path: Path, sanitizers: str, options: tuple[str, ...], target: str, tests: str) -> None:
+    if not has_sanitizer(sanitizers, tmp_path):
+        pytest.skip(f"programs built with -fsanitize={sanitizers} do not start here")
+    build = Build(tmp_path / "build")
+    build.make(f"-DADAPTK_SANITIZE={sanitizers}", *options, target=target)
+    build.test("--tests-regex", tests, quick=True)
+
+
+@pytest.mark.parametrize("test", ["convert", "norm", "power", "registry", "concurrent"])
+def test_aarch64(aarch64: Build, test: str) -> None:
+    aarch64.program(f"test_{test}", quick=True)
+
+
+@pytest.mark.parametrize("part", ["single tensors", "mixed list", "caller's modes"])
+def test_aarch64_step(aarch64: Build, part: str) -> None:
+    aarch64.program("test_step", part, quick=True)
+
+
+# The same bits everywhere
+
+
+def check_hashes(build: Build, isa: str) -> None:
+    wanted = (ROOT / "tests" / "cpp" / "hashes.txt").read_text().splitlines()
+    got = build.program("hash_table", isa).splitlines()
+    differ = [f"{b} (stored: {a})" for a, b in zip(wanted, got, strict=False) if a != b]
+    assert not differ, "\n".join(differ[:20])
+    assert len(got) == len(wanted)
+
+
+@pytest.mark.parametrize("isa", adaptk.available_isas())
+def test_hashes(release: Build, isa: str) -> None:
+    check_hashes(release, isa)
+
+
+@pytest.mark.parametrize("isa", ["neon", "portable"])
+def test_hashes_aarch64(aarch64: Build, isa: str) -> None:
+    check_hashes(aarch64, isa)
+
+
+def test_hashes_name_every_rule() -> None:
+    lines = [line.split() for line in (ROOT / "tests" / "cpp" / "hashes.txt").read_text().splitlines()]
+    names = set(adaptk.rules())
+    assert {(line[0], line[1]) for line in lines} == {
+        (name, dtype) for name in names for dtype in ("float32", "float64", "bfloat16", "float16")
+    }
+    assert len({tuple(line[:4]) for line in lines}) == len(lines)
+
+
+# What a rule's loop must hold, from the text of its header
+
+
+@dataclass
+class Formula:
+    """One rule's struct."""
+
+    name: str
+    kernel: str  # the rule whose kernel it uses
+    needs: set[str] = field(default_factory=set)  # of "root", "divide", "select"
+
+
+def block_after(text: str, at: int) -> str:
+    """The text between the braces that open at or after `at`."""
+    start = text.index("{", at)
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] == "{") - (text[i] == "}")
+        if depth == 0:
+            return text[start + 1 : i]
+    raise ValueError("unbalanced braces")
+
+
+def strip_comments(text: str) -> str:
+    return re.sub(r"//[^\n]*|\"[^\"\n]*\"", "", text)
+
+
+@lru_cache
+def read_formulas() -> dict[str, Formula]:
+    headers = [strip_comments(path.read_text()) for path in sorted(INCLUDE.rglob("*.hpp"))]
+    text = "\n".join(headers)
+    # The functions that formulas may call, other than the root, which is an instruction of its own.
+    functions: dict[str, str] = {}
+    for match in re.finditer(r"ADAPTK_HD (?:static )?\w+ (\w+)\([^)]*\) \{", text):
+        if match[1] not in ("root", "magnitude", "update", "prepare"):
+            functions[match[1]] = functions.get(match[1], "") + block_after(text, match.start())
+
+    def needs(body: str, seen: frozenset[str] = frozenset()) -> set[str]:
+        found = set()
+        if re.search(r"\broot\(", body):
+            found.add("root")
+        if re.search(r"[^/*]/[^/*]", body):
+            found.add("divide")
+        # A choice by a scalar of the step (c.first ? a : b) is taken once, outside the loop.
+        if body.count("?") > len(re.findall(r"\bc\.\w+ \?", body)):
+            found.add("select")
+        for name in set(re.findall(r"\b(\w+)\(", body)) & functions.keys() - seen:
+            found |= needs(functions[name], seen | {name})
+        return found
+
+    listed = re.search(r"using Rules = RuleList<([^>]*)>", text)
+    assert listed
+    formulas = {}
+    for name in re.findall(r"\w+", listed[1]):
+        match = re.search(rf"struct {name} \{{", text)
+        assert match, f"no struct {name}"
+        struct = block_after(text, match.start())
+        other = re.search(r"using Kernel = (\w+);", struct)
+        update = re.search(r"static void update\(", struct)
+        assert update, f"{name} has no update"
+        formulas[name] = Formula(name, other[1] if other else name, needs(block_after(struct, update.start())))
+    return formulas
+
+
+def test_formulas_are_read() -> None:
+    """The reader of headers, on formulas that it must understand."""
+    formulas = read_formulas()
+    assert len(formulas) == len(adaptk.rules())
+    assert formulas["Sgd"].needs == set()
+    assert formulas["Momentum"].needs == set()
+    assert formulas["Adam"].needs == {"root", "divide"}
+    assert formulas["AdamW"].kernel == "Adam"
+    assert formulas["AmsGrad"].needs == {"root", "divide", "select"}
+    assert formulas["AdaMax"].needs == {"divide", "select"}
+    assert formulas["RmsPropCentered"].needs == {"root", "divide", "select"}
+    assert formulas["Lion"].needs == {"select"}
+    assert formulas["DeltaBarDelta"].needs == {"select"}
+
+
+# The objects
+
+
+@dataclass(frozen=True)
+class Instruction:
+    address: int
+    name: str
+    operands: str
+    target: int | None  # of a jump
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How an instruction set spells what is looked for."""
+
+    register: str  # a full vector
+    packed: str  # arithmetic
+    scalar: str  # arithmetic and comparisons
+    root: str
+    divide: str
+    compare: str
+    select: str
+    jump: str
+    always: str  # jumps that never fall through
+
+    def is_packed(self, i: Instruction, pattern: str) -> bool:
+        return bool(re.fullmatch(pattern, i.name) and re.search(self.register, i.operands))
+
+
+def x86(register: str) -> Dialect:
+    return Dialect(
+        register=register,
+        packed=r"v?(add|sub|mul|div|sqrt)p[sd]",
+        scalar=r"v?(add|sub|mul|div|sqrt|u?comi)s[sd]",
+        root=r"v?sqrtp[sd]",
+        divide=r"v?divp[sd]",
+        # A minimum or maximum compares and selects.
+        compare=r"v?(cmp\w*|min|max)p[sd]",
+        select=r"v?blend\w+|v?p?(and|andn|or)(p[sd]|[dq])?|vpternlog[dq]|v?(min|max)p[sd]|v(mov|add|sub|mul)\w+",
+        jump=r"j\w+",
+        always=r"jmp\w*|ret\w*",
+    )
+
+
+NEON = Dialect(
+    register=r"\bv\d+\.(4s|2d|16b)",
+    packed=r"f(add|sub|mul|div|sqrt)",
+    scalar=r"f(add|sub|mul|div|sqrt|cmpe?)",
+    root=r"fsqrt",
+    divide=r"fdiv",
+    compare=r"fcm\w+|fmax|fmin",
+    select=r"bsl|bit|bif|and|bic|orr|fmax|fmin",
+    jump=r"b(\.\w+)?|cbn?z|tbn?z",
+    always=r"b|ret",
+)
+
+X86 = {"portable": x86("%xmm"), "v2": x86("%xmm"), "v3": x86("%ymm"), "v4": x86("%zmm")}
+DIALECTS = {"": X86, "aarch64-linux-gnu-": {"portable": NEON, "neon": NEON}}
+
+# Fused, approximate: what the arithmetic contract rules out.
+FORBIDDEN = r"v?fn?m(add|sub|addsub|subadd)\d+\w*|v?(rcp|rsqrt)\w*|f(n?m(add|sub)|ml[as])|f(recp|rsqrt)\w+"
+
+
+def disassemble(objdump: str, path: Path) -> dict[str, list[Instruction]]:
+    functions: dict[str, list[Instruction]] = {}
+    name = ""
+    for line in run(objdump, "-dC", "--no-show-raw-insn", path).splitlines():
+        if match := re.fullmatch(r"[0-9a-f]+ <(.*)>:", line):
+            name = match[1]
+            functions[name] = []
+        elif match := re.match(r"\s*([0-9a-f]+):\s+(\S+)\s*(.*)", line):
+            target = re.search(r"\b([0-9a-f]+) <", match[3]) if re.match(r"j|b|cb|tb", match[2]) else None
+            functions[name].append(
+                Instruction(int(match[1], 16), match[2], match[3], int(target[1], 16) if target else None)
+            )
+    return functions
+
+
+class Graph:
+    """The flow of control within a function, instruction by instruction."""
+
+    def __init__(self, code: list[Instruction], dialect: Dialect) -> None:
+        at = {instruction.address: i for i, instruction in enumerate(code)}
+        self.code = code
+        self.after: list[list[int]] = [[] for _ in code]
+        self.before: list[list[int]] = [[] for _ in code]
+        for i, instruction in enumerate(code):
+            if re.fullmatch(dialect.jump, instruction.name) and instruction.target in at:
+                self.after[i].append(at[instruction.target])
+            if i + 1 < len(code) and not re.fullmatch(dialect.always, instruction.name):
+                self.after[i].append(i + 1)
+        for i, following in enumerate(self.after):
+            for j in following:
+                self.before[j].append(i)
+        # A jump closes a loop where every way to it leads through its target. (Code that was moved out of the way jumps
+        # back too.)
+        self.closing = {
+            (i, head)
+            for i, following in enumerate(self.after)
+            for head in following
+            if head <= i and i not in self.closure(0, self.after, stop=head) - {head}
+        }
+        self.forward = [[j for j in following if (i, j) not in self.closing] for i, following in enumerate(self.after)]
+
+    @staticmethod
+    def closure(start: int, edges: list[list[int]], stop: int = -1) -> set[int]:
+        seen = {start}
+        todo = [start]
+        while todo:
+            i = todo.pop()
+            if i == stop:
+                continue
+            for j in edges[i]:
+                if j not in seen:
+                    seen.add(j)
+                    todo.append(j)
+        return seen
+
+    def innermost_loops(self) -> list[set[int]]:
+        by_head: dict[int, set[int]] = {}
+        for i, head in self.closing:
+            by_head.setdefault(head, set()).update(self.closure(i, self.before, stop=head))
+        entered = self.closure(0, self.after)  # all but padding
+        loops = [loop & entered for loop in by_head.values()]
+        return [loop for loop in loops if not any(other < loop for other in loops)]
+
+
+def faults_of(code: list[Instruction], needs: set[str], dialect: Dialect) -> Iterator[str]:
+    """What is wrong with a rule's function."""
+    graph = Graph(code, dialect)
+    loops = graph.innermost_loops()
+
+    def holds(loop: set[int], pattern: str) -> bool:
+        return any(dialect.is_packed(code[i], pattern) for i in loop)
+
+    packed = [loop for loop in loops if holds(loop, dialect.packed)]
+    if not packed:
+        yield "no loop with packed arithmetic"
+        return
+
+    def has_scalar(loop: set[int]) -> bool:
+        return any(
+            re.fullmatch(dialect.scalar, code[i].name) and not dialect.is_packed(code[i], dialect.scalar) for i in loop
+        )
+
+    if any(has_scalar(loop) for loop in packed):
+        yield "scalar arithmetic in a packed loop"
+    # What a vector leaves over may be done one by one, but after a packed loop and nowhere else.
+    after_packed = set().union(*(graph.closure(i, graph.forward) for loop in packed for i in loop))
+    scalar = [loop for loop in loops if loop not in packed and has_scalar(loop)]
+    if any(not loop <= after_packed for loop in scalar):
+        yield "a scalar loop that no packed loop comes before"
+    if len(scalar) > len(packed):
+        yield f"{len(scalar)} scalar loops beside {len(packed)} packed ones"
+    wanted = {
+        "root": [dialect.root],
+        "divide": [dialect.divide],
+        "select": [dialect.compare, dialect.select],
+    }
+    patterns = [pattern for need in needs for pattern in wanted[need]]
+    if not any(all(holds(loop, pattern) for pattern in patterns) for loop in packed):
+        yield f"no packed loop that holds {' and '.join(sorted(needs))}"
+
+
+def check_loops(build: Build, dialects: dict[str, Dialect]) -> None:
+    objdump = find_tool(f"{build.binutils}objdump")
+    faults = []
+    for target, path in build.objects().items():
+        functions = disassemble(objdump, path)
+        steps = {}
+        for name, code in functions.items():
+            if match := re.search(r"::step<adaptk::\w+::(\w+), (\w+), (\w+)>\(", name):
+                steps[match.groups()] = code
+            faults += [f"{target}: {i.name} in {name}" for i in code if re.fullmatch(FORBIDDEN, i.name)]
+        for formula in read_formulas().values():
+            if formula.kernel != formula.name:
+                continue
+            for dtype in ("float", "double"):
+                for coupled in ("false", "true"):
+                    code = steps.get((formula.name, dtype, coupled), [])
+                    found = faults_of(code, formula.needs, dialects[target]) if code else ["no such function"]
+                    faults += [f"{target}: {formula.name}, {dtype}, coupled decay {coupled}: {f}" for f in found]
+    assert not faults, "\n".join(faults)
+
+
+def check_symbols(build: Build) -> None:
+    nm = find_tool(f"{build.binutils}nm")
+    objects = build.objects()
+    assert "portable" in objects
+    for target, path in objects.items():
+        symbols = [line.split(maxsplit=2)[-2:] for line in run(nm, "-C", path).splitlines()]
+        kinds = {kind for kind, _ in symbols}
+        assert not kinds & set("WwVvuiC"), f"{target}: weak or common symbols"
+        exported = [name for kind, name in symbols if kind.isupper() and kind != "U"]
+        assert exported == [f"adaptk::detail::kernels_{target}()"]
+        # What the compiler may ask of the C library; a call of anything else could stand in a loop.
+        undefined = {name for kind, name in symbols if kind == "U"}
+        assert undefined <= {"_GLOBAL_OFFSET_TABLE_", "memcpy", "memset", "memmove"}, target
+
+
+def gcc_or_clang_objects(build: Build) -> None:
+    if not build.objects():
+        pytest.skip("the kernel objects are not where GCC and Clang builds have them")
+    if build.binutils == "" and os.uname().machine not in ("x86_64", "aarch64"):
+        pytest.skip(f"no table of {os.uname().machine} instructions")
+
+
+def dialects_of(build: Build) -> dict[str, Dialect]:
+    native = build.binutils == "" and os.uname().machine == "aarch64"
+    return DIALECTS["aarch64-linux-gnu-" if native else build.binutils]
+
+
+def test_symbols(release: Build) -> None:
+    gcc_or_clang_objects(release)
+    check_symbols(release)
+
+
+def test_loops(release: Build) -> None:
+    gcc_or_clang_objects(release)
+    check_loops(release, dialects_of(release))
+
+
+def test_symbols_aarch64(aarch64: Build) -> None:
+    check_symbols(aarch64)
+
+
+def test_loops_aarch64(aarch64: Build) -> None:
+    check_loops(aarch64, dialects_of(aarch64))
