@@ -83,8 +83,6 @@ void test_overflow() {
     CHECK_THAT(p == infinity, "1e10 to the largest float64: %a", p);
     const double q = power(1e-10, std::numeric_limits<double>::max());
     CHECK_THAT(q == 0.0, "1e-10 to the largest float64: %a", q);
-    const double r = power(2.0, std::int64_t{2000});
-    CHECK_THAT(r == infinity, "2 to the 2000: %a", r);
 }
 
 void test_monotonic() {

@@ -70,8 +70,6 @@ inline Pair log(double x) {
 // x = k ln 2 + 2^9 r: a short Taylor series for expm1(r), then nine doublings expm1(2r) = a*(a + 2), which keep the
 // relative accuracy that squaring exp(r) would lose.
 inline double exp(Pair x) {
-    if (x.hi > 709.0) return HUGE_VAL;
-    if (x.hi < -745.0) return 0.0;
     const double k = std::nearbyint(x.hi / ln2.hi);
     Pair r = add(x, multiply({-k, 0.0}, ln2));
     r = {r.hi * 0x1p-9, r.lo * 0x1p-9};
@@ -87,7 +85,7 @@ inline double exp(Pair x) {
 
 }  // namespace power_detail
 
-// base^n for base >= 0, n >= 0, by binary powering.
+// base^n for 0 <= base <= 1, n >= 0, by binary powering.
 inline double power(double base, std::int64_t n) {
     using power_detail::Pair;
     Pair result{1.0, 0.0};
@@ -104,7 +102,11 @@ inline double power(double base, std::int64_t n) {
 // base^exponent for base > 0.
 inline double power(double base, double exponent) {
     if (exponent == 0.0 || base == 1.0) return 1.0;
-    return power_detail::exp(power_detail::multiply(power_detail::log(base), {exponent, 0.0}));
+    const power_detail::Pair l = power_detail::log(base);
+    // Past the ends of float64, where the double-double product may have no second half.
+    if (l.hi * exponent > 710.0) return HUGE_VAL;
+    if (l.hi * exponent < -746.0) return 0.0;
+    return power_detail::exp(power_detail::multiply(l, {exponent, 0.0}));
 }
 
 ADAPTK_NAMESPACE_END
