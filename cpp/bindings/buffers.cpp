@@ -1,7 +1,5 @@
 #include "buffers.hpp"
 
-#include <pybind11/numpy.h>
-
 #include <algorithm>
 #include <unordered_map>
 #include <utility>
@@ -23,10 +21,16 @@ static_assert(sizeof(py::ssize_t) == sizeof(std::int64_t), "adaptk needs a 64-bi
 using ArrayProxy = py::detail::PyArray_Proxy;
 using DescrProxy = py::detail::PyArrayDescr_Proxy;
 
-PyTypeObject* ndarray_type() {
-    static PyTypeObject* const type = py::detail::npy_api::get().PyArray_Type_;
-    return type;
+NumpyTypes& known_types() {
+    static NumpyTypes types = [] {
+        const auto descr = [](const char* name) { return py::dtype(name).release().ptr(); };
+        return NumpyTypes{py::detail::npy_api::get().PyArray_Type_,
+                          {descr("float32"), descr("float64"), nullptr, descr("float16")}};
+    }();
+    return types;
 }
+
+PyTypeObject* ndarray_type() { return known_types().array; }
 
 // NumPy's scalars have an array interface too, of a value that nobody will see again.
 bool is_numpy_scalar(py::handle object) { return py::isinstance(object, py::module_::import("numpy").attr("generic")); }
@@ -38,6 +42,8 @@ bool is_bfloat16(const DescrProxy* descr) {
     const auto name = py::handle(descr->typeobj).attr("__name__").cast<std::string>();
     if (name != "bfloat16") return false;
     known = descr->type_num;
+    known_types().descr[std::size_t(DType::bf16)] =
+        py::dtype::from_args(py::reinterpret_borrow<py::object>(descr->typeobj)).release().ptr();
     return true;
 }
 
@@ -150,6 +156,8 @@ bool reachable(std::int64_t device_type) {
 }
 
 }  // namespace
+
+const NumpyTypes& numpy_types() { return known_types(); }
 
 void fail(PyObject* exception, const std::string& message) {
     PyErr_SetString(exception, message.c_str());
@@ -341,21 +349,7 @@ void View::from_tensor(const DLTensor& t, const ArgName& name) {
 QuickShape::QuickShape(const View& v) {
     if (!v.c_order || v.ndim > most_axes) return;
     ndim = v.ndim;
-    dtype = v.dtype;
     std::copy_n(v.shape, ndim, shape);
-}
-
-void* QuickShape::data_of(PyObject* object, DType wanted, bool writable) const {
-    if (Py_TYPE(object) != ndarray_type()) return nullptr;
-    const auto* a = reinterpret_cast<const ArrayProxy*>(object);
-    const int flags = npy_c_contiguous | (writable ? npy_writeable : 0);
-    DType type = DType::f32;
-    if (a->nd != ndim || (a->flags & flags) != flags ||
-        !numpy_dtype(reinterpret_cast<const DescrProxy*>(a->descr), type) || type != wanted)
-        return nullptr;
-    for (std::int32_t i = 0; i < ndim; ++i)
-        if (a->dimensions[i] != shape[i]) return nullptr;
-    return a->data;
 }
 
 bool View::same_shape(const View& other) const {

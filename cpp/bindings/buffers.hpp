@@ -4,6 +4,7 @@
 #include "dlpack.hpp"
 #include "dtype.hpp"
 
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
@@ -71,18 +72,37 @@ class View {
     void (*release_)(void*) = nullptr;
 };
 
+// NumPy's array type and the one object that describes each dtype in native byte order.
+struct NumpyTypes {
+    PyTypeObject* array;
+    PyObject* descr[4];  // by DType; that of bfloat16 is null until an array of it has been seen
+};
+const NumpyTypes& numpy_types();
+
 // The shape of a C-ordered array of few axes, by which another array is found to be its like in a few comparisons: what
 // a step over thousands of small arrays spends its time on.
 struct QuickShape {
     static constexpr std::int32_t most_axes = 4;
     std::int32_t ndim = -1;  // -1: matches nothing
-    DType dtype = DType::f32;
     std::int64_t shape[most_axes];
 
     QuickShape() = default;
     explicit QuickShape(const View& v);  // matches nothing where `v` is not such an array
-    // The data of an exact NumPy array of this shape in C order, and of this dtype; else nullptr. 0-size arrays too.
-    void* data_of(PyObject* object, DType wanted, bool writable) const;
+
+    // The data of an exact NumPy array of this shape in C order, and of this dtype; else nullptr. Of an array that does
+    // not match here more may be found by View::take.
+    void* data_of(const NumpyTypes& numpy, PyObject* object, DType wanted, bool writable) const {
+        constexpr int c_contiguous = 0x0001;
+        constexpr int writeable = 0x0400;
+        if (Py_TYPE(object) != numpy.array) return nullptr;
+        const auto* a = reinterpret_cast<const py::detail::PyArray_Proxy*>(object);
+        const int flags = c_contiguous | (writable ? writeable : 0);
+        if (a->nd != ndim || (a->flags & flags) != flags || a->descr != numpy.descr[std::size_t(wanted)])
+            return nullptr;
+        for (std::int32_t i = 0; i < ndim; ++i)
+            if (a->dimensions[i] != shape[i]) return nullptr;
+        return a->data;
+    }
 };
 
 // Throws where `v` cannot be what it is given as beside `param`. The order of complaints: type, access, shape, layout.

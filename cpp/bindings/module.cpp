@@ -99,6 +99,7 @@ PYBIND11_MODULE(_core, m) {
     m.attr("openmp") = pybind11::none();
 #endif
     m.attr("eigen") = EIGEN_VERSION_TEXT;
+    b::numpy_types();
     m.def("registry", b::registry);
     b::register_machine(m);
     b::register_functions(m);

@@ -96,7 +96,7 @@ class Plan {
 
     ArgName name_of(std::size_t tensor, std::size_t buffer) const;
     static void bind(Tensor& t, const RuleNames& names, TensorStep& work, Quick& quick);
-    static bool unchanged(const Quick& quick, const TensorStep& work);
+    static bool unchanged(const NumpyTypes& numpy, const Quick& quick, const TensorStep& work);
     void index_memory(std::vector<Tensor>& tensors);
     void refresh();
     void check_group_count(const py::list& groups) const;
@@ -191,11 +191,11 @@ void Plan::add_group(const std::string& rule, const py::list& params, const py::
 }
 
 // NumPy arrays that are still what they were. Anything else is looked at again, without haste.
-bool Plan::unchanged(const Quick& quick, const TensorStep& work) {
+bool Plan::unchanged(const NumpyTypes& numpy, const Quick& quick, const TensorStep& work) {
     if (quick.shape.ndim < 0) return false;
     DType type = work.param;
     for (std::uint32_t b = 0; b < quick.written; ++b) {
-        if (quick.shape.data_of(quick.object[b], type, true) != work.buffer[b == 0 ? 0 : 1 + b]) return false;
+        if (quick.shape.data_of(numpy, quick.object[b], type, true) != work.buffer[b == 0 ? 0 : 1 + b]) return false;
         type = compute_type(work.param);
     }
     return true;
@@ -203,8 +203,9 @@ bool Plan::unchanged(const Quick& quick, const TensorStep& work) {
 
 // Buffers may have changed since they were bound (moved, made read-only, reshaped). Where looking again is cheap, look.
 void Plan::refresh() {
+    const NumpyTypes& numpy = numpy_types();
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
-        if (unchanged(quick_[i], work_[i])) continue;
+        if (unchanged(numpy, quick_[i], work_[i])) continue;
         Tensor& t = tensors_[i];
         const auto look = [&](Bound& b, std::size_t buffer) {
             if (!b.view.cheap) return true;
@@ -277,6 +278,7 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, double gra
     std::vector<TensorStep> some;  // the tensors that have a gradient, where not all have
     bool all = true;
     for (const py::object& g : held) all = all && !g.is_none();
+    const NumpyTypes& numpy = numpy_types();
     std::vector<View> views;  // of gradients that have to be held until the step is done
     std::size_t last_group = 0;
     std::int64_t total = 0;
@@ -286,7 +288,7 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, double gra
         if (t.step == INT64_MAX || step_count_ == INT64_MAX) fail(PyExc_ValueError, "step: more than 2**63 - 1 steps");
         TensorStep& work = work_[i];
         work.grad = work.param;
-        work.buffer[1] = quick_[i].shape.data_of(held[i].ptr(), work.param, false);
+        work.buffer[1] = quick_[i].shape.data_of(numpy, held[i].ptr(), work.param, false);
         if (work.buffer[1] == nullptr) {
             const ArgName name = name_of(i, 1);
             View g;

@@ -106,7 +106,8 @@ void test_narrowing(const KernelTable& k, const char* isa, DType type) {
     const int tail = 24 - format.precision - (type == DType::f16 ? 1 : 0);
     const std::uint32_t half = 1u << (tail - 1);
     for (std::uint32_t high = 0; high < (1u << (32 - tail)); ++high) {
-        if (quick() && high % 16 != 5) continue;
+        const bool special = (high << tail & 0x7f800000u) == 0x7f800000u;
+        if (quick() && !special && high % 16 != 5) continue;
         for (const std::uint32_t low : {0u, 1u, half - 1, half, half + 1, 2 * half - 1}) test.add(high << tail | low);
     }
     Random random(9);
