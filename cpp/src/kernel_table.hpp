@@ -9,7 +9,7 @@
 
 namespace adaptk::detail {
 
-// Sums of squares: leaves of this many elements with this many lanes each (see norm.hpp).
+// Sums of squares: leaves of this many elements with this many lanes each (see step.cpp).
 inline constexpr std::size_t norm_leaf = 8192;
 inline constexpr std::size_t norm_lanes = 256;
 

@@ -15,13 +15,13 @@
 namespace adaptk::detail {
 namespace {
 
-// Elements of a tile: what does not compute in place is widened into scratch, updated there, and narrowed back. Small,
-// because the stages of a tile use memory one after the other, and long ones would leave it idle in turn; large enough
-// that the calls of its stages do not count.
-constexpr std::size_t tile = 128;
+// Elements of a tile: what does not compute in place is widened into scratch, updated there, and narrowed back. So few,
+// that the processor starts the conversions of the next tile while the divisions of this one are under way: measured
+// with AdaDelta on bfloat16, 64M elements, two cores, 64 ran at 1.18 times float32's speed, 128 and 256 at 0.85 to 0.9.
+constexpr std::size_t tile = 64;
 
 // A tile's memory is asked for this many tiles before it is used.
-constexpr std::int64_t tiles_ahead = 4;
+constexpr std::int64_t tiles_ahead = 8;
 
 // Below this much work for each thread, waking another one costs more than it brings: some microseconds where it spins
 // already and some tens where it sleeps, beside 10 us that a heavy rule takes for this many elements in cache.

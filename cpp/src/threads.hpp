@@ -32,10 +32,10 @@ class FloatingPointMode {
     unsigned saved_;
 #elif defined(__aarch64__)
     FloatingPointMode() {
-        __asm__ volatile("mrs %0, fpcr" : "=r"(saved_));
-        __asm__ volatile("msr fpcr, %0" : : "r"(std::uint64_t{0}));
+        __asm__ volatile("mrs %0, fpcr" : "=r"(saved_) : : "memory");
+        __asm__ volatile("msr fpcr, %0" : : "r"(std::uint64_t{0}) : "memory");
     }
-    ~FloatingPointMode() { __asm__ volatile("msr fpcr, %0" : : "r"(saved_)); }
+    ~FloatingPointMode() { __asm__ volatile("msr fpcr, %0" : : "r"(saved_) : "memory"); }
 
   private:
     std::uint64_t saved_ = 0;
