@@ -121,14 +121,10 @@ class Streams:
         self.bytes = 2 * written + storage.itemsize
         self._function = getattr(adaptk.ops, rule.name)
         streams = 2 + len(self.states)
-        plain = storage == compute
+        self._plain = storage == compute
+        self._ceiling_buffers: list[Any] = []
         # 16-bit storage has no ceiling kernel of its own: the ceiling is the time of the same number of bytes.
-        self._ceiling_buffers: list[Any] = (
-            [self.param, self.grad, *self.states]
-            if plain
-            else [np.full(size, 0.5, np.float32) for _ in range(streams - len(self.states))] + self.states
-        )
-        self.ceiling_factor = 1.0 if plain else self.bytes / (4 * (2 * streams - 1))
+        self.ceiling_factor = 1.0 if self._plain else self.bytes / (4 * (2 * streams - 1))
 
     def update(self) -> None:
         """One step of the rule."""
@@ -136,6 +132,11 @@ class Streams:
 
     def ceiling(self) -> None:
         """The same streams, one addition each."""
+        if not self._ceiling_buffers:
+            first: list[Any] = [self.param, self.grad]
+            if not self._plain:
+                first = [np.full(self.param.size, 0.5, np.float32) for _ in first]
+            self._ceiling_buffers = [*first, *self.states]
         _core.ceiling(self._ceiling_buffers)
 
 
