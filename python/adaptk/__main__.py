@@ -52,12 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command == "info":
         return _info(rest)
     if command == "demo":
-        from adaptk import _demo
+        from adaptk._demo import main as demo
 
-        return _demo.main(rest)
-    from adaptk import _bench
+        return demo(rest)
+    from adaptk._bench import main as bench
 
-    return _bench.main(rest)
+    return bench(rest)
 
 
 if __name__ == "__main__":
