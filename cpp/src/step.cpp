@@ -17,7 +17,8 @@ namespace {
 
 // Elements of a tile: what does not compute in place is widened into scratch, updated there, and narrowed back. Few, so
 // that memory does not idle while a stage works in the cache; measured with RMSProp, AdaDelta and AdaGrad on bfloat16,
-// 64M elements, two cores: 256 ran at 0.93 to 1.1 times float32's speed, 64 and 1024 at 0.6 to 0.9.
+// 64M elements, two cores: 256 ran at 0.93 to 1.1 times float32's speed; 64 and 128 varied from 0.75 to 1.2, and 1024
+// reached 0.6.
 constexpr std::size_t tile = 256;
 
 // A tile's memory is asked for this many tiles before it is used.
