@@ -39,7 +39,7 @@ const std::vector<RuleNames>& all_names() {
 
 }  // namespace
 
-const RuleNames& names_of(const RuleInfo& rule) { return all_names()[std::size_t(&rule - detail::rules().data())]; }
+const RuleNames& names_of(const RuleInfo& rule) { return all_names()[rule.index]; }
 
 const RuleNames& names_of(const std::string& rule) {
     const RuleInfo* r = detail::find_rule(rule);

@@ -238,7 +238,7 @@ py::object make_function(const std::string& rule, const std::string& doc, const 
     definition->doc = doc;
     definition->method = {
         r.name,
-        reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entries[std::size_t(&r - detail::rules().data())])),
+        reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entries[r.index])),
         METH_FASTCALL | METH_KEYWORDS, definition->doc.c_str()};
     auto function = py::reinterpret_steal<py::object>(PyCFunction_NewEx(&definition->method, nullptr, module.ptr()));
     if (!function) throw py::error_already_set();

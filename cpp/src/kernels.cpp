@@ -3,6 +3,8 @@
 // function. A symbol that two such objects shared could be linked from the one that this processor cannot run.
 #include "kernel_table.hpp"
 
+#include "adaptk/dtypes.hpp"
+
 #include <utility>
 
 #if defined(__F16C__)
@@ -124,63 +126,16 @@ template <class T, size_t Written> void ceiling(const void*, void* const* b, siz
     ceiling_unpack<T>(b, n, std::make_index_sequence<Written - 1>{});
 }
 
-// Conversions of 16-bit storage are written on integers, so that the same bits come out wherever they run; the
-// hardware's own instructions for float16 compute the same function.
-
-union Bits {
-    float f;
-    std::uint32_t u;
-};
-
-ADAPTK_HD float from_bits(std::uint32_t u) {
-    Bits b;
-    b.u = u;
-    return b.f;
-}
-
-ADAPTK_HD std::uint32_t to_bits(float f) {
-    Bits b;
-    b.f = f;
-    return b.u;
-}
-
 void widen_bf16(const void* from, float* to, size_t n) {
     const auto* ADAPTK_RESTRICT x = static_cast<const std::uint16_t*>(from);
     auto* ADAPTK_RESTRICT y = to;
-    for (size_t i = 0; i < n; ++i) y[i] = from_bits(std::uint32_t(x[i]) << 16);
+    for (size_t i = 0; i < n; ++i) y[i] = adaptk::widen_bf16(x[i]);
 }
 
-// Round to nearest, ties to even: add half of the last kept place, less one bit where that place is even already.
 void narrow_bf16(const float* from, void* to, size_t n) {
     const auto* ADAPTK_RESTRICT x = from;
     auto* ADAPTK_RESTRICT y = static_cast<std::uint16_t*>(to);
-    for (size_t i = 0; i < n; ++i) {
-        const std::uint32_t u = to_bits(x[i]);
-        const std::uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
-        const std::uint32_t quiet = u | 0x400000u;
-        y[i] = std::uint16_t(((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded) >> 16);
-    }
-}
-
-// The exponent fields of float16 and float32 line up after a shift by 13; their biases differ by 112, which a
-// multiplication by 2^112 makes up for, subnormal numbers included.
-ADAPTK_HD float widen_one(std::uint16_t h) {
-    const std::uint32_t body = std::uint32_t(h & 0x7fffu) << 13;
-    const std::uint32_t scaled = to_bits(from_bits(body) * 0x1p112f);
-    const std::uint32_t special = body | 0x7f800000u;
-    return from_bits(((h & 0x7fffu) >= 0x7c00u ? special : scaled) | (std::uint32_t(h & 0x8000u) << 16));
-}
-
-ADAPTK_HD std::uint16_t narrow_one(float f) {
-    const std::uint32_t u = to_bits(f);
-    const std::uint32_t a = u & 0x7fffffffu;
-    const std::uint32_t normal = (a - (112u << 23) + 0xfffu + ((a >> 13) & 1u)) >> 13;
-    // Below 2^-14 the last place is 2^-24, which is what the last place of 0.5 + x is.
-    const std::uint32_t subnormal = to_bits(from_bits(a) + 0.5f) - 0x3f000000u;
-    std::uint32_t r = a < 0x38800000u ? subnormal : normal;
-    r = a >= 0x477ff000u ? 0x7c00u : r;
-    r = a > 0x7f800000u ? 0x7e00u : r;
-    return std::uint16_t(r | ((u >> 16) & 0x8000u));
+    for (size_t i = 0; i < n; ++i) y[i] = adaptk::narrow_bf16(x[i]);
 }
 
 void widen_f16(const void* from, float* to, size_t n) {
@@ -193,7 +148,7 @@ void widen_f16(const void* from, float* to, size_t n) {
 #elif defined(__aarch64__)
     for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x + i))));
 #endif
-    for (; i < n; ++i) y[i] = widen_one(x[i]);
+    for (; i < n; ++i) y[i] = adaptk::widen_f16(x[i]);
 }
 
 void narrow_f16(const float* from, void* to, size_t n) {
@@ -207,7 +162,7 @@ void narrow_f16(const float* from, void* to, size_t n) {
 #elif defined(__aarch64__)
     for (; i + 4 <= n; i += 4) vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
 #endif
-    for (; i < n; ++i) y[i] = narrow_one(x[i]);
+    for (; i < n; ++i) y[i] = adaptk::narrow_f16(x[i]);
 }
 
 void widen_f32(const float* from, double* to, size_t n) {
@@ -236,20 +191,10 @@ template <class T> void squares(const T* x, size_t n, size_t phase, double scale
     }
 }
 
-// Rules that compute another rule's formula name it as their Kernel.
-template <class R> struct kernel_of {
-    using type = R;
-};
-template <class R>
-    requires requires { typename R::Kernel; }
-struct kernel_of<R> {
-    using type = typename R::Kernel;
-};
-
 template <class... R> constexpr KernelTable make_table(RuleList<R...>) {
     return {
-        {{{step<typename kernel_of<R>::type, float, false>, step<typename kernel_of<R>::type, float, true>},
-          {step<typename kernel_of<R>::type, double, false>, step<typename kernel_of<R>::type, double, true>}}...},
+        {{{step<kernel_of_t<R>, float, false>, step<kernel_of_t<R>, float, true>},
+          {step<kernel_of_t<R>, double, false>, step<kernel_of_t<R>, double, true>}}...},
         {{ceiling<float, 1>, ceiling<double, 1>},
          {ceiling<float, 2>, ceiling<double, 2>},
          {ceiling<float, 3>, ceiling<double, 3>},

@@ -18,16 +18,12 @@ template <class R> typename R::Hyper own_hyper(const HyperValues& h) {
 template <class R, class T> void prepare_scalars(const HyperValues& h, double grad_scale, std::int64_t t, void* out) {
     using Out = StepScalars<R, T>;
     static_assert(std::is_trivially_copyable_v<Out> && sizeof(Out) <= max_scalars_bytes);
+    static_assert(std::is_trivially_copyable_v<memo_of_t<R>> && sizeof(memo_of_t<R>) <= max_memo_bytes);
     static_assert(R::hyperparameters.size() + common_hyperparameters.size() <= max_hyperparameters);
     static_assert(R::states.size() <= max_states);
     static_assert(std::string_view(R::hyperparameters[0].name) == "lr");
-    const double* common = h.value + R::hyperparameters.size();
-    const double lr = h.value[0];
-    const double decay = common[0];
-    const bool decoupled = common[1] != 0.0;
-    const bool maximize = common[2] != 0.0;
-    Out s{{T(maximize ? -grad_scale : grad_scale), T(decoupled ? 0.0 : decay), T(decoupled ? 1.0 - lr * decay : 1.0)},
-          R::template scalars<T>(own_hyper<R>(h), t)};
+    thread_local memo_of_t<R> memo;
+    const Out s = step_scalars<R, T>(h.value, grad_scale, t, memo);
     std::memcpy(out, &s, sizeof s);
 }
 
@@ -49,7 +45,9 @@ template <class R> constexpr CommonHyper common_of() {
 
 template <class... R> std::array<RuleInfo, sizeof...(R)> make_registry(RuleList<R...>) {
     static_assert((Rule<R> && ...));
-    return {RuleInfo{R::name,
+    std::size_t index = 0;
+    return {RuleInfo{index++,
+                     R::name,
                      R::class_name,
                      R::variant,
                      R::summary,

@@ -18,6 +18,7 @@ struct HyperValues {
 };
 
 struct RuleInfo {
+    std::size_t index;  // in the list of rules
     const char* name;
     const char* class_name;
     const char* variant;
@@ -28,8 +29,7 @@ struct RuleInfo {
     std::span<const State> states;
     std::span<const Preset> conventions;
     CommonHyper common;
-    // Writes the StepScalars<R, T> of step t for T = float [0] and double [1]. The gradient's scale is an argument of
-    // its own because clipping changes it after the hyperparameters are known.
+    // Writes the StepScalars<R, T> of step t for T = float [0] and double [1]: step_scalars.
     void (*prepare[2])(const HyperValues& h, double grad_scale, std::int64_t t, void* scalars);
     const char* (*invalid)(const HyperValues& h);  // see rule.hpp; nullptr where the values go together
 

@@ -321,7 +321,7 @@ struct PreparedSegment {
 };
 
 void prepare(PreparedSegment& out, const KernelTable& k, const Segment& s, double grad_scale, bool f32, bool f64) {
-    const auto index = std::size_t(s.rule - rules().data());
+    const std::size_t index = s.rule->index;
     const bool coupled = s.rule->coupled_decay(s.hyper);
     out.buffers = 2 + s.rule->states.size();
     for (int type = 0; type < 2; ++type) {

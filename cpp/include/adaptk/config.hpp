@@ -2,6 +2,13 @@
 // translation unit is compiled for.
 #pragma once
 
+// What a step computes once: on the host, or on the device where the step count and the hyperparameters live there.
+#if defined(__CUDACC__)
+#define ADAPTK_HOST_DEVICE __host__ __device__
+#else
+#define ADAPTK_HOST_DEVICE
+#endif
+
 // A rule's formula must disappear into the loop around it, whatever the optimisation level: an out-of-line copy in an
 // object that was compiled for AVX-512 would be a symbol that the linker may pick for a machine without it.
 #if defined(__CUDACC__)

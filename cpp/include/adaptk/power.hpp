@@ -22,25 +22,25 @@ struct Pair {
 };
 
 // Exact for |a| >= |b| (or a = 0).
-inline Pair fast_sum(double a, double b) {
+ADAPTK_HOST_DEVICE inline Pair fast_sum(double a, double b) {
     const double s = a + b;
     return {s, b - (s - a)};
 }
 
-inline Pair add(Pair a, Pair b) {
+ADAPTK_HOST_DEVICE inline Pair add(Pair a, Pair b) {
     const double s = a.hi + b.hi;
     const double t = s - a.hi;
     const double e = (a.hi - (s - t)) + (b.hi - t);
     return fast_sum(s, e + (a.lo + b.lo));
 }
 
-inline Pair multiply(Pair a, Pair b) {
+ADAPTK_HOST_DEVICE inline Pair multiply(Pair a, Pair b) {
     const double p = a.hi * b.hi;
     const double e = std::fma(a.hi, b.hi, -p);
     return fast_sum(p, e + (a.hi * b.lo + a.lo * b.hi));
 }
 
-inline Pair divide(Pair a, Pair b) {
+ADAPTK_HOST_DEVICE inline Pair divide(Pair a, Pair b) {
     const double q = a.hi / b.hi;
     const Pair r = add(a, multiply({-q, 0.0}, b));
     const double q2 = r.hi / b.hi;
@@ -52,7 +52,7 @@ inline Pair divide(Pair a, Pair b) {
 inline constexpr Pair ln2{0x1.62e42fefa39efp-1, 0x1.abc9e3b39803fp-56};
 
 // x = m * 2^e with m in [sqrt(1/2), sqrt(2)); log m = 2 artanh s, s = (m-1)/(m+1), whose series gains 5 bits a term.
-inline Pair log(double x) {
+ADAPTK_HOST_DEVICE inline Pair log(double x) {
     int e = 0;
     double m = std::frexp(x, &e);
     if (m < 0.70710678118654752) {
@@ -69,7 +69,7 @@ inline Pair log(double x) {
 
 // x = k ln 2 + 2^9 r: a short Taylor series for expm1(r), then nine doublings expm1(2r) = a*(a + 2), which keep the
 // relative accuracy that squaring exp(r) would lose.
-inline double exp(Pair x) {
+ADAPTK_HOST_DEVICE inline double exp(Pair x) {
     const double k = std::nearbyint(x.hi / ln2.hi);
     Pair r = add(x, multiply({-k, 0.0}, ln2));
     r = {r.hi * 0x1p-9, r.lo * 0x1p-9};
@@ -86,7 +86,7 @@ inline double exp(Pair x) {
 }  // namespace power_detail
 
 // base^n for 0 <= base <= 1, n >= 0, by binary powering.
-inline double power(double base, std::int64_t n) {
+ADAPTK_HOST_DEVICE inline double power(double base, std::int64_t n) {
     using power_detail::Pair;
     Pair result{1.0, 0.0};
     Pair square{base, 0.0};
@@ -100,7 +100,7 @@ inline double power(double base, std::int64_t n) {
 }
 
 // base^exponent for base > 0.
-inline double power(double base, double exponent) {
+ADAPTK_HOST_DEVICE inline double power(double base, double exponent) {
     if (exponent == 0.0 || base == 1.0) return 1.0;
     const power_detail::Pair l = power_detail::log(base);
     // Past the ends of float64, where the double-double product may have no second half.

@@ -8,6 +8,8 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 ADAPTK_NAMESPACE_BEGIN
 
@@ -55,10 +57,47 @@ template <class... P> constexpr auto presets(P... p) { return std::array<Preset,
 //   Scalars<T>                    what does not depend on the element, rounded once to T
 //   scalars<T>(Hyper, t)          computes them in double for step t, counted from 1
 //   update<T>(Scalars, p, g, s..) the formula: p and the states in place, one operation after the other as written
+//   Memo                          optional: what scalars carries on from one step to the next, its third argument; one
+//                                 that says {} is as good as any, only slower
 //   invalid(Hyper)                optional: why hyperparameters that are each in range do not go together, or nullptr
 //   Common                        optional: the defaults of weight_decay and decoupled where they differ from 0, false
+struct NoMemo {};
+
+template <class R> struct memo_of {
+    using type = NoMemo;
+};
 template <class R>
-concept Rule = requires(const typename R::Hyper& h, std::int64_t t) {
+    requires requires { typename R::Memo; }
+struct memo_of<R> {
+    using type = typename R::Memo;
+};
+template <class R> using memo_of_t = typename memo_of<R>::type;
+
+// Bytes that any rule's Memo fits into.
+inline constexpr std::size_t max_memo_bytes = 32;
+
+template <class R, class T>
+ADAPTK_HOST_DEVICE auto scalars_of(const typename R::Hyper& h, std::int64_t t, memo_of_t<R>& memo) {
+    if constexpr (requires { typename R::Memo; }) {
+        return R::template scalars<T>(h, t, memo);
+    } else {
+        return R::template scalars<T>(h, t);
+    }
+}
+
+// Rules that compute another rule's formula name it as their Kernel.
+template <class R> struct kernel_of {
+    using type = R;
+};
+template <class R>
+    requires requires { typename R::Kernel; }
+struct kernel_of<R> {
+    using type = typename R::Kernel;
+};
+template <class R> using kernel_of_t = typename kernel_of<R>::type;
+
+template <class R>
+concept Rule = requires(const typename R::Hyper& h, std::int64_t t, memo_of_t<R>* memo) {
     { R::name } -> std::convertible_to<const char*>;
     { R::class_name } -> std::convertible_to<const char*>;
     { R::variant } -> std::convertible_to<const char*>;
@@ -68,8 +107,8 @@ concept Rule = requires(const typename R::Hyper& h, std::int64_t t) {
     { R::hyperparameters.size() } -> std::convertible_to<std::size_t>;
     { R::states.size() } -> std::convertible_to<std::size_t>;
     { R::conventions.size() } -> std::convertible_to<std::size_t>;
-    { R::template scalars<float>(h, t) } -> std::same_as<typename R::template Scalars<float>>;
-    { R::template scalars<double>(h, t) } -> std::same_as<typename R::template Scalars<double>>;
+    { scalars_of<R, float>(h, t, *memo) } -> std::same_as<typename R::template Scalars<float>>;
+    { scalars_of<R, double>(h, t, *memo) } -> std::same_as<typename R::template Scalars<double>>;
 } && sizeof(typename R::Hyper) == sizeof(double) * R::hyperparameters.size();
 
 // Every rule takes these four after its own; they act before the formula (see prepare below).
@@ -115,6 +154,23 @@ template <class R, class T> struct StepScalars {
     Before<T> before;
     typename R::template Scalars<T> rule;
 };
+
+// The scalars of step t from a rule's own hyperparameters followed by the common ones. The gradient's scale is an
+// argument of its own because clipping changes it after the hyperparameters are known.
+template <class R, class T>
+ADAPTK_HOST_DEVICE StepScalars<R, T> step_scalars(const double* h, double grad_scale, std::int64_t t,
+                                                  memo_of_t<R>& memo) {
+    constexpr std::size_t count = R::hyperparameters.size();
+    typename R::Hyper own;
+    static_assert(sizeof own == count * sizeof(double) && std::is_trivially_copyable_v<typename R::Hyper>);
+    std::memcpy(&own, h, sizeof own);
+    const double lr = h[0];
+    const double decay = h[count];
+    const bool decoupled = h[count + 1] != 0.0;
+    const bool maximize = h[count + 2] != 0.0;
+    return {{T(maximize ? -grad_scale : grad_scale), T(decoupled ? 0.0 : decay), T(decoupled ? 1.0 - lr * decay : 1.0)},
+            scalars_of<R, T>(own, t, memo)};
+}
 
 template <class... R> struct RuleList {
     static constexpr std::size_t size = sizeof...(R);

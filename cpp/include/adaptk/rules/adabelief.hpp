@@ -27,7 +27,7 @@ struct AdaBelief {
     template <class T> struct Scalars {
         T beta1, rest1, beta2, rest2, step, scale, eps, eps_root;
     };
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
         return {T(h.beta1),
                 T(1.0 - h.beta1),
                 T(h.beta2),

@@ -34,7 +34,7 @@ struct AdaDelta {
     template <class T> struct Scalars {
         T lr, rho, rest, eps;
     };
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
         return {T(h.lr), T(h.rho), T(1.0 - h.rho), T(h.eps)};
     }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& square, T& delta) {

@@ -36,7 +36,7 @@ struct AdaGrad {
     template <class T> struct Scalars {
         T lr, eps_in, eps_out;
     };
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
         return {T(h.lr / (1.0 + (double(t) - 1.0) * h.lr_decay)), T(h.eps_in), T(h.eps_out)};
     }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& r) {

@@ -31,7 +31,7 @@ template <class T> struct AdamScalars {
     T beta1, rest1, beta2, rest2, step, under, scale, eps;
 };
 
-template <class T> AdamScalars<T> adam_scalars(const AdamHyper& h, std::int64_t t) {
+template <class T> ADAPTK_HOST_DEVICE AdamScalars<T> adam_scalars(const AdamHyper& h, std::int64_t t) {
     const double c1 = 1.0 - power(h.beta1, t);
     const double c2 = 1.0 - power(h.beta2, t);
     const bool hat = h.eps_hat != 0.0;
@@ -71,7 +71,7 @@ struct Adam {
     static constexpr auto conventions = adam_conventions;
     using Hyper = AdamHyper;
     template <class T> using Scalars = AdamScalars<T>;
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return adam_scalars<T>(h, t); }
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return adam_scalars<T>(h, t); }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v) {
         m = c.beta1 * m + c.rest1 * g;
         v = c.beta2 * v + c.rest2 * (g * g);
@@ -94,7 +94,7 @@ struct AmsGrad {
                                                 Preset{"keras", "eps_hat", 1.0}, Preset{"keras", "decoupled", 1.0});
     using Hyper = AdamHyper;
     template <class T> using Scalars = AdamScalars<T>;
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return adam_scalars<T>(h, t); }
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return adam_scalars<T>(h, t); }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v, T& x) {
         m = c.beta1 * m + c.rest1 * g;
         v = c.beta2 * v + c.rest2 * (g * g);
@@ -121,7 +121,7 @@ struct AdamW {
     using Kernel = Adam;  // the same formula: no second copy of its code
     static constexpr CommonHyper Common{1e-2, 1.0, 0.0, 1.0};
     template <class T> using Scalars = AdamScalars<T>;
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return adam_scalars<T>(h, t); }
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return adam_scalars<T>(h, t); }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v) {
         Adam::update(c, p, g, m, v);
     }

@@ -27,7 +27,7 @@ struct AdaMax {
     template <class T> struct Scalars {
         T beta1, rest1, beta2, step, eps;
     };
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
         return {T(h.beta1), T(1.0 - h.beta1), T(h.beta2), T(h.lr / (1.0 - power(h.beta1, t))), T(h.eps)};
     }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& u) {

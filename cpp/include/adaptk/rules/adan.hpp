@@ -37,7 +37,7 @@ struct Adan {
         T beta1, rest1, beta2, rest2, beta3, rest3, step_m, step_v, under, scale, eps;
         bool first;
     };
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
         const double c3 = 1.0 - power(h.beta3, t);
         return {T(h.beta1),
                 T(1.0 - h.beta1),

@@ -34,7 +34,7 @@ struct Asgd {
         T shrink, eta, mu;
         bool copy;
     };
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
         const double before = double(t) - 1.0;
         const double eta = h.lr / power(1.0 + h.lambd * h.lr * before, h.alpha);
         const double age = before - h.t0;

@@ -41,7 +41,7 @@ struct DeltaBarDelta {
     template <class T> struct Scalars {
         T kappa, shrink, theta, rest, eta_min, eta_max;
     };
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
         return {T(h.kappa), T(1.0 - h.phi), T(h.theta), T(1.0 - h.theta), T(h.eta_min), T(h.eta_max)};
     }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& bar, T& eta) {

@@ -31,7 +31,7 @@ struct Lion {
     template <class T> struct Scalars {
         T lr, beta1, rest1, beta2, rest2;
     };
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
         return {T(h.lr), T(h.beta1), T(1.0 - h.beta1), T(h.beta2), T(1.0 - h.beta2)};
     }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m) {

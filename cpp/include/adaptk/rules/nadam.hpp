@@ -10,15 +10,16 @@ ADAPTK_NAMESPACE_BEGIN
 
 namespace nadam_detail {
 
-inline double mu(double beta1, double psi, double t) { return beta1 * (1.0 - 0.5 * power(0.96, t * psi)); }
+ADAPTK_HOST_DEVICE inline double mu(double beta1, double psi, double t) {
+    return beta1 * (1.0 - 0.5 * power(0.96, t * psi));
+}
 
-// mu_1 * ... * mu_t, remembered from step to step. Past 2^-60 it no longer shows beside 1 and counts as 0.
-inline double mu_product(double beta1, double psi, std::int64_t t) {
-    struct Memo {
-        double beta1 = -1.0, psi = -1.0, product = 1.0;
-        std::int64_t t = 0;
-    };
-    thread_local Memo memo;
+// mu_1 * ... * mu_t, carried on from the step before. Past 2^-60 it no longer shows beside 1 and counts as 0.
+struct Memo {
+    double beta1 = -1.0, psi = -1.0, product = 1.0;
+    std::int64_t t = 0;
+};
+ADAPTK_HOST_DEVICE inline double mu_product(double beta1, double psi, std::int64_t t, Memo& memo) {
     if (memo.beta1 != beta1 || memo.psi != psi || memo.t > t) memo = {beta1, psi, 1.0, 0};
     while (memo.t < t && memo.product >= 0x1p-60) memo.product *= mu(beta1, psi, double(++memo.t));
     return memo.product >= 0x1p-60 ? memo.product : 0.0;
@@ -52,10 +53,11 @@ struct NAdam {
     template <class T> struct Scalars {
         T beta1, rest1, beta2, rest2, step_g, step_m, scale, eps;
     };
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+    using Memo = nadam_detail::Memo;
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t, Memo& memo) {
         const double mu = nadam_detail::mu(h.beta1, h.momentum_decay, double(t));
         const double next = nadam_detail::mu(h.beta1, h.momentum_decay, double(t) + 1.0);
-        const double product = nadam_detail::mu_product(h.beta1, h.momentum_decay, t);
+        const double product = nadam_detail::mu_product(h.beta1, h.momentum_decay, t, memo);
         return {T(h.beta1),
                 T(1.0 - h.beta1),
                 T(h.beta2),

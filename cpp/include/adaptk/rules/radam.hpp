@@ -30,7 +30,7 @@ struct RAdam {
         T beta1, rest1, beta2, rest2, step, eps;
         bool rectified;
     };
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
         const double b2t = power(h.beta2, t);
         const double c1 = 1.0 - power(h.beta1, t);
         const double c2 = 1.0 - b2t;

@@ -30,7 +30,7 @@ inline constexpr auto with_momentum = presets(ADAPTK_RMSPROP_PRESETS, Preset{"to
 template <class T> struct Scalars {
     T lr, rho, rest, eps_in, eps_out;
 };
-template <class H, class T> Scalars<T> scalars(const H& h) {
+template <class H, class T> ADAPTK_HOST_DEVICE Scalars<T> scalars(const H& h) {
     return {T(h.lr), T(h.rho), T(1.0 - h.rho), T(h.eps_in), T(h.eps_out)};
 }
 
@@ -38,7 +38,7 @@ template <class H, class T> Scalars<T> scalars(const H& h) {
 template <class T> struct MomentumScalars {
     T rho, rest, eps_in, eps_out, mu, gain, rate;
 };
-template <class H, class T> MomentumScalars<T> momentum_scalars(const H& h) {
+template <class H, class T> ADAPTK_HOST_DEVICE MomentumScalars<T> momentum_scalars(const H& h) {
     const bool inside = h.lr_inside != 0.0;
     return {T(h.rho),      T(1.0 - h.rho),         T(h.eps_in),           T(h.eps_out),
             T(h.momentum), T(inside ? h.lr : 1.0), T(inside ? 1.0 : h.lr)};
@@ -67,7 +67,7 @@ struct RmsProp {
         double lr, rho, eps_in, eps_out;
     };
     template <class T> using Scalars = rmsprop_common::Scalars<T>;
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
         return rmsprop_common::scalars<Hyper, T>(h);
     }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& r) {
@@ -89,7 +89,7 @@ struct RmsPropCentered {
     static constexpr auto conventions = rmsprop_common::plain;
     using Hyper = RmsProp::Hyper;
     template <class T> using Scalars = rmsprop_common::Scalars<T>;
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
         return rmsprop_common::scalars<Hyper, T>(h);
     }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& r, T& m) {
@@ -117,7 +117,7 @@ struct RmsPropMomentum {
         double lr, rho, eps_in, eps_out, momentum, lr_inside;
     };
     template <class T> using Scalars = rmsprop_common::MomentumScalars<T>;
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
         return rmsprop_common::momentum_scalars<Hyper, T>(h);
     }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& r, T& b) {
@@ -143,7 +143,7 @@ struct RmsPropCenteredMomentum {
     static constexpr auto conventions = rmsprop_common::with_momentum;
     using Hyper = RmsPropMomentum::Hyper;
     template <class T> using Scalars = rmsprop_common::MomentumScalars<T>;
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
         return rmsprop_common::momentum_scalars<Hyper, T>(h);
     }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& r, T& m, T& b) {
@@ -176,7 +176,7 @@ struct RmsPropNesterov {
     template <class T> struct Scalars {
         T lr, rho, rest, eps_in, eps_out, alpha;
     };
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
         return {T(h.lr), T(h.rho), T(1.0 - h.rho), T(h.eps_in), T(h.eps_out), T(h.momentum)};
     }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& r, T& v) {

@@ -37,7 +37,7 @@ struct RProp {
     template <class T> struct Scalars {
         T eta_minus, eta_plus, step_min, step_max;
     };
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
         return {T(h.eta_minus), T(h.eta_plus), T(h.step_min), T(h.step_max)};
     }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& prev, T& size) {

@@ -29,7 +29,7 @@ struct Sgd {
     template <class T> struct Scalars {
         T lr;
     };
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t) { return {T(h.lr)}; }
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) { return {T(h.lr)}; }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g) { p = p - c.lr * g; }
 };
 
@@ -49,7 +49,7 @@ template <class T> struct MomentumScalars {
     bool first;
 };
 
-template <class T> MomentumScalars<T> momentum_scalars(const MomentumHyper& h, std::int64_t t) {
+template <class T> ADAPTK_HOST_DEVICE MomentumScalars<T> momentum_scalars(const MomentumHyper& h, std::int64_t t) {
     const bool first = t == 1 && h.dampen_first == 0.0;
     const double gain = first ? 1.0 : 1.0 - h.dampening;
     if (h.velocity != 0.0) return {T(h.momentum), T(-h.lr * gain), T(-h.lr), T(1), first};
@@ -82,7 +82,7 @@ struct Momentum {
     static constexpr auto conventions = momentum_conventions;
     using Hyper = MomentumHyper;
     template <class T> using Scalars = MomentumScalars<T>;
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return momentum_scalars<T>(h, t); }
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return momentum_scalars<T>(h, t); }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& b) {
         b = c.first ? c.gain * g : c.mu * b + c.gain * g;
         p = p + c.rate * b;
@@ -102,7 +102,7 @@ struct Nesterov {
     static constexpr auto conventions = momentum_conventions;
     using Hyper = MomentumHyper;
     template <class T> using Scalars = MomentumScalars<T>;
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return momentum_scalars<T>(h, t); }
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return momentum_scalars<T>(h, t); }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& b) {
         b = c.first ? c.gain * g : c.mu * b + c.gain * g;
         p = p + c.rate * (c.look * g + c.mu * b);

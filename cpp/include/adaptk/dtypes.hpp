@@ -1,0 +1,68 @@
+// Conversions between 16-bit storage and float32, on integers, so that the same bits come out wherever they run;
+// hardware's own instructions compute the same functions.
+#pragma once
+
+#include "adaptk/config.hpp"
+
+#include <cstdint>
+
+#if defined(__CUDA_ARCH__)
+#include <cuda_fp16.h>
+#endif
+
+ADAPTK_NAMESPACE_BEGIN
+
+union FloatBits {
+    float f;
+    std::uint32_t u;
+};
+
+ADAPTK_HD float from_bits(std::uint32_t u) {
+    FloatBits b;
+    b.u = u;
+    return b.f;
+}
+
+ADAPTK_HD std::uint32_t to_bits(float f) {
+    FloatBits b;
+    b.f = f;
+    return b.u;
+}
+
+ADAPTK_HD float widen_bf16(std::uint16_t x) { return from_bits(std::uint32_t(x) << 16); }
+
+// Round to nearest, ties to even: add half of the last kept place, less one bit where that place is even already.
+ADAPTK_HD std::uint16_t narrow_bf16(float f) {
+    const std::uint32_t u = to_bits(f);
+    const std::uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
+    const std::uint32_t quiet = u | 0x400000u;
+    return std::uint16_t(((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded) >> 16);
+}
+
+#if defined(__CUDA_ARCH__)
+ADAPTK_HD float widen_f16(std::uint16_t h) { return __half2float(__ushort_as_half(h)); }
+ADAPTK_HD std::uint16_t narrow_f16(float f) { return __half_as_ushort(__float2half_rn(f)); }
+#else
+// The exponent fields of float16 and float32 line up after a shift by 13; their biases differ by 112, which a
+// multiplication by 2^112 makes up for, subnormal numbers included.
+ADAPTK_HD float widen_f16(std::uint16_t h) {
+    const std::uint32_t body = std::uint32_t(h & 0x7fffu) << 13;
+    const std::uint32_t scaled = to_bits(from_bits(body) * 0x1p112f);
+    const std::uint32_t special = body | 0x7f800000u;
+    return from_bits(((h & 0x7fffu) >= 0x7c00u ? special : scaled) | (std::uint32_t(h & 0x8000u) << 16));
+}
+
+ADAPTK_HD std::uint16_t narrow_f16(float f) {
+    const std::uint32_t u = to_bits(f);
+    const std::uint32_t a = u & 0x7fffffffu;
+    const std::uint32_t normal = (a - (112u << 23) + 0xfffu + ((a >> 13) & 1u)) >> 13;
+    // Below 2^-14 the last place is 2^-24, which is what the last place of 0.5 + x is.
+    const std::uint32_t subnormal = to_bits(from_bits(a) + 0.5f) - 0x3f000000u;
+    std::uint32_t r = a < 0x38800000u ? subnormal : normal;
+    r = a >= 0x477ff000u ? 0x7c00u : r;
+    r = a > 0x7f800000u ? 0x7e00u : r;
+    return std::uint16_t(r | ((u >> 16) & 0x8000u));
+}
+#endif
+
+ADAPTK_NAMESPACE_END
