@@ -111,6 +111,10 @@ concept Rule = requires(const typename R::Hyper& h, std::int64_t t, memo_of_t<R>
     { scalars_of<R, double>(h, t, *memo) } -> std::same_as<typename R::template Scalars<double>>;
 } && sizeof(typename R::Hyper) == sizeof(double) * R::hyperparameters.size();
 
+// Device code may read these and not call size(), a host function, itself.
+template <class R> inline constexpr std::size_t state_count = R::states.size();
+template <class R> inline constexpr std::size_t hyper_count = R::hyperparameters.size();
+
 // Every rule takes these four after its own; they act before the formula (see prepare below).
 struct CommonHyper {
     double weight_decay = 0.0;
@@ -160,7 +164,7 @@ template <class R, class T> struct StepScalars {
 template <class R, class T>
 ADAPTK_HOST_DEVICE StepScalars<R, T> step_scalars(const double* h, double grad_scale, std::int64_t t,
                                                   memo_of_t<R>& memo) {
-    constexpr std::size_t count = R::hyperparameters.size();
+    constexpr std::size_t count = hyper_count<R>;
     typename R::Hyper own;
     static_assert(sizeof own == count * sizeof(double) && std::is_trivially_copyable_v<typename R::Hyper>);
     std::memcpy(&own, h, sizeof own);

@@ -1,0 +1,101 @@
+// What the CUDA part of the library, a module of its own, offers to the rest: plain functions that report errors and
+// throw nothing, so that neither side has to know how the other was built.
+#pragma once
+
+#include "step.hpp"
+
+#include <cstdint>
+#include <span>
+
+namespace adaptk::detail {
+
+struct CudaError {
+    int code = 0;              // cudaError_t
+    bool out_of_memory = false;
+    char text[256] = {};       // "cudaMallocAsync: out of memory (cudaErrorMemoryAllocation)"
+};
+
+struct CudaDevice {
+    char name[256];
+    int major, minor;  // compute capability
+    int multiprocessors;
+    std::size_t memory;  // bytes
+};
+
+enum class ScalarType : std::uint8_t { f32, f64, i32, i64 };
+
+// A number in device memory in the place of a segment's hyperparameter.
+struct DeviceHyper {
+    std::uint32_t segment;
+    std::uint32_t index;
+    const void* data;
+    ScalarType type;
+};
+
+// Memory on one device that a plan keeps from step to step: tables, and the sums of a norm.
+struct CudaWorkspace;
+
+struct CudaStep {
+    int device;
+    void* stream;  // a cudaStream_t
+    std::span<const TensorStep> tensors;
+    std::span<const Segment> segments;
+    StepOptions options;
+
+    // Where the device counts the steps: an array of counts (new_counts) and the place of each tensor's own in it. The
+    // segments' step numbers are not looked at then.
+    void* counts = nullptr;
+    std::span<const std::uint32_t> count_of = {};
+    // The number of the step itself in device memory, for all tensors; not changed.
+    const void* step = nullptr;
+    ScalarType step_type = ScalarType::i64;
+    std::span<const DeviceHyper> hypers = {};
+
+    void* report = nullptr;              // where the norm and whether the step was skipped go (new_reports), or null
+    CudaWorkspace* workspace = nullptr;  // null: memory for this step alone
+};
+
+struct CudaBackend {
+    std::size_t size;  // of this struct: both sides have the same one
+    int runtime;       // CUDART_VERSION
+    const char* architectures;
+
+    // Each returns false and fills the error where it fails.
+    bool (*device_count)(int& count, CudaError& error);
+    bool (*describe)(int device, CudaDevice& out, CudaError& error);
+
+    // Puts the step on the stream and does not wait for it.
+    bool (*step)(const CudaStep& step, CudaError& error);
+    // Waits for the result.
+    bool (*global_norm)(int device, void* stream, std::span<const TensorStep> tensors, double scale, StepReport& out,
+                        CudaError& error);
+    bool (*ceiling)(int device, void* stream, std::span<const TensorStep> tensors, std::size_t written,
+                    CudaError& error);
+    // p <- p + factor * x
+    bool (*add_scaled)(int device, void* stream, std::span<const TensorStep> tensors, double factor, CudaError& error);
+
+    bool (*allocate)(int device, void* stream, std::size_t bytes, void*& out, CudaError& error);
+    bool (*copy)(int device, void* stream, void* to, const void* from, std::size_t bytes, CudaError& error);
+    void (*release)(int device, void* stream, void* memory);
+
+    // Counts of steps taken; reading waits for the stream.
+    bool (*new_counts)(int device, void* stream, std::span<const std::int64_t> steps, void*& out, CudaError& error);
+    bool (*read_counts)(int device, void* stream, const void* counts, std::span<std::int64_t> steps, CudaError& error);
+
+    // Places for the outcomes of steps; reading waits for the stream.
+    bool (*new_reports)(int device, void* stream, std::size_t count, void*& out, CudaError& error);
+    void* (*report_at)(void* reports, std::size_t index);
+    bool (*read_report)(int device, void* stream, const void* report, StepReport& out, CudaError& error);
+
+    bool (*new_workspace)(int device, CudaWorkspace*& out, CudaError& error);
+    void (*release_workspace)(CudaWorkspace* workspace);
+
+    // What is put on `after` from now on waits for what has been put on `before` so far.
+    bool (*order)(int device, void* before, void* after, CudaError& error);
+    bool (*capturing)(int device, void* stream, bool& out, CudaError& error);
+};
+
+// Defined by the CUDA part.
+const CudaBackend& cuda_backend();
+
+}  // namespace adaptk::detail

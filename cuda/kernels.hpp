@@ -1,0 +1,44 @@
+// The kernels as functions that the driver calls: they are compiled in several files, each with a share of the rules.
+#pragma once
+
+#include "adaptk/rules.hpp"
+#include "device.hpp"
+#include "tables.hpp"
+
+#include <array>
+
+namespace adaptk::cuda {
+
+// Kernels of one rule, for float [0] and double [1].
+struct RuleKernels {
+    void (*step[2])(const StepLaunch&, unsigned blocks, cudaStream_t);
+    void (*prepare[2])(const PrepareLaunch&, unsigned blocks, cudaStream_t);
+    const void* step_symbol[2];  // what the runtime knows the step kernel by
+    std::size_t scalars_bytes[2];
+};
+
+// A rule of its own with `States` states that adds the gradient to everything: the streams without the arithmetic, that
+// a rule is compared with in benchmarks.
+template <std::size_t States> struct Streams {
+    static constexpr std::array<int, States> states{};
+    template <class T> struct Scalars {};
+    template <class T, class... S> ADAPTK_HD static void update(const Scalars<T>&, T& p, T g, S&... s) {
+        p = p + g;
+        ((s = s + g), ...);
+    }
+};
+
+inline constexpr std::size_t stream_rules = 1 + max_states;
+inline constexpr std::size_t kernel_count = Rules::size + stream_rules;  // the rules, then Streams<0>, Streams<1>, ...
+
+// The files that the kernels are compiled in.
+inline constexpr std::size_t parts = 4;
+using KernelTable = std::array<RuleKernels, kernel_count>;
+template <std::size_t Part> void add_kernels(KernelTable& table);  // those whose place modulo `parts` is Part
+
+void launch_norm(const NormLaunch&, unsigned blocks, cudaStream_t);
+void launch_finish(const FinishLaunch&, cudaStream_t);
+void launch_upload(const UploadLaunch&, cudaStream_t);
+void launch_gather(const GatherLaunch&, unsigned blocks, cudaStream_t);
+
+}  // namespace adaptk::cuda

@@ -1,0 +1,25 @@
+// What the host computes before a step, on the device, for steps that it may not look at: where the device counts the
+// steps (some may be skipped, or replayed from a graph), and where hyperparameters lie in device memory.
+#pragma once
+
+#include "step_kernel.hpp"
+
+namespace adaptk::cuda {
+
+template <class R, class T>
+__global__ void __launch_bounds__(block_threads) prepare_kernel(const __grid_constant__ PrepareLaunch launch) {
+    const bool skip = launch.control != nullptr && launch.control->skip != 0;
+    const double clip = launch.control != nullptr ? launch.control->clip : 1.0;
+    auto* scalars = static_cast<StepScalars<R, T>*>(launch.scalars);
+    if (skip) return;
+    for (unsigned i = blockIdx.x * block_threads + threadIdx.x; i < launch.count; i += gridDim.x * block_threads) {
+        const Slot slot = launch.slots[i];
+        Count& count = *slot.count;
+        const std::int64_t t = count.steps + 1;
+        auto& memo = *reinterpret_cast<memo_of_t<R>*>(count.memo);
+        scalars[i] = step_scalars<R, T>(slot.hyper, slot.grad_scale * clip, t, memo);
+        count.steps = t;
+    }
+}
+
+}  // namespace adaptk::cuda

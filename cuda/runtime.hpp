@@ -1,0 +1,55 @@
+// The CUDA runtime with errors as exceptions, which stay inside the CUDA part.
+#pragma once
+
+#include "device.hpp"
+#include "tuning.hpp"
+
+#include <exception>
+
+namespace adaptk::cuda {
+
+struct RuntimeError : std::exception {
+    cudaError_t code;
+    const char* call;
+    RuntimeError(cudaError_t c, const char* what_failed) : code(c), call(what_failed) {}
+    const char* what() const noexcept override { return call; }
+};
+
+inline void check(cudaError_t code, const char* call) {
+    if (code == cudaSuccess) return;
+    // Errors of a call stay behind as "the last error" too, which nobody else shall find.
+    (void)cudaGetLastError();
+    throw RuntimeError(code, call);
+}
+
+// Makes a device current, and afterwards the one that was.
+class DeviceGuard {
+  public:
+    explicit DeviceGuard(int device) {
+        check(cudaGetDevice(&before_), "cudaGetDevice");
+        if (device != before_) check(cudaSetDevice(device), "cudaSetDevice");
+        changed_ = device != before_;
+    }
+    ~DeviceGuard() {
+        if (changed_) (void)cudaSetDevice(before_);
+    }
+    DeviceGuard(const DeviceGuard&) = delete;
+    DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+  private:
+    int before_ = 0;
+    bool changed_ = false;
+};
+
+template <class Launch>
+void launch(void (*kernel)(Launch), const char* name, unsigned blocks, unsigned threads, cudaStream_t stream,
+            const Launch& parameters) {
+#if defined(__CUDACC__)
+    kernel<<<blocks, threads, 0, stream>>>(parameters);
+#else
+    emulation::launch(kernel, blocks, threads, stream, parameters);
+#endif
+    check(cudaGetLastError(), name);
+}
+
+}  // namespace adaptk::cuda

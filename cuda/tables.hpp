@@ -1,0 +1,127 @@
+// What the host hands to kernels: plain data, the same bytes on both sides.
+#pragma once
+
+#include "adaptk/rule.hpp"
+#include "tuning.hpp"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace adaptk::cuda {
+
+inline constexpr std::size_t max_buffers = 2 + max_states;
+
+// Storage types by the numbers of detail::DType.
+inline constexpr std::uint8_t type_f32 = 0, type_f64 = 1, type_bf16 = 2, type_f16 = 3;
+
+// One parameter with its gradient and states.
+struct alignas(16) Tensor {
+    void* buffer[max_buffers];
+    std::int64_t size;
+    std::int64_t first_tile;  // tiles of the tensors before it
+    std::uint32_t scalars;    // which scalars are its own
+    std::uint8_t param, grad;
+    std::uint8_t aligned;  // every buffer lies on a multiple of 16 bytes
+};
+
+// The outcome of a norm, and what a later kernel makes of it. One for each step that computes a norm.
+struct Control {
+    double norm;        // of the scaled gradients
+    double clip;        // factor that clipping calls for
+    double pass_scale;  // of the values that the second pass squares
+    std::uint32_t skip;
+    std::uint32_t again;  // whether a second pass is needed
+};
+
+// Steps taken so far by one parameter, where the device counts them, and what its rule carries on between steps.
+struct Count {
+    std::int64_t steps;
+    double memo[max_memo_bytes / sizeof(double)];
+};
+
+// Null pointers stand for tables inside the parameters: the scalars first, the tensors behind them.
+struct StepLaunch {
+    const Tensor* tensors;
+    const void* scalars;
+    const Control* control;  // null: nothing can call for a skip
+    std::int64_t tiles;
+    std::uint32_t count;
+    std::uint32_t tensors_at;
+    alignas(16) std::byte inside[parameter_bytes - 48];
+};
+static_assert(sizeof(StepLaunch) == parameter_bytes);
+
+struct alignas(16) NormTensor {
+    const void* data;
+    std::int64_t first;  // elements of the tensors before it
+    double factor;       // of its values, before they are squared
+    std::uint8_t type;
+    std::uint8_t aligned;  // elements whose index over all tensors is a multiple of 8 lie on a multiple of 16 bytes
+};
+
+struct NormLaunch {
+    const NormTensor* tensors;  // null: inside
+    double* leaves;
+    const Control* control;  // of the first pass; null in the first pass
+    std::int64_t total;
+    std::uint32_t count;
+    alignas(16) std::byte inside[parameter_bytes - 48];
+};
+static_assert(sizeof(NormLaunch) == parameter_bytes);
+
+// A gradient scale inside prepared scalars that clipping changes.
+struct Patch {
+    double unclipped;
+    std::uint32_t offset;  // bytes from the scalars' beginning
+    std::uint32_t f64;
+};
+
+struct FinishLaunch {
+    double* leaves;
+    std::int64_t count;
+    Control* control;
+    double outer;      // factor of all gradients that was not applied before they were squared
+    double clip_norm;  // negative: no clipping
+    std::byte* scalars;
+    const Patch* patches;
+    std::uint32_t patch_count;
+    bool second;       // the second pass
+    bool rescalable;   // a second pass follows
+    bool skip_nonfinite;
+};
+
+// Values in device memory that replace what the host knew when it made the tables.
+struct Gather {
+    const void* from;
+    void* to;  // a double; or a Count, whose next step becomes the value
+    std::uint32_t type;  // the DType, or one of those below
+    std::uint32_t is_count;
+};
+inline constexpr std::uint32_t type_i32 = 16, type_i64 = 17;
+
+struct GatherLaunch {
+    const Gather* entries;
+    std::uint32_t count;
+};
+
+// Scalars that the device computes, one StepScalars for each tensor.
+struct Slot {
+    const double* hyper;
+    Count* count;
+    double grad_scale;  // before clipping
+};
+
+struct PrepareLaunch {
+    const Slot* slots;
+    void* scalars;
+    const Control* control;
+    std::uint32_t count;
+};
+
+struct UploadLaunch {
+    std::byte* to;
+    std::uint32_t bytes;  // a multiple of 16
+    alignas(16) std::byte data[upload_bytes];
+};
+
+}  // namespace adaptk::cuda
