@@ -15,7 +15,8 @@ void launch_finish(const FinishLaunch& p, cudaStream_t stream) {
 }
 
 void launch_upload(const UploadLaunch& p, cudaStream_t stream) {
-    launch(upload_kernel, "upload_kernel", (p.bytes / 16 + block_threads - 1) / block_threads, block_threads, stream, p);
+    launch(upload_kernel, "upload_kernel", (p.bytes / 16 + block_threads - 1) / block_threads, block_threads, stream,
+           p);
 }
 
 void launch_gather(const GatherLaunch& p, unsigned blocks, cudaStream_t stream) {

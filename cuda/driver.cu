@@ -135,15 +135,17 @@ class Memory {
     Memory& operator=(const Memory&) = delete;
 
     // Puts tables at the beginning of the memory. A workspace is spared what it holds already, but for the first
-    // `changing` bytes, which kernels write to.
+    // `changing` bytes, which kernels write to. Behind the tables it holds nothing that can be relied on, and nothing at
+    // all where a launch fails.
     void upload(const std::vector<std::byte>& tables, std::size_t changing) {
         UploadLaunch launch;
         CudaWorkspace* const w = workspace_;
+        std::vector<std::byte> held;
+        if (w != nullptr) held.swap(w->uploaded);
         const std::size_t unsure = w != nullptr ? std::max(w->changed, changing) : 0;
         for (std::size_t at = 0; at < tables.size(); at += upload_bytes) {
             const std::size_t n = std::min(upload_bytes, tables.size() - at);
-            if (w != nullptr && at >= unsure && w->uploaded.size() >= at + n &&
-                std::memcmp(w->uploaded.data() + at, tables.data() + at, n) == 0)
+            if (at >= unsure && held.size() >= at + n && std::memcmp(held.data() + at, tables.data() + at, n) == 0)
                 continue;
             launch.to = data + at;
             launch.bytes = std::uint32_t(n);
@@ -151,8 +153,8 @@ class Memory {
             launch_upload(launch, stream_);
         }
         if (w == nullptr) return;
-        if (w->uploaded.size() < tables.size()) w->uploaded.resize(tables.size());
-        std::copy(tables.begin(), tables.end(), w->uploaded.begin());
+        held = tables;
+        held.swap(w->uploaded);
         w->changed = changing;
     }
 
@@ -284,8 +286,7 @@ struct Norm {
         scratch += rounded(std::size_t(leaves()) * sizeof(double));
     }
 
-    void run(int device, cudaStream_t stream, const std::byte* tables, std::byte* scratch,
-             FinishLaunch finish) const {
+    void run(int device, cudaStream_t stream, const std::byte* tables, std::byte* scratch, FinishLaunch finish) const {
         NormLaunch launch;
         launch.tensors = inside() ? nullptr : reinterpret_cast<const NormTensor*>(tables + tensors_at);
         launch.leaves = reinterpret_cast<double*>(scratch + leaves_at);
@@ -360,10 +361,16 @@ void run_step(const CudaStep& s) {
     std::size_t scratch = 0;
     std::vector<Patch> patches;
     std::size_t hypers_at = 0;
+    std::size_t own_counts_at = 0;
     if (on_device) {
         std::vector<detail::HyperValues> hypers;
         for (const Segment& g : s.segments) hypers.push_back(g.hyper);
         hypers_at = tables.add(hypers);
+        if (s.counts == nullptr) {
+            std::vector<Count> counts;
+            for (const Segment& g : s.segments) counts.insert(counts.end(), g.count, Count{g.step - 1, {}});
+            own_counts_at = tables.add(counts);
+        }
     } else if (with_norm) {
         for (Batch& b : batches) {
             b.scalars_at = tables.add(b.scalars);
@@ -380,13 +387,8 @@ void run_step(const CudaStep& s) {
     const std::size_t patches_at = tables.add(patches);
     std::size_t gathers_at = 0;
     std::size_t gather_count = 0;
-    std::size_t own_counts_at = 0;
     if (on_device) {
-        if (s.counts == nullptr) {
-            own_counts_at = scratch;
-            scratch += rounded(s.tensors.size() * sizeof(Count));
-        }
-        gather_count = s.hypers.size() + (s.counts == nullptr ? s.tensors.size() : 0);
+        gather_count = s.hypers.size() + (s.step != nullptr ? s.tensors.size() : 0);
         gathers_at = tables.reserve(gather_count * sizeof(Gather));
         for (Batch& b : batches) {
             b.scalars_at = scratch;
@@ -415,27 +417,26 @@ void run_step(const CudaStep& s) {
     std::vector<Gather> gathers;
     if (on_device) {
         auto* const hypers = reinterpret_cast<double*>(head + hypers_at);
-        auto* const counts = s.counts != nullptr ? static_cast<Count*>(s.counts)
-                                                 : reinterpret_cast<Count*>(tail + own_counts_at);
+        auto* const counts =
+            s.counts != nullptr ? static_cast<Count*>(s.counts) : reinterpret_cast<Count*>(head + own_counts_at);
         for (const detail::DeviceHyper& h : s.hypers)
             gathers.push_back({h.data, hypers + h.segment * max_hyperparameters + h.index, gather_type(h.type), 0});
         if (s.step != nullptr)
             for (std::size_t i = 0; i < s.tensors.size(); ++i)
                 gathers.push_back({s.step, counts + i, gather_type(s.step_type), 1});
-        gather_count = gathers.size();
         tables.write(gathers_at, gathers);
         for (const Batch& b : batches) {
             std::vector<Slot> slots;
             for (std::size_t i = 0; i < b.tensors.size(); ++i) {
                 const Segment& g = s.segments[b.segments[i]];
                 const std::size_t count = s.counts != nullptr ? s.count_of[b.source[i]] : b.source[i];
-                slots.push_back({hypers + b.segments[i] * max_hyperparameters, counts + count,
-                                 own(g) * s.options.grad_scale});
+                slots.push_back(
+                    {hypers + b.segments[i] * max_hyperparameters, counts + count, own(g) * s.options.grad_scale});
             }
             tables.write(b.slots_at, slots);
         }
     }
-    if (!tables.bytes().empty()) memory.upload(tables.bytes(), changing);
+    memory.upload(tables.bytes(), changing);
     if (gather_count > 0)
         launch_gather({reinterpret_cast<const Gather*>(head + gathers_at), std::uint32_t(gather_count)},
                       unsigned(std::min<std::size_t>((gather_count + block_threads - 1) / block_threads, small_grid)),
@@ -513,6 +514,15 @@ bool describe(int device, detail::CudaDevice& out, CudaError& error) {
         out.minor = p.minor;
         out.multiprocessors = p.multiProcessorCount;
         out.memory = p.totalGlobalMem;
+    });
+}
+
+bool device_of(const void* data, std::int32_t& device, CudaError& error) {
+    return guarded(error, [&] {
+        cudaPointerAttributes a;
+        check(cudaPointerGetAttributes(&a, data), "cudaPointerGetAttributes");
+        if (a.type == cudaMemoryTypeUnregistered) throw RuntimeError(cudaErrorInvalidValue, "cudaPointerGetAttributes");
+        device = a.device;
     });
 }
 
@@ -612,17 +622,35 @@ void release(int device, void* stream, void* memory) {
     });
 }
 
+// Copies from memory that the host may reuse at once are staged before the call returns.
+void write_counts(void* to, std::span<const std::int64_t> steps, cudaStream_t stream) {
+    std::vector<Count> counts;
+    for (const std::int64_t n : steps) counts.push_back({n, {}});
+    check(cudaMemcpyAsync(to, counts.data(), counts.size() * sizeof(Count), cudaMemcpyHostToDevice, stream),
+          "cudaMemcpyAsync");
+}
+
 bool new_counts(int device, void* on, std::span<const std::int64_t> steps, void*& out, CudaError& error) {
     return guarded(error, [&] {
         const DeviceGuard guard(device);
         auto* const stream = static_cast<cudaStream_t>(on);
-        std::vector<Count> counts;
-        for (const std::int64_t n : steps) counts.push_back({n, {}});
-        const std::size_t bytes = counts.size() * sizeof(Count);
-        check(cudaMallocAsync(&out, std::max<std::size_t>(bytes, 16), stream), "cudaMallocAsync");
-        const cudaError_t copied = cudaMemcpyAsync(out, counts.data(), bytes, cudaMemcpyHostToDevice, stream);
-        if (copied != cudaSuccess) (void)cudaFreeAsync(out, stream);
-        check(copied, "cudaMemcpyAsync");
+        void* fresh = nullptr;
+        check(cudaMallocAsync(&fresh, std::max<std::size_t>(steps.size() * sizeof(Count), 16), stream),
+              "cudaMallocAsync");
+        try {
+            write_counts(fresh, steps, stream);
+        } catch (...) {
+            (void)cudaFreeAsync(fresh, stream);
+            throw;
+        }
+        out = fresh;
+    });
+}
+
+bool rewrite_counts(int device, void* stream, void* counts, std::span<const std::int64_t> steps, CudaError& error) {
+    return guarded(error, [&] {
+        const DeviceGuard guard(device);
+        write_counts(counts, steps, static_cast<cudaStream_t>(stream));
     });
 }
 
@@ -703,12 +731,14 @@ bool capturing(int device, void* stream, bool& out, CudaError& error) {
 namespace adaptk::detail {
 
 const CudaBackend& cuda_backend() {
-    static const CudaBackend backend{
-        sizeof(CudaBackend),  CUDART_VERSION,       ADAPTK_CUDA_ARCHITECTURES, cuda::device_count, cuda::describe,
-        cuda::step,           cuda::global_norm,    cuda::ceiling,             cuda::add_scaled,   cuda::allocate,
-        cuda::copy,           cuda::release,        cuda::new_counts,          cuda::read_counts,  cuda::new_reports,
-        cuda::report_at,      cuda::read_report,    cuda::new_workspace,       cuda::release_workspace,
-        cuda::order,          cuda::capturing};
+    static const CudaBackend backend{sizeof(CudaBackend), CUDART_VERSION,      ADAPTK_CUDA_ARCHITECTURES,
+                                     cuda::device_count,  cuda::describe,      cuda::device_of,
+                                     cuda::step,          cuda::global_norm,   cuda::ceiling,
+                                     cuda::add_scaled,    cuda::allocate,      cuda::copy,
+                                     cuda::release,       cuda::new_counts,    cuda::rewrite_counts,
+                                     cuda::read_counts,   cuda::new_reports,   cuda::report_at,
+                                     cuda::read_report,   cuda::new_workspace, cuda::release_workspace,
+                                     cuda::order,         cuda::capturing};
     return backend;
 }
 

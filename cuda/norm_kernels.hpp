@@ -100,7 +100,8 @@ ADAPTK_DEVICE double sum_lanes(double (&sum)[per_lane], bool neighbouring) {
     return sum[0];
 }
 
-__global__ void __launch_bounds__(block_threads) norm_kernel(const __grid_constant__ NormLaunch launch) {
+__global__ void __launch_bounds__(block_threads, common_resident_blocks)
+    norm_kernel(const __grid_constant__ NormLaunch launch) {
     if (launch.control != nullptr && launch.control->again == 0) return;
     const double pass_scale = launch.control != nullptr ? launch.control->pass_scale : 1.0;
     const auto* tensors =

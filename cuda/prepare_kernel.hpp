@@ -7,7 +7,8 @@
 namespace adaptk::cuda {
 
 template <class R, class T>
-__global__ void __launch_bounds__(block_threads) prepare_kernel(const __grid_constant__ PrepareLaunch launch) {
+__global__ void __launch_bounds__(block_threads, common_resident_blocks)
+    prepare_kernel(const __grid_constant__ PrepareLaunch launch) {
     const bool skip = launch.control != nullptr && launch.control->skip != 0;
     const double clip = launch.control != nullptr ? launch.control->clip : 1.0;
     auto* scalars = static_cast<StepScalars<R, T>*>(launch.scalars);

@@ -22,13 +22,13 @@ namespace adaptk::cuda {
 template <class T> inline constexpr std::uint8_t type_of = type_f32;
 template <> inline constexpr std::uint8_t type_of<double> = type_f64;
 
-template <class T> inline constexpr int vector_size = int(16 / sizeof(T));          // elements of a 16-byte vector
+template <class T> inline constexpr int vector_size = int(16 / sizeof(T));    // elements of a 16-byte vector
 template <class T> inline constexpr int vectors = per_lane / vector_size<T>;  // of a lane
 
 struct Lane {
-    int index;    // in the warp
-    int first;    // element of the tile that the lane's first vector of the compute type begins at
-    int step;     // from one such vector to the next
+    int index;  // in the warp
+    int first;  // element of the tile that the lane's first vector of the compute type begins at
+    int step;   // from one such vector to the next
 };
 
 template <class T> ADAPTK_DEVICE Lane lane_of(int index, bool narrow) {
@@ -53,9 +53,7 @@ ADAPTK_DEVICE void store_vector(void* p, const Vector& v) {
 
 template <class X> ADAPTK_DEVICE X* at(void* p, std::int64_t i) { return static_cast<X*>(p) + i; }
 
-ADAPTK_DEVICE double double_of(std::uint32_t low, std::uint32_t high) {
-    return __hiloint2double(int(high), int(low));
-}
+ADAPTK_DEVICE double double_of(std::uint32_t low, std::uint32_t high) { return __hiloint2double(int(high), int(low)); }
 
 // The even lane of a pair keeps its first half and gets the odd one's first half as its second; the odd lane keeps its
 // second half and gets the even one's second half as its first. Its own inverse.
@@ -275,9 +273,8 @@ template <class R, class T>
 __global__ void __launch_bounds__(block_threads, resident_blocks(sizeof(T), state_count<R>))
     step_kernel(const __grid_constant__ StepLaunch launch) {
     if (launch.control != nullptr && launch.control->skip != 0) return;
-    const auto* tensors = launch.tensors != nullptr
-                              ? launch.tensors
-                              : reinterpret_cast<const Tensor*>(launch.inside + launch.tensors_at);
+    const auto* tensors =
+        launch.tensors != nullptr ? launch.tensors : reinterpret_cast<const Tensor*>(launch.inside + launch.tensors_at);
     const auto* scalars = static_cast<const StepScalars<R, T>*>(
         launch.scalars != nullptr ? launch.scalars : static_cast<const void*>(launch.inside));
     const int lane = int(threadIdx.x % warp);
@@ -292,7 +289,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(sizeof(T), stat
             t = tensors + i;
             end = i + 1 < launch.count ? tensors[i + 1].first_tile : launch.tiles;
         }
-        run_tile<R, T>(scalars[t->scalars], *t, (at - t->first_tile) * tile, lane, std::make_index_sequence<state_count<R>>{});
+        run_tile<R, T>(scalars[t->scalars], *t, (at - t->first_tile) * tile, lane,
+                       std::make_index_sequence<state_count<R>>{});
     }
 }
 

@@ -85,15 +85,15 @@ struct FinishLaunch {
     std::byte* scalars;
     const Patch* patches;
     std::uint32_t patch_count;
-    bool second;       // the second pass
-    bool rescalable;   // a second pass follows
+    bool second;      // the second pass
+    bool rescalable;  // a second pass follows
     bool skip_nonfinite;
 };
 
 // Values in device memory that replace what the host knew when it made the tables.
 struct Gather {
     const void* from;
-    void* to;  // a double; or a Count, whose next step becomes the value
+    void* to;            // a double; or a Count, whose next step becomes the value
     std::uint32_t type;  // the DType, or one of those below
     std::uint32_t is_count;
 };

@@ -1,5 +1,6 @@
-// The numbers that the kernels are tuned by, apart from the algorithms. The counting behind them, bytes and instructions
-// a parameter, registers and occupancy, is bench/cuda.md, and the tests hold each kernel to the budgets here.
+// The numbers that the kernels are tuned by, apart from the algorithms. The counting behind them, bytes and
+// instructions a parameter, registers and occupancy, is bench/cuda.md, and the tests hold each kernel to the budgets
+// here.
 #pragma once
 
 #include <cstddef>
@@ -18,12 +19,15 @@ inline constexpr int per_lane = 8;
 inline constexpr int tile = int(warp) * per_lane;
 
 // Blocks that shall fit on a multiprocessor at once, which bounds the registers of a thread (65,536 in all) to 102, 128
-// or 168: what the formulas need without spilling. A lane of Adam in float32 has 128 bytes under way, so that five blocks
-// ask for 80 KiB at a time; by Little's law an H100 needs about 3.35e12 B/s * 0.8 us / 132 = 20 KiB of each.
+// or 168: what the formulas need without spilling. A lane of Adam in float32 has 128 bytes under way, so that five
+// blocks ask for 80 KiB at a time; by Little's law an H100 needs about 3.35e12 B/s * 0.8 us / 132 = 20 KiB of each.
 constexpr int resident_blocks(std::size_t compute_bytes, std::size_t states) {
     if (compute_bytes == 8) return 3;
     return states <= 2 ? 5 : states == 3 ? 4 : 3;
 }
+
+// Of the kernels beside the steps: enough for what they need. Left to itself, a compiler may spill to reach more.
+inline constexpr int common_resident_blocks = 5;
 
 // Blocks of a launch: as many as the device holds at once; they walk over the tiles. Kernels that ask the runtime for
 // the number that fits get it, and this is for the small ones that do not.

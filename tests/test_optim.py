@@ -1717,7 +1717,8 @@ def test_states_of_tensors_are_saved_as_tensors(torch: Any, tmp_path: Any) -> No
 def test_step_info() -> None:
     info = adaptk.SGD([np.zeros(2)]).step([np.array([3.0, 4.0])], clip_norm=1.0)
     assert info == adaptk.StepInfo(grad_norm=5.0, skipped=False)
-    assert info._fields == ("grad_norm", "skipped")
+    norm, skipped = info
+    assert (norm, skipped) == (info.grad_norm, info.skipped)
     assert type(info.grad_norm) is float
 
 
@@ -1808,7 +1809,7 @@ def test_signatures_of_functions(rule: str) -> None:
 def test_signatures_of_classes(name: str) -> None:
     parameters = inspect.signature(getattr(adaptk, name)).parameters
     mine = [c for c in CASES if c.name == name]
-    known = {"params", "convention", "clip_norm", "skip_nonfinite"}
+    known = {"params", "convention", "clip_norm", "skip_nonfinite", "capturable"}
     for case in mine:
         rule = RULES[case.rule]
         known |= {h.name for h in rule.hyperparameters} | {*rule.variant}

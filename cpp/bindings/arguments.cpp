@@ -87,12 +87,32 @@ std::int64_t step_value(PyObject* value) {
     return t;
 }
 
+// False where the params are not on a CUDA device: the number is read then.
+bool DeviceValue::resolve(const Hyperparameter& info, const Device& device, WorkStream& work, View& held,
+                          detail::DeviceHyper& out) const {
+    if (!device.cuda) return false;
+    const std::string name = info.name;
+    if (info.range == Range::flag || name == "grad_scale")
+        fail(PyExc_TypeError, name + ": expected a " + (info.range == Range::flag ? "bool" : "number") + ", got " +
+                                  type_name(value) + " on a device");
+    const DeviceNumber n = held.take_number(value, {info.name}, work);
+    if (!(n.device == device))
+        fail(PyExc_ValueError, name + ": on " + n.device.text() + ", expected " + device.text() + " like the params");
+    out = {segment, index, n.data, n.type};
+    return true;
+}
+
 void check_together(const RuleInfo& rule, const detail::HyperValues& values) {
     if (const char* reason = rule.invalid(values); reason != nullptr) fail(PyExc_ValueError, reason);
 }
 
 void fail_overlap(const ArgName& a, const ArgName& b) {
     fail(PyExc_ValueError, a.text() + " and " + b.text() + " overlap in memory, and one of them is updated in place");
+}
+
+void fail_mixed(const ArgName& a, const View& of_a, const ArgName& b, const View& of_b) {
+    fail(PyExc_ValueError, a.text() + ": on " + of_a.device.text() + ", but " + b.text() + " is on " +
+                               of_b.device.text() + "; one call works on the buffers of one device");
 }
 
 }  // namespace adaptk::bindings

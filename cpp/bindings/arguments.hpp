@@ -36,10 +36,35 @@ const RuleNames& names_of(const std::string& rule);  // ValueError for an unknow
 // A hyperparameter's value, checked against its range. TypeError or ValueError that names it.
 double hyper_value(PyObject* value, const Hyperparameter& info);
 std::int64_t step_value(PyObject* value);
+
+// A hyperparameter that lies in the memory of a device, where only kernels look at it.
+struct DeviceValue {
+    std::uint32_t segment;
+    std::uint32_t index;
+    py::object value;
+    bool resolve(const Hyperparameter& info, const Device& device, WorkStream& work, View& held,
+                 detail::DeviceHyper& out) const;
+};
 void check_together(const RuleInfo& rule, const detail::HyperValues& values);
 
 // Throws ValueError: which two arguments share memory.
 [[noreturn]] void fail_overlap(const ArgName& a, const ArgName& b);
+
+// Throws ValueError: two buffers of one call are on different devices.
+[[noreturn]] void fail_mixed(const ArgName& a, const View& of_a, const ArgName& b, const View& of_b);
+
+// Lets the CUDA part put work on a stream, without the GIL: a full queue, or a module that is loaded at its first use,
+// keeps a caller waiting.
+template <class Run> void run_on_stream(WorkStream& work, const Run& run) {
+    const detail::CudaBackend& part = need_cuda_part();
+    detail::CudaError error;
+    bool done = false;
+    work.ordered([&] {
+        const py::gil_scoped_release released;
+        done = run(part, error);
+    });
+    if (!done) fail_cuda(error);
+}
 
 // Releases the GIL for long work only.
 class MaybeReleaseGil {

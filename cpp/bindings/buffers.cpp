@@ -1,6 +1,9 @@
 #include "buffers.hpp"
 
+#include <pybind11/stl.h>
+
 #include <algorithm>
+#include <memory>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -146,14 +149,37 @@ void check_versioned(const DLManagedTensorVersioned& m, const ArgName& name) {
         fail(PyExc_BufferError, name.text() + ": the DLPack export is a copy, an update would be lost");
 }
 
-bool reachable(std::int64_t device_type) {
-    return device_type == device_cpu || device_type == device_cuda_host || device_type == device_rocm_host;
+bool of_cuda(std::int64_t device_type) { return device_type == device_cuda || device_type == device_cuda_managed; }
+
+// Throws where no part of this build can reach the memory.
+Device device_of(std::int64_t device_type, std::int64_t id, const ArgName& name) {
+    if (device_type == device_cpu || device_type == device_cuda_host || device_type == device_rocm_host) return {};
+    if (!of_cuda(device_type))
+        fail(PyExc_ValueError, name.text() + ": on a device of DLPack type " + std::to_string(device_type) +
+                                   ", expected memory of the CPU or of a CUDA device");
+    if (cuda_part() == nullptr)
+        fail(PyExc_ValueError, name.text() + ": on the device cuda:" + std::to_string(id) +
+                                   ", but this build has no CUDA kernels (adaptk.build_info()['cuda'] is None)");
+    static int devices = 0;
+    if (detail::CudaError error; id >= devices && !cuda_part()->device_count(devices, error))
+        fail(PyExc_ValueError, name.text() + ": on the device cuda:" + std::to_string(id) + ", but " + error.text);
+    if (id < 0 || id >= devices)
+        fail(PyExc_ValueError, name.text() + ": on the device cuda:" + std::to_string(id) + ", but there are " +
+                                   std::to_string(devices) + " CUDA devices here");
+    return {true, int(id)};
 }
 
-[[noreturn]] void fail_device(std::int64_t device_type, const ArgName& name) {
-    fail(PyExc_ValueError, name.text() + ": on a device of DLPack type " + std::to_string(device_type) +
-                               (device_type == device_cuda ? " (CUDA)" : "") + ", expected memory of the CPU");
-}
+// cudaStreamLegacy and the null stream are the same one here.
+void* plain_stream(void* stream) { return reinterpret_cast<std::uintptr_t>(stream) == 1 ? nullptr : stream; }
+
+// As DLPack's protocol in Python names streams.
+std::uintptr_t stream_number(void* stream) { return stream == nullptr ? 1 : reinterpret_cast<std::uintptr_t>(stream); }
+
+// What a view of a __cuda_array_interface__ holds: the shape and the strides in elements, and the object.
+struct CudaInterface {
+    py::object object;
+    std::vector<std::int64_t> shape, strides;
+};
 
 }  // namespace
 
@@ -165,6 +191,72 @@ void fail(PyObject* exception, const std::string& message) {
 }
 
 std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
+
+NamedStream& named_stream() {
+    thread_local NamedStream named;
+    return named;
+}
+
+const detail::CudaBackend* cuda_part() {
+    static const detail::CudaBackend* part = nullptr;
+    static bool looked = false;
+    if (looked) return part;
+    try {
+        const py::object capsule = py::module_::import("adaptk._cuda").attr("backend");
+        part = static_cast<const detail::CudaBackend*>(PyCapsule_GetPointer(capsule.ptr(), "adaptk.cuda_backend"));
+        if (part == nullptr) throw py::error_already_set();
+        if (part->size != sizeof(detail::CudaBackend)) {
+            part = nullptr;
+            fail(PyExc_ImportError, "adaptk._cuda is of another build than adaptk._core");
+        }
+    } catch (py::error_already_set& e) {
+        // Left out of this build. Anything else that keeps it from loading is worth knowing.
+        if (!e.matches(PyExc_ModuleNotFoundError)) throw;
+    }
+    looked = true;
+    return part;
+}
+
+const detail::CudaBackend& need_cuda_part() {
+    const detail::CudaBackend* part = cuda_part();
+    if (part == nullptr)
+        fail(PyExc_RuntimeError, "this build has no CUDA kernels (adaptk.build_info()['cuda'] is None)");
+    return *part;
+}
+
+void fail_cuda(const detail::CudaError& error) {
+    fail(error.out_of_memory ? PyExc_MemoryError : PyExc_RuntimeError, error.text);
+}
+
+void* WorkStream::want(int device) {
+    if (device_ < 0) {
+        const NamedStream& named = named_stream();
+        device_ = device;
+        if (named.named && (named.device < 0 || named.device == device)) stream_ = plain_stream(named.stream);
+    }
+    return stream_;
+}
+
+void WorkStream::meet(int device, void* stream) {
+    stream = plain_stream(stream);
+    const NamedStream& named = named_stream();
+    if (device_ < 0 && !(named.named && (named.device < 0 || named.device == device))) {
+        device_ = device;
+        stream_ = stream;
+        return;
+    }
+    want(device);
+    if (stream == stream_ || device != device_) return;
+    if (std::find(others_.begin(), others_.end(), stream) == others_.end()) others_.push_back(stream);
+}
+
+void WorkStream::order(bool behind) {
+    for (void* other : others_) {
+        detail::CudaError error;
+        if (!need_cuda_part().order(device_, behind ? other : stream_, behind ? stream_ : other, error))
+            fail_cuda(error);
+    }
+}
 
 std::string ArgName::text() const {
     if (label != nullptr) return std::string(name) + label;
@@ -179,6 +271,7 @@ void View::swap(View& other) noexcept {
     std::swap(stride_unit, other.stride_unit);
     std::swap(ndim, other.ndim);
     std::swap(dtype, other.dtype);
+    std::swap(device, other.device);
     std::swap(read_only, other.read_only);
     std::swap(c_order, other.c_order);
     std::swap(cheap, other.cheap);
@@ -186,7 +279,20 @@ void View::swap(View& other) noexcept {
     std::swap(release_, other.release_);
 }
 
-void View::take(py::handle object, const ArgName& name, View& out) {
+bool View::export_tensor(py::handle object, const ArgName& name, WorkStream& work, DLTensor& out) {
+    if (const DLPackExchangeAPI* api = exchange_api(Py_TYPE(object.ptr())); api != nullptr) {
+        out = exchange_tensor(object.ptr(), *api, name, work);
+    } else if (py::hasattr(object, "__dlpack__")) {
+        out = dlpack_tensor(object, name, work);
+    } else if (py::hasattr(object, "__cuda_array_interface__")) {
+        out = cuda_interface_tensor(object, name, work);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+void View::take(py::handle object, const ArgName& name, View& out, WorkStream& work) {
     PyTypeObject* const type = Py_TYPE(object.ptr());
     if (type == ndarray_type() || PyType_IsSubtype(type, ndarray_type()) != 0) {
         if (type != ndarray_type() && py::hasattr(reinterpret_cast<PyObject*>(type), "mask"))
@@ -197,16 +303,57 @@ void View::take(py::handle object, const ArgName& name, View& out) {
         }
         return;
     }
-    if (const DLPackExchangeAPI* api = exchange_api(type); api != nullptr) {
-        out.from_exchange(object.ptr(), *api, name);
-    } else if (py::hasattr(object, "__dlpack__")) {
-        out.from_dlpack(object, name);
+    DLTensor t;
+    if (out.export_tensor(object, name, work, t)) {
+        const bool cheap = out.cheap;
+        const bool read_only = out.read_only;
+        out.from_tensor(t, name);
+        out.cheap = cheap;
+        out.read_only = read_only;
     } else if (py::hasattr(object, "__array_interface__") && !is_numpy_scalar(object)) {
         out.from_array_interface(object, name);
     } else {
         fail(PyExc_TypeError, name.text() + ": " + type_name(object) +
                                   " is not a buffer; expected a NumPy array or an object with __dlpack__");
     }
+}
+
+bool View::on_cuda(py::handle object) {
+    if (PyFloat_Check(object.ptr()) != 0 || PyLong_Check(object.ptr()) != 0) return false;
+    PyTypeObject* const type = Py_TYPE(object.ptr());
+    if (const DLPackExchangeAPI* api = exchange_api(type); api != nullptr && api->dltensor_from_py_object_no_sync) {
+        DLTensor t;
+        if (api->dltensor_from_py_object_no_sync(object.ptr(), &t) == 0) return of_cuda(t.device.device_type);
+        PyErr_Clear();
+        return false;
+    }
+    if (py::hasattr(object, "__dlpack_device__")) {
+        const py::object device = object.attr("__dlpack_device__")();
+        return PyTuple_Check(device.ptr()) != 0 && py::len(device) == 2 &&
+               of_cuda(py::tuple(device)[0].cast<std::int64_t>());
+    }
+    return py::hasattr(object, "__cuda_array_interface__");
+}
+
+DeviceNumber View::take_number(py::handle object, const ArgName& name, WorkStream& work) {
+    DLTensor t;
+    if (!export_tensor(object, name, work, t)) fail(PyExc_TypeError, name.text() + ": " + type_name(object));
+    DeviceNumber n;
+    n.device = device_of(t.device.device_type, t.device.device_id, name);
+    std::int64_t count = 1;
+    for (std::int32_t i = 0; i < t.ndim; ++i) count *= t.shape[i];
+    if (count != 1) fail(PyExc_ValueError, name.text() + ": " + std::to_string(count) + " numbers, expected one");
+    using detail::ScalarType;
+    const bool whole = t.dtype.code == code_int;
+    if (t.dtype.lanes != 1 || (t.dtype.bits != 32 && t.dtype.bits != 64) || (!whole && t.dtype.code != code_float))
+        fail(PyExc_TypeError, name.text() + ": dtype " + dlpack_dtype_text(t.dtype) +
+                                  ", expected float32, float64, int32 or int64 in the memory of a device");
+    n.type = whole ? (t.dtype.bits == 32 ? ScalarType::i32 : ScalarType::i64)
+                   : (t.dtype.bits == 32 ? ScalarType::f32 : ScalarType::f64);
+    n.data = static_cast<std::byte*>(t.data) + t.byte_offset;
+    if (reinterpret_cast<std::uintptr_t>(n.data) % (t.dtype.bits / 8) != 0)
+        fail(PyExc_ValueError, name.text() + ": not on a multiple of its item size, which CUDA needs");
+    return n;
 }
 
 bool View::from_numpy(PyObject* object, const ArgName&) {
@@ -225,52 +372,65 @@ bool View::from_numpy(PyObject* object, const ArgName&) {
     return true;
 }
 
-void View::from_exchange(PyObject* object, const DLPackExchangeAPI& api, const ArgName& name) {
+DLTensor View::exchange_tensor(PyObject* object, const DLPackExchangeAPI& api, const ArgName& name, WorkStream& work) {
     const auto check = [&](int status) {
         if (status == 0) return;
         if (PyErr_Occurred() != nullptr && PyErr_ExceptionMatches(PyExc_Exception) == 0) throw py::error_already_set();
-        const std::string text = name.text() + ": " + type_name(object) + " cannot be viewed as memory of the CPU";
+        const std::string text = name.text() + ": " + type_name(object) + " cannot be viewed as memory";
         if (PyErr_Occurred() == nullptr) fail(PyExc_BufferError, text);
         py::raise_from(PyExc_BufferError, text.c_str());
         throw py::error_already_set();
     };
+    DLTensor t;
     if (api.dltensor_from_py_object_no_sync != nullptr) {
-        DLTensor t;
         check(api.dltensor_from_py_object_no_sync(object, &t));
-        from_tensor(t, name);
         cheap = true;
-        return;
+    } else {
+        DLManagedTensorVersioned* m = nullptr;
+        check(api.managed_tensor_from_py_object_no_sync(object, &m));
+        owner_ = m;
+        release_ = release_managed<DLManagedTensorVersioned>;
+        check_versioned(*m, name);
+        t = m->dl_tensor;
+        read_only = (m->flags & flag_read_only) != 0;
     }
-    DLManagedTensorVersioned* m = nullptr;
-    check(api.managed_tensor_from_py_object_no_sync(object, &m));
-    owner_ = m;
-    release_ = release_managed<DLManagedTensorVersioned>;
-    check_versioned(*m, name);
-    from_tensor(m->dl_tensor, name);
-    read_only = (m->flags & flag_read_only) != 0;
+    if (of_cuda(t.device.device_type)) {
+        void* stream = nullptr;
+        if (api.current_work_stream != nullptr)
+            check(api.current_work_stream(t.device.device_type, t.device.device_id, &stream));
+        work.meet(t.device.device_id, stream);
+    }
+    return t;
 }
 
-void View::from_dlpack(py::handle object, const ArgName& name) {
+DLTensor View::dlpack_tensor(py::handle object, const ArgName& name, WorkStream& work) {
     // An object may have __dlpack__ and be on a device that this build cannot reach: ask before exporting.
+    py::dict options;
     if (py::hasattr(object, "__dlpack_device__")) {
-        const py::object device = object.attr("__dlpack_device__")();
+        const py::object pair = object.attr("__dlpack_device__")();
         int overflow = 0;
-        const bool pair = PyTuple_Check(device.ptr()) && PyTuple_GET_SIZE(device.ptr()) == 2 &&
-                          PyLong_Check(PyTuple_GET_ITEM(device.ptr(), 0));
-        const long long kind = pair ? PyLong_AsLongLongAndOverflow(PyTuple_GET_ITEM(device.ptr(), 0), &overflow) : -1;
-        if (!pair || overflow != 0)
-            fail(PyExc_BufferError, name.text() + ": __dlpack_device__ returned " +
-                                        py::repr(device).cast<std::string>() + ", expected (device type, device id)");
-        if (!reachable(kind)) fail_device(kind, name);
+        const auto part = [&](py::ssize_t i) {
+            return PyLong_AsLongLongAndOverflow(PyTuple_GET_ITEM(pair.ptr(), i), &overflow);
+        };
+        const bool is_pair = PyTuple_Check(pair.ptr()) && PyTuple_GET_SIZE(pair.ptr()) == 2 &&
+                             PyLong_Check(PyTuple_GET_ITEM(pair.ptr(), 0));
+        const long long kind = is_pair ? part(0) : -1;
+        const long long id = is_pair && overflow == 0 && of_cuda(kind) ? part(1) : 0;
+        if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+        if (!is_pair || overflow != 0)
+            fail(PyExc_BufferError, name.text() + ": __dlpack_device__ returned " + py::repr(pair).cast<std::string>() +
+                                        ", expected (device type, device id)");
+        const Device on = device_of(kind, id, name);
+        if (on.cuda) options["stream"] = stream_number(work.want(on.id));
     }
     const py::object method = object.attr("__dlpack__");
     py::object capsule;
     try {
-        capsule = method(py::arg("max_version") = py::make_tuple(1, 3));
+        capsule = method(py::arg("max_version") = py::make_tuple(1, 3), **options);
     } catch (py::error_already_set& e) {
         // A producer from before versioned DLPack does not know the argument.
         if (!e.matches(PyExc_TypeError)) throw;
-        capsule = method();
+        capsule = method(**options);
     }
     const auto take_capsule = [&]<class M>(const char* fresh, const char* used, M* m) {
         m = static_cast<M*>(PyCapsule_GetPointer(capsule.ptr(), fresh));
@@ -279,21 +439,80 @@ void View::from_dlpack(py::handle object, const ArgName& name) {
         release_ = release_managed<M>;
         return m;
     };
+    DLTensor t;
     if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned") != 0) {
         auto* m = take_capsule("dltensor_versioned", "used_dltensor_versioned",
                                static_cast<DLManagedTensorVersioned*>(nullptr));
         check_versioned(*m, name);
-        from_tensor(m->dl_tensor, name);
+        t = m->dl_tensor;
         read_only = (m->flags & flag_read_only) != 0;
     } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor") != 0) {
         auto* m = take_capsule("dltensor", "used_dltensor", static_cast<DLManagedTensor*>(nullptr));
-        from_tensor(m->dl_tensor, name);
-        read_only = immutable_type(Py_TYPE(object.ptr()));
+        t = m->dl_tensor;
     } else {
         fail(PyExc_BufferError, name.text() + ": __dlpack__ returned " + type_name(capsule) +
                                     ", expected a capsule 'dltensor_versioned' or 'dltensor'");
     }
     if (immutable_type(Py_TYPE(object.ptr()))) read_only = true;
+    if (of_cuda(t.device.device_type)) work.want(t.device.device_id);
+    return t;
+}
+
+// Version 3 of the interface that Numba, CuPy and others share; "stream" is where the object's work goes.
+DLTensor View::cuda_interface_tensor(py::handle object, const ArgName& name, WorkStream& work) {
+    const std::string who = name.text() + ": __cuda_array_interface__";
+    const py::object attribute = object.attr("__cuda_array_interface__");
+    if (!py::isinstance<py::dict>(attribute)) fail(PyExc_BufferError, who + " is not a dict");
+    const py::dict interface(attribute);
+    for (const char* key : {"shape", "typestr", "data"})
+        if (!interface.contains(key)) fail(PyExc_BufferError, who + " has no '" + key + "'");
+    if (interface.contains("mask") && !interface["mask"].is_none())
+        fail(PyExc_TypeError, name.text() + ": a masked array, whose mask an update would ignore");
+    auto held = std::make_unique<CudaInterface>();
+    held->object = py::reinterpret_borrow<py::object>(object);
+    DLTensor t{};
+    try {
+        const auto type = interface["typestr"].cast<std::string>();
+        static const std::pair<const char*, DLDataType> known[] = {
+            {"<f4", {code_float, 32, 1}}, {"<f8", {code_float, 64, 1}}, {"<f2", {code_float, 16, 1}},
+            {"<i4", {code_int, 32, 1}},   {"<i8", {code_int, 64, 1}},
+        };
+        const auto* found =
+            std::find_if(std::begin(known), std::end(known), [&](const auto& k) { return type == k.first; });
+        if (found == std::end(known)) fail(PyExc_TypeError, name.text() + ": dtype " + type + ", " + wanted_types);
+        t.dtype = found->second;
+        held->shape = interface["shape"].cast<std::vector<std::int64_t>>();
+        const auto pointer = interface["data"].cast<std::pair<std::uintptr_t, bool>>();
+        t.data = reinterpret_cast<void*>(pointer.first);
+        read_only = pointer.second;
+        if (interface.contains("strides") && !interface["strides"].is_none()) {
+            held->strides = interface["strides"].cast<std::vector<std::int64_t>>();
+            if (held->strides.size() != held->shape.size())
+                fail(PyExc_BufferError, who + ": strides of another length");
+            const std::int64_t item = t.dtype.bits / 8;
+            for (std::int64_t& stride : held->strides) {
+                if (stride % item != 0) fail(PyExc_ValueError, name.text() + ": strides that are no multiple of items");
+                stride /= item;
+            }
+            t.strides = held->strides.data();
+        }
+    } catch (const py::cast_error&) {
+        fail(PyExc_BufferError, who + " holds values of other types than its version 3 has");
+    }
+    t.ndim = std::int32_t(held->shape.size());
+    t.shape = held->shape.data();
+    t.device = {device_cuda, 0};
+    device_of(device_cuda, 0, name);  // throws where there is no device at all
+    detail::CudaError error;
+    if (t.data != nullptr && !cuda_part()->device_of(t.data, t.device.device_id, error)) fail_cuda(error);
+    if (interface.contains("stream") && !interface["stream"].is_none()) {
+        work.meet(t.device.device_id, reinterpret_cast<void*>(interface["stream"].cast<std::uintptr_t>()));
+    } else {
+        work.want(t.device.device_id);
+    }
+    owner_ = held.release();
+    release_ = [](void* p) { delete static_cast<CudaInterface*>(p); };
+    return t;
 }
 
 void View::from_array_interface(py::handle object, const ArgName& name) {
@@ -312,7 +531,7 @@ void View::from_array_interface(py::handle object, const ArgName& name) {
 }
 
 void View::from_tensor(const DLTensor& t, const ArgName& name) {
-    if (!reachable(t.device.device_type)) fail_device(t.device.device_type, name);
+    device = device_of(t.device.device_type, t.device.device_id, name);
     if (!dlpack_dtype(t.dtype, dtype))
         fail(PyExc_TypeError, name.text() + ": dtype " + dlpack_dtype_text(t.dtype) + ", " + wanted_types);
     if (t.ndim < 0 || (t.ndim > 0 && t.shape == nullptr))
@@ -344,6 +563,8 @@ void View::from_tensor(const DLTensor& t, const ArgName& name) {
     if (size == 0) c_order = true;
     if (size > 0 && t.data == nullptr)
         fail(PyExc_ValueError, name.text() + ": has no memory of its own (a meta, fake or wrapped tensor?)");
+    if (device.cuda && begin() % size_of(dtype) != 0)
+        fail(PyExc_ValueError, name.text() + ": not on a multiple of its item size, which CUDA needs");
 }
 
 QuickShape::QuickShape(const View& v) {
@@ -397,6 +618,9 @@ void check_writable(const View& v, const ArgName& name) {
 }
 
 void check_beside(const View& v, const ArgName& name, const View& param) {
+    if (!(v.device == param.device))
+        fail(PyExc_ValueError,
+             name.text() + ": on " + v.device.text() + ", expected " + param.device.text() + " like its param");
     if (!v.same_shape(param))
         fail(PyExc_ValueError,
              name.text() + ": shape " + v.shape_text() + ", expected " + param.shape_text() + " like its param");

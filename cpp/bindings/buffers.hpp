@@ -1,6 +1,7 @@
 // Intake of buffers: NumPy arrays by their struct, everything else by DLPack, without a copy.
 #pragma once
 
+#include "cuda_backend.hpp"
 #include "dlpack.hpp"
 #include "dtype.hpp"
 
@@ -9,6 +10,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace adaptk::bindings {
 
@@ -23,6 +25,61 @@ struct ArgName {
     std::string text() const;
 };
 
+// Where a buffer is: memory that the CPU reads, or a CUDA device.
+struct Device {
+    bool cuda = false;
+    int id = 0;
+    bool operator==(const Device&) const = default;
+    std::string text() const { return cuda ? "cuda:" + std::to_string(id) : "cpu"; }
+};
+
+// The stream that a call puts its work on: the one that adaptk.cuda.stream() names; else the current one of the library
+// that the first buffer is from; else the default stream. Other streams that buffers are used on are ordered with it.
+class WorkStream {
+  public:
+    // A buffer on this device is about to be taken, whose library lets others name the stream.
+    void* want(int device);
+    // A buffer whose library works on this stream.
+    void meet(int device, void* stream);
+    int device() const { return device_; }
+    void* stream() const { return stream_; }
+    // Runs what puts work on the stream, behind what the other streams hold so far and before what they get later.
+    template <class Run> void ordered(const Run& run);
+
+  private:
+    int device_ = -1;
+    void* stream_ = nullptr;
+    std::vector<void*> others_;
+    void order(bool behind);
+};
+
+// The stream that adaptk.cuda.stream() names, of this thread.
+struct NamedStream {
+    bool named = false;
+    int device = -1;  // any
+    void* stream = nullptr;
+};
+NamedStream& named_stream();
+
+// The CUDA part of the library, or nullptr where this build has none or it cannot be loaded.
+const detail::CudaBackend* cuda_part();
+const detail::CudaBackend& need_cuda_part();
+// MemoryError or RuntimeError with the call that failed.
+[[noreturn]] void fail_cuda(const detail::CudaError& error);
+
+template <class Run> void WorkStream::ordered(const Run& run) {
+    order(true);
+    run();
+    order(false);
+}
+
+// A number in the memory of a device.
+struct DeviceNumber {
+    const void* data = nullptr;
+    detail::ScalarType type = detail::ScalarType::f32;
+    Device device;
+};
+
 // A view of an object's memory. Shape and strides belong to the object (or to its DLPack export, which the view holds).
 class View {
   public:
@@ -33,6 +90,7 @@ class View {
     std::int64_t stride_unit = 1;           // bytes that a stride of 1 stands for
     std::int32_t ndim = 0;
     DType dtype = DType::f32;
+    Device device;
     bool read_only = false;
     bool c_order = false;
     // Whether a view can be taken anew from the object in a few nanoseconds.
@@ -49,7 +107,11 @@ class View {
     }
 
     // Throws a Python exception that names the argument.
-    static void take(py::handle object, const ArgName& name, View& out);
+    static void take(py::handle object, const ArgName& name, View& out, WorkStream& work);
+    // Whether the object is on a CUDA device, without a view of it; false for what is no buffer.
+    static bool on_cuda(py::handle object);
+    // The one number that an object on a CUDA device holds; this view keeps its memory alive.
+    DeviceNumber take_number(py::handle object, const ArgName& name, WorkStream& work);
 
     std::uintptr_t begin() const { return reinterpret_cast<std::uintptr_t>(data); }
     std::uintptr_t end() const { return begin() + std::uintptr_t(size) * size_of(dtype); }
@@ -63,9 +125,12 @@ class View {
   private:
     void swap(View& other) noexcept;
     bool from_numpy(PyObject* object, const ArgName& name);
-    void from_exchange(PyObject* object, const DLPackExchangeAPI& api, const ArgName& name);
-    void from_dlpack(py::handle object, const ArgName& name);
     void from_array_interface(py::handle object, const ArgName& name);
+    // The DLTensor of an object that exports one, which this view holds.
+    DLTensor exchange_tensor(PyObject* object, const DLPackExchangeAPI& api, const ArgName& name, WorkStream& work);
+    DLTensor dlpack_tensor(py::handle object, const ArgName& name, WorkStream& work);
+    DLTensor cuda_interface_tensor(py::handle object, const ArgName& name, WorkStream& work);
+    bool export_tensor(py::handle object, const ArgName& name, WorkStream& work, DLTensor& out);
     void from_tensor(const DLTensor& t, const ArgName& name);
 
     void* owner_ = nullptr;

@@ -9,6 +9,5 @@ PYBIND11_MODULE(_cuda, m) {
     const adaptk::detail::CudaBackend& backend = adaptk::detail::cuda_backend();
     m.attr("backend") = pybind11::capsule(&backend, "adaptk.cuda_backend");
     m.attr("architectures") = backend.architectures;
-    m.attr("toolkit") =
-        std::to_string(backend.runtime / 1000) + "." + std::to_string(backend.runtime % 1000 / 10);
+    m.attr("toolkit") = std::to_string(backend.runtime / 1000) + "." + std::to_string(backend.runtime % 1000 / 10);
 }

@@ -5,9 +5,15 @@
 
 namespace adaptk::bindings {
 
-enum DeviceType : std::int32_t { device_cpu = 1, device_cuda = 2, device_cuda_host = 3, device_rocm_host = 11 };
+enum DeviceType : std::int32_t {
+    device_cpu = 1,
+    device_cuda = 2,
+    device_cuda_host = 3,
+    device_rocm_host = 11,
+    device_cuda_managed = 13,
+};
 
-enum TypeCode : std::uint8_t { code_float = 2, code_bfloat = 4 };
+enum TypeCode : std::uint8_t { code_int = 0, code_float = 2, code_bfloat = 4 };
 
 struct DLDevice {
     std::int32_t device_type;

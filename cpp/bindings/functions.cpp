@@ -8,6 +8,8 @@
 #include <array>
 #include <cstring>
 #include <memory>
+#include <span>
+#include <vector>
 
 namespace adaptk::bindings {
 namespace {
@@ -21,6 +23,9 @@ struct Call {
     PyObject* buffer[max_buffers] = {};
     detail::Segment segment;
     bool has_step = false;
+    PyObject* device_step = nullptr;
+    std::vector<DeviceValue> device_values;
+    WorkStream work;
 
     explicit Call(const RuleNames& n) : names(n), segment{n.rule, n.defaults, 1, 1} {}
     void parse(PyObject* const* args, py::ssize_t nargs, PyObject* kwnames);
@@ -49,13 +54,17 @@ void Call::parse(PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
             fail(PyExc_TypeError, who + "() missing required argument '" + names.buffer_text[i] + "'");
     }
     if (!has_step) fail(PyExc_TypeError, who + "() missing required keyword-only argument 'step'");
-    check_together(*names.rule, segment.hyper);
+    if (device_values.empty()) check_together(*names.rule, segment.hyper);
 }
 
 void Call::keyword(PyObject* name, PyObject* value) {
     if (same_name(name, step_name())) {
-        segment.step = step_value(value);
         has_step = true;
+        if (View::on_cuda(value)) {
+            device_step = value;
+        } else {
+            segment.step = step_value(value);
+        }
         return;
     }
     // Identity first: keywords written in a call are interned, and comparing the text of each one would cost more
@@ -63,7 +72,11 @@ void Call::keyword(PyObject* name, PyObject* value) {
     for (const bool identity : {true, false}) {
         for (std::size_t i = 0; i < names.hypers; ++i) {
             if (identity ? name == names.hyper[i] : same_name(name, names.hyper[i])) {
-                segment.hyper.value[i] = hyper_value(value, names.hyper_info[i]);
+                if (View::on_cuda(value)) {
+                    device_values.push_back({0, std::uint32_t(i), py::reinterpret_borrow<py::object>(value)});
+                } else {
+                    segment.hyper.value[i] = hyper_value(value, names.hyper_info[i]);
+                }
                 return;
             }
         }
@@ -85,10 +98,11 @@ void Call::keyword(PyObject* name, PyObject* value) {
 }
 
 // Takes and checks the buffers of one tensor.
-void take_tensor(const RuleNames& names, PyObject* const* objects, py::ssize_t index, View* views, TensorStep& out) {
+void take_tensor(const RuleNames& names, PyObject* const* objects, py::ssize_t index, View* views, TensorStep& out,
+                 WorkStream& work) {
     for (std::size_t b = 0; b < names.buffers; ++b) {
         const ArgName name{names.buffer_text[b], index};
-        View::take(objects[b], name, views[b]);
+        View::take(objects[b], name, views[b], work);
         if (b == 0) {
             check_param(views[0], name);
         } else if (b == 1) {
@@ -103,17 +117,50 @@ void take_tensor(const RuleNames& names, PyObject* const* objects, py::ssize_t i
     out.grad = views[1].dtype;
 }
 
-void run_one(const Call& call) {
+// Numbers on a device beside params on the CPU: read as any other number is.
+void read_device_values(Call& call) {
+    if (call.device_step != nullptr) call.segment.step = step_value(call.device_step);
+    for (const DeviceValue& d : call.device_values)
+        call.segment.hyper.value[d.index] = hyper_value(d.value.ptr(), call.names.hyper_info[d.index]);
+    if (!call.device_values.empty()) check_together(*call.names.rule, call.segment.hyper);
+}
+
+void run_cuda(Call& call, std::span<const TensorStep> tensors, const detail::Segment& segment, const Device& device) {
+    std::vector<View> held(call.device_values.size() + 1);
+    std::vector<detail::DeviceHyper> hypers(call.device_values.size());
+    for (std::size_t i = 0; i < hypers.size(); ++i) {
+        const DeviceValue& d = call.device_values[i];
+        d.resolve(call.names.hyper_info[d.index], device, call.work, held[i], hypers[i]);
+    }
+    detail::CudaStep step{device.id, call.work.stream(), tensors, {&segment, 1}, {}};
+    step.hypers = hypers;
+    if (call.device_step != nullptr) {
+        const DeviceNumber n = held.back().take_number(call.device_step, {"step"}, call.work);
+        if (!(n.device == device))
+            fail(PyExc_ValueError, "step: on " + n.device.text() + ", expected " + device.text() + " like the params");
+        step.step = n.data;
+        step.step_type = n.type;
+    }
+    run_on_stream(call.work,
+                  [&](const detail::CudaBackend& part, detail::CudaError& error) { return part.step(step, error); });
+}
+
+void run_one(Call& call) {
     const RuleNames& names = call.names;
     View views[max_buffers];
     TensorStep tensor;
-    take_tensor(names, call.buffer, -1, views, tensor);
+    take_tensor(names, call.buffer, -1, views, tensor, call.work);
     for (std::size_t a = 0; a < names.buffers; ++a) {
         for (std::size_t b = a + 1; b < names.buffers; ++b) {
             if (views[a].begin() < views[b].end() && views[b].begin() < views[a].end())
                 fail_overlap({names.buffer_text[a]}, {names.buffer_text[b]});
         }
     }
+    if (views[0].device.cuda) {
+        run_cuda(call, {&tensor, 1}, call.segment, views[0].device);
+        return;
+    }
+    read_device_values(call);
     const MaybeReleaseGil released(tensor.size);
     detail::run_step({&tensor, 1}, {&call.segment, 1}, {});
 }
@@ -131,7 +178,7 @@ bool same_extents(const std::vector<detail::Extent>& a, const std::vector<detail
     return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof a[0]) == 0);
 }
 
-void run_list(const Call& call) {
+void run_list(Call& call) {
     const RuleNames& names = call.names;
     const auto count = std::size_t(PySequence_Fast_GET_SIZE(call.buffer[0]));
     for (std::size_t b = 0; b < names.buffers; ++b) {
@@ -166,7 +213,8 @@ void run_list(const Call& call) {
         PyObject* of_tensor[max_buffers];
         View* v = &views[i * names.buffers];
         for (std::size_t b = 0; b < names.buffers; ++b) of_tensor[b] = objects[i * names.buffers + b].ptr();
-        take_tensor(names, of_tensor, py::ssize_t(i), v, tensors[i]);
+        take_tensor(names, of_tensor, py::ssize_t(i), v, tensors[i], call.work);
+        if (!(v[0].device == views[0].device)) fail_mixed({"param", py::ssize_t(i)}, v[0], {"param", 0}, views[0]);
         if (__builtin_add_overflow(total, tensors[i].size, &total))
             fail(PyExc_ValueError, "param: more than 2**63 elements in all");
         for (std::size_t b = 0; b < names.buffers; ++b)
@@ -187,10 +235,14 @@ void run_list(const Call& call) {
         if (const auto owner = last.memory.find(g.begin(), g.end()); owner != detail::WrittenMemory::none)
             fail_overlap({"grad", py::ssize_t(i)}, name_of_owner(owner));
     }
-    detail::Segment segment = call.segment;
-    segment.count = count;
+    call.segment.count = count;
+    if (views[0].device.cuda) {
+        run_cuda(call, tensors, call.segment, views[0].device);
+        return;
+    }
+    read_device_values(call);
     const MaybeReleaseGil released(total);
-    detail::run_step(tensors, {&segment, 1}, {});
+    detail::run_step(tensors, {&call.segment, 1}, {});
 }
 
 PyObject* run(const RuleNames& names, PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
@@ -236,10 +288,8 @@ py::object make_function(const std::string& rule, const std::string& doc, const 
     };
     auto definition = std::make_unique<Definition>();
     definition->doc = doc;
-    definition->method = {
-        r.name,
-        reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entries[r.index])),
-        METH_FASTCALL | METH_KEYWORDS, definition->doc.c_str()};
+    definition->method = {r.name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entries[r.index])),
+                          METH_FASTCALL | METH_KEYWORDS, definition->doc.c_str()};
     auto function = py::reinterpret_steal<py::object>(PyCFunction_NewEx(&definition->method, nullptr, module.ptr()));
     if (!function) throw py::error_already_set();
     definition.release();
@@ -259,16 +309,25 @@ double global_norm(const py::object& grads, double grad_scale) {
     }
     std::vector<View> views(objects.size());
     std::vector<TensorStep> tensors(objects.size());
+    WorkStream work;
     std::int64_t total = 0;
     for (std::size_t i = 0; i < objects.size(); ++i) {
         const ArgName name{"grads", list ? py::ssize_t(i) : -1};
-        View::take(objects[i], name, views[i]);
+        View::take(objects[i], name, views[i], work);
+        if (!(views[i].device == views[0].device)) fail_mixed(name, views[i], {"grads", 0}, views[0]);
         if (!views[i].dense())
             fail(PyExc_ValueError, name.text() + ": not contiguous: shape " + views[i].shape_text() + " with strides " +
                                        views[i].strides_text());
         tensors[i] = {{nullptr, views[i].data}, views[i].size, compute_type(views[i].dtype), views[i].dtype};
         if (__builtin_add_overflow(total, views[i].size, &total))
             fail(PyExc_ValueError, "grads: more than 2**63 elements in all");
+    }
+    if (!views.empty() && views[0].device.cuda) {
+        detail::StepReport report;
+        run_on_stream(work, [&](const detail::CudaBackend& part, detail::CudaError& error) {
+            return part.global_norm(views[0].device.id, work.stream(), tensors, grad_scale, report, error);
+        });
+        return report.grad_norm;
     }
     const MaybeReleaseGil released(total);
     return detail::global_norm(tensors, grad_scale).grad_norm;
@@ -280,10 +339,12 @@ void ceiling(const py::list& buffers, std::size_t repeats) {
         fail(PyExc_ValueError, "buffers: expected 2 to 6");
     View views[max_buffers];
     TensorStep t{};
+    WorkStream work;
     for (std::size_t b = 0; b < buffers.size(); ++b) {
         const ArgName name{"buffers", py::ssize_t(b)};
-        View::take(buffers[b], name, views[b]);
+        View::take(buffers[b], name, views[b], work);
         check_param(views[b], name);
+        if (!(views[b].device == views[0].device)) fail_mixed(name, views[b], {"buffers", 0}, views[0]);
         if (views[b].size != views[0].size || views[b].dtype != views[0].dtype ||
             (views[b].dtype != DType::f32 && views[b].dtype != DType::f64))
             fail(PyExc_ValueError, name.text() + ": expected equal sizes, and float32 or float64");
@@ -291,14 +352,24 @@ void ceiling(const py::list& buffers, std::size_t repeats) {
     }
     t.size = views[0].size;
     t.param = t.grad = views[0].dtype;
+    if (views[0].device.cuda) {
+        run_on_stream(work, [&](const detail::CudaBackend& part, detail::CudaError& error) {
+            bool done = true;
+            for (std::size_t i = 0; i < repeats && done; ++i)
+                done = part.ceiling(views[0].device.id, work.stream(), {&t, 1}, buffers.size() - 1, error);
+            return done;
+        });
+        return;
+    }
     const MaybeReleaseGil released(t.size);
     for (std::size_t i = 0; i < repeats; ++i) detail::run_ceiling({&t, 1}, buffers.size() - 1);
 }
 
-// Shape, strides in bytes and dtype of any buffer, for making a state array beside it.
+// Shape, strides in bytes, dtype and device of any buffer, for making a state array beside it.
 py::tuple layout(const py::object& buffer, const std::string& name) {
     View v;
-    View::take(buffer, {name.c_str()}, v);
+    WorkStream work;
+    View::take(buffer, {name.c_str()}, v, work);
     py::tuple shape(v.ndim);
     py::tuple strides(v.ndim);
     std::int64_t c_stride = std::int64_t(size_of(v.dtype));
@@ -307,12 +378,13 @@ py::tuple layout(const py::object& buffer, const std::string& name) {
         strides[std::size_t(i)] = v.strides == nullptr ? c_stride : v.strides[i] * v.stride_unit;
         c_stride *= v.shape[i];
     }
-    return py::make_tuple(shape, strides, name_of(v.dtype));
+    return py::make_tuple(shape, strides, name_of(v.dtype), v.device.text());
 }
 
 void check_param_object(const py::object& buffer, const std::string& name) {
     View v;
-    View::take(buffer, {name.c_str()}, v);
+    WorkStream work;
+    View::take(buffer, {name.c_str()}, v, work);
     check_param(v, {name.c_str()});
 }
 
@@ -323,6 +395,7 @@ void check_hyperparameters(const std::string& rule, const py::dict& values) {
     for (std::size_t h = 0; h < names.hypers; ++h) {
         const py::object value = values[names.hyper[h]];
         if (h == 0 && PyFloat_CheckExact(value.ptr()) == 0 && PyCallable_Check(value.ptr()) != 0) continue;
+        if (View::on_cuda(value)) continue;
         checked.value[h] = hyper_value(value.ptr(), names.hyper_info[h]);
     }
     check_together(*names.rule, checked);

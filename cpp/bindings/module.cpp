@@ -9,6 +9,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstdint>
+#include <optional>
+
 #define ADAPTK_TEXT2(x) #x
 #define ADAPTK_TEXT(x) ADAPTK_TEXT2(x)
 #define EIGEN_VERSION_TEXT                                                                                             \
@@ -48,6 +51,39 @@ py::list registry() {
                      py::arg("hyperparameters") = hypers, py::arg("states") = states, py::arg("presets") = presets));
     }
     return all;
+}
+
+// None where this build has no CUDA kernels; [] where there is no driver or no device.
+py::object cuda_devices() {
+    const detail::CudaBackend* part = cuda_part();
+    if (part == nullptr) return py::none();
+    py::list devices;
+    int count = 0;
+    detail::CudaError error;
+    if (!part->device_count(count, error)) return devices;
+    for (int i = 0; i < count; ++i) {
+        detail::CudaDevice d{};
+        if (!part->describe(i, d, error)) fail_cuda(error);
+        devices.append(py::dict(py::arg("index") = i, py::arg("name") = d.name,
+                                py::arg("compute_capability") = py::make_tuple(d.major, d.minor),
+                                py::arg("multiprocessors") = d.multiprocessors, py::arg("memory") = d.memory));
+    }
+    return devices;
+}
+
+// Names the stream for calls of this thread, and returns what was named before: (stream, device) or None.
+py::object name_stream(std::optional<std::uintptr_t> stream, int device) {
+    NamedStream& named = named_stream();
+    const NamedStream before = named;
+    named = {stream.has_value(), device, reinterpret_cast<void*>(stream.value_or(0))};
+    if (!before.named) return py::none();
+    return py::make_tuple(reinterpret_cast<std::uintptr_t>(before.stream), before.device);
+}
+
+void register_cuda(py::module_& m) {
+    m.def("cuda_devices", cuda_devices);
+    m.def("name_stream", name_stream, py::arg("stream"), py::arg("device"));
+    m.def("on_cuda", View::on_cuda, py::arg("buffer"));
 }
 
 void register_machine(py::module_& m) {
@@ -102,6 +138,7 @@ PYBIND11_MODULE(_core, m) {
     b::numpy_types();
     m.def("registry", b::registry);
     b::register_machine(m);
+    b::register_cuda(m);
     b::register_functions(m);
     b::register_plan(m);
 }

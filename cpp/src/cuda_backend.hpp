@@ -10,9 +10,9 @@
 namespace adaptk::detail {
 
 struct CudaError {
-    int code = 0;              // cudaError_t
+    int code = 0;  // cudaError_t
     bool out_of_memory = false;
-    char text[256] = {};       // "cudaMallocAsync: out of memory (cudaErrorMemoryAllocation)"
+    char text[256] = {};  // "cudaMallocAsync: out of memory (cudaErrorMemoryAllocation)"
 };
 
 struct CudaDevice {
@@ -43,7 +43,7 @@ struct CudaStep {
     StepOptions options;
 
     // Where the device counts the steps: an array of counts (new_counts) and the place of each tensor's own in it. The
-    // segments' step numbers are not looked at then.
+    // segments' step numbers are not looked at then. Tensors without elements are counted like others.
     void* counts = nullptr;
     std::span<const std::uint32_t> count_of = {};
     // The number of the step itself in device memory, for all tensors; not changed.
@@ -64,6 +64,9 @@ struct CudaBackend {
     bool (*device_count)(int& count, CudaError& error);
     bool (*describe)(int device, CudaDevice& out, CudaError& error);
 
+    // The device that memory belongs to.
+    bool (*device_of)(const void* data, std::int32_t& device, CudaError& error);
+
     // Puts the step on the stream and does not wait for it.
     bool (*step)(const CudaStep& step, CudaError& error);
     // Waits for the result.
@@ -80,6 +83,7 @@ struct CudaBackend {
 
     // Counts of steps taken; reading waits for the stream.
     bool (*new_counts)(int device, void* stream, std::span<const std::int64_t> steps, void*& out, CudaError& error);
+    bool (*write_counts)(int device, void* stream, void* counts, std::span<const std::int64_t> steps, CudaError& error);
     bool (*read_counts)(int device, void* stream, const void* counts, std::span<std::int64_t> steps, CudaError& error);
 
     // Places for the outcomes of steps; reading waits for the stream.

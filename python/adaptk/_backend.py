@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,23 @@ def is_torch(x: Any) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
+def _namespace(x: Any) -> Any:
+    """The array API's functions for arrays on a device."""
+    if hasattr(x, "__array_namespace__"):
+        return x.__array_namespace__()
+    raise TypeError(
+        f"params: states beside {type(x).__name__} on a device cannot be made, for it has no __array_namespace__; "
+        "make them yourself and use adaptk.ops"
+    )
+
+
+def _where(x: Any) -> tuple[AbstractContextManager[Any], dict[str, Any]]:
+    """How new arrays get onto the device of `x`: CuPy's go to the current one, other libraries' where they are told."""
+    if type(x).__module__.partition(".")[0] == "cupy":
+        return x.device, {}
+    return nullcontext(), {"device": x.device}
+
+
 def full_like(param: Any, value: float) -> Any:
     """A state array: the param's shape and layout, float64 beside float64 and float32 beside all else."""
     if is_torch(param):
@@ -22,11 +40,23 @@ def full_like(param: Any, value: float) -> Any:
 
         dtype = torch.float64 if param.dtype == torch.float64 else torch.float32
         return torch.full_like(param, value, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
-    shape, strides, name = _core.layout(param, "params")
-    dtype_ = np.float64 if name == "float64" else np.float32
+    shape, strides, name, device = _core.layout(param, "params")
+    wide = name == "float64"
     outermost_first = sorted(range(len(shape)), key=lambda i: -strides[i])
-    array = np.full([shape[i] for i in outermost_first], value, dtype=dtype_)
-    return array.transpose(np.argsort(outermost_first)) if len(shape) > 1 else array
+    extents = tuple(shape[i] for i in outermost_first)
+    back = tuple(int(i) for i in np.argsort(outermost_first))
+    if device == "cpu":
+        array = np.full(extents, value, dtype=np.float64 if wide else np.float32)
+        return array.transpose(back) if len(shape) > 1 else array
+    xp = _namespace(param)
+    current, where = _where(param)
+    with current:
+        state = xp.full(extents, value, dtype=xp.float64 if wide else xp.float32, **where)
+    return xp.permute_dims(state, back) if back != tuple(range(len(shape))) else state
+
+
+def _on_host(x: Any) -> bool:
+    return isinstance(x, (np.ndarray, np.generic, int, float)) or not _core.on_cuda(x)
 
 
 def copy(x: Any) -> Any:
@@ -35,7 +65,9 @@ def copy(x: Any) -> Any:
         import torch
 
         return x.detach().clone(memory_format=torch.contiguous_format)
-    return np.array(x, order="C", copy=True)
+    if _on_host(x):
+        return np.array(x, order="C", copy=True)
+    return _namespace(x).asarray(x, copy=True)
 
 
 def scalar(x: float | int, like: Any) -> Any:
@@ -56,7 +88,11 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
         x = x.detach().cpu()
         # NumPy has no bfloat16; float32 holds every value of it.
         return np.asarray(x.float() if x.dtype == torch.bfloat16 else x)
-    return np.asarray(x)
+    if _on_host(x):
+        return np.asarray(x)
+    if hasattr(x, "get"):  # CuPy
+        return np.asarray(x.get())
+    return np.from_dlpack(x, device="cpu", copy=True)
 
 
 def assign(target: Any, value: np.ndarray[Any, Any]) -> None:
@@ -65,6 +101,13 @@ def assign(target: Any, value: np.ndarray[Any, Any]) -> None:
         import torch
 
         target.copy_(torch.from_numpy(np.array(value, order="C", copy=True)))
-    else:
-        with np.errstate(over="ignore"):  # float64 beyond float32 is inf, as in torch
+        return
+    with np.errstate(over="ignore"):  # float64 beyond float32 is inf, as in torch
+        if _on_host(target):
             np.copyto(target, value, casting="same_kind")
+        else:
+            xp = _namespace(target)
+            current, where = _where(target)
+            narrow = value.astype(_core.layout(target, "state")[2])
+            with current:
+                target[...] = xp.asarray(narrow, **where)

@@ -55,6 +55,10 @@ def function_doc(rule: Rule) -> str:
         lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[0].upper()}{h.meaning[1:]}."]
     lines += [
         "",
+        "Buffers are all of the CPU or all of one CUDA device. There the update is put on a stream and not waited for,",
+        "and `step` and hyperparameters that are numbers may be buffers of one number on that device, read by the",
+        "update itself and not looked at before.",
+        "",
         "Raises",
         "------",
         "TypeError",
@@ -64,6 +68,8 @@ def function_doc(rule: Rule) -> str:
         "    of its range, a step below 1. Nothing is written then.",
         "BufferError",
         "    Where a buffer's owner cannot export it.",
+        "RuntimeError, MemoryError",
+        "    Where a call of the CUDA runtime fails, with its name.",
         "",
         "Source",
         "------",
@@ -105,7 +111,7 @@ def class_doc(name: str, class_rules: Sequence[Rule]) -> str:
     lines += [
         "Parameters",
         "----------",
-        "params, convention, clip_norm, skip_nonfinite",
+        "params, convention, clip_norm, skip_nonfinite, capturable",
         "    As in :class:`Optimizer`.",
     ]
     for option, default, meaning in class_options(class_rules):
@@ -146,4 +152,5 @@ def class_signature(class_rules: Sequence[Rule]) -> inspect.Signature:
             parameters.append(inspect.Parameter(name, keyword, default=default))
     parameters.append(inspect.Parameter("clip_norm", keyword, default=None))
     parameters.append(inspect.Parameter("skip_nonfinite", keyword, default=False))
+    parameters.append(inspect.Parameter("capturable", keyword, default=False))
     return inspect.Signature(parameters)

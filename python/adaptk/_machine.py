@@ -14,8 +14,8 @@ def build_info() -> dict[str, Any]:
     -------
     dict
         ``version``, ``compiler``, ``isas`` (of the build), ``openmp`` (the date of the specification, or ``None``),
-        ``eigen`` (the version of its headers) and ``cuda`` (toolkit and architectures, or
-        ``None``).
+        ``eigen`` (the version of its headers) and ``cuda`` (a dict of ``toolkit`` and ``architectures``, or ``None``
+        where the CUDA kernels were left out).
 
     Examples
     --------
@@ -29,8 +29,16 @@ def build_info() -> dict[str, Any]:
         "isas": list(_core.built_isas()),
         "openmp": _core.openmp,
         "eigen": _core.eigen,
-        "cuda": None,
+        "cuda": _cuda_info(),
     }
+
+
+def _cuda_info() -> dict[str, Any] | None:
+    try:
+        from adaptk import _cuda
+    except ModuleNotFoundError:
+        return None
+    return {"toolkit": _cuda.toolkit, "architectures": _cuda.architectures.split()}
 
 
 def get_num_threads() -> int:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from adaptk import _backend, _core
 from adaptk._registry import Rule
+from adaptk._typing import Number
 
 
-class StepInfo(NamedTuple):
+class StepInfo:
     """What a step reports.
+
+    A step on a CUDA device is put on its stream and not waited for; the first look at what the device found out waits.
 
     Attributes
     ----------
@@ -32,12 +35,42 @@ class StepInfo(NamedTuple):
     True
     """
 
-    grad_norm: float | None
-    skipped: bool
+    __slots__ = ("_norm", "_skipped")
+
+    def __init__(self, grad_norm: float | _core.Report | None, skipped: bool) -> None:
+        self._norm = grad_norm
+        self._skipped = skipped
+
+    def _known(self) -> tuple[float | None, bool]:
+        if isinstance(self._norm, _core.Report):
+            return self._norm.read()
+        return self._norm, self._skipped
+
+    @property
+    def grad_norm(self) -> float | None:
+        return self._known()[0]
+
+    @property
+    def skipped(self) -> bool:
+        return self._known()[1]
+
+    def __iter__(self) -> Iterator[float | bool | None]:
+        return iter(self._known())
+
+    def __eq__(self, other: object) -> bool:
+        return self._known() == (other._known() if isinstance(other, StepInfo) else other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        norm, skipped = self._known()
+        return f"StepInfo(grad_norm={norm!r}, skipped={skipped!r})"
 
 
 def _is_buffer(x: Any) -> bool:
-    return isinstance(x, np.ndarray) or hasattr(x, "__dlpack__") or hasattr(x, "__array_interface__")
+    if isinstance(x, np.ndarray):
+        return True
+    return any(hasattr(x, name) for name in ("__dlpack__", "__array_interface__", "__cuda_array_interface__"))
 
 
 def _named(params: Any, where: str) -> tuple[list[str] | None, list[Any]]:
@@ -71,17 +104,23 @@ class Optimizer:
     ----------
     params : buffers
         Arrays to optimize: an iterable of buffers, a dict of buffers by name, or an iterable of groups, dicts with
-        the key ``"params"`` and options that differ from the others'. Buffers are NumPy arrays or CPU tensors;
-        float32, float64, bfloat16 or float16, dense in memory. They are updated in place and never copied.
-    lr : float or callable, optional
+        the key ``"params"`` and options that differ from the others'. Buffers are NumPy arrays or tensors, all of
+        them of the CPU or of one CUDA device; float32, float64, bfloat16 or float16, dense in memory. They are
+        updated in place and never copied.
+    lr : float, callable or buffer, optional
         The learning rate, or a schedule: a function of the number of the step, counted from 1
-        (:mod:`adaptk.schedules`).
+        (:mod:`adaptk.schedules`). Beside params on a CUDA device this and any other hyperparameter that is a number
+        may be a buffer of one float32 or float64 on that device, whose value each step reads there, without a look
+        at its range.
     convention : {"book", "torch", "keras", "tf1", "optax"}
         Whose defaults, place of eps, momentum form and initial state to take. Explicit arguments win.
     clip_norm : float, optional
         Clip gradients to this global norm at every step.
     skip_nonfinite : bool
         Skip steps whose gradients hold inf or NaN.
+    capturable : bool
+        For params on a CUDA device: count the steps there, so that a step that was captured in a CUDA graph is right
+        at each replay. Hyperparameters that are to change between replays have to be buffers on the device.
     **options
         Hyperparameters of the rule, by name; the options that choose among the rules of the class; the initial
         values of states.
@@ -106,18 +145,19 @@ class Optimizer:
     def __init__(
         self,
         params: Any,
-        lr: float | Callable[[int], float] | None = None,
+        lr: Number | Callable[[int], float] | None = None,
         *,
         convention: str = "book",
         clip_norm: float | None = None,
         skip_nonfinite: bool = False,
+        capturable: bool = False,
         **options: Any,
     ) -> None:
         if not self._class_rules:
             raise TypeError("Optimizer is the base of the optimizers: use adaptk.Adam or another class")
         if lr is not None:
             options["lr"] = lr
-        self._begin(params, None, convention, clip_norm, skip_nonfinite, options)
+        self._begin(params, None, convention, clip_norm, skip_nonfinite, capturable, options)
 
     def _begin(
         self,
@@ -126,6 +166,7 @@ class Optimizer:
         convention: str,
         clip_norm: float | None,
         skip_nonfinite: bool,
+        capturable: bool,
         options: dict[str, Any],
     ) -> None:
         if clip_norm is not None and not clip_norm > 0.0:
@@ -136,7 +177,8 @@ class Optimizer:
         self._rule = rule
         self._convention = convention
         self._options = options
-        self._plan = _core.Plan()
+        self.capturable = bool(capturable)
+        self._plan = _core.Plan(self.capturable)
         self._names: list[str] | None = None
         self._labels: list[str] = []
         self._params: list[Any] = []
@@ -248,7 +290,7 @@ class Optimizer:
         if names is not None and (clash := set(names) & set(self._names or ())):
             raise ValueError(f"{where}: the names {', '.join(sorted(clash))} are taken")
         rule, values, options = self._resolve({k: v for k, v in group.items() if k != "params"})
-        start = values["lr"](1) if callable(values["lr"]) else values["lr"]
+        start = values["lr"](1) if callable(values["lr"]) else float(_backend.to_numpy(values["lr"]))
         initial = rule.initial_states(self._convention, {**values, "lr": start}, options)
         first = len(self._params)
         labels = [f"[{n!r}]" for n in names] if names is not None else [f"[{first + i}]" for i in range(len(params))]
@@ -411,6 +453,7 @@ class Optimizer:
             for h in rule.hyperparameters:
                 value = group[h.name]
                 if not callable(value):
+                    value = _backend.to_numpy(value)
                     saved[f"param_groups.{i}.{h.name}"] = _backend.scalar(
                         int(value) if h.range == "bool" else float(value), like
                     )
@@ -464,6 +507,7 @@ class Optimizer:
         if min(steps) < 0 or count < 0:
             raise ValueError("state_dict: a step count below 0")
         groups = []
+        on_device: list[dict[str, Any]] = []  # the group's hyperparameters that are buffers, which stay what they are
         for i, (rule, group) in enumerate(zip(self._group_rules, self.param_groups, strict=True)):
             loaded = dict(group)
             for h in rule.hyperparameters:
@@ -472,13 +516,16 @@ class Optimizer:
                     loaded[h.name] = float(have[key])
             _core.check_hyperparameters(rule.name, loaded)
             loaded.update({h.name: bool(loaded[h.name]) for h in rule.hyperparameters if h.range == "bool"})
+            on_device.append({h.name: group[h.name] for h in rule.hyperparameters if _core.on_cuda(group[h.name])})
             groups.append(loaded)
         self._plan.set_steps(steps, count)  # raises while a step runs, so it goes first
         for param, states in zip(self.state, self._states, strict=True):
             for name, array in states.items():
                 _backend.assign(array, have[f"state.{param}.{name}"])
-        for group, loaded in zip(self.param_groups, groups, strict=True):
-            group.update(loaded)
+        for group, loaded, buffers in zip(self.param_groups, groups, on_device, strict=True):
+            for name, buffer in buffers.items():
+                _backend.assign(buffer, np.reshape(np.float64(loaded[name]), _core.layout(buffer, name)[0]))
+            group.update({**loaded, **buffers})
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__}("]

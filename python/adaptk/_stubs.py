@@ -13,12 +13,14 @@ _HEADER = "# Made by python -m adaptk._stubs from the registry.\n"
 
 def ops_stub() -> str:
     """The text of ``ops.pyi``."""
-    lines = [_HEADER + "from adaptk._typing import Buffers", ""]
+    lines = [_HEADER + "from adaptk._typing import Buffer, Buffers, Number", ""]
     for rule in RULES.values():
         lines.append(f"def {rule.name}(")
         lines += [f"    {name}: Buffers," for name in ("param", "grad", *(s.name for s in rule.states))]
-        lines += ["    *,", "    step: int,"]
-        lines += [f"    {h.name}: {'bool' if h.range == 'bool' else 'float'} = ..." + "," for h in rule.hyperparameters]
+        lines += ["    *,", "    step: int | Buffer,"]
+        lines += [
+            f"    {h.name}: {'bool' if h.range == 'bool' else 'Number'} = ..." + "," for h in rule.hyperparameters
+        ]
         lines += [") -> None:", f'    """{rule.summary}"""', ""]
     return "\n".join(lines)
 
@@ -45,6 +47,7 @@ def optim_stub() -> str:
         "",
         "from adaptk._optimizer import Optimizer as Optimizer",
         "from adaptk._optimizer import StepInfo as StepInfo",
+        "from adaptk._typing import Number",
         "",
         f"__all__ = {_all_names()}",
         "",
@@ -53,11 +56,12 @@ def optim_stub() -> str:
         "def optimizer_for(",
         "    rule: str,",
         "    params: Any,",
-        "    lr: float | Callable[[int], float] | None = ...,",
+        "    lr: Number | Callable[[int], float] | None = ...,",
         "    *,",
         "    convention: str = ...,",
         "    clip_norm: float | None = ...,",
         "    skip_nonfinite: bool = ...,",
+        "    capturable: bool = ...,",
         "    **options: Any,",
         ") -> Optimizer:",
         '    """An optimizer that runs the rule of this name."""',
@@ -65,16 +69,17 @@ def optim_stub() -> str:
     ]
     for name, rules in _classes():
         lines += [f"class {name}(Optimizer):", f'    """{rules[0].summary}"""', "", "    def __init__("]
-        lines += ["        self,", "        params: Any,", "        lr: float | Callable[[int], float] = ...,"]
+        lines += ["        self,", "        params: Any,", "        lr: Number | Callable[[int], float] = ...,"]
         lines += ["        *,", "        convention: str = ...,"]
         options = [(option, default) for option, default, _ in class_options(rules) if option != "lr"]
         lines += [
-            f"        {option}: {'bool' if isinstance(default, bool) else 'float'} = ...,"
+            f"        {option}: {'bool' if isinstance(default, bool) else 'Number'} = ...,"
             for option, default in options
         ]
         if any(option == "eps_in" for option, _ in options):
-            lines.append("        eps: float = ...,")
+            lines.append("        eps: Number = ...,")
         lines += ["        clip_norm: float | None = ...,", "        skip_nonfinite: bool = ...,"]
+        lines += ["        capturable: bool = ...,"]
         lines += ["    ) -> None: ...", ""]
     return "\n".join(lines)
 

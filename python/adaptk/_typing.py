@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, SupportsFloat, TypeAlias
 
 
 class Buffer(Protocol):
@@ -12,3 +12,5 @@ class Buffer(Protocol):
 
 
 Buffers: TypeAlias = "Buffer | list[Any] | tuple[Any, ...]"
+# A number, or a buffer that holds one on the CUDA device of the params.
+Number: TypeAlias = "SupportsFloat | Buffer"

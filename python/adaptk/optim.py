@@ -13,16 +13,18 @@ from typing import Any
 from adaptk._docs import class_doc, class_signature
 from adaptk._optimizer import Optimizer, StepInfo
 from adaptk._registry import RULES, Rule
+from adaptk._typing import Number
 
 
 def optimizer_for(
     rule: str,
     params: Any,
-    lr: float | Callable[[int], float] | None = None,
+    lr: Number | Callable[[int], float] | None = None,
     *,
     convention: str = "book",
     clip_norm: float | None = None,
     skip_nonfinite: bool = False,
+    capturable: bool = False,
     **options: Any,
 ) -> Optimizer:
     """An optimizer that runs the rule of this name.
@@ -31,7 +33,7 @@ def optimizer_for(
     ----------
     rule : str
         A key of :func:`adaptk.rules`.
-    params, lr, convention, clip_norm, skip_nonfinite, **options
+    params, lr, convention, clip_norm, skip_nonfinite, capturable, **options
         As :class:`Optimizer` takes them; the options are the rule's own hyperparameters.
 
     Raises
@@ -50,7 +52,7 @@ def optimizer_for(
     if lr is not None:
         options["lr"] = lr
     optimizer = object.__new__(CLASSES[RULES[rule].class_names[0]])
-    optimizer._begin(params, RULES[rule], convention, clip_norm, skip_nonfinite, options)
+    optimizer._begin(params, RULES[rule], convention, clip_norm, skip_nonfinite, capturable, options)
     return optimizer
 
 

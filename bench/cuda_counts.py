@@ -1,0 +1,453 @@
+"""What the compiled CUDA kernels cost, counted in their machine code: nothing is run. `--write` puts the tables into
+bench/cuda.md. Needs nvcc, cuobjdump and nvdisasm (pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import heapq
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CUDA = ROOT / "cuda"
+FLAGS = ["-std=c++20", "--fmad=false", *(f"-I{ROOT / folder}" for folder in ("cpp/include", "cpp/src", "cuda"))]
+
+
+def find_tool(name: str) -> str | None:
+    """A program of the CUDA toolkit: the one that is named for compilers, on the path, or in a wheel beside Python."""
+    if name == "nvcc" and (named := shutil.which(os.environ.get("CUDACXX", ""))):
+        return named
+    places = [*sys.path, sysconfig.get_path("platlib")]
+    wheels = [folder for p in places for folder in sorted(glob.glob(f"{p}/nvidia/cu[1-9]*/bin"), reverse=True)]
+    return shutil.which(name) or shutil.which(name, path=os.pathsep.join(wheels))
+
+
+def constants() -> dict[str, int]:
+    """The whole numbers of tuning.hpp."""
+    text = (CUDA / "tuning.hpp").read_text()
+    found = re.findall(r"inline constexpr (?:unsigned|int|std::size_t) (\w+) = (\d+);", text)
+    return {name: int(value) for name, value in found}
+
+
+def resident_blocks(compute_bytes: int, states: int) -> int:
+    """The function of that name in tuning.hpp."""
+    body = re.search(r"constexpr int resident_blocks\(.*?\) \{(.*?)\n\}", (CUDA / "tuning.hpp").read_text(), re.S)
+    assert body
+    for line in filter(None, map(str.strip, body[1].splitlines())):
+        condition, value = re.fullmatch(r"(?:if \((.*?)\) )?return (.*);", line).groups()
+        names = {"compute_bytes": compute_bytes, "states": states}
+        if condition is not None:
+            assert re.fullmatch(r"compute_bytes == \d", condition), condition
+            if names["compute_bytes"] != int(condition.split()[-1]):
+                continue
+        *choices, last = value.split(" : ")
+        for choice in choices:
+            test, result = choice.split(" ? ")
+            left, comparison, right = test.split()
+            if {"<=": names[left] <= int(right), "==": names[left] == int(right)}[comparison]:
+                return int(result)
+        return int(last)
+    raise AssertionError("resident_blocks() returns nothing")
+
+
+# Multiprocessors: what a warp's registers are given out in, and to how many warps.
+REGISTERS, REGISTER_UNIT, PARTITIONS = 65536, 256, 4
+WARPS = {"75": 32, "80": 64, "86": 48, "89": 48, "90": 64, "100": 64, "103": 64, "110": 48, "120": 48}
+
+
+def blocks_that_fit(registers: int, threads: int, arch: str) -> int:
+    """Blocks of a kernel on a multiprocessor, as far as registers and warps go."""
+    warps = -(-threads // 32)
+    unit = -(-registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
+    return min(REGISTERS // PARTITIONS // unit * PARTITIONS // warps, WARPS[arch] // warps)
+
+
+@dataclass
+class Instruction:
+    address: int
+    guard: str
+    opcode: str
+    operands: str
+
+    @property
+    def base(self) -> str:
+        return self.opcode.split(".")[0]
+
+    @property
+    def target(self) -> int | None:
+        found = re.search(r"(?:^|[\s,])0x([0-9a-f]+)\s*$", self.operands)
+        return int(found[1], 16) if found else None
+
+
+@dataclass
+class Kernel:
+    name: str
+    arch: str
+    ptx: list[str]
+    registers: int
+    resources: dict[str, int]
+    sass: list[Instruction] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        return re.search(r"(step|prepare|norm|finish|upload|gather|\w+)_kernel", self.name)[1]
+
+    @property
+    def rule(self) -> str | None:
+        """The rule's name in the registry, or streams_N."""
+        if found := re.search(r"StreamsILm(\d+)E", self.name):
+            return f"streams_{found[1]}"
+        found = re.search(r"_kernelIN\w*?4base(\d+)(\w+)", self.name)
+        return found[2][: int(found[1])].lower() if found else None
+
+    @property
+    def type(self) -> str | None:
+        found = re.search(r"E([fd])EEv", self.name)
+        return found and found[1]
+
+
+def states_of_rules() -> dict[str, int]:
+    """Number of states, by the lower-case name of the rule's struct."""
+    import adaptk
+
+    counts = {name.replace("_", ""): len(rule.states) for name, rule in adaptk.rules().items()}
+    return counts | {f"streams_{n}": n for n in range(5)}
+
+
+def read_ptx(text: str) -> dict[str, list[str]]:
+    """The instructions of each kernel, and whatever else stands in its body."""
+    kernels = {}
+    for name, body in re.findall(r"^\.(?:visible |weak )?\.?entry (\w+)\(.*?^\{(.*?)^\}", text, re.S | re.M):
+        lines = (line.strip() for line in body.splitlines())
+        kernels[name] = [line for line in lines if line and not line.startswith(("//", "$"))]
+    return kernels
+
+
+def read_resources(log: str) -> dict[str, dict[str, int]]:
+    """What ptxas -v says of each kernel."""
+    found = {}
+    for name, text in re.findall(r"Compiling entry function '(\w+)'(.*?)(?=Compiling entry|\Z)", log, re.S):
+        number = {
+            "stack": r"(\d+) bytes stack frame",
+            "spill stores": r"(\d+) bytes spill stores",
+            "spill loads": r"(\d+) bytes spill loads",
+            "registers": r"Used (\d+) registers",
+            "shared": r"(\d+) bytes smem",
+            "local": r"(\d+) bytes lmem",
+        }
+        hits = {key: re.search(pattern, text) for key, pattern in number.items()}
+        found[name] = {key: int(hit[1]) if hit else 0 for key, hit in hits.items()}
+    return found
+
+
+def read_sass(text: str) -> dict[str, list[Instruction]]:
+    kernels: dict[str, list[Instruction]] = {}
+    current: list[Instruction] = []
+    for line in text.splitlines():
+        if found := re.match(r"\s*Function : (\S+)", line):
+            current = kernels.setdefault(found[1], [])
+        elif found := re.match(r"\s*/\*([0-9a-f]{4,})\*/\s+(?:\{\s*)?(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;", line):
+            current.append(Instruction(int(found[1], 16), (found[2] or "").strip(), found[3], found[4]))
+    return kernels
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def disassemble(cubin: Path) -> dict[str, list[Instruction]] | None:
+    """Machine code, or None without the tools for it."""
+    cuobjdump, nvdisasm = find_tool("cuobjdump"), find_tool("nvdisasm")
+    if cuobjdump is None or nvdisasm is None:
+        return None
+    return read_sass(run(cuobjdump, "-sass", cubin).stdout)
+
+
+def compile_source(source: Path, arch: str, folder: Path, flags: Iterable[str], name: str) -> list[Kernel]:
+    nvcc = find_tool("nvcc")
+    assert nvcc
+    ptx, cubin = folder / f"{name}.{arch}.ptx", folder / f"{name}.{arch}.cubin"
+    run(nvcc, *flags, f"-arch=compute_{arch}", "-ptx", source, "-o", ptx)
+    log = run(nvcc, f"-arch=sm_{arch}", "-cubin", "-Xptxas=-v", ptx, "-o", cubin).stderr
+    bodies, sass = read_ptx(ptx.read_text()), disassemble(cubin) or {}
+    kernels = []
+    for kernel, resources in read_resources(log).items():
+        kernels.append(Kernel(kernel, arch, bodies[kernel], resources["registers"], resources, sass.get(kernel, [])))
+    return kernels
+
+
+def compile_kernels(arch: str, folder: Path, jobs: int = 2) -> dict[str, Kernel]:
+    """All kernels of the project for one architecture, by their symbols."""
+    work = [(CUDA / "rule_kernels.cu", [*FLAGS, f"-DADAPTK_PART={part}"], f"part{part}") for part in range(parts())]
+    work.append((CUDA / "common_kernels.cu", FLAGS, "common"))
+    with ThreadPoolExecutor(jobs) as pool:
+        done = pool.map(lambda w: compile_source(w[0], arch, folder, w[1], w[2]), work)
+        return {kernel.name: kernel for kernels in done for kernel in kernels}
+
+
+def parts() -> int:
+    return int(re.search(r"parts = (\d+);", (CUDA / "kernels.hpp").read_text())[1])
+
+
+def release_architectures() -> list[str]:
+    """As in nvcc.cmake, as far as this nvcc knows them."""
+    named = re.findall(r"set\(numbers ([\d ]+)\)", (CUDA / "nvcc.cmake").read_text())
+    known = re.findall(r"sm_(\d+)\b", run(find_tool("nvcc"), "--list-gpu-code").stdout)
+    return [arch for arch in max(named, key=len).split() if arch in known]
+
+
+# The way of a full tile through the machine code
+
+
+@dataclass
+class Way:
+    instructions: list[Instruction]
+
+    def count(self, *bases: str) -> int:
+        return sum(i.base in bases for i in self.instructions)
+
+    def vectors(self, base: str) -> int:
+        return sum(i.base == base and ".128" in i.opcode for i in self.instructions)
+
+    def phases(self) -> tuple[int, int]:
+        """How often the loads of elements are waited for, and the most bytes that a lane waits for at a time."""
+        pending: set[str] = set()
+        phases, under_way, most = 0, 0, 0
+        for i in self.instructions:
+            operands = [o.strip() for o in i.operands.split(",")]
+            is_load = i.base == "LDG" and ".128" in i.opcode
+            sources = operands if i.base == "STG" else operands[1:]
+            if pending & set(itertools.chain(*map(registers_in, sources))):
+                pending, under_way, phases = set(), 0, phases + 1
+            if is_load:
+                first = int(re.search(r"R(\d+)", operands[0])[1])
+                pending |= {f"R{first + k}" for k in range(4)}
+                under_way += 16
+                most = max(most, under_way)
+        return phases, most
+
+
+def registers_in(operand: str) -> Iterator[str]:
+    for number, wide in re.findall(r"\bR(\d+)((?:\.\w+)*)", operand):
+        yield f"R{number}"
+        if ".64" in wide:
+            yield f"R{int(number) + 1}"
+
+
+def shortest_way(kernel: Kernel, loads: int, stores: int, exchanges: int) -> Way | None:
+    """The fewest instructions once around the loop over tiles that load and store that many vectors and exchange
+    that many words: the path of a full tile, without the slow paths of division and root and without coupled decay."""
+    code = kernel.sass
+    at = {i.address: n for n, i in enumerate(code)}
+    store = [i.address for i in code if i.base == "STG"]
+    loops = [
+        (i.target, n)
+        for n, i in enumerate(code)
+        if i.base == "BRA" and "DIV" not in i.opcode and i.target is not None and i.target <= min(store)
+        if max(store) <= i.address or i.target < i.address and any(i.target < s < i.address for s in store)
+    ]
+    loops = [(head, n) for head, n in loops if head in at]
+    if not loops:
+        return None
+    head, _ = min(loops, key=lambda x: x[0])
+    ends = {n for h, n in loops if h == head}
+    start = (at[head], 0, 0, 0)
+    queue: list[tuple[int, tuple[int, int, int, int]]] = [(0, start)]
+    before: dict[tuple[int, int, int, int], tuple[int, int, int, int] | None] = {start: None}
+    best = {start: 0}
+    while queue:
+        cost, state = heapq.heappop(queue)
+        if cost > best[state]:
+            continue
+        n, *seen = state
+        i = code[n]
+        vector = ".128" in i.opcode
+        seen = [seen[0] + (i.base == "LDG" and vector), seen[1] + (i.base == "STG" and vector)] + [
+            seen[2] + (i.base == "SHFL")
+        ]
+        if any(s > limit for s, limit in zip(seen, (loads, stores, exchanges), strict=True)):
+            continue
+        if n in ends and seen == [loads, stores, exchanges]:
+            way = []
+            step: tuple[int, int, int, int] | None = state
+            while step is not None:
+                way.append(code[step[0]])
+                step = before[step]
+            return Way(way[::-1])
+        scalar = i.base in ("LDG", "STG") and not vector
+        price = 1000 if i.base in ("CALL", "WARPSYNC") or scalar else 1
+        following = []
+        if i.base == "BRA" and i.target in at:
+            if "DIV" not in i.opcode:
+                following.append(at[i.target])
+            conditional = i.guard or re.match(r"!?U?P\d", i.operands) or "DIV" in i.opcode
+            if conditional:
+                following.append(n + 1)
+        elif i.base in ("EXIT", "RET") and not i.guard:
+            continue
+        else:
+            following.append(n + 1)
+        for m in following:
+            if m >= len(code):
+                continue
+            further = (m, *seen)
+            if cost + price < best.get(further, 1 << 30):
+                best[further] = cost + price
+                before[further] = state
+                heapq.heappush(queue, (cost + price, further))
+    return None
+
+
+# The model
+
+
+@dataclass(frozen=True)
+class Machine:
+    """An H100 SXM. Rates are of one multiprocessor: warp instructions a cycle."""
+
+    multiprocessors: int = 132
+    clock: float = 1.755e9
+    copy: float = 3.0e12  # bytes a second, read and written, that copies are measured at; 3.35e12 by the data sheet
+    latency: float = 0.8e-6  # seconds of a load under load
+    arch: str = "90"
+    issue: float = 4.0
+    fp32: float = 4.0
+    fp64: float = 2.0
+    special: float = 0.5  # reciprocals, roots, conversions from and to float64 and float16
+    vectors: float = 0.25  # of 16 bytes a lane
+    dependent: float = 6.0  # cycles from an instruction to one that needs its result, if all were such
+
+    @property
+    def bytes_a_cycle(self) -> float:
+        return self.copy / self.multiprocessors / self.clock
+
+
+FP64 = ("DADD", "DMUL", "DFMA", "DSETP", "DMNMX")
+FP32 = ("FADD", "FMUL", "FFMA", "FSETP", "FMNMX", "FSEL", "FCHK", "IMAD")
+SPECIAL = ("MUFU", "F2F", "F2I", "I2F")
+
+
+@dataclass
+class Figures:
+    rule: str
+    types: str
+    bytes_moved: float  # a parameter
+    instructions: float  # a lane and parameter
+    registers: int
+    warps: int
+    phases: int
+    in_flight: float  # bytes of a multiprocessor
+    shares: dict[str, float]  # what each unit could sustain of the copy bandwidth
+
+
+def figures(kernel: Kernel, states: int, types: str, way: Way, widths: tuple[int, int, int], m: Machine) -> Figures:
+    """`widths`: bytes of a param, a gradient and a state."""
+    k = constants()
+    param, grad, state = widths
+    moved = 2 * param + grad + 2 * state * states
+    tile = k["warp"] * k["per_lane"]
+    warps = blocks_that_fit(kernel.registers, k["block_threads"], m.arch) * (k["block_threads"] // k["warp"])
+    phases, lane_bytes = way.phases()
+    memory = moved * tile / m.bytes_a_cycle  # cycles that a multiprocessor's share of the memory takes for a tile
+    n = len(way.instructions)
+    alone = phases * m.latency * m.clock + n * m.dependent
+    cycles = {
+        "issue": n / m.issue,
+        "fp32": way.count(*FP32) / m.fp32,
+        "fp64": way.count(*FP64) / m.fp64,
+        "special": way.count(*SPECIAL) / m.special,
+        "vectors": (way.vectors("LDG") + way.vectors("STG")) / m.vectors,
+        "latency": alone / warps,
+    }
+    shares = {name: memory / c if c else float("inf") for name, c in cycles.items()}
+    lanes = k["warp"] * warps
+    return Figures(
+        kernel.rule or kernel.kind, types, moved, n / k["per_lane"], kernel.registers, warps, phases,
+        lane_bytes * lanes, shares,
+    )  # fmt: skip
+
+
+def all_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
+    counts = states_of_rules()
+    order = list(counts)
+    steps = [k for k in kernels.values() if k.kind == "step"]
+    for kernel in sorted(steps, key=lambda k: (order.index(k.rule), k.type != "f")):
+        s = counts[kernel.rule]
+        if kernel.type == "d":
+            cases = [("float64", 8 + 4 * s, 4 + 4 * s, 0, (8, 8, 8))]
+        else:
+            cases = [
+                ("float32", 4 + 2 * s, 2 + 2 * s, 0, (4, 4, 4)),
+                ("bfloat16", 2 + 2 * s, 1 + 2 * s, 6, (2, 2, 4)),
+            ]
+        for types, loads, stores, exchanges, widths in cases:
+            way = shortest_way(kernel, loads, stores, exchanges)
+            if way is None:
+                raise RuntimeError(f"no way of a full tile through {kernel.name} ({types})")
+            yield figures(kernel, s, types, way, widths, m)
+
+
+def table(rows: list[Figures], m: Machine) -> list[str]:
+    need = m.bytes_a_cycle * m.clock * m.latency
+    lines = [
+        "| rule | types | bytes | instructions | registers | warps | waits | in flight | over Little | issue | fp64 | "
+        "special | latency | share |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        shown = ["∞" if r.shares[n] > 99 else f"{r.shares[n]:.1f}" for n in ("issue", "fp64", "special", "latency")]
+        share = min(1.0, *r.shares.values())
+        lines.append(
+            f"| {r.rule} | {r.types} | {r.bytes_moved:g} | {r.instructions:.0f} | {r.registers} | {r.warps} | {r.phases} "
+            f"| {r.in_flight / 1024:.0f} KiB | {r.in_flight / need:.1f} | {' | '.join(shown)} | {share:.0%} |"
+        )
+    return lines
+
+
+def other_kernels(kernels: dict[str, Kernel]) -> list[str]:
+    lines = ["| kernel | registers | shared memory | instructions in all |", "|---|---|---|---|"]
+    for k in kernels.values():
+        if k.kind not in ("step", "prepare"):
+            lines.append(f"| {k.kind} | {k.registers} | {k.resources['shared']} | {len(k.sass)} |")
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="put the tables into bench/cuda.md")
+    options = parser.parse_args()
+    missing = [name for name in ("nvcc", "cuobjdump", "nvdisasm") if find_tool(name) is None]
+    if missing:
+        print(f"nothing counted: {', '.join(missing)} not found")
+        return 0
+    m = Machine()
+    with tempfile.TemporaryDirectory() as folder:
+        kernels = compile_kernels(m.arch, Path(folder))
+    text = "\n".join([*table(list(all_figures(kernels, m)), m), "", *other_kernels(kernels)])
+    if options.write:
+        path = ROOT / "bench" / "cuda.md"
+        before, rest = path.read_text().split("<!-- counted -->\n", 1)
+        after = rest.split("<!-- end -->", 1)[1]
+        path.write_text(f"{before}<!-- counted -->\n{text}\n<!-- end -->{after}")
+    else:
+        print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

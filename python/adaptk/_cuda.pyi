@@ -1,0 +1,3 @@
+toolkit: str
+architectures: str
+backend: object

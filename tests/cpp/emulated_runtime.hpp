@@ -1,0 +1,375 @@
+// The part of the CUDA runtime that the driver calls, on the host. Work runs where it is put on a stream; what a device
+// would not forgive, and might not notice either, ends the program: memory that is used on one stream while another may
+// still be at work on it, a result that is read before the stream is waited for, a handle of another device. Memory
+// comes from the heap in its exact size and full of garbage, so that sanitizers see what lies outside it.
+#pragma once
+
+#include <algorithm>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#endif
+
+#define CUDART_VERSION 12040
+
+enum cudaError_t {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorInvalidResourceHandle = 400,
+    cudaErrorStreamCaptureUnsupported = 900,
+};
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaMemoryType { cudaMemoryTypeUnregistered = 0, cudaMemoryTypeDevice = 2 };
+inline constexpr unsigned cudaEventDisableTiming = 2;
+struct cudaDeviceProp {
+    char name[256];
+    std::size_t totalGlobalMem;
+    int major, minor, multiProcessorCount;
+};
+struct cudaPointerAttributes {
+    cudaMemoryType type;
+    int device;
+};
+
+namespace adaptk::cuda::emulation {
+
+// How far a stream, an event or the host has seen each stream go: what is not seen may still be under way.
+using Seen = std::map<int, long>;
+inline void see(Seen& by, const Seen& other) {
+    for (const auto& [stream, n] : other) by[stream] = std::max(by[stream], n);
+}
+
+using Action = std::function<void()>;
+
+}  // namespace adaptk::cuda::emulation
+
+struct CUstream_st {
+    int device;
+    int number;  // never given twice
+    adaptk::cuda::emulation::Seen seen = {};
+    std::vector<adaptk::cuda::emulation::Action> on_wait = {};
+    // Under capture, work is kept to be replayed.
+    bool capturing = false;
+    std::vector<adaptk::cuda::emulation::Action> graph = {};
+    std::vector<std::byte*> graph_memory = {};
+};
+struct CUevent_st {
+    int device;
+    adaptk::cuda::emulation::Seen seen;
+};
+using cudaStream_t = CUstream_st*;
+using cudaEvent_t = CUevent_st*;
+
+namespace adaptk::cuda::emulation {
+
+[[noreturn]] inline void give_up(const char* format, ...) {
+    std::va_list values;
+    va_start(values, format);
+    std::fputs("emulation: ", stdout);
+    std::vprintf(format, values);
+    va_end(values);
+    std::fputs("\n", stdout);
+    std::fflush(stdout);
+    std::abort();
+}
+
+struct Allocation {
+    std::size_t bytes;
+    int device;
+    int stream;  // that used it last, and when
+    long time;
+};
+
+struct Launch {
+    const void* kernel;
+    const void* parameters;
+    std::size_t bytes;
+    unsigned blocks, threads;
+};
+
+struct Runtime {
+    int devices = 2;
+    int current = 0;
+    cudaError_t last = cudaSuccess;
+    std::map<const std::byte*, Allocation> memory;
+    std::size_t most_filled = std::size_t{1} << 26;  // bytes of an allocation
+    long events = 0;                                 // that exist
+    Seen host;
+    std::map<int, CUstream_st> defaults;
+    int streams = 0;
+    // Everything that was called, by the name that errors give it.
+    struct Call {
+        std::string_view name;
+        int device;
+        cudaStream_t stream;
+    };
+    std::vector<Call> calls;
+    // Sees every launch, and says whether it shall run.
+    std::function<bool(const Launch&)> watch;
+    // The call of this name that fails, counted from 1, and what with.
+    std::string_view failing;
+    long fails_in = 0;
+    cudaError_t fails_with = cudaErrorMemoryAllocation;
+};
+inline Runtime runtime;
+
+inline CUstream_st& stream_of(cudaStream_t s) {
+    if (s != nullptr) return *s;
+    const int device = runtime.current;
+    return runtime.defaults.try_emplace(device, CUstream_st{device, runtime.streams++}).first->second;
+}
+
+inline CUstream_st new_stream(int device) { return {device, runtime.streams++}; }
+
+// Every call begins here.
+inline cudaError_t called(std::string_view name, cudaStream_t stream = nullptr) {
+    runtime.calls.push_back({name, runtime.current, stream});
+    if (name == runtime.failing && --runtime.fails_in == 0) return runtime.last = runtime.fails_with;
+    if (stream != nullptr && stream->device != runtime.current) return runtime.last = cudaErrorInvalidResourceHandle;
+    return cudaSuccess;
+}
+
+// Work on a stream.
+inline void put(CUstream_st& s, const Action& action) {
+    see(s.seen, runtime.host);
+    ++s.seen[s.number];
+    if (s.capturing) {
+        s.graph.push_back(action);
+    } else {
+        action();
+    }
+}
+
+// The memory that an address lies in, which the work that is put next on the stream uses.
+inline const std::byte* use(const CUstream_st& s, const void* address) {
+    const auto* p = static_cast<const std::byte*>(address);
+    auto found = runtime.memory.upper_bound(p);
+    if (found == runtime.memory.begin()) return nullptr;
+    Allocation& a = (--found)->second;
+    if (p >= found->first + a.bytes) return nullptr;
+    const auto seen = [&](const Seen& by) {
+        const auto last = by.find(a.stream);
+        return last != by.end() && last->second >= a.time;
+    };
+    if (a.stream != s.number && !seen(s.seen) && !seen(runtime.host))
+        give_up("stream %d uses memory that stream %d may be at work on", s.number, a.stream);
+    if (a.device != s.device) give_up("a stream of device %d uses memory of device %d", s.device, a.device);
+    const auto now = s.seen.find(s.number);
+    a.stream = s.number;
+    a.time = (now == s.seen.end() ? 0 : now->second) + 1;
+    return found->first;
+}
+
+// Device memory may be looked at while this exists: by kernels and copies, never by the driver itself.
+class Access {
+  public:
+    Access() {
+        for (const auto& [p, a] : runtime.memory) ASAN_UNPOISON_MEMORY_REGION(p, a.bytes);
+    }
+    ~Access() {
+        for (const auto& [p, a] : runtime.memory) ASAN_POISON_MEMORY_REGION(p, a.bytes);
+    }
+    Access(const Access&) = delete;
+    Access& operator=(const Access&) = delete;
+};
+
+inline void fill(std::byte* p, std::size_t bytes) {
+    static unsigned round = 0;
+    constexpr int garbage[] = {0xff, 0x7f, 0x01};
+    const Access access;
+    std::memset(p, garbage[++round % 3], std::min(bytes, runtime.most_filled));
+}
+
+inline void begin_capture(CUstream_st& s) { s.capturing = true; }
+inline void end_capture(CUstream_st& s) { s.capturing = false; }
+inline void replay(CUstream_st& s) {
+    for (std::byte* p : s.graph_memory) fill(p, runtime.memory.at(p).bytes);
+    for (const Action& action : s.graph) action();
+}
+inline void forget_graph(CUstream_st& s) {
+    for (std::byte* p : s.graph_memory) {
+        runtime.memory.erase(p);
+        std::free(p);
+    }
+    s.graph_memory.clear();
+    s.graph.clear();
+}
+
+}  // namespace adaptk::cuda::emulation
+
+inline cudaError_t cudaGetLastError() { return std::exchange(adaptk::cuda::emulation::runtime.last, cudaSuccess); }
+
+inline const char* cudaGetErrorName(cudaError_t e) {
+    return e == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation" : "cudaErrorOther";
+}
+
+inline const char* cudaGetErrorString(cudaError_t e) {
+    return e == cudaErrorMemoryAllocation ? "out of memory" : "another error";
+}
+
+// The stand-ins return where `called` fails: but for those that give something back, which a test would miss.
+#define EMULATED_CALL(...)                                                                                             \
+    using namespace adaptk::cuda::emulation;                                                                           \
+    if (const cudaError_t failed = called(__VA_ARGS__); failed != cudaSuccess) return failed
+
+inline cudaError_t cudaGetDeviceCount(int* n) {
+    EMULATED_CALL("cudaGetDeviceCount");
+    *n = runtime.devices;
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaGetDevice(int* device) {
+    EMULATED_CALL("cudaGetDevice");
+    *device = runtime.current;
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaSetDevice(int device) {
+    EMULATED_CALL("cudaSetDevice");
+    if (device < 0 || device >= runtime.devices) return runtime.last = cudaErrorInvalidDevice;
+    runtime.current = device;
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
+    EMULATED_CALL("cudaGetDeviceProperties");
+    if (device < 0 || device >= runtime.devices) return runtime.last = cudaErrorInvalidDevice;
+    *p = {"Emulated device", std::size_t{1} << 40, 9, 0, 3 - device % 2};
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device) {
+    EMULATED_CALL("cudaDeviceGetAttribute");
+    *value = 3 - device % 2;
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int, std::size_t) {
+    EMULATED_CALL("cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+    *blocks = 2;
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* address) {
+    EMULATED_CALL("cudaPointerGetAttributes");
+    *out = {cudaMemoryTypeUnregistered, -1};
+    for (const auto& [p, a] : runtime.memory)
+        if (address >= p && address < p + a.bytes) *out = {cudaMemoryTypeDevice, a.device};
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaMallocAsync(void** out, std::size_t bytes, cudaStream_t stream) {
+    EMULATED_CALL("cudaMallocAsync", stream);
+    CUstream_st& s = stream_of(stream);
+    auto* const p = static_cast<std::byte*>(std::malloc(bytes));
+    if (p == nullptr) return runtime.last = cudaErrorMemoryAllocation;
+    put(s, [] {});
+    runtime.memory[p] = {bytes, s.device, s.number, s.seen[s.number]};
+    fill(p, bytes);
+    if (s.capturing) s.graph_memory.push_back(p);
+    *out = p;
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
+    using namespace adaptk::cuda::emulation;
+    const cudaError_t result = called("cudaFreeAsync", stream);
+    CUstream_st& s = stream_of(stream);
+    auto* const p = static_cast<std::byte*>(memory);
+    if (use(s, p) != p) give_up("memory is freed that was not allocated");
+    const bool in_graph = std::count(s.graph_memory.begin(), s.graph_memory.end(), p) != 0;
+    if (s.capturing != in_graph) give_up("memory is freed in a graph, but not allocated there, or the other way about");
+    put(s, [] {});
+    if (in_graph) return result;
+    runtime.memory.erase(p);
+    std::free(p);
+    return result;
+}
+
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
+                                   cudaStream_t stream) {
+    EMULATED_CALL("cudaMemcpyAsync", stream);
+    CUstream_st& s = stream_of(stream);
+    // Memory of the host is pageable here.
+    if (s.capturing && kind != cudaMemcpyDeviceToDevice) return runtime.last = cudaErrorStreamCaptureUnsupported;
+    const bool found_to = use(s, to) != nullptr;
+    const bool found_from = use(s, from) != nullptr;
+    if (bytes > 0 && ((kind == cudaMemcpyHostToDevice && (!found_to || found_from)) ||
+                      (kind == cudaMemcpyDeviceToHost && (found_to || !found_from))))
+        give_up("a copy in the wrong direction");
+    const Action copy = [=] {
+        const Access access;
+        if (bytes > 0) std::memcpy(to, from, bytes);
+    };
+    if (kind == cudaMemcpyDeviceToHost) {
+        put(s, [&] { s.on_wait.push_back(copy); });
+    } else {
+        put(s, copy);
+    }
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    using namespace adaptk::cuda::emulation;
+    CUstream_st& s = stream_of(stream);
+    // Where waiting fails, what was to be read never comes.
+    const std::vector<Action> results = std::exchange(s.on_wait, {});
+    EMULATED_CALL("cudaStreamSynchronize", stream);
+    if (s.capturing) return runtime.last = cudaErrorStreamCaptureUnsupported;
+    for (const Action& action : results) action();
+    see(runtime.host, s.seen);
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+    EMULATED_CALL("cudaStreamIsCapturing", stream);
+    *status = stream_of(stream).capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+    EMULATED_CALL("cudaEventCreateWithFlags");
+    *event = new CUevent_st{runtime.current, {}};
+    ++runtime.events;
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    EMULATED_CALL("cudaEventRecord", stream);
+    if (event->device != runtime.current) return runtime.last = cudaErrorInvalidResourceHandle;
+    event->seen = stream_of(stream).seen;
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+    EMULATED_CALL("cudaStreamWaitEvent", stream);
+    see(stream_of(stream).seen, event->seen);
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    using namespace adaptk::cuda::emulation;
+    delete event;
+    --runtime.events;
+    return called("cudaEventDestroy");
+}
+
+#undef EMULATED_CALL

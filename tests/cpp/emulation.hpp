@@ -1,0 +1,294 @@
+// What nvcc knows and the host's compiler does not, so that the kernels and their driver can be compiled by the latter:
+// the words of the language, and launches. A block's threads are fibers on one thread of the host, one block at a time;
+// which of them runs next is left to chance wherever one waits, so that a missing barrier shows. Shared memory is full
+// of garbage when a block begins, and its stack of kernel parameters is each thread's own.
+#pragma once
+
+#include "emulated_runtime.hpp"
+#include "threads.hpp"
+
+#include <csetjmp>
+#include <memory>
+#include <sys/mman.h>
+#include <type_traits>
+#include <ucontext.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#define __host__
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __grid_constant__
+#define __launch_bounds__(...)
+// In a section of their own, whose bounds the linker knows.
+#define __shared__ __attribute__((section("emulated_shared"))) static
+#define __syncthreads() adaptk::cuda::emulation::block.wait(__LINE__)
+
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+
+struct EmulatedIndex {
+    unsigned x;
+};
+inline EmulatedIndex threadIdx, blockIdx, blockDim, gridDim;
+
+extern "C" {
+extern std::byte __start_emulated_shared[] __attribute__((weak));
+extern std::byte __stop_emulated_shared[] __attribute__((weak));
+}
+
+namespace adaptk::cuda::emulation {
+
+inline constexpr unsigned warp_size = 32;
+inline constexpr std::size_t stack_bytes = std::size_t{1} << 18;
+
+inline std::uint64_t chance = 1;  // may be set to repeat a run
+inline std::size_t below(std::size_t n) {
+    chance = chance * 0x5851f42d4c957f2du + 0x14057b7ef767814fu;
+    return std::size_t((chance >> 33) % n);
+}
+
+// A fiber, or the host's own thread. The context starts it; jumps, which take no system call, do the rest.
+struct Fiber {
+    ucontext_t context;
+    std::jmp_buf jump;
+    bool started = false;
+    void* stack = nullptr;
+    std::size_t bytes = 0;
+    void* fake_stack = nullptr;  // of AddressSanitizer
+};
+
+class Block {
+  public:
+    Block() { host_.started = true; }
+
+    // Runs the kernel in every thread of a block.
+    void run(unsigned threads, const Action& kernel) {
+        fill_shared();
+        kernel_ = &kernel;
+        while (fibers_.size() < threads) add_fiber();
+        warps_.assign(threads / warp_size, Warp{});
+        for (unsigned i = 0; i < threads; ++i) ready_.push_back(i);
+        running_ = threads;
+        at_barrier_.clear();
+        while (running_ > 0) {
+            // Threads that have returned count as having come to the barrier.
+            if (ready_.empty() && at_barrier_.size() == running_) ready_.swap(at_barrier_);
+            if (ready_.empty())
+                give_up("block %u: %u threads are left, %zu of them at a barrier, the others at shuffles that not all "
+                        "of their warp come to",
+                        blockIdx.x, running_, at_barrier_.size());
+            move(host_, next());
+        }
+    }
+
+    void wait(int line) {
+        if (!at_barrier_.empty() && line != barrier_line_)
+            give_up("threads of a block wait at different barriers, lines %d and %d", barrier_line_, line);
+        barrier_line_ = line;
+        at_barrier_.push_back(threadIdx.x);
+        if (at_barrier_.size() == running_) ready_.swap(at_barrier_);
+        pause();
+    }
+
+    // A shuffle: every lane brings a value and takes that of another.
+    template <class T> T shuffle(unsigned mask, T value, unsigned from, int kind) {
+        static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= sizeof(std::uint64_t));
+        if (mask != ~0u) give_up("a shuffle of less than a warp");
+        const unsigned lane = threadIdx.x % warp_size;
+        Warp& w = warps_[threadIdx.x / warp_size];
+        // Two rounds at most are under way: nobody is at the next but one before all have come to the next.
+        Round& r = w.rounds[w.shuffles[lane]++ % 2];
+        if (r.waiting.empty()) r.kind = kind;
+        if (r.kind != kind) give_up("lanes of a warp take part in different shuffles");
+        std::memcpy(&r.values[lane], &value, sizeof value);
+        r.waiting.push_back(threadIdx.x);
+        if (r.waiting.size() == warp_size) {
+            ready_.insert(ready_.end(), r.waiting.begin(), r.waiting.end());
+            r.waiting.clear();
+        }
+        pause();
+        std::memcpy(&value, &r.values[from < warp_size ? from : lane], sizeof value);
+        return value;
+    }
+
+  private:
+    struct Round {
+        std::uint64_t values[warp_size];
+        std::vector<unsigned> waiting;
+        int kind;
+    };
+    struct Warp {
+        Round rounds[2];
+        unsigned shuffles[warp_size] = {};
+    };
+
+    // Lets another thread go on, until this one's turn comes.
+    void pause() {
+        const unsigned self = threadIdx.x;
+        Fiber& to = ready_.empty() ? host_ : next();
+        if (&to != fibers_[self].get()) move(*fibers_[self], to);
+        threadIdx.x = self;
+    }
+
+    Fiber& next() {
+        std::swap(ready_[below(ready_.size())], ready_.back());
+        const unsigned i = ready_.back();
+        ready_.pop_back();
+        threadIdx.x = i;
+        return *fibers_[i];
+    }
+
+    __attribute__((noinline)) void move(Fiber& from, Fiber& to) {
+#if defined(__SANITIZE_ADDRESS__)
+        from_ = &from;
+        __sanitizer_start_switch_fiber(&from.fake_stack, to.stack, to.bytes);
+        swapcontext(&from.context, &to.context);
+        arrived(from.fake_stack);
+#else
+        if (_setjmp(from.jump) != 0) return;
+        if (to.started) _longjmp(to.jump, 1);
+        to.started = true;
+        setcontext(&to.context);
+#endif
+    }
+
+    // AddressSanitizer is told where the stack is that has been left: for the host's own, nobody else knows.
+    void arrived([[maybe_unused]] void* fake_stack) {
+#if defined(__SANITIZE_ADDRESS__)
+        const void* stack = nullptr;
+        __sanitizer_finish_switch_fiber(fake_stack, &stack, &from_->bytes);
+        from_->stack = const_cast<void*>(stack);
+#endif
+    }
+
+    // A fiber's life: a thread of one block after the other.
+    static void live();
+
+    void add_fiber() {
+        auto f = std::make_unique<Fiber>();
+        f->bytes = stack_bytes;
+        f->stack = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (f->stack == MAP_FAILED || mprotect(f->stack, 4096, PROT_NONE) != 0) give_up("no memory for stacks");
+        getcontext(&f->context);
+        f->context.uc_stack.ss_sp = f->stack;
+        f->context.uc_stack.ss_size = stack_bytes;
+        makecontext(&f->context, live, 0);
+        fibers_.push_back(std::move(f));
+    }
+
+    static void fill_shared() {
+        if (__start_emulated_shared != nullptr)
+            std::memset(__start_emulated_shared, 0xff, std::size_t(__stop_emulated_shared - __start_emulated_shared));
+    }
+
+    std::vector<std::unique_ptr<Fiber>> fibers_;
+    Fiber host_;
+    [[maybe_unused]] Fiber* from_ = nullptr;
+    const Action* kernel_ = nullptr;
+    std::vector<unsigned> ready_, at_barrier_;
+    std::vector<Warp> warps_;
+    unsigned running_ = 0;
+    int barrier_line_ = 0;
+};
+inline Block block;
+
+inline void Block::live() {
+    block.arrived(nullptr);
+    for (;;) {
+        const unsigned self = threadIdx.x;
+        (*block.kernel_)();
+        --block.running_;
+        Fiber& to = block.ready_.empty() ? block.host_ : block.next();
+        block.move(*block.fibers_[self], to);
+    }
+}
+
+// Of a grid's blocks, those that are run: a test may choose a few of very many.
+struct Window {
+    unsigned first = 0;
+    unsigned count = ~0u;
+};
+inline Window window;
+
+inline void run_grid(unsigned blocks, unsigned threads, const Action& kernel) {
+    const detail::FloatingPointMode mode;
+    const Access access;
+    gridDim.x = blocks;
+    blockDim.x = threads;
+    std::vector<unsigned> order;
+    for (unsigned i = window.first; i < blocks && i - window.first < window.count; ++i) order.push_back(i);
+    for (std::size_t n = order.size(); n > 0; --n) {
+        std::swap(order[below(n)], order[n - 1]);
+        blockIdx.x = order[n - 1];
+        block.run(threads, kernel);
+    }
+}
+
+template <class P>
+void launch(void (*kernel)(P), unsigned blocks, unsigned threads, cudaStream_t stream, const P& parameters) {
+    if (called("launch", stream) != cudaSuccess) return;
+    if (blocks == 0 || threads == 0 || threads > 1024) {
+        runtime.last = cudaErrorInvalidConfiguration;
+        return;
+    }
+    static_assert(std::is_trivially_copyable_v<P> && sizeof(P) <= 32764);
+    const auto copy = std::make_shared<const P>(parameters);
+    CUstream_st& s = stream_of(stream);
+    // The addresses that the parameters begin with. What follows them may be left unset.
+    for (std::size_t i = 0; i + sizeof(void*) <= std::min<std::size_t>(sizeof(P), 40); i += sizeof(void*)) {
+        const void* address = nullptr;
+        std::memcpy(&address, reinterpret_cast<const std::byte*>(copy.get()) + i, sizeof address);
+        use(s, address);
+    }
+    const bool runs = !runtime.watch ||
+                      runtime.watch({reinterpret_cast<const void*>(kernel), copy.get(), sizeof(P), blocks, threads});
+    put(s, [=] {
+        if (runs) run_grid(blocks, threads, [&] { kernel(*copy); });
+    });
+}
+
+// Vectors are read and written at multiples of their size only.
+inline void check_address(const void* p, std::size_t size) {
+    if (reinterpret_cast<std::uintptr_t>(p) % size != 0)
+        give_up("%zu bytes at %p, which is no multiple of it", size, p);
+}
+
+}  // namespace adaptk::cuda::emulation
+
+template <class T> T __ldcg(const T* p) {
+    adaptk::cuda::emulation::check_address(p, sizeof(T));
+    return *p;
+}
+template <class T> void __stcg(T* p, T x) {
+    adaptk::cuda::emulation::check_address(p, sizeof(T));
+    *p = x;
+}
+
+template <class T> T __shfl_xor_sync(unsigned mask, T x, int bits) {
+    return adaptk::cuda::emulation::block.shuffle(mask, x, threadIdx.x % 32 ^ unsigned(bits), bits);
+}
+template <class T> T __shfl_down_sync(unsigned mask, T x, unsigned by) {
+    return adaptk::cuda::emulation::block.shuffle(mask, x, threadIdx.x % 32 + by, -int(by));
+}
+
+inline double __hiloint2double(int high, int low) {
+    const std::uint64_t bits = std::uint64_t(std::uint32_t(high)) << 32 | std::uint32_t(low);
+    double x = 0.0;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+inline int __double2loint(double x) {
+    std::uint64_t bits = 0;
+    std::memcpy(&bits, &x, sizeof bits);
+    return int(std::uint32_t(bits));
+}
+inline int __double2hiint(double x) {
+    std::uint64_t bits = 0;
+    std::memcpy(&bits, &x, sizeof bits);
+    return int(std::uint32_t(bits >> 32));
+}

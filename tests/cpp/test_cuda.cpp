@@ -1,0 +1,426 @@
+// The CUDA kernels under emulation, bit for bit against the CPU's.
+#include "cuda_support.hpp"
+
+#include "kernels.hpp"
+#include "step_kernel.hpp"
+
+namespace adaptk::test {
+namespace {
+
+constexpr std::array<std::size_t, 22> sizes{0,   1,   2,   7,   31,  32,  33,   63,   64,   65,   127,
+                                            128, 255, 256, 257, 511, 513, 1000, 8191, 8192, 8193, 20011};
+
+std::size_t most_elements() { return quick() ? 1000 : 20011; }
+
+std::string text(const RuleInfo& rule, Types types, const std::string& more) {
+    return std::string(rule.name) + " " + detail::name_of(types.param) + "/" + detail::name_of(types.grad) + " " + more;
+}
+
+// Every rule, pair of types and combination of options, tensors of all sizes and alignments in one call.
+void test_every_rule() {
+    std::size_t round = 0;
+    for (const RuleInfo& rule : detail::rules()) {
+        for (const Types& types : all_types) {
+            for (std::size_t variant = 0; variant < 12; ++variant) {
+                if (++round; quick() && round % 11 != 0) continue;
+                HyperValues h = variant < 6 ? default_hyper(rule) : other_hyper(rule);
+                set_options(rule, h, all_decays[variant % 3], variant / 3 % 2 != 0);
+                Twins t(round);
+                const std::int64_t steps[] = {1, 2, 20};
+                t.segment(rule, h, steps[round / 3 % 3]);
+                for (std::size_t i = 0; i < sizes.size(); ++i)
+                    if (sizes[i] <= most_elements())
+                        t.tensor(types, sizes[i], i + round, (i + round) % 3 == 0 ? Kind::special : Kind::plain);
+                step_twins(t, {}, text(rule, types, "variant " + std::to_string(variant)));
+            }
+            // What switches a formula, one by one.
+            for (std::size_t i = 0; i < rule.own.size(); ++i) {
+                if (rule.own[i].range != Range::flag || (quick() && (round + i) % 5 != 0)) continue;
+                HyperValues h = default_hyper(rule);
+                h.value[i] = 1.0 - h.value[i];
+                Twins t(round + i);
+                for (const std::int64_t step : {1, 2}) {
+                    t.segment(rule, h, step);
+                    t.tensor(types, 600, step);
+                    t.tensor(types, 515, 1);
+                }
+                step_twins(t, {}, text(rule, types, rule.own[i].name));
+            }
+        }
+    }
+}
+
+// One tensor a call; then every offset of every buffer.
+void test_sizes_and_offsets() {
+    for (const char* name : {"sgd", "adam", "amsgrad", "adan"}) {
+        const RuleInfo& rule = *detail::find_rule(name);
+        const HyperValues h = default_hyper(rule);
+        for (const Types& types : all_types) {
+            for (const std::size_t size : sizes) {
+                if (size > most_elements() || (quick() && size % 3 != 0)) continue;
+                for (const std::size_t alignment : {0, 1}) {
+                    Twins t(size);
+                    t.segment(rule, h, 3);
+                    t.tensor(types, size, alignment);
+                    step_twins(t, {}, text(rule, types, "alone"));
+                }
+            }
+            Twins t(7);
+            t.segment(rule, h, 3);
+            for (std::size_t alignment = 0; alignment < 35; ++alignment)
+                t.tensor(types, 300 + alignment % 8, alignment);
+            step_twins(t, {}, text(rule, types, "offsets"));
+        }
+    }
+}
+
+// Types and rules in turn, several segments with numbers of their own; with one report in three.
+void fill_mixed(Twins& t, std::size_t count, std::size_t most, Random& random) {
+    for (std::size_t i = 0; i < count; ++i) {
+        if (i == 0 || random.below(std::min<std::size_t>(1 + count / 6, 40)) == 0) {
+            const RuleInfo& rule = detail::rules()[random.below(count < 5 ? 3 : detail::rules().size())];
+            HyperValues h = random.below(2) == 0 ? default_hyper(rule) : other_hyper(rule);
+            set_options(rule, h, all_decays[random.below(3)], random.below(2) == 0);
+            t.segment(rule, h, std::int64_t(1 + random.below(50)));
+        }
+        const std::size_t size = random.below(10) == 0 ? 0 : random.below(most) + 1;
+        t.tensor(all_types[random.below(all_types.size())], size, random.below(3) == 0 ? random.below(40) : 0);
+    }
+}
+
+void test_lists() {
+    Random random(3);
+    for (const std::size_t count : {1, 3, 49, 50, 51, 52, 125, 126, 127, 128, 400, 1500}) {
+        if (quick() && count > 130) continue;
+        for (int round = 0; round < (quick() ? 1 : 4); ++round) {
+            // One rule, whose tensors go with the parameters as long as they fit.
+            Twins one(count);
+            const RuleInfo& rule = *detail::find_rule(round % 2 == 0 ? "sgd" : "adam");
+            one.segment(rule, default_hyper(rule), 5);
+            for (std::size_t i = 0; i < count; ++i)
+                one.tensor(all_types[round < 2 ? 0 : i % all_types.size()], 1 + random.below(300), i % 9 == 0 ? i : 0);
+            Twins mixed(count + 1);
+            fill_mixed(mixed, count, round == 0 ? 3000 : 300, random);
+            for (Twins* t : {&one, &mixed}) {
+                const std::string what = std::to_string(count) + " tensors";
+                step_twins(*t, {}, what);
+                t->new_gradients();
+                step_twins(*t, {0.5, 0.25 * double(round), round == 3, true}, what + ", clipped");
+            }
+        }
+    }
+    // Segments without tensors, and no segments.
+    Twins empty(1);
+    step_twins(empty, {}, "nothing");
+    step_twins(empty, {1.0, 1.0, true, true}, "the norm of nothing");
+    const RuleInfo& adam = *detail::find_rule("adam");
+    empty.segment(adam, default_hyper(adam), 1);
+    empty.segment(adam, other_hyper(adam), 1);
+    step_twins(empty, {1.0, 1.0, true, true}, "segments of nothing");
+    empty.tensor(all_types[0], 0);
+    step_twins(empty, {}, "a tensor of nothing");
+    step_twins(empty, {1.0, 1.0, true, true}, "the norm of a tensor of nothing");
+    empty.segment(adam, default_hyper(adam), 1);
+    empty.segment(adam, default_hyper(adam), 1);
+    empty.tensor(all_types[0], 1000);
+    step_twins(empty, {1.0, 1.0, true, true}, "something in the last segment");
+}
+
+// What clipping, skipping and reporting make of a step's norm.
+void test_norm_options() {
+    const double inf = std::numeric_limits<double>::infinity();
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    Random random(4);
+    std::uint64_t seed = 0;
+    for (const double bad : {0.0, inf, -inf, nan}) {
+        for (const double clip : {-1.0, 0.0, 1e-3, 1e30, inf}) {
+            for (const bool skip : {false, true}) {
+                for (const std::size_t count : {1, 5, 60}) {
+                    if (++seed; quick() && seed % 3 != 0) continue;
+                    Twins t(seed);
+                    for (std::size_t i = 0; i < count; ++i) {
+                        const RuleInfo& rule = detail::rules()[(seed * 7 + i) % detail::rules().size()];
+                        if (i % 4 == 0) {
+                            HyperValues h = default_hyper(rule);
+                            set_options(rule, h, all_decays[seed % 3], seed % 2 != 0);
+                            h.value[rule.own.size() + 3] = seed % 5 == 0 ? 1.0 + double(i) : 0.75;
+                            t.segment(rule, h, 2);
+                        }
+                        t.tensor(all_types[(seed + i) % all_types.size()], 100 + random.below(400), i % 7);
+                    }
+                    t.change_gradients([](double x) { return std::isfinite(x) && std::fabs(x) < 1e4 ? x : 0.25; });
+                    if (bad != 0.0) t.set(count / 2, 1, 60, bad);
+                    const StepReport r = step_twins(t, {seed % 2 != 0 ? 0.3 : 1.0, clip, skip, true},
+                                                    "clip " + std::to_string(clip) + ", with " + std::to_string(bad));
+                    CHECK(r.skipped == (skip && bad != 0.0));
+                }
+            }
+        }
+    }
+    // A norm of zero.
+    Twins zero(1);
+    const RuleInfo& adam = *detail::find_rule("adam");
+    zero.segment(adam, default_hyper(adam), 1);
+    zero.tensor(all_types[0], 700);
+    zero.tensor(all_types[3], 700);
+    zero.change_gradients([](double) { return 0.0; });
+    for (const double clip : {0.0, 1.0}) {
+        const StepReport r = step_twins(zero, {1.0, clip, true, true}, "zero");
+        CHECK(r.grad_norm == 0.0 && !r.skipped);
+    }
+}
+
+void check_norm(const std::vector<TensorStep>& tensors, double scale, const char* what) {
+    const StepReport wanted = detail::global_norm(tensors, scale);
+    StepReport got;
+    CudaError error;
+    CHECK_THAT(backend.global_norm(0, nullptr, tensors, scale, got, error), "%s: %s", what, error.text);
+    check_report(got, wanted, what);
+}
+
+// A list of gradients: the same numbers in a row, cut and typed in many ways.
+void test_norm_of_cuts() {
+    Random random(5);
+    for (int round = 0; round < (quick() ? 10 : 60); ++round) {
+        const std::size_t total = std::array<std::size_t, 6>{1, 255, 8192, 8193, 36003, 90001}[std::size_t(round) % 6];
+        const std::size_t most = std::array<std::size_t, 4>{40, 700, 3000, 100000}[std::size_t(round) % 4];
+        const bool whole = round % 3 == 0;  // tensors whose sizes are multiples of 8, all of them lined up
+        std::vector<Exact> memory;
+        std::vector<TensorStep> tensors;
+        for (std::size_t first = 0; first < total;) {
+            std::size_t n = std::min(random.below(6) == 0 ? 0 : random.below(most + 1), total - first);
+            if (whole && n != total - first) n = n / 8 * 8;
+            const Types types = all_types[round % 5 == 0 ? 3 : random.below(all_types.size())];
+            const std::size_t element = size_of(types.grad);
+            const Data& from = numbers(types, Kind::plain);
+            Bytes bytes(n * element);
+            for (std::size_t i = 0; i < n; ++i) {
+                const double x = std::ldexp(double(std::int64_t(random.below(256)) - 128), -int(random.below(25)));
+                write_element(types.grad, from.size > 0 ? x : 0.0, &bytes[i * element]);
+            }
+            // What lines up with a tree of whole vectors depends on the place in the row.
+            const std::size_t lined_up = first % (16 / element);
+            memory.emplace_back(bytes.data(), bytes.size(),
+                                (random.below(8) == 0 ? random.below(8) : lined_up) * element);
+            tensors.push_back(
+                {{nullptr, memory.back().data()}, std::int64_t(n), compute_type(types.param), types.grad});
+            first += n;
+        }
+        for (std::size_t i = 0; i < memory.size(); ++i) tensors[i].buffer[1] = memory[i].data();
+        for (const double scale : {1.0, -0.1, 0.0}) check_norm(tensors, scale, "cuts");
+        for (const Exact& m : memory) CHECK(m.intact());
+    }
+    check_norm({}, 1.0, "nothing");
+}
+
+// Squares that leave the range are taken once more, of scaled values.
+void test_norm_range() {
+    const RuleInfo& sgd = *detail::find_rule("sgd");
+    for (const int exponent : {-1074, -1060, -1000, -540, -460, -440, 0, 440, 511, 512, 600, 1000, 1023}) {
+        for (const bool mixed : {false, true}) {
+            for (const bool factors : {false, true}) {
+                Twins t(std::uint64_t(exponent + 2000));
+                for (int i = 0; i < 3; ++i) {
+                    HyperValues h = default_hyper(sgd);
+                    if (factors) h.value[sgd.own.size() + 3] = std::array{1.0, 1e-200, 1e180}[std::size_t(i)];
+                    t.segment(sgd, h, 1);
+                    t.tensor(mixed && i == 1 ? all_types[1] : all_types[3], 6001, std::size_t(i));
+                }
+                t.change_gradients([&](double x) {
+                    const double small = std::isfinite(x) && std::fabs(x) < 8.0 ? x : 0.5;
+                    return std::ldexp(small, exponent);
+                });
+                check_norm(t.device(), 0.7, "range");
+                step_twins(t, {0.9, 1e-3, true, true}, "gradients near 2^" + std::to_string(exponent));
+            }
+        }
+    }
+    // Factors that differ take a second pass without any float64.
+    for (const double factor : {1e-300, 1e200}) {
+        Twins t(9);
+        for (const double f : {factor, factor * 0.5}) {
+            HyperValues h = default_hyper(sgd);
+            h.value[sgd.own.size() + 3] = f;
+            t.segment(sgd, h, 1);
+            t.tensor(all_types[0], 9001);
+            t.tensor(all_types[8], 101, 1);
+        }
+        t.change_gradients([](double x) { return std::isfinite(x) && std::fabs(x) < 8.0 ? x : 0.5; });
+        step_twins(t, {1.0, 1.0, true, true}, "factors near " + std::to_string(std::log10(factor)));
+    }
+}
+
+// Enough leaves for three levels of subtrees would be 2^36 elements; for two levels, 2^24 of the smallest type.
+void test_norm_of_many_leaves() {
+    if (quick()) return;
+    const std::size_t n = (std::size_t{2049} * 8192) + 4242;
+    Bytes bytes(2 * n);
+    Random random(6);
+    for (std::size_t i = 0; i < n; ++i) {
+        const auto h = std::uint16_t(0x3c00u + random.below(0x800) + (random.below(2) << 15));
+        std::memcpy(&bytes[2 * i], &h, 2);
+    }
+    TensorStep t{{nullptr, bytes.data()}, std::int64_t(n), DType::f16, DType::f16};
+    check_norm({t}, 1.0, "2050 leaves");
+}
+
+// p + factor * x and the streams without arithmetic, which CPU and device have as functions of their own.
+void test_other_updates() {
+    const RuleInfo& momentum = *detail::find_rule("momentum");
+    for (const std::size_t count : {1, 49, 50, 51, 200}) {
+        if (quick() && count > 60) continue;
+        for (const double factor : {0.5, -1e-3}) {
+            Twins t(count);
+            t.segment(momentum, default_hyper(momentum), 1);
+            for (std::size_t i = 0; i < count; ++i) {
+                const Types all[] = {{DType::f32, DType::f32},
+                                     {DType::f64, DType::f64},
+                                     {DType::bf16, DType::f32},
+                                     {DType::f16, DType::f32}};
+                t.tensor(all[i % 4], sizes[i % 18], i % 3 == 0 ? i : 0);
+            }
+            detail::add_scaled(t.cpu(), factor);
+            CudaError error;
+            CHECK_THAT(backend.add_scaled(0, nullptr, t.device(), factor, error), "%s", error.text);
+            t.check("add_scaled");
+        }
+        for (std::size_t written = 1; written <= detail::max_written; ++written) {
+            const RuleInfo& adan = *detail::find_rule("adan");
+            Twins t(count);
+            t.segment(adan, default_hyper(adan), 1);
+            for (std::size_t i = 0; i < count; ++i) t.tensor(all_types[i % 2 * 3], sizes[i % 18], i % 3 == 0 ? i : 0);
+            detail::run_ceiling(t.cpu(), written);
+            CudaError error;
+            CHECK_THAT(backend.ceiling(0, nullptr, t.device(), written, error), "%s", error.text);
+            t.check("ceiling of " + std::to_string(written));
+        }
+    }
+    std::vector<TensorStep> none;
+    CudaError error;
+    CHECK(backend.add_scaled(0, nullptr, none, 1.0, error) && backend.ceiling(0, nullptr, none, 1, error));
+}
+
+// A pointer from which element `first` is the one at p.
+void* before(std::byte* p, std::int64_t first, std::size_t element) {
+    return reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(p) - std::uintptr_t(first) * element);
+}
+
+// The last blocks of the largest grid, whose tiles lie 2^41 elements into the list: only their memory exists.
+void test_many_elements() {
+    using cuda::Tensor;
+    const RuleInfo& rule = *detail::find_rule("momentum");
+    HyperValues h = default_hyper(rule);
+    const std::int64_t blocks = 0x7fffffff;
+    const std::int64_t tiles_before = (blocks - 2) * cuda::warps_per_block;
+    // The tiles of the two last blocks, less a part of the last: of the third tensor, which begins among them, or of
+    // the second.
+    for (const std::int64_t third : {tiles_before + 3, tiles_before - (std::int64_t{1} << 33) + 70000}) {
+        const bool inside = third > tiles_before;
+        Twins t(8);
+        t.segment(rule, h, 1);
+        const auto n = std::size_t(8 * cuda::tile - 100);
+        const auto n1 = std::size_t(inside ? 3 * cuda::tile : 0);
+        t.tensor(all_types[0], n1);
+        t.tensor(all_types[0], n - n1);
+        const auto device = t.device();
+        const std::int64_t second = std::int64_t{1} << 31;
+        cuda::StepLaunch launch = {};
+        Tensor tensors[3] = {};
+        const std::int64_t first_tiles[3] = {0, second, third};
+        for (std::size_t i = 0; i < 3; ++i) {
+            tensors[i].first_tile = first_tiles[i];
+            tensors[i].aligned = 1;
+            const std::int64_t behind = i < 2 ? first_tiles[i + 1] : tiles_before + 8;
+            tensors[i].size = (behind - first_tiles[i]) * cuda::tile - (i == 2 ? 100 : 0);
+            const TensorStep* from = i == 0 || (i == 1 && !inside) ? nullptr : &device[i - 1];
+            for (std::size_t b = 0; from != nullptr && b < 3; ++b)
+                tensors[i].buffer[b] =
+                    before(static_cast<std::byte*>(from->buffer[b]),
+                           std::max<std::int64_t>(tiles_before - first_tiles[i], 0) * cuda::tile, sizeof(float));
+        }
+        launch.tiles = tiles_before + 8;
+        launch.count = 3;
+        alignas(16) std::byte scalars[detail::max_scalars_bytes];
+        rule.prepare[0](h, 1.0, 1, scalars);
+        launch.scalars = scalars;
+        launch.tensors = tensors;
+        cuda::KernelTable table;
+        cuda::add_kernels<0>(table);
+        cuda::add_kernels<1>(table);
+        cuda::emulation::window = {unsigned(blocks - 2), 2};
+        table[rule.index].step[0](launch, unsigned(blocks), nullptr);
+        cuda::emulation::window = {};
+        detail::run_step(t.cpu(), t.segments, {});
+        t.check("2^41 elements");
+    }
+    // The leaves of a norm there: four of each of the two last blocks, the last one not full.
+    const auto leaf = std::int64_t(detail::norm_leaf);
+    const std::int64_t leaves_before = (blocks - 2) * cuda::warps_per_block;
+    const std::size_t n = 8 * detail::norm_leaf - 77;
+    Twins t(10);
+    t.segment(rule, h, 1);
+    t.tensor(all_types[0], n);
+    std::vector<double> leaves(8, -1.0);
+    auto* const gradient = static_cast<std::byte*>(t.device()[0].buffer[1]);
+    cuda::NormLaunch launch = {};
+    cuda::NormTensor tensors[2] = {};
+    tensors[0] = {gradient, 0, 1.0, cuda::type_f32, 1};
+    tensors[1] = {before(gradient, leaves_before * leaf - 5, sizeof(float)), 5, 1.0, cuda::type_f32, 1};
+    std::memcpy(launch.inside, tensors, sizeof tensors);
+    launch.leaves =
+        static_cast<double*>(before(reinterpret_cast<std::byte*>(leaves.data()), leaves_before, sizeof(double)));
+    launch.total = leaves_before * leaf + std::int64_t(n);
+    launch.count = 2;
+    cuda::emulation::window = {unsigned(blocks - 2), 2};
+    cuda::launch_norm(launch, unsigned(blocks), nullptr);
+    cuda::emulation::window = {};
+    const double sum =
+        ((leaves[0] + leaves[1]) + (leaves[2] + leaves[3])) + ((leaves[4] + leaves[5]) + (leaves[6] + leaves[7]));
+    CHECK(same(std::sqrt(sum), detail::global_norm(t.device(), 1.0).grad_norm));
+}
+
+// A search by the definition.
+void test_find_tensor() {
+    Random random(11);
+    for (int round = 0; round < 300; ++round) {
+        std::vector<cuda::Tensor> tensors(1 + random.below(20));
+        std::int64_t at = 0;
+        for (cuda::Tensor& t : tensors) {
+            t.first_tile = at;
+            at += random.below(3) == 0 ? 0 : std::int64_t(random.below(std::size_t{1} << random.below(40)));
+        }
+        for (int k = 0; k < 50; ++k) {
+            const auto wanted = std::int64_t(random.below(std::size_t(at) + 2));
+            std::uint32_t last = 0;
+            for (std::uint32_t i = 0; i < tensors.size(); ++i)
+                if (tensors[i].first_tile <= wanted) last = i;
+            const auto from = std::uint32_t(random.below(last + 1));
+            CHECK(cuda::find_tensor(tensors.data(), std::uint32_t(tensors.size()), from, wanted) == last);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace adaptk::test
+
+int main() {
+    using namespace adaptk::test;
+    CHECK(adaptk::detail::set_num_threads(1).empty());
+    const auto timed = [](const char* name, void (*test)()) {
+        test();
+        std::printf("%s: %ld checks so far\n", name, checks.load());
+        std::fflush(stdout);
+    };
+    timed("every rule", test_every_rule);
+    timed("sizes and offsets", test_sizes_and_offsets);
+    timed("lists", test_lists);
+    timed("norm options", test_norm_options);
+    timed("norm of cuts", test_norm_of_cuts);
+    timed("norm range", test_norm_range);
+    timed("many leaves", test_norm_of_many_leaves);
+    timed("other updates", test_other_updates);
+    timed("many elements", test_many_elements);
+    timed("find_tensor", test_find_tensor);
+    check_nothing_left();
+    return finish();
+}
