@@ -14,7 +14,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -102,7 +101,7 @@ class Kernel:
 
     @property
     def kind(self) -> str:
-        return re.search(r"(step|prepare|norm|finish|upload|gather|\w+)_kernel", self.name)[1]
+        return re.match(r"_Z(?:N6adaptk4cuda)?\d+([a-z_]\w*?)_kernel", self.name)[1]
 
     @property
     def rule(self) -> str | None:
@@ -255,17 +254,12 @@ def shortest_way(kernel: Kernel, loads: int, stores: int, exchanges: int) -> Way
     code = kernel.sass
     at = {i.address: n for n, i in enumerate(code)}
     store = [i.address for i in code if i.base == "STG"]
-    loops = [
-        (i.target, n)
-        for n, i in enumerate(code)
-        if i.base == "BRA" and "DIV" not in i.opcode and i.target is not None and i.target <= min(store)
-        if max(store) <= i.address or i.target < i.address and any(i.target < s < i.address for s in store)
-    ]
-    loops = [(head, n) for head, n in loops if head in at]
+    jumps = [(i.target, n) for n, i in enumerate(code) if i.base == "BRA" and i.target in at and i.target < i.address]
+    loops = [(target, n) for target, n in jumps if any(target < s < code[n].address for s in store)]
     if not loops:
         return None
-    head, _ = min(loops, key=lambda x: x[0])
-    ends = {n for h, n in loops if h == head}
+    head = min(target for target, _ in loops)
+    ends = {n for target, n in loops if target == head}
     start = (at[head], 0, 0, 0)
     queue: list[tuple[int, tuple[int, int, int, int]]] = [(0, start)]
     before: dict[tuple[int, int, int, int], tuple[int, int, int, int] | None] = {start: None}
@@ -277,9 +271,8 @@ def shortest_way(kernel: Kernel, loads: int, stores: int, exchanges: int) -> Way
         n, *seen = state
         i = code[n]
         vector = ".128" in i.opcode
-        seen = [seen[0] + (i.base == "LDG" and vector), seen[1] + (i.base == "STG" and vector)] + [
-            seen[2] + (i.base == "SHFL")
-        ]
+        met = (i.base == "LDG" and vector, i.base == "STG" and vector, i.base == "SHFL")
+        seen = [old + new for old, new in zip(seen, met, strict=True)]
         if any(s > limit for s, limit in zip(seen, (loads, stores, exchanges), strict=True)):
             continue
         if n in ends and seen == [loads, stores, exchanges]:
@@ -410,21 +403,20 @@ def table(rows: list[Figures], m: Machine) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
+        held = f"{r.in_flight / 1024:.0f} KiB | {r.in_flight / need:.1f}"
         shown = ["∞" if r.shares[n] > 99 else f"{r.shares[n]:.1f}" for n in ("issue", "fp64", "special", "latency")]
         share = min(1.0, *r.shares.values())
         lines.append(
-            f"| {r.rule} | {r.types} | {r.bytes_moved:g} | {r.instructions:.0f} | {r.registers} | {r.warps} | {r.phases} "
-            f"| {r.in_flight / 1024:.0f} KiB | {r.in_flight / need:.1f} | {' | '.join(shown)} | {share:.0%} |"
+            f"| {r.rule} | {r.types} | {r.bytes_moved:g} | {r.instructions:.0f} | {r.registers} | {r.warps} "
+            f"| {r.phases} | {held} | {' | '.join(shown)} | {share:.0%} |"
         )
     return lines
 
 
 def other_kernels(kernels: dict[str, Kernel]) -> list[str]:
     lines = ["| kernel | registers | shared memory | instructions in all |", "|---|---|---|---|"]
-    for k in kernels.values():
-        if k.kind not in ("step", "prepare"):
-            lines.append(f"| {k.kind} | {k.registers} | {k.resources['shared']} | {len(k.sass)} |")
-    return lines
+    others = [k for k in kernels.values() if k.kind not in ("step", "prepare")]
+    return lines + [f"| {k.kind} | {k.registers} | {k.resources['shared']} | {len(k.sass)} |" for k in others]
 
 
 def main() -> int:

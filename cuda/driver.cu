@@ -5,6 +5,7 @@
 #include "kernel_table.hpp"
 #include "kernels.hpp"
 #include "runtime.hpp"
+#include "threads.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -25,7 +26,6 @@ struct CudaWorkspace {
     std::size_t bytes = 0;
     std::vector<std::byte> uploaded;  // what the beginning of the memory holds
     std::size_t changed = 0;          // but for its first bytes, which kernels have written to
-    cudaStream_t last = nullptr;
     cudaEvent_t used = nullptr;  // the end of its last use
 };
 
@@ -113,14 +113,14 @@ class Memory {
             return;
         }
         workspace_ = workspace;
-        if (workspace->memory != nullptr && workspace->last != stream)
+        // Whichever stream it was: handles of streams that are gone are given again.
+        if (workspace->memory != nullptr)
             check(cudaStreamWaitEvent(stream, workspace->used, 0), "cudaStreamWaitEvent");
-        workspace->last = stream;
         if (workspace->bytes < bytes) {
             const std::size_t wanted = bytes + bytes / 2;
             std::byte* larger = nullptr;
             check(cudaMallocAsync(reinterpret_cast<void**>(&larger), wanted, stream), "cudaMallocAsync");
-            if (workspace->memory != nullptr) (void)cudaFreeAsync(workspace->memory, stream);
+            if (workspace->memory != nullptr) ignore(cudaFreeAsync(workspace->memory, stream));
             workspace->memory = larger;
             workspace->bytes = wanted;
             workspace->uploaded.clear();
@@ -128,8 +128,8 @@ class Memory {
         data = workspace->memory;
     }
     ~Memory() {
-        if (own_ != nullptr) (void)cudaFreeAsync(own_, stream_);
-        if (workspace_ != nullptr) (void)cudaEventRecord(workspace_->used, stream_);
+        if (own_ != nullptr) ignore(cudaFreeAsync(own_, stream_));
+        if (workspace_ != nullptr) ignore(cudaEventRecord(workspace_->used, stream_));
     }
     Memory(const Memory&) = delete;
     Memory& operator=(const Memory&) = delete;
@@ -484,8 +484,9 @@ void read(void* to, const void* from, std::size_t bytes, cudaStream_t stream) {
     check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 }
 
-// Runs what may throw, and keeps the exception on this side.
+// Runs what may throw, and keeps the exception on this side. Scalars are computed under the arithmetic contract's mode.
 bool guarded(CudaError& error, auto&& run) {
+    const detail::FloatingPointMode mode;
     try {
         run();
         return true;
@@ -563,16 +564,21 @@ void run_one_batch(int device, cudaStream_t stream, std::span<const TensorStep> 
         add_tensor(batch_of(batches, kernel, tensors[i].param == DType::f64 ? 1 : 0), tensors[i], buffers, i, 0);
     }
     for (Batch& b : batches) {
-        b.scalars.assign(b.scalars_bytes(), std::byte{});
+        alignas(16) std::byte scalars[detail::max_scalars_bytes] = {};
         if (kernel < Rules::size) {
             // p - lr * g with lr = -factor and g = the vector to add: gradient descent's kernel.
             const detail::RuleInfo& sgd = *detail::find_rule("sgd");
             detail::HyperValues h = {};
             h.value[0] = -factor;
-            alignas(16) std::byte scalars[detail::max_scalars_bytes];
             sgd.prepare[b.type](h, 1.0, 1, scalars);
-            std::memcpy(b.scalars.data(), scalars, b.scalars.size());
+        } else if (b.type == 0) {
+            const Before<float> nothing{1, 0, 1, false};
+            std::memcpy(scalars, &nothing, sizeof nothing);
+        } else {
+            const Before<double> nothing{1, 0, 1, false};
+            std::memcpy(scalars, &nothing, sizeof nothing);
         }
+        b.scalars.assign(scalars, scalars + b.scalars_bytes());
         b.inside = fits_inside(b.scalars.size(), b.tensors.size());
         Tables tables;
         if (!b.inside) {
@@ -640,7 +646,7 @@ bool new_counts(int device, void* on, std::span<const std::int64_t> steps, void*
         try {
             write_counts(fresh, steps, stream);
         } catch (...) {
-            (void)cudaFreeAsync(fresh, stream);
+            ignore(cudaFreeAsync(fresh, stream));
             throw;
         }
         out = fresh;
@@ -685,7 +691,7 @@ bool new_workspace(int device, CudaWorkspace*& out, CudaError& error) {
         check(cudaEventCreateWithFlags(&used, cudaEventDisableTiming), "cudaEventCreateWithFlags");
         out = new (std::nothrow) CudaWorkspace;
         if (out == nullptr) {
-            (void)cudaEventDestroy(used);
+            ignore(cudaEventDestroy(used));
             throw std::bad_alloc();
         }
         out->device = device;
@@ -698,8 +704,12 @@ void release_workspace(CudaWorkspace* w) {
     CudaError ignored;
     guarded(ignored, [&] {
         const DeviceGuard guard(w->device);
-        if (w->memory != nullptr) (void)cudaFreeAsync(w->memory, w->last);
-        (void)cudaEventDestroy(w->used);
+        if (w->memory != nullptr) {
+            // The stream of its last use may be gone.
+            ignore(cudaStreamWaitEvent(nullptr, w->used, 0));
+            ignore(cudaFreeAsync(w->memory, nullptr));
+        }
+        ignore(cudaEventDestroy(w->used));
     });
     delete w;
 }
@@ -712,7 +722,7 @@ bool order(int device, void* before, void* after, CudaError& error) {
         const cudaError_t recorded = cudaEventRecord(event, static_cast<cudaStream_t>(before));
         const cudaError_t waited =
             recorded == cudaSuccess ? cudaStreamWaitEvent(static_cast<cudaStream_t>(after), event, 0) : cudaSuccess;
-        (void)cudaEventDestroy(event);
+        ignore(cudaEventDestroy(event));
         check(recorded, "cudaEventRecord");
         check(waited, "cudaStreamWaitEvent");
     });

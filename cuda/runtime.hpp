@@ -22,6 +22,11 @@ inline void check(cudaError_t code, const char* call) {
     throw RuntimeError(code, call);
 }
 
+// For calls that give something back, whose failure changes nothing for the caller.
+inline void ignore(cudaError_t code) {
+    if (code != cudaSuccess) (void)cudaGetLastError();
+}
+
 // Makes a device current, and afterwards the one that was.
 class DeviceGuard {
   public:
@@ -31,7 +36,7 @@ class DeviceGuard {
         changed_ = device != before_;
     }
     ~DeviceGuard() {
-        if (changed_) (void)cudaSetDevice(before_);
+        if (changed_) ignore(cudaSetDevice(before_));
     }
     DeviceGuard(const DeviceGuard&) = delete;
     DeviceGuard& operator=(const DeviceGuard&) = delete;
@@ -44,12 +49,13 @@ class DeviceGuard {
 template <class Launch>
 void launch(void (*kernel)(Launch), const char* name, unsigned blocks, unsigned threads, cudaStream_t stream,
             const Launch& parameters) {
+    // By this function, which returns the launch's own error: the last error may be one that somebody else has left.
 #if defined(__CUDACC__)
-    kernel<<<blocks, threads, 0, stream>>>(parameters);
+    void* values[] = {const_cast<Launch*>(&parameters)};
+    check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(threads), values, 0, stream), name);
 #else
-    emulation::launch(kernel, blocks, threads, stream, parameters);
+    check(emulation::launch(kernel, blocks, threads, stream, parameters), name);
 #endif
-    check(cudaGetLastError(), name);
 }
 
 }  // namespace adaptk::cuda

@@ -236,7 +236,7 @@ ADAPTK_DEVICE void run_tile(const StepScalars<R, T>& c, const Tensor& t, std::in
         load_part(g, t.buffer[1], t.grad, first, index, left);
         (load_part(s[I], t.buffer[2 + I], type_of<T>, first, index, left), ...);
     }
-    if (c.before.decay != T(0)) {
+    if (c.before.coupled) {
 #pragma unroll
         for (int i = 0; i < per_lane; ++i) prepare<true>(c.before, p[i], g[i]);
     } else {

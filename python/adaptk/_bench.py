@@ -224,6 +224,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m adaptk bench",
         description="Measure every rule against a kernel with the same memory traffic. 1.00 is the ceiling.",
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rules", default="all", help="comma-separated names, default all")
     parser.add_argument("--sizes", default="64M", help="comma-separated, such as 64,1M,64M (M = 2**20)")
     parser.add_argument("--dtypes", default="float32", help=f"comma-separated, of {', '.join(_DTYPES)}")
@@ -267,6 +268,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("--plot: needs matplotlib (pip install matplotlib)")
     table = options.json != "-"
     report: dict[str, Any] = {"machine": machine()}
+    if options.device == "cuda":
+        if options.isas or options.threads or options.overhead or options.plot:
+            parser.error("--isas, --threads, --overhead and --plot are about the CPU")
+        from adaptk import _bench_cuda
+
+        using = _bench_cuda.library()
+        report["machine"]["devices"] = [asdict(device) for device in adaptk.cuda.devices()]
+        on_device = _bench_cuda.run(rules, dtypes, sizes, options.repeats, table, using)
+        report["results"] = [asdict(r) for r in on_device]
+        _write(report, options.json)
+        return 0
 
     before = (adaptk.get_isa(), adaptk.get_num_threads())
     try:
@@ -305,10 +317,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         adaptk.set_isa(before[0])
         adaptk.set_num_threads(before[1])
-    if options.json == "-":
+    _write(report, options.json)
+    return 0
+
+
+def _write(report: dict[str, Any], to: str | None) -> None:
+    if to == "-":
         print(json.dumps(report, indent=2))
-    elif options.json:
-        with open(options.json, "w", encoding="utf-8") as f:
+    elif to:
+        with open(to, "w", encoding="utf-8") as f:
             json.dump(report, f, indent=2)
             f.write("\n")
-    return 0

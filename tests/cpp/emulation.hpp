@@ -230,12 +230,9 @@ inline void run_grid(unsigned blocks, unsigned threads, const Action& kernel) {
 }
 
 template <class P>
-void launch(void (*kernel)(P), unsigned blocks, unsigned threads, cudaStream_t stream, const P& parameters) {
-    if (called("launch", stream) != cudaSuccess) return;
-    if (blocks == 0 || threads == 0 || threads > 1024) {
-        runtime.last = cudaErrorInvalidConfiguration;
-        return;
-    }
+cudaError_t launch(void (*kernel)(P), unsigned blocks, unsigned threads, cudaStream_t stream, const P& parameters) {
+    if (const cudaError_t failed = called("launch", stream); failed != cudaSuccess) return failed;
+    if (blocks == 0 || threads == 0 || threads > 1024) return runtime.last = cudaErrorInvalidConfiguration;
     static_assert(std::is_trivially_copyable_v<P> && sizeof(P) <= 32764);
     const auto copy = std::make_shared<const P>(parameters);
     CUstream_st& s = stream_of(stream);
@@ -250,6 +247,7 @@ void launch(void (*kernel)(P), unsigned blocks, unsigned threads, cudaStream_t s
     put(s, [=] {
         if (runs) run_grid(blocks, threads, [&] { kernel(*copy); });
     });
+    return cudaSuccess;
 }
 
 // Vectors are read and written at multiples of their size only.

@@ -353,9 +353,10 @@ void test_many_elements() {
         detail::run_step(t.cpu(), t.segments, {});
         t.check("2^41 elements");
     }
-    // The leaves of a norm there: four of each of the two last blocks, the last one not full.
+    // Leaves of a norm 2^43 elements on: four of each of a grid's two last blocks, the last one not full.
     const auto leaf = std::int64_t(detail::norm_leaf);
-    const std::int64_t leaves_before = (blocks - 2) * cuda::warps_per_block;
+    const std::int64_t norm_blocks = std::int64_t{1} << 28;
+    const std::int64_t leaves_before = (norm_blocks - 2) * cuda::warps_per_block;
     const std::size_t n = 8 * detail::norm_leaf - 77;
     Twins t(10);
     t.segment(rule, h, 1);
@@ -371,8 +372,8 @@ void test_many_elements() {
         static_cast<double*>(before(reinterpret_cast<std::byte*>(leaves.data()), leaves_before, sizeof(double)));
     launch.total = leaves_before * leaf + std::int64_t(n);
     launch.count = 2;
-    cuda::emulation::window = {unsigned(blocks - 2), 2};
-    cuda::launch_norm(launch, unsigned(blocks), nullptr);
+    cuda::emulation::window = {unsigned(norm_blocks - 2), 2};
+    cuda::launch_norm(launch, unsigned(norm_blocks), nullptr);
     cuda::emulation::window = {};
     const double sum =
         ((leaves[0] + leaves[1]) + (leaves[2] + leaves[3])) + ((leaves[4] + leaves[5]) + (leaves[6] + leaves[7]));

@@ -142,6 +142,7 @@ template <class T> struct Before {
     T grad_scale;
     T decay;   // w, where coupled
     T shrink;  // 1 - lr * w where decoupled, else 1
+    bool coupled;
 };
 
 template <bool Coupled, class T> ADAPTK_HD void prepare(const Before<T>& c, T& p, T& g) {
@@ -172,7 +173,8 @@ ADAPTK_HOST_DEVICE StepScalars<R, T> step_scalars(const double* h, double grad_s
     const double decay = h[count];
     const bool decoupled = h[count + 1] != 0.0;
     const bool maximize = h[count + 2] != 0.0;
-    return {{T(maximize ? -grad_scale : grad_scale), T(decoupled ? 0.0 : decay), T(decoupled ? 1.0 - lr * decay : 1.0)},
+    return {{T(maximize ? -grad_scale : grad_scale), T(decoupled ? 0.0 : decay), T(decoupled ? 1.0 - lr * decay : 1.0),
+             decay != 0.0 && !decoupled},
             scalars_of<R, T>(own, t, memo)};
 }
 

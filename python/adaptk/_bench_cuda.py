@@ -1,0 +1,241 @@
+"""``python -m adaptk bench --device cuda``: every rule beside a device copy, its streams, and other optimizers.
+
+What is timed is the device's own time, between two events on the stream, in turns; what is printed is the median of the
+ratios. The copy moves as many bytes as the update, half of them read and half of them written.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import adaptk
+from adaptk import _core
+from adaptk._registry import RULES, Rule
+
+Call = Callable[[], object]
+
+
+class Library(Protocol):
+    """Who makes the arrays and knows the time of the device."""
+
+    name: str
+
+    def full(self, size: int, value: float, dtype: str) -> Any: ...
+    def copy(self, target: Any, source: Any) -> None: ...
+    def seconds(self, call: Call, calls: int) -> float:
+        """The device's time for one of a number of calls."""
+        ...
+
+
+class Torch:
+    """Arrays of PyTorch, and its events."""
+
+    name = "torch"
+
+    def __init__(self) -> None:
+        self._torch: Any = importlib.import_module("torch")
+
+    def full(self, size: int, value: float, dtype: str) -> Any:
+        return self._torch.full((size,), value, dtype=getattr(self._torch, dtype), device="cuda")
+
+    def copy(self, target: Any, source: Any) -> None:
+        target.copy_(source)
+
+    def seconds(self, call: Call, calls: int) -> float:
+        begin, end = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(calls):
+            call()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) * 1e-3 / calls
+
+
+class CuPy:
+    """Arrays of CuPy, and its events."""
+
+    name = "cupy"
+
+    def __init__(self) -> None:
+        self._cupy: Any = importlib.import_module("cupy")
+
+    def full(self, size: int, value: float, dtype: str) -> Any:
+        if dtype == "bfloat16":
+            raise SystemExit("bench: bfloat16 on a device needs torch")
+        return self._cupy.full(size, value, dtype=dtype)
+
+    def copy(self, target: Any, source: Any) -> None:
+        self._cupy.copyto(target, source)
+
+    def seconds(self, call: Call, calls: int) -> float:
+        begin, end = self._cupy.cuda.Event(), self._cupy.cuda.Event()
+        begin.record()
+        for _ in range(calls):
+            call()
+        end.record()
+        end.synchronize()
+        return float(self._cupy.cuda.get_elapsed_time(begin, end)) * 1e-3 / calls
+
+
+def library() -> Library:
+    """The library at hand.
+
+    Raises
+    ------
+    SystemExit
+        With the reason, where there is no device or no library.
+    """
+    if not adaptk.cuda.is_available():
+        built = adaptk.build_info()["cuda"] is not None
+        raise SystemExit(
+            "bench: no CUDA device answers" if built else "bench: this build has no CUDA kernels; see the README"
+        )
+    for name, make in (("torch", Torch), ("cupy", CuPy)):
+        if importlib.util.find_spec(name) is not None:
+            return make()
+    raise SystemExit("bench: --device cuda takes its arrays from torch or CuPy, and neither is installed")
+
+
+@dataclass(frozen=True)
+class CudaResult:
+    """One line of the table. Times are medians of one step, in seconds; ratios are medians of others over adaptk's."""
+
+    rule: str
+    dtype: str
+    size: int
+    bytes_per_parameter: int
+    seconds: float
+    of_copy: float
+    of_ceiling: float | None
+    peers: dict[str, float]
+
+
+def _torch_peers(rule: Rule, param: Any, grad: Any) -> Iterator[tuple[str, Call]]:
+    """The optimizers of torch, apex and TransformerEngine that compute this rule."""
+    import torch
+
+    classes: dict[str, tuple[str, dict[str, Any]]] = {
+        "sgd": ("SGD", {}),
+        "momentum": ("SGD", {"momentum": 0.9}),
+        "nesterov": ("SGD", {"momentum": 0.9, "nesterov": True}),
+        "adagrad": ("Adagrad", {}),
+        "rmsprop": ("RMSprop", {}),
+        "rmsprop_centered": ("RMSprop", {"centered": True}),
+        "rmsprop_momentum": ("RMSprop", {"momentum": 0.9}),
+        "rmsprop_centered_momentum": ("RMSprop", {"centered": True, "momentum": 0.9}),
+        "adadelta": ("Adadelta", {}),
+        "adam": ("Adam", {}),
+        "amsgrad": ("Adam", {"amsgrad": True}),
+        "adamw": ("AdamW", {}),
+        "adamax": ("Adamax", {}),
+        "nadam": ("NAdam", {}),
+        "radam": ("RAdam", {}),
+        "rprop": ("Rprop", {}),
+        "asgd": ("ASGD", {}),
+    }
+    others = {"sgd": "FusedSGD", "momentum": "FusedSGD", "adagrad": "FusedAdagrad", "adam": "FusedAdam"}
+
+    def ready(make: Callable[[], Any]) -> Call | None:
+        try:
+            optimizer = make()
+            optimizer.step()
+        except (AttributeError, ImportError, RuntimeError, TypeError, ValueError):
+            return None  # this version has no such optimizer, or not for these tensors
+        step: Call = optimizer.step
+        return step
+
+    leaf = torch.nn.Parameter(param.detach())
+    leaf.grad = grad
+    if rule.name in classes:
+        name, options = classes[rule.name]
+        for kind in ("fused", "foreach"):
+            call = ready(lambda kind=kind: getattr(torch.optim, name)([leaf], **options, **{kind: True}))  # type: ignore[misc]
+            if call is not None:
+                yield f"torch {kind}", call
+    if rule.name in others:
+        options = {"lr": 1e-3, "momentum": 0.9} if rule.name == "momentum" else {"lr": 1e-3}
+        modules = {"apex": "apex.optimizers", "TransformerEngine": "transformer_engine.pytorch.optimizers"}
+        for label, module in modules.items():
+            try:
+                found = getattr(importlib.import_module(module), others[rule.name])
+            except (ImportError, AttributeError):
+                continue
+            call = ready(lambda found=found: found([leaf], **options))  # type: ignore[misc]
+            if call is not None:
+                yield label, call
+
+
+def measure(rule: Rule, dtype: str, size: int, repeats: int, using: Library) -> CudaResult:
+    """One rule, beside whatever else is at hand."""
+    compute = "float64" if dtype == "float64" else "float32"
+    item = {"float64": 8, "float32": 4}.get(dtype, 2)
+    wide = {"float64": 8, "float32": 4}[compute]
+    param, grad = using.full(size, 1.0, dtype), using.full(size, 1e-3, dtype)
+    states = [using.full(size, max(value, 1e-6), compute) for value in rule.initial_states().values()]
+    moved = 3 * item + 2 * len(states) * wide
+    half = using.full(-(-size * moved // 8), 0.0, "float32")
+    other = using.full(-(-size * moved // 8), 0.0, "float32")
+    function = getattr(adaptk.ops, rule.name)
+    calls: dict[str, Call] = {
+        "update": lambda: function(param, grad, *states, step=10),
+        "copy": lambda: using.copy(other, half),
+    }
+    if dtype == compute:
+        calls["ceiling"] = lambda: _core.ceiling([param, grad, *states])
+    if using.name == "torch":
+        calls.update(_torch_peers(rule, param, grad))
+    counts = {}
+    for name, call in calls.items():
+        using.seconds(call, 2)  # loads modules, fills pools
+        counts[name] = max(1, min(100, int(2e-3 / max(using.seconds(call, 1), 1e-7))))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            times[name].append(using.seconds(call, counts[name]))
+
+    def over(name: str) -> float:
+        return statistics.median(t / u for t, u in zip(times[name], times["update"], strict=True))
+
+    return CudaResult(
+        rule=rule.name,
+        dtype=dtype,
+        size=size,
+        bytes_per_parameter=moved,
+        seconds=statistics.median(times["update"]),
+        of_copy=over("copy"),
+        of_ceiling=over("ceiling") if "ceiling" in calls else None,
+        peers={name: over(name) for name in calls if name not in ("update", "copy", "ceiling")},
+    )
+
+
+def run(
+    rules: Sequence[str], dtypes: Sequence[str], sizes: Sequence[int], repeats: int, table: bool, using: Library
+) -> list[CudaResult]:
+    """All of it, one line at a time."""
+    from adaptk._bench import size_text
+
+    if table:
+        print(
+            f"{'rule':<26}{'dtype':<10}{'size':>8}{'B/param':>9}{'of copy':>9}{'of ceiling':>12}"
+            "  others' time / adaptk's"
+        )
+    results = []
+    for dtype in dtypes:
+        for size in sizes:
+            for name in rules:
+                r = measure(RULES[name], dtype, size, repeats, using)
+                results.append(r)
+                if table:
+                    ceiling = "" if r.of_ceiling is None else f"{r.of_ceiling:.2f}"
+                    peers = ", ".join(f"{peer} {ratio:.2f}" for peer, ratio in r.peers.items())
+                    print(
+                        f"{r.rule:<26}{r.dtype:<10}{size_text(r.size):>8}{r.bytes_per_parameter:>9}"
+                        f"{r.of_copy:>9.2f}{ceiling:>12}  {peers}",
+                        flush=True,
+                    )
+    return results

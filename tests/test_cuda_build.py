@@ -1,0 +1,211 @@
+"""The build with and without a CUDA compiler: from wheels alone, without one, and with one that does not work.
+
+Every build is of a copy of the sources, in an environment of its own, with no nvcc on the path but the test's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into ELF files"),
+]
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ["CMakeLists.txt", "LICENSE", "README.md", "cpp", "cuda", "pyproject.toml", "python"]
+BUILD = ["scikit-build-core", "pybind11>=3.0", "cmake", "ninja", "cmeel-eigen"]
+
+
+def documented() -> str:
+    """The command of bench/cuda.md that installs the compiler."""
+    return re.search(r'^pip install ("cuda-toolkit.*")$', (ROOT / "bench" / "cuda.md").read_text(), re.M)[1].strip('"')
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy without what earlier builds left."""
+    folder = tmp_path_factory.mktemp("sources")
+    left = shutil.ignore_patterns("__pycache__", "*.so", "*.pyc")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=left)
+        else:
+            shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The programs of this machine but for nvcc."""
+    folder = tmp_path_factory.mktemp("bin")
+    hidden = ("nvcc", "python", "pip", "cmake", "ninja", "ctest")
+    for place in reversed(os.environ.get("PATH", os.defpath).split(os.pathsep)):
+        for program in Path(place).iterdir() if Path(place).is_dir() else ():
+            if not program.name.startswith(hidden) and os.access(program, os.X_OK):
+                link = folder / program.name
+                link.unlink(missing_ok=True)
+                link.symlink_to(program)
+    return str(folder)
+
+
+def environment(path: str, **more: str) -> dict[str, str]:
+    removed = ("ADAPTK_", "CUDA", "CMAKE_", "NVCC", "SKBUILD_", "VIRTUAL_ENV", "PYTHONPATH", "LIBRARY_PATH")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(removed)}
+    return {**kept, "PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **more}
+
+
+def new_environment(folder: Path) -> Path:
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    return folder / "bin" / "python"
+
+
+def install(python: Path, *packages: str) -> None:
+    done = subprocess.run([python, "-m", "pip", "install", "-q", *packages], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"pip cannot install {' '.join(packages)} here: {done.stderr.strip().splitlines()[-1]}")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with what the build needs, and no nvcc."""
+    python = new_environment(tmp_path_factory.mktemp("plain"))
+    install(python, *BUILD, "numpy")
+    return python
+
+
+def configure(python: Path, sources: Path, build: Path, path: str, *options: str, **variables: str) -> tuple[int, str]:
+    """CMake's exit status and all that it says."""
+    bin_folder = python.parent
+    where = subprocess.run([python, "-m", "pybind11", "--cmakedir"], capture_output=True, text=True, check=True)
+    command = [bin_folder / "cmake", "-GNinja", "-S", sources, "-B", build, f"-DPython_EXECUTABLE={python}"]
+    command += [f"-Dpybind11_DIR={where.stdout.strip()}", *options]
+    done = subprocess.run(
+        list(map(str, command)),
+        env=environment(f"{bin_folder}{os.pathsep}{path}", **variables),
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def one_line(text: str) -> str:
+    """CMake breaks the lines of its errors."""
+    return " ".join(text.split())
+
+
+def modules(python: Path) -> set[str]:
+    """The extension modules of the package that this Python has; it must work."""
+    code = (
+        "import numpy, adaptk, pathlib; p = numpy.ones(3); adaptk.ops.sgd(p, numpy.ones(3), lr=0.5);"
+        "assert p.tolist() == [0.5] * 3;"
+        "print(*[f.name.split('.')[0] for f in pathlib.Path(adaptk.__file__).parent.glob('*.so')])"
+    )
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd="/", env=environment(os.defpath))
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_auto_without_nvcc(plain: Path, sources: Path, path: str) -> None:
+    """What `pip install .` does on a machine without CUDA."""
+    command = [plain, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-v", str(sources)]
+    where = f"{plain.parent}{os.pathsep}{path}"
+    done = subprocess.run(command, env=environment(where), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "No CUDA kernels" in done.stdout
+    assert modules(plain) == {"_core"}
+
+
+def test_on_without_nvcc(plain: Path, sources: Path, path: str, tmp_path: Path) -> None:
+    status, text = configure(plain, sources, tmp_path, path, "-DADAPTK_CUDA=ON")
+    assert status != 0
+    assert "ADAPTK_CUDA=ON, but no working nvcc was found: no nvcc on the path or beside Python" in one_line(text)
+
+
+def broken(folder: Path, script: str) -> Path:
+    """A folder with an nvcc that is this script."""
+    folder.mkdir()
+    program = folder / "nvcc"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return folder
+
+
+# One that fails; one that says that it worked; one that knows its version and nothing else.
+BROKEN = {
+    "fails": "echo 'unsupported GNU version! gcc versions later than 3 are not supported!' >&2; exit 1",
+    "makes nothing": "exit 0",
+    "knows its version": 'case "$*" in *--version*) echo "release 13.0, V13.0.88";; *) exit 2;; esac',
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("named", [False, True], ids=["on the path", "named"])
+def test_auto_with_a_broken_nvcc(plain: Path, sources: Path, path: str, tmp_path: Path, kind: str, named: bool) -> None:
+    folder = broken(tmp_path / "nvcc", BROKEN[kind])
+    where = path if named else f"{folder}{os.pathsep}{path}"
+    variables = {"CUDACXX": str(folder / "nvcc")} if named else {}
+    status, text = configure(plain, sources, tmp_path / "build", where, **variables)
+    assert status == 0, text
+    assert "No CUDA kernels" in text
+    assert f"{folder / 'nvcc'} does not work" in text
+    targets = subprocess.run(
+        [plain.parent / "ninja", "-C", tmp_path / "build", "-t", "targets", "all"], capture_output=True, text=True
+    )
+    assert "_core" in targets.stdout
+    assert "adaptk_cuda" not in targets.stdout
+
+
+def test_on_with_a_broken_nvcc(plain: Path, sources: Path, path: str, tmp_path: Path) -> None:
+    folder = broken(tmp_path / "nvcc", BROKEN["fails"])
+    given = f"-DCMAKE_CUDA_COMPILER={folder / 'nvcc'}"
+    status, text = configure(plain, sources, tmp_path / "build", path, "-DADAPTK_CUDA=ON", given)
+    assert status != 0
+    assert "gcc versions later than 3 are not supported" in one_line(text)
+    status, text = configure(plain, sources, tmp_path / "other", path, given)
+    assert status == 0, text
+    assert "No CUDA kernels" in text
+
+
+def test_from_wheels_alone(sources: Path, path: str, tmp_path: Path) -> None:
+    """The documented command, in a new environment; and the module that it makes."""
+    python = new_environment(tmp_path / "venv")
+    install(python, documented(), *BUILD, "numpy")
+    # With isolation the build would fetch its requirements once more; what finds nvcc is the same.
+    command = [python, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-v", str(sources)]
+    variables = {"ADAPTK_CUDA": "ON", "ADAPTK_CUDA_ARCHITECTURES": "90-real"}
+    done = subprocess.run(
+        command,
+        env=environment(f"{python.parent}{os.pathsep}{path}", **variables),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert f"CUDA kernels: {python.parent.parent}" in done.stdout
+    assert modules(python) == {"_core", "_cuda"}
+    (module,) = (tmp_path / "venv").glob("lib/python*/site-packages/adaptk/_cuda*.so")
+    # The runtime is inside, and the driver is loaded by it when a device is asked for.
+    if readelf := shutil.which("readelf"):
+        dynamic = subprocess.run([readelf, "-d", module], capture_output=True, text=True, check=True).stdout
+        needed = re.findall(r"\(NEEDED\).*\[(.*?)\]", dynamic)
+        assert needed
+        assert [name for name in needed if "cuda" in name.lower()] == []
+        symbols = subprocess.run(
+            [readelf, "-W", "--dyn-syms", module], capture_output=True, text=True, check=True
+        ).stdout
+        assert "PyModule" in symbols
+        assert re.findall(r"UND (_*(?:cuda|cu[A-Z])\w+)", symbols) == []
+    code = (
+        "import sys, adaptk; assert 'adaptk._cuda' not in sys.modules; import adaptk._cuda as c;"
+        "print(c.architectures, c.toolkit)"
+    )
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd="/", env=environment(os.defpath))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "90-real"

@@ -1,0 +1,355 @@
+"""What the CUDA compiler makes of the kernels, for every architecture of a release: no GPU is needed to look.
+
+Each check is a function from a kernel to what is wrong with it, and is shown kernels that are wrong on purpose.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "bench"))
+
+import cuda_counts as code  # noqa: E402
+from cuda_counts import Kernel  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(code.find_tool("nvcc") is None, reason="needs nvcc"),
+]
+
+ARCHITECTURES = code.release_architectures() if code.find_tool("nvcc") else ["90"]
+CONSTANTS = code.constants()
+PER_LANE = CONSTANTS["per_lane"]
+SIZE = {"f": 4, "d": 8}
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel]:
+    return code.compile_kernels(request.param, tmp_path_factory.mktemp(f"sm_{request.param}"))
+
+
+@lru_cache
+def states() -> dict[str, int]:
+    return code.states_of_rules()
+
+
+def opcodes(kernel: Kernel) -> Iterator[str]:
+    """Those of the PTX, without predicates."""
+    for line in kernel.ptx:
+        if found := re.match(r"(?:@!?%\w+\s+)?([a-z][\w.:]*)", line):
+            yield found[1]
+
+
+# Checks
+
+
+def memory_of_its_own(k: Kernel) -> list[str]:
+    """Stack frames, spilled registers, arrays that the compiler could not keep in registers."""
+    found = [f"{k.resources[name]} bytes of {name}" for name in ("stack", "spill stores", "spill loads", "local")
+             if k.resources[name]]  # fmt: skip
+    found += [line for line in k.ptx if re.search(r"\.local\b|__local_depot", line)]
+    return found + [i.opcode for i in k.sass if i.base in ("LDL", "STL")]
+
+
+def too_many_registers(k: Kernel, blocks: int, threads: int) -> list[str]:
+    fit = code.blocks_that_fit(k.registers, threads, k.arch)
+    return [f"{k.registers} registers let {fit} blocks in, not {blocks}"] if fit < blocks else []
+
+
+def wrong_vectors(k: Kernel, count: int) -> list[str]:
+    """Full tiles are moved by 16 bytes in every buffer and storage type; the rest, element by element, is the code for
+    the ends of tensors."""
+    # Vectors of the compute type; and of the narrower types that a param or gradient may be stored in.
+    wide = PER_LANE * SIZE[k.type] // 16
+    narrow = [1] if k.type == "f" else [1, 2]
+    loads = 2 * (wide + sum(narrow)) + count * wide
+    stores = wide + (1 if k.type == "f" else 0) + count * wide
+    single = {"f": {"f32": 2 + count, "u16": 2}, "d": {"f64": 2 + count, "f32": 2, "u16": 2}}[k.type]
+    single_stores = {"f": {"f32": 1 + count, "u16": 1}, "d": {"f64": 1 + count}}[k.type]
+    want = Counter({"ld.v4": loads, "st.v4": stores})
+    want += Counter({f"ld.{t}": PER_LANE * n for t, n in single.items()})
+    want += Counter({f"st.{t}": PER_LANE * n for t, n in single_stores.items()})
+    got: Counter[str] = Counter()
+    for op in opcodes(k):
+        if found := re.fullmatch(r"(ld|st)\.global\.cg(\.v4)?\.([busf])(\d+)", op):
+            kind, vector, letter, bits = found.groups()
+            got[f"{kind}.v4" if vector else f"{kind}.{'u' if letter == 'b' else letter}{bits}"] += 1
+            if vector and bits != "32":
+                got[op] += 1
+    found = [f"PTX: {name} {got[name]} times, not {want[name]}" for name in want | got if got[name] != want[name]]
+    if k.sass:
+        for base, n in (("LDG", loads), ("STG", stores)):
+            seen = sum(i.base == base and ".128" in i.opcode for i in k.sass)
+            if seen < n:
+                found.append(f"{base}.128 {seen} times, not {n}")
+    return found
+
+
+def generic_memory(k: Kernel) -> list[str]:
+    """Loads and stores that do not say which memory they mean. Tables may lie among the parameters or in global memory,
+    so they are read that way, in words of 8 bytes at most; elements never are, and nothing is written so."""
+    found = [op for op in opcodes(k) if re.match(r"st\.(volatile\.|relaxed\.)?(v\d\.)?[busf]\d", op)]
+    found += [op for op in opcodes(k) if re.match(r"ld\.v\d", op)]
+    return found + [i.opcode for i in k.sass if i.base == "ST" or (i.base == "LD" and ".128" in i.opcode)]
+
+
+def doubles(k: Kernel) -> list[str]:
+    """Arithmetic in float64, or conversions: for kernels of float32."""
+    found = [op for op in opcodes(k) if ".f64" in op]
+    return found + [i.opcode for i in k.sass if i.base in code.FP64 or ".F64" in i.opcode]
+
+
+def inexact(k: Kernel) -> list[str]:
+    """Operations that are not rounded as written: contracted, approximated, or with subnormal numbers flushed. PTX
+    without .rn leaves contraction to the assembler."""
+    found = []
+    for op in opcodes(k):
+        name, *rest = op.split(".")
+        is_float = (
+            rest and rest[-1] in ("f32", "f64") and name in ("add", "sub", "mul", "div", "sqrt", "rcp", "fma", "mad")
+        )
+        if (is_float and "rn" not in rest) or {"approx", "ftz", "full", "sat"} & set(rest):
+            found.append(op)
+        if name in ("fma", "mad", "rsqrt", "ex2", "lg2", "sin", "cos", "tanh") and rest[-1].startswith("f"):
+            found.append(op)
+    return found
+
+
+def fused(k: Kernel, expansion: dict[str, tuple[int, int]]) -> list[str]:
+    """Fused multiplications in the machine code beyond those that division and root are made of: for each PTX
+    operation, so many at its place, and so many in the subroutine that all of its places share."""
+    ptx = Counter(opcodes(k))
+    allowed: Counter[str] = Counter()
+    for op, (inline, shared) in expansion.items():
+        allowed[op[-3:]] += ptx[op] * inline + (shared if ptx[op] else 0)
+    found = []
+    for base, bits in (("FFMA", "f32"), ("DFMA", "f64")):
+        # The root of float64 takes a single fused operation of float32 nowhere, its division for a test of the range.
+        limit = allowed[bits] + (ptx["div.rn.f64"] * 2 + 2 if base == "FFMA" and ptx["div.rn.f64"] else 0)
+        seen = sum(i.base == base for i in k.sass)
+        if seen > limit:
+            found.append(f"{base} {seen} times, not {limit}")
+    return found
+
+
+def calls(k: Kernel) -> list[str]:
+    """Calls in the PTX; in the machine code all but those into the kernel itself, where division and root have their
+    slow paths."""
+    found = [line for line in k.ptx if re.match(r"(@!?%\w+\s+)?call\b", line)]
+    end = max((i.address for i in k.sass), default=0)
+    inside = [i for i in k.sass if i.opcode.startswith("CALL.REL") and i.target is not None and 0 < i.target <= end]
+    return found + [f"{i.opcode} {i.operands}" for i in k.sass if i.base in ("CALL", "JCAL") and i not in inside]
+
+
+# Kernels that are wrong on purpose
+
+WRONG = r"""
+#include <cuda_runtime.h>
+struct alignas(16) Pointers { float* x[8]; };
+
+__global__ void __launch_bounds__(1024, 2) spills_kernel(const float4* x, float4* y) {
+    float4 v[16];
+    for (int i = 0; i < 16; ++i) v[i] = x[threadIdx.x + 1024 * i];
+    for (int i = 0; i < 16; ++i) {
+        for (int j = 0; j < 16; ++j) { v[i].x += v[j].w * v[j].y; v[i].z += v[j].x / v[(i + j) % 16].y; }
+        __syncthreads();
+    }
+    for (int i = 0; i < 16; ++i) y[threadIdx.x + 1024 * i] = v[i];
+}
+__global__ void indexed_kernel(float* x, int n) {
+    float v[32];
+    for (int i = 0; i < 32; ++i) v[i] = x[i];
+    for (int i = 0; i < n; ++i) v[i % 32] += v[(i * 7) % 32];
+    for (int i = 0; i < 32; ++i) x[i] = v[i];
+}
+__global__ void __launch_bounds__(128) greedy_kernel(const float* x, float* y) {
+    float v[160];
+#pragma unroll
+    for (int i = 0; i < 160; ++i) v[i] = x[threadIdx.x + 128 * i];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 160; ++i) y[threadIdx.x + 128 * i] = v[i] * v[(i * 7 + 3) % 160] + v[159 - i];
+}
+__global__ void generic_kernel(const __grid_constant__ Pointers inside, const float4* from, int n, float4* to) {
+    __shared__ float4 s[4];
+    const float4* p = n > 0 ? from : reinterpret_cast<const float4*>(&inside);
+    float4* q = n > 1 ? to : s;
+    q[threadIdx.x] = p[threadIdx.x];
+    __syncthreads();
+    if (n > 2) to[n] = s[n % 4];
+}
+__global__ void doubles_kernel(float* x) { x[0] = float(double(x[0]) + 0.1); }
+__global__ void contracted_kernel(float* x) { x[0] = x[1] * x[2] + x[3]; }
+__global__ void fused_kernel(float* x, double* y) { x[0] = fmaf(x[1], x[2], x[3]); y[0] = fma(y[1], y[2], y[3]); }
+__global__ void approximate_kernel(float* x) { x[0] = __fdividef(x[1], x[2]) + __frsqrt_rn(x[3]) + __expf(x[4]); }
+__device__ __noinline__ float elsewhere(float x) { return x < 1 ? x : x * 0.5f; }
+__global__ void calls_kernel(float* x) { x[0] = elsewhere(x[0]); }
+namespace adaptk::cuda {
+template <class R, class T> __global__ void step_kernel(T* p, const T* g) {
+    for (unsigned i = threadIdx.x; i < 256; i += 32) __stcg(p + i, __ldcg(p + i) - __ldcg(g + i));
+}
+namespace base { struct Sgd; }
+template __global__ void step_kernel<base::Sgd, float>(float*, const float*);
+}
+"""
+
+# One division or root, and two: the difference is what stands at each place.
+EXPANSIONS = r"""
+#include <cuda_runtime.h>
+#define KERNELS(name, T, op)                                                                       \
+    __global__ void name##_once_kernel(T* x) { x[0] = op(x[1], x[2]); }                            \
+    __global__ void name##_twice_kernel(T* x) { x[0] = op(x[1], x[2]); x[3] = op(x[4], x[5]); }
+#define DIVIDE(a, b) a / b
+#define ROOT_F(a, b) __fsqrt_rn(a)
+#define ROOT_D(a, b) __dsqrt_rn(a)
+#define INVERSE(a, b) 1.0 / a
+KERNELS(div_f32, float, DIVIDE)
+KERNELS(div_f64, double, DIVIDE)
+KERNELS(sqrt_f32, float, ROOT_F)
+KERNELS(sqrt_f64, double, ROOT_D)
+KERNELS(rcp_f64, double, INVERSE)
+"""
+
+
+def compile_text(text: str, arch: str, folder: Path, *flags: str) -> dict[str, Kernel]:
+    source = folder / "text.cu"
+    source.write_text(text)
+    compiled = code.compile_source(source, arch, folder, ["-std=c++20", *flags], "text")
+    return {k.kind if k.rule is None else "step": k for k in compiled}
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel]:
+    return compile_text(WRONG, "90" if "90" in ARCHITECTURES else ARCHITECTURES[0], tmp_path_factory.mktemp("wrong"))
+
+
+def expansions(arch: str, folder: Path) -> dict[str, tuple[int, int]]:
+    compiled = compile_text(EXPANSIONS, arch, folder, "--fmad=false")
+    found = {}
+    for op in ("div.rn.f32", "div.rn.f64", "sqrt.rn.f32", "sqrt.rn.f64", "rcp.rn.f64"):
+        name, _, bits = op.split(".")
+        base = "FFMA" if bits == "f32" else "DFMA"
+        once, twice = (
+            sum(i.base == base for i in compiled[f"{name}_{bits}_{times}"].sass) for times in ("once", "twice")
+        )
+        assert opcodes_of(compiled[f"{name}_{bits}_once"], op) == 1
+        found[op] = (twice - once, 2 * once - twice)
+    return found
+
+
+def opcodes_of(kernel: Kernel, op: str) -> int:
+    return Counter(opcodes(kernel))[op]
+
+
+def test_the_checks_see_what_is_wrong(wrong: dict[str, Kernel]) -> None:
+    assert any("spill" in line for line in memory_of_its_own(wrong["spills"]))
+    assert any("stack" in line for line in memory_of_its_own(wrong["indexed"]))
+    assert any(".local" in line for line in memory_of_its_own(wrong["indexed"]))
+    assert too_many_registers(wrong["greedy"], 5, 128)
+    assert any("ld.v4 0 times" in line for line in wrong_vectors(wrong["step"], 0))
+    assert generic_memory(wrong["generic"])
+    assert doubles(wrong["doubles"])
+    assert inexact(wrong["contracted"])
+    assert inexact(wrong["fused"])
+    assert len(set(inexact(wrong["approximate"]))) >= 3
+    assert calls(wrong["calls"])
+
+
+def test_the_checks_of_machine_code_see_what_is_wrong(wrong: dict[str, Kernel]) -> None:
+    if not wrong["calls"].sass:
+        pytest.skip("needs cuobjdump and nvdisasm")
+    assert any(line.startswith(("LDL", "STL")) for line in memory_of_its_own(wrong["spills"]))
+    assert any("LDG.128 0 times" in line for line in wrong_vectors(wrong["step"], 0))
+    assert {"ST", "LD"} <= {line.split(".")[0] for line in generic_memory(wrong["generic"])}
+    assert any(line.startswith("DADD") for line in doubles(wrong["doubles"]))
+    assert fused(wrong["contracted"], {}) == ["FFMA 1 times, not 0"]
+    assert len(fused(wrong["fused"], {})) == 2
+
+
+# The kernels
+
+
+def findings(kernels: dict[str, Kernel], check: object, *kinds: str) -> list[str]:
+    chosen = [k for k in kernels.values() if not kinds or k.kind in kinds]
+    assert chosen
+    return [f"{k.kind} {k.rule} {k.type} sm_{k.arch}: {line}" for k in chosen for line in check(k)[:4]]  # type: ignore[operator]
+
+
+def test_every_kernel_is_there(kernels: dict[str, Kernel]) -> None:
+    import adaptk
+
+    steps = {(k.rule, k.type) for k in kernels.values() if k.kind == "step"}
+    # One rule has another's formula.
+    rules = {name.replace("_", "") for name in adaptk.rules()} - {"adamw"} | {f"streams_{n}" for n in range(5)}
+    assert steps == {(rule, t) for rule in rules for t in "fd"}
+    prepares = {(k.rule, k.type) for k in kernels.values() if k.kind == "prepare"}
+    assert prepares == {(name.replace("_", ""), t) for name in adaptk.rules() for t in "fd"}
+    rest = Counter(k.kind for k in kernels.values() if k.kind not in ("step", "prepare"))
+    assert rest == Counter(["norm", "finish", "upload", "gather"])
+
+
+def test_no_memory_of_their_own(kernels: dict[str, Kernel]) -> None:
+    assert findings(kernels, memory_of_its_own) == []
+
+
+def test_registers_let_the_blocks_in(kernels: dict[str, Kernel]) -> None:
+    def check(k: Kernel) -> list[str]:
+        if k.kind == "step":
+            blocks = code.resident_blocks(SIZE[k.type], states()[k.rule])
+        else:
+            blocks = CONSTANTS["common_resident_blocks"] if k.kind in ("norm", "prepare") else 1
+        threads = CONSTANTS["finish_threads"] if k.kind == "finish" else CONSTANTS["block_threads"]
+        return too_many_registers(k, blocks, threads)
+
+    assert findings(kernels, check) == []
+
+
+def test_shared_memory(kernels: dict[str, Kernel]) -> None:
+    """What every device has without being asked; and none where it would cost blocks."""
+    assert findings(kernels, lambda k: [str(k.resources["shared"])] * (k.resources["shared"] > 48 * 1024)) == []
+    assert findings(kernels, lambda k: [str(k.resources["shared"])] * (k.resources["shared"] > 0), "step", "norm") == []
+
+
+def test_full_tiles_are_moved_by_vectors(kernels: dict[str, Kernel]) -> None:
+    assert findings(kernels, lambda k: wrong_vectors(k, states()[k.rule]), "step") == []
+
+
+def test_memory_is_global(kernels: dict[str, Kernel]) -> None:
+    assert findings(kernels, generic_memory, "step") == []
+    # The norm copies an entry of its table by vectors.
+    assert findings(kernels, lambda k: [op for op in generic_memory(k) if op[:2].lower() != "ld"], "norm") == []
+    (norm,) = (k for k in kernels.values() if k.kind == "norm")
+    # Two vectors of float32, four of float64 or one of 16-bit values in a row, and some rows at a time.
+    loads = sum(re.fullmatch(r"ld\.global\.cg\.v4\.[bu]32", op) is not None for op in opcodes(norm))
+    assert loads >= 7
+    assert loads % 7 == 0
+
+
+def test_float32_stays_float32(kernels: dict[str, Kernel]) -> None:
+    assert findings(kernels, lambda k: doubles(k) if k.type == "f" else [], "step") == []
+
+
+def test_operations_are_rounded_as_written(kernels: dict[str, Kernel]) -> None:
+    # Powers are taken in double-double arithmetic, which is made of fused operations that are written as such.
+    assert findings(kernels, inexact, "step", "norm", "finish") == []
+    assert findings(kernels, lambda k: [op for op in inexact(k) if op != "fma.rn.f64"], "prepare", "gather") == []
+
+
+def test_nothing_is_fused_in_machine_code(kernels: dict[str, Kernel], tmp_path: Path) -> None:
+    first = next(iter(kernels.values()))
+    if not first.sass:
+        pytest.skip("needs cuobjdump and nvdisasm")
+    expansion = expansions(first.arch, tmp_path)
+    assert findings(kernels, lambda k: fused(k, expansion), "step", "norm") == []
+
+
+def test_no_calls(kernels: dict[str, Kernel]) -> None:
+    assert findings(kernels, calls) == []
