@@ -105,7 +105,7 @@ class Kernel:
 
     @property
     def rule(self) -> str | None:
-        """The rule's name in the registry, or streams_N."""
+        """The name of the rule's struct in lower case, or streams_N."""
         if found := re.search(r"StreamsILm(\d+)E", self.name):
             return f"streams_{found[1]}"
         found = re.search(r"_kernelIN\w*?4base(\d+)(\w+)", self.name)
@@ -117,11 +117,18 @@ class Kernel:
         return found and found[1]
 
 
+def rule_names() -> dict[str, str]:
+    """The registry's names, by the lower-case names of the rules' structs."""
+    import adaptk
+
+    return {name.replace("_", ""): name for name in adaptk.rules()}
+
+
 def states_of_rules() -> dict[str, int]:
     """Number of states, by the lower-case name of the rule's struct."""
     import adaptk
 
-    counts = {name.replace("_", ""): len(rule.states) for name, rule in adaptk.rules().items()}
+    counts = {name: len(adaptk.rules()[rule].states) for name, rule in rule_names().items()}
     return counts | {f"streams_{n}": n for n in range(5)}
 
 
@@ -371,7 +378,7 @@ def figures(kernel: Kernel, states: int, types: str, way: Way, widths: tuple[int
     lanes = k["warp"] * warps
     return Figures(
         kernel.rule or kernel.kind, types, moved, n / k["per_lane"], kernel.registers, warps, phases,
-        lane_bytes * lanes, shares,
+        min(lane_bytes, (param + grad + state * states) * k["per_lane"]) * lanes, shares,
     )  # fmt: skip
 
 
@@ -389,7 +396,9 @@ def all_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
                 ("bfloat16", 2 + 2 * s, 1 + 2 * s, 6, (2, 2, 4)),
             ]
         for types, loads, stores, exchanges, widths in cases:
-            way = shortest_way(kernel, loads, stores, exchanges)
+            # Where predicates choose between loads, those of the other types are on the way too.
+            ways = (shortest_way(kernel, n, stores, exchanges) for n in range(loads, 14 + 4 * s + 1))
+            way = next(filter(None, ways), None)
             if way is None:
                 raise RuntimeError(f"no way of a full tile through {kernel.name} ({types})")
             yield figures(kernel, s, types, way, widths, m)
@@ -397,6 +406,7 @@ def all_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
 
 def table(rows: list[Figures], m: Machine) -> list[str]:
     need = m.bytes_a_cycle * m.clock * m.latency
+    names = rule_names()
     lines = [
         "| rule | types | bytes | instructions | registers | warps | waits | in flight | over Little | issue | fp64 | "
         "special | latency | share |",
@@ -407,8 +417,8 @@ def table(rows: list[Figures], m: Machine) -> list[str]:
         shown = ["∞" if r.shares[n] > 99 else f"{r.shares[n]:.1f}" for n in ("issue", "fp64", "special", "latency")]
         share = min(1.0, *r.shares.values())
         lines.append(
-            f"| {r.rule} | {r.types} | {r.bytes_moved:g} | {r.instructions:.0f} | {r.registers} | {r.warps} "
-            f"| {r.phases} | {held} | {' | '.join(shown)} | {share:.0%} |"
+            f"| {names.get(r.rule, r.rule)} | {r.types} | {r.bytes_moved:g} | {r.instructions:.0f} | {r.registers} "
+            f"| {r.warps} | {r.phases} | {held} | {' | '.join(shown)} | {share:.0%} |"
         )
     return lines
 

@@ -26,7 +26,7 @@ struct CudaWorkspace {
     std::size_t bytes = 0;
     std::vector<std::byte> uploaded;  // what the beginning of the memory holds
     std::size_t changed = 0;          // but for its first bytes, which kernels have written to
-    cudaEvent_t used = nullptr;  // the end of its last use
+    cudaEvent_t used = nullptr;       // the end of its last use
 };
 
 }  // namespace adaptk::detail
@@ -114,8 +114,7 @@ class Memory {
         }
         workspace_ = workspace;
         // Whichever stream it was: handles of streams that are gone are given again.
-        if (workspace->memory != nullptr)
-            check(cudaStreamWaitEvent(stream, workspace->used, 0), "cudaStreamWaitEvent");
+        if (workspace->memory != nullptr) check(cudaStreamWaitEvent(stream, workspace->used, 0), "cudaStreamWaitEvent");
         if (workspace->bytes < bytes) {
             const std::size_t wanted = bytes + bytes / 2;
             std::byte* larger = nullptr;
@@ -135,8 +134,8 @@ class Memory {
     Memory& operator=(const Memory&) = delete;
 
     // Puts tables at the beginning of the memory. A workspace is spared what it holds already, but for the first
-    // `changing` bytes, which kernels write to. Behind the tables it holds nothing that can be relied on, and nothing at
-    // all where a launch fails.
+    // `changing` bytes, which kernels write to. Behind the tables it holds nothing that can be relied on, and nothing
+    // at all where a launch fails.
     void upload(const std::vector<std::byte>& tables, std::size_t changing) {
         UploadLaunch launch;
         CudaWorkspace* const w = workspace_;

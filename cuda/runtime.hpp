@@ -52,7 +52,8 @@ void launch(void (*kernel)(Launch), const char* name, unsigned blocks, unsigned 
     // By this function, which returns the launch's own error: the last error may be one that somebody else has left.
 #if defined(__CUDACC__)
     void* values[] = {const_cast<Launch*>(&parameters)};
-    check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(threads), values, 0, stream), name);
+    check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(threads), values, 0, stream),
+          name);
 #else
     check(emulation::launch(kernel, blocks, threads, stream, parameters), name);
 #endif

@@ -73,22 +73,79 @@ ADAPTK_DEVICE std::uint32_t narrow(std::uint8_t type, float x) {
     return type == type_bf16 ? narrow_bf16(x) : narrow_f16(x);
 }
 
-// The lane's elements of a full tile, from storage of the compute type.
-ADAPTK_DEVICE void load_wide(float (&x)[per_lane], const float* tile_at, const Lane& lane) {
+// What a lane loads of a full tile, before any of it is used: loads that wait for nothing are under way together.
+// Fewer vectors of a narrower type than of the compute type, and the rest left as it is.
+template <class T>
+ADAPTK_DEVICE void load_vectors(Vector (&v)[vectors<T>], void* base, std::uint8_t type, std::int64_t first,
+                                const Lane& lane) {
+    if (type == type_of<T>) {
 #pragma unroll
-    for (int j = 0; j < vectors<float>; ++j) {
-        const Vector v = load_vector(tile_at + lane.first + j * lane.step);
+        for (int j = 0; j < vectors<T>; ++j) v[j] = load_vector(at<T>(base, first + lane.first + j * lane.step));
+    } else if (sizeof(T) == 8 && type == type_f32) {
+        // Gradients in float32 beside float64: the pair's 16 elements are four of their vectors, two a lane.
 #pragma unroll
-        for (int i = 0; i < 4; ++i) x[4 * j + i] = from_bits(v.word[i]);
+        for (int j = 0; j < 2; ++j)
+            v[j] = load_vector(at<float>(base, first + 16 * (lane.index / 2) + 4 * (lane.index % 2) + 8 * j));
+    } else {
+        v[0] = load_vector(at<std::uint16_t>(base, first + per_lane * lane.index));
     }
 }
 
-ADAPTK_DEVICE void load_wide(double (&x)[per_lane], const double* tile_at, const Lane& lane) {
+// The lane's elements, in the order of its vectors of the compute type.
+ADAPTK_DEVICE void unpack_wide(float (&x)[per_lane], const Vector (&v)[2]) {
 #pragma unroll
-    for (int j = 0; j < vectors<double>; ++j) {
-        const Vector v = load_vector(tile_at + lane.first + j * lane.step);
-        x[2 * j] = double_of(v.word[0], v.word[1]);
-        x[2 * j + 1] = double_of(v.word[2], v.word[3]);
+    for (int j = 0; j < 2; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) x[4 * j + i] = from_bits(v[j].word[i]);
+    }
+}
+
+ADAPTK_DEVICE void unpack_wide(double (&x)[per_lane], const Vector (&v)[4]) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+        x[2 * j] = double_of(v[j].word[0], v[j].word[1]);
+        x[2 * j + 1] = double_of(v[j].word[2], v[j].word[3]);
+    }
+}
+
+template <class T> ADAPTK_DEVICE void load_wide(T (&x)[per_lane], void* base, std::int64_t first, const Lane& lane) {
+    Vector v[vectors<T>];
+    load_vectors<T>(v, base, type_of<T>, first, lane);
+    unpack_wide(x, v);
+}
+
+ADAPTK_DEVICE void unpack(float (&x)[per_lane], const Vector (&v)[2], std::uint8_t type, const Lane& lane) {
+    if (type == type_f32) {
+        unpack_wide(x, v);
+        return;
+    }
+    const Vector w = exchange(v[0], lane.index);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        x[2 * i] = widen(type, w.word[i] & 0xffffu);
+        x[2 * i + 1] = widen(type, w.word[i] >> 16);
+    }
+}
+
+ADAPTK_DEVICE void unpack(double (&x)[per_lane], const Vector (&v)[4], std::uint8_t type, const Lane& lane) {
+    if (type == type_f64) {
+        unpack_wide(x, v);
+    } else if (type == type_f32) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            const Vector w = exchange(v[j], lane.index);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) x[4 * j + i] = double(from_bits(w.word[i]));
+        }
+    } else {
+        // Vectors of float64 hold two elements, which a word of 16-bit storage holds too: the words that stay go first.
+        const Vector& h = v[0];
+        const Vector w = exchange({{h.word[0], h.word[2], h.word[1], h.word[3]}}, lane.index);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            x[2 * i] = double(widen(type, w.word[i] & 0xffffu));
+            x[2 * i + 1] = double(widen(type, w.word[i] >> 16));
+        }
     }
 }
 
@@ -115,54 +172,12 @@ ADAPTK_DEVICE void store_wide(const double (&x)[per_lane], double* tile_at, cons
     }
 }
 
-// From 16-bit storage: the lane's vector holds the tile's elements 8 * lane ... 8 * lane + 7.
-ADAPTK_DEVICE void load_half(float (&x)[per_lane], const std::uint16_t* tile_at, std::uint8_t type, const Lane& lane) {
-    const Vector v = exchange(load_vector(tile_at + per_lane * lane.index), lane.index);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        x[2 * i] = widen(type, v.word[i] & 0xffffu);
-        x[2 * i + 1] = widen(type, v.word[i] >> 16);
-    }
-}
-
-// Vectors of float64 hold two elements, which a word of 16-bit storage holds too: the words that stay go first.
-ADAPTK_DEVICE void load_half(double (&x)[per_lane], const std::uint16_t* tile_at, std::uint8_t type, const Lane& lane) {
-    const Vector w = load_vector(tile_at + per_lane * lane.index);
-    const Vector v = exchange({{w.word[0], w.word[2], w.word[1], w.word[3]}}, lane.index);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        x[2 * i] = double(widen(type, v.word[i] & 0xffffu));
-        x[2 * i + 1] = double(widen(type, v.word[i] >> 16));
-    }
-}
-
+// To 16-bit storage: the lane's vector holds the tile's elements 8 * lane ... 8 * lane + 7.
 ADAPTK_DEVICE void store_half(const float (&x)[per_lane], std::uint16_t* tile_at, std::uint8_t type, const Lane& lane) {
     Vector v;
 #pragma unroll
     for (int i = 0; i < 4; ++i) v.word[i] = narrow(type, x[2 * i]) | (narrow(type, x[2 * i + 1]) << 16);
     store_vector(tile_at + per_lane * lane.index, exchange(v, lane.index));
-}
-
-// Gradients in float32 beside float64: the pair's 16 elements are four of their vectors, two a lane.
-ADAPTK_DEVICE void load_single(double (&x)[per_lane], const float* tile_at, const Lane& lane) {
-    const float* own = tile_at + 16 * (lane.index / 2) + 4 * (lane.index % 2);
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-        const Vector v = exchange(load_vector(own + 8 * j), lane.index);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) x[4 * j + i] = double(from_bits(v.word[i]));
-    }
-}
-
-template <class T>
-ADAPTK_DEVICE void load_full(T (&x)[per_lane], void* base, std::uint8_t type, std::int64_t first, const Lane& lane) {
-    if (type == type_of<T>) {
-        load_wide(x, at<T>(base, first), lane);
-    } else if (sizeof(T) == 8 && type == type_f32) {
-        if constexpr (sizeof(T) == 8) load_single(x, at<float>(base, first), lane);
-    } else {
-        load_half(x, at<std::uint16_t>(base, first), type, lane);
-    }
 }
 
 ADAPTK_DEVICE void store_full(const float (&x)[per_lane], void* base, std::uint8_t type, std::int64_t first,
@@ -228,9 +243,13 @@ ADAPTK_DEVICE void run_tile(const StepScalars<R, T>& c, const Tensor& t, std::in
     T g[per_lane];
     T s[states > 0 ? states : 1][per_lane];
     if (full) {
-        load_full(p, t.buffer[0], t.param, first, lane);
-        load_full(g, t.buffer[1], t.grad, first, lane);
-        (load_wide(s[I], at<T>(t.buffer[2 + I], first), lane), ...);
+        Vector of_p[vectors<T>];
+        Vector of_g[vectors<T>];
+        load_vectors<T>(of_p, t.buffer[0], sizeof(T) == 8 ? type_f64 : t.param, first, lane);
+        load_vectors<T>(of_g, t.buffer[1], t.grad, first, lane);
+        (load_wide(s[I], t.buffer[2 + I], first, lane), ...);
+        unpack(p, of_p, sizeof(T) == 8 ? type_f64 : t.param, lane);
+        unpack(g, of_g, t.grad, lane);
     } else {
         load_part(p, t.buffer[0], t.param, first, index, left);
         load_part(g, t.buffer[1], t.grad, first, index, left);

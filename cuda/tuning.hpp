@@ -18,12 +18,12 @@ inline constexpr int per_lane = 8;
 // The unit of work: what one warp updates at a time. Every tensor is cut into tiles from its first element on.
 inline constexpr int tile = int(warp) * per_lane;
 
-// Blocks that shall fit on a multiprocessor at once, which bounds the registers of a thread (65,536 in all) to 102, 128
-// or 168: what the formulas need without spilling. A lane of Adam in float32 has 128 bytes under way, so that five
-// blocks ask for 80 KiB at a time; by Little's law an H100 needs about 3.35e12 B/s * 0.8 us / 132 = 20 KiB of each.
+// Blocks that shall fit on a multiprocessor at once, which bounds the registers of a thread (65,536 in all) to 96, 128,
+// 168 or 255: what the formulas need without spilling. A lane of Adam in float32 has 128 bytes under way, so that four
+// blocks ask for 64 KiB at a time; by Little's law an H100 needs about 3.35e12 B/s * 0.8 us / 132 = 20 KiB of each.
 constexpr int resident_blocks(std::size_t compute_bytes, std::size_t states) {
-    if (compute_bytes == 8) return 3;
-    return states <= 2 ? 5 : states == 3 ? 4 : 3;
+    if (compute_bytes == 8) return states <= 3 ? 3 : 2;
+    return states <= 1 ? 5 : states <= 3 ? 4 : 3;
 }
 
 // Of the kernels beside the steps: enough for what they need. Left to itself, a compiler may spill to reach more.

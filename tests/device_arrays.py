@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from typing import Any, ClassVar
 import adaptk
 import numpy as np
 import pytest
-from helpers import CUDA, FLOATS, READ_ONLY, Array, DLTensor, ExchangeTable, Export, Producer
+from helpers import CUDA, FLOATS, READ_ONLY, Array, DLTensor, ExchangeTable, Export
 
 ROOT = Path(__file__).resolve().parent.parent
 SIMULATOR = os.environ.get("ADAPTK_PTX_SIMULATOR")
@@ -207,11 +208,12 @@ class Machine:
 
     def begin(self, test: str) -> None:
         self.calls.reset()
+        self._kept = set(Export.live)  # by a test that failed, whose arrays are in its traceback
 
     def end(self) -> list[str]:
         """What a test has left behind or done wrong."""
         gc.collect()
-        kept = [e for e in Export.live.values() if isinstance(e, DeviceExport)]
+        kept = Export.live.keys() - self._kept
         return [f"{len(kept)} exports were not deleted"] if kept else []
 
 
@@ -257,7 +259,9 @@ class SimulatedMachine(Machine):
         from ptxsim import api, cudart, memory
 
         self._cudart, self._api, self._memory = cudart, api, memory
-        self.cudart = Cudart(cudart.install())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            self.cudart = Cudart(cudart.install())
         self.calls = Calls(self._load(self._build()))
         self._arena = api.default_device().arena
         self._lock = threading.RLock()
@@ -274,6 +278,9 @@ class SimulatedMachine(Machine):
         self.room: int | None = None  # bytes that may still be allocated
         self.broken: Exception | None = None  # what every launch fails with
         self._cudart.log.clear()
+        self._left = set(self._arena.ends)
+        # The simulator's programs are many objects, and looking through all of them after each test takes seconds.
+        gc.freeze()
 
     def end(self) -> list[str]:
         found = super().end()
@@ -281,9 +288,9 @@ class SimulatedMachine(Machine):
         if self._cudart.error is not None:
             found.append(f"{type(self._cudart.error).__name__}: {self._cudart.error}")
         self._cudart.reset_error()
-        if self._arena.ends:
-            found.append(f"{len(self._arena.ends)} allocations are left on the device")
-        else:
+        if left := self._arena.ends.keys() - self._left:
+            found.append(f"{len(left)} allocations are left on the device")
+        if not self._arena.ends:
             # The checks take time for all memory that was ever used.
             self._arena.top = self._top
             self._arena.free_lists.clear()
@@ -394,8 +401,8 @@ def cudart() -> Cudart:
 
 # Arrays
 
-
-MARGIN = 64
+CUDA_MANAGED = 13
+MARGIN = 64  # bytes
 
 
 class Block:
@@ -409,6 +416,14 @@ class Block:
 
     def __del__(self) -> None:
         self.cudart.free(self.address)
+
+
+class HostExport(Export):
+    """An export of an array, which lives as long as it does."""
+
+    def __init__(self, array: Array) -> None:
+        super().__init__(array, True, {})
+        self.owner = array
 
 
 class DeviceExport(Export):
@@ -534,7 +549,7 @@ class DeviceArray:
 
     def to_host(self) -> Any:
         """What `__dlpack__` returns where the CPU is asked for."""
-        return Producer(self.host()).export().capsule()
+        return HostExport(self.host()).capsule()
 
 
 class Versioned(DeviceArray):
@@ -624,7 +639,7 @@ def _describe(array: Exchange, out: Any) -> int:
 
 @_Stream
 def _current_stream(device_type: int, device: int, out: Any) -> int:
-    assert device_type == CUDA
+    assert device_type in (CUDA, CUDA_MANAGED)
     out[0] = Exchange.current_stream or None
     return 0
 
@@ -697,6 +712,10 @@ class Library:
     def get(self, x: Any) -> Array:
         return x.host()
 
+    def part(self, x: Any, start: int, shape: Sequence[int]) -> Any:
+        """Neighbouring elements of an array of one axis, in the same memory."""
+        return x.view(shape, start=start)
+
     def put_all(self, buffers: Mapping[str, Any], offset: Callable[[str], int] = lambda name: 0) -> dict[str, Any]:
         """Copies of arrays by name, or of lists of them."""
         return {
@@ -721,13 +740,16 @@ class Torch(Library):
 
     def put(self, array: Array, offset: int = 0) -> Any:
         dense = array.copy(order="K")
-        bits = np.ascontiguousarray(dense)
+        bits = np.array(array, order="C")
         narrow = bits.dtype.name == "bfloat16"
         host = self._torch.from_numpy(bits.view(np.int16) if narrow else bits)
         host = host.view(self._torch.bfloat16) if narrow else host
         base = self._torch.empty(offset + array.size, dtype=host.dtype, device="cuda")
         strides = [s // array.itemsize for s in dense.strides]
         return base.as_strided(array.shape, strides, offset).copy_(host)
+
+    def part(self, x: Any, start: int, shape: Sequence[int]) -> Any:
+        return x[start : start + int(np.prod(shape))].reshape(shape)
 
     def get(self, x: Any) -> Array:
         self._torch.cuda.synchronize()
@@ -749,8 +771,11 @@ class Cupy(Library):
         dense = array.copy(order="K")
         base = self._cupy.empty(offset + max(array.size, 1), array.dtype)
         new = self._cupy.ndarray(array.shape, array.dtype, base.data + offset * array.itemsize, dense.strides)
-        new[...] = self._cupy.asarray(np.ascontiguousarray(array))
+        new[...] = self._cupy.asarray(np.array(array, order="C"))
         return new
+
+    def part(self, x: Any, start: int, shape: Sequence[int]) -> Any:
+        return x[start : start + int(np.prod(shape))].reshape(shape)
 
     def get(self, x: Any) -> Array:
         self._cupy.cuda.Device().synchronize()

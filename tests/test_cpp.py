@@ -143,7 +143,7 @@ def test_sanitizers(tmp_path: Path, sanitizers: str, options: tuple[str, ...], t
     build.test("--tests-regex", tests, quick=True)
 
 
-@pytest.mark.parametrize("test", ["convert", "norm", "power", "registry", "concurrent"])
+@pytest.mark.parametrize("test", ["convert", "norm", "power", "registry", "concurrent", "cuda", "cuda_driver"])
 def test_aarch64(aarch64: Build, test: str) -> None:
     aarch64.program(f"test_{test}", quick=True)
 

@@ -109,7 +109,7 @@ class Plan {
     Device device() const { return tensors_.empty() ? Device{} : tensors_[0].param.view.device; }
     void check_device(const std::vector<Tensor>& tensors) const;
     void count_on_device(void* stream);
-    void bring_counts_back();
+    void bring_counts_back(std::vector<Tensor>& tensors);
     TensorStep lookahead_step(std::size_t i) const;
     void look_ahead_on_device(const std::vector<double>& factor, WorkStream& stream);
     // The work of a step on a device: its outcome, where there is one to wait for.
@@ -202,7 +202,7 @@ void Plan::add_group(const std::string& rule, const py::list& params, const py::
         if (capturable_ && !on.cuda)
             fail(PyExc_ValueError, "capturable: params[0] is on " + on.text() + ", expected a CUDA device");
         if (on.cuda && !device_) device = std::make_unique<DevicePlan>(on.id);
-        if (device_ && device_->counts_here()) bring_counts_back();
+        if (device_ && device_->counts_here()) bring_counts_back(all);
     } catch (...) {
         all.resize(before);
         tensors_.swap(all);
@@ -235,9 +235,9 @@ void Plan::count_on_device(void* stream) {
     device_->count_here(stream, steps);
 }
 
-void Plan::bring_counts_back() {
+void Plan::bring_counts_back(std::vector<Tensor>& tensors) {
     const std::vector<std::int64_t> steps = device_->read_counts();
-    for (std::size_t i = 0; i + 1 < steps.size(); ++i) tensors_[i].step = steps[i];
+    for (std::size_t i = 0; i + 1 < steps.size(); ++i) tensors[i].step = steps[i];
     step_count_ = steps.back();
     device_->forget_counts();
 }
@@ -528,7 +528,9 @@ void Plan::look_ahead_on_device(const std::vector<double>& factor, WorkStream& s
     const int id = device_->device();
     stream.want(id);
     device_->forget_saved();
-    for (const Tensor& t : tensors_) device_->save(stream.stream(), t.param.view);
+    stream.ordered([&] {
+        for (const Tensor& t : tensors_) device_->save(stream.stream(), t.param.view);
+    });
     std::vector<std::vector<TensorStep>> of_group(groups_.size());
     for (std::size_t i = 0; i < tensors_.size(); ++i) of_group[tensors_[i].group].push_back(lookahead_step(i));
     run_on_stream(stream, [&](const detail::CudaBackend& part, detail::CudaError& error) {
@@ -547,28 +549,32 @@ void Plan::end_lookahead() {
     // A param may have moved inside the block: its values go where it is now.
     std::string lost;
     WorkStream stream;
-    if (device_) stream.want(device_->device());
+    std::vector<View> now(tensors_.size());
+    std::vector<const View*> to;
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
         const Bound& p = tensors_[i].param;
-        View now;
-        const View* to = &p.view;
+        to.push_back(&p.view);
         if (p.view.cheap) {
             try {
-                View::take(p.object, name_of(i, 0), now, stream);
-                to = p.same_layout(now) ? &now : nullptr;
+                View::take(p.object, name_of(i, 0), now[i], stream);
+                to[i] = p.same_layout(now[i]) ? &now[i] : nullptr;
             } catch (py::error_already_set&) {
-                to = nullptr;
+                to[i] = nullptr;
             }
         }
-        if (to == nullptr) {
-            if (lost.empty()) lost = name_of(i, 0).text();
-        } else if (device_) {
-            device_->restore(stream.stream(), i, *to);
-        } else if (!saved[i].empty()) {
-            std::memcpy(to->data, saved[i].data(), saved[i].size());
-        }
+        if (to[i] == nullptr && lost.empty()) lost = name_of(i, 0).text();
     }
-    if (device_) device_->forget_saved();
+    if (device_) {
+        stream.want(device_->device());
+        stream.ordered([&] {
+            for (std::size_t i = 0; i < to.size(); ++i)
+                if (to[i] != nullptr) device_->restore(stream.stream(), i, *to[i]);
+        });
+        device_->forget_saved();
+    } else {
+        for (std::size_t i = 0; i < to.size(); ++i)
+            if (to[i] != nullptr && !saved[i].empty()) std::memcpy(to[i]->data, saved[i].data(), saved[i].size());
+    }
     if (!lost.empty())
         fail(PyExc_RuntimeError, lost + ": its shape, layout or dtype changed inside lookahead(), so that it cannot "
                                         "be put back");

@@ -290,7 +290,7 @@ class Optimizer:
         if names is not None and (clash := set(names) & set(self._names or ())):
             raise ValueError(f"{where}: the names {', '.join(sorted(clash))} are taken")
         rule, values, options = self._resolve({k: v for k, v in group.items() if k != "params"})
-        start = values["lr"](1) if callable(values["lr"]) else float(_backend.to_numpy(values["lr"]))
+        start = _backend.to_numpy(values["lr"](1) if callable(values["lr"]) else values["lr"]).item()
         initial = rule.initial_states(self._convention, {**values, "lr": start}, options)
         first = len(self._params)
         labels = [f"[{n!r}]" for n in names] if names is not None else [f"[{first + i}]" for i in range(len(params))]
@@ -453,7 +453,7 @@ class Optimizer:
             for h in rule.hyperparameters:
                 value = group[h.name]
                 if not callable(value):
-                    value = _backend.to_numpy(value)
+                    value = _backend.to_numpy(value).item()
                     saved[f"param_groups.{i}.{h.name}"] = _backend.scalar(
                         int(value) if h.range == "bool" else float(value), like
                     )

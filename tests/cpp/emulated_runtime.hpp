@@ -225,7 +225,8 @@ inline const char* cudaGetErrorString(cudaError_t e) {
     return e == cudaErrorMemoryAllocation ? "out of memory" : "another error";
 }
 
-// The stand-ins return where `called` fails: but for those that give something back, which a test would miss.
+// The stand-ins return where `called` fails, but for those that give something back: what a test makes them report
+// shall not be what is left over at its end.
 #define EMULATED_CALL(...)                                                                                             \
     using namespace adaptk::cuda::emulation;                                                                           \
     if (const cudaError_t failed = called(__VA_ARGS__); failed != cudaSuccess) return failed

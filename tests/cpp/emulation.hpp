@@ -1,7 +1,7 @@
-// What nvcc knows and the host's compiler does not, so that the kernels and their driver can be compiled by the latter:
-// the words of the language, and launches. A block's threads are fibers on one thread of the host, one block at a time;
-// which of them runs next is left to chance wherever one waits, so that a missing barrier shows. Shared memory is full
-// of garbage when a block begins, and its stack of kernel parameters is each thread's own.
+// What nvcc knows and the host's compiler does not, so that the latter can compile the kernels and their driver: the
+// words of the language, and launches. A block's threads are fibers on one thread of the host, one block at a time;
+// which of them goes on is left to chance wherever one waits, so that a missing barrier shows. Shared memory is full of
+// garbage when a block begins, and kernels get copies of their parameters.
 #pragma once
 
 #include "emulated_runtime.hpp"

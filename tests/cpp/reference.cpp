@@ -11,7 +11,9 @@ template <class R, class T> StepScalars<R, T> scalars_of(const HyperValues& h, d
     const double decay = common[0];
     const bool decoupled = common[1] != 0.0;
     const double signed_scale = common[2] != 0.0 ? -scale : scale;
-    return {{T(signed_scale), T(decay), T(decoupled ? 1.0 - h.value[0] * decay : 1.0)}, R::template scalars<T>(own, t)};
+    memo_of_t<R> memo = {};
+    return {{T(signed_scale), T(decay), T(decoupled ? 1.0 - h.value[0] * decay : 1.0), decay != 0.0 && !decoupled},
+            adaptk::scalars_of<R, T>(own, t, memo)};
 }
 
 template <class R, class T, bool Coupled>
@@ -59,7 +61,7 @@ void reference_step(const RuleInfo& rule, Data& d, const HyperValues& h, double 
     static const auto functions = []<class... R>(RuleList<R...>) {
         return std::array<Function, sizeof...(R)>{reference_of<R>...};
     }(Rules{});
-    functions[std::size_t(&rule - detail::rules().data())](d, h, scale, t, grads);
+    functions[rule.index](d, h, scale, t, grads);
 }
 
 }  // namespace adaptk::test

@@ -50,6 +50,20 @@ void test_every_rule() {
     }
 }
 
+// A coupled decay that rounds to zero is one all the same: 0 * p is no number where p is infinite.
+void test_vanishing_decay() {
+    const RuleInfo& rule = *detail::find_rule("momentum");
+    for (const double decay : {1e-60, 1e-320}) {
+        Twins t(1);
+        HyperValues h = default_hyper(rule);
+        h.value[rule.own.size()] = decay;
+        t.segment(rule, h, 1);
+        for (const Types& types : all_types) t.tensor(types, 2000, 0, Kind::special);
+        step_twins(t, {}, "decay " + std::to_string(std::log10(decay)));
+        step_twins(t, {1.0, 1e30, false, true}, "decay and clipping");
+    }
+}
+
 // One tensor a call; then every offset of every buffer.
 void test_sizes_and_offsets() {
     for (const char* name : {"sgd", "adam", "amsgrad", "adan"}) {
@@ -250,7 +264,34 @@ void test_norm_range() {
     }
 }
 
-// Enough leaves for three levels of subtrees would be 2^36 elements; for two levels, 2^24 of the smallest type.
+// Leaves alone, up to more than two levels of subtrees add up, and their sum as pairs of neighbours.
+void test_finish() {
+    Random random(12);
+    for (const std::size_t count : {1, 2, 3, 1023, 1024, 2047, 2048, 2049, 4097, 100003, 2048 * 2048 + 3}) {
+        if (quick() && count > 5000) continue;
+        std::vector<double> leaves(count);
+        for (double& x : leaves) x = random.value<double>() + 4.0;
+        std::vector<double> level = leaves;
+        while (level.size() > 1) {
+            std::vector<double> next;
+            for (std::size_t i = 0; i < level.size(); i += 2)
+                next.push_back(i + 1 < level.size() ? level[i] + level[i + 1] : level[i]);
+            level.swap(next);
+        }
+        cuda::Control control;
+        cuda::FinishLaunch launch = {};
+        launch.leaves = leaves.data();
+        launch.count = std::int64_t(count);
+        launch.control = &control;
+        launch.outer = 1.0;
+        launch.clip_norm = -1.0;
+        cuda::launch_finish(launch, nullptr);
+        CHECK_THAT(same(control.norm, std::sqrt(level[0])) && control.clip == 1.0, "%zu leaves: %a", count,
+                   control.norm);
+    }
+}
+
+// Enough elements for two levels of subtrees.
 void test_norm_of_many_leaves() {
     if (quick()) return;
     const std::size_t n = (std::size_t{2049} * 8192) + 4242;
@@ -413,12 +454,14 @@ int main() {
         std::fflush(stdout);
     };
     timed("every rule", test_every_rule);
+    timed("vanishing decay", test_vanishing_decay);
     timed("sizes and offsets", test_sizes_and_offsets);
     timed("lists", test_lists);
     timed("norm options", test_norm_options);
     timed("norm of cuts", test_norm_of_cuts);
     timed("norm range", test_norm_range);
     timed("many leaves", test_norm_of_many_leaves);
+    timed("finish", test_finish);
     timed("other updates", test_other_updates);
     timed("many elements", test_many_elements);
     timed("find_tensor", test_find_tensor);
