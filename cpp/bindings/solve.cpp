@@ -183,7 +183,7 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
     f.jac = Function("jac", jac, args);
     set_up(f, int(start.size()), derivatives, start);
     LevenbergMarquardtOptions<T> o;
-    // options: (ftol, xtol, gtol, max_nfev, damping, loss, loss_scale, accelerate, polish, scale, absolute_sigma)
+    // options: (ftol, xtol, gtol, max_nfev, factor, loss, loss_scale, accelerate, polish, scale, absolute_sigma)
     const auto tolerance = [&](int i, T& value) {
         if (!options[i].is_none()) value = T(options[i].cast<double>());
     };
@@ -191,7 +191,7 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
     tolerance(1, o.xtol);
     tolerance(2, o.gtol);
     o.max_evaluations = options[3].cast<long>();
-    tolerance(4, o.damping);
+    tolerance(4, o.factor);
     o.loss = Loss(options[5].cast<int>());
     o.loss_scale = T(options[6].cast<double>());
     o.accelerate = options[7].cast<int>();

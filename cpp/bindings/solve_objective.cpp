@@ -133,12 +133,11 @@ template <class S> bool take_scalar(PyObject* result, const char* name, S& value
     return true;
 }
 
-template <class S> bool take_vector(PyObject* result, const char* name, S* values, Py_ssize_t n) {
-    return take_matrix(result, name, values, n, 1);
-}
+namespace {
 
+// Vectors have one column, and one dimension.
 template <class S>
-bool take_matrix(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssize_t columns) {
+bool take(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssize_t columns, bool vector) {
     if (result == nullptr) return false;
     py::object holder = py::reinterpret_steal<py::object>(result);
     py::object converted;
@@ -170,9 +169,9 @@ bool take_matrix(PyObject* result, const char* name, S* values, Py_ssize_t rows,
     } else if (a->nd == 0) {
         fits = count == 1;
     }
-    if (columns == 1 && a->nd == 2 && rows != 1) fits = false;
+    if (vector && a->nd == 2) fits = false;
     if (!fits) {
-        const std::string want = columns == 1 ? "(" + std::to_string(rows) + ",)"
+        const std::string want = vector ? "(" + std::to_string(rows) + ",)"
                                               : "(" + std::to_string(rows) + ", " + std::to_string(columns) + ")";
         return refuse(PyExc_ValueError, name,
                       " must return an array of shape " + want + ", got one of shape " +
@@ -186,6 +185,16 @@ bool take_matrix(PyObject* result, const char* name, S* values, Py_ssize_t rows,
         for (Py_ssize_t i = 0; i < rows; ++i)
             values[k * rows + i] = *reinterpret_cast<const S*>(a->data + i * row_stride + k * column_stride);
     return true;
+}
+
+}  // namespace
+
+template <class S> bool take_vector(PyObject* result, const char* name, S* values, Py_ssize_t n) {
+    return take(result, name, values, n, 1, true);
+}
+template <class S>
+bool take_matrix(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssize_t columns) {
+    return take(result, name, values, rows, columns, false);
 }
 
 Py_ssize_t vector_length(PyObject* result, const char* name) {

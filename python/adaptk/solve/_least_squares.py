@@ -51,7 +51,7 @@ def levenberg_marquardt(
     xtol: float | None = None,
     gtol: float | None = None,
     max_nfev: int | None = None,
-    damping: float | None = None,
+    factor: float | None = None,
     x_scale: Any = "jac",
     geodesic: bool | str = "auto",
     polish: bool = True,
@@ -67,9 +67,9 @@ def levenberg_marquardt(
 ) -> Result:
     """Minimise half the sum of squares of residuals.
 
-    Levenberg and Marquardt's method: columns scaled by their norms, one QR factorisation with column pivoting for
-    each Jacobian, Nielsen's update of the damping, geodesic acceleration where it pays, and Gauss-Newton steps at the
-    end for as long as they shrink.
+    Levenberg and Marquardt's method as More has it: columns scaled by their norms, one QR factorisation with column
+    pivoting for each Jacobian, the damping that fits a trust region; with geodesic acceleration where it pays, and
+    Gauss-Newton steps at the end for as long as they shrink.
 
     Parameters
     ----------
@@ -94,8 +94,8 @@ def levenberg_marquardt(
         See `status`. 1e-10, 1e-10 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
     max_nfev : int, optional
         Limit of evaluations other than those for differences. ``200 * (n + 1)``.
-    damping : float, optional
-        The first damping, relative to the scaled columns.
+    factor : float, optional
+        The first step has at most ``|D p| <= factor |D x0|``. Default 1.
     x_scale : "jac" or array_like
         The size of each variable; ``"jac"`` takes the largest norm that its column of the Jacobian has had.
     geodesic : bool or "auto"
@@ -149,8 +149,7 @@ def levenberg_marquardt(
 
     References
     ----------
-    J. J. More, The Levenberg-Marquardt algorithm, 1978. H. B. Nielsen, Damping parameter in Marquardt's method, 1999.
-    M. K. Transtrum and J. P. Sethna, arXiv:1201.5885.
+    J. J. More, The Levenberg-Marquardt algorithm: implementation and theory, 1978. M. K. Transtrum and J. P. Sethna, arXiv:1201.5885.
 
     Examples
     --------
@@ -190,7 +189,7 @@ def levenberg_marquardt(
         arguments.tolerance(xtol, "xtol"),
         arguments.tolerance(gtol, "gtol"),
         200 * (x.size + 1) if max_nfev is None else arguments.whole(max_nfev, "max_nfev", low=1),
-        None if damping is None else arguments.real(damping, "damping", open_low=True),
+        None if factor is None else arguments.real(factor, "factor", open_low=True),
         arguments.choice(loss, "loss", LOSSES),
         arguments.real(f_scale, "f_scale", open_low=True),
         arguments.choice(geodesic, "geodesic", _ACCELERATE),

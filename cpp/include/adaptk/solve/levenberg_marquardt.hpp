@@ -1,13 +1,12 @@
 // Levenberg and Marquardt's method for nonlinear least squares: half the sum of C^2 rho(r_i^2 / C^2).
 //
 //   J. J. More, The Levenberg-Marquardt algorithm: implementation and theory, LNM 630 (1978)
-//   H. B. Nielsen, Damping parameter in Marquardt's method, IMM-REP-1999-05 (1999)
 //   M. K. Transtrum, J. P. Sethna, Improvements to the Levenberg-Marquardt algorithm, arXiv:1201.5885 (2012)
 //   B. Triggs et al., Bundle adjustment: a modern synthesis (2000), section 4.3: robust losses
 //   C. Kanzow, N. Yamashita, M. Fukushima, J. Comput. Appl. Math. 172 (2004): bounds by projection
 //
 // One QR factorisation with column pivoting of the scaled Jacobian J D^-1 serves every damping that is tried. D holds
-// the largest norm that each column has had. With y = D p and |.| the 2-norm it ends with
+// the largest norm that each column has had. The damping follows from a radius for |D p|. With y = D p and |.| the 2-norm it ends with
 //   gradient   |J_j' r| <= gtol |J_j| |r| for every j that no bound holds
 //   reduction  the actual and the predicted relative reduction of |r|^2 are <= ftol, and actual <= 2 predicted
 //   step       |D p| <= xtol |D x|
@@ -59,7 +58,7 @@ template <class T> struct LevenbergMarquardtOptions {
     T ftol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
     T xtol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
-    T damping = T(1e-3);        // the first one, relative to the scaled columns' norm 1
+    T factor = 1;               // the first radius over |D x|
     long max_evaluations = 1000;
     Loss loss = Loss::linear;
     T loss_scale = 1;           // C
@@ -134,7 +133,8 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
         if (!f.residuals(w.x.data(), w.r.data())) return Status::aborted;
         cost = std::numeric_limits<T>::quiet_NaN();
         if (!w.r.allFinite() || !measure(w.r, cost, length)) return Status::nonfinite;
-        T mu = o.damping, nu = 2;
+        T mu = 0;
+        radius = 0;
         T step = std::numeric_limits<T>::quiet_NaN();
         if (!o.fixed_scale) w.d.setZero();
         for (;; ++s.nit) {
@@ -147,9 +147,15 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
             bool accepted = false;
             while (!accepted) {
                 if (s.nfev >= o.max_evaluations) return Status::limit;
-                solve_damped(mu);
+                if (radius <= 0) {
+                    // In units of r, as |D x| is.
+                    radius = o.factor * w.x.cwiseProduct(w.sd).norm();
+                    if (!(radius > 0)) radius = o.factor * length;
+                }
+                damp(mu);
                 take(w.p);
                 const T y_norm = scaled_norm(w.p);
+                if (s.nfev == 1) radius = std::min(radius, y_norm);
                 if ((w.xn.array() == w.x.array()).all()) return Status::precision;
                 const T predicted = model_reduction();
                 T cost_n, length_n;
@@ -163,14 +169,20 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                 const T ratio = predicted > 0 ? actual / predicted : T(-1);
                 const T x_norm = w.x.cwiseProduct(w.d).norm();
                 accepted = actual > 0;
-                if (ratio > 0) {
-                    const T q = 2 * std::min(ratio, T(1)) - 1;
-                    mu *= std::max(T(1) / 3, T(1) - q * q * q);
-                    mu = std::max(mu, std::numeric_limits<T>::min());
-                    nu = 2;
-                } else {
-                    mu *= nu;
-                    nu *= 2;
+                // More 1978, section 4: below 1/4 shrink, by the minimiser of the parabola through |r|^2 and its slope.
+                if (!(ratio > T(0.25))) {
+                    T shrink = T(0.1);
+                    if (finite && length_n < 10 * length) {
+                        const T slope = -directional();
+                        shrink = actual >= 0 ? T(0.5) : slope / (2 * slope + actual) ;
+                        if (!(shrink > T(0.1))) shrink = T(0.1);
+                        if (shrink > T(0.5)) shrink = T(0.5);
+                    }
+                    radius = shrink * std::min(radius, 10 * y_norm);
+                    mu /= shrink;
+                } else if (ratio > T(0.75) || mu == 0) {
+                    radius = 2 * y_norm;
+                    mu /= 2;
                 }
                 if (accepted) {
                     step = (w.xn - w.x).norm();
@@ -188,8 +200,63 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                     return reduced && small ? Status::both : reduced ? Status::reduction : Status::step;
                 }
                 if (length == 0) break;
-                if (!std::isfinite(mu) || !std::isfinite(nu)) return Status::precision;
+                if (!std::isfinite(mu) || !(radius > 0)) return Status::precision;
             }
+        }
+    }
+
+    // p'J'r / |r|^2, negative for a step that goes down.
+    T directional() const { return (w.g.dot(w.p) / length) / length; }
+
+    // The damping for which |y| is within a tenth of the radius, or 0 where the Gauss-Newton step is inside it
+    // (More 1978, algorithm 5.5): Newton's iteration on 1/|y| between bounds, each trial one elimination of sqrt(mu) I.
+    void damp(T& mu) {
+        const int rank_now = rank();
+        T low = 0, high;
+        if (rank_now == std::min(w.n, w.m) && w.m >= w.n) {
+            back_substitute(w.qr.r, w.qtr, rank_now, w.y);
+            for (int k = 0; k < w.n; ++k) w.p[w.qr.order[k]] = -w.y[k] / w.sd[w.qr.order[k]];
+            const T size = w.y.norm();
+            if (size <= radius * T(1.1)) {
+                mu = 0;
+                return;
+            }
+            if (std::isfinite(size)) {
+                // phi(0) / phi'(0) bounds the root from below: phi is convex.
+                w.rhs = w.y / size;
+                for (int i = 0; i < w.n; ++i) {
+                    T sum = w.rhs[i];
+                    for (int k = 0; k < i; ++k) sum -= w.qr.r(k, i) * w.rhs[k];
+                    w.rhs[i] = sum / w.qr.r(i, i);
+                }
+                const T lower = (size - radius) / radius / w.rhs.squaredNorm();
+                if (std::isfinite(lower)) low = lower;
+            }
+        }
+        T gradient = 0;
+        for (int k = 0; k < w.n; ++k)
+            if (!w.fixed[k]) gradient = std::hypot(gradient, w.g[k] / w.sd[k]);
+        high = gradient / radius;
+        if (high == 0) high = std::numeric_limits<T>::min() / std::min(radius, T(0.1));
+        mu = std::min(std::max(mu, low), high);
+        if (mu == 0) mu = gradient / radius;
+        for (int i = 0; i < 10; ++i) {
+            if (mu == 0) mu = std::max(std::numeric_limits<T>::min(), T(1e-3) * high);
+            solve_damped(mu);
+            const T size = w.y.norm();
+            const T over = size - radius;
+            if (std::abs(over) <= radius / 10 || (low == 0 && over < 0 && i > 0 && over <= before_) || i == 9) break;
+            before_ = over;
+            w.rhs = w.y / size;
+            for (int r = 0; r < w.n; ++r) {
+                T sum = w.rhs[r];
+                for (int k = 0; k < r; ++k) sum -= w.damped(k, r) * w.rhs[k];
+                w.rhs[r] = sum / w.damped(r, r);
+            }
+            const T move = over / radius / w.rhs.squaredNorm();
+            if (over > 0) low = std::max(low, mu);
+            if (over < 0) high = std::min(high, mu);
+            mu = std::max(low, mu + move);
         }
     }
 
@@ -408,12 +475,12 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
 
     Status polish() {
         T before = std::numeric_limits<T>::infinity();
-        for (int i = 0; i < 20; ++i) {
+        for (int i = 0; i < 100; ++i) {
             back_substitute(w.qr.r, w.qtr, rank(), w.y);
             for (int k = 0; k < w.n; ++k) w.p[w.qr.order[k]] = -w.y[k] / w.sd[w.qr.order[k]];
             take(w.p);
             const T step = scaled_norm(w.p), x_norm = w.x.cwiseProduct(w.sd).norm();
-            if (!(step < before / 2) || step <= epsilon<T> * x_norm || step > T(1e-2) * x_norm) break;
+            if (!(step < T(0.9) * before) || step <= epsilon<T> * x_norm || step > T(1e-2) * x_norm) break;
             T cost_n, length_n;
             ++s.nfev;
             if (!f.residuals(w.xn.data(), w.rn.data())) return Status::aborted;
@@ -440,7 +507,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     LevenbergMarquardtWork<T>& w;
     Monitor& watch;
     Summary<T> s;
-    T cost = 0, length = 0, rw_norm = 0;
+    T cost = 0, length = 0, rw_norm = 0, radius = 0, before_ = 0;
     int score = 0;
     bool have_jacobian = false;
 };
