@@ -510,6 +510,13 @@ template <class T> bool Objective<T>::first_residuals(const T* x) {
     return have_first_;
 }
 
+template <class T> bool Objective<T>::refine() {
+    if (!can_refine()) return false;
+    differences.gradient = Difference::three_point;
+    relative.setZero();
+    return true;
+}
+
 template <class T> bool Objective<T>::jacobian(const T* x, const T* r, T* j) {
     ++jac_calls;
     if (jac) {

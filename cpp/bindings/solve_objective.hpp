@@ -82,6 +82,9 @@ template <class T> class Objective {
     bool product(const T* x, const T* v, T* hv);
     bool residuals(const T* x, T* r);
     bool jacobian(const T* x, const T* r, T* j);
+    // Central differences from here on; false where they or something better are in use already.
+    bool can_refine() const { return !jac && differences.gradient == solve::Difference::two_point; }
+    bool refine();
 
     // The first call, which tells m.
     bool first_residuals(const T* x);

@@ -91,7 +91,7 @@ def levenberg_marquardt(
     f_scale : float
         C: residuals well below it count as squares.
     ftol, xtol, gtol : float, optional
-        See `status`. 1e-10, 1e-10 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
+        See `status`. 1e-8, 1e-8 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
     max_nfev : int, optional
         Limit of evaluations other than those for differences. ``200 * (n + 1)``.
     factor : float, optional

@@ -66,6 +66,7 @@ template <class T> struct LevenbergMarquardtOptions {
     bool fixed_scale = false;   // D stays what the caller put into the workspace
     int accelerate = -1;        // geodesic acceleration: 0 never, 1 always, -1 where it has paid
     bool polish = true;
+    T polish_tolerance = 512 * epsilon<T>;  // of |D x|, for the step that is not taken
 };
 
 template <class T> struct LevenbergMarquardtWork {
@@ -96,12 +97,31 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
   public:
     LevenbergMarquardt(Problem& problem, const LevenbergMarquardtOptions<T>& options, LevenbergMarquardtWork<T>& work,
                        Monitor& monitor)
-        : f(problem), o(options), w(work), watch(monitor) {}
+        : f(problem), o(options), w(work), watch(monitor), ftol(options.ftol), xtol(options.xtol) {}
 
     Summary<T> run() {
-        s.status = iterate();
+        s.status = start();
+        if (s.status == Status::limit) s.status = iterate();
         if (o.polish && s.status > Status::limit && length > 0 && w.n > 0) {
-            if (const Status status = polish(); status < Status::limit) s.status = status;
+            // Where the Jacobian is one of differences: from here on a better one.
+            Status status = Status::limit;
+            T least = o.polish_tolerance;
+            if constexpr (requires { f.refine(); }) {
+                if (f.refine()) {
+                    status = linearise();
+                    least = std::max(least, T(1e-3) * std::sqrt(epsilon<T>));
+                }
+            }
+            if (status == Status::limit) status = polish(least);
+            if (status == Status::limit && overshot && ftol > epsilon<T>) {
+                // Not near enough for a full step: damped ones to closer tolerances, then once more.
+                ftol *= std::sqrt(epsilon<T>);
+                xtol *= std::sqrt(epsilon<T>);
+                overshot = false;
+                status = iterate();
+                if (status > Status::limit) status = polish(least);
+            }
+            if (status < Status::limit) s.status = status;
         }
         s.value = half(cost);
         s.gradient = have_jacobian ? projected_gradient() : std::numeric_limits<T>::quiet_NaN();
@@ -128,15 +148,18 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
         return std::isfinite(root);
     }
 
-    Status iterate() {
+    Status start() {
         ++s.nfev;
         if (!f.residuals(w.x.data(), w.r.data())) return Status::aborted;
         cost = std::numeric_limits<T>::quiet_NaN();
         if (!w.r.allFinite() || !measure(w.r, cost, length)) return Status::nonfinite;
-        T mu = 0;
-        radius = 0;
-        T step = std::numeric_limits<T>::quiet_NaN();
         if (!o.fixed_scale) w.d.setZero();
+        return Status::limit;
+    }
+
+    Status iterate() {
+        T mu = 0;
+        T step = std::numeric_limits<T>::quiet_NaN();
         for (;; ++s.nit) {
             if (const Status status = linearise(); status != Status::limit) return status;
             if (const Signal signal =
@@ -190,12 +213,13 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                     w.r.swap(w.rn);
                     cost = cost_n;
                     length = length_n;
+                    last_step = y_norm;
                 }
-                const bool reduced = finite && std::abs(actual) <= o.ftol && predicted <= o.ftol && ratio <= 2;
-                const bool small = y_norm <= o.xtol * x_norm;
+                const bool reduced = finite && std::abs(actual) <= ftol && predicted <= ftol && ratio <= 2;
+                const bool small = y_norm <= xtol * x_norm;
                 if (reduced || small) {
                     ++s.nit;
-                    if (accepted)
+                    if (accepted && !refines())
                         if (const Status status = linearise(); status != Status::limit) return status;
                     return reduced && small ? Status::both : reduced ? Status::reduction : Status::step;
                 }
@@ -203,6 +227,12 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                 if (!std::isfinite(mu) || !(radius > 0)) return Status::precision;
             }
         }
+    }
+
+    // Whether a better Jacobian is to be had for polishing; then this one need not be brought up to date.
+    bool refines() const {
+        if constexpr (requires { f.refine(); }) return o.polish && f.can_refine();
+        return false;
     }
 
     // p'J'r / |r|^2, negative for a step that goes down.
@@ -473,31 +503,43 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
         return k;
     }
 
-    Status polish() {
-        T before = std::numeric_limits<T>::infinity();
+    // Near the solution the steps shrink by a nearly constant ratio, which grows with the residuals and does not depend
+    // on how exact J is. It ends where the next step would be below `least` |D x|.
+    Status polish(T least) {
+        T before = last_step > 0 ? last_step : std::numeric_limits<T>::infinity();
         for (int i = 0; i < 100; ++i) {
             back_substitute(w.qr.r, w.qtr, rank(), w.y);
             for (int k = 0; k < w.n; ++k) w.p[w.qr.order[k]] = -w.y[k] / w.sd[w.qr.order[k]];
             take(w.p);
             const T step = scaled_norm(w.p), x_norm = w.x.cwiseProduct(w.sd).norm();
-            if (!(step < T(0.9) * before) || step <= epsilon<T> * x_norm || step > T(1e-2) * x_norm) break;
+            if (!(i == 0 || step < T(0.9) * before) || step <= epsilon<T> * x_norm || step > T(1e-2) * x_norm) break;
             T cost_n, length_n;
             ++s.nfev;
             if (!f.residuals(w.xn.data(), w.rn.data())) return Status::aborted;
             // A relative change of x by eps changes r by eps |D x| at most: less is rounding.
-            if (!measure(w.rn, cost_n, length_n) || !(length_n <= length + 4 * epsilon<T> * (length + x_norm))) break;
+            if (!measure(w.rn, cost_n, length_n) || !(length_n <= length + 4 * epsilon<T> * (length + x_norm))) {
+                overshot = i == 0;
+                break;
+            }
+            const T next = step * std::min(step / before, T(1));
             before = step;
             w.x.swap(w.xn);
             w.r.swap(w.rn);
             cost = cost_n;
             length = length_n;
             ++s.nit;
-            if (const Status status = linearise(); status != Status::limit) return status;
+            // J is then as good as new, at a distance that its digits do not show.
+            const bool last = length == 0 || (next <= least * x_norm && step <= std::sqrt(epsilon<T>) * x_norm);
+            if (last) {
+                factor();
+            } else if (const Status status = linearise(); status != Status::limit) {
+                return status;
+            }
             if (const Signal signal =
                     watch(Progress<T>{s.nit, half(cost), w.p.norm(), projected_gradient(), w.x.data(), w.n});
                 signal != Signal::go)
                 return ended(signal);
-            if (length == 0) break;
+            if (last) break;
         }
         return Status::limit;
     }
@@ -507,7 +549,8 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     LevenbergMarquardtWork<T>& w;
     Monitor& watch;
     Summary<T> s;
-    T cost = 0, length = 0, rw_norm = 0, radius = 0, before_ = 0;
+    T cost = 0, length = 0, rw_norm = 0, radius = 0, before_ = 0, last_step = 0, ftol, xtol;
+    bool overshot = false;
     int score = 0;
     bool have_jacobian = false;
 };
