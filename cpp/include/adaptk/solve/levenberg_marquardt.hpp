@@ -512,7 +512,11 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
             for (int k = 0; k < w.n; ++k) w.p[w.qr.order[k]] = -w.y[k] / w.sd[w.qr.order[k]];
             take(w.p);
             const T step = scaled_norm(w.p), x_norm = w.x.cwiseProduct(w.sd).norm();
-            if (!(i == 0 || step < T(0.9) * before) || step <= epsilon<T> * x_norm || step > T(1e-2) * x_norm) break;
+            if (!(i == 0 || step < T(0.9) * before) || step <= epsilon<T> * x_norm) break;
+            if (step > T(1e-2) * x_norm) {
+                overshot = i == 0;
+                break;
+            }
             T cost_n, length_n;
             ++s.nfev;
             if (!f.residuals(w.xn.data(), w.rn.data())) return Status::aborted;
