@@ -33,25 +33,30 @@ int tiles_of(int n) { return (n + dense_tile - 1) / dense_tile; }
 
 }  // namespace
 
-// Panels of dense_depth columns: inside, blocks of dense_block columns, each brought up to date by those before it;
-// then the rest of the lower triangle, tile by tile.
+// Panels of dense_depth columns: the block on the diagonal, then the rows below it, tile by tile, then the rest of the
+// lower triangle, tile by tile. Two waits for the other threads a panel.
 template <class T> bool cholesky(const DenseKernels<T>& kernels, int threads, T* a, int n) {
     const long ld = n;
     const auto at = [&](int i, int j) { return a + j * ld + i; };
     for (int k = 0; k < n; k += dense_depth) {
         const int end = std::min(k + dense_depth, n);
+        // Rows [first, first + rows) of the panel's columns j ... brought up to date by the columns before, and solved.
+        const auto solve = [&](int first, int rows, int j) {
+            const int width = std::min(dense_block, end - j);
+            if (j > k) kernels.update(at(first, k), at(j, k), ld, rows, width, j - k, at(first, j));
+            kernels.solve_rows(at(j, j), ld, width, at(first, j), rows);
+        };
         for (int j = k; j < end; j += dense_block) {
-            const int width = std::min(dense_block, end - j), depth = j - k;
-            if (depth > 0) kernels.update(at(j, k), at(j, k), ld, width, width, depth, at(j, j));
+            const int width = std::min(dense_block, end - j), next = j + width;
+            if (j > k) kernels.update(at(j, k), at(j, k), ld, width, width, j - k, at(j, j));
             if (!kernels.factor(at(j, j), ld, width)) return false;
-            const int first = j + width;
-            share(threads, tiles_of(n - first), [&](int tile) {
-                const int i = first + tile * dense_tile, rows = std::min(dense_tile, n - i);
-                if (depth > 0) kernels.update(at(i, k), at(j, k), ld, rows, width, depth, at(i, j));
-                kernels.solve_rows(at(j, j), ld, width, at(i, j), rows);
-            });
+            if (next < end) solve(next, end - next, j);
         }
         const int tiles = tiles_of(n - end);
+        share(threads, tiles, [&](int tile) {
+            const int first = end + tile * dense_tile;
+            for (int j = k; j < end; j += dense_block) solve(first, std::min(dense_tile, n - first), j);
+        });
         share(threads, tiles * (tiles + 1) / 2, [&](int index) {
             // Column after column of the triangle of tiles.
             int column = 0;

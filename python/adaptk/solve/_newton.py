@@ -98,7 +98,8 @@ def newton(
         -2 `max_seconds` are over
         -3 a value is not finite: at the start, or of a derivative
         -4 ``damping=None``: H has no Cholesky factor
-        -5 a saddle or maximum: as 1 but ``lambda_min < -n eps |H|``, and no lower point along its eigenvector
+        -5 a saddle or maximum: as 1 but ``lambda_min < -n eps |H|``, and no lower point is to be found along its
+           eigenvector, or ``damping=None``, which does not look for one (only where ``lambda_min`` is 0)
         -6 f is -inf
         == =======================================================================
 

@@ -89,7 +89,7 @@ MESSAGES: dict[str, dict[int, str]] = {
         1: "A minimum: the gradient is small, and the Hessian has no negative eigenvalue.",
         3: "The last full step is small: |p| <= xtol |x|, and the Hessian is positive definite.",
         -4: "The Hessian is not positive definite, which the plain method cannot use.",
-        -5: "A saddle or maximum: the gradient is small, lambda_min < 0, and no lower point was found.",
+        -5: "A saddle or a maximum: the gradient is small, but the function falls along an eigenvector.",
     },
     "least_squares": _COMMON
     | {

@@ -89,12 +89,14 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             w.l = w.h;
             definite = Linalg::cholesky(w.l);
             if (g_norm <= o.gtol * most || g_norm <= epsilon<T> * size * norm(w.x)) {
-                if (definite) return Status::gradient;
+                if (definite) return last_step(g_norm) ? Status::gradient : Status::aborted;
                 eigenvalue();
                 const bool flat = lambda >= -T(w.n) * epsilon<T> * size;
-                if (o.damping == Damping::none) return flat ? Status::gradient : Status::saddle;
+                if (o.damping == Damping::none && !flat) return Status::saddle;
                 const Outcome outcome = flat ? leave_flat() : leave_saddle();
                 if (outcome == Outcome::ended) return Status::aborted;
+                // The plain method says what it met, and does not go on from the lower point.
+                if (o.damping == Damping::none && outcome == Outcome::moved) return Status::saddle;
                 if (outcome == Outcome::rejected) return flat ? Status::gradient : Status::saddle;
                 step = norm(w.p);
                 if (s.nit + 1 >= o.max_iterations) return Status::limit;
@@ -135,6 +137,21 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         return Status::limit;
     }
 
+    // At a minimum within gtol the full step doubles the digits of x for one evaluation.
+    bool last_step(T g_norm) {
+        if (g_norm == 0) return true;
+        newton_direction();
+        w.xn = w.x + w.p;
+        T fn;
+        ++s.nfev;
+        if (!f.value(w.xn.data(), fn)) return false;
+        if (!(fn <= value + 2 * epsilon<T> * std::abs(value))) return true;
+        ++s.njev;
+        if (!f.gradient(w.xn.data(), w.gn.data())) return false;
+        if (w.gn.allFinite() && norm(w.gn) < g_norm) move(fn);
+        return true;
+    }
+
     void move(T fn) {
         w.x.swap(w.xn);
         w.g.swap(w.gn);
@@ -164,7 +181,9 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             // f cannot tell; the gradient can.
             ++s.njev;
             if (!f.gradient(w.xn.data(), w.gn.data())) return Trial::aborted;
-            const bool better = w.gn.allFinite() && (fn < value || (fn == value && norm(w.gn) < norm(w.g)));
+            const T rounding = 2 * epsilon<T> * std::abs(value);
+            const bool better =
+                w.gn.allFinite() && (fn < value || (fn <= value + rounding && norm(w.gn) <= norm(w.g) / 2));
             if (better) move(fn);
             if (small) return Trial::converged;
             ratio = better ? T(1) : T(-1);
@@ -257,13 +276,14 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
 
     // H + alpha I (equation 8.28): alpha falls to 0 while the model is right and H is positive definite.
     Status levenberg_step() {
+        const T unit = size > 0 ? size : norm(w.g) / reach();
         for (int tries = 0; tries < 400; ++tries) {
             if (alpha > 0 || !definite) {
-                if (!definite && alpha == 0) alpha = T(1e-3) * size;
+                if (!definite && alpha == 0) alpha = T(1e-3) * unit;
                 w.l = w.h;
                 w.l.diagonal().array() += alpha;
                 while (!Linalg::cholesky(w.l)) {
-                    alpha = std::max(2 * alpha, epsilon<T> * size);
+                    alpha = std::max(2 * alpha, epsilon<T> * unit);
                     if (!std::isfinite(alpha)) return conclude(Trial::stuck);
                     w.l = w.h;
                     w.l.diagonal().array() += alpha;
@@ -277,9 +297,9 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             const Trial trial = attempt(predicted, length, ratio);
             if (ratio > T(0.75)) {
                 alpha /= 8;
-                if (alpha < epsilon<T> * size) alpha = 0;
+                if (alpha < epsilon<T> * unit) alpha = 0;
             } else if (ratio < T(0.25)) {
-                alpha = std::max(4 * alpha, T(1e-3) * size);
+                alpha = std::max(4 * alpha, T(1e-3) * unit);
             }
             if (trial == Trial::worse) continue;
             return conclude(trial);

@@ -68,12 +68,14 @@ template <class T, class Problem, class Monitor> class NewtonCg {
             if (!flat && failures > 0) flat = true;
             if (flat) {
                 if (!lanczos()) return Status::aborted;
-                if (lambda >= -T(w.n) * epsilon<T> * w.tri.bound())
-                    return g_norm <= o.gtol * most ? Status::gradient : Status::precision;
+                const T noise = T(w.n) * epsilon<T> * w.tri.bound();
+                const Status good = g_norm <= o.gtol * most ? Status::gradient : Status::precision;
+                if (lambda > noise) return good;
                 if (s.nit >= o.max_iterations) return Status::limit;
-                const int left = leave_saddle();
+                const bool level = lambda >= -noise;
+                const int left = level ? leave_flat() : leave_saddle();
                 if (left < 0) return Status::aborted;
-                if (left == 0) return Status::saddle;
+                if (left == 0) return level ? good : Status::saddle;
                 step = norm(w.p);
                 failures = 0;
                 continue;
@@ -222,35 +224,58 @@ template <class T, class Problem, class Monitor> class NewtonCg {
         return true;
     }
 
-    // 1 moved, 0 no lower point, -1 aborted.
+    // x + t d or x - t d, the lower one, where it is lower by more than `least`: 1 moved, 0 neither, -1 aborted.
+    int try_both(T t, T least) {
+        T best = value - least, best_t = 0;
+        for (const T side : {t, -t}) {
+            w.xn = w.x + side * w.d;
+            T fn;
+            ++s.nfev;
+            if (!f.value(w.xn.data(), fn)) return -1;
+            if (std::isfinite(fn) && fn < best) {
+                best = fn;
+                best_t = side;
+            }
+        }
+        if (best_t == 0) return 0;
+        w.p = best_t * w.d;
+        w.xn = w.x + w.p;
+        ++s.njev;
+        if (!f.gradient(w.xn.data(), w.gn.data())) return -1;
+        if (!w.gn.allFinite()) return 0;
+        w.x.swap(w.xn);
+        w.g.swap(w.gn);
+        value = best;
+        radius = std::max(radius, std::abs(best_t));
+        return 1;
+    }
+
+    T reach() const {
+        const T x_norm = norm(w.x);
+        return radius > 0 ? radius : x_norm > 0 ? x_norm : T(1);
+    }
+
     int leave_saddle() {
         w.tri.eigenvector(lambda, w.u);
         w.d = w.basis * w.u;
-        const T x_norm = norm(w.x);
-        T t = radius > 0 ? radius : x_norm > 0 ? x_norm : T(1);
-        for (int i = 0; i < 60; ++i, t /= 4) {
-            T best = value, best_t = 0;
-            for (const T side : {t, -t}) {
-                w.xn = w.x + side * w.d;
-                T fn;
-                ++s.nfev;
-                if (!f.value(w.xn.data(), fn)) return -1;
-                if (std::isfinite(fn) && fn < best) {
-                    best = fn;
-                    best_t = side;
-                }
+        T t = reach();
+        for (int i = 0; i < 60; ++i, t /= 4)
+            if (const int moved = try_both(t, T(0)); moved != 0) return moved;
+        return 0;
+    }
+
+    // Second derivatives decide nothing: points along the Ritz vector and some axes.
+    int leave_flat() {
+        const T least = 16 * epsilon<T> * std::abs(value);
+        w.tri.eigenvector(lambda, w.u);
+        w.d = w.basis * w.u;
+        for (int axis = -1; axis < std::min(w.n, 64); ++axis) {
+            if (axis >= 0) {
+                w.d.setZero();
+                w.d[axis] = 1;
             }
-            if (best_t == 0) continue;
-            w.p = best_t * w.d;
-            w.xn = w.x + w.p;
-            ++s.njev;
-            if (!f.gradient(w.xn.data(), w.gn.data())) return -1;
-            if (!w.gn.allFinite()) continue;
-            w.x.swap(w.xn);
-            w.g.swap(w.gn);
-            value = best;
-            radius = std::max(radius, std::abs(best_t));
-            return 1;
+            for (const T share : {T(1), T(1e-1), T(1e-2), T(1e-4)})
+                if (const int moved = try_both(reach() * share, least); moved != 0) return moved;
         }
         return 0;
     }
