@@ -24,7 +24,8 @@ class Watch {
     explicit Watch(const py::tuple& common)
         : callback_(common[0]), report_(common[1]), history_(common[2].cast<bool>()), start_(Clock::now()) {
         const double seconds = common[3].cast<double>();
-        if (seconds < 1e9) deadline_ = start_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+        if (seconds < 1e9)
+            deadline_ = start_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
     }
     bool needs_python() const { return !callback_.is_none() || !report_.is_none(); }
 
@@ -49,7 +50,9 @@ class Watch {
 
     void put(py::dict& result) const {
         if (!history_) return;
-        const auto array = [](const std::vector<double>& v) { return py::array_t<double>(py::ssize_t(v.size()), v.data()); };
+        const auto array = [](const std::vector<double>& v) {
+            return py::array_t<double>(py::ssize_t(v.size()), v.data());
+        };
         py::dict h;
         h["fun"] = array(values_);
         h["step"] = array(steps_);
@@ -156,8 +159,7 @@ struct Derivatives {
     bool vectorized, fun_returns_gradient;
 };
 
-template <class T>
-void set_up(Objective<T>& f, int n, const py::tuple& options, const Vector<T>& x0) {
+template <class T> void set_up(Objective<T>& f, int n, const py::tuple& options, const Vector<T>& x0) {
     // options: (gradient method, hessian method, vectorized, jac is True, rel_step, typical)
     f.n = n;
     f.differences.gradient = Difference(options[0].cast<int>());
@@ -217,8 +219,7 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
         w.upper = f.upper;
     }
     Watch watch(common);
-    const Summary<T> s =
-        without_python(f.compiled(), [&] { return levenberg_marquardt<T>(f, o, w, watch); });
+    const Summary<T> s = without_python(f.compiled(), [&] { return levenberg_marquardt<T>(f, o, w, watch); });
     check(s);
     py::dict d = to_dict(s, f, watch);
     ADAPTK_KEY(x);
@@ -302,12 +303,14 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     NewtonWork<T> w;
     w.resize(f.n);
     w.x = start;
-    const Summary<T> s =
-        without_python(f.compiled(), [&] { return newton<T, DispatchedLinalg>(f, o, w, watch); });
+    const Summary<T> s = without_python(f.compiled(), [&] { return newton<T, DispatchedLinalg>(f, o, w, watch); });
     check(s);
     py::dict d = to_dict(s, f, watch);
     put_point(d, s, w.x, w.g);
-    d[hess_key] = matrix_to(w.h);
+    // Symmetric: rows are columns.
+    PyObject* const second = fresh_array(w.h.data(), f.n, f.n);
+    if (second == nullptr) raise();
+    d[hess_key] = py::reinterpret_steal<py::object>(second);
     d[lambda_min_key] = number(s.lambda_min);
     return d;
 }
@@ -418,25 +421,25 @@ PYBIND11_MODULE(_solve, m) {
     using namespace adaptk::bindings;
     m.doc() = "The solvers behind adaptk.solve.";
     connect_linalg();
-    m.def("levenberg_marquardt", [](const py::object& fun, const py::object& x0, const py::tuple& args,
-                                    const py::object& jac, const py::tuple& derivatives, int residuals,
-                                    const py::object& lower, const py::object& upper, const py::tuple& options,
-                                    const py::tuple& common) {
-        auto* run = is_float(x0) ? run_levenberg_marquardt<float> : run_levenberg_marquardt<double>;
-        return run(fun, x0, args, jac, derivatives, residuals, lower, upper, options, common);
-    });
+    m.def("levenberg_marquardt",
+          [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
+             const py::tuple& derivatives, int residuals, const py::object& lower, const py::object& upper,
+             const py::tuple& options, const py::tuple& common) {
+              auto* run = is_float(x0) ? run_levenberg_marquardt<float> : run_levenberg_marquardt<double>;
+              return run(fun, x0, args, jac, derivatives, residuals, lower, upper, options, common);
+          });
     m.def("newton", [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
                        const py::object& hess, const py::object& hessp, const py::tuple& derivatives, int damping,
                        const py::tuple& options, const py::tuple& common) {
         auto* run = is_float(x0) ? run_newton<float> : run_newton<double>;
         return run(fun, x0, args, jac, hess, hessp, derivatives, damping, options, common);
     });
-    m.def("descend", [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
-                        const py::tuple& derivatives, int kind, int rule, const py::tuple& options,
-                        const py::tuple& common) {
-        auto* run = is_float(x0) ? run_gradient<float> : run_gradient<double>;
-        return run(fun, x0, args, jac, derivatives, kind, rule, options, common);
-    });
+    m.def("descend",
+          [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
+             const py::tuple& derivatives, int kind, int rule, const py::tuple& options, const py::tuple& common) {
+              auto* run = is_float(x0) ? run_gradient<float> : run_gradient<double>;
+              return run(fun, x0, args, jac, derivatives, kind, rule, options, common);
+          });
     m.def("cg", [](const py::object& a, const py::object& b, const py::object& x0, const py::object& precondition,
                    double rtol, double atol, long maxiter, const py::tuple& common) {
         auto* run = is_float(b) ? run_cg<float> : run_cg<double>;

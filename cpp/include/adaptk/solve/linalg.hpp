@@ -198,8 +198,7 @@ template <class T> class Tridiagonal {
             before = pivots_[i];
             y[i] = b[i] - (i > 0 ? e[i - 1] / pivots_[i - 1] * y[i - 1] : T(0));
         }
-        for (int i = n - 1; i >= 0; --i)
-            y[i] = y[i] / pivots_[i] - (i + 1 < n ? e[i] / pivots_[i] * y[i + 1] : T(0));
+        for (int i = n - 1; i >= 0; --i) y[i] = y[i] / pivots_[i] - (i + 1 < n ? e[i] / pivots_[i] * y[i + 1] : T(0));
         return true;
     }
 

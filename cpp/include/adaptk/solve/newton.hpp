@@ -24,7 +24,7 @@ template <class T> struct NewtonOptions {
     Damping damping = Damping::trust_region;
     T gtol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
     T xtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
-    T radius = 0;      // the first one; 0: the length of the first step that the model suggests
+    T radius = 0;  // the first one; 0: the length of the first step that the model suggests
     long max_iterations = 1000;
     bool eigenvalue = true;  // compute lambda_min at the end
 };
@@ -55,7 +55,9 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         s.status = iterate();
         s.value = value;
         s.gradient = largest(w.g);
-        if (s.status != Status::aborted && o.eigenvalue && !known_lambda && have_hessian) eigenvalue();
+        if (s.status != Status::aborted && o.eigenvalue && !known_lambda && have_hessian) {
+            if (!(definite && w.n >= 128 && inverse_lanczos())) eigenvalue();
+        }
         if (have_hessian) s.lambda_min = lambda;
         return s;
     }
@@ -222,6 +224,43 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         w.tri.compute();
         lambda = w.tri.smallest();
         known_lambda = true;
+    }
+
+    // The smallest eigenvalue of a large positive definite H from a Krylov space of H^-1 (Lanczos), where it is the
+    // largest: a hundredth of a tridiagonalisation's work. At the end of a run, so it may allocate.
+    bool inverse_lanczos() {
+        constexpr int most = 60;
+        w.l = w.h;
+        if (!Linalg::cholesky(w.l)) return false;
+        Matrix<T> basis(w.n, most);
+        Tridiagonal<T> small;
+        for (int i = 0; i < w.n; ++i) w.t[i] = T(1) + T(0.5) * std::sin(T(i) * T(1.7) + T(0.3));
+        w.t /= norm(w.t);
+        small.resize(most);
+        small.d.setZero();
+        small.e.setZero();
+        T before = 0;
+        for (int k = 0; k < most; ++k) {
+            basis.col(k) = w.t;
+            w.p = w.t;
+            Linalg::cholesky_solve(w.l, w.p);
+            small.d[k] = -w.t.dot(w.p);
+            for (int twice = 0; twice < 2; ++twice)
+                for (int i = 0; i <= k; ++i) w.p -= basis.col(i).dot(w.p) * basis.col(i);
+            const T beta = norm(w.p);
+            if (!std::isfinite(beta)) return false;
+            small.measure();
+            const T largest_inverse = -small.smallest();
+            lambda = T(1) / largest_inverse;
+            if (!(lambda > 0)) return false;
+            if (std::abs(largest_inverse - before) <= 4 * epsilon<T> * largest_inverse) break;
+            if (!(beta > epsilon<T> * largest_inverse) || k + 1 == most) break;
+            before = largest_inverse;
+            small.e[k] = -beta;
+            w.t = w.p / beta;
+        }
+        known_lambda = true;
+        return true;
     }
 
     Status trust_step() {
