@@ -31,6 +31,8 @@ _FLOAT32 = np.dtype(np.float32)
 def start(x0: Any, name: str = "x0") -> Array:
     """A copy of the start: 1-D, float32 or float64, finite."""
     x = np.array(x0) if not isinstance(x0, np.ndarray) else x0
+    if not x.dtype.isnative:
+        x = x.astype(x.dtype.newbyteorder("="))
     if x.dtype not in (_FLOAT64, _FLOAT32):
         if x.dtype.kind not in "biu":
             what = f"dtype {x.dtype}" if x.dtype.kind != "O" else f"{type(x0).__name__} of objects"
@@ -39,8 +41,6 @@ def start(x0: Any, name: str = "x0") -> Array:
     if x.ndim > 1:
         raise ValueError(f"{name}: expected a 1-D array, got shape {x.shape}")
     x = np.array(x.ravel(), order="C")
-    if not x.dtype.isnative:
-        x = x.astype(x.dtype.newbyteorder("="))
     if x.size == 0:
         raise ValueError(f"{name}: is empty")
     if not np.isfinite(x).all():

@@ -40,7 +40,8 @@ struct InlineLinalg {
     // The lower triangle of a becomes its Cholesky factor; false where it has none.
     template <class T> static bool cholesky(Matrix<T>& a) {
         Eigen::Ref<Matrix<T>> view(a);
-        return Eigen::LLT<Eigen::Ref<Matrix<T>>>(view).info() == Eigen::Success;
+        // Eigen lets NaN pass.
+        return Eigen::LLT<Eigen::Ref<Matrix<T>>>(view).info() == Eigen::Success && a.diagonal().allFinite();
     }
     // b becomes (L L')^-1 b.
     template <class T> static void cholesky_solve(const Matrix<T>& l, Vector<T>& b) {

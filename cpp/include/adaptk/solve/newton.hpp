@@ -22,7 +22,7 @@ enum class Damping { trust_region, levenberg, none };
 
 template <class T> struct NewtonOptions {
     Damping damping = Damping::trust_region;
-    T gtol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
+    T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
     T xtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
     T radius = 0;  // the first one; 0: the length of the first step that the model suggests
     long max_iterations = 1000;
@@ -177,7 +177,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         }
         if (!std::isfinite(fn)) return Trial::worse;
         const bool below_rounding = predicted <= 4 * epsilon<T> * std::max(std::abs(value), std::abs(fn));
-        const bool small = definite && length <= o.xtol * norm(w.x);
+        const bool small = full && length <= o.xtol * norm(w.x);
         ratio = (value - fn) / predicted;
         if (below_rounding || small) {
             // f cannot tell; the gradient can.
@@ -277,8 +277,10 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
                 w.p = w.t;
                 step.length = newton_length;
                 step.predicted = -w.g.dot(w.p) / 2;
+                full = true;
                 if (radius <= 0) radius = newton_length;
             } else {
+                full = false;
                 if (!tridiagonal) {
                     eigenvalue();
                     tridiagonal = true;
@@ -329,6 +331,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
                 }
             }
             newton_direction();
+            full = alpha == 0;
             const T length = norm(w.p);
             // -(g'p + p'Hp/2) with Hp = -g - alpha p.
             const T predicted = (alpha * length * length - w.g.dot(w.p)) / 2;
@@ -416,6 +419,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     Summary<T> s;
     T value = std::numeric_limits<T>::quiet_NaN(), radius = 0, alpha = 0, most = 0, size = 0, lambda = 0;
     bool definite = false, known_lambda = false, have_hessian = false;
+    bool full = false;  // p is the step of the plain method
 };
 
 template <class T, class Linalg = InlineLinalg, class Problem, class Monitor = NoMonitor>
