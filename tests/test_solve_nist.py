@@ -127,7 +127,7 @@ def test_as_many_global_minima_as_minpack() -> None:
     for p, start in RUNS:
         r = adaptk.solve.levenberg_marquardt(p.residuals, start, jac=p.jacobian)
         # Whatever it ends in is no worse than where it began.
-        assert not r.cost > 0.5 * np.sum(p.residuals(start) ** 2), p.name
+        assert not r.cost > 0.5 * np.sum(p.residuals(start) ** 2) * (1 + 1e-14), p.name
         reached += mgh.reaches_minimum(p, r.x)
     assert reached >= 43
 

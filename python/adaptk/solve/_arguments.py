@@ -23,7 +23,7 @@ Compiled: TypeAlias = tuple[int, int]
 
 METHODS = {"2-point": 1, "3-point": 2, "cs": 3}
 # The base of all function pointers, which ctypes does not name.
-_FUNCTION_POINTER: type = ctypes.CFUNCTYPE(None).__mro__[1]
+_FUNCTION_POINTER: Any = ctypes.CFUNCTYPE(None).__mro__[1]
 _FLOAT64 = np.dtype(np.float64)
 _FLOAT32 = np.dtype(np.float32)
 

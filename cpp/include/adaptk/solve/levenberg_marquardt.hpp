@@ -432,7 +432,9 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
         ++s.nfev;
         if (!f.residuals(w.accel.data(), w.second.data())) return false;
         if (!w.second.allFinite()) return true;
-        w.second = (T(2) / h) * ((w.second - w.r) / h - w.j * w.p);
+        w.second = (w.second - w.r) / h;
+        w.second.noalias() -= w.j * w.p;
+        w.second *= T(2) / h;
         if (o.loss != Loss::linear) w.second = w.second.cwiseProduct(w.weight);
         // J'r'' / 2, brought to the form R'b with the triangle: (R'R + mu I) y = -(D^-1 J'r'')/2.
         Vector<T>& b = w.rhs;
