@@ -67,7 +67,8 @@ def nist(repeats: int) -> None:
         theirs.append(sums[1])
     a, b = statistics.median(ours), statistics.median(theirs)
     print(
-        f"overhead of the 54 NIST runs, least_squares(method='lm') / ours: {b / a:.1f} ({b * 1e3:.0f} / {a * 1e3:.0f} ms)"
+        f"overhead of the 54 NIST runs, least_squares(method='lm') / ours: {b / a:.1f} "
+        f"({b * 1e3:.0f} / {a * 1e3:.0f} ms)"
     )
 
 
