@@ -124,8 +124,8 @@ def main() -> None:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         nist(options.repeats)
-        small(options.repeats)
-        newton_step(options.repeats)
+    small(options.repeats)
+    newton_step(options.repeats)
 
 
 if __name__ == "__main__":

@@ -303,7 +303,8 @@ template <class T> void dense_kernels(const detail::DenseKernels<T>& kernels) {
         Matrix<T> one = a, many = a;
         CHECK(detail::cholesky(kernels, 1, one.data(), n));
         CHECK(detail::cholesky(kernels, 3, many.data(), n));
-        Matrix<T> lower = one.template triangularView<Eigen::Lower>(), other = many.template triangularView<Eigen::Lower>();
+        Matrix<T> lower = one.template triangularView<Eigen::Lower>(),
+                  other = many.template triangularView<Eigen::Lower>();
         CHECK_THAT((lower.array() == other.array()).all(), "n %d: threads differ", n);
         CHECK_THAT((lower * lower.transpose() - a).norm() <= 100 * epsilon<T> * a.norm(), "n %d", n);
         Vector<T> x = b;
