@@ -69,6 +69,7 @@ class Build:
         cmake = find_tool("cmake")
         generator = ["-GNinja"] if shutil.which("ninja", path=str(Path(cmake).parent)) or shutil.which("ninja") else []
         common = ["-DADAPTK_PYTHON=OFF", "-DADAPTK_TESTS=ON", "-DADAPTK_WERROR=ON", "-DCMAKE_BUILD_TYPE=Release"]
+        common += [f"-DPython_EXECUTABLE={sys.executable}"]  # beside which Eigen's headers are
         run(cmake, "-S", ROOT, "-B", self.folder, *generator, *common, *options)
         run(cmake, "--build", self.folder, "--parallel", JOBS, "--target", target)
 
@@ -143,7 +144,7 @@ def test_sanitizers(tmp_path: Path, sanitizers: str, options: tuple[str, ...], t
     build.test("--tests-regex", tests, quick=True)
 
 
-@pytest.mark.parametrize("test", ["convert", "norm", "power", "registry", "concurrent", "cuda", "cuda_driver"])
+@pytest.mark.parametrize("test", ["convert", "norm", "power", "registry", "concurrent", "solve", "cuda", "cuda_driver"])
 def test_aarch64(aarch64: Build, test: str) -> None:
     aarch64.program(f"test_{test}", quick=True)
 
@@ -477,6 +478,24 @@ def dialects_of(build: Build) -> dict[str, Dialect]:
 def test_symbols(release: Build) -> None:
     gcc_or_clang_objects(release)
     check_symbols(release)
+
+
+def check_dense_symbols(build: Build) -> None:
+    """The solvers' dense kernels: no symbol of one object can stand in for another one's."""
+    nm = find_tool(f"{build.binutils}nm")
+    objects = sorted(build.folder.glob("CMakeFiles/adaptk_dense_*.dir/cpp/src/dense_kernels.cpp.o*"))
+    assert len(objects) == len(build.objects())
+    for path in objects:
+        target = re.search(r"adaptk_dense_(\w+)\.dir", str(path))[1]
+        symbols = [line.split(maxsplit=2)[-2:] for line in run(nm, "-C", path).splitlines()]
+        assert not {kind for kind, _ in symbols} & set("WwVvuiC"), f"{target}: weak or common symbols"
+        exported = [name for kind, name in symbols if kind.isupper() and kind != "U"]
+        assert exported == [f"adaptk::detail::dense_{target}()"]
+
+
+def test_dense_symbols(release: Build) -> None:
+    gcc_or_clang_objects(release)
+    check_dense_symbols(release)
 
 
 def test_loops(release: Build) -> None:

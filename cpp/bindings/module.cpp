@@ -2,6 +2,7 @@
 #include "arguments.hpp"
 #include "dispatch.hpp"
 #include "functions.hpp"
+#include "machine.hpp"
 #include "plan.hpp"
 #include "threads.hpp"
 
@@ -115,6 +116,8 @@ void register_machine(py::module_& m) {
         return names;
     });
     m.def("forked_child", detail::in_forked_child);
+    static const detail::Machine machine{detail::num_threads, [] { return detail::current_isa().name; }};
+    m.attr("machine") = py::capsule(&machine, detail::machine_capsule);
 }
 
 }  // namespace

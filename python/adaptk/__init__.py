@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from adaptk import _core, cuda, ops, optim, schedules
 from adaptk._machine import (
     available_isas,
@@ -15,7 +18,17 @@ from adaptk._machine import (
 from adaptk._registry import CONVENTIONS, Hyperparameter, Rule, State, rules
 from adaptk.optim import *  # noqa: F403  (the classes follow from the registry)
 
+if TYPE_CHECKING:
+    from adaptk import solve
+
 __version__: str = _core.version
+
+
+def __getattr__(name: str) -> Any:
+    # An extension of its own, which most programs that train do not need.
+    if name == "solve":
+        return importlib.import_module("adaptk.solve")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
@@ -35,5 +48,6 @@ __all__ = [
     "schedules",
     "set_isa",
     "set_num_threads",
+    "solve",
 ]
 __all__ += optim.__all__

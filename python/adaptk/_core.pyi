@@ -5,6 +5,7 @@ version: str
 compiler: str
 openmp: int | None
 eigen: str
+machine: object
 
 def registry() -> list[dict[str, Any]]: ...
 def get_num_threads() -> int: ...

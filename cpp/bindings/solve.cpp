@@ -1,0 +1,461 @@
+// The extension module adaptk._solve: the solvers behind adaptk.solve. Arguments have been checked in Python.
+#include "solve_linalg.hpp"
+#include "solve_objective.hpp"
+
+#include "adaptk/solve.hpp"
+
+#include <cmath>
+#include <memory>
+#include <optional>
+
+namespace adaptk::bindings {
+namespace {
+
+using namespace adaptk::solve;
+using Clock = std::chrono::steady_clock;
+
+// Thrown where a Python error is set.
+[[noreturn]] void raise() { throw py::error_already_set(); }
+
+// Called once an iteration: history, progress, time limit, Ctrl-C and the user's callback.
+// common: (callback or None, report or None, history, max_seconds)
+class Watch {
+  public:
+    explicit Watch(const py::tuple& common)
+        : callback_(common[0]), report_(common[1]), history_(common[2].cast<bool>()), start_(Clock::now()) {
+        const double seconds = common[3].cast<double>();
+        if (seconds < 1e9)
+            deadline_ = start_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+    }
+    bool needs_python() const { return !callback_.is_none() || !report_.is_none(); }
+
+    template <class T> Signal operator()(const Progress<T>& p) {
+        if (history_) {
+            values_.push_back(double(p.value));
+            steps_.push_back(double(p.step));
+            gradients_.push_back(double(p.gradient));
+        }
+        const bool python = needs_python();
+        Clock::time_point now{};
+        if (deadline_ || !python) now = Clock::now();
+        if (python || now - looked_ > std::chrono::milliseconds(50)) {
+            looked_ = now;
+            py::gil_scoped_acquire held;
+            if (PyErr_CheckSignals() != 0) return Signal::abort;
+            if (python)
+                if (const Signal signal = ask(p); signal != Signal::go) return signal;
+        }
+        return deadline_ && now > *deadline_ ? Signal::time : Signal::go;
+    }
+
+    void put(py::dict& result) const {
+        if (!history_) return;
+        const auto array = [](const std::vector<double>& v) {
+            return py::array_t<double>(py::ssize_t(v.size()), v.data());
+        };
+        py::dict h;
+        h["fun"] = array(values_);
+        h["step"] = array(steps_);
+        h["gradient"] = array(gradients_);
+        result["history"] = h;
+    }
+
+  private:
+    template <class T> Signal ask(const Progress<T>& p) {
+        if (!report_.is_none()) {
+            py::object done = py::reinterpret_steal<py::object>(PyObject_CallFunction(
+                report_.ptr(), "lddd", p.nit, double(p.value), double(p.step), double(p.gradient)));
+            if (!done) return Signal::abort;
+        }
+        if (callback_.is_none() || p.nit == 0) return Signal::go;
+        py::object x = py::reinterpret_steal<py::object>(fresh_array(p.x, p.n));
+        if (!x) return Signal::abort;
+        py::object f = py::reinterpret_steal<py::object>(PyFloat_FromDouble(double(p.value)));
+        PyObject* const arguments[2] = {x.ptr(), f.ptr()};
+        py::object answer =
+            py::reinterpret_steal<py::object>(PyObject_Vectorcall(callback_.ptr(), arguments, 2, nullptr));
+        if (!answer) {
+            if (!PyErr_ExceptionMatches(PyExc_StopIteration)) return Signal::abort;
+            PyErr_Clear();
+            return Signal::stop;
+        }
+        return answer.ptr() == Py_True ? Signal::stop : Signal::go;
+    }
+
+    py::object callback_, report_;
+    bool history_;
+    Clock::time_point start_, looked_{};
+    std::optional<Clock::time_point> deadline_;
+    std::vector<double> values_, steps_, gradients_;
+};
+
+template <class T> Vector<T> vector_of(const py::handle& h) {
+    if (h.is_none()) return {};
+    const auto a = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(h);
+    if (!a) raise();
+    return Eigen::Map<const Vector<T>>(a.data(), a.size());
+}
+
+template <class T> py::object vector_to(const Vector<T>& v) {
+    PyObject* a = fresh_array(v.data(), v.size());
+    if (a == nullptr) raise();
+    return py::reinterpret_steal<py::object>(a);
+}
+
+// A C-ordered array from a matrix stored column after column.
+template <class T> py::object matrix_to(const Matrix<T>& m) {
+    Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> rows = m;
+    PyObject* a = fresh_array(rows.data(), rows.rows(), rows.cols());
+    if (a == nullptr) raise();
+    return py::reinterpret_steal<py::object>(a);
+}
+
+// Compiled functions run without the GIL.
+template <class Work> auto without_python(bool compiled, const Work& work) {
+    if (!compiled) return work();
+    py::gil_scoped_release released;
+    return work();
+}
+
+template <class T> void check(const Summary<T>& s) {
+    if (s.status != Status::aborted) return;
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, "a function failed without an exception");
+    raise();
+}
+
+PyObject* key(const char* name) { return PyUnicode_InternFromString(name); }
+#define ADAPTK_KEY(name)                                                                                               \
+    static PyObject* const key_##name = key(#name);                                                                    \
+    const py::handle name##_key(key_##name)
+
+template <class T> py::dict to_dict(const Summary<T>& s, const Objective<T>& f, const Watch& watch) {
+    ADAPTK_KEY(status);
+    ADAPTK_KEY(nit);
+    ADAPTK_KEY(nfev);
+    ADAPTK_KEY(njev);
+    ADAPTK_KEY(nhev);
+    py::dict d;
+    d[status_key] = int(s.status);
+    d[nit_key] = s.nit;
+    d[nfev_key] = f.fun_calls;
+    d[njev_key] = f.jac_calls;
+    d[nhev_key] = f.hess_calls;
+    watch.put(d);
+    return d;
+}
+
+template <class T> py::object number(T value) {
+    // float32 results keep their type.
+    if constexpr (sizeof(T) == 4) {
+        const Vector<T> one = Vector<T>::Constant(1, value);
+        return vector_to(one)[py::int_(0)];
+    } else {
+        return py::float_(value);
+    }
+}
+
+struct Derivatives {
+    int gradient, hessian;
+    bool vectorized, fun_returns_gradient;
+};
+
+template <class T> void set_up(Objective<T>& f, int n, const py::tuple& options, const Vector<T>& x0) {
+    // options: (gradient method, hessian method, vectorized, jac is True, rel_step, typical)
+    f.n = n;
+    f.differences.gradient = Difference(options[0].cast<int>());
+    f.differences.hessian = Difference(options[1].cast<int>());
+    f.differences.vectorized = options[2].cast<bool>();
+    f.fun_returns_gradient = options[3].cast<bool>();
+    f.relative = vector_of<T>(options[4]);
+    f.typical = vector_of<T>(options[5]);
+    if (f.typical.size() == 0) {
+        // The start's own size; 1 where that is 0, which says nothing.
+        f.typical.resize(n);
+        for (int i = 0; i < n; ++i) f.typical[i] = x0[i] != 0 ? std::abs(x0[i]) : T(1);
+    }
+}
+
+template <class T>
+py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, const py::tuple& args,
+                                 const py::object& jac, const py::tuple& derivatives, int m, const py::object& lower,
+                                 const py::object& upper, const py::tuple& options, const py::tuple& common) {
+    const Vector<T> start = vector_of<T>(x0);
+    Objective<T> f;
+    f.fun = Function("fun", fun, args);
+    f.jac = Function("jac", jac, args);
+    set_up(f, int(start.size()), derivatives, start);
+    LevenbergMarquardtOptions<T> o;
+    // options: (ftol, xtol, gtol, max_nfev, factor, loss, loss_scale, accelerate, polish, scale, absolute_sigma)
+    const auto tolerance = [&](int i, T& value) {
+        if (!options[i].is_none()) value = T(options[i].cast<double>());
+    };
+    tolerance(0, o.ftol);
+    tolerance(1, o.xtol);
+    tolerance(2, o.gtol);
+    o.max_evaluations = options[3].cast<long>();
+    tolerance(4, o.factor);
+    o.loss = Loss(options[5].cast<int>());
+    o.loss_scale = T(options[6].cast<double>());
+    o.accelerate = options[7].cast<int>();
+    o.polish = options[8].cast<bool>();
+    o.fixed_scale = !options[9].is_none();
+    if (!lower.is_none()) {
+        o.bounded = true;
+        f.lower = vector_of<T>(lower);
+        f.upper = vector_of<T>(upper);
+    }
+    if (f.fun.compiled()) {
+        f.m = m;
+    } else if (!f.first_residuals(start.data())) {
+        raise();
+    }
+    f.prepare();
+    LevenbergMarquardtWork<T> w;
+    w.resize(f.m, f.n);
+    w.x = start;
+    if (o.fixed_scale) w.d = vector_of<T>(options[9]).cwiseInverse();
+    if (o.bounded) {
+        w.lower = f.lower;
+        w.upper = f.upper;
+    }
+    Watch watch(common);
+    const Summary<T> s = without_python(f.compiled(), [&] { return levenberg_marquardt<T>(f, o, w, watch); });
+    check(s);
+    py::dict d = to_dict(s, f, watch);
+    ADAPTK_KEY(x);
+    ADAPTK_KEY(fun);
+    ADAPTK_KEY(jac);
+    ADAPTK_KEY(cost);
+    ADAPTK_KEY(optimality);
+    ADAPTK_KEY(cov);
+    ADAPTK_KEY(x_std);
+    ADAPTK_KEY(active_mask);
+    ADAPTK_KEY(grad);
+    d[x_key] = vector_to(w.x);
+    d[fun_key] = vector_to(w.r);
+    d[cost_key] = number(s.value);
+    d[optimality_key] = number(s.gradient);
+    d[jac_key] = py::none();
+    if (!std::isnan(s.gradient)) {
+        d[jac_key] = matrix_to(w.j);
+        d[grad_key] = vector_to(w.g);
+        Vector<T> weight;
+        if (o.loss != Loss::linear) weight = w.weight;
+        Matrix<T> cov(f.n, f.n);
+        covariance(w, weight, cov);
+        if (!options[10].cast<bool>()) {
+            // Of the residuals, from what is left of them; one observation more than parameters is needed for it.
+            const int freedom = f.m - f.n;
+            cov *= freedom > 0 ? 2 * s.value / T(freedom) : std::numeric_limits<T>::infinity();
+        }
+        Vector<T> deviation = cov.diagonal().cwiseSqrt();
+        d[cov_key] = matrix_to(cov);
+        d[x_std_key] = vector_to(deviation);
+    }
+    py::array_t<long> mask(f.n);
+    for (int i = 0; i < f.n; ++i) mask.mutable_at(i) = w.x[i] <= w.lower[i] ? -1 : w.x[i] >= w.upper[i] ? 1 : 0;
+    d[active_mask_key] = mask;
+    return d;
+}
+
+template <class T> void put_point(py::dict& d, const Summary<T>& s, const Vector<T>& x_, const Vector<T>& g) {
+    ADAPTK_KEY(x);
+    ADAPTK_KEY(fun);
+    ADAPTK_KEY(jac);
+    d[x_key] = vector_to(x_);
+    d[fun_key] = number(s.value);
+    d[jac_key] = vector_to(g);
+}
+
+// What gradients by differences can reach, in units of the largest one: their error is near this.
+template <class T> T difference_floor(const Objective<T>& f) {
+    if (f.jac || f.fun_returns_gradient) return 0;
+    if (f.differences.gradient == Difference::two_point) return 64 * std::sqrt(epsilon<T>);
+    if (f.differences.gradient == Difference::three_point) return 64 * std::cbrt(epsilon<T>) * std::cbrt(epsilon<T>);
+    return 0;
+}
+
+template <class T>
+py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
+                    const py::object& hess, const py::object& hessp, const py::tuple& derivatives, int damping,
+                    const py::tuple& options, const py::tuple& common) {
+    const Vector<T> start = vector_of<T>(x0);
+    Objective<T> f;
+    f.fun = Function("fun", fun, args);
+    f.jac = Function("jac", jac, args);
+    f.hess = Function("hess", hess, args);
+    f.hessp = Function("hessp", hessp, args);
+    set_up(f, int(start.size()), derivatives, start);
+    f.prepare();
+    NewtonOptions<T> o;
+    // options: (gtol, xtol, radius, maxiter)
+    o.gtol = std::max(o.gtol, difference_floor(f));
+    if (!options[0].is_none()) o.gtol = T(options[0].cast<double>());
+    if (!options[1].is_none()) o.xtol = T(options[1].cast<double>());
+    if (!options[2].is_none()) o.radius = T(options[2].cast<double>());
+    o.max_iterations = options[3].cast<long>();
+    o.damping = Damping(damping);
+    Watch watch(common);
+    ADAPTK_KEY(hess);
+    ADAPTK_KEY(lambda_min);
+    if (f.hessp) {
+        NewtonCgWork<T> w;
+        w.resize(f.n);
+        w.x = start;
+        const Summary<T> s = without_python(f.compiled(), [&] { return newton_cg<T>(f, o, w, watch); });
+        check(s);
+        py::dict d = to_dict(s, f, watch);
+        put_point(d, s, w.x, w.g);
+        d[lambda_min_key] = number(s.lambda_min);
+        return d;
+    }
+    NewtonWork<T> w;
+    w.resize(f.n);
+    w.x = start;
+    const Summary<T> s = without_python(f.compiled(), [&] { return newton<T, DispatchedLinalg>(f, o, w, watch); });
+    check(s);
+    py::dict d = to_dict(s, f, watch);
+    put_point(d, s, w.x, w.g);
+    // Symmetric: rows are columns.
+    PyObject* const second = fresh_array(w.h.data(), f.n, f.n);
+    if (second == nullptr) raise();
+    d[hess_key] = py::reinterpret_steal<py::object>(second);
+    d[lambda_min_key] = number(s.lambda_min);
+    return d;
+}
+
+template <class T>
+py::dict run_gradient(const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
+                      const py::tuple& derivatives, int kind, int rule, const py::tuple& options,
+                      const py::tuple& common) {
+    const Vector<T> start = vector_of<T>(x0);
+    Objective<T> f;
+    f.fun = Function("fun", fun, args);
+    f.jac = Function("jac", jac, args);
+    set_up(f, int(start.size()), derivatives, start);
+    f.prepare();
+    Watch watch(common);
+    ConjugateGradientWork<T> w;
+    w.resize(f.n);
+    w.x = start;
+    // Before the GIL may go.
+    const long most = options[1].cast<long>();
+    const double gtol = options[0].is_none() ? -1.0 : options[0].cast<double>();
+    const Summary<T> s = without_python(f.compiled(), [&] {
+        if (kind == 0) {
+            ConjugateGradientOptions<T> o;
+            o.beta = Beta(rule);
+            o.gtol = std::max(o.gtol, difference_floor(f));
+            o.max_iterations = most;
+            if (gtol >= 0) o.gtol = T(gtol);
+            return conjugate_gradient<T>(f, o, w, watch);
+        }
+        SteepestDescentOptions<T> o;
+        o.rule = StepRule(rule);
+        o.max_iterations = most;
+        if (gtol >= 0) o.gtol = T(gtol);
+        return steepest_descent<T>(f, o, w, watch);
+    });
+    check(s);
+    py::dict d = to_dict(s, f, watch);
+    put_point(d, s, w.x, w.g);
+    return d;
+}
+
+// A dense matrix, or a function.
+template <class T> struct LinearSystem {
+    Function a, m;
+    py::object dense_a, dense_m;
+    int n = 0;
+
+    static bool multiply(const py::object& dense, const T* v, T* out, int n) {
+        const auto& array = py::reinterpret_borrow<py::array>(dense);
+        const Eigen::Map<const Matrix<T>> matrix(static_cast<const T*>(array.data()), n, n);
+        // Stored row after row, seen column after column: the transpose, which is the same matrix.
+        Eigen::Map<Vector<T>>(out, n).noalias() = matrix.transpose() * Eigen::Map<const Vector<T>>(v, n);
+        return true;
+    }
+    bool product(const T* v, T* av) {
+        if (dense_a) return multiply(dense_a, v, av, n);
+        return take_vector(a.call(fresh_array(v, n)), a.name(), av, n);
+    }
+    bool preconditioned() const { return bool(m) || bool(dense_m); }
+    bool precondition(const T* r, T* z) {
+        if (dense_m) return multiply(dense_m, r, z, n);
+        return take_vector(m.call(fresh_array(r, n)), m.name(), z, n);
+    }
+};
+
+template <class T>
+py::dict run_cg(const py::object& a, const py::object& b, const py::object& x0, const py::object& m, double rtol,
+                double atol, long maxiter, const py::tuple& common) {
+    CgWork<T> w;
+    const Vector<T> right = vector_of<T>(b);
+    w.resize(int(right.size()));
+    w.b = right;
+    w.x = vector_of<T>(x0);
+    LinearSystem<T> system;
+    system.n = int(right.size());
+    const auto bind = [](const py::object& o, const char* name, Function& f, py::object& dense) {
+        if (py::isinstance<py::array>(o)) {
+            dense = o;
+        } else {
+            f = Function(name, o, py::tuple());
+        }
+    };
+    bind(a, "A", system.a, system.dense_a);
+    bind(m, "M", system.m, system.dense_m);
+    CgOptions<T> o;
+    if (!std::isnan(rtol)) o.rtol = T(rtol);
+    o.atol = T(atol);
+    o.max_iterations = maxiter;
+    Watch watch(common);
+    const Summary<T> s = cg<T>(system, o, w, watch);
+    check(s);
+    py::dict d;
+    d["x"] = vector_to(w.x);
+    d["fun"] = number(s.value);
+    d["residual"] = number(s.gradient);
+    d["jac"] = vector_to(Vector<T>(-w.r));
+    d["status"] = int(s.status);
+    d["nit"] = s.nit;
+    d["nmatvec"] = s.nhev;
+    watch.put(d);
+    return d;
+}
+
+bool is_float(const py::object& x0) { return py::isinstance<py::array_t<float>>(x0); }
+
+}  // namespace
+}  // namespace adaptk::bindings
+
+PYBIND11_MODULE(_solve, m) {
+    using namespace adaptk::bindings;
+    m.doc() = "The solvers behind adaptk.solve.";
+    connect_linalg();
+    m.def("levenberg_marquardt",
+          [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
+             const py::tuple& derivatives, int residuals, const py::object& lower, const py::object& upper,
+             const py::tuple& options, const py::tuple& common) {
+              auto* run = is_float(x0) ? run_levenberg_marquardt<float> : run_levenberg_marquardt<double>;
+              return run(fun, x0, args, jac, derivatives, residuals, lower, upper, options, common);
+          });
+    m.def("newton", [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
+                       const py::object& hess, const py::object& hessp, const py::tuple& derivatives, int damping,
+                       const py::tuple& options, const py::tuple& common) {
+        auto* run = is_float(x0) ? run_newton<float> : run_newton<double>;
+        return run(fun, x0, args, jac, hess, hessp, derivatives, damping, options, common);
+    });
+    m.def("descend",
+          [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
+             const py::tuple& derivatives, int kind, int rule, const py::tuple& options, const py::tuple& common) {
+              auto* run = is_float(x0) ? run_gradient<float> : run_gradient<double>;
+              return run(fun, x0, args, jac, derivatives, kind, rule, options, common);
+          });
+    m.def("cg", [](const py::object& a, const py::object& b, const py::object& x0, const py::object& precondition,
+                   double rtol, double atol, long maxiter, const py::tuple& common) {
+        auto* run = is_float(b) ? run_cg<float> : run_cg<double>;
+        return run(a, b, x0, precondition, rtol, atol, maxiter, common);
+    });
+    register_linalg(m);
+}

@@ -1,0 +1,564 @@
+#include "solve_objective.hpp"
+
+#include <cstring>
+
+namespace adaptk::bindings {
+
+using solve::Difference;
+
+namespace {
+
+template <class S> PyObject* descriptor() {
+    static PyObject* const d = py::dtype::of<S>().release().ptr();
+    return d;
+}
+
+template <class S> PyObject* new_array(int dimensions, const Py_intptr_t* shape) {
+    auto& api = py::detail::npy_api::get();
+    PyObject* d = descriptor<S>();
+    Py_INCREF(d);
+    return api.PyArray_NewFromDescr_(api.PyArray_Type_, d, dimensions, shape, nullptr, nullptr, 0, nullptr);
+}
+
+bool is_array(PyObject* o) { return py::detail::npy_api::get().PyArray_Check_(o); }
+
+const char* type_name(PyObject* o) { return Py_TYPE(o)->tp_name; }
+
+bool refuse(PyObject* kind, const char* name, const std::string& text) {
+    PyErr_SetString(kind, (std::string(name) + text).c_str());
+    return false;
+}
+
+template <class S> constexpr const char* wanted_numbers() {
+    return std::is_floating_point_v<S> ? "real numbers" : "numbers";
+}
+
+// As an array of S; null with an error where that would lose an imaginary part or is no number.
+template <class S> PyObject* as_array(PyObject* result, const char* name) {
+    if (result == Py_None) {
+        refuse(PyExc_TypeError, name, std::string(" must return ") + wanted_numbers<S>() + ", got None");
+        return nullptr;
+    }
+    auto& api = py::detail::npy_api::get();
+    PyObject* any = api.PyArray_FromAny_(result, nullptr, 0, 0, 0, nullptr);
+    if (any == nullptr) return nullptr;
+    py::object holder = py::reinterpret_steal<py::object>(any);
+    const char kind = py::reinterpret_borrow<py::array>(any).dtype().kind();
+    const bool good =
+        kind == 'f' || kind == 'i' || kind == 'u' || kind == 'b' || (kind == 'c' && !std::is_floating_point_v<S>);
+    if (!good) {
+        std::string got = py::str(py::reinterpret_borrow<py::array>(any).dtype());
+        if (kind == 'O') got = std::string("object (") + type_name(result) + ")";
+        refuse(PyExc_TypeError, name, std::string(" must return ") + wanted_numbers<S>() + ", got dtype " + got);
+        return nullptr;
+    }
+    PyObject* d = descriptor<S>();
+    Py_INCREF(d);
+    return api.PyArray_FromAny_(any, d, 0, 0, py::detail::npy_api::NPY_ARRAY_FORCECAST_, nullptr);
+}
+
+std::string shape_text(const py::array& a) {
+    std::string s = "(";
+    for (py::ssize_t i = 0; i < a.ndim(); ++i)
+        s += std::to_string(a.shape(i)) + (a.ndim() == 1 || i + 1 < a.ndim() ? ", " : "");
+    if (a.ndim() == 1) s.pop_back();
+    return s + ")";
+}
+
+}  // namespace
+
+template <class S> PyObject* fresh_array(const S* x, Py_ssize_t n) {
+    const Py_intptr_t shape[1] = {n};
+    PyObject* a = new_array<S>(1, shape);
+    if (a != nullptr) std::memcpy(py::detail::array_proxy(a)->data, x, std::size_t(n) * sizeof(S));
+    return a;
+}
+template <class S> PyObject* fresh_array(const S* x, Py_ssize_t rows, Py_ssize_t columns) {
+    const Py_intptr_t shape[2] = {rows, columns};
+    PyObject* a = new_array<S>(2, shape);
+    if (a != nullptr) std::memcpy(py::detail::array_proxy(a)->data, x, std::size_t(rows * columns) * sizeof(S));
+    return a;
+}
+template PyObject* fresh_array(const float*, Py_ssize_t);
+template PyObject* fresh_array(const double*, Py_ssize_t);
+template PyObject* fresh_array(const float*, Py_ssize_t, Py_ssize_t);
+template PyObject* fresh_array(const double*, Py_ssize_t, Py_ssize_t);
+
+Function::Function(const char* name, py::handle function, const py::tuple& args) : name_(name), args_(args) {
+    if (function.is_none()) return;
+    if (PyTuple_CheckExact(function.ptr())) {
+        const py::tuple pair = py::reinterpret_borrow<py::tuple>(function);
+        address_ = PyLong_AsVoidPtr(pair[0].ptr());
+        user_ = PyLong_AsVoidPtr(pair[1].ptr());
+        if (PyErr_Occurred()) throw py::error_already_set();
+        return;
+    }
+    callable_ = py::reinterpret_borrow<py::object>(function);
+    slots_.resize(3 + args_.size());
+}
+
+PyObject* Function::call(PyObject* first, PyObject* second) {
+    if (first == nullptr || PyErr_Occurred()) {
+        Py_XDECREF(first);
+        Py_XDECREF(second);
+        return nullptr;
+    }
+    // The first slot is the callee's to use for `self`.
+    std::size_t count = 1;
+    slots_[count++] = first;
+    if (second != nullptr) slots_[count++] = second;
+    const auto extra = Py_ssize_t(args_.size());
+    for (Py_ssize_t i = 0; i < extra; ++i) slots_[count++] = PyTuple_GET_ITEM(args_.ptr(), i);
+    PyObject* result =
+        PyObject_Vectorcall(callable_.ptr(), slots_.data() + 1, (count - 1) | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
+    Py_DECREF(first);
+    Py_XDECREF(second);
+    return result;
+}
+
+template <class S> bool take_scalar(PyObject* result, const char* name, S& value) {
+    if (result == nullptr) return false;
+    py::object holder = py::reinterpret_steal<py::object>(result);
+    if constexpr (std::is_floating_point_v<S>) {
+        if (PyFloat_Check(result)) {
+            value = S(PyFloat_AS_DOUBLE(result));
+            return true;
+        }
+    }
+    PyObject* array = as_array<S>(result, name);
+    if (array == nullptr) return false;
+    py::array a = py::reinterpret_steal<py::array>(array);
+    if (a.size() != 1)
+        return refuse(PyExc_ValueError, name, " must return one number, got an array of shape " + shape_text(a));
+    value = *static_cast<const S*>(a.data());
+    return true;
+}
+
+namespace {
+
+// Vectors have one column, and one dimension.
+template <class S>
+bool take(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssize_t columns, bool vector,
+          bool transposed = false) {
+    if (result == nullptr) return false;
+    py::object holder = py::reinterpret_steal<py::object>(result);
+    py::object converted;
+    PyObject* array = result;
+    if (!is_array(result) || py::detail::array_proxy(result)->descr != descriptor<S>()) {
+        array = as_array<S>(result, name);
+        if (array == nullptr) return false;
+        converted = py::reinterpret_steal<py::object>(array);
+    }
+    const auto* a = py::detail::array_proxy(array);
+    const auto flags = a->flags;
+    // Misaligned or byte-swapped arrays are not the native descriptor or lack the flag.
+    if ((flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) {
+        PyObject* copy = PyObject_CallMethod(array, "copy", nullptr);
+        if (copy == nullptr) return false;
+        converted = py::reinterpret_steal<py::object>(copy);
+        a = py::detail::array_proxy(copy);
+    }
+    Py_ssize_t row_stride = 0, column_stride = 0;
+    bool fits = false;
+    const Py_ssize_t count = rows * columns;
+    if (a->nd == 2) {
+        fits = a->dimensions[0] == rows && a->dimensions[1] == columns;
+        row_stride = a->strides[0];
+        column_stride = a->strides[1];
+    } else if (a->nd == 1 && (rows == 1 || columns == 1)) {
+        fits = a->dimensions[0] == count;
+        row_stride = column_stride = a->strides[0];
+    } else if (a->nd == 0) {
+        fits = count == 1;
+    }
+    if (vector && a->nd == 2) fits = false;
+    if (transposed) std::swap(row_stride, column_stride);
+    if (!fits) {
+        const std::string want = vector ? "(" + std::to_string(rows) + ",)"
+                                        : "(" + std::to_string(rows) + ", " + std::to_string(columns) + ")";
+        return refuse(PyExc_ValueError, name,
+                      " must return an array of shape " + want + ", got one of shape " +
+                          shape_text(py::reinterpret_borrow<py::array>(converted ? converted.ptr() : array)));
+    }
+    if (columns == 1 && row_stride == Py_ssize_t(sizeof(S))) {
+        std::memcpy(values, a->data, std::size_t(rows) * sizeof(S));
+        return true;
+    }
+    if (row_stride == Py_ssize_t(sizeof(S)) && column_stride == rows * Py_ssize_t(sizeof(S))) {
+        std::memcpy(values, a->data, std::size_t(count) * sizeof(S));
+        return true;
+    }
+    for (Py_ssize_t k = 0; k < columns; ++k)
+        for (Py_ssize_t i = 0; i < rows; ++i)
+            values[k * rows + i] = *reinterpret_cast<const S*>(a->data + i * row_stride + k * column_stride);
+    return true;
+}
+
+}  // namespace
+
+template <class S> bool take_vector(PyObject* result, const char* name, S* values, Py_ssize_t n) {
+    return take(result, name, values, n, 1, true);
+}
+template <class S>
+bool take_matrix(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssize_t columns) {
+    return take(result, name, values, rows, columns, false);
+}
+
+Py_ssize_t vector_length(PyObject* result, const char* name) {
+    py::object any = py::reinterpret_steal<py::object>(
+        py::detail::npy_api::get().PyArray_FromAny_(result, nullptr, 0, 0, 0, nullptr));
+    if (!any) return -1;
+    const auto* a = py::detail::array_proxy(any.ptr());
+    if (a->nd > 1) {
+        refuse(PyExc_ValueError, name,
+               " must return a 1-D array of residuals, got one of shape " +
+                   shape_text(py::reinterpret_borrow<py::array>(any)));
+        return -1;
+    }
+    return a->nd == 0 ? 1 : Py_ssize_t(a->dimensions[0]);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+template <class T> bool Objective<T>::compiled() const {
+    for (const Function* f : {&fun, &jac, &hess, &hessp})
+        if (*f && !f->compiled()) return false;
+    return bool(fun);
+}
+
+template <class T> void Objective<T>::prepare() {
+    point_.resize(std::size_t(n));
+    const auto longest = std::size_t(std::max(m, n));
+    low_.resize(longest);
+    high_.resize(longest);
+    if (relative.size() == 0) relative.setConstant(n, T(0));
+    if (lower.size() == 0) {
+        lower.setConstant(n, -std::numeric_limits<T>::infinity());
+        upper.setConstant(n, std::numeric_limits<T>::infinity());
+    }
+    if (differences.gradient == Difference::complex_step || differences.hessian == Difference::complex_step) {
+        complex_point_.resize(std::size_t(n));
+        complex_value_.resize(longest);
+    }
+    if (fun_returns_gradient) {
+        cached_x_.resize(std::size_t(n));
+        cached_g_.resize(std::size_t(n));
+    }
+    if (hess && hess.compiled()) row_major_.resize(std::size_t(n) * std::size_t(n));
+    if (jac && jac.compiled() && m > 0) row_major_.resize(std::size_t(m) * std::size_t(n));
+}
+
+template <class T> bool Objective<T>::alive() {
+    if ((++quiet_calls_ & 15) != 0) return true;
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_look_ < std::chrono::milliseconds(50)) return true;
+    last_look_ = now;
+    py::gil_scoped_acquire held;
+    return PyErr_CheckSignals() == 0;
+}
+
+template <class T> T Objective<T>::step(int k, const T* x, Difference method, bool& central) const {
+    const T scale = relative[k] > 0 ? relative[k] : solve::difference_scale<T>(method);
+    central = method == Difference::three_point;
+    const T h = solve::difference_step(x[k], scale, typical[k], lower[k], upper[k], central);
+    // Without room on one side, as exact as the other methods: three points on the same side would leave the bounds
+    // too.
+    return h;
+}
+
+template <class T> bool Objective<T>::value(const T* x, T& f) {
+    ++fun_calls;
+    if (fun.compiled()) {
+        f = fun.run<T(int, const T*, void*)>(n, x);
+        return alive();
+    }
+    PyObject* result = fun.call(fresh_array(x, n));
+    if (!fun_returns_gradient) return take_scalar(result, fun.name(), f);
+    if (result == nullptr) return false;
+    py::object pair = py::reinterpret_steal<py::object>(result);
+    if (!PyTuple_Check(result) || PyTuple_GET_SIZE(result) != 2)
+        return refuse(PyExc_TypeError, fun.name(),
+                      std::string(" must return a pair (value, gradient) with jac=True, got ") + type_name(result));
+    cached_ = false;
+    if (!take_scalar(Py_NewRef(PyTuple_GET_ITEM(result, 0)), fun.name(), f)) return false;
+    if (!take_vector(Py_NewRef(PyTuple_GET_ITEM(result, 1)), "the gradient of fun", cached_g_.data(), n)) return false;
+    std::copy(x, x + n, cached_x_.begin());
+    cached_value_ = f;
+    cached_ = true;
+    return true;
+}
+
+template <class T> bool Objective<T>::plain_gradient(const T* x, T* g) {
+    if (jac.compiled()) {
+        jac.run<void(int, const T*, T*, void*)>(n, x, g);
+        return alive();
+    }
+    return take_vector(jac.call(fresh_array(x, n)), jac.name(), g, n);
+}
+
+template <class T> bool Objective<T>::gradient(const T* x, T* g) {
+    ++jac_calls;
+    if (fun_returns_gradient) {
+        if (!cached_ || std::memcmp(cached_x_.data(), x, std::size_t(n) * sizeof(T)) != 0) {
+            T f;
+            if (!value(x, f)) return false;
+        }
+        std::copy(cached_g_.begin(), cached_g_.end(), g);
+        return true;
+    }
+    if (jac) return plain_gradient(x, g);
+    if (differences.gradient == Difference::complex_step) {
+        const auto f = [&](PyObject* point, std::complex<T>* out) {
+            ++fun_calls;
+            return take_scalar(fun.call(point), fun.name(), *out);
+        };
+        return complex_difference(f, x, 1, g);
+    }
+    T at = 0;
+    if (differences.gradient == Difference::two_point && !value(x, at)) return false;
+    if (differences.vectorized) return stack(x, differences.gradient, 1, &at, g);
+    const auto f = [&](const T* point, T* out) { return value(point, *out); };
+    return difference(f, differences.gradient, x, &at, 1, g);
+}
+
+template <class T>
+template <class F>
+bool Objective<T>::difference(F& f, Difference method, const T* x, const T* at, int rows, T* out) {
+    std::copy(x, x + n, point_.begin());
+    for (int k = 0; k < n; ++k) {
+        bool central;
+        const T h = step(k, x, method, central);
+        T* column = out + std::ptrdiff_t(k) * rows;
+        point_[std::size_t(k)] = x[k] + h;
+        if (!f(point_.data(), high_.data())) return false;
+        if (central) {
+            point_[std::size_t(k)] = x[k] - h;
+            if (!f(point_.data(), low_.data())) return false;
+            const T width = (x[k] + h) - (x[k] - h);
+            for (int i = 0; i < rows; ++i) column[i] = (high_[std::size_t(i)] - low_[std::size_t(i)]) / width;
+        } else {
+            if (method == Difference::three_point && at == nullptr) return false;
+            const T* base = at;
+            if (method == Difference::three_point) {
+                point_[std::size_t(k)] = x[k];
+                if (!f(point_.data(), low_.data())) return false;
+                base = low_.data();
+            }
+            for (int i = 0; i < rows; ++i) column[i] = (high_[std::size_t(i)] - base[i]) / h;
+        }
+        point_[std::size_t(k)] = x[k];
+    }
+    return true;
+}
+
+template <class T> template <class F> bool Objective<T>::complex_difference(F& f, const T* x, int rows, T* out) {
+    for (int k = 0; k < n; ++k) complex_point_[std::size_t(k)] = x[k];
+    for (int k = 0; k < n; ++k) {
+        bool central;
+        T h = std::abs(step(k, x, Difference::complex_step, central));
+        const T least = std::numeric_limits<T>::min() / solve::epsilon<T>;
+        const T scale = relative[k] > 0 ? relative[k] : solve::difference_scale<T>(Difference::complex_step);
+        h = std::max(scale * std::max(std::abs(x[k]), typical[k]), least);
+        complex_point_[std::size_t(k)] = std::complex<T>(x[k], h);
+        if (!f(fresh_array(complex_point_.data(), n), complex_value_.data())) return false;
+        for (int i = 0; i < rows; ++i) out[std::ptrdiff_t(k) * rows + i] = complex_value_[std::size_t(i)].imag() / h;
+        complex_point_[std::size_t(k)] = x[k];
+    }
+    return true;
+}
+
+// One call on all points, an array (points, n), which returns (points, rows), or (points,) for a scalar function.
+template <class T> bool Objective<T>::stack(const T* x, Difference method, int rows, const T* at, T* out) {
+    const bool twice = method == Difference::three_point;
+    const auto points = std::size_t(twice ? 2 * n : n);
+    std::vector<T> all(points * std::size_t(n)), values(points * std::size_t(rows));
+    std::vector<T> width(static_cast<std::size_t>(n));
+    const auto size = std::size_t(n);
+    for (int k = 0; k < n; ++k) {
+        bool central;
+        const T h = step(k, x, method, central);
+        const auto row = std::size_t(k);
+        std::copy(x, x + n, all.begin() + std::ptrdiff_t(row * size));
+        all[row * size + row] = x[k] + h;
+        width[row] = h;
+        if (twice) {
+            const std::size_t other = size + row;
+            std::copy(x, x + n, all.begin() + std::ptrdiff_t(other * size));
+            if (central) all[other * size + row] = x[k] - h;
+            width[row] = all[row * size + row] - all[other * size + row];
+        }
+    }
+    fun_calls += long(points);
+    PyObject* result = fun.call(fresh_array(all.data(), Py_ssize_t(points), n));
+    if (!take_matrix(result, "fun, called on a stack of points,", values.data(), Py_ssize_t(points), rows))
+        return false;
+    for (int k = 0; k < n; ++k)
+        for (int i = 0; i < rows; ++i) {
+            const T* column = values.data() + std::size_t(i) * points;
+            const T low = twice ? column[n + k] : at[i];
+            out[std::ptrdiff_t(k) * rows + i] = (column[k] - low) / width[std::size_t(k)];
+        }
+    return true;
+}
+
+template <class T> bool Objective<T>::hessian(const T* x, T* h) {
+    ++hess_calls;
+    if (hess) {
+        if (hess.compiled()) {
+            hess.run<void(int, const T*, T*, void*)>(n, x, h);
+            if (!alive()) return false;
+        } else if (!take(hess.call(fresh_array(x, n)), hess.name(), h, n, n, false, true)) {
+            // Transposed, rows as columns: a plain copy, and the symmetric part is the same.
+            return false;
+        }
+    } else if (!jac && !fun_returns_gradient) {
+        return hessian_of_values(x, h);
+    } else {
+        const Difference method = differences.hessian;
+        if (method == Difference::complex_step) {
+            const auto f = [&](PyObject* point, std::complex<T>* out) {
+                ++jac_calls;
+                return take_vector(jac.call(point), jac.name(), out, n);
+            };
+            if (!complex_difference(f, x, n, h)) return false;
+        } else {
+            std::vector<T> at(static_cast<std::size_t>(n));
+            if (!gradient(x, at.data())) return false;
+            const auto f = [&](const T* point, T* out) { return gradient(point, out); };
+            if (!difference(f, method, x, at.data(), n, h)) return false;
+        }
+    }
+    // Only its symmetric part has a say in g'p + p'Hp/2. In tiles: a column and a row at a time would miss the cache.
+    constexpr int tile = 32;
+    for (int i0 = 0; i0 < n; i0 += tile)
+        for (int k0 = 0; k0 <= i0; k0 += tile)
+            for (int k = k0; k < std::min(k0 + tile, n); ++k)
+                for (int i = std::max(i0, k + 1); i < std::min(i0 + tile, n); ++i) {
+                    T& a = h[std::ptrdiff_t(k) * n + i];
+                    T& b = h[std::ptrdiff_t(i) * n + k];
+                    if (a != b) a = b = a / 2 + b / 2;
+                }
+    return true;
+}
+
+// Second differences with steps eps^(1/3) for forward ones, eps^(1/4) for central ones (Dennis and Schnabel 1983,
+// section 5.6).
+template <class T> bool Objective<T>::hessian_of_values(const T* x, T* h) {
+    std::copy(x, x + n, point_.begin());
+    std::vector<T> steps(static_cast<std::size_t>(n)), ahead(static_cast<std::size_t>(n));
+    T at;
+    if (!value(x, at)) return false;
+    for (int k = 0; k < n; ++k) {
+        bool central = true;
+        steps[std::size_t(k)] = solve::difference_step(x[k], std::sqrt(std::sqrt(solve::epsilon<T>)), typical[k],
+                                                       lower[k], upper[k], central);
+    }
+    const auto shifted = [&](int i, T si, int k, T sk, T& f) {
+        point_[std::size_t(i)] += si * steps[std::size_t(i)];
+        if (k >= 0) point_[std::size_t(k)] += sk * steps[std::size_t(k)];
+        const bool ok = value(point_.data(), f);
+        point_[std::size_t(i)] = x[i];
+        if (k >= 0) point_[std::size_t(k)] = x[k];
+        return ok;
+    };
+    for (int i = 0; i < n; ++i) {
+        T plus, minus;
+        const T hi = steps[std::size_t(i)];
+        if (!shifted(i, 1, -1, 0, plus) || !shifted(i, -1, -1, 0, minus)) return false;
+        h[std::ptrdiff_t(i) * n + i] = ((plus - at) + (minus - at)) / (hi * hi);
+        for (int k = 0; k < i; ++k) {
+            T a, b, c, d;
+            if (!shifted(i, 1, k, 1, a) || !shifted(i, 1, k, -1, b) || !shifted(i, -1, k, 1, c) ||
+                !shifted(i, -1, k, -1, d))
+                return false;
+            const T second = ((a - b) - (c - d)) / (4 * hi * steps[std::size_t(k)]);
+            h[std::ptrdiff_t(k) * n + i] = h[std::ptrdiff_t(i) * n + k] = second;
+        }
+    }
+    return true;
+}
+
+template <class T> bool Objective<T>::product(const T* x, const T* v, T* hv) {
+    ++hess_calls;
+    if (hessp.compiled()) {
+        hessp.run<void(int, const T*, const T*, T*, void*)>(n, x, v, hv);
+        return alive();
+    }
+    return take_vector(hessp.call(fresh_array(x, n), fresh_array(v, n)), hessp.name(), hv, n);
+}
+
+template <class T> bool Objective<T>::residuals(const T* x, T* r) {
+    if (have_first_) {
+        // The start has been evaluated to learn m.
+        have_first_ = false;
+        std::copy(first_.begin(), first_.end(), r);
+        return true;
+    }
+    ++fun_calls;
+    if (fun.compiled()) {
+        fun.run<void(int, int, const T*, T*, void*)>(m, n, x, r);
+        return alive();
+    }
+    return take_vector(fun.call(fresh_array(x, n)), fun.name(), r, m);
+}
+
+template <class T> bool Objective<T>::first_residuals(const T* x) {
+    ++fun_calls;
+    PyObject* result = fun.call(fresh_array(x, n));
+    if (result == nullptr) return false;
+    if (result == Py_None) {
+        Py_DECREF(result);
+        return refuse(PyExc_TypeError, fun.name(), " must return real numbers, got None");
+    }
+    const Py_ssize_t length = vector_length(result, fun.name());
+    if (length < 1) {
+        Py_DECREF(result);
+        return length < 0 ? false
+                          : refuse(PyExc_ValueError, fun.name(), " must return at least one residual, got none");
+    }
+    m = int(length);
+    first_.resize(std::size_t(m));
+    have_first_ = take_vector(result, fun.name(), first_.data(), m);
+    return have_first_;
+}
+
+template <class T> bool Objective<T>::refine() {
+    if (!can_refine()) return false;
+    differences.gradient = Difference::three_point;
+    relative.setZero();
+    return true;
+}
+
+template <class T> bool Objective<T>::jacobian(const T* x, const T* r, T* j) {
+    ++jac_calls;
+    if (jac) {
+        if (!jac.compiled()) return take_matrix(jac.call(fresh_array(x, n)), jac.name(), j, m, n);
+        jac.run<void(int, int, const T*, T*, void*)>(m, n, x, row_major_.data());
+        for (int i = 0; i < m; ++i)
+            for (int k = 0; k < n; ++k)
+                j[std::ptrdiff_t(k) * m + i] = row_major_[std::size_t(i) * std::size_t(n) + std::size_t(k)];
+        return alive();
+    }
+    if (differences.gradient == Difference::complex_step) {
+        const auto f = [&](PyObject* point, std::complex<T>* out) {
+            ++fun_calls;
+            return take_vector(fun.call(point), fun.name(), out, m);
+        };
+        return complex_difference(f, x, m, j);
+    }
+    if (differences.vectorized) return stack(x, differences.gradient, m, r, j);
+    const auto f = [&](const T* point, T* out) { return residuals(point, out); };
+    return difference(f, differences.gradient, x, r, m, j);
+}
+
+template bool take_scalar(PyObject*, const char*, float&);
+template bool take_scalar(PyObject*, const char*, double&);
+template bool take_vector(PyObject*, const char*, float*, Py_ssize_t);
+template bool take_vector(PyObject*, const char*, double*, Py_ssize_t);
+template bool take_matrix(PyObject*, const char*, float*, Py_ssize_t, Py_ssize_t);
+template bool take_matrix(PyObject*, const char*, double*, Py_ssize_t, Py_ssize_t);
+
+template class Objective<float>;
+template class Objective<double>;
+
+}  // namespace adaptk::bindings

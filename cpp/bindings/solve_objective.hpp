@@ -1,0 +1,115 @@
+// What the solvers call: the user's functions, written in Python or compiled, and differences of them.
+#pragma once
+
+#include "adaptk/solve/differences.hpp"
+#include "adaptk/solve/linalg.hpp"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <chrono>
+#include <complex>
+#include <string>
+#include <vector>
+
+namespace adaptk::bindings {
+
+namespace py = pybind11;
+
+// A new 1-D (or 2-D, row after row) array with a copy of the values.
+template <class S> PyObject* fresh_array(const S* x, Py_ssize_t n);
+template <class S> PyObject* fresh_array(const S* x, Py_ssize_t rows, Py_ssize_t columns);
+
+// One of the user's functions. A Python callable is called with the arrays and then `args`; a compiled one is an
+// address with the signature that the documentation of adaptk.solve gives.
+class Function {
+  public:
+    Function() = default;
+    // None, a callable, or a tuple (address, user data) of a compiled function.
+    Function(const char* name, py::handle function, const py::tuple& args);
+
+    explicit operator bool() const { return callable_ || address_ != nullptr; }
+    bool compiled() const { return address_ != nullptr; }
+    const char* name() const { return name_; }
+
+    // The returned object, or null with a Python error. Steals the references to the arrays, which may be null.
+    PyObject* call(PyObject* first, PyObject* second = nullptr);
+    template <class Signature, class... A> auto run(A... a) const {
+        return reinterpret_cast<Signature*>(address_)(a..., user_);
+    }
+
+  private:
+    const char* name_ = "";
+    py::object callable_;
+    py::tuple args_;
+    std::vector<PyObject*> slots_;  // borrowed: room for self, the arrays, and args
+    void* address_ = nullptr;
+    void* user_ = nullptr;
+};
+
+// The values of what a function returned, checked; false with a Python error that names the function. `real` types
+// take any real numbers. Steal the reference.
+template <class S> bool take_scalar(PyObject* result, const char* name, S& value);
+template <class S> bool take_vector(PyObject* result, const char* name, S* values, Py_ssize_t n);
+// rows x columns; `values` column after column.
+template <class S> bool take_matrix(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssize_t columns);
+// The length of a vector of residuals, or -1 with a Python error.
+Py_ssize_t vector_length(PyObject* result, const char* name);
+
+struct Differencing {
+    solve::Difference gradient = solve::Difference::none;  // also: Jacobian
+    solve::Difference hessian = solve::Difference::none;
+    bool vectorized = false;
+};
+
+template <class T> class Objective {
+  public:
+    Function fun, jac, hess, hessp;
+    bool fun_returns_gradient = false;
+    Differencing differences;
+    int m = 0, n = 0;
+    solve::Vector<T> lower, upper;  // empty: none
+    solve::Vector<T> relative, typical;
+    long fun_calls = 0, jac_calls = 0, hess_calls = 0;
+
+    void prepare();  // once n, m and the members above are set
+    bool compiled() const;
+
+    bool value(const T* x, T& f);
+    bool gradient(const T* x, T* g);
+    bool hessian(const T* x, T* h);
+    bool product(const T* x, const T* v, T* hv);
+    bool residuals(const T* x, T* r);
+    bool jacobian(const T* x, const T* r, T* j);
+    // Central differences from here on; false where they or something better are in use already.
+    bool can_refine() const { return !jac && differences.gradient == solve::Difference::two_point; }
+    bool refine();
+
+    // The first call, which tells m.
+    bool first_residuals(const T* x);
+
+  private:
+    bool alive();  // looks after Ctrl-C while no Python code runs
+    bool plain_gradient(const T* x, T* g);
+    bool hessian_of_values(const T* x, T* h);
+    // out (rows x n, column after column) by differences of `f`, which has `rows` values, around x with values `at`.
+    template <class F> bool difference(F& f, solve::Difference method, const T* x, const T* at, int rows, T* out);
+    template <class F> bool complex_difference(F& f, const T* x, int rows, T* out);
+    bool stack(const T* x, solve::Difference method, int rows, const T* at, T* out);
+    T step(int k, const T* x, solve::Difference method, bool& central) const;
+
+    T cached_value_ = 0;
+    std::vector<T> cached_x_, cached_g_;
+    bool cached_ = false;
+    std::vector<T> first_;
+    bool have_first_ = false;
+    std::vector<T> point_, low_, high_, row_major_;
+    std::vector<std::complex<T>> complex_point_, complex_value_;
+    std::chrono::steady_clock::time_point last_look_{};
+    long quiet_calls_ = 0;
+};
+
+extern template class Objective<float>;
+extern template class Objective<double>;
+
+}  // namespace adaptk::bindings

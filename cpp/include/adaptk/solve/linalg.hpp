@@ -1,0 +1,267 @@
+// Linear algebra that the solvers share, on Eigen, without allocations once the objects have their sizes.
+#pragma once
+
+#include "adaptk/solve/result.hpp"
+
+#include <Eigen/Cholesky>
+#include <Eigen/Core>
+
+#include <algorithm>
+#include <utility>
+
+namespace adaptk::solve {
+
+template <class T> using Vector = Eigen::Matrix<T, Eigen::Dynamic, 1>;
+template <class T> using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic>;
+
+// The 2-norm. Squares of elements beyond the root of the range are scaled: Eigen's stableNorm is several times slower.
+template <class V> auto norm(const V& v) {
+    using T = typename V::Scalar;
+    const T squares = v.squaredNorm();
+    if (squares > std::numeric_limits<T>::min() / epsilon<T> && squares < std::numeric_limits<T>::max())
+        return std::sqrt(squares);
+    return v.size() == 0 ? T(0) : v.stableNorm();
+}
+
+template <class V> auto largest(const V& v) {
+    using T = typename V::Scalar;
+    T most = 0;
+    for (Eigen::Index i = 0; i < v.size(); ++i) {
+        const T a = std::abs(v[i]);
+        if (!(a <= most)) most = a;
+        if (std::isnan(most)) return most;
+    }
+    return most;
+}
+
+// Where newton's factorisations run. A policy has these two functions; the extension's hands large matrices to kernels
+// that are compiled for each instruction set.
+struct InlineLinalg {
+    // The lower triangle of a becomes its Cholesky factor; false where it has none.
+    template <class T> static bool cholesky(Matrix<T>& a) {
+        Eigen::Ref<Matrix<T>> view(a);
+        // Eigen lets NaN pass.
+        return Eigen::LLT<Eigen::Ref<Matrix<T>>>(view).info() == Eigen::Success && a.diagonal().allFinite();
+    }
+    // b becomes (L L')^-1 b.
+    template <class T> static void cholesky_solve(const Matrix<T>& l, Vector<T>& b) {
+        l.template triangularView<Eigen::Lower>().solveInPlace(b);
+        l.transpose().template triangularView<Eigen::Upper>().solveInPlace(b);
+    }
+};
+
+// Householder QR with column pivoting (Businger and Golub 1965; norms brought up to date as in LAPACK Working Note 176,
+// Drmac and Bujanovic 2008). R stands apart in an n x n matrix with rows of zeros where m < n.
+template <class T> class PivotedQr {
+  public:
+    void resize(int m, int n) {
+        a.resize(m, n);
+        r.resize(n, n);
+        norms_.resize(n);
+        exact_.resize(n);
+        work_.resize(n);
+        order.resize(n);
+    }
+
+    // Factors `a`, which is overwritten, and b becomes Q'b.
+    void compute(Vector<T>& b) {
+        const int m = int(a.rows()), n = int(a.cols());
+        for (int j = 0; j < n; ++j) {
+            order[j] = j;
+            norms_[j] = exact_[j] = norm(a.col(j));
+        }
+        r.setZero();
+        const int steps = std::min(m, n);
+        for (int k = 0; k < steps; ++k) {
+            int pivot = k;
+            for (int j = k + 1; j < n; ++j)
+                if (norms_[j] > norms_[pivot]) pivot = j;
+            if (pivot != k) {
+                a.col(k).swap(a.col(pivot));
+                r.col(k).head(k).swap(r.col(pivot).head(k));
+                std::swap(order[k], order[pivot]);
+                norms_[pivot] = norms_[k];
+                exact_[pivot] = exact_[k];
+            }
+            reflect(k, m, n, b);
+        }
+    }
+
+    Matrix<T> a, r;
+    Eigen::VectorXi order;  // column k of R belongs to variable order[k]
+
+  private:
+    void reflect(int k, int m, int n, Vector<T>& b) {
+        auto v = a.col(k).tail(m - k);
+        const T length = norm(v);
+        if (!(length > 0)) return;
+        // v becomes the reflector with first element 1 + |a_k| / length, between 1 and 2: no cancellation.
+        const T signed_length = v[0] < 0 ? -length : length;
+        v /= signed_length;
+        v[0] += T(1);
+        const T pivot = v[0];
+        r(k, k) = -signed_length;
+        for (int j = k + 1; j < n; ++j) {
+            auto c = a.col(j).tail(m - k);
+            c -= (v.dot(c) / pivot) * v;
+            r(k, j) = c[0];
+            if (norms_[j] > 0) {
+                const T t = std::abs(c[0]) / norms_[j];
+                const T left = std::max(T(0), (T(1) - t) * (T(1) + t));
+                const T ratio = norms_[j] / exact_[j];
+                if (left * ratio * ratio <= std::sqrt(epsilon<T>)) {
+                    norms_[j] = exact_[j] = norm(c.tail(m - k - 1));
+                } else {
+                    norms_[j] *= std::sqrt(left);
+                }
+            }
+        }
+        auto c = b.segment(k, m - k);
+        c -= (v.dot(c) / pivot) * v;
+    }
+
+    Vector<T> norms_, exact_, work_;
+};
+
+// y with R y = b for the leading `rank` rows and columns, zeros after them.
+template <class T, class B> void back_substitute(const Matrix<T>& r, const B& b, int rank, Vector<T>& y) {
+    const int n = int(r.cols());
+    for (int i = rank; i < n; ++i) y[i] = 0;
+    for (int i = rank - 1; i >= 0; --i) {
+        T sum = b[i];
+        for (int k = i + 1; k < rank; ++k) sum -= r(i, k) * y[k];
+        y[i] = sum / r(i, i);
+    }
+}
+
+// A symmetric matrix as Q T Q' with tridiagonal T, by Householder reflections (Golub and Van Loan, section 8.3.1), and
+// what is cheap on T: shifted solves, the smallest eigenvalue and its eigenvector.
+template <class T> class Tridiagonal {
+  public:
+    void resize(int n) {
+        q.resize(n, n);
+        d.resize(n);
+        e.resize(n);
+        beta_.resize(n);
+        p_.resize(n);
+        pivots_.resize(n);
+    }
+
+    // From the lower triangle of q, which then holds the reflectors.
+    void compute() {
+        const int n = int(d.size());
+        for (int k = 0; k + 1 < n; ++k) {
+            d[k] = q(k, k);
+            auto v = q.col(k).tail(n - k - 1);
+            const T length = norm(v);
+            beta_[k] = 0;
+            e[k] = 0;
+            if (!(length > 0)) continue;
+            const T signed_length = v[0] < 0 ? -length : length;
+            v /= signed_length;
+            v[0] += T(1);
+            e[k] = -signed_length;
+            beta_[k] = T(1) / v[0];
+            auto rest = q.bottomRightCorner(n - k - 1, n - k - 1);
+            auto p = p_.head(n - k - 1);
+            p.noalias() = beta_[k] * (rest.template selfadjointView<Eigen::Lower>() * v);
+            p -= (T(0.5) * beta_[k] * p.dot(v)) * v;
+            rest.template selfadjointView<Eigen::Lower>().rankUpdate(v, p, T(-1));
+        }
+        if (n > 0) d[n - 1] = q(n - 1, n - 1);
+        measure();
+    }
+
+    // After d and e have been set by other means.
+    void measure() {
+        const int n = int(d.size());
+        bound_ = 0;
+        for (int i = 0; i < n; ++i)
+            bound_ = std::max(bound_, std::abs(d[i]) + (i > 0 ? std::abs(e[i - 1]) : T(0)) +
+                                          (i + 1 < n ? std::abs(e[i]) : T(0)));
+    }
+
+    // b becomes Q'b, or Q b.
+    void to(Vector<T>& b) const {
+        for (int k = 0; k + 1 < int(d.size()); ++k) reflect(k, b);
+    }
+    void from(Vector<T>& b) const {
+        for (int k = int(d.size()) - 2; k >= 0; --k) reflect(k, b);
+    }
+
+    // y = (T + shift I)^-1 b by LDL'; false where the shifted matrix is not positive definite.
+    bool solve(T shift, const Vector<T>& b, Vector<T>& y) {
+        const int n = int(d.size());
+        T before = 0;
+        for (int i = 0; i < n; ++i) {
+            pivots_[i] = d[i] + shift - (i > 0 ? e[i - 1] * (e[i - 1] / before) : T(0));
+            if (!(pivots_[i] > 0)) return false;
+            before = pivots_[i];
+            y[i] = b[i] - (i > 0 ? e[i - 1] / pivots_[i - 1] * y[i - 1] : T(0));
+        }
+        for (int i = n - 1; i >= 0; --i) y[i] = y[i] / pivots_[i] - (i + 1 < n ? e[i] / pivots_[i] * y[i + 1] : T(0));
+        return true;
+    }
+
+    // By bisection on the number of negative pivots (Sturm; Parlett, The Symmetric Eigenvalue Problem, section 3.3).
+    T smallest() const {
+        if (d.size() == 1) return d[0];
+        T low = -bound_, high = bound_;
+        for (int i = 0; i < int(d.size()); ++i) high = std::min(high, d[i]);
+        for (int i = 0; i < 2 * std::numeric_limits<T>::digits + 16 && high - low > epsilon<T> * bound_ / 4; ++i) {
+            const T middle = low + (high - low) / 2;
+            if (middle <= low || middle >= high) break;
+            (negative(middle) ? high : low) = middle;
+        }
+        return low;
+    }
+
+    // The eigenvector of the smallest eigenvalue, of norm 1, by inverse iteration from below it.
+    void eigenvector(T lambda, Vector<T>& u) {
+        const int n = int(d.size());
+        for (int i = 0; i < n; ++i) u[i] = i % 2 == 0 ? T(1) : T(0.75);
+        u /= norm(u);
+        T shift = -lambda + 4 * epsilon<T> * bound_;
+        for (int tries = 0; tries < 8; ++tries) {
+            bool solved = bound_ > 0;
+            for (int i = 0; i < 3 && solved; ++i) {
+                solved = solve(shift, u, u);
+                const T length = norm(u);
+                solved = solved && std::isfinite(length) && length > 0;
+                if (solved) u /= length;
+            }
+            if (solved) return;
+            shift += (shift + lambda) * 3;
+            for (int i = 0; i < n; ++i) u[i] = i % 2 == 0 ? T(1) : T(0.75);
+            u /= norm(u);
+        }
+    }
+
+    T bound() const { return bound_; }  // of |T|, by Gershgorin's circles
+
+    Matrix<T> q;
+    Vector<T> d, e;
+
+  private:
+    void reflect(int k, Vector<T>& b) const {
+        const int n = int(d.size());
+        if (beta_[k] == 0) return;
+        const auto v = q.col(k).tail(n - k - 1);
+        auto c = b.tail(n - k - 1);
+        c -= (beta_[k] * v.dot(c)) * v;
+    }
+    bool negative(T shift) const {
+        T pivot = 1;
+        for (int i = 0; i < int(d.size()); ++i) {
+            pivot = d[i] - shift - (i > 0 ? e[i - 1] * (e[i - 1] / pivot) : T(0));
+            if (pivot < 0) return true;
+            if (pivot == 0) pivot = epsilon<T> * epsilon<T> * bound_;
+        }
+        return false;
+    }
+
+    Vector<T> beta_, p_, pivots_;
+    T bound_ = 0;
+};
+
+}  // namespace adaptk::solve

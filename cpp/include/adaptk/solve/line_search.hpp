@@ -1,0 +1,273 @@
+// Searches along x + alpha d, for conjugate_gradient and steepest_descent.
+//
+//   W. W. Hager, H. Zhang, A new conjugate gradient method with guaranteed descent and an efficient line search,
+//   SIAM J. Optim. 16 (2005); Algorithm 851: CG_DESCENT, ACM TOMS 32 (2006)
+//   J. Nocedal, S. J. Wright, Numerical Optimization, second edition (2006), Algorithms 3.5 and 3.6
+//
+// With phi(alpha) = f(x + alpha d) they end with
+//   strong Wolfe       phi(a) <= phi(0) + c1 a phi'(0)  and  |phi'(a)| <= c2 |phi'(0)|
+//   Wolfe              phi(a) <= phi(0) + c1 a phi'(0)  and  phi'(a) >= c2 phi'(0)
+//   approximate Wolfe  (2 c1 - 1) phi'(0) >= phi'(a) >= c2 phi'(0)  and  phi(a) <= phi(0) + 100 eps |phi(0)|
+// The approximate conditions hold where the others are lost in the rounding of phi.
+#pragma once
+
+#include "adaptk/solve/linalg.hpp"
+
+namespace adaptk::solve {
+
+template <class T> struct LineWork {
+    void resize(int n) {
+        for (Vector<T>* v : {&x, &g, &d, &xn, &gn, &best}) v->resize(n);
+    }
+    Vector<T> x, g, d;  // the point that a search starts from, its gradient, the direction
+    Vector<T> xn, gn;   // the point last evaluated
+    Vector<T> best;     // the lowest point of the run
+};
+
+enum class Search { found, failed, aborted, unbounded };
+
+template <class T, class Problem> class Line {
+  public:
+    Line(Problem& problem, LineWork<T>& work, Summary<T>& summary) : f(problem), w(work), s(summary) {}
+
+    // The first point of the run.
+    bool start() {
+        ++s.nfev;
+        if (!f.value(w.x.data(), value)) return false;
+        w.best = w.x;
+        lowest = value;
+        if (!std::isfinite(value)) return true;
+        ++s.njev;
+        return f.gradient(w.x.data(), w.g.data());
+    }
+
+    // phi(alpha), infinite where it is not a number; false to abort.
+    bool phi(T a) {
+        alpha = a;
+        w.xn = w.x + a * w.d;
+        ++s.nfev;
+        if (!f.value(w.xn.data(), fn)) return false;
+        if (std::isnan(fn)) fn = std::numeric_limits<T>::infinity();
+        if (fn < lowest) {
+            lowest = fn;
+            w.best = w.xn;
+        }
+        slope = std::numeric_limits<T>::quiet_NaN();
+        return true;
+    }
+    // phi'(alpha) at the point last evaluated; where it is not finite, phi counts as infinite.
+    bool derivative() {
+        ++s.njev;
+        if (!f.gradient(w.xn.data(), w.gn.data())) return false;
+        slope = w.gn.dot(w.d);
+        if (!w.gn.allFinite() || !std::isfinite(slope)) fn = std::numeric_limits<T>::infinity();
+        return true;
+    }
+    void accept() {
+        w.x.swap(w.xn);
+        w.g.swap(w.gn);
+        value = fn;
+    }
+    // The lowest point that was seen takes the place of the last one.
+    bool finish() {
+        if (!(lowest < value)) return true;
+        w.x = w.best;
+        value = lowest;
+        ++s.njev;
+        return f.gradient(w.x.data(), w.g.data());
+    }
+
+    Search strong_wolfe(T first, T c1, T c2);
+    Search hager_zhang(T first, T c1, T c2);
+
+    Problem& f;
+    LineWork<T>& w;
+    Summary<T>& s;
+    T value = 0, lowest = 0;         // at x
+    T alpha = 0, fn = 0, slope = 0;  // at xn
+    T slope0 = 0;                    // phi'(0)
+
+  private:
+    struct Point {
+        T a, f, d;
+    };
+    bool evaluate(T a) {
+        if (!phi(a)) return false;
+        return std::isfinite(fn) ? derivative() : true;
+    }
+    bool finite() const { return std::isfinite(fn); }
+    static constexpr int most = 60;
+};
+
+// The minimiser of the cubic through two points with slopes (Nocedal and Wright, equation 3.59), kept off the ends.
+template <class P> auto cubic_minimiser(const P& p, const P& q) {
+    using T = decltype(p.a);
+    const T d1 = p.d + q.d - 3 * ((p.f - q.f) / (p.a - q.a));
+    const T under = d1 * d1 - p.d * q.d;
+    const T width = q.a - p.a;
+    T a = p.a + width / 2;
+    if (under >= 0) {
+        const T d2 = width < 0 ? -std::sqrt(under) : std::sqrt(under);
+        const T c = q.a - width * ((q.d + d2 - d1) / (q.d - p.d + 2 * d2));
+        if (std::isfinite(c)) a = c;
+    }
+    const T low = std::min(p.a, q.a), high = std::max(p.a, q.a), guard = (high - low) / 10;
+    return std::min(std::max(a, T(low + guard)), T(high - guard));
+}
+
+template <class T, class Problem> Search Line<T, Problem>::strong_wolfe(T first, T c1, T c2) {
+    Point low{0, value, slope0}, high{0, 0, 0};
+    bool bracketed = false;
+    T limit = std::numeric_limits<T>::infinity();  // beyond it the function is not finite
+    T a = first;
+    for (int i = 0; i < most; ++i) {
+        if (!phi(a)) return Search::aborted;
+        if (fn == -std::numeric_limits<T>::infinity()) return Search::unbounded;
+        const bool high_enough = fn > value + c1 * a * slope0 || (low.a > 0 && fn >= low.f);
+        if (finite() && !high_enough && !derivative()) return Search::aborted;
+        if (!finite()) {
+            // Shorten: towards the best point that is known.
+            if (bracketed) {
+                high = {a, std::numeric_limits<T>::infinity(), 0};
+            } else {
+                limit = a;
+            }
+            a = low.a + (a - low.a) / 10;
+            if (a == low.a) return Search::failed;
+            continue;
+        }
+        if (high_enough) {
+            if (!derivative()) return Search::aborted;
+            high = {a, fn, slope};
+            bracketed = true;
+        } else {
+            if (std::abs(slope) <= -c2 * slope0) return Search::found;
+            const Point here{a, fn, slope};
+            if (!bracketed) {
+                if (slope >= 0) {
+                    high = low;
+                    bracketed = true;
+                } else {
+                    // On: by the cubic through the last two points, two to ten times as far.
+                    const T reach = std::min(T(10) * a, std::isinf(limit) ? T(10) * a : a + (limit - a) / 2);
+                    low = here;
+                    if (!(reach > a)) return Search::failed;
+                    a = std::max(std::min(T(4) * a, reach), a);
+                    continue;
+                }
+            } else if (slope * (high.a - here.a) >= 0) {
+                high = low;
+            }
+            low = here;
+        }
+        if (std::isfinite(high.f) && std::isfinite(high.d)) {
+            a = cubic_minimiser(low, high);
+        } else {
+            a = low.a + (high.a - low.a) / 2;
+        }
+        if (a == low.a || a == high.a) break;
+    }
+    // No point with both properties: one that is lower by the first will do.
+    if (low.a > 0 && low.f < value) {
+        if (!evaluate(low.a)) return Search::aborted;
+        return finite() ? Search::found : Search::failed;
+    }
+    return Search::failed;
+}
+
+template <class T, class Problem> Search Line<T, Problem>::hager_zhang(T first, T c1, T c2) {
+    const T near = value + 100 * epsilon<T> * std::abs(value);
+    const auto done = [&] {
+        if (!finite() || slope < c2 * slope0) return false;
+        return fn - value <= c1 * alpha * slope0 || (fn <= near && slope <= (2 * c1 - 1) * slope0);
+    };
+    int evaluations = 0;
+    bool aborted = false;
+    const auto at = [&](T a) {
+        ++evaluations;
+        aborted = aborted || !evaluate(a);
+        return !aborted;
+    };
+    Point a{0, value, slope0}, b{0, 0, 0};
+    const auto here = [&] { return Point{alpha, fn, slope}; };
+    // U3: halve [low, high], where phi(low) <= near and phi(high) > near, until the right slope is positive.
+    const auto narrow = [&](Point low, Point high) {
+        while (evaluations < most) {
+            const T c = low.a + (high.a - low.a) / 2;
+            if (c == low.a || c == high.a) break;
+            if (!at(c) || done()) break;
+            if (finite() && slope >= 0) {
+                high = here();
+                break;
+            }
+            if (finite() && fn <= near) {
+                low = here();
+            } else {
+                high = here();
+            }
+        }
+        a = low;
+        b = high;
+    };
+    // B0 to B3: bracket the minimum, growing fivefold.
+    T c = first;
+    bool bracket = false;
+    T limit = std::numeric_limits<T>::infinity();
+    while (evaluations < most && !bracket) {
+        if (!at(c)) return Search::aborted;
+        if (fn == -std::numeric_limits<T>::infinity()) return Search::unbounded;
+        if (!finite()) {
+            limit = c;
+            c = a.a + (c - a.a) / 10;
+            if (c == a.a) break;
+            continue;
+        }
+        if (done()) return Search::found;
+        if (slope >= 0) {
+            b = here();
+            bracket = true;
+        } else if (fn > near) {
+            narrow(Point{0, value, slope0}, here());
+            if (aborted) return Search::aborted;
+            if (done()) return Search::found;
+            bracket = true;
+        } else {
+            a = here();
+            const T next = std::isinf(limit) ? 5 * c : std::min(5 * c, c + (limit - c) / 2);
+            if (!(next > c) || !std::isfinite(next)) break;
+            c = next;
+        }
+    }
+    // The interval update U0 to U3. True where the search is over.
+    const auto update = [&](T c_) {
+        if (!(c_ > a.a && c_ < b.a)) return false;
+        if (!at(c_)) return true;
+        if (done()) return true;
+        if (!finite() || (slope < 0 && fn > near)) {
+            narrow(a, here());
+            return aborted || done();
+        }
+        (slope >= 0 ? b : a) = here();
+        return false;
+    };
+    const auto secant = [](const Point& p, const Point& q) { return (p.a * q.d - q.a * p.d) / (q.d - p.d); };
+    while (bracket && evaluations < most && b.a - a.a > epsilon<T> * b.a) {
+        const T width = b.a - a.a;
+        const Point a0 = a, b0 = b;
+        const T s1 = secant(a, b);
+        if (std::isfinite(s1) && update(s1)) return aborted ? Search::aborted : Search::found;
+        if (std::isfinite(s1) && (s1 == a.a || s1 == b.a)) {
+            const T s2 = s1 == b.a ? secant(b0, b) : secant(a0, a);
+            if (std::isfinite(s2) && update(s2)) return aborted ? Search::aborted : Search::found;
+        }
+        if (b.a - a.a > T(0.66) * width && update(a.a + (b.a - a.a) / 2))
+            return aborted ? Search::aborted : Search::found;
+    }
+    if (a.a > 0 && a.f < value) {
+        if (!evaluate(a.a)) return Search::aborted;
+        return finite() ? Search::found : Search::failed;
+    }
+    return Search::failed;
+}
+
+}  // namespace adaptk::solve

@@ -1,0 +1,430 @@
+// Newton's method for unconstrained minimisation with dense Hessians.
+//
+//   I. Goodfellow, Y. Bengio, A. Courville, Deep Learning (2016), Algorithm 8.8 and equation 8.28
+//   J. J. More, D. C. Sorensen, Computing a trust region step, SIAM J. Sci. Stat. Comput. 4 (1983)
+//   J. Nocedal, S. J. Wright, Numerical Optimization, second edition (2006), Algorithms 4.1 and 7.2
+//
+// With f, g, H at x, |.| the 2-norm and G the largest |g| of the run, it ends with
+//   gradient    |g| <= gtol G, or |g| <= eps |H| |x|, and lambda_min >= -n eps |H|
+//   step        the full step has |p| <= xtol |x|, and H is positive definite
+//   precision   the model promises less than 4 eps |f|, H is positive definite, and a step lowers neither f nor |g|
+//   saddle      |g| as under gradient, lambda_min < -n eps |H|, and f is not lower along the eigenvector
+//   indefinite  damping none: H has no Cholesky factor
+// At a stationary point with lambda_min < 0 the step is along its eigenvector, to the lower side. Where lambda_min is 0
+// within rounding, points along that eigenvector and the axes are tried, since the second derivative decides nothing.
+#pragma once
+
+#include "adaptk/solve/trust_region.hpp"
+
+namespace adaptk::solve {
+
+enum class Damping { trust_region, levenberg, none };
+
+template <class T> struct NewtonOptions {
+    Damping damping = Damping::trust_region;
+    T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
+    T xtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
+    T radius = 0;  // the first one; 0: the length of the first step that the model suggests
+    long max_iterations = 1000;
+    bool eigenvalue = true;  // compute lambda_min at the end
+};
+
+template <class T> struct NewtonWork {
+    void resize(int n_) {
+        n = n_;
+        for (Vector<T>* v : {&x, &g, &p, &xn, &gn, &t}) v->resize(n);
+        h.resize(n, n);
+        l.resize(n, n);
+        tri.resize(n);
+        trust.resize(n);
+    }
+    int n = 0;
+    Vector<T> x, g, p, xn, gn, t;
+    Matrix<T> h, l;
+    Tridiagonal<T> tri;
+    TrustWork<T> trust;
+};
+
+// w.x holds the start, and at the end the best point found, with its gradient and Hessian in w.g and w.h.
+template <class T, class Problem, class Monitor, class Linalg> class Newton {
+  public:
+    Newton(Problem& problem, const NewtonOptions<T>& options, NewtonWork<T>& work, Monitor& monitor)
+        : f(problem), o(options), w(work), watch(monitor) {}
+
+    Summary<T> run() {
+        s.status = iterate();
+        s.value = value;
+        s.gradient = largest(w.g);
+        if (s.status != Status::aborted && o.eigenvalue && !known_lambda && have_hessian) {
+            if (!(definite && w.n >= 128 && inverse_lanczos())) eigenvalue();
+        }
+        if (have_hessian) s.lambda_min = lambda;
+        return s;
+    }
+
+  private:
+    enum class Outcome { moved, ended, rejected };
+
+    Status iterate() {
+        const T nan = std::numeric_limits<T>::quiet_NaN();
+        w.g.setConstant(nan);
+        ++s.nfev;
+        if (!f.value(w.x.data(), value)) return Status::aborted;
+        if (!std::isfinite(value)) return Status::nonfinite;
+        ++s.njev;
+        if (!f.gradient(w.x.data(), w.g.data())) return Status::aborted;
+        if (!w.g.allFinite()) return Status::nonfinite;
+        radius = o.radius;
+        T step = nan;
+        for (;; ++s.nit) {
+            const T g_norm = norm(w.g);
+            most = std::max(most, g_norm);
+            if (const Signal signal = watch(Progress<T>{s.nit, value, step, largest(w.g), w.x.data(), w.n});
+                signal != Signal::go)
+                return ended(signal);
+            ++s.nhev;
+            have_hessian = true;
+            known_lambda = false;
+            if (!f.hessian(w.x.data(), w.h.data())) return Status::aborted;
+            if (!w.h.allFinite()) return Status::nonfinite;
+            size = w.h.norm();
+            w.l = w.h;
+            definite = Linalg::cholesky(w.l);
+            if (g_norm <= o.gtol * most || g_norm <= epsilon<T> * size * norm(w.x)) {
+                if (definite) return last_step(g_norm) ? Status::gradient : Status::aborted;
+                eigenvalue();
+                const bool flat = lambda >= -T(w.n) * epsilon<T> * size;
+                if (o.damping == Damping::none && !flat) return Status::saddle;
+                const Outcome outcome = flat ? leave_flat() : leave_saddle();
+                if (outcome == Outcome::ended) return Status::aborted;
+                // The plain method says what it met, and does not go on from the lower point.
+                if (o.damping == Damping::none && outcome == Outcome::moved) return Status::saddle;
+                if (outcome == Outcome::rejected) return flat ? Status::gradient : Status::saddle;
+                step = norm(w.p);
+                if (s.nit + 1 >= o.max_iterations) return Status::limit;
+                continue;
+            }
+            if (s.nit >= o.max_iterations) return Status::limit;
+            const Status status = o.damping == Damping::none        ? full_step()
+                                  : o.damping == Damping::levenberg ? levenberg_step()
+                                                                    : trust_step();
+            if (status != Status::limit) return status;
+            step = norm(w.p);
+        }
+    }
+
+    // p = -H^-1 g from the factor.
+    void newton_direction() {
+        w.p = -w.g;
+        Linalg::cholesky_solve(w.l, w.p);
+    }
+
+    // The steps return Status::limit where the iteration goes on.
+    Status full_step() {
+        if (!definite) return Status::indefinite;
+        newton_direction();
+        w.xn = w.x + w.p;
+        T fn;
+        ++s.nfev;
+        if (!f.value(w.xn.data(), fn)) return Status::aborted;
+        ++s.njev;
+        if (!f.gradient(w.xn.data(), w.gn.data())) return Status::aborted;
+        if (fn == -std::numeric_limits<T>::infinity()) return Status::unbounded;
+        if (!std::isfinite(fn) || !w.gn.allFinite()) return Status::nonfinite;
+        if (const T length = norm(w.p); length <= o.xtol * norm(w.x)) {
+            if (norm(w.gn) < norm(w.g)) move(fn);
+            return Status::step;
+        }
+        move(fn);
+        return Status::limit;
+    }
+
+    // At a minimum within gtol the full step doubles the digits of x for one evaluation.
+    bool last_step(T g_norm) {
+        if (g_norm == 0) return true;
+        newton_direction();
+        w.xn = w.x + w.p;
+        T fn;
+        ++s.nfev;
+        if (!f.value(w.xn.data(), fn)) return false;
+        if (!(fn <= value + 2 * epsilon<T> * std::abs(value))) return true;
+        ++s.njev;
+        if (!f.gradient(w.xn.data(), w.gn.data())) return false;
+        if (w.gn.allFinite() && norm(w.gn) < g_norm) move(fn);
+        return true;
+    }
+
+    void move(T fn) {
+        w.x.swap(w.xn);
+        w.g.swap(w.gn);
+        value = fn;
+    }
+
+    enum class Trial { accepted, worse, aborted, converged, stuck, unbounded };
+
+    // Evaluates x + p. `ratio` is the actual reduction over the predicted one.
+    Trial attempt(T predicted, T length, T& ratio) {
+        w.xn = w.x + w.p;
+        ratio = -1;
+        if ((w.xn.array() == w.x.array()).all()) return Trial::stuck;
+        T fn;
+        ++s.nfev;
+        if (!f.value(w.xn.data(), fn)) return Trial::aborted;
+        if (fn == -std::numeric_limits<T>::infinity()) {
+            w.x.swap(w.xn);
+            value = fn;
+            return Trial::unbounded;
+        }
+        if (!std::isfinite(fn)) return Trial::worse;
+        const bool below_rounding = predicted <= 4 * epsilon<T> * std::max(std::abs(value), std::abs(fn));
+        const bool small = full && length <= o.xtol * norm(w.x);
+        ratio = (value - fn) / predicted;
+        if (below_rounding || small) {
+            // f cannot tell; the gradient can.
+            ++s.njev;
+            if (!f.gradient(w.xn.data(), w.gn.data())) return Trial::aborted;
+            const T rounding = 2 * epsilon<T> * std::abs(value);
+            const bool better =
+                w.gn.allFinite() && (fn < value || (fn <= value + rounding && norm(w.gn) <= norm(w.g) / 2));
+            if (better) move(fn);
+            if (small) return Trial::converged;
+            ratio = better ? T(1) : T(-1);
+            return better ? Trial::accepted : Trial::stuck;
+        }
+        if (!(fn < value)) return Trial::worse;
+        ++s.njev;
+        if (!f.gradient(w.xn.data(), w.gn.data())) return Trial::aborted;
+        if (!w.gn.allFinite()) return Trial::worse;
+        move(fn);
+        return Trial::accepted;
+    }
+
+    Status conclude(Trial trial) {
+        switch (trial) {
+        case Trial::aborted: return Status::aborted;
+        case Trial::converged: return Status::step;
+        case Trial::unbounded: return Status::unbounded;
+        case Trial::stuck: break;
+        default: return Status::limit;
+        }
+        // Nothing that can be represented is lower. At a saddle that would be no result.
+        if (!definite) {
+            if (!known_lambda) eigenvalue();
+            if (lambda < -T(w.n) * epsilon<T> * size) {
+                const Outcome outcome = leave_saddle();
+                if (outcome == Outcome::ended) return Status::aborted;
+                return outcome == Outcome::moved ? Status::limit : Status::saddle;
+            }
+        }
+        return Status::precision;
+    }
+
+    void eigenvalue() {
+        w.tri.q = w.h;
+        w.tri.compute();
+        lambda = w.tri.smallest();
+        known_lambda = true;
+    }
+
+    // The smallest eigenvalue of a large positive definite H from a Krylov space of H^-1 (Lanczos), where it is the
+    // largest: a hundredth of a tridiagonalisation's work. At the end of a run, so it may allocate.
+    bool inverse_lanczos() {
+        constexpr int most = 60;
+        w.l = w.h;
+        if (!Linalg::cholesky(w.l)) return false;
+        Matrix<T> basis(w.n, most);
+        Tridiagonal<T> small;
+        for (int i = 0; i < w.n; ++i) w.t[i] = T(1) + T(0.5) * std::sin(T(i) * T(1.7) + T(0.3));
+        w.t /= norm(w.t);
+        small.resize(most);
+        small.d.setZero();
+        small.e.setZero();
+        T before = 0;
+        for (int k = 0; k < most; ++k) {
+            basis.col(k) = w.t;
+            w.p = w.t;
+            Linalg::cholesky_solve(w.l, w.p);
+            small.d[k] = -w.t.dot(w.p);
+            for (int twice = 0; twice < 2; ++twice)
+                for (int i = 0; i <= k; ++i) w.p -= basis.col(i).dot(w.p) * basis.col(i);
+            const T beta = norm(w.p);
+            if (!std::isfinite(beta)) return false;
+            small.measure();
+            const T largest_inverse = -small.smallest();
+            lambda = T(1) / largest_inverse;
+            if (!(lambda > 0)) return false;
+            if (std::abs(largest_inverse - before) <= 4 * epsilon<T> * largest_inverse) break;
+            if (!(beta > epsilon<T> * largest_inverse) || k + 1 == most) break;
+            before = largest_inverse;
+            small.e[k] = -beta;
+            w.t = w.p / beta;
+        }
+        known_lambda = true;
+        return true;
+    }
+
+    Status trust_step() {
+        T newton_length = -1;
+        bool tridiagonal = known_lambda;
+        for (int tries = 0; tries < 200; ++tries) {
+            TrustStep<T> step;
+            if (definite && newton_length < 0) {
+                newton_direction();
+                w.t = w.p;
+                newton_length = norm(w.p);
+            }
+            if (definite && std::isfinite(newton_length) && (radius <= 0 || newton_length <= radius)) {
+                w.p = w.t;
+                step.length = newton_length;
+                step.predicted = -w.g.dot(w.p) / 2;
+                full = true;
+                if (radius <= 0) radius = newton_length;
+            } else {
+                full = false;
+                if (!tridiagonal) {
+                    eigenvalue();
+                    tridiagonal = true;
+                }
+                if (radius <= 0) radius = first_radius();
+                step = trust_region_step(w.tri, lambda, w.g, radius, w.trust, w.p);
+                if (!(step.predicted > 0) || !w.p.allFinite()) {
+                    radius /= 4;
+                    if (!(radius > std::numeric_limits<T>::min())) return conclude(Trial::stuck);
+                    continue;
+                }
+            }
+            T ratio;
+            const Trial trial = attempt(step.predicted, step.length, ratio);
+            // More and Sorensen, section 4: shrink below 1/4, grow above 3/4 where the radius held the step.
+            if (ratio < T(0.25)) {
+                radius = std::min(radius, step.length) / 4;
+            } else if (ratio > T(0.75)) {
+                radius = std::max(radius, 2 * step.length);
+            }
+            if (trial == Trial::worse) continue;
+            return conclude(trial);
+        }
+        return conclude(Trial::stuck);
+    }
+
+    // Without any other length to go by: the distance to the origin, else the Cauchy step's.
+    T first_radius() const {
+        const T x_norm = norm(w.x);
+        if (x_norm > 0) return x_norm;
+        const T r = norm(w.g) / size;
+        return r > 0 && std::isfinite(r) ? r : T(1);
+    }
+
+    // H + alpha I (equation 8.28): alpha falls to 0 while the model is right and H is positive definite.
+    Status levenberg_step() {
+        const T unit = size > 0 ? size : norm(w.g) / reach();
+        for (int tries = 0; tries < 400; ++tries) {
+            if (alpha > 0 || !definite) {
+                if (!definite && alpha == 0) alpha = T(1e-3) * unit;
+                w.l = w.h;
+                w.l.diagonal().array() += alpha;
+                while (!Linalg::cholesky(w.l)) {
+                    alpha = std::max(2 * alpha, epsilon<T> * unit);
+                    if (!std::isfinite(alpha)) return conclude(Trial::stuck);
+                    w.l = w.h;
+                    w.l.diagonal().array() += alpha;
+                }
+            }
+            newton_direction();
+            full = alpha == 0;
+            const T length = norm(w.p);
+            // -(g'p + p'Hp/2) with Hp = -g - alpha p.
+            const T predicted = (alpha * length * length - w.g.dot(w.p)) / 2;
+            T ratio;
+            const Trial trial = attempt(predicted, length, ratio);
+            if (ratio > T(0.75)) {
+                alpha /= 8;
+                if (alpha < epsilon<T> * unit) alpha = 0;
+            } else if (ratio < T(0.25)) {
+                alpha = std::max(4 * alpha, T(1e-3) * unit);
+            }
+            if (trial == Trial::worse) continue;
+            return conclude(trial);
+        }
+        return conclude(Trial::stuck);
+    }
+
+    // Lengths to try along a direction: the trust region's, or what the point itself suggests.
+    T reach() const {
+        if (radius > 0) return radius;
+        const T x_norm = norm(w.x);
+        return x_norm > 0 ? x_norm : T(1);
+    }
+
+    // Whether x + t d is lower by more than `least`; the lower one of both sides is taken.
+    Outcome try_both(const Vector<T>& d, T t, T least) {
+        T best = value - least;
+        T best_t = 0;
+        for (const T side : {t, -t}) {
+            w.xn = w.x + side * d;
+            T fn;
+            ++s.nfev;
+            if (!f.value(w.xn.data(), fn)) return Outcome::ended;
+            if (std::isfinite(fn) && fn < best) {
+                best = fn;
+                best_t = side;
+            }
+        }
+        if (best_t == 0) return Outcome::rejected;
+        w.xn = w.x + best_t * d;
+        w.p = best_t * d;
+        ++s.njev;
+        if (!f.gradient(w.xn.data(), w.gn.data())) return Outcome::ended;
+        if (!w.gn.allFinite()) return Outcome::rejected;
+        move(best);
+        radius = std::max(radius, std::abs(best_t));
+        return Outcome::moved;
+    }
+
+    Outcome leave_saddle() {
+        w.tri.eigenvector(lambda, w.trust.u);
+        w.tri.from(w.trust.u);
+        w.t = w.trust.u;
+        T t = reach();
+        for (int i = 0; i < 60; ++i, t /= 4) {
+            const Outcome outcome = try_both(w.t, t, T(0));
+            if (outcome != Outcome::rejected) return outcome;
+        }
+        return Outcome::rejected;
+    }
+
+    Outcome leave_flat() {
+        w.tri.eigenvector(lambda, w.trust.u);
+        w.tri.from(w.trust.u);
+        w.t = w.trust.u;
+        const T least = 16 * epsilon<T> * std::abs(value);
+        for (int axis = -1; axis < w.n; ++axis) {
+            if (axis >= 0) {
+                if (!(std::abs(w.h(axis, axis)) <= T(w.n) * epsilon<T> * size)) continue;
+                w.t.setZero();
+                w.t[axis] = 1;
+            }
+            for (const T share : {T(1), T(1e-1), T(1e-2), T(1e-4)}) {
+                const Outcome outcome = try_both(w.t, reach() * share, least);
+                if (outcome != Outcome::rejected) return outcome;
+            }
+        }
+        return Outcome::rejected;
+    }
+
+    Problem& f;
+    const NewtonOptions<T>& o;
+    NewtonWork<T>& w;
+    Monitor& watch;
+    Summary<T> s;
+    T value = std::numeric_limits<T>::quiet_NaN(), radius = 0, alpha = 0, most = 0, size = 0, lambda = 0;
+    bool definite = false, known_lambda = false, have_hessian = false;
+    bool full = false;  // p is the step of the plain method
+};
+
+template <class T, class Linalg = InlineLinalg, class Problem, class Monitor = NoMonitor>
+Summary<T> newton(Problem& problem, const NewtonOptions<T>& options, NewtonWork<T>& work, Monitor&& monitor = {}) {
+    return Newton<T, Problem, std::remove_reference_t<Monitor>, Linalg>(problem, options, work, monitor).run();
+}
+
+}  // namespace adaptk::solve

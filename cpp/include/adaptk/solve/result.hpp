@@ -1,0 +1,68 @@
+// What every solver shares: how it ends, what it reports, and what it asks of the functions that it is given.
+//
+// A problem is a struct with member functions that write their result and return false where everything must end at
+// once (their owner knows why):
+//     bool value(const T* x, T& f);                         newton, conjugate_gradient, steepest_descent
+//     bool gradient(const T* x, T* g);
+//     bool hessian(const T* x, T* h);                       newton: n x n, symmetric
+//     bool product(const T* x, const T* v, T* hv);          newton_cg: the Hessian times v
+//     bool residuals(const T* x, T* r);                     levenberg_marquardt
+//     bool jacobian(const T* x, const T* r, T* j);          m x n, column after column
+// A value that is not finite is no failure: the solver takes a shorter step.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+namespace adaptk::solve {
+
+// Positive: converged. The inequalities are those of the solvers' headers.
+enum class Status : int {
+    limit = 0,        // iterations or evaluations are used up
+    gradient = 1,     // the gradient is small; for newton: at a minimum, lambda_min >= -n eps |H|
+    reduction = 2,    // the last reduction is small
+    step = 3,         // the last step is small
+    both = 4,         // reduction and step
+    precision = 5,    // no step can change the function by more than its own rounding
+    stopped = -1,     // by the callback
+    time = -2,        // max_seconds are over
+    nonfinite = -3,   // the function, gradient or Hessian is not finite where it must be
+    indefinite = -4,  // the plain Newton method met a Hessian without a Cholesky factor
+    saddle = -5,      // stationary, with lambda_min < 0 and no lower point to be found along its eigenvector
+    unbounded = -6,   // the function fell to minus infinity
+    curvature = -7,   // cg: a direction with p'Ap <= 0
+    aborted = -8,     // a function of the problem said so
+};
+
+// What a monitor, called once an iteration, answers.
+enum class Signal { go, stop, time, abort };
+
+template <class T> struct Progress {
+    long nit;
+    T value;     // f, or half the sum of squares
+    T step;      // its 2-norm
+    T gradient;  // its largest element
+    const T* x;
+    int n;
+};
+
+struct NoMonitor {
+    template <class T> Signal operator()(const Progress<T>&) { return Signal::go; }
+};
+
+template <class T> struct Summary {
+    Status status = Status::limit;
+    T value = std::numeric_limits<T>::quiet_NaN();
+    T gradient = std::numeric_limits<T>::quiet_NaN();
+    T lambda_min = std::numeric_limits<T>::quiet_NaN();
+    long nit = 0, nfev = 0, njev = 0, nhev = 0;
+};
+
+template <class T> inline constexpr T epsilon = std::numeric_limits<T>::epsilon();
+
+inline Status ended(Signal signal) {
+    if (signal == Signal::stop) return Status::stopped;
+    return signal == Signal::time ? Status::time : Status::aborted;
+}
+
+}  // namespace adaptk::solve

@@ -1,0 +1,105 @@
+// Steepest descent: the baseline that figure 8.6 of the Deep Learning book (Goodfellow, Bengio, Courville 2016) shows.
+//
+//   exact   alpha = g'g / g'Hg, the minimiser along -g where f is quadratic; g'Hg is taken from one more gradient,
+//           which is exact there. Elsewhere it is the first trial of a Wolfe search.
+//   wolfe   strong Wolfe conditions (Nocedal and Wright 2006, Algorithms 3.5 and 3.6)
+//   bb      J. Barzilai, J. M. Borwein, Two-point step size gradient methods, IMA J. Numer. Anal. 8 (1988), made
+//           global by a maximum over ten values (M. Raydan, SIAM J. Optim. 7 (1997))
+// With G the largest |g|_inf of the run, it ends with
+//   gradient   |g|_inf <= gtol G
+//   precision  no step along -g lowers f
+#pragma once
+
+#include "adaptk/solve/conjugate_gradient.hpp"
+
+#include <array>
+
+namespace adaptk::solve {
+
+enum class StepRule { wolfe, exact, bb };
+
+template <class T> struct SteepestDescentOptions {
+    StepRule rule = StepRule::wolfe;
+    T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-8);
+    long max_iterations = 10000;
+};
+
+// w.x holds the start, and at the end the best point found, with its gradient in w.g.
+template <class T, class Problem, class Monitor = NoMonitor>
+Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o, LineWork<T>& w,
+                            Monitor&& watch = {}) {
+    Summary<T> s;
+    Line<T, Problem> line(problem, w, s);
+    const int n = int(w.x.size());
+    w.g.setConstant(std::numeric_limits<T>::quiet_NaN());
+    std::array<T, 10> last{};
+    const auto run = [&] {
+        if (!line.start()) return Status::aborted;
+        if (!std::isfinite(line.value) || !w.g.allFinite()) return Status::nonfinite;
+        last.fill(line.value);
+        T most = 0, step = std::numeric_limits<T>::quiet_NaN(), alpha = 0, bb = 0, slope_before = 0;
+        for (;; ++s.nit) {
+            const T g_most = largest(w.g);
+            most = std::max(most, g_most);
+            if (const Signal signal = watch(Progress<T>{s.nit, line.value, step, g_most, w.x.data(), n});
+                signal != Signal::go)
+                return ended(signal);
+            if (g_most <= o.gtol * most) return Status::gradient;
+            if (s.nit >= o.max_iterations) return Status::limit;
+            w.d = -w.g;
+            line.slope0 = w.g.dot(w.d);
+            // The fall of f in this step as in the last one (Nocedal and Wright 2006, section 3.5).
+            T first = alpha > 0 ? alpha * (slope_before / line.slope0) : first_step(w.x, w.g, line.value);
+            Search search = Search::failed;
+            if (o.rule == StepRule::bb) {
+                const T ceiling = *std::max_element(last.begin(), last.end());
+                if (bb > 0 && std::isfinite(bb)) first = bb;
+                for (int i = 0; i < 60 && search == Search::failed; ++i, first /= 4) {
+                    if (!line.phi(first)) return Status::aborted;
+                    if (line.fn == -std::numeric_limits<T>::infinity()) return Status::unbounded;
+                    if (!(line.fn <= ceiling + T(1e-4) * first * line.slope0)) continue;
+                    if (!line.derivative()) return Status::aborted;
+                    if (std::isfinite(line.fn)) search = Search::found;
+                }
+            } else {
+                if (o.rule == StepRule::exact) {
+                    // Along -g the slope is linear in alpha.
+                    if (!line.phi(first)) return Status::aborted;
+                    if (std::isfinite(line.fn) && !line.derivative()) return Status::aborted;
+                    const T bend = line.slope - line.slope0;
+                    if (std::isfinite(line.fn) && bend > 0) {
+                        const T exact = -first * line.slope0 / bend;
+                        if (!line.phi(exact)) return Status::aborted;
+                        if (line.fn <= line.value + T(1e-4) * exact * line.slope0 && !line.derivative())
+                            return Status::aborted;
+                        if (line.fn < line.value && std::isfinite(line.slope)) search = Search::found;
+                    }
+                }
+                if (search == Search::failed) search = line.strong_wolfe(first, T(1e-4), T(0.9));
+            }
+            if (search == Search::aborted) return Status::aborted;
+            if (search == Search::unbounded) return Status::unbounded;
+            if (search == Search::failed) return Status::precision;
+            alpha = line.alpha;
+            slope_before = line.slope0;
+            step = alpha * norm(w.d);
+            // s's / s'y and s'y / y'y in turn; s = alpha d, and g stands for -d.
+            const T sy = alpha * (line.slope - line.slope0);
+            if (s.nit % 2 == 0) {
+                bb = alpha * alpha * w.d.squaredNorm() / sy;
+            } else {
+                bb = sy / (w.gn - w.g).squaredNorm();
+            }
+            line.accept();
+            last[std::size_t(s.nit) % last.size()] = line.value;
+        }
+    };
+    s.status = run();
+    if (s.status != Status::aborted && std::isfinite(line.value) && !line.finish()) s.status = Status::aborted;
+    if (s.status == Status::unbounded) line.value = line.lowest;
+    s.value = line.value;
+    s.gradient = largest(w.g);
+    return s;
+}
+
+}  // namespace adaptk::solve

@@ -1,0 +1,35 @@
+// What an object of dense kernels (dense_kernels.cpp, compiled once for each instruction set) hands to dense.cpp.
+// Matrices are stored column after column; `ld` is the distance between columns.
+#pragma once
+
+namespace adaptk::detail {
+
+// Rows and columns of a tile of update(), and its largest depth. A tile's packed operands lie on the stack, in L2.
+inline constexpr int dense_tile = 96;
+inline constexpr int dense_depth = 128;
+inline constexpr int dense_block = 32;
+
+template <class T> struct DenseKernels {
+    // c -= a b' with c rows x columns, a rows x depth, b columns x depth.
+    void (*update)(const T* a, const T* b, long ld, int rows, int columns, int depth, T* c);
+    // The Cholesky factor of the lower triangle of an n x n block, n <= dense_block; false where it has none.
+    bool (*factor)(T* a, long ld, int n);
+    // x = x L^-T for a block of rows, L being n x n, n <= dense_block.
+    void (*solve_rows)(const T* l, long ld, int n, T* x, int rows);
+    // b = L^-1 b and b = L^-T b.
+    void (*forward)(const T* l, long ld, int n, T* b);
+    void (*backward)(const T* l, long ld, int n, T* b);
+};
+
+struct DenseTable {
+    DenseKernels<float> f32;
+    DenseKernels<double> f64;
+};
+
+const DenseTable& dense_portable();
+const DenseTable& dense_v2();
+const DenseTable& dense_v3();
+const DenseTable& dense_v4();
+const DenseTable& dense_neon();
+
+}  // namespace adaptk::detail

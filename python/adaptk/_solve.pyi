@@ -1,0 +1,52 @@
+from typing import Any
+
+def levenberg_marquardt(
+    fun: Any,
+    x0: Any,
+    args: tuple[Any, ...],
+    jac: Any,
+    derivatives: tuple[Any, ...],
+    residuals: int,
+    lower: Any,
+    upper: Any,
+    options: tuple[Any, ...],
+    common: tuple[Any, ...],
+    /,
+) -> dict[str, Any]: ...
+def newton(
+    fun: Any,
+    x0: Any,
+    args: tuple[Any, ...],
+    jac: Any,
+    hess: Any,
+    hessp: Any,
+    derivatives: tuple[Any, ...],
+    damping: int,
+    options: tuple[Any, ...],
+    common: tuple[Any, ...],
+    /,
+) -> dict[str, Any]: ...
+def descend(
+    fun: Any,
+    x0: Any,
+    args: tuple[Any, ...],
+    jac: Any,
+    derivatives: tuple[Any, ...],
+    kind: int,
+    rule: int,
+    options: tuple[Any, ...],
+    common: tuple[Any, ...],
+    /,
+) -> dict[str, Any]: ...
+def cg(
+    a: Any,
+    b: Any,
+    x0: Any,
+    m: Any,
+    rtol: float,
+    atol: float,
+    maxiter: int,
+    common: tuple[Any, ...],
+    /,
+) -> dict[str, Any]: ...
+def cholesky_solve(h: Any, b: Any, /) -> Any: ...

@@ -1,0 +1,209 @@
+"""Nonlinear least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from adaptk import _solve
+from adaptk.solve import _arguments as arguments
+from adaptk.solve._result import Result, finish
+
+LOSSES = {"linear": 0, "huber": 1, "soft_l1": 2, "cauchy": 3, "arctan": 4, "tukey": 5}
+_ACCELERATE = {None: -1, "auto": -1, False: 0, True: 1}
+
+
+def _bounds(bounds: Any, x: arguments.Array) -> tuple[Any, Any]:
+    if bounds is None:
+        return None, None
+    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
+        bounds = (bounds.lb, bounds.ub)
+    try:
+        low, high = (np.array(np.broadcast_to(np.asarray(b, dtype=x.dtype), x.shape)) for b in bounds)
+    except (TypeError, ValueError):
+        raise ValueError(f"bounds: expected a pair (lower, upper) of numbers or of shape {x.shape}") from None
+    if np.isnan(low).any() or np.isnan(high).any():
+        raise ValueError("bounds: hold NaN")
+    if not (low < high).all():
+        k = int(np.argmin(low < high))
+        raise ValueError(f"bounds: lower must be less than upper, got {low[k]} and {high[k]} for variable {k}")
+    outside = (x < low) | (x > high)
+    if outside.any():
+        k = int(np.argmax(outside))
+        raise ValueError(f"x0: variable {k} is {x[k]}, outside its bounds [{low[k]}, {high[k]}]")
+    if not np.isfinite(low).any() and not np.isfinite(high).any():
+        return None, None
+    return low, high
+
+
+def levenberg_marquardt(
+    fun: Any,
+    x0: Any,
+    args: Any = (),
+    *,
+    jac: Any = None,
+    bounds: Any = None,
+    loss: str = "linear",
+    f_scale: float = 1.0,
+    ftol: float | None = None,
+    xtol: float | None = None,
+    gtol: float | None = None,
+    max_nfev: int | None = None,
+    factor: float | None = None,
+    x_scale: Any = "jac",
+    geodesic: bool | str = "auto",
+    polish: bool = True,
+    absolute_sigma: bool = False,
+    vectorized: bool = False,
+    rel_step: Any = None,
+    typical: Any = None,
+    m: int | None = None,
+    callback: Callable[..., Any] | None = None,
+    disp: bool = False,
+    history: bool = False,
+    max_seconds: float | None = None,
+) -> Result:
+    """Minimise half the sum of squares of residuals.
+
+    Levenberg and Marquardt's method as More has it: columns scaled by their norms, one QR factorisation with column
+    pivoting for each Jacobian, the damping that fits a trust region; with geodesic acceleration where it pays, and
+    Gauss-Newton steps at the end for as long as they shrink.
+
+    Parameters
+    ----------
+    fun : callable or compiled function
+        ``fun(x, *args)`` returns the residuals, shape (m,). `x` is a new array at each call. Compiled:
+        ``void (int m, int n, const double *x, double *r, void *user)``, with `m` given.
+    x0 : array_like, shape (n,)
+        The start. float32 is kept, anything else real becomes float64.
+    args : tuple
+        More arguments of `fun` and `jac`.
+    jac : callable, compiled function or {"2-point", "3-point", "cs"}, optional
+        The Jacobian, shape (m, n), or how to take it by differences: one-sided (the default; central ones finish the
+        polishing), central, or by complex steps, for which `fun` must take and return complex numbers. Compiled:
+        ``void (int m, int n, const double *x, double *j, void *user)``, row after row.
+    bounds : (lower, upper), optional
+        Numbers or shape (n,) each, or an object with ``lb`` and ``ub``.
+    loss : {"linear", "huber", "soft_l1", "cauchy", "arctan", "tukey"}
+        rho in ``cost = 0.5 * sum(C**2 * rho((r / C)**2))``.
+    f_scale : float
+        C: residuals well below it count as squares.
+    ftol, xtol, gtol : float, optional
+        See `status`. 1e-8, 1e-8 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
+    max_nfev : int, optional
+        Limit of evaluations other than those for differences. ``200 * (n + 1)``.
+    factor : float, optional
+        The first step has at most ``|D p| <= factor |D x0|``. Default 1.
+    x_scale : "jac" or array_like
+        The size of each variable; ``"jac"`` takes the largest norm that its column of the Jacobian has had.
+    geodesic : bool or "auto"
+        Second-order correction of each step (one more evaluation or two); ``"auto"`` tries it after some iterations
+        and goes on where the residuals fall clearly further with it.
+    polish : bool
+        Whether to finish with Gauss-Newton steps.
+    absolute_sigma : bool
+        Whether the residuals are in units of their standard deviation, so that `cov` is not scaled by their size.
+    vectorized : bool
+        Whether `fun` takes a stack of points, shape (k, n), and returns (k, m); differences are then one call.
+    rel_step, typical : float or array_like, optional
+        Differences step by ``rel_step * max(|x|, typical)``. The defaults are eps**(1/2) or eps**(1/3), and ``|x0|``
+        (1 where that is 0).
+    m : int, optional
+        The number of residuals, for a compiled `fun`.
+    callback : callable, optional
+        ``callback(x)`` or ``callback(intermediate_result=...)`` after each iteration; StopIteration or a returned
+        ``True`` ends the run.
+    disp, history : bool
+        Progress on one line of standard error; a record of each iteration in ``result.history``.
+    max_seconds : float, optional
+        The run ends with the iteration in which they are over.
+
+    Returns
+    -------
+    Result
+        `x`, `cost`, `fun` (residuals), `jac`, `grad`, `optimality` (the largest element of the gradient that no bound
+        holds), `cov` (n, n), `x_std` (n,), `active_mask`, `nit`, `nfev`, `njev`, `success`, `message` and `status`:
+
+        == =======================================================================
+        1  ``|J_j.r| <= gtol |J_j| |r|`` for all columns j that no bound holds
+        2  actual and predicted relative reductions of ``|r|^2`` ``<= ftol``
+        3  ``|D p| <= xtol |D x|``
+        4  2 and 3
+        5  no step changes x
+        0  `max_nfev` evaluations
+        -1 the callback stopped it
+        -2 `max_seconds` are over
+        -3 residuals at the start, or a Jacobian, are not finite
+        == =======================================================================
+
+        `cov` and `x_std` are infinite where the Jacobian has not full rank, or (without `absolute_sigma`) no degree
+        of freedom is left.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments and returned values of the wrong kind, with their names. Exceptions of `fun`, `jac` and
+        `callback` come through unchanged.
+
+    References
+    ----------
+    J. J. More, The Levenberg-Marquardt algorithm: implementation and theory, 1978. M. K. Transtrum and J. P. Sethna,
+    Improvements to the Levenberg-Marquardt algorithm, arXiv:1201.5885.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> t = np.linspace(0, 1, 20)
+    >>> y = 2 * np.exp(-3 * t)
+    >>> r = adaptk.solve.levenberg_marquardt(lambda p: p[0] * np.exp(-p[1] * t) - y, [1.0, 1.0])
+    >>> r.success, r.x.round(6)
+    (True, array([2., 3.]))
+    """
+    x = arguments.start(x0)
+    size = x.dtype.itemsize
+    f = arguments.function(fun, "fun", size, "residuals")
+    is_compiled = isinstance(f, tuple)
+    differences = 0
+    if jac is None:
+        differences = 1
+    elif isinstance(jac, str):
+        differences = arguments.method(jac, "jac")
+    j = None if differences else arguments.function(jac, "jac", size, "jacobian")
+    if is_compiled:
+        if m is None:
+            raise TypeError("m: a compiled fun needs the number of residuals")
+        if differences == 3:
+            raise TypeError("jac: 'cs' calls fun with complex numbers, which a compiled function does not take")
+        residuals = arguments.whole(m, "m", low=1)
+    else:
+        residuals = 0
+    if vectorized and (is_compiled or differences not in (1, 2)):
+        raise ValueError("vectorized: is for 2-point and 3-point differences of a Python function")
+    lower, upper = _bounds(bounds, x)
+    scale = None
+    if not (isinstance(x_scale, str) and x_scale == "jac"):
+        scale = arguments.per_variable(x_scale, "x_scale", x)
+    options = (
+        arguments.tolerance(ftol, "ftol"),
+        arguments.tolerance(xtol, "xtol"),
+        arguments.tolerance(gtol, "gtol"),
+        200 * (x.size + 1) if max_nfev is None else arguments.whole(max_nfev, "max_nfev", low=1),
+        None if factor is None else arguments.real(factor, "factor", open_low=True),
+        arguments.choice(loss, "loss", LOSSES),
+        arguments.real(f_scale, "f_scale", open_low=True),
+        arguments.choice(geodesic, "geodesic", _ACCELERATE),
+        bool(polish),
+        scale,
+        bool(absolute_sigma),
+    )
+    derivatives = arguments.derivatives(differences, 0, bool(vectorized), False, rel_step, typical, x)
+    common, progress = arguments.common("levenberg_marquardt", callback, disp, history, max_seconds)
+    raw = _solve.levenberg_marquardt(
+        f, x, arguments.tuple_of(args), j, derivatives, residuals, lower, upper, options, common
+    )
+    result = finish(raw, "least_squares")
+    if progress is not None:
+        progress.close(result.message)
+    return result

@@ -1,0 +1,165 @@
+"""Newton's method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from adaptk import _solve
+from adaptk.solve import _arguments as arguments
+from adaptk.solve._result import Result, finish
+
+DAMPINGS = {"trust-region": 0, "levenberg": 1, None: 2}
+
+
+def newton(
+    fun: Any,
+    x0: Any,
+    args: Any = (),
+    *,
+    jac: Any = None,
+    hess: Any = None,
+    hessp: Any = None,
+    damping: str | None = "trust-region",
+    gtol: float | None = None,
+    xtol: float | None = None,
+    tol: float | None = None,
+    initial_trust_radius: float | None = None,
+    maxiter: int | None = None,
+    vectorized: bool = False,
+    rel_step: Any = None,
+    typical: Any = None,
+    bounds: None = None,
+    constraints: Any = (),
+    callback: Callable[..., Any] | None = None,
+    disp: bool = False,
+    history: bool = False,
+    max_seconds: float | None = None,
+) -> Result:
+    """Minimise a function by Newton's method, with a Hessian or its products with vectors.
+
+    Where the Hessian has negative eigenvalues the steps go along them, so that saddles and maxima are left.
+
+    Parameters
+    ----------
+    fun : callable or compiled function
+        ``fun(x, *args)`` returns a number. `x` is a new array, shape (n,), at each call. Compiled:
+        ``double (int n, const double *x, void *user)``.
+    x0 : array_like, shape (n,)
+        The start. float32 is kept, anything else real becomes float64.
+    args : tuple
+        More arguments of the functions.
+    jac : callable, compiled function, True or {"2-point", "3-point", "cs"}, optional
+        The gradient, shape (n,). ``True``: `fun` returns the pair (value, gradient). Compiled:
+        ``void (int n, const double *x, double *g, void *user)``. The default are one-sided differences.
+    hess : callable, compiled function or {"2-point", "3-point", "cs"}, optional
+        The Hessian, shape (n, n), of which the symmetric part is used. Compiled:
+        ``void (int n, const double *x, double *h, void *user)``. The default are one-sided differences of the
+        gradient, or second differences of `fun` where the gradient is one of differences too.
+    hessp : callable or compiled function, optional
+        ``hessp(x, v, *args)`` returns the Hessian times v, shape (n,), in the place of `hess`: the steps are then
+        conjugate gradients inside the trust region (Steihaug). Compiled:
+        ``void (int n, const double *x, const double *v, double *hv, void *user)``.
+    damping : {"trust-region", "levenberg", None}
+        More and Sorensen's trust region; ``H + alpha I`` with alpha adapted; or the plain method with full steps
+        (Algorithm 8.8 of the Deep Learning book), which ends where H is not positive definite.
+    gtol, xtol : float, optional
+        See `status`. 1e-12 both; for float32 1e-6. With differences gtol is not
+        below their own error. `tol` stands for both.
+    initial_trust_radius : float, optional
+        The default follows from the first step.
+    maxiter : int, optional
+        Default 1000.
+    vectorized : bool
+        Whether `fun` takes a stack of points, shape (k, n), and returns (k,); differences are then one call.
+    rel_step, typical : float or array_like, optional
+        Differences step by ``rel_step * max(|x|, typical)``. `typical` is ``|x0|``, or 1 where that is 0.
+    bounds, constraints
+        As ``scipy.optimize.minimize`` passes them; this method has none.
+    callback : callable, optional
+        ``callback(x)`` or ``callback(intermediate_result=...)`` after each iteration; StopIteration or a returned
+        ``True`` ends the run.
+    disp, history : bool
+        Progress on one line of standard error; a record of each iteration in ``result.history``.
+    max_seconds : float, optional
+        The run ends with the iteration in which they are over.
+
+    Returns
+    -------
+    Result
+        `x`, `fun`, `jac`, `hess`, `lambda_min` (the smallest eigenvalue of the last Hessian), `nit`, `nfev`, `njev`,
+        `nhev`, `success`, `message` and `status`, with G the largest ``|g|`` of the run and 2-norms:
+
+        == =======================================================================
+        1  a minimum: ``|g| <= gtol G`` or ``|g| <= eps |H| |x|``, and ``lambda_min >= -n eps |H|``
+        3  the full step has ``|p| <= xtol |x|``, and H is positive definite
+        5  the precision's floor: what the model promises is ``<= 4 eps |f|``, and neither f nor ``|g|`` falls
+        0  `maxiter` iterations
+        -1 the callback stopped it
+        -2 `max_seconds` are over
+        -3 a value is not finite: at the start, or of a derivative
+        -4 ``damping=None``: H has no Cholesky factor
+        -5 a saddle or maximum: as 1 but ``lambda_min < -n eps |H|``, and no lower point is to be found along its
+           eigenvector, or ``damping=None``, which does not look for one (only where ``lambda_min`` is 0)
+        -6 f is -inf
+        == =======================================================================
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments and returned values of the wrong kind, with their names. Exceptions of the functions come
+        through unchanged.
+
+    References
+    ----------
+    Goodfellow, Bengio and Courville, Deep Learning, section 8.6.1. J. J. More and D. C. Sorensen, Computing a trust
+    region step, 1983. T. Steihaug, SIAM J. Numer. Anal. 20, 1983.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> f = lambda x: (x[0]**2 - 1)**2 + x[1]**2
+    >>> g = lambda x: [4 * x[0] * (x[0]**2 - 1), 2 * x[1]]
+    >>> h = lambda x: [[12 * x[0]**2 - 4, 0], [0, 2]]
+    >>> r = adaptk.solve.newton(f, [0.0, 1.0], jac=g, hess=h)  # on the ridge that leads to the saddle at 0
+    >>> r.status, abs(r.x).round(6), round(float(r.lambda_min), 6)
+    (1, array([1., 0.]), 2.0)
+    """
+    arguments.unconstrained(bounds, constraints)
+    x = arguments.start(x0)
+    size = x.dtype.itemsize
+    f, g, differences, pair = arguments.gradient_options(fun, jac, x, vectorized)
+    if hess is not None and hessp is not None:
+        raise ValueError("hessp: give either hess or hessp")
+    second = 0
+    h = hp = None
+    if hessp is not None:
+        if damping != "trust-region":
+            raise ValueError("damping: with hessp the steps need the trust region")
+        hp = arguments.function(hessp, "hessp", size, "hessp")
+    elif hess is None:
+        second = 1
+    elif isinstance(hess, str):
+        second = arguments.method(hess, "hess")
+        if second == 3 and (pair or differences or isinstance(g, tuple)):
+            raise ValueError("hess: 'cs' needs a gradient written in Python")
+    else:
+        h = arguments.function(hess, "hess", size, "hess")
+    gtol = tol if gtol is None else gtol
+    xtol = tol if xtol is None else xtol
+    options = (
+        arguments.tolerance(gtol, "gtol"),
+        arguments.tolerance(xtol, "xtol"),
+        None
+        if initial_trust_radius is None
+        else arguments.real(initial_trust_radius, "initial_trust_radius", open_low=True),
+        1000 if maxiter is None else arguments.whole(maxiter, "maxiter"),
+    )
+    derivatives = arguments.derivatives(differences, second, bool(vectorized), pair, rel_step, typical, x)
+    common, progress = arguments.common("newton", callback, disp, history, max_seconds)
+    chosen = arguments.choice(damping, "damping", DAMPINGS)
+    raw = _solve.newton(f, x, arguments.tuple_of(args), g, h, hp, derivatives, chosen, options, common)
+    result = finish(raw, "newton")
+    if progress is not None:
+        progress.close(result.message)
+    return result
