@@ -298,7 +298,7 @@ struct Norm {
         finish.count = leaves();
         finish.outer = outer;
         finish.rescalable = rescalable;
-        const std::int64_t most = std::int64_t(multiprocessors(device)) * resident_blocks(4, 2);
+        const std::int64_t most = std::int64_t(multiprocessors(device)) * common_resident_blocks;
         for (const bool second : {false, true}) {
             if (second && !rescalable) break;
             finish.second = second;

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import glob
 import hashlib
+import importlib
 import importlib.util
 import os
 import shutil
@@ -220,10 +221,9 @@ class Machine:
 class RealMachine(Machine):
     def __init__(self) -> None:
         try:
-            from adaptk import _cuda
+            self.calls = Calls(importlib.import_module("adaptk._cuda"))
         except ModuleNotFoundError:
             pytest.skip(f"{MISSING}; this build has no CUDA kernels")
-        self.calls = Calls(_cuda)
         if not adaptk.cuda.is_available():
             pytest.skip(MISSING)
         self.name = adaptk.cuda.devices()[0].name

@@ -305,6 +305,23 @@ def test_an_optimizer_works_where_its_library_does(
     assert made.orders() == [(other, stream), (stream, other)]
 
 
+def test_a_lookahead_on_a_named_stream(
+    stream: int, other: int, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = adaptk.RMSProp([Exchange.put(ONES)], nesterov=True)
+    monkeypatch.setattr(Exchange, "current_stream", other)
+    machine.calls.reset()
+    with adaptk.cuda.stream(stream), optimizer.lookahead():
+        before = [call for call in machine.calls.made if call[0] in ("copy", "add_scaled", "order")]
+        machine.calls.reset()
+    after = [call for call in machine.calls.made if call[0] in ("copy", "order")]
+    # Params are saved, moved and put back behind what their library does, and before what it does later.
+    assert before[0] == after[0] == ("order", 0, other, stream)
+    assert before[-1] == after[-1] == ("order", 0, stream, other)
+    assert ("copy", 0, stream) in before
+    assert ("copy", 0, stream) in after
+
+
 def test_an_optimizer_over_arrays_that_name_no_stream(stream: int, machine: Machine) -> None:
     param = Versioned.put(ONES)
     optimizer = adaptk.SGD([param], clip_norm=1.0)

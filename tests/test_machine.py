@@ -419,7 +419,103 @@ def test_the_version_is_the_projects() -> None:
     assert f"project(adaptk VERSION {adaptk.__version__} " in project.read_text()
 
 
-def test_cuda_is_not_available_without_kernels() -> None:
-    if adaptk.build_info()["cuda"] is not None:
-        pytest.skip("a build with CUDA kernels")
-    assert adaptk.cuda.is_available() is False
+# CUDA: what a build without it, and a machine without a device, say. The rest is in the tests that are marked so.
+
+
+WITHOUT_CUDA = """
+import sys
+sys.modules["adaptk._cuda"] = None
+import adaptk, numpy as np
+"""
+
+# An array that says that it is on a device.
+ON_CUDA = """
+class OnCuda:
+    def __dlpack_device__(self): return 2, 0
+    def __dlpack__(self, **_): raise AssertionError("nobody can look at it")
+class OldOnCuda:
+    __cuda_array_interface__ = {"shape": (3,), "typestr": "<f4", "data": (4096, False), "version": 3}
+p = np.ones(3, np.float32)
+def refused(call):
+    try:
+        call()
+    except Exception as e:
+        print(type(e).__name__ + ": " + str(e))
+for array in (OnCuda(), OldOnCuda()):
+    refused(lambda: adaptk.ops.sgd(p, array, step=1))
+    refused(lambda: adaptk.global_norm([array]))
+    refused(lambda: adaptk.Adam([array]))
+refused(lambda: adaptk.Adam([p], capturable=True))
+assert p.tolist() == [1, 1, 1]
+"""
+
+
+def test_a_build_without_cuda() -> None:
+    code = WITHOUT_CUDA + "print(adaptk.cuda.is_available(), adaptk.cuda.devices(), adaptk.build_info()['cuda'])"
+    assert output(code) == "False [] None"
+    reason = "on the device cuda:0, but this build has no CUDA kernels (adaptk.build_info()['cuda'] is None)"
+    assert output(WITHOUT_CUDA + ON_CUDA).splitlines() == [
+        *[f"ValueError: {name}: {reason}" for name in ("grad", "grads[0]", "params[0]")] * 2,
+        "ValueError: capturable: params[0] is on cpu, expected a CUDA device",
+    ]
+
+
+def test_the_package_without_its_cuda_module(tmp_path: Path) -> None:
+    folder = Path(adaptk.__file__).parent
+    shutil.copytree(folder, tmp_path / "adaptk", ignore=shutil.ignore_patterns("_cuda*", "__pycache__"))
+    for name in [p.name for p in Path(adaptk._core.__file__).parent.glob("_core.*")]:
+        shutil.copy(Path(adaptk._core.__file__).parent / name, tmp_path / "adaptk")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+    code += f"import adaptk; assert adaptk.__file__.startswith({str(tmp_path)!r})\n"
+    code += "print(adaptk.build_info()['cuda'], adaptk.cuda.devices())"
+    assert output(code) == "None []"
+
+
+def test_a_machine_without_a_device() -> None:
+    if adaptk.build_info()["cuda"] is None:
+        pytest.skip("a build without CUDA kernels")
+    # Where there is one, it is not shown.
+    hidden = {"CUDA_VISIBLE_DEVICES": "-1"}
+    code = "import adaptk, numpy as np\n"
+    assert output(code + "print(adaptk.cuda.is_available(), adaptk.cuda.devices())", **hidden) == "False []"
+    lines = output(code + ON_CUDA, **hidden).splitlines()
+    for line, name in zip(lines, ["grad", "grads[0]", "params[0]"] * 2, strict=False):
+        assert line.startswith(f"ValueError: {name}: on the device cuda:0, but "), line
+        assert "cudaGetDeviceCount: " in line or "there are 0 CUDA devices here" in line, line
+    assert lines[6:] == ["ValueError: capturable: params[0] is on cpu, expected a CUDA device"]
+
+
+def test_a_cuda_module_of_another_build() -> None:
+    code = """
+import ctypes, sys, types
+import adaptk, numpy as np
+new = ctypes.pythonapi.PyCapsule_New
+new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+size = ctypes.c_size_t(8)
+module = types.ModuleType("adaptk._cuda")
+module.backend = new(ctypes.addressof(size), b"adaptk.cuda_backend", None)
+sys.modules["adaptk._cuda"] = module
+for _ in range(2):
+    try:
+        adaptk.cuda.devices()
+    except ImportError as e:
+        print(e)
+"""
+    assert output(code).splitlines() == ["adaptk._cuda is of another build than adaptk._core"] * 2
+
+
+def test_what_the_build_says_of_cuda() -> None:
+    info = adaptk.build_info()["cuda"]
+    if info is None:
+        pytest.skip("a build without CUDA kernels")
+    assert set(info) == {"toolkit", "architectures"}
+    assert [part.isdigit() for part in info["toolkit"].split(".")] == [True, True]
+    assert info["architectures"]
+    assert all(name.split("-")[0].rstrip("af").isdigit() for name in info["architectures"])
+
+
+def test_a_named_stream_without_a_device() -> None:
+    before = np.zeros(2)
+    with adaptk.cuda.stream(0), adaptk.cuda.stream(5, device=1):
+        adaptk.ops.sgd(before, np.ones(2), step=1, lr=1.0)
+    assert before.tolist() == [-1, -1]

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -75,6 +76,7 @@ bool dlpack_dtype(const DLDataType& t, DType& out) {
 }
 
 const char* const wanted_types = "expected float32, float64, bfloat16 or float16";
+const char* const no_memory = ": has no memory of its own (a meta, fake or wrapped tensor?)";
 
 std::string dlpack_dtype_text(const DLDataType& t) {
     static const char* const codes[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
@@ -350,6 +352,7 @@ DeviceNumber View::take_number(py::handle object, const ArgName& name, WorkStrea
                                   ", expected float32, float64, int32 or int64 in the memory of a device");
     n.type = whole ? (t.dtype.bits == 32 ? ScalarType::i32 : ScalarType::i64)
                    : (t.dtype.bits == 32 ? ScalarType::f32 : ScalarType::f64);
+    if (t.data == nullptr) fail(PyExc_ValueError, name.text() + no_memory);
     n.data = static_cast<std::byte*>(t.data) + t.byte_offset;
     if (reinterpret_cast<std::uintptr_t>(n.data) % (t.dtype.bits / 8) != 0)
         fail(PyExc_ValueError, name.text() + ": not on a multiple of its item size, which CUDA needs");
@@ -471,6 +474,7 @@ DLTensor View::cuda_interface_tensor(py::handle object, const ArgName& name, Wor
     auto held = std::make_unique<CudaInterface>();
     held->object = py::reinterpret_borrow<py::object>(object);
     DLTensor t{};
+    std::optional<std::uintptr_t> stream;
     try {
         const auto type = interface["typestr"].cast<std::string>();
         static const std::pair<const char*, DLDataType> known[] = {
@@ -496,6 +500,8 @@ DLTensor View::cuda_interface_tensor(py::handle object, const ArgName& name, Wor
             }
             t.strides = held->strides.data();
         }
+        if (interface.contains("stream") && !interface["stream"].is_none())
+            stream = interface["stream"].cast<std::uintptr_t>();
     } catch (const py::cast_error&) {
         fail(PyExc_BufferError, who + " holds values of other types than its version 3 has");
     }
@@ -504,9 +510,10 @@ DLTensor View::cuda_interface_tensor(py::handle object, const ArgName& name, Wor
     t.device = {device_cuda, 0};
     device_of(device_cuda, 0, name);  // throws where there is no device at all
     detail::CudaError error;
-    if (t.data != nullptr && !cuda_part()->device_of(t.data, t.device.device_id, error)) fail_cuda(error);
-    if (interface.contains("stream") && !interface["stream"].is_none()) {
-        work.meet(t.device.device_id, reinterpret_cast<void*>(interface["stream"].cast<std::uintptr_t>()));
+    if (t.data != nullptr && !cuda_part()->device_of(t.data, t.device.device_id, error))
+        fail(PyExc_RuntimeError, name.text() + ": not in the memory of a CUDA device: " + error.text);
+    if (stream) {
+        work.meet(t.device.device_id, reinterpret_cast<void*>(*stream));
     } else {
         work.want(t.device.device_id);
     }
@@ -562,7 +569,7 @@ void View::from_tensor(const DLTensor& t, const ArgName& name) {
     }
     if (size == 0) c_order = true;
     if (size > 0 && t.data == nullptr)
-        fail(PyExc_ValueError, name.text() + ": has no memory of its own (a meta, fake or wrapped tensor?)");
+        fail(PyExc_ValueError, name.text() + no_memory);
     if (device.cuda && begin() % size_of(dtype) != 0)
         fail(PyExc_ValueError, name.text() + ": not on a multiple of its item size, which CUDA needs");
 }

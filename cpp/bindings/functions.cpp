@@ -392,13 +392,17 @@ void check_param_object(const py::object& buffer, const std::string& name) {
 void check_hyperparameters(const std::string& rule, const py::dict& values) {
     const RuleNames& names = names_of(rule);
     detail::HyperValues checked = names.defaults;
+    bool all_known = true;
     for (std::size_t h = 0; h < names.hypers; ++h) {
         const py::object value = values[names.hyper[h]];
         if (h == 0 && PyFloat_CheckExact(value.ptr()) == 0 && PyCallable_Check(value.ptr()) != 0) continue;
-        if (View::on_cuda(value)) continue;
-        checked.value[h] = hyper_value(value.ptr(), names.hyper_info[h]);
+        if (View::on_cuda(value)) {
+            all_known = false;
+        } else {
+            checked.value[h] = hyper_value(value.ptr(), names.hyper_info[h]);
+        }
     }
-    check_together(*names.rule, checked);
+    if (all_known) check_together(*names.rule, checked);
 }
 
 }  // namespace

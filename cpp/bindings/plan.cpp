@@ -294,6 +294,7 @@ detail::Segment Plan::read_group(std::size_t group, const py::handle& values,
     if (PyDict_Check(values.ptr()) == 0)
         fail(PyExc_TypeError, "param_groups: expected a dict, got " + type_name(values));
     detail::Segment segment{names.rule, names.defaults, 1, 0};
+    const std::size_t of_others = on_device.size();
     for (std::size_t h = 0; h < names.hypers; ++h) {
         PyObject* value = PyDict_GetItemWithError(values.ptr(), names.hyper[h]);
         if (value == nullptr) {
@@ -314,7 +315,7 @@ detail::Segment Plan::read_group(std::size_t group, const py::handle& values,
             segment.hyper.value[h] = hyper_value(held.ptr(), names.hyper_info[h]);
         }
     }
-    if (on_device.empty()) check_together(*names.rule, segment.hyper);
+    if (on_device.size() == of_others) check_together(*names.rule, segment.hyper);
     return segment;
 }
 

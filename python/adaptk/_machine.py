@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from adaptk import _core
@@ -35,7 +36,8 @@ def build_info() -> dict[str, Any]:
 
 def _cuda_info() -> dict[str, Any] | None:
     try:
-        from adaptk import _cuda
+        # `from adaptk import _cuda` would raise another error where there is no such module.
+        _cuda = import_module("adaptk._cuda")
     except ModuleNotFoundError:
         return None
     return {"toolkit": _cuda.toolkit, "architectures": _cuda.architectures.split()}
