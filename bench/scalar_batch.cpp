@@ -100,7 +100,7 @@ template <class T> int fit(const T* data, int side, T* x, T ftol, T xtol, T gtol
             }
             now = next;
             const T w = 2 * ratio - 1;
-            mu *= std::max(T(0.1), 1 - w * w * w);
+            mu *= std::max(T(0.03), 1 - w * w * w);
             nu = 2;
         } else {
             mu *= nu;

@@ -60,7 +60,7 @@ def run_scalar(library: Any, data: np.ndarray[Any, Any]) -> tuple[Any, ...]:
 
 def run_batch(data: np.ndarray[Any, Any]) -> Any:
     return levenberg_marquardt_batch(
-        "gaussian_2d", START, data, ftol=TOLERANCE, xtol=0, gtol=0, max_iterations=ITERATIONS
+        "gaussian_2d", START, data, ftol=TOLERANCE, xtol=0, gtol=0, max_iterations=ITERATIONS, polish=False
     )
 
 

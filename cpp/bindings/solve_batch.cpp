@@ -66,7 +66,7 @@ py::dict run(const py::tuple& model, const py::array& x0, const py::array& data,
     problem.upper = data_of<T>(upper);
     problem.bounds_stride = stride_of(lower, 1);
     problem.fixed = data_of<bool>(fixed);
-    // options: (ftol, xtol, gtol, max_iterations, absolute_sigma)
+    // options: (ftol, xtol, gtol, max_iterations, polish, absolute_sigma)
     solve::BatchOptions<T> o;
     const auto tolerance = [&](int i, T& value) {
         if (!options[i].is_none()) value = T(options[i].cast<double>());
@@ -75,7 +75,8 @@ py::dict run(const py::tuple& model, const py::array& x0, const py::array& data,
     tolerance(1, o.xtol);
     tolerance(2, o.gtol);
     o.max_iterations = options[3].cast<int>();
-    o.absolute_sigma = options[4].cast<bool>();
+    o.polish = options[4].cast<bool>();
+    o.absolute_sigma = options[5].cast<bool>();
     py::array_t<T> x({k, n}), cost(k), cov;
     py::array_t<int> status(k), nit(k);
     problem.x = x.mutable_data();
@@ -136,8 +137,7 @@ void register_batch(py::module_& m) {
     m.def("batch_model", [](const py::tuple& model, const py::array& p, const py::array& coordinates) {
         return is_float(p) ? evaluate<float>(model, p, coordinates) : evaluate<double>(model, p, coordinates);
     });
-    m.def("batch_exp",
-          [](const py::array& x) { return is_float(x) ? exponential<float>(x) : exponential<double>(x); });
+    m.def("batch_exp", [](const py::array& x) { return is_float(x) ? exponential<float>(x) : exponential<double>(x); });
 }
 
 }  // namespace adaptk::bindings

@@ -91,7 +91,8 @@ bool solve_batch(const BatchTable& table, int threads, const BatchChoice& choice
     const auto work = [&](int thread) {
         const FloatingPointMode mode;
         Worker worker{&queue, thread == 0};
-        kernels->run(choice, problem, options, space.get() + each * size_t(thread), {Worker::more, Worker::go, &worker});
+        kernels->run(choice, problem, options, space.get() + each * size_t(thread),
+                     {Worker::more, Worker::go, &worker});
     };
 #if defined(_OPENMP)
     if (threads > 1) {

@@ -13,7 +13,8 @@ namespace {
 
 using namespace solve;
 
-template <class V> using RowsFunction = void (*)(int degree, const V* p, const V* points, int stride, int count, V* out);
+template <class V>
+using RowsFunction = void (*)(int degree, const V* p, const V* points, int stride, int count, V* out);
 
 template <class V> struct RowsOf {
     RowsFunction<V> function;
@@ -25,8 +26,7 @@ template <class V> struct RowsOf {
 
 template <class Model> struct Local : Model {};
 
-template <class Model, class V>
-void rows_of(int degree, const V* p, const V* points, int stride, int count, V* out) {
+template <class Model, class V> void rows_of(int degree, const V* p, const V* points, int stride, int count, V* out) {
     Local<Model> model;
     if constexpr (requires { model.degree; }) model.degree = degree;
     ModelRows<Local<Model>, V>{model}(p, points, stride, count, out);

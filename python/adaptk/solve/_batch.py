@@ -95,7 +95,7 @@ def _grid(shape: tuple[int, ...], dtype: np.dtype[Any], inputs: int) -> argument
         side = math.isqrt(shape[0])
         if side * side != shape[0]:
             raise ValueError(
-                f"coordinates: {shape[0]} points are no square of pixels; give them, or data of shape (k, rows, columns)"
+                f"coordinates: {shape[0]} points are no square of pixels; give them, or data as (k, rows, columns)"
             )
         shape = (side, side)
     rows, columns = np.indices(shape, dtype=dtype)
@@ -147,7 +147,9 @@ def _bounds(
         raise ValueError("bounds: hold NaN")
     if not (low < high).all():
         at = np.unravel_index(int(np.argmin(low < high)), shape)
-        raise ValueError(f"bounds: lower must be less than upper, got {low[at]} and {high[at]} at {tuple(map(int, at))}")
+        raise ValueError(
+            f"bounds: lower must be less than upper, got {low[at]} and {high[at]} at {tuple(map(int, at))}"
+        )
     outside = (x0 < low) | (x0 > high)
     if outside.any():
         at = tuple(map(int, np.unravel_index(int(np.argmax(outside)), outside.shape)))
@@ -172,6 +174,7 @@ def levenberg_marquardt_batch(
     xtol: float | None = None,
     gtol: float | None = None,
     max_iterations: int = 100,
+    polish: bool = True,
     covariance: bool = False,
 ) -> Result:
     """Fit one model to k sets of data: half the sum of ``w (model - data)**2`` of each is minimised.
@@ -218,6 +221,8 @@ def levenberg_marquardt_batch(
         See `status`. 1e-10, 1e-10 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
     max_iterations : int
         Limit of trial points of each problem, the start not counted.
+    polish : bool
+        Whether to finish with undamped steps for as long as they shrink: all digits, for about two trial points more.
     covariance : bool
         Whether `cov` and `x_std` are wanted.
 
@@ -301,6 +306,7 @@ def levenberg_marquardt_batch(
         arguments.tolerance(xtol, "xtol"),
         arguments.tolerance(gtol, "gtol"),
         arguments.whole(max_iterations, "max_iterations"),
+        bool(polish),
         bool(absolute_sigma),
     )
     if options[3] > 1_000_000:

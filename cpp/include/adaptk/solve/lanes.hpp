@@ -66,7 +66,11 @@ template <class V> using Element = typename LaneOf<V>::Element;
 template <class V> using Mask = typename LaneOf<V>::Mask;
 
 // Lane l, to read and to write. (The compilers let vectors alias their elements.)
-template <class V> ADAPTK_HD Element<V>& at(V& v, int l) { return reinterpret_cast<Element<V>*>(&v)[l]; }
+template <class V>
+    requires(!std::is_const_v<V>)
+ADAPTK_HD Element<V>& at(V& v, int l) {
+    return reinterpret_cast<Element<V>*>(&v)[l];
+}
 template <class V> ADAPTK_HD Element<V> at(const V& v, int l) { return reinterpret_cast<const Element<V>*>(&v)[l]; }
 
 // The same number in every lane.
@@ -108,8 +112,10 @@ template <class V> ADAPTK_HD V sqrt(V x) {
         return y;
     } else {
 #if defined(__GNUC__)
-        if constexpr (sizeof(T) == 4) return __builtin_sqrtf(x);
-        else return __builtin_sqrt(x);
+        if constexpr (sizeof(T) == 4)
+            return __builtin_sqrtf(x);
+        else
+            return __builtin_sqrt(x);
 #else
         return std::sqrt(x);
 #endif
@@ -120,12 +126,16 @@ namespace detail {
 
 template <class V> ADAPTK_HD auto bits(V x) {
     using I = typename LaneOf<V>::Integer;
-    if constexpr (std::is_same_v<V, Element<V>>) return std::bit_cast<I>(x);
-    else return I(x);
+    if constexpr (std::is_same_v<V, Element<V>>)
+        return std::bit_cast<I>(x);
+    else
+        return I(x);
 }
 template <class V> ADAPTK_HD V from_bits(typename LaneOf<V>::Integer i) {
-    if constexpr (std::is_same_v<V, Element<V>>) return std::bit_cast<V>(i);
-    else return V(i);
+    if constexpr (std::is_same_v<V, Element<V>>)
+        return std::bit_cast<V>(i);
+    else
+        return V(i);
 }
 
 template <class T> struct Format;
