@@ -121,6 +121,7 @@ template <class V, int n, class Rows> class BatchLanes {
                     block_[long(i) * stride_ + 1 + c] = lane<V>(f.coordinates[long(i) * inputs_ + c]);
         }
         scale = lane<V>(1);
+        for (int j = 0; j < n; ++j) unit[j] = inverse_unit[j] = factor[j] = scale;
         for (int l = 0; l < width; ++l) index_[l] = -1;
         int active = 0;
         for (int l = 0; l < width; ++l) active += load(l, feed);
@@ -152,11 +153,13 @@ template <class V, int n, class Rows> class BatchLanes {
     // sets (1e-4 to 1, 0.003 to 1/3), the pair with the most digits and among the fewest trial points.
     static constexpr T first_damping = T(1e-3), least_factor = T(0.03);
 
-    // The power of two at or below |x|, for normal x.
-    static T power_below(T x) {
+    // For sizes far from 1 the power of two below, else 1.
+    static T unit_of(T size) {
         using I = typename LaneOf<T>::Integer;
         constexpr I exponent = std::bit_cast<I>(infinity);
-        return std::bit_cast<T>(I(std::bit_cast<I>(x) & exponent));
+        constexpr T far = sizeof(T) == 4 ? T(0x1p20) : T(0x1p200);
+        if (!((size > far && size < infinity) || (size < 1 / far && size >= smallest))) return 1;
+        return std::bit_cast<T>(I(std::bit_cast<I>(size) & exponent));
     }
 
     static void set(M& mask, int l, bool value = true) {
@@ -202,12 +205,8 @@ template <class V, int n, class Rows> class BatchLanes {
                 largest = greater_of<T>(largest, absolute<T>(data[i]));
             }
         }
-        // Squares must not leave the range: residuals near its ends are multiplied by a power of two.
-        constexpr T far = sizeof(T) == 4 ? T(0x1p40) : T(0x1p400);
-        at(scale, l) = 1;
-        if ((largest > far && largest < infinity) || (largest < 1 / far && largest >= smallest))
-            at(scale, l) = 1 / power_below(largest);
-        scaled_ = any<M>(scale != T(1));
+        // Squares must not leave the range: residuals and variables near its ends are taken in other units.
+        at(scale, l) = 1 / unit_of(largest);
         const T* start = f.start + k * f.start_stride;
         const T* lower = f.lower == nullptr ? nullptr : f.lower + k * f.bounds_stride;
         const T* upper = f.lower == nullptr ? nullptr : f.upper + k * f.bounds_stride;
@@ -218,7 +217,12 @@ template <class V, int n, class Rows> class BatchLanes {
                 at(high[j], l) = upper[j];
             }
             at(d[j], l) = 0;
+            at(unit[j], l) = unit_of(absolute<T>(start[j]));
+            at(inverse_unit[j], l) = 1 / at(unit[j], l);
+            at(factor[j], l) = at(scale, l) * at(unit[j], l);
         }
+        scaled_ = any<M>(scale != T(1));
+        for (int j = 0; j < n; ++j) scaled_ = scaled_ || any<M>(unit[j] != T(1));
         set(polishing, l, false);
         at(strict, l) = 1;
         at(mu, l) = first_damping;
@@ -247,8 +251,10 @@ template <class V, int n, class Rows> class BatchLanes {
                 }
             }
             if (scaled_) {
-                for (int i = 0; i < count; ++i)
-                    for (int j = 0; j <= n; ++j) rows[i][j] *= scale;
+                for (int i = 0; i < count; ++i) {
+                    for (int j = 0; j < n; ++j) rows[i][j] *= factor[j];
+                    rows[i][n] *= scale;
+                }
             }
             V sum[n + 1] = {};
             for (int i = 0; i < count; ++i) {
@@ -367,11 +373,14 @@ template <class V, int n, class Rows> class BatchLanes {
     // The next trial point.
     void propose() {
         V p[n], inverse[n];
-        M hold[n];
+        V end[n];
+        M hold[n], cut[n];
         const V root = polishing ? V{} : sqrt(mu);
         for (int k = 0; k < n; ++k) {
             p[k] = V{};
             hold[k] = held[k];
+            cut[k] = M(V{} != V{});
+            end[k] = V{};
             d_used[k] = d[k] > T(0) ? d[k] : lane<V>(1);
             inverse[k] = T(1) / d_used[k];
         }
@@ -397,10 +406,12 @@ template <class V, int n, class Rows> class BatchLanes {
             if (f.lower == nullptr) break;
             M beyond = M(V{} != V{});
             for (int k = 0; k < n; ++k) {
-                const V next = x[k] + p[k];
+                const V next = x[k] + p[k] * unit[k];
                 const M below = M(hold[k] == 0) & M(next < low[k]), above = M(hold[k] == 0) & M(next > high[k]);
-                p[k] = below ? low[k] - x[k] : p[k];
-                p[k] = above ? high[k] - x[k] : p[k];
+                end[k] = below ? low[k] : end[k];
+                end[k] = above ? high[k] : end[k];
+                p[k] = below | above ? (end[k] - x[k]) * inverse_unit[k] : p[k];
+                cut[k] |= below | above;
                 hold[k] |= below | above;
                 beyond |= below | above;
             }
@@ -409,12 +420,12 @@ template <class V, int n, class Rows> class BatchLanes {
         M same = M(V{} == V{});
         V step{}, size{}, gain{};
         for (int k = 0; k < n; ++k) {
-            V next = x[k] + p[k];
-            if (f.lower != nullptr) next = lesser_of(greater_of(next, low[k]), high[k]);
+            const V next = cut[k] ? end[k] : x[k] + p[k] * unit[k];
             same &= M(next == x[k]);
             trial[k] = fresh ? trial[k] : next;
             step += (d_used[k] * p[k]) * (d_used[k] * p[k]);
-            size += (d_used[k] * x[k]) * (d_used[k] * x[k]);
+            const V at_unit = d_used[k] * (x[k] * inverse_unit[k]);
+            size += at_unit * at_unit;
             V w{};
             for (int j = k; j < n; ++j) w += r[k][j] * p[j];
             gain -= w * (w + T(2) * r[k][n]);
@@ -478,16 +489,17 @@ template <class V, int n, class Rows> class BatchLanes {
             const bool is_fixed = f.fixed != nullptr && f.fixed[j];
             freedom -= !is_fixed;
             diagonal[j] = is_fixed ? T(1) : T(0);
-            column[j] = is_fixed ? T(0) : 1 / at(norms[j], l);
-            for (int i = 0; i <= j; ++i) a[i][j] = is_fixed ? T(0) : at(r[i][j], l) * column[j];
+            const T inverse = is_fixed ? T(0) : 1 / at(norms[j], l);
+            column[j] = inverse * at(unit[j], l);
+            for (int i = 0; i <= j; ++i) a[i][j] = is_fixed ? T(0) : at(r[i][j], l) * inverse;
             a[j][n] = 0;
         }
         eliminate<T>(a, diagonal);
         const T most = 1 / (T(f.points) * epsilon<T>);
         for (int j = 0; j < n; ++j) full = full && absolute<T>(a[j][j]) < most && a[j][j] != 0;
         full = full && freedom >= 0 && at(status, l) != T(int(Status::nonfinite));
-        T unit = at(scale, l) * at(scale, l);
-        if (!o.absolute_sigma) unit = freedom > 0 ? at(cost, l) / T(freedom) : infinity;
+        T variance = at(scale, l) * at(scale, l);
+        if (!o.absolute_sigma) variance = freedom > 0 ? at(cost, l) / T(freedom) : infinity;
         for (int i = n - 1; i >= 0 && full; --i) {
             // Row i of the inverse, in place of the row.
             for (int k = n - 1; k > i; --k) {
@@ -503,7 +515,7 @@ template <class V, int n, class Rows> class BatchLanes {
                 T sum = 0;
                 for (int j = k; j < n && full; ++j) sum += a[i][j] * a[k][j];
                 T value = is_fixed ? T(0) : infinity;
-                if (full && !is_fixed && unit < infinity) value = sum * column[i] * column[k] * unit;
+                if (full && !is_fixed && variance < infinity) value = sum * column[i] * column[k] * variance;
                 out[i * n + k] = out[k * n + i] = value;
             }
         }
@@ -522,6 +534,8 @@ template <class V, int n, class Rows> class BatchLanes {
     V x[n] = {}, r[n][n + 1] = {}, norms[n] = {}, cost = {};
     V trial[n] = {}, to[n][n + 1] = {}, cost_n = {};
     V low[n] = {}, high[n] = {}, d[n] = {}, d_used[n] = {};
+    // Steps, R and d are of variables in these units, and R of residuals times `scale`.
+    V unit[n] = {}, inverse_unit[n] = {}, factor[n] = {};
     V mu = {}, nu = {}, iterations = {}, status = {}, scale = {};
     V predicted = {};  // relative reduction
     M held[n] = {};
