@@ -143,7 +143,7 @@ def test_sanitizers(tmp_path: Path, sanitizers: str, options: tuple[str, ...], t
     build.test("--tests-regex", tests, quick=True)
 
 
-@pytest.mark.parametrize("test", ["batch", "convert", "norm", "power", "registry", "concurrent"])
+@pytest.mark.parametrize("test", ["batch", "convert", "norm", "power", "registry", "concurrent", "solve"])
 def test_aarch64(aarch64: Build, test: str) -> None:
     aarch64.program(f"test_{test}", quick=True)
 
@@ -491,6 +491,24 @@ def check_batches(build: Build) -> None:
 def test_batches(release: Build) -> None:
     gcc_or_clang_objects(release)
     check_batches(release)
+
+
+def check_dense_symbols(build: Build) -> None:
+    """The solvers' dense kernels: no symbol of one object can stand in for another one's."""
+    nm = find_tool(f"{build.binutils}nm")
+    objects = sorted(build.folder.glob("CMakeFiles/adaptk_dense_*.dir/cpp/src/dense_kernels.cpp.o*"))
+    assert len(objects) == len(build.objects())
+    for path in objects:
+        target = re.search(r"adaptk_dense_(\w+)\.dir", str(path))[1]
+        symbols = [line.split(maxsplit=2)[-2:] for line in run(nm, "-C", path).splitlines()]
+        assert not {kind for kind, _ in symbols} & set("WwVvuiC"), f"{target}: weak or common symbols"
+        exported = [name for kind, name in symbols if kind.isupper() and kind != "U"]
+        assert exported == [f"adaptk::detail::dense_{target}()"]
+
+
+def test_dense_symbols(release: Build) -> None:
+    gcc_or_clang_objects(release)
+    check_dense_symbols(release)
 
 
 def test_loops(release: Build) -> None:

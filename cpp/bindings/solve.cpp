@@ -25,7 +25,8 @@ class Watch {
     explicit Watch(const py::tuple& common)
         : callback_(common[0]), report_(common[1]), history_(common[2].cast<bool>()), start_(Clock::now()) {
         const double seconds = common[3].cast<double>();
-        if (seconds < 1e9) deadline_ = start_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+        if (seconds < 1e9)
+            deadline_ = start_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
     }
     bool needs_python() const { return !callback_.is_none() || !report_.is_none(); }
 
@@ -50,7 +51,9 @@ class Watch {
 
     void put(py::dict& result) const {
         if (!history_) return;
-        const auto array = [](const std::vector<double>& v) { return py::array_t<double>(py::ssize_t(v.size()), v.data()); };
+        const auto array = [](const std::vector<double>& v) {
+            return py::array_t<double>(py::ssize_t(v.size()), v.data());
+        };
         py::dict h;
         h["fun"] = array(values_);
         h["step"] = array(steps_);
@@ -157,8 +160,7 @@ struct Derivatives {
     bool vectorized, fun_returns_gradient;
 };
 
-template <class T>
-void set_up(Objective<T>& f, int n, const py::tuple& options, const Vector<T>& x0) {
+template <class T> void set_up(Objective<T>& f, int n, const py::tuple& options, const Vector<T>& x0) {
     // options: (gradient method, hessian method, vectorized, jac is True, rel_step, typical)
     f.n = n;
     f.differences.gradient = Difference(options[0].cast<int>());
@@ -218,8 +220,7 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
         w.upper = f.upper;
     }
     Watch watch(common);
-    const Summary<T> s =
-        without_python(f.compiled(), [&] { return levenberg_marquardt<T>(f, o, w, watch); });
+    const Summary<T> s = without_python(f.compiled(), [&] { return levenberg_marquardt<T>(f, o, w, watch); });
     check(s);
     py::dict d = to_dict(s, f, watch);
     ADAPTK_KEY(x);
@@ -267,6 +268,14 @@ template <class T> void put_point(py::dict& d, const Summary<T>& s, const Vector
     d[jac_key] = vector_to(g);
 }
 
+// What gradients by differences can reach, in units of the largest one: their error is near this.
+template <class T> T difference_floor(const Objective<T>& f) {
+    if (f.jac || f.fun_returns_gradient) return 0;
+    if (f.differences.gradient == Difference::two_point) return 64 * std::sqrt(epsilon<T>);
+    if (f.differences.gradient == Difference::three_point) return 64 * std::cbrt(epsilon<T>) * std::cbrt(epsilon<T>);
+    return 0;
+}
+
 template <class T>
 py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
                     const py::object& hess, const py::object& hessp, const py::tuple& derivatives, int damping,
@@ -281,6 +290,7 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     f.prepare();
     NewtonOptions<T> o;
     // options: (gtol, xtol, radius, maxiter)
+    o.gtol = std::max(o.gtol, difference_floor(f));
     if (!options[0].is_none()) o.gtol = T(options[0].cast<double>());
     if (!options[1].is_none()) o.xtol = T(options[1].cast<double>());
     if (!options[2].is_none()) o.radius = T(options[2].cast<double>());
@@ -303,12 +313,14 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     NewtonWork<T> w;
     w.resize(f.n);
     w.x = start;
-    const Summary<T> s =
-        without_python(f.compiled(), [&] { return newton<T, DispatchedLinalg>(f, o, w, watch); });
+    const Summary<T> s = without_python(f.compiled(), [&] { return newton<T, DispatchedLinalg>(f, o, w, watch); });
     check(s);
     py::dict d = to_dict(s, f, watch);
     put_point(d, s, w.x, w.g);
-    d[hess_key] = matrix_to(w.h);
+    // Symmetric: rows are columns.
+    PyObject* const second = fresh_array(w.h.data(), f.n, f.n);
+    if (second == nullptr) raise();
+    d[hess_key] = py::reinterpret_steal<py::object>(second);
     d[lambda_min_key] = number(s.lambda_min);
     return d;
 }
@@ -327,19 +339,22 @@ py::dict run_gradient(const py::object& fun, const py::object& x0, const py::tup
     ConjugateGradientWork<T> w;
     w.resize(f.n);
     w.x = start;
+    // Before the GIL may go.
     const long most = options[1].cast<long>();
+    const double gtol = options[0].is_none() ? -1.0 : options[0].cast<double>();
     const Summary<T> s = without_python(f.compiled(), [&] {
         if (kind == 0) {
             ConjugateGradientOptions<T> o;
             o.beta = Beta(rule);
+            o.gtol = std::max(o.gtol, difference_floor(f));
             o.max_iterations = most;
-            if (!options[0].is_none()) o.gtol = T(options[0].template cast<double>());
+            if (gtol >= 0) o.gtol = T(gtol);
             return conjugate_gradient<T>(f, o, w, watch);
         }
         SteepestDescentOptions<T> o;
         o.rule = StepRule(rule);
         o.max_iterations = most;
-        if (!options[0].is_none()) o.gtol = T(options[0].template cast<double>());
+        if (gtol >= 0) o.gtol = T(gtol);
         return steepest_descent<T>(f, o, w, watch);
     });
     check(s);
@@ -419,25 +434,25 @@ PYBIND11_MODULE(_solve, m) {
     using namespace adaptk::bindings;
     m.doc() = "The solvers behind adaptk.solve.";
     connect_linalg();
-    m.def("levenberg_marquardt", [](const py::object& fun, const py::object& x0, const py::tuple& args,
-                                    const py::object& jac, const py::tuple& derivatives, int residuals,
-                                    const py::object& lower, const py::object& upper, const py::tuple& options,
-                                    const py::tuple& common) {
-        auto* run = is_float(x0) ? run_levenberg_marquardt<float> : run_levenberg_marquardt<double>;
-        return run(fun, x0, args, jac, derivatives, residuals, lower, upper, options, common);
-    });
+    m.def("levenberg_marquardt",
+          [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
+             const py::tuple& derivatives, int residuals, const py::object& lower, const py::object& upper,
+             const py::tuple& options, const py::tuple& common) {
+              auto* run = is_float(x0) ? run_levenberg_marquardt<float> : run_levenberg_marquardt<double>;
+              return run(fun, x0, args, jac, derivatives, residuals, lower, upper, options, common);
+          });
     m.def("newton", [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
                        const py::object& hess, const py::object& hessp, const py::tuple& derivatives, int damping,
                        const py::tuple& options, const py::tuple& common) {
         auto* run = is_float(x0) ? run_newton<float> : run_newton<double>;
         return run(fun, x0, args, jac, hess, hessp, derivatives, damping, options, common);
     });
-    m.def("descend", [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
-                        const py::tuple& derivatives, int kind, int rule, const py::tuple& options,
-                        const py::tuple& common) {
-        auto* run = is_float(x0) ? run_gradient<float> : run_gradient<double>;
-        return run(fun, x0, args, jac, derivatives, kind, rule, options, common);
-    });
+    m.def("descend",
+          [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
+             const py::tuple& derivatives, int kind, int rule, const py::tuple& options, const py::tuple& common) {
+              auto* run = is_float(x0) ? run_gradient<float> : run_gradient<double>;
+              return run(fun, x0, args, jac, derivatives, kind, rule, options, common);
+          });
     m.def("cg", [](const py::object& a, const py::object& b, const py::object& x0, const py::object& precondition,
                    double rtol, double atol, long maxiter, const py::tuple& common) {
         auto* run = is_float(b) ? run_cg<float> : run_cg<double>;

@@ -15,7 +15,7 @@ bool large_cholesky(double* a, int n);
 void large_cholesky_solve(const float* l, int n, float* b);
 void large_cholesky_solve(const double* l, int n, double* b);
 
-// From here on the kernels win over Eigen compiled for the baseline: measured at 96 (equal) and 128 (twice as fast).
+// Below it a factorisation takes less than 50 us with Eigen compiled for the baseline, and dispatch has little to win.
 inline constexpr int large_order = 112;
 
 struct DispatchedLinalg {

@@ -44,8 +44,8 @@ template <class S> PyObject* as_array(PyObject* result, const char* name) {
     if (any == nullptr) return nullptr;
     py::object holder = py::reinterpret_steal<py::object>(any);
     const char kind = py::reinterpret_borrow<py::array>(any).dtype().kind();
-    const bool good = kind == 'f' || kind == 'i' || kind == 'u' || kind == 'b' ||
-                      (kind == 'c' && !std::is_floating_point_v<S>);
+    const bool good =
+        kind == 'f' || kind == 'i' || kind == 'u' || kind == 'b' || (kind == 'c' && !std::is_floating_point_v<S>);
     if (!good) {
         std::string got = py::str(py::reinterpret_borrow<py::array>(any).dtype());
         if (kind == 'O') got = std::string("object (") + type_name(result) + ")";
@@ -59,7 +59,8 @@ template <class S> PyObject* as_array(PyObject* result, const char* name) {
 
 std::string shape_text(const py::array& a) {
     std::string s = "(";
-    for (py::ssize_t i = 0; i < a.ndim(); ++i) s += std::to_string(a.shape(i)) + (a.ndim() == 1 || i + 1 < a.ndim() ? ", " : "");
+    for (py::ssize_t i = 0; i < a.ndim(); ++i)
+        s += std::to_string(a.shape(i)) + (a.ndim() == 1 || i + 1 < a.ndim() ? ", " : "");
     if (a.ndim() == 1) s.pop_back();
     return s + ")";
 }
@@ -137,7 +138,8 @@ namespace {
 
 // Vectors have one column, and one dimension.
 template <class S>
-bool take(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssize_t columns, bool vector) {
+bool take(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssize_t columns, bool vector,
+          bool transposed = false) {
     if (result == nullptr) return false;
     py::object holder = py::reinterpret_steal<py::object>(result);
     py::object converted;
@@ -170,15 +172,20 @@ bool take(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssi
         fits = count == 1;
     }
     if (vector && a->nd == 2) fits = false;
+    if (transposed) std::swap(row_stride, column_stride);
     if (!fits) {
         const std::string want = vector ? "(" + std::to_string(rows) + ",)"
-                                              : "(" + std::to_string(rows) + ", " + std::to_string(columns) + ")";
+                                        : "(" + std::to_string(rows) + ", " + std::to_string(columns) + ")";
         return refuse(PyExc_ValueError, name,
                       " must return an array of shape " + want + ", got one of shape " +
                           shape_text(py::reinterpret_borrow<py::array>(converted ? converted.ptr() : array)));
     }
     if (columns == 1 && row_stride == Py_ssize_t(sizeof(S))) {
         std::memcpy(values, a->data, std::size_t(rows) * sizeof(S));
+        return true;
+    }
+    if (row_stride == Py_ssize_t(sizeof(S)) && column_stride == rows * Py_ssize_t(sizeof(S))) {
+        std::memcpy(values, a->data, std::size_t(count) * sizeof(S));
         return true;
     }
     for (Py_ssize_t k = 0; k < columns; ++k)
@@ -254,7 +261,8 @@ template <class T> T Objective<T>::step(int k, const T* x, Difference method, bo
     const T scale = relative[k] > 0 ? relative[k] : solve::difference_scale<T>(method);
     central = method == Difference::three_point;
     const T h = solve::difference_step(x[k], scale, typical[k], lower[k], upper[k], central);
-    // Without room on one side, as exact as the other methods: three points on the same side would leave the bounds too.
+    // Without room on one side, as exact as the other methods: three points on the same side would leave the bounds
+    // too.
     return h;
 }
 
@@ -343,9 +351,7 @@ bool Objective<T>::difference(F& f, Difference method, const T* x, const T* at, 
     return true;
 }
 
-template <class T>
-template <class F>
-bool Objective<T>::complex_difference(F& f, const T* x, int rows, T* out) {
+template <class T> template <class F> bool Objective<T>::complex_difference(F& f, const T* x, int rows, T* out) {
     for (int k = 0; k < n; ++k) complex_point_[std::size_t(k)] = x[k];
     for (int k = 0; k < n; ++k) {
         bool central;
@@ -384,7 +390,8 @@ template <class T> bool Objective<T>::stack(const T* x, Difference method, int r
     }
     fun_calls += long(points);
     PyObject* result = fun.call(fresh_array(all.data(), Py_ssize_t(points), n));
-    if (!take_matrix(result, "fun, called on a stack of points,", values.data(), Py_ssize_t(points), rows)) return false;
+    if (!take_matrix(result, "fun, called on a stack of points,", values.data(), Py_ssize_t(points), rows))
+        return false;
     for (int k = 0; k < n; ++k)
         for (int i = 0; i < rows; ++i) {
             const T* column = values.data() + std::size_t(i) * points;
@@ -400,7 +407,8 @@ template <class T> bool Objective<T>::hessian(const T* x, T* h) {
         if (hess.compiled()) {
             hess.run<void(int, const T*, T*, void*)>(n, x, h);
             if (!alive()) return false;
-        } else if (!take_matrix(hess.call(fresh_array(x, n)), hess.name(), h, n, n)) {
+        } else if (!take(hess.call(fresh_array(x, n)), hess.name(), h, n, n, false, true)) {
+            // Transposed, rows as columns: a plain copy, and the symmetric part is the same.
             return false;
         }
     } else if (!jac && !fun_returns_gradient) {
@@ -420,13 +428,16 @@ template <class T> bool Objective<T>::hessian(const T* x, T* h) {
             if (!difference(f, method, x, at.data(), n, h)) return false;
         }
     }
-    // Only its symmetric part has a say in g'p + p'Hp/2.
-    for (int i = 0; i < n; ++i)
-        for (int k = 0; k < i; ++k) {
-            T& a = h[std::ptrdiff_t(k) * n + i];
-            T& b = h[std::ptrdiff_t(i) * n + k];
-            if (a != b) a = b = a / 2 + b / 2;
-        }
+    // Only its symmetric part has a say in g'p + p'Hp/2. In tiles: a column and a row at a time would miss the cache.
+    constexpr int tile = 32;
+    for (int i0 = 0; i0 < n; i0 += tile)
+        for (int k0 = 0; k0 <= i0; k0 += tile)
+            for (int k = k0; k < std::min(k0 + tile, n); ++k)
+                for (int i = std::max(i0, k + 1); i < std::min(i0 + tile, n); ++i) {
+                    T& a = h[std::ptrdiff_t(k) * n + i];
+                    T& b = h[std::ptrdiff_t(i) * n + k];
+                    if (a != b) a = b = a / 2 + b / 2;
+                }
     return true;
 }
 
@@ -502,7 +513,8 @@ template <class T> bool Objective<T>::first_residuals(const T* x) {
     const Py_ssize_t length = vector_length(result, fun.name());
     if (length < 1) {
         Py_DECREF(result);
-        return length < 0 ? false : refuse(PyExc_ValueError, fun.name(), " must return at least one residual, got none");
+        return length < 0 ? false
+                          : refuse(PyExc_ValueError, fun.name(), " must return at least one residual, got none");
     }
     m = int(length);
     first_.resize(std::size_t(m));

@@ -52,8 +52,7 @@ class Function {
 template <class S> bool take_scalar(PyObject* result, const char* name, S& value);
 template <class S> bool take_vector(PyObject* result, const char* name, S* values, Py_ssize_t n);
 // rows x columns; `values` column after column.
-template <class S>
-bool take_matrix(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssize_t columns);
+template <class S> bool take_matrix(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssize_t columns);
 // The length of a vector of residuals, or -1 with a Python error.
 Py_ssize_t vector_length(PyObject* result, const char* name);
 
@@ -69,7 +68,7 @@ template <class T> class Objective {
     bool fun_returns_gradient = false;
     Differencing differences;
     int m = 0, n = 0;
-    solve::Vector<T> lower, upper;     // empty: none
+    solve::Vector<T> lower, upper;  // empty: none
     solve::Vector<T> relative, typical;
     long fun_calls = 0, jac_calls = 0, hess_calls = 0;
 

@@ -38,8 +38,7 @@ template <class T> constexpr int high = tall * lanes<T>;
 
 #if defined(__GNUC__)
 // c[high x wide] -= a b' over `depth`, from packed operands: a by columns of `high`, b by columns of `wide`.
-template <class T>
-inline __attribute__((always_inline)) void micro(const T* a, const T* b, int depth, T* c, long ld) {
+template <class T> inline __attribute__((always_inline)) void micro(const T* a, const T* b, int depth, T* c, long ld) {
     using V = typename Packed<T>::Vector;
     using Loose = typename Packed<T>::Loose;
     V sum[wide][tall] = {};

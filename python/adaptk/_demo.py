@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 import adaptk
-from adaptk import _reference
+from adaptk import _nist, _reference
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -544,6 +544,7 @@ def parser() -> argparse.ArgumentParser:
         "--seed", type=whole(0), default=0, metavar="N", help="of split, start and minibatches; default: %(default)s"
     )
     result.add_argument("--plot", type=Path, metavar="FILE", help="draw the training losses (needs matplotlib)")
+    result.add_argument("--no-fits", action="store_true", help="leave out the least-squares fits of NIST's sets")
     result.add_argument("--json", type=Path, metavar="FILE", help="write all figures, with the losses of every epoch")
     return result
 
@@ -604,6 +605,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for model, runs in results.items():
             print(table(model, data, runs), end="\n\n")
         print(notes(adaptk.get_isa()))
+        if not options.no_fits:
+            print("\n" + _nist.report())
         if options.json is not None:
             options.json.write_text(as_json(results, data, options.epochs, options.seed), encoding="utf-8")
         if options.plot is not None:

@@ -22,6 +22,8 @@ Array: TypeAlias = npt.NDArray[Any]
 Compiled: TypeAlias = tuple[int, int]
 
 METHODS = {"2-point": 1, "3-point": 2, "cs": 3}
+# The base of all function pointers, which ctypes does not name.
+_FUNCTION_POINTER: Any = ctypes.CFUNCTYPE(None).__mro__[1]
 _FLOAT64 = np.dtype(np.float64)
 _FLOAT32 = np.dtype(np.float32)
 
@@ -29,6 +31,8 @@ _FLOAT32 = np.dtype(np.float32)
 def start(x0: Any, name: str = "x0") -> Array:
     """A copy of the start: 1-D, float32 or float64, finite."""
     x = np.array(x0) if not isinstance(x0, np.ndarray) else x0
+    if not x.dtype.isnative:
+        x = x.astype(x.dtype.newbyteorder("="))
     if x.dtype not in (_FLOAT64, _FLOAT32):
         if x.dtype.kind not in "biu":
             what = f"dtype {x.dtype}" if x.dtype.kind != "O" else f"{type(x0).__name__} of objects"
@@ -37,12 +41,12 @@ def start(x0: Any, name: str = "x0") -> Array:
     if x.ndim > 1:
         raise ValueError(f"{name}: expected a 1-D array, got shape {x.shape}")
     x = np.array(x.ravel(), order="C")
-    if not x.dtype.isnative:
-        x = x.astype(x.dtype.newbyteorder("="))
     if x.size == 0:
         raise ValueError(f"{name}: is empty")
     if not np.isfinite(x).all():
-        raise ValueError(f"{name}: must be finite, got {x[~np.isfinite(x)][0]} at index {int(np.argmin(np.isfinite(x)))}")
+        raise ValueError(
+            f"{name}: must be finite, got {x[~np.isfinite(x)][0]} at index {int(np.argmin(np.isfinite(x)))}"
+        )
     return x
 
 
@@ -134,7 +138,7 @@ def compiled(function: Any, name: str, size: int, kind: str) -> Compiled | None:
     """Address and user data where `function` is compiled (ctypes, numba, scipy.LowLevelCallable), else None."""
     if function is None or inspect.isroutine(function):
         return None
-    if isinstance(function, ctypes._CFuncPtr):
+    if isinstance(function, _FUNCTION_POINTER):
         _check_ctypes(function, name, size, kind)
         return ctypes.cast(function, ctypes.c_void_p).value or 0, 0
     kinds = type(function).__mro__

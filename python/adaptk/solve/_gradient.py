@@ -87,7 +87,8 @@ def conjugate_gradient(
         Hager and Zhang's CG_DESCENT with its approximate Wolfe search; Polak, Ribiere and Polyak's, kept >= 0;
         Fletcher and Reeves's; Hestenes and Stiefel's; Dai and Yuan's; these with a strong Wolfe search.
     gtol : float, optional
-        See `status`. 1e-8; for float32 1e-4. `tol` is another name for it.
+        See `status`. 1e-10 (steepest descent: 1e-8); for float32 1e-6. With differences gtol is not below
+        their own error. `tol` is another name for it.
     maxiter : int, optional
         ``max(10000, 200 n)``.
     vectorized : bool

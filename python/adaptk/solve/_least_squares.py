@@ -149,7 +149,8 @@ def levenberg_marquardt(
 
     References
     ----------
-    J. J. More, The Levenberg-Marquardt algorithm: implementation and theory, 1978. M. K. Transtrum and J. P. Sethna, arXiv:1201.5885.
+    J. J. More, The Levenberg-Marquardt algorithm: implementation and theory, 1978. M. K. Transtrum and J. P. Sethna,
+    Improvements to the Levenberg-Marquardt algorithm, arXiv:1201.5885.
 
     Examples
     --------

@@ -64,7 +64,8 @@ def newton(
         More and Sorensen's trust region; ``H + alpha I`` with alpha adapted; or the plain method with full steps
         (Algorithm 8.8 of the Deep Learning book), which ends where H is not positive definite.
     gtol, xtol : float, optional
-        See `status`. 1e-10 and 1e-12; for float32 1e-5 and 1e-6. `tol` stands for both.
+        See `status`. 1e-12 both; for float32 1e-6. With differences gtol is not
+        below their own error. `tol` stands for both.
     initial_trust_radius : float, optional
         The default follows from the first step.
     maxiter : int, optional

@@ -9,7 +9,11 @@ import numpy as np
 
 from adaptk.solve._result import Result
 
-_TITLES = {"fun": "f above its lowest value", "gradient": "largest element of the gradient", "step": "length of the step"}
+_TITLES = {
+    "fun": "f above its lowest value",
+    "gradient": "largest element of the gradient",
+    "step": "length of the step",
+}
 
 
 def plot(result: Result | Mapping[str, Result] | Sequence[Result], axes: Any = None) -> Any:

@@ -18,7 +18,7 @@ enum class Beta { hz, pr_plus, fr, hs, dy };
 
 template <class T> struct ConjugateGradientOptions {
     Beta beta = Beta::hz;
-    T gtol = sizeof(T) == 4 ? T(1e-4) : T(1e-8);
+    T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-10);
     long max_iterations = 10000;
 };
 
@@ -38,7 +38,8 @@ template <class T> T first_step(const Vector<T>& x, const Vector<T>& g, T value)
     return T(1) / g_most;
 }
 
-template <class T> T beta_of(Beta kind, const Vector<T>& g, const Vector<T>& gn, const Vector<T>& y, const Vector<T>& d) {
+template <class T>
+T beta_of(Beta kind, const Vector<T>& g, const Vector<T>& gn, const Vector<T>& y, const Vector<T>& d) {
     const T dy = d.dot(y);
     switch (kind) {
     case Beta::pr_plus: return std::max(T(0), gn.dot(y) / g.squaredNorm());

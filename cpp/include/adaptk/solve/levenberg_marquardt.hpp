@@ -6,7 +6,8 @@
 //   C. Kanzow, N. Yamashita, M. Fukushima, J. Comput. Appl. Math. 172 (2004): bounds by projection
 //
 // One QR factorisation with column pivoting of the scaled Jacobian J D^-1 serves every damping that is tried. D holds
-// the largest norm that each column has had. The damping follows from a radius for |D p|. With y = D p and |.| the 2-norm it ends with
+// the largest norm that each column has had. The damping follows from a radius for |D p|. With y = D p and |.| the
+// 2-norm it ends with
 //   gradient   |J_j' r| <= gtol |J_j| |r| for every j that no bound holds
 //   reduction  the actual and the predicted relative reduction of |r|^2 are <= ftol, and actual <= 2 predicted
 //   step       |D p| <= xtol |D x|
@@ -58,13 +59,13 @@ template <class T> struct LevenbergMarquardtOptions {
     T ftol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
     T xtol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
-    T factor = 1;               // the first radius over |D x|
+    T factor = 1;  // the first radius over |D x|
     long max_evaluations = 1000;
     Loss loss = Loss::linear;
-    T loss_scale = 1;           // C
+    T loss_scale = 1;  // C
     bool bounded = false;
-    bool fixed_scale = false;   // D stays what the caller put into the workspace
-    int accelerate = -1;        // geodesic acceleration: 0 never, 1 always, -1 where it has paid
+    bool fixed_scale = false;  // D stays what the caller put into the workspace
+    int accelerate = -1;       // geodesic acceleration: 0 never, 1 always, -1 where it has paid
     bool polish = true;
     T polish_tolerance = 512 * epsilon<T>;  // of |D x|, for the step that is not taken
 };
@@ -197,7 +198,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                     T shrink = T(0.1);
                     if (finite && length_n < 10 * length) {
                         const T slope = -directional();
-                        shrink = actual >= 0 ? T(0.5) : slope / (2 * slope + actual) ;
+                        shrink = actual >= 0 ? T(0.5) : slope / (2 * slope + actual);
                         if (!(shrink > T(0.1))) shrink = T(0.1);
                         if (shrink > T(0.5)) shrink = T(0.5);
                     }
@@ -327,8 +328,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
             w.sd[k] = w.d[k] > 0 ? w.d[k] : T(1);
             w.g[k] = w.qr.a.col(k).dot(w.rw);
             w.sine[k] = column;
-            w.fixed[k] =
-                o.bounded && ((w.x[k] <= w.lower[k] && w.g[k] >= 0) || (w.x[k] >= w.upper[k] && w.g[k] <= 0));
+            w.fixed[k] = o.bounded && ((w.x[k] <= w.lower[k] && w.g[k] >= 0) || (w.x[k] >= w.upper[k] && w.g[k] <= 0));
             if (w.fixed[k]) {
                 w.qr.a.col(k).setZero();
             } else {
@@ -353,7 +353,8 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     }
     T scaled_norm(const Vector<T>& p) const { return p.cwiseProduct(w.sd).norm(); }
 
-    // The step p = D^-1 P y with (R'R + mu I) y = -R'Q'r, by Givens rotations of [R; sqrt(mu) I] (More 1978, section 3).
+    // The step p = D^-1 P y with (R'R + mu I) y = -R'Q'r, by Givens rotations of [R; sqrt(mu) I] (More 1978, section
+    // 3).
     void solve_damped(T mu) {
         for (int k = 0; k < w.n; ++k) w.rhs[k] = k < w.m ? w.qtr[k] : T(0);
         solve_damped(mu, w.rhs, w.p);
@@ -431,7 +432,9 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
         ++s.nfev;
         if (!f.residuals(w.accel.data(), w.second.data())) return false;
         if (!w.second.allFinite()) return true;
-        w.second = (T(2) / h) * ((w.second - w.r) / h - w.j * w.p);
+        w.second = (w.second - w.r) / h;
+        w.second.noalias() -= w.j * w.p;
+        w.second *= T(2) / h;
         if (o.loss != Loss::linear) w.second = w.second.cwiseProduct(w.weight);
         // J'r'' / 2, brought to the form R'b with the triangle: (R'R + mu I) y = -(D^-1 J'r'')/2.
         Vector<T>& b = w.rhs;

@@ -40,7 +40,8 @@ struct InlineLinalg {
     // The lower triangle of a becomes its Cholesky factor; false where it has none.
     template <class T> static bool cholesky(Matrix<T>& a) {
         Eigen::Ref<Matrix<T>> view(a);
-        return Eigen::LLT<Eigen::Ref<Matrix<T>>>(view).info() == Eigen::Success;
+        // Eigen lets NaN pass.
+        return Eigen::LLT<Eigen::Ref<Matrix<T>>>(view).info() == Eigen::Success && a.diagonal().allFinite();
     }
     // b becomes (L L')^-1 b.
     template <class T> static void cholesky_solve(const Matrix<T>& l, Vector<T>& b) {
@@ -198,8 +199,7 @@ template <class T> class Tridiagonal {
             before = pivots_[i];
             y[i] = b[i] - (i > 0 ? e[i - 1] / pivots_[i - 1] * y[i - 1] : T(0));
         }
-        for (int i = n - 1; i >= 0; --i)
-            y[i] = y[i] / pivots_[i] - (i + 1 < n ? e[i] / pivots_[i] * y[i + 1] : T(0));
+        for (int i = n - 1; i >= 0; --i) y[i] = y[i] / pivots_[i] - (i + 1 < n ? e[i] / pivots_[i] * y[i + 1] : T(0));
         return true;
     }
 

@@ -83,9 +83,9 @@ template <class T, class Problem> class Line {
     Problem& f;
     LineWork<T>& w;
     Summary<T>& s;
-    T value = 0, lowest = 0;              // at x
-    T alpha = 0, fn = 0, slope = 0;       // at xn
-    T slope0 = 0;                         // phi'(0)
+    T value = 0, lowest = 0;         // at x
+    T alpha = 0, fn = 0, slope = 0;  // at xn
+    T slope0 = 0;                    // phi'(0)
 
   private:
     struct Point {

@@ -22,9 +22,9 @@ enum class Damping { trust_region, levenberg, none };
 
 template <class T> struct NewtonOptions {
     Damping damping = Damping::trust_region;
-    T gtol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
+    T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
     T xtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
-    T radius = 0;      // the first one; 0: the length of the first step that the model suggests
+    T radius = 0;  // the first one; 0: the length of the first step that the model suggests
     long max_iterations = 1000;
     bool eigenvalue = true;  // compute lambda_min at the end
 };
@@ -55,7 +55,9 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         s.status = iterate();
         s.value = value;
         s.gradient = largest(w.g);
-        if (s.status != Status::aborted && o.eigenvalue && !known_lambda && have_hessian) eigenvalue();
+        if (s.status != Status::aborted && o.eigenvalue && !known_lambda && have_hessian) {
+            if (!(definite && w.n >= 128 && inverse_lanczos())) eigenvalue();
+        }
         if (have_hessian) s.lambda_min = lambda;
         return s;
     }
@@ -175,7 +177,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         }
         if (!std::isfinite(fn)) return Trial::worse;
         const bool below_rounding = predicted <= 4 * epsilon<T> * std::max(std::abs(value), std::abs(fn));
-        const bool small = definite && length <= o.xtol * norm(w.x);
+        const bool small = full && length <= o.xtol * norm(w.x);
         ratio = (value - fn) / predicted;
         if (below_rounding || small) {
             // f cannot tell; the gradient can.
@@ -224,6 +226,43 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         known_lambda = true;
     }
 
+    // The smallest eigenvalue of a large positive definite H from a Krylov space of H^-1 (Lanczos), where it is the
+    // largest: a hundredth of a tridiagonalisation's work. At the end of a run, so it may allocate.
+    bool inverse_lanczos() {
+        constexpr int most = 60;
+        w.l = w.h;
+        if (!Linalg::cholesky(w.l)) return false;
+        Matrix<T> basis(w.n, most);
+        Tridiagonal<T> small;
+        for (int i = 0; i < w.n; ++i) w.t[i] = T(1) + T(0.5) * std::sin(T(i) * T(1.7) + T(0.3));
+        w.t /= norm(w.t);
+        small.resize(most);
+        small.d.setZero();
+        small.e.setZero();
+        T before = 0;
+        for (int k = 0; k < most; ++k) {
+            basis.col(k) = w.t;
+            w.p = w.t;
+            Linalg::cholesky_solve(w.l, w.p);
+            small.d[k] = -w.t.dot(w.p);
+            for (int twice = 0; twice < 2; ++twice)
+                for (int i = 0; i <= k; ++i) w.p -= basis.col(i).dot(w.p) * basis.col(i);
+            const T beta = norm(w.p);
+            if (!std::isfinite(beta)) return false;
+            small.measure();
+            const T largest_inverse = -small.smallest();
+            lambda = T(1) / largest_inverse;
+            if (!(lambda > 0)) return false;
+            if (std::abs(largest_inverse - before) <= 4 * epsilon<T> * largest_inverse) break;
+            if (!(beta > epsilon<T> * largest_inverse) || k + 1 == most) break;
+            before = largest_inverse;
+            small.e[k] = -beta;
+            w.t = w.p / beta;
+        }
+        known_lambda = true;
+        return true;
+    }
+
     Status trust_step() {
         T newton_length = -1;
         bool tridiagonal = known_lambda;
@@ -238,8 +277,10 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
                 w.p = w.t;
                 step.length = newton_length;
                 step.predicted = -w.g.dot(w.p) / 2;
+                full = true;
                 if (radius <= 0) radius = newton_length;
             } else {
+                full = false;
                 if (!tridiagonal) {
                     eigenvalue();
                     tridiagonal = true;
@@ -290,6 +331,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
                 }
             }
             newton_direction();
+            full = alpha == 0;
             const T length = norm(w.p);
             // -(g'p + p'Hp/2) with Hp = -g - alpha p.
             const T predicted = (alpha * length * length - w.g.dot(w.p)) / 2;
@@ -377,6 +419,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     Summary<T> s;
     T value = std::numeric_limits<T>::quiet_NaN(), radius = 0, alpha = 0, most = 0, size = 0, lambda = 0;
     bool definite = false, known_lambda = false, have_hessian = false;
+    bool full = false;  // p is the step of the plain method
 };
 
 template <class T, class Linalg = InlineLinalg, class Problem, class Monitor = NoMonitor>

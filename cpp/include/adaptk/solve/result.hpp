@@ -18,20 +18,20 @@ namespace adaptk::solve {
 
 // Positive: converged. The inequalities are those of the solvers' headers.
 enum class Status : int {
-    limit = 0,          // iterations or evaluations are used up
-    gradient = 1,       // the gradient is small; for newton: at a minimum, lambda_min >= -n eps |H|
-    reduction = 2,      // the last reduction is small
-    step = 3,           // the last step is small
-    both = 4,           // reduction and step
-    precision = 5,      // no step can change the function by more than its own rounding
-    stopped = -1,       // by the callback
-    time = -2,          // max_seconds are over
-    nonfinite = -3,     // the function, gradient or Hessian is not finite where it must be
-    indefinite = -4,    // the plain Newton method met a Hessian without a Cholesky factor
-    saddle = -5,        // stationary, with lambda_min < 0 and no lower point to be found along its eigenvector
-    unbounded = -6,     // the function fell to minus infinity
-    curvature = -7,     // cg: a direction with p'Ap <= 0
-    aborted = -8,       // a function of the problem said so
+    limit = 0,        // iterations or evaluations are used up
+    gradient = 1,     // the gradient is small; for newton: at a minimum, lambda_min >= -n eps |H|
+    reduction = 2,    // the last reduction is small
+    step = 3,         // the last step is small
+    both = 4,         // reduction and step
+    precision = 5,    // no step can change the function by more than its own rounding
+    stopped = -1,     // by the callback
+    time = -2,        // max_seconds are over
+    nonfinite = -3,   // the function, gradient or Hessian is not finite where it must be
+    indefinite = -4,  // the plain Newton method met a Hessian without a Cholesky factor
+    saddle = -5,      // stationary, with lambda_min < 0 and no lower point to be found along its eigenvector
+    unbounded = -6,   // the function fell to minus infinity
+    curvature = -7,   // cg: a direction with p'Ap <= 0
+    aborted = -8,     // a function of the problem said so
 };
 
 // What a monitor, called once an iteration, answers.

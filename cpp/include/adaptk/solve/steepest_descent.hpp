@@ -20,7 +20,7 @@ enum class StepRule { wolfe, exact, bb };
 
 template <class T> struct SteepestDescentOptions {
     StepRule rule = StepRule::wolfe;
-    T gtol = sizeof(T) == 4 ? T(1e-4) : T(1e-8);
+    T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-8);
     long max_iterations = 10000;
 };
 

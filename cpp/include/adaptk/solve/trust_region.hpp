@@ -10,9 +10,9 @@
 namespace adaptk::solve {
 
 template <class T> struct TrustStep {
-    T predicted = 0;         // by how much the model falls
-    T length = 0;            // |p|
-    T shift = 0;             // lambda of (H + lambda I) p = -g
+    T predicted = 0;  // by how much the model falls
+    T length = 0;     // |p|
+    T shift = 0;      // lambda of (H + lambda I) p = -g
     bool at_boundary = false;
     bool ok = true;
 };
@@ -73,7 +73,7 @@ TrustStep<T> trust_region_step(Tridiagonal<T>& h, T lambda_min, const Vector<T>&
                 const T rest = (radius - length) * (radius + length);
                 const T root = std::sqrt(along * along + rest);
                 const T tau = rest / (along + (along < 0 ? -root : root));
-                const T energy = w.y.dot(w.g) + lambda * (radius * radius - length * length) ;
+                const T energy = w.y.dot(w.g) + lambda * (radius * radius - length * length);
                 if (tau * tau * (lambda + lambda_min) <= energy / 10 || high - low <= 8 * tiny) {
                     // y is minus the step here.
                     w.y += tau * w.u;
