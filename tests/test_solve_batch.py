@@ -545,7 +545,8 @@ def test_bounds(case: Case) -> None:
         result = case.solve(start, y, bounds=(low, high), max_iterations=500)
         assert (result.x >= low).all()
         assert (result.status > 0).sum() >= k - 1 or case.loose > 1000
-        for i in range(k if case.model != "triple_exponential" else 0):
+        # The last ones have more than one minimum, some of them at infinity.
+        for i in range(k if case.loose <= 1000 else 0):
             peer = case.scipy(start[i], y[i], bounds=(low[i], high[i]), method="trf")
             assert result.cost[i] <= peer.cost * (1 + 1e-4 * case.loose**0.5)
         if case.loose == 1:
