@@ -121,7 +121,7 @@ def _weights(
     if not (array > 0).all():
         raise ValueError("sigma: must be positive")
     with np.errstate(over="ignore"):
-        result = dtype.type(1) / array / array
+        result: arguments.Array = dtype.type(1) / array / array
     if not np.isfinite(result).all():
         raise ValueError(f"sigma: its inverse square is beyond {dtype}")
     return result
@@ -152,9 +152,9 @@ def _bounds(
         )
     outside = (x0 < low) | (x0 > high)
     if outside.any():
-        at = tuple(map(int, np.unravel_index(int(np.argmax(outside)), outside.shape)))
-        value, least, most = (np.broadcast_to(a, outside.shape)[at] for a in (x0, low, high))
-        raise ValueError(f"x0: {value} at {at} is outside its bounds [{least}, {most}]")
+        place = tuple(int(i) for i in np.unravel_index(int(np.argmax(outside)), outside.shape))
+        value, least, most = (np.broadcast_to(a, outside.shape)[place] for a in (x0, low, high))
+        raise ValueError(f"x0: {value} at {place} is outside its bounds [{least}, {most}]")
     return low, high
 
 
