@@ -20,6 +20,8 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__) && defined(__GNUC__)
+#include <arm_neon.h>
 #elif !defined(__GNUC__)
 #include <cmath>
 #endif
@@ -107,7 +109,11 @@ template <class V> ADAPTK_HD V sqrt(V x) {
         if constexpr (sizeof(V) == 16 && sizeof(T) == 8) return V(_mm_sqrt_pd(__m128d(x)));
         if constexpr (sizeof(V) == 16 && sizeof(T) == 4) return V(_mm_sqrt_ps(__m128(x)));
 #endif
-        V y;
+#if defined(__aarch64__) && defined(__GNUC__)
+        if constexpr (sizeof(V) == 16 && sizeof(T) == 8) return V(vsqrtq_f64(float64x2_t(x)));
+        if constexpr (sizeof(V) == 16 && sizeof(T) == 4) return V(vsqrtq_f32(float32x4_t(x)));
+#endif
+        V y = x;
         for (unsigned i = 0; i < sizeof(V) / sizeof(T); ++i) y[i] = sqrt<T>(x[i]);
         return y;
     } else {
