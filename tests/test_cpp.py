@@ -83,10 +83,10 @@ class Build:
     def program(self, name: str, *arguments: str, quick: bool = False) -> str:
         return run(*self.emulator, self.folder / "tests" / "cpp" / name, *arguments, quick=quick)
 
-    def objects(self) -> dict[str, Path]:
+    def objects(self, kind: str = "kernels", source: str = "kernels") -> dict[str, Path]:
         """Each target's kernel object."""
-        found = self.folder.glob("CMakeFiles/adaptk_kernels_*.dir/cpp/src/kernels.cpp.o*")
-        return {re.search(r"adaptk_kernels_(\w+)\.dir", str(path))[1]: path for path in sorted(found)}
+        found = self.folder.glob(f"CMakeFiles/adaptk_{kind}_*.dir/cpp/src/{source}.cpp.o*")
+        return {re.search(rf"adaptk_{kind}_(\w+)\.dir", str(path))[1]: path for path in sorted(found)}
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,10 @@ def test_sanitizers(tmp_path: Path, sanitizers: str, options: tuple[str, ...], t
     build.test("--tests-regex", tests, quick=True)
 
 
-@pytest.mark.parametrize("test", ["convert", "norm", "power", "registry", "concurrent", "solve", "cuda", "cuda_driver"])
+AARCH64 = ["batch", "convert", "norm", "power", "registry", "concurrent", "solve", "cuda", "cuda_driver"]
+
+
+@pytest.mark.parametrize("test", AARCH64)
 def test_aarch64(aarch64: Build, test: str) -> None:
     aarch64.program(f"test_{test}", quick=True)
 
@@ -448,16 +451,16 @@ def check_loops(build: Build, dialects: dict[str, Dialect]) -> None:
     assert not faults, "\n".join(faults)
 
 
-def check_symbols(build: Build) -> None:
+def check_symbols(build: Build, kind: str = "kernels", source: str = "kernels") -> None:
     nm = find_tool(f"{build.binutils}nm")
-    objects = build.objects()
+    objects = build.objects(kind, source)
     assert "portable" in objects
     for target, path in objects.items():
         symbols = [line.split(maxsplit=2)[-2:] for line in run(nm, "-C", path).splitlines()]
         kinds = {kind for kind, _ in symbols}
         assert not kinds & set("WwVvuiC"), f"{target}: weak or common symbols"
         exported = [name for kind, name in symbols if kind.isupper() and kind != "U"]
-        assert exported == [f"adaptk::detail::kernels_{target}()"]
+        assert exported == [f"adaptk::detail::{kind}_{target}()"]
         # What the compiler may ask of the C library; a call of anything else could stand in a loop.
         undefined = {name for kind, name in symbols if kind == "U"}
         assert undefined <= {"_GLOBAL_OFFSET_TABLE_", "memcpy", "memset", "memmove"}, target
@@ -478,6 +481,20 @@ def dialects_of(build: Build) -> dict[str, Dialect]:
 def test_symbols(release: Build) -> None:
     gcc_or_clang_objects(release)
     check_symbols(release)
+
+
+def check_batches(build: Build) -> None:
+    """The same of the batched solver's objects, which keep to the arithmetic contract too."""
+    check_symbols(build, "batch", "batch_kernels")
+    objdump = find_tool(f"{build.binutils}objdump")
+    for target, path in build.objects("batch", "batch_kernels").items():
+        for name, code in disassemble(objdump, path).items():
+            assert not [i.name for i in code if re.fullmatch(FORBIDDEN, i.name)], f"{target}: {name}"
+
+
+def test_batches(release: Build) -> None:
+    gcc_or_clang_objects(release)
+    check_batches(release)
 
 
 def check_dense_symbols(build: Build) -> None:
@@ -505,6 +522,10 @@ def test_loops(release: Build) -> None:
 
 def test_symbols_aarch64(aarch64: Build) -> None:
     check_symbols(aarch64)
+
+
+def test_batches_aarch64(aarch64: Build) -> None:
+    check_batches(aarch64)
 
 
 def test_loops_aarch64(aarch64: Build) -> None:

@@ -238,9 +238,7 @@ def test_the_current_stream_of_the_params_library(
     assert_equal(param.host(), -2 * ONES)
 
 
-def test_a_named_stream_comes_first(
-    stream: int, other: int, machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_named_stream_comes_first(stream: int, other: int, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     param, grad = Exchange.put(ONES), Exchange.put(ONES)
     monkeypatch.setattr(Exchange, "current_stream", other)
     with adaptk.cuda.stream(stream):

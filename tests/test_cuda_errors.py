@@ -74,8 +74,9 @@ def test_buffers_of_the_cpu_and_of_a_device(kind: Any) -> None:
     with refused(ValueError, "exp_avg", "on cpu, expected cuda:0", unchanged=[there, state, here]):
         adaptk.ops.adam(there, kind.put(ONES), here, state, step=1)
     with refused(ValueError, "exp_avg_sq[1]", "on cuda:0, expected cpu", unchanged=[here, state]):
-        adaptk.ops.adam([here[:2], here[2:4]], [ONES[:2]] * 2, [ONES[:2].copy(), ONES[:2].copy()],
-                        [ONES[:2].copy(), state], step=1)
+        adaptk.ops.adam(
+            [here[:2], here[2:4]], [ONES[:2]] * 2, [ONES[:2].copy(), ONES[:2].copy()], [ONES[:2].copy(), state], step=1
+        )
     with refused(ValueError, "param[1]", "param[0]", "on cpu", unchanged=[there, here]):
         adaptk.ops.sgd([there, here], [kind.put(ONES), ONES.copy()], step=1)
     with refused(ValueError, "param[1]", "param[0]", "on cuda:0", unchanged=[there, here]):
@@ -448,7 +449,9 @@ def test_out_of_memory(simulator: SimulatedMachine) -> None:
     for skip in (False, True):
         for room in (0, 100, 12_000):
             simulator.room = room
-            with refused(MemoryError, "cudaMallocAsync: out of memory (cudaErrorMemoryAllocation)", unchanged=params[:3]):
+            with refused(
+                MemoryError, "cudaMallocAsync: out of memory (cudaErrorMemoryAllocation)", unchanged=params[:3]
+            ):
                 optimizer.step(grads, skip_nonfinite=skip)
             simulator.room = None
             assert optimizer.step_count == 0
@@ -532,7 +535,6 @@ def test_exports_that_are_copies() -> None:
         param.fields["flags"] = 2
         with refused(BufferError, "param", "copy", unchanged=[param]):
             adaptk.ops.sgd(param, kind.put(ONES), step=1)
-
 
 
 def test_wrong_numbers_of_gradients(machine: Machine) -> None:

@@ -173,7 +173,14 @@ def test_aligned_and_not_in_one_call(device: Library) -> None:
     assert_equal(device.get_all(on_device), host)
 
 
-LAYOUTS = [((), ()), ((1,), (0,)), ((1, 1, 1), (2, 0, 1)), ((6, 11), (1, 0)), ((3, 5, 7), (2, 0, 1)), ((4, 1, 9), (1, 2, 0))]
+LAYOUTS = [
+    ((), ()),
+    ((1,), (0,)),
+    ((1, 1, 1), (2, 0, 1)),
+    ((6, 11), (1, 0)),
+    ((3, 5, 7), (2, 0, 1)),
+    ((4, 1, 9), (1, 2, 0)),
+]
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adam", "lion"])
@@ -321,7 +328,9 @@ def test_norm_does_not_depend_on_the_cuts(device: Library, dtype: str) -> None:
 
 def test_norm_of_many_tensors_of_all_types(device: Library, schedule: int) -> None:
     for count in (1, 126, 127):
-        grads = [values("grad", 1 + 90 * (i % 5), dtype_of("grad", *PAIRS[i % len(PAIRS)]), i, False) for i in range(count)]
+        grads = [
+            values("grad", 1 + 90 * (i % 5), dtype_of("grad", *PAIRS[i % len(PAIRS)]), i, False) for i in range(count)
+        ]
         got, want = norms(device, grads, offset=count % 3)
         assert got == want > 0.0
 

@@ -110,9 +110,7 @@ def test_every_class(device: Library, name: str, options: dict[str, Any], rule: 
 
 
 @every_case
-def test_every_class_with_counts_on_the_device(
-    device: Library, name: str, options: dict[str, Any], rule: str
-) -> None:
+def test_every_class_with_counts_on_the_device(device: Library, name: str, options: dict[str, Any], rule: str) -> None:
     params = arrays(0, dtypes=("float32", "float64"))
     pair = Pair(device, made(name, **options, skip_nonfinite=True, weight_decay=0.01), params)
     for t in range(5):

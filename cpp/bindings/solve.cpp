@@ -1,4 +1,5 @@
 // The extension module adaptk._solve: the solvers behind adaptk.solve. Arguments have been checked in Python.
+#include "solve_batch.hpp"
 #include "solve_linalg.hpp"
 #include "solve_objective.hpp"
 
@@ -458,4 +459,5 @@ PYBIND11_MODULE(_solve, m) {
         return run(a, b, x0, precondition, rtol, atol, maxiter, common);
     });
     register_linalg(m);
+    register_batch(m);
 }

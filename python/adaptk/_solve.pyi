@@ -50,3 +50,18 @@ def cg(
     /,
 ) -> dict[str, Any]: ...
 def cholesky_solve(h: Any, b: Any, /) -> Any: ...
+def levenberg_marquardt_batch(
+    model: tuple[int, int, int, int],
+    x0: Any,
+    data: Any,
+    coordinates: Any,
+    weights: Any,
+    lower: Any,
+    upper: Any,
+    fixed: Any,
+    options: tuple[Any, ...],
+    covariance: bool,
+    /,
+) -> dict[str, Any]: ...
+def batch_model(model: tuple[int, int, int, int], p: Any, coordinates: Any, /) -> tuple[Any, Any]: ...
+def batch_exp(x: Any, /) -> Any: ...

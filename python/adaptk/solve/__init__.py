@@ -14,6 +14,7 @@ as ``scipy.optimize.minimize(..., method=adaptk.solve.newton)``. Every solver
   the whole run needs no lock, and several threads run at once.
 """
 
+from adaptk.solve._batch import levenberg_marquardt_batch
 from adaptk.solve._gradient import conjugate_gradient, steepest_descent
 from adaptk.solve._least_squares import levenberg_marquardt
 from adaptk.solve._linear import cg
@@ -26,6 +27,7 @@ __all__ = [
     "cg",
     "conjugate_gradient",
     "levenberg_marquardt",
+    "levenberg_marquardt_batch",
     "newton",
     "plot",
     "steepest_descent",

@@ -1,0 +1,579 @@
+// Many small least-squares problems with one model, solved side by side: each lane of a vector register works on a
+// problem of its own, and takes the next one when that has ended. No lane knows of the others, so a problem's result
+// does not depend on its neighbours, on the width of the registers or on the number of threads, bit for bit.
+//
+//   D. W. Marquardt, J. SIAM 11 (1963)
+//   J. J. More, The Levenberg-Marquardt algorithm: implementation and theory, LNM 630 (1978): scaling, tests of the end
+//   H. B. Nielsen, Damping parameter in Marquardt's method, IMM-REP-1999-05 (1999)
+//   C. L. Lawson, R. J. Hanson, Solving Least Squares Problems (1974), chapter 27: QR of a matrix that comes in blocks
+//   C. Kanzow, N. Yamashita, M. Fukushima, J. Comput. Appl. Math. 172 (2004): bounds by projection
+//
+// With residuals r = sqrt(w) (model - data) and their Jacobian J = Q R, the step p minimises
+//     |R p + Q'r|^2 + mu |D p|^2,
+// D holding the largest norm that each column of J has had. Variables at a bound that the gradient pushes against are
+// held; those that the step would take beyond theirs are put there, and the step is taken anew in the others. A trial
+// point counts where it has a lower sum of squares. Values and derivatives come together, so each trial is one pass
+// over the points. A problem ends, in this order, with
+//   nonfinite  the start's residuals or derivatives are not finite
+//   reduction  the actual and the predicted relative reduction of |r|^2 are <= ftol, and actual <= 2 predicted
+//   step       |D p| <= xtol |D x|
+//   both       reduction and step
+//   gradient   |J_j' r| <= gtol |J_j| |r| for every j that is not held
+//   precision  the step changes no variable
+//   limit      max_iterations trial points
+// One that has converged (not nonfinite or limit) is then polished: undamped steps, for as long as |D p| shrinks by a
+// tenth at least and |r| does not grow beyond its rounding. That takes x to the digits that J and r have, where the
+// reduction of |r|^2 no longer shows them. Where the first of them is long, the solution is not near: damped steps go
+// on, once, to tolerances that are smaller by sqrt(eps).
+#pragma once
+
+#include "adaptk/solve/batch_models.hpp"
+#include "adaptk/solve/result.hpp"
+
+#include <atomic>
+#include <cstddef>
+#include <memory>
+
+namespace adaptk::solve {
+
+// Arrays are stored row after row. A stride of 0 says that all problems share one row.
+template <class T> struct BatchProblem {
+    long count = 0;            // of problems
+    int points = 0;            // of each
+    const T* data = nullptr;   // count x points
+    const T* start = nullptr;  // size each, within the bounds
+    long start_stride = 0;
+    const T* coordinates = nullptr;  // points x inputs each
+    long coordinates_stride = 0;
+    const T* weights = nullptr;  // points each, >= 0; data of weight 0 may be anything
+    long weights_stride = 0;
+    const T* lower = nullptr;  // size each; both or none
+    const T* upper = nullptr;
+    long bounds_stride = 0;
+    const bool* fixed = nullptr;  // size: variables that keep their start
+    T* x = nullptr;               // count x size; the best point
+    T* cost = nullptr;            // half the sum of squares there
+    int* status = nullptr;        // of result.hpp
+    int* iterations = nullptr;    // trial points after the start
+    T* covariance = nullptr;      // count x size x size, or null
+};
+
+template <class T> struct BatchOptions {
+    T ftol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
+    T xtol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
+    T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
+    int max_iterations = 100;
+    bool polish = true;
+    bool absolute_sigma = false;  // whether the covariance is not scaled by what is left of the residuals
+};
+
+// Hands out problems: false where there are no more. Asked again and again, by several threads at once.
+struct BatchFeed {
+    bool (*more)(void* context, long& begin, long& end) = nullptr;
+    bool (*go)(void* context) = nullptr;  // false where all must end at once; asked now and then
+    void* context = nullptr;
+};
+
+inline namespace ADAPTK_TARGET {
+
+// Rows(p, points, stride, count, out) writes for each of `count` points, whose data and then coordinates start
+// `stride` lanes apart, the derivatives and then model - data: n + 1 lanes.
+template <class Model, class V> struct ModelRows {
+    Model model;
+    void operator()(const V* p, const V* points, int stride, int count, V* out) const {
+        constexpr int n = Model::size;
+        // Copies: what is stored to `out` could otherwise be a parameter.
+        V q[n];
+        for (int j = 0; j < n; ++j) q[j] = p[j];
+        const Model m = model;
+        for (int i = 0; i < count; ++i, points += stride, out += n + 1) {
+            V x[Model::inputs], slope[n], value;
+            for (int j = 0; j < Model::inputs; ++j) x[j] = points[1 + j];
+            m(q, x, value, slope);
+            for (int j = 0; j < n; ++j) out[j] = slope[j];
+            out[n] = value - points[0];
+        }
+    }
+};
+
+// One register of problems. Everything here is a member of a template over Rows, so that code for one instruction set
+// stays its own where Rows is a type of its own.
+template <class V, int n, class Rows> class BatchLanes {
+  public:
+    using T = Element<V>;
+    using M = Mask<V>;
+    static constexpr int width = int(sizeof(V) / sizeof(T));
+
+    // A point holds its data, its coordinates, and the root of its weight where there are weights.
+    static int stride(const BatchProblem<T>& problem, int inputs) {
+        return 1 + inputs + (problem.weights != nullptr ? 1 : 0);
+    }
+
+    // `block`: points * stride lanes.
+    BatchLanes(const Rows& rows, const BatchProblem<T>& problem, const BatchOptions<T>& options, int inputs, V* block)
+        : rows_(rows), f(problem), o(options), inputs_(inputs), stride_(stride(problem, inputs)), block_(block) {}
+
+    void run(const BatchFeed& feed) {
+        for (long i = 0; i < long(f.points) * stride_; ++i) block_[i] = V{};
+        if (f.coordinates_stride == 0) {
+            for (int i = 0; i < f.points; ++i)
+                for (int c = 0; c < inputs_; ++c)
+                    block_[long(i) * stride_ + 1 + c] = lane<V>(f.coordinates[long(i) * inputs_ + c]);
+        }
+        scale = lane<V>(1);
+        for (int j = 0; j < n; ++j) unit[j] = inverse_unit[j] = factor[j] = scale;
+        for (int l = 0; l < width; ++l) index_[l] = -1;
+        int active = 0;
+        for (int l = 0; l < width; ++l) active += load(l, feed);
+        // Looking up costs about as much as some hundred points.
+        const long patience = 1 + 4096 / (f.points + 1);
+        for (long round = 1; active > 0; ++round) {
+            if (round % patience == 0 && !feed.go(feed.context)) return;
+            evaluate();
+            judge();
+            if (any<M>(status != T(running))) {
+                for (int l = 0; l < width; ++l) {
+                    if (index_[l] < 0 || at(status, l) == T(running)) continue;
+                    store(l);
+                    active -= !load(l, feed);
+                }
+            }
+            if (active > 0) propose();
+        }
+    }
+
+  private:
+    static constexpr int running = 100;
+    static constexpr int rows_at_once = 32;  // of J, in L1
+    static constexpr T infinity = std::numeric_limits<T>::infinity();
+    static constexpr T smallest = std::numeric_limits<T>::min();
+    // Of the damping: where mu is so small, |R p + Q'r| no longer sees it.
+    static constexpr T least_damping = epsilon<T> * epsilon<T>;
+    // The first damping, of columns of norm 1, and the smallest factor between two of them: of those tried on NIST's
+    // sets (1e-4 to 1, 0.003 to 1/3), the pair with the most digits and among the fewest trial points.
+    static constexpr T first_damping = T(1e-3), least_factor = T(0.03);
+
+    // For sizes far from 1 the power of two below, else 1.
+    static T unit_of(T size) {
+        using I = typename LaneOf<T>::Integer;
+        constexpr I exponent = std::bit_cast<I>(infinity);
+        constexpr T far = sizeof(T) == 4 ? T(0x1p20) : T(0x1p200);
+        if (!((size > far && size < infinity) || (size < 1 / far && size >= smallest))) return 1;
+        return std::bit_cast<T>(I(std::bit_cast<I>(size) & exponent));
+    }
+
+    static void set(M& mask, int l, bool value = true) {
+        if constexpr (std::is_same_v<M, bool>) {
+            mask = value;
+        } else {
+            mask[l] = value ? -1 : 0;
+        }
+    }
+
+    // Puts the next problem into lane l; false where there is none.
+    bool load(int l, const BatchFeed& feed) {
+        if (next_ == end_ && !feed.more(feed.context, next_, end_)) {
+            next_ = end_ = 0;
+            index_[l] = -1;
+            return false;
+        }
+        const long k = index_[l] = next_++;
+        T* lanes = reinterpret_cast<T*>(block_) + l;
+        const T* data = f.data + k * f.points;
+        T largest = 0;
+        freedom_[l] = f.points;
+        if (f.coordinates_stride != 0) {
+            const T* x = f.coordinates + k * f.coordinates_stride;
+            for (int i = 0; i < f.points; ++i)
+                for (int c = 0; c < inputs_; ++c) lanes[(long(i) * stride_ + 1 + c) * width] = *x++;
+        }
+        if (f.weights != nullptr) {
+            const T* weights = f.weights + k * f.weights_stride;
+            freedom_[l] = 0;
+            for (int i = 0; i < f.points; ++i) {
+                const T root = sqrt<T>(weights[i]);
+                const T y = root == 0 ? T(0) : data[i];
+                freedom_[l] += root != 0;
+                T* point = lanes + long(i) * stride_ * width;
+                point[0] = y;
+                point[(stride_ - 1) * width] = root;
+                largest = greater_of<T>(largest, absolute<T>(y * root));
+            }
+        } else {
+            for (int i = 0; i < f.points; ++i) {
+                lanes[long(i) * stride_ * width] = data[i];
+                largest = greater_of<T>(largest, absolute<T>(data[i]));
+            }
+        }
+        // Squares must not leave the range: residuals and variables near its ends are taken in other units.
+        at(scale, l) = 1 / unit_of(largest);
+        const T* start = f.start + k * f.start_stride;
+        const T* lower = f.lower == nullptr ? nullptr : f.lower + k * f.bounds_stride;
+        const T* upper = f.lower == nullptr ? nullptr : f.upper + k * f.bounds_stride;
+        for (int j = 0; j < n; ++j) {
+            at(x[j], l) = at(trial[j], l) = start[j];
+            if (lower != nullptr) {
+                at(low[j], l) = lower[j];
+                at(high[j], l) = upper[j];
+            }
+            at(d[j], l) = 0;
+            at(unit[j], l) = unit_of(absolute<T>(start[j]));
+            at(inverse_unit[j], l) = 1 / at(unit[j], l);
+            at(factor[j], l) = at(scale, l) * at(unit[j], l);
+        }
+        scaled_ = any<M>(scale != T(1));
+        for (int j = 0; j < n; ++j) scaled_ = scaled_ || any<M>(unit[j] != T(1));
+        set(polishing, l, false);
+        at(strict, l) = 1;
+        at(mu, l) = first_damping;
+        at(nu, l) = 2;
+        at(iterations, l) = 0;
+        set(fresh, l);
+        at(cost, l) = std::numeric_limits<T>::quiet_NaN();
+        return true;
+    }
+
+    // `to` and `cost_n` for the trial point: R, Q'r as its last column, and |r|^2.
+    void evaluate() {
+        V rows[rows_at_once][n + 1];
+        for (int j = 0; j < n; ++j)
+            for (int k = j; k <= n; ++k) to[j][k] = V{};
+        V total{};
+        for (int first = 0; first < f.points; first += rows_at_once) {
+            const int count = f.points - first < rows_at_once ? f.points - first : rows_at_once;
+            const V* points = block_ + long(first) * stride_;
+            rows_(trial, points, stride_, count, &rows[0][0]);
+            if (f.weights != nullptr) {
+                for (int i = 0; i < count; ++i) {
+                    const V root = points[long(i) * stride_ + stride_ - 1];
+                    // Nothing of a point without weight, be it NaN.
+                    for (int j = 0; j <= n; ++j) rows[i][j] = root == T(0) ? V{} : rows[i][j] * root;
+                }
+            }
+            if (scaled_) {
+                for (int i = 0; i < count; ++i) {
+                    for (int j = 0; j < n; ++j) rows[i][j] *= factor[j];
+                    rows[i][n] *= scale;
+                }
+            }
+            V sum[n + 1] = {};
+            for (int i = 0; i < count; ++i) {
+                total += rows[i][n] * rows[i][n];
+                const V left = rows[i][0];
+                ADAPTK_UNROLL_LANES
+                for (int k = 0; k <= n; ++k) sum[k] += left * rows[i][k];
+            }
+            reduce<0>(rows, count, sum);
+        }
+        cost_n = total;
+    }
+
+    // The reflection that clears column j of the rows below R. sum[k] holds their products of columns j and k; the pass
+    // that updates the rows takes those of the next column.
+    template <int j> ADAPTK_HD void reduce(V (*rows)[n + 1], int count, const V* sum) {
+        const V pivot = to[j][j];
+        const V square = pivot * pivot + sum[j];
+        const V norm = sqrt(square);
+        const M some = square >= smallest;
+        const V corner = some ? (pivot > T(0) ? -norm : norm) : pivot;
+        const V head = pivot - corner;
+        // 2 / v'v is -1 / (corner head).
+        const V inverse = some ? T(1) / (corner * head) : V{};
+        to[j][j] = square != square ? square : corner;
+        V s[n + 1];
+        ADAPTK_UNROLL_LANES
+        for (int k = j + 1; k <= n; ++k) {
+            s[k] = (head * to[j][k] + sum[k]) * inverse;
+            to[j][k] += s[k] * head;
+        }
+        if constexpr (j + 1 < n) {
+            V next[n + 1] = {};
+            for (int i = 0; i < count; ++i) {
+                const V v = rows[i][j];
+                const V left = rows[i][j + 1] + s[j + 1] * v;
+                ADAPTK_UNROLL_LANES
+                for (int k = j + 1; k <= n; ++k) {
+                    const V updated = rows[i][k] + s[k] * v;
+                    rows[i][k] = updated;
+                    next[k] += left * updated;
+                }
+            }
+            reduce<j + 1>(rows, count, next);
+        }
+    }
+
+    // Takes the trial point or not, and says who has come to an end.
+    void judge() {
+        V norm[n], finite_sum = cost_n;
+        for (int k = 0; k < n; ++k) {
+            V square{};
+            for (int j = 0; j <= k; ++j) square += to[j][k] * to[j][k];
+            norm[k] = sqrt(square);
+            finite_sum += norm[k];
+        }
+        const M finite = finite_sum < infinity;  // false for NaN
+        const V actual = (cost - cost_n) / cost;
+        const V ratio = predicted > T(0) ? actual / predicted : lane<V>(-1);
+        const M better = finite & M(sqrt(cost_n) <= most) & M(spent == 0);
+        const M taken = fresh ? finite : (polishing ? better : finite & M(cost_n < cost));
+        const M moved = M(fresh == 0);
+        for (int k = 0; k < n; ++k) {
+            x[k] = taken ? trial[k] : x[k];
+            norms[k] = taken ? norm[k] : norms[k];
+            d[k] = taken ? greater_of(d[k], norm[k]) : d[k];
+            for (int j = 0; j <= k; ++j) r[j][k] = taken ? to[j][k] : r[j][k];
+            r[k][n] = taken ? to[k][n] : r[k][n];
+        }
+        const V w = T(2) * ratio - T(1);
+        const V factor = greater_of(T(1) - w * w * w, lane<V>(least_factor));
+        const V damping = taken ? greater_of(mu * factor, lane<V>(least_damping)) : mu * nu;
+        const V doubled = taken ? lane<V>(2) : T(2) * nu;
+        mu = moved ? damping : mu;
+        nu = moved ? doubled : nu;
+        iterations = moved ? iterations + T(1) : iterations;
+        cost = taken ? cost_n : cost;
+
+        // The gradient, and the variables that it presses against their bounds.
+        M stationary = M(V{} == V{});
+        const V length = sqrt(cost);
+        for (int k = 0; k < n; ++k) {
+            V g{};
+            for (int j = 0; j <= k; ++j) g += r[j][k] * r[j][n];
+            held[k] = f.fixed != nullptr && f.fixed[k] ? M(V{} == V{}) : M(V{} != V{});
+            if (f.lower != nullptr) held[k] |= (M(x[k] <= low[k]) & M(g > T(0))) | (M(x[k] >= high[k]) & M(g < T(0)));
+            stationary &= held[k] | M(absolute(g) <= o.gtol * strict * norms[k] * length);
+        }
+        const V ftol = o.ftol * strict;
+        const M reduced =
+            moved & finite & M(absolute(actual) <= ftol) & M(absolute(predicted) <= ftol) & M(ratio <= T(2));
+        const M step = moved & small;
+        // Later lines win.
+        V s = lane<V>(running);
+        s = iterations >= T(o.max_iterations) ? lane<V>(int(Status::limit)) : s;
+        s = moved & stuck ? lane<V>(int(Status::precision)) : s;
+        s = stationary ? lane<V>(int(Status::gradient)) : s;
+        s = step ? lane<V>(int(Status::step)) : s;
+        s = reduced ? (step ? lane<V>(int(Status::both)) : lane<V>(int(Status::reduction))) : s;
+        const M again = polishing & overshot & M(strict == T(1)) & M(iterations < T(o.max_iterations));
+        strict = again ? sqrt(lane<V>(epsilon<T>)) : strict;
+        s = polishing ? ((taken | again) & M(iterations < T(o.max_iterations)) ? lane<V>(running) : ended) : s;
+        s = fresh & M(finite == 0) ? lane<V>(int(Status::nonfinite)) : s;
+        if (o.polish) {
+            const M begin = M(polishing == 0) & M(s > T(0)) & M(s != T(running)) & M(cost > T(0)) &
+                            M(iterations < T(o.max_iterations));
+            ended = begin ? s : ended;
+            before = begin ? lane<V>(infinity) : before;
+            polishing = begin | (polishing & M(again == 0));
+            s = begin ? lane<V>(running) : s;
+        }
+        status = s;
+        fresh = M(V{} != V{});
+    }
+
+    // The next trial point.
+    void propose() {
+        V p[n], inverse[n];
+        V end[n];
+        M hold[n], cut[n];
+        const V root = polishing ? V{} : sqrt(mu);
+        for (int k = 0; k < n; ++k) {
+            p[k] = V{};
+            hold[k] = held[k];
+            cut[k] = M(V{} != V{});
+            end[k] = V{};
+            d_used[k] = d[k] > T(0) ? d[k] : lane<V>(1);
+            inverse[k] = T(1) / d_used[k];
+        }
+        for (int pass = 0; pass <= n; ++pass) {
+            V a[n][n + 1], diagonal[n];
+            for (int i = 0; i < n; ++i) {
+                V right = r[i][n];
+                for (int k = i; k < n; ++k) {
+                    right += hold[k] ? r[i][k] * p[k] : V{};
+                    a[i][k] = hold[k] ? V{} : r[i][k] * inverse[k];
+                }
+                a[i][n] = right;
+                diagonal[i] = root;
+            }
+            eliminate<V>(a, diagonal);
+            for (int k = n - 1; k >= 0; --k) {
+                V y = -a[k][n];
+                for (int j = k + 1; j < n; ++j) y -= a[k][j] * diagonal[j];
+                y *= a[k][k];  // its inverse
+                diagonal[k] = y;
+                p[k] = hold[k] ? p[k] : y * inverse[k];
+            }
+            if (f.lower == nullptr) break;
+            M beyond = M(V{} != V{});
+            for (int k = 0; k < n; ++k) {
+                const V next = x[k] + p[k] * unit[k];
+                const M below = M(hold[k] == 0) & M(next < low[k]), above = M(hold[k] == 0) & M(next > high[k]);
+                end[k] = below ? low[k] : end[k];
+                end[k] = above ? high[k] : end[k];
+                p[k] = below | above ? (end[k] - x[k]) * inverse_unit[k] : p[k];
+                cut[k] |= below | above;
+                hold[k] |= below | above;
+                beyond |= below | above;
+            }
+            if (!any<M>(beyond)) break;
+        }
+        M same = M(V{} == V{});
+        V step{}, size{}, gain{};
+        for (int k = 0; k < n; ++k) {
+            const V next = cut[k] ? end[k] : x[k] + p[k] * unit[k];
+            same &= M(next == x[k]);
+            trial[k] = fresh ? trial[k] : next;
+            step += (d_used[k] * p[k]) * (d_used[k] * p[k]);
+            const V at_unit = d_used[k] * (x[k] * inverse_unit[k]);
+            size += at_unit * at_unit;
+            V w{};
+            for (int j = k; j < n; ++j) w += r[k][j] * p[j];
+            gain -= w * (w + T(2) * r[k][n]);
+        }
+        predicted = gain / cost;
+        step = sqrt(step);
+        size = sqrt(size);
+        small = step <= o.xtol * strict * size;
+        stuck = same;
+        // Of polishing. A relative change of x by eps changes r by eps |D x| at most: less is rounding.
+        const V length = sqrt(cost);
+        most = length + 4 * epsilon<T> * (length + size);
+        spent = M(M(step < T(0.9) * before) == 0) | M(step <= epsilon<T> * size) | M(step > T(0.01) * size);
+        overshot = M(before == infinity) & M(step > T(0.01) * size);
+        before = step;
+    }
+
+    // The triangle of [a; diag(diagonal)] by reflections, with column n along; in place of its diagonal the inverse of
+    // it (0 for 0). a is upper triangular, so that column j meets j + 1 rows of the diagonal's.
+    template <class U> static void eliminate(U (*a)[n + 1], const U* diagonal) {
+        U e[n][n + 1];
+        for (int j = 0; j < n; ++j) {
+            for (int k = j; k <= n; ++k) e[j][k] = U{};
+            e[j][j] = diagonal[j];
+        }
+        for (int j = 0; j < n; ++j) {
+            const U pivot = a[j][j];
+            U square = pivot * pivot;
+            for (int i = 0; i <= j; ++i) square += e[i][j] * e[i][j];
+            const U norm = sqrt(square);
+            const Mask<U> some = square >= smallest;
+            const U corner = pivot > T(0) ? -norm : norm;
+            const U head = pivot - corner;
+            const U inverse = some ? T(1) / (corner * head) : U{};
+            a[j][j] = head * inverse;
+            for (int k = j + 1; k <= n; ++k) {
+                U dot = head * a[j][k];
+                for (int i = 0; i <= j; ++i) dot += e[i][j] * e[i][k];
+                const U s = dot * inverse;
+                a[j][k] += s * head;
+                for (int i = 0; i <= j; ++i) e[i][k] += s * e[i][j];
+            }
+        }
+    }
+
+    void store(int l) {
+        const long k = index_[l];
+        for (int j = 0; j < n; ++j) f.x[k * n + j] = at(x[j], l);
+        f.cost[k] = at(cost, l) / 2 / at(scale, l) / at(scale, l);
+        f.status[k] = int(at(status, l));
+        f.iterations[k] = int(at(iterations, l));
+        if (f.covariance != nullptr) covariance(l, f.covariance + k * n * n);
+    }
+
+    // (J'J)^-1 from R, columns scaled to norm 1, times |r|^2 / degrees of freedom. Zero where a variable is fixed.
+    void covariance(int l, T* out) const {
+        T a[n][n + 1], diagonal[n], column[n];
+        int freedom = freedom_[l];
+        bool full = true;
+        for (int j = 0; j < n; ++j) {
+            const bool is_fixed = f.fixed != nullptr && f.fixed[j];
+            freedom -= !is_fixed;
+            diagonal[j] = is_fixed ? T(1) : T(0);
+            const T inverse = is_fixed ? T(0) : 1 / at(norms[j], l);
+            column[j] = inverse * at(unit[j], l);
+            for (int i = 0; i <= j; ++i) a[i][j] = is_fixed ? T(0) : at(r[i][j], l) * inverse;
+            a[j][n] = 0;
+        }
+        eliminate<T>(a, diagonal);
+        const T most = 1 / (T(f.points) * epsilon<T>);
+        for (int j = 0; j < n; ++j) full = full && absolute<T>(a[j][j]) < most && a[j][j] != 0;
+        full = full && freedom >= 0 && at(status, l) != T(int(Status::nonfinite));
+        T variance = at(scale, l) * at(scale, l);
+        if (!o.absolute_sigma) variance = freedom > 0 ? at(cost, l) / T(freedom) : infinity;
+        for (int i = n - 1; i >= 0 && full; --i) {
+            // Row i of the inverse, in place of the row.
+            for (int k = n - 1; k > i; --k) {
+                T sum = 0;
+                for (int j = i + 1; j <= k; ++j) sum += a[i][j] * a[j][k];
+                out[k] = -sum * a[i][i];
+            }
+            for (int k = i + 1; k < n; ++k) a[i][k] = out[k];
+        }
+        for (int i = 0; i < n; ++i) {
+            for (int k = i; k < n; ++k) {
+                const bool is_fixed = f.fixed != nullptr && (f.fixed[i] || f.fixed[k]);
+                T sum = 0;
+                for (int j = k; j < n && full; ++j) sum += a[i][j] * a[k][j];
+                T value = is_fixed ? T(0) : infinity;
+                if (full && !is_fixed && variance < infinity) value = sum * column[i] * column[k] * variance;
+                out[i * n + k] = out[k * n + i] = value;
+            }
+        }
+    }
+
+    const Rows& rows_;
+    const BatchProblem<T>& f;
+    const BatchOptions<T>& o;
+    const int inputs_, stride_;
+    V* const block_;
+    long next_ = 0, end_ = 0;
+    long index_[width];
+    int freedom_[width];
+    bool scaled_ = false;
+    // Of the best point: x, R and Q'r, the columns' norms, |r|^2. Of the trial point: trial, to, cost_n.
+    V x[n] = {}, r[n][n + 1] = {}, norms[n] = {}, cost = {};
+    V trial[n] = {}, to[n][n + 1] = {}, cost_n = {};
+    V low[n] = {}, high[n] = {}, d[n] = {}, d_used[n] = {};
+    // Steps, R and d are of variables in these units, and R of residuals times `scale`.
+    V unit[n] = {}, inverse_unit[n] = {}, factor[n] = {};
+    V mu = {}, nu = {}, iterations = {}, status = {}, scale = {};
+    V predicted = {};  // relative reduction
+    M held[n] = {};
+    M fresh = {};  // the trial point is the start
+    M small = {}, stuck = {};
+    V before = {}, most = {}, ended = {}, strict = {};
+    M polishing = {}, spent = {}, overshot = {};
+};
+
+// All problems with a model of one's own (batch_models.hpp says what a model is), on so many threads (with OpenMP).
+template <class Model, class T>
+void levenberg_marquardt_batch(const Model& model, const BatchProblem<T>& problem, const BatchOptions<T>& options = {},
+                               [[maybe_unused]] int threads = 1) {
+    using V = Lanes<T>;
+    using Rows = ModelRows<Model, V>;
+    using Solver = BatchLanes<V, Model::size, Rows>;
+    struct Queue {
+        std::atomic<long> next{0};
+        long count;
+    };
+    Queue queue{0, problem.count};
+    const BatchFeed feed{[](void* context, long& begin, long& end) {
+                             auto& q = *static_cast<Queue*>(context);
+                             begin = q.next.fetch_add(lane_count<T>, std::memory_order_relaxed);
+                             end = begin + lane_count<T> < q.count ? begin + lane_count<T> : q.count;
+                             return begin < q.count;
+                         },
+                         [](void*) { return true; }, &queue};
+    const std::size_t each = std::size_t(problem.points) * std::size_t(Solver::stride(problem, Model::inputs));
+    if (threads < 1) threads = 1;
+    const std::unique_ptr<V[]> blocks(new V[each * std::size_t(threads)]);
+    const Rows rows{model};
+#if defined(_OPENMP)
+#pragma omp parallel for schedule(static, 1) num_threads(threads)
+#endif
+    for (int i = 0; i < threads; ++i)
+        Solver(rows, problem, options, Model::inputs, blocks.get() + each * std::size_t(i)).run(feed);
+}
+
+}  // namespace ADAPTK_TARGET
+}  // namespace adaptk::solve

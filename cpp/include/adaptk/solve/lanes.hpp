@@ -1,0 +1,227 @@
+// Arithmetic on lanes: one vector register holds the same quantity of several independent problems.
+//
+// A formula is written once, on a type V that is either Lanes<T> (a vector of GCC and Clang) or T itself: the operators
+// + - * / and comparisons, `c ? a : b` (both sides are computed), and the functions below. Numbers are written T(2) or
+// lane<V>(2). Every operation is rounded on its own, so a lane has the bits that the scalar code has, at any width.
+#pragma once
+
+#include "adaptk/config.hpp"
+
+#if defined(__GNUC__)
+#define ADAPTK_UNROLL_LANES _Pragma("GCC unroll 16")
+#else
+#define ADAPTK_UNROLL_LANES
+#endif
+
+#include <bit>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__aarch64__) && defined(__GNUC__)
+#include <arm_neon.h>
+#elif !defined(__GNUC__)
+#include <cmath>
+#endif
+
+namespace adaptk::solve {
+inline namespace ADAPTK_TARGET {
+
+#if defined(__AVX512F__)
+constexpr int lane_bytes = 64;
+#elif defined(__AVX__)
+constexpr int lane_bytes = 32;
+#else
+constexpr int lane_bytes = 16;
+#endif
+
+#if defined(__GNUC__)
+template <class T> struct LaneType {
+    typedef T Vector __attribute__((vector_size(lane_bytes)));
+};
+#else
+template <class T> struct LaneType {
+    using Vector = T;
+};
+#endif
+template <class T> using Lanes = typename LaneType<T>::Vector;
+template <class T> constexpr int lane_count = int(sizeof(Lanes<T>) / sizeof(T));
+
+template <class V> struct LaneOf {
+    using Element = std::remove_cvref_t<decltype(std::declval<V&>()[0])>;
+    using Mask = decltype(std::declval<V>() < std::declval<V>());
+    using Integer = Mask;
+};
+template <> struct LaneOf<float> {
+    using Element = float;
+    using Mask = bool;
+    using Integer = std::int32_t;
+};
+template <> struct LaneOf<double> {
+    using Element = double;
+    using Mask = bool;
+    using Integer = std::int64_t;
+};
+template <class V> using Element = typename LaneOf<V>::Element;
+template <class V> using Mask = typename LaneOf<V>::Mask;
+
+// Lane l, to read and to write. (The compilers let vectors alias their elements.)
+template <class V>
+    requires(!std::is_const_v<V>)
+ADAPTK_HD Element<V>& at(V& v, int l) {
+    return reinterpret_cast<Element<V>*>(&v)[l];
+}
+template <class V> ADAPTK_HD Element<V> at(const V& v, int l) { return reinterpret_cast<const Element<V>*>(&v)[l]; }
+
+// The same number in every lane.
+template <class V> ADAPTK_HD V lane(Element<V> x) { return V{} + x; }
+
+template <class V> ADAPTK_HD V absolute(V x) { return x < lane<V>(0) ? -x : x; }
+// b where they cannot be compared.
+template <class V> ADAPTK_HD V greater_of(V a, V b) { return a > b ? a : b; }
+template <class V> ADAPTK_HD V lesser_of(V a, V b) { return a < b ? a : b; }
+
+template <class V> ADAPTK_HD bool any(V mask) {
+    if constexpr (std::is_same_v<V, bool>) {
+        return mask;
+    } else {
+        Element<V> all = 0;
+        for (unsigned i = 0; i < sizeof(V) / sizeof(all); ++i) all |= mask[i];
+        return all != 0;
+    }
+}
+
+template <class V> ADAPTK_HD V sqrt(V x) {
+    using T = Element<V>;
+    if constexpr (!std::is_same_v<V, T>) {
+#if defined(__AVX512F__)
+        // Masked, for GCC 12 warns of the undefined register behind the plain one.
+        if constexpr (sizeof(V) == 64 && sizeof(T) == 8) return V(_mm512_maskz_sqrt_pd(__mmask8(0xff), __m512d(x)));
+        if constexpr (sizeof(V) == 64 && sizeof(T) == 4) return V(_mm512_maskz_sqrt_ps(__mmask16(0xffff), __m512(x)));
+#endif
+#if defined(__AVX__)
+        if constexpr (sizeof(V) == 32 && sizeof(T) == 8) return V(_mm256_sqrt_pd(__m256d(x)));
+        if constexpr (sizeof(V) == 32 && sizeof(T) == 4) return V(_mm256_sqrt_ps(__m256(x)));
+#endif
+#if defined(__SSE2__)
+        if constexpr (sizeof(V) == 16 && sizeof(T) == 8) return V(_mm_sqrt_pd(__m128d(x)));
+        if constexpr (sizeof(V) == 16 && sizeof(T) == 4) return V(_mm_sqrt_ps(__m128(x)));
+#endif
+#if defined(__aarch64__) && defined(__GNUC__)
+        if constexpr (sizeof(V) == 16 && sizeof(T) == 8) return V(vsqrtq_f64(float64x2_t(x)));
+        if constexpr (sizeof(V) == 16 && sizeof(T) == 4) return V(vsqrtq_f32(float32x4_t(x)));
+#endif
+        V y = x;
+        for (unsigned i = 0; i < sizeof(V) / sizeof(T); ++i) y[i] = sqrt<T>(x[i]);
+        return y;
+    } else {
+#if defined(__GNUC__)
+        if constexpr (sizeof(T) == 4)
+            return __builtin_sqrtf(x);
+        else
+            return __builtin_sqrt(x);
+#else
+        return std::sqrt(x);
+#endif
+    }
+}
+
+namespace detail {
+
+template <class V> ADAPTK_HD auto bits(V x) {
+    using I = typename LaneOf<V>::Integer;
+    if constexpr (std::is_same_v<V, Element<V>>)
+        return std::bit_cast<I>(x);
+    else
+        return I(x);
+}
+template <class V> ADAPTK_HD V from_bits(typename LaneOf<V>::Integer i) {
+    if constexpr (std::is_same_v<V, Element<V>>)
+        return std::bit_cast<V>(i);
+    else
+        return V(i);
+}
+
+template <class T> struct Format;
+template <> struct Format<double> {
+    static constexpr int digits = 52;
+    static constexpr double round = 0x1.8p52;  // added and taken away again, it rounds to a whole number
+    static constexpr double bias = 1023;
+    // ln 2 in two parts, the first with so few digits that its multiples by exponents are exact.
+    static constexpr double high = 0x1.62e42feep-1, low = 0x1.a39ef35793c76p-33;
+    // exp is 0 below and infinite above.
+    static constexpr double least = -746, most = 710, step = 1000;
+    // (e^r - 1 - r) / r^2 from its values at the Chebyshev points of |r| <= ln(2)/2: exp's relative error is 2^-55.8.
+    static constexpr double exp[] = {0x1.0000000000001p-1,  0x1.5555555555556p-3,  0x1.5555555553d63p-5,
+                                     0x1.11111111109b3p-7,  0x1.6c16c1788bd90p-10, 0x1.a01a01a7c41d5p-13,
+                                     0x1.a019b90d2ae7ap-16, 0x1.71de0dae63bb3p-19, 0x1.289185613a3d6p-22,
+                                     0x1.af38a9b0ec855p-26};
+    // pi/2 in three parts.
+    static constexpr double quarter[] = {0x1.921fb544p+0, 0x1.0b4611a6p-34, 0x1.3198a2e037073p-69};
+};
+template <> struct Format<float> {
+    static constexpr int digits = 23;
+    static constexpr float round = 0x1.8p23f;
+    static constexpr float bias = 127;
+    static constexpr float high = 0x1.63p-1f, low = -0x1.bd0106p-13f;
+    static constexpr float least = -104, most = 89, step = 100;
+    // As above: 2^-26.5.
+    static constexpr float exp[] = {0x1p-1f, 0x1.5554dcp-3f, 0x1.555518p-5f, 0x1.120be2p-7f, 0x1.6d117cp-10f};
+    static constexpr float quarter[] = {0x1.92p+0f, 0x1.fb4p-12f, 0x1.4442d2p-24f};
+};
+
+// 2^k for whole k that a normal number has.
+template <class V> ADAPTK_HD V power_of_two(V k) {
+    using F = Format<Element<V>>;
+    return from_bits<V>(bits(V(k + (F::round + F::bias))) << F::digits);
+}
+
+}  // namespace detail
+
+// Within one unit in the last place (tested), subnormal results included.
+template <class V> ADAPTK_HD V exp(V x) {
+    using T = Element<V>;
+    using F = detail::Format<T>;
+    const V low = lane<V>(F::least), high = lane<V>(F::most), step = lane<V>(F::step);
+    x = x < low ? low : x;  // NaN stays
+    x = x > high ? high : x;
+    const V k = (x * T(1.44269504088896340736) + F::round) - F::round;
+    const V r = (x - k * F::high) - k * F::low;
+    constexpr int n = int(sizeof(F::exp) / sizeof(T));
+    V p = lane<V>(F::exp[n - 1]);
+    for (int i = n - 2; i >= 0; --i) p = p * r + F::exp[i];
+    p = T(1) + (r + r * r * p);
+    // In two steps: 2^k alone may leave the range.
+    V part = k < -step ? -step : k;
+    part = part > step ? step : part;
+    return p * detail::power_of_two<V>(part) * detail::power_of_two<V>(k - part);
+}
+
+// Sine and cosine within some units in the last place for |x| < 1e5 (1e3 in float32), by their series on |r| <= pi/4.
+template <class V> ADAPTK_HD void sine_cosine(V x, V& sine, V& cosine) {
+    using T = Element<V>;
+    using F = detail::Format<T>;
+    const V t = x * T(0.63661977236758134308) + F::round;
+    const V k = t - F::round;
+    const V r = ((x - k * F::quarter[0]) - k * F::quarter[1]) - k * F::quarter[2];
+    const V z = r * r;
+    V s = lane<V>(1), c = lane<V>(1);
+    for (int i = 16; i >= 2; i -= 2) {
+        s = T(1) - s * z / T(i * (i + 1));
+        c = T(1) - c * z / T(i * (i - 1));
+    }
+    s = s * r;
+    const auto turn = detail::bits(t);
+    const auto odd = (turn & 1) != 0;
+    const auto sine_negative = (turn & 2) != 0;
+    const auto cosine_negative = ((turn + 1) & 2) != 0;
+    sine = odd ? c : s;
+    cosine = odd ? s : c;
+    sine = sine_negative ? -sine : sine;
+    cosine = cosine_negative ? -cosine : cosine;
+}
+
+}  // namespace ADAPTK_TARGET
+}  // namespace adaptk::solve

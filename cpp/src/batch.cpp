@@ -1,0 +1,113 @@
+#include "batch.hpp"
+
+#include "threads.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <new>
+
+namespace adaptk::detail {
+
+const BatchTable& batch_table([[maybe_unused]] std::string_view isa) {
+#if defined(ADAPTK_X86_KERNELS)
+    if (isa == "x86-64-v2") return batch_v2();
+    if (isa == "x86-64-v3") return batch_v3();
+    if (isa == "x86-64-v4") return batch_v4();
+#elif defined(ADAPTK_NEON_KERNELS)
+    if (isa == "neon") return batch_neon();
+#endif
+    return batch_portable();
+}
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::size_t;
+
+constexpr size_t alignment = 64;
+constexpr auto poll_interval = std::chrono::milliseconds(50);
+
+struct Aligned {
+    void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t(alignment)); }
+};
+
+struct Queue {
+    std::atomic<long> next{0};
+    long count = 0, chunk = 1;
+    std::atomic<bool> stopped{false};
+    BatchPoll poll;
+};
+
+// One thread's view of the queue.
+struct Worker {
+    Queue* queue = nullptr;
+    bool polls = false;
+    Clock::time_point asked = Clock::now();
+
+    static bool go(void* context) {
+        auto& w = *static_cast<Worker*>(context);
+        if (w.polls) {
+            if (const auto now = Clock::now(); now - w.asked > poll_interval) {
+                w.asked = now;
+                if (!w.queue->poll.go(w.queue->poll.context)) w.queue->stopped.store(true, std::memory_order_relaxed);
+            }
+        }
+        return !w.queue->stopped.load(std::memory_order_relaxed);
+    }
+    static bool more(void* context, long& begin, long& end) {
+        Queue& q = *static_cast<Worker*>(context)->queue;
+        begin = q.next.fetch_add(q.chunk, std::memory_order_relaxed);
+        end = std::min(begin + q.chunk, q.count);
+        return begin < q.count && go(context);
+    }
+};
+
+}  // namespace
+
+template <class T>
+bool solve_batch(const BatchTable& table, int threads, const BatchChoice& choice, const solve::BatchProblem<T>& problem,
+                 const solve::BatchOptions<T>& options, const BatchPoll& poll) {
+    const BatchKernels<T>* kernels;
+    if constexpr (sizeof(T) == 4) {
+        kernels = &table.f32;
+    } else {
+        kernels = &table.f64;
+    }
+    const long width = table.register_bytes / long(sizeof(T));
+    threads = int(std::clamp<long>((problem.count + width - 1) / width, 1, threads));
+    // Data, coordinates and weights.
+    const size_t each =
+        (size_t(problem.points) * size_t(2 + choice.inputs) * size_t(table.register_bytes) + alignment - 1) /
+        alignment * alignment;
+    const std::unique_ptr<std::byte[], Aligned> space(
+        static_cast<std::byte*>(::operator new[](each * size_t(threads), std::align_val_t(alignment))));
+    Queue queue;
+    queue.count = problem.count;
+    queue.poll = poll;
+    // Small enough for the threads to end together.
+    queue.chunk = std::clamp<long>(problem.count / (16L * threads), 1, 64);
+    const auto work = [&](int thread) {
+        const FloatingPointMode mode;
+        Worker worker{&queue, thread == 0};
+        kernels->run(choice, problem, options, space.get() + each * size_t(thread),
+                     {Worker::more, Worker::go, &worker});
+    };
+#if defined(_OPENMP)
+    if (threads > 1) {
+#pragma omp parallel for schedule(static, 1) num_threads(threads)
+        for (int i = 0; i < threads; ++i) work(i);
+        return !queue.stopped;
+    }
+#endif
+    for (int i = 0; i < threads; ++i) work(i);
+    return !queue.stopped;
+}
+
+template bool solve_batch(const BatchTable&, int, const BatchChoice&, const solve::BatchProblem<float>&,
+                          const solve::BatchOptions<float>&, const BatchPoll&);
+template bool solve_batch(const BatchTable&, int, const BatchChoice&, const solve::BatchProblem<double>&,
+                          const solve::BatchOptions<double>&, const BatchPoll&);
+
+}  // namespace adaptk::detail

@@ -1,0 +1,51 @@
+// What an object of batch kernels (batch_kernels.cpp, compiled once for each instruction set) hands to batch.cpp.
+#pragma once
+
+#include "adaptk/solve/batch.hpp"
+
+namespace adaptk::detail {
+
+enum class BatchModel : int {
+    gaussian,
+    gaussian_2d,
+    gaussian_2d_elliptic,
+    gaussian_2d_rotated,
+    lorentz,
+    exponential,
+    double_exponential,
+    triple_exponential,
+    polynomial,
+    rational,
+};
+
+inline constexpr int most_batch_parameters = 10;
+
+struct BatchChoice {
+    BatchModel model = BatchModel::gaussian;
+    int size = 0;    // parameters
+    int inputs = 1;  // coordinates of a point
+    int degree = 0;  // of a rational function's numerator
+};
+
+template <class T> struct BatchKernels {
+    // One thread's work. `block`: points * (2 + inputs) registers, aligned to them.
+    void (*run)(const BatchChoice& choice, const solve::BatchProblem<T>& problem, const solve::BatchOptions<T>& options,
+                void* block, const solve::BatchFeed& feed);
+    // The model's values and derivatives at points of one problem, for tests: value[points], slope[points x size].
+    void (*model)(const BatchChoice& choice, int points, const T* p, const T* coordinates, T* value, T* slope);
+    void (*exp)(long n, const T* x, T* y);
+};
+
+struct BatchTable {
+    BatchKernels<float> f32;
+    BatchKernels<double> f64;
+    int register_bytes;
+};
+
+const BatchTable& batch_portable();
+const BatchTable& batch_v2();
+const BatchTable& batch_v3();
+const BatchTable& batch_v4();
+const BatchTable& batch_neon();
+
+}  // namespace adaptk::detail

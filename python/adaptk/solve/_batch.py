@@ -1,0 +1,322 @@
+"""Many small nonlinear least-squares problems in one call."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adaptk import _solve
+from adaptk.solve import _arguments as arguments
+from adaptk.solve._result import Result
+
+__all__ = ["BATCH_MODELS", "levenberg_marquardt_batch"]
+
+MOST_PARAMETERS = 10
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A built-in model; `parameters` is empty where a degree decides."""
+
+    number: int
+    inputs: int
+    parameters: tuple[str, ...]
+
+
+BATCH_MODELS = {
+    "gaussian": _Model(0, 1, ("amplitude", "center", "sigma", "offset")),
+    "gaussian_2d": _Model(1, 2, ("amplitude", "x", "y", "sigma", "offset")),
+    "gaussian_2d_elliptic": _Model(2, 2, ("amplitude", "x", "y", "sigma_x", "sigma_y", "offset")),
+    "gaussian_2d_rotated": _Model(3, 2, ("amplitude", "x", "y", "sigma_u", "sigma_v", "offset", "angle")),
+    "lorentz": _Model(4, 1, ("amplitude", "center", "width", "offset")),
+    "exponential": _Model(5, 1, ("amplitude", "rate", "offset")),
+    "double_exponential": _Model(6, 1, ("amplitude_1", "rate_1", "amplitude_2", "rate_2", "offset")),
+    "triple_exponential": _Model(
+        7, 1, ("amplitude_1", "rate_1", "amplitude_2", "rate_2", "amplitude_3", "rate_3", "offset")
+    ),
+    "polynomial": _Model(8, 1, ()),
+    "rational": _Model(9, 1, ()),
+}
+
+
+def _choose(model: Any, degree: Any, x0: Any) -> tuple[int, int, int, int]:
+    """(number, size, inputs, degree of the numerator), as the extension has them."""
+    if not isinstance(model, str) or model not in BATCH_MODELS:
+        raise ValueError(f"model: expected one of {', '.join(map(repr, BATCH_MODELS))}, got {model!r}")
+    known = BATCH_MODELS[model]
+    if known.parameters:
+        if degree is not None:
+            raise ValueError(f"degree: the model {model!r} has none")
+        return known.number, len(known.parameters), known.inputs, 0
+    if model == "polynomial":
+        if degree is None:
+            shape = np.shape(x0)
+            degree = shape[-1] - 1 if shape and shape[-1] > 0 else 0
+        above, below = arguments.whole(degree, "degree"), 0
+    else:
+        if not isinstance(degree, (tuple, list)) or len(degree) != 2:
+            raise ValueError(f"degree: a rational function needs (numerator, denominator), got {degree!r}")
+        above, below = arguments.whole(degree[0], "degree"), arguments.whole(degree[1], "degree", low=1)
+    size = above + below + 1
+    if size > MOST_PARAMETERS:
+        raise ValueError(f"degree: at most {MOST_PARAMETERS} parameters, got {size}")
+    return known.number, size, known.inputs, above
+
+
+def _real(value: Any, name: str, dtype: np.dtype[Any] | None = None) -> arguments.Array:
+    """C-ordered float32 or float64: its own, or `dtype`."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    if dtype is None:
+        dtype = np.dtype(np.float32 if array.dtype == np.float32 else np.float64)
+    with np.errstate(over="ignore"):
+        return np.asarray(array, dtype=dtype, order="C")
+
+
+def _like(value: Any, name: str, dtype: np.dtype[Any], row: tuple[int, ...], k: int) -> arguments.Array:
+    """One row for all problems, or one for each."""
+    array = _real(value, name, dtype)
+    if array.shape not in (row, (k, *row)):
+        raise ValueError(f"{name}: expected shape {row} or {(k, *row)}, got {array.shape}")
+    return array
+
+
+def _grid(shape: tuple[int, ...], dtype: np.dtype[Any], inputs: int) -> arguments.Array:
+    if inputs == 1:
+        return np.arange(math.prod(shape), dtype=dtype)
+    if len(shape) == 1:
+        side = math.isqrt(shape[0])
+        if side * side != shape[0]:
+            raise ValueError(
+                f"coordinates: {shape[0]} points are no square of pixels; give them, or data as (k, rows, columns)"
+            )
+        shape = (side, side)
+    rows, columns = np.indices(shape, dtype=dtype)
+    return np.stack([columns.ravel(), rows.ravel()], axis=1)
+
+
+def _weights(
+    weights: Any, sigma: Any, dtype: np.dtype[Any], image: tuple[int, ...], m: int, k: int
+) -> arguments.Array | None:
+    if weights is not None and sigma is not None:
+        raise ValueError("weights: give these or sigma, not both")
+    if weights is None and sigma is None:
+        return None
+    name = "weights" if sigma is None else "sigma"
+    array = _real(weights if sigma is None else sigma, name, dtype)
+    if array.shape in (image, (k, *image)):
+        array = array.reshape(*array.shape[: array.ndim - len(image)], m)
+    array = _like(array, name, dtype, (m,), k)
+    if name == "weights":
+        if not ((array >= 0) & (array < math.inf)).all():
+            raise ValueError("weights: must be finite and >= 0")
+        return array
+    if not (array > 0).all():
+        raise ValueError("sigma: must be positive")
+    with np.errstate(over="ignore"):
+        result: arguments.Array = dtype.type(1) / array / array
+    if not np.isfinite(result).all():
+        raise ValueError(f"sigma: its inverse square is beyond {dtype}")
+    return result
+
+
+def _bounds(
+    bounds: Any, x0: arguments.Array, n: int, k: int
+) -> tuple[arguments.Array, arguments.Array] | tuple[None, None]:
+    if bounds is None:
+        return None, None
+    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
+        bounds = (bounds.lb, bounds.ub)
+    try:
+        low, high = (_real(b, "bounds", x0.dtype) for b in bounds)
+    except (TypeError, ValueError):
+        raise ValueError(f"bounds: expected a pair (lower, upper) of numbers or of shape {(n,)} or {(k, n)}") from None
+    shape = (k, n) if (k, n) in (low.shape, high.shape) and low.ndim + high.ndim > 2 else (n,)
+    try:
+        low, high = (np.ascontiguousarray(np.broadcast_to(b, shape)) for b in (low, high))
+    except ValueError:
+        raise ValueError(f"bounds: expected a pair (lower, upper) of numbers or of shape {(n,)} or {(k, n)}") from None
+    if np.isnan(low).any() or np.isnan(high).any():
+        raise ValueError("bounds: hold NaN")
+    if not (low < high).all():
+        at = np.unravel_index(int(np.argmin(low < high)), shape)
+        raise ValueError(
+            f"bounds: lower must be less than upper, got {low[at]} and {high[at]} at {tuple(map(int, at))}"
+        )
+    outside = (x0 < low) | (x0 > high)
+    if outside.any():
+        place = tuple(int(i) for i in np.unravel_index(int(np.argmax(outside)), outside.shape))
+        value, least, most = (np.broadcast_to(a, outside.shape)[place] for a in (x0, low, high))
+        raise ValueError(f"x0: {value} at {place} is outside its bounds [{least}, {most}]")
+    return low, high
+
+
+def levenberg_marquardt_batch(
+    model: str,
+    x0: Any,
+    data: Any,
+    *,
+    coordinates: Any = None,
+    degree: int | tuple[int, int] | None = None,
+    weights: Any = None,
+    sigma: Any = None,
+    absolute_sigma: bool = False,
+    bounds: Any = None,
+    fixed: Any = None,
+    ftol: float | None = None,
+    xtol: float | None = None,
+    gtol: float | None = None,
+    max_iterations: int = 100,
+    polish: bool = True,
+    covariance: bool = False,
+) -> Result:
+    """Fit one model to k sets of data: half the sum of ``w (model - data)**2`` of each is minimised.
+
+    Problems stand side by side in the lanes of vector registers, and a lane whose problem has ended takes the next one.
+    A problem's result does not depend on the others, nor on threads or instruction set, bit for bit.
+
+    Parameters
+    ----------
+    model : str
+        =========================  ==================================================================================
+        ``"gaussian"``             ``a*exp(-(x - c)**2/(2*s**2)) + o``, parameters `a, c, s, o`
+        ``"gaussian_2d"``          ``a*exp(-((x - cx)**2 + (y - cy)**2)/(2*s**2)) + o``: `a, cx, cy, s, o`
+        ``"gaussian_2d_elliptic"`` ``a*exp(-(x - cx)**2/(2*sx**2) - (y - cy)**2/(2*sy**2)) + o``: `a, cx, cy, sx, sy,
+                                   o`
+        ``"gaussian_2d_rotated"``  the same in axes that are turned by the angle `t` (radians, from x to y): `a, cx,
+                                   cy, su, sv, o, t`
+        ``"lorentz"``              ``a/(1 + ((x - c)/w)**2) + o``: `a, c, w, o`
+        ``"exponential"``          ``a*exp(-b*x) + o``: `a, b, o`; ``"double_exponential"`` and
+                                   ``"triple_exponential"``: more pairs `a, b` before `o`
+        ``"polynomial"``           ``p[0] + p[1]*x + ...``
+        ``"rational"``             ``(p[0] + p[1]*x + ... + p[d]*x**d)/(1 + p[d + 1]*x + ...)``
+        =========================  ==================================================================================
+    x0 : array_like, shape (n,) or (k, n)
+        The start, for all problems or for each. A problem whose start is not finite ends with status -3.
+    data : array_like, shape (k, m), or (k, rows, columns) for 2-D models
+        float32 stays float32, anything else real becomes float64; all other arrays are converted to that type.
+    coordinates : array_like, optional
+        Shape (m,) or (k, m); for 2-D models (m, 2) or (k, m, 2), `x` first. Default: 0, 1, ..., m - 1, and for 2-D
+        models the pixels of `data`, `x` being the column (m must be a square where `data` has shape (k, m)).
+    degree : int or (int, int), optional
+        Of a polynomial, by default one less than x0 has elements; of a rational function's numerator and denominator.
+        At most 10 parameters.
+    weights, sigma : array_like, shape (m,) or (k, m), optional
+        ``w``, or standard deviations: ``w = 1/sigma**2``. Data of weight 0 do not count and may be NaN.
+    absolute_sigma : bool
+        Whether `cov` is not scaled by ``2*cost/(m - n)``.
+    bounds : (lower, upper), optional
+        Numbers, or shape (n,) or (k, n). A step that leads outside is cut at the bounds that it meets, and taken anew
+        in the other parameters; a parameter at a bound leaves it as soon as the gradient lets it.
+    fixed : array_like of bool, shape (n,), optional
+        Parameters that keep the values of `x0`.
+    ftol, xtol, gtol : float, optional
+        See `status`. 1e-10, 1e-10 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
+    max_iterations : int
+        Limit of trial points of each problem, the start not counted.
+    polish : bool
+        Whether to finish with undamped steps for as long as they shrink: all digits, for about two trial points more.
+    covariance : bool
+        Whether `cov` and `x_std` are wanted.
+
+    Returns
+    -------
+    Result
+        Arrays with a row for each problem: `x` (k, n), `cost` (k,), `nit` (k,) the trial points, `success` (k,),
+        `status` (k,), with ``covariance=True`` also `cov` (k, n, n) and `x_std` (k, n); and `message`. With r the
+        weighted residuals, J their Jacobian and D the largest norms of its columns so far, `status` is
+
+        == =======================================================================
+        1  ``|J_j.r| <= gtol |J_j| |r|`` for all columns j that no bound holds
+        2  actual and predicted relative reductions of ``|r|**2`` ``<= ftol``
+        3  ``|D p| <= xtol |D x|`` for the step p
+        4  2 and 3
+        5  no step changes x
+        0  `max_iterations` trial points
+        -3 residuals or Jacobian at the start are not finite; `x` is `x0` then
+        == =======================================================================
+
+        `cov` and `x_std` are infinite where the Jacobian has not full rank, or (without `absolute_sigma`) no degree of
+        freedom is left; zero for fixed parameters. They do not know of bounds.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments of the wrong kind, shape or range, with their names; fewer points than free parameters. Data that
+        are not finite are no error: that problem ends with status -3.
+
+    References
+    ----------
+    D. W. Marquardt, J. SIAM 11, 1963. J. J. More, The Levenberg-Marquardt algorithm: implementation and theory, 1978.
+    H. B. Nielsen, Damping parameter in Marquardt's method, 1999.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> t = np.linspace(0, 2, 21)
+    >>> rates = np.array([1.0, 2.0, 3.0])
+    >>> data = 5 * np.exp(-rates[:, None] * t) + 1
+    >>> r = adaptk.solve.levenberg_marquardt_batch("exponential", [4.0, 1.5, 0.0], data, coordinates=t)
+    >>> r.success, r.x.round(6)
+    (array([ True,  True,  True]), array([[5., 1., 1.],
+           [5., 2., 1.],
+           [5., 3., 1.]]))
+    """
+    number, n, inputs, numerator = _choose(model, degree, x0)
+    y = _real(data, "data")
+    if y.ndim != 2 and not (inputs == 2 and y.ndim == 3):
+        wanted = "(k, m)" if inputs == 1 else "(k, m) or (k, rows, columns)"
+        raise ValueError(f"data: expected shape {wanted}, got {y.shape}")
+    k, *image = y.shape
+    m = math.prod(image)
+    y = y.reshape(k, m)
+    dtype = y.dtype
+    x = _real(x0, "x0", dtype)
+    if x.shape not in ((n,), (k, n)):
+        names = ", ".join(BATCH_MODELS[model].parameters)
+        raise ValueError(
+            f"x0: {model!r} has {n} parameters{f' ({names})' if names else ''}: expected shape {(n,)} or {(k, n)}, "
+            f"got {x.shape}"
+        )
+    keep = None
+    if fixed is not None:
+        keep = np.ascontiguousarray(fixed)
+        if keep.dtype != np.bool_ or keep.shape != (n,):
+            raise ValueError(f"fixed: expected {n} booleans, got shape {keep.shape} of {keep.dtype}")
+    free = n if keep is None else n - int(keep.sum())
+    if m < max(free, 1):
+        raise ValueError(f"data: {m} points cannot determine {free} parameters")
+    if coordinates is None:
+        points = _grid(tuple(image), dtype, inputs)
+    else:
+        points = _like(coordinates, "coordinates", dtype, (m,) if inputs == 1 else (m, 2), k)
+    if inputs == 1:
+        points = points[..., None]
+    w = _weights(weights, sigma, dtype, tuple(image), m, k)
+    low, high = _bounds(bounds, x, n, k)
+    options = (
+        arguments.tolerance(ftol, "ftol"),
+        arguments.tolerance(xtol, "xtol"),
+        arguments.tolerance(gtol, "gtol"),
+        arguments.whole(max_iterations, "max_iterations"),
+        bool(polish),
+        bool(absolute_sigma),
+    )
+    if options[3] > 1_000_000:
+        raise ValueError(f"max_iterations: must be <= 1000000, got {options[3]}")
+    raw = _solve.levenberg_marquardt_batch(
+        (number, n, inputs, numerator), x, y, points, w, low, high, keep, options, bool(covariance)
+    )
+    result = Result(raw)
+    result["success"] = result["status"] > 0
+    result["message"] = f"{int(result['success'].sum())} of {k} problems have converged."
+    if covariance:
+        result["x_std"] = np.sqrt(np.diagonal(result["cov"], axis1=1, axis2=2))
+    return result
