@@ -44,9 +44,12 @@ _failed = pytest.StashKey[bool]()
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """The device is found before any test makes the library look for one."""
-    chosen = any(item.get_closest_marker("cuda") for item in session.items)
-    if chosen and not session.config.option.collectonly:
-        device_arrays.start()
+    chosen = [item for item in session.items if item.get_closest_marker("cuda")]
+    if not chosen or session.config.option.collectonly:
+        return
+    if (reason := device_arrays.start()) is not None:
+        for item in chosen:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import glob
@@ -18,7 +19,6 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -55,10 +55,11 @@ class CudaStep(ctypes.Structure):
     _fields_ = (("device", ctypes.c_int), ("stream", ctypes.c_void_p))
 
 
-_FUNCTIONS = (
-    "device_count describe device_of step global_norm ceiling add_scaled allocate copy release new_counts write_counts "
-    "read_counts new_reports report_at read_report new_workspace release_workspace order capturing"
-).split()
+_FUNCTIONS = [
+    *["device_count", "describe", "device_of", "step", "global_norm", "ceiling", "add_scaled", "allocate", "copy"],
+    *["release", "new_counts", "write_counts", "read_counts", "new_reports", "report_at", "read_report"],
+    *["new_workspace", "release_workspace", "order", "capturing"],
+]
 
 
 class Backend(ctypes.Structure):
@@ -135,7 +136,7 @@ class Calls:
         setattr(self._table, name, ctypes.cast(function, ctypes.c_void_p))
         return function
 
-    @contextmanager
+    @contextlib.contextmanager
     def failing(self, name: str, text: str = "", out_of_memory: bool = False) -> Iterator[None]:
         """Calls of this function fail, as if one of the CUDA runtime's had."""
         self.failures[name] = (text or f"{name}: unspecified launch failure (cudaErrorLaunchFailure)", out_of_memory)
@@ -235,10 +236,8 @@ class RealMachine(Machine):
         for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
             names += sorted(glob.glob(f"{folder}/nvidia/*/lib/libcudart.so*"))
         for name in names:
-            try:
+            with contextlib.suppress(OSError):
                 yield Cudart(ctypes.CDLL(name))
-            except OSError:
-                continue
 
 
 class SimulatedMachine(Machine):
@@ -374,21 +373,24 @@ class SimulatedMachine(Machine):
 
 
 _machine: Machine | None = None
-_reason: BaseException | None = None
+_failure: BaseException | None = None
 
 
-def start() -> None:
-    """Finds the device of this process, before the library looks for one."""
-    global _machine, _reason
+def start() -> str | None:
+    """Finds the device of this process, before the library looks for one. Why there is none, where that is no error."""
+    global _machine, _failure
     try:
         _machine = SimulatedMachine(SIMULATOR) if SIMULATOR else RealMachine()
-    except (Exception, pytest.skip.Exception, pytest.fail.Exception) as e:
-        _reason = e
+    except pytest.skip.Exception as e:
+        return str(e)
+    except (Exception, pytest.fail.Exception) as e:
+        _failure = e
+    return None
 
 
 def machine() -> Machine:
     if _machine is None:
-        raise _reason if _reason is not None else AssertionError("start() comes first")
+        raise _failure if _failure is not None else AssertionError("start() comes first")
     return _machine
 
 
@@ -590,7 +592,7 @@ class Interface(DeviceArray):
     """With `__cuda_array_interface__` alone, which says nothing about streams."""
 
     dtypes = _INTERFACE_TYPES
-    entries: Mapping[str, Any] = {}  # in the place of the right ones; None: left out
+    entries: ClassVar[Mapping[str, Any]] = {}  # in the place of the right ones; None: left out
 
     def get(self) -> Array:
         return self.host()
@@ -614,7 +616,12 @@ class Interface(DeviceArray):
 class InterfaceOnStream(Interface):
     """One that says that its work goes to the default stream."""
 
-    entries = {"stream": 1}
+    entries: ClassVar[Mapping[str, Any]] = {"stream": 1}
+
+
+def interface(**entries: Any) -> type[Interface]:
+    """One with these entries in the place of the right ones."""
+    return type("Odd", (Interface,), {"entries": entries})
 
 
 _Exported = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(ctypes.c_void_p))
@@ -806,8 +813,6 @@ def library(name: str) -> Library:
 def main_library() -> Library:
     """The one that most tests use."""
     for name in ("exchange", "torch", "cupy"):
-        try:
+        with contextlib.suppress(pytest.skip.Exception):
             return library(name)
-        except pytest.skip.Exception:
-            continue
     pytest.skip("needs libcudart, PyTorch or CuPy")

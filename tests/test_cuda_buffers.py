@@ -24,6 +24,7 @@ from device_arrays import (
     Versioned,
     assert_equal,
     cudart,
+    interface,
 )
 from helpers import Export
 
@@ -251,29 +252,19 @@ def test_a_named_stream_comes_first(stream: int, other: int, machine: Machine, m
 
 
 def test_streams_of_interfaces(stream: int, other: int, machine: Machine) -> None:
-    class OnStream(Interface):
-        entries = {"stream": stream}
-
-    class OnOther(Interface):
-        entries = {"stream": other}
-
-    class OnLegacyDefault(Interface):
-        entries = {"stream": 1}
-
-    class Silent(Interface):
-        entries = {"stream": None}
-
-    sgd(OnStream.put(ONES), OnStream.put(ONES))
+    on_stream, on_other = interface(stream=stream), interface(stream=other)
+    on_legacy_default, silent = interface(stream=1), interface(stream=None)
+    sgd(on_stream.put(ONES), on_stream.put(ONES))
     assert machine.calls.streams("step") == [stream]
     assert not machine.calls.orders()
-    sgd([OnStream.put(ONES)] * 1, [OnOther.put(ONES)])
+    sgd([on_stream.put(ONES)] * 1, [on_other.put(ONES)])
     assert machine.calls.orders() == [(other, stream), (stream, other)]
     machine.calls.reset()
-    sgd(OnLegacyDefault.put(ONES), Silent.put(ONES))
-    sgd(Silent.put(ONES), OnLegacyDefault.put(ONES))
+    sgd(on_legacy_default.put(ONES), silent.put(ONES))
+    sgd(silent.put(ONES), on_legacy_default.put(ONES))
     assert machine.calls.streams("step") == [0, 0]
     assert not machine.calls.orders()
-    sgd(Silent.put(ONES), OnOther.put(ONES))
+    sgd(silent.put(ONES), on_other.put(ONES))
     assert machine.calls.orders() == [(other, 0), (0, other)]
     cudart().synchronize()
 
@@ -358,7 +349,7 @@ def test_forms_of_streams(wrap: Any, stream: int, machine: Machine) -> None:
 
 @pytest.mark.parametrize("bad", [None, -1, True, 1.5, "0", object()], ids=repr)
 def test_what_is_no_stream(bad: Any) -> None:
-    with pytest.raises(TypeError, match="^stream: expected a CUDA stream"), adaptk.cuda.stream(bad):
+    with pytest.raises(TypeError, match=r"^stream: expected a CUDA stream"), adaptk.cuda.stream(bad):
         pass
 
 

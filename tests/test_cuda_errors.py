@@ -20,6 +20,7 @@ from device_arrays import (
     SimulatedMachine,
     Versioned,
     assert_equal,
+    interface,
 )
 from helpers import mentions
 
@@ -241,13 +242,11 @@ def test_buffers_without_memory() -> None:
 
 
 def test_masks() -> None:
-    class Masked(Interface):
-        entries = {"mask": object()}
-
+    masked = interface(mask=object())
     with refused(TypeError, "grad", "mask"):
-        adaptk.ops.sgd(Interface.put(ONES), Masked.put(ONES), step=1)
+        adaptk.ops.sgd(Interface.put(ONES), masked.put(ONES), step=1)
     with refused(TypeError, "lr", "mask"):
-        adaptk.ops.sgd(Interface.put(ONES), Interface.put(ONES), step=1, lr=Masked.put(np.array(1.0)))
+        adaptk.ops.sgd(Interface.put(ONES), Interface.put(ONES), step=1, lr=masked.put(np.array(1.0)))
 
 
 BROKEN: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -278,7 +277,7 @@ BROKEN: list[tuple[dict[str, Any], type[Exception], str]] = [
 def test_interfaces_that_make_no_sense(
     entries: dict[str, Any], error: type[Exception], text: str, machine: Machine
 ) -> None:
-    broken = type("Broken", (Interface,), {"entries": entries})
+    broken = interface(**entries)
     param = Interface.put(ONES)
     with refused(error, "grad", text, unchanged=[param], machine=machine):
         adaptk.ops.sgd(param, broken.put(ONES), step=1)
@@ -294,7 +293,7 @@ def test_an_interface_that_is_no_dict() -> None:
 
 def test_an_interface_over_memory_of_the_host(simulator: SimulatedMachine) -> None:
     here = ONES.copy()
-    odd = type("Odd", (Interface,), {"entries": {"data": (here.ctypes.data, False)}})
+    odd = interface(data=(here.ctypes.data, False))
     with refused(RuntimeError, "grad", "cudaPointerGetAttributes", unchanged=[here]):
         adaptk.ops.sgd(Interface.put(ONES), odd.put(ONES), step=1)
 
@@ -425,9 +424,9 @@ def test_a_lookahead_that_fails(machine: Machine) -> None:
     for name in ("allocate", "copy"):
         with fail(machine, name), refused(RuntimeError, f"failed in {name}", unchanged=[param]), optimizer.lookahead():
             pass
-    with machine.calls.failing("allocate", "cudaMallocAsync: out of memory", out_of_memory=True):
-        with refused(MemoryError, "cudaMallocAsync: out of memory", unchanged=[param]), optimizer.lookahead():
-            pass
+    full = machine.calls.failing("allocate", "cudaMallocAsync: out of memory", out_of_memory=True)
+    with full, refused(MemoryError, "cudaMallocAsync: out of memory", unchanged=[param]), optimizer.lookahead():
+        pass
     before = param.host()
     with optimizer.lookahead():
         pass

@@ -12,7 +12,7 @@ import adaptk
 import numpy as np
 import pytest
 from device_arrays import Library, assert_equal
-from helpers import FLOATS, PAIRS, RULES, Array, arguments, call, copies, dtype_of, grad_dtypes, refused
+from helpers import FLOATS, PAIRS, RULES, Array, arguments, call, copies, dtype_of
 
 pytestmark = pytest.mark.cuda
 

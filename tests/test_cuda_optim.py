@@ -518,7 +518,7 @@ def through_npz(saved: Mapping[str, Any]) -> Any:
 def to_host(library: Library, saved: Mapping[str, Any]) -> dict[str, Any]:
     """A state dict with its arrays copied to the host."""
     return {
-        k: v if isinstance(v, np.ndarray) or library.name == "torch" and v.device.type == "cpu" else library.get(v)
+        k: v if isinstance(v, np.ndarray) or (library.name == "torch" and v.device.type == "cpu") else library.get(v)
         for k, v in saved.items()
     }
 

@@ -1,4 +1,4 @@
-"""What only a real CUDA device can show: graphs, streams that run side by side, several devices, memory that runs out."""
+"""What only a real CUDA device can show: graphs, streams side by side, several devices, memory that runs out."""
 
 from __future__ import annotations
 

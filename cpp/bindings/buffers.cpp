@@ -568,8 +568,7 @@ void View::from_tensor(const DLTensor& t, const ArgName& name) {
         }
     }
     if (size == 0) c_order = true;
-    if (size > 0 && t.data == nullptr)
-        fail(PyExc_ValueError, name.text() + no_memory);
+    if (size > 0 && t.data == nullptr) fail(PyExc_ValueError, name.text() + no_memory);
     if (device.cuda && begin() % size_of(dtype) != 0)
         fail(PyExc_ValueError, name.text() + ": not on a multiple of its item size, which CUDA needs");
 }

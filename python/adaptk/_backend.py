@@ -92,7 +92,7 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
         return np.asarray(x)
     if hasattr(x, "get"):  # CuPy
         return np.asarray(x.get())
-    return np.from_dlpack(x, device="cpu", copy=True)
+    return np.from_dlpack(x, device="cpu", copy=True)  # NumPy 2.1
 
 
 def assign(target: Any, value: np.ndarray[Any, Any]) -> None:

@@ -21,8 +21,8 @@ void* operator new(std::size_t size) {
 }
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)
-// Eigen calls malloc itself.
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(ADAPTK_STATIC_PROGRAM)
+// Eigen calls malloc itself. A static program cannot have a second one.
 extern "C" void* __libc_malloc(std::size_t);
 extern "C" void* malloc(std::size_t size) {
     ++allocations;

@@ -71,7 +71,9 @@ struct Adam {
     static constexpr auto conventions = adam_conventions;
     using Hyper = AdamHyper;
     template <class T> using Scalars = AdamScalars<T>;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return adam_scalars<T>(h, t); }
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+        return adam_scalars<T>(h, t);
+    }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v) {
         m = c.beta1 * m + c.rest1 * g;
         v = c.beta2 * v + c.rest2 * (g * g);
@@ -94,7 +96,9 @@ struct AmsGrad {
                                                 Preset{"keras", "eps_hat", 1.0}, Preset{"keras", "decoupled", 1.0});
     using Hyper = AdamHyper;
     template <class T> using Scalars = AdamScalars<T>;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return adam_scalars<T>(h, t); }
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+        return adam_scalars<T>(h, t);
+    }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v, T& x) {
         m = c.beta1 * m + c.rest1 * g;
         v = c.beta2 * v + c.rest2 * (g * g);
@@ -121,7 +125,9 @@ struct AdamW {
     using Kernel = Adam;  // the same formula: no second copy of its code
     static constexpr CommonHyper Common{1e-2, 1.0, 0.0, 1.0};
     template <class T> using Scalars = AdamScalars<T>;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return adam_scalars<T>(h, t); }
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+        return adam_scalars<T>(h, t);
+    }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v) {
         Adam::update(c, p, g, m, v);
     }

@@ -82,7 +82,9 @@ struct Momentum {
     static constexpr auto conventions = momentum_conventions;
     using Hyper = MomentumHyper;
     template <class T> using Scalars = MomentumScalars<T>;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return momentum_scalars<T>(h, t); }
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+        return momentum_scalars<T>(h, t);
+    }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& b) {
         b = c.first ? c.gain * g : c.mu * b + c.gain * g;
         p = p + c.rate * b;
@@ -102,7 +104,9 @@ struct Nesterov {
     static constexpr auto conventions = momentum_conventions;
     using Hyper = MomentumHyper;
     template <class T> using Scalars = MomentumScalars<T>;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) { return momentum_scalars<T>(h, t); }
+    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+        return momentum_scalars<T>(h, t);
+    }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& b) {
         b = c.first ? c.gain * g : c.mu * b + c.gain * g;
         p = p + c.rate * (c.look * g + c.mu * b);
