@@ -90,11 +90,23 @@ _INTERCEPTED: dict[str, Any] = {
 }
 
 
+def device_count(module: ModuleType) -> int:
+    """Asked of the CUDA part itself: the library would look for its table, and keep it."""
+    table = Backend.from_buffer_copy(
+        ctypes.string_at(_capsule_pointer(module.backend, _BACKEND), ctypes.sizeof(Backend))
+    )
+    count = ctypes.c_int()
+    ask = ctypes.CFUNCTYPE(ctypes.c_bool, *_INTERCEPTED["device_count"], _Error)(table.device_count)
+    return count.value if ask(ctypes.pointer(count), ctypes.pointer(CudaError())) else 0
+
+
 class Calls:
     """The table of the CUDA part's functions: what is called is noted, and can be made to fail or to say otherwise.
 
-    It has to be in place before the library looks for the table.
+    It has to be in place before the library looks for the table, which stays for the length of the process.
     """
+
+    _installed: ClassVar[list[Calls]] = []
 
     def __init__(self, module: ModuleType) -> None:
         real = _capsule_pointer(module.backend, _BACKEND)
@@ -102,6 +114,7 @@ class Calls:
         assert self._table.size == ctypes.sizeof(Backend), "cpp/src/cuda_backend.hpp has other members"
         self._kept = [self._intercept(name, types) for name, types in _INTERCEPTED.items()]
         module.backend = _capsule_new(ctypes.addressof(self._table), _BACKEND, None)
+        Calls._installed.append(self)
         self.reset()
 
     def reset(self) -> None:
@@ -222,11 +235,12 @@ class Machine:
 class RealMachine(Machine):
     def __init__(self) -> None:
         try:
-            self.calls = Calls(importlib.import_module("adaptk._cuda"))
+            module = importlib.import_module("adaptk._cuda")
         except ModuleNotFoundError:
             pytest.skip(f"{MISSING}; this build has no CUDA kernels")
-        if not adaptk.cuda.is_available():
+        if device_count(module) == 0:
             pytest.skip(MISSING)
+        self.calls = Calls(module)
         self.name = adaptk.cuda.devices()[0].name
         self.cudart = next(self._libraries(), None)
 
