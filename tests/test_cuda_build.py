@@ -120,7 +120,7 @@ def test_auto_without_nvcc(plain: Path, sources: Path, path: str) -> None:
     done = subprocess.run(command, env=environment(where), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "No CUDA kernels" in done.stdout + done.stderr
-    assert modules(plain) == {"_core"}
+    assert modules(plain) == {"_core", "_solve"}
 
 
 def test_on_without_nvcc(plain: Path, sources: Path, path: str, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_from_wheels_alone(sources: Path, path: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert f"CUDA kernels: {python.parent.parent}" in done.stdout + done.stderr
-    assert modules(python) == {"_core", "_cuda"}
+    assert modules(python) == {"_core", "_cuda", "_solve"}
     (module,) = (tmp_path / "venv").glob("lib/python*/site-packages/adaptk/_cuda*.so")
     # The runtime is inside, and the driver is loaded by it when a device is asked for.
     if readelf := shutil.which("readelf"):
