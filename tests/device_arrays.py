@@ -387,24 +387,23 @@ class SimulatedMachine(Machine):
 
 
 _machine: Machine | None = None
-_failure: BaseException | None = None
 
 
 def start() -> str | None:
     """Finds the device of this process, before the library looks for one. Why there is none, where that is no error."""
-    global _machine, _failure
+    global _machine
     try:
         _machine = SimulatedMachine(SIMULATOR) if SIMULATOR else RealMachine()
     except pytest.skip.Exception as e:
         return str(e)
-    except (Exception, pytest.fail.Exception) as e:
-        _failure = e
+    except pytest.fail.Exception as e:
+        # Each test would fail with the same.
+        pytest.exit(str(e), returncode=1)
     return None
 
 
 def machine() -> Machine:
-    if _machine is None:
-        raise _failure if _failure is not None else AssertionError("start() comes first")
+    assert _machine is not None, "start() comes first"
     return _machine
 
 
