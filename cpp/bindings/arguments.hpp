@@ -66,6 +66,21 @@ template <class Run> void run_on_stream(WorkStream& work, const Run& run) {
     if (!done) fail_cuda(error);
 }
 
+// For the time of a step, or of a look-ahead: a second caller gets an error in the place of half an update.
+class Busy {
+  public:
+    explicit Busy(bool& flag) : flag_(flag) {
+        if (flag_) fail(PyExc_RuntimeError, "this optimizer is being stepped by another thread");
+        flag_ = true;
+    }
+    ~Busy() { flag_ = false; }
+    Busy(const Busy&) = delete;
+    Busy& operator=(const Busy&) = delete;
+
+  private:
+    bool& flag_;
+};
+
 // Releases the GIL for long work only.
 class MaybeReleaseGil {
   public:

@@ -151,6 +151,16 @@ void check_versioned(const DLManagedTensorVersioned& m, const ArgName& name) {
         fail(PyExc_BufferError, name.text() + ": the DLPack export is a copy, an update would be lost");
 }
 
+// PyTorch negates some views lazily (the imaginary part of a conjugate), and its exchange API does not say so. Such a
+// view has gaps between its elements and is refused for them, unless it has one element alone.
+void check_sign(PyObject* object, const DLTensor& t, const ArgName& name) {
+    for (std::int32_t i = 0; i < t.ndim; ++i)
+        if (t.shape[i] != 1) return;
+    const py::object is_negated = py::getattr(object, "is_neg", py::none());
+    if (!is_negated.is_none() && is_negated().cast<bool>())
+        fail(PyExc_BufferError, name.text() + ": a view that is negated lazily; pass its resolve_neg()");
+}
+
 bool of_cuda(std::int64_t device_type) { return device_type == device_cuda || device_type == device_cuda_managed; }
 
 // Throws where no part of this build can reach the memory.
@@ -186,6 +196,8 @@ struct CudaInterface {
 }  // namespace
 
 const NumpyTypes& numpy_types() { return known_types(); }
+
+const DLPackExchangeAPI* exchange_api_of(PyObject* object) { return exchange_api(Py_TYPE(object)); }
 
 void fail(PyObject* exception, const std::string& message) {
     PyErr_SetString(exception, message.c_str());
@@ -388,6 +400,7 @@ DLTensor View::exchange_tensor(PyObject* object, const DLPackExchangeAPI& api, c
     if (api.dltensor_from_py_object_no_sync != nullptr) {
         check(api.dltensor_from_py_object_no_sync(object, &t));
         cheap = true;
+        check_sign(object, t, name);
     } else {
         DLManagedTensorVersioned* m = nullptr;
         check(api.managed_tensor_from_py_object_no_sync(object, &m));

@@ -170,6 +170,9 @@ struct QuickShape {
     }
 };
 
+// The exchange API of an object's type, or nullptr.
+const DLPackExchangeAPI* exchange_api_of(PyObject* object);
+
 // Throws where `v` cannot be what it is given as beside `param`. The order of complaints: type, access, shape, layout.
 void check_param(const View& v, const ArgName& name);
 void check_grad(const View& v, const ArgName& name, const View& param);

@@ -5,6 +5,7 @@
 #include "machine.hpp"
 #include "plan.hpp"
 #include "threads.hpp"
+#include "torch_plan.hpp"
 
 #include <Eigen/Core>
 #include <pybind11/pybind11.h>
@@ -144,4 +145,5 @@ PYBIND11_MODULE(_core, m) {
     b::register_cuda(m);
     b::register_functions(m);
     b::register_plan(m);
+    b::register_torch_plan(m);
 }

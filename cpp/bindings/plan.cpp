@@ -55,21 +55,6 @@ struct Group {
     std::size_t count;
 };
 
-// For the time of a step, or of a look-ahead: a second caller gets an error in the place of half an update.
-class Busy {
-  public:
-    explicit Busy(bool& flag) : flag_(flag) {
-        if (flag_) fail(PyExc_RuntimeError, "this optimizer is being stepped by another thread");
-        flag_ = true;
-    }
-    ~Busy() { flag_ = false; }
-    Busy(const Busy&) = delete;
-    Busy& operator=(const Busy&) = delete;
-
-  private:
-    bool& flag_;
-};
-
 class Plan {
   public:
     explicit Plan(bool capturable) : capturable_(capturable) {}

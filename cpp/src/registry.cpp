@@ -15,15 +15,18 @@ template <class R> typename R::Hyper own_hyper(const HyperValues& h) {
     return own;
 }
 
-template <class R, class T> void prepare_scalars(const HyperValues& h, double grad_scale, std::int64_t t, void* out) {
+template <class R, class T>
+void prepare_scalars(const HyperValues& h, double grad_scale, std::int64_t t, void* out, const void* kept) {
     using Out = StepScalars<R, T>;
     static_assert(std::is_trivially_copyable_v<Out> && sizeof(Out) <= max_scalars_bytes);
     static_assert(std::is_trivially_copyable_v<memo_of_t<R>> && sizeof(memo_of_t<R>) <= max_memo_bytes);
     static_assert(R::hyperparameters.size() + common_hyperparameters.size() <= max_hyperparameters);
     static_assert(R::states.size() <= max_states);
     static_assert(std::string_view(R::hyperparameters[0].name) == "lr");
-    thread_local memo_of_t<R> memo;
-    const Out s = step_scalars<R, T>(h.value, grad_scale, t, memo);
+    thread_local memo_of_t<R> last;
+    memo_of_t<R> given;
+    if (kept != nullptr) std::memcpy(&given, kept, sizeof given);
+    const Out s = step_scalars<R, T>(h.value, grad_scale, t, kept != nullptr ? given : last);
     std::memcpy(out, &s, sizeof s);
 }
 

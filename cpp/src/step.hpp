@@ -4,6 +4,7 @@
 #include "dtype.hpp"
 #include "registry.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -25,6 +26,9 @@ struct Segment {
     HyperValues hyper;
     std::int64_t step;
     std::size_t count;
+    // The rule's Memo, where the caller knows the steps before better than the hyperparameters tell.
+    bool has_memo = false;
+    alignas(8) std::byte memo[max_memo_bytes] = {};
 };
 
 struct StepOptions {

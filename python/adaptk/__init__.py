@@ -25,9 +25,9 @@ __version__: str = _core.version
 
 
 def __getattr__(name: str) -> Any:
-    # An extension of its own, which most programs that train do not need.
-    if name == "solve":
-        return importlib.import_module("adaptk.solve")
+    # An extension of its own, which most programs that train do not need, and what needs PyTorch.
+    if name in ("solve", "torch"):
+        return importlib.import_module(f"adaptk.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

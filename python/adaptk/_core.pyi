@@ -28,6 +28,19 @@ def on_cuda(buffer: Any) -> bool: ...
 class Report:
     def read(self) -> tuple[float, bool]: ...
 
+class TorchPlan:
+    def __init__(self, tensor: type) -> None: ...
+    def step(
+        self,
+        owner: Any,
+        groups: list[dict[str, Any]],
+        rules: list[tuple[str, dict[str, Any]]],
+        state: dict[Any, Any],
+        grad_scale: float,
+        clip_norm: float | None,
+        skip_nonfinite: bool,
+    ) -> tuple[list[Any], float | Report | None, bool]: ...
+
 class Plan:
     def __init__(self, capturable: bool = False) -> None: ...
     def add_group(self, rule: str, params: list[Any], states: list[list[Any]], labels: list[str]) -> None: ...

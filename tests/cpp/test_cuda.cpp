@@ -382,7 +382,7 @@ void test_many_elements() {
         launch.tiles = tiles_before + 8;
         launch.count = 3;
         alignas(16) std::byte scalars[detail::max_scalars_bytes];
-        rule.prepare[0](h, 1.0, 1, scalars);
+        rule.prepare[0](h, 1.0, 1, scalars, nullptr);
         launch.scalars = scalars;
         launch.tensors = tensors;
         cuda::KernelTable table;

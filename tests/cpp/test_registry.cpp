@@ -143,7 +143,7 @@ void test_scalars() {
         for (std::size_t type = 0; type < 2; ++type) {
             alignas(64) std::array<std::byte, detail::max_scalars_bytes + 8> bytes;
             bytes.fill(std::byte{0xa5});
-            r.prepare[type](h, 1.0, 1, bytes.data());
+            r.prepare[type](h, 1.0, 1, bytes.data(), nullptr);
             for (std::size_t i = used[type]; i < bytes.size(); ++i) CHECK(bytes[i] == std::byte{0xa5});
         }
     });

@@ -1,0 +1,775 @@
+#include "torch_plan.hpp"
+
+#include "device_plan.hpp"
+#include "kernel_table.hpp"
+
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace adaptk::bindings {
+namespace {
+
+DLDataType exchange_type(DType type) {
+    switch (type) {
+    case DType::f32: return {code_float, 32, 1};
+    case DType::f64: return {code_float, 64, 1};
+    case DType::bf16: return {code_bfloat, 16, 1};
+    case DType::f16: return {code_float, 16, 1};
+    }
+    return {};
+}
+
+bool same_type(const DLDataType& a, const DLDataType& b) {
+    return a.code == b.code && a.bits == b.bits && a.lanes == 1;
+}
+
+// What a tensor beside a param is compared with: the device, the shape and the strides of the param.
+struct Layout {
+    DLDevice device{};
+    std::int32_t ndim = -1;
+    std::vector<std::int64_t> extents;  // the shape, then the strides
+
+    bool same(const DLTensor& t) const {
+        if (t.ndim != ndim || t.device.device_type != device.device_type || t.device.device_id != device.device_id ||
+            t.strides == nullptr)
+            return false;
+        const std::size_t bytes = std::size_t(ndim) * sizeof(std::int64_t);
+        return ndim == 0 || (std::memcmp(t.shape, extents.data(), bytes) == 0 &&
+                             std::memcmp(t.strides, extents.data() + ndim, bytes) == 0);
+    }
+};
+
+// Numbers that PyTorch keeps in 0-d tensors beside the states: the count of steps first.
+constexpr std::size_t max_numbers = 3;
+struct Number {
+    PyObject* object = nullptr;
+    void* data = nullptr;
+    bool wide = false;  // float64
+    bool on_device = false;
+
+    double load() const { return wide ? *static_cast<double*>(data) : double(*static_cast<float*>(data)); }
+    // As PyTorch rounds what it stores there.
+    double rounded(double x) const { return wide ? x : double(float(x)); }
+    void store(double x) const {
+        if (wide) {
+            *static_cast<double*>(data) = x;
+        } else {
+            *static_cast<float*>(data) = float(x);
+        }
+    }
+};
+
+struct Tensor {
+    py::object param;
+    std::size_t group = 0;
+    const RuleNames* names = nullptr;  // null: to be bound
+    bool odd = false;                  // no plain dense tensors: others stand in for them at each step
+    bool fresh = false;                // the momentum buffer of torch's SGD has not seen a gradient yet
+
+    py::object state;                 // its dict in the optimizer's state, or null
+    std::vector<py::object> entries;  // keys and values of that dict as they were when they were looked at
+    std::vector<py::object> kept;     // the buffers and numbers
+    const DLPackExchangeAPI* api = nullptr;
+    Layout layout;
+    std::array<PyObject*, 1 + max_states> object{};  // the param and the states
+    std::array<Number, max_numbers> number{};
+    std::size_t numbers = 0;
+    TensorStep work{};
+    Device device;
+    double device_step = 0.0;  // what the device has counted, where it counts
+
+    py::tuple buffers() const {
+        py::tuple all(names->buffers - 1);
+        for (std::size_t b = 0; b + 1 < names->buffers; ++b) all[b] = py::reinterpret_borrow<py::object>(object[b]);
+        return all;
+    }
+    void remember_entries() {
+        entries.clear();
+        if (!state) return;
+        PyObject* key = nullptr;
+        PyObject* value = nullptr;
+        py::ssize_t position = 0;
+        while (PyDict_Next(state.ptr(), &position, &key, &value) != 0) {
+            entries.push_back(py::reinterpret_borrow<py::object>(key));
+            entries.push_back(py::reinterpret_borrow<py::object>(value));
+        }
+    }
+};
+
+// How PyTorch counts what a rule does.
+enum class Counting {
+    none,      // not at all: SGD
+    buffer,    // by whether there is a momentum buffer
+    step,      // in state["step"]
+    momentum,  // NAdam: and the product of the momenta so far in state["mu_product"]
+    average,   // ASGD: and the rate and the weight of the next step in state["eta"] and state["mu"]
+};
+
+Counting counting_of(const RuleInfo& rule) {
+    const std::string_view name = rule.name;
+    if (name == "sgd") return Counting::none;
+    if (name == "momentum" || name == "nesterov") return Counting::buffer;
+    if (name == "nadam") return Counting::momentum;
+    if (name == "asgd") return Counting::average;
+    return Counting::step;
+}
+
+std::size_t numbers_of(Counting c) {
+    switch (c) {
+    case Counting::none:
+    case Counting::buffer: return 0;
+    case Counting::step: return 1;
+    case Counting::momentum: return 2;
+    case Counting::average: return 3;
+    }
+    return 0;
+}
+
+// What a group runs at this step.
+struct Chosen {
+    const RuleNames* names;
+    Counting counting;
+    detail::Segment segment;
+    std::vector<DeviceValue> on_device;
+};
+
+// What a step writes into the numbers of a tensor when it is done.
+struct Later {
+    std::size_t tensor;
+    std::array<double, max_numbers> value;
+};
+
+// The work on one device.
+struct Batch {
+    Device device;
+    WorkStream stream;
+    std::vector<TensorStep> tensors;
+    std::vector<detail::Segment> segments;
+    std::vector<const Tensor*> lead;  // the first of each segment
+    std::int64_t total = 0;
+};
+
+// Whether a tensor takes the same step as those of a segment, whose count is left out of the comparison.
+bool same_step(const detail::Segment& a, const detail::Segment& b) {
+    return a.step == b.step && a.has_memo == b.has_memo && std::memcmp(a.memo, b.memo, sizeof a.memo) == 0 &&
+           std::memcmp(a.hyper.value, b.hyper.value, sizeof a.hyper.value) == 0;
+}
+
+bool counted_alike(const Tensor& a, const Tensor& b) {
+    return (a.numbers > 0 && a.number[0].on_device) == (b.numbers > 0 && b.number[0].on_device);
+}
+
+py::object attribute(PyObject* object, PyObject* name) {
+    auto value = py::reinterpret_steal<py::object>(PyObject_GetAttr(object, name));
+    if (!value) throw py::error_already_set();
+    return value;
+}
+
+class TorchPlan {
+  public:
+    // torch.Tensor, the type of nearly all gradients
+    explicit TorchPlan(const py::type& tensor) : tensor_type_(reinterpret_cast<PyTypeObject*>(tensor.ptr())) {}
+    py::tuple step(const py::object& owner, const py::list& groups, const py::list& rules, const py::dict& state,
+                   double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite);
+
+  private:
+    std::vector<Tensor> tensors_;
+    std::vector<std::size_t> group_sizes_;
+    std::vector<std::pair<PyObject*, PyObject*>> seen_state_;  // keys and values of the optimizer's state, in order
+    detail::WrittenMemory written_;
+    std::vector<std::size_t> indexed_;  // the tensors whose memory written_ knows
+    bool moved_ = true;                 // and some of it has moved since
+    py::list all_params_;
+    bool busy_ = false;
+    PyTypeObject* tensor_type_;
+    std::map<int, DevicePlan> devices_;
+
+    void list_params(const py::list& groups);
+    void look_at_state(const py::dict& state);
+    void remember_state(const py::dict& state);
+    static bool same_entries(const Tensor& t);
+    bool unchanged(Tensor& t);
+    void bind(std::size_t i, const py::object& owner, const py::handle& group, const RuleNames& names);
+    static void take_all(const RuleNames& names, std::size_t i, const py::sequence& buffers, TensorStep& work,
+                         std::vector<View>& views, WorkStream& stream, Device& device);
+    void take_grad(Tensor& t, std::size_t i, const py::object& owner, py::object& grad, TensorStep& work,
+                   WorkStream& stream, std::vector<View>& views);
+    static Chosen choose(const py::handle& rule);
+    static detail::Segment segment_of(const Tensor& t, const Chosen& c, Later& later);
+    Batch& batch_of(std::vector<Batch>& batches, const Device& device);
+    void check_overlap(const std::vector<Later>& later, const std::vector<const void*>& grads,
+                       const std::vector<std::int64_t>& bytes);
+    static double norm_over(std::vector<Batch>& batches, double grad_scale);
+    std::shared_ptr<Report> run_on_device(Batch& b, const std::vector<Chosen>& chosen,
+                                          const detail::StepOptions& options);
+};
+
+std::string label_of(std::size_t i) { return "[" + std::to_string(i) + "]"; }
+
+void TorchPlan::list_params(const py::list& groups) {
+    std::size_t i = 0;
+    bool same = group_sizes_.size() == groups.size();
+    std::vector<py::list> params;
+    for (const py::handle group : groups) {
+        if (PyDict_Check(group.ptr()) == 0) fail(PyExc_TypeError, "param_groups: expected a dict");
+        PyObject* list = PyDict_GetItemString(group.ptr(), "params");
+        if (list == nullptr || PyList_Check(list) == 0)
+            fail(PyExc_TypeError, "param_groups: expected a list under 'params'");
+        params.push_back(py::reinterpret_borrow<py::list>(list));
+    }
+    for (std::size_t g = 0; g < params.size() && same; ++g) {
+        same = group_sizes_[g] == params[g].size();
+        for (std::size_t k = 0; same && k < group_sizes_[g]; ++k, ++i)
+            same = tensors_[i].param.ptr() == PyList_GET_ITEM(params[g].ptr(), py::ssize_t(k));
+    }
+    if (same) return;
+    std::vector<Tensor> tensors;
+    std::vector<std::size_t> sizes;
+    py::list all;
+    for (std::size_t g = 0; g < params.size(); ++g) {
+        sizes.push_back(params[g].size());
+        for (const py::handle p : params[g]) {
+            Tensor& t = tensors.emplace_back();
+            t.param = py::reinterpret_borrow<py::object>(p);
+            t.group = g;
+            all.append(p);
+        }
+    }
+    if (tensors.size() > (std::size_t{1} << 28)) fail(PyExc_ValueError, "params: more than 2**28 tensors");
+    tensors_ = std::move(tensors);
+    group_sizes_ = std::move(sizes);
+    all_params_ = std::move(all);
+    seen_state_.clear();
+    moved_ = true;
+}
+
+// Whether each param has still the state that it had: two comparisons of pointers a param where nothing has changed.
+void TorchPlan::look_at_state(const py::dict& state) {
+    PyObject* key = nullptr;
+    PyObject* value = nullptr;
+    py::ssize_t position = 0;
+    std::size_t i = 0;
+    bool same = std::size_t(PyDict_Size(state.ptr())) == seen_state_.size();
+    while (same && PyDict_Next(state.ptr(), &position, &key, &value) != 0) {
+        same = seen_state_[i].first == key && seen_state_[i].second == value;
+        ++i;
+    }
+    if (same) return;
+    for (Tensor& t : tensors_) {
+        if (t.names == nullptr) continue;
+        PyObject* now = PyDict_GetItemWithError(state.ptr(), t.param.ptr());
+        if (now == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+        if (now != t.state.ptr()) t.names = nullptr;
+    }
+    remember_state(state);
+}
+
+void TorchPlan::remember_state(const py::dict& state) {
+    seen_state_.clear();
+    PyObject* key = nullptr;
+    PyObject* value = nullptr;
+    py::ssize_t position = 0;
+    while (PyDict_Next(state.ptr(), &position, &key, &value) != 0) seen_state_.emplace_back(key, value);
+}
+
+bool TorchPlan::same_entries(const Tensor& t) {
+    if (!t.state) return true;
+    PyObject* key = nullptr;
+    PyObject* value = nullptr;
+    py::ssize_t position = 0;
+    std::size_t i = 0;
+    while (PyDict_Next(t.state.ptr(), &position, &key, &value) != 0) {
+        if (i + 2 > t.entries.size() || t.entries[i].ptr() != key || t.entries[i + 1].ptr() != value) return false;
+        i += 2;
+    }
+    return i == t.entries.size();
+}
+
+// Whether the tensors are what they were when they were bound; memory that has moved is taken where it is now.
+bool TorchPlan::unchanged(Tensor& t) {
+    if (!same_entries(t)) return false;
+    if (t.odd) return true;
+    DType type = t.work.param;
+    DLTensor now;
+    const auto look = [&](PyObject* object) {
+        if (t.api->dltensor_from_py_object_no_sync(object, &now) == 0) return true;
+        PyErr_Clear();
+        return false;
+    };
+    for (std::size_t b = 0; b + 1 < t.names->buffers; ++b) {
+        if (!look(t.object[b]) || !same_type(now.dtype, exchange_type(type)) || !t.layout.same(now)) return false;
+        void*& data = t.work.buffer[b == 0 ? 0 : 1 + b];
+        void* const now_at = static_cast<std::byte*>(now.data) + now.byte_offset;
+        if (now_at != data) {
+            if (now_at == nullptr && t.work.size > 0) return false;
+            data = now_at;
+            moved_ = true;
+        }
+        type = compute_type(t.work.param);
+    }
+    for (std::size_t n = 0; n < t.numbers; ++n) {
+        Number& number = t.number[n];
+        if (!look(number.object) || now.ndim != 0 || now.dtype.code != code_float ||
+            now.dtype.bits != (number.wide ? 64 : 32) || now.data == nullptr ||
+            (now.device.device_type == device_cuda) != number.on_device)
+            return false;
+        number.data = static_cast<std::byte*>(now.data) + now.byte_offset;
+    }
+    return true;
+}
+
+// Takes and checks a param, a gradient and the states that stand in for others.
+void TorchPlan::take_all(const RuleNames& names, std::size_t i, const py::sequence& buffers, TensorStep& work,
+                         std::vector<View>& views, WorkStream& stream, Device& device) {
+    const std::string label = label_of(i);
+    if (buffers.size() != names.buffers) fail(PyExc_ValueError, "params" + label + ": wrong number of buffers");
+    std::vector<View> taken(names.buffers);
+    for (std::size_t b = 0; b < names.buffers; ++b) {
+        const ArgName name{b == 0 ? "params" : b == 1 ? "grads" : names.buffer_text[b], -1, label.c_str()};
+        View::take(py::object(buffers[b]), name, taken[b], stream);
+        if (b == 0) {
+            check_param(taken[0], name);
+        } else if (b == 1) {
+            check_grad(taken[1], name, taken[0]);
+        } else {
+            check_state(taken[b], name, taken[0]);
+        }
+        work.buffer[b] = taken[b].data;
+    }
+    work.size = taken[0].size;
+    work.param = taken[0].dtype;
+    work.grad = taken[1].dtype;
+    device = taken[0].device;
+    for (View& v : taken) views.push_back(std::move(v));
+}
+
+void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& group, const RuleNames& names) {
+    Tensor& t = tensors_[i];
+    const std::string label = label_of(i);
+    t.names = nullptr;
+    const auto tensor_of = [&](PyObject* object) {
+        const DLPackExchangeAPI* api = exchange_api_of(object);
+        if (api == nullptr || api->dltensor_from_py_object_no_sync == nullptr)
+            fail(PyExc_RuntimeError, "this PyTorch has no DLPack exchange API; it came with version 2.10");
+        t.api = api;
+        DLTensor now;
+        if (api->dltensor_from_py_object_no_sync(object, &now) != 0) throw py::error_already_set();
+        return now;
+    };
+    // (state or None, (param, *states), numbers, odd, fresh)
+    const py::tuple bound = owner.attr("_bind")(t.param, group, names.rule->name, "params" + label);
+    t.state = bound[0].is_none() ? py::object() : py::object(bound[0]);
+    const py::sequence buffers(bound[1]);
+    const py::sequence numbers(bound[2]);
+    t.odd = bound[3].cast<bool>();
+    t.fresh = bound[4].cast<bool>();
+    t.kept.clear();
+    t.numbers = numbers.size();
+    if (t.numbers != numbers_of(counting_of(*names.rule)) || buffers.size() + 1 != names.buffers)
+        fail(PyExc_ValueError, "params" + label + ": wrong number of tensors beside it");
+    for (std::size_t n = 0; n < t.numbers; ++n) {
+        const py::object number = numbers[n];
+        const DLTensor now = tensor_of(number.ptr());
+        t.kept.push_back(number);
+        const bool on_device = now.device.device_type == device_cuda;
+        if (on_device && t.numbers > 1)
+            fail(PyExc_ValueError, std::string("capturable: ") + names.rule->name +
+                                       " keeps numbers beside the count of steps, and they have to be on the CPU");
+        t.number[n] = {number.ptr(), static_cast<std::byte*>(now.data) + now.byte_offset, now.dtype.bits == 64,
+                       on_device};
+        // The host waits for the device here, once.
+        if (on_device) t.device_step = number.attr("item")().cast<double>();
+    }
+    for (std::size_t b = 0; b < buffers.size(); ++b) {
+        t.kept.push_back(buffers[b]);
+        t.object[b] = t.kept.back().ptr();
+    }
+    if (!t.odd) {
+        WorkStream stream;
+        std::vector<View> views(buffers.size());
+        for (std::size_t b = 0; b < buffers.size(); ++b) {
+            const ArgName name{b == 0 ? "params" : names.buffer_text[1 + b], -1, label.c_str()};
+            View::take(t.object[b], name, views[b], stream);
+            if (b == 0) {
+                check_param(views[0], name);
+            } else {
+                check_state(views[b], name, views[0]);
+            }
+            t.work.buffer[b == 0 ? 0 : 1 + b] = views[b].data;
+        }
+        t.work.size = views[0].size;
+        t.work.param = views[0].dtype;
+        t.device = views[0].device;
+        const DLTensor now = tensor_of(t.object[0]);
+        t.layout = {now.device, now.ndim, {now.shape, now.shape + now.ndim}};
+        if (now.strides != nullptr)
+            t.layout.extents.insert(t.layout.extents.end(), now.strides, now.strides + now.ndim);
+    }
+    t.remember_entries();
+    t.names = &names;
+    moved_ = true;
+}
+
+Chosen TorchPlan::choose(const py::handle& rule) {
+    const py::tuple pair = py::reinterpret_borrow<py::tuple>(rule);
+    const RuleNames& names = names_of(pair[0].cast<std::string>());
+    const py::dict values = pair[1];
+    Chosen c{&names, counting_of(*names.rule), {names.rule, names.defaults, 1, 1, false, {}}, {}};
+    for (std::size_t h = 0; h < names.hypers; ++h) {
+        PyObject* value = PyDict_GetItemWithError(values.ptr(), names.hyper[h]);
+        if (value == nullptr) {
+            if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+            continue;
+        }
+        if (View::on_cuda(value)) {
+            c.on_device.push_back({0, std::uint32_t(h), py::reinterpret_borrow<py::object>(value)});
+        } else {
+            c.segment.hyper.value[h] = hyper_value(value, names.hyper_info[h]);
+        }
+    }
+    if (c.on_device.empty()) check_together(*names.rule, c.segment.hyper);
+    return c;
+}
+
+// The step that a tensor takes, by what PyTorch knows of those before, and what it will know afterwards.
+detail::Segment TorchPlan::segment_of(const Tensor& t, const Chosen& c, Later& later) {
+    detail::Segment s = c.segment;
+    switch (c.counting) {
+    case Counting::none: s.step = 1; return s;
+    case Counting::buffer: s.step = t.fresh ? 1 : 2; return s;
+    default: break;
+    }
+    if (t.number[0].on_device) {
+        s.step = std::int64_t(t.device_step) + 1;  // tells tensors apart; kernels look at the device's own count
+        return s;
+    }
+    const double step = t.number[0].rounded(t.number[0].load() + 1.0);
+    if (!(step >= 1.0) || step > 0x1p62)
+        fail(PyExc_ValueError, "state['step'] of params" + label_of(later.tensor) + ": " + std::to_string(step - 1.0) +
+                                   " is no count of steps");
+    s.step = std::int64_t(step);
+    later.value[0] = step;
+    const double* h = s.hyper.value;
+    if (c.counting == Counting::momentum) {
+        // The product is rounded to the type of its tensor at each step, the factor as well.
+        const double mu = nadam_detail::mu(h[1], h[4], step);
+        const double product = t.number[1].rounded(t.number[1].load() * t.number[1].rounded(mu));
+        const NAdam::Memo memo{h[1], h[4], product, s.step};
+        s.has_memo = true;
+        std::memcpy(s.memo, &memo, sizeof memo);
+        later.value[1] = product;
+    } else if (c.counting == Counting::average) {
+        // The rate and the weight of this step have been there since the last one: a rate that does not fall, and an
+        // age at step 1 whose weight is this one.
+        const double lr = h[0];
+        later.value[1] = lr / power(1.0 + h[1] * lr * step, h[2]);
+        later.value[2] = 1.0 / std::fmax(1.0, step - h[3]);
+        s.hyper.value[0] = t.number[1].load();
+        s.hyper.value[3] = -1.0 / t.number[2].load();
+        s.step = 1;
+    }
+    return s;
+}
+
+// Throws where memory that is written also belongs to another tensor. The index is of the tensors that are stepped:
+// what others point to may be theirs no longer.
+void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector<const void*>& grads,
+                              const std::vector<std::int64_t>& bytes) {
+    const auto text = [&](std::uint32_t owner) {
+        const Tensor& t = tensors_[owner / 8];
+        const std::string of = "params" + label_of(owner / 8);
+        if (owner % 8 == 0) return of;
+        return (owner % 8 == 1 ? "the gradient" : std::string(t.names->buffer_text[owner % 8])) + " of " + of;
+    };
+    const auto complain = [&](std::uint32_t x, std::uint32_t y) {
+        fail(PyExc_ValueError, text(x) + " and " + text(y) + " overlap in memory, and one of them is updated in place");
+    };
+    bool same = !moved_ && indexed_.size() == later.size();
+    for (std::size_t k = 0; same && k < later.size(); ++k) same = indexed_[k] == later[k].tensor;
+    if (!same) {
+        std::vector<detail::Extent> extents;
+        indexed_.clear();
+        for (const Later& l : later) {
+            const Tensor& t = tensors_[l.tensor];
+            indexed_.push_back(l.tensor);
+            if (t.odd) continue;
+            const auto add = [&](std::size_t buffer, DType type) {
+                const auto begin = reinterpret_cast<std::uintptr_t>(t.work.buffer[buffer]);
+                extents.push_back(
+                    {begin, begin + std::uintptr_t(t.work.size) * size_of(type), std::uint32_t(l.tensor * 8 + buffer)});
+            };
+            add(0, t.work.param);
+            for (std::size_t b = 2; b < t.names->buffers; ++b) add(b, compute_type(t.work.param));
+        }
+        detail::Clash clash{};
+        moved_ = true;
+        if (!written_.assign(std::move(extents), clash)) complain(clash.first, clash.second);
+        moved_ = false;
+    }
+    for (std::size_t k = 0; k < later.size(); ++k) {
+        if (tensors_[later[k].tensor].odd) continue;
+        const auto begin = reinterpret_cast<std::uintptr_t>(grads[k]);
+        if (const auto owner = written_.find(begin, begin + std::uintptr_t(bytes[k]));
+            owner != detail::WrittenMemory::none)
+            complain(std::uint32_t(later[k].tensor * 8 + 1), owner);
+    }
+}
+
+// Puts the step on the device's stream. The outcome is read where the host needs it.
+std::shared_ptr<Report> TorchPlan::run_on_device(Batch& b, const std::vector<Chosen>& chosen,
+                                                 const detail::StepOptions& options) {
+    const detail::CudaBackend& part = need_cuda_part();
+    b.stream.want(b.device.id);
+    DevicePlan& plan = devices_.try_emplace(b.device.id, b.device.id).first->second;
+    const auto counts = [&](std::size_t s) { return b.lead[s]->numbers > 0 && b.lead[s]->number[0].on_device; };
+    std::shared_ptr<Report> outcome;
+    // A call has one count of steps on the device: that of the first of its tensors.
+    std::size_t first_tensor = 0;
+    for (std::size_t begin = 0, end = 0; begin < b.segments.size(); begin = end) {
+        std::size_t tensors = 0;
+        for (end = begin; end < b.segments.size() && counts(end) == counts(begin) &&
+                          (!counts(end) || b.segments[end].step == b.segments[begin].step);
+             ++end)
+            tensors += b.segments[end].count;
+        std::vector<View> held;
+        held.reserve((end - begin) * max_hyperparameters);
+        std::vector<detail::DeviceHyper> hypers;
+        for (std::size_t s = begin; s < end; ++s) {
+            const Chosen& c = chosen[b.lead[s]->group];
+            for (const DeviceValue& v : c.on_device) {
+                detail::DeviceHyper h{};
+                v.resolve(c.names->hyper_info[v.index], b.device, b.stream, held.emplace_back(), h);
+                h.segment = std::uint32_t(s - begin);
+                hypers.push_back(h);
+            }
+        }
+        detail::CudaStep step{b.device.id,
+                              b.stream.stream(),
+                              {b.tensors.data() + first_tensor, tensors},
+                              {b.segments.data() + begin, end - begin},
+                              options};
+        step.hypers = hypers;
+        step.workspace = plan.workspace();
+        if (counts(begin)) {
+            const Number& number = b.lead[begin]->number[0];
+            step.step = number.data;
+            step.step_type = number.wide ? detail::ScalarType::f64 : detail::ScalarType::f32;
+        }
+        if (options.clip_norm >= 0.0 || options.skip_nonfinite) {
+            if (begin > 0 || end < b.segments.size())
+                fail(PyExc_ValueError, "clip_norm, skip_nonfinite: params whose counts of steps on the device differ");
+            bool capturing = false;
+            detail::CudaError error;
+            if (!part.capturing(b.device.id, b.stream.stream(), capturing, error)) fail_cuda(error);
+            outcome = plan.next_report(b.stream.stream(), capturing);
+            step.report = plan.reports().place(*outcome);
+        }
+        run_on_stream(b.stream,
+                      [&](const detail::CudaBackend& p, detail::CudaError& error) { return p.step(step, error); });
+        first_tensor += tensors;
+    }
+    return outcome;
+}
+
+// The norm over several devices, which no single kernel sees. Each waits for its result.
+double TorchPlan::norm_over(std::vector<Batch>& batches, double grad_scale) {
+    double squares = 0.0;
+    for (Batch& b : batches) {
+        detail::StepReport report;
+        if (b.device.cuda) {
+            run_on_stream(b.stream, [&](const detail::CudaBackend& part, detail::CudaError& error) {
+                return part.global_norm(b.device.id, b.stream.stream(), b.tensors, grad_scale, report, error);
+            });
+        } else {
+            const MaybeReleaseGil released(b.total);
+            report = detail::global_norm(b.tensors, grad_scale);
+        }
+        squares += report.grad_norm * report.grad_norm;
+    }
+    return std::sqrt(squares);
+}
+
+Batch& TorchPlan::batch_of(std::vector<Batch>& batches, const Device& device) {
+    for (Batch& b : batches)
+        if (b.device == device) return b;
+    Batch& added = batches.emplace_back();
+    added.device = device;
+    added.tensors.reserve(tensors_.size());
+    return added;
+}
+
+// Where the gradient lies, and its type. One that differs from its param in layout or device is brought into line.
+void TorchPlan::take_grad(Tensor& t, std::size_t i, const py::object& owner, py::object& grad, TensorStep& work,
+                          WorkStream& stream, std::vector<View>& views) {
+    DLTensor now;
+    if (Py_TYPE(grad.ptr()) == tensor_type_) {
+        if (t.api->dltensor_from_py_object_no_sync(grad.ptr(), &now) != 0) {
+            PyErr_Clear();
+        } else if (t.layout.same(now) && same_type(now.dtype, exchange_type(work.param)) && work.size > 1) {
+            work.buffer[1] = static_cast<std::byte*>(now.data) + now.byte_offset;
+            work.grad = work.param;
+            return;
+        }
+    }
+    const std::string label = label_of(i);
+    const ArgName name{"grads", -1, label.c_str()};
+    View param;
+    WorkStream unused;
+    View::take(t.object[0], name, param, unused);
+    grad = owner.attr("_fit")(py::handle(t.object[0]), grad, "params" + label);
+    View g;
+    View::take(grad, name, g, stream);
+    check_grad(g, name, param);
+    work.buffer[1] = g.data;
+    work.grad = g.dtype;
+    views.push_back(std::move(g));
+}
+
+py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const py::list& rules, const py::dict& state,
+                          double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite) {
+    static PyObject* const grad_name = PyUnicode_InternFromString("grad");
+    const Busy busy(busy_);
+    if (!std::isfinite(grad_scale)) fail(PyExc_ValueError, "grad_scale: not in (-inf, inf)");
+    if (clip_norm && !(*clip_norm > 0.0)) fail(PyExc_ValueError, "clip_norm: not in (0, inf]");
+    list_params(groups);
+    if (rules.size() != group_sizes_.size()) fail(PyExc_ValueError, "rules: wrong length");
+    std::vector<Chosen> chosen;
+    chosen.reserve(rules.size());
+    for (const py::handle rule : rules) chosen.push_back(choose(rule));
+    look_at_state(state);
+
+    std::vector<py::object> grads;  // of all tensors
+    grads.reserve(tensors_.size());
+    bool all = true;
+    for (const Tensor& t : tensors_) {
+        grads.push_back(attribute(t.param.ptr(), grad_name));
+        all = all && !grads.back().is_none();
+    }
+    bool bound = false;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        Tensor& t = tensors_[i];
+        if (grads[i].is_none()) continue;
+        if (t.names == chosen[t.group].names && unchanged(t)) continue;
+        bind(i, owner, groups[t.group], *chosen[t.group].names);
+        bound = true;
+    }
+    if (bound) remember_state(state);
+
+    std::vector<Batch> batches;
+    std::vector<View> views;  // what has to be held until the step is done
+    std::vector<Later> later;
+    later.reserve(tensors_.size());
+    std::vector<const void*> grad_at;
+    std::vector<std::int64_t> grad_bytes;
+    grad_at.reserve(tensors_.size());
+    grad_bytes.reserve(tensors_.size());
+    std::vector<py::object> copies;  // what goes back into tensors that others stand in for
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        Tensor& t = tensors_[i];
+        if (grads[i].is_none()) continue;
+        Device device = t.device;
+        WorkStream stream;
+        TensorStep work = t.work;
+        if (t.odd) {
+            const py::tuple stand_in = owner.attr("_stand_in")(t.buffers(), grads[i], "params" + label_of(i));
+            const py::sequence buffers(stand_in[0]);
+            take_all(*t.names, i, buffers, work, views, stream, device);
+            grads[i] = buffers;
+            if (py::len(stand_in[1]) > 0) copies.push_back(stand_in[1]);
+        } else {
+            take_grad(t, i, owner, grads[i], work, stream, views);
+        }
+        Batch& b = batches.size() == 1 && batches[0].device == device ? batches[0] : batch_of(batches, device);
+        if (device.cuda && stream.device() >= 0) b.stream.meet(device.id, stream.stream());
+        b.tensors.push_back(work);
+        grad_at.push_back(work.buffer[1]);
+        grad_bytes.push_back(work.size * std::int64_t(size_of(work.grad)));
+        if (__builtin_add_overflow(b.total, work.size, &b.total))
+            fail(PyExc_ValueError, "params: more than 2**63 elements in all");
+        Later& after = later.emplace_back();
+        after.tensor = i;
+        detail::Segment s = segment_of(t, chosen[t.group], after);
+        const bool joins = !b.segments.empty() && b.lead.back()->group == t.group && same_step(b.segments.back(), s) &&
+                           counted_alike(*b.lead.back(), t);
+        if (joins) {
+            ++b.segments.back().count;
+        } else {
+            b.segments.push_back(s);
+            b.lead.push_back(&t);
+        }
+    }
+    check_overlap(later, grad_at, grad_bytes);
+
+    detail::StepOptions options;
+    options.grad_scale = grad_scale;
+    options.clip_norm = clip_norm.value_or(-1.0);
+    options.skip_nonfinite = skip_nonfinite;
+    detail::StepReport report;
+    py::object norm = py::none();
+    if (batches.size() > 1 && (clip_norm || skip_nonfinite)) {
+        report.grad_norm = norm_over(batches, grad_scale);
+        report.skipped = skip_nonfinite && !std::isfinite(report.grad_norm);
+        norm = py::float_(report.grad_norm);
+        if (clip_norm && report.grad_norm > *clip_norm) options.grad_scale *= *clip_norm / report.grad_norm;
+        options.clip_norm = -1.0;
+        options.skip_nonfinite = false;
+    }
+    if (!report.skipped) {
+        py::list counts;
+        for (const Later& l : later)
+            if (const Tensor& t = tensors_[l.tensor]; t.numbers > 0 && t.number[0].on_device)
+                counts.append(py::handle(t.number[0].object));
+        if (!counts.empty()) owner.attr("_count")(counts, 1);
+        for (Batch& b : batches) {
+            if (b.device.cuda) {
+                const std::shared_ptr<Report> outcome = run_on_device(b, chosen, options);
+                if (outcome) norm = py::cast(outcome);
+                if (outcome && options.skip_nonfinite) report.skipped = outcome->read().skipped;
+            } else {
+                const MaybeReleaseGil released(b.total);
+                report = detail::run_step(b.tensors, b.segments, options);
+            }
+        }
+        if (report.has_norm) norm = py::float_(report.grad_norm);
+        if (report.skipped && !counts.empty()) owner.attr("_count")(counts, -1);
+    }
+    if (report.skipped) return py::make_tuple(py::list(), norm, true);
+
+    for (const Later& l : later) {
+        Tensor& t = tensors_[l.tensor];
+        if (t.numbers > 0 && t.number[0].on_device) {
+            t.device_step += 1.0;
+        } else {
+            for (std::size_t n = 0; n < t.numbers; ++n) t.number[n].store(l.value[n]);
+        }
+        if (t.fresh) {
+            t.fresh = false;
+            t.state[t.names->buffer[2]] = py::handle(t.object[1]);
+            t.remember_entries();
+        }
+    }
+    for (const py::object& c : copies) owner.attr("_put_back")(c);
+    if (all) return py::make_tuple(all_params_, norm, false);
+    py::list updated;
+    for (const Later& l : later) updated.append(tensors_[l.tensor].param);
+    return py::make_tuple(updated, norm, false);
+}
+
+}  // namespace
+
+void register_torch_plan(py::module_& m) {
+    py::class_<TorchPlan>(m, "TorchPlan")
+        .def(py::init<py::type>(), py::arg("tensor"))
+        .def("step", &TorchPlan::step, py::arg("owner"), py::arg("groups"), py::arg("rules"), py::arg("state"),
+             py::arg("grad_scale"), py::arg("clip_norm"), py::arg("skip_nonfinite"));
+}
+
+}  // namespace adaptk::bindings

@@ -1,0 +1,655 @@
+"""Optimizers for PyTorch: subclasses of torch's own, whose step is one native call.
+
+Every class that torch has is a subclass of torch's by the same name, so that arguments, defaults, param groups, states
+and ``state_dict`` are torch's, and only the step is another; the rules that torch lacks come in the same manner under
+the library's names. Gradients are read where they lie, a step is one pass over memory, and its result does not depend
+on threads or processors.
+
+What differs from torch's classes:
+
+- Params in bfloat16 and float16 have float32 states.
+- ``differentiable=True`` and sparse gradients are refused, and ``capturable=True`` for params on the CPU.
+- ``foreach`` and ``fused`` are taken and change nothing.
+- Params that overlap in memory are refused.
+- ``step`` takes ``clip_norm`` and ``skip_nonfinite`` too.
+
+Examples
+--------
+>>> import torch, adaptk.torch
+>>> model = torch.nn.Linear(4, 1)
+>>> opt = adaptk.torch.AdamW(model.parameters(), lr=1e-3)
+>>> model(torch.ones(2, 4)).square().sum().backward()
+>>> opt.step(clip_norm=1.0)
+>>> opt.last_step.skipped
+False
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from adaptk import _core
+from adaptk._optimizer import StepInfo
+from adaptk._registry import RULES, Rule
+
+try:
+    from torch.distributed.tensor import DTensor
+except ImportError:  # a build without distributed
+    DTensor = None  # type: ignore[assignment, misc]
+
+Group = dict[str, Any]
+
+
+def _local(t: Tensor) -> Tensor:
+    """The part of a sharded tensor that lies in this process."""
+    return t.to_local() if DTensor is not None and isinstance(t, DTensor) else t
+
+
+def _is_sharded(t: Tensor) -> bool:
+    return DTensor is not None and isinstance(t, DTensor)
+
+
+def _is_dense(t: Tensor) -> bool:
+    expected = 1
+    for stride, size in sorted((stride, size) for size, stride in zip(t.shape, t.stride(), strict=True) if size != 1):
+        if stride != expected and t.numel() > 0:
+            return False
+        expected *= size
+    return not (t.is_neg() or t.is_conj())
+
+
+def _state_dtype(p: Tensor) -> torch.dtype:
+    """float64 beside float64, float32 beside all else; complex beside complex."""
+    if p.dtype in (torch.float64, torch.complex128, torch.complex64):
+        return p.dtype
+    return torch.float32
+
+
+def _full_like(p: Tensor, value: float) -> Tensor:
+    # PyTorch steps the real and the imaginary parts of complex params as numbers of their own.
+    fill = complex(value, value) if p.is_complex() else value
+    return torch.full_like(p, fill, dtype=_state_dtype(p), requires_grad=False, memory_format=torch.preserve_format)
+
+
+def _in_layout_of(t: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(p, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format).copy_(t)
+
+
+def _new_number(value: float, device: torch.device | None) -> Tensor:
+    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+    return torch.tensor(value, dtype=dtype, device=device)
+
+
+class _Fused(torch.optim.Optimizer):
+    """The step of all classes here."""
+
+    # GradScaler leaves the scale and what it has found to the step.
+    _step_supports_amp_scaling = True
+    #: What the last step found out; see :class:`adaptk.StepInfo`.
+    last_step: StepInfo | None = None
+
+    def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        """The rule that a group runs, and its hyperparameters by the library's names."""
+        raise NotImplementedError
+
+    def _initial(self, name: str, group: Group) -> float:
+        """The value that a state starts with."""
+        return 0.0
+
+    def _check_group(self, group: Group) -> None:
+        if group.get("differentiable"):
+            raise ValueError(
+                "differentiable: a fused step is not recorded by autograd; "
+                f"use torch.optim.{type(self).__name__}(differentiable=True)"
+            )
+        if group.get("capturable") and any(p.device.type == "cpu" for p in group["params"]):
+            raise ValueError("capturable: params on the CPU, where there are no graphs to capture")
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add params with options of their own, as torch's method does."""
+        super().add_param_group(param_group)
+        try:
+            self._check_group(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.pop("_plan", None)
+
+    @torch._disable_dynamo  # type: ignore[attr-defined]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what ``state_dict`` of this class, or of torch's class of the same name, has returned.
+
+        The same as torch's method, but for params in 16 bits: their states are kept in float32.
+        """
+        super().load_state_dict(state_dict)
+        ids = chain.from_iterable(g["params"] for g in state_dict["param_groups"])
+        params = chain.from_iterable(g["params"] for g in self.param_groups)
+        for i, p in zip(ids, params, strict=True):
+            if p.dtype not in (torch.bfloat16, torch.float16):
+                continue
+            for name, given in state_dict["state"].get(i, {}).items():
+                loaded = self.state[p].get(name)
+                # torch has rounded it to the param's dtype, and a hook may have replaced it altogether.
+                if isinstance(given, Tensor) and isinstance(loaded, Tensor) and loaded.dtype == p.dtype:
+                    wide = given.detach().to(device=loaded.device, dtype=torch.float32, copy=True)
+                    if torch.equal(_local(wide).to(p.dtype), _local(loaded)):
+                        self.state[p][name] = wide
+
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        clip_norm: float | None = None,
+        skip_nonfinite: bool = False,
+    ) -> Any:
+        """Take one step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Computes the gradients anew and returns the loss.
+        clip_norm : float, optional
+            Scale the gradients by ``min(1, clip_norm / norm)``, where norm is their global norm, inside the step. The
+            gradients themselves stay as they are.
+        skip_nonfinite : bool
+            Change nothing where a gradient holds inf or NaN; ``last_step.skipped`` tells.
+
+        Returns
+        -------
+        What the closure returned, or ``None``.
+
+        Raises
+        ------
+        RuntimeError
+            For sparse gradients.
+        TypeError, ValueError
+            For params, states and options that the step cannot work with. Nothing is changed then.
+
+        Examples
+        --------
+        >>> import torch, adaptk.torch
+        >>> w = torch.nn.Parameter(torch.ones(2))
+        >>> opt = adaptk.torch.SGD([w], lr=1.0)
+        >>> w.grad = torch.tensor([3.0, 4.0])
+        >>> opt.step(clip_norm=1.0)
+        >>> w.detach()
+        tensor([0.4000, 0.2000])
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        # GradScaler leaves these two behind; the gradients are still scaled then.
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and float(found_inf) != 0.0:
+            self.last_step = StepInfo(None, True)
+            return loss
+        grad_scale = getattr(self, "grad_scale", None)
+        scale = 1.0 if grad_scale is None else 1.0 / float(grad_scale)
+        groups = self.param_groups
+        for group in groups:
+            if group.get("differentiable") or group.get("capturable"):
+                self._check_group(group)
+        norm: float | _core.Report | None = None
+        clip = clip_norm
+        if (clip is not None or skip_nonfinite) and DTensor is not None:
+            grads = [p.grad for g in groups for p in g["params"] if p.grad is not None]
+            if any(isinstance(g, DTensor) for g in grads):
+                # No process sees all of a sharded gradient.
+                norm = self._sharded_norm(grads) * abs(scale)
+                if skip_nonfinite and not norm < float("inf"):
+                    self.last_step = StepInfo(norm, True)
+                    return loss
+                if clip is not None and not clip > 0.0:
+                    raise ValueError(f"clip_norm: {clip!r} is not in (0, inf]")
+                if clip is not None and norm > clip:
+                    scale *= clip / norm
+                clip, skip_nonfinite = None, False
+        plan = self.__dict__.get("_plan")
+        if plan is None:
+            plan = self.__dict__["_plan"] = _core.TorchPlan(Tensor)
+        rules = [self._rule(g) for g in groups]
+        updated, found, skipped = plan.step(self, groups, rules, self.state, scale, clip, skip_nonfinite)
+        if updated:
+            increment_version(updated)
+        self.last_step = StepInfo(found if norm is None else norm, skipped)
+        return loss
+
+    @staticmethod
+    @torch.no_grad()
+    def _sharded_norm(grads: list[Tensor]) -> float:
+        total = torch.nn.utils.get_total_norm(grads)
+        return float(total.full_tensor() if _is_sharded(total) else total)  # type: ignore[attr-defined]
+
+    # What the native step asks for where it meets a param for the first time, or one that it cannot take as it is.
+
+    @torch.no_grad()
+    def _bind(
+        self, p: Tensor, group: Group, name: str, where: str
+    ) -> tuple[dict[str, Any] | None, tuple[Tensor, ...], tuple[Tensor, ...], bool, bool]:
+        """The state of a param, made where it is missing: (state, (param, *states), numbers, odd, fresh)."""
+        if not isinstance(p, Tensor):
+            raise TypeError(f"{where}: {type(p).__name__}, expected a torch.Tensor")
+        if not p.is_floating_point() and not p.is_complex():
+            raise TypeError(f"{where}: dtype {p.dtype}, expected floating point or complex numbers")
+        if p.dtype == torch.complex32:
+            raise TypeError(f"{where}: dtype torch.complex32, expected complex64 or complex128")
+        if p.grad is not None and p.grad.layout != torch.strided:
+            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients ({where})")
+        rule = RULES[name]
+        odd = _is_sharded(p) or p.is_complex() or not _is_dense(p)
+        if name == "sgd":
+            return None, (p,), (), odd, False
+        state: dict[str, Any] = self.state[p]
+        if name in ("momentum", "nesterov"):
+            # As torch has it, the buffer is in the state once it has seen a gradient.
+            fresh = state.get("momentum_buffer") is None
+            buffer = _full_like(p, 0.0) if fresh else self._array(state, "momentum_buffer", p, where, odd)
+            return state, (p, buffer), (), odd, fresh
+        numbers = [self._number(state, "step", 0.0, p, group, where)]
+        if name == "nadam":
+            numbers.append(self._number(state, "mu_product", 1.0, p, group, where))
+        if name == "asgd":
+            numbers.append(self._number(state, "eta", float(group["lr"]), p, group, where))
+            numbers.append(self._number(state, "mu", 1.0, p, group, where))
+        for s in rule.states:
+            if state.get(s.name) is None:
+                state[s.name] = _full_like(p, self._initial(s.name, group))
+        arrays = [self._array(state, s.name, p, where, odd) for s in rule.states]
+        return state, (p, *arrays), tuple(numbers), odd, False
+
+    def _number(self, state: dict[str, Any], name: str, start: float, p: Tensor, group: Group, where: str) -> Tensor:
+        """A number beside the states: on the CPU, or on the param's device where graphs are to be captured."""
+        value = state.get(name, start)
+        device = p.device if group.get("capturable") else None
+        if not isinstance(value, Tensor):
+            state[name] = value = _new_number(float(value), device)
+        value = _local(value)
+        if value.numel() != 1:
+            raise ValueError(f"state[{name!r}] of {where}: {value.numel()} numbers, expected one")
+        wanted = value.device if device is None and value.device == p.device else device or torch.device("cpu")
+        if value.dtype not in (torch.float32, torch.float64) or value.ndim != 0 or value.device != wanted:
+            dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+            state[name] = value = value.detach().reshape(()).to(device=wanted, dtype=dtype)
+        return value
+
+    def _array(self, state: dict[str, Any], name: str, p: Tensor, where: str, odd: bool) -> Tensor:
+        """A state array, brought into the dtype, device and layout that the step takes."""
+        value = state[name]
+        if not isinstance(value, Tensor):
+            raise TypeError(f"state[{name!r}] of {where}: {type(value).__name__}, expected a torch.Tensor")
+        if value.shape != p.shape:
+            raise ValueError(
+                f"state[{name!r}] of {where}: shape {tuple(value.shape)}, expected {tuple(p.shape)} like its param"
+            )
+        dtype = _state_dtype(p)
+        same = value.dtype == dtype and value.device == p.device and not value.requires_grad
+        if not same or (not odd and value.stride() != p.stride()):
+            value = state[name] = _in_layout_of(value, p, dtype)
+        return value
+
+    @staticmethod
+    @torch.no_grad()
+    def _fit(p: Tensor, grad: Tensor, where: str) -> Tensor:
+        """A gradient in the layout of its param."""
+        if not isinstance(grad, Tensor):
+            raise TypeError(f"gradient of {where}: {type(grad).__name__}, expected a torch.Tensor")
+        if grad.layout != torch.strided:
+            raise RuntimeError(f"sparse gradients are not supported (that of {where})")
+        grad = _local(grad)
+        if grad.stride() == p.stride() and not grad.is_neg() and grad.device == p.device:
+            return grad
+        if grad.shape != p.shape:
+            raise ValueError(
+                f"gradient of {where}: shape {tuple(grad.shape)}, expected {tuple(p.shape)} like its param"
+            )
+        if grad.device != p.device:
+            raise ValueError(f"gradient of {where}: on {grad.device}, expected {p.device} like its param")
+        return _in_layout_of(grad, p, grad.dtype)
+
+    @staticmethod
+    @torch.no_grad()
+    def _stand_in(buffers: tuple[Tensor, ...], grad: Tensor, where: str) -> tuple[list[Tensor], list[Any]]:
+        """Plain dense real tensors in the place of others, and which of them have to be copied back."""
+        if grad.layout != torch.strided:
+            raise RuntimeError(f"sparse gradients are not supported (that of {where})")
+        p, *states = (_local(b) for b in buffers)
+        grad = _local(grad)
+        copies: list[Any] = []
+        dense = p
+        if not _is_dense(p):
+            dense = p.resolve_conj().contiguous()
+            copies.append((p, dense))
+        used = []
+        for s in states:
+            fits = s.stride() == dense.stride() and _is_dense(s)
+            used.append(s if fits else _in_layout_of(s, dense, s.dtype))
+            if not fits:
+                copies.append((s, used[-1]))
+        fits = grad.stride() == dense.stride() and _is_dense(grad)
+        stand_in = [dense, grad if fits else _in_layout_of(grad, dense, grad.dtype), *used]
+        if dense.is_complex():
+            stand_in = [torch.view_as_real(t) for t in stand_in]
+        return stand_in, copies
+
+    @staticmethod
+    @torch.no_grad()
+    def _put_back(copies: list[tuple[Tensor, Tensor]]) -> None:
+        for target, source in copies:
+            target.copy_(source)
+
+    @staticmethod
+    @torch.no_grad()
+    def _count(steps: list[Tensor], by: int) -> None:
+        torch._foreach_add_(steps, by)
+
+
+def _adam(group: Group) -> tuple[str, dict[str, Any]]:
+    beta1, beta2 = group["betas"]
+    return "amsgrad" if group["amsgrad"] else "adam", {
+        "lr": group["lr"],
+        "beta1": beta1,
+        "beta2": beta2,
+        "eps": group["eps"],
+        "weight_decay": group["weight_decay"],
+        "decoupled": group["decoupled_weight_decay"],
+        "maximize": group["maximize"],
+    }
+
+
+class Adam(_Fused, torch.optim.Adam):
+    def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        return _adam(group)
+
+
+class AdamW(_Fused, torch.optim.AdamW):
+    def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        return _adam(group)
+
+
+class NAdam(_Fused, torch.optim.NAdam):
+    def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        beta1, beta2 = group["betas"]
+        return "nadam", {
+            "lr": group["lr"],
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": group["eps"],
+            "momentum_decay": group["momentum_decay"],
+            "weight_decay": group["weight_decay"],
+            "decoupled": group["decoupled_weight_decay"],
+            "maximize": group["maximize"],
+        }
+
+
+class RAdam(_Fused, torch.optim.RAdam):
+    def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        beta1, beta2 = group["betas"]
+        return "radam", {
+            "lr": group["lr"],
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": group["eps"],
+            "weight_decay": group["weight_decay"],
+            "decoupled": group["decoupled_weight_decay"],
+            "maximize": group["maximize"],
+        }
+
+
+class Adamax(_Fused, torch.optim.Adamax):
+    def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        beta1, beta2 = group["betas"]
+        return "adamax", {
+            "lr": group["lr"],
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": group["eps"],
+            "weight_decay": group["weight_decay"],
+            "maximize": group["maximize"],
+        }
+
+
+class Adagrad(_Fused, torch.optim.Adagrad):
+    def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        return "adagrad", {
+            "lr": group["lr"],
+            "lr_decay": group["lr_decay"],
+            "eps_in": 0.0,
+            "eps_out": group["eps"],
+            "weight_decay": group["weight_decay"],
+            "maximize": group["maximize"],
+        }
+
+    def _initial(self, name: str, group: Group) -> float:
+        return float(group["initial_accumulator_value"])
+
+
+class Adadelta(_Fused, torch.optim.Adadelta):
+    def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        return "adadelta", {
+            "lr": group["lr"],
+            "rho": group["rho"],
+            "eps": group["eps"],
+            "weight_decay": group["weight_decay"],
+            "maximize": group["maximize"],
+        }
+
+
+class RMSprop(_Fused, torch.optim.RMSprop):
+    def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        name = "rmsprop_centered" if group["centered"] else "rmsprop"
+        values = {
+            "lr": group["lr"],
+            "rho": group["alpha"],
+            "eps_in": 0.0,
+            "eps_out": group["eps"],
+            "weight_decay": group["weight_decay"],
+            "maximize": group["maximize"],
+        }
+        if group["momentum"] > 0:
+            name += "_momentum"
+            values.update(momentum=group["momentum"], lr_inside=False)
+        return name, values
+
+
+class Rprop(_Fused, torch.optim.Rprop):
+    def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        eta_minus, eta_plus = group["etas"]
+        step_min, step_max = group["step_sizes"]
+        return "rprop", {
+            "lr": group["lr"],
+            "eta_minus": eta_minus,
+            "eta_plus": eta_plus,
+            "step_min": step_min,
+            "step_max": step_max,
+            "maximize": group["maximize"],
+        }
+
+    def _initial(self, name: str, group: Group) -> float:
+        return float(group["lr"]) if name == "step_size" else 0.0
+
+
+class ASGD(_Fused, torch.optim.ASGD):
+    def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        return "asgd", {
+            "lr": group["lr"],
+            "lambd": group["lambd"],
+            "alpha": group["alpha"],
+            "t0": group["t0"],
+            "weight_decay": group["weight_decay"],
+            "maximize": group["maximize"],
+        }
+
+
+class SGD(_Fused, torch.optim.SGD):
+    def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        values = {
+            "lr": group["lr"],
+            "weight_decay": group["weight_decay"],
+            "maximize": group["maximize"],
+        }
+        if group["momentum"] == 0:
+            return "sgd", values
+        values.update(momentum=group["momentum"], dampening=group["dampening"], velocity=False, dampen_first=False)
+        return "nesterov" if group["nesterov"] else "momentum", values
+
+
+class _Own(_Fused):
+    """A rule that torch does not have, with the library's names."""
+
+    _name: str
+
+    def __init__(self, params: Any, lr: float | Tensor | None = None, *, convention: str = "book", **options: Any):
+        rule = RULES[self._name]
+        defaults: Group = {k: v for k, v in rule.defaults(convention).items() if k != "grad_scale"}
+        preset = rule.initial_states(convention)
+        defaults.update({s.option: preset[s.name] for s in rule.states if s.option is not None})
+        if lr is not None:
+            options["lr"] = lr
+        if unknown := options.keys() - defaults.keys():
+            raise TypeError(
+                f"{type(self).__name__}() got an unexpected keyword argument {sorted(unknown)[0]!r}; "
+                f"it takes {', '.join(defaults)}"
+            )
+        super().__init__(params, {**defaults, **options})
+
+    def _check_group(self, group: Group) -> None:
+        rule = RULES[self._name]
+        values = {h.name: group.get(h.name, h.default) for h in rule.hyperparameters}
+        _core.check_hyperparameters(rule.name, values)
+
+    def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        return self._name, group
+
+    def _initial(self, name: str, group: Group) -> float:
+        rule = RULES[self._name]
+        values = {h.name: float(group.get(h.name, h.default)) for h in rule.hyperparameters}
+        options = {s.option: float(group[s.option]) for s in rule.states if s.option in group}
+        return rule.initial_states("book", values, options)[name]
+
+
+class DeltaBarDelta(_Own):
+    _name = "delta_bar_delta"
+
+
+class Lion(_Own):
+    _name = "lion"
+
+
+class AdaBelief(_Own):
+    _name = "adabelief"
+
+
+class Yogi(_Own):
+    _name = "yogi"
+
+
+class Adan(_Own):
+    _name = "adan"
+
+
+class RMSpropNesterov(_Own):
+    _name = "rmsprop_nesterov"
+
+    @contextmanager
+    def lookahead(self) -> Iterator[None]:
+        """Move the params to the interim point ``p + momentum * velocity`` for the length of a block.
+
+        The gradient is to be taken there; leaving the block puts every param back bit for bit.
+
+        Examples
+        --------
+        >>> import torch, adaptk.torch
+        >>> w = torch.nn.Parameter(torch.ones(2))
+        >>> opt = adaptk.torch.RMSpropNesterov([w])
+        >>> with opt.lookahead():
+        ...     w.square().sum().backward()
+        >>> opt.step()
+        """
+        saved = []
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    velocity = self.state[p].get("velocity") if p in self.state else None
+                    if velocity is not None:
+                        saved.append((p, p.detach().clone()))
+                        p.add_(velocity, alpha=float(group["momentum"]))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, before in saved:
+                    p.copy_(before)
+
+
+_OWN: tuple[type[_Own], ...] = (DeltaBarDelta, Lion, AdaBelief, Yogi, Adan, RMSpropNesterov)
+_TORCHS: tuple[type[_Fused], ...] = (
+    *(Adadelta, Adagrad, Adam, AdamW, Adamax, ASGD, NAdam, RAdam, RMSprop, Rprop, SGD),
+)
+
+
+def _example(name: str) -> str:
+    return "\n".join(
+        [
+            "Examples",
+            "--------",
+            ">>> import torch, adaptk.torch",
+            ">>> model = torch.nn.Linear(3, 1)",
+            f">>> opt = adaptk.torch.{name}(model.parameters(), lr=0.01)",
+            ">>> model(torch.ones(1, 3)).sum().backward()",
+            ">>> opt.step()",
+            "",
+        ]
+    )
+
+
+def _own_signature(rule: Rule) -> inspect.Signature:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter("params", positional)]
+    values: Mapping[str, Any] = rule.defaults()
+    parameters.append(inspect.Parameter("lr", positional, default=values["lr"]))
+    parameters.append(inspect.Parameter("convention", keyword, default="book"))
+    for name, value in values.items():
+        if name not in ("lr", "grad_scale"):
+            parameters.append(inspect.Parameter(name, keyword, default=value))
+    starts = {s.option: s.initial for s in rule.states if s.option is not None}
+    parameters += [inspect.Parameter(name, keyword, default=value) for name, value in starts.items()]
+    return inspect.Signature(parameters)
+
+
+def _document() -> None:
+    for cls in _TORCHS:
+        name = cls.__name__
+        cls.__doc__ = (
+            f":class:`torch.optim.{name}` with a fused step: the same arguments, param groups and states.\n\n"
+            "See the module for what differs.\n\n" + _example(name)
+        )
+    for own in _OWN:
+        rule = RULES[own._name]
+        lines = [rule.summary, "", f"`{rule.name}`, {rule.source}::", ""]
+        lines += ["    " + line for line in rule.formula.splitlines()]
+        lines += ["", "Parameters", "----------", "params : iterable of torch.Tensor or of param groups"]
+        lines += ["convention : {'book', 'torch', 'keras', 'tf1', 'optax'}", "    Whose defaults to take."]
+        for h in rule.hyperparameters:
+            if h.name != "grad_scale":
+                kind = "bool" if h.range == "bool" else f"float in {h.range}"
+                lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[0].upper()}{h.meaning[1:]}."]
+        own.__doc__ = "\n".join([*lines, "", _example(own.__name__)])
+        own.__signature__ = _own_signature(rule)  # type: ignore[attr-defined]
+
+
+_document()
+
+__all__ = [c.__name__ for c in (*_TORCHS, *_OWN)]
