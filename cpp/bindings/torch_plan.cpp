@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace adaptk::bindings {
@@ -45,6 +46,61 @@ struct Layout {
         return ndim == 0 || (std::memcmp(t.shape, extents.data(), bytes) == 0 &&
                              std::memcmp(t.strides, extents.data() + ndim, bytes) == 0);
     }
+};
+
+// PyTorch's C interface for compiled models: where a tensor lies, in a few nanoseconds, where its DLPack exchange takes
+// ten times that. A handle is a reference to the tensor itself, which sees that its memory has been replaced. Without
+// the interface (all null) tensors are looked at by way of DLPack.
+struct TorchShim {
+    int (*data_ptr)(void* tensor, void** out) = nullptr;
+    int (*numel)(void* tensor, std::int64_t* out) = nullptr;
+    int (*release)(void* tensor) = nullptr;
+    py::object make;  // torch.Tensor -> a capsule of a new handle
+};
+
+class Handle {
+  public:
+    Handle() = default;
+    Handle(const TorchShim& shim, py::handle tensor) : shim_(&shim) {
+        if (shim.data_ptr == nullptr) return;
+        const py::object capsule = shim.make(tensor);
+        tensor_ = PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr()));
+        if (tensor_ == nullptr) throw py::error_already_set();
+    }
+    Handle(Handle&& other) noexcept : shim_(other.shim_), tensor_(std::exchange(other.tensor_, nullptr)) {}
+    Handle& operator=(Handle&& other) noexcept {
+        std::swap(shim_, other.shim_);
+        std::swap(tensor_, other.tensor_);
+        return *this;
+    }
+    ~Handle() {
+        if (tensor_ != nullptr) shim_->release(tensor_);
+    }
+    // Whether the tensor is known to lie there still.
+    bool at(const void* data, std::int64_t size) const {
+        void* now = nullptr;
+        std::int64_t count = 0;
+        return tensor_ != nullptr && shim_->data_ptr(tensor_, &now) == 0 && now == data &&
+               shim_->numel(tensor_, &count) == 0 && count == size;
+    }
+
+  private:
+    const TorchShim* shim_ = nullptr;
+    void* tensor_ = nullptr;
+};
+
+// Reading a thousand gradients makes a thousand objects that are gone with the step: nothing to look for cycles in.
+class NoCollection {
+  public:
+    NoCollection() : was_(PyGC_Disable()) {}
+    ~NoCollection() {
+        if (was_ != 0) PyGC_Enable();
+    }
+    NoCollection(const NoCollection&) = delete;
+    NoCollection& operator=(const NoCollection&) = delete;
+
+  private:
+    int was_;
 };
 
 // Numbers that PyTorch keeps in 0-d tensors beside the states: the count of steps first.
@@ -82,6 +138,8 @@ struct Tensor {
     std::array<PyObject*, 1 + max_states> object{};  // the param and the states
     std::array<Number, max_numbers> number{};
     std::size_t numbers = 0;
+    std::array<Handle, max_states> state_handle;
+    std::array<Handle, max_numbers> number_handle;
     TensorStep work{};
     Device device;
     double device_step = 0.0;  // what the device has counted, where it counts
@@ -175,12 +233,22 @@ py::object attribute(PyObject* object, PyObject* name) {
 
 class TorchPlan {
   public:
-    // torch.Tensor, the type of nearly all gradients
-    explicit TorchPlan(const py::type& tensor) : tensor_type_(reinterpret_cast<PyTypeObject*>(tensor.ptr())) {}
+    // torch.Tensor, the type of nearly all gradients; the addresses of the C interface and what makes its handles.
+    TorchPlan(const py::type& tensor, const std::vector<std::uintptr_t>& shim, py::object make_handle)
+        : tensor_type_(reinterpret_cast<PyTypeObject*>(tensor.ptr())) {
+        if (shim.empty()) return;
+        if (shim.size() != 3) fail(PyExc_ValueError, "shim: expected three addresses");
+        shim_ = {reinterpret_cast<int (*)(void*, void**)>(shim[0]),
+                 reinterpret_cast<int (*)(void*, std::int64_t*)>(shim[1]), reinterpret_cast<int (*)(void*)>(shim[2]),
+                 std::move(make_handle)};
+    }
+    TorchPlan(const TorchPlan&) = delete;
+    TorchPlan& operator=(const TorchPlan&) = delete;
     py::tuple step(const py::object& owner, const py::list& groups, const py::list& rules, const py::dict& state,
                    double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite);
 
   private:
+    TorchShim shim_;  // handles point to it: before the tensors
     std::vector<Tensor> tensors_;
     std::vector<std::size_t> group_sizes_;
     std::vector<std::pair<PyObject*, PyObject*>> seen_state_;  // keys and values of the optimizer's state, in order
@@ -305,6 +373,10 @@ bool TorchPlan::unchanged(Tensor& t) {
         return false;
     };
     for (std::size_t b = 0; b + 1 < t.names->buffers; ++b) {
+        if (b > 0) {
+            type = compute_type(t.work.param);
+            if (t.state_handle[b - 1].at(t.work.buffer[1 + b], t.work.size)) continue;
+        }
         if (!look(t.object[b]) || !same_type(now.dtype, exchange_type(type)) || !t.layout.same(now)) return false;
         void*& data = t.work.buffer[b == 0 ? 0 : 1 + b];
         void* const now_at = static_cast<std::byte*>(now.data) + now.byte_offset;
@@ -313,10 +385,10 @@ bool TorchPlan::unchanged(Tensor& t) {
             data = now_at;
             moved_ = true;
         }
-        type = compute_type(t.work.param);
     }
     for (std::size_t n = 0; n < t.numbers; ++n) {
         Number& number = t.number[n];
+        if (t.number_handle[n].at(number.data, 1)) continue;
         if (!look(number.object) || now.ndim != 0 || now.dtype.code != code_float ||
             now.dtype.bits != (number.wide ? 64 : 32) || now.data == nullptr ||
             (now.device.device_type == device_cuda) != number.on_device)
@@ -379,6 +451,7 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         const py::object number = numbers[n];
         const DLTensor now = tensor_of(number.ptr());
         t.kept.push_back(number);
+        t.number_handle[n] = Handle(shim_, number);
         const bool on_device = now.device.device_type == device_cuda;
         if (on_device && t.numbers > 1)
             fail(PyExc_ValueError, std::string("capturable: ") + names.rule->name +
@@ -391,6 +464,7 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
     for (std::size_t b = 0; b < buffers.size(); ++b) {
         t.kept.push_back(buffers[b]);
         t.object[b] = t.kept.back().ptr();
+        if (b > 0 && !t.odd) t.state_handle[b - 1] = Handle(shim_, t.object[b]);
     }
     if (!t.odd) {
         WorkStream stream;
@@ -646,6 +720,7 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
     for (const py::handle rule : rules) chosen.push_back(choose(rule));
     look_at_state(state);
 
+    const NoCollection no_collection;
     std::vector<py::object> grads;  // of all tensors
     grads.reserve(tensors_.size());
     bool all = true;
@@ -767,7 +842,8 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
 
 void register_torch_plan(py::module_& m) {
     py::class_<TorchPlan>(m, "TorchPlan")
-        .def(py::init<py::type>(), py::arg("tensor"))
+        .def(py::init<py::type, std::vector<std::uintptr_t>, py::object>(), py::arg("tensor"), py::arg("shim"),
+             py::arg("make_handle"))
         .def("step", &TorchPlan::step, py::arg("owner"), py::arg("groups"), py::arg("rules"), py::arg("state"),
              py::arg("grad_scale"), py::arg("clip_norm"), py::arg("skip_nonfinite"));
 }

@@ -26,10 +26,14 @@ False
 
 from __future__ import annotations
 
+import ctypes
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +50,19 @@ except ImportError:  # a build without distributed
     DTensor = None  # type: ignore[assignment, misc]
 
 Group = dict[str, Any]
+
+
+@cache
+def _shim() -> tuple[list[int], Any]:
+    """The functions of PyTorch's C interface that tell where a tensor lies; none where it does not have them."""
+    name = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
+        functions = [getattr(library, f"aoti_torch_{f}") for f in ("get_data_ptr", "get_numel", "delete_tensor_object")]
+        make = torch._C._aoti.unsafe_alloc_void_ptr_from_tensor
+    except (OSError, AttributeError):
+        return [], None
+    return [ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions], make
 
 
 def _local(t: Tensor) -> Tensor:
@@ -218,7 +235,7 @@ class _Fused(torch.optim.Optimizer):
                 clip, skip_nonfinite = None, False
         plan = self.__dict__.get("_plan")
         if plan is None:
-            plan = self.__dict__["_plan"] = _core.TorchPlan(Tensor)
+            plan = self.__dict__["_plan"] = _core.TorchPlan(Tensor, *_shim())
         rules = [self._rule(g) for g in groups]
         updated, found, skipped = plan.step(self, groups, rules, self.state, scale, clip, skip_nonfinite)
         if updated:
