@@ -66,24 +66,6 @@ bool numpy_dtype(const DescrProxy* descr, DType& out) {
     return false;
 }
 
-bool dlpack_dtype(const DLDataType& t, DType& out) {
-    if (t.lanes != 1) return false;
-    if (t.code == code_float && t.bits == 32) return out = DType::f32, true;
-    if (t.code == code_float && t.bits == 64) return out = DType::f64, true;
-    if (t.code == code_float && t.bits == 16) return out = DType::f16, true;
-    if (t.code == code_bfloat && t.bits == 16) return out = DType::bf16, true;
-    return false;
-}
-
-const char* const wanted_types = "expected float32, float64, bfloat16 or float16";
-const char* const no_memory = ": has no memory of its own (a meta, fake or wrapped tensor?)";
-
-std::string dlpack_dtype_text(const DLDataType& t) {
-    static const char* const codes[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
-    const std::string code = t.code < 7 ? codes[t.code] : "type code " + std::to_string(t.code) + " of bits ";
-    return code + std::to_string(t.bits) + (t.lanes == 1 ? "" : "x" + std::to_string(t.lanes));
-}
-
 // The exchange API of a type, or nullptr; remembered, with a reference to the type that keeps its address its own.
 const DLPackExchangeAPI* exchange_api(PyTypeObject* type) {
     static PyTypeObject* last_type = nullptr;
@@ -127,22 +109,6 @@ template <class M> void release_managed(void* p) {
     if (m->deleter != nullptr) m->deleter(m);
 }
 
-// As Python writes a tuple.
-template <class Value> std::string tuple_text(std::int32_t n, const Value& value) {
-    std::string s(1, '(');
-    for (std::int32_t i = 0; i < n; ++i) {
-        if (i > 0) s += ", ";
-        s += std::to_string(value(i));
-    }
-    if (n == 1) s += ',';
-    return s += ')';
-}
-
-// An axis without its extent-1 companions, which strides say nothing about.
-struct Axis {
-    std::int64_t stride, extent;
-};
-
 void check_versioned(const DLManagedTensorVersioned& m, const ArgName& name) {
     if (m.version.major != 1)
         fail(PyExc_BufferError, name.text() + ": DLPack version " + std::to_string(m.version.major) + "." +
@@ -154,6 +120,7 @@ void check_versioned(const DLManagedTensorVersioned& m, const ArgName& name) {
 // PyTorch negates some views lazily (the imaginary part of a conjugate), and its exchange API does not say so. Such a
 // view has gaps between its elements and is refused for them, unless it has one element alone.
 void check_sign(PyObject* object, const DLTensor& t, const ArgName& name) {
+    if (t.ndim > 0 && t.shape == nullptr) return;  // refused later
     for (std::int32_t i = 0; i < t.ndim; ++i)
         if (t.shape[i] != 1) return;
     const py::object is_negated = py::getattr(object, "is_neg", py::none());
@@ -202,6 +169,14 @@ const DLPackExchangeAPI* exchange_api_of(PyObject* object) { return exchange_api
 void fail(PyObject* exception, const std::string& message) {
     PyErr_SetString(exception, message.c_str());
     throw py::error_already_set();
+}
+
+void fail(const detail::Problem& problem, const ArgName& name) {
+    using Kind = detail::Problem::Kind;
+    PyObject* const exception = problem.kind == Kind::type     ? PyExc_TypeError
+                                : problem.kind == Kind::buffer ? PyExc_BufferError
+                                                               : PyExc_ValueError;
+    fail(exception, name.text() + ": " + problem.text);
 }
 
 std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
@@ -278,16 +253,7 @@ std::string ArgName::text() const {
 }
 
 void View::swap(View& other) noexcept {
-    std::swap(data, other.data);
-    std::swap(size, other.size);
-    std::swap(shape, other.shape);
-    std::swap(strides, other.strides);
-    std::swap(stride_unit, other.stride_unit);
-    std::swap(ndim, other.ndim);
-    std::swap(dtype, other.dtype);
-    std::swap(device, other.device);
-    std::swap(read_only, other.read_only);
-    std::swap(c_order, other.c_order);
+    std::swap(static_cast<detail::TensorView&>(*this), static_cast<detail::TensorView&>(other));
     std::swap(cheap, other.cheap);
     std::swap(owner_, other.owner_);
     std::swap(release_, other.release_);
@@ -313,7 +279,7 @@ void View::take(py::handle object, const ArgName& name, View& out, WorkStream& w
             fail(PyExc_TypeError, name.text() + ": a masked array, whose mask an update would ignore; pass its .data");
         if (!out.from_numpy(object.ptr(), name)) {
             const auto text = py::str(object.attr("dtype")).cast<std::string>();
-            fail(PyExc_TypeError, name.text() + ": dtype " + text + ", " + wanted_types);
+            fail(PyExc_TypeError, name.text() + ": dtype " + text + ", " + detail::wanted_types);
         }
         return;
     }
@@ -360,11 +326,11 @@ DeviceNumber View::take_number(py::handle object, const ArgName& name, WorkStrea
     using detail::ScalarType;
     const bool whole = t.dtype.code == code_int;
     if (t.dtype.lanes != 1 || (t.dtype.bits != 32 && t.dtype.bits != 64) || (!whole && t.dtype.code != code_float))
-        fail(PyExc_TypeError, name.text() + ": dtype " + dlpack_dtype_text(t.dtype) +
+        fail(PyExc_TypeError, name.text() + ": dtype " + detail::dtype_text(t.dtype) +
                                   ", expected float32, float64, int32 or int64 in the memory of a device");
     n.type = whole ? (t.dtype.bits == 32 ? ScalarType::i32 : ScalarType::i64)
                    : (t.dtype.bits == 32 ? ScalarType::f32 : ScalarType::f64);
-    if (t.data == nullptr) fail(PyExc_ValueError, name.text() + no_memory);
+    if (t.data == nullptr) fail(PyExc_ValueError, name.text() + ": " + detail::no_memory);
     n.data = static_cast<std::byte*>(t.data) + t.byte_offset;
     if (reinterpret_cast<std::uintptr_t>(n.data) % (t.dtype.bits / 8) != 0)
         fail(PyExc_ValueError, name.text() + ": not on a multiple of its item size, which CUDA needs");
@@ -496,7 +462,8 @@ DLTensor View::cuda_interface_tensor(py::handle object, const ArgName& name, Wor
         };
         const auto* found =
             std::find_if(std::begin(known), std::end(known), [&](const auto& k) { return type == k.first; });
-        if (found == std::end(known)) fail(PyExc_TypeError, name.text() + ": dtype " + type + ", " + wanted_types);
+        if (found == std::end(known))
+            fail(PyExc_TypeError, name.text() + ": dtype " + type + ", " + detail::wanted_types);
         t.dtype = found->second;
         held->shape = interface["shape"].cast<std::vector<std::int64_t>>();
         const auto pointer = interface["data"].cast<std::pair<std::uintptr_t, bool>>();
@@ -539,7 +506,7 @@ void View::from_array_interface(py::handle object, const ArgName& name) {
     const py::object array = py::module_::import("numpy").attr("asarray")(object);
     if (!from_numpy(array.ptr(), name)) {
         const auto text = py::str(array.attr("dtype")).cast<std::string>();
-        fail(PyExc_TypeError, name.text() + ": dtype " + text + ", " + wanted_types);
+        fail(PyExc_TypeError, name.text() + ": dtype " + text + ", " + detail::wanted_types);
     }
     const py::object pointer = py::dict(object.attr("__array_interface__"))["data"];
     if (!py::isinstance<py::tuple>(pointer) ||
@@ -552,125 +519,14 @@ void View::from_array_interface(py::handle object, const ArgName& name) {
 
 void View::from_tensor(const DLTensor& t, const ArgName& name) {
     device = device_of(t.device.device_type, t.device.device_id, name);
-    if (!dlpack_dtype(t.dtype, dtype))
-        fail(PyExc_TypeError, name.text() + ": dtype " + dlpack_dtype_text(t.dtype) + ", " + wanted_types);
-    if (t.ndim < 0 || (t.ndim > 0 && t.shape == nullptr))
-        fail(PyExc_BufferError, name.text() + ": the DLPack export has no shape");
-    data = static_cast<std::byte*>(t.data) + t.byte_offset;
-    ndim = t.ndim;
-    shape = t.shape;
-    strides = t.strides;
-    stride_unit = std::int64_t(size_of(dtype));
-    read_only = false;
+    if (const auto problem = detail::read_tensor(t, *this)) fail(*problem, name);
     cheap = false;
-    size = 1;
-    c_order = true;
-    for (std::int32_t i = ndim - 1; i >= 0; --i) {
-        if (shape[i] < 0 || __builtin_mul_overflow(size, shape[i], &size) || size > INT64_MAX / 8)
-            fail(PyExc_ValueError, name.text() + ": impossible shape " + shape_text());
-    }
-    if (strides != nullptr) {
-        std::int64_t expected = 1;
-        for (std::int32_t i = ndim - 1; i >= 0; --i) {
-            // Products with element sizes must not overflow further on.
-            if (strides[i] > INT64_MAX / 64 || strides[i] < -(INT64_MAX / 64))
-                fail(PyExc_ValueError, name.text() + ": not contiguous: impossible stride " +
-                                           std::to_string(strides[i]) + " of axis " + std::to_string(i));
-            if (shape[i] != 1 && strides[i] != expected) c_order = false;
-            expected *= shape[i];
-        }
-    }
-    if (size == 0) c_order = true;
-    if (size > 0 && t.data == nullptr) fail(PyExc_ValueError, name.text() + no_memory);
-    if (device.cuda && begin() % size_of(dtype) != 0)
-        fail(PyExc_ValueError, name.text() + ": not on a multiple of its item size, which CUDA needs");
 }
 
 QuickShape::QuickShape(const View& v) {
     if (!v.c_order || v.ndim > most_axes) return;
     ndim = v.ndim;
     std::copy_n(v.shape, ndim, shape);
-}
-
-bool View::same_shape(const View& other) const {
-    return ndim == other.ndim && std::equal(shape, shape + ndim, other.shape);
-}
-
-bool View::same_strides(const View& other) const {
-    if (c_order && other.c_order) return true;
-    if (strides == nullptr || other.strides == nullptr) return false;
-    const auto a = std::int64_t(size_of(dtype));
-    const auto b = std::int64_t(size_of(other.dtype));
-    for (std::int32_t i = 0; i < ndim; ++i) {
-        if (shape[i] != 1 && strides[i] * stride_unit * b != other.strides[i] * other.stride_unit * a) return false;
-    }
-    return true;
-}
-
-bool View::dense() const {
-    if (c_order || size <= 1 || strides == nullptr) return true;
-    std::vector<Axis> axes;
-    for (std::int32_t i = 0; i < ndim; ++i)
-        if (shape[i] != 1) axes.push_back({strides[i] * stride_unit, shape[i]});
-    std::sort(axes.begin(), axes.end(), [](const Axis& a, const Axis& b) { return a.stride < b.stride; });
-    auto expected = std::int64_t(size_of(dtype));
-    for (const Axis& a : axes) {
-        if (a.stride != expected) return false;
-        expected *= a.extent;
-    }
-    return true;
-}
-
-std::string View::shape_text() const {
-    return tuple_text(ndim, [this](std::int32_t i) { return shape[i]; });
-}
-
-std::string View::strides_text() const {
-    if (strides == nullptr) return "of C order";
-    return tuple_text(ndim, [this](std::int32_t i) { return strides[i] * stride_unit; }) + " in bytes";
-}
-
-namespace {
-
-void check_writable(const View& v, const ArgName& name) {
-    if (v.read_only) fail(PyExc_ValueError, name.text() + ": read-only, but it is updated in place");
-}
-
-void check_beside(const View& v, const ArgName& name, const View& param) {
-    if (!(v.device == param.device))
-        fail(PyExc_ValueError,
-             name.text() + ": on " + v.device.text() + ", expected " + param.device.text() + " like its param");
-    if (!v.same_shape(param))
-        fail(PyExc_ValueError,
-             name.text() + ": shape " + v.shape_text() + ", expected " + param.shape_text() + " like its param");
-    if (!v.same_strides(param))
-        fail(PyExc_ValueError, name.text() + ": strides " + v.strides_text() + ", expected the layout of its param (" +
-                                   param.strides_text() + ")");
-}
-
-}  // namespace
-
-void check_param(const View& v, const ArgName& name) {
-    check_writable(v, name);
-    if (!v.dense())
-        fail(PyExc_ValueError, name.text() + ": not contiguous: shape " + v.shape_text() + " with strides " +
-                                   v.strides_text() + " does not fill one block of memory");
-}
-
-void check_grad(const View& v, const ArgName& name, const View& param) {
-    if (v.dtype != param.dtype && precision(v.dtype) >= precision(param.dtype))
-        fail(PyExc_TypeError, name.text() + ": dtype " + name_of(v.dtype) + ", expected " + name_of(param.dtype) +
-                                  " like its param, or one of lower precision");
-    check_beside(v, name, param);
-}
-
-void check_state(const View& v, const ArgName& name, const View& param) {
-    const DType wanted = compute_type(param.dtype);
-    if (v.dtype != wanted)
-        fail(PyExc_TypeError, name.text() + ": dtype " + name_of(v.dtype) + ", expected " + name_of(wanted) +
-                                  " beside a " + name_of(param.dtype) + " param");
-    check_writable(v, name);
-    check_beside(v, name, param);
 }
 
 }  // namespace adaptk::bindings

@@ -3,7 +3,7 @@
 
 #include "cuda_backend.hpp"
 #include "dlpack.hpp"
-#include "dtype.hpp"
+#include "tensor.hpp"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -15,6 +15,7 @@
 namespace adaptk::bindings {
 
 namespace py = pybind11;
+using detail::Device;
 using detail::DType;
 
 // Which argument an error is about: "exp_avg", "exp_avg[3]" of a list, or "exp_avg['w']" of a dict (by its label).
@@ -23,14 +24,6 @@ struct ArgName {
     py::ssize_t index = -1;
     const char* label = nullptr;
     std::string text() const;
-};
-
-// Where a buffer is: memory that the CPU reads, or a CUDA device.
-struct Device {
-    bool cuda = false;
-    int id = 0;
-    bool operator==(const Device&) const = default;
-    std::string text() const { return cuda ? "cuda:" + std::to_string(id) : "cpu"; }
 };
 
 // The stream that a call puts its work on: the one that adaptk.cuda.stream() names; else the current one of the library
@@ -81,18 +74,8 @@ struct DeviceNumber {
 };
 
 // A view of an object's memory. Shape and strides belong to the object (or to its DLPack export, which the view holds).
-class View {
+class View : public detail::TensorView {
   public:
-    void* data = nullptr;
-    std::int64_t size = 0;
-    const std::int64_t* shape = nullptr;
-    const std::int64_t* strides = nullptr;  // null: C order
-    std::int64_t stride_unit = 1;           // bytes that a stride of 1 stands for
-    std::int32_t ndim = 0;
-    DType dtype = DType::f32;
-    Device device;
-    bool read_only = false;
-    bool c_order = false;
     // Whether a view can be taken anew from the object in a few nanoseconds.
     bool cheap = false;
 
@@ -112,15 +95,6 @@ class View {
     static bool on_cuda(py::handle object);
     // The one number that an object on a CUDA device holds; this view keeps its memory alive.
     DeviceNumber take_number(py::handle object, const ArgName& name, WorkStream& work);
-
-    std::uintptr_t begin() const { return reinterpret_cast<std::uintptr_t>(data); }
-    std::uintptr_t end() const { return begin() + std::uintptr_t(size) * size_of(dtype); }
-    bool same_shape(const View& other) const;
-    bool same_strides(const View& other) const;
-    // Every element of one block of memory exactly once, in some order of the axes.
-    bool dense() const;
-    std::string shape_text() const;
-    std::string strides_text() const;
 
   private:
     void swap(View& other) noexcept;
@@ -173,12 +147,19 @@ struct QuickShape {
 // The exchange API of an object's type, or nullptr.
 const DLPackExchangeAPI* exchange_api_of(PyObject* object);
 
-// Throws where `v` cannot be what it is given as beside `param`. The order of complaints: type, access, shape, layout.
-void check_param(const View& v, const ArgName& name);
-void check_grad(const View& v, const ArgName& name, const View& param);
-void check_state(const View& v, const ArgName& name, const View& param);
-
 [[noreturn]] void fail(PyObject* exception, const std::string& message);
+[[noreturn]] void fail(const detail::Problem& problem, const ArgName& name);
 std::string type_name(py::handle object);
+
+// Throws where `v` cannot be what it is given as beside `param`.
+inline void check_param(const View& v, const ArgName& name) {
+    if (!detail::is_param(v)) fail(detail::why_no_param(v), name);
+}
+inline void check_grad(const View& v, const ArgName& name, const View& param) {
+    if (!detail::is_grad_of(v, param)) fail(detail::why_no_grad(v, param), name);
+}
+inline void check_state(const View& v, const ArgName& name, const View& param) {
+    if (!detail::is_state_of(v, param)) fail(detail::why_no_state(v, param), name);
+}
 
 }  // namespace adaptk::bindings

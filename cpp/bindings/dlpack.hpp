@@ -1,40 +1,30 @@
-// The memory layout of DLPack 1.x exchange structures (the DLPack specification's C ABI).
+// The memory layout of DLPack 1.x exchange structures (the DLPack specification's C ABI), around the tensor of
+// adaptk.h.
 #pragma once
+
+#include "tensor.hpp"
+
+#include "adaptk/adaptk.h"
 
 #include <cstdint>
 
 namespace adaptk::bindings {
 
 enum DeviceType : std::int32_t {
-    device_cpu = 1,
-    device_cuda = 2,
-    device_cuda_host = 3,
-    device_rocm_host = 11,
-    device_cuda_managed = 13,
+    device_cpu = ADAPTK_CPU,
+    device_cuda = ADAPTK_CUDA,
+    device_cuda_host = ADAPTK_CUDA_HOST,
+    device_rocm_host = ADAPTK_ROCM_HOST,
+    device_cuda_managed = ADAPTK_CUDA_MANAGED,
 };
 
-enum TypeCode : std::uint8_t { code_int = 0, code_float = 2, code_bfloat = 4 };
+using detail::code_bfloat;
+using detail::code_float;
+using detail::code_int;
 
-struct DLDevice {
-    std::int32_t device_type;
-    std::int32_t device_id;
-};
-
-struct DLDataType {
-    std::uint8_t code;
-    std::uint8_t bits;
-    std::uint16_t lanes;
-};
-
-struct DLTensor {
-    void* data;
-    DLDevice device;
-    std::int32_t ndim;
-    DLDataType dtype;
-    std::int64_t* shape;
-    std::int64_t* strides;  // in elements; null for C order before DLPack 1.2
-    std::uint64_t byte_offset;
-};
+using DLDevice = adaptk_device;
+using DLDataType = adaptk_dtype;
+using DLTensor = adaptk_tensor;
 
 struct DLManagedTensor {
     DLTensor dl_tensor;

@@ -1,11 +1,14 @@
 // The extension module adaptk._core: registrars only.
 #include "arguments.hpp"
 #include "dispatch.hpp"
+#include "environment.hpp"
 #include "functions.hpp"
 #include "machine.hpp"
 #include "plan.hpp"
 #include "threads.hpp"
 #include "torch_plan.hpp"
+
+#include "adaptk/adaptk.h"
 
 #include <Eigen/Core>
 #include <pybind11/pybind11.h>
@@ -13,6 +16,8 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
+#include <string_view>
 
 #define ADAPTK_TEXT2(x) #x
 #define ADAPTK_TEXT(x) ADAPTK_TEXT2(x)
@@ -127,17 +132,16 @@ void register_machine(py::module_& m) {
 PYBIND11_MODULE(_core, m) {
     namespace b = adaptk::bindings;
     m.doc() = "Compiled core of adaptk.";
-    for (const std::string& error :
-         {adaptk::detail::choose_isa_from_environment(), adaptk::detail::set_num_threads_from_environment()}) {
-        if (!error.empty()) throw pybind11::import_error(error);
-    }
+    // A program that has loaded another libadaptk of the same name gets that one here too.
+    if (std::string_view(adaptk_version()) != ADAPTK_VERSION)
+        throw pybind11::import_error(std::string("libadaptk is of version ") + adaptk_version() +
+                                     ", and the Python package of " + ADAPTK_VERSION);
+    if (const std::string& error = adaptk::detail::apply_environment(); !error.empty())
+        throw pybind11::import_error(error);
     m.attr("version") = ADAPTK_VERSION;
     m.attr("compiler") = ADAPTK_COMPILER;
-#if defined(_OPENMP)
-    m.attr("openmp") = _OPENMP;
-#else
-    m.attr("openmp") = pybind11::none();
-#endif
+    const int openmp = adaptk::detail::openmp_date();
+    m.attr("openmp") = openmp != 0 ? pybind11::object(pybind11::int_(openmp)) : pybind11::none();
     m.attr("eigen") = EIGEN_VERSION_TEXT;
     b::numpy_types();
     m.def("registry", b::registry);

@@ -1,6 +1,7 @@
 // Which kernel object runs: the best that the processor has, or the one that was asked for.
 #pragma once
 
+#include "export.hpp"
 #include "kernel_table.hpp"
 
 #include <span>
@@ -16,12 +17,12 @@ struct Isa {
 };
 
 // The kernel objects of this build, slowest first.
-std::span<const Isa> built_isas();
+ADAPTK_INTERNAL_API std::span<const Isa> built_isas();
 
-const Isa& current_isa();
+ADAPTK_INTERNAL_API const Isa& current_isa();
 
 // Returns an empty string, or why this name cannot be chosen (then nothing changes).
-std::string choose_isa(std::string_view name);
+ADAPTK_INTERNAL_API std::string choose_isa(std::string_view name);
 
 // Applies ADAPTK_ISA. Returns an empty string, or what is wrong with its value.
 std::string choose_isa_from_environment();

@@ -25,20 +25,4 @@ bool WrittenMemory::assign(std::vector<Extent> written, Clash& clash) {
     return true;
 }
 
-std::uint32_t WrittenMemory::find(std::uintptr_t begin, std::uintptr_t end) const {
-    if (begin == end) return none;
-    // The first extent that ends after `begin`, by a search without branches: the extents are disjoint, so their ends
-    // are sorted too, and only that one can reach into [begin, end).
-    const std::uintptr_t* base = ends_.data();
-    std::size_t n = ends_.size();
-    if (n == 0) return none;
-    while (n > 1) {
-        const std::size_t half = n / 2;
-        base = base[half - 1] <= begin ? base + half : base;
-        n -= half;
-    }
-    const std::size_t i = std::size_t(base - ends_.data()) + (*base <= begin ? 1 : 0);
-    return i < begins_.size() && begins_[i] < end ? owners_[i] : none;
-}
-
 }  // namespace adaptk::detail

@@ -48,16 +48,17 @@ struct StepReport {
 
 // The caller has checked everything: sizes, types, overlap, ranges. The segments' counts add up to the tensors'.
 // Throws std::bad_alloc only, before anything is written.
-StepReport run_step(std::span<const TensorStep> tensors, std::span<const Segment> segments, const StepOptions& options);
+ADAPTK_INTERNAL_API StepReport run_step(std::span<const TensorStep> tensors, std::span<const Segment> segments,
+                                        const StepOptions& options);
 
 // The same work list through the ceiling kernel that writes the given number of streams: what run_step is compared
 // with in benchmarks. Tensors are float32 or float64 throughout.
-void run_ceiling(std::span<const TensorStep> tensors, std::size_t written);
+ADAPTK_INTERNAL_API void run_ceiling(std::span<const TensorStep> tensors, std::size_t written);
 
 // sqrt(sum of squares) of scale * g over all gradients, and whether all of them are finite.
-StepReport global_norm(std::span<const TensorStep> tensors, double scale);
+ADAPTK_INTERNAL_API StepReport global_norm(std::span<const TensorStep> tensors, double scale);
 
 // p <- p + factor * x (x a state of the compute type), for the look-ahead of Nesterov's methods.
-void add_scaled(std::span<const TensorStep> tensors, double factor);
+ADAPTK_INTERNAL_API void add_scaled(std::span<const TensorStep> tensors, double factor);
 
 }  // namespace adaptk::detail

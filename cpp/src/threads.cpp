@@ -15,8 +15,6 @@
 namespace adaptk::detail {
 namespace {
 
-constexpr long long most_threads = 1024;
-
 std::atomic<bool> forked{false};
 
 int default_threads() {
@@ -38,6 +36,14 @@ std::atomic<int>& threads() {
 }  // namespace
 
 bool in_forked_child() { return forked.load(std::memory_order_relaxed); }
+
+int openmp_date() {
+#if defined(_OPENMP)
+    return _OPENMP;
+#else
+    return 0;
+#endif
+}
 
 int num_threads() {
     const int n = threads().load(std::memory_order_relaxed);

@@ -1,6 +1,8 @@
 // The number of threads, and the guards that every thread of a step works under.
 #pragma once
 
+#include "export.hpp"
+
 #include <cstdint>
 #include <string>
 
@@ -10,15 +12,20 @@
 
 namespace adaptk::detail {
 
-int num_threads();
+inline constexpr long long most_threads = 1024;
+
+ADAPTK_INTERNAL_API int num_threads();
 // Returns an empty string, or why the number cannot be set.
-std::string set_num_threads(long long n);
+ADAPTK_INTERNAL_API std::string set_num_threads(long long n);
 // Applies ADAPTK_NUM_THREADS; the default is what OpenMP would use. Returns what is wrong with its value, or "".
 std::string set_num_threads_from_environment();
 
+// The date of the specification that the library was built for, or 0.
+ADAPTK_INTERNAL_API int openmp_date();
+
 // OpenMP's threads do not survive fork(): a child of a process that has used them would wait for them for ever, so it
 // works on the calling thread alone.
-bool in_forked_child();
+ADAPTK_INTERNAL_API bool in_forked_child();
 
 // Round to nearest, subnormal numbers kept: the arithmetic contract holds whatever mode the caller's thread is in
 // (libraries built with -ffast-math switch it for a whole process when they are loaded).

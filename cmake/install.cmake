@@ -1,0 +1,48 @@
+# The library, the headers and the files by which CMake and pkg-config find them: under a prefix, or inside the Python
+# package, which then is a prefix itself.
+include(CMakePackageConfigHelpers)
+if(ADAPTK_PYTHON)
+  set(includes adaptk/include)
+  set(libraries adaptk/lib)
+else()
+  include(GNUInstallDirs)
+  set(includes "${CMAKE_INSTALL_INCLUDEDIR}")
+  set(libraries "${CMAKE_INSTALL_LIBDIR}")
+endif()
+
+install(DIRECTORY "${PROJECT_SOURCE_DIR}/cpp/include/adaptk" DESTINATION "${includes}")
+set(exported adaptk_headers)
+if(TARGET adaptk)
+  list(APPEND exported adaptk)
+  # A wheel holds no links: the file is there once, by the name that programs load it by.
+  if(ADAPTK_PYTHON)
+    set(namelink NAMELINK_SKIP)
+  endif()
+endif()
+install(TARGETS ${exported} EXPORT adaptk LIBRARY DESTINATION "${libraries}" ${namelink}
+        RUNTIME DESTINATION "${libraries}" ARCHIVE DESTINATION "${libraries}" INCLUDES DESTINATION "${includes}")
+set_target_properties(adaptk_headers PROPERTIES EXPORT_NAME headers)
+
+set(package "${libraries}/cmake/adaptk")
+install(EXPORT adaptk NAMESPACE adaptk:: DESTINATION "${package}" FILE adaptk-targets.cmake)
+configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/adaptk-config.cmake.in"
+                              "${PROJECT_BINARY_DIR}/adaptk-config.cmake" INSTALL_DESTINATION "${package}")
+write_basic_package_version_file("${PROJECT_BINARY_DIR}/adaptk-config-version.cmake" COMPATIBILITY SameMinorVersion)
+install(FILES "${PROJECT_BINARY_DIR}/adaptk-config.cmake" "${PROJECT_BINARY_DIR}/adaptk-config-version.cmake"
+        DESTINATION "${package}")
+
+if(TARGET adaptk AND UNIX)
+  if(ADAPTK_PYTHON)
+    set(adaptk_link "\${libdir}/libadaptk${CMAKE_SHARED_LIBRARY_SUFFIX}.${adaptk_abi} -Wl,-rpath,\${libdir}")
+    if(APPLE)
+      set(adaptk_link "\${libdir}/libadaptk.${adaptk_abi}.dylib -Wl,-rpath,\${libdir}")
+    endif()
+    cmake_path(RELATIVE_PATH includes BASE_DIRECTORY "${libraries}/pkgconfig" OUTPUT_VARIABLE to_includes)
+  else()
+    set(adaptk_link "-L\${libdir} -ladaptk")
+    cmake_path(RELATIVE_PATH CMAKE_INSTALL_FULL_INCLUDEDIR BASE_DIRECTORY "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig"
+               OUTPUT_VARIABLE to_includes)
+  endif()
+  configure_file("${CMAKE_CURRENT_LIST_DIR}/adaptk.pc.in" "${PROJECT_BINARY_DIR}/adaptk.pc" @ONLY)
+  install(FILES "${PROJECT_BINARY_DIR}/adaptk.pc" DESTINATION "${libraries}/pkgconfig")
+endif()

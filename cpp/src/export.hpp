@@ -1,0 +1,13 @@
+// What of the C++ in libadaptk the Python extensions call, beside the C interface. Everything else in the library is
+// hidden; other programs have no business with these names, which change without notice.
+#pragma once
+
+#if !defined(_WIN32)
+#define ADAPTK_INTERNAL_API __attribute__((visibility("default")))
+#elif defined(ADAPTK_BUILDING)
+#define ADAPTK_INTERNAL_API __declspec(dllexport)
+#elif defined(ADAPTK_SHARED)
+#define ADAPTK_INTERNAL_API __declspec(dllimport)
+#else
+#define ADAPTK_INTERNAL_API
+#endif

@@ -1,0 +1,148 @@
+#include "tensor.hpp"
+
+#include <vector>
+
+namespace adaptk::detail {
+namespace {
+
+using Kind = Problem::Kind;
+
+// As Python writes a tuple.
+template <class Value> std::string tuple_text(std::int32_t n, const Value& value) {
+    std::string s(1, '(');
+    for (std::int32_t i = 0; i < n; ++i) {
+        if (i > 0) s += ", ";
+        s += std::to_string(value(i));
+    }
+    if (n == 1) s += ',';
+    return s += ')';
+}
+
+// An axis without its extent-1 companions, which strides say nothing about.
+struct Axis {
+    std::int64_t stride, extent;
+};
+
+bool element_type(const adaptk_dtype& t, DType& out) {
+    if (t.lanes != 1) return false;
+    if (t.code == code_float && t.bits == 32) return out = DType::f32, true;
+    if (t.code == code_float && t.bits == 64) return out = DType::f64, true;
+    if (t.code == code_float && t.bits == 16) return out = DType::f16, true;
+    if (t.code == code_bfloat && t.bits == 16) return out = DType::bf16, true;
+    return false;
+}
+
+std::optional<Problem> access_problem(const TensorView& v) {
+    if (v.read_only) return Problem{Kind::value, "read-only, but it is updated in place"};
+    return {};
+}
+
+Problem place_problem(const TensorView& v, const TensorView& param) {
+    if (!(v.device == param.device))
+        return {Kind::value, "on " + v.device.text() + ", expected " + param.device.text() + " like its param"};
+    if (!v.same_shape(param))
+        return {Kind::value, "shape " + v.shape_text() + ", expected " + param.shape_text() + " like its param"};
+    return {Kind::value,
+            "strides " + v.strides_text() + ", expected the layout of its param (" + param.strides_text() + ")"};
+}
+
+}  // namespace
+
+bool TensorView::same_long_strides(const TensorView& other) const {
+    if (strides == nullptr || other.strides == nullptr) return false;
+    const auto a = std::int64_t(size_of(dtype));
+    const auto b = std::int64_t(size_of(other.dtype));
+    for (std::int32_t i = 0; i < ndim; ++i) {
+        if (shape[i] != 1 && strides[i] * stride_unit * b != other.strides[i] * other.stride_unit * a) return false;
+    }
+    return true;
+}
+
+bool TensorView::dense_axes() const {
+    std::vector<Axis> axes;
+    for (std::int32_t i = 0; i < ndim; ++i)
+        if (shape[i] != 1) axes.push_back({strides[i] * stride_unit, shape[i]});
+    std::sort(axes.begin(), axes.end(), [](const Axis& a, const Axis& b) { return a.stride < b.stride; });
+    auto expected = std::int64_t(size_of(dtype));
+    for (const Axis& a : axes) {
+        if (a.stride != expected) return false;
+        expected *= a.extent;
+    }
+    return true;
+}
+
+std::string TensorView::shape_text() const {
+    return tuple_text(ndim, [this](std::int32_t i) { return shape[i]; });
+}
+
+std::string TensorView::strides_text() const {
+    if (strides == nullptr) return "of C order";
+    return tuple_text(ndim, [this](std::int32_t i) { return strides[i] * stride_unit; }) + " in bytes";
+}
+
+std::string dtype_text(const adaptk_dtype& t) {
+    static const char* const codes[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
+    std::string text = t.code < 7 ? codes[t.code] : "type code " + std::to_string(t.code) + " of bits ";
+    text += std::to_string(t.bits);
+    if (t.lanes != 1) text.append("x").append(std::to_string(t.lanes));
+    return text;
+}
+
+std::optional<Problem> read_tensor(const adaptk_tensor& t, TensorView& out) {
+    if (!element_type(t.dtype, out.dtype))
+        return Problem{Kind::type, "dtype " + dtype_text(t.dtype) + ", " + wanted_types};
+    if (t.ndim < 0 || (t.ndim > 0 && t.shape == nullptr))
+        return Problem{Kind::buffer, "the DLPack export has no shape"};
+    out.data = static_cast<std::byte*>(t.data) + t.byte_offset;
+    out.ndim = t.ndim;
+    out.shape = t.shape;
+    out.strides = t.strides;
+    out.stride_unit = std::int64_t(size_of(out.dtype));
+    out.read_only = false;
+    out.size = 1;
+    out.c_order = true;
+    for (std::int32_t i = out.ndim - 1; i >= 0; --i) {
+        if (out.shape[i] < 0 || __builtin_mul_overflow(out.size, out.shape[i], &out.size) || out.size > INT64_MAX / 8)
+            return Problem{Kind::value, "impossible shape " + out.shape_text()};
+    }
+    if (out.strides != nullptr) {
+        std::int64_t expected = 1;
+        for (std::int32_t i = out.ndim - 1; i >= 0; --i) {
+            // Products with element sizes must not overflow further on.
+            if (out.strides[i] > INT64_MAX / 64 || out.strides[i] < -(INT64_MAX / 64))
+                return Problem{Kind::value, "not contiguous: impossible stride " + std::to_string(out.strides[i]) +
+                                                " of axis " + std::to_string(i)};
+            if (out.shape[i] != 1 && out.strides[i] != expected) out.c_order = false;
+            expected *= out.shape[i];
+        }
+    }
+    if (out.size == 0) out.c_order = true;
+    if (out.size > 0 && t.data == nullptr) return Problem{Kind::value, no_memory};
+    if (out.device.cuda && out.begin() % size_of(out.dtype) != 0)
+        return Problem{Kind::value, "not on a multiple of its item size, which CUDA needs"};
+    return {};
+}
+
+Problem why_no_param(const TensorView& v) {
+    if (auto problem = access_problem(v)) return *problem;
+    return {Kind::value, "not contiguous: shape " + v.shape_text() + " with strides " + v.strides_text() +
+                             " does not fill one block of memory"};
+}
+
+Problem why_no_grad(const TensorView& v, const TensorView& param) {
+    if (v.dtype != param.dtype && precision(v.dtype) >= precision(param.dtype))
+        return {Kind::type, std::string("dtype ") + name_of(v.dtype) + ", expected " + name_of(param.dtype) +
+                                " like its param, or one of lower precision"};
+    return place_problem(v, param);
+}
+
+Problem why_no_state(const TensorView& v, const TensorView& param) {
+    const DType wanted = compute_type(param.dtype);
+    if (v.dtype != wanted)
+        return {Kind::type, std::string("dtype ") + name_of(v.dtype) + ", expected " + name_of(wanted) + " beside a " +
+                                name_of(param.dtype) + " param"};
+    if (auto problem = access_problem(v)) return *problem;
+    return place_problem(v, param);
+}
+
+}  // namespace adaptk::detail

@@ -1,0 +1,92 @@
+// A tensor's memory as the step driver needs it, and what has to hold of it: the same for Python's buffers and for the
+// C interface. The usual case is inline and short; what is wrong is found out and put into words elsewhere.
+#pragma once
+
+#include "dtype.hpp"
+#include "export.hpp"
+
+#include "adaptk/adaptk.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace adaptk::detail {
+
+// Where memory is: where the CPU reads it, or on a CUDA device.
+struct Device {
+    bool cuda = false;
+    int id = 0;
+    bool operator==(const Device&) const = default;
+    std::string text() const { return cuda ? "cuda:" + std::to_string(id) : "cpu"; }
+};
+
+// Why a tensor is not accepted, to be read behind the name of the argument and a colon.
+struct Problem {
+    enum class Kind { type, value, buffer };
+    Kind kind;
+    std::string text;
+};
+
+struct TensorView {
+    void* data = nullptr;
+    std::int64_t size = 0;
+    const std::int64_t* shape = nullptr;
+    const std::int64_t* strides = nullptr;  // null: C order
+    std::int64_t stride_unit = 1;           // bytes that a stride of 1 stands for
+    std::int32_t ndim = 0;
+    DType dtype = DType::f32;
+    Device device;
+    bool read_only = false;
+    bool c_order = false;
+
+    std::uintptr_t begin() const { return reinterpret_cast<std::uintptr_t>(data); }
+    std::uintptr_t end() const { return begin() + std::uintptr_t(size) * size_of(dtype); }
+    bool same_shape(const TensorView& other) const {
+        return ndim == other.ndim && std::equal(shape, shape + ndim, other.shape);
+    }
+    bool same_strides(const TensorView& other) const { return (c_order && other.c_order) || same_long_strides(other); }
+    // Every element of one block of memory exactly once, in some order of the axes.
+    bool dense() const { return c_order || size <= 1 || strides == nullptr || dense_axes(); }
+    ADAPTK_INTERNAL_API std::string shape_text() const;
+    ADAPTK_INTERNAL_API std::string strides_text() const;
+
+  private:
+    ADAPTK_INTERNAL_API bool same_long_strides(const TensorView& other) const;
+    ADAPTK_INTERNAL_API bool dense_axes() const;
+};
+
+inline constexpr std::uint8_t code_int = 0;
+inline constexpr std::uint8_t code_float = 2;
+inline constexpr std::uint8_t code_bfloat = 4;
+
+inline constexpr const char* wanted_types = "expected float32, float64, bfloat16 or float16";
+inline constexpr const char* no_memory = "has no memory of its own (a meta, fake or wrapped tensor?)";
+
+ADAPTK_INTERNAL_API std::string dtype_text(const adaptk_dtype& t);
+
+// Fills in everything but the device, which is there already.
+ADAPTK_INTERNAL_API std::optional<Problem> read_tensor(const adaptk_tensor& t, TensorView& out);
+
+// The order of complaints is: type, access, shape, layout.
+ADAPTK_INTERNAL_API Problem why_no_param(const TensorView& v);
+ADAPTK_INTERNAL_API Problem why_no_grad(const TensorView& v, const TensorView& param);
+ADAPTK_INTERNAL_API Problem why_no_state(const TensorView& v, const TensorView& param);
+
+inline bool lies_beside(const TensorView& v, const TensorView& param) {
+    return v.device == param.device && v.same_shape(param) && v.same_strides(param);
+}
+
+inline bool is_param(const TensorView& v) { return !v.read_only && v.dense(); }
+
+inline bool is_grad_of(const TensorView& v, const TensorView& param) {
+    return (v.dtype == param.dtype || precision(v.dtype) < precision(param.dtype)) && lies_beside(v, param);
+}
+
+inline bool is_state_of(const TensorView& v, const TensorView& param) {
+    return v.dtype == compute_type(param.dtype) && !v.read_only && lies_beside(v, param);
+}
+
+}  // namespace adaptk::detail
