@@ -108,6 +108,7 @@ def aarch64(tmp_path_factory: pytest.TempPathFactory) -> Build:
         *["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={compiler}"],
         *["-DCMAKE_EXE_LINKER_FLAGS=-static", f"-DCMAKE_CROSSCOMPILING_EMULATOR={emulator}"],
         f"-DOpenMP_gomp_LIBRARY={openmp}" if Path(openmp).is_absolute() else "-DADAPTK_OPENMP=OFF",
+        "-DADAPTK_LIBRARY=OFF",  # a shared library cannot have the archive of OpenMP in it
     )
     return build
 

@@ -9,6 +9,8 @@ from adaptk import _core, cuda, ops, optim, schedules
 from adaptk._machine import (
     available_isas,
     build_info,
+    get_cmake_dir,
+    get_include,
     get_isa,
     get_num_threads,
     global_norm,
@@ -39,6 +41,8 @@ __all__ = [
     "available_isas",
     "build_info",
     "cuda",
+    "get_cmake_dir",
+    "get_include",
     "get_isa",
     "get_num_threads",
     "global_norm",

@@ -18,8 +18,14 @@ _COMMANDS = {
 
 def _info(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m adaptk info", description=_COMMANDS["info"])
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--json", action="store_true", help="print JSON")
+    only.add_argument("--cmake-dir", action="store_true", help="print where the CMake package is, and nothing else")
+    only.add_argument("--include-dir", action="store_true", help="print where the C and C++ headers are")
     options = parser.parse_args(argv)
+    if options.cmake_dir or options.include_dir:
+        print(adaptk.get_cmake_dir() if options.cmake_dir else adaptk.get_include())
+        return 0
     info = {
         **adaptk.build_info(),
         "isa": adaptk.get_isa(),

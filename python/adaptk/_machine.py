@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -41,6 +42,37 @@ def _cuda_info() -> dict[str, Any] | None:
     except ModuleNotFoundError:
         return None
     return {"toolkit": _cuda.toolkit, "architectures": _cuda.architectures.split()}
+
+
+def _installed(*parts: str) -> str:
+    """A path beside the compiled modules, which some editable installations keep apart from the sources."""
+    return os.path.join(os.path.dirname(os.path.realpath(_core.__file__)), *parts)
+
+
+def get_include() -> str:
+    """The folder of the C and C++ headers, for programs that include ``adaptk/adaptk.h``.
+
+    Examples
+    --------
+    >>> import adaptk, pathlib
+    >>> (pathlib.Path(adaptk.get_include()) / "adaptk" / "adaptk.h").exists()
+    True
+    """
+    return _installed("include")
+
+
+def get_cmake_dir() -> str:
+    """The folder of the CMake package: ``cmake -Dadaptk_DIR=...`` lets ``find_package(adaptk CONFIG)`` find it.
+
+    ``python -m adaptk info --cmake-dir`` prints it.
+
+    Examples
+    --------
+    >>> import adaptk, pathlib
+    >>> (pathlib.Path(adaptk.get_cmake_dir()) / "adaptk-config.cmake").exists()
+    True
+    """
+    return _installed("lib", "cmake", "adaptk")
 
 
 def get_num_threads() -> int:

@@ -1,0 +1,135 @@
+"""Programs that find the installed package with CMake or pkg-config: built and run outside the source tree."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import adaptk
+import pytest
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="programs are built with the compilers of POSIX systems")
+
+ROOT = Path(__file__).resolve().parent.parent
+CONSUMERS = ROOT / "tests" / "find_package"
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("ADAPTK_", "CMAKE_"))} | {"PATH": PATH}
+
+
+def tool(*names: str) -> str:
+    found = next(filter(None, (shutil.which(name, path=PATH) for name in names)), None)
+    if found is None:
+        pytest.skip(f"needs {' or '.join(names)}")
+    return found
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    done = subprocess.run(
+        [*map(str, command)], env=ENVIRONMENT | environment, capture_output=True, text=True, errors="replace"
+    )
+    if done.returncode != 0:
+        lines = (done.stdout + done.stderr).splitlines()
+        pytest.fail("\n".join([" ".join(map(str, command)), *lines[-60:]]), pytrace=False)
+    return done.stdout
+
+
+def build(sources: Path, folder: Path, *options: str) -> Path:
+    """A copy of the sources, built in a folder of its own."""
+    tool("cc", "gcc", "clang")
+    cmake = tool("cmake")
+    shutil.copytree(sources, folder / "source")
+    generator = ["-GNinja"] if shutil.which("ninja", path=PATH) else []
+    run(
+        *(cmake, "-S", folder / "source", "-B", folder / "build", *generator),
+        *("-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_FIND_USE_PACKAGE_REGISTRY=OFF", *options),
+    )
+    run(cmake, "--build", folder / "build", "--parallel", "2")
+    return folder / "build"
+
+
+IN_PACKAGE = f"-Dadaptk_DIR={adaptk.get_cmake_dir()}"
+
+
+# The package inside the Python package
+
+
+def test_where_it_is() -> None:
+    for option, want in (("--cmake-dir", adaptk.get_cmake_dir()), ("--include-dir", adaptk.get_include())):
+        done = subprocess.run(
+            [sys.executable, "-m", "adaptk", "info", option], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == want + "\n"
+    assert (Path(adaptk.get_cmake_dir()) / "adaptk-config.cmake").is_file()
+    for name in ("adaptk.h", "adaptk.hpp", "rules.hpp", "run.hpp", "rules/adam.hpp", "solve/newton.hpp"):
+        assert (Path(adaptk.get_include()) / "adaptk" / name).is_file()
+
+
+def test_nothing_is_there_twice() -> None:
+    """A wheel holds copies in the place of links."""
+    libraries = sorted(p.name for p in Path(adaptk.get_cmake_dir()).parent.parent.glob("*adaptk*") if p.is_file())
+    assert len(libraries) == len({name.split(".")[0] for name in libraries})
+
+
+def test_c(tmp_path: Path) -> None:
+    folder = build(CONSUMERS / "c", tmp_path, IN_PACKAGE)
+    assert run(folder / "consumer").startswith(f"{adaptk.__version__}, ")
+
+
+def test_cpp(tmp_path: Path) -> None:
+    folder = build(CONSUMERS / "cpp", tmp_path, IN_PACKAGE)
+    for name in ("linked", "header_only", "both"):
+        run(folder / name)
+
+
+def test_another_version_is_not_found(tmp_path: Path) -> None:
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.24)\nproject(p LANGUAGES NONE)\n"
+        "find_package(adaptk ${wanted} CONFIG REQUIRED)\n"
+    )
+    cmake = tool("cmake")
+    for wanted, found in (("0.1", True), ("0.1.0", True), ("0.2", False), ("1.0", False), ("0.0.9", False)):
+        command = [cmake, "-S", tmp_path, "-B", tmp_path / wanted, IN_PACKAGE, f"-Dwanted={wanted}"]
+        done = subprocess.run([*map(str, command)], env=ENVIRONMENT, capture_output=True, text=True)
+        assert (done.returncode == 0) == found, (wanted, done.stderr)
+
+
+def by_pkg_config(folder: Path, out: Path, **environment: str) -> None:
+    """The program in C, by what pkg-config says of the package in this folder."""
+    config = tool("pkg-config", "pkgconf")
+    flags = run(config, "--cflags", "--libs", "adaptk", PKG_CONFIG_PATH=str(folder)).split()
+    source = CONSUMERS / "c" / "main.c"
+    run(tool("cc", "gcc", "clang"), source, "-o", out / "consumer", *flags, "-lm")
+    run(out / "consumer", **environment)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pkg-config")
+def test_pkg_config(tmp_path: Path) -> None:
+    by_pkg_config(Path(adaptk.get_cmake_dir()).parent.parent / "pkgconfig", tmp_path)
+
+
+# The library alone, installed under a prefix
+
+
+@pytest.mark.slow
+def test_prefix(tmp_path: Path) -> None:
+    cmake = tool("cmake")
+    generator = ["-GNinja"] if shutil.which("ninja", path=PATH) else []
+    run(
+        *(cmake, "-S", ROOT, "-B", tmp_path / "library", *generator, "-DADAPTK_PYTHON=OFF", "-DADAPTK_WERROR=ON"),
+        f"-DCMAKE_INSTALL_PREFIX={tmp_path / 'first'}",
+    )
+    run(cmake, "--build", tmp_path / "library", "--parallel", "2")
+    run(cmake, "--install", tmp_path / "library")
+    # The prefix can be moved.
+    (tmp_path / "first").rename(tmp_path / "prefix")
+    option = f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}"
+    folder = build(CONSUMERS / "c", tmp_path / "c", option)
+    run(folder / "consumer")
+    folder = build(CONSUMERS / "cpp", tmp_path / "cpp", option)
+    for name in ("linked", "header_only", "both"):
+        run(folder / name)
+    (config,) = (tmp_path / "prefix").rglob("adaptk.pc")
+    by_pkg_config(config.parent, tmp_path, LD_LIBRARY_PATH=str(config.parent.parent))
