@@ -1,0 +1,154 @@
+// The rules inside other programs' loops, without the library: a rule of the list or a struct of your own.
+//
+// A rule that is run here needs no more than
+//
+//     struct SignSgd {
+//         struct Hyper { double lr, beta; };
+//         template <class T> struct Scalars { T lr, beta, rest; };
+//         template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t);
+//         template <class T> static void update(const Scalars<T>& c, T& p, T g, T& m);
+//     };
+//
+// with ADAPTK_HOST_DEVICE before scalars and ADAPTK_HD before update where device code is to call them. Whole arrays:
+//
+//     adaptk::run<SignSgd>({0.01, 0.9}, step, p, g, m);
+//
+// One element, in a loop or a kernel:
+//
+//     const auto c = adaptk::scalars<SignSgd, float>(hyper, step);    // once a step
+//     adaptk::update<SignSgd>(c, p[i], g[i], m[i]);
+//
+// The results have the library's bits where operations are not contracted (-ffp-contract=off, nvcc --fmad=false: the
+// CMake target adaptk::headers brings them) and the mode is the usual one (no -ffast-math, no flushing of subnormals).
+#pragma once
+
+#include "adaptk/rule.hpp"
+
+#include <span>
+#include <stdexcept>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#if defined(__clang__)
+#define ADAPTK_RUN_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define ADAPTK_RUN_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define ADAPTK_RUN_INDEPENDENT
+#endif
+
+ADAPTK_NAMESPACE_BEGIN
+
+// What a step of a rule computes once, from its hyperparameters and those that every rule has. Decoupled decay
+// multiplies by 1 - lr * weight_decay: the rule's Hyper needs a member lr for it.
+template <class R, class T>
+ADAPTK_HOST_DEVICE StepScalars<R, T> scalars(const typename R::Hyper& h, std::int64_t step,
+                                             const CommonHyper& common = {}) {
+    double shrink = 1.0;
+    const bool decoupled = common.decoupled != 0.0;
+    if constexpr (requires { h.lr; }) {
+        if (decoupled) shrink = 1.0 - h.lr * common.weight_decay;
+    }
+    memo_of_t<R> memo{};
+    return {{T(common.maximize != 0.0 ? -common.grad_scale : common.grad_scale),
+             T(decoupled ? 0.0 : common.weight_decay), T(shrink), common.weight_decay != 0.0 && !decoupled},
+            scalars_of<R, T>(h, step, memo)};
+}
+
+// One element.
+template <class R, class T, class... S> ADAPTK_HD void update(const StepScalars<R, T>& c, T& p, T g, S&... states) {
+    static_assert((std::is_same_v<S, T> && ...), "params, gradients and states have one type here");
+    if (c.before.coupled) {
+        prepare<true>(c.before, p, g);
+    } else {
+        prepare<false>(c.before, p, g);
+    }
+    R::update(c.rule, p, g, states...);
+}
+
+// How run() goes about it.
+struct RunOptions {
+    CommonHyper common = {};
+    // Of OpenMP, where the program is compiled with it; 0: as many as it would use.
+    int threads = 1;
+};
+
+namespace run_detail {
+
+// The arrays do not overlap.
+template <class R, bool Coupled, class T, class... S>
+inline void range(const StepScalars<R, T>& c, std::size_t n, T* p, const T* g, S*... s) {
+    ADAPTK_RUN_INDEPENDENT
+    for (std::size_t i = 0; i < n; ++i) {
+        T pi = p[i];
+        T gi = g[i];
+        prepare<Coupled>(c.before, pi, gi);
+        R::update(c.rule, pi, gi, s[i]...);
+        p[i] = pi;
+    }
+}
+
+template <class R, class T, class... S>
+inline void part(const StepScalars<R, T>& c, std::size_t begin, std::size_t end, T* p, const T* g, S*... s) {
+    if (c.before.coupled) {
+        range<R, true>(c, end - begin, p + begin, g + begin, (s + begin)...);
+    } else {
+        range<R, false>(c, end - begin, p + begin, g + begin, (s + begin)...);
+    }
+}
+
+}  // namespace run_detail
+
+// One step of a rule over whole arrays: vectors, spans, anything that std::span can be made of. The states come in the
+// rule's order. Throws std::invalid_argument where sizes differ, before anything is written; nothing looks for overlap.
+template <class R, class P, class G, class... S>
+    requires requires(P&& p, G&& g) {
+        std::span(p);
+        std::span(g);
+    }
+void run(const RunOptions& how, const typename R::Hyper& hyper, std::int64_t step, P&& param, G&& grad, S&&... states) {
+    const std::span p(param);
+    const std::span g(grad);
+    using T = typename decltype(p)::element_type;
+    static_assert(std::is_floating_point_v<T>, "params are spans of float or double that can be written");
+    static_assert(std::is_same_v<typename decltype(g)::value_type, T>, "gradients have the type of their param");
+    if (step < 1) throw std::invalid_argument("step: steps are counted from 1");
+    if (g.size() != p.size() || ((std::span(states).size() != p.size()) || ...))
+        throw std::invalid_argument("grad, states: not of the param's size");
+    if constexpr (requires { R::states.size(); })
+        static_assert(sizeof...(S) == R::states.size(), "the rule has another number of states");
+    const StepScalars<R, T> c = scalars<R, T>(hyper, step, how.common);
+#if defined(_OPENMP)
+    const int threads = how.threads > 0 ? how.threads : omp_get_max_threads();
+    if (threads > 1 && p.size() >= 65536) {
+#pragma omp parallel num_threads(threads)
+        {
+            const auto n = std::size_t(omp_get_num_threads());
+            const auto k = std::size_t(omp_get_thread_num());
+            // Whole cache lines each.
+            const auto cut = [&](std::size_t i) { return i == n ? p.size() : p.size() / n * i / 64 * 64; };
+            run_detail::part<R, T>(c, cut(k), cut(k + 1), p.data(), g.data(), std::span(states).data()...);
+        }
+        return;
+    }
+#endif
+    run_detail::part<R, T>(c, 0, p.size(), p.data(), g.data(), std::span(states).data()...);
+}
+
+template <class R, class P, class G, class... S>
+void run(const typename R::Hyper& hyper, std::int64_t step, P&& param, G&& grad, S&&... states) {
+    run<R>(RunOptions{}, hyper, step, param, grad, states...);
+}
+
+// A rule's defaults: those of the list have them.
+template <class R> typename R::Hyper defaults() {
+    double values[hyper_count<R>];
+    for (std::size_t i = 0; i < hyper_count<R>; ++i) values[i] = R::hyperparameters[i].value;
+    typename R::Hyper h;
+    std::memcpy(&h, values, sizeof h);
+    return h;
+}
+
+ADAPTK_NAMESPACE_END
