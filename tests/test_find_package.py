@@ -1,4 +1,4 @@
-"""Programs that find the installed package with CMake or pkg-config: built and run outside the source tree."""
+"""Programs that find the installed package with CMake or pkg-config, and the examples: built outside the tree."""
 
 from __future__ import annotations
 
@@ -108,6 +108,33 @@ def by_pkg_config(folder: Path, out: Path, **environment: str) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no pkg-config")
 def test_pkg_config(tmp_path: Path) -> None:
     by_pkg_config(Path(adaptk.get_cmake_dir()).parent.parent / "pkgconfig", tmp_path)
+
+
+# The examples
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those in C++, as far as their matrices are installed."""
+    options = [IN_PACKAGE]
+    for place in map(Path, sys.path):  # the wheel of Eigen
+        config = place / "cmeel.prefix" / "share" / "eigen3" / "cmake"
+        if config.is_dir():
+            options.append(f"-DEigen3_DIR={config}")
+            break
+    return build(ROOT / "examples" / "cpp", tmp_path_factory.mktemp("examples"), *options)
+
+
+def test_example_in_c(tmp_path: Path) -> None:
+    folder = build(ROOT / "examples" / "c", tmp_path, IN_PACKAGE)
+    assert "400 of 400 points right" in run(folder / "train")
+
+
+@pytest.mark.parametrize(("name", "needs"), [("eigen", "Eigen"), ("armadillo", "Armadillo")])
+def test_examples_in_cpp(examples: Path, name: str, needs: str) -> None:
+    if not (examples / name).exists():
+        pytest.skip(f"{needs} is not installed where CMake finds it")
+    assert run(examples / name)
 
 
 # The library alone, installed under a prefix
