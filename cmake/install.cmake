@@ -23,6 +23,11 @@ install(TARGETS ${exported} EXPORT adaptk LIBRARY DESTINATION "${libraries}" ${n
         RUNTIME DESTINATION "${libraries}" ARCHIVE DESTINATION "${libraries}" INCLUDES DESTINATION "${includes}")
 set_target_properties(adaptk_headers PROPERTIES EXPORT_NAME headers)
 
+# Loaded when it is needed, and linked by nobody else.
+if(TARGET adaptk_cuda AND TARGET adaptk)
+  install(TARGETS adaptk_cuda LIBRARY DESTINATION "${libraries}" NAMELINK_SKIP)
+endif()
+
 set(package "${libraries}/cmake/adaptk")
 install(EXPORT adaptk NAMESPACE adaptk:: DESTINATION "${package}" FILE adaptk-targets.cmake)
 configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/adaptk-config.cmake.in"

@@ -752,4 +752,6 @@ const CudaBackend& cuda_backend() {
     return backend;
 }
 
+extern "C" const CudaBackend* adaptk_cuda_backend() { return &cuda_backend(); }
+
 }  // namespace adaptk::detail

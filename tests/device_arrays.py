@@ -30,6 +30,7 @@ from helpers import CUDA, FLOATS, READ_ONLY, Array, DLTensor, ExchangeTable, Exp
 
 ROOT = Path(__file__).resolve().parent.parent
 SIMULATOR = os.environ.get("ADAPTK_PTX_SIMULATOR")
+LIBRARY = "libadaptk_cuda.so.0"  # the kernels, beside the module
 MISSING = "needs a CUDA device, or ADAPTK_PTX_SIMULATOR: a folder with the package ptxsim, a PTX simulator"
 
 _capsule_new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
@@ -275,7 +276,10 @@ class SimulatedMachine(Machine):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             self.cudart = Cudart(cudart.install())
-        self.calls = Calls(self._load(self._build()))
+        path = self._build()
+        # For the C interface: the library that the module is linked with.
+        os.environ["ADAPTK_CUDA_LIBRARY"] = str(path.parent / "lib" / LIBRARY)
+        self.calls = Calls(self._load(path))
         self._arena = api.default_device().arena
         self._lock = threading.RLock()
         self._launch, api.launch_grid = api.launch_grid, self._launch_grid
@@ -382,7 +386,9 @@ class SimulatedMachine(Machine):
                 if done.returncode != 0:
                     lines = (done.stdout + done.stderr).splitlines()
                     pytest.fail("\n".join([" ".join(command), *lines[-60:]]), pytrace=False)
-            # Another process may be building the same: whoever comes last replaces the other's.
+            # Another process may be building the same: whoever comes last replaces the other's. The module comes last.
+            (kept / "lib").mkdir(exist_ok=True)
+            os.replace(Path(folder) / LIBRARY, kept / "lib" / LIBRARY)
             os.replace(next(Path(folder).rglob(name)), kept / name)
         return kept / name
 

@@ -190,17 +190,18 @@ def test_from_wheels_alone(sources: Path, path: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert f"CUDA kernels: {python.parent.parent}" in done.stdout + done.stderr
     assert modules(python) == {"_core", "_cuda", "_solve"}
-    (module,) = (tmp_path / "venv").glob("lib/python*/site-packages/adaptk/_cuda*.so")
+    (library,) = (tmp_path / "venv").glob("lib/python*/site-packages/adaptk/lib/libadaptk_cuda.so*")
     # The runtime is inside, and the driver is loaded by it when a device is asked for.
     if readelf := shutil.which("readelf"):
-        dynamic = subprocess.run([readelf, "-d", module], capture_output=True, text=True, check=True).stdout
+        dynamic = subprocess.run([readelf, "-d", library], capture_output=True, text=True, check=True).stdout
         needed = re.findall(r"\(NEEDED\).*\[(.*?)\]", dynamic)
         assert needed
         assert [name for name in needed if "cuda" in name.lower()] == []
+        assert "libadaptk.so.0" in needed
         symbols = subprocess.run(
-            [readelf, "-W", "--dyn-syms", module], capture_output=True, text=True, check=True
+            [readelf, "-W", "--dyn-syms", library], capture_output=True, text=True, check=True
         ).stdout
-        assert "PyModule" in symbols
+        assert re.findall(r"DEFAULT +[0-9]+ (\w+)", symbols) == ["adaptk_cuda_backend"]
         assert re.findall(r"UND (_*(?:cuda|cu[A-Z])\w+)", symbols) == []
     code = (
         "import sys, adaptk; assert 'adaptk._cuda' not in sys.modules; import adaptk._cuda as c;"

@@ -465,7 +465,9 @@ def test_the_package_without_its_cuda_module(tmp_path: Path) -> None:
     folder = Path(adaptk.__file__).parent
     shutil.copytree(folder, tmp_path / "adaptk", ignore=shutil.ignore_patterns("_cuda*", "__pycache__"))
     core = Path(adaptk._core.__file__)
-    for module in core.parent.glob(f"*{core.suffix}"):  # in a folder of their own, in some editable installations
+    # In a folder of their own, in some editable installations.
+    shutil.copytree(core.parent / "lib", tmp_path / "adaptk" / "lib", dirs_exist_ok=True)
+    for module in core.parent.glob(f"*{core.suffix}"):
         if not module.name.startswith("_cuda"):
             shutil.copy(module, tmp_path / "adaptk")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"

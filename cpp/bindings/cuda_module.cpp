@@ -6,7 +6,7 @@
 
 PYBIND11_MODULE(_cuda, m) {
     m.doc() = "CUDA kernels of adaptk.";
-    const adaptk::detail::CudaBackend& backend = adaptk::detail::cuda_backend();
+    const adaptk::detail::CudaBackend& backend = *adaptk::detail::adaptk_cuda_backend();
     m.attr("backend") = pybind11::capsule(&backend, "adaptk.cuda_backend");
     m.attr("architectures") = backend.architectures;
     m.attr("toolkit") = std::to_string(backend.runtime / 1000) + "." + std::to_string(backend.runtime % 1000 / 10);

@@ -2,6 +2,7 @@
 // throw nothing, so that neither side has to know how the other was built.
 #pragma once
 
+#include "export.hpp"
 #include "step.hpp"
 
 #include <cstdint>
@@ -101,5 +102,7 @@ struct CudaBackend {
 
 // Defined by the CUDA part.
 const CudaBackend& cuda_backend();
+// The same: the one name that its library has outside.
+extern "C" ADAPTK_INTERNAL_API const CudaBackend* adaptk_cuda_backend();
 
 }  // namespace adaptk::detail

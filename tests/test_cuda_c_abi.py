@@ -1,0 +1,133 @@
+"""The C interface on a CUDA device: the CPU's bits, from steps and from plans, and what is refused."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+import c_abi
+import numpy as np
+import pytest
+from c_abi import INVALID_ARGUMENT, OK, UNSUPPORTED, CError, Plan, lib
+from device_arrays import Cudart, Machine, cudart
+from helpers import PAIRS, RULES, Array, make_list, same_bits
+
+pytestmark = pytest.mark.cuda
+
+
+class Device:
+    """Copies of arrays on device 0."""
+
+    def __init__(self, runtime: Cudart) -> None:
+        self.runtime = runtime
+        self.memory: list[int] = []
+
+    def put(self, array: Array) -> c_abi.Tensor:
+        address = self.runtime.allocate(max(array.nbytes, 1))
+        self.memory.append(address)
+        self.runtime.write(address, array.tobytes())
+        return c_abi.tensor(array, data=address, device_type=2)
+
+    def get(self, t: c_abi.Tensor, like: Array) -> Array:
+        assert t.data is not None
+        data = self.runtime.read(t.data, like.nbytes)
+        return np.frombuffer(data, like.dtype).reshape(like.shape)
+
+
+@pytest.fixture
+def device(machine: Machine) -> Iterator[Device]:
+    d = Device(cudart())
+    yield d
+    d.runtime.synchronize()
+    for address in d.memory:
+        d.runtime.free(address)
+
+
+def states_of(rule: str, buffers: dict[str, Any]) -> list[Array]:
+    return c_abi.state_arrays(rule, {s.name: buffers[s.name] for s in RULES[rule].states})
+
+
+def test_devices(machine: Machine) -> None:
+    count = ctypes.c_int()
+    assert lib.adaptk_cuda_device_count(ctypes.byref(count)) == OK
+    assert count.value >= 1
+    assert lib.adaptk_cuda_available() == 1
+
+
+@pytest.mark.parametrize("rule", ["adam", "momentum", "sgd", "delta_bar_delta"])
+@pytest.mark.parametrize(("param", "grad"), PAIRS)
+def test_steps(device: Device, rule: str, param: str, grad: str) -> None:
+    b = make_list(rule, (3, 0, 300), param, grad)
+    states = states_of(rule, b)
+    p, g, s = ([device.put(a) for a in arrays] for arrays in (b["param"], b["grad"], states))
+    c_abi.step(rule, p, g, s, 3, {"weight_decay": 0.01})
+    c_abi.step(rule, b["param"], b["grad"], states, 3, {"weight_decay": 0.01})
+    for t, a in zip([*p, *s], [*b["param"], *states], strict=True):
+        assert same_bits(device.get(t, a), a)
+
+
+def test_plans(device: Device) -> None:
+    """Clipping, skipping, reports and counts of steps, on a stream."""
+    rng = np.random.default_rng(0)
+    params = [rng.normal(size=n).astype(np.float32) for n in (300, 7)]
+    states = [np.zeros_like(p) for p in params for _ in range(2)]
+    on_device = [device.put(p) for p in params]
+    of_device = [device.put(s) for s in states]
+    mine, theirs = Plan("adamw", params, states, lr=0.1), Plan("adamw", on_device, of_device, lr=0.1)
+    stream = device.runtime.new_stream()
+    for given in ({}, {"clip_norm": 0.5}, {"want_norm": 1}, {"skip_nonfinite": 1}, {"skip_nonfinite": 1}, {}):
+        grads: list[Array | None] = [rng.normal(size=p.size).astype(np.float32) for p in params]
+        if given == {"want_norm": 1}:
+            grads[1] = None
+        if given == {"skip_nonfinite": 1} and mine.steps == [4, 3]:
+            grads[0] = np.full(300, np.nan, np.float32)
+        mine.step(grads, c_abi.options(**given))
+        theirs.step([None if g is None else device.put(g) for g in grads], c_abi.options(**given, stream=stream))
+        a, b = mine.report(), theirs.report()
+        assert (a.has_norm, a.skipped) == (b.has_norm, b.skipped)
+        assert a.grad_norm == b.grad_norm or (np.isnan(a.grad_norm) and np.isnan(b.grad_norm))
+        assert mine.steps == theirs.steps
+    assert mine.steps == [5, 4]
+    for t, a in zip([*on_device, *of_device], [*params, *states], strict=True):
+        assert same_bits(device.get(t, a), a)
+    theirs.steps = [9, 9]
+    assert theirs.steps == [9, 9]
+    del theirs
+    device.runtime.end_stream(stream)
+
+
+def test_global_norm(device: Device) -> None:
+    arrays = [np.linspace(-1, 1, n).astype(np.float32) for n in (9000, 3)]
+    values = []
+    for given in (arrays, [device.put(a) for a in arrays]):
+        out = ctypes.c_double()
+        norm = lib.adaptk_global_norm
+        assert norm(ctypes.c_size_t(2), c_abi.tensors(given), ctypes.c_double(0.5), None, ctypes.byref(out)) == OK
+        values.append(out.value)
+    assert values[0] == values[1]
+
+
+def test_what_is_refused(device: Device) -> None:
+    host = np.ones(4, np.float32)
+    p, g = device.put(host), device.put(host)
+
+    def refused(status: int, text: str, *arguments: Any) -> None:
+        with pytest.raises(CError) as e:
+            c_abi.step("sgd", *arguments, [], 1)
+        assert e.value.status == status
+        assert text in str(e.value)
+
+    refused(INVALID_ARGUMENT, "grads[0]: on cpu, expected cuda:0 like its param", [p], [host])
+    refused(INVALID_ARGUMENT, "grads[0]: on cuda:0, expected cpu", [host], [g])
+    refused(INVALID_ARGUMENT, "params[1]: on cpu, but params[0] is on cuda:0", [p, host], [g, host])
+    g.device.device_id = 99
+    refused(INVALID_ARGUMENT, "cuda:99, but there are", [p], [g])
+    p.device.device_id = -1
+    refused(INVALID_ARGUMENT, "cuda:-1", [p], [g])
+    p.device.device_id = 0
+    plan = Plan("momentum", [p], [device.put(host)])
+    with pytest.raises(CError, match="cuda:0") as e:
+        plan.init_states()
+    assert e.value.status == UNSUPPORTED
+    assert (device.get(p, host) == 1).all()
