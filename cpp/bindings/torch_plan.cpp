@@ -107,6 +107,7 @@ class NoCollection {
 constexpr std::size_t max_numbers = 3;
 struct Number {
     PyObject* object = nullptr;
+    const DLPackExchangeAPI* api = nullptr;
     void* data = nullptr;
     bool wide = false;  // float64
     bool on_device = false;
@@ -272,7 +273,7 @@ class TorchPlan {
                    WorkStream& stream, std::vector<View>& views);
     static Chosen choose(const py::handle& rule);
     static detail::Segment segment_of(const Tensor& t, const Chosen& c, Later& later);
-    Batch& batch_of(std::vector<Batch>& batches, const Device& device);
+    Batch& batch_of(std::vector<Batch>& batches, const Device& device, PyObject* tensor);
     void check_overlap(const std::vector<Later>& later, const std::vector<const void*>& grads,
                        const std::vector<std::int64_t>& bytes);
     static double norm_over(std::vector<Batch>& batches, double grad_scale);
@@ -367,8 +368,8 @@ bool TorchPlan::unchanged(Tensor& t) {
     if (t.odd) return true;
     DType type = t.work.param;
     DLTensor now;
-    const auto look = [&](PyObject* object) {
-        if (t.api->dltensor_from_py_object_no_sync(object, &now) == 0) return true;
+    const auto look = [&](const DLPackExchangeAPI* api, PyObject* object) {
+        if (api->dltensor_from_py_object_no_sync(object, &now) == 0) return true;
         PyErr_Clear();
         return false;
     };
@@ -377,7 +378,8 @@ bool TorchPlan::unchanged(Tensor& t) {
             type = compute_type(t.work.param);
             if (t.state_handle[b - 1].at(t.work.buffer[1 + b], t.work.size)) continue;
         }
-        if (!look(t.object[b]) || !same_type(now.dtype, exchange_type(type)) || !t.layout.same(now)) return false;
+        if (!look(t.api, t.object[b]) || !same_type(now.dtype, exchange_type(type)) || !t.layout.same(now))
+            return false;
         void*& data = t.work.buffer[b == 0 ? 0 : 1 + b];
         void* const now_at = static_cast<std::byte*>(now.data) + now.byte_offset;
         if (now_at != data) {
@@ -389,7 +391,7 @@ bool TorchPlan::unchanged(Tensor& t) {
     for (std::size_t n = 0; n < t.numbers; ++n) {
         Number& number = t.number[n];
         if (t.number_handle[n].at(number.data, 1)) continue;
-        if (!look(number.object) || now.ndim != 0 || now.dtype.code != code_float ||
+        if (!look(number.api, number.object) || now.ndim != 0 || now.dtype.code != code_float ||
             now.dtype.bits != (number.wide ? 64 : 32) || now.data == nullptr ||
             (now.device.device_type == device_cuda) != number.on_device)
             return false;
@@ -431,7 +433,6 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         const DLPackExchangeAPI* api = exchange_api_of(object);
         if (api == nullptr || api->dltensor_from_py_object_no_sync == nullptr)
             fail(PyExc_RuntimeError, "this PyTorch has no DLPack exchange API; it came with version 2.10");
-        t.api = api;
         DLTensor now;
         if (api->dltensor_from_py_object_no_sync(object, &now) != 0) throw py::error_already_set();
         return now;
@@ -456,8 +457,8 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         if (on_device && t.numbers > 1)
             fail(PyExc_ValueError, std::string("capturable: ") + names.rule->name +
                                        " keeps numbers beside the count of steps, and they have to be on the CPU");
-        t.number[n] = {number.ptr(), static_cast<std::byte*>(now.data) + now.byte_offset, now.dtype.bits == 64,
-                       on_device};
+        t.number[n] = {number.ptr(), exchange_api_of(number.ptr()), static_cast<std::byte*>(now.data) + now.byte_offset,
+                       now.dtype.bits == 64, on_device};
         // The host waits for the device here, once.
         if (on_device) t.device_step = number.attr("item")().cast<double>();
     }
@@ -479,6 +480,7 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
             }
             t.work.buffer[b == 0 ? 0 : 1 + b] = views[b].data;
         }
+        t.api = exchange_api_of(t.object[0]);
         t.work.size = views[0].size;
         t.work.param = views[0].dtype;
         t.device = views[0].device;
@@ -671,12 +673,21 @@ double TorchPlan::norm_over(std::vector<Batch>& batches, double grad_scale) {
     return std::sqrt(squares);
 }
 
-Batch& TorchPlan::batch_of(std::vector<Batch>& batches, const Device& device) {
+// The work of the device that a tensor is on, on the current stream of the tensor's library.
+Batch& TorchPlan::batch_of(std::vector<Batch>& batches, const Device& device, PyObject* tensor) {
     for (Batch& b : batches)
         if (b.device == device) return b;
     Batch& added = batches.emplace_back();
     added.device = device;
     added.tensors.reserve(tensors_.size());
+    if (device.cuda) {
+        const DLPackExchangeAPI* api = exchange_api_of(tensor);
+        void* stream = nullptr;
+        if (api != nullptr && api->current_work_stream != nullptr) {
+            if (api->current_work_stream(device_cuda, device.id, &stream) != 0) throw py::error_already_set();
+            added.stream.meet(device.id, stream);
+        }
+    }
     return added;
 }
 
@@ -685,7 +696,8 @@ void TorchPlan::take_grad(Tensor& t, std::size_t i, const py::object& owner, py:
                           WorkStream& stream, std::vector<View>& views) {
     DLTensor now;
     if (Py_TYPE(grad.ptr()) == tensor_type_) {
-        if (t.api->dltensor_from_py_object_no_sync(grad.ptr(), &now) != 0) {
+        const DLPackExchangeAPI* api = exchange_api_of(grad.ptr());
+        if (api == nullptr || api->dltensor_from_py_object_no_sync(grad.ptr(), &now) != 0) {
             PyErr_Clear();
         } else if (t.layout.same(now) && same_type(now.dtype, exchange_type(work.param)) && work.size > 1) {
             work.buffer[1] = static_cast<std::byte*>(now.data) + now.byte_offset;
@@ -762,7 +774,8 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
         } else {
             take_grad(t, i, owner, grads[i], work, stream, views);
         }
-        Batch& b = batches.size() == 1 && batches[0].device == device ? batches[0] : batch_of(batches, device);
+        Batch& b =
+            batches.size() == 1 && batches[0].device == device ? batches[0] : batch_of(batches, device, t.object[0]);
         if (device.cuda && stream.device() >= 0) b.stream.meet(device.id, stream.stream());
         b.tensors.push_back(work);
         grad_at.push_back(work.buffer[1]);
