@@ -331,14 +331,22 @@ bool TorchPlan::same_entries(const Tensor& t) {
 // Whether the tensors are what they were when they were bound; memory that has moved is taken where it is now.
 bool TorchPlan::unchanged(Tensor& t) {
     if (t.loose || !same_entries(t)) return false;
-    if (t.odd) return true;
-    DType type = t.work.param;
     DLTensor now;
     const auto look = [&](PyObject* object) {
         if (t.api->dltensor_from_py_object_no_sync(object, &now) == 0) return true;
         PyErr_Clear();
         return false;
     };
+    for (std::size_t n = 0; n < t.numbers; ++n) {
+        Number& number = t.number[n];
+        if (Py_TYPE(number.object) != tensor_type_ || !look(number.object) || now.ndim != 0 ||
+            now.dtype.code != code_float || now.dtype.bits != (number.wide ? 64 : 32) || now.data == nullptr ||
+            (now.device.device_type == device_cuda) != number.on_device)
+            return false;
+        number.data = static_cast<std::byte*>(now.data) + now.byte_offset;
+    }
+    if (t.odd) return true;
+    DType type = t.work.param;
     for (std::size_t b = 0; b + 1 < t.names->buffers; ++b) {
         // Another object may be where a tensor was.
         if (b > 0 && Py_TYPE(t.object[b]) != tensor_type_) return false;
@@ -351,14 +359,6 @@ bool TorchPlan::unchanged(Tensor& t) {
             moved_ = true;
         }
         type = compute_type(t.work.param);
-    }
-    for (std::size_t n = 0; n < t.numbers; ++n) {
-        Number& number = t.number[n];
-        if (Py_TYPE(number.object) != tensor_type_ || !look(number.object) || now.ndim != 0 ||
-            now.dtype.code != code_float || now.dtype.bits != (number.wide ? 64 : 32) || now.data == nullptr ||
-            (now.device.device_type == device_cuda) != number.on_device)
-            return false;
-        number.data = static_cast<std::byte*>(now.data) + now.byte_offset;
     }
     return true;
 }

@@ -357,7 +357,8 @@ class _Fused(torch.optim.Optimizer):
         # The host looks at all of several numbers, and torch may have left them on the device of the params.
         device = p.device if group.get("capturable") else torch.device("cpu") if len(starts) > 1 else None
         numbers = [self._number(state, key, start, p, device, where, undo) for key, start in starts.items()]
-        for s in rule.states:
+        # In torch's order: that of centered RMSprop has the mean of the gradients last.
+        for s in sorted(rule.states, key=lambda s: s.name == "grad_avg"):
             if state.get(s.name) is None:
                 _put(state, s.name, _full_like(p, self._initial(s.name, group)), undo)
         arrays = [self._array(state, s.name, p, where, odd, undo) for s in rule.states]
