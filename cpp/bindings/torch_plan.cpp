@@ -70,9 +70,9 @@ struct Number {
     }
 };
 
-// What lies in the optimizer's state belongs to the optimizer: between steps it may be freed at any time, to make room on
-// a device for example, and nothing here keeps it alive. A pointer to it is looked at only once it has been found in the
-// optimizer's state again, and what it points to is held from then on to the end of the step.
+// What lies in the optimizer's state belongs to the optimizer: between steps it may be freed at any time, to make room
+// on a device for example, and nothing here keeps it alive. A pointer to it is looked at only once it has been found in
+// the optimizer's state again, and what it points to is held from then on to the end of the step.
 struct Tensor {
     py::object param;
     std::size_t group = 0;
@@ -280,8 +280,8 @@ void TorchPlan::list_params(const py::list& groups) {
     moved_ = true;
 }
 
-// Whether each param has still the state that it had: two comparisons of pointers a param where nothing has changed, and
-// nothing that runs Python. If anything else has touched the optimizer's state, all is to be bound again.
+// Whether each param has still the state that it had: two comparisons of pointers a param where nothing has changed,
+// and nothing that runs Python. If anything else has touched the optimizer's state, all is to be bound again.
 void TorchPlan::look_at_state(const py::dict& state) {
     PyObject* key = nullptr;
     PyObject* value = nullptr;
@@ -367,8 +367,7 @@ bool TorchPlan::unchanged(Tensor& t) {
 void TorchPlan::hold(const Tensor& t) {
     for (std::size_t b = 1; b + 1 < t.names->buffers; ++b)
         held_.push_back(py::reinterpret_borrow<py::object>(t.object[b]));
-    for (std::size_t n = 0; n < t.numbers; ++n)
-        held_.push_back(py::reinterpret_borrow<py::object>(t.number[n].object));
+    for (std::size_t n = 0; n < t.numbers; ++n) held_.push_back(py::reinterpret_borrow<py::object>(t.number[n].object));
 }
 
 // Takes and checks a param, a gradient and the states that stand in for others.
@@ -682,8 +681,8 @@ void TorchPlan::take_grad(Tensor& t, std::size_t i, const py::object& owner, py:
         if (t.api->dltensor_from_py_object_no_sync(grad.ptr(), &now) != 0) {
             PyErr_Clear();
         } else if (t.layout.same(now) && same_type(now.dtype, exchange_type(work.param)) && work.size > 1) {
-            // Not with the negative bit set, of which DLPack does not know: that is a view of imaginary parts, with gaps
-            // between them unless there is only one.
+            // Not with the negative bit set, of which DLPack does not know: that is a view of imaginary parts, with
+            // gaps between them unless there is only one.
             work.buffer[1] = static_cast<std::byte*>(now.data) + now.byte_offset;
             work.grad = work.param;
             return;
@@ -704,7 +703,8 @@ void TorchPlan::take_grad(Tensor& t, std::size_t i, const py::object& owner, py:
 }
 
 py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const py::list& rules, const py::dict& state,
-                          double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite, const py::list& undo) {
+                          double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite,
+                          const py::list& undo) {
     static PyObject* const grad_name = PyUnicode_InternFromString("grad");
     const Busy busy(busy_);
     if (!std::isfinite(grad_scale)) fail(PyExc_ValueError, "grad_scale: not in (-inf, inf)");
