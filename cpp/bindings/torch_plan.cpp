@@ -5,9 +5,11 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -61,8 +63,8 @@ struct TorchShim {
 class Handle {
   public:
     Handle() = default;
-    Handle(const TorchShim& shim, py::handle tensor) : shim_(&shim) {
-        if (shim.data_ptr == nullptr) return;
+    Handle(const TorchShim& shim, py::handle tensor, const DLTensor& seen) : shim_(&shim) {
+        if (shim.data_ptr == nullptr || seen.device.device_type != device_cpu) return;
         const py::object capsule = shim.make(tensor);
         tensor_ = PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr()));
         if (tensor_ == nullptr) throw py::error_already_set();
@@ -124,6 +126,10 @@ struct Number {
     }
 };
 
+// What lies in the optimizer's state belongs to the optimizer: between steps it may be freed at any time, to make room
+// on a device for example, and nothing here keeps it alive but for the handles of tensors on the CPU, until the next
+// step. A pointer to it is looked at only once it has been found in the optimizer's state again, and what it points to
+// is held from then on to the end of the step.
 struct Tensor {
     py::object param;
     std::size_t group = 0;
@@ -131,9 +137,10 @@ struct Tensor {
     bool odd = false;                  // no plain dense tensors: others stand in for them at each step
     bool fresh = false;                // the momentum buffer of torch's SGD has not seen a gradient yet
 
-    py::object state;                 // its dict in the optimizer's state, or null
-    std::vector<py::object> entries;  // keys and values of that dict as they were when they were looked at
-    std::vector<py::object> kept;     // the buffers and numbers
+    PyObject* state = nullptr;      // its dict in the optimizer's state, or null
+    std::vector<py::object> keys;   // of that dict as it was when it was looked at
+    std::vector<PyObject*> values;  // and its values
+    bool loose = false;             // some of the tensors are not among them
     const DLPackExchangeAPI* api = nullptr;
     Layout layout;
     std::array<PyObject*, 1 + max_states> object{};  // the param and the states
@@ -145,21 +152,30 @@ struct Tensor {
     Device device;
     double device_step = 0.0;  // what the device has counted, where it counts
 
+    void unbind() {
+        names = nullptr;
+        state_handle = {};
+        number_handle = {};
+    }
     py::tuple buffers() const {
         py::tuple all(names->buffers - 1);
         for (std::size_t b = 0; b + 1 < names->buffers; ++b) all[b] = py::reinterpret_borrow<py::object>(object[b]);
         return all;
     }
     void remember_entries() {
-        entries.clear();
-        if (!state) return;
+        keys.clear();
+        values.clear();
         PyObject* key = nullptr;
         PyObject* value = nullptr;
         py::ssize_t position = 0;
-        while (PyDict_Next(state.ptr(), &position, &key, &value) != 0) {
-            entries.push_back(py::reinterpret_borrow<py::object>(key));
-            entries.push_back(py::reinterpret_borrow<py::object>(value));
+        while (state != nullptr && PyDict_Next(state, &position, &key, &value) != 0) {
+            keys.push_back(py::reinterpret_borrow<py::object>(key));
+            values.push_back(value);
         }
+        const auto there = [&](PyObject* x) { return std::find(values.begin(), values.end(), x) != values.end(); };
+        loose = false;
+        for (std::size_t b = 1; b + 1 < names->buffers; ++b) loose = loose || !there(object[b]);
+        for (std::size_t n = 0; n < numbers; ++n) loose = loose || !there(number[n].object);
     }
 };
 
@@ -246,17 +262,33 @@ class TorchPlan {
     TorchPlan(const TorchPlan&) = delete;
     TorchPlan& operator=(const TorchPlan&) = delete;
     py::tuple step(const py::object& owner, const py::list& groups, const py::list& rules, const py::dict& state,
-                   double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite);
+                   double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite, const py::list& undo);
+
+    // For the garbage collector: a param's hooks may refer to the optimizer, and so to this.
+    int traverse(visitproc visit, void* arg) const {
+        for (const Tensor& t : tensors_) Py_VISIT(t.param.ptr());
+        Py_VISIT(all_params_.ptr());
+        return 0;
+    }
+    void clear() {
+        const std::vector<Tensor> tensors = std::exchange(tensors_, {});
+        const py::object all = std::exchange(all_params_, py::list());
+        group_sizes_.clear();
+        seen_state_.clear();
+    }
 
   private:
     TorchShim shim_;  // handles point to it: before the tensors
     std::vector<Tensor> tensors_;
     std::vector<std::size_t> group_sizes_;
     std::vector<std::pair<PyObject*, PyObject*>> seen_state_;  // keys and values of the optimizer's state, in order
+    bool state_known_ = false;                                 // and that of each bound tensor is among them
     detail::WrittenMemory written_;
     std::vector<std::size_t> indexed_;  // the tensors whose memory written_ knows
     bool moved_ = true;                 // and some of it has moved since
     py::list all_params_;
+    std::vector<py::object> held_;    // for the length of a step
+    std::vector<std::size_t> bound_;  // at this step
     bool busy_ = false;
     PyTypeObject* tensor_type_;
     std::map<int, DevicePlan> devices_;
@@ -266,7 +298,9 @@ class TorchPlan {
     void remember_state(const py::dict& state);
     static bool same_entries(const Tensor& t);
     bool unchanged(Tensor& t);
-    void bind(std::size_t i, const py::object& owner, const py::handle& group, const RuleNames& names);
+    void hold(const Tensor& t);
+    void bind(std::size_t i, const py::object& owner, const py::handle& group, const RuleNames& names,
+              const py::list& undo);
     static void take_all(const RuleNames& names, std::size_t i, const py::sequence& buffers, TensorStep& work,
                          std::vector<View>& views, WorkStream& stream, Device& device);
     void take_grad(Tensor& t, std::size_t i, const py::object& owner, py::object& grad, TensorStep& work,
@@ -274,8 +308,8 @@ class TorchPlan {
     static Chosen choose(const py::handle& rule);
     static detail::Segment segment_of(const Tensor& t, const Chosen& c, Later& later);
     Batch& batch_of(std::vector<Batch>& batches, const Device& device, PyObject* tensor);
-    void check_overlap(const std::vector<Later>& later, const std::vector<const void*>& grads,
-                       const std::vector<std::int64_t>& bytes);
+    void check_overlap(const std::vector<Later>& later, const std::vector<TensorStep>& odd,
+                       const std::vector<const void*>& grads, const std::vector<std::int64_t>& bytes);
     static double norm_over(std::vector<Batch>& batches, double grad_scale);
     std::shared_ptr<Report> run_on_device(Batch& b, const std::vector<Chosen>& chosen,
                                           const detail::StepOptions& options);
@@ -320,24 +354,20 @@ void TorchPlan::list_params(const py::list& groups) {
     moved_ = true;
 }
 
-// Whether each param has still the state that it had: two comparisons of pointers a param where nothing has changed.
+// Whether each param has still the state that it had: two comparisons of pointers a param where nothing has changed,
+// and nothing that runs Python. If anything else has touched the optimizer's state, all is to be bound again.
 void TorchPlan::look_at_state(const py::dict& state) {
     PyObject* key = nullptr;
     PyObject* value = nullptr;
     py::ssize_t position = 0;
     std::size_t i = 0;
-    bool same = std::size_t(PyDict_Size(state.ptr())) == seen_state_.size();
+    bool same = state_known_ && std::size_t(PyDict_Size(state.ptr())) == seen_state_.size();
     while (same && PyDict_Next(state.ptr(), &position, &key, &value) != 0) {
         same = seen_state_[i].first == key && seen_state_[i].second == value;
         ++i;
     }
     if (same) return;
-    for (Tensor& t : tensors_) {
-        if (t.names == nullptr) continue;
-        PyObject* now = PyDict_GetItemWithError(state.ptr(), t.param.ptr());
-        if (now == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-        if (now != t.state.ptr()) t.names = nullptr;
-    }
+    for (Tensor& t : tensors_) t.unbind();
     remember_state(state);
 }
 
@@ -347,36 +377,57 @@ void TorchPlan::remember_state(const py::dict& state) {
     PyObject* value = nullptr;
     py::ssize_t position = 0;
     while (PyDict_Next(state.ptr(), &position, &key, &value) != 0) seen_state_.emplace_back(key, value);
+    // Python has run since the tensors were bound, and other threads with it.
+    std::vector<PyObject*> values;
+    values.reserve(seen_state_.size());
+    for (const auto& entry : seen_state_) values.push_back(entry.second);
+    std::sort(values.begin(), values.end(), std::less<>());
+    state_known_ = true;
+    for (const Tensor& t : tensors_) {
+        if (t.names == nullptr || t.state == nullptr) continue;
+        state_known_ = state_known_ && std::binary_search(values.begin(), values.end(), t.state, std::less<>());
+    }
 }
 
 bool TorchPlan::same_entries(const Tensor& t) {
-    if (!t.state) return true;
+    if (t.state == nullptr) return true;
     PyObject* key = nullptr;
     PyObject* value = nullptr;
     py::ssize_t position = 0;
     std::size_t i = 0;
-    while (PyDict_Next(t.state.ptr(), &position, &key, &value) != 0) {
-        if (i + 2 > t.entries.size() || t.entries[i].ptr() != key || t.entries[i + 1].ptr() != value) return false;
-        i += 2;
+    while (PyDict_Next(t.state, &position, &key, &value) != 0) {
+        if (i == t.values.size() || t.keys[i].ptr() != key || t.values[i] != value) return false;
+        ++i;
     }
-    return i == t.entries.size();
+    return i == t.values.size();
 }
 
 // Whether the tensors are what they were when they were bound; memory that has moved is taken where it is now.
 bool TorchPlan::unchanged(Tensor& t) {
-    if (!same_entries(t)) return false;
-    if (t.odd) return true;
-    DType type = t.work.param;
+    if (t.loose || !same_entries(t)) return false;
     DLTensor now;
     const auto look = [&](const DLPackExchangeAPI* api, PyObject* object) {
         if (api->dltensor_from_py_object_no_sync(object, &now) == 0) return true;
         PyErr_Clear();
         return false;
     };
+    for (std::size_t n = 0; n < t.numbers; ++n) {
+        Number& number = t.number[n];
+        if (t.number_handle[n].at(number.data, 1)) continue;
+        if (Py_TYPE(number.object) != tensor_type_ || !look(number.api, number.object) || now.ndim != 0 ||
+            now.dtype.code != code_float || now.dtype.bits != (number.wide ? 64 : 32) || now.data == nullptr ||
+            (now.device.device_type == device_cuda) != number.on_device)
+            return false;
+        number.data = static_cast<std::byte*>(now.data) + now.byte_offset;
+    }
+    if (t.odd) return true;
+    DType type = t.work.param;
     for (std::size_t b = 0; b + 1 < t.names->buffers; ++b) {
         if (b > 0) {
             type = compute_type(t.work.param);
             if (t.state_handle[b - 1].at(t.work.buffer[1 + b], t.work.size)) continue;
+            // Another object may be where a tensor was.
+            if (Py_TYPE(t.object[b]) != tensor_type_) return false;
         }
         if (!look(t.api, t.object[b]) || !same_type(now.dtype, exchange_type(type)) || !t.layout.same(now))
             return false;
@@ -388,16 +439,14 @@ bool TorchPlan::unchanged(Tensor& t) {
             moved_ = true;
         }
     }
-    for (std::size_t n = 0; n < t.numbers; ++n) {
-        Number& number = t.number[n];
-        if (t.number_handle[n].at(number.data, 1)) continue;
-        if (!look(number.api, number.object) || now.ndim != 0 || now.dtype.code != code_float ||
-            now.dtype.bits != (number.wide ? 64 : 32) || now.data == nullptr ||
-            (now.device.device_type == device_cuda) != number.on_device)
-            return false;
-        number.data = static_cast<std::byte*>(now.data) + now.byte_offset;
-    }
     return true;
+}
+
+// Without the GIL, and wherever Python runs, other threads may replace what the optimizer's state holds.
+void TorchPlan::hold(const Tensor& t) {
+    for (std::size_t b = 1; b + 1 < t.names->buffers; ++b)
+        held_.push_back(py::reinterpret_borrow<py::object>(t.object[b]));
+    for (std::size_t n = 0; n < t.numbers; ++n) held_.push_back(py::reinterpret_borrow<py::object>(t.number[n].object));
 }
 
 // Takes and checks a param, a gradient and the states that stand in for others.
@@ -425,10 +474,12 @@ void TorchPlan::take_all(const RuleNames& names, std::size_t i, const py::sequen
     for (View& v : taken) views.push_back(std::move(v));
 }
 
-void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& group, const RuleNames& names) {
+void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& group, const RuleNames& names,
+                     const py::list& undo) {
     Tensor& t = tensors_[i];
     const std::string label = label_of(i);
     t.names = nullptr;
+    bound_.push_back(i);
     const auto tensor_of = [&](PyObject* object) {
         const DLPackExchangeAPI* api = exchange_api_of(object);
         if (api == nullptr || api->dltensor_from_py_object_no_sync == nullptr)
@@ -438,21 +489,20 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         return now;
     };
     // (state or None, (param, *states), numbers, odd, fresh)
-    const py::tuple bound = owner.attr("_bind")(t.param, group, names.rule->name, "params" + label);
-    t.state = bound[0].is_none() ? py::object() : py::object(bound[0]);
+    const py::tuple bound = owner.attr("_bind")(t.param, group, names.rule->name, "params" + label, undo);
+    t.state = bound[0].is_none() ? nullptr : bound[0].ptr();
+    held_.emplace_back(bound);
     const py::sequence buffers(bound[1]);
     const py::sequence numbers(bound[2]);
     t.odd = bound[3].cast<bool>();
     t.fresh = bound[4].cast<bool>();
-    t.kept.clear();
     t.numbers = numbers.size();
     if (t.numbers != numbers_of(counting_of(*names.rule)) || buffers.size() + 1 != names.buffers)
         fail(PyExc_ValueError, "params" + label + ": wrong number of tensors beside it");
     for (std::size_t n = 0; n < t.numbers; ++n) {
         const py::object number = numbers[n];
         const DLTensor now = tensor_of(number.ptr());
-        t.kept.push_back(number);
-        t.number_handle[n] = Handle(shim_, number);
+        t.number_handle[n] = Handle(shim_, number, now);
         const bool on_device = now.device.device_type == device_cuda;
         if (on_device && t.numbers > 1)
             fail(PyExc_ValueError, std::string("capturable: ") + names.rule->name +
@@ -463,9 +513,8 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         if (on_device) t.device_step = number.attr("item")().cast<double>();
     }
     for (std::size_t b = 0; b < buffers.size(); ++b) {
-        t.kept.push_back(buffers[b]);
-        t.object[b] = t.kept.back().ptr();
-        if (b > 0 && !t.odd) t.state_handle[b - 1] = Handle(shim_, t.object[b]);
+        t.object[b] = py::object(buffers[b]).ptr();
+        if (b > 0 && !t.odd) t.state_handle[b - 1] = Handle(shim_, t.object[b], tensor_of(t.object[b]));
     }
     if (!t.odd) {
         WorkStream stream;
@@ -489,10 +538,32 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         if (now.strides != nullptr)
             t.layout.extents.insert(t.layout.extents.end(), now.strides, now.strides + now.ndim);
     }
-    t.remember_entries();
     t.names = &names;
+    t.remember_entries();
     moved_ = true;
 }
+
+// Not bound if the step comes to nothing: what binding has made is taken back then.
+class Bound {
+  public:
+    Bound(std::vector<Tensor>& tensors, std::vector<std::size_t>& bound, std::vector<py::object>& held)
+        : tensors_(tensors), bound_(bound), held_(held) {}
+    ~Bound() {
+        if (!kept_)
+            for (const std::size_t i : bound_) tensors_[i].names = nullptr;
+        bound_.clear();
+        held_.clear();
+    }
+    Bound(const Bound&) = delete;
+    Bound& operator=(const Bound&) = delete;
+    void keep() { kept_ = true; }
+
+  private:
+    std::vector<Tensor>& tensors_;
+    std::vector<std::size_t>& bound_;
+    std::vector<py::object>& held_;
+    bool kept_ = false;
+};
 
 Chosen TorchPlan::choose(const py::handle& rule) {
     const py::tuple pair = py::reinterpret_borrow<py::tuple>(rule);
@@ -507,8 +578,11 @@ Chosen TorchPlan::choose(const py::handle& rule) {
         }
         if (View::on_cuda(value)) {
             c.on_device.push_back({0, std::uint32_t(h), py::reinterpret_borrow<py::object>(value)});
-        } else {
+        } else if (PyFloat_Check(value) || PyLong_Check(value) || !py::hasattr(value, "detach")) {
             c.segment.hyper.value[h] = hyper_value(value, names.hyper_info[h]);
+        } else {
+            // PyTorch warns where a tensor that wants gradients becomes a number.
+            c.segment.hyper.value[h] = hyper_value(py::handle(value).attr("detach")().ptr(), names.hyper_info[h]);
         }
     }
     if (c.on_device.empty()) check_together(*names.rule, c.segment.hyper);
@@ -557,8 +631,8 @@ detail::Segment TorchPlan::segment_of(const Tensor& t, const Chosen& c, Later& l
 
 // Throws where memory that is written also belongs to another tensor. The index is of the tensors that are stepped:
 // what others point to may be theirs no longer.
-void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector<const void*>& grads,
-                              const std::vector<std::int64_t>& bytes) {
+void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector<TensorStep>& odd,
+                              const std::vector<const void*>& grads, const std::vector<std::int64_t>& bytes) {
     const auto text = [&](std::uint32_t owner) {
         const Tensor& t = tensors_[owner / 8];
         const std::string of = "params" + label_of(owner / 8);
@@ -568,22 +642,23 @@ void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector
     const auto complain = [&](std::uint32_t x, std::uint32_t y) {
         fail(PyExc_ValueError, text(x) + " and " + text(y) + " overlap in memory, and one of them is updated in place");
     };
-    bool same = !moved_ && indexed_.size() == later.size();
+    bool same = !moved_ && odd.empty() && indexed_.size() == later.size();
     for (std::size_t k = 0; same && k < later.size(); ++k) same = indexed_[k] == later[k].tensor;
     if (!same) {
         std::vector<detail::Extent> extents;
         indexed_.clear();
+        auto next_odd = odd.begin();
         for (const Later& l : later) {
             const Tensor& t = tensors_[l.tensor];
+            const TensorStep& work = t.odd ? *next_odd++ : t.work;
             indexed_.push_back(l.tensor);
-            if (t.odd) continue;
             const auto add = [&](std::size_t buffer, DType type) {
-                const auto begin = reinterpret_cast<std::uintptr_t>(t.work.buffer[buffer]);
+                const auto begin = reinterpret_cast<std::uintptr_t>(work.buffer[buffer]);
                 extents.push_back(
-                    {begin, begin + std::uintptr_t(t.work.size) * size_of(type), std::uint32_t(l.tensor * 8 + buffer)});
+                    {begin, begin + std::uintptr_t(work.size) * size_of(type), std::uint32_t(l.tensor * 8 + buffer)});
             };
-            add(0, t.work.param);
-            for (std::size_t b = 2; b < t.names->buffers; ++b) add(b, compute_type(t.work.param));
+            add(0, work.param);
+            for (std::size_t b = 2; b < t.names->buffers; ++b) add(b, compute_type(work.param));
         }
         detail::Clash clash{};
         moved_ = true;
@@ -591,7 +666,6 @@ void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector
         moved_ = false;
     }
     for (std::size_t k = 0; k < later.size(); ++k) {
-        if (tensors_[later[k].tensor].odd) continue;
         const auto begin = reinterpret_cast<std::uintptr_t>(grads[k]);
         if (const auto owner = written_.find(begin, begin + std::uintptr_t(bytes[k]));
             owner != detail::WrittenMemory::none)
@@ -700,6 +774,8 @@ void TorchPlan::take_grad(Tensor& t, std::size_t i, const py::object& owner, py:
         if (api == nullptr || api->dltensor_from_py_object_no_sync(grad.ptr(), &now) != 0) {
             PyErr_Clear();
         } else if (t.layout.same(now) && same_type(now.dtype, exchange_type(work.param)) && work.size > 1) {
+            // Not with the negative bit set, of which DLPack does not know: that is a view of imaginary parts, with
+            // gaps between them unless there is only one.
             work.buffer[1] = static_cast<std::byte*>(now.data) + now.byte_offset;
             work.grad = work.param;
             return;
@@ -720,7 +796,8 @@ void TorchPlan::take_grad(Tensor& t, std::size_t i, const py::object& owner, py:
 }
 
 py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const py::list& rules, const py::dict& state,
-                          double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite) {
+                          double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite,
+                          const py::list& undo) {
     static PyObject* const grad_name = PyUnicode_InternFromString("grad");
     const Busy busy(busy_);
     if (!std::isfinite(grad_scale)) fail(PyExc_ValueError, "grad_scale: not in (-inf, inf)");
@@ -730,7 +807,6 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
     std::vector<Chosen> chosen;
     chosen.reserve(rules.size());
     for (const py::handle rule : rules) chosen.push_back(choose(rule));
-    look_at_state(state);
 
     const NoCollection no_collection;
     std::vector<py::object> grads;  // of all tensors
@@ -740,15 +816,23 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
         grads.push_back(attribute(t.param.ptr(), grad_name));
         all = all && !grads.back().is_none();
     }
-    bool bound = false;
+    Bound binding(tensors_, bound_, held_);
+    look_at_state(state);
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
         Tensor& t = tensors_[i];
         if (grads[i].is_none()) continue;
-        if (t.names == chosen[t.group].names && unchanged(t)) continue;
-        bind(i, owner, groups[t.group], *chosen[t.group].names);
-        bound = true;
+        if (t.names == chosen[t.group].names && unchanged(t)) {
+            hold(t);
+        } else {
+            t.unbind();
+        }
     }
-    if (bound) remember_state(state);
+    const auto bind_now = [&](std::size_t i) {
+        const std::size_t g = tensors_[i].group;
+        bind(i, owner, groups[g], *chosen[g].names, undo);
+    };
+    for (std::size_t i = 0; i < tensors_.size(); ++i)
+        if (tensors_[i].names == nullptr && !grads[i].is_none()) bind_now(i);
 
     std::vector<Batch> batches;
     std::vector<View> views;  // what has to be held until the step is done
@@ -759,18 +843,30 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
     grad_at.reserve(tensors_.size());
     grad_bytes.reserve(tensors_.size());
     std::vector<py::object> copies;  // what goes back into tensors that others stand in for
+    std::vector<TensorStep> odd;
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
         Tensor& t = tensors_[i];
         if (grads[i].is_none()) continue;
         Device device = t.device;
         WorkStream stream;
+        py::object stand_in = py::none();
+        if (t.odd) {
+            const auto ask = [&] { return owner.attr("_stand_in")(t.buffers(), grads[i], "params" + label_of(i)); };
+            stand_in = ask();
+            if (stand_in.is_none()) {
+                bind_now(i);
+                device = t.device;
+                if (t.odd) stand_in = ask();
+            }
+        }
         TensorStep work = t.work;
         if (t.odd) {
-            const py::tuple stand_in = owner.attr("_stand_in")(t.buffers(), grads[i], "params" + label_of(i));
-            const py::sequence buffers(stand_in[0]);
+            const py::tuple pair = stand_in;
+            const py::sequence buffers(pair[0]);
             take_all(*t.names, i, buffers, work, views, stream, device);
+            odd.push_back(work);
             grads[i] = buffers;
-            if (py::len(stand_in[1]) > 0) copies.push_back(stand_in[1]);
+            if (py::len(pair[1]) > 0) copies.push_back(pair[1]);
         } else {
             take_grad(t, i, owner, grads[i], work, stream, views);
         }
@@ -794,7 +890,8 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
             b.lead.push_back(&t);
         }
     }
-    check_overlap(later, grad_at, grad_bytes);
+    if (!bound_.empty()) remember_state(state);
+    check_overlap(later, odd, grad_at, grad_bytes);
 
     detail::StepOptions options;
     options.grad_scale = grad_scale;
@@ -840,11 +937,12 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
         }
         if (t.fresh) {
             t.fresh = false;
-            t.state[t.names->buffer[2]] = py::handle(t.object[1]);
+            if (PyDict_SetItem(t.state, t.names->buffer[2], t.object[1]) != 0) throw py::error_already_set();
             t.remember_entries();
         }
     }
     for (const py::object& c : copies) owner.attr("_put_back")(c);
+    binding.keep();
     if (all) return py::make_tuple(all_params_, norm, false);
     py::list updated;
     for (const Later& l : later) updated.append(tensors_[l.tensor].param);
@@ -854,11 +952,24 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
 }  // namespace
 
 void register_torch_plan(py::module_& m) {
-    py::class_<TorchPlan>(m, "TorchPlan")
+    const auto collectable = [](PyHeapTypeObject* heap) {
+        PyTypeObject& type = heap->ht_type;
+        type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+        type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+            Py_VISIT(Py_TYPE(self));
+            return py::detail::is_holder_constructed(self) ? py::cast<TorchPlan&>(py::handle(self)).traverse(visit, arg)
+                                                           : 0;
+        };
+        type.tp_clear = [](PyObject* self) {
+            if (py::detail::is_holder_constructed(self)) py::cast<TorchPlan&>(py::handle(self)).clear();
+            return 0;
+        };
+    };
+    py::class_<TorchPlan>(m, "TorchPlan", py::custom_type_setup(collectable))
         .def(py::init<py::type, std::vector<std::uintptr_t>, py::object>(), py::arg("tensor"), py::arg("shim"),
              py::arg("make_handle"))
         .def("step", &TorchPlan::step, py::arg("owner"), py::arg("groups"), py::arg("rules"), py::arg("state"),
-             py::arg("grad_scale"), py::arg("clip_norm"), py::arg("skip_nonfinite"));
+             py::arg("grad_scale"), py::arg("clip_norm"), py::arg("skip_nonfinite"), py::arg("undo"));
 }
 
 }  // namespace adaptk::bindings
