@@ -11,7 +11,7 @@ What differs from torch's classes:
 - ``differentiable=True`` and sparse gradients are refused, and ``capturable=True`` for params on the CPU.
 - ``foreach`` and ``fused`` are taken and change nothing.
 - Params that overlap in memory are refused.
-- ``step`` takes ``clip_norm`` and ``skip_nonfinite`` too.
+- ``step`` takes ``clip_norm``, ``skip_nonfinite`` and ``norm_group`` too.
 
 Examples
 --------
@@ -160,6 +160,7 @@ class _Fused(torch.optim.Optimizer):
         *,
         clip_norm: float | None = None,
         skip_nonfinite: bool = False,
+        norm_group: Any = None,
     ) -> Any:
         """Take one step.
 
@@ -172,6 +173,9 @@ class _Fused(torch.optim.Optimizer):
             gradients themselves stay as they are.
         skip_nonfinite : bool
             Change nothing where a gradient holds inf or NaN; ``last_step.skipped`` tells.
+        norm_group : torch.distributed.ProcessGroup, optional
+            The processes whose optimizers have a part of the params each, as those under ``ZeroRedundancyOptimizer``
+            do: the norm is that over all of them. All have to take the step. DTensors need none.
 
         Returns
         -------
@@ -213,9 +217,9 @@ class _Fused(torch.optim.Optimizer):
         clip = clip_norm
         if (clip is not None or skip_nonfinite) and DTensor is not None:
             params = [p for g in groups for p in g["params"] if p.grad is not None]
-            if any(isinstance(p.grad, DTensor) for p in params):
+            if norm_group is not None or any(isinstance(p.grad, DTensor) for p in params):
                 # No process sees all of a sharded gradient.
-                norm = self._sharded_norm(params) * abs(scale)
+                norm = self._sharded_norm(params, norm_group) * abs(scale)
                 if skip_nonfinite and not norm < float("inf"):
                     self.last_step = StepInfo(norm, True)
                     return loss
@@ -236,8 +240,11 @@ class _Fused(torch.optim.Optimizer):
 
     @staticmethod
     @torch.no_grad()
-    def _sharded_norm(params: list[Tensor]) -> float:
-        """The norm of gradients some of which are sharded; those that are not are the same in all processes."""
+    def _sharded_norm(params: list[Tensor], group: Any) -> float:
+        """The norm of gradients some of which are sharded; those that are not are the same in all processes.
+
+        Where there is a group, those that are not are others in each of its processes.
+        """
         parts: dict[Any, list[Tensor]] = {}
         for p in params:
             grad = _placed_like(p.grad, p)
@@ -245,15 +252,21 @@ class _Fused(torch.optim.Optimizer):
             local = _local(grad)
             real = torch.view_as_real(local.resolve_conj()) if local.is_complex() else local
             parts.setdefault((how, real.device), []).append(real)
-        squares = 0.0
+        squares, unsharded = 0.0, 0.0
         for (how, _), grads in parts.items():
             # In float64, as within one process: squares of 16-bit gradients soon are out of their range.
             total = torch.stack(torch._foreach_norm(grads, 2, dtype=torch.float64)).square().sum()
-            if how is not None:
-                mesh, copies = how
-                total = DTensor.from_local(total, mesh, [Replicate() if c else Partial() for c in copies]).full_tensor()
+            if how is None:
+                unsharded += float(total)
+                continue
+            mesh, copies = how
+            total = DTensor.from_local(total, mesh, [Replicate() if c else Partial() for c in copies]).full_tensor()
             squares += float(total)
-        return math.sqrt(squares)
+        if group is None:
+            return math.sqrt(squares + unsharded)
+        everyones = [0.0] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(everyones, unsharded, group=group)
+        return math.sqrt(squares + sum(everyones))
 
     # What the native step asks for where it meets a param for the first time, or one that it cannot take as it is.
 
