@@ -11,7 +11,7 @@ What differs from torch's classes:
 - ``differentiable=True`` and sparse gradients are refused, and ``capturable=True`` for params on the CPU.
 - ``foreach`` and ``fused`` are taken and change nothing.
 - Params that overlap in memory are refused.
-- ``step`` takes ``clip_norm`` and ``skip_nonfinite`` too.
+- ``step`` takes ``clip_norm``, ``skip_nonfinite`` and ``norm_group`` too.
 
 Examples
 --------
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ from adaptk._optimizer import StepInfo
 from adaptk._registry import RULES, Rule
 
 try:
-    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor import DTensor, Partial, Replicate
 except ImportError:  # a build without distributed
     DTensor = None  # type: ignore[assignment, misc]
 
@@ -72,6 +73,13 @@ def _local(t: Tensor) -> Tensor:
 
 def _is_sharded(t: Tensor) -> bool:
     return DTensor is not None and isinstance(t, DTensor)
+
+
+def _placed_like(t: Any, p: Any) -> Any:
+    """A sharded tensor where its param lies: autograd leaves gradients as partial sums, or sharded in another way."""
+    if not _is_sharded(t) or not _is_sharded(p) or (t.device_mesh, t.placements) == (p.device_mesh, p.placements):
+        return t
+    return t.redistribute(p.device_mesh, p.placements)
 
 
 def _is_dense(t: Tensor) -> bool:
@@ -245,6 +253,7 @@ class _Fused(torch.optim.Optimizer):
         *,
         clip_norm: float | None = None,
         skip_nonfinite: bool = False,
+        norm_group: Any = None,
     ) -> Any:
         """Take one step.
 
@@ -257,6 +266,9 @@ class _Fused(torch.optim.Optimizer):
             gradients themselves stay as they are.
         skip_nonfinite : bool
             Change nothing where a gradient holds inf or NaN; ``last_step.skipped`` tells.
+        norm_group : torch.distributed.ProcessGroup, optional
+            The processes whose optimizers have a part of the params each, as those under ``ZeroRedundancyOptimizer``
+            do: the norm is that over all of them. All have to take the step. DTensors need none.
 
         Returns
         -------
@@ -297,10 +309,10 @@ class _Fused(torch.optim.Optimizer):
         norm: float | _core.Report | None = None
         clip = clip_norm
         if (clip is not None or skip_nonfinite) and DTensor is not None:
-            grads = [p.grad for g in groups for p in g["params"] if p.grad is not None]
-            if any(isinstance(g, DTensor) for g in grads):
+            params = [p for g in groups for p in g["params"] if p.grad is not None]
+            if norm_group is not None or any(isinstance(p.grad, DTensor) for p in params):
                 # No process sees all of a sharded gradient.
-                norm = self._sharded_norm(grads) * abs(scale)
+                norm = self._sharded_norm(params, norm_group) * abs(scale)
                 if skip_nonfinite and not norm < float("inf"):
                     self.last_step = StepInfo(norm, True)
                     return loss
@@ -328,9 +340,33 @@ class _Fused(torch.optim.Optimizer):
 
     @staticmethod
     @torch.no_grad()
-    def _sharded_norm(grads: list[Tensor]) -> float:
-        total = torch.nn.utils.get_total_norm(grads)
-        return float(total.full_tensor() if _is_sharded(total) else total)  # type: ignore[attr-defined]
+    def _sharded_norm(params: list[Tensor], group: Any) -> float:
+        """The norm of gradients some of which are sharded; those that are not are the same in all processes.
+
+        Where there is a group, those that are not are others in each of its processes.
+        """
+        parts: dict[Any, list[Tensor]] = {}
+        for p in params:
+            grad = _placed_like(p.grad, p)
+            how = (grad.device_mesh, tuple(x.is_replicate() for x in grad.placements)) if _is_sharded(grad) else None
+            local = _local(grad)
+            real = torch.view_as_real(local.resolve_conj()) if local.is_complex() else local
+            parts.setdefault((how, real.device), []).append(real)
+        squares, unsharded = 0.0, 0.0
+        for (how, _), grads in parts.items():
+            # In float64, as within one process: squares of 16-bit gradients soon are out of their range.
+            total = torch.stack(torch._foreach_norm(grads, 2, dtype=torch.float64)).square().sum()
+            if how is None:
+                unsharded += float(total)
+                continue
+            mesh, copies = how
+            total = DTensor.from_local(total, mesh, [Replicate() if c else Partial() for c in copies]).full_tensor()
+            squares += float(total)
+        if group is None:
+            return math.sqrt(squares + unsharded)
+        everyones = [0.0] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(everyones, unsharded, group=group)
+        return math.sqrt(squares + sum(everyones))
 
     # What the native step asks for where it meets a param for the first time, or one that it cannot take as it is.
 
@@ -406,13 +442,22 @@ class _Fused(torch.optim.Optimizer):
 
     def _array(self, state: dict[str, Any], name: str, p: Tensor, where: str, odd: bool, undo: Undo) -> Tensor:
         """A state array, brought into the dtype, device and layout that the step takes."""
-        value = state[name]
+        value: Tensor = state[name]
         if not isinstance(value, Tensor):
             raise TypeError(f"state[{name!r}] of {where}: {type(value).__name__}, expected a torch.Tensor")
         if value.shape != p.shape:
             raise ValueError(
                 f"state[{name!r}] of {where}: shape {tuple(value.shape)}, expected {tuple(p.shape)} like its param"
             )
+        if _is_sharded(value) != _is_sharded(p):
+            raise TypeError(
+                f"state[{name!r}] of {where}: only one of the two is a DTensor; "
+                "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict loads states as params are sharded"
+            )
+        placed = _placed_like(value, p)
+        if placed is not value:
+            value = placed
+            _put(state, name, value, undo)
         dtype = _state_dtype(p)
         same = value.dtype == dtype and value.device == p.device and not value.requires_grad
         if not same or (not odd and value.stride() != p.stride()):
@@ -451,10 +496,8 @@ class _Fused(torch.optim.Optimizer):
         if grad.layout != torch.strided:
             raise RuntimeError(f"sparse gradients are not supported (that of {where})")
         whole = buffers[0]
-        if _is_sharded(grad) and _is_sharded(whole) and grad.placements != whole.placements:  # type: ignore[attr-defined]
-            grad = grad.redistribute(placements=whole.placements)  # type: ignore[attr-defined]
         p, *states = (_local(b) for b in buffers)
-        grad = _local(grad)
+        grad = _local(_placed_like(grad, whole))
         if not (_is_sharded(whole) or p.is_complex() or not _is_dense(p)):
             return None
         if any(s.dtype != _state_dtype(p) or s.shape != p.shape or s.device != p.device for s in states):
