@@ -60,6 +60,12 @@ struct TorchShim {
     py::object make;  // torch.Tensor -> a capsule of a new handle
 };
 
+void prefetch([[maybe_unused]] const void* address) {
+#if !defined(_MSC_VER)
+    for (std::size_t line = 0; line < 256; line += 64) __builtin_prefetch(static_cast<const char*>(address) + line);
+#endif
+}
+
 class Handle {
   public:
     Handle() = default;
@@ -68,13 +74,19 @@ class Handle {
         const py::object capsule = shim.make(tensor);
         tensor_ = PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr()));
         if (tensor_ == nullptr) throw py::error_already_set();
+        std::memcpy(&near_, tensor_, sizeof near_);
     }
-    Handle(Handle&& other) noexcept : shim_(other.shim_), tensor_(std::exchange(other.tensor_, nullptr)) {}
+    Handle(Handle&& other) noexcept
+        : shim_(other.shim_), tensor_(std::exchange(other.tensor_, nullptr)), near_(other.near_) {}
     Handle& operator=(Handle&& other) noexcept {
         std::swap(shim_, other.shim_);
         std::swap(tensor_, other.tensor_);
+        std::swap(near_, other.near_);
         return *this;
     }
+    explicit operator bool() const { return tensor_ != nullptr; }
+    // Asks for the memory that `at` will read: a thousand tensors are spread over more of it than the caches hold.
+    void soon() const { prefetch(near_); }
     ~Handle() {
         if (tensor_ != nullptr) shim_->release(tensor_);
     }
@@ -89,6 +101,8 @@ class Handle {
   private:
     const TorchShim* shim_ = nullptr;
     void* tensor_ = nullptr;
+    const void* near_ =
+        nullptr;  // what the handle begins with, the address of the tensor's fields; only for prefetching
 };
 
 // Reading a thousand gradients makes a thousand objects that are gone with the step: nothing to look for cycles in.
@@ -152,6 +166,12 @@ struct Tensor {
     Device device;
     double device_step = 0.0;  // what the device has counted, where it counts
 
+    void soon() const {
+        for (const Handle& h : state_handle)
+            if (h) h.soon();
+        for (const Handle& h : number_handle)
+            if (h) h.soon();
+    }
     void unbind() {
         names = nullptr;
         state_handle = {};
@@ -179,6 +199,9 @@ struct Tensor {
     }
 };
 
+// A tensor's memory is asked for this many tensors before it is looked at.
+constexpr std::size_t ahead = 4;
+
 // How PyTorch counts what a rule does.
 enum class Counting {
     none,      // not at all: SGD
@@ -196,6 +219,9 @@ Counting counting_of(const RuleInfo& rule) {
     if (name == "asgd") return Counting::average;
     return Counting::step;
 }
+
+// Whether steps of the same number may differ.
+bool has_numbers(Counting c) { return c == Counting::momentum || c == Counting::average; }
 
 std::size_t numbers_of(Counting c) {
     switch (c) {
@@ -306,7 +332,8 @@ class TorchPlan {
     void take_grad(Tensor& t, std::size_t i, const py::object& owner, py::object& grad, TensorStep& work,
                    WorkStream& stream, std::vector<View>& views);
     static Chosen choose(const py::handle& rule);
-    static detail::Segment segment_of(const Tensor& t, const Chosen& c, Later& later);
+    static std::int64_t count_step(const Tensor& t, const Chosen& c, Later& later);
+    static detail::Segment segment_of(const Tensor& t, const Chosen& c, std::int64_t number, Later& later);
     Batch& batch_of(std::vector<Batch>& batches, const Device& device, PyObject* tensor);
     void check_overlap(const std::vector<Later>& later, const std::vector<TensorStep>& odd,
                        const std::vector<const void*>& grads, const std::vector<std::int64_t>& bytes);
@@ -445,8 +472,9 @@ bool TorchPlan::unchanged(Tensor& t) {
 // Without the GIL, and wherever Python runs, other threads may replace what the optimizer's state holds.
 void TorchPlan::hold(const Tensor& t) {
     for (std::size_t b = 1; b + 1 < t.names->buffers; ++b)
-        held_.push_back(py::reinterpret_borrow<py::object>(t.object[b]));
-    for (std::size_t n = 0; n < t.numbers; ++n) held_.push_back(py::reinterpret_borrow<py::object>(t.number[n].object));
+        if (!t.state_handle[b - 1]) held_.push_back(py::reinterpret_borrow<py::object>(t.object[b]));
+    for (std::size_t n = 0; n < t.numbers; ++n)
+        if (!t.number_handle[n]) held_.push_back(py::reinterpret_borrow<py::object>(t.number[n].object));
 }
 
 // Takes and checks a param, a gradient and the states that stand in for others.
@@ -512,10 +540,7 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         // The host waits for the device here, once.
         if (on_device) t.device_step = number.attr("item")().cast<double>();
     }
-    for (std::size_t b = 0; b < buffers.size(); ++b) {
-        t.object[b] = py::object(buffers[b]).ptr();
-        if (b > 0 && !t.odd) t.state_handle[b - 1] = Handle(shim_, t.object[b], tensor_of(t.object[b]));
-    }
+    for (std::size_t b = 0; b < buffers.size(); ++b) t.object[b] = py::object(buffers[b]).ptr();
     if (!t.odd) {
         WorkStream stream;
         std::vector<View> views(buffers.size());
@@ -529,6 +554,8 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
             }
             t.work.buffer[b == 0 ? 0 : 1 + b] = views[b].data;
         }
+        for (std::size_t b = 1; b < buffers.size(); ++b)
+            t.state_handle[b - 1] = Handle(shim_, t.object[b], tensor_of(t.object[b]));
         t.api = exchange_api_of(t.object[0]);
         t.work.size = views[0].size;
         t.work.param = views[0].dtype;
@@ -590,29 +617,31 @@ Chosen TorchPlan::choose(const py::handle& rule) {
 }
 
 // The step that a tensor takes, by what PyTorch knows of those before, and what it will know afterwards.
-detail::Segment TorchPlan::segment_of(const Tensor& t, const Chosen& c, Later& later) {
-    detail::Segment s = c.segment;
-    switch (c.counting) {
-    case Counting::none: s.step = 1; return s;
-    case Counting::buffer: s.step = t.fresh ? 1 : 2; return s;
-    default: break;
-    }
-    if (t.number[0].on_device) {
-        s.step = std::int64_t(t.device_step) + 1;  // tells tensors apart; kernels look at the device's own count
-        return s;
-    }
+// The number of the step that a tensor takes, by what PyTorch knows of those before.
+std::int64_t TorchPlan::count_step(const Tensor& t, const Chosen& c, Later& later) {
+    if (c.counting == Counting::none) return 1;
+    if (c.counting == Counting::buffer) return t.fresh ? 1 : 2;
+    // Tells tensors apart; kernels look at the device's own count.
+    if (t.number[0].on_device) return std::int64_t(t.device_step) + 1;
     const double step = t.number[0].rounded(t.number[0].load() + 1.0);
     if (!(step >= 1.0) || step > 0x1p62)
         fail(PyExc_ValueError, "state['step'] of params" + label_of(later.tensor) + ": " + std::to_string(step - 1.0) +
                                    " is no count of steps");
-    s.step = std::int64_t(step);
     later.value[0] = step;
+    return std::int64_t(step);
+}
+
+// That step, and what PyTorch will know of it afterwards.
+detail::Segment TorchPlan::segment_of(const Tensor& t, const Chosen& c, std::int64_t number, Later& later) {
+    detail::Segment s = c.segment;
+    s.step = number;
     const double* h = s.hyper.value;
+    const double step = later.value[0];
     if (c.counting == Counting::momentum) {
         // The product is rounded to the type of its tensor at each step, the factor as well.
         const double mu = nadam_detail::mu(h[1], h[4], step);
         const double product = t.number[1].rounded(t.number[1].load() * t.number[1].rounded(mu));
-        const NAdam::Memo memo{h[1], h[4], product, s.step};
+        const NAdam::Memo memo{h[1], h[4], product, number};
         s.has_memo = true;
         std::memcpy(s.memo, &memo, sizeof memo);
         later.value[1] = product;
@@ -819,6 +848,7 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
     Bound binding(tensors_, bound_, held_);
     look_at_state(state);
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        if (i + ahead < tensors_.size()) tensors_[i + ahead].soon();
         Tensor& t = tensors_[i];
         if (grads[i].is_none()) continue;
         if (t.names == chosen[t.group].names && unchanged(t)) {
@@ -880,10 +910,15 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
             fail(PyExc_ValueError, "params: more than 2**63 elements in all");
         Later& after = later.emplace_back();
         after.tensor = i;
-        detail::Segment s = segment_of(t, chosen[t.group], after);
-        const bool joins = !b.segments.empty() && b.lead.back()->group == t.group && same_step(b.segments.back(), s) &&
-                           counted_alike(*b.lead.back(), t);
-        if (joins) {
+        const Chosen& c = chosen[t.group];
+        const std::int64_t number = count_step(t, c, after);
+        const bool alike = !b.segments.empty() && b.lead.back()->group == t.group && counted_alike(*b.lead.back(), t);
+        if (alike && !has_numbers(c.counting) && b.segments.back().step == number) {
+            ++b.segments.back().count;
+            continue;
+        }
+        detail::Segment s = segment_of(t, c, number, after);
+        if (alike && same_step(b.segments.back(), s)) {
             ++b.segments.back().count;
         } else {
             b.segments.push_back(s);
