@@ -221,9 +221,8 @@ def test_goes_in_the_right_direction(table: dict[str, Any], name: str, contiguou
             for _ in range(20):
                 loss = opt.step(closure)
                 for rate in rates:
-                    rate.step(
-                        *([loss.detach()] if isinstance(rate, torch.optim.lr_scheduler.ReduceLROnPlateau) else [])
-                    )
+                    watches = isinstance(rate, torch.optim.lr_scheduler.ReduceLROnPlateau)
+                    rate.step(*([loss.detach()] if watches else []))
             last = closure().item()
             assert (last > first) if options.get("maximize") else (last < first), (first, last)
 

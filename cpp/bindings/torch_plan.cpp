@@ -948,15 +948,20 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
             if (const Tensor& t = tensors_[l.tensor]; t.numbers > 0 && t.number[0].on_device)
                 counts.append(py::handle(t.number[0].object));
         if (!counts.empty()) owner.attr("_count")(counts, 1);
-        for (Batch& b : batches) {
-            if (b.device.cuda) {
-                const std::shared_ptr<Report> outcome = run_on_device(b, chosen, options);
-                if (outcome) norm = py::cast(outcome);
-                if (outcome && options.skip_nonfinite) report.skipped = outcome->read().skipped;
-            } else {
-                const MaybeReleaseGil released(b.total);
-                report = detail::run_step(b.tensors, b.segments, options);
+        try {
+            for (Batch& b : batches) {
+                if (b.device.cuda) {
+                    const std::shared_ptr<Report> outcome = run_on_device(b, chosen, options);
+                    if (outcome) norm = py::cast(outcome);
+                    if (outcome && options.skip_nonfinite) report.skipped = outcome->read().skipped;
+                } else {
+                    const MaybeReleaseGil released(b.total);
+                    report = detail::run_step(b.tensors, b.segments, options);
+                }
             }
+        } catch (...) {
+            if (!counts.empty()) owner.attr("_count")(counts, -1);
+            throw;
         }
         if (report.has_norm) norm = py::float_(report.grad_norm);
         if (report.skipped && !counts.empty()) owner.attr("_count")(counts, -1);

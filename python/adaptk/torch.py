@@ -10,7 +10,10 @@ What differs from torch's classes:
 - Params in bfloat16 and float16 have float32 states.
 - ``differentiable=True`` and sparse gradients are refused, and ``capturable=True`` for params on the CPU.
 - ``foreach`` and ``fused`` are taken and change nothing.
-- Params that overlap in memory are refused.
+- A few values that torch takes are out of range: a ``dampening`` outside [0, 1], RMSprop's ``alpha`` and Adadelta's
+  ``rho`` from 1 on, and negative ``lambd``, ``alpha``, ``t0`` and ``step_sizes``.
+- Params that overlap in memory are refused, and so is one that is in a group twice.
+- A step that fails or is skipped changes nothing: not even states are made.
 - ``step`` takes ``clip_norm``, ``skip_nonfinite`` and ``norm_group`` too.
 
 Examples
