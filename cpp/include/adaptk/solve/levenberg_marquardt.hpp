@@ -66,6 +66,7 @@ template <class T> struct LevenbergMarquardtOptions {
     bool bounded = false;
     bool fixed_scale = false;  // D stays what the caller put into the workspace
     int accelerate = -1;       // geodesic acceleration: 0 never, 1 always, -1 where it has paid
+    T noise = epsilon<T>;      // what residuals are exact to
     bool polish = true;
     T polish_tolerance = 512 * epsilon<T>;  // of |D x|, for the step that is not taken
 };
@@ -130,6 +131,8 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     }
 
   private:
+    static constexpr T least_weight = T(0.1);
+
     static T half(T c) { return c / 2; }
 
     // The sum of C^2 rho(r^2 / C^2), and its root, which does not leave the range for the linear loss.
@@ -178,6 +181,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                 }
                 damp(mu);
                 take(w.p);
+                rejected = false;
                 const T y_norm = scaled_norm(w.p);
                 if (s.nfev == 1) radius = std::min(radius, y_norm);
                 if ((w.xn.array() == w.x.array()).all()) return Status::precision;
@@ -216,6 +220,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                     length = length_n;
                     last_step = y_norm;
                 }
+                rejected = !accepted;
                 const bool reduced = finite && std::abs(actual) <= ftol && predicted <= ftol && ratio <= 2;
                 const bool small = y_norm <= xtol * x_norm;
                 if (reduced || small) {
@@ -311,23 +316,31 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
         w.qr.a = w.j;
         w.rw = w.r;
         if (o.loss != Loss::linear) {
-            // Triggs: rows times sqrt(rho' + 2 rho'' r^2 / C^2), kept positive, residuals to give the gradient rho' r.
+            // Triggs: rows times sqrt(rho' + 2 rho'' r^2 / C^2), residuals to give the gradient rho' r. Kept positive,
+            // as a share of rho': with a tiny one, columns and D leap by its inverse root where a residual comes in
+            // from the outliers, and the radius with them.
             for (int i = 0; i < w.m; ++i) {
                 const T q = w.r[i] / o.loss_scale;
                 const LossValue<T> v = loss_value(o.loss, q * q);
-                const T scale = std::sqrt(std::max(v.first + 2 * v.second * q * q, epsilon<T> * v.first));
+                const T scale = std::sqrt(std::max(v.first + 2 * v.second * q * q, least_weight * v.first));
                 w.weight[i] = scale;
                 w.rw[i] = scale > 0 ? w.r[i] * (v.first / scale) : T(0);
+                w.second[i] = std::sqrt(v.first);
                 w.qr.a.row(i) *= scale;
             }
+            // The cosines are those of sqrt(rho') J and sqrt(rho') r, which have the same gradient: with Triggs's rows
+            // the residual that few columns can move would be the larger, the farther out it is.
+            rw_norm = norm(w.r.cwiseProduct(w.second));
+            for (int k = 0; k < w.n; ++k) w.sine[k] = norm(w.j.col(k).cwiseProduct(w.second));
+        } else {
+            rw_norm = norm(w.rw);
         }
-        rw_norm = norm(w.rw);
         for (int k = 0; k < w.n; ++k) {
             const T column = norm(w.qr.a.col(k));
             if (!o.fixed_scale) w.d[k] = std::max(w.d[k], column);
             w.sd[k] = w.d[k] > 0 ? w.d[k] : T(1);
             w.g[k] = w.qr.a.col(k).dot(w.rw);
-            w.sine[k] = column;
+            if (o.loss == Loss::linear) w.sine[k] = column;
             w.fixed[k] = o.bounded && ((w.x[k] <= w.lower[k] && w.g[k] >= 0) || (w.x[k] >= w.upper[k] && w.g[k] <= 0));
             if (w.fixed[k]) {
                 w.qr.a.col(k).setZero();
@@ -513,7 +526,11 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
         for (int i = 0; i < 100; ++i) {
             back_substitute(w.qr.r, w.qtr, rank(), w.y);
             for (int k = 0; k < w.n; ++k) w.p[w.qr.order[k]] = -w.y[k] / w.sd[w.qr.order[k]];
+            // A trial that was rejected at this x may be the same point: rn has its residuals.
+            w.accel = w.xn;
             take(w.p);
+            const bool known = rejected && (w.accel.array() == w.xn.array()).all();
+            rejected = false;
             const T step = scaled_norm(w.p), x_norm = w.x.cwiseProduct(w.sd).norm();
             if (!(i == 0 || step < T(0.9) * before) || step <= epsilon<T> * x_norm) break;
             if (step > T(1e-2) * x_norm) {
@@ -521,10 +538,12 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                 break;
             }
             T cost_n, length_n;
-            ++s.nfev;
-            if (!f.residuals(w.xn.data(), w.rn.data())) return Status::aborted;
+            if (!known) {
+                ++s.nfev;
+                if (!f.residuals(w.xn.data(), w.rn.data())) return Status::aborted;
+            }
             // A relative change of x by eps changes r by eps |D x| at most: less is rounding.
-            if (!measure(w.rn, cost_n, length_n) || !(length_n <= length + 4 * epsilon<T> * (length + x_norm))) {
+            if (!measure(w.rn, cost_n, length_n) || !(length_n <= length + 4 * o.noise * (length + x_norm))) {
                 overshot = i == 0;
                 break;
             }
@@ -558,6 +577,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     Summary<T> s;
     T cost = 0, length = 0, rw_norm = 0, radius = 0, before_ = 0, last_step = 0, ftol, xtol;
     bool overshot = false;
+    bool rejected = false;  // the last trial: xn and rn
     int score = 0;
     bool have_jacobian = false;
 };
