@@ -72,9 +72,10 @@ class Watch {
         py::object x = py::reinterpret_steal<py::object>(fresh_array(p.x, p.n));
         if (!x) return Signal::abort;
         py::object f = py::reinterpret_steal<py::object>(PyFloat_FromDouble(double(p.value)));
-        PyObject* const arguments[2] = {x.ptr(), f.ptr()};
+        py::object nit = py::reinterpret_steal<py::object>(PyLong_FromLong(p.nit));
+        PyObject* const arguments[3] = {x.ptr(), f.ptr(), nit.ptr()};
         py::object answer =
-            py::reinterpret_steal<py::object>(PyObject_Vectorcall(callback_.ptr(), arguments, 2, nullptr));
+            py::reinterpret_steal<py::object>(PyObject_Vectorcall(callback_.ptr(), arguments, 3, nullptr));
         if (!answer) {
             if (!PyErr_ExceptionMatches(PyExc_StopIteration)) return Signal::abort;
             PyErr_Clear();
@@ -187,14 +188,7 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
     set_up(f, int(start.size()), derivatives, start);
     LevenbergMarquardtOptions<T> o;
     // options: (ftol, xtol, gtol, max_nfev, factor, loss, loss_scale, accelerate, polish, scale, absolute_sigma)
-    const auto tolerance = [&](int i, T& value) {
-        if (!options[i].is_none()) value = T(options[i].cast<double>());
-    };
-    tolerance(0, o.ftol);
-    tolerance(1, o.xtol);
-    tolerance(2, o.gtol);
     o.max_evaluations = options[3].cast<long>();
-    tolerance(4, o.factor);
     o.loss = Loss(options[5].cast<int>());
     o.loss_scale = T(options[6].cast<double>());
     o.accelerate = options[7].cast<int>();
@@ -210,6 +204,20 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
     } else if (!f.first_residuals(start.data())) {
         raise();
     }
+    if (f.noise > epsilon<T>) {
+        // Residuals of fewer digits than x: as if x had no more either.
+        o.ftol = o.xtol = T(1e-5);
+        o.gtol = T(1e-6);
+        o.noise = f.noise;
+        o.polish_tolerance = 512 * f.noise;
+    }
+    const auto tolerance = [&](int i, T& value) {
+        if (!options[i].is_none()) value = T(options[i].cast<double>());
+    };
+    tolerance(0, o.ftol);
+    tolerance(1, o.xtol);
+    tolerance(2, o.gtol);
+    tolerance(4, o.factor);
     f.prepare();
     LevenbergMarquardtWork<T> w;
     w.resize(f.m, f.n);
@@ -271,8 +279,8 @@ template <class T> void put_point(py::dict& d, const Summary<T>& s, const Vector
 // What gradients by differences can reach, in units of the largest one: their error is near this.
 template <class T> T difference_floor(const Objective<T>& f) {
     if (f.jac || f.fun_returns_gradient) return 0;
-    if (f.differences.gradient == Difference::two_point) return 64 * std::sqrt(epsilon<T>);
-    if (f.differences.gradient == Difference::three_point) return 64 * std::cbrt(epsilon<T>) * std::cbrt(epsilon<T>);
+    if (f.differences.gradient == Difference::two_point) return 64 * std::sqrt(f.noise);
+    if (f.differences.gradient == Difference::three_point) return 64 * std::cbrt(f.noise) * std::cbrt(f.noise);
     return 0;
 }
 
@@ -288,6 +296,7 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     f.hessp = Function("hessp", hessp, args);
     set_up(f, int(start.size()), derivatives, start);
     f.prepare();
+    if (!f.prime(start.data())) raise();
     NewtonOptions<T> o;
     // options: (gtol, xtol, radius, maxiter)
     o.gtol = std::max(o.gtol, difference_floor(f));
@@ -335,6 +344,7 @@ py::dict run_gradient(const py::object& fun, const py::object& x0, const py::tup
     f.jac = Function("jac", jac, args);
     set_up(f, int(start.size()), derivatives, start);
     f.prepare();
+    if (!f.prime(start.data())) raise();
     Watch watch(common);
     ConjugateGradientWork<T> w;
     w.resize(f.n);

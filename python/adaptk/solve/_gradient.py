@@ -117,7 +117,7 @@ def conjugate_gradient(
         0  `maxiter` iterations
         -1 the callback stopped it
         -2 `max_seconds` are over
-        -3 the value or the gradient at the start is not finite
+        -3 the value or the gradient is not finite at the start, or however short the step
         -6 f is -inf
         == =======================================================================
 
