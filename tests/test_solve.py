@@ -1725,6 +1725,112 @@ def test_the_lock_is_released_for_compiled_functions(library: Any) -> None:
         sys.setswitchinterval(interval)
 
 
+class Switchless:
+    """A thread that counts, and that runs only where the one under test gives up the lock: no thread is interrupted."""
+
+    def __enter__(self) -> Switchless:
+        self.interval = sys.getswitchinterval()
+        sys.setswitchinterval(1000.0)
+        self.count = 0
+        self.left = math.nan  # the count when the solver was last given control
+        self.seen = 0  # how often it has grown before the solver gave it back
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+        return self
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            self.count += 1
+            time.sleep(0)
+
+    def watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with a look at the count at both ends, between which NumPy may release the lock too."""
+
+        def watched(*args: Any) -> Any:
+            self.seen += self.count > self.left
+            value = function(*args)
+            self.left = self.count
+            return value
+
+        return watched
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+        sys.setswitchinterval(self.interval)
+
+
+def large_fit(w: Callable[..., Any]) -> solve.Result:
+    g = np.random.default_rng(0)
+    a, b = g.normal(size=(500, 300)), g.normal(size=500)
+    return solve.levenberg_marquardt(
+        w(lambda x: a @ x + 0.01 * np.sin(a @ x) - b),
+        np.zeros(300),
+        jac=w(lambda x: (1 + 0.01 * np.cos(a @ x))[:, None] * a),
+    )
+
+
+def large_saddle(w: Callable[..., Any]) -> solve.Result:
+    q = np.linalg.qr(np.random.default_rng(0).normal(size=(300, 300)))[0]
+
+    def f(x: Array) -> float:
+        y = q @ x
+        return float(np.sum((y**2 - 1) ** 2))
+
+    def hessian(x: Array) -> Array:
+        return q.T @ ((12 * (q @ x) ** 2 - 4)[:, None] * q)
+
+    start = q.T @ np.full(300, 0.1)
+    return solve.newton(w(f), start, jac=w(lambda x: q.T @ (4 * (q @ x) * ((q @ x) ** 2 - 1))), hess=w(hessian))
+
+
+@pytest.mark.parametrize("problem", [large_fit, large_saddle])
+def test_the_lock_is_released_in_the_linear_algebra_of_large_problems(problem: Callable[..., Any]) -> None:
+    with Switchless() as other:
+        for _ in range(20):
+            r = problem(other.watch)
+            assert r.success, r.message
+            if other.seen > 0:
+                break
+    assert other.seen > 0
+
+
+def test_small_problems_keep_the_lock() -> None:
+    """Taking it back may mean to wait for another thread."""
+    p = _nist.problems()["Thurber"]
+    with Switchless() as other:
+        for _ in range(5):
+            assert solve.levenberg_marquardt(other.watch(p.residuals), p.starts[1], jac=other.watch(p.jacobian)).success
+    assert other.seen == 0
+
+
+def test_callbacks_and_errors_without_the_lock() -> None:
+    a = np.random.default_rng(0).normal(size=(300, 256))
+    seen: list[int] = []
+
+    def residuals(x: Array) -> Array:
+        return a @ x + 0.1 * np.sin(x).sum() - 1
+
+    def failing(x: Array) -> Array:
+        seen.append(len(seen))
+        if len(seen) == 5:
+            raise KeyError("five")
+        return residuals(x)
+
+    with pytest.raises(KeyError, match="five"):
+        solve.levenberg_marquardt(failing, np.zeros(256), jac="2-point")
+    assert len(seen) == 5
+    jacobian = lambda x: a + 0.1 * np.cos(x)  # noqa: E731
+    r = solve.levenberg_marquardt(residuals, np.zeros(256), jac=jacobian, callback=lambda x: True, history=True)
+    assert (r.status, r.nit, len(r.history["fun"])) == (-1, 1, 2)
+    plain = solve.levenberg_marquardt(residuals, np.zeros(256), jac=jacobian)
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: solve.levenberg_marquardt(residuals, np.zeros(256), jac=jacobian), range(4)))
+    for other in both:
+        np.testing.assert_array_equal(other.x, plain.x)
+
+
 INTERRUPT = """
 import ctypes, os, signal, sys, threading, time
 import numpy as np

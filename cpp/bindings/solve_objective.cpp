@@ -278,6 +278,7 @@ template <class T> T Objective<T>::step(int k, const T* x, Difference method, T 
 }
 
 template <class T> bool Objective<T>::value(const T* x, T& f) {
+    const Held held(without_gil);
     if (primed_) {
         primed_ = false;
         f = last_value_;
@@ -325,6 +326,7 @@ template <class T> bool Objective<T>::plain_gradient(const T* x, T* g) {
 }
 
 template <class T> bool Objective<T>::gradient(const T* x, T* g) {
+    const Held held(without_gil);
     ++jac_calls;
     if (fun_returns_gradient) {
         if (!cached_ || std::memcmp(cached_x_.data(), x, std::size_t(n) * sizeof(T)) != 0) {
@@ -452,6 +454,7 @@ template <class T> bool Objective<T>::stack(const T* x, Difference method, int r
 }
 
 template <class T> bool Objective<T>::hessian(const T* x, T* h) {
+    const Held held(without_gil);
     ++hess_calls;
     if (hess) {
         if (hess.compiled()) {
@@ -529,6 +532,7 @@ template <class T> bool Objective<T>::hessian_of_values(const T* x, T* h) {
 }
 
 template <class T> bool Objective<T>::product(const T* x, const T* v, T* hv) {
+    const Held held(without_gil);
     ++hess_calls;
     if (hessp.compiled()) {
         hessp.run<void(int, const T*, const T*, T*, void*)>(n, x, v, hv);
@@ -538,6 +542,7 @@ template <class T> bool Objective<T>::product(const T* x, const T* v, T* hv) {
 }
 
 template <class T> bool Objective<T>::residuals(const T* x, T* r) {
+    const Held held(without_gil);
     if (have_first_) {
         // The start has been evaluated to learn m.
         have_first_ = false;
@@ -581,6 +586,7 @@ template <class T> bool Objective<T>::refine() {
 }
 
 template <class T> bool Objective<T>::jacobian(const T* x, const T* r, T* j) {
+    const Held held(without_gil);
     ++jac_calls;
     if (jac) {
         if (!jac.compiled()) return take_matrix(jac.call(fresh_array(x, n)), jac.name(), j, m, n);

@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <complex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -56,6 +57,17 @@ template <class S> bool take_matrix(PyObject* result, const char* name, S* value
 // The length of a vector of residuals, or -1 with a Python error.
 Py_ssize_t vector_length(PyObject* result, const char* name);
 
+// The GIL, where it is not held already.
+class Held {
+  public:
+    explicit Held(bool released) {
+        if (released) gil_.emplace();
+    }
+
+  private:
+    std::optional<py::gil_scoped_acquire> gil_;
+};
+
 struct Differencing {
     solve::Difference gradient = solve::Difference::none;  // also: Jacobian
     solve::Difference hessian = solve::Difference::none;
@@ -70,6 +82,8 @@ template <class T> class Objective {
     int m = 0, n = 0;
     solve::Vector<T> lower, upper;  // empty: none
     solve::Vector<T> relative, typical;
+    // Whether the solver runs without the GIL, which each call of a function then takes.
+    bool without_gil = false;
     long fun_calls = 0, jac_calls = 0, hess_calls = 0;
     T noise = solve::epsilon<T>;  // what values are exact to: float32 where fun computes in it, whatever x is
 
