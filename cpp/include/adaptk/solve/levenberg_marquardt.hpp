@@ -1,6 +1,7 @@
 // Levenberg and Marquardt's method for nonlinear least squares: half the sum of C^2 rho(r_i^2 / C^2).
 //
 //   J. J. More, The Levenberg-Marquardt algorithm: implementation and theory, LNM 630 (1978)
+//   D. G. Anderson, Iterative procedures for nonlinear integral equations, J. ACM 12 (1965): the last steps
 //   M. K. Transtrum, J. P. Sethna, Improvements to the Levenberg-Marquardt algorithm, arXiv:1201.5885 (2012)
 //   B. Triggs et al., Bundle adjustment: a modern synthesis (2000), section 4.3: robust losses
 //   C. Kanzow, N. Yamashita, M. Fukushima, J. Comput. Appl. Math. 172 (2004): bounds by projection
@@ -15,7 +16,8 @@
 //   precision  no step changes x, or the damping has left the range of the type
 // and then polishes: Gauss-Newton steps, each from a new factorisation, for as long as |D p| at least halves and |r|
 // does not grow beyond its rounding. Near the solution |D p| estimates the error of x, so this takes x to the digits
-// that J and r have, whatever the tolerances were.
+// that J and r have, whatever the tolerances were. Without bounds two of them are mixed: with residuals that are not
+// small they shrink by a constant ratio, and their sum can be had from two.
 #pragma once
 
 #include "adaptk/solve/linalg.hpp"
@@ -68,14 +70,16 @@ template <class T> struct LevenbergMarquardtOptions {
     int accelerate = -1;       // geodesic acceleration: 0 never, 1 always, -1 where it has paid
     T noise = epsilon<T>;      // what residuals are exact to
     bool polish = true;
-    T polish_tolerance = 512 * epsilon<T>;  // of |D x|, for the step that is not taken
+    T polish_tolerance = (sizeof(T) == 4 ? 512 : 2048) * epsilon<T>;  // of |D x|, for the step that is not taken
 };
 
 template <class T> struct LevenbergMarquardtWork {
     void resize(int m_, int n_) {
         m = m_;
         n = n_;
-        for (Vector<T>* v : {&x, &xn, &p, &y, &d, &lower, &upper, &g, &sine, &accel, &rhs, &sd}) v->resize(n);
+        for (Vector<T>* v :
+             {&x, &xn, &p, &y, &d, &lower, &upper, &g, &sine, &accel, &rhs, &sd, &step_before, &end_before})
+            v->resize(n);
         for (Vector<T>* v : {&r, &rn, &qtr, &weight, &second, &rw}) v->resize(m);
         j.resize(m, n);
         qr.resize(m, n);
@@ -85,7 +89,7 @@ template <class T> struct LevenbergMarquardtWork {
         upper.setConstant(std::numeric_limits<T>::infinity());
     }
     int m = 0, n = 0;
-    Vector<T> x, xn, p, y, d, lower, upper, g, sine, accel, rhs, sd;
+    Vector<T> x, xn, p, y, d, lower, upper, g, sine, accel, rhs, sd, step_before, end_before;
     Vector<T> r, rn, qtr, weight, second, rw;
     Matrix<T> j;
     PivotedQr<T> qr;
@@ -519,10 +523,36 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
         return k;
     }
 
+    // Anderson's mixing of the last two Gauss-Newton steps, in the scaled norm: where they shrink by a constant ratio,
+    // the sum of all that would follow. Returns that ratio, which the last two norms do not show once steps are mixed.
+    T extrapolate(bool second) {
+        T rate = 0;
+        w.rhs = w.xn;  // before it is mixed
+        if (second) {
+            T dp = 0, dd = 0;
+            for (int k = 0; k < w.n; ++k) {
+                const T d = w.sd[k] * (w.p[k] - w.step_before[k]);
+                dp += d * (w.sd[k] * w.p[k]);
+                dd += d * d;
+            }
+            const T share = dp / dd;
+            w.step_before = w.p;
+            rate = std::abs(share / (share - 1));
+            if (std::abs(share) <= 10) {
+                w.xn -= share * (w.rhs - w.end_before);
+                w.p = w.xn - w.x;
+            }
+        } else {
+            w.step_before = w.p;
+        }
+        w.end_before.swap(w.rhs);
+        return rate;
+    }
+
     // Near the solution the steps shrink by a nearly constant ratio, which grows with the residuals and does not depend
     // on how exact J is. It ends where the next step would be below `least` |D x|.
     Status polish(T least) {
-        T before = last_step > 0 ? last_step : std::numeric_limits<T>::infinity();
+        T before = last_step > 0 ? last_step : std::numeric_limits<T>::infinity(), rate = 0;
         for (int i = 0; i < 100; ++i) {
             back_substitute(w.qr.r, w.qtr, rank(), w.y);
             for (int k = 0; k < w.n; ++k) w.p[w.qr.order[k]] = -w.y[k] / w.sd[w.qr.order[k]];
@@ -532,6 +562,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
             const bool known = rejected && (w.accel.array() == w.xn.array()).all();
             rejected = false;
             const T step = scaled_norm(w.p), x_norm = w.x.cwiseProduct(w.sd).norm();
+            if (!o.bounded) rate = std::max(rate, extrapolate(i > 0));
             if (!(i == 0 || step < T(0.9) * before) || step <= epsilon<T> * x_norm) break;
             if (step > T(1e-2) * x_norm) {
                 overshot = i == 0;
@@ -547,7 +578,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                 overshot = i == 0;
                 break;
             }
-            const T next = step * std::min(step / before, T(1));
+            const T next = step * std::min(std::max(step / before, rate), T(1));
             before = step;
             w.x.swap(w.xn);
             w.r.swap(w.rn);
