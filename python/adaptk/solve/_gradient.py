@@ -41,10 +41,7 @@ def _descend(
     kind = 0 if name == "conjugate_gradient" else 1
     options = (arguments.tolerance(gtol, "gtol"), most)
     raw = _solve.descend(f, x, arguments.tuple_of(args), g, derivatives, kind, rule, options, common)
-    result = finish(raw, "gradient")
-    if progress is not None:
-        progress.close(result.message)
-    return result
+    return finish(raw, "gradient", progress)
 
 
 def conjugate_gradient(

@@ -206,7 +206,4 @@ def levenberg_marquardt(
     raw = _solve.levenberg_marquardt(
         f, x, arguments.tuple_of(args), j, derivatives, residuals, lower, upper, options, common
     )
-    result = finish(raw, "least_squares")
-    if progress is not None:
-        progress.close(result.message)
-    return result
+    return finish(raw, "least_squares", progress)

@@ -161,7 +161,4 @@ def newton(
     common, progress = arguments.common("newton", callback, disp, history, max_seconds)
     chosen = arguments.choice(damping, "damping", DAMPINGS)
     raw = _solve.newton(f, x, arguments.tuple_of(args), g, h, hp, derivatives, chosen, options, common)
-    result = finish(raw, "newton")
-    if progress is not None:
-        progress.close(result.message)
-    return result
+    return finish(raw, "newton", progress)
