@@ -1732,7 +1732,7 @@ class Switchless:
         self.interval = sys.getswitchinterval()
         sys.setswitchinterval(1000.0)
         self.count = 0
-        self.left = math.nan  # the count when the solver was last given control
+        self.left = math.nan  # the count when the solver was last given control, in this run
         self.seen = 0  # how often it has grown before the solver gave it back
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.run)
@@ -1746,6 +1746,7 @@ class Switchless:
 
     def watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function with a look at the count at both ends, between which NumPy may release the lock too."""
+        self.left = math.nan
 
         def watched(*args: Any) -> Any:
             self.seen += self.count > self.left
@@ -1772,7 +1773,8 @@ def large_fit(w: Callable[..., Any]) -> solve.Result:
 
 
 def large_saddle(w: Callable[..., Any]) -> solve.Result:
-    q = np.linalg.qr(np.random.default_rng(0).normal(size=(300, 300)))[0]
+    """Of an order at which the Cholesky factorisation alone keeps the lock."""
+    q = np.linalg.qr(np.random.default_rng(0).normal(size=(200, 200)))[0]
 
     def f(x: Array) -> float:
         y = q @ x
@@ -1781,7 +1783,7 @@ def large_saddle(w: Callable[..., Any]) -> solve.Result:
     def hessian(x: Array) -> Array:
         return q.T @ ((12 * (q @ x) ** 2 - 4)[:, None] * q)
 
-    start = q.T @ np.full(300, 0.1)
+    start = q.T @ np.full(200, 0.1)
     return solve.newton(w(f), start, jac=w(lambda x: q.T @ (4 * (q @ x) * ((q @ x) ** 2 - 1))), hess=w(hessian))
 
 

@@ -329,7 +329,7 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     NewtonWork<T> w;
     w.resize(f.n);
     w.x = start;
-    const Summary<T> s = solve_with(f, f.n >= 256, [&] { return newton<T, DispatchedLinalg>(f, o, w, watch); });
+    const Summary<T> s = solve_with(f, f.n >= 128, [&] { return newton<T, DispatchedLinalg>(f, o, w, watch); });
     check(s);
     py::dict d = to_dict(s, f, watch);
     put_point(d, s, w.x, w.g);
