@@ -46,10 +46,6 @@ Shape: TypeAlias = tuple[int, ...]
 Record: TypeAlias = dict[str, Any]
 Started = TypeVar("Started")
 
-# A burst of short steps is timed as a whole, and there are untimed ones before it: the threads of the contender that
-# had its turn before spin for some milliseconds while they wait for more work.
-BURST = 5e-3
-SETTLE = 4e-3
 # From here on a step is bound by memory and not by caches and calls, and the ceiling means something.
 CEILING_FROM = 4 * 1024**2
 
@@ -338,6 +334,10 @@ class Effort:
 
     repeats: int
     seconds: float
+    # A burst of short steps is timed as a whole, and there are untimed ones before it: the threads of the contender
+    # that had its turn before spin for some milliseconds while they wait for more work.
+    burst: float = 5e-3
+    settle: float = 4e-3
 
     def rounds(self) -> Iterator[int]:
         start = time.perf_counter()
@@ -373,10 +373,10 @@ def in_turn(
     for i in effort.rounds():
         # Another one goes first in each round.
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            c, calls = contenders[name], max(1, int(BURST / about[name]))
+            c, calls = contenders[name], max(1, int(effort.burst / about[name]))
             if renew is None:
-                if about[name] < SETTLE:
-                    burst(c, max(1, int(SETTLE / about[name])))
+                if about[name] < effort.settle:
+                    burst(c, max(1, int(effort.settle / about[name])))
                 times[name].append(burst(c, calls))
             else:
                 one(c)
@@ -762,10 +762,6 @@ def short_result(record: Record) -> str:
 
 def work(options: argparse.Namespace, items: Sequence[Item], threads: int, path: Path) -> None:
     """Measure in this process; results go to a file, one JSON document a line."""
-    # Before its first use JAX can be told how many threads to have. What it measures with is not this process's choice
-    # afterwards.
-    os.environ["NPROC"] = str(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import torch
 
@@ -774,7 +770,7 @@ def work(options: argparse.Namespace, items: Sequence[Item], threads: int, path:
     setting = Setting(
         threads=threads,
         contenders=list(options.contenders),
-        effort=Effort(options.repeats, options.seconds),
+        effort=Effort(options.repeats, options.seconds, *([0.0, 0.0] if options.quick else [])),
         compile_tensors=options.compile_tensors,
         quick=options.quick,
     )
@@ -793,9 +789,11 @@ def work(options: argparse.Namespace, items: Sequence[Item], threads: int, path:
             file.write(json.dumps(record) + "\n")
             file.flush()
             progress.done(f"{what}: {short_result(record)}")
-            gc.collect()
-            if (jax := sys.modules.get("jax")) is not None:
-                jax.clear_caches()
+            # Looking through all that torch and JAX have made takes longer than many of the small cases.
+            if record.get("elements", 0) >= 2**20:
+                gc.collect()
+                if (jax := sys.modules.get("jax")) is not None:
+                    jax.clear_caches()
 
 
 def described_machine() -> Record:
@@ -1282,7 +1280,7 @@ def _completed(command: argparse.ArgumentParser, options: argparse.Namespace) ->
         # torch.compile takes longer than all else in a smoke run together.
         "contenders": [c for c in CONTENDERS if not (quick and c == "compiled")],
         "repeats": 2 if quick else 11,
-        "seconds": 1.0 if quick else 15.0,
+        "seconds": 0.1 if quick else 15.0,
     }
     for name, value in defaults.items():
         if getattr(options, name) is None:
@@ -1312,11 +1310,12 @@ def measured(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[lis
     """Run a process for each number of threads; what they found, and whether all came to their end."""
     records: list[Record] = []
     complete = True
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    environment = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "results"
         path.touch()
         for n in options.threads:
+            # The only way to tell JAX, and the OpenMP that DeepSpeed brings.
             environment["OMP_NUM_THREADS"] = environment["NPROC"] = str(n)
             command = [sys.executable, str(Path(__file__).resolve()), *arguments]
             command += ["--threads", f"{n},{max(options.threads)}", "--worker", f"{n}:{path}"]
