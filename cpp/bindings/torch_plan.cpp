@@ -802,9 +802,9 @@ void TorchPlan::take_grad(Tensor& t, std::size_t i, const py::object& owner, py:
         const DLPackExchangeAPI* api = exchange_api_of(grad.ptr());
         if (api == nullptr || api->dltensor_from_py_object_no_sync(grad.ptr(), &now) != 0) {
             PyErr_Clear();
-        } else if (t.layout.same(now) && same_type(now.dtype, exchange_type(work.param)) && work.size > 1) {
-            // Not with the negative bit set, of which DLPack does not know: that is a view of imaginary parts, with
-            // gaps between them unless there is only one.
+        } else if (t.layout.same(now) && same_type(now.dtype, exchange_type(work.param)) &&
+                   (work.size != 1 || !negated(grad.ptr()))) {
+            // Lazily negated tensors are views of imaginary parts, with gaps between them unless there is only one.
             work.buffer[1] = static_cast<std::byte*>(now.data) + now.byte_offset;
             work.grad = work.param;
             return;
