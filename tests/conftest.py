@@ -117,3 +117,12 @@ def schedule(request: pytest.FixtureRequest, machine: device_arrays.Machine) -> 
     elif request.param > 0:
         pytest.skip("needs the simulator, whose schedules can be chosen")
     return request.param
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Marks that SciPy's tests have, which its own configuration makes known."""
+    for mark in (
+        *("fail_slow", "parallel_threads_limit", "thread_unsafe", "iterations"),
+        *("array_api_backends", "skip_xp_backends", "xfail_xp_backends", "uses_xp_capabilities", "xfail_on_32bit"),
+    ):
+        config.addinivalue_line("markers", f"{mark}: SciPy's")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import io
+import itertools
 import math
 import pickle
 import signal
@@ -452,6 +453,98 @@ def test_a_wall_shortens_the_step(solver: str, outside: float) -> None:
     assert r.x[0] == pytest.approx(2.5, abs=1e-5)
 
 
+@pytest.mark.parametrize("solver", [*NEWTONS, *GRADIENTS])
+def test_no_success_where_every_step_ends_in_nan(solver: str) -> None:
+    start = np.array([1.0, 2.0])
+    h = np.array([[2.0, 0.0], [0.0, 1.0]])
+    r = SOLVERS[solver](
+        lambda x: 3.0 if (x == start).all() else math.nan, start, lambda x: np.array([1.0, -1.0]), lambda x: h
+    )
+    assert (r.status, r.success, r.fun) == (-3, False, 3.0)
+    np.testing.assert_array_equal(r.x, start)
+
+
+def rounded_valley() -> tuple[Any, ...]:
+    """The first variable has no say, but for rounding: a log of exponentials and what offsets it."""
+    f = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 0, 0], [1, 0, 0]], float)
+    k = np.array([1.0, 0.3, 0.5])
+
+    def share(x: Array) -> Array:
+        e = np.exp(f @ x)
+        return e / e.sum()
+
+    def value(x: Array) -> float:
+        return float(np.log(np.exp(f @ x).sum()) - k @ x)
+
+    def hessian(x: Array) -> Array:
+        p = share(x)
+        return f.T @ (np.diag(p) - np.outer(p, p)) @ f
+
+    return value, lambda x: f.T @ share(x) - k, hessian
+
+
+@pytest.mark.parametrize("hess", ["exact", "products", "2-point", "3-point", "cs"])
+@pytest.mark.parametrize("damping", ["trust-region", "levenberg"])
+def test_rounding_along_a_valley_is_no_saddle(damping: str, hess: str) -> None:
+    f, g, h = rounded_valley()
+    if hess == "products":
+        r = solve.newton(f, np.zeros(3), jac=g, hessp=lambda x, v: h(x) @ v)
+    else:
+        r = solve.newton(f, np.zeros(3), jac=g, hess=h if hess == "exact" else hess, damping=damping)
+    assert r.success, r.message
+    np.testing.assert_allclose(g(r.x), 0, atol=1e-7)
+    assert r.nfev < 100
+
+
+@pytest.mark.parametrize("how", ["hess", "hessp"])
+def test_a_singular_quadratic_with_large_terms_ends(how: str) -> None:
+    """f is 0 but for the rounding of its terms, of which a descent along the null space must make nothing."""
+    g = np.random.default_rng(4)
+    q = np.linalg.qr(g.normal(size=(19, 19)))[0]
+    h = (q * np.concatenate([np.zeros(9), np.geomspace(1e-2, 1e5, 10)])) @ q.T
+    h = (h + h.T) / 2
+    b = h @ g.normal(size=19) * 1e-7
+    second = {"hess": lambda x: h} if how == "hess" else {"hessp": lambda x, v: h @ v}
+    r = solve.newton(lambda x: float(x @ h @ x / 2 + b @ x), np.zeros(19), jac=lambda x: h @ x + b, **second)
+    assert r.success, r.message
+    assert r.nit < 100
+    assert np.linalg.norm(r.jac) < 1e-8 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("solver", GRADIENTS)
+def test_no_point_is_evaluated_twice_in_a_row(solver: str) -> None:
+    """One-sided differences start from the value that the line search has just taken."""
+    seen: list[Any] = []
+
+    def f(x: Array) -> float:
+        seen.append(x.copy())
+        return float(np.sum((x - [1.0, 2.0]) ** 2 + np.cosh(x)))
+
+    r = SOLVERS[solver](f, [3.0, -1.0], None, None)
+    assert r.success
+    assert r.nfev == len(seen)
+    assert not any((a == b).all() for a, b in itertools.pairwise(seen))
+
+
+def test_differences_of_functions_that_compute_in_float32() -> None:
+    """x is float64, and steps that suit it would drown in the rounding of float32."""
+    t = np.linspace(0, 1, 100, dtype=np.float32)
+    y = np.random.default_rng(1).random(100, dtype=np.float32)
+
+    def residuals(p: Array) -> Array:
+        return (p[0] + p[1] * t).astype(np.float32) - y
+
+    want = np.linalg.lstsq(np.stack([np.ones(100), t.astype(float)], axis=1), y.astype(float), rcond=None)[0]
+    for jac in ("2-point", "3-point"):
+        r = solve.levenberg_marquardt(residuals, [-1.0, -1.0], jac=jac)
+        assert r.success
+        assert r.x.dtype == np.float64
+        np.testing.assert_allclose(r.x, want, rtol=1e-4)
+        r = solve.conjugate_gradient(lambda p: np.float32(np.mean(residuals(p) ** 2)), [-1.0, -1.0], jac=jac)
+        assert r.success
+        assert r.fun < 1.1 * np.mean(residuals(want) ** 2)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Least squares
 # ---------------------------------------------------------------------------------------------------------------------
@@ -612,6 +705,34 @@ def test_robust_losses(loss: str) -> None:
         np.testing.assert_allclose(r.x, want.x, rtol=1e-4)
 
 
+@pytest.mark.parametrize("tolerance", [1e-8, None])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_robust_losses_where_all_are_outliers(loss: str, tolerance: float | None) -> None:
+    """From a start at which every residual is far out: success means that the gradient of the cost is small."""
+    x = np.linspace(-1, 1, 11)
+    for seed in range(10):
+        g = np.random.default_rng(seed)
+        noise = (0.01, 0.1, 1.0)[seed % 3]
+        y = 1 + np.exp(0.1 * x) + noise * g.normal(size=11)
+        y[g.integers(0, 11)] += 50 * noise
+        r = solve.levenberg_marquardt(
+            lambda p, y=y: p[0] + np.exp(p[1] * x) - y,
+            [0.0, 0.0],
+            jac=lambda p: np.stack([np.ones(11), x * np.exp(p[1] * x)], axis=1),
+            loss=loss,
+            f_scale=noise,
+            ftol=tolerance,
+            xtol=tolerance,
+            gtol=tolerance,
+        )
+        z = (r.fun / noise) ** 2
+        weight = (rho(loss, z * (1 + 1e-6)) - rho(loss, z * (1 - 1e-6))) / (2e-6 * z)
+        rows = np.sqrt(weight)[:, None] * r.jac
+        cosine = np.abs(r.jac.T @ (weight * r.fun)) / np.linalg.norm(rows, axis=0) / np.linalg.norm(weight**0.5 * r.fun)
+        assert r.success
+        assert cosine.max() < 1e-4
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_geodesic_acceleration_pays_where_the_valley_bends() -> None:
     p = _nist.problems()["MGH17"]
@@ -655,6 +776,87 @@ def test_curve_fit_of_ceres() -> None:
     y[::20] += 10
     robust = solve.levenberg_marquardt(lambda p: np.exp(p[0] * x + p[1]) - y, [0.0, 0.0], loss="cauchy", f_scale=0.5)
     np.testing.assert_allclose(robust.x, [0.3, 0.1], atol=0.08)
+
+
+def test_robust_curve_fit_of_ceres() -> None:
+    """The same curve, some observations far off, under Cauchy's loss at 0.5: against a search without derivatives."""
+    x = 0.075 * np.arange(67)
+    y = np.exp(0.3 * x + 0.1) + 0.2 * np.random.default_rng(5).normal(size=67)
+    y[[11, 47]] += [30.0, 40.0]
+
+    def f(p: Array) -> Array:
+        return np.exp(p[0] * x + p[1]) - y
+
+    def jacobian(p: Array) -> Array:
+        e = np.exp(p[0] * x + p[1])
+        return np.stack([x * e, e], axis=1)
+
+    plain = solve.levenberg_marquardt(f, [0.0, 0.0], jac=jacobian)
+    robust = solve.levenberg_marquardt(f, [0.0, 0.0], jac=jacobian, loss="cauchy", f_scale=0.5)
+    assert plain.success
+    assert robust.success
+    assert np.abs(robust.x - [0.3, 0.1]).max() < 0.1
+    assert np.abs(plain.x - [0.3, 0.1]).max() > 0.1
+
+    def cost(p: Array) -> float:
+        return 0.125 * float(np.sum(np.log1p((f(p) / 0.5) ** 2)))
+
+    assert robust.cost == pytest.approx(cost(robust.x), rel=1e-13)
+    around = [cost(robust.x + d) for d in 1e-4 * np.random.default_rng(0).normal(size=(100, 2))]
+    assert min(around) > robust.cost
+
+
+def test_circle_fit_of_ceres() -> None:
+    """The residual m^4 - |p - c|^2 with radius m^2 is linear in c and m^4 - |c|^2: a linear system has the answer."""
+    g = np.random.default_rng(3)
+    angle = g.uniform(0, 2 * np.pi, 80)
+    x = 3 + 5 * np.cos(angle) + 0.05 * g.normal(size=80)
+    y = -2 + 5 * np.sin(angle) + 0.05 * g.normal(size=80)
+    b, c, d = np.linalg.lstsq(np.stack([2 * x, 2 * y, np.ones(80)], axis=1), x**2 + y**2, rcond=None)[0]
+    want = [b, c, (d + b * b + c * c) ** 0.25]
+    for jac in ("2-point", "cs"):
+        r = solve.levenberg_marquardt(
+            lambda p: p[2] ** 4 - (x - p[0]) ** 2 - (y - p[1]) ** 2, [x[0], y[0], 1.0], jac=jac
+        )
+        assert r.success
+        np.testing.assert_allclose(r.x, want, rtol=1e-9)
+        assert r.cost == pytest.approx(0.5 * np.sum((d - (x**2 + y**2 - 2 * b * x - 2 * c * y)) ** 2), rel=1e-9)
+
+
+def test_ellipse_fit() -> None:
+    """Exact points of an ellipse, from a circle about them: back to the ellipse, up to the order of its axes."""
+    t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    turn = np.array([[np.cos(0.5), -np.sin(0.5)], [np.sin(0.5), np.cos(0.5)]])
+    points = np.array([[1.0], [2.0]]) + turn @ np.array([4 * np.cos(t), 1.5 * np.sin(t)])
+
+    def f(p: Array) -> Array:
+        dx, dy = points[0] - p[0], points[1] - p[1]
+        u, v = np.cos(p[4]) * dx + np.sin(p[4]) * dy, np.cos(p[4]) * dy - np.sin(p[4]) * dx
+        return (u / p[2]) ** 2 + (v / p[3]) ** 2 - 1
+
+    r = solve.levenberg_marquardt(f, [*points.mean(axis=1), 3.0, 2.5, 0.3], jac="cs")
+    assert r.success
+    np.testing.assert_allclose(np.abs(r.x[:4]), [1.0, 2.0, 4.0, 1.5], rtol=1e-10)
+    assert math.remainder(r.x[4] - 0.5, math.pi) == pytest.approx(0, abs=1e-10)
+    assert r.cost < 1e-20
+
+
+def test_robot_in_a_corridor_of_ceres() -> None:
+    """Odometry and ranges to the corridor's end, each in units of its deviation: normal equations have the answer."""
+    g = np.random.default_rng(2)
+    n, length = 30, 30.0
+    odometry = 1 + 0.1 * g.normal(size=n)
+    ranges = length - np.arange(1, n + 1) + 0.01 * g.normal(size=n)
+
+    def f(steps: Array) -> Array:
+        return np.concatenate([(steps - odometry) / 0.1, (length - np.cumsum(steps) - ranges) / 0.01])
+
+    a = np.concatenate([np.eye(n) / 0.1, -np.tri(n) / 0.01])
+    want = np.linalg.solve(a.T @ a, -a.T @ f(np.zeros(n)))
+    r = solve.levenberg_marquardt(f, odometry, jac="3-point", absolute_sigma=True)
+    assert r.success
+    np.testing.assert_allclose(r.x, want, rtol=1e-9)
+    np.testing.assert_allclose(r.cov, np.linalg.inv(a.T @ a), rtol=1e-6, atol=1e-12)
 
 
 # Problems of SciPy's tests
@@ -1121,8 +1323,9 @@ def test_callbacks_with_an_intermediate_result() -> None:
 
     r = solve.newton(rosenbrock, [-1.2, 1.0], jac=rosenbrock_gradient, hess=rosenbrock_hessian, callback=callback)
     assert len(seen) == r.nit
-    for s in seen:
+    for k, s in enumerate(seen):
         assert s.fun == rosenbrock(s.x)
+        assert s.nit == k + 1
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -1520,6 +1723,114 @@ def test_the_lock_is_released_for_compiled_functions(library: Any) -> None:
         stop.set()
         thread.join()
         sys.setswitchinterval(interval)
+
+
+class Switchless:
+    """A thread that counts, and that runs only where the one under test gives up the lock: no thread is interrupted."""
+
+    def __enter__(self) -> Switchless:
+        self.interval = sys.getswitchinterval()
+        sys.setswitchinterval(1000.0)
+        self.count = 0
+        self.left = math.nan  # the count when the solver was last given control, in this run
+        self.seen = 0  # how often it has grown before the solver gave it back
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+        return self
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            self.count += 1
+            time.sleep(0)
+
+    def watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with a look at the count at both ends, between which NumPy may release the lock too."""
+        self.left = math.nan
+
+        def watched(*args: Any) -> Any:
+            self.seen += self.count > self.left
+            value = function(*args)
+            self.left = self.count
+            return value
+
+        return watched
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+        sys.setswitchinterval(self.interval)
+
+
+def large_fit(w: Callable[..., Any]) -> solve.Result:
+    g = np.random.default_rng(0)
+    a, b = g.normal(size=(500, 300)), g.normal(size=500)
+    return solve.levenberg_marquardt(
+        w(lambda x: a @ x + 0.01 * np.sin(a @ x) - b),
+        np.zeros(300),
+        jac=w(lambda x: (1 + 0.01 * np.cos(a @ x))[:, None] * a),
+    )
+
+
+def large_saddle(w: Callable[..., Any]) -> solve.Result:
+    """Of an order at which the Cholesky factorisation alone keeps the lock."""
+    q = np.linalg.qr(np.random.default_rng(0).normal(size=(200, 200)))[0]
+
+    def f(x: Array) -> float:
+        y = q @ x
+        return float(np.sum((y**2 - 1) ** 2))
+
+    def hessian(x: Array) -> Array:
+        return q.T @ ((12 * (q @ x) ** 2 - 4)[:, None] * q)
+
+    start = q.T @ np.full(200, 0.1)
+    return solve.newton(w(f), start, jac=w(lambda x: q.T @ (4 * (q @ x) * ((q @ x) ** 2 - 1))), hess=w(hessian))
+
+
+@pytest.mark.parametrize("problem", [large_fit, large_saddle])
+def test_the_lock_is_released_in_the_linear_algebra_of_large_problems(problem: Callable[..., Any]) -> None:
+    with Switchless() as other:
+        for _ in range(20):
+            r = problem(other.watch)
+            assert r.success, r.message
+            if other.seen > 0:
+                break
+    assert other.seen > 0
+
+
+def test_small_problems_keep_the_lock() -> None:
+    """Taking it back may mean to wait for another thread."""
+    p = _nist.problems()["Thurber"]
+    with Switchless() as other:
+        for _ in range(5):
+            assert solve.levenberg_marquardt(other.watch(p.residuals), p.starts[1], jac=other.watch(p.jacobian)).success
+    assert other.seen == 0
+
+
+def test_callbacks_and_errors_without_the_lock() -> None:
+    a = np.random.default_rng(0).normal(size=(300, 256))
+    seen: list[int] = []
+
+    def residuals(x: Array) -> Array:
+        return a @ x + 0.1 * np.sin(x).sum() - 1
+
+    def failing(x: Array) -> Array:
+        seen.append(len(seen))
+        if len(seen) == 5:
+            raise KeyError("five")
+        return residuals(x)
+
+    with pytest.raises(KeyError, match="five"):
+        solve.levenberg_marquardt(failing, np.zeros(256), jac="2-point")
+    assert len(seen) == 5
+    jacobian = lambda x: a + 0.1 * np.cos(x)  # noqa: E731
+    r = solve.levenberg_marquardt(residuals, np.zeros(256), jac=jacobian, callback=lambda x: True, history=True)
+    assert (r.status, r.nit, len(r.history["fun"])) == (-1, 1, 2)
+    plain = solve.levenberg_marquardt(residuals, np.zeros(256), jac=jacobian)
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: solve.levenberg_marquardt(residuals, np.zeros(256), jac=jacobian), range(4)))
+    for other in both:
+        np.testing.assert_array_equal(other.x, plain.x)
 
 
 INTERRUPT = """

@@ -120,11 +120,10 @@ void check_versioned(const DLManagedTensorVersioned& m, const ArgName& name) {
 // PyTorch negates some views lazily (the imaginary part of a conjugate), and its exchange API does not say so. Such a
 // view has gaps between its elements and is refused for them, unless it has one element alone.
 void check_sign(PyObject* object, const DLTensor& t, const ArgName& name) {
-    if (t.ndim > 0 && t.shape == nullptr) return;  // refused later
+    if (t.ndim > 0 && t.shape == nullptr) return;
     for (std::int32_t i = 0; i < t.ndim; ++i)
         if (t.shape[i] != 1) return;
-    const py::object is_negated = py::getattr(object, "is_neg", py::none());
-    if (!is_negated.is_none() && is_negated().cast<bool>())
+    if (negated(object))
         fail(PyExc_BufferError, name.text() + ": a view that is negated lazily; pass its resolve_neg()");
 }
 
@@ -163,6 +162,14 @@ struct CudaInterface {
 }  // namespace
 
 const NumpyTypes& numpy_types() { return known_types(); }
+
+bool negated(PyObject* tensor) {
+    static PyObject* const name = PyUnicode_InternFromString("is_neg");
+    if (PyObject_HasAttr(tensor, name) == 0) return false;
+    const auto answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor, name));
+    if (!answer) throw py::error_already_set();
+    return answer.cast<bool>();
+}
 
 const DLPackExchangeAPI* exchange_api_of(PyObject* object) { return exchange_api(Py_TYPE(object)); }
 

@@ -144,6 +144,9 @@ struct QuickShape {
     }
 };
 
+// Whether a tensor of PyTorch is negated lazily, which is nothing that DLPack knows of.
+bool negated(PyObject* tensor);
+
 // The exchange API of an object's type, or nullptr.
 const DLPackExchangeAPI* exchange_api_of(PyObject* object);
 

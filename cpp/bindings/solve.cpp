@@ -72,9 +72,10 @@ class Watch {
         py::object x = py::reinterpret_steal<py::object>(fresh_array(p.x, p.n));
         if (!x) return Signal::abort;
         py::object f = py::reinterpret_steal<py::object>(PyFloat_FromDouble(double(p.value)));
-        PyObject* const arguments[2] = {x.ptr(), f.ptr()};
+        py::object nit = py::reinterpret_steal<py::object>(PyLong_FromLong(p.nit));
+        PyObject* const arguments[3] = {x.ptr(), f.ptr(), nit.ptr()};
         py::object answer =
-            py::reinterpret_steal<py::object>(PyObject_Vectorcall(callback_.ptr(), arguments, 2, nullptr));
+            py::reinterpret_steal<py::object>(PyObject_Vectorcall(callback_.ptr(), arguments, 3, nullptr));
         if (!answer) {
             if (!PyErr_ExceptionMatches(PyExc_StopIteration)) return Signal::abort;
             PyErr_Clear();
@@ -111,11 +112,17 @@ template <class T> py::object matrix_to(const Matrix<T>& m) {
     return py::reinterpret_steal<py::object>(a);
 }
 
-// Compiled functions run without the GIL.
-template <class Work> auto without_python(bool compiled, const Work& work) {
-    if (!compiled) return work();
+template <class Work> auto without_python(bool release, const Work& work) {
+    if (!release) return work();
     py::gil_scoped_release released;
     return work();
+}
+
+// Compiled functions run without the GIL. With functions in Python it is away between their calls where the linear
+// algebra there takes so long, a millisecond or more, that other threads should not wait for it.
+template <class T, class Work> auto solve_with(Objective<T>& f, bool large, const Work& work) {
+    f.without_gil = large && !f.compiled();
+    return without_python(large || f.compiled(), work);
 }
 
 template <class T> void check(const Summary<T>& s) {
@@ -187,14 +194,7 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
     set_up(f, int(start.size()), derivatives, start);
     LevenbergMarquardtOptions<T> o;
     // options: (ftol, xtol, gtol, max_nfev, factor, loss, loss_scale, accelerate, polish, scale, absolute_sigma)
-    const auto tolerance = [&](int i, T& value) {
-        if (!options[i].is_none()) value = T(options[i].cast<double>());
-    };
-    tolerance(0, o.ftol);
-    tolerance(1, o.xtol);
-    tolerance(2, o.gtol);
     o.max_evaluations = options[3].cast<long>();
-    tolerance(4, o.factor);
     o.loss = Loss(options[5].cast<int>());
     o.loss_scale = T(options[6].cast<double>());
     o.accelerate = options[7].cast<int>();
@@ -210,6 +210,20 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
     } else if (!f.first_residuals(start.data())) {
         raise();
     }
+    if (f.noise > epsilon<T>) {
+        // Residuals of fewer digits than x: as if x had no more either.
+        o.ftol = o.xtol = T(1e-5);
+        o.gtol = T(1e-6);
+        o.noise = f.noise;
+        o.polish_tolerance = 512 * f.noise;
+    }
+    const auto tolerance = [&](int i, T& value) {
+        if (!options[i].is_none()) value = T(options[i].cast<double>());
+    };
+    tolerance(0, o.ftol);
+    tolerance(1, o.xtol);
+    tolerance(2, o.gtol);
+    tolerance(4, o.factor);
     f.prepare();
     LevenbergMarquardtWork<T> w;
     w.resize(f.m, f.n);
@@ -220,7 +234,8 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
         w.upper = f.upper;
     }
     Watch watch(common);
-    const Summary<T> s = without_python(f.compiled(), [&] { return levenberg_marquardt<T>(f, o, w, watch); });
+    const bool large = double(f.m) * f.n * f.n >= 1 << 20;
+    const Summary<T> s = solve_with(f, large, [&] { return levenberg_marquardt<T>(f, o, w, watch); });
     check(s);
     py::dict d = to_dict(s, f, watch);
     ADAPTK_KEY(x);
@@ -243,7 +258,7 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
         Vector<T> weight;
         if (o.loss != Loss::linear) weight = w.weight;
         Matrix<T> cov(f.n, f.n);
-        covariance(w, weight, cov);
+        without_python(large, [&] { covariance(w, weight, cov); });
         if (!options[10].cast<bool>()) {
             // Of the residuals, from what is left of them; one observation more than parameters is needed for it.
             const int freedom = f.m - f.n;
@@ -271,8 +286,8 @@ template <class T> void put_point(py::dict& d, const Summary<T>& s, const Vector
 // What gradients by differences can reach, in units of the largest one: their error is near this.
 template <class T> T difference_floor(const Objective<T>& f) {
     if (f.jac || f.fun_returns_gradient) return 0;
-    if (f.differences.gradient == Difference::two_point) return 64 * std::sqrt(epsilon<T>);
-    if (f.differences.gradient == Difference::three_point) return 64 * std::cbrt(epsilon<T>) * std::cbrt(epsilon<T>);
+    if (f.differences.gradient == Difference::two_point) return 64 * std::sqrt(f.noise);
+    if (f.differences.gradient == Difference::three_point) return 64 * std::cbrt(f.noise) * std::cbrt(f.noise);
     return 0;
 }
 
@@ -288,6 +303,7 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     f.hessp = Function("hessp", hessp, args);
     set_up(f, int(start.size()), derivatives, start);
     f.prepare();
+    if (!f.prime(start.data())) raise();
     NewtonOptions<T> o;
     // options: (gtol, xtol, radius, maxiter)
     o.gtol = std::max(o.gtol, difference_floor(f));
@@ -303,7 +319,7 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
         NewtonCgWork<T> w;
         w.resize(f.n);
         w.x = start;
-        const Summary<T> s = without_python(f.compiled(), [&] { return newton_cg<T>(f, o, w, watch); });
+        const Summary<T> s = solve_with(f, f.n >= 1 << 14, [&] { return newton_cg<T>(f, o, w, watch); });
         check(s);
         py::dict d = to_dict(s, f, watch);
         put_point(d, s, w.x, w.g);
@@ -313,7 +329,7 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     NewtonWork<T> w;
     w.resize(f.n);
     w.x = start;
-    const Summary<T> s = without_python(f.compiled(), [&] { return newton<T, DispatchedLinalg>(f, o, w, watch); });
+    const Summary<T> s = solve_with(f, f.n >= 128, [&] { return newton<T, DispatchedLinalg>(f, o, w, watch); });
     check(s);
     py::dict d = to_dict(s, f, watch);
     put_point(d, s, w.x, w.g);
@@ -335,6 +351,7 @@ py::dict run_gradient(const py::object& fun, const py::object& x0, const py::tup
     f.jac = Function("jac", jac, args);
     set_up(f, int(start.size()), derivatives, start);
     f.prepare();
+    if (!f.prime(start.data())) raise();
     Watch watch(common);
     ConjugateGradientWork<T> w;
     w.resize(f.n);
@@ -342,7 +359,7 @@ py::dict run_gradient(const py::object& fun, const py::object& x0, const py::tup
     // Before the GIL may go.
     const long most = options[1].cast<long>();
     const double gtol = options[0].is_none() ? -1.0 : options[0].cast<double>();
-    const Summary<T> s = without_python(f.compiled(), [&] {
+    const Summary<T> s = solve_with(f, f.n >= 1 << 18, [&] {
         if (kind == 0) {
             ConjugateGradientOptions<T> o;
             o.beta = Beta(rule);
@@ -366,12 +383,11 @@ py::dict run_gradient(const py::object& fun, const py::object& x0, const py::tup
 // A dense matrix, or a function.
 template <class T> struct LinearSystem {
     Function a, m;
-    py::object dense_a, dense_m;
+    const T *dense_a = nullptr, *dense_m = nullptr;
     int n = 0;
 
-    static bool multiply(const py::object& dense, const T* v, T* out, int n) {
-        const auto& array = py::reinterpret_borrow<py::array>(dense);
-        const Eigen::Map<const Matrix<T>> matrix(static_cast<const T*>(array.data()), n, n);
+    static bool multiply(const T* dense, const T* v, T* out, int n) {
+        const Eigen::Map<const Matrix<T>> matrix(dense, n, n);
         // Stored row after row, seen column after column: the transpose, which is the same matrix.
         Eigen::Map<Vector<T>>(out, n).noalias() = matrix.transpose() * Eigen::Map<const Vector<T>>(v, n);
         return true;
@@ -380,7 +396,7 @@ template <class T> struct LinearSystem {
         if (dense_a) return multiply(dense_a, v, av, n);
         return take_vector(a.call(fresh_array(v, n)), a.name(), av, n);
     }
-    bool preconditioned() const { return bool(m) || bool(dense_m); }
+    bool preconditioned() const { return bool(m) || dense_m != nullptr; }
     bool precondition(const T* r, T* z) {
         if (dense_m) return multiply(dense_m, r, z, n);
         return take_vector(m.call(fresh_array(r, n)), m.name(), z, n);
@@ -397,9 +413,9 @@ py::dict run_cg(const py::object& a, const py::object& b, const py::object& x0, 
     w.x = vector_of<T>(x0);
     LinearSystem<T> system;
     system.n = int(right.size());
-    const auto bind = [](const py::object& o, const char* name, Function& f, py::object& dense) {
+    const auto bind = [](const py::object& o, const char* name, Function& f, const T*& dense) {
         if (py::isinstance<py::array>(o)) {
-            dense = o;
+            dense = static_cast<const T*>(py::reinterpret_borrow<py::array>(o).data());
         } else {
             f = Function(name, o, py::tuple());
         }
@@ -411,7 +427,8 @@ py::dict run_cg(const py::object& a, const py::object& b, const py::object& x0, 
     o.atol = T(atol);
     o.max_iterations = maxiter;
     Watch watch(common);
-    const Summary<T> s = cg<T>(system, o, w, watch);
+    const bool python = bool(system.a) || bool(system.m);
+    const Summary<T> s = without_python(!python && system.n >= 256, [&] { return cg<T>(system, o, w, watch); });
     check(s);
     py::dict d;
     d["x"] = vector_to(w.x);

@@ -240,6 +240,7 @@ template <class T> void Objective<T>::prepare() {
         complex_point_.resize(std::size_t(n));
         complex_value_.resize(longest);
     }
+    if (m == 0 && differences.gradient != Difference::none) last_x_.resize(std::size_t(n));
     if (fun_returns_gradient) {
         cached_x_.resize(std::size_t(n));
         cached_g_.resize(std::size_t(n));
@@ -257,8 +258,18 @@ template <class T> bool Objective<T>::alive() {
     return PyErr_CheckSignals() == 0;
 }
 
-template <class T> T Objective<T>::step(int k, const T* x, Difference method, bool& central) const {
-    const T scale = relative[k] > 0 ? relative[k] : solve::difference_scale<T>(method);
+template <class T> void Objective<T>::learn(PyObject* result, T& exact, bool& known) const {
+    if (known || result == nullptr || PyFloat_Check(result)) return;
+    known = true;
+    PyObject* any = py::detail::npy_api::get().PyArray_FromAny_(result, nullptr, 0, 0, 0, nullptr);
+    if (any == nullptr) return PyErr_Clear();
+    const py::dtype d = py::reinterpret_steal<py::array>(any).dtype();
+    if (d.kind() != 'f' || d.itemsize() >= py::ssize_t(sizeof(T))) return;
+    exact = d.itemsize() == 2 ? T(1.0 / 1024) : T(solve::epsilon<float>);
+}
+
+template <class T> T Objective<T>::step(int k, const T* x, Difference method, T exact, bool& central) const {
+    const T scale = relative[k] > 0 ? relative[k] : solve::difference_scale<T>(method, exact);
     central = method == Difference::three_point;
     const T h = solve::difference_step(x[k], scale, typical[k], lower[k], upper[k], central);
     // Without room on one side, as exact as the other methods: three points on the same side would leave the bounds
@@ -267,12 +278,29 @@ template <class T> T Objective<T>::step(int k, const T* x, Difference method, bo
 }
 
 template <class T> bool Objective<T>::value(const T* x, T& f) {
+    const Held held(without_gil);
+    if (primed_) {
+        primed_ = false;
+        f = last_value_;
+        return true;
+    }
+    if (!evaluate(x, f)) return false;
+    if (!last_x_.empty()) {
+        std::copy(x, x + n, last_x_.begin());
+        last_value_ = f;
+        have_last_ = true;
+    }
+    return true;
+}
+
+template <class T> bool Objective<T>::evaluate(const T* x, T& f) {
     ++fun_calls;
     if (fun.compiled()) {
         f = fun.run<T(int, const T*, void*)>(n, x);
         return alive();
     }
     PyObject* result = fun.call(fresh_array(x, n));
+    if (!last_x_.empty()) learn(result, noise, noise_known_);
     if (!fun_returns_gradient) return take_scalar(result, fun.name(), f);
     if (result == nullptr) return false;
     py::object pair = py::reinterpret_steal<py::object>(result);
@@ -283,7 +311,6 @@ template <class T> bool Objective<T>::value(const T* x, T& f) {
     if (!take_scalar(Py_NewRef(PyTuple_GET_ITEM(result, 0)), fun.name(), f)) return false;
     if (!take_vector(Py_NewRef(PyTuple_GET_ITEM(result, 1)), "the gradient of fun", cached_g_.data(), n)) return false;
     std::copy(x, x + n, cached_x_.begin());
-    cached_value_ = f;
     cached_ = true;
     return true;
 }
@@ -293,10 +320,13 @@ template <class T> bool Objective<T>::plain_gradient(const T* x, T* g) {
         jac.run<void(int, const T*, T*, void*)>(n, x, g);
         return alive();
     }
-    return take_vector(jac.call(fresh_array(x, n)), jac.name(), g, n);
+    PyObject* result = jac.call(fresh_array(x, n));
+    if (differences.hessian != Difference::none) learn(result, gradient_noise_, gradient_noise_known_);
+    return take_vector(result, jac.name(), g, n);
 }
 
 template <class T> bool Objective<T>::gradient(const T* x, T* g) {
+    const Held held(without_gil);
     ++jac_calls;
     if (fun_returns_gradient) {
         if (!cached_ || std::memcmp(cached_x_.data(), x, std::size_t(n) * sizeof(T)) != 0) {
@@ -315,19 +345,41 @@ template <class T> bool Objective<T>::gradient(const T* x, T* g) {
         return complex_difference(f, x, 1, g);
     }
     T at = 0;
-    if (differences.gradient == Difference::two_point && !value(x, at)) return false;
+    if (differences.gradient == Difference::two_point && !base_value(x, at)) return false;
     if (differences.vectorized) return stack(x, differences.gradient, 1, &at, g);
-    const auto f = [&](const T* point, T* out) { return value(point, *out); };
-    return difference(f, differences.gradient, x, &at, 1, g);
+    const auto f = [&](const T* point, T* out) { return evaluate(point, *out); };
+    return difference(f, differences.gradient, noise, x, &at, 1, g);
+}
+
+template <class T> bool Objective<T>::prime(const T* x) {
+    if (last_x_.empty() || fun.compiled()) return true;
+    T f;
+    primed_ = value(x, f);
+    return primed_;
+}
+
+template <class T> T Objective<T>::hessian_error() const {
+    const bool values = !jac && !fun_returns_gradient;
+    const T exact = values ? noise : gradient_noise_;
+    if (hess || (!values && differences.hessian == Difference::complex_step)) return solve::epsilon<T>;
+    if (values || differences.hessian == Difference::two_point) return 4 * std::sqrt(exact);
+    return 4 * std::cbrt(exact) * std::cbrt(exact);
+}
+
+// The value at x, which the solver has mostly just asked for.
+template <class T> bool Objective<T>::base_value(const T* x, T& f) {
+    if (!have_last_ || std::memcmp(last_x_.data(), x, std::size_t(n) * sizeof(T)) != 0) return value(x, f);
+    f = last_value_;
+    return true;
 }
 
 template <class T>
 template <class F>
-bool Objective<T>::difference(F& f, Difference method, const T* x, const T* at, int rows, T* out) {
+bool Objective<T>::difference(F& f, Difference method, T exact, const T* x, const T* at, int rows, T* out) {
     std::copy(x, x + n, point_.begin());
     for (int k = 0; k < n; ++k) {
         bool central;
-        const T h = step(k, x, method, central);
+        const T h = step(k, x, method, exact, central);
         T* column = out + std::ptrdiff_t(k) * rows;
         point_[std::size_t(k)] = x[k] + h;
         if (!f(point_.data(), high_.data())) return false;
@@ -355,7 +407,7 @@ template <class T> template <class F> bool Objective<T>::complex_difference(F& f
     for (int k = 0; k < n; ++k) complex_point_[std::size_t(k)] = x[k];
     for (int k = 0; k < n; ++k) {
         bool central;
-        T h = std::abs(step(k, x, Difference::complex_step, central));
+        T h = std::abs(step(k, x, Difference::complex_step, noise, central));
         const T least = std::numeric_limits<T>::min() / solve::epsilon<T>;
         const T scale = relative[k] > 0 ? relative[k] : solve::difference_scale<T>(Difference::complex_step);
         h = std::max(scale * std::max(std::abs(x[k]), typical[k]), least);
@@ -376,7 +428,7 @@ template <class T> bool Objective<T>::stack(const T* x, Difference method, int r
     const auto size = std::size_t(n);
     for (int k = 0; k < n; ++k) {
         bool central;
-        const T h = step(k, x, method, central);
+        const T h = step(k, x, method, noise, central);
         const auto row = std::size_t(k);
         std::copy(x, x + n, all.begin() + std::ptrdiff_t(row * size));
         all[row * size + row] = x[k] + h;
@@ -402,6 +454,7 @@ template <class T> bool Objective<T>::stack(const T* x, Difference method, int r
 }
 
 template <class T> bool Objective<T>::hessian(const T* x, T* h) {
+    const Held held(without_gil);
     ++hess_calls;
     if (hess) {
         if (hess.compiled()) {
@@ -425,7 +478,7 @@ template <class T> bool Objective<T>::hessian(const T* x, T* h) {
             std::vector<T> at(static_cast<std::size_t>(n));
             if (!gradient(x, at.data())) return false;
             const auto f = [&](const T* point, T* out) { return gradient(point, out); };
-            if (!difference(f, method, x, at.data(), n, h)) return false;
+            if (!difference(f, method, gradient_noise_, x, at.data(), n, h)) return false;
         }
     }
     // Only its symmetric part has a say in g'p + p'Hp/2. In tiles: a column and a row at a time would miss the cache.
@@ -447,16 +500,16 @@ template <class T> bool Objective<T>::hessian_of_values(const T* x, T* h) {
     std::copy(x, x + n, point_.begin());
     std::vector<T> steps(static_cast<std::size_t>(n)), ahead(static_cast<std::size_t>(n));
     T at;
-    if (!value(x, at)) return false;
+    if (!base_value(x, at)) return false;
     for (int k = 0; k < n; ++k) {
         bool central = true;
-        steps[std::size_t(k)] = solve::difference_step(x[k], std::sqrt(std::sqrt(solve::epsilon<T>)), typical[k],
-                                                       lower[k], upper[k], central);
+        steps[std::size_t(k)] =
+            solve::difference_step(x[k], std::sqrt(std::sqrt(noise)), typical[k], lower[k], upper[k], central);
     }
     const auto shifted = [&](int i, T si, int k, T sk, T& f) {
         point_[std::size_t(i)] += si * steps[std::size_t(i)];
         if (k >= 0) point_[std::size_t(k)] += sk * steps[std::size_t(k)];
-        const bool ok = value(point_.data(), f);
+        const bool ok = evaluate(point_.data(), f);
         point_[std::size_t(i)] = x[i];
         if (k >= 0) point_[std::size_t(k)] = x[k];
         return ok;
@@ -479,6 +532,7 @@ template <class T> bool Objective<T>::hessian_of_values(const T* x, T* h) {
 }
 
 template <class T> bool Objective<T>::product(const T* x, const T* v, T* hv) {
+    const Held held(without_gil);
     ++hess_calls;
     if (hessp.compiled()) {
         hessp.run<void(int, const T*, const T*, T*, void*)>(n, x, v, hv);
@@ -488,6 +542,7 @@ template <class T> bool Objective<T>::product(const T* x, const T* v, T* hv) {
 }
 
 template <class T> bool Objective<T>::residuals(const T* x, T* r) {
+    const Held held(without_gil);
     if (have_first_) {
         // The start has been evaluated to learn m.
         have_first_ = false;
@@ -511,6 +566,7 @@ template <class T> bool Objective<T>::first_residuals(const T* x) {
         return refuse(PyExc_TypeError, fun.name(), " must return real numbers, got None");
     }
     const Py_ssize_t length = vector_length(result, fun.name());
+    if (differences.gradient != Difference::none) learn(result, noise, noise_known_);
     if (length < 1) {
         Py_DECREF(result);
         return length < 0 ? false
@@ -530,6 +586,7 @@ template <class T> bool Objective<T>::refine() {
 }
 
 template <class T> bool Objective<T>::jacobian(const T* x, const T* r, T* j) {
+    const Held held(without_gil);
     ++jac_calls;
     if (jac) {
         if (!jac.compiled()) return take_matrix(jac.call(fresh_array(x, n)), jac.name(), j, m, n);
@@ -548,7 +605,7 @@ template <class T> bool Objective<T>::jacobian(const T* x, const T* r, T* j) {
     }
     if (differences.vectorized) return stack(x, differences.gradient, m, r, j);
     const auto f = [&](const T* point, T* out) { return residuals(point, out); };
-    return difference(f, differences.gradient, x, r, m, j);
+    return difference(f, differences.gradient, noise, x, r, m, j);
 }
 
 template bool take_scalar(PyObject*, const char*, float&);

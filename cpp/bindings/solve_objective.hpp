@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <complex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -56,6 +57,17 @@ template <class S> bool take_matrix(PyObject* result, const char* name, S* value
 // The length of a vector of residuals, or -1 with a Python error.
 Py_ssize_t vector_length(PyObject* result, const char* name);
 
+// The GIL, where it is not held already.
+class Held {
+  public:
+    explicit Held(bool released) {
+        if (released) gil_.emplace();
+    }
+
+  private:
+    std::optional<py::gil_scoped_acquire> gil_;
+};
+
 struct Differencing {
     solve::Difference gradient = solve::Difference::none;  // also: Jacobian
     solve::Difference hessian = solve::Difference::none;
@@ -70,7 +82,10 @@ template <class T> class Objective {
     int m = 0, n = 0;
     solve::Vector<T> lower, upper;  // empty: none
     solve::Vector<T> relative, typical;
+    // Whether the solver runs without the GIL, which each call of a function then takes.
+    bool without_gil = false;
     long fun_calls = 0, jac_calls = 0, hess_calls = 0;
+    T noise = solve::epsilon<T>;  // what values are exact to: float32 where fun computes in it, whatever x is
 
     void prepare();  // once n, m and the members above are set
     bool compiled() const;
@@ -85,22 +100,38 @@ template <class T> class Objective {
     bool can_refine() const { return !jac && differences.gradient == solve::Difference::two_point; }
     bool refine();
 
+    // The relative error of Hessians by differences, of gradients or of values.
+    T hessian_error() const;
+
+    // The first call, which tells the precision of the values where differences are taken of them.
+    bool prime(const T* x);
     // The first call, which tells m.
     bool first_residuals(const T* x);
 
   private:
+    bool evaluate(const T* x, T& f);
+    bool base_value(const T* x, T& f);
+    // A function's own precision, from the first thing that it returns.
+    void learn(PyObject* result, T& exact, bool& known) const;
     bool alive();  // looks after Ctrl-C while no Python code runs
     bool plain_gradient(const T* x, T* g);
     bool hessian_of_values(const T* x, T* h);
     // out (rows x n, column after column) by differences of `f`, which has `rows` values, around x with values `at`.
-    template <class F> bool difference(F& f, solve::Difference method, const T* x, const T* at, int rows, T* out);
+    template <class F>
+    bool difference(F& f, solve::Difference method, T exact, const T* x, const T* at, int rows, T* out);
     template <class F> bool complex_difference(F& f, const T* x, int rows, T* out);
     bool stack(const T* x, solve::Difference method, int rows, const T* at, T* out);
-    T step(int k, const T* x, solve::Difference method, bool& central) const;
+    T step(int k, const T* x, solve::Difference method, T exact, bool& central) const;
 
-    T cached_value_ = 0;
     std::vector<T> cached_x_, cached_g_;
     bool cached_ = false;
+    // The solver's last point: one-sided differences start from its value.
+    std::vector<T> last_x_;
+    T last_value_ = 0;
+    bool have_last_ = false;
+    bool primed_ = false;  // nobody has asked for that value yet
+    T gradient_noise_ = solve::epsilon<T>;
+    bool noise_known_ = false, gradient_noise_known_ = false;
     std::vector<T> first_;
     bool have_first_ = false;
     std::vector<T> point_, low_, high_, row_major_;

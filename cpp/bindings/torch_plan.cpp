@@ -5,9 +5,11 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -58,21 +60,33 @@ struct TorchShim {
     py::object make;  // torch.Tensor -> a capsule of a new handle
 };
 
+void prefetch([[maybe_unused]] const void* address) {
+#if !defined(_MSC_VER)
+    for (std::size_t line = 0; line < 256; line += 64) __builtin_prefetch(static_cast<const char*>(address) + line);
+#endif
+}
+
 class Handle {
   public:
     Handle() = default;
-    Handle(const TorchShim& shim, py::handle tensor) : shim_(&shim) {
-        if (shim.data_ptr == nullptr) return;
+    Handle(const TorchShim& shim, py::handle tensor, const DLTensor& seen) : shim_(&shim) {
+        if (shim.data_ptr == nullptr || seen.device.device_type != device_cpu) return;
         const py::object capsule = shim.make(tensor);
         tensor_ = PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr()));
         if (tensor_ == nullptr) throw py::error_already_set();
+        std::memcpy(&near_, tensor_, sizeof near_);
     }
-    Handle(Handle&& other) noexcept : shim_(other.shim_), tensor_(std::exchange(other.tensor_, nullptr)) {}
+    Handle(Handle&& other) noexcept
+        : shim_(other.shim_), tensor_(std::exchange(other.tensor_, nullptr)), near_(other.near_) {}
     Handle& operator=(Handle&& other) noexcept {
         std::swap(shim_, other.shim_);
         std::swap(tensor_, other.tensor_);
+        std::swap(near_, other.near_);
         return *this;
     }
+    explicit operator bool() const { return tensor_ != nullptr; }
+    // Asks for the memory that `at` will read: a thousand tensors are spread over more of it than the caches hold.
+    void soon() const { prefetch(near_); }
     ~Handle() {
         if (tensor_ != nullptr) shim_->release(tensor_);
     }
@@ -87,6 +101,8 @@ class Handle {
   private:
     const TorchShim* shim_ = nullptr;
     void* tensor_ = nullptr;
+    const void* near_ =
+        nullptr;  // what the handle begins with, the address of the tensor's fields; only for prefetching
 };
 
 // Reading a thousand gradients makes a thousand objects that are gone with the step: nothing to look for cycles in.
@@ -107,6 +123,7 @@ class NoCollection {
 constexpr std::size_t max_numbers = 3;
 struct Number {
     PyObject* object = nullptr;
+    const DLPackExchangeAPI* api = nullptr;
     void* data = nullptr;
     bool wide = false;  // float64
     bool on_device = false;
@@ -123,6 +140,10 @@ struct Number {
     }
 };
 
+// What lies in the optimizer's state belongs to the optimizer: between steps it may be freed at any time, to make room
+// on a device for example, and nothing here keeps it alive but for the handles of tensors on the CPU, until the next
+// step. A pointer to it is looked at only once it has been found in the optimizer's state again, and what it points to
+// is held from then on to the end of the step.
 struct Tensor {
     py::object param;
     std::size_t group = 0;
@@ -130,9 +151,10 @@ struct Tensor {
     bool odd = false;                  // no plain dense tensors: others stand in for them at each step
     bool fresh = false;                // the momentum buffer of torch's SGD has not seen a gradient yet
 
-    py::object state;                 // its dict in the optimizer's state, or null
-    std::vector<py::object> entries;  // keys and values of that dict as they were when they were looked at
-    std::vector<py::object> kept;     // the buffers and numbers
+    PyObject* state = nullptr;      // its dict in the optimizer's state, or null
+    std::vector<py::object> keys;   // of that dict as it was when it was looked at
+    std::vector<PyObject*> values;  // and its values
+    bool loose = false;             // some of the tensors are not among them
     const DLPackExchangeAPI* api = nullptr;
     Layout layout;
     std::array<PyObject*, 1 + max_states> object{};  // the param and the states
@@ -144,23 +166,41 @@ struct Tensor {
     Device device;
     double device_step = 0.0;  // what the device has counted, where it counts
 
+    void soon() const {
+        for (const Handle& h : state_handle)
+            if (h) h.soon();
+        for (const Handle& h : number_handle)
+            if (h) h.soon();
+    }
+    void unbind() {
+        names = nullptr;
+        state_handle = {};
+        number_handle = {};
+    }
     py::tuple buffers() const {
         py::tuple all(names->buffers - 1);
         for (std::size_t b = 0; b + 1 < names->buffers; ++b) all[b] = py::reinterpret_borrow<py::object>(object[b]);
         return all;
     }
     void remember_entries() {
-        entries.clear();
-        if (!state) return;
+        keys.clear();
+        values.clear();
         PyObject* key = nullptr;
         PyObject* value = nullptr;
         py::ssize_t position = 0;
-        while (PyDict_Next(state.ptr(), &position, &key, &value) != 0) {
-            entries.push_back(py::reinterpret_borrow<py::object>(key));
-            entries.push_back(py::reinterpret_borrow<py::object>(value));
+        while (state != nullptr && PyDict_Next(state, &position, &key, &value) != 0) {
+            keys.push_back(py::reinterpret_borrow<py::object>(key));
+            values.push_back(value);
         }
+        const auto there = [&](PyObject* x) { return std::find(values.begin(), values.end(), x) != values.end(); };
+        loose = false;
+        for (std::size_t b = 1; b + 1 < names->buffers; ++b) loose = loose || !there(object[b]);
+        for (std::size_t n = 0; n < numbers; ++n) loose = loose || !there(number[n].object);
     }
 };
+
+// A tensor's memory is asked for this many tensors before it is looked at.
+constexpr std::size_t ahead = 4;
 
 // How PyTorch counts what a rule does.
 enum class Counting {
@@ -179,6 +219,9 @@ Counting counting_of(const RuleInfo& rule) {
     if (name == "asgd") return Counting::average;
     return Counting::step;
 }
+
+// Whether steps of the same number may differ.
+bool has_numbers(Counting c) { return c == Counting::momentum || c == Counting::average; }
 
 std::size_t numbers_of(Counting c) {
     switch (c) {
@@ -245,17 +288,33 @@ class TorchPlan {
     TorchPlan(const TorchPlan&) = delete;
     TorchPlan& operator=(const TorchPlan&) = delete;
     py::tuple step(const py::object& owner, const py::list& groups, const py::list& rules, const py::dict& state,
-                   double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite);
+                   double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite, const py::list& undo);
+
+    // For the garbage collector: a param's hooks may refer to the optimizer, and so to this.
+    int traverse(visitproc visit, void* arg) const {
+        for (const Tensor& t : tensors_) Py_VISIT(t.param.ptr());
+        Py_VISIT(all_params_.ptr());
+        return 0;
+    }
+    void clear() {
+        const std::vector<Tensor> tensors = std::exchange(tensors_, {});
+        const py::object all = std::exchange(all_params_, py::list());
+        group_sizes_.clear();
+        seen_state_.clear();
+    }
 
   private:
     TorchShim shim_;  // handles point to it: before the tensors
     std::vector<Tensor> tensors_;
     std::vector<std::size_t> group_sizes_;
     std::vector<std::pair<PyObject*, PyObject*>> seen_state_;  // keys and values of the optimizer's state, in order
+    bool state_known_ = false;                                 // and that of each bound tensor is among them
     detail::WrittenMemory written_;
     std::vector<std::size_t> indexed_;  // the tensors whose memory written_ knows
     bool moved_ = true;                 // and some of it has moved since
     py::list all_params_;
+    std::vector<py::object> held_;    // for the length of a step
+    std::vector<std::size_t> bound_;  // at this step
     bool busy_ = false;
     PyTypeObject* tensor_type_;
     std::map<int, DevicePlan> devices_;
@@ -265,16 +324,19 @@ class TorchPlan {
     void remember_state(const py::dict& state);
     static bool same_entries(const Tensor& t);
     bool unchanged(Tensor& t);
-    void bind(std::size_t i, const py::object& owner, const py::handle& group, const RuleNames& names);
+    void hold(const Tensor& t);
+    void bind(std::size_t i, const py::object& owner, const py::handle& group, const RuleNames& names,
+              const py::list& undo);
     static void take_all(const RuleNames& names, std::size_t i, const py::sequence& buffers, TensorStep& work,
                          std::vector<View>& views, WorkStream& stream, Device& device);
     void take_grad(Tensor& t, std::size_t i, const py::object& owner, py::object& grad, TensorStep& work,
                    WorkStream& stream, std::vector<View>& views);
     static Chosen choose(const py::handle& rule);
-    static detail::Segment segment_of(const Tensor& t, const Chosen& c, Later& later);
-    Batch& batch_of(std::vector<Batch>& batches, const Device& device);
-    void check_overlap(const std::vector<Later>& later, const std::vector<const void*>& grads,
-                       const std::vector<std::int64_t>& bytes);
+    static std::int64_t count_step(const Tensor& t, const Chosen& c, Later& later);
+    static detail::Segment segment_of(const Tensor& t, const Chosen& c, std::int64_t number, Later& later);
+    Batch& batch_of(std::vector<Batch>& batches, const Device& device, PyObject* tensor);
+    void check_overlap(const std::vector<Later>& later, const std::vector<TensorStep>& odd,
+                       const std::vector<const void*>& grads, const std::vector<std::int64_t>& bytes);
     static double norm_over(std::vector<Batch>& batches, double grad_scale);
     std::shared_ptr<Report> run_on_device(Batch& b, const std::vector<Chosen>& chosen,
                                           const detail::StepOptions& options);
@@ -319,24 +381,20 @@ void TorchPlan::list_params(const py::list& groups) {
     moved_ = true;
 }
 
-// Whether each param has still the state that it had: two comparisons of pointers a param where nothing has changed.
+// Whether each param has still the state that it had: two comparisons of pointers a param where nothing has changed,
+// and nothing that runs Python. If anything else has touched the optimizer's state, all is to be bound again.
 void TorchPlan::look_at_state(const py::dict& state) {
     PyObject* key = nullptr;
     PyObject* value = nullptr;
     py::ssize_t position = 0;
     std::size_t i = 0;
-    bool same = std::size_t(PyDict_Size(state.ptr())) == seen_state_.size();
+    bool same = state_known_ && std::size_t(PyDict_Size(state.ptr())) == seen_state_.size();
     while (same && PyDict_Next(state.ptr(), &position, &key, &value) != 0) {
         same = seen_state_[i].first == key && seen_state_[i].second == value;
         ++i;
     }
     if (same) return;
-    for (Tensor& t : tensors_) {
-        if (t.names == nullptr) continue;
-        PyObject* now = PyDict_GetItemWithError(state.ptr(), t.param.ptr());
-        if (now == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-        if (now != t.state.ptr()) t.names = nullptr;
-    }
+    for (Tensor& t : tensors_) t.unbind();
     remember_state(state);
 }
 
@@ -346,38 +404,60 @@ void TorchPlan::remember_state(const py::dict& state) {
     PyObject* value = nullptr;
     py::ssize_t position = 0;
     while (PyDict_Next(state.ptr(), &position, &key, &value) != 0) seen_state_.emplace_back(key, value);
+    // Python has run since the tensors were bound, and other threads with it.
+    std::vector<PyObject*> values;
+    values.reserve(seen_state_.size());
+    for (const auto& entry : seen_state_) values.push_back(entry.second);
+    std::sort(values.begin(), values.end(), std::less<>());
+    state_known_ = true;
+    for (const Tensor& t : tensors_) {
+        if (t.names == nullptr || t.state == nullptr) continue;
+        state_known_ = state_known_ && std::binary_search(values.begin(), values.end(), t.state, std::less<>());
+    }
 }
 
 bool TorchPlan::same_entries(const Tensor& t) {
-    if (!t.state) return true;
+    if (t.state == nullptr) return true;
     PyObject* key = nullptr;
     PyObject* value = nullptr;
     py::ssize_t position = 0;
     std::size_t i = 0;
-    while (PyDict_Next(t.state.ptr(), &position, &key, &value) != 0) {
-        if (i + 2 > t.entries.size() || t.entries[i].ptr() != key || t.entries[i + 1].ptr() != value) return false;
-        i += 2;
+    while (PyDict_Next(t.state, &position, &key, &value) != 0) {
+        if (i == t.values.size() || t.keys[i].ptr() != key || t.values[i] != value) return false;
+        ++i;
     }
-    return i == t.entries.size();
+    return i == t.values.size();
 }
 
 // Whether the tensors are what they were when they were bound; memory that has moved is taken where it is now.
 bool TorchPlan::unchanged(Tensor& t) {
-    if (!same_entries(t)) return false;
-    if (t.odd) return true;
-    DType type = t.work.param;
+    if (t.loose || !same_entries(t)) return false;
     DLTensor now;
-    const auto look = [&](PyObject* object) {
-        if (t.api->dltensor_from_py_object_no_sync(object, &now) == 0) return true;
+    const auto look = [&](const DLPackExchangeAPI* api, PyObject* object) {
+        if (api->dltensor_from_py_object_no_sync(object, &now) == 0) return true;
         PyErr_Clear();
         return false;
     };
+    for (std::size_t n = 0; n < t.numbers; ++n) {
+        Number& number = t.number[n];
+        if (t.number_handle[n].at(number.data, 1)) continue;
+        if (Py_TYPE(number.object) != tensor_type_ || !look(number.api, number.object) || now.ndim != 0 ||
+            now.dtype.code != code_float || now.dtype.bits != (number.wide ? 64 : 32) || now.data == nullptr ||
+            (now.device.device_type == device_cuda) != number.on_device)
+            return false;
+        number.data = static_cast<std::byte*>(now.data) + now.byte_offset;
+    }
+    if (t.odd) return true;
+    DType type = t.work.param;
     for (std::size_t b = 0; b + 1 < t.names->buffers; ++b) {
         if (b > 0) {
             type = compute_type(t.work.param);
             if (t.state_handle[b - 1].at(t.work.buffer[1 + b], t.work.size)) continue;
+            // Another object may be where a tensor was.
+            if (Py_TYPE(t.object[b]) != tensor_type_) return false;
         }
-        if (!look(t.object[b]) || !same_type(now.dtype, exchange_type(type)) || !t.layout.same(now)) return false;
+        if (!look(t.api, t.object[b]) || !same_type(now.dtype, exchange_type(type)) || !t.layout.same(now))
+            return false;
         void*& data = t.work.buffer[b == 0 ? 0 : 1 + b];
         void* const now_at = static_cast<std::byte*>(now.data) + now.byte_offset;
         if (now_at != data) {
@@ -386,16 +466,15 @@ bool TorchPlan::unchanged(Tensor& t) {
             moved_ = true;
         }
     }
-    for (std::size_t n = 0; n < t.numbers; ++n) {
-        Number& number = t.number[n];
-        if (t.number_handle[n].at(number.data, 1)) continue;
-        if (!look(number.object) || now.ndim != 0 || now.dtype.code != code_float ||
-            now.dtype.bits != (number.wide ? 64 : 32) || now.data == nullptr ||
-            (now.device.device_type == device_cuda) != number.on_device)
-            return false;
-        number.data = static_cast<std::byte*>(now.data) + now.byte_offset;
-    }
     return true;
+}
+
+// Without the GIL, and wherever Python runs, other threads may replace what the optimizer's state holds.
+void TorchPlan::hold(const Tensor& t) {
+    for (std::size_t b = 1; b + 1 < t.names->buffers; ++b)
+        if (!t.state_handle[b - 1]) held_.push_back(py::reinterpret_borrow<py::object>(t.object[b]));
+    for (std::size_t n = 0; n < t.numbers; ++n)
+        if (!t.number_handle[n]) held_.push_back(py::reinterpret_borrow<py::object>(t.number[n].object));
 }
 
 // Takes and checks a param, a gradient and the states that stand in for others.
@@ -423,49 +502,45 @@ void TorchPlan::take_all(const RuleNames& names, std::size_t i, const py::sequen
     for (View& v : taken) views.push_back(std::move(v));
 }
 
-void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& group, const RuleNames& names) {
+void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& group, const RuleNames& names,
+                     const py::list& undo) {
     Tensor& t = tensors_[i];
     const std::string label = label_of(i);
     t.names = nullptr;
+    bound_.push_back(i);
     const auto tensor_of = [&](PyObject* object) {
         const DLPackExchangeAPI* api = exchange_api_of(object);
         if (api == nullptr || api->dltensor_from_py_object_no_sync == nullptr)
             fail(PyExc_RuntimeError, "this PyTorch has no DLPack exchange API; it came with version 2.10");
-        t.api = api;
         DLTensor now;
         if (api->dltensor_from_py_object_no_sync(object, &now) != 0) throw py::error_already_set();
         return now;
     };
     // (state or None, (param, *states), numbers, odd, fresh)
-    const py::tuple bound = owner.attr("_bind")(t.param, group, names.rule->name, "params" + label);
-    t.state = bound[0].is_none() ? py::object() : py::object(bound[0]);
+    const py::tuple bound = owner.attr("_bind")(t.param, group, names.rule->name, "params" + label, undo);
+    t.state = bound[0].is_none() ? nullptr : bound[0].ptr();
+    held_.emplace_back(bound);
     const py::sequence buffers(bound[1]);
     const py::sequence numbers(bound[2]);
     t.odd = bound[3].cast<bool>();
     t.fresh = bound[4].cast<bool>();
-    t.kept.clear();
     t.numbers = numbers.size();
     if (t.numbers != numbers_of(counting_of(*names.rule)) || buffers.size() + 1 != names.buffers)
         fail(PyExc_ValueError, "params" + label + ": wrong number of tensors beside it");
     for (std::size_t n = 0; n < t.numbers; ++n) {
         const py::object number = numbers[n];
         const DLTensor now = tensor_of(number.ptr());
-        t.kept.push_back(number);
-        t.number_handle[n] = Handle(shim_, number);
+        t.number_handle[n] = Handle(shim_, number, now);
         const bool on_device = now.device.device_type == device_cuda;
         if (on_device && t.numbers > 1)
             fail(PyExc_ValueError, std::string("capturable: ") + names.rule->name +
                                        " keeps numbers beside the count of steps, and they have to be on the CPU");
-        t.number[n] = {number.ptr(), static_cast<std::byte*>(now.data) + now.byte_offset, now.dtype.bits == 64,
-                       on_device};
+        t.number[n] = {number.ptr(), exchange_api_of(number.ptr()), static_cast<std::byte*>(now.data) + now.byte_offset,
+                       now.dtype.bits == 64, on_device};
         // The host waits for the device here, once.
         if (on_device) t.device_step = number.attr("item")().cast<double>();
     }
-    for (std::size_t b = 0; b < buffers.size(); ++b) {
-        t.kept.push_back(buffers[b]);
-        t.object[b] = t.kept.back().ptr();
-        if (b > 0 && !t.odd) t.state_handle[b - 1] = Handle(shim_, t.object[b]);
-    }
+    for (std::size_t b = 0; b < buffers.size(); ++b) t.object[b] = py::object(buffers[b]).ptr();
     if (!t.odd) {
         WorkStream stream;
         std::vector<View> views(buffers.size());
@@ -479,6 +554,9 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
             }
             t.work.buffer[b == 0 ? 0 : 1 + b] = views[b].data;
         }
+        for (std::size_t b = 1; b < buffers.size(); ++b)
+            t.state_handle[b - 1] = Handle(shim_, t.object[b], tensor_of(t.object[b]));
+        t.api = exchange_api_of(t.object[0]);
         t.work.size = views[0].size;
         t.work.param = views[0].dtype;
         t.device = views[0].device;
@@ -487,10 +565,32 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         if (now.strides != nullptr)
             t.layout.extents.insert(t.layout.extents.end(), now.strides, now.strides + now.ndim);
     }
-    t.remember_entries();
     t.names = &names;
+    t.remember_entries();
     moved_ = true;
 }
+
+// Not bound if the step comes to nothing: what binding has made is taken back then.
+class Bound {
+  public:
+    Bound(std::vector<Tensor>& tensors, std::vector<std::size_t>& bound, std::vector<py::object>& held)
+        : tensors_(tensors), bound_(bound), held_(held) {}
+    ~Bound() {
+        if (!kept_)
+            for (const std::size_t i : bound_) tensors_[i].names = nullptr;
+        bound_.clear();
+        held_.clear();
+    }
+    Bound(const Bound&) = delete;
+    Bound& operator=(const Bound&) = delete;
+    void keep() { kept_ = true; }
+
+  private:
+    std::vector<Tensor>& tensors_;
+    std::vector<std::size_t>& bound_;
+    std::vector<py::object>& held_;
+    bool kept_ = false;
+};
 
 Chosen TorchPlan::choose(const py::handle& rule) {
     const py::tuple pair = py::reinterpret_borrow<py::tuple>(rule);
@@ -505,8 +605,11 @@ Chosen TorchPlan::choose(const py::handle& rule) {
         }
         if (View::on_cuda(value)) {
             c.on_device.push_back({0, std::uint32_t(h), py::reinterpret_borrow<py::object>(value)});
-        } else {
+        } else if (PyFloat_Check(value) || PyLong_Check(value) || !py::hasattr(value, "detach")) {
             c.segment.hyper.value[h] = hyper_value(value, names.hyper_info[h]);
+        } else {
+            // PyTorch warns where a tensor that wants gradients becomes a number.
+            c.segment.hyper.value[h] = hyper_value(py::handle(value).attr("detach")().ptr(), names.hyper_info[h]);
         }
     }
     if (c.on_device.empty()) check_together(*names.rule, c.segment.hyper);
@@ -514,29 +617,31 @@ Chosen TorchPlan::choose(const py::handle& rule) {
 }
 
 // The step that a tensor takes, by what PyTorch knows of those before, and what it will know afterwards.
-detail::Segment TorchPlan::segment_of(const Tensor& t, const Chosen& c, Later& later) {
-    detail::Segment s = c.segment;
-    switch (c.counting) {
-    case Counting::none: s.step = 1; return s;
-    case Counting::buffer: s.step = t.fresh ? 1 : 2; return s;
-    default: break;
-    }
-    if (t.number[0].on_device) {
-        s.step = std::int64_t(t.device_step) + 1;  // tells tensors apart; kernels look at the device's own count
-        return s;
-    }
+// The number of the step that a tensor takes, by what PyTorch knows of those before.
+std::int64_t TorchPlan::count_step(const Tensor& t, const Chosen& c, Later& later) {
+    if (c.counting == Counting::none) return 1;
+    if (c.counting == Counting::buffer) return t.fresh ? 1 : 2;
+    // Tells tensors apart; kernels look at the device's own count.
+    if (t.number[0].on_device) return std::int64_t(t.device_step) + 1;
     const double step = t.number[0].rounded(t.number[0].load() + 1.0);
     if (!(step >= 1.0) || step > 0x1p62)
         fail(PyExc_ValueError, "state['step'] of params" + label_of(later.tensor) + ": " + std::to_string(step - 1.0) +
                                    " is no count of steps");
-    s.step = std::int64_t(step);
     later.value[0] = step;
+    return std::int64_t(step);
+}
+
+// That step, and what PyTorch will know of it afterwards.
+detail::Segment TorchPlan::segment_of(const Tensor& t, const Chosen& c, std::int64_t number, Later& later) {
+    detail::Segment s = c.segment;
+    s.step = number;
     const double* h = s.hyper.value;
+    const double step = later.value[0];
     if (c.counting == Counting::momentum) {
         // The product is rounded to the type of its tensor at each step, the factor as well.
         const double mu = nadam_detail::mu(h[1], h[4], step);
         const double product = t.number[1].rounded(t.number[1].load() * t.number[1].rounded(mu));
-        const NAdam::Memo memo{h[1], h[4], product, s.step};
+        const NAdam::Memo memo{h[1], h[4], product, number};
         s.has_memo = true;
         std::memcpy(s.memo, &memo, sizeof memo);
         later.value[1] = product;
@@ -555,8 +660,8 @@ detail::Segment TorchPlan::segment_of(const Tensor& t, const Chosen& c, Later& l
 
 // Throws where memory that is written also belongs to another tensor. The index is of the tensors that are stepped:
 // what others point to may be theirs no longer.
-void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector<const void*>& grads,
-                              const std::vector<std::int64_t>& bytes) {
+void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector<TensorStep>& odd,
+                              const std::vector<const void*>& grads, const std::vector<std::int64_t>& bytes) {
     const auto text = [&](std::uint32_t owner) {
         const Tensor& t = tensors_[owner / 8];
         const std::string of = "params" + label_of(owner / 8);
@@ -566,22 +671,23 @@ void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector
     const auto complain = [&](std::uint32_t x, std::uint32_t y) {
         fail(PyExc_ValueError, text(x) + " and " + text(y) + " overlap in memory, and one of them is updated in place");
     };
-    bool same = !moved_ && indexed_.size() == later.size();
+    bool same = !moved_ && odd.empty() && indexed_.size() == later.size();
     for (std::size_t k = 0; same && k < later.size(); ++k) same = indexed_[k] == later[k].tensor;
     if (!same) {
         std::vector<detail::Extent> extents;
         indexed_.clear();
+        auto next_odd = odd.begin();
         for (const Later& l : later) {
             const Tensor& t = tensors_[l.tensor];
+            const TensorStep& work = t.odd ? *next_odd++ : t.work;
             indexed_.push_back(l.tensor);
-            if (t.odd) continue;
             const auto add = [&](std::size_t buffer, DType type) {
-                const auto begin = reinterpret_cast<std::uintptr_t>(t.work.buffer[buffer]);
+                const auto begin = reinterpret_cast<std::uintptr_t>(work.buffer[buffer]);
                 extents.push_back(
-                    {begin, begin + std::uintptr_t(t.work.size) * size_of(type), std::uint32_t(l.tensor * 8 + buffer)});
+                    {begin, begin + std::uintptr_t(work.size) * size_of(type), std::uint32_t(l.tensor * 8 + buffer)});
             };
-            add(0, t.work.param);
-            for (std::size_t b = 2; b < t.names->buffers; ++b) add(b, compute_type(t.work.param));
+            add(0, work.param);
+            for (std::size_t b = 2; b < t.names->buffers; ++b) add(b, compute_type(work.param));
         }
         detail::Clash clash{};
         moved_ = true;
@@ -589,7 +695,6 @@ void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector
         moved_ = false;
     }
     for (std::size_t k = 0; k < later.size(); ++k) {
-        if (tensors_[later[k].tensor].odd) continue;
         const auto begin = reinterpret_cast<std::uintptr_t>(grads[k]);
         if (const auto owner = written_.find(begin, begin + std::uintptr_t(bytes[k]));
             owner != detail::WrittenMemory::none)
@@ -671,12 +776,21 @@ double TorchPlan::norm_over(std::vector<Batch>& batches, double grad_scale) {
     return std::sqrt(squares);
 }
 
-Batch& TorchPlan::batch_of(std::vector<Batch>& batches, const Device& device) {
+// The work of the device that a tensor is on, on the current stream of the tensor's library.
+Batch& TorchPlan::batch_of(std::vector<Batch>& batches, const Device& device, PyObject* tensor) {
     for (Batch& b : batches)
         if (b.device == device) return b;
     Batch& added = batches.emplace_back();
     added.device = device;
     added.tensors.reserve(tensors_.size());
+    if (device.cuda) {
+        const DLPackExchangeAPI* api = exchange_api_of(tensor);
+        void* stream = nullptr;
+        if (api != nullptr && api->current_work_stream != nullptr) {
+            if (api->current_work_stream(device_cuda, device.id, &stream) != 0) throw py::error_already_set();
+            added.stream.meet(device.id, stream);
+        }
+    }
     return added;
 }
 
@@ -685,9 +799,12 @@ void TorchPlan::take_grad(Tensor& t, std::size_t i, const py::object& owner, py:
                           WorkStream& stream, std::vector<View>& views) {
     DLTensor now;
     if (Py_TYPE(grad.ptr()) == tensor_type_) {
-        if (t.api->dltensor_from_py_object_no_sync(grad.ptr(), &now) != 0) {
+        const DLPackExchangeAPI* api = exchange_api_of(grad.ptr());
+        if (api == nullptr || api->dltensor_from_py_object_no_sync(grad.ptr(), &now) != 0) {
             PyErr_Clear();
-        } else if (t.layout.same(now) && same_type(now.dtype, exchange_type(work.param)) && work.size > 1) {
+        } else if (t.layout.same(now) && same_type(now.dtype, exchange_type(work.param)) &&
+                   (work.size != 1 || !negated(grad.ptr()))) {
+            // Lazily negated tensors are views of imaginary parts, with gaps between them unless there is only one.
             work.buffer[1] = static_cast<std::byte*>(now.data) + now.byte_offset;
             work.grad = work.param;
             return;
@@ -708,7 +825,8 @@ void TorchPlan::take_grad(Tensor& t, std::size_t i, const py::object& owner, py:
 }
 
 py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const py::list& rules, const py::dict& state,
-                          double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite) {
+                          double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite,
+                          const py::list& undo) {
     static PyObject* const grad_name = PyUnicode_InternFromString("grad");
     const Busy busy(busy_);
     if (!std::isfinite(grad_scale)) fail(PyExc_ValueError, "grad_scale: not in (-inf, inf)");
@@ -718,7 +836,6 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
     std::vector<Chosen> chosen;
     chosen.reserve(rules.size());
     for (const py::handle rule : rules) chosen.push_back(choose(rule));
-    look_at_state(state);
 
     const NoCollection no_collection;
     std::vector<py::object> grads;  // of all tensors
@@ -728,15 +845,24 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
         grads.push_back(attribute(t.param.ptr(), grad_name));
         all = all && !grads.back().is_none();
     }
-    bool bound = false;
+    Bound binding(tensors_, bound_, held_);
+    look_at_state(state);
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        if (i + ahead < tensors_.size()) tensors_[i + ahead].soon();
         Tensor& t = tensors_[i];
         if (grads[i].is_none()) continue;
-        if (t.names == chosen[t.group].names && unchanged(t)) continue;
-        bind(i, owner, groups[t.group], *chosen[t.group].names);
-        bound = true;
+        if (t.names == chosen[t.group].names && unchanged(t)) {
+            hold(t);
+        } else {
+            t.unbind();
+        }
     }
-    if (bound) remember_state(state);
+    const auto bind_now = [&](std::size_t i) {
+        const std::size_t g = tensors_[i].group;
+        bind(i, owner, groups[g], *chosen[g].names, undo);
+    };
+    for (std::size_t i = 0; i < tensors_.size(); ++i)
+        if (tensors_[i].names == nullptr && !grads[i].is_none()) bind_now(i);
 
     std::vector<Batch> batches;
     std::vector<View> views;  // what has to be held until the step is done
@@ -747,22 +873,35 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
     grad_at.reserve(tensors_.size());
     grad_bytes.reserve(tensors_.size());
     std::vector<py::object> copies;  // what goes back into tensors that others stand in for
+    std::vector<TensorStep> odd;
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
         Tensor& t = tensors_[i];
         if (grads[i].is_none()) continue;
         Device device = t.device;
         WorkStream stream;
+        py::object stand_in = py::none();
+        if (t.odd) {
+            const auto ask = [&] { return owner.attr("_stand_in")(t.buffers(), grads[i], "params" + label_of(i)); };
+            stand_in = ask();
+            if (stand_in.is_none()) {
+                bind_now(i);
+                device = t.device;
+                if (t.odd) stand_in = ask();
+            }
+        }
         TensorStep work = t.work;
         if (t.odd) {
-            const py::tuple stand_in = owner.attr("_stand_in")(t.buffers(), grads[i], "params" + label_of(i));
-            const py::sequence buffers(stand_in[0]);
+            const py::tuple pair = stand_in;
+            const py::sequence buffers(pair[0]);
             take_all(*t.names, i, buffers, work, views, stream, device);
+            odd.push_back(work);
             grads[i] = buffers;
-            if (py::len(stand_in[1]) > 0) copies.push_back(stand_in[1]);
+            if (py::len(pair[1]) > 0) copies.push_back(pair[1]);
         } else {
             take_grad(t, i, owner, grads[i], work, stream, views);
         }
-        Batch& b = batches.size() == 1 && batches[0].device == device ? batches[0] : batch_of(batches, device);
+        Batch& b =
+            batches.size() == 1 && batches[0].device == device ? batches[0] : batch_of(batches, device, t.object[0]);
         if (device.cuda && stream.device() >= 0) b.stream.meet(device.id, stream.stream());
         b.tensors.push_back(work);
         grad_at.push_back(work.buffer[1]);
@@ -771,17 +910,23 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
             fail(PyExc_ValueError, "params: more than 2**63 elements in all");
         Later& after = later.emplace_back();
         after.tensor = i;
-        detail::Segment s = segment_of(t, chosen[t.group], after);
-        const bool joins = !b.segments.empty() && b.lead.back()->group == t.group && same_step(b.segments.back(), s) &&
-                           counted_alike(*b.lead.back(), t);
-        if (joins) {
+        const Chosen& c = chosen[t.group];
+        const std::int64_t number = count_step(t, c, after);
+        const bool alike = !b.segments.empty() && b.lead.back()->group == t.group && counted_alike(*b.lead.back(), t);
+        if (alike && !has_numbers(c.counting) && b.segments.back().step == number) {
+            ++b.segments.back().count;
+            continue;
+        }
+        detail::Segment s = segment_of(t, c, number, after);
+        if (alike && same_step(b.segments.back(), s)) {
             ++b.segments.back().count;
         } else {
             b.segments.push_back(s);
             b.lead.push_back(&t);
         }
     }
-    check_overlap(later, grad_at, grad_bytes);
+    if (!bound_.empty()) remember_state(state);
+    check_overlap(later, odd, grad_at, grad_bytes);
 
     detail::StepOptions options;
     options.grad_scale = grad_scale;
@@ -803,15 +948,20 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
             if (const Tensor& t = tensors_[l.tensor]; t.numbers > 0 && t.number[0].on_device)
                 counts.append(py::handle(t.number[0].object));
         if (!counts.empty()) owner.attr("_count")(counts, 1);
-        for (Batch& b : batches) {
-            if (b.device.cuda) {
-                const std::shared_ptr<Report> outcome = run_on_device(b, chosen, options);
-                if (outcome) norm = py::cast(outcome);
-                if (outcome && options.skip_nonfinite) report.skipped = outcome->read().skipped;
-            } else {
-                const MaybeReleaseGil released(b.total);
-                report = detail::run_step(b.tensors, b.segments, options);
+        try {
+            for (Batch& b : batches) {
+                if (b.device.cuda) {
+                    const std::shared_ptr<Report> outcome = run_on_device(b, chosen, options);
+                    if (outcome) norm = py::cast(outcome);
+                    if (outcome && options.skip_nonfinite) report.skipped = outcome->read().skipped;
+                } else {
+                    const MaybeReleaseGil released(b.total);
+                    report = detail::run_step(b.tensors, b.segments, options);
+                }
             }
+        } catch (...) {
+            if (!counts.empty()) owner.attr("_count")(counts, -1);
+            throw;
         }
         if (report.has_norm) norm = py::float_(report.grad_norm);
         if (report.skipped && !counts.empty()) owner.attr("_count")(counts, -1);
@@ -827,11 +977,12 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
         }
         if (t.fresh) {
             t.fresh = false;
-            t.state[t.names->buffer[2]] = py::handle(t.object[1]);
+            if (PyDict_SetItem(t.state, t.names->buffer[2], t.object[1]) != 0) throw py::error_already_set();
             t.remember_entries();
         }
     }
     for (const py::object& c : copies) owner.attr("_put_back")(c);
+    binding.keep();
     if (all) return py::make_tuple(all_params_, norm, false);
     py::list updated;
     for (const Later& l : later) updated.append(tensors_[l.tensor].param);
@@ -841,11 +992,24 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
 }  // namespace
 
 void register_torch_plan(py::module_& m) {
-    py::class_<TorchPlan>(m, "TorchPlan")
+    const auto collectable = [](PyHeapTypeObject* heap) {
+        PyTypeObject& type = heap->ht_type;
+        type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+        type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+            Py_VISIT(Py_TYPE(self));
+            return py::detail::is_holder_constructed(self) ? py::cast<TorchPlan&>(py::handle(self)).traverse(visit, arg)
+                                                           : 0;
+        };
+        type.tp_clear = [](PyObject* self) {
+            if (py::detail::is_holder_constructed(self)) py::cast<TorchPlan&>(py::handle(self)).clear();
+            return 0;
+        };
+    };
+    py::class_<TorchPlan>(m, "TorchPlan", py::custom_type_setup(collectable))
         .def(py::init<py::type, std::vector<std::uintptr_t>, py::object>(), py::arg("tensor"), py::arg("shim"),
              py::arg("make_handle"))
         .def("step", &TorchPlan::step, py::arg("owner"), py::arg("groups"), py::arg("rules"), py::arg("state"),
-             py::arg("grad_scale"), py::arg("clip_norm"), py::arg("skip_nonfinite"));
+             py::arg("grad_scale"), py::arg("clip_norm"), py::arg("skip_nonfinite"), py::arg("undo"));
 }
 
 }  // namespace adaptk::bindings

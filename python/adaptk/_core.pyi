@@ -39,6 +39,7 @@ class TorchPlan:
         grad_scale: float,
         clip_norm: float | None,
         skip_nonfinite: bool,
+        undo: list[Any],
     ) -> tuple[list[Any], float | Report | None, bool]: ...
 
 class Plan:

@@ -10,8 +10,11 @@ What differs from torch's classes:
 - Params in bfloat16 and float16 have float32 states.
 - ``differentiable=True`` and sparse gradients are refused, and ``capturable=True`` for params on the CPU.
 - ``foreach`` and ``fused`` are taken and change nothing.
-- Params that overlap in memory are refused.
-- ``step`` takes ``clip_norm`` and ``skip_nonfinite`` too.
+- A few values that torch takes are out of range: a ``dampening`` outside [0, 1], RMSprop's ``alpha`` and Adadelta's
+  ``rho`` from 1 on, and negative ``lambd``, ``alpha``, ``t0`` and ``step_sizes``.
+- Params that overlap in memory are refused, and so is one that is in a group twice.
+- A step that fails or is skipped changes nothing: not even states are made.
+- ``step`` takes ``clip_norm``, ``skip_nonfinite`` and ``norm_group`` too.
 
 Examples
 --------
@@ -28,6 +31,7 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,7 +49,7 @@ from adaptk._optimizer import StepInfo
 from adaptk._registry import RULES, Rule
 
 try:
-    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor import DTensor, Partial, Replicate
 except ImportError:  # a build without distributed
     DTensor = None  # type: ignore[assignment, misc]
 
@@ -74,6 +78,13 @@ def _is_sharded(t: Tensor) -> bool:
     return DTensor is not None and isinstance(t, DTensor)
 
 
+def _placed_like(t: Any, p: Any) -> Any:
+    """A sharded tensor where its param lies: autograd leaves gradients as partial sums, or sharded in another way."""
+    if not _is_sharded(t) or not _is_sharded(p) or (t.device_mesh, t.placements) == (p.device_mesh, p.placements):
+        return t
+    return t.redistribute(p.device_mesh, p.placements)
+
+
 def _is_dense(t: Tensor) -> bool:
     expected = 1
     for stride, size in sorted((stride, size) for size, stride in zip(t.shape, t.stride(), strict=True) if size != 1):
@@ -100,9 +111,52 @@ def _in_layout_of(t: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(p, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format).copy_(t)
 
 
+def _plain(x: Any) -> Any:
+    """A hyperparameter without the graph that it may belong to, about which PyTorch warns."""
+    return x.detach() if isinstance(x, Tensor) else x
+
+
 def _new_number(value: float, device: torch.device | None) -> Tensor:
     dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
     return torch.tensor(value, dtype=dtype, device=device)
+
+
+# What a step that comes to nothing takes back: (mapping, key, the value that was there).
+Undo = list[tuple[Any, Any, Any]]
+_MISSING = object()
+
+
+def _put(mapping: Any, key: Any, value: Any, undo: Undo) -> None:
+    undo.append((mapping, key, mapping.get(key, _MISSING)))
+    mapping[key] = value
+
+
+def _take_back(undo: Undo) -> None:
+    for mapping, key, value in reversed(undo):
+        if value is _MISSING:
+            mapping.pop(key, None)
+        else:
+            mapping[key] = value
+
+
+def _overlaps_itself(t: Tensor) -> bool:
+    """Whether two elements lie at one address, as in an expanded tensor."""
+    axes = sorted((stride, size) for size, stride in zip(t.shape, t.stride(), strict=True) if size != 1)
+    if t.numel() == 0:
+        return False
+    reach = 0
+    for stride, size in axes:
+        if stride <= reach:
+            break
+        reach += stride * (size - 1)
+    else:
+        return False
+    if any(stride == 0 for stride, _ in axes):
+        return True
+    places = torch.zeros((), dtype=torch.int64)
+    for stride, size in axes:
+        places = (places.unsqueeze(-1) + stride * torch.arange(size)).flatten()
+    return len(set(places.tolist())) < t.numel()
 
 
 class _Fused(torch.optim.Optimizer):
@@ -121,7 +175,7 @@ class _Fused(torch.optim.Optimizer):
         """The value that a state starts with."""
         return 0.0
 
-    def _check_group(self, group: Group) -> None:
+    def _check_modes(self, group: Group) -> None:
         if group.get("differentiable"):
             raise ValueError(
                 "differentiable: a fused step is not recorded by autograd; "
@@ -130,12 +184,33 @@ class _Fused(torch.optim.Optimizer):
         if group.get("capturable") and any(p.device.type == "cpu" for p in group["params"]):
             raise ValueError("capturable: params on the CPU, where there are no graphs to capture")
 
+    # What torch calls the library's hyperparameters.
+    _torchs_names: Mapping[str, str] = {
+        "beta1": "betas[0]",
+        "beta2": "betas[1]",
+        "eps_out": "eps",
+        "eta_minus": "etas[0]",
+        "eta_plus": "etas[1]",
+        "step_min": "step_sizes[0]",
+        "step_max": "step_sizes[1]",
+    }
+
+    def _check_values(self, group: Group) -> None:
+        """Ranges are narrower here and there than those that torch's constructors refuse by themselves."""
+        rule, values = self._rule(group)
+        try:
+            _core.check_hyperparameters(rule, {**RULES[rule].defaults(), **{k: _plain(v) for k, v in values.items()}})
+        except ValueError as e:
+            name, colon, rest = str(e).partition(":")
+            raise ValueError(self._torchs_names.get(name, name) + colon + rest) from None
+
     def add_param_group(self, param_group: Group) -> None:
         """Add params with options of their own, as torch's method does."""
         super().add_param_group(param_group)
         try:
-            self._check_group(self.param_groups[-1])
-        except ValueError:
+            self._check_modes(self.param_groups[-1])
+            self._check_values(self.param_groups[-1])
+        except (TypeError, ValueError):
             self.param_groups.pop()
             raise
 
@@ -149,19 +224,31 @@ class _Fused(torch.optim.Optimizer):
 
         The same as torch's method, but for params in 16 bits: their states are kept in float32.
         """
-        super().load_state_dict(state_dict)
-        ids = chain.from_iterable(g["params"] for g in state_dict["param_groups"])
-        params = chain.from_iterable(g["params"] for g in self.param_groups)
-        for i, p in zip(ids, params, strict=True):
-            if p.dtype not in (torch.bfloat16, torch.float16):
-                continue
-            for name, given in state_dict["state"].get(i, {}).items():
-                loaded = self.state[p].get(name)
-                # torch has rounded it to the param's dtype, and a hook may have replaced it altogether.
-                if isinstance(given, Tensor) and isinstance(loaded, Tensor) and loaded.dtype == p.dtype:
-                    wide = given.detach().to(device=loaded.device, dtype=torch.float32, copy=True)
-                    if torch.equal(_local(wide).to(p.dtype), _local(loaded)):
-                        self.state[p][name] = wide
+        given: dict[str, Any] = {}
+
+        def see(_: torch.optim.Optimizer, final: dict[str, Any]) -> None:
+            given.update(final)
+
+        def widen(_: torch.optim.Optimizer) -> None:
+            ids = chain.from_iterable(g["params"] for g in given["param_groups"])
+            params = chain.from_iterable(g["params"] for g in self.param_groups)
+            for i, p in zip(ids, params, strict=True):
+                if p.dtype not in (torch.bfloat16, torch.float16):
+                    continue
+                for name, value in given["state"].get(i, {}).items():
+                    loaded = self.state[p].get(name)
+                    # torch has rounded it to the param's dtype.
+                    if isinstance(value, Tensor) and isinstance(loaded, Tensor) and loaded.dtype == p.dtype:
+                        self.state[p][name] = value.detach().to(device=p.device, dtype=torch.float32, copy=True)
+
+        # Behind the hooks that make another dict of it, and before those that look at what has been loaded.
+        before = self.register_load_state_dict_pre_hook(see)
+        after = self.register_load_state_dict_post_hook(widen, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
 
     def step(
         self,
@@ -169,6 +256,7 @@ class _Fused(torch.optim.Optimizer):
         *,
         clip_norm: float | None = None,
         skip_nonfinite: bool = False,
+        norm_group: Any = None,
     ) -> Any:
         """Take one step.
 
@@ -181,6 +269,9 @@ class _Fused(torch.optim.Optimizer):
             gradients themselves stay as they are.
         skip_nonfinite : bool
             Change nothing where a gradient holds inf or NaN; ``last_step.skipped`` tells.
+        norm_group : torch.distributed.ProcessGroup, optional
+            The processes whose optimizers have a part of the params each, as those under ``ZeroRedundancyOptimizer``
+            do: the norm is that over all of them. All have to take the step. DTensors need none.
 
         Returns
         -------
@@ -217,14 +308,14 @@ class _Fused(torch.optim.Optimizer):
         groups = self.param_groups
         for group in groups:
             if group.get("differentiable") or group.get("capturable"):
-                self._check_group(group)
+                self._check_modes(group)
         norm: float | _core.Report | None = None
         clip = clip_norm
         if (clip is not None or skip_nonfinite) and DTensor is not None:
-            grads = [p.grad for g in groups for p in g["params"] if p.grad is not None]
-            if any(isinstance(g, DTensor) for g in grads):
+            params = [p for g in groups for p in g["params"] if p.grad is not None]
+            if norm_group is not None or any(isinstance(p.grad, DTensor) for p in params):
                 # No process sees all of a sharded gradient.
-                norm = self._sharded_norm(grads) * abs(scale)
+                norm = self._sharded_norm(params, norm_group) * abs(scale)
                 if skip_nonfinite and not norm < float("inf"):
                     self.last_step = StepInfo(norm, True)
                     return loss
@@ -237,7 +328,14 @@ class _Fused(torch.optim.Optimizer):
         if plan is None:
             plan = self.__dict__["_plan"] = _core.TorchPlan(Tensor, *_shim())
         rules = [self._rule(g) for g in groups]
-        updated, found, skipped = plan.step(self, groups, rules, self.state, scale, clip, skip_nonfinite)
+        undo: Undo = []
+        try:
+            updated, found, skipped = plan.step(self, groups, rules, self.state, scale, clip, skip_nonfinite, undo)
+        except BaseException:
+            _take_back(undo)
+            raise
+        if skipped:
+            _take_back(undo)
         if updated:
             increment_version(updated)
         self.last_step = StepInfo(found if norm is None else norm, skipped)
@@ -245,75 +343,129 @@ class _Fused(torch.optim.Optimizer):
 
     @staticmethod
     @torch.no_grad()
-    def _sharded_norm(grads: list[Tensor]) -> float:
-        total = torch.nn.utils.get_total_norm(grads)
-        return float(total.full_tensor() if _is_sharded(total) else total)  # type: ignore[attr-defined]
+    def _sharded_norm(params: list[Tensor], group: Any) -> float:
+        """The norm of gradients some of which are sharded; those that are not are the same in all processes.
+
+        Where there is a group, those that are not are others in each of its processes.
+        """
+        parts: dict[Any, list[Tensor]] = {}
+        for p in params:
+            grad = _placed_like(p.grad, p)
+            how = (grad.device_mesh, tuple(x.is_replicate() for x in grad.placements)) if _is_sharded(grad) else None
+            local = _local(grad)
+            real = torch.view_as_real(local.resolve_conj()) if local.is_complex() else local
+            parts.setdefault((how, real.device), []).append(real)
+        squares, unsharded = 0.0, 0.0
+        for (how, _), grads in parts.items():
+            # In float64, as within one process: squares of 16-bit gradients soon are out of their range.
+            total = torch.stack(torch._foreach_norm(grads, 2, dtype=torch.float64)).square().sum()
+            if how is None:
+                unsharded += float(total)
+                continue
+            mesh, copies = how
+            total = DTensor.from_local(total, mesh, [Replicate() if c else Partial() for c in copies]).full_tensor()
+            squares += float(total)
+        if group is None:
+            return math.sqrt(squares + unsharded)
+        everyones = [0.0] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(everyones, unsharded, group=group)
+        return math.sqrt(squares + sum(everyones))
 
     # What the native step asks for where it meets a param for the first time, or one that it cannot take as it is.
 
     @torch.no_grad()
     def _bind(
-        self, p: Tensor, group: Group, name: str, where: str
+        self, p: Tensor, group: Group, name: str, where: str, undo: Undo
     ) -> tuple[dict[str, Any] | None, tuple[Tensor, ...], tuple[Tensor, ...], bool, bool]:
         """The state of a param, made where it is missing: (state, (param, *states), numbers, odd, fresh)."""
         if not isinstance(p, Tensor):
             raise TypeError(f"{where}: {type(p).__name__}, expected a torch.Tensor")
+        if p.layout != torch.strided:
+            raise TypeError(f"{where}: {p.layout}, expected torch.strided")
         if not p.is_floating_point() and not p.is_complex():
             raise TypeError(f"{where}: dtype {p.dtype}, expected floating point or complex numbers")
         if p.dtype == torch.complex32:
             raise TypeError(f"{where}: dtype torch.complex32, expected complex64 or complex128")
+        if p.is_inference() and not torch.is_inference_mode_enabled():
+            raise RuntimeError(f"{where}: an inference tensor, which is not updated outside of torch.inference_mode()")
         if p.grad is not None and p.grad.layout != torch.strided:
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients ({where})")
         rule = RULES[name]
         odd = _is_sharded(p) or p.is_complex() or not _is_dense(p)
+        if odd and _overlaps_itself(_local(p)):
+            raise RuntimeError(f"{where}: several of its elements are at one address, as in an expanded tensor")
         if name == "sgd":
             return None, (p,), (), odd, False
-        state: dict[str, Any] = self.state[p]
+        state = self.state.get(p)
+        if state is None:
+            state = {}
+            _put(self.state, p, state, undo)
         if name in ("momentum", "nesterov"):
             # As torch has it, the buffer is in the state once it has seen a gradient.
             fresh = state.get("momentum_buffer") is None
-            buffer = _full_like(p, 0.0) if fresh else self._array(state, "momentum_buffer", p, where, odd)
+            buffer = _full_like(p, 0.0) if fresh else self._array(state, "momentum_buffer", p, where, odd, undo)
             return state, (p, buffer), (), odd, fresh
-        numbers = [self._number(state, "step", 0.0, p, group, where)]
+        starts = {"step": 0.0}
         if name == "nadam":
-            numbers.append(self._number(state, "mu_product", 1.0, p, group, where))
+            starts["mu_product"] = 1.0
         if name == "asgd":
-            numbers.append(self._number(state, "eta", float(group["lr"]), p, group, where))
-            numbers.append(self._number(state, "mu", 1.0, p, group, where))
-        for s in rule.states:
+            starts.update(eta=float(_plain(group["lr"])), mu=1.0)
+        # The host looks at all of several numbers, and torch may have left them on the device of the params.
+        device = p.device if group.get("capturable") else torch.device("cpu") if len(starts) > 1 else None
+        numbers = [self._number(state, key, start, p, device, where, undo) for key, start in starts.items()]
+        # In torch's order: that of centered RMSprop has the mean of the gradients last.
+        for s in sorted(rule.states, key=lambda s: s.name == "grad_avg"):
             if state.get(s.name) is None:
-                state[s.name] = _full_like(p, self._initial(s.name, group))
-        arrays = [self._array(state, s.name, p, where, odd) for s in rule.states]
+                _put(state, s.name, _full_like(p, self._initial(s.name, group)), undo)
+        arrays = [self._array(state, s.name, p, where, odd, undo) for s in rule.states]
         return state, (p, *arrays), tuple(numbers), odd, False
 
-    def _number(self, state: dict[str, Any], name: str, start: float, p: Tensor, group: Group, where: str) -> Tensor:
-        """A number beside the states: on the CPU, or on the param's device where graphs are to be captured."""
-        value = state.get(name, start)
-        device = p.device if group.get("capturable") else None
+    @staticmethod
+    def _number(
+        state: dict[str, Any], name: str, start: float, p: Tensor, device: torch.device | None, where: str, undo: Undo
+    ) -> Tensor:
+        """A number beside the states: on a device, or else on the CPU or where the param is."""
+        value = state.get(name)
         if not isinstance(value, Tensor):
-            state[name] = value = _new_number(float(value), device)
+            value = _new_number(start if value is None else float(value), device)
+            _put(state, name, value, undo)
         value = _local(value)
         if value.numel() != 1:
             raise ValueError(f"state[{name!r}] of {where}: {value.numel()} numbers, expected one")
-        wanted = value.device if device is None and value.device == p.device else device or torch.device("cpu")
-        if value.dtype not in (torch.float32, torch.float64) or value.ndim != 0 or value.device != wanted:
-            dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
-            state[name] = value = value.detach().reshape(()).to(device=wanted, dtype=dtype)
+        if device is None:
+            device = value.device if value.device == p.device else torch.device("cpu")
+        dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+        if name in ("eta", "mu") and torch.get_default_dtype() != torch.float64:
+            # torch computes them as numbers of the default dtype, however wide the tensor is that it writes them to.
+            dtype = torch.float32
+        if value.dtype != dtype or value.ndim != 0 or value.device != device:
+            value = value.detach().reshape(()).to(device=device, dtype=dtype)
+            _put(state, name, value, undo)
         return value
 
-    def _array(self, state: dict[str, Any], name: str, p: Tensor, where: str, odd: bool) -> Tensor:
+    def _array(self, state: dict[str, Any], name: str, p: Tensor, where: str, odd: bool, undo: Undo) -> Tensor:
         """A state array, brought into the dtype, device and layout that the step takes."""
-        value = state[name]
+        value: Tensor = state[name]
         if not isinstance(value, Tensor):
             raise TypeError(f"state[{name!r}] of {where}: {type(value).__name__}, expected a torch.Tensor")
         if value.shape != p.shape:
             raise ValueError(
                 f"state[{name!r}] of {where}: shape {tuple(value.shape)}, expected {tuple(p.shape)} like its param"
             )
+        if _is_sharded(value) != _is_sharded(p):
+            raise TypeError(
+                f"state[{name!r}] of {where}: only one of the two is a DTensor; "
+                "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict loads states as params are sharded"
+            )
+        placed = _placed_like(value, p)
+        if placed is not value:
+            value = placed
+            _put(state, name, value, undo)
         dtype = _state_dtype(p)
         same = value.dtype == dtype and value.device == p.device and not value.requires_grad
         if not same or (not odd and value.stride() != p.stride()):
-            value = state[name] = _in_layout_of(value, p, dtype)
+            value = _in_layout_of(value, p, dtype)
+            _put(state, name, value, undo)
         return value
 
     @staticmethod
@@ -337,16 +489,26 @@ class _Fused(torch.optim.Optimizer):
 
     @staticmethod
     @torch.no_grad()
-    def _stand_in(buffers: tuple[Tensor, ...], grad: Tensor, where: str) -> tuple[list[Tensor], list[Any]]:
-        """Plain dense real tensors in the place of others, and which of them have to be copied back."""
+    def _stand_in(
+        buffers: tuple[Tensor, ...], grad: Tensor, where: str
+    ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]] | None:
+        """Plain dense real tensors in the place of others, and which of them have to be copied back.
+
+        None where the tensors are no longer what they were when they were bound.
+        """
         if grad.layout != torch.strided:
             raise RuntimeError(f"sparse gradients are not supported (that of {where})")
+        whole = buffers[0]
         p, *states = (_local(b) for b in buffers)
-        grad = _local(grad)
-        copies: list[Any] = []
+        grad = _local(_placed_like(grad, whole))
+        if not (_is_sharded(whole) or p.is_complex() or not _is_dense(p)):
+            return None
+        if any(s.dtype != _state_dtype(p) or s.shape != p.shape or s.device != p.device for s in states):
+            return None
+        copies: list[tuple[Tensor, Tensor]] = []
         dense = p
         if not _is_dense(p):
-            dense = p.resolve_conj().contiguous()
+            dense = p.resolve_conj().resolve_neg().contiguous()
             copies.append((p, dense))
         used = []
         for s in states:
@@ -449,7 +611,8 @@ class Adagrad(_Fused, torch.optim.Adagrad):
         }
 
     def _initial(self, name: str, group: Group) -> float:
-        return float(group["initial_accumulator_value"])
+        # As torch has it, of the constructor and not of the group.
+        return float(self.defaults["initial_accumulator_value"])
 
 
 class Adadelta(_Fused, torch.optim.Adadelta):
@@ -464,6 +627,8 @@ class Adadelta(_Fused, torch.optim.Adadelta):
 
 
 class RMSprop(_Fused, torch.optim.RMSprop):
+    _torchs_names: Mapping[str, str] = {**_Fused._torchs_names, "rho": "alpha"}
+
     def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
         name = "rmsprop_centered" if group["centered"] else "rmsprop"
         values = {
@@ -494,7 +659,7 @@ class Rprop(_Fused, torch.optim.Rprop):
         }
 
     def _initial(self, name: str, group: Group) -> float:
-        return float(group["lr"]) if name == "step_size" else 0.0
+        return float(_plain(group["lr"])) if name == "step_size" else 0.0
 
 
 class ASGD(_Fused, torch.optim.ASGD):
@@ -527,6 +692,12 @@ class _Own(_Fused):
 
     _name: str
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
     def __init__(self, params: Any, lr: float | Tensor | None = None, *, convention: str = "book", **options: Any):
         rule = RULES[self._name]
         defaults: Group = {k: v for k, v in rule.defaults(convention).items() if k != "grad_scale"}
@@ -541,17 +712,18 @@ class _Own(_Fused):
             )
         super().__init__(params, {**defaults, **options})
 
-    def _check_group(self, group: Group) -> None:
-        rule = RULES[self._name]
-        values = {h.name: group.get(h.name, h.default) for h in rule.hyperparameters}
-        _core.check_hyperparameters(rule.name, values)
+    _torchs_names: Mapping[str, str] = {}
+
+    def _check_values(self, group: Group) -> None:
+        defaults = RULES[self._name].defaults()
+        _core.check_hyperparameters(self._name, {k: _plain(group.get(k, default)) for k, default in defaults.items()})
 
     def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
         return self._name, group
 
     def _initial(self, name: str, group: Group) -> float:
         rule = RULES[self._name]
-        values = {h.name: float(group.get(h.name, h.default)) for h in rule.hyperparameters}
+        values = {h.name: float(_plain(group.get(h.name, h.default))) for h in rule.hyperparameters}
         options = {s.option: float(group[s.option]) for s in rule.states if s.option in group}
         return rule.initial_states("book", values, options)[name]
 

@@ -11,7 +11,8 @@ as ``scipy.optimize.minimize(..., method=adaptk.solve.newton)``. Every solver
 - takes compiled functions too, which run without Python and its lock: function pointers of :mod:`ctypes`,
   ``numba.cfunc`` and ``scipy.LowLevelCallable``, with the C signatures that the docstrings give (float in the place of
   double for float32). `user` is the LowLevelCallable's user data, else null. Where fun, jac and hess are all compiled,
-  the whole run needs no lock, and several threads run at once.
+  the whole run needs no lock, and several threads run at once. With Python functions the lock is given up between
+  their calls where the linear algebra takes a millisecond or more.
 """
 
 from adaptk.solve._batch import levenberg_marquardt_batch

@@ -282,17 +282,17 @@ def common(
     """What the iteration's monitor needs, and the progress line to close at the end."""
     if callback is None and not disp and not history and max_seconds is None:
         return _NONE, None
-    wrapped: Callable[[Array, float], Any] | None = None
+    wrapped: Callable[[Array, float, int], Any] | None = None
     if callback is not None:
         if not callable(callback):
             raise TypeError(f"callback: expected a callable, got {type(callback).__name__}")
         if _takes_result(callback):
 
-            def wrapped(x: Array, fun: float) -> Any:
-                return callback(intermediate_result=Result(x=x, fun=fun))
+            def wrapped(x: Array, fun: float, nit: int) -> Any:
+                return callback(intermediate_result=Result(x=x, fun=fun, nit=nit))
         else:
 
-            def wrapped(x: Array, fun: float) -> Any:
+            def wrapped(x: Array, fun: float, nit: int) -> Any:
                 return callback(x)
 
     seconds = math.inf if max_seconds is None else real(max_seconds, "max_seconds")

@@ -41,10 +41,7 @@ def _descend(
     kind = 0 if name == "conjugate_gradient" else 1
     options = (arguments.tolerance(gtol, "gtol"), most)
     raw = _solve.descend(f, x, arguments.tuple_of(args), g, derivatives, kind, rule, options, common)
-    result = finish(raw, "gradient")
-    if progress is not None:
-        progress.close(result.message)
-    return result
+    return finish(raw, "gradient", progress)
 
 
 def conjugate_gradient(
@@ -117,7 +114,7 @@ def conjugate_gradient(
         0  `maxiter` iterations
         -1 the callback stopped it
         -2 `max_seconds` are over
-        -3 the value or the gradient at the start is not finite
+        -3 the value or the gradient is not finite at the start, or however short the step
         -6 f is -inf
         == =======================================================================
 

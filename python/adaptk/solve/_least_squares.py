@@ -21,7 +21,10 @@ def _bounds(bounds: Any, x: arguments.Array) -> tuple[Any, Any]:
     if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
         bounds = (bounds.lb, bounds.ub)
     try:
-        low, high = (np.array(np.broadcast_to(np.asarray(b, dtype=x.dtype), x.shape)) for b in bounds)
+        pair = [np.asarray(b, dtype=x.dtype) for b in bounds]
+        if any(b.shape not in ((), x.shape) for b in pair):
+            raise ValueError
+        low, high = (np.array(np.broadcast_to(b, x.shape)) for b in pair)
     except (TypeError, ValueError):
         raise ValueError(f"bounds: expected a pair (lower, upper) of numbers or of shape {x.shape}") from None
     if np.isnan(low).any() or np.isnan(high).any():
@@ -91,7 +94,7 @@ def levenberg_marquardt(
     f_scale : float
         C: residuals well below it count as squares.
     ftol, xtol, gtol : float, optional
-        See `status`. 1e-8, 1e-8 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
+        See `status`. 1e-10, 1e-10 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
     max_nfev : int, optional
         Limit of evaluations other than those for differences. ``200 * (n + 1)``.
     factor : float, optional
@@ -108,8 +111,8 @@ def levenberg_marquardt(
     vectorized : bool
         Whether `fun` takes a stack of points, shape (k, n), and returns (k, m); differences are then one call.
     rel_step, typical : float or array_like, optional
-        Differences step by ``rel_step * max(|x|, typical)``. The defaults are eps**(1/2) or eps**(1/3), and ``|x0|``
-        (1 where that is 0).
+        Differences step by ``rel_step * max(|x|, typical)``. The defaults are eps**(1/2) or eps**(1/3), with the eps
+        of what `fun` returns (float32 residuals of a float64 `x` have their own), and ``|x0|`` (1 where that is 0).
     m : int, optional
         The number of residuals, for a compiled `fun`.
     callback : callable, optional
@@ -203,7 +206,4 @@ def levenberg_marquardt(
     raw = _solve.levenberg_marquardt(
         f, x, arguments.tuple_of(args), j, derivatives, residuals, lower, upper, options, common
     )
-    result = finish(raw, "least_squares")
-    if progress is not None:
-        progress.close(result.message)
-    return result
+    return finish(raw, "least_squares", progress)

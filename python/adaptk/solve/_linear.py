@@ -125,7 +125,4 @@ def cg(
     raw = _solve.cg(
         a, right, start, m, math.nan if relative is None else relative, arguments.real(atol, "atol"), limit, common
     )
-    result = finish(raw, "cg")
-    if progress is not None:
-        progress.close(result.message)
-    return result
+    return finish(raw, "cg", progress)

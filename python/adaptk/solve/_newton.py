@@ -91,18 +91,20 @@ def newton(
         `nhev`, `success`, `message` and `status`, with G the largest ``|g|`` of the run and 2-norms:
 
         == =======================================================================
-        1  a minimum: ``|g| <= gtol G`` or ``|g| <= eps |H| |x|``, and ``lambda_min >= -n eps |H|``
+        1  a minimum: ``|g| <= gtol G`` or ``|g| <= eps |H| |x|``, and ``lambda_min >= -16 n eps |H|``
         3  the full step has ``|p| <= xtol |x|``, and H is positive definite
         5  the precision's floor: what the model promises is ``<= 4 eps |f|``, and neither f nor ``|g|`` falls
         0  `maxiter` iterations
         -1 the callback stopped it
         -2 `max_seconds` are over
-        -3 a value is not finite: at the start, or of a derivative
+        -3 a value is not finite: at the start, however short the step, or of a derivative
         -4 ``damping=None``: H has no Cholesky factor
-        -5 a saddle or maximum: as 1 but ``lambda_min < -n eps |H|``, and no lower point is to be found along its
+        -5 a saddle or maximum: as 1 but ``lambda_min < -16 n eps |H|``, and no lower point is to be found along its
            eigenvector, or ``damping=None``, which does not look for one (only where ``lambda_min`` is 0)
         -6 f is -inf
         == =======================================================================
+
+        The eps beside ``lambda_min`` is the error of the differences where the Hessian is taken by them.
 
     Raises
     ------
@@ -159,7 +161,4 @@ def newton(
     common, progress = arguments.common("newton", callback, disp, history, max_seconds)
     chosen = arguments.choice(damping, "damping", DAMPINGS)
     raw = _solve.newton(f, x, arguments.tuple_of(args), g, h, hp, derivatives, chosen, options, common)
-    result = finish(raw, "newton")
-    if progress is not None:
-        progress.close(result.message)
-    return result
+    return finish(raw, "newton", progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 __all__ = ["Result", "finish"]
 
@@ -108,9 +108,16 @@ MESSAGES: dict[str, dict[int, str]] = {
 }
 
 
-def finish(raw: dict[str, Any], kind: str) -> Result:
+class Progress(Protocol):
+    def close(self, status: str) -> None: ...
+
+
+def finish(raw: dict[str, Any], kind: str, progress: Progress | None) -> Result:
+    """What the solver returned, with its status in words, in the result and at the end of the line of progress."""
     status: int = raw["status"]
     result = Result(raw)
     result["success"] = status > 0
     result["message"] = MESSAGES[kind][status]
+    if progress is not None:
+        progress.close(result.message)
     return result

@@ -8,6 +8,7 @@
 // With G the largest |g|_inf of the run, it ends with
 //   gradient   |g|_inf <= gtol G
 //   precision  no step along -g lowers f
+//   nonfinite  the same, and f is not finite after the shortest one
 #pragma once
 
 #include "adaptk/solve/line_search.hpp"
@@ -101,7 +102,7 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
             }
             if (search == Search::aborted) return Status::aborted;
             if (search == Search::unbounded) return Status::unbounded;
-            if (search == Search::failed) return Status::precision;
+            if (search == Search::failed) return line.failure();
             alpha = line.alpha;
             step = alpha * norm(w.d);
             w.y = line.w.gn - w.g;

@@ -11,9 +11,10 @@ namespace adaptk::solve {
 
 enum class Difference { none, two_point, three_point, complex_step };
 
-template <class T> T difference_scale(Difference method) {
-    if (method == Difference::two_point) return std::sqrt(epsilon<T>);
-    if (method == Difference::three_point) return std::cbrt(epsilon<T>);
+// `noise` is what values are exact to.
+template <class T> T difference_scale(Difference method, T noise = epsilon<T>) {
+    if (method == Difference::two_point) return std::sqrt(noise);
+    if (method == Difference::three_point) return std::cbrt(noise);
     // No rounding: anything whose square vanishes.
     return epsilon<T> * epsilon<T>;
 }

@@ -1,6 +1,7 @@
 // Levenberg and Marquardt's method for nonlinear least squares: half the sum of C^2 rho(r_i^2 / C^2).
 //
 //   J. J. More, The Levenberg-Marquardt algorithm: implementation and theory, LNM 630 (1978)
+//   D. G. Anderson, Iterative procedures for nonlinear integral equations, J. ACM 12 (1965): the last steps
 //   M. K. Transtrum, J. P. Sethna, Improvements to the Levenberg-Marquardt algorithm, arXiv:1201.5885 (2012)
 //   B. Triggs et al., Bundle adjustment: a modern synthesis (2000), section 4.3: robust losses
 //   C. Kanzow, N. Yamashita, M. Fukushima, J. Comput. Appl. Math. 172 (2004): bounds by projection
@@ -15,7 +16,8 @@
 //   precision  no step changes x, or the damping has left the range of the type
 // and then polishes: Gauss-Newton steps, each from a new factorisation, for as long as |D p| at least halves and |r|
 // does not grow beyond its rounding. Near the solution |D p| estimates the error of x, so this takes x to the digits
-// that J and r have, whatever the tolerances were.
+// that J and r have, whatever the tolerances were. Without bounds two of them are mixed: with residuals that are not
+// small they shrink by a constant ratio, and their sum can be had from two.
 #pragma once
 
 #include "adaptk/solve/linalg.hpp"
@@ -66,15 +68,18 @@ template <class T> struct LevenbergMarquardtOptions {
     bool bounded = false;
     bool fixed_scale = false;  // D stays what the caller put into the workspace
     int accelerate = -1;       // geodesic acceleration: 0 never, 1 always, -1 where it has paid
+    T noise = epsilon<T>;      // what residuals are exact to
     bool polish = true;
-    T polish_tolerance = 512 * epsilon<T>;  // of |D x|, for the step that is not taken
+    T polish_tolerance = (sizeof(T) == 4 ? 512 : 2048) * epsilon<T>;  // of |D x|, for the step that is not taken
 };
 
 template <class T> struct LevenbergMarquardtWork {
     void resize(int m_, int n_) {
         m = m_;
         n = n_;
-        for (Vector<T>* v : {&x, &xn, &p, &y, &d, &lower, &upper, &g, &sine, &accel, &rhs, &sd}) v->resize(n);
+        for (Vector<T>* v :
+             {&x, &xn, &p, &y, &d, &lower, &upper, &g, &sine, &accel, &rhs, &sd, &step_before, &end_before})
+            v->resize(n);
         for (Vector<T>* v : {&r, &rn, &qtr, &weight, &second, &rw}) v->resize(m);
         j.resize(m, n);
         qr.resize(m, n);
@@ -84,7 +89,7 @@ template <class T> struct LevenbergMarquardtWork {
         upper.setConstant(std::numeric_limits<T>::infinity());
     }
     int m = 0, n = 0;
-    Vector<T> x, xn, p, y, d, lower, upper, g, sine, accel, rhs, sd;
+    Vector<T> x, xn, p, y, d, lower, upper, g, sine, accel, rhs, sd, step_before, end_before;
     Vector<T> r, rn, qtr, weight, second, rw;
     Matrix<T> j;
     PivotedQr<T> qr;
@@ -130,6 +135,8 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     }
 
   private:
+    static constexpr T least_weight = T(0.1);
+
     static T half(T c) { return c / 2; }
 
     // The sum of C^2 rho(r^2 / C^2), and its root, which does not leave the range for the linear loss.
@@ -178,6 +185,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                 }
                 damp(mu);
                 take(w.p);
+                rejected = false;
                 const T y_norm = scaled_norm(w.p);
                 if (s.nfev == 1) radius = std::min(radius, y_norm);
                 if ((w.xn.array() == w.x.array()).all()) return Status::precision;
@@ -216,6 +224,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                     length = length_n;
                     last_step = y_norm;
                 }
+                rejected = !accepted;
                 const bool reduced = finite && std::abs(actual) <= ftol && predicted <= ftol && ratio <= 2;
                 const bool small = y_norm <= xtol * x_norm;
                 if (reduced || small) {
@@ -311,23 +320,31 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
         w.qr.a = w.j;
         w.rw = w.r;
         if (o.loss != Loss::linear) {
-            // Triggs: rows times sqrt(rho' + 2 rho'' r^2 / C^2), kept positive, residuals to give the gradient rho' r.
+            // Triggs: rows times sqrt(rho' + 2 rho'' r^2 / C^2), residuals to give the gradient rho' r. Kept positive,
+            // as a share of rho': with a tiny one, columns and D leap by its inverse root where a residual comes in
+            // from the outliers, and the radius with them.
             for (int i = 0; i < w.m; ++i) {
                 const T q = w.r[i] / o.loss_scale;
                 const LossValue<T> v = loss_value(o.loss, q * q);
-                const T scale = std::sqrt(std::max(v.first + 2 * v.second * q * q, epsilon<T> * v.first));
+                const T scale = std::sqrt(std::max(v.first + 2 * v.second * q * q, least_weight * v.first));
                 w.weight[i] = scale;
                 w.rw[i] = scale > 0 ? w.r[i] * (v.first / scale) : T(0);
+                w.second[i] = std::sqrt(v.first);
                 w.qr.a.row(i) *= scale;
             }
+            // The cosines are those of sqrt(rho') J and sqrt(rho') r, which have the same gradient: with Triggs's rows
+            // the residual that few columns can move would be the larger, the farther out it is.
+            rw_norm = norm(w.r.cwiseProduct(w.second));
+            for (int k = 0; k < w.n; ++k) w.sine[k] = norm(w.j.col(k).cwiseProduct(w.second));
+        } else {
+            rw_norm = norm(w.rw);
         }
-        rw_norm = norm(w.rw);
         for (int k = 0; k < w.n; ++k) {
             const T column = norm(w.qr.a.col(k));
             if (!o.fixed_scale) w.d[k] = std::max(w.d[k], column);
             w.sd[k] = w.d[k] > 0 ? w.d[k] : T(1);
             w.g[k] = w.qr.a.col(k).dot(w.rw);
-            w.sine[k] = column;
+            if (o.loss == Loss::linear) w.sine[k] = column;
             w.fixed[k] = o.bounded && ((w.x[k] <= w.lower[k] && w.g[k] >= 0) || (w.x[k] >= w.upper[k] && w.g[k] <= 0));
             if (w.fixed[k]) {
                 w.qr.a.col(k).setZero();
@@ -506,29 +523,62 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
         return k;
     }
 
+    // Anderson's mixing of the last two Gauss-Newton steps, in the scaled norm: where they shrink by a constant ratio,
+    // the sum of all that would follow. Returns that ratio, which the last two norms do not show once steps are mixed.
+    T extrapolate(bool second) {
+        T rate = 0;
+        w.rhs = w.xn;  // before it is mixed
+        if (second) {
+            T dp = 0, dd = 0;
+            for (int k = 0; k < w.n; ++k) {
+                const T d = w.sd[k] * (w.p[k] - w.step_before[k]);
+                dp += d * (w.sd[k] * w.p[k]);
+                dd += d * d;
+            }
+            const T share = dp / dd;
+            w.step_before = w.p;
+            rate = std::abs(share / (share - 1));
+            if (std::abs(share) <= 10) {
+                w.xn -= share * (w.rhs - w.end_before);
+                w.p = w.xn - w.x;
+            }
+        } else {
+            w.step_before = w.p;
+        }
+        w.end_before.swap(w.rhs);
+        return rate;
+    }
+
     // Near the solution the steps shrink by a nearly constant ratio, which grows with the residuals and does not depend
     // on how exact J is. It ends where the next step would be below `least` |D x|.
     Status polish(T least) {
-        T before = last_step > 0 ? last_step : std::numeric_limits<T>::infinity();
+        T before = last_step > 0 ? last_step : std::numeric_limits<T>::infinity(), rate = 0;
         for (int i = 0; i < 100; ++i) {
             back_substitute(w.qr.r, w.qtr, rank(), w.y);
             for (int k = 0; k < w.n; ++k) w.p[w.qr.order[k]] = -w.y[k] / w.sd[w.qr.order[k]];
+            // A trial that was rejected at this x may be the same point: rn has its residuals.
+            w.accel = w.xn;
             take(w.p);
+            const bool known = rejected && (w.accel.array() == w.xn.array()).all();
+            rejected = false;
             const T step = scaled_norm(w.p), x_norm = w.x.cwiseProduct(w.sd).norm();
+            if (!o.bounded) rate = std::max(rate, extrapolate(i > 0));
             if (!(i == 0 || step < T(0.9) * before) || step <= epsilon<T> * x_norm) break;
             if (step > T(1e-2) * x_norm) {
                 overshot = i == 0;
                 break;
             }
             T cost_n, length_n;
-            ++s.nfev;
-            if (!f.residuals(w.xn.data(), w.rn.data())) return Status::aborted;
+            if (!known) {
+                ++s.nfev;
+                if (!f.residuals(w.xn.data(), w.rn.data())) return Status::aborted;
+            }
             // A relative change of x by eps changes r by eps |D x| at most: less is rounding.
-            if (!measure(w.rn, cost_n, length_n) || !(length_n <= length + 4 * epsilon<T> * (length + x_norm))) {
+            if (!measure(w.rn, cost_n, length_n) || !(length_n <= length + 4 * o.noise * (length + x_norm))) {
                 overshot = i == 0;
                 break;
             }
-            const T next = step * std::min(step / before, T(1));
+            const T next = step * std::min(std::max(step / before, rate), T(1));
             before = step;
             w.x.swap(w.xn);
             w.r.swap(w.rn);
@@ -558,6 +608,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     Summary<T> s;
     T cost = 0, length = 0, rw_norm = 0, radius = 0, before_ = 0, last_step = 0, ftol, xtol;
     bool overshot = false;
+    bool rejected = false;  // the last trial: xn and rn
     int score = 0;
     bool have_jacobian = false;
 };

@@ -48,6 +48,8 @@ template <class T, class Problem> class Line {
         ++s.nfev;
         if (!f.value(w.xn.data(), fn)) return false;
         if (std::isnan(fn)) fn = std::numeric_limits<T>::infinity();
+        still = (w.xn.array() == w.x.array()).all();
+        if (!still) blocked = !std::isfinite(fn);
         if (fn < lowest) {
             lowest = fn;
             w.best = w.xn;
@@ -60,7 +62,10 @@ template <class T, class Problem> class Line {
         ++s.njev;
         if (!f.gradient(w.xn.data(), w.gn.data())) return false;
         slope = w.gn.dot(w.d);
-        if (!w.gn.allFinite() || !std::isfinite(slope)) fn = std::numeric_limits<T>::infinity();
+        if (!w.gn.allFinite() || !std::isfinite(slope)) {
+            fn = std::numeric_limits<T>::infinity();
+            blocked = true;
+        }
         return true;
     }
     void accept() {
@@ -77,6 +82,9 @@ template <class T, class Problem> class Line {
         return f.gradient(w.x.data(), w.g.data());
     }
 
+    // What a search that failed says: that no step lowers f, or that f has no value however short the step.
+    Status failure() const { return blocked ? Status::nonfinite : Status::precision; }
+
     Search strong_wolfe(T first, T c1, T c2);
     Search hager_zhang(T first, T c1, T c2);
 
@@ -86,6 +94,8 @@ template <class T, class Problem> class Line {
     T value = 0, lowest = 0;         // at x
     T alpha = 0, fn = 0, slope = 0;  // at xn
     T slope0 = 0;                    // phi'(0)
+    bool still = false;              // xn is x, in the arithmetic
+    bool blocked = false;            // f or its gradient is not finite at the last xn that is not x
 
   private:
     struct Point {
@@ -123,6 +133,7 @@ template <class T, class Problem> Search Line<T, Problem>::strong_wolfe(T first,
     for (int i = 0; i < most; ++i) {
         if (!phi(a)) return Search::aborted;
         if (fn == -std::numeric_limits<T>::infinity()) return Search::unbounded;
+        if (still) break;
         const bool high_enough = fn > value + c1 * a * slope0 || (low.a > 0 && fn >= low.f);
         if (finite() && !high_enough && !derivative()) return Search::aborted;
         if (!finite()) {
@@ -216,6 +227,7 @@ template <class T, class Problem> Search Line<T, Problem>::hager_zhang(T first, 
     while (evaluations < most && !bracket) {
         if (!at(c)) return Search::aborted;
         if (fn == -std::numeric_limits<T>::infinity()) return Search::unbounded;
+        if (still) break;
         if (!finite()) {
             limit = c;
             c = a.a + (c - a.a) / 10;

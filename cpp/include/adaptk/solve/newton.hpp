@@ -5,11 +5,13 @@
 //   J. Nocedal, S. J. Wright, Numerical Optimization, second edition (2006), Algorithms 4.1 and 7.2
 //
 // With f, g, H at x, |.| the 2-norm and G the largest |g| of the run, it ends with
-//   gradient    |g| <= gtol G, or |g| <= eps |H| |x|, and lambda_min >= -n eps |H|
+//   gradient    |g| <= gtol G, or |g| <= eps |H| |x|, and lambda_min >= -16 n eps |H|
 //   step        the full step has |p| <= xtol |x|, and H is positive definite
 //   precision   the model promises less than 4 eps |f|, H is positive definite, and a step lowers neither f nor |g|
-//   saddle      |g| as under gradient, lambda_min < -n eps |H|, and f is not lower along the eigenvector
+//   saddle      |g| as under gradient, lambda_min < -16 n eps |H|, and f is not lower along the eigenvector
+//   nonfinite   f is not finite however short the step
 //   indefinite  damping none: H has no Cholesky factor
+// eps in the bounds of lambda_min is what H is exact to: that of the type, or the error of differences.
 // At a stationary point with lambda_min < 0 the step is along its eigenvector, to the lower side. Where lambda_min is 0
 // within rounding, points along that eigenvector and the axes are tried, since the second derivative decides nothing.
 #pragma once
@@ -93,7 +95,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             if (g_norm <= o.gtol * most || g_norm <= epsilon<T> * size * norm(w.x)) {
                 if (definite) return last_step(g_norm) ? Status::gradient : Status::aborted;
                 eigenvalue();
-                const bool flat = lambda >= -T(w.n) * epsilon<T> * size;
+                const bool flat = lambda >= -level();
                 if (o.damping == Damping::none && !flat) return Status::saddle;
                 const Outcome outcome = flat ? leave_flat() : leave_saddle();
                 if (outcome == Outcome::ended) return Status::aborted;
@@ -111,6 +113,12 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             if (status != Status::limit) return status;
             step = norm(w.p);
         }
+    }
+
+    // Eigenvalues below it are 0 but for the error of H.
+    T level() const {
+        if constexpr (requires { f.hessian_error(); }) return 16 * T(w.n) * f.hessian_error() * size;
+        return 16 * T(w.n) * epsilon<T> * size;
     }
 
     // p = -H^-1 g from the factor.
@@ -175,7 +183,8 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             value = fn;
             return Trial::unbounded;
         }
-        if (!std::isfinite(fn)) return Trial::worse;
+        blocked = !std::isfinite(fn);
+        if (blocked) return Trial::worse;
         const bool below_rounding = predicted <= 4 * epsilon<T> * std::max(std::abs(value), std::abs(fn));
         const bool small = full && length <= o.xtol * norm(w.x);
         ratio = (value - fn) / predicted;
@@ -204,13 +213,15 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         case Trial::aborted: return Status::aborted;
         case Trial::converged: return Status::step;
         case Trial::unbounded: return Status::unbounded;
-        case Trial::stuck: break;
+        case Trial::stuck:
+            if (blocked) return Status::nonfinite;
+            break;
         default: return Status::limit;
         }
         // Nothing that can be represented is lower. At a saddle that would be no result.
         if (!definite) {
             if (!known_lambda) eigenvalue();
-            if (lambda < -T(w.n) * epsilon<T> * size) {
+            if (lambda < -level()) {
                 const Outcome outcome = leave_saddle();
                 if (outcome == Outcome::ended) return Status::aborted;
                 return outcome == Outcome::moved ? Status::limit : Status::saddle;
@@ -356,16 +367,18 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         return x_norm > 0 ? x_norm : T(1);
     }
 
-    // Whether x + t d is lower by more than `least`; the lower one of both sides is taken.
-    Outcome try_both(const Vector<T>& d, T t, T least) {
-        T best = value - least;
+    // Whether x + t d is lower by more than f's rounding, which is that of its terms, x'Hx among them, where they
+    // cancel; the lower one of both sides is taken.
+    Outcome try_both(const Vector<T>& d, T t) {
+        T best = value;
         T best_t = 0;
         for (const T side : {t, -t}) {
             w.xn = w.x + side * d;
             T fn;
             ++s.nfev;
             if (!f.value(w.xn.data(), fn)) return Outcome::ended;
-            if (std::isfinite(fn) && fn < best) {
+            const T least = 16 * epsilon<T> * (std::abs(value) + size * w.xn.squaredNorm());
+            if (std::isfinite(fn) && fn < best && fn < value - least) {
                 best = fn;
                 best_t = side;
             }
@@ -387,7 +400,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         w.t = w.trust.u;
         T t = reach();
         for (int i = 0; i < 60; ++i, t /= 4) {
-            const Outcome outcome = try_both(w.t, t, T(0));
+            const Outcome outcome = try_both(w.t, t);
             if (outcome != Outcome::rejected) return outcome;
         }
         return Outcome::rejected;
@@ -397,15 +410,14 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         w.tri.eigenvector(lambda, w.trust.u);
         w.tri.from(w.trust.u);
         w.t = w.trust.u;
-        const T least = 16 * epsilon<T> * std::abs(value);
         for (int axis = -1; axis < w.n; ++axis) {
             if (axis >= 0) {
-                if (!(std::abs(w.h(axis, axis)) <= T(w.n) * epsilon<T> * size)) continue;
+                if (!(std::abs(w.h(axis, axis)) <= level())) continue;
                 w.t.setZero();
                 w.t[axis] = 1;
             }
             for (const T share : {T(1), T(1e-1), T(1e-2), T(1e-4)}) {
-                const Outcome outcome = try_both(w.t, reach() * share, least);
+                const Outcome outcome = try_both(w.t, reach() * share);
                 if (outcome != Outcome::rejected) return outcome;
             }
         }
@@ -419,7 +431,8 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     Summary<T> s;
     T value = std::numeric_limits<T>::quiet_NaN(), radius = 0, alpha = 0, most = 0, size = 0, lambda = 0;
     bool definite = false, known_lambda = false, have_hessian = false;
-    bool full = false;  // p is the step of the plain method
+    bool blocked = false;  // f is not finite at the last trial
+    bool full = false;     // p is the step of the plain method
 };
 
 template <class T, class Linalg = InlineLinalg, class Problem, class Monitor = NoMonitor>

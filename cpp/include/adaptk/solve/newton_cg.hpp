@@ -5,10 +5,10 @@
 //   C. Lanczos (1950): the smallest eigenvalue at stationary points
 //
 // With G the largest |g| of the run it ends with
-//   gradient   |g| <= gtol G and the smallest Ritz value of H is >= -n eps |H|
+//   gradient   |g| <= gtol G and the smallest Ritz value of H is >= -16 n eps |H|
 //   step       an inner solution of residual <= sqrt(eps) |g| has |p| <= xtol |x|
 //   precision  no step lowers f
-//   saddle     |g| as under gradient, a Ritz value < -n eps |H|, and f is not lower along its vector
+//   saddle     |g| as under gradient, a Ritz value < -16 n eps |H|, and f is not lower along its vector
 #pragma once
 
 #include "adaptk/solve/newton.hpp"
@@ -68,7 +68,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
             if (!flat && failures > 0) flat = true;
             if (flat) {
                 if (!lanczos()) return Status::aborted;
-                const T noise = T(w.n) * epsilon<T> * w.tri.bound();
+                const T noise = 16 * T(w.n) * epsilon<T> * w.tri.bound();
                 const Status good = g_norm <= o.gtol * most ? Status::gradient : Status::precision;
                 if (lambda > noise) return good;
                 if (s.nit >= o.max_iterations) return Status::limit;
@@ -81,6 +81,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
                 continue;
             }
             if (s.nit >= o.max_iterations) return Status::limit;
+            bool blocked = false;  // f is not finite at the last trial
             for (int tries = 0;; ++tries) {
                 T predicted;
                 bool exact, boundary;
@@ -88,6 +89,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
                 const T length = norm(w.p);
                 w.xn = w.x + w.p;
                 if (tries > 100 || !(predicted > 0) || (w.xn.array() == w.x.array()).all()) {
+                    if (blocked) return Status::nonfinite;
                     ++failures;
                     break;
                 }
@@ -100,6 +102,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
                     return Status::unbounded;
                 }
                 const bool finite = std::isfinite(fn);
+                blocked = !finite;
                 const T ratio = finite ? (value - fn) / predicted : T(-1);
                 const bool rounding = finite && predicted <= 4 * epsilon<T> * std::max(std::abs(value), std::abs(fn));
                 bool accept = finite && fn < value;
@@ -224,15 +227,17 @@ template <class T, class Problem, class Monitor> class NewtonCg {
         return true;
     }
 
-    // x + t d or x - t d, the lower one, where it is lower by more than `least`: 1 moved, 0 neither, -1 aborted.
-    int try_both(T t, T least) {
-        T best = value - least, best_t = 0;
+    // x + t d or x - t d, the lower one, where it is lower by more than f's rounding, which is that of its terms, x'Hx
+    // among them, where they cancel: 1 moved, 0 neither, -1 aborted.
+    int try_both(T t) {
+        T best = value, best_t = 0;
         for (const T side : {t, -t}) {
             w.xn = w.x + side * w.d;
             T fn;
             ++s.nfev;
             if (!f.value(w.xn.data(), fn)) return -1;
-            if (std::isfinite(fn) && fn < best) {
+            const T least = 16 * epsilon<T> * (std::abs(value) + w.tri.bound() * w.xn.squaredNorm());
+            if (std::isfinite(fn) && fn < best && fn < value - least) {
                 best = fn;
                 best_t = side;
             }
@@ -260,13 +265,12 @@ template <class T, class Problem, class Monitor> class NewtonCg {
         w.d = w.basis * w.u;
         T t = reach();
         for (int i = 0; i < 60; ++i, t /= 4)
-            if (const int moved = try_both(t, T(0)); moved != 0) return moved;
+            if (const int moved = try_both(t); moved != 0) return moved;
         return 0;
     }
 
     // Second derivatives decide nothing: points along the Ritz vector and some axes.
     int leave_flat() {
-        const T least = 16 * epsilon<T> * std::abs(value);
         w.tri.eigenvector(lambda, w.u);
         w.d = w.basis * w.u;
         for (int axis = -1; axis < std::min(w.n, 64); ++axis) {
@@ -275,7 +279,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
                 w.d[axis] = 1;
             }
             for (const T share : {T(1), T(1e-1), T(1e-2), T(1e-4)})
-                if (const int moved = try_both(reach() * share, least); moved != 0) return moved;
+                if (const int moved = try_both(reach() * share); moved != 0) return moved;
         }
         return 0;
     }

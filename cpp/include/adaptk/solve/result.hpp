@@ -8,6 +8,9 @@
 //     bool product(const T* x, const T* v, T* hv);          newton_cg: the Hessian times v
 //     bool residuals(const T* x, T* r);                     levenberg_marquardt
 //     bool jacobian(const T* x, const T* r, T* j);          m x n, column after column
+// and, where they can say more, what derivatives by differences are exact to:
+//     T hessian_error() const;                              newton: relative, eps without it
+//     bool refine();                                        levenberg_marquardt: better Jacobians from here on
 // A value that is not finite is no failure: the solver takes a shorter step.
 #pragma once
 
@@ -19,7 +22,7 @@ namespace adaptk::solve {
 // Positive: converged. The inequalities are those of the solvers' headers.
 enum class Status : int {
     limit = 0,        // iterations or evaluations are used up
-    gradient = 1,     // the gradient is small; for newton: at a minimum, lambda_min >= -n eps |H|
+    gradient = 1,     // the gradient is small; for newton: at a minimum, lambda_min >= -16 n eps |H|
     reduction = 2,    // the last reduction is small
     step = 3,         // the last step is small
     both = 4,         // reduction and step

@@ -8,6 +8,7 @@
 // With G the largest |g|_inf of the run, it ends with
 //   gradient   |g|_inf <= gtol G
 //   precision  no step along -g lowers f
+//   nonfinite  the same, and f is not finite after the shortest one
 #pragma once
 
 #include "adaptk/solve/conjugate_gradient.hpp"
@@ -48,8 +49,10 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
             if (s.nit >= o.max_iterations) return Status::limit;
             w.d = -w.g;
             line.slope0 = w.g.dot(w.d);
-            // The fall of f in this step as in the last one (Nocedal and Wright 2006, section 3.5).
-            T first = alpha > 0 ? alpha * (slope_before / line.slope0) : first_step(w.x, w.g, line.value);
+            // The fall of f in this step as in the last one (Nocedal and Wright 2006, section 3.5), at most ten times
+            // as far: where f is flat it would be out of all reach.
+            const T ratio = slope_before / line.slope0;
+            T first = alpha > 0 ? alpha * std::min(ratio, 10 * std::sqrt(ratio)) : first_step(w.x, w.g, line.value);
             Search search = Search::failed;
             if (o.rule == StepRule::bb) {
                 const T ceiling = *std::max_element(last.begin(), last.end());
@@ -57,6 +60,7 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
                 for (int i = 0; i < 60 && search == Search::failed; ++i, first /= 4) {
                     if (!line.phi(first)) return Status::aborted;
                     if (line.fn == -std::numeric_limits<T>::infinity()) return Status::unbounded;
+                    if (line.still) break;
                     if (!(line.fn <= ceiling + T(1e-4) * first * line.slope0)) continue;
                     if (!line.derivative()) return Status::aborted;
                     if (std::isfinite(line.fn)) search = Search::found;
@@ -79,7 +83,7 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
             }
             if (search == Search::aborted) return Status::aborted;
             if (search == Search::unbounded) return Status::unbounded;
-            if (search == Search::failed) return Status::precision;
+            if (search == Search::failed) return line.failure();
             alpha = line.alpha;
             slope_before = line.slope0;
             step = alpha * norm(w.d);

@@ -1,0 +1,205 @@
+"""The native step of `adaptk.torch` on a device beside the same on the CPU, with arrays that stand for tensors."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import adaptk
+import device_arrays
+import numpy as np
+import pytest
+from adaptk import _core
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+pytestmark = pytest.mark.cuda
+
+Array = np.ndarray[Any, Any]
+SIZES = [(3,), (), (64, 5), (0,), (1000,), (7, 1)]
+
+
+class Tensor(device_arrays.Exchange):
+    """An array on the device with what a step asks of a tensor."""
+
+    grad: Any = None
+
+    def item(self) -> float:
+        return float(self.host())
+
+
+class Owner:
+    """What `adaptk.torch`'s classes answer to the native step, for dense tensors."""
+
+    def __init__(self, rule: str, put: Any, numbers: dict[str, Any], device_counts: bool = False) -> None:
+        self.rule = adaptk.rules()[rule]
+        self.put = put
+        self.numbers = numbers
+        self.device_counts = device_counts
+        self.state: dict[Any, dict[str, Any]] = {}
+        self.plan = _core.TorchPlan(Tensor if put is not torch.from_numpy else torch.Tensor, [], None)
+        self.counted: list[int] = []
+
+    def _bind(self, p: Any, group: Any, name: str, where: str) -> Any:
+        assert name == self.rule.name
+        if p not in self.state:
+            shape = p.shape
+            self.state[p] = {n: copy.copy(make()) for n, make in self.numbers.items()}
+            for s in self.rule.states:
+                value = s.initial if s.initial_from is None else group[s.initial_from]
+                self.state[p][s.name] = self.put(np.full(shape, value, np.float32))
+        state = self.state[p]
+        arrays = [state[s.name] for s in self.rule.states]
+        return state, (p, *arrays), tuple(state[n] for n in self.numbers), False, False
+
+    def _fit(self, p: Any, grad: Any, where: str) -> Any:
+        return grad
+
+    def _count(self, steps: list[Any], by: int) -> None:
+        self.counted.append(by)
+        for step in steps:
+            step.write(step.host() + np.float32(by))
+
+    def step(self, params: list[Any], values: dict[str, Any], **options: Any) -> Any:
+        groups = [{"params": params, **values}]
+        given = {"grad_scale": 1.0, "clip_norm": None, "skip_nonfinite": False, **options}
+        return self.plan.step(self, groups, [(self.rule.name, values)], self.state, *given.values())
+
+
+def host_number(value: float) -> Any:
+    return lambda: torch.tensor(value)
+
+
+def device_number(value: float) -> Any:
+    return lambda: Tensor.put(np.float32(value).reshape(()))
+
+
+class Pair:
+    """The same params on the device and, as tensors of PyTorch, on the CPU."""
+
+    def __init__(self, rule: str, numbers: dict[str, float], device_counts: bool = False) -> None:
+        self.rng = np.random.default_rng(5)
+        start = [np.asarray(self.rng.normal(size=s), np.float32) for s in SIZES]
+        self.device = [Tensor.put(a) for a in start]
+        self.host = [torch.from_numpy(a.copy()) for a in start]
+        on_device = {n: (device_number if device_counts else host_number)(v) for n, v in numbers.items()}
+        on_host = {n: host_number(v) for n, v in numbers.items()}
+        self.on_device = Owner(rule, Tensor.put, on_device, device_counts)
+        self.on_host = Owner(rule, torch.from_numpy, on_host)
+
+    def set_grads(self, absent: int | None = None, bad: bool = False) -> None:
+        for i, (d, h) in enumerate(zip(self.device, self.host, strict=True)):
+            g = np.asarray(self.rng.normal(size=h.shape), np.float32)
+            if bad and i == 4:
+                g[17] = np.inf
+            d.grad = None if i == absent else Tensor.put(g)
+            h.grad = None if i == absent else torch.from_numpy(g.copy())
+
+    def check(self) -> None:
+        for d, h in zip(self.device, self.host, strict=True):
+            device_arrays.assert_equal(d.host(), h.detach().numpy())
+            of_d, of_h = self.on_device.state.get(d), self.on_host.state.get(h)
+            assert (of_d is None) == (of_h is None)
+            for name, x in (of_d or {}).items():
+                got = x.host() if isinstance(x, Tensor) else x.numpy()
+                device_arrays.assert_equal(got, of_h[name].numpy(), name)
+
+
+COUNTED = {"nadam": {"step": 0.0, "mu_product": 1.0}, "asgd": {"step": 0.0, "eta": 1e-2, "mu": 1.0}, "sgd": {}}
+
+
+@pytest.mark.parametrize("rule", ["adam", "sgd", "nadam", "asgd", "rprop", "delta_bar_delta"])
+def test_steps(rule: str) -> None:
+    pair = Pair(rule, COUNTED.get(rule, {"step": 0.0}))
+    for t in range(4):
+        pair.set_grads(absent=2 if t == 1 else None)
+        values = {"lr": 0.01 / (1 + t), "weight_decay": 0.1 * (t % 2)}
+        assert len(pair.on_device.step(pair.device, values)[0]) == len(SIZES) - (t == 1)
+        pair.on_host.step(pair.host, values)
+        pair.check()
+
+
+def test_the_device_counts() -> None:
+    pair = Pair("adam", {"step": 0.0}, device_counts=True)
+    lr = Tensor.put(np.float32(0.01).reshape(()))
+    for t in range(5):
+        pair.set_grads(absent=3 if t == 1 else None)
+        lr.write(np.float32(0.01 * (t + 1)))
+        pair.on_device.step(pair.device, {"lr": lr})
+        pair.on_host.step(pair.host, {"lr": float(np.float32(0.01 * (t + 1)))})
+        pair.check()
+    assert pair.on_device.counted == [1] * 5
+
+
+def test_clipping_and_skipping() -> None:
+    pair = Pair("adam", {"step": 0.0})
+    for bad in (False, True, False):
+        pair.set_grads(bad=bad)
+        (updated, found, skipped), (_, norm, of_host) = (
+            o.step(p, {"lr": 0.01}, clip_norm=0.5, grad_scale=0.25, skip_nonfinite=True)
+            for o, p in ((pair.on_device, pair.device), (pair.on_host, pair.host))
+        )
+        assert (skipped, bool(updated)) == (of_host, not bad) == (bad, not bad)
+        np.testing.assert_array_equal(found.read()[0], norm)
+        pair.check()
+
+
+def test_a_skipped_step_is_not_counted_on_the_device() -> None:
+    pair = Pair("adam", {"step": 0.0}, device_counts=True)
+    for bad in (False, True, False):
+        pair.set_grads(bad=bad)
+        assert pair.on_device.step(pair.device, {"lr": 0.01}, skip_nonfinite=True)[2] == bad
+        pair.on_host.step(pair.host, {"lr": 0.01}, skip_nonfinite=True)
+        pair.check()
+    assert pair.on_device.counted == [1, 1, -1, 1]
+
+
+def test_params_on_the_cpu_and_on_a_device_in_one_step() -> None:
+    """One norm over both, and the same update as in two steps that are given that norm."""
+    pair = Pair("adam", {"step": 0.0})
+    both = Owner("adam", None, {})
+
+    def bind(p: Any, *rest: Any) -> Any:
+        return (pair.on_device if isinstance(p, Tensor) else pair.on_host)._bind(p, *rest)
+
+    both._bind = bind  # type: ignore[method-assign]
+    twins = Pair("adam", {"step": 0.0})
+    for _ in range(2):
+        pair.set_grads()
+        both.state = {**pair.on_device.state, **pair.on_host.state}
+        _, norm, _ = both.step(pair.device + pair.host, {"lr": 0.01}, clip_norm=0.5)
+        square = sum(float((h.grad.double() ** 2).sum()) for h in pair.host)
+        assert norm == pytest.approx(np.sqrt(2 * square), rel=1e-6)
+        for d, h, g in zip(twins.device, twins.host, pair.host, strict=True):
+            d.grad, h.grad = Tensor.put(g.grad.numpy()), g.grad.clone()
+        for owner, params in ((twins.on_device, twins.device), (twins.on_host, twins.host)):
+            owner.step(params, {"lr": 0.01}, grad_scale=0.5 / norm)
+        pair.check()
+        for a, b in zip(pair.host, twins.host, strict=True):
+            device_arrays.assert_equal(a.numpy(), b.numpy())
+
+
+def test_the_current_stream(machine: device_arrays.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    cudart = device_arrays.cudart()
+    stream = cudart.new_stream()
+    p = Tensor.put(np.ones((3, 2), np.float32))
+    owner = Owner("sgd", Tensor.put, {})
+    p.grad = Tensor.put(np.ones((3, 2), np.float32))
+    owner.step([p], {"lr": 0.5})
+    monkeypatch.setattr(device_arrays.Exchange, "current_stream", stream)
+    owner.step([p], {"lr": 0.5})
+    with adaptk.cuda.stream(0):
+        owner.step([p], {"lr": 0.5}, clip_norm=100.0)
+    assert machine.calls.streams("step") == [0, stream, 0]
+    assert machine.calls.orders() == [(stream, 0), (0, stream)]
+    device_arrays.assert_equal(p.host(), np.full((3, 2), -0.5, np.float32))
+    cudart.synchronize()
+    cudart.end_stream(stream)
+
+
+def test_a_gradient_on_another_device() -> None:
+    p = Tensor.put(np.ones(3, np.float32))
+    p.grad = torch.ones(3)
+    with pytest.raises(ValueError, match=r"grads\[0\]: on cpu, expected cuda:0"):
+        Owner("sgd", Tensor.put, {}).step([p], {"lr": 0.1})
+    device_arrays.assert_equal(p.host(), np.ones(3, np.float32))

@@ -1,0 +1,225 @@
+"""The race against torch's optimizers, on sizes that take no time; what it measures is asserted nowhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import statistics
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import adaptk
+import pytest
+
+pytest.importorskip("torch", reason="the race is against torch")
+BENCH = Path(__file__).parents[1] / "bench" / "torch_race.py"
+
+
+@pytest.fixture(scope="module")
+def race() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("torch_race", BENCH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["torch_race"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+@pytest.fixture(scope="module")
+def quick(race: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The smoke run: its report, its tables and its picture."""
+    folder = tmp_path_factory.mktemp("race")
+    arguments = ["--quick", "--json", str(folder / "race.json")]
+    arguments += ["--markdown", str(folder / "race.md")]
+    if _has("matplotlib"):
+        arguments += ["--plot", str(folder / "race.png")]
+    assert race.main(arguments) == 0
+    return {
+        "report": json.loads((folder / "race.json").read_text()),
+        "text": (folder / "race.md").read_text(),
+        "plot": folder / "race.png",
+    }
+
+
+def test_published_models(race: ModuleType) -> None:
+    def totals(model: str) -> tuple[int, int]:
+        shapes = race.case_shapes(model)
+        return len(shapes), sum(math.prod(s) for s in shapes)
+
+    assert totals("resnet50") == (161, 25_557_032)
+    assert totals("gpt2") == (148, 124_439_808)
+    assert totals("bert") == (199, 109_482_240)
+    assert race.case_shapes("3x2K") == [(2048,)] * 3
+    assert race.case_shapes("64M") == [(64 * 1024**2,)]
+
+
+def test_every_rule_races(race: ModuleType) -> None:
+    assert set(race.RACES) == set(adaptk.rules())
+    assert set(race.USUAL) <= set(race.RACES)
+
+
+def test_the_networks(race: ModuleType) -> None:
+    assert len(race.source_text()) > 100_000
+    for network in race.NETWORKS.values():
+        params, loss = network()
+        assert sum(p.numel() for p in params) > 1000
+        assert math.isfinite(loss(0).item())
+
+
+def test_every_case_is_there(race: ModuleType, quick: dict[str, Any]) -> None:
+    report = quick["report"]
+    got = {(r["case"], r["rule"], r["gradients"]) for r in report["steps"]}
+    cases = [c for c in race.CASES if c not in race.LOOPS]
+    rules = ("adam", "rmsprop", "lion")
+    assert got == {(s, rule, "kept") for s in ("64", "4K") for rule in rules} | {
+        (c, rule, g) for c in cases for rule in rules for g in ("kept", "fresh")
+    }
+    assert [r["case"] for r in report["loops"]] == list(race.LOOPS)
+    assert report["machine"]["version"] == adaptk.__version__
+    assert report["machine"]["torch"]
+    assert {r["threads"] for r in report["steps"]} == {1}
+
+
+def _check_ratios(contenders: dict[str, Any]) -> None:
+    ours = statistics.median(contenders["adaptk"]["seconds"])
+    for c in contenders.values():
+        assert all(0 < s < 60 for s in c["seconds"])
+        assert c["median"] == statistics.median(c["seconds"])
+        assert c["speedup"] == pytest.approx(c["median"] / ours)
+        assert c["quartiles"][0] <= c["quartiles"][1]
+
+
+def test_steps_are_plausible(quick: dict[str, Any]) -> None:
+    for r in quick["report"]["steps"]:
+        contenders = r["contenders"]
+        _check_ratios(contenders)
+        expected = {"adaptk"}
+        if r["rule"] != "lion":
+            expected |= {"foreach", "single"}
+        if r["rule"] == "adam":
+            expected.add("fused")
+        if _has("optax") and r["tensors"] == 1:
+            expected.add("optax")
+        assert expected <= set(contenders)
+        assert not set(contenders) & set(r["skipped"])
+        assert set(contenders) | set(r["skipped"]) == set(quick["report"]["options"]["contenders"])
+        assert len({len(c["seconds"]) for c in contenders.values()}) == 1
+
+
+def test_loops_are_plausible(race: ModuleType, quick: dict[str, Any]) -> None:
+    for r in quick["report"]["loops"]:
+        assert {"adaptk", "fused", "foreach", "single"} <= set(r["contenders"])
+        for part in race.PARTS:
+            _check_ratios({name: c[part] for name, c in r["contenders"].items()})
+        for c in r["contenders"].values():
+            sides = zip(*(c[p]["seconds"] for p in race.PARTS), strict=True)
+            assert all(total >= step + network for total, step, network in sides)
+        # The same network on the same data: all of them have learnt the same.
+        losses = [c["loss"] for c in r["contenders"].values()]
+        assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-3)
+
+
+def test_tables_parse(race: ModuleType, quick: dict[str, Any]) -> None:
+    lines = quick["text"].splitlines()
+    assert "A smoke run" in quick["text"]
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) > 60
+    width = 0
+    for before, line in zip(["", *lines], lines, strict=False):
+        if line.startswith("|"):
+            if not before.startswith("|"):
+                width = line.count("|")
+            assert line.count("|") == width
+            assert line.endswith("|")
+    for target in quick["report"]["targets"]:
+        assert any(row.startswith(f"| {target['what']} ") for row in rows)
+    first = next(r for r in quick["report"]["steps"] if r["rule"] == "adam" and r["case"] == "64")
+    assert f"| {race.number(first['contenders']['fused']['speedup'])} (" in quick["text"]
+
+
+@pytest.mark.skipif(not _has("matplotlib"), reason="the picture needs matplotlib")
+def test_picture(quick: dict[str, Any]) -> None:
+    data = quick["plot"].read_bytes()
+    assert data.startswith(b"\x89PNG")
+    # 8 inches: shown at 800 pixels, the smallest letters have ten of them.
+    assert int.from_bytes(data[16:20], "big") == 1600
+
+
+def _record(race: ModuleType, case: str, rule: str, times: dict[str, list[float]], **more: Any) -> dict[str, Any]:
+    shapes = race.case_shapes(case)
+    return {
+        "kind": "steps",
+        "threads": 2,
+        "case": case,
+        "rule": rule,
+        "gradients": "kept",
+        "tensors": len(shapes),
+        "elements": sum(math.prod(s) for s in shapes),
+        "shrunk": False,
+        "contenders": race.compared(times, "adaptk"),
+        "skipped": {},
+        "of_ceiling": None,
+        **more,
+    }
+
+
+def test_targets_and_check(race: ModuleType, quick: dict[str, Any], tmp_path: Path) -> None:
+    mine = [1.0, 1.0, 2.0]
+    records = [
+        _record(race, "64M", "adam", {"adaptk": mine, "fused": [1.5] * 3, "single": [9.0] * 3}, of_ceiling=0.97),
+        _record(race, "64M", "sgd", {"adaptk": mine, "fused": [1.2] * 3}),
+        _record(race, "64M", "momentum", {"adaptk": mine, "fused": [1.1] * 3}),
+        _record(race, "64M", "rmsprop", {"adaptk": mine, "foreach": [5.0] * 3, "compiled": [1.0] * 3}),
+        _record(race, "1M", "adam", {"adaptk": mine, "fused": [1.1] * 3}),
+        # Neither other gradients nor fewer threads nor a shrunk case are what the targets are about.
+        _record(race, "1000x64", "adam", {"adaptk": mine, "fused": [1.0] * 3}, gradients="fresh"),
+        _record(race, "1000x64", "adam", {"adaptk": mine, "fused": [1.0] * 3}, threads=1),
+    ]
+    found = {t.what: t for t in race.targets(records)}
+    assert found["Adam, 64M / torch fused"].value == 1.5
+    assert found["Adam, 64M / torch fused"].met
+    assert found["SGD, 64M / torch fused"].value == pytest.approx(1.1)
+    assert found["SGD, 64M / torch fused"].worst == "momentum"
+    assert found["RMSprop, 64M / torch's best, not compiled"].value == 5.0
+    assert found["Adam, 1M / torch fused"].met is False
+    assert found["Adam, 1000 x 64 / torch fused"].met is None
+    assert found["every rule, 64M, share of the ceiling"].value == 0.97
+    report = {**quick["report"], "steps": records, "loops": []}
+    path, text = tmp_path / "given.json", str(tmp_path / "given.md")
+    path.write_text(json.dumps(report))
+    assert race.main(["--from", str(path), "--markdown", text]) == 0
+    assert race.main(["--from", str(path), "--markdown", text, "--check"]) == 1
+    path.write_text(json.dumps({**report, "steps": records[:4]}))
+    assert race.main(["--from", str(path), "--markdown", text, "--check"]) == 0
+    path.write_text(json.dumps({**report, "steps": []}))
+    assert race.main(["--from", str(path), "--markdown", text, "--check"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rules", "adam,nothing"], "nothing"),
+        (["--sizes", "0"], "'0'"),
+        (["--cases", "1x64"], "1x64"),
+        (["--cases", "alexnet"], "alexnet"),
+        (["--contenders", "keras"], "keras"),
+        (["--threads", "two"], "two"),
+        (["--repeats", "0"], "--repeats"),
+        (["--quick", "--check"], "smoke"),
+    ],
+)
+def test_wrong_arguments(
+    race: ModuleType, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        race.main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
