@@ -110,6 +110,17 @@ def test_pkg_config(tmp_path: Path) -> None:
     by_pkg_config(Path(adaptk.get_cmake_dir()).parent.parent / "pkgconfig", tmp_path)
 
 
+@pytest.mark.slow
+def test_cuda(tmp_path: Path) -> None:
+    """Compiled wherever there is an nvcc, and run where there is a device."""
+    nvcc = tool("nvcc")
+    folder = build(CONSUMERS / "cuda", tmp_path, IN_PACKAGE, f"-DCMAKE_CUDA_COMPILER={nvcc}")
+    done = subprocess.run([folder / "consumer"], env=ENVIRONMENT, capture_output=True, text=True)
+    if done.returncode == 77:
+        pytest.skip("compiled, and there is no CUDA device to run it on")
+    assert done.returncode == 0, done.stderr
+
+
 # The examples
 
 
