@@ -6,6 +6,9 @@
 #include "check.hpp"
 #include "reference.hpp"
 
+#include "adaptk/adaptk.h"
+
+#include <string>
 #include <thread>
 
 namespace adaptk::test {
@@ -64,6 +67,46 @@ void step_all_rules(std::size_t caller) {
     }
 }
 
+// The C interface: one plan for all callers, each of whose steps is taken whole or refused, and errors of each thread's
+// own.
+struct Shared {
+    std::vector<float> param = std::vector<float>(3000, 0.0f);
+    std::vector<float> grad = std::vector<float>(3000, -1.0f);
+    std::int64_t size = 3000;
+    adaptk_plan* plan = nullptr;
+    std::atomic<int> taken{0}, busy{0};
+};
+
+void share_a_plan(Shared& shared) {
+    const adaptk_tensor g = adaptk_make_tensor(shared.grad.data(), ADAPTK_FLOAT32, 1, &shared.size);
+    const adaptk_tensor* const grads[] = {&g};
+    for (int i = 0; i < 200; ++i) {
+        const adaptk_status status = adaptk_plan_step(shared.plan, 1, grads, nullptr);
+        const std::string error = adaptk_last_error();
+        CHECK(status == ADAPTK_OK ? error.empty() : error == "plan: it is being used by another thread");
+        CHECK(status == ADAPTK_OK || status == ADAPTK_BUSY);
+        ++(status == ADAPTK_OK ? shared.taken : shared.busy);
+        CHECK(adaptk_plan_step(nullptr, 1, grads, nullptr) == ADAPTK_INVALID_ARGUMENT);
+        CHECK(adaptk_last_error() == std::string("plan: NULL"));
+        CHECK(adaptk_find_rule("adam") != nullptr && adaptk_get_num_threads() >= 1);
+    }
+}
+
+void test_shared_plan() {
+    Shared shared;
+    const adaptk_tensor p = adaptk_make_tensor(shared.param.data(), ADAPTK_FLOAT32, 1, &shared.size);
+    const adaptk_tensor* const params[] = {&p};
+    const adaptk_hyper hyper[] = {{"lr", 1.0}};
+    CHECK(adaptk_plan_create("sgd", hyper, 1, 1, params, nullptr, &shared.plan) == ADAPTK_OK);
+    std::vector<std::thread> all;
+    for (std::size_t c = 0; c < callers; ++c) all.emplace_back(share_a_plan, std::ref(shared));
+    for (std::thread& t : all) t.join();
+    CHECK(std::all_of(shared.param.begin(), shared.param.end(), [&](float x) { return x == float(shared.taken); }));
+    std::int64_t steps = 0;
+    CHECK(adaptk_plan_get_steps(shared.plan, 1, &steps) == ADAPTK_OK && steps == shared.taken);
+    CHECK(adaptk_plan_destroy(shared.plan) == ADAPTK_OK);
+}
+
 void test_concurrent() {
     CHECK(detail::set_num_threads(1).empty());
     std::atomic<bool> done{false};
@@ -82,5 +125,6 @@ void test_concurrent() {
 
 int main() {
     adaptk::test::test_concurrent();
+    adaptk::test::test_shared_plan();
     return adaptk::test::finish();
 }
