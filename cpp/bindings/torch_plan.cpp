@@ -44,9 +44,10 @@ struct Layout {
         if (t.ndim != ndim || t.device.device_type != device.device_type || t.device.device_id != device.device_id ||
             t.strides == nullptr)
             return false;
-        const std::size_t bytes = std::size_t(ndim) * sizeof(std::int64_t);
-        return ndim == 0 || (std::memcmp(t.shape, extents.data(), bytes) == 0 &&
-                             std::memcmp(t.strides, extents.data() + ndim, bytes) == 0);
+        // Few axes: calls of memcmp would take longer than the comparison.
+        for (std::int32_t i = 0; i < ndim; ++i)
+            if (t.shape[i] != extents[std::size_t(i)] || t.strides[i] != extents[std::size_t(ndim + i)]) return false;
+        return true;
     }
 };
 
@@ -60,12 +61,6 @@ struct TorchShim {
     py::object make;  // torch.Tensor -> a capsule of a new handle
 };
 
-void prefetch([[maybe_unused]] const void* address) {
-#if !defined(_MSC_VER)
-    for (std::size_t line = 0; line < 256; line += 64) __builtin_prefetch(static_cast<const char*>(address) + line);
-#endif
-}
-
 class Handle {
   public:
     Handle() = default;
@@ -74,19 +69,14 @@ class Handle {
         const py::object capsule = shim.make(tensor);
         tensor_ = PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr()));
         if (tensor_ == nullptr) throw py::error_already_set();
-        std::memcpy(&near_, tensor_, sizeof near_);
     }
-    Handle(Handle&& other) noexcept
-        : shim_(other.shim_), tensor_(std::exchange(other.tensor_, nullptr)), near_(other.near_) {}
+    Handle(Handle&& other) noexcept : shim_(other.shim_), tensor_(std::exchange(other.tensor_, nullptr)) {}
     Handle& operator=(Handle&& other) noexcept {
         std::swap(shim_, other.shim_);
         std::swap(tensor_, other.tensor_);
-        std::swap(near_, other.near_);
         return *this;
     }
     explicit operator bool() const { return tensor_ != nullptr; }
-    // Asks for the memory that `at` will read: a thousand tensors are spread over more of it than the caches hold.
-    void soon() const { prefetch(near_); }
     ~Handle() {
         if (tensor_ != nullptr) shim_->release(tensor_);
     }
@@ -101,8 +91,6 @@ class Handle {
   private:
     const TorchShim* shim_ = nullptr;
     void* tensor_ = nullptr;
-    const void* near_ =
-        nullptr;  // what the handle begins with, the address of the tensor's fields; only for prefetching
 };
 
 // Reading a thousand gradients makes a thousand objects that are gone with the step: nothing to look for cycles in.
@@ -166,12 +154,6 @@ struct Tensor {
     Device device;
     double device_step = 0.0;  // what the device has counted, where it counts
 
-    void soon() const {
-        for (const Handle& h : state_handle)
-            if (h) h.soon();
-        for (const Handle& h : number_handle)
-            if (h) h.soon();
-    }
     void unbind() {
         names = nullptr;
         state_handle = {};
@@ -198,9 +180,6 @@ struct Tensor {
         for (std::size_t n = 0; n < numbers; ++n) loose = loose || !there(number[n].object);
     }
 };
-
-// A tensor's memory is asked for this many tensors before it is looked at.
-constexpr std::size_t ahead = 4;
 
 // How PyTorch counts what a rule does.
 enum class Counting {
@@ -838,30 +817,29 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
     for (const py::handle rule : rules) chosen.push_back(choose(rule));
 
     const NoCollection no_collection;
+    Bound binding(tensors_, bound_, held_);
+    look_at_state(state);
     std::vector<py::object> grads;  // of all tensors
     grads.reserve(tensors_.size());
     bool all = true;
-    for (const Tensor& t : tensors_) {
-        grads.push_back(attribute(t.param.ptr(), grad_name));
-        all = all && !grads.back().is_none();
-    }
-    Bound binding(tensors_, bound_, held_);
-    look_at_state(state);
+    bool all_bound = true;
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
-        if (i + ahead < tensors_.size()) tensors_[i + ahead].soon();
         Tensor& t = tensors_[i];
-        if (grads[i].is_none()) continue;
-        if (t.names == chosen[t.group].names && unchanged(t)) {
+        grads.push_back(attribute(t.param.ptr(), grad_name));
+        if (grads[i].is_none()) {
+            all = false;
+        } else if (t.names == chosen[t.group].names && unchanged(t)) {
             hold(t);
         } else {
             t.unbind();
+            all_bound = false;
         }
     }
     const auto bind_now = [&](std::size_t i) {
         const std::size_t g = tensors_[i].group;
         bind(i, owner, groups[g], *chosen[g].names, undo);
     };
-    for (std::size_t i = 0; i < tensors_.size(); ++i)
+    for (std::size_t i = 0; i < tensors_.size() && !all_bound; ++i)
         if (tensors_[i].names == nullptr && !grads[i].is_none()) bind_now(i);
 
     std::vector<Batch> batches;

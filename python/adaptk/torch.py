@@ -818,24 +818,56 @@ def _own_signature(rule: Rule) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
+# What each class runs, by its options.
+_RULES_OF: Mapping[str, tuple[str, ...]] = {
+    "Adadelta": ("adadelta",),
+    "Adagrad": ("adagrad",),
+    "Adam": ("adam", "amsgrad"),
+    "AdamW": ("adamw", "amsgrad"),
+    "Adamax": ("adamax",),
+    "ASGD": ("asgd",),
+    "NAdam": ("nadam",),
+    "RAdam": ("radam",),
+    "RMSprop": ("rmsprop", "rmsprop_centered", "rmsprop_momentum", "rmsprop_centered_momentum"),
+    "Rprop": ("rprop",),
+    "SGD": ("sgd", "momentum", "nesterov"),
+}
+_RAISES = [
+    "Raises",
+    "------",
+    "TypeError, ValueError",
+    "    For params that cannot be updated in place, and options that are unknown, out of range or refused here.",
+    "",
+]
+
+
+def _formula(rule: Rule) -> list[str]:
+    return [f"`{rule.name}`, {rule.source}::", "", *("    " + line for line in rule.formula.splitlines()), ""]
+
+
 def _document() -> None:
+    params = [
+        "Parameters",
+        "----------",
+        "params : iterable of torch.Tensor or of param groups",
+        "    Of any shape; float32, float64, bfloat16, float16, complex64 or complex128; DTensors too.",
+    ]
     for cls in _TORCHS:
         name = cls.__name__
-        cls.__doc__ = (
-            f":class:`torch.optim.{name}` with a fused step: the same arguments, param groups and states.\n\n"
-            "See the module for what differs.\n\n" + _example(name)
-        )
+        lines = [f":class:`torch.optim.{name}` with a fused step: the same arguments, param groups and states.", ""]
+        for rule_name in _RULES_OF[name]:
+            lines += _formula(RULES[rule_name])
+        lines += [*params, f"others : as :class:`torch.optim.{name}` takes them; the module says what differs.", ""]
+        cls.__doc__ = "\n".join([*lines, *_RAISES, _example(name)])
     for own in _OWN:
         rule = RULES[own._name]
-        lines = [rule.summary, "", f"`{rule.name}`, {rule.source}::", ""]
-        lines += ["    " + line for line in rule.formula.splitlines()]
-        lines += ["", "Parameters", "----------", "params : iterable of torch.Tensor or of param groups"]
+        lines = [rule.summary, "", *_formula(rule), *params]
         lines += ["convention : {'book', 'torch', 'keras', 'tf1', 'optax'}", "    Whose defaults to take."]
         for h in rule.hyperparameters:
             if h.name != "grad_scale":
                 kind = "bool" if h.range == "bool" else f"float in {h.range}"
                 lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[0].upper()}{h.meaning[1:]}."]
-        own.__doc__ = "\n".join([*lines, "", _example(own.__name__)])
+        own.__doc__ = "\n".join([*lines, "", *_RAISES, _example(own.__name__)])
         own.__signature__ = _own_signature(rule)  # type: ignore[attr-defined]
 
 
