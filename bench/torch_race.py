@@ -615,6 +615,8 @@ class Training:
     """A network and its optimizer, with what each part of a training step takes."""
 
     def __init__(self, case: str, name: str, compile_tensors: int) -> None:
+        import torch
+
         self.params, self._loss = NETWORKS[case]()
         self.steps = 0
         self.loss = math.nan
@@ -622,11 +624,19 @@ class Training:
         if name == "compiled":
             # Gradients that are kept, which is what a compiled step wants.
             self.optimizer = torch_optimizer("single", race, self.params)
+            before = [p.detach().clone() for p in self.params]
             self._loss(0).backward()
             self._step: Callable[[], object] = Compiled(self.optimizer, len(self.params), compile_tensors).step
         else:
             self.optimizer = torch_optimizer(name, race, self.params)
             self._step = self.optimizer.step
+            before = []
+        # What was stepped only to have it compiled does not count.
+        with torch.no_grad():
+            for p, value in zip(self.params, before, strict=False):
+                p.copy_(value)
+                for state in self.optimizer.state[p].values():
+                    state.zero_()
         self._to_none = name != "compiled"
 
     def run(self, steps: int) -> Record:
