@@ -37,7 +37,7 @@ class Owner:
         self.numbers = numbers
         self.device_counts = device_counts
         self.state: dict[Any, dict[str, Any]] = {}
-        self.plan = _core.TorchPlan(Tensor if put is not torch.from_numpy else torch.Tensor, [], None)
+        self.plan = _core.TorchPlan(Tensor if put is not torch.from_numpy else torch.Tensor, torch.nn.Parameter, {})
         self.counted: list[int] = []
 
     def _bind(self, p: Any, group: Any, name: str, where: str, undo: list[Any]) -> Any:

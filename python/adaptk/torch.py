@@ -56,17 +56,76 @@ except ImportError:  # a build without distributed
 Group = dict[str, Any]
 
 
+# Releases of PyTorch whose C++ interface the native step may use, by its compiled names.
+_KNOWN_RELEASES = frozenset({"2.13"})
+
+
 @cache
-def _shim() -> tuple[list[int], Any]:
-    """The functions of PyTorch's C interface that tell where a tensor lies; none where it does not have them."""
-    name = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
+@torch.inference_mode(False)
+def _face() -> dict[str, int]:
+    """What the native step needs to look at tensors without Python; nothing where any of it is not as expected.
+
+    The functions of PyTorch's C interface for compiled models; from its C++ interface ``c10::TensorImpl::grad`` and
+    ``torch::autograd::impl::bump_version``; where a Python tensor has its ``at::Tensor``, and what an undefined one of
+    those holds. They are tried out on tensors here. Without them the step goes by DLPack and attributes.
+    """
+    if sys.platform != "linux" or ".".join(torch.__version__.split(".")[:2]) not in _KNOWN_RELEASES:
+        return {}
+    folder = Path(torch.__file__).parent / "lib"
     try:
-        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
-        functions = [getattr(library, f"aoti_torch_{f}") for f in ("get_data_ptr", "get_numel", "delete_tensor_object")]
+        library, core = (ctypes.CDLL(str(folder / name)) for name in ("libtorch_cpu.so", "libc10.so"))
+        names = [
+            "data_ptr",
+            "numel",
+            "dim",
+            "sizes",
+            "strides",
+            "dtype",
+            "layout",
+            "device_type",
+            "new_tensor_handle",
+            "delete_tensor_object",
+        ]
+        functions = {
+            n: getattr(library, f"aoti_torch_{n if n.endswith(('handle', 'object')) else 'get_' + n}") for n in names
+        }
+        functions["grad"] = core._ZNK3c1010TensorImpl4gradEv
+        functions["bump_version"] = library._ZN5torch8autograd4impl12bump_versionERKN2at6TensorE
         make = torch._C._aoti.unsafe_alloc_void_ptr_from_tensor
     except (OSError, AttributeError):
-        return [], None
-    return [ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions], make
+        return {}
+    face = {n: ctypes.cast(f, ctypes.c_void_p).value or 0 for n, f in functions.items()}
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+
+    def word(address: int) -> int:
+        return ctypes.c_size_t.from_address(address).value
+
+    def impl(t: Tensor) -> int:
+        handle = pointer(make(t), None)
+        try:
+            return word(handle)
+        finally:
+            functions["delete_tensor_object"](ctypes.c_void_p(handle))
+
+    grad = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(face["grad"])
+    bare, param = (torch.nn.Parameter(torch.zeros(n, device="cpu")) for n in (2, 3))
+    param.grad = torch.ones_like(param)
+    samples = (bare, param, param.grad)
+    offset = object.__basicsize__
+    if any(Tensor.__basicsize__ < offset + 8 or word(id(t) + offset) != impl(t) for t in samples):
+        return {}
+    undefined = word(grad(impl(bare)))
+    if not undefined or word(grad(impl(param))) != impl(param.grad):
+        return {}
+    before = param._version
+    functions["bump_version"](ctypes.c_void_p(id(param) + offset))
+    where = ctypes.c_void_p()
+    functions["data_ptr"](ctypes.c_void_p(id(param) + offset), ctypes.byref(where))
+    param.grad = None
+    if param._version != before + 1 or where.value != param.data_ptr() or word(grad(impl(param))) != undefined:
+        return {}
+    return face | {"offset": offset, "undefined": undefined}
 
 
 def _local(t: Tensor) -> Tensor:
@@ -326,7 +385,7 @@ class _Fused(torch.optim.Optimizer):
                 clip, skip_nonfinite = None, False
         plan = self.__dict__.get("_plan")
         if plan is None:
-            plan = self.__dict__["_plan"] = _core.TorchPlan(Tensor, *_shim())
+            plan = self.__dict__["_plan"] = _core.TorchPlan(Tensor, torch.nn.Parameter, _face())
         rules = [self._rule(g) for g in groups]
         undo: Undo = []
         try:
