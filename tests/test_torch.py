@@ -1359,6 +1359,47 @@ def test_hooks() -> None:
     assert several == ["SGD", "Lion"]
 
 
+def test_hooks_of_a_class_that_overrides_step() -> None:
+    calls: list[str] = []
+
+    class Mine(at.Adam):  # type: ignore[name-defined, misc]
+        def step(self, closure: Any = None) -> Any:
+            calls.append("mine")
+            return super().step(closure)
+
+    p = params(shapes=[(3,)])
+    at.Adam(p)
+    opt = Mine(p)
+    opt.register_step_pre_hook(lambda *_: calls.append("before"))
+    opt.register_step_post_hook(lambda *_: calls.append("after"))
+    give([p], 0)
+    opt.step()
+    assert calls == ["before", "mine", "after"]
+
+
+def test_pre_hooks_change_the_arguments() -> None:
+    p = params(shapes=[(3,)])
+    opt = at.SGD(p)
+    give([p], 0)
+    opt.register_step_pre_hook(lambda o, args, kwargs: ((o, lambda: 7.0), kwargs))
+    assert opt.step() == 7.0
+    opt.register_step_pre_hook(lambda *_: 3)
+    with pytest.raises(RuntimeError, match="pre-hook"):
+        opt.step()
+
+
+def test_profilers_see_the_step() -> None:
+    p = params(shapes=[(3,)])
+    opt = at.Adam(p)
+    give([p], 0)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        opt.step()
+    assert "Optimizer.step#Adam.step" in {e.key for e in seen.key_averages()}
+    with torch.autograd.profiler.profile() as seen_by_the_older_one:
+        opt.step()
+    assert "Optimizer.step#Adam.step" in {e.key for e in seen_by_the_older_one.key_averages()}
+
+
 def test_hooks_that_step() -> None:
     """A step inside a hook or a closure is a step of its own, as with torch's."""
     results = []

@@ -35,14 +35,17 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled
 from torch.autograd.graph import increment_version
+from torch.autograd.profiler import record_function
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from adaptk import _core
 from adaptk._optimizer import StepInfo
@@ -218,6 +221,41 @@ def _overlaps_itself(t: Tensor) -> bool:
     return len(set(places.tolist())) < t.numel()
 
 
+def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
+    """`step` between its hooks, as every step of ``torch.optim`` is.
+
+    PyTorch's own wrapper opens a range for profilers each time, which takes longer than a small step; this one does so
+    where a profiler runs.
+    """
+
+    @wraps(step)
+    def hooked(*args: Any, **kwargs: Any) -> Any:
+        self = args[0]
+        if type(self).step is not hooked:  # what overrides it has been wrapped by PyTorch
+            return step(*args, **kwargs)
+        if not _profiler_enabled():
+            return between_hooks(self, args, kwargs)
+        with record_function(f"Optimizer.step#{type(self).__name__}.step"):
+            return between_hooks(self, args, kwargs)
+
+    def between_hooks(self: _Fused, args: Any, kwargs: Any) -> Any:
+        for pre in (*_global_optimizer_pre_hooks.values(), *self._optimizer_step_pre_hooks.values()):
+            changed = pre(self, args, kwargs)
+            if changed is None:
+                continue
+            if not isinstance(changed, tuple) or len(changed) != 2:
+                raise RuntimeError(f"step: a pre-hook must return None or (args, kwargs), got {changed!r}")
+            args, kwargs = changed
+        result = step(*args, **kwargs)
+        self._optimizer_step_code()
+        for post in (*self._optimizer_step_post_hooks.values(), *_global_optimizer_post_hooks.values()):
+            post(self, args, kwargs)
+        return result
+
+    hooked.hooked = True  # type: ignore[attr-defined]  # where PyTorch looks for its own wrapper
+    return hooked
+
+
 class _Fused(torch.optim.Optimizer):
     """The step of all classes here."""
 
@@ -309,6 +347,7 @@ class _Fused(torch.optim.Optimizer):
             before.remove()
             after.remove()
 
+    @_hooked
     def step(
         self,
         closure: Callable[[], Any] | None = None,
