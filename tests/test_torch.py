@@ -638,7 +638,9 @@ def test_state_dicts_go_both_ways(case: Case, dtype: str, back: bool) -> None:
     all_close(c, b)
     for p, q in zip(c, b, strict=True):
         for name in reference.state[q]:
-            close(second.state[p][name].to(reference.state[q][name].dtype), reference.state[q][name], name)
+            # Moments near zero are sums of gradients that are not: their error is that of the larger ones.
+            scale = size([state[name] for state in reference.state.values()])
+            close(second.state[p][name].to(reference.state[q][name].dtype), reference.state[q][name], name, scale=scale)
 
 
 @every_case

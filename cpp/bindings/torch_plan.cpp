@@ -310,6 +310,12 @@ bool same_step(const detail::Segment& a, const detail::Segment& b) {
            std::memcmp(a.hyper.value, b.hyper.value, sizeof a.hyper.value) == 0;
 }
 
+bool same_numbers(const Tensor& a, const Tensor& b) {
+    for (std::size_t n = 0; n < a.numbers; ++n)
+        if (a.number[n].load() != b.number[n].load() || a.number[n].wide != b.number[n].wide) return false;
+    return true;
+}
+
 bool counted_alike(const Tensor& a, const Tensor& b) {
     return (a.numbers > 0 && a.number[0].on_device) == (b.numbers > 0 && b.number[0].on_device);
 }
@@ -664,7 +670,7 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
     t.names = &names;
     t.remember_entries();
     // An inference tensor has no count of versions.
-    t.native = native && !t.loose && !t.param.attr("is_inference")().cast<bool>();
+    t.native = native && !t.param.attr("is_inference")().cast<bool>();
     t.kept = {};
     if (t.native) {
         for (std::size_t b = 1; b < buffers.size(); ++b)
@@ -963,6 +969,8 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
     later.reserve(tensors_.size());
     std::vector<py::object> copies;  // what goes back into tensors that others stand in for
     std::vector<TensorStep> odd;
+    constexpr Later nobody{~std::size_t{0}, nullptr, 0, {}};
+    Later last_of = nobody;
     const auto add = [&](std::size_t i, const TensorStep& work, const Device& device, const WorkStream& stream) {
         Tensor& t = tensors_[i];
         Batch& b =
@@ -982,7 +990,16 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
             ++b.segments.back().count;
             return;
         }
+        // Most tensors have the numbers of the one before, and so its step, which takes powers to find.
+        if (alike && has_numbers(c.counting) && last_of.tensor < i && tensors_[last_of.tensor].group == t.group &&
+            tensors_[last_of.tensor].device == device && same_numbers(tensors_[last_of.tensor], t)) {
+            after.value = last_of.value;
+            last_of.tensor = i;
+            ++b.segments.back().count;
+            return;
+        }
         detail::Segment s = segment_of(t, c, number, after);
+        last_of = after;
         if (alike && same_step(b.segments.back(), s)) {
             ++b.segments.back().count;
         } else {
@@ -1034,6 +1051,7 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
         all = true;
         batches.clear();
         later.clear();
+        last_of = nobody;
         for (std::size_t i = 0; i < tensors_.size(); ++i) {
             Tensor& t = tensors_[i];
             grads[i] = attribute(t.param.ptr(), grad_name);

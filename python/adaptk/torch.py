@@ -347,6 +347,14 @@ class _Fused(torch.optim.Optimizer):
             before.remove()
             after.remove()
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        if not set_to_none or _profiler_enabled():
+            super().zero_grad(set_to_none)
+            return
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
     @_hooked
     def step(
         self,
