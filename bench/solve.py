@@ -92,14 +92,40 @@ def small(repeats: int) -> None:
         residuals = lambda p, f=decay, y=y: f(p) - y  # noqa: E731
         for name, jac in (("exact Jacobian", slope), ("differences", None)):
             x0 = np.array([1.0, 1.0])
-            a, b = in_turn(
+            a, b, c = in_turn(
                 repeats * 5,
                 lambda f=residuals, j=jac, x=x0: [solve.levenberg_marquardt(f, x, jac=j) for _ in range(20)],
                 lambda f=residuals, j=jac, x=x0: [
                     least_squares(f, x, jac=j or "2-point", method="lm") for _ in range(20)
                 ],
+                lambda f=residuals, j=jac, x=x0: [least_squares(f, x, jac=j or "2-point") for _ in range(20)],
             )
-            print(f"  n = 2, m = {m}, {name}: {b / a:.1f} ({b / 20 * 1e6:.0f} / {a / 20 * 1e6:.0f} us)")
+            print(
+                f"  n = 2, m = {m}, {name}: {b / a:.1f} ({b / 20 * 1e6:.0f} / {a / 20 * 1e6:.0f} us); "
+                f"its default method / ours: {c / a:.1f}"
+            )
+    few = [p for p in _nist.problems().values() if len(p.certified) <= 5 and p.residuals(p.starts[0]).size <= 50]
+    for exact in (True, False):
+        pairs = []
+        for p in few:
+            for x in p.starts:
+                f, j = p.residuals, p.jacobian if exact else None
+                try:
+                    least_squares(f, x, jac=j or "2-point", method="lm")
+                except ValueError:
+                    continue
+                pairs.append(
+                    in_turn(
+                        repeats,
+                        lambda f=f, j=j, x=x: solve.levenberg_marquardt(f, x, jac=j),
+                        lambda f=f, j=j, x=x: least_squares(f, x, jac=j or "2-point", method="lm"),
+                    )
+                )
+        ratios = [b / a for a, b in pairs]
+        print(
+            f"  the {len(pairs)} NIST runs with n <= 5, m <= 50, {'exact Jacobians' if exact else 'differences'}: "
+            f"{sum(b for _, b in pairs) / sum(a for a, _ in pairs):.1f} in all, median {statistics.median(ratios):.1f}"
+        )
 
 
 def newton_step(repeats: int) -> None:
@@ -124,7 +150,7 @@ def main() -> None:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         nist(options.repeats)
-    small(options.repeats)
+        small(options.repeats)
     newton_step(options.repeats)
 
 

@@ -615,6 +615,8 @@ class Training:
     """A network and its optimizer, with what each part of a training step takes."""
 
     def __init__(self, case: str, name: str, compile_tensors: int) -> None:
+        import torch
+
         self.params, self._loss = NETWORKS[case]()
         self.steps = 0
         self.loss = math.nan
@@ -622,11 +624,19 @@ class Training:
         if name == "compiled":
             # Gradients that are kept, which is what a compiled step wants.
             self.optimizer = torch_optimizer("single", race, self.params)
+            before = [p.detach().clone() for p in self.params]
             self._loss(0).backward()
             self._step: Callable[[], object] = Compiled(self.optimizer, len(self.params), compile_tensors).step
         else:
             self.optimizer = torch_optimizer(name, race, self.params)
             self._step = self.optimizer.step
+            before = []
+        # What was stepped only to have it compiled does not count.
+        with torch.no_grad():
+            for p, value in zip(self.params, before, strict=False):
+                p.copy_(value)
+                for state in self.optimizer.state[p].values():
+                    state.zero_()
         self._to_none = name != "compiled"
 
     def run(self, steps: int) -> Record:
@@ -711,7 +721,7 @@ def plan(options: argparse.Namespace, threads: int, all_threads: int) -> list[It
 
     def rules(usual: bool) -> Sequence[str]:
         if options.rules is not None:
-            return options.rules
+            return list(options.rules)
         return USUAL if usual else list(RACES)
 
     fewer = threads != all_threads
@@ -1070,6 +1080,7 @@ def _largest(records: Sequence[Record], case: Callable[[Record], bool]) -> list[
 def plot(report: Record, path: str) -> None:
     """Bars: how many times as fast as torch's best, the share of the ceiling, and whole training steps."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.patches import Patch
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -1084,8 +1095,8 @@ def plot(report: Record, path: str) -> None:
     upper = 0.235 * len(rules) + 0.75
     lower = 0.235 * sum(len([n for n in ("adaptk", "fused", "single") if n in r["contenders"]]) for r in loops)
     lower += 0.75 if loops else 0.0
-    figure = Figure(figsize=(8, upper + lower + 0.75), dpi=200, layout="constrained", facecolor=PAPER)
-    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.06)
+    layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.06)
+    figure = Figure(figsize=(8, upper + lower + 0.75), dpi=200, layout=layout, facecolor=PAPER)
     parts = figure.subfigures(2 if loops else 1, 1, height_ratios=[upper, lower] if loops else [1], squeeze=False)
     for part in parts.flat:
         part.set_facecolor(PAPER)

@@ -37,10 +37,10 @@ class Owner:
         self.numbers = numbers
         self.device_counts = device_counts
         self.state: dict[Any, dict[str, Any]] = {}
-        self.plan = _core.TorchPlan(Tensor if put is not torch.from_numpy else torch.Tensor, [], None)
+        self.plan = _core.TorchPlan(Tensor if put is not torch.from_numpy else torch.Tensor, torch.nn.Parameter, {})
         self.counted: list[int] = []
 
-    def _bind(self, p: Any, group: Any, name: str, where: str) -> Any:
+    def _bind(self, p: Any, group: Any, name: str, where: str, undo: list[Any]) -> Any:
         assert name == self.rule.name
         if p not in self.state:
             shape = p.shape
@@ -63,7 +63,7 @@ class Owner:
     def step(self, params: list[Any], values: dict[str, Any], **options: Any) -> Any:
         groups = [{"params": params, **values}]
         given = {"grad_scale": 1.0, "clip_norm": None, "skip_nonfinite": False, **options}
-        return self.plan.step(self, groups, [(self.rule.name, values)], self.state, *given.values())
+        return self.plan.step(self, groups, [(self.rule.name, values)], self.state, *given.values(), [])
 
 
 def host_number(value: float) -> Any:

@@ -569,12 +569,12 @@ def test_covariance_is_that_of_the_definition() -> None:
     r = solve.levenberg_marquardt(lambda p: decay(p) - NOISY, [1.0, 1.0, 0.0], jac=decay_jacobian)
     j = decay_jacobian(r.x)
     inverse = np.linalg.inv(j.T @ j)
-    np.testing.assert_allclose(r.cov, inverse * 2 * r.cost / 37, rtol=1e-9)
+    np.testing.assert_allclose(r.cov, inverse * 2 * r.cost / 37, rtol=1e-7)
     np.testing.assert_allclose(r.x_std, np.sqrt(np.diag(r.cov)), rtol=1e-15)
     absolute = solve.levenberg_marquardt(
         lambda p: decay(p) - NOISY, [1.0, 1.0, 0.0], jac=decay_jacobian, absolute_sigma=True
     )
-    np.testing.assert_allclose(absolute.cov, inverse, rtol=1e-9)
+    np.testing.assert_allclose(absolute.cov, inverse, rtol=1e-7)
 
 
 def test_covariance_where_there_is_none() -> None:
@@ -591,7 +591,9 @@ def test_fewer_residuals_than_variables() -> None:
     assert r.cost == pytest.approx(0, abs=1e-20)
 
 
-@pytest.mark.parametrize("jac", [None, "2-point", "3-point", "cs", decay_jacobian], ids=str)
+@pytest.mark.parametrize(
+    "jac", [None, "2-point", "3-point", "cs", decay_jacobian], ids=["default", "2-point", "3-point", "cs", "own"]
+)
 def test_jacobians(jac: Any) -> None:
     r = solve.levenberg_marquardt(lambda p: decay(p) - NOISY, [1.0, 1.0, 0.0], jac=jac)
     exact = solve.levenberg_marquardt(lambda p: decay(p) - NOISY, [1.0, 1.0, 0.0], jac=decay_jacobian)
@@ -1008,7 +1010,7 @@ def test_starts_of_other_kinds(name: str) -> None:
         (np.ones(2), ValueError, r"fun must return one number, got an array of shape \(2,\)"),
         ([], ValueError, r"fun must return one number, got an array of shape \(0,\)"),
     ],
-    ids=str,
+    ids=range(7),
 )
 def test_functions_that_return_no_number(name: str, value: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):

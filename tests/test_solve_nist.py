@@ -138,3 +138,14 @@ def test_standard_starts_end_at_stationary_points(p: mgh.Problem) -> None:
     assert r.success, r.message
     cosines = np.abs(r.jac.T @ r.fun) / np.maximum(np.linalg.norm(r.jac, axis=0) * np.linalg.norm(r.fun), 1e-300)
     assert r.cost < 1e-12 or cosines.max() < 1e-5
+
+
+def test_a_run_leaves_no_trace_in_the_next() -> None:
+    """Small runs of one thread share a workspace: the same start takes the same path whatever ran before it."""
+    paths = []
+    for before in ("Rat43", "MGH09", "Misra1a"):
+        fit(PROBLEMS[before], PROBLEMS[before].starts[0])
+        path: list[Any] = []
+        fit(PROBLEMS["BoxBOD"], PROBLEMS["BoxBOD"].starts[1], callback=lambda x, path=path: path.append(x.tolist()))
+        paths.append(path)
+    assert paths[0] == paths[1] == paths[2]

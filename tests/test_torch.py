@@ -197,7 +197,7 @@ class Calls:
         for name in self.count:
             if name != "step":
                 setattr(optimizer, name, self.counted(name, getattr(optimizer, name)))
-        optimizer._plan = adaptk._core.TorchPlan(Tensor, *at._shim())
+        optimizer._plan = adaptk._core.TorchPlan(Tensor, torch.nn.Parameter, at._face())
         plan = optimizer._plan
 
         class Counting:
@@ -638,7 +638,9 @@ def test_state_dicts_go_both_ways(case: Case, dtype: str, back: bool) -> None:
     all_close(c, b)
     for p, q in zip(c, b, strict=True):
         for name in reference.state[q]:
-            close(second.state[p][name].to(reference.state[q][name].dtype), reference.state[q][name], name)
+            # Moments near zero are sums of gradients that are not: their error is that of the larger ones.
+            scale = size([state[name] for state in reference.state.values()])
+            close(second.state[p][name].to(reference.state[q][name].dtype), reference.state[q][name], name, scale=scale)
 
 
 @every_case
@@ -1222,7 +1224,9 @@ def test_params_without_memory() -> None:
     assert real.tolist() == [1.0, 1.0]
 
 
-def test_inference_tensors() -> None:
+def test_inference_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    if at._face is not dict:  # found in this mode too
+        monkeypatch.setattr(at, "_face", at._face.__wrapped__)
     with torch.inference_mode():
         p = torch.ones(3)
         p.grad = torch.ones(3)
@@ -1355,6 +1359,47 @@ def test_hooks() -> None:
     at.Lion(p).step()
     handle.remove()
     assert several == ["SGD", "Lion"]
+
+
+def test_hooks_of_a_class_that_overrides_step() -> None:
+    calls: list[str] = []
+
+    class Mine(at.Adam):  # type: ignore[name-defined, misc]
+        def step(self, closure: Any = None) -> Any:
+            calls.append("mine")
+            return super().step(closure)
+
+    p = params(shapes=[(3,)])
+    at.Adam(p)
+    opt = Mine(p)
+    opt.register_step_pre_hook(lambda *_: calls.append("before"))
+    opt.register_step_post_hook(lambda *_: calls.append("after"))
+    give([p], 0)
+    opt.step()
+    assert calls == ["before", "mine", "after"]
+
+
+def test_pre_hooks_change_the_arguments() -> None:
+    p = params(shapes=[(3,)])
+    opt = at.SGD(p)
+    give([p], 0)
+    opt.register_step_pre_hook(lambda o, args, kwargs: ((o, lambda: 7.0), kwargs))
+    assert opt.step() == 7.0
+    opt.register_step_pre_hook(lambda *_: 3)
+    with pytest.raises(RuntimeError, match="pre-hook"):
+        opt.step()
+
+
+def test_profilers_see_the_step() -> None:
+    p = params(shapes=[(3,)])
+    opt = at.Adam(p)
+    give([p], 0)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        opt.step()
+    assert "Optimizer.step#Adam.step" in {e.key for e in seen.key_averages()}
+    with torch.autograd.profiler.profile() as seen_by_the_older_one:
+        opt.step()
+    assert "Optimizer.step#Adam.step" in {e.key for e in seen_by_the_older_one.key_averages()}
 
 
 def test_hooks_that_step() -> None:
@@ -1707,17 +1752,17 @@ def test_a_step_inside_of_a_native_step_is_refused() -> None:
     assert float(opt.state[p[0]]["step"]) == 1
 
 
-@pytest.fixture(params=["C interface", "DLPack"])
-def shim(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether states are looked at through PyTorch's C interface, whose handles keep them for a step longer."""
+@pytest.fixture(params=["face", "DLPack"])
+def face(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether tensors are looked at without Python; their states are kept for a step longer then."""
     if request.param == "DLPack":
-        monkeypatch.setattr(at, "_shim", lambda: ([], None))
-    elif not at._shim()[0]:
-        pytest.skip("this PyTorch has no such interface")
-    return request.param != "DLPack"
+        monkeypatch.setattr(at, "_face", dict)
+    elif not at._face():
+        pytest.skip("the native step does not know this PyTorch")
+    return request.param == "face"
 
 
-def test_states_replaced_by_another_thread_during_a_step(shim: bool) -> None:
+def test_states_replaced_by_another_thread_during_a_step(face: bool) -> None:
     """The step ends with what it began with; the next one finds the new states."""
     p = params(shapes=[(100,), (3,)])
     opt = at.Adam(p)
@@ -1734,7 +1779,7 @@ def test_states_replaced_by_another_thread_during_a_step(shim: bool) -> None:
     assert old() is not None
     go_on.set()
     thread.join()
-    assert (old() is not None) == shim
+    assert (old() is not None) == face
     assert opt.state[p[0]] == {}
     assert float(opt.state[p[1]]["step"]) == 1
     del opt._bind
@@ -1781,7 +1826,7 @@ def test_nothing_is_kept_alive(name: str) -> None:
     assert [r() for r in alive] == [None] * len(alive)
 
 
-def test_states_are_freed_when_they_are_replaced(shim: bool) -> None:
+def test_states_are_freed_when_they_are_replaced(face: bool) -> None:
     """At once where DLPack is asked, so that a loop can take them off a device between steps; by the next step else."""
     p = [*params(shapes=[(3,), (4,)]), torch.zeros(8)[::2], torch.zeros(3, dtype=torch.complex64)]
     opt = at.Adam(p)
@@ -1795,7 +1840,7 @@ def test_states_are_freed_when_they_are_replaced(shim: bool) -> None:
             for name in list(state):
                 state[name] = state[name].clone()
         del state
-        assert shim or not any(r() is not None for r in old)
+        assert face or not any(r() is not None for r in old)
         grads = [weakref.ref(x.grad) for x in p]
         opt.zero_grad()
         assert not any(r() is not None for r in grads)
@@ -1804,7 +1849,7 @@ def test_states_are_freed_when_they_are_replaced(shim: bool) -> None:
         assert not any(r() is not None for r in old)
         old = [weakref.ref(v) for s in opt.state.values() for v in s.values()]
         opt.state.clear()
-        assert shim or not any(r() is not None for r in old)
+        assert face or not any(r() is not None for r in old)
         opt.step()
         assert not any(r() is not None for r in old)
     finally:
@@ -1972,3 +2017,30 @@ for p, q in zip(sharded, b):
 dist.destroy_process_group()
 """
     )
+
+
+def test_the_native_step_knows_the_pytorch_that_is_tested_here() -> None:
+    known = sys.platform == "linux" and ".".join(torch.__version__.split(".")[:2]) in at._KNOWN_RELEASES
+    assert bool(at._face()) == known or at._face is dict
+
+
+def test_gradients_replaced_by_another_thread_during_long_steps() -> None:
+    """A step without the GIL ends with the gradient that it began with, or takes the next one: never a freed one."""
+    p = torch.nn.Parameter(torch.zeros(1 << 19))
+    opt = at.SGD([p], lr=1.0)
+    p.grad = torch.ones_like(p)
+    done = threading.Event()
+
+    def replace() -> None:
+        while not done.is_set():
+            p.grad = torch.ones_like(p)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        for _ in range(50):
+            opt.step()
+    finally:
+        done.set()
+        thread.join()
+    assert torch.equal(p.detach(), torch.full_like(p, -50.0))

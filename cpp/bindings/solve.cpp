@@ -5,6 +5,7 @@
 
 #include "adaptk/solve.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <optional>
@@ -22,8 +23,10 @@ using Clock = std::chrono::steady_clock;
 // common: (callback or None, report or None, history, max_seconds)
 class Watch {
   public:
-    explicit Watch(const py::tuple& common)
-        : callback_(common[0]), report_(common[1]), history_(common[2].cast<bool>()), start_(Clock::now()) {
+    // The interpreter looks after signals while it runs functions in Python.
+    Watch(const py::tuple& common, bool compiled)
+        : compiled_(compiled), callback_(common[0]), report_(common[1]), history_(common[2].cast<bool>()),
+          start_(Clock::now()) {
         const double seconds = common[3].cast<double>();
         if (seconds < 1e9)
             deadline_ = start_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
@@ -38,8 +41,9 @@ class Watch {
         }
         const bool python = needs_python();
         Clock::time_point now{};
-        if (deadline_ || !python) now = Clock::now();
-        if (python || now - looked_ > std::chrono::milliseconds(50)) {
+        const bool look = compiled_ || (++calls_ & 15) == 0;  // a callable of C code does not look either
+        if (deadline_ || look) now = Clock::now();
+        if (python || (look && now - looked_ > std::chrono::milliseconds(50))) {
             looked_ = now;
             py::gil_scoped_acquire held;
             if (PyErr_CheckSignals() != 0) return Signal::abort;
@@ -84,6 +88,8 @@ class Watch {
         return answer.ptr() == Py_True ? Signal::stop : Signal::go;
     }
 
+    bool compiled_;
+    int calls_ = 0;
     py::object callback_, report_;
     bool history_;
     Clock::time_point start_, looked_{};
@@ -111,6 +117,26 @@ template <class T> py::object matrix_to(const Matrix<T>& m) {
     if (a == nullptr) raise();
     return py::reinterpret_steal<py::object>(a);
 }
+
+// A workspace that a thread's next run of small size finds with its memory, some thirty allocations; a run inside a
+// run has its own.
+template <class W> class Lent {
+  public:
+    Lent() : w_(spare() ? std::move(spare()) : std::make_unique<W>()) {}
+    ~Lent() {
+        if (std::int64_t(w_->m) * w_->n <= 4096) spare() = std::move(w_);
+    }
+    Lent(const Lent&) = delete;
+    Lent& operator=(const Lent&) = delete;
+    W& operator*() const { return *w_; }
+
+  private:
+    static std::unique_ptr<W>& spare() {
+        thread_local std::unique_ptr<W> kept;
+        return kept;
+    }
+    std::unique_ptr<W> w_;
+};
 
 template <class Work> auto without_python(bool release, const Work& work) {
     if (!release) return work();
@@ -225,7 +251,8 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
     tolerance(2, o.gtol);
     tolerance(4, o.factor);
     f.prepare();
-    LevenbergMarquardtWork<T> w;
+    const Lent<LevenbergMarquardtWork<T>> lent;
+    LevenbergMarquardtWork<T>& w = *lent;
     w.resize(f.m, f.n);
     w.x = start;
     if (o.fixed_scale) w.d = vector_of<T>(options[9]).cwiseInverse();
@@ -233,7 +260,7 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
         w.lower = f.lower;
         w.upper = f.upper;
     }
-    Watch watch(common);
+    Watch watch(common, f.compiled());
     const bool large = double(f.m) * f.n * f.n >= 1 << 20;
     const Summary<T> s = solve_with(f, large, [&] { return levenberg_marquardt<T>(f, o, w, watch); });
     check(s);
@@ -269,7 +296,8 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
         d[x_std_key] = vector_to(deviation);
     }
     py::array_t<long> mask(f.n);
-    for (int i = 0; i < f.n; ++i) mask.mutable_at(i) = w.x[i] <= w.lower[i] ? -1 : w.x[i] >= w.upper[i] ? 1 : 0;
+    long* const held = mask.mutable_data();
+    for (int i = 0; i < f.n; ++i) held[i] = w.x[i] <= w.lower[i] ? -1 : w.x[i] >= w.upper[i] ? 1 : 0;
     d[active_mask_key] = mask;
     return d;
 }
@@ -312,7 +340,7 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     if (!options[2].is_none()) o.radius = T(options[2].cast<double>());
     o.max_iterations = options[3].cast<long>();
     o.damping = Damping(damping);
-    Watch watch(common);
+    Watch watch(common, f.compiled());
     ADAPTK_KEY(hess);
     ADAPTK_KEY(lambda_min);
     if (f.hessp) {
@@ -352,7 +380,7 @@ py::dict run_gradient(const py::object& fun, const py::object& x0, const py::tup
     set_up(f, int(start.size()), derivatives, start);
     f.prepare();
     if (!f.prime(start.data())) raise();
-    Watch watch(common);
+    Watch watch(common, f.compiled());
     ConjugateGradientWork<T> w;
     w.resize(f.n);
     w.x = start;
@@ -426,8 +454,8 @@ py::dict run_cg(const py::object& a, const py::object& b, const py::object& x0, 
     if (!std::isnan(rtol)) o.rtol = T(rtol);
     o.atol = T(atol);
     o.max_iterations = maxiter;
-    Watch watch(common);
     const bool python = bool(system.a) || bool(system.m);
+    Watch watch(common, !python);
     const Summary<T> s = without_python(!python && system.n >= 256, [&] { return cg<T>(system, o, w, watch); });
     check(s);
     py::dict d;
@@ -442,6 +470,21 @@ py::dict run_cg(const py::object& a, const py::object& b, const py::object& x0, 
     return d;
 }
 
+py::object copy_of_plain_start(PyObject* x0) {
+    const auto& api = py::detail::npy_api::get();
+    static PyObject* const float64 = py::dtype::of<double>().release().ptr();
+    if (Py_TYPE(x0) != api.PyArray_Type_) return py::none();
+    const auto* a = py::detail::array_proxy(x0);
+    constexpr int wanted = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    if (a->nd != 1 || a->dimensions[0] == 0 || a->descr != float64 || (a->flags & wanted) != wanted) return py::none();
+    const auto* x = reinterpret_cast<const double*>(a->data);
+    const std::ptrdiff_t n = a->dimensions[0];
+    if (!std::all_of(x, x + n, [](double v) { return std::isfinite(v); })) return py::none();
+    PyObject* copy = fresh_array(x, n);
+    if (copy == nullptr) raise();
+    return py::reinterpret_steal<py::object>(copy);
+}
+
 bool is_float(const py::object& x0) { return py::isinstance<py::array_t<float>>(x0); }
 
 }  // namespace
@@ -451,6 +494,9 @@ PYBIND11_MODULE(_solve, m) {
     using namespace adaptk::bindings;
     m.doc() = "The solvers behind adaptk.solve.";
     connect_linalg();
+    m.def(
+        "copy_of_plain_start", [](const py::object& x0) -> py::object { return copy_of_plain_start(x0.ptr()); },
+        "A copy of a 1-D float64 array of finite numbers, at least one; None for anything else.");
     m.def("levenberg_marquardt",
           [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
              const py::tuple& derivatives, int residuals, const py::object& lower, const py::object& upper,

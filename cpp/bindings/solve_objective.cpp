@@ -249,6 +249,23 @@ template <class T> void Objective<T>::prepare() {
     if (jac && jac.compiled() && m > 0) row_major_.resize(std::size_t(m) * std::size_t(n));
 }
 
+template <class T> PyObject* Objective<T>::point(const T* x) {
+#ifndef Py_GIL_DISABLED
+    // Nobody kept the last one, or changed what it is.
+    constexpr int wanted = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_ |
+                           py::detail::npy_api::NPY_ARRAY_WRITEABLE_ | py::detail::npy_api::NPY_ARRAY_OWNDATA_;
+    if (at_ && Py_REFCNT(at_.ptr()) == 1) {
+        const auto* a = py::detail::array_proxy(at_.ptr());
+        if (a->nd == 1 && a->dimensions[0] == n && (a->flags & wanted) == wanted && a->descr == descriptor<T>()) {
+            std::memcpy(a->data, x, std::size_t(n) * sizeof(T));
+            return Py_NewRef(at_.ptr());
+        }
+    }
+#endif
+    at_ = py::reinterpret_steal<py::object>(fresh_array(x, n));
+    return at_.inc_ref().ptr();
+}
+
 template <class T> bool Objective<T>::alive() {
     if ((++quiet_calls_ & 15) != 0) return true;
     const auto now = std::chrono::steady_clock::now();
@@ -299,7 +316,7 @@ template <class T> bool Objective<T>::evaluate(const T* x, T& f) {
         f = fun.run<T(int, const T*, void*)>(n, x);
         return alive();
     }
-    PyObject* result = fun.call(fresh_array(x, n));
+    PyObject* result = fun.call(point(x));
     if (!last_x_.empty()) learn(result, noise, noise_known_);
     if (!fun_returns_gradient) return take_scalar(result, fun.name(), f);
     if (result == nullptr) return false;
@@ -320,7 +337,7 @@ template <class T> bool Objective<T>::plain_gradient(const T* x, T* g) {
         jac.run<void(int, const T*, T*, void*)>(n, x, g);
         return alive();
     }
-    PyObject* result = jac.call(fresh_array(x, n));
+    PyObject* result = jac.call(point(x));
     if (differences.hessian != Difference::none) learn(result, gradient_noise_, gradient_noise_known_);
     return take_vector(result, jac.name(), g, n);
 }
@@ -460,7 +477,7 @@ template <class T> bool Objective<T>::hessian(const T* x, T* h) {
         if (hess.compiled()) {
             hess.run<void(int, const T*, T*, void*)>(n, x, h);
             if (!alive()) return false;
-        } else if (!take(hess.call(fresh_array(x, n)), hess.name(), h, n, n, false, true)) {
+        } else if (!take(hess.call(point(x)), hess.name(), h, n, n, false, true)) {
             // Transposed, rows as columns: a plain copy, and the symmetric part is the same.
             return false;
         }
@@ -538,7 +555,7 @@ template <class T> bool Objective<T>::product(const T* x, const T* v, T* hv) {
         hessp.run<void(int, const T*, const T*, T*, void*)>(n, x, v, hv);
         return alive();
     }
-    return take_vector(hessp.call(fresh_array(x, n), fresh_array(v, n)), hessp.name(), hv, n);
+    return take_vector(hessp.call(point(x), fresh_array(v, n)), hessp.name(), hv, n);
 }
 
 template <class T> bool Objective<T>::residuals(const T* x, T* r) {
@@ -554,12 +571,12 @@ template <class T> bool Objective<T>::residuals(const T* x, T* r) {
         fun.run<void(int, int, const T*, T*, void*)>(m, n, x, r);
         return alive();
     }
-    return take_vector(fun.call(fresh_array(x, n)), fun.name(), r, m);
+    return take_vector(fun.call(point(x)), fun.name(), r, m);
 }
 
 template <class T> bool Objective<T>::first_residuals(const T* x) {
     ++fun_calls;
-    PyObject* result = fun.call(fresh_array(x, n));
+    PyObject* result = fun.call(point(x));
     if (result == nullptr) return false;
     if (result == Py_None) {
         Py_DECREF(result);
@@ -589,7 +606,7 @@ template <class T> bool Objective<T>::jacobian(const T* x, const T* r, T* j) {
     const Held held(without_gil);
     ++jac_calls;
     if (jac) {
-        if (!jac.compiled()) return take_matrix(jac.call(fresh_array(x, n)), jac.name(), j, m, n);
+        if (!jac.compiled()) return take_matrix(jac.call(point(x)), jac.name(), j, m, n);
         jac.run<void(int, int, const T*, T*, void*)>(m, n, x, row_major_.data());
         for (int i = 0; i < m; ++i)
             for (int k = 0; k < n; ++k)

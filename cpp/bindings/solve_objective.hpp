@@ -113,6 +113,8 @@ template <class T> class Objective {
     bool base_value(const T* x, T& f);
     // A function's own precision, from the first thing that it returns.
     void learn(PyObject* result, T& exact, bool& known) const;
+    // A new array for a call, or the last call's where only this object still holds it.
+    PyObject* point(const T* x);
     bool alive();  // looks after Ctrl-C while no Python code runs
     bool plain_gradient(const T* x, T* g);
     bool hessian_of_values(const T* x, T* h);
@@ -123,6 +125,7 @@ template <class T> class Objective {
     bool stack(const T* x, solve::Difference method, int rows, const T* at, T* out);
     T step(int k, const T* x, solve::Difference method, T exact, bool& central) const;
 
+    py::object at_;
     std::vector<T> cached_x_, cached_g_;
     bool cached_ = false;
     // The solver's last point: one-sided differences start from its value.

@@ -38,71 +38,104 @@ bool same_type(const DLDataType& a, const DLDataType& b) {
 struct Layout {
     DLDevice device{};
     std::int32_t ndim = -1;
-    std::vector<std::int64_t> extents;  // the shape, then the strides
+    std::array<std::int64_t, 8> few{};  // up to four axes: the shape, then the strides
+    std::vector<std::int64_t> many;     // more of them
 
+    void assign(const DLTensor& t) {
+        device = t.device;
+        ndim = t.strides == nullptr ? -1 : t.ndim;
+        many.clear();
+        for (std::int32_t i = 0; i < ndim; ++i) {
+            if (ndim <= 4) {
+                few[std::size_t(i)] = t.shape[i];
+                few[std::size_t(ndim + i)] = t.strides[i];
+            } else {
+                many.push_back(t.shape[i]);
+            }
+        }
+        if (ndim > 4) many.insert(many.end(), t.strides, t.strides + ndim);
+    }
+    bool same(const std::int64_t* shape, const std::int64_t* strides) const {
+        const std::int64_t* extents = ndim <= 4 ? few.data() : many.data();
+        // Few axes: calls of memcmp would take longer than the comparison.
+        for (std::int32_t i = 0; i < ndim; ++i)
+            if (shape[i] != extents[i] || strides[i] != extents[ndim + i]) return false;
+        return true;
+    }
     bool same(const DLTensor& t) const {
-        if (t.ndim != ndim || t.device.device_type != device.device_type || t.device.device_id != device.device_id ||
-            t.strides == nullptr)
-            return false;
-        const std::size_t bytes = std::size_t(ndim) * sizeof(std::int64_t);
-        return ndim == 0 || (std::memcmp(t.shape, extents.data(), bytes) == 0 &&
-                             std::memcmp(t.strides, extents.data() + ndim, bytes) == 0);
+        return t.ndim == ndim && t.device.device_type == device.device_type && t.device.device_id == device.device_id &&
+               t.strides != nullptr && same(t.shape, t.strides);
     }
 };
 
-// PyTorch's C interface for compiled models: where a tensor lies, in a few nanoseconds, where its DLPack exchange takes
-// ten times that. A handle is a reference to the tensor itself, which sees that its memory has been replaced. Without
-// the interface (all null) tensors are looked at by way of DLPack.
-struct TorchShim {
-    int (*data_ptr)(void* tensor, void** out) = nullptr;
-    int (*numel)(void* tensor, std::int64_t* out) = nullptr;
-    int (*release)(void* tensor) = nullptr;
-    py::object make;  // torch.Tensor -> a capsule of a new handle
-};
+// Where PyTorch's tensors lie, in a few nanoseconds, where its DLPack exchange and its Python attributes take ten times
+// that: the C interface that it has for compiled models, a Python tensor's at::Tensor, which that interface takes, and
+// two functions of its C++ interface. adaptk/torch.py finds them and tries them out; without them (all null) tensors
+// are looked at by way of DLPack.
+struct TorchFace {
+    int (*data_ptr)(const void* tensor, void** out) = nullptr;
+    int (*numel)(const void* tensor, std::int64_t* out) = nullptr;
+    int (*dim)(const void* tensor, std::int64_t* out) = nullptr;
+    int (*sizes)(const void* tensor, std::int64_t** out) = nullptr;
+    int (*strides)(const void* tensor, std::int64_t** out) = nullptr;
+    int (*dtype)(const void* tensor, std::int32_t* out) = nullptr;
+    int (*layout)(const void* tensor, std::int32_t* out) = nullptr;
+    int (*device_type)(const void* tensor, std::int32_t* out) = nullptr;
+    int (*copy)(const void* tensor, void** out) = nullptr;  // a new at::Tensor, which holds the same
+    int (*release)(void* copy) = nullptr;
+    const void* (*grad)(const void* impl) = nullptr;  // the at::Tensor within the impl
+    void (*bump_version)(const void* tensor) = nullptr;
+    std::size_t offset = 0;           // of the at::Tensor in a Python tensor
+    const void* undefined = nullptr;  // what the at::Tensor of no tensor holds
 
-void prefetch([[maybe_unused]] const void* address) {
-#if !defined(_MSC_VER)
-    for (std::size_t line = 0; line < 256; line += 64) __builtin_prefetch(static_cast<const char*>(address) + line);
-#endif
-}
+    explicit operator bool() const { return data_ptr != nullptr; }
+    const void* tensor(PyObject* o) const { return reinterpret_cast<const char*>(o) + offset; }
+    static const void* impl(const void* tensor) { return *static_cast<const void* const*>(tensor); }
 
-class Handle {
-  public:
-    Handle() = default;
-    Handle(const TorchShim& shim, py::handle tensor, const DLTensor& seen) : shim_(&shim) {
-        if (shim.data_ptr == nullptr || seen.device.device_type != device_cpu) return;
-        const py::object capsule = shim.make(tensor);
-        tensor_ = PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr()));
-        if (tensor_ == nullptr) throw py::error_already_set();
-        std::memcpy(&near_, tensor_, sizeof near_);
+    // Whether this is a dense tensor with this layout; then also where it lies.
+    bool dense(const void* tensor, const Layout& want, void*& data) const {
+        std::int64_t axes = -1;
+        std::int64_t *shape = nullptr, *steps = nullptr;
+        return dim(tensor, &axes) == 0 && axes == want.ndim && sizes(tensor, &shape) == 0 &&
+               strides(tensor, &steps) == 0 && want.same(shape, steps) && data_ptr(tensor, &data) == 0;
     }
-    Handle(Handle&& other) noexcept
-        : shim_(other.shim_), tensor_(std::exchange(other.tensor_, nullptr)), near_(other.near_) {}
-    Handle& operator=(Handle&& other) noexcept {
-        std::swap(shim_, other.shim_);
-        std::swap(tensor_, other.tensor_);
-        std::swap(near_, other.near_);
-        return *this;
+    // The same of one on the CPU that may be anything.
+    bool dense(const void* tensor, const Layout& want, std::int32_t want_type, void*& data) const {
+        std::int32_t kind = -1, type = -1, device = -1;
+        return layout(tensor, &kind) == 0 && kind == 0 && device_type(tensor, &device) == 0 && device == 0 &&
+               dtype(tensor, &type) == 0 && type == want_type && dense(tensor, want, data);
     }
-    explicit operator bool() const { return tensor_ != nullptr; }
-    // Asks for the memory that `at` will read: a thousand tensors are spread over more of it than the caches hold.
-    void soon() const { prefetch(near_); }
-    ~Handle() {
-        if (tensor_ != nullptr) shim_->release(tensor_);
-    }
-    // Whether the tensor is known to lie there still.
-    bool at(const void* data, std::int64_t size) const {
+    // Whether a tensor that had this memory has it still.
+    bool at(PyObject* o, const void* memory) const {
         void* now = nullptr;
+        return data_ptr(tensor(o), &now) == 0 && now == memory;
+    }
+    bool at(PyObject* o, const void* memory, std::int64_t size) const {
         std::int64_t count = 0;
-        return tensor_ != nullptr && shim_->data_ptr(tensor_, &now) == 0 && now == data &&
-               shim_->numel(tensor_, &count) == 0 && count == size;
+        return at(o, memory) && numel(tensor(o), &count) == 0 && count == size;
+    }
+};
+
+// References to gradients that Python has no object of.
+class HeldTensors {
+  public:
+    explicit HeldTensors(const TorchFace& face) : face_(face) {}
+    ~HeldTensors() {
+        for (void* t : held_) face_.release(t);
+    }
+    HeldTensors(const HeldTensors&) = delete;
+    HeldTensors& operator=(const HeldTensors&) = delete;
+    bool add(const void* tensor) {
+        held_.reserve(held_.size() + 1);
+        void* copy = nullptr;
+        if (face_.copy(tensor, &copy) != 0) return false;
+        held_.push_back(copy);
+        return true;
     }
 
   private:
-    const TorchShim* shim_ = nullptr;
-    void* tensor_ = nullptr;
-    const void* near_ =
-        nullptr;  // what the handle begins with, the address of the tensor's fields; only for prefetching
+    const TorchFace& face_;
+    std::vector<void*> held_;
 };
 
 // Reading a thousand gradients makes a thousand objects that are gone with the step: nothing to look for cycles in.
@@ -140,42 +173,50 @@ struct Number {
     }
 };
 
+// A number that changes with any change of any dict, as long as Python has it; 0 where it does not.
+std::uint64_t version_of([[maybe_unused]] PyObject* dict) {
+#if PY_VERSION_HEX < 0x030c0000
+    return reinterpret_cast<PyDictObject*>(dict)->ma_version_tag;
+#else
+    return 0;
+#endif
+}
+
 // What lies in the optimizer's state belongs to the optimizer: between steps it may be freed at any time, to make room
-// on a device for example, and nothing here keeps it alive but for the handles of tensors on the CPU, until the next
-// step. A pointer to it is looked at only once it has been found in the optimizer's state again, and what it points to
-// is held from then on to the end of the step.
+// on a device for example, and nothing here keeps it alive but for tensors on the CPU, until the next step: another one
+// could not be told from them in the same place. A pointer to it is looked at only once it has been found in the
+// optimizer's state again, and what it points to is held from then on to the end of the step.
+constexpr std::size_t max_entries = 8;
 struct Tensor {
     py::object param;
-    std::size_t group = 0;
     const RuleNames* names = nullptr;  // null: to be bound
-    bool odd = false;                  // no plain dense tensors: others stand in for them at each step
-    bool fresh = false;                // the momentum buffer of torch's SGD has not seen a gradient yet
-
-    PyObject* state = nullptr;      // its dict in the optimizer's state, or null
-    std::vector<py::object> keys;   // of that dict as it was when it was looked at
-    std::vector<PyObject*> values;  // and its values
-    bool loose = false;             // some of the tensors are not among them
-    const DLPackExchangeAPI* api = nullptr;
-    Layout layout;
+    PyObject* state = nullptr;         // its dict in the optimizer's state, or null
+    std::uint64_t version = 0;         // of that dict
+    std::uint32_t group = 0;
+    std::int32_t type = -1;  // PyTorch's number of the dtype of a native tensor
+    bool odd = false;        // no plain dense tensors: others stand in for them at each step
+    bool fresh = false;      // the momentum buffer of torch's SGD has not seen a gradient yet
+    bool loose = false;      // some of the tensors are not among the entries
+    bool native = false;     // all of them on the CPU, and looked at by way of TorchFace
+    std::uint8_t numbers = 0;
+    std::uint8_t entries = 0;                     // of the dict as it was when it was looked at
+    std::array<PyObject*, max_entries> values{};  // the objects among them that were values
+    std::array<py::object, max_entries> keys;
     std::array<PyObject*, 1 + max_states> object{};  // the param and the states
-    std::array<Number, max_numbers> number{};
-    std::size_t numbers = 0;
-    std::array<Handle, max_states> state_handle;
-    std::array<Handle, max_numbers> number_handle;
     TensorStep work{};
+    const void* apart = nullptr;  // a gradient that overlaps none of the memory that is written,
+    std::int64_t apart_bytes = 0;
+    std::uint64_t apart_from = 0;  // as of this TorchPlan::written_count_
+    std::array<Number, max_numbers> number{};
+    Layout layout;
     Device device;
+    const DLPackExchangeAPI* api = nullptr;
     double device_step = 0.0;  // what the device has counted, where it counts
+    std::array<py::object, max_states + max_numbers> kept;
 
-    void soon() const {
-        for (const Handle& h : state_handle)
-            if (h) h.soon();
-        for (const Handle& h : number_handle)
-            if (h) h.soon();
-    }
     void unbind() {
         names = nullptr;
-        state_handle = {};
-        number_handle = {};
+        kept = {};
     }
     py::tuple buffers() const {
         py::tuple all(names->buffers - 1);
@@ -183,24 +224,27 @@ struct Tensor {
         return all;
     }
     void remember_entries() {
-        keys.clear();
-        values.clear();
+        keys = {};
+        values = {};
+        entries = 0;
+        loose = false;
+        version = state == nullptr ? 0 : version_of(state);
         PyObject* key = nullptr;
         PyObject* value = nullptr;
         py::ssize_t position = 0;
         while (state != nullptr && PyDict_Next(state, &position, &key, &value) != 0) {
-            keys.push_back(py::reinterpret_borrow<py::object>(key));
-            values.push_back(value);
+            if (entries == max_entries) {
+                loose = true;
+                return;
+            }
+            keys[entries] = py::reinterpret_borrow<py::object>(key);
+            values[entries++] = value;
         }
         const auto there = [&](PyObject* x) { return std::find(values.begin(), values.end(), x) != values.end(); };
-        loose = false;
         for (std::size_t b = 1; b + 1 < names->buffers; ++b) loose = loose || !there(object[b]);
         for (std::size_t n = 0; n < numbers; ++n) loose = loose || !there(number[n].object);
     }
 };
-
-// A tensor's memory is asked for this many tensors before it is looked at.
-constexpr std::size_t ahead = 4;
 
 // How PyTorch counts what a rule does.
 enum class Counting {
@@ -242,9 +286,11 @@ struct Chosen {
     std::vector<DeviceValue> on_device;
 };
 
-// What a step writes into the numbers of a tensor when it is done.
+// A tensor that is stepped, its gradient, and what the step writes into its numbers when it is done.
 struct Later {
     std::size_t tensor;
+    const void* grad;
+    std::int64_t grad_bytes;
     std::array<double, max_numbers> value;
 };
 
@@ -264,8 +310,26 @@ bool same_step(const detail::Segment& a, const detail::Segment& b) {
            std::memcmp(a.hyper.value, b.hyper.value, sizeof a.hyper.value) == 0;
 }
 
+bool same_numbers(const Tensor& a, const Tensor& b) {
+    for (std::size_t n = 0; n < a.numbers; ++n)
+        if (a.number[n].load() != b.number[n].load() || a.number[n].wide != b.number[n].wide) return false;
+    return true;
+}
+
 bool counted_alike(const Tensor& a, const Tensor& b) {
     return (a.numbers > 0 && a.number[0].on_device) == (b.numbers > 0 && b.number[0].on_device);
+}
+
+// From so many elements on the GIL is released: a few hundred microseconds, beside which holding a thousand gradients
+// costs little.
+constexpr std::int64_t long_work = std::int64_t{1} << 18;
+
+bool releases_gil(const std::vector<Batch>& batches) {
+#if defined(Py_GIL_DISABLED)
+    return true;
+#endif
+    return std::any_of(batches.begin(), batches.end(),
+                       [](const Batch& b) { return b.device.cuda || b.total >= long_work; });
 }
 
 py::object attribute(PyObject* object, PyObject* name) {
@@ -276,14 +340,33 @@ py::object attribute(PyObject* object, PyObject* name) {
 
 class TorchPlan {
   public:
-    // torch.Tensor, the type of nearly all gradients; the addresses of the C interface and what makes its handles.
-    TorchPlan(const py::type& tensor, const std::vector<std::uintptr_t>& shim, py::object make_handle)
-        : tensor_type_(reinterpret_cast<PyTypeObject*>(tensor.ptr())) {
-        if (shim.empty()) return;
-        if (shim.size() != 3) fail(PyExc_ValueError, "shim: expected three addresses");
-        shim_ = {reinterpret_cast<int (*)(void*, void**)>(shim[0]),
-                 reinterpret_cast<int (*)(void*, std::int64_t*)>(shim[1]), reinterpret_cast<int (*)(void*)>(shim[2]),
-                 std::move(make_handle)};
+    // torch.Tensor, the type of nearly all gradients; torch.nn.Parameter, of nearly all params; and the numbers of a
+    // TorchFace by their names, or none.
+    TorchPlan(const py::type& tensor, const py::type& parameter, const std::map<std::string, std::uintptr_t>& face)
+        : tensor_type_(reinterpret_cast<PyTypeObject*>(tensor.ptr())),
+          parameter_type_(reinterpret_cast<PyTypeObject*>(parameter.ptr())) {
+        if (face.empty()) return;
+        const auto set = [&](const char* name, auto& member) {
+            const auto found = face.find(name);
+            if (found == face.end() || found->second == 0) fail(PyExc_ValueError, std::string("face: has no ") + name);
+            member = reinterpret_cast<std::remove_reference_t<decltype(member)>>(found->second);
+        };
+        set("numel", face_.numel);
+        set("dim", face_.dim);
+        set("sizes", face_.sizes);
+        set("strides", face_.strides);
+        set("dtype", face_.dtype);
+        set("layout", face_.layout);
+        set("device_type", face_.device_type);
+        set("new_tensor_handle", face_.copy);
+        set("delete_tensor_object", face_.release);
+        set("grad", face_.grad);
+        set("bump_version", face_.bump_version);
+        set("undefined", face_.undefined);
+        const void* offset = nullptr;
+        set("offset", offset);
+        face_.offset = reinterpret_cast<std::uintptr_t>(offset);
+        set("data_ptr", face_.data_ptr);
     }
     TorchPlan(const TorchPlan&) = delete;
     TorchPlan& operator=(const TorchPlan&) = delete;
@@ -292,7 +375,10 @@ class TorchPlan {
 
     // For the garbage collector: a param's hooks may refer to the optimizer, and so to this.
     int traverse(visitproc visit, void* arg) const {
-        for (const Tensor& t : tensors_) Py_VISIT(t.param.ptr());
+        for (const Tensor& t : tensors_) {
+            Py_VISIT(t.param.ptr());
+            for (const py::object& o : t.kept) Py_VISIT(o.ptr());
+        }
         Py_VISIT(all_params_.ptr());
         return 0;
     }
@@ -304,39 +390,43 @@ class TorchPlan {
     }
 
   private:
-    TorchShim shim_;  // handles point to it: before the tensors
+    TorchFace face_;
     std::vector<Tensor> tensors_;
     std::vector<std::size_t> group_sizes_;
     std::vector<std::pair<PyObject*, PyObject*>> seen_state_;  // keys and values of the optimizer's state, in order
-    bool state_known_ = false;                                 // and that of each bound tensor is among them
+    std::uint64_t state_version_ = 0;
+    bool state_known_ = false;  // and that of each bound tensor is among them
     detail::WrittenMemory written_;
     std::vector<std::size_t> indexed_;  // the tensors whose memory written_ knows
     bool moved_ = true;                 // and some of it has moved since
+    std::uint64_t written_count_ = 0;   // how often it has been made
     py::list all_params_;
     std::vector<py::object> held_;    // for the length of a step
     std::vector<std::size_t> bound_;  // at this step
     bool busy_ = false;
     PyTypeObject* tensor_type_;
+    PyTypeObject* parameter_type_;
     std::map<int, DevicePlan> devices_;
 
     void list_params(const py::list& groups);
     void look_at_state(const py::dict& state);
     void remember_state(const py::dict& state);
-    static bool same_entries(const Tensor& t);
+    static bool same_entries(Tensor& t);
+    bool is_plain(PyObject* o) const { return Py_TYPE(o) == tensor_type_ || Py_TYPE(o) == parameter_type_; }
     bool unchanged(Tensor& t);
     void hold(const Tensor& t);
     void bind(std::size_t i, const py::object& owner, const py::handle& group, const RuleNames& names,
               const py::list& undo);
     static void take_all(const RuleNames& names, std::size_t i, const py::sequence& buffers, TensorStep& work,
                          std::vector<View>& views, WorkStream& stream, Device& device);
+    bool find_grad(const Tensor& t, PyObject* grad, TensorStep& work) const;
     void take_grad(Tensor& t, std::size_t i, const py::object& owner, py::object& grad, TensorStep& work,
                    WorkStream& stream, std::vector<View>& views);
     static Chosen choose(const py::handle& rule);
     static std::int64_t count_step(const Tensor& t, const Chosen& c, Later& later);
     static detail::Segment segment_of(const Tensor& t, const Chosen& c, std::int64_t number, Later& later);
     Batch& batch_of(std::vector<Batch>& batches, const Device& device, PyObject* tensor);
-    void check_overlap(const std::vector<Later>& later, const std::vector<TensorStep>& odd,
-                       const std::vector<const void*>& grads, const std::vector<std::int64_t>& bytes);
+    void check_overlap(const std::vector<Later>& later, const std::vector<TensorStep>& odd);
     static double norm_over(std::vector<Batch>& batches, double grad_scale);
     std::shared_ptr<Report> run_on_device(Batch& b, const std::vector<Chosen>& chosen,
                                           const detail::StepOptions& options);
@@ -369,7 +459,7 @@ void TorchPlan::list_params(const py::list& groups) {
         for (const py::handle p : params[g]) {
             Tensor& t = tensors.emplace_back();
             t.param = py::reinterpret_borrow<py::object>(p);
-            t.group = g;
+            t.group = std::uint32_t(g);
             all.append(p);
         }
     }
@@ -388,18 +478,24 @@ void TorchPlan::look_at_state(const py::dict& state) {
     PyObject* value = nullptr;
     py::ssize_t position = 0;
     std::size_t i = 0;
+    const std::uint64_t version = version_of(state.ptr());
+    if (state_known_ && version != 0 && version == state_version_) return;
     bool same = state_known_ && std::size_t(PyDict_Size(state.ptr())) == seen_state_.size();
     while (same && PyDict_Next(state.ptr(), &position, &key, &value) != 0) {
         same = seen_state_[i].first == key && seen_state_[i].second == value;
         ++i;
     }
-    if (same) return;
+    if (same) {
+        state_version_ = version;
+        return;
+    }
     for (Tensor& t : tensors_) t.unbind();
     remember_state(state);
 }
 
 void TorchPlan::remember_state(const py::dict& state) {
     seen_state_.clear();
+    state_version_ = version_of(state.ptr());
     PyObject* key = nullptr;
     PyObject* value = nullptr;
     py::ssize_t position = 0;
@@ -416,17 +512,20 @@ void TorchPlan::remember_state(const py::dict& state) {
     }
 }
 
-bool TorchPlan::same_entries(const Tensor& t) {
+bool TorchPlan::same_entries(Tensor& t) {
     if (t.state == nullptr) return true;
+    const std::uint64_t version = version_of(t.state);
+    if (version != 0 && version == t.version) return true;
     PyObject* key = nullptr;
     PyObject* value = nullptr;
     py::ssize_t position = 0;
     std::size_t i = 0;
     while (PyDict_Next(t.state, &position, &key, &value) != 0) {
-        if (i == t.values.size() || t.keys[i].ptr() != key || t.values[i] != value) return false;
+        if (i == t.entries || t.keys[i].ptr() != key || t.values[i] != value) return false;
         ++i;
     }
-    return i == t.values.size();
+    if (i == t.entries) t.version = version;
+    return i == t.entries;
 }
 
 // Whether the tensors are what they were when they were bound; memory that has moved is taken where it is now.
@@ -440,7 +539,7 @@ bool TorchPlan::unchanged(Tensor& t) {
     };
     for (std::size_t n = 0; n < t.numbers; ++n) {
         Number& number = t.number[n];
-        if (t.number_handle[n].at(number.data, 1)) continue;
+        if (t.native && face_.at(number.object, number.data)) continue;
         if (Py_TYPE(number.object) != tensor_type_ || !look(number.api, number.object) || now.ndim != 0 ||
             now.dtype.code != code_float || now.dtype.bits != (number.wide ? 64 : 32) || now.data == nullptr ||
             (now.device.device_type == device_cuda) != number.on_device)
@@ -452,13 +551,16 @@ bool TorchPlan::unchanged(Tensor& t) {
     for (std::size_t b = 0; b + 1 < t.names->buffers; ++b) {
         if (b > 0) {
             type = compute_type(t.work.param);
-            if (t.state_handle[b - 1].at(t.work.buffer[1 + b], t.work.size)) continue;
+            if (t.native && face_.at(t.object[b], t.work.buffer[1 + b], t.work.size)) continue;
             // Another object may be where a tensor was.
             if (Py_TYPE(t.object[b]) != tensor_type_) return false;
         }
+        void*& data = t.work.buffer[b == 0 ? 0 : 1 + b];
+        if (void* same = nullptr;
+            t.native && b == 0 && face_.dense(face_.tensor(t.object[0]), t.layout, same) && same == data)
+            continue;
         if (!look(t.api, t.object[b]) || !same_type(now.dtype, exchange_type(type)) || !t.layout.same(now))
             return false;
-        void*& data = t.work.buffer[b == 0 ? 0 : 1 + b];
         void* const now_at = static_cast<std::byte*>(now.data) + now.byte_offset;
         if (now_at != data) {
             if (now_at == nullptr && t.work.size > 0) return false;
@@ -471,10 +573,10 @@ bool TorchPlan::unchanged(Tensor& t) {
 
 // Without the GIL, and wherever Python runs, other threads may replace what the optimizer's state holds.
 void TorchPlan::hold(const Tensor& t) {
+    if (t.native) return;  // it keeps them itself
     for (std::size_t b = 1; b + 1 < t.names->buffers; ++b)
-        if (!t.state_handle[b - 1]) held_.push_back(py::reinterpret_borrow<py::object>(t.object[b]));
-    for (std::size_t n = 0; n < t.numbers; ++n)
-        if (!t.number_handle[n]) held_.push_back(py::reinterpret_borrow<py::object>(t.number[n].object));
+        held_.push_back(py::reinterpret_borrow<py::object>(t.object[b]));
+    for (std::size_t n = 0; n < t.numbers; ++n) held_.push_back(py::reinterpret_borrow<py::object>(t.number[n].object));
 }
 
 // Takes and checks a param, a gradient and the states that stand in for others.
@@ -524,13 +626,14 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
     const py::sequence numbers(bound[2]);
     t.odd = bound[3].cast<bool>();
     t.fresh = bound[4].cast<bool>();
-    t.numbers = numbers.size();
-    if (t.numbers != numbers_of(counting_of(*names.rule)) || buffers.size() + 1 != names.buffers)
+    t.numbers = std::uint8_t(numbers.size());
+    if (numbers.size() != numbers_of(counting_of(*names.rule)) || buffers.size() + 1 != names.buffers)
         fail(PyExc_ValueError, "params" + label + ": wrong number of tensors beside it");
+    bool native = bool(face_) && !t.odd && is_plain(t.param.ptr());
     for (std::size_t n = 0; n < t.numbers; ++n) {
         const py::object number = numbers[n];
         const DLTensor now = tensor_of(number.ptr());
-        t.number_handle[n] = Handle(shim_, number, now);
+        native = native && Py_TYPE(number.ptr()) == tensor_type_ && now.device.device_type == device_cpu;
         const bool on_device = now.device.device_type == device_cuda;
         if (on_device && t.numbers > 1)
             fail(PyExc_ValueError, std::string("capturable: ") + names.rule->name +
@@ -554,19 +657,27 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
             }
             t.work.buffer[b == 0 ? 0 : 1 + b] = views[b].data;
         }
-        for (std::size_t b = 1; b < buffers.size(); ++b)
-            t.state_handle[b - 1] = Handle(shim_, t.object[b], tensor_of(t.object[b]));
+        for (std::size_t b = 1; b < buffers.size(); ++b) native = native && Py_TYPE(t.object[b]) == tensor_type_;
         t.api = exchange_api_of(t.object[0]);
         t.work.size = views[0].size;
         t.work.param = views[0].dtype;
         t.device = views[0].device;
         const DLTensor now = tensor_of(t.object[0]);
-        t.layout = {now.device, now.ndim, {now.shape, now.shape + now.ndim}};
-        if (now.strides != nullptr)
-            t.layout.extents.insert(t.layout.extents.end(), now.strides, now.strides + now.ndim);
+        t.layout.assign(now);
+        native = native && now.device.device_type == device_cpu && t.object[0] == t.param.ptr() &&
+                 face_.dtype(face_.tensor(t.object[0]), &t.type) == 0;
     }
     t.names = &names;
     t.remember_entries();
+    // An inference tensor has no count of versions.
+    t.native = native && !t.param.attr("is_inference")().cast<bool>();
+    t.kept = {};
+    if (t.native) {
+        for (std::size_t b = 1; b < buffers.size(); ++b)
+            t.kept[b - 1] = py::reinterpret_borrow<py::object>(t.object[b]);
+        for (std::size_t n = 0; n < t.numbers; ++n)
+            t.kept[max_states + n] = py::reinterpret_borrow<py::object>(t.number[n].object);
+    }
     moved_ = true;
 }
 
@@ -660,8 +771,7 @@ detail::Segment TorchPlan::segment_of(const Tensor& t, const Chosen& c, std::int
 
 // Throws where memory that is written also belongs to another tensor. The index is of the tensors that are stepped:
 // what others point to may be theirs no longer.
-void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector<TensorStep>& odd,
-                              const std::vector<const void*>& grads, const std::vector<std::int64_t>& bytes) {
+void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector<TensorStep>& odd) {
     const auto text = [&](std::uint32_t owner) {
         const Tensor& t = tensors_[owner / 8];
         const std::string of = "params" + label_of(owner / 8);
@@ -691,14 +801,20 @@ void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector
         }
         detail::Clash clash{};
         moved_ = true;
+        ++written_count_;
         if (!written_.assign(std::move(extents), clash)) complain(clash.first, clash.second);
         moved_ = false;
     }
-    for (std::size_t k = 0; k < later.size(); ++k) {
-        const auto begin = reinterpret_cast<std::uintptr_t>(grads[k]);
-        if (const auto owner = written_.find(begin, begin + std::uintptr_t(bytes[k]));
+    for (const Later& l : later) {
+        Tensor& t = tensors_[l.tensor];
+        if (l.grad == t.apart && l.grad_bytes == t.apart_bytes && t.apart_from == written_count_) continue;
+        const auto begin = reinterpret_cast<std::uintptr_t>(l.grad);
+        if (const auto owner = written_.find(begin, begin + std::uintptr_t(l.grad_bytes));
             owner != detail::WrittenMemory::none)
-            complain(std::uint32_t(later[k].tensor * 8 + 1), owner);
+            complain(std::uint32_t(l.tensor * 8 + 1), owner);
+        t.apart = l.grad;
+        t.apart_bytes = l.grad_bytes;
+        t.apart_from = written_count_;
     }
 }
 
@@ -768,7 +884,7 @@ double TorchPlan::norm_over(std::vector<Batch>& batches, double grad_scale) {
                 return part.global_norm(b.device.id, b.stream.stream(), b.tensors, grad_scale, report, error);
             });
         } else {
-            const MaybeReleaseGil released(b.total);
+            const MaybeReleaseGil released(releases_gil(batches) ? release_gil_from : 0);
             report = detail::global_norm(b.tensors, grad_scale);
         }
         squares += report.grad_norm * report.grad_norm;
@@ -794,22 +910,27 @@ Batch& TorchPlan::batch_of(std::vector<Batch>& batches, const Device& device, Py
     return added;
 }
 
+// Where the gradient lies, if it is a plain tensor with the layout and the type of its param.
+bool TorchPlan::find_grad(const Tensor& t, PyObject* grad, TensorStep& work) const {
+    if (Py_TYPE(grad) != tensor_type_) return false;
+    DLTensor now;
+    const DLPackExchangeAPI* api = exchange_api_of(grad);
+    if (api == nullptr || api->dltensor_from_py_object_no_sync(grad, &now) != 0) {
+        PyErr_Clear();
+        return false;
+    }
+    // Lazily negated tensors are views of imaginary parts, with gaps between them unless there is only one.
+    if (!t.layout.same(now) || !same_type(now.dtype, exchange_type(work.param)) || (work.size == 1 && negated(grad)))
+        return false;
+    work.buffer[1] = static_cast<std::byte*>(now.data) + now.byte_offset;
+    work.grad = work.param;
+    return true;
+}
+
 // Where the gradient lies, and its type. One that differs from its param in layout or device is brought into line.
 void TorchPlan::take_grad(Tensor& t, std::size_t i, const py::object& owner, py::object& grad, TensorStep& work,
                           WorkStream& stream, std::vector<View>& views) {
-    DLTensor now;
-    if (Py_TYPE(grad.ptr()) == tensor_type_) {
-        const DLPackExchangeAPI* api = exchange_api_of(grad.ptr());
-        if (api == nullptr || api->dltensor_from_py_object_no_sync(grad.ptr(), &now) != 0) {
-            PyErr_Clear();
-        } else if (t.layout.same(now) && same_type(now.dtype, exchange_type(work.param)) &&
-                   (work.size != 1 || !negated(grad.ptr()))) {
-            // Lazily negated tensors are views of imaginary parts, with gaps between them unless there is only one.
-            work.buffer[1] = static_cast<std::byte*>(now.data) + now.byte_offset;
-            work.grad = work.param;
-            return;
-        }
-    }
+    if (find_grad(t, grad.ptr(), work)) return;
     const std::string label = label_of(i);
     const ArgName name{"grads", -1, label.c_str()};
     View param;
@@ -838,95 +959,147 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
     for (const py::handle rule : rules) chosen.push_back(choose(rule));
 
     const NoCollection no_collection;
-    std::vector<py::object> grads;  // of all tensors
-    grads.reserve(tensors_.size());
-    bool all = true;
-    for (const Tensor& t : tensors_) {
-        grads.push_back(attribute(t.param.ptr(), grad_name));
-        all = all && !grads.back().is_none();
-    }
     Bound binding(tensors_, bound_, held_);
     look_at_state(state);
-    for (std::size_t i = 0; i < tensors_.size(); ++i) {
-        if (i + ahead < tensors_.size()) tensors_[i + ahead].soon();
-        Tensor& t = tensors_[i];
-        if (grads[i].is_none()) continue;
-        if (t.names == chosen[t.group].names && unchanged(t)) {
-            hold(t);
-        } else {
-            t.unbind();
-        }
-    }
-    const auto bind_now = [&](std::size_t i) {
-        const std::size_t g = tensors_[i].group;
-        bind(i, owner, groups[g], *chosen[g].names, undo);
-    };
-    for (std::size_t i = 0; i < tensors_.size(); ++i)
-        if (tensors_[i].names == nullptr && !grads[i].is_none()) bind_now(i);
-
+    std::vector<py::object> grads(tensors_.size());  // those that Python has an object of
+    HeldTensors held_grads(face_);
     std::vector<Batch> batches;
     std::vector<View> views;  // what has to be held until the step is done
     std::vector<Later> later;
     later.reserve(tensors_.size());
-    std::vector<const void*> grad_at;
-    std::vector<std::int64_t> grad_bytes;
-    grad_at.reserve(tensors_.size());
-    grad_bytes.reserve(tensors_.size());
     std::vector<py::object> copies;  // what goes back into tensors that others stand in for
     std::vector<TensorStep> odd;
-    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    constexpr Later nobody{~std::size_t{0}, nullptr, 0, {}};
+    Later last_of = nobody;
+    const auto add = [&](std::size_t i, const TensorStep& work, const Device& device, const WorkStream& stream) {
         Tensor& t = tensors_[i];
-        if (grads[i].is_none()) continue;
-        Device device = t.device;
-        WorkStream stream;
-        py::object stand_in = py::none();
-        if (t.odd) {
-            const auto ask = [&] { return owner.attr("_stand_in")(t.buffers(), grads[i], "params" + label_of(i)); };
-            stand_in = ask();
-            if (stand_in.is_none()) {
-                bind_now(i);
-                device = t.device;
-                if (t.odd) stand_in = ask();
-            }
-        }
-        TensorStep work = t.work;
-        if (t.odd) {
-            const py::tuple pair = stand_in;
-            const py::sequence buffers(pair[0]);
-            take_all(*t.names, i, buffers, work, views, stream, device);
-            odd.push_back(work);
-            grads[i] = buffers;
-            if (py::len(pair[1]) > 0) copies.push_back(pair[1]);
-        } else {
-            take_grad(t, i, owner, grads[i], work, stream, views);
-        }
         Batch& b =
             batches.size() == 1 && batches[0].device == device ? batches[0] : batch_of(batches, device, t.object[0]);
         if (device.cuda && stream.device() >= 0) b.stream.meet(device.id, stream.stream());
         b.tensors.push_back(work);
-        grad_at.push_back(work.buffer[1]);
-        grad_bytes.push_back(work.size * std::int64_t(size_of(work.grad)));
         if (__builtin_add_overflow(b.total, work.size, &b.total))
             fail(PyExc_ValueError, "params: more than 2**63 elements in all");
         Later& after = later.emplace_back();
         after.tensor = i;
+        after.grad = work.buffer[1];
+        after.grad_bytes = work.size * std::int64_t(size_of(work.grad));
         const Chosen& c = chosen[t.group];
         const std::int64_t number = count_step(t, c, after);
         const bool alike = !b.segments.empty() && b.lead.back()->group == t.group && counted_alike(*b.lead.back(), t);
         if (alike && !has_numbers(c.counting) && b.segments.back().step == number) {
             ++b.segments.back().count;
-            continue;
+            return;
+        }
+        // Most tensors have the numbers of the one before, and so its step, which takes powers to find.
+        if (alike && has_numbers(c.counting) && last_of.tensor < i && tensors_[last_of.tensor].group == t.group &&
+            tensors_[last_of.tensor].device == device && same_numbers(tensors_[last_of.tensor], t)) {
+            after.value = last_of.value;
+            last_of.tensor = i;
+            ++b.segments.back().count;
+            return;
         }
         detail::Segment s = segment_of(t, c, number, after);
+        last_of = after;
         if (alike && same_step(b.segments.back(), s)) {
             ++b.segments.back().count;
         } else {
             b.segments.push_back(s);
             b.lead.push_back(&t);
         }
+    };
+    // Each tensor is looked at and taken while what PyTorch knows of it is in the cache; false where Python has to run,
+    // which may change any of them.
+    bool all = true;
+    const auto take_quickly = [&](std::size_t i) {
+        Tensor& t = tensors_[i];
+        TensorStep& work = t.work;
+        if (t.names != nullptr && t.native) {
+            const void* const grad = face_.grad(face_.impl(face_.tensor(t.param.ptr())));
+            if (face_.impl(grad) == face_.undefined) {
+                all = false;
+                return true;
+            }
+            if (t.names != chosen[t.group].names || !unchanged(t)) return false;
+            // Lazily negated tensors are views of imaginary parts, with gaps between them unless there is only one.
+            if (work.size != 1 && face_.dense(grad, t.layout, t.type, work.buffer[1]) &&
+                (work.buffer[1] != nullptr || work.size == 0)) {
+                work.grad = work.param;
+                add(i, work, t.device, WorkStream());
+                return true;
+            }
+            grads[i] = attribute(t.param.ptr(), grad_name);
+        } else {
+            grads[i] = attribute(t.param.ptr(), grad_name);
+            if (grads[i].is_none()) {
+                all = false;
+                return true;
+            }
+            if (t.names == nullptr || t.names != chosen[t.group].names || t.odd || !unchanged(t)) return false;
+            hold(t);
+        }
+        if (!find_grad(t, grads[i].ptr(), work)) return false;
+        add(i, work, t.device, WorkStream());
+        return true;
+    };
+    bool quick = true;
+    for (std::size_t i = 0; i < tensors_.size() && quick; ++i) quick = take_quickly(i);
+    // While the GIL is held no other thread takes gradients away; where it is not, they are held.
+    for (std::size_t k = 0; k < later.size() && quick && releases_gil(batches); ++k)
+        if (const Tensor& t = tensors_[later[k].tensor]; t.native && !grads[later[k].tensor])
+            quick = held_grads.add(face_.grad(face_.impl(face_.tensor(t.param.ptr()))));
+    if (!quick) {
+        all = true;
+        batches.clear();
+        later.clear();
+        last_of = nobody;
+        for (std::size_t i = 0; i < tensors_.size(); ++i) {
+            Tensor& t = tensors_[i];
+            grads[i] = attribute(t.param.ptr(), grad_name);
+            if (grads[i].is_none()) {
+                all = false;
+            } else if (t.names == chosen[t.group].names && unchanged(t)) {
+                hold(t);
+            } else {
+                t.unbind();
+            }
+        }
+        const auto bind_now = [&](std::size_t i) {
+            const std::size_t g = tensors_[i].group;
+            bind(i, owner, groups[g], *chosen[g].names, undo);
+        };
+        for (std::size_t i = 0; i < tensors_.size(); ++i)
+            if (tensors_[i].names == nullptr && !grads[i].is_none()) bind_now(i);
+        for (std::size_t i = 0; i < tensors_.size(); ++i) {
+            Tensor& t = tensors_[i];
+            if (grads[i].is_none()) continue;
+            Device device = t.device;
+            WorkStream stream;
+            py::object stand_in = py::none();
+            if (t.odd) {
+                const auto ask = [&] { return owner.attr("_stand_in")(t.buffers(), grads[i], "params" + label_of(i)); };
+                stand_in = ask();
+                if (stand_in.is_none()) {
+                    bind_now(i);
+                    device = t.device;
+                    if (t.odd) stand_in = ask();
+                }
+            }
+            TensorStep work = t.work;
+            if (t.odd) {
+                const py::tuple pair = stand_in;
+                const py::sequence buffers(pair[0]);
+                take_all(*t.names, i, buffers, work, views, stream, device);
+                odd.push_back(work);
+                grads[i] = buffers;
+                if (py::len(pair[1]) > 0) copies.push_back(pair[1]);
+            } else {
+                take_grad(t, i, owner, grads[i], work, stream, views);
+            }
+            add(i, work, device, stream);
+        }
     }
     if (!bound_.empty()) remember_state(state);
-    check_overlap(later, odd, grad_at, grad_bytes);
+    check_overlap(later, odd);
 
     detail::StepOptions options;
     options.grad_scale = grad_scale;
@@ -955,7 +1128,7 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
                     if (outcome) norm = py::cast(outcome);
                     if (outcome && options.skip_nonfinite) report.skipped = outcome->read().skipped;
                 } else {
-                    const MaybeReleaseGil released(b.total);
+                    const MaybeReleaseGil released(releases_gil(batches) ? release_gil_from : 0);
                     report = detail::run_step(b.tensors, b.segments, options);
                 }
             }
@@ -983,6 +1156,18 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
     }
     for (const py::object& c : copies) owner.attr("_put_back")(c);
     binding.keep();
+    if (face_) {
+        py::list others;
+        for (const Later& l : later) {
+            const Tensor& t = tensors_[l.tensor];
+            if (t.native) {
+                face_.bump_version(face_.tensor(t.param.ptr()));
+            } else {
+                others.append(t.param);
+            }
+        }
+        return py::make_tuple(others, norm, false);
+    }
     if (all) return py::make_tuple(all_params_, norm, false);
     py::list updated;
     for (const Later& l : later) updated.append(tensors_[l.tensor].param);
@@ -1006,8 +1191,8 @@ void register_torch_plan(py::module_& m) {
         };
     };
     py::class_<TorchPlan>(m, "TorchPlan", py::custom_type_setup(collectable))
-        .def(py::init<py::type, std::vector<std::uintptr_t>, py::object>(), py::arg("tensor"), py::arg("shim"),
-             py::arg("make_handle"))
+        .def(py::init<py::type, py::type, std::map<std::string, std::uintptr_t>>(), py::arg("tensor"),
+             py::arg("parameter"), py::arg("face"))
         .def("step", &TorchPlan::step, py::arg("owner"), py::arg("groups"), py::arg("rules"), py::arg("state"),
              py::arg("grad_scale"), py::arg("clip_norm"), py::arg("skip_nonfinite"), py::arg("undo"));
 }

@@ -1,5 +1,9 @@
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+def copy_of_plain_start(x0: Any) -> npt.NDArray[np.float64] | None: ...
 def levenberg_marquardt(
     fun: Any,
     x0: Any,

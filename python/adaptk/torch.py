@@ -35,14 +35,17 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled
 from torch.autograd.graph import increment_version
+from torch.autograd.profiler import record_function
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from adaptk import _core
 from adaptk._optimizer import StepInfo
@@ -56,17 +59,76 @@ except ImportError:  # a build without distributed
 Group = dict[str, Any]
 
 
+# Releases of PyTorch whose C++ interface the native step may use, by its compiled names.
+_KNOWN_RELEASES = frozenset({"2.13"})
+
+
 @cache
-def _shim() -> tuple[list[int], Any]:
-    """The functions of PyTorch's C interface that tell where a tensor lies; none where it does not have them."""
-    name = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
+@torch.inference_mode(False)
+def _face() -> dict[str, int]:
+    """What the native step needs to look at tensors without Python; nothing where any of it is not as expected.
+
+    The functions of PyTorch's C interface for compiled models; from its C++ interface ``c10::TensorImpl::grad`` and
+    ``torch::autograd::impl::bump_version``; where a Python tensor has its ``at::Tensor``, and what an undefined one of
+    those holds. They are tried out on tensors here. Without them the step goes by DLPack and attributes.
+    """
+    if sys.platform != "linux" or ".".join(torch.__version__.split(".")[:2]) not in _KNOWN_RELEASES:
+        return {}
+    folder = Path(torch.__file__).parent / "lib"
     try:
-        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
-        functions = [getattr(library, f"aoti_torch_{f}") for f in ("get_data_ptr", "get_numel", "delete_tensor_object")]
+        library, core = (ctypes.CDLL(str(folder / name)) for name in ("libtorch_cpu.so", "libc10.so"))
+        names = [
+            "data_ptr",
+            "numel",
+            "dim",
+            "sizes",
+            "strides",
+            "dtype",
+            "layout",
+            "device_type",
+            "new_tensor_handle",
+            "delete_tensor_object",
+        ]
+        functions = {
+            n: getattr(library, f"aoti_torch_{n if n.endswith(('handle', 'object')) else 'get_' + n}") for n in names
+        }
+        functions["grad"] = core._ZNK3c1010TensorImpl4gradEv
+        functions["bump_version"] = library._ZN5torch8autograd4impl12bump_versionERKN2at6TensorE
         make = torch._C._aoti.unsafe_alloc_void_ptr_from_tensor
     except (OSError, AttributeError):
-        return [], None
-    return [ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions], make
+        return {}
+    face = {n: ctypes.cast(f, ctypes.c_void_p).value or 0 for n, f in functions.items()}
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+
+    def word(address: int) -> int:
+        return ctypes.c_size_t.from_address(address).value
+
+    def impl(t: Tensor) -> int:
+        handle = pointer(make(t), None)
+        try:
+            return word(handle)
+        finally:
+            functions["delete_tensor_object"](ctypes.c_void_p(handle))
+
+    grad = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(face["grad"])
+    bare, param = (torch.nn.Parameter(torch.zeros(n, device="cpu")) for n in (2, 3))
+    param.grad = torch.ones_like(param)
+    samples = (bare, param, param.grad)
+    offset = object.__basicsize__
+    if any(Tensor.__basicsize__ < offset + 8 or word(id(t) + offset) != impl(t) for t in samples):
+        return {}
+    undefined = word(grad(impl(bare)))
+    if not undefined or word(grad(impl(param))) != impl(param.grad):
+        return {}
+    before = param._version
+    functions["bump_version"](ctypes.c_void_p(id(param) + offset))
+    where = ctypes.c_void_p()
+    functions["data_ptr"](ctypes.c_void_p(id(param) + offset), ctypes.byref(where))
+    param.grad = None
+    if param._version != before + 1 or where.value != param.data_ptr() or word(grad(impl(param))) != undefined:
+        return {}
+    return face | {"offset": offset, "undefined": undefined}
 
 
 def _local(t: Tensor) -> Tensor:
@@ -157,6 +219,41 @@ def _overlaps_itself(t: Tensor) -> bool:
     for stride, size in axes:
         places = (places.unsqueeze(-1) + stride * torch.arange(size)).flatten()
     return len(set(places.tolist())) < t.numel()
+
+
+def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
+    """`step` between its hooks, as every step of ``torch.optim`` is.
+
+    PyTorch's own wrapper opens a range for profilers each time, which takes longer than a small step; this one does so
+    where a profiler runs.
+    """
+
+    @wraps(step)
+    def hooked(*args: Any, **kwargs: Any) -> Any:
+        self = args[0]
+        if type(self).step is not hooked:  # what overrides it has been wrapped by PyTorch
+            return step(*args, **kwargs)
+        if not _profiler_enabled():
+            return between_hooks(self, args, kwargs)
+        with record_function(f"Optimizer.step#{type(self).__name__}.step"):
+            return between_hooks(self, args, kwargs)
+
+    def between_hooks(self: _Fused, args: Any, kwargs: Any) -> Any:
+        for pre in (*_global_optimizer_pre_hooks.values(), *self._optimizer_step_pre_hooks.values()):
+            changed = pre(self, args, kwargs)
+            if changed is None:
+                continue
+            if not isinstance(changed, tuple) or len(changed) != 2:
+                raise RuntimeError(f"step: a pre-hook must return None or (args, kwargs), got {changed!r}")
+            args, kwargs = changed
+        result = step(*args, **kwargs)
+        self._optimizer_step_code()
+        for post in (*self._optimizer_step_post_hooks.values(), *_global_optimizer_post_hooks.values()):
+            post(self, args, kwargs)
+        return result
+
+    hooked.hooked = True  # type: ignore[attr-defined]  # where PyTorch looks for its own wrapper
+    return hooked
 
 
 class _Fused(torch.optim.Optimizer):
@@ -250,6 +347,15 @@ class _Fused(torch.optim.Optimizer):
             before.remove()
             after.remove()
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        if not set_to_none or _profiler_enabled():
+            super().zero_grad(set_to_none)
+            return
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @_hooked
     def step(
         self,
         closure: Callable[[], Any] | None = None,
@@ -326,7 +432,7 @@ class _Fused(torch.optim.Optimizer):
                 clip, skip_nonfinite = None, False
         plan = self.__dict__.get("_plan")
         if plan is None:
-            plan = self.__dict__["_plan"] = _core.TorchPlan(Tensor, *_shim())
+            plan = self.__dict__["_plan"] = _core.TorchPlan(Tensor, torch.nn.Parameter, _face())
         rules = [self._rule(g) for g in groups]
         undo: Undo = []
         try:
@@ -818,24 +924,56 @@ def _own_signature(rule: Rule) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
+# What each class runs, by its options.
+_RULES_OF: Mapping[str, tuple[str, ...]] = {
+    "Adadelta": ("adadelta",),
+    "Adagrad": ("adagrad",),
+    "Adam": ("adam", "amsgrad"),
+    "AdamW": ("adamw", "amsgrad"),
+    "Adamax": ("adamax",),
+    "ASGD": ("asgd",),
+    "NAdam": ("nadam",),
+    "RAdam": ("radam",),
+    "RMSprop": ("rmsprop", "rmsprop_centered", "rmsprop_momentum", "rmsprop_centered_momentum"),
+    "Rprop": ("rprop",),
+    "SGD": ("sgd", "momentum", "nesterov"),
+}
+_RAISES = [
+    "Raises",
+    "------",
+    "TypeError, ValueError",
+    "    For params that cannot be updated in place, and options that are unknown, out of range or refused here.",
+    "",
+]
+
+
+def _formula(rule: Rule) -> list[str]:
+    return [f"`{rule.name}`, {rule.source}::", "", *("    " + line for line in rule.formula.splitlines()), ""]
+
+
 def _document() -> None:
+    params = [
+        "Parameters",
+        "----------",
+        "params : iterable of torch.Tensor or of param groups",
+        "    Of any shape; float32, float64, bfloat16, float16, complex64 or complex128; DTensors too.",
+    ]
     for cls in _TORCHS:
         name = cls.__name__
-        cls.__doc__ = (
-            f":class:`torch.optim.{name}` with a fused step: the same arguments, param groups and states.\n\n"
-            "See the module for what differs.\n\n" + _example(name)
-        )
+        lines = [f":class:`torch.optim.{name}` with a fused step: the same arguments, param groups and states.", ""]
+        for rule_name in _RULES_OF[name]:
+            lines += _formula(RULES[rule_name])
+        lines += [*params, f"others : as :class:`torch.optim.{name}` takes them; the module says what differs.", ""]
+        cls.__doc__ = "\n".join([*lines, *_RAISES, _example(name)])
     for own in _OWN:
         rule = RULES[own._name]
-        lines = [rule.summary, "", f"`{rule.name}`, {rule.source}::", ""]
-        lines += ["    " + line for line in rule.formula.splitlines()]
-        lines += ["", "Parameters", "----------", "params : iterable of torch.Tensor or of param groups"]
+        lines = [rule.summary, "", *_formula(rule), *params]
         lines += ["convention : {'book', 'torch', 'keras', 'tf1', 'optax'}", "    Whose defaults to take."]
         for h in rule.hyperparameters:
             if h.name != "grad_scale":
                 kind = "bool" if h.range == "bool" else f"float in {h.range}"
                 lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[0].upper()}{h.meaning[1:]}."]
-        own.__doc__ = "\n".join([*lines, "", _example(own.__name__)])
+        own.__doc__ = "\n".join([*lines, "", *_RAISES, _example(own.__name__)])
         own.__signature__ = _own_signature(rule)  # type: ignore[attr-defined]
 
 

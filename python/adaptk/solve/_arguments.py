@@ -8,6 +8,7 @@ import math
 import operator
 import sys
 import time
+import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from adaptk import _solve
 from adaptk.solve._result import Result
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -24,12 +26,16 @@ Compiled: TypeAlias = tuple[int, int]
 METHODS = {"2-point": 1, "3-point": 2, "cs": 3}
 # The base of all function pointers, which ctypes does not name.
 _FUNCTION_POINTER: Any = ctypes.CFUNCTYPE(None).__mro__[1]
+# Kinds of callables that need no look for a compiled function.
+_PYTHON = frozenset({types.FunctionType, types.MethodType, types.BuiltinFunctionType})
 _FLOAT64 = np.dtype(np.float64)
 _FLOAT32 = np.dtype(np.float32)
 
 
 def start(x0: Any, name: str = "x0") -> Array:
     """A copy of the start: 1-D, float32 or float64, finite."""
+    if (x := _solve.copy_of_plain_start(x0)) is not None:
+        return x
     x = np.array(x0) if not isinstance(x0, np.ndarray) else x0
     if not x.dtype.isnative:
         x = x.astype(x.dtype.newbyteorder("="))
@@ -159,6 +165,8 @@ def function(f: Any, name: str, size: int, kind: str, *, optional: bool = False)
     """A callable or the address of a compiled function."""
     if f is None and optional:
         return None
+    if type(f) in _PYTHON:
+        return f
     address = compiled(f, name, size, kind)
     if address is not None:
         return address
@@ -169,6 +177,8 @@ def function(f: Any, name: str, size: int, kind: str, *, optional: bool = False)
 
 def real(value: Any, name: str, *, low: float = 0.0, open_low: bool = False) -> float:
     """A number in [low, inf), or (low, inf); infinity counts as one."""
+    if type(value) is float and low < value:
+        return value
     try:
         if isinstance(value, (str, bytes, bool)):
             raise TypeError

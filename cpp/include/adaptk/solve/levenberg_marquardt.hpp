@@ -114,6 +114,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
             T least = o.polish_tolerance;
             if constexpr (requires { f.refine(); }) {
                 if (f.refine()) {
+                    mixable = false;
                     status = linearise();
                     least = std::max(least, T(1e-3) * std::sqrt(epsilon<T>));
                 }
@@ -194,8 +195,11 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                 ++s.nfev;
                 if (!f.residuals(w.xn.data(), w.rn.data())) return Status::aborted;
                 const bool finite = measure(w.rn, cost_n, length_n);
+                bool full = mu == 0 && !o.bounded;
                 if (o.accelerate != 0 && finite) {
-                    if (!accelerate(cost_n, length_n)) return Status::aborted;
+                    bool changed = false;
+                    if (!accelerate(cost_n, length_n, changed)) return Status::aborted;
+                    full = full && !changed;
                 }
                 const T actual = finite ? fall(length_n) : T(-1);
                 const T ratio = predicted > 0 ? actual / predicted : T(-1);
@@ -218,6 +222,11 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                 }
                 if (accepted) {
                     step = (w.xn - w.x).norm();
+                    mixable = full;
+                    if (full) {
+                        w.step_before = w.p;
+                        w.end_before = w.xn;
+                    }
                     w.x.swap(w.xn);
                     w.r.swap(w.rn);
                     cost = cost_n;
@@ -259,6 +268,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
             const T size = w.y.norm();
             if (size <= radius * T(1.1)) {
                 mu = 0;
+                w.damped = w.qr.r;
                 return;
             }
             if (std::isfinite(size)) {
@@ -439,7 +449,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     // Geodesic acceleration: a solves the same damped system for half the second derivative of r along p, taken by a
     // difference. The step p + a is compared with p; where it falls further it is taken and, by the score of the last
     // comparisons, tried again. w.xn, w.rn and the cost of the better one are left.
-    bool accelerate(T& cost_n, T& length_n) {
+    bool accelerate(T& cost_n, T& length_n, bool& changed) {
         if (o.accelerate < 0) {
             // Where plain steps converge fast there is nothing to gain; a narrow valley shows after some iterations.
             if (s.nit < 8 || (score <= 0 && s.nit % 8 != 0)) return true;
@@ -492,6 +502,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
             cost_n = cost_a;
             length_n = length_a;
             w.rn.swap(w.second);
+            changed = true;
         } else {
             score -= 1;
             w.xn.swap(w.y);
@@ -524,11 +535,13 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     }
 
     // Anderson's mixing of the last two Gauss-Newton steps, in the scaled norm: where they shrink by a constant ratio,
-    // the sum of all that would follow. Returns that ratio, which the last two norms do not show once steps are mixed.
-    T extrapolate(bool second) {
-        T rate = 0;
+    // the sum of all that would follow. Returns how long the next step will be, which the last two norms do not show
+    // once steps are mixed: what the mixture leaves of this step, times the ratio, and the second-order part.
+    T extrapolate(T step, T before, T x_norm, T& rate) {
+        T next = step * std::max(rate, step / before);
         w.rhs = w.xn;  // before it is mixed
-        if (second) {
+        bool mixed = false;
+        if (mixable) {
             T dp = 0, dd = 0;
             for (int k = 0; k < w.n; ++k) {
                 const T d = w.sd[k] * (w.p[k] - w.step_before[k]);
@@ -536,17 +549,24 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                 dd += d * d;
             }
             const T share = dp / dd;
-            w.step_before = w.p;
-            rate = std::abs(share / (share - 1));
-            if (std::abs(share) <= 10) {
+            mixed = std::abs(share) <= 10;
+            rate = std::max(rate, std::abs(share / (share - 1)));
+            next = rate * step;
+            if (mixed) {
+                T left = 0;
+                for (int k = 0; k < w.n; ++k) {
+                    const T d = w.sd[k] * (w.p[k] - share * (w.p[k] - w.step_before[k]));
+                    left += d * d;
+                }
+                next = std::max(rate * std::sqrt(left), 16 * before * (step / x_norm));
                 w.xn -= share * (w.rhs - w.end_before);
-                w.p = w.xn - w.x;
             }
-        } else {
-            w.step_before = w.p;
         }
+        w.step_before = w.p;
+        if (mixed) w.p = w.xn - w.x;
+        mixable = true;
         w.end_before.swap(w.rhs);
-        return rate;
+        return next;
     }
 
     // Near the solution the steps shrink by a nearly constant ratio, which grows with the residuals and does not depend
@@ -556,13 +576,13 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
         for (int i = 0; i < 100; ++i) {
             back_substitute(w.qr.r, w.qtr, rank(), w.y);
             for (int k = 0; k < w.n; ++k) w.p[w.qr.order[k]] = -w.y[k] / w.sd[w.qr.order[k]];
-            // A trial that was rejected at this x may be the same point: rn has its residuals.
             w.accel = w.xn;
             take(w.p);
+            const T step = scaled_norm(w.p), x_norm = w.x.cwiseProduct(w.sd).norm();
+            const T next = std::min(o.bounded ? step * (step / before) : extrapolate(step, before, x_norm, rate), step);
+            // A trial that was rejected at this x may be the same point: rn has its residuals.
             const bool known = rejected && (w.accel.array() == w.xn.array()).all();
             rejected = false;
-            const T step = scaled_norm(w.p), x_norm = w.x.cwiseProduct(w.sd).norm();
-            if (!o.bounded) rate = std::max(rate, extrapolate(i > 0));
             if (!(i == 0 || step < T(0.9) * before) || step <= epsilon<T> * x_norm) break;
             if (step > T(1e-2) * x_norm) {
                 overshot = i == 0;
@@ -578,7 +598,6 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
                 overshot = i == 0;
                 break;
             }
-            const T next = step * std::min(std::max(step / before, rate), T(1));
             before = step;
             w.x.swap(w.xn);
             w.r.swap(w.rn);
@@ -611,6 +630,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     bool rejected = false;  // the last trial: xn and rn
     int score = 0;
     bool have_jacobian = false;
+    bool mixable = false;  // step_before and end_before hold the last Gauss-Newton step and where it led
 };
 
 template <class T, class Problem, class Monitor = NoMonitor>
