@@ -96,6 +96,10 @@ def test_any_hyperparameters(rule: str, data: st.DataObject) -> None:
     param, grad = data.draw(st.sampled_from(PAIRS))
     size = data.draw(st.sampled_from(SIZES[:17]))
     first = data.draw(st.sampled_from([1, 2, 5, 100, 12_345, 10_000_019]))
+    if rule == "nadam" and hyper["beta1"] > 0.999:
+        first = min(
+            first, 12_345
+        )  # the oracle multiplies as many momenta, each a power of 60 digits, until they vanish
     seed = data.draw(st.integers(0, 2**32))
     p, g, states = start(rule, size, param, grad, seed, special=data.draw(st.booleans()))
     before = adaptk.get_isa()
