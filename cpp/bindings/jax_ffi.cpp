@@ -70,6 +70,9 @@ bool same_shape(const ffi::AnyBuffer& a, const ffi::AnyBuffer& b) {
     return std::equal(x.begin(), x.end(), y.begin(), y.end());
 }
 
+// Elements that each tensor's part of a packed state is rounded up to: a cache line, for float32.
+constexpr std::size_t packed_grain = 16;
+
 // Memory that XLA did not give to the result that takes its place.
 struct Move {
     void* to;
@@ -92,6 +95,7 @@ struct Operand {
 // the same leading axes, and each member of that batch is a step of its own.
 struct Request {
     const RuleInfo* rule;
+    bool packed;  // whether each state is one array for all tensors, one behind the other
     detail::HyperValues hyper = {};
     std::size_t count = 0;            // tensors of a member
     std::size_t members = 1;          // of the batch
@@ -100,30 +104,39 @@ struct Request {
     const std::byte* step = nullptr;  // int32
     std::vector<Operand> operands;
 
-    Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::string_view name,
+    Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::string_view name, bool is_packed,
             ffi::Span<const double> values, ffi::Span<const std::int32_t> traced);
     detail::Segment segment() const { return {rule, hyper, 1, count}; }
+    // As Python's functions call it.
+    std::string name_of(std::size_t h) const { return h == 0 ? "learning_rate" : rule->hyper(h).name; }
 
   private:
+    std::size_t kept_at(std::size_t buffer, std::size_t i) const {
+        return packed && buffer > 0 ? count + buffer - 1 : buffer * count + i;
+    }
     void take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i);
+    void take_buffer(std::size_t i, std::size_t buffer, void* data, std::size_t offset, std::size_t stride, DType type);
+    void take_states(const ffi::RemainingArgs& args, const ffi::RemainingRets& results);
+    void* settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, DType type);
 };
 
 Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::string_view name,
-                 ffi::Span<const double> values, ffi::Span<const std::int32_t> traced)
-    : rule(detail::find_rule(name)) {
+                 bool is_packed, ffi::Span<const double> values, ffi::Span<const std::int32_t> traced)
+    : rule(detail::find_rule(name)), packed(is_packed) {
     if (rule == nullptr) refuse("rule: unknown rule '" + std::string(name) + "'");
-    const std::size_t kept = 1 + rule->states.size();
+    const std::size_t states = rule->states.size();
     if (values.size() != rule->hyper_count() || traced.size() != values.size())
         refuse(std::string(rule->name) + ": called with other hyperparameters than this version has");
     std::copy(values.begin(), values.end(), hyper.value);
     std::vector<std::size_t> open;
     for (std::size_t h = 0; h < traced.size(); ++h)
         if (traced[h] != 0) open.push_back(h);
-    count = results.size() / kept;
-    if (results.size() != count * kept || args.size() != count * (kept + 1) + 1 + open.size())
+    count = packed ? std::max(results.size(), states) - states : results.size() / (1 + states);
+    const std::size_t kept = packed ? count + states : count * (1 + states);
+    if (results.size() != kept || args.size() != kept + count + 1 + open.size())
         refuse(std::string(rule->name) + ": called with another number of arrays than it takes");
 
-    const std::size_t first = count * (kept + 1);
+    const std::size_t first = kept + count;
     const ffi::AnyBuffer number = argument(args, first);
     if (number.element_type() != ffi::DataType::S32) refuse("step: expected int32");
     step = static_cast<const std::byte*>(number.untyped_data());
@@ -141,55 +154,82 @@ Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& resul
             operand.type = detail::ScalarType::f64;
             elements = 2 * members;
             break;
-        default: refuse(std::string(rule->hyper(open[k]).name) + ": expected float32 or float64");
+        default: refuse(name_of(open[k]) + ": expected float32 or float64");
         }
-        if (value.element_count() != elements)
-            refuse(std::string(rule->hyper(open[k]).name) + ": expected one number a step");
+        if (value.element_count() != elements) refuse(name_of(open[k]) + ": expected one number a step");
         operands.push_back(operand);
     }
     tensors.resize(members * count);
     for (std::size_t i = 0; i < count; ++i) take_tensor(args, results, i);
+    if (packed && members > 0) take_states(args, results);
+}
+
+// The memory that a step works in.
+void* Request::settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, DType type) {
+    const std::size_t bytes = from.element_count() * size_of(type);
+    if (to.untyped_data() != from.untyped_data() && bytes > 0)
+        moves.push_back({to.untyped_data(), from.untyped_data(), bytes});
+    return to.untyped_data();
+}
+
+// Offset and stride, from one member to the next, count elements.
+void Request::take_buffer(std::size_t i, std::size_t buffer, void* data, std::size_t offset, std::size_t stride,
+                          DType type) {
+    for (std::size_t m = 0; m < members; ++m) {
+        TensorStep& tensor = tensors[m * count + i];
+        if (tensor.size > 0)
+            tensor.buffer[buffer] = static_cast<std::byte*>(data) + (offset + m * stride) * size_of(type);
+    }
 }
 
 void Request::take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i) {
-    const std::size_t kept = 1 + rule->states.size();
     const ffi::AnyBuffer param = argument(args, i);
-    const ffi::AnyBuffer grad = argument(args, kept * count + i);
-    TensorStep tensor{};
-    tensor.param = element_type(param, "params");
-    tensor.grad = element_type(grad, "grads");
-    if (tensor.grad != tensor.param && precision(tensor.grad) >= precision(tensor.param))
+    const ffi::AnyBuffer grad = argument(args, results.size() + i);
+    const DType param_type = element_type(param, "params");
+    const DType grad_type = element_type(grad, "grads");
+    if (grad_type != param_type && precision(grad_type) >= precision(param_type))
         refuse("grads: expected the dtype of their params, or one of lower precision");
     if (!same_shape(grad, param)) refuse("grads: expected the shapes of their params");
-    const std::size_t size = param.element_count();
-    if (members == 0 || size % members != 0) {
-        if (size != 0) refuse("params: expected one of each for every member of the batch");
-        return;
-    }
-    std::size_t strides[detail::max_buffers] = {};  // bytes from one member to the next
-    tensor.size = std::int64_t(size / members);
-    tensor.buffer[1] = grad.untyped_data();
-    strides[1] = std::size_t(tensor.size) * size_of(tensor.grad);
-    for (std::size_t b = 0; b < kept; ++b) {
-        const ffi::AnyBuffer from = argument(args, b * count + i);
-        const ffi::AnyBuffer to = result(results, b * count + i);
-        const DType type = b == 0 ? tensor.param : compute_type(tensor.param);
+    const std::size_t all = param.element_count();
+    if (all > 0 && (members == 0 || all % members != 0))
+        refuse("params: expected one of each for every member of the batch");
+    const std::size_t size = all == 0 ? 0 : all / members;
+    for (std::size_t m = 0; m < members; ++m) tensors[m * count + i] = {{}, std::int64_t(size), param_type, grad_type};
+    take_buffer(i, 1, grad.untyped_data(), 0, size, grad_type);
+    for (std::size_t b = 0; b < (packed ? 1 : 1 + rule->states.size()); ++b) {
+        const ffi::AnyBuffer from = argument(args, kept_at(b, i));
+        const ffi::AnyBuffer to = result(results, kept_at(b, i));
+        const DType type = b == 0 ? param_type : compute_type(param_type);
         const char* const name = b == 0 ? "params" : rule->states[b - 1].name;
         if (element_type(from, name) != type || element_type(to, name) != type)
-            refuse(std::string(name) + ": expected " + name_of(type) + " beside a " + name_of(tensor.param) + " param");
+            refuse(std::string(name) + ": expected " + detail::name_of(type) + " beside a " +
+                   detail::name_of(param_type) + " param");
         if (!same_shape(from, param) || !same_shape(to, param))
             refuse(std::string(name) + ": expected the shapes of their params");
-        const std::size_t slot = b == 0 ? 0 : b + 1;
-        tensor.buffer[slot] = to.untyped_data();
-        strides[slot] = std::size_t(tensor.size) * size_of(type);
-        if (to.untyped_data() != from.untyped_data() && size > 0)
-            moves.push_back({to.untyped_data(), from.untyped_data(), size * size_of(type)});
+        take_buffer(i, b == 0 ? 0 : b + 1, settle(from, to, type), 0, size, type);
     }
-    for (std::size_t m = 0; m < members; ++m) {
-        TensorStep& out = tensors[m * count + i];
-        out = tensor;
-        for (std::size_t b = 0; b <= kept && tensor.size > 0; ++b)
-            out.buffer[b] = static_cast<std::byte*>(tensor.buffer[b]) + m * strides[b];
+}
+
+// Each tensor's part of the states begins at a multiple of a cache line.
+void Request::take_states(const ffi::RemainingArgs& args, const ffi::RemainingRets& results) {
+    if (count == 0) return;
+    const DType type = compute_type(tensors[0].param);
+    std::vector<std::size_t> offsets(count);
+    std::size_t total = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (compute_type(tensors[i].param) != type) refuse("params: expected one type of states in a call");
+        offsets[i] = total;
+        total += (std::size_t(tensors[i].size) + packed_grain - 1) / packed_grain * packed_grain;
+    }
+    for (std::size_t s = 0; s < rule->states.size(); ++s) {
+        const ffi::AnyBuffer from = argument(args, kept_at(1 + s, 0));
+        const ffi::AnyBuffer to = result(results, kept_at(1 + s, 0));
+        const char* const name = rule->states[s].name;
+        if (element_type(from, name) != type || element_type(to, name) != type || !same_shape(from, to) ||
+            from.element_count() != members * total)
+            refuse(std::string(name) + ": expected " + std::to_string(total) + " elements of " + detail::name_of(type));
+        void* const data = settle(from, to, type);
+        for (std::size_t i = 0; i < count; ++i) take_buffer(i, 2 + s, data, offsets[i], total, type);
     }
 }
 
@@ -220,17 +260,18 @@ void read_hypers(const Request& request, std::size_t member, detail::HyperValues
         }
         const Hyperparameter info = rule.hyper(operand.hyper);
         if (!detail::in_range(info.range, x))
-            refuse(std::string(info.name) + ": " + number_text(x) + " is not in " + detail::range_text(info.range));
+            refuse(request.name_of(operand.hyper) + ": " + number_text(x) + " is not in " +
+                   detail::range_text(info.range));
         hyper.value[operand.hyper] = x;
     }
     if (request.operands.empty()) return;
     if (const char* const reason = rule.invalid(hyper); reason != nullptr) refuse(reason);
 }
 
-ffi::Error step_on_cpu(ffi::RemainingArgs args, ffi::RemainingRets results, std::string_view rule,
+ffi::Error step_on_cpu(ffi::RemainingArgs args, ffi::RemainingRets results, std::string_view rule, bool packed,
                        ffi::Span<const double> values, ffi::Span<const std::int32_t> traced) {
     return guarded([&] {
-        const Request request(args, results, rule, values, traced);
+        const Request request(args, results, rule, packed, values, traced);
         std::vector<detail::Segment> segments(request.members, request.segment());
         for (std::size_t m = 0; m < request.members; ++m) {
             std::int32_t step = 0;
@@ -254,9 +295,9 @@ template <class Run> void call_cuda(const Run& run) {
 
 // Numbers stay where they are, and only kernels look at them.
 ffi::Error step_on_cuda(void* stream, ffi::RemainingArgs args, ffi::RemainingRets results, std::string_view rule,
-                        ffi::Span<const double> values, ffi::Span<const std::int32_t> traced) {
+                        bool packed, ffi::Span<const double> values, ffi::Span<const std::int32_t> traced) {
     return guarded([&] {
-        const Request request(args, results, rule, values, traced);
+        const Request request(args, results, rule, packed, values, traced);
         const auto some = std::find_if(request.tensors.begin(), request.tensors.end(),
                                        [](const TensorStep& t) { return t.size > 0; });
         if (some == request.tensors.end()) return;
@@ -289,6 +330,7 @@ ffi::Error step_on_cuda(void* stream, ffi::RemainingArgs args, ffi::RemainingRet
     RemainingArgs()                                                                                                    \
         .RemainingRets()                                                                                               \
         .Attr<std::string_view>("rule")                                                                                \
+        .Attr<bool>("packed")                                                                                          \
         .Attr<ffi::Span<const double>>("values")                                                                       \
         .Attr<ffi::Span<const std::int32_t>>("traced")
 
