@@ -301,6 +301,9 @@ ffi::Error step_on_cuda(void* stream, ffi::RemainingArgs args, ffi::RemainingRet
         const auto some = std::find_if(request.tensors.begin(), request.tensors.end(),
                                        [](const TensorStep& t) { return t.size > 0; });
         if (some == request.tensors.end()) return;
+        for (const Operand& operand : request.operands)
+            if (operand.hyper == request.rule->own.size() + 3)
+                refuse("grad_scale: a number that is traced, which steps on a CUDA device do not read");
         std::int32_t device = 0;
         call_cuda([&](const detail::CudaBackend& part, detail::CudaError& error) {
             return part.device_of(some->buffer[0], device, error);

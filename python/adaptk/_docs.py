@@ -163,7 +163,9 @@ def state_name(rule: Rule) -> str:
 
 def jax_options(rule: Rule) -> list[tuple[str, Any, str]]:
     """What a function of adaptk.jax takes by keyword beside the convention: names, defaults and meanings."""
-    options: dict[str, tuple[Any, str]] = {h.name: (h.default, h.meaning) for h in rule.hyperparameters if h.name != "lr"}
+    options: dict[str, tuple[Any, str]] = {
+        h.name: (h.default, h.meaning) for h in rule.hyperparameters if h.name != "lr"
+    }
     if "eps_in" in options:
         options["eps"] = (None, "`eps_in` or `eps_out`, whichever the convention has")
     for s in rule.states:
@@ -191,19 +193,20 @@ def jax_doc(rule: Rule) -> str:
     lines += [
         "",
         "Any number below may be a 0-d array of JAX, traced or not, which each step reads where it is: float32, or",
-        "float64 where JAX has it; `grad_scale` may not.",
+        "float64 where JAX has it. `grad_scale` may not be one for params on a CUDA device.",
         "",
         "Parameters",
         "----------",
         f"learning_rate : float, schedule, callable or array, default {lr.default!r}",
-        "    A schedule of :mod:`adaptk.schedules`, whose float64 is taken as it is: under ``jit`` by a callback to the",
-        "    host at each step. Or a function of the count of steps taken, from 0 on, as optax has them, which is traced.",
+        "    A schedule of :mod:`adaptk.schedules`, whose float64 is taken as it is: under ``jit`` by a callback to",
+        "    the host at each step. Or a function of the count of steps taken, from 0 on, as optax has them, which is",
+        "    traced.",
         'convention : {"book", "torch", "keras", "tf1", "optax"}',
         "    Whose defaults, place of eps, momentum form and initial state to take. Explicit arguments win.",
         "packed : bool, default False",
         "    Keep each state in a few flat arrays, and not in a tree like that of the params: JAX takes about a",
-        "    microsecond for every array that goes into or out of a compiled function, so that with many small params this",
-        "    is most of a step.",
+        "    microsecond for every array that goes into or out of a compiled function, which with many small params is",
+        "    most of a step. For params that are whole on their device.",
     ]
     ranges = {h.name: h.range for h in rule.hyperparameters}
     for name, default, meaning in jax_options(rule):

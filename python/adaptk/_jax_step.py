@@ -8,11 +8,13 @@ the memory of the operands where XLA can give it away.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from adaptk import _core
 from adaptk._docs import jax_doc, jax_signature, state_name
@@ -61,8 +63,8 @@ class _Fixed(NamedTuple):
 
 def _alike(arrays: Sequence[Any]) -> list[Any]:
     """Within shard_map, arrays that are the same on all devices become ones that may differ, as the others do."""
-    axes = [getattr(jax.typeof(x), "vma", frozenset()) for x in arrays]
-    every = frozenset().union(*axes)
+    axes: list[frozenset[str]] = [getattr(jax.typeof(x), "vma", frozenset()) for x in arrays]
+    every: frozenset[str] = frozenset().union(*axes)
     if not every:
         return list(arrays)
     return [
@@ -136,6 +138,33 @@ def _step(
 
 _step_in_place = jax.jit(_step, static_argnums=0, donate_argnums=(1, 2, 3))
 _step_beside = jax.jit(_step, static_argnums=0)
+
+
+# Params that are spread over devices: each device steps its part, where XLA by itself would gather them all.
+
+
+def _spread(x: Any) -> Any:
+    """The named sharding of an array that is known to be cut into parts, or None."""
+    sharding = jax.typeof(x).sharding if isinstance(x, jax.core.Tracer) else x.sharding
+    if not isinstance(sharding, NamedSharding) or all(axis is None for axis in sharding.spec):
+        return None
+    return sharding
+
+
+def _sharded(fixed: _Fixed, mesh: Any, specs: tuple[Any, ...], states: int, traced: int) -> Any:
+    every, one = list(specs), PartitionSpec()
+    kept = (every, [every] * states, one)
+    return jax.shard_map(
+        partial(_step, fixed), mesh=mesh, in_specs=(*kept, every, [one] * traced), out_specs=kept, check_vma=False
+    )
+
+
+@lru_cache(maxsize=256)
+def _sharded_in_jit(
+    fixed: _Fixed, mesh: Any, specs: tuple[Any, ...], states: int, traced: int, in_place: bool
+) -> Callable[..., Any]:
+    donated = (0, 1, 2) if in_place else ()
+    return cast("Callable[..., Any]", jax.jit(_sharded(fixed, mesh, specs, states, traced), donate_argnums=donated))
 
 
 # Numbers that a step reads when it runs.
@@ -266,12 +295,11 @@ class _Steps:
                     raise ValueError(f"{name}: {value!r} is not in [0, inf)")
             else:
                 self.values[name] = value
-        flags = {h.name for h in rule.hyperparameters if h.range == "bool"} | {"grad_scale"}
+        flags = {h.name for h in rule.hyperparameters if h.range == "bool"}
         self.traced = {n: v for n, v in self.values.items() if callable(v) or isinstance(v, jax.Array)}
         for name in self.traced:
             if name in flags:
-                wanted = "a number" if name == "grad_scale" else "a bool"
-                raise TypeError(f"{name}: expected {wanted}, got {type(self.values[name]).__name__}")
+                raise TypeError(f"{name}: expected a bool, got {type(self.values[name]).__name__}")
         defaults = rule.defaults()
         fixed = {n: defaults[n] if n in self.traced else v for n, v in self.values.items()}
         try:
@@ -302,11 +330,10 @@ class _Steps:
         for s in self.rule.states:
             start = self._start(s.name, s.initial_from)
             if self.fixed.packed:
-                states.append(
-                    tuple(jnp.full(size, start, dtype=dtype) for size, dtype in self._packed_arrays(leaves))
-                )
+                states.append(tuple(jnp.full(size, start, dtype=dtype) for size, dtype in self._packed_arrays(leaves)))
                 continue
-            arrays = [jnp.full_like(p, start, dtype=_state_dtype(p)) for p in leaves]
+            # A copy, for jnp.full_like returns a 0-d array that it is given.
+            arrays = [jnp.array(jnp.full_like(p, start, dtype=_state_dtype(p)), copy=True) for p in leaves]
             states.append(jax.tree_util.tree_unflatten(tree, arrays))
         return self.state_type(jnp.zeros((), jnp.int32), *states)
 
@@ -355,12 +382,40 @@ class _Steps:
             _operand("learning_rate" if name == "lr" else name, value, count) for name, value in self.traced.items()
         ]
         everything = (*leaves, *gradients, *(x for s in states for x in s), count, *traced)
-        run = _step_in_place if in_place else _step_beside
-        if any(isinstance(x, jax.core.Tracer) for x in everything):
-            run = _step
-        new, new_states, count = run(self.fixed, leaves, states, count, gradients, traced)
+        within = any(isinstance(x, jax.core.Tracer) for x in everything)
+        if in_place and not within:
+            self._check_once(tree, leaves, states, gradients)
+        shardings = [_spread(p) for p in leaves]
+        mesh = next((s.mesh for s in shardings if s is not None), None)
+        run: Callable[..., Any]
+        if mesh is None:
+            run = partial(_step if within else _step_in_place if in_place else _step_beside, self.fixed)
+        elif self.fixed.packed:
+            raise ValueError("packed: the params are cut into parts over several devices; use packed=False")
+        else:
+            specs = tuple(PartitionSpec() if s is None else s.spec for s in shardings)
+            layout = (self.fixed, mesh, specs, len(states), len(traced))
+            run = _sharded(*layout) if within else _sharded_in_jit(*layout, in_place)
+        new, new_states, count = run(leaves, states, count, gradients, traced)
         trees = [tuple(s) if self.fixed.packed else jax.tree_util.tree_unflatten(tree, s) for s in new_states]
         return leaves, new, tree, self.state_type(count, *trees)
+
+    def _check_once(
+        self, tree: Any, params: Sequence[Any], states: Sequence[Sequence[Any]], grads: Sequence[Any]
+    ) -> None:
+        """No array is given away that is used elsewhere in the step."""
+        fields = [f"state.{name}" for name in self.state_type._fields[1:]]
+        seen: dict[int, tuple[str, int]] = {}
+        for name, arrays in zip(("params", *fields, "grads"), (params, *states, grads), strict=True):
+            for i, x in enumerate(arrays):
+                name_of_first, first = seen.setdefault(id(x), (name, i))
+                if (name_of_first, first) == (name, i) or name_of_first == "grads":
+                    continue
+                label, other = (
+                    f"{n}[{k}]" if self.fixed.packed and n in fields else _label(n, tree, k)
+                    for n, k in ((name, i), (name_of_first, first))
+                )
+                raise ValueError(f"{label}: the array is {other} too, which the step gives away")
 
     def apply(self, params: Any, grads: Any, state: Any) -> tuple[Any, Any]:
         _, new, tree, state = self._take(params, grads, state, True)
@@ -407,12 +462,16 @@ class GradientTransformation(_Pair):
     def apply(self, params: Any, grads: Any, state: Any) -> tuple[Any, Any]:
         """Take a step in the memory of the params and the state.
 
-        Outside of ``jax.jit`` the arrays of `params` and `state` are given away, as by ``donate_argnums``, and cannot be
-        used any more. Within it the arguments that the outer function donates are updated where they lie; what it does
-        not donate, XLA copies first.
+        Outside of ``jax.jit`` the arrays of `params` and `state` are given away, as by ``donate_argnums``, and cannot
+        be used any more. Within it the arguments that the outer function donates are updated where they lie; what it
+        does not donate, XLA copies first.
 
         Under ``jax.vmap`` each member of the batch is a step of its own, with its own count and learning rate where
-        these are mapped too. Within ``jax.shard_map`` each device steps what it has. Derivatives are refused.
+        these are mapped too. Derivatives are refused.
+
+        Params that are cut into parts over several devices are stepped where they lie, each device its own: outside of
+        ``jax.jit``, within ``jax.shard_map``, and where the axes of the mesh are explicit. Within ``jax.jit`` over a
+        mesh with automatic axes use ``jax.shard_map``, for XLA would gather the params on every device.
 
         Parameters
         ----------
@@ -432,8 +491,9 @@ class GradientTransformation(_Pair):
         ------
         TypeError, ValueError
             For arrays that do not fit, when the step is called or traced; the message names the leaf.
-        jax.errors.JaxRuntimeError
+        ValueError, jax.errors.JaxRuntimeError
             On the CPU, where a learning rate or another number that is only known when the step runs is out of range.
+            Arrays that were donated to that step are lost.
 
         Examples
         --------
