@@ -208,7 +208,7 @@ def _operand(name: str, value: Any, count: Any) -> Any:
 
 def _label(name: str, tree: Any, i: int) -> str:
     paths, _ = jax.tree_util.tree_flatten_with_path(jax.tree_util.tree_unflatten(tree, range(tree.num_leaves)))
-    return name + jax.tree_util.keystr(paths[i][0])
+    return name + str(jax.tree_util.keystr(paths[i][0]))
 
 
 def _array(name: str, tree: Any, i: int, x: Any) -> Any:
