@@ -171,9 +171,9 @@ def test_a_class_has_one_rule_for_each_choice() -> None:
 # Stubs
 
 
-@pytest.mark.parametrize("name", ["ops", "optim"])
+@pytest.mark.parametrize("name", ["ops", "optim", "jax"])
 def test_stubs_are_what_their_generator_writes(name: str) -> None:
-    made = {"ops": _stubs.ops_stub, "optim": _stubs.optim_stub}[name]()
+    made = {"ops": _stubs.ops_stub, "optim": _stubs.optim_stub, "jax": _stubs.jax_stub}[name]()
     assert (PACKAGE / f"{name}.pyi").read_text() == made
     assert (PACKAGE / "py.typed").exists()
 

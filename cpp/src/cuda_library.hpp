@@ -14,6 +14,6 @@ struct CudaLibrary {
 };
 
 // The file that ADAPTK_CUDA_LIBRARY names, else libadaptk_cuda in this library's own folder.
-const CudaLibrary& cuda_library();
+ADAPTK_INTERNAL_API const CudaLibrary& cuda_library();
 
 }  // namespace adaptk::detail

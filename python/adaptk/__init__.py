@@ -27,8 +27,8 @@ __version__: str = _core.version
 
 
 def __getattr__(name: str) -> Any:
-    # An extension of its own, which most programs that train do not need, and what needs PyTorch.
-    if name in ("solve", "torch"):
+    # An extension of its own, which most programs that train do not need, and what needs PyTorch or JAX.
+    if name in ("jax", "solve", "torch"):
         return importlib.import_module(f"adaptk.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -154,3 +154,90 @@ def class_signature(class_rules: Sequence[Rule]) -> inspect.Signature:
     parameters.append(inspect.Parameter("skip_nonfinite", keyword, default=False))
     parameters.append(inspect.Parameter("capturable", keyword, default=False))
     return inspect.Signature(parameters)
+
+
+def state_name(rule: Rule) -> str:
+    """The name of the named tuple that a rule's state is in JAX."""
+    return "".join(word.capitalize() for word in rule.name.split("_")) + "State"
+
+
+def jax_options(rule: Rule) -> list[tuple[str, Any, str]]:
+    """What a function of adaptk.jax takes by keyword beside the convention: names, defaults and meanings."""
+    options: dict[str, tuple[Any, str]] = {
+        h.name: (h.default, h.meaning) for h in rule.hyperparameters if h.name != "lr"
+    }
+    if "eps_in" in options:
+        options["eps"] = (None, "`eps_in` or `eps_out`, whichever the convention has")
+    for s in rule.states:
+        if s.option is not None:
+            options.setdefault(s.option, (s.initial, f"initial value of `{s.name}`"))
+    return [(name, default, meaning) for name, (default, meaning) in options.items()]
+
+
+def jax_signature(rule: Rule) -> inspect.Signature:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    (lr,) = (h for h in rule.hyperparameters if h.name == "lr")
+    parameters = [
+        inspect.Parameter("learning_rate", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=lr.default),
+        inspect.Parameter("convention", keyword, default="book"),
+        inspect.Parameter("packed", keyword, default=False),
+    ]
+    parameters += [inspect.Parameter(name, keyword, default=default) for name, default, _ in jax_options(rule)]
+    return inspect.Signature(parameters)
+
+
+def jax_doc(rule: Rule) -> str:
+    (lr,) = (h for h in rule.hyperparameters if h.name == "lr")
+    lines = [rule.summary, "", "::", ""]
+    lines += ["    " + line for line in rule.formula.splitlines()]
+    lines += [
+        "",
+        "Any number below may be a 0-d array of JAX, traced or not, which each step reads where it is: float32, or",
+        "float64 where JAX has it. `grad_scale` may not be one for params on a CUDA device.",
+        "",
+        "Parameters",
+        "----------",
+        f"learning_rate : float, schedule, callable or array, default {lr.default!r}",
+        "    A schedule of :mod:`adaptk.schedules`, whose float64 is taken as it is: under ``jit`` by a callback to",
+        "    the host at each step. Or a function of the count of steps taken, from 0 on, as optax has them, which is",
+        "    traced.",
+        'convention : {"book", "torch", "keras", "tf1", "optax"}',
+        "    Whose defaults, place of eps, momentum form and initial state to take. Explicit arguments win.",
+        "packed : bool, default False",
+        "    Keep each state in a few flat arrays, and not in a tree like that of the params: JAX takes about a",
+        "    microsecond for every array that goes into or out of a compiled function, which with many small params is",
+        "    most of a step. For params that are whole on their device.",
+    ]
+    ranges = {h.name: h.range for h in rule.hyperparameters}
+    for name, default, meaning in jax_options(rule):
+        interval = ranges.get(name, "[0, inf)")
+        kind = "bool" if interval == "bool" else f"float in {interval}"
+        lines += [f"{name} : {kind}, default {default!r}", f"    {meaning[0].upper()}{meaning[1:]}."]
+    states = ", ".join(f"`{s.name}`" for s in rule.states) or "nothing else"
+    lines += [
+        "",
+        "Returns",
+        "-------",
+        "GradientTransformation",
+        f"    Its state is a :class:`{state_name(rule)}` of `count` and {states}.",
+        "",
+        "Raises",
+        "------",
+        "TypeError, ValueError",
+        "    For arguments that are unknown, of a wrong type or out of range.",
+        "",
+        "Source",
+        "------",
+        rule.source,
+        "",
+        "Examples",
+        "--------",
+        ">>> import jax.numpy as jnp, adaptk.jax",
+        f">>> opt = adaptk.jax.{rule.name}(0.1)",
+        ">>> state = opt.init(jnp.ones(3))",
+        ">>> params, state = opt.apply(jnp.ones(3), jnp.full(3, 0.5), state)",
+        ">>> bool((params < 1).all()), int(state.count)",
+        "(True, 1)",
+        "",
+    ]
+    return "\n".join(lines)

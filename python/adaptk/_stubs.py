@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from adaptk._docs import class_options
+from adaptk._docs import class_options, jax_options, state_name
 from adaptk._registry import RULES, Rule
 
 _HEADER = "# Made by python -m adaptk._stubs from the registry.\n"
@@ -84,11 +84,39 @@ def optim_stub() -> str:
     return "\n".join(lines)
 
 
+def jax_stub() -> str:
+    """The text of ``jax.pyi``."""
+    names = ["GradientTransformation", *RULES, *map(state_name, RULES.values())]
+    lines = [
+        _HEADER + "from collections.abc import Callable",
+        "from typing import Any, NamedTuple",
+        "",
+        "from adaptk._jax_step import GradientTransformation as GradientTransformation",
+        "",
+        "__all__ = [",
+        *(f'    "{name}",' for name in names),
+        "]",
+        "",
+    ]
+    for rule in RULES.values():
+        ranges = {h.name: h.range for h in rule.hyperparameters}
+        lines += [f"class {state_name(rule)}(NamedTuple):", "    count: Any"]
+        lines += [f"    {s.name}: Any" for s in rule.states]
+        lines += ["", f"def {rule.name}(", "    learning_rate: float | Callable[[Any], Any] | Any = ...,", "    *,"]
+        lines += ["    convention: str = ...,", "    packed: bool = ...,"]
+        for name, default, _ in jax_options(rule):
+            kind = "bool" if ranges.get(name) == "bool" else "float | None" if default is None else "float | Any"
+            lines.append(f"    {name}: {kind} = ...,")
+        lines += [") -> GradientTransformation:", f'    """{rule.summary}"""', ""]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Rewrite the stubs beside this file."""
     here = Path(__file__).parent
     (here / "ops.pyi").write_text(ops_stub())
     (here / "optim.pyi").write_text(optim_stub())
+    (here / "jax.pyi").write_text(jax_stub())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,358 @@
+// The extension module adaptk._jax: the handlers that XLA calls for a step, on the CPU and on a CUDA device. Neither
+// knows of Python; arrays and numbers come as buffers of XLA's, what is fixed when a step is compiled as attributes.
+#include "cuda_library.hpp"
+#include "step.hpp"
+
+#include "adaptk/adaptk.h"
+
+#include <pybind11/pybind11.h>
+#include <xla/ffi/api/ffi.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace adaptk::bindings {
+namespace {
+
+namespace ffi = xla::ffi;
+
+using detail::DType;
+using detail::RuleInfo;
+using detail::TensorStep;
+
+// Thrown inside a handler, and caught before it is left.
+struct Refusal {
+    ffi::ErrorCode code;
+    std::string text;
+};
+
+[[noreturn]] void refuse(std::string text) { throw Refusal{ffi::ErrorCode::kInvalidArgument, std::move(text)}; }
+
+std::string number_text(double x) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.17g", x);
+    return text;
+}
+
+template <class Buffers> ffi::AnyBuffer argument(const Buffers& buffers, std::size_t i) {
+    auto found = buffers.template get<ffi::AnyBuffer>(i);
+    if (!found.has_value()) refuse(found.error().message());
+    return *found;
+}
+
+ffi::AnyBuffer result(const ffi::RemainingRets& results, std::size_t i) {
+    auto found = results.get<ffi::AnyBuffer>(i);
+    if (!found.has_value()) refuse(found.error().message());
+    return **found;
+}
+
+DType element_type(const ffi::AnyBuffer& buffer, const char* name) {
+    switch (buffer.element_type()) {
+    case ffi::DataType::F32: return DType::f32;
+    case ffi::DataType::F64: return DType::f64;
+    case ffi::DataType::BF16: return DType::bf16;
+    case ffi::DataType::F16: return DType::f16;
+    default: refuse(std::string(name) + ": expected float32, float64, bfloat16 or float16");
+    }
+}
+
+bool same_shape(const ffi::AnyBuffer& a, const ffi::AnyBuffer& b) {
+    const auto x = a.dimensions();
+    const auto y = b.dimensions();
+    return std::equal(x.begin(), x.end(), y.begin(), y.end());
+}
+
+// Elements that each tensor's part of a packed state is rounded up to: a cache line, for float32.
+constexpr std::size_t packed_grain = 16;
+
+// Memory that XLA did not give to the result that takes its place.
+struct Move {
+    void* to;
+    const void* from;
+    std::size_t bytes;
+};
+
+// A number that a step takes from memory, one for each member of a batch.
+struct Operand {
+    std::size_t hyper;
+    const std::byte* data;
+    detail::ScalarType type;
+
+    std::size_t width() const { return type == detail::ScalarType::f64 ? 8 : 4; }
+    const std::byte* of(std::size_t member) const { return data + member * width(); }
+};
+
+// What a handler is called with: params, states and gradients of any number of tensors, then the number of the step and
+// the hyperparameters that are not known before; params and states once more as results. Under vmap all of them have
+// the same leading axes, and each member of that batch is a step of its own.
+struct Request {
+    const RuleInfo* rule;
+    bool packed;  // whether each state is one array for all tensors, one behind the other
+    detail::HyperValues hyper = {};
+    std::size_t count = 0;            // tensors of a member
+    std::size_t members = 1;          // of the batch
+    std::vector<TensorStep> tensors;  // member by member
+    std::vector<Move> moves;
+    const std::byte* step = nullptr;  // int32
+    std::vector<Operand> operands;
+
+    Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::string_view name, bool is_packed,
+            ffi::Span<const double> values, ffi::Span<const std::int32_t> traced);
+    detail::Segment segment() const { return {rule, hyper, 1, count}; }
+    // As Python's functions call it.
+    std::string name_of(std::size_t h) const { return h == 0 ? "learning_rate" : rule->hyper(h).name; }
+
+  private:
+    std::size_t kept_at(std::size_t buffer, std::size_t i) const {
+        return packed && buffer > 0 ? count + buffer - 1 : buffer * count + i;
+    }
+    void take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i);
+    void take_buffer(std::size_t i, std::size_t buffer, void* data, std::size_t offset, std::size_t stride, DType type);
+    void take_states(const ffi::RemainingArgs& args, const ffi::RemainingRets& results);
+    void* settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, DType type);
+};
+
+Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::string_view name,
+                 bool is_packed, ffi::Span<const double> values, ffi::Span<const std::int32_t> traced)
+    : rule(detail::find_rule(name)), packed(is_packed) {
+    if (rule == nullptr) refuse("rule: unknown rule '" + std::string(name) + "'");
+    const std::size_t states = rule->states.size();
+    if (values.size() != rule->hyper_count() || traced.size() != values.size())
+        refuse(std::string(rule->name) + ": called with other hyperparameters than this version has");
+    std::copy(values.begin(), values.end(), hyper.value);
+    std::vector<std::size_t> open;
+    for (std::size_t h = 0; h < traced.size(); ++h)
+        if (traced[h] != 0) open.push_back(h);
+    count = packed ? std::max(results.size(), states) - states : results.size() / (1 + states);
+    const std::size_t kept = packed ? count + states : count * (1 + states);
+    if (results.size() != kept || args.size() != kept + count + 1 + open.size())
+        refuse(std::string(rule->name) + ": called with another number of arrays than it takes");
+
+    const std::size_t first = kept + count;
+    const ffi::AnyBuffer number = argument(args, first);
+    if (number.element_type() != ffi::DataType::S32) refuse("step: expected int32");
+    step = static_cast<const std::byte*>(number.untyped_data());
+    members = number.element_count();
+    for (std::size_t k = 0; k < open.size(); ++k) {
+        const ffi::AnyBuffer value = argument(args, first + 1 + k);
+        const auto* const data = static_cast<const std::byte*>(value.untyped_data());
+        Operand operand{open[k], data, detail::ScalarType::f32};
+        std::size_t elements = members;
+        switch (value.element_type()) {
+        case ffi::DataType::F32: break;
+        case ffi::DataType::F64: operand.type = detail::ScalarType::f64; break;
+        // The two halves of a float64, which arrays of JAX only hold where that is switched on.
+        case ffi::DataType::U32:
+            operand.type = detail::ScalarType::f64;
+            elements = 2 * members;
+            break;
+        default: refuse(name_of(open[k]) + ": expected float32 or float64");
+        }
+        if (value.element_count() != elements) refuse(name_of(open[k]) + ": expected one number a step");
+        operands.push_back(operand);
+    }
+    tensors.resize(members * count);
+    for (std::size_t i = 0; i < count; ++i) take_tensor(args, results, i);
+    if (packed && members > 0) take_states(args, results);
+}
+
+// The memory that a step works in.
+void* Request::settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, DType type) {
+    const std::size_t bytes = from.element_count() * size_of(type);
+    if (to.untyped_data() != from.untyped_data() && bytes > 0)
+        moves.push_back({to.untyped_data(), from.untyped_data(), bytes});
+    return to.untyped_data();
+}
+
+// Offset and stride, from one member to the next, count elements.
+void Request::take_buffer(std::size_t i, std::size_t buffer, void* data, std::size_t offset, std::size_t stride,
+                          DType type) {
+    for (std::size_t m = 0; m < members; ++m) {
+        TensorStep& tensor = tensors[m * count + i];
+        if (tensor.size > 0)
+            tensor.buffer[buffer] = static_cast<std::byte*>(data) + (offset + m * stride) * size_of(type);
+    }
+}
+
+void Request::take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i) {
+    const ffi::AnyBuffer param = argument(args, i);
+    const ffi::AnyBuffer grad = argument(args, results.size() + i);
+    const DType param_type = element_type(param, "params");
+    const DType grad_type = element_type(grad, "grads");
+    if (grad_type != param_type && precision(grad_type) >= precision(param_type))
+        refuse("grads: expected the dtype of their params, or one of lower precision");
+    if (!same_shape(grad, param)) refuse("grads: expected the shapes of their params");
+    const std::size_t all = param.element_count();
+    if (all > 0 && (members == 0 || all % members != 0))
+        refuse("params: expected one of each for every member of the batch");
+    const std::size_t size = all == 0 ? 0 : all / members;
+    for (std::size_t m = 0; m < members; ++m) tensors[m * count + i] = {{}, std::int64_t(size), param_type, grad_type};
+    take_buffer(i, 1, grad.untyped_data(), 0, size, grad_type);
+    for (std::size_t b = 0; b < (packed ? 1 : 1 + rule->states.size()); ++b) {
+        const ffi::AnyBuffer from = argument(args, kept_at(b, i));
+        const ffi::AnyBuffer to = result(results, kept_at(b, i));
+        const DType type = b == 0 ? param_type : compute_type(param_type);
+        const char* const name = b == 0 ? "params" : rule->states[b - 1].name;
+        if (element_type(from, name) != type || element_type(to, name) != type)
+            refuse(std::string(name) + ": expected " + detail::name_of(type) + " beside a " +
+                   detail::name_of(param_type) + " param");
+        if (!same_shape(from, param) || !same_shape(to, param))
+            refuse(std::string(name) + ": expected the shapes of their params");
+        take_buffer(i, b == 0 ? 0 : b + 1, settle(from, to, type), 0, size, type);
+    }
+}
+
+// Each tensor's part of the states begins at a multiple of a cache line.
+void Request::take_states(const ffi::RemainingArgs& args, const ffi::RemainingRets& results) {
+    if (count == 0) return;
+    const DType type = compute_type(tensors[0].param);
+    std::vector<std::size_t> offsets(count);
+    std::size_t total = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (compute_type(tensors[i].param) != type) refuse("params: expected one type of states in a call");
+        offsets[i] = total;
+        total += (std::size_t(tensors[i].size) + packed_grain - 1) / packed_grain * packed_grain;
+    }
+    for (std::size_t s = 0; s < rule->states.size(); ++s) {
+        const ffi::AnyBuffer from = argument(args, kept_at(1 + s, 0));
+        const ffi::AnyBuffer to = result(results, kept_at(1 + s, 0));
+        const char* const name = rule->states[s].name;
+        if (element_type(from, name) != type || element_type(to, name) != type || !same_shape(from, to) ||
+            from.element_count() != members * total)
+            refuse(std::string(name) + ": expected " + std::to_string(total) + " elements of " + detail::name_of(type));
+        void* const data = settle(from, to, type);
+        for (std::size_t i = 0; i < count; ++i) take_buffer(i, 2 + s, data, offsets[i], total, type);
+    }
+}
+
+template <class Body> ffi::Error guarded(const Body& body) noexcept {
+    try {
+        body();
+        return ffi::Error::Success();
+    } catch (const Refusal& r) {
+        return {r.code, r.text};
+    } catch (const std::bad_alloc&) {
+        return {ffi::ErrorCode::kResourceExhausted, "out of memory"};
+    } catch (const std::exception& e) {
+        return ffi::Error::Internal(e.what());
+    }
+}
+
+// The hyperparameters of one member, those from memory checked as the others were before.
+void read_hypers(const Request& request, std::size_t member, detail::HyperValues& hyper) {
+    const RuleInfo& rule = *request.rule;
+    for (const Operand& operand : request.operands) {
+        double x = 0.0;
+        if (operand.type == detail::ScalarType::f64) {
+            std::memcpy(&x, operand.of(member), sizeof x);
+        } else {
+            float narrow = 0.0F;
+            std::memcpy(&narrow, operand.of(member), sizeof narrow);
+            x = double(narrow);
+        }
+        const Hyperparameter info = rule.hyper(operand.hyper);
+        if (!detail::in_range(info.range, x))
+            refuse(request.name_of(operand.hyper) + ": " + number_text(x) + " is not in " +
+                   detail::range_text(info.range));
+        hyper.value[operand.hyper] = x;
+    }
+    if (request.operands.empty()) return;
+    if (const char* const reason = rule.invalid(hyper); reason != nullptr) refuse(reason);
+}
+
+ffi::Error step_on_cpu(ffi::RemainingArgs args, ffi::RemainingRets results, std::string_view rule, bool packed,
+                       ffi::Span<const double> values, ffi::Span<const std::int32_t> traced) {
+    return guarded([&] {
+        const Request request(args, results, rule, packed, values, traced);
+        std::vector<detail::Segment> segments(request.members, request.segment());
+        for (std::size_t m = 0; m < request.members; ++m) {
+            std::int32_t step = 0;
+            std::memcpy(&step, request.step + m * sizeof step, sizeof step);
+            if (step < 1) refuse("step: steps are counted from 1, got " + std::to_string(step));
+            segments[m].step = step;
+            read_hypers(request, m, segments[m].hyper);
+        }
+        for (const Move& move : request.moves) std::memcpy(move.to, move.from, move.bytes);
+        detail::run_step(request.tensors, segments, {});
+    });
+}
+
+template <class Run> void call_cuda(const Run& run) {
+    const detail::CudaLibrary& library = detail::cuda_library();
+    if (library.backend == nullptr) throw Refusal{ffi::ErrorCode::kUnimplemented, library.reason};
+    detail::CudaError error;
+    if (!run(*library.backend, error))
+        throw Refusal{error.out_of_memory ? ffi::ErrorCode::kResourceExhausted : ffi::ErrorCode::kInternal, error.text};
+}
+
+// Numbers stay where they are, and only kernels look at them.
+ffi::Error step_on_cuda(void* stream, ffi::RemainingArgs args, ffi::RemainingRets results, std::string_view rule,
+                        bool packed, ffi::Span<const double> values, ffi::Span<const std::int32_t> traced) {
+    return guarded([&] {
+        const Request request(args, results, rule, packed, values, traced);
+        const auto some = std::find_if(request.tensors.begin(), request.tensors.end(),
+                                       [](const TensorStep& t) { return t.size > 0; });
+        if (some == request.tensors.end()) return;
+        for (const Operand& operand : request.operands)
+            if (operand.hyper == request.rule->own.size() + 3)
+                refuse("grad_scale: a number that is traced, which steps on a CUDA device do not read");
+        std::int32_t device = 0;
+        call_cuda([&](const detail::CudaBackend& part, detail::CudaError& error) {
+            return part.device_of(some->buffer[0], device, error);
+        });
+        for (const Move& move : request.moves) {
+            call_cuda([&](const detail::CudaBackend& part, detail::CudaError& error) {
+                return part.copy(device, stream, move.to, move.from, move.bytes, error);
+            });
+        }
+        const detail::Segment segment = request.segment();
+        const std::span<const TensorStep> all = request.tensors;
+        for (std::size_t m = 0; m < request.members; ++m) {
+            std::vector<detail::DeviceHyper> hypers;
+            for (const Operand& operand : request.operands)
+                hypers.push_back({0, std::uint32_t(operand.hyper), operand.of(m), operand.type});
+            detail::CudaStep step{device, stream, all.subspan(m * request.count, request.count), {&segment, 1}, {}};
+            step.step = request.step + m * sizeof(std::int32_t);
+            step.step_type = detail::ScalarType::i32;
+            step.hypers = hypers;
+            call_cuda(
+                [&](const detail::CudaBackend& part, detail::CudaError& error) { return part.step(step, error); });
+        }
+    });
+}
+
+#define ADAPTK_ARGUMENTS                                                                                               \
+    RemainingArgs()                                                                                                    \
+        .RemainingRets()                                                                                               \
+        .Attr<std::string_view>("rule")                                                                                \
+        .Attr<bool>("packed")                                                                                          \
+        .Attr<ffi::Span<const double>>("values")                                                                       \
+        .Attr<ffi::Span<const std::int32_t>>("traced")
+
+XLA_FFI_DEFINE_HANDLER(cpu_handler, step_on_cpu, ffi::Ffi::Bind().ADAPTK_ARGUMENTS);
+XLA_FFI_DEFINE_HANDLER(cuda_handler, step_on_cuda, ffi::Ffi::Bind().Ctx<ffi::PlatformStream<void*>>().ADAPTK_ARGUMENTS);
+
+pybind11::capsule capsule_of(XLA_FFI_Handler* handler) { return pybind11::capsule(reinterpret_cast<void*>(handler)); }
+
+}  // namespace
+}  // namespace adaptk::bindings
+
+PYBIND11_MODULE(_jax, m) {
+    namespace b = adaptk::bindings;
+    namespace py = pybind11;
+    m.doc() = "XLA's way into adaptk.";
+    if (std::string_view(adaptk_version()) != ADAPTK_VERSION)
+        throw py::import_error(std::string("libadaptk is of version ") + adaptk_version() +
+                               ", and the Python package of " + ADAPTK_VERSION);
+    // By XLA's names of the platforms.
+    m.attr("handlers") =
+        py::dict(py::arg("cpu") = b::capsule_of(b::cpu_handler), py::arg("CUDA") = b::capsule_of(b::cuda_handler));
+}

@@ -1,0 +1,1 @@
+handlers: dict[str, object]

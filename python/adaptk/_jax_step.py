@@ -1,0 +1,537 @@
+"""The steps behind :mod:`adaptk.jax`: checks, XLA's call, and the objects that optax takes.
+
+One call of XLA's takes all arrays of a step. Its operands are the params, states and gradients of all tensors, the
+number of the step, and the hyperparameters that are only known when it runs; its results are the params and states, in
+the memory of the operands where XLA can give it away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from adaptk import _core
+from adaptk._docs import jax_doc, jax_signature, state_name
+from adaptk._registry import RULES, Rule
+from adaptk.schedules import Schedule
+
+try:
+    from adaptk import _jax
+except ImportError as error:
+    raise ImportError(
+        "adaptk.jax: this build of adaptk has no module for JAX, for jaxlib's headers were not found when it was made; "
+        "build it again with ADAPTK_JAX_INCLUDE set to what jax.ffi.include_dir() returns",
+        name="adaptk._jax",
+    ) from error
+
+try:
+    from optax import GradientTransformation as _Pair
+except ImportError:
+
+    class _Pair(NamedTuple):  # type: ignore[no-redef]
+        init: Callable[[Any], Any]
+        update: Callable[..., tuple[Any, Any]]
+
+
+_TARGET = "adaptk_step"
+for _platform, _handler in _jax.handlers.items():
+    jax.ffi.register_ffi_target(_TARGET, _handler, platform=_platform)
+
+# Arrays that one call keeps: the time that XLA takes to compile a call grows with the cube of their number.
+_MOST_KEPT = 192
+# Elements that a tensor's part of a packed state is rounded up to.
+_GRAIN = 16
+
+_PRECISION = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
+_MOST_STEPS = np.iinfo(np.int32).max
+
+
+class _Fixed(NamedTuple):
+    """What is known when a step is compiled."""
+
+    rule: str
+    values: tuple[float, ...]
+    traced: tuple[int, ...]  # 1 for each hyperparameter that is an operand
+    packed: bool
+
+
+def _alike(arrays: Sequence[Any]) -> list[Any]:
+    """Within shard_map, arrays that are the same on all devices become ones that may differ, as the others do."""
+    axes: list[frozenset[str]] = [getattr(jax.typeof(x), "vma", frozenset()) for x in arrays]
+    every: frozenset[str] = frozenset().union(*axes)
+    if not every:
+        return list(arrays)
+    return [
+        jax.lax.pcast(x, tuple(sorted(every - of)), to="varying") if every - of else x
+        for x, of in zip(arrays, axes, strict=True)
+    ]
+
+
+def _call(fixed: _Fixed, kept: list[Any], others: list[Any]) -> list[Any]:
+    """The params and the states after a step; `others` are gradients, the step's number and hyperparameters."""
+    operands = _alike([*kept, *others])
+    call = jax.ffi.ffi_call(
+        _TARGET,
+        [jax.typeof(x) for x in operands[: len(kept)]],
+        vmap_method="broadcast_all",
+        input_output_aliases={i: i for i in range(len(kept))},
+    )
+    return list(
+        call(
+            *operands,
+            rule=fixed.rule,
+            packed=fixed.packed,
+            values=np.array(fixed.values, np.float64),
+            traced=np.array(fixed.traced, np.int32),
+        )
+    )
+
+
+def _no_derivative(fixed: _Fixed, primals: Any, tangents: Any) -> Any:
+    raise TypeError(
+        f"adaptk.jax.{fixed.rule}: a step has no derivative here; keep it out of what is differentiated, "
+        "or pass params, gradients and state through jax.lax.stop_gradient"
+    )
+
+
+_opaque_call = jax.custom_jvp(_call, nondiff_argnums=(0,))
+_opaque_call.defjvp(_no_derivative)
+
+
+def _groups(params: Sequence[Any], states: int, packed: bool) -> list[list[int]]:
+    """Which params go into one call. Packed states are of one dtype in each."""
+    wide = [packed and p.dtype == jnp.float64 for p in params]
+    most = max(_MOST_KEPT // (1 if packed else 1 + states), 1)
+    groups = []
+    for kind in (False, True):
+        some = [i for i, w in enumerate(wide) if w == kind]
+        groups += [some[i : i + most] for i in range(0, len(some), most)]
+    return groups
+
+
+def _packed_size(params: Sequence[Any]) -> int:
+    return sum(-(-p.size // _GRAIN) * _GRAIN for p in params)
+
+
+def _step(
+    fixed: _Fixed, params: list[Any], states: list[list[Any]], count: Any, grads: list[Any], traced: list[Any]
+) -> tuple[list[Any], list[list[Any]], Any]:
+    count = jnp.where(count < _MOST_STEPS, count + 1, count)
+    params, states = list(params), [list(s) for s in states]
+    for k, group in enumerate(_groups(params, len(states), fixed.packed)):
+        parts = [k] if fixed.packed else group
+        kept = [params[i] for i in group] + [s[i] for s in states for i in parts]
+        new = iter(_opaque_call(fixed, kept, [*(grads[i] for i in group), count, *traced]))
+        for i in group:
+            params[i] = next(new)
+        for s in states:
+            for i in parts:
+                s[i] = next(new)
+    return params, states, count
+
+
+_step_in_place = jax.jit(_step, static_argnums=0, donate_argnums=(1, 2, 3))
+_step_beside = jax.jit(_step, static_argnums=0)
+
+
+# Params that are spread over devices: each device steps its part, where XLA by itself would gather them all.
+
+
+def _spread(x: Any) -> Any:
+    """The named sharding of an array that is known to be cut into parts, or None."""
+    sharding = jax.typeof(x).sharding if isinstance(x, jax.core.Tracer) else x.sharding
+    if not isinstance(sharding, NamedSharding) or all(axis is None for axis in sharding.spec):
+        return None
+    return sharding
+
+
+def _sharded(fixed: _Fixed, mesh: Any, specs: tuple[Any, ...], states: int, traced: int) -> Any:
+    every, one = list(specs), PartitionSpec()
+    kept = (every, [every] * states, one)
+    return jax.shard_map(
+        partial(_step, fixed), mesh=mesh, in_specs=(*kept, every, [one] * traced), out_specs=kept, check_vma=False
+    )
+
+
+@lru_cache(maxsize=256)
+def _sharded_in_jit(
+    fixed: _Fixed, mesh: Any, specs: tuple[Any, ...], states: int, traced: int, in_place: bool
+) -> Callable[..., Any]:
+    donated = (0, 1, 2) if in_place else ()
+    return cast("Callable[..., Any]", jax.jit(_sharded(fixed, mesh, specs, states, traced), donate_argnums=donated))
+
+
+# Numbers that a step reads when it runs.
+
+
+def _halves(x: float | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """float64s as pairs of uint32: JAX has arrays of the former only where that is switched on."""
+    return np.asarray(x, np.float64)[..., None].view(np.uint32)
+
+
+def _scheduled(schedule: Schedule, count: Any) -> Any:
+    """The rate of a schedule of adaptk's own, which is a float64 and a function in Python."""
+    if not isinstance(count, jax.core.Tracer):
+        return _halves(schedule(int(count) + 1))
+
+    def rates(counts: Any) -> np.ndarray[Any, Any]:
+        steps = np.asarray(counts)
+        return _halves(np.array([schedule(int(c) + 1) for c in steps.ravel()], np.float64).reshape(steps.shape))
+
+    result = jax.ShapeDtypeStruct((2,), np.uint32)
+    return jax.pure_callback(rates, result, count, vmap_method="expand_dims")
+
+
+def _operand(name: str, value: Any, count: Any) -> Any:
+    if isinstance(value, Schedule):
+        return _scheduled(value, count)
+    if callable(value):
+        value = value(count)
+        if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+            return _halves(float(value))
+    value = jnp.asarray(value)
+    if value.shape != ():
+        raise TypeError(f"{name}: an array of shape {value.shape}, expected one number")
+    if not jnp.issubdtype(value.dtype, jnp.floating) and not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"{name}: dtype {value.dtype}, expected a number")
+    return value.astype(jnp.float64 if value.dtype == jnp.float64 else jnp.float32)
+
+
+# Checks. Labels of leaves are made where one is wrong.
+
+
+def _label(name: str, tree: Any, i: int) -> str:
+    paths, _ = jax.tree_util.tree_flatten_with_path(jax.tree_util.tree_unflatten(tree, range(tree.num_leaves)))
+    return name + str(jax.tree_util.keystr(paths[i][0]))
+
+
+def _array(name: str, tree: Any, i: int, x: Any) -> Any:
+    if isinstance(x, jax.Array):
+        return x
+    try:
+        return jnp.asarray(x)
+    except TypeError:
+        raise TypeError(f"{_label(name, tree, i)}: expected an array, got {type(x).__name__}") from None
+
+
+def _params(params: Any) -> tuple[list[Any], Any]:
+    leaves, tree = jax.tree_util.tree_flatten(params)
+    leaves = [_array("params", tree, i, x) for i, x in enumerate(leaves)]
+    for i, x in enumerate(leaves):
+        if str(x.dtype) not in _PRECISION:
+            raise TypeError(
+                f"{_label('params', tree, i)}: dtype {x.dtype}, expected float32, float64, bfloat16 or float16"
+            )
+    return leaves, tree
+
+
+def _beside(name: str, given: Any, tree: Any, params: Sequence[Any]) -> list[Any]:
+    leaves, own = jax.tree_util.tree_flatten(given)
+    if own != tree:
+        raise ValueError(f"{name}: its tree is {own}, expected that of params, {tree}")
+    arrays = [_array(name, tree, i, x) for i, x in enumerate(leaves)]
+    for i, (x, p) in enumerate(zip(arrays, params, strict=True)):
+        if x.shape != p.shape:
+            raise ValueError(f"{_label(name, tree, i)}: shape {x.shape}, expected {p.shape} like its param")
+    return arrays
+
+
+def _grads(grads: Any, tree: Any, params: Sequence[Any]) -> list[Any]:
+    arrays = _beside("grads", grads, tree, params)
+    for i, (x, p) in enumerate(zip(arrays, params, strict=True)):
+        if x.dtype != p.dtype and _PRECISION.get(str(x.dtype), 64) >= _PRECISION[str(p.dtype)]:
+            raise TypeError(
+                f"{_label('grads', tree, i)}: dtype {x.dtype}, expected {p.dtype} like its param, "
+                "or one of lower precision"
+            )
+    return arrays
+
+
+def _state_dtype(param: Any) -> Any:
+    return jnp.float64 if param.dtype == jnp.float64 else jnp.float32
+
+
+def _make_state_type(rule: Rule) -> type[Any]:
+    fields: list[tuple[str, Any]] = [("count", Any), *((s.name, Any) for s in rule.states)]
+    made: type[Any] = NamedTuple(state_name(rule), fields)  # type: ignore[misc]
+    made.__module__ = "adaptk.jax"
+    made.__doc__ = f"The state of :func:`adaptk.jax.{rule.name}`: the steps taken, and trees like that of the params."
+    return made
+
+
+STATES: Mapping[str, type[Any]] = {rule.name: _make_state_type(rule) for rule in RULES.values()}
+
+
+class _Steps:
+    """A rule with its hyperparameters."""
+
+    def __init__(self, rule: Rule, convention: str, packed: bool, options: Mapping[str, Any]) -> None:
+        if not isinstance(packed, bool):
+            raise TypeError(f"packed: expected a bool, got {type(packed).__name__}")
+        self.rule = rule
+        self.values: dict[str, Any] = rule.defaults(convention)
+        initial = {s.option for s in rule.states if s.option is not None}
+        started: dict[str, float] = {}
+        for name, value in options.items():
+            if value is None and name in ("learning_rate", "eps"):
+                continue
+            if name == "learning_rate":
+                self.values["lr"] = value
+            elif name == "eps" and name not in self.values:
+                places = self.values if self.values["eps_in"] or self.values["eps_out"] else rule.defaults()
+                place = "eps_in" if places["eps_in"] else "eps_out"
+                if place in options:
+                    raise TypeError(f"eps: it is {place} here, which is given too")
+                self.values[place] = value
+            elif name in initial:
+                started[name] = float(value)
+                if not 0.0 <= started[name] < np.inf:
+                    raise ValueError(f"{name}: {value!r} is not in [0, inf)")
+            else:
+                self.values[name] = value
+        flags = {h.name for h in rule.hyperparameters if h.range == "bool"}
+        self.traced = {n: v for n, v in self.values.items() if callable(v) or isinstance(v, jax.Array)}
+        for name in self.traced:
+            if name in flags:
+                raise TypeError(f"{name}: expected a bool, got {type(self.values[name]).__name__}")
+        defaults = rule.defaults()
+        fixed = {n: defaults[n] if n in self.traced else v for n, v in self.values.items()}
+        try:
+            _core.check_hyperparameters(rule.name, fixed)
+        except (TypeError, ValueError) as error:
+            if str(error).startswith("lr:"):
+                raise type(error)(f"learning_rate{str(error)[2:]}") from None
+            raise
+        self.fixed = _Fixed(
+            rule.name, tuple(float(v) for v in fixed.values()), tuple(int(n in self.traced) for n in fixed), packed
+        )
+        self.initial = rule.initial_states(convention, {**fixed, "lr": 0.0} if "lr" in self.traced else fixed, started)
+        self.state_type = STATES[rule.name]
+
+    def _start(self, state: str, initial_from: str | None) -> Any:
+        """A number, or an array of JAX that holds one."""
+        if initial_from not in self.traced:
+            return self.initial[state]
+        value = self.traced[initial_from]
+        if isinstance(value, Schedule):
+            return value(1)
+        return value(jnp.zeros((), jnp.int32)) if callable(value) else value
+
+    def init(self, params: Any) -> Any:
+        """The state before the first step: a named tuple of the count and of trees like `params`."""
+        leaves, tree = _params(params)
+        states: list[Any] = []
+        for s in self.rule.states:
+            start = self._start(s.name, s.initial_from)
+            if self.fixed.packed:
+                states.append(tuple(jnp.full(size, start, dtype=dtype) for size, dtype in self._packed_arrays(leaves)))
+                continue
+            # A copy, for jnp.full_like returns a 0-d array that it is given.
+            arrays = [jnp.array(jnp.full_like(p, start, dtype=_state_dtype(p)), copy=True) for p in leaves]
+            states.append(jax.tree_util.tree_unflatten(tree, arrays))
+        return self.state_type(jnp.zeros((), jnp.int32), *states)
+
+    def _packed_arrays(self, params: Sequence[Any]) -> list[tuple[int, Any]]:
+        """Sizes and dtypes of the arrays that each state is."""
+        groups = [[params[i] for i in g] for g in _groups(params, len(self.rule.states), True)]
+        return [(_packed_size(g), _state_dtype(g[0])) for g in groups]
+
+    def _packed_state(self, name: str, given: Any, params: Sequence[Any]) -> list[Any]:
+        wanted = self._packed_arrays(params)
+        if not isinstance(given, (tuple, list)) or len(given) != len(wanted):
+            raise ValueError(f"{name}: expected {len(wanted)} packed arrays, as init makes them for these params")
+        arrays = [jnp.asarray(x) for x in given]
+        for i, (x, (size, dtype)) in enumerate(zip(arrays, wanted, strict=True)):
+            if x.shape != (size,) or x.dtype != dtype:
+                raise ValueError(
+                    f"{name}[{i}]: {x.dtype} of shape {x.shape}, expected {jnp.dtype(dtype)} of shape ({size},) "
+                    "for these params"
+                )
+        return arrays
+
+    def _take(self, params: Any, grads: Any, state: Any, in_place: bool) -> tuple[list[Any], list[Any], Any, Any]:
+        leaves, tree = _params(params)
+        gradients = _grads(grads, tree, leaves)
+        fields = self.state_type._fields
+        if not isinstance(state, tuple) or getattr(state, "_fields", None) != fields:
+            raise TypeError(f"state: expected a {self.state_type.__name__} of init, got {type(state).__name__}")
+        count = jnp.asarray(state[0])
+        if count.shape != () or not jnp.issubdtype(count.dtype, jnp.integer):
+            raise TypeError(f"state.count: {count.dtype} of shape {count.shape}, expected one integer")
+        states = []
+        for name, given in zip(fields[1:], state[1:], strict=True):
+            if self.fixed.packed:
+                states.append(self._packed_state(f"state.{name}", given, leaves))
+                continue
+            arrays = _beside(f"state.{name}", given, tree, leaves)
+            for i, (x, p) in enumerate(zip(arrays, leaves, strict=True)):
+                if x.dtype != _state_dtype(p):
+                    raise TypeError(
+                        f"{_label(f'state.{name}', tree, i)}: dtype {x.dtype}, "
+                        f"expected {jnp.dtype(_state_dtype(p))} beside a {p.dtype} param"
+                    )
+            states.append(arrays)
+        count = count.astype(jnp.int32)
+        traced = [
+            _operand("learning_rate" if name == "lr" else name, value, count) for name, value in self.traced.items()
+        ]
+        everything = (*leaves, *gradients, *(x for s in states for x in s), count, *traced)
+        within = any(isinstance(x, jax.core.Tracer) for x in everything)
+        if in_place and not within:
+            self._check_once(tree, leaves, states, gradients)
+        shardings = [_spread(p) for p in leaves]
+        mesh = next((s.mesh for s in shardings if s is not None), None)
+        run: Callable[..., Any]
+        if mesh is None:
+            run = partial(_step if within else _step_in_place if in_place else _step_beside, self.fixed)
+        elif self.fixed.packed:
+            raise ValueError("packed: the params are cut into parts over several devices; use packed=False")
+        else:
+            specs = tuple(PartitionSpec() if s is None else s.spec for s in shardings)
+            layout = (self.fixed, mesh, specs, len(states), len(traced))
+            run = _sharded(*layout) if within else _sharded_in_jit(*layout, in_place)
+        new, new_states, count = run(leaves, states, count, gradients, traced)
+        trees = [tuple(s) if self.fixed.packed else jax.tree_util.tree_unflatten(tree, s) for s in new_states]
+        return leaves, new, tree, self.state_type(count, *trees)
+
+    def _check_once(
+        self, tree: Any, params: Sequence[Any], states: Sequence[Sequence[Any]], grads: Sequence[Any]
+    ) -> None:
+        """No array is given away that is used elsewhere in the step."""
+        fields = [f"state.{name}" for name in self.state_type._fields[1:]]
+        seen: dict[int, tuple[str, int]] = {}
+        for name, arrays in zip(("params", *fields, "grads"), (params, *states, grads), strict=True):
+            for i, x in enumerate(arrays):
+                name_of_first, first = seen.setdefault(id(x), (name, i))
+                if (name_of_first, first) == (name, i) or name_of_first == "grads":
+                    continue
+                label, other = (
+                    f"{n}[{k}]" if self.fixed.packed and n in fields else _label(n, tree, k)
+                    for n, k in ((name, i), (name_of_first, first))
+                )
+                raise ValueError(f"{label}: the array is {other} too, which the step gives away")
+
+    def apply(self, params: Any, grads: Any, state: Any) -> tuple[Any, Any]:
+        _, new, tree, state = self._take(params, grads, state, True)
+        return jax.tree_util.tree_unflatten(tree, new), state
+
+    def update(self, grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        """The changes of the params, as optax has them, and the new state."""
+        if params is None:
+            raise ValueError("params: the update needs them, update(grads, state, params)")
+        old, new, tree, state = self._take(params, grads, state, False)
+        # An infinite param that stays as it is has changed by 0.
+        changes = [jnp.where(n == p, jnp.zeros_like(n), n - p) for n, p in zip(new, old, strict=True)]
+        return jax.tree_util.tree_unflatten(tree, changes), state
+
+
+class GradientTransformation(_Pair):
+    """A rule of adaptk as optax's pair of ``init`` and ``update``, and its step in place, :meth:`apply`.
+
+    Where optax is installed this is a subclass of its ``GradientTransformation``; elsewhere a named tuple with the same
+    two fields. Made by the functions of :mod:`adaptk.jax`.
+
+    Attributes
+    ----------
+    init : callable
+        ``init(params) -> state``: a named tuple of ``count``, an int32, and of one tree for each state of the rule, of
+        the structure and shapes of `params`; float64 beside float64 params, float32 beside all others.
+    update : callable
+        ``update(grads, state, params) -> (updates, state)``. The updates are the differences of new and old params, in
+        the params' dtypes, so that ``optax.apply_updates`` gives what :meth:`apply` does but for their rounding.
+    """
+
+    _steps: _Steps
+    _options: tuple[str, Mapping[str, Any]]
+
+    def __new__(cls, rule: str, options: Mapping[str, Any]) -> GradientTransformation:
+        """The rule of this name; `options` are the arguments of its function."""
+        rest = dict(options)
+        steps = _Steps(RULES[rule], rest.pop("convention", "book"), rest.pop("packed", False), rest)
+        self: GradientTransformation = tuple.__new__(cls, (steps.init, steps.update))
+        self._steps = steps
+        self._options = (rule, dict(options))
+        return self
+
+    def apply(self, params: Any, grads: Any, state: Any) -> tuple[Any, Any]:
+        """Take a step in the memory of the params and the state.
+
+        Outside of ``jax.jit`` the arrays of `params` and `state` are given away, as by ``donate_argnums``, and cannot
+        be used any more. Within it the arguments that the outer function donates are updated where they lie; what it
+        does not donate, XLA copies first.
+
+        Under ``jax.vmap`` each member of the batch is a step of its own, with its own count and learning rate where
+        these are mapped too. Derivatives are refused.
+
+        Params that are cut into parts over several devices are stepped where they lie, each device its own: outside of
+        ``jax.jit``, within ``jax.shard_map``, and where the axes of the mesh are explicit. Within ``jax.jit`` over a
+        mesh with automatic axes use ``jax.shard_map``, for XLA would gather the params on every device.
+
+        Parameters
+        ----------
+        params : tree of arrays
+            Of any shapes; float32, float64, bfloat16 or float16.
+        grads : tree of arrays
+            Of the structure and shapes of `params`; of their dtypes, or of dtypes of lower precision.
+        state : named tuple
+            What ``init`` or the step before returned.
+
+        Returns
+        -------
+        params, state
+            With the same structures, shapes and dtypes: bit for bit what :mod:`adaptk.ops` computes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arrays that do not fit, when the step is called or traced; the message names the leaf.
+        ValueError, jax.errors.JaxRuntimeError
+            On the CPU, where a learning rate or another number that is only known when the step runs is out of range.
+            Arrays that were donated to that step are lost.
+
+        Examples
+        --------
+        >>> import jax.numpy as jnp, adaptk.jax
+        >>> opt = adaptk.jax.sgd(0.5)
+        >>> params, state = opt.apply(jnp.ones(2), jnp.ones(2), opt.init(jnp.ones(2)))
+        >>> params.tolist(), int(state.count)
+        ([0.5, 0.5], 1)
+        """
+        return self._steps.apply(params, grads, state)
+
+    @property
+    def rule(self) -> str:
+        """The name of the rule."""
+        return self._options[0]
+
+    def __repr__(self) -> str:
+        rule, options = self._options
+        return f"adaptk.jax.{rule}({', '.join(f'{n}={v!r}' for n, v in options.items())})"
+
+    def __reduce__(self) -> Any:
+        return GradientTransformation, self._options
+
+
+def make_function(rule: Rule) -> Callable[..., GradientTransformation]:
+    """The function of :mod:`adaptk.jax` for a rule."""
+    signature = jax_signature(rule)
+
+    def function(*args: Any, **kwargs: Any) -> GradientTransformation:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            takes = ", ".join(signature.parameters)
+            raise TypeError(f"{rule.name}() {error}; it takes {takes}") from None
+        return GradientTransformation(rule.name, given)
+
+    function.__name__ = function.__qualname__ = rule.name
+    function.__module__ = "adaptk.jax"
+    function.__doc__ = jax_doc(rule)
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    return function
