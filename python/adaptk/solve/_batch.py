@@ -185,6 +185,8 @@ def levenberg_marquardt_batch(
     Parameters
     ----------
     model : str
+        One of these, with its parameters in their order:
+
         =========================  ==================================================================================
         ``"gaussian"``             ``a*exp(-(x - c)**2/(2*s**2)) + o``, parameters `a, c, s, o`
         ``"gaussian_2d"``          ``a*exp(-((x - cx)**2 + (y - cy)**2)/(2*s**2)) + o``: `a, cx, cy, s, o`
