@@ -1,4 +1,4 @@
-"""The documentation: its programs run and print what it says, it knows every rule and every public name, and it builds."""
+"""The documentation: its programs print what it says, it knows every rule and every public name, and it builds."""
 
 from __future__ import annotations
 
