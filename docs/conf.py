@@ -34,7 +34,7 @@ nitpick_ignore_regex = [
     ("c:identifier", r"size_t|u?int\d+_t"),
 ]
 if find_spec("torch") is None:
-    nitpick_ignore_regex.append(("py:.*", r"adaptk\.torch\..*"))
+    nitpick_ignore_regex.append(("py:.*", r"adaptk\.torch\b.*"))
 
 html_theme = "furo"
 html_title = f"adaptk {version}"
