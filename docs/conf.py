@@ -24,8 +24,7 @@ autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 napoleon_use_param = False
 napoleon_use_rtype = False
-napoleon_use_ivar = True
-napoleon_custom_sections = ["Source"]
+napoleon_custom_sections = ["Source", ("Attributes", "params_style")]
 
 # Names of our own have to be there. Others are types in words, and libraries that have pages of their own.
 nitpicky = True
