@@ -55,10 +55,6 @@ def function_doc(rule: Rule) -> str:
         lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[0].upper()}{h.meaning[1:]}."]
     lines += [
         "",
-        "Buffers are all of the CPU or all of one CUDA device. There the update is put on a stream and not waited for,",
-        "and `step` and hyperparameters that are numbers may be buffers of one number on that device, read by the",
-        "update itself and not looked at before.",
-        "",
         "Raises",
         "------",
         "TypeError",
@@ -70,6 +66,12 @@ def function_doc(rule: Rule) -> str:
         "    Where a buffer's owner cannot export it.",
         "RuntimeError, MemoryError",
         "    Where a call of the CUDA runtime fails, with its name.",
+        "",
+        "Notes",
+        "-----",
+        "Buffers are all of the CPU or all of one CUDA device. There the update is put on a stream and not waited for,",
+        "and `step` and hyperparameters that are numbers may be buffers of one number on that device, read by the",
+        "update itself and not looked at before.",
         "",
         "Source",
         "------",

@@ -963,7 +963,8 @@ def _document() -> None:
         lines = [f":class:`torch.optim.{name}` with a fused step: the same arguments, param groups and states.", ""]
         for rule_name in _RULES_OF[name]:
             lines += _formula(RULES[rule_name])
-        lines += [*params, f"others : as :class:`torch.optim.{name}` takes them; the module says what differs.", ""]
+        lines += [*params, "others"]
+        lines += [f"    As :class:`torch.optim.{name}` takes them; the module says what differs.", ""]
         cls.__doc__ = "\n".join([*lines, *_RAISES, _example(name)])
     for own in _OWN:
         rule = RULES[own._name]

@@ -185,7 +185,9 @@ def levenberg_marquardt_batch(
     Parameters
     ----------
     model : str
-        =========================  ==================================================================================
+        One of these, with its parameters in their order:
+
+        ========================== ==================================================================================
         ``"gaussian"``             ``a*exp(-(x - c)**2/(2*s**2)) + o``, parameters `a, c, s, o`
         ``"gaussian_2d"``          ``a*exp(-((x - cx)**2 + (y - cy)**2)/(2*s**2)) + o``: `a, cx, cy, s, o`
         ``"gaussian_2d_elliptic"`` ``a*exp(-(x - cx)**2/(2*sx**2) - (y - cy)**2/(2*sy**2)) + o``: `a, cx, cy, sx, sy,
@@ -197,7 +199,7 @@ def levenberg_marquardt_batch(
                                    ``"triple_exponential"``: more pairs `a, b` before `o`
         ``"polynomial"``           ``p[0] + p[1]*x + ...``
         ``"rational"``             ``(p[0] + p[1]*x + ... + p[d]*x**d)/(1 + p[d + 1]*x + ...)``
-        =========================  ==================================================================================
+        ========================== ==================================================================================
     x0 : array_like, shape (n,) or (k, n)
         The start, for all problems or for each. A problem whose start is not finite ends with status -3.
     data : array_like, shape (k, m), or (k, rows, columns) for 2-D models

@@ -1,0 +1,219 @@
+"""Directives whose text is made while the pages are built: from the registry of rules, and from adaptk.h."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import adaptk
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+HEADER = Path(__file__).parents[1] / "cpp" / "include" / "adaptk" / "adaptk.h"
+
+
+class Made(SphinxDirective):
+    """Stands for text in the markup of the page that it is on."""
+
+    def text(self) -> list[str]:
+        raise NotImplementedError
+
+    def run(self) -> list[nodes.Node]:
+        parent = nodes.Element()
+        source, _ = self.get_source_info()
+        self.state.nested_parse(StringList(self.text(), source=source), self.content_offset, parent)
+        return parent.children
+
+
+# The registry
+
+
+def _value(x: float | bool) -> str:
+    return str(x) if isinstance(x, bool) else f"{x:g}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["", *("| " + " | ".join(cells) + " |" for cells in lines), ""]
+
+
+def _conventions(rule: adaptk.Rule) -> list[str]:
+    """What differs between the conventions of a rule."""
+    have = {c: {**rule.defaults(c), **rule.initial_states(c)} for c in rule.conventions}
+    book = have["book"]
+    # A state that starts as a hyperparameter differs where that does.
+    states = {s.name for s in rule.states if s.initial_from is None}
+    names = [n for n in book if n in states or n not in {s.name for s in rule.states}]
+    rows = [
+        [f"`{n}`" + (" at the start" if n in states else ""), *(_value(values[n]) for values in have.values())]
+        for n in names
+        if any(values[n] != book[n] for values in have.values())
+    ]
+    if rows:
+        return _table(["convention", *have], rows)
+    others = ", ".join(f"`{c}`" for c in rule.conventions[1:])
+    return ["", f"Convention {others}: the same values." if others else "No convention but the book's.", ""]
+
+
+class RuleFacts(Made):
+    """Everything about one rule that the registry has. The page is in Markdown."""
+
+    required_arguments = 1
+
+    def text(self) -> list[str]:
+        rule = adaptk.rules()[self.arguments[0]]
+        classes = " and ".join(f"{{py:class}}`adaptk.{name}`" for name in rule.class_names)
+        chosen = f" with {', '.join(f'`{word}`' for word in rule.variant)}" if rule.variant else ""
+        usual = {h.name: h.default for h in adaptk.rules()["sgd"].hyperparameters}
+        own = [h for h in rule.hyperparameters if not h.common or h.default != usual[h.name]]
+        lines = [f"Function {{py:func}}`adaptk.ops.{rule.name}`, class {classes}{chosen}. As it is computed:", ""]
+        lines += ["```text", *rule.formula.splitlines(), "```"]
+        lines += _table(
+            ["hyperparameter", "default", "valid", "meaning"],
+            [[f"`{h.name}`", _value(h.default), f"`{h.range}`", h.meaning.replace("*", r"\*")] for h in own],
+        )
+        if rule.states:
+            starts = [f"`{s.initial_from}`" if s.initial_from else f"{s.initial:g}" for s in rule.states]
+            options = [f"`{s.option}`" if s.option else "" for s in rule.states]
+            rows = [[f"`{s.name}`", start, o] for s, start, o in zip(rule.states, starts, options, strict=True)]
+            lines += _table(["state", "at the start", "option of the class"], rows)
+        return lines + _conventions(rule)
+
+
+class Optimizers(Made):
+    """The optimizer classes, by the names that programs use. The page is in reStructuredText."""
+
+    def text(self) -> list[str]:
+        lines: list[str] = []
+        for name in adaptk.optim.__all__:
+            if isinstance(getattr(adaptk, name), type):
+                lines += [f".. autoclass:: adaptk.{name}", "   :members:", ""]
+            else:
+                lines += [f".. autofunction:: adaptk.{name}", ""]
+        return lines
+
+
+class NeedsTorch(Made):
+    """What can be documented only where PyTorch is installed."""
+
+    has_content = True
+
+    def text(self) -> list[str]:
+        if find_spec("torch") is not None:
+            return list(self.content)
+        return ["PyTorch was not installed where these pages were built."]
+
+
+# The header
+
+SECTION = re.compile(r"^/\* -{4} (.+?) -+ \*/$", re.MULTILINE)
+ITEM = re.compile(
+    r"""
+      /\*(?P<comment>.*?)\*/\n
+    | typedef\ struct\ (?P<struct>\w+)\ \{\n(?P<fields>.*?)\n\}\ \w+;\n
+    | typedef\ enum\ (?P<enum>\w+)\ \{\n(?P<values>.*?)\n\}\ \w+;\n
+    | enum\ \{\n(?P<constants>.*?)\n\};\n
+    | typedef\ struct\ (?P<opaque>\w+)\ \w+;\n
+    | static\ inline\ (?P<inline>[^{]*?)\ \{\n.*?^\}\n
+    | ADAPTK_API\ (?P<function>[^;]*?);\n
+    | \#define\ (?P<macro>ADAPTK_(?!API\b)[A-Z_]+)\ [^\n]+\n
+    | (?P<nothing>\n)
+    | (?P<other>[^\n]+\n)
+    """,
+    re.VERBOSE | re.DOTALL | re.MULTILINE,
+)
+PART = re.compile(r"^ +(?P<what>.+?)[;,]?(?: +/\* (?P<meaning>.+?) \*/)?$", re.MULTILINE)
+
+
+def header_sections() -> dict[str, str]:
+    """The text of adaptk.h under each of its headings; what stands before the first one is under Version."""
+    before, *rest = SECTION.split(HEADER.read_text(encoding="utf-8"))
+    return {"Version": before, **dict(zip(rest[::2], rest[1::2], strict=True))}
+
+
+def _prose(comment: str) -> list[str]:
+    """A comment of the header as reStructuredText: paragraphs, and a list of the arguments that it explains."""
+    lines: list[str] = []
+    for raw in comment.strip("\n").splitlines():
+        line = re.sub(r"^ (?:\* ?)?", "", raw)
+        text = line.strip().replace("*", r"\*")
+        text = re.sub(r"\b(adaptk_\w+(?:\(\))?|ADAPTK_\w+)", r"``\1``", text)
+        argument = re.match(r"  (\w[\w, ]*?) {2,}(.+)", line)
+        if argument:
+            names = ", ".join(f"``{name}``" for name in argument[1].split(", "))
+            lines += ["", names, "   " + text[len(argument[1]) :].strip()]
+        elif line.startswith("   "):
+            lines.append("   " + text)
+        else:
+            if lines and lines[-1].startswith("   "):
+                lines.append("")
+            lines.append(text)
+    return lines
+
+
+def _object(kind: str, signatures: list[str], body: list[str]) -> list[str]:
+    head = f".. c:{kind}:: "
+    lines = [head + signatures[0], *(" " * len(head) + s for s in signatures[1:]), ""]
+    return [*lines, *("   " + line if line else "" for line in body), ""]
+
+
+def _parts(kind: str, text: str) -> list[str]:
+    lines: list[str] = []
+    for part in PART.finditer(text):
+        lines += ["", *_object(kind, [part["what"]], _prose(part["meaning"] or ""))]
+    return lines
+
+
+def _items(text: str) -> Iterator[list[str]]:
+    comment = ""
+    functions: list[str] = []
+    for item in ITEM.finditer(text):
+        if functions and not item["function"]:
+            yield _object("function", functions, _prose(comment))
+            functions, comment = [], ""
+        if item["comment"] is not None:
+            if "clang-format" not in item["comment"]:
+                comment = item["comment"]
+            continue
+        if item["function"]:
+            functions.append(" ".join(item["function"].split()))
+            continue
+        if item["struct"]:
+            yield _object("struct", [item["struct"]], _prose(comment) + _parts("member", item["fields"]))
+        elif item["enum"]:
+            yield _object("enum", [item["enum"]], _prose(comment) + _parts("enumerator", item["values"]))
+        elif item["constants"]:
+            yield [*_prose(comment), "", *_parts("enumerator", item["constants"])]
+        elif item["opaque"]:
+            yield _object("struct", [item["opaque"]], _prose(comment))
+        elif item["inline"]:
+            yield _object("function", [" ".join(item["inline"].split())], _prose(comment))
+        elif item["macro"]:
+            yield _object("macro", [item["macro"]], _prose(comment))
+        elif item["other"]:
+            continue  # of the preprocessor: what a comment says goes on
+        comment = ""
+
+
+class Header(Made):
+    """One section of adaptk.h, item by item. The page is in reStructuredText."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def text(self) -> list[str]:
+        self.env.note_dependency(str(HEADER))
+        return [line for item in _items(header_sections()[self.arguments[0]]) for line in item]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("rule-facts", RuleFacts)
+    app.add_directive("optimizers", Optimizers)
+    app.add_directive("needs-torch", NeedsTorch)
+    app.add_directive("c-header", Header)
+    return {"version": adaptk.__version__, "parallel_read_safe": True}
