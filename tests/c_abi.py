@@ -114,6 +114,7 @@ def tensor(array: Array, **fields: Any) -> Tensor:
         shape=(c_int64 * max(array.ndim, 1))(*array.shape),
         strides=(c_int64 * max(array.ndim, 1))(*(s // array.itemsize for s in array.strides)),
     )
+    t.kept = array  # the memory that it points to
     for name, value in fields.items():
         if name in ("shape", "strides") and value is not None:
             value = (c_int64 * max(len(value), 1))(*value)
