@@ -2026,14 +2026,16 @@ def test_the_native_step_knows_the_pytorch_that_is_tested_here() -> None:
 
 def test_gradients_replaced_by_another_thread_during_long_steps() -> None:
     """A step without the GIL ends with the gradient that it began with, or takes the next one: never a freed one."""
-    p = torch.nn.Parameter(torch.zeros(1 << 19))
-    opt = at.SGD([p], lr=1.0)
-    p.grad = torch.ones_like(p)
+    p = [torch.nn.Parameter(torch.zeros(1 << 18)) for _ in range(3)]
+    opt = at.SGD(p, lr=1.0)
+    for x in p:
+        x.grad = torch.ones_like(x)
     done = threading.Event()
 
     def replace() -> None:
         while not done.is_set():
-            p.grad = torch.ones_like(p)
+            for x in p:
+                x.grad = torch.ones_like(x)
 
     thread = threading.Thread(target=replace)
     thread.start()
@@ -2043,4 +2045,4 @@ def test_gradients_replaced_by_another_thread_during_long_steps() -> None:
     finally:
         done.set()
         thread.join()
-    assert torch.equal(p.detach(), torch.full_like(p, -50.0))
+    assert all(torch.equal(x.detach(), torch.full_like(x, -50.0)) for x in p)

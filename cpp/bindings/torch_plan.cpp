@@ -126,11 +126,10 @@ class HeldTensors {
     HeldTensors(const HeldTensors&) = delete;
     HeldTensors& operator=(const HeldTensors&) = delete;
     bool add(const void* tensor) {
-        held_.reserve(held_.size() + 1);
-        void* copy = nullptr;
-        if (face_.copy(tensor, &copy) != 0) return false;
-        held_.push_back(copy);
-        return true;
+        held_.push_back(nullptr);  // may throw, so before there is anything to lose
+        if (face_.copy(tensor, &held_.back()) == 0) return true;
+        held_.pop_back();
+        return false;
     }
 
   private:

@@ -348,6 +348,7 @@ class _Fused(torch.optim.Optimizer):
             after.remove()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        """Take away the gradients of all params, or fill them with zeros: as PyTorch's does."""
         if not set_to_none or _profiler_enabled():
             super().zero_grad(set_to_none)
             return

@@ -551,7 +551,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
             const T share = dp / dd;
             mixed = std::abs(share) <= 10;
             rate = std::max(rate, std::abs(share / (share - 1)));
-            next = rate * step;
+            next = step * std::max(rate, step / before);
             if (mixed) {
                 T left = 0;
                 for (int k = 0; k < w.n; ++k) {
