@@ -32,8 +32,9 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!adaptk\b).*"),
     ("c:identifier", r"size_t|u?int\d+_t"),
 ]
-if find_spec("torch") is None:
-    nitpick_ignore_regex.append(("py:.*", r"adaptk\.torch\b.*"))
+for module, needed in (("torch", "torch"), ("jax", "adaptk._jax")):
+    if find_spec(needed) is None:
+        nitpick_ignore_regex.append(("py:.*", rf"adaptk\.{module}\b.*"))
 
 html_theme = "furo"
 html_title = f"adaptk {version}"

@@ -98,15 +98,25 @@ class Optimizers(Made):
         return lines
 
 
-class NeedsTorch(Made):
-    """What can be documented only where PyTorch is installed."""
+class Needs(Made):
+    """What can be documented only where a module of adaptk can be imported."""
 
     has_content = True
+    module: str
+    library: str
 
     def text(self) -> list[str]:
-        if find_spec("torch") is not None:
+        if find_spec(self.module) is not None:
             return list(self.content)
-        return ["PyTorch was not installed where these pages were built."]
+        return [f"{self.library} was not there when these pages were built."]
+
+
+class NeedsTorch(Needs):
+    module, library = "torch", "PyTorch"
+
+
+class NeedsJax(Needs):
+    module, library = "adaptk._jax", "The module for JAX"
 
 
 # The header
@@ -215,5 +225,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("rule-facts", RuleFacts)
     app.add_directive("optimizers", Optimizers)
     app.add_directive("needs-torch", NeedsTorch)
+    app.add_directive("needs-jax", NeedsJax)
     app.add_directive("c-header", Header)
     return {"version": adaptk.__version__, "parallel_read_safe": True}

@@ -56,6 +56,7 @@ def test_the_pages_have_programs() -> None:
         "choosing_a_rule.md": ["python"],
         "cpp.md": ["cmake", "cpp"],
         "cuda.md": ["cmake", "cuda", "python"],
+        "jax.md": ["python"],
         "numpy.md": ["python"],
         "pytorch.md": ["python"],
     }
@@ -69,6 +70,8 @@ def test_python(page: str, tmp_path: Path) -> None:
         program += "\n" * (block.line - 1 - program.count("\n")) + block.text
     if "import torch" in program:
         needs("torch")
+    if "import jax" in program:
+        needs("jax", "adaptk._jax")
     script = tmp_path / "guide.py"
     script.write_text(program, encoding="utf-8")
     command = [sys.executable, "-W", "error", str(script)]
@@ -246,10 +249,12 @@ def test_html_has_every_page(html: Path) -> None:
         assert (html / source.relative_to(DOCS)).with_suffix(".html").is_file()
 
 
-@pytest.mark.parametrize("module", ["", ".ops", ".optim", ".schedules", ".solve", ".torch", ".cuda"])
+@pytest.mark.parametrize("module", ["", ".ops", ".optim", ".schedules", ".solve", ".torch", ".jax", ".cuda"])
 def test_html_has_every_public_name(module: str, names: set[str]) -> None:
     if module == ".torch":
         needs("torch")
+    if module == ".jax":
+        needs("jax", "adaptk._jax")
     public = importlib.import_module(f"adaptk{module}").__all__
     assert public
     assert {f"adaptk{module}"} <= names
