@@ -2,6 +2,7 @@
 // here waits for the device but what hands a number to the caller.
 #include "cuda_backend.hpp"
 
+#include "dispatch.hpp"
 #include "kernel_table.hpp"
 #include "kernels.hpp"
 #include "runtime.hpp"
@@ -348,8 +349,8 @@ void run_step(const CudaStep& s) {
             } else if (b.segments.empty() || b.segments.back() != i) {
                 b.segments.push_back(i);
                 alignas(16) std::byte scalars[detail::max_scalars_bytes];
-                g.rule->prepare[type](g.hyper, own(g) * s.options.grad_scale, g.step, scalars,
-                                      g.has_memo ? g.memo : nullptr);
+                detail::current_isa().kernels->prepare[g.rule->index][type](
+                    g.hyper.value, own(g) * s.options.grad_scale, g.step, scalars, g.has_memo ? g.memo : nullptr);
                 b.scalars.insert(b.scalars.end(), scalars, scalars + b.scalars_bytes());
             }
             add_tensor(b, t, 2 + g.rule->states.size(), source, std::uint32_t(b.segments.size() - 1));
@@ -570,7 +571,7 @@ void run_one_batch(int device, cudaStream_t stream, std::span<const TensorStep> 
             const detail::RuleInfo& sgd = *detail::find_rule("sgd");
             detail::HyperValues h = {};
             h.value[0] = -factor;
-            sgd.prepare[b.type](h, 1.0, 1, scalars, nullptr);
+            detail::current_isa().kernels->prepare[sgd.index][b.type](h.value, 1.0, 1, scalars, nullptr);
         } else if (b.type == 0) {
             const Before<float> nothing{1, 0, 1, false};
             std::memcpy(scalars, &nothing, sizeof nothing);

@@ -7,7 +7,8 @@
 #include "registry.hpp"
 #include "threads.hpp"
 
-#include <cstdio>
+#include <algorithm>
+#include <cstring>
 #include <string_view>
 #include <vector>
 
@@ -72,7 +73,9 @@ template <class T> const T* element(const std::vector<T>& all, std::size_t index
 }  // namespace
 
 adaptk_status keep_error(adaptk_status status, const char* text) noexcept {
-    std::snprintf(last_error, sizeof last_error, "%s", text);
+    const std::size_t length = std::min(std::strlen(text), sizeof last_error - 1);
+    std::memcpy(last_error, text, length);
+    last_error[length] = '\0';
     return status;
 }
 

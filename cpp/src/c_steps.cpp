@@ -277,6 +277,11 @@ struct adaptk_plan {
     std::vector<std::int64_t> steps;  // taken so far
     StepReport report;
 
+    // Of the step that runs, here so that most steps allocate nothing.
+    std::vector<Segment> segments;
+    std::vector<TensorStep> some;
+    std::vector<std::uint32_t> which;
+
     // Of a plan on a CUDA device, made when they are first needed.
     CudaWorkspace* workspace = nullptr;
     void* counts = nullptr;  // of steps, where the device knows alone which were skipped
@@ -294,8 +299,7 @@ struct adaptk_plan {
     void add_group(const char* name, const adaptk_hyper* hypers, std::size_t hyper_count, std::size_t count,
                    Tensors params, Tensors states);
     void step(std::size_t count, Tensors grads, const Options& options);
-    void step_on_device(std::span<const TensorStep> tensors, std::span<Segment> segments,
-                        std::span<const std::uint32_t> which, const Options& options);
+    void step_on_device(const Options& options);
     std::vector<std::int64_t> steps_now() const;
     void forget_counts() {
         if (counts != nullptr) need_cuda().release(bound.device.id, stream, std::exchange(counts, nullptr));
@@ -390,11 +394,9 @@ std::vector<std::int64_t> adaptk_plan::steps_now() const {
 void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options) {
     check_size(*this, count);
     need(grads, "grads");
-    std::vector<Segment> segments;
-    std::vector<TensorStep> some;
-    std::vector<std::uint32_t> which;
-    some.reserve(count);
-    which.reserve(count);
+    segments.clear();
+    some.clear();
+    which.clear();
     for (const Group& g : groups) {
         bool open = false;
         for (std::size_t i = g.first; i < g.first + g.count; ++i) {
@@ -414,19 +416,17 @@ void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options)
         }
     }
     if (bound.device.cuda) {
-        step_on_device(some, segments, which, options);
+        step_on_device(options);
         return;
     }
-    const StepReport outcome_now = run_step(some, segments, options.step);
-    report = outcome_now;
+    report = run_step(some, segments, options.step);
     if (!report.skipped)
         for (const std::uint32_t i : which) ++steps[i];
 }
 
-void adaptk_plan::step_on_device(std::span<const TensorStep> tensors, std::span<Segment> segments,
-                                 std::span<const std::uint32_t> which, const Options& options) {
+void adaptk_plan::step_on_device(const Options& options) {
     const int device = bound.device.id;
-    if (tensors.empty()) {
+    if (some.empty()) {
         report = {};
         outcome_is_news = false;
         return;
@@ -453,7 +453,7 @@ void adaptk_plan::step_on_device(std::span<const TensorStep> tensors, std::span<
             return part.new_reports(device, stream, 1, outcome, error);
         });
     }
-    CudaStep work{device, stream, tensors, segments, options.step};
+    CudaStep work{device, stream, some, segments, options.step};
     if (counts != nullptr) {
         work.counts = counts;
         work.count_of = which;

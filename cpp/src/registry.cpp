@@ -15,19 +15,11 @@ template <class R> typename R::Hyper own_hyper(const HyperValues& h) {
     return own;
 }
 
-template <class R, class T>
-void prepare_scalars(const HyperValues& h, double grad_scale, std::int64_t t, void* out, const void* kept) {
-    using Out = StepScalars<R, T>;
-    static_assert(std::is_trivially_copyable_v<Out> && sizeof(Out) <= max_scalars_bytes);
-    static_assert(std::is_trivially_copyable_v<memo_of_t<R>> && sizeof(memo_of_t<R>) <= max_memo_bytes);
+template <class R> constexpr bool checked() {
     static_assert(R::hyperparameters.size() + common_hyperparameters.size() <= max_hyperparameters);
     static_assert(R::states.size() <= max_states);
     static_assert(std::string_view(R::hyperparameters[0].name) == "lr");
-    thread_local memo_of_t<R> last;
-    memo_of_t<R> given;
-    if (kept != nullptr) std::memcpy(&given, kept, sizeof given);
-    const Out s = step_scalars<R, T>(h.value, grad_scale, t, kept != nullptr ? given : last);
-    std::memcpy(out, &s, sizeof s);
+    return true;
 }
 
 template <class R> const char* check(const HyperValues& h) {
@@ -47,21 +39,10 @@ template <class R> constexpr CommonHyper common_of() {
 }
 
 template <class... R> std::array<RuleInfo, sizeof...(R)> make_registry(RuleList<R...>) {
-    static_assert((Rule<R> && ...));
+    static_assert((Rule<R> && ...) && (checked<R>() && ...));
     std::size_t index = 0;
-    return {RuleInfo{index++,
-                     R::name,
-                     R::class_name,
-                     R::variant,
-                     R::summary,
-                     R::formula,
-                     R::source,
-                     R::hyperparameters,
-                     R::states,
-                     R::conventions,
-                     common_of<R>(),
-                     {prepare_scalars<R, float>, prepare_scalars<R, double>},
-                     check<R>}...};
+    return {RuleInfo{index++, R::name, R::class_name, R::variant, R::summary, R::formula, R::source, R::hyperparameters,
+                     R::states, R::conventions, common_of<R>(), check<R>}...};
 }
 
 }  // namespace

@@ -12,8 +12,6 @@
 
 namespace adaptk::detail {
 
-inline constexpr std::size_t max_scalars_bytes = 128;
-
 // A rule's own hyperparameters followed by the common ones, in the registry's order.
 struct HyperValues {
     double value[max_hyperparameters];
@@ -31,10 +29,6 @@ struct RuleInfo {
     std::span<const State> states;
     std::span<const Preset> conventions;
     CommonHyper common;
-    // Writes the StepScalars<R, T> of step t for T = float [0] and double [1]: step_scalars. A memo that the caller
-    // keeps (see rule.hpp; a copy of R::Memo) stands for the steps before t; without one they are taken as the values
-    // say.
-    void (*prepare[2])(const HyperValues& h, double grad_scale, std::int64_t t, void* scalars, const void* memo);
     const char* (*invalid)(const HyperValues& h);  // see rule.hpp; nullptr where the values go together
 
     std::size_t hyper_count() const { return own.size() + common_hyperparameters.size(); }

@@ -327,7 +327,7 @@ void prepare(PreparedSegment& out, const KernelTable& k, const Segment& s, doubl
     for (int type = 0; type < 2; ++type) {
         if (!(type == 0 ? f32 : f64)) continue;
         out.kernel[type] = k.step[index][type][coupled ? 1 : 0];
-        s.rule->prepare[type](s.hyper, grad_scale, s.step, out.scalars[type], s.has_memo ? s.memo : nullptr);
+        k.prepare[index][type](s.hyper.value, grad_scale, s.step, out.scalars[type], s.has_memo ? s.memo : nullptr);
     }
 }
 

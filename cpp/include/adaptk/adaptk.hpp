@@ -101,24 +101,37 @@ struct Report {
 
 namespace interface_detail {
 
-// Tensors as C functions take them.
+// Tensors as C functions take them. Few of them, as most steps have, take no memory but this object's.
 class Pointers {
   public:
     Pointers(std::span<const Tensor> tensors, const char* written) {
-        tensors_.reserve(tensors.size());
-        for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const std::size_t n = tensors.size();
+        adaptk_tensor* all = few_;
+        if (n > few) {
+            many_ = std::make_unique_for_overwrite<adaptk_tensor[]>(n);
+            many_pointers_ = std::make_unique_for_overwrite<const adaptk_tensor*[]>(n);
+            all = many_.get();
+            pointers_ = many_pointers_.get();
+        }
+        for (std::size_t i = 0; i < n; ++i) {
             if (written != nullptr && tensors[i].read_only())
                 throw Error(ADAPTK_INVALID_ARGUMENT,
                             std::string(written) + "[" + std::to_string(i) + "]: const, but it is updated in place");
-            tensors_.push_back(tensors[i].get());
+            all[i] = tensors[i].get();
+            pointers_[i] = &all[i];
         }
-        for (const adaptk_tensor& t : tensors_) pointers_.push_back(&t);
     }
-    const adaptk_tensor* const* get() const { return pointers_.data(); }
+    Pointers(const Pointers&) = delete;
+    Pointers& operator=(const Pointers&) = delete;
+    const adaptk_tensor* const* get() const { return pointers_; }
 
   private:
-    std::vector<adaptk_tensor> tensors_;
-    std::vector<const adaptk_tensor*> pointers_;
+    static constexpr std::size_t few = 8;
+    adaptk_tensor few_[few];
+    const adaptk_tensor* few_pointers_[few];
+    std::unique_ptr<adaptk_tensor[]> many_;
+    std::unique_ptr<const adaptk_tensor*[]> many_pointers_;
+    const adaptk_tensor** pointers_ = few_pointers_;
 };
 
 inline adaptk_step_options plain(const Options& o) {
