@@ -1,0 +1,71 @@
+"""A C++ program that links adaptk, beside the same updates written as expressions in Armadillo, in one run.
+
+``python bench/cpp_race.py [--quick] [--markdown]``. The program is bench/consumer.cpp, built here against the installed
+package with the compiler `c++` or $CXX, its own code with -O3 -march=native and with OpenMP, which Armadillo uses too.
+It needs Armadillo's headers (Debian: libarmadillo-dev). Steps take turns and medians are compared. The overhead is what
+one step of a plan of 64 elements takes beyond the loop over them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import adaptk
+
+HERE = Path(__file__).resolve().parent
+SIZES = {"1M": 1 << 20, "64M": 64 << 20}
+QUICK = {"4k": 4096, "64k": 65536}
+
+
+def build(folder: Path) -> Path:
+    library = next((Path(adaptk.get_cmake_dir()).parents[1]).glob("libadaptk.so*"))
+    command = [os.environ.get("CXX", "c++"), "-std=c++20", "-O3", "-march=native", "-ffp-contract=off", "-DNDEBUG"]
+    command += ["-fno-math-errno", "-fopenmp", "-DARMA_DONT_USE_WRAPPER", "-Wall", "-Wextra", "-Werror"]
+    command += [f"-I{adaptk.get_include()}", str(HERE / "consumer.cpp"), str(library)]
+    command += [f"-Wl,-rpath,{library.parent}", "-o", str(folder / "consumer")]
+    subprocess.run(command, check=True)
+    return folder / "consumer"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes and little time: figures that mean nothing")
+    parser.add_argument("--markdown", action="store_true", help="print a table for the README")
+    arguments = parser.parse_args()
+    sizes = QUICK if arguments.quick else SIZES
+    rounds, seconds = ("3", "0.05") if arguments.quick else ("2001", "8")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [str(build(Path(folder))), rounds, seconds, *map(str, sizes.values())]
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found: dict[tuple[str, str, int], dict[str, float]] = {}
+    for line in printed.splitlines():
+        what, dtype, size, side, value = line.split()
+        found.setdefault((what, dtype, int(size)), {})[side] = float(value)
+    small = {side: 1e9 * value for side, value in found.pop(("overhead", "float", 64)).items()}
+    call = small.pop("nothing")
+    loop = small["loop"] - call
+    rest = ", ".join(f"{side} {value - call:.0f} ns" for side, value in small.items())
+    print(f"64 elements, Adam: a plan's step {small['plan'] - call - loop:.0f} ns beyond the loop ({rest})")
+    rules = list(dict.fromkeys(rule for rule, _, _ in found))
+    if arguments.markdown:
+        columns = [(dtype, name) for name in sizes for dtype in ("float", "double")]
+        print(f"| Armadillo / adaptk | {' | '.join(f'{name}, {dtype}' for dtype, name in columns)} |")
+        print(f"|---|{'---|' * len(columns)}")
+    for rule in rules:
+        if arguments.markdown:
+            medians = [found[rule, dtype, sizes[name]] for dtype, name in columns]
+            print(f"| {rule} | {' | '.join(format(m['armadillo'] / m['adaptk'], '.1f') for m in medians)} |")
+            continue
+        for name, size in sizes.items():
+            for dtype in ("float", "double"):
+                c = found[rule, dtype, size]
+                times = ", ".join(f"{side} {value * 1e3:.3f} ms" for side, value in c.items())
+                print(f"{rule:9} {dtype:6} {name:4} armadillo / adaptk {c['armadillo'] / c['adaptk']:.2f}   ({times})")
+
+
+if __name__ == "__main__":
+    main()
