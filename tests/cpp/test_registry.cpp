@@ -132,8 +132,7 @@ void test_presets() {
     }
 }
 
-// Both types' scalars fit where the driver keeps them, and writing them touches nothing behind them; each instruction
-// set writes the same.
+// Both types' scalars fit where the driver keeps them, and writing them touches nothing behind them.
 void test_scalars() {
     for_each_rule([]<class R, std::size_t I>() {
         const RuleInfo& r = detail::rules()[I];
