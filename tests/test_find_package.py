@@ -171,3 +171,26 @@ def test_prefix(tmp_path: Path) -> None:
         run(folder / name)
     (config,) = (tmp_path / "prefix").rglob("adaptk.pc")
     by_pkg_config(config.parent, tmp_path, LD_LIBRARY_PATH=str(config.parent.parent))
+
+
+# The benchmark
+
+
+@pytest.mark.parametrize("options", [["--quick"], ["--quick", "--markdown"]], ids=" ".join)
+def test_bench_beside_armadillo(options: list[str]) -> None:
+    """The program builds, both sides come to the same params, and each cell of the table is there."""
+    compiler = tool("c++", "g++", "clang++")
+    probe = [compiler, "-x", "c++", "-std=c++20", "-fsyntax-only", "-fopenmp", "-"]
+    if subprocess.run(
+        probe, input="#include <armadillo>\n#include <omp.h>\n", text=True, capture_output=True
+    ).returncode:
+        pytest.skip("needs Armadillo's headers and OpenMP")
+    command = (sys.executable, ROOT / "bench" / "cpp_race.py", *options)
+    first, *lines = run(*command, OMP_WAIT_POLICY="passive").splitlines()
+    assert "ns beyond the loop" in first
+    if "--markdown" in options:
+        assert len(lines) == 6
+        assert all(line.count("|") == 6 for line in lines)
+    else:
+        assert len(lines) == 16
+        assert all("armadillo / adaptk" in line for line in lines)

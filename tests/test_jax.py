@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import adaptk
@@ -861,3 +862,20 @@ except ImportError as error:
     print(error)
 """
     assert output(code).startswith("adaptk.jax: this build of adaptk has no module for JAX, for jaxlib's headers")
+
+
+# The benchmark
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["--quick"], ["--quick", "--markdown"]], ids=" ".join)
+def test_bench_beside_optax(options: list[str]) -> None:
+    pytest.importorskip("optax", reason="the benchmark compares with optax")
+    script = Path(__file__).parents[1] / "bench" / "jax_race.py"
+    command = [sys.executable, str(script), "--rules", "adam,sgd", *options]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    if "--markdown" in options:
+        assert [line.count("|") for line in lines] == [4] * 6
+    else:
+        assert [line.split()[0] for line in lines] == ["adam", "adam", "sgd", "sgd"]
+        assert all("optax / adaptk, packed:" in line for line in lines)
