@@ -15,7 +15,9 @@ from helpers import RULES, Array
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = ROOT / "cpp" / "include" / "adaptk" / "adaptk.h"
-LIBRARY = next((Path(adaptk._core.__file__).parent / "lib").glob("libadaptk.*"))
+# A DLL is beside the module that needs it.
+PACKAGE = Path(adaptk._core.__file__).parent
+LIBRARY = next(path for pattern in ("lib/libadaptk.*", "adaptk-*.dll") for path in PACKAGE.glob(pattern))
 
 OK, INVALID_ARGUMENT, INVALID_TYPE, UNKNOWN_NAME, BUSY, UNSUPPORTED = range(6)
 CODES = {"float32": (2, 32), "float64": (2, 64), "float16": (2, 16), "bfloat16": (4, 16)}

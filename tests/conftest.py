@@ -31,8 +31,6 @@ def isa(request: pytest.FixtureRequest, restored: None) -> str:
 @pytest.fixture(params=[1, 4])
 def threads(request: pytest.FixtureRequest, restored: None) -> int:
     """One thread and several, in use."""
-    if request.param > 1 and adaptk.build_info()["openmp"] is None:
-        pytest.skip("a build without OpenMP has one thread")
     adaptk.set_num_threads(request.param)
     return request.param
 

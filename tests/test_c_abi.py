@@ -54,9 +54,8 @@ def test_exported_symbols() -> None:
 def test_the_extension_uses_the_same_library(restored: None) -> None:
     adaptk.set_isa("portable")
     assert lib.adaptk_get_isa() == b"portable"
-    if adaptk._core.openmp is not None:
-        assert lib.adaptk_set_num_threads(3) == OK
-        assert adaptk.get_num_threads() == 3
+    assert lib.adaptk_set_num_threads(3) == OK
+    assert adaptk.get_num_threads() == 3
 
 
 def test_versions() -> None:
@@ -696,11 +695,10 @@ def test_the_environment() -> None:
     show = "print(lib.adaptk_initialize(), lib.adaptk_last_error().decode(), sep='|')"
     assert alone(show) == "0|"
     assert alone("print(lib.adaptk_get_isa().decode())", ADAPTK_ISA="portable") == "portable"
-    if adaptk._core.openmp is not None:
-        assert alone("print(lib.adaptk_get_num_threads())", ADAPTK_NUM_THREADS="3") == "3"
-        # What is set by a call is not undone by the environment later.
-        code = "lib.adaptk_set_num_threads(2); lib.adaptk_initialize(); print(lib.adaptk_get_num_threads())"
-        assert alone(code, ADAPTK_NUM_THREADS="3") == "2"
+    assert alone("print(lib.adaptk_get_num_threads())", ADAPTK_NUM_THREADS="3") == "3"
+    # What is set by a call is not undone by the environment later.
+    code = "lib.adaptk_set_num_threads(2); lib.adaptk_initialize(); print(lib.adaptk_get_num_threads())"
+    assert alone(code, ADAPTK_NUM_THREADS="3") == "2"
     text = alone(show, ADAPTK_ISA="avx9")
     assert text.startswith(f"{INVALID_ARGUMENT}|ADAPTK_ISA: unknown instruction set 'avx9'; this machine has")
     assert alone(show, ADAPTK_NUM_THREADS="many") == f"{INVALID_ARGUMENT}|ADAPTK_NUM_THREADS: not a number: 'many'"

@@ -64,14 +64,15 @@ class Build:
     folder: Path
     emulator: tuple[str, ...] = ()
     binutils: str = ""
+    suffix: str = ""  # of programs
 
-    def make(self, *options: str, target: str = "all") -> None:
+    def make(self, *options: str, targets: tuple[str, ...] = ("all",)) -> None:
         cmake = find_tool("cmake")
         generator = ["-GNinja"] if shutil.which("ninja", path=str(Path(cmake).parent)) or shutil.which("ninja") else []
         common = ["-DADAPTK_PYTHON=OFF", "-DADAPTK_TESTS=ON", "-DADAPTK_WERROR=ON", "-DCMAKE_BUILD_TYPE=Release"]
         common += [f"-DPython_EXECUTABLE={sys.executable}"]  # beside which Eigen's headers are
         run(cmake, "-S", ROOT, "-B", self.folder, *generator, *common, *options)
-        run(cmake, "--build", self.folder, "--parallel", JOBS, "--target", target)
+        run(cmake, "--build", self.folder, "--parallel", JOBS, "--target", *targets)
 
     def test(self, *options: str, quick: bool = False) -> None:
         run(
@@ -81,7 +82,7 @@ class Build:
         )
 
     def program(self, name: str, *arguments: str, quick: bool = False) -> str:
-        return run(*self.emulator, self.folder / "tests" / "cpp" / name, *arguments, quick=quick)
+        return run(*self.emulator, self.folder / "tests" / "cpp" / f"{name}{self.suffix}", *arguments, quick=quick)
 
     def objects(self, kind: str = "kernels", source: str = "kernels") -> dict[str, Path]:
         """Each target's kernel object."""
@@ -129,23 +130,25 @@ def has_sanitizer(name: str, folder: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("sanitizers", "options", "target", "tests"),
+    ("sanitizers", "options", "targets", "tests"),
     [
-        ("address,undefined", (), "all", "."),
-        # GCC's OpenMP library is not instrumented: without it, threads are the test's own.
-        ("thread", ("-DADAPTK_OPENMP=OFF",), "test_concurrent", "^concurrent$"),
+        ("address,undefined", (), ("all",), "."),
+        # GCC's OpenMP library is not instrumented: threads are the test's and the library's own.
+        ("thread", ("-DADAPTK_OPENMP=OFF",), ("test_concurrent", "test_pool"), "^(concurrent|pool)$"),
     ],
     ids=["address-undefined", "thread"],
 )
-def test_sanitizers(tmp_path: Path, sanitizers: str, options: tuple[str, ...], target: str, tests: str) -> None:
+def test_sanitizers(
+    tmp_path: Path, sanitizers: str, options: tuple[str, ...], targets: tuple[str, ...], tests: str
+) -> None:
     if not has_sanitizer(sanitizers, tmp_path):
         pytest.skip(f"programs built with -fsanitize={sanitizers} do not start here")
     build = Build(tmp_path / "build")
-    build.make(f"-DADAPTK_SANITIZE={sanitizers}", *options, target=target)
+    build.make(f"-DADAPTK_SANITIZE={sanitizers}", *options, targets=targets)
     build.test("--tests-regex", tests, quick=True)
 
 
-AARCH64 = ["batch", "convert", "norm", "power", "registry", "concurrent", "solve", "cuda", "cuda_driver"]
+AARCH64 = ["batch", "convert", "norm", "pool", "power", "registry", "concurrent", "solve", "cuda", "cuda_driver"]
 
 
 @pytest.mark.parametrize("test", AARCH64)

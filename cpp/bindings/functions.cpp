@@ -3,6 +3,7 @@
 #include "functions.hpp"
 
 #include "arguments.hpp"
+#include "compiler.hpp"
 #include "kernel_table.hpp"
 
 #include <array>
@@ -215,7 +216,7 @@ void run_list(Call& call) {
         for (std::size_t b = 0; b < names.buffers; ++b) of_tensor[b] = objects[i * names.buffers + b].ptr();
         take_tensor(names, of_tensor, py::ssize_t(i), v, tensors[i], call.work);
         if (!(v[0].device == views[0].device)) fail_mixed({"param", py::ssize_t(i)}, v[0], {"param", 0}, views[0]);
-        if (__builtin_add_overflow(total, tensors[i].size, &total))
+        if (sum_overflows(total, tensors[i].size, total))
             fail(PyExc_ValueError, "param: more than 2**63 elements in all");
         for (std::size_t b = 0; b < names.buffers; ++b)
             if (b != 1) written.push_back({v[b].begin(), v[b].end(), owner_of(i, b)});
@@ -319,7 +320,7 @@ double global_norm(const py::object& grads, double grad_scale) {
             fail(PyExc_ValueError, name.text() + ": not contiguous: shape " + views[i].shape_text() + " with strides " +
                                        views[i].strides_text());
         tensors[i] = {{nullptr, views[i].data}, views[i].size, compute_type(views[i].dtype), views[i].dtype};
-        if (__builtin_add_overflow(total, views[i].size, &total))
+        if (sum_overflows(total, views[i].size, total))
             fail(PyExc_ValueError, "grads: more than 2**63 elements in all");
     }
     if (!views.empty() && views[0].device.cuda) {

@@ -1,5 +1,6 @@
 #include "plan.hpp"
 
+#include "compiler.hpp"
 #include "device_plan.hpp"
 
 #include <pybind11/stl.h>
@@ -361,8 +362,7 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, double gra
         if (const auto owner = written_.find(begin, end); owner != detail::WrittenMemory::none)
             fail_overlap(name_of(i, 1), name_of(owner / 8, owner % 8));
         if (!all) some.push_back(work);
-        if (__builtin_add_overflow(total, work.size, &total))
-            fail(PyExc_ValueError, "params: more than 2**63 elements in all");
+        if (sum_overflows(total, work.size, total)) fail(PyExc_ValueError, "params: more than 2**63 elements in all");
         if (segments.empty() || last_group != t.group || segments.back().step != t.step + 1) {
             segments.push_back(of_group[t.group]);
             segments.back().step = t.step + 1;

@@ -220,7 +220,7 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
     set_up(f, int(start.size()), derivatives, start);
     LevenbergMarquardtOptions<T> o;
     // options: (ftol, xtol, gtol, max_nfev, factor, loss, loss_scale, accelerate, polish, scale, absolute_sigma)
-    o.max_evaluations = options[3].cast<long>();
+    o.max_evaluations = options[3].cast<std::int64_t>();
     o.loss = Loss(options[5].cast<int>());
     o.loss_scale = T(options[6].cast<double>());
     o.accelerate = options[7].cast<int>();
@@ -295,8 +295,8 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
         d[cov_key] = matrix_to(cov);
         d[x_std_key] = vector_to(deviation);
     }
-    py::array_t<long> mask(f.n);
-    long* const held = mask.mutable_data();
+    py::array_t<std::int64_t> mask(f.n);
+    std::int64_t* const held = mask.mutable_data();
     for (int i = 0; i < f.n; ++i) held[i] = w.x[i] <= w.lower[i] ? -1 : w.x[i] >= w.upper[i] ? 1 : 0;
     d[active_mask_key] = mask;
     return d;
@@ -338,7 +338,7 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     if (!options[0].is_none()) o.gtol = T(options[0].cast<double>());
     if (!options[1].is_none()) o.xtol = T(options[1].cast<double>());
     if (!options[2].is_none()) o.radius = T(options[2].cast<double>());
-    o.max_iterations = options[3].cast<long>();
+    o.max_iterations = options[3].cast<std::int64_t>();
     o.damping = Damping(damping);
     Watch watch(common, f.compiled());
     ADAPTK_KEY(hess);
@@ -385,7 +385,7 @@ py::dict run_gradient(const py::object& fun, const py::object& x0, const py::tup
     w.resize(f.n);
     w.x = start;
     // Before the GIL may go.
-    const long most = options[1].cast<long>();
+    const std::int64_t most = options[1].cast<std::int64_t>();
     const double gtol = options[0].is_none() ? -1.0 : options[0].cast<double>();
     const Summary<T> s = solve_with(f, f.n >= 1 << 18, [&] {
         if (kind == 0) {
@@ -433,7 +433,7 @@ template <class T> struct LinearSystem {
 
 template <class T>
 py::dict run_cg(const py::object& a, const py::object& b, const py::object& x0, const py::object& m, double rtol,
-                double atol, long maxiter, const py::tuple& common) {
+                double atol, std::int64_t maxiter, const py::tuple& common) {
     CgWork<T> w;
     const Vector<T> right = vector_of<T>(b);
     w.resize(int(right.size()));
@@ -517,7 +517,7 @@ PYBIND11_MODULE(_solve, m) {
               return run(fun, x0, args, jac, derivatives, kind, rule, options, common);
           });
     m.def("cg", [](const py::object& a, const py::object& b, const py::object& x0, const py::object& precondition,
-                   double rtol, double atol, long maxiter, const py::tuple& common) {
+                   double rtol, double atol, std::int64_t maxiter, const py::tuple& common) {
         auto* run = is_float(b) ? run_cg<float> : run_cg<double>;
         return run(a, b, x0, precondition, rtol, atol, maxiter, common);
     });

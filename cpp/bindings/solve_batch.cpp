@@ -28,11 +28,11 @@ template <class T> const T* data_of(const py::object& a) {
     return a.is_none() ? nullptr : static_cast<const T*>(py::reinterpret_borrow<py::array>(a).data());
 }
 // The distance between the rows of an array with one row for each problem; 0 for a single row of `dimensions`.
-long stride_of(const py::object& a, py::ssize_t dimensions) {
+std::int64_t stride_of(const py::object& a, py::ssize_t dimensions) {
     if (a.is_none()) return 0;
     const auto array = py::reinterpret_borrow<py::array>(a);
-    long size = 1;
-    for (py::ssize_t i = array.ndim() - dimensions; i < array.ndim(); ++i) size *= long(array.shape(i));
+    std::int64_t size = 1;
+    for (py::ssize_t i = array.ndim() - dimensions; i < array.ndim(); ++i) size *= std::int64_t(array.shape(i));
     return array.ndim() > dimensions ? size : 0;
 }
 
@@ -53,7 +53,7 @@ py::dict run(const py::tuple& model, const py::array& x0, const py::array& data,
     const detail::BatchChoice choice = choice_of(model);
     const py::ssize_t k = data.shape(0), n = choice.size;
     solve::BatchProblem<T> problem;
-    problem.count = long(k);
+    problem.count = std::int64_t(k);
     problem.points = int(data.shape(1));
     problem.data = data_of<T>(data);
     problem.start = data_of<T>(x0);
@@ -115,7 +115,7 @@ template <class T> py::tuple evaluate(const py::tuple& model, const py::array& p
 
 template <class T> py::array exponential(const py::array& x) {
     py::array_t<T> y(x.size());
-    kernels<T>().exp(long(x.size()), data_of<T>(x), y.mutable_data());
+    kernels<T>().exp(std::int64_t(x.size()), data_of<T>(x), y.mutable_data());
     return y;
 }
 

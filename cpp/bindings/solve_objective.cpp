@@ -457,7 +457,7 @@ template <class T> bool Objective<T>::stack(const T* x, Difference method, int r
             width[row] = all[row * size + row] - all[other * size + row];
         }
     }
-    fun_calls += long(points);
+    fun_calls += std::int64_t(points);
     PyObject* result = fun.call(fresh_array(all.data(), Py_ssize_t(points), n));
     if (!take_matrix(result, "fun, called on a stack of points,", values.data(), Py_ssize_t(points), rows))
         return false;

@@ -84,7 +84,7 @@ template <class T> class Objective {
     solve::Vector<T> relative, typical;
     // Whether the solver runs without the GIL, which each call of a function then takes.
     bool without_gil = false;
-    long fun_calls = 0, jac_calls = 0, hess_calls = 0;
+    std::int64_t fun_calls = 0, jac_calls = 0, hess_calls = 0;
     T noise = solve::epsilon<T>;  // what values are exact to: float32 where fun computes in it, whatever x is
 
     void prepare();  // once n, m and the members above are set
@@ -140,7 +140,7 @@ template <class T> class Objective {
     std::vector<T> point_, low_, high_, row_major_;
     std::vector<std::complex<T>> complex_point_, complex_value_;
     std::chrono::steady_clock::time_point last_look_{};
-    long quiet_calls_ = 0;
+    std::int64_t quiet_calls_ = 0;
 };
 
 extern template class Objective<float>;

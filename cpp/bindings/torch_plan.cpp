@@ -1,5 +1,6 @@
 #include "torch_plan.hpp"
 
+#include "compiler.hpp"
 #include "device_plan.hpp"
 #include "kernel_table.hpp"
 
@@ -976,7 +977,7 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
             batches.size() == 1 && batches[0].device == device ? batches[0] : batch_of(batches, device, t.object[0]);
         if (device.cuda && stream.device() >= 0) b.stream.meet(device.id, stream.stream());
         b.tensors.push_back(work);
-        if (__builtin_add_overflow(b.total, work.size, &b.total))
+        if (sum_overflows(b.total, work.size, b.total))
             fail(PyExc_ValueError, "params: more than 2**63 elements in all");
         Later& after = later.emplace_back();
         after.tensor = i;

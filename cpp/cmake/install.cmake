@@ -4,10 +4,13 @@ include(CMakePackageConfigHelpers)
 if(ADAPTK_PYTHON)
   set(includes adaptk/include)
   set(libraries adaptk/lib)
+  # A DLL is found in the folder of the module that needs it.
+  set(programs adaptk)
 else()
   include(GNUInstallDirs)
   set(includes "${CMAKE_INSTALL_INCLUDEDIR}")
   set(libraries "${CMAKE_INSTALL_LIBDIR}")
+  set(programs "${CMAKE_INSTALL_BINDIR}")
 endif()
 
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/cpp/include/adaptk" DESTINATION "${includes}")
@@ -20,12 +23,13 @@ if(TARGET adaptk)
   endif()
 endif()
 install(TARGETS ${exported} EXPORT adaptk LIBRARY DESTINATION "${libraries}" ${namelink}
-        RUNTIME DESTINATION "${libraries}" ARCHIVE DESTINATION "${libraries}" INCLUDES DESTINATION "${includes}")
+        RUNTIME DESTINATION "${programs}" ARCHIVE DESTINATION "${libraries}" INCLUDES DESTINATION "${includes}")
 set_target_properties(adaptk_headers PROPERTIES EXPORT_NAME headers)
 
 # Loaded when it is needed, and linked by nobody else.
 if(TARGET adaptk_cuda AND TARGET adaptk)
-  install(TARGETS adaptk_cuda LIBRARY DESTINATION "${libraries}" NAMELINK_SKIP)
+  install(TARGETS adaptk_cuda LIBRARY DESTINATION "${libraries}" NAMELINK_SKIP RUNTIME DESTINATION "${programs}"
+          ARCHIVE DESTINATION "${libraries}")
 endif()
 
 set(package "${libraries}/cmake/adaptk")
@@ -33,11 +37,16 @@ install(EXPORT adaptk NAMESPACE adaptk:: DESTINATION "${package}" FILE adaptk-ta
 configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/adaptk-config.cmake.in"
                               "${PROJECT_BINARY_DIR}/adaptk-config.cmake" INSTALL_DESTINATION "${package}")
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/adaptk-config-version.cmake" COMPATIBILITY SameMinorVersion)
+configure_file("${CMAKE_CURRENT_LIST_DIR}/contraction.cmake" "${PROJECT_BINARY_DIR}/adaptk-contraction.cmake" COPYONLY)
 install(FILES "${PROJECT_BINARY_DIR}/adaptk-config.cmake" "${PROJECT_BINARY_DIR}/adaptk-config-version.cmake"
+              "${PROJECT_BINARY_DIR}/adaptk-contraction.cmake"
         DESTINATION "${package}")
 
-if(TARGET adaptk AND UNIX)
-  if(ADAPTK_PYTHON)
+if(TARGET adaptk AND NOT MSVC)
+  if(ADAPTK_PYTHON AND WIN32)
+    set(adaptk_link "-L\${libdir} -ladaptk")
+    cmake_path(RELATIVE_PATH includes BASE_DIRECTORY "${libraries}/pkgconfig" OUTPUT_VARIABLE to_includes)
+  elseif(ADAPTK_PYTHON)
     set(adaptk_link "\${libdir}/libadaptk${CMAKE_SHARED_LIBRARY_SUFFIX}.${adaptk_abi} -Wl,-rpath,\${libdir}")
     if(APPLE)
       set(adaptk_link "\${libdir}/libadaptk.${adaptk_abi}.dylib -Wl,-rpath,\${libdir}")

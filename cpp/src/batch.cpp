@@ -1,5 +1,6 @@
 #include "batch.hpp"
 
+#include "pool.hpp"
 #include "threads.hpp"
 
 #include <algorithm>
@@ -12,7 +13,9 @@ namespace adaptk::detail {
 
 const BatchTable& batch_table([[maybe_unused]] std::string_view isa) {
 #if defined(ADAPTK_X86_KERNELS)
+#if !defined(ADAPTK_NO_V2_KERNELS)
     if (isa == "x86-64-v2") return batch_v2();
+#endif
     if (isa == "x86-64-v3") return batch_v3();
     if (isa == "x86-64-v4") return batch_v4();
 #elif defined(ADAPTK_NEON_KERNELS)
@@ -34,8 +37,8 @@ struct Aligned {
 };
 
 struct Queue {
-    std::atomic<long> next{0};
-    long count = 0, chunk = 1;
+    std::atomic<std::int64_t> next{0};
+    std::int64_t count = 0, chunk = 1;
     std::atomic<bool> stopped{false};
     BatchPoll poll;
 };
@@ -56,7 +59,7 @@ struct Worker {
         }
         return !w.queue->stopped.load(std::memory_order_relaxed);
     }
-    static bool more(void* context, long& begin, long& end) {
+    static bool more(void* context, std::int64_t& begin, std::int64_t& end) {
         Queue& q = *static_cast<Worker*>(context)->queue;
         begin = q.next.fetch_add(q.chunk, std::memory_order_relaxed);
         end = std::min(begin + q.chunk, q.count);
@@ -75,8 +78,8 @@ bool solve_batch(const BatchTable& table, int threads, const BatchChoice& choice
     } else {
         kernels = &table.f64;
     }
-    const long width = table.register_bytes / long(sizeof(T));
-    threads = int(std::clamp<long>((problem.count + width - 1) / width, 1, threads));
+    const std::int64_t width = table.register_bytes / std::int64_t(sizeof(T));
+    threads = int(std::clamp<std::int64_t>((problem.count + width - 1) / width, 1, threads));
     // Data, coordinates and weights.
     const size_t each =
         (size_t(problem.points) * size_t(2 + choice.inputs) * size_t(table.register_bytes) + alignment - 1) /
@@ -87,21 +90,14 @@ bool solve_batch(const BatchTable& table, int threads, const BatchChoice& choice
     queue.count = problem.count;
     queue.poll = poll;
     // Small enough for the threads to end together.
-    queue.chunk = std::clamp<long>(problem.count / (16L * threads), 1, 64);
+    queue.chunk = std::clamp<std::int64_t>(problem.count / (16 * std::int64_t(threads)), 1, 64);
     const auto work = [&](int thread) {
         const FloatingPointMode mode;
         Worker worker{&queue, thread == 0};
         kernels->run(choice, problem, options, space.get() + each * size_t(thread),
                      {Worker::more, Worker::go, &worker});
     };
-#if defined(_OPENMP)
-    if (threads > 1) {
-#pragma omp parallel for schedule(static, 1) num_threads(threads)
-        for (int i = 0; i < threads; ++i) work(i);
-        return !queue.stopped;
-    }
-#endif
-    for (int i = 0; i < threads; ++i) work(i);
+    run_on_threads(threads, [&](int k, int) { work(k); });
     return !queue.stopped;
 }
 

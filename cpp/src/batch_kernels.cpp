@@ -82,16 +82,17 @@ void model(const BatchChoice& choice, int points, const T* p, const T* coordinat
     V q[most_batch_parameters] = {}, out[most_batch_parameters + 1], point[3] = {};
     for (int j = 0; j < choice.size; ++j) q[j] = lane<V>(p[j]);
     for (int i = 0; i < points; ++i) {
-        for (int c = 0; c < choice.inputs; ++c) point[1 + c] = lane<V>(coordinates[long(i) * choice.inputs + c]);
+        for (int c = 0; c < choice.inputs; ++c)
+            point[1 + c] = lane<V>(coordinates[std::int64_t(i) * choice.inputs + c]);
         function(choice.degree, q, point, 3, 1, out);
-        for (int j = 0; j < choice.size; ++j) slope[long(i) * choice.size + j] = at(out[j], 0);
+        for (int j = 0; j < choice.size; ++j) slope[std::int64_t(i) * choice.size + j] = at(out[j], 0);
         value[i] = at(out[choice.size], 0);
     }
 }
 
-template <class T> void exponential(long n, const T* x, T* y) {
+template <class T> void exponential(std::int64_t n, const T* x, T* y) {
     using V = Lanes<T>;
-    for (long i = 0; i < n; i += lane_count<T>) {
+    for (std::int64_t i = 0; i < n; i += lane_count<T>) {
         const int count = n - i < lane_count<T> ? int(n - i) : lane_count<T>;
         V v = {};
         for (int l = 0; l < count; ++l) at(v, l) = x[i + l];

@@ -33,7 +33,7 @@ template <class T> struct BatchKernels {
                 void* block, const solve::BatchFeed& feed);
     // The model's values and derivatives at points of one problem, for tests: value[points], slope[points x size].
     void (*model)(const BatchChoice& choice, int points, const T* p, const T* coordinates, T* value, T* slope);
-    void (*exp)(long n, const T* x, T* y);
+    void (*exp)(std::int64_t n, const T* x, T* y);
 };
 
 struct BatchTable {

@@ -1,6 +1,7 @@
 // The C interface: steps, norms and plans.
 #include "c_api.hpp"
 
+#include "compiler.hpp"
 #include "environment.hpp"
 #include "overlap.hpp"
 #include "step.hpp"
@@ -227,7 +228,7 @@ void Binding::add(const RuleInfo& rule, std::size_t count, Tensors params_in, Te
             step.buffer[2 + s] = v.data;
             written.push_back({v.begin(), v.end(), owner_of(first + i, 2 + s)});
         }
-        if (__builtin_add_overflow(total, p.size, &total)) refuse("params: more than 2**63 elements in all");
+        if (sum_overflows(total, p.size, total)) refuse("params: more than 2**63 elements in all");
         if (keep) {
             std::vector<std::int64_t> layout(p.shape, p.shape + p.ndim);
             if (p.strides != nullptr) layout.insert(layout.end(), p.strides, p.strides + p.ndim);
@@ -535,7 +536,7 @@ adaptk_status adaptk_global_norm(size_t count, const adaptk_tensor* const* grads
             if (!(v.device == device))
                 refuse(name.text() + ": on " + v.device.text() + ", but grads[0] is on " + device.text());
             tensors[i] = {{nullptr, v.data}, v.size, compute_type(v.dtype), v.dtype};
-            if (__builtin_add_overflow(total, v.size, &total)) refuse("grads: more than 2**63 elements in all");
+            if (adaptk::sum_overflows(total, v.size, total)) refuse("grads: more than 2**63 elements in all");
         }
         StepReport out;
         if (device.cuda) {

@@ -1,12 +1,17 @@
 #include "dense.hpp"
 
+#include "pool.hpp"
+
 #include <algorithm>
+#include <atomic>
 
 namespace adaptk::detail {
 
 const DenseTable& dense_table([[maybe_unused]] std::string_view isa) {
 #if defined(ADAPTK_X86_KERNELS)
+#if !defined(ADAPTK_NO_V2_KERNELS)
     if (isa == "x86-64-v2") return dense_v2();
+#endif
     if (isa == "x86-64-v3") return dense_v3();
     if (isa == "x86-64-v4") return dense_v4();
 #elif defined(ADAPTK_NEON_KERNELS)
@@ -18,15 +23,11 @@ const DenseTable& dense_table([[maybe_unused]] std::string_view isa) {
 namespace {
 
 // Calls work(i) for all i < count; who does which does not matter to the result.
-template <class Work> void share([[maybe_unused]] int threads, int count, const Work& work) {
-#if defined(_OPENMP)
-    if (threads > 1 && count > 1) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(std::min(threads, count))
-        for (int i = 0; i < count; ++i) work(i);
-        return;
-    }
-#endif
-    for (int i = 0; i < count; ++i) work(i);
+template <class Work> void share(int threads, int count, const Work& work) {
+    std::atomic<int> next{0};
+    run_on_threads(std::min(threads, count), [&](int, int) {
+        for (int i = 0; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) work(i);
+    });
 }
 
 int tiles_of(int n) { return (n + dense_tile - 1) / dense_tile; }
@@ -36,7 +37,7 @@ int tiles_of(int n) { return (n + dense_tile - 1) / dense_tile; }
 // Panels of dense_depth columns: the block on the diagonal, then the rows below it, tile by tile, then the rest of the
 // lower triangle, tile by tile. Two waits for the other threads a panel.
 template <class T> bool cholesky(const DenseKernels<T>& kernels, int threads, T* a, int n) {
-    const long ld = n;
+    const std::int64_t ld = n;
     const auto at = [&](int i, int j) { return a + j * ld + i; };
     for (int k = 0; k < n; k += dense_depth) {
         const int end = std::min(k + dense_depth, n);

@@ -3,6 +3,8 @@
 // vectors and not with Eigen, whose templates would be the same symbols in each object.
 #include "dense_kernels.hpp"
 
+#include "adaptk/config.hpp"
+
 #include <cmath>
 
 #define ADAPTK_CONCAT2(a, b) a##b
@@ -23,22 +25,19 @@ constexpr int bytes = 16, tall = 4, wide = 4;
 constexpr int bytes = 16, tall = 2, wide = 4;
 #endif
 
-#if defined(__GNUC__)
+#if defined(ADAPTK_GNU)
 template <class T> struct Packed {
     typedef T Vector __attribute__((vector_size(bytes), aligned(bytes)));
     typedef T Loose __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
 };
-#define ADAPTK_UNROLL _Pragma("GCC unroll 16")
-#else
-#define ADAPTK_UNROLL
 #endif
 
 template <class T> constexpr int lanes = bytes / int(sizeof(T));
 template <class T> constexpr int high = tall * lanes<T>;
 
-#if defined(__GNUC__)
+#if defined(ADAPTK_GNU)
 // c[high x wide] -= a b' over `depth`, from packed operands: a by columns of `high`, b by columns of `wide`.
-template <class T> inline __attribute__((always_inline)) void micro(const T* a, const T* b, int depth, T* c, long ld) {
+template <class T> ADAPTK_HD void micro(const T* a, const T* b, int depth, T* c, std::int64_t ld) {
     using V = typename Packed<T>::Vector;
     using Loose = typename Packed<T>::Loose;
     V sum[wide][tall] = {};
@@ -62,7 +61,7 @@ template <class T> inline __attribute__((always_inline)) void micro(const T* a, 
     }
 }
 #else
-template <class T> void micro(const T* a, const T* b, int depth, T* c, long ld) {
+template <class T> void micro(const T* a, const T* b, int depth, T* c, std::int64_t ld) {
     T sum[wide][high<T>] = {};
     for (int k = 0; k < depth; ++k, a += high<T>, b += wide)
         for (int j = 0; j < wide; ++j)
@@ -73,7 +72,7 @@ template <class T> void micro(const T* a, const T* b, int depth, T* c, long ld) 
 #endif
 
 // rows x depth into panels of `height` rows, column after column, padded with zeros.
-template <int height, class T> void pack(const T* a, long ld, int rows, int depth, T* out) {
+template <int height, class T> void pack(const T* a, std::int64_t ld, int rows, int depth, T* out) {
     for (int r = 0; r < rows; r += height) {
         const int n = rows - r < height ? rows - r : height;
         for (int k = 0; k < depth; ++k, out += height) {
@@ -87,15 +86,15 @@ template <int height, class T> void pack(const T* a, long ld, int rows, int dept
     }
 }
 
-template <class T> void update(const T* a, const T* b, long ld, int rows, int columns, int depth, T* c) {
+template <class T> void update(const T* a, const T* b, std::int64_t ld, int rows, int columns, int depth, T* c) {
     alignas(64) T packed_a[(dense_tile + high<T>)*dense_depth];
     alignas(64) T packed_b[(dense_tile + wide) * dense_depth];
     pack<high<T>>(a, ld, rows, depth, packed_a);
     pack<wide>(b, ld, columns, depth, packed_b);
     for (int j = 0; j < columns; j += wide) {
-        const T* right = packed_b + long(j) * depth;
+        const T* right = packed_b + std::int64_t(j) * depth;
         for (int i = 0; i < rows; i += high<T>) {
-            const T* left = packed_a + long(i) * depth;
+            const T* left = packed_a + std::int64_t(i) * depth;
             T* at = c + j * ld + i;
             if (i + high<T> <= rows && j + wide <= columns) {
                 micro(left, right, depth, at, ld);
@@ -109,7 +108,7 @@ template <class T> void update(const T* a, const T* b, long ld, int rows, int co
     }
 }
 
-template <class T> bool factor(T* a, long ld, int n) {
+template <class T> bool factor(T* a, std::int64_t ld, int n) {
     for (int k = 0; k < n; ++k) {
         T* column = a + k * ld;
         const T pivot = column[k];
@@ -128,7 +127,7 @@ template <class T> bool factor(T* a, long ld, int n) {
     return true;
 }
 
-template <class T> void solve_rows(const T* l, long ld, int n, T* x, int rows) {
+template <class T> void solve_rows(const T* l, std::int64_t ld, int n, T* x, int rows) {
     for (int k = 0; k < n; ++k) {
         T* column = x + k * ld;
         const T inverse = T(1) / l[k * ld + k];
@@ -141,7 +140,7 @@ template <class T> void solve_rows(const T* l, long ld, int n, T* x, int rows) {
     }
 }
 
-template <class T> void forward(const T* l, long ld, int n, T* b) {
+template <class T> void forward(const T* l, std::int64_t ld, int n, T* b) {
     for (int k = 0; k < n; ++k) {
         const T* column = l + k * ld;
         const T value = b[k] / column[k];
@@ -150,7 +149,7 @@ template <class T> void forward(const T* l, long ld, int n, T* b) {
     }
 }
 
-template <class T> void backward(const T* l, long ld, int n, T* b) {
+template <class T> void backward(const T* l, std::int64_t ld, int n, T* b) {
     constexpr int many = 4 * lanes<T>;
     for (int k = n - 1; k >= 0; --k) {
         const T* column = l + k * ld;

@@ -2,6 +2,8 @@
 // Matrices are stored column after column; `ld` is the distance between columns.
 #pragma once
 
+#include <cstdint>
+
 namespace adaptk::detail {
 
 // Rows and columns of a tile of update(), and its largest depth. A tile's packed operands lie on the stack, in L2.
@@ -11,14 +13,14 @@ inline constexpr int dense_block = 32;
 
 template <class T> struct DenseKernels {
     // c -= a b' with c rows x columns, a rows x depth, b columns x depth.
-    void (*update)(const T* a, const T* b, long ld, int rows, int columns, int depth, T* c);
+    void (*update)(const T* a, const T* b, std::int64_t ld, int rows, int columns, int depth, T* c);
     // The Cholesky factor of the lower triangle of an n x n block, n <= dense_block; false where it has none.
-    bool (*factor)(T* a, long ld, int n);
+    bool (*factor)(T* a, std::int64_t ld, int n);
     // x = x L^-T for a block of rows, L being n x n, n <= dense_block.
-    void (*solve_rows)(const T* l, long ld, int n, T* x, int rows);
+    void (*solve_rows)(const T* l, std::int64_t ld, int n, T* x, int rows);
     // b = L^-1 b and b = L^-T b.
-    void (*forward)(const T* l, long ld, int n, T* b);
-    void (*backward)(const T* l, long ld, int n, T* b);
+    void (*forward)(const T* l, std::int64_t ld, int n, T* b);
+    void (*backward)(const T* l, std::int64_t ld, int n, T* b);
 };
 
 struct DenseTable {

@@ -1,5 +1,9 @@
 #include "dispatch.hpp"
 
+#if defined(ADAPTK_X86_KERNELS) && defined(_MSC_VER)
+#include "x86_level.hpp"
+#endif
+
 #include <array>
 #include <atomic>
 #include <cstdlib>
@@ -7,7 +11,11 @@
 namespace adaptk::detail {
 namespace {
 
-#if defined(ADAPTK_X86_KERNELS)
+#if defined(ADAPTK_X86_KERNELS) && defined(_MSC_VER)
+[[maybe_unused]] bool has_v2() { return x86_level(ThisProcessor{}) >= 2; }
+bool has_v3() { return x86_level(ThisProcessor{}) >= 3; }
+bool has_v4() { return x86_level(ThisProcessor{}) >= 4; }
+#elif defined(ADAPTK_X86_KERNELS)
 // By features, not by level names, which older compilers do not know. The builtin asks the operating system too
 // whether it saves the wide registers.
 bool has_v2() {
@@ -30,7 +38,9 @@ const auto& table() {
 #if defined(ADAPTK_X86_KERNELS)
     static const std::array isas{
         Isa{"portable", true, &kernels_portable()},
+#if !defined(ADAPTK_NO_V2_KERNELS)
         Isa{"x86-64-v2", has_v2(), &kernels_v2()},
+#endif
         Isa{"x86-64-v3", has_v3(), &kernels_v3()},
         Isa{"x86-64-v4", has_v4(), &kernels_v4()},
     };

@@ -1,6 +1,7 @@
 // The loops around the rules. This file is compiled once for each instruction set, with ADAPTK_TARGET naming it and
 // the compiler's flags choosing it; it holds plain loops only, all of them internal to the object, and exports one
 // function. A symbol that two such objects shared could be linked from the one that this processor cannot run.
+#include "compiler.hpp"
 #include "kernel_table.hpp"
 
 #include "adaptk/dtypes.hpp"
@@ -9,7 +10,9 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__F16C__)
+// MSVC has no macro of its own for these instructions; every processor with AVX2 has them.
+#if defined(__F16C__) || (defined(_MSC_VER) && defined(__AVX2__))
+#define ADAPTK_F16C 1
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -17,21 +20,6 @@
 
 #define ADAPTK_CONCAT2(a, b) a##b
 #define ADAPTK_CONCAT(a, b) ADAPTK_CONCAT2(a, b)
-
-// Iterations are independent: buffers never overlap. GCC 12 needs this spelling; `omp simd` made it emit scalar code.
-#if defined(__clang__)
-#define ADAPTK_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define ADAPTK_INDEPENDENT _Pragma("GCC ivdep")
-#else
-#define ADAPTK_INDEPENDENT
-#endif
-
-#if defined(_MSC_VER)
-#define ADAPTK_RESTRICT __restrict
-#else
-#define ADAPTK_RESTRICT __restrict__
-#endif
 
 namespace adaptk::detail {
 namespace {
@@ -47,17 +35,6 @@ template <size_t, class T> using Stream = T* ADAPTK_RESTRICT;
 constexpr size_t block_bytes = 256;
 constexpr size_t ahead_bytes = 2048;
 constexpr size_t long_bytes = 16384;
-constexpr size_t cache_line = 64;
-
-template <class T> ADAPTK_HD void fetch(const T* p) {
-#if defined(__GNUC__)
-    // The address may lie behind the array, which a prefetch may, and a pointer may not.
-    const auto at = reinterpret_cast<std::uintptr_t>(p) + ahead_bytes;
-    for (size_t i = 0; i < block_bytes; i += cache_line) __builtin_prefetch(reinterpret_cast<const void*>(at + i));
-#else
-    (void)p;
-#endif
-}
 
 // Calls run(offset, count, ...) over blocks with the memory ahead of them asked for, then over what is left.
 template <class T, class Run, class... Streams> ADAPTK_HD void in_blocks(size_t n, const Run& run, Streams... stream) {
@@ -65,7 +42,7 @@ template <class T, class Run, class... Streams> ADAPTK_HD void in_blocks(size_t 
     size_t i = 0;
     if (n >= long_bytes / sizeof(T)) {
         for (; i + block <= n; i += block) {
-            (fetch(stream + i), ...);
+            (prefetch(stream + i, ahead_bytes, block_bytes), ...);
             run(block, (stream + i)...);
         }
     }
@@ -156,7 +133,7 @@ void widen_f16(const void* from, float* to, size_t n) {
     const auto* ADAPTK_RESTRICT x = static_cast<const std::uint16_t*>(from);
     auto* ADAPTK_RESTRICT y = to;
     size_t i = 0;
-#if defined(__F16C__)
+#if defined(ADAPTK_F16C)
     for (; i + 8 <= n; i += 8)
         _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
 #elif defined(__aarch64__)
@@ -169,7 +146,7 @@ void narrow_f16(const float* from, void* to, size_t n) {
     const auto* ADAPTK_RESTRICT x = from;
     auto* ADAPTK_RESTRICT y = static_cast<std::uint16_t*>(to);
     size_t i = 0;
-#if defined(__F16C__)
+#if defined(ADAPTK_F16C)
     for (; i + 8 <= n; i += 8)
         _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i),
                          _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

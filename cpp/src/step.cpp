@@ -1,16 +1,14 @@
 #include "step.hpp"
 
+#include "compiler.hpp"
 #include "dispatch.hpp"
+#include "pool.hpp"
 #include "threads.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 namespace adaptk::detail {
 namespace {
@@ -32,30 +30,19 @@ constexpr std::int64_t least_work = 32768;
 // tiles and rows of lanes stay whole.
 constexpr std::int64_t cut_grain = 1024;
 
-constexpr std::size_t line = 64;
+constexpr std::size_t line = cache_line;
 
 int threads_for(std::int64_t elements) {
     const std::int64_t useful = elements / least_work;
     return int(std::clamp<std::int64_t>(useful, 1, num_threads()));
 }
 
-// Runs body(k, n) for k = 0 ... n-1 on n threads, under the floating-point mode of the contract. A team may turn out
-// smaller than asked for (inside somebody's parallel region it is 1), so n is what the region really has.
+// run_on_threads under the floating-point mode of the contract.
 template <class Body> void in_parallel(int threads, const Body& body) {
-#if defined(_OPENMP)
-    if (threads > 1) {
-#pragma omp parallel num_threads(threads)
-        {
-            const FloatingPointMode mode;
-            body(omp_get_thread_num(), omp_get_num_threads());
-        }
-        return;
-    }
-#else
-    (void)threads;
-#endif
-    const FloatingPointMode mode;
-    body(0, 1);
+    run_on_threads(threads, [&](int k, int n) {
+        const FloatingPointMode mode;
+        body(k, n);
+    });
 }
 
 std::int64_t total_size(std::span<const TensorStep> tensors) {
@@ -145,15 +132,6 @@ void store(const KernelTable&, DType, const double* x, void* y, std::size_t n) {
     std::memcpy(y, x, n * sizeof(double));
 }
 
-// Asks for memory that will be used soon; the address may lie behind the buffer.
-inline void fetch([[maybe_unused]] const std::byte* p, [[maybe_unused]] std::size_t ahead,
-                  [[maybe_unused]] std::size_t bytes) {
-#if defined(__GNUC__)
-    const auto at = reinterpret_cast<std::uintptr_t>(p) + ahead;
-    for (std::size_t i = 0; i < bytes; i += line) __builtin_prefetch(reinterpret_cast<const void*>(at + i));
-#endif
-}
-
 // A kernel over part of a tensor whose buffers are not all of type T and aligned for it.
 template <class T>
 void run_tiles(const KernelTable& k, StepKernel kernel, const void* scalars, const TensorStep& t, std::size_t buffers,
@@ -170,7 +148,7 @@ void run_tiles(const KernelTable& k, StepKernel kernel, const void* scalars, con
             home[b] = at(t, b, stored, from);
             if (n - done > (tiles_ahead + 1) * std::int64_t(tile)) {
                 const std::size_t bytes = tile * size_of(stored);
-                fetch(static_cast<const std::byte*>(home[b]), std::size_t(tiles_ahead) * bytes, bytes);
+                prefetch(static_cast<const std::byte*>(home[b]), std::size_t(tiles_ahead) * bytes, bytes);
             }
             if (stored == type && aligned(home[b], sizeof(T))) {
                 work[b] = home[b];

@@ -1,5 +1,7 @@
 #include "tensor.hpp"
 
+#include "compiler.hpp"
+
 #include <vector>
 
 namespace adaptk::detail {
@@ -102,7 +104,7 @@ std::optional<Problem> read_tensor(const adaptk_tensor& t, TensorView& out) {
     out.size = 1;
     out.c_order = true;
     for (std::int32_t i = out.ndim - 1; i >= 0; --i) {
-        if (out.shape[i] < 0 || __builtin_mul_overflow(out.size, out.shape[i], &out.size) || out.size > INT64_MAX / 8)
+        if (out.shape[i] < 0 || product_overflows(out.size, out.shape[i], out.size) || out.size > INT64_MAX / 8)
             return Problem{Kind::value, "impossible shape " + out.shape_text()};
     }
     if (out.strides != nullptr) {

@@ -1,11 +1,17 @@
 #include "threads.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
 
 #if defined(_OPENMP)
 #include <omp.h>
+#else
+#include <thread>
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 #endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -24,7 +30,13 @@ int default_threads() {
 #if defined(_OPENMP)
     return omp_get_max_threads();
 #else
-    return 1;
+#if defined(__APPLE__)
+    // Threads get equal shares, which would wait for the efficient cores.
+    int fast = 0;
+    std::size_t size = sizeof fast;
+    if (sysctlbyname("hw.perflevel0.logicalcpu", &fast, &size, nullptr, 0) == 0 && fast > 0) return fast;
+#endif
+    return int(std::clamp<long long>(std::thread::hardware_concurrency(), 1, most_threads));
 #endif
 }
 
@@ -54,11 +66,8 @@ std::string set_num_threads(long long n) {
     if (n < 1 || n > most_threads)
         return "the number of threads must be in [1, " + std::to_string(most_threads) + "], got " + std::to_string(n);
     if (in_forked_child() && n > 1)
-        return "a forked child works on one thread, because OpenMP's threads do not survive fork; start the process "
+        return "a forked child works on one thread, because threads do not survive fork; start the process "
                "with the 'spawn' method instead";
-#if !defined(_OPENMP)
-    if (n > 1) return "this build has no OpenMP: one thread only";
-#endif
     threads().store(int(n), std::memory_order_relaxed);
     return {};
 }

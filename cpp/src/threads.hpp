@@ -17,13 +17,14 @@ inline constexpr long long most_threads = 1024;
 ADAPTK_INTERNAL_API int num_threads();
 // Returns an empty string, or why the number cannot be set.
 ADAPTK_INTERNAL_API std::string set_num_threads(long long n);
-// Applies ADAPTK_NUM_THREADS; the default is what OpenMP would use. Returns what is wrong with its value, or "".
+// Applies ADAPTK_NUM_THREADS; the default is what OpenMP would use, or the
+// number of processors. Returns what is wrong with its value, or "".
 std::string set_num_threads_from_environment();
 
-// The date of the specification that the library was built for, or 0.
+// The date of OpenMP's specification that the library was built for; 0 where it has threads of its own.
 ADAPTK_INTERNAL_API int openmp_date();
 
-// OpenMP's threads do not survive fork(): a child of a process that has used them would wait for them for ever, so it
+// Threads do not survive fork(): a child of a process that has used them would wait for them for ever, so it
 // works on the calling thread alone.
 ADAPTK_INTERNAL_API bool in_forked_child();
 

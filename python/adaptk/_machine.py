@@ -15,9 +15,9 @@ def build_info() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``version``, ``compiler``, ``isas`` (of the build), ``openmp`` (the date of the specification, or ``None``),
-        ``eigen`` (the version of its headers) and ``cuda`` (a dict of ``toolkit`` and ``architectures``, or ``None``
-        where the CUDA kernels were left out).
+        ``version``, ``compiler``, ``isas`` (of the build), ``openmp`` (the date of the specification, or ``None`` where
+        threads are the library's own), ``eigen`` (the version of its headers) and ``cuda`` (a dict of ``toolkit`` and
+        ``architectures``, or ``None`` where the CUDA kernels were left out).
 
     Examples
     --------
@@ -78,9 +78,9 @@ def get_cmake_dir() -> str:
 def get_num_threads() -> int:
     """The number of threads that a large step runs on.
 
-    It starts as ``ADAPTK_NUM_THREADS``, else as what OpenMP would use (``OMP_NUM_THREADS``, else the processors). A
-    child of ``fork()`` runs on one thread, because OpenMP's threads do not survive a fork. The results do not depend
-    on it.
+    It starts as ``ADAPTK_NUM_THREADS``, else as what OpenMP would use (``OMP_NUM_THREADS``, else the processors), or as
+    the processors where threads are the library's own. A child of ``fork()`` runs on one thread, because threads do not
+    survive a fork. The results do not depend on it.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def set_num_threads(n: int) -> None:
     Raises
     ------
     ValueError
-        If `n` is out of range, or above 1 in a build without OpenMP.
+        If `n` is out of range.
     RuntimeError
         If `n` is above 1 in a child of ``fork()``.
 

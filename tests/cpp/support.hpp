@@ -230,7 +230,7 @@ template <class F, class... R> void for_each_rule(RuleList<R...>, const F& f) {
 template <class F> void for_each_rule(const F& f) { for_each_rule(Rules{}, f); }
 
 // The control register of the calling thread's arithmetic: MXCSR or FPCR.
-#if defined(__SSE2__)
+#if defined(__SSE2__) || defined(_M_X64)
 using ModeBits = unsigned;
 inline ModeBits get_mode() { return _mm_getcsr(); }
 inline void set_mode(ModeBits m) { _mm_setcsr(m); }

@@ -24,12 +24,12 @@ struct Own {
 };
 
 template <class T> struct Fits {
-    long count;
+    std::int64_t count;
     int points, size;
     std::vector<T> data, start, coordinates, x, cost, covariance;
     std::vector<int> status, iterations;
 
-    Fits(long k, int m, int n)
+    Fits(std::int64_t k, int m, int n)
         : count(k), points(m), size(n), data(k * m), start(n), coordinates(m), x(k * n), cost(k), covariance(k * n * n),
           status(k), iterations(k) {}
 
@@ -60,7 +60,7 @@ template <class T> Fits<T> own_fits() {
     Fits<T> f(45, 30, 2);
     f.start = {T(1), T(1)};
     for (int i = 0; i < f.points; ++i) f.coordinates[i] = T(i) / 4;
-    for (long k = 0; k < f.count; ++k) {
+    for (std::int64_t k = 0; k < f.count; ++k) {
         for (int i = 0; i < f.points; ++i) {
             const T a = 2 + T(k) / 50, b = 3 + T(k % 7) / 5, t = f.coordinates[i];
             f.data[k * f.points + i] = a * t * t / (b + t) + T((i * 37 + k * 11) % 17 - 8) / 1000;
@@ -72,9 +72,9 @@ template <class T> Fits<T> own_fits() {
 // The solver on single numbers: one problem after the other.
 template <class Model, class T> void one_by_one(const Model& model, Fits<T>& f) {
     struct Queue {
-        long next, count;
+        std::int64_t next, count;
     } queue{0, f.count};
-    const solve::BatchFeed feed{[](void* context, long& begin, long& end) {
+    const solve::BatchFeed feed{[](void* context, std::int64_t& begin, std::int64_t& end) {
                                     auto& q = *static_cast<Queue*>(context);
                                     begin = q.next++;
                                     end = q.next;
@@ -92,8 +92,8 @@ template <class Model, class T> void one_by_one(const Model& model, Fits<T>& f) 
 template <class T> void test_own_model() {
     Fits<T> f = own_fits<T>();
     solve::levenberg_marquardt_batch(Own{}, f.problem());
-    for (long k = 0; k < f.count; ++k) {
-        CHECK_THAT(f.status[k] > 0, "problem %ld ended with %d", k, f.status[k]);
+    for (std::int64_t k = 0; k < f.count; ++k) {
+        CHECK_THAT(f.status[k] > 0, "problem %d ended with %d", int(k), f.status[k]);
         CHECK(std::abs(f.x[2 * k] - (2 + T(k) / 50)) < T(0.01));
         CHECK(std::abs(f.x[2 * k + 1] - (3 + T(k % 7) / 5)) < T(0.05));
         CHECK(f.covariance[4 * k] > 0 && f.covariance[4 * k + 1] == f.covariance[4 * k + 2]);
@@ -113,7 +113,7 @@ template <class T> void test_built_in() {
     Fits<T> f(33, 40, 4);
     f.start = {T(4), T(1.2), T(0.9), T(0)};
     for (int i = 0; i < f.points; ++i) f.coordinates[i] = T(i) / 10 - 1;
-    for (long k = 0; k < f.count; ++k) {
+    for (std::int64_t k = 0; k < f.count; ++k) {
         for (int i = 0; i < f.points; ++i) {
             const T u = (f.coordinates[i] - 1 - T(k % 5) / 10) / (T(0.7) + T(k % 3) / 10);
             f.data[k * f.points + i] = 5 * std::exp(-u * u / 2) + 1 + T((i * 29 + k * 13) % 19 - 9) / 100;
@@ -123,7 +123,7 @@ template <class T> void test_built_in() {
     solve::levenberg_marquardt_batch(solve::Gaussian{}, f.problem());
     one_by_one(solve::Gaussian{}, single);
     CHECK(single.equals(f));
-    for (long k = 0; k < f.count; ++k) CHECK(f.status[k] > 0);
+    for (std::int64_t k = 0; k < f.count; ++k) CHECK(f.status[k] > 0);
 }
 
 template <class T> void test_lanes() {

@@ -5,6 +5,10 @@
 #include "dispatch.hpp"
 #include "support.hpp"
 
+#if defined(__x86_64__) || defined(_M_X64)
+#include "x86_level.hpp"
+#endif
+
 #include <cctype>
 #include <set>
 #include <sstream>
@@ -216,11 +220,63 @@ void test_instruction_sets() {
     CHECK(std::string(detail::current_isa().name) == "portable");
 }
 
+#if defined(__x86_64__) || defined(_M_X64)
+// A processor that never was. Its operating system is asked only where there is something to ask.
+struct Processor {
+    std::uint32_t basic = 0x38d83201, structured = 0xd0030128, extended = 0x20, most = 7, most_extended = 0x80000008;
+    std::uint64_t registers = 0xe7;
+
+    detail::CpuidRegisters cpuid(std::uint32_t leaf) const {
+        switch (leaf) {
+        case 0: return {.eax = most};
+        case 1: return {.ecx = basic};
+        case 7: CHECK(most >= 7); return {.ebx = structured};
+        case 0x80000000u: return {.eax = most_extended};
+        case 0x80000001u: return {.ecx = extended};
+        default: CHECK(false); return {};
+        }
+    }
+    std::uint64_t saved() const {
+        CHECK((basic & 1u << 27) != 0);
+        return registers;
+    }
+};
+
+void test_x86_levels() {
+    CHECK(detail::x86_level(Processor{}) == 4);
+    CHECK(detail::x86_level(Processor{.basic = 0}) == 1);
+    CHECK(detail::x86_level(Processor{.most = 6}) == 2);
+    CHECK(detail::x86_level(Processor{.most_extended = 0x80000000u}) == 2);
+    CHECK(detail::x86_level(Processor{.registers = 0x3}) == 2);
+    CHECK(detail::x86_level(Processor{.registers = 0x7}) == 3);
+    CHECK(detail::x86_level(Processor{.registers = 0x67}) == 3);
+    const Processor whole;
+    for (unsigned bit = 0; bit < 32; ++bit) {
+        Processor p;
+        p.basic &= ~(1u << bit);
+        const int by_basic = (0x982201u >> bit & 1) != 0 ? 1 : p.basic != whole.basic ? 2 : 4;
+        CHECK_THAT(detail::x86_level(p) == by_basic, "bit %u of leaf 1", bit);
+        p = {};
+        p.structured &= ~(1u << bit);
+        const int by_structured = (0x128u >> bit & 1) != 0 ? 2 : p.structured != whole.structured ? 3 : 4;
+        CHECK_THAT(detail::x86_level(p) == by_structured, "bit %u of leaf 7", bit);
+        p = {};
+        p.extended &= ~(1u << bit);
+        CHECK_THAT(detail::x86_level(p) == (p.extended != whole.extended ? 2 : 4), "bit %u of leaf 0x80000001", bit);
+    }
+    // This one, by the compiler's own look at it where it has one.
+    const int level = detail::x86_level(detail::ThisProcessor{});
+    for (const Isa& isa : detail::built_isas()) {
+        const std::string name = isa.name;
+        if (name.starts_with("x86-64-v")) CHECK_THAT(isa.supported == (level >= name.back() - '0'), "%s", isa.name);
+    }
+}
+#endif
+
 void test_threads() {
     CHECK(detail::num_threads() >= 1 && !detail::in_forked_child());
     CHECK(detail::set_num_threads(1).empty() && detail::num_threads() == 1);
-    const bool several = detail::set_num_threads(3).empty();
-    CHECK(detail::num_threads() == (several ? 3 : 1));
+    CHECK(detail::set_num_threads(3).empty() && detail::num_threads() == 3);
     const int before = detail::num_threads();
     for (const long long n : {0LL, -1LL, 1LL << 40}) {
         CHECK(detail::set_num_threads(n).find(std::to_string(n)) != std::string::npos);
@@ -247,6 +303,9 @@ int main() {
     test_scalars();
     test_ranges();
     test_instruction_sets();
+#if defined(__x86_64__) || defined(_M_X64)
+    test_x86_levels();
+#endif
     test_threads();
     return finish();
 }

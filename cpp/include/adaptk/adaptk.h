@@ -143,8 +143,8 @@ ADAPTK_API int adaptk_abi_version(void);
  * that they matter to. This one says whether they could be followed; all others go on with the defaults. */
 ADAPTK_API adaptk_status adaptk_initialize(void);
 
-/* Threads that a large step runs on, in [1, 1024]. At first: what OpenMP would use. A child of fork() has one. The
- * results do not depend on it. */
+/* Threads that a large step runs on, in [1, 1024]. At first: what OpenMP would use, or the processors where the library
+ * has threads of its own. A child of fork() has one. The results do not depend on it. */
 ADAPTK_API int adaptk_get_num_threads(void);
 ADAPTK_API adaptk_status adaptk_set_num_threads(int threads);
 
@@ -155,7 +155,7 @@ ADAPTK_API const char* adaptk_isa_at(size_t index);
 ADAPTK_API const char* adaptk_get_isa(void);
 ADAPTK_API adaptk_status adaptk_set_isa(const char* name);
 
-/* The date of the OpenMP specification that the library was built for (201511), or 0: one thread. */
+/* The date of the OpenMP specification that the library was built for (201511), or 0: it has threads of its own. */
 ADAPTK_API int adaptk_openmp(void);
 
 /* Whether tensors on CUDA devices can be updated: the library beside this one, a driver and a device. */

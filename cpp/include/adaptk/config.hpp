@@ -1,6 +1,12 @@
-// The only macro header: function markers for host and device code, and the namespace of the instruction set that a
-// translation unit is compiled for.
+// The only macro header: function markers for host and device code, what compilers spell differently, and the namespace
+// of the instruction set that a translation unit is compiled for.
 #pragma once
+
+// GCC and Clang, which may stand in for MSVC: their builtins, and vectors as types. ADAPTK_STANDARD_CXX leaves them
+// aside, so that what is compiled without them can be tested with these compilers.
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(ADAPTK_STANDARD_CXX)
+#define ADAPTK_GNU 1
+#endif
 
 // What a step computes once: on the host, or on the device where the step count and the hyperparameters live there.
 #if defined(__CUDACC__)
@@ -17,6 +23,31 @@
 #define ADAPTK_HD __forceinline
 #else
 #define ADAPTK_HD inline __attribute__((always_inline))
+#endif
+
+// Before a loop: iterations are independent, for arrays do not overlap. GCC 12 needs this spelling; `omp simd` made it
+// emit scalar code.
+#if defined(__clang__)
+#define ADAPTK_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define ADAPTK_INDEPENDENT _Pragma("GCC ivdep")
+#elif defined(_MSC_VER)
+#define ADAPTK_INDEPENDENT __pragma(loop(ivdep))
+#else
+#define ADAPTK_INDEPENDENT
+#endif
+
+// Before a loop over the parts of a small array, which then stays in registers.
+#if defined(ADAPTK_GNU)
+#define ADAPTK_UNROLL _Pragma("GCC unroll 16")
+#else
+#define ADAPTK_UNROLL
+#endif
+
+#if defined(_MSC_VER)
+#define ADAPTK_RESTRICT __restrict
+#else
+#define ADAPTK_RESTRICT __restrict__
 #endif
 
 // Kernel objects define ADAPTK_TARGET (portable, v2, v3, v4, neon), so that everything a rule header declares has a

@@ -4,26 +4,29 @@
 
 #include "adaptk/config.hpp"
 
+#include <math.h>
+
 #include <cmath>
 
 ADAPTK_NAMESPACE_BEGIN
 
-// Builtins, not std::sqrt: a library wrapper that is not inlined would leave a weak symbol in a kernel object.
+// Builtins, or C's functions, not std::sqrt: a library wrapper that is not inlined would leave a weak symbol in a
+// kernel object.
 #if defined(__CUDA_ARCH__)
 ADAPTK_HD float root(float x) { return __fsqrt_rn(x); }
 ADAPTK_HD double root(double x) { return __dsqrt_rn(x); }
 ADAPTK_HD float magnitude(float x) { return fabsf(x); }
 ADAPTK_HD double magnitude(double x) { return fabs(x); }
-#elif defined(_MSC_VER)
-ADAPTK_HD float root(float x) { return std::sqrt(x); }
-ADAPTK_HD double root(double x) { return std::sqrt(x); }
-ADAPTK_HD float magnitude(float x) { return std::fabs(x); }
-ADAPTK_HD double magnitude(double x) { return std::fabs(x); }
-#else
+#elif defined(ADAPTK_GNU)
 ADAPTK_HD float root(float x) { return __builtin_sqrtf(x); }
 ADAPTK_HD double root(double x) { return __builtin_sqrt(x); }
 ADAPTK_HD float magnitude(float x) { return __builtin_fabsf(x); }
 ADAPTK_HD double magnitude(double x) { return __builtin_fabs(x); }
+#else
+ADAPTK_HD float root(float x) { return ::sqrtf(x); }
+ADAPTK_HD double root(double x) { return ::sqrt(x); }
+ADAPTK_HD float magnitude(float x) { return ::fabsf(x); }
+ADAPTK_HD double magnitude(double x) { return ::fabs(x); }
 #endif
 
 // A NaN on either side comes out; IEEE maxNum and std::max would drop it.

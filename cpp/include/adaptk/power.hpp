@@ -34,9 +34,22 @@ ADAPTK_HOST_DEVICE inline Pair add(Pair a, Pair b) {
     return fast_sum(s, e + (a.lo + b.lo));
 }
 
+// a * b - p, exactly, for p = a * b rounded.
+ADAPTK_HOST_DEVICE inline double rest_of_product(double a, double b, double p) {
+#if defined(__MINGW32__)
+    // The fma of MinGW-w64's C library rounds twice. Halves of 26 bits, whose products are exact (Dekker, Veltkamp).
+    const double over_a = 0x8000001p0 * a, over_b = 0x8000001p0 * b;
+    const double a1 = over_a - (over_a - a), b1 = over_b - (over_b - b);
+    const double a2 = a - a1, b2 = b - b1;
+    return ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2;
+#else
+    return std::fma(a, b, -p);
+#endif
+}
+
 ADAPTK_HOST_DEVICE inline Pair multiply(Pair a, Pair b) {
     const double p = a.hi * b.hi;
-    const double e = std::fma(a.hi, b.hi, -p);
+    const double e = rest_of_product(a.hi, b.hi, p);
     return fast_sum(p, e + (a.hi * b.lo + a.lo * b.hi));
 }
 

@@ -31,14 +31,6 @@
 #include <omp.h>
 #endif
 
-#if defined(__clang__)
-#define ADAPTK_RUN_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define ADAPTK_RUN_INDEPENDENT _Pragma("GCC ivdep")
-#else
-#define ADAPTK_RUN_INDEPENDENT
-#endif
-
 ADAPTK_NAMESPACE_BEGIN
 
 // What a step of a rule computes once, from its hyperparameters and those that every rule has. Decoupled decay
@@ -80,7 +72,7 @@ namespace run_detail {
 // The arrays do not overlap.
 template <class R, bool Coupled, class T, class... S>
 inline void range(const StepScalars<R, T>& c, std::size_t n, T* p, const T* g, S*... s) {
-    ADAPTK_RUN_INDEPENDENT
+    ADAPTK_INDEPENDENT
     for (std::size_t i = 0; i < n; ++i) {
         T pi = p[i];
         T gi = g[i];

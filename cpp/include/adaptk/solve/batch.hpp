@@ -38,18 +38,18 @@ namespace adaptk::solve {
 
 // Arrays are stored row after row. A stride of 0 says that all problems share one row.
 template <class T> struct BatchProblem {
-    long count = 0;            // of problems
+    std::int64_t count = 0;    // of problems
     int points = 0;            // of each
     const T* data = nullptr;   // count x points
     const T* start = nullptr;  // size each, within the bounds
-    long start_stride = 0;
+    std::int64_t start_stride = 0;
     const T* coordinates = nullptr;  // points x inputs each
-    long coordinates_stride = 0;
+    std::int64_t coordinates_stride = 0;
     const T* weights = nullptr;  // points each, >= 0; data of weight 0 may be anything
-    long weights_stride = 0;
+    std::int64_t weights_stride = 0;
     const T* lower = nullptr;  // size each; both or none
     const T* upper = nullptr;
-    long bounds_stride = 0;
+    std::int64_t bounds_stride = 0;
     const bool* fixed = nullptr;  // size: variables that keep their start
     T* x = nullptr;               // count x size; the best point
     T* cost = nullptr;            // half the sum of squares there
@@ -69,7 +69,7 @@ template <class T> struct BatchOptions {
 
 // Hands out problems: false where there are no more. Asked again and again, by several threads at once.
 struct BatchFeed {
-    bool (*more)(void* context, long& begin, long& end) = nullptr;
+    bool (*more)(void* context, std::int64_t& begin, std::int64_t& end) = nullptr;
     bool (*go)(void* context) = nullptr;  // false where all must end at once; asked now and then
     void* context = nullptr;
 };
@@ -114,11 +114,11 @@ template <class V, int n, class Rows> class BatchLanes {
         : rows_(rows), f(problem), o(options), inputs_(inputs), stride_(stride(problem, inputs)), block_(block) {}
 
     void run(const BatchFeed& feed) {
-        for (long i = 0; i < long(f.points) * stride_; ++i) block_[i] = V{};
+        for (std::int64_t i = 0; i < std::int64_t(f.points) * stride_; ++i) block_[i] = V{};
         if (f.coordinates_stride == 0) {
             for (int i = 0; i < f.points; ++i)
                 for (int c = 0; c < inputs_; ++c)
-                    block_[long(i) * stride_ + 1 + c] = lane<V>(f.coordinates[long(i) * inputs_ + c]);
+                    block_[std::int64_t(i) * stride_ + 1 + c] = lane<V>(f.coordinates[std::int64_t(i) * inputs_ + c]);
         }
         scale = lane<V>(1);
         for (int j = 0; j < n; ++j) unit[j] = inverse_unit[j] = factor[j] = scale;
@@ -126,8 +126,8 @@ template <class V, int n, class Rows> class BatchLanes {
         int active = 0;
         for (int l = 0; l < width; ++l) active += load(l, feed);
         // Looking up costs about as much as some hundred points.
-        const long patience = 1 + 4096 / (f.points + 1);
-        for (long round = 1; active > 0; ++round) {
+        const std::int64_t patience = 1 + 4096 / (f.points + 1);
+        for (std::int64_t round = 1; active > 0; ++round) {
             if (round % patience == 0 && !feed.go(feed.context)) return;
             evaluate();
             judge();
@@ -177,7 +177,7 @@ template <class V, int n, class Rows> class BatchLanes {
             index_[l] = -1;
             return false;
         }
-        const long k = index_[l] = next_++;
+        const std::int64_t k = index_[l] = next_++;
         T* lanes = reinterpret_cast<T*>(block_) + l;
         const T* data = f.data + k * f.points;
         T largest = 0;
@@ -185,7 +185,7 @@ template <class V, int n, class Rows> class BatchLanes {
         if (f.coordinates_stride != 0) {
             const T* x = f.coordinates + k * f.coordinates_stride;
             for (int i = 0; i < f.points; ++i)
-                for (int c = 0; c < inputs_; ++c) lanes[(long(i) * stride_ + 1 + c) * width] = *x++;
+                for (int c = 0; c < inputs_; ++c) lanes[(std::int64_t(i) * stride_ + 1 + c) * width] = *x++;
         }
         if (f.weights != nullptr) {
             const T* weights = f.weights + k * f.weights_stride;
@@ -194,14 +194,14 @@ template <class V, int n, class Rows> class BatchLanes {
                 const T root = sqrt<T>(weights[i]);
                 const T y = root == 0 ? T(0) : data[i];
                 freedom_[l] += root != 0;
-                T* point = lanes + long(i) * stride_ * width;
+                T* point = lanes + std::int64_t(i) * stride_ * width;
                 point[0] = y;
                 point[(stride_ - 1) * width] = root;
                 largest = greater_of<T>(largest, absolute<T>(y * root));
             }
         } else {
             for (int i = 0; i < f.points; ++i) {
-                lanes[long(i) * stride_ * width] = data[i];
+                lanes[std::int64_t(i) * stride_ * width] = data[i];
                 largest = greater_of<T>(largest, absolute<T>(data[i]));
             }
         }
@@ -241,11 +241,11 @@ template <class V, int n, class Rows> class BatchLanes {
         V total{};
         for (int first = 0; first < f.points; first += rows_at_once) {
             const int count = f.points - first < rows_at_once ? f.points - first : rows_at_once;
-            const V* points = block_ + long(first) * stride_;
+            const V* points = block_ + std::int64_t(first) * stride_;
             rows_(trial, points, stride_, count, &rows[0][0]);
             if (f.weights != nullptr) {
                 for (int i = 0; i < count; ++i) {
-                    const V root = points[long(i) * stride_ + stride_ - 1];
+                    const V root = points[std::int64_t(i) * stride_ + stride_ - 1];
                     // Nothing of a point without weight, be it NaN.
                     for (int j = 0; j <= n; ++j) rows[i][j] = root == T(0) ? V{} : rows[i][j] * root;
                 }
@@ -260,7 +260,7 @@ template <class V, int n, class Rows> class BatchLanes {
             for (int i = 0; i < count; ++i) {
                 total += rows[i][n] * rows[i][n];
                 const V left = rows[i][0];
-                ADAPTK_UNROLL_LANES
+                ADAPTK_UNROLL
                 for (int k = 0; k <= n; ++k) sum[k] += left * rows[i][k];
             }
             reduce<0>(rows, count, sum);
@@ -281,7 +281,7 @@ template <class V, int n, class Rows> class BatchLanes {
         const V inverse = some ? T(1) / (corner * head) : V{};
         to[j][j] = square != square ? square : corner;
         V s[n + 1];
-        ADAPTK_UNROLL_LANES
+        ADAPTK_UNROLL
         for (int k = j + 1; k <= n; ++k) {
             s[k] = (head * to[j][k] + sum[k]) * inverse;
             to[j][k] += s[k] * head;
@@ -291,7 +291,7 @@ template <class V, int n, class Rows> class BatchLanes {
             for (int i = 0; i < count; ++i) {
                 const V v = rows[i][j];
                 const V left = rows[i][j + 1] + s[j + 1] * v;
-                ADAPTK_UNROLL_LANES
+                ADAPTK_UNROLL
                 for (int k = j + 1; k <= n; ++k) {
                     const V updated = rows[i][k] + s[k] * v;
                     rows[i][k] = updated;
@@ -344,20 +344,21 @@ template <class V, int n, class Rows> class BatchLanes {
             stationary &= held[k] | M(absolute(g) <= o.gtol * strict * norms[k] * length);
         }
         const V ftol = o.ftol * strict;
-        const M reduced =
-            moved & finite & M(absolute(actual) <= ftol) & M(absolute(predicted) <= ftol) & M(ratio <= T(2));
+        const V fall = absolute(actual), expected = absolute(predicted);
+        const M reduced = moved & finite & M(fall <= ftol) & M(expected <= ftol) & M(ratio <= T(2));
         const M step = moved & small;
         // Later lines win.
         V s = lane<V>(running);
         s = iterations >= T(o.max_iterations) ? lane<V>(int(Status::limit)) : s;
-        s = moved & stuck ? lane<V>(int(Status::precision)) : s;
+        s = (moved & stuck) ? lane<V>(int(Status::precision)) : s;
         s = stationary ? lane<V>(int(Status::gradient)) : s;
         s = step ? lane<V>(int(Status::step)) : s;
         s = reduced ? (step ? lane<V>(int(Status::both)) : lane<V>(int(Status::reduction))) : s;
         const M again = polishing & overshot & M(strict == T(1)) & M(iterations < T(o.max_iterations));
         strict = again ? sqrt(lane<V>(epsilon<T>)) : strict;
-        s = polishing ? ((taken | again) & M(iterations < T(o.max_iterations)) ? lane<V>(running) : ended) : s;
-        s = fresh & M(finite == 0) ? lane<V>(int(Status::nonfinite)) : s;
+        const M going = (taken | again) & M(iterations < T(o.max_iterations));
+        s = polishing ? (going ? lane<V>(running) : ended) : s;
+        s = (fresh & M(finite == 0)) ? lane<V>(int(Status::nonfinite)) : s;
         if (o.polish) {
             const M begin = M(polishing == 0) & M(s > T(0)) & M(s != T(running)) & M(cost > T(0)) &
                             M(iterations < T(o.max_iterations));
@@ -410,7 +411,7 @@ template <class V, int n, class Rows> class BatchLanes {
                 const M below = M(hold[k] == 0) & M(next < low[k]), above = M(hold[k] == 0) & M(next > high[k]);
                 end[k] = below ? low[k] : end[k];
                 end[k] = above ? high[k] : end[k];
-                p[k] = below | above ? (end[k] - x[k]) * inverse_unit[k] : p[k];
+                p[k] = (below | above) ? (end[k] - x[k]) * inverse_unit[k] : p[k];
                 cut[k] |= below | above;
                 hold[k] |= below | above;
                 beyond |= below | above;
@@ -472,7 +473,7 @@ template <class V, int n, class Rows> class BatchLanes {
     }
 
     void store(int l) {
-        const long k = index_[l];
+        const std::int64_t k = index_[l];
         for (int j = 0; j < n; ++j) f.x[k * n + j] = at(x[j], l);
         f.cost[k] = at(cost, l) / 2 / at(scale, l) / at(scale, l);
         f.status[k] = int(at(status, l));
@@ -526,8 +527,8 @@ template <class V, int n, class Rows> class BatchLanes {
     const BatchOptions<T>& o;
     const int inputs_, stride_;
     V* const block_;
-    long next_ = 0, end_ = 0;
-    long index_[width];
+    std::int64_t next_ = 0, end_ = 0;
+    std::int64_t index_[width];
     int freedom_[width];
     bool scaled_ = false;
     // Of the best point: x, R and Q'r, the columns' norms, |r|^2. Of the trial point: trial, to, cost_n.
@@ -553,11 +554,11 @@ void levenberg_marquardt_batch(const Model& model, const BatchProblem<T>& proble
     using Rows = ModelRows<Model, V>;
     using Solver = BatchLanes<V, Model::size, Rows>;
     struct Queue {
-        std::atomic<long> next{0};
-        long count;
+        std::atomic<std::int64_t> next{0};
+        std::int64_t count;
     };
     Queue queue{0, problem.count};
-    const BatchFeed feed{[](void* context, long& begin, long& end) {
+    const BatchFeed feed{[](void* context, std::int64_t& begin, std::int64_t& end) {
                              auto& q = *static_cast<Queue*>(context);
                              begin = q.next.fetch_add(lane_count<T>, std::memory_order_relaxed);
                              end = begin + lane_count<T> < q.count ? begin + lane_count<T> : q.count;

@@ -16,7 +16,7 @@ namespace adaptk::solve {
 template <class T> struct CgOptions {
     T rtol = sizeof(T) == 4 ? T(1e-4) : T(1e-8);
     T atol = 0;
-    long max_iterations = 1000;
+    std::int64_t max_iterations = 1000;
 };
 
 template <class T> struct CgWork {
@@ -47,7 +47,7 @@ Summary<T> cg(System& system, const CgOptions<T>& o, CgWork<T>& w, Monitor&& wat
         }
         T step = std::numeric_limits<T>::quiet_NaN(), rho = 0;
         T lowest = norm(w.r);
-        long since = 0;
+        std::int64_t since = 0;
         w.p.setZero();
         bool fresh = true;
         for (;; ++s.nit) {

@@ -20,7 +20,7 @@ enum class Beta { hz, pr_plus, fr, hs, dy };
 template <class T> struct ConjugateGradientOptions {
     Beta beta = Beta::hz;
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-10);
-    long max_iterations = 10000;
+    std::int64_t max_iterations = 10000;
 };
 
 template <class T> struct ConjugateGradientWork : LineWork<T> {
@@ -66,7 +66,7 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
         if (!line.start()) return Status::aborted;
         if (!std::isfinite(line.value) || !w.g.allFinite()) return Status::nonfinite;
         T most = 0, step = std::numeric_limits<T>::quiet_NaN(), alpha = 0;
-        long since_restart = 0;
+        std::int64_t since_restart = 0;
         w.d = -w.g;
         for (;; ++s.nit) {
             const T g_most = largest(w.g);

@@ -1,17 +1,14 @@
 // Arithmetic on lanes: one vector register holds the same quantity of several independent problems.
 //
-// A formula is written once, on a type V that is either Lanes<T> (a vector of GCC and Clang) or T itself: the operators
+// A formula is written once, on a type V that is either Lanes<T> (a vector of GCC and Clang, a single number elsewhere)
+// or T itself: the operators
 // + - * / and comparisons, `c ? a : b` (both sides are computed), and the functions below. Numbers are written T(2) or
 // lane<V>(2). Every operation is rounded on its own, so a lane has the bits that the scalar code has, at any width.
 #pragma once
 
 #include "adaptk/config.hpp"
 
-#if defined(__GNUC__)
-#define ADAPTK_UNROLL_LANES _Pragma("GCC unroll 16")
-#else
-#define ADAPTK_UNROLL_LANES
-#endif
+#include <math.h>
 
 #include <bit>
 #include <cstdint>
@@ -20,10 +17,8 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
-#elif defined(__aarch64__) && defined(__GNUC__)
+#elif defined(__aarch64__)
 #include <arm_neon.h>
-#elif !defined(__GNUC__)
-#include <cmath>
 #endif
 
 namespace adaptk::solve {
@@ -37,7 +32,7 @@ constexpr int lane_bytes = 32;
 constexpr int lane_bytes = 16;
 #endif
 
-#if defined(__GNUC__)
+#if defined(ADAPTK_GNU)
 template <class T> struct LaneType {
     typedef T Vector __attribute__((vector_size(lane_bytes)));
 };
@@ -64,7 +59,7 @@ template <> struct LaneOf<double> {
     using Mask = bool;
     using Integer = std::int64_t;
 };
-template <class V> using Element = typename LaneOf<V>::Element;
+template <class V> using Element = typename LaneOf<std::remove_cv_t<V>>::Element;
 template <class V> using Mask = typename LaneOf<V>::Mask;
 
 // Lane l, to read and to write. (The compilers let vectors alias their elements.)
@@ -109,7 +104,7 @@ template <class V> ADAPTK_HD V sqrt(V x) {
         if constexpr (sizeof(V) == 16 && sizeof(T) == 8) return V(_mm_sqrt_pd(__m128d(x)));
         if constexpr (sizeof(V) == 16 && sizeof(T) == 4) return V(_mm_sqrt_ps(__m128(x)));
 #endif
-#if defined(__aarch64__) && defined(__GNUC__)
+#if defined(__aarch64__)
         if constexpr (sizeof(V) == 16 && sizeof(T) == 8) return V(vsqrtq_f64(float64x2_t(x)));
         if constexpr (sizeof(V) == 16 && sizeof(T) == 4) return V(vsqrtq_f32(float32x4_t(x)));
 #endif
@@ -117,13 +112,16 @@ template <class V> ADAPTK_HD V sqrt(V x) {
         for (unsigned i = 0; i < sizeof(V) / sizeof(T); ++i) y[i] = sqrt<T>(x[i]);
         return y;
     } else {
-#if defined(__GNUC__)
+#if defined(ADAPTK_GNU)
         if constexpr (sizeof(T) == 4)
             return __builtin_sqrtf(x);
         else
             return __builtin_sqrt(x);
 #else
-        return std::sqrt(x);
+        if constexpr (sizeof(T) == 4)
+            return ::sqrtf(x);
+        else
+            return ::sqrt(x);
 #endif
     }
 }

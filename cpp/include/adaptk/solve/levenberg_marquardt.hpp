@@ -62,7 +62,7 @@ template <class T> struct LevenbergMarquardtOptions {
     T xtol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
     T factor = 1;  // the first radius over |D x|
-    long max_evaluations = 1000;
+    std::int64_t max_evaluations = 1000;
     Loss loss = Loss::linear;
     T loss_scale = 1;  // C
     bool bounded = false;

@@ -27,7 +27,7 @@ template <class T> struct NewtonOptions {
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
     T xtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
     T radius = 0;  // the first one; 0: the length of the first step that the model suggests
-    long max_iterations = 1000;
+    std::int64_t max_iterations = 1000;
     bool eigenvalue = true;  // compute lambda_min at the end
 };
 

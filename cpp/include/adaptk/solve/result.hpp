@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 namespace adaptk::solve {
@@ -41,7 +42,7 @@ enum class Status : int {
 enum class Signal { go, stop, time, abort };
 
 template <class T> struct Progress {
-    long nit;
+    std::int64_t nit;
     T value;     // f, or half the sum of squares
     T step;      // its 2-norm
     T gradient;  // its largest element
@@ -58,7 +59,7 @@ template <class T> struct Summary {
     T value = std::numeric_limits<T>::quiet_NaN();
     T gradient = std::numeric_limits<T>::quiet_NaN();
     T lambda_min = std::numeric_limits<T>::quiet_NaN();
-    long nit = 0, nfev = 0, njev = 0, nhev = 0;
+    std::int64_t nit = 0, nfev = 0, njev = 0, nhev = 0;
 };
 
 template <class T> inline constexpr T epsilon = std::numeric_limits<T>::epsilon();

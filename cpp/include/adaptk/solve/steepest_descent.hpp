@@ -22,7 +22,7 @@ enum class StepRule { wolfe, exact, bb };
 template <class T> struct SteepestDescentOptions {
     StepRule rule = StepRule::wolfe;
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-8);
-    long max_iterations = 10000;
+    std::int64_t max_iterations = 10000;
 };
 
 // w.x holds the start, and at the end the best point found, with its gradient in w.g.

@@ -1,0 +1,188 @@
+"""Other compilers and systems: the library and its tests are built for them, and run where an emulator is found.
+
+Every build must give the hashes of `tests/cpp/hashes.txt`, which GCC's build for Linux gives.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import adaptk
+import pytest
+from test_c_abi import declared
+from test_cpp import ROOT, Build, check_hashes, find_compiler, find_tool, run
+
+pytestmark = pytest.mark.slow
+
+CONSUMERS = ROOT / "tests" / "find_package"
+ISAS = adaptk.available_isas()
+
+
+# Clang
+
+
+CLANG = ("clang++", *(f"clang++-{version}" for version in range(23, 15, -1)))
+
+
+@pytest.fixture(scope="module")
+def clang(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    compiler = find_tool(*CLANG)
+    build = Build(tmp_path_factory.mktemp("clang"))
+    # With the library's own threads: OpenMP's are what the other builds have.
+    build.make(f"-DCMAKE_CXX_COMPILER={compiler}", "-DADAPTK_OPENMP=OFF")
+    return build
+
+
+def test_clang(clang: Build) -> None:
+    clang.test(quick=True)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_hashes_clang(clang: Build, isa: str) -> None:
+    check_hashes(clang, isa)
+
+
+def test_clang_cl_takes_the_options(tmp_path: Path) -> None:
+    """clang-cl ignores what it does not know, with a warning: contraction into FMA would stay on."""
+    compiler = find_tool(*CLANG)
+    (tmp_path / "empty.cpp").write_text("")
+    text = (ROOT / "CMakeLists.txt").read_text() + (ROOT / "cpp" / "cmake" / "contraction.cmake").read_text()
+    options = sorted(set(re.findall(r"/clang:[\w=-]+", text)) - {"/clang:-ffp-contract=fast"})
+    assert "/clang:-ffp-contract=off" in options
+    isas = re.findall(r"adaptk_kernels\(v\d (-march=[^)]*)\)", text)
+    assert len(isas) == 3
+    for isa in isas:
+        command = [compiler, "--driver-mode=cl", "--target=x86_64-pc-windows-msvc", "-###", "/c", "/std:c++20"]
+        command += ["/W4", "/WX", "/bigobj", "/utf-8", *options, *isa.split(), str(tmp_path / "empty.cpp")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0
+        assert "warning" not in done.stderr
+        assert "error:" not in done.stderr
+        assert '"-ffp-contract=off"' in done.stderr
+        assert '"-fmath-errno"' not in done.stderr
+        assert f'"{isa.split()[0].removeprefix("-march=")}"' in done.stderr
+
+
+# What compilers without GCC's builtins and vectors get, by the compiler of this machine
+
+
+@pytest.fixture(scope="module")
+def standard(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    find_compiler()
+    build = Build(tmp_path_factory.mktemp("standard"))
+    tests = ("hash_table", *(f"test_{name}" for name in STANDARD))
+    build.make("-DCMAKE_CXX_FLAGS=-DADAPTK_STANDARD_CXX", "-DADAPTK_OPENMP=OFF", targets=tests)
+    return build
+
+
+STANDARD = ("batch", "convert", "norm", "pool", "registry", "solve", "step")
+
+
+@pytest.mark.parametrize("test", STANDARD)
+def test_standard(standard: Build, test: str) -> None:
+    standard.program(f"test_{test}", quick=True)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_hashes_standard(standard: Build, isa: str) -> None:
+    check_hashes(standard, isa)
+
+
+# Windows, by MinGW-w64 and Wine
+
+
+@dataclass
+class Windows:
+    build: Build
+    options: tuple[str, ...]
+
+    def configure(self, source: Path, folder: Path, *options: str) -> None:
+        cmake = find_tool("cmake")
+        run(cmake, "-S", source, "-B", folder, "-GNinja", *self.options, *options)
+        run(cmake, "--build", folder)
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+    # The variant with POSIX threads, which has std::thread; the other one has the plain name on some systems.
+    compiler = find_tool("x86_64-w64-mingw32-g++-posix", "x86_64-w64-mingw32-g++")
+    wine = find_tool("wine", "wine64")
+    find_tool("ninja")
+    prefix = tmp_path_factory.mktemp("wine") / "prefix"
+    emulator = ("env", f"WINEPREFIX={prefix}", "WINEDEBUG=-all", wine)
+    options = (
+        *("-DCMAKE_SYSTEM_NAME=Windows", "-DCMAKE_SYSTEM_PROCESSOR=AMD64", "-DCMAKE_BUILD_TYPE=Release"),
+        *(f"-DCMAKE_CXX_COMPILER={compiler}", f"-DCMAKE_C_COMPILER={compiler.replace('g++', 'gcc')}"),
+        # The compiler's own DLLs are nowhere that Wine looks.
+        *("-DCMAKE_EXE_LINKER_FLAGS=-static", "-DCMAKE_SHARED_LINKER_FLAGS=-static"),
+    )
+    build = Build(tmp_path_factory.mktemp("windows"), emulator, "x86_64-w64-mingw32-", ".exe")
+    build.make(*options)
+    return Windows(build, options)
+
+
+WINDOWS = ["batch", "concurrent", "convert", "norm", "overlap", "pool", "power", "registry", "solve", "step"]
+
+
+@pytest.mark.parametrize("test", WINDOWS)
+def test_windows(windows: Windows, test: str) -> None:
+    windows.build.program(f"test_{test}", quick=True)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_hashes_windows(windows: Windows, isa: str) -> None:
+    check_hashes(windows.build, isa)
+
+
+def test_exports_windows(windows: Windows) -> None:
+    objdump = find_tool("x86_64-w64-mingw32-objdump")
+    text = run(objdump, "-p", windows.build.folder / "adaptk-0.dll")
+    table = text[text.index("[Ordinal/Name Pointer] Table") :]
+    names = set(re.findall(r"^\s*\[\s*\d+\](?: \+base\[\s*\d+\]\s+[0-9a-f]+)? (\w+)$", table, re.M))
+    assert {name for name in names if name.startswith("adaptk_")} == declared()
+    assert all(name.startswith(("adaptk_", "_ZN6adaptk6detail", "_ZNK6adaptk6detail")) for name in names)
+
+
+@pytest.mark.parametrize("language", ["c", "cpp"])
+def test_installed_on_windows(windows: Windows, tmp_path: Path, language: str) -> None:
+    """Programs that find the package under its prefix, and the DLL beside them."""
+    prefix = tmp_path / "prefix"
+    run(find_tool("cmake"), "--install", windows.build.folder, "--prefix", prefix)
+    assert (prefix / "bin" / "adaptk-0.dll").is_file()
+    assert not list((prefix / "lib").glob("*.dll"))
+    windows.configure(CONSUMERS / language, tmp_path / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
+    for program in ("consumer",) if language == "c" else ("linked", "header_only", "both"):
+        run(*windows.build.emulator, tmp_path / "build" / f"{program}.exe")
+
+
+# macOS, by the compiler and the libraries that the package ziglang brings: built and linked, not run
+
+
+def test_macos(tmp_path: Path) -> None:
+    if importlib.util.find_spec("ziglang") is None:
+        pytest.skip("needs ziglang")
+    wrappers = {"c++": "c++ -target aarch64-macos.13.3", "ar": "ar", "ranlib": "ranlib"}
+    for name, command in wrappers.items():
+        path = tmp_path / f"zig-{name}"
+        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ziglang {command} "$@"\n')
+        path.chmod(0o755)
+    build = Build(tmp_path / "build")
+    build.make(
+        *("-DCMAKE_SYSTEM_NAME=Darwin", "-DCMAKE_SYSTEM_PROCESSOR=arm64", f"-DCMAKE_CXX_COMPILER={tmp_path}/zig-c++"),
+        *(f"-DCMAKE_AR={tmp_path}/zig-ar", f"-DCMAKE_RANLIB={tmp_path}/zig-ranlib"),
+        f"-DCMAKE_INSTALL_NAME_TOOL={shutil.which('true')}",
+        targets=("adaptk", "test_step", "test_solve"),
+    )
+    library = build.folder / "libadaptk.0.dylib"
+    data = library.read_bytes()
+    assert data[:8] == b"\xcf\xfa\xed\xfe\x0c\x00\x00\x01"  # 64 bits, arm64
+    assert b"@rpath/libadaptk.0.dylib" in data
+    nm = find_tool("llvm-nm", *(f"llvm-nm-{version}" for version in range(23, 13, -1)))
+    names = {line.split()[-1] for line in run(nm, "--extern-only", "--defined-only", library).splitlines()}
+    assert {name[1:] for name in names if name.startswith("_adaptk_")} == declared()
