@@ -286,13 +286,13 @@ def attempt(work: Callable[[], Any], unless: str = BUSY) -> bool:
 
 @pytest.mark.parametrize("size", [3, 30000])
 def test_one_optimizer_in_many_threads(size: int) -> None:
-    """Each step is taken whole or refused, whatever else the threads do with the optimizer."""
+    """Each step is taken whole or refused, whatever else the threads do with the optimizer; short ones wait."""
     params = [np.zeros(n) for n in (size, 1, 2)]
-    grads = [np.full(p.shape, -1.0) for p in params]
     optimizer = adaptk.SGD(params, lr=1.0, momentum=0.0)
-    tries = 2000 if size < 100 else 200
+    tries = 5000 if size < 100 else 200
 
     def work() -> int:
+        grads = [np.full(p.shape, -1.0) for p in params]
         return sum(attempt(lambda: optimizer.step(grads)) for _ in range(tries))
 
     def look() -> None:
@@ -305,7 +305,8 @@ def test_one_optimizer_in_many_threads(size: int) -> None:
 
     keys, text = set(optimizer.state_dict()), repr(optimizer)
     taken = while_others(lambda: sum(together([work] * THREADS)), [look])
-    assert taken > 0
+    # The interpreter itself may make a thread wait in a step, and let another one see it there.
+    assert taken > (0 if size > 100 else 0.99 * THREADS * tries)
     assert optimizer.step_count == taken
     assert [int(optimizer.state_dict()[f"state.{i}.step"]) for i in range(3)] == [taken] * 3
     assert all((p == taken).all() for p in params)

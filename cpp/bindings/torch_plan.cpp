@@ -416,6 +416,7 @@ class TorchPlan {
 
     void list_params(const std::vector<py::object>& groups);
     void look_at_state(const py::dict& state);
+    bool same_state(const py::dict& state);
     void remember_state(const py::dict& state);
     static bool same_entries(Tensor& t);
     bool is_plain(PyObject* o) const { return Py_TYPE(o) == tensor_type_ || Py_TYPE(o) == parameter_type_; }
@@ -485,29 +486,32 @@ void TorchPlan::list_params(const std::vector<py::object>& groups) {
 // Whether each param has still the state that it had: two comparisons of pointers a param where nothing has changed,
 // and nothing that runs Python. If anything else has touched the optimizer's state, all is to be bound again.
 void TorchPlan::look_at_state(const py::dict& state) {
+    if (same_state(state)) return;
+    for (Tensor& t : tensors_) t.unbind();
+    remember_state(state);
+}
+
+bool TorchPlan::same_state(const py::dict& state) {
     const py::scoped_critical_section locked(state);
     PyObject* key = nullptr;
     PyObject* value = nullptr;
     py::ssize_t position = 0;
     std::size_t i = 0;
     const std::uint64_t version = version_of(state.ptr());
-    if (state_known_ && version != 0 && version == state_version_) return;
+    if (state_known_ && version != 0 && version == state_version_) return true;
     bool same = state_known_ && std::size_t(PyDict_Size(state.ptr())) == seen_state_.size();
     while (same && PyDict_Next(state.ptr(), &position, &key, &value) != 0) {
         same = seen_state_[i].first == key && seen_state_[i].second == value;
         ++i;
     }
-    if (same) {
-        state_version_ = version;
+    if (!same) return false;
+    state_version_ = version;
 #if defined(Py_GIL_DISABLED)
-        // Found again, and from here on nothing else keeps other threads from taking it away.
-        for (const Tensor& t : tensors_)
-            if (t.names != nullptr && t.state != nullptr) held_.push_back(py::reinterpret_borrow<py::object>(t.state));
+    // Found again; from here on nothing else keeps other threads from taking it away.
+    for (const Tensor& t : tensors_)
+        if (t.names != nullptr && t.state != nullptr) held_.push_back(py::reinterpret_borrow<py::object>(t.state));
 #endif
-        return;
-    }
-    for (Tensor& t : tensors_) t.unbind();
-    remember_state(state);
+    return true;
 }
 
 void TorchPlan::remember_state(const py::dict& state) {

@@ -297,9 +297,7 @@ class Optimizer:
             start = _backend.to_numpy(values["lr"](1) if callable(values["lr"]) else values["lr"]).item()
             initial = rule.initial_states(self._convention, {**values, "lr": start}, options)
             first = len(self._params)
-            labels = (
-                [f"[{n!r}]" for n in names] if names is not None else [f"[{first + i}]" for i in range(len(params))]
-            )
+            labels = [f"[{key!r}]" for key in (names if names is not None else range(first, first + len(params)))]
             for label, param in zip(labels, params, strict=True):
                 _core.check_param(param, f"params{label}")
             states = [{name: _backend.full_like(p, value) for name, value in initial.items()} for p in params]
@@ -516,9 +514,8 @@ class Optimizer:
             if min(steps) < 0 or count < 0:
                 raise ValueError("state_dict: a step count below 0")
             groups = []
-            on_device: list[
-                dict[str, Any]
-            ] = []  # the group's hyperparameters that are buffers, which stay what they are
+            # The group's hyperparameters that are buffers, which stay what they are.
+            on_device: list[dict[str, Any]] = []
             for i, (rule, group) in enumerate(zip(self._group_rules, self.param_groups, strict=True)):
                 loaded = dict(group)
                 for h in rule.hyperparameters:
