@@ -21,10 +21,10 @@ std::vector<RuleNames> make_names() {
         n.buffer_text[0] = "param";
         n.buffer_text[1] = "grad";
         for (std::size_t i = 0; i < r.states.size(); ++i) n.buffer_text[2 + i] = r.states[i].name;
-        for (std::size_t i = 0; i < n.buffers; ++i) n.buffer[i] = PyUnicode_InternFromString(n.buffer_text[i]);
+        for (std::size_t i = 0; i < n.buffers; ++i) n.buffer[i] = interned(n.buffer_text[i]);
         for (std::size_t i = 0; i < n.hypers; ++i) {
             n.hyper_info[i] = r.hyper(i);
-            n.hyper[i] = PyUnicode_InternFromString(n.hyper_info[i].name);
+            n.hyper[i] = interned(n.hyper_info[i].name);
             n.defaults.value[i] = n.hyper_info[i].value;
         }
         all.push_back(n);
@@ -38,6 +38,8 @@ const std::vector<RuleNames>& all_names() {
 }
 
 }  // namespace
+
+void prepare_names() { all_names(); }
 
 const RuleNames& names_of(const RuleInfo& rule) { return all_names()[rule.index]; }
 

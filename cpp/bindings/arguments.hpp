@@ -2,6 +2,7 @@
 #pragma once
 
 #include "buffers.hpp"
+#include "locks.hpp"
 #include "overlap.hpp"
 #include "step.hpp"
 
@@ -30,6 +31,7 @@ struct RuleNames {
     detail::HyperValues defaults;
 };
 
+void prepare_names();  // at import
 const RuleNames& names_of(const RuleInfo& rule);
 const RuleNames& names_of(const std::string& rule);  // ValueError for an unknown name
 
@@ -66,7 +68,8 @@ template <class Run> void run_on_stream(WorkStream& work, const Run& run) {
     if (!done) fail_cuda(error);
 }
 
-// For the time of a step, or of a look-ahead: a second caller gets an error in the place of half an update.
+// For the time of a step, or of a look-ahead: a second caller gets an error in the place of half an update. The flag is
+// an object's, and its lock is held here and in the destructor.
 class Busy {
   public:
     explicit Busy(bool& flag) : flag_(flag) {

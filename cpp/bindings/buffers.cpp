@@ -1,11 +1,13 @@
 #include "buffers.hpp"
 
+#include "locks.hpp"
+
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <optional>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -25,6 +27,8 @@ static_assert(sizeof(py::ssize_t) == sizeof(std::int64_t), "adaptk needs a 64-bi
 using ArrayProxy = py::detail::PyArray_Proxy;
 using DescrProxy = py::detail::PyArrayDescr_Proxy;
 
+PyObject* is_neg_name = nullptr;
+
 NumpyTypes& known_types() {
     static NumpyTypes types = [] {
         const auto descr = [](const char* name) { return py::dtype(name).release().ptr(); };
@@ -41,13 +45,14 @@ bool is_numpy_scalar(py::handle object) { return py::isinstance(object, py::modu
 
 // bfloat16 is a dtype that the package ml_dtypes registers; its number is known only then.
 bool is_bfloat16(const DescrProxy* descr) {
-    static int known = -1;
-    if (descr->type_num == known) return true;
+    static std::atomic<int> known{-1};
+    if (descr->type_num == known.load(std::memory_order_relaxed)) return true;
     const auto name = py::handle(descr->typeobj).attr("__name__").cast<std::string>();
     if (name != "bfloat16") return false;
-    known = descr->type_num;
+    // Two threads may come here at once; both find the one object.
     known_types().descr[std::size_t(DType::bf16)] =
         py::dtype::from_args(py::reinterpret_borrow<py::object>(descr->typeobj)).release().ptr();
+    known = descr->type_num;
     return true;
 }
 
@@ -66,33 +71,36 @@ bool numpy_dtype(const DescrProxy* descr, DType& out) {
     return false;
 }
 
-// The exchange API of a type, or nullptr; remembered, with a reference to the type that keeps its address its own.
+// The exchange API of a type, or nullptr. Those that are found are remembered for ever in a list of few entries that
+// threads read while others add to it, each with a reference to the type that keeps its address its own.
+struct KnownApi {
+    PyTypeObject* type;
+    const DLPackExchangeAPI* api;
+    const KnownApi* next;
+};
+
 const DLPackExchangeAPI* exchange_api(PyTypeObject* type) {
-    static PyTypeObject* last_type = nullptr;
-    static const DLPackExchangeAPI* last_api = nullptr;
-    if (type == last_type) return last_api;
-    static auto& known = *new std::unordered_map<PyTypeObject*, const DLPackExchangeAPI*>;
-    auto found = known.find(type);
-    if (found == known.end()) {
-        const DLPackExchangeAPI* api = nullptr;
-        const py::handle handle(reinterpret_cast<PyObject*>(type));
-        if (py::hasattr(handle, "__dlpack_c_exchange_api__")) {
-            const py::object capsule = handle.attr("__dlpack_c_exchange_api__");
-            if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api") != 0) {
-                auto* header =
-                    static_cast<DLPackExchangeAPIHeader*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-                while (header != nullptr && header->version.major > 1) header = header->prev_api;
-                if (header != nullptr && header->version.major == 1)
-                    api = reinterpret_cast<const DLPackExchangeAPI*>(header);
-            }
+    static std::atomic<const KnownApi*> known{nullptr};
+    for (const KnownApi* k = known.load(std::memory_order_acquire); k != nullptr; k = k->next)
+        if (k->type == type) return k->api;
+    const DLPackExchangeAPI* api = nullptr;
+    const py::handle handle(reinterpret_cast<PyObject*>(type));
+    if (py::hasattr(handle, "__dlpack_c_exchange_api__")) {
+        const py::object capsule = handle.attr("__dlpack_c_exchange_api__");
+        if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api") != 0) {
+            auto* header =
+                static_cast<DLPackExchangeAPIHeader*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+            while (header != nullptr && header->version.major > 1) header = header->prev_api;
+            if (header != nullptr && header->version.major == 1)
+                api = reinterpret_cast<const DLPackExchangeAPI*>(header);
         }
-        if (api == nullptr) return nullptr;
-        Py_INCREF(type);
-        found = known.emplace(type, api).first;
     }
-    last_type = type;
-    last_api = found->second;
-    return last_api;
+    if (api == nullptr) return nullptr;
+    auto* const added = new KnownApi{type, api, known.load(std::memory_order_acquire)};
+    Py_INCREF(type);
+    while (!known.compare_exchange_weak(added->next, added, std::memory_order_acq_rel)) {
+    }
+    return api;
 }
 
 // Arrays of these modules are values: their memory may be shared, and DLPack's unversioned form cannot say so.
@@ -138,9 +146,13 @@ Device device_of(std::int64_t device_type, std::int64_t id, const ArgName& name)
     if (cuda_part() == nullptr)
         fail(PyExc_ValueError, name.text() + ": on the device cuda:" + std::to_string(id) +
                                    ", but this build has no CUDA kernels (adaptk.build_info()['cuda'] is None)");
-    static int devices = 0;
-    if (detail::CudaError error; id >= devices && !cuda_part()->device_count(devices, error))
-        fail(PyExc_ValueError, name.text() + ": on the device cuda:" + std::to_string(id) + ", but " + error.text);
+    static std::atomic<int> known{0};
+    int devices = known;
+    if (id >= devices) {
+        if (detail::CudaError error; !cuda_part()->device_count(devices, error))
+            fail(PyExc_ValueError, name.text() + ": on the device cuda:" + std::to_string(id) + ", but " + error.text);
+        known = devices;
+    }
     if (id < 0 || id >= devices)
         fail(PyExc_ValueError, name.text() + ": on the device cuda:" + std::to_string(id) + ", but there are " +
                                    std::to_string(devices) + " CUDA devices here");
@@ -163,8 +175,13 @@ struct CudaInterface {
 
 const NumpyTypes& numpy_types() { return known_types(); }
 
+void prepare_buffers() {
+    known_types();
+    is_neg_name = interned("is_neg");
+}
+
 bool negated(PyObject* tensor) {
-    static PyObject* const name = PyUnicode_InternFromString("is_neg");
+    PyObject* const name = is_neg_name;
     if (PyObject_HasAttr(tensor, name) == 0) return false;
     const auto answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor, name));
     if (!answer) throw py::error_already_set();
@@ -194,21 +211,22 @@ NamedStream& named_stream() {
 }
 
 const detail::CudaBackend* cuda_part() {
-    static const detail::CudaBackend* part = nullptr;
-    static bool looked = false;
-    if (looked) return part;
+    // Several threads may look at once; they find the same.
+    static std::atomic<const detail::CudaBackend*> known{nullptr};
+    static std::atomic<bool> looked{false};
+    if (looked) return known;
+    const detail::CudaBackend* part = nullptr;
     try {
         const py::object capsule = py::module_::import("adaptk._cuda").attr("backend");
         part = static_cast<const detail::CudaBackend*>(PyCapsule_GetPointer(capsule.ptr(), "adaptk.cuda_backend"));
         if (part == nullptr) throw py::error_already_set();
-        if (part->size != sizeof(detail::CudaBackend)) {
-            part = nullptr;
+        if (part->size != sizeof(detail::CudaBackend))
             fail(PyExc_ImportError, "adaptk._cuda is of another build than adaptk._core");
-        }
     } catch (py::error_already_set& e) {
         // Left out of this build. Anything else that keeps it from loading is worth knowing.
         if (!e.matches(PyExc_ModuleNotFoundError)) throw;
     }
+    known = part;
     looked = true;
     return part;
 }

@@ -8,6 +8,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -114,9 +115,14 @@ class View : public detail::TensorView {
 // NumPy's array type and the one object that describes each dtype in native byte order.
 struct NumpyTypes {
     PyTypeObject* array;
-    PyObject* descr[4];  // by DType; that of bfloat16 is null until an array of it has been seen
+    std::atomic<PyObject*> descr[4];  // by DType; that of bfloat16 is null until an array of it has been seen
+    // For comparisons alone: what it points to stays as it is.
+    PyObject* of(DType type) const { return descr[std::size_t(type)].load(std::memory_order_relaxed); }
 };
 const NumpyTypes& numpy_types();
+
+// At import: what later calls find made.
+void prepare_buffers();
 
 // The shape of a C-ordered array of few axes, by which another array is found to be its like in a few comparisons: what
 // a step over thousands of small arrays spends its time on.
@@ -136,8 +142,7 @@ struct QuickShape {
         if (Py_TYPE(object) != numpy.array) return nullptr;
         const auto* a = reinterpret_cast<const py::detail::PyArray_Proxy*>(object);
         const int flags = c_contiguous | (writable ? writeable : 0);
-        if (a->nd != ndim || (a->flags & flags) != flags || a->descr != numpy.descr[std::size_t(wanted)])
-            return nullptr;
+        if (a->nd != ndim || (a->flags & flags) != flags || a->descr != numpy.of(wanted)) return nullptr;
         for (std::int32_t i = 0; i < ndim; ++i)
             if (a->dimensions[i] != shape[i]) return nullptr;
         return a->data;

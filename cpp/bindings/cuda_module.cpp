@@ -4,7 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
-PYBIND11_MODULE(_cuda, m) {
+PYBIND11_MODULE(_cuda, m, pybind11::mod_gil_not_used()) {
     m.doc() = "CUDA kernels of adaptk.";
     const adaptk::detail::CudaBackend& backend = *adaptk::detail::adaptk_cuda_backend();
     m.attr("backend") = pybind11::capsule(&backend, "adaptk.cuda_backend");

@@ -19,12 +19,18 @@ template <class Run> void call(const Run& run) {
 }  // namespace
 
 detail::StepReport Report::read() {
-    if (known_) return *known_;
+    {
+        const std::lock_guard locked(mutex_);
+        if (known_) return *known_;
+    }
     detail::StepReport out;
     call([&](const detail::CudaBackend& part, detail::CudaError& error) {
         return part.read_report(reports_->device(), stream_, reports_->place(index_), out, error);
     });
-    if (!replayed_) known_ = out;
+    if (!replayed_) {
+        const std::lock_guard locked(mutex_);
+        known_ = out;
+    }
     return out;
 }
 
@@ -81,8 +87,9 @@ void DevicePlan::count_here(void* stream, std::span<const std::int64_t> steps) {
 
 std::vector<std::int64_t> DevicePlan::read_counts() const {
     std::vector<std::int64_t> steps(count_size_);
-    call([&](const detail::CudaBackend& part, detail::CudaError& error) {
-        return part.read_counts(device_, counts_stream_, counts_, steps, error);
+    // A step of another thread may set the stream meanwhile.
+    call([&, stream = counts_stream_, counts = counts_](const detail::CudaBackend& part, detail::CudaError& error) {
+        return part.read_counts(device_, stream, counts, steps, error);
     });
     return steps;
 }

@@ -5,6 +5,7 @@
 #include "arguments.hpp"
 
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <vector>
@@ -25,7 +26,8 @@ class Report {
     std::shared_ptr<Reports> reports_;
     std::size_t index_;
     void* stream_;
-    bool replayed_;  // captured in a graph: each replay has an outcome of its own
+    bool replayed_;     // captured in a graph: each replay has an outcome of its own
+    std::mutex mutex_;  // of what follows: any thread may look; Python never runs under it
     std::optional<detail::StepReport> known_;
 };
 

@@ -35,10 +35,7 @@ struct Call {
     void keyword(PyObject* name, PyObject* value);
 };
 
-PyObject* step_name() {
-    static PyObject* const name = PyUnicode_InternFromString("step");
-    return name;
-}
+PyObject* step_name = nullptr;
 
 bool same_name(PyObject* a, PyObject* b) { return a == b || PyUnicode_Compare(a, b) == 0; }
 
@@ -59,7 +56,7 @@ void Call::parse(PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
 }
 
 void Call::keyword(PyObject* name, PyObject* value) {
-    if (same_name(name, step_name())) {
+    if (same_name(name, step_name)) {
         has_step = true;
         if (View::on_cuda(value)) {
             device_step = value;
@@ -195,15 +192,16 @@ void run_list(Call& call) {
     if (count == 0) fail(PyExc_ValueError, "param: an empty list");
     if (count > (std::size_t{1} << 28)) fail(PyExc_ValueError, "param: more than 2**28 tensors in a list");
 
-    // References of our own: taking a view may run Python code, and other threads run while the GIL is released; both
-    // may change the lists.
-    std::vector<py::object> objects;
-    objects.reserve(count * names.buffers);
-    for (std::size_t i = 0; i < count; ++i) {
-        for (std::size_t b = 0; b < names.buffers; ++b) {
-            objects.push_back(
-                py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(call.buffer[b], py::ssize_t(i))));
-        }
+    // References of our own: taking a view may run Python code, and other threads run while the GIL is released, or
+    // always; all of them may change the lists.
+    std::vector<py::object> objects(count * names.buffers);
+    for (std::size_t b = 0; b < names.buffers; ++b) {
+        const py::scoped_critical_section locked(call.buffer[b]);
+        if (std::size_t(PySequence_Fast_GET_SIZE(call.buffer[b])) != count)
+            fail(PyExc_RuntimeError, std::string(names.buffer_text[b]) + ": changed size during the call");
+        for (std::size_t i = 0; i < count; ++i)
+            objects[i * names.buffers + b] =
+                py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(call.buffer[b], py::ssize_t(i)));
     }
     std::vector<View> views(count * names.buffers);
     std::vector<TensorStep> tensors(count);
@@ -300,14 +298,7 @@ py::object make_function(const std::string& rule, const std::string& doc, const 
 double global_norm(const py::object& grads, double grad_scale) {
     if (!detail::in_range(Range::finite, grad_scale)) fail(PyExc_ValueError, "grad_scale: not in (-inf, inf)");
     const bool list = is_list(grads.ptr());
-    std::vector<py::object> objects;
-    if (list) {
-        const py::ssize_t count = PySequence_Fast_GET_SIZE(grads.ptr());
-        for (py::ssize_t i = 0; i < count; ++i)
-            objects.push_back(py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(grads.ptr(), i)));
-    } else {
-        objects.push_back(grads);
-    }
+    const std::vector<py::object> objects = list ? items_of(grads.ptr()) : std::vector<py::object>{grads};
     std::vector<View> views(objects.size());
     std::vector<TensorStep> tensors(objects.size());
     WorkStream work;
@@ -335,7 +326,8 @@ double global_norm(const py::object& grads, double grad_scale) {
 }
 
 // The bandwidth ceiling of a rule, on the rule's own buffers: benchmarks only.
-void ceiling(const py::list& buffers, std::size_t repeats) {
+void ceiling(const py::list& list, std::size_t repeats) {
+    const std::vector<py::object> buffers = items_of(list.ptr());
     if (buffers.size() < 2 || buffers.size() > detail::max_written + 1)
         fail(PyExc_ValueError, "buffers: expected 2 to 6");
     View views[max_buffers];
@@ -409,6 +401,7 @@ void check_hyperparameters(const std::string& rule, const py::dict& values) {
 }  // namespace
 
 void register_functions(py::module_& m) {
+    step_name = interned("step");
     m.def("layout", layout, py::arg("buffer"), py::arg("name"));
     m.def("check_param", check_param_object, py::arg("buffer"), py::arg("name"));
     m.def("check_hyperparameters", check_hyperparameters, py::arg("rule"), py::arg("values"));

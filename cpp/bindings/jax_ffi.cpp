@@ -345,7 +345,7 @@ pybind11::capsule capsule_of(XLA_FFI_Handler* handler) { return pybind11::capsul
 }  // namespace
 }  // namespace adaptk::bindings
 
-PYBIND11_MODULE(_jax, m) {
+PYBIND11_MODULE(_jax, m, pybind11::mod_gil_not_used()) {
     namespace b = adaptk::bindings;
     namespace py = pybind11;
     m.doc() = "XLA's way into adaptk.";

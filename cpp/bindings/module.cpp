@@ -129,7 +129,7 @@ void register_machine(py::module_& m) {
 }  // namespace
 }  // namespace adaptk::bindings
 
-PYBIND11_MODULE(_core, m) {
+PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     namespace b = adaptk::bindings;
     m.doc() = "Compiled core of adaptk.";
     // A program that has loaded another libadaptk of the same name gets that one here too.
@@ -143,7 +143,8 @@ PYBIND11_MODULE(_core, m) {
     const int openmp = adaptk::detail::openmp_date();
     m.attr("openmp") = openmp != 0 ? pybind11::object(pybind11::int_(openmp)) : pybind11::none();
     m.attr("eigen") = EIGEN_VERSION_TEXT;
-    b::numpy_types();
+    b::prepare_buffers();
+    b::prepare_names();
     m.def("registry", b::registry);
     b::register_machine(m);
     b::register_cuda(m);

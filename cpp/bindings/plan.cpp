@@ -69,7 +69,7 @@ class Plan {
     std::vector<std::int64_t> steps() const;
     void set_steps(const std::vector<std::int64_t>& steps, std::int64_t count);
     std::int64_t step_count() const;
-    std::size_t size() const { return tensors_.size(); }
+    std::size_t size() const;
 
   private:
     std::vector<Tensor> tensors_;
@@ -79,12 +79,14 @@ class Plan {
     std::vector<Quick> quick_;
     std::vector<std::vector<std::byte>> saved_;  // params outside a look-ahead
     std::int64_t step_count_ = 0;
+    ObjectLock lock_;
     bool busy_ = false;
     bool ahead_ = false;
     bool stale_ = false;  // buffers moved and written_ does not know it yet
     bool capturable_;
     std::unique_ptr<DevicePlan> device_;  // where the params are on a CUDA device
 
+    std::int64_t steps_taken() const;
     ArgName name_of(std::size_t tensor, std::size_t buffer) const;
     static void bind(Tensor& t, const RuleNames& names, TensorStep& work, Quick& quick, WorkStream& stream);
     static bool unchanged(const NumpyTypes& numpy, const Quick& quick, const TensorStep& work);
@@ -159,6 +161,7 @@ void Plan::index_memory(std::vector<Tensor>& tensors) {
 
 void Plan::add_group(const std::string& rule, const py::list& params, const py::list& states,
                      const std::vector<std::string>& labels) {
+    const auto locked = lock_.take();
     const Busy busy(busy_);
     if (ahead_) fail(PyExc_RuntimeError, "add_param_group() inside lookahead(): leave the block first");
     const RuleNames& names = names_of(rule);
@@ -282,18 +285,14 @@ detail::Segment Plan::read_group(std::size_t group, const py::handle& values,
     detail::Segment segment{names.rule, names.defaults, 1, 0};
     const std::size_t of_others = on_device.size();
     for (std::size_t h = 0; h < names.hypers; ++h) {
-        PyObject* value = PyDict_GetItemWithError(values.ptr(), names.hyper[h]);
-        if (value == nullptr) {
-            if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-            fail(PyExc_KeyError, std::string("param_groups: no '") + names.hyper_info[h].name + "' in a group");
-        }
-        auto held = py::reinterpret_borrow<py::object>(value);
+        py::object held = value_of(values.ptr(), names.hyper[h]);
+        if (!held) fail(PyExc_KeyError, std::string("param_groups: no '") + names.hyper_info[h].name + "' in a group");
         // A schedule is a function of the step that is about to be taken.
-        if (h == 0 && !PyFloat_CheckExact(value) && PyCallable_Check(value) != 0) {
+        if (h == 0 && !PyFloat_CheckExact(held.ptr()) && PyCallable_Check(held.ptr()) != 0) {
             if (capturable_)
                 fail(PyExc_TypeError, "lr: a replayed graph calls no schedule; with capturable=True give a number, or "
                                       "a buffer on the device of the params and change what it holds");
-            held = held(step_count() + 1);
+            held = held(steps_taken() + 1);
         }
         if (device_ && View::on_cuda(held)) {
             on_device.push_back({std::uint32_t(group), std::uint32_t(h), held});
@@ -307,27 +306,25 @@ detail::Segment Plan::read_group(std::size_t group, const py::handle& values,
 
 py::tuple Plan::step(const py::object& grads, const py::list& groups, double grad_scale,
                      std::optional<double> clip_norm, bool skip_nonfinite) {
+    const auto locked = lock_.take();
     const Busy busy(busy_);
     if (ahead_) fail(PyExc_RuntimeError, "step() inside lookahead(): leave the block first, then take the step");
     if (!std::isfinite(grad_scale)) fail(PyExc_ValueError, "grad_scale: not in (-inf, inf)");
     if (clip_norm && !(*clip_norm > 0.0)) fail(PyExc_ValueError, "clip_norm: not in (0, inf]");
     if (PyList_Check(grads.ptr()) == 0 && PyTuple_Check(grads.ptr()) == 0)
         fail(PyExc_TypeError, "grads: expected a list or tuple, got " + type_name(grads));
-    const auto count = std::size_t(PySequence_Fast_GET_SIZE(grads.ptr()));
+    // References of our own: schedules and exports run Python code, and other threads run while the GIL is released, or
+    // always; all of them may change the list.
+    const std::vector<py::object> held = items_of(grads.ptr());
+    const std::size_t count = held.size();
     if (count != tensors_.size())
         fail(PyExc_ValueError, "grads: " + std::to_string(count) + " gradients, expected " +
                                    std::to_string(tensors_.size()) + " as there are params");
-    // References of our own: schedules and exports run Python code, and other threads run while the GIL is released;
-    // all of them may change the list.
-    std::vector<py::object> held;
-    held.reserve(count);
-    for (std::size_t i = 0; i < count; ++i)
-        held.push_back(py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(grads.ptr(), py::ssize_t(i))));
     check_group_count(groups);
     std::vector<detail::Segment> of_group;
     of_group.reserve(groups_.size());
     std::vector<DeviceValue> values;
-    for (std::size_t g = 0; g < groups_.size(); ++g) of_group.push_back(read_group(g, groups[g], values));
+    for (std::size_t g = 0; g < groups_.size(); ++g) of_group.push_back(read_group(g, item_of(groups, g), values));
     WorkStream stream;
     refresh(stream);
 
@@ -461,6 +458,7 @@ std::shared_ptr<Report> Plan::step_on_device(const std::vector<TensorStep>& tens
 }
 
 void Plan::begin_lookahead(const py::list& groups) {
+    const auto locked = lock_.take();
     const Busy busy(busy_);
     if (ahead_) fail(PyExc_RuntimeError, "lookahead() inside lookahead()");
     check_group_count(groups);
@@ -471,7 +469,7 @@ void Plan::begin_lookahead(const py::list& groups) {
             fail(PyExc_ValueError, std::string("lookahead() belongs to RMSProp(nesterov=True); a group here runs ") +
                                        group.names->rule->name);
         std::vector<DeviceValue> values;
-        const detail::Segment s = read_group(g, groups[g], values);
+        const detail::Segment s = read_group(g, item_of(groups, g), values);
         for (const DeviceValue& v : values)
             if (std::strcmp(group.names->hyper_info[v.index].name, "momentum") == 0)
                 fail(PyExc_TypeError, "momentum: a look-ahead needs a number, not a buffer on a device");
@@ -527,6 +525,7 @@ void Plan::look_ahead_on_device(const std::vector<double>& factor, WorkStream& s
 }
 
 void Plan::end_lookahead() {
+    const auto locked = lock_.take();
     const Busy busy(busy_);
     if (!ahead_) return;
     const auto saved = std::move(saved_);
@@ -566,7 +565,13 @@ void Plan::end_lookahead() {
                                         "be put back");
 }
 
+std::size_t Plan::size() const {
+    const auto locked = lock_.take();
+    return tensors_.size();
+}
+
 std::vector<std::int64_t> Plan::steps() const {
+    const auto locked = lock_.take();
     std::vector<std::int64_t> s;
     if (device_ && device_->counts_here()) {
         s = device_->read_counts();
@@ -578,10 +583,16 @@ std::vector<std::int64_t> Plan::steps() const {
 }
 
 std::int64_t Plan::step_count() const {
+    const auto locked = lock_.take();
+    return steps_taken();
+}
+
+std::int64_t Plan::steps_taken() const {
     return device_ && device_->counts_here() ? device_->read_counts().back() : step_count_;
 }
 
 void Plan::set_steps(const std::vector<std::int64_t>& steps, std::int64_t count) {
+    const auto locked = lock_.take();
     const Busy busy(busy_);
     if (steps.size() != tensors_.size()) fail(PyExc_ValueError, "steps: wrong length");
     for (std::size_t i = 0; i < steps.size(); ++i) tensors_[i].step = steps[i];

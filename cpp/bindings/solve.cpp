@@ -1,4 +1,5 @@
 // The extension module adaptk._solve: the solvers behind adaptk.solve. Arguments have been checked in Python.
+#include "locks.hpp"
 #include "solve_batch.hpp"
 #include "solve_linalg.hpp"
 #include "solve_objective.hpp"
@@ -157,23 +158,39 @@ template <class T> void check(const Summary<T>& s) {
     raise();
 }
 
-PyObject* key(const char* name) { return PyUnicode_InternFromString(name); }
-#define ADAPTK_KEY(name)                                                                                               \
-    static PyObject* const key_##name = key(#name);                                                                    \
-    const py::handle name##_key(key_##name)
+// The keys of results.
+struct Keys {
+    py::handle status = interned("status");
+    py::handle nit = interned("nit");
+    py::handle nfev = interned("nfev");
+    py::handle njev = interned("njev");
+    py::handle nhev = interned("nhev");
+    py::handle x = interned("x");
+    py::handle fun = interned("fun");
+    py::handle jac = interned("jac");
+    py::handle hess = interned("hess");
+    py::handle cost = interned("cost");
+    py::handle optimality = interned("optimality");
+    py::handle cov = interned("cov");
+    py::handle x_std = interned("x_std");
+    py::handle active_mask = interned("active_mask");
+    py::handle grad = interned("grad");
+    py::handle lambda_min = interned("lambda_min");
+};
+
+const Keys& keys() {
+    static const auto& all = *new Keys;
+    return all;
+}
 
 template <class T> py::dict to_dict(const Summary<T>& s, const Objective<T>& f, const Watch& watch) {
-    ADAPTK_KEY(status);
-    ADAPTK_KEY(nit);
-    ADAPTK_KEY(nfev);
-    ADAPTK_KEY(njev);
-    ADAPTK_KEY(nhev);
+    const Keys& k = keys();
     py::dict d;
-    d[status_key] = int(s.status);
-    d[nit_key] = s.nit;
-    d[nfev_key] = f.fun_calls;
-    d[njev_key] = f.jac_calls;
-    d[nhev_key] = f.hess_calls;
+    d[k.status] = int(s.status);
+    d[k.nit] = s.nit;
+    d[k.nfev] = f.fun_calls;
+    d[k.njev] = f.jac_calls;
+    d[k.nhev] = f.hess_calls;
     watch.put(d);
     return d;
 }
@@ -264,24 +281,16 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
     const bool large = double(f.m) * f.n * f.n >= 1 << 20;
     const Summary<T> s = solve_with(f, large, [&] { return levenberg_marquardt<T>(f, o, w, watch); });
     check(s);
+    const Keys& k = keys();
     py::dict d = to_dict(s, f, watch);
-    ADAPTK_KEY(x);
-    ADAPTK_KEY(fun);
-    ADAPTK_KEY(jac);
-    ADAPTK_KEY(cost);
-    ADAPTK_KEY(optimality);
-    ADAPTK_KEY(cov);
-    ADAPTK_KEY(x_std);
-    ADAPTK_KEY(active_mask);
-    ADAPTK_KEY(grad);
-    d[x_key] = vector_to(w.x);
-    d[fun_key] = vector_to(w.r);
-    d[cost_key] = number(s.value);
-    d[optimality_key] = number(s.gradient);
-    d[jac_key] = py::none();
+    d[k.x] = vector_to(w.x);
+    d[k.fun] = vector_to(w.r);
+    d[k.cost] = number(s.value);
+    d[k.optimality] = number(s.gradient);
+    d[k.jac] = py::none();
     if (!std::isnan(s.gradient)) {
-        d[jac_key] = matrix_to(w.j);
-        d[grad_key] = vector_to(w.g);
+        d[k.jac] = matrix_to(w.j);
+        d[k.grad] = vector_to(w.g);
         Vector<T> weight;
         if (o.loss != Loss::linear) weight = w.weight;
         Matrix<T> cov(f.n, f.n);
@@ -292,23 +301,21 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
             cov *= freedom > 0 ? 2 * s.value / T(freedom) : std::numeric_limits<T>::infinity();
         }
         Vector<T> deviation = cov.diagonal().cwiseSqrt();
-        d[cov_key] = matrix_to(cov);
-        d[x_std_key] = vector_to(deviation);
+        d[k.cov] = matrix_to(cov);
+        d[k.x_std] = vector_to(deviation);
     }
     py::array_t<std::int64_t> mask(f.n);
     std::int64_t* const held = mask.mutable_data();
     for (int i = 0; i < f.n; ++i) held[i] = w.x[i] <= w.lower[i] ? -1 : w.x[i] >= w.upper[i] ? 1 : 0;
-    d[active_mask_key] = mask;
+    d[k.active_mask] = mask;
     return d;
 }
 
 template <class T> void put_point(py::dict& d, const Summary<T>& s, const Vector<T>& x_, const Vector<T>& g) {
-    ADAPTK_KEY(x);
-    ADAPTK_KEY(fun);
-    ADAPTK_KEY(jac);
-    d[x_key] = vector_to(x_);
-    d[fun_key] = number(s.value);
-    d[jac_key] = vector_to(g);
+    const Keys& k = keys();
+    d[k.x] = vector_to(x_);
+    d[k.fun] = number(s.value);
+    d[k.jac] = vector_to(g);
 }
 
 // What gradients by differences can reach, in units of the largest one: their error is near this.
@@ -341,8 +348,7 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     o.max_iterations = options[3].cast<std::int64_t>();
     o.damping = Damping(damping);
     Watch watch(common, f.compiled());
-    ADAPTK_KEY(hess);
-    ADAPTK_KEY(lambda_min);
+    const Keys& k = keys();
     if (f.hessp) {
         NewtonCgWork<T> w;
         w.resize(f.n);
@@ -351,7 +357,7 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
         check(s);
         py::dict d = to_dict(s, f, watch);
         put_point(d, s, w.x, w.g);
-        d[lambda_min_key] = number(s.lambda_min);
+        d[k.lambda_min] = number(s.lambda_min);
         return d;
     }
     NewtonWork<T> w;
@@ -364,8 +370,8 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     // Symmetric: rows are columns.
     PyObject* const second = fresh_array(w.h.data(), f.n, f.n);
     if (second == nullptr) raise();
-    d[hess_key] = py::reinterpret_steal<py::object>(second);
-    d[lambda_min_key] = number(s.lambda_min);
+    d[k.hess] = py::reinterpret_steal<py::object>(second);
+    d[k.lambda_min] = number(s.lambda_min);
     return d;
 }
 
@@ -472,11 +478,11 @@ py::dict run_cg(const py::object& a, const py::object& b, const py::object& x0, 
 
 py::object copy_of_plain_start(PyObject* x0) {
     const auto& api = py::detail::npy_api::get();
-    static PyObject* const float64 = py::dtype::of<double>().release().ptr();
     if (Py_TYPE(x0) != api.PyArray_Type_) return py::none();
     const auto* a = py::detail::array_proxy(x0);
     constexpr int wanted = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-    if (a->nd != 1 || a->dimensions[0] == 0 || a->descr != float64 || (a->flags & wanted) != wanted) return py::none();
+    if (a->nd != 1 || a->dimensions[0] == 0 || a->descr != float64_descriptor() || (a->flags & wanted) != wanted)
+        return py::none();
     const auto* x = reinterpret_cast<const double*>(a->data);
     const std::ptrdiff_t n = a->dimensions[0];
     if (!std::all_of(x, x + n, [](double v) { return std::isfinite(v); })) return py::none();
@@ -490,9 +496,11 @@ bool is_float(const py::object& x0) { return py::isinstance<py::array_t<float>>(
 }  // namespace
 }  // namespace adaptk::bindings
 
-PYBIND11_MODULE(_solve, m) {
+PYBIND11_MODULE(_solve, m, pybind11::mod_gil_not_used()) {
     using namespace adaptk::bindings;
     m.doc() = "The solvers behind adaptk.solve.";
+    keys();
+    prepare_arrays();
     connect_linalg();
     m.def(
         "copy_of_plain_start", [](const py::object& x0) -> py::object { return copy_of_plain_start(x0.ptr()); },

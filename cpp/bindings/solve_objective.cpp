@@ -67,6 +67,15 @@ std::string shape_text(const py::array& a) {
 
 }  // namespace
 
+void prepare_arrays() {
+    descriptor<float>();
+    descriptor<double>();
+    descriptor<std::complex<float>>();
+    descriptor<std::complex<double>>();
+}
+
+PyObject* float64_descriptor() { return descriptor<double>(); }
+
 template <class S> PyObject* fresh_array(const S* x, Py_ssize_t n) {
     const Py_intptr_t shape[1] = {n};
     PyObject* a = new_array<S>(1, shape);

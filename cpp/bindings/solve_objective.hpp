@@ -17,6 +17,10 @@ namespace adaptk::bindings {
 
 namespace py = pybind11;
 
+// NumPy's objects of the types here, made at import: see interned() of locks.hpp.
+void prepare_arrays();
+PyObject* float64_descriptor();
+
 // A new 1-D (or 2-D, row after row) array with a copy of the values.
 template <class S> PyObject* fresh_array(const S* x, Py_ssize_t n);
 template <class S> PyObject* fresh_array(const S* x, Py_ssize_t rows, Py_ssize_t columns);

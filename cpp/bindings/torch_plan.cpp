@@ -138,18 +138,26 @@ class HeldTensors {
     std::vector<void*> held_;
 };
 
-// Reading a thousand gradients makes a thousand objects that are gone with the step: nothing to look for cycles in.
+// Reading a thousand gradients makes a thousand objects that are gone with the step: nothing to look for cycles in. The
+// switch is the whole process's: left alone where other threads run meanwhile.
 class NoCollection {
   public:
+#if defined(Py_GIL_DISABLED)
+    NoCollection() = default;
+    ~NoCollection() {}
+#else
     NoCollection() : was_(PyGC_Disable()) {}
     ~NoCollection() {
         if (was_ != 0) PyGC_Enable();
     }
+#endif
     NoCollection(const NoCollection&) = delete;
     NoCollection& operator=(const NoCollection&) = delete;
 
+#if !defined(Py_GIL_DISABLED)
   private:
     int was_;
+#endif
 };
 
 // Numbers that PyTorch keeps in 0-d tensors beside the states: the count of steps first.
@@ -229,6 +237,7 @@ struct Tensor {
         entries = 0;
         loose = false;
         version = state == nullptr ? 0 : version_of(state);
+        const py::scoped_critical_section locked(state);
         PyObject* key = nullptr;
         PyObject* value = nullptr;
         py::ssize_t position = 0;
@@ -325,9 +334,6 @@ bool counted_alike(const Tensor& a, const Tensor& b) {
 constexpr std::int64_t long_work = std::int64_t{1} << 18;
 
 bool releases_gil(const std::vector<Batch>& batches) {
-#if defined(Py_GIL_DISABLED)
-    return true;
-#endif
     return std::any_of(batches.begin(), batches.end(),
                        [](const Batch& b) { return b.device.cuda || b.total >= long_work; });
 }
@@ -403,13 +409,15 @@ class TorchPlan {
     py::list all_params_;
     std::vector<py::object> held_;    // for the length of a step
     std::vector<std::size_t> bound_;  // at this step
+    ObjectLock lock_;
     bool busy_ = false;
     PyTypeObject* tensor_type_;
     PyTypeObject* parameter_type_;
     std::map<int, DevicePlan> devices_;
 
-    void list_params(const py::list& groups);
+    void list_params(const std::vector<py::object>& groups);
     void look_at_state(const py::dict& state);
+    bool same_state(const py::dict& state);
     void remember_state(const py::dict& state);
     static bool same_entries(Tensor& t);
     bool is_plain(PyObject* o) const { return Py_TYPE(o) == tensor_type_ || Py_TYPE(o) == parameter_type_; }
@@ -432,20 +440,24 @@ class TorchPlan {
                                           const detail::StepOptions& options);
 };
 
+PyObject* grad_name = nullptr;
+PyObject* params_name = nullptr;
+
 std::string label_of(std::size_t i) { return "[" + std::to_string(i) + "]"; }
 
-void TorchPlan::list_params(const py::list& groups) {
+void TorchPlan::list_params(const std::vector<py::object>& groups) {
     std::size_t i = 0;
     bool same = group_sizes_.size() == groups.size();
     std::vector<py::list> params;
-    for (const py::handle group : groups) {
+    for (const py::object& group : groups) {
         if (PyDict_Check(group.ptr()) == 0) fail(PyExc_TypeError, "param_groups: expected a dict");
-        PyObject* list = PyDict_GetItemString(group.ptr(), "params");
-        if (list == nullptr || PyList_Check(list) == 0)
+        const py::object list = value_of(group.ptr(), params_name);
+        if (!list || PyList_Check(list.ptr()) == 0)
             fail(PyExc_TypeError, "param_groups: expected a list under 'params'");
         params.push_back(py::reinterpret_borrow<py::list>(list));
     }
     for (std::size_t g = 0; g < params.size() && same; ++g) {
+        const py::scoped_critical_section locked(params[g]);
         same = group_sizes_[g] == params[g].size();
         for (std::size_t k = 0; same && k < group_sizes_[g]; ++k, ++i)
             same = tensors_[i].param.ptr() == PyList_GET_ITEM(params[g].ptr(), py::ssize_t(k));
@@ -455,10 +467,11 @@ void TorchPlan::list_params(const py::list& groups) {
     std::vector<std::size_t> sizes;
     py::list all;
     for (std::size_t g = 0; g < params.size(); ++g) {
-        sizes.push_back(params[g].size());
-        for (const py::handle p : params[g]) {
+        const std::vector<py::object> of_group = items_of(params[g].ptr());
+        sizes.push_back(of_group.size());
+        for (const py::object& p : of_group) {
             Tensor& t = tensors.emplace_back();
-            t.param = py::reinterpret_borrow<py::object>(p);
+            t.param = p;
             t.group = std::uint32_t(g);
             all.append(p);
         }
@@ -474,26 +487,36 @@ void TorchPlan::list_params(const py::list& groups) {
 // Whether each param has still the state that it had: two comparisons of pointers a param where nothing has changed,
 // and nothing that runs Python. If anything else has touched the optimizer's state, all is to be bound again.
 void TorchPlan::look_at_state(const py::dict& state) {
+    if (same_state(state)) return;
+    for (Tensor& t : tensors_) t.unbind();
+    remember_state(state);
+}
+
+bool TorchPlan::same_state(const py::dict& state) {
+    const py::scoped_critical_section locked(state);
     PyObject* key = nullptr;
     PyObject* value = nullptr;
     py::ssize_t position = 0;
     std::size_t i = 0;
     const std::uint64_t version = version_of(state.ptr());
-    if (state_known_ && version != 0 && version == state_version_) return;
+    if (state_known_ && version != 0 && version == state_version_) return true;
     bool same = state_known_ && std::size_t(PyDict_Size(state.ptr())) == seen_state_.size();
     while (same && PyDict_Next(state.ptr(), &position, &key, &value) != 0) {
         same = seen_state_[i].first == key && seen_state_[i].second == value;
         ++i;
     }
-    if (same) {
-        state_version_ = version;
-        return;
-    }
-    for (Tensor& t : tensors_) t.unbind();
-    remember_state(state);
+    if (!same) return false;
+    state_version_ = version;
+#if defined(Py_GIL_DISABLED)
+    // Found again; from here on nothing else keeps other threads from taking it away.
+    for (const Tensor& t : tensors_)
+        if (t.names != nullptr && t.state != nullptr) held_.push_back(py::reinterpret_borrow<py::object>(t.state));
+#endif
+    return true;
 }
 
 void TorchPlan::remember_state(const py::dict& state) {
+    const py::scoped_critical_section locked(state);
     seen_state_.clear();
     state_version_ = version_of(state.ptr());
     PyObject* key = nullptr;
@@ -530,7 +553,12 @@ bool TorchPlan::same_entries(Tensor& t) {
 
 // Whether the tensors are what they were when they were bound; memory that has moved is taken where it is now.
 bool TorchPlan::unchanged(Tensor& t) {
-    if (t.loose || !same_entries(t)) return false;
+    if (t.loose) return false;
+    {
+        const py::scoped_critical_section locked(t.state);
+        if (!same_entries(t)) return false;
+        hold(t);
+    }
     DLTensor now;
     const auto look = [&](const DLPackExchangeAPI* api, PyObject* object) {
         if (api->dltensor_from_py_object_no_sync(object, &now) == 0) return true;
@@ -709,18 +737,15 @@ Chosen TorchPlan::choose(const py::handle& rule) {
     const py::dict values = pair[1];
     Chosen c{&names, counting_of(*names.rule), {names.rule, names.defaults, 1, 1, false, {}}, {}};
     for (std::size_t h = 0; h < names.hypers; ++h) {
-        PyObject* value = PyDict_GetItemWithError(values.ptr(), names.hyper[h]);
-        if (value == nullptr) {
-            if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-            continue;
-        }
+        const py::object value = value_of(values.ptr(), names.hyper[h]);
+        if (!value) continue;
         if (View::on_cuda(value)) {
-            c.on_device.push_back({0, std::uint32_t(h), py::reinterpret_borrow<py::object>(value)});
-        } else if (PyFloat_Check(value) || PyLong_Check(value) || !py::hasattr(value, "detach")) {
-            c.segment.hyper.value[h] = hyper_value(value, names.hyper_info[h]);
+            c.on_device.push_back({0, std::uint32_t(h), value});
+        } else if (PyFloat_Check(value.ptr()) || PyLong_Check(value.ptr()) || !py::hasattr(value, "detach")) {
+            c.segment.hyper.value[h] = hyper_value(value.ptr(), names.hyper_info[h]);
         } else {
             // PyTorch warns where a tensor that wants gradients becomes a number.
-            c.segment.hyper.value[h] = hyper_value(py::handle(value).attr("detach")().ptr(), names.hyper_info[h]);
+            c.segment.hyper.value[h] = hyper_value(value.attr("detach")().ptr(), names.hyper_info[h]);
         }
     }
     if (c.on_device.empty()) check_together(*names.rule, c.segment.hyper);
@@ -945,18 +970,19 @@ void TorchPlan::take_grad(Tensor& t, std::size_t i, const py::object& owner, py:
     views.push_back(std::move(g));
 }
 
-py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const py::list& rules, const py::dict& state,
-                          double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite,
-                          const py::list& undo) {
-    static PyObject* const grad_name = PyUnicode_InternFromString("grad");
+py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, const py::list& rules,
+                          const py::dict& state, double grad_scale, std::optional<double> clip_norm,
+                          bool skip_nonfinite, const py::list& undo) {
+    const auto locked = lock_.take();
     const Busy busy(busy_);
     if (!std::isfinite(grad_scale)) fail(PyExc_ValueError, "grad_scale: not in (-inf, inf)");
     if (clip_norm && !(*clip_norm > 0.0)) fail(PyExc_ValueError, "clip_norm: not in (0, inf]");
+    const std::vector<py::object> groups = items_of(group_list.ptr());
     list_params(groups);
     if (rules.size() != group_sizes_.size()) fail(PyExc_ValueError, "rules: wrong length");
     std::vector<Chosen> chosen;
     chosen.reserve(rules.size());
-    for (const py::handle rule : rules) chosen.push_back(choose(rule));
+    for (const py::object& rule : items_of(rules.ptr())) chosen.push_back(choose(rule));
 
     const NoCollection no_collection;
     Bound binding(tensors_, bound_, held_);
@@ -1035,7 +1061,6 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
                 return true;
             }
             if (t.names == nullptr || t.names != chosen[t.group].names || t.odd || !unchanged(t)) return false;
-            hold(t);
         }
         if (!find_grad(t, grads[i].ptr(), work)) return false;
         add(i, work, t.device, WorkStream());
@@ -1057,9 +1082,7 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
             grads[i] = attribute(t.param.ptr(), grad_name);
             if (grads[i].is_none()) {
                 all = false;
-            } else if (t.names == chosen[t.group].names && unchanged(t)) {
-                hold(t);
-            } else {
+            } else if (t.names != chosen[t.group].names || !unchanged(t)) {
                 t.unbind();
             }
         }
@@ -1177,6 +1200,8 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& groups, const
 }  // namespace
 
 void register_torch_plan(py::module_& m) {
+    grad_name = interned("grad");
+    params_name = interned("params");
     const auto collectable = [](PyHeapTypeObject* heap) {
         PyTypeObject& type = heap->ht_type;
         type.tp_flags |= Py_TPFLAGS_HAVE_GC;

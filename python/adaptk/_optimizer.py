@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -178,6 +179,8 @@ class Optimizer:
         self._convention = convention
         self._options = options
         self.capturable = bool(capturable)
+        # Of what follows, whose lists belong together. Steps go by the plan's own lock.
+        self._lock = threading.RLock()
         self._plan = _core.Plan(self.capturable)
         self._names: list[str] | None = None
         self._labels: list[str] = []
@@ -281,30 +284,31 @@ class Optimizer:
         """
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError("param group: expected a dict with the key 'params'")
-        where = "params" if not self._params else f"params of group {len(self.param_groups)}"
-        names, params = _named(group["params"], where)
-        if not params:
-            raise ValueError(f"{where}: an empty list")
-        if self._params and (names is None) != (self._names is None):
-            raise ValueError(f"{where}: either all groups have named params or none has")
-        if names is not None and (clash := set(names) & set(self._names or ())):
-            raise ValueError(f"{where}: the names {', '.join(sorted(clash))} are taken")
-        rule, values, options = self._resolve({k: v for k, v in group.items() if k != "params"})
-        start = _backend.to_numpy(values["lr"](1) if callable(values["lr"]) else values["lr"]).item()
-        initial = rule.initial_states(self._convention, {**values, "lr": start}, options)
-        first = len(self._params)
-        labels = [f"[{n!r}]" for n in names] if names is not None else [f"[{first + i}]" for i in range(len(params))]
-        for label, param in zip(labels, params, strict=True):
-            _core.check_param(param, f"params{label}")
-        states = [{name: _backend.full_like(p, value) for name, value in initial.items()} for p in params]
-        self._plan.add_group(rule.name, params, [list(s.values()) for s in states], labels)
-        self._params += params
-        self._states += states
-        self._labels += labels
-        self._group_rules.append(rule)
-        if names is not None:
-            self._names = (self._names or []) + names
-        self.param_groups.append({"params": params, **values})
+        with self._lock:
+            where = "params" if not self._params else f"params of group {len(self.param_groups)}"
+            names, params = _named(group["params"], where)
+            if not params:
+                raise ValueError(f"{where}: an empty list")
+            if self._params and (names is None) != (self._names is None):
+                raise ValueError(f"{where}: either all groups have named params or none has")
+            if names is not None and (clash := set(names) & set(self._names or ())):
+                raise ValueError(f"{where}: the names {', '.join(sorted(clash))} are taken")
+            rule, values, options = self._resolve({k: v for k, v in group.items() if k != "params"})
+            start = _backend.to_numpy(values["lr"](1) if callable(values["lr"]) else values["lr"]).item()
+            initial = rule.initial_states(self._convention, {**values, "lr": start}, options)
+            first = len(self._params)
+            labels = [f"[{key!r}]" for key in (names if names is not None else range(first, first + len(params)))]
+            for label, param in zip(labels, params, strict=True):
+                _core.check_param(param, f"params{label}")
+            states = [{name: _backend.full_like(p, value) for name, value in initial.items()} for p in params]
+            self._plan.add_group(rule.name, params, [list(s.values()) for s in states], labels)
+            self._params += params
+            self._states += states
+            self._labels += labels
+            self._group_rules.append(rule)
+            if names is not None:
+                self._names = (self._names or []) + names
+            self.param_groups.append({"params": params, **values})
 
     # The step.
 
@@ -423,8 +427,9 @@ class Optimizer:
     @property
     def state(self) -> Mapping[int | str, Mapping[str, Any]]:
         """The state arrays themselves: param's index or name -> state's name -> array."""
-        keys: Sequence[int | str] = self._names if self._names is not None else range(len(self._params))
-        return MappingProxyType({k: MappingProxyType(s) for k, s in zip(keys, self._states, strict=True)})
+        with self._lock:
+            keys: Sequence[int | str] = self._names if self._names is not None else range(len(self._params))
+            return MappingProxyType({k: MappingProxyType(s) for k, s in zip(keys, self._states, strict=True)})
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later run needs to go on, as a flat dict of arrays.
@@ -443,21 +448,22 @@ class Optimizer:
         >>> sorted(opt.state_dict())[-3:]
         ['state.w.momentum_buffer', 'state.w.step', 'step']
         """
-        like = self._params[0]
-        saved: dict[str, Any] = {"step": _backend.scalar(self.step_count, like)}
-        for key, states, step in zip(self.state, self._states, self._plan.steps(), strict=True):
-            saved[f"state.{key}.step"] = _backend.scalar(step, like)
-            for name, array in states.items():
-                saved[f"state.{key}.{name}"] = _backend.copy(array)
-        for i, (rule, group) in enumerate(zip(self._group_rules, self.param_groups, strict=True)):
-            for h in rule.hyperparameters:
-                value = group[h.name]
-                if not callable(value):
-                    value = _backend.to_numpy(value).item()
-                    saved[f"param_groups.{i}.{h.name}"] = _backend.scalar(
-                        int(value) if h.range == "bool" else float(value), like
-                    )
-        return saved
+        with self._lock:
+            like = self._params[0]
+            saved: dict[str, Any] = {"step": _backend.scalar(self.step_count, like)}
+            for key, states, step in zip(self.state, self._states, self._plan.steps(), strict=True):
+                saved[f"state.{key}.step"] = _backend.scalar(step, like)
+                for name, array in states.items():
+                    saved[f"state.{key}.{name}"] = _backend.copy(array)
+            for i, (rule, group) in enumerate(zip(self._group_rules, self.param_groups, strict=True)):
+                for h in rule.hyperparameters:
+                    value = group[h.name]
+                    if not callable(value):
+                        value = _backend.to_numpy(value).item()
+                        saved[f"param_groups.{i}.{h.name}"] = _backend.scalar(
+                            int(value) if h.range == "bool" else float(value), like
+                        )
+            return saved
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state that :meth:`state_dict` returned.
@@ -487,45 +493,47 @@ class Optimizer:
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: expected a mapping, got {type(state_dict).__name__}")
-        want = self.state_dict()
-        have = {str(k): _backend.to_numpy(v) for k, v in state_dict.items()}
-        is_lr = {f"param_groups.{i}.lr" for i in range(len(self.param_groups))}
-        missing = sorted(set(want) - set(have) - is_lr)
-        unexpected = sorted(set(have) - set(want) - is_lr)
-        if missing or unexpected:
-            raise ValueError(f"state_dict: missing {missing}, unexpected {unexpected}")
-        for key, value in want.items():
-            if key not in have:
-                continue
-            wanted = _backend.to_numpy(value)
-            if have[key].shape != wanted.shape:
-                raise ValueError(f"state_dict[{key!r}]: shape {have[key].shape}, expected {wanted.shape}")
-            if have[key].dtype.kind not in "fiub" or not np.can_cast(have[key].dtype, wanted.dtype, "same_kind"):
-                raise ValueError(f"state_dict[{key!r}]: dtype {have[key].dtype}, expected {wanted.dtype}")
-        steps = [int(have[f"state.{key}.step"]) for key in self.state]
-        count = int(have["step"])
-        if min(steps) < 0 or count < 0:
-            raise ValueError("state_dict: a step count below 0")
-        groups = []
-        on_device: list[dict[str, Any]] = []  # the group's hyperparameters that are buffers, which stay what they are
-        for i, (rule, group) in enumerate(zip(self._group_rules, self.param_groups, strict=True)):
-            loaded = dict(group)
-            for h in rule.hyperparameters:
-                key = f"param_groups.{i}.{h.name}"
-                if key in have and not callable(group[h.name]):
-                    loaded[h.name] = float(have[key])
-            _core.check_hyperparameters(rule.name, loaded)
-            loaded.update({h.name: bool(loaded[h.name]) for h in rule.hyperparameters if h.range == "bool"})
-            on_device.append({h.name: group[h.name] for h in rule.hyperparameters if _core.on_cuda(group[h.name])})
-            groups.append(loaded)
-        self._plan.set_steps(steps, count)  # raises while a step runs, so it goes first
-        for param, states in zip(self.state, self._states, strict=True):
-            for name, array in states.items():
-                _backend.assign(array, have[f"state.{param}.{name}"])
-        for group, loaded, buffers in zip(self.param_groups, groups, on_device, strict=True):
-            for name, buffer in buffers.items():
-                _backend.assign(buffer, np.reshape(np.float64(loaded[name]), _core.layout(buffer, name)[0]))
-            group.update({**loaded, **buffers})
+        with self._lock:
+            want = self.state_dict()
+            have = {str(k): _backend.to_numpy(v) for k, v in state_dict.items()}
+            is_lr = {f"param_groups.{i}.lr" for i in range(len(self.param_groups))}
+            missing = sorted(set(want) - set(have) - is_lr)
+            unexpected = sorted(set(have) - set(want) - is_lr)
+            if missing or unexpected:
+                raise ValueError(f"state_dict: missing {missing}, unexpected {unexpected}")
+            for key, value in want.items():
+                if key not in have:
+                    continue
+                wanted = _backend.to_numpy(value)
+                if have[key].shape != wanted.shape:
+                    raise ValueError(f"state_dict[{key!r}]: shape {have[key].shape}, expected {wanted.shape}")
+                if have[key].dtype.kind not in "fiub" or not np.can_cast(have[key].dtype, wanted.dtype, "same_kind"):
+                    raise ValueError(f"state_dict[{key!r}]: dtype {have[key].dtype}, expected {wanted.dtype}")
+            steps = [int(have[f"state.{key}.step"]) for key in self.state]
+            count = int(have["step"])
+            if min(steps) < 0 or count < 0:
+                raise ValueError("state_dict: a step count below 0")
+            groups = []
+            # The group's hyperparameters that are buffers, which stay what they are.
+            on_device: list[dict[str, Any]] = []
+            for i, (rule, group) in enumerate(zip(self._group_rules, self.param_groups, strict=True)):
+                loaded = dict(group)
+                for h in rule.hyperparameters:
+                    key = f"param_groups.{i}.{h.name}"
+                    if key in have and not callable(group[h.name]):
+                        loaded[h.name] = float(have[key])
+                _core.check_hyperparameters(rule.name, loaded)
+                loaded.update({h.name: bool(loaded[h.name]) for h in rule.hyperparameters if h.range == "bool"})
+                on_device.append({h.name: group[h.name] for h in rule.hyperparameters if _core.on_cuda(group[h.name])})
+                groups.append(loaded)
+            self._plan.set_steps(steps, count)  # raises while a step runs, so it goes first
+            for param, states in zip(self.state, self._states, strict=True):
+                for name, array in states.items():
+                    _backend.assign(array, have[f"state.{param}.{name}"])
+            for group, loaded, buffers in zip(self.param_groups, groups, on_device, strict=True):
+                for name, buffer in buffers.items():
+                    _backend.assign(buffer, np.reshape(np.float64(loaded[name]), _core.layout(buffer, name)[0]))
+                group.update({**loaded, **buffers})
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__}("]

@@ -33,6 +33,7 @@ import ctypes
 import inspect
 import math
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, wraps
@@ -70,8 +71,11 @@ def _face() -> dict[str, int]:
 
     The functions of PyTorch's C interface for compiled models; from its C++ interface ``c10::TensorImpl::grad`` and
     ``torch::autograd::impl::bump_version``; where a Python tensor has its ``at::Tensor``, and what an undefined one of
-    those holds. They are tried out on tensors here. Without them the step goes by DLPack and attributes.
+    those holds. They are tried out on tensors here. Without them the step goes by DLPack and attributes, as it does in
+    interpreters without Python's lock: what it borrows there, other threads could free.
     """
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return {}
     if sys.platform != "linux" or ".".join(torch.__version__.split(".")[:2]) not in _KNOWN_RELEASES:
         return {}
     folder = Path(torch.__file__).parent / "lib"
@@ -433,7 +437,8 @@ class _Fused(torch.optim.Optimizer):
                 clip, skip_nonfinite = None, False
         plan = self.__dict__.get("_plan")
         if plan is None:
-            plan = self.__dict__["_plan"] = _core.TorchPlan(Tensor, torch.nn.Parameter, _face())
+            # One for all threads: it is what refuses a second step at the same time.
+            plan = self.__dict__.setdefault("_plan", _core.TorchPlan(Tensor, torch.nn.Parameter, _face()))
         rules = [self._rule(g) for g in groups]
         undo: Undo = []
         try:
