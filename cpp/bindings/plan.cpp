@@ -271,8 +271,8 @@ void Plan::refresh(WorkStream& stream) {
 }
 
 void Plan::check_group_count(const py::list& groups) const {
-    if (groups.size() != groups_.size())
-        fail(PyExc_ValueError, "param_groups: " + std::to_string(groups.size()) + " groups, expected " +
+    if (const std::size_t count = groups.size(); count != groups_.size())
+        fail(PyExc_ValueError, "param_groups: " + std::to_string(count) + " groups, expected " +
                                    std::to_string(groups_.size()) + "; add groups with add_param_group()");
 }
 
