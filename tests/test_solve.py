@@ -11,6 +11,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 import tracemalloc
@@ -1800,6 +1801,7 @@ def test_the_lock_is_released_in_the_linear_algebra_of_large_problems(problem: C
     assert other.seen > 0
 
 
+@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="an interpreter without Python's lock")
 def test_small_problems_keep_the_lock() -> None:
     """Taking it back may mean to wait for another thread."""
     p = _nist.problems()["Thurber"]
@@ -1912,7 +1914,9 @@ def test_nothing_leaks() -> None:
     references = sys.getrefcount(token), sys.getrefcount(big), sys.getrefcount(None)
     tracemalloc.start()
     try:
-        once()
+        # Without Python's lock the interpreter frees some memory later, up to a bound.
+        for _ in range(50):
+            once()
         gc.collect()
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(50):

@@ -857,20 +857,24 @@ def test_interrupt() -> None:
 
 def test_other_threads_run_meanwhile() -> None:
     x0, y = SIMPLE.problems(50_000)
-    done = threading.Event()
-    results: list[Any] = []
-
-    def work() -> None:
-        results.append(SIMPLE.solve(x0, y))
-        done.set()
-
     wanted = SIMPLE.solve(x0[:100], y[:100])
-    thread = threading.Thread(target=work)
-    thread.start()
     turns = 0
-    while not done.wait(0.001):
-        turns += 1
-        assert equal(SIMPLE.solve(x0[:100], y[:100]), wanted)
-    thread.join()
+    for _ in range(10):
+        done = threading.Event()
+        results: list[Any] = []
+
+        def work(results: list[Any] = results, done: threading.Event = done) -> None:
+            results.append(SIMPLE.solve(x0, y))
+            done.set()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        while not done.wait(0.001):
+            turns += 1
+            assert equal(SIMPLE.solve(x0[:100], y[:100]), wanted)
+        thread.join()
+        assert equal(part(results[0], slice(0, 100)), wanted)
+        # On a busy machine all of it may be done before this thread has its first turn.
+        if turns > 0:
+            break
     assert turns > 0
-    assert equal(part(results[0], slice(0, 100)), wanted)
