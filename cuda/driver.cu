@@ -349,7 +349,7 @@ void run_step(const CudaStep& s) {
             } else if (b.segments.empty() || b.segments.back() != i) {
                 b.segments.push_back(i);
                 alignas(16) std::byte scalars[detail::max_scalars_bytes];
-                detail::current_isa().kernels->prepare[g.rule->index][type](
+                detail::current_isa().scalars->prepare[g.rule->index][type](
                     g.hyper.value, own(g) * s.options.grad_scale, g.step, scalars, g.has_memo ? g.memo : nullptr);
                 b.scalars.insert(b.scalars.end(), scalars, scalars + b.scalars_bytes());
             }
@@ -571,7 +571,7 @@ void run_one_batch(int device, cudaStream_t stream, std::span<const TensorStep> 
             const detail::RuleInfo& sgd = *detail::find_rule("sgd");
             detail::HyperValues h = {};
             h.value[0] = -factor;
-            detail::current_isa().kernels->prepare[sgd.index][b.type](h.value, 1.0, 1, scalars, nullptr);
+            detail::current_isa().scalars->prepare[sgd.index][b.type](h.value, 1.0, 1, scalars, nullptr);
         } else if (b.type == 0) {
             const Before<float> nothing{1, 0, 1, false};
             std::memcpy(scalars, &nothing, sizeof nothing);

@@ -487,6 +487,26 @@ def test_symbols(release: Build) -> None:
     check_symbols(release)
 
 
+def check_scalars(build: Build, targets: set[str]) -> None:
+    """What a step computes once calls the C library, and shares nothing between its objects either."""
+    nm = find_tool(f"{build.binutils}nm")
+    objects = build.objects("scalars", "scalars")
+    assert set(objects) == targets
+    for target, path in objects.items():
+        symbols = [line.split(maxsplit=2)[-2:] for line in run(nm, "-C", path).splitlines()]
+        assert not {kind for kind, _ in symbols} & set("WwVvuiC"), f"{target}: weak or common symbols"
+        exported = [name for kind, name in symbols if kind.isupper() and kind != "U"]
+        assert exported == [f"adaptk::detail::scalars_{target}()"]
+        undefined = {name for kind, name in symbols if kind == "U"}
+        assert not [name for name in undefined if "::" in name], f"{target}: {undefined}"
+        assert ("fma" in undefined) == (target == "portable" and not build.emulator), target
+
+
+def test_scalars(release: Build) -> None:
+    gcc_or_clang_objects(release)
+    check_scalars(release, {"portable", "v3"} if "v3" in release.objects() else {"portable"})
+
+
 def check_batches(build: Build) -> None:
     """The same of the batched solver's objects, which keep to the arithmetic contract too."""
     check_symbols(build, "batch", "batch_kernels")
@@ -526,6 +546,10 @@ def test_loops(release: Build) -> None:
 
 def test_symbols_aarch64(aarch64: Build) -> None:
     check_symbols(aarch64)
+
+
+def test_scalars_aarch64(aarch64: Build) -> None:
+    check_scalars(aarch64, {"portable"})
 
 
 def test_batches_aarch64(aarch64: Build) -> None:

@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ["CMakeLists.txt", "LICENSE", "README.md", "cmake", "cpp", "cuda", "pyproject.toml", "python"]
+SOURCES = ["CMakeLists.txt", "LICENSE", "README.md", "cpp", "cuda", "pyproject.toml", "python"]
 BUILD = ["scikit-build-core", "pybind11>=3.0", "cmake", "ninja", "cmeel-eigen"]
 
 

@@ -10,7 +10,7 @@ import adaptk
 import numpy as np
 import oracles
 import pytest
-from helpers import FLOATS, PAIRS, RULES, Array, dtype_of
+from helpers import FLOATS, PAIRS, RULES, Array, call, dtype_of, make, same_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -257,3 +257,21 @@ def test_clipping_uses_the_norm_of_the_oracle() -> None:
         assert info.grad_norm == norm
         for a, b in zip(got, want, strict=True):
             assert_equal(a, b, clip)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_scalars_of_every_instruction_set(rule: str, restored: None) -> None:
+    """Powers and roots that a step computes once: the same bits with a multiply-add of the processor's and without."""
+    steps = (1, 2, 3, 7, 100, 1023, 12345, 10**6, 2**40)
+    found: dict[str, list[Array]] = {}
+    for isa in ISAS:
+        adaptk.set_isa(isa)
+        found[isa] = []
+        for step in steps:
+            for dtype in ("float32", "float64"):
+                buffers = make(rule, 5, dtype, seed=step % 1000)
+                call(rule, buffers, step=step)
+                found[isa] += buffers.values()
+    for isa in ISAS[1:]:
+        for a, b in zip(found[ISAS[0]], found[isa], strict=True):
+            assert same_bits(a, b)

@@ -37,17 +37,18 @@ bool has_v4() {
 const auto& table() {
 #if defined(ADAPTK_X86_KERNELS)
     static const std::array isas{
-        Isa{"portable", true, &kernels_portable()},
+        Isa{"portable", true, &kernels_portable(), &scalars_portable()},
 #if !defined(ADAPTK_NO_V2_KERNELS)
-        Isa{"x86-64-v2", has_v2(), &kernels_v2()},
+        Isa{"x86-64-v2", has_v2(), &kernels_v2(), &scalars_portable()},
 #endif
-        Isa{"x86-64-v3", has_v3(), &kernels_v3()},
-        Isa{"x86-64-v4", has_v4(), &kernels_v4()},
+        Isa{"x86-64-v3", has_v3(), &kernels_v3(), &scalars_v3()},
+        Isa{"x86-64-v4", has_v4(), &kernels_v4(), &scalars_v3()},
     };
 #elif defined(ADAPTK_NEON_KERNELS)
-    static const std::array isas{Isa{"portable", true, &kernels_portable()}, Isa{"neon", true, &kernels_neon()}};
+    static const std::array isas{Isa{"portable", true, &kernels_portable(), &scalars_portable()},
+                                 Isa{"neon", true, &kernels_neon(), &scalars_portable()}};
 #else
-    static const std::array isas{Isa{"portable", true, &kernels_portable()}};
+    static const std::array isas{Isa{"portable", true, &kernels_portable(), &scalars_portable()}};
 #endif
     return isas;
 }

@@ -3,6 +3,7 @@
 
 #include "export.hpp"
 #include "kernel_table.hpp"
+#include "scalars.hpp"
 
 #include <span>
 #include <string>
@@ -14,6 +15,7 @@ struct Isa {
     const char* name;  // "portable", "x86-64-v2", "x86-64-v3", "x86-64-v4", "neon"
     bool supported;    // by this processor
     const KernelTable* kernels;
+    const ScalarTable* scalars;
 };
 
 // The kernel objects of this build, slowest first.

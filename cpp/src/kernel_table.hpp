@@ -16,13 +16,6 @@ inline constexpr std::size_t norm_lanes = 256;
 // The streams that the largest rule writes: a parameter and its states.
 inline constexpr std::size_t max_written = 1 + max_states;
 
-inline constexpr std::size_t max_scalars_bytes = 128;
-
-// Writes the StepScalars<R, T> of step t, from the rule's own hyperparameters followed by the common ones:
-// step_scalars. A memo that the caller keeps (see rule.hpp; a copy of R::Memo) stands for the steps before t; without
-// one they are taken as the values say. Here because powers are made of multiply-adds: a call each where instructions
-// are portable.
-using PrepareStep = void (*)(const double* hyper, double grad_scale, std::int64_t t, void* scalars, const void* memo);
 // scalars: a StepScalars<R, T>; buffer: the parameter, the gradient, the states, all of type T and aligned for it.
 using StepKernel = void (*)(const void* scalars, void* const* buffer, std::size_t n);
 using WidenHalf = void (*)(const void* from, float* to, std::size_t n);
@@ -30,8 +23,7 @@ using NarrowHalf = void (*)(const float* from, void* to, std::size_t n);
 using WidenFloat = void (*)(const float* from, double* to, std::size_t n);
 
 struct KernelTable {
-    PrepareStep prepare[Rules::size][2];  // [rule][0 float, 1 double]
-    StepKernel step[Rules::size][2][2];   // [rule][0 float, 1 double][coupled decay]
+    StepKernel step[Rules::size][2][2];  // [rule][0 float, 1 double][coupled decay]
     // What bounds a rule that writes w streams: the same streams, one addition each. [w - 1][0 float, 1 double]
     StepKernel ceiling[max_written][2];
     WidenHalf widen_bf16, widen_f16;

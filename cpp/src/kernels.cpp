@@ -6,8 +6,6 @@
 
 #include "adaptk/dtypes.hpp"
 
-#include <cstring>
-#include <type_traits>
 #include <utility>
 
 // MSVC has no macro of its own for these instructions; every processor with AVX2 has them.
@@ -78,18 +76,6 @@ void unpack(const void* scalars, void* const* b, size_t n, std::index_sequence<I
 
 template <class R, class T, bool Coupled> void step(const void* scalars, void* const* b, size_t n) {
     unpack<R, T, Coupled>(scalars, b, n, std::make_index_sequence<R::states.size()>{});
-}
-
-template <class R, class T>
-void prepare_step(const double* hyper, double grad_scale, std::int64_t t, void* scalars, const void* kept) {
-    using Out = StepScalars<R, T>;
-    static_assert(std::is_trivially_copyable_v<Out> && sizeof(Out) <= max_scalars_bytes);
-    static_assert(std::is_trivially_copyable_v<memo_of_t<R>> && sizeof(memo_of_t<R>) <= max_memo_bytes);
-    thread_local memo_of_t<R> last;
-    memo_of_t<R> given;
-    if (kept != nullptr) std::memcpy(&given, kept, sizeof given);
-    const Out made = step_scalars<R, T>(hyper, grad_scale, t, kept != nullptr ? given : last);
-    std::memcpy(scalars, &made, sizeof made);
 }
 
 template <class T, size_t... I>
@@ -184,7 +170,6 @@ template <class T> void squares(const T* x, size_t n, size_t phase, double scale
 
 template <class... R> constexpr KernelTable make_table(RuleList<R...>) {
     return {
-        {{prepare_step<R, float>, prepare_step<R, double>}...},
         {{{step<kernel_of_t<R>, float, false>, step<kernel_of_t<R>, float, true>},
           {step<kernel_of_t<R>, double, false>, step<kernel_of_t<R>, double, true>}}...},
         {{ceiling<float, 1>, ceiling<double, 1>},

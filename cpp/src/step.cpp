@@ -37,8 +37,12 @@ int threads_for(std::int64_t elements) {
     return int(std::clamp<std::int64_t>(useful, 1, num_threads()));
 }
 
-// run_on_threads under the floating-point mode of the contract.
+// run_on_threads under the floating-point mode of the contract, which the caller's thread is in already.
 template <class Body> void in_parallel(int threads, const Body& body) {
+    if (threads <= 1) {
+        body(0, 1);
+        return;
+    }
     run_on_threads(threads, [&](int k, int n) {
         const FloatingPointMode mode;
         body(k, n);
@@ -298,14 +302,15 @@ struct PreparedSegment {
     alignas(line) std::byte scalars[2][max_scalars_bytes];
 };
 
-void prepare(PreparedSegment& out, const KernelTable& k, const Segment& s, double grad_scale, bool f32, bool f64) {
+void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad_scale, bool f32, bool f64) {
     const std::size_t index = s.rule->index;
     const bool coupled = s.rule->coupled_decay(s.hyper);
     out.buffers = 2 + s.rule->states.size();
     for (int type = 0; type < 2; ++type) {
         if (!(type == 0 ? f32 : f64)) continue;
-        out.kernel[type] = k.step[index][type][coupled ? 1 : 0];
-        k.prepare[index][type](s.hyper.value, grad_scale, s.step, out.scalars[type], s.has_memo ? s.memo : nullptr);
+        out.kernel[type] = isa.kernels->step[index][type][coupled ? 1 : 0];
+        isa.scalars->prepare[index][type](s.hyper.value, grad_scale, s.step, out.scalars[type],
+                                          s.has_memo ? s.memo : nullptr);
     }
 }
 
@@ -323,7 +328,8 @@ void run_prepared(const KernelTable& k, const PreparedSegment& s, const TensorSt
 StepReport run_step(std::span<const TensorStep> tensors, std::span<const Segment> segments,
                     const StepOptions& options) {
     const FloatingPointMode mode;
-    const KernelTable& k = *current_isa().kernels;
+    const Isa& isa = current_isa();
+    const KernelTable& k = *isa.kernels;
     const std::int64_t total = total_size(tensors);
     StepReport report;
     double clip = 1.0;
@@ -349,7 +355,7 @@ StepReport run_step(std::span<const TensorStep> tensors, std::span<const Segment
         for (std::size_t i = 0; i < segments[s].count; ++i, ++tensor)
             (tensors[tensor].param == DType::f64 ? f64 : f32) = true;
         const double scale = segments[s].rule->grad_scale(segments[s].hyper) * options.grad_scale * clip;
-        prepare(prepared[s], k, segments[s], scale, f32, f64);
+        prepare(prepared[s], isa, segments[s], scale, f32, f64);
     }
 
     in_parallel(threads_for(total), [&](int thread, int threads) {
@@ -369,6 +375,7 @@ StepReport run_step(std::span<const TensorStep> tensors, std::span<const Segment
 StepReport global_norm(std::span<const TensorStep> tensors, double scale) { return norm(tensors, scale, {}); }
 
 void run_ceiling(std::span<const TensorStep> tensors, std::size_t written) {
+    const FloatingPointMode mode;
     const KernelTable& k = *current_isa().kernels;
     const std::int64_t total = total_size(tensors);
     PreparedSegment s{};

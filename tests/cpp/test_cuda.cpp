@@ -383,7 +383,7 @@ void test_many_elements() {
         launch.tiles = tiles_before + 8;
         launch.count = 3;
         alignas(16) std::byte scalars[detail::max_scalars_bytes];
-        detail::current_isa().kernels->prepare[rule.index][0](h.value, 1.0, 1, scalars, nullptr);
+        detail::current_isa().scalars->prepare[rule.index][0](h.value, 1.0, 1, scalars, nullptr);
         launch.scalars = scalars;
         launch.tensors = tensors;
         cuda::KernelTable table;

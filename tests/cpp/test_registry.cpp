@@ -150,7 +150,7 @@ void test_scalars() {
             for (std::size_t type = 0; type < 2; ++type) {
                 alignas(64) std::array<std::byte, detail::max_scalars_bytes + 8> bytes;
                 bytes.fill(std::byte{0xa5});
-                isa.kernels->prepare[I][type](h.value, 1.0, 1000, bytes.data(), nullptr);
+                isa.scalars->prepare[I][type](h.value, 1.0, 1000, bytes.data(), nullptr);
                 for (std::size_t i = used[type]; i < bytes.size(); ++i) CHECK(bytes[i] == std::byte{0xa5});
             }
         }

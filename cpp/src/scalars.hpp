@@ -1,0 +1,25 @@
+// What a step of a rule computes once: compiled for processors that have a multiply-add of their own, and for all
+// others.
+#pragma once
+
+#include "adaptk/rules.hpp"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace adaptk::detail {
+
+inline constexpr std::size_t max_scalars_bytes = 128;
+
+struct ScalarTable {
+    // Writes the StepScalars<R, T> of step t, from the rule's own hyperparameters followed by the common ones:
+    // step_scalars. A memo that the caller keeps (see rule.hpp; a copy of R::Memo) stands for the steps before t;
+    // without one they are taken as the values say. [rule][0 float, 1 double]
+    void (*prepare[Rules::size][2])(const double* hyper, double grad_scale, std::int64_t t, void* scalars,
+                                    const void* memo);
+};
+
+const ScalarTable& scalars_portable();
+const ScalarTable& scalars_v3();
+
+}  // namespace adaptk::detail
