@@ -824,8 +824,8 @@ def test_errors(name: str) -> None:
 
 def test_no_reference_is_kept() -> None:
     x0, y = SIMPLE.problems(50)
-    before = sys.getrefcount(y), sys.getrefcount(x0), sys.getrefcount(SIMPLE.x)
     gc.collect()
+    before = sys.getrefcount(y), sys.getrefcount(x0), sys.getrefcount(SIMPLE.x)
     for _ in range(20):
         result = SIMPLE.solve(x0, y, weights=np.ones_like(y), covariance=True)
     assert (sys.getrefcount(y), sys.getrefcount(x0), sys.getrefcount(SIMPLE.x)) == before
