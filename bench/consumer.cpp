@@ -129,7 +129,7 @@ void overhead(int rounds) {
     std::vector<double> times[std::size(sides)];
     for (int round = 0; round < rounds; ++round) {
         for (std::size_t k = 0; k < std::size(sides); ++k) {
-            constexpr int calls = 1000;
+            constexpr int calls = 100;
             const double start = now();
             for (int i = 0; i < calls; ++i) sides[k].second();
             times[k].push_back((now() - start) / calls);
