@@ -21,7 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ADAPTK_VERSION "0.1.0"
+#define ADAPTK_VERSION "0.2.0"
 #define ADAPTK_VERSION_MAJOR 0
 #define ADAPTK_VERSION_MINOR 1
 #define ADAPTK_VERSION_PATCH 0
