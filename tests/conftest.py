@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import adaptk
-import device_arrays
 import pytest
+
+# Before anything imports them: what they assert is shown as in the tests.
+pytest.register_assert_rewrite("helpers", "optim_cases", "solve_problems", "torch_cases", "torch_processes")
+
+import adaptk  # noqa: E402
+import device_arrays  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def torch() -> Any:
+    return pytest.importorskip("torch", reason="needs PyTorch")
 
 
 @pytest.fixture

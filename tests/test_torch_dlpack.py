@@ -1,13 +1,17 @@
-"""All of test_torch.py with a PyTorch that the native step does not know: by way of DLPack and attributes."""
+"""The tests of adaptk.torch with a PyTorch that the native step does not know: by way of DLPack and attributes."""
 
 from __future__ import annotations
 
+import adaptk
 import pytest
-
-pytest.importorskip("torch", reason="PyTorch is not installed")
-
-import adaptk.torch
-from test_torch import *  # noqa: F403
+from test_torch_autograd import *  # noqa: F403
+from test_torch_failures import *  # noqa: F403
+from test_torch_loop import *  # noqa: F403
+from test_torch_options import *  # noqa: F403
+from test_torch_rules import *  # noqa: F403
+from test_torch_saving import *  # noqa: F403
+from test_torch_tensors import *  # noqa: F403
+from test_torch_threads import *  # noqa: F403
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,7 @@ NOT_HERE = {
     "test_fused_large_tensor": "is about torch's fused kernels, on CUDA",
     "test_peak_memory_foreach": "is about foreach kernels, on CUDA",
     "test_fused_cpu_matches_cuda": "needs CUDA",
-    "test_fused_error_on_params_on_meta": "test_torch.py: params without memory are refused",
+    "test_fused_error_on_params_on_meta": "test_torch_failures.py: params without memory are refused",
     "test_cudagraphs": "needs CUDA",
     "test_state_dict_with_cuda_params": "needs CUDA",
     "test_cpu_load_state_dict": "needs CUDA",
