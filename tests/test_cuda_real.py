@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import adaptk
@@ -92,10 +94,17 @@ def test_a_graph_goes_on_from_a_state_that_was_loaded(torch: Any) -> None:
 def test_only_a_capturable_optimizer_is_captured(torch: Any) -> None:
     param, grad = torch.ones(3, device="cuda"), torch.ones(3, device="cuda")
     optimizer = adaptk.SGD([param])
-    with pytest.raises(RuntimeError, match="capturable=True"), torch.cuda.graph(torch.cuda.CUDAGraph()):
-        optimizer.step([grad])
+
+    def capture() -> None:
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            grad.add_(1.0)  # else PyTorch warns of an empty graph
+            optimizer.step([grad])
+
+    with pytest.raises(RuntimeError, match="capturable=True"):
+        capture()
     torch.cuda.synchronize()
     assert optimizer.step_count == 0
+    assert host(param).tolist() == [1.0] * 3
     optimizer.step([grad])
 
 
@@ -209,16 +218,26 @@ def test_two_devices(torch: Any) -> None:
     assert torch.cuda.current_device() == 0
 
 
-def test_memory_that_runs_out(torch: Any) -> None:
+@pytest.fixture
+def emptied(torch: Any) -> Iterator[None]:
+    """PyTorch gives back the memory that it keeps, before the test and after it."""
     torch.cuda.empty_cache()
+    yield
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+@pytest.mark.usefixtures("emptied")
+def test_memory_that_runs_out(torch: Any) -> None:
     free, _ = torch.cuda.mem_get_info()
     # A param, two states and, in a look-ahead, a copy of it: the copy is too much.
     size = int(free * 0.29) // 4
     param = torch.zeros(size, device="cuda")
     optimizer = adaptk.RMSProp([param], nesterov=True)
-    with pytest.raises(MemoryError, match="cudaMallocAsync: out of memory"), optimizer.lookahead():
+    with pytest.raises(MemoryError, match=r"cudaMalloc\w*: out of memory"), optimizer.lookahead():
         pass
-    assert float(param.abs().max()) == 0.0
+    # A reduction, which needs no memory of the size of the param.
+    assert not bool(param.any())
     small = torch.zeros(3, device="cuda")
-    adaptk.ops.sgd(small, small + 1, step=1, lr=1.0)
+    adaptk.ops.sgd(small, torch.ones_like(small), step=1, lr=1.0)
     assert host(small).tolist() == [-1.0] * 3

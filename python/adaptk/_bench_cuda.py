@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -170,6 +170,21 @@ def _torch_peers(rule: Rule, param: Any, grad: Any) -> Iterator[tuple[str, Call]
                 yield label, call
 
 
+def in_turns(
+    calls: Mapping[str, Call], repeats: int, using: Library, burst: float = 2e-3, most: int = 100
+) -> dict[str, list[float]]:
+    """The device's times of several calls, taken in turn: of each, bursts of about `burst` seconds, one a repeat."""
+    counts = {}
+    for name, call in calls.items():
+        using.seconds(call, 2)  # loads modules, fills pools
+        counts[name] = max(1, min(most, int(burst / max(using.seconds(call, 1), 1e-7))))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            times[name].append(using.seconds(call, counts[name]))
+    return times
+
+
 def measure(rule: Rule, dtype: str, size: int, repeats: int, using: Library) -> CudaResult:
     """One rule, beside whatever else is at hand."""
     compute = "float64" if dtype == "float64" else "float32"
@@ -189,14 +204,7 @@ def measure(rule: Rule, dtype: str, size: int, repeats: int, using: Library) -> 
         calls["ceiling"] = lambda: _core.ceiling([param, grad, *states])
     if using.name == "torch":
         calls.update(_torch_peers(rule, param, grad))
-    counts = {}
-    for name, call in calls.items():
-        using.seconds(call, 2)  # loads modules, fills pools
-        counts[name] = max(1, min(100, int(2e-3 / max(using.seconds(call, 1), 1e-7))))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            times[name].append(using.seconds(call, counts[name]))
+    times = in_turns(calls, repeats, using)
 
     def over(name: str) -> float:
         return statistics.median(t / u for t, u in zip(times[name], times["update"], strict=True))

@@ -61,7 +61,7 @@ Group = dict[str, Any]
 
 
 # Releases of PyTorch whose C++ interface the native step may use, by its compiled names.
-_KNOWN_RELEASES = frozenset({"2.13"})
+_KNOWN_RELEASES = frozenset({"2.11", "2.13"})
 
 
 @cache
