@@ -48,11 +48,11 @@ def state_type(opt: Any, p: list[Any]) -> None:
 
 
 def bad_step(opt: Any, p: list[Any]) -> None:
-    opt.state[p[1]]["step"] = torch.tensor(float("nan"))
+    opt.state[p[1]]["step"].fill_(float("nan"))
 
 
 def two_steps(opt: Any, p: list[Any]) -> None:
-    opt.state[p[1]]["step"] = torch.ones(2)
+    opt.state[p[1]]["step"].resize_(2).fill_(1.0)
 
 
 def overlap(opt: Any, p: list[Any]) -> None:

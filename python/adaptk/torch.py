@@ -12,6 +12,8 @@ What differs from torch's classes:
 - ``foreach`` and ``fused`` are taken and change nothing.
 - A few values that torch takes are out of range: a ``dampening`` outside [0, 1], RMSprop's ``alpha`` and Adadelta's
   ``rho`` from 1 on, and negative ``lambd``, ``alpha``, ``t0`` and ``step_sizes``.
+- A NaN in a gradient makes its param NaN under Rprop too; torch's Rprop leaves the param as it is.
+- States are copied when they are loaded, and the dicts of param groups when they are added.
 - Params that overlap in memory are refused, and so is one that is in a group twice.
 - A step that fails or is skipped changes nothing: not even states are made.
 - ``step`` takes ``clip_norm``, ``skip_nonfinite`` and ``norm_group`` too.
@@ -187,6 +189,17 @@ def _new_number(value: float, device: torch.device | None) -> Tensor:
     return torch.tensor(value, dtype=dtype, device=device)
 
 
+def _check_count(value: Any, where: str) -> None:
+    """A number of steps that a state has: whole, and not negative."""
+    if isinstance(value, Tensor):
+        value = _local(value)
+        if value.numel() != 1 or value.is_meta:
+            return  # looked at when the step needs it
+    step = float(value)
+    if not (step >= 0.0 and step.is_integer()):
+        raise ValueError(f"{where}: {step:g} is no count of steps, expected a whole number from 0 on")
+
+
 # What a step that comes to nothing takes back: (mapping, key, the value that was there).
 Undo = list[tuple[Any, Any, Any]]
 _MISSING = object()
@@ -306,8 +319,8 @@ class _Fused(torch.optim.Optimizer):
             raise ValueError(self._torchs_names.get(name, name) + colon + rest) from None
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add params with options of their own, as torch's method does."""
-        super().add_param_group(param_group)
+        """Add params with options of their own, as torch's method does. The group is a copy of the dict."""
+        super().add_param_group(dict(param_group) if isinstance(param_group, dict) else param_group)
         try:
             self._check_modes(self.param_groups[-1])
             self._check_values(self.param_groups[-1])
@@ -323,28 +336,52 @@ class _Fused(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict`` of this class, or of torch's class of the same name, has returned.
 
-        The same as torch's method, but for params in 16 bits: their states are kept in float32.
+        As torch's method, with three differences: the states are copies, so that the dict and other optimizers that
+        load it share no memory with this one; the states of 16-bit params are float32; step counts are checked.
+
+        Raises
+        ------
+        ValueError
+            As torch's method, and for a step count that is negative or not a whole number. Nothing is changed then.
+
+        Examples
+        --------
+        >>> import torch, adaptk.torch
+        >>> w = torch.nn.Parameter(torch.ones(2))
+        >>> opt = adaptk.torch.Adam([w])
+        >>> w.square().sum().backward()
+        >>> opt.step()
+        >>> snapshot = opt.state_dict()
+        >>> opt.load_state_dict(snapshot)
+        >>> opt.state[w]["exp_avg"] is snapshot["state"][0]["exp_avg"]
+        False
         """
         given: dict[str, Any] = {}
 
         def see(_: torch.optim.Optimizer, final: dict[str, Any]) -> None:
+            for i, state in final.get("state", {}).items():
+                if isinstance(state, dict) and "step" in state:
+                    _check_count(state["step"], f"state_dict['state'][{i!r}]['step']")
             given.update(final)
 
-        def widen(_: torch.optim.Optimizer) -> None:
+        def copy(_: torch.optim.Optimizer) -> None:
             ids = chain.from_iterable(g["params"] for g in given["param_groups"])
             params = chain.from_iterable(g["params"] for g in self.param_groups)
             for i, p in zip(ids, params, strict=True):
-                if p.dtype not in (torch.bfloat16, torch.float16):
-                    continue
                 for name, value in given["state"].get(i, {}).items():
                     loaded = self.state[p].get(name)
-                    # torch has rounded it to the param's dtype.
-                    if isinstance(value, Tensor) and isinstance(loaded, Tensor) and loaded.dtype == p.dtype:
+                    if not isinstance(value, Tensor) or not isinstance(loaded, Tensor):
+                        continue
+                    if p.dtype in (torch.bfloat16, torch.float16) and loaded.dtype == p.dtype:
+                        # torch has rounded it to the param's dtype.
                         self.state[p][name] = value.detach().to(device=p.device, dtype=torch.float32, copy=True)
+                    elif loaded is value:
+                        # torch copies only what it converts.
+                        self.state[p][name] = value.detach().clone()
 
         # Behind the hooks that make another dict of it, and before those that look at what has been loaded.
         before = self.register_load_state_dict_pre_hook(see)
-        after = self.register_load_state_dict_post_hook(widen, prepend=True)
+        after = self.register_load_state_dict_post_hook(copy, prepend=True)
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -522,6 +559,14 @@ class _Fused(torch.optim.Optimizer):
             starts["mu_product"] = 1.0
         if name == "asgd":
             starts.update(eta=float(_plain(group["lr"])), mu=1.0)
+        expected = [*starts, *(s.name for s in rule.states)]
+        missing = [n for n in expected if state.get(n) is None]
+        if missing and len(missing) < len(expected):
+            # As torch: what began at its initial value in the middle of a run would be a wrong step.
+            raise KeyError(
+                f"state of {where}: no {', '.join(map(repr, missing))} beside {', '.join(map(repr, state))}; "
+                "load the whole state, or delete it (del optimizer.state[param]) to begin anew"
+            )
         # The host looks at all of several numbers, and torch may have left them on the device of the params.
         device = p.device if group.get("capturable") else torch.device("cpu") if len(starts) > 1 else None
         numbers = [self._number(state, key, start, p, device, where, undo) for key, start in starts.items()]
@@ -544,6 +589,8 @@ class _Fused(torch.optim.Optimizer):
         value = _local(value)
         if value.numel() != 1:
             raise ValueError(f"state[{name!r}] of {where}: {value.numel()} numbers, expected one")
+        if name == "step" and value.device.type == "cpu":
+            _check_count(value, f"state['step'] of {where}")
         if device is None:
             device = value.device if value.device == p.device else torch.device("cpu")
         dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
