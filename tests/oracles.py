@@ -530,15 +530,17 @@ def adan(
     beta3: float,
     eps: float,
     eps_root: float,
+    one_minus_beta2: float,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Xie et al. 2022, Algorithm 1, with betas that weight the past and Adam's corrections. As in Adam, the correction
-    is taken out of the root, and eps_root carries its factor."""
+    """Xie et al. 2022, Algorithm 1, with Adam's corrections: the paper's betas are one minus these decays. As in Adam,
+    the correction is taken out of the root, and eps_root carries its factor."""
+    factor = 1.0 - beta2 if one_minus_beta2 else beta2
     correction3 = 1.0 - power(beta3, t)
-    of_m, of_v, rest2, under, scale, eps = rounded(
+    of_m, of_v, ahead, under, scale, eps = rounded(
         p,
         lr / (1.0 - power(beta1, t)),
-        lr * (1.0 - beta2) / (1.0 - power(beta2, t)),
-        1.0 - beta2,
+        lr * factor / (1.0 - power(beta2, t)),
+        factor,
         eps_root * correction3,
         1.0 / math.sqrt(correction3),
         eps,
@@ -546,7 +548,7 @@ def adan(
     difference = np.zeros_like(g) if t == 1 else g - prev
     m = _average(m, g, beta1)
     v = _average(v, difference, beta2)
-    z = g + rest2 * difference
+    z = g + ahead * difference
     n = _average(n, z * z, beta3)
     p = p - (of_m * m + of_v * v) / (np.sqrt(n + under) * scale + eps)
     return p, m, v, n, g.copy()

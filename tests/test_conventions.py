@@ -310,7 +310,7 @@ PEERS: dict[str, dict[str, Peer]] = {
             eps="eps",
             eps_root="eps_root",
             weight_decay="weight_decay",
-            built_in={"decoupled": 1.0},
+            built_in={"decoupled": 1.0, "one_minus_beta2": 1.0},
         ),
     },
 }

@@ -9,7 +9,7 @@
 
 namespace adaptk::detail {
 
-inline constexpr std::size_t max_scalars_bytes = 128;
+inline constexpr std::size_t max_scalars_bytes = 192;
 
 struct ScalarTable {
     // Writes the StepScalars<R, T> of step t, from the rule's own hyperparameters followed by the common ones:

@@ -313,9 +313,10 @@ def yogi(p: Array, g: Array, states: States, t: int, h: Hyper) -> tuple[Array, S
 def adan(p: Array, g: Array, states: States, t: int, h: Hyper) -> tuple[Array, States]:
     m, v, n, prev = states
     b1, b2, b3 = h["beta1"], h["beta2"], h["beta3"]
+    ahead = 1 - b2 if h["one_minus_beta2"] else b2
     d = np.zeros_like(g) if t == 1 else g - prev
     m = b1 * m + (1 - b1) * g
     v = b2 * v + (1 - b2) * d
-    n = b3 * n + (1 - b3) * (g + (1 - b2) * d) ** 2
-    step = h["lr"] / (1 - b1**t) * m + h["lr"] * (1 - b2) / (1 - b2**t) * v
+    n = b3 * n + (1 - b3) * (g + ahead * d) ** 2
+    step = h["lr"] / (1 - b1**t) * m + h["lr"] * ahead / (1 - b2**t) * v
     return p - step / (np.sqrt(n / (1 - b3**t) + h["eps_root"]) + h["eps"]), (m, v, n, g.copy())

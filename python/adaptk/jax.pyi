@@ -531,6 +531,7 @@ def adan(
     beta3: float | Any = ...,
     eps: float | Any = ...,
     eps_root: float | Any = ...,
+    one_minus_beta2: bool = ...,
     weight_decay: float | Any = ...,
     decoupled: bool = ...,
     maximize: bool = ...,

@@ -392,6 +392,7 @@ class Adan(Optimizer):
         beta3: Number = ...,
         eps: Number = ...,
         eps_root: Number = ...,
+        one_minus_beta2: bool = ...,
         weight_decay: Number = ...,
         decoupled: bool = ...,
         maximize: bool = ...,

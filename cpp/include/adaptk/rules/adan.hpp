@@ -1,7 +1,9 @@
 // Adam with a Nesterov step estimated from the difference of successive gradients.
 //
 // X. Xie et al., Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models, 2022, Algorithm 1. The
-// betas are the weights of the past, as optax has them; the paper's are the weights of the new.
+// betas here are decays, the weights of old values, as in the authors' code. The paper's betas are the weights of new
+// values, so its factor of the difference, 1 - beta2, is beta2 here. Optax has decays too, yet kept the paper's 1 -
+// beta2.
 #pragma once
 
 #include "adaptk/rules/adam.hpp"
@@ -16,8 +18,9 @@ struct Adan {
     static constexpr const char* formula =
         "d = g - prev  (0 at the first step);  prev = g\n"
         "m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*d\n"
-        "z = g + (1-b2)*d;     n = b3*n + (1-b3)*(z*z)\n"
-        "p -= lr*(m/(1-b1^t) + (1-b2)*v/(1-b2^t)) / (sqrt(n/(1-b3^t) + eps_root) + eps)";
+        "z = g + b2*d;         n = b3*n + (1-b3)*(z*z)\n"
+        "p -= lr*(m/(1-b1^t) + b2*v/(1-b2^t)) / (sqrt(n/(1-b3^t) + eps_root) + eps)\n"
+        "one_minus_beta2: 1-b2 in place of b2 in z and p";
     static constexpr const char* source = "Xie et al. 2022, Algorithm 1";
     static constexpr std::array hyperparameters{
         adam_common::lr,
@@ -25,19 +28,22 @@ struct Adan {
         Hyperparameter{"beta2", 0.92, Range::fraction, "decay of the differences' average"},
         Hyperparameter{"beta3", 0.99, Range::fraction, "decay of the squares' average"},
         adam_common::eps,
-        Hyperparameter{"eps_root", 1e-8, Range::nonnegative, "eps under the root"},
+        Hyperparameter{"eps_root", 0.0, Range::nonnegative, "eps under the root"},
+        Hyperparameter{"one_minus_beta2", 0.0, Range::flag, "weigh the differences by 1 - beta2, not beta2 (optax)"},
     };
     static constexpr std::array states{adam_common::exp_avg, State{"exp_avg_diff", 0.0}, adam_common::exp_avg_sq,
                                        State{"prev_grad", 0.0}};
-    static constexpr auto conventions = presets(Preset{"optax", "decoupled", 1.0});
+    static constexpr auto conventions = presets(Preset{"optax", "decoupled", 1.0}, Preset{"optax", "eps_root", 1e-8},
+                                                Preset{"optax", "one_minus_beta2", 1.0});
     struct Hyper {
-        double lr, beta1, beta2, beta3, eps, eps_root;
+        double lr, beta1, beta2, beta3, eps, eps_root, one_minus_beta2;
     };
     template <class T> struct Scalars {
-        T beta1, rest1, beta2, rest2, beta3, rest3, step_m, step_v, under, scale, eps;
+        T beta1, rest1, beta2, rest2, beta3, rest3, ahead, step_m, step_v, under, scale, eps;
         bool first;
     };
     template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+        const double ahead = h.one_minus_beta2 != 0.0 ? 1.0 - h.beta2 : h.beta2;
         const double c3 = 1.0 - power(h.beta3, t);
         return {T(h.beta1),
                 T(1.0 - h.beta1),
@@ -45,8 +51,9 @@ struct Adan {
                 T(1.0 - h.beta2),
                 T(h.beta3),
                 T(1.0 - h.beta3),
+                T(ahead),
                 T(h.lr / (1.0 - power(h.beta1, t))),
-                T(h.lr * (1.0 - h.beta2) / (1.0 - power(h.beta2, t))),
+                T(h.lr * ahead / (1.0 - power(h.beta2, t))),
                 T(h.eps_root * c3),
                 T(1.0 / std::sqrt(c3)),
                 T(h.eps),
@@ -57,7 +64,7 @@ struct Adan {
         const T d = c.first ? T(0) : moved;
         m = c.beta1 * m + c.rest1 * g;
         v = c.beta2 * v + c.rest2 * d;
-        const T z = g + c.rest2 * d;
+        const T z = g + c.ahead * d;
         n = c.beta3 * n + c.rest3 * (z * z);
         prev = g;
         p = p - (c.step_m * m + c.step_v * v) / (root(n + c.under) * c.scale + c.eps);
