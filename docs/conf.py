@@ -13,7 +13,7 @@ author = "the adaptk developers"
 project_copyright = f"2026, {author}"
 version = release = adaptk.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "extension"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "extension", "paths"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -36,5 +36,6 @@ for module, needed in (("torch", "torch"), ("jax", "adaptk._jax")):
     if find_spec(needed) is None:
         nitpick_ignore_regex.append(("py:.*", rf"adaptk\.{module}\b.*"))
 
+html_static_path = ["_static"]
 html_theme = "furo"
 html_title = f"adaptk {version}"
