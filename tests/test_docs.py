@@ -57,9 +57,13 @@ def test_the_pages_have_programs() -> None:
         "choosing_a_rule.md": ["python"],
         "cpp.md": ["cmake", "cpp"],
         "cuda.md": ["cmake", "cuda", "python"],
+        "distributed.md": ["python"],
         "jax.md": ["python"],
         "numpy.md": ["python"],
         "pytorch.md": ["python"],
+        "migrate/optax.md": ["python"],
+        "migrate/scipy.md": ["python"],
+        "migrate/torch.md": ["python"],
     }
 
 
