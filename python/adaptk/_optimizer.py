@@ -18,12 +18,12 @@ from adaptk._typing import Number
 class StepInfo:
     """What a step reports.
 
-    A step on a CUDA device is put on its stream and not waited for; the first look at what the device found out waits.
+    A step on a CUDA device is enqueued asynchronously; reading an attribute waits for it.
 
     Attributes
     ----------
     grad_norm : float or None
-        The global norm of the scaled gradients before clipping, where the step computed it (`clip_norm` or
+        The global norm of the scaled gradients before clipping, if the step computed it (`clip_norm` or
         `skip_nonfinite`), else ``None``.
     skipped : bool
         Whether the step was skipped because a gradient was not finite.
@@ -105,14 +105,13 @@ class Optimizer:
     ----------
     params : buffers
         Arrays to optimize: an iterable of buffers, a dict of buffers by name, or an iterable of groups, dicts with
-        the key ``"params"`` and options that differ from the others'. Buffers are NumPy arrays or tensors, all of
-        them of the CPU or of one CUDA device; float32, float64, bfloat16 or float16, dense in memory. They are
-        updated in place and never copied.
+        the key ``"params"`` and their own options. Buffers are NumPy arrays or tensors, all on the CPU or all on one
+        CUDA device; float32, float64, bfloat16 or float16, dense in memory. They are updated in place and never
+        copied.
     lr : float, callable or buffer, optional
-        The learning rate, or a schedule: a function of the number of the step, counted from 1
-        (:mod:`adaptk.schedules`). Beside params on a CUDA device this and any other hyperparameter that is a number
-        may be a buffer of one float32 or float64 on that device, whose value each step reads there, without a look
-        at its range.
+        The learning rate, or a schedule: a function of the step number, counted from 1
+        (:mod:`adaptk.schedules`). For params on a CUDA device this and any other numeric hyperparameter may be a
+        buffer of one float32 or float64 on that device, which each step reads there; its range is not validated.
     convention : {"book", "torch", "keras", "tf1", "optax"}
         Whose defaults, place of eps, momentum form and initial state to take. Explicit arguments win.
     clip_norm : float, optional
@@ -262,7 +261,7 @@ class Optimizer:
         return names | {s.option for r in rules if r is not None for s in r.states if s.option is not None}
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Add params with options of their own.
+        """Add a group of params with its own options.
 
         Parameters
         ----------
@@ -342,15 +341,15 @@ class Optimizer:
         Parameters
         ----------
         grads : sequence or mapping of buffers
-            One gradient a param, of its shape and layout, in the order of the params over all groups; a dict by name
-            where the params are named. ``None`` leaves a param and its state as they are.
+            One gradient per param, of its shape and strides, in the order of the params over all groups; a dict by
+            name if the params are named. ``None`` leaves a param and its states unchanged.
         clip_norm : float, optional
             Scale all gradients by ``min(1, clip_norm / norm)``, where norm is their global norm after `grad_scale`.
             Defaults to the optimizer's own.
         grad_scale : float
-            Factor for all gradients, such as the reciprocal of a loss scale.
+            Factor for all gradients, for example the reciprocal of a loss scale.
         skip_nonfinite : bool, optional
-            Change nothing if a gradient holds inf or NaN. Defaults to the optimizer's own.
+            Change nothing if a gradient contains inf or NaN. Defaults to the optimizer's own.
 
         Returns
         -------
@@ -385,17 +384,17 @@ class Optimizer:
 
     @contextmanager
     def lookahead(self) -> Iterator[None]:
-        """Move the params to the interim point ``p + alpha*v`` of Algorithm 8.6 for the length of a block.
+        """Move the params to the interim point ``p + alpha*v`` of Algorithm 8.6 while a block runs.
 
-        The gradient is taken inside the block; leaving it puts every param back bit for bit, and :meth:`step` then
-        applies the update. For ``RMSProp(nesterov=True)``.
+        Compute the gradient inside the block. Leaving it restores every param bit for bit; then :meth:`step` applies
+        the update. For ``RMSProp(nesterov=True)``.
 
         Raises
         ------
         ValueError
-            If a group runs another rule.
+            If a group has another rule.
         RuntimeError
-            For a look-ahead inside a look-ahead, and for a step inside the block.
+            If look-aheads are nested, or a step is taken inside the block.
 
         Examples
         --------
@@ -432,7 +431,7 @@ class Optimizer:
             return MappingProxyType({k: MappingProxyType(s) for k, s in zip(keys, self._states, strict=True)})
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later run needs to go on, as a flat dict of arrays.
+        """Everything that a later run needs to resume, as a flat dict of arrays.
 
         Returns
         -------
