@@ -9,6 +9,7 @@ from typing import Any
 
 import adaptk
 import pytest
+from adaptk import _bench
 from adaptk.__main__ import main
 
 
@@ -48,11 +49,30 @@ def test_selections(capsys: pytest.CaptureFixture[str], restored: None) -> None:
 
 def test_table_and_overhead(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--rules", "lion", "--sizes", "64", "--repeats", "1"]) == 0
-    header, line = capsys.readouterr().out.splitlines()
+    header, _, line, *legend = capsys.readouterr().out.splitlines()
     assert "of ceiling" in header
     assert line.split()[:3] == ["lion", "float32", "64"]
+    assert "1.00 is as fast as memory allows" in " ".join(legend)
     assert main(["bench", "--overhead", "--repeats", "1"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    header, _, one, thousand, *legend = capsys.readouterr().out.splitlines()
+    assert "ops.adam on 64 elements" in one
+    assert "1000 x 64" in thousand
+    assert "below 1.00 it is the faster one" in " ".join(legend)
+
+
+def test_an_interrupt_loses_no_result(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    measure = _bench.measure
+
+    def interrupted(rule: adaptk.Rule, *arguments: Any) -> Any:
+        if rule.name == "lion":
+            raise KeyboardInterrupt
+        return measure(rule, *arguments)
+
+    monkeypatch.setattr(_bench, "measure", interrupted)
+    assert main(["bench", "--rules", "adam,lion", "--sizes", "64", "--repeats", "1"]) == 130
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[2].split()[:3] == ["adam", "float32", "64"]
+    assert "interrupted" in captured.err
 
 
 def test_plot(tmp_path: Path) -> None:
@@ -83,15 +103,5 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
 
 def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(SystemExit):
-        main(["bench", "--plot", "x.png"])
-    assert "matplotlib" in capsys.readouterr().err
-
-
-def test_info(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", "--json"]) == 0
-    info: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert info["isa"] == adaptk.get_isa()
-    assert info["rules"] == list(adaptk.rules())
-    assert main(["info"]) == 0
-    assert adaptk.__version__ in capsys.readouterr().out
+    assert main(["bench", "--sizes", "64", "--rules", "sgd", "--plot", "x.png"]) == 1
+    assert "pip install matplotlib" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import adaptk
 import numpy as np
 import pytest
 from adaptk import _demo, _reference
+from adaptk.__main__ import main
 
 RULES = adaptk.rules()
 FULL_BATCH = {"delta_bar_delta", "rprop"}
@@ -23,28 +25,32 @@ def _small(monkeypatch):
     monkeypatch.setattr(_demo, "LARGE", 5_000)
 
 
+def call(*arguments):
+    """Status, output and messages of the command, which has its terminal nowhere."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(["demo", *arguments])
+    return status, out.getvalue(), err.getvalue()
+
+
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
-    """Output, progress and JSON of a short run of all rules on both models."""
+    """Output, messages and JSON of a short run of all rules on both models."""
     path = tmp_path_factory.mktemp("demo") / "out.json"
-    out, err = io.StringIO(), io.StringIO()
     threads = adaptk.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_demo, "LARGE", 5_000)
-        assert _demo.main(["--epochs", "3", "--json", str(path)]) == 0
+        status, out, err = call("--epochs", "3", "--rules", "all", "--models", "all", "--json", str(path))
+    assert status == 0
     assert adaptk.get_num_threads() == threads
-    return out.getvalue(), err.getvalue(), json.loads(path.read_text(encoding="utf-8"))
+    return out, err, json.loads(path.read_text(encoding="utf-8"))
 
 
 def run(*arguments):
     """The JSON of a run with these arguments."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        options = _demo.parser().parse_args(arguments)
-        data = _demo.load_digits(options.seed)
-        results = _demo.run_all(options, data)
-    return json.loads(_demo.as_json(results, data, options.epochs, options.seed))
+    status, out, _ = call("--no-fits", "--json", "-", *arguments)
+    assert status == 0
+    return json.loads(out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -68,41 +74,34 @@ def test_all_rules_start_alike(everything, model):
     assert len({figures["loss"][0] for figures in everything[2]["models"][model]["rules"].values()}) == 1
 
 
-def test_the_table_has_every_rule(everything):
+def test_the_tables_have_every_rule(everything):
     out = everything[0]
-    softmax, mlp, *_ = out.split("Two-layer network")[0], out.split("Two-layer network")[1]
+    softmax, mlp = out[out.index("Softmax regression (") :].split("Two-layer network (")
     for text in (softmax, mlp):
         lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
         for rule in RULES:
-            assert lines[rule].count("x") >= 2, lines[rule]
-            assert lines[rule].count(" ms") == 2
+            assert len(re.findall(r"\d+\.\dx", lines[rule])) == 2, lines[rule]
+            assert lines[rule].count(" us") + lines[rule].count(" ms") == 2
             assert "%" in lines[rule]
             assert ("*" in lines[rule]) == (rule in FULL_BATCH)
-    assert "neither time" in out
+        assert "the best 6 of 23" in text
     assert "one thread" in out
 
 
-def test_progress_is_plain_lines_away_from_a_terminal(everything):
-    lines = everything[1].splitlines()
-    assert len(lines) == 2 * len(RULES)
-    assert lines[0].startswith(f"[1/{len(lines)}] softmax sgd: loss ")
-    assert "\r" not in everything[1]
-
-
-def test_progress_is_one_line_on_a_terminal(monkeypatch, capsys):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    assert _demo.main(["--epochs", "2", "--rules", "adam", "--models", "softmax"]) == 0
-    text = terminal.getvalue()
-    assert "\n" not in text
-    assert "[1/1] adam: timing" in text
-    assert "[1/1] softmax adam: epoch 1/2, loss" in text
-    assert text.endswith("\r\x1b[K")
-    assert "adam" in capsys.readouterr().out
+def test_the_default_fits_on_a_screen_and_begins_with_the_result():
+    status, out, err = call("--epochs", "3")
+    assert status == 0
+    assert err == ""
+    lines = out.splitlines()
+    assert len(lines) <= 40
+    assert lines[0].startswith("5 optimizers train a two-layer network of 9,610 parameters")
+    first = " ".join(lines[: lines.index("")])
+    assert re.search(r"A fused step is \d+(\.\d)?( to \d+(\.\d)?)? times as fast as the same formula in NumPy", first)
+    assert re.search(r"Best on 360 digits that no network has seen: [a-z, ]+, \d+\.\d%", first)
+    rows = [line.split()[0] for line in lines if re.search(r"\d x|\dx", line) and "%" in line and "digits" not in line]
+    assert rows == list(_demo.RULES)
+    assert "training loss" in lines
+    assert "54 of 54 least-squares fits" in " ".join(lines)
 
 
 def test_json(everything):
@@ -110,6 +109,8 @@ def test_json(everything):
     assert document["adaptk"] == adaptk.__version__
     assert document["epochs"] == 3
     assert document["seed"] == 0
+    assert len(document["nist"]) == 27
+    assert all(min(fit["digits"]) >= 10 for fit in document["nist"].values())
     assert document["train"] + document["test"] == 1797
     assert set(document["models"]) == {"softmax", "mlp"}
     for model, layers in (("softmax", [64, 10]), ("mlp", [64, 128, 10])):
@@ -122,14 +123,14 @@ def test_json(everything):
             assert figures["full_batch"] == (rule in FULL_BATCH)
             assert figures["steps"] == 3 * (_demo.FULL_BATCH_STEPS if rule in FULL_BATCH else 44)
             assert 0.0 < figures["test_accuracy"] <= 1.0
-            assert 0.0 < figures["fused_seconds"] < 60.0
-            assert figures["ratio"] == pytest.approx(figures["numpy_seconds"] / figures["fused_seconds"])
+            assert 0.0 < figures["step_seconds"] < 60.0
+            assert figures["ratio"] == pytest.approx(figures["numpy_step_seconds"] / figures["step_seconds"])
             assert figures["large_ratio"] > 0.0
 
 
 def test_the_same_seed_gives_the_same_losses():
     def losses(seed):
-        document = run("--epochs", "1", "--rules", "adam,rprop", "--seed", str(seed))
+        document = run("--epochs", "1", "--rules", "adam,rprop", "--models", "all", "--seed", str(seed))
         return [r["loss"] for m in document["models"].values() for r in m["rules"].values()]
 
     assert losses(3) == losses(3)
@@ -142,17 +143,18 @@ def test_rules_and_models_can_be_chosen():
     assert list(document["models"]["mlp"]["rules"]) == ["yogi", "adam"]
 
 
-def test_a_rule_without_a_plain_formula_is_trained_but_not_compared(monkeypatch, capsys):
+def test_a_rule_without_a_plain_formula_is_trained_but_not_compared(monkeypatch):
     monkeypatch.delitem(_reference.FORMULAS, "adam")
     figures = run("--epochs", "1", "--rules", "adam", "--models", "softmax")["models"]["softmax"]["rules"]["adam"]
     assert figures["ratio"] is None
-    assert figures["numpy_seconds"] is None
+    assert figures["numpy_step_seconds"] is None
     assert figures["large_ratio"] is None
-    assert figures["fused_seconds"] > 0.0
-    assert _demo.main(["--epochs", "1", "--rules", "adam", "--models", "softmax"]) == 0
-    assert [line.split()[-3:] for line in capsys.readouterr().out.splitlines() if line.startswith("adam")] == [
-        ["-", "-", "-"]
-    ]
+    assert figures["step_seconds"] > 0.0
+    status, out, _ = call("--epochs", "1", "--rules", "adam", "--models", "softmax")
+    assert status == 0
+    assert out.startswith("adam trains a softmax regression of 650 parameters")
+    assert "A fused step" not in out
+    assert [line.split()[-3:] for line in out.splitlines() if line.startswith("adam  ")] == [["-", "-", "-"]]
 
 
 def test_special_treatment_follows_the_docs_of_the_rules():
@@ -219,12 +221,13 @@ def test_choices_name_what_exists():
         assert set(values) <= set(RULES[rule].defaults())
     assert sorted(r for rules in _demo.FAMILIES.values() for r in rules) == sorted(RULES)
     assert set(_demo.TITLES) == set(_demo.MODELS)
+    assert set(_demo.RULES) <= set(RULES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "wanted"), [("softmax", 0.90), ("mlp", 0.93)])
 def test_every_rule_learns_to_read(model, wanted):
-    rules = run("--models", model)["models"][model]["rules"]
+    rules = run("--rules", "all", "--models", model)["models"][model]["rules"]
     assert {rule: r["test_accuracy"] for rule, r in rules.items() if not r["test_accuracy"] > wanted} == {}
 
 
@@ -246,13 +249,15 @@ def test_plot(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     rules = ["sgd", "adam", "rprop", "yogi"]
     path = tmp_path / "curves.svg"
-    assert _demo.main(["--epochs", "2", "--rules", ",".join(rules), "--plot", str(path)]) == 0
+    assert main(["demo", "--epochs", "2", "--rules", ",".join(rules), "--models", "all", "--plot", str(path)]) == 0
     text = path.read_text(encoding="utf-8")
     # Texts are drawn as outlines, with the text itself in a comment.
-    for word in [*rules, "Softmax regression", "Two-layer network", "rprop (full batch)", "Gradient descent", "epoch"]:
+    for word in [*rules, "Softmax regression", "Two-layer network", "rprop (full batch)", "epoch"]:
         assert f"{word}" in text
-    assert "RMSProp" not in text
-    assert "sgd" in capsys.readouterr().out
+    # A few rules share one panel, with a legend in each model's.
+    assert "Gradient descent" not in text
+    assert text.count("yogi") == 2
+    assert str(path) in capsys.readouterr().out
 
 
 def test_plot_of_everything(tmp_path, everything):
@@ -267,6 +272,7 @@ def test_plot_of_everything(tmp_path, everything):
     path = tmp_path / "curves.png"
     _demo.plot(results, path)
     assert path.read_bytes().startswith(b"\x89PNG")
+    assert list(_demo.panels(results)) == list(_demo.FAMILIES)
 
 
 def test_plot_of_losses_that_are_not_finite(tmp_path):
@@ -282,7 +288,8 @@ def test_plot_of_losses_that_are_not_finite(tmp_path):
 def test_plot_of_a_rule_that_no_family_has(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "curves.svg"
-    _demo.plot({"mlp": [_demo.Run("newest", {}, False, losses=[2.0, 1.0])]}, path)
+    known = [_demo.Run(rule, {}, False, losses=[2.0, 1.0]) for rule in RULES]
+    _demo.plot({"mlp": [*known, _demo.Run("newest", {}, False, losses=[2.0, 1.0])]}, path)
     text = path.read_text(encoding="utf-8")
     assert "newest" in text
     assert "Others" in text
@@ -294,7 +301,7 @@ def test_without_matplotlib(monkeypatch, tmp_path, capsys):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     path = tmp_path / "curves.png"
-    assert _demo.main(["--plot", str(path)]) == 1
+    assert main(["demo", "--plot", str(path)]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "needs matplotlib" in captured.err
@@ -322,7 +329,7 @@ def test_without_matplotlib(monkeypatch, tmp_path, capsys):
 )
 def test_wrong_arguments(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        _demo.main(arguments)
+        main(["demo", *arguments])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -334,14 +341,14 @@ def test_files_that_cannot_be_written(option, tmp_path, capsys):
         pytest.importorskip("matplotlib")
     (tmp_path / "folder.png").mkdir()
     for name, message in (("nowhere/x.png", "there is no folder"), ("folder.png", "that is a folder")):
-        assert _demo.main([option, str(tmp_path / name)]) == 1
+        assert main(["demo", option, str(tmp_path / name)]) == 1
         assert message in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_training")
 def test_plots_of_an_unknown_kind(tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    assert _demo.main(["--plot", str(tmp_path / "x.foo")]) == 1
+    assert main(["demo", "--plot", str(tmp_path / "x.foo")]) == 1
     assert ".png" in capsys.readouterr().err
 
 
@@ -351,16 +358,26 @@ def test_an_interrupt_ends_it_quietly(monkeypatch, capsys):
 
     monkeypatch.setattr(_demo, "train", train)
     threads = adaptk.get_num_threads()
-    assert _demo.main(["--rules", "sgd"]) == 130
+    assert main(["demo", "--rules", "sgd"]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert adaptk.get_num_threads() == threads
 
 
 def test_the_command():
-    command = [sys.executable, "-m", "adaptk", "demo", "--epochs", "1", "--rules", "sgd", "--models", "softmax"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "Softmax regression" in done.stdout
-    assert "[1/1] softmax sgd" in done.stderr
+    command = [sys.executable, "-m", "adaptk", "demo", "--epochs", "1", "--rules", "sgd", "--no-fits"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
+    assert done.stdout.startswith("sgd trains a two-layer network")
+    assert "NIST" not in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_fits_beside_scipy():
+    pytest.importorskip("scipy", reason="SciPy is the peer")
+    status, out, _ = call("--epochs", "1", "--rules", "sgd", "--nist")
+    assert status == 0
+    lines = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    assert len(lines["MGH17"]) == 9
+    assert "SciPy's least_squares" in " ".join(out.split())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -368,7 +368,8 @@ def test_flushing_subnormal_numbers_changes_nothing() -> None:
 def test_the_import_loads_no_optional_package() -> None:
     code = """
 import sys, adaptk
-optional = ("torch", "jax", "matplotlib", "ml_dtypes", "scipy", "cupy", "optax", "keras", "safetensors", "ctypes.util")
+optional = ("torch", "jax", "matplotlib", "ml_dtypes", "scipy", "cupy", "optax", "keras", "safetensors", "rich")
+optional += ("ctypes.util", "adaptk._cli")
 print([name for name in optional if name in sys.modules])
 """
     assert output(code) == "[]"

@@ -93,10 +93,12 @@ def test_scipy_reaches_fewer_digits() -> None:
     assert _nist.digits(theirs.x, p.certified) < _nist.digits(fit(p, p.starts[1]).x, p.certified)
 
 
-def test_the_report() -> None:
-    text = _nist.report()
-    assert all(name in text for name in PROBLEMS)
-    assert "54 of 54 fits to 10 digits or more" in text
+def test_the_summary() -> None:
+    found = _nist.fits()
+    assert [fit.problem.name for fit in found] == list(PROBLEMS)
+    assert _nist.summary(found).startswith("54 of 54 least-squares fits of NIST's reference sets reach 10 or more of")
+    head, rows = _nist.rows(found)
+    assert {len(row) for row in rows} == {len(head)}
 
 
 def test_digits() -> None:

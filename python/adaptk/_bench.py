@@ -1,4 +1,4 @@
-"""``python -m adaptk bench``: every rule against the ceiling that memory sets, measured in the same run.
+"""``adaptk bench``: every rule against the ceiling that memory sets, measured in the same run.
 
 An element-wise update can be no faster than memory moves its streams. The ceiling of a rule is a kernel that reads and
 writes the same streams with one addition each, over the same buffers, on the same threads. Rule and ceiling take turns,
@@ -8,20 +8,23 @@ and what is printed is the median of their ratios: an absolute time says more ab
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import re
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import adaptk
 from adaptk import _core
+from adaptk._cli._parser import CommandError, Parser, add_json, check_files, names_among, program, whole, write_json
+from adaptk._cli._screen import Cell, Column, Screen, progress
 from adaptk._registry import RULES, Rule
 
 _UNITS = {"": 1, "k": 1000, "K": 1024, "M": 1024**2, "G": 1024**3}
@@ -76,7 +79,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
         try:
             import ml_dtypes
         except ImportError:
-            raise SystemExit("bench: bfloat16 arrays need the package ml_dtypes") from None
+            raise CommandError("bfloat16 arrays need the package ml_dtypes: pip install ml_dtypes") from None
         bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
         return bfloat16
     return np.dtype(name)
@@ -219,112 +222,144 @@ def plot(results: Sequence[Result], path: str) -> None:
     plt.close(figure)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m adaptk bench",
-        description="Measure every rule against a kernel with the same memory traffic. 1.00 is the ceiling.",
+LEGEND = (
+    "of ceiling: speed beside a kernel that reads and writes the same memory with one addition each, in turns, median. "
+    "1.00 is as fast as memory allows; more is chance or caches. IQR: interquartile range of that ratio. "
+    "B/param: bytes that a step moves for each parameter."
+)
+SMALL_LEGEND = "time of the call / time of the other: below 1.00 it is the faster one. Medians, in turns."
+
+
+def _sizes(text: str) -> list[int]:
+    return [_size(t) for t in text.split(",") if t]
+
+
+def _numbers(text: str) -> list[int]:
+    return [whole(1)(t) for t in text.split(",") if t]
+
+
+def _parser() -> Parser:
+    name = program()
+    parser = Parser(
+        prog=f"{name} bench",
+        description="Measure every rule beside a kernel with the same memory traffic, which is the ceiling: 1.00 is as "
+        "fast as memory allows. About a minute.",
+        examples=[
+            (f"{name} bench --rules adam,lion --sizes 4K,1M,64M", "two rules at three sizes"),
+            (f"{name} bench --isas all --threads 1,2", "every instruction set, two numbers of threads"),
+            (f"{name} bench --overhead", "what a small call costs"),
+            (f"{name} bench --device cuda", "on a GPU, beside the optimizers of torch and others"),
+        ],
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rules", default="all", help="comma-separated names, default all")
-    parser.add_argument("--sizes", default="64M", help="comma-separated, such as 64,1M,64M (M = 2**20)")
-    parser.add_argument("--dtypes", default="float32", help=f"comma-separated, of {', '.join(_DTYPES)}")
-    parser.add_argument("--isas", default="", help="comma-separated, default the current one; all for all available")
-    parser.add_argument("--threads", default="", help="comma-separated numbers, default the current one")
-    parser.add_argument("--repeats", type=int, default=11, help="interleaved repetitions, default 11")
-    parser.add_argument("--overhead", action="store_true", help="small calls beside numpy.add instead")
-    parser.add_argument("--json", metavar="FILE", help="write results as JSON; - for standard output, without a table")
-    parser.add_argument("--plot", metavar="FILE", help="draw the shares of the ceiling (needs matplotlib)")
+    isas = adaptk.available_isas()
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    parser.add_argument(
+        "--rules", type=names_among("rule", list(RULES)), default=list(RULES), metavar="A,B", help="default: all"
+    )
+    parser.add_argument(
+        "--sizes", type=_sizes, default="64M", metavar="N,N", help="elements, such as 64,1M (M = 2**20); default: 64M"
+    )
+    parser.add_argument(
+        "--dtypes",
+        type=names_among("dtype", _DTYPES),
+        default="float32",
+        metavar="A,B",
+        help=f"of {', '.join(_DTYPES)}; default: float32",
+    )
+    parser.add_argument(
+        "--isas", type=names_among("instruction set", isas), metavar="A,B", help=f"of {', '.join(isas)}; default: best"
+    )
+    parser.add_argument("--threads", type=_numbers, metavar="N,N", help="default: as many as a step has")
+    parser.add_argument("--repeats", type=whole(1), default=11, metavar="N", help="repetitions in turn; default: 11")
+    parser.add_argument("--overhead", action="store_true", help="measure small calls beside numpy.add instead")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the shares of the ceiling (needs matplotlib)")
+    add_json(parser)
     return parser
 
 
-def _choices(parser: argparse.ArgumentParser, option: str, text: str, known: Sequence[str]) -> list[str]:
-    if text == "all":
-        return list(known)
-    chosen = [t for t in text.split(",") if t]
-    for name in chosen:
-        if name not in known:
-            parser.error(f"{option}: {name!r} is not one of {', '.join(known)}")
-    return chosen
+def _show(screen: Screen, results: Sequence[Result]) -> None:
+    columns = [
+        Column("rule", left=True, style="cyan"),
+        Column("dtype", left=True, drop=2),
+        Column("size", drop=1),
+        Column("isa", left=True, drop=4),
+        Column("threads", drop=3),
+        Column("B/param", drop=6),
+        Column("step", drop=1),
+        Column("of ceiling", style="bold"),
+        Column("IQR", drop=5),
+    ]
+    rows: list[list[Cell]] = [
+        [
+            r.rule,
+            r.dtype,
+            size_text(r.size),
+            r.isa,
+            str(r.threads),
+            str(r.bytes_per_parameter),
+            f"{r.seconds * 1e3:.3g} ms" if r.seconds >= 1e-3 else f"{r.seconds * 1e6:.3g} us",
+            f"{r.of_ceiling:.2f}",
+            f"{r.spread:.2f}",
+        ]
+        for r in results
+    ]
+    screen.table(columns, rows)
+    screen.line()
+    screen.note(LEGEND)
+
+
+def _measured(options: argparse.Namespace, results: list[Result]) -> None:
+    """One result after another, so that an interrupt loses none."""
+    before = (adaptk.get_isa(), adaptk.get_num_threads())
+    isas, threads = options.isas or before[:1], options.threads or before[1:]
+    combinations = list(itertools.product(isas, threads, options.dtypes, options.sizes, options.rules))
+    try:
+        with progress(len(combinations)) as bar:
+            for isa, n, dtype, size, rule in combinations:
+                bar.describe(f"{rule} {dtype} {size_text(size)} {isa}, {n} threads")
+                adaptk.set_isa(isa)
+                adaptk.set_num_threads(n)
+                results.append(measure(RULES[rule], dtype, size, options.repeats))
+                bar.advance()
+    finally:
+        adaptk.set_isa(before[0])
+        adaptk.set_num_threads(before[1])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     parser = _parser()
     options = parser.parse_args(argv)
-    rules = _choices(parser, "--rules", options.rules, list(RULES))
-    dtypes = _choices(parser, "--dtypes", options.dtypes, _DTYPES)
-    isas = _choices(parser, "--isas", options.isas, adaptk.available_isas()) or [adaptk.get_isa()]
-    if options.repeats < 1:
-        parser.error("--repeats: at least 1")
-    try:
-        sizes = [_size(t) for t in options.sizes.split(",")]
-        threads = [int(t) for t in options.threads.split(",") if t] or [adaptk.get_num_threads()]
-    except (argparse.ArgumentTypeError, ValueError) as e:
-        parser.error(str(e))
-    if options.plot:
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError:
-            parser.error("--plot: needs matplotlib (pip install matplotlib)")
-    table = options.json != "-"
+    if options.device == "cuda" and (options.isas or options.threads or options.overhead or options.plot):
+        parser.error("--isas, --threads, --overhead and --plot are about the CPU")
+    check_files(options)
+    screen = None if options.json == "-" else Screen()
     report: dict[str, Any] = {"machine": machine()}
     if options.device == "cuda":
-        if options.isas or options.threads or options.overhead or options.plot:
-            parser.error("--isas, --threads, --overhead and --plot are about the CPU")
         from adaptk import _bench_cuda
 
         using = _bench_cuda.library()
         report["machine"]["devices"] = [asdict(device) for device in adaptk.cuda.devices()]
-        on_device = _bench_cuda.run(rules, dtypes, sizes, options.repeats, table, using)
+        on_device = _bench_cuda.run(options.rules, options.dtypes, options.sizes, options.repeats, using)
         report["results"] = [asdict(r) for r in on_device]
-        _write(report, options.json)
-        return 0
-
-    before = (adaptk.get_isa(), adaptk.get_num_threads())
-    try:
-        if options.overhead:
-            report["overhead"] = overhead(options.repeats)
-            if table:
-                for what, ratio in report["overhead"].items():
-                    print(f"{ratio:6.2f}  {what}")
-        else:
-            results: list[Result] = []
-            if table:
-                print(
-                    f"{'rule':<26}{'dtype':<10}{'size':>8} {'isa':<11}{'threads':>7}{'B/param':>9}"
-                    f"{'of ceiling':>12}{'IQR':>7}"
-                )
-            for isa in isas:
-                adaptk.set_isa(isa)
-                for n in threads:
-                    adaptk.set_num_threads(n)
-                    for dtype in dtypes:
-                        for size in sizes:
-                            for name in rules:
-                                if table and sys.stdout.isatty():
-                                    print(f"{name} ...", end="\r", flush=True)
-                                r = measure(RULES[name], dtype, size, options.repeats)
-                                results.append(r)
-                                if table:
-                                    print(
-                                        f"{r.rule:<26}{r.dtype:<10}{size_text(r.size):>8} {r.isa:<11}{r.threads:>7}"
-                                        f"{r.bytes_per_parameter:>9}{r.of_ceiling:>12.2f}{r.spread:>7.2f}",
-                                        flush=True,
-                                    )
+        if screen is not None:
+            _bench_cuda.show(screen, on_device)
+    elif options.overhead:
+        report["overhead"] = overhead(options.repeats)
+        if screen is not None:
+            columns = [Column("ratio", style="bold"), Column("call / other", left=True)]
+            screen.table(columns, [[f"{ratio:.2f}", what] for what, ratio in report["overhead"].items()])
+            screen.line()
+            screen.note(SMALL_LEGEND)
+    else:
+        results: list[Result] = []
+        try:
+            _measured(options, results)
+        finally:
             report["results"] = [asdict(r) for r in results]
-            if options.plot:
-                plot(results, options.plot)
-    finally:
-        adaptk.set_isa(before[0])
-        adaptk.set_num_threads(before[1])
-    _write(report, options.json)
+            if screen is not None and results:
+                _show(screen, results)
+        if options.plot is not None:
+            plot(results, str(options.plot))
+    write_json(json.dumps(report, indent=2), options.json)
     return 0
-
-
-def _write(report: dict[str, Any], to: str | None) -> None:
-    if to == "-":
-        print(json.dumps(report, indent=2))
-    elif to:
-        with open(to, "w", encoding="utf-8") as f:
-            json.dump(report, f, indent=2)
-            f.write("\n")

@@ -1,4 +1,4 @@
-"""``python -m adaptk bench --device cuda``: every rule beside a device copy, its streams, and other optimizers.
+"""``adaptk bench --device cuda``: every rule beside a device copy, its streams, and other optimizers.
 
 What is timed is the device's own time, between two events on the stream, in turns; what is printed is the median of the
 ratios. The copy moves as many bytes as the update, half of them read and half of them written.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 import adaptk
 from adaptk import _core
+from adaptk._cli._screen import Cell, Column, Screen, progress
 from adaptk._registry import RULES, Rule
 
 Call = Callable[[], object]
@@ -221,29 +223,57 @@ def measure(rule: Rule, dtype: str, size: int, repeats: int, using: Library) -> 
     )
 
 
+LEGEND = (
+    "Times of the device, medians of ratios. of copy: a copy of as many bytes, over the step: 1.00 is as fast as the "
+    "device copies. of ceiling: a kernel that reads and writes the same arrays. Others: their time over adaptk's; "
+    "above 1, adaptk is faster. B/param: bytes that a step moves for each parameter."
+)
+
+
 def run(
-    rules: Sequence[str], dtypes: Sequence[str], sizes: Sequence[int], repeats: int, table: bool, using: Library
+    rules: Sequence[str], dtypes: Sequence[str], sizes: Sequence[int], repeats: int, using: Library
 ) -> list[CudaResult]:
-    """All of it, one line at a time."""
+    """All of it."""
+    combinations = list(itertools.product(dtypes, sizes, rules))
+    results = []
+    with progress(len(combinations)) as bar:
+        for dtype, size, name in combinations:
+            bar.describe(f"{name} {dtype} {size}")
+            results.append(measure(RULES[name], dtype, size, repeats, using))
+            bar.advance()
+    return results
+
+
+def show(screen: Screen, results: Sequence[CudaResult]) -> None:
+    """The table, with a column for each of the others."""
     from adaptk._bench import size_text
 
-    if table:
-        print(
-            f"{'rule':<26}{'dtype':<10}{'size':>8}{'B/param':>9}{'of copy':>9}{'of ceiling':>12}"
-            "  others' time / adaptk's"
-        )
-    results = []
-    for dtype in dtypes:
-        for size in sizes:
-            for name in rules:
-                r = measure(RULES[name], dtype, size, repeats, using)
-                results.append(r)
-                if table:
-                    ceiling = "" if r.of_ceiling is None else f"{r.of_ceiling:.2f}"
-                    peers = ", ".join(f"{peer} {ratio:.2f}" for peer, ratio in r.peers.items())
-                    print(
-                        f"{r.rule:<26}{r.dtype:<10}{size_text(r.size):>8}{r.bytes_per_parameter:>9}"
-                        f"{r.of_copy:>9.2f}{ceiling:>12}  {peers}",
-                        flush=True,
-                    )
-    return results
+    peers = list(dict.fromkeys(name for r in results for name in r.peers))
+    columns = [
+        Column("rule", left=True, style="cyan"),
+        Column("dtype", left=True, drop=1),
+        Column("size", drop=1),
+        Column("B/param", drop=3),
+        Column("of copy", style="bold"),
+        Column("of ceiling", drop=2),
+        *(Column(name) for name in peers),
+    ]
+
+    def ratio(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    rows: list[list[Cell]] = [
+        [
+            r.rule,
+            r.dtype,
+            size_text(r.size),
+            str(r.bytes_per_parameter),
+            ratio(r.of_copy),
+            ratio(r.of_ceiling),
+            *(ratio(r.peers.get(name)) for name in peers),
+        ]
+        for r in results
+    ]
+    screen.table(columns, rows)
+    screen.line()
+    screen.note(LEGEND)

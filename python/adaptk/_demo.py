@@ -1,4 +1,4 @@
-"""``python -m adaptk demo``: every rule trains two small networks on handwritten digits, and is timed beside NumPy.
+"""``adaptk demo``: rules train a small network on handwritten digits, and are timed beside NumPy.
 
 A softmax regression and a network with one hidden layer, gradients in plain NumPy. All rules start from the same
 weights and see the same minibatches; those whose docs ask for full-batch gradients get them. Each step is also made
@@ -9,33 +9,36 @@ timed in turn, each on one thread.
 from __future__ import annotations
 
 import argparse
-import difflib
 import functools
 import gzip
 import importlib.resources
 import itertools
 import json
 import math
-import shutil
-import sys
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 import adaptk
 from adaptk import _nist, _reference
+from adaptk._cli._chart import chart
+from adaptk._cli._parser import Parser, add_json, check_files, names_among, program, whole, write_json
+from adaptk._cli._screen import Cell, Column, Progress, Screen, progress
 
 Array: TypeAlias = npt.NDArray[Any]
 
 # The sizes of the layers. With no hidden layer the network is softmax regression.
 MODELS = {"softmax": (64, 10), "mlp": (64, 128, 10)}
 TITLES = {"softmax": "Softmax regression", "mlp": "Two-layer network"}
+# One of each kind; --rules all has the others.
+RULES = ("momentum", "adagrad", "rmsprop", "adam", "lion")
 BATCH = 32
 TEST = 360
 EPOCHS = 40
@@ -88,10 +91,6 @@ FAMILIES = {
     "Adam": ("adam", "adamw", "amsgrad", "adamax", "nadam"),
     "After Adam": ("radam", "adabelief", "yogi", "adan", "lion"),
 }
-
-
-class DemoError(Exception):
-    """What ends the demo with a message and the exit status 1."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -174,7 +173,7 @@ def gradients(parameters: Sequence[Array], x: Array, y: Array) -> list[Array]:
 
 @dataclass
 class Run:
-    """One rule on one model. Times are sums over all steps, in seconds; those of NumPy are None without a formula."""
+    """One rule on one model. Times are medians of a step, in seconds; those of NumPy are None without a formula."""
 
     rule: str
     hyperparameters: dict[str, float]
@@ -182,14 +181,14 @@ class Run:
     steps: int = 0
     losses: list[float] = field(default_factory=list)  # on the training set, before the first epoch and after each
     test_accuracy: float = math.nan
-    fused_seconds: float = 0.0
-    numpy_seconds: float | None = None
+    step_seconds: float = math.nan
+    numpy_step_seconds: float | None = None
     large_ratio: float | None = None  # of the times at LARGE elements
 
     @property
     def ratio(self) -> float | None:
         """How many times as fast the fused steps were."""
-        return None if self.numpy_seconds is None else self.numpy_seconds / self.fused_seconds
+        return None if self.numpy_step_seconds is None else self.numpy_step_seconds / self.step_seconds
 
 
 class NumPyTwin:
@@ -243,24 +242,25 @@ def train(
     twin = NumPyTwin(rule.name, parameters, hyper) if rule.name in _reference.FORMULAS else None
     interim = wants_lookahead(rule)
     run = Run(rule.name, hyper, wants_full_batch(rule))
-    fused = plain = 0.0
+    # Medians of these: what else runs on the machine makes some steps long, and their sum with them.
+    fused: list[float] = []
+    plain: list[float] = []
     run.losses.append(mean_loss(parameters, data.train_x, data.train_y))
     for order in itertools.islice(batches(len(data.train_y), seed), epochs):
         for batch in [slice(None)] * FULL_BATCH_STEPS if run.full_batch else order:
             with optimizer.lookahead() if interim else nullcontext():
                 grads = gradients(parameters, data.train_x[batch], data.train_y[batch])
             run.steps += 1
+            sides: list[tuple[Callable[[Sequence[Array]], object], list[float]]] = [(optimizer.step, fused)]
+            if twin is not None:
+                sides.append((twin.step, plain))
             # Who goes first finds the gradients in the cache as the network left them, so they take turns.
-            if run.steps % 2:
-                fused += timed(optimizer.step, grads)
-                plain += timed(twin.step, grads) if twin else 0.0
-            else:
-                plain += timed(twin.step, grads) if twin else 0.0
-                fused += timed(optimizer.step, grads)
-        run.fused_seconds = fused
-        run.numpy_seconds = plain if twin else None
+            for step, times in sides if run.steps % 2 else reversed(sides):
+                times.append(timed(step, grads))
         run.losses.append(mean_loss(parameters, data.train_x, data.train_y))
         report(run)
+    run.step_seconds = statistics.median(fused)
+    run.numpy_step_seconds = statistics.median(plain) if plain else None
     run.test_accuracy = accuracy(parameters, data.test_x, data.test_y)
     return run
 
@@ -286,104 +286,132 @@ def large_ratio(rule: adaptk.Rule, seed: int) -> float | None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class Progress:
-    """One line that is overwritten on a terminal; elsewhere a line for each run that is done."""
-
-    def __init__(self, stream: TextIO, total: int, epochs: int) -> None:
-        self.stream = stream
-        self.live = stream.isatty()
-        self.total = total
-        self.epochs = epochs
-        self.done = 0
-        self.shown = -math.inf
-
-    def epoch(self, model: str, run: Run) -> None:
-        now = time.monotonic()
-        if not self.live or now - self.shown < 0.1:
-            return
-        self.shown = now
-        self._overwrite(
-            f"[{self.done + 1}/{self.total}] {model} {run.rule}: "
-            f"epoch {len(run.losses) - 1}/{self.epochs}, loss {run.losses[-1]:.2e}"
-        )
-
-    def measuring(self, rule: str) -> None:
-        if self.live:
-            self._overwrite(f"[{self.done + 1}/{self.total}] {rule}: timing {LARGE:,} elements")
-
-    def finished(self, model: str, run: Run) -> None:
-        self.done += 1
-        if not self.live:
-            print(
-                f"[{self.done}/{self.total}] {model} {run.rule}: "
-                f"loss {run.losses[-1]:.2e}, test accuracy {run.test_accuracy:.1%}",
-                file=self.stream,
-                flush=True,
-            )
-
-    def clear(self) -> None:
-        if self.live:
-            self._overwrite("")
-
-    def _overwrite(self, line: str) -> None:
-        # Without the last column: a full line would make some terminals scroll.
-        width = shutil.get_terminal_size().columns - 1
-        self.stream.write(f"\r\x1b[K{line[:width]}")
-        self.stream.flush()
+def count_of_parameters(model: str) -> int:
+    return sum(n * m + m for n, m in itertools.pairwise(MODELS[model]))
 
 
 def as_ratio(ratio: float | None) -> str:
-    return "-" if ratio is None else f"x{ratio:.1f}"
+    return "-" if ratio is None else f"{ratio:.1f}x"
 
 
-def table(model: str, data: Data, runs: Sequence[Run]) -> str:
-    layers = MODELS[model]
-    count = sum(n * m + m for n, m in itertools.pairwise(layers))
-    rows = [("rule", "loss", "test accuracy", "steps", "fused", "NumPy", "ratio", f"at {LARGE:,}")]
-    rows += [
-        (
+def between(values: Sequence[float]) -> str:
+    """The range of some ratios, as part of a sentence."""
+    low, high = (f"{x:.1f}" if x < 9.95 else f"{x:.0f}" for x in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def headline(results: dict[str, list[Run]], data: Data, epochs: int) -> str:
+    """What was compared."""
+    runs = next(iter(results.values()))
+    networks = " and ".join(f"a {TITLES[m].lower()} of {count_of_parameters(m):,} parameters" for m in results)
+    who = f"{len(runs)} optimizers train" if len(runs) > 1 else f"{runs[0].rule} trains"
+    digits, epochs_text = len(data.train_y), f"{epochs} epoch{'s' * (epochs != 1)}"
+    return f"{who} {networks} to read {digits:,} handwritten digits, {epochs_text} from the same start."
+
+
+def result(results: dict[str, list[Run]], data: Data) -> str:
+    """What came out of it."""
+    everything = [run for runs in results.values() for run in runs]
+    lines = []
+    ratios = [run.ratio for run in everything if run.ratio is not None]
+    if ratios:
+        large = [run.large_ratio for run in everything if run.large_ratio is not None]
+        beyond = f", and {between(large)} times at {LARGE:,} parameters" if large else ""
+        lines.append(f"A fused step is {between(ratios)} times as fast as the same formula in NumPy{beyond}.")
+    best = max(run.test_accuracy for run in everything)
+    who = ", ".join(dict.fromkeys(run.rule for run in everything if run.test_accuracy == best))
+    lines.append(f"Best on {len(data.test_y)} digits that no network has seen: {who}, {best:.1%}.")
+    return " ".join(lines)
+
+
+def microseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e6:.0f} us" if seconds < 1e-2 else f"{seconds * 1e3:.0f} ms"
+
+
+def show_table(screen: Screen, runs: Sequence[Run]) -> None:
+    columns = [
+        Column("rule", left=True, style="cyan"),
+        Column("loss"),
+        Column("new digits read"),
+        Column("steps", drop=3),
+        Column("adaptk", drop=1),
+        Column("NumPy", drop=2),
+        Column("speedup", style="bold"),
+        Column(f"at {LARGE:,}", drop=4),
+    ]
+    best = max(run.test_accuracy for run in runs)
+    rows: list[list[Cell]] = [
+        [
             run.rule + (" *" if run.full_batch else ""),
             f"{run.losses[-1]:.2e}",
-            f"{run.test_accuracy:.1%}",
+            (f"{run.test_accuracy:.1%}", "green" if run.test_accuracy == best else ""),
             str(run.steps),
-            f"{run.fused_seconds * 1e3:.1f} ms",
-            "-" if run.numpy_seconds is None else f"{run.numpy_seconds * 1e3:.1f} ms",
+            microseconds(run.step_seconds),
+            microseconds(run.numpy_step_seconds),
             as_ratio(run.ratio),
             as_ratio(run.large_ratio),
-        )
+        ]
         for run in runs
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    screen.table(columns, rows)
+
+
+def notes(runs: Sequence[Run]) -> list[str]:
+    """What the columns mean."""
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
+        "loss: mean cross-entropy on the training digits at the end. adaptk, NumPy: median time of one step over all "
+        f"parameters, on one thread ({adaptk.get_isa()}), gradients left out; the two take turns. at {LARGE:,}: "
+        "speedup for one array of so many parameters.",
     ]
-    lines.insert(1, "-" * len(lines[0]))
-    shape = "-".join(map(str, layers))
-    examples = f"{len(data.train_y):,} training and {len(data.test_y)} test digits"
-    return "\n".join([f"{TITLES[model]} ({shape}, {count:,} float32 parameters; {examples})", "", *lines])
+    if any(run.full_batch for run in runs):
+        lines.append(
+            f"*: full-batch gradients, {FULL_BATCH_STEPS} steps an epoch; the others take minibatches of {BATCH}."
+        )
+    return lines
 
 
-def notes(isa: str) -> str:
-    rows = [
-        ("loss", "mean cross-entropy on the training set after the last epoch"),
-        ("fused", "time of all opt.step(grads) of the run"),
-        ("NumPy", "time of the same formula in plain NumPy, on the same gradients and a copy of the parameters;"),
-        ("", "the two make each step in turn, and computing the gradients is in neither time"),
-        ("ratio", "NumPy / fused: how many times as fast the fused steps are"),
-        (
-            f"at {LARGE:,}",
-            f"the same ratio for one tensor of so many elements: best of {LARGE_REPEATS} steps each, in turn",
-        ),
-        ("*", f"full-batch gradients, {FULL_BATCH_STEPS} steps an epoch; the others take minibatches of {BATCH}"),
-    ]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name.ljust(width)}  {text}" for name, text in rows]
-    lines.append(f"Timed on this machine just now, adaptk ({isa}) on one thread, as NumPy runs these formulas.")
-    return "\n".join(lines)
+def show(
+    screen: Screen, options: argparse.Namespace, data: Data, results: dict[str, list[Run]], fits: Sequence[_nist.Fit]
+) -> None:
+    """All of it, the result first."""
+    screen.headline(headline(results, data, options.epochs))
+    screen.text(result(results, data))
+    for model, runs in results.items():
+        screen.line()
+        if len(results) > 1:
+            screen.line((f"{TITLES[model]} ({'-'.join(map(str, MODELS[model]))})", "bold"))
+        show_table(screen, runs)
+        screen.line()
+        # Of many curves the best are told apart, no more.
+        drawn = sorted(runs, key=lambda run: run.losses[-1])[:6] if len(runs) > 6 else runs
+        chart(
+            screen,
+            {run.rule: run.losses for run in drawn},
+            title="training loss" + (f", the best {len(drawn)} of {len(runs)}" if len(drawn) < len(runs) else ""),
+            below="epoch",
+            lowest=LOWEST,
+        )
+    screen.line()
+    for line in notes([run for runs in results.values() for run in runs]):
+        screen.note(line)
+    if fits:
+        screen.line()
+        screen.text("Curve fitting: " + _nist.summary(fits) + ("" if options.nist else " (--nist: the table)"))
+        if options.nist:
+            head, lines = _nist.rows(fits)
+            screen.line()
+            screen.table([Column(title, left=i < 2) for i, title in enumerate(head)], lines)
+    screen.line()
+    more = [] if len(options.rules) == len(adaptk.rules()) else ["--rules all"]
+    more += [] if len(options.models) == len(MODELS) else ["--models all"]
+    if options.plot is None:
+        more.append("--plot curves.png")
+        screen.note(f"More: {program()} demo {' '.join(more)}")
+    else:
+        screen.text(f"Picture: {options.plot}")
 
 
-def as_json(results: dict[str, list[Run]], data: Data, epochs: int, seed: int) -> str:
+def as_json(results: dict[str, list[Run]], data: Data, epochs: int, seed: int, fits: Sequence[_nist.Fit] = ()) -> str:
     def finite(x: float | None) -> float | None:
         return x if x is not None and math.isfinite(x) else None
 
@@ -398,8 +426,8 @@ def as_json(results: dict[str, list[Run]], data: Data, epochs: int, seed: int) -
                 "steps": run.steps,
                 "loss": [finite(x) for x in run.losses],
                 "test_accuracy": finite(run.test_accuracy),
-                "fused_seconds": run.fused_seconds,
-                "numpy_seconds": run.numpy_seconds,
+                "step_seconds": run.step_seconds,
+                "numpy_step_seconds": run.numpy_step_seconds,
                 "ratio": run.ratio,
                 "large_ratio": run.large_ratio,
             }
@@ -415,8 +443,11 @@ def as_json(results: dict[str, list[Run]], data: Data, epochs: int, seed: int) -
         "test": len(data.test_y),
         "large": LARGE,
         "models": models,
+        "nist": {
+            fit.problem.name: {"digits": fit.digits, "deviations": fit.deviations, "scipy": fit.scipy} for fit in fits
+        },
     }
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+    return json.dumps(document, indent=1, allow_nan=False)
 
 
 LOWEST = 1e-6  # of the plotted losses: what is below says no more than "learnt by heart"
@@ -425,17 +456,25 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), (0, (8, 3)))
 
 
+def panels(results: dict[str, list[Run]]) -> dict[str, list[str]]:
+    """The rules by panel: one for a few, one for each family of many."""
+    trained = [run.rule for run in next(iter(results.values()))]
+    if len(trained) <= len(COLOURS):
+        return {"": trained}
+    families = {title: [r for r in rules if r in trained] for title, rules in FAMILIES.items()}
+    families["Others"] = [r for r in trained if not any(r in rules for rules in FAMILIES.values())]
+    return {title: rules for title, rules in families.items() if rules}
+
+
 def plot(results: dict[str, list[Run]], path: Path) -> None:
     """Loss over epochs: a row for each model, a column for each family, the other families in grey behind."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    trained = [run.rule for run in next(iter(results.values()))]
-    families = {title: [r for r in rules if r in trained] for title, rules in FAMILIES.items()}
-    families["Others"] = [r for r in trained if not any(r in rules for rules in FAMILIES.values())]
-    families = {title: rules for title, rules in families.items() if rules}
+    families = panels(results)
     rows, columns = len(results), len(families)
-    figure = Figure(figsize=(max(3.1 * columns + 0.7, 7.5), 2.9 * rows + 2.3), dpi=150, layout="constrained")
+    size = (8.0, 4.2 * rows + 0.5) if columns == 1 else (max(3.1 * columns + 0.7, 7.5), 3.4 * rows + 0.6)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
     for row, (model, runs) in enumerate(results.items()):
         # What a logarithmic axis has no place for, a loss of 0 or one that is not finite, leaves a gap.
@@ -464,24 +503,28 @@ def plot(results: dict[str, list[Run]], path: Path) -> None:
             axes.spines[["top", "right"]].set_visible(False)
             axes.spines[["left", "bottom"]].set_color("0.6")
             axes.tick_params(which="both", labelsize=9, color="0.6")
-            if row == 0:
+            # Losses fall: the upper right corner of each panel is where its legend is in nobody's way.
+            axes.legend(
+                loc="upper right",
+                frameon=False,
+                fontsize=10 if columns == 1 else 8.5,
+                handlelength=3.0,
+                labelspacing=0.3,
+            )
+            if row == 0 and title:
                 axes.set_title(title, fontsize=12, fontweight="bold", loc="left", pad=10)
             if row == rows - 1:
                 axes.set_xlabel("epoch", fontsize=10)
-                axes.legend(
-                    loc="upper left",
-                    bbox_to_anchor=(-0.03, -0.2),
-                    frameon=False,
-                    fontsize=9.5,
-                    handlelength=3.4,
-                    borderaxespad=0.0,
-                )
-        lowest = min((x for run in runs for x in run.losses if x > 0.0), default=LOWEST)
-        grid[row, 0].set_ylim(bottom=max(lowest * 0.7, LOWEST))
+        known = [x for run in runs for x in run.losses if 0.0 < x < math.inf]
+        lowest, highest = min(known, default=LOWEST), max(known, default=1.0)
+        # Room for the legends above the curves.
+        grid[row, 0].set_ylim(max(lowest * 0.7, LOWEST), highest * (2.0 if columns == 1 else 4.0))
         shape = "-".join(map(str, MODELS[model]))
         grid[row, 0].set_ylabel(f"{TITLES[model]} ({shape})\ntraining loss", fontsize=10)
+    count = sum(map(len, families.values()))
     figure.suptitle(
-        f"{len(trained)} update rules on handwritten digits: same start, same data. In grey: all the others.",
+        f"{count} update rules on handwritten digits: same start, same data"
+        + (". In grey: all the others." if columns > 1 else ""),
         fontsize=13,
         x=0.008,
         horizontalalignment="left",
@@ -494,127 +537,82 @@ def plot(results: dict[str, list[Run]], path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def names_among(what: str, known: Sequence[str]) -> Callable[[str], list[str]]:
-    """A type for argparse: names with commas between them, each one of ``known``."""
-
-    def parse(text: str) -> list[str]:
-        names = list(dict.fromkeys(name for name in (part.strip() for part in text.split(",")) if name))
-        if not names:
-            raise argparse.ArgumentTypeError(f"no {what} given; there are {', '.join(known)}")
-        for name in names:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, 3)
-                hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
-                raise argparse.ArgumentTypeError(f"no {what} {name!r}; {hint}")
-        return names
-
-    return parse
-
-
-def whole(low: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            n = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if n < low:
-            raise argparse.ArgumentTypeError(f"{n} is less than {low}")
-        return n
-
-    return parse
-
-
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
-        prog="python -m adaptk demo",
-        description="Train softmax regression and a small network on handwritten digits with every rule, and time the "
-        "fused steps beside the same formulas in plain NumPy.",
+def parser() -> Parser:
+    name = program()
+    parser = Parser(
+        prog=f"{name} demo",
+        description="Train a small network on handwritten digits with several rules, and time their steps beside the "
+        "same formulas in plain NumPy. Takes about 15 seconds.",
+        examples=[
+            (f"{name} demo --rules all --models all", "every rule on both networks"),
+            (f"{name} demo --rules adam,lion --plot curves.png", "a picture of two"),
+            (f"{name} demo --nist", "the fits of NIST's reference sets, beside SciPy's"),
+        ],
     )
-    rules = list(adaptk.rules())
-    result.add_argument("--epochs", type=whole(1), default=EPOCHS, metavar="N", help="default: %(default)s")
-    result.add_argument("--rules", type=names_among("rule", rules), default=rules, metavar="A,B", help="default: all")
-    result.add_argument(
-        "--models",
-        type=names_among("model", list(MODELS)),
-        default=list(MODELS),
+    rules, models = list(adaptk.rules()), list(MODELS)
+    parser.add_argument(
+        "--rules",
+        type=names_among("rule", rules),
+        default=list(RULES),
         metavar="A,B",
-        help=f"of {', '.join(MODELS)}; default: all",
+        help=f"names with commas between them, or all; default: {','.join(RULES)}",
     )
-    result.add_argument(
+    parser.add_argument(
+        "--models",
+        type=names_among("model", models),
+        default=["mlp"],
+        metavar="A,B",
+        help="of softmax, mlp; default: mlp",
+    )
+    parser.add_argument("--epochs", type=whole(1), default=EPOCHS, metavar="N", help="default: %(default)s")
+    parser.add_argument(
         "--seed", type=whole(0), default=0, metavar="N", help="of split, start and minibatches; default: %(default)s"
     )
-    result.add_argument("--plot", type=Path, metavar="FILE", help="draw the training losses (needs matplotlib)")
-    result.add_argument("--no-fits", action="store_true", help="leave out the least-squares fits of NIST's sets")
-    result.add_argument("--json", type=Path, metavar="FILE", help="write all figures, with the losses of every epoch")
-    return result
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the training losses (needs matplotlib)")
+    fits = parser.add_mutually_exclusive_group()
+    fits.add_argument("--nist", action="store_true", help="show every least-squares fit of NIST's sets, beside SciPy's")
+    fits.add_argument("--no-fits", action="store_true", help="leave the least-squares fits out")
+    add_json(parser, "all figures, with the loss of every epoch,")
+    return parser
 
 
-def check_plot(path: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise DemoError("--plot needs matplotlib, which is not installed: pip install matplotlib") from None
-    known = sorted(Figure().canvas.get_supported_filetypes())
-    if path.suffix[1:].lower() not in known:
-        raise DemoError(f"--plot {path}: the name must end in one of .{', .'.join(known)}")
-
-
-def check_folder(option: str, path: Path) -> None:
-    if not path.parent.is_dir():
-        raise DemoError(f"{option} {path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise DemoError(f"{option} {path}: that is a folder")
-
-
-def run_all(options: argparse.Namespace, data: Data) -> dict[str, list[Run]]:
+def run_all(options: argparse.Namespace, data: Data, bar: Progress) -> dict[str, list[Run]]:
     registry = adaptk.rules()
-    progress = Progress(sys.stderr, len(options.models) * len(options.rules), options.epochs)
     large: dict[str, float | None] = {}
     results: dict[str, list[Run]] = {model: [] for model in options.models}
     # NumPy's element-wise operations have one thread; with more here the ratios would count cores, not fusion.
     threads = adaptk.get_num_threads()
     adaptk.set_num_threads(1)
+
+    def report(model: str, run: Run) -> None:
+        bar.describe(f"{model} {run.rule}: loss {run.losses[-1]:.2e}")
+        bar.advance()
+
     try:
         for model, name in itertools.product(options.models, options.rules):
+            bar.describe(f"{model} {name}")
             if name not in large:
-                progress.measuring(name)
                 large[name] = large_ratio(registry[name], options.seed)
-            report = functools.partial(progress.epoch, model)
-            run = train(registry[name], MODELS[model], data, options.epochs, options.seed, report)
+            one = functools.partial(report, model)
+            run = train(registry[name], MODELS[model], data, options.epochs, options.seed, one)
             run.large_ratio = large[name]
             results[model].append(run)
-            progress.finished(model, run)
     finally:
         adaptk.set_num_threads(threads)
-        progress.clear()
     return results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo. Returns the exit status: 0, or 1 with a message; wrong arguments exit with 2 as argparse does."""
+    """Run the demo; returns the exit status."""
     options = parser().parse_args(argv)
-    try:
-        # Before the training, so that nobody waits for a plot that cannot be drawn.
-        if options.plot is not None:
-            check_plot(options.plot)
-            check_folder("--plot", options.plot)
-        if options.json is not None:
-            check_folder("--json", options.json)
-        data = load_digits(options.seed)
-        results = run_all(options, data)
-        for model, runs in results.items():
-            print(table(model, data, runs), end="\n\n")
-        print(notes(adaptk.get_isa()))
-        if not options.no_fits:
-            print("\n" + _nist.report())
-        if options.json is not None:
-            options.json.write_text(as_json(results, data, options.epochs, options.seed), encoding="utf-8")
-        if options.plot is not None:
-            plot(results, options.plot)
-    except (DemoError, OSError) as error:
-        print(f"adaptk demo: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("adaptk demo: interrupted", file=sys.stderr)
-        return 130
+    check_files(options)
+    data = load_digits(options.seed)
+    with progress(len(options.models) * len(options.rules) * options.epochs) as bar:
+        results = run_all(options, data, bar)
+        fits = [] if options.no_fits or adaptk.build_info()["eigen"] is None else _nist.fits(peer=options.nist)
+    if options.plot is not None:
+        plot(results, options.plot)
+    if options.json != "-":
+        show(Screen(), options, data, results, fits)
+    write_json(as_json(results, data, options.epochs, options.seed, fits), options.json)
     return 0

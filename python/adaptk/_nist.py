@@ -280,41 +280,51 @@ def _scipy(p: Problem, start: Array) -> float:
     return digits(r.x, p.certified) if r.success else 0.0
 
 
-def report() -> str:
-    """The table that ``python -m adaptk demo`` prints: certified digits that each fit reaches."""
+@dataclass(frozen=True)
+class Fit:
+    """What the two runs of one set reached: certified digits of the parameters and of their standard deviations."""
+
+    problem: Problem
+    digits: tuple[float, float]
+    deviations: float
+    evaluations: tuple[int, int]
+    scipy: tuple[float, float] | None  # digits of SciPy's runs, if it is installed
+
+
+def fits(peer: bool = False) -> list[Fit]:
+    """All 27 sets from both starts; with `peer` SciPy too, if it is installed."""
     try:
         import scipy
     except ImportError:
         scipy = None
-    header = ["set", "difficulty", "b", "start 1", "start 2", "deviations", "evaluations"]
-    if scipy is not None:
-        header += ["SciPy 1", "SciPy 2"]
-    rows: list[Sequence[str]] = [header]
-    mine: list[float] = []
-    theirs: list[float] = []
+    found = []
     for p in problems().values():
-        fits = [_ours(p, start) for start in p.starts]
-        mine += [fit[0] for fit in fits]
-        row = [p.name, p.level.lower(), str(len(p.certified)), *(f"{fit[0]:.1f}" for fit in fits)]
-        row += [f"{min(fit[1] for fit in fits):.1f}", "+".join(str(fit[2]) for fit in fits)]
-        if scipy is not None:
-            peers = [_scipy(p, start) for start in p.starts]
-            theirs += peers
-            row += [f"{d:.1f}" for d in peers]
-        rows.append(row)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    lines.insert(1, "-" * len(lines[0]))
-    title = "Levenberg-Marquardt on NIST's nonlinear regression sets: certified digits reached, of 11"
-    summary = f"{sum(d >= 10 for d in mine)} of {len(mine)} fits to 10 digits or more, {np.mean(mine):.2f} on average"
-    if scipy is not None:
-        summary += (
-            f"; SciPy {scipy.__version__} (method='lm', same exact Jacobians, its defaults): "
-            f"{sum(d >= 10 for d in theirs)}, {np.mean(theirs):.2f}"
-        )
-    return "\n".join([title, "", *lines, "", summary + "."])
+        (d1, s1, n1), (d2, s2, n2) = (_ours(p, start) for start in p.starts)
+        theirs = (_scipy(p, p.starts[0]), _scipy(p, p.starts[1])) if peer and scipy is not None else None
+        found.append(Fit(p, (d1, d2), min(s1, s2), (n1, n2), theirs))
+    return found
+
+
+def summary(found: Sequence[Fit]) -> str:
+    """One sentence on all fits."""
+    mine = [d for fit in found for d in fit.digits]
+    text = (
+        f"{sum(d >= 10 for d in mine)} of {len(mine)} least-squares fits of NIST's reference sets reach 10 or more of "
+        f"the {DIGITS} certified digits"
+    )
+    theirs = [d for fit in found for d in fit.scipy or ()]
+    if theirs:
+        text += f"; SciPy's least_squares(method='lm') with the same Jacobians: {sum(d >= 10 for d in theirs)}"
+    return text + "."
+
+
+def rows(found: Sequence[Fit]) -> tuple[list[str], list[list[str]]]:
+    """A table, its head first: certified digits that each fit reaches."""
+    head = ["set", "difficulty", "b", "start 1", "start 2", "deviations", "evaluations"]
+    peer = any(fit.scipy is not None for fit in found)
+    lines = []
+    for fit in found:
+        row = [fit.problem.name, fit.problem.level.lower(), str(len(fit.problem.certified))]
+        row += [*(f"{d:.1f}" for d in fit.digits), f"{fit.deviations:.1f}", "+".join(map(str, fit.evaluations))]
+        lines.append([*row, *(f"{d:.1f}" for d in fit.scipy or ())])
+    return [*head, "SciPy 1", "SciPy 2"] if peer else head, lines
