@@ -1,0 +1,291 @@
+"""The bits of updates on the device beside those of the same updates on the CPU. A NaN equals any NaN.
+
+``python bench/gpu/bits.py [--json FILE] [--slice] [--cpu]``
+
+- functions: every rule with every pair of types and with options off their defaults, on numbers that arithmetic treats
+  in ways of its own; aligned and misaligned; a few large tensors and hundreds of small ones; and the norm.
+- optimizers: steps of the classes of `adaptk` and `adaptk.torch`, clipped.
+- large: tensors of more than 2**31 elements. Windows around the ends and the boundary are compared with the CPU, and
+  all of it with the same update in pieces on the device.
+
+``--slice`` is a part that is quick under compute-sanitizer and needs no PyTorch. ``--cpu`` is a trial run, in which the
+CPU stands in for the device.
+"""
+
+# ruff: noqa: E402  # modules of other folders are found first
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import Record, find_modules, write_json
+
+find_modules("tests", "bench")
+
+import adaptk
+import device_arrays
+import numpy as np
+from helpers import FLOATS, PAIRS, RULES, Array, arguments, call, copies, dtype_of
+
+SIZES = (1, 255, 257, 1000, 70_001, 1_000_003)
+SMALL_SIZES = (1, 31, 257, 8193)
+MANY = [1 + 7 * i % 97 for i in range(300)]  # more tensors than fit into the parameters of a launch
+SPECIAL = (0.0, -0.0, np.inf, -np.inf, np.nan, 1e-42, -1e-40, 1e-310, 3.4e38, -3.4e38, 65504.0, 6e-8, 2.0**-133)
+OPTIONS: tuple[Record, ...] = (
+    {"step": 3, "weight_decay": 0.1},
+    {"step": 1, "lr": 0.5},
+    {"step": 10_000_019, "weight_decay": 0.01, "decoupled": True, "grad_scale": -1 / 3},
+    {"step": 7, "maximize": True, "weight_decay": 0.3},
+)
+
+
+class Host:
+    """The CPU in the place of a device."""
+
+    name = "cpu"
+
+    def put_all(self, buffers: Mapping[str, Any], offset: Callable[[str], int] = lambda name: 0) -> dict[str, Any]:
+        return copies(buffers)
+
+    def get_all(self, buffers: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(buffers)
+
+
+class Numbers:
+    """Arrays of numbers, cut from long ones that are made once."""
+
+    def __init__(self, length: int = 1 << 21, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=length)
+        # A half of ordinary numbers, a half from the whole range of float32 and beyond it, and some special ones.
+        wide = rng.random(length) < 0.5
+        x[wide] *= 10.0 ** rng.uniform(-46, 38, size=int(wide.sum()))
+        special = rng.random(length) < 0.01
+        finite = x.copy()
+        x[special] = rng.choice(SPECIAL, size=int(special.sum()))
+        self._rng = rng
+        with np.errstate(all="ignore"):
+            self._any = {name: x.astype(dtype) for name, dtype in FLOATS.items()}
+            # A norm of infinite numbers says little: these are finite in every type.
+            self._finite = {name: np.clip(finite, -6e4, 6e4).astype(dtype) for name, dtype in FLOATS.items()}
+
+    def __call__(self, size: int, dtype: str, positive: bool = False, finite: bool = False) -> Array:
+        source = (self._finite if finite else self._any)[dtype]
+        start = int(self._rng.integers(0, source.size - size + 1))
+        x = source[start : start + size].copy()
+        return np.abs(x) if positive else x
+
+    def buffers(self, rule: str, sizes: Sequence[int], param: str, grad: str) -> dict[str, list[Array]]:
+        """Lists for every buffer of a rule. States are sums of squares, or anything where it is the first moment."""
+        signed = ("param", "grad", *RULES[rule].states[:1])
+        return {
+            name: [self(n, dtype_of(name, param, grad).name, positive=name not in signed) for n in sizes]
+            for name in arguments(rule)
+        }
+
+
+def difference(got: Any, want: Any) -> str | None:
+    """What differs, or None."""
+    try:
+        device_arrays.assert_equal(got, want)
+    except AssertionError as e:
+        return " ".join(str(e).split())[:300]
+    return None
+
+
+class Report:
+    """What was compared and what differed, written after each part."""
+
+    def __init__(self, path: Path | None, trial: bool) -> None:
+        self._path = path
+        self.record: Record = {"trial": trial, "complete": False, "parts": {}, "different": [], "left_out": {}}
+
+    def part(self, name: str, cases: Iterator[tuple[str, str | None]]) -> None:
+        """Run the cases of a part; each is a name and what differed."""
+        start, count, before = time.perf_counter(), 0, len(self.record["different"])
+        for what, found in cases:
+            count += 1
+            if found is not None:
+                self.record["different"].append(f"{name}: {what}: {found}")
+                print("different:", self.record["different"][-1], flush=True)
+        seconds = time.perf_counter() - start
+        self.record["parts"][name] = {"cases": count, "seconds": round(seconds, 2)}
+        print(f"{name}: {count} cases, {len(self.record['different']) - before} different, {seconds:.1f} s", flush=True)
+        self.write()
+
+    def leave_out(self, what: str, why: str) -> None:
+        self.record["left_out"][what] = why
+        print("left out:", what, "-", why, flush=True)
+
+    def write(self) -> None:
+        if self._path is not None:
+            write_json(self._path, self.record)
+
+
+def functions(place: Any, numbers: Numbers, small: bool) -> Iterator[tuple[str, str | None]]:
+    """Every rule, type and option, the large sizes once for each type."""
+    pairs = [(t, t) for t in ("float32", "bfloat16") if t in FLOATS] if small else PAIRS
+    for rule, (param, grad) in itertools.product(RULES, pairs):
+        defaults = {h.name for h in RULES[rule].hyperparameters}
+        for i, options in enumerate(OPTIONS[: 1 if small else None]):
+            sizes: Sequence[int] = SMALL_SIZES if small or i > 0 else SIZES
+            if i == 1:
+                sizes = MANY
+            hyper = {k: v for k, v in options.items() if k == "step" or k in defaults}
+            host = numbers.buffers(rule, sizes, param, grad)
+            # The second and the fourth begin in the middle of a vector.
+            on_device = place.put_all(host, lambda name, i=i: i % 2)
+            call(rule, on_device, **hyper)
+            call(rule, host, **hyper)
+            yield f"{rule} {param} {grad} {hyper}", difference(place.get_all(on_device), host)
+
+
+def norms(place: Any, numbers: Numbers, small: bool) -> Iterator[tuple[str, str | None]]:
+    for dtype in FLOATS:
+        for sizes in (SMALL_SIZES, MANY, *([] if small else [SIZES])):
+            for finite in (True, False):
+                host = {"grad": [numbers(n, dtype, finite=finite) for n in sizes]}
+                got = adaptk.global_norm(place.put_all(host)["grad"])
+                want = adaptk.global_norm(host["grad"])
+                found = difference(np.float64(got), np.float64(want))
+                yield f"norm of {dtype}, {len(sizes)} tensors, finite {finite}", found
+
+
+def optimizers(place: Any, numbers: Numbers) -> Iterator[tuple[str, str | None]]:
+    """Steps of optimizer objects, whose tables, reports and counts are kept between steps."""
+    for name in ("SGD", "Adam", "RMSProp", "Lion"):
+        cls = getattr(adaptk, name)
+        params = {"param": [numbers(n, "float32", finite=True) for n in MANY]}
+        on_device = place.put_all(params)
+        sides = [cls(x["param"], clip_norm=1.0, skip_nonfinite=True) for x in (on_device, params)]
+        for step in range(3):
+            grads = {"grad": [numbers(n, "float32", finite=step != 1) for n in MANY]}
+            infos = [o.step(g) for o, g in zip(sides, (place.put_all(grads)["grad"], grads["grad"]), strict=True)]
+            # A norm that is NaN is equal to itself here.
+            told = [(np.float64(info.grad_norm), np.bool_(info.skipped)) for info in infos]
+            found = difference(place.get_all(on_device), params) or difference(*told)
+            yield f"{name}, step {step + 1}", found
+
+
+def torch_optimizers(device: str, sizes: Sequence[int]) -> Iterator[tuple[str, str | None]]:
+    """Steps of adaptk.torch's classes."""
+    import adaptk.torch
+    import torch
+    from torch_race import RACES
+
+    def taken(x: Any) -> Array:
+        x = x.detach().cpu().contiguous()
+        bits: Array = (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
+        return bits.view(FLOATS["bfloat16"]) if x.dtype == torch.bfloat16 else bits
+
+    generator = torch.Generator().manual_seed(0)
+    for rule, dtype in itertools.product(RACES, (torch.float32, torch.bfloat16)):
+        race = RACES[rule]
+        start = [torch.randn(n, generator=generator).to(dtype) for n in sizes]
+        sides = [[torch.nn.Parameter(x.clone().to(where)) for x in start] for where in (device, "cpu")]
+        steps = [getattr(adaptk.torch, race.torch)(params, lr=1e-2, **race.options) for params in sides]
+        for step in range(3):
+            grads = [torch.randn(n, generator=generator).to(dtype) for n in sizes]
+            for params in sides:
+                for p, g in zip(params, grads, strict=True):
+                    p.grad = g.to(p.device, copy=True)
+            for o in steps:
+                o.step(clip_norm=1.0 if step else None)
+        got, want = (
+            [[taken(x) for x in (p, *filter(torch.is_tensor, o.state[p].values()))] for p in params]
+            for o, params in zip(steps, sides, strict=True)
+        )
+        yield f"adaptk.torch.{race.torch} {race.options} {str(dtype)[6:]}", difference(got, want)
+
+
+def large(device: str, boundary: int, report: Report) -> Iterator[tuple[str, str | None]]:
+    """Tensors of some more elements than `boundary`."""
+    import torch
+
+    size, piece, edge = boundary + 1037, boundary // 2, min(100_003, boundary // 4)
+    windows = [slice(0, edge), slice(boundary - edge, size)]
+    starts = range(0, size, piece)
+    generator = torch.Generator(device).manual_seed(0)
+
+    def same(a: Any, b: Any) -> bool:
+        bits = {2: torch.int16, 4: torch.int32}[a.element_size()]
+        # In parts: the result of a comparison is a tensor of its own.
+        return all(torch.equal(x.view(bits), y.view(bits)) for x, y in zip(a.split(piece), b.split(piece), strict=True))
+
+    for rule, dtype in (("sgd", "bfloat16"), ("momentum", "bfloat16"), ("adam", "float32")):
+        what = f"{rule} {dtype}, {size:,} elements"
+        types = {name: getattr(torch, dtype_of(name, dtype).name) for name in arguments(rule)}
+        if device != "cpu":
+            torch.cuda.empty_cache()
+            needed = int(1.05 * size * sum(t.itemsize * (1 if name == "grad" else 2) for name, t in types.items()))
+            if (free := torch.cuda.mem_get_info()[0]) < needed:
+                report.leave_out(what, f"needs {needed / 1e9:.0f} GB, {free / 1e9:.0f} GB are free")
+                continue
+        whole = {
+            name: torch.empty(size, dtype=t, device=device).normal_(generator=generator) for name, t in types.items()
+        }
+        for s in RULES[rule].states[1:]:
+            whole[s.name].abs_()
+        parts = {name: x if name == "grad" else x.clone() for name, x in whole.items()}
+        on_cpu = [{name: x[w].to("cpu", copy=True) for name, x in whole.items()} for w in windows]
+        call(rule, whole)
+        for start in starts:
+            call(rule, {name: x[start : start + piece] for name, x in parts.items()})
+        for w, host in zip(windows, on_cpu, strict=True):
+            call(rule, host)
+            wrong = [name for name, x in host.items() if not same(whole[name][w].cpu(), x)]
+            yield f"{what}, those from {w.start:,} to {w.stop:,}", f"{wrong}" if wrong else None
+        wrong = [name for name, x in parts.items() if not same(whole[name], x)]
+        yield f"{what}, all beside the same in pieces", f"{wrong}" if wrong else None
+        grad = whole["grad"]
+        norm, of_pieces = adaptk.global_norm([grad]), adaptk.global_norm(list(grad.split(piece)))
+        yield f"{what}, norm in pieces", None if norm == of_pieces else f"{norm!r}, in pieces {of_pieces!r}"
+        if dtype == "bfloat16":
+            on_host = adaptk.global_norm([grad.cpu()])
+            yield f"{what}, norm on the CPU", None if norm == on_host else f"{norm!r}, on the CPU {on_host!r}"
+        del whole, parts, grad
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python bench/gpu/bits.py", description="The device's bits beside the CPU's, for every rule and type."
+    )
+    result.add_argument("--json", type=Path, metavar="FILE", help="write what was compared and what differed")
+    result.add_argument("--slice", action="store_true", help="a small part, for compute-sanitizer")
+    result.add_argument("--cpu", action="store_true", help="a trial run: the CPU stands in for the device")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare; 1 if anything differs."""
+    options = parser().parse_args(argv)
+    report = Report(options.json, options.cpu)
+    if options.cpu:
+        place: Any = Host()
+    else:
+        if (reason := device_arrays.start()) is not None:
+            print(f"bits: {reason}", file=sys.stderr)
+            return 1
+        place = device_arrays.main_library()
+    small = options.slice or options.cpu
+    numbers = Numbers(1 << 17 if small else 1 << 21)
+    report.part("functions", functions(place, numbers, small))
+    report.part("norms", norms(place, numbers, small))
+    report.part("optimizers", optimizers(place, numbers))
+    if not options.slice:
+        device = "cpu" if options.cpu else "cuda"
+        report.part("adaptk.torch", torch_optimizers(device, (3, 257, 70_001) if not options.cpu else (3, 257)))
+        report.part("large", large(device, 5000 if options.cpu else 2**31, report))
+    report.record["complete"] = True
+    report.write()
+    return int(bool(report.record["different"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,298 @@
+"""Times of steps on the device: every rule of adaptk.torch beside a device copy and torch's own optimizers.
+
+``python bench/gpu/race.py [--json FILE] [--seconds 150] [--cpu]``
+
+The contenders take turns. A time is the device's own, between two events around a burst of steps, and what is compared
+are medians. The copy moves as many bytes as the step, half of them read and half of them written. Host times are how
+long a call takes to return. What matters most comes first: whatever `--seconds` has no room for is left out, and named.
+``--cpu`` is a trial run with small tensors on the CPU; its figures mean nothing.
+"""
+
+# ruff: noqa: E402  # modules of other folders are found first
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import Record, find_modules, write_json
+
+find_modules("bench")
+
+import adaptk
+import torch_race
+from adaptk._bench import machine, timed
+from adaptk._bench_cuda import Call, Library, Torch, in_turns
+from adaptk._registry import RULES
+from torch_race import RACES, attempt, torch_optimizer
+
+# As a case is called: how many tensors of how many elements, and in a trial run.
+CASES = {
+    "64M": ((1, 64 << 20), (1, 1 << 14)),
+    "1M": ((1, 1 << 20), (1, 1 << 12)),
+    "1000x64": ((1000, 64), (20, 64)),
+    "200x4096": ((200, 4096), (5, 256)),
+}
+DTYPES = ("float32", "bfloat16")
+REPEATS = 5
+# A step is compiled for one tensor after the other, or for all in one kernel: what takes minutes is left out.
+COMPILE_TENSORS = 200
+COMPILE_SECONDS = 15.0
+HOST_CALLS = 20
+
+
+class OnHost(Torch):
+    """Tensors on the CPU and its clock, for a trial run."""
+
+    def full(self, size: int, value: float, dtype: str) -> Any:
+        return self._torch.full((size,), value, dtype=getattr(self._torch, dtype))
+
+    def seconds(self, call: Call, calls: int) -> float:
+        return timed(call, calls)
+
+
+@dataclasses.dataclass
+class Setting:
+    """What all measurements of a run have in common."""
+
+    using: Library
+    device: str
+    repeats: int
+    burst: float
+
+    @property
+    def trial(self) -> bool:
+        return self.device == "cpu"
+
+    def synchronize(self) -> None:
+        if not self.trial:
+            import torch
+
+            torch.cuda.synchronize()
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One measurement to be made."""
+
+    case: str
+    rule: str
+    dtype: str
+    compiled: bool = False
+
+
+def plan(trial: bool) -> list[Item]:
+    """What to measure, in the order of its importance: uncompiled steps, and then those that are compiled first."""
+    items = [Item(case, rule, dtype) for case in CASES for dtype in DTYPES for rule in RACES]
+    if trial:
+        few = [i for i in items if i.case == "64M" or i.rule in ("adam", "rmsprop", "lion")]
+        return [*few, Item("64M", "rmsprop", "float32", compiled=True)]
+    in_torch = [rule for rule, race in RACES.items() if race.in_torch]
+    # Those first that torch does not fuse.
+    in_torch.sort(key=lambda rule: RACES[rule].fused)
+    items += [Item("64M", rule, "float32", compiled=True) for rule in in_torch]
+    items += [Item(case, "adam", "float32", compiled=True) for case in ("1M", "200x4096")]
+    items += [Item("64M", rule, "bfloat16", compiled=True) for rule in in_torch]
+    return items
+
+
+def bytes_per_parameter(rule: str, dtype: str) -> int:
+    """Param and gradient are read, the param written, and each state in float32 read and written."""
+    return 3 * (2 if dtype == "bfloat16" else 4) + 8 * len(RULES[rule].states)
+
+
+def launches(step: Callable[[], object]) -> int:
+    """How many kernels, copies and fills a step starts on the device."""
+    import torch
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        trace = json.loads(path.read_text(encoding="utf-8"))
+    return sum(e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset") for e in trace["traceEvents"])
+
+
+def host_times(calls: dict[str, Call], setting: Setting) -> dict[str, float]:
+    """How long each call takes to return, in seconds, where the device has nothing else to do."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(setting.repeats):
+        for name, call in calls.items():
+            setting.synchronize()
+            times[name].append(timed(call, HOST_CALLS))
+    setting.synchronize()
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def race(item: Item, setting: Setting) -> Record:
+    """One rule on one case."""
+    import torch
+
+    count, size = CASES[item.case][setting.trial]
+    dtype = getattr(torch, item.dtype)
+    # torch says by itself which rules it fuses on a device.
+    entry = dataclasses.replace(RACES[item.rule], fused=True)
+
+    def line(low: float, high: float) -> Any:
+        # All of one sign and far from zero, so that no state of any rule decays into subnormal numbers.
+        return torch.linspace(low, high, size, device=setting.device).to(dtype)
+
+    params = [torch.nn.Parameter(line(0.5, 1.5)) for _ in range(count)]
+    for p in params:
+        p.grad = line(1e-3, 2e-3)
+    moved = count * size * bytes_per_parameter(item.rule, item.dtype)
+    record: Record = {
+        **dataclasses.asdict(item),
+        "tensors": count,
+        "elements": count * size,
+        "bytes": moved,
+        "in_torch": entry.in_torch,
+        "skipped": {},
+    }
+    compiled: list[torch_race.Compiled] = []
+
+    def entered(name: str) -> Call:
+        if name == "compiled":
+            optimizer = torch_optimizer("foreach", entry, params)
+            compiled.append(torch_race.Compiled(optimizer, count, COMPILE_TENSORS))
+            step: Call = compiled[0].step
+            return step
+        optimizer = torch_optimizer("adaptk" if name == "clip" else name, entry, params)
+        optimizer.step()
+        torch_race._forward_count(optimizer)
+        if name == "clip":
+            return lambda: optimizer.step(clip_norm=1.0)
+        own: Call = optimizer.step
+        return own
+
+    names = ["adaptk", "compiled"] if item.compiled else ["adaptk", "clip", "fused", "foreach"]
+    starting = {name: attempt(name, entered, record["skipped"]) for name in names}
+    calls: dict[str, Call] = {name: call for name, call in starting.items() if call is not None}
+    source, target = (setting.using.full(-(-moved // 8), 0.0, "float32") for _ in range(2))
+    calls["copy"] = lambda: setting.using.copy(target, source)
+    times = in_turns(calls, setting.repeats, setting.using, setting.burst)
+    if "compiled" in times and not compiled[0].stayed():
+        del times["compiled"]
+        record["skipped"]["compiled"] = "does not stay compiled from step to step"
+    record["times"] = {name: {"seconds": t, "median": statistics.median(t)} for name, t in times.items()}
+    if not item.compiled:
+        steps = {name: call for name, call in calls.items() if name != "copy"}
+        record["host"] = host_times(steps, setting)
+        record["launches"] = None if setting.trial else {name: launches(call) for name, call in steps.items()}
+    return record
+
+
+def norm(size: int, dtype: str, setting: Setting) -> Record:
+    """The norm by itself, which waits for its result, beside torch's and a copy of as many bytes."""
+    import torch
+
+    grad = torch.linspace(0.5, 1.5, size, device=setting.device).to(getattr(torch, dtype))
+    moved = size * grad.element_size()
+    source, target = (setting.using.full(-(-moved // 8), 0.0, "float32") for _ in range(2))
+    calls: dict[str, Call] = {
+        "adaptk": lambda: adaptk.global_norm([grad]),
+        "torch": lambda: torch.linalg.vector_norm(grad).item(),
+        "copy": lambda: setting.using.copy(target, source),
+    }
+    times = in_turns(calls, setting.repeats, setting.using, setting.burst)
+    medians = {name: {"seconds": t, "median": statistics.median(t)} for name, t in times.items()}
+    return {"elements": size, "dtype": dtype, "bytes": moved, "times": medians}
+
+
+def line_of(record: Record) -> str:
+    """A row of the log: ratios to adaptk's time."""
+    times = {name: t["median"] for name, t in record["times"].items()}
+    own = times["adaptk"]
+    others = [f"{name} {t / own:.2f}" for name, t in times.items() if name not in ("adaptk", "copy")]
+    others += [f"host {name} {t * 1e6:.0f} us" for name, t in record.get("host", {}).items() if name != "clip"]
+    others += [f"{n} launches of {name}" for name, n in (record.get("launches") or {}).items()]
+    what = f"{record.get('rule', 'norm'):<26}{record.get('case', torch_race.size_text(record['elements'])):>9}"
+    return f"{what}{record['dtype']:>10}{own * 1e6:10.1f} us  of copy {times['copy'] / own:.2f}  {'  '.join(others)}"
+
+
+def measured(items: Sequence[Item], setting: Setting, until: float) -> Iterator[tuple[str, Record | str]]:
+    """Rows, and what is left out with the reason."""
+    failed = 0
+    for item in items:
+        what = f"{item.rule}, {item.case}, {item.dtype}{', compiled' if item.compiled else ''}"
+        if time.monotonic() + (COMPILE_SECONDS if item.compiled and not setting.trial else 0) > until:
+            yield what, "no time was left"
+            continue
+        try:
+            yield what, race(item, setting)
+        except Exception as e:  # one case that fails is no reason to lose all figures
+            failed += 1
+            yield what, torch_race._first_line(e)
+        if not setting.trial:
+            import torch
+
+            torch.cuda.empty_cache()
+
+
+def described(setting: Setting) -> Record:
+    """The machine, torch, and how adaptk.torch looks at tensors."""
+    import adaptk.torch
+    import torch
+
+    found = machine() | {"torch": torch.__version__, "native step": bool(adaptk.torch._face())}
+    if not setting.trial:
+        found["devices"] = [dataclasses.asdict(d) for d in adaptk.cuda.devices()]
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python bench/gpu/race.py", description="adaptk.torch beside a device copy and torch's optimizers."
+    )
+    result.add_argument("--json", type=Path, metavar="FILE", help="write everything, with the times of each round")
+    result.add_argument("--seconds", type=float, default=150.0, help="begin nothing after so long, default 150")
+    result.add_argument("--cpu", action="store_true", help="a trial run with small tensors on the CPU")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; 1 where a measurement failed."""
+    begin = time.monotonic()
+    options = parser().parse_args(argv)
+    if not options.cpu and not adaptk.cuda.is_available():
+        print("race: no CUDA device answers", file=sys.stderr)
+        return 1
+    setting = Setting(OnHost(), "cpu", repeats=1, burst=0.0) if options.cpu else Setting(Torch(), "cuda", REPEATS, 2e-3)
+    report: Record = {"trial": options.cpu, "complete": False, "machine": described(setting)}
+    report |= {"rules": list(RACES), "steps": [], "norms": [], "left_out": {}, "failed": {}}
+    print(json.dumps(report["machine"]), flush=True)
+
+    def written() -> None:
+        if options.json is not None:
+            write_json(options.json, report)
+
+    for dtype in DTYPES:
+        for case in ("64M", "1M"):
+            report["norms"].append(norm(math.prod(CASES[case][options.cpu]), dtype, setting))
+            print(line_of(report["norms"][-1]), flush=True)
+    for what, found in measured(plan(options.cpu), setting, begin + options.seconds):
+        if isinstance(found, str):
+            report["left_out" if found == "no time was left" else "failed"][what] = found
+            print(f"{what}: {found}", flush=True)
+        else:
+            report["steps"].append(found)
+            print(line_of(found), flush=True)
+        written()
+    report["complete"] = not report["failed"] and not report["left_out"]
+    written()
+    return int(bool(report["failed"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
