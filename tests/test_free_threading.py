@@ -434,7 +434,7 @@ def test_hyperparameters_that_others_change() -> None:
     def replace() -> None:
         group["lr"] = 1.0 + next(seen) % 2
         group["weight_decay"] = 0.0 * next(seen)
-        group[f"extra{next(seen) % 50}"] = [1.0]
+        dict.__setitem__(group, f"extra{next(seen) % 50}", [1.0])  # the group itself takes no other keys
 
     def cut() -> None:
         optimizer.param_groups.append({})

@@ -80,6 +80,23 @@ def scalar(x: float | int, like: Any) -> Any:
     return array
 
 
+def text(x: str, like: Any) -> Any:
+    """A string as an array of its ASCII codes, of the library that `like` is from: tensors hold no strings."""
+    array = np.array(list(x.encode("ascii")), dtype=np.uint8)
+    if is_torch(like):
+        import torch
+
+        return torch.from_numpy(array)
+    return array
+
+
+def read_text(array: np.ndarray[Any, Any]) -> str:
+    """The string that :func:`text` has saved."""
+    if array.dtype.kind == "U":
+        return str(array)
+    return "".join(map(chr, array.ravel().tolist())) if array.dtype.kind in "iu" else repr(array)
+
+
 def to_numpy(x: Any) -> np.ndarray[Any, Any]:
     """A NumPy view or copy of a saved array."""
     if is_torch(x):

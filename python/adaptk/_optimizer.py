@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
 from adaptk import _backend, _core
-from adaptk._registry import Rule
+from adaptk._names import hint
+from adaptk._registry import RULES, Rule
 from adaptk._typing import Number
 
 
@@ -63,15 +66,86 @@ class StepInfo:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> Any:
+        return StepInfo, self._known()
+
     def __repr__(self) -> str:
         norm, skipped = self._known()
         return f"StepInfo(grad_norm={norm!r}, skipped={skipped!r})"
+
+
+class ParamGroup(dict[str, Any]):
+    """The params of a group, which stay, and its hyperparameters, which may be changed: a dict with fixed keys."""
+
+    __slots__ = ("_names", "_params")
+
+    def __init__(self, params: tuple[Any, ...], values: Mapping[str, Any]) -> None:
+        super().__init__({"params": params, **values})
+        self._names = tuple(values)
+        self._params = params
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in self._names and name != "params":
+            raise KeyError(
+                f"param_groups: no hyperparameter {name!r}{hint(name, self._names)}; there are {', '.join(self._names)}"
+            )
+        if name == "params" and value is not self._params:
+            raise ValueError(
+                "param_groups: the params of a group stay what they are, for they have states; "
+                "add params with add_param_group(), or make a new optimizer"
+            )
+        super().__setitem__(name, value)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for name, value in dict(*args, **kwargs).items():
+            self[name] = value
+
+    def __ior__(self, other: Any) -> ParamGroup:  # type: ignore[override, misc]
+        self.update(other)
+        return self
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            self[name] = default  # raises
+        return self[name]
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        return dict, (dict(self),)
+
+
+def _clip_norm(value: float | None) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"clip_norm: expected a number or None, got {type(value).__name__}")
+    if not value > 0.0:
+        raise ValueError(f"clip_norm: {value!r} is not in (0, inf]")
+    return value
 
 
 def _is_buffer(x: Any) -> bool:
     if isinstance(x, np.ndarray):
         return True
     return any(hasattr(x, name) for name in ("__dlpack__", "__array_interface__", "__cuda_array_interface__"))
+
+
+def _no_params(params: Any, where: str) -> NoReturn:
+    remedy = ""
+    if isinstance(params, (set, frozenset)):
+        remedy = "; the order of a set changes from run to run: give a list"
+    elif callable(getattr(params, "parameters", None)):
+        remedy = "; give its parameters: model.parameters()"
+    elif callable(params):
+        remedy = "; call it"
+    raise TypeError(
+        f"{where}: expected buffers, a dict of buffers or param groups, got {type(params).__name__}{remedy}"
+    )
+
+
+def _is_collection(params: Any) -> bool:
+    if isinstance(params, (str, bytes, set, frozenset)) or callable(getattr(params, "parameters", None)):
+        return False
+    return isinstance(params, Iterable)
 
 
 def _named(params: Any, where: str) -> tuple[list[str] | None, list[Any]]:
@@ -83,19 +157,28 @@ def _named(params: Any, where: str) -> tuple[list[str] | None, list[Any]]:
             if not isinstance(name, str):
                 raise TypeError(f"{where}: names of params must be strings, got {type(name).__name__}")
         return list(params), list(params.values())
-    if isinstance(params, Iterable) and not isinstance(params, (str, bytes)):
-        return None, list(params)
-    raise TypeError(f"{where}: expected buffers, a dict of buffers or param groups, got {type(params).__name__}")
+    if not _is_collection(params):
+        _no_params(params, where)
+    return None, list(params)
 
 
 def _groups(params: Any) -> list[dict[str, Any]]:
     if not isinstance(params, Mapping) and not _is_buffer(params):
-        if not isinstance(params, Iterable):
-            raise TypeError(f"params: expected buffers, a dict of buffers or param groups, got {type(params).__name__}")
+        if not _is_collection(params):
+            _no_params(params, "params")
         params = list(params)
         if params and all(isinstance(g, Mapping) for g in params):
             return [dict(g) for g in params]
     return [{"params": params}]
+
+
+def _way_to_make(rule: str) -> str:
+    """How to make the optimizer that a state belongs to."""
+    found = RULES.get(rule)
+    if found is None:
+        return "no rule of this version has that name"
+    options = "".join(f", {word}=..." if word == "momentum" else f", {word}=True" for word in found.variant)
+    return f"make it as the one that was saved: adaptk.{found.class_names[0]}(params{options})"
 
 
 class Optimizer:
@@ -130,6 +213,13 @@ class Optimizer:
     TypeError, ValueError
         For params that cannot be updated in place and for options that are unknown or out of range.
 
+    Notes
+    -----
+    `param_groups` is a list of dicts, one for each group. Hyperparameters may be changed there between steps; an
+    unknown key and other params are refused. Optimizers can be pickled and deep-copied with all that they hold. Their
+    params go with them: copy or pickle a model and its optimizer together (``copy.deepcopy((model, opt))``), and the
+    new optimizer updates the params of the new model.
+
     Examples
     --------
     >>> import numpy as np, adaptk
@@ -146,7 +236,7 @@ class Optimizer:
         self,
         params: Any,
         lr: Number | Callable[[int], float] | None = None,
-        *,
+        *positional: Any,
         convention: str = "book",
         clip_norm: float | None = None,
         skip_nonfinite: bool = False,
@@ -155,6 +245,11 @@ class Optimizer:
     ) -> None:
         if not self._class_rules:
             raise TypeError("Optimizer is the base of the optimizers: use adaptk.Adam or another class")
+        if positional:
+            raise TypeError(
+                f"{type(self).__name__}() takes params and lr by position and {len(positional)} more were given; "
+                f"give the others by name: {', '.join(self._options_of(self._class_rules[0]))}"
+            )
         if lr is not None:
             options["lr"] = lr
         self._begin(params, None, convention, clip_norm, skip_nonfinite, capturable, options)
@@ -169,9 +264,7 @@ class Optimizer:
         capturable: bool,
         options: dict[str, Any],
     ) -> None:
-        if clip_norm is not None and not clip_norm > 0.0:
-            raise ValueError(f"clip_norm: {clip_norm!r} is not in (0, inf]")
-        self.clip_norm = clip_norm
+        self.clip_norm = _clip_norm(clip_norm)
         self.skip_nonfinite = bool(skip_nonfinite)
         self.param_groups: list[dict[str, Any]] = []
         self._rule = rule
@@ -186,6 +279,8 @@ class Optimizer:
         self._params: list[Any] = []
         self._states: list[dict[str, Any]] = []
         self._group_rules: list[Rule] = []
+        self._own_groups: list[ParamGroup] = []
+        self._ahead = False
         self._resolve({})
         for group in _groups(params):
             self.add_param_group(group)
@@ -245,15 +340,26 @@ class Optimizer:
                 if not np.isfinite(initial[name]) or initial[name] < 0.0:
                     raise ValueError(f"{name}: {value!r} is not in [0, inf)")
             elif name not in words and name not in self._known_options():
-                known = sorted(set(values) | initial_options | words)
+                known = self._options_of(rule)
                 raise TypeError(
-                    f"{type(self).__name__}() got an unexpected keyword argument {name!r}; it takes {', '.join(known)}"
+                    f"{type(self).__name__}() got an unexpected keyword argument {name!r}{hint(name, known)}; "
+                    f"it takes {', '.join(known)}"
                 )
             elif name not in words:
                 chosen = " ".join(rule.variant) or "plain"
                 raise TypeError(f"{name}: {type(self).__name__} does not take it in its {chosen} form ({rule.name})")
         _core.check_hyperparameters(rule.name, values)
         return rule, values, initial
+
+    def _options_of(self, rule: Rule) -> list[str]:
+        """What the constructor takes by name for this rule."""
+        names = [h.name for h in rule.hyperparameters]
+        if "eps_in" in names:
+            names.insert(names.index("eps_in"), "eps")
+        if self._rule is None:
+            names += [w for r in self._class_rules for w in r.variant]
+        names += [s.option for s in rule.states if s.option is not None]
+        return list(dict.fromkeys([*names, "convention", "clip_norm", "skip_nonfinite", "capturable"]))
 
     def _known_options(self) -> set[str]:
         rules = self._class_rules or (self._rule,)
@@ -307,7 +413,8 @@ class Optimizer:
             self._group_rules.append(rule)
             if names is not None:
                 self._names = (self._names or []) + names
-            self.param_groups.append({"params": params, **values})
+            self._own_groups.append(ParamGroup(tuple(params), values))
+            self.param_groups.append(self._own_groups[-1])
 
     # The step.
 
@@ -324,9 +431,30 @@ class Optimizer:
             if missing or extra:
                 raise ValueError(f"grads: missing {missing}, unexpected {extra}")
             return [grads[n] for n in self._names]
+        if isinstance(grads, (set, frozenset)):
+            raise TypeError("grads: a set has no order; give a list, or a dict by name")
         if isinstance(grads, Iterable):
             return list(grads)
         raise TypeError(f"grads: expected a list or a dict of gradients, got {type(grads).__name__}")
+
+    def _check_groups(self) -> None:
+        """Groups that were put in the place of others."""
+        for i, (group, own) in enumerate(zip(self.param_groups, self._own_groups, strict=False)):
+            if group is own or not isinstance(group, dict):
+                continue  # what is no dict is refused by the step itself
+            if unknown := group.keys() - {"params", *(h.name for h in self._group_rules[i].hyperparameters)}:
+                names = [h.name for h in self._group_rules[i].hyperparameters]
+                raise KeyError(
+                    f"param_groups[{i}]: no hyperparameter {min(unknown)!r}{hint(min(unknown), names)}; "
+                    f"there are {', '.join(names)}"
+                )
+            params = own["params"]
+            given = group.get("params", params)
+            if len(given) != len(params) or any(a is not b for a, b in zip(given, params, strict=True)):
+                raise ValueError(
+                    f"param_groups[{i}]: its params are not those of group {i}, which stay what they are; "
+                    "add params with add_param_group(), or make a new optimizer"
+                )
 
     def step(
         self,
@@ -372,6 +500,13 @@ class Optimizer:
         >>> w
         array([-0.6, -0.8])
         """
+        try:
+            # Fast: an object equals itself without a look at what it holds.
+            replaced = self.param_groups != self._own_groups
+        except ValueError:  # of two arrays
+            replaced = True
+        if replaced:
+            self._check_groups()
         return StepInfo(
             *self._plan.step(
                 self._ordered(grads),
@@ -406,9 +541,11 @@ class Optimizer:
         >>> info = opt.step([grad])
         """
         self._plan.begin_lookahead(self.param_groups)
+        self._ahead = True
         try:
             yield
         finally:
+            self._ahead = False
             self._plan.end_lookahead()
 
     # State.
@@ -436,9 +573,10 @@ class Optimizer:
         Returns
         -------
         dict of str to array
-            Copies of the states (``"state.<param>.<state>"``), step counts and hyperparameters as 0-d arrays;
-            NumPy arrays, or tensors where the params are tensors. ``np.savez``, ``pickle`` and ``safetensors`` all
-            take it. A learning rate that is a schedule is not part of it: the constructor gives it again.
+            Copies of the states (``"state.<param>.<state>"``); step counts and hyperparameters as 0-d arrays; the name
+            of each group's rule (``"param_groups.<group>.rule"``) as its ASCII codes. NumPy arrays, or tensors if the
+            params are tensors. ``np.savez``, ``pickle`` and ``safetensors`` all accept it. A learning rate that is a
+            schedule is not part of it: the constructor of the later run must give it again.
 
         Examples
         --------
@@ -455,6 +593,7 @@ class Optimizer:
                 for name, array in states.items():
                     saved[f"state.{key}.{name}"] = _backend.copy(array)
             for i, (rule, group) in enumerate(zip(self._group_rules, self.param_groups, strict=True)):
+                saved[f"param_groups.{i}.rule"] = _backend.text(rule.name, like)
                 for h in rule.hyperparameters:
                     value = group[h.name]
                     if not callable(value):
@@ -470,14 +609,21 @@ class Optimizer:
         Parameters
         ----------
         state_dict : mapping of str to array
-            From an optimizer with the same rules over params of the same shapes. A schedule that this optimizer has
-            for its learning rate stays.
+            From an optimizer with the same rules over params of the same shapes. Its arrays are copied. Learning rates
+            are loaded like all hyperparameters, but if this optimizer has a schedule, it keeps it.
 
         Raises
         ------
         TypeError, ValueError
-            For missing or unexpected keys, shapes or dtypes that differ, step counts or hyperparameters out of range.
-            Nothing is changed then.
+            For missing or unexpected keys, another rule, shapes or dtypes that differ, step counts or hyperparameters
+            out of range, and for a state that was saved with a schedule if this optimizer has none. Nothing is changed
+            then.
+
+        Notes
+        -----
+        To go on at a constant rate from a state that was saved with a schedule, add the rate to the dict:
+        ``opt.load_state_dict({**saved, "param_groups.0.lr": 1e-4})``. States that were saved by adaptk 0.1 do not name
+        their rules; they are loaded if all keys and shapes fit.
 
         Examples
         --------
@@ -495,11 +641,26 @@ class Optimizer:
         with self._lock:
             want = self.state_dict()
             have = {str(k): _backend.to_numpy(v) for k, v in state_dict.items()}
+            for i, rule in enumerate(self._group_rules):
+                want.pop(f"param_groups.{i}.rule")
+                named = have.pop(f"param_groups.{i}.rule", None)
+                if named is not None and (name := _backend.read_text(named)) != rule.name:
+                    raise ValueError(
+                        f"state_dict: group {i} was saved by the rule {name!r}, and this optimizer runs {rule.name!r} "
+                        f"there; {_way_to_make(name)}"
+                    )
             is_lr = {f"param_groups.{i}.lr" for i in range(len(self.param_groups))}
             missing = sorted(set(want) - set(have) - is_lr)
             unexpected = sorted(set(have) - set(want) - is_lr)
             if missing or unexpected:
                 raise ValueError(f"state_dict: missing {missing}, unexpected {unexpected}")
+            for i, group in enumerate(self.param_groups):
+                if f"param_groups.{i}.lr" not in have and not callable(group["lr"]):
+                    raise ValueError(
+                        f"state_dict: no 'param_groups.{i}.lr', for it was saved with a schedule, and this optimizer "
+                        f"has lr={group['lr']!r}; give its constructor the schedule again, or add the rate to the "
+                        "dict to go on without one"
+                    )
             for key, value in want.items():
                 if key not in have:
                     continue
@@ -534,9 +695,47 @@ class Optimizer:
                     _backend.assign(buffer, np.reshape(np.float64(loaded[name]), _core.layout(buffer, name)[0]))
                 group.update({**loaded, **buffers})
 
+    # Copies.
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            if self._ahead:
+                raise RuntimeError("an optimizer inside lookahead() cannot be copied or pickled: leave the block first")
+            state = {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_plan", "_own_groups")}
+            state["_steps"] = self._plan.steps(), self.step_count
+            return state
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        rest = dict(state)
+        steps, count = rest.pop("_steps")
+        groups = rest.pop("param_groups")
+        self.__dict__.update(rest)
+        self._lock = threading.RLock()
+        self._plan = _core.Plan(self.capturable)
+        self.param_groups, self._own_groups = [], []
+        first = 0
+        for rule, group in zip(self._group_rules, groups, strict=True):
+            params = tuple(group["params"])
+            last = first + len(params)
+            states = [list(s.values()) for s in self._states[first:last]]
+            self._plan.add_group(rule.name, list(params), states, self._labels[first:last])
+            self._own_groups.append(ParamGroup(params, {k: v for k, v in group.items() if k != "params"}))
+            self.param_groups.append(self._own_groups[-1])
+            first = last
+        self._plan.set_steps(steps, count)
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError("a shallow copy of an optimizer would share its states; use copy.deepcopy")
+
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__}("]
         for rule, group in zip(self._group_rules, self.param_groups, strict=True):
             values = ", ".join(f"{h.name}={group[h.name]!r}" for h in rule.hyperparameters)
             lines.append(f"  {rule.name}: {len(group['params'])} params, {values}")
         return "\n".join([*lines, ")"])
+
+
+# Without what is there for a good message alone.
+Optimizer.__signature__ = inspect.signature(Optimizer).replace(  # type: ignore[attr-defined]
+    parameters=[p for p in inspect.signature(Optimizer).parameters.values() if p.kind is not p.VAR_POSITIONAL]
+)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 from adaptk import _core
 
@@ -88,6 +89,9 @@ class Rule:
     states: tuple[State, ...]
     presets: Mapping[str, Mapping[str, float]]
 
+    def __reduce__(self) -> Any:
+        return _rule_named, (self.name,)
+
     @cached_property
     def conventions(self) -> tuple[str, ...]:
         """The conventions that this rule can follow, the book's first."""
@@ -150,6 +154,10 @@ class Rule:
             else:
                 initial[s.name] = float(preset.get(s.name, s.initial))
         return initial
+
+
+def _rule_named(name: str) -> Rule:
+    return RULES[name]
 
 
 def _read() -> dict[str, Rule]:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from adaptk._docs import class_doc, class_signature
+from adaptk._names import hint
 from adaptk._optimizer import Optimizer, StepInfo
 from adaptk._registry import RULES, Rule
 from adaptk._typing import Number
@@ -48,7 +49,7 @@ def optimizer_for(
     ('rmsprop_centered',)
     """
     if rule not in RULES:
-        raise ValueError(f"rule: {rule!r} is not one of {', '.join(RULES)}")
+        raise ValueError(f"rule: {rule!r} is not one of {', '.join(RULES)}{hint(rule, RULES)}")
     if lr is not None:
         options["lr"] = lr
     optimizer = object.__new__(CLASSES[RULES[rule].class_names[0]])
