@@ -1,4 +1,4 @@
-"""adaptk: fused update kernels of adaptive optimizers, the same bits on every machine."""
+"""adaptk: fused update kernels for adaptive optimizers, with bitwise identical results on every machine."""
 
 from __future__ import annotations
 

@@ -422,7 +422,7 @@ class _Steps:
         return jax.tree_util.tree_unflatten(tree, new), state
 
     def update(self, grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        """The changes of the params, as optax has them, and the new state."""
+        """The updates of the params, for ``optax.apply_updates``, and the new state."""
         if params is None:
             raise ValueError("params: the update needs them, update(grads, state, params)")
         old, new, tree, state = self._take(params, grads, state, False)
@@ -432,19 +432,19 @@ class _Steps:
 
 
 class GradientTransformation(_Pair):
-    """A rule of adaptk as optax's pair of ``init`` and ``update``, and its step in place, :meth:`apply`.
+    """A rule as optax's pair of ``init`` and ``update``, with an in-place step, :meth:`apply`.
 
-    Where optax is installed this is a subclass of its ``GradientTransformation``; elsewhere a named tuple with the same
-    two fields. Made by the functions of :mod:`adaptk.jax`.
+    A subclass of optax's ``GradientTransformation`` if optax is installed, else a named tuple with the same two fields.
+    Returned by the functions of :mod:`adaptk.jax`.
 
     Attributes
     ----------
     init : callable
-        ``init(params) -> state``: a named tuple of ``count``, an int32, and of one tree for each state of the rule, of
-        the structure and shapes of `params`; float64 beside float64 params, float32 beside all others.
+        ``init(params) -> state``: a named tuple of ``count``, an int32, and one tree for each state of the rule, with
+        the structure and shapes of `params`; float64 for float64 params, else float32.
     update : callable
-        ``update(grads, state, params) -> (updates, state)``. The updates are the differences of new and old params, in
-        the params' dtypes, so that ``optax.apply_updates`` gives what :meth:`apply` does but for their rounding.
+        ``update(grads, state, params) -> (updates, state)``. The updates are new minus old params, in the params'
+        dtypes, so that ``optax.apply_updates`` equals :meth:`apply` up to their rounding.
     """
 
     _steps: _Steps
@@ -460,40 +460,40 @@ class GradientTransformation(_Pair):
         return self
 
     def apply(self, params: Any, grads: Any, state: Any) -> tuple[Any, Any]:
-        """Take a step in the memory of the params and the state.
+        """Take a step in place.
 
-        Outside of ``jax.jit`` the arrays of `params` and `state` are given away, as by ``donate_argnums``, and cannot
-        be used any more. Within it the arguments that the outer function donates are updated where they lie; what it
-        does not donate, XLA copies first.
+        Outside of ``jax.jit`` the arrays of `params` and `state` are donated, as by ``donate_argnums``, and cannot be
+        used afterwards. Within ``jax.jit`` the arguments that the outer function donates are updated in place; XLA
+        copies the others first.
 
-        Under ``jax.vmap`` each member of the batch is a step of its own, with its own count and learning rate where
-        these are mapped too. Derivatives are refused.
+        Under ``jax.vmap`` each member of the batch takes its own step, with its own count and learning rate if these
+        are mapped. A step cannot be differentiated.
 
-        Params that are cut into parts over several devices are stepped where they lie, each device its own: outside of
-        ``jax.jit``, within ``jax.shard_map``, and where the axes of the mesh are explicit. Within ``jax.jit`` over a
-        mesh with automatic axes use ``jax.shard_map``, for XLA would gather the params on every device.
+        Sharded params are updated in place on their devices: outside of ``jax.jit``, within ``jax.shard_map``, and if
+        the axes of the mesh are explicit. Within ``jax.jit`` over a mesh with automatic axes use ``jax.shard_map``;
+        otherwise XLA gathers the params on every device.
 
         Parameters
         ----------
         params : tree of arrays
-            Of any shapes; float32, float64, bfloat16 or float16.
+            Any shapes; float32, float64, bfloat16 or float16.
         grads : tree of arrays
-            Of the structure and shapes of `params`; of their dtypes, or of dtypes of lower precision.
+            The structure and shapes of `params`; the same dtypes, or dtypes of lower precision.
         state : named tuple
-            What ``init`` or the step before returned.
+            Returned by ``init`` or the previous step.
 
         Returns
         -------
         params, state
-            With the same structures, shapes and dtypes: bit for bit what :mod:`adaptk.ops` computes.
+            With the same structures, shapes and dtypes; bitwise identical to :mod:`adaptk.ops`.
 
         Raises
         ------
         TypeError, ValueError
-            For arrays that do not fit, when the step is called or traced; the message names the leaf.
+            If an array does not fit, when the step is called or traced; the message names the leaf.
         ValueError, jax.errors.JaxRuntimeError
-            On the CPU, where a learning rate or another number that is only known when the step runs is out of range.
-            Arrays that were donated to that step are lost.
+            On the CPU, if a learning rate or another number that is only known at run time is out of range. Arrays
+            donated to that step are lost.
 
         Examples
         --------

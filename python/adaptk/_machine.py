@@ -10,14 +10,14 @@ from adaptk import _core
 
 
 def build_info() -> dict[str, Any]:
-    """How this copy of adaptk was built.
+    """How this installation of adaptk was built.
 
     Returns
     -------
     dict
-        ``version``, ``compiler``, ``isas`` (of the build), ``openmp`` (the date of the specification, or ``None`` where
-        threads are the library's own), ``eigen`` (the version of its headers) and ``cuda`` (a dict of ``toolkit`` and
-        ``architectures``, or ``None`` where the CUDA kernels were left out).
+        ``version``, ``compiler``, ``isas`` (of the build), ``openmp`` (the date of the specification, or ``None`` if
+        the library uses its own threads), ``eigen`` (the version of its headers) and ``cuda`` (a dict of ``toolkit``
+        and ``architectures``, or ``None`` if built without CUDA).
 
     Examples
     --------
@@ -76,11 +76,11 @@ def get_cmake_dir() -> str:
 
 
 def get_num_threads() -> int:
-    """The number of threads that a large step runs on.
+    """The number of threads of a large step.
 
-    It starts as ``ADAPTK_NUM_THREADS``, else as what OpenMP would use (``OMP_NUM_THREADS``, else the processors), or as
-    the processors where threads are the library's own. A child of ``fork()`` runs on one thread, because threads do not
-    survive a fork. The results do not depend on it.
+    Initially ``ADAPTK_NUM_THREADS``, else OpenMP's default (``OMP_NUM_THREADS``, else the number of cores), or the
+    number of cores if the library uses its own threads. A child of ``fork()`` uses one thread, because threads do not
+    survive a fork. Results do not depend on it.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(n: int) -> None:
-    """Set the number of threads that a large step runs on.
+    """Set the number of threads of a large step.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def set_num_threads(n: int) -> None:
 
 
 def get_isa() -> str:
-    """The instruction set whose kernels run: the best that the processor has, or the one that was chosen.
+    """The instruction set in use: the best of the processor, or the chosen one.
 
     Examples
     --------
@@ -126,17 +126,17 @@ def get_isa() -> str:
 
 
 def set_isa(name: str) -> None:
-    """Choose the instruction set whose kernels run. The environment variable ``ADAPTK_ISA`` does the same at import.
+    """Choose the instruction set. The environment variable ``ADAPTK_ISA`` does the same at import.
 
     Parameters
     ----------
     name : str
-        One of :func:`available_isas`. The results do not depend on it.
+        One of :func:`available_isas`. Results do not depend on it.
 
     Raises
     ------
     ValueError
-        If the name is unknown or this processor does not have it.
+        If the name is unknown or the processor does not support it.
 
     Examples
     --------
@@ -147,7 +147,7 @@ def set_isa(name: str) -> None:
 
 
 def available_isas() -> list[str]:
-    """The instruction sets that both this processor and this build have, slowest first.
+    """The instruction sets that this processor and this build support, slowest first.
 
     Returns
     -------
@@ -166,8 +166,8 @@ def available_isas() -> list[str]:
 def global_norm(grads: Any, grad_scale: float = 1.0) -> float:
     """The Euclidean norm of all gradients together, as a step with `clip_norm` computes it.
 
-    Squares are summed in float64 over fixed leaves in a fixed tree, so that the result is the same bit for bit for
-    any number of threads and for one tensor as for the same data cut into many.
+    Squares are summed in float64 over fixed leaves in a fixed tree, so the result is bitwise identical for any number
+    of threads, and for one tensor or the same data split into many.
 
     Parameters
     ----------
@@ -179,12 +179,12 @@ def global_norm(grads: Any, grad_scale: float = 1.0) -> float:
     Returns
     -------
     float
-        inf or NaN if, and only if, a gradient holds inf or NaN or the norm is beyond float64.
+        inf or NaN if and only if a gradient contains inf or NaN or the norm overflows float64.
 
     Raises
     ------
     TypeError, ValueError, BufferError
-        For what is not a dense buffer of such a type.
+        If a gradient is not a dense buffer of a supported dtype.
 
     Examples
     --------

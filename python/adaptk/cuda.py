@@ -1,9 +1,8 @@
-"""CUDA devices, and the stream that work is put on.
+"""CUDA devices, and the stream that updates run on.
 
-Updates of buffers on a CUDA device run there, through the same functions and optimizer objects as on the CPU and with
-the same results bit for bit. They are put on a stream and nothing waits for them: on the current stream of the library
-that the params are from, where that library says which it is (PyTorch), else on the default stream; :func:`stream`
-names another one.
+The same functions and optimizer objects as on the CPU update buffers on a CUDA device, with bitwise identical results.
+Updates are enqueued asynchronously: on the current stream of the library that the params come from, if that library
+reports it (PyTorch does), else on the default stream; :func:`stream` chooses another one.
 """
 
 from __future__ import annotations
@@ -90,29 +89,29 @@ def _handle(stream: Any) -> int:
 
 @contextmanager
 def stream(stream: Any, *, device: int | None = None) -> Iterator[None]:
-    """Put the work of calls in a block on this stream, whatever libraries their buffers are from.
+    """Run the updates of a block on this stream, whatever libraries their buffers come from.
 
-    Streams that the buffers' own libraries work on are ordered with it: the work waits for what they hold, and what
-    they get after the call waits for the work.
+    The streams of the buffers' own libraries are ordered with it: an update waits for their earlier work, and their
+    later work waits for the update.
 
     Parameters
     ----------
     stream : object or int
         A stream of PyTorch, CuPy or another library with ``__cuda_stream__``, or a ``cudaStream_t`` as an integer.
     device : int, optional
-        The device that the stream is of. By default the stream is used for every device.
+        The device of the stream. By default the stream is used for every device.
 
     Raises
     ------
     TypeError
-        For anything else.
+        If `stream` is none of these.
 
     Examples
     --------
     >>> import adaptk, numpy as np
     >>> with adaptk.cuda.stream(0):  # the default stream
     ...     w = np.zeros(2)
-    ...     adaptk.ops.sgd(w, np.ones(2), step=1, lr=1.0)  # buffers of the CPU are updated there and then
+    ...     adaptk.ops.sgd(w, np.ones(2), step=1, lr=1.0)  # CPU buffers are updated at once
     >>> w
     array([-1., -1.])
     """

@@ -1,9 +1,8 @@
-"""Optimizers for JAX: optax's gradient transformations, with a step in place.
+"""Optimizers for JAX: optax's gradient transformations, with an in-place step.
 
-One function a rule, ``adaptk.jax.adam(learning_rate=1e-3, ...)``. What it returns is an optax
-``GradientTransformation``, and has ``apply(params, grads, state) -> (params, state)``: one pass over memory for all
-arrays together, in place where their buffers are donated, bit for bit what :mod:`adaptk.ops` computes. optax is used
-where it is installed and not needed.
+One function per rule, ``adaptk.jax.adam(learning_rate=1e-3, ...)``. It returns an optax ``GradientTransformation`` that
+also has ``apply(params, grads, state) -> (params, state)``: one pass over memory for all arrays, in place if their
+buffers are donated, bitwise identical to :mod:`adaptk.ops`. optax is optional.
 
 Examples
 --------

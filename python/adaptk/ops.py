@@ -1,9 +1,9 @@
-"""Fused update functions on buffers, one a rule.
+"""Fused update functions on buffers, one per rule.
 
 ``adaptk.ops.<rule>(param, grad, *states, step=..., **hyperparameters)`` updates `param` and the states in place and
 returns ``None``. Every array argument is one buffer, or a list or tuple of buffers of the same length: many tensors are
-one call and one parallel region. A buffer is a NumPy array or any object with ``__dlpack__`` in the memory of the CPU;
-none is ever copied.
+updated in one multithreaded call. A buffer is a NumPy array or any object with ``__dlpack__``, on the CPU or on a CUDA
+device; none is ever copied.
 """
 
 from __future__ import annotations

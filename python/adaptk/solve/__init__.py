@@ -1,18 +1,17 @@
 """Solvers for small and medium dense problems: Newton, Levenberg-Marquardt, conjugate gradients, steepest descent.
 
-Names and conventions are those of :mod:`scipy.optimize`, which need not be installed; where it is, the minimisers work
+Names and conventions are those of :mod:`scipy.optimize`, which is not required; if it is installed, the minimisers work
 as ``scipy.optimize.minimize(..., method=adaptk.solve.newton)``. Every solver
 
-- keeps float32, and turns anything else that is real into float64;
-- hands each call of a function an array of its own, which may be kept or changed;
-- takes a shorter step where a value is NaN or infinite;
+- works in float32 if `x0` is float32, else in float64;
+- passes a new array to each call of a function, which may be kept or changed;
+- shortens a step if a value is NaN or infinite;
 - returns the best point that it has seen, however it ends;
-- passes the exceptions of functions and callbacks on unchanged, KeyboardInterrupt included;
-- takes compiled functions too, which run without Python and its lock: function pointers of :mod:`ctypes`,
-  ``numba.cfunc`` and ``scipy.LowLevelCallable``, with the C signatures that the docstrings give (float in the place of
-  double for float32). `user` is the LowLevelCallable's user data, else null. Where fun, jac and hess are all compiled,
-  the whole run needs no lock, and several threads run at once. With Python functions the lock is given up between
-  their calls where the linear algebra takes a millisecond or more.
+- propagates exceptions of functions and callbacks, KeyboardInterrupt included;
+- accepts compiled functions, which run without the GIL: function pointers of :mod:`ctypes`, ``numba.cfunc`` and
+  ``scipy.LowLevelCallable``, with the C signatures given in the docstrings (float instead of double for float32).
+  `user` is the LowLevelCallable's user data, else null. If fun, jac and hess are all compiled, the whole run releases
+  the GIL. With Python functions it is released between their calls if the linear algebra takes a millisecond or more.
 """
 
 from adaptk.solve._batch import levenberg_marquardt_batch

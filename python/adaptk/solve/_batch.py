@@ -179,8 +179,8 @@ def levenberg_marquardt_batch(
 ) -> Result:
     """Fit one model to k sets of data: half the sum of ``w (model - data)**2`` of each is minimised.
 
-    Problems stand side by side in the lanes of vector registers, and a lane whose problem has ended takes the next one.
-    A problem's result does not depend on the others, nor on threads or instruction set, bit for bit.
+    The solver is vectorised across problems, one per SIMD lane. A problem's result is bitwise identical whatever the
+    other problems, the threads and the instruction set.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def levenberg_marquardt_batch(
         ``"gaussian_2d"``          ``a*exp(-((x - cx)**2 + (y - cy)**2)/(2*s**2)) + o``: `a, cx, cy, s, o`
         ``"gaussian_2d_elliptic"`` ``a*exp(-(x - cx)**2/(2*sx**2) - (y - cy)**2/(2*sy**2)) + o``: `a, cx, cy, sx, sy,
                                    o`
-        ``"gaussian_2d_rotated"``  the same in axes that are turned by the angle `t` (radians, from x to y): `a, cx,
+        ``"gaussian_2d_rotated"``  the same, rotated by the angle `t` (radians, from x to y): `a, cx,
                                    cy, su, sv, o, t`
         ``"lorentz"``              ``a/(1 + ((x - c)/w)**2) + o``: `a, c, w, o`
         ``"exponential"``          ``a*exp(-b*x) + o``: `a, b, o`; ``"double_exponential"`` and
@@ -203,7 +203,7 @@ def levenberg_marquardt_batch(
     x0 : array_like, shape (n,) or (k, n)
         The start, for all problems or for each. A problem whose start is not finite ends with status -3.
     data : array_like, shape (k, m), or (k, rows, columns) for 2-D models
-        float32 stays float32, anything else real becomes float64; all other arrays are converted to that type.
+        float32, or anything real that converts to float64; all other arrays are converted to that dtype.
     coordinates : array_like, optional
         Shape (m,) or (k, m); for 2-D models (m, 2) or (k, m, 2), `x` first. Default: 0, 1, ..., m - 1, and for 2-D
         models the pixels of `data`, `x` being the column (m must be a square where `data` has shape (k, m)).
@@ -215,8 +215,8 @@ def levenberg_marquardt_batch(
     absolute_sigma : bool
         Whether `cov` is not scaled by ``2*cost/(m - n)``.
     bounds : (lower, upper), optional
-        Numbers, or shape (n,) or (k, n). A step that leads outside is cut at the bounds that it meets, and taken anew
-        in the other parameters; a parameter at a bound leaves it as soon as the gradient lets it.
+        Numbers, or shape (n,) or (k, n). A step that leaves the bounds is cut at them and recomputed in the other
+        parameters. A parameter leaves its bound as soon as the gradient allows.
     fixed : array_like of bool, shape (n,), optional
         Parameters that keep the values of `x0`.
     ftol, xtol, gtol : float, optional
@@ -224,7 +224,7 @@ def levenberg_marquardt_batch(
     max_iterations : int
         Limit of trial points of each problem, the start not counted.
     polish : bool
-        Whether to finish with undamped steps for as long as they shrink: all digits, for about two trial points more.
+        Whether to finish with undamped steps as long as they shrink: all digits, for about two more trial points.
     covariance : bool
         Whether `cov` and `x_std` are wanted.
 
@@ -245,14 +245,14 @@ def levenberg_marquardt_batch(
         -3 residuals or Jacobian at the start are not finite; `x` is `x0` then
         == =======================================================================
 
-        `cov` and `x_std` are infinite where the Jacobian has not full rank, or (without `absolute_sigma`) no degree of
-        freedom is left; zero for fixed parameters. They do not know of bounds.
+        `cov` and `x_std` are infinite if the Jacobian does not have full rank or, without `absolute_sigma`, no degree
+        of freedom is left. They are zero for fixed parameters, and ignore bounds.
 
     Raises
     ------
     TypeError, ValueError
-        For arguments of the wrong kind, shape or range, with their names; fewer points than free parameters. Data that
-        are not finite are no error: that problem ends with status -3.
+        If an argument has a wrong type, shape or range, or there are fewer points than free parameters. Non-finite data
+        are no error: that problem ends with status -3.
 
     References
     ----------

@@ -74,7 +74,7 @@ def conjugate_gradient(
         ``fun(x, *args)`` returns a number. `x` is a new array, shape (n,), at each call. Compiled:
         ``double (int n, const double *x, void *user)``.
     x0 : array_like, shape (n,)
-        The start. float32 is kept, anything else real becomes float64.
+        The start; float32, or anything real that converts to float64.
     args : tuple
         More arguments of the functions.
     jac : callable, compiled function, True or {"2-point", "3-point", "cs"}, optional
@@ -93,14 +93,14 @@ def conjugate_gradient(
     rel_step, typical : float or array_like, optional
         Differences step by ``rel_step * max(|x|, typical)``. `typical` is ``|x0|``, or 1 where that is 0.
     hess, hessp, bounds, constraints
-        As ``scipy.optimize.minimize`` passes them; this method has none.
+        Passed by ``scipy.optimize.minimize``; not supported by this method.
     callback : callable, optional
         ``callback(x)`` or ``callback(intermediate_result=...)`` after each iteration; StopIteration or a returned
         ``True`` ends the run.
     disp, history : bool
-        Progress on one line of standard error; a record of each iteration in ``result.history``.
+        Show progress on one line of standard error; record each iteration in ``result.history``.
     max_seconds : float, optional
-        The run ends with the iteration in which they are over.
+        Time limit: the run ends with the iteration that reaches it.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def conjugate_gradient(
         5  no step along -g lowers f by more than its rounding
         0  `maxiter` iterations
         -1 the callback stopped it
-        -2 `max_seconds` are over
+        -2 time limit reached
         -3 the value or the gradient is not finite at the start, or however short the step
         -6 f is -inf
         == =======================================================================
@@ -121,8 +121,7 @@ def conjugate_gradient(
     Raises
     ------
     TypeError, ValueError
-        For arguments and returned values of the wrong kind, with their names. Exceptions of the functions come
-        through unchanged.
+        If an argument or a returned value has a wrong type, shape or range. Exceptions of the functions propagate.
 
     References
     ----------
@@ -175,8 +174,8 @@ def steepest_descent(
     fun, x0, args, jac
         As in :func:`conjugate_gradient`.
     line_search : {"wolfe", "exact", "bb"}
-        Strong Wolfe conditions; the minimiser along the gradient where `fun` is quadratic, at the price of one more
-        gradient (elsewhere a Wolfe search starts from it); or Barzilai and Borwein's steps, under the largest of the
+        Strong Wolfe conditions; the exact minimiser along the gradient if `fun` is quadratic, for one more
+        gradient (otherwise a Wolfe search starts from it); or Barzilai and Borwein's steps, under the largest of the
         last ten values.
     gtol, tol, maxiter, vectorized, rel_step, typical, hess, hessp, bounds, constraints
         As in :func:`conjugate_gradient`.

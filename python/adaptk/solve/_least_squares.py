@@ -70,9 +70,9 @@ def levenberg_marquardt(
 ) -> Result:
     """Minimise half the sum of squares of residuals.
 
-    Levenberg and Marquardt's method as More has it: columns scaled by their norms, one QR factorisation with column
-    pivoting for each Jacobian, the damping that fits a trust region; with geodesic acceleration where it pays, and
-    Gauss-Newton steps at the end for as long as they shrink.
+    The Levenberg-Marquardt method in Moré's form: columns scaled by their norms, one QR factorisation with column
+    pivoting per Jacobian, damping chosen by a trust region, geodesic acceleration if it pays, and Gauss-Newton steps
+    at the end as long as they shrink.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def levenberg_marquardt(
         ``fun(x, *args)`` returns the residuals, shape (m,). `x` is a new array at each call. Compiled:
         ``void (int m, int n, const double *x, double *r, void *user)``, with `m` given.
     x0 : array_like, shape (n,)
-        The start. float32 is kept, anything else real becomes float64.
+        The start; float32, or anything real that converts to float64.
     args : tuple
         More arguments of `fun` and `jac`.
     jac : callable, compiled function or {"2-point", "3-point", "cs"}, optional
@@ -103,11 +103,11 @@ def levenberg_marquardt(
         The size of each variable; ``"jac"`` takes the largest norm that its column of the Jacobian has had.
     geodesic : bool or "auto"
         Second-order correction of each step (one more evaluation or two); ``"auto"`` tries it after some iterations
-        and goes on where the residuals fall clearly further with it.
+        and continues if the residuals fall clearly further with it.
     polish : bool
         Whether to finish with Gauss-Newton steps.
     absolute_sigma : bool
-        Whether the residuals are in units of their standard deviation, so that `cov` is not scaled by their size.
+        Whether the residuals are in units of their standard deviation; then `cov` is not scaled by their size.
     vectorized : bool
         Whether `fun` takes a stack of points, shape (k, n), and returns (k, m); differences are then one call.
     rel_step, typical : float or array_like, optional
@@ -121,7 +121,7 @@ def levenberg_marquardt(
     disp, history : bool
         Progress on one line of standard error; a record of each iteration in ``result.history``.
     max_seconds : float, optional
-        The run ends with the iteration in which they are over.
+        Time limit: the run ends with the iteration that reaches it.
 
     Returns
     -------
@@ -137,7 +137,7 @@ def levenberg_marquardt(
         5  no step changes x
         0  `max_nfev` evaluations
         -1 the callback stopped it
-        -2 `max_seconds` are over
+        -2 time limit reached
         -3 residuals at the start, or a Jacobian, are not finite
         == =======================================================================
 

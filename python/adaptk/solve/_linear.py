@@ -78,7 +78,7 @@ def cg(
     disp, history : bool
         Progress on one line of standard error; a record of each iteration in ``result.history``.
     max_seconds : float, optional
-        The run ends with the iteration in which they are over.
+        Time limit: the run ends with the iteration that reaches it.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def cg(
         5  rounding keeps the residual from falling
         0  `maxiter` iterations
         -1 the callback stopped it
-        -2 `max_seconds` are over
+        -2 time limit reached
         -3 a product is not finite
         -7 ``p'A p <= 0`` for a direction p: A (or M) is not positive definite; `x` is the iterate before it
         == =======================================================================

@@ -46,7 +46,7 @@ def newton(
         ``fun(x, *args)`` returns a number. `x` is a new array, shape (n,), at each call. Compiled:
         ``double (int n, const double *x, void *user)``.
     x0 : array_like, shape (n,)
-        The start. float32 is kept, anything else real becomes float64.
+        The start; float32, or anything real that converts to float64.
     args : tuple
         More arguments of the functions.
     jac : callable, compiled function, True or {"2-point", "3-point", "cs"}, optional
@@ -82,7 +82,7 @@ def newton(
     disp, history : bool
         Progress on one line of standard error; a record of each iteration in ``result.history``.
     max_seconds : float, optional
-        The run ends with the iteration in which they are over.
+        Time limit: the run ends with the iteration that reaches it.
 
     Returns
     -------
@@ -93,24 +93,23 @@ def newton(
         == =======================================================================
         1  a minimum: ``|g| <= gtol G`` or ``|g| <= eps |H| |x|``, and ``lambda_min >= -16 n eps |H|``
         3  the full step has ``|p| <= xtol |x|``, and H is positive definite
-        5  the precision's floor: what the model promises is ``<= 4 eps |f|``, and neither f nor ``|g|`` falls
+        5  limit of precision: the predicted reduction is ``<= 4 eps |f|``, and neither f nor ``|g|`` falls
         0  `maxiter` iterations
         -1 the callback stopped it
-        -2 `max_seconds` are over
+        -2 time limit reached
         -3 a value is not finite: at the start, however short the step, or of a derivative
         -4 ``damping=None``: H has no Cholesky factor
-        -5 a saddle or maximum: as 1 but ``lambda_min < -16 n eps |H|``, and no lower point is to be found along its
-           eigenvector, or ``damping=None``, which does not look for one (only where ``lambda_min`` is 0)
+        -5 a saddle or maximum: as 1 but ``lambda_min < -16 n eps |H|``, and no lower point was found along its
+           eigenvector, or ``damping=None``, which only looks for one if ``lambda_min`` is 0
         -6 f is -inf
         == =======================================================================
 
-        The eps beside ``lambda_min`` is the error of the differences where the Hessian is taken by them.
+        The eps beside ``lambda_min`` is the error of the finite differences if the Hessian is computed by them.
 
     Raises
     ------
     TypeError, ValueError
-        For arguments and returned values of the wrong kind, with their names. Exceptions of the functions come
-        through unchanged.
+        If an argument or a returned value has a wrong type, shape or range. Exceptions of the functions propagate.
 
     References
     ----------

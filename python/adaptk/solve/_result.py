@@ -79,7 +79,7 @@ _COMMON = {
     1: "The gradient is small: |g| <= gtol times the largest gradient of the run.",
     5: "No step changes the function by more than its rounding.",
     -1: "The callback stopped it.",
-    -2: "max_seconds are over.",
+    -2: "Time limit reached (max_seconds).",
     -3: "The function or a derivative is not finite where it must be.",
     -6: "The function fell to minus infinity.",
 }
