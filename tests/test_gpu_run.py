@@ -255,17 +255,20 @@ Adam float32 clip_norm=1.0
 # Targets
 
 
-def steps(rule: str, case: str, dtype: str, compiled: bool = False, **medians: float) -> Record:
+def steps(rule: str, case: str, dtype: str, **medians: float) -> Record:
     return {
         "rule": rule,
         "case": case,
         "dtype": dtype,
-        "compiled": compiled,
+        "compiled": "compiled" in medians,
         "in_torch": rule != "lion",
         "times": {name: {"median": m} for name, m in medians.items()},
         "host": {"adaptk": 10e-6, "fused": 80e-6},
-        "launches": {"adaptk": 1, "fused": 9},
+        "bytes": 10**12,
     }
+
+
+FIELD = ("adam", "adamw", "rmsprop", "lion")
 
 
 @pytest.fixture
@@ -277,16 +280,16 @@ def reached() -> Record:
             times = {"adaptk": 1.0, "copy": 0.95, "clip": 1.08}
             rows += [steps(r, case, dtype, fused=1.1, foreach=2.0, **times) for r in ("adam", "adamw")]
             rows += [steps("rmsprop", case, dtype, foreach=3.5, **times), steps("lion", case, dtype, **times)]
-    rows.append(steps("rmsprop", "64M", "float32", compiled=True, adaptk=1.0, copy=0.95, compiled_=1.2))
-    rows[-1]["times"]["compiled"] = rows[-1]["times"].pop("compiled_")
+    rows.append(steps("rmsprop", "64M", "float32", adaptk=1.0, copy=0.95, compiled=1.2))
     return {
         "trial": False,
         "stages": [{"name": "race", "result": "passed", "seconds": 9.0, "limit": 10, "note": "all"}],
         "race": {
-            "rules": ["adam", "adamw", "rmsprop", "lion"],
+            "rules": list(FIELD),
             "complete": True,
             "left_out": {},
             "failed": {},
+            "launches": [{"rule": r, "dtype": t, "launches": 1} for r in FIELD for t in ("float32", "bfloat16")],
             "steps": rows,
             "machine": {"torch": "2.11", "native step": True, "devices": [{"name": "GPU"}]},
         },
@@ -319,7 +322,7 @@ MISSED: dict[str, Callable[[Record], Any]] = {
     "torch fused / Adam": lambda r: _slow(r, "adamw", "fused", 0.9, "1000x64"),
     "torch's best uncompiled": lambda r: _slow(r, "rmsprop", "foreach", 0.8),
     "torch compiled": lambda r: _slow(r, "rmsprop", "compiled", 0.8),
-    "launches": lambda r: r["race"]["steps"][9]["launches"].update(adaptk=2),
+    "launches": lambda r: r["race"]["launches"][1].update(launches=2),
     "host time": lambda r: r["race"]["steps"][8]["host"].update(adaptk=17e-6),
     "clip + step": lambda r: _slow(r, "adam", "clip", 1.02),
     "errors found by memcheck": lambda r: r["memcheck"].update(errors=1),
@@ -372,6 +375,7 @@ def test_the_table(reached: Record, tmp_path: Path, capsys: pytest.CaptureFixtur
     (share,) = [t for t in reached["targets"] if t["what"].startswith("copy / step, float32")]
     assert [p["met"] for p in share["points"]] == [True, True, True, False]
     assert "step_kernel: duration 4 us" in lines
+    assert "a copy of the bytes of Adam's step, 64M: 1.05 TB/s" in lines
     assert "failed test: tests.a::x" in lines
     assert lines[-1] == "... and 29 more"
     assert report.main([]) == report.main([str(tmp_path / "nothing")]) == 2
@@ -504,6 +508,29 @@ def test_a_case_that_fails_is_named_and_the_others_go_on(monkeypatch: pytest.Mon
     assert list(race.measured(items, setting, time.monotonic())) == [
         (f"{i.rule}, 1M, float32", "no time was left") for i in items
     ]
+
+
+def test_what_a_step_starts_on_the_device() -> None:
+    events = [
+        {"cat": c} for c in ("kernel", "gpu_user_annotation", "cuda_runtime", "gpu_memcpy", "cpu_op", "gpu_memset")
+    ]
+    assert module("race").on_device({"traceEvents": [*events, {"name": "process_name"}]}) == 3
+
+
+def test_parts_that_fail_do_not_end_the_race(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    race = module("race")
+
+    def failing(*arguments: Any) -> None:
+        raise RuntimeError("no counters")
+
+    monkeypatch.setattr(race, "norm", failing)
+    monkeypatch.setattr(race, "race", failing)
+    path = tmp_path / "race.json"
+    assert race.main(["--cpu", "--json", str(path)]) == 1
+    record = json.loads(path.read_text())
+    assert not record["complete"]
+    assert set(record["failed"].values()) == {"RuntimeError: no counters"}
+    assert len(record["failed"]) == 4 + len(race.plan(trial=True))
 
 
 def test_bytes_of_a_step() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import statistics
@@ -47,6 +48,7 @@ REPEATS = 5
 COMPILE_TENSORS = 200
 COMPILE_SECONDS = 15.0
 HOST_CALLS = 20
+NO_TIME = "no time was left"
 
 
 class OnHost(Torch):
@@ -109,10 +111,20 @@ def bytes_per_parameter(rule: str, dtype: str) -> int:
     return 3 * (2 if dtype == "bfloat16" else 4) + 8 * len(RULES[rule].states)
 
 
-def launches(step: Callable[[], object]) -> int:
-    """How many kernels, copies and fills a step starts on the device."""
+def launches(rule: str, dtype: str, setting: Setting) -> Record:
+    """How many kernels, copies and fills a step of many small tensors starts on the device."""
     import torch
 
+    count, size = CASES["1000x64"][setting.trial]
+    params = [
+        torch.nn.Parameter(torch.ones(size, device=setting.device, dtype=getattr(torch, dtype))) for _ in range(count)
+    ]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    step = torch_optimizer("adaptk", RACES[rule], params).step
+    for _ in range(3):
+        step()
+    setting.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         step()
         torch.cuda.synchronize()
@@ -120,16 +132,21 @@ def launches(step: Callable[[], object]) -> int:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
         trace = json.loads(path.read_text(encoding="utf-8"))
+    return {"rule": rule, "dtype": dtype, "launches": on_device(trace)}
+
+
+def on_device(trace: Record) -> int:
+    """The kernels, copies and fills in a trace of Kineto."""
     return sum(e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset") for e in trace["traceEvents"])
 
 
-def host_times(calls: dict[str, Call], setting: Setting) -> dict[str, float]:
+def host_times(calls: dict[str, Call], calls_in_turn: int, setting: Setting) -> dict[str, float]:
     """How long each call takes to return, in seconds, where the device has nothing else to do."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(setting.repeats):
         for name, call in calls.items():
             setting.synchronize()
-            times[name].append(timed(call, HOST_CALLS))
+            times[name].append(timed(call, calls_in_turn))
     setting.synchronize()
     return {name: statistics.median(t) for name, t in times.items()}
 
@@ -187,8 +204,7 @@ def race(item: Item, setting: Setting) -> Record:
     record["times"] = {name: {"seconds": t, "median": statistics.median(t)} for name, t in times.items()}
     if not item.compiled:
         steps = {name: call for name, call in calls.items() if name != "copy"}
-        record["host"] = host_times(steps, setting)
-        record["launches"] = None if setting.trial else {name: launches(call) for name, call in steps.items()}
+        record["host"] = host_times(steps, 3 if item.case == "64M" else HOST_CALLS, setting)
     return record
 
 
@@ -215,24 +231,26 @@ def line_of(record: Record) -> str:
     own = times["adaptk"]
     others = [f"{name} {t / own:.2f}" for name, t in times.items() if name not in ("adaptk", "copy")]
     others += [f"host {name} {t * 1e6:.0f} us" for name, t in record.get("host", {}).items() if name != "clip"]
-    others += [f"{n} launches of {name}" for name, n in (record.get("launches") or {}).items()]
     what = f"{record.get('rule', 'norm'):<26}{record.get('case', torch_race.size_text(record['elements'])):>9}"
     return f"{what}{record['dtype']:>10}{own * 1e6:10.1f} us  of copy {times['copy'] / own:.2f}  {'  '.join(others)}"
 
 
+def tried(call: Callable[..., Record], *arguments: Any) -> Record | str:
+    """What a measurement finds, or why it failed: one that fails is no reason to lose all figures."""
+    try:
+        return call(*arguments)
+    except Exception as e:
+        return torch_race._first_line(e)
+
+
 def measured(items: Sequence[Item], setting: Setting, until: float) -> Iterator[tuple[str, Record | str]]:
     """Rows, and what is left out with the reason."""
-    failed = 0
     for item in items:
         what = f"{item.rule}, {item.case}, {item.dtype}{', compiled' if item.compiled else ''}"
         if time.monotonic() + (COMPILE_SECONDS if item.compiled and not setting.trial else 0) > until:
-            yield what, "no time was left"
+            yield what, NO_TIME
             continue
-        try:
-            yield what, race(item, setting)
-        except Exception as e:  # one case that fails is no reason to lose all figures
-            failed += 1
-            yield what, torch_race._first_line(e)
+        yield what, tried(race, item, setting)
         if not setting.trial:
             import torch
 
@@ -270,25 +288,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     setting = Setting(OnHost(), "cpu", repeats=1, burst=0.0) if options.cpu else Setting(Torch(), "cuda", REPEATS, 2e-3)
     report: Record = {"trial": options.cpu, "complete": False, "machine": described(setting)}
-    report |= {"rules": list(RACES), "steps": [], "norms": [], "left_out": {}, "failed": {}}
+    report |= {"rules": list(RACES), "steps": [], "norms": [], "launches": [], "left_out": {}, "failed": {}}
     print(json.dumps(report["machine"]), flush=True)
 
-    def written() -> None:
-        if options.json is not None:
+    last_written = 0.0
+
+    def written(every: float = 0.0) -> None:
+        nonlocal last_written
+        if options.json is not None and time.monotonic() - last_written >= every:
             write_json(options.json, report)
+            last_written = time.monotonic()
+
+    def entered(kind: str, what: str, found: Record | str) -> None:
+        if isinstance(found, str):
+            report["left_out" if found == NO_TIME else "failed"][what] = found
+            print(f"{what}: {found}", flush=True)
+        else:
+            report[kind].append(found)
+            print(line_of(found) if "times" in found else f"{what}: {found}", flush=True)
+        written(every=2.0)
 
     for dtype in DTYPES:
         for case in ("64M", "1M"):
-            report["norms"].append(norm(math.prod(CASES[case][options.cpu]), dtype, setting))
-            print(line_of(report["norms"][-1]), flush=True)
-    for what, found in measured(plan(options.cpu), setting, begin + options.seconds):
-        if isinstance(found, str):
-            report["left_out" if found == "no time was left" else "failed"][what] = found
-            print(f"{what}: {found}", flush=True)
-        else:
-            report["steps"].append(found)
-            print(line_of(found), flush=True)
-        written()
+            size = math.prod(CASES[case][options.cpu])
+            entered("norms", f"norm, {case}, {dtype}", tried(norm, size, dtype, setting))
+    items = plan(options.cpu)
+    until = begin + options.seconds
+    for what, found in measured([i for i in items if not i.compiled], setting, until):
+        entered("steps", what, found)
+    # Not before: a profiler may leave something behind that host times show.
+    if not options.cpu:
+        for rule, dtype in itertools.product(RACES, DTYPES):
+            what = f"launches of {rule}, 1000x64, {dtype}"
+            found = tried(launches, rule, dtype, setting) if time.monotonic() < until else NO_TIME
+            entered("launches", what, found)
+    for what, found in measured([i for i in items if i.compiled], setting, until):
+        entered("steps", what, found)
     report["complete"] = not report["failed"] and not report["left_out"]
     written()
     return int(bool(report["failed"]))

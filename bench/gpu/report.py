@@ -152,6 +152,7 @@ def targets(results: Record) -> list[Target]:
     in_torch = {r["rule"] for r in plain if r["in_torch"]}
     compiled = [r for r in rows if r["compiled"] and r["rule"] in unfused]
     clipped = [r for r in at("64M", "float32") + at("64M", "bfloat16") if r["rule"] in ("adam", "adamw")]
+    launched: list[Record] = race.get("launches", [])
     many = [r for r in plain if r["case"] == "1000x64"]
     bits: Record = results.get("bits") or {}
     differences = Target("cases with other bits than the CPU's", 0, False, complete=not bits.get("left_out"))
@@ -189,8 +190,8 @@ def targets(results: Record) -> list[Target]:
             "launches of a step, 1000 x 64",
             1,
             False,
-            of(many, lambda r: (r["launches"] or {}).get("adaptk")),
-            complete=whole,
+            [(x["launches"], f"{x['rule']} {x['dtype']}") for x in launched],
+            complete=len(launched) == 2 * len(rules),
         ),
         Target(
             "host time of a step / torch fused's, 1000 x 64",
@@ -243,6 +244,13 @@ def table(results: Record) -> str:
     for s in results["stages"]:
         lines.append(f"{s['name']:<11}{s['result']:<14}{s['seconds']:>8.0f}{s['limit']:>7}  {s['note']}".rstrip())
     if race:
+        adam = [
+            r["bytes"] / r["times"]["copy"]["median"]
+            for r in race["steps"]
+            if (r["rule"], r["case"]) == ("adam", "64M")
+        ]
+        if adam:
+            lines.append(f"a copy of the bytes of Adam's step, 64M: {adam[0] / 1e12:.2f} TB/s")
         lines += ["", f"{len(race['steps'])} races, {len(race['left_out'])} left out, {len(race['failed'])} failed"]
     lines += ["", f"{'target':<60}{'worst':>8}{'bound':>8}  state"]
     for t in results["targets"]:

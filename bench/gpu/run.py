@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 LIMITS = {"build": 110, "tests": 100, "bits": 60, "race": 160, "memcheck": 30, "racecheck": 30, "profile": 40}
 LONGEST = 540
 GRACE = 3.0  # between the request to end and the end
-TRIAL_FACTOR = 8  # on the limits of a trial run, on machines of any speed
+TRIAL_FACTOR = 20  # on the limits of a trial run, on machines of any speed
 NEW_RACES_UNTIL = 25  # seconds before the end of their stage
 WORKERS = 8  # of the tests
 NCU_SECTIONS = ("SpeedOfLight", "Occupancy", "WarpStateStats", "LaunchStats", "MemoryWorkloadAnalysis")
@@ -81,7 +81,7 @@ def _cpu(setting: Setting) -> list[str]:
 
 def build(setting: Setting) -> list[Command]:
     """Installed into a folder of its own, which comes first on the path of the other stages."""
-    pip = _python("-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile")
+    pip = _python("-m", "pip", "install", "--verbose", "--no-index", "--no-deps", "--no-compile")
     pip += ["--target", str(setting.site)]
     wheels = sorted(glob.glob(str(ROOT / ".whl" / "*.whl")))
     look = "import adaptk; print(adaptk.build_info(), adaptk.cuda.devices())"
