@@ -1,4 +1,4 @@
-// adaptk in C++: adaptk.h with spans for arrays, exceptions for errors and an owner for plans. It links adaptk::adaptk.
+// adaptk in C++: adaptk.h with spans for arrays, exceptions for errors and RAII for plans. Link adaptk::adaptk.
 //
 //     std::vector<float> w(n), dw(n);
 //     adaptk::Plan plan("adamw", {w}, {{"lr", 1e-3}, {"weight_decay", 1e-2}});
@@ -21,7 +21,7 @@
 
 namespace adaptk {
 
-// What a function of the library refused or failed at.
+// An error of a library function: its status and message.
 class Error : public std::runtime_error {
   public:
     Error(adaptk_status status, const std::string& text) : std::runtime_error(text), status_(status) {}
@@ -38,8 +38,8 @@ inline void check(adaptk_status status) {
 template <class T>
 concept Real = std::is_same_v<T, float> || std::is_same_v<T, double>;
 
-// A dense block of memory: rules look at elements, so its shape is its size. Made of anything that is a span of float
-// or double, const for gradients only; of 16-bit types by address.
+// A dense block of memory. Rules work element by element, so a tensor only has a size. Made from anything that converts
+// to a span of float or double (const for gradients only), or from an address for 16-bit types.
 class Tensor {
   public:
     template <class Range>
@@ -84,7 +84,7 @@ class Tensor {
 using Hypers = std::initializer_list<adaptk_hyper>;
 using Tensors = std::initializer_list<Tensor>;
 
-// Fields of adaptk_step_options, by their names: Options{.clip_norm = 1.0}.
+// The fields of adaptk_step_options by name: Options{.clip_norm = 1.0}.
 struct Options {
     double grad_scale = 1.0;
     double clip_norm = 0.0;
@@ -152,7 +152,7 @@ struct Destroy {
 
 }  // namespace interface_detail
 
-// One update of one tensor with states of the caller's own.
+// One update of one tensor with the caller's states.
 inline Report step(const char* rule, Hypers hypers, std::int64_t number, const Tensor& param, const Tensor& grad,
                    Tensors states = {}, const Options& options = {}) {
     const interface_detail::Pointers p({&param, 1}, "params");
@@ -182,8 +182,8 @@ inline double global_norm(Tensors grads, double grad_scale = 1.0) {
     return global_norm(std::span(grads.begin(), grads.size()), grad_scale);
 }
 
-// Params that are updated together by a rule, in groups of their own hyperparameters. The params' memory stays the
-// caller's and has to stay in place; states on the CPU are the plan's own unless they are given.
+// Params that are updated together, in groups with their own rule and hyperparameters. The caller owns the params'
+// memory, which must stay valid. The plan allocates states on the CPU, unless they are given.
 class Plan {
   public:
     Plan(const char* rule, std::span<const Tensor> params, Hypers hypers = {}) { add(rule, params, hypers); }
