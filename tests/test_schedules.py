@@ -369,8 +369,10 @@ class TestObjects:
         assert {type(x) for x in rates(schedule, 50)} == {float}
         assert isinstance(schedule, schedules.Schedule)
 
-    def test_step_0_is_step_1(self, schedule):
-        assert schedule(0) == schedule(1)
+    def test_step_0(self, schedule):
+        for zero in (0, 0.0, np.int64(0), np.array(0)):
+            with pytest.raises(ValueError, match=r"steps count from 1, got 0; .* use schedule\.from_zero\(\)"):
+                schedule(zero)
 
     @pytest.mark.parametrize("t", [np.int32(7), np.int64(7), np.array(7), np.float32(7.0), 7.0])
     def test_other_integers(self, schedule, t):

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from adaptk import _core
 from adaptk._docs import jax_doc, jax_signature, state_name
 from adaptk._registry import RULES, Rule
-from adaptk.schedules import Schedule
+from adaptk.schedules import FromZero, Schedule
 
 try:
     from adaptk import _jax
@@ -282,7 +282,8 @@ class _Steps:
             if value is None and name in ("learning_rate", "eps"):
                 continue
             if name == "learning_rate":
-                self.values["lr"] = value
+                # A schedule gets its count from 1 by itself.
+                self.values["lr"] = cast("Any", value.schedule) if isinstance(value, FromZero) else value
             elif name == "eps" and name not in self.values:
                 places = self.values if self.values["eps_in"] or self.values["eps_out"] else rule.defaults()
                 place = "eps_in" if places["eps_in"] else "eps_out"

@@ -16,6 +16,7 @@ from adaptk import _backend, _core
 from adaptk._names import hint
 from adaptk._registry import RULES, Rule
 from adaptk._typing import Number
+from adaptk.schedules import refuse_from_zero
 
 
 class StepInfo:
@@ -94,6 +95,8 @@ class ParamGroup(dict[str, Any]):
                 "param_groups: the params of a group stay what they are, for they have states; "
                 "add params with add_param_group(), or make a new optimizer"
             )
+        if name == "lr":
+            refuse_from_zero("lr", value)
         super().__setitem__(name, value)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
@@ -348,6 +351,7 @@ class Optimizer:
             elif name not in words:
                 chosen = " ".join(rule.variant) or "plain"
                 raise TypeError(f"{name}: {type(self).__name__} does not take it in its {chosen} form ({rule.name})")
+        refuse_from_zero("lr", values.get("lr"))
         _core.check_hyperparameters(rule.name, values)
         return rule, values, initial
 

@@ -1,17 +1,29 @@
 """Learning-rate schedules: plain functions of the number of the step.
 
-A schedule is called with the number ``t`` of the step that is being taken, counted from 1 as the ``step=`` argument of
-``adaptk.ops``, and returns the learning rate of that step as a float. The first step has the initial rate: over
-``t = 1, 2, 3, ...`` a schedule gives what the scheduler of the same name in ``torch.optim.lr_scheduler`` or ``optax``
-gives over its ``0, 1, 2, ...``. Pass one where a learning rate is expected::
+A schedule is called with the number ``t`` of the step that is about to be taken, counted from 1 like the ``step=``
+argument of ``adaptk.ops``, and returns the learning rate of that step as a float. Pass one where a learning rate is
+expected::
 
     adaptk.Adam(params, lr=adaptk.schedules.cosine(1e-3, total=1000, warmup=100))
+
+PyTorch's ``LambdaLR``, optax and others count from 0. Give them :meth:`Schedule.from_zero`, which is the same schedule
+over ``0, 1, 2, ...``::
+
+    opt = torch.optim.SGD(model.parameters(), lr=1.0)  # LambdaLR multiplies this rate
+    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, schedule.from_zero())
+
+    optax.sgd(schedule.from_zero())
+    optax.inject_hyperparams(optax.sgd)(learning_rate=schedule.from_zero())
+
+Over its ``1, 2, 3, ...`` a schedule gives what the scheduler of the same name in ``torch.optim.lr_scheduler`` or
+``optax`` gives over ``0, 1, 2, ...``.
 
 Every schedule
 
 - depends on ``t`` alone: it holds no state, may be shared between param groups, and resumes by itself;
-- takes any integer ``t >= 0`` (also NumPy's, and floats with an integral value); 0 counts as 1; a negative, fractional
-  or NaN ``t`` raises ``ValueError``, anything that is no number ``TypeError``;
+- accepts any integer ``t >= 1`` (also NumPy's, and floats with an integral value). Other numbers raise ``ValueError``,
+  anything else ``TypeError``. Under ``jax.jit`` a traced ``t`` is accepted too: the rate is then computed by a callback
+  to the host, and is an array of JAX's default float type;
 - holds its last value after its end;
 - is immutable, compares by value, can be pickled, and prints as the call that makes it.
 
@@ -24,11 +36,12 @@ from __future__ import annotations
 import math
 import operator
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from numbers import Real
-from typing import Literal, SupportsFloat, SupportsIndex, TypeAlias, cast
+from typing import Any, Literal, SupportsFloat, SupportsIndex, TypeAlias, cast
 
 __all__ = [
     "Schedule",
@@ -81,13 +94,39 @@ def _step_number(t: SupportsIndex | float) -> int:
     if isinstance(t, Real) and not hasattr(t, "__index__"):
         x = float(t)
         if not x.is_integer():  # NaN and the infinities are not
-            raise ValueError(f"t must be the number of a step, an integer >= 0, got {t!r}")
+            raise ValueError(f"t must be the number of a step, an integer >= 1, got {t!r}")
         return _step_number(int(x))
-    return max(_count("t", cast(SupportsIndex, t), 0), 1)
+    if hasattr(t, "__index__") and not isinstance(t, bool) and operator.index(t) == 0:
+        raise ValueError(
+            "t: steps count from 1, got 0; for a caller that counts from 0, such as torch's LambdaLR or optax, use "
+            "schedule.from_zero()"
+        )
+    return _count("t", cast(SupportsIndex, t), 1)
+
+
+def _is_traced(t: Any) -> bool:
+    core = sys.modules.get("jax.core")
+    return core is not None and isinstance(t, core.Tracer)
+
+
+def _traced(function: Callable[[Any], float], t: Any) -> Any:
+    """The rate of a step whose number JAX does not know yet: the host computes it when it does."""
+    import jax
+    import numpy as np
+
+    dtype = jax.numpy.result_type(float)
+    struct: Any = jax.ShapeDtypeStruct
+
+    def rates(counts: Any) -> Any:
+        steps = np.asarray(counts)
+        return np.array([function(n) for n in steps.ravel().tolist()], dtype).reshape(steps.shape)
+
+    return jax.pure_callback(rates, struct(t.shape, dtype), t, vmap_method="expand_dims")
 
 
 def _rate(name: str, rate: Rate) -> Callable[[int], float]:
     """A schedule from a schedule, any other function of the step, or a constant rate."""
+    refuse_from_zero(name, rate)
     if callable(rate):
         return rate
     return _Constant(_number(name, rate))
@@ -99,7 +138,30 @@ class Schedule:
 
     def __call__(self, t: SupportsIndex | float) -> float:
         """The learning rate of step ``t``, counted from 1."""
+        if _is_traced(t):
+            return cast(float, _traced(self, t))
         return self._at(_step_number(t))
+
+    def from_zero(self) -> FromZero:
+        """This schedule for a caller that counts from 0: ``schedule.from_zero()(n) == schedule(n + 1)``.
+
+        For PyTorch's ``LambdaLR``, optax's optimizers and ``inject_hyperparams``, also under ``jax.jit``. Optimizers of
+        adaptk count from 1 and refuse it.
+
+        Returns
+        -------
+        callable
+            A function of the number of steps that have been taken. It can be pickled, and has no state that a scheduler
+            of PyTorch would save.
+
+        Examples
+        --------
+        >>> from adaptk import schedules
+        >>> rate = schedules.step_decay(1.0, every=2, gamma=0.5).from_zero()
+        >>> [rate(n) for n in range(4)]
+        [1.0, 1.0, 0.5, 0.5]
+        """
+        return FromZero(self)
 
     def _at(self, t: int) -> float:
         raise NotImplementedError
@@ -109,6 +171,46 @@ class Schedule:
         arguments = [repr(head[1]), *(f"{name}={value!r}" for name, value in options)]
         factory = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(self).__name__.lstrip("_")).lower()
         return f"{factory}({', '.join(arguments)})"
+
+
+class FromZero:
+    """What :meth:`Schedule.from_zero` returns."""
+
+    # LambdaLR saves the __dict__ of a callable object. It stays empty, so that the saved state is plain data.
+    __slots__ = ("__dict__", "schedule")
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def __call__(self, n: SupportsIndex | float) -> float:
+        """The learning rate after ``n`` steps."""
+        if _is_traced(n):
+            return cast(float, _traced(self, n))
+        if isinstance(n, Real) and not hasattr(n, "__index__"):
+            if not float(n).is_integer():
+                raise ValueError(f"n must be a number of steps, an integer >= 0, got {n!r}")
+            n = int(n)
+        return self.schedule(_count("n", cast(SupportsIndex, n), 0) + 1)
+
+    def __eq__(self, other: object) -> bool:
+        return self.schedule == other.schedule if isinstance(other, FromZero) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((FromZero, self.schedule))
+
+    def __reduce__(self) -> Any:
+        return FromZero, (self.schedule,)
+
+    def __repr__(self) -> str:
+        return f"{self.schedule!r}.from_zero()"
+
+
+def refuse_from_zero(name: str, rate: object) -> None:
+    """For what counts from 1."""
+    if isinstance(rate, FromZero):
+        raise TypeError(
+            f"{name}: this schedule counts from 0, and steps count from 1 here; give it without from_zero()"
+        )
 
 
 # repr=False keeps the base class's, which prints the call of the factory.
