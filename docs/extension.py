@@ -11,8 +11,10 @@ from typing import Any
 import adaptk
 from docutils import nodes
 from docutils.statemachine import StringList
+from math_core import LatexToMathML
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from sphinx.writers.html5 import HTML5Translator
 
 HEADER = Path(__file__).parents[1] / "cpp" / "include" / "adaptk" / "adaptk.h"
 
@@ -83,6 +85,21 @@ class RuleFacts(Made):
             rows = [[f"`{s.name}`", start, o] for s, start, o in zip(rule.states, starts, options, strict=True)]
             lines += _table(["state", "at the start", "option of the class"], rows)
         return lines + _conventions(rule)
+
+
+class RuleCosts(Made):
+    """What a parameter of each rule costs, by the states of the registry. The page is in Markdown."""
+
+    def text(self) -> list[str]:
+        head = ["rule", "states", "bytes of states", "bytes moved per step", "source"]
+        rows = []
+        for rule in adaptk.rules().values():
+            count = len(rule.states)
+            states = ", ".join(f"`{s.name}`" for s in rule.states) or "none"
+            # A step reads parameter, gradient and states, and writes all of them but the gradient.
+            rows.append([f"[`{rule.name}`](../rules.md#{rule.name.replace('_', '-')})", states, f"{4 * count}"])
+            rows[-1] += [f"{4 * (3 + 2 * count)}", rule.source]
+        return _table(head, rows)
 
 
 class Optimizers(Made):
@@ -221,8 +238,53 @@ class Header(Made):
         return [line for item in _items(header_sections()[self.arguments[0]]) for line in item]
 
 
+# The gallery
+
+ORDER = (
+    "surfaces.py",
+    "momentum.py",
+    "rare_features.py",
+    "effective_rates.py",
+    "bias_correction.py",
+    "lookahead.py",
+    "individual_rates.py",
+    "schedules_drawn.py",
+    "curve_fit.py",
+    "spots.py",
+    "steepest_descent.py",
+    "newton_at_a_saddle.py",
+)
+
+
+class GalleryOrder:
+    """The order of the examples of a section: those of ORDER first, the others by name."""
+
+    def __init__(self, folder: str) -> None:
+        pass
+
+    def __call__(self, name: str) -> tuple[int, str]:
+        return (ORDER.index(name) if name in ORDER else len(ORDER), name)
+
+
+# Formulas
+
+_MATHML = LatexToMathML()
+
+
+def _visit_math(self: HTML5Translator, node: nodes.math) -> None:
+    self.body.append(_MATHML.convert_with_local_state(node.astext(), displaystyle=False))
+    raise nodes.SkipNode
+
+
+def _visit_math_block(self: HTML5Translator, node: nodes.math_block) -> None:
+    self.body.append(_MATHML.convert_with_local_state(node.astext(), displaystyle=True))
+    raise nodes.SkipNode
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math_block, None))
     app.add_directive("rule-facts", RuleFacts)
+    app.add_directive("rule-costs", RuleCosts)
     app.add_directive("optimizers", Optimizers)
     app.add_directive("needs-torch", NeedsTorch)
     app.add_directive("needs-jax", NeedsJax)

@@ -1,0 +1,82 @@
+r"""
+RMSProp with Nesterov momentum: Algorithm 8.6
+=============================================
+
+Algorithm 8.6 of the Deep Learning book takes the gradient not where the parameters are,
+but where the momentum is about to carry them:
+
+.. math::
+
+   \tilde\theta = \theta + \alpha v, \quad g = \nabla f(\tilde\theta), \quad
+   r \leftarrow \rho r + (1-\rho)\, g \odot g, \quad
+   v \leftarrow \alpha v - \frac{\epsilon}{\sqrt r} \odot g, \quad
+   \theta \leftarrow \theta + v .
+
+``with opt.lookahead():`` moves the parameters to :math:`\tilde\theta` for the length of
+the block, and puts them back exactly. The gradient is computed inside, the step is taken
+after it.
+"""
+
+from contextlib import nullcontext
+
+import adaptk
+import matplotlib.pyplot as plt
+import numpy as np
+
+plt.style.use("petroff10")
+
+
+hessian = np.array([[20.5, -19.5], [-19.5, 20.5]])  # a ravine across the axes
+
+
+def run(nesterov, steps=100):
+    x = np.array([-2.6, 0.6])
+    opt = adaptk.RMSProp([x], lr=0.1, momentum=0.9, nesterov=nesterov)
+    here, interim = [x.copy()], []
+    for _ in range(steps):
+        with opt.lookahead() if nesterov else nullcontext():
+            interim.append(x.copy())
+            gradient = hessian @ x
+        opt.step([gradient])
+        here.append(x.copy())
+    return np.array(here), np.array(interim)
+
+
+momentum, _ = run(False)
+ahead, interim = run(True)
+
+# %%
+# Both rules with the same learning rate and the same momentum. On the left the first
+# thirteen steps of Algorithm 8.6: the gradient at the interim point (square) already sees
+# the other side of the ravine and turns the velocity. Without the look-ahead (right) the
+# parameters swing further.
+
+
+def value(x, y):
+    return (20.5 * x**2 - 39 * x * y + 20.5 * y**2) / 2
+
+
+figure, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
+x, y = np.meshgrid(np.linspace(-3.2, 1.6, 200), np.linspace(-3.2, 1.8, 200))
+for ax in axes[:2]:
+    levels = np.geomspace(0.1, 300, 10)
+    ax.contour(x, y, value(x, y), levels=levels, colors="0.8", linewidths=0.8)
+    ax.plot(-2.6, 0.6, "k*", ms=12)
+    ax.plot(0, 0, "k+", ms=10)
+    ax.set(xlim=(-3.2, 1.6), ylim=(-3.2, 1.8), xlabel="x")
+few = slice(0, 14)
+axes[0].plot(*ahead[few].T, "o-", color="C0", label=r"parameters $\theta$")
+axes[0].plot(
+    *interim[few].T, "s", color="C2", mfc="none", label=r"interim $\tilde\theta$"
+)
+for start, end in zip(ahead[few], interim[few], strict=True):
+    axes[0].plot(*np.array([start, end]).T, color="C2", lw=0.8)
+axes[0].set(title="Nesterov (8.6)", ylabel="y")
+axes[0].legend(loc="lower right", fontsize=9)
+axes[1].plot(*momentum[few].T, "o-", color="C1")
+axes[1].set(title="momentum")
+axes[2].semilogy(value(*momentum.T), "--", color="C1", label="momentum")
+axes[2].semilogy(value(*ahead.T), color="C0", label="Nesterov (8.6)")
+axes[2].set(xlabel="step", title="value")
+axes[2].legend()
+plt.show()

@@ -1,0 +1,81 @@
+r"""
+A curve fit with confidence bands
+=================================
+
+:func:`adaptk.solve.levenberg_marquardt` fits a model to data by least squares and returns
+the covariance of the parameters,
+:math:`C = s^2 (J^\mathsf{T} J)^{-1}` with :math:`s^2 = |r|^2/(m-n)`. To first order the
+fitted curve then has the variance
+
+.. math:: \operatorname{var} f(t) = \nabla_p f(t)^\mathsf{T}\, C\; \nabla_p f(t) ,
+
+from which a band around it follows (Seber and Wild 2003, chapter 5).
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from adaptk import solve
+
+plt.style.use("petroff10")
+
+# %%
+# A damped oscillation, measured forty times.
+
+rng = np.random.default_rng(3)
+t = np.sort(rng.uniform(0, 10, 40))
+names = "amplitude", "decay", "frequency", "phase"
+truth = np.array([2.0, 0.25, 2.1, 0.4])
+
+
+def model(p, t):
+    amplitude, decay, frequency, phase = p
+    return amplitude * np.exp(-decay * t) * np.cos(frequency * t + phase)
+
+
+data = model(truth, t) + rng.normal(scale=0.15, size=t.size)
+
+
+def residuals(p):
+    return model(p, t) - data
+
+
+fit = solve.levenberg_marquardt(residuals, [1.0, 0.1, 2.0, 0.0])
+print(fit.message)
+for name, value, error, true in zip(names, fit.x, fit.x_std, truth, strict=True):
+    print(f"{name:10} {value:7.4f} +- {error:.4f}   (true: {true})")
+
+# %%
+# The band needs the model's derivatives by the parameters at each point, here by central
+# differences, and Student's t at 97.5% for 36 degrees of freedom. The wider band is for a
+# new measurement: it has the noise of the data as well.
+
+STUDENT = 2.028
+grid = np.linspace(0, 13, 400)
+curve = model(fit.x, grid)
+steps = 1e-5 * np.eye(4)
+derivatives = np.array(
+    [(model(fit.x + h, grid) - model(fit.x - h, grid)) / 2e-5 for h in steps]
+)
+variance = np.einsum("it,ij,jt->t", derivatives, fit.cov, derivatives)
+noise = 2 * fit.cost / (t.size - fit.x.size)
+
+figure, (ax, below) = plt.subplots(
+    2, 1, figsize=(9, 6), sharex=True, height_ratios=(3, 1), layout="constrained"
+)
+for total, label, alpha in (
+    (variance + noise, "95% for a new measurement", 0.2),
+    (variance, "95% for the curve", 0.5),
+):
+    half = STUDENT * np.sqrt(total)
+    ax.fill_between(
+        grid, curve - half, curve + half, color="C0", alpha=alpha, lw=0, label=label
+    )
+ax.plot(grid, curve, color="C0", label="fit")
+ax.plot(grid, model(truth, grid), "--", color="C2", label="truth")
+ax.plot(t, data, "o", color="0.2", ms=4, label="data")
+ax.set(ylabel="signal", ylim=(-2.2, 2.6))
+ax.legend(ncols=3, loc="upper right", fontsize=9)
+below.axhline(0, color="0.6", lw=1)
+below.plot(t, -fit.fun, "o", color="0.2", ms=4)
+below.set(xlabel="time", ylabel="data - fit")
+plt.show()
