@@ -199,6 +199,37 @@ def test_what_stages_write_decides_too(setting: Any) -> None:
     assert result["note"] == "not all of it"
 
 
+FAKE_SANITIZER = """#!/bin/sh
+[ "$1 $3 $4" = "--tool --error-exitcode 9" ] || exit 5
+echo "========= COMPUTE-SANITIZER"
+[ "$2" = memcheck ] && { echo "========= ERROR SUMMARY: 0 errors"; exit 0; }
+echo "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)"
+exit 9
+"""
+FAKE_NCU = """#!/bin/sh
+echo '==PROF== Connected'
+echo '"ID","Kernel Name","Grid Size","Metric Name","Metric Unit","Metric Value"'
+echo '"0","step_kernel","(132, 1, 1)","Duration","us","410.5"'
+"""
+
+
+def test_sanitizers_and_the_profiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With programs that stand for them: what they print ends up among the results."""
+    run = module("run")
+    for name, script in (("compute-sanitizer", FAKE_SANITIZER), ("ncu", FAKE_NCU)):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    stages = "memcheck,racecheck,profile"
+    assert run.main(["--stages", stages, "--out", f"{tmp_path}/out", "--work", f"{tmp_path}/work"]) == 1
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [s["result"] for s in results["stages"]] == ["passed", "failed (9)", "passed"]
+    assert [s["note"] for s in results["stages"]] == ["0 errors", "2 errors", "1 launches"]
+    assert results["profile"][0]["metrics"] == {"duration": "410.5 us"}
+    found = {t["what"]: t["state"] for t in results["targets"] if t["points"]}
+    assert found == {"errors found by memcheck": "met", "errors found by racecheck": "missed"}
+
+
 # Logs of other programs
 
 
