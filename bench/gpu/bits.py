@@ -2,8 +2,8 @@
 
 ``python bench/gpu/bits.py [--json FILE] [--slice] [--cpu]``
 
-- functions: every rule with every pair of types and with options off their defaults, on numbers that arithmetic treats
-  in ways of its own; aligned and misaligned; a few large tensors and hundreds of small ones; and the norm.
+- functions: every rule with every pair of types and with options off their defaults, on adversarial
+  numbers; aligned and misaligned; a few large tensors and hundreds of small ones; and the norm.
 - optimizers: steps of the classes of `adaptk` and `adaptk.torch`, clipped.
 - large: tensors of more than 2**31 elements. Windows around the ends and the boundary are compared with the CPU, and
   all of it with the same update in pieces on the device.
@@ -81,7 +81,7 @@ class Numbers:
         return np.abs(x) if positive else x
 
     def buffers(self, rule: str, sizes: Sequence[int], param: str, grad: str) -> dict[str, list[Array]]:
-        """Lists for every buffer of a rule. States are sums of squares, or anything where it is the first moment."""
+        """Lists for every buffer of a rule. States but the first, a moment, are positive as sums of squares are."""
         signed = ("param", "grad", *RULES[rule].states[:1])
         return {
             name: [self(n, dtype_of(name, param, grad).name, positive=name not in signed) for n in sizes]

@@ -1,4 +1,4 @@
-"""What the programs of this folder have in common: where things are, and files of results."""
+"""What the programs of this folder share: paths, and files of results."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
 
 The contenders take turns. A time is the device's own, between two events around a burst of steps, and what is compared
 are medians. The copy moves as many bytes as the step, half of them read and half of them written. Host times are how
-long a call takes to return. What matters most comes first: whatever `--seconds` has no room for is left out, and named.
+long a call takes to return. What matters most comes first; what does not fit into `--seconds` is left out and listed.
 ``--cpu`` is a trial run with small tensors on the CPU; its figures mean nothing.
 """
 
@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,10 @@ CASES = {
 }
 DTYPES = ("float32", "bfloat16")
 REPEATS = 5
-# A step is compiled for one tensor after the other, or for all in one kernel: what takes minutes is left out.
+# Compiling for more tensors takes minutes.
 COMPILE_TENSORS = 200
 COMPILE_SECONDS = 15.0
-HOST_CALLS = 20
+HOST_SECONDS = 3e-3  # of a burst of calls that are not waited for, of 3 to 20 calls
 NO_TIME = "no time was left"
 
 
@@ -140,13 +140,13 @@ def on_device(trace: Record) -> int:
     return sum(e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset") for e in trace["traceEvents"])
 
 
-def host_times(calls: dict[str, Call], calls_in_turn: int, setting: Setting) -> dict[str, float]:
-    """How long each call takes to return, in seconds, where the device has nothing else to do."""
+def host_times(calls: Mapping[str, Call], about: Mapping[str, float], setting: Setting) -> dict[str, float]:
+    """How long each call takes to return, in seconds, while the device is idle at first."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(setting.repeats):
         for name, call in calls.items():
             setting.synchronize()
-            times[name].append(timed(call, calls_in_turn))
+            times[name].append(timed(call, max(3, min(20, int(HOST_SECONDS / max(about[name], 1e-7))))))
     setting.synchronize()
     return {name: statistics.median(t) for name, t in times.items()}
 
@@ -204,7 +204,7 @@ def race(item: Item, setting: Setting) -> Record:
     record["times"] = {name: {"seconds": t, "median": statistics.median(t)} for name, t in times.items()}
     if not item.compiled:
         steps = {name: call for name, call in calls.items() if name != "copy"}
-        record["host"] = host_times(steps, 3 if item.case == "64M" else HOST_CALLS, setting)
+        record["host"] = host_times(steps, {name: statistics.median(t) for name, t in times.items()}, setting)
     return record
 
 
@@ -251,10 +251,6 @@ def measured(items: Sequence[Item], setting: Setting, until: float) -> Iterator[
             yield what, NO_TIME
             continue
         yield what, tried(race, item, setting)
-        if not setting.trial:
-            import torch
-
-            torch.cuda.empty_cache()
 
 
 def described(setting: Setting) -> Record:
@@ -280,7 +276,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; 1 where a measurement failed."""
+    """Measure; 1 if a measurement failed."""
     begin = time.monotonic()
     options = parser().parse_args(argv)
     if not options.cpu and not adaptk.cuda.is_available():
@@ -316,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     until = begin + options.seconds
     for what, found in measured([i for i in items if not i.compiled], setting, until):
         entered("steps", what, found)
-    # Not before: a profiler may leave something behind that host times show.
+    # After the host times, which a profiler may change for the rest of the process.
     if not options.cpu:
         for rule, dtype in itertools.product(RACES, DTYPES):
             what = f"launches of {rule}, 1000x64, {dtype}"

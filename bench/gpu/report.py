@@ -1,4 +1,4 @@
-"""What a run has found: its stages, and each number beside the target that it is for.
+"""What a run found: its stages, and each number beside its target.
 
 ``python bench/gpu/report.py build/gpu/results.json`` prints the table of a run again. Needs nothing but Python.
 """
@@ -40,7 +40,7 @@ def tests_found(path: Path) -> Record | None:
 
 
 def sanitizer_errors(log: str) -> int | None:
-    """The errors that compute-sanitizer counts at its end, of memcheck or racecheck; None where it came to none."""
+    """The errors that compute-sanitizer counts at its end, of memcheck or racecheck; None if there is no count."""
     found = re.findall(r"ERROR SUMMARY: (\d+) error", log) + re.findall(r"RACECHECK SUMMARY: (\d+) hazard", log)
     return int(found[-1]) if found else None
 

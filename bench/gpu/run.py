@@ -1,4 +1,4 @@
-"""The first of all stages to the last: build, tests, bits, times, compute-sanitizer, a profile; then one short table.
+"""All stages of a run: build, tests, bits, times, compute-sanitizer, a profile; then one short table.
 
 Started by ``bench/gpu/run.sh``. It needs nothing but Python itself; what the stages need is on the machine or in
 ``.whl/``. There are one log for each stage and ``results.json`` in the folder that ``$OUT`` or ``--out`` names.
@@ -24,7 +24,7 @@ from common import ROOT, Record, read_json, write_json
 from report import profiled_kernels, sanitizer_errors, table, targets, tests_found
 
 HERE = Path(__file__).resolve().parent
-# The ends of the stages are cut off one by one, so that all of it takes less than nine minutes in any case.
+# Seconds. Each stage has a limit of its own, so that one that hangs does not cost the others their time.
 LIMITS = {"build": 110, "tests": 100, "bits": 60, "race": 160, "memcheck": 30, "racecheck": 30, "profile": 40}
 LONGEST = 540
 GRACE = 3.0  # between the request to end and the end
@@ -63,7 +63,7 @@ class Setting:
             "ADAPTK_JAX": "OFF",
         }
         if self.trial:
-            # Threads that wait for one another take their time where other programs run.
+            # Threads that spin while they wait are slow if other programs run.
             found["OMP_NUM_THREADS"] = "1"
         return found
 
@@ -156,7 +156,7 @@ def limit(stage: str, trial: bool) -> int:
 
 
 def run_one(command: Command, environment: dict[str, str], log: Path, until: float) -> int | None:
-    """The exit status, or None where the time was over. The command's whole process group has ended then."""
+    """The exit status, or None if the time ran out. No process of the command's group is left."""
     with log.open("a", encoding="utf-8", errors="replace") as file:
         file.write(f"$ {' '.join(command)}\n")
         file.flush()
@@ -184,7 +184,7 @@ def run_one(command: Command, environment: dict[str, str], log: Path, until: flo
         try:
             return process.wait(max(0.0, left - grace))
         except subprocess.TimeoutExpired:
-            # pytest and the other programs say what they have found until now.
+            # On an interrupt pytest and the other programs print what they have so far.
             end(signal.SIGINT, max(0.0, grace))
             return None
         finally:
@@ -208,14 +208,14 @@ def run_stage(name: str, commands: Sequence[Command], environment: dict[str, str
 
 
 def fail(stage: Record, why: str) -> None:
-    """What has passed for its commands has not passed, because of what they wrote."""
+    """Mark a stage as failed although its commands succeeded, because of what they wrote."""
     stage["note"] = why
     if stage["result"] == "passed":
         stage["result"] = "failed"
 
 
 def gathered(stage: Record, setting: Setting, log: str) -> Record:
-    """What a stage has found, and a note beside its result."""
+    """What a stage found; adds a note to its result."""
     name = stage["name"]
     if name == "tests":
         found = tests_found(setting.work / "tests.xml")
@@ -299,7 +299,7 @@ def parser() -> argparse.ArgumentParser:
     work = ROOT / "build" / "gpu-work"
     result.add_argument("--work", type=Path, default=work, help="folder of the build, which a second run uses again")
     result.add_argument("--architectures", default="90-real", help="of the GPU, as CMake names them; default 90-real")
-    result.add_argument("--check", action="store_true", help="fail also where a target is missed")
+    result.add_argument("--check", action="store_true", help="fail also if a target is missed")
     return result
 
 
