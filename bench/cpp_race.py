@@ -10,6 +10,7 @@ scalars and runs the kernel in the program's own code, and beyond the loop over 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import tempfile
@@ -38,9 +39,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes and little time: figures that mean nothing")
     parser.add_argument("--no-openmp", action="store_true", help="compile the program, and so Armadillo, without it")
     parser.add_argument("--markdown", action="store_true", help="print a table for the README")
+    parser.add_argument("--sizes", default="1M,64M", help="of 1M, 64M; default both")
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each rule, type and size, default 8")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the medians, in seconds")
     arguments = parser.parse_args()
-    sizes = QUICK if arguments.quick else SIZES
-    rounds, seconds = ("3", "0.05") if arguments.quick else ("301", "8")
+    if unknown := set(arguments.sizes.split(",")) - set(SIZES):
+        parser.error(f"--sizes: {', '.join(sorted(unknown))}: not of {', '.join(SIZES)}")
+    sizes = QUICK if arguments.quick else {name: SIZES[name] for name in arguments.sizes.split(",")}
+    rounds, seconds = ("3", "0.05") if arguments.quick else ("301", str(arguments.seconds))
     with tempfile.TemporaryDirectory() as folder:
         command = [str(build(Path(folder), not arguments.no_openmp)), rounds, seconds, *map(str, sizes.values())]
         printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -57,6 +63,13 @@ def main() -> None:
     )
     print(f"64 elements, Adam: a plan's step {beyond} ({rest})")
     rules = list(dict.fromkeys(rule for rule, _, _ in found))
+    if arguments.json:
+        of_size = {size: name for name, size in sizes.items()}
+        results = [{"rule": r, "dtype": d, "size": of_size[n], "seconds": c} for (r, d, n), c in found.items()]
+        over = {"beyond_run": small["plan"] - small["run"], "beyond_loop": small["plan"] - call - loop}
+        arguments.json.write_text(
+            json.dumps({"openmp": not arguments.no_openmp, "nanoseconds": over, "results": results})
+        )
     if arguments.markdown:
         columns = [(dtype, name) for name in sizes for dtype in ("float", "double")]
         print(f"| Armadillo / adaptk | {' | '.join(f'{name}, {dtype}' for dtype, name in columns)} |")

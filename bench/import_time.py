@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 
 def seconds(code: str) -> float:
@@ -18,13 +20,17 @@ def seconds(code: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the medians, in seconds")
     options = parser.parse_args()
     numpy, beyond = [], []
     for _ in range(options.repeats):
         numpy.append(seconds("import numpy"))
         beyond.append(seconds("import numpy; import adaptk"))
-    print(f"import numpy               {statistics.median(numpy) * 1e3:6.1f} ms")
-    print(f"import adaptk after numpy  {statistics.median(beyond) * 1e3:6.1f} ms")
+    medians = {"numpy": statistics.median(numpy), "adaptk": statistics.median(beyond)}
+    print(f"import numpy               {medians['numpy'] * 1e3:6.1f} ms")
+    print(f"import adaptk after numpy  {medians['adaptk'] * 1e3:6.1f} ms")
+    if options.json:
+        options.json.write_text(json.dumps(medians))
 
 
 if __name__ == "__main__":

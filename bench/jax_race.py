@@ -8,9 +8,11 @@ function that returns the donated arrays as they are: what JAX takes for passing
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import adaptk.jax
@@ -85,6 +87,8 @@ def main() -> None:
     parser.add_argument("--rules", default="adam,rmsprop,momentum", help=f"of {','.join(PEERS)}")
     parser.add_argument("--quick", action="store_true", help="small sizes and little time: figures that mean nothing")
     parser.add_argument("--markdown", action="store_true", help="print a table for the README")
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each rule and size, default 8")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the medians, in seconds")
     arguments = parser.parse_args()
     rules = arguments.rules.split(",")
     if unknown := sorted(set(rules) - set(PEERS)):
@@ -93,12 +97,15 @@ def main() -> None:
     rows = []
     for rule in rules:
         for name, (count, size) in sizes.items():
-            medians = race(rule, count, size, 0.2 if arguments.quick else 8.0)
+            medians = race(rule, count, size, 0.2 if arguments.quick else arguments.seconds)
             rows.append((rule, name, medians))
             if not arguments.markdown:
                 times = ", ".join(f"{side} {seconds * 1e3:.3f} ms" for side, seconds in medians.items())
                 ratios = ", ".join(f"{medians['optax'] / medians[s]:.2f}" for s in ("adaptk", "packed"))
                 print(f"{rule:10} {name:11} optax / adaptk, packed: {ratios}   ({times})", flush=True)
+    if arguments.json:
+        found = [{"rule": rule, "size": name, "seconds": medians} for rule, name, medians in rows]
+        arguments.json.write_text(json.dumps({"optax": optax.__version__, "results": found}))
     if arguments.markdown:
         print(f"| optax {optax.__version__} / adaptk | {' | '.join(sizes)} |")
         print(f"|---|{'---|' * len(sizes)}")

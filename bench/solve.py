@@ -1,15 +1,17 @@
 """The solvers beside SciPy's: all figures are ratios within one run, the sides take turns, and medians are compared.
 
-``python bench/solve.py [--repeats N]``
+``python bench/solve.py [--repeats N] [--quick] [--json FILE]``
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import adaptk
@@ -52,7 +54,7 @@ def outside(fit: Callable[[Any, Any], Any], problem: _nist.Problem) -> float:
     return total - f.total - j.total
 
 
-def nist(repeats: int) -> None:
+def nist(repeats: int) -> dict[str, Any]:
     ours, theirs = [], []
     for _ in range(repeats):
         sums = [0.0, 0.0]
@@ -70,10 +72,15 @@ def nist(repeats: int) -> None:
         f"overhead of the 54 NIST runs, least_squares(method='lm') / ours: {b / a:.1f} "
         f"({b * 1e3:.0f} / {a * 1e3:.0f} ms)"
     )
+    fits = _nist.fits(peer=True)
+    print(_nist.summary(fits))
+    reached = {"ours": [d for fit in fits for d in fit.digits], "scipy": [d for fit in fits for d in fit.scipy or ()]}
+    return {"ratio": b / a, "digits": reached}
 
 
-def small(repeats: int) -> None:
+def small(repeats: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
+    found: list[dict[str, Any]] = []
     print("fits of small problems, least_squares(method='lm') / ours, by the same functions:")
     for m in (10, 50):
         t = np.linspace(0, 1, m)
@@ -100,6 +107,7 @@ def small(repeats: int) -> None:
                 ],
                 lambda f=residuals, j=jac, x=x0: [least_squares(f, x, jac=j or "2-point") for _ in range(20)],
             )
+            found.append({"m": m, "jacobian": name, "ratio": b / a, "default_ratio": c / a})
             print(
                 f"  n = 2, m = {m}, {name}: {b / a:.1f} ({b / 20 * 1e6:.0f} / {a / 20 * 1e6:.0f} us); "
                 f"its default method / ours: {c / a:.1f}"
@@ -126,32 +134,42 @@ def small(repeats: int) -> None:
             f"  the {len(pairs)} NIST runs with n <= 5, m <= 50, {'exact Jacobians' if exact else 'differences'}: "
             f"{sum(b for _, b in pairs) / sum(a for a, _ in pairs):.1f} in all, median {statistics.median(ratios):.1f}"
         )
+    return found
 
 
-def newton_step(repeats: int) -> None:
+def newton_step(repeats: int, orders: tuple[int, ...]) -> dict[int, float]:
     rng = np.random.default_rng(0)
-    for n in (200, 1000, 2000):
+    found = {}
+    for n in orders:
         a = rng.normal(size=(n, n))
         a = a @ a.T / n + np.eye(n)
         b = rng.normal(size=n)
         ours, theirs = in_turn(
             repeats * 3, lambda a=a, b=b: _solve.cholesky_solve(a, b), lambda a=a, b=b: cho_solve(cho_factor(a), b)
         )
+        found[n] = theirs / ours
         print(
             f"Newton step, n = {n}, {adaptk.get_num_threads()} threads: "
             f"ours / cho_factor + cho_solve {ours / theirs:.2f} ({ours * 1e3:.1f} / {theirs * 1e3:.1f} ms)"
         )
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="one repeat, small systems: figures that mean nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the ratios, SciPy's time / ours")
     options = parser.parse_args()
+    repeats, orders = (1, (50,)) if options.quick else (options.repeats, (200, 1000, 2000))
+    report: dict[str, Any] = {}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        nist(options.repeats)
-        small(options.repeats)
-    newton_step(options.repeats)
+        report["nist"] = nist(repeats)
+        report["small"] = small(repeats)
+    report["newton"] = newton_step(repeats, orders)
+    if options.json:
+        options.json.write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import json
 import os
 import statistics
 import subprocess
@@ -83,9 +84,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--scipy-count", type=int, default=200)
     parser.add_argument("--no-scipy", action="store_true")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the time of one fit by each side, over the batch's"
+    )
     options = parser.parse_args()
     most = adaptk.get_num_threads()
     print(f"{options.count} fits of {SIDE} x {SIDE} pixels; {adaptk.get_isa()}, {most} threads")
+    report: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         plain, native = scalar_loop(folder, []), scalar_loop(folder, ["-march=native"])
         for dtype in (np.float32, np.float64):
@@ -118,9 +123,12 @@ def main() -> None:
                 f"{(ours.status == theirs[1]).mean():.2%} end alike; results {apart:.1g} apart (median)"
             )
             reference = statistics.median(times["batch"])
+            report[np.dtype(dtype).name] = {name: statistics.median(each) / reference for name, each in times.items()}
             for name, each in times.items():
                 median = statistics.median(each)
                 print(f"  {name:<31} {1 / median:>12,.0f} fits/s   batch is {median / reference:>7.1f}x as fast")
+    if options.json:
+        options.json.write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ import numpy as np
 
 import adaptk
 from adaptk import _core
+from adaptk._cli import _figures
+from adaptk._cli._figures import STUDIES
 from adaptk._cli._parser import CommandError, Parser, add_json, check_files, names_among, program, whole, write_json
 from adaptk._cli._screen import Cell, Column, Screen, progress
 from adaptk._registry import RULES, Rule
@@ -248,6 +250,7 @@ def _parser() -> Parser:
             (f"{name} bench --rules adam,lion --sizes 4K,1M,64M", "two rules at three sizes"),
             (f"{name} bench --isas all --threads 1,2", "every instruction set, two numbers of threads"),
             (f"{name} bench --overhead", "what a small call costs"),
+            (f"{name} bench --readme --write README.md", "every figure of the README"),
             (f"{name} bench --device cuda", "on a GPU, beside the optimizers of torch and others"),
         ],
     )
@@ -274,6 +277,21 @@ def _parser() -> Parser:
     parser.add_argument("--overhead", action="store_true", help="measure small calls beside numpy.add instead")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the shares of the ceiling (needs matplotlib)")
     add_json(parser)
+    readme = parser.add_argument_group(
+        "the figures of the README",
+        "Run every benchmark of a checkout whose requirements are installed, about 12 minutes on an idle machine, and "
+        "print the README's block of figures. Results are kept in bench/figures.json, or in the FILE of --json; --plot "
+        "draws adaptk beside the others.",
+    )
+    readme.add_argument("--readme", action="store_true", help="do that")
+    readme.add_argument("--write", type=Path, metavar="FILE", help="put the block between its markers in FILE")
+    readme.add_argument("--quick", action="store_true", help="only see that everything runs: figures that mean nothing")
+    readme.add_argument(
+        "--only", type=names_among("study", list(STUDIES)), metavar="A,B", help=f"of {', '.join(STUDIES)}"
+    )
+    readme.add_argument(
+        "--from", dest="given", type=Path, metavar="FILE", help="take results from there; with --only, all but those"
+    )
     return parser
 
 
@@ -330,6 +348,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     parser = _parser()
     options = parser.parse_args(argv)
+    if options.readme:
+        if options.device == "cuda" or options.overhead:
+            parser.error("--readme: --device and --overhead are for other measurements")
+        if options.quick and options.write is not None:
+            parser.error("--quick: its figures mean nothing, so that they are not written to a file")
+        check_files(options)
+        return _figures.run(options)
+    if options.write or options.quick or options.only or options.given:
+        parser.error("--write, --quick, --only and --from belong to --readme")
     if options.device == "cuda" and (options.isas or options.threads or options.overhead or options.plot):
         parser.error("--isas, --threads, --overhead and --plot are about the CPU")
     check_files(options)
