@@ -355,15 +355,13 @@ class Figures:
     shares: dict[str, float]  # what each unit could sustain of the copy bandwidth
 
 
-def figures(kernel: Kernel, states: int, types: str, way: Way, widths: tuple[int, int, int], m: Machine) -> Figures:
-    """`widths`: bytes of a param, a gradient and a state."""
+def figures(kernel: Kernel, types: str, moved: float, held: int, way: Way, elements: int, m: Machine) -> Figures:
+    """Of a way on which each lane works on that many elements, of `moved` bytes each, `held` of them loaded."""
     k = constants()
-    param, grad, state = widths
-    moved = 2 * param + grad + 2 * state * states
-    tile = k["warp"] * k["per_lane"]
     warps = blocks_that_fit(kernel.registers, k["block_threads"], m.arch) * (k["block_threads"] // k["warp"])
     phases, lane_bytes = way.phases()
-    memory = moved * tile / m.bytes_a_cycle  # cycles that a multiprocessor's share of the memory takes for a tile
+    # Cycles that a multiprocessor's share of the memory takes for it.
+    memory = moved * k["warp"] * elements / m.bytes_a_cycle
     n = len(way.instructions)
     alone = phases * m.latency * m.clock + n * m.dependent
     cycles = {
@@ -375,11 +373,48 @@ def figures(kernel: Kernel, states: int, types: str, way: Way, widths: tuple[int
         "latency": alone / warps,
     }
     shares = {name: memory / c if c else float("inf") for name, c in cycles.items()}
-    lanes = k["warp"] * warps
+    in_flight = min(lane_bytes, held * elements) * k["warp"] * warps
     return Figures(
-        kernel.rule or kernel.kind, types, moved, n / k["per_lane"], kernel.registers, warps, phases,
-        min(lane_bytes, (param + grad + state * states) * k["per_lane"]) * lanes, shares,
-    )  # fmt: skip
+        kernel.rule or kernel.kind, types, moved, n / elements, kernel.registers, warps, phases, in_flight, shares
+    )
+
+
+def straight_loops(kernel: Kernel) -> Iterator[Way]:
+    """The bodies of loops without a branch inside."""
+    at = {i.address: n for n, i in enumerate(kernel.sass)}
+    for n, i in enumerate(kernel.sass):
+        if i.base == "BRA" and i.target in at and i.target < i.address:
+            body = kernel.sass[at[i.target] : n + 1]
+            if not any(other.base in ("BRA", "EXIT", "CALL", "RET") for other in body[:-1]):
+                yield Way(body)
+
+
+def norm_loops(kernel: Kernel) -> dict[str, Way]:
+    """The loops over rows of leaves inside one tensor, where it is aligned, by the type of the gradient."""
+    found: dict[str, Way] = {}
+    k = constants()
+    for way in straight_loops(kernel):
+        if way.vectors("LDG") == 0:
+            continue
+        if way.count("DADD") == way.vectors("LDG") * 2:
+            name = "float64"
+        elif way.count("DADD") == way.vectors("LDG") * 4:
+            name = "float32"
+        else:
+            # Of the two 16-bit types float16 is the one that is converted by instructions of its own.
+            name = "float16" if way.count("HADD2", "F2F") > way.count("DADD") else "bfloat16"
+        assert name not in found, f"two loops over rows of {name}"
+        found[name] = way
+    assert all(way.vectors("LDG") <= k["norm_vectors"] for way in found.values())
+    return found
+
+
+def norm_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
+    """So many rows of a leaf as are loaded at a time: its beginning and its end are not counted."""
+    (kernel,) = (kernel for kernel in kernels.values() if kernel.kind == "norm")
+    ways = norm_loops(kernel)
+    for types, width in (("float32", 4), ("bfloat16", 2), ("float64", 8)):
+        yield figures(kernel, types, width, width, ways[types], ways[types].count("DADD"), m)
 
 
 def all_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
@@ -401,7 +436,9 @@ def all_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
             way = next(filter(None, ways), None)
             if way is None:
                 raise RuntimeError(f"no way of a full tile through {kernel.name} ({types})")
-            yield figures(kernel, s, types, way, widths, m)
+            param, grad, state = widths
+            moved, held = 2 * param + grad + 2 * state * s, param + grad + state * s
+            yield figures(kernel, types, moved, held, way, constants()["per_lane"], m)
 
 
 def table(rows: list[Figures], m: Machine) -> list[str]:
@@ -440,7 +477,7 @@ def main() -> int:
     m = Machine()
     with tempfile.TemporaryDirectory() as folder:
         kernels = compile_kernels(m.arch, Path(folder))
-    text = "\n".join([*table(list(all_figures(kernels, m)), m), "", *other_kernels(kernels)])
+    text = "\n".join([*table([*all_figures(kernels, m), *norm_figures(kernels, m)], m), "", *other_kernels(kernels)])
     if options.write:
         path = ROOT / "bench" / "cuda.md"
         before, rest = path.read_text().split("<!-- counted -->\n", 1)

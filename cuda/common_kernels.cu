@@ -10,6 +10,8 @@ void launch_norm(const NormLaunch& p, unsigned blocks, cudaStream_t stream) {
     launch(norm_kernel, "norm_kernel", blocks, block_threads, stream, p);
 }
 
+const void* norm_symbol() { return reinterpret_cast<const void*>(norm_kernel); }
+
 void launch_finish(const FinishLaunch& p, cudaStream_t stream) {
     launch(finish_kernel, "finish_kernel", 1, finish_threads, stream, p);
 }

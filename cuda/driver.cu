@@ -80,20 +80,38 @@ int multiprocessors(int device) {
     });
 }
 
-int blocks_of(int device, std::size_t kernel, int type) {
-    static std::atomic<int> known[most_devices][kernel_count][2];
-    std::atomic<int> unknown{0};
-    return remembered(device < most_devices ? known[device][kernel][type] : unknown, [&] {
-        int n = 0;
-        check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&n, kernels()[kernel].step_symbol[type], int(block_threads),
-                                                            0),
-              "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-        return std::max(n, 1) * multiprocessors(device);
-    });
+// Blocks of a kernel that a device holds at once.
+int resident(int device, const void* kernel) {
+    int n = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&n, kernel, int(block_threads), 0),
+          "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+    return std::max(n, 1) * multiprocessors(device);
 }
 
-unsigned blocks_for(std::int64_t warps, std::int64_t most) {
-    return unsigned(std::clamp<std::int64_t>((warps + warps_per_block - 1) / warps_per_block, 1, most));
+int resident_steps(int device, std::size_t kernel, int type) {
+    static std::atomic<int> known[most_devices][kernel_count][2];
+    std::atomic<int> unknown{0};
+    return remembered(device < most_devices ? known[device][kernel][type] : unknown,
+                      [&] { return resident(device, kernels()[kernel].step_symbol[type]); });
+}
+
+int resident_norms(int device) {
+    static std::atomic<int> known[most_devices];
+    std::atomic<int> unknown{0};
+    return remembered(device < most_devices ? known[device] : unknown, [&] { return resident(device, norm_symbol()); });
+}
+
+// How many times what a device holds at once a grid is at most: tuning.hpp.
+std::atomic<unsigned> grid_waves{waves};
+void set_waves(unsigned n) { grid_waves.store(n, std::memory_order_relaxed); }
+
+// Blocks for the work of so many warps, the last of which takes a turn as full as the others where each takes several.
+unsigned blocks_for(std::int64_t warps, std::int64_t resident) {
+    const std::int64_t blocks = std::max<std::int64_t>((warps + warps_per_block - 1) / warps_per_block, 1);
+    const unsigned n = grid_waves.load(std::memory_order_relaxed);
+    const std::int64_t most = n == 0 ? most_blocks : std::min<std::int64_t>(resident * n, most_blocks);
+    const std::int64_t turns = (blocks + most - 1) / most;
+    return unsigned((blocks + turns - 1) / turns);
 }
 
 bool is_capturing(cudaStream_t stream) {
@@ -246,7 +264,7 @@ void launch_batch(const Batch& b, int device, cudaStream_t stream, const void* s
     }
     launch.tensors_at = std::uint32_t(used);
     if (tensors == nullptr) std::memcpy(launch.inside + used, b.tensors.data(), b.tensors.size() * sizeof(Tensor));
-    kernels()[b.kernel].step[b.type](launch, blocks_for(b.tiles, blocks_of(device, b.kernel, b.type)), stream);
+    kernels()[b.kernel].step[b.type](launch, blocks_for(b.tiles, resident_steps(device, b.kernel, b.type)), stream);
 }
 
 bool fits_inside(std::size_t scalars, std::size_t tensors) {
@@ -299,12 +317,12 @@ struct Norm {
         finish.count = leaves();
         finish.outer = outer;
         finish.rescalable = rescalable;
-        const std::int64_t most = std::int64_t(multiprocessors(device)) * common_resident_blocks;
+        const unsigned blocks = total > 0 ? blocks_for(leaves(), resident_norms(device)) : 0;
         for (const bool second : {false, true}) {
             if (second && !rescalable) break;
             finish.second = second;
             launch.control = second ? finish.control : nullptr;
-            if (total > 0) launch_norm(launch, blocks_for(leaves(), most), stream);
+            if (total > 0) launch_norm(launch, blocks, stream);
             launch_finish(finish, stream);
         }
     }
@@ -749,7 +767,7 @@ const CudaBackend& cuda_backend() {
                                      cuda::release,       cuda::new_counts,    cuda::rewrite_counts,
                                      cuda::read_counts,   cuda::new_reports,   cuda::report_at,
                                      cuda::read_report,   cuda::new_workspace, cuda::release_workspace,
-                                     cuda::order,         cuda::capturing};
+                                     cuda::order,         cuda::capturing,     cuda::set_waves};
     return backend;
 }
 

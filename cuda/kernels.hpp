@@ -37,6 +37,7 @@ using KernelTable = std::array<RuleKernels, kernel_count>;
 template <std::size_t Part> void add_kernels(KernelTable& table);  // those whose place modulo `parts` is Part
 
 void launch_norm(const NormLaunch&, unsigned blocks, cudaStream_t);
+const void* norm_symbol();
 void launch_finish(const FinishLaunch&, cudaStream_t);
 void launch_upload(const UploadLaunch&, cudaStream_t);
 void launch_gather(const GatherLaunch&, unsigned blocks, cudaStream_t);

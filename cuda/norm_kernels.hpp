@@ -11,14 +11,24 @@ namespace adaptk::cuda {
 inline constexpr int norm_rows = int(detail::norm_leaf / detail::norm_lanes);
 static_assert(detail::norm_lanes == std::size_t(tile));
 
+// What a leaf has of a tensor.
 struct Piece {
     NormTensor tensor;
     std::int64_t begin, end;  // over all tensors
+    int rows_from, rows_to;   // of the leaf, that any of it is in
+
+    ADAPTK_DEVICE Piece(const NormTensor& t, std::int64_t b, std::int64_t e, std::int64_t leaf)
+        : tensor(t), begin(b), end(e), rows_from(int(b - leaf) / tile), rows_to((int(e - leaf) + tile - 1) / tile) {}
 };
 
 ADAPTK_DEVICE double norm_value(const NormTensor& t, std::int64_t i) {
     auto* data = const_cast<void*>(t.data);
     return t.type == type_f64 ? __ldcg(at<double>(data, i)) : double(load_one<float>(data, t.type, i));
+}
+
+template <class X> ADAPTK_DEVICE X load_element(const X* p) { return __ldcg(p); }
+template <> ADAPTK_DEVICE std::uint16_t load_element(const std::uint16_t* p) {
+    return __ldcg(reinterpret_cast<const unsigned short*>(p));
 }
 
 ADAPTK_DEVICE void add_square(double& lane, double scale, double x) {
@@ -30,8 +40,8 @@ ADAPTK_DEVICE void add_square(double& lane, double scale, double x) {
 ADAPTK_DEVICE void add_vectors(double (&sum)[per_lane], const Piece& p, double scale, std::int64_t leaf, int lane) {
     const std::int64_t first = leaf + per_lane * lane;
     auto* data = const_cast<void*>(p.tensor.data);
-#pragma unroll 4
-    for (int row = 0; row < norm_rows; ++row) {
+#pragma unroll 1
+    for (int row = p.rows_from; row < p.rows_to; ++row) {
         const std::int64_t i = first + tile * row;
         const std::int64_t own = i - p.tensor.first;
         if (i >= p.begin && i + per_lane <= p.end) {
@@ -66,9 +76,95 @@ ADAPTK_DEVICE void add_vectors(double (&sum)[per_lane], const Piece& p, double s
     }
 }
 
+// Leaves inside one tensor, which most are: several rows are loaded before any of them is used, so that a warp has not
+// just one row under way (tuning.hpp). The same additions in the same order as above and below.
+template <std::uint8_t Type> struct Stored {
+    using type = std::uint16_t;
+    static ADAPTK_DEVICE double value(std::uint16_t x) { return double(widen(Type, x)); }
+    static ADAPTK_DEVICE void unpack(double (&x)[per_lane], const Vector (&v)[1]) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            x[2 * k] = value(std::uint16_t(v[0].word[k]));
+            x[2 * k + 1] = value(std::uint16_t(v[0].word[k] >> 16));
+        }
+    }
+};
+template <> struct Stored<type_f32> {
+    using type = float;
+    static ADAPTK_DEVICE double value(float x) { return double(x); }
+    static ADAPTK_DEVICE void unpack(double (&x)[per_lane], const Vector (&v)[2]) {
+#pragma unroll
+        for (int k = 0; k < per_lane; ++k) x[k] = double(from_bits(v[k / 4].word[k % 4]));
+    }
+};
+template <> struct Stored<type_f64> {
+    using type = double;
+    static ADAPTK_DEVICE double value(double x) { return x; }
+    static ADAPTK_DEVICE void unpack(double (&x)[per_lane], const Vector (&v)[4]) { unpack_wide(x, v); }
+};
+
+template <std::uint8_t Type>
+ADAPTK_DEVICE void add_leaf_of_vectors(double (&sum)[per_lane], const void* leaf, double scale, int lane) {
+    using X = typename Stored<Type>::type;
+    constexpr int n = per_lane / vector_size<X>;
+    constexpr int rows = norm_vectors / n;
+    static_assert(norm_rows % rows == 0);
+    // A pointer that moves on, and offsets that the compiler knows: addresses of their own would take its registers.
+    const X* p = static_cast<const X*>(leaf) + per_lane * lane;
+#pragma unroll 1
+    for (int row = 0; row < norm_rows; row += rows, p += rows * tile) {
+        Vector v[rows][n];
+#pragma unroll
+        for (int r = 0; r < rows; ++r) {
+#pragma unroll
+            for (int j = 0; j < n; ++j) v[r][j] = load_vector(p + tile * r + vector_size<X> * j);
+        }
+#pragma unroll
+        for (int r = 0; r < rows; ++r) {
+            double x[per_lane];
+            Stored<Type>::unpack(x, v[r]);
+#pragma unroll
+            for (int k = 0; k < per_lane; ++k) add_square(sum[k], scale, x[k]);
+        }
+    }
+}
+
+template <std::uint8_t Type>
+ADAPTK_DEVICE void add_leaf_of_elements(double (&sum)[per_lane], const void* leaf, double scale, int lane) {
+    using X = typename Stored<Type>::type;
+    constexpr int rows = sizeof(X) == 8 ? norm_element_rows / 2 : norm_element_rows;
+    static_assert(norm_rows % rows == 0);
+    const X* p = static_cast<const X*>(leaf) + lane;
+#pragma unroll 1
+    for (int row = 0; row < norm_rows; row += rows, p += rows * tile) {
+        X x[rows][per_lane];
+#pragma unroll
+        for (int r = 0; r < rows; ++r) {
+#pragma unroll
+            for (int j = 0; j < per_lane; ++j) x[r][j] = load_element(p + tile * r + int(warp) * j);
+        }
+#pragma unroll
+        for (int r = 0; r < rows; ++r) {
+#pragma unroll
+            for (int j = 0; j < per_lane; ++j) add_square(sum[j], scale, Stored<Type>::value(x[r][j]));
+        }
+    }
+}
+
+template <std::uint8_t Type>
+ADAPTK_DEVICE void add_leaf(double (&sum)[per_lane], const NormTensor& t, double scale, std::int64_t leaf, int lane,
+                            bool aligned) {
+    auto* const first = at<typename Stored<Type>::type>(const_cast<void*>(t.data), leaf - t.first);
+    if (aligned) {
+        add_leaf_of_vectors<Type>(sum, first, scale, lane);
+    } else {
+        add_leaf_of_elements<Type>(sum, first, scale, lane);
+    }
+}
+
 // Every 32nd lane of the tree in a thread: a warp reads 32 neighbouring elements at a time, wherever they lie.
 ADAPTK_DEVICE void add_elements(double (&sum)[per_lane], const Piece& p, double scale, std::int64_t leaf, int lane) {
-    for (int row = 0; row < norm_rows; ++row) {
+    for (int row = p.rows_from; row < p.rows_to; ++row) {
 #pragma unroll
         for (int j = 0; j < per_lane; ++j) {
             const std::int64_t i = leaf + tile * row + int(warp) * j + lane;
@@ -100,7 +196,7 @@ ADAPTK_DEVICE double sum_lanes(double (&sum)[per_lane], bool neighbouring) {
     return sum[0];
 }
 
-__global__ void __launch_bounds__(block_threads, common_resident_blocks)
+__global__ void __launch_bounds__(block_threads, norm_resident_blocks)
     norm_kernel(const __grid_constant__ NormLaunch launch) {
     if (launch.control != nullptr && launch.control->again == 0) return;
     const double pass_scale = launch.control != nullptr ? launch.control->pass_scale : 1.0;
@@ -126,9 +222,23 @@ __global__ void __launch_bounds__(block_threads, common_resident_blocks)
         bool aligned = true;
         while (behind < launch.count && tensors[behind].first < to) aligned = tensors[behind++].aligned != 0 && aligned;
         double sum[per_lane] = {};
-        for (std::uint32_t i = first; i < behind; ++i) {
+        const bool inside = behind - first == 1 && tensors[first].first <= from && to - from == size;
+        if (inside) {
+            const NormTensor t = tensors[first];
+            const double scale = pass_scale * t.factor;
+            if (t.type == type_f32) {
+                add_leaf<type_f32>(sum, t, scale, from, lane, aligned);
+            } else if (t.type == type_bf16) {
+                add_leaf<type_bf16>(sum, t, scale, from, lane, aligned);
+            } else if (t.type == type_f16) {
+                add_leaf<type_f16>(sum, t, scale, from, lane, aligned);
+            } else {
+                add_leaf<type_f64>(sum, t, scale, from, lane, aligned);
+            }
+        }
+        for (std::uint32_t i = first; i < behind && !inside; ++i) {
             const std::int64_t next = i + 1 < launch.count ? tensors[i + 1].first : launch.total;
-            const Piece p{tensors[i], tensors[i].first < from ? from : tensors[i].first, next < to ? next : to};
+            const Piece p{tensors[i], tensors[i].first < from ? from : tensors[i].first, next < to ? next : to, from};
             const double scale = pass_scale * p.tensor.factor;
             if (aligned) {
                 add_vectors(sum, p, scale, from, lane);

@@ -29,8 +29,20 @@ constexpr int resident_blocks(std::size_t compute_bytes, std::size_t states) {
 // Of the kernels beside the steps: enough for what they need. Left to itself, a compiler may spill to reach more.
 inline constexpr int common_resident_blocks = 5;
 
-// Blocks of a launch: as many as the device holds at once; they walk over the tiles. Kernels that ask the runtime for
-// the number that fits get it, and this is for the small ones that do not.
+// What a lane of the norm loads before it uses any of it: so many 16-byte vectors, which are 4 rows of 256 elements in
+// float64, 8 in float32 and 16 in a 16-bit type; of misaligned gradients so many rows element by element. A norm is
+// nothing but loads, and with one row under way a warp would wait for memory 32 times in each leaf of 32 rows. Four
+// blocks ask for 128 KiB at a time where an H100 needs 20 (see above), and few leaves take as long as their waits.
+inline constexpr int norm_vectors = 16;
+inline constexpr int norm_element_rows = 4;
+inline constexpr int norm_resident_blocks = 4;
+
+// Blocks of a launch: at most so many times as many as the device holds at once, by the runtime's word; they walk over
+// the tiles, so that each finds its tensor and its scalars once. 0: a block for every four tiles, whose start and end
+// the hardware balances; which of the two is faster only a device can say (_cuda.set_waves, bench/cuda.md).
+inline constexpr unsigned waves = 1;
+inline constexpr std::int64_t most_blocks = 0x7fffffff;
+// Of the small kernels that do not ask.
 inline constexpr unsigned small_grid = 1024;
 
 // One block sums up the leaves of a norm.

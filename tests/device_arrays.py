@@ -59,7 +59,7 @@ class CudaStep(ctypes.Structure):
 _FUNCTIONS = [
     *["device_count", "describe", "device_of", "step", "global_norm", "ceiling", "add_scaled", "allocate", "copy"],
     *["release", "new_counts", "write_counts", "read_counts", "new_reports", "report_at", "read_report"],
-    *["new_workspace", "release_workspace", "order", "capturing"],
+    *["new_workspace", "release_workspace", "order", "capturing", "set_waves"],
 ]
 
 

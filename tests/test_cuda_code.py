@@ -308,7 +308,8 @@ def test_registers_let_the_blocks_in(kernels: dict[str, Kernel]) -> None:
         if k.kind == "step":
             blocks = code.resident_blocks(SIZE[k.type], states()[k.rule])
         else:
-            blocks = CONSTANTS["common_resident_blocks"] if k.kind in ("norm", "prepare") else 1
+            named = {"norm": "norm_resident_blocks", "prepare": "common_resident_blocks"}
+            blocks = CONSTANTS[named[k.kind]] if k.kind in named else 1
         threads = CONSTANTS["finish_threads"] if k.kind == "finish" else CONSTANTS["block_threads"]
         return too_many_registers(k, blocks, threads)
 
@@ -330,10 +331,24 @@ def test_memory_is_global(kernels: dict[str, Kernel]) -> None:
     # The norm copies an entry of its table by vectors.
     assert findings(kernels, lambda k: [op for op in generic_memory(k) if op[:2].lower() != "ld"], "norm") == []
     (norm,) = (k for k in kernels.values() if k.kind == "norm")
-    # Two vectors of float32, four of float64 or one of 16-bit values in a row, and some rows at a time.
+    # A row across tensors is two vectors of float32, four of float64 or one of 16-bit values; a leaf inside one tensor is
+    # loaded by so many at a time, in each of the four types.
     loads = sum(re.fullmatch(r"ld\.global\.cg\.v4\.[bu]32", op) is not None for op in opcodes(norm))
-    assert loads >= 7
-    assert loads % 7 == 0
+    assert loads == 2 + 4 + 1 + 4 * CONSTANTS["norm_vectors"]
+
+
+def test_rows_of_a_norm_are_loaded_before_any_is_used(kernels: dict[str, Kernel]) -> None:
+    (norm,) = (k for k in kernels.values() if k.kind == "norm")
+    if not norm.sass:
+        pytest.skip("needs cuobjdump and nvdisasm")
+    loops = code.norm_loops(norm)
+    assert set(loops) == {"float16", "bfloat16", "float32", "float64"}
+    for name, way in loops.items():
+        # Of 16-bit values, whose vectors take four times their registers, a compiler may put off some of the loads.
+        waits, most = way.phases()
+        assert waits == 1 or (name in ("float16", "bfloat16") and waits <= 3), name
+        assert way.vectors("LDG") == CONSTANTS["norm_vectors"]
+        assert most >= 16 * 7
 
 
 def test_float32_stays_float32(kernels: dict[str, Kernel]) -> None:

@@ -98,6 +98,9 @@ struct CudaBackend {
     // What is put on `after` from now on waits for what has been put on `before` so far.
     bool (*order)(int device, void* before, void* after, CudaError& error);
     bool (*capturing)(int device, void* stream, bool& out, CudaError& error);
+
+    // For measurements: grids of at most `waves` times what a device holds at once; 0 is without a limit.
+    void (*set_waves)(unsigned waves);
 };
 
 // Defined by the CUDA part.

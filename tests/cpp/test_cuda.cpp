@@ -185,12 +185,13 @@ void test_norm_options() {
     }
 }
 
-void check_norm(const std::vector<TensorStep>& tensors, double scale, const char* what) {
+bool check_norm(const std::vector<TensorStep>& tensors, double scale, const char* what) {
     const StepReport wanted = detail::global_norm(tensors, scale);
     StepReport got;
     CudaError error;
     CHECK_THAT(backend.global_norm(0, nullptr, tensors, scale, got, error), "%s: %s", what, error.text);
     check_report(got, wanted, what);
+    return true;
 }
 
 // A list of gradients: the same numbers in a row, cut and typed in many ways.
@@ -226,6 +227,77 @@ void test_norm_of_cuts() {
         for (const Exact& m : memory) CHECK(m.intact());
     }
     check_norm({}, 1.0, "nothing");
+}
+
+// Leaves inside one tensor, aligned or not, beside leaves at its ends: values whose sum depends on the order.
+void test_norm_of_whole_leaves() {
+    Random random(21);
+    for (const Types& types : all_types) {
+        const std::size_t element = size_of(types.grad);
+        for (const std::size_t before : {0, 8, 8192, 8200, 3}) {
+            for (const std::size_t offset : {0, 1}) {
+                const std::size_t sizes_of_list[] = {before, 3 * detail::norm_leaf + 77};
+                std::vector<Exact> memory;
+                std::vector<TensorStep> tensors;
+                for (const std::size_t n : sizes_of_list) {
+                    Bytes bytes(n * element);
+                    for (std::size_t i = 0; i < n; ++i) {
+                        const double x = std::ldexp(1.0 + random.value<double>(), -int(random.below(12)));
+                        write_element(types.grad, x, &bytes[i * element]);
+                    }
+                    const std::size_t lined_up = (memory.empty() ? 0 : before) % (16 / element);
+                    memory.emplace_back(bytes.data(), bytes.size(), (lined_up + offset) * element);
+                }
+                for (std::size_t i = 0; i < 2; ++i)
+                    tensors.push_back({{nullptr, memory[i].data()},
+                                       std::int64_t(sizes_of_list[i]),
+                                       compute_type(types.param),
+                                       types.grad});
+                check_norm(tensors, 0.75, "whole leaves");
+            }
+        }
+    }
+}
+
+// Grids of any number of blocks come to the same, and hold what they should.
+void test_waves() {
+    const RuleInfo& adam = *detail::find_rule("adam");
+    struct Case {
+        unsigned waves;
+        unsigned blocks_of_steps, blocks_of_norms;
+    };
+    // Six blocks fit on the emulated device.
+
+    const std::size_t n = 22 * detail::norm_leaf + 600;
+    const std::int64_t tiles = std::int64_t(n / cuda::tile + 1);
+    for (const Case& c : {Case{1, 6, 6}, Case{2, 12, 6}, Case{0, unsigned((tiles + 3) / 4), 6}}) {
+        Twins t(c.waves + 3);
+        t.segment(adam, default_hyper(adam), 3);
+        t.tensor(all_types[0], n);
+        std::vector<unsigned> blocks;
+        runtime.watch = [&](const cuda::emulation::Launch& l) {
+            blocks.push_back(l.blocks);
+            return true;
+        };
+        backend.set_waves(c.waves);
+        step_twins(t, {1.0, 1.0, false, true}, "waves");
+        runtime.watch = nullptr;
+        backend.set_waves(cuda::waves);
+        // The upload of the scalars, the norm, its end, the step.
+        CHECK_THAT(blocks.size() == 4 && blocks[1] == c.blocks_of_norms && blocks[3] == c.blocks_of_steps,
+                   "%u waves: %zu launches, %u and %u blocks", c.waves, blocks.size(), blocks[1], blocks.back());
+    }
+    // Turns are even: nine blocks of leaves are the work of two turns of five, not of six and three.
+    Twins t(5);
+    t.segment(adam, default_hyper(adam), 3);
+    t.tensor(all_types[0], 35 * detail::norm_leaf);
+    unsigned of_norm = 0;
+    runtime.watch = [&](const cuda::emulation::Launch& l) {
+        if (l.bytes == sizeof(cuda::NormLaunch) && of_norm == 0) of_norm = l.blocks;
+        return true;
+    };
+    CHECK(check_norm(t.device(), 1.0, "even turns") && of_norm == 5);
+    runtime.watch = nullptr;
 }
 
 // Squares that leave the range are taken once more, of scaled values.
@@ -460,7 +532,9 @@ int main() {
     timed("lists", test_lists);
     timed("norm options", test_norm_options);
     timed("norm of cuts", test_norm_of_cuts);
+    timed("norm of whole leaves", test_norm_of_whole_leaves);
     timed("norm range", test_norm_range);
+    timed("waves", test_waves);
     timed("many leaves", test_norm_of_many_leaves);
     timed("finish", test_finish);
     timed("other updates", test_other_updates);
