@@ -60,6 +60,7 @@ sphinx_gallery_conf = {
     "reference_url": {"adaptk": None},
     "backreferences_dir": "gallery/backreferences",
     "thumbnail_size": (480, 336),
+    "image_srcset": ["2x"],
     "download_all_examples": False,
     "write_computation_times": False,
     "remove_config_comments": True,

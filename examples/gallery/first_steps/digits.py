@@ -32,7 +32,7 @@ images, labels = (table[:, :64] / 16).astype(np.float32), table[:, 64].astype(in
 test_x, test_y = images[:360], labels[:360]
 train_x, train_y = images[360:], labels[360:]
 
-figure, axes = plt.subplots(2, 8, figsize=(8, 2.4), layout="constrained")
+figure, axes = plt.subplots(2, 8, figsize=(7.5, 2.3), layout="constrained")
 for ax, image, label in zip(axes.flat, train_x, train_y, strict=False):
     ax.imshow(image.reshape(8, 8), cmap="gray_r")
     ax.set(xticks=[], yticks=[])
@@ -182,15 +182,15 @@ for name, lr, clip_norm in (
     runs[name] = losses, norms
     print(f"{name}: loss {losses[-1]:.5f}, test {accuracy(params, test_x, test_y):.1%}")
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.6), layout="constrained")
 for style, (name, (losses, _)) in zip(("-", "--", "-."), runs.items(), strict=True):
     left.semilogy(range(1, EPOCHS + 1), losses, style, label=name)
 left.set(xlabel="epoch", ylabel="loss on the training digits")
 left.legend(loc="lower left")
 right.semilogy(runs["cosine"][1], ".", ms=3, color="C1", label="cosine")
 right.axhline(0.5, color="C2", label="clip_norm of the third run")
-right.set(xlabel="step", ylabel="norm of the gradient")
-right.legend(loc="lower left")
+right.set(xlabel="step", ylabel="norm of the gradient", ylim=(5e-4, 30))
+right.legend(loc="upper right", markerscale=3)
 plt.show()
 
 # %%
@@ -243,7 +243,7 @@ train(params, opt, range(10, EPOCHS))
 guess = forward(params, test_x)[1].argmax(axis=1)
 wrong = np.flatnonzero(guess != test_y)
 print(f"{len(wrong)} of {len(test_y)} test digits are wrong")
-figure, axes = plt.subplots(1, 8, figsize=(8, 1.7), layout="constrained")
+figure, axes = plt.subplots(1, 8, figsize=(7.5, 1.6), layout="constrained")
 for ax in axes:
     ax.set_axis_off()
 for ax, i in zip(axes, wrong, strict=False):

@@ -49,15 +49,15 @@ plain, _ = run(False)
 # need some thousand steps to fill up. On the right the size of the steps in units of the
 # learning rate.
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.6), layout="constrained")
 for i, (name, beta) in enumerate((("m", 0.9), ("v", 0.999))):
     left.semilogx(steps, averages[:, i], "--", color=f"C{i}")
     hat = averages[:, i] / (1 - beta**steps)
     left.semilogx(
         steps, hat, color=f"C{i}", label=rf"$\hat {name}$ and ${name}$ (dashed)"
     )
-left.set(xlabel="step", ylabel="average")
-left.legend(loc="lower right")
+left.set(xlabel="step", ylabel="average", ylim=(-0.05, 1.7))
+left.legend(loc="upper left")
 right.semilogx(steps, plain, "--", color="C2", label="without correction")
 right.semilogx(steps, corrected, color="C0", label="Adam")
 right.set(xlabel="step", ylabel="step / learning rate", ylim=(0, None))

@@ -53,7 +53,7 @@ def rates(cls, options):
 # last steps in the place of a learning rate, which makes it react weakly.
 
 figure, (above, ax) = plt.subplots(
-    2, 1, figsize=(9, 6), sharex=True, height_ratios=(1, 3), layout="constrained"
+    2, 1, figsize=(7.5, 5.5), sharex=True, height_ratios=(1, 3), layout="constrained"
 )
 above.plot(gradients, color="0.4", lw=0.8)
 above.set(ylabel="gradient", yscale="log")

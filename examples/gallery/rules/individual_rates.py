@@ -55,14 +55,14 @@ plain, _ = train(lambda w: adaptk.SGD([w], lr=0.2))
 # which the largest feature limits: 0.2 is nine tenths of what is possible.
 
 curvature = np.mean(features**2, axis=0)
-figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.5, 4), layout="constrained")
 for i, (size, h) in enumerate(zip(scale, curvature, strict=True)):
-    axes[0].semilogy(rates[:, i], color=f"C{i}", label=f"feature of scale {size:g}")
+    axes[0].semilogy(rates[:, i], color=f"C{i}", label=f"scale {size:g}")
     axes[0].axhline(2 / h, color=f"C{i}", ls=":", lw=1.5)
-axes[0].set(xlabel="step", ylabel="rate", ylim=(0.01, 2e3))
+axes[0].set(xlabel="step", ylabel="rate", ylim=(0.01, 5e3))
 axes[0].legend(loc="upper left", ncols=2, fontsize=9)
 axes[1].semilogy(losses, color="C0", label="delta-bar-delta")
 axes[1].semilogy(plain, "--", color="C2", label="gradient descent, rate 0.2")
-axes[1].set(xlabel="step", ylabel="loss above its minimum", ylim=(1e-20, 10))
+axes[1].set(xlabel="step", ylabel="loss above its minimum", ylim=(1e-25, 10))
 axes[1].legend(loc="lower left")
 plt.show()

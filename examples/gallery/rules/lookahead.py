@@ -56,27 +56,27 @@ def value(x, y):
     return (20.5 * x**2 - 39 * x * y + 20.5 * y**2) / 2
 
 
-figure, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
+figure, axes = plt.subplot_mosaic("AB;CC", figsize=(7.5, 6.5), layout="constrained")
 x, y = np.meshgrid(np.linspace(-3.2, 1.6, 200), np.linspace(-3.2, 1.8, 200))
-for ax in axes[:2]:
+for ax in (axes["A"], axes["B"]):
     levels = np.geomspace(0.1, 300, 10)
     ax.contour(x, y, value(x, y), levels=levels, colors="0.8", linewidths=0.8)
     ax.plot(-2.6, 0.6, "k*", ms=12)
     ax.plot(0, 0, "k+", ms=10)
     ax.set(xlim=(-3.2, 1.6), ylim=(-3.2, 1.8), xlabel="x")
 few = slice(0, 14)
-axes[0].plot(*ahead[few].T, "o-", color="C0", label=r"parameters $\theta$")
-axes[0].plot(
+axes["A"].plot(*ahead[few].T, "o-", color="C0", label=r"parameters $\theta$")
+axes["A"].plot(
     *interim[few].T, "s", color="C2", mfc="none", label=r"interim $\tilde\theta$"
 )
 for start, end in zip(ahead[few], interim[few], strict=True):
-    axes[0].plot(*np.array([start, end]).T, color="C2", lw=0.8)
-axes[0].set(title="Nesterov (8.6)", ylabel="y")
-axes[0].legend(loc="lower right", fontsize=9)
-axes[1].plot(*momentum[few].T, "o-", color="C1")
-axes[1].set(title="momentum")
-axes[2].semilogy(value(*momentum.T), "--", color="C1", label="momentum")
-axes[2].semilogy(value(*ahead.T), color="C0", label="Nesterov (8.6)")
-axes[2].set(xlabel="step", title="value")
-axes[2].legend()
+    axes["A"].plot(*np.array([start, end]).T, color="C2", lw=0.8)
+axes["A"].set(title="Nesterov (8.6)", ylabel="y")
+axes["A"].legend(loc="lower right", fontsize=9)
+axes["B"].plot(*momentum[few].T, "o-", color="C1")
+axes["B"].set(title="momentum")
+axes["C"].semilogy(value(*momentum.T), "--", color="C1", label="momentum")
+axes["C"].semilogy(value(*ahead.T), color="C0", label="Nesterov (8.6)")
+axes["C"].set(xlabel="step", title="value")
+axes["C"].legend()
 plt.show()

@@ -52,7 +52,7 @@ paths = {name: path(options) for name, options in optimizers.items()}
 # the rates of the theory for the first two (dotted). Momentum swings widely at first, which
 # the long run makes up for; Nesterov's form is calmer, and somewhat slower here.
 
-figure, axes = plt.subplot_mosaic("AD;BD;CD", figsize=(10, 5.4), layout="constrained")
+figure, axes = plt.subplot_mosaic("AD;BD;CD", figsize=(7.5, 5), layout="constrained")
 x, y = np.meshgrid(np.linspace(-4.5, 10.5, 300), np.linspace(-5, 5, 200))
 for i, (key, (name, points)) in enumerate(zip("ABC", paths.items(), strict=True)):
     ax = axes[key]
@@ -68,6 +68,6 @@ for i, (key, (name, points)) in enumerate(zip("ABC", paths.items(), strict=True)
 steps = np.arange(121)
 for i, shrink in enumerate(((KAPPA - 1) / (KAPPA + 1), (root - 1) / (root + 1))):
     axes["D"].semilogy(75 * shrink ** (2 * steps), ":", color=f"C{i}")
-axes["D"].set(xlabel="step", ylabel="value", ylim=(1e-12, 1e3))
+axes["D"].set(xlabel="step", ylabel="value", ylim=(1e-16, 1e3))
 axes["D"].legend(loc="lower left")
 plt.show()

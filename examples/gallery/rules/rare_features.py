@@ -53,19 +53,16 @@ runs = {
 # Both learn the frequent features at once. SGD is halfway with the rarest ones at the end,
 # when AdaGrad has learned them all.
 
-figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.5, 4), layout="constrained")
 groups = {"10 most frequent": slice(0, 10), "10 rarest": slice(30, 40)}
 for i, (rule, distances) in enumerate(runs.items()):
     for (group, columns), style in zip(groups.items(), ("-", "--"), strict=True):
         mean = distances[:, columns].mean(axis=1)
         axes[0].plot(mean, style, color=f"C{i}", label=f"{rule}, {group}")
     axes[1].semilogx(frequency, weights[rule] * truth, "os"[i], ms=5, label=rule)
-axes[0].set(xlabel="step", ylabel="mean distance from the true weights", ylim=(0, 1.45))
-axes[0].legend(ncols=2, loc="upper center", fontsize=8.5)
-axes[1].axhline(1, color="0.5", lw=1, ls=":")
-axes[1].text(0.5, 1.02, "truth", color="0.4", ha="right")
-axes[1].set(
-    xlabel="share of the examples that have the feature", ylabel="learned / true weight"
-)
+axes[0].set(xlabel="step", ylabel="mean distance from the true weights", ylim=(0, 1.7))
+axes[0].legend(loc="upper right")
+axes[1].axhline(1, color="0.5", ls=":", label="truth")
+axes[1].set(xlabel="share of examples with the feature", ylabel="learned / true weight")
 axes[1].legend(loc="lower right")
 plt.show()

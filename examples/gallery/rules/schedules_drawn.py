@@ -37,7 +37,7 @@ drawn = {
 # All of them over a thousand steps, with the largest rate 1.
 
 figure, axes = plt.subplots(
-    3, 3, figsize=(9, 6.5), sharex=True, sharey=True, layout="constrained"
+    3, 3, figsize=(7.5, 6), sharex=True, sharey=True, layout="constrained"
 )
 steps = np.arange(1, TOTAL + 1)
 for ax, (name, schedule) in zip(axes.flat, drawn.items(), strict=True):
@@ -54,7 +54,7 @@ plt.show()
 
 rng = np.random.default_rng(0)
 noise = rng.standard_normal((TOTAL, 100))
-figure, ax = plt.subplots(figsize=(8, 3.8), layout="constrained")
+figure, ax = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
 for style, name in zip(
     ("-", "--", "-."), ("constant", "inverse_time", "cosine"), strict=True
 ):

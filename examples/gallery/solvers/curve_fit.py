@@ -60,7 +60,7 @@ variance = np.einsum("it,ij,jt->t", derivatives, fit.cov, derivatives)
 noise = 2 * fit.cost / (t.size - fit.x.size)
 
 figure, (ax, below) = plt.subplots(
-    2, 1, figsize=(9, 6), sharex=True, height_ratios=(3, 1), layout="constrained"
+    2, 1, figsize=(7.5, 5.5), sharex=True, height_ratios=(3, 1), layout="constrained"
 )
 for total, label, alpha in (
     (variance + noise, "95% for a new measurement", 0.2),

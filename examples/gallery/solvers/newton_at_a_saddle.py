@@ -72,7 +72,7 @@ for damping in (None, "levenberg", "trust-region"):
 # The undamped path goes up to the saddle, in a few steps as always. The damped ones turn
 # off and end in a minimum.
 
-figure, ax = plt.subplots(figsize=(8.5, 5), layout="constrained")
+figure, ax = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
 x, y = np.meshgrid(np.linspace(-1, 2, 301), np.linspace(-1.5, 2, 301))
 z = value((x, y))
 filled = ax.contourf(x, y, z, levels=20, cmap="Greys", alpha=0.55)

@@ -65,8 +65,8 @@ print(
 error = fits.x[:, 1] - centre[:, 0]
 figure, axes = plt.subplot_mosaic(
     [["a", "b", "c", "scatter"], ["d", "e", "f", "scatter"]],
-    figsize=(10, 4.2),
-    width_ratios=(1, 1, 1, 3.4),
+    figsize=(7.5, 3.6),
+    width_ratios=(1, 1, 1, 3),
     layout="constrained",
 )
 for key, i in zip("abcdef", np.argsort(brightness)[:: count // 6], strict=False):

@@ -42,7 +42,7 @@ solve.cg(hessian, np.zeros(2), x0=start, atol=1e-9, callback=conjugate.append)
 # %%
 # The same quadratic, the same start, the same line search.
 
-figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True, layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.5, 4.3), sharey=True, layout="constrained")
 x, y = np.meshgrid(np.linspace(-12, 12, 201), np.linspace(-12, 12, 201))
 z = (3 * x**2 + 4 * x * y + 3 * y**2) / 2
 paths = {"steepest descent": zigzag, "conjugate gradients": conjugate}
@@ -82,7 +82,7 @@ def iterations(solver, condition, **options):
     return np.mean(counts)
 
 
-figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
+figure, ax = plt.subplots(figsize=(7.5, 4), layout="constrained")
 for name, style, solver, options in (
     ("steepest descent", "o-", solve.steepest_descent, {"line_search": "exact"}),
     (
