@@ -180,6 +180,7 @@ JSON = {
     "info": [],
     "demo": ["--epochs", "1", "--rules", "adam", "--models", "softmax", "--no-fits"],
     "bench": ["--rules", "adam", "--sizes", "64", "--repeats", "1"],
+    "compare": ["--rules", "adam", "--problems", "ravine", "--rates", "0.1", "--steps", "5"],
 }
 
 

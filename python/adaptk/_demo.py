@@ -406,7 +406,7 @@ def show(
     more += [] if len(options.models) == len(MODELS) else ["--models all"]
     if options.plot is None:
         more.append("--plot curves.png")
-        screen.note(f"More: {program()} demo {' '.join(more)}")
+        screen.note(f"More: {program()} demo {' '.join(more)}; {program()} compare")
     else:
         screen.text(f"Picture: {options.plot}")
 

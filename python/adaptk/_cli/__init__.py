@@ -13,6 +13,7 @@ from adaptk._cli._parser import CommandError, Parser, program, suggestion
 #: What each command does, and the module whose ``main`` runs it.
 COMMANDS = {
     "demo": ("train a network on handwritten digits with several rules, in seconds", "adaptk._demo"),
+    "compare": ("all rules side by side on small problems, each at its best learning rate", "adaptk._cli._compare"),
     "bench": ("measure steps against the speed of memory, or all figures of the README", "adaptk._bench"),
     "info": ("how this copy was built, what it runs on, where its headers are", "adaptk._cli._info"),
 }

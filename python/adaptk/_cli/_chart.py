@@ -27,11 +27,12 @@ def chart(
     *,
     title: str,
     below: str,
+    last: str | None = None,
     lowest: float = 0.0,
     height: int = 12,
     most_width: int = 84,
 ) -> None:
-    """Draw positive values over 0, 1, 2, ... on a logarithmic axis.
+    """Draw positive values over 0, 1, 2, ... on a logarithmic axis. `last` is what the right end is called.
 
     Values that are not finite or not positive leave a gap; those under `lowest` are drawn there.
     """
@@ -82,7 +83,7 @@ def chart(
                 parts.append(MARKS[number_there % len(MARKS)])
         screen.line(*parts)
     screen.line((" " * margin + corner + floor * width, "dim"))
-    last = str(longest - 1)
+    last = str(longest - 1) if last is None else last
     screen.line((" " * (margin + 1) + "0" + below.center(width - 1 - len(last)) + last, "dim"))
     legend: list[Cell] = [" " * (margin + 1)]
     used = margin + 1

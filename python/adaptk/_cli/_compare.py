@@ -1,0 +1,505 @@
+"""``adaptk compare``: how fast all rules converge on a set of small problems, each at its best learning rate.
+
+Every rule gets the same learning rates to choose from, the same start, the same steps and the same minibatches. The
+problems are a table, ``PROBLEMS``: one more entry is one more column.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+import adaptk
+from adaptk import _demo
+from adaptk._cli._chart import chart
+from adaptk._cli._parser import CommandError, Parser, add_json, check_files, names_among, program, whole, write_json
+from adaptk._cli._screen import Cell, Column, Progress, Screen, progress
+
+Array: TypeAlias = npt.NDArray[Any]
+
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+# A loss that counts as the minimum: a run ends there, and of two such runs the one with fewer steps is the better.
+SOLVED = 1e-12
+# A run whose loss is beyond this many times that of the start is given up.
+LOST = 1e6
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Problems
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """A function to be minimised. `gradient` gets the params and the step from 0, which is that of its minibatch."""
+
+    start: list[Array]
+    loss: Callable[[Sequence[Array]], float]
+    gradient: Callable[[Sequence[Array], int], list[Array]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One column: what it is called, how many steps each run has, and how it is made from a seed and those steps.
+
+    `points` is the number of losses on a curve, beside that of the start. Rules that need full-batch gradients take no
+    part in problems with `minibatches`.
+    """
+
+    title: str
+    steps: int
+    make: Callable[[int, int], Task]
+    points: int = 50
+    minibatches: bool = False
+
+
+def surface(
+    start: tuple[float, float],
+    value: Callable[[float, float], float],
+    slope: Callable[[float, float], tuple[float, float]],
+) -> Callable[[int, int], Task]:
+    """A function of two variables with the minimum 0."""
+
+    def make(seed: int, steps: int) -> Task:
+        def loss(params: Sequence[Array]) -> float:
+            return value(*params[0].tolist())
+
+        def gradient(params: Sequence[Array], step: int) -> list[Array]:
+            return [np.array(slope(*params[0].tolist()))]
+
+        return Task([np.array(start)], loss, gradient)
+
+    return make
+
+
+def _rosenbrock(x: float, y: float) -> float:
+    return (1 - x) * (1 - x) + 100 * (y - x * x) * (y - x * x)
+
+
+def _rosenbrock_slope(x: float, y: float) -> tuple[float, float]:
+    u = y - x * x
+    return -2 * (1 - x) - 400 * x * u, 200 * u
+
+
+def _beale(x: float, y: float) -> float:
+    a, b, c = 1.5 - x + x * y, 2.25 - x + x * y * y, 2.625 - x + x * y * y * y
+    return a * a + b * b + c * c
+
+
+def _beale_slope(x: float, y: float) -> tuple[float, float]:
+    a, b, c = 1.5 - x + x * y, 2.25 - x + x * y * y, 2.625 - x + x * y * y * y
+    dx = 2 * (a * (y - 1) + b * (y * y - 1) + c * (y * y * y - 1))
+    return dx, 2 * x * (a + 2 * b * y + 3 * c * y * y)
+
+
+def _batches(count: int, size: int, steps: int, seed: int) -> list[Array]:
+    """The minibatches, as indices: epochs in random order, a last one of other size left out."""
+    rng = np.random.default_rng(seed)
+    found: list[Array] = []
+    while len(found) < steps:
+        order = rng.permutation(count)
+        found += [order[i : i + size] for i in range(0, count - size + 1, size)]
+    return found[:steps]
+
+
+def _digits(seed: int, steps: int) -> Task:
+    data = _demo.load_digits(seed)
+    batches = _batches(len(data.train_y), 32, steps, seed)
+
+    def gradient(params: Sequence[Array], step: int) -> list[Array]:
+        batch = batches[step]
+        return _demo.gradients(params, data.train_x[batch], data.train_y[batch])
+
+    start = _demo.initial_parameters((64, 32, 10), seed)
+    return Task(start, lambda params: _demo.mean_loss(params, data.train_x, data.train_y), gradient)
+
+
+def _logistic(seed: int, steps: int) -> Task:
+    """Some features are in most rows and most are in few, as words are in texts."""
+    rows, features, decay = 500, 100, 1e-3
+    rng = np.random.default_rng(seed)
+    often = 0.6 / (1 + np.arange(features)) ** 0.7
+    x = (rng.random((rows, features)) < often).astype(np.float64)
+    weights = rng.standard_normal(features) * 2
+    y = (rng.random(rows) < 1 / (1 + np.exp(-(x @ weights)))).astype(np.float64)
+
+    def value(w: Array) -> float:
+        z = x @ w
+        return float(np.mean(np.logaddexp(0, z) - y * z) + 0.5 * decay * (w @ w))
+
+    def slope(w: Array) -> tuple[Array, Array]:
+        p = 1 / (1 + np.exp(-(x @ w)))
+        gradient: Array = (p - y) @ x / rows + decay * w
+        return gradient, p
+
+    # The minimum, by Newton's method: what is shown is how far above it a rule ends.
+    least = np.zeros(features)
+    for _ in range(20):
+        gradient, p = slope(least)
+        hessian = (x.T * (p * (1 - p))) @ x / rows + decay * np.eye(features)
+        least -= np.linalg.solve(hessian, gradient)
+    minimum = value(least)
+    return Task(
+        [np.zeros(features)],
+        lambda params: max(value(params[0]) - minimum, 0.0),
+        lambda params, step: [slope(params[0])[0]],
+    )
+
+
+# No start is a round number: rules whose steps have the size of the learning rate would hit the minimum by chance.
+PROBLEMS: dict[str, Problem] = {
+    "ravine": Problem(
+        "ravine, x^2 + 100 y^2",
+        500,
+        surface((9.7137, 1.0713), lambda x, y: x * x + 100 * y * y, lambda x, y: (2 * x, 200 * y)),
+    ),
+    "saddle": Problem(
+        "saddle between two minima, x^2 + (y^2/2 - 1)^2",
+        500,
+        surface(
+            (1.0713, 1.37e-3),
+            lambda x, y: x * x + (y * y / 2 - 1) * (y * y / 2 - 1),
+            lambda x, y: (2 * x, 2 * y * (y * y / 2 - 1)),
+        ),
+    ),
+    "rosenbrock": Problem("Rosenbrock's valley", 500, surface((-1.2137, 1.0171), _rosenbrock, _rosenbrock_slope)),
+    "beale": Problem("Beale's function", 500, surface((1.0171, 1.0313), _beale, _beale_slope)),
+    "logistic": Problem("logistic regression, 100 features most of which are rare", 300, _logistic),
+    "digits": Problem("network 64-32-10 on handwritten digits, minibatches of 32", 300, _digits, 20, minibatches=True),
+}
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """One rule on one problem at one learning rate: losses at the start and at some steps after it."""
+
+    rate: float
+    at: list[int]
+    losses: list[float]
+
+    @property
+    def final(self) -> float:
+        """The loss at the end; inf if it was given up or is no number."""
+        return self.losses[-1] if math.isfinite(self.losses[-1]) else math.inf
+
+    @property
+    def solved(self) -> bool:
+        """Whether it came to the minimum."""
+        return self.final <= SOLVED
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """The less, the better: the loss, and of two that are solved the steps."""
+        return (SOLVED, self.at[-1]) if self.solved else (self.final, 0)
+
+
+def train(rule: adaptk.Rule, task: Task, steps: int, rate: float, points: int = 50) -> Run:
+    """Minimise with a rule."""
+    params = [p.copy() for p in task.start]
+    optimizer = adaptk.optimizer_for(rule.name, params, lr=rate)
+    interim = _demo.wants_lookahead(rule)
+    at, losses = [0], [task.loss(params)]
+    often = max(1, math.ceil(steps / points))
+    with np.errstate(all="ignore"):
+        for step in range(steps):
+            with optimizer.lookahead() if interim else nullcontext():
+                grads = task.gradient(params, step)
+            optimizer.step(grads)
+            if (step + 1) % often == 0 or step + 1 == steps:
+                at.append(step + 1)
+                losses.append(task.loss(params))
+                if not losses[-1] <= LOST * max(losses[0], 1.0):
+                    losses[-1] = math.inf
+                if not SOLVED < losses[-1] < math.inf:
+                    break
+    return Run(rate, at, losses)
+
+
+Results: TypeAlias = "dict[str, dict[str, list[Run]]]"
+
+
+def run_all(options: argparse.Namespace, bar: Progress) -> Results:
+    """A run for each problem, rule and learning rate."""
+    registry = adaptk.rules()
+    results: Results = {}
+    threads = adaptk.get_num_threads()
+    adaptk.set_num_threads(1)
+    try:
+        for name in options.problems:
+            problem = PROBLEMS[name]
+            steps = options.steps or problem.steps
+            task = problem.make(options.seed, steps)
+            results[name] = {}
+            for rule in options.rules:
+                bar.describe(f"{name}: {rule}")
+                if problem.minibatches and _demo.wants_full_batch(registry[rule]):
+                    bar.advance(len(options.rates))
+                    continue
+                results[name][rule] = []
+                for rate in options.rates:
+                    results[name][rule].append(train(registry[rule], task, steps, rate, problem.points))
+                    bar.advance()
+    finally:
+        adaptk.set_num_threads(threads)
+    return results
+
+
+def best(runs: Sequence[Run]) -> Run:
+    """The run that ends best; of equal ones that with the lowest rate."""
+    return min(runs, key=lambda run: (run.order, run.rate))
+
+
+def ranked(runs: dict[str, list[Run]]) -> list[str]:
+    """The rules of one problem, best first."""
+    return sorted(runs, key=lambda rule: best(runs[rule]).order)
+
+
+def mean_ranks(results: Results) -> dict[str, float]:
+    """Of each rule over the problems that it takes part in, 1 the best; equal ones share their ranks."""
+    ranks: dict[str, list[float]] = {}
+    for runs in results.values():
+        orders = {rule: best(each).order for rule, each in runs.items()}
+        for rule, order in orders.items():
+            below = sum(other < order for other in orders.values())
+            equal = sum(other == order for other in orders.values())
+            ranks.setdefault(rule, []).append(below + (equal + 1) / 2)
+    return {rule: sum(each) / len(each) for rule, each in ranks.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is shown
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def rate_text(run: Run, rates: Sequence[float]) -> str:
+    """The learning rate, with a sign if it is at an end of the rates, beyond which there may be a better one."""
+    ends = {min(rates): "-", max(rates): "+"} if len(rates) > 1 else {}
+    return f"{run.rate:g}{ends.get(run.rate, '')}"
+
+
+def end_text(run: Run) -> str:
+    """How a run ended: in the minimum after so many steps, or at a loss."""
+    return f"{run.at[-1]} steps" if run.solved else f"{run.final:.1e}"
+
+
+def _cell(runs: dict[str, list[Run]], rule: str, rates: Sequence[float]) -> Cell:
+    if rule not in runs:
+        return ("full-batch only", "dim")
+    run = best(runs[rule])
+    if not run.final < run.losses[0]:
+        return ("-", "dim")
+    return (f"{end_text(run)} {rate_text(run, rates):>7}", "bold green" if rule == ranked(runs)[0] else "")
+
+
+def show(screen: Screen, options: argparse.Namespace, results: Results) -> None:
+    """The result first, then the table, in parts if the terminal is narrow."""
+    rates = options.rates
+    ranks = mean_ranks(results)
+    rules = sorted(ranks, key=lambda rule: ranks[rule])
+    some = f"{len(rules)} rule{'s' * (len(rules) != 1)} on {len(results)} problem{'s' * (len(results) != 1)}"
+    rates_text = f"{len(rates)} learning rates from {min(rates):g} to {max(rates):g}" if len(rates) > 1 else "one rate"
+    screen.headline(f"{some}, each with the best of {rates_text}.")
+    first_of = {name: ranked(runs)[0] for name, runs in results.items()}
+    winners = [f"{rule} on {name} ({end_text(best(results[name][rule]))})" for name, rule in first_of.items()]
+    screen.text(f"Best: {', '.join(winners)}.")
+    cells = {name: [_cell(runs, rule, rates) for rule in rules] for name, runs in results.items()}
+    first = [Column("rule", left=True, style="cyan"), Column("mean rank")]
+    room = (screen.width or math.inf) - max(len(r) for r in rules) - 15
+    across = max(1, int(min(len(results), room // 18)))
+    names = list(results)
+    for i in range(0, len(names), across):
+        part = names[i : i + across]
+        screen.line()
+        columns = [*first, *(Column(f"{name}      lr") for name in part)]
+        screen.table(
+            columns,
+            [[rule, f"{ranks[rule]:.1f}", *(cells[name][j] for name in part)] for j, rule in enumerate(rules)],
+        )
+    if len(results) == 1:
+        ((name, runs),) = results.items()
+        drawn = {rule: best(runs[rule]) for rule in ranked(runs)[:6]}
+        screen.line()
+        chart(
+            screen,
+            {rule: run.losses for rule, run in drawn.items()},
+            title=f"{name}: loss, the best {len(drawn)} of {len(runs)}",
+            below="step",
+            last=str(max(run.at[-1] for run in drawn.values())),
+            lowest=SOLVED,
+        )
+    screen.line()
+    for name in names:
+        problem = PROBLEMS[name]
+        screen.note(f"{name}: {problem.title}; {options.steps or problem.steps} steps")
+    screen.note(
+        f"Loss at the end, or the steps after which it was below {SOLVED:g}. lr: the best learning rate; with + or - "
+        "it is the last one tried on that side. -: no lower than at the start. Same start, steps and minibatches for "
+        "all."
+    )
+    if options.plot is not None:
+        screen.text(f"Picture: {options.plot}")
+
+
+def as_json(options: argparse.Namespace, results: Results) -> str:
+    """All runs, with the curve of the best of each rule."""
+
+    def finite(x: float) -> float | None:
+        return x if math.isfinite(x) else None
+
+    ranks = mean_ranks(results)
+    problems: dict[str, Any] = {}
+    for name, runs in results.items():
+        rules = {}
+        for rule, each in runs.items():
+            run = best(each)
+            rules[rule] = {
+                "lr": run.rate,
+                "at_end_of_rates": len(options.rates) > 1 and run.rate in (min(options.rates), max(options.rates)),
+                "loss": finite(run.final),
+                "solved_after": run.at[-1] if run.solved else None,
+                "loss_by_rate": [finite(r.final) for r in each],
+                "steps": run.at,
+                "losses": [finite(x) for x in run.losses],
+            }
+        problems[name] = {"title": PROBLEMS[name].title, "rules": rules}
+    document = {
+        "adaptk": adaptk.__version__,
+        "seed": options.seed,
+        "rates": list(options.rates),
+        "mean_rank": ranks,
+        "problems": problems,
+    }
+    return json.dumps(document, indent=1, allow_nan=False)
+
+
+def plot(results: Results, path: Path) -> None:
+    """A panel for each problem: the five best rules in colour, the others in grey."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(results))
+    rows = math.ceil(len(results) / columns)
+    figure = Figure(figsize=(max(4.2 * columns, 6.0), 3.6 * rows + 0.5), dpi=150, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in list(grid.flat)[len(results) :]:
+        axes.set_visible(False)
+    for axes, (name, runs) in zip(grid.flat, results.items(), strict=False):
+        order = ranked(runs)
+        # What a logarithmic axis has no place for leaves a gap.
+        shown = {r: [x if 0 < x < math.inf else math.nan for x in best(runs[r]).losses] for r in order}
+        for rule in order[5:]:
+            axes.plot(best(runs[rule]).at, shown[rule], color="0.87", linewidth=0.8, zorder=1)
+        for i, rule in enumerate(order[:5]):
+            axes.plot(
+                best(runs[rule]).at,
+                shown[rule],
+                color=_demo.COLOURS[i],
+                linestyle=_demo.DASHES[i],
+                linewidth=max(2.6 - 0.3 * i, 1.4),
+                label=f"{rule}, lr {best(runs[rule]).rate:g}",
+                zorder=8 - i,
+            )
+        finite = [x for each in shown.values() for x in each if math.isfinite(x)]
+        if finite:
+            low = max(min(x for r in order[:5] for x in [*shown[r], max(finite)] if math.isfinite(x)), SOLVED)
+            top = max(shown[order[0]][0] if math.isfinite(shown[order[0]][0]) else 1.0, low * 2)
+            axes.set_ylim(low * 0.5, top * (top / low) ** 0.35 * 1.5)
+        axes.set_yscale("log")
+        axes.set_title(name, fontsize=11.5, fontweight="bold", loc="left")
+        axes.set_xlabel("step", fontsize=9.5)
+        axes.grid(True, which="major", color="0.93", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color("0.6")
+        axes.tick_params(which="both", labelsize=9, color="0.6")
+        axes.legend(loc="upper right", frameon=False, fontsize=8.5, handlelength=2.8, labelspacing=0.3)
+    figure.suptitle(
+        "Loss over steps, each rule at its best learning rate; in grey: the other rules",
+        fontsize=12.5,
+        x=0.008,
+        horizontalalignment="left",
+    )
+    figure.savefig(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        rates = sorted({float(part) for part in text.split(",") if part.strip()})
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} are not numbers with commas between them") from None
+    if not rates or not all(0 < rate < math.inf for rate in rates):
+        raise argparse.ArgumentTypeError(f"{text!r}: learning rates are above 0 and finite, and there is one at least")
+    return rates
+
+
+def parser() -> Parser:
+    name = program()
+    problems, rules = list(PROBLEMS), list(adaptk.rules())
+    lines = [f"  {key:<11} {problem.title}, {problem.steps} steps" for key, problem in PROBLEMS.items()]
+    parser = Parser(
+        prog=f"{name} compare",
+        description="Run all rules on small problems, each with the same learning rates to choose from, and show the "
+        "lowest loss at the end and its learning rate. Takes about 30 seconds.",
+        examples=[
+            (f"{name} compare --plot compare.png", "the curves as a picture"),
+            (f"{name} compare --problems rosenbrock --steps 5000", "one problem, more steps"),
+            (f"{name} compare --rules adam,lion --rates 0.001,0.002,0.005", "two rules, other rates"),
+        ],
+        epilog="\n".join(["problems:", *lines]),
+    )
+    parser.add_argument(
+        "--problems",
+        type=names_among("problem", problems),
+        default=problems,
+        metavar="A,B",
+        help="names with commas between them, see below; default: all",
+    )
+    parser.add_argument("--rules", type=names_among("rule", rules), default=rules, metavar="A,B", help="default: all")
+    parser.add_argument(
+        "--rates",
+        type=_rates,
+        default=list(RATES),
+        metavar="X,Y",
+        help=f"learning rates that each rule is tried with; default: {','.join(f'{r:g}' for r in RATES)}",
+    )
+    parser.add_argument("--steps", type=whole(1), metavar="N", help="default: those of each problem")
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, metavar="N", help="of data, start and minibatches; default: %(default)s"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves (needs matplotlib)")
+    add_json(parser, "all runs")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = parser().parse_args(argv)
+    check_files(options)
+    with progress(len(options.problems) * len(options.rules) * len(options.rates)) as bar:
+        results = {name: runs for name, runs in run_all(options, bar).items() if runs}
+    if not results:
+        raise CommandError(
+            f"{', '.join(options.rules)}: full-batch gradients only, and {', '.join(options.problems)} has minibatches"
+        )
+    if options.plot is not None:
+        plot(results, options.plot)
+    if options.json != "-":
+        show(Screen(), options, results)
+    write_json(as_json(options, results), options.json)
+    return 0
