@@ -1,7 +1,8 @@
-"""Fixtures that change the state of the library and put it back."""
+"""The two tiers of tests, and fixtures that change the state of the library and put it back."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,11 @@ pytest.register_assert_rewrite("helpers", "optim_cases", "solve_problems", "torc
 
 import adaptk  # noqa: E402
 import device_arrays  # noqa: E402
+
+try:
+    import hypothesis
+except ImportError:
+    hypothesis = None
 
 
 @pytest.fixture(scope="session")
@@ -44,19 +50,77 @@ def threads(request: pytest.FixtureRequest, restored: None) -> int:
     return request.param
 
 
-# Tests that are marked `cuda` run on a device, a simulated one where ADAPTK_PTX_SIMULATOR says where the simulator is.
+# The tiers. `pytest` runs what a few minutes suffice for; `pytest --full` runs everything: see CONTRIBUTING.md.
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="also run the tests marked full and large: builds, sanitizers, other compilers, every combination",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Marks of SciPy's tests, which its own configuration makes known.
+    for mark in (
+        *("fail_slow", "parallel_threads_limit", "thread_unsafe", "iterations"),
+        *("array_api_backends", "skip_xp_backends", "xfail_xp_backends", "uses_xp_capabilities", "xfail_on_32bit"),
+    ):
+        config.addinivalue_line("markers", f"{mark}: SciPy's")
+    config.stash[_left_out] = Counter()
+    if hypothesis is not None:
+        hypothesis.settings.register_profile("short", max_examples=15, deadline=None)
+        hypothesis.settings.register_profile("full", max_examples=300, deadline=None)
+        hypothesis.settings.load_profile("full" if config.option.full else "short")
+
+
+_left_out = pytest.StashKey["Counter[str]"]()
 _failed = pytest.StashKey[bool]()
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """The device is found before any test makes the library look for one."""
-    chosen = [item for item in session.items if item.get_closest_marker("cuda")]
-    if not chosen or session.config.option.collectonly:
-        return
-    if (reason := device_arrays.start()) is not None:
-        for item in chosen:
-            item.add_marker(pytest.mark.skip(reason=reason))
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What another tier or a device is needed for is deselected and counted, not listed one by one."""
+
+    def leave_out(why: str, *marks: str) -> None:
+        out = [item for item in items if any(item.get_closest_marker(name) for name in marks)]
+        if out:
+            config.stash[_left_out][why] += len(out)
+            config.hook.pytest_deselected(items=out)
+            items[:] = [item for item in items if item not in set(out)]
+
+    if not config.option.full:
+        leave_out("of the full tier: pytest --full", "full", "large")
+    # The device is found before any test makes the library look for one.
+    if not config.option.collectonly and any(item.get_closest_marker("cuda") for item in items):
+        reason = device_arrays.start(simulated=config.option.full)
+        if reason is not None:
+            leave_out(reason, "cuda")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(session.config.stash[_left_out])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Every worker of pytest-xdist has left out the same."""
+    if output := getattr(node, "workeroutput", None):
+        node.config.stash[_left_out] = Counter(output["left_out"])
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    skipped: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", ()):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        skipped[reason.removeprefix("Skipped: ")] += 1
+    for title, counts in (("left out", config.stash[_left_out]), ("skipped", skipped)):
+        if counts:
+            terminalreporter.section(title)
+            for why, number in counts.most_common():
+                terminalreporter.write_line(f"{number:6} {why}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -124,12 +188,3 @@ def schedule(request: pytest.FixtureRequest, machine: device_arrays.Machine) -> 
     elif request.param > 0:
         pytest.skip("needs the simulator, whose schedules can be chosen")
     return request.param
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Marks that SciPy's tests have, which its own configuration makes known."""
-    for mark in (
-        *("fail_slow", "parallel_threads_limit", "thread_unsafe", "iterations"),
-        *("array_api_backends", "skip_xp_backends", "xfail_xp_backends", "uses_xp_capabilities", "xfail_on_32bit"),
-    ):
-        config.addinivalue_line("markers", f"{mark}: SciPy's")

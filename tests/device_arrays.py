@@ -396,11 +396,11 @@ class SimulatedMachine(Machine):
 _machine: Machine | None = None
 
 
-def start() -> str | None:
+def start(simulated: bool) -> str | None:
     """Finds the device of this process, before the library looks for one. Why there is none, where that is no error."""
     global _machine
     try:
-        _machine = SimulatedMachine(SIMULATOR) if SIMULATOR else RealMachine()
+        _machine = SimulatedMachine(SIMULATOR) if simulated and SIMULATOR else RealMachine()
     except pytest.skip.Exception as e:
         return str(e)
     except pytest.fail.Exception as e:

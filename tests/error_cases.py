@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from helpers import (
-    RULES,
-    arguments,
-)
+from helpers import THREE_RULES, arguments
 
-ARGUMENTS = [(rule, argument) for rule in RULES for argument in arguments(rule)]
-
+ARGUMENTS = [(rule, argument) for rule in THREE_RULES for argument in arguments(rule)]
 
 SIZES = (5, 1, 7)
 

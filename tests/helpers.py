@@ -22,7 +22,15 @@ except ImportError:
 
 Array = np.ndarray[Any, Any]
 
+
+def first_tier(values: Iterable[Any], *these: Any) -> list[Any]:
+    """Values of a parameter of tests, of which the quick run has only these: see CONTRIBUTING.md."""
+    return [v if v in these else pytest.param(v, marks=pytest.mark.full) for v in values]
+
+
 RULES = adaptk.rules()
+# For what no rule has code of its own for: none, two and three states.
+THREE_RULES = ("sgd", "adam", "rmsprop_centered_momentum")
 FLOATS: dict[str, Any] = {"float32": np.float32, "float64": np.float64, "float16": np.float16}
 if bfloat16 is not None:
     FLOATS["bfloat16"] = bfloat16

@@ -24,7 +24,7 @@ from helpers import (
     IS_COPIED,
     PAIRS,
     READ_ONLY,
-    RULES,
+    THREE_RULES,
     Export,
     OldProducer,
     Producer,
@@ -41,7 +41,7 @@ from helpers import (
 VERSIONED = ["versioned", "without a device", "exported", "later table only"]
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", THREE_RULES)
 @pytest.mark.parametrize("kind", PRODUCERS)
 def test_dlpack(rule: str, kind: str) -> None:
     for argument in [None, *arguments(rule)]:

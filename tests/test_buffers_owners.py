@@ -21,6 +21,7 @@ from buffer_cases import (
 from helpers import (
     PAIRS,
     RULES,
+    THREE_RULES,
     arguments,
     assert_same,
     call,
@@ -119,7 +120,7 @@ def test_bfloat16_of_ml_dtypes() -> None:
 # Lists
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", THREE_RULES)
 def test_dtypes_may_differ_within_a_list(rule: str) -> None:
     buffers: dict[str, list[Any]] = {name: [] for name in arguments(rule)}
     for i, (param, grad) in enumerate(PAIRS * 2):
@@ -144,7 +145,7 @@ def test_lists_and_tuples() -> None:
         assert_same(buffers, wanted)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", THREE_RULES)
 def test_many_small_tensors(rule: str, threads: int) -> None:
     sizes = [i * 37 % 211 for i in range(400)]
     buffers = make_list(rule, sizes)

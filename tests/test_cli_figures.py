@@ -348,7 +348,7 @@ SHORT = "ceiling,overhead,dtypes,import"
 
 
 @pytest.mark.parametrize(
-    "only", [SHORT, pytest.param(",".join(STUDIES), marks=pytest.mark.slow)], ids=["short", "everything"]
+    "only", [SHORT, pytest.param(",".join(STUDIES), marks=pytest.mark.full)], ids=["short", "everything"]
 )
 def test_a_smoke_run(only: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every script takes its arguments and writes what its claims read."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import adaptk
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 ROOT = Path(__file__).resolve().parent.parent
 INCLUDE = ROOT / "cpp" / "include" / "adaptk"

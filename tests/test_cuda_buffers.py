@@ -347,7 +347,7 @@ def test_forms_of_streams(wrap: Any, stream: int, machine: Machine) -> None:
     assert machine.calls.streams("step") == [stream]
 
 
-@pytest.mark.parametrize("bad", [None, -1, True, 1.5, "0", object()], ids=repr)
+@pytest.mark.parametrize("bad", [None, -1, True, 1.5, "0", object()], ids=lambda x: type(x).__name__)
 def test_what_is_no_stream(bad: Any) -> None:
     with pytest.raises(TypeError, match=r"^stream: expected a CUDA stream"), adaptk.cuda.stream(bad):
         pass

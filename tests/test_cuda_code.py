@@ -21,7 +21,7 @@ import cuda_counts as code  # noqa: E402
 from cuda_counts import Kernel  # noqa: E402
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.full,
     pytest.mark.skipif(code.find_tool("nvcc") is None, reason="needs nvcc"),
 ]
 

@@ -224,7 +224,7 @@ def test_choices_name_what_exists():
     assert set(_demo.RULES) <= set(RULES)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("model", "wanted"), [("softmax", 0.90), ("mlp", 0.93)])
 def test_every_rule_learns_to_read(model, wanted):
     rules = run("--rules", "all", "--models", model)["models"][model]["rules"]
@@ -260,6 +260,7 @@ def test_plot(tmp_path, capsys):
     assert str(path) in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_plot_of_everything(tmp_path, everything):
     pytest.importorskip("matplotlib")
     results = {

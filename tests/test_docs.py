@@ -8,8 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import adaptk
 import pytest
@@ -65,7 +66,15 @@ def test_the_pages_have_programs() -> None:
     }
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def pages_with_programs() -> Iterator[Any]:
+    """The pages with programs; other libraries take longer to import than the programs to run."""
+    for page in PAGES:
+        if text := "".join(block.text for block in blocks(page, "python")):
+            full = re.search(r"^ *(?:import|from) (?:torch|jax|optax|adaptk\.torch|adaptk\.jax)\b", text, re.MULTILINE)
+            yield pytest.param(page, marks=[pytest.mark.full] if full else [])
+
+
+@pytest.mark.parametrize("page", list(pages_with_programs()))
 def test_python(page: str, tmp_path: Path) -> None:
     """The blocks of a page are one program, whose lines are those of the page; it prints what its comments say."""
     program = ""
@@ -139,6 +148,7 @@ def prints(program: Path, text: str) -> None:
     assert [line.strip() for line in done.stdout.splitlines()] == expected
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("page", "language", "warnings"),
     [
@@ -154,7 +164,7 @@ def test_compiled(page: str, language: str, warnings: str, tmp_path: Path) -> No
         prints(program, sources(page, language)[name])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_cuda(tmp_path: Path) -> None:
     """Compiled wherever there is an nvcc, and run where there is a device."""
     nvcc = shutil.which("nvcc")

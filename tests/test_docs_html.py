@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 
 # Building them runs the gallery.
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DOCS.is_dir(), reason="only in a checkout")]
+pytestmark = [pytest.mark.full, pytest.mark.skipif(not DOCS.is_dir(), reason="only in a checkout")]
 
 
 def needs(*modules: str) -> None:

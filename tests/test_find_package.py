@@ -17,7 +17,10 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="programs are built w
 ROOT = Path(__file__).resolve().parent.parent
 CONSUMERS = ROOT / "tests" / "find_package"
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("ADAPTK_", "CMAKE_"))} | {"PATH": PATH}
+# A cache of objects, where there is one, may serve these builds too.
+ENVIRONMENT = {
+    k: v for k, v in os.environ.items() if not k.startswith(("ADAPTK_", "CMAKE_")) or k.endswith("_COMPILER_LAUNCHER")
+} | {"PATH": PATH}
 
 
 def tool(*names: str) -> str:
@@ -74,17 +77,20 @@ def test_nothing_is_there_twice() -> None:
     assert len(libraries) == len({name.split(".")[0] for name in libraries})
 
 
+@pytest.mark.full
 def test_c(tmp_path: Path) -> None:
     folder = build(CONSUMERS / "c", tmp_path, IN_PACKAGE)
     assert run(folder / "consumer").startswith(f"{adaptk.__version__}, ")
 
 
+@pytest.mark.full
 def test_cpp(tmp_path: Path) -> None:
     folder = build(CONSUMERS / "cpp", tmp_path, IN_PACKAGE)
     for name in ("linked", "header_only", "both"):
         run(folder / name)
 
 
+@pytest.mark.full
 def test_another_version_is_not_found(tmp_path: Path) -> None:
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.24)\nproject(p LANGUAGES NONE)\n"
@@ -106,12 +112,13 @@ def by_pkg_config(folder: Path, out: Path, **environment: str) -> None:
     run(out / "consumer", **environment)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="no pkg-config")
 def test_pkg_config(tmp_path: Path) -> None:
     by_pkg_config(Path(adaptk.get_cmake_dir()).parent.parent / "pkgconfig", tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_cuda(tmp_path: Path) -> None:
     """Compiled wherever there is an nvcc, and run where there is a device."""
     nvcc = tool("nvcc")
@@ -137,11 +144,13 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(ROOT / "examples" / "cpp", tmp_path_factory.mktemp("examples"), *options)
 
 
+@pytest.mark.full
 def test_example_in_c(tmp_path: Path) -> None:
     folder = build(ROOT / "examples" / "c", tmp_path, IN_PACKAGE)
     assert "400 of 400 points right" in run(folder / "train")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "needs"), [("eigen", "Eigen"), ("armadillo", "Armadillo")])
 def test_examples_in_cpp(examples: Path, name: str, needs: str) -> None:
     if not (examples / name).exists():
@@ -152,7 +161,7 @@ def test_examples_in_cpp(examples: Path, name: str, needs: str) -> None:
 # The library alone, installed under a prefix
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_prefix(tmp_path: Path) -> None:
     cmake = tool("cmake")
     generator = ["-GNinja"] if shutil.which("ninja", path=PATH) else []
@@ -177,6 +186,7 @@ def test_prefix(tmp_path: Path) -> None:
 # The benchmark
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("options", [["--quick"], ["--quick", "--markdown"]], ids=" ".join)
 def test_bench_beside_armadillo(options: list[str]) -> None:
     """The program builds, both sides come to the same params, and each cell of the table is there."""

@@ -40,7 +40,7 @@ def test_there_are_examples() -> None:
     assert len(EXAMPLES) > 10
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_runs(name: str, tmp_path: Path) -> None:
     """Without a warning, in a folder in which it leaves nothing."""

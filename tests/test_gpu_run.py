@@ -573,7 +573,7 @@ def test_bytes_of_a_step() -> None:
 # All of it
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_trial_run_of_all_stages(tmp_path: Path) -> None:
     """Built without a network, in an environment without rich, which such a machine may lack."""
     pytest.importorskip("torch", reason="the race is against torch")

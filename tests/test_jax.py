@@ -18,7 +18,7 @@ from typing import Any
 import adaptk
 import numpy as np
 import pytest
-from helpers import FLOATS, PAIRS, Array, same_bits, state_dtype
+from helpers import FLOATS, PAIRS, THREE_RULES, Array, first_tier, same_bits, state_dtype
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 jax = pytest.importorskip("jax")
@@ -31,6 +31,7 @@ from adaptk import _jax, schedules  # noqa: E402
 RULES = adaptk.rules()
 every_rule = pytest.mark.parametrize("rule", RULES)
 both_layouts = pytest.mark.parametrize("packed", [False, True], ids=["tree", "packed"])
+some_rules = pytest.mark.parametrize("rule", first_tier(RULES, *THREE_RULES))
 
 # How JAX passes on what a step refuses when it runs: one on a first call, the other later.
 REFUSED = (jax.errors.JaxRuntimeError, ValueError)
@@ -129,8 +130,8 @@ def output(code: str, **environment: str) -> str:
 
 
 @every_rule
-@pytest.mark.parametrize("way", WAYS)
-@both_layouts
+@pytest.mark.parametrize("way", first_tier(WAYS, "jit"))
+@pytest.mark.parametrize("packed", first_tier([False, True], False), ids=["tree", "packed"])
 def test_steps_are_those_of_ops(rule: str, way: str, packed: bool) -> None:
     opt = getattr(adaptk.jax, rule)(0.0123, packed=packed)
     params, grads = randoms(0), [randoms(1 + t) for t in range(5)]
@@ -140,7 +141,7 @@ def test_steps_are_those_of_ops(rule: str, way: str, packed: bool) -> None:
     assert jax.tree.structure(got) == jax.tree.structure(params)
 
 
-@every_rule
+@some_rules
 def test_hyperparameters_are_exact(rule: str) -> None:
     """None of them is a float32."""
     hyper: dict[str, Any] = {
@@ -158,7 +159,7 @@ def test_hyperparameters_are_exact(rule: str) -> None:
         assert_equal(got, state, want)
 
 
-@pytest.mark.parametrize("rule", ["sgd", "adam", "rmsprop_centered_momentum"])
+@pytest.mark.parametrize("rule", first_tier(THREE_RULES, "adam"))
 @pytest.mark.parametrize(("param", "grad"), PAIRS)
 @both_layouts
 def test_dtypes(rule: str, param: str, grad: str, packed: bool) -> None:
@@ -170,7 +171,7 @@ def test_dtypes(rule: str, param: str, grad: str, packed: bool) -> None:
 
 
 @both_layouts
-@pytest.mark.parametrize("count", [1, 64, 65, 200])
+@pytest.mark.parametrize("count", first_tier([1, 64, 65, 200], 1))
 def test_many_tensors_of_several_dtypes(count: int, packed: bool) -> None:
     names = list(FLOATS)
     with jax.enable_x64(True):
@@ -250,7 +251,7 @@ def test_a_function_may_return_a_plain_number() -> None:
         assert_equal(got, state, in_numpy("sgd", params, grads, [1 / 3]))
 
 
-@every_rule
+@some_rules
 def test_arrays_as_hyperparameters(rule: str) -> None:
     """One compiled function for all values."""
     names = [h.name for h in RULES[rule].hyperparameters if not isinstance(h.default, bool) and np.isfinite(h.default)]
@@ -408,7 +409,7 @@ def member(tree: Any, i: int) -> Any:
     return jax.tree.map(lambda x: np.asarray(x)[i], tree)
 
 
-@every_rule
+@some_rules
 def test_vmap_steps_each_member(rule: str) -> None:
     opt = getattr(adaptk.jax, rule)(0.01)
     params, grads = stacked(range(3)), [stacked(range(3, 6)), stacked(range(6, 9))]
@@ -536,6 +537,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.full
 def test_several_devices() -> None:
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     printed = output(SHARDED, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
@@ -562,7 +564,7 @@ def optax() -> Any:
     return pytest.importorskip("optax")
 
 
-@every_rule
+@some_rules
 def test_updates_are_optaxs(optax: Any, rule: str) -> None:
     opt = getattr(adaptk.jax, rule)(0.01)
     assert isinstance(opt, optax.GradientTransformation)
@@ -867,7 +869,7 @@ except ImportError as error:
 # The benchmark
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("options", [["--quick"], ["--quick", "--markdown"]], ids=" ".join)
 def test_bench_beside_optax(options: list[str]) -> None:
     pytest.importorskip("optax", reason="the benchmark compares with optax")

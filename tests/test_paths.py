@@ -151,7 +151,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         browser.close()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_reader_chooses(page: Any) -> None:
     def table() -> dict[str, list[str]]:
         rows = page.query_selector_all("#paths-table tbody tr")

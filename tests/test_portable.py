@@ -18,7 +18,7 @@ import pytest
 from test_c_abi import declared
 from test_cpp import ROOT, Build, check_hashes, find_compiler, find_tool, run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 CONSUMERS = ROOT / "tests" / "find_package"
 ISAS = adaptk.available_isas()

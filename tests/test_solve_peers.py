@@ -16,6 +16,8 @@ if not scipy.__version__.startswith("1.17."):
 
 import scipy_tests  # noqa: E402
 
+pytestmark = pytest.mark.full
+
 METHODS = scipy_tests.COUNTERPARTS
 MODULES: dict[str, dict[str, Any]] = {
     "test_least_squares": {

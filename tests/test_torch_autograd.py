@@ -78,7 +78,7 @@ def test_a_step_in_the_backward_pass() -> None:
     all_close(list(model.parameters()), list(other.parameters()))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_compiled_models(backend: str) -> None:
     in_another_process(

@@ -14,6 +14,8 @@ from typing import Any
 import adaptk
 import pytest
 
+pytestmark = pytest.mark.full
+
 pytest.importorskip("torch", reason="the race is against torch")
 BENCH = Path(__file__).parents[1] / "bench" / "torch_race.py"
 

@@ -37,6 +37,8 @@ from torch_processes import (
     values,
 )
 
+pytestmark = pytest.mark.full
+
 
 def reloaded(rule: str) -> float:
     """How near a run comes whose state has been loaded.

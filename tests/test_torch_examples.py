@@ -30,7 +30,7 @@ def test_examples_are_there() -> None:
     assert names >= {"ddp", "zero", "fsdp", "local_sgd", "hogwild"}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("path", EXAMPLES, ids=[p.stem for p in EXAMPLES])
 def test_example(path: Path) -> None:
     done = run_example(path, str(path))
@@ -39,7 +39,7 @@ def test_example(path: Path) -> None:
     assert "WRONG" not in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_example_that_is_wrong_says_so(tmp_path: Path) -> None:
     path = next(p for p in EXAMPLES if p.stem == "torch_ddp")
     right = "adaptk.torch.AdamW(model.parameters(), lr=3e-3"

@@ -20,6 +20,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs PyTorch")
 at = pytest.importorskip("adaptk.torch")
 
+pytestmark = pytest.mark.full
+
 Tensor = torch.Tensor
 NAMES = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
 each = pytest.mark.parametrize("name", NAMES)

@@ -389,7 +389,7 @@ def test_subclasses_of_tensors() -> None:
     close(q, a[1])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_sharded_params_of_one_process() -> None:
     if importlib.util.find_spec("torch.distributed.tensor") is None:
         pytest.skip("this PyTorch has no distributed tensors")

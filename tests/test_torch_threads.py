@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import first_tier
 from torch_cases import (
     OWN,
     TORCHS,
@@ -28,6 +29,7 @@ from torch_cases import (
 )
 
 
+@pytest.mark.full
 def test_hogwild() -> None:
     """Processes that train one model in shared memory, without a lock."""
     out = in_another_process(
@@ -211,7 +213,7 @@ def test_two_optimizers_in_two_threads() -> None:
         assert same_bits(p, q)
 
 
-@pytest.mark.parametrize("name", [*TORCHS, *OWN])
+@pytest.mark.parametrize("name", first_tier([*TORCHS, *OWN], "Adam", "ASGD", "Lion"))
 def test_nothing_is_kept_alive(name: str) -> None:
     options = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
     p = [*params(), torch.zeros(8)[::2], torch.zeros(3, dtype=torch.complex64)]

@@ -1,0 +1,20 @@
+"""All other tests of adaptk.torch by way of DLPack and attributes."""
+
+from __future__ import annotations
+
+import pytest
+import test_torch_dlpack
+from test_torch_autograd import *  # noqa: F403
+from test_torch_dlpack import unknown  # noqa: F401
+from test_torch_failures import *  # noqa: F403
+from test_torch_loop import *  # noqa: F403
+from test_torch_options import *  # noqa: F403
+from test_torch_rules import *  # noqa: F403
+from test_torch_saving import *  # noqa: F403
+from test_torch_tensors import *  # noqa: F403
+from test_torch_threads import *  # noqa: F403
+
+pytestmark = pytest.mark.full
+
+for name in [name for name in vars(test_torch_dlpack) if name.startswith("test_")]:
+    del globals()[name]
