@@ -331,8 +331,8 @@ def test_memory_is_global(kernels: dict[str, Kernel]) -> None:
     # The norm copies an entry of its table by vectors.
     assert findings(kernels, lambda k: [op for op in generic_memory(k) if op[:2].lower() != "ld"], "norm") == []
     (norm,) = (k for k in kernels.values() if k.kind == "norm")
-    # A row across tensors is two vectors of float32, four of float64 or one of 16-bit values; a leaf inside one tensor is
-    # loaded by so many at a time, in each of the four types.
+    # A row across tensors is two vectors of float32, four of float64 or one of 16-bit values; a leaf inside one tensor
+    # is loaded by so many at a time, in each of the four types.
     loads = sum(re.fullmatch(r"ld\.global\.cg\.v4\.[bu]32", op) is not None for op in opcodes(norm))
     assert loads == 2 + 4 + 1 + 4 * CONSTANTS["norm_vectors"]
 
