@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import adaptk
-from sphinx.application import Sphinx
+
+if TYPE_CHECKING:
+    # The tests use registry_script() without Sphinx.
+    from sphinx.application import Sphinx
 
 
 def registry_script() -> str:
