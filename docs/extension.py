@@ -77,7 +77,16 @@ class RuleFacts(Made):
         lines += ["```text", *rule.formula.splitlines(), "```"]
         lines += _table(
             ["hyperparameter", "default", "valid", "meaning"],
-            [[f"`{h.name}`", _value(h.default), f"`{h.range}`", h.meaning.replace("*", r"\*")] for h in own],
+            [
+                # A range stays on one line.
+                [
+                    f"`{h.name}`",
+                    _value(h.default),
+                    f"`{h.range}`".replace(" ", "\N{NO-BREAK SPACE}"),
+                    h.meaning.replace("*", r"\*"),
+                ]
+                for h in own
+            ],
         )
         if rule.states:
             starts = [f"`{s.initial_from}`" if s.initial_from else f"{s.initial:g}" for s in rule.states]
