@@ -2,16 +2,15 @@ r"""
 From zero: a network that reads digits
 ======================================
 
-This tutorial trains a network with NumPy and adaptk alone. At the end you know how a model
-is given to an optimizer, how to check gradients, what learning rate schedules and clipping
-do, and how to stop a run and resume it from a checkpoint. Basic NumPy is enough to follow.
+This tutorial trains a network with NumPy and adaptk. You will write a model and its
+gradient, check the gradient, train with an optimizer, add a learning rate schedule and
+gradient clipping, and resume a run from a checkpoint. Basic NumPy is enough to follow.
 
 The data
 --------
 
-The package brings 1,797 handwritten digits (Alpaydin and Kaynak 1998): images of 8 by 8
-pixels with values from 0 to 16, and the digit that was meant. A fifth of them is put aside
-for testing.
+The package contains 1,797 handwritten digits (Alpaydin and Kaynak 1998): images of 8 by 8
+pixels with values from 0 to 16, each with its label. A fifth of them is kept for testing.
 """
 
 import tempfile
@@ -43,9 +42,9 @@ plt.show()
 # The model
 # ---------
 #
-# A layer of 64 hidden units and one of 10 outputs, one for each digit. The parameters are
-# plain arrays in a dict. Weights start random, so that units differ, and small, so that
-# they are not saturated; biases start as zero.
+# A layer of 64 hidden units and a layer of 10 outputs, one for each digit. The parameters
+# are NumPy arrays in a dict. The initial weights are random, so that units differ, and
+# small, so that units are not saturated; biases start at zero.
 
 
 def new_parameters():
@@ -98,8 +97,9 @@ def gradient(p, x, y):
 
 
 # %%
-# A mistake here does not stop a network from learning, it only learns worse. So compare
-# with differences of the loss before you train, in float64, along a random direction:
+# A network with a mistake in its gradient often still learns, only worse. So check the
+# gradient before training: in float64, compare it with differences of the loss along a
+# random direction.
 
 exact = {name: value.astype(float) for name, value in new_parameters().items()}
 direction = {name: rng.standard_normal(value.shape) for name, value in exact.items()}
@@ -121,8 +121,8 @@ assert abs(numerical - analytical) < 1e-6 * abs(numerical)
 # ---------------
 #
 # An optimizer gets the parameters once. Each ``step`` gets their gradients and updates the
-# parameters in place. The gradient of 32 digits, a minibatch, is a good enough guess of the
-# gradient of all, and 45 times as cheap.
+# parameters in place. The gradient of 32 digits, a minibatch, estimates the gradient over all
+# of them at a 45th of the cost.
 
 params = new_parameters()
 opt = adaptk.Adam(params, lr=3e-3)
@@ -136,8 +136,8 @@ print(f"after {opt.step_count} steps: loss {loss(params, train_x, train_y):.3f}"
 # A training loop
 # ---------------
 #
-# For whole epochs the data are shuffled and cut into minibatches. Batches depend on the
-# number of the epoch alone, so that a resumed run sees the same ones.
+# In each epoch the data are shuffled and split into minibatches. The batches depend only on
+# the number of the epoch, so that a resumed run sees the same ones.
 
 
 def batches(epoch):
@@ -161,11 +161,12 @@ def train(params, opt, epochs, clip_norm=None):
 # A schedule and clipping
 # -----------------------
 #
-# A large learning rate makes fast progress, but at the end it keeps the parameters jumping
-# about the minimum. A schedule lets it rise over the first steps and fall to zero at the
-# end: :func:`adaptk.schedules.cosine` with a warm-up, in the place of the number.
-# ``clip_norm`` scales gradients down whose norm over all parameters is larger, so that one
-# bad minibatch cannot throw the run off; the step returns the norm before clipping.
+# A large learning rate makes fast progress at first, but the parameters then keep jumping
+# around the minimum. A schedule is passed instead of a number: with
+# :func:`adaptk.schedules.cosine` and a warm-up the rate rises over the first steps and
+# falls to zero at the end. ``clip_norm`` limits the norm of the gradient over all
+# parameters, so that one bad minibatch cannot ruin the run; the step returns the norm
+# before clipping.
 
 EPOCHS = 15
 steps = EPOCHS * len(batches(0))
@@ -197,10 +198,9 @@ plt.show()
 # A checkpoint
 # ------------
 #
-# ``state_dict`` is a flat dict of arrays: the averages, the counts of steps and the
-# hyperparameters. Save it together with the parameters, and a run that was interrupted
-# goes on as if nothing had happened. A schedule is code and not data: give it to the
-# constructor again.
+# ``state_dict`` is a flat dict of arrays: the moments, the step counts and the
+# hyperparameters. Save it together with the parameters to resume an interrupted run
+# exactly. A schedule is code and not data: pass it to the constructor again.
 
 
 def new_optimizer(params):
@@ -230,14 +230,14 @@ temporary.cleanup()
 print(f"resumed after {opt.step_count} steps")
 train(params, opt, range(5, 10))
 same = all(np.array_equal(params[name], straight[name]) for name in params)
-print(f"the same bits as the run without a break: {same}")
+print(f"bitwise equal to the run without a break: {same}")
 assert same
 
 # %%
 # What it got wrong
 # -----------------
 #
-# The last model on the test digits.
+# The resumed model is trained to the end and tried on the test digits.
 
 train(params, opt, range(10, EPOCHS))
 guess = forward(params, test_x)[1].argmax(axis=1)
@@ -255,7 +255,7 @@ plt.show()
 # Where to go on
 # --------------
 #
-# - Other rules take the place of ``AdamW`` in one word; which one to choose is in
-#   :doc:`/guide/choosing_a_rule`, and how they differ in :doc:`/gallery/rules/surfaces`.
+# - Replace ``AdamW`` with any other rule: :doc:`/guide/choosing_a_rule` helps to choose, and
+#   :doc:`/gallery/rules/surfaces` shows how they differ.
 # - ``python -m adaptk demo`` trains this kind of network with every rule.
 # - :doc:`/guide/pytorch` and :doc:`/guide/jax` do the same with models of these libraries.

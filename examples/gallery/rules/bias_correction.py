@@ -20,9 +20,9 @@ import numpy as np
 plt.style.use("petroff10")
 
 # %%
-# Gradients with the mean 1. ``adaptk.ops.adam`` is one step on arrays, with the number of
-# the step as an argument; a very high number leaves nothing to correct, and so shows what
-# the rule does without its correction.
+# Gradients with mean 1. ``adaptk.ops.adam`` is one step on arrays, and the step number is an
+# argument. At a very high step number the corrections are 1, which shows what the rule does
+# without them.
 
 rng = np.random.default_rng(0)
 steps = np.arange(1, 3001)
@@ -45,9 +45,9 @@ corrected, averages = run(True)
 plain, _ = run(False)
 
 # %%
-# On the left the two averages before (dashed) and after their correction: the squares
-# need some thousand steps to fill up. On the right the size of the steps in units of the
-# learning rate.
+# Left: the two averages before (dashed) and after correction. The uncorrected average of
+# the squares takes some thousand steps to reach its mean. Right: the size of the steps in
+# units of the learning rate.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.6), layout="constrained")
 for i, (name, beta) in enumerate((("m", 0.9), ("v", 0.999))):

@@ -2,8 +2,8 @@ r"""
 Effective learning rates over time
 ==================================
 
-Adaptive rules multiply the gradient by a rate that depends on the gradients so far. What
-is that rate? A step divided by its gradient says it, whatever the rule:
+Adaptive rules multiply the gradient by a rate that depends on the gradients so far.
+Dividing each step by its gradient shows that rate, for any rule:
 
 .. math:: \eta_t = \frac{\theta_{t-1} - \theta_t}{g_t} .
 
@@ -22,7 +22,7 @@ size = np.where((np.arange(1200) >= 400) & (np.arange(1200) < 800), 10.0, 1.0)
 gradients = size * (1 + 0.1 * rng.standard_normal(1200))
 
 # %%
-# Each rule has a rate that makes it comparable with the others in the first phase.
+# The learning rates are chosen so that the first phase is comparable.
 
 rules = {
     "AdaGrad": (adaptk.AdaGrad, {"lr": 0.1}),

@@ -22,9 +22,9 @@ import numpy as np
 plt.style.use("petroff10")
 
 # %%
-# A linear regression whose four features have very different scales, as they often do. The
-# best rate of a weight is inverse to the square of its feature's scale. All rates start
-# the same; they are a state like any other, and can be read.
+# A linear regression on four features of very different scales. The best rate of a weight
+# is proportional to one over the square of its feature's scale. All rates start the same.
+# They are a state of the optimizer, in ``opt.state``.
 
 rng = np.random.default_rng(0)
 scale = np.array([3.0, 1.0, 0.3, 0.1])
@@ -50,9 +50,9 @@ plain, _ = train(lambda w: adaptk.SGD([w], lr=0.2))
 
 # %%
 # Gradient descent diverges in a direction of curvature h if its rate is above 2 / h
-# (dotted, for each weight alone). The rates grow until the sign of the gradient says that
-# they have come to this limit, each for itself. Gradient descent has one rate for all,
-# which the largest feature limits: 0.2 is nine tenths of what is possible.
+# (dotted, for each weight alone). Each rate grows until changes of the gradient's sign keep
+# it near its limit. Gradient descent has one rate for all weights, limited by the largest
+# feature: 0.2 is nine tenths of the largest stable rate.
 
 curvature = np.mean(features**2, axis=0)
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 4), layout="constrained")

@@ -2,8 +2,8 @@ r"""
 Momentum on an ill-conditioned quadratic
 ========================================
 
-Where the curvature is :math:`\kappa` times as large in one direction as in another,
-gradient descent has to be slow in the flat one so as not to leave the steep one. Momentum
+If the curvature is :math:`\kappa` times as large in one direction as in another, the rate
+of gradient descent is limited by the steep direction and too small for the flat one. Momentum
 (Polyak 1964; Algorithm 8.2 of the Deep Learning book) adds up the gradients that agree
 and cancels those that do not. Nesterov's form (Nesterov 1983; Sutskever et al. 2013;
 Algorithm 8.3) looks ahead by the momentum first.
@@ -49,8 +49,8 @@ paths = {name: path(options) for name, options in optimizers.items()}
 
 # %%
 # The first forty steps of each from the same point, and the value over all of them, with
-# the rates of the theory for the first two (dotted). Momentum swings widely at first, which
-# the long run makes up for; Nesterov's form is calmer, and somewhat slower here.
+# the rates of the theory for the first two (dotted). Momentum oscillates widely at first but
+# converges fastest; Nesterov's form oscillates less and is somewhat slower here.
 
 figure, axes = plt.subplot_mosaic("AD;BD;CD", figsize=(7.5, 5), layout="constrained")
 x, y = np.meshgrid(np.linspace(-4.5, 10.5, 300), np.linspace(-5, 5, 200))

@@ -2,9 +2,10 @@ r"""
 Schedules, drawn
 ================
 
-A schedule is the learning rate as a function of the number of the step, counted from 1.
-It has no state: where training goes on from a checkpoint, nothing else has to be saved.
-Any optimizer takes one as its ``lr``. :mod:`adaptk.schedules` has the sources.
+A schedule is the learning rate as a function of the step number, counted from 1. It has no
+state, so a checkpoint does not contain it. Every optimizer accepts one as ``lr``;
+``schedule.from_zero()`` is the same schedule for libraries that count from 0. The sources
+are in :mod:`adaptk.schedules`.
 """
 
 import adaptk
@@ -49,8 +50,9 @@ figure.supylabel("learning rate")
 plt.show()
 
 # %%
-# What it is good for: a noisy quadratic. With a constant rate the parameters come down to
-# the noise and stay there; Robbins and Monro (1951) ask for a rate that falls.
+# Why a rate should fall: on a quadratic with noisy gradients the parameters reach a level
+# that depends on the rate and stay there. Robbins and Monro (1951) proved convergence for
+# rates that fall slowly enough.
 
 rng = np.random.default_rng(0)
 noise = rng.standard_normal((TOTAL, 100))

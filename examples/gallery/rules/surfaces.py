@@ -2,8 +2,8 @@ r"""
 Every rule on four surfaces
 ===========================
 
-A function of two variables can be drawn, and so can the way that a rule takes down its
-surface. Four classic ones show what rules are good and bad at: a **saddle** between two
+The path of a rule over a function of two variables can be drawn. Four classic surfaces
+show strengths and weaknesses: a **saddle** between two
 minima, a **ravine** that lies across the axes, Rosenbrock's bent **valley** (Rosenbrock
 1960) and Beale's **plateau** with steep walls (Beale 1958).
 
@@ -177,14 +177,14 @@ def draw(surface):
 draw(Saddle())
 
 # %%
-# **Ravine.** Here the coordinates share the steep direction, so that a rate for each of
-# them helps less. Momentum does help.
+# **Ravine.** The steep direction lies between the axes, so that a rate for each coordinate
+# helps less.
 
 draw(Ravine())
 
 # %%
-# **Rosenbrock's valley** bends: what was learned about the slope at one place is wrong at
-# the next.
+# **Rosenbrock's valley** bends: slopes that were averaged at one place are wrong at the
+# next.
 
 draw(Rosenbrock())
 

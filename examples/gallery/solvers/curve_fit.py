@@ -47,7 +47,7 @@ for name, value, error, true in zip(names, fit.x, fit.x_std, truth, strict=True)
 # %%
 # The band needs the model's derivatives by the parameters at each point, here by central
 # differences, and Student's t at 97.5% for 36 degrees of freedom. The wider band is for a
-# new measurement: it has the noise of the data as well.
+# new measurement and includes the noise of the data.
 
 STUDENT = 2.028
 grid = np.linspace(0, 13, 400)

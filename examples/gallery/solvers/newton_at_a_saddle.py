@@ -69,8 +69,7 @@ for damping in (None, "levenberg", "trust-region"):
         paths[f'damping="{damping}"'] = points
 
 # %%
-# The undamped path goes up to the saddle, in a few steps as always. The damped ones turn
-# off and end in a minimum.
+# The undamped path ends at the saddle after a few steps. The damped ones end in a minimum.
 
 figure, ax = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
 x, y = np.meshgrid(np.linspace(-1, 2, 301), np.linspace(-1.5, 2, 301))

@@ -58,9 +58,9 @@ print(
 )
 
 # %%
-# The fits state the deviations of their parameters. Ideally 95% of the errors are within
-# two of them; here it is a little less, for the counts are a rough estimate of their own
-# variance.
+# ``x_std`` has the standard deviations of the parameters. Ideally 95% of the errors are
+# within two of them; here it is a little less, because the counts estimate their own
+# variance only roughly.
 
 error = fits.x[:, 1] - centre[:, 0]
 figure, axes = plt.subplot_mosaic(
@@ -81,12 +81,14 @@ window = np.ones(50) / 50
 stated = np.convolve(fits.x_std[order, 1], window, mode="valid")
 middle = np.convolve(brightness[order], window, mode="valid")
 for sign in (-2, 2):
-    label = "two stated deviations" if sign > 0 else None
+    label = "two standard deviations" if sign > 0 else None
     ax.plot(middle, sign * stated, color="C2", label=label)
 inside = np.mean(np.abs(error) < 2 * fits.x_std[:, 1])
 ax.set(
     xlabel="brightness (photons at the peak)", ylabel="error (pixels)", ylim=(-0.5, 0.5)
 )
-ax.set_title(f"{inside:.1%} of the errors are within two deviations", fontsize=10)
+ax.set_title(
+    f"{inside:.1%} of the errors are within two standard deviations", fontsize=10
+)
 ax.legend(loc="lower right")
 plt.show()
