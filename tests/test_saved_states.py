@@ -69,11 +69,11 @@ def test_the_group_that_lacks_its_schedule_is_named() -> None:
 @pytest.mark.parametrize(
     ("saved", "loaded", "remedy"),
     [
-        (("Adam", {}), ("AdamW", {}), "adaptk.Adam(params)"),
-        (("RAdam", {}), ("Yogi", {}), "adaptk.RAdam(params)"),
-        (("SGD", {"momentum": 0.9}), ("SGD", {"momentum": 0.9, "nesterov": True}), "adaptk.SGD(params, momentum=...)"),
-        (("Adam", {"amsgrad": True}), ("AdamW", {}), "adaptk.Adam(params, amsgrad=True)"),
-        (("RMSProp", {"centered": True}), ("RMSProp", {}), "adaptk.RMSProp(params, centered=True)"),
+        (("Adam", {}), ("AdamW", {}), "adaptk.Adam"),
+        (("RAdam", {}), ("Yogi", {}), "adaptk.RAdam"),
+        (("SGD", {"momentum": 0.9}), ("SGD", {"momentum": 0.9, "nesterov": True}), "adaptk.SGD(momentum=...)"),
+        (("Adam", {"amsgrad": True}), ("AdamW", {}), "adaptk.Adam(amsgrad=True)"),
+        (("RMSProp", {"centered": True}), ("RMSProp", {}), "adaptk.RMSProp(centered=True)"),
     ],
 )
 def test_the_state_of_another_rule_is_refused(saved: Any, loaded: Any, remedy: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from adaptk import _core, cuda, ops, optim, schedules
@@ -17,6 +18,7 @@ from adaptk._machine import (
     set_isa,
     set_num_threads,
 )
+from adaptk._names import no_attribute
 from adaptk._registry import CONVENTIONS, Hyperparameter, Rule, State, rules
 from adaptk.optim import *  # noqa: F403  (the classes follow from the registry)
 
@@ -30,7 +32,19 @@ def __getattr__(name: str) -> Any:
     # An extension of its own, which most programs that train do not need, and what needs PyTorch or JAX.
     if name in ("jax", "solve", "torch"):
         return importlib.import_module(f"adaptk.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise no_attribute(__name__, name, __dir__())
+
+
+def __dir__() -> list[str]:
+    # What looks at all names imports the modules behind them, so only those that can be.
+    return sorted([*__all__, "__version__", *filter(_is_installed, ("jax", "torch"))])
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # None in sys.modules
+        return False
 
 
 __all__ = [

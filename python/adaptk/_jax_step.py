@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from adaptk import _core
 from adaptk._docs import jax_doc, jax_signature, state_name
+from adaptk._names import hint
 from adaptk._registry import RULES, Rule
 from adaptk.schedules import FromZero, Schedule
 
@@ -527,8 +528,9 @@ def make_function(rule: Rule) -> Callable[..., GradientTransformation]:
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
+            unknown = next((name for name in kwargs if name not in signature.parameters), None)
             takes = ", ".join(signature.parameters)
-            raise TypeError(f"{rule.name}() {error}; it takes {takes}") from None
+            raise TypeError(f"{rule.name}() {error}{hint(unknown, signature.parameters)}; it takes {takes}") from None
         return GradientTransformation(rule.name, given)
 
     function.__name__ = function.__qualname__ = rule.name

@@ -9,6 +9,19 @@ from typing import Any
 from adaptk import _core
 
 
+class _Info(dict[str, Any]):
+    """A dict that is printed as lines."""
+
+    def __repr__(self) -> str:
+        def text(value: Any) -> str:
+            if isinstance(value, dict):
+                return ", ".join(f"{k} {text(v)}" for k, v in value.items())
+            return " ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+
+        width = max(map(len, self), default=0)
+        return "\n".join(f"{name.ljust(width)}  {text(value)}" for name, value in self.items())
+
+
 def build_info() -> dict[str, Any]:
     """How this installation of adaptk was built.
 
@@ -25,14 +38,14 @@ def build_info() -> dict[str, Any]:
     >>> adaptk.build_info()["version"] == adaptk.__version__
     True
     """
-    return {
-        "version": _core.version,
-        "compiler": _core.compiler,
-        "isas": list(_core.built_isas()),
-        "openmp": _core.openmp,
-        "eigen": _core.eigen,
-        "cuda": _cuda_info(),
-    }
+    return _Info(
+        version=_core.version,
+        compiler=_core.compiler,
+        isas=list(_core.built_isas()),
+        openmp=_core.openmp,
+        eigen=_core.eigen,
+        cuda=_cuda_info(),
+    )
 
 
 def _cuda_info() -> dict[str, Any] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import Any
 
 # What PyTorch, Keras, optax and others call things.
 _FOREIGN: dict[str, tuple[str, ...]] = {
@@ -19,6 +20,7 @@ _FOREIGN: dict[str, tuple[str, ...]] = {
     "etas": ("eta_minus", "eta_plus"),
     "global_clipnorm": ("clip_norm",),
     "learning_rate": ("lr",),
+    "lr": ("learning_rate",),
     "max_grad_norm": ("clip_norm",),
     "max_norm": ("clip_norm",),
     "step_sizes": ("step_min", "step_max"),
@@ -46,4 +48,24 @@ def hint(name: object, known: Iterable[str]) -> str:
 
 def no_attribute(module: str, name: str, known: Iterable[str]) -> AttributeError:
     """The error of a module that does not have a name."""
-    return AttributeError(f"module {module!r} has no attribute {name!r}{hint(name, known)}")
+    # Python and others look for names with underscores that need not be there.
+    found = "" if name.startswith("_") else hint(name, known)
+    return AttributeError(f"module {module!r} has no attribute {name!r}{found}")
+
+
+def face(module: str, names: Iterable[str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a module whose users may call these names."""
+    public = sorted(names)
+
+    def __getattr__(name: str) -> Any:
+        raise no_attribute(module, name, public)
+
+    def __dir__() -> list[str]:
+        return list(public)
+
+    return __getattr__, __dir__
+
+
+def not_installed(module: str, project: str, package: str) -> ModuleNotFoundError:
+    """The error of a module that needs a package which is missing."""
+    return ModuleNotFoundError(f"{module} needs {project}, which is not installed: pip install {package}", name=package)

@@ -180,8 +180,7 @@ def _way_to_make(rule: str) -> str:
     found = RULES.get(rule)
     if found is None:
         return "no rule of this version has that name"
-    options = "".join(f", {word}=..." if word == "momentum" else f", {word}=True" for word in found.variant)
-    return f"make it as the one that was saved: adaptk.{found.class_names[0]}(params{options})"
+    return f"make it as the one that was saved: adaptk.{found.spelling}"
 
 
 class Optimizer:
@@ -234,6 +233,7 @@ class Optimizer:
     """
 
     _class_rules: ClassVar[tuple[Rule, ...]] = ()
+    _rule: Rule | None = None
 
     def __init__(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 from adaptk import _core
+from adaptk._names import hint
 
 #: The systems whose defaults, places of eps, momentum forms and initial states a rule can take.
 CONVENTIONS = ("book", "torch", "keras", "tf1", "optax")
@@ -89,6 +90,20 @@ class Rule:
     states: tuple[State, ...]
     presets: Mapping[str, Mapping[str, float]]
 
+    def __repr__(self) -> str:
+        lines = [f"{self.name}: {self.summary}", *("    " + line for line in self.formula.splitlines())]
+        lines += [f"  source  {self.source}", f"  class   {self.spelling}"]
+        states = ", ".join(f"{s.name} = {s.initial_from or format(s.initial, 'g')}" for s in self.states)
+        lines += [f"  states  {states or 'none'}", "  hyperparameters"]
+        rows = [(h.name, f"{h.default!r}", h.range, h.meaning) for h in self.hyperparameters]
+        return "\n".join([*lines, *("    " + line for line in _aligned(rows))])
+
+    @property
+    def spelling(self) -> str:
+        """The class that runs the rule, with the options that choose it: ``RMSProp(centered=True)``."""
+        options = ", ".join(f"{word}=..." if word == "momentum" else f"{word}=True" for word in self.variant)
+        return f"{self.class_names[0]}({options})" if options else self.class_names[0]
+
     def __reduce__(self) -> Any:
         return _rule_named, (self.name,)
 
@@ -99,7 +114,9 @@ class Rule:
 
     def _preset(self, convention: str) -> Mapping[str, float]:
         if convention not in CONVENTIONS:
-            raise ValueError(f"convention: {convention!r} is not one of {', '.join(CONVENTIONS)}")
+            raise ValueError(
+                f"convention: {convention!r} is not one of {', '.join(CONVENTIONS)}{hint(convention, CONVENTIONS)}"
+            )
         if convention not in self.conventions:
             raise ValueError(
                 f"convention: {self.name} has no convention {convention!r}; it has {', '.join(self.conventions)}"
@@ -156,6 +173,20 @@ class Rule:
         return initial
 
 
+def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+class _Table(dict[str, Rule]):
+    """Rules by name, printed as a table."""
+
+    def __repr__(self) -> str:
+        rows = [(r.name, r.spelling, ", ".join(s.name for s in r.states) or "-") for r in self.values()]
+        return "\n".join(_aligned([("rule", "class", "states"), *rows]))
+
+
 def _rule_named(name: str) -> Rule:
     return RULES[name]
 
@@ -202,4 +233,4 @@ def rules() -> dict[str, Rule]:
     >>> adam.defaults()["beta2"]
     0.999
     """
-    return dict(RULES)
+    return _Table(RULES)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaptk import _core
+from adaptk._names import face
 
 __all__ = ["Device", "devices", "is_available", "stream"]
 
@@ -120,3 +121,7 @@ def stream(stream: Any, *, device: int | None = None) -> Iterator[None]:
         yield
     finally:
         _core.name_stream(*((None, -1) if before is None else before))
+
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face(__name__, __all__)

@@ -21,11 +21,23 @@ Examples
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from adaptk._docs import state_name
-from adaptk._jax_step import STATES, GradientTransformation, make_function
+from adaptk._names import face, not_installed
 from adaptk._registry import RULES
+
+try:
+    from adaptk._jax_step import STATES, GradientTransformation, make_function
+except ModuleNotFoundError as error:
+    if error.name != "jax":
+        raise
+    raise not_installed("adaptk.jax", "JAX", "jax") from None
 
 globals().update({name: make_function(rule) for name, rule in RULES.items()})
 globals().update({state_name(RULES[name]): state for name, state in STATES.items()})
 
 __all__ = ["GradientTransformation", *RULES, *map(state_name, RULES.values())]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face(__name__, __all__)

@@ -8,10 +8,11 @@ device; none is ever copied.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaptk import _core
 from adaptk._docs import function_doc, function_signature
+from adaptk._names import face
 from adaptk._registry import RULES, Rule
 
 __all__ = list(RULES)
@@ -22,3 +23,6 @@ def _make(rule: Rule) -> Any:
 
 
 globals().update({rule.name: _make(rule) for rule in RULES.values()})
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face(__name__, __all__)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaptk._docs import class_doc, class_signature
-from adaptk._names import hint
+from adaptk._names import face, hint
 from adaptk._optimizer import Optimizer, StepInfo
 from adaptk._registry import RULES, Rule
 from adaptk._typing import Number
@@ -83,3 +83,6 @@ CLASSES: Mapping[str, type[Optimizer]] = MappingProxyType(_make_classes())
 globals().update(CLASSES)
 
 __all__ = ["Optimizer", "StepInfo", "optimizer_for", *CLASSES]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face(__name__, __all__)

@@ -41,7 +41,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from numbers import Real
-from typing import Any, Literal, SupportsFloat, SupportsIndex, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, TypeAlias, cast
+
+from adaptk._names import face
 
 __all__ = [
     "Schedule",
@@ -729,3 +731,7 @@ def chained(pieces: Sequence[tuple[Rate, int] | Rate]) -> Schedule:
             raise TypeError(f"{wanted}: pieces[{i}] must be a pair (schedule, steps), got {piece!r}")
         pairs.append((_rate(f"pieces[{i}][0]", piece[0]), _count(f"pieces[{i}][1]", piece[1], 1)))
     return _Chained(tuple(pairs), _rate(f"pieces[{len(first)}]", last))
+
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face(__name__, __all__)

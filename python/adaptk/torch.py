@@ -41,9 +41,16 @@ from contextlib import contextmanager
 from functools import cache, wraps
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from adaptk._names import face, hint, not_installed
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise not_installed("adaptk.torch", "PyTorch", "torch") from None
 from torch import Tensor
 from torch._C._autograd import _profiler_enabled
 from torch.autograd.graph import increment_version
@@ -865,9 +872,10 @@ class _Own(_Fused):
         if lr is not None:
             options["lr"] = lr
         if unknown := options.keys() - defaults.keys():
+            name = min(unknown)
             raise TypeError(
-                f"{type(self).__name__}() got an unexpected keyword argument {sorted(unknown)[0]!r}; "
-                f"it takes {', '.join(defaults)}"
+                f"{type(self).__name__}() got an unexpected keyword argument {name!r}{hint(name, defaults)}; "
+                f"it takes {', '.join([*defaults, 'convention'])}"
             )
         super().__init__(params, {**defaults, **options})
 
@@ -941,10 +949,38 @@ class RMSpropNesterov(_Own):
                     p.copy_(before)
 
 
+def _checked(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that names what is not the params or the learning rate that it wants."""
+
+    @wraps(init)
+    def __init__(self: Any, params: Any, *args: Any, **kwargs: Any) -> None:
+        name = type(self).__name__
+        if isinstance(params, torch.nn.Module):
+            kind = type(params).__name__
+            raise TypeError(f"params: expected tensors, got {kind}; give its parameters: {name}(model.parameters())")
+        if callable(params) and not isinstance(params, Tensor):
+            raise TypeError(f"params: expected tensors, got {type(params).__name__}; call it: model.parameters()")
+        if isinstance(params, (set, frozenset)):
+            raise TypeError("params: expected a list; the order of a set changes from run to run")
+        lr = args[0] if args else kwargs.get("lr")
+        if callable(lr) and not isinstance(lr, Tensor):
+            raise TypeError(
+                f"lr: expected a number, got {type(lr).__name__}; a schedule of adaptk.schedules is for "
+                f"{name}(params, lr=1.0) and torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.from_zero())"
+            )
+        init(self, params, *args, **kwargs)
+
+    return __init__
+
+
 _OWN: tuple[type[_Own], ...] = (DeltaBarDelta, Lion, AdaBelief, Yogi, Adan, RMSpropNesterov)
 _TORCHS: tuple[type[_Fused], ...] = (
     *(Adadelta, Adagrad, Adam, AdamW, Adamax, ASGD, NAdam, RAdam, RMSprop, Rprop, SGD),
 )
+
+
+for _class in (*_TORCHS, *_OWN):
+    _class.__init__ = _checked(_class.__init__)  # type: ignore[method-assign]
 
 
 def _example(name: str) -> str:
@@ -1034,3 +1070,6 @@ def _document() -> None:
 _document()
 
 __all__ = [c.__name__ for c in (*_TORCHS, *_OWN)]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face(__name__, __all__)

@@ -14,15 +14,20 @@ as ``scipy.optimize.minimize(..., method=adaptk.solve.newton)``. Every solver
   the GIL. With Python functions it is released between their calls if the linear algebra takes a millisecond or more.
 """
 
+from typing import TYPE_CHECKING
+
+from adaptk._names import face
 from adaptk.solve._batch import levenberg_marquardt_batch
 from adaptk.solve._gradient import conjugate_gradient, steepest_descent
 from adaptk.solve._least_squares import levenberg_marquardt
 from adaptk.solve._linear import cg
 from adaptk.solve._newton import newton
 from adaptk.solve._plot import plot
-from adaptk.solve._result import Result
+from adaptk.solve._result import Batch, Fit, Result
 
 __all__ = [
+    "Batch",
+    "Fit",
     "Result",
     "cg",
     "conjugate_gradient",
@@ -32,3 +37,6 @@ __all__ = [
     "plot",
     "steepest_descent",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face(__name__, __all__)

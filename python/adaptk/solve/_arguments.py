@@ -339,6 +339,18 @@ def gradient_options(fun: Any, jac: Any, x: Array, vectorized: bool) -> tuple[An
     return f, g, differences, pair
 
 
+def transposed(bounds: Any, n: int) -> str:
+    """A remedy for bounds that are a pair for each variable, as some solvers of SciPy have them."""
+    try:
+        pairs = np.asarray(bounds, dtype=np.float64)
+    except (TypeError, ValueError):
+        return ""
+    if pairs.shape != (n, 2) or not (pairs[:, 0] <= pairs[:, 1]).all():
+        return ""
+    lower, upper = pairs.T.tolist()
+    return f"; for a pair for each variable write bounds=({lower}, {upper}), which is zip(*bounds)"
+
+
 def warn_unused(**given: Any) -> None:
     for name, value in given.items():
         if value is not None:

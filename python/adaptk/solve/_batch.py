@@ -10,7 +10,7 @@ import numpy as np
 
 from adaptk import _solve
 from adaptk.solve import _arguments as arguments
-from adaptk.solve._result import Result
+from adaptk.solve._result import Batch
 
 __all__ = ["BATCH_MODELS", "levenberg_marquardt_batch"]
 
@@ -134,21 +134,23 @@ def _bounds(
         return None, None
     if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
         bounds = (bounds.lb, bounds.ub)
+    wanted = f"bounds: expected a pair (lower, upper) of numbers or of shape {(n,)} or {(k, n)}"
     try:
         low, high = (_real(b, "bounds", x0.dtype) for b in bounds)
     except (TypeError, ValueError):
-        raise ValueError(f"bounds: expected a pair (lower, upper) of numbers or of shape {(n,)} or {(k, n)}") from None
+        raise ValueError(wanted + arguments.transposed(bounds, n)) from None
     shape = (k, n) if (k, n) in (low.shape, high.shape) and low.ndim + high.ndim > 2 else (n,)
     try:
         low, high = (np.ascontiguousarray(np.broadcast_to(b, shape)) for b in (low, high))
     except ValueError:
-        raise ValueError(f"bounds: expected a pair (lower, upper) of numbers or of shape {(n,)} or {(k, n)}") from None
+        raise ValueError(wanted + arguments.transposed(bounds, n)) from None
     if np.isnan(low).any() or np.isnan(high).any():
         raise ValueError("bounds: hold NaN")
     if not (low < high).all():
         at = np.unravel_index(int(np.argmin(low < high)), shape)
         raise ValueError(
             f"bounds: lower must be less than upper, got {low[at]} and {high[at]} at {tuple(map(int, at))}"
+            + arguments.transposed(bounds, n)
         )
     outside = (x0 < low) | (x0 > high)
     if outside.any():
@@ -176,7 +178,7 @@ def levenberg_marquardt_batch(
     max_iterations: int = 100,
     polish: bool = True,
     covariance: bool = False,
-) -> Result:
+) -> Batch:
     """Fit one model to k sets of data: half the sum of ``w (model - data)**2`` of each is minimised.
 
     The solver is vectorised across problems, one per SIMD lane. A problem's result is bitwise identical whatever the
@@ -230,7 +232,7 @@ def levenberg_marquardt_batch(
 
     Returns
     -------
-    Result
+    Batch
         Arrays with a row for each problem: `x` (k, n), `cost` (k,), `nit` (k,) the trial points, `success` (k,),
         `status` (k,), with ``covariance=True`` also `cov` (k, n, n) and `x_std` (k, n); and `message`. With r the
         weighted residuals, J their Jacobian and D the largest norms of its columns so far, `status` is
@@ -316,7 +318,7 @@ def levenberg_marquardt_batch(
     raw = _solve.levenberg_marquardt_batch(
         (number, n, inputs, numerator), x, y, points, w, low, high, keep, options, bool(covariance)
     )
-    result = Result(raw)
+    result = Batch(raw)
     result["success"] = result["status"] > 0
     result["message"] = f"{int(result['success'].sum())} of {k} problems have converged."
     if covariance:

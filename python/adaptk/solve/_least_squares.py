@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from adaptk import _solve
 from adaptk.solve import _arguments as arguments
-from adaptk.solve._result import Result, finish
+from adaptk.solve._result import Fit, finish
 
 LOSSES = {"linear": 0, "huber": 1, "soft_l1": 2, "cauchy": 3, "arctan": 4, "tukey": 5}
 _ACCELERATE = {None: -1, "auto": -1, False: 0, True: 1}
@@ -26,12 +26,16 @@ def _bounds(bounds: Any, x: arguments.Array) -> tuple[Any, Any]:
             raise ValueError
         low, high = (np.array(np.broadcast_to(b, x.shape)) for b in pair)
     except (TypeError, ValueError):
-        raise ValueError(f"bounds: expected a pair (lower, upper) of numbers or of shape {x.shape}") from None
+        wanted = f"bounds: expected a pair (lower, upper) of numbers or of shape {x.shape}"
+        raise ValueError(wanted + arguments.transposed(bounds, x.size)) from None
     if np.isnan(low).any() or np.isnan(high).any():
         raise ValueError("bounds: hold NaN")
     if not (low < high).all():
         k = int(np.argmin(low < high))
-        raise ValueError(f"bounds: lower must be less than upper, got {low[k]} and {high[k]} for variable {k}")
+        raise ValueError(
+            f"bounds: lower must be less than upper, got {low[k]} and {high[k]} for variable {k}"
+            + arguments.transposed(bounds, x.size)
+        )
     outside = (x < low) | (x > high)
     if outside.any():
         k = int(np.argmax(outside))
@@ -67,7 +71,7 @@ def levenberg_marquardt(
     disp: bool = False,
     history: bool = False,
     max_seconds: float | None = None,
-) -> Result:
+) -> Fit:
     """Minimise half the sum of squares of residuals.
 
     The Levenberg-Marquardt method in Moré's form: columns scaled by their norms, one QR factorisation with column
@@ -125,7 +129,7 @@ def levenberg_marquardt(
 
     Returns
     -------
-    Result
+    Fit
         `x`, `cost`, `fun` (residuals), `jac`, `grad`, `optimality` (the largest element of the gradient that no bound
         holds), `cov` (n, n), `x_std` (n,), `active_mask`, `nit`, `nfev`, `njev`, `success`, `message` and `status`:
 
@@ -206,4 +210,6 @@ def levenberg_marquardt(
     raw = _solve.levenberg_marquardt(
         f, x, arguments.tuple_of(args), j, derivatives, residuals, lower, upper, options, common
     )
-    return finish(raw, "least_squares", progress)
+    result = finish(raw, "least_squares", progress)
+    result["dof"] = float("inf") if absolute_sigma else float(result.fun.size - x.size)
+    return cast(Fit, result)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import math
+from numbers import Real
+from statistics import NormalDist
+from typing import Any, Protocol, TypeAlias
 
-__all__ = ["Result", "finish"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Batch", "Fit", "Result", "finish"]
+
+Array: TypeAlias = npt.NDArray[Any]
 
 
 class Result(dict[str, Any]):
@@ -58,13 +66,156 @@ class Result(dict[str, Any]):
 
     def __repr__(self) -> str:
         if not self:
-            return "Result()"
+            return f"{type(self).__name__}()"
         width = max(map(len, self))
         lines = []
         for name in sorted(self, key=_order):
-            text = repr(self[name]).replace("\n", "\n" + " " * (width + 3))
+            text = _brief(self[name]).replace("\n", "\n" + " " * (width + 3))
             lines.append(f"{name.rjust(width)}: {text}")
         return "\n".join(lines)
+
+
+def _brief(value: Any) -> str:
+    """A value without most elements of a large array."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} ({np.size(v)})" for k, v in value.items())
+    if not isinstance(value, np.ndarray):
+        return str(value)
+    if value.ndim > 1 and value.size > 36:
+        return f"array of shape {value.shape}"
+    return np.array2string(value, threshold=10, edgeitems=3, precision=8)
+
+
+class Fit(Result):
+    """What a least-squares solver returns: a :class:`Result` that is printed as a table of its parameters.
+
+    Attributes
+    ----------
+    x, x_std : ndarray, shape (n,)
+        The parameters and their standard deviations.
+    cov : ndarray, shape (n, n)
+        Their covariance.
+    cost : float
+        Half the sum of the (robust) squares of the residuals.
+    dof : float
+        Degrees of freedom of the estimate of the residuals' variance, ``m - n``; infinite with ``absolute_sigma=True``,
+        for then it is known.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> t = np.arange(6.0)
+    >>> y = 2 * t + 1 + np.array([0.1, -0.1, 0.0, 0.1, -0.1, 0.0])
+    >>> fit = adaptk.solve.levenberg_marquardt(lambda p: p[0] * t + p[1] - y, [1.0, 0.0])
+    >>> fit.confidence_intervals(0.95).round(2)
+    array([[1.92, 2.05],
+           [0.83, 1.22]])
+    """
+
+    def confidence_intervals(self, level: float = 0.95) -> Array:
+        """Intervals that hold each parameter with this probability, by Student's t distribution.
+
+        They are those of the linearised model: the parameters' values plus and minus their standard deviations times
+        the quantile of the t distribution with `dof` degrees of freedom. They do not know of bounds.
+
+        Parameters
+        ----------
+        level : float
+            In (0, 1).
+
+        Returns
+        -------
+        ndarray, shape (n, 2)
+            Lower and upper ends, float64.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `level` is not a number in (0, 1).
+
+        Examples
+        --------
+        >>> import numpy as np, adaptk
+        >>> fit = adaptk.solve.levenberg_marquardt(lambda p: p[0] - np.array([1.0, 2.0, 3.0]), [0.0])
+        >>> fit.confidence_intervals(0.9).round(2)
+        array([[0.31, 3.69]])
+        """
+        if isinstance(level, bool) or not isinstance(level, Real):
+            raise TypeError(f"level: expected a number in (0, 1), got {type(level).__name__}")
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"level: expected a number in (0, 1), such as 0.95, got {level!r}")
+        x = np.asarray(self["x"], dtype=np.float64)
+        half = np.asarray(self["x_std"], dtype=np.float64)
+        if self["dof"] <= 0:  # nothing is known of the residuals' variance, and x_std is infinite
+            return np.stack([x - half, x + half], axis=1)
+        half = half * student_t(float(level), self["dof"])
+        return np.stack([x - half, x + half], axis=1)
+
+    def __repr__(self) -> str:
+        if "x_std" not in self or "dof" not in self:
+            return super().__repr__()
+        rows = [("parameter", "value", "std")]
+        rows += [(f"x[{i}]", f"{v:.8g}", f"{s:.3g}") for i, (v, s) in enumerate(zip(self.x, self.x_std, strict=True))]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+        known = "known variance" if np.isinf(self.dof) else f"{self.dof:g} degrees of freedom"
+        lines += [
+            f"cost {self.cost:.8g}, {len(self.fun)} residuals, {known}",
+            f"status {self.status}: {self.message} ({self.nit} iterations, {self.nfev} evaluations)",
+        ]
+        return "\n".join(lines)
+
+
+class Batch(Result):
+    """What a solver of many problems returns: a :class:`Result` with a row for each of them."""
+
+    def __repr__(self) -> str:
+        if "x" not in self:
+            return super().__repr__()
+        others = [f"{name} {np.shape(v)}" for name, v in self.items() if isinstance(v, np.ndarray)]
+        failed = np.flatnonzero(~self.success)
+        lines = [self.message]
+        if len(failed):
+            shown = ", ".join(f"{i} (status {self.status[i]})" for i in failed[:10])
+            lines.append(f"not converged: {shown}{', ...' if len(failed) > 10 else ''}")
+        return "\n".join([*lines, f"arrays: {', '.join(others)}"])
+
+
+def _central_probability(angle: float, dof: int) -> float:
+    """P(|T| <= t) of Student's t, with ``angle = atan(t / sqrt(dof))``: Abramowitz and Stegun 26.7.3 and 26.7.4.
+
+    The terms are positive, so that nothing cancels.
+    """
+    sine, square = math.sin(angle), math.cos(angle) ** 2
+    term = total = math.cos(angle) if dof % 2 else 1.0
+    for k in range(3 if dof % 2 else 2, dof, 2):
+        term *= square * ((k - 1) / k)
+        total += term
+    if dof % 2 == 0:
+        return sine * total
+    return 2.0 / math.pi * (angle + (sine * total if dof > 1 else 0.0))
+
+
+def student_t(level: float, dof: float) -> float:
+    """The t for which ``P(|T| <= t) = level``."""
+    z = -NormalDist().inv_cdf((1.0 - level) / 2.0)
+    if math.isinf(dof):
+        return z
+    if dof > 400:
+        # The expansion of Abramowitz and Stegun 26.7.5.
+        x = z * z
+        g1 = (x + 1.0) / 4.0
+        g2 = ((5.0 * x + 16.0) * x + 3.0) / 96.0
+        g3 = (((3.0 * x + 19.0) * x + 17.0) * x - 15.0) / 384.0
+        g4 = ((((79.0 * x + 776.0) * x + 1482.0) * x - 1920.0) * x - 945.0) / 92160.0
+        return z * (1.0 + (g1 + (g2 + (g3 + g4 / dof) / dof) / dof) / dof)
+    low, high = 0.0, math.pi / 2.0
+    while low < (middle := (low + high) / 2.0) < high:
+        if _central_probability(middle, int(dof)) < level:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(dof) * math.tan(high)
 
 
 _FIRST = ("message", "success", "status", "cost", "fun", "x")
@@ -115,7 +266,7 @@ class Progress(Protocol):
 def finish(raw: dict[str, Any], kind: str, progress: Progress | None) -> Result:
     """What the solver returned, with its status in words, in the result and at the end of the line of progress."""
     status: int = raw["status"]
-    result = Result(raw)
+    result = Fit(raw) if kind == "least_squares" else Result(raw)
     result["success"] = status > 0
     result["message"] = MESSAGES[kind][status]
     if progress is not None:

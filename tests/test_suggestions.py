@@ -1,0 +1,304 @@
+"""Messages with a remedy: names that are misspelt or another library's, and arguments of a wrong kind."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import adaptk
+import numpy as np
+import pytest
+
+W = [np.ones(2)]
+
+
+def refused(call: Callable[[], Any], error: type[Exception], *texts: str) -> None:
+    with pytest.raises(error) as raised:
+        call()
+    for text in texts:
+        assert text in str(raised.value)
+
+
+OPTIONS = [
+    ("Adam", "beta_1", "'beta1'"),
+    ("Adam", "b2", "'beta2'"),
+    ("Adam", "betas", "'beta1', 'beta2'"),
+    ("Adan", "betas", "'beta1', 'beta2', 'beta3'"),
+    ("Adam", "learning_rate", "'lr'"),
+    ("AdamW", "epsilon", "'eps'"),
+    ("AdamW", "wieght_decay", "'weight_decay'"),
+    ("SGD", "nestrov", "'nesterov'"),
+    ("RMSProp", "alpha", "'rho'"),
+    ("RMSProp", "decay", "'rho'"),
+    ("RProp", "etas", "'eta_minus', 'eta_plus'"),
+    ("Lion", "max_norm", "'clip_norm'"),
+    ("Lion", "clipnorm", "'clip_norm'"),
+    ("Lion", "skip_nonfinit", "'skip_nonfinite'"),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "meant"), OPTIONS)
+def test_an_option_that_is_misspelt_or_anothers(name: str, given: str, meant: str) -> None:
+    refused(
+        lambda: getattr(adaptk, name)(W, **{given: 0.1}),
+        TypeError,
+        f"{name}() got an unexpected keyword argument {given!r} (did you mean {meant}?); it takes lr, ",
+    )
+
+
+def test_the_options_that_are_listed_are_all_that_there_are() -> None:
+    with pytest.raises(TypeError) as raised:
+        adaptk.RMSProp(W, colour=1)
+    listed = str(raised.value).partition("it takes ")[2].split(", ")
+    assert "did you mean" not in str(raised.value)
+    assert listed == [
+        *("lr", "rho", "eps", "eps_in", "eps_out", "weight_decay", "decoupled", "maximize", "grad_scale"),
+        *("centered", "momentum", "nesterov", "initial_accumulator_value"),
+        *("convention", "clip_norm", "skip_nonfinite", "capturable"),
+    ]
+    values = {"convention": "book", "lr": 0.1, "rho": 0.5, "momentum": 0.5}
+    for option in set(listed) - {"eps", "eps_in", "eps_out", "nesterov", "capturable"}:
+        value = values.get(option, 1.0 if option in ("clip_norm", "grad_scale") else False)
+        adaptk.RMSProp(W, **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("Adam", "adam"), ("RMSProp", "rmsprop"), ("delta-bar-delta", "delta_bar_delta"), ("adamm", "adam")],
+)
+def test_a_rule_that_is_misspelt(given: str, meant: str) -> None:
+    refused(
+        lambda: adaptk.optimizer_for(given, W),
+        ValueError,
+        f"rule: {given!r} is not one of ",
+        f"did you mean {meant!r}?",
+    )
+
+
+def test_a_convention_that_is_misspelt() -> None:
+    refused(lambda: adaptk.Adam(W, convention="tourch"), ValueError, "did you mean 'torch'?")
+
+
+@pytest.mark.parametrize(
+    ("module", "given", "meant"),
+    [
+        ("adaptk", "Adagrad", "AdaGrad"),
+        ("adaptk", "RMSprop", "RMSProp"),
+        ("adaptk", "schedule", "schedules"),
+        ("adaptk.ops", "Adam", "adam"),
+        ("adaptk.ops", "rms_prop", "rmsprop"),
+        ("adaptk.optim", "Adagrad", "AdaGrad"),
+        ("adaptk.schedules", "cosin", "cosine"),
+        ("adaptk.solve", "levenberg_marquart", "levenberg_marquardt"),
+        ("adaptk.cuda", "is_avaliable", "is_available"),
+        ("adaptk.torch", "AdaGrad", "Adagrad"),
+        ("adaptk.jax", "Adam", "adam"),
+    ],
+)
+def test_a_name_of_a_module_that_is_misspelt(module: str, given: str, meant: str) -> None:
+    if module in ("adaptk.torch", "adaptk.jax"):
+        pytest.importorskip(module.removeprefix("adaptk."))
+    found = pytest.importorskip(module)
+    with pytest.raises(AttributeError) as raised:
+        getattr(found, given)
+    assert str(raised.value) == f"module {module!r} has no attribute {given!r} (did you mean {meant!r}?)"
+    assert not hasattr(found, "colour")
+    with pytest.raises(AttributeError, match=r"has no attribute '_adamm'$"):
+        found._adamm  # noqa: B018
+    with pytest.raises(ImportError):
+        exec(f"from {module} import {given}")
+
+
+# Params
+
+
+class Model:
+    def __init__(self, *params: Any) -> None:
+        self.held = params
+
+    def parameters(self) -> Any:
+        return iter(self.held)
+
+    def __iter__(self) -> Any:  # as torch.nn.Sequential
+        return iter([self])
+
+
+def test_a_model_in_the_place_of_its_parameters() -> None:
+    model = Model(np.ones(2))
+    refused(lambda: adaptk.Adam(model), TypeError, "got Model; give its parameters: model.parameters()")
+    refused(lambda: adaptk.Adam({"params": model}.values()), TypeError, "params[0]")
+    refused(lambda: adaptk.Adam([{"params": model}]), TypeError, "got Model; give its parameters: model.parameters()")
+    refused(lambda: adaptk.Adam(model.parameters), TypeError, "got method; call it")
+    adaptk.Adam(model.parameters()).step([np.ones(2)])
+
+
+def test_a_set_has_no_order() -> None:
+    class Param(np.ndarray):  # type: ignore[type-arg]
+        __hash__ = object.__hash__  # type: ignore[assignment]
+
+    p = np.ones(2).view(Param)
+    for params in ({p}, frozenset([p]), [{"params": {p}}]):
+        refused(
+            lambda params=params: adaptk.Adam(params), TypeError, "got ", "set changes from run to run: give a list"
+        )
+    refused(lambda: adaptk.Adam([p]).step({p}), TypeError, "grads: a set has no order; give a list")
+    adaptk.Adam({"w": p}.values())
+
+
+def test_hyperparameters_by_position() -> None:
+    refused(
+        lambda: adaptk.Adam(W, 0.1, 0.9, 0.99),
+        TypeError,
+        "Adam() takes params and lr by position and 2 more were given; give the others by name: lr, beta1, beta2",
+    )
+
+
+@pytest.mark.parametrize("bad", ["1", True, [1.0]])
+def test_a_clip_norm_that_is_no_number(bad: Any) -> None:
+    refused(
+        lambda: adaptk.Adam(W, clip_norm=bad),
+        TypeError,
+        f"clip_norm: expected a number or None, got {type(bad).__name__}",
+    )
+
+
+def test_a_clip_norm_out_of_range() -> None:
+    refused(lambda: adaptk.Adam(W, clip_norm=-1.0), ValueError, "clip_norm: -1.0 is not in (0, inf]")
+
+
+# PyTorch and JAX
+
+
+def test_params_of_adaptk_torch() -> None:
+    torch = pytest.importorskip("torch")
+    at = pytest.importorskip("adaptk.torch")
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    for cls in (at.Adam, at.SGD, at.Lion):
+        text = f"give its parameters: {cls.__name__}(model.parameters())"
+        refused(lambda cls=cls: cls(model), TypeError, f"got Sequential; {text}")
+        refused(lambda cls=cls: cls(params=model[0]), TypeError, f"got Linear; {text}")
+        refused(lambda cls=cls: cls(model.parameters), TypeError, "got method; call it: model.parameters()")
+        refused(lambda cls=cls: cls(set(model.parameters())), TypeError, "set changes from run to run")
+        remedy = (
+            f"{cls.__name__}(params, lr=1.0) and torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.from_zero())"
+        )
+        rate = adaptk.schedules.constant(0.1)
+        refused(lambda cls=cls, rate=rate: cls(model.parameters(), rate), TypeError, remedy)
+        refused(lambda cls=cls, rate=rate: cls(model.parameters(), lr=rate), TypeError, remedy)
+        cls(model.parameters(), torch.tensor(0.1))
+    refused(lambda: at.Lion(model.parameters(), betas=1), TypeError, "(did you mean 'beta1', 'beta2'?)", "convention")
+
+
+def test_constructors_of_adaptk_torch_look_as_torchs() -> None:
+    torch = pytest.importorskip("torch")
+    at = pytest.importorskip("adaptk.torch")
+    import inspect
+
+    for name in ("Adam", "SGD", "Rprop"):
+        ours, theirs = getattr(at, name), getattr(torch.optim, name)
+        assert inspect.signature(ours) == inspect.signature(theirs)
+        assert inspect.signature(ours.__init__) == inspect.signature(theirs.__init__)
+
+
+def test_options_of_adaptk_jax() -> None:
+    pytest.importorskip("jax")
+    aj = pytest.importorskip("adaptk.jax")
+    refused(lambda: aj.adam(0.1, b1=0.9), TypeError, "'b1' (did you mean 'beta1'?); it takes learning_rate")
+    refused(lambda: aj.adam(lr=0.1), TypeError, "'lr' (did you mean 'learning_rate'?)")
+
+
+@pytest.mark.parametrize(("module", "project"), [("torch", "PyTorch"), ("jax", "JAX")])
+def test_a_package_that_is_not_installed(module: str, project: str) -> None:
+    program = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "import adaptk\n"
+        f"assert {module!r} not in dir(adaptk)\n"
+        "try:\n"
+        f"    import adaptk.{module}\n"
+        "except ModuleNotFoundError as error:\n"
+        "    print(error.name, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout == (f"{module} adaptk.{module} needs {project}, which is not installed: pip install {module}\n")
+    assert re.search("installed", done.stdout)
+
+
+# What modules show
+
+
+def test_dir_shows_what_users_may_call() -> None:
+    import importlib.util
+
+    names = dir(adaptk)
+    assert [n for n in names if n.startswith("_")] == ["__version__"]
+    assert set(names) >= {*adaptk.__all__, "cuda", "ops", "optim", "schedules", "solve"}
+    for extra in ("jax", "torch"):
+        assert (extra in names) == (importlib.util.find_spec(extra) is not None)
+    assert set(names) == {*adaptk.__all__, "__version__", *({"jax", "torch"} & set(names))}
+    assert not {"Any", "TYPE_CHECKING", "importlib", "annotations"} & set(names)
+
+
+@pytest.mark.parametrize("name", ["ops", "optim", "schedules", "solve", "cuda", "torch", "jax"])
+def test_dir_of_a_module(name: str) -> None:
+    if name in ("torch", "jax"):
+        pytest.importorskip(name)
+    module = pytest.importorskip(f"adaptk.{name}")
+    assert dir(module) == sorted(module.__all__)
+    assert all(hasattr(module, n) and not n.startswith("_") for n in dir(module))
+
+
+def test_dir_imports_nothing() -> None:
+    program = "import sys, adaptk; dir(adaptk); print(sorted({'torch', 'jax', 'adaptk.solve'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+# What is printed
+
+
+def test_the_rules_print_as_a_table() -> None:
+    rules = adaptk.rules()
+    assert isinstance(rules, dict)
+    lines = str(rules).splitlines()
+    assert lines[0].split() == ["rule", "class", "states"]
+    assert [line.split()[0] for line in lines[1:]] == list(rules)
+    starts = {line.index(word) for line, word in ((lines[0], "class"), (lines[2], "SGD("), (lines[1], "SGD"))}
+    assert len(starts) == 1
+    assert "rmsprop_centered_momentum  RMSProp(centered=True, momentum=...)" in str(rules)
+    assert max(map(len, lines)) <= 120
+
+
+def test_a_rule_prints_what_it_computes() -> None:
+    text = str(adaptk.rules()["adagrad"])
+    assert text.startswith("adagrad: ")
+    for part in ("p -= ", "source  Duchi", "class   AdaGrad", "states  sum = ", "lr_decay", "[0, inf)"):
+        assert part in text
+    assert "states  none" in str(adaptk.rules()["sgd"])
+    assert "eta = lr" in str(adaptk.rules()["delta_bar_delta"])
+
+
+@pytest.mark.parametrize("rule", adaptk.rules())
+def test_the_spelling_of_a_rule_makes_it(rule: str) -> None:
+    found = adaptk.rules()[rule]
+    call = found.spelling.replace("momentum=...", "momentum=0.9")
+    if rule == "nesterov":
+        call = call.replace("nesterov=True", "momentum=0.9, nesterov=True")
+    name, _, options = call.partition("(")
+    assert eval(f"adaptk.{name}(W, {options.rstrip(')')})").rules == (rule,)
+
+
+def test_the_build_prints_as_lines() -> None:
+    info = adaptk.build_info()
+    lines = str(info).splitlines()
+    assert [line.split()[0] for line in lines] == list(info)
+    assert lines[0] == f"version   {adaptk.__version__}"
+    assert "{" not in str(info)
+
+
+def test_a_step_prints_its_outcome() -> None:
+    info = adaptk.SGD([np.ones(2)]).step([np.array([3.0, 4.0])], clip_norm=1.0)
+    assert str(info) == "StepInfo(grad_norm=5.0, skipped=False)"
