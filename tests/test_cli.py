@@ -213,6 +213,19 @@ sys.exit(status)
     json.loads(brace + rest)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes close in another way there")
+def test_a_reader_that_has_seen_enough() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "adaptk", "info"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(60) == 1
+
+
 def test_the_import_of_adaptk_does_not_load_the_command_line() -> None:
     code = "import sys, adaptk; print([m for m in sys.modules if m.startswith(('rich', 'adaptk._cli'))])"
     assert python("-c", code).stdout.strip() == "[]"

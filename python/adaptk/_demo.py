@@ -518,7 +518,8 @@ def plot(results: dict[str, list[Run]], path: Path) -> None:
         known = [x for run in runs for x in run.losses if 0.0 < x < math.inf]
         lowest, highest = min(known, default=LOWEST), max(known, default=1.0)
         # Room for the legends above the curves.
-        grid[row, 0].set_ylim(max(lowest * 0.7, LOWEST), highest * (2.0 if columns == 1 else 4.0))
+        lowest = max(lowest * 0.7, LOWEST)
+        grid[row, 0].set_ylim(lowest, highest * (highest / lowest) ** (0.1 if columns == 1 else 0.5))
         shape = "-".join(map(str, MODELS[model]))
         grid[row, 0].set_ylabel(f"{TITLES[model]} ({shape})\ntraining loss", fontsize=10)
     count = sum(map(len, families.values()))

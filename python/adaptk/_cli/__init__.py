@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -57,7 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(command: str, arguments: Sequence[str]) -> int:
     """One command, with its errors as messages."""
     try:
-        return int(import_module(COMMANDS[command][1]).main(arguments))
+        status = int(import_module(COMMANDS[command][1]).main(arguments))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read has seen enough, as `| head` does; what is left to be flushed at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (CommandError, OSError) as error:
         print(f"adaptk {command}: {error}", file=sys.stderr)
         return 1
