@@ -86,7 +86,7 @@ BAD_PARAMS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "integers": (lambda: [np.zeros(2), np.zeros(2, int)], TypeError, "params[1]: dtype int64"),
     "read-only": (lambda: {"w": np.broadcast_to(1.0, ())}, ValueError, "params['w']: read-only"),
     "strided": (lambda: [np.zeros(4)[::2]], ValueError, "params[0]: not contiguous"),
-    "twice the same": (lambda: [np.zeros(4)] * 2, ValueError, "params[0] and params[1] overlap"),
+    "twice the same": (lambda: [np.zeros(4)] * 2, ValueError, "params[0] and params[1] are the same buffer"),
     "a group without params": (lambda: [{"lr": 0.1}], TypeError, "the key 'params'"),
     "an empty group": (lambda: [{"params": [np.zeros(2)]}, {"params": []}], ValueError, "params of group 1: an empty"),
     "a name that is no string": (lambda: {1: np.zeros(2)}, TypeError, "names of params must be strings"),

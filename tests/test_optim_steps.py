@@ -154,7 +154,8 @@ def test_none_for_all() -> None:
     params = arrays()
     optimizer = adaptk.Adam({"a": params[0], "b": params[1]})
     before = snapshot(optimizer, params)
-    assert optimizer.step({"a": None, "b": None}, clip_norm=1.0) == (0.0, False)
+    with pytest.warns(UserWarning, match="all gradients are None"):
+        assert optimizer.step({"a": None, "b": None}, clip_norm=1.0) == (0.0, False)
     assert snapshot(optimizer, params) == {**before, "count": 1, "steps": {**before["steps"], "step": 1}}
 
 

@@ -1,5 +1,6 @@
 #include "arguments.hpp"
 
+#include <cmath>
 #include <cstdio>
 
 namespace adaptk::bindings {
@@ -9,6 +10,35 @@ std::string number_text(double x) {
     char text[32];
     std::snprintf(text, sizeof text, "%.17g", x);
     return text;
+}
+
+struct Whole {
+    std::int64_t number;
+    int overflow;  // -1: below what an int64 holds
+};
+
+Whole whole(PyObject* value, const std::string& name) {
+    const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value));
+    if (!index || PyBool_Check(value)) {
+        PyErr_Clear();
+        fail(PyExc_TypeError, name + ": expected an integer, got " + type_name(value));
+    }
+    int overflow = 0;
+    const long long number = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+    if (overflow > 0) fail(PyExc_ValueError, name + ": too large, expected at most 2**63 - 1");
+    return {number, overflow};
+}
+
+double real(PyObject* value, const char* name, const char* expected) {
+    const double x = PyFloat_AsDouble(value);
+    if (x != -1.0 || PyErr_Occurred() == nullptr) return x;
+    if (PyErr_ExceptionMatches(PyExc_TypeError) != 0) {
+        PyErr_Clear();
+        fail(PyExc_TypeError, std::string(name) + ": expected " + expected + ", got " + type_name(value));
+    }
+    if (PyErr_ExceptionMatches(PyExc_OverflowError) == 0) throw py::error_already_set();
+    PyErr_Clear();
+    fail(PyExc_ValueError, std::string(name) + ": a number too large for a float");
 }
 
 std::vector<RuleNames> make_names() {
@@ -76,17 +106,31 @@ double hyper_value(PyObject* value, const Hyperparameter& info) {
 }
 
 std::int64_t step_value(PyObject* value) {
-    const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value));
-    if (!index || PyBool_Check(value)) {
-        PyErr_Clear();
-        fail(PyExc_TypeError, "step: expected an integer, got " + type_name(value));
-    }
-    int overflow = 0;
-    const long long t = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
-    if (overflow > 0) fail(PyExc_ValueError, "step: too large, expected at most 2**63 - 1");
-    if (overflow < 0 || t < 1)
-        fail(PyExc_ValueError, "step: steps are counted from 1, got " + py::str(index).cast<std::string>());
-    return t;
+    const Whole step = whole(value, "step");
+    if (step.overflow < 0 || step.number < 1)
+        fail(PyExc_ValueError, "step: steps are counted from 1, got " + py::str(value).cast<std::string>());
+    return step.number;
+}
+
+std::int64_t count_value(PyObject* value, const std::string& name) {
+    const Whole count = whole(value, name);
+    if (count.overflow < 0 || count.number < 0)
+        fail(PyExc_ValueError, name + ": a count of steps, got " + py::str(value).cast<std::string>());
+    return count.number;
+}
+
+double scale_value(PyObject* value) {
+    const double x = real(value, "grad_scale", "a number");
+    if (!std::isfinite(x))
+        fail(PyExc_ValueError, "grad_scale: " + py::repr(value).cast<std::string>() + " is not in (-inf, inf)");
+    return x;
+}
+
+std::optional<double> clip_value(PyObject* value) {
+    if (value == Py_None) return {};
+    const double x = real(value, "clip_norm", "a number or None");
+    if (!(x > 0.0)) fail(PyExc_ValueError, "clip_norm: " + py::repr(value).cast<std::string>() + " is not in (0, inf]");
+    return x;
 }
 
 // False where the params are not on a CUDA device: the number is read then.
@@ -110,6 +154,10 @@ void check_together(const RuleInfo& rule, const detail::HyperValues& values) {
 
 void fail_overlap(const ArgName& a, const ArgName& b) {
     fail(PyExc_ValueError, a.text() + " and " + b.text() + " overlap in memory, and one of them is updated in place");
+}
+
+void fail_twice(const std::string& a, const std::string& b) {
+    fail(PyExc_ValueError, a + " and " + b + " are the same buffer: give each param once");
 }
 
 void fail_mixed(const ArgName& a, const View& of_a, const ArgName& b, const View& of_b) {

@@ -7,6 +7,8 @@
 #include "step.hpp"
 
 #include <cstdint>
+#include <optional>
+#include <string>
 #include <vector>
 
 namespace adaptk::bindings {
@@ -38,6 +40,11 @@ const RuleNames& names_of(const std::string& rule);  // ValueError for an unknow
 // A hyperparameter's value, checked against its range. TypeError or ValueError that names it.
 double hyper_value(PyObject* value, const Hyperparameter& info);
 std::int64_t step_value(PyObject* value);
+// A count of steps from 0 on, called `name`.
+std::int64_t count_value(PyObject* value, const std::string& name);
+// An argument of a step that is finite, and one that is None or in (0, inf]; TypeError or ValueError that names it.
+double scale_value(PyObject* value);
+std::optional<double> clip_value(PyObject* value);
 
 // A hyperparameter that lies in the memory of a device, where only kernels look at it.
 struct DeviceValue {
@@ -49,8 +56,9 @@ struct DeviceValue {
 };
 void check_together(const RuleInfo& rule, const detail::HyperValues& values);
 
-// Throws ValueError: which two arguments share memory.
+// Throws ValueError: which two arguments share memory, or which two params are one.
 [[noreturn]] void fail_overlap(const ArgName& a, const ArgName& b);
+[[noreturn]] void fail_twice(const std::string& a, const std::string& b);
 
 // Throws ValueError: two buffers of one call are on different devices.
 [[noreturn]] void fail_mixed(const ArgName& a, const View& of_a, const ArgName& b, const View& of_b);
@@ -68,20 +76,24 @@ template <class Run> void run_on_stream(WorkStream& work, const Run& run) {
     if (!done) fail_cuda(error);
 }
 
-// For the time of a step, or of a look-ahead: a second caller gets an error in the place of half an update. The flag is
-// an object's, and its lock is held here and in the destructor.
+// For the time of a step, or of a look-ahead: a second caller gets an error in the place of half an update. The number
+// is that of the thread which uses an object, 0 for none; the object's lock is held here and in the destructor.
 class Busy {
   public:
-    explicit Busy(bool& flag) : flag_(flag) {
-        if (flag_) fail(PyExc_RuntimeError, "this optimizer is being stepped by another thread");
-        flag_ = true;
+    explicit Busy(unsigned long& thread) : thread_(thread) {
+        const unsigned long self = PyThread_get_thread_ident();
+        if (thread_ == self)
+            fail(PyExc_RuntimeError, "this optimizer was called within its own step, by a schedule, a hook or the "
+                                     "export of a buffer; call it after the step");
+        if (thread_ != 0) fail(PyExc_RuntimeError, "this optimizer is being stepped by another thread");
+        thread_ = self;
     }
-    ~Busy() { flag_ = false; }
+    ~Busy() { thread_ = 0; }
     Busy(const Busy&) = delete;
     Busy& operator=(const Busy&) = delete;
 
   private:
-    bool& flag_;
+    unsigned long& thread_;
 };
 
 // Releases the GIL for long work only.

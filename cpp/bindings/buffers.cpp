@@ -135,6 +135,16 @@ void check_sign(PyObject* object, const DLTensor& t, const ArgName& name) {
         fail(PyExc_BufferError, name.text() + ": a view that is negated lazily; pass its resolve_neg()");
 }
 
+// Whether a tensor of PyTorch is sparse, which no memory of elements stands behind.
+bool sparse(py::handle tensor) {
+    PyObject *type = nullptr, *value = nullptr, *trace = nullptr;
+    PyErr_Fetch(&type, &value, &trace);
+    const py::object layout = py::getattr(tensor, "layout", py::none());
+    const bool found = py::str(layout).cast<std::string>().starts_with("torch.sparse");
+    PyErr_Restore(type, value, trace);
+    return found;
+}
+
 bool of_cuda(std::int64_t device_type) { return device_type == device_cuda || device_type == device_cuda_managed; }
 
 // Throws where no part of this build can reach the memory.
@@ -165,6 +175,39 @@ void* plain_stream(void* stream) { return reinterpret_cast<std::uintptr_t>(strea
 // As DLPack's protocol in Python names streams.
 std::uintptr_t stream_number(void* stream) { return stream == nullptr ? 1 : reinterpret_cast<std::uintptr_t>(stream); }
 
+// (device type, device id) of an object with __dlpack_device__; the id only where it is of a CUDA device.
+std::pair<long long, long long> dlpack_device(py::handle object, const ArgName& name) {
+    const py::object pair = object.attr("__dlpack_device__")();
+    int overflow = 0;
+    const auto part = [&](py::ssize_t i) {
+        return PyLong_AsLongLongAndOverflow(PyTuple_GET_ITEM(pair.ptr(), i), &overflow);
+    };
+    const bool is_pair =
+        PyTuple_Check(pair.ptr()) && PyTuple_GET_SIZE(pair.ptr()) == 2 && PyLong_Check(PyTuple_GET_ITEM(pair.ptr(), 0));
+    const long long kind = is_pair ? part(0) : -1;
+    const long long id = is_pair && overflow == 0 && of_cuda(kind) ? part(1) : 0;
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    if (!is_pair || overflow != 0)
+        fail(PyExc_BufferError, name.text() + ": __dlpack_device__ returned " + py::repr(pair).cast<std::string>() +
+                                    ", expected (device type, device id)");
+    return {kind, id};
+}
+
+// What to do about strides that are not the param's.
+std::string other_layout(const View& v, const View& param) {
+    if (!v.numpy)
+        return param.c_order ? "; pass it in C order, in PyTorch its contiguous()"
+                             : "; copy it into one like its param";
+    if (param.c_order) return "; pass np.ascontiguousarray(...) of it";
+    std::int64_t expected = std::int64_t(size_of(param.dtype));
+    bool fortran = true;
+    for (std::int32_t i = 0; i < param.ndim; ++i) {
+        fortran = fortran && (param.shape[i] == 1 || param.strides[i] * param.stride_unit == expected);
+        expected *= param.shape[i];
+    }
+    return fortran ? "; pass np.asfortranarray(...) of it" : "; copy it into np.empty_like(param)";
+}
+
 // What a view of a __cuda_array_interface__ holds: the shape and the strides in elements, and the object.
 struct CudaInterface {
     py::object object;
@@ -188,6 +231,16 @@ bool negated(PyObject* tensor) {
     return answer.cast<bool>();
 }
 
+bool freed(PyObject* tensor, const DLTensor& t) {
+    constexpr std::uintptr_t low = std::uintptr_t{1} << 40;
+    if (reinterpret_cast<std::uintptr_t>(t.data) + t.byte_offset >= low) return false;
+    for (std::int32_t i = 0; i < t.ndim; ++i)
+        if (t.shape[i] == 0) return false;
+    if (t.data == nullptr) return true;
+    if (!py::hasattr(tensor, "untyped_storage")) return false;
+    return py::handle(tensor).attr("untyped_storage")().attr("nbytes")().cast<std::int64_t>() == 0;
+}
+
 const DLPackExchangeAPI* exchange_api_of(PyObject* object) { return exchange_api(Py_TYPE(object)); }
 
 void fail(PyObject* exception, const std::string& message) {
@@ -201,6 +254,34 @@ void fail(const detail::Problem& problem, const ArgName& name) {
                                 : problem.kind == Kind::buffer ? PyExc_BufferError
                                                                : PyExc_ValueError;
     fail(exception, name.text() + ": " + problem.text);
+}
+
+void fail_param(const View& v, const ArgName& name) {
+    detail::Problem problem = detail::why_no_param(v);
+    if (!v.read_only)
+        problem.text += v.numpy ? "; make it with np.ascontiguousarray(...) and use the result from then on"
+                                : "; make it contiguous first and use the result from then on";
+    fail(problem, name);
+}
+
+void fail_grad(const View& v, const ArgName& name, const View& param) {
+    detail::Problem problem = detail::why_no_grad(v, param);
+    const std::string type = name_of(param.dtype);
+    if (problem.kind == detail::Problem::Kind::type) {
+        problem.text +=
+            v.numpy ? "; pass .astype(" + ((param.dtype == DType::bf16 ? "ml_dtypes." : "np.") + type) + ") of it"
+                    : "; convert it, in PyTorch with .to(torch." + type + ")";
+    } else if (v.device == param.device && v.same_shape(param)) {
+        problem.text += other_layout(v, param);
+    }
+    fail(problem, name);
+}
+
+void fail_state(const View& v, const ArgName& name, const View& param) {
+    detail::Problem problem = detail::why_no_state(v, param);
+    if (v.dtype == compute_type(param.dtype) && !v.read_only && v.device == param.device && v.same_shape(param))
+        problem.text += "; make it in the layout of its param, as np.zeros_like and torch.zeros_like do";
+    fail(problem, name);
 }
 
 std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
@@ -280,6 +361,7 @@ std::string ArgName::text() const {
 void View::swap(View& other) noexcept {
     std::swap(static_cast<detail::TensorView&>(*this), static_cast<detail::TensorView&>(other));
     std::swap(cheap, other.cheap);
+    std::swap(numpy, other.numpy);
     std::swap(owner_, other.owner_);
     std::swap(release_, other.release_);
 }
@@ -319,11 +401,12 @@ void View::take(py::handle object, const ArgName& name, View& out, WorkStream& w
         out.from_array_interface(object, name);
     } else {
         fail(PyExc_TypeError, name.text() + ": " + type_name(object) +
-                                  " is not a buffer; expected a NumPy array or an object with __dlpack__");
+                                  " is not a buffer; expected a NumPy array or an object with __dlpack__" +
+                                  (py::hasattr(object, "toarray") ? "; pass its toarray()" : ""));
     }
 }
 
-bool View::on_cuda(py::handle object) {
+bool View::on_cuda(py::handle object, const ArgName& name) {
     if (PyFloat_Check(object.ptr()) != 0 || PyLong_Check(object.ptr()) != 0) return false;
     PyTypeObject* const type = Py_TYPE(object.ptr());
     if (const DLPackExchangeAPI* api = exchange_api(type); api != nullptr && api->dltensor_from_py_object_no_sync) {
@@ -332,11 +415,7 @@ bool View::on_cuda(py::handle object) {
         PyErr_Clear();
         return false;
     }
-    if (py::hasattr(object, "__dlpack_device__")) {
-        const py::object device = object.attr("__dlpack_device__")();
-        return PyTuple_Check(device.ptr()) != 0 && py::len(device) == 2 &&
-               of_cuda(py::tuple(device)[0].cast<std::int64_t>());
-    }
+    if (py::hasattr(object, "__dlpack_device__")) return of_cuda(dlpack_device(object, name).first);
     return py::hasattr(object, "__cuda_array_interface__");
 }
 
@@ -373,6 +452,7 @@ bool View::from_numpy(PyObject* object, const ArgName&) {
     read_only = (a->flags & npy_writeable) == 0;
     c_order = (a->flags & npy_c_contiguous) != 0;
     cheap = true;
+    numpy = true;
     size = 1;
     for (std::int32_t i = 0; i < ndim; ++i) size *= shape[i];
     return true;
@@ -382,7 +462,8 @@ DLTensor View::exchange_tensor(PyObject* object, const DLPackExchangeAPI& api, c
     const auto check = [&](int status) {
         if (status == 0) return;
         if (PyErr_Occurred() != nullptr && PyErr_ExceptionMatches(PyExc_Exception) == 0) throw py::error_already_set();
-        const std::string text = name.text() + ": " + type_name(object) + " cannot be viewed as memory";
+        std::string text = name.text() + ": " + type_name(object) + " cannot be viewed as memory";
+        if (sparse(object)) text = name.text() + ": a sparse tensor, expected a dense one; pass its to_dense()";
         if (PyErr_Occurred() == nullptr) fail(PyExc_BufferError, text);
         py::raise_from(PyExc_BufferError, text.c_str());
         throw py::error_already_set();
@@ -390,6 +471,7 @@ DLTensor View::exchange_tensor(PyObject* object, const DLPackExchangeAPI& api, c
     DLTensor t;
     if (api.dltensor_from_py_object_no_sync != nullptr) {
         check(api.dltensor_from_py_object_no_sync(object, &t));
+        if (freed(object, t)) fail(PyExc_ValueError, name.text() + ": " + detail::no_memory);
         cheap = true;
         check_sign(object, t, name);
     } else {
@@ -414,19 +496,7 @@ DLTensor View::dlpack_tensor(py::handle object, const ArgName& name, WorkStream&
     // An object may have __dlpack__ and be on a device that this build cannot reach: ask before exporting.
     py::dict options;
     if (py::hasattr(object, "__dlpack_device__")) {
-        const py::object pair = object.attr("__dlpack_device__")();
-        int overflow = 0;
-        const auto part = [&](py::ssize_t i) {
-            return PyLong_AsLongLongAndOverflow(PyTuple_GET_ITEM(pair.ptr(), i), &overflow);
-        };
-        const bool is_pair = PyTuple_Check(pair.ptr()) && PyTuple_GET_SIZE(pair.ptr()) == 2 &&
-                             PyLong_Check(PyTuple_GET_ITEM(pair.ptr(), 0));
-        const long long kind = is_pair ? part(0) : -1;
-        const long long id = is_pair && overflow == 0 && of_cuda(kind) ? part(1) : 0;
-        if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-        if (!is_pair || overflow != 0)
-            fail(PyExc_BufferError, name.text() + ": __dlpack_device__ returned " + py::repr(pair).cast<std::string>() +
-                                        ", expected (device type, device id)");
+        const auto [kind, id] = dlpack_device(object, name);
         const Device on = device_of(kind, id, name);
         if (on.cuda) options["stream"] = stream_number(work.want(on.id));
     }

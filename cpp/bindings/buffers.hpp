@@ -79,6 +79,8 @@ class View : public detail::TensorView {
   public:
     // Whether a view can be taken anew from the object in a few nanoseconds.
     bool cheap = false;
+    // Of a NumPy array: what errors advise depends on it.
+    bool numpy = false;
 
     View() = default;
     View(View&& other) noexcept { swap(other); }
@@ -93,7 +95,7 @@ class View : public detail::TensorView {
     // Throws a Python exception that names the argument.
     static void take(py::handle object, const ArgName& name, View& out, WorkStream& work);
     // Whether the object is on a CUDA device, without a view of it; false for what is no buffer.
-    static bool on_cuda(py::handle object);
+    static bool on_cuda(py::handle object, const ArgName& name);
     // The one number that an object on a CUDA device holds; this view keeps its memory alive.
     DeviceNumber take_number(py::handle object, const ArgName& name, WorkStream& work);
 
@@ -152,6 +154,11 @@ struct QuickShape {
 // Whether a tensor of PyTorch is negated lazily, which is nothing that DLPack knows of.
 bool negated(PyObject* tensor);
 
+// Whether a tensor of PyTorch, as exported, is without memory because its storage was freed (resize_(0), as sharded
+// training does). Its address then is its offset in the storage, a number below that of any mapped memory or so low
+// that it is worth asking PyTorch.
+bool freed(PyObject* tensor, const DLTensor& t);
+
 // The exchange API of an object's type, or nullptr.
 const DLPackExchangeAPI* exchange_api_of(PyObject* object);
 
@@ -159,15 +166,20 @@ const DLPackExchangeAPI* exchange_api_of(PyObject* object);
 [[noreturn]] void fail(const detail::Problem& problem, const ArgName& name);
 std::string type_name(py::handle object);
 
+// Why `v` cannot be what it is given as, and what to do about it.
+[[noreturn]] void fail_param(const View& v, const ArgName& name);
+[[noreturn]] void fail_grad(const View& v, const ArgName& name, const View& param);
+[[noreturn]] void fail_state(const View& v, const ArgName& name, const View& param);
+
 // Throws where `v` cannot be what it is given as beside `param`.
 inline void check_param(const View& v, const ArgName& name) {
-    if (!detail::is_param(v)) fail(detail::why_no_param(v), name);
+    if (!detail::is_param(v)) fail_param(v, name);
 }
 inline void check_grad(const View& v, const ArgName& name, const View& param) {
-    if (!detail::is_grad_of(v, param)) fail(detail::why_no_grad(v, param), name);
+    if (!detail::is_grad_of(v, param)) fail_grad(v, name, param);
 }
 inline void check_state(const View& v, const ArgName& name, const View& param) {
-    if (!detail::is_state_of(v, param)) fail(detail::why_no_state(v, param), name);
+    if (!detail::is_state_of(v, param)) fail_state(v, name, param);
 }
 
 }  // namespace adaptk::bindings

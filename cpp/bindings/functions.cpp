@@ -58,7 +58,7 @@ void Call::parse(PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
 void Call::keyword(PyObject* name, PyObject* value) {
     if (same_name(name, step_name)) {
         has_step = true;
-        if (View::on_cuda(value)) {
+        if (View::on_cuda(value, {"step"})) {
             device_step = value;
         } else {
             segment.step = step_value(value);
@@ -70,7 +70,7 @@ void Call::keyword(PyObject* name, PyObject* value) {
     for (const bool identity : {true, false}) {
         for (std::size_t i = 0; i < names.hypers; ++i) {
             if (identity ? name == names.hyper[i] : same_name(name, names.hyper[i])) {
-                if (View::on_cuda(value)) {
+                if (View::on_cuda(value, {names.hyper_info[i].name})) {
                     device_values.push_back({0, std::uint32_t(i), py::reinterpret_borrow<py::object>(value)});
                 } else {
                     segment.hyper.value[i] = hyper_value(value, names.hyper_info[i]);
@@ -226,7 +226,14 @@ void run_list(Call& call) {
     if (!same_extents(written, last.extents)) {
         last.extents.clear();
         detail::Clash clash{};
-        if (!last.memory.assign(written, clash)) fail_overlap(name_of_owner(clash.first), name_of_owner(clash.second));
+        if (!last.memory.assign(written, clash)) {
+            const ArgName a = name_of_owner(clash.first), b = name_of_owner(clash.second);
+            const View& x = views[clash.first / 8 * names.buffers];
+            const View& y = views[clash.second / 8 * names.buffers];
+            if (clash.first % 8 == 0 && clash.second % 8 == 0 && x.begin() == y.begin() && x.end() == y.end())
+                fail_twice(a.text(), b.text());
+            fail_overlap(a, b);
+        }
         last.extents = std::move(written);
     }
     for (std::size_t i = 0; i < count; ++i) {
@@ -295,8 +302,8 @@ py::object make_function(const std::string& rule, const std::string& doc, const 
     return function;
 }
 
-double global_norm(const py::object& grads, double grad_scale) {
-    if (!detail::in_range(Range::finite, grad_scale)) fail(PyExc_ValueError, "grad_scale: not in (-inf, inf)");
+double global_norm(const py::object& grads, const py::object& scale) {
+    const double grad_scale = scale_value(scale.ptr());
     const bool list = is_list(grads.ptr());
     const std::vector<py::object> objects = list ? items_of(grads.ptr()) : std::vector<py::object>{grads};
     std::vector<View> views(objects.size());
@@ -389,7 +396,7 @@ void check_hyperparameters(const std::string& rule, const py::dict& values) {
     for (std::size_t h = 0; h < names.hypers; ++h) {
         const py::object value = values[names.hyper[h]];
         if (h == 0 && PyFloat_CheckExact(value.ptr()) == 0 && PyCallable_Check(value.ptr()) != 0) continue;
-        if (View::on_cuda(value)) {
+        if (View::on_cuda(value, {names.hyper_info[h].name})) {
             all_known = false;
         } else {
             checked.value[h] = hyper_value(value.ptr(), names.hyper_info[h]);
@@ -407,6 +414,7 @@ void register_functions(py::module_& m) {
     m.def("check_hyperparameters", check_hyperparameters, py::arg("rule"), py::arg("values"));
     m.def("make_function", make_function, py::arg("rule"), py::arg("doc"), py::arg("module"));
     m.def("global_norm", global_norm, py::arg("grads"), py::arg("grad_scale") = 1.0);
+    m.def("check_clip_norm", [](const py::object& value) { clip_value(value.ptr()); }, py::arg("clip_norm"));
     m.def("ceiling", ceiling, py::arg("buffers"), py::arg("repeats") = 1);
 }
 

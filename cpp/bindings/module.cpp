@@ -90,7 +90,7 @@ py::object name_stream(std::optional<std::uintptr_t> stream, int device) {
 void register_cuda(py::module_& m) {
     m.def("cuda_devices", cuda_devices);
     m.def("name_stream", name_stream, py::arg("stream"), py::arg("device"));
-    m.def("on_cuda", View::on_cuda, py::arg("buffer"));
+    m.def("on_cuda", [](const py::object& buffer) { return View::on_cuda(buffer, {"buffer"}); }, py::arg("buffer"));
 }
 
 void register_machine(py::module_& m) {

@@ -5,7 +5,7 @@
 
 #include <pybind11/stl.h>
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -61,13 +61,13 @@ class Plan {
     explicit Plan(bool capturable) : capturable_(capturable) {}
     void add_group(const std::string& rule, const py::list& params, const py::list& states,
                    const std::vector<std::string>& labels);
-    py::tuple step(const py::object& grads, const py::list& groups, double grad_scale, std::optional<double> clip_norm,
+    py::tuple step(const py::object& grads, const py::list& groups, const py::object& scale, const py::object& clip,
                    bool skip_nonfinite);
     void begin_lookahead(const py::list& groups);
     void end_lookahead();
 
     std::vector<std::int64_t> steps() const;
-    void set_steps(const std::vector<std::int64_t>& steps, std::int64_t count);
+    void set_steps(const py::list& counts, const py::object& taken);
     std::int64_t step_count() const;
     std::size_t size() const;
 
@@ -80,7 +80,7 @@ class Plan {
     std::vector<std::vector<std::byte>> saved_;  // params outside a look-ahead
     std::int64_t step_count_ = 0;
     ObjectLock lock_;
-    bool busy_ = false;
+    unsigned long busy_ = 0;
     bool ahead_ = false;
     bool stale_ = false;  // buffers moved and written_ does not know it yet
     bool capturable_;
@@ -154,6 +154,10 @@ void Plan::index_memory(std::vector<Tensor>& tensors) {
             const std::string name = owner % 8 == 0 ? "params" : "a state of params";
             return name + tensors[owner / 8].label;
         };
+        const View& a = tensors[clash.first / 8].param.view;
+        const View& b = tensors[clash.second / 8].param.view;
+        if (clash.first % 8 == 0 && clash.second % 8 == 0 && a.begin() == b.begin() && a.end() == b.end())
+            fail_twice(text(clash.first), text(clash.second));
         fail(PyExc_ValueError,
              text(clash.first) + " and " + text(clash.second) + " overlap in memory, and both are updated in place");
     }
@@ -294,7 +298,7 @@ detail::Segment Plan::read_group(std::size_t group, const py::handle& values,
                                       "a buffer on the device of the params and change what it holds");
             held = held(steps_taken() + 1);
         }
-        if (device_ && View::on_cuda(held)) {
+        if (device_ && View::on_cuda(held, {names.hyper_info[h].name})) {
             on_device.push_back({std::uint32_t(group), std::uint32_t(h), held});
         } else {
             segment.hyper.value[h] = hyper_value(held.ptr(), names.hyper_info[h]);
@@ -304,13 +308,13 @@ detail::Segment Plan::read_group(std::size_t group, const py::handle& values,
     return segment;
 }
 
-py::tuple Plan::step(const py::object& grads, const py::list& groups, double grad_scale,
-                     std::optional<double> clip_norm, bool skip_nonfinite) {
+py::tuple Plan::step(const py::object& grads, const py::list& groups, const py::object& scale, const py::object& clip,
+                     bool skip_nonfinite) {
     const auto locked = lock_.take();
     const Busy busy(busy_);
     if (ahead_) fail(PyExc_RuntimeError, "step() inside lookahead(): leave the block first, then take the step");
-    if (!std::isfinite(grad_scale)) fail(PyExc_ValueError, "grad_scale: not in (-inf, inf)");
-    if (clip_norm && !(*clip_norm > 0.0)) fail(PyExc_ValueError, "clip_norm: not in (0, inf]");
+    const double grad_scale = scale_value(scale.ptr());
+    const std::optional<double> clip_norm = clip_value(clip.ptr());
     if (PyList_Check(grads.ptr()) == 0 && PyTuple_Check(grads.ptr()) == 0)
         fail(PyExc_TypeError, "grads: expected a list or tuple, got " + type_name(grads));
     // References of our own: schedules and exports run Python code, and other threads run while the GIL is released, or
@@ -320,6 +324,9 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, double gra
     if (count != tensors_.size())
         fail(PyExc_ValueError, "grads: " + std::to_string(count) + " gradients, expected " +
                                    std::to_string(tensors_.size()) + " as there are params");
+    if (std::all_of(held.begin(), held.end(), [](const py::object& g) { return g.is_none(); }) &&
+        PyErr_WarnEx(PyExc_UserWarning, "grads: all gradients are None, so the step changes nothing", 2) != 0)
+        throw py::error_already_set();
     check_group_count(groups);
     std::vector<detail::Segment> of_group;
     of_group.reserve(groups_.size());
@@ -591,10 +598,15 @@ std::int64_t Plan::steps_taken() const {
     return device_ && device_->counts_here() ? device_->read_counts().back() : step_count_;
 }
 
-void Plan::set_steps(const std::vector<std::int64_t>& steps, std::int64_t count) {
+void Plan::set_steps(const py::list& counts, const py::object& taken) {
     const auto locked = lock_.take();
     const Busy busy(busy_);
-    if (steps.size() != tensors_.size()) fail(PyExc_ValueError, "steps: wrong length");
+    const std::vector<py::object> objects = items_of(counts.ptr());
+    if (objects.size() != tensors_.size()) fail(PyExc_ValueError, "steps: wrong length");
+    std::vector<std::int64_t> steps;
+    for (std::size_t i = 0; i < objects.size(); ++i)
+        steps.push_back(count_value(objects[i].ptr(), "the steps of params" + tensors_[i].label));
+    const std::int64_t count = count_value(taken.ptr(), "the optimizer's steps");
     for (std::size_t i = 0; i < steps.size(); ++i) tensors_[i].step = steps[i];
     step_count_ = count;
     // A graph holds the address of the counts: they are rewritten where they are.

@@ -82,7 +82,9 @@ struct TorchFace {
     int (*dtype)(const void* tensor, std::int32_t* out) = nullptr;
     int (*layout)(const void* tensor, std::int32_t* out) = nullptr;
     int (*device_type)(const void* tensor, std::int32_t* out) = nullptr;
-    int (*copy)(const void* tensor, void** out) = nullptr;  // a new at::Tensor, which holds the same
+    int (*storage_size)(const void* tensor, std::int64_t* out) = nullptr;    // in bytes
+    int (*storage_offset)(const void* tensor, std::int64_t* out) = nullptr;  // in elements
+    int (*copy)(const void* tensor, void** out) = nullptr;                   // a new at::Tensor, which holds the same
     int (*release)(void* copy) = nullptr;
     const void* (*grad)(const void* impl) = nullptr;  // the at::Tensor within the impl
     void (*bump_version)(const void* tensor) = nullptr;
@@ -105,6 +107,12 @@ struct TorchFace {
         std::int32_t kind = -1, type = -1, device = -1;
         return layout(tensor, &kind) == 0 && kind == 0 && device_type(tensor, &device) == 0 && device == 0 &&
                dtype(tensor, &type) == 0 && type == want_type && dense(tensor, want, data);
+    }
+    // Whether the storage of a dense tensor reaches to its end: it may have been freed, or made smaller.
+    bool stored(const void* tensor, std::int64_t size, DType type) const {
+        std::int64_t bytes = 0, first = 0;
+        return size == 0 || (storage_size(tensor, &bytes) == 0 && storage_offset(tensor, &first) == 0 &&
+                             first + size <= bytes / std::int64_t(size_of(type)));
     }
     // Whether a tensor that had this memory has it still.
     bool at(PyObject* o, const void* memory) const {
@@ -344,6 +352,13 @@ py::object attribute(PyObject* object, PyObject* name) {
     return value;
 }
 
+// As TorchFace::stored, of a plain tensor of PyTorch.
+bool stored(PyObject* tensor, std::int64_t size, DType type) {
+    const py::handle t(tensor);
+    const auto bytes = t.attr("untyped_storage")().attr("nbytes")().cast<std::int64_t>();
+    return size == 0 || t.attr("storage_offset")().cast<std::int64_t>() + size <= bytes / std::int64_t(size_of(type));
+}
+
 class TorchPlan {
   public:
     // torch.Tensor, the type of nearly all gradients; torch.nn.Parameter, of nearly all params; and the numbers of a
@@ -364,6 +379,8 @@ class TorchPlan {
         set("dtype", face_.dtype);
         set("layout", face_.layout);
         set("device_type", face_.device_type);
+        set("storage_size", face_.storage_size);
+        set("storage_offset", face_.storage_offset);
         set("new_tensor_handle", face_.copy);
         set("delete_tensor_object", face_.release);
         set("grad", face_.grad);
@@ -377,7 +394,7 @@ class TorchPlan {
     TorchPlan(const TorchPlan&) = delete;
     TorchPlan& operator=(const TorchPlan&) = delete;
     py::tuple step(const py::object& owner, const py::list& groups, const py::list& rules, const py::dict& state,
-                   double grad_scale, std::optional<double> clip_norm, bool skip_nonfinite, const py::list& undo);
+                   const py::object& scale, const py::object& clip, bool skip_nonfinite, const py::list& undo);
 
     // For the garbage collector: a param's hooks may refer to the optimizer, and so to this.
     int traverse(visitproc visit, void* arg) const {
@@ -410,7 +427,7 @@ class TorchPlan {
     std::vector<py::object> held_;    // for the length of a step
     std::vector<std::size_t> bound_;  // at this step
     ObjectLock lock_;
-    bool busy_ = false;
+    unsigned long busy_ = 0;
     PyTypeObject* tensor_type_;
     PyTypeObject* parameter_type_;
     std::map<int, DevicePlan> devices_;
@@ -569,7 +586,7 @@ bool TorchPlan::unchanged(Tensor& t) {
         Number& number = t.number[n];
         if (t.native && face_.at(number.object, number.data)) continue;
         if (Py_TYPE(number.object) != tensor_type_ || !look(number.api, number.object) || now.ndim != 0 ||
-            now.dtype.code != code_float || now.dtype.bits != (number.wide ? 64 : 32) || now.data == nullptr ||
+            now.dtype.code != code_float || now.dtype.bits != (number.wide ? 64 : 32) || freed(number.object, now) ||
             (now.device.device_type == device_cuda) != number.on_device)
             return false;
         number.data = static_cast<std::byte*>(now.data) + now.byte_offset;
@@ -591,7 +608,10 @@ bool TorchPlan::unchanged(Tensor& t) {
             return false;
         void* const now_at = static_cast<std::byte*>(now.data) + now.byte_offset;
         if (now_at != data) {
-            if (now_at == nullptr && t.work.size > 0) return false;
+            // Bound again, with an error where the storage was freed. One that is still where it was is whole.
+            const bool whole = t.native ? face_.stored(face_.tensor(t.object[b]), t.work.size, type)
+                                        : is_plain(t.object[b]) && stored(t.object[b], t.work.size, type);
+            if (!whole) return false;
             data = now_at;
             moved_ = true;
         }
@@ -661,6 +681,8 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
     for (std::size_t n = 0; n < t.numbers; ++n) {
         const py::object number = numbers[n];
         const DLTensor now = tensor_of(number.ptr());
+        if (freed(number.ptr(), now))
+            fail(PyExc_ValueError, "a number in the state of params" + label + ": " + detail::no_memory);
         native = native && Py_TYPE(number.ptr()) == tensor_type_ && now.device.device_type == device_cpu;
         const bool on_device = now.device.device_type == device_cuda;
         if (on_device && t.numbers > 1)
@@ -683,6 +705,7 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
             } else {
                 check_state(views[b], name, views[0]);
             }
+            owner.attr("_check_storage")(py::handle(t.object[b]), name.text());
             t.work.buffer[b == 0 ? 0 : 1 + b] = views[b].data;
         }
         for (std::size_t b = 1; b < buffers.size(); ++b) native = native && Py_TYPE(t.object[b]) == tensor_type_;
@@ -739,7 +762,7 @@ Chosen TorchPlan::choose(const py::handle& rule) {
     for (std::size_t h = 0; h < names.hypers; ++h) {
         const py::object value = value_of(values.ptr(), names.hyper[h]);
         if (!value) continue;
-        if (View::on_cuda(value)) {
+        if (View::on_cuda(value, {names.hyper_info[h].name})) {
             c.on_device.push_back({0, std::uint32_t(h), value});
         } else if (PyFloat_Check(value.ptr()) || PyLong_Check(value.ptr()) || !py::hasattr(value, "detach")) {
             c.segment.hyper.value[h] = hyper_value(value.ptr(), names.hyper_info[h]);
@@ -804,6 +827,7 @@ void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector
         return (owner % 8 == 1 ? "the gradient" : std::string(t.names->buffer_text[owner % 8])) + " of " + of;
     };
     const auto complain = [&](std::uint32_t x, std::uint32_t y) {
+        if (x % 8 == 0 && y % 8 == 0 && tensors_[x / 8].param.is(tensors_[y / 8].param)) fail_twice(text(x), text(y));
         fail(PyExc_ValueError, text(x) + " and " + text(y) + " overlap in memory, and one of them is updated in place");
     };
     bool same = !moved_ && odd.empty() && indexed_.size() == later.size();
@@ -945,7 +969,8 @@ bool TorchPlan::find_grad(const Tensor& t, PyObject* grad, TensorStep& work) con
         return false;
     }
     // Lazily negated tensors are views of imaginary parts, with gaps between them unless there is only one.
-    if (!t.layout.same(now) || !same_type(now.dtype, exchange_type(work.param)) || (work.size == 1 && negated(grad)))
+    if (!t.layout.same(now) || !same_type(now.dtype, exchange_type(work.param)) || freed(grad, now) ||
+        (face_ && !face_.stored(face_.tensor(grad), work.size, work.param)) || (work.size == 1 && negated(grad)))
         return false;
     work.buffer[1] = static_cast<std::byte*>(now.data) + now.byte_offset;
     work.grad = work.param;
@@ -965,18 +990,19 @@ void TorchPlan::take_grad(Tensor& t, std::size_t i, const py::object& owner, py:
     View g;
     View::take(grad, name, g, stream);
     check_grad(g, name, param);
+    owner.attr("_check_storage")(grad, name.text());
     work.buffer[1] = g.data;
     work.grad = g.dtype;
     views.push_back(std::move(g));
 }
 
 py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, const py::list& rules,
-                          const py::dict& state, double grad_scale, std::optional<double> clip_norm,
-                          bool skip_nonfinite, const py::list& undo) {
+                          const py::dict& state, const py::object& scale, const py::object& clip, bool skip_nonfinite,
+                          const py::list& undo) {
     const auto locked = lock_.take();
     const Busy busy(busy_);
-    if (!std::isfinite(grad_scale)) fail(PyExc_ValueError, "grad_scale: not in (-inf, inf)");
-    if (clip_norm && !(*clip_norm > 0.0)) fail(PyExc_ValueError, "clip_norm: not in (0, inf]");
+    const double grad_scale = scale_value(scale.ptr());
+    const std::optional<double> clip_norm = clip_value(clip.ptr());
     const std::vector<py::object> groups = items_of(group_list.ptr());
     list_params(groups);
     if (rules.size() != group_sizes_.size()) fail(PyExc_ValueError, "rules: wrong length");
@@ -1048,7 +1074,7 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, c
             if (t.names != chosen[t.group].names || !unchanged(t)) return false;
             // Lazily negated tensors are views of imaginary parts, with gaps between them unless there is only one.
             if (work.size != 1 && face_.dense(grad, t.layout, t.type, work.buffer[1]) &&
-                (work.buffer[1] != nullptr || work.size == 0)) {
+                face_.stored(grad, work.size, work.param)) {
                 work.grad = work.param;
                 add(i, work, t.device, WorkStream());
                 return true;
@@ -1130,6 +1156,7 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, c
     options.skip_nonfinite = skip_nonfinite;
     detail::StepReport report;
     py::object norm = py::none();
+    if (batches.empty() && (clip_norm || skip_nonfinite)) norm = py::float_(0.0);
     if (batches.size() > 1 && (clip_norm || skip_nonfinite)) {
         report.grad_norm = norm_over(batches, grad_scale);
         report.skipped = skip_nonfinite && !std::isfinite(report.grad_norm);

@@ -6,6 +6,7 @@
 #include "overlap.hpp"
 #include "step.hpp"
 #include "tensor.hpp"
+#include "threads.hpp"
 
 #include <atomic>
 #include <cmath>
@@ -84,14 +85,12 @@ TensorView view_of(const adaptk_tensor* t, const Name& name) {
     if (t == nullptr) refuse(name.text() + ": NULL");
     TensorView v;
     v.device = device_of(t->device, name);
-    if (t->byte_offset > std::uint64_t(INT64_MAX)) refuse(name.text() + ": impossible byte_offset");
     if (t->ndim < 0) refuse(name.text() + ": ndim is " + std::to_string(t->ndim));
     if (t->ndim > 0 && t->shape == nullptr) refuse(name.text() + ": shape is NULL");
     if (const auto problem = read_tensor(*t, v)) reject(*problem, name);
     if (v.size > 0 && v.begin() % size_of(v.dtype) != 0)
         refuse(name.text() + ": data + byte_offset is no multiple of " + std::to_string(size_of(v.dtype)) +
                ", the size of its elements");
-    if (v.end() < v.begin()) refuse(name.text() + ": reaches beyond the end of memory");
     return v;
 }
 
@@ -259,6 +258,18 @@ std::uint32_t overlapped(const WrittenMemory& written, const TensorStep& work) {
     refuse(a + " and " + b + " overlap in memory, and one of them is updated in place");
 }
 
+// Of memory that is written, with the extents that the owners' numbers stand for.
+[[noreturn]] void refuse_clash(const Clash& clash, const std::vector<TensorStep>& work, const std::string& a,
+                               const std::string& b) {
+    if (clash.first % 8 == 0 && clash.second % 8 == 0) {
+        const TensorStep& x = work[clash.first / 8];
+        const TensorStep& y = work[clash.second / 8];
+        if (x.buffer[0] == y.buffer[0] && x.size == y.size && x.param == y.param)
+            refuse(a + " and " + b + " are the same tensor: give each param once");
+    }
+    refuse_overlap(a, b);
+}
+
 }  // namespace
 }  // namespace adaptk::detail
 
@@ -372,7 +383,7 @@ void adaptk_plan::add_group(const char* name, const adaptk_hyper* hypers, std::s
             if (owner / 8 < first) return text_of(owner) + " of an earlier group";
             return name_of_buffer(rule, owner / 8 - first, owner % 8).text();
         };
-        refuse_overlap(text(clash.first), text(clash.second));
+        refuse_clash(clash, next.work, text(clash.first), text(clash.second));
     }
     for (auto& layout : next.layouts) bound.layouts.push_back(std::move(layout));
     next.layouts = std::move(bound.layouts);
@@ -429,6 +440,7 @@ void adaptk_plan::step_on_device(const Options& options) {
     const int device = bound.device.id;
     if (some.empty()) {
         report = {};
+        report.has_norm = has_norm(options.step);
         outcome_is_news = false;
         return;
     }
@@ -488,7 +500,8 @@ adaptk_status adaptk_step(const char* rule, const adaptk_hyper* hypers, size_t h
         WrittenMemory written;
         Clash clash{};
         const auto text = [&](std::uint32_t owner) { return name_of_buffer(info, owner / 8, owner % 8).text(); };
-        if (!written.assign(std::move(bound.written), clash)) refuse_overlap(text(clash.first), text(clash.second));
+        if (!written.assign(std::move(bound.written), clash))
+            refuse_clash(clash, bound.work, text(clash.first), text(clash.second));
         for (std::size_t i = 0; i < count; ++i)
             if (const auto owner = overlapped(written, bound.work[i]); owner != WrittenMemory::none)
                 refuse_overlap(indexed("grads", i), text(owner));
@@ -584,6 +597,7 @@ adaptk_status adaptk_plan_destroy(adaptk_plan* plan) {
 adaptk_status adaptk_plan_init_states(adaptk_plan* plan) {
     return guarded([&] {
         const InUse use(plan);
+        const FloatingPointMode mode;  // the initial values are rounded as a step would round them
         if (plan->bound.device.cuda)
             refuse(ADAPTK_UNSUPPORTED, "plan: its states are on " + plan->bound.device.text() +
                                            "; fill them there with what adaptk_rule_state() says");
@@ -595,11 +609,7 @@ adaptk_status adaptk_plan_init_states(adaptk_plan* plan) {
                     if (std::strcmp(g.rule->hyper(h).name, state.from) == 0) value = g.hyper.value[h];
                 for (std::size_t i = g.first; i < g.first + g.count; ++i) {
                     const TensorStep& t = plan->bound.work[i];
-                    if (t.param == DType::f64) {
-                        std::fill_n(static_cast<double*>(t.buffer[2 + s]), t.size, value);
-                    } else {
-                        std::fill_n(static_cast<float*>(t.buffer[2 + s]), t.size, float(value));
-                    }
+                    fill(t.buffer[2 + s], t.size, compute_type(t.param), value);
                 }
             }
         }

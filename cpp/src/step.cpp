@@ -391,6 +391,14 @@ void run_ceiling(std::span<const TensorStep> tensors, std::size_t written) {
     });
 }
 
+void fill(void* state, std::int64_t size, DType type, double value) {
+    if (type == DType::f64) {
+        std::fill_n(static_cast<double*>(state), size, value);
+    } else {
+        std::fill_n(static_cast<float*>(state), size, float(value));
+    }
+}
+
 void add_scaled(std::span<const TensorStep> tensors, double factor) {
     // p - lr * g with lr = -factor and g = the vector to add: gradient descent's kernel.
     Segment s{find_rule("sgd"), {}, 1, tensors.size()};

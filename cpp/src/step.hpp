@@ -58,6 +58,9 @@ ADAPTK_INTERNAL_API void run_ceiling(std::span<const TensorStep> tensors, std::s
 // sqrt(sum of squares) of scale * g over all gradients, and whether all of them are finite.
 ADAPTK_INTERNAL_API StepReport global_norm(std::span<const TensorStep> tensors, double scale);
 
+// A state's initial value, rounded to its type in the caller's mode (FloatingPointMode).
+void fill(void* state, std::int64_t size, DType type, double value);
+
 // p <- p + factor * x (x a state of the compute type), for the look-ahead of Nesterov's methods.
 ADAPTK_INTERNAL_API void add_scaled(std::span<const TensorStep> tensors, double factor);
 

@@ -2,6 +2,7 @@
 
 #include "compiler.hpp"
 
+#include <iterator>
 #include <vector>
 
 namespace adaptk::detail {
@@ -84,8 +85,18 @@ std::string TensorView::strides_text() const {
 
 std::string dtype_text(const adaptk_dtype& t) {
     static const char* const codes[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
-    std::string text = t.code < 7 ? codes[t.code] : "type code " + std::to_string(t.code) + " of bits ";
-    text += std::to_string(t.bits);
+    // DLPack's codes of formats that have a name of their own, from 7 on.
+    static const char* const formats[] = {"float8_e3m4",     "float8_e4m3",   "float8_e4m3b11fnuz", "float8_e4m3fn",
+                                          "float8_e4m3fnuz", "float8_e5m2",   "float8_e5m2fnuz",    "float8_e8m0fnu",
+                                          "float6_e2m3fn",   "float6_e3m2fn", "float4_e2m1fn"};
+    std::string text;
+    if (t.code < std::size(codes)) {
+        text = codes[t.code] + std::to_string(t.bits);
+    } else if (t.code - std::size(codes) < std::size(formats)) {
+        text = formats[t.code - std::size(codes)];
+    } else {
+        text = "of DLPack type code " + std::to_string(t.code) + " with " + std::to_string(t.bits) + " bits";
+    }
     if (t.lanes != 1) text.append("x").append(std::to_string(t.lanes));
     return text;
 }
@@ -95,7 +106,10 @@ std::optional<Problem> read_tensor(const adaptk_tensor& t, TensorView& out) {
         return Problem{Kind::type, "dtype " + dtype_text(t.dtype) + ", " + wanted_types};
     if (t.ndim < 0 || (t.ndim > 0 && t.shape == nullptr))
         return Problem{Kind::buffer, "the DLPack export has no shape"};
-    out.data = static_cast<std::byte*>(t.data) + t.byte_offset;
+    const auto address = reinterpret_cast<std::uintptr_t>(t.data);
+    if (t.byte_offset > std::uint64_t(INT64_MAX) || address + t.byte_offset < address)
+        return Problem{Kind::value, "impossible byte_offset " + std::to_string(t.byte_offset)};
+    out.data = reinterpret_cast<void*>(address + std::uintptr_t(t.byte_offset));
     out.ndim = t.ndim;
     out.shape = t.shape;
     out.strides = t.strides;
@@ -120,6 +134,7 @@ std::optional<Problem> read_tensor(const adaptk_tensor& t, TensorView& out) {
     }
     if (out.size == 0) out.c_order = true;
     if (out.size > 0 && t.data == nullptr) return Problem{Kind::value, no_memory};
+    if (out.end() < out.begin()) return Problem{Kind::value, "reaches beyond the end of memory"};
     if (out.device.cuda && out.begin() % size_of(out.dtype) != 0)
         return Problem{Kind::value, "not on a multiple of its item size, which CUDA needs"};
     return {};

@@ -63,7 +63,8 @@ inline constexpr std::uint8_t code_float = 2;
 inline constexpr std::uint8_t code_bfloat = 4;
 
 inline constexpr const char* wanted_types = "expected float32, float64, bfloat16 or float16";
-inline constexpr const char* no_memory = "has no memory of its own (a meta, fake or wrapped tensor?)";
+inline constexpr const char* no_memory =
+    "has no memory of its own (a meta, fake or wrapped tensor, or one whose storage was freed?)";
 
 ADAPTK_INTERNAL_API std::string dtype_text(const adaptk_dtype& t);
 

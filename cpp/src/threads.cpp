@@ -28,7 +28,8 @@ int default_threads() {
     [[maybe_unused]] static const int registered = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
 #endif
 #if defined(_OPENMP)
-    return omp_get_max_threads();
+    // OMP_NUM_THREADS may name any number.
+    return int(std::clamp<long long>(omp_get_max_threads(), 1, most_threads));
 #else
 #if defined(__APPLE__)
     // Threads get equal shares, which would wait for the efficient cores.

@@ -423,7 +423,7 @@ class Optimizer:
     # The step.
 
     def _ordered(self, grads: Any) -> Sequence[Any]:
-        if isinstance(grads, (list, tuple)):
+        if isinstance(grads, (list, tuple)) and self._names is None:
             return grads
         if _is_buffer(grads):
             raise TypeError("grads: expected a list or a dict of gradients, got one buffer")
@@ -437,6 +437,9 @@ class Optimizer:
             return [grads[n] for n in self._names]
         if isinstance(grads, (set, frozenset)):
             raise TypeError("grads: a set has no order; give a list, or a dict by name")
+        if isinstance(grads, Iterable) and self._names is not None:
+            names = ", ".join(map(repr, self._names[:3])) + (", ..." if len(self._names) > 3 else "")
+            raise TypeError(f"grads: a {type(grads).__name__}, but the params have names; give a dict by name: {names}")
         if isinstance(grads, Iterable):
             return list(grads)
         raise TypeError(f"grads: expected a list or a dict of gradients, got {type(grads).__name__}")

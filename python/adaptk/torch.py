@@ -99,6 +99,8 @@ def _face() -> dict[str, int]:
             "dtype",
             "layout",
             "device_type",
+            "storage_size",
+            "storage_offset",
             "new_tensor_handle",
             "delete_tensor_object",
         ]
@@ -223,6 +225,19 @@ def _take_back(undo: Undo) -> None:
             mapping.pop(key, None)
         else:
             mapping[key] = value
+
+
+def _check_storage(t: Tensor, where: str) -> None:
+    """Storage may be freed, or made smaller, under a tensor that keeps its shape."""
+    if t.numel() == 0 or t.is_meta:
+        return
+    end = t.storage_offset() + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1
+    bytes_now = t.untyped_storage().nbytes()
+    if end * t.element_size() > bytes_now:
+        raise ValueError(
+            f"{where}: its storage holds {bytes_now} bytes, but shape {tuple(t.shape)} of {t.dtype} reaches to "
+            f"{end * t.element_size()}; it was freed or made smaller (untyped_storage().resize_)"
+        )
 
 
 def _overlaps_itself(t: Tensor) -> bool:
@@ -474,8 +489,7 @@ class _Fused(torch.optim.Optimizer):
                 if skip_nonfinite and not norm < float("inf"):
                     self.last_step = StepInfo(norm, True)
                     return loss
-                if clip is not None and not clip > 0.0:
-                    raise ValueError(f"clip_norm: {clip!r} is not in (0, inf]")
+                _core.check_clip_norm(clip)
                 if clip is not None and norm > clip:
                     scale *= clip / norm
                 clip, skip_nonfinite = None, False
@@ -630,6 +644,7 @@ class _Fused(torch.optim.Optimizer):
         dtype = _state_dtype(p)
         same = value.dtype == dtype and value.device == p.device and not value.requires_grad
         if not same or (not odd and value.stride() != p.stride()):
+            _check_storage(value, f"state[{name!r}] of {where}")
             value = _in_layout_of(value, p, dtype)
             _put(state, name, value, undo)
         return value
@@ -651,7 +666,10 @@ class _Fused(torch.optim.Optimizer):
             )
         if grad.device != p.device:
             raise ValueError(f"gradient of {where}: on {grad.device}, expected {p.device} like its param")
+        _check_storage(grad, f"gradient of {where}")
         return _in_layout_of(grad, p, grad.dtype)
+
+    _check_storage = staticmethod(_check_storage)
 
     @staticmethod
     @torch.no_grad()
@@ -671,6 +689,8 @@ class _Fused(torch.optim.Optimizer):
             return None
         if any(s.dtype != _state_dtype(p) or s.shape != p.shape or s.device != p.device for s in states):
             return None
+        for b, name in ((p, where), (grad, f"gradient of {where}"), *((s, f"a state of {where}") for s in states)):
+            _check_storage(b, name)
         copies: list[tuple[Tensor, Tensor]] = []
         dense = p
         if not _is_dense(p):

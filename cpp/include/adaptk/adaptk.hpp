@@ -63,8 +63,9 @@ class Tensor {
     adaptk_type type() const { return type_; }
     bool on_cuda() const { return device_ >= 0; }
     bool read_only() const { return read_only_; }
-    // For C: it points into this object.
-    adaptk_tensor get() const {
+    // For C: it points into this object, which therefore has to outlive it.
+    adaptk_tensor get() const&& = delete;
+    adaptk_tensor get() const& {
         adaptk_tensor t = adaptk_make_tensor(data_, type_, 1, const_cast<std::int64_t*>(&size_));
         if (device_ >= 0) {
             t.device.device_type = static_cast<decltype(t.device.device_type)>(ADAPTK_CUDA);
@@ -237,11 +238,18 @@ class Plan {
         check(adaptk_plan_set_steps(plan_.get(), steps.size(), steps.data()));
     }
 
-    // A state that the plan owns: number `state` of param `param`. T is double beside double and float beside all else.
+    // A state that the plan owns: number `state` of param number `param` over all groups. T is double beside double and
+    // float beside all else.
     template <Real T> std::span<T> state(std::size_t param, std::size_t state) {
-        const Own& own = owned_.at(param);
-        if ((own.type == ADAPTK_FLOAT64) != std::is_same_v<T, double> || state >= own.count)
-            throw Error(ADAPTK_INVALID_ARGUMENT, "state: not of this type, or the rule has fewer");
+        const auto refuse = [](const std::string& text) { throw Error(ADAPTK_INVALID_ARGUMENT, text); };
+        if (param >= owned_.size())
+            refuse("param: " + std::to_string(param) + ", expected less than " + std::to_string(owned_.size()));
+        const Own& own = owned_[param];
+        if (!own.memory) refuse("param: the states of number " + std::to_string(param) + " are the caller's");
+        if (state >= own.count)
+            refuse("state: " + std::to_string(state) + ", expected less than " + std::to_string(own.count));
+        if ((own.type == ADAPTK_FLOAT64) != std::is_same_v<T, double>)
+            refuse(std::string("state: of type ") + (own.type == ADAPTK_FLOAT64 ? "double" : "float"));
         return {reinterpret_cast<T*>(own.memory.get()) + state * own.size, own.size};
     }
 
@@ -253,71 +261,65 @@ class Plan {
         adaptk_type type;
         std::size_t size, count;
     };
-    std::vector<Own> owned_;  // outlives the plan that writes there
-    std::unique_ptr<adaptk_plan, interface_detail::Destroy> plan_;
+    using Handle = std::unique_ptr<adaptk_plan, interface_detail::Destroy>;
+    std::vector<Own> owned_;  // of each param, without memory if its states are the caller's; outlives the plan
+    Handle plan_;
 
-    void add(const char* rule, std::span<const Tensor> params, std::span<const Tensor> states, Hypers hypers) {
-        const interface_detail::Pointers p(params, "params");
-        const interface_detail::Pointers s(states, "states");
+    static const adaptk_rule& rule_of(const char* rule) {
         const adaptk_rule* const known = adaptk_find_rule(rule);
         if (known == nullptr) throw Error(ADAPTK_UNKNOWN_NAME, adaptk_last_error());
-        if (states.size() != params.size() * known->state_count)
-            throw Error(ADAPTK_INVALID_ARGUMENT, "states: " + std::to_string(states.size()) + ", expected " +
-                                                     std::to_string(known->state_count) + " for each param");
-        if (plan_) {
-            check(adaptk_plan_add_group(plan_.get(), rule, hypers.begin(), hypers.size(), params.size(), p.get(),
-                                        s.get()));
-            return;
-        }
+        return *known;
+    }
+    static Handle create(const char* rule, const interface_detail::Pointers& params, std::size_t count,
+                         const interface_detail::Pointers& states, Hypers hypers) {
         adaptk_plan* made = nullptr;
-        check(adaptk_plan_create(rule, hypers.begin(), hypers.size(), params.size(), p.get(), s.get(), &made));
-        plan_.reset(made);
+        check(adaptk_plan_create(rule, hypers.begin(), hypers.size(), count, params.get(), states.get(), &made));
+        return Handle(made);
+    }
+
+    void add(const char* rule, std::span<const Tensor> params, std::span<const Tensor> states, Hypers hypers) {
+        const std::size_t expected = rule_of(rule).state_count;
+        if (states.size() != params.size() * expected)
+            throw Error(ADAPTK_INVALID_ARGUMENT, "states: " + std::to_string(states.size()) + ", expected " +
+                                                     std::to_string(expected) + " for each param");
+        std::vector<Own> owned;
+        for (const Tensor& p : params) owned.push_back({nullptr, p.type(), p.size(), 0});
+        join(rule, params, states, hypers, std::move(owned));
     }
 
     void add(const char* rule, std::span<const Tensor> params, Hypers hypers) {
-        const adaptk_rule* const known = adaptk_find_rule(rule);
-        if (known == nullptr) throw Error(ADAPTK_UNKNOWN_NAME, adaptk_last_error());
-        const std::size_t before = owned_.size();
+        const std::size_t count = rule_of(rule).state_count;
+        std::vector<Own> owned;
         std::vector<Tensor> states;
-        try {
-            for (const Tensor& p : params) {
-                if (p.on_cuda() && known->state_count > 0)
-                    throw Error(ADAPTK_UNSUPPORTED, "states: beside params on a device they have to be given");
-                const adaptk_type type = p.type() == ADAPTK_FLOAT64 ? ADAPTK_FLOAT64 : ADAPTK_FLOAT32;
-                const std::size_t bytes = p.size() * (type == ADAPTK_FLOAT64 ? 8 : 4);
-                owned_.push_back(
-                    {std::make_unique<std::byte[]>(bytes * known->state_count), type, p.size(), known->state_count});
-                for (std::size_t i = 0; i < known->state_count; ++i)
-                    states.emplace_back(owned_.back().memory.get() + i * bytes, p.size(), type);
-            }
-            add(rule, params, states, hypers);
-            fill(before, hypers, *known);
-        } catch (...) {
-            owned_.resize(before);
-            throw;
+        for (const Tensor& p : params) {
+            if (p.on_cuda() && count > 0)
+                throw Error(ADAPTK_UNSUPPORTED, "states: beside params on a device they have to be given");
+            const adaptk_type type = p.type() == ADAPTK_FLOAT64 ? ADAPTK_FLOAT64 : ADAPTK_FLOAT32;
+            const std::size_t bytes = p.size() * (type == ADAPTK_FLOAT64 ? 8 : 4);
+            owned.push_back({std::make_unique<std::byte[]>(bytes * count), type, p.size(), count});
+            for (std::size_t i = 0; i < count; ++i)
+                states.emplace_back(owned.back().memory.get() + i * bytes, p.size(), type);
         }
+        join(rule, params, states, hypers, std::move(owned));
     }
 
-    // What new states start as; earlier groups' go on.
-    void fill(std::size_t first, Hypers hypers, const adaptk_rule& rule) {
-        for (std::size_t s = 0; s < rule.state_count; ++s) {
-            const adaptk_state_info& info = *adaptk_rule_state(&rule, s);
-            double value = info.initial;
-            for (std::size_t h = 0; info.initial_from != nullptr && h < rule.hyper_count; ++h) {
-                const adaptk_hyper_info& known = *adaptk_rule_hyper(&rule, h);
-                if (std::string(known.name) != info.initial_from) continue;
-                value = known.value;
-                for (const adaptk_hyper& given : hypers)
-                    if (std::string(given.name) == known.name) value = given.value;
-            }
-            for (std::size_t i = first; i < owned_.size(); ++i) {
-                if (owned_[i].type == ADAPTK_FLOAT64) {
-                    for (double& x : state<double>(i, s)) x = value;
-                } else {
-                    for (float& x : state<float>(i, s)) x = float(value);
-                }
-            }
+    // States that are the plan's own are filled in by a plan of this group alone: those of earlier groups go on.
+    void join(const char* rule, std::span<const Tensor> params, std::span<const Tensor> states, Hypers hypers,
+              std::vector<Own> owned) {
+        const interface_detail::Pointers p(params, "params");
+        const interface_detail::Pointers s(states, "states");
+        const bool own = !states.empty() && owned.front().memory != nullptr;
+        Handle made;
+        if (!plan_ || own) made = create(rule, p, params.size(), s, hypers);
+        if (own) check(adaptk_plan_init_states(made.get()));
+        owned_.reserve(owned_.size() + owned.size());
+        if (plan_) {
+            check(adaptk_plan_add_group(plan_.get(), rule, hypers.begin(), hypers.size(), params.size(), p.get(),
+                                        s.get()));
+        } else {
+            plan_ = std::move(made);
         }
+        for (Own& o : owned) owned_.push_back(std::move(o));
     }
 };
 

@@ -69,10 +69,14 @@ struct RunOptions {
 
 namespace run_detail {
 
-// The arrays do not overlap.
+// The arrays do not overlap. Clang is told by the pointers alone: a pragma would make it warn of loops that it cannot
+// vectorise, as those with a square root that may set errno.
 template <class R, bool Coupled, class T, class... S>
-inline void range(const StepScalars<R, T>& c, std::size_t n, T* p, const T* g, S*... s) {
+inline void range(const StepScalars<R, T>& c, std::size_t n, T* __restrict p, const T* __restrict g,
+                  S* __restrict... s) {
+#if !defined(__clang__)
     ADAPTK_INDEPENDENT
+#endif
     for (std::size_t i = 0; i < n; ++i) {
         T pi = p[i];
         T gi = g[i];

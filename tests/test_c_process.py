@@ -1,0 +1,164 @@
+"""The shared library within a process: unloading it, its threads, the caller's floating-point mode."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import adaptk
+import c_abi
+import pytest
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="dlclose and fenv.h as Linux has them")
+
+PROGRAM = r"""
+#include "adaptk/adaptk.hpp"
+
+#include <cfenv>
+#include <cstdio>
+#include <cstdlib>
+#include <dlfcn.h>
+#include <vector>
+
+using adaptk::Plan;
+using adaptk::Tensor;
+
+#define CHECK(x) ((x) ? void() : (std::printf("%d: %s\n", __LINE__, #x), std::exit(1)))
+
+template <class T> concept gets = requires(T&& t) { static_cast<T&&>(t).get(); };
+static_assert(gets<Tensor&> && gets<const Tensor&> && !gets<Tensor> && !gets<const Tensor>);
+
+template <class F> std::string refused(const F& f) {
+    try {
+        f();
+    } catch (const adaptk::Error& e) {
+        CHECK(e.status() == ADAPTK_INVALID_ARGUMENT);
+        return e.what();
+    }
+    return "nothing";
+}
+
+int main() {
+    std::vector<float> a(3), b(4), c(5), own(4);
+    std::vector<double> d(2);
+    {
+        // Groups with states of the plan's own, of the caller's, without any, and in the end of the plan's again.
+        Plan plan("momentum", {a, d});
+        const Tensor given[] = {Tensor(b)}, states[] = {Tensor(own)};
+        Plan other("momentum", given, states, {});
+        plan.add_group("sgd", {b});
+        plan.add_group("delta_bar_delta", {c}, {{"lr", 0.25}});
+        CHECK(plan.state<float>(0, 0).size() == 3 && plan.state<double>(1, 0).size() == 2);
+        CHECK(plan.state<float>(3, 0).size() == 5 && plan.state<float>(3, 1).size() == 5);
+        CHECK(plan.state<float>(3, 0)[4] == 0.0f && plan.state<float>(3, 1)[4] == 0.25f);
+        CHECK(refused([&] { plan.state<float>(4, 0); }) == "param: 4, expected less than 4");
+        CHECK(refused([&] { plan.state<float>(2, 0); }) == "state: 0, expected less than 0");
+        CHECK(refused([&] { plan.state<float>(3, 2); }) == "state: 2, expected less than 2");
+        CHECK(refused([&] { plan.state<float>(1, 0); }) == "state: of type double");
+        CHECK(refused([&] { other.state<float>(0, 0); }) == "param: the states of number 0 are the caller's");
+        other.add_group("momentum", {c});
+        CHECK(other.state<float>(1, 0).size() == 5);
+        // Earlier groups go on.
+        const std::vector<float> ga(3, 1.0f), gb(4), gc(5);
+        const std::vector<double> gd(2);
+        plan.step({ga, gd, gb, gc});
+        const float before = plan.state<float>(0, 0)[0];
+        CHECK(before != 0.0f);
+        std::vector<float> late(2);
+        plan.add_group("momentum", {late});
+        CHECK(plan.state<float>(0, 0)[0] == before && plan.state<float>(4, 0)[1] == 0.0f);
+    }
+    // Initial values are rounded as a step rounds, whatever the caller's mode is, and trap nothing.
+    for (const int mode : {FE_DOWNWARD, FE_UPWARD, FE_TOWARDZERO}) {
+        std::vector<float> p(3), eta(3), bar(3);
+        CHECK(std::fesetround(mode) == 0);
+        CHECK(feenableexcept(FE_ALL_EXCEPT) != -1);
+        Plan plan("delta_bar_delta", {p}, {{"lr", 0.1}});
+        const Tensor params[] = {Tensor(p)}, states[] = {Tensor(bar), Tensor(eta)};
+        Plan given("delta_bar_delta", params, states, {{"lr", 0.1}});
+        const bool filled = adaptk_plan_init_states(given.get()) == ADAPTK_OK;
+        CHECK(std::fegetround() == mode);
+        CHECK(fedisableexcept(FE_ALL_EXCEPT) == FE_ALL_EXCEPT);
+        CHECK(std::fesetround(FE_TONEAREST) == 0);
+        CHECK(filled && eta[1] == 0.1f && plan.state<float>(0, 1)[1] == 0.1f);
+    }
+    std::puts("done");
+}
+"""
+
+# Loads the library, takes a step on several threads, and closes it while they wait for work.
+UNLOAD = r"""
+#include "adaptk/adaptk.h"
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+int main(int argc, char** argv) {
+    enum { n = 1 << 20 };
+    float* p = calloc(n, sizeof *p);
+    float* g = calloc(n, sizeof *g);
+    int64_t shape[1] = {n};
+    adaptk_tensor tp = adaptk_make_tensor(p, ADAPTK_FLOAT32, 1, shape);
+    adaptk_tensor tg = adaptk_make_tensor(g, ADAPTK_FLOAT32, 1, shape);
+    const adaptk_tensor *params[1], *grads[1];
+    params[0] = &tp;
+    grads[0] = &tg;
+    for (int i = 0; i < 2; ++i) {
+        void* library = dlopen(argv[argc - 1], RTLD_NOW);
+        if (library == NULL) return 2;
+        adaptk_status (*threads)(int) = (adaptk_status(*)(int))dlsym(library, "adaptk_set_num_threads");
+        adaptk_status (*step)(const char*, const adaptk_hyper*, size_t, int64_t, size_t, const adaptk_tensor* const*,
+                              const adaptk_tensor* const*, const adaptk_tensor* const*, const adaptk_step_options*,
+                              adaptk_step_report*) = (void*)dlsym(library, "adaptk_step");
+        if (threads(4) != ADAPTK_OK) return 3;
+        if (step("sgd", NULL, 0, 1, 1, params, grads, NULL, NULL, NULL) != ADAPTK_OK) return 4;
+        if (dlclose(library) != 0) return 5;
+        usleep(200000);
+    }
+    puts("done");
+    return 0;
+}
+"""
+
+
+def built(folder: Path, name: str, text: str, *flags: str) -> Path:
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++") if name.endswith("cpp") else ("cc", "gcc"))), None)
+    if compiler is None:
+        pytest.skip("needs a compiler")
+    (folder / name).write_text(text)
+    program = folder / "program"
+    command = [compiler, "-O1", "-Wall", "-Wextra", "-I", str(c_abi.HEADER.parent.parent), str(folder / name), *flags]
+    done = subprocess.run([*command, "-o", str(program)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+def test_plans_in_cpp(tmp_path: Path) -> None:
+    """What adaptk.hpp adds: states by the number of their param, and no tensor that points into a temporary one."""
+    rpath = f"-Wl,-rpath,{c_abi.LIBRARY.parent}"
+    program = built(tmp_path, "plans.cpp", PROGRAM, "-std=c++20", "-Werror", str(c_abi.LIBRARY), rpath)
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stdout
+
+
+def test_the_library_is_closed_after_a_step_on_several_threads(tmp_path: Path) -> None:
+    """The threads of OpenMP's library wait for work still, and it must not be unloaded under them."""
+    if adaptk._core.openmp is None:
+        pytest.skip("built without OpenMP")
+    program = built(tmp_path, "unload.c", UNLOAD, "-std=gnu11", "-ldl")
+    done = subprocess.run([program, str(c_abi.LIBRARY)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+@pytest.mark.parametrize("count", ["5000", "100000"])
+def test_more_threads_than_can_be_set(count: str) -> None:
+    """OMP_NUM_THREADS may name more than adaptk_set_num_threads accepts: a number that is read can be set again."""
+    if adaptk._core.openmp is None:
+        pytest.skip("built without OpenMP")
+    code = "import adaptk; n = adaptk.get_num_threads(); adaptk.set_num_threads(n); print(n)"
+    environment = {k: v for k, v in os.environ.items() if k != "ADAPTK_NUM_THREADS"} | {"OMP_NUM_THREADS": count}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "1024\n", done.stderr
