@@ -98,7 +98,7 @@ def test_ways_to_save(rule: str, way: str) -> None:
 def test_a_state_dict_is_flat_plain_and_a_copy() -> None:
     params = {"a.b": np.zeros((2, 3), np.float32).T, "c": np.zeros(2)}
     optimizer = adaptk.Adam(params, lr=0.25)
-    optimizer.step([np.ones((2, 3), np.float32).T, np.ones(2)])
+    optimizer.step({"a.b": np.ones((2, 3), np.float32).T, "c": np.ones(2)})
     saved = optimizer.state_dict()
     hyper = {f"param_groups.0.{h.name}" for h in RULES["adam"].hyperparameters}
     states = {f"state.{k}.{s}" for k in params for s in ("step", "exp_avg", "exp_avg_sq")}

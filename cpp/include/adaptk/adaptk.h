@@ -1,9 +1,10 @@
 /* adaptk in C: fused update kernels of adaptive optimizers.
  *
  * Every rule is one pass over memory, for any number of tensors at once. Results are bitwise identical for every
- * instruction set and number of threads, and on CUDA. Tensors are described by DLPack's DLTensor; no memory is copied,
- * no pointer is kept unless the function says so, and nothing is printed. Functions that can fail return a status, and
- * adaptk_last_error() returns a message that names the argument. A call that fails modifies nothing.
+ * instruction set and number of threads, and on CUDA, but for the sign and the payload of a NaN. Tensors are described
+ * by DLPack's DLTensor; no memory is copied, no pointer is kept unless the function says so, and nothing is printed.
+ * Functions that can fail return a status, and adaptk_last_error() returns a message that names the argument. A call
+ * that fails modifies nothing.
  *
  *     const adaptk_hyper hyper[] = {{"lr", 1e-3}, {"weight_decay", 1e-2}};
  *     adaptk_plan* plan = NULL;
