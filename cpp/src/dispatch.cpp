@@ -1,6 +1,6 @@
 #include "dispatch.hpp"
 
-#if defined(ADAPTK_X86_KERNELS) && defined(_MSC_VER)
+#if defined(ADAPTK_X86_KERNELS)
 #include "x86_level.hpp"
 #endif
 
@@ -11,38 +11,16 @@
 namespace adaptk::detail {
 namespace {
 
-#if defined(ADAPTK_X86_KERNELS) && defined(_MSC_VER)
-[[maybe_unused]] bool has_v2() { return x86_level(ThisProcessor{}) >= 2; }
-bool has_v3() { return x86_level(ThisProcessor{}) >= 3; }
-bool has_v4() { return x86_level(ThisProcessor{}) >= 4; }
-#elif defined(ADAPTK_X86_KERNELS)
-// By features, not by level names, which older compilers do not know. The builtin asks the operating system too
-// whether it saves the wide registers.
-bool has_v2() {
-    return __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("sse4.1") && __builtin_cpu_supports("sse4.2") &&
-           __builtin_cpu_supports("popcnt");
-}
-bool has_v3() {
-    return has_v2() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c") &&
-           __builtin_cpu_supports("lzcnt") && __builtin_cpu_supports("movbe");
-}
-bool has_v4() {
-    return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl");
-}
-#endif
-
 const auto& table() {
 #if defined(ADAPTK_X86_KERNELS)
+    static const int level = x86_level(ThisProcessor{});
     static const std::array isas{
         Isa{"portable", true, &kernels_portable(), &scalars_portable()},
 #if !defined(ADAPTK_NO_V2_KERNELS)
-        Isa{"x86-64-v2", has_v2(), &kernels_v2(), &scalars_portable()},
+        Isa{"x86-64-v2", level >= 2, &kernels_v2(), &scalars_portable()},
 #endif
-        Isa{"x86-64-v3", has_v3(), &kernels_v3(), &scalars_v3()},
-        Isa{"x86-64-v4", has_v4(), &kernels_v4(), &scalars_v3()},
+        Isa{"x86-64-v3", level >= 3, &kernels_v3(), &scalars_v3()},
+        Isa{"x86-64-v4", level >= 4, &kernels_v4(), &scalars_v3()},
     };
 #elif defined(ADAPTK_NEON_KERNELS)
     static const std::array isas{Isa{"portable", true, &kernels_portable(), &scalars_portable()},
