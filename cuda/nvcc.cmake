@@ -104,29 +104,60 @@ print(next((n for n in found if os.path.basename(n) in ('nvcc', 'nvcc.exe')), ''
   set(adaptk_nvcc_reason "${reasons}" PARENT_SCOPE)
 endfunction()
 
+# The architectures of this machine's GPUs, lowest first; none if there is none, or no driver.
+function(adaptk_visible_gpus nvcc out)
+  execute_process(COMMAND "${nvcc}" -arch=native --dryrun -cubin "${CMAKE_CURRENT_BINARY_DIR}/nvcc-check/check.cu"
+                  OUTPUT_VARIABLE text ERROR_VARIABLE text)
+  set(numbers "")
+  if(NOT text MATCHES "[Nn]o GPU|[Cc]annot find")
+    string(REGEX MATCHALL "-arch[= ]sm_[0-9]+" numbers "${text}")
+    list(TRANSFORM numbers REPLACE "[^0-9]*" "")
+    list(REMOVE_DUPLICATES numbers)
+    list(SORT numbers COMPARE NATURAL)
+  endif()
+  set(${out} "${numbers}" PARENT_SCOPE)
+endfunction()
+
 # The architectures behind a name, as far as this nvcc knows them. Binaries run on later minor versions of their major
 # version, and PTX on everything later.
 function(adaptk_cuda_architectures nvcc wanted out)
   set(list "${wanted}")
+  execute_process(COMMAND "${nvcc}" --list-gpu-code OUTPUT_VARIABLE known ERROR_QUIET)
+  string(REGEX MATCHALL "sm_[0-9]+" known "${known}")
   if(wanted STREQUAL "development")
-    # The GPU of this machine, which nvcc asks for, or one that most have.
-    set(list 80-real)
-    execute_process(COMMAND "${nvcc}" -arch=native --dryrun -cubin "${CMAKE_CURRENT_BINARY_DIR}/nvcc-check/check.cu"
-                    OUTPUT_VARIABLE text ERROR_VARIABLE text)
-    if(text MATCHES "arch=sm_([0-9]+)" AND NOT text MATCHES "[Nn]o GPU|Cannot find")
-      set(list "${CMAKE_MATCH_1}-real")
+    # The GPU of this machine, or one that most have.
+    adaptk_visible_gpus("${nvcc}" seen)
+    list(APPEND seen 80)
+    list(GET seen 0 number)
+    set(list "${number}-real")
+  elseif(wanted STREQUAL "default")
+    # Each architecture takes as long as the first. PTX of Ampere, which the driver compiles once for every later GPU;
+    # and binaries for this machine's own GPUs, or for Ampere and Ada where there is none.
+    adaptk_visible_gpus("${nvcc}" seen)
+    set(ampere 80)
+    if(NOT sm_80 IN_LIST known)
+      list(GET known 0 ampere)
+      string(REPLACE "sm_" "" ampere "${ampere}")
     endif()
-  elseif(wanted STREQUAL "default" OR wanted STREQUAL "release")
-    if(wanted STREQUAL "default")
-      # Ampere and Ada by the first, Hopper by the second, Blackwell by the PTX, which the driver compiles once.
-      set(numbers 80 90)
-    else()
-      # From the first that the newest nvcc knows. Not: 87, 88 and 89, which run what is built for 86 (for 88 and 89 the
-      # same instructions); 121, for which the same comes out as for 120.
-      set(numbers 75 80 86 90 100 103 110 120)
+    if(NOT seen)
+      set(seen ${ampere})
     endif()
-    execute_process(COMMAND "${nvcc}" --list-gpu-code OUTPUT_VARIABLE known ERROR_QUIET)
-    string(REGEX MATCHALL "sm_[0-9]+" known "${known}")
+    list(GET seen 0 least)
+    if(least GREATER ampere)
+      set(least ${ampere})
+    endif()
+    set(list ${least}-virtual)
+    foreach(number IN LISTS seen)
+      if(number GREATER 80 AND number LESS 90)
+        set(number 80)
+      endif()
+      list(APPEND list ${number}-real)
+    endforeach()
+    list(REMOVE_DUPLICATES list)
+  elseif(wanted STREQUAL "release")
+    # From the first that the newest nvcc knows. Not: 87, 88 and 89, which run what is built for 86 (for 88 and 89 the
+    # same instructions); 121, for which the same comes out as for 120.
+    set(numbers 75 80 86 90 100 103 110 120)
     set(list "")
     foreach(number IN LISTS numbers)
       if("sm_${number}" IN_LIST known)

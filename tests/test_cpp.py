@@ -86,7 +86,7 @@ class Build:
 
     def objects(self, kind: str = "kernels", source: str = "kernels") -> dict[str, Path]:
         """Each target's kernel object."""
-        found = self.folder.glob(f"CMakeFiles/adaptk_{kind}_*.dir/cpp/src/{source}.cpp.o*")
+        found = self.folder.glob(f"cpp/CMakeFiles/adaptk_{kind}_*.dir/src/{source}.cpp.o*")
         return {re.search(rf"adaptk_{kind}_(\w+)\.dir", str(path))[1]: path for path in sorted(found)}
 
 
@@ -119,6 +119,12 @@ def aarch64(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 def test_release(release: Build) -> None:
     release.test()
+
+
+def test_objects_outlive_reinstalls(release: Build) -> None:
+    """scikit-build-core deletes the main folder's CMakeFiles before each build by pip: no object may be there."""
+    assert release.objects()
+    assert not [path for path in (release.folder / "CMakeFiles").rglob("*.o*") if "CompilerId" not in str(path)]
 
 
 def has_sanitizer(name: str, folder: Path) -> bool:
@@ -526,7 +532,7 @@ def test_batches(release: Build) -> None:
 def check_dense_symbols(build: Build) -> None:
     """The solvers' dense kernels: no symbol of one object can stand in for another one's."""
     nm = find_tool(f"{build.binutils}nm")
-    objects = sorted(build.folder.glob("CMakeFiles/adaptk_dense_*.dir/cpp/src/dense_kernels.cpp.o*"))
+    objects = sorted(build.folder.glob("cpp/CMakeFiles/adaptk_dense_*.dir/src/dense_kernels.cpp.o*"))
     assert len(objects) == len(build.objects())
     for path in objects:
         target = re.search(r"adaptk_dense_(\w+)\.dir", str(path))[1]

@@ -27,12 +27,23 @@ ISAS = adaptk.available_isas()
 # Clang
 
 
-CLANG = ("clang++", *(f"clang++-{version}" for version in range(23, 15, -1)))
+def least(compiler: str) -> str:
+    """The oldest version that CMake accepts."""
+    text = (ROOT / "cpp" / "cmake" / "compiler.cmake").read_text()
+    return re.search(rf"set\(adaptk_least_{compiler} ([\d.]+)\)", text)[1]
+
+
+def find_clang() -> str:
+    compiler = find_tool("clang++", *(f"clang++-{version}" for version in range(30, 10, -1)))
+    version = re.search(r"version (\d+)", run(compiler, "--version"))[1]
+    if int(version) < int(least("Clang")):
+        pytest.skip(f"{compiler} is Clang {version}, and {least('Clang')} is the oldest that can build the library")
+    return compiler
 
 
 @pytest.fixture(scope="module")
 def clang(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    compiler = find_tool(*CLANG)
+    compiler = find_clang()
     build = Build(tmp_path_factory.mktemp("clang"))
     # With the library's own threads: OpenMP's are what the other builds have.
     build.make(f"-DCMAKE_CXX_COMPILER={compiler}", "-DADAPTK_OPENMP=OFF")
@@ -50,23 +61,51 @@ def test_hashes_clang(clang: Build, isa: str) -> None:
 
 def test_clang_cl_takes_the_options(tmp_path: Path) -> None:
     """clang-cl ignores what it does not know, with a warning: contraction into FMA would stay on."""
-    compiler = find_tool(*CLANG)
+    compiler = find_clang()
     (tmp_path / "empty.cpp").write_text("")
-    text = (ROOT / "CMakeLists.txt").read_text() + (ROOT / "cpp" / "cmake" / "contraction.cmake").read_text()
+    files = ("CMakeLists.txt", "cpp/CMakeLists.txt", "cpp/cmake/contraction.cmake")
+    text = "".join((ROOT / name).read_text() for name in files)
     options = sorted(set(re.findall(r"/clang:[\w=-]+", text)) - {"/clang:-ffp-contract=fast"})
     assert "/clang:-ffp-contract=off" in options
     isas = re.findall(r"adaptk_kernels\(v\d (-march=[^)]*)\)", text)
     assert len(isas) == 3
     for isa in isas:
         command = [compiler, "--driver-mode=cl", "--target=x86_64-pc-windows-msvc", "-###", "/c", "/std:c++20"]
-        command += ["/W4", "/WX", "/bigobj", "/utf-8", *options, *isa.split(), str(tmp_path / "empty.cpp")]
+        command += ["/W4", "/WX", "/bigobj", "/utf-8", *options, isa.split()[0], str(tmp_path / "empty.cpp")]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0
-        assert "warning" not in done.stderr
+        assert "warning:" not in done.stderr
         assert "error:" not in done.stderr
         assert '"-ffp-contract=off"' in done.stderr
         assert '"-fmath-errno"' not in done.stderr
         assert f'"{isa.split()[0].removeprefix("-march=")}"' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("compiler", "version", "accepted"),
+    [
+        ("GNU", "10.5.0", False),
+        ("GNU", "11.1.0", True),
+        ("Clang", "13.0.1", False),
+        ("Clang", "14.0.6", True),
+        ("AppleClang", "13.1.6", False),
+        ("AppleClang", "15.0.0", True),
+        ("MSVC", "19.29.30154", False),
+        ("MSVC", "19.30.30705", True),
+        ("IntelLLVM", "2024.0.0", True),
+    ],
+)
+def test_old_compilers_are_refused(tmp_path: Path, compiler: str, version: str, accepted: bool) -> None:
+    script = tmp_path / "check.cmake"
+    script.write_text(
+        f'include("{ROOT.as_posix()}/cpp/cmake/compiler.cmake")\nadaptk_check_compiler({compiler} {version})\n'
+    )
+    done = subprocess.run([find_tool("cmake"), "-P", script], capture_output=True, text=True)
+    assert (done.returncode == 0) == accepted
+    if not accepted:
+        text = " ".join(done.stderr.split())
+        assert f"The C++ compiler is {compiler} {version}: name another one in the environment variable CXX" in text
+        assert f"GCC {least('GNU')}, Clang {least('Clang')}, AppleClang {least('AppleClang')} or" in text
 
 
 # What compilers without GCC's builtins and vectors get, by the compiler of this machine

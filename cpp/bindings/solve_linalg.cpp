@@ -5,6 +5,9 @@
 #include "solve_objective.hpp"
 
 #include <cmath>
+#include <cstddef>
+#include <limits>
+#include <vector>
 
 namespace adaptk::bindings {
 
@@ -39,11 +42,62 @@ class Release {
     PyThreadState* state_ = nullptr;
 };
 
-template <class T> bool cholesky(T* a, int n) {
+// Below it a factorisation for the baseline takes less than 50 us, and dispatch has little to win.
+constexpr int large_order = 112;
+
+// y -= the sum of columns, each times its factor; four of them at a time.
+template <class T> void subtract_columns(T* y, int count, const T* columns, int stride, const T* factors, int n) {
+    int k = 0;
+    for (; k + 4 <= n; k += 4, columns += 4 * std::ptrdiff_t(stride), factors += 4 * std::ptrdiff_t(stride)) {
+        const T *c0 = columns, *c1 = c0 + stride, *c2 = c1 + stride, *c3 = c2 + stride;
+        const T f0 = factors[0], f1 = factors[stride], f2 = factors[2 * stride], f3 = factors[3 * stride];
+        for (int i = 0; i < count; ++i) y[i] -= (c0[i] * f0 + c1[i] * f1) + (c2[i] * f2 + c3[i] * f3);
+    }
+    for (; k < n; ++k, columns += stride, factors += stride) {
+        const T f = *factors;
+        for (int i = 0; i < count; ++i) y[i] -= columns[i] * f;
+    }
+}
+
+// Column after column, each from those before it (Golub and Van Loan, Matrix Computations, 4.2).
+template <class T> bool small_cholesky(T* a, int n) {
+    for (int j = 0; j < n; ++j) {
+        T* column = a + std::ptrdiff_t(j) * n + j;
+        subtract_columns(column, n - j, a + j, n, a + j, j);
+        const T pivot = column[0];
+        // NaN fails too.
+        if (!(pivot > 0) || pivot == std::numeric_limits<T>::infinity()) return false;
+        const T root = std::sqrt(pivot);
+        column[0] = root;
+        for (int i = 1; i < n - j; ++i) column[i] /= root;
+    }
+    return true;
+}
+
+template <class T> void small_solve(const T* l, int n, T* b) {
+    for (int j = 0; j < n; ++j) {
+        const T* column = l + std::ptrdiff_t(j) * n;
+        const T x = b[j] /= column[j];
+        for (int i = j + 1; i < n; ++i) b[i] -= column[i] * x;
+    }
+    for (int j = n - 1; j >= 0; --j) {
+        const T* column = l + std::ptrdiff_t(j) * n;
+        T sum[4] = {};
+        int i = j + 1;
+        for (; i + 4 <= n; i += 4)
+            for (int k = 0; k < 4; ++k) sum[k] += column[i + k] * b[i + k];
+        for (; i < n; ++i) sum[0] += column[i] * b[i];
+        b[j] = (b[j] - ((sum[0] + sum[1]) + (sum[2] + sum[3]))) / column[j];
+    }
+}
+
+template <class T> bool factorise(T* a, int n) {
+    if (n < large_order) return small_cholesky(a, n);
     const Release release(n);
     return detail::cholesky(kernels<T>(), machine->threads(), a, n);
 }
-template <class T> void cholesky_solve(const T* l, int n, T* b) {
+template <class T> void substitute(const T* l, int n, T* b) {
+    if (n < large_order) return small_solve(l, n, b);
     const Release release(n);
     kernels<T>().forward(l, n, n, b);
     kernels<T>().backward(l, n, n, b);
@@ -51,10 +105,12 @@ template <class T> void cholesky_solve(const T* l, int n, T* b) {
 
 template <class T> py::object solve_once(const py::array& h, const py::array& b) {
     const auto n = int(b.size());
-    solve::Matrix<T> l = Eigen::Map<const solve::Matrix<T>>(static_cast<const T*>(h.data()), n, n);
-    solve::Vector<T> x = Eigen::Map<const solve::Vector<T>>(static_cast<const T*>(b.data()), n);
-    if (!DispatchedLinalg::cholesky(l)) return py::none();
-    DispatchedLinalg::cholesky_solve(l, x);
+    const auto* values = static_cast<const T*>(h.data());
+    std::vector<T> l(values, values + h.size());
+    if (!factorise(l.data(), n)) return py::none();
+    const auto* right = static_cast<const T*>(b.data());
+    std::vector<T> x(right, right + n);
+    substitute(l.data(), n, x.data());
     return py::reinterpret_steal<py::object>(fresh_array(x.data(), n));
 }
 
@@ -66,10 +122,10 @@ void connect_linalg() {
     if (machine == nullptr) throw py::error_already_set();
 }
 
-bool large_cholesky(float* a, int n) { return cholesky(a, n); }
-bool large_cholesky(double* a, int n) { return cholesky(a, n); }
-void large_cholesky_solve(const float* l, int n, float* b) { cholesky_solve(l, n, b); }
-void large_cholesky_solve(const double* l, int n, double* b) { cholesky_solve(l, n, b); }
+bool cholesky(float* a, int n) { return factorise(a, n); }
+bool cholesky(double* a, int n) { return factorise(a, n); }
+void cholesky_solve(const float* l, int n, float* b) { substitute(l, n, b); }
+void cholesky_solve(const double* l, int n, double* b) { substitute(l, n, b); }
 
 void register_linalg(py::module_& m) {
     m.def("cholesky_solve", [](const py::array& h, const py::array& b) {

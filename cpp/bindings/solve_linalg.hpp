@@ -10,22 +10,16 @@ namespace adaptk::bindings {
 // Takes the thread count and the instruction set from adaptk._core. Once, at import.
 void connect_linalg();
 
-bool large_cholesky(float* a, int n);
-bool large_cholesky(double* a, int n);
-void large_cholesky_solve(const float* l, int n, float* b);
-void large_cholesky_solve(const double* l, int n, double* b);
-
-// Below it a factorisation takes less than 50 us with Eigen compiled for the baseline, and dispatch has little to win.
-inline constexpr int large_order = 112;
+// InlineLinalg's two functions on an n x n matrix. Not Eigen's: those take 20 s to compile.
+bool cholesky(float* a, int n);
+bool cholesky(double* a, int n);
+void cholesky_solve(const float* l, int n, float* b);
+void cholesky_solve(const double* l, int n, double* b);
 
 struct DispatchedLinalg {
-    template <class T> static bool cholesky(solve::Matrix<T>& a) {
-        if (a.rows() < large_order) return solve::InlineLinalg::cholesky(a);
-        return large_cholesky(a.data(), int(a.rows()));
-    }
+    template <class T> static bool cholesky(solve::Matrix<T>& a) { return bindings::cholesky(a.data(), int(a.rows())); }
     template <class T> static void cholesky_solve(const solve::Matrix<T>& l, solve::Vector<T>& b) {
-        if (l.rows() < large_order) return solve::InlineLinalg::cholesky_solve(l, b);
-        large_cholesky_solve(l.data(), int(l.rows()), b.data());
+        bindings::cholesky_solve(l.data(), int(l.rows()), b.data());
     }
 };
 

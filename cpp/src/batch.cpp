@@ -12,10 +12,8 @@
 namespace adaptk::detail {
 
 const BatchTable& batch_table([[maybe_unused]] std::string_view isa) {
+    // v2 has the portable ones' registers, and little more that these loops need.
 #if defined(ADAPTK_X86_KERNELS)
-#if !defined(ADAPTK_NO_V2_KERNELS)
-    if (isa == "x86-64-v2") return batch_v2();
-#endif
     if (isa == "x86-64-v3") return batch_v3();
     if (isa == "x86-64-v4") return batch_v4();
 #elif defined(ADAPTK_NEON_KERNELS)

@@ -43,7 +43,6 @@ struct BatchTable {
 };
 
 const BatchTable& batch_portable();
-const BatchTable& batch_v2();
 const BatchTable& batch_v3();
 const BatchTable& batch_v4();
 const BatchTable& batch_neon();

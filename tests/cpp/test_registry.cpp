@@ -264,12 +264,17 @@ void test_x86_levels() {
         p.extended &= ~(1u << bit);
         CHECK_THAT(detail::x86_level(p) == (p.extended != whole.extended ? 2 : 4), "bit %u of leaf 0x80000001", bit);
     }
-    // This one, by the compiler's own look at it where it has one.
+    // This one, and what the compiler says of it, if it has heard of the levels.
     const int level = detail::x86_level(detail::ThisProcessor{});
     for (const Isa& isa : detail::built_isas()) {
         const std::string name = isa.name;
         if (name.starts_with("x86-64-v")) CHECK_THAT(isa.supported == (level >= name.back() - '0'), "%s", isa.name);
     }
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+    CHECK((level >= 2) == (__builtin_cpu_supports("x86-64-v2") != 0));
+    CHECK((level >= 3) == (__builtin_cpu_supports("x86-64-v3") != 0));
+    CHECK((level >= 4) == (__builtin_cpu_supports("x86-64-v4") != 0));
+#endif
 }
 #endif
 
