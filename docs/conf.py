@@ -45,8 +45,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!adaptk\b).*"),
     ("c:identifier", r"size_t|u?int\d+_t"),
 ]
-for module, needed in (("torch", "torch"), ("jax", "adaptk._jax")):
-    if find_spec(needed) is None:
+for module, needed in (("torch", ["torch"]), ("jax", ["jax", "adaptk._jax"])):
+    if any(find_spec(name) is None for name in needed):
         nitpick_ignore_regex.append(("py:.*", rf"adaptk\.{module}\b.*"))
 
 # The examples run while the pages are built. Their pages, and what they draw, are written to docs/gallery.

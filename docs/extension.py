@@ -128,21 +128,21 @@ class Needs(Made):
     """What can be documented only where a module of adaptk can be imported."""
 
     has_content = True
-    module: str
+    modules: tuple[str, ...]
     library: str
 
     def text(self) -> list[str]:
-        if find_spec(self.module) is not None:
+        if all(find_spec(name) is not None for name in self.modules):
             return list(self.content)
         return [f"{self.library} was not there when these pages were built."]
 
 
 class NeedsTorch(Needs):
-    module, library = "torch", "PyTorch"
+    modules, library = ("torch",), "PyTorch"
 
 
 class NeedsJax(Needs):
-    module, library = "adaptk._jax", "The module for JAX"
+    modules, library = ("jax", "adaptk._jax"), "The module for JAX"
 
 
 # The header
