@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -111,10 +112,17 @@ def pytest_testnodedown(node: Any, error: object) -> None:
         node.config.stash[_left_out] = Counter(output["left_out"])
 
 
+_NAMES = {"torch": "PyTorch", "jax": "JAX", "scipy": "SciPy"}
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     skipped: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", ()):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        missing = re.match(r"Skipped: (?:could not import '(\w+)|([\w-]+) is not installed$)", reason)
+        if missing:
+            name = missing[1] or missing[2]
+            reason = f"needs {_NAMES.get(name, name)}"
         skipped[reason.removeprefix("Skipped: ")] += 1
     for title, counts in (("left out", config.stash[_left_out]), ("skipped", skipped)):
         if counts:

@@ -144,6 +144,7 @@ def test_ranks() -> None:
 # The command
 
 
+@pytest.mark.full
 def test_every_rule_on_every_problem(capsys: pytest.CaptureFixture[str], restored: None) -> None:
     threads = adaptk.get_num_threads()
     found = call(capsys, "--steps", "40", "--rates", "0.003,0.03,0.3")

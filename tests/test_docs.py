@@ -70,7 +70,9 @@ def pages_with_programs() -> Iterator[Any]:
     """The pages with programs; other libraries take longer to import than the programs to run."""
     for page in PAGES:
         if text := "".join(block.text for block in blocks(page, "python")):
-            full = re.search(r"^ *(?:import|from) (?:torch|jax|optax|adaptk\.torch|adaptk\.jax)\b", text, re.MULTILINE)
+            full = re.search(
+                r"^ *(?:import|from) (?:torch|jax|optax|scipy|adaptk\.torch|adaptk\.jax)\b", text, re.MULTILINE
+            )
             yield pytest.param(page, marks=[pytest.mark.full] if full else [])
 
 
@@ -86,6 +88,8 @@ def test_python(page: str, tmp_path: Path) -> None:
         needs("jax", "adaptk._jax")
     if "import optax" in program:
         needs("optax")
+    if "from scipy" in program:
+        needs("scipy")
     script = tmp_path / "guide.py"
     script.write_text(program, encoding="utf-8")
     # PyTorch's own, at import: what it deprecates it still uses.
