@@ -147,7 +147,7 @@ def test_a_step_inside_of_a_native_step_is_refused() -> None:
     opt._bind = again
     give([p], 0)
     before = everything(opt)
-    with pytest.raises(RuntimeError, match="being stepped"):
+    with pytest.raises(RuntimeError, match="called within its own step"):
         opt.step()
     assert everything(opt) == before
     opt._bind = bind
