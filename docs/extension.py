@@ -106,7 +106,7 @@ class RuleCosts(Made):
             count = len(rule.states)
             states = ", ".join(f"`{s.name}`" for s in rule.states) or "none"
             # A step reads parameter, gradient and states, and writes all of them but the gradient.
-            rows.append([f"[`{rule.name}`](../rules.md#{rule.name.replace('_', '-')})", states, f"{4 * count}"])
+            rows.append([f"[`{rule.name}`](../rules.md#{rule.name})", states, f"{4 * count}"])
             rows[-1] += [f"{4 * (3 + 2 * count)}", rule.source]
         return _table(head, rows)
 
