@@ -162,3 +162,25 @@ def test_more_threads_than_can_be_set(count: str) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "ADAPTK_NUM_THREADS"} | {"OMP_NUM_THREADS": count}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout == "1024\n", done.stderr
+
+
+RUN = """
+#include "adaptk/rules.hpp"
+#include "adaptk/run.hpp"
+using V = std::span<float>;
+void f(V p, V g, V m, V v) { adaptk::run<adaptk::Adam>(adaptk::defaults<adaptk::Adam>(), 1, p, g, m, v); }
+void f(V p, V g) { adaptk::run<adaptk::Sgd>(adaptk::defaults<adaptk::Sgd>(), 1, p, g); }
+"""
+
+
+@pytest.mark.parametrize("level", ["-O1", "-O2"])
+def test_rules_in_a_program_without_warnings_of_clang(level: str, tmp_path: Path) -> None:
+    """Without -fno-math-errno a square root keeps Clang from vectorising the loop, and it said so."""
+    clang = next(filter(None, map(shutil.which, ("clang++", "clang++-14"))), None)
+    if clang is None:
+        pytest.skip("needs clang++")
+    (tmp_path / "run.cpp").write_text(RUN)
+    include = ["-I", str(c_abi.HEADER.parent.parent)]
+    command = [clang, "-std=c++20", level, "-Wall", "-Wextra", "-Werror", *include, "-c", "run.cpp"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
