@@ -12,6 +12,8 @@
 #include <atomic>
 #include <cstdio>
 #include <cstring>
+#include <memory>
+#include <mutex>
 #include <new>
 #include <vector>
 
@@ -30,12 +32,20 @@ struct CudaWorkspace {
     cudaEvent_t used = nullptr;       // the end of its last use
 };
 
+struct CudaKept {
+    int device = 0;
+    std::byte* memory = nullptr;
+    std::vector<cudaEvent_t> used;  // the end of the last use of each place; null: not used yet
+};
+
 }  // namespace adaptk::detail
 
 namespace adaptk::cuda {
 namespace {
 
 using detail::CudaError;
+using detail::CudaKept;
+using detail::CudaPiece;
 using detail::CudaStep;
 using detail::CudaWorkspace;
 using detail::DType;
@@ -103,7 +113,7 @@ int resident_norms(int device) {
 
 // How many times what a device holds at once a grid is at most: tuning.hpp.
 std::atomic<unsigned> grid_waves{waves};
-void set_waves(unsigned n) { grid_waves.store(n, std::memory_order_relaxed); }
+unsigned set_waves(unsigned n) { return grid_waves.exchange(n, std::memory_order_relaxed); }
 
 // Blocks for the work of so many warps, the last of which takes a turn as full as the others where each takes several.
 unsigned blocks_for(std::int64_t warps, std::int64_t resident) {
@@ -120,14 +130,97 @@ bool is_capturing(cudaStream_t stream) {
     return status != cudaStreamCaptureStatusNone;
 }
 
+// What the library has for itself on a device, made when it is first needed: a pool that does not give its memory back
+// at every synchronisation, as the default one does, whose settings belong to the program; and a stream for what
+// belongs to no stream of a caller, which waits for none of them and none for it.
+struct Own {
+    cudaMemPool_t pool = nullptr;
+    cudaStream_t stream = nullptr;
+};
+
+Own& own(int device, const std::lock_guard<std::mutex>&) {
+    static std::vector<Own>& all = *new std::vector<Own>;
+    if (all.size() <= std::size_t(device)) all.resize(std::size_t(device) + 1);
+    return all[std::size_t(device)];
+}
+
+std::mutex own_mutex;
+
+cudaMemPool_t own_pool(int device) {
+    const std::lock_guard locked(own_mutex);
+    Own& o = own(device, locked);
+    if (o.pool == nullptr) {
+        cudaMemPoolProps wanted = {};
+        wanted.allocType = cudaMemAllocationTypePinned;
+        wanted.location.type = cudaMemLocationTypeDevice;
+        wanted.location.id = device;
+        cudaMemPool_t pool = nullptr;
+        check(cudaMemPoolCreate(&pool, &wanted), "cudaMemPoolCreate");
+        std::uint64_t keeps = pool_keeps;
+        // One that gives back more is none the worse for the result.
+        ignore(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keeps));
+        o.pool = pool;
+    }
+    return o.pool;
+}
+
+cudaStream_t own_stream(int device) {
+    const std::lock_guard locked(own_mutex);
+    Own& o = own(device, locked);
+    if (o.stream == nullptr)
+        check(cudaStreamCreateWithFlags(&o.stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    return o.stream;
+}
+
+std::byte* allocate(int device, cudaStream_t stream, std::size_t bytes) {
+    void* out = nullptr;
+    check(cudaMallocFromPoolAsync(&out, std::max<std::size_t>(bytes, 16), own_pool(device), stream),
+          "cudaMallocFromPoolAsync");
+    return static_cast<std::byte*>(out);
+}
+
+cudaEvent_t new_event() {
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+    return event;
+}
+
+// A step's use of a place that is kept: its end is recorded however the step ends. In a graph it is at each replay.
+class Use {
+  public:
+    Use(CudaKept* kept, std::size_t place, cudaStream_t stream, bool capturing) : stream_(stream) {
+        if (kept == nullptr) return;
+        cudaEvent_t& used = kept->used[place];
+        // Steps before, on whichever streams. A graph cannot wait for what is outside of it: whoever replays it does.
+        if (used != nullptr && !capturing) check(cudaStreamWaitEvent(stream, used, 0), "cudaStreamWaitEvent");
+        if (used == nullptr) used = new_event();
+        event_ = used;
+        flags_ = capturing ? cudaEventRecordExternal : cudaEventRecordDefault;
+    }
+    ~Use() {
+        if (event_ == nullptr) return;
+        const cudaError_t recorded = cudaEventRecordWithFlags(event_, stream_, flags_);
+        ignore(recorded);
+        // What nobody could wait for later is waited for now.
+        if (recorded != cudaSuccess && flags_ == cudaEventRecordDefault) ignore(cudaStreamSynchronize(stream_));
+    }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+  private:
+    cudaStream_t stream_;
+    cudaEvent_t event_ = nullptr;
+    unsigned flags_ = 0;
+};
+
 // Device memory in the order of a stream. A graph under capture gets memory of its own: a workspace may be gone, or
 // larger and elsewhere, when it is replayed.
 class Memory {
   public:
-    Memory(CudaWorkspace* workspace, cudaStream_t stream, std::size_t bytes) : stream_(stream) {
+    Memory(int device, CudaWorkspace* workspace, cudaStream_t stream, std::size_t bytes) : stream_(stream) {
         if (bytes == 0) return;
-        if (workspace == nullptr || is_capturing(stream)) {
-            check(cudaMallocAsync(reinterpret_cast<void**>(&own_), bytes, stream), "cudaMallocAsync");
+        if (workspace == nullptr) {
+            own_ = allocate(device, stream, bytes);
             data = own_;
             return;
         }
@@ -136,8 +229,7 @@ class Memory {
         if (workspace->memory != nullptr) check(cudaStreamWaitEvent(stream, workspace->used, 0), "cudaStreamWaitEvent");
         if (workspace->bytes < bytes) {
             const std::size_t wanted = bytes + bytes / 2;
-            std::byte* larger = nullptr;
-            check(cudaMallocAsync(reinterpret_cast<void**>(&larger), wanted, stream), "cudaMallocAsync");
+            std::byte* const larger = allocate(device, stream, wanted);
             if (workspace->memory != nullptr) ignore(cudaFreeAsync(workspace->memory, stream));
             workspace->memory = larger;
             workspace->bytes = wanted;
@@ -342,6 +434,10 @@ void run_step(const CudaStep& s) {
     auto* const stream = static_cast<cudaStream_t>(s.stream);
     const bool on_device = s.counts != nullptr || s.step != nullptr || !s.hypers.empty();
     const bool with_norm = s.options.clip_norm >= 0.0 || s.options.skip_nonfinite || s.options.want_norm;
+    const bool capturing =
+        (s.workspace != nullptr || s.counts != nullptr || s.reports != nullptr) && is_capturing(stream);
+    const Use of_counts(s.counts, 0, stream, capturing);
+    const Use of_report(with_norm ? s.reports : nullptr, s.report, stream, capturing);
 
     std::vector<Batch> batches;
     Norm norm;
@@ -428,7 +524,7 @@ void run_step(const CudaStep& s) {
         scratch += rounded(sizeof(Control));
     }
 
-    Memory memory(s.workspace, stream, tables.bytes().size() + scratch);
+    Memory memory(s.device, capturing ? nullptr : s.workspace, stream, tables.bytes().size() + scratch);
     std::byte* const head = memory.data;
     std::byte* const tail = memory.data + tables.bytes().size();
 
@@ -436,8 +532,7 @@ void run_step(const CudaStep& s) {
     std::vector<Gather> gathers;
     if (on_device) {
         auto* const hypers = reinterpret_cast<double*>(head + hypers_at);
-        auto* const counts =
-            s.counts != nullptr ? static_cast<Count*>(s.counts) : reinterpret_cast<Count*>(head + own_counts_at);
+        auto* const counts = reinterpret_cast<Count*>(s.counts != nullptr ? s.counts->memory : head + own_counts_at);
         for (const detail::DeviceHyper& h : s.hypers)
             gathers.push_back({h.data, hypers + h.segment * max_hyperparameters + h.index, gather_type(h.type), 0});
         if (s.step != nullptr)
@@ -463,7 +558,8 @@ void run_step(const CudaStep& s) {
 
     Control* control = nullptr;
     if (with_norm) {
-        control = s.report != nullptr ? static_cast<Control*>(s.report) : reinterpret_cast<Control*>(tail + control_at);
+        control = s.reports != nullptr ? reinterpret_cast<Control*>(s.reports->memory) + s.report
+                                       : reinterpret_cast<Control*>(tail + control_at);
         FinishLaunch finish = {};
         finish.control = control;
         finish.clip_norm = s.options.clip_norm;
@@ -492,6 +588,7 @@ void run_step(const CudaStep& s) {
 
 StepReport report_of(const Control& c) {
     StepReport r;
+    if (c.again == no_outcome) return r;
     r.grad_norm = c.norm;
     r.has_norm = true;
     r.skipped = c.skip != 0;
@@ -561,7 +658,7 @@ bool global_norm(int device, void* on, std::span<const TensorStep> tensors, doub
         Tables tables;
         std::size_t scratch = rounded(sizeof(Control));
         norm.reserve(tables, scratch);
-        Memory memory(nullptr, stream, tables.bytes().size() + scratch);
+        Memory memory(device, nullptr, stream, tables.bytes().size() + scratch);
         std::byte* const tail = memory.data + tables.bytes().size();
         if (!tables.bytes().empty()) memory.upload(tables.bytes(), 0);
         FinishLaunch finish = {};
@@ -604,7 +701,7 @@ void run_one_batch(int device, cudaStream_t stream, std::span<const TensorStep> 
             b.scalars_at = tables.add(b.scalars);
             b.tensors_at = tables.add(b.tensors);
         }
-        Memory memory(nullptr, stream, tables.bytes().size());
+        Memory memory(device, nullptr, stream, tables.bytes().size());
         if (!b.inside) memory.upload(tables.bytes(), 0);
         launch_batch(b, device, stream, b.inside ? nullptr : memory.data + b.scalars_at,
                      b.inside ? nullptr : reinterpret_cast<const Tensor*>(memory.data + b.tensors_at), nullptr);
@@ -623,14 +720,6 @@ bool add_scaled(int device, void* stream, std::span<const TensorStep> tensors, d
     });
 }
 
-bool allocate(int device, void* stream, std::size_t bytes, void*& out, CudaError& error) {
-    return guarded(error, [&] {
-        const DeviceGuard guard(device);
-        check(cudaMallocAsync(&out, std::max<std::size_t>(bytes, 16), static_cast<cudaStream_t>(stream)),
-              "cudaMallocAsync");
-    });
-}
-
 bool copy(int device, void* stream, void* to, const void* from, std::size_t bytes, CudaError& error) {
     return guarded(error, [&] {
         const DeviceGuard guard(device);
@@ -639,75 +728,158 @@ bool copy(int device, void* stream, void* to, const void* from, std::size_t byte
     });
 }
 
-void release(int device, void* stream, void* memory) {
+// Memory that is kept, filled by `fill` and ready for any stream.
+CudaKept* keep(int device, std::size_t bytes, std::size_t places, auto&& fill) {
+    auto kept = std::make_unique<CudaKept>();
+    kept->device = device;
+    kept->used.resize(places);
+    const cudaStream_t stream = own_stream(device);
+    kept->memory = allocate(device, stream, bytes);
+    try {
+        fill(kept->memory, stream);
+        check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+    } catch (...) {
+        ignore(cudaFreeAsync(kept->memory, stream));
+        throw;
+    }
+    return kept.release();
+}
+
+void release(CudaKept* kept) {
+    if (kept == nullptr) return;
     CudaError ignored;
     guarded(ignored, [&] {
-        const DeviceGuard guard(device);
-        check(cudaFreeAsync(memory, static_cast<cudaStream_t>(stream)), "cudaFreeAsync");
+        const DeviceGuard guard(kept->device);
+        const cudaStream_t stream = own_stream(kept->device);
+        for (const cudaEvent_t used : kept->used) {
+            if (used == nullptr) continue;
+            ignore(cudaStreamWaitEvent(stream, used, 0));
+            ignore(cudaEventDestroy(used));
+        }
+        ignore(cudaFreeAsync(kept->memory, stream));
     });
+    delete kept;
+}
+
+// On the host, before the own stream is used: what waits there would keep others' work waiting.
+cudaStream_t behind_last_use(const CudaKept& kept, std::size_t place) {
+    if (kept.used[place] != nullptr) check(cudaEventSynchronize(kept.used[place]), "cudaEventSynchronize");
+    return own_stream(kept.device);
 }
 
 // Copies from memory that the host may reuse at once are staged before the call returns.
-void write_counts(void* to, std::span<const std::int64_t> steps, cudaStream_t stream) {
+void copy_counts(void* to, std::span<const std::int64_t> steps, cudaStream_t stream) {
     std::vector<Count> counts;
     for (const std::int64_t n : steps) counts.push_back({n, {}});
     check(cudaMemcpyAsync(to, counts.data(), counts.size() * sizeof(Count), cudaMemcpyHostToDevice, stream),
           "cudaMemcpyAsync");
 }
 
-bool new_counts(int device, void* on, std::span<const std::int64_t> steps, void*& out, CudaError& error) {
+bool new_counts(int device, std::span<const std::int64_t> steps, CudaKept*& out, CudaError& error) {
     return guarded(error, [&] {
         const DeviceGuard guard(device);
-        auto* const stream = static_cast<cudaStream_t>(on);
-        void* fresh = nullptr;
-        check(cudaMallocAsync(&fresh, std::max<std::size_t>(steps.size() * sizeof(Count), 16), stream),
-              "cudaMallocAsync");
-        try {
-            write_counts(fresh, steps, stream);
-        } catch (...) {
-            ignore(cudaFreeAsync(fresh, stream));
-            throw;
-        }
-        out = fresh;
+        out = keep(device, steps.size() * sizeof(Count), 1,
+                   [&](std::byte* memory, cudaStream_t stream) { copy_counts(memory, steps, stream); });
     });
 }
 
-bool rewrite_counts(int device, void* stream, void* counts, std::span<const std::int64_t> steps, CudaError& error) {
+bool write_counts(CudaKept& counts, std::span<const std::int64_t> steps, CudaError& error) {
     return guarded(error, [&] {
-        const DeviceGuard guard(device);
-        write_counts(counts, steps, static_cast<cudaStream_t>(stream));
+        const DeviceGuard guard(counts.device);
+        const cudaStream_t stream = behind_last_use(counts, 0);
+        copy_counts(counts.memory, steps, stream);
+        check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
     });
 }
 
-bool read_counts(int device, void* stream, const void* counts, std::span<std::int64_t> steps, CudaError& error) {
+bool read_counts(const CudaKept& counts, std::span<std::int64_t> steps, CudaError& error) {
     return guarded(error, [&] {
-        const DeviceGuard guard(device);
+        const DeviceGuard guard(counts.device);
         std::vector<Count> read_back(steps.size());
-        read(read_back.data(), counts, steps.size() * sizeof(Count), static_cast<cudaStream_t>(stream));
+        read(read_back.data(), counts.memory, steps.size() * sizeof(Count), behind_last_use(counts, 0));
         for (std::size_t i = 0; i < steps.size(); ++i) steps[i] = read_back[i].steps;
     });
 }
 
-bool new_reports(int device, void* stream, std::size_t count, void*& out, CudaError& error) {
-    return allocate(device, stream, count * sizeof(Control), out, error);
-}
-
-void* report_at(void* reports, std::size_t index) { return static_cast<Control*>(reports) + index; }
-
-bool read_report(int device, void* stream, const void* report, StepReport& out, CudaError& error) {
+bool new_reports(int device, std::size_t count, CudaKept*& out, CudaError& error) {
     return guarded(error, [&] {
         const DeviceGuard guard(device);
+        const std::size_t bytes = count * sizeof(Control);
+        static_assert(no_outcome == 0xffffffff);
+        out = keep(device, bytes, count, [&](std::byte* memory, cudaStream_t stream) {
+            check(cudaMemsetAsync(memory, 0xff, bytes, stream), "cudaMemsetAsync");
+        });
+    });
+}
+
+bool read_report(const CudaKept& reports, std::size_t place, StepReport& out, CudaError& error) {
+    return guarded(error, [&] {
+        const DeviceGuard guard(reports.device);
         Control c;
-        read(&c, report, sizeof c, static_cast<cudaStream_t>(stream));
+        read(&c, reports.memory + place * sizeof c, sizeof c, behind_last_use(reports, place));
         out = report_of(c);
     });
+}
+
+bool save(int device, void* on, std::span<const CudaPiece> from, CudaKept*& out, CudaError& error) {
+    return guarded(error, [&] {
+        const DeviceGuard guard(device);
+        auto* const stream = static_cast<cudaStream_t>(on);
+        std::size_t bytes = 0;
+        for (const CudaPiece& piece : from) bytes += rounded(piece.bytes);
+        auto saved = std::make_unique<CudaKept>();
+        saved->device = device;
+        saved->used = {new_event()};
+        try {
+            saved->memory = allocate(device, stream, bytes);
+            std::byte* to = saved->memory;
+            for (const CudaPiece& piece : from) {
+                if (piece.bytes > 0)
+                    check(cudaMemcpyAsync(to, piece.data, piece.bytes, cudaMemcpyDeviceToDevice, stream),
+                          "cudaMemcpyAsync");
+                to += rounded(piece.bytes);
+            }
+            check(cudaEventRecord(saved->used[0], stream), "cudaEventRecord");
+        } catch (...) {
+            if (saved->memory != nullptr) ignore(cudaFreeAsync(saved->memory, stream));
+            ignore(cudaEventDestroy(saved->used[0]));
+            throw;
+        }
+        out = saved.release();
+    });
+}
+
+bool restore(CudaKept* saved, void* on, std::span<const CudaPiece> to, CudaError& error) {
+    bool freed = false;
+    const bool done = guarded(error, [&] {
+        const DeviceGuard guard(saved->device);
+        auto* const stream = static_cast<cudaStream_t>(on);
+        check(cudaStreamWaitEvent(stream, saved->used[0], 0), "cudaStreamWaitEvent");
+        cudaError_t copied = cudaSuccess;
+        const std::byte* from = saved->memory;
+        for (const CudaPiece& piece : to) {
+            if (copied == cudaSuccess && piece.data != nullptr && piece.bytes > 0)
+                copied = cudaMemcpyAsync(piece.data, from, piece.bytes, cudaMemcpyDeviceToDevice, stream);
+            from += rounded(piece.bytes);
+        }
+        // Here and not by release(): what a graph has allocated is freed in it.
+        ignore(cudaFreeAsync(saved->memory, stream));
+        ignore(cudaEventDestroy(saved->used[0]));
+        freed = true;
+        check(copied, "cudaMemcpyAsync");
+    });
+    if (freed) {
+        delete saved;
+    } else {
+        release(saved);
+    }
+    return done;
 }
 
 bool new_workspace(int device, CudaWorkspace*& out, CudaError& error) {
     return guarded(error, [&] {
         const DeviceGuard guard(device);
-        cudaEvent_t used = nullptr;
-        check(cudaEventCreateWithFlags(&used, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+        const cudaEvent_t used = new_event();
         out = new (std::nothrow) CudaWorkspace;
         if (out == nullptr) {
             ignore(cudaEventDestroy(used));
@@ -725,8 +897,9 @@ void release_workspace(CudaWorkspace* w) {
         const DeviceGuard guard(w->device);
         if (w->memory != nullptr) {
             // The stream of its last use may be gone.
-            ignore(cudaStreamWaitEvent(nullptr, w->used, 0));
-            ignore(cudaFreeAsync(w->memory, nullptr));
+            const cudaStream_t stream = own_stream(w->device);
+            ignore(cudaStreamWaitEvent(stream, w->used, 0));
+            ignore(cudaFreeAsync(w->memory, stream));
         }
         ignore(cudaEventDestroy(w->used));
     });
@@ -736,8 +909,7 @@ void release_workspace(CudaWorkspace* w) {
 bool order(int device, void* before, void* after, CudaError& error) {
     return guarded(error, [&] {
         const DeviceGuard guard(device);
-        cudaEvent_t event = nullptr;
-        check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+        const cudaEvent_t event = new_event();
         const cudaError_t recorded = cudaEventRecord(event, static_cast<cudaStream_t>(before));
         const cudaError_t waited =
             recorded == cudaSuccess ? cudaStreamWaitEvent(static_cast<cudaStream_t>(after), event, 0) : cudaSuccess;
@@ -763,10 +935,10 @@ const CudaBackend& cuda_backend() {
     static const CudaBackend backend{sizeof(CudaBackend), CUDART_VERSION,      ADAPTK_CUDA_ARCHITECTURES,
                                      cuda::device_count,  cuda::describe,      cuda::device_of,
                                      cuda::step,          cuda::global_norm,   cuda::ceiling,
-                                     cuda::add_scaled,    cuda::allocate,      cuda::copy,
-                                     cuda::release,       cuda::new_counts,    cuda::rewrite_counts,
-                                     cuda::read_counts,   cuda::new_reports,   cuda::report_at,
-                                     cuda::read_report,   cuda::new_workspace, cuda::release_workspace,
+                                     cuda::add_scaled,    cuda::copy,          cuda::new_counts,
+                                     cuda::write_counts,  cuda::read_counts,   cuda::new_reports,
+                                     cuda::read_report,   cuda::save,          cuda::restore,
+                                     cuda::release,       cuda::new_workspace, cuda::release_workspace,
                                      cuda::order,         cuda::capturing,     cuda::set_waves};
     return backend;
 }

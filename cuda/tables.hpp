@@ -30,8 +30,9 @@ struct Control {
     double clip;        // factor that clipping calls for
     double pass_scale;  // of the values that the second pass squares
     std::uint32_t skip;
-    std::uint32_t again;  // whether a second pass is needed
+    std::uint32_t again;  // whether a second pass is needed: 0 or 1
 };
+inline constexpr std::uint32_t no_outcome = 0xffffffff;  // in `again`: nothing has been written yet
 
 // Steps taken so far by one parameter, where the device counts them, and what its rule carries on between steps.
 struct Count {

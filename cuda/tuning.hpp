@@ -54,4 +54,8 @@ inline constexpr unsigned finish_threads = 1024;
 inline constexpr std::size_t parameter_bytes = 4096;
 inline constexpr std::size_t upload_bytes = 30 * 1024;
 
+// What the library's pool of device memory holds on to when it is synchronised: tables and sums of norms many times
+// over, and not the copies of params that a look-ahead makes, whose memory others may want.
+inline constexpr std::uint64_t pool_keeps = std::uint64_t{64} << 20;
+
 }  // namespace adaptk::cuda

@@ -57,8 +57,8 @@ class CudaStep(ctypes.Structure):
 
 
 _FUNCTIONS = [
-    *["device_count", "describe", "device_of", "step", "global_norm", "ceiling", "add_scaled", "allocate", "copy"],
-    *["release", "new_counts", "write_counts", "read_counts", "new_reports", "report_at", "read_report"],
+    *["device_count", "describe", "device_of", "step", "global_norm", "ceiling", "add_scaled", "copy"],
+    *["new_counts", "write_counts", "read_counts", "new_reports", "read_report", "save", "restore", "release"],
     *["new_workspace", "release_workspace", "order", "capturing", "set_waves"],
 ]
 
@@ -82,10 +82,12 @@ _INTERCEPTED: dict[str, Any] = {
     "step": (ctypes.POINTER(CudaStep),),
     "global_norm": (ctypes.c_int, ctypes.c_void_p, *_SPAN, ctypes.c_double, ctypes.c_void_p),
     "add_scaled": (ctypes.c_int, ctypes.c_void_p, *_SPAN, ctypes.c_double),
-    "allocate": (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p),
-    "copy": (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t),
-    "read_counts": (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *_SPAN),
-    "read_report": (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
+    "new_counts": (ctypes.c_int, *_SPAN, ctypes.c_void_p),
+    "read_counts": (ctypes.c_void_p, *_SPAN),
+    "new_reports": (ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p),
+    "read_report": (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p),
+    "save": (ctypes.c_int, ctypes.c_void_p, *_SPAN, ctypes.c_void_p),
+    "restore": (ctypes.c_void_p, ctypes.c_void_p, *_SPAN),
     "order": (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p),
     "capturing": (ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_bool)),
 }
@@ -255,6 +257,18 @@ class RealMachine(Machine):
                 yield Cudart(ctypes.CDLL(name))
 
 
+# The simulator runs everything at once and has no pools and no graphs.
+MORE_OF_RUNTIME = """
+#include <stddef.h>
+int cudaMallocAsync(void**, size_t, void*);
+int cudaEventRecord(void*, void*);
+int cudaMemPoolCreate(void** pool, const void* wanted) { static char one; *pool = &one; return 0; }
+int cudaMemPoolSetAttribute(void* pool, int attribute, void* value) { return 0; }
+int cudaMallocFromPoolAsync(void** out, size_t n, void* pool, void* stream) { return cudaMallocAsync(out, n, stream); }
+int cudaEventRecordWithFlags(void* event, void* stream, unsigned flags) { return cudaEventRecord(event, stream); }
+"""
+
+
 class SimulatedMachine(Machine):
     """One device whose kernels a PTX simulator interprets, and which looks for races and wrong accesses.
 
@@ -276,6 +290,7 @@ class SimulatedMachine(Machine):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             self.cudart = Cudart(cudart.install())
+        self._more = self._add_to_runtime()
         path = self._build()
         # For the C interface: the library that the module is linked with.
         os.environ["ADAPTK_CUDA_LIBRARY"] = str(path.parent / "lib" / LIBRARY)
@@ -345,6 +360,18 @@ class SimulatedMachine(Machine):
     def _release(self, address: int) -> None:
         with self._lock:
             self._free(address)
+
+    @staticmethod
+    def _add_to_runtime() -> ctypes.CDLL:
+        """Functions that the simulator's runtime lacks, by those that it has."""
+        compiler = shutil.which(os.environ.get("CC", "cc"))
+        if compiler is None:
+            pytest.fail("the simulated device needs a C compiler", pytrace=False)
+        with tempfile.TemporaryDirectory() as folder:
+            source, library = Path(folder) / "more.c", Path(folder) / "more.so"
+            source.write_text(MORE_OF_RUNTIME)
+            subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+            return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
     @staticmethod
     def _load(path: Path) -> ModuleType:

@@ -39,6 +39,7 @@ class Owner:
         self.state: dict[Any, dict[str, Any]] = {}
         self.plan = _core.TorchPlan(Tensor if put is not torch.from_numpy else torch.Tensor, torch.nn.Parameter, {})
         self.counted: list[int] = []
+        self.fresh = False
 
     def _bind(self, p: Any, group: Any, name: str, where: str, undo: list[Any]) -> Any:
         assert name == self.rule.name
@@ -50,7 +51,7 @@ class Owner:
                 self.state[p][s.name] = self.put(np.full(shape, value, np.float32))
         state = self.state[p]
         arrays = [state[s.name] for s in self.rule.states]
-        return state, (p, *arrays), tuple(state[n] for n in self.numbers), False, False
+        return state, (p, *arrays), tuple(state[n] for n in self.numbers), False, self.fresh
 
     def _fit(self, p: Any, grad: Any, where: str) -> Any:
         return grad
@@ -203,3 +204,88 @@ def test_a_gradient_on_another_device() -> None:
     with pytest.raises(ValueError, match=r"grads\[0\]: on cpu, expected cuda:0"):
         Owner("sgd", Tensor.put, {}).step([p], {"lr": 0.1})
     device_arrays.assert_equal(p.host(), np.ones(3, np.float32))
+
+
+# Steps that are captured in a graph
+
+
+def one_param(rule: str, device_counts: bool = False) -> tuple[Owner, Any]:
+    numbers: dict[str, Any] = {}
+    if rule not in ("sgd", "momentum"):
+        numbers["step"] = device_number(0.0) if device_counts else host_number(0.0)
+    owner = Owner(rule, Tensor.put, numbers, device_counts)
+    p = Tensor.put(np.ones(4, np.float32))
+    p.grad = Tensor.put(np.ones(4, np.float32))
+    return owner, p
+
+
+def refuse(machine: device_arrays.Machine, owner: Owner, p: Any, match: str, **options: Any) -> None:
+    """A captured step is refused, and has changed, counted and put on the device nothing."""
+    before, counted = p.host(), list(owner.counted)
+    machine.calls.reset()
+    machine.calls.is_capturing = True
+    with pytest.raises(RuntimeError, match=match):
+        owner.step([p], {"lr": 0.5}, **options)
+    made = [call[0] for call in machine.calls.made]
+    assert not {"step", "new_reports", "read_report", "new_counts"} & set(made)
+    machine.calls.is_capturing = False
+    device_arrays.assert_equal(p.host(), before)
+    assert owner.counted == counted
+
+
+def test_steps_that_the_host_counts_are_not_captured(machine: device_arrays.Machine) -> None:
+    for rule in ("adam", "adagrad", "lion"):
+        owner, p = one_param(rule)
+        for _ in range(2):
+            refuse(machine, owner, p, "captured in a graph: capturable is False")
+            owner.step([p], {"lr": 0.5})
+        assert float(owner.state[p]["step"]) == 2.0
+
+
+def test_a_step_whose_steps_the_device_counts_is_captured(machine: device_arrays.Machine) -> None:
+    owner, p = one_param("adam", device_counts=True)
+    refuse(machine, owner, p, "clip_norm needs memory.*take one step before", clip_norm=1.0)
+    owner.step([p], {"lr": 0.5})
+    refuse(machine, owner, p, "skip_nonfinite waits", skip_nonfinite=True)
+    machine.calls.reset()
+    machine.calls.is_capturing = True
+    found = owner.step([p], {"lr": 0.5}, clip_norm=1.0)[1]
+    assert "new_reports" not in [call[0] for call in machine.calls.made]
+    machine.calls.is_capturing = False
+    assert found.read() == (2.0, False)
+
+
+def test_a_rule_without_counts_is_captured(machine: device_arrays.Machine) -> None:
+    owner, p = one_param("sgd")
+    machine.calls.is_capturing = True
+    owner.step([p], {"lr": 0.5})
+    machine.calls.is_capturing = False
+    device_arrays.assert_equal(p.host(), np.full(4, 0.5, np.float32))
+
+
+def test_a_momentum_buffer_does_not_begin_in_a_graph(machine: device_arrays.Machine) -> None:
+    owner, p = one_param("momentum")
+    owner.fresh = True
+    refuse(machine, owner, p, "momentum buffer begins with the first step")
+    owner.step([p], {"lr": 0.5})
+    machine.calls.is_capturing = True
+    owner.step([p], {"lr": 0.5})
+
+
+def test_outcomes_are_not_waited_for_in_a_capture(machine: device_arrays.Machine) -> None:
+    owner, p = one_param("sgd")
+    wanted = [owner.step([p], {"lr": 0.0}, clip_norm=1.0)[1] for _ in range(256)]
+    refuse(machine, owner, p, "outcomes of 256 steps", clip_norm=1.0)
+    del wanted[3]
+    machine.calls.reset()
+    machine.calls.is_capturing = True
+    owner.step([p], {"lr": 0.0}, clip_norm=1.0)
+    assert not machine.calls.streams("read_report")
+
+
+def test_memory_for_outcomes_is_made_before_it_is_needed(machine: device_arrays.Machine) -> None:
+    owner, p = one_param("sgd")
+    machine.calls.reset()
+    for _ in range(2):
+        owner.step([p], {"lr": 0.0})
+    assert [call[0] for call in machine.calls.made].count("new_reports") == 1

@@ -151,6 +151,20 @@ def host_times(calls: Mapping[str, Call], about: Mapping[str, float], setting: S
     return {name: statistics.median(t) for name, t in times.items()}
 
 
+def uncapped(call: Call) -> Call:
+    """The same with grids that have no limit, as bench/cuda.md says."""
+    from adaptk import _cuda
+
+    def run() -> object:
+        before = _cuda.set_waves(0)
+        try:
+            return call()
+        finally:
+            _cuda.set_waves(before)
+
+    return run
+
+
 def race(item: Item, setting: Setting) -> Record:
     """One rule on one case."""
     import torch
@@ -184,15 +198,17 @@ def race(item: Item, setting: Setting) -> Record:
             compiled.append(torch_race.Compiled(optimizer, count, COMPILE_TENSORS))
             step: Call = compiled[0].step
             return step
-        optimizer = torch_optimizer("adaptk" if name == "clip" else name, entry, params)
+        optimizer = torch_optimizer("adaptk" if name in ("clip", "uncapped") else name, entry, params)
         optimizer.step()
         torch_race._forward_count(optimizer)
         if name == "clip":
             return lambda: optimizer.step(clip_norm=1.0)
         own: Call = optimizer.step
-        return own
+        return uncapped(own) if name == "uncapped" else own
 
     names = ["adaptk", "compiled"] if item.compiled else ["adaptk", "clip", "fused", "foreach"]
+    if not item.compiled and not setting.trial:
+        names.append("uncapped")
     starting = {name: attempt(name, entered, record["skipped"]) for name in names}
     calls: dict[str, Call] = {name: call for name, call in starting.items() if call is not None}
     source, target = (setting.using.full(-(-moved // 8), 0.0, "float32") for _ in range(2))
@@ -203,7 +219,7 @@ def race(item: Item, setting: Setting) -> Record:
         record["skipped"]["compiled"] = "does not stay compiled from step to step"
     record["times"] = {name: {"seconds": t, "median": statistics.median(t)} for name, t in times.items()}
     if not item.compiled:
-        steps = {name: call for name, call in calls.items() if name != "copy"}
+        steps = {name: call for name, call in calls.items() if name not in ("copy", "uncapped")}
         record["host"] = host_times(steps, {name: statistics.median(t) for name, t in times.items()}, setting)
     return record
 
@@ -220,6 +236,8 @@ def norm(size: int, dtype: str, setting: Setting) -> Record:
         "torch": lambda: torch.linalg.vector_norm(grad).item(),
         "copy": lambda: setting.using.copy(target, source),
     }
+    if not setting.trial:
+        calls["uncapped"] = uncapped(calls["adaptk"])
     times = in_turns(calls, setting.repeats, setting.using, setting.burst)
     medians = {name: {"seconds": t, "median": statistics.median(t)} for name, t in times.items()}
     return {"elements": size, "dtype": dtype, "bytes": moved, "times": medians}

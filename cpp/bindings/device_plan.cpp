@@ -18,6 +18,11 @@ template <class Run> void call(const Run& run) {
 
 }  // namespace
 
+bool Report::known() {
+    const std::lock_guard locked(mutex_);
+    return known_.has_value();
+}
+
 detail::StepReport Report::read() {
     {
         const std::lock_guard locked(mutex_);
@@ -25,36 +30,41 @@ detail::StepReport Report::read() {
     }
     detail::StepReport out;
     call([&](const detail::CudaBackend& part, detail::CudaError& error) {
-        return part.read_report(reports_->device(), stream_, reports_->place(index_), out, error);
+        return part.read_report(*reports_->places(), index_, out, error);
     });
-    if (!replayed_) {
+    if (!out.has_norm)
+        fail(PyExc_RuntimeError, "the step was captured in a graph that has not been replayed: it has no outcome yet");
+    if (!captured_) {
         const std::lock_guard locked(mutex_);
         known_ = out;
     }
     return out;
 }
 
-Reports::Reports(int device, void* stream) : device_(device), stream_(stream), owners_(count), kept_(count) {
+Reports::Reports(int device) : owners_(count), kept_(count) {
     call([&](const detail::CudaBackend& part, detail::CudaError& error) {
-        return part.new_reports(device, stream, count, memory_, error);
+        return part.new_reports(device, count, places_, error);
     });
 }
 
-Reports::~Reports() { need_cuda_part().release(device_, stream_, memory_); }
+Reports::~Reports() { need_cuda_part().release(places_); }
 
-void* Reports::place(std::size_t index) const { return need_cuda_part().report_at(memory_, index); }
-
-std::shared_ptr<Report> Reports::next(void* stream, bool replayed) {
-    std::size_t tried = 0;
-    while (kept_[next_]) {
-        next_ = (next_ + 1) % count;
-        if (++tried == count) fail(PyExc_RuntimeError, "more than 256 captured steps of one optimizer have outcomes");
-    }
+std::shared_ptr<Report> Reports::next(bool captured) {
+    const auto taken = [&](std::size_t i) {
+        if (kept_[i]) return true;
+        const std::shared_ptr<Report> owner = captured ? owners_[i].lock() : nullptr;
+        return owner && !owner->known();
+    };
+    for (std::size_t tried = 0; taken(next_); next_ = (next_ + 1) % count)
+        if (++tried == count)
+            fail(PyExc_RuntimeError, "there are places for the outcomes of 256 steps, and all are taken: by steps that "
+                                     "were captured in graphs, or under capture by outcomes that nobody has looked "
+                                     "at; look at those before the capture, or drop them");
     const std::size_t index = next_;
     if (const std::shared_ptr<Report> owner = owners_[index].lock()) owner->read();
-    auto report = std::make_shared<Report>(shared_from_this(), index, stream, replayed);
+    auto report = std::make_shared<Report>(shared_from_this(), index, captured);
     owners_[index] = report;
-    kept_[index] = replayed;
+    kept_[index] = captured;
     next_ = (index + 1) % count;
     return report;
 }
@@ -62,7 +72,6 @@ std::shared_ptr<Report> Reports::next(void* stream, bool replayed) {
 DevicePlan::~DevicePlan() {
     const detail::CudaBackend& part = need_cuda_part();
     forget_saved();
-    if (counts_ != nullptr) part.release(device_, counts_stream_, counts_);
     part.release_workspace(workspace_);
 }
 
@@ -74,68 +83,62 @@ detail::CudaWorkspace* DevicePlan::workspace() {
     return workspace_;
 }
 
-void DevicePlan::count_here(void* stream, std::span<const std::int64_t> steps) {
-    void* fresh = nullptr;
+void DevicePlan::count_here(std::span<const std::int64_t> steps) {
+    detail::CudaKept* fresh = nullptr;
     call([&](const detail::CudaBackend& part, detail::CudaError& error) {
-        return part.new_counts(device_, stream, steps, fresh, error);
+        return part.new_counts(device_, steps, fresh, error);
     });
-    if (counts_ != nullptr) need_cuda_part().release(device_, counts_stream_, counts_);
-    counts_ = fresh;
+    counts_ = {fresh, need_cuda_part().release};
     count_size_ = steps.size();
-    counts_stream_ = stream;
 }
 
 std::vector<std::int64_t> DevicePlan::read_counts() const {
     std::vector<std::int64_t> steps(count_size_);
-    // A step of another thread may set the stream meanwhile.
-    call([&, stream = counts_stream_, counts = counts_](const detail::CudaBackend& part, detail::CudaError& error) {
-        return part.read_counts(device_, stream, counts, steps, error);
+    call([&, counts = counts_](const detail::CudaBackend& part, detail::CudaError& error) {
+        return part.read_counts(*counts, steps, error);
     });
     return steps;
 }
 
 void DevicePlan::rewrite_counts(std::span<const std::int64_t> steps) {
     call([&](const detail::CudaBackend& part, detail::CudaError& error) {
-        return part.write_counts(device_, counts_stream_, counts_, steps, error);
+        return part.write_counts(*counts_, steps, error);
     });
 }
 
-void DevicePlan::forget_counts() {
-    if (counts_ != nullptr) need_cuda_part().release(device_, counts_stream_, counts_);
-    counts_ = nullptr;
+void DevicePlan::forget_counts() { counts_.reset(); }
+
+void DevicePlan::need_reports() {
+    if (!reports_) reports_ = std::make_shared<Reports>(device_);
 }
 
-void DevicePlan::need_reports(void* stream) {
-    if (!reports_) reports_ = std::make_shared<Reports>(device_, stream);
+std::shared_ptr<Report> DevicePlan::next_report(bool captured) {
+    need_reports();
+    return reports_->next(captured);
 }
 
-std::shared_ptr<Report> DevicePlan::next_report(void* stream, bool replayed) {
-    need_reports(stream);
-    return reports_->next(stream, replayed);
-}
-
-void DevicePlan::save(void* stream, const View& view) {
-    const std::size_t bytes = view.end() - view.begin();
-    Saved saved{nullptr, bytes, stream};
+void DevicePlan::save(void* stream, std::span<const View* const> from) {
+    std::vector<detail::CudaPiece> pieces;
+    std::vector<std::size_t> bytes;
+    for (const View* v : from) {
+        bytes.push_back(v->end() - v->begin());
+        pieces.push_back({v->data, bytes.back()});
+    }
     call([&](const detail::CudaBackend& part, detail::CudaError& error) {
-        if (!part.allocate(device_, stream, bytes, saved.memory, error)) return false;
-        if (bytes == 0 || part.copy(device_, stream, saved.memory, view.data, bytes, error)) return true;
-        part.release(device_, stream, saved.memory);
-        return false;
+        return part.save(device_, stream, pieces, saved_, error);
     });
-    saved_.push_back(saved);
+    saved_bytes_ = std::move(bytes);
 }
 
-void DevicePlan::restore(void* stream, std::size_t index, const View& view) {
-    saved_[index].stream = stream;
-    if (saved_[index].bytes == 0) return;
-    call([&](const detail::CudaBackend& part, detail::CudaError& error) {
-        return part.copy(device_, stream, view.data, saved_[index].memory, saved_[index].bytes, error);
+void DevicePlan::restore(void* stream, std::span<const View* const> to) {
+    std::vector<detail::CudaPiece> pieces;
+    for (std::size_t i = 0; i < to.size(); ++i)
+        pieces.push_back({to[i] == nullptr ? nullptr : to[i]->data, saved_bytes_[i]});
+    call([&, saved = std::exchange(saved_, nullptr)](const detail::CudaBackend& part, detail::CudaError& error) {
+        return part.restore(saved, stream, pieces, error);
     });
 }
 
-void DevicePlan::forget_saved() {
-    for (const Saved& s : std::exchange(saved_, {})) need_cuda_part().release(device_, s.stream, s.memory);
-}
+void DevicePlan::forget_saved() { need_cuda_part().release(std::exchange(saved_, nullptr)); }
 
 }  // namespace adaptk::bindings

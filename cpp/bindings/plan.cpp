@@ -96,7 +96,7 @@ class Plan {
     detail::Segment read_group(std::size_t group, const py::handle& values, std::vector<DeviceValue>& on_device) const;
     Device device() const { return tensors_.empty() ? Device{} : tensors_[0].param.view.device; }
     void check_device(const std::vector<Tensor>& tensors) const;
-    void count_on_device(void* stream);
+    void count_on_device();
     void bring_counts_back(std::vector<Tensor>& tensors);
     TensorStep lookahead_step(std::size_t i) const;
     void look_ahead_on_device(const std::vector<double>& factor, WorkStream& stream);
@@ -208,8 +208,8 @@ void Plan::add_group(const std::string& rule, const py::list& params, const py::
     if (device) device_ = std::move(device);
     // A graph that is captured later finds them in place.
     if (capturable_) {
-        count_on_device(stream.stream());
-        device_->need_reports(stream.stream());
+        count_on_device();
+        device_->need_reports();
     }
 }
 
@@ -221,11 +221,11 @@ void Plan::check_device(const std::vector<Tensor>& tensors) const {
     }
 }
 
-void Plan::count_on_device(void* stream) {
+void Plan::count_on_device() {
     std::vector<std::int64_t> steps;
     for (const Tensor& t : tensors_) steps.push_back(t.step);
     steps.push_back(step_count_);
-    device_->count_here(stream, steps);
+    device_->count_here(steps);
 }
 
 void Plan::bring_counts_back(std::vector<Tensor>& tensors) {
@@ -415,7 +415,7 @@ std::shared_ptr<Report> Plan::step_on_device(const std::vector<TensorStep>& tens
         fail(PyExc_RuntimeError, "step() while its stream is captured in a graph: an optimizer with capturable=True "
                                  "counts its steps where a replay can");
     // What was skipped is known to the device alone, and so are the counts of steps from then on.
-    if (options.skip_nonfinite && !device_->counts_here()) count_on_device(work_stream);
+    if (options.skip_nonfinite && !device_->counts_here()) count_on_device();
 
     // Hyperparameters on the device belong to groups; a group may have several segments.
     std::vector<View> held(values.size());
@@ -451,14 +451,14 @@ std::shared_ptr<Report> Plan::step_on_device(const std::vector<TensorStep>& tens
         step.segments = segments;
         step.counts = device_->counts();
         step.count_of = count_of;
-        device_->set_stream(work_stream);
     }
     step.hypers = hypers;
     step.workspace = device_->workspace();
     std::shared_ptr<Report> report;
     if (options.clip_norm >= 0.0 || options.skip_nonfinite) {
-        report = device_->next_report(work_stream, capturing);
-        step.report = device_->reports().place(*report);
+        report = device_->next_report(capturing);
+        step.reports = device_->reports().places();
+        step.report = Reports::place(*report);
     }
     run_on_stream(stream, [&](const detail::CudaBackend& p, detail::CudaError& e) { return p.step(step, e); });
     return report;
@@ -519,9 +519,9 @@ void Plan::look_ahead_on_device(const std::vector<double>& factor, WorkStream& s
     const int id = device_->device();
     stream.want(id);
     device_->forget_saved();
-    stream.ordered([&] {
-        for (const Tensor& t : tensors_) device_->save(stream.stream(), t.param.view);
-    });
+    std::vector<const View*> params;
+    for (const Tensor& t : tensors_) params.push_back(&t.param.view);
+    stream.ordered([&] { device_->save(stream.stream(), params); });
     std::vector<std::vector<TensorStep>> of_group(groups_.size());
     for (std::size_t i = 0; i < tensors_.size(); ++i) of_group[tensors_[i].group].push_back(lookahead_step(i));
     run_on_stream(stream, [&](const detail::CudaBackend& part, detail::CudaError& error) {
@@ -558,11 +558,7 @@ void Plan::end_lookahead() {
     }
     if (device_) {
         stream.want(device_->device());
-        stream.ordered([&] {
-            for (std::size_t i = 0; i < to.size(); ++i)
-                if (to[i] != nullptr) device_->restore(stream.stream(), i, *to[i]);
-        });
-        device_->forget_saved();
+        stream.ordered([&] { device_->restore(stream.stream(), to); });
     } else {
         for (std::size_t i = 0; i < to.size(); ++i)
             if (to[i] != nullptr && !saved[i].empty()) std::memcpy(to[i]->data, saved[i].data(), saved[i].size());

@@ -315,6 +315,7 @@ struct Later {
 struct Batch {
     Device device;
     WorkStream stream;
+    bool capturing = false;  // the stream is, in a graph
     std::vector<TensorStep> tensors;
     std::vector<detail::Segment> segments;
     std::vector<const Tensor*> lead;  // the first of each segment
@@ -453,6 +454,8 @@ class TorchPlan {
     Batch& batch_of(std::vector<Batch>& batches, const Device& device, PyObject* tensor);
     void check_overlap(const std::vector<Later>& later, const std::vector<TensorStep>& odd);
     static double norm_over(std::vector<Batch>& batches, double grad_scale);
+    void check_capture(std::vector<Batch>& batches, const std::vector<Chosen>& chosen, bool with_norm,
+                       bool skip_nonfinite);
     std::shared_ptr<Report> run_on_device(Batch& b, const std::vector<Chosen>& chosen,
                                           const detail::StepOptions& options);
 };
@@ -867,12 +870,47 @@ void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector
     }
 }
 
+// A graph replays what is put on the stream: nothing that the host counts, decides, waits for or makes once.
+void TorchPlan::check_capture(std::vector<Batch>& batches, const std::vector<Chosen>& chosen, bool with_norm,
+                              bool skip_nonfinite) {
+    for (Batch& b : batches) {
+        if (!b.device.cuda) continue;
+        const detail::CudaBackend& part = need_cuda_part();
+        b.stream.want(b.device.id);
+        detail::CudaError error;
+        if (!part.capturing(b.device.id, b.stream.stream(), b.capturing, error)) fail_cuda(error);
+        DevicePlan& plan = devices_.try_emplace(b.device.id, b.device.id).first->second;
+        if (!b.capturing) {
+            // A capture later on finds them in place.
+            plan.need_reports();
+            continue;
+        }
+        constexpr const char* what = "step() while its stream is captured in a graph: ";
+        for (std::size_t s = 0; s < b.segments.size(); ++s) {
+            const Tensor& t = *b.lead[s];
+            const Counting counting = chosen[t.group].counting;
+            if (counting == Counting::buffer && t.fresh)
+                fail(PyExc_RuntimeError, std::string(what) + "a momentum buffer begins with the first step, and each "
+                                                             "replay would begin it anew; take one step before");
+            if (t.numbers > 0 && !t.number[0].on_device)
+                fail(PyExc_RuntimeError, std::string(what) + "capturable is False, and the host counts the steps, "
+                                                             "whose number each replay would repeat");
+        }
+        if (skip_nonfinite)
+            fail(PyExc_RuntimeError, std::string(what) + "skip_nonfinite waits for what the device finds; leave it "
+                                                         "out, or use adaptk.Adam and its like with capturable=True");
+        if (with_norm && batches.size() > 1)
+            fail(PyExc_RuntimeError, std::string(what) + "clip_norm over params on several devices waits for each");
+        if (with_norm && !plan.has_reports())
+            fail(PyExc_RuntimeError, std::string(what) + "clip_norm needs memory for its outcome, which cannot be had "
+                                                         "now; take one step before");
+    }
+}
+
 // Puts the step on the device's stream. The outcome is read where the host needs it.
 std::shared_ptr<Report> TorchPlan::run_on_device(Batch& b, const std::vector<Chosen>& chosen,
                                                  const detail::StepOptions& options) {
-    const detail::CudaBackend& part = need_cuda_part();
-    b.stream.want(b.device.id);
-    DevicePlan& plan = devices_.try_emplace(b.device.id, b.device.id).first->second;
+    DevicePlan& plan = devices_.at(b.device.id);
     const auto counts = [&](std::size_t s) { return b.lead[s]->numbers > 0 && b.lead[s]->number[0].on_device; };
     std::shared_ptr<Report> outcome;
     // A call has one count of steps on the device: that of the first of its tensors.
@@ -910,11 +948,9 @@ std::shared_ptr<Report> TorchPlan::run_on_device(Batch& b, const std::vector<Cho
         if (options.clip_norm >= 0.0 || options.skip_nonfinite) {
             if (begin > 0 || end < b.segments.size())
                 fail(PyExc_ValueError, "clip_norm, skip_nonfinite: params whose counts of steps on the device differ");
-            bool capturing = false;
-            detail::CudaError error;
-            if (!part.capturing(b.device.id, b.stream.stream(), capturing, error)) fail_cuda(error);
-            outcome = plan.next_report(b.stream.stream(), capturing);
-            step.report = plan.reports().place(*outcome);
+            outcome = plan.next_report(b.capturing);
+            step.reports = plan.reports().places();
+            step.report = Reports::place(*outcome);
         }
         run_on_stream(b.stream,
                       [&](const detail::CudaBackend& p, detail::CudaError& error) { return p.step(step, error); });
@@ -1154,6 +1190,7 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, c
     options.grad_scale = grad_scale;
     options.clip_norm = clip_norm.value_or(-1.0);
     options.skip_nonfinite = skip_nonfinite;
+    check_capture(batches, chosen, clip_norm || skip_nonfinite, skip_nonfinite);
     detail::StepReport report;
     py::object norm = py::none();
     if (batches.empty() && (clip_norm || skip_nonfinite)) norm = py::float_(0.0);

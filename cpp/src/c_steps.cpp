@@ -178,14 +178,15 @@ void write_report(adaptk_step_report* out, const StepReport& from) {
     out->skipped = from.skipped ? 1 : 0;
 }
 
-// Memory of the CUDA part for the length of one call.
-struct CudaMemory {
-    int device;
-    void* stream;
-    void* memory = nullptr;
-    ~CudaMemory() {
-        if (memory != nullptr) need_cuda().release(device, stream, memory);
+// Memory of the CUDA part that is kept for the length of one call.
+struct KeptForCall {
+    CudaKept* kept = nullptr;
+    KeptForCall() = default;
+    ~KeptForCall() {
+        if (kept != nullptr) need_cuda().release(kept);
     }
+    KeptForCall(const KeptForCall&) = delete;
+    KeptForCall& operator=(const KeptForCall&) = delete;
 };
 
 // Params and states of one call, checked: what a plan keeps, and what a step runs on.
@@ -296,10 +297,9 @@ struct adaptk_plan {
 
     // Of a plan on a CUDA device, made when they are first needed.
     CudaWorkspace* workspace = nullptr;
-    void* counts = nullptr;  // of steps, where the device knows alone which were skipped
-    void* outcome = nullptr;
+    CudaKept* counts = nullptr;  // of steps, where the device knows alone which were skipped
+    CudaKept* outcome = nullptr;
     bool outcome_is_news = false;
-    void* stream = nullptr;  // of the last step
 
     std::string text_of(std::uint32_t owner) const {
         const std::size_t tensor = owner / 8;
@@ -314,12 +314,12 @@ struct adaptk_plan {
     void step_on_device(const Options& options);
     std::vector<std::int64_t> steps_now() const;
     void forget_counts() {
-        if (counts != nullptr) need_cuda().release(bound.device.id, stream, std::exchange(counts, nullptr));
+        if (counts != nullptr) need_cuda().release(std::exchange(counts, nullptr));
     }
     ~adaptk_plan() {
         if (workspace == nullptr) return;
         forget_counts();
-        if (outcome != nullptr) need_cuda().release(bound.device.id, stream, outcome);
+        if (outcome != nullptr) need_cuda().release(outcome);
         need_cuda().release_workspace(workspace);
     }
 };
@@ -397,9 +397,7 @@ void adaptk_plan::add_group(const char* name, const adaptk_hyper* hypers, std::s
 std::vector<std::int64_t> adaptk_plan::steps_now() const {
     if (counts == nullptr) return steps;
     std::vector<std::int64_t> out(steps.size());
-    call_cuda([&](const CudaBackend& part, CudaError& error) {
-        return part.read_counts(bound.device.id, stream, counts, out, error);
-    });
+    call_cuda([&](const CudaBackend& part, CudaError& error) { return part.read_counts(*counts, out, error); });
     return out;
 }
 
@@ -454,24 +452,21 @@ void adaptk_plan::step_on_device(const Options& options) {
         call_cuda(
             [&](const CudaBackend& part, CudaError& error) { return part.new_workspace(device, workspace, error); });
     }
-    stream = options.stream;
     if (options.step.skip_nonfinite && counts == nullptr) {
-        call_cuda([&](const CudaBackend& part, CudaError& error) {
-            return part.new_counts(device, stream, steps, counts, error);
-        });
+        call_cuda(
+            [&](const CudaBackend& part, CudaError& error) { return part.new_counts(device, steps, counts, error); });
     }
     const bool with_norm = has_norm(options.step);
     if (with_norm && outcome == nullptr) {
-        call_cuda([&](const CudaBackend& part, CudaError& error) {
-            return part.new_reports(device, stream, 1, outcome, error);
-        });
+        call_cuda(
+            [&](const CudaBackend& part, CudaError& error) { return part.new_reports(device, 1, outcome, error); });
     }
-    CudaStep work{device, stream, some, segments, options.step};
+    CudaStep work{device, options.stream, some, segments, options.step};
     if (counts != nullptr) {
         work.counts = counts;
         work.count_of = which;
     }
-    if (with_norm) work.report = need_cuda().report_at(outcome, 0);
+    if (with_norm) work.reports = outcome;
     work.workspace = workspace;
     call_cuda([&](const CudaBackend& part, CudaError& error) { return part.step(work, error); });
     report = {};
@@ -508,19 +503,19 @@ adaptk_status adaptk_step(const char* rule, const adaptk_hyper* hypers, size_t h
         const Segment segment{&info, hyper, step, count};
         StepReport outcome;
         if (bound.device.cuda) {
-            CudaMemory memory{bound.device.id, wanted.stream};
+            KeptForCall outcomes;
             CudaStep work{bound.device.id, wanted.stream, bound.work, {&segment, 1}, wanted.step};
             const bool news = report != nullptr && has_norm(wanted.step);
             if (news) {
                 call_cuda([&](const CudaBackend& part, CudaError& error) {
-                    return part.new_reports(memory.device, memory.stream, 1, memory.memory, error);
+                    return part.new_reports(bound.device.id, 1, outcomes.kept, error);
                 });
-                work.report = need_cuda().report_at(memory.memory, 0);
+                work.reports = outcomes.kept;
             }
             call_cuda([&](const CudaBackend& part, CudaError& error) { return part.step(work, error); });
             if (news) {
                 call_cuda([&](const CudaBackend& part, CudaError& error) {
-                    return part.read_report(memory.device, memory.stream, work.report, outcome, error);
+                    return part.read_report(*outcomes.kept, 0, outcome, error);
                 });
             }
         } else {
@@ -658,8 +653,7 @@ adaptk_status adaptk_plan_report(adaptk_plan* plan, adaptk_step_report* report) 
         if (plan->outcome_is_news) {
             StepReport out;
             call_cuda([&](const CudaBackend& part, CudaError& error) {
-                return part.read_report(plan->bound.device.id, plan->stream, part.report_at(plan->outcome, 0), out,
-                                        error);
+                return part.read_report(*plan->outcome, 0, out, error);
             });
             plan->report = out;
             plan->outcome_is_news = false;
@@ -688,7 +682,7 @@ adaptk_status adaptk_plan_set_steps(adaptk_plan* plan, size_t count, const int64
         std::vector<std::int64_t> copy(steps, steps + count);
         if (plan->counts != nullptr) {
             call_cuda([&](const CudaBackend& part, CudaError& error) {
-                return part.write_counts(plan->bound.device.id, plan->stream, plan->counts, copy, error);
+                return part.write_counts(*plan->counts, copy, error);
             });
         }
         plan->steps = std::move(copy);

@@ -13,7 +13,7 @@ namespace adaptk::detail {
 struct CudaError {
     int code = 0;  // cudaError_t
     bool out_of_memory = false;
-    char text[256] = {};  // "cudaMallocAsync: out of memory (cudaErrorMemoryAllocation)"
+    char text[256] = {};  // "cudaMallocFromPoolAsync: out of memory (cudaErrorMemoryAllocation)"
 };
 
 struct CudaDevice {
@@ -35,6 +35,15 @@ struct DeviceHyper {
 
 // Memory on one device that a plan keeps from step to step: tables, and the sums of a norm.
 struct CudaWorkspace;
+// Counts of steps, outcomes of steps, copies of tensors. Work on any stream may use them, and the stream may be gone
+// when they are read, changed or released: what waits then waits for the event that follows each use.
+struct CudaKept;
+
+// Memory of a caller.
+struct CudaPiece {
+    void* data;
+    std::size_t bytes;
+};
 
 struct CudaStep {
     int device;
@@ -45,14 +54,15 @@ struct CudaStep {
 
     // Where the device counts the steps: an array of counts (new_counts) and the place of each tensor's own in it. The
     // segments' step numbers are not looked at then. Tensors without elements are counted like others.
-    void* counts = nullptr;
+    CudaKept* counts = nullptr;
     std::span<const std::uint32_t> count_of = {};
     // The number of the step itself in device memory, for all tensors; not changed.
     const void* step = nullptr;
     ScalarType step_type = ScalarType::i64;
     std::span<const DeviceHyper> hypers = {};
 
-    void* report = nullptr;              // where the norm and whether the step was skipped go (new_reports), or null
+    CudaKept* reports = nullptr;         // where the norm and whether the step was skipped go (new_reports), or null
+    std::size_t report = 0;              // which of them
     CudaWorkspace* workspace = nullptr;  // null: memory for this step alone
 };
 
@@ -78,19 +88,26 @@ struct CudaBackend {
     // p <- p + factor * x
     bool (*add_scaled)(int device, void* stream, std::span<const TensorStep> tensors, double factor, CudaError& error);
 
-    bool (*allocate)(int device, void* stream, std::size_t bytes, void*& out, CudaError& error);
     bool (*copy)(int device, void* stream, void* to, const void* from, std::size_t bytes, CudaError& error);
-    void (*release)(int device, void* stream, void* memory);
 
-    // Counts of steps taken; reading waits for the stream.
-    bool (*new_counts)(int device, void* stream, std::span<const std::int64_t> steps, void*& out, CudaError& error);
-    bool (*write_counts)(int device, void* stream, void* counts, std::span<const std::int64_t> steps, CudaError& error);
-    bool (*read_counts)(int device, void* stream, const void* counts, std::span<std::int64_t> steps, CudaError& error);
+    // Counts of steps taken. None of these is put on a stream of the caller: they wait for the last step that used the
+    // counts, and are done when they return.
+    bool (*new_counts)(int device, std::span<const std::int64_t> steps, CudaKept*& out, CudaError& error);
+    bool (*write_counts)(CudaKept& counts, std::span<const std::int64_t> steps, CudaError& error);
+    bool (*read_counts)(const CudaKept& counts, std::span<std::int64_t> steps, CudaError& error);
 
-    // Places for the outcomes of steps; reading waits for the stream.
-    bool (*new_reports)(int device, void* stream, std::size_t count, void*& out, CudaError& error);
-    void* (*report_at)(void* reports, std::size_t index);
-    bool (*read_report)(int device, void* stream, const void* report, StepReport& out, CudaError& error);
+    // Places for the outcomes of steps. Reading waits for the step; has_norm is false where there has been none, as
+    // where it was captured in a graph that has not run.
+    bool (*new_reports)(int device, std::size_t count, CudaKept*& out, CudaError& error);
+    bool (*read_report)(const CudaKept& reports, std::size_t place, StepReport& out, CudaError& error);
+
+    // Copies of memory, on the stream; and the way back, in the same order and to the same sizes. Null data is left
+    // out. The copies are gone then, also where it fails.
+    bool (*save)(int device, void* stream, std::span<const CudaPiece> from, CudaKept*& out, CudaError& error);
+    bool (*restore)(CudaKept* saved, void* stream, std::span<const CudaPiece> to, CudaError& error);
+
+    // Behind the last use. Null is nothing.
+    void (*release)(CudaKept* kept);
 
     bool (*new_workspace)(int device, CudaWorkspace*& out, CudaError& error);
     void (*release_workspace)(CudaWorkspace* workspace);
@@ -99,8 +116,9 @@ struct CudaBackend {
     bool (*order)(int device, void* before, void* after, CudaError& error);
     bool (*capturing)(int device, void* stream, bool& out, CudaError& error);
 
-    // For measurements: grids of at most `waves` times what a device holds at once; 0 is without a limit.
-    void (*set_waves)(unsigned waves);
+    // For measurements: grids of at most `waves` times what a device holds at once; 0 is without a limit. Returns what
+    // it was before.
+    unsigned (*set_waves)(unsigned waves);
 };
 
 // Defined by the CUDA part.

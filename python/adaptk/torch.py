@@ -188,6 +188,11 @@ def _in_layout_of(t: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(p, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format).copy_(t)
 
 
+def _is_captured(p: Tensor) -> bool:
+    """Whether what is done to a tensor goes into a CUDA graph and not to the device."""
+    return p.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 def _plain(x: Any) -> Any:
     """A hyperparameter without the graph that it may belong to, about which PyTorch warns."""
     return x.detach() if isinstance(x, Tensor) else x
@@ -450,7 +455,8 @@ class _Fused(torch.optim.Optimizer):
         Raises
         ------
         RuntimeError
-            For sparse gradients.
+            For sparse gradients, and in the capture of a CUDA graph for what a replay would not repeat rightly: steps
+            that the host counts (without ``capturable=True``), a first step, and ``skip_nonfinite``.
         TypeError, ValueError
             For params, states and options that the step cannot work with. Nothing is changed then.
 
@@ -464,6 +470,11 @@ class _Fused(torch.optim.Optimizer):
         >>> w.detach()
         tensor([0.4000, 0.2000])
         """
+        if "capturable" in self.defaults and torch.cuda.is_initialized():
+            # PyTorch's own check of what is captured in a graph, by the name that it has now or the one it had;
+            # the native step has more.
+            check = getattr(self, "_accelerator_graph_capture_health_check", None)
+            (check or self._cuda_graph_capture_health_check)()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -566,6 +577,11 @@ class _Fused(torch.optim.Optimizer):
             raise RuntimeError(f"{where}: several of its elements are at one address, as in an expanded tensor")
         if name == "sgd":
             return None, (p,), (), odd, False
+        if _is_captured(p):
+            raise RuntimeError(
+                f"{where}: step() while its stream is captured in a graph: its state is not known yet, and one that is "
+                "made now would be made anew at each replay; take one step before"
+            )
         state = self.state.get(p)
         if state is None:
             state = {}

@@ -193,28 +193,55 @@ inline CudaStep step_of(const std::vector<TensorStep>& tensors, const std::vecto
     return {.device = runtime.current, .stream = nullptr, .tensors = tensors, .segments = segments, .options = options};
 }
 
+// Memory of a program's own, on the emulated device.
+class DeviceMemory {
+  public:
+    DeviceMemory(int device, void* stream, std::size_t bytes)
+        : device_(device), stream_(static_cast<cudaStream_t>(stream)), pool_{device} {
+        on_device([&] { CHECK(cudaMallocFromPoolAsync(&memory_, bytes, &pool_, stream_) == cudaSuccess); });
+    }
+    ~DeviceMemory() {
+        on_device([&] { CHECK(cudaFreeAsync(memory_, stream_) == cudaSuccess); });
+    }
+    DeviceMemory(const DeviceMemory&) = delete;
+    DeviceMemory& operator=(const DeviceMemory&) = delete;
+    void* data() const { return memory_; }
+
+  private:
+    void on_device(const auto& run) const {
+        const int before = std::exchange(runtime.current, device_);
+        run();
+        runtime.current = before;
+    }
+    int device_;
+    cudaStream_t stream_;
+    CUmemPoolHandle_st pool_;
+    void* memory_ = nullptr;
+};
+
 // A place for one report.
 class Reported {
   public:
-    Reported(int device, void* stream) : device_(device), stream_(stream) {
+    explicit Reported(int device) {
         CudaError error;
-        CHECK(backend.new_reports(device, stream, 3, memory_, error));
+        CHECK_THAT(backend.new_reports(device, 3, kept_, error), "%s", error.text);
     }
-    ~Reported() { backend.release(device_, stream_, memory_); }
+    ~Reported() { backend.release(kept_); }
     Reported(const Reported&) = delete;
     Reported& operator=(const Reported&) = delete;
-    void* place() { return backend.report_at(memory_, 1); }
-    StepReport read() {
+    void give(CudaStep& s) const {
+        s.reports = kept_;
+        s.report = 1;
+    }
+    StepReport read() const {
         StepReport r;
         CudaError error;
-        CHECK_THAT(backend.read_report(device_, stream_, place(), r, error), "%s", error.text);
+        CHECK_THAT(backend.read_report(*kept_, 1, r, error), "%s", error.text);
         return r;
     }
 
   private:
-    int device_;
-    void* stream_;
-    void* memory_ = nullptr;
+    detail::CudaKept* kept_ = nullptr;
 };
 
 inline bool wants_norm(const StepOptions& o) { return o.clip_norm >= 0.0 || o.skip_nonfinite || o.want_norm; }
@@ -233,8 +260,8 @@ StepReport step_twins(Twins& t, const StepOptions& options, const std::string& w
     const StepReport wanted = detail::run_step(cpu, t.segments, options);
     CudaStep s = step_of(device, t.segments, options);
     change(s);
-    Reported reported(s.device, s.stream);
-    if (wants_norm(options)) s.report = reported.place();
+    const Reported reported(s.device);
+    if (wants_norm(options)) reported.give(s);
     CudaError error;
     CHECK_THAT(backend.step(s, error), "%s: %s", what.c_str(), error.text);
     if (wants_norm(options)) check_report(reported.read(), wanted, what);

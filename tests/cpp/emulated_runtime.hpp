@@ -33,12 +33,31 @@ enum cudaError_t {
     cudaErrorInvalidDevice = 101,
     cudaErrorInvalidResourceHandle = 400,
     cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureIsolation = 905,
+    cudaErrorCapturedEvent = 907,
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
 enum cudaMemoryType { cudaMemoryTypeUnregistered = 0, cudaMemoryTypeDevice = 2 };
 inline constexpr unsigned cudaEventDisableTiming = 2;
+inline constexpr unsigned cudaEventRecordDefault = 0, cudaEventRecordExternal = 1;
+inline constexpr unsigned cudaStreamNonBlocking = 1;
+enum cudaMemAllocationType { cudaMemAllocationTypePinned = 1 };
+enum cudaMemLocationType { cudaMemLocationTypeDevice = 1 };
+enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4 };
+struct cudaMemPoolProps {
+    cudaMemAllocationType allocType;
+    struct {
+        cudaMemLocationType type;
+        int id;
+    } location;
+};
+struct CUmemPoolHandle_st {
+    int device;
+    std::uint64_t release_threshold = 0;
+};
+using cudaMemPool_t = CUmemPoolHandle_st*;
 struct cudaDeviceProp {
     char name[256];
     std::size_t totalGlobalMem;
@@ -61,22 +80,26 @@ using Action = std::function<void()>;
 
 }  // namespace adaptk::cuda::emulation
 
+using cudaEvent_t = struct CUevent_st*;
 struct CUstream_st {
     int device;
     int number;  // never given twice
     adaptk::cuda::emulation::Seen seen = {};
     std::vector<adaptk::cuda::emulation::Action> on_wait = {};
-    // Under capture, work is kept to be replayed.
+    bool gone = false;  // destroyed: its handle must not be used any more
+    // Under capture, work is kept to be replayed, and what it uses.
     bool capturing = false;
     std::vector<adaptk::cuda::emulation::Action> graph = {};
     std::vector<std::byte*> graph_memory = {};
+    std::vector<const void*> graph_uses = {};
+    std::vector<cudaEvent_t> graph_events = {};
 };
 struct CUevent_st {
     int device;
     adaptk::cuda::emulation::Seen seen;
+    bool captured = false;  // recorded inside a graph, for that graph alone
 };
 using cudaStream_t = CUstream_st*;
-using cudaEvent_t = CUevent_st*;
 
 namespace adaptk::cuda::emulation {
 
@@ -115,6 +138,7 @@ struct Runtime {
     Seen host;
     std::map<int, CUstream_st> defaults;
     int streams = 0;
+    std::vector<cudaMemPool_t> pools;
     // Everything that was called, by the name that errors give it.
     struct Call {
         std::string_view name;
@@ -132,6 +156,7 @@ struct Runtime {
 inline Runtime runtime;
 
 inline CUstream_st& stream_of(cudaStream_t s) {
+    if (s != nullptr && s->gone) give_up("a stream is used that is gone");
     if (s != nullptr) return *s;
     const int device = runtime.current;
     return runtime.defaults.try_emplace(device, CUstream_st{device, runtime.streams++}).first->second;
@@ -159,12 +184,16 @@ inline void put(CUstream_st& s, const Action& action) {
 }
 
 // The memory that an address lies in, which the work that is put next on the stream uses.
-inline const std::byte* use(const CUstream_st& s, const void* address) {
+inline const std::byte* use(CUstream_st& s, const void* address) {
     const auto* p = static_cast<const std::byte*>(address);
     auto found = runtime.memory.upper_bound(p);
     if (found == runtime.memory.begin()) return nullptr;
     Allocation& a = (--found)->second;
     if (p >= found->first + a.bytes) return nullptr;
+    if (s.capturing) {
+        s.graph_uses.push_back(found->first);
+        return found->first;
+    }
     const auto seen = [&](const Seen& by) {
         const auto last = by.find(a.stream);
         return last != by.end() && last->second >= a.time;
@@ -200,16 +229,27 @@ inline void fill(std::byte* p, std::size_t bytes) {
 
 inline void begin_capture(CUstream_st& s) { s.capturing = true; }
 inline void end_capture(CUstream_st& s) { s.capturing = false; }
-inline void replay(CUstream_st& s) {
+// On the stream that it was captured on, or on another one.
+inline void replay(CUstream_st& s, CUstream_st& on) {
+    for (const void* p : s.graph_uses) {
+        if (runtime.memory.count(static_cast<const std::byte*>(p)) == 0) give_up("a graph uses memory that was freed");
+        use(on, p);
+    }
     for (std::byte* p : s.graph_memory) fill(p, runtime.memory.at(p).bytes);
-    for (const Action& action : s.graph) action();
+    put(on, [&] {
+        for (const Action& action : s.graph) action();
+    });
+    for (cudaEvent_t event : s.graph_events) event->seen = on.seen;
 }
+inline void replay(CUstream_st& s) { replay(s, s); }
 inline void forget_graph(CUstream_st& s) {
     for (std::byte* p : s.graph_memory) {
         runtime.memory.erase(p);
         std::free(p);
     }
     s.graph_memory.clear();
+    s.graph_uses.clear();
+    s.graph_events.clear();
     s.graph.clear();
 }
 
@@ -277,9 +317,25 @@ inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const vo
     return cudaSuccess;
 }
 
-inline cudaError_t cudaMallocAsync(void** out, std::size_t bytes, cudaStream_t stream) {
-    EMULATED_CALL("cudaMallocAsync", stream);
+inline cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* wanted) {
+    EMULATED_CALL("cudaMemPoolCreate");
+    if (wanted->allocType != cudaMemAllocationTypePinned || wanted->location.type != cudaMemLocationTypeDevice)
+        return runtime.last = cudaErrorInvalidValue;
+    runtime.pools.push_back(new CUmemPoolHandle_st{wanted->location.id});
+    *pool = runtime.pools.back();
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, void* value) {
+    EMULATED_CALL("cudaMemPoolSetAttribute");
+    std::memcpy(&pool->release_threshold, value, sizeof pool->release_threshold);
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaMallocFromPoolAsync(void** out, std::size_t bytes, cudaMemPool_t pool, cudaStream_t stream) {
+    EMULATED_CALL("cudaMallocFromPoolAsync", stream);
     CUstream_st& s = stream_of(stream);
+    if (pool->device != s.device) give_up("a stream of device %d takes memory of device %d", s.device, pool->device);
     auto* const p = static_cast<std::byte*>(std::malloc(bytes));
     if (p == nullptr) return runtime.last = cudaErrorMemoryAllocation;
     put(s, [] {});
@@ -296,7 +352,7 @@ inline cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
     CUstream_st& s = stream_of(stream);
     auto* const p = static_cast<std::byte*>(memory);
     if (use(s, p) != p) give_up("memory is freed that was not allocated");
-    const bool in_graph = std::count(s.graph_memory.begin(), s.graph_memory.end(), p) != 0;
+    const bool in_graph = s.capturing && std::count(s.graph_memory.begin(), s.graph_memory.end(), p) != 0;
     if (s.capturing != in_graph) give_up("memory is freed in a graph, but not allocated there, or the other way about");
     put(s, [] {});
     if (in_graph) return result;
@@ -328,6 +384,23 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
     return cudaSuccess;
 }
 
+inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
+    EMULATED_CALL("cudaMemsetAsync", stream);
+    CUstream_st& s = stream_of(stream);
+    use(s, to);
+    put(s, [=] {
+        const Access access;
+        if (bytes > 0) std::memset(to, value, bytes);
+    });
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+    EMULATED_CALL("cudaStreamCreateWithFlags");
+    *stream = new CUstream_st(new_stream(runtime.current));
+    return cudaSuccess;
+}
+
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     using namespace adaptk::cuda::emulation;
     CUstream_st& s = stream_of(stream);
@@ -356,12 +429,35 @@ inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     EMULATED_CALL("cudaEventRecord", stream);
     if (event->device != runtime.current) return runtime.last = cudaErrorInvalidResourceHandle;
+    event->captured = stream_of(stream).capturing;
     event->seen = stream_of(stream).seen;
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
+    EMULATED_CALL("cudaEventRecordWithFlags", stream);
+    CUstream_st& s = stream_of(stream);
+    if (event->device != runtime.current) return runtime.last = cudaErrorInvalidResourceHandle;
+    if (flags == cudaEventRecordExternal && !s.capturing) return runtime.last = cudaErrorInvalidValue;
+    if (flags == cudaEventRecordExternal) {
+        s.graph_events.push_back(event);
+    } else {
+        event->captured = s.capturing;
+        event->seen = s.seen;
+    }
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    EMULATED_CALL("cudaEventSynchronize");
+    if (event->captured) return runtime.last = cudaErrorCapturedEvent;
+    see(runtime.host, event->seen);
     return cudaSuccess;
 }
 
 inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
     EMULATED_CALL("cudaStreamWaitEvent", stream);
+    if (event->captured != stream_of(stream).capturing) return runtime.last = cudaErrorStreamCaptureIsolation;
     see(stream_of(stream).seen, event->seen);
     return cudaSuccess;
 }

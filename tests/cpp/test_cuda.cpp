@@ -279,10 +279,10 @@ void test_waves() {
             blocks.push_back(l.blocks);
             return true;
         };
-        backend.set_waves(c.waves);
+        CHECK(backend.set_waves(c.waves) == cuda::waves);
         step_twins(t, {1.0, 1.0, false, true}, "waves");
         runtime.watch = nullptr;
-        backend.set_waves(cuda::waves);
+        CHECK(backend.set_waves(cuda::waves) == c.waves);
         // The upload of the scalars, the norm, its end, the step.
         CHECK_THAT(blocks.size() == 4 && blocks[1] == c.blocks_of_norms && blocks[3] == c.blocks_of_steps,
                    "%u waves: %zu launches, %u and %u blocks", c.waves, blocks.size(), blocks[1], blocks.back());

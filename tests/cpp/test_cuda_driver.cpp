@@ -34,18 +34,13 @@ double as_stored(double x, ScalarType type) {
 // A number in device memory.
 class DeviceNumber {
   public:
-    DeviceNumber(int device, void* stream, double x, ScalarType type) : device_(device), stream_(stream), type_(type) {
-        CudaError error;
-        CHECK(backend.allocate(device, stream, type == ScalarType::f64 || type == ScalarType::i64 ? 8 : 4, memory_,
-                               error));
+    DeviceNumber(int device, void* stream, double x, ScalarType type)
+        : memory_(device, stream, type == ScalarType::f64 || type == ScalarType::i64 ? 8 : 4), type_(type) {
         set(x);
     }
-    ~DeviceNumber() { backend.release(device_, stream_, memory_); }
-    DeviceNumber(const DeviceNumber&) = delete;
-    DeviceNumber& operator=(const DeviceNumber&) = delete;
     void set(double x) {
         const cuda::emulation::Access access;
-        const auto write = [&](auto v) { std::memcpy(memory_, &v, sizeof v); };
+        const auto write = [&](auto v) { std::memcpy(memory_.data(), &v, sizeof v); };
         switch (type_) {
         case ScalarType::f32: return write(float(x));
         case ScalarType::f64: return write(x);
@@ -53,13 +48,11 @@ class DeviceNumber {
         case ScalarType::i64: return write(std::int64_t(x));
         }
     }
-    const void* data() const { return memory_; }
+    const void* data() const { return memory_.data(); }
 
   private:
-    int device_;
-    void* stream_;
+    DeviceMemory memory_;
     ScalarType type_;
-    void* memory_ = nullptr;
 };
 
 class Workspace {
@@ -80,35 +73,39 @@ class Workspace {
 // Counts in device memory, in an order of their own.
 class Counts {
   public:
-    Counts(void* stream, const std::vector<std::int64_t>& steps) : stream_(stream) {
+    explicit Counts(const std::vector<std::int64_t>& steps) {
         const std::size_t n = steps.size();
-        std::vector<std::int64_t> placed(n);
-        for (std::size_t i = 0; i < n; ++i) {
-            places_.push_back(std::uint32_t((i + n / 2) % n));
-            placed[places_[i]] = steps[i];
-        }
+        for (std::size_t i = 0; i < n; ++i) places_.push_back(std::uint32_t((i + n / 2) % n));
         CudaError error;
-        CHECK_THAT(backend.new_counts(0, stream, placed, memory_, error), "%s", error.text);
+        CHECK_THAT(backend.new_counts(0, placed(steps), kept_, error), "%s", error.text);
     }
-    ~Counts() { backend.release(0, stream_, memory_); }
+    ~Counts() { backend.release(kept_); }
     Counts(const Counts&) = delete;
     Counts& operator=(const Counts&) = delete;
     void give(CudaStep& s) const {
-        s.counts = memory_;
+        s.counts = kept_;
         s.count_of = places_;
     }
     std::vector<std::int64_t> read() const {
-        std::vector<std::int64_t> placed(places_.size()), out;
+        std::vector<std::int64_t> all(places_.size()), out;
         CudaError error;
-        CHECK_THAT(backend.read_counts(0, stream_, memory_, placed, error), "%s", error.text);
-        for (const std::uint32_t p : places_) out.push_back(placed[p]);
+        CHECK_THAT(backend.read_counts(*kept_, all, error), "%s", error.text);
+        for (const std::uint32_t p : places_) out.push_back(all[p]);
         return out;
+    }
+    void write(const std::vector<std::int64_t>& steps) {
+        CudaError error;
+        CHECK_THAT(backend.write_counts(*kept_, placed(steps), error), "%s", error.text);
     }
 
   private:
-    void* stream_;
+    std::vector<std::int64_t> placed(const std::vector<std::int64_t>& steps) const {
+        std::vector<std::int64_t> out(steps.size());
+        for (std::size_t i = 0; i < steps.size(); ++i) out[places_[i]] = steps[i];
+        return out;
+    }
     std::vector<std::uint32_t> places_;
-    void* memory_ = nullptr;
+    detail::CudaKept* kept_ = nullptr;
 };
 
 // Steps that the device counts, of tensors with counts of their own; some of the steps are skipped.
@@ -130,7 +127,7 @@ void test_counts() {
             t.tensor(all_types[0], 99);
             steps.push_back(5);
             t.change_gradients([](double x) { return std::isfinite(x) ? x : 1.0; });
-            const Counts counts(nullptr, steps);
+            const Counts counts(steps);
             for (int k = 0; k < 6; ++k) {
                 const bool bad = with_norm && k % 3 == 1;
                 t.new_gradients();
@@ -164,7 +161,7 @@ void test_memo() {
                 t.tensor(all_types[type], 3);
             }
             std::vector<std::int64_t> steps{first, first + 3};
-            const Counts counts(nullptr, steps);
+            const Counts counts(steps);
             Workspace workspace;
             for (int k = 0; k < (quick() ? 40 : 600); ++k) {
                 // The schedule of another decay of the moment begins anew.
@@ -302,21 +299,113 @@ void test_workspace_overwritten() {
     }
 }
 
-// A stream may be gone, and its handle that of another one, before the workspace is used again or released.
+// A stream may be gone, and its handle that of another one, before what was used on it is used again, read, changed or
+// released.
 void test_streams_that_are_gone() {
     const RuleInfo& rule = *detail::find_rule("adam");
-    Twins t(1);
-    t.segment(rule, default_hyper(rule), 1);
-    for (int i = 0; i < 60; ++i) t.tensor(all_types[0], 9);
-    Workspace workspace;
-    const auto stream = std::make_unique<CUstream_st>(new_stream(0));
-    for (int k = 0; k < 3; ++k) {
-        step_twins(t, {}, "streams that are gone", [&](CudaStep& s) {
+    for (const bool used_again : {false, true}) {
+        Twins t(1);
+        t.segment(rule, default_hyper(rule), 1);
+        const std::size_t count = 60;
+        for (std::size_t i = 0; i < count; ++i) t.tensor(all_types[0], 9);
+        t.change_gradients([](double x) { return std::isfinite(x) && std::fabs(x) < 1e4 ? x : 0.5; });
+        Workspace workspace;
+        Counts counts(std::vector<std::int64_t>(count, 0));
+        const Reported reported(0);
+        for (int k = 0; k < 3; ++k) {
+            const auto stream = std::make_unique<CUstream_st>(new_stream(0));
+            const std::vector<std::int64_t> steps(count, k);
+            if (used_again) counts.write(steps);
+            t.segments[0].step = k + 1;
+            const auto cpu = t.cpu();
+            const auto device = t.device();
+            const StepOptions options{1.0, 0.5, true, true};
+            CudaStep s = step_of(device, t.segments, options);
             s.stream = stream.get();
             s.workspace = workspace.get();
-        });
-        *stream = new_stream(0);
+            counts.give(s);
+            reported.give(s);
+            CudaError error;
+            CHECK_THAT(backend.step(s, error), "%s", error.text);
+            stream->gone = true;
+            const StepReport wanted = detail::run_step(cpu, t.segments, options);
+            if (!used_again) continue;
+            check_report(reported.read(), wanted, "streams that are gone");
+            CHECK(counts.read() == std::vector<std::int64_t>(count, k + 1));
+        }
+        t.check("streams that are gone");
     }
+}
+
+// Copies of memory go back to where it lies then, on another stream, or nowhere.
+void test_saved() {
+    CudaError error;
+    for (const bool captured : {false, true}) {
+        CUstream_st streams[2] = {new_stream(0), new_stream(0)};
+        CUstream_st& first = streams[0];
+        CUstream_st& second = captured ? streams[0] : streams[1];
+        DeviceMemory from(0, &first, 100), to(0, &first, 100);
+        const auto bytes = [](const DeviceMemory& m) {
+            const cuda::emulation::Access access;
+            return std::vector<std::byte>(static_cast<std::byte*>(m.data()), static_cast<std::byte*>(m.data()) + 100);
+        };
+        const auto part = [](const DeviceMemory& m, std::size_t at, std::size_t n) {
+            return detail::CudaPiece{static_cast<std::byte*>(m.data()) + at, n};
+        };
+        {
+            const cuda::emulation::Access access;
+            for (int i = 0; i < 100; ++i) static_cast<std::byte*>(from.data())[i] = std::byte(i);
+            std::memset(to.data(), 0xee, 100);
+        }
+        detail::CudaKept* saved = nullptr;
+        const std::vector<detail::CudaPiece> pieces{
+            part(from, 3, 20), {nullptr, 0}, part(from, 40, 31), part(from, 90, 10)};
+        if (captured) cuda::emulation::begin_capture(first);
+        CHECK_THAT(backend.save(0, &first, pieces, saved, error), "%s", error.text);
+        if (!captured) CHECK(backend.order(0, &first, &second, error));
+        const std::vector<detail::CudaPiece> back{part(to, 0, 20), {nullptr, 0}, {nullptr, 31}, part(to, 90, 10)};
+        CHECK_THAT(backend.restore(saved, &second, back, error), "%s", error.text);
+        if (captured) {
+            cuda::emulation::end_capture(first);
+            cuda::emulation::replay(first);
+        }
+        const auto got = bytes(to);
+        for (int i = 0; i < 100; ++i) CHECK(got[std::size_t(i)] == std::byte(i < 20 ? 3 + i : i >= 90 ? i : 0xee));
+        if (captured) cuda::emulation::forget_graph(first);
+        // What is never put back is released, wherever its stream has gone.
+        const auto third = std::make_unique<CUstream_st>(new_stream(0));
+        third->seen = second.seen;
+        CHECK_THAT(backend.save(0, third.get(), pieces, saved, error), "%s", error.text);
+        third->gone = true;
+        backend.release(saved);
+        CHECK(runtime.memory.size() == 2);
+        CHECK(backend.order(0, &second, &first, error));
+        cuda::emulation::see(first.seen, third->seen);
+    }
+}
+
+// A step waits for the last use of a place on whichever stream, and memory comes from a pool that holds on to it.
+void test_pool_and_places() {
+    const auto of_device = [](cudaMemPool_t pool) { return pool->device == 0; };
+    const auto pool = std::find_if(runtime.pools.begin(), runtime.pools.end(), of_device);
+    CHECK(pool != runtime.pools.end() && (*pool)->release_threshold == cuda::pool_keeps);
+    const RuleInfo& rule = *detail::find_rule("sgd");
+    Twins t(3);
+    t.segment(rule, default_hyper(rule), 1);
+    t.tensor(all_types[0], 300);
+    t.change_gradients([](double x) { return std::isfinite(x) && std::fabs(x) < 1e4 ? x : 0.5; });
+    const Reported reported(0);
+    CUstream_st streams[2] = {new_stream(0), new_stream(0)};
+    const auto device = t.device();
+    for (CUstream_st& stream : streams) {
+        CudaStep s = step_of(device, t.segments, {1.0, 0.5, false, true});
+        s.stream = &stream;
+        reported.give(s);
+        CudaError error;
+        CHECK_THAT(backend.step(s, error), "%s", error.text);
+        detail::run_step(t.cpu(), t.segments, {1.0, 0.5, false, true});
+    }
+    t.check("one place, two streams");
 }
 
 // A captured step can be replayed, whatever has become of the workspace and of the tables on the host.
@@ -332,8 +421,8 @@ void test_capture() {
             for (std::size_t i = 0; i < count; ++i) t.tensor(all_types[i % all_types.size()], 5 + 61 * (i % 9), i % 4);
             other.segment(rule, default_hyper(rule), 1);
             for (int i = 0; i < 700; ++i) other.tensor(all_types[0], 1);
-            Reported reported(0, &stream);
-            Counts counts(&stream, std::vector<std::int64_t>(count, 3));
+            const Reported reported(0);
+            const Counts counts(std::vector<std::int64_t>(count, 3));
             DeviceNumber lr(0, &stream, 0.5, ScalarType::f32);
             const std::vector<DeviceHyper> hypers{{0, 0, lr.data(), ScalarType::f32}};
             const auto use_workspace = [&](CudaStep& s) {
@@ -353,11 +442,14 @@ void test_capture() {
                 use_workspace(s);
                 counts.give(s);
                 s.hypers = hypers;
-                s.report = reported.place();
+                reported.give(s);
                 CHECK_THAT(backend.step(s, error), "%s", error.text);
             }
             t.check("nothing runs under capture");
             cuda::emulation::end_capture(stream);
+            CHECK(!reported.read().has_norm);
+            CUstream_st others[2] = {new_stream(0), new_stream(0)};
+            others[0].seen = stream.seen;
             step_twins(other, {}, "a larger workspace", use_workspace);
             for (int k = 0; k < 4; ++k) {
                 if (k == 1) workspace.reset();
@@ -369,7 +461,8 @@ void test_capture() {
                 t.segments[0].step = 4 + (k > 2 ? k - 1 : k);
                 const StepReport wanted = detail::run_step(t.cpu(), t.segments, {1.0, 0.25, true, false});
                 CHECK(wanted.skipped == (k == 2));
-                cuda::emulation::replay(stream);
+                // Whoever reads waits for the replay, and another stream for the host.
+                cuda::emulation::replay(stream, others[k % 2]);
                 check_report(reported.read(), wanted, "replayed");
                 t.check(std::string(rule.name) + " replayed, turn " + std::to_string(k));
             }
@@ -402,13 +495,13 @@ void test_caller_modes() {
             for (Segment& s : t.segments) s.hyper.value[rule.own.size() + 3] = 0.1;
             const auto cpu = t.cpu();
             const auto device = t.device();
-            Reported reported(0, nullptr);
+            const Reported reported(0);
             CudaError error;
             for (const bool on_device : {false, true}) {
                 DeviceNumber step(0, nullptr, 3, ScalarType::i32);
                 const StepOptions options{0.7, 0.01, false, true};
                 CudaStep s = step_of(device, t.segments, options);
-                s.report = reported.place();
+                reported.give(s);
                 if (on_device) {
                     s.step = step.data();
                     s.step_type = ScalarType::i32;
@@ -464,14 +557,13 @@ void test_devices() {
             runtime.watch = nullptr;
             CHECK(right && blocks > 1);
             CHECK(runtime.current == 0);
+            // But for what waits for the host, on a stream of the library's own.
             for (const auto& call : runtime.calls)
-                if (call.stream != nullptr) CHECK(call.stream == &stream);
+                if (call.stream != nullptr && call.name == "launch") CHECK(call.stream == &stream);
         }
-        void* memory = nullptr;
-        CHECK(backend.allocate(device, &stream, 0, memory, error));
+        const DeviceMemory memory(device, &stream, 16);
         std::int32_t found = -1;
-        CHECK(backend.device_of(memory, found, error) && found == device);
-        backend.release(device, &stream, memory);
+        CHECK(backend.device_of(memory.data(), found, error) && found == device);
     }
     int on_host = 0;
     std::int32_t found = -1;
@@ -495,26 +587,26 @@ void test_devices() {
 void test_memory_and_order() {
     CudaError error;
     CUstream_st streams[2] = {new_stream(1), new_stream(1)};
-    void* memory[2] = {};
     std::array<double, 100> numbers;
     for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = double(i);
-    for (void*& m : memory) CHECK(backend.allocate(1, &streams[0], sizeof numbers, m, error));
     {
+        const DeviceMemory from(1, &streams[0], sizeof numbers), to(1, &streams[0], sizeof numbers);
+        {
+            const cuda::emulation::Access access;
+            std::memcpy(from.data(), numbers.data(), sizeof numbers);
+        }
+        // Without the order, the emulation would end the program.
+        CHECK(backend.order(1, &streams[0], &streams[1], error));
+        CHECK(backend.copy(1, &streams[1], to.data(), from.data(), sizeof numbers, error));
+        CHECK(backend.order(1, &streams[1], &streams[0], error));
         const cuda::emulation::Access access;
-        std::memcpy(memory[0], numbers.data(), sizeof numbers);
+        CHECK(std::memcmp(to.data(), numbers.data(), sizeof numbers) == 0);
     }
-    // Without the order, the emulation would end the program.
-    CHECK(backend.order(1, &streams[0], &streams[1], error));
-    CHECK(backend.copy(1, &streams[1], memory[1], memory[0], sizeof numbers, error));
-    {
-        const cuda::emulation::Access access;
-        CHECK(std::memcmp(memory[1], numbers.data(), sizeof numbers) == 0);
-    }
-    for (void* m : memory) backend.release(1, &streams[1], m);
-    void* counts = nullptr;
-    CHECK(backend.new_counts(1, &streams[0], {}, counts, error));
-    CHECK(backend.read_counts(1, &streams[0], counts, {}, error));
-    backend.release(1, &streams[0], counts);
+    detail::CudaKept* counts = nullptr;
+    CHECK(backend.new_counts(1, {}, counts, error));
+    CHECK(backend.read_counts(*counts, {}, error));
+    backend.release(counts);
+    backend.release(nullptr);
     backend.release_workspace(nullptr);
     CHECK(backend.size == sizeof(detail::CudaBackend) && backend.runtime == CUDART_VERSION);
 }
@@ -578,12 +670,18 @@ void check_failures(const Operation& o) {
         "cudaDeviceGetAttribute",
         "cudaOccupancyMaxActiveBlocksPerMultiprocessor",
         "cudaPointerGetAttributes",
-        "cudaMallocAsync",
+        "cudaMemPoolCreate",
+        "cudaMemPoolSetAttribute",
+        "cudaMallocFromPoolAsync",
         "cudaFreeAsync",
         "cudaMemcpyAsync",
+        "cudaMemsetAsync",
+        "cudaStreamCreateWithFlags",
         "cudaStreamSynchronize",
         "cudaStreamIsCapturing",
         "cudaEventRecord",
+        "cudaEventRecordWithFlags",
+        "cudaEventSynchronize",
         "cudaStreamWaitEvent",
         "cudaEventCreateWithFlags",
         "cudaEventDestroy",
@@ -607,6 +705,7 @@ void check_failures(const Operation& o) {
             if (!happened) CHECK_THAT(done, "%s: %s", o.name, error.text);
             if (happened && done)
                 CHECK_THAT(restoring || o.silent || name == "cudaFreeAsync" || name == "cudaEventRecord" ||
+                               name == "cudaEventRecordWithFlags" || name == "cudaMemPoolSetAttribute" ||
                                name == "cudaEventDestroy",
                            "%s, %s %d: not noticed", o.name, name.data(), n);
             if (!done) {
@@ -622,6 +721,7 @@ void check_failures(const Operation& o) {
     }
 }
 
+CudaError error_of_tests;
 constexpr int far_device = 69;  // nothing about it is remembered, so that every step asks
 
 struct FailingStep {
@@ -657,7 +757,7 @@ void check_failing_step(const FailingStep& step, bool with_workspace) {
         CudaStep s = step_of(device, t.segments, options);
         s.device = far_device;
         s.stream = &streams[0];
-        if (step.clipped) s.report = reported->place();
+        if (step.clipped) reported->give(s);
         if (step.on_device) s.step = number->data();
         if (workspace) s.workspace = workspace->get();
         return s;
@@ -665,7 +765,7 @@ void check_failing_step(const FailingStep& step, bool with_workspace) {
     check_failures({step.name, [&](CudaError& error) { return backend.step(make_step(), error); },
                     [&] {
                         number = std::make_unique<DeviceNumber>(far_device, &streams[0], 3, ScalarType::i64);
-                        reported = std::make_unique<Reported>(far_device, &streams[0]);
+                        reported = std::make_unique<Reported>(far_device);
                         if (!with_workspace) return;
                         workspace = std::make_unique<Workspace>(far_device);
                         step_other(&streams[1]);
@@ -723,53 +823,60 @@ void test_failures() {
         check_failures({"ceiling", [&](CudaError& e) { return backend.ceiling(far_device, &stream, tensors, 1, e); },
                         [] {}, updated([](const auto& cpu) { detail::run_ceiling(cpu, 1); })});
     }
-    void* memory = nullptr;
+    detail::CudaKept* kept = nullptr;
     const auto released = [&](bool done) {
-        if (done) backend.release(far_device, &stream, memory);
-        CHECK(runtime.memory.empty());
+        if (done) backend.release(kept);
+        CHECK_THAT(runtime.memory.empty() && runtime.events == 0, "%zu, %ld", runtime.memory.size(), runtime.events);
     };
     const std::array<std::int64_t, 3> numbers{1, 2, 3};
-    check_failures({"allocate", [&](CudaError& e) { return backend.allocate(far_device, &stream, 100, memory, e); },
-                    [] {}, released});
-    check_failures({"new_counts",
-                    [&](CudaError& e) { return backend.new_counts(far_device, &stream, numbers, memory, e); }, [] {},
+    // A device that nothing was done on yet, for each call: its pool and its stream are made.
+    check_failures({"new_counts", [&](CudaError& e) { return backend.new_counts(far_device, numbers, kept, e); }, [] {},
                     released});
-    check_failures({"new_reports", [&](CudaError& e) { return backend.new_reports(far_device, &stream, 3, memory, e); },
-                    [] {}, released});
-    const auto allocated = [&] {
-        CudaError error;
-        CHECK(backend.allocate(far_device, &stream, 1000, memory, error));
-    };
-    const auto freed = [&](bool) {
-        backend.release(far_device, &stream, memory);
-        CHECK(runtime.memory.empty());
-    };
+    check_failures(
+        {"new_reports", [&](CudaError& e) { return backend.new_reports(far_device, 3, kept, e); }, [] {}, released});
+    int fresh = 2;
+    check_failures({"new_counts on a fresh device",
+                    [&](CudaError& e) { return backend.new_counts(fresh, numbers, kept, e); }, [&] { ++fresh; },
+                    [&](bool done) {
+                        released(done);
+                        CHECK(backend.new_counts(fresh, numbers, kept, error_of_tests));
+                        released(true);
+                    }});
     std::array<std::int64_t, 3> read{};
     StepReport report;
     bool flag = false;
     std::int32_t device = 0;
     int count = 0;
     detail::CudaDevice properties;
-    const auto half = [&] { return static_cast<std::byte*>(memory) + 500; };
-    check_failures({"read_counts",
-                    [&](CudaError& e) { return backend.read_counts(far_device, &stream, memory, read, e); }, allocated,
-                    freed});
-    check_failures({"read_report",
-                    [&](CudaError& e) { return backend.read_report(far_device, &stream, memory, report, e); },
-                    allocated, freed});
-    check_failures({"copy", [&](CudaError& e) { return backend.copy(far_device, &stream, half(), memory, 100, e); },
-                    allocated, freed});
-    check_failures({"device_of", [&](CudaError& e) { return backend.device_of(memory, device, e); }, allocated, freed});
-    check_failures({"release",
-                    [&](CudaError&) {
-                        backend.release(far_device, &stream, memory);
-                        return true;
-                    },
-                    allocated,
-                    [&](bool) {
-                        if (!runtime.memory.empty()) backend.release(far_device, &stream, memory);
-                    },
-                    true});
+    const auto counted = [&] { CHECK(backend.new_counts(far_device, numbers, kept, error_of_tests)); };
+    const auto counts_are_there = [&](bool) {
+        CHECK(backend.read_counts(*kept, read, error_of_tests));
+        released(true);
+    };
+    check_failures(
+        {"read_counts", [&](CudaError& e) { return backend.read_counts(*kept, read, e); }, counted, counts_are_there});
+    check_failures({"write_counts", [&](CudaError& e) { return backend.write_counts(*kept, numbers, e); }, counted,
+                    counts_are_there});
+    check_failures({"read_report", [&](CudaError& e) { return backend.read_report(*kept, 1, report, e); },
+                    [&] { CHECK(backend.new_reports(far_device, 2, kept, error_of_tests)); },
+                    [&](bool) { released(true); }});
+    {
+        const DeviceMemory memory(far_device, &stream, 1000);
+        const auto half = [&] { return static_cast<std::byte*>(memory.data()) + 500; };
+        const std::vector<detail::CudaPiece> pieces{{memory.data(), 100}, {half(), 100}};
+        const auto alone = [&] { CHECK(runtime.memory.size() == 1 && runtime.events == 0); };
+        check_failures(
+            {"copy", [&](CudaError& e) { return backend.copy(far_device, &stream, half(), memory.data(), 100, e); }});
+        check_failures({"device_of", [&](CudaError& e) { return backend.device_of(memory.data(), device, e); }});
+        check_failures({"save", [&](CudaError& e) { return backend.save(far_device, &stream, pieces, kept, e); }, [] {},
+                        [&](bool done) {
+                            if (done) CHECK(backend.restore(kept, &stream, pieces, error_of_tests));
+                            alone();
+                        }});
+        check_failures({"restore", [&](CudaError& e) { return backend.restore(kept, &stream, pieces, e); },
+                        [&] { CHECK(backend.save(far_device, &stream, pieces, kept, error_of_tests)); },
+                        [&](bool) { alone(); }});
+    }
     check_failures({"order", [&](CudaError& e) { return backend.order(far_device, &stream, &second, e); }, [] {},
                     [](bool) { CHECK(runtime.events == 0); }});
     check_failures({"capturing", [&](CudaError& e) { return backend.capturing(far_device, &stream, flag, e); }});
@@ -816,6 +923,8 @@ int main() {
     timed("huge tables", test_huge_tables);
     timed("failures", test_failures);
     timed("streams that are gone", test_streams_that_are_gone);
+    timed("saved", test_saved);
+    timed("pool and places", test_pool_and_places);
     check_nothing_left();
     return finish();
 }
