@@ -108,6 +108,50 @@ def test_only_a_capturable_optimizer_is_captured(torch: Any) -> None:
     optimizer.step([grad])
 
 
+def test_a_step_of_pytorchs_class_in_a_graph(torch: Any) -> None:
+    import adaptk.torch
+
+    generator = torch.Generator("cuda").manual_seed(1)
+    params = [torch.nn.Parameter(torch.randn(n, device="cuda", generator=generator)) for n in (1000, 3)]
+    twins = [torch.nn.Parameter(p.detach().cpu()) for p in params]
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer = adaptk.torch.Adam(params, lr=0.1, capturable=True)
+    expected = adaptk.torch.Adam(twins, lr=0.1)
+
+    def take_grads() -> None:
+        for p, twin in zip(params, twins, strict=True):
+            p.grad.normal_(generator=generator)
+            twin.grad = p.grad.cpu()
+
+    def capture(o: Any) -> Any:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            params[0].grad.add_(0.0)  # else PyTorch warns of an empty graph
+            o.step(clip_norm=1.0)
+        return graph
+
+    with pytest.raises(RuntimeError, match="take one step before"):
+        capture(optimizer)
+    with pytest.raises(RuntimeError, match="capturable is False"):
+        capture(adaptk.torch.Adam(params, lr=0.1))
+    take_grads()
+    optimizer.step()
+    expected.step()
+    torch.cuda.synchronize()
+    graph = capture(optimizer)
+    outcome = optimizer.last_step
+    with pytest.raises(RuntimeError, match="has not been replayed"):
+        _ = outcome.grad_norm
+    for _ in range(3):
+        take_grads()
+        graph.replay()
+        expected.step(clip_norm=1.0)
+        assert outcome == expected.last_step
+    assert_equal([host(p) for p in params], [host(p) for p in twins])
+    assert float(optimizer.state[params[0]]["step"]) == 4.0
+
+
 # Streams
 
 
