@@ -234,6 +234,7 @@ bool negated(PyObject* tensor) {
 bool freed(PyObject* tensor, const DLTensor& t) {
     constexpr std::uintptr_t low = std::uintptr_t{1} << 40;
     if (reinterpret_cast<std::uintptr_t>(t.data) + t.byte_offset >= low) return false;
+    if (t.ndim > 0 && t.shape == nullptr) return false;
     for (std::int32_t i = 0; i < t.ndim; ++i)
         if (t.shape[i] == 0) return false;
     if (t.data == nullptr) return true;
