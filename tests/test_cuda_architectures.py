@@ -29,6 +29,8 @@ def architectures(folder: Path, wanted: str, gpus: tuple[int, ...], known: tuple
     nvcc.chmod(0o755)
     script = folder / "ask.cmake"
     script.write_text(
+        # Scripts have the oldest policies else.
+        "cmake_minimum_required(VERSION 3.24)\n"
         f'include("{ROOT}/cuda/nvcc.cmake")\n'
         f'adaptk_cuda_architectures("{nvcc}" "{wanted}" found)\n'
         'file(WRITE found.txt "${found}")\n'
