@@ -302,3 +302,43 @@ def test_the_build_prints_as_lines() -> None:
 def test_a_step_prints_its_outcome() -> None:
     info = adaptk.SGD([np.ones(2)]).step([np.array([3.0, 4.0])], clip_norm=1.0)
     assert str(info) == "StepInfo(grad_norm=5.0, skipped=False)"
+
+
+# adaptk.torch
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "meant"),
+    [
+        ("AdamW", "learning_rate", "lr"),
+        ("Adam", "beta1", "betas"),
+        ("SGD", "momemtum", "momentum"),
+        ("Lion", "wd", "weight_decay"),
+    ],
+)
+def test_an_option_of_a_torch_class_that_is_misspelt(name: str, given: str, meant: str) -> None:
+    torch = pytest.importorskip("torch")
+    adaptk_torch = pytest.importorskip("adaptk.torch")
+    refused(
+        lambda: getattr(adaptk_torch, name)([torch.nn.Parameter(torch.ones(2))], **{given: 0.1}),
+        TypeError,
+        f"{name}() got an unexpected keyword argument {given!r} (did you mean {meant!r}?); it takes lr, ",
+    )
+
+
+def test_an_option_of_a_torch_step_that_is_misspelt() -> None:
+    torch = pytest.importorskip("torch")
+    adaptk_torch = pytest.importorskip("adaptk.torch")
+
+    class Mine(adaptk_torch.SGD):  # type: ignore[misc, name-defined]
+        def step(self, closure: Any = None, **options: Any) -> Any:
+            return super().step(closure, **options)
+
+    for cls in (adaptk_torch.AdamW, Mine):
+        opt = cls([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+        refused(
+            lambda opt=opt: opt.step(clipnorm=1.0),
+            TypeError,
+            f"{cls.__name__}.step() got an unexpected keyword argument 'clipnorm' (did you mean 'clip_norm'?)",
+            "; it takes closure, clip_norm, skip_nonfinite, norm_group",
+        )

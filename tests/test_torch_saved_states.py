@@ -72,11 +72,11 @@ def test_a_state_that_lacks_an_array_is_refused(name: str) -> None:
         opt, w = make(name)
         saved = copy.deepcopy(opt.state_dict())
         del saved["state"][0][missing]
-        if missing in ("step", "eta", "mu", "mu_product"):  # which torch misses when it loads
-            del opt.state[w][missing]
-        else:
-            opt.load_state_dict(saved)
         before = w.detach().clone()
+        with pytest.raises(ValueError, match=f"\\['state'\\]\\[0\\] has no '{missing}' beside .*, which {name} needs"):
+            opt.load_state_dict(saved)
+        assert missing in opt.state[w]
+        del opt.state[w][missing]
         with pytest.raises(KeyError, match=f"state of params\\[0\\]: no '{missing}' beside"):
             step(opt, w)
         assert torch.equal(w, before)
@@ -147,3 +147,69 @@ def test_rprop_shows_a_nan_that_torchs_hides() -> None:
         w.grad = torch.tensor([1.0, float("nan")])
         opt.step()
         assert w.isnan().tolist() == [False, is_nan]
+
+
+CLASSES = ("SGD", *ARRAYS)
+
+
+@pytest.mark.parametrize("theirs", CLASSES)
+def test_a_state_of_another_optimizer_is_refused_or_makes_a_whole_step(theirs: str) -> None:
+    """Nothing is loaded that a step cannot go on from."""
+    refused = set()
+    for name in CLASSES:
+        options = {"momentum": 0.9} if theirs == "SGD" else {}
+        saved = make(theirs, **options)[0].state_dict()
+        opt, w = make(name)
+        before = copy.deepcopy(opt.state_dict())
+        message = ""
+        try:
+            opt.load_state_dict(saved)
+        except ValueError as error:
+            message = str(error)
+            refused.add(name)
+        if message:
+            assert f", which {name} needs; it seems to be another optimizer's: load it into " in message
+            assert str(opt.state_dict()) == str(before)
+        step(opt, w)
+    assert theirs not in refused
+    if theirs in ("AdamW", "SGD"):
+        assert {"SGD", "AdamW", "Adamax", "RMSprop"} - {theirs} <= refused
+
+
+def test_a_state_of_another_shape_is_refused_when_it_is_loaded() -> None:
+    opt, w = make("AdamW")
+    saved = copy.deepcopy(opt.state_dict())
+    before = copy.deepcopy(saved)
+    saved["state"][0]["exp_avg_sq"] = torch.ones(4)
+    with pytest.raises(ValueError, match=r"\['exp_avg_sq'\]: shape \(4,\), expected \(5,\) like its param"):
+        opt.load_state_dict(saved)
+    assert str(opt.state_dict()) == str(before)
+    step(opt, w)
+
+
+@pytest.mark.parametrize("name", ["SGD", *(n for n in ARRAYS if hasattr(torch.optim, n))])
+def test_torchs_state_and_one_of_an_old_version(name: str) -> None:
+    """Old versions of PyTorch saved fewer options, and step counts as numbers."""
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    w = torch.nn.Parameter(torch.linspace(1.0, 2.0, 5))
+    theirs = getattr(torch.optim, name)([w], lr=0.1, **options)
+    step(theirs, w)
+    saved = copy.deepcopy(theirs.state_dict())
+    opt, v = make(name, steps=0, **options)
+    opt.load_state_dict(saved)
+    for option in ("foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"):
+        saved["param_groups"][0].pop(option, None)
+    if "step" in saved["state"][0]:
+        saved["state"][0]["step"] = 1.0
+    opt.load_state_dict(saved)
+    with torch.no_grad():
+        v.copy_(w)
+    step(theirs, w)
+    step(opt, v)
+    torch.testing.assert_close(v, w)
+
+
+def test_what_is_no_state_at_all() -> None:
+    opt, _ = make("AdamW")
+    with pytest.raises(ValueError, match="state_dict: no 'state', expected what state_dict"):
+        opt.load_state_dict({})

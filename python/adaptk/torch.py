@@ -36,7 +36,7 @@ import inspect
 import math
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, wraps
 from itertools import chain
@@ -203,6 +203,12 @@ def _new_number(value: float, device: torch.device | None) -> Tensor:
     return torch.tensor(value, dtype=dtype, device=device)
 
 
+def _starts(rule: str) -> dict[str, float]:
+    """The numbers that a rule has beside its state arrays, and what they start at; ASGD's eta at its learning rate."""
+    others = {"nadam": {"mu_product": 1.0}, "asgd": {"eta": 0.0, "mu": 1.0}}
+    return {"step": 0.0, **others.get(rule, {})}
+
+
 def _check_count(value: Any, where: str) -> None:
     """A number of steps that a state has: whole, and not negative."""
     if isinstance(value, Tensor):
@@ -265,6 +271,13 @@ def _overlaps_itself(t: Tensor) -> bool:
     return len(set(places.tolist())) < t.numel()
 
 
+def _unexpected(function: str, name: str, known: Iterable[str]) -> TypeError:
+    """The error of a function that does not have an argument."""
+    return TypeError(
+        f"{function}() got an unexpected keyword argument {name!r}{hint(name, known)}; it takes {', '.join(known)}"
+    )
+
+
 def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     """`step` between its hooks, as every step of ``torch.optim`` is.
 
@@ -272,10 +285,18 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     where a profiler runs.
     """
 
+    known = [name for name in inspect.signature(step).parameters if name != "self"]
+
+    def check(self: _Fused, kwargs: Mapping[str, Any]) -> None:
+        for name in kwargs:
+            if name not in known:
+                raise _unexpected(f"{type(self).__name__}.step", name, known)
+
     @wraps(step)
     def hooked(*args: Any, **kwargs: Any) -> Any:
         self = args[0]
         if type(self).step is not hooked:  # what overrides it has been wrapped by PyTorch
+            check(self, kwargs)
             return step(*args, **kwargs)
         if not _profiler_enabled():
             return between_hooks(self, args, kwargs)
@@ -290,6 +311,7 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             if not isinstance(changed, tuple) or len(changed) != 2:
                 raise RuntimeError(f"step: a pre-hook must return None or (args, kwargs), got {changed!r}")
             args, kwargs = changed
+        check(self, kwargs)
         result = step(*args, **kwargs)
         self._optimizer_step_code()
         for post in (*self._optimizer_step_post_hooks.values(), *_global_optimizer_post_hooks.values()):
@@ -298,6 +320,19 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 
     hooked.hooked = True  # type: ignore[attr-defined]  # where PyTorch looks for its own wrapper
     return hooked
+
+
+class _Watched(dict[str, Any]):
+    """A param group that finds out which of the options that a class reads are absent."""
+
+    def __init__(self, group: Group, defaults: Group) -> None:
+        super().__init__(group)
+        self.defaults = defaults
+        self.absent: list[str] = []
+
+    def __missing__(self, option: str) -> Any:
+        self.absent.append(option)
+        return self.defaults[option]
 
 
 class _Fused(torch.optim.Optimizer):
@@ -364,12 +399,14 @@ class _Fused(torch.optim.Optimizer):
         """Load what ``state_dict`` of this class, or of torch's class of the same name, has returned.
 
         As torch's method, with three differences: the states are copies, so that the dict and other optimizers that
-        load it share no memory with this one; the states of 16-bit params are float32; step counts are checked.
+        load it share no memory with this one; the states of 16-bit params are float32; what is loaded is checked.
 
         Raises
         ------
         ValueError
-            As torch's method, and for a step count that is negative or not a whole number. Nothing is changed then.
+            As torch's method, for options and states that are missing, as in what another optimizer has saved, for
+            states of another shape than their param, and for a step count that is negative or not a whole number.
+            Nothing is changed then.
 
         Examples
         --------
@@ -386,9 +423,7 @@ class _Fused(torch.optim.Optimizer):
         given: dict[str, Any] = {}
 
         def see(_: torch.optim.Optimizer, final: dict[str, Any]) -> None:
-            for i, state in final.get("state", {}).items():
-                if isinstance(state, dict) and "step" in state:
-                    _check_count(state["step"], f"state_dict['state'][{i!r}]['step']")
+            self._check_loaded(final)
             given.update(final)
 
         def copy(_: torch.optim.Optimizer) -> None:
@@ -414,6 +449,49 @@ class _Fused(torch.optim.Optimizer):
         finally:
             before.remove()
             after.remove()
+
+    def _check_loaded(self, saved: Mapping[str, Any]) -> None:
+        """What is to be loaded has all that this class needs, in the shapes of the params."""
+        remedy = (
+            f", which {type(self).__name__} needs; it seems to be another optimizer's: "
+            "load it into one of the class that has saved it"
+        )
+        for key in ("state", "param_groups"):
+            if key not in saved:
+                raise ValueError(f"state_dict: no {key!r}, expected what state_dict() of an optimizer has returned")
+        # Saved by another version of PyTorch, groups lack options that __setstate__ adds.
+        filled = object.__new__(type(self))
+        filled.__setstate__(
+            {**self.__dict__, "state": {}, "param_groups": [{**g, "params": []} for g in saved["param_groups"]]}
+        )
+        if [len(g["params"]) for g in saved["param_groups"]] != [len(g["params"]) for g in self.param_groups]:
+            return  # which torch refuses
+        for k, (group, loaded, own) in enumerate(
+            zip(filled.param_groups, saved["param_groups"], self.param_groups, strict=True)
+        ):
+            watched = _Watched(group, self.defaults)
+            rule = self._rule(watched)[0]
+            if watched.absent:
+                raise ValueError(
+                    f"state_dict['param_groups'][{k}] has no {', '.join(map(repr, watched.absent))}{remedy}"
+                )
+            arrays = [] if rule == "sgd" else [s.name for s in RULES[rule].states]
+            # As torch has it, the momentum of SGD is in the state once it has seen a gradient.
+            expected = [] if isinstance(self, torch.optim.SGD) else [*_starts(rule), *arrays]
+            for i, p in zip(loaded["params"], own["params"], strict=True):
+                state = saved["state"].get(i)
+                if not isinstance(state, dict) or not state:
+                    continue
+                where = f"state_dict['state'][{i!r}]"
+                if absent := [repr(n) for n in expected if state.get(n) is None]:
+                    raise ValueError(f"{where} has no {', '.join(absent)} beside {', '.join(map(repr, state))}{remedy}")
+                if "step" in state:
+                    _check_count(state["step"], f"{where}['step']")
+                for n in arrays:
+                    if isinstance(state.get(n), Tensor) and state[n].shape != p.shape:
+                        raise ValueError(
+                            f"{where}[{n!r}]: shape {tuple(state[n].shape)}, expected {tuple(p.shape)} like its param"
+                        )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Take away the gradients of all params, or fill them with zeros: as PyTorch's does."""
@@ -591,11 +669,9 @@ class _Fused(torch.optim.Optimizer):
             fresh = state.get("momentum_buffer") is None
             buffer = _full_like(p, 0.0) if fresh else self._array(state, "momentum_buffer", p, where, odd, undo)
             return state, (p, buffer), (), odd, fresh
-        starts = {"step": 0.0}
-        if name == "nadam":
-            starts["mu_product"] = 1.0
+        starts = _starts(name)
         if name == "asgd":
-            starts.update(eta=float(_plain(group["lr"])), mu=1.0)
+            starts["eta"] = float(_plain(group["lr"]))
         expected = [*starts, *(s.name for s in rule.states)]
         missing = [n for n in expected if state.get(n) is None]
         if missing and len(missing) < len(expected):
@@ -908,11 +984,7 @@ class _Own(_Fused):
         if lr is not None:
             options["lr"] = lr
         if unknown := options.keys() - defaults.keys():
-            name = min(unknown)
-            raise TypeError(
-                f"{type(self).__name__}() got an unexpected keyword argument {name!r}{hint(name, defaults)}; "
-                f"it takes {', '.join([*defaults, 'convention'])}"
-            )
+            raise _unexpected(type(self).__name__, min(unknown), [*defaults, "convention"])
         super().__init__(params, {**defaults, **options})
 
     _torchs_names: Mapping[str, str] = {}
@@ -986,7 +1058,10 @@ class RMSpropNesterov(_Own):
 
 
 def _checked(init: Callable[..., None]) -> Callable[..., None]:
-    """A constructor that names what is not the params or the learning rate that it wants."""
+    """A constructor that names what is not the params, the learning rate or the options that it wants."""
+    parameters = list(inspect.signature(init).parameters.values())[2:]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    known = [p.name for p in parameters]
 
     @wraps(init)
     def __init__(self: Any, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -1004,6 +1079,9 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
                 f"lr: expected a number, got {type(lr).__name__}; a schedule of adaptk.schedules is for "
                 f"{name}(params, lr=1.0) and torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.from_zero())"
             )
+        for option in kwargs:
+            if not takes_any and option not in known:
+                raise _unexpected(name, option, known)
         init(self, params, *args, **kwargs)
 
     return __init__
