@@ -1,6 +1,6 @@
 """Many threads at once: what they do not share has the bits that it has alone, what they share is taken whole or not.
 
-On interpreters without Python's lock that is the library's own doing; where there is a lock the tests hold too.
+On free-threaded interpreters the library has locks of its own; with the GIL the same must hold.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def in_a_process(code: str) -> str:
 # Import
 
 
-@pytest.mark.skipif(not FREE, reason="an interpreter with Python's lock")
+@pytest.mark.skipif(not FREE, reason="an interpreter with the GIL")
 def test_no_extension_brings_the_lock_back() -> None:
     code = """
 import importlib, sys

@@ -193,7 +193,7 @@ def test_the_lock_is_released_in_the_linear_algebra_of_large_problems(problem: C
     assert other.seen > 0
 
 
-@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="an interpreter without Python's lock")
+@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="a free-threaded interpreter")
 def test_small_problems_keep_the_lock() -> None:
     """Taking it back may mean to wait for another thread."""
     p = _nist.problems()["Thurber"]
@@ -306,7 +306,7 @@ def test_nothing_leaks() -> None:
     references = sys.getrefcount(token), sys.getrefcount(big), sys.getrefcount(None)
     tracemalloc.start()
     try:
-        # Without Python's lock the interpreter frees some memory later, up to a bound.
+        # A free-threaded interpreter frees some memory later, up to a bound.
         for _ in range(50):
             once()
         gc.collect()

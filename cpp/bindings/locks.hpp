@@ -1,5 +1,5 @@
-// What keeps threads apart in interpreters without Python's lock. Where there is one, all of this is what it was there
-// without: nothing, or a reference taken.
+// What keeps threads apart on free-threaded CPython. With the GIL all of this compiles to nothing, or to taking a
+// reference.
 #pragma once
 
 #include <pybind11/critical_section.h>

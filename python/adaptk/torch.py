@@ -81,7 +81,7 @@ def _face() -> dict[str, int]:
     The functions of PyTorch's C interface for compiled models; from its C++ interface ``c10::TensorImpl::grad`` and
     ``torch::autograd::impl::bump_version``; where a Python tensor has its ``at::Tensor``, and what an undefined one of
     those holds. They are tried out on tensors here. Without them the step goes by DLPack and attributes, as it does in
-    interpreters without Python's lock: what it borrows there, other threads could free.
+    free-threaded interpreters: what it borrows there, other threads could free.
     """
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return {}
