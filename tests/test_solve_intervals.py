@@ -126,12 +126,13 @@ def test_a_level_that_is_none(level: Any, error: type[Exception]) -> None:
 def test_a_fit_prints_its_parameters_and_not_its_jacobian() -> None:
     result, *_ = fit()
     lines = str(result).splitlines()
-    assert lines[0].split() == ["parameter", "value", "std"]
+    assert lines[0].split() == ["parameter", "value", "std", "95%", "interval"]
     for i, line in enumerate(lines[1:3]):
-        name, value, std = line.split()
+        name, value, std, *ends = line.split()
         assert name == f"x[{i}]"
         assert float(value) == pytest.approx(result.x[i], rel=1e-7)
         assert float(std) == pytest.approx(result.x_std[i], rel=5e-3)
+        assert [float(end.strip("[,]")) for end in ends] == pytest.approx(result.confidence_intervals()[i], rel=1e-5)
     assert len({len(line) for line in lines[:3]}) == 1
     assert lines[3] == f"cost {result.cost:.8g}, 30 residuals, 28 degrees of freedom"
     assert lines[4] == (
@@ -139,6 +140,17 @@ def test_a_fit_prints_its_parameters_and_not_its_jacobian() -> None:
     )
     assert len(lines) == 5
     assert "known variance" in repr(fit(absolute_sigma=True)[0])
+
+
+def test_a_fit_marks_the_parameters_at_a_bound() -> None:
+    far = np.array([3.0, 1.0])
+    held = adaptk.solve.levenberg_marquardt(
+        lambda p: np.concatenate([p - far, p - far]), [1.0, 2.5], bounds=([-5.0, 2.0], [1.5, np.inf])
+    )
+    lines = str(held).splitlines()
+    assert lines[1].endswith("]  at its upper bound")
+    assert lines[2].endswith("]  at its lower bound")
+    assert "bound" not in str(fit()[0])
 
 
 def test_other_results_print_no_large_array() -> None:

@@ -342,3 +342,71 @@ def test_an_option_of_a_torch_step_that_is_misspelt() -> None:
             f"{cls.__name__}.step() got an unexpected keyword argument 'clipnorm' (did you mean 'clip_norm'?)",
             "; it takes closure, clip_norm, skip_nonfinite, norm_group",
         )
+
+
+# Schedules
+
+
+def test_the_arguments_of_schedules() -> None:
+    schedules: Any = adaptk.schedules
+    for call, text in (
+        (
+            lambda: schedules.cosine(1e-3, 10),
+            "cosine() accepts lr by position and 1 more were given; give the others by name: cosine(lr, total=10)",
+        ),
+        (lambda: schedules.cosine(1e-3, total=10, warmup_steps=2), "(did you mean 'warmup'?); it takes lr, total, "),
+        (lambda: schedules.cosine(1e-3, total_steps=10), "'total_steps' (did you mean 'total'?)"),
+        (lambda: schedules.one_cycle(learning_rate=1e-3, total=10), "(did you mean 'max_lr'?)"),
+        (lambda: schedules.step_decay(0.1, step_size=10), "(did you mean 'every'?)"),
+        (lambda: schedules.warmup(0.1, 10), "warmup(schedule_or_lr, steps=10)"),
+        (lambda: schedules.constant(0.1, 10), "constant() accepts lr by position and 1 more were given"),
+        (lambda: schedules.exponential(0.1), "gamma"),
+    ):
+        refused(call, TypeError, text)
+
+
+@pytest.mark.parametrize("name", [n for n in adaptk.schedules.__all__ if n != "Schedule"])
+def test_every_schedule_checks_its_arguments(name: str) -> None:
+    refused(lambda: getattr(adaptk.schedules, name)(colour=1), TypeError, f"{name}() got an unexpected", "it takes ")
+
+
+# Solvers
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("curve_fit", "use levenberg_marquardt("),
+        ("least_squares", "use levenberg_marquardt("),
+        ("minimize", "use newton, conjugate_gradient or steepest_descent"),
+    ],
+)
+def test_solvers_by_the_names_of_scipy(name: str, meant: str) -> None:
+    refused(lambda: getattr(pytest.importorskip("adaptk.solve"), name), AttributeError, repr(name), meant)
+
+
+def test_arguments_of_other_fits() -> None:
+    solve = pytest.importorskip("adaptk.solve")
+    for option, text in (
+        ("sigma", "divide the residuals by sigma, with absolute_sigma=True"),
+        ("method", "the solver is chosen by its function"),
+        ("p0", "the start is x0"),
+        ("max_nfevs", "(did you mean 'max_nfev'?); it takes fun, x0, args, jac, "),
+    ):
+        refused(lambda option=option: solve.levenberg_marquardt(lambda x: x, [1.0], **{option: 1}), TypeError, text)
+    for bounds in ([(0, None), (None, None)], (None, 1.0), ([0.0, 0.0], [None, 1.0])):
+        refused(
+            lambda bounds=bounds: solve.levenberg_marquardt(lambda x: x, [1.0, 1.0], bounds=bounds),
+            ValueError,
+            "bounds: None is not a bound; write -np.inf or np.inf",
+        )
+
+
+def test_tukeys_loss_if_every_residual_is_too_large() -> None:
+    solve = pytest.importorskip("adaptk.solve")
+    data = np.array([1.0, 1.1, 0.9])
+    for start, good in ((100.0, False), (1.5, True)):
+        fit = solve.levenberg_marquardt(lambda x: x[0] - data, [start], loss="tukey")
+        assert fit.success is good
+        assert (fit.status == -4) is not good
+        assert ("Every residual has weight 0: raise f_scale or start closer." in fit.message) is not good

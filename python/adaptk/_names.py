@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from functools import wraps
+from types import MappingProxyType
 from typing import Any
 
 # What PyTorch, Keras, optax and others call things.
@@ -15,17 +18,51 @@ _FOREIGN: dict[str, tuple[str, ...]] = {
     "betas": ("beta1", "beta2", "beta3"),
     "clipnorm": ("clip_norm",),
     "decay": ("rho",),
+    "decay_rate": ("gamma", "decay"),
+    "decay_steps": ("total", "every"),
+    "end_value": ("end",),
+    "eta_min": ("end",),
     "eps": ("eps_in", "eps_out"),
     "epsilon": ("eps",),
     "etas": ("eta_minus", "eta_plus"),
     "global_clipnorm": ("clip_norm",),
-    "learning_rate": ("lr",),
+    "init_value": ("lr",),
+    "learning_rate": ("lr", "max_lr"),
     "lr": ("learning_rate",),
     "max_grad_norm": ("clip_norm",),
     "max_norm": ("clip_norm",),
+    "step_size": ("every",),
     "step_sizes": ("step_min", "step_max"),
+    "T_max": ("total",),
+    "total_iters": ("total", "steps"),
+    "total_steps": ("total",),
+    "warmup_steps": ("warmup", "steps"),
     "wd": ("weight_decay",),
 }
+
+
+def unexpected(function: str, name: str, known: Iterable[str]) -> TypeError:
+    """The error of a function that does not have an argument."""
+    return TypeError(
+        f"{function}() got an unexpected keyword argument {name!r}{hint(name, known)}; it takes {', '.join(known)}"
+    )
+
+
+def known_names_only(function: Callable[..., Any], remedies: Mapping[str, str]) -> Callable[..., Any]:
+    """The function, with the error of :func:`unexpected` for other names; `remedies` says what to do about some."""
+    known = list(inspect.signature(function).parameters)
+    are_known = frozenset(known).issuperset
+
+    @wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        if not are_known(kwargs):
+            name = next(n for n in kwargs if n not in known)
+            if name in remedies:
+                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}: {remedies[name]}")
+            raise unexpected(function.__name__, name, known)
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def _plain(name: str) -> str:
@@ -53,11 +90,18 @@ def no_attribute(module: str, name: str, known: Iterable[str]) -> AttributeError
     return AttributeError(f"module {module!r} has no attribute {name!r}{found}")
 
 
-def face(module: str, names: Iterable[str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a module whose users may call these names."""
+def face(
+    module: str, names: Iterable[str], foreign: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a module whose users may call these names.
+
+    `foreign` has names of other libraries, and what to use here.
+    """
     public = sorted(names)
 
     def __getattr__(name: str) -> Any:
+        if name in foreign:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}; use {foreign[name]}")
         raise no_attribute(module, name, public)
 
     def __dir__() -> list[str]:

@@ -33,17 +33,19 @@ the schedule is made and with the name of the argument.
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import wraps
 from itertools import pairwise
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, TypeAlias, cast
 
-from adaptk._names import face
+from adaptk._names import face, known_names_only
 
 __all__ = [
     "Schedule",
@@ -733,5 +735,22 @@ def chained(pieces: Sequence[tuple[Rate, int] | Rate]) -> Schedule:
     return _Chained(tuple(pairs), _rate(f"pieces[{len(first)}]", last))
 
 
+def _one_by_position(factory: Callable[..., Schedule]) -> Callable[..., Schedule]:
+    """A factory that says by which name to give an argument."""
+    first, *others = inspect.signature(factory).parameters
+
+    @wraps(factory)
+    def checked(*args: Any, **kwargs: Any) -> Schedule:
+        if len(args) > 1:
+            name = factory.__name__
+            remedy = f"; give the others by name: {name}({first}, {others[0]}={args[1]!r})" if others else ""
+            raise TypeError(f"{name}() accepts {first} by position and {len(args) - 1} more were given{remedy}")
+        return factory(*args, **kwargs)
+
+    return checked
+
+
 if not TYPE_CHECKING:
+    for _name in __all__[1:]:
+        globals()[_name] = _one_by_position(known_names_only(globals()[_name], {}))
     __getattr__, __dir__ = face(__name__, __all__)

@@ -36,14 +36,14 @@ import inspect
 import math
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, wraps
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptk._names import face, hint, not_installed
+from adaptk._names import face, not_installed, unexpected
 
 try:
     import torch
@@ -271,13 +271,6 @@ def _overlaps_itself(t: Tensor) -> bool:
     return len(set(places.tolist())) < t.numel()
 
 
-def _unexpected(function: str, name: str, known: Iterable[str]) -> TypeError:
-    """The error of a function that does not have an argument."""
-    return TypeError(
-        f"{function}() got an unexpected keyword argument {name!r}{hint(name, known)}; it takes {', '.join(known)}"
-    )
-
-
 def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     """`step` between its hooks, as every step of ``torch.optim`` is.
 
@@ -290,7 +283,7 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     def check(self: _Fused, kwargs: Mapping[str, Any]) -> None:
         for name in kwargs:
             if name not in known:
-                raise _unexpected(f"{type(self).__name__}.step", name, known)
+                raise unexpected(f"{type(self).__name__}.step", name, known)
 
     @wraps(step)
     def hooked(*args: Any, **kwargs: Any) -> Any:
@@ -548,7 +541,7 @@ class _Fused(torch.optim.Optimizer):
         >>> w.detach()
         tensor([0.4000, 0.2000])
         """
-        if "capturable" in self.defaults and torch.cuda.is_initialized():
+        if "capturable" in self.defaults and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             # PyTorch's own check of what is captured in a graph, by the name that it has now or the one it had;
             # the native step has more.
             check = getattr(self, "_accelerator_graph_capture_health_check", None)
@@ -984,7 +977,7 @@ class _Own(_Fused):
         if lr is not None:
             options["lr"] = lr
         if unknown := options.keys() - defaults.keys():
-            raise _unexpected(type(self).__name__, min(unknown), [*defaults, "convention"])
+            raise unexpected(type(self).__name__, min(unknown), [*defaults, "convention"])
         super().__init__(params, {**defaults, **options})
 
     _torchs_names: Mapping[str, str] = {}
@@ -1081,7 +1074,7 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
             )
         for option in kwargs:
             if not takes_any and option not in known:
-                raise _unexpected(name, option, known)
+                raise unexpected(name, option, known)
         init(self, params, *args, **kwargs)
 
     return __init__

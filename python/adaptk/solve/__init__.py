@@ -39,4 +39,13 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = face(__name__, __all__)
+    __getattr__, __dir__ = face(
+        __name__,
+        __all__,
+        {
+            "curve_fit": "levenberg_marquardt(lambda p: model(t, *p) - y, p0)",
+            "least_squares": "levenberg_marquardt(fun, x0)",
+            "leastsq": "levenberg_marquardt(fun, x0)",
+            "minimize": "newton, conjugate_gradient or steepest_descent; for sums of squares levenberg_marquardt",
+        },
+    )

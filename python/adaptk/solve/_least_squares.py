@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from adaptk import _solve
+from adaptk._names import known_names_only
 from adaptk.solve import _arguments as arguments
 from adaptk.solve._result import Fit, finish
 
@@ -20,6 +21,10 @@ def _bounds(bounds: Any, x: arguments.Array) -> tuple[Any, Any]:
         return None, None
     if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
         bounds = (bounds.lb, bounds.ub)
+    if isinstance(bounds, (list, tuple)) and any(
+        b is None or (isinstance(b, (list, tuple)) and any(v is None for v in b)) for b in bounds
+    ):
+        raise ValueError("bounds: None is not a bound; write -np.inf or np.inf")
     try:
         pair = [np.asarray(b, dtype=x.dtype) for b in bounds]
         if any(b.shape not in ((), x.shape) for b in pair):
@@ -143,10 +148,12 @@ def levenberg_marquardt(
         -1 the callback stopped it
         -2 time limit reached
         -3 residuals at the start, or a Jacobian, are not finite
+        -4 the loss is "tukey", and every residual is beyond `f_scale`, where it has weight 0
         == =======================================================================
 
-        `cov` and `x_std` are infinite where the Jacobian has not full rank, or (without `absolute_sigma`) no degree
-        of freedom is left.
+        `dof` is the number of degrees of freedom, and the method ``confidence_intervals(level)`` gives intervals of the
+        parameters. `cov` and `x_std` are infinite where the Jacobian has not full rank, or (without `absolute_sigma`)
+        no degree of freedom is left.
 
     Raises
     ------
@@ -210,6 +217,19 @@ def levenberg_marquardt(
     raw = _solve.levenberg_marquardt(
         f, x, arguments.tuple_of(args), j, derivatives, residuals, lower, upper, options, common
     )
+    if loss == "tukey" and raw["status"] > 0 and (np.abs(raw["fun"]) >= options[6]).all():
+        raw["status"] = -4
     result = finish(raw, "least_squares", progress)
     result["dof"] = float("inf") if absolute_sigma else float(result.fun.size - x.size)
     return cast(Fit, result)
+
+
+_REMEDIES = {
+    "sigma": "divide the residuals by sigma, with absolute_sigma=True if it is known and not only its ratios",
+    "method": "the solver is chosen by its function, such as levenberg_marquardt or newton",
+    "p0": "the start is x0",
+}
+
+
+if not TYPE_CHECKING:
+    levenberg_marquardt = known_names_only(levenberg_marquardt, _REMEDIES)

@@ -154,10 +154,15 @@ class Fit(Result):
     def __repr__(self) -> str:
         if "x_std" not in self or "dof" not in self:
             return super().__repr__()
-        rows = [("parameter", "value", "std")]
-        rows += [(f"x[{i}]", f"{v:.8g}", f"{s:.3g}") for i, (v, s) in enumerate(zip(self.x, self.x_std, strict=True))]
+        ends = self.confidence_intervals(0.95)
+        rows = [("parameter", "value", "std", "95% interval")]
+        for i, (v, s, (low, high)) in enumerate(zip(self.x, self.x_std, ends, strict=True)):
+            rows.append((f"x[{i}]", f"{v:.8g}", f"{s:.3g}", f"[{low:.6g}, {high:.6g}]"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+        for i, side in enumerate(self.get("active_mask", ())):
+            if side:
+                lines[i + 1] += "  at its lower bound" if side < 0 else "  at its upper bound"
         known = "known variance" if np.isinf(self.dof) else f"{self.dof:g} degrees of freedom"
         lines += [
             f"cost {self.cost:.8g}, {len(self.fun)} residuals, {known}",
@@ -248,6 +253,7 @@ MESSAGES: dict[str, dict[int, str]] = {
         2: "The last reduction is small: actual and predicted <= ftol.",
         3: "The last step is small: |D p| <= xtol |D x|.",
         4: "The last reduction and the last step are small.",
+        -4: "Every residual has weight 0: raise f_scale or start closer.",
     },
     "gradient": _COMMON,
     "cg": _COMMON
