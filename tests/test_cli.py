@@ -306,6 +306,16 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert info["include_dir"] == adaptk.get_include()
 
 
+def test_info_names_versions() -> None:
+    from adaptk._cli._info import cuda_text, openmp_version
+
+    assert [openmp_version(date) for date in (201511, 201811, 202203, 199810)] == ["4.5", "5.0", "5.2", "199810"]
+    assert cuda_text("13.0", ["80-virtual", "80-real"]) == "13.0, compute capability 8.0 (machine code and PTX)"
+    assert cuda_text("13.0", ["80-virtual", "90a-real", "120"]) == (
+        "13.0, compute capability 8.0 (PTX), 9.0a (machine code), 12.0 (machine code and PTX)"
+    )
+
+
 def test_info_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -75,7 +75,7 @@ def test_named_gradients_have_the_names_of_the_params() -> None:
 @pytest.mark.parametrize("grads", [None, 1.0, np.zeros(5, np.float32)], ids=["None", "number", "buffer"])
 def test_gradients_that_are_no_collection(grads: Any) -> None:
     with pytest.raises(TypeError, match="grads: expected a list or a dict"):
-        adaptk.SGD([np.zeros(5, np.float32)]).step(grads)
+        adaptk.SGD([np.zeros(5, np.float32), np.zeros(5, np.float32)]).step(grads)
 
 
 BAD_PARAMS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {

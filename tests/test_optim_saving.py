@@ -211,7 +211,7 @@ def test_states_of_other_optimizers() -> None:
         if key.endswith("rule"):  # as an older version saved it
             del saved[key]
     for other in (adaptk.Adam(arrays(), amsgrad=True), adaptk.SGD(arrays())):
-        with pytest.raises(ValueError, match="state_dict: missing"):
+        with pytest.raises(ValueError, match=r"state_dict: (missing|unexpected)"):
             other.load_state_dict(saved)
     with pytest.raises(TypeError, match="state_dict: expected a mapping, got list"):
         adaptk.Adam(arrays()).load_state_dict(list(saved))

@@ -337,7 +337,7 @@ def show_table(screen: Screen, runs: Sequence[Run]) -> None:
         Column("adaptk", drop=1),
         Column("NumPy", drop=2),
         Column("speedup", style="bold"),
-        Column(f"at {LARGE:,}", drop=4),
+        Column("speedup at 1M", drop=4),
     ]
     best = max(run.test_accuracy for run in runs)
     rows: list[list[Cell]] = [
@@ -360,8 +360,8 @@ def notes(runs: Sequence[Run]) -> list[str]:
     """What the columns mean."""
     lines = [
         "loss: mean cross-entropy on the training digits at the end. adaptk, NumPy: median time of one step over all "
-        f"parameters, on one thread ({adaptk.get_isa()}), gradients left out; the two take turns. at {LARGE:,}: "
-        "speedup for one array of so many parameters.",
+        f"parameters, on one thread ({adaptk.get_isa()}). The time to compute gradients is not included. Runs of the "
+        f"two alternate. speedup at 1M: for one array of {LARGE:,} parameters.",
     ]
     if any(run.full_batch for run in runs):
         lines.append(

@@ -116,6 +116,24 @@ class ParamGroup(dict[str, Any]):
         return dict, (dict(self),)
 
 
+_NOT_GIVEN = object()
+# Classes that torch spells in another way.
+_TORCH_NAMES = {
+    "AdaDelta": "Adadelta",
+    "AdaGrad": "Adagrad",
+    "AdaMax": "Adamax",
+    "RMSProp": "RMSprop",
+    "RProp": "Rprop",
+}
+
+
+def _few(names: Sequence[str]) -> str:
+    """A list of names, with the first ones only if there are many."""
+    if len(names) <= 3:
+        return str(list(names))
+    return f"[{', '.join(map(repr, names[:3]))}, ...] ({len(names)} keys)"
+
+
 def _clip_norm(value: float | None) -> float | None:
     if value is None:
         return None
@@ -426,7 +444,12 @@ class Optimizer:
         if isinstance(grads, (list, tuple)) and self._names is None:
             return grads
         if _is_buffer(grads):
-            raise TypeError("grads: expected a list or a dict of gradients, got one buffer")
+            if len(self._params) == 1 and self._names is None:
+                return [grads]
+            raise TypeError(
+                f"grads: expected a list or a dict of gradients, got one buffer for {len(self._params)} "
+                f"param{'s' if len(self._params) > 1 else ' with a name'}"
+            )
         if isinstance(grads, Mapping):
             if self._names is None:
                 raise TypeError("grads: a dict, but the params were given without names")
@@ -442,7 +465,44 @@ class Optimizer:
             raise TypeError(f"grads: a {type(grads).__name__}, but the params have names; give a dict by name: {names}")
         if isinstance(grads, Iterable):
             return list(grads)
+        if grads is _NOT_GIVEN:
+            raise TypeError(f"step() needs the gradients: step(grads){self._torch_remedy()}")
         raise TypeError(f"grads: expected a list or a dict of gradients, got {type(grads).__name__}")
+
+    def _torch_remedy(self) -> str:
+        """For what torch's optimizers do with the gradients that tensors have."""
+        if not any(_backend.is_torch(p) for p in self._params):
+            return ""
+        cls = _TORCH_NAMES.get(type(self).__name__, type(self).__name__)
+        return f"; adaptk.torch.{cls} reads the gradients that tensors have (.grad), as torch.optim does"
+
+    # What is not there.
+
+    def __getattr__(self, name: str) -> Any:
+        error = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if name == "zero_grad":
+            raise AttributeError(
+                f"{error}: gradients are arguments of step() and are not kept{self._torch_remedy()}",
+                name=name,
+                obj=self,
+            )
+        if remedy := self._in_groups(name):
+            raise AttributeError(error + remedy, name=name, obj=self)
+        raise AttributeError(error, name=name, obj=self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self.__dict__ and (remedy := self._in_groups(name)):
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}{remedy}", name=name, obj=self
+            )
+        super().__setattr__(name, value)
+
+    def _in_groups(self, name: str) -> str:
+        """Where a hyperparameter is to be found."""
+        name = "lr" if name == "learning_rate" else name
+        if not any(name in group for group in self.__dict__.get("param_groups", ())):
+            return ""
+        return f": hyperparameters are in the param groups, such as opt.param_groups[0][{name!r}]"
 
     def _check_groups(self) -> None:
         """Groups that were put in the place of others."""
@@ -465,7 +525,7 @@ class Optimizer:
 
     def step(
         self,
-        grads: Any,
+        grads: Any = _NOT_GIVEN,
         *,
         clip_norm: float | None = None,
         grad_scale: float = 1.0,
@@ -477,7 +537,8 @@ class Optimizer:
         ----------
         grads : sequence or mapping of buffers
             One gradient per param, of its shape and strides, in the order of the params over all groups; a dict by
-            name if the params are named. ``None`` leaves a param and its states unchanged.
+            name if the params are named; one buffer if there is one param. ``None`` leaves a param and its states
+            unchanged.
         clip_norm : float, optional
             Scale all gradients by ``min(1, clip_norm / norm)``, where norm is their global norm after `grad_scale`.
             Defaults to the optimizer's own.
@@ -646,6 +707,13 @@ class Optimizer:
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: expected a mapping, got {type(state_dict).__name__}")
         with self._lock:
+            if not state_dict:
+                raise ValueError("state_dict: is empty, expected what state_dict() of an optimizer has returned")
+            if "param_groups" in state_dict and "state" in state_dict:
+                raise ValueError(
+                    "state_dict: it is that of an optimizer of torch.optim or adaptk.torch; load it into "
+                    "adaptk.torch's class of the same name"
+                )
             want = self.state_dict()
             have = {str(k): _backend.to_numpy(v) for k, v in state_dict.items()}
             for i, rule in enumerate(self._group_rules):
@@ -660,7 +728,8 @@ class Optimizer:
             missing = sorted(set(want) - set(have) - is_lr)
             unexpected = sorted(set(have) - set(want) - is_lr)
             if missing or unexpected:
-                raise ValueError(f"state_dict: missing {missing}, unexpected {unexpected}")
+                found = [("missing", missing), ("unexpected", unexpected)]
+                raise ValueError("state_dict: " + ", ".join(f"{what} {_few(keys)}" for what, keys in found if keys))
             for i, group in enumerate(self.param_groups):
                 if f"param_groups.{i}.lr" not in have and not callable(group["lr"]):
                     raise ValueError(
@@ -742,6 +811,10 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
+_signature = inspect.signature(Optimizer.step)
+Optimizer.step.__signature__ = _signature.replace(  # type: ignore[attr-defined]
+    parameters=[p.replace(default=p.empty) if p.name == "grads" else p for p in _signature.parameters.values()]
+)
 # Without what is there for a good message alone.
 Optimizer.__signature__ = inspect.signature(Optimizer).replace(  # type: ignore[attr-defined]
     parameters=[p for p in inspect.signature(Optimizer).parameters.values() if p.kind is not p.VAR_POSITIONAL]

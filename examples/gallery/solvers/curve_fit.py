@@ -40,16 +40,24 @@ def residuals(p):
 
 
 fit = solve.levenberg_marquardt(residuals, [1.0, 0.1, 2.0, 0.0])
-print(fit.message)
-for name, value, error, true in zip(names, fit.x, fit.x_std, truth, strict=True):
-    print(f"{name:10} {value:7.4f} +- {error:.4f}   (true: {true})")
+print(fit)
+
+# %%
+# The 95% intervals of all four parameters, by name.
+
+for name, (low, high), true in zip(
+    names, fit.confidence_intervals(0.95), truth, strict=True
+):
+    print(f"{name:10} {low:7.4f} to {high:7.4f}   (true: {true})")
 
 # %%
 # The band needs the model's derivatives by the parameters at each point, here by central
-# differences, and Student's t at 97.5% for 36 degrees of freedom. The wider band is for a
-# new measurement and includes the noise of the data.
+# differences, and the quantile of Student's t distribution, which is half the width of an
+# interval of a parameter over its standard deviation. The wider band is for a new
+# measurement and includes the noise of the data.
 
-STUDENT = 2.028
+low, high = fit.confidence_intervals(0.95)[0]
+student = (high - low) / (2 * fit.x_std[0])
 grid = np.linspace(0, 13, 400)
 curve = model(fit.x, grid)
 steps = 1e-5 * np.eye(4)
@@ -57,7 +65,7 @@ derivatives = np.array(
     [(model(fit.x + h, grid) - model(fit.x - h, grid)) / 2e-5 for h in steps]
 )
 variance = np.einsum("it,ij,jt->t", derivatives, fit.cov, derivatives)
-noise = 2 * fit.cost / (t.size - fit.x.size)
+noise = 2 * fit.cost / fit.dof
 
 figure, (ax, below) = plt.subplots(
     2, 1, figsize=(7.5, 5.5), sharex=True, height_ratios=(3, 1), layout="constrained"
@@ -66,7 +74,7 @@ for total, label, alpha in (
     (variance + noise, "95% for a new measurement", 0.2),
     (variance, "95% for the curve", 0.5),
 ):
-    half = STUDENT * np.sqrt(total)
+    half = student * np.sqrt(total)
     ax.fill_between(
         grid, curve - half, curve + half, color="C0", alpha=alpha, lw=0, label=label
     )

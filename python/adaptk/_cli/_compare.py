@@ -454,8 +454,8 @@ def parser() -> Parser:
     lines = [f"  {key:<11} {problem.title}, {problem.steps} steps" for key, problem in PROBLEMS.items()]
     parser = Parser(
         prog=f"{name} compare",
-        description="Run all rules on small problems, each with the same learning rates to choose from, and show the "
-        "lowest loss at the end and its learning rate. Takes about 30 seconds.",
+        description="Try every rule with the same set of learning rates on each problem, and report the lowest final "
+        "loss and the rate that reached it. Takes about 45 seconds.",
         examples=[
             (f"{name} compare --plot compare.png", "the curves as a picture"),
             (f"{name} compare --problems rosenbrock --steps 5000", "one problem, more steps"),
@@ -470,7 +470,13 @@ def parser() -> Parser:
         metavar="A,B",
         help="names with commas between them, see below; default: all",
     )
-    parser.add_argument("--rules", type=names_among("rule", rules), default=rules, metavar="A,B", help="default: all")
+    parser.add_argument(
+        "--rules",
+        type=names_among("rule", rules),
+        default=rules,
+        metavar="A,B",
+        help=f"names with commas between them; '{name} info' shows them, as adaptk.rules() does; default: all",
+    )
     parser.add_argument(
         "--rates",
         type=_rates,

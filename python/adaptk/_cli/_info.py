@@ -34,6 +34,39 @@ def described() -> dict[str, Any]:
     }
 
 
+# The dates of the specifications, by which compilers name them.
+_OPENMP = {
+    200505: "2.5",
+    200805: "3.0",
+    201107: "3.1",
+    201307: "4.0",
+    201511: "4.5",
+    201811: "5.0",
+    202011: "5.1",
+    202111: "5.2",
+    202411: "6.0",
+}
+
+
+def openmp_version(date: int) -> str:
+    """OpenMP's version of a date, or the newest one before it."""
+    known = [version for when, version in _OPENMP.items() if when <= date]
+    return known[-1] if known else str(date)
+
+
+def cuda_text(toolkit: str, architectures: Sequence[str]) -> str:
+    """The toolkit, and what code there is for which devices: machine code (real), or PTX for newer ones (virtual)."""
+    kinds: dict[str, list[str]] = {}
+    for architecture in architectures:
+        number, _, kind = architecture.partition("-")
+        digits = number.rstrip("af")  # letters for features of one device or family
+        capability = f"{digits[:-1]}.{digits[-1]}{number[len(digits) :]}"
+        both = ["machine code", "PTX"] if not kind else ["PTX"] if kind == "virtual" else ["machine code"]
+        kinds.setdefault(capability, []).extend(both)
+    texts = [f"{capability} ({' and '.join(sorted(set(code), key=str.lower))})" for capability, code in kinds.items()]
+    return f"{toolkit}, compute capability {', '.join(texts)}"
+
+
 def _rows(info: dict[str, Any]) -> list[tuple[str, str]]:
     cuda = info["cuda"]
     openmp = info["openmp"]
@@ -41,8 +74,11 @@ def _rows(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("adaptk", info["version"]),
         ("compiler", info["compiler"]),
         ("instruction set", f"{info['isa']} (this machine has {', '.join(info['available_isas'])})"),
-        ("threads", f"{info['threads']} ({'threads of its own' if openmp is None else f'OpenMP {openmp}'})"),
-        ("CUDA", f"{cuda['toolkit']} for {', '.join(cuda['architectures'])}" if cuda else "not built"),
+        (
+            "threads",
+            f"{info['threads']} ({'threads of its own' if openmp is None else f'OpenMP {openmp_version(openmp)}'})",
+        ),
+        ("CUDA", cuda_text(cuda["toolkit"], cuda["architectures"]) if cuda else "not built"),
         ("solvers", f"Eigen {info['eigen']}" if info["eigen"] else "not built"),
         ("rules", f"{len(info['rules'])}: {', '.join(info['rules'])}"),
         ("headers", info["include_dir"]),

@@ -153,7 +153,8 @@ def levenberg_marquardt(
 
         `dof` is the number of degrees of freedom, and the method ``confidence_intervals(level)`` gives intervals of the
         parameters. `cov` and `x_std` are infinite where the Jacobian has not full rank, or (without `absolute_sigma`)
-        no degree of freedom is left.
+        no degree of freedom is left. With a robust loss they are approximate, and usually too large if there are
+        outliers.
 
     Raises
     ------
