@@ -342,7 +342,7 @@ def test_rows_of_a_norm_are_loaded_before_any_is_used(kernels: dict[str, Kernel]
     if not norm.sass:
         pytest.skip("needs cuobjdump and nvdisasm")
     if norm.arch not in ("90", "100"):
-        # There the loops branch, or a vector is loaded in turns; the loads of every architecture's PTX are counted above.
+        # Elsewhere the loops branch; the loads in the PTX of every architecture are counted above.
         pytest.skip("the order of loads is checked where bandwidth is counted: sm_90 and sm_100")
     loops = code.norm_loops(norm)
     assert set(loops) == {"float16", "bfloat16", "float32", "float64"}
