@@ -40,7 +40,7 @@ struct Adan {
     };
     template <class T> struct Scalars {
         T beta1, rest1, beta2, rest2, beta3, rest3, ahead, step_m, step_v, under, scale, eps;
-        bool first;
+        T first;  // 1 in the first step, else 0
     };
     template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
         const double ahead = h.one_minus_beta2 != 0.0 ? 1.0 - h.beta2 : h.beta2;
@@ -57,11 +57,11 @@ struct Adan {
                 T(h.eps_root * c3),
                 T(1.0 / std::sqrt(c3)),
                 T(h.eps),
-                t == 1};
+                T(t == 1 ? 1 : 0)};
     }
     template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v, T& n, T& prev) {
         const T moved = g - prev;
-        const T d = c.first ? T(0) : moved;
+        const T d = c.first != T(0) ? T(0) : moved;
         m = c.beta1 * m + c.rest1 * g;
         v = c.beta2 * v + c.rest2 * d;
         const T z = g + c.ahead * d;
