@@ -240,8 +240,8 @@ def read_formulas() -> dict[str, Formula]:
             found.add("root")
         if re.search(r"[^/*]/[^/*]", body):
             found.add("divide")
-        # A choice by a scalar of the step (c.first ? a : b) is taken once, outside the loop.
-        if body.count("?") > len(re.findall(r"\bc\.\w+ \?", body)):
+        # A choice by a scalar of the step (c.first ? a : b, c.first != T(0) ? a : b) is taken once, outside the loop.
+        if body.count("?") > len(re.findall(r"\bc\.\w+(?: != T\(0\))? \?", body)):
             found.add("select")
         for name in set(re.findall(r"\b(\w+)\(", body)) & functions.keys() - seen:
             found |= needs(functions[name], seen | {name})
