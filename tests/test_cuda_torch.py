@@ -41,6 +41,9 @@ class Owner:
         self.counted: list[int] = []
         self.fresh = False
 
+    def _check_storage(self, tensor: Any, where: str) -> None:
+        """The stand-ins for tensors have no storage that could be freed."""
+
     def _bind(self, p: Any, group: Any, name: str, where: str, undo: list[Any]) -> Any:
         assert name == self.rule.name
         if p not in self.state:
