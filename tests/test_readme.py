@@ -45,7 +45,8 @@ def test_the_test_command_is_what_continuous_integration_runs() -> None:
 
 
 def test_the_table_of_rules_is_the_registry() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    section = README.read_text(encoding="utf-8").split("\n## Rules\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", section, re.MULTILINE)
     assert [name for name, *_ in rows] == list(adaptk.rules())
     for name, classes, states, source in rows:
         rule = adaptk.rules()[name]

@@ -128,6 +128,8 @@ def _dtypes(raw: Raw) -> list[Claim]:
     for dtype in next(iter(raw["ratios"].values())):
         ratios = {rule: each[dtype] for rule, each in raw["ratios"].items()}
         below = [f"{rule} {number(r)}" for rule, r in sorted(ratios.items(), key=lambda item: item[1]) if r < 0.95]
+        if len(below) > 3:
+            below = [f"{len(below)} of {len(ratios)} rules"]
         text = f"float32 / {dtype} params and gradients, {size_text(raw['size'])} elements"
         claims.append(
             Claim(text, span(list(ratios.values())) + (f" (below 0.95: {', '.join(below)})" if below else ""))
