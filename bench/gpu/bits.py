@@ -176,7 +176,7 @@ def torch_optimizers(device: str, sizes: Sequence[int]) -> Iterator[tuple[str, s
     """Steps of adaptk.torch's classes."""
     import adaptk.torch
     import torch
-    from torch_race import RACES
+    from racing.contenders import RACES
 
     def taken(x: Any) -> Array:
         x = x.detach().cpu().contiguous()

@@ -29,11 +29,10 @@ from common import Record, find_modules, write_json
 find_modules("bench")
 
 import adaptk
-import torch_race
-from adaptk._bench import machine, timed
+from adaptk._bench import machine, size_text, timed
 from adaptk._bench_cuda import Call, Library, Torch, in_turns
 from adaptk._registry import RULES
-from torch_race import RACES, attempt, torch_optimizer
+from racing.contenders import RACES, Compiled, attempt, first_line, forward_count, torch_optimizer
 
 # As a case is called: how many tensors of how many elements, and in a trial run.
 CASES = {
@@ -190,17 +189,17 @@ def race(item: Item, setting: Setting) -> Record:
         "in_torch": entry.in_torch,
         "skipped": {},
     }
-    compiled: list[torch_race.Compiled] = []
+    compiled: list[Compiled] = []
 
     def entered(name: str) -> Call:
         if name == "compiled":
             optimizer = torch_optimizer("foreach", entry, params)
-            compiled.append(torch_race.Compiled(optimizer, count, COMPILE_TENSORS))
+            compiled.append(Compiled(optimizer, count, COMPILE_TENSORS))
             step: Call = compiled[0].step
             return step
         optimizer = torch_optimizer("adaptk" if name in ("clip", "uncapped") else name, entry, params)
         optimizer.step()
-        torch_race._forward_count(optimizer)
+        forward_count(optimizer)
         if name == "clip":
             return lambda: optimizer.step(clip_norm=1.0)
         own: Call = optimizer.step
@@ -214,9 +213,9 @@ def race(item: Item, setting: Setting) -> Record:
     source, target = (setting.using.full(-(-moved // 8), 0.0, "float32") for _ in range(2))
     calls["copy"] = lambda: setting.using.copy(target, source)
     times = in_turns(calls, setting.repeats, setting.using, setting.burst)
-    if "compiled" in times and not compiled[0].stayed():
+    if "compiled" in times and (reason := compiled[0].invalid()) is not None:
         del times["compiled"]
-        record["skipped"]["compiled"] = "does not stay compiled from step to step"
+        record["skipped"]["compiled"] = reason
     record["times"] = {name: {"seconds": t, "median": statistics.median(t)} for name, t in times.items()}
     if not item.compiled:
         steps = {name: call for name, call in calls.items() if name not in ("copy", "uncapped")}
@@ -249,7 +248,7 @@ def line_of(record: Record) -> str:
     own = times["adaptk"]
     others = [f"{name} {t / own:.2f}" for name, t in times.items() if name not in ("adaptk", "copy")]
     others += [f"host {name} {t * 1e6:.0f} us" for name, t in record.get("host", {}).items() if name != "clip"]
-    what = f"{record.get('rule', 'norm'):<26}{record.get('case', torch_race.size_text(record['elements'])):>9}"
+    what = f"{record.get('rule', 'norm'):<26}{record.get('case', size_text(record['elements'])):>9}"
     return f"{what}{record['dtype']:>10}{own * 1e6:10.1f} us  of copy {times['copy'] / own:.2f}  {'  '.join(others)}"
 
 
@@ -258,7 +257,7 @@ def tried(call: Callable[..., Record], *arguments: Any) -> Record | str:
     try:
         return call(*arguments)
     except Exception as e:
-        return torch_race._first_line(e)
+        return first_line(e)
 
 
 def measured(items: Sequence[Item], setting: Setting, until: float) -> Iterator[tuple[str, Record | str]]:
