@@ -303,6 +303,12 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
         Vector<T> deviation = cov.diagonal().cwiseSqrt();
         d[k.cov] = matrix_to(cov);
         d[k.x_std] = vector_to(deviation);
+    } else {
+        const T nan = std::numeric_limits<T>::quiet_NaN();
+        const Vector<T> unknown = Vector<T>::Constant(f.n, nan);
+        d[k.grad] = vector_to(unknown);
+        d[k.cov] = matrix_to(Matrix<T>(Matrix<T>::Constant(f.n, f.n, nan)));
+        d[k.x_std] = vector_to(unknown);
     }
     py::array_t<std::int64_t> mask(f.n);
     std::int64_t* const held = mask.mutable_data();

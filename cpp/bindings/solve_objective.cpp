@@ -22,11 +22,26 @@ template <class S> PyObject* new_array(int dimensions, const Py_intptr_t* shape)
 
 bool is_array(PyObject* o) { return py::detail::npy_api::get().PyArray_Check_(o); }
 
+// Exactly that type: a subclass may mean more than its values, as masked arrays do.
+bool is_plain_array(PyObject* o) { return Py_TYPE(o) == py::detail::npy_api::get().PyArray_Type_; }
+
 const char* type_name(PyObject* o) { return Py_TYPE(o)->tp_name; }
 
 bool refuse(PyObject* kind, const char* name, const std::string& text) {
     PyErr_SetString(kind, (std::string(name) + text).c_str());
     return false;
+}
+
+// False with an error for a masked array of NumPy that has masked elements.
+bool refuse_masked(PyObject* result, const char* name) {
+    if (!is_array(result) || is_plain_array(result)) return true;
+    const py::object module = py::reinterpret_steal<py::object>(PyImport_ImportModule("numpy.ma"));
+    if (!module) return false;
+    const py::object answer =
+        py::reinterpret_steal<py::object>(PyObject_CallMethod(module.ptr(), "is_masked", "O", result));
+    if (!answer) return false;
+    if (answer.ptr() != Py_True) return true;
+    return refuse(PyExc_ValueError, name, " must return no masked elements: leave them out, or fill them");
 }
 
 template <class S> constexpr const char* wanted_numbers() {
@@ -35,6 +50,7 @@ template <class S> constexpr const char* wanted_numbers() {
 
 // As an array of S; null with an error where that would lose an imaginary part or is no number.
 template <class S> PyObject* as_array(PyObject* result, const char* name) {
+    if (!refuse_masked(result, name)) return nullptr;
     if (result == Py_None) {
         refuse(PyExc_TypeError, name, std::string(" must return ") + wanted_numbers<S>() + ", got None");
         return nullptr;
@@ -153,7 +169,7 @@ bool take(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssi
     py::object holder = py::reinterpret_steal<py::object>(result);
     py::object converted;
     PyObject* array = result;
-    if (!is_array(result) || py::detail::array_proxy(result)->descr != descriptor<S>()) {
+    if (!is_plain_array(result) || py::detail::array_proxy(result)->descr != descriptor<S>()) {
         array = as_array<S>(result, name);
         if (array == nullptr) return false;
         converted = py::reinterpret_steal<py::object>(array);
@@ -592,12 +608,12 @@ template <class T> bool Objective<T>::first_residuals(const T* x) {
         return refuse(PyExc_TypeError, fun.name(), " must return real numbers, got None");
     }
     const Py_ssize_t length = vector_length(result, fun.name());
-    if (differences.gradient != Difference::none) learn(result, noise, noise_known_);
     if (length < 1) {
         Py_DECREF(result);
         return length < 0 ? false
                           : refuse(PyExc_ValueError, fun.name(), " must return at least one residual, got none");
     }
+    if (differences.gradient != Difference::none) learn(result, noise, noise_known_);
     m = int(length);
     first_.resize(std::size_t(m));
     have_first_ = take_vector(result, fun.name(), first_.data(), m);

@@ -36,6 +36,7 @@ def start(x0: Any, name: str = "x0") -> Array:
     """A copy of the start: 1-D, float32 or float64, finite."""
     if (x := _solve.copy_of_plain_start(x0)) is not None:
         return x
+    no_mask(x0, name)
     x = np.array(x0) if not isinstance(x0, np.ndarray) else x0
     if not x.dtype.isnative:
         x = x.astype(x.dtype.newbyteorder("="))
@@ -54,6 +55,12 @@ def start(x0: Any, name: str = "x0") -> Array:
             f"{name}: must be finite, got {x[~np.isfinite(x)][0]} at index {int(np.argmin(np.isfinite(x)))}"
         )
     return x
+
+
+def no_mask(value: Any, name: str, remedy: str = "fill it or leave those elements out") -> None:
+    """Refuse a masked array that has masked elements, which conversion would use as if they were not."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.getmaskarray(value).any():
+        raise ValueError(f"{name}: has masked elements; {remedy}")
 
 
 def tuple_of(args: Any) -> tuple[Any, ...]:
@@ -283,6 +290,11 @@ def _takes_result(callback: Callable[..., Any]) -> bool:
     return set(parameters) == {"intermediate_result"}
 
 
+def _is_true(answer: Any) -> bool:
+    """True of Python or NumPy; other objects that count as true, such as arrays, are no request to stop."""
+    return answer is True or (isinstance(answer, np.bool_) and bool(answer))
+
+
 _NONE = (None, None, False, math.inf)
 
 
@@ -298,12 +310,12 @@ def common(
             raise TypeError(f"callback: expected a callable, got {type(callback).__name__}")
         if _takes_result(callback):
 
-            def wrapped(x: Array, fun: float, nit: int) -> Any:
-                return callback(intermediate_result=Result(x=x, fun=fun, nit=nit))
+            def wrapped(x: Array, fun: float, nit: int) -> bool:
+                return _is_true(callback(intermediate_result=Result(x=x, fun=fun, nit=nit)))
         else:
 
-            def wrapped(x: Array, fun: float, nit: int) -> Any:
-                return callback(x)
+            def wrapped(x: Array, fun: float, nit: int) -> bool:
+                return _is_true(callback(x))
 
     seconds = math.inf if max_seconds is None else real(max_seconds, "max_seconds")
     progress = _Progress(name) if disp else None

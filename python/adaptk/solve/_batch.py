@@ -68,6 +68,7 @@ def _choose(model: Any, degree: Any, x0: Any) -> tuple[int, int, int, int]:
 
 def _real(value: Any, name: str, dtype: np.dtype[Any] | None = None) -> arguments.Array:
     """C-ordered float32 or float64: its own, or `dtype`."""
+    arguments.no_mask(value, name, "give weights, 0 for masked points" if name == "data" else "fill it")
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -83,17 +83,18 @@ def cg(
     Returns
     -------
     Result
-        `x`, `fun` (``x'Ax/2 - b'x``), `jac` (``A x - b``), `residual` (``|b - A x|``), `nit`, `nmatvec`, `success`,
-        `message` and `status`:
+        `x` (the point of the lowest residual), `fun` (``x'Ax/2 - b'x``), `jac` (``A x - b``), `residual`
+        (``|b - A x|``, computed from `x`), `nit`, `nmatvec`, `success`, `message` and `status`:
 
         == =======================================================================
         1  ``|b - A x| <= max(rtol |b|, atol)``
-        5  rounding keeps the residual from falling
+        5  rounding keeps the residual from falling, and it is ``<= 32 n eps (|A| |x| + |b|)``
         0  `maxiter` iterations
         -1 the callback stopped it
         -2 time limit reached
         -3 a product is not finite
-        -7 ``p'A p <= 0`` for a direction p: A (or M) is not positive definite; `x` is the iterate before it
+        -7 ``p'A p <= 0`` for a direction p, or ``<= n eps |A| |p|**2`` and the step lowers no residual: A (or M) is not
+           positive definite, or singular within rounding
         == =======================================================================
 
     Raises

@@ -260,7 +260,7 @@ MESSAGES: dict[str, dict[int, str]] = {
     | {
         1: "The residual is small: |b - A x| <= max(rtol |b|, atol).",
         5: "Rounding keeps the residual from falling any further.",
-        -7: "A is not positive definite: a direction p has p'Ap <= 0.",
+        -7: "A is not positive definite, or is singular within rounding: a direction p has p'Ap <= n eps |A| |p|**2.",
     },
 }
 

@@ -367,8 +367,12 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         return x_norm > 0 ? x_norm : T(1);
     }
 
-    // Whether x + t d is lower by more than f's rounding, which is that of its terms, x'Hx among them, where they
-    // cancel; the lower one of both sides is taken.
+    // More than f's rounding near a point, which is that of its terms, x'Hx among them, where they cancel.
+    T least_fall(const Vector<T>& point) const {
+        return 16 * epsilon<T> * (std::abs(value) + size * point.squaredNorm());
+    }
+
+    // Whether x + t d is lower by more than f's rounding; the lower one of both sides is taken.
     Outcome try_both(const Vector<T>& d, T t) {
         T best = value;
         T best_t = 0;
@@ -377,8 +381,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             T fn;
             ++s.nfev;
             if (!f.value(w.xn.data(), fn)) return Outcome::ended;
-            const T least = 16 * epsilon<T> * (std::abs(value) + size * w.xn.squaredNorm());
-            if (std::isfinite(fn) && fn < best && fn < value - least) {
+            if (std::isfinite(fn) && fn < best && fn < value - least_fall(w.xn)) {
                 best = fn;
                 best_t = side;
             }
@@ -398,7 +401,8 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         w.tri.eigenvector(lambda, w.trust.u);
         w.tri.from(w.trust.u);
         w.t = w.trust.u;
-        T t = reach();
+        // First as far as the fall |lambda| t^2 / 2 is eight times what try_both asks for, however short the reach is.
+        T t = std::max(reach(), 4 * std::sqrt(least_fall(w.x) / -lambda));
         for (int i = 0; i < 60; ++i, t /= 4) {
             const Outcome outcome = try_both(w.t, t);
             if (outcome != Outcome::rejected) return outcome;

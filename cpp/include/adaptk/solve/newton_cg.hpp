@@ -227,8 +227,12 @@ template <class T, class Problem, class Monitor> class NewtonCg {
         return true;
     }
 
-    // x + t d or x - t d, the lower one, where it is lower by more than f's rounding, which is that of its terms, x'Hx
-    // among them, where they cancel: 1 moved, 0 neither, -1 aborted.
+    // More than f's rounding near a point, which is that of its terms, x'Hx among them, where they cancel.
+    T least_fall(const Vector<T>& point) const {
+        return 16 * epsilon<T> * (std::abs(value) + w.tri.bound() * point.squaredNorm());
+    }
+
+    // x + t d or x - t d, the lower one, where it is lower by more than f's rounding: 1 moved, 0 neither, -1 aborted.
     int try_both(T t) {
         T best = value, best_t = 0;
         for (const T side : {t, -t}) {
@@ -236,8 +240,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
             T fn;
             ++s.nfev;
             if (!f.value(w.xn.data(), fn)) return -1;
-            const T least = 16 * epsilon<T> * (std::abs(value) + w.tri.bound() * w.xn.squaredNorm());
-            if (std::isfinite(fn) && fn < best && fn < value - least) {
+            if (std::isfinite(fn) && fn < best && fn < value - least_fall(w.xn)) {
                 best = fn;
                 best_t = side;
             }
@@ -263,7 +266,8 @@ template <class T, class Problem, class Monitor> class NewtonCg {
     int leave_saddle() {
         w.tri.eigenvector(lambda, w.u);
         w.d = w.basis * w.u;
-        T t = reach();
+        // As far as the fall |lambda| t^2 / 2 is eight times what try_both asks for, however short the reach is.
+        T t = std::max(reach(), 4 * std::sqrt(least_fall(w.x) / -lambda));
         for (int i = 0; i < 60; ++i, t /= 4)
             if (const int moved = try_both(t); moved != 0) return moved;
         return 0;

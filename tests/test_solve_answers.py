@@ -1,0 +1,79 @@
+"""What functions and callbacks return to the solvers, beyond plain arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from adaptk import solve
+
+Array = Any
+
+
+class Table:
+    """What a table of one column is to NumPy: an object that becomes an array of shape (m, 1)."""
+
+    def __init__(self, values: Array) -> None:
+        self.values = values
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+        return np.array(self.values, dtype=dtype)[:, None]
+
+
+@pytest.mark.parametrize("answer", [True, np.True_])
+def test_a_callback_stops_with_true_of_python_and_of_numpy(answer: Any) -> None:
+    f, g = lambda x: float(np.sum(x**4)), lambda x: 4 * x**3
+    start = [3.0, 2.0]
+    for r in (
+        solve.newton(f, start, jac=g, hess=lambda x: np.diag(12 * x**2), callback=lambda x: answer),
+        solve.conjugate_gradient(f, start, jac=g, callback=lambda x: answer),
+        solve.levenberg_marquardt(lambda x: x**2 + 1, start, callback=lambda intermediate_result: answer),
+        solve.cg(np.diag([1.0, 2.0]), [1.0, 1.0], callback=lambda x: answer),
+    ):
+        assert (r.status, r.nit) == (-1, 1)
+
+
+@pytest.mark.parametrize("answer", [False, np.False_, None, 1, "yes", np.ones(2)])
+def test_a_callback_does_not_stop_with_anything_else(answer: Any) -> None:
+    assert solve.levenberg_marquardt(lambda x: x**2 + 1, [3.0, 2.0], callback=lambda x: answer).success
+
+
+def test_residuals_in_a_table_are_refused_by_their_shape() -> None:
+    with pytest.raises(ValueError, match=r"fun must return a 1-D array of residuals, got one of shape \(3, 1\)"):
+        solve.levenberg_marquardt(lambda x: Table(x - [1.0, 2.0, 3.0]), [0.0, 0.0, 0.0])
+
+
+def test_masked_elements_are_refused() -> None:
+    masked = np.ma.masked_array([1.0, 2.0, 3.0], mask=[False, True, False])
+    with pytest.raises(ValueError, match=r"fun must return no masked elements"):
+        solve.levenberg_marquardt(lambda x: masked - x[0], [0.0])
+    with pytest.raises(ValueError, match=r"jac must return no masked elements"):
+        solve.levenberg_marquardt(lambda x: x[0] - np.ones(3), [0.0], jac=lambda x: masked[:, None])
+    with pytest.raises(ValueError, match=r"jac must return no masked elements"):
+        solve.conjugate_gradient(lambda x: float(x @ x), [1.0, 1.0, 1.0], jac=lambda x: masked * x)
+    with pytest.raises(ValueError, match=r"fun must return no masked elements"):
+        solve.newton(lambda x: np.ma.masked, [1.0])
+    with pytest.raises(ValueError, match=r"x0: has masked elements"):
+        solve.levenberg_marquardt(lambda x: x, masked)
+    with pytest.raises(ValueError, match=r"data: has masked elements; give weights, 0 for masked points"):
+        solve.levenberg_marquardt_batch("polynomial", [0.0], masked[None])
+
+
+def test_arrays_with_a_mask_that_hides_nothing_are_plain() -> None:
+    whole = np.ma.masked_array([1.0, 2.0, 3.0], mask=False)
+    assert solve.levenberg_marquardt(lambda x: x[0] - whole, [0.0]).x[0] == pytest.approx(2.0)
+    assert solve.levenberg_marquardt(lambda x: x - 1, whole).success
+
+
+@pytest.mark.parametrize("loss", ["linear", "huber"])
+def test_every_key_is_there_if_the_start_is_not_finite(loss: str) -> None:
+    bad = solve.levenberg_marquardt(lambda x: x * np.nan, [1.0, 2.0], loss=loss)
+    good = solve.levenberg_marquardt(lambda x: x - 1, [1.0, 2.0], loss=loss)
+    assert bad.status == -3
+    assert set(bad) == set(good)
+    for name in ("x_std", "cov", "grad"):
+        assert bad[name].shape == good[name].shape
+        assert np.isnan(bad[name]).all()
+    assert "nan" in repr(bad)
+    assert np.isnan(bad.confidence_intervals(0.9)).all()
