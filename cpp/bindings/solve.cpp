@@ -279,7 +279,7 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
     }
     Watch watch(common, f.compiled());
     const bool large = double(f.m) * f.n * f.n >= 1 << 20;
-    const Summary<T> s = solve_with(f, large, [&] { return levenberg_marquardt<T>(f, o, w, watch); });
+    const Summary<T> s = solve_with(f, large, [&] { return levenberg_marquardt<T, DispatchedLinalg>(f, o, w, watch); });
     check(s);
     const Keys& k = keys();
     py::dict d = to_dict(s, f, watch);
@@ -294,7 +294,7 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
         Vector<T> weight;
         if (o.loss != Loss::linear) weight = w.weight;
         Matrix<T> cov(f.n, f.n);
-        without_python(large, [&] { covariance(w, weight, cov); });
+        without_python(large, [&] { covariance<T, DispatchedLinalg>(w, weight, cov); });
         if (!options[10].cast<bool>()) {
             // Of the residuals, from what is left of them; one observation more than parameters is needed for it.
             const int freedom = f.m - f.n;

@@ -60,18 +60,18 @@ template <class T> void subtract_columns(T* y, int count, const T* columns, int 
 }
 
 // Column after column, each from those before it (Golub and Van Loan, Matrix Computations, 4.2).
-template <class T> bool small_cholesky(T* a, int n) {
+template <class T> int small_cholesky(T* a, int n) {
     for (int j = 0; j < n; ++j) {
         T* column = a + std::ptrdiff_t(j) * n + j;
         subtract_columns(column, n - j, a + j, n, a + j, j);
         const T pivot = column[0];
         // NaN fails too.
-        if (!(pivot > 0) || pivot == std::numeric_limits<T>::infinity()) return false;
+        if (!(pivot > 0) || pivot == std::numeric_limits<T>::infinity()) return j + 1;
         const T root = std::sqrt(pivot);
         column[0] = root;
         for (int i = 1; i < n - j; ++i) column[i] /= root;
     }
-    return true;
+    return 0;
 }
 
 template <class T> void small_solve(const T* l, int n, T* b) {
@@ -91,26 +91,14 @@ template <class T> void small_solve(const T* l, int n, T* b) {
     }
 }
 
-template <class T> bool factorise(T* a, int n) {
-    if (n < large_order) return small_cholesky(a, n);
-    const Release release(n);
-    return detail::cholesky(kernels<T>(), machine->threads(), a, n);
-}
-template <class T> void substitute(const T* l, int n, T* b) {
-    if (n < large_order) return small_solve(l, n, b);
-    const Release release(n);
-    kernels<T>().forward(l, n, n, b);
-    kernels<T>().backward(l, n, n, b);
-}
-
 template <class T> py::object solve_once(const py::array& h, const py::array& b) {
     const auto n = int(b.size());
     const auto* values = static_cast<const T*>(h.data());
     std::vector<T> l(values, values + h.size());
-    if (!factorise(l.data(), n)) return py::none();
+    if (cholesky(l.data(), n) != 0) return py::none();
     const auto* right = static_cast<const T*>(b.data());
     std::vector<T> x(right, right + n);
-    substitute(l.data(), n, x.data());
+    cholesky_solve(l.data(), n, x.data());
     return py::reinterpret_steal<py::object>(fresh_array(x.data(), n));
 }
 
@@ -122,10 +110,49 @@ void connect_linalg() {
     if (machine == nullptr) throw py::error_already_set();
 }
 
-bool cholesky(float* a, int n) { return factorise(a, n); }
-bool cholesky(double* a, int n) { return factorise(a, n); }
-void cholesky_solve(const float* l, int n, float* b) { substitute(l, n, b); }
-void cholesky_solve(const double* l, int n, double* b) { substitute(l, n, b); }
+template <class T> int cholesky(T* a, int n) {
+    if (n < large_order) return small_cholesky(a, n);
+    const Release release(n);
+    return detail::cholesky(kernels<T>(), machine->threads(), a, n);
+}
+template <class T> void cholesky_solve(const T* l, int n, T* b) {
+    if (n < large_order) return small_solve(l, n, b);
+    const Release release(n);
+    kernels<T>().forward(l, n, n, b);
+    kernels<T>().backward(l, n, n, b);
+}
+template <class T> void forward(const T* l, int n, T* b) { kernels<T>().forward(l, n, n, b); }
+template <class T> void gram(const T* a, int m, int n, T* c, std::vector<T>& scratch) {
+    detail::gram(kernels<T>(), machine->threads(), a, m, n, c, scratch);
+}
+template <class T> void product(const T* a, const T* b, int k, int m, int n, T* c) {
+    detail::product(kernels<T>(), machine->threads(), a, b, k, m, n, c);
+}
+template <class T> void project(const T* a, int m, int n, const T* x, T* out) {
+    detail::project(kernels<T>(), machine->threads(), a, m, n, x, out);
+}
+template <class T> void divide(const T* l, int n, T* x, int m) {
+    detail::divide(kernels<T>(), machine->threads(), l, n, x, m);
+}
+template <class T> void inverse(const T* l, int n, T* work, T* out) {
+    detail::inverse(kernels<T>(), machine->threads(), l, n, work, out);
+}
+template <class T> void transpose(const T* from, std::ptrdiff_t rows, std::ptrdiff_t columns, T* to) {
+    detail::transpose(machine->threads(), from, rows, columns, to);
+}
+
+#define ADAPTK_INSTANTIATE(T)                                                                                          \
+    template int cholesky(T*, int);                                                                                    \
+    template void cholesky_solve(const T*, int, T*);                                                                   \
+    template void forward(const T*, int, T*);                                                                          \
+    template void gram(const T*, int, int, T*, std::vector<T>&);                                                       \
+    template void product(const T*, const T*, int, int, int, T*);                                                      \
+    template void project(const T*, int, int, const T*, T*);                                                           \
+    template void divide(const T*, int, T*, int);                                                                      \
+    template void inverse(const T*, int, T*, T*);                                                                      \
+    template void transpose(const T*, std::ptrdiff_t, std::ptrdiff_t, T*);
+ADAPTK_INSTANTIATE(float)
+ADAPTK_INSTANTIATE(double)
 
 void register_linalg(py::module_& m) {
     m.def("cholesky_solve", [](const py::array& h, const py::array& b) {

@@ -1,5 +1,7 @@
 #include "solve_objective.hpp"
 
+#include "solve_linalg.hpp"
+
 #include <cstring>
 
 namespace adaptk::bindings {
@@ -212,6 +214,12 @@ bool take(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssi
     if (row_stride == Py_ssize_t(sizeof(S)) && column_stride == rows * Py_ssize_t(sizeof(S))) {
         std::memcpy(values, a->data, std::size_t(count) * sizeof(S));
         return true;
+    }
+    if (column_stride == Py_ssize_t(sizeof(S)) && row_stride == columns * Py_ssize_t(sizeof(S))) {
+        if constexpr (std::is_floating_point_v<S>) {
+            transpose(reinterpret_cast<const S*>(a->data), rows, columns, values);
+            return true;
+        }
     }
     for (Py_ssize_t k = 0; k < columns; ++k)
         for (Py_ssize_t i = 0; i < rows; ++i)
@@ -633,9 +641,7 @@ template <class T> bool Objective<T>::jacobian(const T* x, const T* r, T* j) {
     if (jac) {
         if (!jac.compiled()) return take_matrix(jac.call(point(x)), jac.name(), j, m, n);
         jac.run<void(int, int, const T*, T*, void*)>(m, n, x, row_major_.data());
-        for (int i = 0; i < m; ++i)
-            for (int k = 0; k < n; ++k)
-                j[std::ptrdiff_t(k) * m + i] = row_major_[std::size_t(i) * std::size_t(n) + std::size_t(k)];
+        transpose(row_major_.data(), m, n, j);
         return alive();
     }
     if (differences.gradient == Difference::complex_step) {

@@ -24,19 +24,31 @@ namespace {
 
 // Calls work(i) for all i < count; who does which does not matter to the result.
 template <class Work> void share(int threads, int count, const Work& work) {
+    if (count <= 0) return;
     std::atomic<int> next{0};
     run_on_threads(std::min(threads, count), [&](int, int) {
         for (int i = 0; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) work(i);
     });
 }
 
-int tiles_of(int n) { return (n + dense_tile - 1) / dense_tile; }
+int parts_of(int n, int part) { return (n + part - 1) / part; }
+
+struct Tile {
+    int i, j;
+};
+
+// Of the lower triangle of tiles, column after column.
+Tile tile_of(int index, int tiles) {
+    int column = 0;
+    while (index >= tiles - column) index -= tiles - column++;
+    return {column + index, column};
+}
 
 }  // namespace
 
 // Panels of dense_depth columns: the block on the diagonal, then the rows below it, tile by tile, then the rest of the
 // lower triangle, tile by tile. Two waits for the other threads a panel.
-template <class T> bool cholesky(const DenseKernels<T>& kernels, int threads, T* a, int n) {
+template <class T> int cholesky(const DenseKernels<T>& kernels, int threads, T* a, int n) {
     const std::int64_t ld = n;
     const auto at = [&](int i, int j) { return a + j * ld + i; };
     for (int k = 0; k < n; k += dense_depth) {
@@ -44,33 +56,164 @@ template <class T> bool cholesky(const DenseKernels<T>& kernels, int threads, T*
         // Rows [first, first + rows) of the panel's columns j ... brought up to date by the columns before, and solved.
         const auto solve = [&](int first, int rows, int j) {
             const int width = std::min(dense_block, end - j);
-            if (j > k) kernels.update(at(first, k), at(j, k), ld, rows, width, j - k, at(first, j));
-            kernels.solve_rows(at(j, j), ld, width, at(first, j), rows);
+            if (j > k) kernels.update(at(first, k), ld, at(j, k), ld, rows, width, j - k, at(first, j), ld, false);
+            kernels.solve_rows(at(j, j), ld, width, at(first, j), ld, rows);
         };
         for (int j = k; j < end; j += dense_block) {
             const int width = std::min(dense_block, end - j), next = j + width;
-            if (j > k) kernels.update(at(j, k), at(j, k), ld, width, width, j - k, at(j, j));
-            if (!kernels.factor(at(j, j), ld, width)) return false;
-            if (next < end) solve(next, end - next, j);
+            if (j > k) kernels.update(at(j, k), ld, at(j, k), ld, width, width, j - k, at(j, j), ld, true);
+            if (const int order = kernels.factor(at(j, j), ld, width); order > 0) return j + order;
+            for (int first = next; first < end; first += dense_tile) solve(first, std::min(dense_tile, end - first), j);
         }
-        const int tiles = tiles_of(n - end);
+        const int tiles = parts_of(n - end, dense_tile);
         share(threads, tiles, [&](int tile) {
             const int first = end + tile * dense_tile;
             for (int j = k; j < end; j += dense_block) solve(first, std::min(dense_tile, n - first), j);
         });
         share(threads, tiles * (tiles + 1) / 2, [&](int index) {
-            // Column after column of the triangle of tiles.
-            int column = 0;
-            while (index >= tiles - column) index -= tiles - column++;
-            const int i = end + (column + index) * dense_tile, j = end + column * dense_tile;
-            kernels.update(at(i, k), at(j, k), ld, std::min(dense_tile, n - i), std::min(dense_tile, n - j), end - k,
-                           at(i, j));
+            const Tile tile = tile_of(index, tiles);
+            const int i = end + tile.i * dense_tile, j = end + tile.j * dense_tile;
+            kernels.update(at(i, k), ld, at(j, k), ld, std::min(dense_tile, n - i), std::min(dense_tile, n - j),
+                           end - k, at(i, j), ld, i == j);
         });
     }
-    return true;
+    return 0;
 }
 
-template bool cholesky(const DenseKernels<float>&, int, float*, int);
-template bool cholesky(const DenseKernels<double>&, int, double*, int);
+// Tiles of c, and where these are few, parts of the rows of a, which have sums of their own. How many parts follows
+// from m and n alone.
+template <class T>
+void gram(const DenseKernels<T>& kernels, int threads, const T* a, int m, int n, T* c, std::vector<T>& scratch) {
+    constexpr int enough = 24, fewest = 8 * dense_depth;
+    const std::int64_t size = std::int64_t(n) * n;
+    // Tiles of nearly equal width, a multiple of the kernels' own.
+    const int across = parts_of(n, gram_tile), width = parts_of(parts_of(n, across), 24) * 24,
+              pairs = across * (across + 1) / 2;
+    int depth = parts_of(m, std::max(1, enough / pairs));
+    depth = std::max(fewest, parts_of(depth, dense_depth) * dense_depth);
+    const int parts = std::max(1, parts_of(m, depth));
+    if (scratch.size() < std::size_t((parts - 1) * size)) scratch.resize(std::size_t((parts - 1) * size));
+    share(threads, pairs * parts, [&](int index) {
+        const int part = index / pairs;
+        const Tile tile = tile_of(index % pairs, across);
+        const int i = tile.i * width, j = tile.j * width, first = part * depth;
+        const int rows = std::min(width, n - i), columns = std::min(width, n - j);
+        T* const sums = (part == 0 ? c : scratch.data() + (part - 1) * size) + std::int64_t(j) * n + i;
+        for (int k = 0; k < columns; ++k) std::fill_n(sums + std::int64_t(k) * n, rows, T(0));
+        kernels.gram(a + std::int64_t(i) * m + first, a + std::int64_t(j) * m + first, m, rows, columns,
+                     std::min(depth, m - first), sums, n, i == j);
+    });
+    if (parts == 1) return;
+    share(threads, parts_of(n, 16), [&](int block) {
+        for (int j = block * 16; j < std::min(n, (block + 1) * 16); ++j)
+            for (int part = 1; part < parts; ++part) {
+                T* const sum = c + std::int64_t(j) * n;
+                const T* const more = scratch.data() + (part - 1) * size + std::int64_t(j) * n;
+                for (int i = j; i < n; ++i) sum[i] += more[i];
+            }
+    });
+}
+
+template <class T>
+void product(const DenseKernels<T>& kernels, int threads, const T* a, const T* b, int k, int m, int n, T* c) {
+    const int down = parts_of(m, gram_tile), across = parts_of(n, gram_tile);
+    share(threads, down * across, [&](int index) {
+        const int i = index % down * gram_tile, j = index / down * gram_tile;
+        const int rows = std::min(gram_tile, m - i), columns = std::min(gram_tile, n - j);
+        T* const to = c + std::int64_t(j) * m + i;
+        for (int q = 0; q < columns; ++q) std::fill_n(to + std::int64_t(q) * m, rows, T(0));
+        kernels.gram(a + std::int64_t(i) * k, b + std::int64_t(j) * k, k, rows, columns, k, to, m, false);
+    });
+}
+
+template <class T>
+void project(const DenseKernels<T>& kernels, int threads, const T* a, int m, int n, const T* x, T* out) {
+    share(threads, parts_of(n, 8), [&](int block) {
+        const int j = block * 8;
+        kernels.project(a + std::int64_t(j) * m, m, m, std::min(8, n - j), x, out + j);
+    });
+}
+
+namespace {
+
+// Rows [first, first + rows) of x = x L^-T, which are zero before column `start`.
+template <class T>
+void divide_rows(const DenseKernels<T>& kernels, const T* l, int n, T* x, std::int64_t ldx, int first, int rows,
+                 int start) {
+    const std::int64_t ld = n;
+    const auto at = [&](int j) { return x + j * ldx + first; };
+    const auto factor = [&](int i, int j) { return l + j * ld + i; };
+    for (int k = start; k < n; k += dense_depth) {
+        const int end = std::min(k + dense_depth, n);
+        for (int j = k; j < end; j += dense_block) {
+            const int width = std::min(dense_block, end - j);
+            if (j > k) kernels.update(at(k), ldx, factor(j, k), ld, rows, width, j - k, at(j), ldx, false);
+            kernels.solve_rows(factor(j, j), ld, width, at(j), ldx, rows);
+        }
+        for (int j = end; j < n; j += dense_tile) {
+            const int width = std::min(dense_tile, n - j);
+            kernels.update(at(k), ldx, factor(j, k), ld, rows, width, end - k, at(j), ldx, false);
+        }
+    }
+}
+
+}  // namespace
+
+template <class T> void divide(const DenseKernels<T>& kernels, int threads, const T* l, int n, T* x, int m) {
+    share(threads, parts_of(m, dense_tile), [&](int tile) {
+        const int first = tile * dense_tile;
+        divide_rows(kernels, l, n, x, m, first, std::min(dense_tile, m - first), 0);
+    });
+}
+
+// W = L^-T is upper triangular, and the inverse is W W'.
+template <class T> void inverse(const DenseKernels<T>& kernels, int threads, const T* l, int n, T* work, T* out) {
+    const std::int64_t ld = n, size = ld * n;
+    std::fill_n(work, size, T(0));
+    std::fill_n(out, size, T(0));
+    for (int i = 0; i < n; ++i) work[i * ld + i] = T(1);
+    const int tiles = parts_of(n, dense_tile);
+    share(threads, tiles, [&](int tile) {
+        const int first = tile * dense_tile;
+        divide_rows(kernels, l, n, work, ld, first, std::min(dense_tile, n - first), first);
+    });
+    share(threads, tiles * (tiles + 1) / 2, [&](int index) {
+        const Tile tile = tile_of(index, tiles);
+        const int i = tile.i * dense_tile, j = tile.j * dense_tile;
+        const int rows = std::min(dense_tile, n - i), columns = std::min(dense_tile, n - j);
+        T* const to = out + j * ld + i;
+        for (int k = i; k < n; k += dense_depth) {
+            const int depth = std::min(dense_depth, n - k);
+            kernels.update(work + k * ld + i, ld, work + k * ld + j, ld, rows, columns, depth, to, ld, i == j);
+        }
+        for (int q = 0; q < columns; ++q)
+            for (int p = 0; p < rows; ++p) to[q * ld + p] = -to[q * ld + p];
+    });
+}
+
+// In square tiles, so that both sides go by whole lines of the cache.
+template <class T> void transpose(int threads, const T* from, std::int64_t rows, std::int64_t columns, T* to) {
+    constexpr std::int64_t tile = 32, strip = 512;
+    const auto strips = int((rows + strip - 1) / strip);
+    share(rows * columns < 1 << 16 ? 1 : threads, strips, [&](int index) {
+        const std::int64_t last = std::min(rows, (index + 1) * strip);
+        for (std::int64_t j0 = 0; j0 < columns; j0 += tile)
+            for (std::int64_t i0 = index * strip; i0 < last; i0 += tile)
+                for (std::int64_t j = j0; j < std::min(columns, j0 + tile); ++j)
+                    for (std::int64_t i = i0; i < std::min(last, i0 + tile); ++i)
+                        to[j * rows + i] = from[i * columns + j];
+    });
+}
+
+#define ADAPTK_INSTANTIATE(T)                                                                                          \
+    template int cholesky(const DenseKernels<T>&, int, T*, int);                                                       \
+    template void gram(const DenseKernels<T>&, int, const T*, int, int, T*, std::vector<T>&);                          \
+    template void product(const DenseKernels<T>&, int, const T*, const T*, int, int, int, T*);                         \
+    template void project(const DenseKernels<T>&, int, const T*, int, int, const T*, T*);                              \
+    template void divide(const DenseKernels<T>&, int, const T*, int, T*, int);                                         \
+    template void inverse(const DenseKernels<T>&, int, const T*, int, T*, T*);                                         \
+    template void transpose(int, const T*, std::int64_t, std::int64_t, T*);
+ADAPTK_INSTANTIATE(float)
+ADAPTK_INSTANTIATE(double)
 
 }  // namespace adaptk::detail

@@ -1,9 +1,10 @@
-// The inner loops of the Cholesky factorisation. Compiled once for each instruction set, as kernels.cpp is: all but one
+// The inner loops of dense factorisations. Compiled once for each instruction set, as kernels.cpp is: all but one
 // function are internal, so that no symbol of this object can stand in for another one's. Written with the compiler's
 // vectors and not with Eigen, whose templates would be the same symbols in each object.
 #include "dense_kernels.hpp"
 
 #include "adaptk/config.hpp"
+#include "compiler.hpp"
 
 #include <cmath>
 
@@ -36,8 +37,8 @@ template <class T> constexpr int lanes = bytes / int(sizeof(T));
 template <class T> constexpr int high = tall * lanes<T>;
 
 #if defined(ADAPTK_GNU)
-// c[high x wide] -= a b' over `depth`, from packed operands: a by columns of `high`, b by columns of `wide`.
-template <class T> ADAPTK_HD void micro(const T* a, const T* b, int depth, T* c, std::int64_t ld) {
+// c[high x wide] += or -= a b' over `depth`, from packed operands: a by columns of `high`, b by columns of `wide`.
+template <bool add, class T> ADAPTK_HD void micro(const T* a, const T* b, int depth, T* c, std::int64_t ld) {
     using V = typename Packed<T>::Vector;
     using Loose = typename Packed<T>::Loose;
     V sum[wide][tall] = {};
@@ -56,18 +57,18 @@ template <class T> ADAPTK_HD void micro(const T* a, const T* b, int depth, T* c,
         ADAPTK_UNROLL
         for (int i = 0; i < tall; ++i) {
             auto* at = reinterpret_cast<Loose*>(c + j * ld + i * lanes<T>);
-            *at = *at - Loose(sum[j][i]);
+            *at = add ? *at + Loose(sum[j][i]) : *at - Loose(sum[j][i]);
         }
     }
 }
 #else
-template <class T> void micro(const T* a, const T* b, int depth, T* c, std::int64_t ld) {
+template <bool add, class T> void micro(const T* a, const T* b, int depth, T* c, std::int64_t ld) {
     T sum[wide][high<T>] = {};
     for (int k = 0; k < depth; ++k, a += high<T>, b += wide)
         for (int j = 0; j < wide; ++j)
             for (int i = 0; i < high<T>; ++i) sum[j][i] += a[i] * b[j];
     for (int j = 0; j < wide; ++j)
-        for (int i = 0; i < high<T>; ++i) c[j * ld + i] -= sum[j][i];
+        for (int i = 0; i < high<T>; ++i) c[j * ld + i] += add ? sum[j][i] : -sum[j][i];
 }
 #endif
 
@@ -86,34 +87,88 @@ template <int height, class T> void pack(const T* a, std::int64_t ld, int rows, 
     }
 }
 
-template <class T> void update(const T* a, const T* b, std::int64_t ld, int rows, int columns, int depth, T* c) {
-    alignas(64) T packed_a[(dense_tile + high<T>)*dense_depth];
-    alignas(64) T packed_b[(dense_tile + wide) * dense_depth];
-    pack<high<T>>(a, ld, rows, depth, packed_a);
-    pack<wide>(b, ld, columns, depth, packed_b);
+// The same of a transposed operand: depth x rows, with panels of `height` of its columns.
+template <int height, class T> void pack_transposed(const T* a, std::int64_t ld, int rows, int depth, T* out) {
+    for (int r = 0; r < rows; r += height, out += std::int64_t(height) * depth) {
+        for (int i = 0; i < height; ++i) {
+            const T* column = a + (r + i) * ld;
+            if (r + i < rows) {
+                // The next call's part, which comes too late where each column is a page of its own.
+                prefetch(column, std::size_t(depth) * sizeof(T), std::size_t(depth) * sizeof(T));
+                for (int k = 0; k < depth; ++k) out[k * height + i] = column[k];
+            } else {
+                for (int k = 0; k < depth; ++k) out[k * height + i] = T(0);
+            }
+        }
+    }
+}
+
+// c += or -= a b' from packed operands.
+template <bool add, class T>
+void multiply(const T* packed_a, const T* packed_b, int rows, int columns, int depth, T* c, std::int64_t ld,
+              bool lower) {
     for (int j = 0; j < columns; j += wide) {
         const T* right = packed_b + std::int64_t(j) * depth;
         for (int i = 0; i < rows; i += high<T>) {
+            if (lower && i + high<T> <= j) continue;
             const T* left = packed_a + std::int64_t(i) * depth;
             T* at = c + j * ld + i;
             if (i + high<T> <= rows && j + wide <= columns) {
-                micro(left, right, depth, at, ld);
+                micro<add>(left, right, depth, at, ld);
                 continue;
             }
             alignas(64) T edge[high<T> * wide] = {};
-            micro(left, right, depth, edge, high<T>);
+            micro<add>(left, right, depth, edge, high<T>);
             for (int q = 0; q < wide && j + q < columns; ++q)
                 for (int p = 0; p < high<T> && i + p < rows; ++p) at[q * ld + p] += edge[q * high<T> + p];
         }
     }
 }
 
-template <class T> bool factor(T* a, std::int64_t ld, int n) {
+template <class T>
+void update(const T* a, std::int64_t lda, const T* b, std::int64_t ldb, int rows, int columns, int depth, T* c,
+            std::int64_t ldc, bool lower) {
+    alignas(64) T packed_a[(dense_tile + high<T>)*dense_depth];
+    alignas(64) T packed_b[(dense_tile + wide) * dense_depth];
+    pack<high<T>>(a, lda, rows, depth, packed_a);
+    pack<wide>(b, ldb, columns, depth, packed_b);
+    multiply<false>(packed_a, packed_b, rows, columns, depth, c, ldc, lower);
+}
+
+template <class T>
+void gram(const T* a, const T* b, std::int64_t ld, int rows, int columns, int depth, T* c, std::int64_t ldc,
+          bool lower) {
+    alignas(64) T packed_a[(gram_tile + high<T>)*dense_depth];
+    alignas(64) T packed_b[(gram_tile + wide) * dense_depth];
+    for (int k = 0; k < depth; k += dense_depth) {
+        const int part = depth - k < dense_depth ? depth - k : dense_depth;
+        pack_transposed<high<T>>(a + k, ld, rows, part, packed_a);
+        pack_transposed<wide>(b + k, ld, columns, part, packed_b);
+        multiply<true>(packed_a, packed_b, rows, columns, part, c, ldc, lower);
+    }
+}
+
+template <class T> void project(const T* a, std::int64_t ld, int depth, int columns, const T* x, T* out) {
+    constexpr int many = 4 * lanes<T>;
+    for (int j = 0; j < columns; ++j) {
+        const T* column = a + j * ld;
+        T sum[many] = {};
+        int i = 0;
+        for (; i + many <= depth; i += many)
+            for (int q = 0; q < many; ++q) sum[q] += column[i + q] * x[i + q];
+        T total = 0;
+        for (; i < depth; ++i) total += column[i] * x[i];
+        for (int q = 0; q < many; ++q) total += sum[q];
+        out[j] = total;
+    }
+}
+
+template <class T> int factor(T* a, std::int64_t ld, int n) {
     for (int k = 0; k < n; ++k) {
         T* column = a + k * ld;
         const T pivot = column[k];
         // Also false for NaN.
-        if (!(pivot > 0)) return false;
+        if (!(pivot > 0)) return k + 1;
         const T root = std::sqrt(pivot);
         column[k] = root;
         const T inverse = T(1) / root;
@@ -124,17 +179,17 @@ template <class T> bool factor(T* a, std::int64_t ld, int n) {
             for (int i = j; i < n; ++i) other[i] -= scale * column[i];
         }
     }
-    return true;
+    return 0;
 }
 
-template <class T> void solve_rows(const T* l, std::int64_t ld, int n, T* x, int rows) {
+template <class T> void solve_rows(const T* l, std::int64_t ldl, int n, T* x, std::int64_t ldx, int rows) {
     for (int k = 0; k < n; ++k) {
-        T* column = x + k * ld;
-        const T inverse = T(1) / l[k * ld + k];
+        T* column = x + k * ldx;
+        const T inverse = T(1) / l[k * ldl + k];
         for (int i = 0; i < rows; ++i) column[i] *= inverse;
         for (int j = k + 1; j < n; ++j) {
-            const T scale = l[k * ld + j];
-            T* other = x + j * ld;
+            const T scale = l[k * ldl + j];
+            T* other = x + j * ldx;
             for (int i = 0; i < rows; ++i) other[i] -= scale * column[i];
         }
     }
@@ -165,7 +220,8 @@ template <class T> void backward(const T* l, std::int64_t ld, int n, T* b) {
     }
 }
 
-template <class T> constexpr DenseKernels<T> kernels{update<T>, factor<T>, solve_rows<T>, forward<T>, backward<T>};
+template <class T>
+constexpr DenseKernels<T> kernels{update<T>, gram<T>, project<T>, factor<T>, solve_rows<T>, forward<T>, backward<T>};
 constexpr DenseTable table{kernels<float>, kernels<double>};
 
 }  // namespace

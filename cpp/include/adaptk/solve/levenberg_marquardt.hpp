@@ -20,7 +20,7 @@
 // small they shrink by a constant ratio, and their sum can be had from two.
 #pragma once
 
-#include "adaptk/solve/linalg.hpp"
+#include "adaptk/solve/blocked_qr.hpp"
 
 namespace adaptk::solve {
 
@@ -99,7 +99,7 @@ template <class T> struct LevenbergMarquardtWork {
 
 // w.x holds the start (within the bounds), and at the end the best point found, with its residuals and Jacobian in w.r
 // and w.j.
-template <class T, class Problem, class Monitor> class LevenbergMarquardt {
+template <class T, class Linalg, class Problem, class Monitor> class LevenbergMarquardt {
   public:
     LevenbergMarquardt(Problem& problem, const LevenbergMarquardtOptions<T>& options, LevenbergMarquardtWork<T>& work,
                        Monitor& monitor)
@@ -268,7 +268,7 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
             const T size = w.y.norm();
             if (size <= radius * T(1.1)) {
                 mu = 0;
-                w.damped = w.qr.r;
+                undamped = true;
                 return;
             }
             if (std::isfinite(size)) {
@@ -298,7 +298,9 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
             if (std::abs(over) <= radius / 10 || (low == 0 && over < 0 && i > 0 && over <= before_) || i == 9) break;
             before_ = over;
             w.rhs = w.y / size;
-            for (int r = 0; r < w.n; ++r) {
+            if constexpr (Linalg::blocked)
+                if (in_blocks) Linalg::forward(w.damped.data(), w.n, w.rhs.data());
+            for (int r = 0; r < w.n && !in_blocks; ++r) {
                 T sum = w.rhs[r];
                 for (int k = 0; k < r; ++k) sum -= w.damped(k, r) * w.rhs[k];
                 w.rhs[r] = sum / w.damped(r, r);
@@ -327,7 +329,10 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     }
 
     void factor() {
-        w.qr.a = w.j;
+        in_blocks = false;
+        if constexpr (Linalg::blocked) in_blocks = !reflections && Linalg::blocked_fit(w.m, w.n);
+        const Matrix<T>& rows = in_blocks && o.loss == Loss::linear ? w.j : w.qr.a;
+        if (&rows == &w.qr.a) w.qr.a = w.j;
         w.rw = w.r;
         if (o.loss != Loss::linear) {
             // Triggs: rows times sqrt(rho' + 2 rho'' r^2 / C^2), residuals to give the gradient rho' r. Kept positive,
@@ -349,21 +354,32 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
         } else {
             rw_norm = norm(w.rw);
         }
+        if constexpr (Linalg::blocked)
+            if (in_blocks && !blocks.measure(rows, w.rw)) return factor_by_reflections();
         for (int k = 0; k < w.n; ++k) {
-            const T column = norm(w.qr.a.col(k));
+            const T column = in_blocks ? blocks.column_norm(k) : norm(w.qr.a.col(k));
             if (!o.fixed_scale) w.d[k] = std::max(w.d[k], column);
             w.sd[k] = w.d[k] > 0 ? w.d[k] : T(1);
-            w.g[k] = w.qr.a.col(k).dot(w.rw);
+            w.g[k] = in_blocks ? blocks.along(k) : w.qr.a.col(k).dot(w.rw);
             if (o.loss == Loss::linear) w.sine[k] = column;
             w.fixed[k] = o.bounded && ((w.x[k] <= w.lower[k] && w.g[k] >= 0) || (w.x[k] >= w.upper[k] && w.g[k] <= 0));
+            if (in_blocks) continue;
             if (w.fixed[k]) {
                 w.qr.a.col(k).setZero();
             } else {
                 w.qr.a.col(k) /= w.sd[k];
             }
         }
+        if constexpr (Linalg::blocked)
+            if (in_blocks && !blocks.compute(rows, w.rw, w.sd, w.fixed, w.qr, w.qtr)) return factor_by_reflections();
+        if (in_blocks) return;
         w.qtr = w.rw;
         w.qr.compute(w.qtr);
+    }
+    void factor_by_reflections() {
+        reflections = true;
+        factor();
+        reflections = false;
     }
 
     T cosine() const {
@@ -383,6 +399,13 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     // The step p = D^-1 P y with (R'R + mu I) y = -R'Q'r, by Givens rotations of [R; sqrt(mu) I] (More 1978, section
     // 3).
     void solve_damped(T mu) {
+        undamped = false;
+        if constexpr (Linalg::blocked) {
+            if (in_blocks && blocks.damp(mu, w.qr, w.sd, w.qtr, w.damped.data(), w.y)) {
+                for (int k = 0; k < w.n; ++k) w.p[w.qr.order[k]] = -w.y[k] / w.sd[w.qr.order[k]];
+                return;
+            }
+        }
         for (int k = 0; k < w.n; ++k) w.rhs[k] = k < w.m ? w.qtr[k] : T(0);
         solve_damped(mu, w.rhs, w.p);
     }
@@ -436,11 +459,11 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     // (|r|^2 - |r + J p|^2) / |r|^2 from the triangle: R y + Q'r with y = P'D p.
     T model_reduction() {
         for (int k = 0; k < w.n; ++k) w.y[k] = w.p[w.qr.order[k]] * w.sd[w.qr.order[k]];
+        w.rhs.setZero();
+        for (int k = 0; k < w.n; ++k) w.rhs.head(k + 1) += w.y[k] * w.qr.r.col(k).head(k + 1);
         T sum = 0;
         for (int i = 0; i < std::min(w.n, w.m); ++i) {
-            T t = 0;
-            for (int k = i; k < w.n; ++k) t += w.qr.r(i, k) * w.y[k];
-            t /= length;
+            const T t = w.rhs[i] / length;
             sum -= t * (t + 2 * (w.qtr[i] / length));
         }
         return sum;
@@ -512,8 +535,10 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     }
 
     // b becomes the solution of S'S z = b with the damped triangle S of the last step.
-    void normal_solve(Vector<T>& b) const {
+    void normal_solve(Vector<T>& b) {
         const int n = w.n;
+        if (undamped) w.damped = w.qr.r;
+        undamped = false;
         for (int i = 0; i < n; ++i) {
             T sum = b[i];
             for (int k = 0; k < i; ++k) sum -= w.damped(k, i) * b[k];
@@ -626,6 +651,10 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     Monitor& watch;
     Summary<T> s;
     T cost = 0, length = 0, rw_norm = 0, radius = 0, before_ = 0, last_step = 0, ftol, xtol;
+    std::conditional_t<Linalg::blocked, BlockedQr<T, Linalg>, NoMonitor> blocks;
+    bool in_blocks = false;    // the factorisation comes from `blocks`
+    bool reflections = false;  // it must not
+    bool undamped = false;     // damped should be R
     bool overshot = false;
     bool rejected = false;  // the last trial: xn and rn
     int score = 0;
@@ -633,16 +662,42 @@ template <class T, class Problem, class Monitor> class LevenbergMarquardt {
     bool mixable = false;  // step_before and end_before hold the last Gauss-Newton step and where it led
 };
 
-template <class T, class Problem, class Monitor = NoMonitor>
+template <class T, class Linalg = InlineLinalg, class Problem, class Monitor = NoMonitor>
 Summary<T> levenberg_marquardt(Problem& problem, const LevenbergMarquardtOptions<T>& options,
                                LevenbergMarquardtWork<T>& work, Monitor&& monitor = {}) {
-    return LevenbergMarquardt<T, Problem, std::remove_reference_t<Monitor>>(problem, options, work, monitor).run();
+    return LevenbergMarquardt<T, Linalg, Problem, std::remove_reference_t<Monitor>>(problem, options, work, monitor)
+        .run();
+}
+
+template <class T> bool full_rank(const LevenbergMarquardtWork<T>& w) {
+    const T least = T(std::max(w.m, w.n)) * epsilon<T> * std::abs(w.qr.r(0, 0));
+    bool full = w.m >= w.n;
+    for (int k = 0; k < w.n && full; ++k) full = std::abs(w.qr.r(k, k)) > least;
+    return full;
 }
 
 // (J'J)^-1 from the factorisation of J D^-1, n x n; infinite variances where J has not full rank. w.j and w.r as the
 // solver left them. w.d may be anything: the columns are scaled to norm 1 here.
-template <class T> void covariance(LevenbergMarquardtWork<T>& w, const Vector<T>& weight, Matrix<T>& cov) {
+template <class T, class Linalg = InlineLinalg>
+void covariance(LevenbergMarquardtWork<T>& w, const Vector<T>& weight, Matrix<T>& cov) {
     const int n = w.n;
+    if constexpr (Linalg::blocked) {
+        if (Linalg::blocked_fit(w.m, n)) {
+            if (weight.size() > 0) {
+                w.qr.a = w.j;
+                w.qr.a.array().colwise() *= weight.array();
+            }
+            const Matrix<T>& rows = weight.size() > 0 ? w.qr.a : w.j;
+            BlockedQr<T, Linalg> blocks;
+            if (blocks.measure(rows, w.r)) {
+                for (int k = 0; k < n; ++k) w.sd[k] = blocks.column_norm(k) > 0 ? blocks.column_norm(k) : T(1);
+                w.fixed.setConstant(false);
+                if (blocks.compute(rows, w.r, w.sd, w.fixed, w.qr, w.qtr) && full_rank(w) &&
+                    blocks.inverse(w.qr, w.sd, cov))
+                    return;
+            }
+        }
+    }
     w.qr.a = w.j;
     if (weight.size() > 0) w.qr.a.array().colwise() *= weight.array();
     for (int k = 0; k < n; ++k) {
@@ -652,10 +707,7 @@ template <class T> void covariance(LevenbergMarquardtWork<T>& w, const Vector<T>
     }
     w.qtr.setZero();
     w.qr.compute(w.qtr);
-    const T least = T(std::max(w.m, n)) * epsilon<T> * std::abs(w.qr.r(0, 0));
-    bool full = w.m >= n;
-    for (int k = 0; k < n && full; ++k) full = std::abs(w.qr.r(k, k)) > least;
-    if (!full) {
+    if (!full_rank(w)) {
         cov.setConstant(std::numeric_limits<T>::infinity());
         return;
     }

@@ -34,9 +34,10 @@ template <class V> auto largest(const V& v) {
     return most;
 }
 
-// Where newton's factorisations run. A policy has these two functions; the extension's hands large matrices to kernels
-// that are compiled for each instruction set.
+// Where factorisations run. The extension's policy hands large matrices to kernels that are compiled for each
+// instruction set; it says so with `blocked`, and has the functions that blocked_qr.hpp and newton.hpp then use.
 struct InlineLinalg {
+    static constexpr bool blocked = false;
     // The lower triangle of a becomes its Cholesky factor; false where it has none.
     template <class T> static bool cholesky(Matrix<T>& a) {
         Eigen::Ref<Matrix<T>> view(a);
@@ -127,6 +128,15 @@ template <class T> class PivotedQr {
 template <class T, class B> void back_substitute(const Matrix<T>& r, const B& b, int rank, Vector<T>& y) {
     const int n = int(r.cols());
     for (int i = rank; i < n; ++i) y[i] = 0;
+    if (rank >= 32) {
+        // Down the columns: along the rows each element would be a line of the cache.
+        for (int i = 0; i < rank; ++i) y[i] = b[i];
+        for (int i = rank - 1; i >= 0; --i) {
+            y[i] /= r(i, i);
+            y.head(i) -= y[i] * r.col(i).head(i);
+        }
+        return;
+    }
     for (int i = rank - 1; i >= 0; --i) {
         T sum = b[i];
         for (int k = i + 1; k < rank; ++k) sum -= r(i, k) * y[k];

@@ -1,0 +1,245 @@
+// The triangle of a QR factorisation of many rows, from matrix products alone.
+//
+//   Y. Yamamoto, Y. Nakatsukasa, Y. Yanagisawa, T. Fukaya, Roundoff error analysis of the CholeskyQR2 algorithm,
+//   Electron. Trans. Numer. Anal. 44 (2015)
+//   T. Fukaya, R. Kannan, Y. Nakatsukasa, Y. Yamamoto, Y. Yanagisawa, Shifted Cholesky QR for computing the QR
+//   factorization of ill-conditioned matrices, SIAM J. Sci. Comput. 42 (2020)
+//
+// The Cholesky factor of A'A is R', with an error that grows with the square of the condition number. The columns are
+// first scaled to norms between 1/2 and 1, which is exact. Where |(A'A)^-1| is then at most eps^-0.4, the error of
+// steps is at most eps^0.6 times a constant, which slows no iteration: x converges to where A'b is zero, and A'b comes
+// from A and b themselves. Elsewhere A R^-1 is formed and factored in its turn, until it is orthogonal, and the
+// triangles multiplied. The result is then as exact as that of Householder's reflections.
+#pragma once
+
+#include "adaptk/solve/linalg.hpp"
+
+#include <cmath>
+#include <vector>
+
+namespace adaptk::solve {
+
+template <class T, class Linalg> class BlockedQr {
+  public:
+    // a'a and a'b, with a single pass over a. False where squares leave the range of the type, or a is not finite.
+    bool measure(const Matrix<T>& a, const Vector<T>& b) {
+        const int m = int(a.rows()), n = int(a.cols());
+        gram_.resize(n, n);
+        along_.resize(n);
+        Linalg::gram(a.data(), m, n, gram_.data(), scratch_);
+        constexpr T least = std::numeric_limits<T>::min() / (epsilon<T> * epsilon<T>);
+        constexpr T most = std::numeric_limits<T>::max() * epsilon<T>;
+        for (int k = 0; k < n; ++k) {
+            const T square = gram_(k, k);
+            if (square == 0 && a.col(k).isZero(T(0))) continue;
+            if (!(square > least && square < most)) return false;
+        }
+        Linalg::project(a.data(), m, n, b.data(), along_.data());
+        return along_.allFinite();
+    }
+    T column_norm(int k) const { return std::sqrt(gram_(k, k)); }
+    T along(int k) const { return along_[k]; }
+
+    // After measure(a, b): A D^-1 = Q R for the columns that are not fixed, with the results where qr.compute() would
+    // put them. `a` may be qr.a, which is overwritten where A has to be made orthogonal. False where that fails.
+    template <class Fixed>
+    bool compute(const Matrix<T>& a, const Vector<T>& b, const Vector<T>& d, const Fixed& fixed, PivotedQr<T>& qr,
+                 Vector<T>& qtb) {
+        m_ = int(a.rows());
+        n_ = int(a.cols());
+        active_ = 0;
+        for (int k = 0; k < n_; ++k)
+            if (!fixed[k] && gram_(k, k) > 0) qr.order[active_++] = k;
+        for (int k = 0, last = active_; k < n_; ++k)
+            if (fixed[k] || !(gram_(k, k) > 0)) qr.order[last++] = k;
+        scale_.resize(n_);
+        for (int k = 0; k < active_; ++k) {
+            int power;
+            std::frexp(std::sqrt(gram_(qr.order[k], qr.order[k])), &power);
+            scale_[k] = std::ldexp(T(1), -power);
+        }
+        s_.resize(active_, active_);
+        l_.resize(active_, active_);
+        t_.resize(active_, active_);
+        for (int k = 0; k < active_; ++k)
+            for (int i = k; i < active_; ++i) s_(i, k) = gram_(qr.order[i], qr.order[k]) * (scale_[i] * scale_[k]);
+        l_ = s_;
+        y_.resize(active_);
+        squared_ = Linalg::cholesky(l_.data(), active_) == 0 && inverse_norm() <= std::pow(epsilon<T>, T(-0.4));
+        if (squared_) {
+            for (int k = 0; k < active_; ++k) y_[k] = along_[qr.order[k]] * scale_[k];
+            forward(l_, y_);
+            t_.template triangularView<Eigen::Upper>() = l_.transpose();
+        } else {
+            T* const q = qr.a.data();
+            for (int k = 0; k < active_; ++k) {
+                const T* const from = a.data() + std::ptrdiff_t(qr.order[k]) * m_;
+                T* const to = q + std::ptrdiff_t(k) * m_;
+                for (int i = 0; i < m_; ++i) to[i] = from[i] * scale_[k];
+            }
+            if (!orthogonal(q, m_, b.data())) return false;
+        }
+        // Of A D^-1.
+        T lowest = std::numeric_limits<T>::infinity(), highest = 0;
+        for (int k = 0; k < active_; ++k) {
+            const T factor = T(1) / scale_[k] / d[qr.order[k]];
+            for (int i = 0; i <= k; ++i) t_(i, k) *= factor;
+            lowest = std::min(lowest, t_(k, k));
+            highest = std::max(highest, t_(k, k));
+        }
+        // Elements of the diagonal tell the rank only in the order that pivoting gives.
+        const T small = 1024 * T(m_) * epsilon<T>;
+        if (!(lowest > small * highest) || !(squared_ || inverse_of_triangle() < T(1) / small)) {
+            pivoted_.resize(active_, active_);
+            pivoted_.a.setZero();
+            pivoted_.a.template triangularView<Eigen::Upper>() = t_;
+            pivoted_.compute(y_);
+            order_ = qr.order.head(active_);
+            for (int k = 0; k < active_; ++k) qr.order[k] = order_[pivoted_.order[k]];
+            t_ = pivoted_.r;
+            squared_ = false;
+        }
+        qr.r.setZero();
+        qr.r.topLeftCorner(active_, active_).template triangularView<Eigen::Upper>() = t_;
+        qtb.head(n_).setZero();
+        qtb.head(active_) = y_;
+        have_square_ = false;
+        return true;
+    }
+
+    // y = (R'R + mu I)^-1 R'Q'b, and the factor L of R'R + mu I, n x n. False where that fails.
+    bool damp(T mu, const PivotedQr<T>& qr, const Vector<T>& d, const Vector<T>& qtb, T* l, Vector<T>& y) {
+        const std::ptrdiff_t n = n_;
+        if (!have_square_) {
+            square_.resize(n, n);
+            square_.setZero();
+            if (squared_) {
+                for (int k = 0; k < active_; ++k)
+                    for (int i = k; i < active_; ++i)
+                        square_(i, k) = gram_(qr.order[i], qr.order[k]) / d[qr.order[i]] / d[qr.order[k]];
+            } else {
+                Linalg::gram(qr.r.data(), n_, n_, square_.data(), scratch_);
+            }
+            have_square_ = true;
+        }
+        if (squared_ || mu >= std::pow(epsilon<T>, T(0.4)) * square_.diagonal().maxCoeff()) {
+            std::copy_n(square_.data(), n * n, l);
+            for (std::ptrdiff_t k = 0; k < n; ++k) l[k * (n + 1)] += mu;
+            if (Linalg::cholesky(l, n_) != 0) return false;
+            y.noalias() = qr.r.template triangularView<Eigen::Upper>().transpose() * qtb.head(n_);
+            Linalg::cholesky_solve(l, n_, y.data());
+            return true;
+        }
+        // [R; sqrt(mu) I], orthogonal to all digits.
+        rows_.resize(2 * n, n);
+        rows_.setZero();
+        rows_.topRows(n) = qr.r;
+        for (std::ptrdiff_t k = 0; k < n; ++k) rows_(n + k, k) = std::sqrt(mu);
+        right_.setZero(2 * n);
+        right_.head(n) = qtb.head(n_);
+        const int active = active_;
+        active_ = n_;
+        s_ = square_;
+        s_.diagonal().array() += mu;
+        l_.resize(n, n);
+        t_.resize(n, n);
+        y_.resize(n);
+        const bool done = orthogonal(rows_.data(), 2 * n_, right_.data());
+        active_ = active;
+        if (!done) return false;
+        y = y_;
+        back_substitute(t_, y_, n_, y);
+        Eigen::Map<Matrix<T>>(l, n, n).template triangularView<Eigen::Lower>() = t_.transpose();
+        return true;
+    }
+
+    // (R'R)^-1 of A itself, column after column by its variables, after compute(); false without full rank.
+    bool inverse(const PivotedQr<T>& qr, const Vector<T>& d, Matrix<T>& out) {
+        if (active_ < n_) return false;
+        l_.resize(n_, n_);
+        l_.template triangularView<Eigen::Lower>() = qr.r.transpose();
+        for (int k = 0; k < n_; ++k)
+            if (l_(k, k) < 0) l_.col(k) *= T(-1);
+        s_.resize(n_, n_);
+        t_.resize(n_, n_);
+        Linalg::inverse(l_.data(), n_, t_.data(), s_.data());
+        for (int k = 0; k < n_; ++k)
+            for (int i = k; i < n_; ++i) {
+                const int a = qr.order[i], b = qr.order[k];
+                out(a, b) = out(b, a) = s_(i, k) / d[a] / d[b];
+            }
+        return true;
+    }
+
+  private:
+    // q = Q R for m x active_ in place; s_ holds q'q. R goes to t_ and Q'b to y_.
+    bool orthogonal(T* q, int m, const T* b) {
+        T shift = 4 * T(active_) * epsilon<T> * s_.diagonal().maxCoeff();
+        for (int pass = 0; pass < 6; ++pass) {
+            T off = 0;
+            for (int k = 0; k < active_; ++k) {
+                off += (s_(k, k) - T(1)) * (s_(k, k) - T(1));
+                for (int i = k + 1; i < active_; ++i) off += 2 * s_(i, k) * s_(i, k);
+            }
+            l_ = s_;
+            for (int tries = 0; Linalg::cholesky(l_.data(), active_) != 0; ++tries) {
+                if (tries == 4 || !std::isfinite(off)) return false;
+                l_ = s_;
+                l_.diagonal().array() += shift;
+                shift *= 16;
+            }
+            shift = 4 * T(active_) * epsilon<T>;
+            if (pass == 0) {
+                t_.template triangularView<Eigen::Upper>() = l_.transpose();
+                t_.template triangularView<Eigen::StrictlyLower>().setZero();
+            } else {
+                l_.template triangularView<Eigen::StrictlyUpper>().setZero();
+                product_.resize(active_, active_);
+                Linalg::product(l_.data(), t_.data(), active_, active_, active_, product_.data());
+                t_.swap(product_);
+            }
+            if (pass > 0 && off <= T(0.25)) {
+                Linalg::project(q, m, active_, b, y_.data());
+                forward(l_, y_);
+                return true;
+            }
+            Linalg::divide(l_.data(), active_, q, m);
+            Linalg::gram(q, m, active_, s_.data(), scratch_);
+        }
+        return false;
+    }
+
+    // b = L^-1 b.
+    static void forward(const Matrix<T>& l, Vector<T>& b) { Linalg::forward(l.data(), int(l.rows()), b.data()); }
+
+    // |(L L')^-1|, from below, by a few steps of the power method.
+    T inverse_norm() {
+        for (int k = 0; k < active_; ++k) y_[k] = T(1) + T(0.5) * std::sin(T(k) * T(1.7) + T(0.3));
+        T length = norm(y_);
+        for (int i = 0; i < 4 && length > 0 && std::isfinite(length); ++i) {
+            y_ /= length;
+            Linalg::cholesky_solve(l_.data(), active_, y_.data());
+            length = norm(y_);
+        }
+        return std::isnan(length) ? std::numeric_limits<T>::infinity() : length;
+    }
+    // |R^-1| for t_, which is left as it is, as is y_.
+    T inverse_of_triangle() {
+        l_.template triangularView<Eigen::Lower>() = t_.transpose();
+        keep_ = y_;
+        const T square = inverse_norm();
+        y_.swap(keep_);
+        return std::sqrt(square);
+    }
+
+    int m_ = 0, n_ = 0, active_ = 0;
+    bool squared_ = false;  // R is the factor of A'A itself
+    bool have_square_ = false;
+    Matrix<T> gram_, s_, l_, t_, product_, square_, rows_;
+    Vector<T> along_, scale_, y_, keep_, right_;
+    Eigen::VectorXi order_;
+    PivotedQr<T> pivoted_;
+    std::vector<T> scratch_;
+};
+
+}  // namespace adaptk::solve

@@ -1,0 +1,187 @@
+"""Problems that are large enough for blocked factorisations: the digits of Householder's QR, for any thread count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import adaptk
+import numpy as np
+import pytest
+from adaptk import solve
+from solve_problems import Array
+
+M, N = 700, 60  # M N^2 is above the threshold of the blocked factorisation
+
+
+def conditioned(condition: float, m: int = M, n: int = N, seed: int = 0) -> Array:
+    """A matrix with columns of about the same norm, which no scaling of columns helps."""
+    g = np.random.default_rng(seed)
+    u = np.linalg.qr(g.normal(size=(m, n)))[0]
+    v = np.linalg.qr(g.normal(size=(n, n)))[0]
+    return np.asarray((u * np.geomspace(1, 1 / condition, n)) @ v.T)
+
+
+def triangle(a: Array, b: Array) -> tuple[Array, Array]:
+    """R and Q'b by modified Gram-Schmidt of [a b] in extended precision."""
+    rows = np.column_stack([a, b]).astype(np.longdouble)
+    n = a.shape[1]
+    r = np.zeros((n, n + 1), np.longdouble)
+    for k in range(n):
+        r[k, k] = np.sqrt(rows[:, k] @ rows[:, k])
+        rows[:, k] /= r[k, k]
+        r[k, k + 1 :] = rows[:, k] @ rows[:, k + 1 :]
+        rows[:, k + 1 :] -= np.outer(rows[:, k], r[k, k + 1 :])
+    return r[:, :n], r[:, n]
+
+
+def divided(r: Array, b: Array) -> Array:
+    """R^-1 b."""
+    x = np.array(b, np.longdouble)
+    for k in reversed(range(len(r))):
+        x[k] = (x[k] - r[k, k + 1 :] @ x[k + 1 :]) / r[k, k]
+    return x
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("condition", [1e1, 1e3, 1e6, 1e9, 1e11])
+def test_digits(condition: float, scaled: bool) -> None:
+    """x has the digits that a stable solver of the same linear problem gives it, and so has x_std."""
+    a = conditioned(condition)
+    if scaled:
+        a = a * np.geomspace(1e-8, 1e8, N)  # which the solver's own scaling takes back
+    g = np.random.default_rng(1)
+    d = np.linalg.norm(a, axis=0)
+    b = a @ (g.normal(size=N) / d) + 1e-6 * g.normal(size=M)
+    r, z = triangle(a, b)
+    x = divided(r, z)
+    mine = solve.levenberg_marquardt(lambda p: a @ p - b, np.zeros(N), jac=lambda p: a)
+    assert mine.success, mine.message
+    q, t = np.linalg.qr(a / d)
+    stable = np.linalg.solve(t, q.T @ b)
+    # What rounding a and b costs, at the least: the residual enters with the square of the condition number.
+    floor = np.finfo(float).eps * condition * (np.linalg.norm(d * x) + condition * np.linalg.norm(mine.fun))
+    assert np.linalg.norm(d * (mine.x - x)) <= 4 * np.linalg.norm(stable - d * x) + floor
+    sigma = np.sqrt(2 * mine.cost / (M - N)) * np.linalg.norm(divided(r, np.eye(N)), axis=1)
+    np.testing.assert_allclose(
+        mine.x_std, np.asarray(sigma, float), rtol=max(1e-8, 20 * condition * np.finfo(float).eps)
+    )
+
+
+def tall(m: int = M, n: int = N, dtype: type = float, noise: float = 0.1) -> tuple[Any, Any]:
+    g = np.random.default_rng(3)
+    a = (g.normal(size=(m, n)) / np.sqrt(n)).astype(dtype)
+    y = (np.exp(a @ g.normal(size=n)) + noise * g.normal(size=m)).astype(dtype)
+    return (lambda x: np.exp(a @ x) - y), (lambda x: np.exp(a @ x)[:, None] * a)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_precision(dtype: type) -> None:
+    f, j = tall(dtype=dtype)
+    r = solve.levenberg_marquardt(f, np.zeros(N, dtype), jac=j)
+    assert r.success
+    assert r.x.dtype == dtype
+    jacobian, residuals = j(r.x).astype(float), f(r.x).astype(float)
+    step = np.linalg.lstsq(jacobian, residuals, rcond=None)[0]
+    assert np.linalg.norm(step) <= 1e3 * np.finfo(dtype).eps * np.linalg.norm(r.x)
+    inverse = np.linalg.inv(jacobian.T @ jacobian) * (2 * float(r.cost) / (M - N))
+    np.testing.assert_allclose(
+        r.cov, inverse, rtol=0, atol=max(1e-10, 200 * np.finfo(dtype).eps) * np.abs(inverse).max()
+    )
+
+
+@pytest.mark.parametrize("loss", ["huber", "soft_l1", "cauchy", "arctan", "tukey"])
+def test_losses(loss: Any) -> None:
+    f, j = tall()
+    r = solve.levenberg_marquardt(f, np.zeros(N), jac=j, loss=loss, f_scale=0.3)
+    assert r.success
+    z = (r.fun / 0.3) ** 2
+    weight = {
+        "huber": np.where(z > 1, 1 / np.sqrt(np.maximum(z, 1)), 1),
+        "soft_l1": 1 / np.sqrt(1 + z),
+        "cauchy": 1 / (1 + z),
+        "arctan": 1 / (1 + z**2),
+        "tukey": np.maximum(1 - z, 0) ** 2,
+    }[loss]
+    jacobian = j(r.x)
+    gradient = jacobian.T @ (weight * r.fun)
+    assert np.abs(gradient).max() <= 1e-7 * np.linalg.norm(jacobian, axis=0).max() * np.linalg.norm(r.fun)
+
+
+def test_bounds() -> None:
+    f, j = tall()
+    free = solve.levenberg_marquardt(f, np.zeros(N), jac=j).x
+    upper = np.full(N, np.inf)
+    upper[:5] = free[:5] - 0.1
+    r = solve.levenberg_marquardt(f, np.minimum(np.zeros(N), upper - 0.1), jac=j, bounds=(-np.inf, upper))
+    assert r.success
+    assert (r.x <= upper).all()
+    held = r.active_mask == 1
+    assert held[:5].any()
+    g = j(r.x).T @ f(r.x)
+    scale = np.linalg.norm(j(r.x), axis=0) * np.linalg.norm(r.fun)
+    assert (g[held] < 0).all()
+    assert np.abs(g[~held] / scale[~held]).max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["zero", "copy", "sum"])
+def test_columns_that_say_nothing(kind: str) -> None:
+    f, j = tall()
+    rest = slice(1, None)
+    change = np.zeros((N - 1, N))
+    change[:, rest] = np.eye(N - 1)
+    if kind == "copy":
+        change[0, 0] = 1
+    elif kind == "sum":
+        change[:, 0] = np.random.default_rng(0).normal(size=N - 1)
+    small_f = lambda x: f(np.append(change @ x, 0))  # noqa: E731
+    small_j = lambda x: j(np.append(change @ x, 0))[:, :-1] @ change  # noqa: E731
+    r = solve.levenberg_marquardt(small_f, np.zeros(N), jac=small_j)
+    want = solve.levenberg_marquardt(
+        lambda x: f(np.append(x, 0)), np.zeros(N - 1), jac=lambda x: j(np.append(x, 0))[:, :-1]
+    )
+    assert r.success
+    assert r.cost == pytest.approx(want.cost, rel=1e-9)
+    assert np.isinf(r.x_std).all()
+
+
+@pytest.mark.parametrize("power", [-500, -400, 400])
+def test_columns_whose_squares_leave_the_range(power: int) -> None:
+    f, j = tall()
+    plain = solve.levenberg_marquardt(f, np.zeros(N), jac=j)
+    unit = np.ones(N)
+    unit[3] = 2.0**power
+    r = solve.levenberg_marquardt(lambda x: f(x * unit), np.zeros(N), jac=lambda x: j(x * unit) * unit)
+    assert r.success
+    np.testing.assert_allclose(r.x * unit, plain.x, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(r.x_std * unit, plain.x_std, rtol=1e-7)
+
+
+@pytest.fixture
+def threads() -> Any:
+    before = adaptk.get_num_threads()
+    yield adaptk.set_num_threads
+    adaptk.set_num_threads(before)
+
+
+def everything() -> list[bytes]:
+    """Products with one part and several, Cholesky's factor with and without orthogonal columns, the damped systems."""
+    found = []
+    for m, n in ((M, N), (5000, 30), (400, 160)):
+        f, j = tall(m, n)
+        r = solve.levenberg_marquardt(f, np.zeros(n), jac=j)
+        found += [r.x.tobytes(), r.cov.tobytes(), r.fun.tobytes()]
+    a = conditioned(1e7)
+    b = np.random.default_rng(1).normal(size=M)
+    r = solve.levenberg_marquardt(
+        lambda p: np.tanh(a @ p) - b, np.ones(N), jac=lambda p: a / np.cosh(a @ p)[:, None] ** 2
+    )
+    return [*found, r.x.tobytes(), r.cov.tobytes()]
+
+
+def test_threads(threads: Callable[[int], None]) -> None:
+    threads(1)
+    want = everything()
+    for count in (2, 3, 5):
+        threads(count)
+        assert everything() == want
