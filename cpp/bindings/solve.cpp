@@ -191,6 +191,9 @@ template <class T> py::dict to_dict(const Summary<T>& s, const Objective<T>& f, 
     d[k.nfev] = f.fun_calls;
     d[k.njev] = f.jac_calls;
     d[k.nhev] = f.hess_calls;
+    if (s.status == Status::derivative)
+        d["disagreement"] = py::make_tuple(s.disagreement.variable, double(s.disagreement.claimed),
+                                           double(s.disagreement.found), bool(f.jac) || f.fun_returns_gradient);
     watch.put(d);
     return d;
 }
@@ -253,20 +256,16 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
     } else if (!f.first_residuals(start.data())) {
         raise();
     }
-    if (f.noise > epsilon<T>) {
-        // Residuals of fewer digits than x: as if x had no more either.
-        o.ftol = o.xtol = T(1e-5);
-        o.gtol = T(1e-6);
-        o.noise = f.noise;
-        o.polish_tolerance = 512 * f.noise;
-    }
-    const auto tolerance = [&](int i, T& value) {
-        if (!options[i].is_none()) value = T(options[i].cast<double>());
+    o.noise = f.noise;
+    const auto given = [&](int i, T& value) {
+        if (options[i].is_none()) return false;
+        value = T(options[i].cast<double>());
+        return true;
     };
-    tolerance(0, o.ftol);
-    tolerance(1, o.xtol);
-    tolerance(2, o.gtol);
-    tolerance(4, o.factor);
+    o.keep_ftol = given(0, o.ftol);
+    o.keep_xtol = given(1, o.xtol);
+    o.keep_gtol = given(2, o.gtol);
+    given(4, o.factor);
     f.prepare();
     const Lent<LevenbergMarquardtWork<T>> lent;
     LevenbergMarquardtWork<T>& w = *lent;
@@ -291,16 +290,11 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
     if (!std::isnan(s.gradient)) {
         d[k.jac] = matrix_to(w.j);
         d[k.grad] = vector_to(w.g);
-        Vector<T> weight;
-        if (o.loss != Loss::linear) weight = w.weight;
         Matrix<T> cov(f.n, f.n);
-        without_python(large, [&] { covariance<T, DispatchedLinalg>(w, weight, cov); });
-        if (!options[10].cast<bool>()) {
-            // Of the residuals, from what is left of them; one observation more than parameters is needed for it.
-            const int freedom = f.m - f.n;
-            cov *= freedom > 0 ? 2 * s.value / T(freedom) : std::numeric_limits<T>::infinity();
-        }
-        Vector<T> deviation = cov.diagonal().cwiseSqrt();
+        Vector<T> deviation(f.n);
+        const bool known = options[10].cast<bool>();
+        without_python(
+            large, [&] { Covariance<T, DispatchedLinalg>(w, o.loss, o.loss_scale).compute(known, cov, deviation); });
         d[k.cov] = matrix_to(cov);
         d[k.x_std] = vector_to(deviation);
     } else {

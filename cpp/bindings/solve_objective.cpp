@@ -265,6 +265,8 @@ template <class T> void Objective<T>::prepare() {
     low_.resize(longest);
     high_.resize(longest);
     if (relative.size() == 0) relative.setConstant(n, T(0));
+    stretch_.assign(std::size_t(n), T(1));
+    silent_.assign(std::size_t(n), false);
     if (lower.size() == 0) {
         lower.setConstant(n, -std::numeric_limits<T>::infinity());
         upper.setConstant(n, std::numeric_limits<T>::infinity());
@@ -321,10 +323,9 @@ template <class T> void Objective<T>::learn(PyObject* result, T& exact, bool& kn
 template <class T> T Objective<T>::step(int k, const T* x, Difference method, T exact, bool& central) const {
     const T scale = relative[k] > 0 ? relative[k] : solve::difference_scale<T>(method, exact);
     central = method == Difference::three_point;
-    const T h = solve::difference_step(x[k], scale, typical[k], lower[k], upper[k], central);
     // Without room on one side, as exact as the other methods: three points on the same side would leave the bounds
     // too.
-    return h;
+    return solve::difference_step(x[k], scale * stretch_[std::size_t(k)], typical[k], lower[k], upper[k], central);
 }
 
 template <class T> bool Objective<T>::value(const T* x, T& f) {
@@ -398,7 +399,8 @@ template <class T> bool Objective<T>::gradient(const T* x, T* g) {
     if (differences.gradient == Difference::two_point && !base_value(x, at)) return false;
     if (differences.vectorized) return stack(x, differences.gradient, 1, &at, g);
     const auto f = [&](const T* point, T* out) { return evaluate(point, *out); };
-    return difference(f, differences.gradient, noise, x, &at, 1, g);
+    const T* base = differences.gradient == Difference::two_point ? &at : nullptr;
+    return difference(f, differences.gradient, noise, x, base, 1, g);
 }
 
 template <class T> bool Objective<T>::prime(const T* x) {
@@ -428,27 +430,123 @@ template <class F>
 bool Objective<T>::difference(F& f, Difference method, T exact, const T* x, const T* at, int rows, T* out) {
     std::copy(x, x + n, point_.begin());
     for (int k = 0; k < n; ++k) {
-        bool central;
-        const T h = step(k, x, method, exact, central);
         T* column = out + std::ptrdiff_t(k) * rows;
-        point_[std::size_t(k)] = x[k] + h;
-        if (!f(point_.data(), high_.data())) return false;
-        if (central) {
-            point_[std::size_t(k)] = x[k] - h;
-            if (!f(point_.data(), low_.data())) return false;
-            const T width = (x[k] + h) - (x[k] - h);
-            for (int i = 0; i < rows; ++i) column[i] = (high_[std::size_t(i)] - low_[std::size_t(i)]) / width;
+        Quotient q;
+        if (!quotient(f, method, exact, x, k, at, rows, column, q)) return false;
+        if (relative[k] > 0 || (rows > 1 && m == 0)) continue;
+        if (!q.moved) {
+            if (!lengthen(f, exact, x, k, at, rows, column)) return false;
         } else {
-            if (method == Difference::three_point && at == nullptr) return false;
-            const T* base = at;
-            if (method == Difference::three_point) {
-                point_[std::size_t(k)] = x[k];
-                if (!f(point_.data(), low_.data())) return false;
-                base = low_.data();
-            }
-            for (int i = 0; i < rows; ++i) column[i] = (high_[std::size_t(i)] - base[i]) / h;
+            silent_[std::size_t(k)] = false;
+            // A value by itself bends at its minimum, as a vector of residuals does not.
+            if (rows > 1 && at != nullptr && !shorten(f, exact, x, k, at, rows, column, q)) return false;
         }
-        point_[std::size_t(k)] = x[k];
+    }
+    return true;
+}
+
+template <class T>
+template <class F>
+bool Objective<T>::quotient(F& f, Difference method, T exact, const T* x, int k, const T* at, int rows, T* column,
+                            Quotient& q) {
+    const auto variable = std::size_t(k);
+    const T h = step(k, x, method, exact, q.central);
+    point_[variable] = x[k] + h;
+    if (!f(point_.data(), high_.data())) return false;
+    const T* base = at;
+    T width = h;
+    if (q.central) {
+        point_[variable] = x[k] - h;
+        if (!f(point_.data(), low_.data())) return false;
+        base = low_.data();
+        width = (x[k] + h) - (x[k] - h);
+    } else if (base == nullptr) {
+        point_[variable] = x[k];
+        if (!f(point_.data(), low_.data())) return false;
+        base = low_.data();
+    }
+    point_[variable] = x[k];
+    q.moved = false;
+    for (int i = 0; i < rows; ++i) {
+        const auto row = std::size_t(i);
+        column[i] = (high_[row] - base[i]) / width;
+        q.moved = q.moved || high_[row] != base[i] || (q.central && at != nullptr && high_[row] != at[i]);
+    }
+    q.width = std::abs(width);
+    if (rows == 1 || at == nullptr) return true;
+    using Values = Eigen::Map<const solve::Vector<T>>;
+    const Values here(at, rows), high(high_.data(), rows);
+    q.slope = solve::norm(Values(column, rows)) * q.width;
+    if (q.central) q.bend = solve::norm((high - here) + (Values(low_.data(), rows) - here));
+    return true;
+}
+
+// Nothing has changed over the step: the function may compute in fewer digits than its type has. One that does not
+// depend on the variable here is left alone until it does.
+template <class T>
+template <class F>
+bool Objective<T>::lengthen(F& f, T exact, const T* x, int k, const T* at, int rows, T* column) {
+    // From eps^(1/2) to where float32 has three digits, and float16 one.
+    constexpr T longer[] = {T(0x1p13), T(0x1p20)};
+    const auto variable = std::size_t(k);
+    if (sizeof(T) == 4 || silent_[variable]) return true;
+    const T kept = stretch_[variable];
+    for (const T factor : longer) {
+        stretch_[variable] = factor * solve::difference_scale<T>(Difference::two_point) /
+                             solve::difference_scale<T>(Difference::three_point, exact);
+        Quotient q;
+        const bool ok = quotient(f, Difference::three_point, exact, x, k, at, rows, column, q);
+        stretch_[variable] = kept;
+        if (!ok) return false;
+        if (!q.moved) continue;
+        if (rows > 1) noise = std::max(noise, T(solve::epsilon<float>));
+        return true;
+    }
+    silent_[variable] = true;
+    return true;
+}
+
+// Where the function bends over the step, as a narrow peak far from zero does, a shorter one: until the second
+// difference is small beside the first, or two steps agree. The step's length is kept for the next time.
+template <class T>
+template <class F>
+bool Objective<T>::shorten(F& f, T exact, const T* x, int k, const T* at, int rows, T* column, Quotient q) {
+    constexpr T straight = T(0.01);  // second difference over first; the error of a central one is its square
+    constexpr T agreed = T(1e-3);    // two steps
+    constexpr T aim = T(0.003);      // of the second difference over the first
+    constexpr int most = 6;
+    using Values = Eigen::Map<const solve::Vector<T>>;
+    const T size = solve::norm(Values(at, rows));
+    reach_ = std::max(reach_, size);
+    const auto variable = std::size_t(k);
+    if (!q.central) {
+        // One more evaluation tells, where the change is large beside the residuals.
+        if (!(q.slope > straight * reach_) || !std::isfinite(q.slope)) return true;
+        const T kept = stretch_[variable];
+        // The same length, central.
+        const T central_stretch = solve::difference_scale<T>(Difference::two_point, exact) /
+                                  solve::difference_scale<T>(Difference::three_point, exact);
+        stretch_[variable] = kept * central_stretch;
+        const bool ok = quotient(f, Difference::three_point, exact, x, k, at, rows, column, q);
+        if (!ok) return false;
+        if (!q.central || !(q.bend > straight * q.slope)) {
+            stretch_[variable] = kept;
+            return true;
+        }
+        if (!shorten(f, exact, x, k, at, rows, column, q)) return false;
+        stretch_[variable] /= central_stretch;
+        return true;
+    }
+    std::vector<T> before;
+    for (int i = 0; i < most && q.bend > straight * q.slope; ++i) {
+        before.assign(column, column + rows);
+        const T estimate = aim * q.slope / q.bend;
+        stretch_[variable] *= std::min(std::max(estimate, T(1) / 64), T(1) / 4);
+        if (!quotient(f, Difference::three_point, exact, x, k, at, rows, column, q)) return false;
+        if (!q.central || !std::isfinite(q.slope)) break;
+        const Values now(column, rows);
+        const T rounding = 4 * exact * size / q.width;
+        if (solve::norm(now - Values(before.data(), rows)) <= agreed * solve::norm(now) + rounding) break;
     }
     return true;
 }
@@ -631,7 +729,7 @@ template <class T> bool Objective<T>::first_residuals(const T* x) {
 template <class T> bool Objective<T>::refine() {
     if (!can_refine()) return false;
     differences.gradient = Difference::three_point;
-    relative.setZero();
+    stretch_.assign(std::size_t(n), T(1));
     return true;
 }
 

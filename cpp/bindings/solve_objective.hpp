@@ -104,6 +104,7 @@ template <class T> class Objective {
     bool can_refine() const { return !jac && differences.gradient == solve::Difference::two_point; }
     bool refine();
 
+    T residual_error() const { return noise; }
     // The relative error of Hessians by differences, of gradients or of values.
     T hessian_error() const;
 
@@ -125,6 +126,17 @@ template <class T> class Objective {
     // out (rows x n, column after column) by differences of `f`, which has `rows` values, around x with values `at`.
     template <class F>
     bool difference(F& f, solve::Difference method, T exact, const T* x, const T* at, int rows, T* out);
+    struct Quotient {
+        bool central = false;
+        bool moved = false;                // whether any value changed
+        T width = 0, slope = 0, bend = 0;  // of the step; norms of the first and (central) second difference
+    };
+    // One column; `at` may be null, for a value that is not known.
+    template <class F>
+    bool quotient(F& f, solve::Difference method, T exact, const T* x, int k, const T* at, int rows, T* column,
+                  Quotient& q);
+    template <class F> bool lengthen(F& f, T exact, const T* x, int k, const T* at, int rows, T* column);
+    template <class F> bool shorten(F& f, T exact, const T* x, int k, const T* at, int rows, T* column, Quotient q);
     template <class F> bool complex_difference(F& f, const T* x, int rows, T* out);
     bool stack(const T* x, solve::Difference method, int rows, const T* at, T* out);
     T step(int k, const T* x, solve::Difference method, T exact, bool& central) const;
@@ -142,6 +154,11 @@ template <class T> class Objective {
     std::vector<T> first_;
     bool have_first_ = false;
     std::vector<T> point_, low_, high_, row_major_;
+    // Of differences: how much longer than by default each variable's step is, whether it has no say here, and the
+    // largest residuals so far.
+    std::vector<T> stretch_;
+    std::vector<bool> silent_;
+    T reach_ = 0;
     std::vector<std::complex<T>> complex_point_, complex_value_;
     std::chrono::steady_clock::time_point last_look_{};
     std::int64_t quiet_calls_ = 0;

@@ -3,6 +3,7 @@
 
 #include "adaptk/solve/cg.hpp"
 #include "adaptk/solve/conjugate_gradient.hpp"
+#include "adaptk/solve/covariance.hpp"
 #include "adaptk/solve/differences.hpp"
 #include "adaptk/solve/levenberg_marquardt.hpp"
 #include "adaptk/solve/newton.hpp"

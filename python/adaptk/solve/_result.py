@@ -265,6 +265,21 @@ MESSAGES: dict[str, dict[int, str]] = {
 }
 
 
+def _disagreement(kind: str, variable: int, claimed: float, found: float, given: bool) -> str:
+    """Which derivative does not belong to its function, and what to do."""
+    what = "cost" if kind == "least_squares" else "function"
+    where = f"x[{variable}]" if variable >= 0 else "the last step"
+    if given:
+        return (
+            f"The derivative does not agree with the function along {where}: the slope of the {what} is {claimed:.6g} "
+            f"by jac, and {found:.6g} by differences. Check jac (check_derivatives=True shows its worst element)."
+        )
+    return (
+        f"The differences that are taken as derivatives do not agree with the function along {where}: the slope of the "
+        f"{what} is {claimed:.6g} by them, and {found:.6g} by longer steps. Give jac or a larger rel_step."
+    )
+
+
 class Progress(Protocol):
     def close(self, status: str) -> None: ...
 
@@ -272,9 +287,10 @@ class Progress(Protocol):
 def finish(raw: dict[str, Any], kind: str, progress: Progress | None) -> Result:
     """What the solver returned, with its status in words, in the result and at the end of the line of progress."""
     status: int = raw["status"]
+    disagreement = raw.pop("disagreement", None)
     result = Fit(raw) if kind == "least_squares" else Result(raw)
     result["success"] = status > 0
-    result["message"] = MESSAGES[kind][status]
+    result["message"] = MESSAGES[kind][status] if disagreement is None else _disagreement(kind, *disagreement)
     if progress is not None:
         progress.close(result.message)
     return result

@@ -14,53 +14,27 @@
 //   step       |D p| <= xtol |D x|
 //   both       reduction and step
 //   precision  no step changes x, or the damping has left the range of the type
+//   derivative steps shrink to nothing though J promises a reduction, and differences of the cost contradict J
 // and then polishes: Gauss-Newton steps, each from a new factorisation, for as long as |D p| at least halves and |r|
 // does not grow beyond its rounding. Near the solution |D p| estimates the error of x, so this takes x to the digits
 // that J and r have, whatever the tolerances were. Without bounds two of them are mixed: with residuals that are not
 // small they shrink by a constant ratio, and their sum can be had from two.
+//
+// Residuals and Jacobians whose squares could leave the range are taken in units of a power of two.
 #pragma once
 
+#include "adaptk/solve/agreement.hpp"
 #include "adaptk/solve/blocked_qr.hpp"
+#include "adaptk/solve/losses.hpp"
 
 namespace adaptk::solve {
-
-enum class Loss { linear, huber, soft_l1, cauchy, arctan, tukey };
-
-// rho, rho', rho'' at z >= 0, all with rho(z) ~ z for small z.
-template <class T> struct LossValue {
-    T rho, first, second;
-};
-template <class T> LossValue<T> loss_value(Loss loss, T z) {
-    const T u = T(1) + z;
-    switch (loss) {
-    case Loss::linear: break;
-    case Loss::huber: {
-        if (z <= 1) break;
-        const T root = std::sqrt(z);
-        return {2 * root - 1, 1 / root, T(-0.5) / (z * root)};
-    }
-    case Loss::soft_l1: {
-        const T root = std::sqrt(u);
-        return {2 * (z / (root + 1)), 1 / root, T(-0.5) / (u * root)};
-    }
-    case Loss::cauchy: return {std::log1p(z), 1 / u, -1 / u / u};
-    case Loss::arctan: {
-        const T w = 1 + z * z;
-        return {std::atan(z), 1 / w, -2 * (z / w) / w};
-    }
-    case Loss::tukey: {
-        if (z >= 1) return {T(1) / 3, 0, 0};
-        const T v = T(1) - z;
-        return {z * (T(1) - z + z * z / 3), v * v, -2 * v};
-    }
-    }
-    return {z, 1, 0};
-}
 
 template <class T> struct LevenbergMarquardtOptions {
     T ftol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
     T xtol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
+    // Whether these stay as they are if residuals are exact to fewer digits than T has; else they become float32's.
+    bool keep_ftol = false, keep_xtol = false, keep_gtol = false;
     T factor = 1;  // the first radius over |D x|
     std::int64_t max_evaluations = 1000;
     Loss loss = Loss::linear;
@@ -70,17 +44,16 @@ template <class T> struct LevenbergMarquardtOptions {
     int accelerate = -1;       // geodesic acceleration: 0 never, 1 always, -1 where it has paid
     T noise = epsilon<T>;      // what residuals are exact to
     bool polish = true;
-    T polish_tolerance = (sizeof(T) == 4 ? 512 : 2048) * epsilon<T>;  // of |D x|, for the step that is not taken
 };
 
 template <class T> struct LevenbergMarquardtWork {
     void resize(int m_, int n_) {
         m = m_;
         n = n_;
-        for (Vector<T>* v :
-             {&x, &xn, &p, &y, &d, &lower, &upper, &g, &sine, &accel, &rhs, &sd, &step_before, &end_before})
+        for (Vector<T>* v : {&x, &trial, &step, &y, &row, &d, &divisor, &lower, &upper, &g, &column_norm, &correction,
+                             &plain_trial, &right_side, &step_before, &end_before})
             v->resize(n);
-        for (Vector<T>* v : {&r, &rn, &qtr, &weight, &second, &rw}) v->resize(m);
+        for (Vector<T>* v : {&r, &trial_r, &probe_r, &weighted_r, &qt_r, &weight, &root_slope}) v->resize(m);
         j.resize(m, n);
         qr.resize(m, n);
         damped.resize(n, n);
@@ -89,12 +62,26 @@ template <class T> struct LevenbergMarquardtWork {
         upper.setConstant(std::numeric_limits<T>::infinity());
     }
     int m = 0, n = 0;
-    Vector<T> x, xn, p, y, d, lower, upper, g, sine, accel, rhs, sd, step_before, end_before;
-    Vector<T> r, rn, qtr, weight, second, rw;
+    // The best point: x, its residuals, Jacobian and gradient.
+    Vector<T> x, r, g;
     Matrix<T> j;
+    Vector<T> lower, upper;
+    // The point that is tried: x + step, and its residuals.
+    Vector<T> trial, step, trial_r;
+    // D, D with 1 for 0, and the columns' norms for the cosines.
+    Vector<T> d, divisor, column_norm;
+    // The factorisation of J D^-1, Q'r, the triangle with the damping eliminated, and the step in its order: y = P'D p.
     PivotedQr<T> qr;
+    Vector<T> qt_r, y, right_side, row;
     Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> damped;
-    Eigen::Array<bool, Eigen::Dynamic, 1> fixed;
+    // Of robust losses: the rows' weights, the residuals that go with them, and sqrt(rho').
+    Vector<T> weight, weighted_r, root_slope;
+    // Of geodesic acceleration: the second-order part of the step, and the trial point without it. Of both and of
+    // probes: residuals at some other point.
+    Vector<T> correction, plain_trial, probe_r;
+    // The last Gauss-Newton step and where it led.
+    Vector<T> step_before, end_before;
+    Eigen::Array<bool, Eigen::Dynamic, 1> fixed;  // by a bound
 };
 
 // w.x holds the start (within the bounds), and at the end the best point found, with its residuals and Jacobian in w.r
@@ -103,42 +90,75 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
   public:
     LevenbergMarquardt(Problem& problem, const LevenbergMarquardtOptions<T>& options, LevenbergMarquardtWork<T>& work,
                        Monitor& monitor)
-        : f(problem), o(options), w(work), watch(monitor), ftol(options.ftol), xtol(options.xtol) {}
+        : f(problem), o(options), w(work), watch(monitor), ftol(options.ftol), xtol(options.xtol), gtol(options.gtol),
+          loss_scale(options.loss_scale) {
+        expect_noise(options.noise);
+    }
 
     Summary<T> run() {
         s.status = start();
         if (s.status == Status::limit) s.status = iterate();
-        if (o.polish && s.status > Status::limit && length > 0 && w.n > 0) {
-            // Where the Jacobian is one of differences: from here on a better one.
-            Status status = Status::limit;
-            T least = o.polish_tolerance;
-            if constexpr (requires { f.refine(); }) {
-                if (f.refine()) {
-                    mixable = false;
-                    status = linearise();
-                    least = std::max(least, T(1e-3) * std::sqrt(epsilon<T>));
-                }
-            }
-            if (status == Status::limit) status = polish(least);
-            if (status == Status::limit && overshot && ftol > epsilon<T>) {
-                // Not near enough for a full step: damped ones to closer tolerances, then once more.
-                ftol *= std::sqrt(epsilon<T>);
-                xtol *= std::sqrt(epsilon<T>);
-                overshot = false;
-                status = iterate();
-                if (status > Status::limit) status = polish(least);
-            }
-            if (status < Status::limit) s.status = status;
+        if (o.polish && s.status > Status::limit && length > 0 && w.n > 0) finish();
+        s.value = half(cost) / unit / unit;
+        s.gradient = have_jacobian ? reported_gradient() : std::numeric_limits<T>::quiet_NaN();
+        if (unit != 1) {
+            w.r /= unit;
+            w.j /= unit;
+            w.g = w.g / unit / unit;
         }
-        s.value = half(cost);
-        s.gradient = have_jacobian ? projected_gradient() : std::numeric_limits<T>::quiet_NaN();
         return s;
     }
 
   private:
-    static constexpr T least_weight = T(0.1);
+    // More 1978, section 7, with the numbers of MINPACK's lmder: a ratio of actual to predicted reduction below the
+    // first shrinks the radius, above the second lets it grow; the damping is right where |D p| is so near the radius.
+    static constexpr T poor_ratio = T(0.25), good_ratio = T(0.75);
+    static constexpr T least_shrink = T(0.1), most_shrink = T(0.5), growth = T(2);
+    static constexpr T radius_tolerance = T(0.1);
+    static constexpr int most_dampings = 10;
+    // Transtrum and Sethna 2012, section 5: the step of the second derivative along p, and equation 15: the largest
+    // 2 |a| / |p|.
+    static constexpr T geodesic_probe = T(0.1), geodesic_limit = T(0.75);
+    // Measured on NIST's and More, Garbow and Hillstrom's problems: where plain steps converge fast there is nothing to
+    // gain, a narrow valley shows after some iterations, and two more evaluations must pay by half a step's fall.
+    static constexpr int geodesic_patience = 8, geodesic_confidence = 3;
+    static constexpr T geodesic_gain = T(0.5);
+    // Of polishing: how far a step has to shrink, the longest one that is taken for one near the solution, and the
+    // largest share of mixing. Two relative steps may be left out, by what J is exact to.
+    static constexpr int most_polishing = 100;
+    static constexpr T polishing_shrink = T(0.9), polishing_reach = T(1e-2), most_mixing = T(10);
+    static constexpr T last_step_of_differences = T(1e-3);
+    // A relative reduction of |r|^2 that J promises and steps down to nothing do not bring says that J may be wrong.
+    static constexpr T broken_promise = T(1e-6);
+    // Tolerances for residuals of few digits.
+    static constexpr T coarse_tolerance = T(1e-5), coarse_gtol = T(1e-6);
+
+    struct Trial {
+        T scaled_length = 0;  // |D p|
+        T predicted = 0, actual = -1, ratio = -1;
+        T cost = 0, length = 0;
+        bool finite = false;
+        bool full = false;  // the Gauss-Newton step as it is
+    };
 
     static T half(T c) { return c / 2; }
+
+    void expect_noise(T error) {
+        noise = error;
+        polish_tolerance = (sizeof(T) == 4 || noise > epsilon<T> ? 512 : 2048) * noise;
+        if (!(noise > epsilon<T>)) return;
+        if (!o.keep_ftol) ftol = std::max(ftol, coarse_tolerance);
+        if (!o.keep_xtol) xtol = std::max(xtol, coarse_tolerance);
+        if (!o.keep_gtol) gtol = std::max(gtol, coarse_gtol);
+    }
+
+    // r = residuals at x, in the run's units; false to abort.
+    bool evaluate(const Vector<T>& x, Vector<T>& r) {
+        ++s.nfev;
+        if (!f.residuals(x.data(), r.data())) return false;
+        if (unit != 1) r *= unit;
+        return true;
+    }
 
     // The sum of C^2 rho(r^2 / C^2), and its root, which does not leave the range for the linear loss.
     bool measure(const Vector<T>& r, T& sum, T& root) const {
@@ -149,103 +169,173 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         }
         sum = 0;
         for (int i = 0; i < w.m; ++i) {
-            const T q = r[i] / o.loss_scale;
+            const T q = r[i] / loss_scale;
             sum += loss_value(o.loss, q * q).rho;
         }
-        sum *= o.loss_scale * o.loss_scale;
+        sum *= loss_scale * loss_scale;
         root = std::sqrt(sum);
         return std::isfinite(root);
     }
 
     Status start() {
-        ++s.nfev;
-        if (!f.residuals(w.x.data(), w.r.data())) return Status::aborted;
+        if (!evaluate(w.x, w.r)) return Status::aborted;
         cost = std::numeric_limits<T>::quiet_NaN();
-        if (!w.r.allFinite() || !measure(w.r, cost, length)) return Status::nonfinite;
-        if (!o.fixed_scale) w.d.setZero();
+        if (!w.r.allFinite()) return Status::nonfinite;
+        unit = unit_of(largest(w.r));
+        if (unit != 1) {
+            w.r *= unit;
+            loss_scale *= unit;
+        }
+        if (!measure(w.r, cost, length)) return Status::nonfinite;
+        if (!o.fixed_scale) {
+            w.d.setZero();
+        } else if (unit != 1) {
+            w.d *= unit;
+        }
         return Status::limit;
     }
 
+    // A power of two that brings numbers far from 1 near it, else 1.
+    static T unit_of(T size) {
+        constexpr int far = std::numeric_limits<T>::max_exponent / 8;
+        if (!(size > 0) || std::abs(std::ilogb(size)) <= far) return 1;
+        return std::ldexp(T(1), std::min(-std::ilogb(size), std::numeric_limits<T>::max_exponent - 1));
+    }
+
     Status iterate() {
-        T mu = 0;
-        T step = std::numeric_limits<T>::quiet_NaN();
+        damping = 0;
+        T step_norm = std::numeric_limits<T>::quiet_NaN();
         for (;; ++s.nit) {
             if (const Status status = linearise(); status != Status::limit) return status;
-            if (const Signal signal =
-                    watch(Progress<T>{s.nit, half(cost), step, projected_gradient(), w.x.data(), w.n});
-                signal != Signal::go)
-                return ended(signal);
-            if (length == 0 || cosine() <= o.gtol) return Status::gradient;
-            bool accepted = false;
-            while (!accepted) {
+            if (const Signal signal = report(step_norm); signal != Signal::go) return ended(signal);
+            if (length == 0 || cosine() <= gtol) return Status::gradient;
+            promised = 0;
+            for (bool accepted = false; !accepted;) {
                 if (s.nfev >= o.max_evaluations) return Status::limit;
-                if (radius <= 0) {
-                    // In units of r, as |D x| is.
-                    radius = o.factor * w.x.cwiseProduct(w.sd).norm();
-                    if (!(radius > 0)) radius = o.factor * length;
-                }
-                damp(mu);
-                take(w.p);
+                if (radius <= 0) radius = first_radius();
+                choose_damping();
+                take(w.step);
                 rejected = false;
-                const T y_norm = scaled_norm(w.p);
-                if (s.nfev == 1) radius = std::min(radius, y_norm);
-                if ((w.xn.array() == w.x.array()).all()) return Status::precision;
-                const T predicted = model_reduction();
-                T cost_n, length_n;
-                ++s.nfev;
-                if (!f.residuals(w.xn.data(), w.rn.data())) return Status::aborted;
-                const bool finite = measure(w.rn, cost_n, length_n);
-                bool full = mu == 0 && !o.bounded;
-                if (o.accelerate != 0 && finite) {
-                    bool changed = false;
-                    if (!accelerate(cost_n, length_n, changed)) return Status::aborted;
-                    full = full && !changed;
-                }
-                const T actual = finite ? fall(length_n) : T(-1);
-                const T ratio = predicted > 0 ? actual / predicted : T(-1);
-                const T x_norm = w.x.cwiseProduct(w.d).norm();
-                accepted = actual > 0;
-                // More 1978, section 4: below 1/4 shrink, by the minimiser of the parabola through |r|^2 and its slope.
-                if (!(ratio > T(0.25))) {
-                    T shrink = T(0.1);
-                    if (finite && length_n < 10 * length) {
-                        const T slope = -directional();
-                        shrink = actual >= 0 ? T(0.5) : slope / (2 * slope + actual);
-                        if (!(shrink > T(0.1))) shrink = T(0.1);
-                        if (shrink > T(0.5)) shrink = T(0.5);
-                    }
-                    radius = shrink * std::min(radius, 10 * y_norm);
-                    mu /= shrink;
-                } else if (ratio > T(0.75) || mu == 0) {
-                    radius = 2 * y_norm;
-                    mu /= 2;
-                }
+                Trial t;
+                t.scaled_length = scaled_norm(w.step);
+                if (s.nfev == 1) radius = std::min(radius, t.scaled_length);
+                if ((w.trial.array() == w.x.array()).all()) return unless_wrong(Status::precision);
+                if (!attempt(t)) return Status::aborted;
+                accepted = t.actual > 0;
+                const T x_norm = norm(w.x.cwiseProduct(w.d));
+                resize_radius(t);
                 if (accepted) {
-                    step = (w.xn - w.x).norm();
-                    mixable = full;
-                    if (full) {
-                        w.step_before = w.p;
-                        w.end_before = w.xn;
-                    }
-                    w.x.swap(w.xn);
-                    w.r.swap(w.rn);
-                    cost = cost_n;
-                    length = length_n;
-                    last_step = y_norm;
+                    step_norm = norm(w.trial - w.x);
+                    accept(t);
                 }
                 rejected = !accepted;
-                const bool reduced = finite && std::abs(actual) <= ftol && predicted <= ftol && ratio <= 2;
-                const bool small = y_norm <= xtol * x_norm;
+                const bool reduced = t.finite && std::abs(t.actual) <= ftol && t.predicted <= ftol && t.ratio <= 2;
+                const bool small = t.scaled_length <= xtol * x_norm;
                 if (reduced || small) {
                     ++s.nit;
-                    if (accepted && !refines())
+                    const Status end = reduced && small ? Status::both : reduced ? Status::reduction : Status::step;
+                    if (rejected) return unless_wrong(end);
+                    if (!refines())
                         if (const Status status = linearise(); status != Status::limit) return status;
-                    return reduced && small ? Status::both : reduced ? Status::reduction : Status::step;
+                    return end;
                 }
                 if (length == 0) break;
-                if (!std::isfinite(mu) || !(radius > 0)) return Status::precision;
+                if (!std::isfinite(damping) || !(radius > 0)) return unless_wrong(Status::precision);
             }
         }
+    }
+
+    Signal report(T step_norm) {
+        return watch(Progress<T>{s.nit, half(cost) / unit / unit, step_norm, reported_gradient(), w.x.data(), w.n});
+    }
+
+    // In units of r, as |D x| is.
+    T first_radius() const {
+        const T size = o.factor * norm(w.x.cwiseProduct(w.divisor));
+        return size > 0 ? size : o.factor * length;
+    }
+
+    // Evaluates x + p, with the second-order correction where that pays; false to abort.
+    bool attempt(Trial& t) {
+        t.predicted = model_reduction();
+        promised = std::max(promised, t.predicted);
+        if (!evaluate(w.trial, w.trial_r)) return false;
+        t.finite = measure(w.trial_r, t.cost, t.length);
+        t.full = damping == 0 && !o.bounded;
+        if (o.accelerate != 0 && t.finite && !accelerate(t)) return false;
+        if (t.finite) t.actual = fall(t.length);
+        if (t.predicted > 0) t.ratio = t.actual / t.predicted;
+        return true;
+    }
+
+    void accept(const Trial& t) {
+        mixable = t.full;
+        if (t.full) {
+            w.step_before = w.step;
+            w.end_before = w.trial;
+        }
+        w.x.swap(w.trial);
+        w.r.swap(w.trial_r);
+        cost = t.cost;
+        length = t.length;
+        last_step = t.scaled_length;
+    }
+
+    // Shrinks by the minimiser of the parabola through |r|^2, its slope and |r|^2 at the trial point.
+    void resize_radius(const Trial& t) {
+        if (!(t.ratio > poor_ratio)) {
+            T shrink = least_shrink;
+            if (t.finite && t.length < 10 * length) {
+                const T slope = -directional();
+                shrink = t.actual >= 0 ? most_shrink : slope / (2 * slope + t.actual);
+                if (!(shrink > least_shrink)) shrink = least_shrink;
+                if (shrink > most_shrink) shrink = most_shrink;
+            }
+            radius = shrink * std::min(radius, 10 * t.scaled_length);
+            damping /= shrink;
+        } else if (t.ratio > good_ratio || damping == 0) {
+            radius = growth * t.scaled_length;
+            damping /= growth;
+        }
+    }
+
+    // `status`, where steps have shrunk to nothing, or Status::derivative if that is because J is not the residuals'.
+    Status unless_wrong(Status status) {
+        if (refines() || !(promised > broken_promise)) return status;
+        mixable = rejected = false;
+        Vector<T>& lowest = w.end_before;  // with its residuals in trial_r
+        T lowest_cost = cost, lowest_length = length;
+        const auto at = [&](const Vector<T>& point, T& value) {
+            value = std::numeric_limits<T>::quiet_NaN();
+            if (o.bounded && (point.array() < w.lower.array() || point.array() > w.upper.array()).any()) return true;
+            if (!evaluate(point, w.probe_r)) return false;
+            T sum, root;
+            if (!measure(w.probe_r, sum, root)) return true;
+            value = half(sum);
+            if (root < lowest_length) {
+                lowest = point;
+                w.trial_r = w.probe_r;
+                lowest_cost = sum;
+                lowest_length = root;
+            }
+            return true;
+        };
+        const Agreement agreement =
+            judge_gradient(w.x, w.g, w.step, half(cost), noise, w.trial, w.correction, s.disagreement, at);
+        if (agreement == Agreement::aborted) return Status::aborted;
+        if (agreement == Agreement::fails) {
+            status = Status::derivative;
+            s.disagreement.claimed = s.disagreement.claimed / unit / unit;
+            s.disagreement.found = s.disagreement.found / unit / unit;
+        }
+        if (lowest_length < length) {
+            w.x.swap(lowest);
+            w.r.swap(w.trial_r);
+            cost = lowest_cost;
+            length = lowest_length;
+            if (const Status at_lowest = linearise(); at_lowest != Status::limit) return at_lowest;
+        }
+        return status;
     }
 
     // Whether a better Jacobian is to be had for polishing; then this one need not be brought up to date.
@@ -254,75 +344,134 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         return false;
     }
 
+    void finish() {
+        // Where the Jacobian is one of differences: from here on a better one.
+        Status status = Status::limit;
+        T least = polish_tolerance;
+        if constexpr (requires { f.refine(); }) {
+            if (f.refine()) {
+                mixable = false;
+                status = linearise();
+                least = std::max(polish_tolerance, last_step_of_differences * std::sqrt(epsilon<T>));
+            }
+        }
+        if (status == Status::limit) status = polish(least);
+        if (status == Status::limit && overshot && ftol > epsilon<T>) {
+            // Not near enough for a full step, or a Jacobian that says otherwise than the last one: damped steps to
+            // closer tolerances, then once more.
+            const T enough = std::sqrt(ftol);
+            ftol *= std::sqrt(epsilon<T>);
+            xtol *= std::sqrt(epsilon<T>);
+            overshot = false;
+            radius = std::max(radius, std::min(polishing_reach * norm(w.x.cwiseProduct(w.divisor)), first_radius()));
+            status = iterate();
+            if (status > Status::limit) {
+                status = polish(least);
+            } else if (status == Status::limit && promised > enough) {
+                s.status = Status::limit;
+            }
+        }
+        if (status < Status::limit) s.status = status;
+    }
+
     // p'J'r / |r|^2, negative for a step that goes down.
-    T directional() const { return (w.g.dot(w.p) / length) / length; }
+    T directional() const { return (w.g.dot(w.step) / length) / length; }
+
+    // y and p of the Gauss-Newton step.
+    void full_step(int rank_now) {
+        back_substitute(w.qr.r, w.qt_r, rank_now, w.y);
+        unscale(w.y, w.step);
+    }
+
+    // p = -D^-1 P y.
+    void unscale(const Vector<T>& y, Vector<T>& p) const {
+        for (int k = 0; k < w.n; ++k) p[w.qr.order[k]] = -y[k] / w.divisor[w.qr.order[k]];
+    }
+
+    // |S'^-1 y / |y||^2 for a triangle S: minus the derivative of |y| by the damping, over |y|.
+    template <class Triangle> T steepness(const Triangle& triangle, T size) {
+        w.right_side = w.y / size;
+        if constexpr (Linalg::blocked && std::is_same_v<Triangle, decltype(w.damped)>) {
+            if (in_blocks) {
+                // Row after row, the triangle is its transpose column after column.
+                Linalg::forward(triangle.data(), w.n, w.right_side.data());
+                return w.right_side.squaredNorm();
+            }
+        }
+        transposed_solve(triangle, w.right_side);
+        return w.right_side.squaredNorm();
+    }
+
+    // b becomes S'^-1 b; zeros of the diagonal, which a damped triangle has none of, give zeros.
+    template <class Triangle> void transposed_solve(const Triangle& triangle, Vector<T>& b) const {
+        for (int i = 0; i < w.n; ++i) {
+            T sum = b[i];
+            for (int k = 0; k < i; ++k) sum -= triangle(k, i) * b[k];
+            b[i] = triangle(i, i) != 0 ? sum / triangle(i, i) : T(0);
+        }
+    }
 
     // The damping for which |y| is within a tenth of the radius, or 0 where the Gauss-Newton step is inside it
     // (More 1978, algorithm 5.5): Newton's iteration on 1/|y| between bounds, each trial one elimination of sqrt(mu) I.
-    void damp(T& mu) {
+    void choose_damping() {
         const int rank_now = rank();
-        T low = 0, high;
+        T low = 0;
         if (rank_now == std::min(w.n, w.m) && w.m >= w.n) {
-            back_substitute(w.qr.r, w.qtr, rank_now, w.y);
-            for (int k = 0; k < w.n; ++k) w.p[w.qr.order[k]] = -w.y[k] / w.sd[w.qr.order[k]];
+            full_step(rank_now);
             const T size = w.y.norm();
-            if (size <= radius * T(1.1)) {
-                mu = 0;
+            if (size <= radius * (1 + radius_tolerance)) {
+                damping = 0;
                 undamped = true;
                 return;
             }
             if (std::isfinite(size)) {
                 // phi(0) / phi'(0) bounds the root from below: phi is convex.
-                w.rhs = w.y / size;
-                for (int i = 0; i < w.n; ++i) {
-                    T sum = w.rhs[i];
-                    for (int k = 0; k < i; ++k) sum -= w.qr.r(k, i) * w.rhs[k];
-                    w.rhs[i] = sum / w.qr.r(i, i);
-                }
-                const T lower = (size - radius) / radius / w.rhs.squaredNorm();
-                if (std::isfinite(lower)) low = lower;
+                const T bound = (size - radius) / radius / steepness(w.qr.r, size);
+                if (std::isfinite(bound)) low = bound;
             }
         }
         T gradient = 0;
         for (int k = 0; k < w.n; ++k)
-            if (!w.fixed[k]) gradient = std::hypot(gradient, w.g[k] / w.sd[k]);
-        high = gradient / radius;
+            if (!w.fixed[k]) gradient = std::hypot(gradient, w.g[k] / w.divisor[k]);
+        T high = gradient / radius;
         if (high == 0) high = std::numeric_limits<T>::min() / std::min(radius, T(0.1));
-        mu = std::min(std::max(mu, low), high);
-        if (mu == 0) mu = gradient / radius;
-        for (int i = 0; i < 10; ++i) {
-            if (mu == 0) mu = std::max(std::numeric_limits<T>::min(), T(1e-3) * high);
-            solve_damped(mu);
+        damping = std::min(std::max(damping, low), high);
+        if (damping == 0) damping = gradient / radius;
+        T over_before = 0;
+        for (int i = 0; i < most_dampings; ++i) {
+            if (damping == 0) damping = std::max(std::numeric_limits<T>::min(), T(1e-3) * high);
+            solve_damped();
             const T size = w.y.norm();
             const T over = size - radius;
-            if (std::abs(over) <= radius / 10 || (low == 0 && over < 0 && i > 0 && over <= before_) || i == 9) break;
-            before_ = over;
-            w.rhs = w.y / size;
-            if constexpr (Linalg::blocked)
-                if (in_blocks) Linalg::forward(w.damped.data(), w.n, w.rhs.data());
-            for (int r = 0; r < w.n && !in_blocks; ++r) {
-                T sum = w.rhs[r];
-                for (int k = 0; k < r; ++k) sum -= w.damped(k, r) * w.rhs[k];
-                w.rhs[r] = sum / w.damped(r, r);
-            }
-            const T move = over / radius / w.rhs.squaredNorm();
-            if (over > 0) low = std::max(low, mu);
-            if (over < 0) high = std::min(high, mu);
-            mu = std::max(low, mu + move);
+            const bool stalls = low == 0 && over <= over_before && over_before < 0;
+            if (std::abs(over) <= radius_tolerance * radius || stalls || i + 1 == most_dampings) break;
+            over_before = over;
+            const T move = over / radius / steepness(w.damped, size);
+            if (over > 0) low = std::max(low, damping);
+            if (over < 0) high = std::min(high, damping);
+            damping = std::max(low, damping + move);
         }
     }
 
     // 1 - (|rn| / |r|)^2 without cancellation beyond that of the lengths.
-    T fall(T length_n) const {
-        const T q = length_n / length;
+    T fall(T trial_length) const {
+        const T q = trial_length / length;
         return (T(1) - q) * (T(1) + q);
     }
 
     // Jacobian, scales, the set of variables that bounds hold, and the factorisation. Status::limit to go on.
     Status linearise() {
         ++s.njev;
-        if (!f.jacobian(w.x.data(), w.r.data(), w.j.data())) return Status::aborted;
+        const T* raw = w.r.data();
+        if (unit != 1) {
+            w.probe_r = w.r / unit;
+            raw = w.probe_r.data();
+        }
+        if (!f.jacobian(w.x.data(), raw, w.j.data())) return Status::aborted;
         if (!w.j.allFinite()) return Status::nonfinite;
+        if (unit != 1) w.j *= unit;
+        if constexpr (requires { f.residual_error(); })
+            if (f.residual_error() > noise) expect_noise(f.residual_error());
         have_jacobian = true;
         factor();
         return Status::limit;
@@ -333,48 +482,34 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         if constexpr (Linalg::blocked) in_blocks = !reflections && Linalg::blocked_fit(w.m, w.n);
         const Matrix<T>& rows = in_blocks && o.loss == Loss::linear ? w.j : w.qr.a;
         if (&rows == &w.qr.a) w.qr.a = w.j;
-        w.rw = w.r;
+        w.weighted_r = w.r;
         if (o.loss != Loss::linear) {
-            // Triggs: rows times sqrt(rho' + 2 rho'' r^2 / C^2), residuals to give the gradient rho' r. Kept positive,
-            // as a share of rho': with a tiny one, columns and D leap by its inverse root where a residual comes in
-            // from the outliers, and the radius with them.
-            for (int i = 0; i < w.m; ++i) {
-                const T q = w.r[i] / o.loss_scale;
-                const LossValue<T> v = loss_value(o.loss, q * q);
-                const T scale = std::sqrt(std::max(v.first + 2 * v.second * q * q, least_weight * v.first));
-                w.weight[i] = scale;
-                w.rw[i] = scale > 0 ? w.r[i] * (v.first / scale) : T(0);
-                w.second[i] = std::sqrt(v.first);
-                w.qr.a.row(i) *= scale;
-            }
-            // The cosines are those of sqrt(rho') J and sqrt(rho') r, which have the same gradient: with Triggs's rows
-            // the residual that few columns can move would be the larger, the farther out it is.
-            rw_norm = norm(w.r.cwiseProduct(w.second));
-            for (int k = 0; k < w.n; ++k) w.sine[k] = norm(w.j.col(k).cwiseProduct(w.second));
+            weigh();
         } else {
-            rw_norm = norm(w.rw);
+            cosine_length = norm(w.weighted_r);
         }
         if constexpr (Linalg::blocked)
-            if (in_blocks && !blocks.measure(rows, w.rw)) return factor_by_reflections();
+            if (in_blocks && !blocks.measure(rows, w.weighted_r)) return factor_by_reflections();
         for (int k = 0; k < w.n; ++k) {
             const T column = in_blocks ? blocks.column_norm(k) : norm(w.qr.a.col(k));
             if (!o.fixed_scale) w.d[k] = std::max(w.d[k], column);
-            w.sd[k] = w.d[k] > 0 ? w.d[k] : T(1);
-            w.g[k] = in_blocks ? blocks.along(k) : w.qr.a.col(k).dot(w.rw);
-            if (o.loss == Loss::linear) w.sine[k] = column;
+            w.divisor[k] = w.d[k] > 0 ? w.d[k] : T(1);
+            w.g[k] = in_blocks ? blocks.along(k) : w.qr.a.col(k).dot(w.weighted_r);
+            if (o.loss == Loss::linear) w.column_norm[k] = column;
             w.fixed[k] = o.bounded && ((w.x[k] <= w.lower[k] && w.g[k] >= 0) || (w.x[k] >= w.upper[k] && w.g[k] <= 0));
             if (in_blocks) continue;
             if (w.fixed[k]) {
                 w.qr.a.col(k).setZero();
             } else {
-                w.qr.a.col(k) /= w.sd[k];
+                w.qr.a.col(k) /= w.divisor[k];
             }
         }
         if constexpr (Linalg::blocked)
-            if (in_blocks && !blocks.compute(rows, w.rw, w.sd, w.fixed, w.qr, w.qtr)) return factor_by_reflections();
+            if (in_blocks && !blocks.compute(rows, w.weighted_r, w.divisor, w.fixed, w.qr, w.qt_r))
+                return factor_by_reflections();
         if (in_blocks) return;
-        w.qtr = w.rw;
-        w.qr.compute(w.qtr);
+        w.qt_r = w.weighted_r;
+        w.qr.compute(w.qt_r);
     }
     void factor_by_reflections() {
         reflections = true;
@@ -382,173 +517,172 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         reflections = false;
     }
 
+    // Triggs: rows times sqrt(rho' + 2 rho'' r^2 / C^2), kept positive, and residuals that give the gradient rho' r.
+    void weigh() {
+        for (int i = 0; i < w.m; ++i) {
+            const T q = w.r[i] / loss_scale, z = q * q;
+            const LossValue<T> v = loss_value(o.loss, z);
+            const T scale = std::sqrt(row_weight(v, z));
+            w.weight[i] = scale;
+            w.weighted_r[i] = scale > 0 ? w.r[i] * (v.first / scale) : T(0);
+            w.root_slope[i] = std::sqrt(v.first);
+            w.qr.a.row(i) *= scale;
+        }
+        // The cosines are those of sqrt(rho') J and sqrt(rho') r, which have the same gradient: with Triggs's rows the
+        // residual that few columns can move would be the larger, the farther out it is.
+        cosine_length = norm(w.r.cwiseProduct(w.root_slope));
+        for (int k = 0; k < w.n; ++k) w.column_norm[k] = norm(w.j.col(k).cwiseProduct(w.root_slope));
+    }
+
     T cosine() const {
         T most = 0;
         for (int k = 0; k < w.n; ++k)
-            if (!w.fixed[k] && w.sine[k] > 0) most = std::max(most, std::abs(w.g[k]) / w.sine[k] / rw_norm);
+            if (!w.fixed[k] && w.column_norm[k] > 0)
+                most = std::max(most, std::abs(w.g[k]) / w.column_norm[k] / cosine_length);
         return most;
     }
-    T projected_gradient() const {
+    // The largest element of the gradient that no bound holds, in the caller's units.
+    T reported_gradient() const {
         T most = 0;
         for (int k = 0; k < w.n; ++k)
             if (!w.fixed[k]) most = std::max(most, std::abs(w.g[k]));
-        return most;
+        return most / unit / unit;
     }
-    T scaled_norm(const Vector<T>& p) const { return p.cwiseProduct(w.sd).norm(); }
+    T scaled_norm(const Vector<T>& p) const { return norm(p.cwiseProduct(w.divisor)); }
 
     // The step p = D^-1 P y with (R'R + mu I) y = -R'Q'r, by Givens rotations of [R; sqrt(mu) I] (More 1978, section
     // 3).
-    void solve_damped(T mu) {
+    void solve_damped() {
         undamped = false;
         if constexpr (Linalg::blocked) {
-            if (in_blocks && blocks.damp(mu, w.qr, w.sd, w.qtr, w.damped.data(), w.y)) {
-                for (int k = 0; k < w.n; ++k) w.p[w.qr.order[k]] = -w.y[k] / w.sd[w.qr.order[k]];
+            if (in_blocks && blocks.damp(damping, w.qr, w.divisor, w.qt_r, w.damped.data(), w.y)) {
+                unscale(w.y, w.step);
                 return;
             }
         }
-        for (int k = 0; k < w.n; ++k) w.rhs[k] = k < w.m ? w.qtr[k] : T(0);
-        solve_damped(mu, w.rhs, w.p);
-    }
-    void solve_damped(T mu, Vector<T>& rhs, Vector<T>& p) {
         const int n = w.n;
-        const T root = std::sqrt(mu);
+        const T root = std::sqrt(damping);
+        Vector<T>& rhs = w.right_side;
+        for (int k = 0; k < n; ++k) rhs[k] = k < w.m ? w.qt_r[k] : T(0);
         w.damped = w.qr.r;
         for (int j = 0; j < n; ++j) {
-            // Row j of sqrt(mu) I is rotated into the triangle, from its diagonal on; y holds the row.
-            for (int k = j; k < n; ++k) w.y[k] = 0;
-            w.y[j] = root;
+            // Row j of sqrt(mu) I is rotated into the triangle, from its diagonal on.
+            for (int k = j; k < n; ++k) w.row[k] = 0;
+            w.row[j] = root;
             T b = 0;
             for (int k = j; k < n; ++k) {
-                if (w.y[k] == 0) continue;
-                const T hyp = std::hypot(w.damped(k, k), w.y[k]);
-                const T c = w.damped(k, k) / hyp, sn = w.y[k] / hyp;
+                if (w.row[k] == 0) continue;
+                const T hyp = std::hypot(w.damped(k, k), w.row[k]);
+                const T c = w.damped(k, k) / hyp, sn = w.row[k] / hyp;
                 w.damped(k, k) = hyp;
                 for (int i = k + 1; i < n; ++i) {
                     const T t = w.damped(k, i);
-                    w.damped(k, i) = c * t + sn * w.y[i];
-                    w.y[i] = c * w.y[i] - sn * t;
+                    w.damped(k, i) = c * t + sn * w.row[i];
+                    w.row[i] = c * w.row[i] - sn * t;
                 }
                 const T t = rhs[k];
                 rhs[k] = c * t + sn * b;
                 b = c * b - sn * t;
             }
         }
-        for (int i = n - 1; i >= 0; --i) {
-            T sum = rhs[i];
-            for (int k = i + 1; k < n; ++k) sum -= w.damped(i, k) * w.y[k];
-            w.y[i] = w.damped(i, i) != 0 ? sum / w.damped(i, i) : T(0);
-        }
-        for (int k = 0; k < n; ++k) p[w.qr.order[k]] = -w.y[k] / w.sd[w.qr.order[k]];
+        damped_solve(rhs);
+        w.y = rhs;
+        unscale(w.y, w.step);
     }
 
-    // xn = x + p inside the bounds; p becomes the step that this leaves.
+    // b becomes S^-1 b with the damped triangle.
+    void damped_solve(Vector<T>& b) const {
+        for (int i = w.n - 1; i >= 0; --i) {
+            T sum = b[i];
+            for (int k = i + 1; k < w.n; ++k) sum -= w.damped(i, k) * b[k];
+            b[i] = w.damped(i, i) != 0 ? sum / w.damped(i, i) : T(0);
+        }
+    }
+
+    // trial = x + p inside the bounds; p becomes the step that this leaves.
     void take(Vector<T>& p) {
-        w.xn = w.x + p;
+        w.trial = w.x + p;
         if (!o.bounded) return;
         for (int k = 0; k < w.n; ++k) {
-            if (w.fixed[k]) w.xn[k] = w.x[k];
-            if (w.xn[k] < w.lower[k] || w.xn[k] > w.upper[k]) {
-                w.xn[k] = std::min(std::max(w.xn[k], w.lower[k]), w.upper[k]);
+            if (w.fixed[k]) w.trial[k] = w.x[k];
+            if (w.trial[k] < w.lower[k] || w.trial[k] > w.upper[k]) {
+                w.trial[k] = std::min(std::max(w.trial[k], w.lower[k]), w.upper[k]);
             } else if (!w.fixed[k]) {
                 continue;
             }
-            p[k] = w.xn[k] - w.x[k];
+            p[k] = w.trial[k] - w.x[k];
         }
     }
 
     // (|r|^2 - |r + J p|^2) / |r|^2 from the triangle: R y + Q'r with y = P'D p.
     T model_reduction() {
-        for (int k = 0; k < w.n; ++k) w.y[k] = w.p[w.qr.order[k]] * w.sd[w.qr.order[k]];
-        w.rhs.setZero();
-        for (int k = 0; k < w.n; ++k) w.rhs.head(k + 1) += w.y[k] * w.qr.r.col(k).head(k + 1);
+        for (int k = 0; k < w.n; ++k) w.y[k] = w.step[w.qr.order[k]] * w.divisor[w.qr.order[k]];
+        Vector<T>& along = w.right_side;  // R y
+        along.setZero();
+        for (int k = 0; k < w.n; ++k) along.head(k + 1) += w.y[k] * w.qr.r.col(k).head(k + 1);
         T sum = 0;
         for (int i = 0; i < std::min(w.n, w.m); ++i) {
-            const T t = w.rhs[i] / length;
-            sum -= t * (t + 2 * (w.qtr[i] / length));
+            const T t = along[i] / length;
+            sum -= t * (t + 2 * (w.qt_r[i] / length));
         }
         return sum;
     }
 
     // Geodesic acceleration: a solves the same damped system for half the second derivative of r along p, taken by a
     // difference. The step p + a is compared with p; where it falls further it is taken and, by the score of the last
-    // comparisons, tried again. w.xn, w.rn and the cost of the better one are left.
-    bool accelerate(T& cost_n, T& length_n, bool& changed) {
-        if (o.accelerate < 0) {
-            // Where plain steps converge fast there is nothing to gain; a narrow valley shows after some iterations.
-            if (s.nit < 8 || (score <= 0 && s.nit % 8 != 0)) return true;
-        }
-        const T h = T(0.1);
-        w.accel = w.x + h * w.p;
-        ++s.nfev;
-        if (!f.residuals(w.accel.data(), w.second.data())) return false;
-        if (!w.second.allFinite()) return true;
-        w.second = (w.second - w.r) / h;
-        w.second.noalias() -= w.j * w.p;
-        w.second *= T(2) / h;
-        if (o.loss != Loss::linear) w.second = w.second.cwiseProduct(w.weight);
+    // comparisons, tried again. The trial point, its residuals and its cost are those of the better one.
+    bool accelerate(Trial& t) {
+        const bool tries = s.nit >= geodesic_patience && (score > 0 || s.nit % geodesic_patience == 0);
+        if (o.accelerate < 0 && !tries) return true;
+        w.plain_trial = w.x + geodesic_probe * w.step;
+        if (!evaluate(w.plain_trial, w.probe_r)) return false;
+        if (!w.probe_r.allFinite()) return true;
+        Vector<T>& second = w.probe_r;  // the second derivative along p, in its place
+        second = (second - w.r) / geodesic_probe;
+        second.noalias() -= w.j * w.step;
+        second *= T(2) / geodesic_probe;
+        if (o.loss != Loss::linear) second = second.cwiseProduct(w.weight);
         // J'r'' / 2, brought to the form R'b with the triangle: (R'R + mu I) y = -(D^-1 J'r'')/2.
-        Vector<T>& b = w.rhs;
+        Vector<T>& b = w.right_side;
         for (int k = 0; k < w.n; ++k) {
             const int v = w.qr.order[k];
             T dot = 0;
             if (!w.fixed[v]) {
                 for (int i = 0; i < w.m; ++i)
-                    dot += w.j(i, v) * (o.loss != Loss::linear ? w.weight[i] : T(1)) * w.second[i];
+                    dot += w.j(i, v) * (o.loss != Loss::linear ? w.weight[i] : T(1)) * second[i];
             }
-            b[k] = dot / w.sd[v] / 2;
+            b[k] = dot / w.divisor[v] / 2;
         }
-        normal_solve(b);
-        T size = 0, p_size = 0;
-        for (int k = 0; k < w.n; ++k) {
-            const int v = w.qr.order[k];
-            w.accel[v] = -b[k] / w.sd[v];
-            size += b[k] * b[k];
-            p_size += (w.p[v] * w.sd[v]) * (w.p[v] * w.sd[v]);
-        }
-        // Transtrum and Sethna, equation 15: where it is not small beside p the second-order model is no use.
-        if (!(2 * std::sqrt(size) <= T(0.75) * std::sqrt(p_size))) {
+        if (undamped) w.damped = w.qr.r;
+        undamped = false;
+        transposed_solve(w.damped, b);
+        damped_solve(b);
+        unscale(b, w.correction);
+        // Where it is not small beside p the second-order model is no use.
+        if (!(2 * norm(b) <= geodesic_limit * scaled_norm(w.step))) {
             score -= 1;
             return true;
         }
-        w.accel += w.p;
-        w.xn.swap(w.y);  // y is free here; it keeps the plain point
-        w.xn = w.x + w.accel;
+        w.plain_trial.swap(w.trial);
+        w.trial = w.x + (w.correction + w.step);
         if (o.bounded)
-            for (int k = 0; k < w.n; ++k) w.xn[k] = std::min(std::max(w.xn[k], w.lower[k]), w.upper[k]);
-        ++s.nfev;
-        if (!f.residuals(w.xn.data(), w.second.data())) return false;
+            for (int k = 0; k < w.n; ++k) w.trial[k] = std::min(std::max(w.trial[k], w.lower[k]), w.upper[k]);
+        if (!evaluate(w.trial, w.probe_r)) return false;
         T cost_a, length_a;
-        // It costs two more evaluations, so it has to fall clearly further.
-        if (measure(w.second, cost_a, length_a) && length_a < length_n) {
-            const T gain = fall(length_a) - std::max(fall(length_n), T(0));
-            score = gain > T(0.5) * std::max(fall(length_n), T(0)) ? std::min(score + 1, 3) : score - 1;
-            cost_n = cost_a;
-            length_n = length_a;
-            w.rn.swap(w.second);
-            changed = true;
+        if (measure(w.probe_r, cost_a, length_a) && length_a < t.length) {
+            const T plain = std::max(fall(t.length), T(0));
+            const bool pays = fall(length_a) - plain > geodesic_gain * plain;
+            score = pays ? std::min(score + 1, geodesic_confidence) : score - 1;
+            t.cost = cost_a;
+            t.length = length_a;
+            t.full = false;
+            w.trial_r.swap(w.probe_r);
         } else {
             score -= 1;
-            w.xn.swap(w.y);
+            w.trial.swap(w.plain_trial);
         }
         score = std::max(score, 0);
         return true;
-    }
-
-    // b becomes the solution of S'S z = b with the damped triangle S of the last step.
-    void normal_solve(Vector<T>& b) {
-        const int n = w.n;
-        if (undamped) w.damped = w.qr.r;
-        undamped = false;
-        for (int i = 0; i < n; ++i) {
-            T sum = b[i];
-            for (int k = 0; k < i; ++k) sum -= w.damped(k, i) * b[k];
-            b[i] = w.damped(i, i) != 0 ? sum / w.damped(i, i) : T(0);
-        }
-        for (int i = n - 1; i >= 0; --i) {
-            T sum = b[i];
-            for (int k = i + 1; k < n; ++k) sum -= w.damped(i, k) * b[k];
-            b[i] = w.damped(i, i) != 0 ? sum / w.damped(i, i) : T(0);
-        }
     }
 
     int rank() const {
@@ -564,33 +698,34 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     // once steps are mixed: what the mixture leaves of this step, times the ratio, and the second-order part.
     T extrapolate(T step, T before, T x_norm, T& rate) {
         T next = step * std::max(rate, step / before);
-        w.rhs = w.xn;  // before it is mixed
+        Vector<T>& unmixed = w.right_side;
+        unmixed = w.trial;
         bool mixed = false;
         if (mixable) {
             T dp = 0, dd = 0;
             for (int k = 0; k < w.n; ++k) {
-                const T d = w.sd[k] * (w.p[k] - w.step_before[k]);
-                dp += d * (w.sd[k] * w.p[k]);
+                const T d = w.divisor[k] * (w.step[k] - w.step_before[k]);
+                dp += d * (w.divisor[k] * w.step[k]);
                 dd += d * d;
             }
             const T share = dp / dd;
-            mixed = std::abs(share) <= 10;
+            mixed = std::abs(share) <= most_mixing;
             rate = std::max(rate, std::abs(share / (share - 1)));
             next = step * std::max(rate, step / before);
             if (mixed) {
                 T left = 0;
                 for (int k = 0; k < w.n; ++k) {
-                    const T d = w.sd[k] * (w.p[k] - share * (w.p[k] - w.step_before[k]));
+                    const T d = w.divisor[k] * (w.step[k] - share * (w.step[k] - w.step_before[k]));
                     left += d * d;
                 }
                 next = std::max(rate * std::sqrt(left), 16 * before * (step / x_norm));
-                w.xn -= share * (w.rhs - w.end_before);
+                w.trial -= share * (unmixed - w.end_before);
             }
         }
-        w.step_before = w.p;
-        if (mixed) w.p = w.xn - w.x;
+        w.step_before = w.step;
+        if (mixed) w.step = w.trial - w.x;
         mixable = true;
-        w.end_before.swap(w.rhs);
+        w.end_before.swap(unmixed);
         return next;
     }
 
@@ -598,34 +733,30 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     // on how exact J is. It ends where the next step would be below `least` |D x|.
     Status polish(T least) {
         T before = last_step > 0 ? last_step : std::numeric_limits<T>::infinity(), rate = 0;
-        for (int i = 0; i < 100; ++i) {
-            back_substitute(w.qr.r, w.qtr, rank(), w.y);
-            for (int k = 0; k < w.n; ++k) w.p[w.qr.order[k]] = -w.y[k] / w.sd[w.qr.order[k]];
-            w.accel = w.xn;
-            take(w.p);
-            const T step = scaled_norm(w.p), x_norm = w.x.cwiseProduct(w.sd).norm();
+        for (int i = 0; i < most_polishing; ++i) {
+            full_step(rank());
+            w.plain_trial = w.trial;
+            take(w.step);
+            const T step = scaled_norm(w.step), x_norm = norm(w.x.cwiseProduct(w.divisor));
             const T next = std::min(o.bounded ? step * (step / before) : extrapolate(step, before, x_norm, rate), step);
-            // A trial that was rejected at this x may be the same point: rn has its residuals.
-            const bool known = rejected && (w.accel.array() == w.xn.array()).all();
+            // A trial that was rejected at this x may be the same point: its residuals are there.
+            const bool known = rejected && (w.plain_trial.array() == w.trial.array()).all();
             rejected = false;
-            if (!(i == 0 || step < T(0.9) * before) || step <= epsilon<T> * x_norm) break;
-            if (step > T(1e-2) * x_norm) {
+            if (!(i == 0 || step < polishing_shrink * before) || step <= epsilon<T> * x_norm) break;
+            if (step > polishing_reach * x_norm) {
                 overshot = i == 0;
                 break;
             }
-            T cost_n, length_n;
-            if (!known) {
-                ++s.nfev;
-                if (!f.residuals(w.xn.data(), w.rn.data())) return Status::aborted;
-            }
+            if (!known && !evaluate(w.trial, w.trial_r)) return Status::aborted;
             // A relative change of x by eps changes r by eps |D x| at most: less is rounding.
-            if (!measure(w.rn, cost_n, length_n) || !(length_n <= length + 4 * o.noise * (length + x_norm))) {
+            T cost_n, length_n;
+            if (!measure(w.trial_r, cost_n, length_n) || !(length_n <= length + 4 * noise * (length + x_norm))) {
                 overshot = i == 0;
                 break;
             }
             before = step;
-            w.x.swap(w.xn);
-            w.r.swap(w.rn);
+            w.x.swap(w.trial);
+            w.r.swap(w.trial_r);
             cost = cost_n;
             length = length_n;
             ++s.nit;
@@ -636,10 +767,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             } else if (const Status status = linearise(); status != Status::limit) {
                 return status;
             }
-            if (const Signal signal =
-                    watch(Progress<T>{s.nit, half(cost), w.p.norm(), projected_gradient(), w.x.data(), w.n});
-                signal != Signal::go)
-                return ended(signal);
+            if (const Signal signal = report(norm(w.step)); signal != Signal::go) return ended(signal);
             if (last) break;
         }
         return Status::limit;
@@ -650,14 +778,20 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     LevenbergMarquardtWork<T>& w;
     Monitor& watch;
     Summary<T> s;
-    T cost = 0, length = 0, rw_norm = 0, radius = 0, before_ = 0, last_step = 0, ftol, xtol;
+    T ftol, xtol, gtol, loss_scale;
+    T noise = epsilon<T>,
+      polish_tolerance = 0;                     // what residuals are exact to; of |D x|, for the step that is not taken
+    T unit = 1;                                 // residuals are the caller's times this
+    T cost = 0, length = 0, cosine_length = 0;  // length: the root of the cost
+    T radius = 0, damping = 0, last_step = 0;
     std::conditional_t<Linalg::blocked, BlockedQr<T, Linalg>, NoMonitor> blocks;
     bool in_blocks = false;    // the factorisation comes from `blocks`
     bool reflections = false;  // it must not
-    bool undamped = false;     // damped should be R
-    bool overshot = false;
-    bool rejected = false;  // the last trial: xn and rn
-    int score = 0;
+    bool undamped = false;     // w.damped should be R
+    T promised = 0;            // the largest relative reduction that the current J has predicted
+    bool overshot = false;     // polishing found that x is not near the solution
+    bool rejected = false;     // the last trial: w.trial and w.trial_r
+    int score = 0;             // of geodesic acceleration
     bool have_jacobian = false;
     bool mixable = false;  // step_before and end_before hold the last Gauss-Newton step and where it led
 };
@@ -667,68 +801,6 @@ Summary<T> levenberg_marquardt(Problem& problem, const LevenbergMarquardtOptions
                                LevenbergMarquardtWork<T>& work, Monitor&& monitor = {}) {
     return LevenbergMarquardt<T, Linalg, Problem, std::remove_reference_t<Monitor>>(problem, options, work, monitor)
         .run();
-}
-
-template <class T> bool full_rank(const LevenbergMarquardtWork<T>& w) {
-    const T least = T(std::max(w.m, w.n)) * epsilon<T> * std::abs(w.qr.r(0, 0));
-    bool full = w.m >= w.n;
-    for (int k = 0; k < w.n && full; ++k) full = std::abs(w.qr.r(k, k)) > least;
-    return full;
-}
-
-// (J'J)^-1 from the factorisation of J D^-1, n x n; infinite variances where J has not full rank. w.j and w.r as the
-// solver left them. w.d may be anything: the columns are scaled to norm 1 here.
-template <class T, class Linalg = InlineLinalg>
-void covariance(LevenbergMarquardtWork<T>& w, const Vector<T>& weight, Matrix<T>& cov) {
-    const int n = w.n;
-    if constexpr (Linalg::blocked) {
-        if (Linalg::blocked_fit(w.m, n)) {
-            if (weight.size() > 0) {
-                w.qr.a = w.j;
-                w.qr.a.array().colwise() *= weight.array();
-            }
-            const Matrix<T>& rows = weight.size() > 0 ? w.qr.a : w.j;
-            BlockedQr<T, Linalg> blocks;
-            if (blocks.measure(rows, w.r)) {
-                for (int k = 0; k < n; ++k) w.sd[k] = blocks.column_norm(k) > 0 ? blocks.column_norm(k) : T(1);
-                w.fixed.setConstant(false);
-                if (blocks.compute(rows, w.r, w.sd, w.fixed, w.qr, w.qtr) && full_rank(w) &&
-                    blocks.inverse(w.qr, w.sd, cov))
-                    return;
-            }
-        }
-    }
-    w.qr.a = w.j;
-    if (weight.size() > 0) w.qr.a.array().colwise() *= weight.array();
-    for (int k = 0; k < n; ++k) {
-        const T column = norm(w.qr.a.col(k));
-        w.sd[k] = column > 0 ? column : T(1);
-        w.qr.a.col(k) /= w.sd[k];
-    }
-    w.qtr.setZero();
-    w.qr.compute(w.qtr);
-    if (!full_rank(w)) {
-        cov.setConstant(std::numeric_limits<T>::infinity());
-        return;
-    }
-    // Column i of R^-1, then R^-1 R^-T.
-    w.damped.setZero();
-    for (int i = 0; i < n; ++i) {
-        w.damped(i, i) = T(1) / w.qr.r(i, i);
-        for (int k = i - 1; k >= 0; --k) {
-            T sum = 0;
-            for (int l = k + 1; l <= i; ++l) sum += w.qr.r(k, l) * w.damped(l, i);
-            w.damped(k, i) = -sum / w.qr.r(k, k);
-        }
-    }
-    for (int i = 0; i < n; ++i) {
-        for (int k = i; k < n; ++k) {
-            T sum = 0;
-            for (int l = k; l < n; ++l) sum += w.damped(i, l) * w.damped(k, l);
-            const int a = w.qr.order[i], b = w.qr.order[k];
-            cov(a, b) = cov(b, a) = sum / w.sd[a] / w.sd[b];
-        }
-    }
 }
 
 }  // namespace adaptk::solve

@@ -10,7 +10,9 @@
 //     bool jacobian(const T* x, const T* r, T* j);          m x n, column after column
 // and, where they can say more, what derivatives by differences are exact to:
 //     T hessian_error() const;                              newton: relative, eps without it
-//     bool refine();                                        levenberg_marquardt: better Jacobians from here on
+//     bool refine();                                        better derivatives from here on, which cost more
+//     bool can_refine() const;                              whether refine() would do anything
+//     T residual_error() const;                             levenberg_marquardt: relative, eps without it
 // A value that is not finite is no failure: the solver takes a shorter step.
 #pragma once
 
@@ -36,6 +38,7 @@ enum class Status : int {
     unbounded = -6,   // the function fell to minus infinity
     curvature = -7,   // cg: a direction with p'Ap <= 0
     aborted = -8,     // a function of the problem said so
+    derivative = -9,  // the derivative does not agree with the function: disagreement in the summary says where
 };
 
 // What a monitor, called once an iteration, answers.
@@ -54,8 +57,16 @@ struct NoMonitor {
     template <class T> Signal operator()(const Progress<T>&) { return Signal::go; }
 };
 
+// Where a derivative does not belong to its function: the variable, or -1 for the direction of the last step, and the
+// slopes of the derivative and of the function.
+template <class T> struct Disagreement {
+    int variable = -1;
+    T claimed = std::numeric_limits<T>::quiet_NaN(), found = std::numeric_limits<T>::quiet_NaN();
+};
+
 template <class T> struct Summary {
     Status status = Status::limit;
+    Disagreement<T> disagreement;
     T value = std::numeric_limits<T>::quiet_NaN();
     T gradient = std::numeric_limits<T>::quiet_NaN();
     T lambda_min = std::numeric_limits<T>::quiet_NaN();

@@ -1,0 +1,83 @@
+// Whether a derivative belongs to its function: asked where no step along a direction of descent goes down, which
+// rounding explains, or a derivative of something else.
+#pragma once
+
+#include "adaptk/solve/linalg.hpp"
+
+namespace adaptk::solve {
+
+enum class Agreement { holds, fails, aborted };
+
+// `value(t, f)` sets f to the function at x + t d and returns false to abort; f0 is the function at x, `slope` what the
+// derivative says along d. Differences of f are taken by steps that shrink from `reach` until f's rounding, of relative
+// size `noise`, is a tenth of what they have to show. The slope holds where two steps in a row give it, by a central
+// difference or one to a side (a kink has two slopes), or the last step does. It fails where they do not, though the
+// last two central differences agree with one another; `found` is what they say.
+template <class T, class Value> Agreement judge_slope(T f0, T slope, T reach, T noise, Value&& value, T& found) {
+    constexpr T shrink = T(1) / 16;  // so that the truncation of central differences falls by 256
+    constexpr int most = 14;         // down to eps of the reach
+    constexpr T tolerance = T(0.5), settled_within = T(0.1);
+    T before = std::numeric_limits<T>::quiet_NaN();
+    bool settled = false, agreed = false;
+    T t = reach;
+    for (int i = 0; i < most; ++i, t *= shrink) {
+        T above, below;
+        if (!value(t, above) || !value(-t, below)) return Agreement::aborted;
+        if (!std::isfinite(above) || !std::isfinite(below)) continue;
+        const T rounding = 8 * noise * std::max({std::abs(above), std::abs(below), std::abs(f0)}) / t;
+        const T central = (above / 2 - below / 2) / t;
+        const bool agreed_before = agreed;
+        agreed = false;
+        for (const T difference : {central, (above - f0) / t, (f0 - below) / t})
+            agreed = agreed || std::abs(difference - slope) <= tolerance * std::abs(slope) + rounding;
+        if (agreed && agreed_before) return Agreement::holds;
+        if (rounding > std::abs(slope) / 10) break;
+        settled = std::abs(central - before) <= settled_within * std::max(std::abs(central), std::abs(slope));
+        before = central;
+    }
+    found = before;
+    return settled && !agreed ? Agreement::fails : Agreement::holds;
+}
+
+// Along d, and if it fails there along each axis. `at(point, f)` is the function at a point; x, g and f0 belong
+// together, and `point` and `axis` are there to write into.
+template <class T, class At>
+Agreement judge_gradient(const Vector<T>& x, const Vector<T>& g, const Vector<T>& d, T f0, T noise, Vector<T>& point,
+                         Vector<T>& axis, Disagreement<T>& where, At&& at) {
+    constexpr int most_axes = 64;  // each may take some twenty evaluations
+    const int n = int(x.size());
+    const T d_norm = norm(d), x_norm = norm(x);
+    if (!(d_norm > 0) || !std::isfinite(d_norm)) return Agreement::holds;
+    const auto along = [&](const Vector<T>& direction, T claimed, T reach, T& found) {
+        return judge_slope(
+            f0, claimed, reach, noise,
+            [&](T t, T& f) {
+                point = x + t * direction;
+                return at(point, f);
+            },
+            found);
+    };
+    const T claimed = g.dot(d);
+    T found;
+    const T reach = x_norm > 0 ? x_norm / d_norm : T(1);
+    const Agreement verdict = along(d, claimed, reach, found);
+    if (verdict != Agreement::fails) return verdict;
+    where = {-1, claimed / d_norm, found / d_norm};
+    if (n > most_axes) return verdict;
+    T worst = 0;
+    for (int k = 0; k < n; ++k) {
+        axis.setZero();
+        axis[k] = 1;
+        // Where x_k is 0 as long as all of x, or 1.
+        const T size = x[k] != 0 ? std::abs(x[k]) : x_norm > 0 ? x_norm : T(1);
+        const Agreement one = along(axis, g[k], size, found);
+        if (one == Agreement::aborted) return one;
+        const T error = std::abs(found - g[k]);
+        if (one != Agreement::fails || !(error > worst)) continue;
+        worst = error;
+        where = {k, g[k], found};
+    }
+    return verdict;
+}
+
+}  // namespace adaptk::solve
