@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import doctest
 import inspect
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -279,8 +278,3 @@ def test_lookahead() -> None:
         torch.testing.assert_close(w.grad, 2 * interim)
         opt.step()
         assert raw(w) != before
-
-
-def test_the_native_step_knows_the_pytorch_that_is_tested_here() -> None:
-    known = sys.platform == "linux" and ".".join(torch.__version__.split(".")[:2]) in at._KNOWN_RELEASES
-    assert bool(at._face()) == known or at._face is dict

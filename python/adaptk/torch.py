@@ -31,16 +31,12 @@ False
 
 from __future__ import annotations
 
-import ctypes
 import inspect
 import math
-import sys
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import wraps
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptk._names import face, not_installed, unexpected
@@ -52,14 +48,13 @@ except ModuleNotFoundError as error:
         raise
     raise not_installed("adaptk.torch", "PyTorch", "torch") from None
 from torch import Tensor
-from torch._C._autograd import _profiler_enabled
 from torch.autograd.graph import increment_version
 from torch.autograd.profiler import record_function
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from adaptk import _core
+from adaptk import _core, _torch_private
 from adaptk._optimizer import StepInfo
 from adaptk._registry import RULES, Rule
+from adaptk._torch_private import face as _face
 
 try:
     from torch.distributed.tensor import DTensor, Partial, Replicate
@@ -67,83 +62,6 @@ except ImportError:  # a build without distributed
     DTensor = None  # type: ignore[assignment, misc]
 
 Group = dict[str, Any]
-
-
-# Releases of PyTorch whose C++ interface the native step may use, by its compiled names.
-_KNOWN_RELEASES = frozenset({"2.11", "2.13"})
-
-
-@cache
-@torch.inference_mode(False)
-def _face() -> dict[str, int]:
-    """What the native step needs to look at tensors without Python; nothing where any of it is not as expected.
-
-    The functions of PyTorch's C interface for compiled models; from its C++ interface ``c10::TensorImpl::grad`` and
-    ``torch::autograd::impl::bump_version``; where a Python tensor has its ``at::Tensor``, and what an undefined one of
-    those holds. They are tried out on tensors here. Without them the step goes by DLPack and attributes, as it does in
-    free-threaded interpreters: what it borrows there, other threads could free.
-    """
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        return {}
-    if sys.platform != "linux" or ".".join(torch.__version__.split(".")[:2]) not in _KNOWN_RELEASES:
-        return {}
-    folder = Path(torch.__file__).parent / "lib"
-    try:
-        library, core = (ctypes.CDLL(str(folder / name)) for name in ("libtorch_cpu.so", "libc10.so"))
-        names = [
-            "data_ptr",
-            "numel",
-            "dim",
-            "sizes",
-            "strides",
-            "dtype",
-            "layout",
-            "device_type",
-            "storage_size",
-            "storage_offset",
-            "new_tensor_handle",
-            "delete_tensor_object",
-        ]
-        functions = {
-            n: getattr(library, f"aoti_torch_{n if n.endswith(('handle', 'object')) else 'get_' + n}") for n in names
-        }
-        functions["grad"] = core._ZNK3c1010TensorImpl4gradEv
-        functions["bump_version"] = library._ZN5torch8autograd4impl12bump_versionERKN2at6TensorE
-        make = torch._C._aoti.unsafe_alloc_void_ptr_from_tensor
-    except (OSError, AttributeError):
-        return {}
-    face = {n: ctypes.cast(f, ctypes.c_void_p).value or 0 for n, f in functions.items()}
-    pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-
-    def word(address: int) -> int:
-        return ctypes.c_size_t.from_address(address).value
-
-    def impl(t: Tensor) -> int:
-        handle = pointer(make(t), None)
-        try:
-            return word(handle)
-        finally:
-            functions["delete_tensor_object"](ctypes.c_void_p(handle))
-
-    grad = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(face["grad"])
-    bare, param = (torch.nn.Parameter(torch.zeros(n, device="cpu")) for n in (2, 3))
-    param.grad = torch.ones_like(param)
-    samples = (bare, param, param.grad)
-    offset = object.__basicsize__
-    if any(Tensor.__basicsize__ < offset + 8 or word(id(t) + offset) != impl(t) for t in samples):
-        return {}
-    undefined = word(grad(impl(bare)))
-    if not undefined or word(grad(impl(param))) != impl(param.grad):
-        return {}
-    before = param._version
-    functions["bump_version"](ctypes.c_void_p(id(param) + offset))
-    where = ctypes.c_void_p()
-    functions["data_ptr"](ctypes.c_void_p(id(param) + offset), ctypes.byref(where))
-    param.grad = None
-    if param._version != before + 1 or where.value != param.data_ptr() or word(grad(impl(param))) != undefined:
-        return {}
-    return face | {"offset": offset, "undefined": undefined}
 
 
 def _local(t: Tensor) -> Tensor:
@@ -279,6 +197,7 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     known = [name for name in inspect.signature(step).parameters if name != "self"]
+    hooks = _torch_private.hooks
 
     def check(self: _Fused, kwargs: Mapping[str, Any]) -> None:
         for name in kwargs:
@@ -286,28 +205,34 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
                 raise unexpected(f"{type(self).__name__}.step", name, known)
 
     @wraps(step)
+    def unhooked(*args: Any, **kwargs: Any) -> Any:
+        check(args[0], kwargs)
+        return step(*args, **kwargs)
+
+    if hooks is None:
+        return unhooked  # PyTorch's own wrapper goes around it
+
+    @wraps(step)
     def hooked(*args: Any, **kwargs: Any) -> Any:
         self = args[0]
         if type(self).step is not hooked:  # what overrides it has been wrapped by PyTorch
-            check(self, kwargs)
-            return step(*args, **kwargs)
-        if not _profiler_enabled():
+            return unhooked(*args, **kwargs)
+        if not _torch_private.profiler_enabled():
             return between_hooks(self, args, kwargs)
         with record_function(f"Optimizer.step#{type(self).__name__}.step"):
             return between_hooks(self, args, kwargs)
 
     def between_hooks(self: _Fused, args: Any, kwargs: Any) -> Any:
-        for pre in (*_global_optimizer_pre_hooks.values(), *self._optimizer_step_pre_hooks.values()):
+        for pre in (*hooks.pre.values(), *self._optimizer_step_pre_hooks.values()):
             changed = pre(self, args, kwargs)
             if changed is None:
                 continue
             if not isinstance(changed, tuple) or len(changed) != 2:
                 raise RuntimeError(f"step: a pre-hook must return None or (args, kwargs), got {changed!r}")
             args, kwargs = changed
-        check(self, kwargs)
-        result = step(*args, **kwargs)
+        result = unhooked(*args, **kwargs)
         self._optimizer_step_code()
-        for post in (*self._optimizer_step_post_hooks.values(), *_global_optimizer_post_hooks.values()):
+        for post in (*self._optimizer_step_post_hooks.values(), *hooks.post.values()):
             post(self, args, kwargs)
         return result
 
@@ -387,7 +312,7 @@ class _Fused(torch.optim.Optimizer):
         super().__setstate__(state)
         self.__dict__.pop("_plan", None)
 
-    @torch._disable_dynamo  # type: ignore[attr-defined]
+    @_torch_private.without_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict`` of this class, or of torch's class of the same name, has returned.
 
@@ -488,7 +413,7 @@ class _Fused(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Take away the gradients of all params, or fill them with zeros: as PyTorch's does."""
-        if not set_to_none or _profiler_enabled():
+        if not set_to_none or _torch_private.profiler_enabled():
             super().zero_grad(set_to_none)
             return
         for group in self.param_groups:
@@ -542,10 +467,7 @@ class _Fused(torch.optim.Optimizer):
         tensor([0.4000, 0.2000])
         """
         if "capturable" in self.defaults and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            # PyTorch's own check of what is captured in a graph, by the name that it has now or the one it had;
-            # the native step has more.
-            check = getattr(self, "_accelerator_graph_capture_health_check", None)
-            (check or self._cuda_graph_capture_health_check)()
+            _torch_private.check_captured(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -577,6 +499,7 @@ class _Fused(torch.optim.Optimizer):
                 clip, skip_nonfinite = None, False
         plan = self.__dict__.get("_plan")
         if plan is None:
+            _torch_private.check_release()  # of an optimizer that was copied or unpickled
             # One for all threads: it is what refuses a second step at the same time.
             plan = self.__dict__.setdefault("_plan", _core.TorchPlan(Tensor, torch.nn.Parameter, _face()))
         rules = [self._rule(g) for g in groups]
@@ -609,8 +532,7 @@ class _Fused(torch.optim.Optimizer):
             parts.setdefault((how, real.device), []).append(real)
         squares, unsharded = 0.0, 0.0
         for (how, _), grads in parts.items():
-            # In float64, as within one process: squares of 16-bit gradients soon are out of their range.
-            total = torch.stack(torch._foreach_norm(grads, 2, dtype=torch.float64)).square().sum()
+            total = torch.stack(list(_torch_private.norms(grads))).square().sum()
             if how is None:
                 unsharded += float(total)
                 continue
@@ -802,7 +724,7 @@ class _Fused(torch.optim.Optimizer):
     @staticmethod
     @torch.no_grad()
     def _count(steps: list[Tensor], by: int) -> None:
-        torch._foreach_add_(steps, by)
+        _torch_private.add_to_all(steps, by)
 
 
 def _adam(group: Group) -> tuple[str, dict[str, Any]]:
@@ -1058,6 +980,7 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(init)
     def __init__(self: Any, params: Any, *args: Any, **kwargs: Any) -> None:
+        _torch_private.check_release()
         name = type(self).__name__
         if isinstance(params, torch.nn.Module):
             kind = type(params).__name__

@@ -1,0 +1,263 @@
+"""What ``adaptk.torch`` uses of PyTorch beyond its public interface, and what it does in releases that lack it.
+
+Everything is looked up here, when the module is imported or the first optimizer steps, so that a name that has gone can
+neither break the import nor stop a step that has begun.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+OLDEST = (2, 10)
+
+
+def check_release() -> None:
+    """Refuse releases whose tensors the step cannot read."""
+    release = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    if release is not None and (int(release[1]), int(release[2])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise RuntimeError(
+            f"adaptk.torch needs PyTorch {oldest} or later, and this is {torch.__version__}: "
+            f'pip install --upgrade "torch>={oldest}"'
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What stands around a step
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _always() -> bool:
+    return True
+
+
+# Whether a profiler runs: if PyTorch does not tell, ranges are always opened.
+profiler_enabled: Callable[[], bool] = getattr(getattr(torch._C, "_autograd", None), "_profiler_enabled", _always)
+
+
+def without_dynamo(method: Method) -> Method:
+    """Keep torch.compile out of a method, if PyTorch has a way that does not import its compiler at once."""
+    disabled: Method = getattr(torch, "_disable_dynamo", lambda m: m)(method)
+    return disabled
+
+
+class Hooks(NamedTuple):
+    """The hooks around the steps of all optimizers."""
+
+    pre: Mapping[Any, Callable[..., Any]]
+    post: Mapping[Any, Callable[..., Any]]
+
+
+class _Bare(torch.optim.Optimizer):
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        raise NotImplementedError
+
+    step.hooked = True  # type: ignore[attr-defined]  # PyTorch does not wrap it
+
+
+def _find_hooks() -> Hooks | None:
+    module = sys.modules[torch.optim.Optimizer.__module__]
+    pre = getattr(module, "_global_optimizer_pre_hooks", None)
+    post = getattr(module, "_global_optimizer_post_hooks", None)
+    # As it is unpickled: the constructor imports torch._dynamo.
+    bare = object.__new__(_Bare)
+    try:
+        bare.__setstate__({"defaults": {}, "state": {}, "param_groups": []})
+    except Exception:
+        return None
+    own = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks", "_optimizer_step_code")
+    if pre is None or post is None or not all(hasattr(bare, name) for name in own):
+        return None
+    return Hooks(pre, post)
+
+
+#: None if not all hooks around a step are where they are expected: PyTorch's own wrapper calls them then.
+hooks = _find_hooks()
+
+
+def check_captured(optimizer: torch.optim.Optimizer) -> None:
+    """PyTorch's own check of what a CUDA graph captures, by either of its names; the native step has more."""
+    for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):
+        if (check := getattr(optimizer, name, None)) is not None:
+            check()
+            return
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Many tensors at once
+# ---------------------------------------------------------------------------------------------------------------------
+
+_foreach_add: Callable[[list[Tensor], float], Any] | None = getattr(torch, "_foreach_add_", None)
+_foreach_norm: Callable[..., Sequence[Tensor]] | None = getattr(torch, "_foreach_norm", None)
+
+
+def add_to_all(tensors: list[Tensor], value: float) -> None:
+    """Add a number to each tensor in place."""
+    if _foreach_add is not None:
+        _foreach_add(tensors, value)
+        return
+    for t in tensors:
+        t.add_(value)
+
+
+def norms(tensors: list[Tensor]) -> Sequence[Tensor]:
+    """The Euclidean norm of each tensor, summed in float64: squares of 16-bit numbers soon are out of their range."""
+    if _foreach_norm is not None:
+        return _foreach_norm(tensors, 2, dtype=torch.float64)
+    return [torch.linalg.vector_norm(t, 2, dtype=torch.float64) for t in tensors]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tensors without Python
+# ---------------------------------------------------------------------------------------------------------------------
+
+# Of the C interface that PyTorch has for compiled models.
+_GETTERS = (
+    *("data_ptr", "numel", "dim", "sizes", "strides", "dtype", "layout", "device_type"),
+    *("storage_size", "storage_offset"),
+)
+_HANDLES = ("new_tensor_handle", "delete_tensor_object")
+
+
+class _Memory:
+    """Words of this process's memory, read by the kernel: an address that is not mapped is an error, and no crash."""
+
+    def __enter__(self) -> _Memory:
+        self._pipe = os.pipe()
+        self._write = ctypes.CDLL(None, use_errno=True).write
+        self._write.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+        self._write.restype = ctypes.c_ssize_t
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for end in self._pipe:
+            os.close(end)
+
+    def word(self, address: int | None) -> int:
+        if self._write(self._pipe[1], address, 8) != 8:
+            raise OSError(ctypes.get_errno(), "no memory at this address")
+        return int.from_bytes(os.read(self._pipe[0], 8), sys.byteorder)
+
+    def words(self, address: int | None, count: int) -> list[int]:
+        return [self.word((address or 0) + 8 * i) for i in range(count)]
+
+
+class _Trial:
+    """The functions that the native step calls, tried on tensors whose properties Python knows."""
+
+    def __init__(self, memory: _Memory) -> None:
+        folder = Path(torch.__file__).parent / "lib"
+        library, core = (ctypes.CDLL(str(folder / name)) for name in ("libtorch_cpu.so", "libc10.so"))
+        self.functions = {name: library[f"aoti_torch_get_{name}"] for name in _GETTERS}
+        self.functions |= {name: library[f"aoti_torch_{name}"] for name in _HANDLES}
+        self.functions["grad"] = core["_ZNK3c1010TensorImpl4gradEv"]
+        self.functions["grad"].restype = ctypes.c_void_p
+        self.functions["bump_version"] = library["_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE"]
+        self._memory = memory
+        self._handle_of = torch._C._aoti.unsafe_alloc_void_ptr_from_tensor  # type: ignore[attr-defined]
+        self._pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        self._pointer.restype, self._pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        self._offset = object.__basicsize__  # of the at::Tensor in a Python tensor
+
+    def face(self) -> dict[str, int]:
+        """Addresses by name, or nothing if any answer is another than expected."""
+        bare, param = (torch.nn.Parameter(torch.zeros(n, device="cpu")) for n in (2, 3))
+        param.grad = torch.ones_like(param)
+        view = torch.zeros((4, 6), dtype=torch.float64, device="cpu")[1:, ::2]
+        if not all(self._is_where_expected(t) for t in (bare, param, param.grad, view)):
+            return {}
+        if not all(self._answers(t) and self._copies(t) for t in (param, param.grad, view)):
+            return {}
+        if self._get("dtype", param) != self._get("dtype", bare) or self._get("dtype", param) == self._get(
+            "dtype", view
+        ):
+            return {}
+        undefined = self._grad(bare)
+        if undefined == 0 or self._grad(param) != self._impl(param.grad):
+            return {}
+        before = param._version
+        self.functions["bump_version"](self._tensor(param))
+        param.grad = None
+        if param._version != before + 1 or self._grad(param) != undefined:
+            return {}
+        addresses = {n: ctypes.cast(f, ctypes.c_void_p).value or 0 for n, f in self.functions.items()}
+        return addresses | {"offset": self._offset, "undefined": undefined}
+
+    def _tensor(self, t: Tensor) -> ctypes.c_void_p:
+        return ctypes.c_void_p(id(t) + self._offset)
+
+    def _impl(self, t: Tensor) -> int:
+        """What the at::Tensor of a Python tensor holds, as PyTorch tells it."""
+        handle = self._pointer(self._handle_of(t), None)
+        try:
+            return self._memory.word(handle)
+        finally:
+            self.functions["delete_tensor_object"](ctypes.c_void_p(handle))
+
+    def _grad(self, t: Tensor) -> int:
+        return self._memory.word(self.functions["grad"](ctypes.c_void_p(self._impl(t))))
+
+    def _get(self, name: str, t: Tensor) -> int:
+        out = ctypes.c_int64(0)
+        if self.functions[name](self._tensor(t), ctypes.byref(out)) != 0:
+            raise ValueError(name)
+        return out.value
+
+    def _is_where_expected(self, t: Tensor) -> bool:
+        room = Tensor.__basicsize__ >= self._offset + 8
+        return room and self._memory.word(self._tensor(t).value) == self._impl(t)
+
+    def _answers(self, t: Tensor) -> bool:
+        expected = {
+            "data_ptr": t.data_ptr(),
+            "numel": t.numel(),
+            "dim": t.dim(),
+            "layout": 0,  # strided
+            "device_type": 0,  # the CPU
+            "storage_size": t.untyped_storage().nbytes(),
+            "storage_offset": t.storage_offset(),
+        }
+        shape, strides = (self._memory.words(self._get(name, t), t.dim()) for name in ("sizes", "strides"))
+        same = all(self._get(name, t) == value for name, value in expected.items())
+        return same and shape == list(t.shape) and strides == list(t.stride())
+
+    def _copies(self, t: Tensor) -> bool:
+        copy = ctypes.c_void_p()
+        if self.functions["new_tensor_handle"](self._tensor(t), ctypes.byref(copy)) != 0:
+            return False
+        if self._memory.word(copy.value) != self._impl(t):
+            return False  # what it is, and how it is freed, is unknown
+        self.functions["delete_tensor_object"](copy)
+        return True
+
+
+@cache
+@torch.inference_mode(False)
+def face() -> dict[str, int]:
+    """What the native step needs to look at tensors without Python; nothing if any of it is not as expected.
+
+    The functions of PyTorch's C interface for compiled models; from its C++ interface ``c10::TensorImpl::grad`` and
+    ``torch::autograd::impl::bump_version``; where a Python tensor has its ``at::Tensor``, and what an undefined one of
+    those holds. They are tried out on tensors here. Without them the step goes by DLPack and attributes, as it does in
+    free-threaded interpreters: what it borrows there, other threads could free.
+    """
+    if sysconfig.get_config_var("Py_GIL_DISABLED") or sys.platform != "linux":
+        return {}
+    try:
+        with _Memory() as memory:
+            return _Trial(memory).face()
+    except (AttributeError, OSError, TypeError, ValueError):
+        return {}
