@@ -20,7 +20,6 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 import adaptk.torch as at  # noqa: E402
 import cuda_stand_ins  # noqa: E402
 from adaptk import _torch_private as private  # noqa: E402
-from helpers import first_tier  # noqa: E402
 
 HERE = Path(__file__).parent
 LINUX = sys.platform == "linux"
@@ -53,6 +52,7 @@ def expected() -> dict[str, Any]:
     return program([])
 
 
+@pytest.mark.full
 def test_the_release_that_is_installed(expected: dict[str, Any]) -> None:
     assert expected["native"] == LINUX
     assert expected["hooked"]
@@ -69,7 +69,8 @@ def test_the_release_that_is_installed(expected: dict[str, Any]) -> None:
     assert expected["too_old"][2] == "[0.0, 0.0]"
 
 
-@pytest.mark.parametrize("gone", first_tier([*((n,) for n in (*HOOKS, *NATIVE)), CHECKS, (), ALL], ALL), ids=" ".join)
+@pytest.mark.full
+@pytest.mark.parametrize("gone", [*((n,) for n in (*HOOKS, *NATIVE)), CHECKS, ALL], ids=" ".join)
 def test_without_names(gone: tuple[str, ...], expected: dict[str, Any]) -> None:
     """The same results, to the bit, of an import, construction, steps, hooks, a profiler and saved states."""
     found = program(gone)
@@ -96,6 +97,22 @@ def test_releases_that_are_too_old(version: str, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(RuntimeError, match=r"needs PyTorch 2.10 or later") as refused:
             getattr(at, name)([torch.nn.Parameter(torch.ones(2))], lr=0.1)
         assert version in str(refused.value)
+
+
+@pytest.mark.full
+def test_import_in_a_release_that_is_too_old() -> None:
+    gone = [*ALL, "increment_version"]
+    code = f"""
+import torch_release
+torch_release.without({gone})
+import torch
+torch.__version__ = "2.0.1"
+import adaptk.torch
+print(torch_release.refusal(lambda: adaptk.torch.Lion([torch.nn.Parameter(torch.ones(2))])))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.startswith("adaptk.torch needs PyTorch 2.10 or later, and this is 2.0.1"), done.stderr
 
 
 @pytest.mark.parametrize("version", ["2.10.0", "2.10.0a0+git1", "2.14.1+cu130", "2.100.0", "3.0.0", "unknown"])
@@ -227,6 +244,7 @@ def test_another_release(another: Path, expected: dict[str, Any]) -> None:
     found = program([], [another])
     assert found.pop("torch").split("+")[0] != torch.__version__.split("+")[0]
     assert found == {key: value for key, value in expected.items() if key != "torch"}
+    assert program(ALL, [another])["trained"] == expected["trained"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(another), *sys.path])}
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", str(HERE / "test_torch_loop.py")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parent)

@@ -34,7 +34,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,6 @@ except ModuleNotFoundError as error:
         raise
     raise not_installed("adaptk.torch", "PyTorch", "torch") from None
 from torch import Tensor
-from torch.autograd.graph import increment_version
 from torch.autograd.profiler import record_function
 
 from adaptk import _core, _torch_private
@@ -60,6 +59,8 @@ try:
     from torch.distributed.tensor import DTensor, Partial, Replicate
 except ImportError:  # a build without distributed
     DTensor = None  # type: ignore[assignment, misc]
+with suppress(ImportError):  # before 2.1, where optimizers refuse to be constructed
+    from torch.autograd.graph import increment_version
 
 Group = dict[str, Any]
 
