@@ -198,7 +198,7 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     known = [name for name in inspect.signature(step).parameters if name != "self"]
-    hooks = _torch_private.hooks
+    hooks, profiler_enabled = _torch_private.hooks, _torch_private.profiler_enabled
 
     def check(self: _Fused, kwargs: Mapping[str, Any]) -> None:
         for name in kwargs:
@@ -218,7 +218,7 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
         self = args[0]
         if type(self).step is not hooked:  # what overrides it has been wrapped by PyTorch
             return unhooked(*args, **kwargs)
-        if not _torch_private.profiler_enabled():
+        if not profiler_enabled():
             return between_hooks(self, args, kwargs)
         with record_function(f"Optimizer.step#{type(self).__name__}.step"):
             return between_hooks(self, args, kwargs)
@@ -231,7 +231,8 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             if not isinstance(changed, tuple) or len(changed) != 2:
                 raise RuntimeError(f"step: a pre-hook must return None or (args, kwargs), got {changed!r}")
             args, kwargs = changed
-        result = unhooked(*args, **kwargs)
+        check(self, kwargs)
+        result = step(*args, **kwargs)
         self._optimizer_step_code()
         for post in (*self._optimizer_step_post_hooks.values(), *hooks.post.values()):
             post(self, args, kwargs)
