@@ -264,6 +264,7 @@ def test_the_oracle_of_a_rule(rule: adaptk.Rule) -> None:
 
 
 def test_the_readme_lists_every_rule() -> None:
-    cells = re.findall(r"^\|\s*`(\w+)`\s*\|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    text = re.sub(r"<!-- figures: begin.*figures: end -->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    cells = re.findall(r"^\|\s*`(\w+)`\s*\|", text, flags=re.MULTILINE)
     listed = [cell for cell in cells if cell in RULES]
     assert sorted(listed) == sorted(RULES)
