@@ -27,8 +27,8 @@ import adaptk
 import numpy as np
 import pytest
 from helpers import CUDA, FLOATS, READ_ONLY, Array, DLTensor, ExchangeTable, Export
+from source_copies import ROOT, copy_sources
 
-ROOT = Path(__file__).resolve().parent.parent
 SIMULATOR = os.environ.get("ADAPTK_PTX_SIMULATOR")
 LIBRARY = "libadaptk_cuda.so.0"  # the kernels, beside the module
 MISSING = "needs a CUDA device, or ADAPTK_PTX_SIMULATOR: a folder with the package ptxsim, a PTX simulator"
@@ -403,20 +403,23 @@ class SimulatedMachine(Machine):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ADAPTK_")} | {"PATH": tools}
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept) as folder:
-            configure = [cmake, "-S", str(ROOT), "-B", folder, "-DCMAKE_BUILD_TYPE=Release", "-DADAPTK_CUDA=ON"]
+            copy = copy_sources(Path(folder))
+            build = copy / "build" / "simulated"
+            configure = [cmake, "-S", str(copy), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release", "-DADAPTK_CUDA=ON"]
             if shutil.which("ninja", path=tools):
                 configure.append("-GNinja")
             configure += ["-DADAPTK_CUDA_RUNTIME=Shared", "-DADAPTK_CUDA_ARCHITECTURES=80-virtual"]
             configure += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}"]
-            for command in (configure, [cmake, "--build", folder, "--target", "_cuda", "--parallel", "2"]):
+            configure.append(f"-DADAPTK_WERROR={os.environ.get('ADAPTK_WERROR', 'OFF')}")
+            for command in (configure, [cmake, "--build", str(build), "--target", "_cuda", "--parallel", "2"]):
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
                 if done.returncode != 0:
                     lines = (done.stdout + done.stderr).splitlines()
                     pytest.fail("\n".join([" ".join(command), *lines[-60:]]), pytrace=False)
             # Another process may be building the same: whoever comes last replaces the other's. The module comes last.
             (kept / "lib").mkdir(exist_ok=True)
-            os.replace(Path(folder) / LIBRARY, kept / "lib" / LIBRARY)
-            os.replace(next(Path(folder).rglob(name)), kept / name)
+            os.replace(build / LIBRARY, kept / "lib" / LIBRARY)
+            os.replace(next(build.rglob(name)), kept / name)
         return kept / name
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import adaptk
 import pytest
+from source_copies import ROOT, copy_sources
 
 pytestmark = pytest.mark.full
 
-ROOT = Path(__file__).resolve().parent.parent
 INCLUDE = ROOT / "cpp" / "include" / "adaptk"
 JOBS = "2"
 
@@ -59,19 +59,24 @@ def run(*command: str | Path, quick: bool = False) -> str:
 
 @dataclass
 class Build:
-    """A build of the C++ tests in a folder of its own."""
+    """A build of the C++ tests, of a copy of the sources."""
 
-    folder: Path
+    sources: Path
     emulator: tuple[str, ...] = ()
     binutils: str = ""
     suffix: str = ""  # of programs
 
+    @property
+    def folder(self) -> Path:
+        return self.sources / "build" / "tests"
+
     def make(self, *options: str, targets: tuple[str, ...] = ("all",)) -> None:
         cmake = find_tool("cmake")
+        copy_sources(self.sources)
         generator = ["-GNinja"] if shutil.which("ninja", path=str(Path(cmake).parent)) or shutil.which("ninja") else []
         common = ["-DADAPTK_PYTHON=OFF", "-DADAPTK_TESTS=ON", "-DADAPTK_WERROR=ON", "-DCMAKE_BUILD_TYPE=Release"]
         common += [f"-DPython_EXECUTABLE={sys.executable}"]  # beside which Eigen's headers are
-        run(cmake, "-S", ROOT, "-B", self.folder, *generator, *common, *options)
+        run(cmake, "-S", self.sources, "-B", self.folder, *generator, *common, *options)
         run(cmake, "--build", self.folder, "--parallel", JOBS, "--target", *targets)
 
     def test(self, *options: str, quick: bool = False) -> None:
@@ -94,7 +99,7 @@ class Build:
 def release(tmp_path_factory: pytest.TempPathFactory) -> Build:
     find_compiler()
     build = Build(tmp_path_factory.mktemp("release"))
-    build.make()
+    build.make(targets=("all", "adaptk_batch"))
     return build
 
 
@@ -110,6 +115,7 @@ def aarch64(tmp_path_factory: pytest.TempPathFactory) -> Build:
         *["-DCMAKE_EXE_LINKER_FLAGS=-static", f"-DCMAKE_CROSSCOMPILING_EMULATOR={emulator}"],
         f"-DOpenMP_gomp_LIBRARY={openmp}" if Path(openmp).is_absolute() else "-DADAPTK_OPENMP=OFF",
         "-DADAPTK_LIBRARY=OFF",  # a shared library cannot have the archive of OpenMP in it
+        targets=("all", "adaptk_batch"),
     )
     return build
 
@@ -149,12 +155,13 @@ def test_sanitizers(
 ) -> None:
     if not has_sanitizer(sanitizers, tmp_path):
         pytest.skip(f"programs built with -fsanitize={sanitizers} do not start here")
-    build = Build(tmp_path / "build")
+    build = Build(tmp_path / "sources")
     build.make(f"-DADAPTK_SANITIZE={sanitizers}", *options, targets=targets)
     build.test("--tests-regex", tests, quick=True)
 
 
-AARCH64 = ["batch", "convert", "norm", "pool", "power", "registry", "concurrent", "solve", "cuda", "cuda_driver"]
+AARCH64 = ["batch", "concurrent", "convert", "dense", "norm", "pool", "power", "registry", "solve"]
+AARCH64 += ["cuda", "cuda_driver"]
 
 
 @pytest.mark.parametrize("test", AARCH64)

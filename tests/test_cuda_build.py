@@ -13,14 +13,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from source_copies import ROOT, copy_sources
 
 pytestmark = [
     pytest.mark.full,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into ELF files"),
 ]
 
-ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ["CMakeLists.txt", "LICENSE", "README.md", "cpp", "cuda", "pyproject.toml", "python"]
 BUILD = ["scikit-build-core", "pybind11>=3.0", "cmake", "ninja", "cmeel-eigen"]
 
 
@@ -31,15 +30,7 @@ def documented() -> str:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy without what earlier builds left."""
-    folder = tmp_path_factory.mktemp("sources")
-    left = shutil.ignore_patterns("__pycache__", "*.so", "*.pyc")
-    for name in SOURCES:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=left)
-        else:
-            shutil.copy(ROOT / name, folder)
-    return folder
+    return copy_sources(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +50,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
 def environment(path: str, **more: str) -> dict[str, str]:
     removed = ("ADAPTK_", "CUDA", "CMAKE_", "NVCC", "SKBUILD_", "VIRTUAL_ENV", "PYTHONPATH", "LIBRARY_PATH")
     # A cache of objects, where there is one, may serve the C++ of these builds too.
-    cache = "CMAKE_CXX_COMPILER_LAUNCHER"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(removed) or name == cache}
+    same = ("CMAKE_CXX_COMPILER_LAUNCHER", "ADAPTK_WERROR")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(removed) or name in same}
     return {**kept, "PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **more}
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import adaptk
 import pytest
+from source_copies import ROOT, copy_sources
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="programs are built with the compilers of POSIX systems")
 
-ROOT = Path(__file__).resolve().parent.parent
 CONSUMERS = ROOT / "tests" / "find_package"
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 # A cache of objects, where there is one, may serve these builds too.
@@ -165,12 +165,12 @@ def test_examples_in_cpp(examples: Path, name: str, needs: str) -> None:
 def test_prefix(tmp_path: Path) -> None:
     cmake = tool("cmake")
     generator = ["-GNinja"] if shutil.which("ninja", path=PATH) else []
-    run(
-        *(cmake, "-S", ROOT, "-B", tmp_path / "library", *generator, "-DADAPTK_PYTHON=OFF", "-DADAPTK_WERROR=ON"),
-        f"-DCMAKE_INSTALL_PREFIX={tmp_path / 'first'}",
-    )
-    run(cmake, "--build", tmp_path / "library", "--parallel", "2")
-    run(cmake, "--install", tmp_path / "library")
+    sources = copy_sources(tmp_path / "sources")
+    library = sources / "build" / "library"
+    options = ("-DADAPTK_PYTHON=OFF", "-DADAPTK_WERROR=ON", f"-DCMAKE_INSTALL_PREFIX={tmp_path / 'first'}")
+    run(cmake, "-S", sources, "-B", library, *generator, *options)
+    run(cmake, "--build", library, "--parallel", "2")
+    run(cmake, "--install", library)
     # The prefix can be moved.
     (tmp_path / "first").rename(tmp_path / "prefix")
     option = f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}"

@@ -2,8 +2,6 @@
 // the last.
 #include "adaptk/solve.hpp"
 #include "check.hpp"
-#include "dense.hpp"
-#include "dispatch.hpp"
 
 #include <cstdlib>
 #include <new>
@@ -295,28 +293,6 @@ void trust_region() {
     }
 }
 
-// Every table of this build and machine against Eigen, with and without threads.
-template <class T> void dense_kernels(const detail::DenseKernels<T>& kernels) {
-    for (const int n : {1, 7, 32, 33, 96, 97, 128, 130, 225, 300}) {
-        const Matrix<T> a = random_definite(n, unsigned(n)).template cast<T>();
-        const Vector<T> b = Vector<T>::Ones(n);
-        Matrix<T> one = a, many = a;
-        CHECK(detail::cholesky(kernels, 1, one.data(), n));
-        CHECK(detail::cholesky(kernels, 3, many.data(), n));
-        Matrix<T> lower = one.template triangularView<Eigen::Lower>(),
-                  other = many.template triangularView<Eigen::Lower>();
-        CHECK_THAT((lower.array() == other.array()).all(), "n %d: threads differ", n);
-        CHECK_THAT((lower * lower.transpose() - a).norm() <= 100 * epsilon<T> * a.norm(), "n %d", n);
-        Vector<T> x = b;
-        kernels.forward(one.data(), n, n, x.data());
-        kernels.backward(one.data(), n, n, x.data());
-        CHECK_THAT((a * x - b).norm() <= 1000 * epsilon<T> * b.norm(), "n %d: %g", n, double((a * x - b).norm()));
-        one = a;
-        one(n / 2, n / 2) = -1;
-        CHECK(!detail::cholesky(kernels, 1, one.data(), n));
-    }
-}
-
 }  // namespace
 }  // namespace adaptk::test
 
@@ -329,10 +305,5 @@ int main() {
     failing_functions();
     linear();
     trust_region();
-    for (const auto& isa : adaptk::detail::built_isas()) {
-        if (!isa.supported) continue;
-        dense_kernels(adaptk::detail::dense_table(isa.name).f32);
-        dense_kernels(adaptk::detail::dense_table(isa.name).f64);
-    }
     return finish();
 }
