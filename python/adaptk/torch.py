@@ -491,13 +491,14 @@ class _Fused(torch.optim.Optimizer):
             params = [p for g in groups for p in g["params"] if p.grad is not None]
             if norm_group is not None or any(isinstance(p.grad, DTensor) for p in params):
                 # No process sees all of a sharded gradient.
-                norm = self._sharded_norm(params, norm_group) * abs(scale)
-                if skip_nonfinite and not norm < float("inf"):
-                    self.last_step = StepInfo(norm, True)
+                length: float = self._sharded_norm(params, norm_group) * abs(scale)
+                norm = length
+                if skip_nonfinite and not length < float("inf"):
+                    self.last_step = StepInfo(length, True)
                     return loss
                 _core.check_clip_norm(clip)
-                if clip is not None and norm > clip:
-                    scale *= clip / norm
+                if clip is not None and length > clip:
+                    scale *= clip / length
                 clip, skip_nonfinite = None, False
         plan = self.__dict__.get("_plan")
         if plan is None:
