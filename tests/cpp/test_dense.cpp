@@ -1,14 +1,16 @@
-// The dense kernels of every instruction set that this machine has: Cholesky factors multiplied out, with and without
-// threads, and triangular systems.
+// Dense linear algebra on the kernels of every instruction set that this machine has, against plain loops in float64;
+// with one thread and with three, which must not differ.
 #include "dense.hpp"
 
 #include "check.hpp"
 #include "dispatch.hpp"
+#include "support.hpp"
 
 #include <cmath>
 #include <cstddef>
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 namespace adaptk::test {
@@ -16,59 +18,172 @@ namespace {
 
 using std::size_t;
 
-// Symmetric with a dominant diagonal, column after column.
-template <class T> std::vector<T> random_definite(int n) {
-    std::mt19937 random{unsigned(n)};
+// Stored column after column.
+template <class T> struct Dense {
+    int rows, columns;
+    std::vector<T> values;
+
+    Dense(int m, int n) : rows(m), columns(n), values(size_t(m) * size_t(n)) {}
+    T& operator()(int i, int j) { return values[size_t(j) * size_t(rows) + size_t(i)]; }
+    T operator()(int i, int j) const { return values[size_t(j) * size_t(rows) + size_t(i)]; }
+    T* data() { return values.data(); }
+    const T* data() const { return values.data(); }
+};
+
+template <class T> Dense<T> random(int m, int n) {
+    std::mt19937 engine{unsigned(m + 7919 * n)};
     std::normal_distribution<double> normal;
-    std::vector<T> a(size_t(n) * size_t(n));
+    Dense<T> a(m, n);
+    for (T& x : a.values) x = T(normal(engine));
+    return a;
+}
+
+// Symmetric, with a dominant diagonal.
+template <class T> Dense<T> random_definite(int n) {
+    Dense<T> a = random<T>(n, n);
     for (int j = 0; j < n; ++j) {
-        a[size_t(j) * n + j] = T(n + std::abs(normal(random)));
-        for (int i = j + 1; i < n; ++i) a[size_t(j) * n + i] = a[size_t(i) * n + j] = T(normal(random)) / 2;
+        a(j, j) = T(n) + std::abs(a(j, j));
+        for (int i = j + 1; i < n; ++i) a(i, j) = a(j, i) = a(i, j) / 2;
     }
     return a;
 }
 
-double norm(const std::vector<double>& v) {
+template <class T> double norm(const std::vector<T>& v) {
     double sum = 0;
-    for (const double x : v) sum += x * x;
+    for (const T x : v) sum += double(x) * double(x);
     return std::sqrt(sum);
 }
 
-template <class T> void cholesky_and_systems(const detail::DenseKernels<T>& kernels) {
+// a'b; of its lower triangle alone where asked.
+template <class T> Dense<double> transposed_product(const Dense<T>& a, const Dense<T>& b, bool lower = false) {
+    Dense<double> c(a.columns, b.columns);
+    for (int j = 0; j < b.columns; ++j)
+        for (int i = lower ? j : 0; i < a.columns; ++i)
+            for (int k = 0; k < a.rows; ++k) c(i, j) += double(a(k, i)) * double(b(k, j));
+    return c;
+}
+
+// |x - y| in units of |y|, of the lower triangle alone where asked.
+template <class T> double distance(const Dense<T>& x, const Dense<double>& y, bool lower = false) {
+    std::vector<double> difference, size;
+    for (int j = 0; j < y.columns; ++j) {
+        for (int i = lower ? j : 0; i < y.rows; ++i) {
+            difference.push_back(double(x(i, j)) - y(i, j));
+            size.push_back(y(i, j));
+        }
+    }
+    return norm(difference) / norm(size);
+}
+
+template <class T> bool same(const Dense<T>& a, const Dense<T>& b, bool lower = false) {
+    for (int j = 0; j < a.columns; ++j)
+        for (int i = lower ? j : 0; i < a.rows; ++i)
+            if (a(i, j) != b(i, j)) return false;
+    return true;
+}
+
+template <class T> void factors(const detail::DenseKernels<T>& kernels) {
     constexpr double epsilon = std::numeric_limits<T>::epsilon();
     for (const int n : {1, 7, 32, 33, 96, 97, 128, 130, 225, 300}) {
-        const auto at = [n](int i, int j) { return size_t(j) * size_t(n) + size_t(i); };
-        const std::vector<T> a = random_definite<T>(n);
-        std::vector<T> one = a, many = a;
-        CHECK(detail::cholesky(kernels, 1, one.data(), n));
-        CHECK(detail::cholesky(kernels, 3, many.data(), n));
+        if (quick() && n != 7 && n != 33 && n != 130) continue;
+        const Dense<T> a = random_definite<T>(n);
+        Dense<T> one = a, many = a;
+        CHECK(detail::cholesky(kernels, 1, one.data(), n) == 0);
+        CHECK(detail::cholesky(kernels, 3, many.data(), n) == 0);
+        CHECK_THAT(same(one, many, true), "n %d", n);
+        // L', and A from it.
+        Dense<T> upper(n, n);
+        for (int j = 0; j < n; ++j)
+            for (int i = j; i < n; ++i) upper(j, i) = one(i, j);
+        Dense<double> wanted(n, n);
+        for (size_t i = 0; i < a.values.size(); ++i) wanted.values[i] = double(a.values[i]);
+        const Dense<double> product = transposed_product(upper, upper);
+        CHECK_THAT(distance(product, wanted) <= 10 * epsilon, "n %d: %g", n, distance(product, wanted));
 
-        // L L' - A, column after column of the lower triangle.
-        std::vector<double> error(a.size());
-        bool same = true;
-        for (int j = 0; j < n; ++j) {
-            for (int k = 0; k <= j; ++k)
-                for (int i = j; i < n; ++i) error[at(i, j)] += double(one[at(i, k)]) * double(one[at(j, k)]);
-            for (int i = j; i < n; ++i) {
-                error[at(i, j)] -= double(a[at(i, j)]);
-                same = same && one[at(i, j)] == many[at(i, j)];
-            }
-        }
-        const double size = norm({a.begin(), a.end()});
-        CHECK_THAT(same, "n %d: threads differ", n);
-        CHECK_THAT(norm(error) <= 100 * epsilon * size, "n %d: %g of %g", n, norm(error), size);
-
-        std::vector<T> x(size_t(n), T(1));
+        Dense<T> x(n, 1);
+        for (T& value : x.values) value = 1;
         kernels.forward(one.data(), n, n, x.data());
         kernels.backward(one.data(), n, n, x.data());
-        std::vector<double> residual(size_t(n), -1.0);
-        for (int j = 0; j < n; ++j)
-            for (int i = 0; i < n; ++i) residual[size_t(i)] += double(a[at(i, j)]) * double(x[size_t(j)]);
-        CHECK_THAT(norm(residual) <= 1000 * epsilon * std::sqrt(n), "n %d: %g", n, norm(residual));
+        const Dense<double> ones = transposed_product(a, x);
+        double most = 0;
+        for (const double value : ones.values) most = std::fmax(most, std::abs(value - 1));
+        CHECK_THAT(most <= 100 * epsilon, "n %d: %g", n, most);
 
+        Dense<T> work(n, n), inverse(n, n), again(n, n);
+        detail::inverse(kernels, 1, one.data(), n, work.data(), inverse.data());
+        detail::inverse(kernels, 3, one.data(), n, work.data(), again.data());
+        CHECK_THAT(same(inverse, again, true), "n %d", n);
+        for (int j = 0; j < n; ++j)
+            for (int i = 0; i < j; ++i) inverse(i, j) = inverse(j, i);
+        Dense<double> identity(n, n);
+        for (int j = 0; j < n; ++j) identity(j, j) = 1;
+        const double off = distance(transposed_product(a, inverse), identity);
+        CHECK_THAT(off <= 100 * epsilon, "n %d: %g", n, off);
+
+        const int m = n / 2 + 3;
+        const Dense<T> b = random<T>(m, n);
+        Dense<T> rows = b, others = b;
+        detail::divide(kernels, 1, one.data(), n, rows.data(), m);
+        detail::divide(kernels, 3, one.data(), n, others.data(), m);
+        CHECK_THAT(same(rows, others), "n %d", n);
+        double worst = 0;  // of X L' - B
+        for (int i = 0; i < m; ++i) {
+            for (int j = 0; j < n; ++j) {
+                double sum = -double(b(i, j));
+                for (int k = 0; k <= j; ++k) sum += double(rows(i, k)) * double(one(j, k));
+                worst = std::fmax(worst, std::abs(sum));
+            }
+        }
+        CHECK_THAT(worst <= 100 * epsilon, "n %d: %g", n, worst);
+
+        // The first leading minor that is not positive.
         one = a;
-        one[at(n / 2, n / 2)] = -1;
-        CHECK(!detail::cholesky(kernels, 1, one.data(), n));
+        one(n / 2, n / 2) = -1;
+        CHECK(detail::cholesky(kernels, 1, one.data(), n) == n / 2 + 1);
+    }
+}
+
+template <class T> void products(const detail::DenseKernels<T>& kernels) {
+    constexpr double epsilon = std::numeric_limits<T>::epsilon();
+    for (const int k : {1, 40, 300}) {
+        for (const int n : {1, 9, 145, 150}) {
+            if (quick() && (k == 1 || n == 1 || n == 150)) continue;
+            const Dense<T> a = random<T>(k, n), b = random<T>(k, n / 2 + 1);
+            std::vector<T> scratch;
+            Dense<T> square(n, n), again(n, n);
+            detail::gram(kernels, 1, a.data(), k, n, square.data(), scratch);
+            detail::gram(kernels, 3, a.data(), k, n, again.data(), scratch);
+            CHECK_THAT(same(square, again, true), "k %d, n %d", k, n);
+            double off = distance(square, transposed_product(a, a, true), true);
+            CHECK_THAT(off <= 10 * epsilon, "gram: k %d, n %d: %g", k, n, off);
+
+            Dense<T> c(n, b.columns), d(n, b.columns);
+            detail::product(kernels, 1, a.data(), b.data(), k, n, b.columns, c.data());
+            detail::product(kernels, 3, a.data(), b.data(), k, n, b.columns, d.data());
+            CHECK_THAT(same(c, d), "k %d, n %d", k, n);
+            off = distance(c, transposed_product(a, b));
+            CHECK_THAT(off <= 10 * epsilon, "product: k %d, n %d: %g", k, n, off);
+
+            const Dense<T> x = random<T>(k, 1);
+            Dense<T> y(n, 1), z(n, 1);
+            detail::project(kernels, 1, a.data(), k, n, x.data(), y.data());
+            detail::project(kernels, 3, a.data(), k, n, x.data(), z.data());
+            CHECK_THAT(same(y, z), "k %d, n %d", k, n);
+            off = distance(y, transposed_product(a, x));
+            CHECK_THAT(off <= 10 * epsilon, "project: k %d, n %d: %g", k, n, off);
+        }
+    }
+}
+
+template <class T> void transposes() {
+    for (const auto& [rows, columns] : {std::pair{1, 1}, {5, 33}, {600, 130}}) {
+        const Dense<T> a = random<T>(columns, rows);
+        Dense<T> to(rows, columns);
+        detail::transpose(3, a.data(), rows, columns, to.data());
+        long wrong = 0;
+        for (int j = 0; j < columns; ++j)
+            for (int i = 0; i < rows; ++i) wrong += to(i, j) != a(j, i);
+        CHECK_THAT(wrong == 0, "%d x %d: %ld", rows, columns, wrong);
     }
 }
 
@@ -79,8 +194,13 @@ int main() {
     using namespace adaptk::test;
     for (const auto& isa : adaptk::detail::built_isas()) {
         if (!isa.supported) continue;
-        cholesky_and_systems(adaptk::detail::dense_table(isa.name).f32);
-        cholesky_and_systems(adaptk::detail::dense_table(isa.name).f64);
+        const auto& table = adaptk::detail::dense_table(isa.name);
+        factors(table.f32);
+        factors(table.f64);
+        products(table.f32);
+        products(table.f64);
     }
+    transposes<float>();
+    transposes<double>();
     return finish();
 }

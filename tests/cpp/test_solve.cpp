@@ -299,9 +299,11 @@ void trust_region() {
 int main() {
     using namespace adaptk::test;
     minimisers<double>();
-    minimisers<float>();
     least_squares<double>();
+#if !defined(ADAPTK_ONE_TYPE)
+    minimisers<float>();
     least_squares<float>();
+#endif
     failing_functions();
     linear();
     trust_region();
