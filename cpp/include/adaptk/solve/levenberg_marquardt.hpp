@@ -491,10 +491,19 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         if constexpr (Linalg::blocked)
             if (in_blocks && !blocks.measure(rows, w.weighted_r)) return factor_by_reflections();
         for (int k = 0; k < w.n; ++k) {
-            const T column = in_blocks ? blocks.column_norm(k) : norm(w.qr.a.col(k));
+            T column = 0;
+            if constexpr (Linalg::blocked) {
+                if (in_blocks) {
+                    column = blocks.column_norm(k);
+                    w.g[k] = blocks.along(k);
+                }
+            }
+            if (!in_blocks) {
+                column = norm(w.qr.a.col(k));
+                w.g[k] = w.qr.a.col(k).dot(w.weighted_r);
+            }
             if (!o.fixed_scale) w.d[k] = std::max(w.d[k], column);
             w.divisor[k] = w.d[k] > 0 ? w.d[k] : T(1);
-            w.g[k] = in_blocks ? blocks.along(k) : w.qr.a.col(k).dot(w.weighted_r);
             if (o.loss == Loss::linear) w.column_norm[k] = column;
             w.fixed[k] = o.bounded && ((w.x[k] <= w.lower[k] && w.g[k] >= 0) || (w.x[k] >= w.upper[k] && w.g[k] <= 0));
             if (in_blocks) continue;
