@@ -82,7 +82,7 @@ class Build:
     def test(self, *options: str, quick: bool = False) -> None:
         run(
             *[find_tool("ctest"), "--test-dir", self.folder, "--output-on-failure", "--no-tests=error"],
-            *["--parallel", JOBS, "--timeout", "300", *options],
+            *["--parallel", JOBS, "--timeout", "1200", *options],
             quick=quick,
         )
 
