@@ -9,7 +9,7 @@ import adaptk
 import numpy as np
 import pytest
 from adaptk import solve
-from solve_problems import Array
+from solve_problems import Array, rosenbrock, rosenbrock_gradient
 
 M, N = 700, 60  # M N^2 is above the threshold of the blocked factorisation
 
@@ -185,3 +185,117 @@ def test_threads(threads: Callable[[int], None]) -> None:
     for count in (2, 3, 5):
         threads(count)
         assert everything() == want
+
+
+ORDER = 150  # newton factors shifted matrices from 112 on
+
+
+def subproblem(values: Array, g: Array, radius: float) -> float:
+    """The least of g'p + p'diag(values)p/2 in |p| <= radius, by bisection of lambda."""
+    low = max(0.0, -values.min())
+    length = lambda s: np.linalg.norm(g[g != 0] / (values[g != 0] + s))  # noqa: E731
+    if low == 0 and length(0) <= radius:
+        return float(-(g**2 / values).sum() / 2)
+    edge = low + 1e-13 * np.abs(values).max()
+    shift = edge
+    if length(edge) > radius:
+        high = low + np.linalg.norm(g) / radius
+        low = edge
+        for _ in range(200):
+            shift = (low + high) / 2
+            low, high = (shift, high) if length(shift) > radius else (low, shift)
+    p = np.where(g != 0, -g / (values + shift), 0)
+    p[values.argmin()] += np.sqrt(max(0, radius**2 - p @ p))  # in the hard case
+    return float(g @ p + values @ p**2 / 2)
+
+
+@pytest.mark.parametrize("radius", [1e-2, 1.0, 30.0])
+@pytest.mark.parametrize("kind", ["definite", "indefinite", "nearly hard", "hard", "late"])
+def test_trust_region_step(kind: str, radius: float) -> None:
+    """One step reaches the share of the best reduction that More and Sorensen's conditions promise."""
+    rng = np.random.default_rng(5)
+    values = np.linspace(0.5, 40, ORDER)
+    g = rng.normal(size=ORDER)
+    if kind == "late":
+        values[-1] = -3
+    elif kind != "definite":
+        values[: ORDER // 3] = np.linspace(-9, -1, ORDER // 3)
+    if kind == "hard":
+        g[values < -8.5] = 0
+    elif kind == "nearly hard":
+        g[0] = 1e-9
+    q = np.eye(ORDER) if kind == "late" else np.linalg.qr(rng.normal(size=(ORDER, ORDER)))[0]
+    h = (q * values) @ q.T
+    h = (h + h.T) / 2
+    slope = q @ g
+    r = solve.newton(
+        lambda x: float(slope @ x + x @ h @ x / 2),
+        np.zeros(ORDER),
+        jac=lambda x: slope + h @ x,
+        hess=lambda x: h,
+        initial_trust_radius=radius,
+        maxiter=1,
+    )
+    assert np.linalg.norm(r.x) <= 1.26 * radius
+    assert r.fun <= 0.75 * subproblem(values, g, radius)
+    assert r.lambda_min == pytest.approx(values.min(), rel=1e-6)
+
+
+def test_saddle_points() -> None:
+    """Coordinates that are 0 at the start have no gradient: only the eigenvectors lead away."""
+    q = np.linalg.qr(np.random.default_rng(0).normal(size=(ORDER, ORDER)))[0]
+    y = np.random.default_rng(1).normal(size=ORDER)
+    y[::3] = 0
+
+    def hessian(x: Array) -> Array:
+        return np.asarray(q.T @ ((12 * (q @ x) ** 2 - 4)[:, None] * q))
+
+    for start in (q.T @ y, np.zeros(ORDER)):
+        r = solve.newton(
+            lambda x: float(np.sum(((q @ x) ** 2 - 1) ** 2)),
+            start,
+            jac=lambda x: q.T @ (4 * (q @ x) * ((q @ x) ** 2 - 1)),
+            hess=hessian,
+        )
+        assert r.success, r.message
+        assert r.fun < 1e-20
+        assert r.lambda_min == pytest.approx(8, rel=1e-6)
+
+
+def fast_hessian(x: Array) -> Array:
+    h = np.zeros((len(x), len(x)), x.dtype)
+    i = np.arange(len(x) - 1)
+    h[i, i] = 1200 * x[:-1] ** 2 - 400 * x[1:] + 2
+    h[i + 1, i + 1] += 200
+    h[i, i + 1] = h[i + 1, i] = -400 * x[:-1]
+    return h
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("zeros", np.float64), ("random", np.float64), ("far", np.float64), ("zeros", np.float32), ("random", np.float32)],
+)
+def test_rosenbrock(kind: str, dtype: type) -> None:
+    start = {
+        "zeros": np.zeros(ORDER),
+        "random": np.random.default_rng(0).normal(size=ORDER) * 2,
+        "far": np.full(ORDER, -30.0),
+    }[kind].astype(dtype)
+    r = solve.newton(rosenbrock, start, jac=rosenbrock_gradient, hess=fast_hessian)
+    assert r.success, r.message
+    assert r.lambda_min > 0
+    assert r.fun < 1e-6 or abs(r.fun - 3.98662385) < 1e-4  # the two minima
+
+
+def test_newton_threads(threads: Callable[[int], None]) -> None:
+    start = np.random.default_rng(0).normal(size=ORDER) * 2
+
+    def run() -> tuple[bytes, int]:
+        r = solve.newton(rosenbrock, start, jac=rosenbrock_gradient, hess=fast_hessian, maxiter=40)
+        return r.x.tobytes(), r.nfev
+
+    threads(1)
+    want = run()
+    for count in (2, 3):
+        threads(count)
+        assert run() == want

@@ -58,7 +58,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         s.value = value;
         s.gradient = largest(w.g);
         if (s.status != Status::aborted && o.eigenvalue && !known_lambda && have_hessian) {
-            if (!(definite && w.n >= 128 && inverse_lanczos())) eigenvalue();
+            if (!(w.n >= 128 && (definite || Linalg::blocked) && inverse_lanczos())) eigenvalue();
         }
         if (have_hessian) s.lambda_min = lambda;
         return s;
@@ -88,10 +88,9 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             have_hessian = true;
             known_lambda = false;
             if (!f.hessian(w.x.data(), w.h.data())) return Status::aborted;
-            if (!w.h.allFinite()) return Status::nonfinite;
             size = w.h.norm();
-            w.l = w.h;
-            definite = Linalg::cholesky(w.l);
+            if (!std::isfinite(size) && !w.h.allFinite()) return Status::nonfinite;
+            definite = factor(0);
             if (g_norm <= o.gtol * most || g_norm <= epsilon<T> * size * norm(w.x)) {
                 if (definite) return last_step(g_norm) ? Status::gradient : Status::aborted;
                 eigenvalue();
@@ -112,6 +111,18 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
                                                                     : trust_step();
             if (status != Status::limit) return status;
             step = norm(w.p);
+        }
+    }
+
+    // w.l becomes the factor of H + shift I; false where it has none.
+    bool factor(T shift) {
+        w.l = w.h;
+        if (shift != 0) w.l.diagonal().array() += shift;
+        if constexpr (Linalg::blocked) {
+            minor = Linalg::cholesky(w.l.data(), w.n);
+            return minor == 0;
+        } else {
+            return Linalg::cholesky(w.l);
         }
     }
 
@@ -237,12 +248,17 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         known_lambda = true;
     }
 
-    // The smallest eigenvalue of a large positive definite H from a Krylov space of H^-1 (Lanczos), where it is the
-    // largest: a hundredth of a tridiagonalisation's work. At the end of a run, so it may allocate.
+    // The smallest eigenvalue of a large H from a Krylov space of H^-1 (Lanczos), where it is the largest: a hundredth
+    // of a tridiagonalisation's work. An indefinite H is shifted, by little more than it takes to make it definite. At
+    // the end of a run, so it may allocate.
     bool inverse_lanczos() {
         constexpr int most = 60;
-        w.l = w.h;
-        if (!Linalg::cholesky(w.l)) return false;
+        T shift = 0;
+        while (!factor(shift)) {
+            if constexpr (!Linalg::blocked) return false;
+            shift = std::max(2 * shift, below(shift) + T(1e-3) * size);
+            if (!std::isfinite(shift)) return false;
+        }
         Matrix<T> basis(w.n, most);
         Tridiagonal<T> small;
         for (int i = 0; i < w.n; ++i) w.t[i] = T(1) + T(0.5) * std::sin(T(i) * T(1.7) + T(0.3));
@@ -264,8 +280,13 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             const T largest_inverse = -small.smallest();
             lambda = T(1) / largest_inverse;
             if (!(lambda > 0)) return false;
+            lambda -= shift;
             if (std::abs(largest_inverse - before) <= 4 * epsilon<T> * largest_inverse) break;
-            if (!(beta > epsilon<T> * largest_inverse) || k + 1 == most) break;
+            if (!(beta > epsilon<T> * largest_inverse)) break;
+            if (k + 1 == most) {
+                if (shift > 0) return false;
+                break;
+            }
             before = largest_inverse;
             small.e[k] = -beta;
             w.t = w.p / beta;
@@ -275,6 +296,8 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     }
 
     Status trust_step() {
+        if constexpr (Linalg::blocked)
+            if (Linalg::blocked_order(w.n)) return shifted_step();
         T newton_length = -1;
         bool tridiagonal = known_lambda;
         for (int tries = 0; tries < 200; ++tries) {
@@ -316,6 +339,140 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             return conclude(trial);
         }
         return conclude(Trial::stuck);
+    }
+
+    // The same for large matrices, of which a few factorisations take less time than one reduction to tridiagonal form:
+    // each trial of lambda is one (More and Sorensen, section 3). They begin with the lambda of the last step.
+    Status shifted_step() {
+        T low = 0, high = std::numeric_limits<T>::infinity();
+        T trial_shift = 0, length = -1;
+        const T g_norm = norm(w.g);
+        if (!definite) low = std::max(below(0), -w.h.diagonal().minCoeff());
+        bool factored = definite;  // w.l is that of trial_shift, and w.p the step
+        if (definite) length = solve_shifted();
+        bool begun = definite;  // trial_shift has been chosen
+        for (int tries = 0; tries < 200; ++tries) {
+            if (radius <= 0) radius = definite && std::isfinite(length) ? length : first_radius();
+            high = std::max(low, g_norm / radius + size);
+            // Where it is large beside the eigenvalues, lambda |p| is near |g|.
+            guess = alpha * (last_length / radius) * (g_norm / last_gradient);
+            if (!begun) trial_shift = between(low, high);
+            begun = true;
+            TrustStep<T> step;
+            bool found = false;
+            for (int i = 0; i < 40 && !found; ++i) {
+                if (!factored) {
+                    if (factor(trial_shift)) {
+                        length = solve_shifted();
+                        factored = true;
+                    } else {
+                        low = std::max({low, trial_shift, below(trial_shift)});
+                        trial_shift = between(low, high);
+                        continue;
+                    }
+                }
+                const bool inside = trial_shift == 0 && length <= radius;
+                found = inside || std::abs(length - radius) <= radius / 4;
+                if (found) {
+                    step.length = length;
+                    step.predicted = (trial_shift * length * length - w.g.dot(w.p)) / 2;
+                    full = trial_shift == 0;
+                    break;
+                }
+                if (length < radius) {
+                    high = std::min(high, trial_shift);
+                    if (!definite && (found = lengthen(trial_shift, length, low, step))) break;
+                } else {
+                    low = std::max(low, trial_shift);
+                }
+                // Newton's iteration on 1/|p| - 1/radius.
+                w.t = w.p;
+                Linalg::forward(w.l.data(), w.n, w.t.data());
+                const T next = trial_shift + length * (length / w.t.squaredNorm()) * ((length - radius) / radius);
+                const T warm = trial_shift == 0 && guess > next && guess < high ? guess : next;
+                trial_shift = warm > low && warm < high ? warm : between(low, high);
+                factored = false;
+            }
+            if (!found || !(step.predicted > 0) || !w.p.allFinite()) {
+                radius /= 4;
+                if (!(radius > std::numeric_limits<T>::min())) return conclude(Trial::stuck);
+                continue;
+            }
+            w.t = w.p;
+            T ratio;
+            const Trial trial = attempt(step.predicted, step.length, ratio);
+            if (ratio < T(0.25)) {
+                radius = std::min(radius, step.length) / 4;
+            } else if (ratio > T(0.75)) {
+                radius = std::max(radius, 2 * step.length);
+            }
+            if (trial != Trial::worse) {
+                alpha = trial_shift;
+                last_length = step.length;
+                last_gradient = g_norm;
+                return conclude(trial);
+            }
+            // The radius is smaller, so lambda is larger; p and its length are still those of trial_shift.
+            w.p = w.t;
+        }
+        return conclude(Trial::stuck);
+    }
+
+    // p = -(L L')^-1 g, and its length.
+    T solve_shifted() {
+        newton_direction();
+        return norm(w.p);
+    }
+
+    // A bound of -lambda_min from the leading minor of H + shift I that is not positive: with its pivot -delta, v'(H +
+    // shift I)v = -delta for v = (-L^-T l, 1).
+    T below(T shift) {
+        const int k = minor - 1;
+        for (int j = 0; j < k; ++j) w.t[j] = -w.l(k, j);
+        w.t[k] = 1;
+        for (int j = k - 1; j >= 0; --j) {
+            const T sum = w.l.col(j).segment(j + 1, k - 1 - j).dot(w.t.segment(j + 1, k - 1 - j));
+            w.t[j] = (w.t[j] - sum) / w.l(j, j);
+        }
+        const T square = w.t.head(k + 1).squaredNorm(), delta = -w.l(k, k);
+        const T bound = shift + delta / square;
+        return std::isfinite(bound) ? bound : shift;
+    }
+
+    // A lambda in an interval that holds the root, by the last step or else near its lower end: a matrix that is not
+    // positive definite shows that after a part of its factorisation.
+    T between(T low, T high) const {
+        if (guess > low && guess < high) return guess;
+        const T middle = std::max(std::sqrt(low * high), low + (high - low) / 100);
+        return low > 0 ? std::min(2 * low, middle) : middle;
+    }
+
+    // The hard case: the step is short of the radius, and H + lambda I nearly singular. A multiple of the eigenvector
+    // is added, as trust_region_step does; lambda_min is no longer above lambda minus its Rayleigh quotient.
+    bool lengthen(T shift, T length, T& low, TrustStep<T>& step) {
+        for (int i = 0; i < w.n; ++i) w.t[i] = T(1) + T(0.5) * std::sin(T(i) * T(1.7) + T(0.3));
+        w.t /= norm(w.t);
+        T curvature = 0;
+        for (int i = 0; i < 3; ++i) {
+            w.xn = w.t;
+            Linalg::cholesky_solve(w.l, w.t);
+            const T size_now = norm(w.t);
+            if (!std::isfinite(size_now) || !(size_now > 0)) return false;
+            curvature = w.xn.dot(w.t) / (size_now * size_now);  // u'(H + shift I)u
+            w.t /= size_now;
+        }
+        low = std::max(low, shift - curvature);
+        const T along = w.p.dot(w.t), rest = (radius - length) * (radius + length);
+        const T root = std::sqrt(along * along + rest);
+        const T tau = rest / (along + (along < 0 ? -root : root));
+        const T energy = shift * radius * radius - w.g.dot(w.p);
+        if (!(tau * tau * curvature <= energy / 10)) return false;
+        w.p += tau * w.t;
+        w.t.noalias() = w.h.template selfadjointView<Eigen::Lower>() * w.p;
+        step.length = norm(w.p);
+        step.predicted = -(w.g.dot(w.p) + w.p.dot(w.t) / 2);
+        full = false;
+        return true;
     }
 
     // Without any other length to go by: the distance to the origin, else the Cauchy step's.
@@ -435,8 +592,10 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     Summary<T> s;
     T value = std::numeric_limits<T>::quiet_NaN(), radius = 0, alpha = 0, most = 0, size = 0, lambda = 0;
     bool definite = false, known_lambda = false, have_hessian = false;
-    bool blocked = false;  // f is not finite at the last trial
-    bool full = false;     // p is the step of the plain method
+    T guess = 0, last_length = 0, last_gradient = 1;  // of shifted_step
+    int minor = 0;                                    // of the last matrix without a factor, by shifted_step
+    bool blocked = false;                             // f is not finite at the last trial
+    bool full = false;                                // p is the step of the plain method
 };
 
 template <class T, class Linalg = InlineLinalg, class Problem, class Monitor = NoMonitor>
