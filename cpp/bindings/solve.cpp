@@ -318,14 +318,6 @@ template <class T> void put_point(py::dict& d, const Summary<T>& s, const Vector
     d[k.jac] = vector_to(g);
 }
 
-// What gradients by differences can reach, in units of the largest one: their error is near this.
-template <class T> T difference_floor(const Objective<T>& f) {
-    if (f.jac || f.fun_returns_gradient) return 0;
-    if (f.differences.gradient == Difference::two_point) return 64 * std::sqrt(f.noise);
-    if (f.differences.gradient == Difference::three_point) return 64 * std::cbrt(f.noise) * std::cbrt(f.noise);
-    return 0;
-}
-
 template <class T>
 py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
                     const py::object& hess, const py::object& hessp, const py::tuple& derivatives, int damping,
@@ -341,8 +333,8 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     if (!f.prime(start.data())) raise();
     NewtonOptions<T> o;
     // options: (gtol, xtol, radius, maxiter)
-    o.gtol = std::max(o.gtol, difference_floor(f));
-    if (!options[0].is_none()) o.gtol = T(options[0].cast<double>());
+    o.keep_gtol = !options[0].is_none();
+    if (o.keep_gtol) o.gtol = T(options[0].cast<double>());
     if (!options[1].is_none()) o.xtol = T(options[1].cast<double>());
     if (!options[2].is_none()) o.radius = T(options[2].cast<double>());
     o.max_iterations = options[3].cast<std::int64_t>();
@@ -397,15 +389,16 @@ py::dict run_gradient(const py::object& fun, const py::object& x0, const py::tup
         if (kind == 0) {
             ConjugateGradientOptions<T> o;
             o.beta = Beta(rule);
-            o.gtol = std::max(o.gtol, difference_floor(f));
             o.max_iterations = most;
-            if (gtol >= 0) o.gtol = T(gtol);
+            o.keep_gtol = gtol >= 0;
+            if (o.keep_gtol) o.gtol = T(gtol);
             return conjugate_gradient<T>(f, o, w, watch);
         }
         SteepestDescentOptions<T> o;
         o.rule = StepRule(rule);
         o.max_iterations = most;
-        if (gtol >= 0) o.gtol = T(gtol);
+        o.keep_gtol = gtol >= 0;
+        if (o.keep_gtol) o.gtol = T(gtol);
         return steepest_descent<T>(f, o, w, watch);
     });
     check(s);

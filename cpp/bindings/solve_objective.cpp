@@ -351,7 +351,10 @@ template <class T> bool Objective<T>::evaluate(const T* x, T& f) {
         return alive();
     }
     PyObject* result = fun.call(point(x));
-    if (!last_x_.empty()) learn(result, noise, noise_known_);
+    if (!last_x_.empty() && !noise_known_) {
+        learn(result, rounding, noise_known_);
+        noise = rounding;
+    }
     if (!fun_returns_gradient) return take_scalar(result, fun.name(), f);
     if (result == nullptr) return false;
     py::object pair = py::reinterpret_steal<py::object>(result);
@@ -416,6 +419,12 @@ template <class T> T Objective<T>::hessian_error() const {
     if (hess || (!values && differences.hessian == Difference::complex_step)) return solve::epsilon<T>;
     if (values || differences.hessian == Difference::two_point) return 4 * std::sqrt(exact);
     return 4 * std::cbrt(exact) * std::cbrt(exact);
+}
+
+template <class T> T Objective<T>::gradient_error() const {
+    if (differences.gradient == Difference::two_point) return 64 * std::sqrt(noise);
+    if (differences.gradient == Difference::three_point) return 64 * std::cbrt(noise) * std::cbrt(noise);
+    return 0;
 }
 
 // The value at x, which the solver has mostly just asked for.
@@ -499,7 +508,7 @@ bool Objective<T>::lengthen(F& f, T exact, const T* x, int k, const T* at, int r
         stretch_[variable] = kept;
         if (!ok) return false;
         if (!q.moved) continue;
-        if (rows > 1) noise = std::max(noise, T(solve::epsilon<float>));
+        if (rows > 1) rounding = noise = std::max(noise, T(solve::epsilon<float>));
         return true;
     }
     silent_[variable] = true;
@@ -719,7 +728,10 @@ template <class T> bool Objective<T>::first_residuals(const T* x) {
         return length < 0 ? false
                           : refuse(PyExc_ValueError, fun.name(), " must return at least one residual, got none");
     }
-    if (differences.gradient != Difference::none) learn(result, noise, noise_known_);
+    if (differences.gradient != Difference::none) {
+        learn(result, rounding, noise_known_);
+        noise = rounding;
+    }
     m = int(length);
     first_.resize(std::size_t(m));
     have_first_ = take_vector(result, fun.name(), first_.data(), m);
@@ -728,6 +740,8 @@ template <class T> bool Objective<T>::first_residuals(const T* x) {
 
 template <class T> bool Objective<T>::refine() {
     if (!can_refine()) return false;
+    constexpr T coarser = T(0x1p14);  // steps 25 times as long
+    if (differences.gradient == Difference::three_point) noise *= coarser;
     differences.gradient = Difference::three_point;
     stretch_.assign(std::size_t(n), T(1));
     return true;

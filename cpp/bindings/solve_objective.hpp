@@ -89,7 +89,8 @@ template <class T> class Objective {
     // Whether the solver runs without the GIL, which each call of a function then takes.
     bool without_gil = false;
     std::int64_t fun_calls = 0, jac_calls = 0, hess_calls = 0;
-    T noise = solve::epsilon<T>;  // what values are exact to: float32 where fun computes in it, whatever x is
+    T rounding = solve::epsilon<T>;  // what values are exact to: float32 where fun computes in it, whatever x is
+    T noise = solve::epsilon<T>;     // the same for differences: more where values are large beside their changes
 
     void prepare();  // once n, m and the members above are set
     bool compiled() const;
@@ -100,11 +101,18 @@ template <class T> class Objective {
     bool product(const T* x, const T* v, T* hv);
     bool residuals(const T* x, T* r);
     bool jacobian(const T* x, const T* r, T* j);
-    // Central differences from here on; false where they or something better are in use already.
-    bool can_refine() const { return !jac && differences.gradient == solve::Difference::two_point; }
+    // Central differences from here on, and of a function's values longer and longer ones; false where something better
+    // is in use already, or nothing is left.
+    bool can_refine() const {
+        constexpr T longest = T(1e-6);
+        return differences.gradient == solve::Difference::two_point ||
+               (m == 0 && differences.gradient == solve::Difference::three_point && noise < longest);
+    }
     bool refine();
 
-    T residual_error() const { return noise; }
+    T value_error() const { return rounding; }
+    // What gradients by differences can reach, in units of the largest one: their error is near this.
+    T gradient_error() const;
     // The relative error of Hessians by differences, of gradients or of values.
     T hessian_error() const;
 

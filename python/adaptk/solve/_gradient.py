@@ -109,13 +109,15 @@ def conjugate_gradient(
         the run:
 
         == =======================================================================
-        1  ``|g|_inf <= gtol G``
+        1  ``|g|_inf <= gtol G``, and what is left of the way is at most a thousandth of the path so far, by the length
+           and the curvature of the last two steps
         5  no step along -g lowers f by more than its rounding
         0  `maxiter` iterations
         -1 the callback stopped it
         -2 time limit reached
         -3 the value or the gradient is not finite at the start, or however short the step
         -6 f is -inf
+        -9 as 5 with a gradient that is not small, and differences of `fun` contradict it
         == =======================================================================
 
     Raises

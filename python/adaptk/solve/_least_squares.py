@@ -121,7 +121,8 @@ def levenberg_marquardt(
         Whether `fun` takes a stack of points, shape (k, n), and returns (k, m); differences are then one call.
     rel_step, typical : float or array_like, optional
         Differences step by ``rel_step * max(|x|, typical)``. The defaults are eps**(1/2) or eps**(1/3), with the eps
-        of what `fun` returns (float32 residuals of a float64 `x` have their own), and ``|x0|`` (1 where that is 0).
+        of what `fun` returns (float32 residuals of a float64 `x` have their own), and ``|x0|`` (1 where that is 0);
+        by default a step is shortened where `fun` bends over it, and lengthened where it does not change.
     m : int, optional
         The number of residuals, for a compiled `fun`.
     callback : callable, optional
@@ -149,12 +150,13 @@ def levenberg_marquardt(
         -2 time limit reached
         -3 residuals at the start, or a Jacobian, are not finite
         -4 the loss is "tukey", and every residual is beyond `f_scale`, where it has weight 0
+        -9 steps shrink to nothing though `jac` promises a reduction, and differences of the cost contradict it
         == =======================================================================
 
         `dof` is the number of degrees of freedom, and the method ``confidence_intervals(level)`` gives intervals of the
         parameters. `cov` and `x_std` are infinite where the Jacobian has not full rank, or (without `absolute_sigma`)
-        no degree of freedom is left. With a robust loss they are approximate, and usually too large if there are
-        outliers.
+        no degree of freedom is left. With a robust loss they are those of the sandwich estimate, which holds whatever
+        the distribution of the residuals. If the start is not finite they are NaN.
 
     Raises
     ------

@@ -91,7 +91,8 @@ def newton(
         `nhev`, `success`, `message` and `status`, with G the largest ``|g|`` of the run and 2-norms:
 
         == =======================================================================
-        1  a minimum: ``|g| <= gtol G`` or ``|g| <= eps |H| |x|``, and ``lambda_min >= -16 n eps |H|``
+        1  a minimum: ``lambda_min >= -16 n eps |H|``, and ``|g| <= gtol G`` with a full step of at most a thousandth
+           of the path so far, or ``|g_i| <= eps (|H| |x|)_i`` for each i
         3  the full step has ``|p| <= xtol |x|``, and H is positive definite
         5  limit of precision: the predicted reduction is ``<= 4 eps |f|``, and neither f nor ``|g|`` falls
         0  `maxiter` iterations
@@ -102,6 +103,7 @@ def newton(
         -5 a saddle or maximum: as 1 but ``lambda_min < -16 n eps |H|``, and no lower point was found along its
            eigenvector, or ``damping=None``, which only looks for one if ``lambda_min`` is 0
         -6 f is -inf
+        -9 as 5 with a gradient that is not small, and differences of `fun` contradict it
         == =======================================================================
 
         The eps beside ``lambda_min`` is the error of the finite differences if the Hessian is computed by them.

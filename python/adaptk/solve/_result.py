@@ -232,7 +232,7 @@ def _order(name: str) -> tuple[int, str]:
 
 _COMMON = {
     0: "The limit of iterations or evaluations is reached.",
-    1: "The gradient is small: |g| <= gtol times the largest gradient of the run.",
+    1: "The gradient is small: |g| <= gtol times the largest gradient of the run, and so is what is left of the way.",
     5: "No step changes the function by more than its rounding.",
     -1: "The callback stopped it.",
     -2: "Time limit reached (max_seconds).",
@@ -272,7 +272,7 @@ def _disagreement(kind: str, variable: int, claimed: float, found: float, given:
     if given:
         return (
             f"The derivative does not agree with the function along {where}: the slope of the {what} is {claimed:.6g} "
-            f"by jac, and {found:.6g} by differences. Check jac (check_derivatives=True shows its worst element)."
+            f"by jac, and {found:.6g} by differences. Check jac."
         )
     return (
         f"The differences that are taken as derivatives do not agree with the function along {where}: the slope of the "

@@ -80,4 +80,27 @@ Agreement judge_gradient(const Vector<T>& x, const Vector<T>& g, const Vector<T>
     return verdict;
 }
 
+// What values are exact to, relative to their size.
+template <class T, class Problem> T value_error(const Problem& f) {
+    if constexpr (requires { f.value_error(); }) return f.value_error();
+    return epsilon<T>;
+}
+
+// A tolerance for gradients: `gtol`, but not below what those by differences can reach, if nobody has asked for it.
+template <class T, class Problem> T gradient_tolerance(const Problem& f, T gtol, bool keep) {
+    if constexpr (requires { f.gradient_error(); })
+        if (!keep) return std::max(gtol, T(f.gradient_error()));
+    return gtol;
+}
+
+// Better derivatives from here on; false where there are none.
+template <class Problem> bool refine(Problem& f) {
+    if constexpr (requires { f.refine(); }) return f.refine();
+    return false;
+}
+
+// A gradient that is small beside the largest of the run is that of a minimum only if what is left of the way is small
+// beside the way: where f falls like an exponential the gradient does too, long before the minimum.
+template <class T> inline constexpr T left_of_the_way = T(1e-3);
+
 }  // namespace adaptk::solve

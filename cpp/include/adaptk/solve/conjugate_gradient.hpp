@@ -6,8 +6,11 @@
 //   R. Fletcher, C. M. Reeves (1964); M. R. Hestenes, E. Stiefel (1952); Y. H. Dai, Y. Yuan (1999)
 //
 // With G the largest |g|_inf of the run, it ends with
-//   gradient   |g|_inf <= gtol G
+//   gradient   |g|_inf <= gtol G, and what is left of the way is at most a thousandth of it, by the last two steps, or
+//   f
+//              does not fall any more
 //   precision  no step along -g lowers f
+//   derivative the same, and differences of f contradict g
 //   nonfinite  the same, and f is not finite after the shortest one
 #pragma once
 
@@ -20,6 +23,7 @@ enum class Beta { hz, pr_plus, fr, hs, dy };
 template <class T> struct ConjugateGradientOptions {
     Beta beta = Beta::hz;
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-10);
+    bool keep_gtol = false;  // whether it may be below what gradients by differences can reach
     std::int64_t max_iterations = 10000;
 };
 
@@ -27,8 +31,9 @@ template <class T> struct ConjugateGradientWork : LineWork<T> {
     void resize(int n) {
         LineWork<T>::resize(n);
         y.resize(n);
+        first.resize(n);
     }
-    Vector<T> y;
+    Vector<T> y, first;  // the last change of the gradient, and the first gradient
 };
 
 // The first step along -g: a hundredth of x, else what takes f to 0 if it were linear (Hager and Zhang 2005, I0).
@@ -67,21 +72,38 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
         if (!std::isfinite(line.value) || !w.g.allFinite()) return Status::nonfinite;
         T most = 0, step = std::numeric_limits<T>::quiet_NaN(), alpha = 0;
         std::int64_t since_restart = 0;
+        T gtol = gradient_tolerance(problem, o.gtol, o.keep_gtol);
+        w.first = w.g;
+        T first_most = largest(w.g);
+        // Where the gradient has been far larger than at the start, one that is small beside that may be the slope of
+        // the start still.
+        const auto still_slopes = [&] {
+            return (w.g.array().abs() >= w.first.array().abs() / 2 && w.g.array().abs() > gtol * first_most).any();
+        };
         w.d = -w.g;
+        const auto restart = [&] {
+            gtol = gradient_tolerance(problem, o.gtol, o.keep_gtol);
+            w.first = w.g;
+            first_most = largest(w.g);
+            most = 0;
+            alpha = 0;
+            since_restart = 0;
+            w.d = -w.g;
+        };
         for (;; ++s.nit) {
             const T g_most = largest(w.g);
             most = std::max(most, g_most);
             if (const Signal signal = watch(Progress<T>{s.nit, line.value, step, g_most, w.x.data(), n});
                 signal != Signal::go)
                 return ended(signal);
-            if (g_most <= o.gtol * most) return Status::gradient;
+            if (g_most <= gtol * most && line.near() && !still_slopes()) return Status::gradient;
             if (s.nit >= o.max_iterations) return Status::limit;
             line.slope0 = w.g.dot(w.d);
             // Not a direction of descent, within rounding, or not a finite one.
             if (!(line.slope0 < -T(1e-10) * norm(w.g) * norm(w.d))) since_restart = -1;
             Search search = Search::failed;
-            for (int restart = 0; restart < 2 && search == Search::failed; ++restart) {
-                if (since_restart < 0 || restart > 0) {
+            for (int again = 0; again < 2 && search == Search::failed; ++again) {
+                if (since_restart < 0 || again > 0) {
                     if (since_restart == 0) break;  // that was along -g already
                     w.d = -w.g;
                     line.slope0 = w.g.dot(w.d);
@@ -102,7 +124,11 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
             }
             if (search == Search::aborted) return Status::aborted;
             if (search == Search::unbounded) return Status::unbounded;
-            if (search == Search::failed) return line.failure();
+            if (search == Search::failed) {
+                if (const Status status = line.failure(first_most); status != Status::limit) return status;
+                restart();
+                continue;
+            }
             alpha = line.alpha;
             step = alpha * norm(w.d);
             w.y = line.w.gn - w.g;

@@ -470,8 +470,8 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         if (!f.jacobian(w.x.data(), raw, w.j.data())) return Status::aborted;
         if (!w.j.allFinite()) return Status::nonfinite;
         if (unit != 1) w.j *= unit;
-        if constexpr (requires { f.residual_error(); })
-            if (f.residual_error() > noise) expect_noise(f.residual_error());
+        if constexpr (requires { f.value_error(); })
+            if (f.value_error() > noise) expect_noise(f.value_error());
         have_jacobian = true;
         factor();
         return Status::limit;

@@ -11,7 +11,7 @@
 // The approximate conditions hold where the others are lost in the rounding of phi.
 #pragma once
 
-#include "adaptk/solve/linalg.hpp"
+#include "adaptk/solve/agreement.hpp"
 
 namespace adaptk::solve {
 
@@ -69,10 +69,19 @@ template <class T, class Problem> class Line {
         return true;
     }
     void accept() {
+        const T step = alpha * norm(w.d);
+        // |g| over the curvature along d: what is left of the way, if f is as curved in other directions.
+        const T curvature = (slope - slope0) / alpha / w.d.squaredNorm();
+        const T left = std::max(step, curvature > 0 ? norm(w.gn) / curvature : std::numeric_limits<T>::infinity());
+        path += step;
+        ahead = std::max(left_before, left);
+        left_before = left;
         w.x.swap(w.xn);
         w.g.swap(w.gn);
         value = fn;
     }
+    // Whether a small gradient is that of a minimum.
+    bool near() const { return w.g.isZero(T(0)) || ahead <= left_of_the_way<T> * path; }
     // The lowest point that was seen takes the place of the last one.
     bool finish() {
         if (!(lowest < value)) return true;
@@ -82,8 +91,38 @@ template <class T, class Problem> class Line {
         return f.gradient(w.x.data(), w.g.data());
     }
 
-    // What a search that failed says: that no step lowers f, or that f has no value however short the step.
-    Status failure() const { return blocked ? Status::nonfinite : Status::precision; }
+    // What a search along d = -g that failed says: that no step lowers f, that f has no value however short the step,
+    // or that g is not its gradient. Status::limit: a better gradient is there to go on with. `most` is the largest
+    // |g|_inf of the run.
+    Status failure(T first) {
+        if (blocked) return Status::nonfinite;
+        if (largest(w.g) <= std::sqrt(epsilon<T>) * first) return Status::precision;
+        const auto at = [&](const Vector<T>& point, T& f_there) {
+            ++s.nfev;
+            if (!f.value(point.data(), f_there)) return false;
+            if (f_there < lowest) {
+                lowest = f_there;
+                w.best = point;
+            }
+            return true;
+        };
+        const Agreement agreement =
+            judge_gradient(w.x, w.g, w.d, value, value_error<T>(f), w.xn, w.gn, s.disagreement, at);
+        if (agreement == Agreement::aborted) return Status::aborted;
+        // A probe that is clearly lower shows that the search was wrong, not that there are no steps.
+        const bool useful = value - lowest > 16 * epsilon<T> * std::abs(value);
+        const bool refined = (agreement == Agreement::fails || useful) && refine(f);
+        if (!refined && !(agreement == Agreement::holds && useful))
+            return agreement == Agreement::holds ? Status::precision : Status::derivative;
+        if (lowest < value) {
+            w.x = w.best;
+            value = lowest;
+        }
+        path = 0;
+        ahead = left_before = std::numeric_limits<T>::infinity();
+        ++s.njev;
+        return f.gradient(w.x.data(), w.g.data()) ? Status::limit : Status::aborted;
+    }
 
     Search strong_wolfe(T first, T c1, T c2);
     Search hager_zhang(T first, T c1, T c2);
@@ -94,8 +133,11 @@ template <class T, class Problem> class Line {
     T value = 0, lowest = 0;         // at x
     T alpha = 0, fn = 0, slope = 0;  // at xn
     T slope0 = 0;                    // phi'(0)
-    bool still = false;              // xn is x, in the arithmetic
-    bool blocked = false;            // f or its gradient is not finite at the last xn that is not x
+    T path = 0;                      // the length of the way so far
+    // What may be left of it by the last step, and by the last two.
+    T left_before = std::numeric_limits<T>::infinity(), ahead = std::numeric_limits<T>::infinity();
+    bool still = false;    // xn is x, in the arithmetic
+    bool blocked = false;  // f or its gradient is not finite at the last xn that is not x
 
   private:
     struct Point {

@@ -5,9 +5,13 @@
 //   J. Nocedal, S. J. Wright, Numerical Optimization, second edition (2006), Algorithms 4.1 and 7.2
 //
 // With f, g, H at x, |.| the 2-norm and G the largest |g| of the run, it ends with
-//   gradient    |g| <= gtol G, or |g| <= eps |H| |x|, and lambda_min >= -16 n eps |H|
+//   gradient    lambda_min >= -16 n eps |H|, and |g_i| <= eps (|H| |x|)_i for each i, which is rounding, or |g| <= gtol
+//   G
+//               and what is left of the way is at most a thousandth of it, or the model promises less than 4 eps |f|.
+//               Where H is singular, nothing but rounding is left of g along its null space.
 //   step        the full step has |p| <= xtol |x|, and H is positive definite
 //   precision   the model promises less than 4 eps |f|, H is positive definite, and a step lowers neither f nor |g|
+//   derivative  as precision with a g that is not small, and differences of f contradict it
 //   saddle      |g| as under gradient, lambda_min < -16 n eps |H|, and f is not lower along the eigenvector
 //   nonfinite   f is not finite however short the step
 //   indefinite  damping none: H has no Cholesky factor
@@ -16,6 +20,7 @@
 // within rounding, points along that eigenvector and the axes are tried, since the second derivative decides nothing.
 #pragma once
 
+#include "adaptk/solve/agreement.hpp"
 #include "adaptk/solve/trust_region.hpp"
 
 namespace adaptk::solve {
@@ -26,7 +31,8 @@ template <class T> struct NewtonOptions {
     Damping damping = Damping::trust_region;
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
     T xtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
-    T radius = 0;  // the first one; 0: the length of the first step that the model suggests
+    T radius = 0;            // the first one; 0: the length of the first step that the model suggests
+    bool keep_gtol = false;  // whether it may be below what gradients by differences can reach
     std::int64_t max_iterations = 1000;
     bool eigenvalue = true;  // compute lambda_min at the end
 };
@@ -34,7 +40,7 @@ template <class T> struct NewtonOptions {
 template <class T> struct NewtonWork {
     void resize(int n_) {
         n = n_;
-        for (Vector<T>* v : {&x, &g, &p, &xn, &gn, &t}) v->resize(n);
+        for (Vector<T>* v : {&x, &g, &p, &xn, &gn, &t, &most}) v->resize(n);
         h.resize(n, n);
         l.resize(n, n);
         tri.resize(n);
@@ -42,6 +48,7 @@ template <class T> struct NewtonWork {
     }
     int n = 0;
     Vector<T> x, g, p, xn, gn, t;
+    Vector<T> most;  // the largest |g_i| of the run
     Matrix<T> h, l;
     Tridiagonal<T> tri;
     TrustWork<T> trust;
@@ -77,10 +84,14 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         if (!f.gradient(w.x.data(), w.g.data())) return Status::aborted;
         if (!w.g.allFinite()) return Status::nonfinite;
         radius = o.radius;
+        gtol = gradient_tolerance(f, o.gtol, o.keep_gtol);
+        w.most.setZero();
         T step = nan;
         for (;; ++s.nit) {
             const T g_norm = norm(w.g);
             most = std::max(most, g_norm);
+            if (first == 0) first = g_norm;
+            w.most = w.most.cwiseMax(w.g.cwiseAbs());
             if (const Signal signal = watch(Progress<T>{s.nit, value, step, largest(w.g), w.x.data(), w.n});
                 signal != Signal::go)
                 return ended(signal);
@@ -91,19 +102,27 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             size = w.h.norm();
             if (!std::isfinite(size) && !w.h.allFinite()) return Status::nonfinite;
             definite = factor(0);
-            if (g_norm <= o.gtol * most || g_norm <= epsilon<T> * size * norm(w.x)) {
-                if (definite) return last_step(g_norm) ? Status::gradient : Status::aborted;
+            const bool rounding = g_norm <= epsilon<T> * size * norm(w.x) && is_rounding();
+            bool stationary = rounding || g_norm <= gtol * most;
+            if (stationary && definite) {
+                if (rounding || near()) return last_step(g_norm) ? Status::gradient : Status::aborted;
+                stationary = false;
+            }
+            if (stationary) {
                 eigenvalue();
                 const bool flat = lambda >= -level();
+                stationary = !flat || rounding || null_space_is_rounding();
                 if (o.damping == Damping::none && !flat) return Status::saddle;
-                const Outcome outcome = flat ? leave_flat() : leave_saddle();
-                if (outcome == Outcome::ended) return Status::aborted;
-                // The plain method says what it met, and does not go on from the lower point.
-                if (o.damping == Damping::none && outcome == Outcome::moved) return Status::saddle;
-                if (outcome == Outcome::rejected) return flat ? Status::gradient : Status::saddle;
-                step = norm(w.p);
-                if (s.nit + 1 >= o.max_iterations) return Status::limit;
-                continue;
+                if (stationary) {
+                    const Outcome outcome = flat ? leave_flat() : leave_saddle();
+                    if (outcome == Outcome::ended) return Status::aborted;
+                    // The plain method says what it met, and does not go on from the lower point.
+                    if (o.damping == Damping::none && outcome == Outcome::moved) return Status::saddle;
+                    if (outcome == Outcome::rejected) return flat ? Status::gradient : Status::saddle;
+                    step = norm(w.p);
+                    if (s.nit + 1 >= o.max_iterations) return Status::limit;
+                    continue;
+                }
             }
             if (s.nit >= o.max_iterations) return Status::limit;
             const Status status = o.damping == Damping::none        ? full_step()
@@ -124,6 +143,31 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         } else {
             return Linalg::cholesky(w.l);
         }
+    }
+
+    // Whether each g_i is no more than the rounding of (H x)_i.
+    bool is_rounding() {
+        w.t.noalias() = w.h.cwiseAbs() * w.x.cwiseAbs();
+        return (w.g.array().abs() <= epsilon<T> * w.t.array()).all();
+    }
+
+    // Whether g along the solution of (H + level I) p = -g, the null space where H has one, is no more than rounding.
+    bool null_space_is_rounding() {
+        w.trust.g = w.g;
+        w.tri.to(w.trust.g);
+        if (!w.tri.solve(2 * std::max(level(), std::numeric_limits<T>::min()), w.trust.g, w.trust.y)) return false;
+        w.tri.from(w.trust.y);
+        const Vector<T>& p = w.trust.y;
+        w.t.noalias() = w.h.cwiseAbs() * w.x.cwiseAbs();
+        w.t += w.most;
+        return std::abs(w.g.dot(p)) <= T(w.n) * epsilon<T> * w.t.dot(p.cwiseAbs());
+    }
+
+    // Whether what the full step leaves of the way is small, or what it promises.
+    bool near() {
+        newton_direction();
+        const T length = norm(w.p), promised = -w.g.dot(w.p) / 2;
+        return length <= left_of_the_way<T> * path || promised <= 4 * epsilon<T> * std::abs(value);
     }
 
     // Eigenvalues below it are 0 but for the error of H.
@@ -174,6 +218,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     }
 
     void move(T fn) {
+        path += norm(w.xn - w.x);
         w.x.swap(w.xn);
         w.g.swap(w.gn);
         value = fn;
@@ -238,7 +283,46 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
                 return outcome == Outcome::moved ? Status::limit : Status::saddle;
             }
         }
-        return Status::precision;
+        return unless_wrong();
+    }
+
+    // No step lowers f: Status::precision, or Status::derivative if g is not the gradient. Status::limit: a better
+    // gradient by differences is there to go on with.
+    Status unless_wrong() {
+        if (norm(w.g) <= std::sqrt(epsilon<T>) * first) return Status::precision;
+        T lowest = value;
+        Vector<T>& best = w.trust.z;
+        const auto at = [&](const Vector<T>& point, T& f_there) {
+            ++s.nfev;
+            if (!f.value(point.data(), f_there)) return false;
+            if (f_there < lowest) {
+                lowest = f_there;
+                best = point;
+            }
+            return true;
+        };
+        w.t = -w.g;
+        const Agreement agreement =
+            judge_gradient(w.x, w.g, w.t, value, value_error<T>(f), w.xn, w.trust.u, s.disagreement, at);
+        if (agreement == Agreement::aborted) return Status::aborted;
+        // A probe that is clearly lower shows that the steps were wrong, not that there are none.
+        const bool lower = lowest < value;
+        const bool useful = value - lowest > 16 * epsilon<T> * std::abs(value);
+        const bool refined = (agreement == Agreement::fails || useful) && refine(f);
+        if (lower) {
+            w.x = best;
+            value = lowest;
+        }
+        if (lower || refined) {
+            ++s.njev;
+            if (!f.gradient(w.x.data(), w.g.data())) return Status::aborted;
+        }
+        if (!refined && !(agreement == Agreement::holds && useful))
+            return agreement == Agreement::holds ? Status::precision : Status::derivative;
+        gtol = gradient_tolerance(f, o.gtol, o.keep_gtol);
+        most = first = path = radius = alpha = 0;
+        w.most.setZero();
+        return Status::limit;
     }
 
     void eigenvalue() {
@@ -591,6 +675,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     Monitor& watch;
     Summary<T> s;
     T value = std::numeric_limits<T>::quiet_NaN(), radius = 0, alpha = 0, most = 0, size = 0, lambda = 0;
+    T gtol = 0, first = 0, path = 0;  // first: |g| of the start; path: the length of the way so far
     bool definite = false, known_lambda = false, have_hessian = false;
     T guess = 0, last_length = 0, last_gradient = 1;  // of shifted_step
     int minor = 0;                                    // of the last matrix without a factor, by shifted_step

@@ -5,9 +5,12 @@
 //   C. Lanczos (1950): the smallest eigenvalue at stationary points
 //
 // With G the largest |g| of the run it ends with
-//   gradient   |g| <= gtol G and the smallest Ritz value of H is >= -16 n eps |H|
+//   gradient   |g| <= gtol G, the smallest Ritz value of H is >= -16 n eps |H|, and what is left of the way is at most
+//   a
+//              thousandth of it, or the model promises less than 4 eps |f|
 //   step       an inner solution of residual <= sqrt(eps) |g| has |p| <= xtol |x|
 //   precision  no step lowers f
+//   derivative the same, and differences of f contradict g
 //   saddle     |g| as under gradient, a Ritz value < -16 n eps |H|, and f is not lower along its vector
 #pragma once
 
@@ -55,30 +58,48 @@ template <class T, class Problem, class Monitor> class NewtonCg {
         if (!f.gradient(w.x.data(), w.g.data())) return Status::aborted;
         if (!w.g.allFinite()) return Status::nonfinite;
         radius = o.radius;
-        T most = 0, step = nan;
+        T most = 0, step = nan, gtol = gradient_tolerance(f, o.gtol, o.keep_gtol);
         int failures = 0;
         for (;; ++s.nit) {
             const T g_norm = norm(w.g);
             most = std::max(most, g_norm);
+            if (first == 0) first = g_norm;
             if (const Signal signal = watch(Progress<T>{s.nit, value, step, largest(w.g), w.x.data(), w.n});
                 signal != Signal::go)
                 return ended(signal);
             have_lambda = false;
-            bool flat = g_norm <= o.gtol * most;
-            if (!flat && failures > 0) flat = true;
+            bool flat = g_norm <= gtol * most;
+            if (flat && s.nit < o.max_iterations) {
+                if (!near()) return Status::aborted;
+                flat = settled || negative;  // of negative curvature the eigenvalue is the judge
+            }
+            if (!flat && failures > 0) {
+                const Status status = unless_wrong();
+                if (status != Status::limit && status != Status::precision) return status;
+                flat = settled = status == Status::precision;
+                if (!flat) {
+                    gtol = gradient_tolerance(f, o.gtol, o.keep_gtol);
+                    most = first = path = radius = 0;
+                    g_most = 0;
+                    failures = 0;
+                    continue;
+                }
+            }
             if (flat) {
                 if (!lanczos()) return Status::aborted;
                 const T noise = 16 * T(w.n) * epsilon<T> * w.tri.bound();
-                const Status good = g_norm <= o.gtol * most ? Status::gradient : Status::precision;
-                if (lambda > noise) return good;
+                const Status good = g_norm <= gtol * most ? Status::gradient : Status::precision;
+                if (lambda > noise && settled) return good;
                 if (s.nit >= o.max_iterations) return Status::limit;
                 const bool level = lambda >= -noise;
-                const int left = level ? leave_flat() : leave_saddle();
-                if (left < 0) return Status::aborted;
-                if (left == 0) return level ? good : Status::saddle;
-                step = norm(w.p);
-                failures = 0;
-                continue;
+                if (!level || settled) {
+                    const int left = level ? leave_flat() : leave_saddle();
+                    if (left < 0) return Status::aborted;
+                    if (left == 0) return level ? good : Status::saddle;
+                    step = norm(w.p);
+                    failures = 0;
+                    continue;
+                }
             }
             if (s.nit >= o.max_iterations) return Status::limit;
             bool blocked = false;  // f is not finite at the last trial
@@ -123,6 +144,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
                 if (!accept) continue;
                 const bool small = exact && length <= o.xtol * norm(w.x);
                 step = length;
+                path += length;
                 w.x.swap(w.xn);
                 w.g.swap(w.gn);
                 value = fn;
@@ -131,6 +153,54 @@ template <class T, class Problem, class Monitor> class NewtonCg {
                 break;
             }
         }
+    }
+
+    // Sets `settled`: whether what a step of conjugate gradients leaves of the way is small, or what it promises.
+    bool near() {
+        settled = w.g.isZero(T(0));
+        negative = false;
+        if (settled) return true;
+        T predicted;
+        bool exact, boundary;
+        if (!steihaug(predicted, exact, boundary)) return false;
+        settled =
+            predicted <= 4 * epsilon<T> * std::abs(value) || (!boundary && norm(w.p) <= left_of_the_way<T> * path);
+        return true;
+    }
+
+    // No step lowers f: Status::precision, or Status::derivative if g is not the gradient. Status::limit: a better
+    // gradient by differences is there to go on with.
+    Status unless_wrong() {
+        if (norm(w.g) <= std::sqrt(epsilon<T>) * first) return Status::precision;
+        T lowest = value;
+        Vector<T>& best = w.hd;
+        const auto at = [&](const Vector<T>& point, T& f_there) {
+            ++s.nfev;
+            if (!f.value(point.data(), f_there)) return false;
+            if (f_there < lowest) {
+                lowest = f_there;
+                best = point;
+            }
+            return true;
+        };
+        w.d = -w.g;
+        const Agreement agreement =
+            judge_gradient(w.x, w.g, w.d, value, value_error<T>(f), w.xn, w.r, s.disagreement, at);
+        if (agreement == Agreement::aborted) return Status::aborted;
+        // A probe that is clearly lower shows that the steps were wrong, not that there are none.
+        const bool lower = lowest < value;
+        const bool useful = value - lowest > 16 * epsilon<T> * std::abs(value);
+        const bool refined = (agreement == Agreement::fails || useful) && refine(f);
+        if (lower) {
+            w.x = best;
+            value = lowest;
+        }
+        if (lower || refined) {
+            ++s.njev;
+            if (!f.gradient(w.x.data(), w.g.data())) return Status::aborted;
+        }
+        if (refined || (agreement == Agreement::holds && useful)) return Status::limit;
+        return agreement == Agreement::holds ? Status::precision : Status::derivative;
     }
 
     bool product(const Vector<T>& v, Vector<T>& hv) {
@@ -160,6 +230,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
                 radius = curvature > 0 ? rr / curvature * norm(w.d) : x_norm > 0 ? x_norm : T(1);
                 radius = std::max(radius, x_norm);
             }
+            negative = curvature <= 0;
             const T alpha = rr / curvature;
             const bool inside = curvature > 0 && (w.p + alpha * w.d).norm() < radius;
             if (!inside) {
@@ -294,7 +365,10 @@ template <class T, class Problem, class Monitor> class NewtonCg {
     Monitor& watch;
     Summary<T> s;
     T value = std::numeric_limits<T>::quiet_NaN(), radius = 0, g_most = 0, lambda = 0;
+    T first = 0, path = 0;  // |g| of the start; the length of the way so far
     bool have_lambda = false;
+    bool negative = false;  // the last step met curvature <= 0
+    bool settled = false;   // a small gradient is that of a minimum, if the eigenvalue says so
 };
 
 template <class T, class Problem, class Monitor = NoMonitor>

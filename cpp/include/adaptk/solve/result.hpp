@@ -12,7 +12,8 @@
 //     T hessian_error() const;                              newton: relative, eps without it
 //     bool refine();                                        better derivatives from here on, which cost more
 //     bool can_refine() const;                              whether refine() would do anything
-//     T residual_error() const;                             levenberg_marquardt: relative, eps without it
+//     T value_error() const;                                of values and residuals: relative, eps without it
+//     T gradient_error() const;                             of gradients by differences, relative to the largest one
 // A value that is not finite is no failure: the solver takes a shorter step.
 #pragma once
 

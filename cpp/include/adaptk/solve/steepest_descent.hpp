@@ -6,8 +6,11 @@
 //   bb      J. Barzilai, J. M. Borwein, Two-point step size gradient methods, IMA J. Numer. Anal. 8 (1988), made
 //           global by a maximum over ten values (M. Raydan, SIAM J. Optim. 7 (1997))
 // With G the largest |g|_inf of the run, it ends with
-//   gradient   |g|_inf <= gtol G
+//   gradient   |g|_inf <= gtol G, and what is left of the way is at most a thousandth of it, by the last two steps, or
+//   f
+//              does not fall any more
 //   precision  no step along -g lowers f
+//   derivative the same, and differences of f contradict g
 //   nonfinite  the same, and f is not finite after the shortest one
 #pragma once
 
@@ -22,6 +25,7 @@ enum class StepRule { wolfe, exact, bb };
 template <class T> struct SteepestDescentOptions {
     StepRule rule = StepRule::wolfe;
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-8);
+    bool keep_gtol = false;  // whether it may be below what gradients by differences can reach
     std::int64_t max_iterations = 10000;
 };
 
@@ -39,13 +43,20 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
         if (!std::isfinite(line.value) || !w.g.allFinite()) return Status::nonfinite;
         last.fill(line.value);
         T most = 0, step = std::numeric_limits<T>::quiet_NaN(), alpha = 0, bb = 0, slope_before = 0;
+        T gtol = gradient_tolerance(problem, o.gtol, o.keep_gtol), first_most = largest(w.g);
+        const auto restart = [&] {
+            gtol = gradient_tolerance(problem, o.gtol, o.keep_gtol);
+            most = alpha = bb = 0;
+            first_most = largest(w.g);
+            last.fill(line.value);
+        };
         for (;; ++s.nit) {
             const T g_most = largest(w.g);
             most = std::max(most, g_most);
             if (const Signal signal = watch(Progress<T>{s.nit, line.value, step, g_most, w.x.data(), n});
                 signal != Signal::go)
                 return ended(signal);
-            if (g_most <= o.gtol * most) return Status::gradient;
+            if (g_most <= gtol * most && line.near()) return Status::gradient;
             if (s.nit >= o.max_iterations) return Status::limit;
             w.d = -w.g;
             line.slope0 = w.g.dot(w.d);
@@ -83,7 +94,11 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
             }
             if (search == Search::aborted) return Status::aborted;
             if (search == Search::unbounded) return Status::unbounded;
-            if (search == Search::failed) return line.failure();
+            if (search == Search::failed) {
+                if (const Status status = line.failure(first_most); status != Status::limit) return status;
+                restart();
+                continue;
+            }
             alpha = line.alpha;
             slope_before = line.slope0;
             step = alpha * norm(w.d);

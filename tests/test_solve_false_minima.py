@@ -1,0 +1,141 @@
+"""Points that have a small gradient beside the largest of the run, and are no minima."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from adaptk import solve
+from solve_problems import rosenbrock, rosenbrock_gradient, rosenbrock_hessian
+
+Array = Any
+
+SOLVERS: dict[str, Any] = {
+    "trust-region": lambda f, x, g, h, **o: solve.newton(f, x, jac=g, hess=h, **o),
+    "levenberg": lambda f, x, g, h, **o: solve.newton(f, x, jac=g, hess=h, damping="levenberg", **o),
+    "hessp": lambda f, x, g, h, **o: solve.newton(f, x, jac=g, hessp=lambda x, v: h(x) @ v, **o),
+    "hz": lambda f, x, g, h, **o: solve.conjugate_gradient(f, x, jac=g, **o),
+    "fr": lambda f, x, g, h, **o: solve.conjugate_gradient(f, x, jac=g, beta="fr", **o),
+    "wolfe": lambda f, x, g, h, **o: solve.steepest_descent(f, x, jac=g, **o),
+}
+NEWTONS = ["trust-region", "levenberg", "hessp"]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_exponential_wall_is_descended_to_the_ground(solver: str) -> None:
+    """(exp(x) - 1)^2 from 20: at 5.5 the gradient is 1e-12 of the first one, and f is 6e4."""
+    r = SOLVERS[solver](
+        lambda x: float((np.exp(x[0]) - 1) ** 2),
+        [20.0],
+        lambda x: 2 * (np.exp(x) - 1) * np.exp(x),
+        lambda x: np.array([[4 * np.exp(2 * x[0]) - 2 * np.exp(x[0])]]),
+    )
+    assert r.success, r.message
+    assert abs(r.x[0]) < 2e-3
+    assert r.fun < 2e-6
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_poisson_regression_from_a_bad_start(solver: str) -> None:
+    g = np.random.default_rng(0)
+    rows = np.c_[np.ones(50), g.normal(size=(50, 2))]
+    counts = g.poisson(np.exp(rows @ [0.5, 0.3, -0.2]))
+    want = [0.62561529, 0.26110334, -0.14280228]
+    r = SOLVERS[solver](
+        lambda b: float(np.sum(np.exp(rows @ b) - counts * (rows @ b))),
+        [1.0, 6.0, -6.0],
+        lambda b: rows.T @ (np.exp(rows @ b) - counts),
+        lambda b: (rows * np.exp(rows @ b)[:, None]).T @ rows,
+    )
+    assert r.success, r.message
+    np.testing.assert_allclose(r.x, want, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("start", [[0.0, 1.0], [1.0, 1.0], [5.0, -300.0]])
+@pytest.mark.parametrize("solver", ["trust-region", "levenberg", "hz", "wolfe"])
+def test_a_function_without_a_minimum_has_none(solver: str, start: list[float]) -> None:
+    """-x0 + x1^2: where |x0| is 1/eps, the gradient is no larger than the rounding of |H| |x|."""
+    r = SOLVERS[solver](
+        lambda x: float(-x[0] + x[1] ** 2), start, lambda x: np.array([-1.0, 2 * x[1]]), lambda x: np.diag([0.0, 2.0])
+    )
+    assert not r.success, r.message
+    assert r.fun < -1e3
+
+
+@pytest.mark.parametrize("solver", [*NEWTONS, "hz", "fr"])
+def test_a_loose_tolerance_is_no_excuse(solver: str) -> None:
+    """In Rosenbrock's valley the gradient is small from (0.8, 0.65) on, far from the minimum."""
+    r = SOLVERS[solver](rosenbrock, [-1.2, 1.0], rosenbrock_gradient, rosenbrock_hessian, tol=1e-3)
+    assert r.success
+    np.testing.assert_allclose(r.x, 1.0, atol=5e-3)
+
+
+@pytest.mark.parametrize("power", [4, 6, 8])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_degenerate_minimum_is_still_one(solver: str, power: int) -> None:
+    """x^8 has no step that is small beside x."""
+    r = SOLVERS[solver](
+        lambda x: float(np.sum(x**power)),
+        [1.0, 2.0],
+        lambda x: power * x ** (power - 1),
+        lambda x: np.diag(power * (power - 1) * x ** (power - 2)),
+    )
+    assert r.success, r.message
+    assert r.fun < 1e-11
+
+
+@pytest.mark.parametrize("solver", [solve.newton, solve.conjugate_gradient, solve.steepest_descent])
+@pytest.mark.parametrize("offset", [1e4, 1e8, 1e10])
+def test_an_offset_does_not_end_the_run_at_its_start(solver: Any, offset: float) -> None:
+    """Differences of a function whose values are large beside their changes take longer steps."""
+    r = solver(lambda x: float((x[0] - 1) ** 2 + (x[1] - 2) ** 2) + offset, [3.0, -1.0])
+    assert r.success, r.message
+    # What is left is the rounding of the offset.
+    assert r.fun - offset <= 16 * np.spacing(offset)
+
+
+@pytest.mark.parametrize("offset", [1e4, 1e8, 1e10])
+def test_an_offset_in_a_valley(offset: float) -> None:
+    for solver in (solve.newton, solve.conjugate_gradient):
+        r = solver(lambda x: rosenbrock(x) + offset, [-1.2, 1.0])
+        assert r.success, r.message
+        np.testing.assert_allclose(r.x, 1.0, atol=0.05)
+
+
+# Derivatives of another function
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_gradient_of_the_wrong_sign_is_a_failure(solver: str) -> None:
+    r = SOLVERS[solver](rosenbrock, [-1.2, 1.0], lambda x: -rosenbrock_gradient(x), rosenbrock_hessian)
+    assert (r.status, r.success) == (-9, False)
+    assert "The derivative does not agree with the function along x[0]" in r.message
+    assert r.fun == rosenbrock(r.x) <= rosenbrock(np.array([-1.2, 1.0]))
+    np.testing.assert_array_equal(r.jac, -rosenbrock_gradient(r.x))
+
+
+def test_a_gradient_whose_other_element_is_wrong() -> None:
+    r = solve.newton(
+        lambda x: float((x[0] - 1) ** 2 + (x[1] - 3) ** 2),
+        [1.0, 1.0],
+        jac=lambda x: np.array([2 * (x[0] - 1), -2 * (x[1] - 3)]),
+        hess=lambda x: 2 * np.eye(2),
+    )
+    assert r.status == -9
+    assert "along x[1]: the slope of the function is 4 by jac, and -4 by differences" in r.message
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_end_of_precision_is_no_wrong_derivative(solver: str) -> None:
+    r = SOLVERS[solver](rosenbrock, [-1.2, 1.0], rosenbrock_gradient, rosenbrock_hessian, gtol=0.0, maxiter=3000)
+    assert r.status != -9
+
+
+def test_a_kink_is_no_wrong_derivative() -> None:
+    for solver in (solve.conjugate_gradient, solve.steepest_descent):
+        r = solver(lambda x: float(np.abs(x - 1).sum()), [3.0, 5.0], jac=lambda x: np.sign(x - 1) + 0.0)
+        assert r.status != -9
