@@ -13,10 +13,10 @@ namespace py = pybind11;
 
 namespace {
 
-const detail::Machine* machine = nullptr;
+const detail::Machine* batch_machine = nullptr;
 
-template <class T> const detail::BatchKernels<T>& kernels() {
-    const detail::BatchTable& table = detail::batch_table(machine->isa());
+template <class T> const detail::BatchKernels<T>& batch_kernels() {
+    const detail::BatchTable& table = detail::batch_table(batch_machine->isa());
     if constexpr (sizeof(T) == 4) {
         return table.f32;
     } else {
@@ -87,8 +87,8 @@ py::dict run(const py::tuple& model, const py::array& x0, const py::array& data,
         cov = py::array_t<T>({k, n, n});
         problem.covariance = cov.mutable_data();
     }
-    const detail::BatchTable& table = detail::batch_table(machine->isa());
-    const int threads = machine->threads();
+    const detail::BatchTable& table = detail::batch_table(batch_machine->isa());
+    const int threads = batch_machine->threads();
     bool whole;
     {
         const py::gil_scoped_release released;
@@ -108,14 +108,14 @@ template <class T> py::tuple evaluate(const py::tuple& model, const py::array& p
     const detail::BatchChoice choice = choice_of(model);
     const py::ssize_t m = coordinates.shape(0);
     py::array_t<T> value(m), slope({m, py::ssize_t(choice.size)});
-    kernels<T>().model(choice, int(m), data_of<T>(p), data_of<T>(coordinates), value.mutable_data(),
-                       slope.mutable_data());
+    batch_kernels<T>().model(choice, int(m), data_of<T>(p), data_of<T>(coordinates), value.mutable_data(),
+                             slope.mutable_data());
     return py::make_tuple(value, slope);
 }
 
 template <class T> py::array exponential(const py::array& x) {
     py::array_t<T> y(x.size());
-    kernels<T>().exp(std::int64_t(x.size()), data_of<T>(x), y.mutable_data());
+    batch_kernels<T>().exp(std::int64_t(x.size()), data_of<T>(x), y.mutable_data());
     return y;
 }
 
@@ -125,8 +125,8 @@ bool is_float(const py::array& a) { return a.dtype().itemsize() == 4; }
 
 void register_batch(py::module_& m) {
     const py::capsule capsule = py::module_::import("adaptk._core").attr("machine");
-    machine = static_cast<const detail::Machine*>(PyCapsule_GetPointer(capsule.ptr(), detail::machine_capsule));
-    if (machine == nullptr) throw py::error_already_set();
+    batch_machine = static_cast<const detail::Machine*>(PyCapsule_GetPointer(capsule.ptr(), detail::machine_capsule));
+    if (batch_machine == nullptr) throw py::error_already_set();
     m.def("levenberg_marquardt_batch",
           [](const py::tuple& model, const py::array& x0, const py::array& data, const py::array& coordinates,
              const py::object& weights, const py::object& lower, const py::object& upper, const py::object& fixed,
