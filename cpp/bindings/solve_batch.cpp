@@ -77,7 +77,7 @@ py::dict run(const py::tuple& model, const py::array& x0, const py::array& data,
     o.max_iterations = options[3].cast<int>();
     o.polish = options[4].cast<bool>();
     o.absolute_sigma = options[5].cast<bool>();
-    py::array_t<T> x({k, n}), cost(k), cov;
+    py::array_t<T> x({k, n}), cost(k), cov, deviation;
     py::array_t<int> status(k), nit(k);
     problem.x = x.mutable_data();
     problem.cost = cost.mutable_data();
@@ -86,6 +86,8 @@ py::dict run(const py::tuple& model, const py::array& x0, const py::array& data,
     if (covariance) {
         cov = py::array_t<T>({k, n, n});
         problem.covariance = cov.mutable_data();
+        deviation = py::array_t<T>({k, n});
+        problem.deviation = deviation.mutable_data();
     }
     const detail::BatchTable& table = detail::batch_table(batch_machine->isa());
     const int threads = batch_machine->threads();
@@ -100,7 +102,10 @@ py::dict run(const py::tuple& model, const py::array& x0, const py::array& data,
     d["cost"] = cost;
     d["status"] = status;
     d["nit"] = nit;
-    if (covariance) d["cov"] = cov;
+    if (covariance) {
+        d["cov"] = cov;
+        d["x_std"] = deviation;
+    }
     return d;
 }
 

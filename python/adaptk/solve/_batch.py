@@ -322,6 +322,4 @@ def levenberg_marquardt_batch(
     result = Batch(raw)
     result["success"] = result["status"] > 0
     result["message"] = f"{int(result['success'].sum())} of {k} problems have converged."
-    if covariance:
-        result["x_std"] = np.sqrt(np.diagonal(result["cov"], axis1=1, axis2=2))
     return result

@@ -10,10 +10,12 @@
 //
 // With residuals r = sqrt(w) (model - data) and their Jacobian J = Q R, the step p minimises
 //     |R p + Q'r|^2 + mu |D p|^2,
-// D holding the largest norm that each column of J has had. Variables at a bound that the gradient pushes against are
-// held; those that the step would take beyond theirs are put there, and the step is taken anew in the others. A trial
-// point counts where it has a lower sum of squares. Values and derivatives come together, so each trial is one pass
-// over the points. A problem ends, in this order, with
+// D holding the largest norm that each column of J has had. A column that is zero at the start says nothing of
+// the scale of its variable: D is then |r| over the variable's size, so that a step of that size is damped like others,
+// and |D x| counts no variable for more than some thousand times that size. Variables at a bound that the gradient
+// pushes against are held; those that the step would take beyond theirs are put there, and the step is taken anew in
+// the others. A trial point counts where it has a lower sum of squares. Values and derivatives come together, so each
+// trial is one pass over the points. A problem ends, in this order, with
 //   nonfinite  the start's residuals or derivatives are not finite
 //   reduction  the actual and the predicted relative reduction of |r|^2 are <= ftol, and actual <= 2 predicted
 //   step       |D p| <= xtol |D x|
@@ -56,6 +58,7 @@ template <class T> struct BatchProblem {
     int* status = nullptr;        // of result.hpp
     int* iterations = nullptr;    // trial points after the start
     T* covariance = nullptr;      // count x size x size, or null
+    T* deviation = nullptr;       // count x size, with the covariance: the roots of its diagonal
 };
 
 template <class T> struct BatchOptions {
@@ -129,6 +132,7 @@ template <class V, int n, class Rows> class BatchLanes {
         const std::int64_t patience = 1 + 4096 / (f.points + 1);
         for (std::int64_t round = 1; active > 0; ++round) {
             if (round % patience == 0 && !feed.go(feed.context)) return;
+            if (uncalibrated_) calibrate();
             evaluate();
             judge();
             if (any<M>(status != T(running))) {
@@ -152,6 +156,10 @@ template <class V, int n, class Rows> class BatchLanes {
     // The first damping, of columns of norm 1, and the smallest factor between two of them: of those tried on NIST's
     // sets (1e-4 to 1, 0.003 to 1/3), the pair with the most digits and among the fewest trial points.
     static constexpr T first_damping = T(1e-3), least_factor = T(0.03);
+    // Of a column beside the others: cancellation.
+    static constexpr T silent_share = 64 * epsilon<T>;
+    // A variable has run away where it is so many times its first size.
+    static constexpr T most_growth = T(4096);
 
     // For sizes far from 1 the power of two below, else 1.
     static T unit_of(T size) {
@@ -167,6 +175,14 @@ template <class V, int n, class Rows> class BatchLanes {
             mask = value;
         } else {
             mask[l] = value ? -1 : 0;
+        }
+    }
+
+    static bool at_mask(const M& mask, int l) {
+        if constexpr (std::is_same_v<M, bool>) {
+            return mask;
+        } else {
+            return mask[l] != 0;
         }
     }
 
@@ -220,9 +236,16 @@ template <class V, int n, class Rows> class BatchLanes {
             at(unit[j], l) = unit_of(absolute<T>(start[j]));
             at(inverse_unit[j], l) = 1 / at(unit[j], l);
             at(factor[j], l) = at(scale, l) * at(unit[j], l);
+            const T size = absolute<T>(start[j]);
+            at(typical[j], l) = size > 0 ? size : T(1);
         }
         scaled_ = any<M>(scale != T(1));
         for (int j = 0; j < n; ++j) scaled_ = scaled_ || any<M>(unit[j] != T(1));
+        // Columns whose squares could leave the range once residuals are scaled, as that of an offset of 0.
+        constexpr T very_far = sizeof(T) == 4 ? T(0x1p40) : T(0x1p400);
+        const bool calibrates = at(scale, l) > very_far || at(scale, l) < 1 / very_far;
+        set(uncertain, l, calibrates);
+        uncalibrated_ = uncalibrated_ || calibrates;
         set(polishing, l, false);
         at(strict, l) = 1;
         at(mu, l) = first_damping;
@@ -231,6 +254,31 @@ template <class V, int n, class Rows> class BatchLanes {
         set(fresh, l);
         at(cost, l) = std::numeric_limits<T>::quiet_NaN();
         return true;
+    }
+
+    // Units of the variables by their columns at the start, for the lanes that have asked for it.
+    void calibrate() {
+        V rows[rows_at_once][n + 1], most[n] = {};
+        for (int first = 0; first < f.points; first += rows_at_once) {
+            const int count = f.points - first < rows_at_once ? f.points - first : rows_at_once;
+            const V* points = block_ + std::int64_t(first) * stride_;
+            rows_(trial, points, stride_, count, &rows[0][0]);
+            for (int i = 0; i < count; ++i) {
+                const V root = f.weights != nullptr ? points[std::int64_t(i) * stride_ + stride_ - 1] : lane<V>(1);
+                for (int j = 0; j < n; ++j)
+                    most[j] = greater_of(root == T(0) ? V{} : absolute(rows[i][j] * root), most[j]);
+            }
+        }
+        for (int l = 0; l < width; ++l) {
+            if (!at_mask(uncertain, l)) continue;
+            for (int j = 0; j < n; ++j) {
+                at(unit[j], l) = 1 / unit_of(at(most[j], l) * at(scale, l));
+                at(inverse_unit[j], l) = 1 / at(unit[j], l);
+                at(factor[j], l) = at(scale, l) * at(unit[j], l);
+            }
+        }
+        uncertain = M(V{} != V{});
+        uncalibrated_ = false;
     }
 
     // `to` and `cost_n` for the trial point: R, Q'r as its last column, and |r|^2.
@@ -302,6 +350,22 @@ template <class V, int n, class Rows> class BatchLanes {
         }
     }
 
+    // D at the start where a column is zero, or is what cancellation leaves of zero beside every other one.
+    void assume(const V* norm) {
+        V least = lane<V>(infinity), second = least;
+        for (int k = 0; k < n; ++k) {
+            const V size = norm[k] * inverse_unit[k];
+            second = size < least ? least : lesser_of(size, second);
+            least = lesser_of(size, least);
+        }
+        for (int k = 0; k < n; ++k) {
+            const V size = norm[k] * inverse_unit[k];
+            const M silent = M(size == T(0)) | (M(second < infinity) & M(size <= silent_share * second));
+            const V assumed = sqrt(cost_n) / (typical[k] * inverse_unit[k]);
+            d[k] = (fresh & silent & M(assumed < infinity)) ? assumed : d[k];
+        }
+    }
+
     // Takes the trial point or not, and says who has come to an end.
     void judge() {
         V norm[n], finite_sum = cost_n;
@@ -317,6 +381,7 @@ template <class V, int n, class Rows> class BatchLanes {
         const M better = finite & M(sqrt(cost_n) <= most) & M(spent == 0);
         const M taken = fresh ? finite : (polishing ? better : finite & M(cost_n < cost));
         const M moved = M(fresh == 0);
+        if (any<M>(fresh)) assume(norm);
         for (int k = 0; k < n; ++k) {
             x[k] = taken ? trial[k] : x[k];
             norms[k] = taken ? norm[k] : norms[k];
@@ -425,7 +490,7 @@ template <class V, int n, class Rows> class BatchLanes {
             same &= M(next == x[k]);
             trial[k] = fresh ? trial[k] : next;
             step += (d_used[k] * p[k]) * (d_used[k] * p[k]);
-            const V at_unit = d_used[k] * (x[k] * inverse_unit[k]);
+            const V at_unit = d_used[k] * (lesser_of(absolute(x[k]), most_growth * typical[k]) * inverse_unit[k]);
             size += at_unit * at_unit;
             V w{};
             for (int j = k; j < n; ++j) w += r[k][j] * p[j];
@@ -478,11 +543,12 @@ template <class V, int n, class Rows> class BatchLanes {
         f.cost[k] = at(cost, l) / 2 / at(scale, l) / at(scale, l);
         f.status[k] = int(at(status, l));
         f.iterations[k] = int(at(iterations, l));
-        if (f.covariance != nullptr) covariance(l, f.covariance + k * n * n);
+        if (f.covariance != nullptr)
+            covariance(l, f.covariance + k * n * n, f.deviation == nullptr ? nullptr : f.deviation + k * n);
     }
 
     // (J'J)^-1 from R, columns scaled to norm 1, times |r|^2 / degrees of freedom. Zero where a variable is fixed.
-    void covariance(int l, T* out) const {
+    void covariance(int l, T* out, T* deviation) const {
         T a[n][n + 1], diagonal[n], column[n];
         int freedom = freedom_[l];
         bool full = true;
@@ -499,8 +565,11 @@ template <class V, int n, class Rows> class BatchLanes {
         const T most = 1 / (T(f.points) * epsilon<T>);
         for (int j = 0; j < n; ++j) full = full && absolute<T>(a[j][j]) < most && a[j][j] != 0;
         full = full && freedom >= 0 && at(status, l) != T(int(Status::nonfinite));
-        T variance = at(scale, l) * at(scale, l);
-        if (!o.absolute_sigma) variance = freedom > 0 ? at(cost, l) / T(freedom) : infinity;
+        T variance = at(scale, l) * at(scale, l), sigma = at(scale, l);
+        if (!o.absolute_sigma) {
+            variance = freedom > 0 ? at(cost, l) / T(freedom) : infinity;
+            sigma = sqrt<T>(variance);
+        }
         for (int i = n - 1; i >= 0 && full; --i) {
             // Row i of the inverse, in place of the row.
             for (int k = n - 1; k > i; --k) {
@@ -516,8 +585,14 @@ template <class V, int n, class Rows> class BatchLanes {
                 T sum = 0;
                 for (int j = k; j < n && full; ++j) sum += a[i][j] * a[k][j];
                 T value = is_fixed ? T(0) : infinity;
-                if (full && !is_fixed && variance < infinity) value = sum * column[i] * column[k] * variance;
+                const bool known = full && !is_fixed && sigma < infinity;
+                if (known) value = sum * column[i] * column[k] * variance;
+                // By another way where a product has left the range.
+                const bool usual = value > smallest && value < infinity;
+                if (known && !usual) value = (sum * (column[i] * sigma)) * (column[k] * sigma);
                 out[i * n + k] = out[k * n + i] = value;
+                if (i == k && deviation != nullptr)
+                    deviation[i] = usual || !known ? sqrt<T>(value) : sqrt<T>(sum) * absolute<T>(column[i] * sigma);
             }
         }
     }
@@ -531,12 +606,14 @@ template <class V, int n, class Rows> class BatchLanes {
     std::int64_t index_[width];
     int freedom_[width];
     bool scaled_ = false;
+    bool uncalibrated_ = false;  // a lane is `uncertain`
     // Of the best point: x, R and Q'r, the columns' norms, |r|^2. Of the trial point: trial, to, cost_n.
     V x[n] = {}, r[n][n + 1] = {}, norms[n] = {}, cost = {};
     V trial[n] = {}, to[n][n + 1] = {}, cost_n = {};
     V low[n] = {}, high[n] = {}, d[n] = {}, d_used[n] = {};
     // Steps, R and d are of variables in these units, and R of residuals times `scale`.
     V unit[n] = {}, inverse_unit[n] = {}, factor[n] = {};
+    V typical[n] = {};  // |start|, or 1 for 0
     V mu = {}, nu = {}, iterations = {}, status = {}, scale = {};
     V predicted = {};  // relative reduction
     M held[n] = {};
@@ -544,6 +621,7 @@ template <class V, int n, class Rows> class BatchLanes {
     M small = {}, stuck = {};
     V before = {}, most = {}, ended = {}, strict = {};
     M polishing = {}, spent = {}, overshot = {};
+    M uncertain = {};  // of the variables' units
 };
 
 // All problems with a model of one's own (batch_models.hpp says what a model is), on so many threads (with OpenMP).
