@@ -1,6 +1,8 @@
 """The solvers beside SciPy's: all figures are ratios within one run, the sides take turns, and medians are compared.
 
-``python bench/solve.py [--repeats N] [--quick] [--json FILE]``
+``python bench/solve.py [--repeats N] [--quick] [--large] [--json FILE]``
+
+``--large`` compares large problems only: minutes, nearly all of them SciPy's.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import adaptk
 import numpy as np
 from adaptk import _nist, _solve, solve
 from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import least_squares
+from scipy.optimize import least_squares, minimize, rosen, rosen_der
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -39,11 +41,13 @@ class Timed:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.total = 0.0
+        self.calls = 0
 
     def __call__(self, x: Any) -> Any:
         start = time.perf_counter()
         value = self.function(x)
         self.total += time.perf_counter() - start
+        self.calls += 1
         return value
 
 
@@ -99,18 +103,29 @@ def small(repeats: int) -> list[dict[str, Any]]:
         residuals = lambda p, f=decay, y=y: f(p) - y  # noqa: E731
         for name, jac in (("exact Jacobian", slope), ("differences", None)):
             x0 = np.array([1.0, 1.0])
-            a, b, c = in_turn(
+            fit = solve.levenberg_marquardt(residuals, x0, jac=jac)
+
+            def calls(f: Any = residuals, j: Any = jac, x: Any = x0, r: Any = fit) -> None:
+                for _ in range(20):
+                    for _ in range(r.nfev):
+                        f(x)
+                    for _ in range(r.njev if j else 0):
+                        j(x)
+
+            a, b, c, functions = in_turn(
                 repeats * 5,
                 lambda f=residuals, j=jac, x=x0: [solve.levenberg_marquardt(f, x, jac=j) for _ in range(20)],
                 lambda f=residuals, j=jac, x=x0: [
                     least_squares(f, x, jac=j or "2-point", method="lm") for _ in range(20)
                 ],
                 lambda f=residuals, j=jac, x=x0: [least_squares(f, x, jac=j or "2-point") for _ in range(20)],
+                calls,
             )
-            found.append({"m": m, "jacobian": name, "ratio": b / a, "default_ratio": c / a})
+            own = (a - functions) / 20 * 1e6
+            found.append({"m": m, "jacobian": name, "ratio": b / a, "default_ratio": c / a, "own_us": own})
             print(
                 f"  n = 2, m = {m}, {name}: {b / a:.1f} ({b / 20 * 1e6:.0f} / {a / 20 * 1e6:.0f} us); "
-                f"its default method / ours: {c / a:.1f}"
+                f"its default method / ours: {c / a:.1f}; ours without the calls of the functions {own:.1f} us"
             )
     few = [p for p in _nist.problems().values() if len(p.certified) <= 5 and p.residuals(p.starts[0]).size <= 50]
     for exact in (True, False):
@@ -155,21 +170,151 @@ def newton_step(repeats: int, orders: tuple[int, ...]) -> dict[int, float]:
     return found
 
 
+def rosenbrock_hessian(x: Any) -> Any:
+    h = np.zeros((len(x), len(x)))
+    i = np.arange(len(x) - 1)
+    h[i, i] = 1200 * x[:-1] ** 2 - 400 * x[1:] + 2
+    h[i + 1, i + 1] += 200
+    h[i, i + 1] = h[i + 1, i] = -400 * x[:-1]
+    return h
+
+
+def tall(m: int, n: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Residuals exp(A x) - y with noise, and their Jacobian."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(m, n)) / np.sqrt(n)
+    y = np.exp(a @ rng.normal(size=n)) + 0.1 * rng.normal(size=m)
+    return (lambda x: np.exp(a @ x) - y), (lambda x: np.exp(a @ x)[:, None] * a)
+
+
+def large_fits(repeats: int, shapes: tuple[tuple[int, int], ...]) -> list[dict[str, Any]]:
+    """The exact methods: those of tr_solver="lsmr" stop some 1e-6 from the minimum."""
+    found = []
+    for m, n in shapes:
+        f, j = tall(m, n)
+        x0 = np.zeros(n)
+        methods = ("trf", "dogbox", "lm")
+        ours, *theirs = in_turn(
+            repeats,
+            lambda f=f, j=j, x0=x0: solve.levenberg_marquardt(f, x0, jac=j),
+            *(
+                lambda f=f, j=j, x0=x0, method=method: least_squares(
+                    f, x0, jac=j, method=method, **({} if method == "lm" else {"tr_solver": "exact"})
+                )
+                for method in methods
+            ),
+        )
+        ratios = {method: t / ours for method, t in zip(methods, theirs, strict=True)}
+        found.append({"m": m, "n": n, "ours_s": ours, **ratios})
+        print(
+            f"least squares, m = {m}, n = {n}: ours {ours:.2f} s; least_squares / ours: "
+            + ", ".join(f"{method} {ratio:.1f}" for method, ratio in ratios.items())
+        )
+    return found
+
+
+def large_newton(repeats: int, n: int) -> dict[str, Any]:
+    """Rosenbrock's function: whole runs, and what a step takes beside a factorisation of the Hessian."""
+    start = np.random.default_rng(0).uniform(0, 2, n)
+
+    def theirs() -> None:
+        minimize(rosen, start, jac=rosen_der, hess=rosenbrock_hessian, method="trust-exact", options={"gtol": 1e-8})
+
+    a, b = in_turn(repeats, lambda: solve.newton(rosen, start, jac=rosen_der, hess=rosenbrock_hessian), theirs)
+    found: dict[str, Any] = {"n": n, "trust_exact": b / a}
+    print(f"newton, Rosenbrock n = {n} to the minimum: trust-exact / ours {b / a:.1f} ({b:.2f} / {a:.2f} s)")
+    standard = np.ones(n)
+    standard[::2] = -1.2
+    for name, x0 in (("standard start", standard), ("random start", np.random.default_rng(0).normal(size=n) * 2)):
+        steps, factors = [], []
+        for _ in range(repeats):
+            functions = [Timed(f) for f in (rosen, rosen_der, rosenbrock_hessian)]
+            f, g, h = functions
+            results: list[Any] = []
+            total = seconds(
+                lambda f=f, g=g, h=h, x0=x0, results=results: results.append(
+                    solve.newton(f, x0, jac=g, hess=h, maxiter=40)
+                )
+            )
+            steps.append((total - sum(one.total for one in functions)) / results[0].nit)
+            hessian = rosenbrock_hessian(results[0].x) + 1e4 * np.eye(n)
+            factors.append(statistics.median(seconds(lambda h=hessian: cho_factor(h)) for _ in range(5)))
+        ratio = statistics.median(steps) / statistics.median(factors)
+        found[name] = ratio
+        print(
+            f"newton, {name}, the first 40 steps: a step / cho_factor {ratio:.2f} "
+            f"({statistics.median(steps) * 1e3:.1f} / {statistics.median(factors) * 1e3:.1f} ms)"
+        )
+    return found
+
+
+def large_gradient(repeats: int, n: int) -> list[dict[str, Any]]:
+    """Per evaluation of value and gradient, 40 iterations: conjugate_gradient beside L-BFGS-B."""
+    d = np.linspace(1, 100, n)
+
+    def quartic(x: Any) -> Any:
+        t = x - 1
+        g = t * t
+        g *= t
+        f = 0.25 * (g @ t)
+        h = d * t
+        g += h
+        return f + 0.5 * (h @ t), g
+
+    def valley(x: Any) -> Any:
+        a, b = x[0::2], x[1::2]
+        t, u = b - a * a, 1 - a
+        g = np.empty_like(x)
+        g[1::2] = 200 * t
+        g[0::2] = -400 * a * t - 2 * u
+        return 100 * (t @ t) + u @ u, g
+
+    found = []
+    for name, f, x0 in (("quartic", quartic, np.zeros(n)), ("Rosenbrock pairs", valley, np.tile([-1.2, 1.0], n // 2))):
+        counts = [0, 0]
+
+        def ours(f: Any = f, x0: Any = x0, counts: list[int] = counts) -> None:
+            counts[0] = solve.conjugate_gradient(f, x0, jac=True, maxiter=40).nfev
+
+        def theirs(f: Any = f, x0: Any = x0, counts: list[int] = counts) -> None:
+            counts[1] = minimize(f, x0, jac=True, method="L-BFGS-B", options={"maxiter": 40}).nfev
+
+        a, b = in_turn(repeats, ours, theirs)
+        per = a / counts[0], b / counts[1]
+        found.append({"n": n, "function": name, "ours_over_lbfgsb": per[0] / per[1]})
+        print(
+            f"conjugate_gradient, n = {n}, {name}: an evaluation / L-BFGS-B's {per[0] / per[1]:.2f} "
+            f"({per[0] * 1e3:.1f} / {per[1] * 1e3:.1f} ms; {counts[0]} / {counts[1]} evaluations)"
+        )
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="one repeat, small systems: figures that mean nothing")
+    parser.add_argument("--large", action="store_true", help="large problems only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ratios, SciPy's time / ours")
     options = parser.parse_args()
     repeats, orders = (1, (50,)) if options.quick else (options.repeats, (200, 1000, 2000))
     report: dict[str, Any] = {}
+    if options.large:
+        shapes = ((300, 60),) if options.quick else ((20_000, 200), (3_000, 1_000))
+        report["large_fits"] = large_fits(repeats, shapes)
+        report["large_newton"] = large_newton(repeats, 120 if options.quick else 1000)
+        report["large_gradient"] = large_gradient(repeats, 1000 if options.quick else 1_000_000)
+    else:
+        small_problems(report, repeats, orders)
+    if options.json:
+        options.json.write_text(json.dumps(report))
+
+
+def small_problems(report: dict[str, Any], repeats: int, orders: tuple[int, ...]) -> None:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         report["nist"] = nist(repeats)
         report["small"] = small(repeats)
     report["newton"] = newton_step(repeats, orders)
-    if options.json:
-        options.json.write_text(json.dumps(report))
 
 
 if __name__ == "__main__":
