@@ -7,6 +7,8 @@
 #include "compiler.hpp"
 
 #include <cmath>
+#include <cstddef>
+#include <utility>
 
 #define ADAPTK_CONCAT2(a, b) a##b
 #define ADAPTK_CONCAT(a, b) ADAPTK_CONCAT2(a, b)
@@ -87,10 +89,52 @@ template <int height, class T> void pack(const T* a, std::int64_t ld, int rows, 
     }
 }
 
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define ADAPTK_SHUFFLES
+#endif
+#endif
+
+#if defined(ADAPTK_SHUFFLES)
+// A square of vectors, transposed: elements whose index has the bit `step` change places with their mirror images.
+template <class T, int step, std::size_t... i>
+ADAPTK_HD void exchange(typename Packed<T>::Vector& a, typename Packed<T>::Vector& b, std::index_sequence<i...>) {
+    const auto low = __builtin_shufflevector(a, b, (int(i) & step ? int(i) - step + lanes<T> : int(i))...);
+    b = __builtin_shufflevector(a, b, (int(i) & step ? int(i) + lanes<T> : int(i) + step)...);
+    a = low;
+}
+template <class T, int step = lanes<T> / 2> ADAPTK_HD void transpose(typename Packed<T>::Vector* v) {
+    ADAPTK_UNROLL
+    for (int i = 0; i < lanes<T>; ++i)
+        if ((i & step) == 0) exchange<T, step>(v[i], v[i + step], std::make_index_sequence<lanes<T>>());
+    if constexpr (step > 1) transpose<T, step / 2>(v);
+}
+#endif
+
 // The same of a transposed operand: depth x rows, with panels of `height` of its columns.
 template <int height, class T> void pack_transposed(const T* a, std::int64_t ld, int rows, int depth, T* out) {
     for (int r = 0; r < rows; r += height, out += std::int64_t(height) * depth) {
-        for (int i = 0; i < height; ++i) {
+        int whole = 0;  // columns that are packed in squares
+#if defined(ADAPTK_SHUFFLES)
+        if constexpr (height % lanes<T> == 0) {
+            using Loose = typename Packed<T>::Loose;
+            for (; whole + lanes<T> <= height && r + whole + lanes<T> <= rows && depth % lanes<T> == 0;
+                 whole += lanes<T>) {
+                const T* const square = a + (r + whole) * ld;
+                for (int i = 0; i < lanes<T>; ++i)
+                    prefetch(square + i * ld, std::size_t(depth) * sizeof(T), std::size_t(depth) * sizeof(T));
+                for (int k = 0; k < depth; k += lanes<T>) {
+                    typename Packed<T>::Vector v[lanes<T>];
+                    ADAPTK_UNROLL
+                    for (int i = 0; i < lanes<T>; ++i) v[i] = *reinterpret_cast<const Loose*>(square + i * ld + k);
+                    transpose<T>(v);
+                    ADAPTK_UNROLL
+                    for (int i = 0; i < lanes<T>; ++i) *reinterpret_cast<Loose*>(out + (k + i) * height + whole) = v[i];
+                }
+            }
+        }
+#endif
+        for (int i = whole; i < height; ++i) {
             const T* column = a + (r + i) * ld;
             if (r + i < rows) {
                 // The next call's part, which comes too late where each column is a page of its own.
