@@ -105,6 +105,17 @@ def test_losses(loss: Any) -> None:
     }[loss]
     jacobian = j(r.x)
     gradient = jacobian.T @ (weight * r.fun)
+    slope = {  # of rho' r
+        "huber": np.where(z > 1, 0, 1),
+        "soft_l1": (1 + z) ** -1.5,
+        "cauchy": (1 - z) / (1 + z) ** 2,
+        "arctan": (1 - 3 * z**2) / (1 + z**2) ** 2,
+        "tukey": np.where(z < 1, (1 - z) * (1 - 5 * z), 0),
+    }[loss]
+    bread = np.linalg.inv(jacobian.T @ (slope[:, None] * jacobian))
+    meat = jacobian.T @ (((weight * r.fun) ** 2)[:, None] * jacobian)
+    want = bread @ meat @ bread * (M / (M - N))
+    np.testing.assert_allclose(r.cov, want, rtol=0, atol=1e-6 * np.abs(want).max())
     assert np.abs(gradient).max() <= 1e-7 * np.linalg.norm(jacobian, axis=0).max() * np.linalg.norm(r.fun)
 
 

@@ -113,9 +113,9 @@ template <class T> py::object vector_to(const Vector<T>& v) {
 
 // A C-ordered array from a matrix stored column after column.
 template <class T> py::object matrix_to(const Matrix<T>& m) {
-    Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> rows = m;
-    PyObject* a = fresh_array(rows.data(), rows.rows(), rows.cols());
+    PyObject* a = fresh_array<T>(nullptr, m.rows(), m.cols());
     if (a == nullptr) raise();
+    transpose(m.data(), m.cols(), m.rows(), reinterpret_cast<T*>(py::detail::array_proxy(a)->data));
     return py::reinterpret_steal<py::object>(a);
 }
 
@@ -304,10 +304,11 @@ py::dict run_levenberg_marquardt(const py::object& fun, const py::object& x0, co
         d[k.cov] = matrix_to(Matrix<T>(Matrix<T>::Constant(f.n, f.n, nan)));
         d[k.x_std] = vector_to(unknown);
     }
-    py::array_t<std::int64_t> mask(f.n);
-    std::int64_t* const held = mask.mutable_data();
+    PyObject* const mask = fresh_array<std::int64_t>(nullptr, f.n);
+    if (mask == nullptr) raise();
+    auto* const held = reinterpret_cast<std::int64_t*>(py::detail::array_proxy(mask)->data);
     for (int i = 0; i < f.n; ++i) held[i] = w.x[i] <= w.lower[i] ? -1 : w.x[i] >= w.upper[i] ? 1 : 0;
-    d[k.active_mask] = mask;
+    d[k.active_mask] = py::reinterpret_steal<py::object>(mask);
     return d;
 }
 

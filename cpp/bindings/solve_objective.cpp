@@ -90,6 +90,7 @@ void prepare_arrays() {
     descriptor<double>();
     descriptor<std::complex<float>>();
     descriptor<std::complex<double>>();
+    descriptor<std::int64_t>();
 }
 
 PyObject* float64_descriptor() { return descriptor<double>(); }
@@ -97,15 +98,17 @@ PyObject* float64_descriptor() { return descriptor<double>(); }
 template <class S> PyObject* fresh_array(const S* x, Py_ssize_t n) {
     const Py_intptr_t shape[1] = {n};
     PyObject* a = new_array<S>(1, shape);
-    if (a != nullptr) std::memcpy(py::detail::array_proxy(a)->data, x, std::size_t(n) * sizeof(S));
+    if (a != nullptr && x != nullptr) std::memcpy(py::detail::array_proxy(a)->data, x, std::size_t(n) * sizeof(S));
     return a;
 }
 template <class S> PyObject* fresh_array(const S* x, Py_ssize_t rows, Py_ssize_t columns) {
     const Py_intptr_t shape[2] = {rows, columns};
     PyObject* a = new_array<S>(2, shape);
-    if (a != nullptr) std::memcpy(py::detail::array_proxy(a)->data, x, std::size_t(rows * columns) * sizeof(S));
+    if (a != nullptr && x != nullptr)
+        std::memcpy(py::detail::array_proxy(a)->data, x, std::size_t(rows * columns) * sizeof(S));
     return a;
 }
+template PyObject* fresh_array(const std::int64_t*, Py_ssize_t);
 template PyObject* fresh_array(const float*, Py_ssize_t);
 template PyObject* fresh_array(const double*, Py_ssize_t);
 template PyObject* fresh_array(const float*, Py_ssize_t, Py_ssize_t);
@@ -216,9 +219,12 @@ bool take(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssi
         return true;
     }
     if (column_stride == Py_ssize_t(sizeof(S)) && row_stride == columns * Py_ssize_t(sizeof(S))) {
+        // Small ones take less time than the sharing of it.
         if constexpr (std::is_floating_point_v<S>) {
-            transpose(reinterpret_cast<const S*>(a->data), rows, columns, values);
-            return true;
+            if (count >= 1 << 12) {
+                transpose(reinterpret_cast<const S*>(a->data), rows, columns, values);
+                return true;
+            }
         }
     }
     for (Py_ssize_t k = 0; k < columns; ++k)

@@ -21,7 +21,7 @@ namespace py = pybind11;
 void prepare_arrays();
 PyObject* float64_descriptor();
 
-// A new 1-D (or 2-D, row after row) array with a copy of the values.
+// A new 1-D (or 2-D, row after row) array with a copy of the values, where x is not null.
 template <class S> PyObject* fresh_array(const S* x, Py_ssize_t n);
 template <class S> PyObject* fresh_array(const S* x, Py_ssize_t rows, Py_ssize_t columns);
 

@@ -21,12 +21,13 @@ namespace adaptk::solve {
 
 template <class T, class Linalg> class BlockedQr {
   public:
-    // a'a and a'b, with a single pass over a. False where squares leave the range of the type, or a is not finite.
-    bool measure(const Matrix<T>& a, const Vector<T>& b) {
+    // a'a and a'b. False where squares leave the range of the type, or a is not finite. `same`: only b has changed
+    // since the last call.
+    bool measure(const Matrix<T>& a, const Vector<T>& b, bool same = false) {
         const int m = int(a.rows()), n = int(a.cols());
         gram_.resize(n, n);
         along_.resize(n);
-        Linalg::gram(a.data(), m, n, gram_.data(), scratch_);
+        if (!same) Linalg::gram(a.data(), m, n, gram_.data(), scratch_);
         constexpr T least = std::numeric_limits<T>::min() / (epsilon<T> * epsilon<T>);
         constexpr T most = std::numeric_limits<T>::max() * epsilon<T>;
         for (int k = 0; k < n; ++k) {
@@ -153,9 +154,9 @@ template <class T, class Linalg> class BlockedQr {
         return true;
     }
 
-    // (R'R)^-1 of A itself, column after column by its variables, after compute(); false without full rank.
-    bool inverse(const PivotedQr<T>& qr, const Vector<T>& d, Matrix<T>& out) {
-        if (active_ < n_) return false;
+    // (R'R)^-1 of A itself for an R of full rank, by its variables.
+    void inverse(const PivotedQr<T>& qr, const Vector<T>& d, Matrix<T>& out) {
+        n_ = int(qr.r.cols());
         l_.resize(n_, n_);
         l_.template triangularView<Eigen::Lower>() = qr.r.transpose();
         for (int k = 0; k < n_; ++k)
@@ -168,7 +169,6 @@ template <class T, class Linalg> class BlockedQr {
                 const int a = qr.order[i], b = qr.order[k];
                 out(a, b) = out(b, a) = s_(i, k) / d[a] / d[b];
             }
-        return true;
     }
 
   private:

@@ -14,6 +14,8 @@
 
 #include "adaptk/solve/levenberg_marquardt.hpp"
 
+#include <vector>
+
 namespace adaptk::solve {
 
 template <class T, class Linalg = InlineLinalg> class Covariance {
@@ -36,7 +38,10 @@ template <class T, class Linalg = InlineLinalg> class Covariance {
         T sigma = known ? T(1) : norm(w.r) / std::sqrt(T(freedom));
         const bool robust = loss != Loss::linear && freedom > 0 && norm(w.r) > 0;
         bool done = false;
-        if constexpr (Linalg::blocked) done = blocked && !robust && blocks.inverse(w.qr, w.divisor, cov);
+        if constexpr (Linalg::blocked) {
+            done = blocked && !robust;
+            if (done) blocks.inverse(w.qr, w.divisor, cov);
+        }
         if (done) {
             deviation = sigma * cov.diagonal().cwiseSqrt();
             cov *= sigma * sigma;
@@ -84,6 +89,7 @@ template <class T, class Linalg = InlineLinalg> class Covariance {
     bool factor_in_blocks() {
         if constexpr (Linalg::blocked) {
             if (!Linalg::blocked_fit(w.m, w.n)) return false;
+            if (w.factored && full_rank()) return true;
             if (loss != Loss::linear) {
                 w.qr.a = w.j;
                 for (int i = 0; i < w.m; ++i) w.qr.a.row(i) *= weight_of(i);
@@ -115,8 +121,11 @@ template <class T, class Linalg = InlineLinalg> class Covariance {
         const T unit = norm(w.r) / std::sqrt(T(w.m));
         Matrix<T> curvature = Matrix<T>::Identity(n, n);
         meat.setZero(n, n);
+        bool summed = false;
+        if constexpr (Linalg::blocked)
+            if (Linalg::blocked_fit(w.m, n)) summed = sum_in_blocks(unit, curvature);
         Vector<T> row(n);
-        for (int i = 0; i < w.m; ++i) {
+        for (int i = 0; i < w.m && !summed; ++i) {
             const T weight = weight_of(i);
             if (!(weight > 0)) continue;
             const T q = w.r[i] / c;
@@ -134,6 +143,33 @@ template <class T, class Linalg = InlineLinalg> class Covariance {
             factor.info() == Eigen::Success && Matrix<T>(factor.matrixL()).diagonal().minCoeff() > safe;
         if (definite) inverse = factor.solve(inverse.transpose()).transpose().eval();
         return unit;
+    }
+
+    // The same sums from products of matrices. The weights are no smaller than psi', so E is minus a square.
+    bool sum_in_blocks(T unit, Matrix<T>& curvature) {
+        const int m = w.m, n = w.n;
+        Vector<T> psi(m), missing(m);
+        Matrix<T> rows(m, n), scaled(m, n), l = w.qr.r.transpose();
+        std::vector<T> scratch;
+        for (int i = 0; i < m; ++i) {
+            const T weight = weight_of(i), q = w.r[i] / c;
+            const LossValue<T> v = loss_value(loss, q * q);
+            psi[i] = weight > 0 ? v.first * (w.r[i] / unit) / weight : T(0);
+            const T square = weight > 0 ? T(1) - (v.first + 2 * v.second * q * q) / (weight * weight) : T(0);
+            missing[i] = std::sqrt(std::max(square, T(0)));
+            w.root_slope[i] = weight;
+        }
+        for (int k = 0; k < n; ++k)
+            rows.col(k) = w.root_slope.cwiseProduct(w.j.col(w.qr.order[k])) / w.divisor[w.qr.order[k]];
+        Linalg::divide(l.data(), n, rows.data(), m);
+        const auto sum = [&](const Vector<T>& scale) {
+            for (int k = 0; k < n; ++k) scaled.col(k) = scale.cwiseProduct(rows.col(k));
+            Linalg::gram(scaled.data(), m, n, l.data(), scratch);
+            return Matrix<T>(l.template selfadjointView<Eigen::Lower>());
+        };
+        meat = sum(psi);
+        if (!missing.isZero(T(0))) curvature -= sum(missing);
+        return meat.allFinite() && curvature.allFinite();
     }
 
     LevenbergMarquardtWork<T>& w;

@@ -58,10 +58,12 @@ template <class T> struct LevenbergMarquardtWork {
         qr.resize(m, n);
         damped.resize(n, n);
         fixed.resize(n);
+        factored = false;
         lower.setConstant(-std::numeric_limits<T>::infinity());
         upper.setConstant(std::numeric_limits<T>::infinity());
     }
     int m = 0, n = 0;
+    bool factored = false;  // qr.r is R of J D^-1 at the end, D the divisors, for the J in j
     // The best point: x, its residuals, Jacobian and gradient.
     Vector<T> x, r, g;
     Matrix<T> j;
@@ -477,8 +479,10 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         return Status::limit;
     }
 
-    void factor() {
-        in_blocks = false;
+    // `same_jacobian`: since the last call.
+    void factor(bool same_jacobian = false) {
+        same_jacobian = same_jacobian && in_blocks && o.loss == Loss::linear;
+        in_blocks = w.factored = false;
         if constexpr (Linalg::blocked) in_blocks = !reflections && Linalg::blocked_fit(w.m, w.n);
         const Matrix<T>& rows = in_blocks && o.loss == Loss::linear ? w.j : w.qr.a;
         if (&rows == &w.qr.a) w.qr.a = w.j;
@@ -489,7 +493,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             cosine_length = norm(w.weighted_r);
         }
         if constexpr (Linalg::blocked)
-            if (in_blocks && !blocks.measure(rows, w.weighted_r)) return factor_by_reflections();
+            if (in_blocks && !blocks.measure(rows, w.weighted_r, same_jacobian)) return factor_by_reflections();
         for (int k = 0; k < w.n; ++k) {
             T column = 0;
             if constexpr (Linalg::blocked) {
@@ -516,7 +520,10 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         if constexpr (Linalg::blocked)
             if (in_blocks && !blocks.compute(rows, w.weighted_r, w.divisor, w.fixed, w.qr, w.qt_r))
                 return factor_by_reflections();
-        if (in_blocks) return;
+        if (in_blocks) {
+            w.factored = unit == 1 && o.loss == Loss::linear && !w.fixed.any();
+            return;
+        }
         w.qt_r = w.weighted_r;
         w.qr.compute(w.qt_r);
     }
@@ -772,7 +779,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             // J is then as good as new, at a distance that its digits do not show.
             const bool last = length == 0 || (next <= least * x_norm && step <= std::sqrt(epsilon<T>) * x_norm);
             if (last) {
-                factor();
+                factor(true);
             } else if (const Status status = linearise(); status != Status::limit) {
                 return status;
             }
