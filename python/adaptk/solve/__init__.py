@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from adaptk._names import face
 from adaptk.solve._batch import levenberg_marquardt_batch
+from adaptk.solve._check import check_derivatives
 from adaptk.solve._gradient import conjugate_gradient, steepest_descent
 from adaptk.solve._least_squares import levenberg_marquardt
 from adaptk.solve._linear import cg
@@ -30,6 +31,7 @@ __all__ = [
     "Fit",
     "Result",
     "cg",
+    "check_derivatives",
     "conjugate_gradient",
     "levenberg_marquardt",
     "levenberg_marquardt_batch",

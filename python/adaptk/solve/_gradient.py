@@ -7,6 +7,7 @@ from typing import Any
 
 from adaptk import _solve
 from adaptk.solve import _arguments as arguments
+from adaptk.solve import _check
 from adaptk.solve._result import Result, finish
 
 BETAS = {"hz": 0, "pr+": 1, "fr": 2, "hs": 3, "dy": 4}
@@ -25,6 +26,7 @@ def _descend(
     vectorized: Any,
     rel_step: Any,
     typical: Any,
+    check_derivatives: bool,
     bounds: Any,
     constraints: Any,
     callback: Any,
@@ -35,6 +37,8 @@ def _descend(
     arguments.unconstrained(bounds, constraints)
     x = arguments.start(x0)
     f, g, differences, pair = arguments.gradient_options(fun, jac, x, vectorized)
+    if check_derivatives:
+        _check.verify(f, x, arguments.tuple_of(args), g, pair)
     most = max(10000, 200 * x.size) if maxiter is None else arguments.whole(maxiter, "maxiter")
     derivatives = arguments.derivatives(differences, 0, bool(vectorized), pair, rel_step, typical, x)
     common, progress = arguments.common(name, callback, disp, history, max_seconds)
@@ -57,6 +61,7 @@ def conjugate_gradient(
     vectorized: bool = False,
     rel_step: Any = None,
     typical: Any = None,
+    check_derivatives: bool = False,
     hess: None = None,
     hessp: None = None,
     bounds: None = None,
@@ -92,6 +97,9 @@ def conjugate_gradient(
         Whether `fun` takes a stack of points, shape (k, n), and returns (k,); differences are then one call.
     rel_step, typical : float or array_like, optional
         Differences step by ``rel_step * max(|x|, typical)``. `typical` is ``|x0|``, or 1 where that is 0.
+    check_derivatives : bool
+        Whether to compare `jac` with central differences at `x0` first, and raise ValueError with the worst element if
+        one is wrong.
     hess, hessp, bounds, constraints
         Passed by ``scipy.optimize.minimize``; not supported by this method.
     callback : callable, optional
@@ -143,7 +151,7 @@ def conjugate_gradient(
     return _descend(
         "conjugate_gradient",
         *(fun, x0, args, jac, rule, tol if gtol is None else gtol, maxiter, vectorized, rel_step, typical),
-        *(bounds, constraints, callback, disp, history, max_seconds),
+        *(check_derivatives, bounds, constraints, callback, disp, history, max_seconds),
     )
 
 
@@ -160,6 +168,7 @@ def steepest_descent(
     vectorized: bool = False,
     rel_step: Any = None,
     typical: Any = None,
+    check_derivatives: bool = False,
     hess: None = None,
     hessp: None = None,
     bounds: None = None,
@@ -179,7 +188,7 @@ def steepest_descent(
         Strong Wolfe conditions; the exact minimiser along the gradient if `fun` is quadratic, for one more
         gradient (otherwise a Wolfe search starts from it); or Barzilai and Borwein's steps, under the largest of the
         last ten values.
-    gtol, tol, maxiter, vectorized, rel_step, typical, hess, hessp, bounds, constraints
+    gtol, tol, maxiter, vectorized, rel_step, typical, check_derivatives, hess, hessp, bounds, constraints
         As in :func:`conjugate_gradient`.
     callback, disp, history, max_seconds
         As in :func:`conjugate_gradient`.
@@ -213,5 +222,5 @@ def steepest_descent(
     return _descend(
         "steepest_descent",
         *(fun, x0, args, jac, rule, tol if gtol is None else gtol, maxiter, vectorized, rel_step, typical),
-        *(bounds, constraints, callback, disp, history, max_seconds),
+        *(check_derivatives, bounds, constraints, callback, disp, history, max_seconds),
     )

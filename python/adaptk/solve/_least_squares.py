@@ -10,6 +10,7 @@ import numpy as np
 from adaptk import _solve
 from adaptk._names import known_names_only
 from adaptk.solve import _arguments as arguments
+from adaptk.solve import _check
 from adaptk.solve._result import Fit, finish
 
 LOSSES = {"linear": 0, "huber": 1, "soft_l1": 2, "cauchy": 3, "arctan": 4, "tukey": 5}
@@ -72,6 +73,7 @@ def levenberg_marquardt(
     rel_step: Any = None,
     typical: Any = None,
     m: int | None = None,
+    check_derivatives: bool = False,
     callback: Callable[..., Any] | None = None,
     disp: bool = False,
     history: bool = False,
@@ -125,6 +127,9 @@ def levenberg_marquardt(
         by default a step is shortened where `fun` bends over it, and lengthened where it does not change.
     m : int, optional
         The number of residuals, for a compiled `fun`.
+    check_derivatives : bool
+        Whether to compare `jac` with central differences at `x0` first, and raise ValueError with the worst element if
+        one is wrong.
     callback : callable, optional
         ``callback(x)`` or ``callback(intermediate_result=...)`` after each iteration; StopIteration or a returned
         ``True`` ends the run.
@@ -215,6 +220,8 @@ def levenberg_marquardt(
         scale,
         bool(absolute_sigma),
     )
+    if check_derivatives:
+        _check.verify(f, x, arguments.tuple_of(args), j, False, residuals=residuals)
     derivatives = arguments.derivatives(differences, 0, bool(vectorized), False, rel_step, typical, x)
     common, progress = arguments.common("levenberg_marquardt", callback, disp, history, max_seconds)
     raw = _solve.levenberg_marquardt(

@@ -7,6 +7,7 @@ from typing import Any
 
 from adaptk import _solve
 from adaptk.solve import _arguments as arguments
+from adaptk.solve import _check
 from adaptk.solve._result import Result, finish
 
 DAMPINGS = {"trust-region": 0, "levenberg": 1, None: 2}
@@ -29,6 +30,7 @@ def newton(
     vectorized: bool = False,
     rel_step: Any = None,
     typical: Any = None,
+    check_derivatives: bool = False,
     bounds: None = None,
     constraints: Any = (),
     callback: Callable[..., Any] | None = None,
@@ -74,6 +76,9 @@ def newton(
         Whether `fun` takes a stack of points, shape (k, n), and returns (k,); differences are then one call.
     rel_step, typical : float or array_like, optional
         Differences step by ``rel_step * max(|x|, typical)``. `typical` is ``|x0|``, or 1 where that is 0.
+    check_derivatives : bool
+        Whether to compare `jac` and `hess` with central differences at `x0` first, and raise ValueError with the worst
+        element if one is wrong.
     bounds, constraints
         As ``scipy.optimize.minimize`` passes them; this method has none.
     callback : callable, optional
@@ -158,6 +163,8 @@ def newton(
         else arguments.real(initial_trust_radius, "initial_trust_radius", open_low=True),
         1000 if maxiter is None else arguments.whole(maxiter, "maxiter"),
     )
+    if check_derivatives:
+        _check.verify(f, x, arguments.tuple_of(args), g, pair, h)
     derivatives = arguments.derivatives(differences, second, bool(vectorized), pair, rel_step, typical, x)
     common, progress = arguments.common("newton", callback, disp, history, max_seconds)
     chosen = arguments.choice(damping, "damping", DAMPINGS)

@@ -272,7 +272,7 @@ def _disagreement(kind: str, variable: int, claimed: float, found: float, given:
     if given:
         return (
             f"The derivative does not agree with the function along {where}: the slope of the {what} is {claimed:.6g} "
-            f"by jac, and {found:.6g} by differences. Check jac."
+            f"by jac, and {found:.6g} by differences. Check jac: check_derivatives=True shows its worst element."
         )
     return (
         f"The differences that are taken as derivatives do not agree with the function along {where}: the slope of the "
