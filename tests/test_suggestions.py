@@ -376,7 +376,6 @@ def test_every_schedule_checks_its_arguments(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("curve_fit", "use levenberg_marquardt("),
         ("least_squares", "use levenberg_marquardt("),
         ("minimize", "use newton, conjugate_gradient or steepest_descent"),
     ],

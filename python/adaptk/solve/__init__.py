@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from adaptk._names import face
 from adaptk.solve._batch import levenberg_marquardt_batch
 from adaptk.solve._check import check_derivatives
+from adaptk.solve._curve_fit import CurveFit, curve_fit
 from adaptk.solve._gradient import conjugate_gradient, steepest_descent
 from adaptk.solve._least_squares import levenberg_marquardt
 from adaptk.solve._linear import cg
@@ -28,11 +29,13 @@ from adaptk.solve._result import Batch, Fit, Result
 
 __all__ = [
     "Batch",
+    "CurveFit",
     "Fit",
     "Result",
     "cg",
     "check_derivatives",
     "conjugate_gradient",
+    "curve_fit",
     "levenberg_marquardt",
     "levenberg_marquardt_batch",
     "newton",
@@ -45,7 +48,6 @@ if not TYPE_CHECKING:
         __name__,
         __all__,
         {
-            "curve_fit": "levenberg_marquardt(lambda p: model(t, *p) - y, p0)",
             "least_squares": "levenberg_marquardt(fun, x0)",
             "leastsq": "levenberg_marquardt(fun, x0)",
             "minimize": "newton, conjugate_gradient or steepest_descent; for sums of squares levenberg_marquardt",

@@ -1,0 +1,412 @@
+"""Fits of a model to data, with the signature of SciPy's curve_fit."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adaptk.solve import _arguments as arguments
+from adaptk.solve._least_squares import levenberg_marquardt
+from adaptk.solve._result import Fit, student_t
+
+__all__ = ["CurveFit", "curve_fit"]
+
+Array = npt.NDArray[Any]
+
+
+class CurveFit(tuple[Any, ...]):
+    """What :func:`curve_fit` returns: the tuple that SciPy's does, with the fit behind it.
+
+    It unpacks as ``popt, pcov`` (with ``full_output=True`` as ``popt, pcov, infodict, mesg, ier``), and is printed as a
+    table of the parameters.
+
+    Attributes
+    ----------
+    popt : ndarray, shape (n,)
+        The parameters.
+    pcov : ndarray, shape (n, n)
+        Their covariance.
+    fit : Fit
+        The result of :func:`levenberg_marquardt`.
+    names : tuple of str
+        The names of the parameters in the signature of the model, or p0, p1, ...
+    """
+
+    fit: Fit
+    names: tuple[str, ...]
+    _model: Callable[..., Any]
+    _xdata: Any
+    _ydata: Array
+    _sigma: Array | None
+    _absolute: bool
+
+    @property
+    def popt(self) -> Array:
+        return np.asarray(self[0])
+
+    @property
+    def pcov(self) -> Array:
+        return np.asarray(self[1])
+
+    @property
+    def x_std(self) -> Array:
+        """The standard deviations of the parameters, shape (n,)."""
+        return np.asarray(self.fit.x_std)
+
+    @property
+    def correlation(self) -> Array:
+        """The correlations of the parameters, shape (n, n); NaN where a standard deviation is 0 or infinite."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(self.pcov / np.outer(self.x_std, self.x_std))
+
+    def confidence_intervals(self, level: float = 0.95) -> Array:
+        """Lower and upper ends for each parameter, shape (n, 2): see :meth:`Fit.confidence_intervals`."""
+        return self.fit.confidence_intervals(level)
+
+    def summary(self, level: float = 0.95) -> str:
+        """A table of values, standard deviations and confidence intervals, and the larger correlations.
+
+        Parameters
+        ----------
+        level : float
+            Of the intervals, in (0, 1).
+
+        Returns
+        -------
+        str
+        """
+        rows = [("parameter", "value", "std", f"{100 * level:g}% interval")]
+        for name, value, std, (low, high) in zip(
+            self.names, self.popt, self.x_std, self.confidence_intervals(level), strict=True
+        ):
+            rows.append((name, f"{value:.8g}", f"{std:.3g}", f"[{low:.6g}, {high:.6g}]"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+        correlation = self.correlation
+        pairs = [(abs(correlation[i, k]), i, k) for i in range(len(self.names)) for k in range(i)]
+        for size, i, k in sorted(pairs, reverse=True)[:5]:
+            if size >= 0.5:
+                lines.append(f"correlation of {self.names[k]} and {self.names[i]}: {correlation[i, k]:.3f}")
+        freedom = "known variance" if math.isinf(self.fit.dof) else f"{self.fit.dof:g} degrees of freedom"
+        lines.append(f"cost {self.fit.cost:.8g}, {self.fit.fun.size} points, {freedom}; {self.fit.message}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def predict(self, x: Any, level: float | None = None, *, new: bool = False, sigma: Any = None) -> Any:
+        """The model at `x`, and bands of confidence around it.
+
+        Parameters
+        ----------
+        x : array_like
+            As `xdata` was.
+        level : float, optional
+            Of the bands, in (0, 1).
+        new : bool
+            Whether the bands are for a new measurement, with the scatter of the data, and not for the curve.
+        sigma : array_like, optional
+            The standard deviations of new measurements, as `sigma` of :func:`curve_fit`. Needed with ``new=True`` if
+            that was given.
+
+        Returns
+        -------
+        ndarray, or (ndarray, ndarray, ndarray)
+            The values; with `level` also the lower and the upper band. The bands are those of the model made linear in
+            its parameters.
+
+        Raises
+        ------
+        ValueError
+            If `level` is not in (0, 1), or `sigma` is missing.
+        """
+        if not callable(getattr(x, "keys", None)):
+            x = np.asarray(x, dtype=np.float64) if isinstance(x, (list, tuple, np.ndarray)) else x
+        value = np.asarray(self._model(x, *self.popt), dtype=np.float64)
+        if level is None:
+            return value
+        level = arguments.real(level, "level", open_low=True)
+        if not level < 1.0:
+            raise ValueError(f"level: expected a number in (0, 1), such as 0.95, got {level!r}")
+        # Central differences, by steps that are small beside the standard deviations.
+        slope = np.empty((value.size, self.popt.size))
+        for k in range(self.popt.size):
+            std = self.x_std[k] if np.isfinite(self.x_std[k]) else 0.0
+            step = max(1e-3 * std, np.cbrt(np.finfo(np.float64).eps) * abs(self.popt[k])) or 1e-6
+            up, down = self.popt.copy(), self.popt.copy()
+            up[k] += step
+            down[k] -= step
+            change = np.asarray(self._model(x, *up)) - np.asarray(self._model(x, *down))
+            slope[:, k] = change.ravel() / (up[k] - down[k])
+        with np.errstate(invalid="ignore"):
+            variance = np.einsum("ik,kl,il->i", slope, self.pcov, slope).reshape(value.shape)
+        if new:
+            if sigma is None and self._sigma is not None:
+                raise ValueError("sigma: give the standard deviations of the new measurements, as for the data")
+            scale = 1.0 if self._absolute else 2 * self.fit.cost / max(self.fit.dof, 1)
+            spread = np.ones_like(value) if sigma is None else np.asarray(sigma, dtype=np.float64)
+            variance = variance + scale * spread**2
+        half = student_t(level, self.fit.dof) * np.sqrt(variance)
+        return value, value - half, value + half
+
+    def plot(self, axes: Any = None, *, level: float = 0.95, points: int = 400) -> Any:
+        """Draw the data, the curve, and its band.
+
+        Parameters
+        ----------
+        axes : matplotlib Axes, optional
+            Where to draw. A new figure by default.
+        level : float
+            Of the band, in (0, 1).
+        points : int
+            Of the curve.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib.
+        ValueError
+            If `xdata` is not 1-D.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ImportError("plot needs matplotlib, which is not installed: pip install matplotlib") from None
+        x = np.asarray(self._xdata)
+        if x.ndim != 1 or x.shape != self._ydata.shape:
+            raise ValueError(f"xdata: a plot needs one number for each point, got shape {x.shape}")
+        if axes is None:
+            axes = Figure(figsize=(6.4, 4.2), layout="constrained").subplots()
+        fine = np.linspace(x.min(), x.max(), points)
+        value, low, high = self.predict(fine, level)
+        error = self._sigma if self._sigma is not None and self._sigma.ndim == 1 else None
+        axes.errorbar(x, self._ydata, yerr=error, fmt=".", color="0.35", label="data")
+        axes.plot(fine, value, label="fit")
+        axes.fill_between(fine, low, high, alpha=0.25, label=f"{100 * level:g}% band")
+        axes.legend(frameon=False)
+        return axes.figure
+
+
+def _parameters(f: Callable[..., Any], count: int | None) -> tuple[str, ...]:
+    """Names from the signature, or p0, p1, ... of as many as `count`."""
+    try:
+        parameters = list(inspect.signature(f).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][1:]
+    if count is None:
+        if not plain or any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            raise ValueError("p0: must be given, for the signature of f does not say how many parameters it has")
+        return tuple(plain)
+    return tuple(plain) if len(plain) == count else tuple(f"p{k}" for k in range(count))
+
+
+def _start(bounds: Any, n: int) -> Array:
+    """SciPy's: 1, or the middle of the bounds, or 1 inside of the only one."""
+    if bounds is None:
+        return np.ones(n)
+    if hasattr(bounds, "lb"):
+        bounds = (bounds.lb, bounds.ub)
+    low, high = (np.broadcast_to(np.asarray(b, dtype=np.float64), (n,)) for b in bounds)
+    start = np.ones(n)
+    both, only_low, only_high = (
+        np.isfinite(low) & np.isfinite(high),
+        np.isfinite(low) & ~np.isfinite(high),
+        ~np.isfinite(low) & np.isfinite(high),
+    )
+    start[both] = 0.5 * (low[both] + high[both])
+    start[only_low] = low[only_low] + 1
+    start[only_high] = high[only_high] - 1
+    return start
+
+
+def _data(value: Any, name: str, check: bool) -> Any:
+    arguments.no_mask(value, name, 'leave those points out, or set them to NaN with nan_policy="omit"')
+    if not isinstance(value, (list, tuple, np.ndarray)) and not hasattr(value, "__array__"):
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    array = array.astype(np.float64)
+    if check and not np.isfinite(array).all():
+        raise ValueError(f'{name}: has values that are not finite; leave them out, or give nan_policy="omit"')
+    return array
+
+
+def _whiten(sigma: Any, m: int) -> tuple[Array | None, Array | None]:
+    """(factors of the residuals, None), or (None, the inverse Cholesky factor of their covariance)."""
+    if sigma is None:
+        return None, None
+    array = np.asarray(sigma, dtype=np.float64)
+    if array.size == 1:
+        array = np.full(m, array.reshape(()))
+    if array.shape == (m,):
+        if not (np.isfinite(array).all() and (array > 0).all()):
+            raise ValueError("sigma: must be finite and positive")
+        return 1.0 / array, None
+    if array.shape != (m, m):
+        raise ValueError(f"sigma: expected a number, or shape {(m,)} or {(m, m)}, got {array.shape}")
+    try:
+        return None, np.linalg.inv(np.linalg.cholesky(array))
+    except np.linalg.LinAlgError:
+        raise ValueError("sigma: as a covariance it must be symmetric and positive definite") from None
+
+
+def curve_fit(
+    f: Callable[..., Any],
+    xdata: Any,
+    ydata: Any,
+    p0: Any = None,
+    sigma: Any = None,
+    absolute_sigma: bool = False,
+    check_finite: bool | None = None,
+    bounds: Any = None,
+    method: str | None = None,
+    jac: Any = None,
+    *,
+    full_output: bool = False,
+    nan_policy: str | None = None,
+    **options: Any,
+) -> CurveFit:
+    """Fit a model to data by nonlinear least squares, as ``scipy.optimize.curve_fit`` does.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(xdata, p0, p1, ...)`` returns the model at the points, shape (m,).
+    xdata : array_like or object
+        The points, passed to `f`: an array as float64, anything else as it is.
+    ydata : array_like, shape (m,)
+        The data.
+    p0 : array_like, shape (n,), optional
+        The start. By default 1 for each parameter in the signature of `f`, or the middle of its bounds.
+    sigma : float or array_like, shape (m,) or (m, m), optional
+        Standard deviations of the data, or their covariance.
+    absolute_sigma : bool
+        Whether `sigma` is in the units of the data, and not only right up to a factor. Then `pcov` is not scaled.
+    check_finite : bool, optional
+        Whether NaN and infinity in the data raise ValueError. Default True, unless `nan_policy` is given.
+    bounds : (lower, upper), optional
+        Numbers or shape (n,) each, or an object with ``lb`` and ``ub``.
+    method : {"lm", "trf", "dogbox"}, optional
+        Accepted for SciPy's sake; the method is :func:`levenberg_marquardt`'s, with or without bounds.
+    jac : callable or {"2-point", "3-point", "cs"}, optional
+        ``jac(xdata, p0, p1, ...)`` returns the derivatives of `f` by its parameters, shape (m, n).
+    full_output : bool
+        Whether the result unpacks as five values: also ``infodict``, ``mesg`` and ``ier``.
+    nan_policy : {"raise", "omit"}, optional
+        What to do with NaN in the data: raise ValueError, or leave those points out.
+    **options
+        More arguments of :func:`levenberg_marquardt`, such as `loss`, `f_scale`, `ftol`, `xtol`, `gtol` and `max_nfev`
+        (or ``maxfev``).
+
+    Returns
+    -------
+    CurveFit
+        Unpacks as ``popt, pcov``. It is printed as a table, and has ``summary()``, ``confidence_intervals(level)``,
+        ``predict(x, level)``, ``plot()``, `correlation`, `x_std` and `fit`. `pcov` is infinite, with a RuntimeWarning,
+        if it cannot be estimated.
+
+    Raises
+    ------
+    RuntimeError
+        If the fit does not converge.
+    TypeError, ValueError
+        If an argument or a returned value has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> def decay(t, amplitude, rate):
+    ...     return amplitude * np.exp(-rate * t)
+    >>> t = np.linspace(0, 2, 21)
+    >>> y = decay(t, 5, 1.5) + 0.1 * np.cos(40 * t)
+    >>> fit = adaptk.solve.curve_fit(decay, t, y, p0=[1, 1])
+    >>> popt, pcov = fit
+    >>> fit.names, popt.round(1)
+    (('amplitude', 'rate'), array([5. , 1.5]))
+    """
+    if not callable(f):
+        raise TypeError(f"f: expected a callable, got {type(f).__name__}")
+    if nan_policy not in (None, "raise", "omit"):
+        raise ValueError(f"nan_policy: expected None, 'raise' or 'omit', got {nan_policy!r}")
+    if method not in (None, "lm", "trf", "dogbox"):
+        raise ValueError(f"method: expected 'lm', 'trf' or 'dogbox', got {method!r}")
+    check = nan_policy != "omit" if check_finite is None else bool(check_finite)
+    y = np.asarray(_data(ydata, "ydata", check), dtype=np.float64).ravel()
+    x = _data(xdata, "xdata", check)
+    if y.size == 0:
+        raise ValueError("ydata: is empty")
+    factors, inverse = _whiten(sigma, y.size)
+    kept_sigma = None if sigma is None else np.asarray(sigma, dtype=np.float64)
+    if kept_sigma is not None and kept_sigma.size == 1:
+        kept_sigma = np.full(y.size, kept_sigma.reshape(()))
+    if nan_policy == "omit":
+        keep = ~np.isnan(y)
+        if isinstance(x, np.ndarray):
+            if x.shape[-1:] != y.shape:
+                raise ValueError(f"xdata: to leave points out its last axis must have {y.size}, got shape {x.shape}")
+            keep &= ~np.isnan(x.reshape(-1, y.size)).any(axis=0)
+            x = x[..., keep]
+        elif not keep.all():
+            raise ValueError("xdata: to leave points out it must be an array")
+        y = y[keep]
+        if kept_sigma is not None:
+            kept_sigma = kept_sigma[np.ix_(keep, keep)] if kept_sigma.ndim == 2 else kept_sigma[keep]
+            factors, inverse = _whiten(kept_sigma, y.size)
+    if "maxfev" in options:
+        options["max_nfev"] = options.pop("maxfev")
+    if p0 is None:
+        names = _parameters(f, None)
+        start = _start(bounds, len(names))
+    else:
+        start = np.atleast_1d(np.array(p0, dtype=np.float64))
+        names = _parameters(f, start.size)
+    if start.size > y.size:
+        raise TypeError(f"ydata: {y.size} points cannot determine {start.size} parameters")
+
+    def weigh(values: Array) -> Array:
+        if inverse is not None:
+            return inverse @ values
+        if factors is not None:
+            return values * (factors if values.ndim == 1 else factors[:, None])
+        return values
+
+    def residuals(p: Array) -> Array:
+        value = np.asarray(f(x, *p)).ravel()
+        if value.shape != y.shape:
+            raise ValueError(
+                f"f must return an array of shape {y.shape} as ydata has it, got one of shape {value.shape}"
+            )
+        return weigh(value - y)
+
+    slopes: Any = jac
+    if callable(jac):
+
+        def slopes(p: Array) -> Array:
+            return weigh(np.asarray(jac(x, *p)))
+
+    fit = levenberg_marquardt(residuals, start, jac=slopes, bounds=bounds, absolute_sigma=absolute_sigma, **options)
+    if not fit.success:
+        raise RuntimeError(f"Optimal parameters not found: {fit.message}")
+    if not np.isfinite(fit.cov).all():
+        warnings.warn("The covariance of the parameters could not be estimated", RuntimeWarning, stacklevel=2)
+    values: tuple[Any, ...] = (fit.x, fit.cov)
+    if full_output:
+        information = {"nfev": fit.nfev, "fvec": fit.fun, "fjac": fit.jac}
+        values = (*values, information, fit.message, {1: 4, 2: 1, 3: 2, 4: 3}.get(fit.status, 1))
+    result = CurveFit(values)
+    result.fit, result.names = fit, names
+    result._model, result._xdata, result._ydata = f, x, y
+    result._sigma, result._absolute = kept_sigma, bool(absolute_sigma)
+    return result

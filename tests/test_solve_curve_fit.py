@@ -1,0 +1,188 @@
+"""curve_fit: SciPy's arguments and results, and what the fit says beyond them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from adaptk import solve
+
+Array = Any
+T = np.linspace(0, 4, 50)
+
+
+def decay(t: Array, amplitude: float, rate: float, offset: float) -> Array:
+    return amplitude * np.exp(-rate * t) + offset
+
+
+def slopes(t: Array, amplitude: float, rate: float, offset: float) -> Array:
+    e = np.exp(-rate * t)
+    return np.stack([e, -amplitude * t * e, np.ones_like(t)], axis=1)
+
+
+G = np.random.default_rng(3)
+ERROR = G.uniform(0.05, 0.3, 50)
+Y = decay(T, 2.5, 1.3, 0.5) + ERROR * G.normal(size=50)
+ROOT = G.normal(size=(50, 50)) / 20
+COVARIANCE = ROOT @ ROOT.T + np.diag(ERROR**2)
+
+
+@pytest.mark.parametrize("jac", [None, "3-point", slopes])
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize(
+    "sigma", [None, 0.2, ERROR, COVARIANCE], ids=["no sigma", "a number", "one for each", "a covariance"]
+)
+@pytest.mark.parametrize("bounds", [None, ([0, 0, 0], [3, 2, 1])])
+def test_scipys_results(sigma: Any, absolute: bool, jac: Any, bounds: Any) -> None:
+    optimize = pytest.importorskip("scipy.optimize", reason="SciPy is not installed")
+    more = {} if bounds is None else {"bounds": bounds}
+    theirs = np.full(50, sigma) if isinstance(sigma, float) else sigma  # SciPy's jac needs an array
+    want = optimize.curve_fit(
+        decay, T, Y, None if bounds else [1, 1, 0], theirs, absolute, jac=jac if callable(jac) else None,
+        ftol=1e-13, xtol=1e-13, gtol=1e-13, **more,
+    )  # fmt: skip
+    popt, pcov = solve.curve_fit(decay, T, Y, None if bounds else [1, 1, 0], sigma, absolute, jac=jac, **more)
+    np.testing.assert_allclose(popt, want[0], rtol=1e-5)
+    np.testing.assert_allclose(pcov, want[1], rtol=1e-4)
+
+
+def test_the_full_output() -> None:
+    fit = solve.curve_fit(decay, T, Y, [1, 1, 0], full_output=True)
+    popt, pcov, information, message, ier = fit
+    assert len(fit) == 5
+    assert ier in (1, 2, 3, 4)
+    assert message == fit.fit.message
+    np.testing.assert_array_equal(information["fvec"], decay(T, *popt) - Y)
+    assert information["nfev"] == fit.fit.nfev
+    np.testing.assert_array_equal(pcov, fit.pcov)
+
+
+def test_the_start_that_nobody_gives() -> None:
+    seen: list[Any] = []
+
+    def model(t: Array, a: float, b: float, c: float, d: float) -> Array:
+        seen.append((a, b, c, d))
+        return a + b * t + c * t**2 + d * t**3
+
+    inf = np.inf
+    solve.curve_fit(model, T, Y)
+    assert seen[0] == (1, 1, 1, 1)
+    seen.clear()
+    solve.curve_fit(model, T, Y, bounds=([2, -inf, -8, -inf], [10, 5, inf, inf]))
+    assert seen[0] == (6, 4, -7, 1)
+    with pytest.raises(ValueError, match="p0: must be given"):
+        solve.curve_fit(lambda t, *p: p[0] * t, T, Y)
+    assert solve.curve_fit(lambda t, *p: p[0] * t, T, Y, [1.0]).names == ("p0",)
+
+
+def test_points_with_nan() -> None:
+    holes = Y.copy()
+    holes[[3, 17]] = np.nan
+    keep = np.isfinite(holes)
+    with pytest.raises(ValueError, match="ydata: has values that are not finite"):
+        solve.curve_fit(decay, T, holes)
+    with pytest.raises(ValueError, match="ydata: has values that are not finite"):
+        solve.curve_fit(decay, T, holes, nan_policy="raise")
+    for sigma in (None, ERROR, COVARIANCE):
+        part = sigma if sigma is None else sigma[keep] if sigma.ndim == 1 else sigma[np.ix_(keep, keep)]
+        got = solve.curve_fit(decay, T, holes, [1, 1, 0], sigma, nan_policy="omit")
+        want = solve.curve_fit(decay, T[keep], Y[keep], [1, 1, 0], part)
+        np.testing.assert_array_equal(got.popt, want.popt)
+        np.testing.assert_array_equal(got.pcov, want.pcov)
+    gaps = T.copy()
+    gaps[5] = np.nan
+    assert solve.curve_fit(decay, gaps, holes, [1, 1, 0], nan_policy="omit").fit.fun.size == 47
+
+
+def test_the_summary() -> None:
+    fit = solve.curve_fit(decay, T, Y, [1, 1, 0])
+    text = str(fit).splitlines()
+    assert text[0].split() == ["parameter", "value", "std", "95%", "interval"]
+    assert [line.split()[0] for line in text[1:4]] == ["amplitude", "rate", "offset"]
+    assert "correlation of rate and offset" in fit.summary()
+    assert "47 degrees of freedom" in text[-1]
+    np.testing.assert_allclose(np.diag(fit.correlation), 1)
+    np.testing.assert_allclose(fit.x_std, np.sqrt(np.diag(fit.pcov)))
+    low, high = fit.confidence_intervals(0.9).T
+    assert (low < fit.popt).all()
+    assert (fit.popt < high).all()
+
+
+@pytest.mark.parametrize("sigma", [None, ERROR])
+def test_bands(sigma: Any) -> None:
+    """Of a straight line the textbook has them."""
+
+    def line(t: Array, a: float, b: float) -> Array:
+        return a + b * t
+
+    absolute = sigma is not None
+    fit = solve.curve_fit(line, T, Y, [0, 0], sigma, absolute)
+    at = np.array([-1.0, 2.0, 7.0])
+    weights = np.ones(50) if sigma is None else sigma**-2.0
+    rows = np.stack([np.ones(50), T], axis=1)
+    scale = 1.0 if absolute else np.sum((line(T, *fit.popt) - Y) ** 2) / 48
+    cov = scale * np.linalg.inv((rows * weights[:, None]).T @ rows)
+    new = np.stack([np.ones(3), at], axis=1)
+    std = np.sqrt(np.einsum("ik,kl,il->i", new, cov, new))
+    quantile = 1.959963984540054 if absolute else 2.010634757624228
+    value, low, high = fit.predict(at, 0.95)
+    np.testing.assert_array_equal(value, fit.predict(at))
+    np.testing.assert_allclose(high - value, quantile * std, rtol=1e-6)
+    np.testing.assert_allclose(value - low, quantile * std, rtol=1e-6)
+    if absolute:
+        with pytest.raises(ValueError, match="sigma: give the standard deviations of the new measurements"):
+            fit.predict(at, 0.95, new=True)
+        _, _, high = fit.predict(at, 0.95, new=True, sigma=[0.1, 0.2, 0.3])
+        np.testing.assert_allclose(high - value, quantile * np.sqrt(std**2 + np.square([0.1, 0.2, 0.3])), rtol=1e-6)
+    else:
+        _, _, high = fit.predict(at, 0.95, new=True)
+        np.testing.assert_allclose(high - value, quantile * np.sqrt(std**2 + scale), rtol=1e-6)
+
+
+def test_the_plot() -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    figure = solve.curve_fit(decay, T, Y, [1, 1, 0], ERROR).plot(level=0.9)
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert sorted(labels) == ["90% band", "data", "fit"]
+    with pytest.raises(ValueError, match="xdata: a plot needs one number for each point"):
+        solve.curve_fit(lambda t, a: a * t[0], np.stack([T, T]), Y, [1.0]).plot()
+
+
+def test_losses_and_other_options() -> None:
+    spoilt = Y.copy()
+    spoilt[::10] += 5
+    fit = solve.curve_fit(decay, T, spoilt, [1, 1, 0], loss="cauchy", f_scale=0.2)
+    np.testing.assert_allclose(fit.popt, [2.5, 1.3, 0.5], atol=0.4)
+    with pytest.raises(RuntimeError, match="Optimal parameters not found: The limit"):
+        solve.curve_fit(decay, T, Y, [1, 1, 0], maxfev=2)
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        solve.curve_fit(decay, T, Y, [1, 1, 0], colour=1)
+
+
+def test_a_covariance_that_cannot_be_estimated() -> None:
+    with pytest.warns(RuntimeWarning, match="covariance of the parameters could not be estimated"):
+        _, pcov = solve.curve_fit(lambda t, a, b: a * t + 0 * b, T, Y)
+    assert np.isinf(pcov).all()
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "arguments"),
+    [
+        (TypeError, "f: expected a callable", {"f": 1}),
+        (ValueError, "nan_policy: expected", {"nan_policy": "propagate"}),
+        (ValueError, "method: expected", {"method": "bfgs"}),
+        (ValueError, "ydata: is empty", {"ydata": []}),
+        (TypeError, "ydata: expected real numbers", {"ydata": ["a"] * 50}),
+        (ValueError, "sigma: expected a number, or shape", {"sigma": np.ones(3)}),
+        (ValueError, "sigma: must be finite and positive", {"sigma": -ERROR}),
+        (ValueError, "sigma: as a covariance", {"sigma": -COVARIANCE}),
+        (TypeError, "ydata: 2 points cannot determine 3 parameters", {"xdata": T[:2], "ydata": Y[:2]}),
+        (ValueError, "f must return an array of shape", {"f": lambda t, a: np.ones(3)}),
+        (ValueError, "ydata: has masked elements", {"ydata": np.ma.masked_array(Y, mask=T > 3)}),
+    ],
+)
+def test_bad_arguments(error: type[Exception], text: str, arguments: dict[str, Any]) -> None:
+    given = {"f": decay, "xdata": T, "ydata": Y} | arguments
+    with pytest.raises(error, match=text):
+        solve.curve_fit(**given)
