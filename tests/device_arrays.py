@@ -386,6 +386,8 @@ class SimulatedMachine(Machine):
     @staticmethod
     def _build() -> Path:
         """The CUDA module with the shared runtime and with PTX, built once for these sources and this Python."""
+        import fcntl
+
         import pybind11
 
         sources = [ROOT / "CMakeLists.txt", *(p for folder in ("cpp", "cuda") for p in (ROOT / folder).rglob("*"))]
@@ -402,7 +404,11 @@ class SimulatedMachine(Machine):
             pytest.fail("the simulated device needs cmake", pytrace=False)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ADAPTK_")} | {"PATH": tools}
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept) as folder:
+        with open(kept / "lock", "w") as lock, tempfile.TemporaryDirectory(dir=kept) as folder:
+            # One process builds, and the others wait for it.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (kept / name).exists():
+                return kept / name
             copy = copy_sources(Path(folder))
             build = copy / "build" / "simulated"
             configure = [cmake, "-S", str(copy), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release", "-DADAPTK_CUDA=ON"]
@@ -416,7 +422,7 @@ class SimulatedMachine(Machine):
                 if done.returncode != 0:
                     lines = (done.stdout + done.stderr).splitlines()
                     pytest.fail("\n".join([" ".join(command), *lines[-60:]]), pytrace=False)
-            # Another process may be building the same: whoever comes last replaces the other's. The module comes last.
+            # The module comes last: it says that all is there.
             (kept / "lib").mkdir(exist_ok=True)
             os.replace(build / LIBRARY, kept / "lib" / LIBRARY)
             os.replace(next(build.rglob(name)), kept / name)
