@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import adaptk
 import pytest
@@ -186,18 +188,35 @@ def test_prefix(tmp_path: Path) -> None:
 # The benchmark
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("options", [["--quick"], ["--quick", "--markdown"]], ids=" ".join)
-def test_bench_beside_armadillo(options: list[str]) -> None:
-    """The program builds, both sides come to the same params, and each cell of the table is there."""
+@pytest.fixture(scope="module")
+def race(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The module bench/cpp_race.py, whose program is built once."""
     compiler = tool("c++", "g++", "clang++")
     probe = [compiler, "-x", "c++", "-std=c++20", "-fsyntax-only", "-fopenmp", "-"]
     if subprocess.run(
         probe, input="#include <armadillo>\n#include <omp.h>\n", text=True, capture_output=True
     ).returncode:
         pytest.skip("needs Armadillo's headers and OpenMP")
-    command = (sys.executable, ROOT / "bench" / "cpp_race.py", *options)
-    first, *lines = run(*command, OMP_WAIT_POLICY="passive").splitlines()
+    spec = importlib.util.spec_from_file_location("cpp_race", ROOT / "bench" / "cpp_race.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    program = module.build(tmp_path_factory.mktemp("race"), True)
+    module.build = lambda folder, openmp: program
+    return module
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("options", [["--quick"], ["--quick", "--markdown"]], ids=" ".join)
+def test_bench_beside_armadillo(
+    race: Any, options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The program builds, both sides come to the same params, and each cell of the table is there."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    monkeypatch.setattr(sys, "argv", ["cpp_race.py", *options])
+    race.main()
+    first, *lines = capsys.readouterr().out.splitlines()
     assert re.search(r"-?\d+ ns beyond adaptk::run, -?\d+ beyond the loop", first)
     if "--markdown" in options:
         assert len(lines) == 6
