@@ -29,7 +29,7 @@ template <class T, class Linalg = InlineLinalg> class Covariance {
         const int n = w.n, freedom = w.m - n;
         const T infinity = std::numeric_limits<T>::infinity();
         const bool blocked = factor_in_blocks();
-        if (!blocked) factor();
+        if (!blocked && !(w.factored && full_rank())) factor();
         if (!full_rank() || (!known && freedom <= 0)) {
             cov.setConstant(infinity);
             deviation.setConstant(infinity);

@@ -481,7 +481,8 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
 
     // `same_jacobian`: since the last call.
     void factor(bool same_jacobian = false) {
-        same_jacobian = same_jacobian && in_blocks && o.loss == Loss::linear;
+        same_jacobian = same_jacobian && o.loss == Loss::linear && (in_blocks || (w.factored && !o.bounded));
+        if (same_jacobian && !in_blocks) return project();
         in_blocks = w.factored = false;
         if constexpr (Linalg::blocked) in_blocks = !reflections && Linalg::blocked_fit(w.m, w.n);
         const Matrix<T>& rows = in_blocks && o.loss == Loss::linear ? w.j : w.qr.a;
@@ -526,6 +527,15 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         }
         w.qt_r = w.weighted_r;
         w.qr.compute(w.qt_r);
+        w.factored = unit == 1 && o.loss == Loss::linear && !w.fixed.any();
+    }
+    // What is new where only the residuals are, after reflections.
+    void project() {
+        w.weighted_r = w.r;
+        cosine_length = norm(w.weighted_r);
+        for (int k = 0; k < w.n; ++k) w.g[k] = w.j.col(k).dot(w.weighted_r);
+        w.qt_r = w.weighted_r;
+        w.qr.apply(w.qt_r);
     }
     void factor_by_reflections() {
         reflections = true;

@@ -88,6 +88,17 @@ template <class T> class PivotedQr {
         }
     }
 
+    // b becomes Q'b, after compute().
+    void apply(Vector<T>& b) const {
+        const int m = int(a.rows()), steps = std::min(m, int(a.cols()));
+        for (int k = 0; k < steps; ++k) {
+            if (r(k, k) == 0) continue;
+            const auto v = a.col(k).tail(m - k);
+            auto c = b.segment(k, m - k);
+            c -= (v.dot(c) / v[0]) * v;
+        }
+    }
+
     Matrix<T> a, r;
     Eigen::VectorXi order;  // column k of R belongs to variable order[k]
 
