@@ -310,3 +310,23 @@ def test_newton_threads(threads: Callable[[int], None]) -> None:
     for count in (2, 3):
         threads(count)
         assert run() == want
+
+
+@pytest.mark.parametrize("isa", adaptk.available_isas())
+def test_instruction_sets(isa: str) -> None:
+    """Edges of tiles and vectors differ between them; digits do not."""
+    before = adaptk.get_isa()
+    adaptk.set_isa(isa)
+    try:
+        for m, n in ((M, N), (401, 163), (20_001, 9)):
+            f, j = tall(m, n)
+            r = solve.levenberg_marquardt(f, np.zeros(n), jac=j)
+            jacobian = j(r.x)
+            assert np.linalg.norm(np.linalg.lstsq(jacobian, r.fun, rcond=None)[0]) <= 1e-11 * np.linalg.norm(r.x)
+            want = np.linalg.inv(jacobian.T @ jacobian) * (2 * r.cost / (m - n))
+            np.testing.assert_allclose(r.cov, want, rtol=0, atol=1e-9 * np.abs(want).max())
+        a, b = conditioned(1e9), np.random.default_rng(1).normal(size=M)
+        r = solve.levenberg_marquardt(lambda p: a @ p - b, np.zeros(N), jac=lambda p: a)
+        assert np.linalg.norm(a.T @ r.fun) <= np.finfo(float).eps * np.linalg.norm(r.x)
+    finally:
+        adaptk.set_isa(before)
