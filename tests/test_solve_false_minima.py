@@ -139,3 +139,13 @@ def test_a_kink_is_no_wrong_derivative() -> None:
     for solver in (solve.conjugate_gradient, solve.steepest_descent):
         r = solver(lambda x: float(np.abs(x - 1).sum()), [3.0, 5.0], jac=lambda x: np.sign(x - 1) + 0.0)
         assert r.status != -9
+
+
+@pytest.mark.parametrize("solver", [solve.newton, solve.conjugate_gradient, solve.steepest_descent])
+@pytest.mark.parametrize("start", [0.375, 0.4821428571428571, 0.6428571428571428, 1.982142857142857, 3.0])
+def test_differences_at_a_minimum_of_zero_are_no_wrong_derivatives(solver: Any, start: float) -> None:
+    """One-sided differences slope at the minimum, where f is 0 and any step is a rise."""
+    r = solver(lambda x: float(2.5 * (1 - np.exp(-1.5 * (x[0] - 0.5))) ** 2), [start])
+    assert r.success, r.message
+    assert r.x[0] == pytest.approx(0.5, abs=1e-6)
+    assert r.nfev < 500

@@ -359,7 +359,7 @@ template <class T> bool Objective<T>::evaluate(const T* x, T& f) {
     PyObject* result = fun.call(point(x));
     if (!last_x_.empty() && !noise_known_) {
         learn(result, rounding, noise_known_);
-        noise = rounding;
+        noise = std::max(noise, rounding);
     }
     if (!fun_returns_gradient) return take_scalar(result, fun.name(), f);
     if (result == nullptr) return false;
@@ -736,7 +736,7 @@ template <class T> bool Objective<T>::first_residuals(const T* x) {
     }
     if (differences.gradient != Difference::none) {
         learn(result, rounding, noise_known_);
-        noise = rounding;
+        noise = std::max(noise, rounding);
     }
     m = int(length);
     first_.resize(std::size_t(m));

@@ -93,6 +93,14 @@ template <class T, class Problem> T gradient_tolerance(const Problem& f, T gtol,
     return gtol;
 }
 
+// Whether a slope by differences is wrong because there is none: beside `first`, the gradient of the start, the
+// function has no slope, and differences have their error.
+template <class T, class Problem> bool at_rest(const Problem& f, const Disagreement<T>& d, T first) {
+    if constexpr (requires { f.gradient_error(); })
+        return f.gradient_error() > 0 && std::abs(d.found) <= 64 * std::sqrt(epsilon<T>) * first;
+    return false;
+}
+
 // Better derivatives from here on; false where there are none.
 template <class Problem> bool refine(Problem& f) {
     if constexpr (requires { f.refine(); }) return f.refine();

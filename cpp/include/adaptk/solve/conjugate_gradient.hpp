@@ -84,7 +84,7 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
         const auto restart = [&] {
             gtol = gradient_tolerance(problem, o.gtol, o.keep_gtol);
             w.first = w.g;
-            first_most = largest(w.g);
+            first_most = std::max(first_most, largest(w.g));
             most = 0;
             alpha = 0;
             since_restart = 0;

@@ -35,7 +35,7 @@ template <class T, class Problem> class Line {
         ++s.nfev;
         if (!f.value(w.x.data(), value)) return false;
         w.best = w.x;
-        lowest = value;
+        lowest = first_value = value;
         if (!std::isfinite(value)) return true;
         ++s.njev;
         return f.gradient(w.x.data(), w.g.data());
@@ -109,8 +109,9 @@ template <class T, class Problem> class Line {
         const Agreement agreement =
             judge_gradient(w.x, w.g, w.d, value, value_error<T>(f), w.xn, w.gn, s.disagreement, at);
         if (agreement == Agreement::aborted) return Status::aborted;
+        if (agreement == Agreement::fails && at_rest(f, s.disagreement, first)) return Status::precision;
         // A probe that is clearly lower shows that the search was wrong, not that there are no steps.
-        const bool useful = value - lowest > 16 * epsilon<T> * std::abs(value);
+        const bool useful = value - lowest > 16 * epsilon<T> * std::max(std::abs(value), std::abs(first_value));
         const bool refined = (agreement == Agreement::fails || useful) && refine(f);
         if (!refined && !(agreement == Agreement::holds && useful))
             return agreement == Agreement::holds ? Status::precision : Status::derivative;
@@ -133,6 +134,7 @@ template <class T, class Problem> class Line {
     T value = 0, lowest = 0;         // at x
     T alpha = 0, fn = 0, slope = 0;  // at xn
     T slope0 = 0;                    // phi'(0)
+    T first_value = 0;               // at the start
     T path = 0;                      // the length of the way so far
     // What may be left of it by the last step, and by the last two.
     T left_before = std::numeric_limits<T>::infinity(), ahead = std::numeric_limits<T>::infinity();

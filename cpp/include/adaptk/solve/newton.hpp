@@ -80,6 +80,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         ++s.nfev;
         if (!f.value(w.x.data(), value)) return Status::aborted;
         if (!std::isfinite(value)) return Status::nonfinite;
+        first_value = value;
         ++s.njev;
         if (!f.gradient(w.x.data(), w.g.data())) return Status::aborted;
         if (!w.g.allFinite()) return Status::nonfinite;
@@ -305,10 +306,11 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         const Agreement agreement =
             judge_gradient(w.x, w.g, w.t, value, value_error<T>(f), w.xn, w.trust.u, s.disagreement, at);
         if (agreement == Agreement::aborted) return Status::aborted;
+        const bool rests = agreement == Agreement::fails && at_rest(f, s.disagreement, first);
         // A probe that is clearly lower shows that the steps were wrong, not that there are none.
         const bool lower = lowest < value;
-        const bool useful = value - lowest > 16 * epsilon<T> * std::abs(value);
-        const bool refined = (agreement == Agreement::fails || useful) && refine(f);
+        const bool useful = value - lowest > 16 * epsilon<T> * std::max(std::abs(value), std::abs(first_value));
+        const bool refined = !rests && (agreement == Agreement::fails || useful) && refine(f);
         if (lower) {
             w.x = best;
             value = lowest;
@@ -317,10 +319,11 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             ++s.njev;
             if (!f.gradient(w.x.data(), w.g.data())) return Status::aborted;
         }
+        if (rests) return Status::precision;
         if (!refined && !(agreement == Agreement::holds && useful))
             return agreement == Agreement::holds ? Status::precision : Status::derivative;
         gtol = gradient_tolerance(f, o.gtol, o.keep_gtol);
-        most = first = path = radius = alpha = 0;
+        most = path = radius = alpha = 0;
         w.most.setZero();
         return Status::limit;
     }
@@ -675,7 +678,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     Monitor& watch;
     Summary<T> s;
     T value = std::numeric_limits<T>::quiet_NaN(), radius = 0, alpha = 0, most = 0, size = 0, lambda = 0;
-    T gtol = 0, first = 0, path = 0;  // first: |g| of the start; path: the length of the way so far
+    T gtol = 0, first = 0, first_value = 0, path = 0;  // |g| and f of the start; the length of the way so far
     bool definite = false, known_lambda = false, have_hessian = false;
     T guess = 0, last_length = 0, last_gradient = 1;  // of shifted_step
     int minor = 0;                                    // of the last matrix without a factor, by shifted_step

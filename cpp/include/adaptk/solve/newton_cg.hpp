@@ -54,6 +54,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
         ++s.nfev;
         if (!f.value(w.x.data(), value)) return Status::aborted;
         if (!std::isfinite(value)) return Status::nonfinite;
+        first_value = value;
         ++s.njev;
         if (!f.gradient(w.x.data(), w.g.data())) return Status::aborted;
         if (!w.g.allFinite()) return Status::nonfinite;
@@ -79,7 +80,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
                 flat = settled = status == Status::precision;
                 if (!flat) {
                     gtol = gradient_tolerance(f, o.gtol, o.keep_gtol);
-                    most = first = path = radius = 0;
+                    most = path = radius = 0;
                     g_most = 0;
                     failures = 0;
                     continue;
@@ -187,10 +188,11 @@ template <class T, class Problem, class Monitor> class NewtonCg {
         const Agreement agreement =
             judge_gradient(w.x, w.g, w.d, value, value_error<T>(f), w.xn, w.r, s.disagreement, at);
         if (agreement == Agreement::aborted) return Status::aborted;
+        const bool rests = agreement == Agreement::fails && at_rest(f, s.disagreement, first);
         // A probe that is clearly lower shows that the steps were wrong, not that there are none.
         const bool lower = lowest < value;
-        const bool useful = value - lowest > 16 * epsilon<T> * std::abs(value);
-        const bool refined = (agreement == Agreement::fails || useful) && refine(f);
+        const bool useful = value - lowest > 16 * epsilon<T> * std::max(std::abs(value), std::abs(first_value));
+        const bool refined = !rests && (agreement == Agreement::fails || useful) && refine(f);
         if (lower) {
             w.x = best;
             value = lowest;
@@ -199,6 +201,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
             ++s.njev;
             if (!f.gradient(w.x.data(), w.g.data())) return Status::aborted;
         }
+        if (rests) return Status::precision;
         if (refined || (agreement == Agreement::holds && useful)) return Status::limit;
         return agreement == Agreement::holds ? Status::precision : Status::derivative;
     }
@@ -365,7 +368,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
     Monitor& watch;
     Summary<T> s;
     T value = std::numeric_limits<T>::quiet_NaN(), radius = 0, g_most = 0, lambda = 0;
-    T first = 0, path = 0;  // |g| of the start; the length of the way so far
+    T first = 0, first_value = 0, path = 0;  // |g| and f of the start; the length of the way so far
     bool have_lambda = false;
     bool negative = false;  // the last step met curvature <= 0
     bool settled = false;   // a small gradient is that of a minimum, if the eigenvalue says so

@@ -47,7 +47,7 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
         const auto restart = [&] {
             gtol = gradient_tolerance(problem, o.gtol, o.keep_gtol);
             most = alpha = bb = 0;
-            first_most = largest(w.g);
+            first_most = std::max(first_most, largest(w.g));
             last.fill(line.value);
         };
         for (;; ++s.nit) {
