@@ -119,7 +119,6 @@ EXCLUDED: dict[str, str] = {
     "TestOptimizeWrapperNoDisp.test_ncg_hess": KNOWN_COUNTS,
     "TestOptimizeWrapperNoDisp.test_ncg_hessp": KNOWN_COUNTS,
     "TestOptimizeWrapperNoDisp.test_ncg_negative_maxiter": "refuses a negative maxiter",
-    "TestOptimizeWrapperNoDisp.test_cg_cornercase": "5 digits; by differences gtol is a share of the largest gradient",
     "test_minimize_maxiter_noninteger[cg]": "refuses a maxiter that is not whole",
 }
 for _class in ("TestTRF", "TestDogbox", "TestLM"):
