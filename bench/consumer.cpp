@@ -106,7 +106,7 @@ template <class T> void race(const char* rule, arma::uword n, double seconds) {
 }
 
 // The loop over the elements and nothing else: what a step costs that is bound, checked and counted by nobody.
-[[gnu::noinline]] void bare(const adaptk::StepScalars<adaptk::Adam, float>& c, std::size_t n, float* __restrict p,
+[[gnu::noinline]] void bare(const adaptk::StepCoefficients<adaptk::Adam, float>& c, std::size_t n, float* __restrict p,
                             const float* __restrict g, float* __restrict m, float* __restrict v) {
 #pragma GCC ivdep
     for (std::size_t i = 0; i < n; ++i) adaptk::update<adaptk::Adam>(c, p[i], g[i], m[i], v[i]);
@@ -118,7 +118,7 @@ void overhead(int rounds) {
     const std::vector<float> g(n, 0.01f);
     adaptk::Plan bound("adam", {q});
     const auto hyper = adaptk::defaults<adaptk::Adam>();
-    const auto fixed = adaptk::scalars<adaptk::Adam, float>(hyper, 1);
+    const auto fixed = adaptk::coefficients<adaptk::Adam, float>(hyper, 1);
     std::int64_t t = 0;
     const std::pair<const char*, std::function<void()>> sides[] = {
         {"plan", [&] { bound.step({g}); }},

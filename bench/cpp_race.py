@@ -4,7 +4,7 @@
 the installed package with the compiler `c++` or $CXX, its own code with -O3 -march=native and with OpenMP, which
 Armadillo uses too, or without. It needs Armadillo's headers (Debian: libarmadillo-dev). Steps take turns and medians
 are compared. The overhead is what one step of a plan of 64 elements takes beyond adaptk::run, which computes the step's
-scalars and runs the kernel in the program's own code, and beyond the loop over the elements alone.
+coefficients and runs the kernel in the program's own code, and beyond the loop over the elements alone.
 """
 
 from __future__ import annotations

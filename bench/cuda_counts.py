@@ -105,9 +105,11 @@ class Kernel:
 
     @property
     def rule(self) -> str | None:
-        """The name of the rule's struct in lower case, or streams_N."""
+        """The name of the rule's struct in lower case, or streams_N, or add_scaled."""
         if found := re.search(r"StreamsILm(\d+)E", self.name):
             return f"streams_{found[1]}"
+        if "9AddScaledE" in self.name:
+            return "add_scaled"
         found = re.search(r"_kernelIN\w*?4base(\d+)(\w+)", self.name)
         return found[2][: int(found[1])].lower() if found else None
 
@@ -129,7 +131,7 @@ def states_of_rules() -> dict[str, int]:
     import adaptk
 
     counts = {name: len(adaptk.rules()[rule].states) for name, rule in rule_names().items()}
-    return counts | {f"streams_{n}": n for n in range(5)}
+    return counts | {f"streams_{n}": n for n in range(5)} | {"add_scaled": 0}
 
 
 def read_ptx(text: str) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@
 #include "dispatch.hpp"
 #include "kernel_table.hpp"
 #include "kernels.hpp"
+#include "reduce.hpp"
 #include "runtime.hpp"
 #include "threads.hpp"
 
@@ -48,10 +49,10 @@ using detail::CudaKept;
 using detail::CudaPiece;
 using detail::CudaStep;
 using detail::CudaWorkspace;
-using detail::DType;
+using detail::Format;
+using detail::ParamUpdate;
 using detail::Segment;
 using detail::StepReport;
-using detail::TensorStep;
 
 const KernelTable& kernels() {
     static const KernelTable table = [] {
@@ -98,11 +99,12 @@ int resident(int device, const void* kernel) {
     return std::max(n, 1) * multiprocessors(device);
 }
 
-int resident_steps(int device, std::size_t kernel, int type) {
+int resident_steps(int device, const RuleKernels& kernel, std::size_t type) {
     static std::atomic<int> known[most_devices][kernel_count][2];
     std::atomic<int> unknown{0};
-    return remembered(device < most_devices ? known[device][kernel][type] : unknown,
-                      [&] { return resident(device, kernels()[kernel].step_symbol[type]); });
+    const bool listed = device < most_devices && kernel.place < kernel_count;
+    return remembered(listed ? known[device][kernel.place][type] : unknown,
+                      [&] { return resident(device, kernel.step_symbol[type]); });
 }
 
 int resident_norms(int device) {
@@ -300,67 +302,72 @@ class Tables {
 
 // The tensors of a step that one kernel updates.
 struct Batch {
-    std::size_t kernel;
-    int type;  // 0 float, 1 double
+    const RuleKernels* kernel;
+    std::size_t type;  // 0 float, 1 double
     std::vector<Tensor> tensors;
     std::vector<std::uint32_t> source;    // of the step's tensors
-    std::vector<std::uint32_t> segments;  // that have scalars here
-    std::vector<std::byte> scalars;
+    std::vector<std::uint32_t> segments;  // that have coefficients here
+    std::vector<std::byte> coefficients;
     std::int64_t tiles = 0;
-    std::size_t scalars_at = 0, tensors_at = 0, slots_at = 0;  // in the tables, or in scratch memory
-    bool inside = false;                                       // the tensors go with the parameters
+    std::size_t coefficients_at = 0, tensors_at = 0, slots_at = 0;  // in the tables, or in scratch memory
+    bool inside = false;                                            // the tensors go with the parameters
 
-    std::size_t scalars_bytes() const { return kernels()[kernel].scalars_bytes[type]; }
+    std::size_t coefficients_bytes() const { return kernel->coefficients_bytes[type]; }
+
+    void add(const ParamUpdate& t, std::size_t buffers, std::uint32_t from, std::uint32_t own_coefficients) {
+        Tensor out = {};
+        std::uintptr_t addresses = 0;
+        out.native = 1;
+        for (std::size_t b = 0; b < buffers; ++b) {
+            out.buffer[b] = t.buffer[b];
+            out.format[b] = std::uint8_t(t.format[b]);
+            addresses |= reinterpret_cast<std::uintptr_t>(t.buffer[b]);
+            if (t.format[b] != (type == 1 ? Format::float64 : Format::float32)) out.native = 0;
+        }
+        out.size = t.size;
+        out.first_tile = tiles;
+        out.coefficients = own_coefficients;
+        out.aligned = addresses % 16 == 0 ? 1 : 0;
+        tiles += t.size / tile + (t.size % tile != 0 ? 1 : 0);
+        tensors.push_back(out);
+        source.push_back(from);
+    }
+
+    void launch(int device, cudaStream_t stream, const void* of_device, const Tensor* on_device,
+                const Control* control) const {
+        if (tiles == 0) return;
+        StepLaunch p;
+        p.tensors = on_device;
+        p.coefficients = of_device;
+        p.control = control;
+        p.tiles = tiles;
+        p.count = std::uint32_t(tensors.size());
+        std::size_t used = 0;
+        if (of_device == nullptr) {
+            std::memcpy(p.inside, coefficients.data(), coefficients.size());
+            used = rounded(coefficients.size());
+        }
+        p.tensors_at = std::uint32_t(used);
+        if (on_device == nullptr) std::memcpy(p.inside + used, tensors.data(), tensors.size() * sizeof(Tensor));
+        kernel->step[type](p, blocks_for(tiles, resident_steps(device, *kernel, type)), stream);
+    }
 };
 
-Batch& batch_of(std::vector<Batch>& batches, std::size_t kernel, int type) {
+Batch& batch_of(std::vector<Batch>& batches, const RuleKernels& kernel, std::size_t type) {
     for (Batch& b : batches)
-        if (b.kernel == kernel && b.type == type) return b;
+        if (b.kernel == &kernel && b.type == type) return b;
     Batch& b = batches.emplace_back();
-    b.kernel = kernel;
+    b.kernel = &kernel;
     b.type = type;
     return b;
 }
 
-void add_tensor(Batch& b, const TensorStep& t, std::size_t buffers, std::uint32_t source, std::uint32_t scalars) {
-    Tensor out = {};
-    std::uintptr_t addresses = 0;
-    for (std::size_t i = 0; i < buffers; ++i) {
-        out.buffer[i] = t.buffer[i];
-        addresses |= reinterpret_cast<std::uintptr_t>(t.buffer[i]);
-    }
-    out.size = t.size;
-    out.first_tile = b.tiles;
-    out.scalars = scalars;
-    out.param = std::uint8_t(t.param);
-    out.grad = std::uint8_t(t.grad);
-    out.aligned = addresses % 16 == 0 ? 1 : 0;
-    b.tiles += t.size / tile + (t.size % tile != 0 ? 1 : 0);
-    b.tensors.push_back(out);
-    b.source.push_back(source);
+const RuleKernels& kernels_of(const detail::RuleInfo& rule) {
+    return rule.device_code != nullptr ? *static_cast<const RuleKernels*>(rule.device_code) : kernels()[rule.index];
 }
 
-void launch_batch(const Batch& b, int device, cudaStream_t stream, const void* scalars, const Tensor* tensors,
-                  const Control* control) {
-    if (b.tiles == 0) return;
-    StepLaunch launch;
-    launch.tensors = tensors;
-    launch.scalars = scalars;
-    launch.control = control;
-    launch.tiles = b.tiles;
-    launch.count = std::uint32_t(b.tensors.size());
-    std::size_t used = 0;
-    if (scalars == nullptr) {
-        std::memcpy(launch.inside, b.scalars.data(), b.scalars.size());
-        used = rounded(b.scalars.size());
-    }
-    launch.tensors_at = std::uint32_t(used);
-    if (tensors == nullptr) std::memcpy(launch.inside + used, b.tensors.data(), b.tensors.size() * sizeof(Tensor));
-    kernels()[b.kernel].step[b.type](launch, blocks_for(b.tiles, resident_steps(device, b.kernel, b.type)), stream);
-}
-
-bool fits_inside(std::size_t scalars, std::size_t tensors) {
-    return rounded(scalars) + tensors * sizeof(Tensor) <= sizeof(StepLaunch::inside);
+bool fits_inside(std::size_t coefficients, std::size_t tensors) {
+    return rounded(coefficients) + tensors * sizeof(Tensor) <= sizeof(StepLaunch::inside);
 }
 
 // The norm of all gradients: what its kernels need.
@@ -372,19 +379,20 @@ struct Norm {
     std::size_t tensors_at = 0, leaves_at = 0;
 
     std::int64_t leaves() const {
-        return total / std::int64_t(detail::norm_leaf) + (total % std::int64_t(detail::norm_leaf) != 0 ? 1 : 0);
+        return total / std::int64_t(detail::reduction_leaf) +
+               (total % std::int64_t(detail::reduction_leaf) != 0 ? 1 : 0);
     }
     bool inside() const { return tensors.size() * sizeof(NormTensor) <= sizeof(NormLaunch::inside); }
 
-    void add(const TensorStep& t, double factor) {
-        rescalable = rescalable || t.grad == DType::f64;
+    void add(const ParamUpdate& t, double factor) {
+        rescalable = rescalable || t.grad() == Format::float64;
         if (t.size == 0) return;
         NormTensor n = {};
         n.data = t.buffer[1];
         n.first = total;
         n.factor = factor;
-        n.type = std::uint8_t(t.grad);
-        const auto start = reinterpret_cast<std::uintptr_t>(n.data) - std::uintptr_t(total) * size_of(t.grad);
+        n.type = std::uint8_t(t.grad());
+        const auto start = reinterpret_cast<std::uintptr_t>(n.data) - std::uintptr_t(total) * size_of(t.grad());
         n.aligned = start % 16 == 0 ? 1 : 0;
         tensors.push_back(n);
         total += t.size;
@@ -422,168 +430,224 @@ struct Norm {
 
 std::uint32_t gather_type(detail::ScalarType t) {
     switch (t) {
-    case detail::ScalarType::f32: return type_f32;
-    case detail::ScalarType::f64: return type_f64;
+    case detail::ScalarType::f32: return format_float32;
+    case detail::ScalarType::f64: return format_float64;
     case detail::ScalarType::i32: return type_i32;
     default: return type_i64;
     }
 }
 
-void run_step(const CudaStep& s) {
-    const DeviceGuard guard(s.device);
-    auto* const stream = static_cast<cudaStream_t>(s.stream);
-    const bool on_device = s.counts != nullptr || s.step != nullptr || !s.hypers.empty();
-    const bool with_norm = s.options.clip_norm >= 0.0 || s.options.skip_nonfinite || s.options.want_norm;
-    const bool capturing =
-        (s.workspace != nullptr || s.counts != nullptr || s.reports != nullptr) && is_capturing(stream);
-    const Use of_counts(s.counts, 0, stream, capturing);
-    const Use of_report(with_norm ? s.reports : nullptr, s.report, stream, capturing);
+unsigned small_blocks(std::size_t items) {
+    return unsigned(std::min<std::size_t>((items + block_threads - 1) / block_threads, small_grid));
+}
 
-    std::vector<Batch> batches;
-    Norm norm;
-    const auto own = [](const Segment& g) { return g.rule->grad_scale(g.hyper); };
-    bool same_scale = true;
-    for (const Segment& g : s.segments) same_scale = same_scale && own(g) == own(s.segments[0]);
-    if (with_norm) {
-        norm.outer = s.options.grad_scale * (same_scale && !s.segments.empty() ? own(s.segments[0]) : 1.0);
-        norm.rescalable = !same_scale;
+// A step on its way from the list of tensors to launches.
+class StepBuilder {
+  public:
+    explicit StepBuilder(const CudaStep& s)
+        : s_(s), stream_(static_cast<cudaStream_t>(s.stream)), with_norm_(s.options.needs_norm()) {
+        on_device_ = s.counts != nullptr || !s.hypers.empty();
+        for (const Segment& g : s.segments) on_device_ = on_device_ || g.device_step.data != nullptr;
     }
 
-    std::uint32_t source = 0;
-    for (std::uint32_t i = 0; i < s.segments.size(); ++i) {
-        const Segment& g = s.segments[i];
-        for (std::size_t k = 0; k < g.count; ++k, ++source) {
-            const TensorStep& t = s.tensors[source];
-            if (with_norm) norm.add(t, same_scale ? 1.0 : own(g));
-            if (t.size == 0 && !on_device) continue;
-            const int type = t.param == DType::f64 ? 1 : 0;
-            Batch& b = batch_of(batches, g.rule->index, type);
-            if (on_device) {
-                b.segments.push_back(i);
-            } else if (b.segments.empty() || b.segments.back() != i) {
-                b.segments.push_back(i);
-                alignas(16) std::byte scalars[detail::max_scalars_bytes];
-                detail::current_isa().scalars->prepare[g.rule->index][type](
-                    g.hyper.value, own(g) * s.options.grad_scale, g.step, scalars, g.has_memo ? g.memo : nullptr);
-                b.scalars.insert(b.scalars.end(), scalars, scalars + b.scalars_bytes());
+    void run() {
+        const bool capturing =
+            (s_.workspace != nullptr || s_.counts != nullptr || s_.reports != nullptr) && is_capturing(stream_);
+        const Use of_counts(s_.counts, 0, stream_, capturing);
+        const Use of_report(with_norm_ ? s_.reports : nullptr, s_.report, stream_, capturing);
+        start_norm();
+        sort_tensors();
+        lay_out_tables();
+        Memory memory(s_.device, capturing ? nullptr : s_.workspace, stream_, tables_.bytes().size() + scratch_);
+        head_ = memory.data;
+        tail_ = memory.data + tables_.bytes().size();
+        if (on_device_) write_addresses();
+        memory.upload(tables_.bytes(), changing_);
+        launch();
+    }
+
+  private:
+    const CudaStep& s_;
+    cudaStream_t stream_;
+    bool with_norm_;
+    bool on_device_;  // coefficients are computed there: the host does not know the counts, or some hyperparameters
+    bool same_scale_ = true;  // all segments have one grad_scale
+    std::vector<Batch> batches_;
+    Norm norm_;
+
+    // Tables go up at the beginning of the memory, scratch memory follows them. All of these are offsets in one of
+    // them.
+    Tables tables_;
+    std::size_t scratch_ = 0;
+    std::size_t changing_ = 0;  // bytes at the beginning that kernels write to
+    std::vector<Patch> patches_;
+    std::size_t patches_at_ = 0, hypers_at_ = 0, own_counts_at_ = 0, gathers_at_ = 0, gather_count_ = 0,
+                control_at_ = 0;
+    std::byte* head_ = nullptr;
+    std::byte* tail_ = nullptr;
+
+    static double own_scale(const Segment& g) { return g.rule->grad_scale(g.hyper); }
+
+    void start_norm() {
+        for (const Segment& g : s_.segments) same_scale_ = same_scale_ && own_scale(g) == own_scale(s_.segments[0]);
+        if (!with_norm_) return;
+        norm_.outer = s_.options.grad_scale * (same_scale_ && !s_.segments.empty() ? own_scale(s_.segments[0]) : 1.0);
+        norm_.rescalable = !same_scale_;
+    }
+
+    void sort_tensors() {
+        std::uint32_t source = 0;
+        for (std::uint32_t i = 0; i < s_.segments.size(); ++i) {
+            const Segment& g = s_.segments[i];
+            for (std::size_t k = 0; k < g.count; ++k, ++source) {
+                const ParamUpdate& t = s_.tensors[source];
+                if (with_norm_) norm_.add(t, same_scale_ ? 1.0 : own_scale(g));
+                if (t.size == 0 && !on_device_) continue;
+                Batch& b = batch_of(batches_, kernels_of(*g.rule), t.compute());
+                if (on_device_) {
+                    b.segments.push_back(i);
+                } else if (b.segments.empty() || b.segments.back() != i) {
+                    b.segments.push_back(i);
+                    add_coefficients(b, g);
+                }
+                b.add(t, g.rule->buffers(), source, std::uint32_t(b.segments.size() - 1));
             }
-            add_tensor(b, t, 2 + g.rule->states.size(), source, std::uint32_t(b.segments.size() - 1));
         }
     }
 
-    // Scalars that kernels write to come first.
-    Tables tables;
-    std::size_t scratch = 0;
-    std::vector<Patch> patches;
-    std::size_t hypers_at = 0;
-    std::size_t own_counts_at = 0;
-    if (on_device) {
+    void add_coefficients(Batch& b, const Segment& g) const {
+        alignas(16) std::byte made[detail::max_coefficients_bytes];
+        g.rule->code[detail::current_isa().number].prepare[b.type](g.hyper.value, own_scale(g) * s_.options.grad_scale,
+                                                                   g.step, made, g.has_memo ? g.memo : nullptr);
+        b.coefficients.insert(b.coefficients.end(), made, made + b.coefficients_bytes());
+    }
+
+    // What kernels write to comes first.
+    void lay_out_tables() {
+        if (on_device_) {
+            add_hypers_and_counts();
+        } else if (with_norm_) {
+            add_patched_coefficients();
+        }
+        changing_ = tables_.bytes().size();
+        patches_at_ = tables_.add(patches_);
+        if (on_device_) reserve_device_tables();
+        for (Batch& b : batches_) {
+            const bool known = !on_device_ && !with_norm_;
+            const bool coefficients_inside = known && b.coefficients.size() <= sizeof(StepLaunch::inside);
+            b.inside = fits_inside(coefficients_inside ? b.coefficients.size() : 0, b.tensors.size());
+            if (known && !b.inside) b.coefficients_at = tables_.add(b.coefficients);
+            if (!b.inside) b.tensors_at = tables_.add(b.tensors);
+        }
+        if (with_norm_) {
+            norm_.reserve(tables_, scratch_);
+            control_at_ = scratch_;
+            scratch_ += rounded(sizeof(Control));
+        }
+    }
+
+    void add_hypers_and_counts() {
         std::vector<detail::HyperValues> hypers;
-        for (const Segment& g : s.segments) hypers.push_back(g.hyper);
-        hypers_at = tables.add(hypers);
-        if (s.counts == nullptr) {
-            std::vector<Count> counts;
-            for (const Segment& g : s.segments) counts.insert(counts.end(), g.count, Count{g.step - 1, {}});
-            own_counts_at = tables.add(counts);
-        }
-    } else if (with_norm) {
-        for (Batch& b : batches) {
-            b.scalars_at = tables.add(b.scalars);
+        for (const Segment& g : s_.segments) hypers.push_back(g.hyper);
+        hypers_at_ = tables_.add(hypers);
+        if (s_.counts != nullptr) return;
+        std::vector<Count> counts;
+        for (const Segment& g : s_.segments) counts.insert(counts.end(), g.count, Count{g.step - 1, {}});
+        own_counts_at_ = tables_.add(counts);
+    }
+
+    // The norm's last kernel multiplies the gradient's scale in them.
+    void add_patched_coefficients() {
+        for (Batch& b : batches_) {
+            b.coefficients_at = tables_.add(b.coefficients);
             for (std::size_t i = 0; i < b.segments.size(); ++i) {
-                const Segment& g = s.segments[b.segments[i]];
-                const bool maximize = g.hyper.value[g.rule->own.size() + 2] != 0.0;
-                const double scale = own(g) * s.options.grad_scale;
-                patches.push_back({maximize ? -scale : scale, std::uint32_t(b.scalars_at + i * b.scalars_bytes()),
-                                   std::uint32_t(b.type)});
+                const Segment& g = s_.segments[b.segments[i]];
+                const double scale = own_scale(g) * s_.options.grad_scale;
+                patches_.push_back({g.rule->maximize(g.hyper) ? -scale : scale,
+                                    std::uint32_t(b.coefficients_at + i * b.coefficients_bytes()),
+                                    std::uint32_t(b.type)});
             }
         }
     }
-    const std::size_t changing = tables.bytes().size();
-    const std::size_t patches_at = tables.add(patches);
-    std::size_t gathers_at = 0;
-    std::size_t gather_count = 0;
-    if (on_device) {
-        gather_count = s.hypers.size() + (s.step != nullptr ? s.tensors.size() : 0);
-        gathers_at = tables.reserve(gather_count * sizeof(Gather));
-        for (Batch& b : batches) {
-            b.scalars_at = scratch;
-            scratch += rounded(b.tensors.size() * b.scalars_bytes());
-            b.slots_at = tables.reserve(b.tensors.size() * sizeof(Slot));
+
+    void reserve_device_tables() {
+        gather_count_ = s_.hypers.size();
+        for (const Segment& g : s_.segments)
+            if (g.device_step.data != nullptr) gather_count_ += g.count;
+        gathers_at_ = tables_.reserve(gather_count_ * sizeof(Gather));
+        for (Batch& b : batches_) {
+            b.coefficients_at = scratch_;
+            scratch_ += rounded(b.tensors.size() * b.coefficients_bytes());
+            b.slots_at = tables_.reserve(b.tensors.size() * sizeof(CoefficientSlot));
         }
     }
-    for (Batch& b : batches) {
-        const bool scalars_inside = !on_device && !with_norm && b.scalars.size() <= sizeof(StepLaunch::inside);
-        b.inside = fits_inside(scalars_inside ? b.scalars.size() : 0, b.tensors.size());
-        if (!on_device && !with_norm && !b.inside) b.scalars_at = tables.add(b.scalars);
-        if (!b.inside) b.tensors_at = tables.add(b.tensors);
-    }
-    std::size_t control_at = 0;
-    if (with_norm) {
-        norm.reserve(tables, scratch);
-        control_at = scratch;
-        scratch += rounded(sizeof(Control));
-    }
-
-    Memory memory(s.device, capturing ? nullptr : s.workspace, stream, tables.bytes().size() + scratch);
-    std::byte* const head = memory.data;
-    std::byte* const tail = memory.data + tables.bytes().size();
 
     // Tables that hold addresses in the memory itself.
-    std::vector<Gather> gathers;
-    if (on_device) {
-        auto* const hypers = reinterpret_cast<double*>(head + hypers_at);
-        auto* const counts = reinterpret_cast<Count*>(s.counts != nullptr ? s.counts->memory : head + own_counts_at);
-        for (const detail::DeviceHyper& h : s.hypers)
+    void write_addresses() {
+        auto* const hypers = reinterpret_cast<double*>(head_ + hypers_at_);
+        auto* const counts =
+            reinterpret_cast<Count*>(s_.counts != nullptr ? s_.counts->memory : head_ + own_counts_at_);
+        std::vector<Gather> gathers;
+        for (const detail::DeviceHyper& h : s_.hypers)
             gathers.push_back({h.data, hypers + h.segment * max_hyperparameters + h.index, gather_type(h.type), 0});
-        if (s.step != nullptr)
-            for (std::size_t i = 0; i < s.tensors.size(); ++i)
-                gathers.push_back({s.step, counts + i, gather_type(s.step_type), 1});
-        tables.write(gathers_at, gathers);
-        for (const Batch& b : batches) {
-            std::vector<Slot> slots;
+        std::size_t tensor = 0;
+        for (const Segment& g : s_.segments) {
+            for (std::size_t k = 0; k < g.count; ++k, ++tensor)
+                if (g.device_step.data != nullptr)
+                    gathers.push_back({g.device_step.data, counts + tensor, gather_type(g.device_step.type), 1});
+        }
+        tables_.write(gathers_at_, gathers);
+        for (const Batch& b : batches_) {
+            std::vector<CoefficientSlot> slots;
             for (std::size_t i = 0; i < b.tensors.size(); ++i) {
-                const Segment& g = s.segments[b.segments[i]];
-                const std::size_t count = s.counts != nullptr ? s.count_of[b.source[i]] : b.source[i];
-                slots.push_back(
-                    {hypers + b.segments[i] * max_hyperparameters, counts + count, own(g) * s.options.grad_scale});
+                const Segment& g = s_.segments[b.segments[i]];
+                const std::size_t count = s_.counts != nullptr ? s_.count_of[b.source[i]] : b.source[i];
+                slots.push_back({hypers + b.segments[i] * max_hyperparameters, counts + count,
+                                 own_scale(g) * s_.options.grad_scale});
             }
-            tables.write(b.slots_at, slots);
+            tables_.write(b.slots_at, slots);
         }
     }
-    memory.upload(tables.bytes(), changing);
-    if (gather_count > 0)
-        launch_gather({reinterpret_cast<const Gather*>(head + gathers_at), std::uint32_t(gather_count)},
-                      unsigned(std::min<std::size_t>((gather_count + block_threads - 1) / block_threads, small_grid)),
-                      stream);
 
-    Control* control = nullptr;
-    if (with_norm) {
-        control = s.reports != nullptr ? reinterpret_cast<Control*>(s.reports->memory) + s.report
-                                       : reinterpret_cast<Control*>(tail + control_at);
+    void launch() const {
+        if (gather_count_ > 0)
+            launch_gather({reinterpret_cast<const Gather*>(head_ + gathers_at_), std::uint32_t(gather_count_)},
+                          small_blocks(gather_count_), stream_);
+        Control* const control = with_norm_ ? launch_norm_of_all() : nullptr;
+        for (const Batch& b : batches_) {
+            const void* coefficients = nullptr;
+            if (on_device_) {
+                std::byte* const out = tail_ + b.coefficients_at;
+                b.kernel->prepare[b.type]({reinterpret_cast<const CoefficientSlot*>(head_ + b.slots_at), out, control,
+                                           std::uint32_t(b.tensors.size())},
+                                          small_blocks(b.tensors.size()), stream_);
+                coefficients = out;
+            } else if (with_norm_ || !b.inside) {
+                coefficients = head_ + b.coefficients_at;
+            }
+            b.launch(s_.device, stream_, coefficients,
+                     b.inside ? nullptr : reinterpret_cast<const Tensor*>(head_ + b.tensors_at), control);
+        }
+    }
+
+    Control* launch_norm_of_all() const {
+        auto* const control = s_.reports != nullptr ? reinterpret_cast<Control*>(s_.reports->memory) + s_.report
+                                                    : reinterpret_cast<Control*>(tail_ + control_at_);
         FinishLaunch finish = {};
         finish.control = control;
-        finish.clip_norm = s.options.clip_norm;
-        finish.skip_nonfinite = s.options.skip_nonfinite;
-        finish.scalars = head;
-        finish.patches = reinterpret_cast<const Patch*>(head + patches_at);
-        finish.patch_count = std::uint32_t(patches.size());
-        norm.run(s.device, stream, head, tail, finish);
+        finish.clip_norm = s_.options.clip_norm;
+        finish.skip_nonfinite = s_.options.skip_nonfinite;
+        finish.coefficients = head_;
+        finish.patches = reinterpret_cast<const Patch*>(head_ + patches_at_);
+        finish.patch_count = std::uint32_t(patches_.size());
+        norm_.run(s_.device, stream_, head_, tail_, finish);
+        return control;
     }
-    for (const Batch& b : batches) {
-        const void* scalars = nullptr;
-        if (on_device) {
-            std::byte* const out = tail + b.scalars_at;
-            kernels()[b.kernel].prepare[b.type](
-                {reinterpret_cast<const Slot*>(head + b.slots_at), out, control, std::uint32_t(b.tensors.size())},
-                unsigned(std::min<std::size_t>((b.tensors.size() + block_threads - 1) / block_threads, small_grid)),
-                stream);
-            scalars = out;
-        } else if (with_norm || !b.inside) {
-            scalars = head + b.scalars_at;
-        }
-        launch_batch(b, s.device, stream, scalars,
-                     b.inside ? nullptr : reinterpret_cast<const Tensor*>(head + b.tensors_at), control);
-    }
+};
+
+void run_step(const CudaStep& s) {
+    const DeviceGuard guard(s.device);
+    StepBuilder(s).run();
 }
 
 StepReport report_of(const Control& c) {
@@ -600,7 +664,8 @@ void read(void* to, const void* from, std::size_t bytes, cudaStream_t stream) {
     check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 }
 
-// Runs what may throw, and keeps the exception on this side. Scalars are computed under the arithmetic contract's mode.
+// Runs what may throw, and keeps the exception on this side. Coefficients are computed under the arithmetic contract's
+// mode.
 bool guarded(CudaError& error, auto&& run) {
     const detail::FloatingPointMode mode;
     try {
@@ -647,14 +712,14 @@ bool step(const CudaStep& s, CudaError& error) {
     return guarded(error, [&] { run_step(s); });
 }
 
-bool global_norm(int device, void* on, std::span<const TensorStep> tensors, double scale, StepReport& out,
+bool global_norm(int device, void* on, std::span<const ParamUpdate> tensors, double scale, StepReport& out,
                  CudaError& error) {
     return guarded(error, [&] {
         const DeviceGuard guard(device);
         auto* const stream = static_cast<cudaStream_t>(on);
         Norm norm;
         norm.outer = scale;
-        for (const TensorStep& t : tensors) norm.add(t, 1.0);
+        for (const ParamUpdate& t : tensors) norm.add(t, 1.0);
         Tables tables;
         std::size_t scratch = rounded(sizeof(Control));
         norm.reserve(tables, scratch);
@@ -671,52 +736,87 @@ bool global_norm(int device, void* on, std::span<const TensorStep> tensors, doub
     });
 }
 
-void run_one_batch(int device, cudaStream_t stream, std::span<const TensorStep> tensors, std::size_t kernel,
-                   std::size_t buffers, double factor) {
+// Every tensor by one kernel, whose coefficients are `made` for float and double.
+void run_one_kernel(int device, void* on, std::span<const ParamUpdate> tensors, const RuleKernels& kernel,
+                    std::size_t buffers, const void* const (&made)[2]) {
     const DeviceGuard guard(device);
+    auto* const stream = static_cast<cudaStream_t>(on);
     std::vector<Batch> batches;
-    for (std::uint32_t i = 0; i < tensors.size(); ++i) {
-        if (tensors[i].size == 0) continue;
-        add_tensor(batch_of(batches, kernel, tensors[i].param == DType::f64 ? 1 : 0), tensors[i], buffers, i, 0);
-    }
+    for (std::uint32_t i = 0; i < tensors.size(); ++i)
+        if (tensors[i].size > 0) batch_of(batches, kernel, tensors[i].compute()).add(tensors[i], buffers, i, 0);
     for (Batch& b : batches) {
-        alignas(16) std::byte scalars[detail::max_scalars_bytes] = {};
-        if (kernel < Rules::size) {
-            // p - lr * g with lr = -factor and g = the vector to add: gradient descent's kernel.
-            const detail::RuleInfo& sgd = *detail::find_rule("sgd");
-            detail::HyperValues h = {};
-            h.value[0] = -factor;
-            detail::current_isa().scalars->prepare[sgd.index][b.type](h.value, 1.0, 1, scalars, nullptr);
-        } else if (b.type == 0) {
-            const Before<float> nothing{1, 0, 1, false};
-            std::memcpy(scalars, &nothing, sizeof nothing);
-        } else {
-            const Before<double> nothing{1, 0, 1, false};
-            std::memcpy(scalars, &nothing, sizeof nothing);
-        }
-        b.scalars.assign(scalars, scalars + b.scalars_bytes());
-        b.inside = fits_inside(b.scalars.size(), b.tensors.size());
+        const auto* const bytes = static_cast<const std::byte*>(made[b.type]);
+        b.coefficients.assign(bytes, bytes + b.coefficients_bytes());
+        b.inside = fits_inside(b.coefficients.size(), b.tensors.size());
         Tables tables;
         if (!b.inside) {
-            b.scalars_at = tables.add(b.scalars);
+            b.coefficients_at = tables.add(b.coefficients);
             b.tensors_at = tables.add(b.tensors);
         }
         Memory memory(device, nullptr, stream, tables.bytes().size());
         if (!b.inside) memory.upload(tables.bytes(), 0);
-        launch_batch(b, device, stream, b.inside ? nullptr : memory.data + b.scalars_at,
-                     b.inside ? nullptr : reinterpret_cast<const Tensor*>(memory.data + b.tensors_at), nullptr);
+        b.launch(device, stream, b.inside ? nullptr : memory.data + b.coefficients_at,
+                 b.inside ? nullptr : reinterpret_cast<const Tensor*>(memory.data + b.tensors_at), nullptr);
     }
 }
 
-bool ceiling(int device, void* stream, std::span<const TensorStep> tensors, std::size_t written, CudaError& error) {
+template <class T> constexpr CommonCoefficients<T> unchanged{T(1), T(0), T(1), false};
+
+bool bandwidth_probe(int device, void* stream, std::span<const ParamUpdate> tensors, std::size_t written,
+                     CudaError& error) {
     return guarded(error, [&] {
-        run_one_batch(device, static_cast<cudaStream_t>(stream), tensors, Rules::size + written - 1, 1 + written, 0.0);
+        // Streams have no coefficients of their own.
+        alignas(16) std::byte made[2][detail::max_coefficients_bytes] = {};
+        std::memcpy(made[0], &unchanged<float>, sizeof unchanged<float>);
+        std::memcpy(made[1], &unchanged<double>, sizeof unchanged<double>);
+        run_one_kernel(device, stream, tensors, kernels()[Rules::size + written - 1], 1 + written, {made[0], made[1]});
     });
 }
 
-bool add_scaled(int device, void* stream, std::span<const TensorStep> tensors, double factor, CudaError& error) {
+bool add_scaled(int device, void* stream, std::span<const ParamUpdate> tensors, double factor, CudaError& error) {
     return guarded(error, [&] {
-        run_one_batch(device, static_cast<cudaStream_t>(stream), tensors, detail::find_rule("sgd")->index, 2, factor);
+        const StepCoefficients<AddScaled, float> narrow{unchanged<float>, {float(factor)}};
+        const StepCoefficients<AddScaled, double> wide{unchanged<double>, {factor}};
+        run_one_kernel(device, stream, tensors, kernels()[add_scaled_place], 2, {&narrow, &wide});
+    });
+}
+
+bool reduce(int device, void* on, std::span<const ParamUpdate> tensors, const detail::Reduction& what,
+            std::span<const detail::ReductionPart> of, std::span<double> out, CudaError& error) {
+    return guarded(error, [&] {
+        const DeviceGuard guard(device);
+        auto* const stream = static_cast<cudaStream_t>(on);
+        if (of.empty()) return;
+        ReduceLaunch launch = {};
+        std::vector<NormTensor> values;
+        for (std::size_t i = 0; i < tensors.size(); ++i) {
+            const ParamUpdate& t = tensors[i];
+            if (t.size > 0)
+                values.push_back({t.buffer[what.buffer], launch.total, what.factors.empty() ? 1.0 : what.factors[i],
+                                  std::uint8_t(t.format[what.buffer]), 0});
+            launch.total += t.size;
+        }
+        std::vector<ReductionPart> parts;
+        for (const detail::ReductionPart& p : of) parts.push_back({p.begin, p.begin + p.size, p.first_leaf});
+        launch.leaf_count = of.back().first_leaf + detail::leaves_of(of.back().size);
+        Tables tables;
+        const std::size_t values_at = tables.add(values);
+        const std::size_t parts_at = tables.add(parts);
+        const std::size_t leaf_bytes = rounded(std::size_t(launch.leaf_count) * sizeof(double));
+        Memory memory(device, nullptr, stream, tables.bytes().size() + leaf_bytes + parts.size() * sizeof(double));
+        memory.upload(tables.bytes(), 0);
+        std::byte* const tail = memory.data + tables.bytes().size();
+        launch.tensors = reinterpret_cast<const NormTensor*>(memory.data + values_at);
+        launch.parts = reinterpret_cast<const ReductionPart*>(memory.data + parts_at);
+        launch.leaves = reinterpret_cast<double*>(tail);
+        launch.sums = reinterpret_cast<double*>(tail + leaf_bytes);
+        launch.scale = what.scale;
+        launch.tensor_count = std::uint32_t(values.size());
+        launch.part_count = std::uint32_t(parts.size());
+        launch_reduce(launch, what.term,
+                      blocks_for(launch.leaf_count, std::int64_t(multiprocessors(device)) * common_resident_blocks),
+                      stream);
+        read(out.data(), launch.sums, parts.size() * sizeof(double), stream);
     });
 }
 
@@ -932,14 +1032,36 @@ bool capturing(int device, void* stream, bool& out, CudaError& error) {
 namespace adaptk::detail {
 
 const CudaBackend& cuda_backend() {
-    static const CudaBackend backend{sizeof(CudaBackend), CUDART_VERSION,      ADAPTK_CUDA_ARCHITECTURES,
-                                     cuda::device_count,  cuda::describe,      cuda::device_of,
-                                     cuda::step,          cuda::global_norm,   cuda::ceiling,
-                                     cuda::add_scaled,    cuda::copy,          cuda::new_counts,
-                                     cuda::write_counts,  cuda::read_counts,   cuda::new_reports,
-                                     cuda::read_report,   cuda::save,          cuda::restore,
-                                     cuda::release,       cuda::new_workspace, cuda::release_workspace,
-                                     cuda::order,         cuda::capturing,     cuda::set_waves};
+    static const CudaBackend backend = [] {
+        CudaBackend b{};
+        b.version = cuda_backend_version;
+        b.sizes = sizes_that_cross();
+        b.runtime = CUDART_VERSION;
+        b.architectures = ADAPTK_CUDA_ARCHITECTURES;
+        b.device_count = cuda::device_count;
+        b.describe = cuda::describe;
+        b.device_of = cuda::device_of;
+        b.step = cuda::step;
+        b.global_norm = cuda::global_norm;
+        b.reduce = cuda::reduce;
+        b.bandwidth_probe = cuda::bandwidth_probe;
+        b.add_scaled = cuda::add_scaled;
+        b.copy = cuda::copy;
+        b.new_counts = cuda::new_counts;
+        b.write_counts = cuda::write_counts;
+        b.read_counts = cuda::read_counts;
+        b.new_reports = cuda::new_reports;
+        b.read_report = cuda::read_report;
+        b.save = cuda::save;
+        b.restore = cuda::restore;
+        b.release = cuda::release;
+        b.new_workspace = cuda::new_workspace;
+        b.release_workspace = cuda::release_workspace;
+        b.order = cuda::order;
+        b.capturing = cuda::capturing;
+        b.set_waves = cuda::set_waves;
+        return b;
+    }();
     return backend;
 }
 

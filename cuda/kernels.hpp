@@ -3,33 +3,47 @@
 
 #include "adaptk/rules.hpp"
 #include "device.hpp"
+#include "kernel_table.hpp"
 #include "tables.hpp"
 
 #include <array>
 
 namespace adaptk::cuda {
 
-// Kernels of one rule, for float [0] and double [1].
+// Kernels of one rule, for float [0] and double [1]. A rule that is not in the list brings its own
+// (RuleInfo::device_code).
 struct RuleKernels {
     void (*step[2])(const StepLaunch&, unsigned blocks, cudaStream_t);
     void (*prepare[2])(const PrepareLaunch&, unsigned blocks, cudaStream_t);
     const void* step_symbol[2];  // what the runtime knows the step kernel by
-    std::size_t scalars_bytes[2];
+    std::size_t coefficients_bytes[2];
+    std::size_t place;  // in the table of kernels; kernel_count: not in it
 };
 
 // A rule of its own with `States` states that adds the gradient to everything: the streams without the arithmetic, that
 // a rule is compared with in benchmarks.
 template <std::size_t States> struct Streams {
     static constexpr std::array<int, States> states{};
-    template <class T> struct Scalars {};
-    template <class T, class... S> ADAPTK_HD static void update(const Scalars<T>&, T& p, T g, S&... s) {
+    template <class T> struct Coefficients {};
+    template <class T, class... S> ADAPTK_HD static void update(const Coefficients<T>&, T& p, T g, S&... s) {
         p = p + g;
         ((s = s + g), ...);
     }
 };
 
+// p <- p + lr * g: what looks ahead.
+struct AddScaled {
+    static constexpr std::array<int, 0> states{};
+    template <class T> struct Coefficients {
+        T factor;
+    };
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g) { p = p + c.factor * g; }
+};
+
+// The rules, then Streams<0>, Streams<1>, ..., then AddScaled.
 inline constexpr std::size_t stream_rules = 1 + max_states;
-inline constexpr std::size_t kernel_count = Rules::size + stream_rules;  // the rules, then Streams<0>, Streams<1>, ...
+inline constexpr std::size_t add_scaled_place = Rules::size + stream_rules;
+inline constexpr std::size_t kernel_count = add_scaled_place + 1;
 
 // The files that the kernels are compiled in.
 inline constexpr std::size_t parts = 4;
@@ -39,6 +53,7 @@ template <std::size_t Part> void add_kernels(KernelTable& table);  // those whos
 void launch_norm(const NormLaunch&, unsigned blocks, cudaStream_t);
 const void* norm_symbol();
 void launch_finish(const FinishLaunch&, cudaStream_t);
+void launch_reduce(const ReduceLaunch&, detail::Term, unsigned blocks, cudaStream_t);
 void launch_upload(const UploadLaunch&, cudaStream_t);
 void launch_gather(const GatherLaunch&, unsigned blocks, cudaStream_t);
 

@@ -8,8 +8,8 @@
 
 namespace adaptk::cuda {
 
-inline constexpr int norm_rows = int(detail::norm_leaf / detail::norm_lanes);
-static_assert(detail::norm_lanes == std::size_t(tile));
+inline constexpr int norm_rows = int(detail::reduction_leaf / detail::reduction_width);
+static_assert(detail::reduction_width == std::size_t(tile));
 
 // What a leaf has of a tensor.
 struct Piece {
@@ -23,7 +23,7 @@ struct Piece {
 
 ADAPTK_DEVICE double norm_value(const NormTensor& t, std::int64_t i) {
     auto* data = const_cast<void*>(t.data);
-    return t.type == type_f64 ? __ldcg(at<double>(data, i)) : double(load_one<float>(data, t.type, i));
+    return t.type == format_float64 ? __ldcg(at<double>(data, i)) : double(load_one<float>(data, t.type, i));
 }
 
 template <class X> ADAPTK_DEVICE X load_element(const X* p) { return __ldcg(p); }
@@ -45,14 +45,14 @@ ADAPTK_DEVICE void add_vectors(double (&sum)[per_lane], const Piece& p, double s
         const std::int64_t i = first + tile * row;
         const std::int64_t own = i - p.tensor.first;
         if (i >= p.begin && i + per_lane <= p.end) {
-            if (p.tensor.type == type_f32) {
+            if (p.tensor.type == format_float32) {
 #pragma unroll
                 for (int j = 0; j < 2; ++j) {
                     const Vector v = load_vector(at<float>(data, own + 4 * j));
 #pragma unroll
                     for (int k = 0; k < 4; ++k) add_square(sum[4 * j + k], scale, double(from_bits(v.word[k])));
                 }
-            } else if (p.tensor.type == type_f64) {
+            } else if (p.tensor.type == format_float64) {
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
                     const Vector v = load_vector(at<double>(data, own + 2 * j));
@@ -64,8 +64,8 @@ ADAPTK_DEVICE void add_vectors(double (&sum)[per_lane], const Piece& p, double s
                 const Vector v = load_vector(at<std::uint16_t>(data, own));
 #pragma unroll
                 for (int k = 0; k < 4; ++k) {
-                    add_square(sum[2 * k], scale, double(widen(p.tensor.type, v.word[k] & 0xffffu)));
-                    add_square(sum[2 * k + 1], scale, double(widen(p.tensor.type, v.word[k] >> 16)));
+                    add_square(sum[2 * k], scale, double(decode_half(p.tensor.type, v.word[k] & 0xffffu)));
+                    add_square(sum[2 * k + 1], scale, double(decode_half(p.tensor.type, v.word[k] >> 16)));
                 }
             }
         } else if (i < p.end && i + per_lane > p.begin) {
@@ -80,7 +80,7 @@ ADAPTK_DEVICE void add_vectors(double (&sum)[per_lane], const Piece& p, double s
 // just one row under way (tuning.hpp). The same additions in the same order as above and below.
 template <std::uint8_t Type> struct Stored {
     using type = std::uint16_t;
-    static ADAPTK_DEVICE double value(std::uint16_t x) { return double(widen(Type, x)); }
+    static ADAPTK_DEVICE double value(std::uint16_t x) { return double(decode_half(Type, x)); }
     static ADAPTK_DEVICE void unpack(double (&x)[per_lane], const Vector (&v)[1]) {
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
@@ -89,7 +89,7 @@ template <std::uint8_t Type> struct Stored {
         }
     }
 };
-template <> struct Stored<type_f32> {
+template <> struct Stored<format_float32> {
     using type = float;
     static ADAPTK_DEVICE double value(float x) { return double(x); }
     static ADAPTK_DEVICE void unpack(double (&x)[per_lane], const Vector (&v)[2]) {
@@ -97,7 +97,7 @@ template <> struct Stored<type_f32> {
         for (int k = 0; k < per_lane; ++k) x[k] = double(from_bits(v[k / 4].word[k % 4]));
     }
 };
-template <> struct Stored<type_f64> {
+template <> struct Stored<format_float64> {
     using type = double;
     static ADAPTK_DEVICE double value(double x) { return x; }
     static ADAPTK_DEVICE void unpack(double (&x)[per_lane], const Vector (&v)[4]) { unpack_wide(x, v); }
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(block_threads, norm_resident_blocks)
     const auto* tensors =
         launch.tensors != nullptr ? launch.tensors : reinterpret_cast<const NormTensor*>(launch.inside);
     const int lane = int(threadIdx.x % warp);
-    const std::int64_t size = std::int64_t(detail::norm_leaf);
+    const std::int64_t size = std::int64_t(detail::reduction_leaf);
     const std::int64_t leaves = (launch.total + size - 1) / size;
     for (std::int64_t leaf = std::int64_t(blockIdx.x) * warps_per_block + threadIdx.x / warp; leaf < leaves;
          leaf += std::int64_t(gridDim.x) * warps_per_block) {
@@ -226,14 +226,14 @@ __global__ void __launch_bounds__(block_threads, norm_resident_blocks)
         if (inside) {
             const NormTensor t = tensors[first];
             const double scale = pass_scale * t.factor;
-            if (t.type == type_f32) {
-                add_leaf<type_f32>(sum, t, scale, from, lane, aligned);
-            } else if (t.type == type_bf16) {
-                add_leaf<type_bf16>(sum, t, scale, from, lane, aligned);
-            } else if (t.type == type_f16) {
-                add_leaf<type_f16>(sum, t, scale, from, lane, aligned);
+            if (t.type == format_float32) {
+                add_leaf<format_float32>(sum, t, scale, from, lane, aligned);
+            } else if (t.type == format_bfloat16) {
+                add_leaf<format_bfloat16>(sum, t, scale, from, lane, aligned);
+            } else if (t.type == format_float16) {
+                add_leaf<format_float16>(sum, t, scale, from, lane, aligned);
             } else {
-                add_leaf<type_f64>(sum, t, scale, from, lane, aligned);
+                add_leaf<format_float64>(sum, t, scale, from, lane, aligned);
             }
         }
         for (std::uint32_t i = first; i < behind && !inside; ++i) {
@@ -268,6 +268,19 @@ ADAPTK_DEVICE void sum_subtree(double* leaves, std::int64_t first, int n, double
     __syncthreads();
 }
 
+// All of them; the whole block calls it, and only thread 0 has the sum. No leaf: 0.
+ADAPTK_DEVICE double sum_leaves(double* leaves, std::int64_t n, double* level) {
+    constexpr int subtree = 2 * int(finish_threads);
+    if (n == 0) return 0.0;
+    do {
+        std::int64_t out = 0;
+        for (std::int64_t first = 0; first < n; first += subtree, ++out)
+            sum_subtree(leaves, first, int(n - first < subtree ? n - first : subtree), leaves + out, level);
+        n = out;
+    } while (n > 1);
+    return leaves[0];
+}
+
 __global__ void __launch_bounds__(finish_threads) finish_kernel(const __grid_constant__ FinishLaunch launch) {
     constexpr int subtree = 2 * int(finish_threads);
     __shared__ double level[subtree];
@@ -276,23 +289,17 @@ __global__ void __launch_bounds__(finish_threads) finish_kernel(const __grid_con
     const bool wanted = !launch.second || control.again != 0;
     __syncthreads();
     if (wanted) {
-        std::int64_t n = launch.count;
-        do {
-            std::int64_t out = 0;
-            for (std::int64_t first = 0; first < n; first += subtree, ++out)
-                sum_subtree(launch.leaves, first, int(n - first < subtree ? n - first : subtree), launch.leaves + out,
-                            level);
-            n = out;
-        } while (n > 1);
+        const double sum = sum_leaves(launch.leaves, launch.count, level);
         if (threadIdx.x == 0) {
-            // As on the CPU: squares of float64 that overflow or vanish are taken once more of scaled values.
-            const double sum = launch.count > 0 ? launch.leaves[0] : 0.0;
+            // As on the CPU: squares of float64 that overflow or vanish are taken once more of scaled values. Not NaN,
+            // which stays what it is.
             const bool finite = sum - sum == 0.0;
             Control c = {};
-            c.again = !launch.second && launch.rescalable && !(finite && sum >= 0x1p-900) ? 1 : 0;
+            const bool beyond = !(finite && sum >= 0x1p-900) && sum == sum;
+            c.again = !launch.second && launch.rescalable && beyond ? 1 : 0;
             c.pass_scale = launch.second ? control.pass_scale : sum < 1.0 ? 0x1p600 : 0x1p-600;
-            const double norm = launch.second ? root(sum) / c.pass_scale : root(sum);
-            c.norm = magnitude(launch.outer) * norm;
+            const double norm = launch.second ? sqrt(sum) / c.pass_scale : sqrt(sum);
+            c.norm = abs(launch.outer) * norm;
             c.clip = 1.0;
             if (launch.clip_norm >= 0.0 && !(c.norm <= launch.clip_norm)) c.clip = launch.clip_norm / c.norm;
             c.skip = launch.skip_nonfinite && !finite ? 1 : 0;
@@ -307,9 +314,9 @@ __global__ void __launch_bounds__(finish_threads) finish_kernel(const __grid_con
         const Patch p = launch.patches[i];
         const double scale = p.unclipped * shared.clip;
         if (p.f64 != 0) {
-            *reinterpret_cast<double*>(launch.scalars + p.offset) = scale;
+            *reinterpret_cast<double*>(launch.coefficients + p.offset) = scale;
         } else {
-            *reinterpret_cast<float*>(launch.scalars + p.offset) = float(scale);
+            *reinterpret_cast<float*>(launch.coefficients + p.offset) = float(scale);
         }
     }
 }

@@ -11,14 +11,14 @@ __global__ void __launch_bounds__(block_threads, common_resident_blocks)
     prepare_kernel(const __grid_constant__ PrepareLaunch launch) {
     const bool skip = launch.control != nullptr && launch.control->skip != 0;
     const double clip = launch.control != nullptr ? launch.control->clip : 1.0;
-    auto* scalars = static_cast<StepScalars<R, T>*>(launch.scalars);
+    auto* coefficients = static_cast<StepCoefficients<R, T>*>(launch.coefficients);
     if (skip) return;
     for (unsigned i = blockIdx.x * block_threads + threadIdx.x; i < launch.count; i += gridDim.x * block_threads) {
-        const Slot slot = launch.slots[i];
+        const CoefficientSlot slot = launch.slots[i];
         Count& count = *slot.count;
         const std::int64_t t = count.steps + 1;
         auto& memo = *reinterpret_cast<memo_of_t<R>*>(count.memo);
-        scalars[i] = step_scalars<R, T>(slot.hyper, slot.grad_scale * clip, t, memo);
+        coefficients[i] = step_coefficients<R, T>(slot.hyper, slot.grad_scale * clip, t, memo);
         count.steps = t;
     }
 }

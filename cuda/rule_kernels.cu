@@ -23,22 +23,25 @@ template <std::size_t I, class R> void add_rule(KernelTable& table) {
         table[I] = {{launch_step<K, float>, launch_step<K, double>},
                     {launch_prepare<R, float>, launch_prepare<R, double>},
                     {symbol<K, float>(), symbol<K, double>()},
-                    {sizeof(StepScalars<K, float>), sizeof(StepScalars<K, double>)}};
+                    {sizeof(StepCoefficients<K, float>), sizeof(StepCoefficients<K, double>)},
+                    I};
     }
 }
 
-template <std::size_t I, class R> void add_streams(KernelTable& table) {
+template <std::size_t I, class R> void add_other(KernelTable& table) {
     if constexpr (I % parts == ADAPTK_PART)
         table[I] = {{launch_step<R, float>, launch_step<R, double>},
                     {},
                     {symbol<R, float>(), symbol<R, double>()},
-                    {sizeof(StepScalars<R, float>), sizeof(StepScalars<R, double>)}};
+                    {sizeof(StepCoefficients<R, float>), sizeof(StepCoefficients<R, double>)},
+                    I};
 }
 
 template <class... R, std::size_t... I, std::size_t... S>
 void add_all(KernelTable& table, RuleList<R...>, std::index_sequence<I...>, std::index_sequence<S...>) {
     (add_rule<I, R>(table), ...);
-    (add_streams<Rules::size + S, Streams<S>>(table), ...);
+    (add_other<Rules::size + S, Streams<S>>(table), ...);
+    add_other<add_scaled_place, AddScaled>(table);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@
 //     16-bit vectors               even    even    odd     odd          one exchange of 8 bytes in the pair
 #pragma once
 
-#include "adaptk/dtypes.hpp"
+#include "adaptk/formats.hpp"
 #include "adaptk/rule.hpp"
 #include "device.hpp"
 #include "tables.hpp"
@@ -19,8 +19,8 @@
 
 namespace adaptk::cuda {
 
-template <class T> inline constexpr std::uint8_t type_of = type_f32;
-template <> inline constexpr std::uint8_t type_of<double> = type_f64;
+template <class T> inline constexpr std::uint8_t native_format = format_float32;
+template <> inline constexpr std::uint8_t native_format<double> = format_float64;
 
 template <class T> inline constexpr int vector_size = int(16 / sizeof(T));    // elements of a 16-byte vector
 template <class T> inline constexpr int vectors = per_lane / vector_size<T>;  // of a lane
@@ -65,12 +65,12 @@ ADAPTK_DEVICE Vector exchange(const Vector& v, int lane) {
     return {{v.word[0], v.word[1], a, b}};
 }
 
-ADAPTK_DEVICE float widen(std::uint8_t type, std::uint32_t bits) {
-    return type == type_bf16 ? widen_bf16(std::uint16_t(bits)) : widen_f16(std::uint16_t(bits));
+ADAPTK_DEVICE float decode_half(std::uint8_t type, std::uint32_t bits) {
+    return type == format_bfloat16 ? decode_bfloat16(std::uint16_t(bits)) : decode_float16(std::uint16_t(bits));
 }
 
-ADAPTK_DEVICE std::uint32_t narrow(std::uint8_t type, float x) {
-    return type == type_bf16 ? narrow_bf16(x) : narrow_f16(x);
+ADAPTK_DEVICE std::uint32_t encode_half(std::uint8_t type, float x) {
+    return type == format_bfloat16 ? encode_bfloat16(x) : encode_float16(x);
 }
 
 // What a lane loads of a full tile, before any of it is used: loads that wait for nothing are under way together.
@@ -78,10 +78,10 @@ ADAPTK_DEVICE std::uint32_t narrow(std::uint8_t type, float x) {
 template <class T>
 ADAPTK_DEVICE void load_vectors(Vector (&v)[vectors<T>], void* base, std::uint8_t type, std::int64_t first,
                                 const Lane& lane) {
-    if (type == type_of<T>) {
+    if (type == native_format<T>) {
 #pragma unroll
         for (int j = 0; j < vectors<T>; ++j) v[j] = load_vector(at<T>(base, first + lane.first + j * lane.step));
-    } else if (sizeof(T) == 8 && type == type_f32) {
+    } else if (sizeof(T) == 8 && type == format_float32) {
         // Gradients in float32 beside float64: the pair's 16 elements are four of their vectors, two a lane.
 #pragma unroll
         for (int j = 0; j < 2; ++j)
@@ -108,29 +108,23 @@ ADAPTK_DEVICE void unpack_wide(double (&x)[per_lane], const Vector (&v)[4]) {
     }
 }
 
-template <class T> ADAPTK_DEVICE void load_wide(T (&x)[per_lane], void* base, std::int64_t first, const Lane& lane) {
-    Vector v[vectors<T>];
-    load_vectors<T>(v, base, type_of<T>, first, lane);
-    unpack_wide(x, v);
-}
-
 ADAPTK_DEVICE void unpack(float (&x)[per_lane], const Vector (&v)[2], std::uint8_t type, const Lane& lane) {
-    if (type == type_f32) {
+    if (type == format_float32) {
         unpack_wide(x, v);
         return;
     }
     const Vector w = exchange(v[0], lane.index);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        x[2 * i] = widen(type, w.word[i] & 0xffffu);
-        x[2 * i + 1] = widen(type, w.word[i] >> 16);
+        x[2 * i] = decode_half(type, w.word[i] & 0xffffu);
+        x[2 * i + 1] = decode_half(type, w.word[i] >> 16);
     }
 }
 
 ADAPTK_DEVICE void unpack(double (&x)[per_lane], const Vector (&v)[4], std::uint8_t type, const Lane& lane) {
-    if (type == type_f64) {
+    if (type == format_float64) {
         unpack_wide(x, v);
-    } else if (type == type_f32) {
+    } else if (type == format_float32) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
             const Vector w = exchange(v[j], lane.index);
@@ -143,8 +137,8 @@ ADAPTK_DEVICE void unpack(double (&x)[per_lane], const Vector (&v)[4], std::uint
         const Vector w = exchange({{h.word[0], h.word[2], h.word[1], h.word[3]}}, lane.index);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            x[2 * i] = double(widen(type, w.word[i] & 0xffffu));
-            x[2 * i + 1] = double(widen(type, w.word[i] >> 16));
+            x[2 * i] = double(decode_half(type, w.word[i] & 0xffffu));
+            x[2 * i + 1] = double(decode_half(type, w.word[i] >> 16));
         }
     }
 }
@@ -176,13 +170,13 @@ ADAPTK_DEVICE void store_wide(const double (&x)[per_lane], double* tile_at, cons
 ADAPTK_DEVICE void store_half(const float (&x)[per_lane], std::uint16_t* tile_at, std::uint8_t type, const Lane& lane) {
     Vector v;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) v.word[i] = narrow(type, x[2 * i]) | (narrow(type, x[2 * i + 1]) << 16);
+    for (int i = 0; i < 4; ++i) v.word[i] = encode_half(type, x[2 * i]) | (encode_half(type, x[2 * i + 1]) << 16);
     store_vector(tile_at + per_lane * lane.index, exchange(v, lane.index));
 }
 
 ADAPTK_DEVICE void store_full(const float (&x)[per_lane], void* base, std::uint8_t type, std::int64_t first,
                               const Lane& lane) {
-    if (type == type_f32) {
+    if (type == format_float32) {
         store_wide(x, at<float>(base, first), lane);
     } else {
         store_half(x, at<std::uint16_t>(base, first), type, lane);
@@ -196,16 +190,16 @@ ADAPTK_DEVICE void store_full(const double (&x)[per_lane], void* base, std::uint
 
 // The ends of tensors, and tensors that lie on no multiple of 16 bytes: element by element, a row of 32 at a time.
 template <class T> ADAPTK_DEVICE T load_one(void* base, std::uint8_t type, std::int64_t i) {
-    if (type == type_of<T>) return __ldcg(at<T>(base, i));
-    if (sizeof(T) == 8 && type == type_f32) return T(__ldcg(at<float>(base, i)));
-    return T(widen(type, __ldcg(at<unsigned short>(base, i))));
+    if (type == native_format<T>) return __ldcg(at<T>(base, i));
+    if (sizeof(T) == 8 && type == format_float32) return T(__ldcg(at<float>(base, i)));
+    return T(decode_half(type, __ldcg(at<unsigned short>(base, i))));
 }
 
 ADAPTK_DEVICE void store_one(float x, void* base, std::uint8_t type, std::int64_t i) {
-    if (type == type_f32) {
+    if (type == format_float32) {
         __stcg(at<float>(base, i), x);
     } else {
-        __stcg(at<unsigned short>(base, i), (unsigned short)(narrow(type, x)));
+        __stcg(at<unsigned short>(base, i), (unsigned short)(encode_half(type, x)));
     }
 }
 
@@ -231,45 +225,48 @@ ADAPTK_DEVICE void store_part(const T (&x)[per_lane], void* base, std::uint8_t t
 }
 
 template <class R, class T, std::size_t... I>
-ADAPTK_DEVICE void run_tile(const StepScalars<R, T>& c, const Tensor& t, std::int64_t first, int index,
+ADAPTK_DEVICE void run_tile(const StepCoefficients<R, T>& c, const Tensor& t, std::int64_t first, int index,
                             std::index_sequence<I...>) {
     constexpr std::size_t states = sizeof...(I);
-    const bool narrow = t.param != type_of<T> || t.grad != type_of<T>;
-    const Lane lane = lane_of<T>(index, narrow);
+    const Lane lane = lane_of<T>(index, t.native == 0);
     const std::int64_t rest = t.size - first;
     const int left = rest < tile ? int(rest) : tile;
     const bool full = t.aligned != 0 && left == tile;
     T p[per_lane];
     T g[per_lane];
     T s[states > 0 ? states : 1][per_lane];
+    // Beside float64 only gradients are stored otherwise.
+    const auto format = [&](std::size_t b) { return sizeof(T) == 8 && b != 1 ? format_float64 : t.format[b]; };
     if (full) {
         Vector of_p[vectors<T>];
         Vector of_g[vectors<T>];
-        load_vectors<T>(of_p, t.buffer[0], sizeof(T) == 8 ? type_f64 : t.param, first, lane);
-        load_vectors<T>(of_g, t.buffer[1], t.grad, first, lane);
-        (load_wide(s[I], t.buffer[2 + I], first, lane), ...);
-        unpack(p, of_p, sizeof(T) == 8 ? type_f64 : t.param, lane);
-        unpack(g, of_g, t.grad, lane);
+        [[maybe_unused]] Vector of_s[states > 0 ? states : 1][vectors<T>];
+        load_vectors<T>(of_p, t.buffer[0], format(0), first, lane);
+        load_vectors<T>(of_g, t.buffer[1], format(1), first, lane);
+        (load_vectors<T>(of_s[I], t.buffer[2 + I], format(2 + I), first, lane), ...);
+        unpack(p, of_p, format(0), lane);
+        unpack(g, of_g, format(1), lane);
+        (unpack(s[I], of_s[I], format(2 + I), lane), ...);
     } else {
-        load_part(p, t.buffer[0], t.param, first, index, left);
-        load_part(g, t.buffer[1], t.grad, first, index, left);
-        (load_part(s[I], t.buffer[2 + I], type_of<T>, first, index, left), ...);
+        load_part(p, t.buffer[0], format(0), first, index, left);
+        load_part(g, t.buffer[1], format(1), first, index, left);
+        (load_part(s[I], t.buffer[2 + I], format(2 + I), first, index, left), ...);
     }
-    if (c.before.coupled) {
+    if (c.common.coupled) {
 #pragma unroll
-        for (int i = 0; i < per_lane; ++i) prepare<true>(c.before, p[i], g[i]);
+        for (int i = 0; i < per_lane; ++i) apply_common<true>(c.common, p[i], g[i]);
     } else {
 #pragma unroll
-        for (int i = 0; i < per_lane; ++i) prepare<false>(c.before, p[i], g[i]);
+        for (int i = 0; i < per_lane; ++i) apply_common<false>(c.common, p[i], g[i]);
     }
 #pragma unroll
     for (int i = 0; i < per_lane; ++i) R::update(c.rule, p[i], g[i], s[I][i]...);
     if (full) {
-        store_full(p, t.buffer[0], t.param, first, lane);
-        (store_wide(s[I], at<T>(t.buffer[2 + I], first), lane), ...);
+        store_full(p, t.buffer[0], format(0), first, lane);
+        (store_full(s[I], t.buffer[2 + I], format(2 + I), first, lane), ...);
     } else {
-        store_part(p, t.buffer[0], t.param, first, index, left);
-        (store_part(s[I], t.buffer[2 + I], type_of<T>, first, index, left), ...);
+        store_part(p, t.buffer[0], format(0), first, index, left);
+        (store_part(s[I], t.buffer[2 + I], format(2 + I), first, index, left), ...);
     }
 }
 
@@ -294,8 +291,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(sizeof(T), stat
     if (launch.control != nullptr && launch.control->skip != 0) return;
     const auto* tensors =
         launch.tensors != nullptr ? launch.tensors : reinterpret_cast<const Tensor*>(launch.inside + launch.tensors_at);
-    const auto* scalars = static_cast<const StepScalars<R, T>*>(
-        launch.scalars != nullptr ? launch.scalars : static_cast<const void*>(launch.inside));
+    const auto* coefficients = static_cast<const StepCoefficients<R, T>*>(
+        launch.coefficients != nullptr ? launch.coefficients : static_cast<const void*>(launch.inside));
     const int lane = int(threadIdx.x % warp);
     const std::int64_t stride = std::int64_t(gridDim.x) * warps_per_block;
     std::uint32_t i = 0;
@@ -308,7 +305,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(sizeof(T), stat
             t = tensors + i;
             end = i + 1 < launch.count ? tensors[i + 1].first_tile : launch.tiles;
         }
-        run_tile<R, T>(scalars[t->scalars], *t, (at - t->first_tile) * tile, lane,
+        run_tile<R, T>(coefficients[t->coefficients], *t, (at - t->first_tile) * tile, lane,
                        std::make_index_sequence<state_count<R>>{});
     }
 }

@@ -19,8 +19,8 @@ __global__ void __launch_bounds__(block_threads) gather_kernel(const __grid_cons
         const bool whole = g.type == type_i64 || g.type == type_i32;
         std::int64_t n = 0;
         double x = 0.0;
-        if (g.type == type_f32) x = double(*static_cast<const float*>(g.from));
-        if (g.type == type_f64) x = *static_cast<const double*>(g.from);
+        if (g.type == format_float32) x = double(*static_cast<const float*>(g.from));
+        if (g.type == format_float64) x = *static_cast<const double*>(g.from);
         if (g.type == type_i32) n = *static_cast<const int*>(g.from);
         if (g.type == type_i64) n = *static_cast<const std::int64_t*>(g.from);
         if (g.is_count != 0) {

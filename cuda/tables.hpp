@@ -11,17 +11,18 @@ namespace adaptk::cuda {
 
 inline constexpr std::size_t max_buffers = 2 + max_states;
 
-// Storage types by the numbers of detail::DType.
-inline constexpr std::uint8_t type_f32 = 0, type_f64 = 1, type_bf16 = 2, type_f16 = 3;
+// Storage formats by the numbers of detail::Format.
+inline constexpr std::uint8_t format_float32 = 0, format_float64 = 1, format_bfloat16 = 2, format_float16 = 3;
 
 // One parameter with its gradient and states.
 struct alignas(16) Tensor {
     void* buffer[max_buffers];
     std::int64_t size;
-    std::int64_t first_tile;  // tiles of the tensors before it
-    std::uint32_t scalars;    // which scalars are its own
-    std::uint8_t param, grad;
-    std::uint8_t aligned;  // every buffer lies on a multiple of 16 bytes
+    std::int64_t first_tile;     // tiles of the tensors before it
+    std::uint32_t coefficients;  // which are its own
+    std::uint8_t aligned;        // every buffer lies on a multiple of 16 bytes
+    std::uint8_t native;         // every buffer has the format that is computed in
+    std::uint8_t format[max_buffers];
 };
 
 // The outcome of a norm, and what a later kernel makes of it. One for each step that computes a norm.
@@ -40,10 +41,10 @@ struct Count {
     double memo[max_memo_bytes / sizeof(double)];
 };
 
-// Null pointers stand for tables inside the parameters: the scalars first, the tensors behind them.
+// Null pointers stand for tables inside the parameters: the coefficients first, the tensors behind them.
 struct StepLaunch {
     const Tensor* tensors;
-    const void* scalars;
+    const void* coefficients;
     const Control* control;  // null: nothing can call for a skip
     std::int64_t tiles;
     std::uint32_t count;
@@ -70,10 +71,10 @@ struct NormLaunch {
 };
 static_assert(sizeof(NormLaunch) == parameter_bytes);
 
-// A gradient scale inside prepared scalars that clipping changes.
+// A gradient scale inside prepared coefficients that clipping changes.
 struct Patch {
     double unclipped;
-    std::uint32_t offset;  // bytes from the scalars' beginning
+    std::uint32_t offset;  // bytes from the coefficients' beginning
     std::uint32_t f64;
 };
 
@@ -83,7 +84,7 @@ struct FinishLaunch {
     Control* control;
     double outer;      // factor of all gradients that was not applied before they were squared
     double clip_norm;  // negative: no clipping
-    std::byte* scalars;
+    std::byte* coefficients;
     const Patch* patches;
     std::uint32_t patch_count;
     bool second;      // the second pass
@@ -91,11 +92,27 @@ struct FinishLaunch {
     bool skip_nonfinite;
 };
 
+// What is reduced to one number: elements begin ... end - 1 of all tensors end to end.
+struct ReductionPart {
+    std::int64_t begin, end;
+    std::int64_t first_leaf;
+};
+
+struct ReduceLaunch {
+    const NormTensor* tensors;
+    const ReductionPart* parts;
+    double* leaves;
+    double* sums;  // one for each part
+    double scale;
+    std::int64_t leaf_count, total;
+    std::uint32_t tensor_count, part_count;
+};
+
 // Values in device memory that replace what the host knew when it made the tables.
 struct Gather {
     const void* from;
     void* to;            // a double; or a Count, whose next step becomes the value
-    std::uint32_t type;  // the DType, or one of those below
+    std::uint32_t type;  // the Format, or one of those below
     std::uint32_t is_count;
 };
 inline constexpr std::uint32_t type_i32 = 16, type_i64 = 17;
@@ -105,16 +122,16 @@ struct GatherLaunch {
     std::uint32_t count;
 };
 
-// Scalars that the device computes, one StepScalars for each tensor.
-struct Slot {
+// Coefficients that the device computes, one StepCoefficients for each tensor.
+struct CoefficientSlot {
     const double* hyper;
     Count* count;
     double grad_scale;  // before clipping
 };
 
 struct PrepareLaunch {
-    const Slot* slots;
-    void* scalars;
+    const CoefficientSlot* slots;
+    void* coefficients;
     const Control* control;
     std::uint32_t count;
 };

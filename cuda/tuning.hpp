@@ -38,8 +38,8 @@ inline constexpr int norm_element_rows = 4;
 inline constexpr int norm_resident_blocks = 4;
 
 // Blocks of a launch: at most so many times as many as the device holds at once, by the runtime's word; they walk over
-// the tiles, so that each finds its tensor and its scalars once. 0: a block for every four tiles, whose start and end
-// the hardware balances; which of the two is faster only a device can say (_cuda.set_waves, bench/cuda.md).
+// the tiles, so that each finds its tensor and its coefficients once. 0: a block for every four tiles, whose start and
+// end the hardware balances; which of the two is faster only a device can say (_cuda.set_waves, bench/cuda.md).
 inline constexpr unsigned waves = 1;
 inline constexpr std::int64_t most_blocks = 0x7fffffff;
 // Of the small kernels that do not ask.

@@ -57,7 +57,17 @@ class CudaStep(ctypes.Structure):
 
 
 _FUNCTIONS = [
-    *["device_count", "describe", "device_of", "step", "global_norm", "ceiling", "add_scaled", "copy"],
+    *[
+        "device_count",
+        "describe",
+        "device_of",
+        "step",
+        "global_norm",
+        "reduce",
+        "bandwidth_probe",
+        "add_scaled",
+        "copy",
+    ],
     *["new_counts", "write_counts", "read_counts", "new_reports", "read_report", "save", "restore", "release"],
     *["new_workspace", "release_workspace", "order", "capturing", "set_waves"],
 ]
@@ -67,7 +77,8 @@ class Backend(ctypes.Structure):
     """cpp/src/cuda_backend.hpp"""
 
     _fields_ = (
-        ("size", ctypes.c_size_t),
+        ("version", ctypes.c_uint32),
+        ("sizes", ctypes.c_uint32 * 12),
         ("runtime", ctypes.c_int),
         ("architectures", ctypes.c_char_p),
         *((name, ctypes.c_void_p) for name in _FUNCTIONS),
@@ -114,7 +125,7 @@ class Calls:
     def __init__(self, module: ModuleType) -> None:
         real = _capsule_pointer(module.backend, _BACKEND)
         self._table = Backend.from_buffer_copy(ctypes.string_at(real, ctypes.sizeof(Backend)))
-        assert self._table.size == ctypes.sizeof(Backend), "cpp/src/cuda_backend.hpp has other members"
+        assert self._table.sizes[0] == ctypes.sizeof(Backend), "cpp/src/cuda_backend.hpp has other members"
         self._kept = [self._intercept(name, types) for name, types in _INTERCEPTED.items()]
         module.backend = _capsule_new(ctypes.addressof(self._table), _BACKEND, None)
         Calls._installed.append(self)

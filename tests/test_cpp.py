@@ -238,12 +238,12 @@ def read_formulas() -> dict[str, Formula]:
     # The functions that formulas may call, other than the root, which is an instruction of its own.
     functions: dict[str, str] = {}
     for match in re.finditer(r"ADAPTK_HD (?:static )?\w+ (\w+)\([^)]*\) \{", text):
-        if match[1] not in ("root", "magnitude", "update", "prepare"):
+        if match[1] not in ("sqrt", "abs", "update", "apply_common"):
             functions[match[1]] = functions.get(match[1], "") + block_after(text, match.start())
 
     def needs(body: str, seen: frozenset[str] = frozenset()) -> set[str]:
         found = set()
-        if re.search(r"\broot\(", body):
+        if re.search(r"\bsqrt\(", body):
             found.add("root")
         if re.search(r"[^/*]/[^/*]", body):
             found.add("divide")
@@ -500,10 +500,10 @@ def test_symbols(release: Build) -> None:
     check_symbols(release)
 
 
-def check_scalars(build: Build, targets: set[str]) -> None:
+def check_coefficients(build: Build, targets: set[str]) -> None:
     """What a step computes once calls the C library, and shares nothing between its objects either."""
     nm = find_tool(f"{build.binutils}nm")
-    objects = build.objects("scalars", "scalars")
+    objects = build.objects("coefficients", "coefficients")
     assert set(objects) == targets
     for target, path in objects.items():
         symbols = [line.strip().split(maxsplit=2)[-2:] for line in run(nm, "-C", path).splitlines()]
@@ -511,15 +511,15 @@ def check_scalars(build: Build, targets: set[str]) -> None:
         # The object of another processor has other names.
         assert [name for name in shared if f"adaptk::{target}::" not in name] == []
         exported = [name for kind, name in symbols if kind.isupper() and kind not in "UWV"]
-        assert exported == [f"adaptk::detail::scalars_{target}()"]
+        assert exported == [f"adaptk::detail::coefficients_{target}()"]
         undefined = {name for kind, name in symbols if kind == "U"}
         assert not [name for name in undefined if "::" in name], f"{target}: {undefined}"
         assert ("fma" in undefined) == (target == "portable" and not build.emulator), target
 
 
-def test_scalars(release: Build) -> None:
+def test_coefficients(release: Build) -> None:
     gcc_or_clang_objects(release)
-    check_scalars(release, {"portable", "v3"} if "v3" in release.objects() else {"portable"})
+    check_coefficients(release, {"portable", "v3"} if "v3" in release.objects() else {"portable"})
 
 
 def check_batches(build: Build) -> None:
@@ -563,8 +563,8 @@ def test_symbols_aarch64(aarch64: Build) -> None:
     check_symbols(aarch64)
 
 
-def test_scalars_aarch64(aarch64: Build) -> None:
-    check_scalars(aarch64, {"portable"})
+def test_coefficients_aarch64(aarch64: Build) -> None:
+    check_coefficients(aarch64, {"portable"})
 
 
 def test_batches_aarch64(aarch64: Build) -> None:

@@ -67,13 +67,14 @@ def too_many_registers(k: Kernel, blocks: int, threads: int) -> list[str]:
 def wrong_vectors(k: Kernel, count: int) -> list[str]:
     """Full tiles are moved by 16 bytes in every buffer and storage type; the rest, element by element, is the code for
     the ends of tensors."""
-    # Vectors of the compute type, which narrower types may have loads of their own beside.
+    # Vectors of the compute type, which narrower types may have loads of their own beside: those of every buffer beside
+    # float32, those of gradients beside float64.
     wide = PER_LANE * SIZE[k.type] // 16
     loads = (2 + count) * wide
-    narrow = 2 * (1 if k.type == "f" else 1 + 2)
-    stores = wide + (1 if k.type == "f" else 0) + count * wide
-    single = {"f": {"f32": 2 + count, "u16": 2}, "d": {"f64": 2 + count, "f32": 2, "u16": 2}}[k.type]
-    single_stores = {"f": {"f32": 1 + count, "u16": 1}, "d": {"f64": 1 + count}}[k.type]
+    narrow = 2 + count if k.type == "f" else 2 * (1 + 2)
+    stores = (1 + count) * (wide + (1 if k.type == "f" else 0))
+    single = {"f": {"f32": 2 + count, "u16": 2 + count}, "d": {"f64": 2 + count, "f32": 1, "u16": 1}}[k.type]
+    single_stores = {"f": {"f32": 1 + count, "u16": 1 + count}, "d": {"f64": 1 + count}}[k.type]
     want = Counter({"st.v4": stores})
     want += Counter({f"ld.{t}": PER_LANE * n for t, n in single.items()})
     want += Counter({f"st.{t}": PER_LANE * n for t, n in single_stores.items()})
@@ -98,10 +99,13 @@ def wrong_vectors(k: Kernel, count: int) -> list[str]:
 
 def generic_memory(k: Kernel) -> list[str]:
     """Loads and stores that do not say which memory they mean. Tables may lie among the parameters or in global memory,
-    so they are read that way, in words of 8 bytes at most; elements never are, and nothing is written so."""
+    so they are read that way, in words of 8 bytes or two of these; elements never are, and nothing is written so."""
     found = [op for op in opcodes(k) if re.match(r"st\.(volatile\.|relaxed\.)?(v\d\.)?[busf]\d", op)]
-    found += [op for op in opcodes(k) if re.match(r"ld\.v\d", op)]
-    return found + [i.opcode for i in k.sass if i.base == "ST" or (i.base == "LD" and ".128" in i.opcode)]
+    vectors = [op for op in opcodes(k) if re.match(r"ld\.v\d", op)]
+    pairs = [op for op in vectors if re.fullmatch(r"ld\.v2\.[bu]64", op)]
+    found += [op for op in vectors if op not in pairs and not op.endswith(".u8")]
+    wide = [i.opcode for i in k.sass if i.base == "LD" and ".128" in i.opcode]
+    return found + wide[len(pairs) :] + [i.opcode for i in k.sass if i.base == "ST"]
 
 
 def doubles(k: Kernel) -> list[str]:
@@ -291,12 +295,13 @@ def test_every_kernel_is_there(kernels: dict[str, Kernel]) -> None:
 
     steps = {(k.rule, k.type) for k in kernels.values() if k.kind == "step"}
     # One rule has another's formula.
-    rules = {name.replace("_", "") for name in adaptk.rules()} - {"adamw"} | {f"streams_{n}" for n in range(5)}
+    rules = {name.replace("_", "") for name in adaptk.rules()} - {"adamw"}
+    rules |= {f"streams_{n}" for n in range(5)} | {"add_scaled"}
     assert steps == {(rule, t) for rule in rules for t in "fd"}
     prepares = {(k.rule, k.type) for k in kernels.values() if k.kind == "prepare"}
     assert prepares == {(name.replace("_", ""), t) for name in adaptk.rules() for t in "fd"}
     rest = Counter(k.kind for k in kernels.values() if k.kind not in ("step", "prepare"))
-    assert rest == Counter(["norm", "finish", "upload", "gather"])
+    assert rest == Counter(["norm", "finish", "upload", "gather", "reduce", "reduce", "sum_parts"])
 
 
 def test_no_memory_of_their_own(kernels: dict[str, Kernel]) -> None:
@@ -308,9 +313,9 @@ def test_registers_let_the_blocks_in(kernels: dict[str, Kernel]) -> None:
         if k.kind == "step":
             blocks = code.resident_blocks(SIZE[k.type], states()[k.rule])
         else:
-            named = {"norm": "norm_resident_blocks", "prepare": "common_resident_blocks"}
+            named = {"norm": "norm_resident_blocks"} | dict.fromkeys(("prepare", "reduce"), "common_resident_blocks")
             blocks = CONSTANTS[named[k.kind]] if k.kind in named else 1
-        threads = CONSTANTS["finish_threads"] if k.kind == "finish" else CONSTANTS["block_threads"]
+        threads = CONSTANTS["finish_threads"] if k.kind in ("finish", "sum_parts") else CONSTANTS["block_threads"]
         return too_many_registers(k, blocks, threads)
 
     assert findings(kernels, check) == []

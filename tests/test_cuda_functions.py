@@ -376,6 +376,6 @@ def test_norm_of_one_buffer_of_every_library(library: Library) -> None:
 def test_ceiling(device: Library, states: int, dtype: str) -> None:
     host = [values("grad", 3001, np.dtype(dtype), i) for i in range(2 + states)]
     on_device = [device.put(a) for a in host]
-    adaptk._core.ceiling(on_device, 2)
-    adaptk._core.ceiling(host, 2)
+    adaptk._core.bandwidth_probe(on_device, 2)
+    adaptk._core.bandwidth_probe(host, 2)
     assert_equal([device.get(a) for a in on_device], host)

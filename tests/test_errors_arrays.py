@@ -148,7 +148,8 @@ def test_grad_of_higher_or_other_precision(rule: str, param: str, grad: str) -> 
 @pytest.mark.parametrize(("rule", "argument"), [(r, s.name) for r in THREE_RULES for s in RULES[r].states])
 def test_state_of_another_float_dtype(rule: str, argument: str) -> None:
     for param, state in itertools.product(FLOATS, FLOATS):
-        if state != state_dtype(param):
+        # 16 bits may be in the place of float32.
+        if state != state_dtype(param) and not (state_dtype(param) == "float32" and PRECISION[state] < 24):
             refused_everywhere(TypeError, rule, argument, lambda a, state=state: a.astype(FLOATS[state]), param=param)
 
 

@@ -192,6 +192,28 @@ def test_threads(threads: int) -> None:
     assert_equal(got, state, in_numpy("adam", params, grads, [0.01]))
 
 
+@both_layouts
+def test_states_in_sixteen_bits(packed: bool) -> None:
+    """The step of the decoded states, rounded: as the functions on NumPy's arrays store them."""
+    opt = adaptk.jax.adam(0.01, packed=packed)
+    params = on_device(randoms(1))
+    state = opt.init(params)
+    state = state._replace(
+        exp_avg=jax.tree.map(lambda x: x.astype(jnp.bfloat16), state.exp_avg),
+        exp_avg_sq=jax.tree.map(lambda x: x.astype(jnp.float16), state.exp_avg_sq),
+    )
+    want = [[np.array(x) for x in jax.tree.leaves(params)]]
+    want += [[np.zeros(p.shape, t) for p in want[0]] for t in (jnp.bfloat16, np.float16)]
+    for step in (1, 2, 3):
+        grads = randoms(10 + step)
+        params, state = opt.apply(params, on_device(grads), state)
+        for p, g, m, v in zip(want[0], jax.tree.leaves(grads), want[1], want[2], strict=True):
+            adaptk.ops.adam(p, np.array(g), m, v, step=step, lr=0.01)
+    if packed:  # whose parts assert_equal takes as float32
+        want[1:] = [[x.astype(np.float32) for x in arrays] for arrays in want[1:]]
+    assert_equal(params, state, want, packed)
+
+
 def test_subnormal_numbers_are_kept() -> None:
     tiny = {"p": np.full(40, 1e-40, np.float32)}
     opt = adaptk.jax.sgd(0.25)
@@ -792,8 +814,8 @@ def wrong_trees() -> Iterator[tuple[str, Any, Any, Any, type[Exception], str]]:
     yield "state rule", params, params, sgd, TypeError, "state: expected a AdamState of init, got SgdState"
     wrong = state._replace(exp_avg=other)
     yield "state shape", params, params, wrong, ValueError, rf"state\.exp_avg\['b'\]\[0\]: {shape}"
-    wrong = state._replace(exp_avg_sq=halves)
-    message = r"state\.exp_avg_sq\['.'\].*: dtype float16, expected float32 beside a float32 param"
+    wrong = state._replace(exp_avg_sq=jax.tree.map(lambda x: x.astype(jnp.int32), params))
+    message = r"state\.exp_avg_sq\['.'\].*: dtype int32, expected float32 beside a float32 param, or bfloat16"
     yield "state dtype", params, params, wrong, TypeError, message
     wrong = state._replace(exp_avg=jnp.ones(3))
     yield "state tree", params, params, wrong, ValueError, r"state\.exp_avg: its tree is"

@@ -205,7 +205,7 @@ def race_steps(setting: Setting, case: str, rule: str, gradients: str, shapes: S
     if total >= CEILING_FROM and not fresh:
         # numpy.full would leave its pages to another allocator than that of the params.
         streams = [torch.full((total,), 0.5).numpy() for _ in range(2 + len(RULES[rule].states))]
-        field["ceiling"] = Contender(lambda: adaptk._core.ceiling(streams))
+        field["ceiling"] = Contender(lambda: adaptk._core.bandwidth_probe(streams))
     times = in_turn(field, setting.effort, renew if fresh else None)
     for name, c in field.items():
         if (reason := c.invalid()) is not None:

@@ -6,12 +6,6 @@
 namespace adaptk::bindings {
 namespace {
 
-std::string number_text(double x) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.17g", x);
-    return text;
-}
-
 struct Whole {
     std::int64_t number;
     int overflow;  // -1: below what an int64 holds
@@ -133,18 +127,35 @@ std::optional<double> clip_value(PyObject* value) {
     return x;
 }
 
-// False where the params are not on a CUDA device: the number is read then.
-bool DeviceValue::resolve(const Hyperparameter& info, const Device& device, WorkStream& work, View& held,
-                          detail::DeviceHyper& out) const {
-    if (!device.cuda) return false;
+detail::DeviceScalar DeviceValue::resolve(const Hyperparameter& info, const Device& device, WorkStream& work,
+                                          View& held) const {
     const std::string name = info.name;
-    if (info.range == Range::flag || name == "grad_scale")
-        fail(PyExc_TypeError, name + ": expected a " + (info.range == Range::flag ? "bool" : "number") + ", got " +
-                                  type_name(value) + " on a device");
+    const bool flag = info.range == Range::flag;
+    if (flag || name == common_hyperparameters[at_grad_scale].name)
+        fail(PyExc_TypeError,
+             name + ": expected a " + (flag ? "bool" : "number") + ", got " + type_name(value) + " on a device");
     const DeviceNumber n = held.take_number(value, {info.name}, work);
     if (!(n.device == device))
         fail(PyExc_ValueError, name + ": on " + n.device.text() + ", expected " + device.text() + " like the params");
-    out = {segment, index, n.data, n.type};
+    return {n.data, n.type};
+}
+
+bool set_error_of_core() noexcept {
+    try {
+        throw;
+    } catch (const detail::CudaFailure& e) {
+        PyErr_SetString(e.error.out_of_memory ? PyExc_MemoryError : PyExc_RuntimeError, e.error.text);
+    } catch (const detail::NoCuda& e) {
+        PyErr_SetString(PyExc_RuntimeError, e.reason.c_str());
+    } catch (const detail::NoPlaceForReport&) {
+        PyErr_SetString(
+            PyExc_RuntimeError,
+            "there are places for the outcomes of 256 steps, and all are taken: by steps that were captured "
+            "in graphs, or under capture by outcomes that nobody has looked at; look at those before the "
+            "capture, or drop them");
+    } catch (...) {
+        return false;
+    }
     return true;
 }
 

@@ -4,7 +4,8 @@
 #include "buffers.hpp"
 #include "locks.hpp"
 #include "overlap.hpp"
-#include "step.hpp"
+#include "step_plan.hpp"
+#include "text.hpp"
 
 #include <cstdint>
 #include <optional>
@@ -13,8 +14,10 @@
 
 namespace adaptk::bindings {
 
+using detail::Format;
+using detail::number_text;
+using detail::ParamUpdate;
 using detail::RuleInfo;
-using detail::TensorStep;
 
 inline constexpr std::size_t max_buffers = detail::max_buffers;
 
@@ -46,13 +49,13 @@ std::int64_t count_value(PyObject* value, const std::string& name);
 double scale_value(PyObject* value);
 std::optional<double> clip_value(PyObject* value);
 
-// A hyperparameter that lies in the memory of a device, where only kernels look at it.
+// A hyperparameter of a group in the memory of a device, where only kernels look at it.
 struct DeviceValue {
-    std::uint32_t segment;
+    std::uint32_t group;
     std::uint32_t index;
     py::object value;
-    bool resolve(const Hyperparameter& info, const Device& device, WorkStream& work, View& held,
-                 detail::DeviceHyper& out) const;
+    // For params on `device`, a CUDA device; `held` keeps the number's memory alive.
+    detail::DeviceScalar resolve(const Hyperparameter& info, const Device& device, WorkStream& work, View& held) const;
 };
 void check_together(const RuleInfo& rule, const detail::HyperValues& values);
 
@@ -63,18 +66,17 @@ void check_together(const RuleInfo& rule, const detail::HyperValues& values);
 // Throws ValueError: two buffers of one call are on different devices.
 [[noreturn]] void fail_mixed(const ArgName& a, const View& of_a, const ArgName& b, const View& of_b);
 
-// Lets the CUDA part put work on a stream, without the GIL: a full queue, or a module that is loaded at its first use,
-// keeps a caller waiting.
-template <class Run> void run_on_stream(WorkStream& work, const Run& run) {
-    const detail::CudaBackend& part = need_cuda_part();
-    detail::CudaError error;
-    bool done = false;
+// Runs what puts work on a stream, without the GIL: a full queue, or a module that is loaded at its first use, keeps a
+// caller waiting.
+template <class Run> void on_stream(WorkStream& work, const Run& run) {
     work.ordered([&] {
         const py::gil_scoped_release released;
-        done = run(part, error);
+        run();
     });
-    if (!done) fail_cuda(error);
 }
+
+// Makes Python's exception of the core's that is being handled; false if it is none of these.
+bool set_error_of_core() noexcept;
 
 // For the time of a step, or of a look-ahead: a second caller gets an error in the place of half an update. The number
 // is that of the thread which uses an object, 0 for none; the object's lock is held here and in the destructor.
@@ -96,11 +98,13 @@ class Busy {
     unsigned long& thread_;
 };
 
-// Releases the GIL for long work only.
+inline bool is_long(std::int64_t elements) { return elements >= release_gil_from; }
+
+// Releases the GIL, for long work only.
 class MaybeReleaseGil {
   public:
-    explicit MaybeReleaseGil(std::int64_t elements)
-        : state_(elements >= release_gil_from ? PyEval_SaveThread() : nullptr) {}
+    explicit MaybeReleaseGil(std::int64_t elements) = delete;  // is_long(elements)
+    explicit MaybeReleaseGil(bool release) : state_(release ? PyEval_SaveThread() : nullptr) {}
     ~MaybeReleaseGil() {
         if (state_ != nullptr) PyEval_RestoreThread(state_);
     }

@@ -1,5 +1,7 @@
 #include "buffers.hpp"
 
+#include "cuda_library.hpp"
+
 #include "locks.hpp"
 
 #include <pybind11/stl.h>
@@ -40,7 +42,7 @@ NumpyTypes& known_types() {
 
 PyTypeObject* ndarray_type() { return known_types().array; }
 
-// NumPy's scalars have an array interface too, of a value that nobody will see again.
+// NumPy's coefficients have an array interface too, of a value that nobody will see again.
 bool is_numpy_scalar(py::handle object) { return py::isinstance(object, py::module_::import("numpy").attr("generic")); }
 
 // bfloat16 is a dtype that the package ml_dtypes registers; its number is known only then.
@@ -50,22 +52,22 @@ bool is_bfloat16(const DescrProxy* descr) {
     const auto name = py::handle(descr->typeobj).attr("__name__").cast<std::string>();
     if (name != "bfloat16") return false;
     // Two threads may come here at once; both find the one object.
-    known_types().descr[std::size_t(DType::bf16)] =
+    known_types().descr[std::size_t(Format::bfloat16)] =
         py::dtype::from_args(py::reinterpret_borrow<py::object>(descr->typeobj)).release().ptr();
     known = descr->type_num;
     return true;
 }
 
-bool numpy_dtype(const DescrProxy* descr, DType& out) {
+bool numpy_dtype(const DescrProxy* descr, Format& out) {
     if (descr->byteorder == '>') return false;
     switch (descr->type_num) {
-    case npy_float: out = DType::f32; return true;
-    case npy_double: out = DType::f64; return true;
-    case npy_half: out = DType::f16; return true;
+    case npy_float: out = Format::float32; return true;
+    case npy_double: out = Format::float64; return true;
+    case npy_half: out = Format::float16; return true;
     default: break;
     }
     if (descr->type_num >= npy_first_user_type && is_bfloat16(descr)) {
-        out = DType::bf16;
+        out = Format::bfloat16;
         return true;
     }
     return false;
@@ -270,7 +272,7 @@ void fail_grad(const View& v, const ArgName& name, const View& param) {
     const std::string type = name_of(param.dtype);
     if (problem.kind == detail::Problem::Kind::type) {
         problem.text +=
-            v.numpy ? "; pass .astype(" + ((param.dtype == DType::bf16 ? "ml_dtypes." : "np.") + type) + ") of it"
+            v.numpy ? "; pass .astype(" + ((param.dtype == Format::bfloat16 ? "ml_dtypes." : "np.") + type) + ") of it"
                     : "; convert it, in PyTorch with .to(torch." + type + ")";
     } else if (v.device == param.device && v.same_shape(param)) {
         problem.text += other_layout(v, param);
@@ -280,7 +282,7 @@ void fail_grad(const View& v, const ArgName& name, const View& param) {
 
 void fail_state(const View& v, const ArgName& name, const View& param) {
     detail::Problem problem = detail::why_no_state(v, param);
-    if (v.dtype == compute_type(param.dtype) && !v.read_only && v.device == param.device && v.same_shape(param))
+    if (v.dtype == compute_format(param.dtype) && !v.read_only && v.device == param.device && v.same_shape(param))
         problem.text += "; make it in the layout of its param, as np.zeros_like and torch.zeros_like do";
     fail(problem, name);
 }
@@ -302,8 +304,9 @@ const detail::CudaBackend* cuda_part() {
         const py::object capsule = py::module_::import("adaptk._cuda").attr("backend");
         part = static_cast<const detail::CudaBackend*>(PyCapsule_GetPointer(capsule.ptr(), "adaptk.cuda_backend"));
         if (part == nullptr) throw py::error_already_set();
-        if (part->size != sizeof(detail::CudaBackend))
+        if (part->version != detail::cuda_backend_version || part->sizes != detail::sizes_that_cross())
             fail(PyExc_ImportError, "adaptk._cuda is of another build than adaptk._core");
+        detail::hand_over(*part);
     } catch (py::error_already_set& e) {
         // Left out of this build. Anything else that keeps it from loading is worth knowing.
         if (!e.matches(PyExc_ModuleNotFoundError)) throw;

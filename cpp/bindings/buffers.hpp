@@ -17,7 +17,7 @@ namespace adaptk::bindings {
 
 namespace py = pybind11;
 using detail::Device;
-using detail::DType;
+using detail::Format;
 
 // Which argument an error is about: "exp_avg", "exp_avg[3]" of a list, or "exp_avg['w']" of a dict (by its label).
 struct ArgName {
@@ -39,12 +39,13 @@ class WorkStream {
     void* stream() const { return stream_; }
     // Runs what puts work on the stream, behind what the other streams hold so far and before what they get later.
     template <class Run> void ordered(const Run& run);
+    // One half of that: before the work is put on the stream, or after it.
+    void order(bool behind);
 
   private:
     int device_ = -1;
     void* stream_ = nullptr;
     std::vector<void*> others_;
-    void order(bool behind);
 };
 
 // The stream that adaptk.cuda.stream() names, of this thread.
@@ -117,9 +118,9 @@ class View : public detail::TensorView {
 // NumPy's array type and the one object that describes each dtype in native byte order.
 struct NumpyTypes {
     PyTypeObject* array;
-    std::atomic<PyObject*> descr[4];  // by DType; that of bfloat16 is null until an array of it has been seen
+    std::atomic<PyObject*> descr[4];  // by Format; that of bfloat16 is null until an array of it has been seen
     // For comparisons alone: what it points to stays as it is.
-    PyObject* of(DType type) const { return descr[std::size_t(type)].load(std::memory_order_relaxed); }
+    PyObject* of(Format type) const { return descr[std::size_t(type)].load(std::memory_order_relaxed); }
 };
 const NumpyTypes& numpy_types();
 
@@ -138,7 +139,7 @@ struct QuickShape {
 
     // The data of an exact NumPy array of this shape in C order, and of this dtype; else nullptr. Of an array that does
     // not match here more may be found by View::take.
-    void* data_of(const NumpyTypes& numpy, PyObject* object, DType wanted, bool writable) const {
+    void* data_of(const NumpyTypes& numpy, PyObject* object, Format wanted, bool writable) const {
         constexpr int c_contiguous = 0x0001;
         constexpr int writeable = 0x0400;
         if (Py_TYPE(object) != numpy.array) return nullptr;

@@ -3,8 +3,8 @@
 #include "functions.hpp"
 
 #include "arguments.hpp"
-#include "compiler.hpp"
 #include "kernel_table.hpp"
+#include "reduce.hpp"
 
 #include <array>
 #include <cstring>
@@ -12,12 +12,10 @@
 #include <span>
 #include <vector>
 
+#include <pybind11/stl.h>
+
 namespace adaptk::bindings {
 namespace {
-
-// Owner numbers of extents: tensor and buffer in one.
-constexpr std::uint32_t owner_of(std::size_t tensor, std::size_t buffer) { return std::uint32_t(tensor * 8 + buffer); }
-static_assert(max_buffers <= 8);
 
 struct Call {
     const RuleNames& names;
@@ -96,7 +94,7 @@ void Call::keyword(PyObject* name, PyObject* value) {
 }
 
 // Takes and checks the buffers of one tensor.
-void take_tensor(const RuleNames& names, PyObject* const* objects, py::ssize_t index, View* views, TensorStep& out,
+void take_tensor(const RuleNames& names, PyObject* const* objects, py::ssize_t index, View* views, ParamUpdate& out,
                  WorkStream& work) {
     for (std::size_t b = 0; b < names.buffers; ++b) {
         const ArgName name{names.buffer_text[b], index};
@@ -108,11 +106,9 @@ void take_tensor(const RuleNames& names, PyObject* const* objects, py::ssize_t i
         } else {
             check_state(views[b], name, views[0]);
         }
-        out.buffer[b] = views[b].data;
+        out.set(b, {views[b].data, views[b].dtype});
     }
     out.size = views[0].size;
-    out.param = views[0].dtype;
-    out.grad = views[1].dtype;
 }
 
 // Numbers on a device beside params on the CPU: read as any other number is.
@@ -123,30 +119,43 @@ void read_device_values(Call& call) {
     if (!call.device_values.empty()) check_together(*call.names.rule, call.segment.hyper);
 }
 
-void run_cuda(Call& call, std::span<const TensorStep> tensors, const detail::Segment& segment, const Device& device) {
+void run_cuda(Call& call, std::span<const ParamUpdate> tensors, const Device& device) {
     std::vector<View> held(call.device_values.size() + 1);
-    std::vector<detail::DeviceHyper> hypers(call.device_values.size());
-    for (std::size_t i = 0; i < hypers.size(); ++i) {
+    std::vector<detail::DeviceHyper> hypers;
+    for (std::size_t i = 0; i < call.device_values.size(); ++i) {
         const DeviceValue& d = call.device_values[i];
-        d.resolve(call.names.hyper_info[d.index], device, call.work, held[i], hypers[i]);
+        const detail::DeviceScalar n = d.resolve(call.names.hyper_info[d.index], device, call.work, held[i]);
+        hypers.push_back({0, d.index, n.data, n.type});
     }
-    detail::CudaStep step{device.id, call.work.stream(), tensors, {&segment, 1}, {}};
-    step.hypers = hypers;
     if (call.device_step != nullptr) {
         const DeviceNumber n = held.back().take_number(call.device_step, {"step"}, call.work);
         if (!(n.device == device))
             fail(PyExc_ValueError, "step: on " + n.device.text() + ", expected " + device.text() + " like the params");
-        step.step = n.data;
-        step.step_type = n.type;
+        call.segment.device_step = {n.data, n.type};
     }
-    run_on_stream(call.work,
-                  [&](const detail::CudaBackend& part, detail::CudaError& error) { return part.step(step, error); });
+    detail::CudaStep step{device.id, call.work.stream(), tensors, {&call.segment, 1}, {}};
+    step.hypers = hypers;
+    on_stream(call.work, [&] {
+        detail::call_cuda(
+            [&](const detail::CudaBackend& cuda, detail::CudaError& error) { return cuda.step(step, error); });
+    });
+}
+
+void run(Call& call, std::span<const ParamUpdate> tensors, const Device& device, std::int64_t total) {
+    call.segment.count = tensors.size();
+    if (device.cuda) {
+        run_cuda(call, tensors, device);
+        return;
+    }
+    read_device_values(call);
+    const MaybeReleaseGil released(is_long(total));
+    detail::run_step(tensors, {&call.segment, 1}, {});
 }
 
 void run_one(Call& call) {
     const RuleNames& names = call.names;
     View views[max_buffers];
-    TensorStep tensor;
+    ParamUpdate tensor;
     take_tensor(names, call.buffer, -1, views, tensor, call.work);
     for (std::size_t a = 0; a < names.buffers; ++a) {
         for (std::size_t b = a + 1; b < names.buffers; ++b) {
@@ -154,26 +163,16 @@ void run_one(Call& call) {
                 fail_overlap({names.buffer_text[a]}, {names.buffer_text[b]});
         }
     }
-    if (views[0].device.cuda) {
-        run_cuda(call, {&tensor, 1}, call.segment, views[0].device);
-        return;
-    }
-    read_device_values(call);
-    const MaybeReleaseGil released(tensor.size);
-    detail::run_step({&tensor, 1}, {&call.segment, 1}, {});
+    run(call, {&tensor, 1}, views[0].device, tensor.size);
 }
 
 bool is_list(PyObject* o) { return PyList_Check(o) || PyTuple_Check(o); }
 
-// The last list's memory map: training loops pass the same buffers again and again, and comparing addresses costs a
+// The tensors of the last list: training loops pass the same buffers again and again, and comparing addresses costs a
 // fiftieth of sorting them.
-struct LastWritten {
-    std::vector<detail::Extent> extents;
-    detail::WrittenMemory memory;
-};
-
-bool same_extents(const std::vector<detail::Extent>& a, const std::vector<detail::Extent>& b) {
-    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof a[0]) == 0);
+detail::StepPlan& last_list() {
+    thread_local detail::StepPlan plan(detail::StepPlan::Watch::all, detail::StepPlan::Counts::caller);
+    return plan;
 }
 
 void run_list(Call& call) {
@@ -204,9 +203,7 @@ void run_list(Call& call) {
                 py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(call.buffer[b], py::ssize_t(i)));
     }
     std::vector<View> views(count * names.buffers);
-    std::vector<TensorStep> tensors(count);
-    std::vector<detail::Extent> written;
-    written.reserve(count * (names.buffers - 1));
+    std::vector<ParamUpdate> tensors(count);
     std::int64_t total = 0;
     for (std::size_t i = 0; i < count; ++i) {
         PyObject* of_tensor[max_buffers];
@@ -216,39 +213,15 @@ void run_list(Call& call) {
         if (!(v[0].device == views[0].device)) fail_mixed({"param", py::ssize_t(i)}, v[0], {"param", 0}, views[0]);
         if (sum_overflows(total, tensors[i].size, total))
             fail(PyExc_ValueError, "param: more than 2**63 elements in all");
-        for (std::size_t b = 0; b < names.buffers; ++b)
-            if (b != 1) written.push_back({v[b].begin(), v[b].end(), owner_of(i, b)});
     }
-    const auto name_of_owner = [&](std::uint32_t owner) {
-        return ArgName{names.buffer_text[owner % 8], py::ssize_t(owner / 8)};
-    };
-    thread_local LastWritten last;
-    if (!same_extents(written, last.extents)) {
-        last.extents.clear();
-        detail::Clash clash{};
-        if (!last.memory.assign(written, clash)) {
-            const ArgName a = name_of_owner(clash.first), b = name_of_owner(clash.second);
-            const View& x = views[clash.first / 8 * names.buffers];
-            const View& y = views[clash.second / 8 * names.buffers];
-            if (clash.first % 8 == 0 && clash.second % 8 == 0 && x.begin() == y.begin() && x.end() == y.end())
-                fail_twice(a.text(), b.text());
-            fail_overlap(a, b);
-        }
-        last.extents = std::move(written);
+    if (const auto overlap = last_list().check_list(*names.rule, tensors)) {
+        const auto name = [&](const detail::BufferId& b) {
+            return ArgName{names.buffer_text[b.buffer], py::ssize_t(b.tensor)};
+        };
+        if (overlap->same_param) fail_twice(name(overlap->first).text(), name(overlap->second).text());
+        fail_overlap(name(overlap->first), name(overlap->second));
     }
-    for (std::size_t i = 0; i < count; ++i) {
-        const View& g = views[i * names.buffers + 1];
-        if (const auto owner = last.memory.find(g.begin(), g.end()); owner != detail::WrittenMemory::none)
-            fail_overlap({"grad", py::ssize_t(i)}, name_of_owner(owner));
-    }
-    call.segment.count = count;
-    if (views[0].device.cuda) {
-        run_cuda(call, tensors, call.segment, views[0].device);
-        return;
-    }
-    read_device_values(call);
-    const MaybeReleaseGil released(total);
-    detail::run_step(tensors, {&call.segment, 1}, {});
+    run(call, tensors, views[0].device, total);
 }
 
 PyObject* run(const RuleNames& names, PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
@@ -268,6 +241,9 @@ PyObject* run(const RuleNames& names, PyObject* const* args, py::ssize_t nargs, 
         return nullptr;
     } catch (const std::exception& e) {
         PyErr_SetString(PyExc_RuntimeError, e.what());
+        return nullptr;
+    } catch (...) {
+        if (!set_error_of_core()) PyErr_SetString(PyExc_RuntimeError, "an unknown exception");
         return nullptr;
     }
     Py_RETURN_NONE;
@@ -307,7 +283,7 @@ double global_norm(const py::object& grads, const py::object& scale) {
     const bool list = is_list(grads.ptr());
     const std::vector<py::object> objects = list ? items_of(grads.ptr()) : std::vector<py::object>{grads};
     std::vector<View> views(objects.size());
-    std::vector<TensorStep> tensors(objects.size());
+    std::vector<ParamUpdate> tensors(objects.size());
     WorkStream work;
     std::int64_t total = 0;
     for (std::size_t i = 0; i < objects.size(); ++i) {
@@ -317,28 +293,67 @@ double global_norm(const py::object& grads, const py::object& scale) {
         if (!views[i].dense())
             fail(PyExc_ValueError, name.text() + ": not contiguous: shape " + views[i].shape_text() + " with strides " +
                                        views[i].strides_text());
-        tensors[i] = {{nullptr, views[i].data}, views[i].size, compute_type(views[i].dtype), views[i].dtype};
+        tensors[i] = ParamUpdate(views[i].size, compute_format(views[i].dtype), views[i].dtype);
+        tensors[i].buffer[1] = views[i].data;
         if (sum_overflows(total, views[i].size, total))
             fail(PyExc_ValueError, "grads: more than 2**63 elements in all");
     }
-    if (!views.empty() && views[0].device.cuda) {
-        detail::StepReport report;
-        run_on_stream(work, [&](const detail::CudaBackend& part, detail::CudaError& error) {
-            return part.global_norm(views[0].device.id, work.stream(), tensors, grad_scale, report, error);
-        });
-        return report.grad_norm;
+    if (views.empty() || !views[0].device.cuda) {
+        const MaybeReleaseGil released(is_long(total));
+        return detail::global_norm(tensors, grad_scale).grad_norm;
     }
-    const MaybeReleaseGil released(total);
-    return detail::global_norm(tensors, grad_scale).grad_norm;
+    detail::StepReport report;
+    on_stream(work, [&] {
+        detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
+            return cuda.global_norm(views[0].device.id, work.stream(), tensors, grad_scale, report, error);
+        });
+    });
+    return report.grad_norm;
 }
 
-// The bandwidth ceiling of a rule, on the rule's own buffers: benchmarks only.
-void ceiling(const py::list& list, std::size_t repeats) {
+// The core's reduction, for tests of it: one sum for all buffers, each of some groups of them, each of them, or each
+// row of each of them. `groups` and `row_sizes` are as Reduction has them.
+std::vector<double> reduce(const py::list& list, const std::string& term, const std::string& scope, double scale,
+                           const std::vector<std::size_t>& groups, const std::vector<std::int64_t>& row_sizes) {
+    const std::vector<py::object> objects = items_of(list.ptr());
+    std::vector<View> views(objects.size());
+    std::vector<ParamUpdate> tensors(objects.size());
+    WorkStream work;
+    for (std::size_t i = 0; i < objects.size(); ++i) {
+        const ArgName name{"buffers", py::ssize_t(i)};
+        View::take(objects[i], name, views[i], work);
+        check_param(views[i], name);
+        if (!(views[i].device == views[0].device)) fail_mixed(name, views[i], {"buffers", 0}, views[0]);
+        tensors[i] = ParamUpdate(views[i].size, compute_format(views[i].dtype), views[i].dtype);
+        tensors[i].buffer[1] = views[i].data;
+    }
+    detail::Reduction what;
+    what.term = term == "value" ? detail::Term::value : detail::Term::square;
+    what.scope = scope == "row"      ? detail::Scope::row
+                 : scope == "tensor" ? detail::Scope::tensor
+                 : scope == "group"  ? detail::Scope::group
+                                     : detail::Scope::all;
+    what.scale = scale;
+    what.groups = groups;
+    what.row_sizes = row_sizes;
+    if (views.empty() || !views[0].device.cuda) return detail::reduce(tensors, what);
+    const std::vector<detail::ReductionPart> parts = detail::reduction_parts(tensors, what);
+    std::vector<double> sums(parts.size());
+    on_stream(work, [&] {
+        detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
+            return cuda.reduce(views[0].device.id, work.stream(), tensors, what, parts, sums, error);
+        });
+    });
+    return sums;
+}
+
+// The kernel that a rule is measured beside, on the rule's own buffers: benchmarks only.
+void bandwidth_probe(const py::list& list, std::size_t repeats) {
     const std::vector<py::object> buffers = items_of(list.ptr());
     if (buffers.size() < 2 || buffers.size() > detail::max_written + 1)
         fail(PyExc_ValueError, "buffers: expected 2 to 6");
     View views[max_buffers];
-    TensorStep t{};
+    ParamUpdate t;
     WorkStream work;
     for (std::size_t b = 0; b < buffers.size(); ++b) {
         const ArgName name{"buffers", py::ssize_t(b)};
@@ -346,23 +361,23 @@ void ceiling(const py::list& list, std::size_t repeats) {
         check_param(views[b], name);
         if (!(views[b].device == views[0].device)) fail_mixed(name, views[b], {"buffers", 0}, views[0]);
         if (views[b].size != views[0].size || views[b].dtype != views[0].dtype ||
-            (views[b].dtype != DType::f32 && views[b].dtype != DType::f64))
+            compute_format(views[b].dtype) != views[b].dtype)
             fail(PyExc_ValueError, name.text() + ": expected equal sizes, and float32 or float64");
-        t.buffer[b] = views[b].data;
+        t.set(b, {views[b].data, views[b].dtype});
     }
     t.size = views[0].size;
-    t.param = t.grad = views[0].dtype;
-    if (views[0].device.cuda) {
-        run_on_stream(work, [&](const detail::CudaBackend& part, detail::CudaError& error) {
-            bool done = true;
-            for (std::size_t i = 0; i < repeats && done; ++i)
-                done = part.ceiling(views[0].device.id, work.stream(), {&t, 1}, buffers.size() - 1, error);
-            return done;
-        });
+    const std::size_t written = buffers.size() - 1;
+    if (!views[0].device.cuda) {
+        const MaybeReleaseGil released(is_long(t.size));
+        for (std::size_t i = 0; i < repeats; ++i) detail::run_bandwidth_probe({&t, 1}, written);
         return;
     }
-    const MaybeReleaseGil released(t.size);
-    for (std::size_t i = 0; i < repeats; ++i) detail::run_ceiling({&t, 1}, buffers.size() - 1);
+    on_stream(work, [&] {
+        for (std::size_t i = 0; i < repeats; ++i)
+            detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
+                return cuda.bandwidth_probe(views[0].device.id, work.stream(), {&t, 1}, written, error);
+            });
+    });
 }
 
 // Shape, strides in bytes, dtype and device of any buffer, for making a state array beside it.
@@ -415,7 +430,17 @@ void register_functions(py::module_& m) {
     m.def("make_function", make_function, py::arg("rule"), py::arg("doc"), py::arg("module"));
     m.def("global_norm", global_norm, py::arg("grads"), py::arg("grad_scale") = 1.0);
     m.def("check_clip_norm", [](const py::object& value) { clip_value(value.ptr()); }, py::arg("clip_norm"));
-    m.def("ceiling", ceiling, py::arg("buffers"), py::arg("repeats") = 1);
+    m.def("reduce", reduce, py::arg("buffers"), py::arg("term"), py::arg("scope"), py::arg("scale") = 1.0,
+          py::arg("groups") = std::vector<std::size_t>{}, py::arg("row_sizes") = std::vector<std::int64_t>{});
+    m.def("bandwidth_probe", bandwidth_probe, py::arg("buffers"), py::arg("repeats") = 1);
+    py::register_exception_translator([](std::exception_ptr thrown) {
+        if (!thrown) return;
+        try {
+            std::rethrow_exception(thrown);
+        } catch (...) {
+            if (!set_error_of_core()) throw;
+        }
+    });
 }
 
 }  // namespace adaptk::bindings

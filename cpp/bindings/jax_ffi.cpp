@@ -2,6 +2,7 @@
 // knows of Python; arrays and numbers come as buffers of XLA's, what is fixed when a step is compiled as attributes.
 #include "cuda_library.hpp"
 #include "step.hpp"
+#include "text.hpp"
 
 #include "adaptk/adaptk.h"
 
@@ -24,9 +25,9 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-using detail::DType;
+using detail::Format;
+using detail::ParamUpdate;
 using detail::RuleInfo;
-using detail::TensorStep;
 
 // Thrown inside a handler, and caught before it is left.
 struct Refusal {
@@ -35,12 +36,6 @@ struct Refusal {
 };
 
 [[noreturn]] void refuse(std::string text) { throw Refusal{ffi::ErrorCode::kInvalidArgument, std::move(text)}; }
-
-std::string number_text(double x) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.17g", x);
-    return text;
-}
 
 template <class Buffers> ffi::AnyBuffer argument(const Buffers& buffers, std::size_t i) {
     auto found = buffers.template get<ffi::AnyBuffer>(i);
@@ -54,12 +49,12 @@ ffi::AnyBuffer result(const ffi::RemainingRets& results, std::size_t i) {
     return **found;
 }
 
-DType element_type(const ffi::AnyBuffer& buffer, const char* name) {
+Format element_type(const ffi::AnyBuffer& buffer, const char* name) {
     switch (buffer.element_type()) {
-    case ffi::DataType::F32: return DType::f32;
-    case ffi::DataType::F64: return DType::f64;
-    case ffi::DataType::BF16: return DType::bf16;
-    case ffi::DataType::F16: return DType::f16;
+    case ffi::DataType::F32: return Format::float32;
+    case ffi::DataType::F64: return Format::float64;
+    case ffi::DataType::BF16: return Format::bfloat16;
+    case ffi::DataType::F16: return Format::float16;
     default: refuse(std::string(name) + ": expected float32, float64, bfloat16 or float16");
     }
 }
@@ -97,9 +92,9 @@ struct Request {
     const RuleInfo* rule;
     bool packed;  // whether each state is one array for all tensors, one behind the other
     detail::HyperValues hyper = {};
-    std::size_t count = 0;            // tensors of a member
-    std::size_t members = 1;          // of the batch
-    std::vector<TensorStep> tensors;  // member by member
+    std::size_t count = 0;             // tensors of a member
+    std::size_t members = 1;           // of the batch
+    std::vector<ParamUpdate> tensors;  // member by member
     std::vector<Move> moves;
     const std::byte* step = nullptr;  // int32
     std::vector<Operand> operands;
@@ -115,9 +110,10 @@ struct Request {
         return packed && buffer > 0 ? count + buffer - 1 : buffer * count + i;
     }
     void take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i);
-    void take_buffer(std::size_t i, std::size_t buffer, void* data, std::size_t offset, std::size_t stride, DType type);
+    void take_buffer(std::size_t i, std::size_t buffer, void* data, std::size_t offset, std::size_t stride,
+                     Format type);
     void take_states(const ffi::RemainingArgs& args, const ffi::RemainingRets& results);
-    void* settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, DType type);
+    void* settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, Format type);
 };
 
 Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::string_view name,
@@ -165,7 +161,7 @@ Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& resul
 }
 
 // The memory that a step works in.
-void* Request::settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, DType type) {
+void* Request::settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, Format type) {
     const std::size_t bytes = from.element_count() * size_of(type);
     if (to.untyped_data() != from.untyped_data() && bytes > 0)
         moves.push_back({to.untyped_data(), from.untyped_data(), bytes});
@@ -174,9 +170,10 @@ void* Request::settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, DTyp
 
 // Offset and stride, from one member to the next, count elements.
 void Request::take_buffer(std::size_t i, std::size_t buffer, void* data, std::size_t offset, std::size_t stride,
-                          DType type) {
+                          Format type) {
     for (std::size_t m = 0; m < members; ++m) {
-        TensorStep& tensor = tensors[m * count + i];
+        ParamUpdate& tensor = tensors[m * count + i];
+        tensor.format[buffer] = type;
         if (tensor.size > 0)
             tensor.buffer[buffer] = static_cast<std::byte*>(data) + (offset + m * stride) * size_of(type);
     }
@@ -185,8 +182,8 @@ void Request::take_buffer(std::size_t i, std::size_t buffer, void* data, std::si
 void Request::take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i) {
     const ffi::AnyBuffer param = argument(args, i);
     const ffi::AnyBuffer grad = argument(args, results.size() + i);
-    const DType param_type = element_type(param, "params");
-    const DType grad_type = element_type(grad, "grads");
+    const Format param_type = element_type(param, "params");
+    const Format grad_type = element_type(grad, "grads");
     if (grad_type != param_type && precision(grad_type) >= precision(param_type))
         refuse("grads: expected the dtype of their params, or one of lower precision");
     if (!same_shape(grad, param)) refuse("grads: expected the shapes of their params");
@@ -194,15 +191,15 @@ void Request::take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRe
     if (all > 0 && (members == 0 || all % members != 0))
         refuse("params: expected one of each for every member of the batch");
     const std::size_t size = all == 0 ? 0 : all / members;
-    for (std::size_t m = 0; m < members; ++m) tensors[m * count + i] = {{}, std::int64_t(size), param_type, grad_type};
+    for (std::size_t m = 0; m < members; ++m) tensors[m * count + i] = {std::int64_t(size), param_type, grad_type};
     take_buffer(i, 1, grad.untyped_data(), 0, size, grad_type);
     for (std::size_t b = 0; b < (packed ? 1 : 1 + rule->states.size()); ++b) {
         const ffi::AnyBuffer from = argument(args, kept_at(b, i));
         const ffi::AnyBuffer to = result(results, kept_at(b, i));
-        const DType type = b == 0 ? param_type : compute_type(param_type);
         const char* const name = b == 0 ? "params" : rule->states[b - 1].name;
-        if (element_type(from, name) != type || element_type(to, name) != type)
-            refuse(std::string(name) + ": expected " + detail::name_of(type) + " beside a " +
+        const Format type = b == 0 ? param_type : element_type(from, name);
+        if (element_type(from, name) != element_type(to, name) || compute_format(type) != compute_format(param_type))
+            refuse(std::string(name) + ": expected " + detail::name_of(compute_format(param_type)) + " beside a " +
                    detail::name_of(param_type) + " param");
         if (!same_shape(from, param) || !same_shape(to, param))
             refuse(std::string(name) + ": expected the shapes of their params");
@@ -213,11 +210,11 @@ void Request::take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRe
 // Each tensor's part of the states begins at a multiple of a cache line.
 void Request::take_states(const ffi::RemainingArgs& args, const ffi::RemainingRets& results) {
     if (count == 0) return;
-    const DType type = compute_type(tensors[0].param);
+    const Format compute = compute_format(tensors[0].param());
     std::vector<std::size_t> offsets(count);
     std::size_t total = 0;
     for (std::size_t i = 0; i < count; ++i) {
-        if (compute_type(tensors[i].param) != type) refuse("params: expected one type of states in a call");
+        if (compute_format(tensors[i].param()) != compute) refuse("params: expected one type of states in a call");
         offsets[i] = total;
         total += (std::size_t(tensors[i].size) + packed_grain - 1) / packed_grain * packed_grain;
     }
@@ -225,9 +222,11 @@ void Request::take_states(const ffi::RemainingArgs& args, const ffi::RemainingRe
         const ffi::AnyBuffer from = argument(args, kept_at(1 + s, 0));
         const ffi::AnyBuffer to = result(results, kept_at(1 + s, 0));
         const char* const name = rule->states[s].name;
-        if (element_type(from, name) != type || element_type(to, name) != type || !same_shape(from, to) ||
+        const Format type = element_type(from, name);
+        if (element_type(to, name) != type || compute_format(type) != compute || !same_shape(from, to) ||
             from.element_count() != members * total)
-            refuse(std::string(name) + ": expected " + std::to_string(total) + " elements of " + detail::name_of(type));
+            refuse(std::string(name) + ": expected " + std::to_string(total) + " elements of " +
+                   detail::name_of(compute));
         void* const data = settle(from, to, type);
         for (std::size_t i = 0; i < count; ++i) take_buffer(i, 2 + s, data, offsets[i], total, type);
     }
@@ -241,6 +240,11 @@ template <class Body> ffi::Error guarded(const Body& body) noexcept {
         return {r.code, r.text};
     } catch (const std::bad_alloc&) {
         return {ffi::ErrorCode::kResourceExhausted, "out of memory"};
+    } catch (const detail::CudaFailure& e) {
+        const auto code = e.error.out_of_memory ? ffi::ErrorCode::kResourceExhausted : ffi::ErrorCode::kInternal;
+        return {code, e.error.text};
+    } catch (const detail::NoCuda& e) {
+        return {ffi::ErrorCode::kUnimplemented, e.reason};
     } catch (const std::exception& e) {
         return ffi::Error::Internal(e.what());
     }
@@ -260,7 +264,7 @@ void read_hypers(const Request& request, std::size_t member, detail::HyperValues
         }
         const Hyperparameter info = rule.hyper(operand.hyper);
         if (!detail::in_range(info.range, x))
-            refuse(request.name_of(operand.hyper) + ": " + number_text(x) + " is not in " +
+            refuse(request.name_of(operand.hyper) + ": " + detail::number_text(x) + " is not in " +
                    detail::range_text(info.range));
         hyper.value[operand.hyper] = x;
     }
@@ -285,47 +289,38 @@ ffi::Error step_on_cpu(ffi::RemainingArgs args, ffi::RemainingRets results, std:
     });
 }
 
-template <class Run> void call_cuda(const Run& run) {
-    const detail::CudaLibrary& library = detail::cuda_library();
-    if (library.backend == nullptr) throw Refusal{ffi::ErrorCode::kUnimplemented, library.reason};
-    detail::CudaError error;
-    if (!run(*library.backend, error))
-        throw Refusal{error.out_of_memory ? ffi::ErrorCode::kResourceExhausted : ffi::ErrorCode::kInternal, error.text};
-}
-
 // Numbers stay where they are, and only kernels look at them.
 ffi::Error step_on_cuda(void* stream, ffi::RemainingArgs args, ffi::RemainingRets results, std::string_view rule,
                         bool packed, ffi::Span<const double> values, ffi::Span<const std::int32_t> traced) {
     return guarded([&] {
         const Request request(args, results, rule, packed, values, traced);
         const auto some = std::find_if(request.tensors.begin(), request.tensors.end(),
-                                       [](const TensorStep& t) { return t.size > 0; });
+                                       [](const ParamUpdate& t) { return t.size > 0; });
         if (some == request.tensors.end()) return;
         for (const Operand& operand : request.operands)
-            if (operand.hyper == request.rule->own.size() + 3)
+            if (request.rule->is_grad_scale(operand.hyper))
                 refuse("grad_scale: a number that is traced, which steps on a CUDA device do not read");
         std::int32_t device = 0;
-        call_cuda([&](const detail::CudaBackend& part, detail::CudaError& error) {
-            return part.device_of(some->buffer[0], device, error);
+        detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
+            return cuda.device_of(some->buffer[0], device, error);
         });
         for (const Move& move : request.moves) {
-            call_cuda([&](const detail::CudaBackend& part, detail::CudaError& error) {
-                return part.copy(device, stream, move.to, move.from, move.bytes, error);
+            detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
+                return cuda.copy(device, stream, move.to, move.from, move.bytes, error);
             });
         }
-        const detail::Segment segment = request.segment();
-        const std::span<const TensorStep> all = request.tensors;
-        for (std::size_t m = 0; m < request.members; ++m) {
-            std::vector<detail::DeviceHyper> hypers;
+        // Each member is a segment of one step.
+        std::vector<detail::Segment> segments(request.members, request.segment());
+        std::vector<detail::DeviceHyper> hypers;
+        for (std::uint32_t m = 0; m < request.members; ++m) {
+            segments[m].device_step = {request.step + m * sizeof(std::int32_t), detail::ScalarType::i32};
             for (const Operand& operand : request.operands)
-                hypers.push_back({0, std::uint32_t(operand.hyper), operand.of(m), operand.type});
-            detail::CudaStep step{device, stream, all.subspan(m * request.count, request.count), {&segment, 1}, {}};
-            step.step = request.step + m * sizeof(std::int32_t);
-            step.step_type = detail::ScalarType::i32;
-            step.hypers = hypers;
-            call_cuda(
-                [&](const detail::CudaBackend& part, detail::CudaError& error) { return part.step(step, error); });
+                hypers.push_back({m, std::uint32_t(operand.hyper), operand.of(m), operand.type});
         }
+        detail::CudaStep step{device, stream, request.tensors, segments, {}};
+        step.hypers = hypers;
+        detail::call_cuda(
+            [&](const detail::CudaBackend& cuda, detail::CudaError& error) { return cuda.step(step, error); });
     });
 }
 

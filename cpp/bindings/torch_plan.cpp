@@ -1,34 +1,31 @@
 #include "torch_plan.hpp"
 
-#include "compiler.hpp"
-#include "device_plan.hpp"
-#include "kernel_table.hpp"
+#include "arguments.hpp"
+#include "step_plan.hpp"
 
 #include <pybind11/stl.h>
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
 namespace adaptk::bindings {
 namespace {
 
-DLDataType exchange_type(DType type) {
-    switch (type) {
-    case DType::f32: return {code_float, 32, 1};
-    case DType::f64: return {code_float, 64, 1};
-    case DType::bf16: return {code_bfloat, 16, 1};
-    case DType::f16: return {code_float, 16, 1};
-    }
-    return {};
+using detail::Slot;
+using detail::StepPlan;
+
+DLDataType exchange_type(Format format) {
+    const detail::FormatInfo& f = info_of(format);
+    return {f.dlpack_code, f.dlpack_bits, 1};
 }
 
 bool same_type(const DLDataType& a, const DLDataType& b) {
@@ -109,10 +106,10 @@ struct TorchFace {
                dtype(tensor, &type) == 0 && type == want_type && dense(tensor, want, data);
     }
     // Whether the storage of a dense tensor reaches to its end: it may have been freed, or made smaller.
-    bool stored(const void* tensor, std::int64_t size, DType type) const {
+    bool stored(const void* tensor, std::int64_t size, Format format) const {
         std::int64_t bytes = 0, first = 0;
         return size == 0 || (storage_size(tensor, &bytes) == 0 && storage_offset(tensor, &first) == 0 &&
-                             first + size <= bytes / std::int64_t(size_of(type)));
+                             first + size <= bytes / std::int64_t(size_of(format)));
     }
     // Whether a tensor that had this memory has it still.
     bool at(PyObject* o, const void* memory) const {
@@ -146,30 +143,8 @@ class HeldTensors {
     std::vector<void*> held_;
 };
 
-// Reading a thousand gradients makes a thousand objects that are gone with the step: nothing to look for cycles in. The
-// switch is the whole process's: left alone where other threads run meanwhile.
-class NoCollection {
-  public:
-#if defined(Py_GIL_DISABLED)
-    NoCollection() = default;
-    ~NoCollection() {}
-#else
-    NoCollection() : was_(PyGC_Disable()) {}
-    ~NoCollection() {
-        if (was_ != 0) PyGC_Enable();
-    }
-#endif
-    NoCollection(const NoCollection&) = delete;
-    NoCollection& operator=(const NoCollection&) = delete;
-
-#if !defined(Py_GIL_DISABLED)
-  private:
-    int was_;
-#endif
-};
-
 // Numbers that PyTorch keeps in 0-d tensors beside the states: the count of steps first.
-constexpr std::size_t max_numbers = 3;
+constexpr std::size_t max_numbers = 1 + max_kept_numbers;
 struct Number {
     PyObject* object = nullptr;
     const DLPackExchangeAPI* api = nullptr;
@@ -179,7 +154,8 @@ struct Number {
 
     double load() const { return wide ? *static_cast<double*>(data) : double(*static_cast<float*>(data)); }
     // As PyTorch rounds what it stores there.
-    double rounded(double x) const { return wide ? x : double(float(x)); }
+    double rounded(double x) const { return rounded_as(wide, x); }
+    detail::DeviceScalar scalar() const { return {data, wide ? detail::ScalarType::f64 : detail::ScalarType::f32}; }
     void store(double x) const {
         if (wide) {
             *static_cast<double*>(data) = x;
@@ -208,26 +184,22 @@ struct Tensor {
     const RuleNames* names = nullptr;  // null: to be bound
     PyObject* state = nullptr;         // its dict in the optimizer's state, or null
     std::uint64_t version = 0;         // of that dict
-    std::uint32_t group = 0;
-    std::int32_t type = -1;  // PyTorch's number of the dtype of a native tensor
-    bool odd = false;        // no plain dense tensors: others stand in for them at each step
-    bool fresh = false;      // the momentum buffer of torch's SGD has not seen a gradient yet
-    bool loose = false;      // some of the tensors are not among the entries
-    bool native = false;     // all of them on the CPU, and looked at by way of TorchFace
+    std::int32_t type = -1;            // PyTorch's number of the dtype of a native tensor
+    bool odd = false;                  // no plain dense tensors: others stand in for them at each step
+    bool fresh = false;                // the momentum buffer of torch's SGD has not seen a gradient yet
+    bool loose = false;                // some of the tensors are not among the entries
+    bool alone = false;                // it is stepped alone, just now
+    bool native = false;               // all of them on the CPU, and looked at by way of TorchFace
     std::uint8_t numbers = 0;
     std::uint8_t entries = 0;                     // of the dict as it was when it was looked at
     std::array<PyObject*, max_entries> values{};  // the objects among them that were values
     std::array<py::object, max_entries> keys;
     std::array<PyObject*, 1 + max_states> object{};  // the param and the states
-    TensorStep work{};
-    const void* apart = nullptr;  // a gradient that overlaps none of the memory that is written,
-    std::int64_t apart_bytes = 0;
-    std::uint64_t apart_from = 0;  // as of this TorchPlan::written_count_
     std::array<Number, max_numbers> number{};
     Layout layout;
-    Device device;
     const DLPackExchangeAPI* api = nullptr;
-    double device_step = 0.0;  // what the device has counted, where it counts
+    double device_step = 0.0;  // what the device has counted, if it counts
+    bool counted_on_device() const { return numbers > 0 && number[0].on_device; }
     std::array<py::object, max_states + max_numbers> kept;
 
     void unbind() {
@@ -263,70 +235,14 @@ struct Tensor {
     }
 };
 
-// How PyTorch counts what a rule does.
-enum class Counting {
-    none,      // not at all: SGD
-    buffer,    // by whether there is a momentum buffer
-    step,      // in state["step"]
-    momentum,  // NAdam: and the product of the momenta so far in state["mu_product"]
-    average,   // ASGD: and the rate and the weight of the next step in state["eta"] and state["mu"]
-};
+// How many numbers PyTorch keeps beside the states of a rule.
+std::size_t numbers_of(const RuleInfo& rule) { return rule.step_use == StepUse::number ? 1 + rule.kept_numbers : 0; }
 
-Counting counting_of(const RuleInfo& rule) {
-    const std::string_view name = rule.name;
-    if (name == "sgd") return Counting::none;
-    if (name == "momentum" || name == "nesterov") return Counting::buffer;
-    if (name == "nadam") return Counting::momentum;
-    if (name == "asgd") return Counting::average;
-    return Counting::step;
-}
-
-// Whether steps of the same number may differ.
-bool has_numbers(Counting c) { return c == Counting::momentum || c == Counting::average; }
-
-std::size_t numbers_of(Counting c) {
-    switch (c) {
-    case Counting::none:
-    case Counting::buffer: return 0;
-    case Counting::step: return 1;
-    case Counting::momentum: return 2;
-    case Counting::average: return 3;
-    }
-    return 0;
-}
-
-// What a group runs at this step.
-struct Chosen {
-    const RuleNames* names;
-    Counting counting;
-    detail::Segment segment;
-    std::vector<DeviceValue> on_device;
-};
-
-// A tensor that is stepped, its gradient, and what the step writes into its numbers when it is done.
+// A tensor that is stepped, and what the step writes into its numbers when it is done.
 struct Later {
     std::size_t tensor;
-    const void* grad;
-    std::int64_t grad_bytes;
     std::array<double, max_numbers> value;
 };
-
-// The work on one device.
-struct Batch {
-    Device device;
-    WorkStream stream;
-    bool capturing = false;  // the stream is, in a graph
-    std::vector<TensorStep> tensors;
-    std::vector<detail::Segment> segments;
-    std::vector<const Tensor*> lead;  // the first of each segment
-    std::int64_t total = 0;
-};
-
-// Whether a tensor takes the same step as those of a segment, whose count is left out of the comparison.
-bool same_step(const detail::Segment& a, const detail::Segment& b) {
-    return a.step == b.step && a.has_memo == b.has_memo && std::memcmp(a.memo, b.memo, sizeof a.memo) == 0 &&
-           std::memcmp(a.hyper.value, b.hyper.value, sizeof a.hyper.value) == 0;
-}
 
 bool same_numbers(const Tensor& a, const Tensor& b) {
     for (std::size_t n = 0; n < a.numbers; ++n)
@@ -334,18 +250,11 @@ bool same_numbers(const Tensor& a, const Tensor& b) {
     return true;
 }
 
-bool counted_alike(const Tensor& a, const Tensor& b) {
-    return (a.numbers > 0 && a.number[0].on_device) == (b.numbers > 0 && b.number[0].on_device);
-}
-
 // From so many elements on the GIL is released: a few hundred microseconds, beside which holding a thousand gradients
 // costs little.
 constexpr std::int64_t long_work = std::int64_t{1} << 18;
 
-bool releases_gil(const std::vector<Batch>& batches) {
-    return std::any_of(batches.begin(), batches.end(),
-                       [](const Batch& b) { return b.device.cuda || b.total >= long_work; });
-}
+bool releases_gil(const StepPlan& plan) { return plan.on_cuda() || plan.elements() >= long_work; }
 
 py::object attribute(PyObject* object, PyObject* name) {
     auto value = py::reinterpret_steal<py::object>(PyObject_GetAttr(object, name));
@@ -354,7 +263,7 @@ py::object attribute(PyObject* object, PyObject* name) {
 }
 
 // As TorchFace::stored, of a plain tensor of PyTorch.
-bool stored(PyObject* tensor, std::int64_t size, DType type) {
+bool stored(PyObject* tensor, std::int64_t size, Format type) {
     const py::handle t(tensor);
     const auto bytes = t.attr("untyped_storage")().attr("nbytes")().cast<std::int64_t>();
     return size == 0 || t.attr("storage_offset")().cast<std::int64_t>() + size <= bytes / std::int64_t(size_of(type));
@@ -394,6 +303,9 @@ class TorchPlan {
     }
     TorchPlan(const TorchPlan&) = delete;
     TorchPlan& operator=(const TorchPlan&) = delete;
+    // One param alone, with its gradient; returns whether the caller raises its version.
+    bool step_param(const py::object& owner, const py::list& groups, const py::object& param, const py::dict& state,
+                    const py::list& undo);
     py::tuple step(const py::object& owner, const py::list& groups, const py::list& rules, const py::dict& state,
                    const py::object& scale, const py::object& clip, bool skip_nonfinite, const py::list& undo);
 
@@ -415,49 +327,65 @@ class TorchPlan {
 
   private:
     TorchFace face_;
+    StepPlan plan_{StepPlan::Watch::taking_part, StepPlan::Counts::caller};
     std::vector<Tensor> tensors_;
+    std::vector<const RuleNames*> names_;              // of each group, at this step
+    std::vector<std::vector<DeviceValue>> on_device_;  // hyperparameters of each group
     std::vector<std::size_t> group_sizes_;
     std::vector<std::pair<PyObject*, PyObject*>> seen_state_;  // keys and values of the optimizer's state, in order
     std::uint64_t state_version_ = 0;
     bool state_known_ = false;  // and that of each bound tensor is among them
-    detail::WrittenMemory written_;
-    std::vector<std::size_t> indexed_;  // the tensors whose memory written_ knows
-    bool moved_ = true;                 // and some of it has moved since
-    std::uint64_t written_count_ = 0;   // how often it has been made
     py::list all_params_;
-    std::vector<py::object> held_;    // for the length of a step
-    std::vector<std::size_t> bound_;  // at this step
+    std::vector<py::object> held_;                         // for the length of a step
+    std::vector<std::size_t> bound_;                       // at this step
+    std::unordered_map<PyObject*, std::size_t> index_of_;  // of a param
+    std::size_t parts_ = 0;                                // params that are stepped alone just now
     ObjectLock lock_;
     unsigned long busy_ = 0;
     PyTypeObject* tensor_type_;
     PyTypeObject* parameter_type_;
-    std::map<int, DevicePlan> devices_;
 
+    // Of the step under way.
+    std::vector<Later> later_;
+    std::vector<WorkStream> streams_;  // of plan_.shares()
+    std::vector<py::object> grads_;    // those that Python has an object of
+    std::vector<View> views_;          // what has to be held until the step is done
+    std::vector<py::object> copies_;   // what goes back into tensors that others stand in for
+    bool all_ = true;                  // every param has a gradient
+
+    class UnderWay;
+    class Alone;
+    std::size_t find_param(const py::list& group_list, const py::object& param);
+    detail::Segment segment_of(std::size_t i, Later& later) const;
     void list_params(const std::vector<py::object>& groups);
     void look_at_state(const py::dict& state);
     bool same_state(const py::dict& state);
     void remember_state(const py::dict& state);
     static bool same_entries(Tensor& t);
     bool is_plain(PyObject* o) const { return Py_TYPE(o) == tensor_type_ || Py_TYPE(o) == parameter_type_; }
-    bool unchanged(Tensor& t);
+    bool unchanged(std::size_t i);
     void hold(const Tensor& t);
-    void bind(std::size_t i, const py::object& owner, const py::handle& group, const RuleNames& names,
-              const py::list& undo);
-    static void take_all(const RuleNames& names, std::size_t i, const py::sequence& buffers, TensorStep& work,
-                         std::vector<View>& views, WorkStream& stream, Device& device);
-    bool find_grad(const Tensor& t, PyObject* grad, TensorStep& work) const;
-    void take_grad(Tensor& t, std::size_t i, const py::object& owner, py::object& grad, TensorStep& work,
-                   WorkStream& stream, std::vector<View>& views);
-    static Chosen choose(const py::handle& rule);
-    static std::int64_t count_step(const Tensor& t, const Chosen& c, Later& later);
-    static detail::Segment segment_of(const Tensor& t, const Chosen& c, std::int64_t number, Later& later);
-    Batch& batch_of(std::vector<Batch>& batches, const Device& device, PyObject* tensor);
-    void check_overlap(const std::vector<Later>& later, const std::vector<TensorStep>& odd);
-    static double norm_over(std::vector<Batch>& batches, double grad_scale);
-    void check_capture(std::vector<Batch>& batches, const std::vector<Chosen>& chosen, bool with_norm,
-                       bool skip_nonfinite);
-    std::shared_ptr<Report> run_on_device(Batch& b, const std::vector<Chosen>& chosen,
-                                          const detail::StepOptions& options);
+    void bind(std::size_t i, const py::object& owner, const py::handle& group, const py::list& undo);
+    void choose(std::uint32_t group, const py::handle& rule);
+    const RuleNames& names_of_group(std::size_t i) const { return *names_[plan_.group_of(i)]; }
+    Device take_all(std::size_t i, const py::sequence& buffers, WorkStream& stream, Slot& grad);
+    bool find_grad(std::size_t i, PyObject* grad, void*& data) const;
+    Slot take_grad(std::size_t i, const py::object& owner, WorkStream& stream);
+    std::int64_t count_step(const Tensor& t, Later& later) const;
+    void add(std::size_t i, const Slot& grad, const WorkStream& stream);
+    bool take_quickly(std::size_t i);
+    bool take_all_quickly(HeldTensors& held);
+    void take_carefully(const py::object& owner, const std::vector<py::object>& groups, const py::list& undo);
+    bool take_stand_ins(std::size_t i, const py::object& owner, const std::vector<py::object>& groups,
+                        const py::list& undo, WorkStream& stream, Slot& grad);
+    void start_stream(PyObject* tensor);
+    WorkStream& stream_of(const Device& device);
+    void check_overlap();
+    void check_captures(const detail::StepOptions& options);
+    std::vector<detail::DeviceHyperOfGroup> resolve_hypers(std::vector<View>& held);
+    detail::Outcome run(const py::object& owner, const detail::StepOptions& options);
+    void finish(const py::object& owner);
+    py::object updated();
 };
 
 PyObject* grad_name = nullptr;
@@ -492,16 +420,23 @@ void TorchPlan::list_params(const std::vector<py::object>& groups) {
         for (const py::object& p : of_group) {
             Tensor& t = tensors.emplace_back();
             t.param = p;
-            t.group = std::uint32_t(g);
             all.append(p);
         }
     }
     if (tensors.size() > (std::size_t{1} << 28)) fail(PyExc_ValueError, "params: more than 2**28 tensors");
     tensors_ = std::move(tensors);
+    index_of_.clear();
+    for (std::size_t k = 0; k < tensors_.size(); ++k) index_of_[tensors_[k].param.ptr()] = k;
     group_sizes_ = std::move(sizes);
     all_params_ = std::move(all);
     seen_state_.clear();
-    moved_ = true;
+    names_.assign(params.size(), nullptr);
+    on_device_.assign(params.size(), {});
+    plan_.clear_tensors();
+    for (const std::size_t size : group_sizes_) {
+        const std::uint32_t group = plan_.add_group(detail::rules()[0], {});
+        for (std::size_t k = 0; k < size; ++k) plan_.add_tensor(group);
+    }
 }
 
 // Whether each param has still the state that it had: two comparisons of pointers a param where nothing has changed,
@@ -572,7 +507,8 @@ bool TorchPlan::same_entries(Tensor& t) {
 }
 
 // Whether the tensors are what they were when they were bound; memory that has moved is taken where it is now.
-bool TorchPlan::unchanged(Tensor& t) {
+bool TorchPlan::unchanged(std::size_t i) {
+    Tensor& t = tensors_[i];
     if (t.loose) return false;
     {
         const py::scoped_critical_section locked(t.state);
@@ -595,28 +531,27 @@ bool TorchPlan::unchanged(Tensor& t) {
         number.data = static_cast<std::byte*>(now.data) + now.byte_offset;
     }
     if (t.odd) return true;
-    DType type = t.work.param;
-    for (std::size_t b = 0; b + 1 < t.names->buffers; ++b) {
-        if (b > 0) {
-            type = compute_type(t.work.param);
-            if (t.native && face_.at(t.object[b], t.work.buffer[1 + b], t.work.size)) continue;
+    const ParamUpdate& update = plan_.update(i);
+    for (std::size_t k = 0; k + 1 < t.names->buffers; ++k) {
+        const std::size_t b = k == 0 ? 0 : 1 + k;  // among the update's, where the gradient is number 1
+        if (k > 0) {
+            if (t.native && face_.at(t.object[k], update.buffer[b], update.size)) continue;
             // Another object may be where a tensor was.
-            if (Py_TYPE(t.object[b]) != tensor_type_) return false;
+            if (Py_TYPE(t.object[k]) != tensor_type_) return false;
         }
-        void*& data = t.work.buffer[b == 0 ? 0 : 1 + b];
         if (void* same = nullptr;
-            t.native && b == 0 && face_.dense(face_.tensor(t.object[0]), t.layout, same) && same == data)
+            t.native && k == 0 && face_.dense(face_.tensor(t.object[0]), t.layout, same) && same == update.buffer[0])
             continue;
-        if (!look(t.api, t.object[b]) || !same_type(now.dtype, exchange_type(type)) || !t.layout.same(now))
+        const Format format = update.format[b];
+        if (!look(t.api, t.object[k]) || !same_type(now.dtype, exchange_type(format)) || !t.layout.same(now))
             return false;
         void* const now_at = static_cast<std::byte*>(now.data) + now.byte_offset;
-        if (now_at != data) {
-            // Bound again, with an error where the storage was freed. One that is still where it was is whole.
-            const bool whole = t.native ? face_.stored(face_.tensor(t.object[b]), t.work.size, type)
-                                        : is_plain(t.object[b]) && stored(t.object[b], t.work.size, type);
+        if (now_at != update.buffer[b]) {
+            // Bound again, with an error if the storage was freed. One that is still where it was is whole.
+            const bool whole = t.native ? face_.stored(face_.tensor(t.object[k]), update.size, format)
+                                        : is_plain(t.object[k]) && stored(t.object[k], update.size, format);
             if (!whole) return false;
-            data = now_at;
-            moved_ = true;
+            plan_.move(i, b, now_at);
         }
     }
     return true;
@@ -630,12 +565,13 @@ void TorchPlan::hold(const Tensor& t) {
     for (std::size_t n = 0; n < t.numbers; ++n) held_.push_back(py::reinterpret_borrow<py::object>(t.number[n].object));
 }
 
-// Takes and checks a param, a gradient and the states that stand in for others.
-void TorchPlan::take_all(const RuleNames& names, std::size_t i, const py::sequence& buffers, TensorStep& work,
-                         std::vector<View>& views, WorkStream& stream, Device& device) {
+// Takes and checks the buffers that stand in for those of a tensor.
+Device TorchPlan::take_all(std::size_t i, const py::sequence& buffers, WorkStream& stream, Slot& grad) {
+    const RuleNames& names = names_of_group(i);
     const std::string label = label_of(i);
     if (buffers.size() != names.buffers) fail(PyExc_ValueError, "params" + label + ": wrong number of buffers");
     std::vector<View> taken(names.buffers);
+    ParamUpdate update;
     for (std::size_t b = 0; b < names.buffers; ++b) {
         const ArgName name{b == 0 ? "params" : b == 1 ? "grads" : names.buffer_text[b], -1, label.c_str()};
         View::take(py::object(buffers[b]), name, taken[b], stream);
@@ -646,18 +582,19 @@ void TorchPlan::take_all(const RuleNames& names, std::size_t i, const py::sequen
         } else {
             check_state(taken[b], name, taken[0]);
         }
-        work.buffer[b] = taken[b].data;
+        update.set(b, {taken[b].data, taken[b].dtype});
     }
-    work.size = taken[0].size;
-    work.param = taken[0].dtype;
-    work.grad = taken[1].dtype;
-    device = taken[0].device;
-    for (View& v : taken) views.push_back(std::move(v));
+    update.size = taken[0].size;
+    grad = {update.buffer[1], update.format[1]};
+    plan_.bind(i, update, taken[0].device);
+    const Device device = taken[0].device;
+    for (View& v : taken) views_.push_back(std::move(v));
+    return device;
 }
 
-void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& group, const RuleNames& names,
-                     const py::list& undo) {
+void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& group, const py::list& undo) {
     Tensor& t = tensors_[i];
+    const RuleNames& names = names_of_group(i);
     const std::string label = label_of(i);
     t.names = nullptr;
     bound_.push_back(i);
@@ -678,7 +615,7 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
     t.odd = bound[3].cast<bool>();
     t.fresh = bound[4].cast<bool>();
     t.numbers = std::uint8_t(numbers.size());
-    if (numbers.size() != numbers_of(counting_of(*names.rule)) || buffers.size() + 1 != names.buffers)
+    if (numbers.size() != numbers_of(*names.rule) || buffers.size() + 1 != names.buffers)
         fail(PyExc_ValueError, "params" + label + ": wrong number of tensors beside it");
     bool native = bool(face_) && !t.odd && is_plain(t.param.ptr());
     for (std::size_t n = 0; n < t.numbers; ++n) {
@@ -700,6 +637,7 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
     if (!t.odd) {
         WorkStream stream;
         std::vector<View> views(buffers.size());
+        ParamUpdate update;
         for (std::size_t b = 0; b < buffers.size(); ++b) {
             const ArgName name{b == 0 ? "params" : names.buffer_text[1 + b], -1, label.c_str()};
             View::take(t.object[b], name, views[b], stream);
@@ -709,13 +647,12 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
                 check_state(views[b], name, views[0]);
             }
             owner.attr("_check_storage")(py::handle(t.object[b]), name.text());
-            t.work.buffer[b == 0 ? 0 : 1 + b] = views[b].data;
+            update.set(b == 0 ? 0 : b + 1, {views[b].data, views[b].dtype});
         }
         for (std::size_t b = 1; b < buffers.size(); ++b) native = native && Py_TYPE(t.object[b]) == tensor_type_;
         t.api = exchange_api_of(t.object[0]);
-        t.work.size = views[0].size;
-        t.work.param = views[0].dtype;
-        t.device = views[0].device;
+        update.size = views[0].size;
+        plan_.bind(i, update, views[0].device);
         const DLTensor now = tensor_of(t.object[0]);
         t.layout.assign(now);
         native = native && now.device.device_type == device_cpu && t.object[0] == t.param.ptr() &&
@@ -732,57 +669,38 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         for (std::size_t n = 0; n < t.numbers; ++n)
             t.kept[max_states + n] = py::reinterpret_borrow<py::object>(t.number[n].object);
     }
-    moved_ = true;
 }
 
-// Not bound if the step comes to nothing: what binding has made is taken back then.
-class Bound {
-  public:
-    Bound(std::vector<Tensor>& tensors, std::vector<std::size_t>& bound, std::vector<py::object>& held)
-        : tensors_(tensors), bound_(bound), held_(held) {}
-    ~Bound() {
-        if (!kept_)
-            for (const std::size_t i : bound_) tensors_[i].names = nullptr;
-        bound_.clear();
-        held_.clear();
-    }
-    Bound(const Bound&) = delete;
-    Bound& operator=(const Bound&) = delete;
-    void keep() { kept_ = true; }
-
-  private:
-    std::vector<Tensor>& tensors_;
-    std::vector<std::size_t>& bound_;
-    std::vector<py::object>& held_;
-    bool kept_ = false;
-};
-
-Chosen TorchPlan::choose(const py::handle& rule) {
+// What a group runs at this step.
+void TorchPlan::choose(std::uint32_t group, const py::handle& rule) {
     const py::tuple pair = py::reinterpret_borrow<py::tuple>(rule);
     const RuleNames& names = names_of(pair[0].cast<std::string>());
     const py::dict values = pair[1];
-    Chosen c{&names, counting_of(*names.rule), {names.rule, names.defaults, 1, 1, false, {}}, {}};
+    detail::HyperValues hyper = names.defaults;
+    on_device_[group].clear();
     for (std::size_t h = 0; h < names.hypers; ++h) {
         const py::object value = value_of(values.ptr(), names.hyper[h]);
         if (!value) continue;
         if (View::on_cuda(value, {names.hyper_info[h].name})) {
-            c.on_device.push_back({0, std::uint32_t(h), value});
+            on_device_[group].push_back({group, std::uint32_t(h), value});
         } else if (PyFloat_Check(value.ptr()) || PyLong_Check(value.ptr()) || !py::hasattr(value, "detach")) {
-            c.segment.hyper.value[h] = hyper_value(value.ptr(), names.hyper_info[h]);
+            hyper.value[h] = hyper_value(value.ptr(), names.hyper_info[h]);
         } else {
             // PyTorch warns where a tensor that wants gradients becomes a number.
-            c.segment.hyper.value[h] = hyper_value(value.attr("detach")().ptr(), names.hyper_info[h]);
+            hyper.value[h] = hyper_value(value.attr("detach")().ptr(), names.hyper_info[h]);
         }
     }
-    if (c.on_device.empty()) check_together(*names.rule, c.segment.hyper);
-    return c;
+    if (on_device_[group].empty()) check_together(*names.rule, hyper);
+    names_[group] = &names;
+    plan_.set_rule(group, *names.rule);
+    plan_.hyper(group) = hyper;
 }
 
-// The step that a tensor takes, by what PyTorch knows of those before, and what it will know afterwards.
 // The number of the step that a tensor takes, by what PyTorch knows of those before.
-std::int64_t TorchPlan::count_step(const Tensor& t, const Chosen& c, Later& later) {
-    if (c.counting == Counting::none) return 1;
-    if (c.counting == Counting::buffer) return t.fresh ? 1 : 2;
+std::int64_t TorchPlan::count_step(const Tensor& t, Later& later) const {
+    const StepUse use = t.names->rule->step_use;
+    if (use == StepUse::none) return 1;
+    if (use == StepUse::first) return t.fresh ? 1 : 2;
     // Tells tensors apart; kernels look at the device's own count.
     if (t.number[0].on_device) return std::int64_t(t.device_step) + 1;
     const double step = t.number[0].rounded(t.number[0].load() + 1.0);
@@ -793,211 +711,69 @@ std::int64_t TorchPlan::count_step(const Tensor& t, const Chosen& c, Later& late
     return std::int64_t(step);
 }
 
-// That step, and what PyTorch will know of it afterwards.
-detail::Segment TorchPlan::segment_of(const Tensor& t, const Chosen& c, std::int64_t number, Later& later) {
-    detail::Segment s = c.segment;
-    s.step = number;
-    const double* h = s.hyper.value;
-    const double step = later.value[0];
-    if (c.counting == Counting::momentum) {
-        // The product is rounded to the type of its tensor at each step, the factor as well.
-        const double mu = nadam_detail::mu(h[1], h[4], step);
-        const double product = t.number[1].rounded(t.number[1].load() * t.number[1].rounded(mu));
-        const NAdam::Memo memo{h[1], h[4], product, number};
-        s.has_memo = true;
-        std::memcpy(s.memo, &memo, sizeof memo);
-        later.value[1] = product;
-    } else if (c.counting == Counting::average) {
-        // The rate and the weight of this step have been there since the last one: a rate that does not fall, and an
-        // age at step 1 whose weight is this one.
-        const double lr = h[0];
-        later.value[1] = lr / power(1.0 + h[1] * lr * step, h[2]);
-        later.value[2] = 1.0 / std::fmax(1.0, step - h[3]);
-        s.hyper.value[0] = t.number[1].load();
-        s.hyper.value[3] = -1.0 / t.number[2].load();
-        s.step = 1;
-    }
-    return s;
-}
-
-// Throws where memory that is written also belongs to another tensor. The index is of the tensors that are stepped:
-// what others point to may be theirs no longer.
-void TorchPlan::check_overlap(const std::vector<Later>& later, const std::vector<TensorStep>& odd) {
-    const auto text = [&](std::uint32_t owner) {
-        const Tensor& t = tensors_[owner / 8];
-        const std::string of = "params" + label_of(owner / 8);
-        if (owner % 8 == 0) return of;
-        return (owner % 8 == 1 ? "the gradient" : std::string(t.names->buffer_text[owner % 8])) + " of " + of;
-    };
-    const auto complain = [&](std::uint32_t x, std::uint32_t y) {
-        if (x % 8 == 0 && y % 8 == 0 && tensors_[x / 8].param.is(tensors_[y / 8].param)) fail_twice(text(x), text(y));
-        fail(PyExc_ValueError, text(x) + " and " + text(y) + " overlap in memory, and one of them is updated in place");
-    };
-    bool same = !moved_ && odd.empty() && indexed_.size() == later.size();
-    for (std::size_t k = 0; same && k < later.size(); ++k) same = indexed_[k] == later[k].tensor;
-    if (!same) {
-        std::vector<detail::Extent> extents;
-        indexed_.clear();
-        auto next_odd = odd.begin();
-        for (const Later& l : later) {
-            const Tensor& t = tensors_[l.tensor];
-            const TensorStep& work = t.odd ? *next_odd++ : t.work;
-            indexed_.push_back(l.tensor);
-            const auto add = [&](std::size_t buffer, DType type) {
-                const auto begin = reinterpret_cast<std::uintptr_t>(work.buffer[buffer]);
-                extents.push_back(
-                    {begin, begin + std::uintptr_t(work.size) * size_of(type), std::uint32_t(l.tensor * 8 + buffer)});
-            };
-            add(0, work.param);
-            for (std::size_t b = 2; b < t.names->buffers; ++b) add(b, compute_type(work.param));
-        }
-        detail::Clash clash{};
-        moved_ = true;
-        ++written_count_;
-        if (!written_.assign(std::move(extents), clash)) complain(clash.first, clash.second);
-        moved_ = false;
-    }
-    for (const Later& l : later) {
-        Tensor& t = tensors_[l.tensor];
-        if (l.grad == t.apart && l.grad_bytes == t.apart_bytes && t.apart_from == written_count_) continue;
-        const auto begin = reinterpret_cast<std::uintptr_t>(l.grad);
-        if (const auto owner = written_.find(begin, begin + std::uintptr_t(l.grad_bytes));
-            owner != detail::WrittenMemory::none)
-            complain(std::uint32_t(l.tensor * 8 + 1), owner);
-        t.apart = l.grad;
-        t.apart_bytes = l.grad_bytes;
-        t.apart_from = written_count_;
-    }
-}
-
-// A graph replays what is put on the stream: nothing that the host counts, decides, waits for or makes once.
-void TorchPlan::check_capture(std::vector<Batch>& batches, const std::vector<Chosen>& chosen, bool with_norm,
-                              bool skip_nonfinite) {
-    for (Batch& b : batches) {
-        if (!b.device.cuda) continue;
-        const detail::CudaBackend& part = need_cuda_part();
-        b.stream.want(b.device.id);
-        detail::CudaError error;
-        if (!part.capturing(b.device.id, b.stream.stream(), b.capturing, error)) fail_cuda(error);
-        DevicePlan& plan = devices_.try_emplace(b.device.id, b.device.id).first->second;
-        if (!b.capturing) {
-            // A capture later on finds them in place.
-            plan.need_reports();
-            continue;
-        }
-        constexpr const char* what = "step() while its stream is captured in a graph: ";
-        for (std::size_t s = 0; s < b.segments.size(); ++s) {
-            const Tensor& t = *b.lead[s];
-            const Counting counting = chosen[t.group].counting;
-            if (counting == Counting::buffer && t.fresh)
-                fail(PyExc_RuntimeError, std::string(what) + "a momentum buffer begins with the first step, and each "
-                                                             "replay would begin it anew; take one step before");
-            if (t.numbers > 0 && !t.number[0].on_device)
-                fail(PyExc_RuntimeError, std::string(what) + "capturable is False, and the host counts the steps, "
-                                                             "whose number each replay would repeat");
-        }
-        if (skip_nonfinite)
-            fail(PyExc_RuntimeError, std::string(what) + "skip_nonfinite waits for what the device finds; leave it "
-                                                         "out, or use adaptk.Adam and its like with capturable=True");
-        if (with_norm && batches.size() > 1)
-            fail(PyExc_RuntimeError, std::string(what) + "clip_norm over params on several devices waits for each");
-        if (with_norm && !plan.has_reports())
-            fail(PyExc_RuntimeError, std::string(what) + "clip_norm needs memory for its outcome, which cannot be had "
-                                                         "now; take one step before");
-    }
-}
-
-// Puts the step on the device's stream. The outcome is read where the host needs it.
-std::shared_ptr<Report> TorchPlan::run_on_device(Batch& b, const std::vector<Chosen>& chosen,
-                                                 const detail::StepOptions& options) {
-    DevicePlan& plan = devices_.at(b.device.id);
-    const auto counts = [&](std::size_t s) { return b.lead[s]->numbers > 0 && b.lead[s]->number[0].on_device; };
-    std::shared_ptr<Report> outcome;
-    // A call has one count of steps on the device: that of the first of its tensors.
-    std::size_t first_tensor = 0;
-    for (std::size_t begin = 0, end = 0; begin < b.segments.size(); begin = end) {
-        std::size_t tensors = 0;
-        for (end = begin; end < b.segments.size() && counts(end) == counts(begin) &&
-                          (!counts(end) || b.segments[end].step == b.segments[begin].step);
-             ++end)
-            tensors += b.segments[end].count;
-        std::vector<View> held;
-        held.reserve((end - begin) * max_hyperparameters);
-        std::vector<detail::DeviceHyper> hypers;
-        for (std::size_t s = begin; s < end; ++s) {
-            const Chosen& c = chosen[b.lead[s]->group];
-            for (const DeviceValue& v : c.on_device) {
-                detail::DeviceHyper h{};
-                v.resolve(c.names->hyper_info[v.index], b.device, b.stream, held.emplace_back(), h);
-                h.segment = std::uint32_t(s - begin);
-                hypers.push_back(h);
-            }
-        }
-        detail::CudaStep step{b.device.id,
-                              b.stream.stream(),
-                              {b.tensors.data() + first_tensor, tensors},
-                              {b.segments.data() + begin, end - begin},
-                              options};
-        step.hypers = hypers;
-        step.workspace = plan.workspace();
-        if (counts(begin)) {
-            const Number& number = b.lead[begin]->number[0];
-            step.step = number.data;
-            step.step_type = number.wide ? detail::ScalarType::f64 : detail::ScalarType::f32;
-        }
-        if (options.clip_norm >= 0.0 || options.skip_nonfinite) {
-            if (begin > 0 || end < b.segments.size())
-                fail(PyExc_ValueError, "clip_norm, skip_nonfinite: params whose counts of steps on the device differ");
-            outcome = plan.next_report(b.capturing);
-            step.reports = plan.reports().places();
-            step.report = Reports::place(*outcome);
-        }
-        run_on_stream(b.stream,
-                      [&](const detail::CudaBackend& p, detail::CudaError& error) { return p.step(step, error); });
-        first_tensor += tensors;
-    }
-    return outcome;
-}
-
-// The norm over several devices, which no single kernel sees. Each waits for its result.
-double TorchPlan::norm_over(std::vector<Batch>& batches, double grad_scale) {
-    double squares = 0.0;
-    for (Batch& b : batches) {
-        detail::StepReport report;
-        if (b.device.cuda) {
-            run_on_stream(b.stream, [&](const detail::CudaBackend& part, detail::CudaError& error) {
-                return part.global_norm(b.device.id, b.stream.stream(), b.tensors, grad_scale, report, error);
-            });
+// The tensor takes part, with this gradient.
+void TorchPlan::add(std::size_t i, const Slot& grad, const WorkStream& stream) {
+    const Tensor& t = tensors_[i];
+    const RuleInfo& rule = *t.names->rule;
+    Later* const before = later_.empty() ? nullptr : &later_.back();
+    Later after{i, {}};
+    const std::int64_t number = count_step(t, after);
+    const std::size_t shares = plan_.shares().size();
+    bool fits = true;
+    if (rule.kept_numbers == 0) {
+        fits = plan_.add(i, grad.data, grad.format, number,
+                         t.counted_on_device() ? t.number[0].scalar() : detail::DeviceScalar{});
+    } else {
+        // Most tensors have the numbers of the one before, and so its step, which takes powers to find.
+        const bool again = before != nullptr && plan_.group_of(before->tensor) == plan_.group_of(i) &&
+                           plan_.device_of(before->tensor) == plan_.device_of(i) &&
+                           same_numbers(tensors_[before->tensor], t);
+        detail::ContinuedStep step{};
+        if (again) {
+            // Their values were the same; those after the step are too.
+            after.value = before->value;
         } else {
-            const MaybeReleaseGil released(releases_gil(batches) ? release_gil_from : 0);
-            report = detail::global_norm(b.tensors, grad_scale);
+            bool wide[max_kept_numbers] = {};
+            for (std::size_t n = 0; n < rule.kept_numbers; ++n) {
+                after.value[1 + n] = t.number[1 + n].load();
+                wide[n] = t.number[1 + n].wide;
+            }
+            rule.continue_from(plan_.hyper(plan_.group_of(i)), after.value[0], &after.value[1], wide, step);
         }
-        squares += report.grad_norm * report.grad_norm;
+        fits = plan_.add(i, grad.data, grad.format, step, again);
     }
-    return std::sqrt(squares);
+    if (!fits) fail(PyExc_ValueError, "params: more than 2**63 elements in all");
+    later_.push_back(after);
+    const Device device = plan_.device_of(i);
+    if (!device.cuda) return;
+    if (plan_.shares().size() > shares) start_stream(t.object[0]);
+    if (stream.device() >= 0) stream_of(device).meet(device.id, stream.stream());
 }
 
-// The work of the device that a tensor is on, on the current stream of the tensor's library.
-Batch& TorchPlan::batch_of(std::vector<Batch>& batches, const Device& device, PyObject* tensor) {
-    for (Batch& b : batches)
-        if (b.device == device) return b;
-    Batch& added = batches.emplace_back();
-    added.device = device;
-    added.tensors.reserve(tensors_.size());
-    if (device.cuda) {
-        const DLPackExchangeAPI* api = exchange_api_of(tensor);
-        void* stream = nullptr;
-        if (api != nullptr && api->current_work_stream != nullptr) {
-            if (api->current_work_stream(device_cuda, device.id, &stream) != 0) throw py::error_already_set();
-            added.stream.meet(device.id, stream);
-        }
-    }
-    return added;
+// The share that has been begun works on the current stream of its first tensor's library.
+void TorchPlan::start_stream(PyObject* tensor) {
+    const std::vector<detail::DeviceShare>& shares = plan_.shares();
+    streams_.resize(shares.size());
+    const DLPackExchangeAPI* api = exchange_api_of(tensor);
+    void* stream = nullptr;
+    const int device = shares.back().device.id;
+    if (api == nullptr || api->current_work_stream == nullptr) return;
+    if (api->current_work_stream(device_cuda, device, &stream) != 0) throw py::error_already_set();
+    streams_.back().meet(device, stream);
 }
 
-// Where the gradient lies, if it is a plain tensor with the layout and the type of its param.
-bool TorchPlan::find_grad(const Tensor& t, PyObject* grad, TensorStep& work) const {
+WorkStream& TorchPlan::stream_of(const Device& device) {
+    std::size_t s = 0;
+    while (!(plan_.shares()[s].device == device)) ++s;
+    streams_.resize(plan_.shares().size());
+    return streams_[s];
+}
+
+// If the gradient is a plain tensor with the layout and the dtype of its param: where it lies.
+bool TorchPlan::find_grad(std::size_t i, PyObject* grad, void*& data) const {
     if (Py_TYPE(grad) != tensor_type_) return false;
+    const Tensor& t = tensors_[i];
+    const ParamUpdate& update = plan_.update(i);
     DLTensor now;
     const DLPackExchangeAPI* api = exchange_api_of(grad);
     if (api == nullptr || api->dltensor_from_py_object_no_sync(grad, &now) != 0) {
@@ -1005,18 +781,20 @@ bool TorchPlan::find_grad(const Tensor& t, PyObject* grad, TensorStep& work) con
         return false;
     }
     // Lazily negated tensors are views of imaginary parts, with gaps between them unless there is only one.
-    if (!t.layout.same(now) || !same_type(now.dtype, exchange_type(work.param)) || freed(grad, now) ||
-        (face_ && !face_.stored(face_.tensor(grad), work.size, work.param)) || (work.size == 1 && negated(grad)))
+    if (!t.layout.same(now) || !same_type(now.dtype, exchange_type(update.param())) || freed(grad, now) ||
+        (face_ && !face_.stored(face_.tensor(grad), update.size, update.param())) ||
+        (update.size == 1 && negated(grad)))
         return false;
-    work.buffer[1] = static_cast<std::byte*>(now.data) + now.byte_offset;
-    work.grad = work.param;
+    data = static_cast<std::byte*>(now.data) + now.byte_offset;
     return true;
 }
 
-// Where the gradient lies, and its type. One that differs from its param in layout or device is brought into line.
-void TorchPlan::take_grad(Tensor& t, std::size_t i, const py::object& owner, py::object& grad, TensorStep& work,
-                          WorkStream& stream, std::vector<View>& views) {
-    if (find_grad(t, grad.ptr(), work)) return;
+// Where the gradient lies, and its format. One that differs from its param in layout or device is brought into line.
+Slot TorchPlan::take_grad(std::size_t i, const py::object& owner, WorkStream& stream) {
+    py::object& grad = grads_[i];
+    void* data = nullptr;
+    if (find_grad(i, grad.ptr(), data)) return {data, plan_.update(i).param()};
+    const Tensor& t = tensors_[i];
     const std::string label = label_of(i);
     const ArgName name{"grads", -1, label.c_str()};
     View param;
@@ -1027,210 +805,220 @@ void TorchPlan::take_grad(Tensor& t, std::size_t i, const py::object& owner, py:
     View::take(grad, name, g, stream);
     check_grad(g, name, param);
     owner.attr("_check_storage")(grad, name.text());
-    work.buffer[1] = g.data;
-    work.grad = g.dtype;
-    views.push_back(std::move(g));
+    const Slot slot{g.data, g.dtype};
+    views_.push_back(std::move(g));
+    return slot;
 }
 
-py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, const py::list& rules,
-                          const py::dict& state, const py::object& scale, const py::object& clip, bool skip_nonfinite,
-                          const py::list& undo) {
-    const auto locked = lock_.take();
-    const Busy busy(busy_);
-    const double grad_scale = scale_value(scale.ptr());
-    const std::optional<double> clip_norm = clip_value(clip.ptr());
-    const std::vector<py::object> groups = items_of(group_list.ptr());
-    list_params(groups);
-    if (rules.size() != group_sizes_.size()) fail(PyExc_ValueError, "rules: wrong length");
-    std::vector<Chosen> chosen;
-    chosen.reserve(rules.size());
-    for (const py::object& rule : items_of(rules.ptr())) chosen.push_back(choose(rule));
+// Each tensor is looked at and taken while what PyTorch knows of it is in the cache; false if Python has to run, which
+// may change any of them.
+bool TorchPlan::take_quickly(std::size_t i) {
+    Tensor& t = tensors_[i];
+    if (t.names != nullptr && t.native) {
+        const void* const grad = face_.grad(face_.impl(face_.tensor(t.param.ptr())));
+        if (face_.impl(grad) == face_.undefined) {
+            all_ = false;
+            return true;
+        }
+        if (t.names != &names_of_group(i) || !unchanged(i)) return false;
+        const ParamUpdate& update = plan_.update(i);
+        void* data = nullptr;
+        // As in find_grad().
+        if (update.size != 1 && face_.dense(grad, t.layout, t.type, data) &&
+            face_.stored(grad, update.size, update.param())) {
+            add(i, {data, update.param()}, WorkStream());
+            return true;
+        }
+        grads_[i] = attribute(t.param.ptr(), grad_name);
+    } else {
+        grads_[i] = attribute(t.param.ptr(), grad_name);
+        if (grads_[i].is_none()) {
+            all_ = false;
+            return true;
+        }
+        if (t.names == nullptr || t.names != &names_of_group(i) || t.odd || !unchanged(i)) return false;
+    }
+    void* data = nullptr;
+    if (!find_grad(i, grads_[i].ptr(), data)) return false;
+    add(i, {data, plan_.update(i).param()}, WorkStream());
+    return true;
+}
 
-    const NoCollection no_collection;
-    Bound binding(tensors_, bound_, held_);
-    look_at_state(state);
-    std::vector<py::object> grads(tensors_.size());  // those that Python has an object of
-    HeldTensors held_grads(face_);
-    std::vector<Batch> batches;
-    std::vector<View> views;  // what has to be held until the step is done
-    std::vector<Later> later;
-    later.reserve(tensors_.size());
-    std::vector<py::object> copies;  // what goes back into tensors that others stand in for
-    std::vector<TensorStep> odd;
-    constexpr Later nobody{~std::size_t{0}, nullptr, 0, {}};
-    Later last_of = nobody;
-    const auto add = [&](std::size_t i, const TensorStep& work, const Device& device, const WorkStream& stream) {
+// While the GIL is held no other thread takes gradients away; from where it is not, they are held.
+bool TorchPlan::take_all_quickly(HeldTensors& held) {
+    for (std::size_t i = 0; i < tensors_.size(); ++i)
+        if (!take_quickly(i)) return false;
+    if (!releases_gil(plan_)) return true;
+    for (const Later& l : later_) {
+        const Tensor& t = tensors_[l.tensor];
+        if (t.native && !grads_[l.tensor] && !held.add(face_.grad(face_.impl(face_.tensor(t.param.ptr())))))
+            return false;
+    }
+    return true;
+}
+
+// The same where Python runs in between.
+void TorchPlan::take_carefully(const py::object& owner, const std::vector<py::object>& groups, const py::list& undo) {
+    all_ = true;
+    plan_.begin();
+    later_.clear();
+    streams_.clear();
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
         Tensor& t = tensors_[i];
-        Batch& b =
-            batches.size() == 1 && batches[0].device == device ? batches[0] : batch_of(batches, device, t.object[0]);
-        if (device.cuda && stream.device() >= 0) b.stream.meet(device.id, stream.stream());
-        b.tensors.push_back(work);
-        if (sum_overflows(b.total, work.size, b.total))
-            fail(PyExc_ValueError, "params: more than 2**63 elements in all");
-        Later& after = later.emplace_back();
-        after.tensor = i;
-        after.grad = work.buffer[1];
-        after.grad_bytes = work.size * std::int64_t(size_of(work.grad));
-        const Chosen& c = chosen[t.group];
-        const std::int64_t number = count_step(t, c, after);
-        const bool alike = !b.segments.empty() && b.lead.back()->group == t.group && counted_alike(*b.lead.back(), t);
-        if (alike && !has_numbers(c.counting) && b.segments.back().step == number) {
-            ++b.segments.back().count;
-            return;
-        }
-        // Most tensors have the numbers of the one before, and so its step, which takes powers to find.
-        if (alike && has_numbers(c.counting) && last_of.tensor < i && tensors_[last_of.tensor].group == t.group &&
-            tensors_[last_of.tensor].device == device && same_numbers(tensors_[last_of.tensor], t)) {
-            after.value = last_of.value;
-            last_of.tensor = i;
-            ++b.segments.back().count;
-            return;
-        }
-        detail::Segment s = segment_of(t, c, number, after);
-        last_of = after;
-        if (alike && same_step(b.segments.back(), s)) {
-            ++b.segments.back().count;
-        } else {
-            b.segments.push_back(s);
-            b.lead.push_back(&t);
-        }
-    };
-    // Each tensor is looked at and taken while what PyTorch knows of it is in the cache; false where Python has to run,
-    // which may change any of them.
-    bool all = true;
-    const auto take_quickly = [&](std::size_t i) {
-        Tensor& t = tensors_[i];
-        TensorStep& work = t.work;
-        if (t.names != nullptr && t.native) {
-            const void* const grad = face_.grad(face_.impl(face_.tensor(t.param.ptr())));
-            if (face_.impl(grad) == face_.undefined) {
-                all = false;
-                return true;
-            }
-            if (t.names != chosen[t.group].names || !unchanged(t)) return false;
-            // Lazily negated tensors are views of imaginary parts, with gaps between them unless there is only one.
-            if (work.size != 1 && face_.dense(grad, t.layout, t.type, work.buffer[1]) &&
-                face_.stored(grad, work.size, work.param)) {
-                work.grad = work.param;
-                add(i, work, t.device, WorkStream());
-                return true;
-            }
-            grads[i] = attribute(t.param.ptr(), grad_name);
-        } else {
-            grads[i] = attribute(t.param.ptr(), grad_name);
-            if (grads[i].is_none()) {
-                all = false;
-                return true;
-            }
-            if (t.names == nullptr || t.names != chosen[t.group].names || t.odd || !unchanged(t)) return false;
-        }
-        if (!find_grad(t, grads[i].ptr(), work)) return false;
-        add(i, work, t.device, WorkStream());
-        return true;
-    };
-    bool quick = true;
-    for (std::size_t i = 0; i < tensors_.size() && quick; ++i) quick = take_quickly(i);
-    // While the GIL is held no other thread takes gradients away; where it is not, they are held.
-    for (std::size_t k = 0; k < later.size() && quick && releases_gil(batches); ++k)
-        if (const Tensor& t = tensors_[later[k].tensor]; t.native && !grads[later[k].tensor])
-            quick = held_grads.add(face_.grad(face_.impl(face_.tensor(t.param.ptr()))));
-    if (!quick) {
-        all = true;
-        batches.clear();
-        later.clear();
-        last_of = nobody;
-        for (std::size_t i = 0; i < tensors_.size(); ++i) {
-            Tensor& t = tensors_[i];
-            grads[i] = attribute(t.param.ptr(), grad_name);
-            if (grads[i].is_none()) {
-                all = false;
-            } else if (t.names != chosen[t.group].names || !unchanged(t)) {
-                t.unbind();
-            }
-        }
-        const auto bind_now = [&](std::size_t i) {
-            const std::size_t g = tensors_[i].group;
-            bind(i, owner, groups[g], *chosen[g].names, undo);
-        };
-        for (std::size_t i = 0; i < tensors_.size(); ++i)
-            if (tensors_[i].names == nullptr && !grads[i].is_none()) bind_now(i);
-        for (std::size_t i = 0; i < tensors_.size(); ++i) {
-            Tensor& t = tensors_[i];
-            if (grads[i].is_none()) continue;
-            Device device = t.device;
-            WorkStream stream;
-            py::object stand_in = py::none();
-            if (t.odd) {
-                const auto ask = [&] { return owner.attr("_stand_in")(t.buffers(), grads[i], "params" + label_of(i)); };
-                stand_in = ask();
-                if (stand_in.is_none()) {
-                    bind_now(i);
-                    device = t.device;
-                    if (t.odd) stand_in = ask();
-                }
-            }
-            TensorStep work = t.work;
-            if (t.odd) {
-                const py::tuple pair = stand_in;
-                const py::sequence buffers(pair[0]);
-                take_all(*t.names, i, buffers, work, views, stream, device);
-                odd.push_back(work);
-                grads[i] = buffers;
-                if (py::len(pair[1]) > 0) copies.push_back(pair[1]);
-            } else {
-                take_grad(t, i, owner, grads[i], work, stream, views);
-            }
-            add(i, work, device, stream);
+        grads_[i] = attribute(t.param.ptr(), grad_name);
+        if (grads_[i].is_none()) {
+            all_ = false;
+        } else if (t.names != &names_of_group(i) || !unchanged(i)) {
+            t.unbind();
         }
     }
-    if (!bound_.empty()) remember_state(state);
-    check_overlap(later, odd);
+    for (std::size_t i = 0; i < tensors_.size(); ++i)
+        if (tensors_[i].names == nullptr && !grads_[i].is_none()) bind(i, owner, groups[plan_.group_of(i)], undo);
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        if (grads_[i].is_none()) continue;
+        WorkStream stream;
+        Slot grad;
+        if (!tensors_[i].odd || !take_stand_ins(i, owner, groups, undo, stream, grad))
+            grad = take_grad(i, owner, stream);
+        add(i, grad, stream);
+    }
+}
 
-    detail::StepOptions options;
-    options.grad_scale = grad_scale;
-    options.clip_norm = clip_norm.value_or(-1.0);
-    options.skip_nonfinite = skip_nonfinite;
-    check_capture(batches, chosen, clip_norm || skip_nonfinite, skip_nonfinite);
-    detail::StepReport report;
-    py::object norm = py::none();
-    if (batches.empty() && (clip_norm || skip_nonfinite)) norm = py::float_(0.0);
-    if (batches.size() > 1 && (clip_norm || skip_nonfinite)) {
-        report.grad_norm = norm_over(batches, grad_scale);
-        report.skipped = skip_nonfinite && !std::isfinite(report.grad_norm);
-        norm = py::float_(report.grad_norm);
-        if (clip_norm && report.grad_norm > *clip_norm) options.grad_scale *= *clip_norm / report.grad_norm;
-        options.clip_norm = -1.0;
-        options.skip_nonfinite = false;
+// Tensors that others stand in for at this step; false if they turn out to need none.
+bool TorchPlan::take_stand_ins(std::size_t i, const py::object& owner, const std::vector<py::object>& groups,
+                               const py::list& undo, WorkStream& stream, Slot& grad) {
+    const Tensor& t = tensors_[i];
+    const auto ask = [&] { return owner.attr("_stand_in")(t.buffers(), grads_[i], "params" + label_of(i)); };
+    py::object stand_in = ask();
+    if (stand_in.is_none()) {
+        bind(i, owner, groups[plan_.group_of(i)], undo);
+        if (!t.odd) return false;
+        stand_in = ask();
     }
-    if (!report.skipped) {
-        py::list counts;
-        for (const Later& l : later)
-            if (const Tensor& t = tensors_[l.tensor]; t.numbers > 0 && t.number[0].on_device)
-                counts.append(py::handle(t.number[0].object));
-        if (!counts.empty()) owner.attr("_count")(counts, 1);
-        try {
-            for (Batch& b : batches) {
-                if (b.device.cuda) {
-                    const std::shared_ptr<Report> outcome = run_on_device(b, chosen, options);
-                    if (outcome) norm = py::cast(outcome);
-                    if (outcome && options.skip_nonfinite) report.skipped = outcome->read().skipped;
-                } else {
-                    const MaybeReleaseGil released(releases_gil(batches) ? release_gil_from : 0);
-                    report = detail::run_step(b.tensors, b.segments, options);
-                }
-            }
-        } catch (...) {
-            if (!counts.empty()) owner.attr("_count")(counts, -1);
-            throw;
-        }
-        if (report.has_norm) norm = py::float_(report.grad_norm);
-        if (report.skipped && !counts.empty()) owner.attr("_count")(counts, -1);
-    }
-    if (report.skipped) return py::make_tuple(py::list(), norm, true);
+    const py::tuple pair = stand_in;
+    const py::sequence buffers(pair[0]);
+    take_all(i, buffers, stream, grad);
+    grads_[i] = buffers;
+    if (py::len(pair[1]) > 0) copies_.push_back(pair[1]);
+    return true;
+}
 
-    for (const Later& l : later) {
+// Throws if memory that is written also belongs to another tensor.
+void TorchPlan::check_overlap() {
+    const auto overlap = plan_.check();
+    if (!overlap) return;
+    const auto text = [&](const detail::BufferId& b) {
+        const std::string of = "params" + label_of(b.tensor);
+        if (b.buffer == 0) return of;
+        return (b.buffer == 1 ? "the gradient" : std::string(tensors_[b.tensor].names->buffer_text[b.buffer])) +
+               " of " + of;
+    };
+    const auto& [a, b, same_param] = *overlap;
+    if (a.buffer == 0 && b.buffer == 0 && tensors_[a.tensor].param.is(tensors_[b.tensor].param))
+        fail_twice(text(a), text(b));
+    fail(PyExc_ValueError, text(a) + " and " + text(b) + " overlap in memory, and one of them is updated in place");
+}
+
+// A graph replays what is put on the stream: nothing that the host counts, decides, waits for or makes once.
+void TorchPlan::check_captures(const detail::StepOptions& options) {
+    streams_.resize(plan_.shares().size());
+    for (std::size_t s = 0; s < streams_.size(); ++s) {
+        detail::DeviceShare& share = plan_.shares()[s];
+        if (!share.device.cuda) continue;
+        streams_[s].want(share.device.id);
+        share.stream = streams_[s].stream();
+    }
+    {
+        const py::gil_scoped_release released;
+        plan_.look_for_captures();
+    }
+    for (const detail::DeviceShare& share : plan_.shares()) {
+        if (!share.device.cuda) continue;
+        detail::DeviceState& state = plan_.device_state(share.device.id);
+        if (!share.capturing) {
+            // A capture later on finds them in place.
+            const py::gil_scoped_release released;
+            state.need_reports();
+            continue;
+        }
+        constexpr const char* what = "step() while its stream is captured in a graph: ";
+        for (const std::uint32_t i : share.tensors) {
+            const Tensor& t = tensors_[i];
+            if (t.names->rule->step_use == StepUse::first && t.fresh)
+                fail(PyExc_RuntimeError, std::string(what) + "a momentum buffer begins with the first step, and each "
+                                                             "replay would begin it anew; take one step before");
+            if (t.numbers > 0 && !t.number[0].on_device)
+                fail(PyExc_RuntimeError, std::string(what) + "capturable is False, and the host counts the steps, "
+                                                             "whose number each replay would repeat");
+        }
+        if (options.skip_nonfinite)
+            fail(PyExc_RuntimeError, std::string(what) + "skip_nonfinite waits for what the device finds; leave it "
+                                                         "out, or use adaptk.Adam and its like with capturable=True");
+        if (options.needs_norm() && plan_.shares().size() > 1)
+            fail(PyExc_RuntimeError, std::string(what) + "clip_norm over params on several devices waits for each");
+        if (options.needs_norm() && !state.has_reports())
+            fail(PyExc_RuntimeError, std::string(what) + "clip_norm needs memory for its outcome, which cannot be had "
+                                                         "now; take one step before");
+    }
+}
+
+std::vector<detail::DeviceHyperOfGroup> TorchPlan::resolve_hypers(std::vector<View>& held) {
+    std::vector<detail::DeviceHyperOfGroup> hypers;
+    for (std::size_t s = 0; s < plan_.shares().size(); ++s) {
+        const detail::DeviceShare& share = plan_.shares()[s];
+        if (!share.device.cuda) continue;
+        for (std::uint32_t g = 0; g < on_device_.size(); ++g) {
+            if (std::find(share.group_of.begin(), share.group_of.end(), g) == share.group_of.end()) continue;
+            for (const DeviceValue& v : on_device_[g])
+                hypers.push_back(
+                    {g, v.index,
+                     v.resolve(names_[g]->hyper_info[v.index], share.device, streams_[s], held.emplace_back())});
+        }
+    }
+    return hypers;
+}
+
+// Puts the step through. The outcome of a device is waited for only if the host needs it.
+detail::Outcome TorchPlan::run(const py::object& owner, const detail::StepOptions& options) {
+    detail::Outcome outcome;
+    if (!plan_.on_cuda()) {
+        const MaybeReleaseGil released(releases_gil(plan_));
+        return plan_.run(options);
+    }
+    check_captures(options);
+    std::size_t values = 0;
+    for (const auto& of_group : on_device_) values += of_group.size();
+    std::vector<View> held;
+    held.reserve(values * plan_.shares().size());
+    const std::vector<detail::DeviceHyperOfGroup> hypers = resolve_hypers(held);
+    py::list counts;
+    for (const Later& l : later_)
+        if (tensors_[l.tensor].counted_on_device()) counts.append(py::handle(tensors_[l.tensor].number[0].object));
+    const auto count = [&](int by) {
+        if (!counts.empty()) owner.attr("_count")(counts, by);
+    };
+    count(1);
+    try {
+        for (WorkStream& stream : streams_) stream.order(true);
+        {
+            const py::gil_scoped_release released;
+            outcome = plan_.run(options, hypers);
+            if (outcome.pending && options.skip_nonfinite) outcome.report.skipped = outcome.pending->read().skipped;
+        }
+        for (WorkStream& stream : streams_) stream.order(false);
+    } catch (...) {
+        count(-1);
+        throw;
+    }
+    if (outcome.report.skipped) count(-1);
+    return outcome;
+}
+
+// What PyTorch is to know of the step.
+void TorchPlan::finish(const py::object& owner) {
+    for (const Later& l : later_) {
         Tensor& t = tensors_[l.tensor];
-        if (t.numbers > 0 && t.number[0].on_device) {
+        if (t.counted_on_device()) {
             t.device_step += 1.0;
         } else {
             for (std::size_t n = 0; n < t.numbers; ++n) t.number[n].store(l.value[n]);
@@ -1241,24 +1029,207 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, c
             t.remember_entries();
         }
     }
-    for (const py::object& c : copies) owner.attr("_put_back")(c);
-    binding.keep();
-    if (face_) {
-        py::list others;
-        for (const Later& l : later) {
-            const Tensor& t = tensors_[l.tensor];
-            if (t.native) {
-                face_.bump_version(face_.tensor(t.param.ptr()));
-            } else {
-                others.append(t.param);
-            }
+    for (const py::object& c : copies_) owner.attr("_put_back")(c);
+}
+
+// The params whose versions the caller raises.
+py::object TorchPlan::updated() {
+    if (!face_ && all_) return all_params_;
+    py::list others;
+    for (const Later& l : later_) {
+        const Tensor& t = tensors_[l.tensor];
+        if (face_ && t.native) {
+            face_.bump_version(face_.tensor(t.param.ptr()));
+        } else {
+            others.append(t.param);
         }
-        return py::make_tuple(others, norm, false);
     }
-    if (all) return py::make_tuple(all_params_, norm, false);
-    py::list updated;
-    for (const Later& l : later) updated.append(tensors_[l.tensor].param);
-    return py::make_tuple(updated, norm, false);
+    return others;
+}
+
+// For the length of a step. If it comes to nothing, what was bound is bound again next time.
+class TorchPlan::UnderWay {
+  public:
+    explicit UnderWay(TorchPlan& plan) : plan_(plan) {
+        plan.plan_.begin();
+        plan.grads_.assign(plan.tensors_.size(), {});
+        plan.all_ = true;
+    }
+    ~UnderWay() {
+        if (!kept_)
+            for (const std::size_t i : plan_.bound_) plan_.tensors_[i].names = nullptr;
+        plan_.bound_.clear();
+        plan_.later_.clear();
+        plan_.streams_.clear();
+        // Objects go last: their end may run Python.
+        plan_.views_.clear();
+        const auto held = std::exchange(plan_.held_, {});
+        const auto copies = std::exchange(plan_.copies_, {});
+        for (py::object& g : plan_.grads_) g = {};
+    }
+    UnderWay(const UnderWay&) = delete;
+    UnderWay& operator=(const UnderWay&) = delete;
+    void keep() { kept_ = true; }
+
+  private:
+    TorchPlan& plan_;
+    bool kept_ = false;
+};
+
+// While a param is stepped alone: others may be too, by other threads, but there is no step of all.
+class TorchPlan::Alone {
+  public:
+    Alone(TorchPlan& plan, std::size_t i) : plan_(plan), tensor_(i) {
+        if (plan.busy_ != 0) fail(PyExc_RuntimeError, "step_param() within a step of this optimizer");
+        if (plan.tensors_[i].alone)
+            fail(PyExc_RuntimeError, "params" + label_of(i) + ": step_param() while it is being stepped");
+        plan.tensors_[i].alone = true;
+        ++plan.parts_;
+        plan.grads_.resize(plan.tensors_.size());
+    }
+    ~Alone() {
+        Tensor& t = plan_.tensors_[tensor_];
+        t.alone = false;
+        if (!kept_) t.unbind();
+        if (--plan_.parts_ > 0) return;
+        plan_.bound_.clear();
+        const auto held = std::exchange(plan_.held_, {});
+        const auto views = std::exchange(plan_.views_, {});
+        const auto grads = std::exchange(plan_.grads_, {});
+    }
+    Alone(const Alone&) = delete;
+    Alone& operator=(const Alone&) = delete;
+    void keep() { kept_ = true; }
+
+  private:
+    TorchPlan& plan_;
+    std::size_t tensor_;
+    bool kept_ = false;
+};
+
+// The number of a param, of which nothing but its own place in its group is looked at.
+std::size_t TorchPlan::find_param(const py::list& group_list, const py::object& param) {
+    const auto known = [&]() -> std::optional<std::size_t> {
+        const auto found = index_of_.find(param.ptr());
+        if (found == index_of_.end()) return {};
+        std::size_t at = found->second;
+        const std::uint32_t group = plan_.group_of(at);
+        for (std::uint32_t g = 0; g < group; ++g) at -= group_sizes_[g];
+        if (group >= group_list.size()) return {};
+        const py::object list = value_of(item_of(group_list, group).ptr(), params_name);
+        if (!list || PyList_Check(list.ptr()) == 0 || at >= std::size_t(PyList_GET_SIZE(list.ptr())) ||
+            PyList_GET_ITEM(list.ptr(), py::ssize_t(at)) != param.ptr())
+            return {};
+        return found->second;
+    };
+    if (const auto i = known()) return *i;
+    if (parts_ > 0 || busy_ != 0) fail(PyExc_RuntimeError, "step_param(): the param groups have changed during a step");
+    list_params(items_of(group_list.ptr()));
+    if (const auto i = known()) return *i;
+    fail(PyExc_ValueError, "step_param(): the tensor is not among this optimizer's params");
+}
+
+// What a param that is stepped alone runs.
+detail::Segment TorchPlan::segment_of(std::size_t i, Later& later) const {
+    const Tensor& t = tensors_[i];
+    const RuleInfo& rule = *t.names->rule;
+    const std::uint32_t group = plan_.group_of(i);
+    detail::Segment segment{&rule, plan_.hyper(group), count_step(t, later), 1};
+    if (rule.kept_numbers == 0) return segment;
+    bool wide[max_kept_numbers] = {};
+    for (std::size_t n = 0; n < rule.kept_numbers; ++n) {
+        later.value[1 + n] = t.number[1 + n].load();
+        wide[n] = t.number[1 + n].wide;
+    }
+    detail::ContinuedStep step{};
+    rule.continue_from(segment.hyper, later.value[0], &later.value[1], wide, step);
+    segment.hyper = step.hyper;
+    segment.step = step.step;
+    segment.has_memo = step.has_memo;
+    std::memcpy(segment.memo, step.memo, sizeof segment.memo);
+    return segment;
+}
+
+bool TorchPlan::step_param(const py::object& owner, const py::list& group_list, const py::object& param,
+                           const py::dict& state, const py::list& undo) {
+    const auto locked = lock_.take();
+    const std::size_t i = find_param(group_list, param);
+    Alone alone(*this, i);
+    const std::uint32_t group = plan_.group_of(i);
+    const py::object values = item_of(group_list, group);
+    choose(group, owner.attr("_rule")(values));
+    const std::string label = "params" + label_of(i);
+    grads_[i] = attribute(param.ptr(), grad_name);
+    if (grads_[i].is_none()) fail(PyExc_ValueError, label + ": step_param() of a param without a gradient");
+    Tensor& t = tensors_[i];
+    if (t.names != names_[group] || value_of(state.ptr(), param.ptr()).ptr() != t.state || !unchanged(i)) {
+        t.unbind();
+        bind(i, owner, values, undo);
+    }
+    if (t.odd || plan_.device_of(i).cuda || t.counted_on_device() || !on_device_[group].empty())
+        fail(PyExc_TypeError, label + ": step_param() is for plain dense tensors on the CPU, with numbers as "
+                                      "hyperparameters; take steps of all params");
+    WorkStream stream;
+    const Slot grad = take_grad(i, owner, stream);
+    if (plan_.check_alone(i, grad))
+        fail(PyExc_ValueError, "the gradient of " + label +
+                                   " overlaps the param or a state in memory, and they are "
+                                   "updated in place");
+    Later later{i, {}};
+    const detail::Segment segment = segment_of(i, later);
+    {
+        const MaybeReleaseGil released(plan_.update(i).size >= long_work);
+        plan_.run_part(i, grad.data, grad.format, segment, {});
+    }
+    for (std::size_t n = 0; n < t.numbers; ++n) t.number[n].store(later.value[n]);
+    if (t.fresh) {
+        t.fresh = false;
+        if (PyDict_SetItem(t.state, t.names->buffer[2], t.object[1]) != 0) throw py::error_already_set();
+        t.remember_entries();
+    }
+    alone.keep();
+    // A step of all looks at the optimizer's state anew.
+    state_known_ = false;
+    if (!face_ || !t.native) return true;
+    face_.bump_version(face_.tensor(param.ptr()));
+    return false;
+}
+
+py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, const py::list& rules,
+                          const py::dict& state, const py::object& scale, const py::object& clip, bool skip_nonfinite,
+                          const py::list& undo) {
+    const auto locked = lock_.take();
+    const Busy busy(busy_);
+    if (parts_ > 0) fail(PyExc_RuntimeError, "step() while another thread steps a param of this optimizer alone");
+    detail::StepOptions options;
+    options.grad_scale = scale_value(scale.ptr());
+    options.clip_norm = clip_value(clip.ptr()).value_or(-1.0);
+    options.skip_nonfinite = skip_nonfinite;
+    const std::vector<py::object> groups = items_of(group_list.ptr());
+    list_params(groups);
+    if (rules.size() != group_sizes_.size()) fail(PyExc_ValueError, "rules: wrong length");
+    std::uint32_t group = 0;
+    for (const py::object& rule : items_of(rules.ptr())) choose(group++, rule);
+
+    UnderWay under_way(*this);
+    look_at_state(state);
+    HeldTensors held(face_);
+    if (!take_all_quickly(held)) take_carefully(owner, groups, undo);
+    if (!bound_.empty()) remember_state(state);
+    check_overlap();
+
+    const detail::Outcome outcome = run(owner, options);
+    const detail::StepReport& report = outcome.report;
+    py::object norm = py::none();
+    if (outcome.pending) {
+        norm = py::cast(outcome.pending);
+    } else if (report.has_norm) {
+        norm = py::float_(report.grad_norm);
+    }
+    if (report.skipped) return py::make_tuple(py::list(), norm, true);
+    finish(owner);
+    under_way.keep();
+    return py::make_tuple(updated(), norm, false);
 }
 
 }  // namespace
@@ -1282,6 +1253,8 @@ void register_torch_plan(py::module_& m) {
     py::class_<TorchPlan>(m, "TorchPlan", py::custom_type_setup(collectable))
         .def(py::init<py::type, py::type, std::map<std::string, std::uintptr_t>>(), py::arg("tensor"),
              py::arg("parameter"), py::arg("face"))
+        .def("step_param", &TorchPlan::step_param, py::arg("owner"), py::arg("groups"), py::arg("param"),
+             py::arg("state"), py::arg("undo"))
         .def("step", &TorchPlan::step, py::arg("owner"), py::arg("groups"), py::arg("rules"), py::arg("state"),
              py::arg("grad_scale"), py::arg("clip_norm"), py::arg("skip_nonfinite"), py::arg("undo"));
 }

@@ -79,12 +79,6 @@ adaptk_status keep_error(adaptk_status status, const char* text) noexcept {
     return status;
 }
 
-const CudaBackend& need_cuda() {
-    const CudaLibrary& library = cuda_library();
-    if (library.backend == nullptr) refuse(ADAPTK_UNSUPPORTED, library.reason);
-    return *library.backend;
-}
-
 }  // namespace adaptk::detail
 
 using namespace adaptk::detail;

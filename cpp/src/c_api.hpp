@@ -1,7 +1,7 @@
 // What the functions of the C interface share: errors that become a status and a message.
 #pragma once
 
-#include "cuda_backend.hpp"
+#include "device_state.hpp"
 
 #include "adaptk/adaptk.h"
 
@@ -24,6 +24,19 @@ inline void need(const void* pointer, const char* name) {
     if (pointer == nullptr) refuse(std::string(name) + ": NULL");
 }
 
+// The core's own exception that is being handled.
+inline Failure failure_of_core() {
+    try {
+        throw;
+    } catch (const CudaFailure& e) {
+        return {e.error.out_of_memory ? ADAPTK_OUT_OF_MEMORY : ADAPTK_CUDA_ERROR, e.error.text};
+    } catch (const NoCuda& e) {
+        return {ADAPTK_UNSUPPORTED, e.reason};
+    } catch (...) {
+        return {ADAPTK_INTERNAL_ERROR, "an unknown exception"};
+    }
+}
+
 adaptk_status keep_error(adaptk_status status, const char* text) noexcept;
 
 template <class Body> adaptk_status guarded(const Body& body) noexcept {
@@ -38,15 +51,9 @@ template <class Body> adaptk_status guarded(const Body& body) noexcept {
     } catch (const std::exception& e) {
         return keep_error(ADAPTK_INTERNAL_ERROR, e.what());
     } catch (...) {
-        return keep_error(ADAPTK_INTERNAL_ERROR, "an unknown exception");
+        const Failure f = failure_of_core();
+        return keep_error(f.status, f.text.c_str());
     }
-}
-
-const CudaBackend& need_cuda();
-// Calls a function of the CUDA part and passes its error on.
-template <class Run> void call_cuda(const Run& run) {
-    CudaError error;
-    if (!run(need_cuda(), error)) refuse(error.out_of_memory ? ADAPTK_OUT_OF_MEMORY : ADAPTK_CUDA_ERROR, error.text);
 }
 
 }  // namespace adaptk::detail

@@ -1,17 +1,18 @@
 // The C interface: steps, norms and plans.
 #include "c_api.hpp"
 
-#include "compiler.hpp"
 #include "environment.hpp"
-#include "overlap.hpp"
-#include "step.hpp"
-#include "tensor.hpp"
+#include "step_plan.hpp"
+#include "text.hpp"
 #include "threads.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstdio>
+#include <cstddef>
 #include <cstring>
+#include <initializer_list>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <utility>
@@ -22,9 +23,6 @@ namespace {
 
 using Tensors = const adaptk_tensor* const*;
 
-// Owner numbers of extents: tensor and buffer in one.
-static_assert(max_buffers <= 8);
-constexpr std::uint32_t owner_of(std::size_t tensor, std::size_t buffer) { return std::uint32_t(tensor * 8 + buffer); }
 constexpr std::size_t most_tensors = std::size_t{1} << 28;
 
 std::string indexed(const char* name, std::size_t i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
@@ -48,12 +46,6 @@ Name name_of_buffer(const RuleInfo& rule, std::size_t tensor, std::size_t buffer
     return {"states", tensor * rule.states.size() + buffer - 2, &rule, tensor, buffer - 2};
 }
 
-std::string number_text(double x) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.17g", x);
-    return text;
-}
-
 [[noreturn]] void reject(const Problem& problem, const Name& name) {
     refuse(problem.kind == Problem::Kind::type ? ADAPTK_INVALID_TYPE : ADAPTK_INVALID_ARGUMENT,
            name.text() + ": " + problem.text);
@@ -70,8 +62,9 @@ Device device_of(const adaptk_device& device, const Name& name) {
     int count = devices.load(std::memory_order_relaxed);
     if (device.device_id >= count) {
         try {
-            call_cuda([&](const CudaBackend& part, CudaError& error) { return part.device_count(count, error); });
-        } catch (const Failure& f) {
+            call_cuda([&](const CudaBackend& cuda, CudaError& error) { return cuda.device_count(count, error); });
+        } catch (...) {
+            const Failure f = failure_of_core();
             refuse(f.status, on() + f.text);
         }
         devices.store(count, std::memory_order_relaxed);
@@ -145,130 +138,103 @@ struct Options {
     void* stream = nullptr;
 };
 
+// Structs of a program that was compiled with an older header end earlier, after one of their members.
+void check_size(const char* name, std::size_t size, std::initializer_list<std::size_t> ends, const char* initial) {
+    if (std::find(ends.begin(), ends.end(), size) != ends.end()) return;
+    refuse(std::string(name) + ": size is " + std::to_string(size) + ", expected " +
+           std::to_string(*std::prev(ends.end())) + "; start from " + initial);
+}
+
 Options read_options(const adaptk_step_options* given) {
     Options out;
     if (given == nullptr) return out;
-    if (given->size != sizeof *given)
-        refuse("options: size is " + std::to_string(given->size) + ", expected " + std::to_string(sizeof *given) +
-               "; start from ADAPTK_STEP_OPTIONS");
-    if (!std::isfinite(given->grad_scale))
-        refuse("options: grad_scale: " + number_text(given->grad_scale) + " is not in (-inf, inf)");
-    if (!(given->clip_norm >= 0.0))
-        refuse("options: clip_norm: " + number_text(given->clip_norm) + " is not in [0, inf]");
-    out.step.grad_scale = given->grad_scale;
-    out.step.clip_norm = given->clip_norm > 0.0 ? given->clip_norm : -1.0;
-    out.step.skip_nonfinite = given->skip_nonfinite != 0;
-    out.step.want_norm = given->want_norm != 0;
+    using O = adaptk_step_options;
+    check_size(
+        "options", given->size,
+        {offsetof(O, clip_norm), offsetof(O, skip_nonfinite), offsetof(O, want_norm), offsetof(O, stream), sizeof(O)},
+        "ADAPTK_STEP_OPTIONS");
+    O o = ADAPTK_STEP_OPTIONS;
+    std::memcpy(&o, given, given->size);
+    if (!std::isfinite(o.grad_scale))
+        refuse("options: grad_scale: " + number_text(o.grad_scale) + " is not in (-inf, inf)");
+    if (!(o.clip_norm >= 0.0)) refuse("options: clip_norm: " + number_text(o.clip_norm) + " is not in [0, inf]");
+    out.step.grad_scale = o.grad_scale;
+    out.step.clip_norm = o.clip_norm > 0.0 ? o.clip_norm : -1.0;
+    out.step.skip_nonfinite = o.skip_nonfinite != 0;
+    out.step.want_norm = o.want_norm != 0;
     // cudaStreamLegacy and the null stream are the same one here.
-    out.stream = reinterpret_cast<std::uintptr_t>(given->stream) == 1 ? nullptr : given->stream;
+    out.stream = reinterpret_cast<std::uintptr_t>(o.stream) == 1 ? nullptr : o.stream;
     return out;
 }
 
-bool has_norm(const StepOptions& o) { return o.clip_norm >= 0.0 || o.skip_nonfinite || o.want_norm; }
-
 void check_report(const adaptk_step_report* report) {
-    if (report != nullptr && report->size != sizeof *report)
-        refuse("report: size is " + std::to_string(report->size) + ", expected " + std::to_string(sizeof *report) +
-               "; start from ADAPTK_STEP_REPORT");
+    using R = adaptk_step_report;
+    if (report != nullptr)
+        check_size("report", report->size, {offsetof(R, has_norm), offsetof(R, skipped), sizeof(R)},
+                   "ADAPTK_STEP_REPORT");
 }
 
 void write_report(adaptk_step_report* out, const StepReport& from) {
-    out->grad_norm = from.has_norm ? from.grad_norm : 0.0;
-    out->has_norm = from.has_norm ? 1 : 0;
-    out->skipped = from.skipped ? 1 : 0;
+    const adaptk_step_report all{out->size, from.has_norm ? from.grad_norm : 0.0, from.has_norm ? 1 : 0,
+                                 from.skipped ? 1 : 0};
+    std::memcpy(out, &all, out->size);
 }
 
-// Memory of the CUDA part that is kept for the length of one call.
-struct KeptForCall {
-    CudaKept* kept = nullptr;
-    KeptForCall() = default;
-    ~KeptForCall() {
-        if (kept != nullptr) need_cuda().release(kept);
-    }
-    KeptForCall(const KeptForCall&) = delete;
-    KeptForCall& operator=(const KeptForCall&) = delete;
-};
-
-// Params and states of one call, checked: what a plan keeps, and what a step runs on.
-struct Binding {
+// Params and states of one call, checked.
+struct Buffers {
     std::vector<TensorView> params;
-    std::vector<TensorStep> work;
-    std::vector<Extent> written;
-    std::vector<std::vector<std::int64_t>> layouts;  // that params' views point into, where they are kept
-    std::int64_t total = 0;
+    std::vector<ParamUpdate> updates;
     Device device;
 
-    void add(const RuleInfo& rule, std::size_t count, Tensors params_in, Tensors states_in, bool keep);
+    // Beside params of an earlier call, if there are some; `total` is the number of elements in all.
+    Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, Tensors states_in, const Device* beside,
+            std::int64_t& total);
+    void take_grad(const adaptk_tensor* grad, std::size_t i) {
+        const Slot slot = grad_of(grad, i, params[i]);
+        updates[i].set(1, slot);
+    }
+    static Slot grad_of(const adaptk_tensor* grad, std::size_t i, const TensorView& param);
 };
 
-void Binding::add(const RuleInfo& rule, std::size_t count, Tensors params_in, Tensors states_in, bool keep) {
+Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, Tensors states_in, const Device* beside,
+                 std::int64_t& total) {
     check_count(count);
     need(params_in, "params");
     const std::size_t states = rule.states.size();
     if (states > 0) need(states_in, "states");
-    const std::size_t first = params.size();
-    check_count(first + count);
+    if (beside != nullptr) device = *beside;
     for (std::size_t i = 0; i < count; ++i) {
         const Name name{"params", i};
-        TensorView p = view_of(params_in[i], name);
+        const TensorView p = view_of(params_in[i], name);
         if (!is_param(p)) reject(why_no_param(p), name);
-        if (params.empty() && i == 0) device = p.device;
+        if (beside == nullptr && i == 0) device = p.device;
         if (!(p.device == device))
             refuse(name.text() + ": on " + p.device.text() + ", but params[0] is on " + device.text() +
                    "; one call works on the tensors of one device");
-        TensorStep step{};
-        step.buffer[0] = p.data;
-        step.size = p.size;
-        step.param = step.grad = p.dtype;
-        written.push_back({p.begin(), p.end(), owner_of(first + i, 0)});
+        ParamUpdate update(p.size, p.dtype, p.dtype);
+        update.set(0, {p.data, p.dtype});
         for (std::size_t s = 0; s < states; ++s) {
             const Name of_state = name_of_buffer(rule, i, 2 + s);
             const TensorView v = view_of(states_in[i * states + s], of_state);
             if (!is_state_of(v, p)) reject(why_no_state(v, p), of_state);
-            step.buffer[2 + s] = v.data;
-            written.push_back({v.begin(), v.end(), owner_of(first + i, 2 + s)});
+            update.set(2 + s, {v.data, v.dtype});
         }
         if (sum_overflows(total, p.size, total)) refuse("params: more than 2**63 elements in all");
-        if (keep) {
-            std::vector<std::int64_t> layout(p.shape, p.shape + p.ndim);
-            if (p.strides != nullptr) layout.insert(layout.end(), p.strides, p.strides + p.ndim);
-            layouts.push_back(std::move(layout));
-            p.shape = layouts.back().data();
-            if (p.strides != nullptr) p.strides = p.shape + p.ndim;
-        }
         params.push_back(p);
-        work.push_back(step);
+        updates.push_back(update);
     }
 }
 
-// The gradient of one tensor.
-void take_grad(const adaptk_tensor* grad, std::size_t i, const TensorView& param, TensorStep& work) {
+Slot Buffers::grad_of(const adaptk_tensor* grad, std::size_t i, const TensorView& param) {
     const Name name{"grads", i};
     const TensorView g = view_of(grad, name);
     if (!is_grad_of(g, param)) reject(why_no_grad(g, param), name);
-    work.buffer[1] = g.data;
-    work.grad = g.dtype;
+    return {g.data, g.dtype};
 }
 
-std::uint32_t overlapped(const WrittenMemory& written, const TensorStep& work) {
-    const auto begin = reinterpret_cast<std::uintptr_t>(work.buffer[1]);
-    return written.find(begin, begin + std::uintptr_t(work.size) * size_of(work.grad));
-}
-
-[[noreturn]] void refuse_overlap(const std::string& a, const std::string& b) {
+[[noreturn]] void refuse_overlap(const Overlap& overlap, const std::string& a, const std::string& b) {
+    if (overlap.same_param) refuse(a + " and " + b + " are the same tensor: give each param once");
     refuse(a + " and " + b + " overlap in memory, and one of them is updated in place");
-}
-
-// Of memory that is written, with the extents that the owners' numbers stand for.
-[[noreturn]] void refuse_clash(const Clash& clash, const std::vector<TensorStep>& work, const std::string& a,
-                               const std::string& b) {
-    if (clash.first % 8 == 0 && clash.second % 8 == 0) {
-        const TensorStep& x = work[clash.first / 8];
-        const TensorStep& y = work[clash.second / 8];
-        if (x.buffer[0] == y.buffer[0] && x.size == y.size && x.param == y.param)
-            refuse(a + " and " + b + " are the same tensor: give each param once");
-    }
-    refuse_overlap(a, b);
 }
 
 }  // namespace
@@ -277,51 +243,22 @@ std::uint32_t overlapped(const WrittenMemory& written, const TensorStep& work) {
 using namespace adaptk::detail;
 
 struct adaptk_plan {
-    struct Group {
-        const RuleInfo* rule;
-        HyperValues hyper;
-        std::size_t first, count;
-    };
-
     std::atomic<bool> busy{false};
-    std::vector<Group> groups;
-    Binding bound;
-    WrittenMemory written;
-    std::vector<std::int64_t> steps;  // taken so far
+    StepPlan plan;
+    std::vector<TensorView> params;
+    std::vector<std::vector<std::int64_t>> layouts;  // that the views of params point into
+    std::int64_t total = 0;
     StepReport report;
+    std::shared_ptr<Report> pending;  // the outcome of the last step, on a device
 
-    // Of the step that runs, here so that most steps allocate nothing.
-    std::vector<Segment> segments;
-    std::vector<TensorStep> some;
-    std::vector<std::uint32_t> which;
-
-    // Of a plan on a CUDA device, made when they are first needed.
-    CudaWorkspace* workspace = nullptr;
-    CudaKept* counts = nullptr;  // of steps, where the device knows alone which were skipped
-    CudaKept* outcome = nullptr;
-    bool outcome_is_news = false;
-
-    std::string text_of(std::uint32_t owner) const {
-        const std::size_t tensor = owner / 8;
-        for (const Group& g : groups)
-            if (tensor >= g.first && tensor < g.first + g.count && owner % 8 >= 2)
-                return std::string(g.rule->states[owner % 8 - 2].name) + " of " + indexed("params", tensor);
-        return indexed(owner % 8 == 1 ? "grads" : "params", tensor);
+    std::string text_of(const BufferId& b) const {
+        if (b.buffer < 2) return indexed(b.buffer == 0 ? "params" : "grads", b.tensor);
+        const RuleInfo& rule = plan.rule(plan.group_of(b.tensor));
+        return std::string(rule.states[b.buffer - 2].name) + " of " + indexed("params", b.tensor);
     }
     void add_group(const char* name, const adaptk_hyper* hypers, std::size_t hyper_count, std::size_t count,
-                   Tensors params, Tensors states);
+                   Tensors params_in, Tensors states_in);
     void step(std::size_t count, Tensors grads, const Options& options);
-    void step_on_device(const Options& options);
-    std::vector<std::int64_t> steps_now() const;
-    void forget_counts() {
-        if (counts != nullptr) need_cuda().release(std::exchange(counts, nullptr));
-    }
-    ~adaptk_plan() {
-        if (workspace == nullptr) return;
-        forget_counts();
-        if (outcome != nullptr) need_cuda().release(outcome);
-        need_cuda().release_workspace(workspace);
-    }
 };
 
 namespace {
@@ -345,135 +282,103 @@ class InUse {
     adaptk_plan* plan_ = nullptr;
 };
 
-adaptk_plan::Group& group_of(adaptk_plan& plan, std::size_t group) {
-    if (group >= plan.groups.size())
-        refuse("group: " + std::to_string(group) + ", expected less than " + std::to_string(plan.groups.size()));
-    return plan.groups[group];
+std::uint32_t check_group(const adaptk_plan& plan, std::size_t group) {
+    if (group >= plan.plan.group_count())
+        refuse("group: " + std::to_string(group) + ", expected less than " + std::to_string(plan.plan.group_count()));
+    return std::uint32_t(group);
 }
 
-void check_size(const adaptk_plan& plan, std::size_t count) {
-    if (count != plan.steps.size())
-        refuse("count: " + std::to_string(count) + ", expected " + std::to_string(plan.steps.size()) +
+void check_count(const adaptk_plan& plan, std::size_t count) {
+    if (count != plan.params.size())
+        refuse("count: " + std::to_string(count) + ", expected " + std::to_string(plan.params.size()) +
                " as there are params");
 }
 
 }  // namespace
 
 void adaptk_plan::add_group(const char* name, const adaptk_hyper* hypers, std::size_t hyper_count, std::size_t count,
-                            Tensors params, Tensors states) {
+                            Tensors params_in, Tensors states_in) {
     const RuleInfo& rule = rule_of(name);
     const HyperValues hyper = with_hypers(rule, defaults_of(rule), hypers, hyper_count);
-    // On the side until nothing can fail any more. Layouts are moved, which leaves what views point to in place.
-    Binding next;
-    next.params = bound.params;
-    next.work = bound.work;
-    next.written = bound.written;
-    next.total = bound.total;
-    next.device = bound.device;
-    const std::size_t first = next.params.size();
-    next.add(rule, count, params, states, true);
-    std::vector<std::int64_t> all_steps = steps_now();
-    all_steps.resize(first + count);
-    groups.reserve(groups.size() + 1);
-    bound.layouts.reserve(first + count);
-    WrittenMemory memory;
-    Clash clash{};
-    if (!memory.assign(next.written, clash)) {
-        const auto text = [&](std::uint32_t owner) {
-            if (owner / 8 < first) return text_of(owner) + " of an earlier group";
-            return name_of_buffer(rule, owner / 8 - first, owner % 8).text();
-        };
-        refuse_clash(clash, next.work, text(clash.first), text(clash.second));
+    const std::size_t first = params.size();
+    const Device device = first > 0 ? plan.device_of(0) : Device{};
+    std::int64_t elements = total;
+    Buffers added(rule, count, params_in, states_in, first > 0 ? &device : nullptr, elements);
+    check_count(first + count);
+    // Views point into layouts of the plan's own from here on.
+    std::vector<std::vector<std::int64_t>> kept;
+    for (TensorView& p : added.params) {
+        std::vector<std::int64_t>& layout = kept.emplace_back(p.shape, p.shape + p.ndim);
+        if (p.strides != nullptr) layout.insert(layout.end(), p.strides, p.strides + p.ndim);
+        p.shape = layout.data();
+        if (p.strides != nullptr) p.strides = layout.data() + p.ndim;
     }
-    for (auto& layout : next.layouts) bound.layouts.push_back(std::move(layout));
-    next.layouts = std::move(bound.layouts);
-    bound = std::move(next);
-    written = std::move(memory);
-    steps = std::move(all_steps);
-    groups.push_back({&rule, hyper, first, count});
-    forget_counts();
-}
-
-std::vector<std::int64_t> adaptk_plan::steps_now() const {
-    if (counts == nullptr) return steps;
-    std::vector<std::int64_t> out(steps.size());
-    call_cuda([&](const CudaBackend& part, CudaError& error) { return part.read_counts(*counts, out, error); });
-    return out;
+    params.reserve(first + count);
+    layouts.reserve(first + count);
+    if (const auto overlap = plan.add_group(rule, hyper, added.updates, added.device)) {
+        const auto text = [&](const BufferId& b) {
+            if (b.tensor < first) return text_of(b) + " of an earlier group";
+            return name_of_buffer(rule, b.tensor - first, b.buffer).text();
+        };
+        refuse_overlap(*overlap, text(overlap->first), text(overlap->second));
+    }
+    params.insert(params.end(), added.params.begin(), added.params.end());
+    for (auto& layout : kept) layouts.push_back(std::move(layout));
+    total = elements;
 }
 
 void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options) {
-    check_size(*this, count);
+    check_count(*this, count);
     need(grads, "grads");
-    segments.clear();
-    some.clear();
-    which.clear();
-    for (const Group& g : groups) {
-        bool open = false;
-        for (std::size_t i = g.first; i < g.first + g.count; ++i) {
-            if (grads[i] == nullptr) continue;
-            if (steps[i] == INT64_MAX) refuse("grads: more than 2**63 - 1 steps");
-            TensorStep work = bound.work[i];
-            take_grad(grads[i], i, bound.params[i], work);
-            if (const auto owner = overlapped(written, work); owner != WrittenMemory::none)
-                refuse_overlap(indexed("grads", i), text_of(owner));
-            if (!open || segments.back().step != steps[i] + 1) {
-                segments.push_back({g.rule, g.hyper, steps[i] + 1, 0});
-                open = true;
-            }
-            ++segments.back().count;
-            some.push_back(work);
-            which.push_back(std::uint32_t(i));
-        }
+    plan.begin();
+    bool some = false;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (grads[i] == nullptr) continue;
+        some = true;
+        const std::int64_t taken = plan.host_steps(i);
+        if (taken == INT64_MAX) refuse("grads: more than 2**63 - 1 steps");
+        const Slot grad = Buffers::grad_of(grads[i], i, params[i]);
+        plan.add(i, grad.data, grad.format, taken + 1);
     }
-    if (bound.device.cuda) {
-        step_on_device(options);
-        return;
+    if (const auto overlap = plan.check()) refuse_overlap(*overlap, text_of(overlap->first), text_of(overlap->second));
+    if (some && plan.on_cuda()) {
+        plan.shares()[0].stream = options.stream;
+        plan.look_for_captures();
+        if (plan.shares()[0].capturing)
+            refuse(ADAPTK_UNSUPPORTED,
+                   "options: the stream is captured in a graph, which would replay one step number");
     }
-    report = run_step(some, segments, options.step);
-    if (!report.skipped)
-        for (const std::uint32_t i : which) ++steps[i];
+    Outcome outcome;
+    outcome.report.has_norm = options.step.needs_norm();
+    if (some) outcome = plan.run(options.step);
+    report = outcome.report;
+    pending = std::move(outcome.pending);
+    if (some && !report.skipped) plan.count();
 }
 
-void adaptk_plan::step_on_device(const Options& options) {
-    const int device = bound.device.id;
-    if (some.empty()) {
-        report = {};
-        report.has_norm = has_norm(options.step);
-        outcome_is_news = false;
-        return;
+namespace {
+
+// Waits for the outcome, if it is asked for.
+StepReport step_on_device(const Buffers& buffers, const Segment& segment, const Options& wanted, bool with_report) {
+    CudaStep work{buffers.device.id, wanted.stream, buffers.updates, {&segment, 1}, wanted.step};
+    std::shared_ptr<CudaKept> reports;
+    if (with_report && wanted.step.needs_norm()) {
+        CudaKept* made = nullptr;
+        call_cuda([&](const CudaBackend& cuda, CudaError& error) {
+            return cuda.new_reports(buffers.device.id, 1, made, error);
+        });
+        reports = {made, need_cuda().release};
+        work.reports = made;
     }
-    bool capturing = false;
-    call_cuda([&](const CudaBackend& part, CudaError& error) {
-        return part.capturing(device, options.stream, capturing, error);
-    });
-    if (capturing)
-        refuse(ADAPTK_UNSUPPORTED, "options: the stream is captured in a graph, which would replay one step number");
-    if (workspace == nullptr) {
+    call_cuda([&](const CudaBackend& cuda, CudaError& error) { return cuda.step(work, error); });
+    StepReport outcome;
+    if (reports)
         call_cuda(
-            [&](const CudaBackend& part, CudaError& error) { return part.new_workspace(device, workspace, error); });
-    }
-    if (options.step.skip_nonfinite && counts == nullptr) {
-        call_cuda(
-            [&](const CudaBackend& part, CudaError& error) { return part.new_counts(device, steps, counts, error); });
-    }
-    const bool with_norm = has_norm(options.step);
-    if (with_norm && outcome == nullptr) {
-        call_cuda(
-            [&](const CudaBackend& part, CudaError& error) { return part.new_reports(device, 1, outcome, error); });
-    }
-    CudaStep work{device, options.stream, some, segments, options.step};
-    if (counts != nullptr) {
-        work.counts = counts;
-        work.count_of = which;
-    }
-    if (with_norm) work.reports = outcome;
-    work.workspace = workspace;
-    call_cuda([&](const CudaBackend& part, CudaError& error) { return part.step(work, error); });
-    report = {};
-    outcome_is_news = with_norm;
-    if (counts == nullptr)
-        for (const std::uint32_t i : which) ++steps[i];
+            [&](const CudaBackend& cuda, CudaError& error) { return cuda.read_report(*reports, 0, outcome, error); });
+    return outcome;
 }
+
+}  // namespace
 
 extern "C" {
 
@@ -488,38 +393,21 @@ adaptk_status adaptk_step(const char* rule, const adaptk_hyper* hypers, size_t h
         if (step < 1) refuse("step: steps are counted from 1, got " + std::to_string(step));
         const Options wanted = read_options(options);
         check_report(report);
-        Binding bound;
-        bound.add(info, count, params, states, false);
+        std::int64_t total = 0;
+        Buffers buffers(info, count, params, states, nullptr, total);
         need(grads, "grads");
-        for (std::size_t i = 0; i < count; ++i) take_grad(grads[i], i, bound.params[i], bound.work[i]);
-        WrittenMemory written;
-        Clash clash{};
-        const auto text = [&](std::uint32_t owner) { return name_of_buffer(info, owner / 8, owner % 8).text(); };
-        if (!written.assign(std::move(bound.written), clash))
-            refuse_clash(clash, bound.work, text(clash.first), text(clash.second));
-        for (std::size_t i = 0; i < count; ++i)
-            if (const auto owner = overlapped(written, bound.work[i]); owner != WrittenMemory::none)
-                refuse_overlap(indexed("grads", i), text(owner));
+        for (std::size_t i = 0; i < count; ++i) buffers.take_grad(grads[i], i);
+        StepPlan plan(StepPlan::Watch::all, StepPlan::Counts::caller);
+        if (const auto overlap = plan.check_list(info, buffers.updates)) {
+            const auto text = [&](const BufferId& b) { return name_of_buffer(info, b.tensor, b.buffer).text(); };
+            refuse_overlap(*overlap, text(overlap->first), text(overlap->second));
+        }
         const Segment segment{&info, hyper, step, count};
         StepReport outcome;
-        if (bound.device.cuda) {
-            KeptForCall outcomes;
-            CudaStep work{bound.device.id, wanted.stream, bound.work, {&segment, 1}, wanted.step};
-            const bool news = report != nullptr && has_norm(wanted.step);
-            if (news) {
-                call_cuda([&](const CudaBackend& part, CudaError& error) {
-                    return part.new_reports(bound.device.id, 1, outcomes.kept, error);
-                });
-                work.reports = outcomes.kept;
-            }
-            call_cuda([&](const CudaBackend& part, CudaError& error) { return part.step(work, error); });
-            if (news) {
-                call_cuda([&](const CudaBackend& part, CudaError& error) {
-                    return part.read_report(*outcomes.kept, 0, outcome, error);
-                });
-            }
+        if (buffers.device.cuda) {
+            outcome = step_on_device(buffers, segment, wanted, report != nullptr);
         } else {
-            outcome = run_step(bound.work, {&segment, 1}, wanted.step);
+            outcome = run_step(buffers.updates, {&segment, 1}, wanted.step);
         }
         if (report != nullptr) write_report(report, outcome);
     });
@@ -533,7 +421,7 @@ adaptk_status adaptk_global_norm(size_t count, const adaptk_tensor* const* grads
         need(grads, "grads");
         need(norm, "norm");
         if (!std::isfinite(grad_scale)) refuse("grad_scale: " + number_text(grad_scale) + " is not in (-inf, inf)");
-        std::vector<TensorStep> tensors(count);
+        std::vector<ParamUpdate> tensors(count);
         Device device;
         std::int64_t total = 0;
         for (std::size_t i = 0; i < count; ++i) {
@@ -543,7 +431,8 @@ adaptk_status adaptk_global_norm(size_t count, const adaptk_tensor* const* grads
             if (i == 0) device = v.device;
             if (!(v.device == device))
                 refuse(name.text() + ": on " + v.device.text() + ", but grads[0] is on " + device.text());
-            tensors[i] = {{nullptr, v.data}, v.size, compute_type(v.dtype), v.dtype};
+            tensors[i] = ParamUpdate(v.size, compute_format(v.dtype), v.dtype);
+            tensors[i].buffer[1] = v.data;
             if (adaptk::sum_overflows(total, v.size, total)) refuse("grads: more than 2**63 elements in all");
         }
         StepReport out;
@@ -593,19 +482,19 @@ adaptk_status adaptk_plan_init_states(adaptk_plan* plan) {
     return guarded([&] {
         const InUse use(plan);
         const FloatingPointMode mode;  // the initial values are rounded as a step would round them
-        if (plan->bound.device.cuda)
-            refuse(ADAPTK_UNSUPPORTED, "plan: its states are on " + plan->bound.device.text() +
+        const StepPlan& p = plan->plan;
+        if (p.device_of(0).cuda)
+            refuse(ADAPTK_UNSUPPORTED, "plan: its states are on " + p.device_of(0).text() +
                                            "; fill them there with what adaptk_rule_state() says");
-        for (const adaptk_plan::Group& g : plan->groups) {
-            for (std::size_t s = 0; s < g.rule->states.size(); ++s) {
-                const adaptk::State& state = g.rule->states[s];
+        for (std::size_t i = 0; i < p.size(); ++i) {
+            const RuleInfo& rule = p.rule(p.group_of(i));
+            for (std::size_t s = 0; s < rule.states.size(); ++s) {
+                const adaptk::State& state = rule.states[s];
                 double value = state.initial;
-                for (std::size_t h = 0; state.from != nullptr && h < g.rule->hyper_count(); ++h)
-                    if (std::strcmp(g.rule->hyper(h).name, state.from) == 0) value = g.hyper.value[h];
-                for (std::size_t i = g.first; i < g.first + g.count; ++i) {
-                    const TensorStep& t = plan->bound.work[i];
-                    fill(t.buffer[2 + s], t.size, compute_type(t.param), value);
-                }
+                for (std::size_t h = 0; state.from != nullptr && h < rule.hyper_count(); ++h)
+                    if (std::strcmp(rule.hyper(h).name, state.from) == 0)
+                        value = plan->plan.hyper(p.group_of(i)).value[h];
+                fill(p.update(i).slot(2 + s), p.update(i).size, value);
             }
         }
     });
@@ -616,15 +505,15 @@ adaptk_status adaptk_plan_size(const adaptk_plan* plan, size_t* size) {
         need(size, "size");
         // The flag is the only thing that changes.
         const InUse use(const_cast<adaptk_plan*>(plan));
-        *size = plan->steps.size();
+        *size = plan->params.size();
     });
 }
 
 adaptk_status adaptk_plan_set_hypers(adaptk_plan* plan, size_t group, const adaptk_hyper* hypers, size_t hyper_count) {
     return guarded([&] {
         const InUse use(plan);
-        adaptk_plan::Group& g = group_of(*plan, group);
-        g.hyper = with_hypers(*g.rule, g.hyper, hypers, hyper_count);
+        const std::uint32_t g = check_group(*plan, group);
+        plan->plan.hyper(g) = with_hypers(plan->plan.rule(g), plan->plan.hyper(g), hypers, hyper_count);
     });
 }
 
@@ -632,8 +521,8 @@ adaptk_status adaptk_plan_get_hyper(adaptk_plan* plan, size_t group, const char*
     return guarded([&] {
         need(value, "value");
         const InUse use(plan);
-        const adaptk_plan::Group& g = group_of(*plan, group);
-        *value = g.hyper.value[hyper_index(*g.rule, name, "name")];
+        const std::uint32_t g = check_group(*plan, group);
+        *value = plan->plan.hyper(g).value[hyper_index(plan->plan.rule(g), name, "name")];
     });
 }
 
@@ -650,13 +539,9 @@ adaptk_status adaptk_plan_report(adaptk_plan* plan, adaptk_step_report* report) 
         need(report, "report");
         check_report(report);
         const InUse use(plan);
-        if (plan->outcome_is_news) {
-            StepReport out;
-            call_cuda([&](const CudaBackend& part, CudaError& error) {
-                return part.read_report(*plan->outcome, 0, out, error);
-            });
-            plan->report = out;
-            plan->outcome_is_news = false;
+        if (plan->pending) {
+            plan->report = plan->pending->read();
+            plan->pending.reset();
         }
         write_report(report, plan->report);
     });
@@ -666,8 +551,8 @@ adaptk_status adaptk_plan_get_steps(adaptk_plan* plan, size_t count, int64_t* st
     return guarded([&] {
         need(steps, "steps");
         const InUse use(plan);
-        check_size(*plan, count);
-        const std::vector<std::int64_t> now = plan->steps_now();
+        check_count(*plan, count);
+        const std::vector<std::int64_t> now = plan->plan.steps();
         std::copy(now.begin(), now.end(), steps);
     });
 }
@@ -676,16 +561,10 @@ adaptk_status adaptk_plan_set_steps(adaptk_plan* plan, size_t count, const int64
     return guarded([&] {
         need(steps, "steps");
         const InUse use(plan);
-        check_size(*plan, count);
+        check_count(*plan, count);
         for (std::size_t i = 0; i < count; ++i)
             if (steps[i] < 0) refuse(indexed("steps", i) + ": " + std::to_string(steps[i]) + " is negative");
-        std::vector<std::int64_t> copy(steps, steps + count);
-        if (plan->counts != nullptr) {
-            call_cuda([&](const CudaBackend& part, CudaError& error) {
-                return part.write_counts(*plan->counts, copy, error);
-            });
-        }
-        plan->steps = std::move(copy);
+        plan->plan.set_steps({steps, count}, 0);
     });
 }
 

@@ -3,8 +3,10 @@
 #pragma once
 
 #include "export.hpp"
+#include "reduce.hpp"
 #include "step.hpp"
 
+#include <array>
 #include <cstdint>
 #include <span>
 
@@ -22,8 +24,6 @@ struct CudaDevice {
     int multiprocessors;
     std::size_t memory;  // bytes
 };
-
-enum class ScalarType : std::uint8_t { f32, f64, i32, i64 };
 
 // A number in device memory in the place of a segment's hyperparameter.
 struct DeviceHyper {
@@ -48,17 +48,15 @@ struct CudaPiece {
 struct CudaStep {
     int device;
     void* stream;  // a cudaStream_t
-    std::span<const TensorStep> tensors;
+    std::span<const ParamUpdate> tensors;
     std::span<const Segment> segments;
     StepOptions options;
 
-    // Where the device counts the steps: an array of counts (new_counts) and the place of each tensor's own in it. The
-    // segments' step numbers are not looked at then. Tensors without elements are counted like others.
+    // If the device counts the steps: an array of counts (new_counts) and the place of each tensor's own in it. The
+    // segments' step numbers are not looked at then. Tensors without elements are counted like others. Otherwise the
+    // number of a segment's step may be in device memory (Segment::device_step), which is not changed.
     CudaKept* counts = nullptr;
     std::span<const std::uint32_t> count_of = {};
-    // The number of the step itself in device memory, for all tensors; not changed.
-    const void* step = nullptr;
-    ScalarType step_type = ScalarType::i64;
     std::span<const DeviceHyper> hypers = {};
 
     CudaKept* reports = nullptr;         // where the norm and whether the step was skipped go (new_reports), or null
@@ -66,9 +64,15 @@ struct CudaStep {
     CudaWorkspace* workspace = nullptr;  // null: memory for this step alone
 };
 
+// Both sides have the same version and sizes of what crosses from one to the other, or the part is not used. The
+// version goes up when a meaning changes and no size does.
+inline constexpr std::uint32_t cuda_backend_version = 2;
+using CrossingSizes = std::array<std::uint32_t, 12>;
+
 struct CudaBackend {
-    std::size_t size;  // of this struct: both sides have the same one
-    int runtime;       // CUDART_VERSION
+    std::uint32_t version;  // these two stay where they are
+    CrossingSizes sizes;
+    int runtime;  // CUDART_VERSION
     const char* architectures;
 
     // Each returns false and fills the error where it fails.
@@ -81,12 +85,15 @@ struct CudaBackend {
     // Puts the step on the stream and does not wait for it.
     bool (*step)(const CudaStep& step, CudaError& error);
     // Waits for the result.
-    bool (*global_norm)(int device, void* stream, std::span<const TensorStep> tensors, double scale, StepReport& out,
+    bool (*global_norm)(int device, void* stream, std::span<const ParamUpdate> tensors, double scale, StepReport& out,
                         CudaError& error);
-    bool (*ceiling)(int device, void* stream, std::span<const TensorStep> tensors, std::size_t written,
-                    CudaError& error);
+    // One sum a part of reduction_parts(); waits for the result.
+    bool (*reduce)(int device, void* stream, std::span<const ParamUpdate> tensors, const Reduction& what,
+                   std::span<const ReductionPart> parts, std::span<double> out, CudaError& error);
+    bool (*bandwidth_probe)(int device, void* stream, std::span<const ParamUpdate> tensors, std::size_t written,
+                            CudaError& error);
     // p <- p + factor * x
-    bool (*add_scaled)(int device, void* stream, std::span<const TensorStep> tensors, double factor, CudaError& error);
+    bool (*add_scaled)(int device, void* stream, std::span<const ParamUpdate> tensors, double factor, CudaError& error);
 
     bool (*copy)(int device, void* stream, void* to, const void* from, std::size_t bytes, CudaError& error);
 
@@ -120,6 +127,12 @@ struct CudaBackend {
     // it was before.
     unsigned (*set_waves)(unsigned waves);
 };
+
+constexpr CrossingSizes sizes_that_cross() {
+    return {sizeof(CudaBackend), sizeof(CudaStep),   sizeof(ParamUpdate), sizeof(Segment),
+            sizeof(StepOptions), sizeof(StepReport), sizeof(RuleInfo),    sizeof(Reduction),
+            sizeof(CudaError),   sizeof(CudaDevice), sizeof(DeviceHyper), sizeof(CudaPiece)};
+}
 
 // Defined by the CUDA part.
 const CudaBackend& cuda_backend();

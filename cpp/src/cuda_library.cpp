@@ -2,6 +2,7 @@
 
 #include "adaptk/adaptk.h"
 
+#include <atomic>
 #include <cstdlib>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -43,7 +44,7 @@ CudaLibrary load() {
     using Get = const CudaBackend* (*)();
     const auto get = reinterpret_cast<Get>(dlsym(library, "adaptk_cuda_backend"));
     const CudaBackend* const backend = get == nullptr ? nullptr : get();
-    if (backend == nullptr || backend->size != sizeof(CudaBackend)) {
+    if (backend == nullptr || backend->version != cuda_backend_version || backend->sizes != sizes_that_cross()) {
         out.reason = "no CUDA kernels: " + path + " is of another build";
         dlclose(library);
         return out;
@@ -60,6 +61,19 @@ CudaLibrary load() {
 const CudaLibrary& cuda_library() {
     static const CudaLibrary& library = *new CudaLibrary(load());
     return library;
+}
+
+namespace {
+std::atomic<const CudaBackend*> handed_over{nullptr};
+}
+
+void hand_over(const CudaBackend& backend) { handed_over = &backend; }
+
+const CudaBackend& need_cuda() {
+    if (const CudaBackend* const backend = handed_over; backend != nullptr) return *backend;
+    const CudaLibrary& library = cuda_library();
+    if (library.backend == nullptr) throw NoCuda{library.reason};
+    return *library.backend;
 }
 
 }  // namespace adaptk::detail

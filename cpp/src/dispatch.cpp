@@ -11,22 +11,28 @@
 namespace adaptk::detail {
 namespace {
 
+// Each with its place in the table.
+template <std::size_t N> std::array<Isa, N> numbered(std::array<Isa, N> isas) {
+    for (std::size_t i = 0; i < N; ++i) isas[i].number = i;
+    return isas;
+}
+
 const auto& table() {
 #if defined(ADAPTK_X86_KERNELS)
     static const int level = x86_level(ThisProcessor{});
-    static const std::array isas{
-        Isa{"portable", true, &kernels_portable(), &scalars_portable()},
+    static const auto isas = numbered(std::array{
+        Isa{"portable", true, &kernels_portable(), &coefficients_portable()},
 #if !defined(ADAPTK_NO_V2_KERNELS)
-        Isa{"x86-64-v2", level >= 2, &kernels_v2(), &scalars_portable()},
+        Isa{"x86-64-v2", level >= 2, &kernels_v2(), &coefficients_portable()},
 #endif
-        Isa{"x86-64-v3", level >= 3, &kernels_v3(), &scalars_v3()},
-        Isa{"x86-64-v4", level >= 4, &kernels_v4(), &scalars_v3()},
-    };
+        Isa{"x86-64-v3", level >= 3, &kernels_v3(), &coefficients_v3()},
+        Isa{"x86-64-v4", level >= 4, &kernels_v4(), &coefficients_v3()},
+    });
 #elif defined(ADAPTK_NEON_KERNELS)
-    static const std::array isas{Isa{"portable", true, &kernels_portable(), &scalars_portable()},
-                                 Isa{"neon", true, &kernels_neon(), &scalars_portable()}};
+    static const auto isas = numbered(std::array{Isa{"portable", true, &kernels_portable(), &coefficients_portable()},
+                                                 Isa{"neon", true, &kernels_neon(), &coefficients_portable()}});
 #else
-    static const std::array isas{Isa{"portable", true, &kernels_portable(), &scalars_portable()}};
+    static const auto isas = numbered(std::array{Isa{"portable", true, &kernels_portable(), &coefficients_portable()}});
 #endif
     return isas;
 }

@@ -1,9 +1,9 @@
 // Which kernel object runs: the best that the processor has, or the one that was asked for.
 #pragma once
 
+#include "coefficients.hpp"
 #include "export.hpp"
 #include "kernel_table.hpp"
-#include "scalars.hpp"
 
 #include <span>
 #include <string>
@@ -15,7 +15,8 @@ struct Isa {
     const char* name;  // "portable", "x86-64-v2", "x86-64-v3", "x86-64-v4", "neon"
     bool supported;    // by this processor
     const KernelTable* kernels;
-    const ScalarTable* scalars;
+    const CoefficientTable* coefficients;
+    std::size_t number = 0;  // among built_isas()
 };
 
 // The kernel objects of this build, slowest first.

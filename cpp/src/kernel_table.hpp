@@ -1,7 +1,8 @@
-// What a kernel object (kernels.cpp, compiled once for each instruction set) hands to the step driver: plain function
+// What a kernel object (kernels.cpp, compiled once for each instruction set) hands to the step: plain function
 // pointers, so that nothing else of it needs a name outside.
 #pragma once
 
+#include "adaptk/formats.hpp"
 #include "adaptk/rules.hpp"
 
 #include <cstddef>
@@ -9,29 +10,44 @@
 
 namespace adaptk::detail {
 
-// Sums of squares: leaves of this many elements with this many lanes each (see step.cpp).
-inline constexpr std::size_t norm_leaf = 8192;
-inline constexpr std::size_t norm_lanes = 256;
+// Reductions: leaves of this many elements, each summed into this many reduction_width (see reduce.cpp).
+inline constexpr std::size_t reduction_leaf = 8192;
+inline constexpr std::size_t reduction_width = 256;
 
 // The streams that the largest rule writes: a parameter and its states.
 inline constexpr std::size_t max_written = 1 + max_states;
 
-// scalars: a StepScalars<R, T>; buffer: the parameter, the gradient, the states, all of type T and aligned for it.
-using StepKernel = void (*)(const void* scalars, void* const* buffer, std::size_t n);
-using WidenHalf = void (*)(const void* from, float* to, std::size_t n);
-using NarrowHalf = void (*)(const float* from, void* to, std::size_t n);
-using WidenFloat = void (*)(const float* from, double* to, std::size_t n);
+// coefficients: a StepCoefficients<R, T>; buffer: the parameter, the gradient, the states, all of type T and aligned
+// for it.
+using StepKernel = void (*)(const void* coefficients, void* const* buffer, std::size_t n);
+
+struct RuleKernels {
+    StepKernel step[2][2];  // [0 float, 1 double][coupled decay]
+};
+
+// Elements `first` ... first + n - 1 of a buffer, to and from the compute type: [0 float, 1 double]; null where there
+// is no such conversion.
+struct FormatKernels {
+    void (*decode[2])(const void* data, const void* side, std::int64_t first, void* out, std::size_t n);
+    void (*encode[2])(const void* in, void* data, void* side, std::int64_t first, std::size_t n);
+};
+
+// sums[(phase + i) % 256] += term(scale * x[i]) for i = 0 ... n-1 in this order. [0 float, 1 double]
+using AddTerms = void (*)(const void* x, std::size_t n, std::size_t phase, double scale, double* sums);
+struct ReductionKernels {
+    AddTerms add[2];
+};
+enum class Term : std::uint8_t { square, value };
+inline constexpr std::size_t term_count = 2;
 
 struct KernelTable {
-    StepKernel step[Rules::size][2][2];  // [rule][0 float, 1 double][coupled decay]
+    RuleKernels rule[Rules::size];
+    FormatKernels format[Formats::size];
+    ReductionKernels reduction[term_count];
     // What bounds a rule that writes w streams: the same streams, one addition each. [w - 1][0 float, 1 double]
-    StepKernel ceiling[max_written][2];
-    WidenHalf widen_bf16, widen_f16;
-    NarrowHalf narrow_bf16, narrow_f16;
-    WidenFloat widen_f32;
-    // lanes[(phase + i) % norm_lanes] += (scale * x[i])^2 for i = 0 ... n-1 in this order.
-    void (*squares_f32)(const float* x, std::size_t n, std::size_t phase, double scale, double* lanes);
-    void (*squares_f64)(const double* x, std::size_t n, std::size_t phase, double scale, double* lanes);
+    StepKernel bandwidth_probe[max_written][2];
+    // p <- p + *static_cast<const double*>(coefficients) * g
+    StepKernel add_scaled[2];
 };
 
 // Defined by the kernel objects that the build has for this architecture.

@@ -4,8 +4,7 @@
 #include "compiler.hpp"
 #include "kernel_table.hpp"
 
-#include "adaptk/dtypes.hpp"
-
+#include <type_traits>
 #include <utility>
 
 // MSVC has no macro of its own for these instructions; every processor with AVX2 has them.
@@ -48,20 +47,21 @@ template <class T, class Run, class... Streams> ADAPTK_HD void in_blocks(size_t 
 }
 
 template <class R, class T, bool Coupled, size_t... I>
-ADAPTK_HD void rule_run(const StepScalars<R, T>& c, size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g,
+ADAPTK_HD void rule_run(const StepCoefficients<R, T>& c, size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g,
                         Stream<I, T>... s) {
     ADAPTK_INDEPENDENT
     for (size_t i = 0; i < n; ++i) {
         T pi = p[i];
         T gi = g[i];
-        prepare<Coupled>(c.before, pi, gi);
+        apply_common<Coupled>(c.common, pi, gi);
         R::update(c.rule, pi, gi, s[i]...);
         p[i] = pi;
     }
 }
 
 template <class R, class T, bool Coupled, size_t... I>
-void rule_loop(StepScalars<R, T> c, size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g, Stream<I, T>... s) {
+void rule_loop(StepCoefficients<R, T> c, size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g,
+               Stream<I, T>... s) {
     in_blocks<T>(
         n,
         [&c](size_t m, T* pm, const T* gm, Stream<I, T>... sm) { rule_run<R, T, Coupled, I...>(c, m, pm, gm, sm...); },
@@ -69,17 +69,17 @@ void rule_loop(StepScalars<R, T> c, size_t n, T* ADAPTK_RESTRICT p, const T* ADA
 }
 
 template <class R, class T, bool Coupled, size_t... I>
-void unpack(const void* scalars, void* const* b, size_t n, std::index_sequence<I...>) {
-    rule_loop<R, T, Coupled, I...>(*static_cast<const StepScalars<R, T>*>(scalars), n, static_cast<T*>(b[0]),
+void unpack(const void* coefficients, void* const* b, size_t n, std::index_sequence<I...>) {
+    rule_loop<R, T, Coupled, I...>(*static_cast<const StepCoefficients<R, T>*>(coefficients), n, static_cast<T*>(b[0]),
                                    static_cast<const T*>(b[1]), static_cast<T*>(b[2 + I])...);
 }
 
-template <class R, class T, bool Coupled> void step(const void* scalars, void* const* b, size_t n) {
-    unpack<R, T, Coupled>(scalars, b, n, std::make_index_sequence<R::states.size()>{});
+template <class R, class T, bool Coupled> void step(const void* coefficients, void* const* b, size_t n) {
+    unpack<R, T, Coupled>(coefficients, b, n, std::make_index_sequence<R::states.size()>{});
 }
 
 template <class T, size_t... I>
-ADAPTK_HD void ceiling_run(size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g, Stream<I, T>... s) {
+ADAPTK_HD void probe_run(size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g, Stream<I, T>... s) {
     ADAPTK_INDEPENDENT
     for (size_t i = 0; i < n; ++i) {
         const T gi = g[i];
@@ -89,35 +89,41 @@ ADAPTK_HD void ceiling_run(size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTR
 }
 
 template <class T, size_t... I>
-void ceiling_loop(size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g, Stream<I, T>... s) {
+void probe_loop(size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g, Stream<I, T>... s) {
     in_blocks<T>(
-        n, [](size_t m, T* pm, const T* gm, Stream<I, T>... sm) { ceiling_run<T, I...>(m, pm, gm, sm...); }, p, g,
-        s...);
+        n, [](size_t m, T* pm, const T* gm, Stream<I, T>... sm) { probe_run<T, I...>(m, pm, gm, sm...); }, p, g, s...);
 }
 
-template <class T, size_t... I> void ceiling_unpack(void* const* b, size_t n, std::index_sequence<I...>) {
-    ceiling_loop<T, I...>(n, static_cast<T*>(b[0]), static_cast<const T*>(b[1]), static_cast<T*>(b[2 + I])...);
+template <class T, size_t... I> void probe_unpack(void* const* b, size_t n, std::index_sequence<I...>) {
+    probe_loop<T, I...>(n, static_cast<T*>(b[0]), static_cast<const T*>(b[1]), static_cast<T*>(b[2 + I])...);
 }
 
-template <class T, size_t Written> void ceiling(const void*, void* const* b, size_t n) {
-    ceiling_unpack<T>(b, n, std::make_index_sequence<Written - 1>{});
+template <class T, size_t Written> void bandwidth_probe(const void*, void* const* b, size_t n) {
+    probe_unpack<T>(b, n, std::make_index_sequence<Written - 1>{});
 }
 
-void widen_bf16(const void* from, float* to, size_t n) {
-    const auto* ADAPTK_RESTRICT x = static_cast<const std::uint16_t*>(from);
-    auto* ADAPTK_RESTRICT y = to;
-    for (size_t i = 0; i < n; ++i) y[i] = adaptk::widen_bf16(x[i]);
+template <class T> void add_scaled(const void* coefficients, void* const* b, size_t n) {
+    const T factor = T(*static_cast<const double*>(coefficients));
+    auto* ADAPTK_RESTRICT p = static_cast<T*>(b[0]);
+    const auto* ADAPTK_RESTRICT x = static_cast<const T*>(b[1]);
+    for (size_t i = 0; i < n; ++i) p[i] = p[i] + factor * x[i];
 }
 
-void narrow_bf16(const float* from, void* to, size_t n) {
+// Formats whose elements are stored one by one.
+template <class F, class T> ADAPTK_HD void decode_elements(const typename F::Element* from, T* to, size_t n) {
     const auto* ADAPTK_RESTRICT x = from;
-    auto* ADAPTK_RESTRICT y = static_cast<std::uint16_t*>(to);
-    for (size_t i = 0; i < n; ++i) y[i] = adaptk::narrow_bf16(x[i]);
+    auto* ADAPTK_RESTRICT y = to;
+    for (size_t i = 0; i < n; ++i) y[i] = T(F::decode(x[i]));
 }
 
-void widen_f16(const void* from, float* to, size_t n) {
-    const auto* ADAPTK_RESTRICT x = static_cast<const std::uint16_t*>(from);
+template <class F> ADAPTK_HD void encode_elements(const typename F::Compute* from, typename F::Element* to, size_t n) {
+    const auto* ADAPTK_RESTRICT x = from;
     auto* ADAPTK_RESTRICT y = to;
+    for (size_t i = 0; i < n; ++i) y[i] = F::encode(x[i]);
+}
+
+// With the processor's own conversion of float16 as far as it goes; the number of elements that are done.
+size_t decode_vectors([[maybe_unused]] const std::uint16_t* x, [[maybe_unused]] float* y, [[maybe_unused]] size_t n) {
     size_t i = 0;
 #if defined(ADAPTK_F16C)
     for (; i + 8 <= n; i += 8)
@@ -125,12 +131,10 @@ void widen_f16(const void* from, float* to, size_t n) {
 #elif defined(__aarch64__)
     for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x + i))));
 #endif
-    for (; i < n; ++i) y[i] = adaptk::widen_f16(x[i]);
+    return i;
 }
 
-void narrow_f16(const float* from, void* to, size_t n) {
-    const auto* ADAPTK_RESTRICT x = from;
-    auto* ADAPTK_RESTRICT y = static_cast<std::uint16_t*>(to);
+size_t encode_vectors([[maybe_unused]] const float* x, [[maybe_unused]] std::uint16_t* y, [[maybe_unused]] size_t n) {
     size_t i = 0;
 #if defined(ADAPTK_F16C)
     for (; i + 8 <= n; i += 8)
@@ -139,55 +143,106 @@ void narrow_f16(const float* from, void* to, size_t n) {
 #elif defined(__aarch64__)
     for (; i + 4 <= n; i += 4) vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
 #endif
-    for (; i < n; ++i) y[i] = adaptk::narrow_f16(x[i]);
+    return i;
 }
 
-void widen_f32(const float* from, double* to, size_t n) {
-    const auto* ADAPTK_RESTRICT x = from;
-    auto* ADAPTK_RESTRICT y = to;
-    for (size_t i = 0; i < n; ++i) y[i] = double(x[i]);
-}
-
-// One run of elements that stay within a row of lanes: every lane gets one term, so the order of a lane's additions
-// is the order of rows, whatever the width of a vector.
-template <class T> void add_squares(const T* ADAPTK_RESTRICT x, size_t n, double scale, double* ADAPTK_RESTRICT lanes) {
-    for (size_t i = 0; i < n; ++i) {
-        const double v = scale * double(x[i]);
-        lanes[i] = lanes[i] + v * v;
+template <class F, class T> void decode(const void* data, const void* side, std::int64_t first, void* out, size_t n) {
+    auto* const y = static_cast<T*>(out);
+    if constexpr (ElementFormat<F>) {
+        const auto* const x = static_cast<const typename F::Element*>(data) + first;
+        if constexpr (std::is_same_v<F, Float16> && sizeof(T) == 4) {
+            const size_t done = decode_vectors(x, y, n);
+            decode_elements<F>(x + done, y + done, n - done);
+        } else if constexpr (std::is_same_v<F, Float16>) {
+            // By way of float: the vectors' conversion ends there.
+            constexpr size_t part = 256;
+            float widened[part];
+            for (size_t i = 0; i < n; i += part) {
+                const size_t m = n - i < part ? n - i : part;
+                const size_t done = decode_vectors(x + i, widened, m);
+                decode_elements<F>(x + i + done, widened + done, m - done);
+                for (size_t k = 0; k < m; ++k) y[i + k] = T(widened[k]);
+            }
+        } else {
+            decode_elements<F>(x, y, n);
+        }
+    } else {
+        F::decode(data, side, first, y, n);
     }
 }
 
-template <class T> void squares(const T* x, size_t n, size_t phase, double scale, double* lanes) {
+template <class F> void encode(const void* in, void* data, void* side, std::int64_t first, size_t n) {
+    using T = typename F::Compute;
+    const auto* const x = static_cast<const T*>(in);
+    if constexpr (ElementFormat<F>) {
+        auto* const y = static_cast<typename F::Element*>(data) + first;
+        size_t done = 0;
+        if constexpr (std::is_same_v<F, Float16>) done = encode_vectors(x, y, n);
+        encode_elements<F>(x + done, y + done, n - done);
+    } else {
+        F::encode(x, data, side, first, n);
+    }
+}
+
+// Every format holds what its Compute type can be rounded to, and decodes to any type that holds its values.
+template <class F> constexpr FormatKernels kernels_of() {
+    FormatKernels k{};
+    if constexpr (sizeof(typename F::Compute) == 4) {
+        k.decode[0] = decode<F, float>;
+        k.encode[0] = encode<F>;
+    } else {
+        k.encode[1] = encode<F>;
+    }
+    k.decode[1] = decode<F, double>;
+    return k;
+}
+
+struct Square {
+    static ADAPTK_HD double of(double v) { return v * v; }
+};
+struct Value {
+    static ADAPTK_HD double of(double v) { return v; }
+};
+
+// One run of elements that stay within a row of accumulators: each gets one term, so the order of an accumulator's
+// additions is the order of rows, whatever the width of a vector.
+template <class Op, class T>
+void add_row(const T* ADAPTK_RESTRICT x, size_t n, double scale, double* ADAPTK_RESTRICT sums) {
+    for (size_t i = 0; i < n; ++i) {
+        const double v = scale * double(x[i]);
+        sums[i] = sums[i] + Op::of(v);
+    }
+}
+
+template <class Op, class T> void add_terms(const void* values, size_t n, size_t phase, double scale, double* sums) {
+    const auto* x = static_cast<const T*>(values);
     while (n > 0) {
-        const size_t row = norm_lanes - phase;
+        const size_t row = reduction_width - phase;
         const size_t run = n < row ? n : row;
-        add_squares(x, run, scale, lanes + phase);
+        add_row<Op>(x, run, scale, sums + phase);
         x += run;
         n -= run;
         phase = 0;
     }
 }
 
-template <class... R> constexpr KernelTable make_table(RuleList<R...>) {
+template <class... R, class... F> constexpr KernelTable make_table(RuleList<R...>, FormatList<F...>) {
     return {
-        {{{step<kernel_of_t<R>, float, false>, step<kernel_of_t<R>, float, true>},
-          {step<kernel_of_t<R>, double, false>, step<kernel_of_t<R>, double, true>}}...},
-        {{ceiling<float, 1>, ceiling<double, 1>},
-         {ceiling<float, 2>, ceiling<double, 2>},
-         {ceiling<float, 3>, ceiling<double, 3>},
-         {ceiling<float, 4>, ceiling<double, 4>},
-         {ceiling<float, 5>, ceiling<double, 5>}},
-        widen_bf16,
-        widen_f16,
-        narrow_bf16,
-        narrow_f16,
-        widen_f32,
-        squares<float>,
-        squares<double>,
+        {{{{step<kernel_of_t<R>, float, false>, step<kernel_of_t<R>, float, true>},
+           {step<kernel_of_t<R>, double, false>, step<kernel_of_t<R>, double, true>}}}...},
+        {kernels_of<F>()...},
+        {{{add_terms<Square, float>, add_terms<Square, double>}},
+         {{add_terms<Value, float>, add_terms<Value, double>}}},
+        {{bandwidth_probe<float, 1>, bandwidth_probe<double, 1>},
+         {bandwidth_probe<float, 2>, bandwidth_probe<double, 2>},
+         {bandwidth_probe<float, 3>, bandwidth_probe<double, 3>},
+         {bandwidth_probe<float, 4>, bandwidth_probe<double, 4>},
+         {bandwidth_probe<float, 5>, bandwidth_probe<double, 5>}},
+        {add_scaled<float>, add_scaled<double>},
     };
 }
 
-constexpr KernelTable table = make_table(Rules{});
+constexpr KernelTable table = make_table(Rules{}, Formats{});
 
 }  // namespace
 

@@ -1,9 +1,12 @@
 #include "registry.hpp"
 
+#include "dispatch.hpp"
+
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <vector>
 
 namespace adaptk::detail {
 namespace {
@@ -38,11 +41,91 @@ template <class R> constexpr CommonHyper common_of() {
     }
 }
 
+template <class R> constexpr StepUse step_use_of() {
+    if constexpr (requires { R::step_use; }) {
+        return R::step_use;
+    } else {
+        return StepUse::number;
+    }
+}
+
+template <class Items> constexpr std::size_t place_of(const Items& items, const char* name) {
+    for (std::size_t i = 0; i < items.size(); ++i)
+        if (std::string_view(items[i].name) == name) return i;
+    return RuleInfo::nowhere;
+}
+
+template <class R> void place_look_ahead(RuleInfo& rule) {
+    rule.ahead_state = rule.ahead_hyper = RuleInfo::nowhere;
+    if constexpr (requires { R::look_ahead; }) {
+        constexpr std::size_t state = place_of(R::states, R::look_ahead.state);
+        constexpr std::size_t hyper = place_of(R::hyperparameters, R::look_ahead.hyper);
+        static_assert(state != RuleInfo::nowhere && hyper != RuleInfo::nowhere);
+        rule.ahead_state = state;
+        rule.ahead_hyper = hyper;
+    }
+}
+
+template <class R>
+void continue_from(const HyperValues& h, double step, double* numbers, const bool* wide, ContinuedStep& out) {
+    static_assert(R::kept_numbers <= max_kept_numbers);
+    const Continued<R> made = R::continue_from(own_hyper<R>(h), step, numbers, wide);
+    out.hyper = h;
+    std::memcpy(out.hyper.value, &made.hyper, sizeof made.hyper);
+    out.step = made.step;
+    out.has_memo = made.has_memo;
+    std::memset(out.memo, 0, sizeof out.memo);
+    std::memcpy(out.memo, &made.memo, sizeof made.memo);
+}
+
+template <class R> void place_kept_numbers(RuleInfo& rule) {
+    if constexpr (requires { R::kept_numbers; }) {
+        rule.kept_numbers = R::kept_numbers;
+        rule.continue_from = continue_from<R>;
+    }
+}
+
+// By rule and instruction set.
+const RuleCode* code_of(std::size_t rule) {
+    static const std::vector<RuleCode> all = [] {
+        std::vector<RuleCode> code;
+        for (std::size_t r = 0; r < Rules::size; ++r) {
+            for (const Isa& isa : built_isas()) {
+                RuleCode& c = code.emplace_back();
+                std::memcpy(c.step, isa.kernels->rule[r].step, sizeof c.step);
+                std::memcpy(c.prepare, isa.coefficients->prepare[r], sizeof c.prepare);
+            }
+        }
+        return code;
+    }();
+    return all.data() + rule * built_isas().size();
+}
+
+template <class R> RuleInfo make_info(std::size_t index) {
+    RuleInfo rule{};
+    rule.index = index;
+    rule.name = R::name;
+    rule.class_name = R::class_name;
+    rule.variant = R::variant;
+    rule.summary = R::summary;
+    rule.formula = R::formula;
+    rule.source = R::source;
+    rule.own = R::hyperparameters;
+    rule.states = R::states;
+    rule.conventions = R::conventions;
+    rule.common = common_of<R>();
+    rule.step_use = step_use_of<R>();
+    place_look_ahead<R>(rule);
+    place_kept_numbers<R>(rule);
+    rule.invalid = check<R>;
+    rule.code = {code_of(index), built_isas().size()};
+    return rule;
+}
+
 template <class... R> std::array<RuleInfo, sizeof...(R)> make_registry(RuleList<R...>) {
     static_assert((Rule<R> && ...) && (checked<R>() && ...));
     std::size_t index = 0;
-    return {RuleInfo{index++, R::name, R::class_name, R::variant, R::summary, R::formula, R::source, R::hyperparameters,
-                     R::states, R::conventions, common_of<R>(), check<R>}...};
+    return {make_info<R>(index++)...};
 }
 
 }  // namespace

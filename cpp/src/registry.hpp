@@ -1,7 +1,9 @@
 // The list of rules as data: what runtime callers (bindings, C ABI, tests) see of the templates.
 #pragma once
 
+#include "coefficients.hpp"
 #include "export.hpp"
+#include "kernel_table.hpp"
 
 #include "adaptk/rules.hpp"
 
@@ -17,8 +19,25 @@ struct HyperValues {
     double value[max_hyperparameters];
 };
 
+// What a step runs: the code of one rule for one instruction set.
+struct RuleCode {
+    StepKernel step[2][2];  // [0 float, 1 double][coupled decay]
+    PrepareCoefficients prepare[2];
+};
+
+// See adaptk::Continued.
+struct ContinuedStep {
+    HyperValues hyper;
+    std::int64_t step;
+    bool has_memo;
+    alignas(8) std::byte memo[max_memo_bytes];
+};
+
+// A rule as data. Those of the list are in rules(); one that is made at run time is an object like them.
 struct RuleInfo {
-    std::size_t index;  // in the list of rules
+    static constexpr std::size_t nowhere = ~std::size_t{0};
+
+    std::size_t index;  // in the list of rules; `nowhere`: not in it
     const char* name;
     const char* class_name;
     const char* variant;
@@ -29,13 +48,23 @@ struct RuleInfo {
     std::span<const State> states;
     std::span<const Preset> conventions;
     CommonHyper common;
+    StepUse step_use;
+    // Of gradients that are taken ahead of p: the number of the state and of the hyperparameter; or `nowhere`.
+    std::size_t ahead_state, ahead_hyper;
+    std::size_t kept_numbers;
     const char* (*invalid)(const HyperValues& h);  // see rule.hpp; nullptr where the values go together
+    void (*continue_from)(const HyperValues& h, double step, double* numbers, const bool* wide, ContinuedStep& out);
+    std::span<const RuleCode> code;     // by the number of the instruction set (dispatch.hpp)
+    const void* device_code = nullptr;  // of a rule that is not in the list: the CUDA part's RuleKernels
 
     std::size_t hyper_count() const { return own.size() + common_hyperparameters.size(); }
     ADAPTK_INTERNAL_API Hyperparameter hyper(std::size_t i) const;  // with the rule's own default
-    double weight_decay(const HyperValues& h) const { return h.value[own.size()]; }
-    bool decoupled(const HyperValues& h) const { return h.value[own.size() + 1] != 0.0; }
-    double grad_scale(const HyperValues& h) const { return h.value[own.size() + 3]; }
+    std::size_t buffers() const { return 2 + states.size(); }
+    double weight_decay(const HyperValues& h) const { return h.value[own.size() + at_weight_decay]; }
+    bool decoupled(const HyperValues& h) const { return h.value[own.size() + at_decoupled] != 0.0; }
+    bool maximize(const HyperValues& h) const { return h.value[own.size() + at_maximize] != 0.0; }
+    double grad_scale(const HyperValues& h) const { return h.value[own.size() + at_grad_scale]; }
+    bool is_grad_scale(std::size_t hyper) const { return hyper == own.size() + at_grad_scale; }
     bool coupled_decay(const HyperValues& h) const { return weight_decay(h) != 0.0 && !decoupled(h); }
 };
 

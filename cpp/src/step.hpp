@@ -1,7 +1,7 @@
-// The step driver: any number of tensors of any sizes and types, in one parallel region.
+// The step: any number of tensors of any sizes and formats, in one parallel region.
 #pragma once
 
-#include "dtype.hpp"
+#include "format.hpp"
 #include "registry.hpp"
 
 #include <cstddef>
@@ -12,23 +12,61 @@ namespace adaptk::detail {
 
 inline constexpr std::size_t max_buffers = 2 + max_states;
 
-// One parameter with its gradient and states: buffer[0], buffer[1], buffer[2...]. States are of the compute type.
-struct TensorStep {
-    void* buffer[max_buffers];
-    std::int64_t size;
-    DType param;
-    DType grad;
+// One buffer of a step.
+struct Slot {
+    void* data = nullptr;
+    Format format = Format::float32;
+    void* side = nullptr;  // of formats with side data
 };
 
-// Consecutive tensors that take the same rule with the same hyperparameters at the same step.
+// One parameter with its gradient and states: buffers 0, 1 and from 2 on. Arrays of each member, and not of slots: a
+// step over thousands of small tensors reads little else.
+struct ParamUpdate {
+    void* buffer[max_buffers] = {};
+    std::int64_t size = 0;
+    Format format[max_buffers] = {};
+    void* side[max_buffers] = {};
+
+    ParamUpdate() = default;
+    // States have the format that is computed in.
+    ParamUpdate(std::int64_t elements, Format param, Format grad) : size(elements) {
+        set_formats(param, grad, compute_format(param));
+    }
+    void set_formats(Format param, Format grad, Format states) {
+        format[0] = param;
+        format[1] = grad;
+        for (std::size_t b = 2; b < max_buffers; ++b) format[b] = states;
+    }
+    void set(std::size_t b, const Slot& s) {
+        buffer[b] = s.data;
+        format[b] = s.format;
+        side[b] = s.side;
+    }
+    Slot slot(std::size_t b) const { return {buffer[b], format[b], side[b]}; }
+    Format param() const { return format[0]; }
+    Format grad() const { return format[1]; }
+    // 1 where the rule computes in double, else 0.
+    std::size_t compute() const { return compute_format(format[0]) == Format::float64 ? 1 : 0; }
+    std::size_t bytes(std::size_t b) const { return storage_bytes(format[b], size); }
+};
+
+// A number in the memory of a device.
+enum class ScalarType : std::uint8_t { f32, f64, i32, i64 };
+struct DeviceScalar {
+    const void* data = nullptr;
+    ScalarType type = ScalarType::i64;
+};
+
+// Consecutive tensors that the same rule updates, with the same hyperparameters at the same step.
 struct Segment {
     const RuleInfo* rule;
     HyperValues hyper;
     std::int64_t step;
     std::size_t count;
-    // The rule's Memo, where the caller knows the steps before better than the hyperparameters tell.
+    // The rule's Memo, if the caller knows the steps before better than the hyperparameters tell.
     bool has_memo = false;
     alignas(8) std::byte memo[max_memo_bytes] = {};
+    DeviceScalar device_step = {};  // on a device, in the place of `step`
 };
 
 struct StepOptions {
@@ -36,32 +74,35 @@ struct StepOptions {
     double clip_norm = -1.0;  // negative: no clipping
     bool skip_nonfinite = false;
     bool want_norm = false;
+
+    bool needs_norm() const { return clip_norm >= 0.0 || skip_nonfinite || want_norm; }
+    // What gradients of this norm are multiplied with to be clipped. A NaN norm makes all of them NaN.
+    double clip_factor(double norm) const { return clip_norm >= 0.0 && !(norm <= clip_norm) ? clip_norm / norm : 1.0; }
 };
 
 struct StepReport {
-    double grad_norm =
-        0.0;  // of the scaled gradients; computed where clip_norm, skip_nonfinite or want_norm ask for it
+    double grad_norm = 0.0;  // of the scaled gradients, if the options need it
     bool has_norm = false;
     bool finite = true;  // whether all gradients are; their norm may be beyond float64 even so
     bool skipped = false;
 };
 
-// The caller has checked everything: sizes, types, overlap, ranges. The segments' counts add up to the tensors'.
+// The caller has checked everything: sizes, formats, overlap, ranges. The segments' counts add up to the tensors'.
 // Throws std::bad_alloc only, before anything is written.
-ADAPTK_INTERNAL_API StepReport run_step(std::span<const TensorStep> tensors, std::span<const Segment> segments,
+ADAPTK_INTERNAL_API StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segment> segments,
                                         const StepOptions& options);
 
-// The same work list through the ceiling kernel that writes the given number of streams: what run_step is compared
-// with in benchmarks. Tensors are float32 or float64 throughout.
-ADAPTK_INTERNAL_API void run_ceiling(std::span<const TensorStep> tensors, std::size_t written);
+// The same work list through the kernel that writes the given number of streams: what run_step is compared with in
+// benchmarks. Tensors are float32 or float64 throughout.
+ADAPTK_INTERNAL_API void run_bandwidth_probe(std::span<const ParamUpdate> tensors, std::size_t written);
 
 // sqrt(sum of squares) of scale * g over all gradients, and whether all of them are finite.
-ADAPTK_INTERNAL_API StepReport global_norm(std::span<const TensorStep> tensors, double scale);
+ADAPTK_INTERNAL_API StepReport global_norm(std::span<const ParamUpdate> tensors, double scale);
 
-// A state's initial value, rounded to its type in the caller's mode (FloatingPointMode).
-void fill(void* state, std::int64_t size, DType type, double value);
+// A state's initial value, rounded to its format in the caller's mode (FloatingPointMode).
+void fill(const Slot& state, std::int64_t size, double value);
 
-// p <- p + factor * x (x a state of the compute type), for the look-ahead of Nesterov's methods.
-ADAPTK_INTERNAL_API void add_scaled(std::span<const TensorStep> tensors, double factor);
+// p <- p + factor * x, buffers 0 and 1.
+ADAPTK_INTERNAL_API void add_scaled(std::span<const ParamUpdate> tensors, double factor);
 
 }  // namespace adaptk::detail

@@ -26,12 +26,10 @@ struct Axis {
     std::int64_t stride, extent;
 };
 
-bool element_type(const adaptk_dtype& t, DType& out) {
+bool element_type(const adaptk_dtype& t, Format& out) {
     if (t.lanes != 1) return false;
-    if (t.code == code_float && t.bits == 32) return out = DType::f32, true;
-    if (t.code == code_float && t.bits == 64) return out = DType::f64, true;
-    if (t.code == code_float && t.bits == 16) return out = DType::f16, true;
-    if (t.code == code_bfloat && t.bits == 16) return out = DType::bf16, true;
+    for (const FormatInfo& f : formats())
+        if (f.block == 1 && f.dlpack_code == t.code && f.dlpack_bits == t.bits) return out = f.id, true;
     return false;
 }
 
@@ -154,10 +152,14 @@ Problem why_no_grad(const TensorView& v, const TensorView& param) {
 }
 
 Problem why_no_state(const TensorView& v, const TensorView& param) {
-    const DType wanted = compute_type(param.dtype);
-    if (v.dtype != wanted)
-        return {Kind::type, std::string("dtype ") + name_of(v.dtype) + ", expected " + name_of(wanted) + " beside a " +
-                                name_of(param.dtype) + " param"};
+    const Format wanted = compute_format(param.dtype);
+    if (!is_state_format(v.dtype, param.dtype)) {
+        std::string text = std::string("dtype ") + name_of(v.dtype) + ", expected " + name_of(wanted) + " beside a " +
+                           name_of(param.dtype) + " param";
+        for (const FormatInfo& f : formats())
+            if (f.id != wanted && f.compute == wanted && f.block == 1) text += std::string(", or ") + f.name;
+        return {Kind::type, text};
+    }
     if (auto problem = access_problem(v)) return *problem;
     return place_problem(v, param);
 }

@@ -2,8 +2,8 @@
 // C interface. The usual case is inline and short; what is wrong is found out and put into words elsewhere.
 #pragma once
 
-#include "dtype.hpp"
 #include "export.hpp"
+#include "format.hpp"
 
 #include "adaptk/adaptk.h"
 
@@ -37,7 +37,7 @@ struct TensorView {
     const std::int64_t* strides = nullptr;  // null: C order
     std::int64_t stride_unit = 1;           // bytes that a stride of 1 stands for
     std::int32_t ndim = 0;
-    DType dtype = DType::f32;
+    Format dtype = Format::float32;
     Device device;
     bool read_only = false;
     bool c_order = false;
@@ -86,8 +86,11 @@ inline bool is_grad_of(const TensorView& v, const TensorView& param) {
     return (v.dtype == param.dtype || precision(v.dtype) < precision(param.dtype)) && lies_beside(v, param);
 }
 
+// Of the format that is computed in, or of lower precision in the same place.
+inline bool is_state_format(Format state, Format param) { return info_of(state).compute == compute_format(param); }
+
 inline bool is_state_of(const TensorView& v, const TensorView& param) {
-    return v.dtype == compute_type(param.dtype) && !v.read_only && lies_beside(v, param);
+    return is_state_format(v.dtype, param.dtype) && !v.read_only && lies_beside(v, param);
 }
 
 }  // namespace adaptk::detail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,25 +34,51 @@ def _where(x: Any) -> tuple[AbstractContextManager[Any], dict[str, Any]]:
     return nullcontext(), {"device": x.device}
 
 
-def full_like(param: Any, value: float) -> Any:
-    """A state array: the param's shape and layout, float64 beside float64 and float32 beside all else."""
+#: What `state_dtype` may be.
+STATE_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def check_state_dtype(value: Any, states: Sequence[str]) -> dict[str, str]:
+    """The dtype's name of each state that `state_dtype` speaks of: a name for all, or a dict from state to name."""
+    given = value if isinstance(value, Mapping) else dict.fromkeys(states, value)
+    for state, name in given.items():
+        if state not in states:
+            raise ValueError(f"state_dtype: no state {state!r}; there are {', '.join(states) or 'none'}")
+        if not isinstance(name, str):
+            raise TypeError(f"state_dtype: {type(name).__name__}, expected a dtype's name or a dict from state to name")
+        if name not in STATE_DTYPES:
+            raise ValueError(f"state_dtype: {name!r}, expected {', '.join(map(repr, STATE_DTYPES))}")
+    return dict(given)
+
+
+def bfloat16() -> Any:
+    """NumPy's dtype of that name, which comes from another package."""
+    try:
+        from ml_dtypes import bfloat16 as dtype
+    except ImportError:
+        raise ImportError("state_dtype: NumPy arrays of bfloat16 need ml_dtypes: pip install ml_dtypes") from None
+    return np.dtype(dtype)
+
+
+def full_like(param: Any, value: float, dtype: str | None = None) -> Any:
+    """A state array in the param's shape and layout: float64 beside float64, else float32 or the dtype of that name."""
     if is_torch(param):
         import torch
 
-        dtype = torch.float64 if param.dtype == torch.float64 else torch.float32
-        return torch.full_like(param, value, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
+        torchs = torch.float64 if param.dtype == torch.float64 else getattr(torch, dtype or "float32")
+        return torch.full_like(param, value, dtype=torchs, requires_grad=False, memory_format=torch.preserve_format)
     shape, strides, name, device = _core.layout(param, "params")
-    wide = name == "float64"
+    kind = "float64" if name == "float64" else dtype or "float32"
     outermost_first = sorted(range(len(shape)), key=lambda i: -strides[i])
     extents = tuple(shape[i] for i in outermost_first)
     back = tuple(int(i) for i in np.argsort(outermost_first))
     if device == "cpu":
-        array = np.full(extents, value, dtype=np.float64 if wide else np.float32)
+        array = np.full(extents, value, dtype=bfloat16() if kind == "bfloat16" else kind)
         return array.transpose(back) if len(shape) > 1 else array
     xp = _namespace(param)
     current, where = _where(param)
     with current:
-        state = xp.full(extents, value, dtype=xp.float64 if wide else xp.float32, **where)
+        state = xp.full(extents, value, dtype=getattr(xp, kind), **where)
     return xp.permute_dims(state, back) if back != tuple(range(len(shape))) else state
 
 
@@ -106,10 +133,16 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
         # NumPy has no bfloat16; float32 holds every value of it.
         return np.asarray(x.float() if x.dtype == torch.bfloat16 else x)
     if _on_host(x):
-        return np.asarray(x)
+        array = np.asarray(x)
+        return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
     if hasattr(x, "get"):  # CuPy
         return np.asarray(x.get())
     return np.from_dlpack(x, device="cpu", copy=True)  # NumPy 2.1
+
+
+def named_again(x: Any) -> Any:
+    """An array of bfloat16 that ``np.load`` has read: NumPy's files have such elements as two bytes without a name."""
+    return x.view(bfloat16()) if isinstance(x, np.ndarray) and x.dtype == np.dtype("V2") else x
 
 
 def assign(target: Any, value: np.ndarray[Any, Any]) -> None:
@@ -121,7 +154,7 @@ def assign(target: Any, value: np.ndarray[Any, Any]) -> None:
         return
     with np.errstate(over="ignore"):  # float64 beyond float32 is inf, as in torch
         if _on_host(target):
-            np.copyto(target, value, casting="same_kind")
+            target[...] = value.astype(target.dtype)
         else:
             xp = _namespace(target)
             current, where = _where(target)

@@ -142,7 +142,7 @@ class Streams:
             if not self._plain:
                 first = [np.full(self.param.size, 0.5, np.float32) for _ in first]
             self._ceiling_buffers = [*first, *self.states]
-        _core.ceiling(self._ceiling_buffers)
+        _core.bandwidth_probe(self._ceiling_buffers)
 
 
 def measure(rule: Rule, dtype: str, size: int, repeats: int) -> Result:

@@ -203,7 +203,7 @@ def measure(rule: Rule, dtype: str, size: int, repeats: int, using: Library) -> 
         "copy": lambda: using.copy(other, half),
     }
     if dtype == compute:
-        calls["ceiling"] = lambda: _core.ceiling([param, grad, *states])
+        calls["ceiling"] = lambda: _core.bandwidth_probe([param, grad, *states])
     if using.name == "torch":
         calls.update(_torch_peers(rule, param, grad))
     times = in_turns(calls, repeats, using)

@@ -47,7 +47,7 @@ def function_doc(rule: Rule) -> str:
         start = s.initial_from if s.initial_from else f"{s.initial:g}"
         lines += [
             f"{s.name} : as param",
-            f"    State, initially {start}; float64 if the param is float64, else float32.",
+            f"    State, initially {start}; float64 if the param is float64, else float32, bfloat16 or float16.",
         ]
     lines += ["step : int", "    The number of this step, counted from 1."]
     for h in rule.hyperparameters:

@@ -258,6 +258,11 @@ def _state_dtype(param: Any) -> Any:
     return jnp.float64 if param.dtype == jnp.float64 else jnp.float32
 
 
+def _fits_beside(state: Any, wanted: Any) -> bool:
+    """Whether states may have this dtype where init makes the wanted one: 16 bits do in the place of float32."""
+    return bool(state == wanted or (wanted == jnp.float32 and state in (jnp.bfloat16, jnp.float16)))
+
+
 def _make_state_type(rule: Rule) -> type[Any]:
     fields: list[tuple[str, Any]] = [("count", Any), *((s.name, Any) for s in rule.states)]
     made: type[Any] = NamedTuple(state_name(rule), fields)  # type: ignore[misc]
@@ -350,7 +355,7 @@ class _Steps:
             raise ValueError(f"{name}: expected {len(wanted)} packed arrays, as init makes them for these params")
         arrays = [jnp.asarray(x) for x in given]
         for i, (x, (size, dtype)) in enumerate(zip(arrays, wanted, strict=True)):
-            if x.shape != (size,) or x.dtype != dtype:
+            if x.shape != (size,) or not _fits_beside(x.dtype, dtype):
                 raise ValueError(
                     f"{name}[{i}]: {x.dtype} of shape {x.shape}, expected {jnp.dtype(dtype)} of shape ({size},) "
                     "for these params"
@@ -373,10 +378,11 @@ class _Steps:
                 continue
             arrays = _beside(f"state.{name}", given, tree, leaves)
             for i, (x, p) in enumerate(zip(arrays, leaves, strict=True)):
-                if x.dtype != _state_dtype(p):
+                if not _fits_beside(x.dtype, _state_dtype(p)):
                     raise TypeError(
                         f"{_label(f'state.{name}', tree, i)}: dtype {x.dtype}, "
                         f"expected {jnp.dtype(_state_dtype(p))} beside a {p.dtype} param"
+                        + ("" if p.dtype == jnp.float64 else ", or bfloat16 or float16")
                     )
             states.append(arrays)
         count = count.astype(jnp.int32)
@@ -443,7 +449,8 @@ class GradientTransformation(_Pair):
     ----------
     init : callable
         ``init(params) -> state``: a named tuple of ``count``, an int32, and one tree for each state of the rule, with
-        the structure and shapes of `params`; float64 for float64 params, else float32.
+        the structure and shapes of `params`; float64 for float64 params, else float32. Cast to bfloat16 or float16,
+        these are stored so: the step computes in float32 and rounds to nearest.
     update : callable
         ``update(grads, state, params) -> (updates, state)``. The updates are new minus old params, in the params'
         dtypes, so that ``optax.apply_updates`` equals :meth:`apply` up to their rounding.

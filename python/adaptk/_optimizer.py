@@ -224,6 +224,10 @@ class Optimizer:
     capturable : bool
         For params on a CUDA device: count the steps there, so that a step that was captured in a CUDA graph is right
         at each replay. Hyperparameters that are to change between replays have to be buffers on the device.
+    state_dtype : {"float32", "bfloat16", "float16"} or dict, optional
+        The dtype that states are stored in, or a dict from state to dtype for some of them. The step still computes in
+        float32 and rounds to nearest what it stores, so 16-bit states take half the memory and their small changes may
+        be lost. States of float64 params are float64. NumPy arrays of bfloat16 need the package ``ml_dtypes``.
     **options
         Hyperparameters of the rule, by name; the options that choose among the rules of the class; the initial
         values of states.
@@ -262,6 +266,7 @@ class Optimizer:
         clip_norm: float | None = None,
         skip_nonfinite: bool = False,
         capturable: bool = False,
+        state_dtype: str | Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         if not self._class_rules:
@@ -273,7 +278,7 @@ class Optimizer:
             )
         if lr is not None:
             options["lr"] = lr
-        self._begin(params, None, convention, clip_norm, skip_nonfinite, capturable, options)
+        self._begin(params, None, convention, clip_norm, skip_nonfinite, capturable, state_dtype, options)
 
     def _begin(
         self,
@@ -283,6 +288,7 @@ class Optimizer:
         clip_norm: float | None,
         skip_nonfinite: bool,
         capturable: bool,
+        state_dtype: str | Mapping[str, str] | None,
         options: dict[str, Any],
     ) -> None:
         self.clip_norm = _clip_norm(clip_norm)
@@ -291,6 +297,7 @@ class Optimizer:
         self._rule = rule
         self._convention = convention
         self._options = options
+        self._state_dtype = state_dtype
         self.capturable = bool(capturable)
         # Of what follows, whose lists belong together. Steps go by the plan's own lock.
         self._lock = threading.RLock()
@@ -381,7 +388,7 @@ class Optimizer:
         if self._rule is None:
             names += [w for r in self._class_rules for w in r.variant]
         names += [s.option for s in rule.states if s.option is not None]
-        return list(dict.fromkeys([*names, "convention", "clip_norm", "skip_nonfinite", "capturable"]))
+        return list(dict.fromkeys([*names, "convention", "clip_norm", "skip_nonfinite", "capturable", "state_dtype"]))
 
     def _known_options(self) -> set[str]:
         rules = self._class_rules or (self._rule,)
@@ -394,7 +401,7 @@ class Optimizer:
         Parameters
         ----------
         group : mapping
-            ``{"params": buffers, **options}``.
+            ``{"params": buffers, **options}``, among them ``state_dtype``.
 
         Raises
         ------
@@ -420,14 +427,21 @@ class Optimizer:
                 raise ValueError(f"{where}: either all groups have named params or none has")
             if names is not None and (clash := set(names) & set(self._names or ())):
                 raise ValueError(f"{where}: the names {', '.join(sorted(clash))} are taken")
-            rule, values, options = self._resolve({k: v for k, v in group.items() if k != "params"})
+            given = {k: v for k, v in group.items() if k not in ("params", "state_dtype")}
+            rule, values, options = self._resolve(given)
+            dtypes: dict[str, str] = {}
+            if (state_dtype := group.get("state_dtype", self._state_dtype)) is not None:
+                dtypes = _backend.check_state_dtype(state_dtype, [s.name for s in rule.states])
             start = _backend.to_numpy(values["lr"](1) if callable(values["lr"]) else values["lr"]).item()
             initial = rule.initial_states(self._convention, {**values, "lr": start}, options)
             first = len(self._params)
             labels = [f"[{key!r}]" for key in (names if names is not None else range(first, first + len(params)))]
             for label, param in zip(labels, params, strict=True):
                 _core.check_param(param, f"params{label}")
-            states = [{name: _backend.full_like(p, value) for name, value in initial.items()} for p in params]
+            states = [
+                {name: _backend.full_like(p, value, dtypes.get(name)) for name, value in initial.items()}
+                for p in params
+            ]
             self._plan.add_group(rule.name, params, [list(s.values()) for s in states], labels)
             self._params += params
             self._states += states
@@ -715,7 +729,7 @@ class Optimizer:
                     "adaptk.torch's class of the same name"
                 )
             want = self.state_dict()
-            have = {str(k): _backend.to_numpy(v) for k, v in state_dict.items()}
+            have = {str(k): _backend.to_numpy(_backend.named_again(v)) for k, v in state_dict.items()}
             for i, rule in enumerate(self._group_rules):
                 want.pop(f"param_groups.{i}.rule")
                 named = have.pop(f"param_groups.{i}.rule", None)

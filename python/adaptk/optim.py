@@ -26,6 +26,7 @@ def optimizer_for(
     clip_norm: float | None = None,
     skip_nonfinite: bool = False,
     capturable: bool = False,
+    state_dtype: str | Mapping[str, str] | None = None,
     **options: Any,
 ) -> Optimizer:
     """An optimizer that runs the rule of this name.
@@ -34,7 +35,7 @@ def optimizer_for(
     ----------
     rule : str
         A key of :func:`adaptk.rules`.
-    params, lr, convention, clip_norm, skip_nonfinite, capturable, **options
+    params, lr, convention, clip_norm, skip_nonfinite, capturable, state_dtype, **options
         As :class:`Optimizer` takes them; the options are the rule's own hyperparameters.
 
     Raises
@@ -53,7 +54,7 @@ def optimizer_for(
     if lr is not None:
         options["lr"] = lr
     optimizer = object.__new__(CLASSES[RULES[rule].class_names[0]])
-    optimizer._begin(params, RULES[rule], convention, clip_norm, skip_nonfinite, capturable, options)
+    optimizer._begin(params, RULES[rule], convention, clip_norm, skip_nonfinite, capturable, state_dtype, options)
     return optimizer
 
 

@@ -51,6 +51,7 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 
 from adaptk import _core, _torch_private
+from adaptk._backend import check_state_dtype
 from adaptk._optimizer import StepInfo
 from adaptk._registry import RULES, Rule
 from adaptk._torch_private import face as _face
@@ -90,17 +91,22 @@ def _is_dense(t: Tensor) -> bool:
     return not (t.is_neg() or t.is_conj())
 
 
-def _state_dtype(p: Tensor) -> torch.dtype:
-    """float64 beside float64, float32 beside all else; complex beside complex."""
+def _state_dtype(p: Tensor, name: str, group: Group) -> torch.dtype:
+    """That of a state: float64 beside float64, complex beside complex; beside all else what the group says."""
     if p.dtype in (torch.float64, torch.complex128, torch.complex64):
         return p.dtype
-    return torch.float32
+    given = group.get("state_dtype")
+    chosen = given.get(name, "float32") if isinstance(given, Mapping) else given or "float32"
+    return getattr(torch, chosen)  # type: ignore[no-any-return]
 
 
-def _full_like(p: Tensor, value: float) -> Tensor:
+_STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _full_like(p: Tensor, value: float, dtype: torch.dtype) -> Tensor:
     # PyTorch steps the real and the imaginary parts of complex params as numbers of their own.
     fill = complex(value, value) if p.is_complex() else value
-    return torch.full_like(p, fill, dtype=_state_dtype(p), requires_grad=False, memory_format=torch.preserve_format)
+    return torch.full_like(p, fill, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
 
 
 def _in_layout_of(t: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
@@ -255,6 +261,33 @@ class _Watched(dict[str, Any]):
         return self.defaults[option]
 
 
+def _norm_of_scaled(params: list[Tensor], group: Any, scale: float) -> float:
+    """See _Fused._sharded_norm()."""
+    parts: dict[Any, list[Tensor]] = {}
+    for p in params:
+        grad = _placed_like(p.grad, p)
+        how = (grad.device_mesh, tuple(x.is_replicate() for x in grad.placements)) if _is_sharded(grad) else None
+        local = _local(grad)
+        real = torch.view_as_real(local.resolve_conj()) if local.is_complex() else local
+        parts.setdefault((how, real.device), []).append(real)
+    squares, unsharded = 0.0, 0.0
+    for (how, _), grads in parts.items():
+        if scale != 1.0:
+            grads = [g.double() * scale for g in grads]
+        total = torch.stack(list(_torch_private.norms(grads))).square().sum()
+        if how is None:
+            unsharded += float(total)
+            continue
+        mesh, copies = how
+        total = DTensor.from_local(total, mesh, [Replicate() if c else Partial() for c in copies]).full_tensor()
+        squares += float(total)
+    if group is None:
+        return math.sqrt(squares + unsharded)
+    everyones = [0.0] * torch.distributed.get_world_size(group)
+    torch.distributed.all_gather_object(everyones, unsharded, group=group)
+    return math.sqrt(squares + sum(everyones))
+
+
 class _Fused(torch.optim.Optimizer):
     """The step of all classes here."""
 
@@ -262,6 +295,10 @@ class _Fused(torch.optim.Optimizer):
     _step_supports_amp_scaling = True
     #: What the last step found out; see :class:`adaptk.StepInfo`.
     last_step: StepInfo | None = None
+    # The constructor's, for groups that have none of their own.
+    _given_state_dtype: str | Mapping[str, str] | None = None
+    # Whether gradients are released: see release_gradients().
+    _releases: bool = False
 
     def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
         """The rule that a group runs, and its hyperparameters by the library's names."""
@@ -301,17 +338,33 @@ class _Fused(torch.optim.Optimizer):
             raise ValueError(self._torchs_names.get(name, name) + colon + rest) from None
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add params with options of their own, as torch's method does. The group is a copy of the dict."""
-        super().add_param_group(dict(param_group) if isinstance(param_group, dict) else param_group)
+        """Add params with options of their own, as torch's method does. The group is a copy of the dict.
+
+        Besides torch's options a group may have ``state_dtype``: the dtype that the states of its params are stored in
+        (``"float32"``, ``"bfloat16"`` or ``"float16"``), or a dict from state to dtype.
+        """
+        if isinstance(param_group, dict):
+            param_group = dict(param_group)
+            if (given := self._given_state_dtype) is not None:
+                param_group.setdefault("state_dtype", given)
+        super().add_param_group(param_group)
         try:
             self._check_modes(self.param_groups[-1])
             self._check_values(self.param_groups[-1])
+            self._check_state_dtype(self.param_groups[-1])
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
 
+    def _check_state_dtype(self, group: Group) -> None:
+        if group.get("state_dtype") is not None:
+            check_state_dtype(group["state_dtype"], [s.name for s in RULES[self._rule(group)[0]].states])
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        if (given := self._given_state_dtype) is not None:
+            for group in self.param_groups:  # torch's states say nothing of it
+                group.setdefault("state_dtype", given)
         self.__dict__.pop("_plan", None)
 
     @_torch_private.without_dynamo
@@ -468,6 +521,11 @@ class _Fused(torch.optim.Optimizer):
         >>> w.detach()
         tensor([0.4000, 0.2000])
         """
+        if self._releases and (clip_norm is not None or skip_nonfinite):
+            raise ValueError(
+                "clip_norm, skip_nonfinite: gradients are released as they arrive (release_gradients), and nobody sees "
+                "all of them; remove the hooks to clip"
+            )
         if "capturable" in self.defaults and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             _torch_private.check_captured(self)
         loss = None
@@ -491,20 +549,17 @@ class _Fused(torch.optim.Optimizer):
             params = [p for g in groups for p in g["params"] if p.grad is not None]
             if norm_group is not None or any(isinstance(p.grad, DTensor) for p in params):
                 # No process sees all of a sharded gradient.
-                length: float = self._sharded_norm(params, norm_group) * abs(scale)
+                length, finite = self._sharded_norm(params, norm_group)
+                length *= abs(scale)
                 norm = length
-                if skip_nonfinite and not length < float("inf"):
+                if skip_nonfinite and not finite:
                     self.last_step = StepInfo(length, True)
                     return loss
                 _core.check_clip_norm(clip)
                 if clip is not None and length > clip:
                     scale *= clip / length
                 clip, skip_nonfinite = None, False
-        plan = self.__dict__.get("_plan")
-        if plan is None:
-            _torch_private.check_release()  # of an optimizer that was copied or unpickled
-            # One for all threads: it is what refuses a second step at the same time.
-            plan = self.__dict__.setdefault("_plan", _core.TorchPlan(Tensor, torch.nn.Parameter, _face()))
+        plan = self._native_plan()
         rules = [self._rule(g) for g in groups]
         undo: Undo = []
         try:
@@ -519,34 +574,69 @@ class _Fused(torch.optim.Optimizer):
         self.last_step = StepInfo(found if norm is None else norm, skipped)
         return loss
 
+    def step_param(self, param: Tensor) -> None:
+        """Take one step of one param alone, with its ``grad``.
+
+        The work does not depend on the number of the other params, and several threads may step different params at
+        the same time. This is for hooks that run as soon as a gradient is there: see :func:`release_gradients`. Nothing
+        is clipped or skipped, for that takes all gradients, and the hooks of :meth:`step` are not called.
+
+        Parameters
+        ----------
+        param : torch.Tensor
+            One of the optimizer's params: dense, real and on the CPU.
+
+        Raises
+        ------
+        RuntimeError
+            While this param, or all of them, are being stepped.
+        TypeError, ValueError
+            For a tensor that is not among the params, has no gradient, or cannot be stepped alone. Nothing is changed
+            then.
+
+        Examples
+        --------
+        >>> import torch, adaptk.torch
+        >>> w, b = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.zeros(1))
+        >>> opt = adaptk.torch.SGD([w, b], lr=0.5)
+        >>> w.grad = torch.tensor([1.0, 2.0])
+        >>> opt.step_param(w)
+        >>> w.detach()
+        tensor([0.5000, 0.0000])
+        """
+        if not isinstance(param, Tensor):
+            raise TypeError(f"param: {type(param).__name__}, expected a torch.Tensor")
+        undo: Undo = []
+        try:
+            updated = self._native_plan().step_param(self, self.param_groups, param, self.state, undo)
+        except BaseException:
+            _take_back(undo)
+            raise
+        if updated:
+            increment_version([param])
+
+    def _native_plan(self) -> _core.TorchPlan:
+        plan = self.__dict__.get("_plan")
+        if plan is None:
+            _torch_private.check_release()  # of an optimizer that was copied or unpickled
+            # One for all threads: it is what refuses a second step at the same time.
+            plan = self.__dict__.setdefault("_plan", _core.TorchPlan(Tensor, torch.nn.Parameter, _face()))
+        return plan  # type: ignore[no-any-return]
+
     @staticmethod
     @torch.no_grad()
-    def _sharded_norm(params: list[Tensor], group: Any) -> float:
-        """The norm of gradients some of which are sharded; those that are not are the same in all processes.
+    def _sharded_norm(params: list[Tensor], group: Any) -> tuple[float, bool]:
+        """The norm of gradients some of which are sharded, and whether all gradients are finite.
 
-        Where there is a group, those that are not are others in each of its processes.
+        Those that are not sharded are the same in all processes; where there is a group, they are others in each of its
+        processes. Finite gradients may have a norm beyond float64, as in the native step.
         """
-        parts: dict[Any, list[Tensor]] = {}
-        for p in params:
-            grad = _placed_like(p.grad, p)
-            how = (grad.device_mesh, tuple(x.is_replicate() for x in grad.placements)) if _is_sharded(grad) else None
-            local = _local(grad)
-            real = torch.view_as_real(local.resolve_conj()) if local.is_complex() else local
-            parts.setdefault((how, real.device), []).append(real)
-        squares, unsharded = 0.0, 0.0
-        for (how, _), grads in parts.items():
-            total = torch.stack(list(_torch_private.norms(grads))).square().sum()
-            if how is None:
-                unsharded += float(total)
-                continue
-            mesh, copies = how
-            total = DTensor.from_local(total, mesh, [Replicate() if c else Partial() for c in copies]).full_tensor()
-            squares += float(total)
-        if group is None:
-            return math.sqrt(squares + unsharded)
-        everyones = [0.0] * torch.distributed.get_world_size(group)
-        torch.distributed.all_gather_object(everyones, unsharded, group=group)
-        return math.sqrt(squares + sum(everyones))
+        norm = _norm_of_scaled(params, group, 1.0)
+        if not math.isinf(norm):
+            return norm, math.isfinite(norm)
+        # Squares of float64 that overflow are taken once more of smaller values.
+        smaller = _norm_of_scaled(params, group, 2.0**-600)
+        return smaller * 2.0**600, math.isfinite(smaller)
 
     # What the native step asks for where it meets a param for the first time, or one that it cannot take as it is.
 
@@ -585,7 +675,11 @@ class _Fused(torch.optim.Optimizer):
         if name in ("momentum", "nesterov"):
             # As torch has it, the buffer is in the state once it has seen a gradient.
             fresh = state.get("momentum_buffer") is None
-            buffer = _full_like(p, 0.0) if fresh else self._array(state, "momentum_buffer", p, where, odd, undo)
+            dtype = _state_dtype(p, "momentum_buffer", group)
+            if fresh:
+                buffer = _full_like(p, 0.0, dtype)
+            else:
+                buffer = self._array(state, "momentum_buffer", p, dtype, where, odd, undo)
             return state, (p, buffer), (), odd, fresh
         starts = _starts(name)
         if name == "asgd":
@@ -604,8 +698,9 @@ class _Fused(torch.optim.Optimizer):
         # In torch's order: that of centered RMSprop has the mean of the gradients last.
         for s in sorted(rule.states, key=lambda s: s.name == "grad_avg"):
             if state.get(s.name) is None:
-                _put(state, s.name, _full_like(p, self._initial(s.name, group)), undo)
-        arrays = [self._array(state, s.name, p, where, odd, undo) for s in rule.states]
+                start = _full_like(p, self._initial(s.name, group), _state_dtype(p, s.name, group))
+                _put(state, s.name, start, undo)
+        arrays = [self._array(state, s.name, p, _state_dtype(p, s.name, group), where, odd, undo) for s in rule.states]
         return state, (p, *arrays), tuple(numbers), odd, False
 
     @staticmethod
@@ -633,7 +728,9 @@ class _Fused(torch.optim.Optimizer):
             _put(state, name, value, undo)
         return value
 
-    def _array(self, state: dict[str, Any], name: str, p: Tensor, where: str, odd: bool, undo: Undo) -> Tensor:
+    def _array(
+        self, state: dict[str, Any], name: str, p: Tensor, dtype: torch.dtype, where: str, odd: bool, undo: Undo
+    ) -> Tensor:
         """A state array, brought into the dtype, device and layout that the step takes."""
         value: Tensor = state[name]
         if not isinstance(value, Tensor):
@@ -651,7 +748,6 @@ class _Fused(torch.optim.Optimizer):
         if placed is not value:
             value = placed
             _put(state, name, value, undo)
-        dtype = _state_dtype(p)
         same = value.dtype == dtype and value.device == p.device and not value.requires_grad
         if not same or (not odd and value.stride() != p.stride()):
             _check_storage(value, f"state[{name!r}] of {where}")
@@ -697,7 +793,8 @@ class _Fused(torch.optim.Optimizer):
         grad = _local(_placed_like(grad, whole))
         if not (_is_sharded(whole) or p.is_complex() or not _is_dense(p)):
             return None
-        if any(s.dtype != _state_dtype(p) or s.shape != p.shape or s.device != p.device for s in states):
+        dtypes = (p.dtype,) if p.is_complex() or p.dtype == torch.float64 else _STATE_DTYPES
+        if any(s.dtype not in dtypes or s.shape != p.shape or s.device != p.device for s in states):
             return None
         for b, name in ((p, where), (grad, f"gradient of {where}"), *((s, f"a state of {where}") for s in states)):
             _check_storage(b, name)
@@ -998,12 +1095,94 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
                 f"lr: expected a number, got {type(lr).__name__}; a schedule of adaptk.schedules is for "
                 f"{name}(params, lr=1.0) and torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.from_zero())"
             )
+        if (given := kwargs.pop("state_dtype", None)) is not None:
+            self._given_state_dtype = given
         for option in kwargs:
             if not takes_any and option not in known:
-                raise unexpected(name, option, known)
+                raise unexpected(name, option, [*known, "state_dtype"])
         init(self, params, *args, **kwargs)
 
+    state_dtype = inspect.Parameter("state_dtype", inspect.Parameter.KEYWORD_ONLY, default=None)
+    own = list(inspect.signature(init).parameters.values())
+    rest = [p for p in own if p.kind is p.VAR_KEYWORD]
+    __init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [*(p for p in own if p not in rest), state_dtype, *rest]
+    )
     return __init__
+
+
+class ReleasedGradients:
+    """The hooks that :func:`release_gradients` has installed; :meth:`remove` takes them away."""
+
+    def __init__(self, model: torch.nn.Module, optimizer: _Fused) -> None:
+        if optimizer._releases:
+            raise RuntimeError("optimizer: its gradients are being released already")
+        of_model = set(model.parameters())
+        if any(p not in of_model for group in optimizer.param_groups for p in group["params"]):
+            raise ValueError("optimizer: some of its params are not the model's")
+        self._optimizer = optimizer
+        self._handles = [
+            p.register_post_accumulate_grad_hook(self._step)
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.requires_grad
+        ]
+        optimizer._releases = True
+
+    def _step(self, param: Tensor) -> None:
+        self._optimizer.step_param(param)
+        param.grad = None
+
+    def remove(self) -> None:
+        """Take the hooks away: gradients stay where they are again, for whole steps."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._optimizer._releases = False
+
+
+def release_gradients(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> ReleasedGradients:
+    """Step each param as soon as its gradient has been accumulated in a backward pass, and let go of the gradient.
+
+    The gradients of a model are then never in memory all at once. Each backward pass is a step: `optimizer.step()` is
+    not called, gradients cannot be accumulated over several backward passes, and what takes all gradients at once,
+    ``clip_norm`` and ``skip_nonfinite``, is refused. Learning-rate schedulers work as before.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its backward passes become steps.
+    optimizer : torch.optim.Optimizer
+        One of this module's, over params of the model that are dense, real and on the CPU.
+
+    Returns
+    -------
+    ReleasedGradients
+        Its ``remove()`` takes the hooks away.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another module's optimizer, and for params that are not the model's.
+    RuntimeError
+        If the optimizer's gradients are released already.
+
+    Examples
+    --------
+    >>> import torch, adaptk.torch
+    >>> model = torch.nn.Linear(3, 1)
+    >>> opt = adaptk.torch.AdamW(model.parameters(), lr=1e-3)
+    >>> hooks = adaptk.torch.release_gradients(model, opt)
+    >>> model(torch.ones(2, 3)).sum().backward()  # a step, too
+    >>> model.weight.grad is None
+    True
+    >>> hooks.remove()
+    """
+    if not isinstance(optimizer, _Fused):
+        raise TypeError(f"optimizer: {type(optimizer).__name__}, expected one of adaptk.torch")
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model: {type(model).__name__}, expected a torch.nn.Module")
+    return ReleasedGradients(model, optimizer)
 
 
 _OWN: tuple[type[_Own], ...] = (DeltaBarDelta, Lion, AdaBelief, Yogi, Adan, RMSpropNesterov)
@@ -1043,6 +1222,7 @@ def _own_signature(rule: Rule) -> inspect.Signature:
             parameters.append(inspect.Parameter(name, keyword, default=value))
     starts = {s.option: s.initial for s in rule.states if s.option is not None}
     parameters += [inspect.Parameter(name, keyword, default=value) for name, value in starts.items()]
+    parameters.append(inspect.Parameter("state_dtype", keyword, default=None))
     return inspect.Signature(parameters)
 
 
@@ -1060,6 +1240,10 @@ _RULES_OF: Mapping[str, tuple[str, ...]] = {
     "Rprop": ("rprop",),
     "SGD": ("sgd", "momentum", "nesterov"),
 }
+_STATE_DTYPE = [
+    "state_dtype : {'float32', 'bfloat16', 'float16'} or dict from state to dtype, optional",
+    "    What states are stored in; the step computes in float32. Those of float64 and complex params are like them.",
+]
 _RAISES = [
     "Raises",
     "------",
@@ -1086,7 +1270,8 @@ def _document() -> None:
         for rule_name in _RULES_OF[name]:
             lines += _formula(RULES[rule_name])
         lines += [*params, "others"]
-        lines += [f"    As :class:`torch.optim.{name}` takes them; the module says what differs.", ""]
+        lines += [f"    As :class:`torch.optim.{name}` takes them; the module says what differs."]
+        lines += [*_STATE_DTYPE, ""]
         cls.__doc__ = "\n".join([*lines, *_RAISES, _example(name)])
     for own in _OWN:
         rule = RULES[own._name]
@@ -1096,13 +1281,13 @@ def _document() -> None:
             if h.name != "grad_scale":
                 kind = "bool" if h.range == "bool" else f"float in {h.range}"
                 lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[0].upper()}{h.meaning[1:]}."]
-        own.__doc__ = "\n".join([*lines, "", *_RAISES, _example(own.__name__)])
+        own.__doc__ = "\n".join([*lines, *_STATE_DTYPE, "", *_RAISES, _example(own.__name__)])
         own.__signature__ = _own_signature(rule)  # type: ignore[attr-defined]
 
 
 _document()
 
-__all__ = [c.__name__ for c in (*_TORCHS, *_OWN)]
+__all__ = [*(c.__name__ for c in (*_TORCHS, *_OWN)), "ReleasedGradients", "release_gradients"]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = face(__name__, __all__)

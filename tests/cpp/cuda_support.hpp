@@ -8,6 +8,7 @@
 #include "reference.hpp"
 
 #include <map>
+#include <span>
 #include <tuple>
 
 namespace adaptk::test {
@@ -21,13 +22,14 @@ using detail::StepReport;
 inline const detail::CudaBackend& backend = detail::cuda_backend();
 
 struct Types {
-    DType param, grad;
+    Format param, grad;
 };
 inline constexpr std::array all_types{
-    Types{DType::f32, DType::f32},  Types{DType::f32, DType::bf16},  Types{DType::f32, DType::f16},
-    Types{DType::f64, DType::f64},  Types{DType::f64, DType::f32},   Types{DType::f64, DType::bf16},
-    Types{DType::f64, DType::f16},  Types{DType::bf16, DType::bf16}, Types{DType::f16, DType::f16},
-    Types{DType::f16, DType::bf16},
+    Types{Format::float32, Format::float32}, Types{Format::float32, Format::bfloat16},
+    Types{Format::float32, Format::float16}, Types{Format::float64, Format::float64},
+    Types{Format::float64, Format::float32}, Types{Format::float64, Format::bfloat16},
+    Types{Format::float64, Format::float16}, Types{Format::bfloat16, Format::bfloat16},
+    Types{Format::float16, Format::float16}, Types{Format::float16, Format::bfloat16},
 };
 
 inline bool same(double a, double b) { return std::memcmp(&a, &b, sizeof a) == 0 || (std::isnan(a) && std::isnan(b)); }
@@ -59,7 +61,7 @@ class Exact {
 };
 
 // Where buffer b of a tensor begins, in elements after a multiple of 16 bytes.
-inline std::size_t offset_of(std::size_t alignment, std::size_t b, DType type) {
+inline std::size_t offset_of(std::size_t alignment, std::size_t b, Format type) {
     const std::size_t whole = 16 / size_of(type);
     switch (alignment % 5) {
     case 0: return 0;
@@ -72,7 +74,7 @@ inline std::size_t offset_of(std::size_t alignment, std::size_t b, DType type) {
 
 // Numbers to fill tensors with, the same ones for every list.
 inline const Data& numbers(Types types, Kind kind) {
-    static std::map<std::tuple<DType, DType, Kind>, Data> made;
+    static std::map<std::tuple<Format, Format, Kind>, Data> made;
     const std::tuple key{types.param, types.grad, kind};
     auto found = made.find(key);
     if (found == made.end()) {
@@ -95,7 +97,7 @@ class Twins {
         Item item{types, size, {}, {}};
         const Data& from = numbers(types, kind);
         for (std::size_t b = 0; b < 2 + s.rule->states.size(); ++b) {
-            const DType type = from.type(b);
+            const Format type = from.type(b);
             const Bytes bytes = some(from, b, size);
             item.cpu.emplace_back(bytes.data(), bytes.size(), 0);
             item.device.emplace_back(bytes.data(), bytes.size(), offset_of(alignment, b, type) * size_of(type));
@@ -117,7 +119,7 @@ class Twins {
     // Element `at` of a buffer, the same on both sides.
     void set(std::size_t tensor, std::size_t b, std::size_t at, double x) {
         Item& i = items_[tensor];
-        const DType type = b == 0 ? i.types.param : b == 1 ? i.types.grad : compute_type(i.types.param);
+        const Format type = b == 0 ? i.types.param : b == 1 ? i.types.grad : compute_format(i.types.param);
         write_element(type, x, i.cpu[b].data() + at * size_of(type));
         write_element(type, x, i.device[b].data() + at * size_of(type));
     }
@@ -129,14 +131,14 @@ class Twins {
                                            items_[t].cpu[1].data() + k * size_of(items_[t].types.grad))));
     }
 
-    std::vector<TensorStep> cpu() { return list(&Item::cpu); }
-    std::vector<TensorStep> device() { return list(&Item::device); }
+    std::vector<ParamUpdate> cpu() { return list(&Item::cpu); }
+    std::vector<ParamUpdate> device() { return list(&Item::device); }
 
     void check(const std::string& what) const {
         for (std::size_t t = 0; t < items_.size(); ++t) {
             const Item& i = items_[t];
             for (std::size_t b = 0; b < i.cpu.size(); ++b) {
-                const DType type = b == 0 ? i.types.param : b == 1 ? i.types.grad : compute_type(i.types.param);
+                const Format type = b == 0 ? i.types.param : b == 1 ? i.types.grad : compute_format(i.types.param);
                 const std::size_t at = first_difference(type, i.cpu[b].data(), i.device[b].data(), i.size);
                 CHECK_THAT(at == no_difference && i.device[b].intact(),
                            "%s: tensor %zu, %s/%s, %zu elements, buffer %zu, element %zd: %g, expected %g",
@@ -156,7 +158,7 @@ class Twins {
         std::vector<Exact> cpu, device;
     };
 
-    static double value(DType type, const Exact& from, std::size_t at) {
+    static double value(Format type, const Exact& from, std::size_t at) {
         return read_element<double>(type, from.data() + at * size_of(type));
     }
 
@@ -174,10 +176,10 @@ class Twins {
         return out;
     }
 
-    std::vector<TensorStep> list(std::vector<Exact> Item::* side) {
-        std::vector<TensorStep> out;
+    std::vector<ParamUpdate> list(std::vector<Exact> Item::* side) {
+        std::vector<ParamUpdate> out;
         for (Item& i : items_) {
-            TensorStep t{{}, std::int64_t(i.size), i.types.param, i.types.grad};
+            ParamUpdate t(std::int64_t(i.size), i.types.param, i.types.grad);
             for (std::size_t b = 0; b < (i.*side).size(); ++b) t.buffer[b] = (i.*side)[b].data();
             out.push_back(t);
         }
@@ -188,9 +190,14 @@ class Twins {
     std::vector<Item> items_;
 };
 
-inline CudaStep step_of(const std::vector<TensorStep>& tensors, const std::vector<Segment>& segments,
+inline CudaStep step_of(const std::vector<ParamUpdate>& tensors, const std::vector<Segment>& segments,
                         const StepOptions& options) {
     return {.device = runtime.current, .stream = nullptr, .tensors = tensors, .segments = segments, .options = options};
+}
+
+// The segments' number of a step in device memory, or not (null).
+inline void set_device_step(std::span<Segment> segments, const void* data, detail::ScalarType type) {
+    for (Segment& g : segments) g.device_step = {data, type};
 }
 
 // Memory of a program's own, on the emulated device.

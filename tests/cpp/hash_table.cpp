@@ -30,13 +30,13 @@ class Fnv {
 };
 
 // By value, least significant byte first, with one NaN in the place of all.
-void add_elements(Fnv& hash, DType type, const Bytes& bytes) {
+void add_elements(Fnv& hash, Format type, const Bytes& bytes) {
     const std::size_t each = size_of(type);
     for (std::size_t i = 0; i < bytes.size(); i += each) {
         std::uint64_t word = 0;
-        if (type == DType::f64) {
+        if (type == Format::float64) {
             std::memcpy(&word, &bytes[i], 8);
-        } else if (type == DType::f32) {
+        } else if (type == Format::float32) {
             std::uint32_t u = 0;
             std::memcpy(&u, &bytes[i], 4);
             word = u;
@@ -56,8 +56,8 @@ double number(Random& random) {
     return std::ldexp(digits, -4 - int(random.below(10)));
 }
 
-std::uint64_t hash_of(const RuleInfo& rule, DType type, const HyperValues& h) {
-    const DType state = compute_type(type);
+std::uint64_t hash_of(const RuleInfo& rule, Format type, const HyperValues& h) {
+    const Format state = compute_format(type);
     Random random(2024);
     Bytes param(size * size_of(type));
     Bytes grad(size * size_of(type));
@@ -70,7 +70,7 @@ std::uint64_t hash_of(const RuleInfo& rule, DType type, const HyperValues& h) {
                 initial = h.value[j];
         for (std::size_t i = 0; i < size; ++i) write_element(state, initial, &states[s][i * size_of(state)]);
     }
-    TensorStep t{{param.data(), grad.data()}, std::int64_t(size), type, type};
+    ParamUpdate t = update_of({param.data(), grad.data()}, size, type, type);
     for (std::size_t s = 0; s < states.size(); ++s) t.buffer[2 + s] = states[s].data();
     for (int k = 1; k <= steps; ++k) {
         for (std::size_t i = 0; i < size; ++i) write_element(type, number(random), &grad[i * size_of(type)]);
@@ -85,7 +85,7 @@ std::uint64_t hash_of(const RuleInfo& rule, DType type, const HyperValues& h) {
 
 void print_table() {
     for (const RuleInfo& rule : detail::rules()) {
-        for (const DType type : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
+        for (const Format type : {Format::float32, Format::float64, Format::bfloat16, Format::float16}) {
             for (const bool other : {false, true}) {
                 for (const Decay decay : all_decays) {
                     for (const bool maximize : {false, true}) {

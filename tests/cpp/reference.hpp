@@ -7,16 +7,16 @@ namespace adaptk::test {
 
 // One parameter, its states, and a gradient for each step that will be taken, as they are stored.
 struct Data {
-    DType param, grad;
+    Format param, grad;
     std::size_t size = 0;
     Bytes values;
     std::vector<Bytes> states;
     std::vector<Bytes> grads;
 
-    DType state() const { return compute_type(param); }
+    Format state() const { return compute_format(param); }
     std::size_t buffers() const { return 2 + states.size(); }
     // Buffer b as the step driver numbers them.
-    DType type(std::size_t b) const { return b == 0 ? param : b == 1 ? grad : state(); }
+    Format type(std::size_t b) const { return b == 0 ? param : b == 1 ? grad : state(); }
     Bytes& bytes(std::size_t b, std::size_t step) { return b == 0 ? values : b == 1 ? grads[step] : states[b - 2]; }
     const Bytes& bytes(std::size_t b, std::size_t step) const { return const_cast<Data*>(this)->bytes(b, step); }
 };
@@ -49,7 +49,7 @@ enum class Kind { plain, special };
 // plain: values as in training, with a special one here and there. special: all combinations of special values of the
 // parameter, the gradient and the first state.
 template <class T>
-Data make_data(DType param, DType grad, std::size_t states, std::size_t size, std::size_t steps, Kind kind,
+Data make_data(Format param, Format grad, std::size_t states, std::size_t size, std::size_t steps, Kind kind,
                std::uint64_t seed) {
     constexpr std::size_t count = special_count<T>;
     Random random(seed);
@@ -73,10 +73,10 @@ Data make_data(DType param, DType grad, std::size_t states, std::size_t size, st
     return d;
 }
 
-inline Data make_data(DType param, DType grad, std::size_t states, std::size_t size, std::size_t steps, Kind kind,
+inline Data make_data(Format param, Format grad, std::size_t states, std::size_t size, std::size_t steps, Kind kind,
                       std::uint64_t seed) {
-    return param == DType::f64 ? make_data<double>(param, grad, states, size, steps, kind, seed)
-                               : make_data<float>(param, grad, states, size, steps, kind, seed);
+    return param == Format::float64 ? make_data<double>(param, grad, states, size, steps, kind, seed)
+                                    : make_data<float>(param, grad, states, size, steps, kind, seed);
 }
 
 // Step t with `scale` in the place of the hyperparameter grad_scale.

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <limits>
 #include <string>
 #include <type_traits>
@@ -19,12 +20,12 @@
 
 namespace adaptk::test {
 
-using detail::DType;
+using detail::Format;
 using detail::HyperValues;
 using detail::Isa;
+using detail::ParamUpdate;
 using detail::RuleInfo;
 using detail::Segment;
-using detail::TensorStep;
 
 // Sanitizers and emulators are slow: with ADAPTK_TEST_QUICK set, tests take samples where they else take every case.
 inline bool quick() {
@@ -60,16 +61,16 @@ class Random {
 };
 
 // A 16-bit binary format (IEEE 754-2019, 3.4): its precision and its least exponent decide everything else.
-struct Format {
+struct HalfFormat {
     int precision, least_exponent;
     int stored() const { return precision - 1; }
     std::uint32_t infinity() const { return 0x7fffu >> stored() << stored(); }
 };
-inline constexpr Format bfloat16{8, -126};
-inline constexpr Format float16{11, -14};
-inline const Format& format_of(DType t) { return t == DType::bf16 ? bfloat16 : float16; }
+inline constexpr HalfFormat bfloat16{8, -126};
+inline constexpr HalfFormat float16{11, -14};
+inline const HalfFormat& format_of(Format t) { return t == Format::bfloat16 ? bfloat16 : float16; }
 
-inline double widened(std::uint16_t h, const Format& f) {
+inline double widened(std::uint16_t h, const HalfFormat& f) {
     const std::uint32_t body = h & 0x7fffu;
     const int field = int(body >> f.stored());
     const auto fraction = int(body & ((1u << f.stored()) - 1));
@@ -86,7 +87,7 @@ inline double widened(std::uint16_t h, const Format& f) {
 }
 
 // Round to nearest, ties to even, by the definition: x in units of its last place, as an integer.
-inline std::uint16_t narrowed(double x, const Format& f) {
+inline std::uint16_t narrowed(double x, const HalfFormat& f) {
     const std::uint32_t sign = std::signbit(x) ? 0x8000u : 0u;
     if (std::isnan(x)) return std::uint16_t(sign | f.infinity() | (1u << (f.stored() - 1)));
     if (std::isinf(x)) return std::uint16_t(sign | f.infinity());
@@ -99,14 +100,21 @@ inline std::uint16_t narrowed(double x, const Format& f) {
     return std::uint16_t(sign | std::uint32_t(std::min<std::int64_t>(body, f.infinity())));
 }
 
+// Of the first buffers; states have the format that is computed in.
+inline ParamUpdate update_of(std::initializer_list<void*> buffers, std::size_t size, Format param, Format grad) {
+    ParamUpdate t(std::int64_t(size), param, grad);
+    std::copy(buffers.begin(), buffers.end(), t.buffer);
+    return t;
+}
+
 // One element of storage as a value of the compute type, and back.
-template <class T> T read_element(DType type, const std::byte* at) {
-    if (type == DType::f64) {
+template <class T> T read_element(Format type, const std::byte* at) {
+    if (type == Format::float64) {
         double x = 0.0;
         std::memcpy(&x, at, sizeof x);
         return T(x);
     }
-    if (type == DType::f32) {
+    if (type == Format::float32) {
         float x = 0.0f;
         std::memcpy(&x, at, sizeof x);
         return T(x);
@@ -116,11 +124,11 @@ template <class T> T read_element(DType type, const std::byte* at) {
     return T(widened(h, format_of(type)));
 }
 
-template <class T> void write_element(DType type, T x, std::byte* at) {
-    if (type == DType::f64) {
+template <class T> void write_element(Format type, T x, std::byte* at) {
+    if (type == Format::float64) {
         const auto y = double(x);
         std::memcpy(at, &y, sizeof y);
-    } else if (type == DType::f32) {
+    } else if (type == Format::float32) {
         const auto y = float(x);
         std::memcpy(at, &y, sizeof y);
     } else {
@@ -130,14 +138,14 @@ template <class T> void write_element(DType type, T x, std::byte* at) {
 }
 
 // Equal bits, any NaN being equal to any other.
-inline bool same_element(DType type, const std::byte* a, const std::byte* b) {
+inline bool same_element(Format type, const std::byte* a, const std::byte* b) {
     if (std::memcmp(a, b, size_of(type)) == 0) return true;
     return std::isnan(read_element<double>(type, a)) && std::isnan(read_element<double>(type, b));
 }
 
 inline constexpr std::size_t no_difference = ~std::size_t{0};
 
-inline std::size_t first_difference(DType type, const std::byte* a, const std::byte* b, std::size_t n) {
+inline std::size_t first_difference(Format type, const std::byte* a, const std::byte* b, std::size_t n) {
     if (n == 0 || std::memcmp(a, b, n * size_of(type)) == 0) return no_difference;
     for (std::size_t i = 0; i < n; ++i)
         if (!same_element(type, a + i * size_of(type), b + i * size_of(type))) return i;

@@ -42,7 +42,8 @@ void step_all_rules(std::size_t caller) {
     const auto rules = detail::rules();
     for (std::size_t i = 0; i < rules.size(); ++i) {
         const RuleInfo& rule = rules[(i + caller * 5) % rules.size()];
-        const DType type = std::array{DType::f32, DType::f64, DType::bf16, DType::f16}[(i + caller) % 4];
+        const Format type =
+            std::array{Format::float32, Format::float64, Format::bfloat16, Format::float16}[(i + caller) % 4];
         const std::size_t size = quick() ? 2000 : 40000;
         Data d = make_data(type, type, rule.states.size(), size, steps.size(), Kind::plain, i * callers + caller);
         Data expected = d;
@@ -50,7 +51,7 @@ void step_all_rules(std::size_t caller) {
         HyperValues h = (i + caller) % 2 == 0 ? default_hyper(rule) : other_hyper(rule);
         reference_steps(rule, expected, h, steps);
         for (std::size_t k = 0; k < steps.size(); ++k) {
-            TensorStep t{{}, std::int64_t(size), type, type};
+            ParamUpdate t(std::int64_t(size), type, type);
             for (std::size_t b = 0; b < d.buffers(); ++b) t.buffer[b] = d.bytes(b, k).data();
             const Segment segment{&rule, h, steps[k], 1};
             const auto report = detail::run_step({&t, 1}, {&segment, 1}, {1.0, -1.0, false, true});

@@ -7,7 +7,10 @@
 namespace adaptk::test {
 namespace {
 
+using detail::FormatKernels;
 using detail::KernelTable;
+
+const FormatKernels& kernels_of(const KernelTable& k, Format format) { return k.format[std::size_t(format)]; }
 
 constexpr std::size_t all_halves = 65536;
 
@@ -23,7 +26,7 @@ float float_of(std::uint32_t u) {
     return x;
 }
 
-bool is_nan(std::uint16_t h, const Format& f) { return (h & 0x7fffu) > f.infinity(); }
+bool is_nan(std::uint16_t h, const HalfFormat& f) { return (h & 0x7fffu) > f.infinity(); }
 
 // Runs f over [0, n) in one piece, and then in pieces of 7, which leave no room for whole vectors.
 template <class F> void in_pieces(std::size_t n, const F& f) {
@@ -31,15 +34,15 @@ template <class F> void in_pieces(std::size_t n, const F& f) {
     for (std::size_t i = 0; i < n; i += 7) f(i, std::min<std::size_t>(7, n - i));
 }
 
-void test_widening(const KernelTable& k, const char* isa, DType type) {
-    const Format& format = format_of(type);
-    const auto widen = type == DType::bf16 ? k.widen_bf16 : k.widen_f16;
+void test_widening(const KernelTable& k, const char* isa, Format type) {
+    const HalfFormat& format = format_of(type);
+    const auto decode = kernels_of(k, type).decode;
     std::vector<std::uint16_t> halves(all_halves);
     for (std::size_t i = 0; i < all_halves; ++i) halves[i] = std::uint16_t(i);
     std::vector<float> wide(all_halves);
     in_pieces(all_halves, [&](std::size_t first, std::size_t n) {
         std::fill_n(wide.begin() + std::ptrdiff_t(first), n, -123.0f);
-        widen(halves.data() + first, wide.data() + first, n);
+        decode[0](halves.data(), nullptr, std::int64_t(first), wide.data() + first, n);
         for (std::size_t i = first; i < first + n; ++i) {
             const auto wanted = float(widened(std::uint16_t(i), format));
             const bool same = std::isnan(wanted) ? std::isnan(wide[i]) : bits_of(wide[i]) == bits_of(wanted);
@@ -48,15 +51,23 @@ void test_widening(const KernelTable& k, const char* isa, DType type) {
         }
     });
     float none = 5.0f;
-    widen(halves.data(), &none, 0);
+    decode[0](halves.data(), nullptr, 0, &none, 0);
     CHECK(none == 5.0f);
+    // The same to double.
+    std::vector<double> doubles(all_halves);
+    in_pieces(all_halves, [&](std::size_t first, std::size_t n) {
+        std::fill_n(doubles.begin() + std::ptrdiff_t(first), n, -123.0);
+        decode[1](halves.data(), nullptr, std::int64_t(first), doubles.data() + first, n);
+        for (std::size_t i = first; i < first + n; ++i)
+            CHECK(std::isnan(wide[i]) ? std::isnan(doubles[i]) : doubles[i] == double(wide[i]));
+    });
 }
 
 // Buffers of one batch, so that ten million values need no memory of that size.
 struct Narrowing {
     const KernelTable& k;
     const char* isa;
-    DType type;
+    Format type;
     std::vector<float> values{};
     std::vector<std::uint16_t> halves{};
 
@@ -71,9 +82,9 @@ struct Narrowing {
         add(bits | 0x80000000u);
     }
     void flush() {
-        const Format& format = format_of(type);
+        const HalfFormat& format = format_of(type);
         halves.assign(values.size() + 1, 0xbeef);
-        (type == DType::bf16 ? k.narrow_bf16 : k.narrow_f16)(values.data(), halves.data(), values.size());
+        kernels_of(k, type).encode[0](values.data(), halves.data(), nullptr, 0, values.size());
         for (std::size_t i = 0; i < values.size(); ++i) {
             const std::uint16_t wanted = narrowed(double(values[i]), format);
             const bool same = is_nan(wanted, format) ? is_nan(halves[i], format) : halves[i] == wanted;
@@ -85,9 +96,9 @@ struct Narrowing {
     }
 };
 
-void test_narrowing(const KernelTable& k, const char* isa, DType type) {
+void test_narrowing(const KernelTable& k, const char* isa, Format type) {
     Narrowing test{k, isa, type};
-    const Format& format = format_of(type);
+    const HalfFormat& format = format_of(type);
 
     // Around every number of the format and every midpoint of two: each class of rounding, in each binade, subnormal
     // numbers, overflow and underflow among them.
@@ -103,7 +114,7 @@ void test_narrowing(const KernelTable& k, const char* isa, DType type) {
         }
     }
     // All high bits of a float32 before every kind of tail. NaNs, signalling ones too, are among them.
-    const int tail = 24 - format.precision - (type == DType::f16 ? 1 : 0);
+    const int tail = 24 - format.precision - (type == Format::float16 ? 1 : 0);
     const std::uint32_t half = 1u << (tail - 1);
     for (std::uint32_t high = 0; high < (1u << (32 - tail)); ++high) {
         const bool special = (high << tail & 0x7f800000u) == 0x7f800000u;
@@ -121,7 +132,7 @@ void test_narrowing(const KernelTable& k, const char* isa, DType type) {
     for (std::size_t first = 0; first < 20; ++first) {
         for (std::size_t n = 0; n <= 40; ++n) {
             std::vector<std::uint16_t> halves(66, 0xbeef);
-            (type == DType::bf16 ? k.narrow_bf16 : k.narrow_f16)(values.data() + first, halves.data() + 1, n);
+            kernels_of(k, type).encode[0](values.data() + first, halves.data(), nullptr, 1, n);
             for (std::size_t i = 0; i < n; ++i) CHECK(halves[i + 1] == narrowed(double(values[first + i]), format));
             CHECK(halves[0] == 0xbeef && halves[n + 1] == 0xbeef);
         }
@@ -136,7 +147,7 @@ void test_widening_floats(const KernelTable& k, const char* isa) {
     for (int i = 0; i < 100003; ++i) values.push_back(float_of(std::uint32_t(random.bits())));
     std::vector<double> wide(values.size());
     in_pieces(values.size(), [&](std::size_t first, std::size_t n) {
-        k.widen_f32(values.data() + first, wide.data() + first, n);
+        kernels_of(k, Format::float32).decode[1](values.data(), nullptr, std::int64_t(first), wide.data() + first, n);
         for (std::size_t i = first; i < first + n; ++i) {
             // A float32 is a sign, 24 bits and a power of two.
             int exponent = 0;
@@ -173,7 +184,7 @@ int main() {
     using namespace adaptk::test;
     test_definition();
     for (const Isa* isa : supported_isas()) {
-        for (const DType type : {DType::bf16, DType::f16}) {
+        for (const Format type : {Format::bfloat16, Format::float16}) {
             test_widening(*isa->kernels, isa->name, type);
             test_narrowing(*isa->kernels, isa->name, type);
         }

@@ -185,7 +185,7 @@ void test_norm_options() {
     }
 }
 
-bool check_norm(const std::vector<TensorStep>& tensors, double scale, const char* what) {
+bool check_norm(const std::vector<ParamUpdate>& tensors, double scale, const char* what) {
     const StepReport wanted = detail::global_norm(tensors, scale);
     StepReport got;
     CudaError error;
@@ -202,7 +202,7 @@ void test_norm_of_cuts() {
         const std::size_t most = std::array<std::size_t, 4>{40, 700, 3000, 100000}[std::size_t(round) % 4];
         const bool whole = round % 3 == 0;  // tensors whose sizes are multiples of 8, all of them lined up
         std::vector<Exact> memory;
-        std::vector<TensorStep> tensors;
+        std::vector<ParamUpdate> tensors;
         for (std::size_t first = 0; first < total;) {
             std::size_t n = std::min(random.below(6) == 0 ? 0 : random.below(most + 1), total - first);
             if (whole && n != total - first) n = n / 8 * 8;
@@ -218,8 +218,7 @@ void test_norm_of_cuts() {
             const std::size_t lined_up = first % (16 / element);
             memory.emplace_back(bytes.data(), bytes.size(),
                                 (random.below(8) == 0 ? random.below(8) : lined_up) * element);
-            tensors.push_back(
-                {{nullptr, memory.back().data()}, std::int64_t(n), compute_type(types.param), types.grad});
+            tensors.push_back(update_of({nullptr, memory.back().data()}, n, compute_format(types.param), types.grad));
             first += n;
         }
         for (std::size_t i = 0; i < memory.size(); ++i) tensors[i].buffer[1] = memory[i].data();
@@ -229,6 +228,103 @@ void test_norm_of_cuts() {
     check_norm({}, 1.0, "nothing");
 }
 
+// Every scope and term, with the CPU's bits.
+void test_reductions() {
+    using detail::Scope;
+    using detail::Term;
+    Random random(8);
+    std::vector<Exact> memory;
+    std::vector<ParamUpdate> tensors;
+    std::vector<std::int64_t> row_sizes;
+    const struct {
+        Format format;
+        std::size_t size, row, offset;
+    } shapes[] = {{Format::float32, 20000, 20000, 0}, {Format::float64, 6, 3, 8}, {Format::bfloat16, 12295, 2459, 2},
+                  {Format::float16, 1000, 10, 0},     {Format::float32, 0, 1, 0}, {Format::float32, 8192, 4096, 4},
+                  {Format::float64, 16386, 8193, 0},  {Format::float32, 77, 7, 0}};
+    for (const auto& shape : shapes) {
+        Bytes bytes(shape.size * size_of(shape.format));
+        for (std::size_t i = 0; i < shape.size; ++i)
+            write_element(shape.format, random.value<float>(), &bytes[i * size_of(shape.format)]);
+        memory.emplace_back(bytes.data(), bytes.size(), shape.offset);
+        tensors.emplace_back(std::int64_t(shape.size), compute_format(shape.format), shape.format);
+        row_sizes.push_back(std::int64_t(shape.row));
+    }
+    for (std::size_t i = 0; i < memory.size(); ++i) tensors[i].buffer[1] = memory[i].data();
+    const std::vector<std::size_t> groups{3, 0, 5};
+    const std::vector<double> factors{1.0, 0.5, 3.0, -1.0, 2.0, 0.75, 1.0, 1.5};
+    for (const Term term : {Term::square, Term::value}) {
+        for (const Scope scope : {Scope::all, Scope::group, Scope::tensor, Scope::row}) {
+            for (const bool with_factors : {false, true}) {
+                detail::Reduction what;
+                what.term = term;
+                what.scope = scope;
+                what.scale = 0.75;
+                what.groups = groups;
+                what.row_sizes = row_sizes;
+                if (with_factors) what.factors = factors;
+                const std::vector<double> wanted = detail::reduce(tensors, what);
+                const std::vector<detail::ReductionPart> parts = detail::reduction_parts(tensors, what);
+                std::vector<double> got(parts.size());
+                CudaError error;
+                CHECK_THAT(backend.reduce(0, nullptr, tensors, what, parts, got, error), "%s", error.text);
+                CHECK_THAT(got == wanted, "term %d, scope %d", int(term), int(scope));
+            }
+        }
+    }
+    for (const Exact& m : memory) CHECK(m.intact());
+}
+
+// States in 16 bits beside params of every format, aligned or not, whole tiles and the ends of tensors.
+void test_states_in_sixteen_bits() {
+    Random random(13);
+    for (const RuleInfo& rule : detail::rules()) {
+        for (const Format param : {Format::float32, Format::bfloat16}) {
+            for (const Format state : {Format::bfloat16, Format::float16}) {
+                for (const std::size_t offset : {0, 2}) {
+                    const std::size_t n = 256 * 3 + 41;
+                    std::vector<Exact> cpu, device;
+                    const auto add = [&](Format format, bool positive) {
+                        Bytes bytes(n * size_of(format));
+                        for (std::size_t i = 0; i < n; ++i) {
+                            const float x = random.value<float>();
+                            write_element(format, positive ? std::fabs(x) : x, &bytes[i * size_of(format)]);
+                        }
+                        const std::size_t at = format == Format::float32 ? 2 * offset : offset;
+                        cpu.emplace_back(bytes.data(), bytes.size(), at);
+                        device.emplace_back(bytes.data(), bytes.size(), at);
+                    };
+                    add(param, false);
+                    add(param, false);
+                    for (std::size_t s = 0; s < rule.states.size(); ++s) add(state, true);
+                    ParamUpdate a(std::int64_t(n), param, param);
+                    a.set_formats(param, param, state);
+                    ParamUpdate b = a;
+                    for (std::size_t k = 0; k < cpu.size(); ++k) {
+                        a.buffer[k] = cpu[k].data();
+                        b.buffer[k] = device[k].data();
+                    }
+                    for (std::int64_t step = 1; step <= 2; ++step) {
+                        const std::vector<Segment> segments{{&rule, default_hyper(rule), step, 1}};
+                        detail::run_step({&a, 1}, segments, {});
+                        const std::vector<ParamUpdate> tensors{b};
+                        const CudaStep s = step_of(tensors, segments, {});
+                        CudaError error;
+                        CHECK_THAT(backend.step(s, error), "%s", error.text);
+                        for (std::size_t k = 0; k < cpu.size(); ++k) {
+                            const Format format = a.format[k];
+                            const bool same =
+                                first_difference(format, cpu[k].data(), device[k].data(), n) == no_difference;
+                            CHECK_THAT(same && device[k].intact(), "%s %s/%s, buffer %zu", rule.name,
+                                       detail::name_of(param), detail::name_of(state), k);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 // Leaves inside one tensor, aligned or not, beside leaves at its ends: values whose sum depends on the order.
 void test_norm_of_whole_leaves() {
     Random random(21);
@@ -236,9 +332,9 @@ void test_norm_of_whole_leaves() {
         const std::size_t element = size_of(types.grad);
         for (const std::size_t before : {0, 8, 8192, 8200, 3}) {
             for (const std::size_t offset : {0, 1}) {
-                const std::size_t sizes_of_list[] = {before, 3 * detail::norm_leaf + 77};
+                const std::size_t sizes_of_list[] = {before, 3 * detail::reduction_leaf + 77};
                 std::vector<Exact> memory;
-                std::vector<TensorStep> tensors;
+                std::vector<ParamUpdate> tensors;
                 for (const std::size_t n : sizes_of_list) {
                     Bytes bytes(n * element);
                     for (std::size_t i = 0; i < n; ++i) {
@@ -249,10 +345,8 @@ void test_norm_of_whole_leaves() {
                     memory.emplace_back(bytes.data(), bytes.size(), (lined_up + offset) * element);
                 }
                 for (std::size_t i = 0; i < 2; ++i)
-                    tensors.push_back({{nullptr, memory[i].data()},
-                                       std::int64_t(sizes_of_list[i]),
-                                       compute_type(types.param),
-                                       types.grad});
+                    tensors.push_back(update_of({nullptr, memory[i].data()}, sizes_of_list[i],
+                                                compute_format(types.param), types.grad));
                 check_norm(tensors, 0.75, "whole leaves");
             }
         }
@@ -268,7 +362,7 @@ void test_waves() {
     };
     // Six blocks fit on the emulated device.
 
-    const std::size_t n = 22 * detail::norm_leaf + 600;
+    const std::size_t n = 22 * detail::reduction_leaf + 600;
     const std::int64_t tiles = std::int64_t(n / cuda::tile + 1);
     for (const Case& c : {Case{1, 6, 6}, Case{2, 12, 6}, Case{0, unsigned((tiles + 3) / 4), 6}}) {
         Twins t(c.waves + 3);
@@ -283,14 +377,14 @@ void test_waves() {
         step_twins(t, {1.0, 1.0, false, true}, "waves");
         runtime.watch = nullptr;
         CHECK(backend.set_waves(cuda::waves) == c.waves);
-        // The upload of the scalars, the norm, its end, the step.
+        // The upload of the coefficients, the norm, its end, the step.
         CHECK_THAT(blocks.size() == 4 && blocks[1] == c.blocks_of_norms && blocks[3] == c.blocks_of_steps,
                    "%u waves: %zu launches, %u and %u blocks", c.waves, blocks.size(), blocks[1], blocks.back());
     }
     // Turns are even: nine blocks of leaves are the work of two turns of five, not of six and three.
     Twins t(5);
     t.segment(adam, default_hyper(adam), 3);
-    t.tensor(all_types[0], 35 * detail::norm_leaf);
+    t.tensor(all_types[0], 35 * detail::reduction_leaf);
     unsigned of_norm = 0;
     runtime.watch = [&](const cuda::emulation::Launch& l) {
         if (l.bytes == sizeof(cuda::NormLaunch) && of_norm == 0) of_norm = l.blocks;
@@ -374,7 +468,7 @@ void test_norm_of_many_leaves() {
         const auto h = std::uint16_t(0x3c00u + random.below(0x800) + (random.below(2) << 15));
         std::memcpy(&bytes[2 * i], &h, 2);
     }
-    TensorStep t{{nullptr, bytes.data()}, std::int64_t(n), DType::f16, DType::f16};
+    const ParamUpdate t = update_of({nullptr, bytes.data()}, n, Format::float16, Format::float16);
     check_norm({t}, 1.0, "2050 leaves");
 }
 
@@ -387,10 +481,10 @@ void test_other_updates() {
             Twins t(count);
             t.segment(momentum, default_hyper(momentum), 1);
             for (std::size_t i = 0; i < count; ++i) {
-                const Types all[] = {{DType::f32, DType::f32},
-                                     {DType::f64, DType::f64},
-                                     {DType::bf16, DType::f32},
-                                     {DType::f16, DType::f32}};
+                const Types all[] = {{Format::float32, Format::float32},
+                                     {Format::float64, Format::float64},
+                                     {Format::bfloat16, Format::float32},
+                                     {Format::float16, Format::float32}};
                 t.tensor(all[i % 4], sizes[i % 18], i % 3 == 0 ? i : 0);
             }
             detail::add_scaled(t.cpu(), factor);
@@ -403,15 +497,15 @@ void test_other_updates() {
             Twins t(count);
             t.segment(adan, default_hyper(adan), 1);
             for (std::size_t i = 0; i < count; ++i) t.tensor(all_types[i % 2 * 3], sizes[i % 18], i % 3 == 0 ? i : 0);
-            detail::run_ceiling(t.cpu(), written);
+            detail::run_bandwidth_probe(t.cpu(), written);
             CudaError error;
-            CHECK_THAT(backend.ceiling(0, nullptr, t.device(), written, error), "%s", error.text);
+            CHECK_THAT(backend.bandwidth_probe(0, nullptr, t.device(), written, error), "%s", error.text);
             t.check("ceiling of " + std::to_string(written));
         }
     }
-    std::vector<TensorStep> none;
+    std::vector<ParamUpdate> none;
     CudaError error;
-    CHECK(backend.add_scaled(0, nullptr, none, 1.0, error) && backend.ceiling(0, nullptr, none, 1, error));
+    CHECK(backend.add_scaled(0, nullptr, none, 1.0, error) && backend.bandwidth_probe(0, nullptr, none, 1, error));
 }
 
 // A pointer from which element `first` is the one at p.
@@ -446,7 +540,7 @@ void test_many_elements() {
             tensors[i].aligned = 1;
             const std::int64_t behind = i < 2 ? first_tiles[i + 1] : tiles_before + 8;
             tensors[i].size = (behind - first_tiles[i]) * cuda::tile - (i == 2 ? 100 : 0);
-            const TensorStep* from = i == 0 || (i == 1 && !inside) ? nullptr : &device[i - 1];
+            const ParamUpdate* from = i == 0 || (i == 1 && !inside) ? nullptr : &device[i - 1];
             for (std::size_t b = 0; from != nullptr && b < 3; ++b)
                 tensors[i].buffer[b] =
                     before(static_cast<std::byte*>(from->buffer[b]),
@@ -454,9 +548,9 @@ void test_many_elements() {
         }
         launch.tiles = tiles_before + 8;
         launch.count = 3;
-        alignas(16) std::byte scalars[detail::max_scalars_bytes];
-        detail::current_isa().scalars->prepare[rule.index][0](h.value, 1.0, 1, scalars, nullptr);
-        launch.scalars = scalars;
+        alignas(16) std::byte coefficients[detail::max_coefficients_bytes];
+        detail::current_isa().coefficients->prepare[rule.index][0](h.value, 1.0, 1, coefficients, nullptr);
+        launch.coefficients = coefficients;
         launch.tensors = tensors;
         cuda::KernelTable table;
         cuda::add_kernels<0>(table);
@@ -468,10 +562,10 @@ void test_many_elements() {
         t.check("2^41 elements");
     }
     // Leaves of a norm 2^43 elements on: four of each of a grid's two last blocks, the last one not full.
-    const auto leaf = std::int64_t(detail::norm_leaf);
+    const auto leaf = std::int64_t(detail::reduction_leaf);
     const std::int64_t norm_blocks = std::int64_t{1} << 28;
     const std::int64_t leaves_before = (norm_blocks - 2) * cuda::warps_per_block;
-    const std::size_t n = 8 * detail::norm_leaf - 77;
+    const std::size_t n = 8 * detail::reduction_leaf - 77;
     Twins t(10);
     t.segment(rule, h, 1);
     t.tensor(all_types[0], n);
@@ -479,8 +573,8 @@ void test_many_elements() {
     auto* const gradient = static_cast<std::byte*>(t.device()[0].buffer[1]);
     cuda::NormLaunch launch = {};
     cuda::NormTensor tensors[2] = {};
-    tensors[0] = {gradient, 0, 1.0, cuda::type_f32, 1};
-    tensors[1] = {before(gradient, leaves_before * leaf - 5, sizeof(float)), 5, 1.0, cuda::type_f32, 1};
+    tensors[0] = {gradient, 0, 1.0, cuda::format_float32, 1};
+    tensors[1] = {before(gradient, leaves_before * leaf - 5, sizeof(float)), 5, 1.0, cuda::format_float32, 1};
     std::memcpy(launch.inside, tensors, sizeof tensors);
     launch.leaves =
         static_cast<double*>(before(reinterpret_cast<std::byte*>(leaves.data()), leaves_before, sizeof(double)));
@@ -533,6 +627,8 @@ int main() {
     timed("norm options", test_norm_options);
     timed("norm of cuts", test_norm_of_cuts);
     timed("norm of whole leaves", test_norm_of_whole_leaves);
+    timed("reductions", test_reductions);
+    timed("states in 16 bits", test_states_in_sixteen_bits);
     timed("norm range", test_norm_range);
     timed("waves", test_waves);
     timed("many leaves", test_norm_of_many_leaves);

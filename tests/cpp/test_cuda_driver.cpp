@@ -216,8 +216,7 @@ void test_device_numbers() {
                     const StepOptions options = n == 2 ? StepOptions{0.5, 0.125, false, false} : StepOptions{};
                     step_twins(t, options, std::string(rule.name) + " with numbers on the device", [&](CudaStep& s) {
                         if (with_step) {
-                            s.step = step.data();
-                            s.step_type = type;
+                            set_device_step(t.segments, step.data(), type);
                             // What the host knows is then of no account.
                             for (Segment& g : t.segments) g.step = 77;
                         }
@@ -266,7 +265,8 @@ void test_workspace() {
             step_twins(t, options, "workspace, turn " + std::to_string(k), [&](CudaStep& s) {
                 s.stream = &stream;
                 s.workspace = workspace.get();
-                if (on_device) s.step = step.data();
+                set_device_step(t.segments, on_device ? step.data() : nullptr, ScalarType::i64);
+                s.segments = t.segments;
             });
             if (bad) t.set(0, 1, 0, 0.5);
         }
@@ -292,7 +292,9 @@ void test_workspace_overwritten() {
                 step_twins(turn % 2 == 0 ? a : b, mode % 2 != 0 ? StepOptions{1.0, 0.5, true, true} : StepOptions{},
                            "overwritten", [&](CudaStep& s) {
                                s.workspace = workspace.get();
-                               if (mode / 2 != 0) s.step = step.data();
+                               auto& segments = (turn % 2 == 0 ? a : b).segments;
+                               set_device_step(segments, mode / 2 != 0 ? step.data() : nullptr, ScalarType::i64);
+                               s.segments = segments;
                            });
             }
         }
@@ -502,10 +504,7 @@ void test_caller_modes() {
                 const StepOptions options{0.7, 0.01, false, true};
                 CudaStep s = step_of(device, t.segments, options);
                 reported.give(s);
-                if (on_device) {
-                    s.step = step.data();
-                    s.step_type = ScalarType::i32;
-                }
+                set_device_step(t.segments, on_device ? step.data() : nullptr, ScalarType::i32);
                 StepReport norm;
                 set_mode(mode.bits);
                 const bool done = backend.step(s, error) && backend.add_scaled(0, nullptr, device, 0.1, error) &&
@@ -608,7 +607,8 @@ void test_memory_and_order() {
     backend.release(counts);
     backend.release(nullptr);
     backend.release_workspace(nullptr);
-    CHECK(backend.size == sizeof(detail::CudaBackend) && backend.runtime == CUDART_VERSION);
+    CHECK(backend.version == detail::cuda_backend_version && backend.sizes == detail::sizes_that_cross());
+    CHECK(backend.runtime == CUDART_VERSION);
 }
 
 // Work lists beyond any memory: what the launches are told.
@@ -616,10 +616,10 @@ void test_huge_tables() {
     const RuleInfo& rule = *detail::find_rule("sgd");
     const std::int64_t big = std::int64_t{1} << 40;
     const std::int64_t small = std::int64_t{1} << 36;
-    std::vector<TensorStep> tensors;
+    std::vector<ParamUpdate> tensors;
     for (const std::int64_t size : {big + 1, std::int64_t{5}, 3 * big}) {
         auto* const far = reinterpret_cast<void*>(std::uintptr_t{1} << 46);
-        tensors.push_back({{far, far}, size, DType::bf16, DType::bf16});
+        tensors.push_back(update_of({far, far}, size, Format::bfloat16, Format::bfloat16));
     }
     const std::vector<Segment> segments{{&rule, default_hyper(rule), 1, 3}};
     const void* const step_kernel = kernels()[rule.index].step_symbol[0];
@@ -751,14 +751,14 @@ void check_failing_step(const FailingStep& step, bool with_workspace) {
             s.workspace = workspace->get();
         });
     };
-    std::vector<TensorStep> device;
+    std::vector<ParamUpdate> device;
     const auto make_step = [&] {
         device = t.device();
         CudaStep s = step_of(device, t.segments, options);
         s.device = far_device;
         s.stream = &streams[0];
         if (step.clipped) reported->give(s);
-        if (step.on_device) s.step = number->data();
+        set_device_step(t.segments, step.on_device ? number->data() : nullptr, ScalarType::i64);
         if (workspace) s.workspace = workspace->get();
         return s;
     };
@@ -820,8 +820,9 @@ void test_failures() {
         check_failures({"add_scaled",
                         [&](CudaError& e) { return backend.add_scaled(far_device, &stream, tensors, 0.5, e); }, [] {},
                         updated([](const auto& cpu) { detail::add_scaled(cpu, 0.5); })});
-        check_failures({"ceiling", [&](CudaError& e) { return backend.ceiling(far_device, &stream, tensors, 1, e); },
-                        [] {}, updated([](const auto& cpu) { detail::run_ceiling(cpu, 1); })});
+        check_failures({"bandwidth_probe",
+                        [&](CudaError& e) { return backend.bandwidth_probe(far_device, &stream, tensors, 1, e); },
+                        [] {}, updated([](const auto& cpu) { detail::run_bandwidth_probe(cpu, 1); })});
     }
     detail::CudaKept* kept = nullptr;
     const auto released = [&](bool done) {

@@ -64,11 +64,11 @@ bool close(double a, double b) { return std::fabs(a - b) <= 1e-14 * std::fabs(b)
 // A list of gradients, each in memory of its own at some offset.
 class List {
   public:
-    void add(DType type, const double* x, std::size_t n, std::size_t offset) {
+    void add(Format type, const double* x, std::size_t n, std::size_t offset) {
         Bytes bytes(n * size_of(type));
         for (std::size_t i = 0; i < n; ++i) {
             std::byte* at = &bytes[i * size_of(type)];
-            if (type == DType::f64) {
+            if (type == Format::float64) {
                 write_element(type, x[i], at);
             } else {
                 write_element(type, float(x[i]), at);
@@ -76,9 +76,9 @@ class List {
             flat_.push_back(read_element<double>(type, at));
         }
         buffers_.emplace_back(bytes.data(), bytes.size(), offset);
-        tensors_.push_back({{}, std::int64_t(n), compute_type(type), type});
+        tensors_.emplace_back(std::int64_t(n), compute_format(type), type);
     }
-    std::span<const TensorStep> tensors() {
+    std::span<const ParamUpdate> tensors() {
         for (std::size_t i = 0; i < tensors_.size(); ++i) tensors_[i].buffer[1] = buffers_[i].data();
         return tensors_;
     }
@@ -86,7 +86,7 @@ class List {
 
   private:
     std::vector<Buffer> buffers_;
-    std::vector<TensorStep> tensors_;
+    std::vector<ParamUpdate> tensors_;
     Flat flat_;
 };
 
@@ -114,7 +114,7 @@ void test_tree() {
         if (quick() && size > 200000) continue;
         Flat x(size);
         for (double& v : x) v = random.value<double>();
-        for (const DType type : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
+        for (const Format type : {Format::float32, Format::float64, Format::bfloat16, Format::float16}) {
             List list;
             list.add(type, x.data(), size, 0);
             const double wanted = tree_norm(list.flat());
@@ -145,7 +145,7 @@ void test_partitions() {
         List list;
         for (std::size_t first = 0; first < x.size();) {
             const std::size_t n = std::min(random.below(6) == 0 ? 0 : random.below(most + 1), x.size() - first);
-            const DType types[] = {DType::f32, DType::f64, DType::bf16, DType::f16};
+            const Format types[] = {Format::float32, Format::float64, Format::bfloat16, Format::float16};
             list.add(types[random.below(4)], x.data() + first, n, random.below(9));
             first += n;
         }
@@ -169,12 +169,12 @@ void test_range() {
         for (double& v : x) v = std::ldexp(v, exponent);
         for (const bool mixed : {false, true}) {
             List list;
-            list.add(DType::f64, x.data(), size / 2, 0);
+            list.add(Format::float64, x.data(), size / 2, 0);
             if (mixed) {
-                list.add(DType::f32, plain.data(), 999, 4);
-                list.add(DType::bf16, plain.data(), 999, 0);
+                list.add(Format::float32, plain.data(), 999, 4);
+                list.add(Format::bfloat16, plain.data(), 999, 0);
             }
-            list.add(DType::f64, x.data() + size / 2, size - size / 2, 0);
+            list.add(Format::float64, x.data() + size / 2, size - size / 2, 0);
             const double wanted = slow_norm(list.flat());
             double first = -1.0;
             everywhere([&](const char* isa) {
@@ -188,14 +188,14 @@ void test_range() {
     for (const double v : {1e200, 1e-200, 8e307, 5e-324, 1e-310}) {
         const Flat x(4, v);
         List list;
-        list.add(DType::f64, x.data(), 4, 0);
+        list.add(Format::float64, x.data(), 4, 0);
         const double got = global_norm(list.tensors(), 1.0).grad_norm;
         CHECK_THAT(close(got, 2 * v), "four times %a: %a", v, got);
     }
     // Values of the other types cannot leave the range: the extreme ones of each.
-    for (const auto& [type, v] :
-         {std::pair{DType::f32, 0x1p-149}, std::pair{DType::f32, 0x1.fffffep127}, std::pair{DType::bf16, 0x1p-133},
-          std::pair{DType::bf16, 0x1.fep127}, std::pair{DType::f16, 0x1p-24}, std::pair{DType::f16, 65504.0}}) {
+    for (const auto& [type, v] : {std::pair{Format::float32, 0x1p-149}, std::pair{Format::float32, 0x1.fffffep127},
+                                  std::pair{Format::bfloat16, 0x1p-133}, std::pair{Format::bfloat16, 0x1.fep127},
+                                  std::pair{Format::float16, 0x1p-24}, std::pair{Format::float16, 65504.0}}) {
         const Flat x(4, v);
         List list;
         list.add(type, x.data(), 4, 0);
@@ -209,7 +209,7 @@ void test_nonfinite() {
     for (double& v : plain) v = random.value<double>();
     const double inf = std::numeric_limits<double>::infinity();
     const double nan = std::numeric_limits<double>::quiet_NaN();
-    for (const DType type : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
+    for (const Format type : {Format::float32, Format::float64, Format::bfloat16, Format::float16}) {
         for (const std::size_t at : {std::size_t{0}, std::size_t{8191}, std::size_t{8192}, std::size_t{49999}}) {
             Flat with_inf = plain;
             with_inf[at] = -inf;
@@ -233,7 +233,7 @@ void test_nonfinite() {
     // A norm beyond the largest float64 is infinite though every value is finite.
     const Flat huge(100, std::numeric_limits<double>::max());
     List list;
-    list.add(DType::f64, huge.data(), huge.size(), 0);
+    list.add(Format::float64, huge.data(), huge.size(), 0);
     const auto report = global_norm(list.tensors(), 1.0);
     CHECK(report.grad_norm == inf && report.finite);
     CHECK(global_norm({}, 1.0).grad_norm == 0.0);
@@ -255,7 +255,7 @@ void test_segments() {
             h.value[0] = 0.0;
             h.value[rule.own.size() + 3] = factors[s];
             segments.push_back({&rule, h, 1, 2});
-            for (const DType type : {DType::f32, DType::bf16}) {
+            for (const Format type : {Format::float32, Format::bfloat16}) {
                 const std::size_t first = list.flat().size();
                 list.add(type, x.data() + first, 5001 - s, s);
                 for (std::size_t i = first; i < list.flat().size(); ++i) scaled.push_back(factors[s] * list.flat()[i]);
@@ -267,9 +267,9 @@ void test_segments() {
         for (const double scale : {1.0, 0.1}) {
             const double wanted = scale * (plain ? tree_norm(scaled) : slow_norm(scaled));
             everywhere([&](const char* isa) {
-                std::vector<TensorStep> work(list.tensors().begin(), list.tensors().end());
+                std::vector<ParamUpdate> work(list.tensors().begin(), list.tensors().end());
                 float* param = params.data();
-                for (TensorStep& t : work) {
+                for (ParamUpdate& t : work) {
                     t.buffer[0] = param;
                     param += t.size;
                 }
@@ -292,7 +292,7 @@ void test_caller_modes() {
         const int exponent = std::array{0, -1040, 600}[std::size_t(round) % 3];
         for (double& v : x) v = std::ldexp(random.value<double>(), exponent);
         List list;
-        list.add(DType::f64, x.data(), x.size(), 0);
+        list.add(Format::float64, x.data(), x.size(), 0);
         everywhere([&](const char* isa) {
             const double wanted = global_norm(list.tensors(), 0.1).grad_norm;
             for (const NamedMode& mode : caller_modes) {

@@ -1,4 +1,4 @@
-// Powers for the scalars of a step: correctly rounded, and sound where they leave the numbers.
+// Powers for the coefficients of a step: correctly rounded, and sound where they leave the numbers.
 #include "adaptk/power.hpp"
 #include "check.hpp"
 

@@ -136,21 +136,21 @@ void test_presets() {
     }
 }
 
-// Both types' scalars fit where the driver keeps them, and writing them touches nothing behind them.
-void test_scalars() {
+// Both types' coefficients fit where the driver keeps them, and writing them touches nothing behind them.
+void test_coefficients() {
     for_each_rule([]<class R, std::size_t I>() {
         const RuleInfo& r = detail::rules()[I];
         CHECK(std::string(r.name) == R::name);
         CHECK(r.states.size() == R::states.size() && r.own.size() == R::hyperparameters.size());
-        constexpr std::size_t used[2] = {sizeof(StepScalars<R, float>), sizeof(StepScalars<R, double>)};
-        static_assert(std::max(used[0], used[1]) <= detail::max_scalars_bytes);
+        constexpr std::size_t used[2] = {sizeof(StepCoefficients<R, float>), sizeof(StepCoefficients<R, double>)};
+        static_assert(std::max(used[0], used[1]) <= detail::max_coefficients_bytes);
         const HyperValues h = default_hyper(r);
         for (const detail::Isa& isa : detail::built_isas()) {
             if (!isa.supported) continue;
             for (std::size_t type = 0; type < 2; ++type) {
-                alignas(64) std::array<std::byte, detail::max_scalars_bytes + 8> bytes;
+                alignas(64) std::array<std::byte, detail::max_coefficients_bytes + 8> bytes;
                 bytes.fill(std::byte{0xa5});
-                isa.scalars->prepare[I][type](h.value, 1.0, 1000, bytes.data(), nullptr);
+                isa.coefficients->prepare[I][type](h.value, 1.0, 1000, bytes.data(), nullptr);
                 for (std::size_t i = used[type]; i < bytes.size(); ++i) CHECK(bytes[i] == std::byte{0xa5});
             }
         }
@@ -305,7 +305,7 @@ int main() {
     test_hyperparameters();
     test_states();
     test_presets();
-    test_scalars();
+    test_coefficients();
     test_ranges();
     test_instruction_sets();
 #if defined(__x86_64__) || defined(_M_X64)

@@ -13,13 +13,14 @@ constexpr std::array<std::int64_t, 3> steps{1, 2, 20};
 constexpr int most_threads = 6;
 
 struct Types {
-    DType param, grad;
+    Format param, grad;
 };
 constexpr std::array all_types{
-    Types{DType::f32, DType::f32},  Types{DType::f32, DType::bf16},  Types{DType::f32, DType::f16},
-    Types{DType::f64, DType::f64},  Types{DType::f64, DType::f32},   Types{DType::f64, DType::bf16},
-    Types{DType::f64, DType::f16},  Types{DType::bf16, DType::bf16}, Types{DType::f16, DType::f16},
-    Types{DType::f16, DType::bf16},
+    Types{Format::float32, Format::float32}, Types{Format::float32, Format::bfloat16},
+    Types{Format::float32, Format::float16}, Types{Format::float64, Format::float64},
+    Types{Format::float64, Format::float32}, Types{Format::float64, Format::bfloat16},
+    Types{Format::float64, Format::float16}, Types{Format::bfloat16, Format::bfloat16},
+    Types{Format::float16, Format::float16}, Types{Format::float16, Format::bfloat16},
 };
 
 constexpr std::array<std::size_t, 22> sizes{0,  1,  3,  7,  8,   15,  16,   17,   31,   32,   33,
@@ -41,7 +42,7 @@ std::string describe(const RuleInfo& rule, const Data& d) {
 class Slice {
   public:
     Slice(const Data& d, std::size_t first, std::size_t size, std::size_t alignment) : first_(first), size_(size) {
-        tensor_ = {{}, std::int64_t(size), d.param, d.grad};
+        tensor_ = ParamUpdate(std::int64_t(size), d.param, d.grad);
         for (std::size_t b = 0; b < d.buffers(); ++b) {
             const std::size_t element = size_of(d.type(b));
             // Lined up, aligned for the type only, and (every other buffer) not even that.
@@ -54,7 +55,7 @@ class Slice {
         }
     }
 
-    TensorStep at_step(std::size_t k) {
+    ParamUpdate at_step(std::size_t k) {
         for (std::size_t w = 0; w < written_.size(); ++w) tensor_.buffer[w == 0 ? 0 : w + 1] = written_[w].data();
         tensor_.buffer[1] = grads_[k].data();
         return tensor_;
@@ -63,7 +64,7 @@ class Slice {
     void check(const Data& expected, const std::string& what) const {
         for (std::size_t w = 0; w < written_.size(); ++w) {
             const std::size_t b = w == 0 ? 0 : w + 1;
-            const DType type = expected.type(b);
+            const Format type = expected.type(b);
             const std::byte* wanted = expected.bytes(b, 0).data() + first_ * size_of(type);
             const std::size_t i = first_difference(type, wanted, written_[w].data(), size_);
             CHECK_THAT(i == no_difference, "%s: buffer %zu differs at %zu of %zu", what.c_str(), b, i, size_);
@@ -78,13 +79,13 @@ class Slice {
     }
 
   private:
-    TensorStep tensor_;
+    ParamUpdate tensor_;
     std::vector<Buffer> written_, grads_;
     std::size_t first_, size_;
 };
 
 void take_steps(const RuleInfo& rule, const HyperValues& h, std::vector<Slice>& slices) {
-    std::vector<TensorStep> work(slices.size());
+    std::vector<ParamUpdate> work(slices.size());
     for (std::size_t k = 0; k < steps.size(); ++k) {
         for (std::size_t i = 0; i < slices.size(); ++i) work[i] = slices[i].at_step(k);
         const Segment segment{&rule, h, steps[k], work.size()};
@@ -103,7 +104,7 @@ void test_every_rule() {
                 const Data fresh =
                     make_data(types.param, types.grad, rule.states.size(), largest, steps.size(), kind, seed);
                 // Every combination of options in the compute types; a third of them in turn in each other type.
-                const bool plain_types = types.param == types.grad && types.param == compute_type(types.param);
+                const bool plain_types = types.param == types.grad && types.param == compute_format(types.param);
                 const std::uint64_t stride = quick() ? 6 : plain_types ? 1 : 3;
                 for (int variant = 0; variant < 12; ++variant) {
                     if ((seed + std::uint64_t(variant)) % stride != 0) continue;
@@ -162,10 +163,10 @@ class Whole {
     void take(const RuleInfo& rule, const HyperValues& h, const std::vector<std::size_t>& cuts,
               const std::vector<std::size_t>& segment_counts) {
         for (std::size_t k = 0; k < steps.size(); ++k) {
-            std::vector<TensorStep> tensors;
+            std::vector<ParamUpdate> tensors;
             std::size_t first = 0;
             for (const std::size_t size : cuts) {
-                TensorStep t{{}, std::int64_t(size), data_.param, data_.grad};
+                ParamUpdate t(std::int64_t(size), data_.param, data_.grad);
                 for (std::size_t b = 0; b < data_.buffers(); ++b)
                     t.buffer[b] = data_.bytes(b, k).data() + first * size_of(data_.type(b));
                 tensors.push_back(t);
@@ -210,9 +211,9 @@ void test_threads_and_partitions() {
     const std::size_t many = quick() ? 35003 : 100003;
     for (const RuleInfo& rule : detail::rules()) {
         for (const Types& types : all_types) {
-            if (types.grad != types.param || types.param == DType::f16) continue;
+            if (types.grad != types.param || types.param == Format::float16) continue;
             const Decay decay = all_decays[++seed % 3];
-            if (quick() && (seed % 2 == 0 || types.param == DType::bf16)) continue;
+            if (quick() && (seed % 2 == 0 || types.param == Format::bfloat16)) continue;
             const Data fresh =
                 make_data(types.param, types.grad, rule.states.size(), many, steps.size(), Kind::plain, seed);
             HyperValues h = seed % 4 < 2 ? default_hyper(rule) : other_hyper(rule);
@@ -270,7 +271,7 @@ void test_mixed_list() {
             use_threads(threads);
             std::vector<Slice> slices;
             for (std::size_t i = 0; i < fresh.size(); ++i) slices.emplace_back(fresh[i], 0, fresh[i].size, i % 3);
-            std::vector<TensorStep> work(slices.size());
+            std::vector<ParamUpdate> work(slices.size());
             std::vector<Segment> segments = plan;
             for (std::size_t k = 0; k < steps.size(); ++k) {
                 for (std::size_t i = 0; i < slices.size(); ++i) work[i] = slices[i].at_step(k);
@@ -311,7 +312,7 @@ void test_options() {
                     h.value[rule.own.size() + 3] = own;
                     std::vector<Slice> one;
                     one.emplace_back(finite, 0, size, 1);
-                    TensorStep work = one[0].at_step(0);
+                    ParamUpdate work = one[0].at_step(0);
                     const Segment segment{&rule, h, 1, 1};
                     const double norm = detail::global_norm({&work, 1}, options.grad_scale * own).grad_norm;
                     const auto report = detail::run_step({&work, 1}, {&segment, 1}, options);
@@ -326,7 +327,7 @@ void test_options() {
             }
             std::vector<Slice> one;
             one.emplace_back(fresh, 0, size, 1);
-            TensorStep work = one[0].at_step(0);
+            ParamUpdate work = one[0].at_step(0);
             const Segment segment{&rule, default_hyper(rule), 1, 1};
             const auto report = detail::run_step({&work, 1}, {&segment, 1}, {1.0, -1.0, true, false});
             CHECK(report.skipped && report.has_norm && !std::isfinite(report.grad_norm));
@@ -348,11 +349,11 @@ void test_caller_modes() {
     std::uint64_t seed = 3000;
     const ModeBits before = get_mode();
     for (const RuleInfo& rule : detail::rules()) {
-        for (const Types& types :
-             {Types{DType::f32, DType::f32}, Types{DType::f64, DType::f64}, Types{DType::f16, DType::bf16}}) {
+        for (const Types& types : {Types{Format::float32, Format::float32}, Types{Format::float64, Format::float64},
+                                   Types{Format::float16, Format::bfloat16}}) {
             for (const Kind kind : {Kind::plain, Kind::special}) {
                 const std::size_t size = kind == Kind::plain ? 33000 : largest;
-                if (quick() && (kind == Kind::plain || types.param != DType::f32)) continue;
+                if (quick() && (kind == Kind::plain || types.param != Format::float32)) continue;
                 const Data fresh =
                     make_data(types.param, types.grad, rule.states.size(), size, steps.size(), kind, ++seed);
                 HyperValues h = default_hyper(rule);
@@ -386,7 +387,7 @@ void test_caller_modes_with_clipping() {
     const HyperValues h = default_hyper(rule);
     const ModeBits before = get_mode();
     use_threads(1);
-    for (const DType type : {DType::f32, DType::f64}) {
+    for (const Format type : {Format::float32, Format::float64}) {
         for (std::uint64_t seed = 0; seed < 20; ++seed) {
             const Data fresh = make_data(type, type, rule.states.size(), 1000, 1, Kind::plain, 4000 + seed);
             Data finite = fresh;
@@ -399,7 +400,7 @@ void test_caller_modes_with_clipping() {
             double norm = 0.0;
             for (const NamedMode& mode : caller_modes) {
                 Data d = finite;
-                TensorStep t{{}, std::int64_t(d.size), type, type};
+                ParamUpdate t(std::int64_t(d.size), type, type);
                 for (std::size_t b = 0; b < d.buffers(); ++b) t.buffer[b] = d.bytes(b, 0).data();
                 const Segment segment{&rule, h, 1, 1};
                 set_mode(mode.bits);
@@ -419,29 +420,29 @@ void test_caller_modes_with_clipping() {
     }
 }
 
-// The scalars of late steps: no power, product or difference leaves the numbers.
+// The coefficients of late steps: no power, product or difference leaves the numbers.
 void test_late_steps() {
     use_threads(1);
     for (const RuleInfo& rule : detail::rules()) {
-        for (const DType type : {DType::f32, DType::f64}) {
+        for (const Format type : {Format::float32, Format::float64}) {
             for (const std::int64_t t : {std::int64_t{3}, std::int64_t{1000}, std::int64_t{1000000},
                                          std::int64_t{1} << 53, std::numeric_limits<std::int64_t>::max()}) {
                 for (const bool other : {false, true}) {
                     HyperValues h = other ? other_hyper(rule) : default_hyper(rule);
                     std::array<double, 4> doubles[detail::max_buffers];
                     std::array<float, 4> floats[detail::max_buffers];
-                    TensorStep tensor{{}, 4, type, type};
+                    ParamUpdate tensor(4, type, type);
                     for (std::size_t b = 0; b < 2 + rule.states.size(); ++b) {
                         doubles[b] = {0.5, 0.25, 0.125, 1.0};
                         floats[b] = {0.5f, 0.25f, 0.125f, 1.0f};
                         tensor.buffer[b] =
-                            type == DType::f64 ? static_cast<void*>(doubles[b].data()) : floats[b].data();
+                            type == Format::float64 ? static_cast<void*>(doubles[b].data()) : floats[b].data();
                     }
                     const Segment segment{&rule, h, t, 1};
                     detail::run_step({&tensor, 1}, {&segment, 1}, {});
                     for (std::size_t b = 0; b < 2 + rule.states.size(); ++b) {
                         for (std::size_t i = 0; i < 4; ++i) {
-                            const double x = type == DType::f64 ? doubles[b][i] : double(floats[b][i]);
+                            const double x = type == Format::float64 ? doubles[b][i] : double(floats[b][i]);
                             CHECK_THAT(std::isfinite(x), "%s at step %" PRId64 ": buffer %zu", rule.name, t, b);
                         }
                     }
@@ -456,18 +457,18 @@ void test_sums() {
     use_threads(most_threads);
     for (const Isa* isa : supported_isas()) {
         CHECK(detail::choose_isa(isa->name).empty());
-        for (const DType type : {DType::f32, DType::f64}) {
+        for (const Format type : {Format::float32, Format::float64}) {
             for (std::size_t written = 1; written <= detail::max_written; ++written) {
                 const Data fresh = make_data(type, type, written - 1, 40001, 1, Kind::plain, 6);
                 Slice slice(fresh, 0, fresh.size, written % 2);
-                const TensorStep t = slice.at_step(0);
-                detail::run_ceiling({&t, 1}, written);
+                const ParamUpdate t = slice.at_step(0);
+                detail::run_bandwidth_probe({&t, 1}, written);
                 Data expected = fresh;
                 for (std::size_t b = 0; b < expected.buffers(); ++b) {
                     for (std::size_t i = 0; i < fresh.size && b != 1; ++i) {
                         std::byte* at = &expected.bytes(b, 0)[i * size_of(type)];
                         const std::byte* g = &expected.grads[0][i * size_of(type)];
-                        if (type == DType::f64) {
+                        if (type == Format::float64) {
                             write_element(type, read_element<double>(type, at) + read_element<double>(type, g), at);
                         } else {
                             write_element(type, read_element<float>(type, at) + read_element<float>(type, g), at);
@@ -478,15 +479,15 @@ void test_sums() {
             }
         }
         for (const Types& types : all_types) {
-            const Data fresh = make_data(types.param, compute_type(types.param), 0, 40001, 1, Kind::plain, 7);
+            const Data fresh = make_data(types.param, compute_format(types.param), 0, 40001, 1, Kind::plain, 7);
             Slice slice(fresh, 0, fresh.size, 1);
-            const TensorStep t = slice.at_step(0);
+            const ParamUpdate t = slice.at_step(0);
             detail::add_scaled({&t, 1}, 0.3);
             Data expected = fresh;
             for (std::size_t i = 0; i < fresh.size; ++i) {
                 std::byte* at = &expected.values[i * size_of(types.param)];
                 const std::byte* x = &expected.grads[0][i * size_of(fresh.grad)];
-                if (types.param == DType::f64) {
+                if (types.param == Format::float64) {
                     write_element(types.param,
                                   read_element<double>(types.param, at) + 0.3 * read_element<double>(fresh.grad, x),
                                   at);

@@ -85,7 +85,7 @@ enum {
 };
 
 /* Element types. Params and grads may have any of them; a grad has the type of its param or one of lower precision.
- * States are float64 for a float64 param, else float32. */
+ * States are float64 for a float64 param, else float32, bfloat16 or float16: steps compute in float32. */
 typedef enum adaptk_type {
     ADAPTK_FLOAT32 = 0,
     ADAPTK_FLOAT64 = 1,

@@ -1,8 +1,8 @@
-// Powers for the scalars of a step, the same bits on every machine. The C library's pow differs in the last place from
-// one library to the next (and, in glibc, between processors with and without FMA), and 1 - beta^t shows that place in
-// every parameter. Here powers are taken in double-double arithmetic, about 100 bits, from IEEE operations alone, and
-// rounded once: the result is the correctly rounded one, but for the rare value within 2^-40 ulp of a tie and for
-// results below 1e-290, which no longer show beside 1.
+// Powers for the coefficients of a step, the same bits on every machine. The C library's pow differs in the last place
+// from one library to the next (and, in glibc, between processors with and without FMA), and 1 - beta^t shows that
+// place in every parameter. Here powers are taken in double-double arithmetic, about 100 bits, from IEEE operations
+// alone, and rounded once: the result is the correctly rounded one, but for the rare value within 2^-40 ulp of a tie
+// and for results below 1e-290, which no longer show beside 1.
 //
 // Double-double products and sums: T. J. Dekker, A floating-point technique for extending the available precision,
 // Numerische Mathematik 18, 1971; with FMA as in Y. Hida, X. S. Li, D. H. Bailey, ARITH-15, 2001.

@@ -1,5 +1,5 @@
-// What a rule is: one scalar formula, the scalars that a step computes once for it, and the facts about it that the
-// registry, the Python functions and classes, the stubs, the tests and the benchmarks are made from.
+// What a rule is: one scalar formula, the coefficients that a step computes once for it, and the facts about it that
+// the registry, the Python functions and classes, the stubs, the tests and the benchmarks are made from.
 #pragma once
 
 #include "adaptk/config.hpp"
@@ -54,13 +54,17 @@ template <class... P> constexpr auto presets(P... p) { return std::array<Preset,
 //   summary, formula, source      one line, the update as text, the paper
 //   hyperparameters, states, conventions
 //   Hyper                         the hyperparameters as doubles, in their order
-//   Scalars<T>                    what does not depend on the element, rounded once to T
-//   scalars<T>(Hyper, t)          computes them in double for step t, counted from 1
-//   update<T>(Scalars, p, g, s..) the formula: p and the states in place, one operation after the other as written
-//   Memo                          optional: what scalars carries on from one step to the next, its third argument; one
+//   Coefficients<T>                    what does not depend on the element, rounded once to T
+//   coefficients<T>(Hyper, t)          computes them in double for step t, counted from 1
+//   update<T>(Coefficients, p, g, s..) the formula: p and the states in place, one operation after the other as written
+//   Memo                          optional: what coefficients carries on from one step to the next, its third argument;
+//   one
 //                                 that says {} is as good as any, only slower
 //   invalid(Hyper)                optional: why hyperparameters that are each in range do not go together, or nullptr
 //   Common                        optional: the defaults of weight_decay and decoupled where they differ from 0, false
+//   step_use                      optional: what the formula needs of the number of the step
+//   look_ahead                    optional: the point that gradients are meant to be taken at, if it is not p
+//   kept_numbers, continue_from   optional: see Continued
 struct NoMemo {};
 
 template <class R> struct memo_of {
@@ -76,12 +80,42 @@ template <class R> using memo_of_t = typename memo_of<R>::type;
 // Bytes that any rule's Memo fits into.
 inline constexpr std::size_t max_memo_bytes = 32;
 
+enum class StepUse : std::uint8_t {
+    number,  // the default: coefficients depend on the number of the step
+    first,   // only on whether it is the first one
+    none,    // not at all
+};
+
+// p + hyperparameter * state
+struct LookAhead {
+    const char* state = nullptr;
+    const char* hyper = nullptr;
+};
+
+// Some libraries keep what a rule knows of the steps before in numbers beside its states, as torch.optim does with the
+// product of NAdam's momenta. Such a rule has
+//   kept_numbers                                       how many there are, besides the count of steps
+//   continue_from(Hyper, step, numbers, wide)          makes a Continued for this step, and changes the numbers to what
+//                                                      they are after it; wide: which of them are float64, the others
+//                                                      being float32
+template <class R> struct Continued {
+    typename R::Hyper hyper;  // those that coefficients() is called with
+    std::int64_t step;
+    bool has_memo;
+    memo_of_t<R> memo;
+};
+
+// x as a number of the given width holds it.
+ADAPTK_HOST_DEVICE inline double rounded_as(bool wide, double x) { return wide ? x : double(float(x)); }
+
+inline constexpr std::size_t max_kept_numbers = 2;
+
 template <class R, class T>
-ADAPTK_HOST_DEVICE auto scalars_of(const typename R::Hyper& h, std::int64_t t, memo_of_t<R>& memo) {
+ADAPTK_HOST_DEVICE auto coefficients_of(const typename R::Hyper& h, std::int64_t t, memo_of_t<R>& memo) {
     if constexpr (requires { typename R::Memo; }) {
-        return R::template scalars<T>(h, t, memo);
+        return R::template coefficients<T>(h, t, memo);
     } else {
-        return R::template scalars<T>(h, t);
+        return R::template coefficients<T>(h, t);
     }
 }
 
@@ -107,21 +141,24 @@ concept Rule = requires(const typename R::Hyper& h, std::int64_t t, memo_of_t<R>
     { R::hyperparameters.size() } -> std::convertible_to<std::size_t>;
     { R::states.size() } -> std::convertible_to<std::size_t>;
     { R::conventions.size() } -> std::convertible_to<std::size_t>;
-    { scalars_of<R, float>(h, t, *memo) } -> std::same_as<typename R::template Scalars<float>>;
-    { scalars_of<R, double>(h, t, *memo) } -> std::same_as<typename R::template Scalars<double>>;
+    { coefficients_of<R, float>(h, t, *memo) } -> std::same_as<typename R::template Coefficients<float>>;
+    { coefficients_of<R, double>(h, t, *memo) } -> std::same_as<typename R::template Coefficients<double>>;
 } && sizeof(typename R::Hyper) == sizeof(double) * R::hyperparameters.size();
 
 // Device code may read these and not call size(), a host function, itself.
 template <class R> inline constexpr std::size_t state_count = R::states.size();
 template <class R> inline constexpr std::size_t hyper_count = R::hyperparameters.size();
 
-// Every rule takes these four after its own; they act before the formula (see prepare below).
+// Every rule takes these four after its own; they act before the formula (see apply_common below).
 struct CommonHyper {
     double weight_decay = 0.0;
     double decoupled = 0.0;
     double maximize = 0.0;
     double grad_scale = 1.0;
 };
+
+// Their places after a rule's own.
+inline constexpr std::size_t at_weight_decay = 0, at_decoupled = 1, at_maximize = 2, at_grad_scale = 3;
 
 inline constexpr std::array common_hyperparameters{
     Hyperparameter{"weight_decay", 0.0, Range::nonnegative, "weight decay w"},
@@ -138,14 +175,14 @@ inline constexpr std::size_t max_states = 4;
 //   g <- grad_scale * g, negated to maximize;  g <- g + w * p (coupled)  or  p <- p * (1 - lr * w) (decoupled).
 // Negation is exact, so it is folded into the scale, and p * 1 is exact, so "no decay" is a shrink of 1. Coupled decay
 // needs its own code: g + 0 * p is not g where p is infinite or g is -0.
-template <class T> struct Before {
+template <class T> struct CommonCoefficients {
     T grad_scale;
     T decay;   // w, where coupled
     T shrink;  // 1 - lr * w where decoupled, else 1
     bool coupled;
 };
 
-template <bool Coupled, class T> ADAPTK_HD void prepare(const Before<T>& c, T& p, T& g) {
+template <bool Coupled, class T> ADAPTK_HD void apply_common(const CommonCoefficients<T>& c, T& p, T& g) {
     g = c.grad_scale * g;
     if constexpr (Coupled) {
         g = g + c.decay * p;
@@ -154,28 +191,28 @@ template <bool Coupled, class T> ADAPTK_HD void prepare(const Before<T>& c, T& p
     }
 }
 
-// One step's scalars for one rule and compute type, as kernels receive them.
-template <class R, class T> struct StepScalars {
-    Before<T> before;
-    typename R::template Scalars<T> rule;
+// One step's coefficients for one rule and compute type, as kernels receive them.
+template <class R, class T> struct StepCoefficients {
+    CommonCoefficients<T> common;
+    typename R::template Coefficients<T> rule;
 };
 
-// The scalars of step t from a rule's own hyperparameters followed by the common ones. The gradient's scale is an
+// The coefficients of step t from a rule's own hyperparameters followed by the common ones. The gradient's scale is an
 // argument of its own because clipping changes it after the hyperparameters are known.
 template <class R, class T>
-ADAPTK_HOST_DEVICE StepScalars<R, T> step_scalars(const double* h, double grad_scale, std::int64_t t,
-                                                  memo_of_t<R>& memo) {
+ADAPTK_HOST_DEVICE StepCoefficients<R, T> step_coefficients(const double* h, double grad_scale, std::int64_t t,
+                                                            memo_of_t<R>& memo) {
     constexpr std::size_t count = hyper_count<R>;
     typename R::Hyper own;
     static_assert(sizeof own == count * sizeof(double) && std::is_trivially_copyable_v<typename R::Hyper>);
     std::memcpy(&own, h, sizeof own);
     const double lr = h[0];
-    const double decay = h[count];
-    const bool decoupled = h[count + 1] != 0.0;
-    const bool maximize = h[count + 2] != 0.0;
+    const double decay = h[count + at_weight_decay];
+    const bool decoupled = h[count + at_decoupled] != 0.0;
+    const bool maximize = h[count + at_maximize] != 0.0;
     return {{T(maximize ? -grad_scale : grad_scale), T(decoupled ? 0.0 : decay), T(decoupled ? 1.0 - lr * decay : 1.0),
              decay != 0.0 && !decoupled},
-            scalars_of<R, T>(own, t, memo)};
+            coefficients_of<R, T>(own, t, memo)};
 }
 
 template <class... R> struct RuleList {

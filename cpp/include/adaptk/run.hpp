@@ -4,18 +4,19 @@
 //
 //     struct SignSgd {
 //         struct Hyper { double lr, beta; };
-//         template <class T> struct Scalars { T lr, beta, rest; };
-//         template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t t);
-//         template <class T> static void update(const Scalars<T>& c, T& p, T g, T& m);
+//         template <class T> struct Coefficients { T lr, beta, rest; };
+//         template <class T> static Coefficients<T> coefficients(const Hyper& h, std::int64_t t);
+//         template <class T> static void update(const Coefficients<T>& c, T& p, T g, T& m);
 //     };
 //
-// with ADAPTK_HOST_DEVICE before scalars and ADAPTK_HD before update where device code is to call them. Whole arrays:
+// with ADAPTK_HOST_DEVICE before coefficients and ADAPTK_HD before update where device code is to call them. Whole
+// arrays:
 //
 //     adaptk::run<SignSgd>({0.01, 0.9}, step, p, g, m);
 //
 // One element, in a loop or a kernel:
 //
-//     const auto c = adaptk::scalars<SignSgd, float>(hyper, step);    // once a step
+//     const auto c = adaptk::coefficients<SignSgd, float>(hyper, step);    // once a step
 //     adaptk::update<SignSgd>(c, p[i], g[i], m[i]);
 //
 // The results have the library's bits where operations are not contracted (-ffp-contract=off, nvcc --fmad=false: the
@@ -36,8 +37,8 @@ ADAPTK_NAMESPACE_BEGIN
 // What a step of a rule computes once, from its hyperparameters and those that every rule has. Decoupled decay
 // multiplies by 1 - lr * weight_decay: the rule's Hyper needs a member lr for it.
 template <class R, class T>
-ADAPTK_HOST_DEVICE StepScalars<R, T> scalars(const typename R::Hyper& h, std::int64_t step,
-                                             const CommonHyper& common = {}) {
+ADAPTK_HOST_DEVICE StepCoefficients<R, T> coefficients(const typename R::Hyper& h, std::int64_t step,
+                                                       const CommonHyper& common = {}) {
     double shrink = 1.0;
     const bool decoupled = common.decoupled != 0.0;
     if constexpr (requires { h.lr; }) {
@@ -46,16 +47,17 @@ ADAPTK_HOST_DEVICE StepScalars<R, T> scalars(const typename R::Hyper& h, std::in
     memo_of_t<R> memo{};
     return {{T(common.maximize != 0.0 ? -common.grad_scale : common.grad_scale),
              T(decoupled ? 0.0 : common.weight_decay), T(shrink), common.weight_decay != 0.0 && !decoupled},
-            scalars_of<R, T>(h, step, memo)};
+            coefficients_of<R, T>(h, step, memo)};
 }
 
 // One element.
-template <class R, class T, class... S> ADAPTK_HD void update(const StepScalars<R, T>& c, T& p, T g, S&... states) {
+template <class R, class T, class... S>
+ADAPTK_HD void update(const StepCoefficients<R, T>& c, T& p, T g, S&... states) {
     static_assert((std::is_same_v<S, T> && ...), "params, gradients and states have one type here");
-    if (c.before.coupled) {
-        prepare<true>(c.before, p, g);
+    if (c.common.coupled) {
+        apply_common<true>(c.common, p, g);
     } else {
-        prepare<false>(c.before, p, g);
+        apply_common<false>(c.common, p, g);
     }
     R::update(c.rule, p, g, states...);
 }
@@ -72,7 +74,7 @@ namespace run_detail {
 // The arrays do not overlap. Clang is told by the pointers alone: a pragma would make it warn of loops that it cannot
 // vectorise, as those with a square root that may set errno.
 template <class R, bool Coupled, class T, class... S>
-inline void range(const StepScalars<R, T>& c, std::size_t n, T* __restrict p, const T* __restrict g,
+inline void range(const StepCoefficients<R, T>& c, std::size_t n, T* __restrict p, const T* __restrict g,
                   S* __restrict... s) {
 #if !defined(__clang__)
     ADAPTK_INDEPENDENT
@@ -80,15 +82,15 @@ inline void range(const StepScalars<R, T>& c, std::size_t n, T* __restrict p, co
     for (std::size_t i = 0; i < n; ++i) {
         T pi = p[i];
         T gi = g[i];
-        prepare<Coupled>(c.before, pi, gi);
+        apply_common<Coupled>(c.common, pi, gi);
         R::update(c.rule, pi, gi, s[i]...);
         p[i] = pi;
     }
 }
 
 template <class R, class T, class... S>
-inline void part(const StepScalars<R, T>& c, std::size_t begin, std::size_t end, T* p, const T* g, S*... s) {
-    if (c.before.coupled) {
+inline void part(const StepCoefficients<R, T>& c, std::size_t begin, std::size_t end, T* p, const T* g, S*... s) {
+    if (c.common.coupled) {
         range<R, true>(c, end - begin, p + begin, g + begin, (s + begin)...);
     } else {
         range<R, false>(c, end - begin, p + begin, g + begin, (s + begin)...);
@@ -115,7 +117,7 @@ void run(const RunOptions& how, const typename R::Hyper& hyper, std::int64_t ste
         throw std::invalid_argument("grad, states: not of the param's size");
     if constexpr (requires { R::states.size(); })
         static_assert(sizeof...(S) == R::states.size(), "the rule has another number of states");
-    const StepScalars<R, T> c = scalars<R, T>(hyper, step, how.common);
+    const StepCoefficients<R, T> c = coefficients<R, T>(hyper, step, how.common);
 #if defined(_OPENMP)
     const int threads = how.threads > 0 ? how.threads : omp_get_max_threads();
     if (threads > 1 && p.size() >= 65536) {

@@ -13,13 +13,15 @@ struct SignMomentum {
     struct Hyper {
         double lr, beta;
     };
-    template <class T> struct Scalars {
+    template <class T> struct Coefficients {
         T lr, beta;
     };
-    template <class T> static Scalars<T> scalars(const Hyper& h, std::int64_t) { return {T(h.lr), T(h.beta)}; }
-    template <class T> static void update(const Scalars<T>& c, T& p, T g, T& m) {
+    template <class T> static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
+        return {T(h.lr), T(h.beta)};
+    }
+    template <class T> static void update(const Coefficients<T>& c, T& p, T g, T& m) {
         m = c.beta * m + g;
-        p = p - c.lr * adaptk::sign_of(m);
+        p = p - c.lr * adaptk::sign(m);
     }
 };
 
@@ -43,7 +45,7 @@ int main() {
     h.lr = 0.01;
     for (int t = 1; t <= 3; ++t) {
         adaptk::run<adaptk::Adam>(h, t, p, g, m, v);
-        const auto c = adaptk::scalars<adaptk::Adam, double>(h, t);
+        const auto c = adaptk::coefficients<adaptk::Adam, double>(h, t);
         for (std::size_t i = 0; i < n; ++i) adaptk::update<adaptk::Adam>(c, p2[i], g[i], m2[i], v2[i]);
         // The formula, as its paper has it.
         for (std::size_t i = 0; i < n; ++i) {

@@ -10,10 +10,10 @@
 
 namespace {
 
-using Scalars = adaptk::StepScalars<adaptk::Adam, float>;
+using Coefficients = adaptk::StepCoefficients<adaptk::Adam, float>;
 
 // The gradient is made where it is used, which no library call could do.
-__global__ void pull_to_zero(Scalars c, int n, float* p, float* m, float* v) {
+__global__ void pull_to_zero(Coefficients c, int n, float* p, float* m, float* v) {
     const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
     if (i < n) adaptk::update<adaptk::Adam>(c, p[i], 0.5f * p[i], m[i], v[i]);
 }
@@ -53,7 +53,7 @@ int main() {
         for (int i = 0; i < n; ++i) g[i] = 0.5f * p[i];
         const Buffer dg(g);
         adaptk::run<adaptk::Adam>(hyper, t, p, g, m, v);
-        pull_to_zero<<<(n + 255) / 256, 256>>>(adaptk::scalars<adaptk::Adam, float>(hyper, t), n, dp.data, dm.data,
+        pull_to_zero<<<(n + 255) / 256, 256>>>(adaptk::coefficients<adaptk::Adam, float>(hyper, t), n, dp.data, dm.data,
                                                dv.data);
         if (adaptk_cuda_available() != 0)
             adaptk::step("adam", {}, t, lp.tensor(), dg.tensor(), {lm.tensor(), lv.tensor()});

@@ -24,10 +24,10 @@ struct AdaBelief {
     struct Hyper {
         double lr, beta1, beta2, eps, eps_root;
     };
-    template <class T> struct Scalars {
-        T beta1, rest1, beta2, rest2, step, scale, eps, eps_root;
+    template <class T> struct Coefficients {
+        T beta1, one_minus_beta1, beta2, one_minus_beta2, step, scale, eps, eps_root;
     };
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
         return {T(h.beta1),
                 T(1.0 - h.beta1),
                 T(h.beta2),
@@ -37,11 +37,11 @@ struct AdaBelief {
                 T(h.eps),
                 T(h.eps_root)};
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& s) {
-        m = c.beta1 * m + c.rest1 * g;
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& s) {
+        m = c.beta1 * m + c.one_minus_beta1 * g;
         const T miss = g - m;
-        s = c.beta2 * s + c.rest2 * (miss * miss) + c.eps_root;
-        p = p - c.step * m / (root(s) * c.scale + c.eps);
+        s = c.beta2 * s + c.one_minus_beta2 * (miss * miss) + c.eps_root;
+        p = p - c.step * m / (sqrt(s) * c.scale + c.eps);
     }
 };
 

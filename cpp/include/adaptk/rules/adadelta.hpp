@@ -31,16 +31,16 @@ struct AdaDelta {
     struct Hyper {
         double lr, rho, eps;
     };
-    template <class T> struct Scalars {
-        T lr, rho, rest, eps;
+    template <class T> struct Coefficients {
+        T lr, rho, one_minus_rho, eps;
     };
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return {T(h.lr), T(h.rho), T(1.0 - h.rho), T(h.eps)};
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& square, T& delta) {
-        square = c.rho * square + c.rest * (g * g);
-        const T u = root(delta + c.eps) / root(square + c.eps) * g;
-        delta = c.rho * delta + c.rest * (u * u);
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& square, T& delta) {
+        square = c.rho * square + c.one_minus_rho * (g * g);
+        const T u = sqrt(delta + c.eps) / sqrt(square + c.eps) * g;
+        delta = c.rho * delta + c.one_minus_rho * (u * u);
         p = p - c.lr * u;
     }
 };

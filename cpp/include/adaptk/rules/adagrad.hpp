@@ -33,15 +33,15 @@ struct AdaGrad {
     struct Hyper {
         double lr, lr_decay, eps_in, eps_out;
     };
-    template <class T> struct Scalars {
+    template <class T> struct Coefficients {
         T lr, eps_in, eps_out;
     };
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
         return {T(h.lr / (1.0 + (double(t) - 1.0) * h.lr_decay)), T(h.eps_in), T(h.eps_out)};
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& r) {
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& r) {
         r = r + g * g;
-        p = p - c.lr * g / (root(r + c.eps_in) + c.eps_out);
+        p = p - c.lr * g / (sqrt(r + c.eps_in) + c.eps_out);
     }
 };
 

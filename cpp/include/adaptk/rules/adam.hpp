@@ -27,11 +27,11 @@ struct AdamHyper {
 // The corrected root sqrt(v / (1 - b2^t) + eps_root) is sqrt(v + eps_root*(1 - b2^t)) / sqrt(1 - b2^t), so one
 // addition under the root serves both; it is exact where eps_root is 0. In the eps-hat form (Keras, TF1, the remark
 // before section 2.1 of the paper) the correction is in the step size alone and eps is added to the uncorrected root.
-template <class T> struct AdamScalars {
-    T beta1, rest1, beta2, rest2, step, under, scale, eps;
+template <class T> struct AdamCoefficients {
+    T beta1, one_minus_beta1, beta2, one_minus_beta2, step, under, scale, eps;
 };
 
-template <class T> ADAPTK_HOST_DEVICE AdamScalars<T> adam_scalars(const AdamHyper& h, std::int64_t t) {
+template <class T> ADAPTK_HOST_DEVICE AdamCoefficients<T> adam_coefficients(const AdamHyper& h, std::int64_t t) {
     const double c1 = 1.0 - power(h.beta1, t);
     const double c2 = 1.0 - power(h.beta2, t);
     const bool hat = h.eps_hat != 0.0;
@@ -70,14 +70,14 @@ struct Adam {
     static constexpr std::array states{adam_common::exp_avg, adam_common::exp_avg_sq};
     static constexpr auto conventions = adam_conventions;
     using Hyper = AdamHyper;
-    template <class T> using Scalars = AdamScalars<T>;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
-        return adam_scalars<T>(h, t);
+    template <class T> using Coefficients = AdamCoefficients<T>;
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
+        return adam_coefficients<T>(h, t);
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v) {
-        m = c.beta1 * m + c.rest1 * g;
-        v = c.beta2 * v + c.rest2 * (g * g);
-        p = p - c.step * m / (root(v + c.under) * c.scale + c.eps);
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& v) {
+        m = c.beta1 * m + c.one_minus_beta1 * g;
+        v = c.beta2 * v + c.one_minus_beta2 * (g * g);
+        p = p - c.step * m / (sqrt(v + c.under) * c.scale + c.eps);
     }
 };
 
@@ -95,15 +95,15 @@ struct AmsGrad {
     static constexpr auto conventions = presets(Preset{"torch"}, Preset{"keras", "eps", 1e-7},
                                                 Preset{"keras", "eps_hat", 1.0}, Preset{"keras", "decoupled", 1.0});
     using Hyper = AdamHyper;
-    template <class T> using Scalars = AdamScalars<T>;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
-        return adam_scalars<T>(h, t);
+    template <class T> using Coefficients = AdamCoefficients<T>;
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
+        return adam_coefficients<T>(h, t);
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v, T& x) {
-        m = c.beta1 * m + c.rest1 * g;
-        v = c.beta2 * v + c.rest2 * (g * g);
-        x = larger(x, v);
-        p = p - c.step * m / (root(x + c.under) * c.scale + c.eps);
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& v, T& x) {
+        m = c.beta1 * m + c.one_minus_beta1 * g;
+        v = c.beta2 * v + c.one_minus_beta2 * (g * g);
+        x = max(x, v);
+        p = p - c.step * m / (sqrt(x + c.under) * c.scale + c.eps);
     }
 };
 
@@ -124,11 +124,11 @@ struct AdamW {
     using Hyper = AdamHyper;
     using Kernel = Adam;  // the same formula: no second copy of its code
     static constexpr CommonHyper Common{1e-2, 1.0, 0.0, 1.0};
-    template <class T> using Scalars = AdamScalars<T>;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
-        return adam_scalars<T>(h, t);
+    template <class T> using Coefficients = AdamCoefficients<T>;
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
+        return adam_coefficients<T>(h, t);
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v) {
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& v) {
         Adam::update(c, p, g, m, v);
     }
 };

@@ -24,15 +24,15 @@ struct AdaMax {
     struct Hyper {
         double lr, beta1, beta2, eps;
     };
-    template <class T> struct Scalars {
-        T beta1, rest1, beta2, step, eps;
+    template <class T> struct Coefficients {
+        T beta1, one_minus_beta1, beta2, step, eps;
     };
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
         return {T(h.beta1), T(1.0 - h.beta1), T(h.beta2), T(h.lr / (1.0 - power(h.beta1, t))), T(h.eps)};
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& u) {
-        m = c.beta1 * m + c.rest1 * g;
-        u = larger(c.beta2 * u, magnitude(g) + c.eps);
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& u) {
+        m = c.beta1 * m + c.one_minus_beta1 * g;
+        u = max(c.beta2 * u, abs(g) + c.eps);
         p = p - c.step * m / u;
     }
 };

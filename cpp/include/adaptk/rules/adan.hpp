@@ -38,11 +38,12 @@ struct Adan {
     struct Hyper {
         double lr, beta1, beta2, beta3, eps, eps_root, one_minus_beta2;
     };
-    template <class T> struct Scalars {
-        T beta1, rest1, beta2, rest2, beta3, rest3, ahead, step_m, step_v, under, scale, eps;
+    template <class T> struct Coefficients {
+        T beta1, one_minus_beta1, beta2, one_minus_beta2, beta3, one_minus_beta3, ahead, step_m, step_v, under, scale,
+            eps;
         T first;  // 1 in the first step, else 0
     };
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
         const double ahead = h.one_minus_beta2 != 0.0 ? 1.0 - h.beta2 : h.beta2;
         const double c3 = 1.0 - power(h.beta3, t);
         return {T(h.beta1),
@@ -59,15 +60,15 @@ struct Adan {
                 T(h.eps),
                 T(t == 1 ? 1 : 0)};
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v, T& n, T& prev) {
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& v, T& n, T& prev) {
         const T moved = g - prev;
         const T d = c.first != T(0) ? T(0) : moved;
-        m = c.beta1 * m + c.rest1 * g;
-        v = c.beta2 * v + c.rest2 * d;
+        m = c.beta1 * m + c.one_minus_beta1 * g;
+        v = c.beta2 * v + c.one_minus_beta2 * d;
         const T z = g + c.ahead * d;
-        n = c.beta3 * n + c.rest3 * (z * z);
+        n = c.beta3 * n + c.one_minus_beta3 * (z * z);
         prev = g;
-        p = p - (c.step_m * m + c.step_v * v) / (root(n + c.under) * c.scale + c.eps);
+        p = p - (c.step_m * m + c.step_v * v) / (sqrt(n + c.under) * c.scale + c.eps);
     }
 };
 

@@ -30,18 +30,29 @@ struct Asgd {
     struct Hyper {
         double lr, lambd, alpha, t0;
     };
-    template <class T> struct Scalars {
+    template <class T> struct Coefficients {
         T shrink, eta, mu;
         bool copy;
     };
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
         const double before = double(t) - 1.0;
         const double eta = h.lr / power(1.0 + h.lambd * h.lr * before, h.alpha);
         const double age = before - h.t0;
         const bool copy = !(age > 1.0);
         return {T(1.0 - h.lambd * eta), T(eta), T(copy ? 1.0 : 1.0 / age), copy};
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& ax) {
+    // torch.optim.ASGD keeps the rate and the weight of the next step in state["eta"] and state["mu"]: here a rate that
+    // does not fall, and an age at step 1 whose weight is that one.
+    static constexpr std::size_t kept_numbers = 2;
+    static Continued<Asgd> continue_from(const Hyper& h, double step, double* numbers, const bool*) {
+        Hyper now = h;
+        now.lr = numbers[0];
+        now.t0 = -1.0 / numbers[1];
+        numbers[0] = h.lr / power(1.0 + h.lambd * h.lr * step, h.alpha);
+        numbers[1] = 1.0 / std::fmax(1.0, step - h.t0);
+        return {now, 1, false, {}};
+    }
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& ax) {
         p = p * c.shrink - c.eta * g;
         const T moved = ax + (p - ax) * c.mu;
         ax = c.copy ? p : moved;

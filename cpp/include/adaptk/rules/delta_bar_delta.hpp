@@ -38,23 +38,23 @@ struct DeltaBarDelta {
     static const char* invalid(const Hyper& h) {
         return h.eta_min > h.eta_max ? "eta_min must not be greater than eta_max" : nullptr;
     }
-    template <class T> struct Scalars {
-        T kappa, shrink, theta, rest, eta_min, eta_max;
+    template <class T> struct Coefficients {
+        T kappa, shrink, theta, one_minus_theta, eta_min, eta_max;
     };
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return {T(h.kappa), T(1.0 - h.phi), T(h.theta), T(1.0 - h.theta), T(h.eta_min), T(h.eta_max)};
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& bar, T& eta) {
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& bar, T& eta) {
         // Both candidates are computed and selected from: a chain of ?: on the sign stays scalar in GCC 12.
         const T same = bar * g;
         const T grown = eta + c.kappa;
         const T shrunk = eta * c.shrink;
         T e = same > T(0) ? grown : eta;
         e = same < T(0) ? shrunk : e;
-        e = clamped(e, c.eta_min, c.eta_max);
+        e = clamp(e, c.eta_min, c.eta_max);
         eta = e;
         p = p - e * g;
-        bar = c.theta * bar + c.rest * g;
+        bar = c.theta * bar + c.one_minus_theta * g;
     }
 };
 

@@ -28,15 +28,15 @@ struct Lion {
     struct Hyper {
         double lr, beta1, beta2;
     };
-    template <class T> struct Scalars {
-        T lr, beta1, rest1, beta2, rest2;
+    template <class T> struct Coefficients {
+        T lr, beta1, one_minus_beta1, beta2, one_minus_beta2;
     };
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return {T(h.lr), T(h.beta1), T(1.0 - h.beta1), T(h.beta2), T(1.0 - h.beta2)};
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m) {
-        p = p - c.lr * sign_of(c.beta1 * m + c.rest1 * g);
-        m = c.beta2 * m + c.rest2 * g;
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m) {
+        p = p - c.lr * sign(c.beta1 * m + c.one_minus_beta1 * g);
+        m = c.beta2 * m + c.one_minus_beta2 * g;
     }
 };
 

@@ -50,11 +50,12 @@ struct NAdam {
     struct Hyper {
         double lr, beta1, beta2, eps, momentum_decay;
     };
-    template <class T> struct Scalars {
-        T beta1, rest1, beta2, rest2, step_g, step_m, scale, eps;
+    template <class T> struct Coefficients {
+        T beta1, one_minus_beta1, beta2, one_minus_beta2, step_g, step_m, scale, eps;
     };
     using Memo = nadam_detail::Memo;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t, Memo& memo) {
+    template <class T>
+    ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t, Memo& memo) {
         const double mu = nadam_detail::mu(h.beta1, h.momentum_decay, double(t));
         const double next = nadam_detail::mu(h.beta1, h.momentum_decay, double(t) + 1.0);
         const double product = nadam_detail::mu_product(h.beta1, h.momentum_decay, t, memo);
@@ -67,10 +68,18 @@ struct NAdam {
                 T(1.0 / std::sqrt(1.0 - power(h.beta2, t))),
                 T(h.eps)};
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v) {
-        m = c.beta1 * m + c.rest1 * g;
-        v = c.beta2 * v + c.rest2 * (g * g);
-        p = p - (c.step_g * g + c.step_m * m) / (root(v) * c.scale + c.eps);
+    // torch.optim.NAdam keeps mu_1 * ... * mu_t in state["mu_product"], rounded to that tensor's type at each step, as
+    // each factor is.
+    static constexpr std::size_t kept_numbers = 1;
+    static Continued<NAdam> continue_from(const Hyper& h, double step, double* numbers, const bool* wide) {
+        const double mu = rounded_as(wide[0], nadam_detail::mu(h.beta1, h.momentum_decay, step));
+        numbers[0] = rounded_as(wide[0], numbers[0] * mu);
+        return {h, std::int64_t(step), true, {h.beta1, h.momentum_decay, numbers[0], std::int64_t(step)}};
+    }
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& v) {
+        m = c.beta1 * m + c.one_minus_beta1 * g;
+        v = c.beta2 * v + c.one_minus_beta2 * (g * g);
+        p = p - (c.step_g * g + c.step_m * m) / (sqrt(v) * c.scale + c.eps);
     }
 };
 

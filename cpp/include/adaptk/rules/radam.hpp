@@ -26,11 +26,11 @@ struct RAdam {
     struct Hyper {
         double lr, beta1, beta2, eps;
     };
-    template <class T> struct Scalars {
-        T beta1, rest1, beta2, rest2, step, eps;
+    template <class T> struct Coefficients {
+        T beta1, one_minus_beta1, beta2, one_minus_beta2, step, eps;
         bool rectified;
     };
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
         const double b2t = power(h.beta2, t);
         const double c1 = 1.0 - power(h.beta1, t);
         const double c2 = 1.0 - b2t;
@@ -44,10 +44,10 @@ struct RAdam {
         }
         return {T(h.beta1), T(1.0 - h.beta1), T(h.beta2), T(1.0 - h.beta2), T(step), T(h.eps), rectified};
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v) {
-        m = c.beta1 * m + c.rest1 * g;
-        v = c.beta2 * v + c.rest2 * (g * g);
-        const T d = root(v) + c.eps;
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& v) {
+        m = c.beta1 * m + c.one_minus_beta1 * g;
+        v = c.beta2 * v + c.one_minus_beta2 * (g * g);
+        const T d = sqrt(v) + c.eps;
         p = p - c.step * m / (c.rectified ? d : T(1));
     }
 };

@@ -27,18 +27,18 @@ inline constexpr auto plain = presets(ADAPTK_RMSPROP_PRESETS);
 inline constexpr auto with_momentum = presets(ADAPTK_RMSPROP_PRESETS, Preset{"torch", "lr_inside", 0.0});
 #undef ADAPTK_RMSPROP_PRESETS
 
-template <class T> struct Scalars {
-    T lr, rho, rest, eps_in, eps_out;
+template <class T> struct Coefficients {
+    T lr, rho, one_minus_rho, eps_in, eps_out;
 };
-template <class H, class T> ADAPTK_HOST_DEVICE Scalars<T> scalars(const H& h) {
+template <class H, class T> ADAPTK_HOST_DEVICE Coefficients<T> coefficients(const H& h) {
     return {T(h.lr), T(h.rho), T(1.0 - h.rho), T(h.eps_in), T(h.eps_out)};
 }
 
 // b = mu*b + gain*g/d, p -= rate*b: the learning rate is the gain (Keras, TF1, optax) or the rate (torch).
-template <class T> struct MomentumScalars {
-    T rho, rest, eps_in, eps_out, mu, gain, rate;
+template <class T> struct MomentumCoefficients {
+    T rho, one_minus_rho, eps_in, eps_out, mu, gain, rate;
 };
-template <class H, class T> ADAPTK_HOST_DEVICE MomentumScalars<T> momentum_scalars(const H& h) {
+template <class H, class T> ADAPTK_HOST_DEVICE MomentumCoefficients<T> momentum_coefficients(const H& h) {
     const bool inside = h.lr_inside != 0.0;
     return {T(h.rho),      T(1.0 - h.rho),         T(h.eps_in),           T(h.eps_out),
             T(h.momentum), T(inside ? h.lr : 1.0), T(inside ? 1.0 : h.lr)};
@@ -66,13 +66,13 @@ struct RmsProp {
     struct Hyper {
         double lr, rho, eps_in, eps_out;
     };
-    template <class T> using Scalars = rmsprop_common::Scalars<T>;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
-        return rmsprop_common::scalars<Hyper, T>(h);
+    template <class T> using Coefficients = rmsprop_common::Coefficients<T>;
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
+        return rmsprop_common::coefficients<Hyper, T>(h);
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& r) {
-        r = c.rho * r + c.rest * (g * g);
-        p = p - c.lr * g / (root(r + c.eps_in) + c.eps_out);
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& r) {
+        r = c.rho * r + c.one_minus_rho * (g * g);
+        p = p - c.lr * g / (sqrt(r + c.eps_in) + c.eps_out);
     }
 };
 
@@ -88,14 +88,14 @@ struct RmsPropCentered {
     static constexpr std::array states{rmsprop_common::square_avg, State{"grad_avg", 0.0}};
     static constexpr auto conventions = rmsprop_common::plain;
     using Hyper = RmsProp::Hyper;
-    template <class T> using Scalars = rmsprop_common::Scalars<T>;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
-        return rmsprop_common::scalars<Hyper, T>(h);
+    template <class T> using Coefficients = rmsprop_common::Coefficients<T>;
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
+        return rmsprop_common::coefficients<Hyper, T>(h);
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& r, T& m) {
-        r = c.rho * r + c.rest * (g * g);
-        m = c.rho * m + c.rest * g;
-        p = p - c.lr * g / (root(rmsprop_common::variance(r, m) + c.eps_in) + c.eps_out);
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& r, T& m) {
+        r = c.rho * r + c.one_minus_rho * (g * g);
+        m = c.rho * m + c.one_minus_rho * g;
+        p = p - c.lr * g / (sqrt(rmsprop_common::variance(r, m) + c.eps_in) + c.eps_out);
     }
 };
 
@@ -116,13 +116,13 @@ struct RmsPropMomentum {
     struct Hyper {
         double lr, rho, eps_in, eps_out, momentum, lr_inside;
     };
-    template <class T> using Scalars = rmsprop_common::MomentumScalars<T>;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
-        return rmsprop_common::momentum_scalars<Hyper, T>(h);
+    template <class T> using Coefficients = rmsprop_common::MomentumCoefficients<T>;
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
+        return rmsprop_common::momentum_coefficients<Hyper, T>(h);
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& r, T& b) {
-        r = c.rho * r + c.rest * (g * g);
-        b = c.mu * b + c.gain * g / (root(r + c.eps_in) + c.eps_out);
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& r, T& b) {
+        r = c.rho * r + c.one_minus_rho * (g * g);
+        b = c.mu * b + c.gain * g / (sqrt(r + c.eps_in) + c.eps_out);
         p = p - c.rate * b;
     }
 };
@@ -142,14 +142,14 @@ struct RmsPropCenteredMomentum {
                                        State{"momentum_buffer", 0.0}};
     static constexpr auto conventions = rmsprop_common::with_momentum;
     using Hyper = RmsPropMomentum::Hyper;
-    template <class T> using Scalars = rmsprop_common::MomentumScalars<T>;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
-        return rmsprop_common::momentum_scalars<Hyper, T>(h);
+    template <class T> using Coefficients = rmsprop_common::MomentumCoefficients<T>;
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
+        return rmsprop_common::momentum_coefficients<Hyper, T>(h);
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& r, T& m, T& b) {
-        r = c.rho * r + c.rest * (g * g);
-        m = c.rho * m + c.rest * g;
-        b = c.mu * b + c.gain * g / (root(rmsprop_common::variance(r, m) + c.eps_in) + c.eps_out);
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& r, T& m, T& b) {
+        r = c.rho * r + c.one_minus_rho * (g * g);
+        m = c.rho * m + c.one_minus_rho * g;
+        b = c.mu * b + c.gain * g / (sqrt(rmsprop_common::variance(r, m) + c.eps_in) + c.eps_out);
         p = p - c.rate * b;
     }
 };
@@ -170,18 +170,19 @@ struct RmsPropNesterov {
                                                 Hyperparameter{"momentum", 0.9, Range::nonnegative, "momentum alpha"}};
     static constexpr std::array states{rmsprop_common::square_avg, State{"velocity", 0.0}};
     static constexpr auto conventions = presets();
+    static constexpr LookAhead look_ahead{"velocity", "momentum"};
     struct Hyper {
         double lr, rho, eps_in, eps_out, momentum;
     };
-    template <class T> struct Scalars {
-        T lr, rho, rest, eps_in, eps_out, alpha;
+    template <class T> struct Coefficients {
+        T lr, rho, one_minus_rho, eps_in, eps_out, alpha;
     };
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return {T(h.lr), T(h.rho), T(1.0 - h.rho), T(h.eps_in), T(h.eps_out), T(h.momentum)};
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& r, T& v) {
-        r = c.rho * r + c.rest * (g * g);
-        v = c.alpha * v - c.lr * g / (root(r + c.eps_in) + c.eps_out);
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& r, T& v) {
+        r = c.rho * r + c.one_minus_rho * (g * g);
+        v = c.alpha * v - c.lr * g / (sqrt(r + c.eps_in) + c.eps_out);
         p = p + v;
     }
 };

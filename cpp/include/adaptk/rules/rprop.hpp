@@ -34,19 +34,19 @@ struct RProp {
     static const char* invalid(const Hyper& h) {
         return h.step_min > h.step_max ? "step_min must not be greater than step_max" : nullptr;
     }
-    template <class T> struct Scalars {
+    template <class T> struct Coefficients {
         T eta_minus, eta_plus, step_min, step_max;
     };
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) {
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return {T(h.eta_minus), T(h.eta_plus), T(h.step_min), T(h.step_max)};
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& prev, T& size) {
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& prev, T& size) {
         const T same = g * prev;
         const T f = same > T(0) ? c.eta_plus : T(1);
         const T factor = same < T(0) ? c.eta_minus : f;
-        size = clamped(size * factor, c.step_min, c.step_max);
+        size = clamp(size * factor, c.step_min, c.step_max);
         const T kept = same < T(0) ? T(0) : g;
-        p = p - sign_of(kept) * size;
+        p = p - sign(kept) * size;
         prev = kept;
     }
 };

@@ -12,6 +12,7 @@ ADAPTK_NAMESPACE_BEGIN
 
 struct Sgd {
     static constexpr const char* name = "sgd";
+    static constexpr StepUse step_use = StepUse::none;
     static constexpr const char* class_name = "SGD";
     static constexpr const char* variant = "";
     static constexpr const char* summary = "Gradient descent.";
@@ -26,14 +27,16 @@ struct Sgd {
     struct Hyper {
         double lr;
     };
-    template <class T> struct Scalars {
+    template <class T> struct Coefficients {
         T lr;
     };
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t) { return {T(h.lr)}; }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g) { p = p - c.lr * g; }
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
+        return {T(h.lr)};
+    }
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g) { p = p - c.lr * g; }
 };
 
-// The two forms of momentum differ in host scalars only. With b the state:
+// The two forms of momentum differ in host coefficients only. With b the state:
 //   buffer form    b = mu*b + (1 - tau)*g,  p -= lr*b      (the learning rate acts on the way out)
 //   velocity form  v = mu*v - lr*g,         p += v         (it is inside the state)
 // x - y and x + (-y) are the same operation, so one line with a signed gain and rate computes both.
@@ -41,7 +44,7 @@ struct MomentumHyper {
     double lr, momentum, dampening, velocity, dampen_first;
 };
 
-template <class T> struct MomentumScalars {
+template <class T> struct MomentumCoefficients {
     T mu;
     T gain;  // of the gradient into the state: 1 - tau, or -lr * (1 - tau)
     T look;  // of the gradient in Nesterov's step: 1, or -lr
@@ -49,7 +52,8 @@ template <class T> struct MomentumScalars {
     bool first;
 };
 
-template <class T> ADAPTK_HOST_DEVICE MomentumScalars<T> momentum_scalars(const MomentumHyper& h, std::int64_t t) {
+template <class T>
+ADAPTK_HOST_DEVICE MomentumCoefficients<T> momentum_coefficients(const MomentumHyper& h, std::int64_t t) {
     const bool first = t == 1 && h.dampen_first == 0.0;
     const double gain = first ? 1.0 : 1.0 - h.dampening;
     if (h.velocity != 0.0) return {T(h.momentum), T(-h.lr * gain), T(-h.lr), T(1), first};
@@ -71,6 +75,7 @@ inline constexpr auto momentum_conventions =
 
 struct Momentum {
     static constexpr const char* name = "momentum";
+    static constexpr StepUse step_use = StepUse::first;
     static constexpr const char* class_name = "SGD";
     static constexpr const char* variant = "momentum";
     static constexpr const char* summary = "Gradient descent with momentum.";
@@ -81,11 +86,11 @@ struct Momentum {
     static constexpr auto states = momentum_states;
     static constexpr auto conventions = momentum_conventions;
     using Hyper = MomentumHyper;
-    template <class T> using Scalars = MomentumScalars<T>;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
-        return momentum_scalars<T>(h, t);
+    template <class T> using Coefficients = MomentumCoefficients<T>;
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
+        return momentum_coefficients<T>(h, t);
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& b) {
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& b) {
         b = c.first ? c.gain * g : c.mu * b + c.gain * g;
         p = p + c.rate * b;
     }
@@ -93,6 +98,7 @@ struct Momentum {
 
 struct Nesterov {
     static constexpr const char* name = "nesterov";
+    static constexpr StepUse step_use = StepUse::first;
     static constexpr const char* class_name = "SGD";
     static constexpr const char* variant = "nesterov";
     static constexpr const char* summary = "Gradient descent with Nesterov's momentum.";
@@ -103,11 +109,11 @@ struct Nesterov {
     static constexpr auto states = momentum_states;
     static constexpr auto conventions = momentum_conventions;
     using Hyper = MomentumHyper;
-    template <class T> using Scalars = MomentumScalars<T>;
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
-        return momentum_scalars<T>(h, t);
+    template <class T> using Coefficients = MomentumCoefficients<T>;
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
+        return momentum_coefficients<T>(h, t);
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& b) {
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& b) {
         b = c.first ? c.gain * g : c.mu * b + c.gain * g;
         p = p + c.rate * (c.look * g + c.mu * b);
     }

@@ -25,10 +25,10 @@ struct Yogi {
     struct Hyper {
         double lr, beta1, beta2, eps;
     };
-    template <class T> struct Scalars {
-        T beta1, rest1, rest2, step, scale, eps;
+    template <class T> struct Coefficients {
+        T beta1, one_minus_beta1, one_minus_beta2, step, scale, eps;
     };
-    template <class T> ADAPTK_HOST_DEVICE static Scalars<T> scalars(const Hyper& h, std::int64_t t) {
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
         return {T(h.beta1),
                 T(1.0 - h.beta1),
                 T(1.0 - h.beta2),
@@ -36,11 +36,11 @@ struct Yogi {
                 T(1.0 / std::sqrt(1.0 - power(h.beta2, t))),
                 T(h.eps)};
     }
-    template <class T> ADAPTK_HD static void update(const Scalars<T>& c, T& p, T g, T& m, T& v) {
-        m = c.beta1 * m + c.rest1 * g;
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& v) {
+        m = c.beta1 * m + c.one_minus_beta1 * g;
         const T square = g * g;
-        v = v - c.rest2 * sign_of(v - square) * square;
-        p = p - c.step * m / (root(v) * c.scale + c.eps);
+        v = v - c.one_minus_beta2 * sign(v - square) * square;
+        p = p - c.step * m / (sqrt(v) * c.scale + c.eps);
     }
 };
 

@@ -1,8 +1,8 @@
-// Conversions between 16-bit storage and float32, on integers, so that the same bits come out wherever they run;
-// hardware's own instructions compute the same functions.
+// The two 16-bit formats beside float32. Conversions work on integers, so that the same bits come out wherever they
+// run; the hardware's own instructions compute the same functions.
 #pragma once
 
-#include "adaptk/config.hpp"
+#include "adaptk/format.hpp"
 
 #include <cstdint>
 
@@ -29,10 +29,10 @@ ADAPTK_HD std::uint32_t to_bits(float f) {
     return b.u;
 }
 
-ADAPTK_HD float widen_bf16(std::uint16_t x) { return from_bits(std::uint32_t(x) << 16); }
+ADAPTK_HD float decode_bfloat16(std::uint16_t x) { return from_bits(std::uint32_t(x) << 16); }
 
 // Round to nearest, ties to even: add half of the last kept place, less one bit where that place is even already.
-ADAPTK_HD std::uint16_t narrow_bf16(float f) {
+ADAPTK_HD std::uint16_t encode_bfloat16(float f) {
     const std::uint32_t u = to_bits(f);
     const std::uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
     const std::uint32_t quiet = u | 0x400000u;
@@ -40,19 +40,19 @@ ADAPTK_HD std::uint16_t narrow_bf16(float f) {
 }
 
 #if defined(__CUDA_ARCH__)
-ADAPTK_HD float widen_f16(std::uint16_t h) { return __half2float(__ushort_as_half(h)); }
-ADAPTK_HD std::uint16_t narrow_f16(float f) { return __half_as_ushort(__float2half_rn(f)); }
+ADAPTK_HD float decode_float16(std::uint16_t h) { return __half2float(__ushort_as_half(h)); }
+ADAPTK_HD std::uint16_t encode_float16(float f) { return __half_as_ushort(__float2half_rn(f)); }
 #else
 // The exponent fields of float16 and float32 line up after a shift by 13; their biases differ by 112, which a
 // multiplication by 2^112 makes up for, subnormal numbers included.
-ADAPTK_HD float widen_f16(std::uint16_t h) {
+ADAPTK_HD float decode_float16(std::uint16_t h) {
     const std::uint32_t body = std::uint32_t(h & 0x7fffu) << 13;
     const std::uint32_t scaled = to_bits(from_bits(body) * 0x1p112f);
     const std::uint32_t special = body | 0x7f800000u;
     return from_bits(((h & 0x7fffu) >= 0x7c00u ? special : scaled) | (std::uint32_t(h & 0x8000u) << 16));
 }
 
-ADAPTK_HD std::uint16_t narrow_f16(float f) {
+ADAPTK_HD std::uint16_t encode_float16(float f) {
     const std::uint32_t u = to_bits(f);
     const std::uint32_t a = u & 0x7fffffffu;
     const std::uint32_t normal = (a - (112u << 23) + 0xfffu + ((a >> 13) & 1u)) >> 13;
@@ -64,5 +64,25 @@ ADAPTK_HD std::uint16_t narrow_f16(float f) {
     return std::uint16_t(r | ((u >> 16) & 0x8000u));
 }
 #endif
+
+struct BFloat16 {
+    static constexpr const char* name = "bfloat16";
+    static constexpr DlpackType dlpack{dlpack_bfloat, 16};
+    static constexpr int precision = 8;
+    using Element = std::uint16_t;
+    using Compute = float;
+    ADAPTK_HD static float decode(Element x) { return decode_bfloat16(x); }
+    ADAPTK_HD static Element encode(float x) { return encode_bfloat16(x); }
+};
+
+struct Float16 {
+    static constexpr const char* name = "float16";
+    static constexpr DlpackType dlpack{dlpack_float, 16};
+    static constexpr int precision = 11;
+    using Element = std::uint16_t;
+    using Compute = float;
+    ADAPTK_HD static float decode(Element x) { return decode_float16(x); }
+    ADAPTK_HD static Element encode(float x) { return encode_float16(x); }
+};
 
 ADAPTK_NAMESPACE_END

@@ -1,0 +1,11 @@
+// Every format of the library, in the order of its numbers: the only file to touch for a new one, besides its header.
+#pragma once
+
+#include "adaptk/formats/half.hpp"
+#include "adaptk/formats/ieee.hpp"
+
+ADAPTK_NAMESPACE_BEGIN
+
+using Formats = FormatList<Float32, Float64, BFloat16, Float16>;
+
+ADAPTK_NAMESPACE_END

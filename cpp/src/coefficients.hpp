@@ -1,0 +1,27 @@
+// What a step of a rule computes once: compiled for processors that have a multiply-add of their own, and for all
+// others.
+#pragma once
+
+#include "adaptk/rules.hpp"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace adaptk::detail {
+
+inline constexpr std::size_t max_coefficients_bytes = 192;
+
+// Writes the StepCoefficients<R, T> of step t, from the rule's own hyperparameters followed by the common ones:
+// step_coefficients. A memo that the caller keeps (see rule.hpp; a copy of R::Memo) stands for the steps before t;
+// without one they are taken as the values say.
+using PrepareCoefficients = void (*)(const double* hyper, double grad_scale, std::int64_t t, void* coefficients,
+                                     const void* memo);
+
+struct CoefficientTable {
+    PrepareCoefficients prepare[Rules::size][2];  // [rule][0 float, 1 double]
+};
+
+const CoefficientTable& coefficients_portable();
+const CoefficientTable& coefficients_v3();
+
+}  // namespace adaptk::detail

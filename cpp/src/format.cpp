@@ -1,0 +1,42 @@
+#include "format.hpp"
+
+#include "adaptk/formats.hpp"
+
+#include <array>
+
+namespace adaptk::detail {
+namespace {
+
+template <class F> constexpr FormatInfo info(std::size_t place) {
+    constexpr bool wide = sizeof(typename F::Compute) == 8;
+    std::size_t alignment = 1;
+    if constexpr (ElementFormat<F>) alignment = alignof(typename F::Element);
+    return {Format(place),
+            F::name,
+            F::dlpack.code,
+            F::dlpack.bits,
+            F::precision,
+            wide ? Format::float64 : Format::float32,
+            std::uint16_t(block_of<F>()),
+            std::uint16_t(block_bytes_of<F>()),
+            std::uint16_t(side_bytes_of<F>()),
+            std::uint16_t(alignment)};
+}
+
+template <class... F> constexpr auto make_table(FormatList<F...>) {
+    std::size_t place = 0;
+    return std::array{info<F>(place++)...};
+}
+
+constexpr auto list = make_table(Formats{});
+static_assert(list[std::size_t(Format::float32)].precision == 24 &&
+              list[std::size_t(Format::float64)].precision == 53 &&
+              list[std::size_t(Format::bfloat16)].precision == 8 && list[std::size_t(Format::float16)].precision == 11);
+
+}  // namespace
+
+const FormatInfo* const format_table = list.data();
+
+std::span<const FormatInfo> formats() { return list; }
+
+}  // namespace adaptk::detail

@@ -1,0 +1,452 @@
+#include "step_plan.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+namespace adaptk::detail {
+namespace {
+
+// A buffer's number among the extents of written memory.
+static_assert(max_buffers <= 8);
+constexpr std::uint32_t owner_of(std::size_t tensor, std::size_t buffer) { return std::uint32_t(tensor * 8 + buffer); }
+constexpr BufferId buffer_of(std::uint32_t owner) { return {owner / 8, owner % 8}; }
+
+void add_extents(std::vector<Extent>& out, const ParamUpdate& t, std::size_t tensor, std::size_t buffers) {
+    for (std::size_t b = 0; b < buffers; ++b) {
+        if (b == 1) continue;
+        const auto begin = reinterpret_cast<std::uintptr_t>(t.buffer[b]);
+        out.push_back({begin, begin + t.bytes(b), owner_of(tensor, b)});
+    }
+}
+
+}  // namespace
+
+std::uint32_t StepPlan::add_group(const RuleInfo& rule, const HyperValues& hyper) {
+    groups_.push_back({&rule, hyper});
+    return std::uint32_t(groups_.size() - 1);
+}
+
+std::optional<Overlap> StepPlan::add_group(const RuleInfo& rule, const HyperValues& hyper,
+                                           std::span<const ParamUpdate> tensors, const Device& device) {
+    const auto group = std::uint32_t(groups_.size());
+    std::vector<Tensor> all = tensors_;
+    all.resize(all.size() + tensors.size());
+    std::vector<ParamUpdate> updates = updates_;
+    updates.insert(updates.end(), tensors.begin(), tensors.end());
+    for (std::size_t i = tensors_.size(); i < all.size(); ++i) {
+        all[i].device = device;
+        all[i].group = group;
+    }
+    std::vector<Extent> extents;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        const RuleInfo& of = all[i].group == group ? rule : *groups_[all[i].group].rule;
+        add_extents(extents, updates[i], i, of.buffers());
+    }
+    WrittenMemory written;
+    Clash clash{};
+    if (!written.assign(std::move(extents), clash)) return describe(clash, updates);
+    groups_.reserve(groups_.size() + 1);
+    std::int64_t taken = taken_;
+    if (counts_on_device()) {
+        const std::vector<std::int64_t> counts = state_->read_counts();
+        for (std::size_t i = 0; i + 1 < counts.size(); ++i) all[i].steps = counts[i];
+        taken = counts.back();
+        state_->forget_counts();
+    }
+    // Nothing fails from here on.
+    if (tensors_.empty()) home_ = device;
+    groups_.push_back({&rule, hyper});
+    tensors_.swap(all);
+    updates_.swap(updates);
+    std::swap(written_, written);
+    taken_ = taken;
+    indexed_ = true;
+    ++index_count_;
+    return {};
+}
+
+void StepPlan::clear_tensors() {
+    shares_.clear();
+    groups_.clear();
+    tensors_.clear();
+    updates_.clear();
+    watched_.clear();
+    indexed_ = false;
+}
+
+void StepPlan::remove_group(std::size_t tensors) {
+    groups_.pop_back();
+    tensors_.resize(tensors_.size() - tensors);
+    updates_.resize(updates_.size() - tensors);
+    indexed_ = false;
+}
+
+void StepPlan::add_tensor(std::uint32_t group) {
+    updates_.emplace_back();
+    try {
+        tensors_.emplace_back();
+    } catch (...) {
+        updates_.pop_back();
+        throw;
+    }
+    tensors_.back().group = group;
+    indexed_ = false;
+}
+
+void StepPlan::bind(std::size_t i, const ParamUpdate& buffers, const Device& device) {
+    updates_[i] = buffers;
+    tensors_[i].device = device;
+    tensors_[i].clear_grad = nullptr;
+    indexed_ = false;
+}
+
+std::optional<std::uint32_t> StepPlan::find_other_device() const {
+    for (std::size_t i = 1; i < tensors_.size(); ++i)
+        if (!(tensors_[i].device == tensors_[0].device)) return std::uint32_t(i);
+    return {};
+}
+
+bool StepPlan::watches_these() const {
+    if (watch_ == Watch::all) return true;
+    std::size_t n = 0;
+    for (const DeviceShare& s : shares_) n += s.tensors.size();
+    if (n != watched_.size()) return false;
+    auto expected = watched_.begin();
+    for (const DeviceShare& s : shares_) {
+        if (!std::equal(s.tensors.begin(), s.tensors.end(), expected)) return false;
+        expected += std::ptrdiff_t(s.tensors.size());
+    }
+    return true;
+}
+
+std::optional<Overlap> StepPlan::index() {
+    if (indexed_ && watches_these()) return {};
+    std::vector<Extent> extents;
+    std::vector<std::uint32_t> watched;
+    const auto add = [&](std::size_t i) { add_extents(extents, updates_[i], i, rule(tensors_[i].group).buffers()); };
+    if (watch_ == Watch::all) {
+        for (std::size_t i = 0; i < tensors_.size(); ++i) add(i);
+    } else {
+        for (const DeviceShare& s : shares_) {
+            for (const std::uint32_t i : s.tensors) add(i);
+            watched.insert(watched.end(), s.tensors.begin(), s.tensors.end());
+        }
+    }
+    Clash clash{};
+    indexed_ = false;
+    ++index_count_;
+    if (!written_.assign(std::move(extents), clash)) return describe(clash, updates_);
+    watched_ = std::move(watched);
+    indexed_ = true;
+    return {};
+}
+
+Overlap StepPlan::describe(const Clash& clash, std::span<const ParamUpdate> updates) {
+    const BufferId a = buffer_of(clash.first), b = buffer_of(clash.second);
+    const ParamUpdate& x = updates[a.tensor];
+    const ParamUpdate& y = updates[b.tensor];
+    const bool same = a.buffer == 0 && b.buffer == 0 && x.buffer[0] == y.buffer[0] && x.bytes(0) == y.bytes(0);
+    return {a, b, same};
+}
+
+void StepPlan::begin() {
+    shares_.clear();
+    // A step without gradients counts, on the device where the others are counted.
+    if (counts_ == Counts::plan && !tensors_.empty() && tensors_[0].device.cuda) share_of(tensors_[0].device);
+}
+
+DeviceShare& StepPlan::share_of(const Device& device) {
+    for (DeviceShare& s : shares_)
+        if (s.device == device) return s;
+    DeviceShare& s = shares_.emplace_back();
+    s.device = device;
+    s.tensors.reserve(tensors_.size());
+    return s;
+}
+
+void StepPlan::open_segment(DeviceShare& share, std::size_t i, std::int64_t step, const DeviceScalar& device_step) {
+    const std::uint32_t group = tensors_[i].group;
+    Segment& s = share.segments.emplace_back(Segment{groups_[group].rule, groups_[group].hyper, step, 0});
+    s.device_step = device_step;
+    share.group_of.push_back(group);
+}
+
+void StepPlan::open_segment(DeviceShare& share, std::size_t i, const ContinuedStep& step) {
+    const std::uint32_t group = tensors_[i].group;
+    Segment& s = share.segments.emplace_back(Segment{groups_[group].rule, step.hyper, step.step, 0});
+    s.has_memo = step.has_memo;
+    std::memcpy(s.memo, step.memo, sizeof s.memo);
+    share.group_of.push_back(group);
+}
+
+std::optional<Overlap> StepPlan::check() {
+    if (const auto overlap = index()) return overlap;
+    for (const DeviceShare& share : shares_) {
+        for (const std::uint32_t i : share.tensors) {
+            Tensor& t = tensors_[i];
+            const ParamUpdate& u = updates_[i];
+            if (t.clear_index == index_count_ && t.clear_grad == u.buffer[1] && t.clear_format == u.format[1]) continue;
+            if (const auto overlap = check_part(i, u.buffer[1], u.format[1])) return overlap;
+            t.clear_grad = u.buffer[1];
+            t.clear_format = u.format[1];
+            t.clear_index = index_count_;
+        }
+    }
+    return {};
+}
+
+std::optional<Overlap> StepPlan::check_part(std::size_t i, const void* grad, Format format) const {
+    const auto begin = reinterpret_cast<std::uintptr_t>(grad);
+    const std::uint32_t owner = written_.find(begin, begin + storage_bytes(format, updates_[i].size));
+    if (owner == WrittenMemory::none) return {};
+    return Overlap{{std::uint32_t(i), 1}, buffer_of(owner), false};
+}
+
+std::optional<Overlap> StepPlan::check_alone(std::size_t i, const Slot& grad) const {
+    std::vector<Extent> extents;
+    add_extents(extents, updates_[i], i, rule(tensors_[i].group).buffers());
+    const auto begin = reinterpret_cast<std::uintptr_t>(grad.data);
+    extents.push_back({begin, begin + storage_bytes(grad.format, updates_[i].size), owner_of(i, 1)});
+    WrittenMemory memory;
+    Clash clash{};
+    if (memory.assign(std::move(extents), clash)) return {};
+    return describe(clash, updates_);
+}
+
+StepReport StepPlan::run_part(std::size_t i, void* grad, Format format, const Segment& segment,
+                              const StepOptions& options) const {
+    ParamUpdate update = updates_[i];
+    update.buffer[1] = grad;
+    update.format[1] = format;
+    return run_step({&update, 1}, {&segment, 1}, options);
+}
+
+std::optional<Overlap> StepPlan::check_list(const RuleInfo& rule, std::span<const ParamUpdate> tensors) {
+    const std::size_t buffers = rule.buffers();
+    const auto same = [&](const ParamUpdate& a, const ParamUpdate& b) {
+        if (a.size != b.size) return false;
+        for (std::size_t k = 0; k < buffers; ++k)
+            if (k != 1 && (a.buffer[k] != b.buffer[k] || a.format[k] != b.format[k])) return false;
+        return true;
+    };
+    const bool known = indexed_ && groups_.size() == 1 && groups_[0].rule->buffers() == buffers &&
+                       std::equal(tensors.begin(), tensors.end(), updates_.begin(), updates_.end(), same);
+    if (!known) {
+        indexed_ = false;
+        groups_.assign(1, Group{&rule, {}});
+        updates_.assign(tensors.begin(), tensors.end());
+        tensors_.assign(tensors.size(), Tensor{});
+        if (const auto overlap = index()) return overlap;
+    }
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+        if (const auto overlap = check_part(i, tensors[i].buffer[1], tensors[i].format[1])) return overlap;
+    return {};
+}
+
+// ---- counts
+
+std::vector<std::int64_t> StepPlan::steps() const {
+    std::vector<std::int64_t> out;
+    if (counts_on_device()) {
+        out = state_->read_counts();
+        out.pop_back();
+        return out;
+    }
+    out.reserve(tensors_.size());
+    for (const Tensor& t : tensors_) out.push_back(t.steps);
+    return out;
+}
+
+std::int64_t StepPlan::steps_taken() const { return counts_on_device() ? state_->read_counts().back() : taken_; }
+
+void StepPlan::set_steps(std::span<const std::int64_t> steps, std::int64_t taken) {
+    // A graph holds the address of the counts: they are rewritten where they are.
+    if (counts_on_device()) {
+        std::vector<std::int64_t> all(steps.begin(), steps.end());
+        all.push_back(taken);
+        state_->rewrite_counts(all);
+    }
+    for (std::size_t i = 0; i < steps.size(); ++i) tensors_[i].steps = steps[i];
+    taken_ = taken;
+}
+
+void StepPlan::count() {
+    if (counts_on_device()) return;
+    for (const DeviceShare& s : shares_)
+        for (const std::uint32_t i : s.tensors) ++tensors_[i].steps;
+    ++taken_;
+}
+
+// The plan's own count goes up with those of its tensors: as that of a tensor without elements.
+void StepPlan::count_on_device() {
+    std::vector<std::int64_t> all;
+    for (const Tensor& t : tensors_) all.push_back(t.steps);
+    all.push_back(taken_);
+    state_->count_here(all);
+}
+
+void StepPlan::become_capturable() {
+    DeviceState& state = device_state(tensors_[0].device.id);
+    count_on_device();
+    state.need_reports();
+}
+
+// ---- devices
+
+DeviceState& StepPlan::device_state(int device) {
+    if (state_ == nullptr) state_ = std::make_unique<DeviceState>(device);
+    if (state_->device() == device) return *state_;
+    auto& other = states_[device];
+    if (other == nullptr) other = std::make_unique<DeviceState>(device);
+    return *other;
+}
+
+void StepPlan::look_for_captures() {
+    for (DeviceShare& s : shares_)
+        if (s.device.cuda) s.capturing = device_state(s.device.id).capturing(s.stream);
+}
+
+std::span<const ParamUpdate> StepPlan::updates_of(const DeviceShare& share) {
+    if (share.tensors.size() == updates_.size()) return updates_;
+    gathered_.clear();
+    for (const std::uint32_t i : share.tensors) gathered_.push_back(updates_[i]);
+    return gathered_;
+}
+
+// Over several devices, which no single kernel sees. Each waits for its result.
+StepReport StepPlan::norm_over_devices(double grad_scale) {
+    StepReport all;
+    all.has_norm = true;
+    double squares = 0.0;
+    for (DeviceShare& s : shares_) {
+        const std::span<const ParamUpdate> tensors = updates_of(s);
+        StepReport part;
+        if (s.device.cuda) {
+            call_cuda([&](const CudaBackend& cuda, CudaError& error) {
+                return cuda.global_norm(s.device.id, s.stream, tensors, grad_scale, part, error);
+            });
+        } else {
+            part = global_norm(tensors, grad_scale);
+        }
+        all.finite = all.finite && part.finite;
+        squares += part.grad_norm * part.grad_norm;
+    }
+    all.grad_norm = std::sqrt(squares);
+    return all;
+}
+
+Outcome StepPlan::run(const StepOptions& given, std::span<const DeviceHyperOfGroup> hypers) {
+    Outcome outcome;
+    StepOptions options = given;
+    outcome.report.has_norm = options.needs_norm();  // of nothing: 0
+    if (options.needs_norm() && shares_.size() > 1) {
+        outcome.report = norm_over_devices(options.grad_scale);
+        if (options.skip_nonfinite && !outcome.report.finite) {
+            outcome.report.skipped = true;
+            return outcome;
+        }
+        options.grad_scale *= options.clip_factor(outcome.report.grad_norm);
+        options.clip_norm = -1.0;
+        options.skip_nonfinite = options.want_norm = false;
+    }
+    for (DeviceShare& s : shares_) {
+        if (s.device.cuda) {
+            outcome.pending = run_on_device(s, options, hypers);
+        } else {
+            const StepReport report = run_step(updates_of(s), s.segments, options);
+            if (options.needs_norm()) outcome.report = report;
+        }
+    }
+    return outcome;
+}
+
+std::shared_ptr<Report> StepPlan::run_on_device(DeviceShare& share, const StepOptions& options,
+                                                std::span<const DeviceHyperOfGroup> hypers) {
+    DeviceState& state = device_state(share.device.id);
+    // What was skipped is known to the device alone, and so are the counts of steps from then on.
+    if (counts_ == Counts::plan && options.skip_nonfinite && !state.counts_here()) count_on_device();
+    std::vector<DeviceHyper> of_segments;
+    for (const DeviceHyperOfGroup& h : hypers)
+        for (std::uint32_t s = 0; s < share.segments.size(); ++s)
+            if (share.group_of[s] == h.group) of_segments.push_back({s, h.index, h.scalar.data, h.scalar.type});
+    std::span<const ParamUpdate> tensors = updates_of(share);
+    CudaStep step{share.device.id, share.stream, tensors, share.segments, options};
+    std::vector<ParamUpdate> counted;
+    std::vector<Segment> counted_segments;
+    std::vector<std::uint32_t> count_of;
+    if (state.counts_here()) {
+        counted.assign(tensors.begin(), tensors.end());
+        counted.emplace_back(0, Format::float32, Format::float32);
+        counted_segments = share.segments;
+        if (counted_segments.empty()) counted_segments.push_back({groups_[0].rule, groups_[0].hyper, 1, 0});
+        ++counted_segments.back().count;
+        count_of = share.tensors;
+        count_of.push_back(std::uint32_t(tensors_.size()));
+        step.tensors = counted;
+        step.segments = counted_segments;
+        step.counts = state.counts();
+        step.count_of = count_of;
+    }
+    step.hypers = of_segments;
+    step.workspace = state.workspace();
+    std::shared_ptr<Report> report;
+    if (options.needs_norm()) {
+        report = state.next_report(share.capturing);
+        step.reports = state.reports().places();
+        step.report = Reports::place(*report);
+    }
+    call_cuda([&](const CudaBackend& cuda, CudaError& error) { return cuda.step(step, error); });
+    return report;
+}
+
+// ---- a look-ahead
+
+void StepPlan::look_ahead(std::span<const double> factor_of_group, void* stream) {
+    // p, and what is added to it, by group.
+    std::vector<std::vector<ParamUpdate>> ahead(groups_.size());
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        const std::uint32_t group = tensors_[i].group;
+        const std::size_t state = 2 + groups_[group].rule->ahead_state;
+        ParamUpdate t(updates_[i].size, updates_[i].format[0], updates_[i].format[state]);
+        t.buffer[0] = updates_[i].buffer[0];
+        t.buffer[1] = updates_[i].buffer[state];
+        t.side[1] = updates_[i].side[state];
+        ahead[group].push_back(t);
+    }
+    if (!tensors_.empty() && tensors_[0].device.cuda) {
+        DeviceState& device = device_state(tensors_[0].device.id);
+        std::vector<CudaPiece> params;
+        for (const ParamUpdate& t : updates_) params.push_back({t.buffer[0], t.bytes(0)});
+        device.save(stream, params);
+        for (std::size_t g = 0; g < ahead.size(); ++g) {
+            call_cuda([&](const CudaBackend& cuda, CudaError& error) {
+                return cuda.add_scaled(device.device(), stream, ahead[g], factor_of_group[g], error);
+            });
+        }
+    } else {
+        std::vector<std::vector<std::byte>> saved;
+        for (const ParamUpdate& t : updates_) {
+            const auto* const from = static_cast<const std::byte*>(t.buffer[0]);
+            saved.emplace_back(from, from + t.bytes(0));
+        }
+        for (std::size_t g = 0; g < ahead.size(); ++g) add_scaled(ahead[g], factor_of_group[g]);
+        saved_ = std::move(saved);
+    }
+    ahead_ = true;
+}
+
+void StepPlan::look_back(std::span<void* const> params, void* stream) {
+    if (!std::exchange(ahead_, false)) return;
+    if (!tensors_.empty() && tensors_[0].device.cuda) {
+        device_state(tensors_[0].device.id).restore(stream, params);
+        return;
+    }
+    const auto saved = std::exchange(saved_, {});
+    for (std::size_t i = 0; i < params.size(); ++i)
+        if (params[i] != nullptr && !saved[i].empty()) std::memcpy(params[i], saved[i].data(), saved[i].size());
+}
+
+}  // namespace adaptk::detail

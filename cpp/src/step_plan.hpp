@@ -1,0 +1,235 @@
+// A plan of steps: params with their states, bound once, and steps over those that have gradients. Beneath every face
+// (functions, optimizer objects, PyTorch, JAX, C) and without Python: a face reads its own kind of objects into slots,
+// and puts refusals into its own words.
+//
+// A step is begin(), add() for each param that takes part, check(), run(), count(). run_part() is a step of one param
+// alone.
+#pragma once
+
+#include "compiler.hpp"
+#include "device_state.hpp"
+#include "overlap.hpp"
+#include "step.hpp"
+#include "tensor.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace adaptk::detail {
+
+// One buffer of a plan: number 0 is the param, 1 the gradient, from 2 on the states.
+struct BufferId {
+    std::uint32_t tensor, buffer;
+};
+
+// Two buffers that share memory, at least one of which is written.
+struct Overlap {
+    BufferId first, second;
+    bool same_param;  // both are params, in the same place and of the same size
+};
+
+// A hyperparameter in the memory of the params' device.
+struct DeviceHyperOfGroup {
+    std::uint32_t group, index;
+    DeviceScalar scalar;
+};
+
+struct Outcome {
+    StepReport report;
+    std::shared_ptr<Report>
+        pending;  // the device knows it later; then `report` says nothing but `skipped`, if it waited
+};
+
+// The tensors of a step on one device.
+struct DeviceShare {
+    Device device;
+    void* stream = nullptr;  // set it before run()
+    bool capturing = false;  // the stream is, in a graph: as look_for_captures() found
+    std::vector<std::uint32_t> tensors;
+    std::vector<Segment> segments;
+    std::vector<std::uint32_t> group_of;  // of each segment
+    std::int64_t total = 0;               // elements
+};
+
+class StepPlan {
+  public:
+    // Overlap is looked for among the memory of all tensors, or of those that take part in a step.
+    enum class Watch { all, taking_part };
+
+    // Counts of steps are the plan's, or the caller's, who gives add() the numbers.
+    enum class Counts { plan, caller };
+
+    explicit StepPlan(Watch watch = Watch::all, Counts counts = Counts::plan) : watch_(watch), counts_(counts) {}
+
+    // A group whose tensors may follow one by one. Groups are numbered in their order.
+    ADAPTK_INTERNAL_API std::uint32_t add_group(const RuleInfo& rule, const HyperValues& hyper);
+    // A group with all of its tensors, whose buffers the caller has checked, and which are on the device of the others.
+    // All or nothing: if two buffers overlap, nothing has changed; new tensors are numbered from size() on in the
+    // answer. Counts on the device come back to the host.
+    ADAPTK_INTERNAL_API std::optional<Overlap> add_group(const RuleInfo& rule, const HyperValues& hyper,
+                                                         std::span<const ParamUpdate> tensors, const Device& device);
+    // No tensors and groups; what is kept on devices stays, for graphs may use it.
+    ADAPTK_INTERNAL_API void clear_tensors();
+    // Takes the last group back.
+    ADAPTK_INTERNAL_API void remove_group(std::size_t tensors);
+    std::size_t group_count() const { return groups_.size(); }
+    const RuleInfo& rule(std::uint32_t group) const { return *groups_[group].rule; }
+    HyperValues& hyper(std::uint32_t group) { return groups_[group].hyper; }
+    const HyperValues& hyper(std::uint32_t group) const { return groups_[group].hyper; }
+    void set_rule(std::uint32_t group, const RuleInfo& rule) { groups_[group].rule = &rule; }
+
+    // A tensor of a group; its buffers may follow later, by bind().
+    ADAPTK_INTERNAL_API void add_tensor(std::uint32_t group);
+    void reserve(std::size_t tensors) {
+        tensors_.reserve(tensors);
+        updates_.reserve(tensors);
+    }
+    std::size_t size() const { return tensors_.size(); }
+    std::uint32_t group_of(std::size_t i) const { return tensors_[i].group; }
+    Device device_of(std::size_t i) const { return tensors_[i].device; }
+
+    // The param and the states of a tensor, checked by the caller.
+    ADAPTK_INTERNAL_API void bind(std::size_t i, const ParamUpdate& buffers, const Device& device);
+    const ParamUpdate& update(std::size_t i) const { return updates_[i]; }
+    // The same buffer, which has moved.
+    void move(std::size_t i, std::size_t buffer, void* to) {
+        updates_[i].buffer[buffer] = to;
+        indexed_ = false;
+    }
+    // Sorts what the tensors write by address, unless nothing has changed: two that overlap, if there are any.
+    ADAPTK_INTERNAL_API std::optional<Overlap> index();
+    bool is_indexed() const { return indexed_; }
+    // Whether the tensors are where they were when the first group was added.
+    bool stays_on_device() const { return tensors_.empty() || tensors_[0].device == home_; }
+    // A tensor that is not on the device of the first one.
+    ADAPTK_INTERNAL_API std::optional<std::uint32_t> find_other_device() const;
+
+    // Steps taken so far: of each tensor, and of the plan. Where the device counts, it is waited for.
+    std::int64_t host_steps(std::size_t i) const { return tensors_[i].steps; }
+    ADAPTK_INTERNAL_API std::vector<std::int64_t> steps() const;
+    ADAPTK_INTERNAL_API std::int64_t steps_taken() const;
+    ADAPTK_INTERNAL_API void set_steps(std::span<const std::int64_t> steps, std::int64_t taken);
+    bool counts_on_device() const { return state_ != nullptr && state_->counts_here(); }
+    // Counts on the device from now on, where a replayed graph goes on counting, and makes room for outcomes.
+    ADAPTK_INTERNAL_API void become_capturable();
+
+    // ---- a step
+
+    ADAPTK_INTERNAL_API void begin();
+    // Tensor i takes part, in the order of i. The step's number and what the rule carries on from those before are the
+    // caller's; `device_step` stands for the number where only the device knows it. False: more than 2^63 elements.
+    bool add(std::size_t i, void* grad, Format format, std::int64_t step, const DeviceScalar& device_step = {}) {
+        DeviceShare& share = take(i, grad, format);
+        if (share.segments.empty() || share.group_of.back() != tensors_[i].group || share.segments.back().has_memo ||
+            share.segments.back().step != step ||
+            (share.segments.back().device_step.data == nullptr) != (device_step.data == nullptr))
+            open_segment(share, i, step, device_step);
+        ++share.segments.back().count;
+        return !sum_overflows(share.total, updates_[i].size, share.total);
+    }
+    // With what the rule carries on (Continued). `again`: as the tensor before, whose step this one's is.
+    bool add(std::size_t i, void* grad, Format format, const ContinuedStep& step, bool again) {
+        DeviceShare& share = take(i, grad, format);
+        if (!again || share.segments.empty()) open_segment(share, i, step);
+        ++share.segments.back().count;
+        return !sum_overflows(share.total, updates_[i].size, share.total);
+    }
+    std::vector<DeviceShare>& shares() { return shares_; }
+    bool on_cuda() const { return !shares_.empty() && (shares_.size() > 1 || shares_[0].device.cuda); }
+    std::int64_t elements() const { return shares_.empty() ? 0 : shares_[0].total; }
+
+    // Gradients, against the memory that is written.
+    ADAPTK_INTERNAL_API std::optional<Overlap> check();
+    // Asks each share's stream whether it is captured in a graph.
+    ADAPTK_INTERNAL_API void look_for_captures();
+    ADAPTK_INTERNAL_API DeviceState& device_state(int device);
+
+    // Puts the step through; all or nothing, but for errors of a device. Throws CudaFailure, NoCuda, NoPlaceForReport,
+    // std::bad_alloc.
+    ADAPTK_INTERNAL_API Outcome run(const StepOptions& options, std::span<const DeviceHyperOfGroup> hypers = {});
+    // One more step of those that took part, and of the plan.
+    ADAPTK_INTERNAL_API void count();
+
+    // A step of one tensor of the CPU alone, which is independent of the number of the others. Threads may call it at
+    // the same time for different tensors, as long as none of them changes the plan otherwise and index() has been
+    // called since the last change. Nothing is clipped by a norm of all.
+    ADAPTK_INTERNAL_API std::optional<Overlap> check_part(std::size_t i, const void* grad, Format format) const;
+    // The same among the tensor's own buffers, for plans that watch those that take part.
+    ADAPTK_INTERNAL_API std::optional<Overlap> check_alone(std::size_t i, const Slot& grad) const;
+    ADAPTK_INTERNAL_API StepReport run_part(std::size_t i, void* grad, Format format, const Segment& segment,
+                                            const StepOptions& options) const;
+
+    // For calls that bring all of their tensors along, with gradients: looks for overlap as check() does, by way of an
+    // index that is kept as long as the params and states stay the same.
+    ADAPTK_INTERNAL_API std::optional<Overlap> check_list(const RuleInfo& rule, std::span<const ParamUpdate> tensors);
+
+    // ---- a look-ahead
+
+    // p <- p + factor of its group * the rule's state, for every tensor of a single device, until look_back().
+    ADAPTK_INTERNAL_API void look_ahead(std::span<const double> factor_of_group, void* stream);
+    // Puts the params back, each to where it is now, or nowhere.
+    ADAPTK_INTERNAL_API void look_back(std::span<void* const> params, void* stream);
+    bool is_ahead() const { return ahead_; }
+
+  private:
+    struct Group {
+        const RuleInfo* rule;
+        HyperValues hyper;
+    };
+    struct Tensor {
+        Device device;
+        std::uint32_t group = 0;
+        std::int64_t steps = 0;
+        // The last gradient that was found to overlap nothing, and of which index_count_ that holds.
+        const void* clear_grad = nullptr;
+        Format clear_format = Format::float32;
+        std::uint64_t clear_index = 0;
+    };
+
+    Watch watch_;
+    Counts counts_;
+    std::vector<Group> groups_;
+    std::vector<Tensor> tensors_;
+    std::vector<ParamUpdate> updates_;  // of the tensors, apart, as a step reads them
+    WrittenMemory written_;
+    std::vector<std::uint32_t> watched_;  // the tensors whose memory written_ knows, if not all
+    bool indexed_ = false;
+    std::uint64_t index_count_ = 0;
+    std::int64_t taken_ = 0;
+    Device home_;
+
+    std::vector<DeviceShare> shares_;
+    std::vector<ParamUpdate> gathered_;                   // of a step that not all take part in
+    std::unique_ptr<DeviceState> state_;                  // of the device that all tensors are on
+    std::map<int, std::unique_ptr<DeviceState>> states_;  // of the others
+
+    std::vector<std::vector<std::byte>> saved_;  // params during a look-ahead
+    bool ahead_ = false;
+
+    DeviceShare& take(std::size_t i, void* grad, Format format) {
+        updates_[i].buffer[1] = grad;
+        updates_[i].format[1] = format;
+        const Device& device = tensors_[i].device;
+        DeviceShare& share = !shares_.empty() && shares_.back().device == device ? shares_.back() : share_of(device);
+        share.tensors.push_back(std::uint32_t(i));
+        return share;
+    }
+    ADAPTK_INTERNAL_API DeviceShare& share_of(const Device& device);
+    ADAPTK_INTERNAL_API void open_segment(DeviceShare& share, std::size_t i, std::int64_t step,
+                                          const DeviceScalar& device_step);
+    ADAPTK_INTERNAL_API void open_segment(DeviceShare& share, std::size_t i, const ContinuedStep& step);
+    static Overlap describe(const Clash& clash, std::span<const ParamUpdate> updates);
+    bool watches_these() const;
+    void count_on_device();
+    std::span<const ParamUpdate> updates_of(const DeviceShare& share);
+    StepReport norm_over_devices(double grad_scale);
+    std::shared_ptr<Report> run_on_device(DeviceShare& share, const StepOptions& options,
+                                          std::span<const DeviceHyperOfGroup> hypers);
+};
+
+}  // namespace adaptk::detail

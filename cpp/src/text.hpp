@@ -1,0 +1,16 @@
+// Numbers in messages.
+#pragma once
+
+#include <cstdio>
+#include <string>
+
+namespace adaptk::detail {
+
+// With as many digits as tell it from every other double.
+inline std::string number_text(double x) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.17g", x);
+    return text;
+}
+
+}  // namespace adaptk::detail
