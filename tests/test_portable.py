@@ -22,7 +22,10 @@ pytestmark = pytest.mark.full
 
 CONSUMERS = ROOT / "tests" / "find_package"
 ISAS = adaptk.available_isas()
-PROGRAMS = ["batch", "concurrent", "convert", "dense", "norm", "overlap", "pool", "power", "registry", "solve", "step"]
+PROGRAMS = [
+    *("batch", "concurrent", "convert", "dense", "norm", "overlap", "plan"),
+    *("pool", "power", "reduce", "registry", "solve", "step"),
+]
 
 
 # Clang

@@ -214,7 +214,7 @@ def test_states_of_16_bit_params_are_saved_in_32(job: Job) -> None:
         assert_equal(outcome["after"], outcome["before"])
 
 
-@pytest.mark.parametrize("name", ours.__all__)
+@pytest.mark.parametrize("name", [n for n in ours.__all__ if n not in ("ReleasedGradients", "release_gradients")])
 def test_every_class_saves_and_loads(job: Job, name: str) -> None:
     for outcome in job.outcomes(Task("every_class", 2)):
         found = outcome[name]

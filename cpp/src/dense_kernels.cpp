@@ -89,7 +89,7 @@ template <int height, class T> void pack(const T* a, std::int64_t ld, int rows, 
     }
 }
 
-#if defined(__has_builtin)
+#if defined(ADAPTK_GNU) && defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
 #define ADAPTK_SHUFFLES
 #endif
