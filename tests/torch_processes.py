@@ -552,7 +552,7 @@ def every_class(at: Place) -> dict[str, Any]:
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
     found = {}
-    for name in ours.__all__:
+    for name in (n for n in ours.__all__ if n not in ("ReleasedGradients", "release_gradients")):
         model, again = sharded(at), sharded(at)
         optimizer, loaded = (getattr(ours, name)(m.parameters(), lr=0.01) for m in (model, again))
         at.train(model, optimizer, FIRST)
