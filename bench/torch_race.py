@@ -156,7 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = {
             "machine": described_machine(),
             "load_before": load_average(),
-            "options": {k: v for k, v in vars(options).items() if k not in ("worker", "given")},
+            "options": {
+                k: v for k, v in vars(options).items() if k not in ("worker", "given", "json", "markdown", "plot")
+            },
         }
         records, complete = measured(options, arguments)
         report["load_after"] = load_average()
