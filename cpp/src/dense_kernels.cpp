@@ -122,7 +122,7 @@ template <int height, class T> void pack_transposed(const T* a, std::int64_t ld,
                  whole += lanes<T>) {
                 const T* const square = a + (r + whole) * ld;
                 for (int i = 0; i < lanes<T>; ++i)
-                    prefetch(square + i * ld, std::size_t(depth) * sizeof(T), std::size_t(depth) * sizeof(T));
+                    prefetch<CacheLevel::first>(square + i * ld, std::size_t(depth) * sizeof(T), std::size_t(depth) * sizeof(T));
                 for (int k = 0; k < depth; k += lanes<T>) {
                     typename Packed<T>::Vector v[lanes<T>];
                     ADAPTK_UNROLL
@@ -138,7 +138,7 @@ template <int height, class T> void pack_transposed(const T* a, std::int64_t ld,
             const T* column = a + (r + i) * ld;
             if (r + i < rows) {
                 // The next call's part, which comes too late where each column is a page of its own.
-                prefetch(column, std::size_t(depth) * sizeof(T), std::size_t(depth) * sizeof(T));
+                prefetch<CacheLevel::first>(column, std::size_t(depth) * sizeof(T), std::size_t(depth) * sizeof(T));
                 for (int k = 0; k < depth; ++k) out[k * height + i] = column[k];
             } else {
                 for (int k = 0; k < depth; ++k) out[k * height + i] = T(0);

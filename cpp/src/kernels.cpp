@@ -39,7 +39,7 @@ template <class T, class Run, class... Streams> ADAPTK_HD void in_blocks(size_t 
     size_t i = 0;
     if (n >= long_bytes / sizeof(T)) {
         for (; i + block <= n; i += block) {
-            (prefetch(stream + i, ahead_bytes, block_bytes), ...);
+            (prefetch<CacheLevel::first>(stream + i, ahead_bytes, block_bytes), ...);
             run(block, (stream + i)...);
         }
     }

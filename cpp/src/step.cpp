@@ -11,8 +11,11 @@
 namespace adaptk::detail {
 namespace {
 
-// A tile's memory is asked for this many tiles before it is used.
-constexpr std::int64_t tiles_ahead = 4;
+// A tile's memory is asked for this many tiles before it is used, into the second level of the cache: a tile is 20 to
+// 80 lines at once, more than the first level's miss buffers hold, and a prefetch that finds them full stalls as a load
+// does. Measured with Adam on bfloat16 states, 32M elements, two cores: 1.3 to 1.4 of float32's speed, and 0.9 with
+// prefetches into the first level.
+constexpr std::int64_t tiles_ahead = 8;
 
 // A walk over the pieces of tensors that lie in [begin, end) of the flat index space, all tensors end to end.
 // visit(tensor index, first element, elements).
@@ -69,7 +72,8 @@ void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients
         const bool ask = n - done > (tiles_ahead + 1) * std::int64_t(tile);
         void* work[max_buffers];
         for (std::size_t b = 0; b < buffers; ++b) {
-            if (ask) prefetch(at(t, b, from), std::size_t(tiles_ahead) * tile_bytes[b], tile_bytes[b]);
+            if (ask)
+                prefetch<CacheLevel::second>(at(t, b, from), std::size_t(tiles_ahead) * tile_bytes[b], tile_bytes[b]);
             if (in_place[b]) {
                 work[b] = at(t, b, from);
             } else {
