@@ -136,7 +136,7 @@ def native() -> Callable[[], dict[str, int]]:
 
 
 def functions() -> list[str]:
-    return [*private._GETTERS, *private._HANDLES, "grad", "bump_version"]
+    return [*private._GETTERS, "assign_tensors", "grad", "bump_version"]
 
 
 @pytest.mark.parametrize("name", functions())
@@ -172,7 +172,7 @@ ANSWERS = {
         (name, answer)
         for name in functions()
         for answer in ANSWERS
-        if name not in ("grad", "bump_version", "delete_tensor_object")
+        if name not in ("grad", "bump_version")
         # Of these two nothing, which is 0, is right.
         and (name, answer) not in {("layout", "says nothing"), ("device_type", "says nothing")}
     ],

@@ -347,9 +347,11 @@ def test_a_failed_step_leaks_nothing() -> None:
     assert [g() for g in grads] == [None, None]
 
 
-def test_gradients_replaced_by_another_thread_during_long_steps() -> None:
-    """A step without the GIL ends with the gradient that it began with, or takes the next one: never a freed one."""
-    p = [torch.nn.Parameter(torch.zeros(1 << 18)) for _ in range(3)]
+@pytest.mark.parametrize("size", [64, 1 << 18])
+def test_gradients_replaced_by_another_thread_during_steps(size: int) -> None:
+    """A step ends with the gradient that it began with, or takes the next one: never a freed one. Long steps release
+    the GIL."""
+    p = [torch.nn.Parameter(torch.zeros(size)) for _ in range(3)]
     opt = at.SGD(p, lr=1.0)
     for x in p:
         x.grad = torch.ones_like(x)

@@ -81,9 +81,8 @@ struct TorchFace {
     int (*device_type)(const void* tensor, std::int32_t* out) = nullptr;
     int (*storage_size)(const void* tensor, std::int64_t* out) = nullptr;    // in bytes
     int (*storage_offset)(const void* tensor, std::int64_t* out) = nullptr;  // in elements
-    int (*copy)(const void* tensor, void** out) = nullptr;                   // a new at::Tensor, which holds the same
-    int (*release)(void* copy) = nullptr;
-    const void* (*grad)(const void* impl) = nullptr;  // the at::Tensor within the impl
+    int (*assign)(const void* from, void* to) = nullptr;                     // one at::Tensor to another
+    const void* (*grad)(const void* impl) = nullptr;                         // the at::Tensor within the impl
     void (*bump_version)(const void* tensor) = nullptr;
     std::size_t offset = 0;           // of the at::Tensor in a Python tensor
     const void* undefined = nullptr;  // what the at::Tensor of no tensor holds
@@ -122,25 +121,30 @@ struct TorchFace {
     }
 };
 
-// References to gradients that Python has no object of.
-class HeldTensors {
+// Gradients for the length of a step: autograd may replace those of the params at any time, for it works without the
+// GIL. Each is held in an at::Tensor here, which is a pointer; the room for them stays from step to step.
+class HeldGrads {
   public:
-    explicit HeldTensors(const TorchFace& face) : face_(face) {}
-    ~HeldTensors() {
-        for (void* t : held_) face_.release(t);
+    HeldGrads(const TorchFace& face, std::vector<const void*>& room, std::size_t count) : face_(face), room_(room) {
+        if (face && room.size() < count) room.resize(count, face.undefined);
     }
-    HeldTensors(const HeldTensors&) = delete;
-    HeldTensors& operator=(const HeldTensors&) = delete;
-    bool add(const void* tensor) {
-        held_.push_back(nullptr);  // may throw, so before there is anything to lose
-        if (face_.copy(tensor, &held_.back()) == 0) return true;
-        held_.pop_back();
-        return false;
+    ~HeldGrads() {
+        for (std::size_t i = 0; i < held_; ++i) face_.assign(&face_.undefined, &room_[i]);
+    }
+    HeldGrads(const HeldGrads&) = delete;
+    HeldGrads& operator=(const HeldGrads&) = delete;
+    // The at::Tensor that holds what `tensor` held; null if it cannot be had.
+    const void* hold(const void* tensor) {
+        void* const to = &room_[held_];
+        if (face_.assign(tensor, to) != 0) return nullptr;
+        ++held_;
+        return to;
     }
 
   private:
     const TorchFace& face_;
-    std::vector<void*> held_;
+    std::vector<const void*>& room_;
+    std::size_t held_ = 0;
 };
 
 // Numbers that PyTorch keeps in 0-d tensors beside the states: the count of steps first.
@@ -250,8 +254,7 @@ bool same_numbers(const Tensor& a, const Tensor& b) {
     return true;
 }
 
-// From so many elements on the GIL is released: a few hundred microseconds, beside which holding a thousand gradients
-// costs little.
+// From so many elements on the GIL is released: a few hundred microseconds.
 constexpr std::int64_t long_work = std::int64_t{1} << 18;
 
 bool releases_gil(const StepPlan& plan) { return plan.on_cuda() || plan.elements() >= long_work; }
@@ -291,8 +294,7 @@ class TorchPlan {
         set("device_type", face_.device_type);
         set("storage_size", face_.storage_size);
         set("storage_offset", face_.storage_offset);
-        set("new_tensor_handle", face_.copy);
-        set("delete_tensor_object", face_.release);
+        set("assign_tensors", face_.assign);
         set("grad", face_.grad);
         set("bump_version", face_.bump_version);
         set("undefined", face_.undefined);
@@ -337,6 +339,7 @@ class TorchPlan {
     bool state_known_ = false;  // and that of each bound tensor is among them
     py::list all_params_;
     std::vector<py::object> held_;                         // for the length of a step
+    std::vector<const void*> held_grads_;                  // room of HeldGrads
     std::vector<std::size_t> bound_;                       // at this step
     std::unordered_map<PyObject*, std::size_t> index_of_;  // of a param
     std::size_t parts_ = 0;                                // params that are stepped alone just now
@@ -373,8 +376,8 @@ class TorchPlan {
     Slot take_grad(std::size_t i, const py::object& owner, WorkStream& stream);
     std::int64_t count_step(const Tensor& t, Later& later) const;
     void add(std::size_t i, const Slot& grad, const WorkStream& stream);
-    bool take_quickly(std::size_t i);
-    bool take_all_quickly(HeldTensors& held);
+    bool take_quickly(std::size_t i, HeldGrads& held);
+    bool take_all_quickly(HeldGrads& held);
     void take_carefully(const py::object& owner, const std::vector<py::object>& groups, const py::list& undo);
     bool take_stand_ins(std::size_t i, const py::object& owner, const std::vector<py::object>& groups,
                         const py::list& undo, WorkStream& stream, Slot& grad);
@@ -812,10 +815,11 @@ Slot TorchPlan::take_grad(std::size_t i, const py::object& owner, WorkStream& st
 
 // Each tensor is looked at and taken while what PyTorch knows of it is in the cache; false if Python has to run, which
 // may change any of them.
-bool TorchPlan::take_quickly(std::size_t i) {
+bool TorchPlan::take_quickly(std::size_t i, HeldGrads& held) {
     Tensor& t = tensors_[i];
     if (t.names != nullptr && t.native) {
-        const void* const grad = face_.grad(face_.impl(face_.tensor(t.param.ptr())));
+        const void* const grad = held.hold(face_.grad(face_.impl(face_.tensor(t.param.ptr()))));
+        if (grad == nullptr) return false;
         if (face_.impl(grad) == face_.undefined) {
             all_ = false;
             return true;
@@ -844,16 +848,9 @@ bool TorchPlan::take_quickly(std::size_t i) {
     return true;
 }
 
-// While the GIL is held no other thread takes gradients away; from where it is not, they are held.
-bool TorchPlan::take_all_quickly(HeldTensors& held) {
+bool TorchPlan::take_all_quickly(HeldGrads& held) {
     for (std::size_t i = 0; i < tensors_.size(); ++i)
-        if (!take_quickly(i)) return false;
-    if (!releases_gil(plan_)) return true;
-    for (const Later& l : later_) {
-        const Tensor& t = tensors_[l.tensor];
-        if (t.native && !grads_[l.tensor] && !held.add(face_.grad(face_.impl(face_.tensor(t.param.ptr())))))
-            return false;
-    }
+        if (!take_quickly(i, held)) return false;
     return true;
 }
 
@@ -1213,7 +1210,7 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, c
 
     UnderWay under_way(*this);
     look_at_state(state);
-    HeldTensors held(face_);
+    HeldGrads held(face_, held_grads_, tensors_.size());
     if (!take_all_quickly(held)) take_carefully(owner, groups, undo);
     if (!bound_.empty()) remember_state(state);
     check_overlap();

@@ -122,7 +122,8 @@ template <int height, class T> void pack_transposed(const T* a, std::int64_t ld,
                  whole += lanes<T>) {
                 const T* const square = a + (r + whole) * ld;
                 for (int i = 0; i < lanes<T>; ++i)
-                    prefetch<CacheLevel::first>(square + i * ld, std::size_t(depth) * sizeof(T), std::size_t(depth) * sizeof(T));
+                    prefetch<CacheLevel::first>(square + i * ld, std::size_t(depth) * sizeof(T),
+                                                std::size_t(depth) * sizeof(T));
                 for (int k = 0; k < depth; k += lanes<T>) {
                     typename Packed<T>::Vector v[lanes<T>];
                     ADAPTK_UNROLL

@@ -129,7 +129,6 @@ _GETTERS = (
     *("data_ptr", "numel", "dim", "sizes", "strides", "dtype", "layout", "device_type"),
     *("storage_size", "storage_offset"),
 )
-_HANDLES = ("new_tensor_handle", "delete_tensor_object")
 
 
 class _Memory:
@@ -162,7 +161,8 @@ class _Trial:
         folder = Path(torch.__file__).parent / "lib"
         library, core = (ctypes.CDLL(str(folder / name)) for name in ("libtorch_cpu.so", "libc10.so"))
         self.functions = {name: library[f"aoti_torch_get_{name}"] for name in _GETTERS}
-        self.functions |= {name: library[f"aoti_torch_{name}"] for name in _HANDLES}
+        self.functions["assign_tensors"] = library["aoti_torch_assign_tensors"]
+        self._free = library["aoti_torch_delete_tensor_object"]
         self.functions["grad"] = core["_ZNK3c1010TensorImpl4gradEv"]
         self.functions["grad"].restype = ctypes.c_void_p
         self.functions["bump_version"] = library["_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE"]
@@ -179,7 +179,7 @@ class _Trial:
         view = torch.zeros((4, 6), dtype=torch.float64, device="cpu")[1:, ::2]
         if not all(self._is_where_expected(t) for t in (bare, param, param.grad, view)):
             return {}
-        if not all(self._answers(t) and self._copies(t) for t in (param, param.grad, view)):
+        if not all(self._answers(t) for t in (param, param.grad, view)):
             return {}
         if self._get("dtype", param) != self._get("dtype", bare) or self._get("dtype", param) == self._get(
             "dtype", view
@@ -187,6 +187,8 @@ class _Trial:
             return {}
         undefined = self._grad(bare)
         if undefined == 0 or self._grad(param) != self._impl(param.grad):
+            return {}
+        if not all(self._holds(t, undefined) for t in (param, param.grad, view)):
             return {}
         before = param._version
         self.functions["bump_version"](self._tensor(param))
@@ -205,7 +207,7 @@ class _Trial:
         try:
             return self._memory.word(handle)
         finally:
-            self.functions["delete_tensor_object"](ctypes.c_void_p(handle))
+            self._free(ctypes.c_void_p(handle))
 
     def _grad(self, t: Tensor) -> int:
         return self._memory.word(self.functions["grad"](ctypes.c_void_p(self._impl(t))))
@@ -234,14 +236,18 @@ class _Trial:
         same = all(self._get(name, t) == value for name, value in expected.items())
         return same and shape == list(t.shape) and strides == list(t.stride())
 
-    def _copies(self, t: Tensor) -> bool:
-        copy = ctypes.c_void_p()
-        if self.functions["new_tensor_handle"](self._tensor(t), ctypes.byref(copy)) != 0:
-            return False
-        if self._memory.word(copy.value) != self._impl(t):
+    def _holds(self, t: Tensor, undefined: int) -> bool:
+        """Whether an ``at::Tensor`` that is assigned this one is a pointer that counts as a reference, until it is
+        assigned an undefined tensor."""
+        nothing, held = ctypes.c_void_p(undefined), ctypes.c_void_p(undefined)
+        count = self._impl(t) + 8
+        before = self._memory.word(count)
+        if self.functions["assign_tensors"](self._tensor(t), ctypes.byref(held)) != 0 or held.value != self._impl(t):
             return False  # what it is, and how it is freed, is unknown
-        self.functions["delete_tensor_object"](copy)
-        return True
+        during = self._memory.word(count)
+        if self.functions["assign_tensors"](ctypes.byref(nothing), ctypes.byref(held)) != 0:
+            return False
+        return held.value == undefined and (during - before, self._memory.word(count) - before) == (1, 0)
 
 
 @cache
