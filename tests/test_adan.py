@@ -1,4 +1,4 @@
-"""Adan against other statements of it than the kernel's and the oracle's."""
+"""Adan against other statements of it than the kernel's. Those of its oracle: test_oracles_second_source.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import adaptk
 import numpy as np
 import pytest
-from oracles import ORACLES
 
 STEPS = 60
 
@@ -52,17 +51,6 @@ def test_the_papers_algorithm_in_the_papers_betas() -> None:
     want = by_history(start, grads, 0.01, (0.3, 0.6, 0.05), 1e-3)
     got = ours(start, grads, lr=0.01, beta1=0.7, beta2=0.4, beta3=0.95, eps=1e-3)
     assert np.allclose(got, want, rtol=1e-11, atol=1e-12)
-
-
-def test_the_oracle_is_the_papers_too() -> None:
-    p, grads = np.linspace(-1, 1, 15).reshape(3, 5), gradients()
-    hyper = dict(adaptk.rules()["adan"].defaults(), lr=0.01)
-    own = {name: hyper[name] for name in ("lr", "beta1", "beta2", "beta3", "eps", "eps_root", "one_minus_beta2")}
-    want = by_history(p, grads, 0.01, (0.02, 0.08, 0.01), 1e-8)
-    states = [np.zeros_like(p) for _ in range(4)]
-    for t, g in enumerate(grads, 1):
-        p, *states = ORACLES["adan"](p, g, *states, t=t, **own)
-    assert np.allclose(p, want, rtol=1e-11, atol=1e-12)
 
 
 def test_optax_has_another_factor() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import adaptk
 import numpy as np
+import oracles
 import pytest
 from helpers import first_tier
 
@@ -26,7 +27,8 @@ STEPS = 60
 TURN = 20  # the step after which a rate that changes does so
 SHAPES = ((7,), (4, 5))
 
-# The defaults of these are checked against what is written of them (DOCUMENTED), their formulas by the oracles alone.
+# The defaults of these are checked against what is written of them (DOCUMENTED), their formulas by the oracles and by
+# test_oracles_second_source.py.
 NO_PEER = {
     "book": "a text, not a system",
     "tf1": "TensorFlow is too heavy to be a dependency of the tests for the sake of its retired optimizers",
@@ -518,6 +520,24 @@ def our_trajectory(case: Case, dtype: str) -> Trajectory:
     return np.stack(rows), [state_of(optimizer, i) for i in range(len(params))]
 
 
+def oracle_trajectory(case: Case) -> np.ndarray:
+    """In float64, with the hyperparameters and initial states of the optimizer, of which no kernel is run."""
+    params, grads = inputs("float64")
+    optimizer = optimizer_of(case, params)
+    states = [tuple(state_of(optimizer, i).values()) for i in range(len(params))]
+    (group,) = optimizer.param_groups
+    common = {name: group[name] for name in ("weight_decay", "decoupled", "maximize", "grad_scale")}
+    hyper = {name: value for name, value in group.items() if name not in {"params", *common}}
+    rows = []
+    for t, step in enumerate(grads):
+        if t == TURN and case.late_lr is not None:
+            hyper["lr"] = case.late_lr
+        for i, g in enumerate(step):
+            params[i], states[i] = oracles.step(case.rule, params[i], g, states[i], step=t + 1, hyper=hyper, **common)
+        rows.append(row(params))
+    return np.stack(rows)
+
+
 # Values unlike every default, given all at once.
 OTHERS = {
     "lr": 0.02,
@@ -579,6 +599,7 @@ def test_float64_trajectory(case: Case) -> None:
     ours, our_states = our_trajectory(case, "float64")
     assert np.all(np.isfinite(exact))
     assert error(ours, exact) < 1e-13
+    assert error(oracle_trajectory(case), exact) < 1e-13
     for mine, theirs in zip(our_states, their_states, strict=bool(their_states)):
         assert set(mine) == set(theirs)
         for name, value in theirs.items():
@@ -625,7 +646,7 @@ def test_every_convention_has_a_peer() -> None:
 _TF1_RMSPROP = {"rho": 0.9, "eps_in": 1e-10, "eps_out": 0.0, "square_avg": 1.0}
 _TF1_MOMENTUM = {"velocity": False, "dampening": 0.0}
 
-# Hyperparameters and initial states as written: the Deep Learning book with the papers it names, and the API
+# Hyperparameters and initial states as written: the Deep Learning book, the papers and their authors' code, and the API
 # documentation of tf.compat.v1.train, whose rates have no default where none is here.
 DOCUMENTED: dict[str, dict[str, dict[str, float]]] = {
     "book": {
@@ -651,6 +672,15 @@ DOCUMENTED: dict[str, dict[str, dict[str, float]]] = {
         "adam": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_root": 0.0, "eps_hat": False},
         "amsgrad": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_root": 0.0, "eps_hat": False},
         "adamw": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 1e-2, "decoupled": True},
+        "adamax": {"lr": 2e-3, "beta1": 0.9, "beta2": 0.999},
+        "nadam": {"momentum_decay": 1 / 250},
+        "radam": {"beta1": 0.9, "beta2": 0.999},
+        "rprop": {"eta_minus": 0.5, "eta_plus": 1.2, "step_min": 1e-6, "step_max": 50.0},
+        "asgd": {"alpha": 3 / 4},
+        "lion": {"beta1": 0.9, "beta2": 0.99},
+        "adabelief": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "exp_avg_var": 0.0},
+        "yogi": {"lr": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-3, "exp_avg": 0.0, "exp_avg_sq": 1e-6},
+        "adan": {"lr": 1e-3, "beta1": 1 - 0.02, "beta2": 1 - 0.08, "beta3": 1 - 0.01, "eps": 1e-8},
     },
     "tf1": {
         "sgd": {},

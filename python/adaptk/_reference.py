@@ -300,7 +300,7 @@ def adabelief(p: Array, g: Array, states: States, t: int, h: Hyper) -> tuple[Arr
     return p - h["lr"] / (1 - h["beta1"] ** t) * m / (np.sqrt(s) / math.sqrt(1 - h["beta2"] ** t) + h["eps"]), (m, s)
 
 
-@_rule(1e-6, 1e-6)
+@_rule(0.0, 1e-6)
 def yogi(p: Array, g: Array, states: States, t: int, h: Hyper) -> tuple[Array, States]:
     m, v = states
     square = g * g

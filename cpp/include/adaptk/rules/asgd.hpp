@@ -1,7 +1,8 @@
 // Gradient descent with a falling rate, and the average of the parameters beside it.
 //
-// B. T. Polyak, A. B. Juditsky, Acceleration of stochastic approximation by averaging, 1992, as torch.optim.ASGD has
-// it.
+// B. T. Polyak, A. B. Juditsky, Acceleration of stochastic approximation by averaging, 1992, with the rate of W. Xu,
+// Towards optimal one pass large scale learning with averaged stochastic gradient descent, 2011, as torch.optim.ASGD
+// has it.
 #pragma once
 
 #include "adaptk/math.hpp"

@@ -1,7 +1,7 @@
 // Adam with Nesterov momentum.
 //
 // T. Dozat, Incorporating Nesterov momentum into Adam, ICLR workshop 2016, with the momentum schedule of PyTorch's
-// NAdam: mu_t = b1 * (1 - 0.96^(t*psi) / 2).
+// NAdam: mu_t = b1 * (1 - 0.96^(t*psi) / 2). The paper's m decays by mu_t; PyTorch's and Keras's decay by b1.
 #pragma once
 
 #include "adaptk/rules/adam.hpp"

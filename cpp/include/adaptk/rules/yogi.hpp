@@ -18,10 +18,11 @@ struct Yogi {
     static constexpr std::array hyperparameters{
         Hyperparameter{"lr", 1e-2, Range::nonnegative, "learning rate"}, adam_common::beta1, adam_common::beta2,
         Hyperparameter{"eps", 1e-3, Range::nonnegative, "eps outside the root"}};
-    // Both moments start at the same small value, as optax has it.
-    static constexpr std::array states{State{"exp_avg", 1e-6, nullptr, "initial_accumulator_value"},
+    // The second moment starts at the value of the authors' code. Optax starts the first one there too, which moves
+    // parameters that have no gradient.
+    static constexpr std::array states{adam_common::exp_avg,
                                        State{"exp_avg_sq", 1e-6, nullptr, "initial_accumulator_value"}};
-    static constexpr auto conventions = presets(Preset{"optax"});
+    static constexpr auto conventions = presets(Preset{"optax", "exp_avg", 1e-6});
     struct Hyper {
         double lr, beta1, beta2, eps;
     };
