@@ -14,7 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,12 +186,15 @@ def disassemble(cubin: Path) -> dict[str, list[Instruction]] | None:
     return read_sass(run(cuobjdump, "-sass", cubin).stdout)
 
 
-def compile_source(source: Path, arch: str, folder: Path, flags: Iterable[str], name: str) -> list[Kernel]:
-    nvcc = find_tool("nvcc")
-    assert nvcc
-    ptx, cubin = folder / f"{name}.{arch}.ptx", folder / f"{name}.{arch}.cubin"
-    run(nvcc, *flags, f"-arch=compute_{arch}", "-ptx", source, "-o", ptx)
-    log = run(nvcc, f"-arch=sm_{arch}", "-cubin", "-Xptxas=-v", ptx, "-o", cubin).stderr
+def compile_ptx(source: Path, arch: str, folder: Path, flags: Iterable[str], name: str) -> Path:
+    ptx = folder / f"{name}.{arch}.ptx"
+    run(find_tool("nvcc"), *flags, f"-arch=compute_{arch}", "-ptx", source, "-o", ptx)
+    return ptx
+
+
+def assemble(ptx: Path, arch: str) -> list[Kernel]:
+    cubin = ptx.with_suffix(".cubin")
+    log = run(find_tool("nvcc"), f"-arch=sm_{arch}", "-cubin", "-Xptxas=-v", ptx, "-o", cubin).stderr
     bodies, sass = read_ptx(ptx.read_text()), disassemble(cubin) or {}
     kernels = []
     for kernel, resources in read_resources(log).items():
@@ -199,12 +202,51 @@ def compile_source(source: Path, arch: str, folder: Path, flags: Iterable[str], 
     return kernels
 
 
-def compile_kernels(arch: str, folder: Path, jobs: int = 2) -> dict[str, Kernel]:
-    """All kernels of the project for one architecture, by their symbols."""
-    work = [(CUDA / "rule_kernels.cu", [*FLAGS, f"-DADAPTK_PART={part}"], f"part{part}") for part in range(parts())]
-    work.append((CUDA / "common_kernels.cu", FLAGS, "common"))
+def compile_source(source: Path, arch: str, folder: Path, flags: Iterable[str], name: str) -> list[Kernel]:
+    return assemble(compile_ptx(source, arch, folder, flags, name), arch)
+
+
+def rule_sources() -> dict[str, tuple[Path, list[str]]]:
+    """The source and the options of each part of the rules' kernels."""
+    return {f"part{n}": (CUDA / "rule_kernels.cu", [*FLAGS, f"-DADAPTK_PART={n}"]) for n in range(parts())}
+
+
+def for_architecture(ptx: str, arch: str) -> str:
+    return re.sub(r"^\.target sm_\d+", f".target sm_{arch}", ptx, count=1, flags=re.M)
+
+
+def common_ptx(architectures: Sequence[str], folder: Path, jobs: int = 2) -> dict[str, str] | None:
+    """The PTX of the rules' kernels, where the first and the last of the architectures get the same but for its line
+    `.target`: conditions on the architecture are bounds, so those between get it too. None where they differ."""
+    work = [(arch, name) for name in rule_sources() for arch in dict.fromkeys((architectures[0], architectures[-1]))]
+
+    def compile_one(arch: str, name: str) -> str:
+        source, flags = rule_sources()[name]
+        return for_architecture(compile_ptx(source, arch, folder, flags, name).read_text(), architectures[0])
+
+    found: dict[str, str] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        done = pool.map(lambda w: compile_source(w[0], arch, folder, w[1], w[2]), work)
+        for (_, name), text in zip(work, pool.map(lambda w: compile_one(*w), work), strict=True):
+            if found.setdefault(name, text) != text:
+                return None
+    return found
+
+
+def compile_kernels(
+    arch: str, folder: Path, jobs: int = 2, rules: Mapping[str, str] | None = None
+) -> dict[str, Kernel]:
+    """All kernels of the project for one architecture, by their symbols; those of rules from PTX that is there."""
+
+    def compile_one(name: str, source: Path, flags: list[str]) -> list[Kernel]:
+        if rules is None or name not in rules:
+            return compile_source(source, arch, folder, flags, name)
+        ptx = folder / f"{name}.{arch}.ptx"
+        ptx.write_text(for_architecture(rules[name], arch))
+        return assemble(ptx, arch)
+
+    work = [*rule_sources().items(), ("common", (CUDA / "common_kernels.cu", FLAGS))]
+    with ThreadPoolExecutor(jobs) as pool:
+        done = pool.map(lambda w: compile_one(w[0], *w[1]), work)
         return {kernel.name: kernel for kernels in done for kernel in kernels}
 
 

@@ -15,6 +15,7 @@ pytest.register_assert_rewrite("helpers", "optim_cases", "solve_problems", "torc
 
 import adaptk  # noqa: E402
 import device_arrays  # noqa: E402
+import passed_tests  # noqa: E402
 
 try:
     import hypothesis
@@ -61,6 +62,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="also run the tests marked full and large: builds, sanitizers, other compilers, every combination",
     )
+    parser.addoption("--write-passed", metavar="FILE", help="write which tests passed, for --leave-out-passed")
+    parser.addoption(
+        "--leave-out-passed",
+        metavar="FILE",
+        help="leave out what passed before, unless it names a package that has been installed since: passed_tests.py",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -74,6 +81,8 @@ def pytest_configure(config: pytest.Config) -> None:
     ):
         config.addinivalue_line("markers", f"{mark}: SciPy's")
     config.stash[_left_out] = Counter()
+    if config.option.write_passed and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(passed_tests.Record(config.option.write_passed))
     if hypothesis is not None:
         hypothesis.settings.register_profile("short", max_examples=15, deadline=None)
         hypothesis.settings.register_profile("full", max_examples=300, deadline=None)
@@ -88,20 +97,25 @@ _failed = pytest.StashKey[bool]()
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What another tier or a device is needed for is deselected and counted, not listed one by one."""
 
-    def leave_out(why: str, *marks: str) -> None:
-        out = [item for item in items if any(item.get_closest_marker(name) for name in marks)]
+    def leave_out(why: str, out: list[pytest.Item]) -> None:
         if out:
             config.stash[_left_out][why] += len(out)
             config.hook.pytest_deselected(items=out)
-            items[:] = [item for item in items if item not in set(out)]
+            left = set(out)
+            items[:] = [item for item in items if item not in left]
+
+    def marked(*marks: str) -> list[pytest.Item]:
+        return [item for item in items if any(item.get_closest_marker(name) for name in marks)]
 
     if not config.option.full:
-        leave_out("of the full tier: pytest --full", "full", "large")
+        leave_out("of the full tier: pytest --full", marked("full", "large"))
+    if config.option.leave_out_passed:
+        leave_out("passed before", passed_tests.need_not_run(config.option.leave_out_passed, items))
     # The device is found before any test makes the library look for one.
-    if not config.option.collectonly and any(item.get_closest_marker("cuda") for item in items):
+    if not config.option.collectonly and marked("cuda"):
         reason = device_arrays.start(simulated=config.option.full)
         if reason is not None:
-            leave_out(reason, "cuda")
+            leave_out(reason, marked("cuda"))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

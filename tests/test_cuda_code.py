@@ -31,9 +31,17 @@ PER_LANE = CONSTANTS["per_lane"]
 SIZE = {"f": 4, "d": 8}
 
 
+@pytest.fixture(scope="module")
+def rule_ptx(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str] | None:
+    """What the compiler makes of the rules for every architecture; assembling is what differs."""
+    return code.common_ptx(ARCHITECTURES, tmp_path_factory.mktemp("ptx"))
+
+
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel]:
-    return code.compile_kernels(request.param, tmp_path_factory.mktemp(f"sm_{request.param}"))
+def kernels(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, rule_ptx: dict[str, str] | None
+) -> dict[str, Kernel]:
+    return code.compile_kernels(request.param, tmp_path_factory.mktemp(f"sm_{request.param}"), rules=rule_ptx)
 
 
 @lru_cache
