@@ -106,6 +106,21 @@ std::int64_t step_value(PyObject* value) {
     return step.number;
 }
 
+std::uint64_t seed_value(PyObject* value) {
+    if (PyLong_Check(value) == 0) {
+        const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value));
+        if (index) return seed_value(index.ptr());
+        PyErr_Clear();
+        fail(PyExc_TypeError, "seed: expected an int, got " + type_name(value));
+    }
+    const std::uint64_t seed = PyLong_AsUnsignedLongLong(value);
+    if (seed == std::uint64_t(-1) && PyErr_Occurred() != nullptr) {
+        PyErr_Clear();
+        fail(PyExc_ValueError, "seed: " + py::str(value).cast<std::string>() + " is not in [0, 2**64)");
+    }
+    return seed;
+}
+
 std::int64_t count_value(PyObject* value, const std::string& name) {
     const Whole count = whole(value, name);
     if (count.overflow < 0 || count.number < 0)

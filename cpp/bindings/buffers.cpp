@@ -17,6 +17,8 @@ namespace adaptk::bindings {
 namespace {
 
 // NumPy's type numbers and array flags (part of its stable ABI).
+constexpr int npy_byte = 1;
+constexpr int npy_ubyte = 2;
 constexpr int npy_float = 11;
 constexpr int npy_double = 12;
 constexpr int npy_half = 23;
@@ -32,11 +34,16 @@ using DescrProxy = py::detail::PyArrayDescr_Proxy;
 PyObject* is_neg_name = nullptr;
 
 NumpyTypes& known_types() {
-    static NumpyTypes types = [] {
-        const auto descr = [](const char* name) { return py::dtype(name).release().ptr(); };
-        return NumpyTypes{py::detail::npy_api::get().PyArray_Type_,
-                          {descr("float32"), descr("float64"), nullptr, descr("float16")}};
-    }();
+    struct Known : NumpyTypes {
+        Known() : NumpyTypes{py::detail::npy_api::get().PyArray_Type_, {}} {
+            for (const detail::FormatInfo& f : detail::formats()) {
+                if (f.dlpack_code == code_bfloat) continue;
+                const char* const kind = f.dlpack_code == code_int ? "i" : f.dlpack_code == code_float ? "f" : "u";
+                descr[std::size_t(f.id)] = py::dtype(kind + std::to_string(f.dlpack_bits / 8)).release().ptr();
+            }
+        }
+    };
+    static Known types;
     return types;
 }
 
@@ -52,18 +59,29 @@ bool is_bfloat16(const DescrProxy* descr) {
     const auto name = py::handle(descr->typeobj).attr("__name__").cast<std::string>();
     if (name != "bfloat16") return false;
     // Two threads may come here at once; both find the one object.
-    known_types().descr[std::size_t(Format::bfloat16)] =
-        py::dtype::from_args(py::reinterpret_borrow<py::object>(descr->typeobj)).release().ptr();
+    PyObject* const found = py::dtype::from_args(py::reinterpret_borrow<py::object>(descr->typeobj)).release().ptr();
+    for (const detail::FormatInfo& f : detail::formats())
+        if (f.dlpack_code == code_bfloat) known_types().descr[std::size_t(f.id)] = found;
     known = descr->type_num;
     return true;
 }
 
-bool numpy_dtype(const DescrProxy* descr, Format& out) {
+// The first format of the list that has codes of this dtype.
+bool code_dtype(const DescrProxy* descr, Format& out) {
+    for (const detail::FormatInfo& f : detail::formats())
+        if (f.block > 1 && f.dlpack_code == (descr->type_num == npy_byte ? code_int : code_uint))
+            return out = f.id, true;
+    return false;
+}
+
+bool numpy_dtype(const DescrProxy* descr, bool codes, Format& out) {
     if (descr->byteorder == '>') return false;
     switch (descr->type_num) {
     case npy_float: out = Format::float32; return true;
     case npy_double: out = Format::float64; return true;
     case npy_half: out = Format::float16; return true;
+    case npy_byte:
+    case npy_ubyte: return codes && code_dtype(descr, out);
     default: break;
     }
     if (descr->type_num >= npy_first_user_type && is_bfloat16(descr)) {
@@ -383,12 +401,12 @@ bool View::export_tensor(py::handle object, const ArgName& name, WorkStream& wor
     return true;
 }
 
-void View::take(py::handle object, const ArgName& name, View& out, WorkStream& work) {
+void View::take(py::handle object, const ArgName& name, View& out, WorkStream& work, bool codes) {
     PyTypeObject* const type = Py_TYPE(object.ptr());
     if (type == ndarray_type() || PyType_IsSubtype(type, ndarray_type()) != 0) {
         if (type != ndarray_type() && py::hasattr(reinterpret_cast<PyObject*>(type), "mask"))
             fail(PyExc_TypeError, name.text() + ": a masked array, whose mask an update would ignore; pass its .data");
-        if (!out.from_numpy(object.ptr(), name)) {
+        if (!out.from_numpy(object.ptr(), codes)) {
             const auto text = py::str(object.attr("dtype")).cast<std::string>();
             fail(PyExc_TypeError, name.text() + ": dtype " + text + ", " + detail::wanted_types);
         }
@@ -398,11 +416,11 @@ void View::take(py::handle object, const ArgName& name, View& out, WorkStream& w
     if (out.export_tensor(object, name, work, t)) {
         const bool cheap = out.cheap;
         const bool read_only = out.read_only;
-        out.from_tensor(t, name);
+        out.from_tensor(t, name, codes);
         out.cheap = cheap;
         out.read_only = read_only;
     } else if (py::hasattr(object, "__array_interface__") && !is_numpy_scalar(object)) {
-        out.from_array_interface(object, name);
+        out.from_array_interface(object, name, codes);
     } else {
         fail(PyExc_TypeError, name.text() + ": " + type_name(object) +
                                   " is not a buffer; expected a NumPy array or an object with __dlpack__" +
@@ -445,9 +463,9 @@ DeviceNumber View::take_number(py::handle object, const ArgName& name, WorkStrea
     return n;
 }
 
-bool View::from_numpy(PyObject* object, const ArgName&) {
+bool View::from_numpy(PyObject* object, bool codes) {
     const auto* a = reinterpret_cast<const ArrayProxy*>(object);
-    if (!numpy_dtype(reinterpret_cast<const DescrProxy*>(a->descr), dtype)) return false;
+    if (!numpy_dtype(reinterpret_cast<const DescrProxy*>(a->descr), codes, dtype)) return false;
     data = a->data;
     ndim = a->nd;
     shape = reinterpret_cast<const std::int64_t*>(a->dimensions);
@@ -601,9 +619,9 @@ DLTensor View::cuda_interface_tensor(py::handle object, const ArgName& name, Wor
     return t;
 }
 
-void View::from_array_interface(py::handle object, const ArgName& name) {
+void View::from_array_interface(py::handle object, const ArgName& name, bool codes) {
     const py::object array = py::module_::import("numpy").attr("asarray")(object);
-    if (!from_numpy(array.ptr(), name)) {
+    if (!from_numpy(array.ptr(), codes)) {
         const auto text = py::str(array.attr("dtype")).cast<std::string>();
         fail(PyExc_TypeError, name.text() + ": dtype " + text + ", " + detail::wanted_types);
     }
@@ -616,9 +634,9 @@ void View::from_array_interface(py::handle object, const ArgName& name) {
     release_ = [](void* p) { Py_DECREF(static_cast<PyObject*>(p)); };
 }
 
-void View::from_tensor(const DLTensor& t, const ArgName& name) {
+void View::from_tensor(const DLTensor& t, const ArgName& name, bool codes) {
     device = device_of(t.device.device_type, t.device.device_id, name);
-    if (const auto problem = detail::read_tensor(t, *this)) fail(*problem, name);
+    if (const auto problem = detail::read_tensor(t, *this, codes)) fail(*problem, name);
     cheap = false;
 }
 

@@ -94,7 +94,8 @@ class View : public detail::TensorView {
     }
 
     // Throws a Python exception that names the argument.
-    static void take(py::handle object, const ArgName& name, View& out, WorkStream& work);
+    // Codes, which are bytes with scales beside them, if they are asked for.
+    static void take(py::handle object, const ArgName& name, View& out, WorkStream& work, bool codes = false);
     // Whether the object is on a CUDA device, without a view of it; false for what is no buffer.
     static bool on_cuda(py::handle object, const ArgName& name);
     // The one number that an object on a CUDA device holds; this view keeps its memory alive.
@@ -102,14 +103,14 @@ class View : public detail::TensorView {
 
   private:
     void swap(View& other) noexcept;
-    bool from_numpy(PyObject* object, const ArgName& name);
-    void from_array_interface(py::handle object, const ArgName& name);
+    bool from_numpy(PyObject* object, bool codes);
+    void from_array_interface(py::handle object, const ArgName& name, bool codes);
     // The DLTensor of an object that exports one, which this view holds.
     DLTensor exchange_tensor(PyObject* object, const DLPackExchangeAPI& api, const ArgName& name, WorkStream& work);
     DLTensor dlpack_tensor(py::handle object, const ArgName& name, WorkStream& work);
     DLTensor cuda_interface_tensor(py::handle object, const ArgName& name, WorkStream& work);
     bool export_tensor(py::handle object, const ArgName& name, WorkStream& work, DLTensor& out);
-    void from_tensor(const DLTensor& t, const ArgName& name);
+    void from_tensor(const DLTensor& t, const ArgName& name, bool codes);
 
     void* owner_ = nullptr;
     void (*release_)(void*) = nullptr;
@@ -118,7 +119,7 @@ class View : public detail::TensorView {
 // NumPy's array type and the one object that describes each dtype in native byte order.
 struct NumpyTypes {
     PyTypeObject* array;
-    std::atomic<PyObject*> descr[4];  // by Format; that of bfloat16 is null until an array of it has been seen
+    std::atomic<PyObject*> descr[detail::max_formats];  // by Format; bfloat16's are null until an array of it is seen
     // For comparisons alone: what it points to stays as it is.
     PyObject* of(Format type) const { return descr[std::size_t(type)].load(std::memory_order_relaxed); }
 };

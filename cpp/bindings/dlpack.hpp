@@ -21,6 +21,7 @@ enum DeviceType : std::int32_t {
 using detail::code_bfloat;
 using detail::code_float;
 using detail::code_int;
+using detail::code_uint;
 
 using DLDevice = adaptk_device;
 using DLDataType = adaptk_dtype;

@@ -5,6 +5,7 @@
 #include "arguments.hpp"
 #include "kernel_table.hpp"
 #include "reduce.hpp"
+#include "stored.hpp"
 
 #include <array>
 #include <cstring>
@@ -34,6 +35,7 @@ struct Call {
 };
 
 PyObject* step_name = nullptr;
+PyObject* seed_name = nullptr;
 
 bool same_name(PyObject* a, PyObject* b) { return a == b || PyUnicode_Compare(a, b) == 0; }
 
@@ -63,6 +65,10 @@ void Call::keyword(PyObject* name, PyObject* value) {
         }
         return;
     }
+    if (same_name(name, seed_name)) {
+        segment.seed = seed_value(value);
+        return;
+    }
     // Identity first: keywords written in a call are interned, and comparing the text of each one would cost more
     // than the update of a small tensor.
     for (const bool identity : {true, false}) {
@@ -86,29 +92,58 @@ void Call::keyword(PyObject* name, PyObject* value) {
             }
         }
     }
-    std::string known = "step";
+    std::string known = "step, seed";
     for (std::size_t i = 0; i < names.hypers; ++i) known += std::string(", ") + names.hyper_info[i].name;
     PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R; it takes %s", names.rule->name, name,
                  known.c_str());
     throw py::error_already_set();
 }
 
-// Takes and checks the buffers of one tensor.
-void take_tensor(const RuleNames& names, PyObject* const* objects, py::ssize_t index, View* views, ParamUpdate& out,
-                 WorkStream& work) {
+// Takes and checks the buffers of one tensor; `scales` collects those of states that have some.
+void take_tensor(const RuleNames& names, PyObject* const* objects, py::ssize_t index, View* v,
+                 std::vector<View>& scales, ParamUpdate& out, WorkStream& work) {
     for (std::size_t b = 0; b < names.buffers; ++b) {
         const ArgName name{names.buffer_text[b], index};
-        View::take(objects[b], name, views[b], work);
-        if (b == 0) {
-            check_param(views[0], name);
-        } else if (b == 1) {
-            check_grad(views[1], name, views[0]);
-        } else {
-            check_state(views[b], name, views[0]);
+        if (b >= 2 && PyTuple_Check(objects[b])) {
+            out.set(b, take_state(objects[b], name, v[0], v[b], scales.emplace_back(), work));
+            continue;
         }
-        out.set(b, {views[b].data, views[b].dtype});
+        View::take(objects[b], name, v[b], work);
+        if (b == 0) {
+            check_param(v[0], name);
+        } else if (b == 1) {
+            check_grad(v[1], name, v[0]);
+        } else {
+            check_state(v[b], name, v[0]);
+        }
+        out.set(b, {v[b].data, v[b].dtype});
     }
-    out.size = views[0].size;
+    out.size = v[0].size;
+}
+
+// Memory of a buffer, or of its scales.
+struct Extent {
+    std::uintptr_t begin, end;
+    std::size_t buffer;
+};
+
+// Of one tensor alone, which no index is made for.
+void check_own_overlap(const RuleNames& names, const ParamUpdate& t) {
+    Extent memory[2 * max_buffers];
+    std::size_t n = 0;
+    for (std::size_t b = 0; b < names.buffers; ++b) {
+        const auto begin = reinterpret_cast<std::uintptr_t>(t.buffer[b]);
+        memory[n++] = {begin, begin + t.bytes(b), b};
+        if (t.scales[b] == nullptr) continue;
+        const auto scales = reinterpret_cast<std::uintptr_t>(t.scales[b]);
+        memory[n++] = {scales, scales + scale_count(t.format[b], t.size) * sizeof(float), b};
+    }
+    for (std::size_t x = 0; x < n; ++x) {
+        for (std::size_t y = x + 1; y < n; ++y) {
+            if (memory[x].begin < memory[y].end && memory[y].begin < memory[x].end)
+                fail_overlap({names.buffer_text[memory[x].buffer]}, {names.buffer_text[memory[y].buffer]});
+        }
+    }
 }
 
 // Numbers on a device beside params on the CPU: read as any other number is.
@@ -155,14 +190,10 @@ void run(Call& call, std::span<const ParamUpdate> tensors, const Device& device,
 void run_one(Call& call) {
     const RuleNames& names = call.names;
     View views[max_buffers];
+    std::vector<View> scales;
     ParamUpdate tensor;
-    take_tensor(names, call.buffer, -1, views, tensor, call.work);
-    for (std::size_t a = 0; a < names.buffers; ++a) {
-        for (std::size_t b = a + 1; b < names.buffers; ++b) {
-            if (views[a].begin() < views[b].end() && views[b].begin() < views[a].end())
-                fail_overlap({names.buffer_text[a]}, {names.buffer_text[b]});
-        }
-    }
+    take_tensor(names, call.buffer, -1, views, scales, tensor, call.work);
+    check_own_overlap(names, tensor);
     run(call, {&tensor, 1}, views[0].device, tensor.size);
 }
 
@@ -203,13 +234,15 @@ void run_list(Call& call) {
                 py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(call.buffer[b], py::ssize_t(i)));
     }
     std::vector<View> views(count * names.buffers);
+    std::vector<View> scales;
     std::vector<ParamUpdate> tensors(count);
     std::int64_t total = 0;
     for (std::size_t i = 0; i < count; ++i) {
         PyObject* of_tensor[max_buffers];
-        View* v = &views[i * names.buffers];
+        View* const v = &views[i * names.buffers];
         for (std::size_t b = 0; b < names.buffers; ++b) of_tensor[b] = objects[i * names.buffers + b].ptr();
-        take_tensor(names, of_tensor, py::ssize_t(i), v, tensors[i], call.work);
+        take_tensor(names, of_tensor, py::ssize_t(i), v, scales, tensors[i], call.work);
+        tensors[i].number = std::uint32_t(i);
         if (!(v[0].device == views[0].device)) fail_mixed({"param", py::ssize_t(i)}, v[0], {"param", 0}, views[0]);
         if (sum_overflows(total, tensors[i].size, total))
             fail(PyExc_ValueError, "param: more than 2**63 elements in all");
@@ -424,6 +457,7 @@ void check_hyperparameters(const std::string& rule, const py::dict& values) {
 
 void register_functions(py::module_& m) {
     step_name = interned("step");
+    seed_name = interned("seed");
     m.def("layout", layout, py::arg("buffer"), py::arg("name"));
     m.def("check_param", check_param_object, py::arg("buffer"), py::arg("name"));
     m.def("check_hyperparameters", check_hyperparameters, py::arg("rule"), py::arg("values"));

@@ -5,6 +5,7 @@
 #include "functions.hpp"
 #include "machine.hpp"
 #include "plan.hpp"
+#include "stored.hpp"
 #include "threads.hpp"
 #include "torch_plan.hpp"
 
@@ -48,7 +49,8 @@ py::list registry() {
             states.append(
                 py::dict(py::arg("name") = s.name, py::arg("initial") = s.initial,
                          py::arg("initial_from") = s.from == nullptr ? py::object(py::none()) : py::str(s.from),
-                         py::arg("option") = s.option == nullptr ? py::object(py::none()) : py::str(s.option)));
+                         py::arg("option") = s.option == nullptr ? py::object(py::none()) : py::str(s.option),
+                         py::arg("nonnegative") = s.nonnegative));
         }
         py::list presets;
         for (const Preset& p : r.conventions) presets.append(py::make_tuple(p.convention, p.name, p.value));
@@ -149,6 +151,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     b::register_machine(m);
     b::register_cuda(m);
     b::register_functions(m);
+    b::register_stored(m);
     b::register_plan(m);
     b::register_torch_plan(m);
 }

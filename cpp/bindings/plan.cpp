@@ -2,6 +2,7 @@
 
 #include "arguments.hpp"
 #include "step_plan.hpp"
+#include "stored.hpp"
 
 #include <pybind11/stl.h>
 
@@ -41,7 +42,8 @@ struct BoundBuffer {
 struct ParamObjects {
     std::string label;  // "[3]" or "['w']"
     BoundBuffer param;
-    std::vector<BoundBuffer> states;
+    std::vector<BoundBuffer> states, scales;       // a state without scales has an empty place among them
+    std::vector<const detail::FormatInfo*> named;  // formats of states that dtypes do not tell; else null
 };
 
 // What a step looks at first, apart from the rest, so that it stays in the cache.
@@ -56,6 +58,7 @@ class Plan {
     explicit Plan(bool capturable) : capturable_(capturable) {}
     void add_group(const std::string& rule, const py::list& params, const py::list& states,
                    const std::vector<std::string>& labels);
+    void set_seed(const py::object& seed);
     py::tuple step(const py::object& grads, const py::list& groups, const py::object& scale, const py::object& clip,
                    bool skip_nonfinite);
     void begin_lookahead(const py::list& groups);
@@ -103,22 +106,27 @@ void Plan::bind(ParamObjects& t, const RuleNames& names, ParamUpdate& update, Qu
     View param;
     View::take(t.param.object, param_name, param, stream);
     check_param(param, param_name);
-    std::vector<View> states(t.states.size());
-    for (std::size_t s = 0; s < states.size(); ++s) {
-        const ArgName name{names.buffer_text[2 + s], -1, t.label.c_str()};
-        View::take(t.states[s].object, name, states[s], stream);
-        check_state(states[s], name, param);
-    }
+    std::vector<View> states(t.states.size()), scales(t.states.size());
     update = ParamUpdate(param.size, param.dtype, param.dtype);
     update.set(0, {param.data, param.dtype});
     quick.shape = QuickShape(param);
+    for (std::size_t s = 0; s < states.size(); ++s) {
+        const ArgName name{names.buffer_text[2 + s], -1, t.label.c_str()};
+        const StoredState stored{t.states[s].object, t.scales[s].object, t.named[s]};
+        if (t.scales[s].object || t.named[s] != nullptr) {
+            update.set(2 + s, take_state(stored, name, param, states[s], scales[s], stream));
+        } else {
+            update.set(2 + s, take_state(stored.data.ptr(), name, param, states[s], scales[s], stream));
+        }
+        if (update.scales[2 + s] != nullptr) quick.shape = {};  // which is for buffers without them
+    }
     quick.object[0] = t.param.object.ptr();
     for (std::size_t s = 0; s < states.size(); ++s) quick.object[1 + s] = t.states[s].object.ptr();
     quick.written = std::uint32_t(1 + states.size());
     t.param.keep(std::move(param));
     for (std::size_t s = 0; s < states.size(); ++s) {
-        update.set(2 + s, {states[s].data, states[s].dtype});
         t.states[s].keep(std::move(states[s]));
+        if (t.scales[s].object) t.scales[s].keep(std::move(scales[s]));
     }
 }
 
@@ -151,7 +159,15 @@ void Plan::add_group(const std::string& rule, const py::list& params, const py::
         t.label = labels.at(i);
         t.param.object = params[i];
         const auto of_param = states[i].cast<py::list>();
-        for (const py::handle state : of_param) t.states.emplace_back(py::reinterpret_borrow<py::object>(state));
+        for (std::size_t s = 0; s < of_param.size(); ++s) {
+            py::object state = of_param[s];
+            StoredState stored{state, {}};
+            if (PyTuple_Check(state.ptr()) && s + 2 < names.buffers)
+                stored = read_stored(state.ptr(), {names.buffer_text[2 + s], -1, t.label.c_str()});
+            t.states.emplace_back(stored.data);
+            t.scales.emplace_back(stored.scales);
+            t.named.push_back(stored.named);
+        }
         if (t.states.size() + 2 != names.buffers) fail(PyExc_ValueError, rule + ": wrong number of states");
         bind(t, names, updates[i], quick[i], stream);
     }
@@ -191,6 +207,11 @@ void Plan::add_group(const std::string& rule, const py::list& params, const py::
     }
 }
 
+// Formats that no dtype tells from one another.
+bool same_dtype(Format a, Format b) {
+    return info_of(a).dlpack_code == info_of(b).dlpack_code && info_of(a).dlpack_bits == info_of(b).dlpack_bits;
+}
+
 // NumPy arrays that are still what they were. Anything else is looked at again, without haste.
 bool Plan::unchanged(const NumpyTypes& numpy, const Quick& quick, const ParamUpdate& update) {
     if (quick.shape.ndim < 0) return false;
@@ -210,11 +231,13 @@ void Plan::refresh(WorkStream& stream) {
         const auto look = [&](BoundBuffer& b, std::size_t buffer) {
             if (!b.view.cheap) return true;
             View now;
-            View::take(b.object, name_of(i, buffer), now, stream);
+            View::take(b.object, name_of(i, buffer), now, stream, true);
+            if (b.view.size > 0 && same_dtype(now.dtype, b.view.dtype)) now.dtype = b.view.dtype;
             return b.unchanged(now);
         };
         bool same = look(t.param, 0);
         for (std::size_t s = 0; s < t.states.size(); ++s) same = look(t.states[s], 2 + s) && same;
+        for (std::size_t s = 0; s < t.states.size(); ++s) same = look(t.scales[s], 2 + s) && same;
         if (same) continue;
         ParamUpdate update;
         bind(t, *names_[plan_.group_of(i)], update, quick_[i], stream);
@@ -416,6 +439,14 @@ void Plan::end_lookahead() {
                                         "be put back");
 }
 
+// Of all groups.
+void Plan::set_seed(const py::object& seed) {
+    const auto locked = lock_.take();
+    const Busy busy(busy_);
+    const std::uint64_t value = seed_value(seed.ptr());
+    for (std::uint32_t g = 0; g < names_.size(); ++g) plan_.seed(g) = value;
+}
+
 std::size_t Plan::size() const {
     const auto locked = lock_.take();
     return params_.size();
@@ -474,6 +505,7 @@ void register_plan(py::module_& m) {
              py::arg("skip_nonfinite"))
         .def("begin_lookahead", &Plan::begin_lookahead, py::arg("groups"))
         .def("end_lookahead", &Plan::end_lookahead)
+        .def("set_seed", &Plan::set_seed, py::arg("seed"))
         .def("steps", &Plan::steps)
         .def("set_steps", &Plan::set_steps, py::arg("steps"), py::arg("count"))
         .def_property_readonly("step_count", &Plan::step_count)

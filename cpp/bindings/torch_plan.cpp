@@ -2,6 +2,7 @@
 
 #include "arguments.hpp"
 #include "step_plan.hpp"
+#include "stored.hpp"
 
 #include <pybind11/stl.h>
 
@@ -182,7 +183,7 @@ std::uint64_t version_of([[maybe_unused]] PyObject* dict) {
 // on a device for example, and nothing here keeps it alive but for tensors on the CPU, until the next step: another one
 // could not be told from them in the same place. A pointer to it is looked at only once it has been found in the
 // optimizer's state again, and what it points to is held from then on to the end of the step.
-constexpr std::size_t max_entries = 8;
+constexpr std::size_t max_entries = 12;
 struct Tensor {
     py::object param;
     const RuleNames* names = nullptr;  // null: to be bound
@@ -199,12 +200,13 @@ struct Tensor {
     std::array<PyObject*, max_entries> values{};  // the objects among them that were values
     std::array<py::object, max_entries> keys;
     std::array<PyObject*, 1 + max_states> object{};  // the param and the states
+    std::array<PyObject*, max_states> scales{};      // of the states that have some, or null
     std::array<Number, max_numbers> number{};
     Layout layout;
     const DLPackExchangeAPI* api = nullptr;
     double device_step = 0.0;  // what the device has counted, if it counts
     bool counted_on_device() const { return numbers > 0 && number[0].on_device; }
-    std::array<py::object, max_states + max_numbers> kept;
+    std::array<py::object, 2 * max_states + max_numbers> kept;
 
     void unbind() {
         names = nullptr;
@@ -234,7 +236,10 @@ struct Tensor {
             values[entries++] = value;
         }
         const auto there = [&](PyObject* x) { return std::find(values.begin(), values.end(), x) != values.end(); };
-        for (std::size_t b = 1; b + 1 < names->buffers; ++b) loose = loose || !there(object[b]);
+        for (std::size_t b = 1; b + 1 < names->buffers; ++b) {
+            loose = loose || !there(object[b]);
+            if (scales[b - 1] != nullptr) loose = loose || !there(scales[b - 1]);
+        }
         for (std::size_t n = 0; n < numbers; ++n) loose = loose || !there(number[n].object);
     }
 };
@@ -393,6 +398,7 @@ class TorchPlan {
 
 PyObject* grad_name = nullptr;
 PyObject* params_name = nullptr;
+PyObject* seed_name = nullptr;
 
 std::string label_of(std::size_t i) { return "[" + std::to_string(i) + "]"; }
 
@@ -538,6 +544,13 @@ bool TorchPlan::unchanged(std::size_t i) {
     for (std::size_t k = 0; k + 1 < t.names->buffers; ++k) {
         const std::size_t b = k == 0 ? 0 : 1 + k;  // among the update's, where the gradient is number 1
         if (k > 0) {
+            if (PyObject* const scales = t.scales[k - 1]; scales != nullptr) {
+                if (Py_TYPE(scales) != tensor_type_ || !look(exchange_api_of(scales), scales) || now.ndim != 1 ||
+                    std::size_t(now.shape[0]) != scale_count(update.format[b], update.size) || freed(scales, now) ||
+                    static_cast<std::byte*>(now.data) + now.byte_offset !=
+                        reinterpret_cast<std::byte*>(update.scales[b]))
+                    return false;
+            }
             if (t.native && face_.at(t.object[k], update.buffer[b], update.size)) continue;
             // Another object may be where a tensor was.
             if (Py_TYPE(t.object[k]) != tensor_type_) return false;
@@ -563,8 +576,10 @@ bool TorchPlan::unchanged(std::size_t i) {
 // Without the GIL, and wherever Python runs, other threads may replace what the optimizer's state holds.
 void TorchPlan::hold(const Tensor& t) {
     if (t.native) return;  // it keeps them itself
-    for (std::size_t b = 1; b + 1 < t.names->buffers; ++b)
+    for (std::size_t b = 1; b + 1 < t.names->buffers; ++b) {
         held_.push_back(py::reinterpret_borrow<py::object>(t.object[b]));
+        if (t.scales[b - 1] != nullptr) held_.push_back(py::reinterpret_borrow<py::object>(t.scales[b - 1]));
+    }
     for (std::size_t n = 0; n < t.numbers; ++n) held_.push_back(py::reinterpret_borrow<py::object>(t.number[n].object));
 }
 
@@ -636,21 +651,31 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         // The host waits for the device here, once.
         if (on_device) t.device_step = number.attr("item")().cast<double>();
     }
-    for (std::size_t b = 0; b < buffers.size(); ++b) t.object[b] = py::object(buffers[b]).ptr();
+    std::vector<StoredState> stored(buffers.size());
+    for (std::size_t b = 0; b < buffers.size(); ++b) {
+        const py::object given = buffers[b];
+        const ArgName name{b == 0 ? "params" : names.buffer_text[1 + b], -1, label.c_str()};
+        stored[b].data = given;
+        if (b > 0 && PyTuple_Check(given.ptr())) stored[b] = read_stored(given.ptr(), name);
+        t.object[b] = stored[b].data.ptr();
+        if (b > 0) t.scales[b - 1] = stored[b].scales.ptr();
+    }
     if (!t.odd) {
         WorkStream stream;
-        std::vector<View> views(buffers.size());
+        std::vector<View> views(buffers.size()), scales(buffers.size());
         ParamUpdate update;
         for (std::size_t b = 0; b < buffers.size(); ++b) {
             const ArgName name{b == 0 ? "params" : names.buffer_text[1 + b], -1, label.c_str()};
-            View::take(t.object[b], name, views[b], stream);
             if (b == 0) {
+                View::take(t.object[0], name, views[0], stream);
                 check_param(views[0], name);
+                update.set(0, {views[0].data, views[0].dtype});
+            } else if (stored[b].scales || stored[b].named != nullptr) {
+                update.set(b + 1, take_state(stored[b], name, views[0], views[b], scales[b], stream));
             } else {
-                check_state(views[b], name, views[0]);
+                update.set(b + 1, take_state(t.object[b], name, views[0], views[b], scales[b], stream));
             }
             owner.attr("_check_storage")(py::handle(t.object[b]), name.text());
-            update.set(b == 0 ? 0 : b + 1, {views[b].data, views[b].dtype});
         }
         for (std::size_t b = 1; b < buffers.size(); ++b) native = native && Py_TYPE(t.object[b]) == tensor_type_;
         t.api = exchange_api_of(t.object[0]);
@@ -667,8 +692,10 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
     t.native = native && !t.param.attr("is_inference")().cast<bool>();
     t.kept = {};
     if (t.native) {
-        for (std::size_t b = 1; b < buffers.size(); ++b)
+        for (std::size_t b = 1; b < buffers.size(); ++b) {
             t.kept[b - 1] = py::reinterpret_borrow<py::object>(t.object[b]);
+            t.kept[max_states + max_numbers + b - 1] = stored[b].scales;
+        }
         for (std::size_t n = 0; n < t.numbers; ++n)
             t.kept[max_states + n] = py::reinterpret_borrow<py::object>(t.number[n].object);
     }
@@ -696,6 +723,8 @@ void TorchPlan::choose(std::uint32_t group, const py::handle& rule) {
     if (on_device_[group].empty()) check_together(*names.rule, hyper);
     names_[group] = &names;
     plan_.set_rule(group, *names.rule);
+    const py::object seed = value_of(values.ptr(), seed_name);
+    plan_.seed(group) = seed ? seed_value(seed.ptr()) : 0;
     plan_.hyper(group) = hyper;
 }
 
@@ -1132,6 +1161,7 @@ detail::Segment TorchPlan::segment_of(std::size_t i, Later& later) const {
     const RuleInfo& rule = *t.names->rule;
     const std::uint32_t group = plan_.group_of(i);
     detail::Segment segment{&rule, plan_.hyper(group), count_step(t, later), 1};
+    segment.seed = plan_.seed(group);
     if (rule.kept_numbers == 0) return segment;
     bool wide[max_kept_numbers] = {};
     for (std::size_t n = 0; n < rule.kept_numbers; ++n) {
@@ -1154,7 +1184,7 @@ bool TorchPlan::step_param(const py::object& owner, const py::list& group_list, 
     Alone alone(*this, i);
     const std::uint32_t group = plan_.group_of(i);
     const py::object values = item_of(group_list, group);
-    choose(group, owner.attr("_rule")(values));
+    choose(group, owner.attr("_seeded_rule")(values));
     const std::string label = "params" + label_of(i);
     grads_[i] = attribute(param.ptr(), grad_name);
     if (grads_[i].is_none()) fail(PyExc_ValueError, label + ": step_param() of a param without a gradient");
@@ -1234,6 +1264,7 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, c
 void register_torch_plan(py::module_& m) {
     grad_name = interned("grad");
     params_name = interned("params");
+    seed_name = interned("seed");
     const auto collectable = [](PyHeapTypeObject* heap) {
         PyTypeObject& type = heap->ht_type;
         type.tp_flags |= Py_TPFLAGS_HAVE_GC;

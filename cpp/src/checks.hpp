@@ -34,7 +34,7 @@ inline void check_work(std::span<const ParamUpdate> tensors, std::span<const Seg
             for (std::size_t b = 0; b < s.rule->buffers(); ++b) {
                 const FormatInfo& f = info_of(t.format[b]);
                 ADAPTK_PROMISED(t.size == 0 || t.buffer[b] != nullptr);
-                ADAPTK_PROMISED(f.side_bytes == 0 || t.size == 0 || t.side[b] != nullptr);
+                ADAPTK_PROMISED(f.block == 1 || t.size == 0 || t.scales[b] != nullptr);
                 ADAPTK_PROMISED(b == 1 ? f.precision <= info_of(compute).precision : f.compute == compute);
                 for (std::size_t a = 0; a < b; ++a) {
                     const auto* const x = static_cast<const std::byte*>(t.buffer[a]);

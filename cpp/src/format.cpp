@@ -9,18 +9,16 @@ namespace {
 
 template <class F> constexpr FormatInfo info(std::size_t place) {
     constexpr bool wide = sizeof(typename F::Compute) == 8;
-    std::size_t alignment = 1;
-    if constexpr (ElementFormat<F>) alignment = alignof(typename F::Element);
     return {Format(place),
             F::name,
             F::dlpack.code,
             F::dlpack.bits,
             F::precision,
             wide ? Format::float64 : Format::float32,
+            std::uint16_t(sizeof(typename F::Element)),
             std::uint16_t(block_of<F>()),
-            std::uint16_t(block_bytes_of<F>()),
-            std::uint16_t(side_bytes_of<F>()),
-            std::uint16_t(alignment)};
+            std::uint16_t(alignof(typename F::Element)),
+            random_bits_of<F>() > 0};
 }
 
 template <class... F> constexpr auto make_table(FormatList<F...>) {
@@ -29,6 +27,7 @@ template <class... F> constexpr auto make_table(FormatList<F...>) {
 }
 
 constexpr auto list = make_table(Formats{});
+static_assert(Formats::size <= max_formats);
 static_assert(list[std::size_t(Format::float32)].precision == 24 &&
               list[std::size_t(Format::float64)].precision == 53 &&
               list[std::size_t(Format::bfloat16)].precision == 8 && list[std::size_t(Format::float16)].precision == 11);
@@ -38,5 +37,11 @@ static_assert(list[std::size_t(Format::float32)].precision == 24 &&
 const FormatInfo* const format_table = list.data();
 
 std::span<const FormatInfo> formats() { return list; }
+
+const FormatInfo* find_format(std::string_view name) {
+    for (const FormatInfo& f : list)
+        if (name == f.name) return &f;
+    return nullptr;
+}
 
 }  // namespace adaptk::detail

@@ -6,25 +6,28 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 namespace adaptk::detail {
 
 // The place of a format in the list (formats.hpp). Those that dtypes have names for in every library are named here.
 enum class Format : std::uint8_t { float32, float64, bfloat16, float16 };
+inline constexpr std::size_t max_formats = 16;
 
 struct FormatInfo {
     Format id;
     const char* name;
     std::uint8_t dlpack_code, dlpack_bits;
-    std::uint8_t precision;     // bits of the significand: what "of lower precision" compares
-    Format compute;             // float32 or float64: what rules compute in beside params of this format
-    std::uint16_t block;        // elements that are stored together
-    std::uint16_t block_bytes;  // of the buffer
-    std::uint16_t side_bytes;   // of each block's part of a second buffer; 0: there is none
-    std::uint16_t alignment;    // of the buffer, for kernels that read it in place
+    std::uint8_t precision;   // bits of the significand: what "of lower precision" compares
+    Format compute;           // float32 or float64: what rules compute in beside params of this format
+    std::uint16_t bytes;      // of an element
+    std::uint16_t block;      // elements that share a scale, a float32 in a second buffer; 1: there is none
+    std::uint16_t alignment;  // of the buffer, for kernels that read it in place
+    bool stochastic;          // rounding needs random bits
 };
 
 ADAPTK_INTERNAL_API std::span<const FormatInfo> formats();
+ADAPTK_INTERNAL_API const FormatInfo* find_format(std::string_view name);
 // The list itself, for what is asked for in loops.
 ADAPTK_INTERNAL_API extern const FormatInfo* const format_table;
 
@@ -32,15 +35,20 @@ inline const FormatInfo& info_of(Format f) { return format_table[std::size_t(f)]
 inline const char* name_of(Format f) { return info_of(f).name; }
 inline int precision(Format f) { return info_of(f).precision; }
 
-// Bytes of a buffer's first n elements, which are whole blocks or all of it.
-inline std::size_t storage_bytes(Format f, std::int64_t n) {
-    const FormatInfo& i = info_of(f);
-    if (i.block == 1) return std::size_t(n) * i.block_bytes;
-    return (std::size_t(n) + i.block - 1) / i.block * i.block_bytes;
+inline std::size_t size_of(Format f) { return info_of(f).bytes; }
+
+// Bytes of n elements.
+inline std::size_t storage_bytes(Format f, std::int64_t n) { return std::size_t(n) * size_of(f); }
+
+inline bool has_scales(Format f) { return info_of(f).block > 1; }
+// Of n elements.
+inline std::size_t scale_count(Format f, std::int64_t n) {
+    const std::size_t block = info_of(f).block;
+    return (std::size_t(n) + block - 1) / block;
 }
 
-// Of the formats whose elements are stored one by one, as those of every params and gradient are.
-inline std::size_t size_of(Format f) { return info_of(f).block_bytes; }
+// Whether a dtype of its own says that a buffer has this format, and nothing has to lie beside it.
+inline bool is_plain(Format f) { return !has_scales(f) && !info_of(f).stochastic; }
 
 // What a step computes in, by the format of its param.
 inline Format compute_format(Format param) { return info_of(param).compute; }

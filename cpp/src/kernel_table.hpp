@@ -25,11 +25,13 @@ struct RuleKernels {
     StepKernel step[2][2];  // [0 float, 1 double][coupled decay]
 };
 
-// Elements `first` ... first + n - 1 of a buffer, to and from the compute type: [0 float, 1 double]; null where there
-// is no such conversion.
+// Elements `first` ... first + n - 1 of a buffer, to and from the compute type: [0 float, 1 double]; null if there is
+// no such conversion. `data` is where element `first` is, a multiple of the block and of draw_group; `scales` are those
+// of the whole buffer.
 struct FormatKernels {
-    void (*decode[2])(const void* data, const void* side, std::int64_t first, void* out, std::size_t n);
-    void (*encode[2])(const void* in, void* data, void* side, std::int64_t first, std::size_t n);
+    void (*decode[2])(const void* data, const float* scales, std::int64_t first, void* out, std::size_t n);
+    void (*encode[2])(const void* in, void* data, float* scales, std::int64_t first, std::size_t n,
+                      std::uint64_t buffer_key);
 };
 
 // sums[(phase + i) % 256] += term(scale * x[i]) for i = 0 ... n-1 in this order. [0 float, 1 double]

@@ -2,18 +2,11 @@
 // the compiler's flags choosing it; it holds plain loops only, all of them internal to the object, and exports one
 // function. A symbol that two such objects shared could be linked from the one that this processor cannot run.
 #include "compiler.hpp"
+#include "format_kernels.hpp"
 #include "kernel_table.hpp"
 
 #include <type_traits>
 #include <utility>
-
-// MSVC has no macro of its own for these instructions; every processor with AVX2 has them.
-#if defined(__F16C__) || (defined(_MSC_VER) && defined(__AVX2__))
-#define ADAPTK_F16C 1
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
 
 #define ADAPTK_CONCAT2(a, b) a##b
 #define ADAPTK_CONCAT(a, b) ADAPTK_CONCAT2(a, b)
@@ -107,94 +100,6 @@ template <class T> void add_scaled(const void* coefficients, void* const* b, siz
     auto* ADAPTK_RESTRICT p = static_cast<T*>(b[0]);
     const auto* ADAPTK_RESTRICT x = static_cast<const T*>(b[1]);
     for (size_t i = 0; i < n; ++i) p[i] = p[i] + factor * x[i];
-}
-
-// Formats whose elements are stored one by one.
-template <class F, class T> ADAPTK_HD void decode_elements(const typename F::Element* from, T* to, size_t n) {
-    const auto* ADAPTK_RESTRICT x = from;
-    auto* ADAPTK_RESTRICT y = to;
-    for (size_t i = 0; i < n; ++i) y[i] = T(F::decode(x[i]));
-}
-
-template <class F> ADAPTK_HD void encode_elements(const typename F::Compute* from, typename F::Element* to, size_t n) {
-    const auto* ADAPTK_RESTRICT x = from;
-    auto* ADAPTK_RESTRICT y = to;
-    for (size_t i = 0; i < n; ++i) y[i] = F::encode(x[i]);
-}
-
-// With the processor's own conversion of float16 as far as it goes; the number of elements that are done.
-size_t decode_vectors([[maybe_unused]] const std::uint16_t* x, [[maybe_unused]] float* y, [[maybe_unused]] size_t n) {
-    size_t i = 0;
-#if defined(ADAPTK_F16C)
-    for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
-#elif defined(__aarch64__)
-    for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x + i))));
-#endif
-    return i;
-}
-
-size_t encode_vectors([[maybe_unused]] const float* x, [[maybe_unused]] std::uint16_t* y, [[maybe_unused]] size_t n) {
-    size_t i = 0;
-#if defined(ADAPTK_F16C)
-    for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i),
-                         _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#elif defined(__aarch64__)
-    for (; i + 4 <= n; i += 4) vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
-#endif
-    return i;
-}
-
-template <class F, class T> void decode(const void* data, const void* side, std::int64_t first, void* out, size_t n) {
-    auto* const y = static_cast<T*>(out);
-    if constexpr (ElementFormat<F>) {
-        const auto* const x = static_cast<const typename F::Element*>(data) + first;
-        if constexpr (std::is_same_v<F, Float16> && sizeof(T) == 4) {
-            const size_t done = decode_vectors(x, y, n);
-            decode_elements<F>(x + done, y + done, n - done);
-        } else if constexpr (std::is_same_v<F, Float16>) {
-            // By way of float: the vectors' conversion ends there.
-            constexpr size_t part = 256;
-            float widened[part];
-            for (size_t i = 0; i < n; i += part) {
-                const size_t m = n - i < part ? n - i : part;
-                const size_t done = decode_vectors(x + i, widened, m);
-                decode_elements<F>(x + i + done, widened + done, m - done);
-                for (size_t k = 0; k < m; ++k) y[i + k] = T(widened[k]);
-            }
-        } else {
-            decode_elements<F>(x, y, n);
-        }
-    } else {
-        F::decode(data, side, first, y, n);
-    }
-}
-
-template <class F> void encode(const void* in, void* data, void* side, std::int64_t first, size_t n) {
-    using T = typename F::Compute;
-    const auto* const x = static_cast<const T*>(in);
-    if constexpr (ElementFormat<F>) {
-        auto* const y = static_cast<typename F::Element*>(data) + first;
-        size_t done = 0;
-        if constexpr (std::is_same_v<F, Float16>) done = encode_vectors(x, y, n);
-        encode_elements<F>(x + done, y + done, n - done);
-    } else {
-        F::encode(x, data, side, first, n);
-    }
-}
-
-// Every format holds what its Compute type can be rounded to, and decodes to any type that holds its values.
-template <class F> constexpr FormatKernels kernels_of() {
-    FormatKernels k{};
-    if constexpr (sizeof(typename F::Compute) == 4) {
-        k.decode[0] = decode<F, float>;
-        k.encode[0] = encode<F>;
-    } else {
-        k.encode[1] = encode<F>;
-    }
-    k.decode[1] = decode<F, double>;
-    return k;
 }
 
 struct Square {

@@ -63,27 +63,28 @@ void decode_tile(const KernelTable& k, const ParamUpdate& t, std::size_t b, std:
     const FormatInfo& f = info_of(t.format[b]);
     const auto decode = k.format[std::size_t(f.id)].decode[sizeof(T) == 8 ? 1 : 0];
     if (aligned(t.buffer[b], f.alignment)) {
-        decode(t.buffer[b], t.side[b], first, out, n);
+        decode(at(t, b, first), t.scales[b], first, out, n);
         return;
     }
-    // Formats of bytes are aligned anywhere: here elements are stored one by one.
+    // Formats with scales are of bytes, which are aligned anywhere.
     alignas(cache_line) std::byte moved[tile * sizeof(double)];
-    std::memcpy(moved, at(t, b, first), n * f.block_bytes);
-    decode(moved, nullptr, 0, out, n);
+    std::memcpy(moved, at(t, b, first), n * f.bytes);
+    decode(moved, nullptr, first, out, n);
 }
 
+// The key is that of the buffer's draws, of formats that are rounded stochastically.
 template <class T>
 void encode_tile(const KernelTable& k, const T* in, const ParamUpdate& t, std::size_t b, std::int64_t first,
-                 std::size_t n) {
+                 std::size_t n, std::uint64_t buffer_key) {
     const FormatInfo& f = info_of(t.format[b]);
     const auto encode = k.format[std::size_t(f.id)].encode[sizeof(T) == 8 ? 1 : 0];
     if (aligned(t.buffer[b], f.alignment)) {
-        encode(in, t.buffer[b], t.side[b], first, n);
+        encode(in, at(t, b, first), t.scales[b], first, n, buffer_key);
         return;
     }
     alignas(cache_line) std::byte moved[tile * sizeof(double)];
-    encode(in, moved, nullptr, 0, n);
-    std::memcpy(at(t, b, first), moved, n * f.block_bytes);
+    encode(in, moved, nullptr, first, n, buffer_key);
+    std::memcpy(at(t, b, first), moved, n * f.bytes);
 }
 
 }  // namespace adaptk::detail

@@ -5,6 +5,8 @@
 #include "parallel.hpp"
 #include "reduce.hpp"
 
+#include "adaptk/rounding.hpp"
+
 #include <cmath>
 #include <vector>
 
@@ -57,14 +59,16 @@ template <class T> constexpr Format native_format = sizeof(T) == 8 ? Format::flo
 
 // A kernel over part of a tensor whose buffers are not all of type T and aligned for it.
 template <class T>
-void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients, const ParamUpdate& t,
-               std::size_t buffers, std::int64_t first, std::int64_t n) {
+void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients, std::uint64_t key,
+               const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n) {
     alignas(cache_line) T scratch[max_buffers][tile];
     bool in_place[max_buffers];
     std::size_t tile_bytes[max_buffers];
+    std::uint64_t keys[max_buffers];
     for (std::size_t b = 0; b < buffers; ++b) {
         in_place[b] = t.format[b] == native_format<T> && aligned(t.buffer[b], sizeof(T));
         tile_bytes[b] = storage_bytes(t.format[b], std::int64_t(tile));
+        keys[b] = info_of(t.format[b]).stochastic ? buffer_key(key, t.number, std::uint32_t(b)) : 0;
     }
     for (std::int64_t done = 0; done < n; done += std::int64_t(tile)) {
         const std::int64_t from = first + done;
@@ -83,14 +87,14 @@ void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients
         }
         kernel(coefficients, work, m);
         for (std::size_t b = 0; b < buffers; ++b)
-            if (b != 1 && !in_place[b]) encode_tile(k, scratch[b], t, b, from, m);
+            if (b != 1 && !in_place[b]) encode_tile(k, scratch[b], t, b, from, m, keys[b]);
     }
 }
 
 // A kernel over part of a tensor.
 template <class T>
-void run_piece(const KernelTable& k, StepKernel kernel, const void* coefficients, const ParamUpdate& t,
-               std::size_t buffers, std::int64_t first, std::int64_t n) {
+void run_piece(const KernelTable& k, StepKernel kernel, const void* coefficients, std::uint64_t key,
+               const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n) {
     bool direct = true;
     std::uintptr_t addresses = 0;
     for (std::size_t b = 0; b < buffers; ++b) {
@@ -98,7 +102,7 @@ void run_piece(const KernelTable& k, StepKernel kernel, const void* coefficients
         addresses |= reinterpret_cast<std::uintptr_t>(t.buffer[b]);
     }
     if (!direct || addresses % sizeof(T) != 0) {
-        run_tiles<T>(k, kernel, coefficients, t, buffers, first, n);
+        run_tiles<T>(k, kernel, coefficients, key, t, buffers, first, n);
         return;
     }
     void* work[max_buffers];
@@ -110,13 +114,14 @@ void run_piece(const KernelTable& k, StepKernel kernel, const void* coefficients
 struct PreparedSegment {
     StepKernel kernel[2];
     std::size_t buffers;
+    std::uint64_t key;  // of stochastic rounding
     alignas(cache_line) std::byte coefficients[2][max_coefficients_bytes];
 
     void run(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n) const {
         if (t.compute() == 1) {
-            run_piece<double>(k, kernel[1], coefficients[1], t, buffers, first, n);
+            run_piece<double>(k, kernel[1], coefficients[1], key, t, buffers, first, n);
         } else {
-            run_piece<float>(k, kernel[0], coefficients[0], t, buffers, first, n);
+            run_piece<float>(k, kernel[0], coefficients[0], key, t, buffers, first, n);
         }
     }
 };
@@ -125,6 +130,7 @@ void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad
     const RuleCode& code = s.rule->code[isa.number];
     const bool coupled = s.rule->coupled_decay(s.hyper);
     out.buffers = s.rule->buffers();
+    out.key = step_key(s.seed, s.step);
     for (int type = 0; type < 2; ++type) {
         if (!used[type]) continue;
         out.kernel[type] = code.step[type][coupled ? 1 : 0];
@@ -241,11 +247,43 @@ void fill(const Slot& state, std::int64_t size, double value) {
     for (std::int64_t at = 0; at < size; at += std::int64_t(tile)) {
         const auto n = std::size_t(std::min(size - at, std::int64_t(tile)));
         if (wide) {
-            encode_tile(k, doubles, t, 0, at, n);
+            encode_tile(k, doubles, t, 0, at, n, 0);
         } else {
-            encode_tile(k, floats, t, 0, at, n);
+            encode_tile(k, floats, t, 0, at, n, 0);
         }
     }
+}
+
+namespace {
+
+// Calls run(update of the one buffer, first element, elements <= tile) for all tiles.
+template <class Run> void for_tiles(const Slot& slot, std::int64_t size, const Run& run) {
+    const FloatingPointMode mode;
+    ParamUpdate t;
+    t.size = size;
+    t.set(0, slot);
+    share_out({&t, 1}, size, [&] {
+        return [&](std::size_t, std::int64_t first, std::int64_t n) {
+            for (std::int64_t done = 0; done < n; done += std::int64_t(tile))
+                run(t, first + done, std::size_t(std::min(n - done, std::int64_t(tile))));
+        };
+    });
+}
+
+}  // namespace
+
+void encode(const float* from, const Slot& to, std::int64_t size, std::uint64_t buffer_key) {
+    const KernelTable& k = *current_isa().kernels;
+    for_tiles(to, size, [&](const ParamUpdate& t, std::int64_t first, std::size_t n) {
+        encode_tile(k, from + first, t, 0, first, n, buffer_key);
+    });
+}
+
+void decode(const Slot& from, float* to, std::int64_t size) {
+    const KernelTable& k = *current_isa().kernels;
+    for_tiles(from, size, [&](const ParamUpdate& t, std::int64_t first, std::size_t n) {
+        decode_tile(k, t, 0, first, n, to + first);
+    });
 }
 
 }  // namespace adaptk::detail

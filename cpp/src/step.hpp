@@ -16,7 +16,7 @@ inline constexpr std::size_t max_buffers = 2 + max_states;
 struct Slot {
     void* data = nullptr;
     Format format = Format::float32;
-    void* side = nullptr;  // of formats with side data
+    float* scales = nullptr;  // of formats that have them
 };
 
 // One parameter with its gradient and states: buffers 0, 1 and from 2 on. Arrays of each member, and not of slots: a
@@ -25,7 +25,8 @@ struct ParamUpdate {
     void* buffer[max_buffers] = {};
     std::int64_t size = 0;
     Format format[max_buffers] = {};
-    void* side[max_buffers] = {};
+    std::uint32_t number = 0;  // of the tensor, for stochastic rounding: each has draws of its own
+    float* scales[max_buffers] = {};
 
     ParamUpdate() = default;
     // States have the format that is computed in.
@@ -40,9 +41,9 @@ struct ParamUpdate {
     void set(std::size_t b, const Slot& s) {
         buffer[b] = s.data;
         format[b] = s.format;
-        side[b] = s.side;
+        scales[b] = s.scales;
     }
-    Slot slot(std::size_t b) const { return {buffer[b], format[b], side[b]}; }
+    Slot slot(std::size_t b) const { return {buffer[b], format[b], scales[b]}; }
     Format param() const { return format[0]; }
     Format grad() const { return format[1]; }
     // 1 where the rule computes in double, else 0.
@@ -67,6 +68,7 @@ struct Segment {
     bool has_memo = false;
     alignas(8) std::byte memo[max_memo_bytes] = {};
     DeviceScalar device_step = {};  // on a device, in the place of `step`
+    std::uint64_t seed = 0;         // of stochastic rounding
 };
 
 struct StepOptions {
@@ -101,6 +103,11 @@ ADAPTK_INTERNAL_API StepReport global_norm(std::span<const ParamUpdate> tensors,
 
 // A state's initial value, rounded to its format in the caller's mode (FloatingPointMode).
 void fill(const Slot& state, std::int64_t size, double value);
+
+// float32 numbers to a buffer of any format that is computed in float32, and back. `buffer_key`: of stochastic
+// rounding.
+ADAPTK_INTERNAL_API void encode(const float* from, const Slot& to, std::int64_t size, std::uint64_t buffer_key);
+ADAPTK_INTERNAL_API void decode(const Slot& from, float* to, std::int64_t size);
 
 // p <- p + factor * x, buffers 0 and 1.
 ADAPTK_INTERNAL_API void add_scaled(std::span<const ParamUpdate> tensors, double factor);

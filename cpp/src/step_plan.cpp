@@ -19,13 +19,16 @@ void add_extents(std::vector<Extent>& out, const ParamUpdate& t, std::size_t ten
         if (b == 1) continue;
         const auto begin = reinterpret_cast<std::uintptr_t>(t.buffer[b]);
         out.push_back({begin, begin + t.bytes(b), owner_of(tensor, b)});
+        if (!has_scales(t.format[b])) continue;
+        const auto scales = reinterpret_cast<std::uintptr_t>(t.scales[b]);
+        out.push_back({scales, scales + scale_count(t.format[b], t.size) * sizeof(float), owner_of(tensor, b)});
     }
 }
 
 }  // namespace
 
 std::uint32_t StepPlan::add_group(const RuleInfo& rule, const HyperValues& hyper) {
-    groups_.push_back({&rule, hyper});
+    groups_.push_back({&rule, hyper, 0});
     return std::uint32_t(groups_.size() - 1);
 }
 
@@ -39,6 +42,7 @@ std::optional<Overlap> StepPlan::add_group(const RuleInfo& rule, const HyperValu
     for (std::size_t i = tensors_.size(); i < all.size(); ++i) {
         all[i].device = device;
         all[i].group = group;
+        updates[i].number = std::uint32_t(i);
     }
     std::vector<Extent> extents;
     for (std::size_t i = 0; i < all.size(); ++i) {
@@ -58,7 +62,7 @@ std::optional<Overlap> StepPlan::add_group(const RuleInfo& rule, const HyperValu
     }
     // Nothing fails from here on.
     if (tensors_.empty()) home_ = device;
-    groups_.push_back({&rule, hyper});
+    groups_.push_back({&rule, hyper, 0});
     tensors_.swap(all);
     updates_.swap(updates);
     std::swap(written_, written);
@@ -98,6 +102,7 @@ void StepPlan::add_tensor(std::uint32_t group) {
 
 void StepPlan::bind(std::size_t i, const ParamUpdate& buffers, const Device& device) {
     updates_[i] = buffers;
+    updates_[i].number = std::uint32_t(i);
     tensors_[i].device = device;
     tensors_[i].clear_grad = nullptr;
     indexed_ = false;
@@ -171,6 +176,7 @@ void StepPlan::open_segment(DeviceShare& share, std::size_t i, std::int64_t step
     const std::uint32_t group = tensors_[i].group;
     Segment& s = share.segments.emplace_back(Segment{groups_[group].rule, groups_[group].hyper, step, 0});
     s.device_step = device_step;
+    s.seed = groups_[group].seed;
     share.group_of.push_back(group);
 }
 
@@ -178,6 +184,7 @@ void StepPlan::open_segment(DeviceShare& share, std::size_t i, const ContinuedSt
     const std::uint32_t group = tensors_[i].group;
     Segment& s = share.segments.emplace_back(Segment{groups_[group].rule, step.hyper, step.step, 0});
     s.has_memo = step.has_memo;
+    s.seed = groups_[group].seed;
     std::memcpy(s.memo, step.memo, sizeof s.memo);
     share.group_of.push_back(group);
 }
@@ -413,7 +420,7 @@ void StepPlan::look_ahead(std::span<const double> factor_of_group, void* stream)
         ParamUpdate t(updates_[i].size, updates_[i].format[0], updates_[i].format[state]);
         t.buffer[0] = updates_[i].buffer[0];
         t.buffer[1] = updates_[i].buffer[state];
-        t.side[1] = updates_[i].side[state];
+        t.scales[1] = updates_[i].scales[state];
         ahead[group].push_back(t);
     }
     if (!tensors_.empty() && tensors_[0].device.cuda) {

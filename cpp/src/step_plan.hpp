@@ -82,6 +82,9 @@ class StepPlan {
     HyperValues& hyper(std::uint32_t group) { return groups_[group].hyper; }
     const HyperValues& hyper(std::uint32_t group) const { return groups_[group].hyper; }
     void set_rule(std::uint32_t group, const RuleInfo& rule) { groups_[group].rule = &rule; }
+    // Of stochastic rounding: 0 unless it is set.
+    std::uint64_t& seed(std::uint32_t group) { return groups_[group].seed; }
+    std::uint64_t seed(std::uint32_t group) const { return groups_[group].seed; }
 
     // A tensor of a group; its buffers may follow later, by bind().
     ADAPTK_INTERNAL_API void add_tensor(std::uint32_t group);
@@ -180,6 +183,7 @@ class StepPlan {
     struct Group {
         const RuleInfo* rule;
         HyperValues hyper;
+        std::uint64_t seed = 0;
     };
     struct Tensor {
         Device device;

@@ -26,10 +26,11 @@ struct Axis {
     std::int64_t stride, extent;
 };
 
-bool element_type(const adaptk_dtype& t, Format& out) {
+// The first format of the list that has this dtype: others are named by their users.
+bool element_type(const adaptk_dtype& t, bool codes, Format& out) {
     if (t.lanes != 1) return false;
     for (const FormatInfo& f : formats())
-        if (f.block == 1 && f.dlpack_code == t.code && f.dlpack_bits == t.bits) return out = f.id, true;
+        if (f.dlpack_code == t.code && f.dlpack_bits == t.bits) return out = f.id, codes || f.block == 1;
     return false;
 }
 
@@ -99,8 +100,8 @@ std::string dtype_text(const adaptk_dtype& t) {
     return text;
 }
 
-std::optional<Problem> read_tensor(const adaptk_tensor& t, TensorView& out) {
-    if (!element_type(t.dtype, out.dtype))
+std::optional<Problem> read_tensor(const adaptk_tensor& t, TensorView& out, bool codes) {
+    if (!element_type(t.dtype, codes, out.dtype))
         return Problem{Kind::type, "dtype " + dtype_text(t.dtype) + ", " + wanted_types};
     if (t.ndim < 0 || (t.ndim > 0 && t.shape == nullptr))
         return Problem{Kind::buffer, "the DLPack export has no shape"};
@@ -157,11 +158,28 @@ Problem why_no_state(const TensorView& v, const TensorView& param) {
         std::string text = std::string("dtype ") + name_of(v.dtype) + ", expected " + name_of(wanted) + " beside a " +
                            name_of(param.dtype) + " param";
         for (const FormatInfo& f : formats())
-            if (f.id != wanted && f.compute == wanted && f.block == 1) text += std::string(", or ") + f.name;
+            if (f.id != wanted && f.compute == wanted && is_plain(f.id)) text += std::string(", or ") + f.name;
         return {Kind::type, text};
     }
     if (auto problem = access_problem(v)) return *problem;
     return place_problem(v, param);
+}
+
+std::optional<Problem> why_no_scales(const TensorView& scales, const TensorView& state) {
+    const std::size_t count = scale_count(state.dtype, state.size);
+    if (scales.dtype != Format::float32)
+        return Problem{Kind::type, std::string("dtype ") + name_of(scales.dtype) + ", expected float32"};
+    if (auto problem = access_problem(scales)) return problem;
+    if (!(scales.device == state.device))
+        return Problem{Kind::value,
+                       "on " + scales.device.text() + ", expected " + state.device.text() + " like the codes"};
+    if (scales.ndim != 1 || std::size_t(scales.size) != count)
+        return Problem{Kind::value, "shape " + scales.shape_text() + ", expected (" + std::to_string(count) +
+                                        ",): one for each " + std::to_string(info_of(state.dtype).block) +
+                                        " of the state's " + std::to_string(state.size) + " elements"};
+    if (!scales.c_order) return Problem{Kind::value, "strides " + scales.strides_text() + ", expected a row"};
+    if (scales.begin() % alignof(float) != 0) return Problem{Kind::value, "not on a multiple of 4 bytes"};
+    return {};
 }
 
 }  // namespace adaptk::detail

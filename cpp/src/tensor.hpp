@@ -59,6 +59,7 @@ struct TensorView {
 };
 
 inline constexpr std::uint8_t code_int = 0;
+inline constexpr std::uint8_t code_uint = 1;
 inline constexpr std::uint8_t code_float = 2;
 inline constexpr std::uint8_t code_bfloat = 4;
 
@@ -68,8 +69,9 @@ inline constexpr const char* no_memory =
 
 ADAPTK_INTERNAL_API std::string dtype_text(const adaptk_dtype& t);
 
-// Fills in everything but the device, which is there already.
-ADAPTK_INTERNAL_API std::optional<Problem> read_tensor(const adaptk_tensor& t, TensorView& out);
+// Fills in everything but the device, which is there already. Codes, which have scales beside them, if they are asked
+// for.
+ADAPTK_INTERNAL_API std::optional<Problem> read_tensor(const adaptk_tensor& t, TensorView& out, bool codes = false);
 
 // The order of complaints is: type, access, shape, layout.
 ADAPTK_INTERNAL_API Problem why_no_param(const TensorView& v);
@@ -85,6 +87,9 @@ inline bool is_param(const TensorView& v) { return !v.read_only && v.dense(); }
 inline bool is_grad_of(const TensorView& v, const TensorView& param) {
     return (v.dtype == param.dtype || precision(v.dtype) < precision(param.dtype)) && lies_beside(v, param);
 }
+
+// The float32 numbers beside the codes of `state`, in a row.
+ADAPTK_INTERNAL_API std::optional<Problem> why_no_scales(const TensorView& scales, const TensorView& state);
 
 // Of the format that is computed in, or of lower precision in the same place.
 inline bool is_state_format(Format state, Format param) { return info_of(state).compute == compute_format(param); }

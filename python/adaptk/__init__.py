@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from adaptk import _core, cuda, ops, optim, schedules
+from adaptk import _core, cuda, formats, ops, optim, schedules
 from adaptk._machine import (
     available_isas,
     build_info,
@@ -55,6 +55,7 @@ __all__ = [
     "available_isas",
     "build_info",
     "cuda",
+    "formats",
     "get_cmake_dir",
     "get_include",
     "get_isa",

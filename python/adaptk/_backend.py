@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -32,23 +31,6 @@ def _where(x: Any) -> tuple[AbstractContextManager[Any], dict[str, Any]]:
     if type(x).__module__.partition(".")[0] == "cupy":
         return x.device, {}
     return nullcontext(), {"device": x.device}
-
-
-#: What `state_dtype` may be.
-STATE_DTYPES = ("float32", "bfloat16", "float16")
-
-
-def check_state_dtype(value: Any, states: Sequence[str]) -> dict[str, str]:
-    """The dtype's name of each state that `state_dtype` speaks of: a name for all, or a dict from state to name."""
-    given = value if isinstance(value, Mapping) else dict.fromkeys(states, value)
-    for state, name in given.items():
-        if state not in states:
-            raise ValueError(f"state_dtype: no state {state!r}; there are {', '.join(states) or 'none'}")
-        if not isinstance(name, str):
-            raise TypeError(f"state_dtype: {type(name).__name__}, expected a dtype's name or a dict from state to name")
-        if name not in STATE_DTYPES:
-            raise ValueError(f"state_dtype: {name!r}, expected {', '.join(map(repr, STATE_DTYPES))}")
-    return dict(given)
 
 
 def bfloat16() -> Any:
@@ -80,6 +62,29 @@ def full_like(param: Any, value: float, dtype: str | None = None) -> Any:
     with current:
         state = xp.full(extents, value, dtype=getattr(xp, kind), **where)
     return xp.permute_dims(state, back) if back != tuple(range(len(shape))) else state
+
+
+def row(like: Any, count: int, value: float) -> Any:
+    """`count` numbers of float32, of the library and on the device that `like` is from."""
+    if is_torch(like):
+        import torch
+
+        return torch.full((count,), value, dtype=torch.float32, device=like.device)
+    if _on_host(like):
+        return np.full(count, value, np.float32)
+    xp = _namespace(like)
+    current, where = _where(like)
+    with current:
+        return xp.full((count,), value, dtype=xp.float32, **where)
+
+
+def zeros_like(x: Any) -> Any:
+    """Zeros of float32 in the shape of an array on the CPU, in C order."""
+    if is_torch(x):
+        import torch
+
+        return torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    return np.zeros(x.shape, np.float32)
 
 
 def _on_host(x: Any) -> bool:

@@ -12,7 +12,7 @@ _DTYPES = "float32, float64, bfloat16 or float16"
 
 
 def function_signature(rule: Rule) -> str:
-    arguments = ["param", "grad", *(s.name for s in rule.states), "*", "step"]
+    arguments = ["param", "grad", *(s.name for s in rule.states), "*", "step", "seed=0"]
     arguments += [f"{h.name}={h.default!r}".replace("=inf", "=float('inf')") for h in rule.hyperparameters]
     # A signature that inspect can read holds literals only.
     return f"{rule.name}({', '.join(arguments)})".replace("float('inf')", "1e999")
@@ -47,9 +47,11 @@ def function_doc(rule: Rule) -> str:
         start = s.initial_from if s.initial_from else f"{s.initial:g}"
         lines += [
             f"{s.name} : as param",
-            f"    State, initially {start}; float64 if the param is float64, else float32, bfloat16 or float16.",
+            f"    State, initially {start}; float64 if the param is float64, else float32, bfloat16 or float16, or an",
+            "    ``adaptk.formats.Stored`` or pair (codes, scales).",
         ]
     lines += ["step : int", "    The number of this step, counted from 1."]
+    lines += ["seed : int", "    Of states that are rounded stochastically, in [0, 2**64)."]
     for h in rule.hyperparameters:
         kind = "bool" if h.range == "bool" else f"float in {h.range}"
         lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[0].upper()}{h.meaning[1:]}."]

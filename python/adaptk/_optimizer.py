@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
-from adaptk import _backend, _core
+from adaptk import _backend, _core, formats
 from adaptk._names import hint
 from adaptk._registry import RULES, Rule
 from adaptk._typing import Number
@@ -224,10 +225,15 @@ class Optimizer:
     capturable : bool
         For params on a CUDA device: count the steps there, so that a step that was captured in a CUDA graph is right
         at each replay. Hyperparameters that are to change between replays have to be buffers on the device.
-    state_dtype : {"float32", "bfloat16", "float16"} or dict, optional
-        The dtype that states are stored in, or a dict from state to dtype for some of them. The step still computes in
-        float32 and rounds to nearest what it stores, so 16-bit states take half the memory and their small changes may
-        be lost. States of float64 params are float64. NumPy arrays of bfloat16 need the package ``ml_dtypes``.
+    state_dtype : str or dict from state to str, optional
+        What states are stored as, or a dict from state to that for some of them: ``"float32"``, ``"bfloat16"``,
+        ``"float16"``, ``"bfloat16_sr"`` (rounded stochastically), ``"8bit"`` or ``"8bit_nearest"``
+        (:mod:`adaptk.formats`). The step still computes in float32. What is rounded to nearest loses small changes.
+        States of float64 params are float64. NumPy arrays of bfloat16 need the package ``ml_dtypes``.
+    min_8bit_size : int
+        Params of fewer elements have float32 states where `state_dtype` says 8 bits.
+    seed : int
+        Of stochastic rounding, in [0, 2**63).
     **options
         Hyperparameters of the rule, by name; the options that choose among the rules of the class; the initial
         values of states.
@@ -267,6 +273,8 @@ class Optimizer:
         skip_nonfinite: bool = False,
         capturable: bool = False,
         state_dtype: str | Mapping[str, str] | None = None,
+        min_8bit_size: int = 4096,
+        seed: int = 0,
         **options: Any,
     ) -> None:
         if not self._class_rules:
@@ -278,7 +286,8 @@ class Optimizer:
             )
         if lr is not None:
             options["lr"] = lr
-        self._begin(params, None, convention, clip_norm, skip_nonfinite, capturable, state_dtype, options)
+        storage = (state_dtype, min_8bit_size, seed)
+        self._begin(params, None, convention, clip_norm, skip_nonfinite, capturable, storage, options)
 
     def _begin(
         self,
@@ -288,7 +297,7 @@ class Optimizer:
         clip_norm: float | None,
         skip_nonfinite: bool,
         capturable: bool,
-        state_dtype: str | Mapping[str, str] | None,
+        storage: tuple[str | Mapping[str, str] | None, int, int],
         options: dict[str, Any],
     ) -> None:
         self.clip_norm = _clip_norm(clip_norm)
@@ -297,7 +306,9 @@ class Optimizer:
         self._rule = rule
         self._convention = convention
         self._options = options
-        self._state_dtype = state_dtype
+        self._state_dtype = storage[0]
+        self._min_8bit_size = formats.check_min_8bit_size(storage[1])
+        self._seed = formats.check_seed(storage[2])
         self.capturable = bool(capturable)
         # Of what follows, whose lists belong together. Steps go by the plan's own lock.
         self._lock = threading.RLock()
@@ -388,7 +399,20 @@ class Optimizer:
         if self._rule is None:
             names += [w for r in self._class_rules for w in r.variant]
         names += [s.option for s in rule.states if s.option is not None]
-        return list(dict.fromkeys([*names, "convention", "clip_norm", "skip_nonfinite", "capturable", "state_dtype"]))
+        return list(
+            dict.fromkeys(
+                [
+                    *names,
+                    "convention",
+                    "clip_norm",
+                    "skip_nonfinite",
+                    "capturable",
+                    "state_dtype",
+                    "min_8bit_size",
+                    "seed",
+                ]
+            )
+        )
 
     def _known_options(self) -> set[str]:
         rules = self._class_rules or (self._rule,)
@@ -431,17 +455,14 @@ class Optimizer:
             rule, values, options = self._resolve(given)
             dtypes: dict[str, str] = {}
             if (state_dtype := group.get("state_dtype", self._state_dtype)) is not None:
-                dtypes = _backend.check_state_dtype(state_dtype, [s.name for s in rule.states])
+                dtypes = formats.check_state_dtype(state_dtype, rule.states)
             start = _backend.to_numpy(values["lr"](1) if callable(values["lr"]) else values["lr"]).item()
             initial = rule.initial_states(self._convention, {**values, "lr": start}, options)
             first = len(self._params)
             labels = [f"[{key!r}]" for key in (names if names is not None else range(first, first + len(params)))]
             for label, param in zip(labels, params, strict=True):
                 _core.check_param(param, f"params{label}")
-            states = [
-                {name: _backend.full_like(p, value, dtypes.get(name)) for name, value in initial.items()}
-                for p in params
-            ]
+            states = [self._new_states(p, rule, initial, dtypes) for p in params]
             self._plan.add_group(rule.name, params, [list(s.values()) for s in states], labels)
             self._params += params
             self._states += states
@@ -451,6 +472,17 @@ class Optimizer:
                 self._names = (self._names or []) + names
             self._own_groups.append(ParamGroup(tuple(params), values))
             self.param_groups.append(self._own_groups[-1])
+            self._plan.set_seed(self._seed)
+
+    def _new_states(
+        self, param: Any, rule: Rule, initial: Mapping[str, float], dtypes: Mapping[str, str]
+    ) -> dict[str, Any]:
+        shape, _, dtype, _ = _core.layout(param, "params")
+        states = {}
+        for s in rule.states:
+            name = formats.format_of(dtypes.get(s.name, "float32"), s, math.prod(shape), self._min_8bit_size)
+            states[s.name] = formats.full_like(param, initial[s.name], "float32" if dtype == "float64" else name)
+        return states
 
     # The step.
 
@@ -670,10 +702,17 @@ class Optimizer:
         with self._lock:
             like = self._params[0]
             saved: dict[str, Any] = {"step": _backend.scalar(self.step_count, like)}
+            if self._draws():
+                saved["seed"] = _backend.scalar(self._seed, like)
             for key, states, step in zip(self.state, self._states, self._plan.steps(), strict=True):
                 saved[f"state.{key}.step"] = _backend.scalar(step, like)
                 for name, array in states.items():
-                    saved[f"state.{key}.{name}"] = _backend.copy(array)
+                    if not isinstance(array, formats.Stored):
+                        saved[f"state.{key}.{name}"] = _backend.copy(array)
+                        continue
+                    saved[f"state.{key}.{name}"] = _backend.copy(array.data)
+                    if array.scales is not None:
+                        saved[f"state.{key}.{name}.scales"] = _backend.copy(array.scales)
             for i, (rule, group) in enumerate(zip(self._group_rules, self.param_groups, strict=True)):
                 saved[f"param_groups.{i}.rule"] = _backend.text(rule.name, like)
                 for h in rule.hyperparameters:
@@ -684,6 +723,32 @@ class Optimizer:
                             int(value) if h.range == "bool" else float(value), like
                         )
             return saved
+
+    def _draws(self) -> bool:
+        """Whether any state is rounded stochastically."""
+        return any(
+            isinstance(array, formats.Stored) and formats.is_stochastic(array.format)
+            for states in self._states
+            for array in states.values()
+        )
+
+    def _in_own_formats(self, have: dict[str, Any]) -> None:
+        """Bring saved states into the formats of this optimizer's, those that have codes."""
+        for key, states in zip(self.state, self._states, strict=True):
+            for name, array in states.items():
+                at, scales_at = f"state.{key}.{name}", f"state.{key}.{name}.scales"
+                if at not in have:
+                    continue
+                coded = have[at].dtype.name in ("int8", "uint8") and scales_at in have
+                stored = isinstance(array, formats.Stored) and array.scales is not None
+                if stored and coded and have[at].dtype == _backend.to_numpy(array.data).dtype:
+                    continue
+                if coded:
+                    scales = np.ascontiguousarray(have.pop(scales_at))
+                    have[at] = formats.dequantize((np.ascontiguousarray(have[at]), scales))
+                if stored and have[at].dtype.kind == "f":
+                    values = np.ascontiguousarray(have[at], np.float32)
+                    have[at], have[scales_at], _ = formats.quantize(values, array.format, seed=self._seed)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state that :meth:`state_dict` returned.
@@ -738,6 +803,9 @@ class Optimizer:
                         f"state_dict: group {i} was saved by the rule {name!r}, and this optimizer runs {rule.name!r} "
                         f"there; {_way_to_make(name)}"
                     )
+            self._in_own_formats(have)
+            seed = formats.check_seed(int(have.pop("seed"))) if "seed" in have else self._seed
+            want.pop("seed", None)
             is_lr = {f"param_groups.{i}.lr" for i in range(len(self.param_groups))}
             missing = sorted(set(want) - set(have) - is_lr)
             unexpected = sorted(set(have) - set(want) - is_lr)
@@ -779,7 +847,14 @@ class Optimizer:
             self._plan.set_steps(steps, count)  # raises while a step runs, so it goes first
             for param, states in zip(self.state, self._states, strict=True):
                 for name, array in states.items():
-                    _backend.assign(array, have[f"state.{param}.{name}"])
+                    if not isinstance(array, formats.Stored):
+                        _backend.assign(array, have[f"state.{param}.{name}"])
+                        continue
+                    _backend.assign(array.data, have[f"state.{param}.{name}"])
+                    if array.scales is not None:
+                        _backend.assign(array.scales, have[f"state.{param}.{name}.scales"])
+            self._seed = seed
+            self._plan.set_seed(seed)
             for group, loaded, buffers in zip(self.param_groups, groups, on_device, strict=True):
                 for name, buffer in buffers.items():
                     _backend.assign(buffer, np.reshape(np.float64(loaded[name]), _core.layout(buffer, name)[0]))
@@ -813,6 +888,7 @@ class Optimizer:
             self.param_groups.append(self._own_groups[-1])
             first = last
         self._plan.set_steps(steps, count)
+        self._plan.set_seed(self._seed)
 
     def __copy__(self) -> NoReturn:
         raise TypeError("a shallow copy of an optimizer would share its states; use copy.deepcopy")

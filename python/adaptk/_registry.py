@@ -51,12 +51,15 @@ class State:
         The hyperparameter whose value it starts with.
     option : str or None
         The argument of the optimizer classes that sets the initial value.
+    nonnegative : bool
+        Whether it is never below zero, as second moments are.
     """
 
     name: str
     initial: float
     initial_from: str | None
     option: str | None
+    nonnegative: bool
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def ops_stub() -> str:
     for rule in RULES.values():
         lines.append(f"def {rule.name}(")
         lines += [f"    {name}: Buffers," for name in ("param", "grad", *(s.name for s in rule.states))]
-        lines += ["    *,", "    step: int | Buffer,"]
+        lines += ["    *,", "    step: int | Buffer,", "    seed: int = ...,"]
         lines += [
             f"    {h.name}: {'bool' if h.range == 'bool' else 'Number'} = ..." + "," for h in rule.hyperparameters
         ]
@@ -62,6 +62,9 @@ def optim_stub() -> str:
         "    clip_norm: float | None = ...,",
         "    skip_nonfinite: bool = ...,",
         "    capturable: bool = ...,",
+        "    state_dtype: str | Mapping[str, str] | None = ...,",
+        "    min_8bit_size: int = ...,",
+        "    seed: int = ...,",
         "    **options: Any,",
         ") -> Optimizer:",
         '    """An optimizer that runs the rule of this name."""',
@@ -79,7 +82,8 @@ def optim_stub() -> str:
         if any(option == "eps_in" for option, _ in options):
             lines.append("        eps: Number = ...,")
         lines += ["        clip_norm: float | None = ...,", "        skip_nonfinite: bool = ...,"]
-        lines += ["        capturable: bool = ...,"]
+        lines += ["        capturable: bool = ...,", "        state_dtype: str | Mapping[str, str] | None = ...,"]
+        lines += ["        min_8bit_size: int = ...,", "        seed: int = ...,"]
         lines += ["    ) -> None: ...", ""]
     return "\n".join(lines)
 

@@ -27,6 +27,8 @@ def optimizer_for(
     skip_nonfinite: bool = False,
     capturable: bool = False,
     state_dtype: str | Mapping[str, str] | None = None,
+    min_8bit_size: int = 4096,
+    seed: int = 0,
     **options: Any,
 ) -> Optimizer:
     """An optimizer that runs the rule of this name.
@@ -35,7 +37,7 @@ def optimizer_for(
     ----------
     rule : str
         A key of :func:`adaptk.rules`.
-    params, lr, convention, clip_norm, skip_nonfinite, capturable, state_dtype, **options
+    params, lr, convention, clip_norm, skip_nonfinite, capturable, state_dtype, min_8bit_size, seed, **options
         As :class:`Optimizer` takes them; the options are the rule's own hyperparameters.
 
     Raises
@@ -54,7 +56,8 @@ def optimizer_for(
     if lr is not None:
         options["lr"] = lr
     optimizer = object.__new__(CLASSES[RULES[rule].class_names[0]])
-    optimizer._begin(params, RULES[rule], convention, clip_norm, skip_nonfinite, capturable, state_dtype, options)
+    storage = (state_dtype, min_8bit_size, seed)
+    optimizer._begin(params, RULES[rule], convention, clip_norm, skip_nonfinite, capturable, storage, options)
     return optimizer
 
 

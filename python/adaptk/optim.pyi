@@ -39,6 +39,9 @@ def optimizer_for(
     clip_norm: float | None = ...,
     skip_nonfinite: bool = ...,
     capturable: bool = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int = ...,
+    seed: int = ...,
     **options: Any,
 ) -> Optimizer:
     """An optimizer that runs the rule of this name."""
@@ -64,6 +67,9 @@ class SGD(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class DeltaBarDelta(Optimizer):
@@ -87,6 +93,9 @@ class DeltaBarDelta(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class AdaGrad(Optimizer):
@@ -110,6 +119,9 @@ class AdaGrad(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class RMSProp(Optimizer):
@@ -137,6 +149,9 @@ class RMSProp(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class AdaDelta(Optimizer):
@@ -157,6 +172,9 @@ class AdaDelta(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Adam(Optimizer):
@@ -181,6 +199,9 @@ class Adam(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class AdamW(Optimizer):
@@ -205,6 +226,9 @@ class AdamW(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class AdaMax(Optimizer):
@@ -226,6 +250,9 @@ class AdaMax(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class NAdam(Optimizer):
@@ -248,6 +275,9 @@ class NAdam(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class RAdam(Optimizer):
@@ -269,6 +299,9 @@ class RAdam(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class RProp(Optimizer):
@@ -291,6 +324,9 @@ class RProp(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class ASGD(Optimizer):
@@ -312,6 +348,9 @@ class ASGD(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Lion(Optimizer):
@@ -332,6 +371,9 @@ class Lion(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class AdaBelief(Optimizer):
@@ -354,6 +396,9 @@ class AdaBelief(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Yogi(Optimizer):
@@ -376,6 +421,9 @@ class Yogi(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Adan(Optimizer):
@@ -400,4 +448,7 @@ class Adan(Optimizer):
         clip_norm: float | None = ...,
         skip_nonfinite: bool = ...,
         capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
     ) -> None: ...

@@ -37,6 +37,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import wraps
 from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from adaptk._names import face, not_installed, unexpected
@@ -50,10 +51,9 @@ except ModuleNotFoundError as error:
 from torch import Tensor
 from torch.autograd.profiler import record_function
 
-from adaptk import _core, _torch_private
-from adaptk._backend import check_state_dtype
+from adaptk import _core, _torch_private, formats
 from adaptk._optimizer import StepInfo
-from adaptk._registry import RULES, Rule
+from adaptk._registry import RULES, Rule, State
 from adaptk._torch_private import face as _face
 
 try:
@@ -91,13 +91,24 @@ def _is_dense(t: Tensor) -> bool:
     return not (t.is_neg() or t.is_conj())
 
 
-def _state_dtype(p: Tensor, name: str, group: Group) -> torch.dtype:
-    """That of a state: float64 beside float64, complex beside complex; beside all else what the group says."""
+def _state_format(p: Tensor, state: State, group: Group) -> torch.dtype | str:
+    """What a state is stored as: a dtype (float64 beside float64, complex beside complex), or a format with codes."""
     if p.dtype in (torch.float64, torch.complex128, torch.complex64):
         return p.dtype
     given = group.get("state_dtype")
-    chosen = given.get(name, "float32") if isinstance(given, Mapping) else given or "float32"
-    return getattr(torch, chosen)  # type: ignore[no-any-return]
+    chosen = given.get(state.name, "float32") if isinstance(given, Mapping) else given or "float32"
+    name = formats.format_of(chosen, state, p.numel(), group.get("min_8bit_size", 4096))
+    return getattr(torch, name) if formats.is_plain(name) else name
+
+
+def _in_memory_order(t: Tensor) -> Tensor:
+    """The elements of a dense tensor in one row."""
+    return t.detach().as_strided((t.numel(),), (1,))
+
+
+def _scales_name(name: str) -> str:
+    """The name of a state's scales in the optimizer's state."""
+    return f"{name}_scales"
 
 
 _STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -153,6 +164,10 @@ _MISSING = object()
 def _put(mapping: Any, key: Any, value: Any, undo: Undo) -> None:
     undo.append((mapping, key, mapping.get(key, _MISSING)))
     mapping[key] = value
+
+
+def _drop(mapping: Any, key: Any, undo: Undo) -> None:
+    undo.append((mapping, key, mapping.pop(key)))
 
 
 def _take_back(undo: Undo) -> None:
@@ -295,14 +310,19 @@ class _Fused(torch.optim.Optimizer):
     _step_supports_amp_scaling = True
     #: What the last step found out; see :class:`adaptk.StepInfo`.
     last_step: StepInfo | None = None
-    # The constructor's, for groups that have none of their own.
-    _given_state_dtype: str | Mapping[str, str] | None = None
+    # The constructor's options of storage, for groups that have none of their own.
+    _storage: Mapping[str, Any] = MappingProxyType({})
     # Whether gradients are released: see release_gradients().
     _releases: bool = False
 
     def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
         """The rule that a group runs, and its hyperparameters by the library's names."""
         raise NotImplementedError
+
+    def _seeded_rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        """The same, with the seed of stochastic rounding."""
+        name, values = self._rule(group)
+        return name, values if group.get("seed") is None else {**values, "seed": group["seed"]}
 
     def _initial(self, name: str, group: Group) -> float:
         """The value that a state starts with."""
@@ -340,31 +360,32 @@ class _Fused(torch.optim.Optimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Add params with options of their own, as torch's method does. The group is a copy of the dict.
 
-        Besides torch's options a group may have ``state_dtype``: the dtype that the states of its params are stored in
-        (``"float32"``, ``"bfloat16"`` or ``"float16"``), or a dict from state to dtype.
+        Besides torch's options a group may have ``state_dtype``, ``min_8bit_size`` and ``seed``, as the constructor.
         """
         if isinstance(param_group, dict):
             param_group = dict(param_group)
-            if (given := self._given_state_dtype) is not None:
-                param_group.setdefault("state_dtype", given)
+            for option, given in self._storage.items():
+                param_group.setdefault(option, given)
         super().add_param_group(param_group)
         try:
             self._check_modes(self.param_groups[-1])
             self._check_values(self.param_groups[-1])
-            self._check_state_dtype(self.param_groups[-1])
+            self._check_storage_options(self.param_groups[-1])
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
 
-    def _check_state_dtype(self, group: Group) -> None:
+    def _check_storage_options(self, group: Group) -> None:
         if group.get("state_dtype") is not None:
-            check_state_dtype(group["state_dtype"], [s.name for s in RULES[self._rule(group)[0]].states])
+            formats.check_state_dtype(group["state_dtype"], RULES[self._rule(group)[0]].states)
+        formats.check_min_8bit_size(group.get("min_8bit_size", 0))
+        formats.check_seed(group.get("seed", 0))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if (given := self._given_state_dtype) is not None:
-            for group in self.param_groups:  # torch's states say nothing of it
-                group.setdefault("state_dtype", given)
+        for group in self.param_groups:  # torch's states say nothing of it
+            for option, given in self._storage.items():
+                group.setdefault(option, given)
         self.__dict__.pop("_plan", None)
 
     @_torch_private.without_dynamo
@@ -560,7 +581,7 @@ class _Fused(torch.optim.Optimizer):
                     scale *= clip / length
                 clip, skip_nonfinite = None, False
         plan = self._native_plan()
-        rules = [self._rule(g) for g in groups]
+        rules = [self._seeded_rule(g) for g in groups]
         undo: Undo = []
         try:
             updated, found, skipped = plan.step(self, groups, rules, self.state, scale, clip, skip_nonfinite, undo)
@@ -643,7 +664,7 @@ class _Fused(torch.optim.Optimizer):
     @torch.no_grad()
     def _bind(
         self, p: Tensor, group: Group, name: str, where: str, undo: Undo
-    ) -> tuple[dict[str, Any] | None, tuple[Tensor, ...], tuple[Tensor, ...], bool, bool]:
+    ) -> tuple[dict[str, Any] | None, tuple[Tensor | formats.Stored, ...], tuple[Tensor, ...], bool, bool]:
         """The state of a param, made where it is missing: (state, (param, *states), numbers, odd, fresh)."""
         if not isinstance(p, Tensor):
             raise TypeError(f"{where}: {type(p).__name__}, expected a torch.Tensor")
@@ -675,11 +696,12 @@ class _Fused(torch.optim.Optimizer):
         if name in ("momentum", "nesterov"):
             # As torch has it, the buffer is in the state once it has seen a gradient.
             fresh = state.get("momentum_buffer") is None
-            dtype = _state_dtype(p, "momentum_buffer", group)
-            if fresh:
-                buffer = _full_like(p, 0.0, dtype)
-            else:
-                buffer = self._array(state, "momentum_buffer", p, dtype, where, odd, undo)
+            stored = self._check_format(p, rule.states[0], group, where, odd)
+            if fresh and isinstance(stored, str):
+                self._new_coded(state, "momentum_buffer", p, 0.0, stored, undo)
+            if fresh and not isinstance(stored, str):
+                return state, (p, _full_like(p, 0.0, stored)), (), odd, True
+            buffer = self._state_array(state, rule.states[0], p, stored, where, odd, undo)
             return state, (p, buffer), (), odd, fresh
         starts = _starts(name)
         if name == "asgd":
@@ -698,9 +720,15 @@ class _Fused(torch.optim.Optimizer):
         # In torch's order: that of centered RMSprop has the mean of the gradients last.
         for s in sorted(rule.states, key=lambda s: s.name == "grad_avg"):
             if state.get(s.name) is None:
-                start = _full_like(p, self._initial(s.name, group), _state_dtype(p, s.name, group))
-                _put(state, s.name, start, undo)
-        arrays = [self._array(state, s.name, p, _state_dtype(p, s.name, group), where, odd, undo) for s in rule.states]
+                stored = self._check_format(p, s, group, where, odd)
+                if isinstance(stored, str):
+                    self._new_coded(state, s.name, p, self._initial(s.name, group), stored, undo)
+                else:
+                    _put(state, s.name, _full_like(p, self._initial(s.name, group), stored), undo)
+        arrays = [
+            self._state_array(state, s, p, self._check_format(p, s, group, where, odd), where, odd, undo)
+            for s in rule.states
+        ]
         return state, (p, *arrays), tuple(numbers), odd, False
 
     @staticmethod
@@ -727,6 +755,78 @@ class _Fused(torch.optim.Optimizer):
             value = value.detach().reshape(()).to(device=device, dtype=dtype)
             _put(state, name, value, undo)
         return value
+
+    @staticmethod
+    def _check_format(p: Tensor, state: State, group: Group, where: str, odd: bool) -> torch.dtype | str:
+        stored = _state_format(p, state, group)
+        if isinstance(stored, str) and (odd or p.device.type != "cpu"):
+            what = "a DTensor" if _is_sharded(p) else f"on {p.device}" if p.device.type != "cpu" else "not dense"
+            raise TypeError(
+                f"{where}: {what}, and state_dtype={group['state_dtype']!r} is for dense tensors on the CPU; "
+                "use float32, bfloat16 or float16"
+            )
+        return stored
+
+    @staticmethod
+    def _new_coded(state: dict[str, Any], name: str, p: Tensor, value: float, stored: str, undo: Undo) -> None:
+        made = formats.full_like(p.detach(), value, stored)
+        _put(state, name, made.data, undo)
+        if made.scales is not None:
+            _put(state, _scales_name(name), made.scales, undo)
+
+    def _state_array(
+        self,
+        state: dict[str, Any],
+        spec: State,
+        p: Tensor,
+        stored: torch.dtype | str,
+        where: str,
+        odd: bool,
+        undo: Undo,
+    ) -> Tensor | formats.Stored:
+        """A state, brought into the format that the step takes."""
+        name, scales_name = spec.name, _scales_name(spec.name)
+        if scales_name in state and (not isinstance(stored, str) or not formats.has_scales(stored)):
+            # Saved in 8 bits.
+            coded = self._codes(state[name], spec, p, where), self._scales(state, scales_name, where)
+            _put(state, name, formats.dequantize(coded).as_strided(p.shape, p.stride()), undo)
+            _drop(state, scales_name, undo)
+        if not isinstance(stored, str):
+            return self._array(state, name, p, stored, where, odd, undo)
+        if not formats.has_scales(stored):
+            return formats.Stored(self._array(state, name, p, torch.bfloat16, where, odd, undo), None, stored)
+        if scales_name in state:
+            scales = self._scales(state, scales_name, where)
+            if scales is not state[scales_name]:
+                _put(state, scales_name, scales, undo)
+            dtype = torch.int8 if stored == "int8" else torch.uint8
+            return formats.Stored(self._array(state, name, p, dtype, where, odd, undo), scales, stored)
+        dense = self._array(state, name, p, torch.float32, where, odd, undo)
+        made = formats.quantize(_in_memory_order(dense), stored)
+        _put(state, name, made.data.as_strided(p.shape, p.stride()), undo)
+        _put(state, scales_name, made.scales, undo)
+        return formats.Stored(state[name], made.scales, stored)
+
+    @staticmethod
+    def _codes(codes: Any, spec: State, p: Tensor, where: str) -> Tensor:
+        """Codes of another run in memory order, in the dtype that they were saved in."""
+        if not isinstance(codes, Tensor) or codes.shape != p.shape:
+            raise ValueError(
+                f"state[{spec.name!r}] of {where}: expected codes of shape {tuple(p.shape)} like its param"
+            )
+        dtype = codes.dtype
+        if dtype not in (torch.int8, torch.uint8):
+            # torch has brought them into the dtype of the param, which holds them exactly.
+            dtype = torch.uint8 if spec.nonnegative else torch.int8
+        return _in_memory_order(_in_layout_of(codes, p, dtype))
+
+    @staticmethod
+    def _scales(state: dict[str, Any], name: str, where: str) -> Tensor:
+        scales = state[name]
+        if not isinstance(scales, Tensor):
+            raise TypeError(f"state[{name!r}] of {where}: {type(scales).__name__}, expected a torch.Tensor")
+        plain = scales.dtype == torch.float32 and scales.device.type == "cpu" and scales.is_contiguous()
+        return scales if plain else scales.detach().to(device="cpu", dtype=torch.float32).contiguous()
 
     def _array(
         self, state: dict[str, Any], name: str, p: Tensor, dtype: torch.dtype, where: str, odd: bool, undo: Undo
@@ -1095,20 +1195,28 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
                 f"lr: expected a number, got {type(lr).__name__}; a schedule of adaptk.schedules is for "
                 f"{name}(params, lr=1.0) and torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.from_zero())"
             )
-        if (given := kwargs.pop("state_dtype", None)) is not None:
-            self._given_state_dtype = given
+        given = {option: kwargs.pop(option) for option in _STORAGE if option in kwargs}
+        self._storage = {option: value for option, value in given.items() if value is not None}
         for option in kwargs:
             if not takes_any and option not in known:
-                raise unexpected(name, option, [*known, "state_dtype"])
+                raise unexpected(name, option, [*known, *_STORAGE])
         init(self, params, *args, **kwargs)
 
-    state_dtype = inspect.Parameter("state_dtype", inspect.Parameter.KEYWORD_ONLY, default=None)
     own = list(inspect.signature(init).parameters.values())
     rest = [p for p in own if p.kind is p.VAR_KEYWORD]
     __init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [*(p for p in own if p not in rest), state_dtype, *rest]
+        [*(p for p in own if p not in rest), *_storage_parameters(), *rest]
     )
     return __init__
+
+
+# What is given for all groups, and may differ between them.
+_STORAGE = {"state_dtype": None, "min_8bit_size": 4096, "seed": 0}
+
+
+def _storage_parameters() -> list[inspect.Parameter]:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return [inspect.Parameter(option, keyword, default=default) for option, default in _STORAGE.items()]
 
 
 class ReleasedGradients:
@@ -1222,8 +1330,7 @@ def _own_signature(rule: Rule) -> inspect.Signature:
             parameters.append(inspect.Parameter(name, keyword, default=value))
     starts = {s.option: s.initial for s in rule.states if s.option is not None}
     parameters += [inspect.Parameter(name, keyword, default=value) for name, value in starts.items()]
-    parameters.append(inspect.Parameter("state_dtype", keyword, default=None))
-    return inspect.Signature(parameters)
+    return inspect.Signature([*parameters, *_storage_parameters()])
 
 
 # What each class runs, by its options.
@@ -1240,9 +1347,15 @@ _RULES_OF: Mapping[str, tuple[str, ...]] = {
     "Rprop": ("rprop",),
     "SGD": ("sgd", "momentum", "nesterov"),
 }
-_STATE_DTYPE = [
-    "state_dtype : {'float32', 'bfloat16', 'float16'} or dict from state to dtype, optional",
-    "    What states are stored in; the step computes in float32. Those of float64 and complex params are like them.",
+_STORAGE_DOC = [
+    "state_dtype : str or dict from state to str, optional",
+    "    What states are stored as: 'float32', 'bfloat16', 'float16', 'bfloat16_sr', '8bit' or '8bit_nearest'",
+    "    (:mod:`adaptk.formats`); the step computes in float32. Those of float64 and complex params are like them.",
+    "    Scales of 8-bit states are in the optimizer's state beside them, as ``exp_avg_scales``.",
+    "min_8bit_size : int",
+    "    Params of fewer elements have float32 states where `state_dtype` says 8 bits.",
+    "seed : int",
+    "    Of stochastic rounding, in [0, 2**63).",
 ]
 _RAISES = [
     "Raises",
@@ -1271,7 +1384,7 @@ def _document() -> None:
             lines += _formula(RULES[rule_name])
         lines += [*params, "others"]
         lines += [f"    As :class:`torch.optim.{name}` takes them; the module says what differs."]
-        lines += [*_STATE_DTYPE, ""]
+        lines += [*_STORAGE_DOC, ""]
         cls.__doc__ = "\n".join([*lines, *_RAISES, _example(name)])
     for own in _OWN:
         rule = RULES[own._name]
@@ -1281,7 +1394,7 @@ def _document() -> None:
             if h.name != "grad_scale":
                 kind = "bool" if h.range == "bool" else f"float in {h.range}"
                 lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[0].upper()}{h.meaning[1:]}."]
-        own.__doc__ = "\n".join([*lines, *_STATE_DTYPE, "", *_RAISES, _example(own.__name__)])
+        own.__doc__ = "\n".join([*lines, *_STORAGE_DOC, "", *_RAISES, _example(own.__name__)])
         own.__signature__ = _own_signature(rule)  # type: ignore[attr-defined]
 
 

@@ -2,20 +2,25 @@
 // a buffer in any other format is decoded tile by tile before the rule runs, and encoded after it.
 //
 // A format is a struct with
-//   name              "bfloat16"
-//   dlpack            the dtype that a buffer of this format has in DLPack
-//   precision         bits of the significand
-//   Element           what one element is stored as
-//   Compute           float or double: what rules compute in beside params of this format
-//   decode(Element)   exact, to float or double
-//   encode(Compute)   rounded to nearest, ties to even
+//   name          "bfloat16"
+//   dlpack        the dtype that a buffer of this format has in DLPack
+//   precision     bits of the significand
+//   Element       what one element is stored as
+//   Compute       float or double: what rules compute in beside params of this format
+//   decode, encode
+// of one of three kinds:
 //
-// Formats that store several elements together have, in the place of Element, decode and encode,
-//   block             elements of a block, a divisor or a multiple of the tile of 256; the last block may be partial
-//   block_bytes       of the buffer
-//   side_bytes        of the block in a second buffer, for what the block's elements share; 0: no such buffer
-//   decode(data, side, first, out, n), encode(in, data, side, first, n)
-// for elements `first` ... first + n - 1 of the tensor, where `first` is a multiple of `block`.
+// 1. Elements by themselves: decode(Element) is exact, to float or double; encode(Compute) rounds to nearest, ties to
+//    even.
+// 2. The same, rounded stochastically, written for lanes (below): decode<L>(codes) and encode<L>(x, random), where the
+//    lowest `random_bits` bits of `random` are random and the others zero.
+// 3. Blocks of elements with a scale of their own, the largest magnitude of the finite ones among them, which lies in a
+//    second buffer of float32: `block` elements, a divisor of the tile of 256, from the tensor's first element on; the
+//    last block may be shorter. decode<L>(codes, scale), encode<L>(x, inverse, random), where inverse(scale) is what
+//    elements are multiplied with once for all. A non-finite element has a code of its own, so that it spoils no other.
+//
+// Codes are an Element's bits as an unsigned integer: those of signed elements with the sign extended on the way in,
+// and cut off on the way out.
 #pragma once
 
 #include "adaptk/config.hpp"
@@ -29,6 +34,8 @@ ADAPTK_NAMESPACE_BEGIN
 struct DlpackType {
     std::uint8_t code, bits;
 };
+inline constexpr std::uint8_t dlpack_int = 0;
+inline constexpr std::uint8_t dlpack_uint = 1;
 inline constexpr std::uint8_t dlpack_float = 2;
 inline constexpr std::uint8_t dlpack_bfloat = 4;
 
@@ -38,25 +45,67 @@ concept ElementFormat = requires(typename F::Element x, typename F::Compute y) {
     { F::encode(y) } -> std::same_as<typename F::Element>;
 };
 
+union FloatBits {
+    float f;
+    std::uint32_t u;
+};
+
+ADAPTK_HD float from_bits(std::uint32_t u) {
+    FloatBits b;
+    b.u = u;
+    return b.f;
+}
+
+ADAPTK_HD std::uint32_t to_bits(float f) {
+    FloatBits b;
+    b.f = f;
+    return b.u;
+}
+
+// What formulas of kinds 2 and 3 are written for: one element, here, or a vector of them in each kernel object.
+struct OneLane {
+    using F = float;
+    using U = std::uint32_t;
+    using I = std::int32_t;
+    ADAPTK_HD static F all(float x) { return x; }
+    ADAPTK_HD static U all(std::uint32_t x) { return x; }
+    ADAPTK_HD static U bits(F x) { return to_bits(x); }
+    ADAPTK_HD static F real(U u) { return from_bits(u); }
+    ADAPTK_HD static F converted(I i) { return float(i); }
+    ADAPTK_HD static U select(bool which, U a, U b) { return which ? a : b; }
+};
+
+template <class F>
+concept StochasticFormat = requires(float x) {
+    F::template decode<OneLane>(std::uint32_t{});
+    F::template encode<OneLane>(x, std::uint32_t{});
+    F::random_bits;
+};
+
+template <class F>
+concept BlockFormat = requires(float x) {
+    F::template decode<OneLane>(std::uint32_t{}, x);
+    F::template encode<OneLane>(x, x, std::uint32_t{});
+    F::inverse(x);
+    F::block;
+};
+
+// Blocks whose scale is smaller are multiplied by a power of two before they are encoded: reciprocals stay finite.
+inline constexpr float least_scale = 0x1p-100f, scale_lift = 0x1p100f;
+
 template <class F> constexpr std::size_t block_of() {
-    if constexpr (ElementFormat<F>) {
-        return 1;
-    } else {
+    if constexpr (BlockFormat<F>) {
         return F::block;
-    }
-}
-template <class F> constexpr std::size_t block_bytes_of() {
-    if constexpr (ElementFormat<F>) {
-        return sizeof(typename F::Element);
     } else {
-        return F::block_bytes;
+        return 1;
     }
 }
-template <class F> constexpr std::size_t side_bytes_of() {
-    if constexpr (ElementFormat<F>) {
+// Of what encode() is given; 0: nothing random.
+template <class F> constexpr int random_bits_of() {
+    if constexpr (requires { F::random_bits; }) {
+        return F::random_bits;
+    } else {
         return 0;
-    } else {
-        return F::side_bytes;
     }
 }
 

@@ -1,11 +1,13 @@
 // Every format of the library, in the order of its numbers: the only file to touch for a new one, besides its header.
 #pragma once
 
+#include "adaptk/formats/eight_bit.hpp"
 #include "adaptk/formats/half.hpp"
 #include "adaptk/formats/ieee.hpp"
 
 ADAPTK_NAMESPACE_BEGIN
 
-using Formats = FormatList<Float32, Float64, BFloat16, Float16>;
+using Formats = FormatList<Float32, Float64, BFloat16, Float16, BFloat16Stochastic, Linear8, LogarithmicStochastic8,
+                           LogarithmicNearest8>;
 
 ADAPTK_NAMESPACE_END

@@ -37,6 +37,7 @@ struct State {
     double initial;
     const char* from = nullptr;    // the hyperparameter whose value is the initial one, where it is not a constant
     const char* option = nullptr;  // the name of the classes' argument that sets the initial value
+    bool nonnegative = false;      // at every step: formats of few bits make use of it
 };
 
 // What a system (torch, keras, tf1, optax) has where the book has another value. The name is a hyperparameter or a

@@ -12,23 +12,6 @@
 
 ADAPTK_NAMESPACE_BEGIN
 
-union FloatBits {
-    float f;
-    std::uint32_t u;
-};
-
-ADAPTK_HD float from_bits(std::uint32_t u) {
-    FloatBits b;
-    b.u = u;
-    return b.f;
-}
-
-ADAPTK_HD std::uint32_t to_bits(float f) {
-    FloatBits b;
-    b.f = f;
-    return b.u;
-}
-
 ADAPTK_HD float decode_bfloat16(std::uint16_t x) { return from_bits(std::uint32_t(x) << 16); }
 
 // Round to nearest, ties to even: add half of the last kept place, less one bit where that place is even already.
@@ -73,6 +56,25 @@ struct BFloat16 {
     using Compute = float;
     ADAPTK_HD static float decode(Element x) { return decode_bfloat16(x); }
     ADAPTK_HD static Element encode(float x) { return encode_bfloat16(x); }
+};
+
+// bfloat16 whose lost bits decide the chance of rounding away from zero: the mean of what is stored is what was
+// computed, and small changes add up.
+struct BFloat16Stochastic {
+    static constexpr const char* name = "bfloat16_sr";
+    static constexpr DlpackType dlpack{dlpack_bfloat, 16};
+    static constexpr int precision = 8;
+    static constexpr int random_bits = 16;
+    using Element = std::uint16_t;
+    using Compute = float;
+    template <class L> ADAPTK_HD static typename L::F decode(typename L::U code) { return L::real(code << 16); }
+    // A carry out of the largest finite numbers rounds to infinity; NaN stays NaN, and infinity has no lost bits.
+    template <class L> ADAPTK_HD static typename L::U encode(typename L::F x, typename L::U random) {
+        const auto u = L::bits(x);
+        const auto magnitude = u & 0x7fffffffu;
+        const auto special = L::select(magnitude > L::all(0x7f800000u), u | 0x400000u, u);
+        return L::select(magnitude < L::all(0x7f800000u), u + random, special) >> 16;
+    }
 };
 
 struct Float16 {

@@ -19,7 +19,8 @@ struct AdaBelief {
         adam_common::lr, adam_common::beta1, adam_common::beta2,
         Hyperparameter{"eps", 1e-16, Range::nonnegative, "eps outside the root"},
         Hyperparameter{"eps_root", 1e-16, Range::nonnegative, "eps that is added to the second moment at each step"}};
-    static constexpr std::array states{adam_common::exp_avg, State{"exp_avg_var", 0.0}};
+    static constexpr std::array states{adam_common::exp_avg,
+                                       State{.name = "exp_avg_var", .initial = 0.0, .nonnegative = true}};
     static constexpr auto conventions = presets(Preset{"optax"});
     struct Hyper {
         double lr, beta1, beta2, eps, eps_root;

@@ -23,7 +23,8 @@ struct AdaDelta {
         Hyperparameter{"rho", 0.95, Range::fraction, "decay of both averages"},
         Hyperparameter{"eps", 1e-6, Range::nonnegative, "eps under both roots"},
     };
-    static constexpr std::array states{State{"square_avg", 0.0}, State{"acc_delta", 0.0}};
+    static constexpr std::array states{State{.name = "square_avg", .initial = 0.0, .nonnegative = true},
+                                       State{.name = "acc_delta", .initial = 0.0, .nonnegative = true}};
     static constexpr auto conventions =
         presets(Preset{"torch", "rho", 0.9}, Preset{"keras", "lr", 1e-3}, Preset{"keras", "eps", 1e-7},
                 Preset{"keras", "decoupled", 1.0}, Preset{"tf1", "lr", 1e-3}, Preset{"tf1", "eps", 1e-8},

@@ -24,7 +24,7 @@ struct AdaGrad {
         Hyperparameter{"eps_in", 0.0, Range::nonnegative, "eps under the root"},
         Hyperparameter{"eps_out", 1e-7, Range::nonnegative, "eps outside the root"},
     };
-    static constexpr std::array states{State{"sum", 0.0, nullptr, "initial_accumulator_value"}};
+    static constexpr std::array states{State{"sum", 0.0, nullptr, "initial_accumulator_value", true}};
     static constexpr auto conventions =
         presets(Preset{"torch", "eps_out", 1e-10}, Preset{"keras", "lr", 1e-3}, Preset{"keras", "eps_in", 1e-7},
                 Preset{"keras", "eps_out", 0.0}, Preset{"keras", "sum", 0.1}, Preset{"keras", "decoupled", 1.0},

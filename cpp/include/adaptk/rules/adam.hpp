@@ -17,7 +17,7 @@ inline constexpr Hyperparameter beta1{"beta1", 0.9, Range::fraction, "decay of t
 inline constexpr Hyperparameter beta2{"beta2", 0.999, Range::fraction, "decay of the second moment"};
 inline constexpr Hyperparameter eps{"eps", 1e-8, Range::nonnegative, "eps outside the root"};
 inline constexpr State exp_avg{"exp_avg", 0.0};
-inline constexpr State exp_avg_sq{"exp_avg_sq", 0.0};
+inline constexpr State exp_avg_sq{.name = "exp_avg_sq", .initial = 0.0, .nonnegative = true};
 }  // namespace adam_common
 
 struct AdamHyper {
@@ -90,7 +90,8 @@ struct AmsGrad {
                                            "p -= lr/(1-b1^t) * m / (sqrt(x)/sqrt(1-b2^t) + eps)";
     static constexpr const char* source = "Reddi, Kale and Kumar 2018";
     static constexpr auto hyperparameters = adam_hyperparameters;
-    static constexpr std::array states{adam_common::exp_avg, adam_common::exp_avg_sq, State{"max_exp_avg_sq", 0.0}};
+    static constexpr std::array states{adam_common::exp_avg, adam_common::exp_avg_sq,
+                                       State{.name = "max_exp_avg_sq", .initial = 0.0, .nonnegative = true}};
     // Not optax: its amsgrad takes the maximum of corrected moments.
     static constexpr auto conventions = presets(Preset{"torch"}, Preset{"keras", "eps", 1e-7},
                                                 Preset{"keras", "eps_hat", 1.0}, Preset{"keras", "decoupled", 1.0});

@@ -19,7 +19,8 @@ struct AdaMax {
         Hyperparameter{"lr", 2e-3, Range::nonnegative, "learning rate"}, adam_common::beta1,
         Hyperparameter{"beta2", 0.999, Range::fraction, "decay of the infinity norm"},
         Hyperparameter{"eps", 1e-8, Range::nonnegative, "added to the magnitude of the gradient"}};
-    static constexpr std::array states{adam_common::exp_avg, State{"exp_inf", 0.0}};
+    static constexpr std::array states{adam_common::exp_avg,
+                                       State{.name = "exp_inf", .initial = 0.0, .nonnegative = true}};
     static constexpr auto conventions = presets(Preset{"torch"}, Preset{"optax"});
     struct Hyper {
         double lr, beta1, beta2, eps;

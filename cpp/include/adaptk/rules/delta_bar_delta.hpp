@@ -30,7 +30,7 @@ struct DeltaBarDelta {
         Hyperparameter{"eta_min", 0.0, Range::nonnegative, "smallest rate"},
         Hyperparameter{"eta_max", std::numeric_limits<double>::infinity(), Range::upper_bound, "largest rate"},
     };
-    static constexpr std::array states{State{"bar", 0.0}, State{"eta", 0.0, "lr"}};
+    static constexpr std::array states{State{"bar", 0.0}, State{"eta", 0.0, "lr", nullptr, true}};
     static constexpr auto conventions = presets();
     struct Hyper {
         double lr, kappa, phi, theta, eta_min, eta_max;

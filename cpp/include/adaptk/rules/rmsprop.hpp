@@ -17,7 +17,7 @@ inline constexpr Hyperparameter eps_out{"eps_out", 0.0, Range::nonnegative, "eps
 inline constexpr Hyperparameter momentum{"momentum", 0.9, Range::nonnegative, "momentum mu"};
 inline constexpr Hyperparameter lr_inside{"lr_inside", 1.0, Range::flag,
                                           "the learning rate is inside the momentum buffer"};
-inline constexpr State square_avg{"square_avg", 0.0, nullptr, "initial_accumulator_value"};
+inline constexpr State square_avg{"square_avg", 0.0, nullptr, "initial_accumulator_value", true};
 
 #define ADAPTK_RMSPROP_PRESETS                                                                                         \
     Preset{"torch", "lr", 1e-2}, Preset{"torch", "rho", 0.99}, Preset{"torch", "eps_in", 0.0},                         \

@@ -26,7 +26,7 @@ struct RProp {
         Hyperparameter{"step_min", 1e-6, Range::nonnegative, "smallest step size"},
         Hyperparameter{"step_max", 50.0, Range::upper_bound, "largest step size"},
     };
-    static constexpr std::array states{State{"prev", 0.0}, State{"step_size", 0.0, "lr"}};
+    static constexpr std::array states{State{"prev", 0.0}, State{"step_size", 0.0, "lr", nullptr, true}};
     static constexpr auto conventions = presets(Preset{"torch"});
     struct Hyper {
         double lr, eta_minus, eta_plus, step_min, step_max;

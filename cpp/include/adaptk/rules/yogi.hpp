@@ -21,7 +21,7 @@ struct Yogi {
     // The second moment starts at the value of the authors' code. Optax starts the first one there too, which moves
     // parameters that have no gradient.
     static constexpr std::array states{adam_common::exp_avg,
-                                       State{"exp_avg_sq", 1e-6, nullptr, "initial_accumulator_value"}};
+                                       State{"exp_avg_sq", 1e-6, nullptr, "initial_accumulator_value", true}};
     static constexpr auto conventions = presets(Preset{"optax", "exp_avg", 1e-6});
     struct Hyper {
         double lr, beta1, beta2, eps;

@@ -1,0 +1,116 @@
+#include "stored.hpp"
+
+#include "arguments.hpp"
+#include "step.hpp"
+
+#include "adaptk/rounding.hpp"
+
+#include <string>
+
+namespace adaptk::bindings {
+namespace {
+
+const detail::FormatInfo& format_of(PyObject* name, const ArgName& argument) {
+    const char* const text = PyUnicode_AsUTF8(name);
+    if (text == nullptr) throw py::error_already_set();
+    if (const detail::FormatInfo* f = detail::find_format(text)) return *f;
+    std::string known;
+    for (const detail::FormatInfo& f : detail::formats()) known += std::string(known.empty() ? "" : ", ") + f.name;
+    fail(PyExc_ValueError, argument.text() + ": unknown format '" + text + "'; there are " + known);
+}
+
+// What encode() and decode() work on: a state, and as many float32 numbers.
+struct Conversion {
+    View data, scales, values;
+    detail::Slot slot;
+    WorkStream work;
+
+    Conversion(const py::object& state, const py::object& floats, bool written) {
+        const ArgName of_values{"values"};
+        View::take(floats, of_values, values, work);
+        if (values.dtype != Format::float32 || !values.c_order)
+            fail(PyExc_TypeError, "values: expected float32 in C order");
+        if (values.device.cuda) fail(PyExc_ValueError, "values: on " + values.device.text() + ", expected the CPU");
+        if (written && values.read_only) fail(PyExc_ValueError, "values: read-only");
+        slot = take_state(state.ptr(), {"state"}, values, data, scales, work);
+    }
+    float* floats() const { return static_cast<float*>(values.data); }
+};
+
+// Rounded as buffer `buffer` of tensor `tensor` is at a step.
+void encode(const py::object& values, const py::object& state, const py::object& seed, const py::object& step,
+            std::uint32_t tensor, std::uint32_t buffer) {
+    const std::uint64_t key = buffer_key(step_key(seed_value(seed.ptr()), step_value(step.ptr())), tensor, buffer);
+    const Conversion c(state, values, false);
+    const MaybeReleaseGil released(is_long(c.values.size));
+    detail::encode(c.floats(), c.slot, c.values.size, key);
+}
+
+void decode(const py::object& state, const py::object& values) {
+    const Conversion c(state, values, true);
+    const MaybeReleaseGil released(is_long(c.values.size));
+    detail::decode(c.slot, c.floats(), c.values.size);
+}
+
+py::list list_formats() {
+    py::list all;
+    for (const detail::FormatInfo& f : detail::formats()) {
+        py::dict facts;
+        facts["name"] = f.name;
+        facts["bytes"] = f.bytes;
+        facts["block"] = f.block;
+        facts["stochastic"] = f.stochastic;
+        facts["compute"] = name_of(f.compute);
+        all.append(facts);
+    }
+    return all;
+}
+
+}  // namespace
+
+StoredState read_stored(PyObject* state, const ArgName& name) {
+    const py::ssize_t n = PyTuple_GET_SIZE(state);
+    const auto item = [&](py::ssize_t i) { return py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(state, i)); };
+    if (n != 2 && (n != 3 || PyUnicode_Check(PyTuple_GET_ITEM(state, 2)) == 0))
+        fail(PyExc_TypeError, name.text() + ": a tuple of " + std::to_string(n) +
+                                  ", expected a buffer, (codes, scales) or (data, scales, format)");
+    StoredState s{item(0), {}};
+    if (n == 3) s.named = &format_of(PyTuple_GET_ITEM(state, 2), name);
+    if (!item(1).is_none()) s.scales = item(1);
+    return s;
+}
+
+detail::Slot take_state(const StoredState& state, const ArgName& name, const View& param, View& data, View& scales,
+                        WorkStream& work) {
+    View::take(state.data, name, data, work, true);
+    if (state.named != nullptr && state.named->id != data.dtype) {
+        const detail::FormatInfo& found = info_of(data.dtype);
+        if (found.dlpack_code != state.named->dlpack_code || found.dlpack_bits != state.named->dlpack_bits)
+            fail(PyExc_TypeError,
+                 name.text() + ": dtype " + found.name + ", which is not that of the format " + state.named->name);
+        data.dtype = state.named->id;
+    }
+    check_state(data, name, param);
+    if (param.device.cuda && !is_plain(data.dtype))
+        fail(PyExc_ValueError,
+             name.text() + ": states in the format " + name_of(data.dtype) + " are for params on the CPU");
+    if (!has_scales(data.dtype)) {
+        if (state.scales)
+            fail(PyExc_TypeError, name.text() + ": scales beside " + name_of(data.dtype) + ", which has none");
+        return {data.data, data.dtype};
+    }
+    const std::string label = name.text() + ", scales";
+    if (!state.scales) fail(PyExc_TypeError, label + ": None, expected a buffer of float32");
+    View::take(state.scales, {label.c_str()}, scales, work);
+    if (const auto problem = detail::why_no_scales(scales, data)) fail(*problem, {label.c_str()});
+    return {data.data, data.dtype, static_cast<float*>(scales.data)};
+}
+
+void register_stored(py::module_& m) {
+    m.def("formats", list_formats);
+    m.def("encode", encode, py::arg("values"), py::arg("state"), py::arg("seed"), py::arg("step"), py::arg("tensor"),
+          py::arg("buffer"));
+    m.def("decode", decode, py::arg("state"), py::arg("values"));
+}
+
+}  // namespace adaptk::bindings

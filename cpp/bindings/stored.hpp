@@ -1,0 +1,31 @@
+// States in formats that a dtype alone does not name: (codes, scales), or (data, scales or None, name of the format).
+#pragma once
+
+#include "buffers.hpp"
+
+namespace adaptk::bindings {
+
+// The objects of a state, as it is given.
+struct StoredState {
+    py::object data, scales;  // scales: null if there are none
+    const detail::FormatInfo* named = nullptr;
+};
+
+// Throws TypeError or ValueError that names the argument.
+StoredState read_stored(PyObject* state, const ArgName& name);
+
+// Takes and checks a state beside its param; `scales` is taken if the format has some.
+detail::Slot take_state(const StoredState& state, const ArgName& name, const View& param, View& data, View& scales,
+                        WorkStream& work);
+
+inline detail::Slot take_state(PyObject* state, const ArgName& name, const View& param, View& data, View& scales,
+                               WorkStream& work) {
+    if (PyTuple_Check(state)) return take_state(read_stored(state, name), name, param, data, scales, work);
+    View::take(state, name, data, work);
+    check_state(data, name, param);
+    return {data.data, data.dtype};
+}
+
+void register_stored(py::module_& m);
+
+}  // namespace adaptk::bindings

@@ -1,0 +1,85 @@
+// One byte an element, with a float32 scale for each block of 128.
+//
+// First moments and other signed states are linear: rint(127 x / scale). Second moments and other states that are never
+// negative span many orders of magnitude within a block, of which a linear code would keep two. Theirs is logarithmic:
+// the exponent's and the significand's leading bits of x / scale itself, 8 codes an octave over 31 octaves. It has no
+// zero: the smallest code is 2^-31.75 of the scale.
+//
+// A second moment that is rounded to nearest stops moving, since a step changes it by less than half of a code's
+// distance (1 - beta2 = 0.001 against 1/16). So it is rounded stochastically unless one asks for the other.
+#pragma once
+
+#include "adaptk/format.hpp"
+#include "adaptk/formats/half.hpp"
+
+#include <cstdint>
+
+ADAPTK_NAMESPACE_BEGIN
+
+inline constexpr std::uint32_t quiet_nan = 0x7fc00000u;
+
+struct Linear8 {
+    static constexpr const char* name = "int8";
+    static constexpr DlpackType dlpack{dlpack_int, 8};
+    static constexpr int precision = 7;
+    static constexpr std::size_t block = 128;
+    using Element = std::int8_t;
+    using Compute = float;
+    static constexpr std::uint32_t not_finite = std::uint32_t(-128);
+
+    // 127 times the float nearest to 1 / 127 rounds to 1: a block's largest element is kept exactly.
+    template <class L> ADAPTK_HD static typename L::F decode(typename L::U code, typename L::F scale) {
+        const auto x = (L::converted(typename L::I(code)) * (1.0f / 127.0f)) * scale;
+        return L::real(L::select(code == L::all(not_finite), L::all(quiet_nan), L::bits(x)));
+    }
+    ADAPTK_HD static float inverse(float scale) { return 127.0f / scale; }
+    // Adding 1.5 * 2^23 leaves the nearest integer in the last bits.
+    template <class L> ADAPTK_HD static typename L::U encode(typename L::F x, typename L::F inverse, typename L::U) {
+        const auto y = x * inverse;
+        return L::select((L::bits(y) & 0x7fffffffu) < L::all(0x7f800000u), L::bits(y + 12582912.0f),
+                         L::all(not_finite));
+    }
+};
+static_assert(127.0f * (1.0f / 127.0f) == 1.0f);
+
+template <bool Stochastic> struct Logarithmic8 {
+    static constexpr DlpackType dlpack{dlpack_uint, 8};
+    static constexpr int precision = 4;
+    static constexpr std::size_t block = 128;
+    using Element = std::uint8_t;
+    using Compute = float;
+    static constexpr std::uint32_t largest = 254, not_finite = 255;
+    // The bits of the smallest code's value; those of 1 are 1016 << 20.
+    static constexpr std::uint32_t smallest_bits = (1016u - largest) << 20;
+
+    template <class L> ADAPTK_HD static typename L::F decode(typename L::U code, typename L::F scale) {
+        const auto x = L::real((code << 20) + smallest_bits) * scale;
+        return L::real(L::select(code == L::all(not_finite), L::all(quiet_nan), L::bits(x)));
+    }
+    ADAPTK_HD static float inverse(float scale) { return 1.0f / scale; }
+    // Bits below the last kept place are rounded by adding half of it, or 8 random bits and half of their last place.
+    // Negative numbers, as integers, are below the smallest.
+    template <class L>
+    ADAPTK_HD static typename L::U encode(typename L::F x, typename L::F inverse,
+                                          [[maybe_unused]] typename L::U random) {
+        const auto u = L::bits(x * inverse);
+        const auto smallest = L::all(smallest_bits);
+        const auto at_least = L::select(typename L::I(u) > typename L::I(smallest), u, smallest);
+        typename L::U rounding = L::all(0x80000u);
+        if constexpr (Stochastic) rounding = (random << 12) + 0x800u;
+        const auto code = (at_least - smallest_bits + rounding) >> 20;
+        const auto within = L::select(code < L::all(largest), code, L::all(largest));
+        return L::select((u & 0x7fffffffu) < L::all(0x7f800000u), within, L::all(not_finite));
+    }
+};
+
+struct LogarithmicStochastic8 : Logarithmic8<true> {
+    static constexpr const char* name = "uint8";
+    static constexpr int random_bits = 8;
+};
+
+struct LogarithmicNearest8 : Logarithmic8<false> {
+    static constexpr const char* name = "uint8_nearest";
+};
+
+ADAPTK_NAMESPACE_END

@@ -1,0 +1,63 @@
+// Random bits for stochastic rounding. They depend on nothing but (seed, step, tensor, buffer, element), so that the
+// same ones are drawn for any number of threads, partition of the work, instruction set and device.
+#pragma once
+
+#include "adaptk/config.hpp"
+
+#include <cstdint>
+
+ADAPTK_NAMESPACE_BEGIN
+
+// The finalizer of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
+ADAPTK_HD std::uint64_t mix_bits(std::uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+// What all draws of a step have in common.
+ADAPTK_HD std::uint64_t step_key(std::uint64_t seed, std::int64_t step) {
+    return mix_bits(mix_bits(seed + 0x9e3779b97f4a7c15u) + std::uint64_t(step) * 0x9e3779b97f4a7c15u);
+}
+
+// Those of one buffer of one tensor.
+ADAPTK_HD std::uint64_t buffer_key(std::uint64_t step_key, std::uint32_t tensor, std::uint32_t buffer) {
+    return mix_bits(step_key + (std::uint64_t(tensor) * 8 + buffer + 1) * 0xd1342543de82ef95u);
+}
+
+struct Draws {
+    std::uint32_t before, after;  // added to a counter, and to what is made of it
+};
+
+// 32 random bits for a counter: a hash with two multiplications and little bias (Wellons, hash-prospector, lowbias32).
+// Philox with ten rounds cost three times what the step does.
+// Of one counter, or of a vector of them.
+template <class U> ADAPTK_HD U draw(const Draws& d, U counter) {
+    U x = counter ^ d.before;
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    x ^= x >> 16;
+    return x + d.after;
+}
+
+// A draw serves several elements, which lie 16 apart, so that vectors of up to 16 elements use one draw in each lane.
+// With `bits` for each element, 32 / bits rows of 16 elements share the draws of a group:
+//   counter = element / group * 16 + element % 16,  shift = element % group / 16 * bits,  group = 512 / bits
+inline constexpr std::uint32_t draw_row = 16;
+template <int Bits> inline constexpr std::uint32_t draw_group = 512 / Bits;
+
+// Counters have 32 bits; elements beyond them have draws of their own.
+template <int Bits> ADAPTK_HD Draws draws_from(std::uint64_t buffer_key, std::int64_t element) {
+    const auto high = std::uint32_t(std::uint64_t(element) / draw_group<Bits> >> 28);
+    return {std::uint32_t(buffer_key) ^ (high * 0x9e3779b9u), std::uint32_t(buffer_key >> 32)};
+}
+template <int Bits> ADAPTK_HD std::uint32_t draw_counter(std::int64_t element) {
+    return std::uint32_t(std::uint64_t(element) / draw_group<Bits>) * draw_row + std::uint32_t(element % draw_row);
+}
+template <int Bits> ADAPTK_HD int draw_shift(std::int64_t element) {
+    return int(std::uint64_t(element) % draw_group<Bits> / draw_row) * Bits;
+}
+
+ADAPTK_NAMESPACE_END
