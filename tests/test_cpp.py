@@ -468,7 +468,7 @@ def check_loops(build: Build, dialects: dict[str, Dialect]) -> None:
     assert not faults, "\n".join(faults)
 
 
-def check_symbols(build: Build, kind: str = "kernels", source: str = "kernels") -> None:
+def check_symbols(build: Build, kind: str = "kernels", source: str = "kernels", function: str = "") -> None:
     nm = find_tool(f"{build.binutils}nm")
     objects = build.objects(kind, source)
     assert "portable" in objects
@@ -477,7 +477,7 @@ def check_symbols(build: Build, kind: str = "kernels", source: str = "kernels") 
         kinds = {kind for kind, _ in symbols}
         assert not kinds & set("WwVvuiC"), f"{target}: weak or common symbols"
         exported = [name for kind, name in symbols if kind.isupper() and kind != "U"]
-        assert exported == [f"adaptk::detail::{kind}_{target}()"]
+        assert exported == [f"adaptk::detail::{function or kind}_{target}()"]
         # What the compiler may ask of the C library; a call of anything else could stand in a loop.
         undefined = {name for kind, name in symbols if kind == "U"}
         assert undefined <= {"_GLOBAL_OFFSET_TABLE_", "memcpy", "memset", "memmove"}, target
@@ -522,18 +522,31 @@ def test_coefficients(release: Build) -> None:
     check_coefficients(release, {"portable", "v3"} if "v3" in release.objects() else {"portable"})
 
 
-def check_batches(build: Build) -> None:
-    """The same of the batched solver's objects, which keep to the arithmetic contract too."""
-    check_symbols(build, "batch", "batch_kernels")
+def check_contract(build: Build, kind: str, source: str, function: str) -> None:
+    """The same of objects without rules, which keep to the arithmetic contract too."""
+    check_symbols(build, kind, source, function)
     objdump = find_tool(f"{build.binutils}objdump")
-    for target, path in build.objects("batch", "batch_kernels").items():
+    for target, path in build.objects(kind, source).items():
         for name, code in disassemble(objdump, path).items():
             assert not [i.name for i in code if re.fullmatch(FORBIDDEN, i.name)], f"{target}: {name}"
+
+
+def check_batches(build: Build) -> None:
+    check_contract(build, "batch", "batch_kernels", "batch")
 
 
 def test_batches(release: Build) -> None:
     gcc_or_clang_objects(release)
     check_batches(release)
+
+
+def check_random_kernels(build: Build) -> None:
+    check_contract(build, "kernels", "random_kernels", "random")
+
+
+def test_random_kernels(release: Build) -> None:
+    gcc_or_clang_objects(release)
+    check_random_kernels(release)
 
 
 def check_dense_symbols(build: Build) -> None:
@@ -569,6 +582,7 @@ def test_coefficients_aarch64(aarch64: Build) -> None:
 
 def test_batches_aarch64(aarch64: Build) -> None:
     check_batches(aarch64)
+    check_random_kernels(aarch64)
 
 
 def test_loops_aarch64(aarch64: Build) -> None:

@@ -22,6 +22,7 @@ PUBLIC: dict[str, Any] = {
     **{name: getattr(adaptk, name) for name in adaptk.__all__ if callable(getattr(adaptk, name))},
     **{f"ops.{name}": getattr(adaptk.ops, name) for name in adaptk.ops.__all__},
     **{f"schedules.{name}": getattr(adaptk.schedules, name) for name in adaptk.schedules.__all__},
+    **{f"init.{name}": getattr(adaptk.init, name) for name in adaptk.init.__all__},
     **{f"cuda.{name}": getattr(adaptk.cuda, name) for name in adaptk.cuda.__all__},
     **{
         f"Optimizer.{name}": member

@@ -5,6 +5,7 @@
 #include "functions.hpp"
 #include "machine.hpp"
 #include "plan.hpp"
+#include "random_module.hpp"
 #include "stored.hpp"
 #include "threads.hpp"
 #include "torch_plan.hpp"
@@ -153,5 +154,6 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     b::register_functions(m);
     b::register_stored(m);
     b::register_plan(m);
+    b::register_random(m);
     b::register_torch_plan(m);
 }

@@ -23,14 +23,14 @@ from adaptk._registry import CONVENTIONS, Hyperparameter, Rule, State, rules
 from adaptk.optim import *  # noqa: F403  (the classes follow from the registry)
 
 if TYPE_CHECKING:
-    from adaptk import solve
+    from adaptk import init, solve
 
 __version__: str = _core.version
 
 
 def __getattr__(name: str) -> Any:
-    # An extension of its own, which most programs that train do not need, and what needs PyTorch or JAX.
-    if name in ("jax", "solve", "torch"):
+    # What most programs do not need, an extension of its own among it, and what needs PyTorch or JAX.
+    if name in ("init", "jax", "solve", "torch"):
         return importlib.import_module(f"adaptk.{name}")
     raise no_attribute(__name__, name, __dir__())
 
@@ -61,6 +61,7 @@ __all__ = [
     "get_isa",
     "get_num_threads",
     "global_norm",
+    "init",
     "ops",
     "optim",
     "rules",

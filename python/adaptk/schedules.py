@@ -43,9 +43,11 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from itertools import pairwise
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, cast
 
 from adaptk._names import face, known_names_only
+from adaptk._numbers import count as _count
+from adaptk._numbers import number as _number
 
 __all__ = [
     "Schedule",
@@ -61,37 +63,6 @@ __all__ = [
 ]
 
 Rate: TypeAlias = float | Callable[[int], float]
-
-
-def _number(
-    name: str,
-    value: SupportsFloat,
-    *,
-    low: float = 0.0,
-    high: float = math.inf,
-    open_low: bool = False,
-) -> float:
-    """``value`` as a finite float in [low, high], or in (low, high] with ``open_low``."""
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
-    try:
-        x = float(value)
-    except TypeError as error:  # an array of several elements
-        raise TypeError(f"{name} must be a number: {error}") from None
-    if not (math.isfinite(x) and (x > low if open_low else x >= low) and x <= high):
-        bounds = f"{'>' if open_low else '>='} {low:g}" + (f" and <= {high:g}" if high < math.inf else "")
-        raise ValueError(f"{name} must be a finite number {bounds}, got {value!r}")
-    return x
-
-
-def _count(name: str, value: SupportsIndex, low: int) -> int:
-    """``value`` as an int >= low."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
-    n = operator.index(value)
-    if n < low:
-        raise ValueError(f"{name} must be >= {low}, got {n}")
-    return n
 
 
 def _step_number(t: SupportsIndex | float) -> int:

@@ -1,0 +1,122 @@
+// Initial values: random and constant numbers into buffers.
+#include "random_module.hpp"
+
+#include "arguments.hpp"
+#include "buffers.hpp"
+#include "random.hpp"
+
+#include <pybind11/numpy.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace adaptk::bindings {
+namespace {
+
+using Doubles = py::array_t<double, py::array::c_style>;
+
+// The memory that is filled: dense, writable, of the CPU.
+View target_of(const py::object& x) {
+    const ArgName name{"x"};
+    if (View::on_cuda(x, name))
+        fail(PyExc_ValueError, "x: on a CUDA device, and adaptk.init fills memory of the CPU; fill a buffer there and "
+                               "copy it to the device");
+    View v;
+    WorkStream work;
+    View::take(x, name, v, work);
+    check_param(v, name);
+    return v;
+}
+
+// Shape and dtype.
+py::tuple random_target(const py::object& x) {
+    const View v = target_of(x);
+    py::tuple shape(v.ndim);
+    for (std::int32_t i = 0; i < v.ndim; ++i) shape[std::size_t(i)] = v.shape[i];
+    return py::make_tuple(shape, name_of(v.dtype));
+}
+
+void random_fill(const py::object& x, const std::string& kind, std::uint64_t seed, std::uint64_t offset, double shift,
+                 double scale, double low, double high) {
+    const View v = target_of(x);
+    detail::RandomFill f{kind == "uniform"  ? detail::Distributed::uniform
+                         : kind == "normal" ? detail::Distributed::normal
+                                            : detail::Distributed::truncated,
+                         seed};
+    f.offset = offset;
+    f.shift = shift;
+    f.scale = scale;
+    f.low = low;
+    f.high = high;
+    const MaybeReleaseGil released(is_long(v.size));
+    detail::fill_random(f, v.dtype, v.data, v.size);
+}
+
+void random_constant(const py::object& x, double value) {
+    const View v = target_of(x);
+    const MaybeReleaseGil released(is_long(v.size));
+    detail::fill_constant(value, v.dtype, v.data, v.size);
+}
+
+// An array of the same shape, rounded to the buffer's dtype.
+void random_store(const py::object& x, const Doubles& values) {
+    const View v = target_of(x);
+    bool same = values.ndim() == v.ndim;
+    for (std::int32_t i = 0; same && i < v.ndim; ++i) same = values.shape(i) == v.shape[i];
+    if (!same) fail(PyExc_RuntimeError, "x: changed its shape during the call");
+    if (v.size == 0) return;
+    const double* from = values.data();
+    auto* const data = static_cast<std::byte*>(v.data);
+    const auto bytes = std::int64_t(size_of(v.dtype));
+    const MaybeReleaseGil released(is_long(v.size));
+    if (v.c_order || v.strides == nullptr || v.ndim == 0) {
+        detail::store_elements(from, v.dtype, data, bytes, v.size);
+        return;
+    }
+    // Rows along the last axis, in C order of the others.
+    const std::int32_t last = v.ndim - 1;
+    std::vector<std::int64_t> index(std::size_t(v.ndim), 0);
+    const std::int64_t row = v.shape[last];
+    for (std::int64_t done = 0; done < v.size; done += row) {
+        std::int64_t offset = 0;
+        for (std::int32_t i = 0; i < last; ++i) offset += index[std::size_t(i)] * v.strides[i] * v.stride_unit;
+        detail::store_elements(from + done, v.dtype, data + offset, v.strides[last] * v.stride_unit, row);
+        for (std::int32_t i = last; i-- > 0;) {
+            if (++index[std::size_t(i)] < v.shape[i]) break;
+            index[std::size_t(i)] = 0;
+        }
+    }
+}
+
+py::array_t<std::uint32_t> random_words(std::uint64_t seed, std::uint64_t stream, std::uint64_t first,
+                                        std::int64_t count) {
+    py::array_t<std::uint32_t> words({py::ssize_t(count), py::ssize_t(4)});
+    std::uint32_t* const out = words.mutable_data();
+    const MaybeReleaseGil released(is_long(count));
+    detail::random_blocks_of(seed, stream, first, count, out);
+    return words;
+}
+
+Doubles random_orthogonal(std::uint64_t seed, std::int64_t rows, std::int64_t columns) {
+    Doubles q({py::ssize_t(rows), py::ssize_t(columns)});
+    double* const out = q.mutable_data();
+    const MaybeReleaseGil released(is_long(rows * columns));
+    detail::random_orthogonal(seed, rows, columns, out);
+    return q;
+}
+
+}  // namespace
+
+void register_random(py::module_& m) {
+    m.def("random_target", random_target, py::arg("x"));
+    m.def("random_fill", random_fill, py::arg("x"), py::arg("kind"), py::arg("seed"), py::arg("offset"),
+          py::arg("shift"), py::arg("scale"), py::arg("low") = 0.0, py::arg("high") = 0.0);
+    m.def("random_constant", random_constant, py::arg("x"), py::arg("value"));
+    m.def("random_store", random_store, py::arg("x"), py::arg("values").noconvert());
+    m.def("random_words", random_words, py::arg("seed"), py::arg("stream"), py::arg("first"), py::arg("count"));
+    m.def("random_orthogonal", random_orthogonal, py::arg("seed"), py::arg("rows"), py::arg("columns"));
+    m.def("normal_probability", detail::normal_probability, py::arg("x"));
+}
+
+}  // namespace adaptk::bindings

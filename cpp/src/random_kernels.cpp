@@ -1,0 +1,167 @@
+// The loops around the generator and the distributions of random.hpp. Compiled once for each instruction set, as
+// kernels.cpp is: plain loops, internal to the object, which exports one function.
+#include "random_kernels.hpp"
+
+#include "adaptk/formats/half.hpp"
+#include "adaptk/random.hpp"
+
+#define ADAPTK_CONCAT2(a, b) a##b
+#define ADAPTK_CONCAT(a, b) ADAPTK_CONCAT2(a, b)
+
+namespace adaptk::detail {
+namespace {
+
+using std::size_t;
+
+constexpr size_t blocks = random_blocks;
+
+// A stage of its own: with the distribution in the same loop, registers do not suffice.
+struct Words {
+    alignas(64) std::uint32_t word[4][blocks];
+};
+
+ADAPTK_HD void draw(const RandomSource& source, std::uint64_t tile, std::uint32_t* w) {
+    const std::uint64_t first = tile * blocks;
+    std::uint32_t* ADAPTK_RESTRICT w0 = w;
+    std::uint32_t* ADAPTK_RESTRICT w1 = w + blocks;
+    std::uint32_t* ADAPTK_RESTRICT w2 = w + 2 * blocks;
+    std::uint32_t* ADAPTK_RESTRICT w3 = w + 3 * blocks;
+    const auto low = std::uint32_t(first), high = std::uint32_t(first >> 32);
+    // The lower half of the counter does not carry within a tile.
+    ADAPTK_INDEPENDENT
+    for (std::uint32_t b = 0; b < std::uint32_t(blocks); ++b) {
+        const RandomWords r = random_words(source.seed, source.stream, std::uint64_t(high) << 32 | (low + b));
+        w0[b] = r.w0;
+        w1[b] = r.w1;
+        w2[b] = r.w2;
+        w3[b] = r.w3;
+    }
+}
+
+void words(const RandomSource& source, std::uint64_t tile, std::uint32_t* out) { draw(source, tile, out); }
+
+void uniform_f32(const RandomSource& source, const Distribution<float>& d, std::uint64_t tile, float* out) {
+    Words w;
+    draw(source, tile, w.word[0]);
+    const std::uint32_t* ADAPTK_RESTRICT from = w.word[0];
+    float* ADAPTK_RESTRICT x = out;
+    const float shift = d.shift, scale = d.scale;
+    ADAPTK_INDEPENDENT
+    for (size_t i = 0; i < 4 * blocks; ++i) x[i] = shift + scale * uniform_from(from[i]);
+}
+
+void uniform_f64(const RandomSource& source, const Distribution<double>& d, std::uint64_t tile, double* out) {
+    Words w;
+    draw(source, tile, w.word[0]);
+    const double shift = d.shift, scale = d.scale;
+    for (size_t half = 0; half < 2; ++half) {
+        const std::uint32_t* ADAPTK_RESTRICT high = w.word[2 * half];
+        const std::uint32_t* ADAPTK_RESTRICT low = w.word[2 * half + 1];
+        double* ADAPTK_RESTRICT x = out + half * blocks;
+        ADAPTK_INDEPENDENT
+        for (size_t i = 0; i < blocks; ++i) x[i] = shift + scale * uniform_from(high[i], low[i]);
+    }
+}
+
+void normal_f32(const RandomSource& source, const Distribution<float>& d, std::uint64_t tile, float* out) {
+    Words w;
+    draw(source, tile, w.word[0]);
+    const float shift = d.shift, scale = d.scale;
+    for (size_t half = 0; half < 2; ++half) {
+        const std::uint32_t* ADAPTK_RESTRICT radius = w.word[2 * half];
+        const std::uint32_t* ADAPTK_RESTRICT angle = w.word[2 * half + 1];
+        float* ADAPTK_RESTRICT x = out + 2 * half * blocks;
+        float* ADAPTK_RESTRICT y = x + blocks;
+        ADAPTK_INDEPENDENT
+        for (size_t i = 0; i < blocks; ++i) {
+            const NormalPair<float> z = normal_pair(radius[i], angle[i]);
+            x[i] = shift + scale * z.first;
+            y[i] = shift + scale * z.second;
+        }
+    }
+}
+
+void normal_f64(const RandomSource& source, const Distribution<double>& d, std::uint64_t tile, double* out) {
+    Words w;
+    draw(source, tile, w.word[0]);
+    const double shift = d.shift, scale = d.scale;
+    const std::uint32_t* ADAPTK_RESTRICT w0 = w.word[0];
+    const std::uint32_t* ADAPTK_RESTRICT w1 = w.word[1];
+    const std::uint32_t* ADAPTK_RESTRICT w2 = w.word[2];
+    const std::uint32_t* ADAPTK_RESTRICT w3 = w.word[3];
+    double* ADAPTK_RESTRICT x = out;
+    double* ADAPTK_RESTRICT y = out + blocks;
+    ADAPTK_INDEPENDENT
+    for (size_t i = 0; i < blocks; ++i) {
+        const NormalPair<double> z = normal_pair(RandomWords{w0[i], w1[i], w2[i], w3[i]});
+        x[i] = shift + scale * z.first;
+        y[i] = shift + scale * z.second;
+    }
+}
+
+// By the inverse of the distribution function, in double for all types: float's are the same numbers, rounded.
+template <class T> void truncated(const RandomSource& source, const Distribution<T>& d, std::uint64_t tile, T* out) {
+    Words w;
+    draw(source, tile, w.word[0]);
+    const double shift = d.shift, scale = d.scale, below = d.below, between = d.between, sign = d.sign;
+    const double least = d.low, most = d.high;
+    for (size_t half = 0; half < 2; ++half) {
+        const std::uint32_t* ADAPTK_RESTRICT high = w.word[2 * half];
+        const std::uint32_t* ADAPTK_RESTRICT low = w.word[2 * half + 1];
+        T* ADAPTK_RESTRICT x = out + half * blocks;
+        ADAPTK_INDEPENDENT
+        for (size_t i = 0; i < blocks; ++i) {
+            const double p = below + between * open_uniform_from(high[i], low[i]);
+            // The sum may be rounded to 1.
+            const double inside = p < 1.0 - 0x1p-53 ? p : 1.0 - 0x1p-53;
+            x[i] = T(clamp(shift + scale * (sign * normal_quantile(inside)), least, most));
+        }
+    }
+}
+
+template <class Encode> ADAPTK_HD void encode(const float* from, std::uint16_t* to, size_t n, const Encode& element) {
+    const float* ADAPTK_RESTRICT x = from;
+    std::uint16_t* ADAPTK_RESTRICT y = to;
+    ADAPTK_INDEPENDENT
+    for (size_t i = 0; i < n; ++i) y[i] = element(x[i]);
+}
+
+void encode_bfloat16_tile(const float* in, std::uint16_t* out, size_t n) {
+    encode(in, out, n, [](float x) { return encode_bfloat16(x); });
+}
+
+void encode_float16_tile(const float* in, std::uint16_t* out, size_t n) {
+    encode(in, out, n, [](float x) { return encode_float16(x); });
+}
+
+// Every column has a sum of its own, over the rows in order, so its bits do not depend on the vector's width.
+void reflect(const double* v, double factor, size_t rows, double* x) {
+    double sum[panel_columns] = {};
+    for (size_t i = 0; i < rows; ++i) {
+        const double* ADAPTK_RESTRICT row = x + i * panel_columns;
+        ADAPTK_UNROLL
+        for (size_t c = 0; c < panel_columns; ++c) sum[c] += v[i] * row[c];
+    }
+    for (size_t c = 0; c < panel_columns; ++c) sum[c] *= factor;
+    for (size_t i = 0; i < rows; ++i) {
+        double* ADAPTK_RESTRICT row = x + i * panel_columns;
+        for (size_t c = 0; c < panel_columns; ++c) row[c] -= v[i] * sum[c];
+    }
+}
+
+constexpr RandomTable table{words,
+                            {uniform_f32, 4 * blocks},
+                            {normal_f32, 4 * blocks},
+                            {truncated<float>, 2 * blocks},
+                            {uniform_f64, 2 * blocks},
+                            {normal_f64, 2 * blocks},
+                            {truncated<double>, 2 * blocks},
+                            encode_bfloat16_tile,
+                            encode_float16_tile,
+                            reflect};
+
+}  // namespace
+
+const RandomTable& ADAPTK_CONCAT(random_, ADAPTK_TARGET)() { return table; }
+
+}  // namespace adaptk::detail
