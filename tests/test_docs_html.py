@@ -155,7 +155,13 @@ def test_html_has_every_page(html: Path) -> None:
         assert (html / source.relative_to(DOCS)).with_suffix(".html").is_file()
 
 
-@pytest.mark.parametrize("module", ["", ".ops", ".optim", ".schedules", ".init", ".solve", ".torch", ".jax", ".cuda"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("", ".ops", ".optim", ".schedules", ".init", ".curriculum", ".curriculum.pacing", ".solve"),
+        *(".torch", ".jax", ".cuda"),
+    ],
+)
 def test_html_has_every_public_name(module: str, names: set[str]) -> None:
     if module == ".torch":
         needs("torch")

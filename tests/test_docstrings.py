@@ -12,6 +12,7 @@ from typing import Any
 
 import adaptk
 import pytest
+from adaptk.curriculum import pacing
 from optim_cases import (
     CASES,
     RULES,
@@ -23,6 +24,8 @@ PUBLIC: dict[str, Any] = {
     **{f"ops.{name}": getattr(adaptk.ops, name) for name in adaptk.ops.__all__},
     **{f"schedules.{name}": getattr(adaptk.schedules, name) for name in adaptk.schedules.__all__},
     **{f"init.{name}": getattr(adaptk.init, name) for name in adaptk.init.__all__},
+    **{f"curriculum.{name}": getattr(adaptk.curriculum, name) for name in ("Curriculum", "SelfPaced")},
+    **{f"curriculum.pacing.{name}": getattr(pacing, name) for name in pacing.__all__ if name != "Pacing"},
     **{f"cuda.{name}": getattr(adaptk.cuda, name) for name in adaptk.cuda.__all__},
     **{
         f"Optimizer.{name}": member

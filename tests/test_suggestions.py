@@ -244,7 +244,7 @@ def test_dir_shows_what_users_may_call() -> None:
     assert not {"Any", "TYPE_CHECKING", "importlib", "annotations"} & set(names)
 
 
-@pytest.mark.parametrize("name", ["ops", "optim", "schedules", "init", "solve", "cuda", "torch", "jax"])
+@pytest.mark.parametrize("name", ["ops", "optim", "schedules", "init", "curriculum", "solve", "cuda", "torch", "jax"])
 def test_dir_of_a_module(name: str) -> None:
     if name in ("torch", "jax"):
         pytest.importorskip(name)
@@ -254,7 +254,7 @@ def test_dir_of_a_module(name: str) -> None:
 
 
 def test_dir_imports_nothing() -> None:
-    names = ("torch", "jax", "adaptk.solve", "adaptk.init")
+    names = ("torch", "jax", "adaptk.solve", "adaptk.init", "adaptk.curriculum")
     program = f"import sys, adaptk; dir(adaptk); print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from adaptk import _core, cuda, formats, ops, optim, schedules
@@ -18,33 +17,26 @@ from adaptk._machine import (
     set_isa,
     set_num_threads,
 )
-from adaptk._names import no_attribute
+from adaptk._names import is_installed, no_attribute
 from adaptk._registry import CONVENTIONS, Hyperparameter, Rule, State, rules
 from adaptk.optim import *  # noqa: F403  (the classes follow from the registry)
 
 if TYPE_CHECKING:
-    from adaptk import init, solve
+    from adaptk import curriculum, init, solve
 
 __version__: str = _core.version
 
 
 def __getattr__(name: str) -> Any:
     # What most programs do not need, an extension of its own among it, and what needs PyTorch or JAX.
-    if name in ("init", "jax", "solve", "torch"):
+    if name in ("curriculum", "init", "jax", "solve", "torch"):
         return importlib.import_module(f"adaptk.{name}")
     raise no_attribute(__name__, name, __dir__())
 
 
 def __dir__() -> list[str]:
     # What looks at all names imports the modules behind them, so only those that can be.
-    return sorted([*__all__, "__version__", *filter(_is_installed, ("jax", "torch"))])
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ValueError:  # None in sys.modules
-        return False
+    return sorted([*__all__, "__version__", *filter(is_installed, ("jax", "torch"))])
 
 
 __all__ = [
@@ -55,6 +47,7 @@ __all__ = [
     "available_isas",
     "build_info",
     "cuda",
+    "curriculum",
     "formats",
     "get_cmake_dir",
     "get_include",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -115,6 +116,14 @@ def face(
         return list(public)
 
     return __getattr__, __dir__
+
+
+def is_installed(name: str) -> bool:
+    """Whether a package can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # None in sys.modules
+        return False
 
 
 def not_installed(module: str, project: str, package: str) -> ModuleNotFoundError:

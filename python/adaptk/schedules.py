@@ -65,12 +65,12 @@ __all__ = [
 Rate: TypeAlias = float | Callable[[int], float]
 
 
-def _step_number(t: SupportsIndex | float) -> int:
+def step_number(t: SupportsIndex | float) -> int:
     if isinstance(t, Real) and not hasattr(t, "__index__"):
         x = float(t)
         if not x.is_integer():  # NaN and the infinities are not
             raise ValueError(f"t must be the number of a step, an integer >= 1, got {t!r}")
-        return _step_number(int(x))
+        return step_number(int(x))
     if hasattr(t, "__index__") and not isinstance(t, bool) and operator.index(t) == 0:
         raise ValueError(
             "t: steps count from 1, got 0; for a caller that counts from 0, such as torch's LambdaLR or optax, use "
@@ -115,7 +115,7 @@ class Schedule:
         """The learning rate of step ``t``, counted from 1."""
         if _is_traced(t):
             return cast(float, _traced(self, t))
-        return self._at(_step_number(t))
+        return self._at(step_number(t))
 
     def from_zero(self) -> FromZero:
         """This schedule for a caller that counts from 0: ``schedule.from_zero()(n) == schedule(n + 1)``.
