@@ -45,7 +45,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!adaptk\b).*"),
     ("c:identifier", r"size_t|u?int\d+_t"),
 ]
-for module, needed in (("torch", ["torch"]), ("jax", ["jax", "adaptk._jax"])):
+for module, needed in (("torch", ["torch"]), (r"curriculum\.TorchSampler", ["torch"]), ("jax", ["jax", "adaptk._jax"])):
     if any(find_spec(name) is None for name in needed):
         nitpick_ignore_regex.append(("py:.*", rf"adaptk\.{module}\b.*"))
 
@@ -53,7 +53,9 @@ for module, needed in (("torch", ["torch"]), ("jax", ["jax", "adaptk._jax"])):
 sphinx_gallery_conf = {
     "examples_dirs": "../examples/gallery",
     "gallery_dirs": "gallery",
-    "subsection_order": [f"../examples/gallery/{section}" for section in ("first_steps", "rules", "solvers")],
+    "subsection_order": [
+        f"../examples/gallery/{section}" for section in ("first_steps", "rules", "training", "solvers")
+    ],
     "within_subsection_order": "extension.GalleryOrder",
     "filename_pattern": r"\.py$",
     "doc_module": ("adaptk",),

@@ -258,6 +258,8 @@ ORDER = (
     "lookahead.py",
     "individual_rates.py",
     "schedules_drawn.py",
+    "initial_weights.py",
+    "curriculum.py",
     "curve_fit.py",
     "spots.py",
     "steepest_descent.py",

@@ -286,6 +286,7 @@ def test_resuming(n: int, share: pacing.Pacing, drop_last: bool) -> None:
 
 def test_states_keep_new_difficulties() -> None:
     curriculum = Curriculum(np.arange(10), pacing.step(0.2, total=100), 2, 0)
+    next(curriculum)
     curriculum.difficulty = -np.arange(10)
     resumed = Curriculum(np.arange(10), pacing.step(0.2, total=100), 2, 0)
     resumed.load_state_dict(curriculum.state_dict())

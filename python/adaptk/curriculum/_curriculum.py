@@ -190,8 +190,8 @@ class Curriculum:
             raise ValueError(f"difficulty: {len(new)} examples, expected {len(self._difficulty)} as before")
         self._difficulty = new
         self._sort()
-        # The part is another one, though of the same size.
-        self._available = 0
+        # The part is another one, even if of the same size: a new pass.
+        self._available = self._position = 0
 
     def _share(self, t: int) -> float:
         try:
