@@ -26,7 +26,9 @@ View target_of(const py::object& x) {
     WorkStream work;
     View::take(x, name, v, work);
     check_param(v, name);
-    return v;
+    for (const Format known : {Format::float32, Format::float64, Format::bfloat16, Format::float16})
+        if (v.dtype == known) return v;
+    fail(PyExc_TypeError, std::string("x: dtype ") + name_of(v.dtype) + ", " + detail::wanted_types);
 }
 
 // Shape and dtype.
