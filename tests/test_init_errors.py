@@ -142,6 +142,7 @@ def test_gains_and_fans() -> None:
     refused(lambda: init.calculate_gain("tanh", 0.1), ValueError, "param: 'tanh' has no slope; only 'leaky_relu' has")
     refused(lambda: init.calculate_gain("leaky_relu", math.nan), ValueError, "param must be a finite number")
     refused(lambda: init.fans((2, 3), "jax"), ValueError, "convention must be 'torch' or 'keras'")
+    refused(lambda: init.fans(5), TypeError, "shape must be a tuple of integers, got 5 (int)")
     refused(lambda: init.fans((2.0, 3)), TypeError, "shape[0] must be an integer, got 2.0")
     refused(lambda: init.fans((2, -3)), ValueError, "shape[1] must be >= 0, got -3")
 

@@ -449,6 +449,8 @@ def fans(shape: Sequence[SupportsIndex], convention: Convention = "torch") -> tu
     (75, 1600)
     """
     _one_of("convention", convention, ("torch", "keras"))
+    if not isinstance(shape, Sequence) or isinstance(shape, (str, bytes)):
+        raise TypeError(f"shape must be a tuple of integers, got {shape!r} ({type(shape).__name__})")
     axes = [count(f"shape[{i}]", n, 0) for i, n in enumerate(shape)]
     if convention == "keras":
         if len(axes) < 2:
