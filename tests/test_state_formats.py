@@ -1,4 +1,4 @@
-"""State formats with codes in the optimizer objects and adaptk.torch: bits as the functions have them; saved, loaded."""
+"""State formats with codes in the optimizer objects and adaptk.torch: the bits of the functions; saved and loaded."""
 
 from __future__ import annotations
 

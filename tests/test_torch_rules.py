@@ -56,9 +56,11 @@ def test_signature_and_defaults_are_torchs(case: Case) -> None:
     ours, torchs = getattr(at, case.name), getattr(torch.optim, case.name)
     assert issubclass(ours, torchs)
     assert ours.__name__ == torchs.__name__
-    *parameters, added = inspect.signature(ours).parameters.values()
+    *parameters, dtype, size, seed = inspect.signature(ours).parameters.values()
     assert parameters == list(inspect.signature(torchs).parameters.values())
-    assert (added.name, added.kind, added.default) == ("state_dtype", added.KEYWORD_ONLY, None)
+    added = [(p.name, p.kind, p.default) for p in (dtype, size, seed)]
+    keyword = dtype.KEYWORD_ONLY
+    assert added == [("state_dtype", keyword, None), ("min_8bit_size", keyword, 4096), ("seed", keyword, 0)]
     assert "closure" in inspect.signature(ours.step).parameters
     p = params()
     a, b = ours(p), torchs(p)
