@@ -56,7 +56,7 @@ def test_seeds(name: str) -> None:
     ):
         refused(lambda seed=seed: DRAWN[name](x, seed), error, text, x)
     with pytest.raises(TypeError, match="seed"):
-        getattr(init, name)(x, sparsity=0.5) if name == "sparse" else getattr(init, name)(x)
+        getattr(init, name)(x)
     DRAWN[name](x, np.uint64(2**64 - 1))
 
 
@@ -91,7 +91,7 @@ def test_seeds(name: str) -> None:
         ("orthogonal", {"gain": math.inf}, ValueError, "gain must be a finite number"),
         ("orthogonal", {"convention": None}, ValueError, "convention must be"),
         ("identity", {"gain": math.nan}, ValueError, "gain must be a finite number"),
-        ("sparse", {}, TypeError, "sparsity"),
+        ("sparse", {"sparsity": None}, TypeError, "sparsity must be a number, got None"),
         ("sparse", {"sparsity": 1.1}, ValueError, "sparsity must be a finite number >= 0 and <= 1, got 1.1"),
         ("sparse", {"sparsity": 0.5, "std": -1}, ValueError, "std must be a finite number >= 0"),
     ],

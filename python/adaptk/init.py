@@ -870,7 +870,7 @@ def identity(x: X, *, seed: int | None = None, gain: SupportsFloat = 1.0) -> X:
     return x
 
 
-def sparse(x: X, *, seed: SupportsIndex, sparsity: SupportsFloat, std: SupportsFloat = 0.01) -> X:
+def sparse(x: X, *, seed: SupportsIndex, sparsity: SupportsFloat = 0.9, std: SupportsFloat = 0.01) -> X:
     """Fills a matrix with normal numbers, and with a share of zeros in each column.
 
     Parameters
