@@ -1,7 +1,9 @@
-"""The C++ tests: built and run plain, under sanitizers and for another processor; and what the kernel objects hold.
+"""The C++ tests, built and run plain; and what the kernel objects hold.
 
-`tests/cpp` has the tests themselves. Here are the builds they run in, the comparison of every instruction set's results
+`tests/cpp` has the tests themselves. Here are a build they run in, the comparison of every instruction set's results
 with stored hashes, and a look into the objects: one exported symbol each, and packed instructions in every rule's loop.
+The other builds are in `test_cpp_aarch64.py`, `test_cpp_sanitizers.py` and `test_portable.py`: files run beside one
+another.
 """
 
 from __future__ import annotations
@@ -103,23 +105,6 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return build
 
 
-@pytest.fixture(scope="module")
-def aarch64(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    compiler = find_tool("aarch64-linux-gnu-g++")
-    emulator = find_tool("qemu-aarch64", "qemu-aarch64-static")
-    build = Build(tmp_path_factory.mktemp("aarch64"), (emulator,), "aarch64-linux-gnu-")
-    # Static programs need no libraries of the other processor at run time; CMake would find the shared OpenMP.
-    openmp = run(compiler, "-print-file-name=libgomp.a").strip()
-    build.make(
-        *["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={compiler}"],
-        *["-DCMAKE_EXE_LINKER_FLAGS=-static", f"-DCMAKE_CROSSCOMPILING_EMULATOR={emulator}"],
-        f"-DOpenMP_gomp_LIBRARY={openmp}" if Path(openmp).is_absolute() else "-DADAPTK_OPENMP=OFF",
-        "-DADAPTK_LIBRARY=OFF",  # a shared library cannot have the archive of OpenMP in it
-        targets=("all", "adaptk_batch"),
-    )
-    return build
-
-
 # The tests in their builds
 
 
@@ -131,47 +116,6 @@ def test_objects_outlive_reinstalls(release: Build) -> None:
     """scikit-build-core deletes the main folder's CMakeFiles before each build by pip: no object may be there."""
     assert release.objects()
     assert not [path for path in (release.folder / "CMakeFiles").rglob("*.o*") if "CompilerId" not in str(path)]
-
-
-def has_sanitizer(name: str, folder: Path) -> bool:
-    """Whether a program that is built with it starts: its library may be missing, or refuse the address layout."""
-    source = folder / "probe.cpp"
-    source.write_text("int main() { return 0; }\n")
-    build = [find_compiler(), f"-fsanitize={name}", str(source), "-o", str(folder / "probe")]
-    return all(subprocess.run(c, capture_output=True).returncode == 0 for c in (build, [str(folder / "probe")]))
-
-
-@pytest.mark.parametrize(
-    ("sanitizers", "options", "targets", "tests"),
-    [
-        ("address,undefined", (), ("all",), "."),
-        # GCC's OpenMP library is not instrumented: threads are the test's and the library's own.
-        ("thread", ("-DADAPTK_OPENMP=OFF",), ("test_concurrent", "test_pool"), "^(concurrent|pool)$"),
-    ],
-    ids=["address-undefined", "thread"],
-)
-def test_sanitizers(
-    tmp_path: Path, sanitizers: str, options: tuple[str, ...], targets: tuple[str, ...], tests: str
-) -> None:
-    if not has_sanitizer(sanitizers, tmp_path):
-        pytest.skip(f"programs built with -fsanitize={sanitizers} do not start here")
-    build = Build(tmp_path / "sources")
-    build.make(f"-DADAPTK_SANITIZE={sanitizers}", *options, targets=targets)
-    build.test("--tests-regex", tests, quick=True)
-
-
-AARCH64 = ["batch", "concurrent", "convert", "dense", "norm", "pool", "power", "registry", "solve"]
-AARCH64 += ["cuda", "cuda_driver"]
-
-
-@pytest.mark.parametrize("test", AARCH64)
-def test_aarch64(aarch64: Build, test: str) -> None:
-    aarch64.program(f"test_{test}", quick=True)
-
-
-@pytest.mark.parametrize("part", ["single tensors", "mixed list", "caller's modes"])
-def test_aarch64_step(aarch64: Build, part: str) -> None:
-    aarch64.program("test_step", part, quick=True)
 
 
 # The same bits everywhere
@@ -188,11 +132,6 @@ def check_hashes(build: Build, isa: str) -> None:
 @pytest.mark.parametrize("isa", adaptk.available_isas())
 def test_hashes(release: Build, isa: str) -> None:
     check_hashes(release, isa)
-
-
-@pytest.mark.parametrize("isa", ["neon", "portable"])
-def test_hashes_aarch64(aarch64: Build, isa: str) -> None:
-    check_hashes(aarch64, isa)
 
 
 def test_hashes_name_every_rule() -> None:
@@ -570,20 +509,3 @@ def test_dense_symbols(release: Build) -> None:
 def test_loops(release: Build) -> None:
     gcc_or_clang_objects(release)
     check_loops(release, dialects_of(release))
-
-
-def test_symbols_aarch64(aarch64: Build) -> None:
-    check_symbols(aarch64)
-
-
-def test_coefficients_aarch64(aarch64: Build) -> None:
-    check_coefficients(aarch64, {"portable"})
-
-
-def test_batches_aarch64(aarch64: Build) -> None:
-    check_batches(aarch64)
-    check_random_kernels(aarch64)
-
-
-def test_loops_aarch64(aarch64: Build) -> None:
-    check_loops(aarch64, dialects_of(aarch64))

@@ -486,7 +486,7 @@ void test_capture() {
 void test_caller_modes() {
     const ModeBits before = get_mode();
     for (const RuleInfo& rule : detail::rules()) {
-        if (quick() && rule.index % 6 != 0) continue;
+        if (quick() && rule.index % 11 != 0) continue;
         for (const NamedMode& mode : caller_modes) {
             HyperValues h = other_hyper(rule);
             set_options(rule, h, Decay::decoupled, false);
@@ -737,7 +737,8 @@ void check_failing_step(const FailingStep& step, bool with_workspace) {
     Twins t(1), other(2);
     for (Twins* list : {&t, &other}) {
         list->segment(rule, default_hyper(rule), 3);
-        const std::size_t count = list == &t ? step.count : step.count < 100 ? 500 : 60;
+        const std::size_t longer = quick() ? 200 : 500;
+        const std::size_t count = list == &t ? step.count : step.count < 100 ? longer : 60;
         for (std::size_t i = 0; i < count; ++i) list->tensor(all_types[0], 10 + i % 7);
         list->change_gradients([](double x) { return std::isfinite(x) && std::fabs(x) < 1e4 ? x : 0.5; });
     }
@@ -787,10 +788,11 @@ void check_failing_step(const FailingStep& step, bool with_workspace) {
 
 void test_failures() {
     runtime.devices = far_device + 1;
+    const std::size_t many_tensors = quick() ? 180 : 450;  // more than go with the parameters of a launch
     const FailingStep steps[] = {{"a short step", 3, false, false},
-                                 {"a long step", 450, false, false},
+                                 {"a long step", many_tensors, false, false},
                                  {"a short clipped step", 3, true, false},
-                                 {"a long clipped step", 450, true, false},
+                                 {"a long clipped step", many_tensors, true, false},
                                  {"a step with its number on the device", 20, true, true}};
     for (const bool with_workspace : {false, true})
         for (const FailingStep& step : steps)

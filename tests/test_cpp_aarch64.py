@@ -1,0 +1,74 @@
+"""The C++ tests, the hashes and the kernel objects of another processor, under emulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_cpp import (
+    Build,
+    check_batches,
+    check_coefficients,
+    check_hashes,
+    check_loops,
+    check_random_kernels,
+    check_symbols,
+    dialects_of,
+    find_tool,
+    run,
+)
+
+pytestmark = pytest.mark.full
+
+
+@pytest.fixture(scope="module")
+def aarch64(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    compiler = find_tool("aarch64-linux-gnu-g++")
+    emulator = find_tool("qemu-aarch64", "qemu-aarch64-static")
+    build = Build(tmp_path_factory.mktemp("aarch64"), (emulator,), "aarch64-linux-gnu-")
+    # Static programs need no libraries of the other processor at run time; CMake would find the shared OpenMP.
+    openmp = run(compiler, "-print-file-name=libgomp.a").strip()
+    build.make(
+        *["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={compiler}"],
+        *["-DCMAKE_EXE_LINKER_FLAGS=-static", f"-DCMAKE_CROSSCOMPILING_EMULATOR={emulator}"],
+        f"-DOpenMP_gomp_LIBRARY={openmp}" if Path(openmp).is_absolute() else "-DADAPTK_OPENMP=OFF",
+        "-DADAPTK_LIBRARY=OFF",  # a shared library cannot have the archive of OpenMP in it
+        targets=("all", "adaptk_batch"),
+    )
+    return build
+
+
+AARCH64 = ["batch", "concurrent", "convert", "dense", "norm", "pool", "power", "registry", "solve"]
+AARCH64 += ["cuda", "cuda_driver"]
+
+
+@pytest.mark.parametrize("test", AARCH64)
+def test_aarch64(aarch64: Build, test: str) -> None:
+    aarch64.program(f"test_{test}", quick=True)
+
+
+@pytest.mark.parametrize("part", ["single tensors", "mixed list", "caller's modes"])
+def test_aarch64_step(aarch64: Build, part: str) -> None:
+    aarch64.program("test_step", part, quick=True)
+
+
+@pytest.mark.parametrize("isa", ["neon", "portable"])
+def test_hashes_aarch64(aarch64: Build, isa: str) -> None:
+    check_hashes(aarch64, isa)
+
+
+def test_symbols_aarch64(aarch64: Build) -> None:
+    check_symbols(aarch64)
+
+
+def test_coefficients_aarch64(aarch64: Build) -> None:
+    check_coefficients(aarch64, {"portable"})
+
+
+def test_batches_aarch64(aarch64: Build) -> None:
+    check_batches(aarch64)
+    check_random_kernels(aarch64)
+
+
+def test_loops_aarch64(aarch64: Build) -> None:
+    check_loops(aarch64, dialects_of(aarch64))

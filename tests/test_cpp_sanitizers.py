@@ -1,0 +1,38 @@
+"""The C++ tests under sanitizers."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_cpp import Build, find_compiler
+
+pytestmark = pytest.mark.full
+
+
+def has_sanitizer(name: str, folder: Path) -> bool:
+    """Whether a program that is built with it starts: its library may be missing, or refuse the address layout."""
+    source = folder / "probe.cpp"
+    source.write_text("int main() { return 0; }\n")
+    build = [find_compiler(), f"-fsanitize={name}", str(source), "-o", str(folder / "probe")]
+    return all(subprocess.run(c, capture_output=True).returncode == 0 for c in (build, [str(folder / "probe")]))
+
+
+@pytest.mark.parametrize(
+    ("sanitizers", "options", "targets", "tests"),
+    [
+        ("address,undefined", (), ("all",), "."),
+        # GCC's OpenMP library is not instrumented: threads are the test's and the library's own.
+        ("thread", ("-DADAPTK_OPENMP=OFF",), ("test_concurrent", "test_pool"), "^(concurrent|pool)$"),
+    ],
+    ids=["address-undefined", "thread"],
+)
+def test_sanitizers(
+    tmp_path: Path, sanitizers: str, options: tuple[str, ...], targets: tuple[str, ...], tests: str
+) -> None:
+    if not has_sanitizer(sanitizers, tmp_path):
+        pytest.skip(f"programs built with -fsanitize={sanitizers} do not start here")
+    build = Build(tmp_path / "sources")
+    build.make(f"-DADAPTK_SANITIZE={sanitizers}", *options, targets=targets)
+    build.test("--tests-regex", tests, quick=True)
