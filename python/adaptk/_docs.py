@@ -115,7 +115,7 @@ def class_doc(name: str, class_rules: Sequence[Rule]) -> str:
     lines += [
         "Parameters",
         "----------",
-        "params, convention, clip_norm, skip_nonfinite, capturable",
+        "params, convention, clip_norm, skip_nonfinite, capturable, state_dtype, min_8bit_size, seed",
         "    As in :class:`Optimizer`.",
     ]
     for option, default, meaning in class_options(class_rules):
@@ -157,6 +157,8 @@ def class_signature(class_rules: Sequence[Rule]) -> inspect.Signature:
     parameters.append(inspect.Parameter("clip_norm", keyword, default=None))
     parameters.append(inspect.Parameter("skip_nonfinite", keyword, default=False))
     parameters.append(inspect.Parameter("capturable", keyword, default=False))
+    for option, default in (("state_dtype", None), ("min_8bit_size", 4096), ("seed", 0)):
+        parameters.append(inspect.Parameter(option, keyword, default=default))
     return inspect.Signature(parameters)
 
 

@@ -195,7 +195,7 @@ def dequantize(stored: Any) -> Any:
     >>> import numpy as np, adaptk
     >>> stored = adaptk.formats.quantize(np.array([0.0, 0.5, -2.0], np.float32), "int8")
     >>> adaptk.formats.dequantize(stored)
-    array([ 0.        ,  0.50393707, -2.        ], dtype=float32)
+    array([ 0.      ,  0.503937, -2.      ], dtype=float32)
     """
     out = _backend.zeros_like(stored[0])
     _core.decode(tuple(stored), out)
