@@ -60,6 +60,7 @@ def test_the_pages_have_programs() -> None:
         "distributed.md": ["python"],
         "initialisation.md": ["python"],
         "jax.md": ["python"],
+        "less_memory.md": ["python"],
         "numpy.md": ["python"],
         "pytorch.md": ["python"],
         "migrate/optax.md": ["python"],
@@ -86,6 +87,8 @@ def test_python(page: str, tmp_path: Path) -> None:
         program += "\n" * (block.line - 1 - program.count("\n")) + block.text
     if "import torch" in program:
         needs("torch")
+    if "bfloat16_sr" in program:
+        needs("ml_dtypes")  # NumPy's bfloat16
     if "import jax" in program:
         needs("jax", "adaptk._jax")
     if "import optax" in program:

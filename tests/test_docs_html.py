@@ -158,7 +158,7 @@ def test_html_has_every_page(html: Path) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *("", ".ops", ".optim", ".schedules", ".init", ".curriculum", ".curriculum.pacing", ".solve"),
+        *("", ".ops", ".optim", ".schedules", ".formats", ".init", ".curriculum", ".curriculum.pacing", ".solve"),
         *(".torch", ".jax", ".cuda"),
     ],
 )
