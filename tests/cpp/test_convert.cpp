@@ -42,7 +42,7 @@ void test_widening(const KernelTable& k, const char* isa, Format type) {
     std::vector<float> wide(all_halves);
     in_pieces(all_halves, [&](std::size_t first, std::size_t n) {
         std::fill_n(wide.begin() + std::ptrdiff_t(first), n, -123.0f);
-        decode[0](halves.data(), nullptr, std::int64_t(first), wide.data() + first, n);
+        decode[0](halves.data() + first, nullptr, std::int64_t(first), wide.data() + first, n);
         for (std::size_t i = first; i < first + n; ++i) {
             const auto wanted = float(widened(std::uint16_t(i), format));
             const bool same = std::isnan(wanted) ? std::isnan(wide[i]) : bits_of(wide[i]) == bits_of(wanted);
@@ -57,7 +57,7 @@ void test_widening(const KernelTable& k, const char* isa, Format type) {
     std::vector<double> doubles(all_halves);
     in_pieces(all_halves, [&](std::size_t first, std::size_t n) {
         std::fill_n(doubles.begin() + std::ptrdiff_t(first), n, -123.0);
-        decode[1](halves.data(), nullptr, std::int64_t(first), doubles.data() + first, n);
+        decode[1](halves.data() + first, nullptr, std::int64_t(first), doubles.data() + first, n);
         for (std::size_t i = first; i < first + n; ++i)
             CHECK(std::isnan(wide[i]) ? std::isnan(doubles[i]) : doubles[i] == double(wide[i]));
     });
@@ -84,7 +84,7 @@ struct Narrowing {
     void flush() {
         const HalfFormat& format = format_of(type);
         halves.assign(values.size() + 1, 0xbeef);
-        kernels_of(k, type).encode[0](values.data(), halves.data(), nullptr, 0, values.size());
+        kernels_of(k, type).encode[0](values.data(), halves.data(), nullptr, 0, values.size(), 0);
         for (std::size_t i = 0; i < values.size(); ++i) {
             const std::uint16_t wanted = narrowed(double(values[i]), format);
             const bool same = is_nan(wanted, format) ? is_nan(halves[i], format) : halves[i] == wanted;
@@ -132,7 +132,7 @@ void test_narrowing(const KernelTable& k, const char* isa, Format type) {
     for (std::size_t first = 0; first < 20; ++first) {
         for (std::size_t n = 0; n <= 40; ++n) {
             std::vector<std::uint16_t> halves(66, 0xbeef);
-            kernels_of(k, type).encode[0](values.data() + first, halves.data(), nullptr, 1, n);
+            kernels_of(k, type).encode[0](values.data() + first, halves.data() + 1, nullptr, 0, n, 0);
             for (std::size_t i = 0; i < n; ++i) CHECK(halves[i + 1] == narrowed(double(values[first + i]), format));
             CHECK(halves[0] == 0xbeef && halves[n + 1] == 0xbeef);
         }
@@ -147,7 +147,8 @@ void test_widening_floats(const KernelTable& k, const char* isa) {
     for (int i = 0; i < 100003; ++i) values.push_back(float_of(std::uint32_t(random.bits())));
     std::vector<double> wide(values.size());
     in_pieces(values.size(), [&](std::size_t first, std::size_t n) {
-        kernels_of(k, Format::float32).decode[1](values.data(), nullptr, std::int64_t(first), wide.data() + first, n);
+        kernels_of(k, Format::float32)
+            .decode[1](values.data() + first, nullptr, std::int64_t(first), wide.data() + first, n);
         for (std::size_t i = first; i < first + n; ++i) {
             // A float32 is a sign, 24 bits and a power of two.
             int exponent = 0;

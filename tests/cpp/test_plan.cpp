@@ -273,16 +273,64 @@ void test_states_in_sixteen_bits() {
     }
 }
 
+// Memory of exactly the bytes that a state in blocks needs, in every place: the sanitizers look at the ends. A plan
+// finds scales that two states share.
+void test_states_with_scales() {
+    const RuleInfo& rule = *detail::find_rule("adam");
+    const auto hyper = default_hyper(rule);
+    const Format signed_codes = detail::find_format("int8")->id, codes = detail::find_format("uint8")->id;
+    for (const Isa* isa : supported_isas()) {
+        CHECK(detail::choose_isa(isa->name).empty());
+        for (const std::int64_t n : {std::int64_t{1}, std::int64_t{127}, std::int64_t{128}, std::int64_t{1000}}) {
+            std::vector<float> p(std::size_t(n), 1.0f), g(std::size_t(n), 0.5f);
+            std::vector<std::int8_t> m(std::size_t(n), 0);
+            std::vector<std::uint8_t> v(std::size_t(n), 0);
+            std::vector<float> m_scales(detail::scale_count(signed_codes, n)), v_scales(m_scales.size());
+            detail::ParamUpdate t(n, detail::Format::float32, detail::Format::float32);
+            t.buffer[0] = p.data();
+            t.buffer[1] = g.data();
+            t.set(2, {m.data(), signed_codes, m_scales.data()});
+            t.set(3, {v.data(), codes, v_scales.data()});
+            detail::StepPlan plan;
+            CHECK(!plan.add_group(rule, hyper, {&t, 1}, {}));
+            plan.begin();
+            CHECK(plan.add(0, g.data(), detail::Format::float32, 1));
+            CHECK(!plan.check());
+            plan.run({});
+            for (const float scale : m_scales) CHECK(scale > 0.0f);
+            CHECK(m[0] == 127 && v[0] == 254 && p[0] < 1.0f);
+            std::vector<float> decoded(static_cast<std::size_t>(n));
+            detail::decode(t.slot(2), decoded.data(), n);
+            CHECK(decoded[std::size_t(n) - 1] == m_scales.back());
+            // The same scales for both states.
+            t.set(3, {v.data(), codes, m_scales.data()});
+            detail::StepPlan other;
+            CHECK(other.add_group(rule, hyper, {&t, 1}, {}).has_value());
+            // A gradient within scales.
+            if (n <= std::int64_t(m_scales.size())) {
+                plan.begin();
+                CHECK(plan.add(0, v_scales.data(), detail::Format::float32, 2));
+                CHECK(plan.check().has_value());
+            }
+        }
+    }
+}
+
 void test_formats() {
     CHECK(detail::formats().size() == Formats::size);
     for (const detail::FormatInfo& f : detail::formats()) {
-        CHECK(&f == &detail::info_of(f.id) && f.block >= 1 && f.block_bytes >= 1);
-        CHECK(detail::storage_bytes(f.id, 0) == 0 && detail::storage_bytes(f.id, f.block) == f.block_bytes);
-        CHECK(detail::storage_bytes(f.id, f.block + 1) == (f.block == 1 ? 2u : 2u) * f.block_bytes);
+        CHECK(&f == &detail::info_of(f.id) && &f == detail::find_format(f.name));
+        CHECK(f.block >= 1 && 256 % f.block == 0 && f.bytes >= 1 && f.bytes % f.alignment == 0);
+        CHECK(detail::storage_bytes(f.id, 0) == 0 && detail::storage_bytes(f.id, 7) == 7u * f.bytes);
+        CHECK(detail::scale_count(f.id, 0) == 0 && detail::scale_count(f.id, f.block) == 1);
+        CHECK(detail::scale_count(f.id, f.block + 1) == 2);
+        CHECK(detail::has_scales(f.id) == (f.block > 1) && (detail::is_plain(f.id) == (f.block == 1 && !f.stochastic)));
     }
     std::vector<std::uint16_t> halves(700);
     detail::fill({halves.data(), Format::float16}, 700, 0.1);
     CHECK(std::all_of(halves.begin(), halves.end(), [](std::uint16_t h) { return h == 0x2e66; }));
+    CHECK(detail::find_format("int9") == nullptr);
+    test_states_with_scales();
 }
 
 }  // namespace
