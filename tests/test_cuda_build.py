@@ -61,7 +61,8 @@ def new_environment(folder: Path) -> Path:
 
 
 def install(python: Path, *packages: str) -> None:
-    done = subprocess.run([python, "-m", "pip", "install", "-q", *packages], capture_output=True, text=True)
+    command = [python, "-m", "pip", "install", "-q", "--no-compile", *packages]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         pytest.skip(f"pip cannot install {' '.join(packages)} here: {done.stderr.strip().splitlines()[-1]}")
 
