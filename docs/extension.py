@@ -260,6 +260,7 @@ ORDER = (
     "schedules_drawn.py",
     "initial_weights.py",
     "curriculum.py",
+    "less_memory.py",
     "curve_fit.py",
     "spots.py",
     "steepest_descent.py",
