@@ -327,7 +327,9 @@ struct Batch {
         out.size = t.size;
         out.first_tile = tiles;
         out.coefficients = own_coefficients;
-        out.aligned = addresses % 16 == 0 ? 1 : 0;
+        // A lane has no room for vectors of gradients in float64 beside float32: they are loaded one by one.
+        const bool wide = type == 0 && t.grad() == Format::float64;
+        out.aligned = addresses % 16 == 0 && !wide ? 1 : 0;
         tiles += t.size / tile + (t.size % tile != 0 ? 1 : 0);
         tensors.push_back(out);
         source.push_back(from);

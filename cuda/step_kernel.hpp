@@ -192,6 +192,7 @@ ADAPTK_DEVICE void store_full(const double (&x)[per_lane], void* base, std::uint
 template <class T> ADAPTK_DEVICE T load_one(void* base, std::uint8_t type, std::int64_t i) {
     if (type == native_format<T>) return __ldcg(at<T>(base, i));
     if (sizeof(T) == 8 && type == format_float32) return T(__ldcg(at<float>(base, i)));
+    if (sizeof(T) == 4 && type == format_float64) return T(__ldcg(at<double>(base, i)));
     return T(decode_half(type, __ldcg(at<unsigned short>(base, i))));
 }
 

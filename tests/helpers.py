@@ -42,13 +42,8 @@ def state_dtype(param: str) -> str:
     return "float64" if param == "float64" else "float32"
 
 
-def grad_dtypes(param: str) -> list[str]:
-    """The types that a gradient of a param of this type may have."""
-    return [name for name in FLOATS if name == param or PRECISION[name] < PRECISION[param]]
-
-
 # Every type that a param and its gradient can have together.
-PAIRS = [(param, grad) for param in FLOATS for grad in grad_dtypes(param)]
+PAIRS = [(param, grad) for param in FLOATS for grad in FLOATS]
 
 
 def arguments(rule: str) -> list[str]:

@@ -583,12 +583,12 @@ def step(
     """One whole update of one tensor: (new param, new states).
 
     `hyper` holds every hyperparameter of the rule. A param of 16 bits is widened for the computation and its new value
-    rounded to nearest even; states are float32 then, and float64 for a float64 param.
+    rounded to nearest even; states are float32 then, and float64 for a float64 param. A gradient of any type is brought
+    to the type of the computation, rounded if it is wider.
     """
     work = compute_type(param)
-    for array in (param, grad):
-        if array.dtype.name not in _EXACT[work.name]:
-            raise TypeError(f"{array.dtype} does not widen to {work}")
+    if param.dtype.name not in _EXACT[work.name]:
+        raise TypeError(f"{param.dtype} does not widen to {work}")
     for state in states:
         if state.dtype != work:
             raise TypeError(f"state of {state.dtype} where {work} is computed in")

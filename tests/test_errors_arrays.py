@@ -24,7 +24,6 @@ from helpers import (
     call,
     call_by_keyword,
     copies,
-    grad_dtypes,
     make,
     refused,
     state_dtype,
@@ -136,15 +135,6 @@ def test_both_byte_orders_are_told_apart(kind: str) -> None:
         adaptk.ops.sgd(p, np.ones(3, other), step=1)
 
 
-@pytest.mark.parametrize(
-    ("rule", "param", "grad"),
-    [(r, p, g) for r in THREE_RULES for p in FLOATS for g in FLOATS if g not in grad_dtypes(p)],
-)
-def test_grad_of_higher_or_other_precision(rule: str, param: str, grad: str) -> None:
-    assert PRECISION[grad] >= PRECISION[param]
-    refused_everywhere(TypeError, rule, "grad", lambda a: a.astype(FLOATS[grad]), param=param)
-
-
 @pytest.mark.parametrize(("rule", "argument"), [(r, s.name) for r in THREE_RULES for s in RULES[r].states])
 def test_state_of_another_float_dtype(rule: str, argument: str) -> None:
     for param, state in itertools.product(FLOATS, FLOATS):
@@ -155,9 +145,8 @@ def test_state_of_another_float_dtype(rule: str, argument: str) -> None:
 
 def test_dtype_messages_say_what_is_wanted() -> None:
     b = make("adam")
-    with pytest.raises(TypeError, match=r"grad: dtype float64.*float32") as error:
-        call("adam", replaced(b, "grad", lambda a: a.astype(np.float64)))
-    assert "lower precision" in str(error.value)
+    with pytest.raises(TypeError, match=r"grad: dtype int16, expected float32, float64, bfloat16 or float16"):
+        call("adam", replaced(b, "grad", lambda a: a.astype(np.int16)))
     with pytest.raises(TypeError, match=r"exp_avg: dtype float64, expected float32"):
         call("adam", replaced(b, "exp_avg", lambda a: a.astype(np.float64)))
     with pytest.raises(TypeError, match=r"param: dtype int32, expected float32, float64, bfloat16 or float16"):

@@ -28,7 +28,7 @@ def test_optimizer_step_is_all_or_nothing(rule: str) -> None:
     wrong: list[tuple[Any, type[Exception], str]] = [
         ([grads[0], grads[1], None][:2], ValueError, "grads"),
         ([grads[0], grads[1], grads[2], grads[2]], ValueError, "grads"),
-        ([grads[0], grads[1], grads[1]], TypeError, "grads[2]"),
+        ([grads[0], grads[1], np.ones(2, int)], TypeError, "grads[2]"),
         ([grads[0], grads[1], "x"], TypeError, "grads[2]"),
         ([grads[0], grads[1][:3], grads[2]], ValueError, "grads[1]"),
         ([np.asfortranarray(grads[0]), grads[1], grads[2]], ValueError, "grads[0]"),

@@ -796,7 +796,6 @@ def wrong_trees() -> Iterator[tuple[str, Any, Any, Any, type[Exception], str]]:
     state = adaptk.jax.adam().init(params)
     other = {"w": jnp.ones((2, 3)), "b": [jnp.ones(5)]}
     ints = {"w": jnp.ones((2, 3)), "b": [jnp.ones(4, int)]}
-    halves = jax.tree.map(lambda x: x.astype(jnp.float16), params)
     text = {"w": jnp.ones((2, 3)), "b": ["four"]}
     float32 = "expected float32, float64, bfloat16 or float16"
     shape = r"shape \(5,\), expected \(4,\) like its param"
@@ -805,10 +804,7 @@ def wrong_trees() -> Iterator[tuple[str, Any, Any, Any, type[Exception], str]]:
     yield "grad str", params, text, state, TypeError, r"grads\['b'\]\[0\]: expected an array, got str"
     yield "grad shape", params, other, state, ValueError, rf"grads\['b'\]\[0\]: {shape}"
     yield "grad tree", params, {"w": params["w"]}, state, ValueError, "grads: its tree is .*, expected that of params"
-    message = r"grads\['b'\]\[0\]: dtype int32, expected float32 like its param, or one of lower precision"
-    yield "grad int", params, ints, state, TypeError, message
-    message = r"grads\['b'\]\[0\]: dtype float32, expected float16 like its param"
-    yield "grad wide", halves, params, adaptk.jax.adam().init(halves), TypeError, message
+    yield "grad int", params, ints, state, TypeError, rf"grads\['b'\]\[0\]: dtype int32, {float32}"
     yield "state type", params, params, (1, 2, 3), TypeError, "state: expected a AdamState of init, got tuple"
     sgd = adaptk.jax.sgd().init(params)
     yield "state rule", params, params, sgd, TypeError, "state: expected a AdamState of init, got SgdState"

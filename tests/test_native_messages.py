@@ -36,16 +36,8 @@ def test_the_remedy_for_a_gradient(run: str) -> None:
     name = "grads[0]" if run == "optimizer" else "grad[0]"
     refused(
         TypeError,
-        f"{name}: dtype float64, expected float32 like its param, or one of lower precision; "
-        "pass .astype(np.float32) of it",
-        give(zeros(3), zeros(3, dtype=np.float64)),
-    )
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    refused(
-        TypeError,
-        f"{name}: dtype float32, expected bfloat16 like its param, or one of lower precision; "
-        "pass .astype(ml_dtypes.bfloat16) of it",
-        give(zeros(3, dtype=ml_dtypes.bfloat16), zeros(3)),
+        f"{name}: dtype int64, expected float32, float64, bfloat16 or float16",
+        give(zeros(3), zeros(3, dtype=np.int64)),
     )
     refused(
         ValueError,
@@ -91,12 +83,6 @@ def test_a_param_with_gaps() -> None:
 def test_tensors_of_pytorch() -> None:
     torch = pytest.importorskip("torch")
     opt = adaptk.SGD([torch.zeros(2, 3)])
-    refused(
-        TypeError,
-        "grads[0]: dtype float64, expected float32 like its param, or one of lower precision; "
-        "convert it, in PyTorch with .to(torch.float32)",
-        lambda: opt.step([torch.zeros(2, 3, dtype=torch.float64)]),
-    )
     refused(
         ValueError,
         "grads[0]: strides (4, 8) in bytes, expected the layout of its param ((12, 4) in bytes); "

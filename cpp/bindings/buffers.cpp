@@ -287,14 +287,7 @@ void fail_param(const View& v, const ArgName& name) {
 
 void fail_grad(const View& v, const ArgName& name, const View& param) {
     detail::Problem problem = detail::why_no_grad(v, param);
-    const std::string type = name_of(param.dtype);
-    if (problem.kind == detail::Problem::Kind::type) {
-        problem.text +=
-            v.numpy ? "; pass .astype(" + ((param.dtype == Format::bfloat16 ? "ml_dtypes." : "np.") + type) + ") of it"
-                    : "; convert it, in PyTorch with .to(torch." + type + ")";
-    } else if (v.device == param.device && v.same_shape(param)) {
-        problem.text += other_layout(v, param);
-    }
+    if (v.device == param.device && v.same_shape(param)) problem.text += other_layout(v, param);
     fail(problem, name);
 }
 

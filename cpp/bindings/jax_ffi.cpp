@@ -184,8 +184,6 @@ void Request::take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRe
     const ffi::AnyBuffer grad = argument(args, results.size() + i);
     const Format param_type = element_type(param, "params");
     const Format grad_type = element_type(grad, "grads");
-    if (grad_type != param_type && precision(grad_type) >= precision(param_type))
-        refuse("grads: expected the dtype of their params, or one of lower precision");
     if (!same_shape(grad, param)) refuse("grads: expected the shapes of their params");
     const std::size_t all = param.element_count();
     if (all > 0 && (members == 0 || all % members != 0))

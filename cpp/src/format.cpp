@@ -13,7 +13,6 @@ template <class F> constexpr FormatInfo info(std::size_t place) {
             F::name,
             F::dlpack.code,
             F::dlpack.bits,
-            F::precision,
             wide ? Format::float64 : Format::float32,
             std::uint16_t(sizeof(typename F::Element)),
             std::uint16_t(block_of<F>()),
@@ -28,9 +27,10 @@ template <class... F> constexpr auto make_table(FormatList<F...>) {
 
 constexpr auto list = make_table(Formats{});
 static_assert(Formats::size <= max_formats);
-static_assert(list[std::size_t(Format::float32)].precision == 24 &&
-              list[std::size_t(Format::float64)].precision == 53 &&
-              list[std::size_t(Format::bfloat16)].precision == 8 && list[std::size_t(Format::float16)].precision == 11);
+static_assert(list[std::size_t(Format::float32)].name == std::string_view("float32") &&
+              list[std::size_t(Format::float64)].name == std::string_view("float64") &&
+              list[std::size_t(Format::bfloat16)].name == std::string_view("bfloat16") &&
+              list[std::size_t(Format::float16)].name == std::string_view("float16"));
 
 }  // namespace
 

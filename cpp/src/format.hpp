@@ -18,7 +18,6 @@ struct FormatInfo {
     Format id;
     const char* name;
     std::uint8_t dlpack_code, dlpack_bits;
-    std::uint8_t precision;   // bits of the significand: what "of lower precision" compares
     Format compute;           // float32 or float64: what rules compute in beside params of this format
     std::uint16_t bytes;      // of an element
     std::uint16_t block;      // elements that share a scale, a float32 in a second buffer; 1: there is none
@@ -33,7 +32,6 @@ ADAPTK_INTERNAL_API extern const FormatInfo* const format_table;
 
 inline const FormatInfo& info_of(Format f) { return format_table[std::size_t(f)]; }
 inline const char* name_of(Format f) { return info_of(f).name; }
-inline int precision(Format f) { return info_of(f).precision; }
 
 inline std::size_t size_of(Format f) { return info_of(f).bytes; }
 

@@ -307,16 +307,12 @@ void encode(const void* in, void* data, [[maybe_unused]] float* scales, [[maybe_
     }
 }
 
-// Every format holds what its Compute type can be rounded to, and decodes to any type that holds its values.
+// Every format holds what its Compute type can be rounded to, and decodes to either type; float64 is rounded to float.
 template <class F> constexpr FormatKernels kernels_of() {
     FormatKernels k{};
-    if constexpr (sizeof(typename F::Compute) == 4) {
-        k.decode[0] = decode<F, float>;
-        k.encode[0] = encode<F>;
-    } else {
-        k.encode[1] = encode<F>;
-    }
+    k.decode[0] = decode<F, float>;
     k.decode[1] = decode<F, double>;
+    k.encode[sizeof(typename F::Compute) == 4 ? 0 : 1] = encode<F>;
     return k;
 }
 

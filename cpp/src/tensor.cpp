@@ -146,9 +146,6 @@ Problem why_no_param(const TensorView& v) {
 }
 
 Problem why_no_grad(const TensorView& v, const TensorView& param) {
-    if (v.dtype != param.dtype && precision(v.dtype) >= precision(param.dtype))
-        return {Kind::type, std::string("dtype ") + name_of(v.dtype) + ", expected " + name_of(param.dtype) +
-                                " like its param, or one of lower precision"};
     return place_problem(v, param);
 }
 

@@ -84,14 +84,15 @@ inline bool lies_beside(const TensorView& v, const TensorView& param) {
 
 inline bool is_param(const TensorView& v) { return !v.read_only && v.dense(); }
 
+// Of any dtype: it is brought to the one that is computed in.
 inline bool is_grad_of(const TensorView& v, const TensorView& param) {
-    return (v.dtype == param.dtype || precision(v.dtype) < precision(param.dtype)) && lies_beside(v, param);
+    return lies_beside(v, param);
 }
 
 // The float32 numbers beside the codes of `state`, in a row.
 ADAPTK_INTERNAL_API std::optional<Problem> why_no_scales(const TensorView& scales, const TensorView& state);
 
-// Of the format that is computed in, or of lower precision in the same place.
+// Of the format that is computed in, or one that is stored in its place.
 inline bool is_state_format(Format state, Format param) { return info_of(state).compute == compute_format(param); }
 
 inline bool is_state_of(const TensorView& v, const TensorView& param) {

@@ -41,7 +41,7 @@ def function_doc(rule: Rule) -> str:
         "param : buffer or sequence of buffers",
         f"    Any shape, dense in memory; {_DTYPES}. 16-bit params are computed in float32.",
         "grad : as param",
-        "    The shape and strides of its param; the same dtype, or one of lower precision.",
+        f"    The shape and strides of its param; {_DTYPES}, whichever dtype the param has.",
     ]
     for s in rule.states:
         start = s.initial_from if s.initial_from else f"{s.initial:g}"

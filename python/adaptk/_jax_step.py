@@ -49,7 +49,8 @@ _MOST_KEPT = 192
 # Elements that a tensor's part of a packed state is rounded up to.
 _GRAIN = 16
 
-_PRECISION = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
+_DTYPES = ("float32", "float64", "bfloat16", "float16")
+_EXPECTED = "expected float32, float64, bfloat16 or float16"
 _MOST_STEPS = np.iinfo(np.int32).max
 
 
@@ -225,10 +226,8 @@ def _params(params: Any) -> tuple[list[Any], Any]:
     leaves, tree = jax.tree_util.tree_flatten(params)
     leaves = [_array("params", tree, i, x) for i, x in enumerate(leaves)]
     for i, x in enumerate(leaves):
-        if str(x.dtype) not in _PRECISION:
-            raise TypeError(
-                f"{_label('params', tree, i)}: dtype {x.dtype}, expected float32, float64, bfloat16 or float16"
-            )
+        if str(x.dtype) not in _DTYPES:
+            raise TypeError(f"{_label('params', tree, i)}: dtype {x.dtype}, {_EXPECTED}")
     return leaves, tree
 
 
@@ -246,11 +245,8 @@ def _beside(name: str, given: Any, tree: Any, params: Sequence[Any]) -> list[Any
 def _grads(grads: Any, tree: Any, params: Sequence[Any]) -> list[Any]:
     arrays = _beside("grads", grads, tree, params)
     for i, (x, p) in enumerate(zip(arrays, params, strict=True)):
-        if x.dtype != p.dtype and _PRECISION.get(str(x.dtype), 64) >= _PRECISION[str(p.dtype)]:
-            raise TypeError(
-                f"{_label('grads', tree, i)}: dtype {x.dtype}, expected {p.dtype} like its param, "
-                "or one of lower precision"
-            )
+        if str(x.dtype) not in _DTYPES:
+            raise TypeError(f"{_label('grads', tree, i)}: dtype {x.dtype}, {_EXPECTED}")
     return arrays
 
 
@@ -487,7 +483,7 @@ class GradientTransformation(_Pair):
         params : tree of arrays
             Any shapes; float32, float64, bfloat16 or float16.
         grads : tree of arrays
-            The structure and shapes of `params`; the same dtypes, or dtypes of lower precision.
+            The structure and shapes of `params`; float32, float64, bfloat16 or float16.
         state : named tuple
             Returned by ``init`` or the previous step.
 

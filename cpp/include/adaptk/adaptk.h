@@ -84,7 +84,7 @@ enum {
     ADAPTK_CUDA_MANAGED = 13 /* updated by the device */
 };
 
-/* Element types. Params and grads may have any of them; a grad has the type of its param or one of lower precision.
+/* Element types. Params and grads may have any of them, a grad another than its param.
  * States are float64 for a float64 param, else float32, bfloat16 or float16: steps compute in float32. */
 typedef enum adaptk_type {
     ADAPTK_FLOAT32 = 0,

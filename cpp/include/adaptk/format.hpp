@@ -4,7 +4,6 @@
 // A format is a struct with
 //   name          "bfloat16"
 //   dlpack        the dtype that a buffer of this format has in DLPack
-//   precision     bits of the significand
 //   Element       what one element is stored as
 //   Compute       float or double: what rules compute in beside params of this format
 //   decode, encode

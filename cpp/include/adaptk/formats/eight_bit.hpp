@@ -21,7 +21,6 @@ inline constexpr std::uint32_t quiet_nan = 0x7fc00000u;
 struct Linear8 {
     static constexpr const char* name = "int8";
     static constexpr DlpackType dlpack{dlpack_int, 8};
-    static constexpr int precision = 7;
     static constexpr std::size_t block = 128;
     using Element = std::int8_t;
     using Compute = float;
@@ -44,7 +43,6 @@ static_assert(127.0f * (1.0f / 127.0f) == 1.0f);
 
 template <bool Stochastic> struct Logarithmic8 {
     static constexpr DlpackType dlpack{dlpack_uint, 8};
-    static constexpr int precision = 4;
     static constexpr std::size_t block = 128;
     using Element = std::uint8_t;
     using Compute = float;

@@ -51,7 +51,6 @@ ADAPTK_HD std::uint16_t encode_float16(float f) {
 struct BFloat16 {
     static constexpr const char* name = "bfloat16";
     static constexpr DlpackType dlpack{dlpack_bfloat, 16};
-    static constexpr int precision = 8;
     using Element = std::uint16_t;
     using Compute = float;
     ADAPTK_HD static float decode(Element x) { return decode_bfloat16(x); }
@@ -63,7 +62,6 @@ struct BFloat16 {
 struct BFloat16Stochastic {
     static constexpr const char* name = "bfloat16_sr";
     static constexpr DlpackType dlpack{dlpack_bfloat, 16};
-    static constexpr int precision = 8;
     static constexpr int random_bits = 16;
     using Element = std::uint16_t;
     using Compute = float;
@@ -80,7 +78,6 @@ struct BFloat16Stochastic {
 struct Float16 {
     static constexpr const char* name = "float16";
     static constexpr DlpackType dlpack{dlpack_float, 16};
-    static constexpr int precision = 11;
     using Element = std::uint16_t;
     using Compute = float;
     ADAPTK_HD static float decode(Element x) { return decode_float16(x); }

@@ -8,7 +8,6 @@ ADAPTK_NAMESPACE_BEGIN
 struct Float32 {
     static constexpr const char* name = "float32";
     static constexpr DlpackType dlpack{dlpack_float, 32};
-    static constexpr int precision = 24;
     using Element = float;
     using Compute = float;
     ADAPTK_HD static float decode(float x) { return x; }
@@ -18,7 +17,6 @@ struct Float32 {
 struct Float64 {
     static constexpr const char* name = "float64";
     static constexpr DlpackType dlpack{dlpack_float, 64};
-    static constexpr int precision = 53;
     using Element = double;
     using Compute = double;
     ADAPTK_HD static double decode(double x) { return x; }
