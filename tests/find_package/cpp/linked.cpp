@@ -66,7 +66,8 @@ int main() {
     CHECK(unknown.status() == ADAPTK_UNKNOWN_NAME && std::string(unknown.what()).find("adamm") != std::string::npos);
     CHECK(error_of([&] { adaptk::Plan("adam", {w}, {{"lr", NAN}}); }).status() == ADAPTK_INVALID_ARGUMENT);
     CHECK(error_of([&] { adaptk::Plan("adam", {dw}); }).status() == ADAPTK_INVALID_ARGUMENT);
-    CHECK(error_of([&] { adaptk::Plan("sgd", {w}).step({b}); }).status() == ADAPTK_INVALID_TYPE);
+    std::vector<double> wide(3);
+    CHECK(error_of([&] { adaptk::step("momentum", {}, 1, w, dw, {wide}); }).status() == ADAPTK_INVALID_TYPE);
     CHECK(error_of([&] { adaptk::Plan("sgd", {w}).step({w}); }).status() == ADAPTK_INVALID_ARGUMENT);
     CHECK(error_of([&] { adaptk::step("adam", {}, 1, w, dw); }).status() == ADAPTK_INVALID_ARGUMENT);
     CHECK(error_of([&] { second.add_group("adam", {w}); }).status() == ADAPTK_INVALID_ARGUMENT);
