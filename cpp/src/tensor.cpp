@@ -145,9 +145,7 @@ Problem why_no_param(const TensorView& v) {
                              " does not fill one block of memory"};
 }
 
-Problem why_no_grad(const TensorView& v, const TensorView& param) {
-    return place_problem(v, param);
-}
+Problem why_no_grad(const TensorView& v, const TensorView& param) { return place_problem(v, param); }
 
 Problem why_no_state(const TensorView& v, const TensorView& param) {
     const Format wanted = compute_format(param.dtype);

@@ -244,7 +244,7 @@ def _beside(name: str, given: Any, tree: Any, params: Sequence[Any]) -> list[Any
 
 def _grads(grads: Any, tree: Any, params: Sequence[Any]) -> list[Any]:
     arrays = _beside("grads", grads, tree, params)
-    for i, (x, p) in enumerate(zip(arrays, params, strict=True)):
+    for i, x in enumerate(arrays):
         if str(x.dtype) not in _DTYPES:
             raise TypeError(f"{_label('grads', tree, i)}: dtype {x.dtype}, {_EXPECTED}")
     return arrays
