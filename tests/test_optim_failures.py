@@ -74,12 +74,11 @@ def world() -> Iterator[World]:
     ("bad", "error", "text"),
     [
         (np.zeros((3, 2), np.float16), ValueError, r"grads\[4\]: shape \(3, 2\), expected \(2, 3\)"),
-        (np.zeros((2, 3), np.float32), TypeError, r"grads\[4\]: dtype float32, expected float16"),
         (np.zeros((3, 2), np.float16).T, ValueError, r"grads\[4\]: strides"),
         (np.zeros((2, 3), int), TypeError, r"grads\[4\]: dtype int64"),
         ([[0.0] * 3] * 2, TypeError, r"grads\[4\]: list is not a buffer"),
     ],
-    ids=["shape", "dtype", "strides", "integers", "list"],
+    ids=["shape", "strides", "integers", "list"],
 )
 def test_a_last_gradient_that_does_not_fit(world: World, bad: Any, error: type[Exception], text: str) -> None:
     world.refuses(error, text, [*world.grads()[:4], bad])
