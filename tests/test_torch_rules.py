@@ -236,7 +236,8 @@ def test_own_rules_names_and_defaults(name: str) -> None:
         k: v for k, v in rule.defaults().items() if k != "grad_scale"
     }
     signature = inspect.signature(getattr(at, name))
-    assert set(signature.parameters) == {"params", "convention", "state_dtype", *opt.defaults}
+    added = {"state_dtype", "min_8bit_size", "seed"}
+    assert set(signature.parameters) == {"params", "convention", *added, *opt.defaults}
     for option, value in opt.defaults.items():
         assert signature.parameters[option].default == value, option
     give([p], 0)
