@@ -85,9 +85,7 @@ inline bool lies_beside(const TensorView& v, const TensorView& param) {
 inline bool is_param(const TensorView& v) { return !v.read_only && v.dense(); }
 
 // Of any dtype: it is brought to the one that is computed in.
-inline bool is_grad_of(const TensorView& v, const TensorView& param) {
-    return lies_beside(v, param);
-}
+inline bool is_grad_of(const TensorView& v, const TensorView& param) { return lies_beside(v, param); }
 
 // The float32 numbers beside the codes of `state`, in a row.
 ADAPTK_INTERNAL_API std::optional<Problem> why_no_scales(const TensorView& scales, const TensorView& state);
