@@ -189,10 +189,11 @@ ADAPTK_DEVICE void store_full(const double (&x)[per_lane], void* base, std::uint
 }
 
 // The ends of tensors, and tensors that lie on no multiple of 16 bytes: element by element, a row of 32 at a time.
-template <class T> ADAPTK_DEVICE T load_one(void* base, std::uint8_t type, std::int64_t i) {
+// Gradients alone may be wider than what is computed in.
+template <class T, bool Gradient = false> ADAPTK_DEVICE T load_one(void* base, std::uint8_t type, std::int64_t i) {
     if (type == native_format<T>) return __ldcg(at<T>(base, i));
     if (sizeof(T) == 8 && type == format_float32) return T(__ldcg(at<float>(base, i)));
-    if (sizeof(T) == 4 && type == format_float64) return T(__ldcg(at<double>(base, i)));
+    if (Gradient && sizeof(T) == 4 && type == format_float64) return T(__ldcg(at<double>(base, i)));
     return T(decode_half(type, __ldcg(at<unsigned short>(base, i))));
 }
 
@@ -206,12 +207,12 @@ ADAPTK_DEVICE void store_one(float x, void* base, std::uint8_t type, std::int64_
 
 ADAPTK_DEVICE void store_one(double x, void* base, std::uint8_t, std::int64_t i) { __stcg(at<double>(base, i), x); }
 
-template <class T>
+template <bool Gradient = false, class T>
 ADAPTK_DEVICE void load_part(T (&x)[per_lane], void* base, std::uint8_t type, std::int64_t first, int lane, int left) {
 #pragma unroll
     for (int i = 0; i < per_lane; ++i) {
         const int e = lane + int(warp) * i;
-        x[i] = e < left ? load_one<T>(base, type, first + e) : T(0);
+        x[i] = e < left ? load_one<T, Gradient>(base, type, first + e) : T(0);
     }
 }
 
@@ -250,7 +251,7 @@ ADAPTK_DEVICE void run_tile(const StepCoefficients<R, T>& c, const Tensor& t, st
         (unpack(s[I], of_s[I], format(2 + I), lane), ...);
     } else {
         load_part(p, t.buffer[0], format(0), first, index, left);
-        load_part(g, t.buffer[1], format(1), first, index, left);
+        load_part<true>(g, t.buffer[1], format(1), first, index, left);
         (load_part(s[I], t.buffer[2 + I], format(2 + I), first, index, left), ...);
     }
     if (c.common.coupled) {

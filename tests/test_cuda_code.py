@@ -81,7 +81,7 @@ def wrong_vectors(k: Kernel, count: int) -> list[str]:
     loads = (2 + count) * wide
     narrow = 2 + count if k.type == "f" else 2 * (1 + 2)
     stores = (1 + count) * (wide + (1 if k.type == "f" else 0))
-    single = {"f": {"f32": 2 + count, "u16": 2 + count}, "d": {"f64": 2 + count, "f32": 1, "u16": 1}}[k.type]
+    single = {"f": {"f32": 2 + count, "u16": 2 + count, "f64": 1}, "d": {"f64": 2 + count, "f32": 1, "u16": 1}}[k.type]
     single_stores = {"f": {"f32": 1 + count, "u16": 1 + count}, "d": {"f64": 1 + count}}[k.type]
     want = Counter({"st.v4": stores})
     want += Counter({f"ld.{t}": PER_LANE * n for t, n in single.items()})
@@ -117,9 +117,16 @@ def generic_memory(k: Kernel) -> list[str]:
 
 
 def doubles(k: Kernel) -> list[str]:
-    """Arithmetic in float64, or conversions: for kernels of float32."""
+    """Arithmetic in float64, or conversions: for kernels of float32. They load gradients in float64 one by one and round
+    them."""
     found = [op for op in opcodes(k) if ".f64" in op]
-    return found + [i.opcode for i in k.sass if i.base in code.FP64 or ".F64" in i.opcode]
+    sass = [i.opcode for i in k.sass if i.base in code.FP64 or ".F64" in i.opcode]
+    rounded = [op for op in found if op == "cvt.rn.f32.f64"]
+    loads = [op for op in found if op == "ld.global.cg.f64"]
+    machine = [op for op in sass if op.startswith("F2F.F32.F64")]
+    if max(len(rounded), len(loads), len(machine)) > PER_LANE:
+        return found + sass
+    return [op for op in found if op not in (*rounded, *loads)] + [op for op in sass if op not in machine]
 
 
 def inexact(k: Kernel) -> list[str]:
