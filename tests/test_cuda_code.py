@@ -117,8 +117,8 @@ def generic_memory(k: Kernel) -> list[str]:
 
 
 def doubles(k: Kernel) -> list[str]:
-    """Arithmetic in float64, or conversions: for kernels of float32. They load gradients in float64 one by one and round
-    them."""
+    """Arithmetic in float64, or conversions: for kernels of float32. They load gradients in float64 one by one, and
+    round them."""
     found = [op for op in opcodes(k) if ".f64" in op]
     sass = [i.opcode for i in k.sass if i.base in code.FP64 or ".F64" in i.opcode]
     rounded = [op for op in found if op == "cvt.rn.f32.f64"]
