@@ -41,7 +41,8 @@ def test_iterations_continue() -> None:
 @pytest.mark.full
 def test_workers() -> None:
     sampler = TorchSampler(new(), steps=5)
-    assert loaded(sampler, num_workers=2) == wanted(5)
+    # Not by fork(), of which libraries with threads warn that others have loaded.
+    assert loaded(sampler, num_workers=2, multiprocessing_context="spawn") == wanted(5)
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 4, 7])
