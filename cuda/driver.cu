@@ -9,6 +9,8 @@
 #include "runtime.hpp"
 #include "threads.hpp"
 
+#include "adaptk/rounding.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -99,12 +101,12 @@ int resident(int device, const void* kernel) {
     return std::max(n, 1) * multiprocessors(device);
 }
 
-int resident_steps(int device, const RuleKernels& kernel, std::size_t type) {
-    static std::atomic<int> known[most_devices][kernel_count][2];
+int resident_steps(int device, const RuleKernels& kernel, std::size_t type, std::size_t stored) {
+    static std::atomic<int> known[most_devices][kernel_count][2][2];
     std::atomic<int> unknown{0};
     const bool listed = device < most_devices && kernel.place < kernel_count;
-    return remembered(listed ? known[device][kernel.place][type] : unknown,
-                      [&] { return resident(device, kernel.step_symbol[type]); });
+    return remembered(listed ? known[device][kernel.place][type][stored] : unknown,
+                      [&] { return resident(device, kernel.step_symbol[type][stored]); });
 }
 
 int resident_norms(int device) {
@@ -300,29 +302,42 @@ class Tables {
     std::vector<std::byte> bytes_;
 };
 
+// Whether the kernel for any formats is needed: 1, or 0.
+std::size_t stored_otherwise(const ParamUpdate& t, std::size_t buffers) {
+    const Format native = t.compute() == 1 ? Format::float64 : Format::float32;
+    return std::all_of(t.format, t.format + buffers, [=](Format f) { return f == native; }) ? 0 : 1;
+}
+
 // The tensors of a step that one kernel updates.
 struct Batch {
     const RuleKernels* kernel;
-    std::size_t type;  // 0 float, 1 double
+    std::size_t type;    // 0 float, 1 double
+    std::size_t stored;  // which kernel
     std::vector<Tensor> tensors;
     std::vector<std::uint32_t> source;    // of the step's tensors
     std::vector<std::uint32_t> segments;  // that have coefficients here
     std::vector<std::byte> coefficients;
+    std::vector<Side> sides;
+    std::vector<std::uint64_t> keys;  // for `sides`
     std::int64_t tiles = 0;
-    std::size_t coefficients_at = 0, tensors_at = 0, slots_at = 0;  // in the tables, or in scratch memory
-    bool inside = false;                                            // the tensors go with the parameters
+    bool sided = false;                                                                        // `sides` are needed
+    std::size_t coefficients_at = 0, tensors_at = 0, slots_at = 0, sides_at = 0, keys_at = 0;  // in tables, or scratch
+    bool inside = false;  // the tensors go with the parameters
 
     std::size_t coefficients_bytes() const { return kernel->coefficients_bytes[type]; }
 
-    void add(const ParamUpdate& t, std::size_t buffers, std::uint32_t from, std::uint32_t own_coefficients) {
+    void add(const ParamUpdate& t, std::size_t buffers, std::uint32_t from, std::uint32_t own_coefficients,
+             std::uint64_t key) {
         Tensor out = {};
+        Side side = {};
+        side.number = t.number;
         std::uintptr_t addresses = 0;
-        out.native = 1;
         for (std::size_t b = 0; b < buffers; ++b) {
             out.buffer[b] = t.buffer[b];
             out.format[b] = std::uint8_t(t.format[b]);
             addresses |= reinterpret_cast<std::uintptr_t>(t.buffer[b]);
-            if (t.format[b] != (type == 1 ? Format::float64 : Format::float32)) out.native = 0;
+            side.scales[b] = t.scales[b];
+            sided = sided || !is_plain(t.format[b]);
         }
         out.size = t.size;
         out.first_tile = tiles;
@@ -333,15 +348,28 @@ struct Batch {
         tiles += t.size / tile + (t.size % tile != 0 ? 1 : 0);
         tensors.push_back(out);
         source.push_back(from);
+        if (stored == 0) return;
+        sides.push_back(side);
+        keys.push_back(key);
     }
 
-    void launch(int device, cudaStream_t stream, const void* of_device, const Tensor* on_device,
-                const Control* control) const {
+    void add_sides(Tables& tables) {
+        if (sided) sides_at = tables.add(sides);
+    }
+    void add_keys(Tables& tables) {
+        if (sided) keys_at = tables.add(keys);
+    }
+
+    // Null pointers stand for tables that go with the parameters.
+    void launch(int device, cudaStream_t stream, const void* of_device, const Tensor* on_device, const Side* beside,
+                const std::uint64_t* keys_of, const Control* control) const {
         if (tiles == 0) return;
         StepLaunch p;
         p.tensors = on_device;
         p.coefficients = of_device;
         p.control = control;
+        p.sides = beside;
+        p.keys = keys_of;
         p.tiles = tiles;
         p.count = std::uint32_t(tensors.size());
         std::size_t used = 0;
@@ -351,16 +379,17 @@ struct Batch {
         }
         p.tensors_at = std::uint32_t(used);
         if (on_device == nullptr) std::memcpy(p.inside + used, tensors.data(), tensors.size() * sizeof(Tensor));
-        kernel->step[type](p, blocks_for(tiles, resident_steps(device, *kernel, type)), stream);
+        kernel->step[type][stored](p, blocks_for(tiles, resident_steps(device, *kernel, type, stored)), stream);
     }
 };
 
-Batch& batch_of(std::vector<Batch>& batches, const RuleKernels& kernel, std::size_t type) {
+Batch& batch_of(std::vector<Batch>& batches, const RuleKernels& kernel, std::size_t type, std::size_t stored) {
     for (Batch& b : batches)
-        if (b.kernel == &kernel && b.type == type) return b;
+        if (b.kernel == &kernel && b.type == type && b.stored == stored) return b;
     Batch& b = batches.emplace_back();
     b.kernel = &kernel;
     b.type = type;
+    b.stored = stored;
     return b;
 }
 
@@ -393,7 +422,7 @@ struct Norm {
         n.data = t.buffer[1];
         n.first = total;
         n.factor = factor;
-        n.type = std::uint8_t(t.grad());
+        n.format = std::uint8_t(t.grad());
         const auto start = reinterpret_cast<std::uintptr_t>(n.data) - std::uintptr_t(total) * size_of(t.grad());
         n.aligned = start % 16 == 0 ? 1 : 0;
         tensors.push_back(n);
@@ -429,15 +458,6 @@ struct Norm {
         }
     }
 };
-
-std::uint32_t gather_type(detail::ScalarType t) {
-    switch (t) {
-    case detail::ScalarType::f32: return format_float32;
-    case detail::ScalarType::f64: return format_float64;
-    case detail::ScalarType::i32: return type_i32;
-    default: return type_i64;
-    }
-}
 
 unsigned small_blocks(std::size_t items) {
     return unsigned(std::min<std::size_t>((items + block_threads - 1) / block_threads, small_grid));
@@ -505,14 +525,15 @@ class StepBuilder {
                 const ParamUpdate& t = s_.tensors[source];
                 if (with_norm_) norm_.add(t, same_scale_ ? 1.0 : own_scale(g));
                 if (t.size == 0 && !on_device_) continue;
-                Batch& b = batch_of(batches_, kernels_of(*g.rule), t.compute());
+                Batch& b = batch_of(batches_, kernels_of(*g.rule), t.compute(), stored_otherwise(t, g.rule->buffers()));
                 if (on_device_) {
                     b.segments.push_back(i);
                 } else if (b.segments.empty() || b.segments.back() != i) {
                     b.segments.push_back(i);
                     add_coefficients(b, g);
                 }
-                b.add(t, g.rule->buffers(), source, std::uint32_t(b.segments.size() - 1));
+                b.add(t, g.rule->buffers(), source, std::uint32_t(b.segments.size() - 1),
+                      b.stored != 0 ? step_key(g.seed, g.step) : 0);
             }
         }
     }
@@ -540,6 +561,8 @@ class StepBuilder {
             b.inside = fits_inside(coefficients_inside ? b.coefficients.size() : 0, b.tensors.size());
             if (known && !b.inside) b.coefficients_at = tables_.add(b.coefficients);
             if (!b.inside) b.tensors_at = tables_.add(b.tensors);
+            b.add_sides(tables_);
+            if (!on_device_) b.add_keys(tables_);
         }
         if (with_norm_) {
             norm_.reserve(tables_, scratch_);
@@ -580,6 +603,10 @@ class StepBuilder {
         for (Batch& b : batches_) {
             b.coefficients_at = scratch_;
             scratch_ += rounded(b.tensors.size() * b.coefficients_bytes());
+            if (b.sided) {
+                b.keys_at = scratch_;
+                scratch_ += rounded(b.tensors.size() * sizeof(std::uint64_t));
+            }
             b.slots_at = tables_.reserve(b.tensors.size() * sizeof(CoefficientSlot));
         }
     }
@@ -591,12 +618,12 @@ class StepBuilder {
             reinterpret_cast<Count*>(s_.counts != nullptr ? s_.counts->memory : head_ + own_counts_at_);
         std::vector<Gather> gathers;
         for (const detail::DeviceHyper& h : s_.hypers)
-            gathers.push_back({h.data, hypers + h.segment * max_hyperparameters + h.index, gather_type(h.type), 0});
+            gathers.push_back({h.data, hypers + h.segment * max_hyperparameters + h.index, h.type, false});
         std::size_t tensor = 0;
         for (const Segment& g : s_.segments) {
             for (std::size_t k = 0; k < g.count; ++k, ++tensor)
                 if (g.device_step.data != nullptr)
-                    gathers.push_back({g.device_step.data, counts + tensor, gather_type(g.device_step.type), 1});
+                    gathers.push_back({g.device_step.data, counts + tensor, g.device_step.type, true});
         }
         tables_.write(gathers_at_, gathers);
         for (const Batch& b : batches_) {
@@ -605,7 +632,7 @@ class StepBuilder {
                 const Segment& g = s_.segments[b.segments[i]];
                 const std::size_t count = s_.counts != nullptr ? s_.count_of[b.source[i]] : b.source[i];
                 slots.push_back({hypers + b.segments[i] * max_hyperparameters, counts + count,
-                                 own_scale(g) * s_.options.grad_scale});
+                                 own_scale(g) * s_.options.grad_scale, g.seed});
             }
             tables_.write(b.slots_at, slots);
         }
@@ -618,17 +645,20 @@ class StepBuilder {
         Control* const control = with_norm_ ? launch_norm_of_all() : nullptr;
         for (const Batch& b : batches_) {
             const void* coefficients = nullptr;
+            auto* const keys =
+                b.sided ? reinterpret_cast<std::uint64_t*>((on_device_ ? tail_ : head_) + b.keys_at) : nullptr;
             if (on_device_) {
                 std::byte* const out = tail_ + b.coefficients_at;
-                b.kernel->prepare[b.type]({reinterpret_cast<const CoefficientSlot*>(head_ + b.slots_at), out, control,
-                                           std::uint32_t(b.tensors.size())},
+                b.kernel->prepare[b.type]({reinterpret_cast<const CoefficientSlot*>(head_ + b.slots_at), out, keys,
+                                           control, std::uint32_t(b.tensors.size())},
                                           small_blocks(b.tensors.size()), stream_);
                 coefficients = out;
             } else if (with_norm_ || !b.inside) {
                 coefficients = head_ + b.coefficients_at;
             }
             b.launch(s_.device, stream_, coefficients,
-                     b.inside ? nullptr : reinterpret_cast<const Tensor*>(head_ + b.tensors_at), control);
+                     b.inside ? nullptr : reinterpret_cast<const Tensor*>(head_ + b.tensors_at),
+                     b.sided ? reinterpret_cast<const Side*>(head_ + b.sides_at) : nullptr, keys, control);
         }
     }
 
@@ -745,7 +775,9 @@ void run_one_kernel(int device, void* on, std::span<const ParamUpdate> tensors, 
     auto* const stream = static_cast<cudaStream_t>(on);
     std::vector<Batch> batches;
     for (std::uint32_t i = 0; i < tensors.size(); ++i)
-        if (tensors[i].size > 0) batch_of(batches, kernel, tensors[i].compute()).add(tensors[i], buffers, i, 0);
+        if (tensors[i].size > 0)
+            batch_of(batches, kernel, tensors[i].compute(), stored_otherwise(tensors[i], buffers))
+                .add(tensors[i], buffers, i, 0, 0);
     for (Batch& b : batches) {
         const auto* const bytes = static_cast<const std::byte*>(made[b.type]);
         b.coefficients.assign(bytes, bytes + b.coefficients_bytes());
@@ -755,10 +787,14 @@ void run_one_kernel(int device, void* on, std::span<const ParamUpdate> tensors, 
             b.coefficients_at = tables.add(b.coefficients);
             b.tensors_at = tables.add(b.tensors);
         }
+        b.add_sides(tables);
+        b.add_keys(tables);
         Memory memory(device, nullptr, stream, tables.bytes().size());
-        if (!b.inside) memory.upload(tables.bytes(), 0);
+        if (!tables.bytes().empty()) memory.upload(tables.bytes(), 0);
         b.launch(device, stream, b.inside ? nullptr : memory.data + b.coefficients_at,
-                 b.inside ? nullptr : reinterpret_cast<const Tensor*>(memory.data + b.tensors_at), nullptr);
+                 b.inside ? nullptr : reinterpret_cast<const Tensor*>(memory.data + b.tensors_at),
+                 b.sided ? reinterpret_cast<const Side*>(memory.data + b.sides_at) : nullptr,
+                 b.sided ? reinterpret_cast<const std::uint64_t*>(memory.data + b.keys_at) : nullptr, nullptr);
     }
 }
 

@@ -4,18 +4,19 @@
 #include "adaptk/rules.hpp"
 #include "device.hpp"
 #include "kernel_table.hpp"
+#include "step_kernel.hpp"
 #include "tables.hpp"
 
 #include <array>
 
 namespace adaptk::cuda {
 
-// Kernels of one rule, for float [0] and double [1]. A rule that is not in the list brings its own
-// (RuleInfo::device_code).
+// Kernels of one rule, for float [0] and double [1]; those of a step for tensors whose buffers are all of that type
+// [0], and for any formats [1]. A rule that is not in the list brings its own (RuleInfo::device_code).
 struct RuleKernels {
-    void (*step[2])(const StepLaunch&, unsigned blocks, cudaStream_t);
+    void (*step[2][2])(const StepLaunch&, unsigned blocks, cudaStream_t);
     void (*prepare[2])(const PrepareLaunch&, unsigned blocks, cudaStream_t);
-    const void* step_symbol[2];  // what the runtime knows the step kernel by
+    const void* step_symbol[2][2];  // what the runtime knows the step kernel by
     std::size_t coefficients_bytes[2];
     std::size_t place;  // in the table of kernels; kernel_count: not in it
 };
@@ -38,6 +39,10 @@ struct AddScaled {
         T factor;
     };
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g) { p = p + c.factor * g; }
+};
+// What is added is a state, too.
+template <class T> struct SecondBuffer<AddScaled, T> {
+    using Formats = typename Joined<GradientFormats, typename Computes<T>::States>::type;
 };
 
 // The rules, then Streams<0>, Streams<1>, ..., then AddScaled.

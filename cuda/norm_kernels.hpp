@@ -4,7 +4,8 @@
 #pragma once
 
 #include "kernel_table.hpp"
-#include "step_kernel.hpp"
+#include "stored.hpp"
+#include "tables.hpp"
 
 namespace adaptk::cuda {
 
@@ -21,19 +22,36 @@ struct Piece {
         : tensor(t), begin(b), end(e), rows_from(int(b - leaf) / tile), rows_to((int(e - leaf) + tile - 1) / tile) {}
 };
 
-ADAPTK_DEVICE double norm_value(const NormTensor& t, std::int64_t i) {
-    auto* data = const_cast<void*>(t.data);
-    return t.type == format_float64 ? __ldcg(at<double>(data, i)) : double(load_one<float>(data, t.type, i));
-}
+template <class F> ADAPTK_DEVICE double value_of(typename F::Element x) { return double(F::decode(x)); }
 
 template <class X> ADAPTK_DEVICE X load_element(const X* p) { return __ldcg(p); }
 template <> ADAPTK_DEVICE std::uint16_t load_element(const std::uint16_t* p) {
     return __ldcg(reinterpret_cast<const unsigned short*>(p));
 }
 
+ADAPTK_DEVICE double norm_value(const NormTensor& t, std::int64_t i) {
+    double x = 0.0;
+    with_format(GradientFormats{}, t.format, [&]<class F>(Tag<F>) {
+        x = value_of<F>(load_element(static_cast<const typename F::Element*>(t.data) + i));
+    });
+    return x;
+}
+
 ADAPTK_DEVICE void add_square(double& lane, double scale, double x) {
     const double v = scale * x;
     lane = lane + v * v;
+}
+
+// The k-th element of a vector.
+template <class F> ADAPTK_DEVICE double value_in(const Vector& v, int k) {
+    if constexpr (element_bytes<F> == 8) {
+        return double_of(v.word[2 * k], v.word[2 * k + 1]);
+    } else if constexpr (element_bytes<F> == 4) {
+        return double(from_bits(v.word[k]));
+    } else {
+        static_assert(element_bytes<F> == 2);
+        return value_of<F>(typename F::Element(v.word[k / 2] >> (16 * (k % 2))));
+    }
 }
 
 // Eight neighbouring lanes of the tree in each thread: full vectors where the tensors lie so.
@@ -45,29 +63,16 @@ ADAPTK_DEVICE void add_vectors(double (&sum)[per_lane], const Piece& p, double s
         const std::int64_t i = first + tile * row;
         const std::int64_t own = i - p.tensor.first;
         if (i >= p.begin && i + per_lane <= p.end) {
-            if (p.tensor.type == format_float32) {
+            with_format(GradientFormats{}, p.tensor.format, [&]<class F>(Tag<F>) {
+                using X = typename F::Element;
 #pragma unroll
-                for (int j = 0; j < 2; ++j) {
-                    const Vector v = load_vector(at<float>(data, own + 4 * j));
+                for (int j = 0; j < vectors<X>; ++j) {
+                    const Vector v = load_vector(at<X>(data, own + vector_size<X> * j));
 #pragma unroll
-                    for (int k = 0; k < 4; ++k) add_square(sum[4 * j + k], scale, double(from_bits(v.word[k])));
+                    for (int k = 0; k < vector_size<X>; ++k)
+                        add_square(sum[vector_size<X> * j + k], scale, value_in<F>(v, k));
                 }
-            } else if (p.tensor.type == format_float64) {
-#pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    const Vector v = load_vector(at<double>(data, own + 2 * j));
-#pragma unroll
-                    for (int k = 0; k < 2; ++k)
-                        add_square(sum[2 * j + k], scale, double_of(v.word[2 * k], v.word[2 * k + 1]));
-                }
-            } else {
-                const Vector v = load_vector(at<std::uint16_t>(data, own));
-#pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    add_square(sum[2 * k], scale, double(decode_half(p.tensor.type, v.word[k] & 0xffffu)));
-                    add_square(sum[2 * k + 1], scale, double(decode_half(p.tensor.type, v.word[k] >> 16)));
-                }
-            }
+            });
         } else if (i < p.end && i + per_lane > p.begin) {
 #pragma unroll
             for (int j = 0; j < per_lane; ++j)
@@ -78,34 +83,9 @@ ADAPTK_DEVICE void add_vectors(double (&sum)[per_lane], const Piece& p, double s
 
 // Leaves inside one tensor, which most are: several rows are loaded before any of them is used, so that a warp has not
 // just one row under way (tuning.hpp). The same additions in the same order as above and below.
-template <std::uint8_t Type> struct Stored {
-    using type = std::uint16_t;
-    static ADAPTK_DEVICE double value(std::uint16_t x) { return double(decode_half(Type, x)); }
-    static ADAPTK_DEVICE void unpack(double (&x)[per_lane], const Vector (&v)[1]) {
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            x[2 * k] = value(std::uint16_t(v[0].word[k]));
-            x[2 * k + 1] = value(std::uint16_t(v[0].word[k] >> 16));
-        }
-    }
-};
-template <> struct Stored<format_float32> {
-    using type = float;
-    static ADAPTK_DEVICE double value(float x) { return double(x); }
-    static ADAPTK_DEVICE void unpack(double (&x)[per_lane], const Vector (&v)[2]) {
-#pragma unroll
-        for (int k = 0; k < per_lane; ++k) x[k] = double(from_bits(v[k / 4].word[k % 4]));
-    }
-};
-template <> struct Stored<format_float64> {
-    using type = double;
-    static ADAPTK_DEVICE double value(double x) { return x; }
-    static ADAPTK_DEVICE void unpack(double (&x)[per_lane], const Vector (&v)[4]) { unpack_wide(x, v); }
-};
-
-template <std::uint8_t Type>
+template <class F>
 ADAPTK_DEVICE void add_leaf_of_vectors(double (&sum)[per_lane], const void* leaf, double scale, int lane) {
-    using X = typename Stored<Type>::type;
+    using X = typename F::Element;
     constexpr int n = per_lane / vector_size<X>;
     constexpr int rows = norm_vectors / n;
     static_assert(norm_rows % rows == 0);
@@ -121,17 +101,16 @@ ADAPTK_DEVICE void add_leaf_of_vectors(double (&sum)[per_lane], const void* leaf
         }
 #pragma unroll
         for (int r = 0; r < rows; ++r) {
-            double x[per_lane];
-            Stored<Type>::unpack(x, v[r]);
 #pragma unroll
-            for (int k = 0; k < per_lane; ++k) add_square(sum[k], scale, x[k]);
+            for (int k = 0; k < per_lane; ++k)
+                add_square(sum[k], scale, value_in<F>(v[r][k / vector_size<X>], k % vector_size<X>));
         }
     }
 }
 
-template <std::uint8_t Type>
+template <class F>
 ADAPTK_DEVICE void add_leaf_of_elements(double (&sum)[per_lane], const void* leaf, double scale, int lane) {
-    using X = typename Stored<Type>::type;
+    using X = typename F::Element;
     constexpr int rows = sizeof(X) == 8 ? norm_element_rows / 2 : norm_element_rows;
     static_assert(norm_rows % rows == 0);
     const X* p = static_cast<const X*>(leaf) + lane;
@@ -146,19 +125,19 @@ ADAPTK_DEVICE void add_leaf_of_elements(double (&sum)[per_lane], const void* lea
 #pragma unroll
         for (int r = 0; r < rows; ++r) {
 #pragma unroll
-            for (int j = 0; j < per_lane; ++j) add_square(sum[j], scale, Stored<Type>::value(x[r][j]));
+            for (int j = 0; j < per_lane; ++j) add_square(sum[j], scale, value_of<F>(x[r][j]));
         }
     }
 }
 
-template <std::uint8_t Type>
+template <class F>
 ADAPTK_DEVICE void add_leaf(double (&sum)[per_lane], const NormTensor& t, double scale, std::int64_t leaf, int lane,
                             bool aligned) {
-    auto* const first = at<typename Stored<Type>::type>(const_cast<void*>(t.data), leaf - t.first);
+    auto* const first = at<typename F::Element>(const_cast<void*>(t.data), leaf - t.first);
     if (aligned) {
-        add_leaf_of_vectors<Type>(sum, first, scale, lane);
+        add_leaf_of_vectors<F>(sum, first, scale, lane);
     } else {
-        add_leaf_of_elements<Type>(sum, first, scale, lane);
+        add_leaf_of_elements<F>(sum, first, scale, lane);
     }
 }
 
@@ -226,15 +205,8 @@ __global__ void __launch_bounds__(block_threads, norm_resident_blocks)
         if (inside) {
             const NormTensor t = tensors[first];
             const double scale = pass_scale * t.factor;
-            if (t.type == format_float32) {
-                add_leaf<format_float32>(sum, t, scale, from, lane, aligned);
-            } else if (t.type == format_bfloat16) {
-                add_leaf<format_bfloat16>(sum, t, scale, from, lane, aligned);
-            } else if (t.type == format_float16) {
-                add_leaf<format_float16>(sum, t, scale, from, lane, aligned);
-            } else {
-                add_leaf<format_float64>(sum, t, scale, from, lane, aligned);
-            }
+            with_format(GradientFormats{}, t.format,
+                        [&]<class F>(Tag<F>) { add_leaf<F>(sum, t, scale, from, lane, aligned); });
         }
         for (std::uint32_t i = first; i < behind && !inside; ++i) {
             const std::int64_t next = i + 1 < launch.count ? tensors[i + 1].first : launch.total;

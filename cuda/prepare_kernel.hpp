@@ -2,6 +2,7 @@
 // steps (some may be skipped, or replayed from a graph), and where hyperparameters lie in device memory.
 #pragma once
 
+#include "adaptk/rounding.hpp"
 #include "step_kernel.hpp"
 
 namespace adaptk::cuda {
@@ -19,6 +20,7 @@ __global__ void __launch_bounds__(block_threads, common_resident_blocks)
         const std::int64_t t = count.steps + 1;
         auto& memo = *reinterpret_cast<memo_of_t<R>*>(count.memo);
         coefficients[i] = step_coefficients<R, T>(slot.hyper, slot.grad_scale * clip, t, memo);
+        if (launch.keys != nullptr) launch.keys[i] = step_key(slot.seed, t);
         count.steps = t;
     }
 }

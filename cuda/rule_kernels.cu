@@ -11,37 +11,64 @@ template <class R, class T> void launch_step(const StepLaunch& p, unsigned block
     launch(step_kernel<R, T>, "step_kernel", blocks, block_threads, stream, p);
 }
 
+template <class R, class T> void launch_stored_step(const StepLaunch& p, unsigned blocks, cudaStream_t stream) {
+    launch(stored_step_kernel<R, T>, "stored_step_kernel", blocks, block_threads, stream, p);
+}
+
 template <class R, class T> void launch_prepare(const PrepareLaunch& p, unsigned blocks, cudaStream_t stream) {
     launch(prepare_kernel<R, T>, "prepare_kernel", blocks, block_threads, stream, p);
 }
 
-template <class R, class T> const void* symbol() { return reinterpret_cast<const void*>(step_kernel<R, T>); }
+template <class K> const void* symbol(K* kernel) { return reinterpret_cast<const void*>(kernel); }
+
+template <class R> void add_steps(RuleKernels& k) {
+    k.step[0][0] = launch_step<R, float>;
+    k.step[1][0] = launch_step<R, double>;
+    k.step_symbol[0][0] = symbol(step_kernel<R, float>);
+    k.step_symbol[1][0] = symbol(step_kernel<R, double>);
+    k.coefficients_bytes[0] = sizeof(StepCoefficients<R, float>);
+    k.coefficients_bytes[1] = sizeof(StepCoefficients<R, double>);
+}
+
+template <class R> void add_stored_steps(RuleKernels& k) {
+    k.step[0][1] = launch_stored_step<R, float>;
+    k.step[1][1] = launch_stored_step<R, double>;
+    k.step_symbol[0][1] = symbol(stored_step_kernel<R, float>);
+    k.step_symbol[1][1] = symbol(stored_step_kernel<R, double>);
+}
 
 template <std::size_t I, class R> void add_rule(KernelTable& table) {
     if constexpr (I % parts == ADAPTK_PART) {
-        using K = kernel_of_t<R>;
-        table[I] = {{launch_step<K, float>, launch_step<K, double>},
-                    {launch_prepare<R, float>, launch_prepare<R, double>},
-                    {symbol<K, float>(), symbol<K, double>()},
-                    {sizeof(StepCoefficients<K, float>), sizeof(StepCoefficients<K, double>)},
-                    I};
+        add_steps<kernel_of_t<R>>(table[I]);
+        add_stored_steps<kernel_of_t<R>>(table[I]);
+        table[I].prepare[0] = launch_prepare<R, float>;
+        table[I].prepare[1] = launch_prepare<R, double>;
+        table[I].place = I;
     }
 }
 
-template <std::size_t I, class R> void add_other(KernelTable& table) {
-    if constexpr (I % parts == ADAPTK_PART)
-        table[I] = {{launch_step<R, float>, launch_step<R, double>},
-                    {},
-                    {symbol<R, float>(), symbol<R, double>()},
-                    {sizeof(StepCoefficients<R, float>), sizeof(StepCoefficients<R, double>)},
-                    I};
+// Streams are of the type that is computed in.
+template <std::size_t S> void add_streams(KernelTable& table) {
+    constexpr std::size_t place = Rules::size + S;
+    if constexpr (place % parts == ADAPTK_PART) {
+        add_steps<Streams<S>>(table[place]);
+        table[place].place = place;
+    }
+}
+
+void add_look_ahead([[maybe_unused]] KernelTable& table) {
+    if constexpr (add_scaled_place % parts == ADAPTK_PART) {
+        add_steps<AddScaled>(table[add_scaled_place]);
+        add_stored_steps<AddScaled>(table[add_scaled_place]);
+        table[add_scaled_place].place = add_scaled_place;
+    }
 }
 
 template <class... R, std::size_t... I, std::size_t... S>
 void add_all(KernelTable& table, RuleList<R...>, std::index_sequence<I...>, std::index_sequence<S...>) {
     (add_rule<I, R>(table), ...);
-    (add_other<Rules::size + S, Streams<S>>(table), ...);
-    add_other<add_scaled_place, AddScaled>(table);
+    (add_streams<S>(table), ...);
+    add_look_ahead(table);
 }
 
 }  // namespace

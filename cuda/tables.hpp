@@ -2,6 +2,7 @@
 #pragma once
 
 #include "adaptk/rule.hpp"
+#include "step.hpp"
 #include "tuning.hpp"
 
 #include <cstddef>
@@ -9,20 +10,22 @@
 
 namespace adaptk::cuda {
 
-inline constexpr std::size_t max_buffers = 2 + max_states;
-
-// Storage formats by the numbers of detail::Format.
-inline constexpr std::uint8_t format_float32 = 0, format_float64 = 1, format_bfloat16 = 2, format_float16 = 3;
+using detail::max_buffers;
 
 // One parameter with its gradient and states.
 struct alignas(16) Tensor {
     void* buffer[max_buffers];
     std::int64_t size;
-    std::int64_t first_tile;     // tiles of the tensors before it
-    std::uint32_t coefficients;  // which are its own
-    std::uint8_t aligned;        // every buffer lies on a multiple of 16 bytes
-    std::uint8_t native;         // every buffer has the format that is computed in
-    std::uint8_t format[max_buffers];
+    std::int64_t first_tile;           // tiles of the tensors before it
+    std::uint32_t coefficients;        // which are its own
+    std::uint8_t aligned;              // every buffer lies on a multiple of 16 bytes
+    std::uint8_t format[max_buffers];  // by the numbers of detail::Format
+};
+
+// What lies beside the buffers of one parameter, if any of them has a format with scales or random bits.
+struct Side {
+    float* scales[max_buffers];
+    std::uint32_t number;  // of the parameter, for random bits
 };
 
 // The outcome of a norm, and what a later kernel makes of it. One for each step that computes a norm.
@@ -45,11 +48,13 @@ struct Count {
 struct StepLaunch {
     const Tensor* tensors;
     const void* coefficients;
-    const Control* control;  // null: nothing can call for a skip
+    const Control* control;     // null: nothing can call for a skip
+    const Side* sides;          // null: no tensor has any
+    const std::uint64_t* keys;  // of each tensor's step, for random bits; null where `sides` is
     std::int64_t tiles;
     std::uint32_t count;
     std::uint32_t tensors_at;
-    alignas(16) std::byte inside[parameter_bytes - 48];
+    alignas(16) std::byte inside[parameter_bytes - 64];
 };
 static_assert(sizeof(StepLaunch) == parameter_bytes);
 
@@ -57,7 +62,7 @@ struct alignas(16) NormTensor {
     const void* data;
     std::int64_t first;  // elements of the tensors before it
     double factor;       // of its values, before they are squared
-    std::uint8_t type;
+    std::uint8_t format;
     std::uint8_t aligned;  // elements whose index over all tensors is a multiple of 8 lie on a multiple of 16 bytes
 };
 
@@ -111,11 +116,10 @@ struct ReduceLaunch {
 // Values in device memory that replace what the host knew when it made the tables.
 struct Gather {
     const void* from;
-    void* to;            // a double; or a Count, whose next step becomes the value
-    std::uint32_t type;  // the Format, or one of those below
-    std::uint32_t is_count;
+    void* to;  // a double; or a Count, whose next step becomes the value
+    detail::ScalarType type;
+    bool is_count;
 };
-inline constexpr std::uint32_t type_i32 = 16, type_i64 = 17;
 
 struct GatherLaunch {
     const Gather* entries;
@@ -126,12 +130,14 @@ struct GatherLaunch {
 struct CoefficientSlot {
     const double* hyper;
     Count* count;
-    double grad_scale;  // before clipping
+    double grad_scale;   // before clipping
+    std::uint64_t seed;  // of random bits
 };
 
 struct PrepareLaunch {
     const CoefficientSlot* slots;
     void* coefficients;
+    std::uint64_t* keys;  // StepLaunch::keys; null: none are needed
     const Control* control;
     std::uint32_t count;
 };

@@ -518,6 +518,9 @@ class Namespace:
 
     float32 = np.dtype(np.float32)
     float64 = np.dtype(np.float64)
+    float16 = np.dtype(np.float16)
+    int8 = np.dtype(np.int8)
+    uint8 = np.dtype(np.uint8)
 
     def __init__(self, kind: type[DeviceArray]) -> None:
         self._kind = kind

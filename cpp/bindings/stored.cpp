@@ -91,9 +91,6 @@ detail::Slot take_state(const StoredState& state, const ArgName& name, const Vie
         data.dtype = state.named->id;
     }
     check_state(data, name, param);
-    if (param.device.cuda && !is_plain(data.dtype))
-        fail(PyExc_ValueError,
-             name.text() + ": states in the format " + name_of(data.dtype) + " are for params on the CPU");
     if (!has_scales(data.dtype)) {
         if (state.scales)
             fail(PyExc_TypeError, name.text() + ": scales beside " + name_of(data.dtype) + ", which has none");

@@ -163,6 +163,7 @@ def assign(target: Any, value: np.ndarray[Any, Any]) -> None:
         else:
             xp = _namespace(target)
             current, where = _where(target)
-            narrow = value.astype(_core.layout(target, "state")[2])
+            # Codes are integers, and saved as they are.
+            narrow = value if value.dtype.kind in "iu" else value.astype(_core.layout(target, "state")[2])
             with current:
                 target[...] = xp.asarray(narrow, **where)

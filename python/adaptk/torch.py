@@ -759,10 +759,10 @@ class _Fused(torch.optim.Optimizer):
     @staticmethod
     def _check_format(p: Tensor, state: State, group: Group, where: str, odd: bool) -> torch.dtype | str:
         stored = _state_format(p, state, group)
-        if isinstance(stored, str) and (odd or p.device.type != "cpu"):
-            what = "a DTensor" if _is_sharded(p) else f"on {p.device}" if p.device.type != "cpu" else "not dense"
+        if isinstance(stored, str) and odd:
+            what = "a DTensor" if _is_sharded(p) else "not dense"
             raise TypeError(
-                f"{where}: {what}, and state_dtype={group['state_dtype']!r} is for dense tensors on the CPU; "
+                f"{where}: {what}, and state_dtype={group['state_dtype']!r} is for dense tensors; "
                 "use float32, bfloat16 or float16"
             )
         return stored
@@ -789,7 +789,9 @@ class _Fused(torch.optim.Optimizer):
         if scales_name in state and (not isinstance(stored, str) or not formats.has_scales(stored)):
             # Saved in 8 bits.
             coded = self._codes(state[name], spec, p, where), self._scales(state, scales_name, where)
-            _put(state, name, formats.dequantize(coded).as_strided(p.shape, p.stride()), undo)
+            # Loaded once; codes are converted on the CPU.
+            dense = formats.dequantize([x.cpu() for x in coded]).to(p.device)
+            _put(state, name, dense.as_strided(p.shape, p.stride()), undo)
             _drop(state, scales_name, undo)
         if not isinstance(stored, str):
             return self._array(state, name, p, stored, where, odd, undo)
@@ -802,10 +804,10 @@ class _Fused(torch.optim.Optimizer):
             dtype = torch.int8 if stored == "int8" else torch.uint8
             return formats.Stored(self._array(state, name, p, dtype, where, odd, undo), scales, stored)
         dense = self._array(state, name, p, torch.float32, where, odd, undo)
-        made = formats.quantize(_in_memory_order(dense), stored)
-        _put(state, name, made.data.as_strided(p.shape, p.stride()), undo)
-        _put(state, scales_name, made.scales, undo)
-        return formats.Stored(state[name], made.scales, stored)
+        made = formats.quantize(_in_memory_order(dense).cpu(), stored)
+        _put(state, name, made.data.to(p.device).as_strided(p.shape, p.stride()), undo)
+        _put(state, scales_name, made.scales.to(p.device), undo)
+        return formats.Stored(state[name], state[scales_name], stored)
 
     @staticmethod
     def _codes(codes: Any, spec: State, p: Tensor, where: str) -> Tensor:

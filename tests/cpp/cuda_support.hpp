@@ -43,6 +43,7 @@ class Exact {
     }
     std::byte* data() { return raw_.data() + offset_; }
     const std::byte* data() const { return raw_.data() + offset_; }
+    std::size_t size() const { return bytes_; }
     bool intact() const {
         const auto marked = [](std::byte b) { return b == mark; };
         return std::all_of(raw_.begin(), raw_.begin() + std::ptrdiff_t(offset_), marked) &&

@@ -31,6 +31,10 @@ struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
 
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+
 struct EmulatedIndex {
     unsigned x;
 };
@@ -272,6 +276,10 @@ template <class T> T __shfl_xor_sync(unsigned mask, T x, int bits) {
 }
 template <class T> T __shfl_down_sync(unsigned mask, T x, unsigned by) {
     return adaptk::cuda::emulation::block.shuffle(mask, x, threadIdx.x % 32 + by, -int(by));
+}
+
+template <class T> T __shfl_sync(unsigned mask, T x, int from) {
+    return adaptk::cuda::emulation::block.shuffle(mask, x, unsigned(from), 64);
 }
 
 inline double __hiloint2double(int high, int low) {

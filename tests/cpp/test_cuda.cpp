@@ -276,53 +276,137 @@ void test_reductions() {
     for (const Exact& m : memory) CHECK(m.intact());
 }
 
-// States in 16 bits beside params of every format, aligned or not, whole tiles and the ends of tensors.
-void test_states_in_sixteen_bits() {
-    Random random(13);
-    for (const RuleInfo& rule : detail::rules()) {
-        for (const Format param : {Format::float32, Format::bfloat16}) {
-            for (const Format state : {Format::bfloat16, Format::float16}) {
-                for (const std::size_t offset : {0, 2}) {
-                    const std::size_t n = 256 * 3 + 41;
-                    std::vector<Exact> cpu, device;
-                    const auto add = [&](Format format, bool positive) {
-                        Bytes bytes(n * size_of(format));
-                        for (std::size_t i = 0; i < n; ++i) {
-                            const float x = random.value<float>();
-                            write_element(format, positive ? std::fabs(x) : x, &bytes[i * size_of(format)]);
-                        }
-                        const std::size_t at = format == Format::float32 ? 2 * offset : offset;
-                        cpu.emplace_back(bytes.data(), bytes.size(), at);
-                        device.emplace_back(bytes.data(), bytes.size(), at);
-                    };
-                    add(param, false);
-                    add(param, false);
-                    for (std::size_t s = 0; s < rule.states.size(); ++s) add(state, true);
-                    ParamUpdate a(std::int64_t(n), param, param);
-                    a.set_formats(param, param, state);
-                    ParamUpdate b = a;
-                    for (std::size_t k = 0; k < cpu.size(); ++k) {
-                        a.buffer[k] = cpu[k].data();
-                        b.buffer[k] = device[k].data();
-                    }
-                    for (std::int64_t step = 1; step <= 2; ++step) {
-                        const std::vector<Segment> segments{{&rule, default_hyper(rule), step, 1}};
-                        detail::run_step({&a, 1}, segments, {});
-                        const std::vector<ParamUpdate> tensors{b};
-                        const CudaStep s = step_of(tensors, segments, {});
-                        CudaError error;
-                        CHECK_THAT(backend.step(s, error), "%s", error.text);
-                        for (std::size_t k = 0; k < cpu.size(); ++k) {
-                            const Format format = a.format[k];
-                            const bool same =
-                                first_difference(format, cpu[k].data(), device[k].data(), n) == no_difference;
-                            CHECK_THAT(same && device[k].intact(), "%s %s/%s, buffer %zu", rule.name,
-                                       detail::name_of(param), detail::name_of(state), k);
-                        }
-                    }
-                }
+// A tensor with states in formats of their own, which exists twice.
+class StoredTwin {
+  public:
+    StoredTwin(const RuleInfo& rule, Types types, std::span<const Format> states, std::size_t size, std::size_t offset,
+               std::uint32_t number, Kind kind, Random& random)
+        : size_(size) {
+        update_ = ParamUpdate(std::int64_t(size), types.param, types.grad);
+        update_.number = number;
+        for (std::size_t b = 0; b < 2 + rule.states.size(); ++b) {
+            if (b >= 2) update_.format[b] = states[b - 2];
+            const Format f = update_.format[b];
+            const bool nonnegative = b >= 2 && rule.states[b - 2].nonnegative;
+            std::vector<float> values(size);
+            for (float& x : values) x = std::ldexp(random.value<float>(), -int(random.below(20)));
+            if (nonnegative)
+                for (float& x : values) x = std::fabs(x);
+            if (kind == Kind::special && b < 2 && size > 0)
+                for (const float x : {HUGE_VALF, -HUGE_VALF, NAN, 0.0f, 1e-42f}) values[random.below(size)] = x;
+            Bytes bytes(size * size_of(f));
+            std::vector<float> scales(detail::has_scales(f) ? detail::scale_count(f, update_.size) : 0);
+            if (detail::is_plain(f)) {
+                for (std::size_t i = 0; i < size; ++i) write_element(f, values[i], &bytes[i * size_of(f)]);
+            } else {
+                detail::encode(values.data(), {bytes.data(), f, scales.data()}, update_.size, 99 + b);
+            }
+            const std::size_t at = offset * size_of(f);
+            const auto* const scale_bytes = reinterpret_cast<const std::byte*>(scales.data());
+            for (std::vector<Exact>* side : {&cpu_, &device_}) {
+                side->emplace_back(bytes.data(), bytes.size(), at);
+                side->emplace_back(scale_bytes, scales.size() * sizeof(float), 4 * offset);
             }
         }
+    }
+
+    ParamUpdate cpu() { return with(cpu_); }
+    ParamUpdate device() { return with(device_); }
+
+    void check(const std::string& what) const {
+        for (std::size_t k = 0; k < cpu_.size(); ++k) {
+            const Format f = k % 2 == 0 ? update_.format[k / 2] : Format::float32;
+            const std::size_t n = k % 2 == 0 ? size_ : cpu_[k].size() / sizeof(float);
+            // Codes and NaNs alike: bits are compared of what is no number in every library.
+            const bool equal = detail::is_plain(f)
+                                   ? first_difference(f, cpu_[k].data(), device_[k].data(), n) == no_difference
+                                   : std::equal(cpu_[k].data(), cpu_[k].data() + n * size_of(f), device_[k].data());
+            CHECK_THAT(equal && device_[k].intact(), "%s: %zu elements, %s of buffer %zu (%s)", what.c_str(), size_,
+                       k % 2 == 0 ? "elements" : "scales", k / 2, detail::name_of(update_.format[k / 2]));
+        }
+    }
+
+  private:
+    ParamUpdate with(std::vector<Exact>& memory) {
+        ParamUpdate t = update_;
+        for (std::size_t k = 0; k < memory.size(); ++k) {
+            if (k % 2 == 0) {
+                t.buffer[k / 2] = memory[k].data();
+            } else {
+                t.scales[k / 2] = reinterpret_cast<float*>(memory[k].data());
+            }
+        }
+        return t;
+    }
+
+    std::size_t size_;
+    ParamUpdate update_;
+    std::vector<Exact> cpu_, device_;  // elements and scales of each buffer in turn
+};
+
+// States in every format beside params and gradients of several, aligned or not, whole tiles and the ends of tensors,
+// in one call; with the number of the step on the host and in device memory.
+void test_states_in_every_format() {
+    std::vector<Format> formats;
+    for (const detail::FormatInfo& f : detail::formats())
+        if (f.compute == Format::float32) formats.push_back(f.id);
+    Random random(13);
+    std::size_t round = 0;
+    for (const RuleInfo& rule : detail::rules()) {
+        for (std::size_t first = 0; first < formats.size(); ++first) {
+            if (++round; quick() && round % 4 != 0) continue;
+            std::vector<Format> states;
+            for (std::size_t i = 0; i < max_states; ++i)
+                states.push_back(formats[(first + i * (1 + round % 3)) % formats.size()]);
+            std::vector<StoredTwin> twins;
+            std::uint32_t number = std::uint32_t(round);
+            for (const std::size_t size : {0, 1, 15, 128, 129, 255, 256, 600, 256 * 5 + 41, 256 * 4}) {
+                const Types types = size % 2 == 0 ? all_types[0] : all_types[(round + size) % 3];
+                const Types of = round % 3 == 0 ? Types{Format::bfloat16, Format::bfloat16} : types;
+                twins.emplace_back(rule, of, states, size, number % 4 == 3 ? 1 : 0, number,
+                                   number % 3 == 0 ? Kind::special : Kind::plain, random);
+                ++number;
+            }
+            for (std::int64_t step = 1; step <= 3; ++step) {
+                std::vector<ParamUpdate> a, b;
+                for (StoredTwin& t : twins) {
+                    a.push_back(t.cpu());
+                    b.push_back(t.device());
+                }
+                std::vector<Segment> segments{{&rule, default_hyper(rule), step, 4},
+                                              {&rule, other_hyper(rule), step, 6}};
+                segments[0].seed = 7;
+                segments[1].seed = std::uint64_t{1} << 63;
+                const StepOptions options = step == 2 ? StepOptions{1.0, 0.5, false, true} : StepOptions{};
+                detail::run_step(a, segments, options);
+                if (step == 3) set_device_step(segments, &step, detail::ScalarType::i64);
+                CudaError error;
+                CHECK_THAT(backend.step(step_of(b, segments, options), error), "%s", error.text);
+                for (const StoredTwin& t : twins)
+                    t.check(std::string(rule.name) + ", step " + std::to_string(step) + ", from format " +
+                            detail::name_of(formats[first]));
+            }
+        }
+    }
+}
+
+// A look-ahead adds a state, whatever it is stored as.
+void test_adding_states() {
+    Random random(14);
+    const RuleInfo& rule = *detail::find_rule("momentum");
+    for (const detail::FormatInfo& f : detail::formats()) {
+        if (f.compute != Format::float32) continue;
+        const std::vector<Format> states(max_states, f.id);
+        StoredTwin twin(rule, all_types[0], states, 700, 0, 3, Kind::plain, random);
+        const auto second = [](ParamUpdate t) {
+            t.set(1, t.slot(2));
+            return t;
+        };
+        const std::vector<ParamUpdate> a{second(twin.cpu())}, b{second(twin.device())};
+        detail::add_scaled(a, -0.75);
+        CudaError error;
+        CHECK_THAT(backend.add_scaled(0, nullptr, b, -0.75, error), "%s", error.text);
+        twin.check(std::string("adding ") + f.name);
     }
 }
 
@@ -560,7 +644,7 @@ void test_many_elements() {
         cuda::add_kernels<0>(table);
         cuda::add_kernels<1>(table);
         cuda::emulation::window = {unsigned(blocks - 2), 2};
-        table[rule.index].step[0](launch, unsigned(blocks), nullptr);
+        table[rule.index].step[0][0](launch, unsigned(blocks), nullptr);
         cuda::emulation::window = {};
         detail::run_step(t.cpu(), t.segments, {});
         t.check("2^41 elements");
@@ -577,8 +661,8 @@ void test_many_elements() {
     auto* const gradient = static_cast<std::byte*>(t.device()[0].buffer[1]);
     cuda::NormLaunch launch = {};
     cuda::NormTensor tensors[2] = {};
-    tensors[0] = {gradient, 0, 1.0, cuda::format_float32, 1};
-    tensors[1] = {before(gradient, leaves_before * leaf - 5, sizeof(float)), 5, 1.0, cuda::format_float32, 1};
+    tensors[0] = {gradient, 0, 1.0, std::uint8_t(Format::float32), 1};
+    tensors[1] = {before(gradient, leaves_before * leaf - 5, sizeof(float)), 5, 1.0, std::uint8_t(Format::float32), 1};
     std::memcpy(launch.inside, tensors, sizeof tensors);
     launch.leaves =
         static_cast<double*>(before(reinterpret_cast<std::byte*>(leaves.data()), leaves_before, sizeof(double)));
@@ -632,7 +716,8 @@ int main() {
     timed("norm of cuts", test_norm_of_cuts);
     timed("norm of whole leaves", test_norm_of_whole_leaves);
     timed("reductions", test_reductions);
-    timed("states in 16 bits", test_states_in_sixteen_bits);
+    timed("states in every format", test_states_in_every_format);
+    timed("adding states", test_adding_states);
     timed("norm range", test_norm_range);
     timed("waves", test_waves);
     timed("many leaves", test_norm_of_many_leaves);

@@ -1,0 +1,372 @@
+// Buffers in any storage format, as a lane of a kernel sees them: loaded, decoded, encoded, stored. What is said of a
+// format here is said of all that have its element size, or are of its kind (adaptk/format.hpp).
+#pragma once
+
+#include "adaptk/formats.hpp"
+#include "adaptk/rounding.hpp"
+#include "vectors.hpp"
+
+#include <concepts>
+#include <type_traits>
+#include <utility>
+
+namespace adaptk::cuda {
+
+// Lists of formats, and code for the one that a number means.
+
+template <class F, class L> struct NumberOf;
+template <class F, class... G> struct NumberOf<F, FormatList<G...>> {
+    static constexpr std::uint8_t find() {
+        std::uint8_t i = 0, found = 255;
+        ((std::is_same_v<F, G> ? found = i++ : i++), ...);
+        return found;
+    }
+};
+// The number of a format (detail::Format): its place in the list.
+template <class F> inline constexpr std::uint8_t number_of = NumberOf<F, Formats>::find();
+
+template <class... L> struct Joined;
+template <class... F> struct Joined<FormatList<F...>> {
+    using type = FormatList<F...>;
+};
+template <class... F, class... G, class... L> struct Joined<FormatList<F...>, FormatList<G...>, L...> {
+    using type = typename Joined<FormatList<F..., G...>, L...>::type;
+};
+template <template <class> class Wanted, class L> struct Chosen;
+template <template <class> class Wanted, class... F> struct Chosen<Wanted, FormatList<F...>> {
+    using type =
+        typename Joined<FormatList<>, std::conditional_t<Wanted<F>::value, FormatList<F>, FormatList<>>...>::type;
+};
+
+// Gradients are of any format whose elements stand by themselves; they are converted to what is computed in.
+template <class F> struct IsGradient : std::bool_constant<ElementFormat<F>> {};
+using GradientFormats = typename Chosen<IsGradient, Formats>::type;
+
+// What is computed in T.
+template <class T> struct Computes {
+    template <class F> struct Only : std::is_same<typename F::Compute, T> {};
+    template <class F>
+    struct Element : std::bool_constant<ElementFormat<F> && std::is_same_v<typename F::Compute, T>> {};
+    using States = typename Chosen<Only, Formats>::type;
+    using Params = typename Chosen<Element, Formats>::type;
+};
+
+template <class F> struct Tag {
+    using type = F;
+};
+
+// Calls f(Tag<F>{}) with the one of the list that has this number; the caller has checked that there is one.
+template <class F, class... Rest, class Run>
+ADAPTK_DEVICE void with_format(FormatList<F, Rest...>, std::uint8_t number, const Run& run) {
+    if constexpr (sizeof...(Rest) == 0) {
+        run(Tag<F>{});
+    } else if (number == number_of<F>) {
+        run(Tag<F>{});
+    } else {
+        with_format(FormatList<Rest...>{}, number, run);
+    }
+}
+
+template <class F> inline constexpr int element_bytes = int(sizeof(typename F::Element));
+
+template <class... F> ADAPTK_DEVICE int bytes_of(FormatList<F...>, std::uint8_t number) {
+    int bytes = 0;
+    ((number == number_of<F> ? void(bytes = element_bytes<F>) : void()), ...);
+    return bytes;
+}
+
+// A lane's place: in the warp, and the elements of the tile that there are (all of them, but at a tensor's end).
+struct Place {
+    int lane;
+    int left;
+    bool full;  // all of them, and on multiples of 16 bytes
+};
+
+// Elements of `Bytes` in a lane's vectors: so many in each, so many vectors, and which of the tile the j-th begins at.
+template <int Bytes> inline constexpr int in_vector = Bytes == 1 ? per_lane : 16 / Bytes;
+template <int Bytes> inline constexpr int vectors_of = per_lane / in_vector<Bytes>;
+template <int Bytes> ADAPTK_DEVICE int vector_at(int lane, int j) {
+    constexpr int n = in_vector<Bytes>;
+    return 16 * (lane / 2) + n * (lane % 2) + 2 * n * j;
+}
+// Which element of the tile a lane computes the k-th of its own: those of its vectors of the compute type.
+template <class T> ADAPTK_DEVICE int element_at(int lane, int k) {
+    constexpr int n = vector_size<T>;
+    return vector_at<int(sizeof(T))>(lane, k / n) + k % n;
+}
+
+// Elements as words.
+
+ADAPTK_DEVICE void load_bytes(Vector& v, int i, const std::uint8_t* p) {
+    v.word[i / 4] |= std::uint32_t(__ldcg(reinterpret_cast<const unsigned char*>(p))) << (8 * (i % 4));
+}
+ADAPTK_DEVICE void load_bytes(Vector& v, int i, const std::uint16_t* p) {
+    v.word[i / 2] |= std::uint32_t(__ldcg(reinterpret_cast<const unsigned short*>(p))) << (16 * (i % 2));
+}
+ADAPTK_DEVICE void load_bytes(Vector& v, int i, const float* p) { v.word[i] = to_bits(__ldcg(p)); }
+ADAPTK_DEVICE void load_bytes(Vector& v, int i, const double* p) {
+    const double x = __ldcg(p);
+    v.word[2 * i] = std::uint32_t(__double2loint(x));
+    v.word[2 * i + 1] = std::uint32_t(__double2hiint(x));
+}
+ADAPTK_DEVICE void store_bytes(const Vector& v, int i, std::uint8_t* p) {
+    __stcg(reinterpret_cast<unsigned char*>(p), (unsigned char)(v.word[i / 4] >> (8 * (i % 4))));
+}
+ADAPTK_DEVICE void store_bytes(const Vector& v, int i, std::uint16_t* p) {
+    __stcg(reinterpret_cast<unsigned short*>(p), (unsigned short)(v.word[i / 2] >> (16 * (i % 2))));
+}
+ADAPTK_DEVICE void store_bytes(const Vector& v, int i, float* p) { __stcg(p, from_bits(v.word[i])); }
+ADAPTK_DEVICE void store_bytes(const Vector& v, int i, double* p) {
+    __stcg(p, double_of(v.word[2 * i], v.word[2 * i + 1]));
+}
+
+template <int Bytes>
+using Unit = std::conditional_t<
+    Bytes == 8, double,
+    std::conditional_t<Bytes == 4, float, std::conditional_t<Bytes == 2, std::uint16_t, std::uint8_t>>>;
+
+// What a lane loads of a tile, before any of it is used: loads that wait for nothing are under way together. `v` has
+// room for vectors of T; a narrower type fills fewer of them.
+template <int Bytes, int N>
+ADAPTK_DEVICE void load_vectors(Vector (&v)[N], void* base, std::int64_t first, const Place& place) {
+    auto* const tile_at = at<Unit<Bytes>>(base, first);
+#pragma unroll
+    for (int j = 0; j < vectors_of<Bytes>; ++j) {
+        const int e = vector_at<Bytes>(place.lane, j);
+        if (place.full) {
+            if constexpr (Bytes == 1) {
+                const uint2 w = __ldcg(reinterpret_cast<const uint2*>(tile_at + e));
+                v[j] = {{w.x, w.y, 0, 0}};
+            } else {
+                v[j] = load_vector(tile_at + e);
+            }
+        } else {
+            v[j] = {};
+#pragma unroll
+            for (int i = 0; i < in_vector<Bytes>; ++i)
+                if (e + i < place.left) load_bytes(v[j], i, tile_at + e + i);
+        }
+    }
+}
+
+template <int Bytes, int N>
+ADAPTK_DEVICE void store_vectors(const Vector (&v)[N], void* base, std::int64_t first, const Place& place) {
+    auto* const tile_at = at<Unit<Bytes>>(base, first);
+#pragma unroll
+    for (int j = 0; j < vectors_of<Bytes>; ++j) {
+        const int e = vector_at<Bytes>(place.lane, j);
+        if (place.full) {
+            if constexpr (Bytes == 1) {
+                __stcg(reinterpret_cast<uint2*>(tile_at + e), uint2{v[j].word[0], v[j].word[1]});
+            } else {
+                store_vector(tile_at + e, v[j]);
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < in_vector<Bytes>; ++i)
+                if (e + i < place.left) store_bytes(v[j], i, tile_at + e + i);
+        }
+    }
+}
+
+// Gradients in float64 beside float32 are rounded as they come: a lane has no room for their vectors.
+template <int N> ADAPTK_DEVICE void load_wider(Vector (&v)[N], void* base, std::int64_t first, const Place& place) {
+#pragma unroll
+    for (int k = 0; k < per_lane; ++k) {
+        const int e = element_at<float>(place.lane, k);
+        set_element(v, k, e < place.left ? float(__ldcg(at<double>(base, first + e))) : 0.0f);
+    }
+}
+
+// By the size of the format's elements alone.
+template <class T, class List>
+ADAPTK_DEVICE void load(Vector (&v)[vectors<T>], void* base, std::uint8_t number, std::int64_t first,
+                        const Place& place) {
+    const int bytes = bytes_of(List{}, number);
+    if (bytes == int(sizeof(T))) {
+        load_vectors<int(sizeof(T))>(v, base, first, place);
+    } else if (bytes == 2) {
+        load_vectors<2>(v, base, first, place);
+    } else if constexpr (sizeof(T) == 8) {
+        load_vectors<4>(v, base, first, place);
+    } else if (bytes == 8) {
+        load_wider(v, base, first, place);
+    } else {
+        load_vectors<1>(v, base, first, place);
+    }
+}
+
+// The k-th of a lane's elements as the code that it is stored as, from vectors that have been exchanged.
+template <class F> ADAPTK_DEVICE std::uint32_t code_of(const Vector& w, int k) {
+    if constexpr (element_bytes<F> == 2) {
+        return (w.word[k / 2] >> (16 * (k % 2))) & 0xffffu;
+    } else {
+        const std::uint32_t byte = w.word[k / 4] >> (8 * (k % 4));
+        return std::is_signed_v<typename F::Element> ? std::uint32_t(std::int32_t(std::int8_t(byte))) : byte & 0xffu;
+    }
+}
+
+template <class F> ADAPTK_DEVICE float decoded(std::uint32_t code, [[maybe_unused]] float scale) {
+    if constexpr (BlockFormat<F>) {
+        return F::template decode<OneLane>(code, scale);
+    } else if constexpr (StochasticFormat<F>) {
+        return F::template decode<OneLane>(code);
+    } else {
+        return float(F::decode(typename F::Element(code)));
+    }
+}
+
+// The lane's elements, in the order of its vectors of the compute type.
+template <class F, class T>
+ADAPTK_DEVICE void unpack(T (&x)[per_lane], const Vector (&v)[vectors<T>], float scale, int lane) {
+    constexpr int bytes = element_bytes<F>;
+    if constexpr (bytes >= int(sizeof(T))) {
+        // load_wider() has rounded what is wider.
+#pragma unroll
+        for (int k = 0; k < per_lane; ++k) x[k] = element(v, k, T{});
+    } else if constexpr (bytes == 4) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            const Vector w = exchange(v[j], lane);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) x[4 * j + i] = T(from_bits(w.word[i]));
+        }
+    } else {
+        Vector w;
+        if constexpr (bytes == 1) {
+            w = exchange_short(v[0], lane);
+        } else if constexpr (sizeof(T) == 4) {
+            w = exchange(v[0], lane);
+        } else {
+            // Vectors of float64 hold two elements, which a word of 16 bits holds too: the words that stay go first.
+            w = exchange({{v[0].word[0], v[0].word[2], v[0].word[1], v[0].word[3]}}, lane);
+        }
+#pragma unroll
+        for (int k = 0; k < per_lane; ++k) x[k] = T(decoded<F>(code_of<F>(w, k), scale));
+    }
+}
+
+// Codes to vectors, and those to where they were loaded from.
+template <class F, class Code> ADAPTK_DEVICE void pack(Vector (&v)[vectors<float>], const Code& code, int lane) {
+    Vector w = {};
+#pragma unroll
+    for (int k = 0; k < per_lane; ++k) {
+        if constexpr (element_bytes<F> == 2) {
+            w.word[k / 2] |= (code(k) & 0xffffu) << (16 * (k % 2));
+        } else {
+            w.word[k / 4] |= (code(k) & 0xffu) << (8 * (k % 4));
+        }
+    }
+    v[0] = element_bytes<F> == 2 ? exchange(w, lane) : exchange_short(w, lane);
+}
+
+// Random bits for the k-th of a lane's elements; none for a format that rounds to nearest.
+template <class F> struct Randomness {
+    static constexpr int bits = random_bits_of<F>();
+    Draws draws;
+    std::uint32_t counter;
+    int shift;
+
+    // The 16 elements of a pair of lanes are a row of those that share their draws.
+    ADAPTK_DEVICE Randomness(std::uint64_t key, std::int64_t first, int lane) {
+        const std::int64_t row = first + 16 * (lane / 2);
+        draws = draws_from<bits>(key, row);
+        counter = draw_counter<bits>(row);
+        shift = draw_shift<bits>(row);
+    }
+    ADAPTK_DEVICE std::uint32_t operator()(int lane, int k) const {
+        const auto in_row = std::uint32_t(element_at<float>(lane, k)) % draw_row;
+        return (draw(draws, counter + in_row) >> shift) & ((1u << bits) - 1);
+    }
+};
+struct NoRandomness {
+    ADAPTK_DEVICE NoRandomness(std::uint64_t, std::int64_t, int) {}
+    ADAPTK_DEVICE std::uint32_t operator()(int, int) const { return 0; }
+};
+template <class F> using RandomnessOf = std::conditional_t<(random_bits_of<F>() > 0), Randomness<F>, NoRandomness>;
+
+// Lanes that share a block.
+template <class F> inline constexpr int lanes_of = int(F::block) / per_lane;
+
+// The largest magnitude of the finite elements of the block that the lane's are in.
+template <class F> ADAPTK_DEVICE float largest_finite(const float (&x)[per_lane]) {
+    constexpr int lanes = lanes_of<F>;
+    static_assert(lanes >= 2 && lanes <= int(warp) && (lanes & (lanes - 1)) == 0);
+    std::uint32_t most = 0;
+#pragma unroll
+    for (int k = 0; k < per_lane; ++k) {
+        const std::uint32_t u = to_bits(x[k]) & 0x7fffffffu;
+        if (u < 0x7f800000u && u > most) most = u;
+    }
+#pragma unroll
+    for (int w = 1; w < lanes; w *= 2) {
+        const std::uint32_t other = __shfl_xor_sync(0xffffffffu, most, w);
+        if (other > most) most = other;
+    }
+    return from_bits(most);
+}
+
+// What is known of a stored state beside its elements.
+struct StateSide {
+    float* scales;      // of the tensor's blocks
+    std::uint64_t key;  // of its random bits
+};
+
+// The scale of the block that a lane's elements are in.
+template <class F> ADAPTK_DEVICE float* scale_at(float* scales, std::int64_t first, const Place& place) {
+    return scales + (first + 16 * (place.lane / 2)) / std::int64_t(F::block);
+}
+
+template <class F>
+ADAPTK_DEVICE float load_scale([[maybe_unused]] float* scales, std::int64_t first, const Place& place) {
+    float scale = 0.0f;
+    if constexpr (BlockFormat<F>) {
+        // By the lane that will write it.
+        if (place.lane % lanes_of<F> == 0 && 16 * (place.lane / 2) < place.left)
+            scale = __ldcg(scale_at<F>(scales, first, place));
+        scale = __shfl_sync(0xffffffffu, scale, place.lane / lanes_of<F> * lanes_of<F>);
+    }
+    return scale;
+}
+
+template <class F>
+ADAPTK_DEVICE void store(const float (&x)[per_lane], void* base, const StateSide& side, std::int64_t first,
+                         const Place& place) {
+    constexpr int bytes = element_bytes<F>;
+    const int lane = place.lane;
+    Vector v[vectors<float>];
+    if constexpr (bytes == 4) {
+#pragma unroll
+        for (int k = 0; k < per_lane; ++k) set_element(v, k, x[k]);
+    } else if constexpr (BlockFormat<F>) {
+        // A block that the tensor ends in is as if zeros followed.
+        float y[per_lane];
+#pragma unroll
+        for (int k = 0; k < per_lane; ++k) y[k] = element_at<float>(lane, k) < place.left ? x[k] : 0.0f;
+        const float scale = largest_finite<F>(y);
+        const float lift = scale >= least_scale || scale == 0.0f ? 1.0f : scale_lift;
+        const float inverse = scale == 0.0f ? 0.0f : F::inverse(scale * lift);
+        const RandomnessOf<F> random(side.key, first, lane);
+        pack<F>(v, [&](int k) { return F::template encode<OneLane>(y[k] * lift, inverse, random(lane, k)); }, lane);
+        if (lane % lanes_of<F> == 0 && 16 * (lane / 2) < place.left)
+            __stcg(scale_at<F>(side.scales, first, place), scale);
+    } else if constexpr (StochasticFormat<F>) {
+        const RandomnessOf<F> random(side.key, first, lane);
+        pack<F>(v, [&](int k) { return F::template encode<OneLane>(x[k], random(lane, k)); }, lane);
+    } else {
+        pack<F>(v, [&](int k) { return std::uint32_t(F::encode(x[k])); }, lane);
+    }
+    store_vectors<bytes>(v, base, first, place);
+}
+
+template <class F>
+ADAPTK_DEVICE void store(const double (&x)[per_lane], void* base, const StateSide&, std::int64_t first,
+                         const Place& place) {
+    static_assert(element_bytes<F> == 8);
+    Vector v[vectors<double>];
+#pragma unroll
+    for (int k = 0; k < per_lane; ++k) set_element(v, k, x[k]);
+    store_vectors<8>(v, base, first, place);
+}
+
+}  // namespace adaptk::cuda

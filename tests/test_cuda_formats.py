@@ -1,0 +1,146 @@
+"""States in formats with codes on a CUDA device, beside the same ones on the CPU: the same bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import adaptk
+import numpy as np
+import pytest
+from adaptk import formats
+from device_arrays import Library, assert_equal
+from helpers import FLOATS, RULES, Array
+
+pytestmark = pytest.mark.cuda
+
+# The last tile of a tensor whole, or ending in its first block or its second one.
+SIZES = (1, 100, 129, 256, 700, 4096)
+SEVERAL = ("adam", "momentum", "amsgrad", "adadelta", "nadam")
+KINDS = ["int8", "uint8", "uint8_nearest", *(["bfloat16_sr"] if "bfloat16" in FLOATS else [])]
+
+
+def put(library: Library, state: Any, offset: int = 0) -> Any:
+    if not isinstance(state, formats.Stored):
+        return library.put(state, offset)
+    scales = None if state.scales is None else library.put(state.scales)
+    return formats.Stored(library.put(state.data, offset), scales, state.format)
+
+
+def parts(library: Library | None, state: Any) -> list[Array]:
+    """The arrays that a state consists of, on the CPU."""
+    arrays = [x for x in state[:2] if x is not None] if isinstance(state, formats.Stored) else [state]
+    return [np.asarray(x) if library is None else library.get(x) for x in arrays]
+
+
+def assert_same(library: Library, got: Any, want: Any, what: str) -> None:
+    for x, y in zip(parts(library, got), parts(None, want), strict=True):
+        assert_equal(x, y.copy(order="C"), what)
+
+
+def start(rule: str, size: int, kinds: list[str], rng: np.random.Generator) -> list[Any]:
+    """States in the formats of the list in turn."""
+    made = []
+    for i, s in enumerate(RULES[rule].states):
+        x = rng.normal(size=size).astype(np.float32) * np.float32(10.0) ** rng.integers(-6, 2, size).astype(np.float32)
+        kind = kinds[i % len(kinds)]
+        made.append(formats.quantize(np.abs(x) if s.nonnegative or kind.startswith("uint8") else x, kind, seed=i))
+    return made
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", SEVERAL)
+def test_functions(device: Library, rule: str, kind: str, offset: int) -> None:
+    rng = np.random.default_rng(7)
+    kinds = [kind, KINDS[(KINDS.index(kind) + 1) % len(KINDS)]]
+    params = [rng.normal(size=n).astype(np.float32) for n in SIZES]
+    states = [list(x) for x in zip(*(start(rule, n, kinds, rng) for n in SIZES), strict=True)]
+    params_there = [device.put(p, offset) for p in params]
+    states_there = [[put(device, s, offset) for s in of_all] for of_all in states]
+    before = [s.data.copy() for s in states[0]]
+    for step in (1, 2):
+        grads = [rng.normal(size=n).astype(np.float32) for n in SIZES]
+        grads[4][3] = np.inf  # spoils no other element
+        options = {"step": step, "seed": 5}
+        getattr(adaptk.ops, rule)(params_there, [device.put(g) for g in grads], *states_there, **options)
+        getattr(adaptk.ops, rule)(params, grads, *states, **options)
+    for i, p in enumerate(params):
+        assert_equal(device.get(params_there[i]), p, f"param {i}")
+        for k, of_all in enumerate(states):
+            assert_same(device, states_there[k][i], of_all[i], f"state {k} of {i}")
+    assert any(not np.array_equal(x, s.data) for x, s in zip(before, states[0], strict=True))
+
+
+CHOICES: list[Any] = ["8bit", "8bit_nearest", {"exp_avg": "8bit", "exp_avg_sq": "float16"}]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("state_dtype", CHOICES, ids=str)
+def test_objects(device: Library, state_dtype: Any, skip: bool) -> None:
+    """With `skip` the device counts the steps, and the random bits depend on its count."""
+    rng = np.random.default_rng(3)
+    params = [rng.normal(size=n).astype(np.float32) for n in SIZES]
+    there = [device.put(p) for p in params]
+    options = {"lr": 0.01, "state_dtype": state_dtype, "min_8bit_size": 200, "seed": 11, "skip_nonfinite": skip}
+    on_device, on_host = adaptk.Adam(there, **options), adaptk.Adam(params, **options)
+    for t in range(4):
+        grads = [rng.normal(size=n).astype(np.float32) for n in SIZES]
+        if skip and t == 1:
+            grads[3][9] = np.inf
+        got = on_device.step([device.put(g) for g in grads], clip_norm=1.0 if t == 2 else None)
+        want = on_host.step(grads, clip_norm=1.0 if t == 2 else None)
+        assert got == want
+    assert on_device.step_count == on_host.step_count == (3 if skip else 4)
+    for key, states in on_host.state.items():
+        assert_equal(device.get(there[int(key)]), params[int(key)], key)
+        for name, state in states.items():
+            assert_same(device, on_device.state[key][name], state, f"{name} of {key}")
+
+
+@pytest.mark.parametrize(("of", "to"), [("8bit", "8bit"), ("8bit", None), (None, "8bit"), ("8bit", "8bit_nearest")])
+def test_saved_on_one_and_loaded_on_the_other(device: Library, of: str | None, to: str | None) -> None:
+    rng = np.random.default_rng(4)
+    params = [rng.normal(size=n).astype(np.float32) for n in SIZES]
+    grads = [[rng.normal(size=n).astype(np.float32) for n in SIZES] for _ in range(4)]
+    there = [device.put(p) for p in params]
+    first = adaptk.Adam(there, state_dtype=of, seed=2)
+    for g in grads[:2]:
+        first.step([device.put(x) for x in g])
+    saved = {name: device.get(x) if hasattr(x, "host") else x for name, x in first.state_dict().items()}
+    copies = [device.get(p) for p in there]
+    again = [device.put(p) for p in copies]
+    on_device, on_host = adaptk.Adam(again, state_dtype=to), adaptk.Adam(copies, state_dtype=to)
+    for optimizer in (on_device, on_host):
+        optimizer.load_state_dict(saved)
+    for g in grads[2:]:
+        on_device.step([device.put(x) for x in g])
+        on_host.step(g)
+    for p, q in zip(again, copies, strict=True):
+        assert_equal(device.get(p), q)
+
+
+def test_lookahead(device: Library) -> None:
+    rng = np.random.default_rng(5)
+    params = [rng.normal(size=n).astype(np.float32) for n in SIZES]
+    there = [device.put(p) for p in params]
+    options: dict[str, Any] = {"lr": 0.01, "nesterov": True, "state_dtype": "8bit", "min_8bit_size": 0}
+    on_device, on_host = adaptk.RMSProp(there, **options), adaptk.RMSProp(params, **options)
+    for _ in range(2):
+        grads = [rng.normal(size=n).astype(np.float32) for n in SIZES]
+        with on_device.lookahead(), on_host.lookahead():
+            for p, q in zip(there, params, strict=True):
+                assert_equal(device.get(p), q)
+        on_device.step([device.put(g) for g in grads])
+        on_host.step(grads)
+
+
+def test_scales_elsewhere_are_refused(device: Library) -> None:
+    """Those of a tensor on the device lie beside it."""
+    p = np.zeros(300, np.float32)
+    made = formats.full_like(p, 0.0, "int8")
+    for wrong in (
+        formats.Stored(device.put(made.data), made.scales, "int8"),
+        formats.Stored(made.data, device.put(made.scales), "int8"),
+    ):
+        with pytest.raises(ValueError, match="momentum_buffer"):
+            adaptk.ops.momentum(device.put(p), device.put(p), wrong, step=1)
