@@ -16,7 +16,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +83,11 @@ class Instruction:
     @property
     def base(self) -> str:
         return self.opcode.split(".")[0]
+
+    @property
+    def is_short_vector(self) -> bool:
+        """8 bytes of elements, which are loaded and stored past the first-level cache as no table is."""
+        return self.base in ("LDG", "STG") and ".64" in self.opcode and "STRONG" in self.opcode
 
     @property
     def target(self) -> int | None:
@@ -274,20 +279,23 @@ class Way:
     def vectors(self, base: str) -> int:
         return sum(i.base == base and ".128" in i.opcode for i in self.instructions)
 
+    def short_vectors(self, base: str) -> int:
+        return sum(i.base == base and i.is_short_vector for i in self.instructions)
+
     def phases(self) -> tuple[int, int]:
         """How often the loads of elements are waited for, and the most bytes that a lane waits for at a time."""
         pending: set[str] = set()
         phases, under_way, most = 0, 0, 0
         for i in self.instructions:
             operands = [o.strip() for o in i.operands.split(",")]
-            is_load = i.base == "LDG" and ".128" in i.opcode
+            words = 0 if i.base != "LDG" else 4 if ".128" in i.opcode else 2 if i.is_short_vector else 0
             sources = operands if i.base == "STG" else operands[1:]
             if pending & set(itertools.chain(*map(registers_in, sources))):
                 pending, under_way, phases = set(), 0, phases + 1
-            if is_load:
+            if words:
                 first = int(re.search(r"R(\d+)", operands[0])[1])
-                pending |= {f"R{first + k}" for k in range(4)}
-                under_way += 16
+                pending |= {f"R{first + k}" for k in range(words)}
+                under_way += 4 * words
                 most = max(most, under_way)
         return phases, most
 
@@ -299,9 +307,26 @@ def registers_in(operand: str) -> Iterator[str]:
             yield f"R{int(number) + 1}"
 
 
-def shortest_way(kernel: Kernel, loads: int, stores: int, exchanges: int) -> Way | None:
-    """The fewest instructions once around the loop over tiles that load and store that many vectors and exchange
-    that many words: the path of a full tile, without the slow paths of division and root and without coupled decay."""
+@dataclass(frozen=True)
+class Wanted:
+    """What the way of a full tile has."""
+
+    loads: int  # vectors of 16 bytes
+    stores: int
+    short: int = 0  # vectors of 8 bytes that are loaded, and stored
+    exchanges: int = 0  # words between pairs of lanes
+    scales: int = 0  # numbers that one lane has for others
+    draws: int = 0  # of random bits
+
+
+# The first multiplication of a draw (adaptk/rounding.hpp).
+DRAW = "0x7feb352d"
+
+
+def shortest_way(kernel: Kernel, wanted: Wanted) -> Way | None:
+    """The fewest instructions once around the loop over tiles that have what is wanted: the path of a full tile,
+    without the slow paths of division and root and without coupled decay."""
+    limits = (wanted.loads, wanted.stores, wanted.short, wanted.short, wanted.exchanges, wanted.scales, wanted.draws)
     code = kernel.sass
     at = {i.address: n for n, i in enumerate(code)}
     store = [i.address for i in code if i.base == "STG"]
@@ -311,9 +336,9 @@ def shortest_way(kernel: Kernel, loads: int, stores: int, exchanges: int) -> Way
         return None
     head = min(target for target, _ in loops)
     ends = {n for target, n in loops if target == head}
-    start = (at[head], 0, 0, 0)
-    queue: list[tuple[int, tuple[int, int, int, int]]] = [(0, start)]
-    before: dict[tuple[int, int, int, int], tuple[int, int, int, int] | None] = {start: None}
+    start: tuple[int, ...] = (at[head], *[0] * len(limits))
+    queue: list[tuple[int, tuple[int, ...]]] = [(0, start)]
+    before: dict[tuple[int, ...], tuple[int, ...] | None] = {start: None}
     best = {start: 0}
     while queue:
         cost, state = heapq.heappop(queue)
@@ -321,19 +346,21 @@ def shortest_way(kernel: Kernel, loads: int, stores: int, exchanges: int) -> Way
             continue
         n, *seen = state
         i = code[n]
-        vector = ".128" in i.opcode
-        met = (i.base == "LDG" and vector, i.base == "STG" and vector, i.base == "SHFL")
-        seen = [old + new for old, new in zip(seen, met, strict=True)]
-        if any(s > limit for s, limit in zip(seen, (loads, stores, exchanges), strict=True)):
+        is_load, is_store = i.base == "LDG", i.base == "STG"
+        vector, short = ".128" in i.opcode, i.is_short_vector
+        met = (is_load and vector, is_store and vector, is_load and short, is_store and short)
+        others = (i.opcode.startswith("SHFL.BFLY"), i.opcode.startswith("SHFL.IDX"), DRAW in i.operands)
+        seen = [old + new for old, new in zip(seen, (*met, *others), strict=True)]
+        if any(s > limit for s, limit in zip(seen, limits, strict=True)):
             continue
-        if n in ends and seen == [loads, stores, exchanges]:
+        if n in ends and tuple(seen) == limits:
             way = []
-            step: tuple[int, int, int, int] | None = state
+            step: tuple[int, ...] | None = state
             while step is not None:
                 way.append(code[step[0]])
                 step = before[step]
             return Way(way[::-1])
-        scalar = i.base in ("LDG", "STG") and not vector
+        scalar = (is_load or is_store) and "STRONG" in i.opcode and not vector and not short
         price = 1000 if i.base in ("CALL", "WARPSYNC") or scalar else 1
         following = []
         if i.base == "BRA" and i.target in at:
@@ -413,7 +440,7 @@ def figures(kernel: Kernel, types: str, moved: float, held: int, way: Way, eleme
         "fp32": way.count(*FP32) / m.fp32,
         "fp64": way.count(*FP64) / m.fp64,
         "special": way.count(*SPECIAL) / m.special,
-        "vectors": (way.vectors("LDG") + way.vectors("STG")) / m.vectors,
+        "vectors": sum(way.vectors(b) + way.short_vectors(b) / 2 for b in ("LDG", "STG")) / m.vectors,
         "latency": alone / warps,
     }
     shares = {name: memory / c if c else float("inf") for name, c in cycles.items()}
@@ -461,26 +488,41 @@ def norm_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
         yield figures(kernel, types, width, width, ways[types], ways[types].count("DADD"), m)
 
 
+def ways_of_a_tile(kernel: Kernel, states: int, drawn: int) -> Iterator[tuple[str, Wanted, tuple[float, float, float]]]:
+    """The types of (param, gradient, states), what their way has, and their bytes; `drawn` of the states are rounded
+    stochastically if they have 8 bits."""
+    s = states
+    if kernel.type == "d":
+        if kernel.kind == "step":
+            yield "float64", Wanted(8 + 4 * s, 4 + 4 * s), (8, 8, 8)
+    elif kernel.kind == "step":
+        yield "float32", Wanted(4 + 2 * s, 2 + 2 * s), (4, 4, 4)
+    else:
+        # Words of params and gradients are exchanged in pairs of lanes.
+        yield "bfloat16", Wanted(2 + 2 * s, 1 + 2 * s, exchanges=6), (2, 2, 4)
+        if s > 0:
+            # Of each state: its codes on the way in and out, the largest magnitude of 16 lanes.
+            wanted = Wanted(4, 2, short=s, exchanges=6 * s, scales=s, draws=constants()["per_lane"] * drawn)
+            yield "float32, 8-bit states", wanted, (4, 4, 1 + 4 / 128)
+
+
 def all_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
+    import adaptk
+
     counts = states_of_rules()
+    drawn = {
+        name: sum(state.nonnegative for state in adaptk.rules()[rule].states) for name, rule in rule_names().items()
+    }
     order = list(counts)
-    steps = [k for k in kernels.values() if k.kind == "step"]
-    for kernel in sorted(steps, key=lambda k: (order.index(k.rule), k.type != "f")):
+    steps = [k for k in kernels.values() if k.kind in ("step", "stored_step") and k.rule != "add_scaled"]
+    for kernel in sorted(steps, key=lambda k: (order.index(k.rule), k.type != "f", k.kind)):
         s = counts[kernel.rule]
-        if kernel.type == "d":
-            cases = [("float64", 8 + 4 * s, 4 + 4 * s, 0, (8, 8, 8))]
-        else:
-            cases = [
-                ("float32", 4 + 2 * s, 2 + 2 * s, 0, (4, 4, 4)),
-                ("bfloat16", 2 + 2 * s, 1 + 2 * s, 6, (2, 2, 4)),
-            ]
-        for types, loads, stores, exchanges, widths in cases:
+        for types, wanted, (param, grad, state) in ways_of_a_tile(kernel, s, drawn.get(kernel.rule, 0)):
             # Where predicates choose between loads, those of the other types are on the way too.
-            ways = (shortest_way(kernel, n, stores, exchanges) for n in range(loads, 14 + 4 * s + 1))
-            way = next(filter(None, ways), None)
+            more = range(wanted.loads, 14 + 4 * s + 1)
+            way = next(filter(None, (shortest_way(kernel, replace(wanted, loads=n)) for n in more)), None)
             if way is None:
                 raise RuntimeError(f"no way of a full tile through {kernel.name} ({types})")
-            param, grad, state = widths
             moved, held = 2 * param + grad + 2 * state * s, param + grad + state * s
             yield figures(kernel, types, moved, held, way, constants()["per_lane"], m)
 
@@ -506,7 +548,7 @@ def table(rows: list[Figures], m: Machine) -> list[str]:
 
 def other_kernels(kernels: dict[str, Kernel]) -> list[str]:
     lines = ["| kernel | registers | shared memory | instructions in all |", "|---|---|---|---|"]
-    others = [k for k in kernels.values() if k.kind not in ("step", "prepare")]
+    others = [k for k in kernels.values() if k.kind not in ("step", "stored_step", "prepare")]
     return lines + [f"| {k.kind} | {k.registers} | {k.resources['shared']} | {len(k.sass)} |" for k in others]
 
 

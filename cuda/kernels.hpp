@@ -42,7 +42,7 @@ struct AddScaled {
 };
 // What is added is a state, too.
 template <class T> struct SecondBuffer<AddScaled, T> {
-    using Formats = typename Joined<GradientFormats, typename Computes<T>::States>::type;
+    using Formats = typename Computes<T>::GradientsAndStates;
 };
 
 // The rules, then Streams<0>, Streams<1>, ..., then AddScaled.

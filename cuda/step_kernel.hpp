@@ -115,17 +115,14 @@ ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor
     using Second = typename SecondBuffer<R, T>::Formats;
     const std::int64_t rest = t.size - first;
     const int left = rest < tile ? int(rest) : tile;
-    const Place place{lane, left, t.aligned != 0 && left == tile};
+    // One comparison, for a whole tile that is aligned: of two the compiler makes branches in branches.
+    const Place place{lane, left, left + int(t.aligned) > tile};
     T p[per_lane];
     T g[per_lane];
     T s[n][per_lane];
     Vector of_p[vectors<T>];
     Vector of_g[vectors<T>];
     [[maybe_unused]] Vector of_s[n][vectors<T>];
-    load<T, Params>(of_p, t.buffer[0], t.format[0], first, place);
-    load<T, Second>(of_g, t.buffer[1], t.format[1], first, place);
-#pragma unroll
-    for (int i = 0; i < states; ++i) load<T, States>(of_s[i], t.buffer[2 + i], t.format[2 + i], first, place);
     const auto scale_of = [&](int b, auto formats) {
         float scale = 0.0f;
         if (side == nullptr) return scale;
@@ -136,6 +133,10 @@ ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor
     float scale[2 + n] = {0.0f, scale_of(1, Second{})};
 #pragma unroll
     for (int i = 0; i < states; ++i) scale[2 + i] = scale_of(2 + i, States{});
+    load<T, Params>(of_p, t.buffer[0], bytes_of(t.format[0]), first, place);
+    load<T, Second>(of_g, t.buffer[1], bytes_of(t.format[1]), first, place);
+#pragma unroll
+    for (int i = 0; i < states; ++i) load<T, States>(of_s[i], t.buffer[2 + i], bytes_of(t.format[2 + i]), first, place);
     with_format(Params{}, t.format[0], [&]<class F>(Tag<F>) { unpack<F>(p, of_p, 0.0f, lane); });
     with_format(Second{}, t.format[1], [&]<class F>(Tag<F>) { unpack<F>(g, of_g, scale[1], lane); });
 #pragma unroll
@@ -199,7 +200,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks(sizeof(T), stat
 }
 
 template <class R, class T>
-__global__ void __launch_bounds__(block_threads, resident_blocks(sizeof(T), state_count<R>))
+__global__ void __launch_bounds__(block_threads, stored_resident_blocks(sizeof(T), state_count<R>))
     stored_step_kernel(const __grid_constant__ StepLaunch launch) {
     const int lane = int(threadIdx.x % warp);
     for_tiles<R, T>(launch, [&](const StepCoefficients<R, T>& c, const Tensor& t, std::uint32_t i, std::int64_t first) {

@@ -25,17 +25,16 @@ template <class F, class... G> struct NumberOf<F, FormatList<G...>> {
 // The number of a format (detail::Format): its place in the list.
 template <class F> inline constexpr std::uint8_t number_of = NumberOf<F, Formats>::find();
 
-template <class... L> struct Joined;
-template <class... F> struct Joined<FormatList<F...>> {
-    using type = FormatList<F...>;
+template <class A, class B> struct Joined;
+template <class... F, class... G> struct Joined<FormatList<F...>, FormatList<G...>> {
+    using type = FormatList<F..., G...>;
 };
-template <class... F, class... G, class... L> struct Joined<FormatList<F...>, FormatList<G...>, L...> {
-    using type = typename Joined<FormatList<F..., G...>, L...>::type;
+template <template <class> class Wanted, class L> struct Chosen {
+    using type = FormatList<>;
 };
-template <template <class> class Wanted, class L> struct Chosen;
-template <template <class> class Wanted, class... F> struct Chosen<Wanted, FormatList<F...>> {
-    using type =
-        typename Joined<FormatList<>, std::conditional_t<Wanted<F>::value, FormatList<F>, FormatList<>>...>::type;
+template <template <class> class Wanted, class F, class... Rest> struct Chosen<Wanted, FormatList<F, Rest...>> {
+    using Own = std::conditional_t<Wanted<F>::value, FormatList<F>, FormatList<>>;
+    using type = typename Joined<Own, typename Chosen<Wanted, FormatList<Rest...>>::type>::type;
 };
 
 // Gradients are of any format whose elements stand by themselves; they are converted to what is computed in.
@@ -44,36 +43,71 @@ using GradientFormats = typename Chosen<IsGradient, Formats>::type;
 
 // What is computed in T.
 template <class T> struct Computes {
-    template <class F> struct Only : std::is_same<typename F::Compute, T> {};
+    template <class F> struct OfStates : std::is_same<typename F::Compute, T> {};
     template <class F>
-    struct Element : std::bool_constant<ElementFormat<F> && std::is_same_v<typename F::Compute, T>> {};
-    using States = typename Chosen<Only, Formats>::type;
-    using Params = typename Chosen<Element, Formats>::type;
+    struct OfParams : std::bool_constant<ElementFormat<F> && std::is_same_v<typename F::Compute, T>> {};
+    template <class F>
+    struct OfBoth : std::bool_constant<ElementFormat<F> || std::is_same_v<typename F::Compute, T>> {};
+    using States = typename Chosen<OfStates, Formats>::type;
+    using Params = typename Chosen<OfParams, Formats>::type;
+    using GradientsAndStates = typename Chosen<OfBoth, Formats>::type;
 };
 
 template <class F> struct Tag {
     using type = F;
 };
 
-// Calls f(Tag<F>{}) with the one of the list that has this number; the caller has checked that there is one.
-template <class F, class... Rest, class Run>
-ADAPTK_DEVICE void with_format(FormatList<F, Rest...>, std::uint8_t number, const Run& run) {
-    if constexpr (sizeof...(Rest) == 0) {
-        run(Tag<F>{});
-    } else if (number == number_of<F>) {
-        run(Tag<F>{});
+// The first `Count` of a list, and the others.
+template <std::size_t Count, class Before, class L> struct Split {
+    using First = Before;
+    using Last = L;
+};
+template <std::size_t Count, class... B, class F, class... Rest>
+    requires(Count > 0)
+struct Split<Count, FormatList<B...>, FormatList<F, Rest...>>
+    : Split<Count - 1, FormatList<B..., F>, FormatList<Rest...>> {};
+
+template <class F, class... Rest> ADAPTK_DEVICE bool is_before(FormatList<F, Rest...>, std::uint8_t number) {
+    return number < number_of<F>;
+}
+
+// Calls run(Tag<F>{}) with the one of the list that has this number; the caller has checked that there is one. A search
+// by halves.
+template <class... F, class Run>
+ADAPTK_DEVICE void with_format(FormatList<F...> list, std::uint8_t number, const Run& run) {
+    if constexpr (sizeof...(F) == 1) {
+        (run(Tag<F>{}), ...);
     } else {
-        with_format(FormatList<Rest...>{}, number, run);
+        using Halves = Split<sizeof...(F) / 2, FormatList<>, decltype(list)>;
+        if (is_before(typename Halves::Last{}, number)) {
+            with_format(typename Halves::First{}, number, run);
+        } else {
+            with_format(typename Halves::Last{}, number, run);
+        }
     }
 }
 
 template <class F> inline constexpr int element_bytes = int(sizeof(typename F::Element));
 
-template <class... F> ADAPTK_DEVICE int bytes_of(FormatList<F...>, std::uint8_t number) {
-    int bytes = 0;
-    ((number == number_of<F> ? void(bytes = element_bytes<F>) : void()), ...);
-    return bytes;
+// Bytes of an element by the format's number: half a byte for each.
+template <class L> inline constexpr std::uint64_t table_of_bytes = 0;
+template <class... F>
+inline constexpr std::uint64_t table_of_bytes<FormatList<F...>> =
+    ((std::uint64_t(element_bytes<F>) << (4 * number_of<F>)) | ...);
+static_assert(Formats::size <= 16);
+
+ADAPTK_DEVICE int bytes_of(std::uint8_t number) {
+    constexpr std::uint64_t table = table_of_bytes<Formats>;
+    return int(table >> (4 * number)) & 15;
 }
+
+template <int Bytes, class L> inline constexpr bool any_of_size = false;
+template <int Bytes, class... F>
+inline constexpr bool any_of_size<Bytes, FormatList<F...>> = ((element_bytes<F> == Bytes) || ...);
+
+template <int Bytes, class L> inline constexpr bool any_smaller_than = false;
+template <int Bytes, class... F>
+inline constexpr bool any_smaller_than<Bytes, FormatList<F...>> = ((element_bytes<F> < Bytes) || ...);
 
 // A lane's place: in the warp, and the elements of the tile that there are (all of them, but at a tensor's end).
 struct Place {
@@ -178,21 +212,19 @@ template <int N> ADAPTK_DEVICE void load_wider(Vector (&v)[N], void* base, std::
     }
 }
 
-// By the size of the format's elements alone.
-template <class T, class List>
-ADAPTK_DEVICE void load(Vector (&v)[vectors<T>], void* base, std::uint8_t number, std::int64_t first,
-                        const Place& place) {
-    const int bytes = bytes_of(List{}, number);
-    if (bytes == int(sizeof(T))) {
-        load_vectors<int(sizeof(T))>(v, base, first, place);
-    } else if (bytes == 2) {
-        load_vectors<2>(v, base, first, place);
-    } else if constexpr (sizeof(T) == 8) {
-        load_vectors<4>(v, base, first, place);
-    } else if (bytes == 8) {
-        load_wider(v, base, first, place);
-    } else {
-        load_vectors<1>(v, base, first, place);
+// By the size of the format's elements alone, of those of at most `Bytes` that the list has.
+template <class T, class List, int Bytes = 8>
+ADAPTK_DEVICE void load(Vector (&v)[vectors<T>], void* base, int bytes, std::int64_t first, const Place& place) {
+    if constexpr (!any_of_size<Bytes, List>) {
+        load<T, List, Bytes / 2>(v, base, bytes, first, place);
+    } else if (bytes == Bytes || !any_smaller_than<Bytes, List>) {
+        if constexpr (Bytes > int(sizeof(T))) {
+            load_wider(v, base, first, place);
+        } else {
+            load_vectors<Bytes>(v, base, first, place);
+        }
+    } else if constexpr (any_smaller_than<Bytes, List>) {
+        load<T, List, Bytes / 2>(v, base, bytes, first, place);
     }
 }
 
@@ -216,9 +248,12 @@ template <class F> ADAPTK_DEVICE float decoded(std::uint32_t code, [[maybe_unuse
     }
 }
 
-// The lane's elements, in the order of its vectors of the compute type.
+// Lanes that share a block.
+template <class F> inline constexpr int lanes_of = int(F::block) / per_lane;
+
+// The lane's elements, in the order of its vectors of the compute type. `scale`: as load_scale() has it.
 template <class F, class T>
-ADAPTK_DEVICE void unpack(T (&x)[per_lane], const Vector (&v)[vectors<T>], float scale, int lane) {
+ADAPTK_DEVICE void unpack(T (&x)[per_lane], const Vector (&v)[vectors<T>], [[maybe_unused]] float scale, int lane) {
     constexpr int bytes = element_bytes<F>;
     if constexpr (bytes >= int(sizeof(T))) {
         // load_wider() has rounded what is wider.
@@ -232,6 +267,7 @@ ADAPTK_DEVICE void unpack(T (&x)[per_lane], const Vector (&v)[vectors<T>], float
             for (int i = 0; i < 4; ++i) x[4 * j + i] = T(from_bits(w.word[i]));
         }
     } else {
+        if constexpr (BlockFormat<F>) scale = __shfl_sync(0xffffffffu, scale, lane / lanes_of<F> * lanes_of<F>);
         Vector w;
         if constexpr (bytes == 1) {
             w = exchange_short(v[0], lane);
@@ -285,9 +321,6 @@ struct NoRandomness {
 };
 template <class F> using RandomnessOf = std::conditional_t<(random_bits_of<F>() > 0), Randomness<F>, NoRandomness>;
 
-// Lanes that share a block.
-template <class F> inline constexpr int lanes_of = int(F::block) / per_lane;
-
 // The largest magnitude of the finite elements of the block that the lane's are in.
 template <class F> ADAPTK_DEVICE float largest_finite(const float (&x)[per_lane]) {
     constexpr int lanes = lanes_of<F>;
@@ -317,16 +350,14 @@ template <class F> ADAPTK_DEVICE float* scale_at(float* scales, std::int64_t fir
     return scales + (first + 16 * (place.lane / 2)) / std::int64_t(F::block);
 }
 
+// Scales are loaded by the lanes that will write them, and shared with the others of the block when they are needed.
 template <class F>
 ADAPTK_DEVICE float load_scale([[maybe_unused]] float* scales, std::int64_t first, const Place& place) {
-    float scale = 0.0f;
     if constexpr (BlockFormat<F>) {
-        // By the lane that will write it.
         if (place.lane % lanes_of<F> == 0 && 16 * (place.lane / 2) < place.left)
-            scale = __ldcg(scale_at<F>(scales, first, place));
-        scale = __shfl_sync(0xffffffffu, scale, place.lane / lanes_of<F> * lanes_of<F>);
+            return __ldcg(scale_at<F>(scales, first, place));
     }
-    return scale;
+    return 0.0f;
 }
 
 template <class F>
@@ -344,10 +375,15 @@ ADAPTK_DEVICE void store(const float (&x)[per_lane], void* base, const StateSide
 #pragma unroll
         for (int k = 0; k < per_lane; ++k) y[k] = element_at<float>(lane, k) < place.left ? x[k] : 0.0f;
         const float scale = largest_finite<F>(y);
-        const float lift = scale >= least_scale || scale == 0.0f ? 1.0f : scale_lift;
-        const float inverse = scale == 0.0f ? 0.0f : F::inverse(scale * lift);
+        float lifted = scale;
+        if (scale < least_scale && scale != 0.0f) {
+            lifted = scale * scale_lift;
+#pragma unroll
+            for (int k = 0; k < per_lane; ++k) y[k] = y[k] * scale_lift;
+        }
+        const float inverse = lifted == 0.0f ? 0.0f : F::inverse(lifted);
         const RandomnessOf<F> random(side.key, first, lane);
-        pack<F>(v, [&](int k) { return F::template encode<OneLane>(y[k] * lift, inverse, random(lane, k)); }, lane);
+        pack<F>(v, [&](int k) { return F::template encode<OneLane>(y[k], inverse, random(lane, k)); }, lane);
         if (lane % lanes_of<F> == 0 && 16 * (lane / 2) < place.left)
             __stcg(scale_at<F>(side.scales, first, place), scale);
     } else if constexpr (StochasticFormat<F>) {

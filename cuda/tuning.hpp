@@ -26,6 +26,11 @@ constexpr int resident_blocks(std::size_t compute_bytes, std::size_t states) {
     return states <= 1 ? 5 : states <= 3 ? 4 : 3;
 }
 
+// With storage formats.
+constexpr int stored_resident_blocks(std::size_t compute_bytes, std::size_t states) {
+    return resident_blocks(compute_bytes, states <= 2 ? states : states + 1);
+}
+
 // Of the kernels beside the steps: enough for what they need. Left to itself, a compiler may spill to reach more.
 inline constexpr int common_resident_blocks = 5;
 

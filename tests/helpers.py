@@ -305,7 +305,11 @@ class Export:
         for name in ("major", "minor", "flags", "deleter"):
             if name in fields:
                 setattr(self.managed, name, fields.pop(name))
-        kind = BFLOAT if array.dtype.name == "bfloat16" else {"f": FLOAT, "c": COMPLEX, "i": INT, "u": UINT}[array.dtype.kind]
+        kind = (
+            BFLOAT
+            if array.dtype.name == "bfloat16"
+            else {"f": FLOAT, "c": COMPLEX, "i": INT, "u": UINT}[array.dtype.kind]
+        )
         described = {
             "data": array.__array_interface__["data"][0],
             "device_type": CPU,

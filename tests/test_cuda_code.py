@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
 import cuda_counts as code  # noqa: E402
+from adaptk import _core  # noqa: E402
 from cuda_counts import Kernel  # noqa: E402
 
 pytestmark = [
@@ -29,6 +30,7 @@ ARCHITECTURES = code.release_architectures() if code.find_tool("nvcc") else ["90
 CONSTANTS = code.constants()
 PER_LANE = CONSTANTS["per_lane"]
 SIZE = {"f": 4, "d": 8}
+STEPS = ("step", "stored_step")  # for tensors of the type that is computed in, and for others
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,9 @@ def kernels(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, rule_ptx: dict[str, str] | None
 ) -> dict[str, Kernel]:
     return code.compile_kernels(request.param, tmp_path_factory.mktemp(f"sm_{request.param}"), rules=rule_ptx)
+
+
+FACTS = _core.formats()
 
 
 @lru_cache
@@ -72,36 +77,60 @@ def too_many_registers(k: Kernel, blocks: int, threads: int) -> list[str]:
     return [f"{k.registers} registers let {fit} blocks in, not {blocks}"] if fit < blocks else []
 
 
+def expected_accesses(k: Kernel, count: int) -> tuple[Counter[str], Counter[str]]:
+    """How often the PTX loads and stores vectors and elements by their types: full tiles by vectors in every buffer and
+    format, which are 16 bytes, or 8 of codes of a byte; the ends of tensors element by element."""
+    letter, size = ("f32", 4) if k.type == "f" else ("f64", 8)
+    loads: Counter[str] = Counter()
+    stores: Counter[str] = Counter()
+
+    def element(bytes: int) -> str:
+        return {8: "f64", 4: "f32", 2: "u16", 1: "u8"}[bytes]
+
+    def vectors(bytes: int) -> Counter[str]:
+        return Counter({"v2" if bytes == 1 else "v4": max(PER_LANE * bytes // 16, 1)})
+
+    if k.kind == "step":
+        for counter, buffers in ((loads, 2 + count), (stores, 1 + count)):
+            counter.update({"v4": buffers * PER_LANE * size // 16, letter: buffers * PER_LANE})
+        return loads, stores
+    computed = [f for f in FACTS if f["compute"] == ("float32" if k.type == "f" else "float64")]
+    params = [f for f in computed if f["block"] == 1 and not f["stochastic"]]
+    gradients = [f for f in FACTS if f["block"] == 1 and not f["stochastic"]]
+    seconds = gradients if k.rule != "add_scaled" else [*gradients, *computed]
+    # Loads depend on the size of a format's elements alone; each format has stores of its own.
+    for formats in (params, seconds, *[computed] * count):
+        for bytes in {f["bytes"] for f in formats}:
+            # Wider than what is computed in: one by one.
+            loads.update(vectors(bytes) if bytes <= size else {})
+            loads[element(bytes)] += PER_LANE
+        blocks = {f["name"] for f in formats if f["block"] > 1}
+        loads["f32"] += len(blocks)
+    for formats in (params, *[computed] * count):
+        for f in formats:
+            stores.update(vectors(f["bytes"]))
+            stores[element(f["bytes"])] += PER_LANE
+            stores["f32"] += f["block"] > 1
+    return loads, stores
+
+
 def wrong_vectors(k: Kernel, count: int) -> list[str]:
-    """Full tiles are moved by 16 bytes in every buffer and storage type; the rest, element by element, is the code for
-    the ends of tensors."""
-    # Vectors of the compute type, which narrower types may have loads of their own beside: those of every buffer beside
-    # float32, those of gradients beside float64.
-    wide = PER_LANE * SIZE[k.type] // 16
-    loads = (2 + count) * wide
-    narrow = 2 + count if k.type == "f" else 2 * (1 + 2)
-    stores = (1 + count) * (wide + (1 if k.type == "f" else 0))
-    single = {"f": {"f32": 2 + count, "u16": 2 + count, "f64": 1}, "d": {"f64": 2 + count, "f32": 1, "u16": 1}}[k.type]
-    single_stores = {"f": {"f32": 1 + count, "u16": 1 + count}, "d": {"f64": 1 + count}}[k.type]
-    want = Counter({"st.v4": stores})
-    want += Counter({f"ld.{t}": PER_LANE * n for t, n in single.items()})
-    want += Counter({f"st.{t}": PER_LANE * n for t, n in single_stores.items()})
-    got: Counter[str] = Counter()
+    got: dict[str, Counter[str]] = {"ld": Counter(), "st": Counter()}
     for op in opcodes(k):
-        if found := re.fullmatch(r"(ld|st)\.global\.cg(\.v4)?\.([busf])(\d+)", op):
+        if found := re.fullmatch(r"(ld|st)\.global\.cg\.(v[24]\.)?([busf])(\d+)", op):
             kind, vector, letter, bits = found.groups()
-            got[f"{kind}.v4" if vector else f"{kind}.{'u' if letter == 'b' else letter}{bits}"] += 1
-            if vector and bits != "32":
-                got[op] += 1
-    vectors = got.pop("ld.v4", 0)
-    found = [f"PTX: {name} {got[name]} times, not {want[name]}" for name in want | got if got[name] != want[name]]
-    if not loads <= vectors <= loads + narrow:
-        found.append(f"PTX: ld.v4 {vectors} times, not {loads}")
-    if k.sass:
-        for base, n in (("LDG", loads), ("STG", stores)):
-            seen = sum(i.base == base and ".128" in i.opcode for i in k.sass)
-            if seen < n:
-                found.append(f"{base}.128 {seen} times, not {n}")
+            name = vector[:2] if vector else f"{'u' if letter == 'b' else letter}{bits}"
+            got[kind][name if not vector or bits == "32" else op] += 1
+    found = []
+    for kind, want in zip(("ld", "st"), expected_accesses(k, count), strict=True):
+        for name in want | got[kind]:
+            if got[kind][name] != want[name]:
+                found.append(f"PTX: {kind}.{name} {got[kind][name]} times, not {want[name]}")
+        seen = sum(i.base == {"ld": "LDG", "st": "STG"}[kind] and ".128" in i.opcode for i in k.sass)
+        # The assembler may merge branches that end in the same way.
+        least = want["v4"] if k.kind == "step" else (2 if kind == "ld" else 1) + count
+        if k.sass and seen < least:
+            found.append(f"{'LDG' if kind == 'ld' else 'STG'}.128 {seen} times, not {least}")
     return found
 
 
@@ -117,14 +146,14 @@ def generic_memory(k: Kernel) -> list[str]:
 
 
 def doubles(k: Kernel) -> list[str]:
-    """Arithmetic in float64, or conversions: for kernels of float32. They load gradients in float64 one by one, and
-    round them."""
+    """Arithmetic in float64, or conversions: for kernels of float32. If gradients may be of any format, those in
+    float64 are loaded one by one, and rounded."""
     found = [op for op in opcodes(k) if ".f64" in op]
     sass = [i.opcode for i in k.sass if i.base in code.FP64 or ".F64" in i.opcode]
     rounded = [op for op in found if op == "cvt.rn.f32.f64"]
     loads = [op for op in found if op == "ld.global.cg.f64"]
     machine = [op for op in sass if op.startswith("F2F.F32.F64")]
-    if max(len(rounded), len(loads), len(machine)) > PER_LANE:
+    if max(len(rounded), len(loads), len(machine)) > (PER_LANE if k.kind == "stored_step" else 0):
         return found + sass
     return [op for op in found if op not in (*rounded, *loads)] + [op for op in sass if op not in machine]
 
@@ -232,12 +261,14 @@ EXPANSIONS = r"""
 #define DIVIDE(a, b) a / b
 #define ROOT_F(a, b) __fsqrt_rn(a)
 #define ROOT_D(a, b) __dsqrt_rn(a)
-#define INVERSE(a, b) 1.0 / a
+#define INVERSE_F(a, b) 1.0f / a
+#define INVERSE_D(a, b) 1.0 / a
 KERNELS(div_f32, float, DIVIDE)
 KERNELS(div_f64, double, DIVIDE)
 KERNELS(sqrt_f32, float, ROOT_F)
 KERNELS(sqrt_f64, double, ROOT_D)
-KERNELS(rcp_f64, double, INVERSE)
+KERNELS(rcp_f32, float, INVERSE_F)
+KERNELS(rcp_f64, double, INVERSE_D)
 """
 
 
@@ -256,7 +287,7 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel]:
 def expansions(arch: str, folder: Path) -> dict[str, tuple[int, int]]:
     compiled = compile_text(EXPANSIONS, arch, folder, "--fmad=false")
     found = {}
-    for op in ("div.rn.f32", "div.rn.f64", "sqrt.rn.f32", "sqrt.rn.f64", "rcp.rn.f64"):
+    for op in ("div.rn.f32", "div.rn.f64", "sqrt.rn.f32", "sqrt.rn.f64", "rcp.rn.f32", "rcp.rn.f64"):
         name, _, bits = op.split(".")
         base = "FFMA" if bits == "f32" else "DFMA"
         once, twice = (
@@ -313,9 +344,11 @@ def test_every_kernel_is_there(kernels: dict[str, Kernel]) -> None:
     rules = {name.replace("_", "") for name in adaptk.rules()} - {"adamw"}
     rules |= {f"streams_{n}" for n in range(5)} | {"add_scaled"}
     assert steps == {(rule, t) for rule in rules for t in "fd"}
+    stored = {(k.rule, k.type) for k in kernels.values() if k.kind == "stored_step"}
+    assert stored == {(rule, t) for rule in rules for t in "fd" if not rule.startswith("streams_")}
     prepares = {(k.rule, k.type) for k in kernels.values() if k.kind == "prepare"}
     assert prepares == {(name.replace("_", ""), t) for name in adaptk.rules() for t in "fd"}
-    rest = Counter(k.kind for k in kernels.values() if k.kind not in ("step", "prepare"))
+    rest = Counter(k.kind for k in kernels.values() if k.kind not in (*STEPS, "prepare"))
     assert rest == Counter(["norm", "finish", "upload", "gather", "reduce", "reduce", "sum_parts"])
 
 
@@ -325,8 +358,9 @@ def test_no_memory_of_their_own(kernels: dict[str, Kernel]) -> None:
 
 def test_registers_let_the_blocks_in(kernels: dict[str, Kernel]) -> None:
     def check(k: Kernel) -> list[str]:
-        if k.kind == "step":
-            blocks = code.resident_blocks(SIZE[k.type], states()[k.rule])
+        if k.kind in STEPS:
+            n = states()[k.rule]
+            blocks = code.resident_blocks(SIZE[k.type], n + (k.kind == "stored_step" and n > 2))
         else:
             named = {"norm": "norm_resident_blocks"} | dict.fromkeys(("prepare", "reduce"), "common_resident_blocks")
             blocks = CONSTANTS[named[k.kind]] if k.kind in named else 1
@@ -339,22 +373,22 @@ def test_registers_let_the_blocks_in(kernels: dict[str, Kernel]) -> None:
 def test_shared_memory(kernels: dict[str, Kernel]) -> None:
     """What every device has without being asked; and none where it would cost blocks."""
     assert findings(kernels, lambda k: [str(k.resources["shared"])] * (k.resources["shared"] > 48 * 1024)) == []
-    assert findings(kernels, lambda k: [str(k.resources["shared"])] * (k.resources["shared"] > 0), "step", "norm") == []
+    assert findings(kernels, lambda k: [str(k.resources["shared"])] * (k.resources["shared"] > 0), *STEPS, "norm") == []
 
 
 def test_full_tiles_are_moved_by_vectors(kernels: dict[str, Kernel]) -> None:
-    assert findings(kernels, lambda k: wrong_vectors(k, states()[k.rule]), "step") == []
+    assert findings(kernels, lambda k: wrong_vectors(k, states()[k.rule]), *STEPS) == []
 
 
 def test_memory_is_global(kernels: dict[str, Kernel]) -> None:
-    assert findings(kernels, generic_memory, "step") == []
+    assert findings(kernels, generic_memory, *STEPS) == []
     # The norm copies an entry of its table by vectors.
     assert findings(kernels, lambda k: [op for op in generic_memory(k) if op[:2].lower() != "ld"], "norm") == []
     (norm,) = (k for k in kernels.values() if k.kind == "norm")
-    # A row across tensors is two vectors of float32, four of float64 or one of 16-bit values; a leaf inside one tensor
-    # is loaded by so many at a time, in each of the four types.
+    # A row across tensors is two vectors of float32, four of float64 or one of either 16-bit type; a leaf inside one
+    # tensor is loaded by so many at a time, in each of the four types.
     loads = sum(re.fullmatch(r"ld\.global\.cg\.v4\.[bu]32", op) is not None for op in opcodes(norm))
-    assert loads == 2 + 4 + 1 + 4 * CONSTANTS["norm_vectors"]
+    assert loads == 2 + 4 + 1 + 1 + 4 * CONSTANTS["norm_vectors"]
 
 
 def test_rows_of_a_norm_are_loaded_before_any_is_used(kernels: dict[str, Kernel]) -> None:
@@ -375,12 +409,12 @@ def test_rows_of_a_norm_are_loaded_before_any_is_used(kernels: dict[str, Kernel]
 
 
 def test_float32_stays_float32(kernels: dict[str, Kernel]) -> None:
-    assert findings(kernels, lambda k: doubles(k) if k.type == "f" else [], "step") == []
+    assert findings(kernels, lambda k: doubles(k) if k.type == "f" else [], *STEPS) == []
 
 
 def test_operations_are_rounded_as_written(kernels: dict[str, Kernel]) -> None:
     # Powers are taken in double-double arithmetic, which is made of fused operations that are written as such.
-    assert findings(kernels, inexact, "step", "norm", "finish") == []
+    assert findings(kernels, inexact, *STEPS, "norm", "finish") == []
     assert findings(kernels, lambda k: [op for op in inexact(k) if op != "fma.rn.f64"], "prepare", "gather") == []
 
 
@@ -389,7 +423,7 @@ def test_nothing_is_fused_in_machine_code(kernels: dict[str, Kernel], tmp_path: 
     if not first.sass:
         pytest.skip("needs cuobjdump and nvdisasm")
     expansion = expansions(first.arch, tmp_path)
-    assert findings(kernels, lambda k: fused(k, expansion), "step", "norm") == []
+    assert findings(kernels, lambda k: fused(k, expansion), *STEPS, "norm") == []
 
 
 def test_no_calls(kernels: dict[str, Kernel]) -> None:
