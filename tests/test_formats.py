@@ -222,6 +222,44 @@ def test_what_is_not_finite_spoils_no_other(name: str, bad: float) -> None:
 
 
 @pytest.mark.parametrize("name", CODED)
+@pytest.mark.parametrize("scale", [1.0, 3e38, 2.0**-120, 0.0])
+def test_one_element_of_each_block_is_not_finite(name: str, scale: float, isa: str) -> None:
+    """In every place of a block in turn, beside blocks that have none."""
+    kinds = np.array([np.inf, -np.inf, np.nan, -np.nan], np.float32)
+    unit = wide_numbers(2 * BLOCK * BLOCK, name, 8)
+    x = (unit / np.abs(unit).max() * np.float32(scale)).reshape(BLOCK, 2, BLOCK)
+    places = np.arange(BLOCK)
+    x[places, 0, places] = kinds[places % kinds.size]
+    x = x.reshape(-1)
+    got = formats.quantize(x, name, seed=4)
+    assert_same(got, oracle_encode(x, name, key_of(4, 1, 0, 0)))
+    values = formats.dequantize(got)
+    np.testing.assert_array_equal(bits(values), bits(oracle_decode(got.data, got.scales, name)))
+    np.testing.assert_array_equal(np.isnan(values), ~np.isfinite(x))
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+@pytest.mark.parametrize("name", CODED)
+def test_no_element_is_finite(name: str, bad: float, isa: str) -> None:
+    got = formats.quantize(np.full(BLOCK + 5, bad, np.float32), name)
+    assert np.isnan(formats.dequantize(got)).all()
+    np.testing.assert_array_equal(got.scales, 0)
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_the_largest_has_the_last_code(name: str, isa: str) -> None:
+    """Whatever the significand of the scale, whose reciprocal is rounded, and whatever is drawn."""
+    largest = np.random.default_rng(9).uniform(1, 2, 4096).astype(np.float32)
+    largest = np.concatenate([largest, np.nextafter(np.float32([1, 2, 2]), np.float32([2, 1, 3]), dtype=np.float32)])
+    x = np.repeat(largest, BLOCK)
+    x[1::BLOCK] = np.nextafter(largest, np.float32(0))
+    got = formats.quantize(x, name, seed=5)
+    last = 127 if name == "int8" else 254
+    np.testing.assert_array_equal(np.delete(got.data.reshape(-1, BLOCK), 1, axis=1), last)
+    assert (got.data >= last - 1).all()
+
+
+@pytest.mark.parametrize("name", CODED)
 @pytest.mark.parametrize("scale", [2.0**-99, 2.0**-101, 2.0**-126, 2.0**-130, 2.0**-149])
 def test_tiny_blocks(name: str, scale: float) -> None:
     x = (np.linspace(0, 1, BLOCK) * scale).astype(np.float32)

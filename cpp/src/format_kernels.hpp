@@ -86,6 +86,59 @@ struct Lanes {
     static ADAPTK_HD F real(U u) { return F(u); }
     static ADAPTK_HD F converted(I i) { return __builtin_convertvector(i, F); }
     static ADAPTK_HD U select(I which, U a, U b) { return which ? a : b; }
+    // The instructions themselves: GCC 12 makes a comparison and a blend of a maximum with a constant.
+    static ADAPTK_HD I larger(I a, I b) {
+#if defined(__AVX512F__)
+        return I(_mm512_maskz_max_epi32(0xffff, __m512i(a), __m512i(b)));
+#elif defined(__AVX2__)
+        return I(_mm256_max_epi32(__m256i(a), __m256i(b)));
+#else
+        return a < b ? b : a;
+#endif
+    }
+    // The largest of the lanes, none of which is negative.
+    static ADAPTK_HD std::uint32_t largest(I x) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+        const __m256i halves[2] = {_mm512_maskz_extracti64x4_epi64(0xf, __m512i(x), 0),
+                                   _mm512_maskz_extracti64x4_epi64(0xf, __m512i(x), 1)};
+        const __m256i eight = _mm256_max_epi32(halves[0], halves[1]);
+#else
+        const __m256i eight = __m256i(x);
+#endif
+        __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+        four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+        four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+        return std::uint32_t(_mm_cvtsi128_si32(four));
+#else
+        std::int32_t m[count];
+        std::memcpy(m, &x, sizeof m);
+        for (size_t w = count / 2; w > 0; w /= 2)
+            for (size_t k = 0; k < w; ++k) m[k] = m[k] < m[k + w] ? m[k + w] : m[k];
+        return std::uint32_t(m[0]);
+#endif
+    }
+    // Whether one of n bytes, a multiple of 64, is the one given.
+    static ADAPTK_HD bool any_byte(const void* p, std::uint8_t byte, size_t n) {
+        typedef std::uint8_t V __attribute__((vector_size(lane_bytes)));
+        V found{};
+        for (size_t i = 0; i < n; i += lane_bytes) {
+            V x;
+            std::memcpy(&x, static_cast<const std::byte*>(p) + i, sizeof x);
+            found |= V(x == (V{} + byte));
+        }
+#if defined(__AVX512BW__)
+        return _mm512_movepi8_mask(__m512i(found)) != 0;
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+        return _mm256_movemask_epi8(__m256i(found)) != 0;
+#else
+        std::uint64_t parts[lane_bytes / 8];
+        std::memcpy(parts, &found, sizeof parts);
+        std::uint64_t any = 0;
+        for (const std::uint64_t part : parts) any |= part;
+        return any != 0;
+#endif
+    }
 
     static ADAPTK_HD F load(const float* p) {
         F x;
@@ -120,19 +173,32 @@ struct Lanes {
             _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_maskz_cvtepi32_epi8(0xffff, __m512i(x)));
             return;
         }
+        if constexpr (sizeof(E) == 2) {
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(0xffff, __m512i(x)));
+            return;
+        }
+#elif defined(__AVX2__)
+        // The lowest bytes of each half's elements, moved to its beginning.
+        if constexpr (sizeof(E) == 1) {
+            const __m256i first = _mm256_set1_epi32(0x0c080400);
+            const __m256i bytes = _mm256_shuffle_epi8(__m256i(x), first);
+            const __m128i all = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+            _mm_storel_epi64(reinterpret_cast<__m128i*>(p), all);
+            return;
+        }
+        if constexpr (sizeof(E) == 2) {
+            const __m256i first = _mm256_set1_epi64x(0x0d0c090805040100);
+            const __m256i words = _mm256_shuffle_epi8(__m256i(x), first);
+            const __m128i all = _mm_unpacklo_epi64(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(p), all);
+            return;
+        }
 #elif defined(__SSE2__)
         if constexpr (sizeof(E) == 1) {
             x &= 0xffu;
-#if defined(__AVX2__)
-            const __m256i halves = _mm256_packs_epi32(__m256i(x), __m256i(x));
-            const __m256i bytes = _mm256_packus_epi16(halves, halves);
-            const __m128i all = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
-            _mm_storel_epi64(reinterpret_cast<__m128i*>(p), all);
-#else
             const __m128i halves = _mm_packs_epi32(__m128i(x), __m128i(x));
             const int bytes = _mm_cvtsi128_si32(_mm_packus_epi16(halves, halves));
             std::memcpy(p, &bytes, sizeof bytes);
-#endif
             return;
         }
 #endif
@@ -152,6 +218,13 @@ struct Lanes : OneLane {
     static ADAPTK_HD void store(float* p, F x) { *p = x; }
     template <class E> static ADAPTK_HD U load(const E* p) { return U(I(*p)); }
     template <class E> static ADAPTK_HD void store(E* p, U x) { *p = E(x); }
+    static ADAPTK_HD std::uint32_t largest(I x) { return std::uint32_t(x); }
+    static ADAPTK_HD bool any_byte(const void* p, std::uint8_t byte, size_t n) {
+        const auto* const x = static_cast<const std::uint8_t*>(p);
+        bool any = false;
+        for (size_t i = 0; i < n; ++i) any = any || x[i] == byte;
+        return any;
+    }
     static ADAPTK_HD U iota() { return 0; }
 };
 #endif
@@ -176,55 +249,76 @@ ADAPTK_HD void encode_group(const float* x, typename F::Element* y, std::int64_t
     });
 }
 
-// The largest magnitude of the finite elements of a block, as the bits of a float: the same in any order.
-template <size_t Block> ADAPTK_HD float largest_finite(const float* x) {
-    Lanes::U most = Lanes::all(0u);
-    for (size_t i = 0; i < Block; i += Lanes::count) {
-        const Lanes::U u = Lanes::bits(Lanes::load(x + i)) & 0x7fffffffu;
-        const Lanes::U finite = Lanes::select(u < Lanes::all(0x7f800000u), u, Lanes::all(0u));
-        most = Lanes::select(most < finite, finite, most);
-    }
-    std::uint32_t m[Lanes::count];
-    std::memcpy(m, &most, sizeof m);
-    for (size_t w = Lanes::count / 2; w > 0; w /= 2)
-        for (size_t k = 0; k < w; ++k) m[k] = m[k] < m[k + w] ? m[k + w] : m[k];
-    return from_bits(m[0]);
+inline constexpr std::uint32_t infinity_bits = 0x7f800000u;
+
+// The largest magnitude of a block, as the bits of a float: the same in any order. At least infinity_bits if an element
+// is not finite.
+template <size_t Block> ADAPTK_HD std::uint32_t largest_magnitude(const float* x) {
+    Lanes::I most = Lanes::I(Lanes::all(0u));
+    for (size_t i = 0; i < Block; i += Lanes::count)
+        most = Lanes::larger(most, Lanes::I(Lanes::bits(Lanes::load(x + i)) & 0x7fffffffu));
+    return Lanes::largest(most);
 }
 
-template <class F>
+// The same of the finite elements.
+template <size_t Block> float largest_finite(const float* x) {
+    std::uint32_t most = 0;
+    for (size_t i = 0; i < Block; ++i) {
+        const std::uint32_t u = to_bits(x[i]) & 0x7fffffffu;
+        most = u < infinity_bits && u > most ? u : most;
+    }
+    return from_bits(most);
+}
+
+template <class F, bool Finite>
 ADAPTK_HD void encode_codes(const float* x, typename F::Element* y, float scale, std::int64_t first,
                             std::uint64_t buffer_key) {
     const Lanes::F inverse = Lanes::all(scale == 0.0f ? 0.0f : F::inverse(scale));
     if constexpr (random_bits_of<F>() > 0) {
         for (size_t g = 0; g < F::block; g += draw_group<F::random_bits>)
             for_draws<F::random_bits>(buffer_key, first + std::int64_t(g), [=](size_t i, Lanes::U random) {
-                Lanes::store(y + g + i, F::template encode<Lanes>(Lanes::load(x + g + i), inverse, random));
+                Lanes::store(y + g + i, F::template encode<Lanes, Finite>(Lanes::load(x + g + i), inverse, random));
             });
     } else {
         for (size_t i = 0; i < F::block; i += Lanes::count)
-            Lanes::store(y + i, F::template encode<Lanes>(Lanes::load(x + i), inverse, Lanes::all(0u)));
+            Lanes::store(y + i, F::template encode<Lanes, Finite>(Lanes::load(x + i), inverse, Lanes::all(0u)));
     }
+}
+
+// Blocks with elements that are not finite, or with a scale so small that a reciprocal may be infinite: all is lifted
+// first then, which is exact.
+template <class F>
+float encode_rare_block(const float* x, typename F::Element* y, std::int64_t first, std::uint64_t buffer_key) {
+    const float scale = largest_finite<F::block>(x);
+    if (scale >= least_scale || scale == 0.0f) {
+        encode_codes<F, false>(x, y, scale, first, buffer_key);
+        return scale;
+    }
+    float lifted[F::block];
+    for (size_t i = 0; i < F::block; ++i) lifted[i] = x[i] * scale_lift;
+    encode_codes<F, false>(lifted, y, scale * scale_lift, first, buffer_key);
+    return scale;
 }
 
 template <class F>
-void encode_block(const float* x, typename F::Element* y, float& scale, std::int64_t first, std::uint64_t buffer_key) {
-    scale = largest_finite<F::block>(x);
-    if (scale >= least_scale || scale == 0.0f) {
-        encode_codes<F>(x, y, scale, first, buffer_key);
-        return;
+ADAPTK_HD void encode_block(const float* x, typename F::Element* y, float& scale, std::int64_t first,
+                            std::uint64_t buffer_key) {
+    const std::uint32_t most = largest_magnitude<F::block>(x);
+    const float magnitude = from_bits(most);
+    if (most < infinity_bits && (magnitude >= least_scale || most == 0)) {
+        scale = magnitude;
+        encode_codes<F, true>(x, y, scale, first, buffer_key);
+    } else {
+        scale = encode_rare_block<F>(x, y, first, buffer_key);
     }
-    // Below it a reciprocal may be infinite, so all is lifted first, which is exact.
-    float lifted[F::block];
-    for (size_t i = 0; i < F::block; ++i) lifted[i] = x[i] * scale_lift;
-    encode_codes<F>(lifted, y, scale * scale_lift, first, buffer_key);
 }
 
-template <class F, size_t Block>
+template <class F, size_t Block, bool Finite = false>
 ADAPTK_HD void decode_block(const typename F::Element* x, float* y, [[maybe_unused]] float scale) {
     const Lanes::F all = Lanes::all(scale);
     for (size_t i = 0; i < Block; i += Lanes::count) {
         if constexpr (BlockFormat<F>) {
-            Lanes::store(y + i, F::template decode<Lanes>(Lanes::load(x + i), all));
+            Lanes::store(y + i, F::template decode<Lanes, Finite>(Lanes::load(x + i), all));
         } else {
             Lanes::store(y + i, F::template decode<Lanes>(Lanes::load(x + i)));
         }
@@ -245,7 +339,13 @@ void decode(const void* data, [[maybe_unused]] const float* scales, [[maybe_unus
             if constexpr (BlockFormat<F>) scale = scales[(first + std::int64_t(b)) / std::int64_t(block)];
             if constexpr (sizeof(T) == 4) {
                 if (m == block) {
-                    decode_block<F, block>(x + b, y + b, scale);
+                    bool finite = false;
+                    if constexpr (BlockFormat<F>) finite = !Lanes::any_byte(x + b, std::uint8_t(F::not_finite), block);
+                    if (finite) {
+                        decode_block<F, block, true>(x + b, y + b, scale);
+                    } else {
+                        decode_block<F, block>(x + b, y + b, scale);
+                    }
                     continue;
                 }
             }

@@ -16,7 +16,9 @@
 // 3. Blocks of elements with a scale of their own, the largest magnitude of the finite ones among them, which lies in a
 //    second buffer of float32: `block` elements, a divisor of the tile of 256, from the tensor's first element on; the
 //    last block may be shorter. decode<L>(codes, scale), encode<L>(x, inverse, random), where inverse(scale) is what
-//    elements are multiplied with once for all. A non-finite element has a code of its own, so that it spoils no other.
+//    elements are multiplied with once for all. A non-finite element has a code of its own, not_finite, so that it
+//    spoils no other. decode<L, true> and encode<L, true> are for a block that is known to have none, with the same
+//    results.
 //
 // Codes are an Element's bits as an unsigned integer: those of signed elements with the sign extended on the way in,
 // and cut off on the way out.
@@ -72,6 +74,7 @@ struct OneLane {
     ADAPTK_HD static F real(U u) { return from_bits(u); }
     ADAPTK_HD static F converted(I i) { return float(i); }
     ADAPTK_HD static U select(bool which, U a, U b) { return which ? a : b; }
+    ADAPTK_HD static I larger(I a, I b) { return a < b ? b : a; }
 };
 
 template <class F>

@@ -27,14 +27,18 @@ struct Linear8 {
     static constexpr std::uint32_t not_finite = std::uint32_t(-128);
 
     // 127 times the float nearest to 1 / 127 rounds to 1: a block's largest element is kept exactly.
-    template <class L> ADAPTK_HD static typename L::F decode(typename L::U code, typename L::F scale) {
+    template <class L, bool Finite = false>
+    ADAPTK_HD static typename L::F decode(typename L::U code, typename L::F scale) {
         const auto x = (L::converted(typename L::I(code)) * (1.0f / 127.0f)) * scale;
+        if constexpr (Finite) return x;
         return L::real(L::select(code == L::all(not_finite), L::all(quiet_nan), L::bits(x)));
     }
     ADAPTK_HD static float inverse(float scale) { return 127.0f / scale; }
     // Adding 1.5 * 2^23 leaves the nearest integer in the last bits.
-    template <class L> ADAPTK_HD static typename L::U encode(typename L::F x, typename L::F inverse, typename L::U) {
+    template <class L, bool Finite = false>
+    ADAPTK_HD static typename L::U encode(typename L::F x, typename L::F inverse, typename L::U) {
         const auto y = x * inverse;
+        if constexpr (Finite) return L::bits(y + 12582912.0f);
         return L::select((L::bits(y) & 0x7fffffffu) < L::all(0x7f800000u), L::bits(y + 12582912.0f),
                          L::all(not_finite));
     }
@@ -50,22 +54,27 @@ template <bool Stochastic> struct Logarithmic8 {
     // The bits of the smallest code's value; those of 1 are 1016 << 20.
     static constexpr std::uint32_t smallest_bits = (1016u - largest) << 20;
 
-    template <class L> ADAPTK_HD static typename L::F decode(typename L::U code, typename L::F scale) {
+    template <class L, bool Finite = false>
+    ADAPTK_HD static typename L::F decode(typename L::U code, typename L::F scale) {
         const auto x = L::real((code << 20) + smallest_bits) * scale;
+        if constexpr (Finite) return x;
         return L::real(L::select(code == L::all(not_finite), L::all(quiet_nan), L::bits(x)));
     }
     ADAPTK_HD static float inverse(float scale) { return 1.0f / scale; }
     // Bits below the last kept place are rounded by adding half of it, or 8 random bits and half of their last place.
-    // Negative numbers, as integers, are below the smallest.
-    template <class L>
+    // Negative numbers, as integers, are below the smallest. Finite ones are at most 1, for a float times its own
+    // reciprocal is within 2^-24 of 1, and neither rounding takes 1 to the next code.
+    template <class L, bool Finite = false>
     ADAPTK_HD static typename L::U encode(typename L::F x, typename L::F inverse,
                                           [[maybe_unused]] typename L::U random) {
         const auto u = L::bits(x * inverse);
-        const auto smallest = L::all(smallest_bits);
-        const auto at_least = L::select(typename L::I(u) > typename L::I(smallest), u, smallest);
-        typename L::U rounding = L::all(0x80000u);
-        if constexpr (Stochastic) rounding = (random << 12) + 0x800u;
-        const auto code = (at_least - smallest_bits + rounding) >> 20;
+        const auto at_least = typename L::U(L::larger(typename L::I(u), typename L::I(L::all(smallest_bits))));
+        // As one constant beside the random bits.
+        constexpr std::uint32_t last = (Stochastic ? 0x800u : 0x80000u) - smallest_bits;
+        typename L::U code = at_least + last;
+        if constexpr (Stochastic) code += random << 12;
+        code = code >> 20;
+        if constexpr (Finite) return code;
         const auto within = L::select(code < L::all(largest), code, L::all(largest));
         return L::select((u & 0x7fffffffu) < L::all(0x7f800000u), within, L::all(not_finite));
     }
