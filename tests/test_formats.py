@@ -268,6 +268,15 @@ def test_tiny_blocks(name: str, scale: float) -> None:
     assert np.isfinite(formats.dequantize(got)).all()
 
 
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_bfloat16_beside_what_is_not_finite(bad: float, isa: str) -> None:
+    """One in some runs of 128 elements, and none in the others."""
+    x = wide_numbers(2 * BLOCK * 8, "bfloat16_sr", 10).reshape(8, 2, BLOCK)
+    x[np.arange(8), 0, np.arange(8) * 17] = bad
+    x = x.reshape(-1)
+    assert_same(formats.quantize(x, "bfloat16_sr", seed=6), oracle_encode(x, "bfloat16_sr", key_of(6, 1, 0, 0)))
+
+
 @pytest.mark.parametrize("high", [0x0000, 0x3F80, 0x7F7F, 0xBF80, 0xFF7F, 0x7F80, 0xFF80])
 def test_every_lost_half_of_bfloat16(high: int) -> None:
     x = ((np.uint32(high) << 16) + np.arange(1 << 16, dtype=np.uint32)).astype(np.uint32).view(np.float32)

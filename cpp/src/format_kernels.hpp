@@ -241,14 +241,6 @@ ADAPTK_HD void for_draws(std::uint64_t buffer_key, std::int64_t first, const Enc
     }
 }
 
-// One group of elements, rounded stochastically.
-template <class F>
-ADAPTK_HD void encode_group(const float* x, typename F::Element* y, std::int64_t first, std::uint64_t buffer_key) {
-    for_draws<F::random_bits>(buffer_key, first, [=](size_t i, Lanes::U random) {
-        Lanes::store(y + i, F::template encode<Lanes>(Lanes::load(x + i), random));
-    });
-}
-
 inline constexpr std::uint32_t infinity_bits = 0x7f800000u;
 
 // The largest magnitude of a block, as the bits of a float: the same in any order. At least infinity_bits if an element
@@ -258,6 +250,16 @@ template <size_t Block> ADAPTK_HD std::uint32_t largest_magnitude(const float* x
     for (size_t i = 0; i < Block; i += Lanes::count)
         most = Lanes::larger(most, Lanes::I(Lanes::bits(Lanes::load(x + i)) & 0x7fffffffu));
     return Lanes::largest(most);
+}
+
+// Whole groups of elements that share their draws, rounded stochastically.
+template <class F, bool Finite, size_t N>
+ADAPTK_HD void encode_groups(const float* x, typename F::Element* y, std::int64_t first, std::uint64_t buffer_key) {
+    constexpr size_t group = draw_group<F::random_bits>;
+    for (size_t g = 0; g < N; g += group)
+        for_draws<F::random_bits>(buffer_key, first + std::int64_t(g), [=](size_t i, Lanes::U random) {
+            Lanes::store(y + g + i, F::template encode<Lanes, Finite>(Lanes::load(x + g + i), random));
+        });
 }
 
 // The same of the finite elements.
@@ -393,12 +395,21 @@ void encode(const void* in, void* data, [[maybe_unused]] float* scales, [[maybe_
     } else if constexpr (StochasticFormat<F>) {
         constexpr size_t group = draw_group<F::random_bits>;
         size_t i = 0;
-        for (; i + group <= n; i += group) encode_group<F>(x + i, y + i, first + std::int64_t(i), buffer_key);
+        constexpr size_t several = 128;
+        for (; i + several <= n; i += several) {
+            if (largest_magnitude<several>(x + i) < infinity_bits) {
+                encode_groups<F, true, several>(x + i, y + i, first + std::int64_t(i), buffer_key);
+            } else {
+                encode_groups<F, false, several>(x + i, y + i, first + std::int64_t(i), buffer_key);
+            }
+        }
+        for (; i + group <= n; i += group)
+            encode_groups<F, false, group>(x + i, y + i, first + std::int64_t(i), buffer_key);
         if (i == n) return;
         float padded[group] = {};
         typename F::Element codes[group];
         std::memcpy(padded, x + i, (n - i) * sizeof(float));
-        encode_group<F>(padded, codes, first + std::int64_t(i), buffer_key);
+        encode_groups<F, false, group>(padded, codes, first + std::int64_t(i), buffer_key);
         std::memcpy(y + i, codes, (n - i) * sizeof codes[0]);
     } else {
         size_t done = 0;

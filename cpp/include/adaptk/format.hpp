@@ -12,7 +12,8 @@
 // 1. Elements by themselves: decode(Element) is exact, to float or double; encode(Compute) rounds to nearest, ties to
 //    even.
 // 2. The same, rounded stochastically, written for lanes (below): decode<L>(codes) and encode<L>(x, random), where the
-//    lowest `random_bits` bits of `random` are random and the others zero.
+//    lowest `random_bits` bits of `random` are random and the others zero. encode<L, true> is for finite elements, with
+//    the same results.
 // 3. Blocks of elements with a scale of their own, the largest magnitude of the finite ones among them, which lies in a
 //    second buffer of float32: `block` elements, a divisor of the tile of 256, from the tensor's first element on; the
 //    last block may be shorter. decode<L>(codes, scale), encode<L>(x, inverse, random), where inverse(scale) is what

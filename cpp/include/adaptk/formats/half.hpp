@@ -67,8 +67,10 @@ struct BFloat16Stochastic {
     using Compute = float;
     template <class L> ADAPTK_HD static typename L::F decode(typename L::U code) { return L::real(code << 16); }
     // A carry out of the largest finite numbers rounds to infinity; NaN stays NaN, and infinity has no lost bits.
-    template <class L> ADAPTK_HD static typename L::U encode(typename L::F x, typename L::U random) {
+    template <class L, bool Finite = false>
+    ADAPTK_HD static typename L::U encode(typename L::F x, typename L::U random) {
         const auto u = L::bits(x);
+        if constexpr (Finite) return (u + random) >> 16;
         const auto magnitude = u & 0x7fffffffu;
         const auto special = L::select(magnitude > L::all(0x7f800000u), u | 0x400000u, u);
         return L::select(magnitude < L::all(0x7f800000u), u + random, special) >> 16;
