@@ -85,7 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(passed_tests.Record(config.option.write_passed))
     if hypothesis is not None:
         hypothesis.settings.register_profile("short", max_examples=15, deadline=None)
-        hypothesis.settings.register_profile("full", max_examples=300, deadline=None)
+        hypothesis.settings.register_profile("full", max_examples=100, deadline=None)
         hypothesis.settings.load_profile("full" if config.option.full else "short")
 
 

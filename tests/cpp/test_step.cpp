@@ -100,7 +100,7 @@ void test_every_rule() {
     for (const RuleInfo& rule : detail::rules()) {
         for (const Types& types : all_types) {
             for (const Kind kind : {Kind::plain, Kind::special}) {
-                if (++seed; quick() && (seed / 2 + seed / 20) % 2 == 0) continue;
+                if (++seed; quick() && (seed / 2 + seed / 20) % 3 != 0) continue;
                 const Data fresh =
                     make_data(types.param, types.grad, rule.states.size(), largest, steps.size(), kind, seed);
                 // Every combination of options in the compute types; a third of them in turn in each other type.
