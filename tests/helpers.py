@@ -44,6 +44,8 @@ def state_dtype(param: str) -> str:
 
 # Every type that a param and its gradient can have together.
 PAIRS = [(param, grad) for param in FLOATS for grad in FLOATS]
+# Each type once among the params and once among the gradients, never beside itself.
+SOME_PAIRS = list(zip(FLOATS, [*list(FLOATS)[1:], *list(FLOATS)[:1]], strict=True))
 
 
 def arguments(rule: str) -> list[str]:
