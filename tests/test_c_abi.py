@@ -587,8 +587,6 @@ def test_bad_arguments_of_plans() -> None:
 
 
 def test_errors_belong_to_their_thread() -> None:
-    # Plans of earlier tests that are collected only now would clear this thread's message.
-    gc.collect()
     assert not lib.adaptk_find_rule(b"mine")
     theirs: list[str] = []
 
@@ -601,6 +599,16 @@ def test_errors_belong_to_their_thread() -> None:
     thread.start()
     thread.join()
     assert theirs == ["", "name: unknown rule 'theirs'"]
+    assert c_abi.error() == "name: unknown rule 'mine'"
+
+
+def test_a_message_outlives_a_plan() -> None:
+    """As when a plan is collected between a call that fails and the question why."""
+    plan = Plan("sgd", [np.zeros(3)], [])
+    assert not lib.adaptk_find_rule(b"mine")
+    del plan
+    gc.collect()
+    assert lib.adaptk_plan_destroy(None) == OK
     assert c_abi.error() == "name: unknown rule 'mine'"
 
 

@@ -470,12 +470,11 @@ adaptk_status adaptk_plan_add_group(adaptk_plan* plan, const char* rule, const a
 }
 
 adaptk_status adaptk_plan_destroy(adaptk_plan* plan) {
-    return guarded([&] {
-        if (plan == nullptr) return;
-        if (plan->busy.exchange(true, std::memory_order_acquire))
-            refuse(ADAPTK_BUSY, "plan: it is being used by another thread");
-        delete plan;
-    });
+    if (plan != nullptr && plan->busy.exchange(true, std::memory_order_acquire))
+        return guarded([] { refuse(ADAPTK_BUSY, "plan: it is being used by another thread"); });
+    // The message of a call that failed before outlives the plan: destructors run when they like.
+    delete plan;
+    return ADAPTK_OK;
 }
 
 adaptk_status adaptk_plan_init_states(adaptk_plan* plan) {

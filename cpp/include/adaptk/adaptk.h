@@ -269,8 +269,8 @@ ADAPTK_API adaptk_status adaptk_plan_create(const char* rule, const adaptk_hyper
 ADAPTK_API adaptk_status adaptk_plan_add_group(adaptk_plan* plan, const char* rule, const adaptk_hyper* hypers,
                                                size_t hyper_count, size_t count, const adaptk_tensor* const* params,
                                                const adaptk_tensor* const* states);
-/* NULL does nothing. A plan that is in use is not destroyed: ADAPTK_BUSY. On CUDA, the streams of its steps need not
- * exist any more. */
+/* NULL does nothing. A plan that is in use is not destroyed: ADAPTK_BUSY. If it is destroyed, the message of an earlier
+ * call that failed stays. On CUDA, the streams of its steps need not exist any more. */
 ADAPTK_API adaptk_status adaptk_plan_destroy(adaptk_plan* plan);
 
 /* Fills the states with their initial values. CPU only; ADAPTK_UNSUPPORTED on CUDA. */
