@@ -21,6 +21,7 @@ LIBRARY = next(path for pattern in ("lib/libadaptk.*", "adaptk-*.dll") for path 
 
 OK, INVALID_ARGUMENT, INVALID_TYPE, UNKNOWN_NAME, BUSY, UNSUPPORTED = range(6)
 CODES = {"float32": (2, 32), "float64": (2, 64), "float16": (2, 16), "bfloat16": (4, 16)}
+CODES |= {"int8": (0, 8), "uint8": (1, 8)}
 
 
 class Device(ctypes.Structure):
@@ -40,6 +41,17 @@ class Tensor(ctypes.Structure):
         ("shape", POINTER(c_int64)),
         ("strides", POINTER(c_int64)),
         ("byte_offset", c_uint64),
+    )
+
+
+class Stored(ctypes.Structure):
+    _fields_ = (("size", c_size_t), ("data", POINTER(Tensor)), ("scales", POINTER(Tensor)), ("format", c_char_p))
+
+
+class Format(ctypes.Structure):
+    _fields_ = (
+        *(("name", c_char_p), ("dtype", DataType), ("bytes", c_size_t), ("block", c_size_t)),
+        ("stochastic", c_int),
     )
 
 
@@ -80,8 +92,9 @@ class Report(ctypes.Structure):
 lib = ctypes.CDLL(str(LIBRARY))
 for _name, _type in {
     **dict.fromkeys(["last_error", "status_name", "version", "isa_at", "get_isa"], c_char_p),
-    **dict.fromkeys(["isa_count", "rule_count", "rule_preset_count"], c_size_t),
+    **dict.fromkeys(["isa_count", "rule_count", "rule_preset_count", "format_count", "scale_count"], c_size_t),
     **dict.fromkeys(["rule_at", "find_rule"], POINTER(Rule)),
+    **dict.fromkeys(["format_at", "find_format", "state_format"], POINTER(Format)),
     "rule_hyper": POINTER(HyperInfo),
     "rule_state": POINTER(StateInfo),
     "rule_preset": POINTER(Preset),
@@ -140,6 +153,31 @@ def tensors(items: Sequence[Array | Tensor | None]) -> Any:
     return out
 
 
+def stored(state: Any, **fields: Any) -> Stored:
+    """A state in any format: an array, or what adaptk.formats.quantize() returns, or one with other contents."""
+    data, scales, name = state if isinstance(state, tuple) else (state, None, None)
+    parts = [x if x is None or isinstance(x, Tensor) else tensor(x) for x in (data, scales)]
+    parts = [fields.pop(part, x) for part, x in zip(("data", "scales"), parts, strict=True)]
+    given = {"size": ctypes.sizeof(Stored), "format": None if name is None else name.encode(), **fields}
+    s = Stored(data=None, scales=None, **given)
+    for part, x in zip(("data", "scales"), parts, strict=True):
+        if x is not None:
+            setattr(s, part, ctypes.pointer(x))
+    s.kept = parts
+    return s
+
+
+def all_stored(items: Sequence[Any]) -> Any:
+    """An array of pointers to states; None is NULL."""
+    made = [s if s is None or isinstance(s, Stored) else stored(s) for s in items]
+    out = (POINTER(Stored) * max(len(made), 1))()
+    for i, s in enumerate(made):
+        if s is not None:
+            out[i] = ctypes.pointer(s)
+    out.kept = made
+    return out
+
+
 def hypers(values: Mapping[str, Any]) -> tuple[Any, c_size_t]:
     made = (Hyper * max(len(values), 1))(*(Hyper(name.encode(), float(v)) for name, v in values.items()))
     return made, c_size_t(len(values))
@@ -177,6 +215,23 @@ def step(
     )
 
 
+def step_stored(
+    rule: str,
+    params: Sequence[Any],
+    grads: Sequence[Any],
+    states: Sequence[Any],
+    number: int,
+    seed: int = 0,
+    **hyper: Any,
+) -> None:
+    check(
+        lib.adaptk_step_stored(
+            *(rule.encode(), *hypers(hyper), c_int64(number), c_uint64(seed), c_size_t(len(params))),
+            *(tensors(params), tensors(grads), all_stored(states), None, None),
+        )
+    )
+
+
 class Plan:
     """A plan, which is destroyed with the object."""
 
@@ -205,6 +260,16 @@ class Plan:
     def init_states(self) -> None:
         check(lib.adaptk_plan_init_states(self.handle))
 
+    @property
+    def seed(self) -> int:
+        value = c_uint64()
+        check(lib.adaptk_plan_get_seed(self.handle, c_size_t(0), byref(value)))
+        return value.value
+
+    @seed.setter
+    def seed(self, value: int) -> None:
+        check(lib.adaptk_plan_set_seed(self.handle, c_size_t(0), c_uint64(value)))
+
     def set(self, group: int = 0, **hyper: Any) -> None:
         check(lib.adaptk_plan_set_hypers(self.handle, c_size_t(group), *hypers(hyper)))
 
@@ -230,6 +295,29 @@ class Plan:
     @steps.setter
     def steps(self, values: Sequence[int]) -> None:
         check(lib.adaptk_plan_set_steps(self.handle, c_size_t(len(values)), (c_int64 * len(values))(*values)))
+
+
+class StoredPlan(Plan):
+    """A plan whose states have any format."""
+
+    def __init__(self, rule: str, params: Sequence[Any], states: Sequence[Any], **hyper: Any) -> None:
+        self.handle = pointer()
+        self.size = len(params)
+        check(
+            lib.adaptk_plan_create_stored(
+                *(rule.encode(), *hypers(hyper), c_size_t(len(params))),
+                *(tensors(params), all_stored(states), byref(self.handle)),
+            )
+        )
+
+    def add_group(self, rule: str, params: Sequence[Any], states: Sequence[Any], **hyper: Any) -> None:
+        check(
+            lib.adaptk_plan_add_group_stored(
+                *(self.handle, rule.encode(), *hypers(hyper), c_size_t(len(params))),
+                *(tensors(params), all_stored(states)),
+            )
+        )
+        self.size += len(params)
 
 
 def new_states(rule: str, params: Sequence[Array]) -> list[Array]:

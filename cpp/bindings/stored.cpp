@@ -14,9 +14,7 @@ const detail::FormatInfo& format_of(PyObject* name, const ArgName& argument) {
     const char* const text = PyUnicode_AsUTF8(name);
     if (text == nullptr) throw py::error_already_set();
     if (const detail::FormatInfo* f = detail::find_format(text)) return *f;
-    std::string known;
-    for (const detail::FormatInfo& f : detail::formats()) known += std::string(known.empty() ? "" : ", ") + f.name;
-    fail(PyExc_ValueError, argument.text() + ": unknown format '" + text + "'; there are " + known);
+    fail(PyExc_ValueError, argument.text() + ": " + detail::unknown_format(text));
 }
 
 // What encode() and decode() work on: a state, and as many float32 numbers.
@@ -83,13 +81,8 @@ StoredState read_stored(PyObject* state, const ArgName& name) {
 detail::Slot take_state(const StoredState& state, const ArgName& name, const View& param, View& data, View& scales,
                         WorkStream& work) {
     View::take(state.data, name, data, work, true);
-    if (state.named != nullptr && state.named->id != data.dtype) {
-        const detail::FormatInfo& found = info_of(data.dtype);
-        if (found.dlpack_code != state.named->dlpack_code || found.dlpack_bits != state.named->dlpack_bits)
-            fail(PyExc_TypeError,
-                 name.text() + ": dtype " + found.name + ", which is not that of the format " + state.named->name);
-        data.dtype = state.named->id;
-    }
+    if (state.named != nullptr && state.named->id != data.dtype)
+        if (const auto problem = detail::read_as(*state.named, data)) fail(*problem, name);
     check_state(data, name, param);
     if (!has_scales(data.dtype)) {
         if (state.scales)

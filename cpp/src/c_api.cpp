@@ -57,19 +57,6 @@ const RuleEntry& entry_of(const adaptk_rule* rule) {
     refuse("rule: not one of the library's");
 }
 
-// The element's address, or nullptr with an error.
-template <class Find> auto found(const Find& find) noexcept {
-    decltype(find()) out = nullptr;
-    guarded([&] { out = find(); });
-    return out;
-}
-
-template <class T> const T* element(const std::vector<T>& all, std::size_t index) {
-    if (index >= all.size())
-        refuse("index: " + std::to_string(index) + ", expected less than " + std::to_string(all.size()));
-    return &all[index];
-}
-
 }  // namespace
 
 adaptk_status keep_error(adaptk_status status, const char* text) noexcept {

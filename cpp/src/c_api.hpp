@@ -8,6 +8,8 @@
 #include <exception>
 #include <new>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace adaptk::detail {
 
@@ -54,6 +56,19 @@ template <class Body> adaptk_status guarded(const Body& body) noexcept {
         const Failure f = failure_of_core();
         return keep_error(f.status, f.text.c_str());
     }
+}
+
+// The element's address, or nullptr with an error.
+template <class Find> auto found(const Find& find) noexcept {
+    decltype(find()) out = nullptr;
+    guarded([&] { out = find(); });
+    return out;
+}
+
+template <class T> const T* element(const std::vector<T>& all, std::size_t index) {
+    if (index >= all.size())
+        refuse("index: " + std::to_string(index) + ", expected less than " + std::to_string(all.size()));
+    return &all[index];
 }
 
 }  // namespace adaptk::detail

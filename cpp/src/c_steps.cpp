@@ -1,18 +1,18 @@
 // The C interface: steps, norms and plans.
-#include "c_api.hpp"
+#include "c_tensors.hpp"
 
 #include "environment.hpp"
 #include "step_plan.hpp"
 #include "text.hpp"
 #include "threads.hpp"
 
+#include "adaptk/rounding.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
-#include <initializer_list>
-#include <iterator>
 #include <memory>
 #include <span>
 #include <utility>
@@ -21,71 +21,7 @@
 namespace adaptk::detail {
 namespace {
 
-using Tensors = const adaptk_tensor* const*;
-
 constexpr std::size_t most_tensors = std::size_t{1} << 28;
-
-std::string indexed(const char* name, std::size_t i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
-
-// Which argument an error is about, put into words where there is one.
-struct Name {
-    const char* name;
-    std::size_t index;
-    const RuleInfo* rule = nullptr;  // of a state: states[index] is number `state` of params[tensor]
-    std::size_t tensor = 0;
-    std::size_t state = 0;
-    std::string text() const {
-        const std::string plain = indexed(name, index);
-        if (rule == nullptr) return plain;
-        return plain + " (" + rule->states[state].name + " of " + indexed("params", tensor) + ")";
-    }
-};
-
-Name name_of_buffer(const RuleInfo& rule, std::size_t tensor, std::size_t buffer) {
-    if (buffer < 2) return {buffer == 0 ? "params" : "grads", tensor};
-    return {"states", tensor * rule.states.size() + buffer - 2, &rule, tensor, buffer - 2};
-}
-
-[[noreturn]] void reject(const Problem& problem, const Name& name) {
-    refuse(problem.kind == Problem::Kind::type ? ADAPTK_INVALID_TYPE : ADAPTK_INVALID_ARGUMENT,
-           name.text() + ": " + problem.text);
-}
-
-Device device_of(const adaptk_device& device, const Name& name) {
-    const int type = int(device.device_type);
-    if (type == ADAPTK_CPU || type == ADAPTK_CUDA_HOST || type == ADAPTK_ROCM_HOST) return {};
-    if (type != ADAPTK_CUDA && type != ADAPTK_CUDA_MANAGED)
-        refuse(name.text() + ": on a device of DLPack type " + std::to_string(type) +
-               ", expected memory of the CPU or of a CUDA device");
-    const auto on = [&] { return name.text() + ": on the device cuda:" + std::to_string(device.device_id) + ", but "; };
-    static std::atomic<int> devices{0};
-    int count = devices.load(std::memory_order_relaxed);
-    if (device.device_id >= count) {
-        try {
-            call_cuda([&](const CudaBackend& cuda, CudaError& error) { return cuda.device_count(count, error); });
-        } catch (...) {
-            const Failure f = failure_of_core();
-            refuse(f.status, on() + f.text);
-        }
-        devices.store(count, std::memory_order_relaxed);
-    }
-    if (device.device_id < 0 || device.device_id >= count)
-        refuse(on() + "there are " + std::to_string(count) + " CUDA devices here");
-    return {true, int(device.device_id)};
-}
-
-TensorView view_of(const adaptk_tensor* t, const Name& name) {
-    if (t == nullptr) refuse(name.text() + ": NULL");
-    TensorView v;
-    v.device = device_of(t->device, name);
-    if (t->ndim < 0) refuse(name.text() + ": ndim is " + std::to_string(t->ndim));
-    if (t->ndim > 0 && t->shape == nullptr) refuse(name.text() + ": shape is NULL");
-    if (const auto problem = read_tensor(*t, v)) reject(*problem, name);
-    if (v.size > 0 && v.begin() % size_of(v.dtype) != 0)
-        refuse(name.text() + ": data + byte_offset is no multiple of " + std::to_string(size_of(v.dtype)) +
-               ", the size of its elements");
-    return v;
-}
 
 std::size_t hyper_index(const RuleInfo& rule, const char* name, const std::string& argument) {
     if (name == nullptr) refuse(argument + ": NULL");
@@ -138,13 +74,6 @@ struct Options {
     void* stream = nullptr;
 };
 
-// Structs of a program that was compiled with an older header end earlier, after one of their members.
-void check_size(const char* name, std::size_t size, std::initializer_list<std::size_t> ends, const char* initial) {
-    if (std::find(ends.begin(), ends.end(), size) != ends.end()) return;
-    refuse(std::string(name) + ": size is " + std::to_string(size) + ", expected " +
-           std::to_string(*std::prev(ends.end())) + "; start from " + initial);
-}
-
 Options read_options(const adaptk_step_options* given) {
     Options out;
     if (given == nullptr) return out;
@@ -187,7 +116,7 @@ struct Buffers {
     Device device;
 
     // Beside params of an earlier call, if there are some; `total` is the number of elements in all.
-    Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, Tensors states_in, const Device* beside,
+    Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, const StatesIn& states_in, const Device* beside,
             std::int64_t& total);
     void take_grad(const adaptk_tensor* grad, std::size_t i) {
         const Slot slot = grad_of(grad, i, params[i]);
@@ -196,12 +125,12 @@ struct Buffers {
     static Slot grad_of(const adaptk_tensor* grad, std::size_t i, const TensorView& param);
 };
 
-Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, Tensors states_in, const Device* beside,
-                 std::int64_t& total) {
+Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, const StatesIn& states_in,
+                 const Device* beside, std::int64_t& total) {
     check_count(count);
     need(params_in, "params");
     const std::size_t states = rule.states.size();
-    if (states > 0) need(states_in, "states");
+    if (states > 0 && !states_in.given()) refuse("states: NULL");
     if (beside != nullptr) device = *beside;
     for (std::size_t i = 0; i < count; ++i) {
         const Name name{"params", i};
@@ -213,11 +142,10 @@ Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, Ten
                    "; one call works on the tensors of one device");
         ParamUpdate update(p.size, p.dtype, p.dtype);
         update.set(0, {p.data, p.dtype});
+        update.number = std::uint32_t(i);
         for (std::size_t s = 0; s < states; ++s) {
             const Name of_state = name_of_buffer(rule, i, 2 + s);
-            const TensorView v = view_of(states_in[i * states + s], of_state);
-            if (!is_state_of(v, p)) reject(why_no_state(v, p), of_state);
-            update.set(2 + s, {v.data, v.dtype});
+            update.set(2 + s, states_in.take(i * states + s, of_state, p));
         }
         if (sum_overflows(total, p.size, total)) refuse("params: more than 2**63 elements in all");
         params.push_back(p);
@@ -257,7 +185,7 @@ struct adaptk_plan {
         return std::string(rule.states[b.buffer - 2].name) + " of " + indexed("params", b.tensor);
     }
     void add_group(const char* name, const adaptk_hyper* hypers, std::size_t hyper_count, std::size_t count,
-                   Tensors params_in, Tensors states_in);
+                   Tensors params_in, const StatesIn& states_in);
     void step(std::size_t count, Tensors grads, const Options& options);
 };
 
@@ -297,7 +225,7 @@ void check_count(const adaptk_plan& plan, std::size_t count) {
 }  // namespace
 
 void adaptk_plan::add_group(const char* name, const adaptk_hyper* hypers, std::size_t hyper_count, std::size_t count,
-                            Tensors params_in, Tensors states_in) {
+                            Tensors params_in, const StatesIn& states_in) {
     const RuleInfo& rule = rule_of(name);
     const HyperValues hyper = with_hypers(rule, defaults_of(rule), hypers, hyper_count);
     const std::size_t first = params.size();
@@ -378,6 +306,61 @@ StepReport step_on_device(const Buffers& buffers, const Segment& segment, const 
     return outcome;
 }
 
+// One update, as adaptk_step() and adaptk_step_stored() are given it.
+void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_count, std::int64_t step,
+               std::uint64_t seed, std::size_t count, Tensors params, Tensors grads, const StatesIn& states,
+               const adaptk_step_options* options, adaptk_step_report* report) {
+    apply_environment();
+    const RuleInfo& info = rule_of(rule);
+    const HyperValues hyper = with_hypers(info, defaults_of(info), hypers, hyper_count);
+    if (step < 1) refuse("step: steps are counted from 1, got " + std::to_string(step));
+    const Options wanted = read_options(options);
+    check_report(report);
+    std::int64_t total = 0;
+    Buffers buffers(info, count, params, states, nullptr, total);
+    need(grads, "grads");
+    for (std::size_t i = 0; i < count; ++i) buffers.take_grad(grads[i], i);
+    StepPlan plan(StepPlan::Watch::all, StepPlan::Counts::caller);
+    if (const auto overlap = plan.check_list(info, buffers.updates)) {
+        const auto text = [&](const BufferId& b) { return name_of_buffer(info, b.tensor, b.buffer).text(); };
+        refuse_overlap(*overlap, text(overlap->first), text(overlap->second));
+    }
+    Segment segment{&info, hyper, step, count};
+    segment.seed = seed;
+    StepReport outcome;
+    if (buffers.device.cuda) {
+        outcome = step_on_device(buffers, segment, wanted, report != nullptr);
+    } else {
+        outcome = run_step(buffers.updates, {&segment, 1}, wanted.step);
+    }
+    if (report != nullptr) write_report(report, outcome);
+}
+
+void create(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_count, std::size_t count, Tensors params,
+            const StatesIn& states, adaptk_plan** plan) {
+    apply_environment();
+    need(plan, "plan");
+    *plan = nullptr;
+    auto made = std::make_unique<adaptk_plan>();
+    made->add_group(rule, hypers, hyper_count, count, params, states);
+    *plan = made.release();
+}
+
+// A state of one value. Where rounding is random, all elements are rounded alike: to the same code as in Python.
+void fill_state(const Slot& state, std::int64_t size, double value) {
+    if (is_plain(state.format)) return fill(state, size, value);
+    const FormatInfo& format = info_of(state.format);
+    const std::vector<float> values(format.block, float(value));
+    std::vector<std::byte> codes(storage_bytes(state.format, format.block));
+    float scale = 0.0f;
+    encode(values.data(), {codes.data(), state.format, &scale}, format.block,
+           adaptk::buffer_key(adaptk::step_key(0, 1), 0, 0));
+    auto* const out = static_cast<std::byte*>(state.data);
+    for (std::int64_t i = 0; i < size; ++i)
+        std::memcpy(out + storage_bytes(state.format, i), codes.data(), format.bytes);
+    if (has_scales(state.format)) std::fill_n(state.scales, scale_count(state.format, size), scale);
+}
+
 }  // namespace
 
 extern "C" {
@@ -387,29 +370,16 @@ adaptk_status adaptk_step(const char* rule, const adaptk_hyper* hypers, size_t h
                           const adaptk_tensor* const* states, const adaptk_step_options* options,
                           adaptk_step_report* report) {
     return guarded([&] {
-        apply_environment();
-        const RuleInfo& info = rule_of(rule);
-        const HyperValues hyper = with_hypers(info, defaults_of(info), hypers, hyper_count);
-        if (step < 1) refuse("step: steps are counted from 1, got " + std::to_string(step));
-        const Options wanted = read_options(options);
-        check_report(report);
-        std::int64_t total = 0;
-        Buffers buffers(info, count, params, states, nullptr, total);
-        need(grads, "grads");
-        for (std::size_t i = 0; i < count; ++i) buffers.take_grad(grads[i], i);
-        StepPlan plan(StepPlan::Watch::all, StepPlan::Counts::caller);
-        if (const auto overlap = plan.check_list(info, buffers.updates)) {
-            const auto text = [&](const BufferId& b) { return name_of_buffer(info, b.tensor, b.buffer).text(); };
-            refuse_overlap(*overlap, text(overlap->first), text(overlap->second));
-        }
-        const Segment segment{&info, hyper, step, count};
-        StepReport outcome;
-        if (buffers.device.cuda) {
-            outcome = step_on_device(buffers, segment, wanted, report != nullptr);
-        } else {
-            outcome = run_step(buffers.updates, {&segment, 1}, wanted.step);
-        }
-        if (report != nullptr) write_report(report, outcome);
+        take_step(rule, hypers, hyper_count, step, 0, count, params, grads, {.plain = states}, options, report);
+    });
+}
+
+adaptk_status adaptk_step_stored(const char* rule, const adaptk_hyper* hypers, size_t hyper_count, int64_t step,
+                                 uint64_t seed, size_t count, const adaptk_tensor* const* params,
+                                 const adaptk_tensor* const* grads, const adaptk_stored* const* states,
+                                 const adaptk_step_options* options, adaptk_step_report* report) {
+    return guarded([&] {
+        take_step(rule, hypers, hyper_count, step, seed, count, params, grads, {.stored = states}, options, report);
     });
 }
 
@@ -450,14 +420,13 @@ adaptk_status adaptk_global_norm(size_t count, const adaptk_tensor* const* grads
 adaptk_status adaptk_plan_create(const char* rule, const adaptk_hyper* hypers, size_t hyper_count, size_t count,
                                  const adaptk_tensor* const* params, const adaptk_tensor* const* states,
                                  adaptk_plan** plan) {
-    return guarded([&] {
-        apply_environment();
-        need(plan, "plan");
-        *plan = nullptr;
-        auto made = std::make_unique<adaptk_plan>();
-        made->add_group(rule, hypers, hyper_count, count, params, states);
-        *plan = made.release();
-    });
+    return guarded([&] { create(rule, hypers, hyper_count, count, params, {.plain = states}, plan); });
+}
+
+adaptk_status adaptk_plan_create_stored(const char* rule, const adaptk_hyper* hypers, size_t hyper_count, size_t count,
+                                        const adaptk_tensor* const* params, const adaptk_stored* const* states,
+                                        adaptk_plan** plan) {
+    return guarded([&] { create(rule, hypers, hyper_count, count, params, {.stored = states}, plan); });
 }
 
 adaptk_status adaptk_plan_add_group(adaptk_plan* plan, const char* rule, const adaptk_hyper* hypers, size_t hyper_count,
@@ -465,7 +434,16 @@ adaptk_status adaptk_plan_add_group(adaptk_plan* plan, const char* rule, const a
                                     const adaptk_tensor* const* states) {
     return guarded([&] {
         const InUse use(plan);
-        plan->add_group(rule, hypers, hyper_count, count, params, states);
+        plan->add_group(rule, hypers, hyper_count, count, params, {.plain = states});
+    });
+}
+
+adaptk_status adaptk_plan_add_group_stored(adaptk_plan* plan, const char* rule, const adaptk_hyper* hypers,
+                                           size_t hyper_count, size_t count, const adaptk_tensor* const* params,
+                                           const adaptk_stored* const* states) {
+    return guarded([&] {
+        const InUse use(plan);
+        plan->add_group(rule, hypers, hyper_count, count, params, {.stored = states});
     });
 }
 
@@ -493,7 +471,7 @@ adaptk_status adaptk_plan_init_states(adaptk_plan* plan) {
                 for (std::size_t h = 0; state.from != nullptr && h < rule.hyper_count(); ++h)
                     if (std::strcmp(rule.hyper(h).name, state.from) == 0)
                         value = plan->plan.hyper(p.group_of(i)).value[h];
-                fill(p.update(i).slot(2 + s), p.update(i).size, value);
+                fill_state(p.update(i).slot(2 + s), p.update(i).size, value);
             }
         }
     });
@@ -522,6 +500,21 @@ adaptk_status adaptk_plan_get_hyper(adaptk_plan* plan, size_t group, const char*
         const InUse use(plan);
         const std::uint32_t g = check_group(*plan, group);
         *value = plan->plan.hyper(g).value[hyper_index(plan->plan.rule(g), name, "name")];
+    });
+}
+
+adaptk_status adaptk_plan_set_seed(adaptk_plan* plan, size_t group, uint64_t seed) {
+    return guarded([&] {
+        const InUse use(plan);
+        plan->plan.seed(check_group(*plan, group)) = seed;
+    });
+}
+
+adaptk_status adaptk_plan_get_seed(adaptk_plan* plan, size_t group, uint64_t* seed) {
+    return guarded([&] {
+        need(seed, "seed");
+        const InUse use(plan);
+        *seed = plan->plan.seed(check_group(*plan, group));
     });
 }
 

@@ -160,6 +160,21 @@ Problem why_no_state(const TensorView& v, const TensorView& param) {
     return place_problem(v, param);
 }
 
+std::optional<Problem> read_as(const FormatInfo& format, TensorView& v) {
+    const FormatInfo& found = info_of(v.dtype);
+    if (found.dlpack_code != format.dlpack_code || found.dlpack_bits != format.dlpack_bits)
+        return Problem{Kind::type,
+                       std::string("dtype ") + found.name + ", which is not that of the format " + format.name};
+    v.dtype = format.id;
+    return {};
+}
+
+std::string unknown_format(const char* name) {
+    std::string known;
+    for (const FormatInfo& f : formats()) known += std::string(known.empty() ? "" : ", ") + f.name;
+    return std::string("unknown format '") + name + "'; there are " + known;
+}
+
 std::optional<Problem> why_no_scales(const TensorView& scales, const TensorView& state) {
     const std::size_t count = scale_count(state.dtype, state.size);
     if (scales.dtype != Format::float32)

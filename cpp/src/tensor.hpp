@@ -87,6 +87,11 @@ inline bool is_param(const TensorView& v) { return !v.read_only && v.dense(); }
 // Of any dtype: it is brought to the one that is computed in.
 inline bool is_grad_of(const TensorView& v, const TensorView& param) { return lies_beside(v, param); }
 
+// Data whose format is named beside them, of those with its dtype.
+ADAPTK_INTERNAL_API std::optional<Problem> read_as(const FormatInfo& format, TensorView& v);
+// To be read behind the name of the argument and a colon.
+ADAPTK_INTERNAL_API std::string unknown_format(const char* name);
+
 // The float32 numbers beside the codes of `state`, in a row.
 ADAPTK_INTERNAL_API std::optional<Problem> why_no_scales(const TensorView& scales, const TensorView& state);
 

@@ -59,7 +59,7 @@ typedef struct adaptk_device {
 } adaptk_device;
 
 typedef struct adaptk_dtype {
-    uint8_t code; /* 2: float, 4: bfloat */
+    uint8_t code; /* 0: int, 1: uint, 2: float, 4: bfloat */
     uint8_t bits;
     uint16_t lanes; /* 1 */
 } adaptk_dtype;
@@ -84,13 +84,16 @@ enum {
     ADAPTK_CUDA_MANAGED = 13 /* updated by the device */
 };
 
-/* Element types. Params and grads may have any of them, a grad another than its param.
- * States are float64 for a float64 param, else float32, bfloat16 or float16: steps compute in float32. */
+/* Element types. Params and grads may have any of the first four, a grad another than its param.
+ * States are float64 for a float64 param, else float32, bfloat16 or float16: steps compute in float32. Integers are
+ * the codes of states with a storage format (adaptk_stored). */
 typedef enum adaptk_type {
     ADAPTK_FLOAT32 = 0,
     ADAPTK_FLOAT64 = 1,
     ADAPTK_BFLOAT16 = 2,
-    ADAPTK_FLOAT16 = 3
+    ADAPTK_FLOAT16 = 3,
+    ADAPTK_INT8 = 4,
+    ADAPTK_UINT8 = 5
 } adaptk_type;
 
 /* A tensor in C order in CPU memory; for CUDA set its `device`. The shape is not copied. */
@@ -104,8 +107,8 @@ static inline adaptk_tensor adaptk_make_tensor(void* data, adaptk_type type, int
 #endif
     t.device.device_id = 0;
     t.ndim = ndim;
-    t.dtype.code = type == ADAPTK_BFLOAT16 ? 4 : 2;
-    t.dtype.bits = type == ADAPTK_FLOAT32 ? 32 : type == ADAPTK_FLOAT64 ? 64 : 16;
+    t.dtype.code = type == ADAPTK_BFLOAT16 ? 4 : type == ADAPTK_INT8 ? 0 : type == ADAPTK_UINT8 ? 1 : 2;
+    t.dtype.bits = type == ADAPTK_FLOAT32 ? 32 : type == ADAPTK_FLOAT64 ? 64 : type >= ADAPTK_INT8 ? 8 : 16;
     t.dtype.lanes = 1;
     t.shape = shape;
     t.strides = NULL;
@@ -119,7 +122,7 @@ typedef enum adaptk_status {
     ADAPTK_OK = 0,
     ADAPTK_INVALID_ARGUMENT = 1, /* NULL, shapes, strides, values out of range, overlapping memory, ... */
     ADAPTK_INVALID_TYPE = 2,     /* a tensor has an unsupported element type */
-    ADAPTK_UNKNOWN_NAME = 3,     /* of a rule, a hyperparameter or an instruction set */
+    ADAPTK_UNKNOWN_NAME = 3,     /* of a rule, a hyperparameter, a format or an instruction set */
     ADAPTK_BUSY = 4,             /* another call is using the plan */
     ADAPTK_UNSUPPORTED = 5,      /* by this build or this machine: CUDA, an instruction set, several threads */
     ADAPTK_OUT_OF_MEMORY = 6,
@@ -205,6 +208,56 @@ ADAPTK_API const adaptk_state_info* adaptk_rule_state(const adaptk_rule* rule, s
 ADAPTK_API size_t adaptk_rule_preset_count(const adaptk_rule* rule);
 ADAPTK_API const adaptk_preset* adaptk_rule_preset(const adaptk_rule* rule, size_t index);
 
+/* ---- Storage formats of states ---------------------------------------------------------------------------------- */
+
+/* How a state is stored between steps. A step decodes it, computes in float32 (float64 beside a float64 param) and
+ * encodes it, in one pass over memory. */
+typedef struct adaptk_format {
+    const char* name;   /* "uint8" */
+    adaptk_dtype dtype; /* of the elements */
+    size_t bytes;       /* of an element */
+    size_t block;       /* elements that share a float32 scale, from the first one on; 1: there are no scales */
+    int stochastic;     /* rounding needs random bits, and so a seed */
+} adaptk_format;
+
+/* float32, float64, bfloat16, float16; bfloat16_sr, rounded stochastically; int8; uint8, for states that are never
+ * negative; uint8_nearest, the same rounded to nearest. NULL if `index` is out of range or there is no such name. */
+ADAPTK_API size_t adaptk_format_count(void);
+ADAPTK_API const adaptk_format* adaptk_format_at(size_t index);
+ADAPTK_API const adaptk_format* adaptk_find_format(const char* name);
+
+/* The format that a name stands for, for one of a rule's states: "8bit" is uint8 if the state is never negative, else
+ * int8; "8bit_nearest" is uint8_nearest or int8. Any other name is that of a format. NULL on error. */
+ADAPTK_API const adaptk_format* adaptk_state_format(const adaptk_rule* rule, size_t state, const char* name);
+
+/* The number of scales beside so many elements; 0 if the format has none. */
+ADAPTK_API size_t adaptk_scale_count(const adaptk_format* format, size_t elements);
+
+/* A state in any format. Make it with adaptk_make_stored(), which sets the size. */
+typedef struct adaptk_stored {
+    size_t size;
+    const adaptk_tensor* data;   /* the elements, in the shape and the strides of the param */
+    const adaptk_tensor* scales; /* float32, adaptk_scale_count() in a row; NULL for a format without scales */
+    const char* format;          /* its name; NULL: the dtype's, where int8 and uint8 are those formats */
+} adaptk_stored;
+
+/* The tensors and the name are not copied. */
+static inline adaptk_stored adaptk_make_stored(const adaptk_tensor* data, const adaptk_tensor* scales,
+                                               const char* format) {
+    adaptk_stored s;
+    s.size = sizeof(adaptk_stored);
+    s.data = data;
+    s.scales = scales;
+    s.format = format;
+    return s;
+}
+
+/* Encodes float32 `values`, and decodes to them: tensors in C order on the CPU, of the shape of the data. Random bits
+ * depend on `seed`, `step` (from 1) and the element. */
+ADAPTK_API adaptk_status adaptk_quantize(const adaptk_tensor* values, const adaptk_stored* stored, uint64_t seed,
+                                         int64_t step);
+ADAPTK_API adaptk_status adaptk_dequantize(const adaptk_stored* stored, const adaptk_tensor* values);
+
 /* ---- Steps ------------------------------------------------------------------------------------------------------ */
 
 /* A hyperparameter by name. Those that are not given have their defaults. */
@@ -249,6 +302,15 @@ ADAPTK_API adaptk_status adaptk_step(const char* rule, const adaptk_hyper* hyper
                                      const adaptk_tensor* const* grads, const adaptk_tensor* const* states,
                                      const adaptk_step_options* options, adaptk_step_report* report);
 
+/* The same with states in any format, each a pointer to an adaptk_stored. The random bits of formats that are rounded
+ * stochastically depend on `seed`, `step`, the places of the tensor and the state in the lists, and the element: a run
+ * can be repeated bit for bit, with any number of threads. */
+ADAPTK_API adaptk_status adaptk_step_stored(const char* rule, const adaptk_hyper* hypers, size_t hyper_count,
+                                            int64_t step, uint64_t seed, size_t count,
+                                            const adaptk_tensor* const* params, const adaptk_tensor* const* grads,
+                                            const adaptk_stored* const* states, const adaptk_step_options* options,
+                                            adaptk_step_report* report);
+
 /* The Euclidean norm of `grad_scale` times all gradients together; bitwise identical for any number of threads and any
  * division of the same data into tensors. On CUDA it waits for `stream`. */
 ADAPTK_API adaptk_status adaptk_global_norm(size_t count, const adaptk_tensor* const* grads, double grad_scale,
@@ -269,6 +331,14 @@ ADAPTK_API adaptk_status adaptk_plan_create(const char* rule, const adaptk_hyper
 ADAPTK_API adaptk_status adaptk_plan_add_group(adaptk_plan* plan, const char* rule, const adaptk_hyper* hypers,
                                                size_t hyper_count, size_t count, const adaptk_tensor* const* params,
                                                const adaptk_tensor* const* states);
+/* The same with states in any format. A plan keeps the addresses of codes and scales. */
+ADAPTK_API adaptk_status adaptk_plan_create_stored(const char* rule, const adaptk_hyper* hypers, size_t hyper_count,
+                                                   size_t count, const adaptk_tensor* const* params,
+                                                   const adaptk_stored* const* states, adaptk_plan** plan);
+ADAPTK_API adaptk_status adaptk_plan_add_group_stored(adaptk_plan* plan, const char* rule, const adaptk_hyper* hypers,
+                                                      size_t hyper_count, size_t count,
+                                                      const adaptk_tensor* const* params,
+                                                      const adaptk_stored* const* states);
 /* NULL does nothing. A plan that is in use is not destroyed: ADAPTK_BUSY. If it is destroyed, the message of an earlier
  * call that failed stays. On CUDA, the streams of its steps need not exist any more. */
 ADAPTK_API adaptk_status adaptk_plan_destroy(adaptk_plan* plan);
@@ -283,6 +353,11 @@ ADAPTK_API adaptk_status adaptk_plan_size(const adaptk_plan* plan, size_t* size)
 ADAPTK_API adaptk_status adaptk_plan_set_hypers(adaptk_plan* plan, size_t group, const adaptk_hyper* hypers,
                                                 size_t hyper_count);
 ADAPTK_API adaptk_status adaptk_plan_get_hyper(adaptk_plan* plan, size_t group, const char* name, double* value);
+
+/* The seed of a group's stochastic rounding, 0 unless it is set. A step's random bits depend on it, the number of the
+ * step, the place of the param in the plan, the state and the element: save it with the counts of steps. */
+ADAPTK_API adaptk_status adaptk_plan_set_seed(adaptk_plan* plan, size_t group, uint64_t seed);
+ADAPTK_API adaptk_status adaptk_plan_get_seed(adaptk_plan* plan, size_t group, uint64_t* seed);
 
 /* One step of all params: `count`, the plan's size, gradients in the order of the params. A NULL gradient leaves its
  * param unchanged. On CUDA the step is enqueued asynchronously on options->stream. */
