@@ -71,6 +71,58 @@ int main() {
         plan.add_group("momentum", {late});
         CHECK(plan.state<float>(0, 0)[0] == before && plan.state<float>(4, 0)[1] == 0.0f);
     }
+    // States in other formats.
+    {
+        std::vector<float> w(5000, 1.0f), small(10, 1.0f), g(5000, 0.5f);
+        const std::vector<float> gs(10, 0.5f);
+        std::vector<double> wide(3);
+        const std::vector<double> gw(3);
+        Plan plan("adam", {w, small, wide}, {{"lr", 0.1}}, {.format = "8bit", .seed = 7});
+        CHECK(plan.seed() == 7 && plan.stored(0, 0).format == std::string("int8"));
+        CHECK(plan.stored(0, 1).format == std::string("uint8") && plan.stored(0, 1).scales.size() == 40);
+        CHECK(plan.state<float>(1, 0).size() == 10 && plan.state<double>(2, 0).size() == 3);
+        CHECK(refused([&] { plan.state<float>(0, 0); }) == "state: stored as int8; see stored()");
+        CHECK(refused([&] { plan.stored(3, 0); }) == "param: 3, expected less than 3");
+        std::vector<signed char> codes(5000);
+        std::vector<unsigned char> squares(5000);
+        std::vector<float> scales(40), square_scales(40), twin(w);
+        const adaptk::Stored states[] = {{Tensor(codes.data(), 5000, ADAPTK_INT8), scales},
+                                         {Tensor(squares.data(), 5000, ADAPTK_UINT8), square_scales, "uint8"}};
+        const std::vector<float> zeros(5000);
+        for (const adaptk::Stored& s : states) adaptk::quantize(zeros, s);
+        for (int step = 1; step < 4; ++step) {
+            for (std::size_t i = 0; i < g.size(); ++i) g[i] = float(i % 17) - 8.0f;
+            plan.step({g, gs, gw});
+            adaptk::step("adam", {{"lr", 0.1}}, step, twin, g, states, 7);
+        }
+        CHECK(w == twin && w[0] != 1.0f);
+        CHECK(adaptk::dequantize(plan.stored(0, 0)) == adaptk::dequantize(states[0]));
+        CHECK(adaptk::dequantize(plan.stored(0, 1)) == adaptk::dequantize(states[1]));
+        // Of the caller's, beside a group with one format for each state.
+        const Tensor params[] = {Tensor(twin)};
+        Plan given("adam", params, states, {});
+        CHECK(refused([&] { given.stored(0, 0); }) == "param: the states of number 0 are the caller's");
+        std::vector<float> more(3);
+        given.add_group("adam", {more}, {}, {.of_state = {{"exp_avg_sq", "8bit"}}, .seed = 2, .min_8bit_size = 0});
+        CHECK(given.state<float>(1, 0).size() == 3 && given.stored(1, 1).scales.size() == 1);
+        CHECK(given.seed(0) == 0 && given.seed(1) == 2);
+        given.set_seed(5);
+        CHECK(given.seed() == 5);
+        const auto unknown = [&](const adaptk::Storage& storage) {
+            try {
+                Plan("adam", {more}, {}, storage);
+            } catch (const adaptk::Error& e) {
+                return std::string(e.what());
+            }
+            return std::string("nothing");
+        };
+        CHECK(unknown({.format = "4bit"}).starts_with("storage: name: unknown format '4bit'; there are float32,"));
+        CHECK(unknown({.format = "float64"}) == "storage: float64 states are for float64 params");
+        CHECK(unknown({.of_state = {{"sum", "8bit"}}}) ==
+              "storage: adam has no state 'sum'; there are exp_avg, exp_avg_sq");
+        CHECK(refused([&] { adaptk::step("adam", {}, 1, more, more, {states, 1}, 0); }) ==
+              "states: adam has 2, and 1 are given");
+    }
     // Initial values are rounded as a step rounds, whatever the caller's mode is, and trap nothing.
     for (const int mode : {FE_DOWNWARD, FE_UPWARD, FE_TOWARDZERO}) {
         std::vector<float> p(3), eta(3), bar(3);

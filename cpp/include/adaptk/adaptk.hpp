@@ -15,6 +15,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -85,6 +86,23 @@ class Tensor {
 using Hypers = std::initializer_list<adaptk_hyper>;
 using Tensors = std::initializer_list<Tensor>;
 
+// A state in any storage format, in memory of the caller's or of a plan's.
+struct Stored {
+    Tensor data;
+    std::span<float> scales = {};  // of formats that have them
+    const char* format = nullptr;  // its name; null: as the type says
+};
+
+// How a plan stores the states that it allocates: Storage{.format = "8bit", .seed = 1}.
+struct Storage {
+    // Of all states, by names as adaptk_state_format() has them, and of those that have another:
+    // {{"exp_avg", "bfloat16"}}. States beside float64 params are float64.
+    const char* format = "float32";
+    std::vector<std::pair<std::string, std::string>> of_state = {};
+    std::uint64_t seed = 0;            // of the group's stochastic rounding
+    std::size_t min_8bit_size = 4096;  // params of fewer elements have float32 in the place of 8 bits
+};
+
 // The fields of adaptk_step_options by name: Options{.clip_norm = 1.0}.
 struct Options {
     double grad_scale = 1.0;
@@ -135,6 +153,39 @@ class Pointers {
     const adaptk_tensor** pointers_ = few_pointers_;
 };
 
+// Places of states as C functions take them.
+class StoredPointers {
+  public:
+    explicit StoredPointers(std::span<const Stored> states)
+        : data_(states.size()), scales_(states.size()), counts_(states.size()), all_(states.size()) {
+        for (std::size_t i = 0; i < states.size(); ++i) {
+            const Stored& s = states[i];
+            if (s.data.read_only())
+                throw Error(ADAPTK_INVALID_ARGUMENT,
+                            "states[" + std::to_string(i) + "]: const, but it is updated in place");
+            data_[i] = s.data.get();
+            counts_[i] = std::int64_t(s.scales.size());
+            scales_[i] = adaptk_make_tensor(s.scales.data(), ADAPTK_FLOAT32, 1, &counts_[i]);
+            scales_[i].device = data_[i].device;
+            all_[i] =
+                adaptk_make_stored(&data_[i], s.scales.empty() && !has_scales(s) ? nullptr : &scales_[i], s.format);
+            pointers_.push_back(&all_[i]);
+        }
+    }
+    StoredPointers(const StoredPointers&) = delete;
+    StoredPointers& operator=(const StoredPointers&) = delete;
+    const adaptk_stored* const* get() const { return pointers_.data(); }
+
+  private:
+    std::vector<adaptk_tensor> data_, scales_;
+    std::vector<std::int64_t> counts_;
+    std::vector<adaptk_stored> all_;
+    std::vector<const adaptk_stored*> pointers_;
+
+    // Even if there are none, beside no elements.
+    static bool has_scales(const Stored& s) { return s.data.type() == ADAPTK_INT8 || s.data.type() == ADAPTK_UINT8; }
+};
+
 inline adaptk_step_options plain(const Options& o) {
     adaptk_step_options out = ADAPTK_STEP_OPTIONS;
     out.grad_scale = o.grad_scale;
@@ -146,6 +197,43 @@ inline adaptk_step_options plain(const Options& o) {
 }
 
 inline Report typed(const adaptk_step_report& r) { return {r.grad_norm, r.has_norm != 0, r.skipped != 0}; }
+
+inline const adaptk_rule& rule_of(const char* rule) {
+    const adaptk_rule* const known = adaptk_find_rule(rule);
+    if (known == nullptr) throw Error(ADAPTK_UNKNOWN_NAME, adaptk_last_error());
+    return *known;
+}
+
+inline void check_state_count(const char* rule, std::size_t count) {
+    const std::size_t expected = rule_of(rule).state_count;
+    if (count != expected)
+        throw Error(ADAPTK_INVALID_ARGUMENT, std::string("states: ") + rule + " has " + std::to_string(expected) +
+                                                 ", and " + std::to_string(count) + " are given");
+}
+
+// The format of a state that a plan allocates.
+inline const adaptk_format& format_of(const adaptk_rule& rule, std::size_t state, const Tensor& param,
+                                      const Storage& storage) {
+    if (param.type() == ADAPTK_FLOAT64) return *adaptk_find_format("float64");
+    const char* name = storage.format;
+    for (const auto& [other, format] : storage.of_state)
+        if (other == adaptk_rule_state(&rule, state)->name) name = format.c_str();
+    const adaptk_format* const found = adaptk_state_format(&rule, state, name);
+    if (found == nullptr) throw Error(ADAPTK_UNKNOWN_NAME, std::string("storage: ") + adaptk_last_error());
+    if (std::string_view(found->name) == "float64")
+        throw Error(ADAPTK_INVALID_TYPE, "storage: float64 states are for float64 params");
+    const bool small = std::string_view(name).starts_with("8bit") && param.size() < storage.min_8bit_size;
+    return small ? *adaptk_find_format("float32") : *found;
+}
+
+inline adaptk_type type_of(const adaptk_format& format) {
+    switch (format.dtype.code) {
+    case 0: return ADAPTK_INT8;
+    case 1: return ADAPTK_UINT8;
+    case 4: return ADAPTK_BFLOAT16;
+    default: return format.bytes == 8 ? ADAPTK_FLOAT64 : format.bytes == 4 ? ADAPTK_FLOAT32 : ADAPTK_FLOAT16;
+    }
+}
 
 struct Destroy {
     void operator()(adaptk_plan* plan) const noexcept { adaptk_plan_destroy(plan); }
@@ -159,18 +247,47 @@ inline Report step(const char* rule, Hypers hypers, std::int64_t number, const T
     const interface_detail::Pointers p({&param, 1}, "params");
     const interface_detail::Pointers g({&grad, 1}, nullptr);
     const interface_detail::Pointers s(std::span(states.begin(), states.size()), "states");
-    const adaptk_rule* const known = adaptk_find_rule(rule);
-    if (known == nullptr) throw Error(ADAPTK_UNKNOWN_NAME, adaptk_last_error());
-    if (known->state_count != states.size())
-        throw Error(ADAPTK_INVALID_ARGUMENT, std::string("states: ") + rule + " has " +
-                                                 std::to_string(known->state_count) + ", and " +
-                                                 std::to_string(states.size()) + " are given");
+    interface_detail::check_state_count(rule, states.size());
     const adaptk_step_options plain = interface_detail::plain(options);
     adaptk_step_report report = ADAPTK_STEP_REPORT;
     const bool on_cuda = param.on_cuda();
     check(adaptk_step(rule, hypers.begin(), hypers.size(), number, 1, p.get(), g.get(), s.get(), &plain,
                       on_cuda ? nullptr : &report));
     return interface_detail::typed(report);
+}
+
+// The same with states in any format.
+inline Report step(const char* rule, Hypers hypers, std::int64_t number, const Tensor& param, const Tensor& grad,
+                   std::span<const Stored> states, std::uint64_t seed, const Options& options = {}) {
+    const interface_detail::Pointers p({&param, 1}, "params");
+    const interface_detail::Pointers g({&grad, 1}, nullptr);
+    const interface_detail::StoredPointers s(states);
+    interface_detail::check_state_count(rule, states.size());
+    const adaptk_step_options plain = interface_detail::plain(options);
+    adaptk_step_report report = ADAPTK_STEP_REPORT;
+    check(adaptk_step_stored(rule, hypers.begin(), hypers.size(), number, seed, 1, p.get(), g.get(), s.get(), &plain,
+                             param.on_cuda() ? nullptr : &report));
+    return interface_detail::typed(report);
+}
+
+// float32 numbers to a state in any format on the CPU, and back.
+inline void quantize(std::span<const float> values, const Stored& state, std::uint64_t seed = 0,
+                     std::int64_t step = 1) {
+    const interface_detail::StoredPointers s({&state, 1});
+    const Tensor t(values);
+    const adaptk_tensor v = t.get();
+    check(adaptk_quantize(&v, s.get()[0], seed, step));
+}
+inline void dequantize(const Stored& state, std::span<float> values) {
+    const interface_detail::StoredPointers s({&state, 1});
+    const Tensor t(values);
+    const adaptk_tensor v = t.get();
+    check(adaptk_dequantize(s.get()[0], &v));
+}
+inline std::vector<float> dequantize(const Stored& state) {
+    std::vector<float> values(state.data.size());
+    dequantize(state, values);
+    return values;
 }
 
 inline double global_norm(std::span<const Tensor> grads, double grad_scale = 1.0, void* stream = nullptr) {
@@ -187,18 +304,28 @@ inline double global_norm(Tensors grads, double grad_scale = 1.0) {
 // memory, which must stay valid. The plan allocates states on the CPU, unless they are given.
 class Plan {
   public:
-    Plan(const char* rule, std::span<const Tensor> params, Hypers hypers = {}) { add(rule, params, hypers); }
-    Plan(const char* rule, Tensors params, Hypers hypers = {})
-        : Plan(rule, std::span(params.begin(), params.size()), hypers) {}
+    Plan(const char* rule, std::span<const Tensor> params, Hypers hypers = {}, const Storage& storage = {}) {
+        add(rule, params, hypers, storage);
+    }
+    Plan(const char* rule, Tensors params, Hypers hypers = {}, const Storage& storage = {})
+        : Plan(rule, std::span(params.begin(), params.size()), hypers, storage) {}
     // With states of the caller's, which hold their values already: those of the first param, then those of the next.
     Plan(const char* rule, std::span<const Tensor> params, std::span<const Tensor> states, Hypers hypers) {
+        std::vector<Stored> stored;
+        for (const Tensor& s : states) stored.push_back({s});
+        add(rule, params, stored, hypers);
+    }
+    // The same in any format.
+    Plan(const char* rule, std::span<const Tensor> params, std::span<const Stored> states, Hypers hypers) {
         add(rule, params, states, hypers);
     }
 
     // One more group, numbered on from 0.
-    void add_group(const char* rule, std::span<const Tensor> params, Hypers hypers = {}) { add(rule, params, hypers); }
-    void add_group(const char* rule, Tensors params, Hypers hypers = {}) {
-        add(rule, std::span(params.begin(), params.size()), hypers);
+    void add_group(const char* rule, std::span<const Tensor> params, Hypers hypers = {}, const Storage& storage = {}) {
+        add(rule, params, hypers, storage);
+    }
+    void add_group(const char* rule, Tensors params, Hypers hypers = {}, const Storage& storage = {}) {
+        add(rule, std::span(params.begin(), params.size()), hypers, storage);
     }
 
     void step(std::span<const Tensor> grads, const Options& options = {}) {
@@ -224,6 +351,14 @@ class Plan {
         return value;
     }
 
+    // Of stochastic rounding; save it with the counts of steps.
+    std::uint64_t seed(std::size_t group = 0) const {
+        std::uint64_t value = 0;
+        check(adaptk_plan_get_seed(plan_.get(), group, &value));
+        return value;
+    }
+    void set_seed(std::uint64_t seed, std::size_t group = 0) { check(adaptk_plan_set_seed(plan_.get(), group, seed)); }
+
     std::size_t size() const {
         std::size_t n = 0;
         check(adaptk_plan_size(plan_.get(), &n));
@@ -241,16 +376,26 @@ class Plan {
     // A state that the plan owns: number `state` of param number `param` over all groups. T is double beside double and
     // float beside all else.
     template <Real T> std::span<T> state(std::size_t param, std::size_t state) {
-        const auto refuse = [](const std::string& text) { throw Error(ADAPTK_INVALID_ARGUMENT, text); };
+        const Stored& own = stored(param, state);
+        const auto wanted = std::is_same_v<T, double> ? ADAPTK_FLOAT64 : ADAPTK_FLOAT32;
+        if (own.data.type() != wanted) {
+            const std::string name = own.format;
+            const bool real = name == "float32" || name == "float64";
+            const std::string what = name == "float64" ? "of type double" : "of type float";
+            refuse("state: " + (real ? what : "stored as " + name + "; see stored()"));
+        }
+        return {static_cast<T*>(own.data.data()), own.data.size()};
+    }
+
+    // The same in any format.
+    const Stored& stored(std::size_t param, std::size_t state) const {
         if (param >= owned_.size())
             refuse("param: " + std::to_string(param) + ", expected less than " + std::to_string(owned_.size()));
         const Own& own = owned_[param];
         if (!own.memory) refuse("param: the states of number " + std::to_string(param) + " are the caller's");
-        if (state >= own.count)
-            refuse("state: " + std::to_string(state) + ", expected less than " + std::to_string(own.count));
-        if ((own.type == ADAPTK_FLOAT64) != std::is_same_v<T, double>)
-            refuse(std::string("state: of type ") + (own.type == ADAPTK_FLOAT64 ? "double" : "float"));
-        return {reinterpret_cast<T*>(own.memory.get()) + state * own.size, own.size};
+        if (state >= own.states.size())
+            refuse("state: " + std::to_string(state) + ", expected less than " + std::to_string(own.states.size()));
+        return own.states[state];
     }
 
     adaptk_plan* get() const { return plan_.get(); }
@@ -258,68 +403,93 @@ class Plan {
   private:
     struct Own {
         std::unique_ptr<std::byte[]> memory;
-        adaptk_type type;
-        std::size_t size, count;
+        std::vector<Stored> states;
     };
     using Handle = std::unique_ptr<adaptk_plan, interface_detail::Destroy>;
     std::vector<Own> owned_;  // of each param, without memory if its states are the caller's; outlives the plan
     Handle plan_;
+    std::size_t groups_ = 0;
 
-    static const adaptk_rule& rule_of(const char* rule) {
-        const adaptk_rule* const known = adaptk_find_rule(rule);
-        if (known == nullptr) throw Error(ADAPTK_UNKNOWN_NAME, adaptk_last_error());
-        return *known;
-    }
-    static Handle create(const char* rule, const interface_detail::Pointers& params, std::size_t count,
-                         const interface_detail::Pointers& states, Hypers hypers) {
-        adaptk_plan* made = nullptr;
-        check(adaptk_plan_create(rule, hypers.begin(), hypers.size(), count, params.get(), states.get(), &made));
-        return Handle(made);
-    }
+    [[noreturn]] static void refuse(const std::string& text) { throw Error(ADAPTK_INVALID_ARGUMENT, text); }
 
-    void add(const char* rule, std::span<const Tensor> params, std::span<const Tensor> states, Hypers hypers) {
-        const std::size_t expected = rule_of(rule).state_count;
+    void add(const char* rule, std::span<const Tensor> params, std::span<const Stored> states, Hypers hypers) {
+        const std::size_t expected = interface_detail::rule_of(rule).state_count;
         if (states.size() != params.size() * expected)
-            throw Error(ADAPTK_INVALID_ARGUMENT, "states: " + std::to_string(states.size()) + ", expected " +
-                                                     std::to_string(expected) + " for each param");
-        std::vector<Own> owned;
-        for (const Tensor& p : params) owned.push_back({nullptr, p.type(), p.size(), 0});
-        join(rule, params, states, hypers, std::move(owned));
+            refuse("states: " + std::to_string(states.size()) + ", expected " + std::to_string(expected) +
+                   " for each param");
+        join(rule, params, states, hypers, 0, std::vector<Own>(params.size()));
     }
 
-    void add(const char* rule, std::span<const Tensor> params, Hypers hypers) {
-        const std::size_t count = rule_of(rule).state_count;
+    void add(const char* rule, std::span<const Tensor> params, Hypers hypers, const Storage& storage) {
+        const adaptk_rule& known = interface_detail::rule_of(rule);
+        for (const auto& [name, format] : storage.of_state) check_state_name(known, name);
         std::vector<Own> owned;
-        std::vector<Tensor> states;
+        std::vector<Stored> states;
         for (const Tensor& p : params) {
-            if (p.on_cuda() && count > 0)
+            if (p.on_cuda() && known.state_count > 0)
                 throw Error(ADAPTK_UNSUPPORTED, "states: beside params on a device they have to be given");
-            const adaptk_type type = p.type() == ADAPTK_FLOAT64 ? ADAPTK_FLOAT64 : ADAPTK_FLOAT32;
-            const std::size_t bytes = p.size() * (type == ADAPTK_FLOAT64 ? 8 : 4);
-            owned.push_back({std::make_unique<std::byte[]>(bytes * count), type, p.size(), count});
-            for (std::size_t i = 0; i < count; ++i)
-                states.emplace_back(owned.back().memory.get() + i * bytes, p.size(), type);
+            owned.push_back(allocate(known, p, storage));
+            states.insert(states.end(), owned.back().states.begin(), owned.back().states.end());
         }
-        join(rule, params, states, hypers, std::move(owned));
+        join(rule, params, states, hypers, storage.seed, std::move(owned));
+    }
+
+    static void check_state_name(const adaptk_rule& rule, const std::string& name) {
+        std::string known;
+        for (std::size_t i = 0; i < rule.state_count; ++i) {
+            const char* const has = adaptk_rule_state(&rule, i)->name;
+            if (name == has) return;
+            known += std::string(known.empty() ? "" : ", ") + has;
+        }
+        throw Error(ADAPTK_UNKNOWN_NAME, "storage: " + std::string(rule.name) + " has no state '" + name +
+                                             "'; there are " + (known.empty() ? "none" : known));
+    }
+
+    // Scales come first, then elements of 8, 4, 2 and 1 bytes as each state has them: all are aligned.
+    static Own allocate(const adaptk_rule& rule, const Tensor& param, const Storage& storage) {
+        std::vector<const adaptk_format*> formats;
+        std::size_t scales = 0, bytes = 0;
+        for (std::size_t i = 0; i < rule.state_count; ++i) {
+            formats.push_back(&interface_detail::format_of(rule, i, param, storage));
+            scales += adaptk_scale_count(formats.back(), param.size());
+            bytes += (param.size() * formats.back()->bytes + 7) / 8 * 8;
+        }
+        const std::size_t before = (scales * sizeof(float) + 7) / 8 * 8;
+        Own own{std::make_unique<std::byte[]>(before + bytes), {}};
+        auto* scale = reinterpret_cast<float*>(own.memory.get());
+        std::byte* at = own.memory.get() + before;
+        for (const adaptk_format* f : formats) {
+            const std::size_t count = adaptk_scale_count(f, param.size());
+            own.states.push_back({Tensor(at, param.size(), interface_detail::type_of(*f)), {scale, count}, f->name});
+            scale += count;
+            at += (param.size() * f->bytes + 7) / 8 * 8;
+        }
+        return own;
     }
 
     // States that are the plan's own are filled in by a plan of this group alone: those of earlier groups go on.
-    void join(const char* rule, std::span<const Tensor> params, std::span<const Tensor> states, Hypers hypers,
-              std::vector<Own> owned) {
+    void join(const char* rule, std::span<const Tensor> params, std::span<const Stored> states, Hypers hypers,
+              std::uint64_t seed, std::vector<Own> owned) {
         const interface_detail::Pointers p(params, "params");
-        const interface_detail::Pointers s(states, "states");
+        const interface_detail::StoredPointers s(states);
         const bool own = !states.empty() && owned.front().memory != nullptr;
         Handle made;
-        if (!plan_ || own) made = create(rule, p, params.size(), s, hypers);
+        if (!plan_ || own) {
+            adaptk_plan* alone = nullptr;
+            check(adaptk_plan_create_stored(rule, hypers.begin(), hypers.size(), params.size(), p.get(), s.get(),
+                                            &alone));
+            made = Handle(alone);
+        }
         if (own) check(adaptk_plan_init_states(made.get()));
         owned_.reserve(owned_.size() + owned.size());
         if (plan_) {
-            check(adaptk_plan_add_group(plan_.get(), rule, hypers.begin(), hypers.size(), params.size(), p.get(),
-                                        s.get()));
+            check(adaptk_plan_add_group_stored(plan_.get(), rule, hypers.begin(), hypers.size(), params.size(), p.get(),
+                                               s.get()));
         } else {
             plan_ = std::move(made);
         }
         for (Own& o : owned) owned_.push_back(std::move(o));
+        check(adaptk_plan_set_seed(plan_.get(), groups_++, seed));
     }
 };
 
