@@ -236,7 +236,8 @@ std::optional<Overlap> StepPlan::check_list(const RuleInfo& rule, std::span<cons
     const auto same = [&](const ParamUpdate& a, const ParamUpdate& b) {
         if (a.size != b.size) return false;
         for (std::size_t k = 0; k < buffers; ++k)
-            if (k != 1 && (a.buffer[k] != b.buffer[k] || a.format[k] != b.format[k])) return false;
+            if (k != 1 && (a.buffer[k] != b.buffer[k] || a.format[k] != b.format[k] || a.scales[k] != b.scales[k]))
+                return false;
         return true;
     };
     const bool known = indexed_ && groups_.size() == 1 && groups_[0].rule->buffers() == buffers &&
