@@ -744,12 +744,17 @@ def test_signatures_and_docstrings(rule: str) -> None:
 
 
 def test_examples_of_the_module() -> None:
-    for thing in (adaptk.jax, adaptk.jax.GradientTransformation.apply):
+    for thing in (adaptk.jax, adaptk.jax.Stored, adaptk.jax.GradientTransformation.apply):
         finder = doctest.DocTestFinder(recurse=False)
         (test,) = finder.find(thing, "adaptk.jax", module=False, globs={})
         assert doctest.DocTestRunner().run(test).failed == 0
         assert test.examples
-    assert adaptk.jax.__all__ == ["GradientTransformation", *RULES, *(type_.__name__ for type_ in state_types())]
+    assert adaptk.jax.__all__ == [
+        "GradientTransformation",
+        "Stored",
+        *RULES,
+        *(type_.__name__ for type_ in state_types()),
+    ]
 
 
 def state_types() -> list[Any]:

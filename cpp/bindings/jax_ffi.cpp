@@ -2,6 +2,7 @@
 // knows of Python; arrays and numbers come as buffers of XLA's, what is fixed when a step is compiled as attributes.
 #include "cuda_library.hpp"
 #include "step.hpp"
+#include "tensor.hpp"
 #include "text.hpp"
 
 #include "adaptk/adaptk.h"
@@ -26,6 +27,7 @@ namespace {
 namespace ffi = xla::ffi;
 
 using detail::Format;
+using detail::FormatInfo;
 using detail::ParamUpdate;
 using detail::RuleInfo;
 
@@ -59,6 +61,16 @@ Format element_type(const ffi::AnyBuffer& buffer, const char* name) {
     }
 }
 
+// XLA's type of a format's elements.
+ffi::DataType data_type(const FormatInfo& format) {
+    switch (format.dlpack_code) {
+    case detail::code_int: return ffi::DataType::S8;
+    case detail::code_uint: return ffi::DataType::U8;
+    case detail::code_bfloat: return ffi::DataType::BF16;
+    default: return ffi::DataType::INVALID;
+    }
+}
+
 bool same_shape(const ffi::AnyBuffer& a, const ffi::AnyBuffer& b) {
     const auto x = a.dimensions();
     const auto y = b.dimensions();
@@ -85,23 +97,41 @@ struct Operand {
     const std::byte* of(std::size_t member) const { return data + member * width(); }
 };
 
-// What a handler is called with: params, states and gradients of any number of tensors, then the number of the step and
-// the hyperparameters that are not known before; params and states once more as results. Under vmap all of them have
-// the same leading axes, and each member of that batch is a step of its own.
+// What is fixed when a step is compiled.
+struct Attributes {
+    std::string_view rule;
+    bool packed;  // whether each state is one array for all tensors, one behind the other
+    ffi::Span<const double> values;
+    ffi::Span<const std::int32_t> traced;
+    ffi::Span<const std::int32_t> numbers;  // of the tensors, for stochastic rounding
+    std::string_view formats;               // of the states: names with commas between them, empty if a dtype tells
+    std::int64_t seed;
+};
+
+// What a handler is called with: params, states, scales of the states that have some, and gradients of any number of
+// tensors, then the number of the step and the hyperparameters that are not known before; params, states and scales
+// once more as results. Under vmap all of them have the same leading axes, and each member of that batch is a step of
+// its own, with the draws that it would have alone.
 struct Request {
     const RuleInfo* rule;
-    bool packed;  // whether each state is one array for all tensors, one behind the other
+    bool packed;
+    std::uint64_t seed;
     detail::HyperValues hyper = {};
-    std::size_t count = 0;             // tensors of a member
-    std::size_t members = 1;           // of the batch
-    std::vector<ParamUpdate> tensors;  // member by member
+    std::vector<const FormatInfo*> formats;  // of each array of states; null if its dtype tells
+    std::vector<std::size_t> scales_at;      // the scales of each array of states, if its format has some
+    std::size_t count = 0;                   // tensors of a member
+    std::size_t members = 1;                 // of the batch
+    std::vector<ParamUpdate> tensors;        // member by member
     std::vector<Move> moves;
     const std::byte* step = nullptr;  // int32
     std::vector<Operand> operands;
 
-    Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::string_view name, bool is_packed,
-            ffi::Span<const double> values, ffi::Span<const std::int32_t> traced);
-    detail::Segment segment() const { return {rule, hyper, 1, count}; }
+    Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, const Attributes& given);
+    detail::Segment segment() const {
+        detail::Segment s{rule, hyper, 1, count};
+        s.seed = seed;
+        return s;
+    }
     // As Python's functions call it.
     std::string name_of(std::size_t h) const { return h == 0 ? "learning_rate" : rule->hyper(h).name; }
 
@@ -109,17 +139,23 @@ struct Request {
     std::size_t kept_at(std::size_t buffer, std::size_t i) const {
         return packed && buffer > 0 ? count + buffer - 1 : buffer * count + i;
     }
+    std::size_t read_formats(std::string_view names, std::size_t first);
+    Format state_type(const ffi::AnyBuffer& buffer, std::size_t array, const char* name) const;
     void take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i);
+    void take_scales(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i,
+                     std::size_t buffer, std::size_t at, Format type);
     void take_buffer(std::size_t i, std::size_t buffer, void* data, std::size_t offset, std::size_t stride,
                      Format type);
     void take_states(const ffi::RemainingArgs& args, const ffi::RemainingRets& results);
     void* settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, Format type);
 };
 
-Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::string_view name,
-                 bool is_packed, ffi::Span<const double> values, ffi::Span<const std::int32_t> traced)
-    : rule(detail::find_rule(name)), packed(is_packed) {
-    if (rule == nullptr) refuse("rule: unknown rule '" + std::string(name) + "'");
+Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, const Attributes& given)
+    : rule(detail::find_rule(given.rule)), packed(given.packed), seed(std::uint64_t(given.seed)),
+      count(given.numbers.size()) {
+    if (rule == nullptr) refuse("rule: unknown rule '" + std::string(given.rule) + "'");
+    const auto values = given.values;
+    const auto traced = given.traced;
     const std::size_t states = rule->states.size();
     if (values.size() != rule->hyper_count() || traced.size() != values.size())
         refuse(std::string(rule->name) + ": called with other hyperparameters than this version has");
@@ -127,8 +163,8 @@ Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& resul
     std::vector<std::size_t> open;
     for (std::size_t h = 0; h < traced.size(); ++h)
         if (traced[h] != 0) open.push_back(h);
-    count = packed ? std::max(results.size(), states) - states : results.size() / (1 + states);
-    const std::size_t kept = packed ? count + states : count * (1 + states);
+    formats.resize(packed ? states : count * states);
+    const std::size_t kept = read_formats(given.formats, count + formats.size());
     if (results.size() != kept || args.size() != kept + count + 1 + open.size())
         refuse(std::string(rule->name) + ": called with another number of arrays than it takes");
 
@@ -156,8 +192,37 @@ Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& resul
         operands.push_back(operand);
     }
     tensors.resize(members * count);
-    for (std::size_t i = 0; i < count; ++i) take_tensor(args, results, i);
+    for (std::size_t i = 0; i < count; ++i) {
+        take_tensor(args, results, i);
+        for (std::size_t m = 0; m < members; ++m) tensors[m * count + i].number = std::uint32_t(given.numbers[i]);
+    }
     if (packed && members > 0) take_states(args, results);
+}
+
+// The number of arrays that a step keeps; scales lie behind the `first` others.
+std::size_t Request::read_formats(std::string_view names, std::size_t first) {
+    scales_at.resize(formats.size());
+    std::size_t end = first;
+    for (std::size_t i = 0; i < formats.size() && !names.empty(); ++i) {
+        const std::string_view name = names.substr(0, names.find(','));
+        names.remove_prefix(std::min(name.size() + 1, names.size()));
+        if (name.empty()) continue;
+        formats[i] = detail::find_format(name);
+        if (formats[i] == nullptr) refuse("formats: " + detail::unknown_format(std::string(name).c_str()));
+        if (formats[i]->block == 1) continue;
+        if (packed) refuse("packed: no states with scales");
+        scales_at[i] = end++;
+    }
+    if (!names.empty()) refuse("formats: more than there are states");
+    return end;
+}
+
+Format Request::state_type(const ffi::AnyBuffer& buffer, std::size_t array, const char* name) const {
+    const FormatInfo* const format = formats[array];
+    if (format == nullptr) return element_type(buffer, name);
+    if (buffer.element_type() != data_type(*format))
+        refuse(std::string(name) + ": another dtype than " + format->name + " has");
+    return format->id;
 }
 
 // The memory that a step works in.
@@ -195,14 +260,29 @@ void Request::take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRe
         const ffi::AnyBuffer from = argument(args, kept_at(b, i));
         const ffi::AnyBuffer to = result(results, kept_at(b, i));
         const char* const name = b == 0 ? "params" : rule->states[b - 1].name;
-        const Format type = b == 0 ? param_type : element_type(from, name);
-        if (element_type(from, name) != element_type(to, name) || compute_format(type) != compute_format(param_type))
+        const std::size_t array = kept_at(b, i) - count;
+        const Format type = b == 0 ? param_type : state_type(from, array, name);
+        if (from.element_type() != to.element_type() || compute_format(type) != compute_format(param_type))
             refuse(std::string(name) + ": expected " + detail::name_of(compute_format(param_type)) + " beside a " +
                    detail::name_of(param_type) + " param");
         if (!same_shape(from, param) || !same_shape(to, param))
             refuse(std::string(name) + ": expected the shapes of their params");
         take_buffer(i, b == 0 ? 0 : b + 1, settle(from, to, type), 0, size, type);
+        if (b > 0 && has_scales(type)) take_scales(args, results, i, b + 1, scales_at[array], type);
     }
+}
+
+void Request::take_scales(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i,
+                          std::size_t buffer, std::size_t at, Format type) {
+    const ffi::AnyBuffer from = argument(args, at);
+    const ffi::AnyBuffer to = result(results, at);
+    const std::size_t one = members == 0 ? 0 : detail::scale_count(type, tensors[i].size);
+    if (from.element_type() != ffi::DataType::F32 || to.element_type() != ffi::DataType::F32 || !same_shape(from, to) ||
+        from.element_count() != members * one)
+        refuse(std::string(rule->states[buffer - 2].name) + ": expected " + std::to_string(one) +
+               " scales of float32 beside " + std::to_string(members == 0 ? 0 : tensors[i].size) + " elements");
+    auto* const data = static_cast<float*>(settle(from, to, Format::float32));
+    for (std::size_t m = 0; m < members && one > 0; ++m) tensors[m * count + i].scales[buffer] = data + m * one;
 }
 
 // Each tensor's part of the states begins at a multiple of a cache line.
@@ -220,8 +300,8 @@ void Request::take_states(const ffi::RemainingArgs& args, const ffi::RemainingRe
         const ffi::AnyBuffer from = argument(args, kept_at(1 + s, 0));
         const ffi::AnyBuffer to = result(results, kept_at(1 + s, 0));
         const char* const name = rule->states[s].name;
-        const Format type = element_type(from, name);
-        if (element_type(to, name) != type || compute_format(type) != compute || !same_shape(from, to) ||
+        const Format type = state_type(from, s, name);
+        if (to.element_type() != from.element_type() || compute_format(type) != compute || !same_shape(from, to) ||
             from.element_count() != members * total)
             refuse(std::string(name) + ": expected " + std::to_string(total) + " elements of " +
                    detail::name_of(compute));
@@ -270,10 +350,9 @@ void read_hypers(const Request& request, std::size_t member, detail::HyperValues
     if (const char* const reason = rule.invalid(hyper); reason != nullptr) refuse(reason);
 }
 
-ffi::Error step_on_cpu(ffi::RemainingArgs args, ffi::RemainingRets results, std::string_view rule, bool packed,
-                       ffi::Span<const double> values, ffi::Span<const std::int32_t> traced) {
+ffi::Error step_on_cpu(ffi::RemainingArgs args, ffi::RemainingRets results, const Attributes& attributes) {
     return guarded([&] {
-        const Request request(args, results, rule, packed, values, traced);
+        const Request request(args, results, attributes);
         std::vector<detail::Segment> segments(request.members, request.segment());
         for (std::size_t m = 0; m < request.members; ++m) {
             std::int32_t step = 0;
@@ -288,10 +367,10 @@ ffi::Error step_on_cpu(ffi::RemainingArgs args, ffi::RemainingRets results, std:
 }
 
 // Numbers stay where they are, and only kernels look at them.
-ffi::Error step_on_cuda(void* stream, ffi::RemainingArgs args, ffi::RemainingRets results, std::string_view rule,
-                        bool packed, ffi::Span<const double> values, ffi::Span<const std::int32_t> traced) {
+ffi::Error step_on_cuda(void* stream, ffi::RemainingArgs args, ffi::RemainingRets results,
+                        const Attributes& attributes) {
     return guarded([&] {
-        const Request request(args, results, rule, packed, values, traced);
+        const Request request(args, results, attributes);
         const auto some = std::find_if(request.tensors.begin(), request.tensors.end(),
                                        [](const ParamUpdate& t) { return t.size > 0; });
         if (some == request.tensors.end()) return;
@@ -322,16 +401,24 @@ ffi::Error step_on_cuda(void* stream, ffi::RemainingArgs args, ffi::RemainingRet
     });
 }
 
-#define ADAPTK_ARGUMENTS                                                                                               \
-    RemainingArgs()                                                                                                    \
-        .RemainingRets()                                                                                               \
-        .Attr<std::string_view>("rule")                                                                                \
-        .Attr<bool>("packed")                                                                                          \
-        .Attr<ffi::Span<const double>>("values")                                                                       \
-        .Attr<ffi::Span<const std::int32_t>>("traced")
+}  // namespace
+}  // namespace adaptk::bindings
 
-XLA_FFI_DEFINE_HANDLER(cpu_handler, step_on_cpu, ffi::Ffi::Bind().ADAPTK_ARGUMENTS);
-XLA_FFI_DEFINE_HANDLER(cuda_handler, step_on_cuda, ffi::Ffi::Bind().Ctx<ffi::PlatformStream<void*>>().ADAPTK_ARGUMENTS);
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(adaptk::bindings::Attributes, xla::ffi::StructMember<std::string_view>("rule"),
+                                      xla::ffi::StructMember<bool>("packed"),
+                                      xla::ffi::StructMember<xla::ffi::Span<const double>>("values"),
+                                      xla::ffi::StructMember<xla::ffi::Span<const std::int32_t>>("traced"),
+                                      xla::ffi::StructMember<xla::ffi::Span<const std::int32_t>>("numbers"),
+                                      xla::ffi::StructMember<std::string_view>("formats"),
+                                      xla::ffi::StructMember<std::int64_t>("seed"));
+
+namespace adaptk::bindings {
+namespace {
+
+XLA_FFI_DEFINE_HANDLER(cpu_handler, step_on_cpu, ffi::Ffi::Bind().RemainingArgs().RemainingRets().Attrs<Attributes>());
+XLA_FFI_DEFINE_HANDLER(
+    cuda_handler, step_on_cuda,
+    ffi::Ffi::Bind().Ctx<ffi::PlatformStream<void*>>().RemainingArgs().RemainingRets().Attrs<Attributes>());
 
 pybind11::capsule capsule_of(XLA_FFI_Handler* handler) { return pybind11::capsule(reinterpret_cast<void*>(handler)); }
 

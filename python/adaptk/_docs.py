@@ -189,6 +189,7 @@ def jax_signature(rule: Rule) -> inspect.Signature:
         inspect.Parameter("packed", keyword, default=False),
     ]
     parameters += [inspect.Parameter(name, keyword, default=default) for name, default, _ in jax_options(rule)]
+    parameters += [inspect.Parameter(name, keyword, default=None) for name in ("state_dtype", "min_8bit_size", "seed")]
     return inspect.Signature(parameters)
 
 
@@ -218,6 +219,16 @@ def jax_doc(rule: Rule) -> str:
         interval = ranges.get(name, "[0, inf)")
         kind = "bool" if interval == "bool" else f"float in {interval}"
         lines += [f"{name} : {kind}, default {default!r}", f"    {meaning[0].upper()}{meaning[1:]}."]
+    lines += [
+        "state_dtype : str or dict from state to str, optional",
+        '    How states are stored that ``init`` makes: ``"float32"`` (default), ``"bfloat16"``, ``"float16"``,',
+        '    ``"bfloat16_sr"``, ``"8bit"`` or ``"8bit_nearest"``; see :mod:`adaptk.formats`.',
+        "min_8bit_size : int, optional",
+        "    Params of fewer elements, 4096 by default, have float32 states where `state_dtype` says 8 bits.",
+        "seed : int, optional",
+        "    Of stochastic rounding, in [0, 2**63), 0 by default. Tensors are numbered as leaves of the params.",
+        "    Under ``jax.vmap`` each member of the batch has the random bits that it would have alone.",
+    ]
     states = ", ".join(f"`{s.name}`" for s in rule.states) or "nothing else"
     lines += [
         "",

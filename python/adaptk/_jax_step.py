@@ -2,24 +2,24 @@
 
 One call of XLA's takes all arrays of a step. Its operands are the params, states and gradients of all tensors, the
 number of the step, and the hyperparameters that are only known when it runs; its results are the params and states, in
-the memory of the operands where XLA can give it away.
+the memory of the operands where XLA can give it away. Scales of states that have some lie behind the other states.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from adaptk import _core
+from adaptk import _core, formats
 from adaptk._docs import jax_doc, jax_signature, state_name
 from adaptk._names import hint
-from adaptk._registry import RULES, Rule
+from adaptk._registry import RULES, Rule, State
 from adaptk.schedules import FromZero, Schedule
 
 try:
@@ -54,6 +54,48 @@ _EXPECTED = "expected float32, float64, bfloat16 or float16"
 _MOST_STEPS = np.iinfo(np.int32).max
 
 
+@jax.tree_util.register_pytree_with_keys_class
+class Stored(formats.Stored):
+    """A state of one param in a format that its dtype alone does not tell, as :class:`adaptk.formats.Stored`.
+
+    A node of JAX's trees: `data` and `scales` are its children, and `format` is part of the tree's structure. To
+    decode one, give :func:`adaptk.formats.dequantize` NumPy copies of its arrays.
+
+    Attributes
+    ----------
+    data : array
+        What the elements are stored as, in the shape of the param: int8, uint8 or bfloat16.
+    scales : array or None
+        float32, one for each block of 128 elements from the first one on; None if the format has none.
+    format : {"bfloat16_sr", "int8", "uint8", "uint8_nearest"}
+        Its name; :mod:`adaptk.formats` says what each one is.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, numpy as np, adaptk.formats, adaptk.jax
+    >>> opt = adaptk.jax.adam(state_dtype="8bit", min_8bit_size=0)
+    >>> m = opt.init(jnp.ones(300)).exp_avg
+    >>> m.data.dtype, m.scales.shape, m.format
+    (dtype('int8'), (3,), 'int8')
+    >>> adaptk.formats.dequantize(jax.tree.map(np.array, m)).shape
+    (300,)
+    """
+
+    __slots__ = ()
+
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any], ...], str]:
+        key = jax.tree_util.GetAttrKey
+        return ((key("data"), self.data), (key("scales"), self.scales)), self.format
+
+    @classmethod
+    def tree_unflatten(cls, format: str, children: tuple[Any, Any]) -> Stored:
+        return cls(*children, format)
+
+
+def _is_stored(x: Any) -> bool:
+    return isinstance(x, formats.Stored)
+
+
 class _Fixed(NamedTuple):
     """What is known when a step is compiled."""
 
@@ -61,6 +103,14 @@ class _Fixed(NamedTuple):
     values: tuple[float, ...]
     traced: tuple[int, ...]  # 1 for each hyperparameter that is an operand
     packed: bool
+    seed: int
+
+
+class _Layout(NamedTuple):
+    """What the arrays of one call are."""
+
+    numbers: tuple[int, ...]  # of the tensors among all params, for stochastic rounding
+    formats: tuple[str, ...]  # of the arrays of states; empty if a dtype tells
 
 
 def _alike(arrays: Sequence[Any]) -> list[Any]:
@@ -75,8 +125,8 @@ def _alike(arrays: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _call(fixed: _Fixed, kept: list[Any], others: list[Any]) -> list[Any]:
-    """The params and the states after a step; `others` are gradients, the step's number and hyperparameters."""
+def _call(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list[Any]) -> list[Any]:
+    """Params, states and scales after a step; `others` are gradients, the step's number and hyperparameters."""
     operands = _alike([*kept, *others])
     call = jax.ffi.ffi_call(
         _TARGET,
@@ -91,29 +141,37 @@ def _call(fixed: _Fixed, kept: list[Any], others: list[Any]) -> list[Any]:
             packed=fixed.packed,
             values=np.array(fixed.values, np.float64),
             traced=np.array(fixed.traced, np.int32),
+            numbers=np.array(layout.numbers, np.int32),
+            formats=",".join(layout.formats) if any(layout.formats) else "",
+            seed=np.int64(fixed.seed),
         )
     )
 
 
-def _no_derivative(fixed: _Fixed, primals: Any, tangents: Any) -> Any:
+def _no_derivative(fixed: _Fixed, layout: _Layout, primals: Any, tangents: Any) -> Any:
     raise TypeError(
         f"adaptk.jax.{fixed.rule}: a step has no derivative here; keep it out of what is differentiated, "
         "or pass params, gradients and state through jax.lax.stop_gradient"
     )
 
 
-_opaque_call = jax.custom_jvp(_call, nondiff_argnums=(0,))
+_opaque_call = jax.custom_jvp(_call, nondiff_argnums=(0, 1))
 _opaque_call.defjvp(_no_derivative)
 
 
-def _groups(params: Sequence[Any], states: int, packed: bool) -> list[list[int]]:
+def _groups(params: Sequence[Any], states: Sequence[Sequence[Any]], packed: bool) -> list[list[int]]:
     """Which params go into one call. Packed states are of one dtype in each."""
     wide = [packed and p.dtype == jnp.float64 for p in params]
-    most = max(_MOST_KEPT // (1 if packed else 1 + states), 1)
-    groups = []
+    groups: list[list[int]] = []
     for kind in (False, True):
-        some = [i for i, w in enumerate(wide) if w == kind]
-        groups += [some[i : i + most] for i in range(0, len(some), most)]
+        arrays = _MOST_KEPT
+        for i in (i for i, w in enumerate(wide) if w == kind):
+            own = 1 if packed else 1 + len(jax.tree_util.tree_leaves([s[i] for s in states]))
+            if arrays + own > _MOST_KEPT:
+                groups.append([])
+                arrays = 0
+            groups[-1].append(i)
+            arrays += own
     return groups
 
 
@@ -126,15 +184,20 @@ def _step(
 ) -> tuple[list[Any], list[list[Any]], Any]:
     count = jnp.where(count < _MOST_STEPS, count + 1, count)
     params, states = list(params), [list(s) for s in states]
-    for k, group in enumerate(_groups(params, len(states), fixed.packed)):
-        parts = [k] if fixed.packed else group
-        kept = [params[i] for i in group] + [s[i] for s in states for i in parts]
-        new = iter(_opaque_call(fixed, kept, [*(grads[i] for i in group), count, *traced]))
+    for k, group in enumerate(_groups(params, states, fixed.packed)):
+        places = [(s, i) for s in states for i in ([k] if fixed.packed else group)]
+        old = [s[i] for s, i in places]
+        layout = _Layout(tuple(group), tuple(x.format if _is_stored(x) else "" for x in old))
+        kept = [params[i] for i in group] + [x.data if _is_stored(x) else x for x in old]
+        kept += [x.scales for x in old if _is_stored(x) and x.scales is not None]
+        new = iter(_opaque_call(fixed, layout, kept, [*(grads[i] for i in group), count, *traced]))
         for i in group:
             params[i] = next(new)
-        for s in states:
-            for i in parts:
-                s[i] = next(new)
+        for s, i in places:
+            s[i] = next(new)
+        for (s, i), x in zip(places, old, strict=True):
+            if _is_stored(x):
+                s[i] = Stored(s[i], None if x.scales is None else next(new), x.format)
     return params, states, count
 
 
@@ -213,33 +276,88 @@ def _label(name: str, tree: Any, i: int) -> str:
     return name + str(jax.tree_util.keystr(paths[i][0]))
 
 
-def _array(name: str, tree: Any, i: int, x: Any) -> Any:
+def _array(label: Callable[[], str], x: Any) -> Any:
     if isinstance(x, jax.Array):
         return x
     try:
         return jnp.asarray(x)
-    except TypeError:
-        raise TypeError(f"{_label(name, tree, i)}: expected an array, got {type(x).__name__}") from None
+    except (TypeError, ValueError):
+        raise TypeError(f"{label()}: expected an array, got {type(x).__name__}") from None
 
 
 def _params(params: Any) -> tuple[list[Any], Any]:
     leaves, tree = jax.tree_util.tree_flatten(params)
-    leaves = [_array("params", tree, i, x) for i, x in enumerate(leaves)]
+    leaves = [_array(partial(_label, "params", tree, i), x) for i, x in enumerate(leaves)]
     for i, x in enumerate(leaves):
         if str(x.dtype) not in _DTYPES:
             raise TypeError(f"{_label('params', tree, i)}: dtype {x.dtype}, {_EXPECTED}")
     return leaves, tree
 
 
+def _check_shape(name: str, tree: Any, i: int, x: Any, param: Any) -> None:
+    if x.shape != param.shape:
+        raise ValueError(f"{_label(name, tree, i)}: shape {x.shape}, expected {param.shape} like its param")
+
+
 def _beside(name: str, given: Any, tree: Any, params: Sequence[Any]) -> list[Any]:
     leaves, own = jax.tree_util.tree_flatten(given)
     if own != tree:
         raise ValueError(f"{name}: its tree is {own}, expected that of params, {tree}")
-    arrays = [_array(name, tree, i, x) for i, x in enumerate(leaves)]
+    arrays = [_array(partial(_label, name, tree, i), x) for i, x in enumerate(leaves)]
     for i, (x, p) in enumerate(zip(arrays, params, strict=True)):
-        if x.shape != p.shape:
-            raise ValueError(f"{_label(name, tree, i)}: shape {x.shape}, expected {p.shape} like its param")
+        _check_shape(name, tree, i, x, p)
     return arrays
+
+
+def _stored(label: Callable[[], str], given: Any, shape: tuple[int, ...], compute: Any) -> Stored:
+    """A state in a format that its dtype does not tell, checked; `compute`: the dtype that its rule computes in."""
+    if given.format not in formats.STORED_DTYPES:
+        raise ValueError(f"{label()}: format {given.format!r}, expected {', '.join(map(repr, formats.STORED_DTYPES))}")
+    if compute == jnp.float64:
+        raise TypeError(f"{label()}: {given.format}, expected float64 beside a float64 param")
+    data = _array(lambda: f"{label()}.data", given.data)
+    wanted = formats.STORED_DTYPES[given.format]
+    if str(data.dtype) != wanted:
+        raise TypeError(f"{label()}.data: dtype {data.dtype}, expected {wanted} for {given.format}")
+    if data.shape != shape:
+        raise ValueError(f"{label()}.data: shape {data.shape}, expected {shape}")
+    if not formats.has_scales(given.format):
+        if given.scales is not None:
+            raise TypeError(f"{label()}.scales: an array, but {given.format} has no scales; expected None")
+        return Stored(data, None, given.format)
+    row = (formats.scale_count(given.format, data.size),)
+    if given.scales is None:
+        raise TypeError(f"{label()}.scales: None, expected float32 of shape {row} for {given.format}")
+    scales = _array(lambda: f"{label()}.scales", given.scales)
+    if scales.dtype != jnp.float32:
+        raise TypeError(f"{label()}.scales: dtype {scales.dtype}, expected float32")
+    if scales.shape != row:
+        raise ValueError(
+            f"{label()}.scales: shape {scales.shape}, expected {row}: one for each 128 elements of its param"
+        )
+    return Stored(data, scales, given.format)
+
+
+def _state(name: str, given: Any, tree: Any, params: Sequence[Any]) -> list[Any]:
+    """The leaves of a state: arrays, and Stored."""
+    leaves, own = jax.tree_util.tree_flatten(given, is_leaf=_is_stored)
+    if own != tree:
+        raise ValueError(f"{name}: its tree is {own}, expected that of params, {tree}")
+    checked = []
+    for i, (x, p) in enumerate(zip(leaves, params, strict=True)):
+        if _is_stored(x):
+            checked.append(_stored(partial(_label, name, tree, i), x, p.shape, _state_dtype(p)))
+            continue
+        x = _array(partial(_label, name, tree, i), x)
+        _check_shape(name, tree, i, x, p)
+        if not _fits_beside(x.dtype, _state_dtype(p)):
+            raise TypeError(
+                f"{_label(name, tree, i)}: dtype {x.dtype}, expected {jnp.dtype(_state_dtype(p))} beside a "
+                f"{p.dtype} param"
+                + ("" if p.dtype == jnp.float64 else ", or bfloat16 or float16, or an adaptk.jax.Stored")
+            )
+        checked.append(x)
+    return checked
 
 
 def _grads(grads: Any, tree: Any, params: Sequence[Any]) -> list[Any]:
@@ -259,6 +377,33 @@ def _fits_beside(state: Any, wanted: Any) -> bool:
     return bool(state == wanted or (wanted == jnp.float32 and state in (jnp.bfloat16, jnp.float16)))
 
 
+def _placed(param: Any) -> Any:
+    """Where whole arrays beside a param belong: its sharding, if it was put somewhere, without parts."""
+    if isinstance(param, jax.core.Tracer) or not param.committed:
+        return None
+    sharding = param.sharding
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec(), memory_kind=sharding.memory_kind)
+    return sharding
+
+
+def _refuse_parts(name: str) -> NoReturn:
+    raise ValueError(
+        f"state_dtype: {name} beside params that are cut into parts over several devices; call init and apply within "
+        "jax.shard_map, where each part has blocks and random bits of its own"
+    )
+
+
+def _start_stored(param: Any, value: float, name: str) -> Stored:
+    """A state of one value, in a format that its dtype does not tell."""
+    code, scale = formats.code_of(value, name)
+    data = jnp.array(jnp.full_like(param, code, dtype=formats.STORED_DTYPES[name]), copy=True)
+    if scale is None:
+        return Stored(data, None, name)
+    scales = jnp.full(formats.scale_count(name, param.size), scale, jnp.float32, device=_placed(param))
+    return Stored(data, _alike([param, scales])[1], name)
+
+
 def _make_state_type(rule: Rule) -> type[Any]:
     fields: list[tuple[str, Any]] = [("count", Any), *((s.name, Any) for s in rule.states)]
     made: type[Any] = NamedTuple(state_name(rule), fields)  # type: ignore[misc]
@@ -270,13 +415,31 @@ def _make_state_type(rule: Rule) -> type[Any]:
 STATES: Mapping[str, type[Any]] = {rule.name: _make_state_type(rule) for rule in RULES.values()}
 
 
+# What is neither a hyperparameter nor the initial value of a state.
+_OWN_OPTIONS = ("convention", "packed", "state_dtype", "min_8bit_size", "seed")
+
+
 class _Steps:
     """A rule with its hyperparameters."""
 
-    def __init__(self, rule: Rule, convention: str, packed: bool, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        options: Mapping[str, Any],
+        *,
+        convention: str = "book",
+        packed: bool = False,
+        state_dtype: str | Mapping[str, str] | None = None,
+        min_8bit_size: int | None = None,
+        seed: int | None = None,
+    ) -> None:
         if not isinstance(packed, bool):
             raise TypeError(f"packed: expected a bool, got {type(packed).__name__}")
         self.rule = rule
+        self.dtypes = {} if state_dtype is None else formats.check_state_dtype(state_dtype, rule.states)
+        self.min_8bit_size = formats.check_min_8bit_size(4096 if min_8bit_size is None else min_8bit_size)
+        if packed and any("8bit" in name for name in self.dtypes.values()):
+            raise ValueError("packed: states in 8 bits have scales, which are not packed; use packed=False")
         self.values: dict[str, Any] = rule.defaults(convention)
         initial = {s.option for s in rule.states if s.option is not None}
         started: dict[str, float] = {}
@@ -312,7 +475,11 @@ class _Steps:
                 raise type(error)(f"learning_rate{str(error)[2:]}") from None
             raise
         self.fixed = _Fixed(
-            rule.name, tuple(float(v) for v in fixed.values()), tuple(int(n in self.traced) for n in fixed), packed
+            rule.name,
+            tuple(float(v) for v in fixed.values()),
+            tuple(int(n in self.traced) for n in fixed),
+            packed,
+            formats.check_seed(0 if seed is None else seed),
         )
         self.initial = rule.initial_states(convention, {**fixed, "lr": 0.0} if "lr" in self.traced else fixed, started)
         self.state_type = STATES[rule.name]
@@ -324,7 +491,10 @@ class _Steps:
         value = self.traced[initial_from]
         if isinstance(value, Schedule):
             return value(1)
-        return value(jnp.zeros((), jnp.int32)) if callable(value) else value
+        if not callable(value):
+            return value
+        with jax.ensure_compile_time_eval():  # a number also under jit, if the function allows
+            return value(jnp.zeros((), jnp.int32))
 
     def init(self, params: Any) -> Any:
         """The state before the first step: a named tuple of the count and of trees like `params`."""
@@ -333,29 +503,67 @@ class _Steps:
         for s in self.rule.states:
             start = self._start(s.name, s.initial_from)
             if self.fixed.packed:
-                states.append(tuple(jnp.full(size, start, dtype=dtype) for size, dtype in self._packed_arrays(leaves)))
-                continue
-            # A copy, for jnp.full_like returns a 0-d array that it is given.
-            arrays = [jnp.array(jnp.full_like(p, start, dtype=_state_dtype(p)), copy=True) for p in leaves]
-            states.append(jax.tree_util.tree_unflatten(tree, arrays))
+                states.append(
+                    tuple(self._start_packed(s, size, dtype, start) for size, dtype in self._packed_arrays(leaves))
+                )
+            else:
+                arrays = [self._start_beside(s, p, start) for p in leaves]
+                states.append(jax.tree_util.tree_unflatten(tree, arrays))
         return self.state_type(jnp.zeros((), jnp.int32), *states)
+
+    def _format(self, state: State, size: int, dtype: Any) -> str:
+        """The format of a new state of `size` elements, where the rule computes in this dtype."""
+        if dtype == jnp.float64:
+            return "float64"
+        return formats.format_of(self.dtypes.get(state.name, "float32"), state, size, self.min_8bit_size)
+
+    def _known(self, state: State, start: Any) -> float:
+        if isinstance(start, jax.core.Tracer):
+            raise TypeError(
+                f"state_dtype: {state.name} starts as {state.initial_from}, which is traced here, and a traced number "
+                f"is not encoded; give a number, call init outside of the transformation, or leave {state.name} out"
+            )
+        return float(start)
+
+    def _start_beside(self, state: State, param: Any, start: Any) -> Any:
+        name = self._format(state, param.size, _state_dtype(param))
+        if formats.is_plain(name):
+            # A copy, for jnp.full_like returns a 0-d array that it is given.
+            return jnp.array(jnp.full_like(param, start, dtype=name), copy=True)
+        if _spread(param) is not None:
+            _refuse_parts(name)
+        return _start_stored(param, self._known(state, start), name)
+
+    def _start_packed(self, state: State, size: int, dtype: Any, start: Any) -> Any:
+        name = self._format(state, size, dtype)
+        if formats.is_plain(name):
+            return jnp.full(size, start, dtype=name)
+        code, _ = formats.code_of(self._known(state, start), name)
+        return Stored(jnp.full(size, code, dtype=formats.STORED_DTYPES[name]), None, name)
 
     def _packed_arrays(self, params: Sequence[Any]) -> list[tuple[int, Any]]:
         """Sizes and dtypes of the arrays that each state is."""
-        groups = [[params[i] for i in g] for g in _groups(params, len(self.rule.states), True)]
+        groups = [[params[i] for i in g] for g in _groups(params, (), True)]
         return [(_packed_size(g), _state_dtype(g[0])) for g in groups]
 
     def _packed_state(self, name: str, given: Any, params: Sequence[Any]) -> list[Any]:
         wanted = self._packed_arrays(params)
-        if not isinstance(given, (tuple, list)) or len(given) != len(wanted):
+        if not isinstance(given, (tuple, list)) or _is_stored(given) or len(given) != len(wanted):
             raise ValueError(f"{name}: expected {len(wanted)} packed arrays, as init makes them for these params")
-        arrays = [jnp.asarray(x) for x in given]
-        for i, (x, (size, dtype)) in enumerate(zip(arrays, wanted, strict=True)):
+        arrays: list[Any] = []
+        for i, (x, (size, dtype)) in enumerate(zip(given, wanted, strict=True)):
+            if _is_stored(x):
+                if x.format in formats.STORED_DTYPES and formats.has_scales(x.format):
+                    raise ValueError(f"{name}[{i}]: {x.format} has scales, which are not packed; use packed=False")
+                arrays.append(_stored(partial(f"{name}[{{}}]".format, i), x, (size,), dtype))
+                continue
+            x = jnp.asarray(x)
             if x.shape != (size,) or not _fits_beside(x.dtype, dtype):
                 raise ValueError(
                     f"{name}[{i}]: {x.dtype} of shape {x.shape}, expected {jnp.dtype(dtype)} of shape ({size},) "
                     "for these params"
                 )
+            arrays.append(x)
         return arrays
 
     def _take(self, params: Any, grads: Any, state: Any, in_place: bool) -> tuple[list[Any], list[Any], Any, Any]:
@@ -372,20 +580,12 @@ class _Steps:
             if self.fixed.packed:
                 states.append(self._packed_state(f"state.{name}", given, leaves))
                 continue
-            arrays = _beside(f"state.{name}", given, tree, leaves)
-            for i, (x, p) in enumerate(zip(arrays, leaves, strict=True)):
-                if not _fits_beside(x.dtype, _state_dtype(p)):
-                    raise TypeError(
-                        f"{_label(f'state.{name}', tree, i)}: dtype {x.dtype}, "
-                        f"expected {jnp.dtype(_state_dtype(p))} beside a {p.dtype} param"
-                        + ("" if p.dtype == jnp.float64 else ", or bfloat16 or float16")
-                    )
-            states.append(arrays)
+            states.append(_state(f"state.{name}", given, tree, leaves))
         count = count.astype(jnp.int32)
         traced = [
             _operand("learning_rate" if name == "lr" else name, value, count) for name, value in self.traced.items()
         ]
-        everything = (*leaves, *gradients, *(x for s in states for x in s), count, *traced)
+        everything = (*leaves, *gradients, *jax.tree_util.tree_leaves(states), count, *traced)
         within = any(isinstance(x, jax.core.Tracer) for x in everything)
         if in_place and not within:
             self._check_once(tree, leaves, states, gradients)
@@ -396,6 +596,8 @@ class _Steps:
             run = partial(_step if within else _step_in_place if in_place else _step_beside, self.fixed)
         elif self.fixed.packed:
             raise ValueError("packed: the params are cut into parts over several devices; use packed=False")
+        elif stored := next((x for s in states for x in s if _is_stored(x)), None):
+            _refuse_parts(stored.format)
         else:
             specs = tuple(PartitionSpec() if s is None else s.spec for s in shardings)
             layout = (self.fixed, mesh, specs, len(states), len(traced))
@@ -410,16 +612,17 @@ class _Steps:
         """No array is given away that is used elsewhere in the step."""
         fields = [f"state.{name}" for name in self.state_type._fields[1:]]
         seen: dict[int, tuple[str, int]] = {}
-        for name, arrays in zip(("params", *fields, "grads"), (params, *states, grads), strict=True):
-            for i, x in enumerate(arrays):
-                name_of_first, first = seen.setdefault(id(x), (name, i))
-                if (name_of_first, first) == (name, i) or name_of_first == "grads":
-                    continue
-                label, other = (
-                    f"{n}[{k}]" if self.fixed.packed and n in fields else _label(n, tree, k)
-                    for n, k in ((name, i), (name_of_first, first))
-                )
-                raise ValueError(f"{label}: the array is {other} too, which the step gives away")
+        for name, leaves in zip(("params", *fields, "grads"), (params, *states, grads), strict=True):
+            for i, leaf in enumerate(leaves):
+                for x in jax.tree_util.tree_leaves(leaf):
+                    name_of_first, first = seen.setdefault(id(x), (name, i))
+                    if (name_of_first, first) == (name, i) or name_of_first == "grads":
+                        continue
+                    label, other = (
+                        f"{n}[{k}]" if self.fixed.packed and n in fields else _label(n, tree, k)
+                        for n, k in ((name, i), (name_of_first, first))
+                    )
+                    raise ValueError(f"{label}: the array is {other} too, which the step gives away")
 
     def apply(self, params: Any, grads: Any, state: Any) -> tuple[Any, Any]:
         _, new, tree, state = self._take(params, grads, state, True)
@@ -445,8 +648,9 @@ class GradientTransformation(_Pair):
     ----------
     init : callable
         ``init(params) -> state``: a named tuple of ``count``, an int32, and one tree for each state of the rule, with
-        the structure and shapes of `params`; float64 for float64 params, else float32. Cast to bfloat16 or float16,
-        these are stored so: the step computes in float32 and rounds to nearest.
+        the structure and shapes of `params`; float64 for float64 params, else in the format that `state_dtype` says.
+        States in 8 bits and those that are rounded stochastically are :class:`Stored`. A step keeps the format of every
+        state that it is given: it computes in float32 and rounds. So states may be cast, also by hand.
     update : callable
         ``update(grads, state, params) -> (updates, state)``. The updates are new minus old params, in the params'
         dtypes, so that ``optax.apply_updates`` equals :meth:`apply` up to their rounding.
@@ -458,7 +662,8 @@ class GradientTransformation(_Pair):
     def __new__(cls, rule: str, options: Mapping[str, Any]) -> GradientTransformation:
         """The rule of this name; `options` are the arguments of its function."""
         rest = dict(options)
-        steps = _Steps(RULES[rule], rest.pop("convention", "book"), rest.pop("packed", False), rest)
+        own = {name: rest.pop(name) for name in _OWN_OPTIONS if name in rest}
+        steps = _Steps(RULES[rule], rest, **own)
         self: GradientTransformation = tuple.__new__(cls, (steps.init, steps.update))
         self._steps = steps
         self._options = (rule, dict(options))

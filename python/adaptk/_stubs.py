@@ -90,12 +90,13 @@ def optim_stub() -> str:
 
 def jax_stub() -> str:
     """The text of ``jax.pyi``."""
-    names = ["GradientTransformation", *RULES, *map(state_name, RULES.values())]
+    names = ["GradientTransformation", "Stored", *RULES, *map(state_name, RULES.values())]
     lines = [
-        _HEADER + "from collections.abc import Callable",
+        _HEADER + "from collections.abc import Callable, Mapping",
         "from typing import Any, NamedTuple",
         "",
         "from adaptk._jax_step import GradientTransformation as GradientTransformation",
+        "from adaptk._jax_step import Stored as Stored",
         "",
         "__all__ = [",
         *(f'    "{name}",' for name in names),
@@ -111,6 +112,8 @@ def jax_stub() -> str:
         for name, default, _ in jax_options(rule):
             kind = "bool" if ranges.get(name) == "bool" else "float | None" if default is None else "float | Any"
             lines.append(f"    {name}: {kind} = ...,")
+        lines += ["    state_dtype: str | Mapping[str, str] | None = ...,"]
+        lines += ["    min_8bit_size: int | None = ...,", "    seed: int | None = ...,"]
         lines += [") -> GradientTransformation:", f'    """{rule.summary}"""', ""]
     return "\n".join(lines)
 

@@ -58,7 +58,8 @@ class Stored(NamedTuple):
 
 #: Facts of each format, by its name.
 _FACTS: dict[str, dict[str, Any]] = {f["name"]: f for f in _core.formats()}
-_DTYPES = {"bfloat16_sr": "bfloat16", "int8": "int8", "uint8": "uint8", "uint8_nearest": "uint8"}
+#: What the elements of a format are stored as whose name no dtype has.
+STORED_DTYPES = {"bfloat16_sr": "bfloat16", "int8": "int8", "uint8": "uint8", "uint8_nearest": "uint8"}
 _CHOICES = {"8bit": "uint8", "8bit_nearest": "uint8_nearest"}
 
 #: What `state_dtype` may be.
@@ -107,7 +108,7 @@ def format_of(name: str, state: State, size: int, min_8bit_size: int) -> str:
 
 def is_plain(name: str) -> bool:
     """Whether a state in this format is an array whose dtype tells it."""
-    return name not in _DTYPES
+    return name not in STORED_DTYPES
 
 
 def is_stochastic(name: str) -> bool:
@@ -118,24 +119,29 @@ def has_scales(name: str) -> bool:
     return bool(_FACTS[name]["block"] > 1)
 
 
-def _scale_count(name: str, size: int) -> int:
+def scale_count(name: str, size: int) -> int:
     block: int = _FACTS[name]["block"]
     return -(-size // block)
+
+
+def code_of(value: float, name: str) -> tuple[float, float | None]:
+    """What each element of a state of one value is stored as, and the scale of each block if there are scales."""
+    # Elements that are all the same are encoded to the same code.
+    block = quantize(np.full(_FACTS[name]["block"], value, np.float32), name, seed=0)
+    code = np.asarray(block.data).reshape(-1)[0].item()
+    return code, None if block.scales is None else float(block.scales[0])
 
 
 def full_like(param: Any, value: float, name: str) -> Any:
     """A state of one value beside a param, in any format."""
     if is_plain(name):
         return _backend.full_like(param, value, name)
-    # Elements that are all the same are encoded to the same code.
-    block = quantize(np.full(_FACTS[name]["block"], value, np.float32), name, seed=0)
-    code = np.asarray(block.data).reshape(-1)[0].item()
-    data = _backend.full_like(param, code, _DTYPES[name])
-    if not has_scales(name):
+    code, scale = code_of(value, name)
+    data = _backend.full_like(param, code, STORED_DTYPES[name])
+    if scale is None:
         return Stored(data, None, name)
     size = int(np.prod(_core.layout(param, "params")[0]))
-    count = _backend.row(param, _scale_count(name, size), float(block.scales[0]))
-    return Stored(data, count, name)
+    return Stored(data, _backend.row(param, scale_count(name, size), scale), name)
 
 
 def quantize(x: Any, format: str, *, seed: int = 0, step: int = 1) -> Stored:
@@ -167,11 +173,11 @@ def quantize(x: Any, format: str, *, seed: int = 0, step: int = 1) -> Stored:
     >>> stored.data.tolist(), stored.scales.tolist()
     ([0, 32, -127], [2.0])
     """
-    if format not in _DTYPES:
-        raise ValueError(f"format: {format!r}, expected {', '.join(map(repr, _DTYPES))}")
+    if format not in STORED_DTYPES:
+        raise ValueError(f"format: {format!r}, expected {', '.join(map(repr, STORED_DTYPES))}")
     shape, _, _, _ = _core.layout(x, "x")
-    data = _backend.full_like(x, 0, _DTYPES[format])
-    scales = _backend.row(x, _scale_count(format, int(np.prod(shape))), 0.0) if has_scales(format) else None
+    data = _backend.full_like(x, 0, STORED_DTYPES[format])
+    scales = _backend.row(x, scale_count(format, int(np.prod(shape))), 0.0) if has_scales(format) else None
     stored = Stored(data, scales, format)
     _core.encode(x, stored, seed, step, 0, 0)
     return stored

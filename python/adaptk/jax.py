@@ -28,7 +28,7 @@ from adaptk._names import face, not_installed
 from adaptk._registry import RULES
 
 try:
-    from adaptk._jax_step import STATES, GradientTransformation, make_function
+    from adaptk._jax_step import STATES, GradientTransformation, Stored, make_function
 except ModuleNotFoundError as error:
     if error.name != "jax":
         raise
@@ -37,7 +37,7 @@ except ModuleNotFoundError as error:
 globals().update({name: make_function(rule) for name, rule in RULES.items()})
 globals().update({state_name(RULES[name]): state for name, state in STATES.items()})
 
-__all__ = ["GradientTransformation", *RULES, *map(state_name, RULES.values())]
+__all__ = ["GradientTransformation", "Stored", *RULES, *map(state_name, RULES.values())]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = face(__name__, __all__)

@@ -1,11 +1,13 @@
 # Made by python -m adaptk._stubs from the registry.
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from adaptk._jax_step import GradientTransformation as GradientTransformation
+from adaptk._jax_step import Stored as Stored
 
 __all__ = [
     "GradientTransformation",
+    "Stored",
     "sgd",
     "momentum",
     "nesterov",
@@ -66,6 +68,9 @@ def sgd(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """Gradient descent."""
 
@@ -86,6 +91,9 @@ def momentum(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """Gradient descent with momentum."""
 
@@ -106,6 +114,9 @@ def nesterov(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """Gradient descent with Nesterov's momentum."""
 
@@ -128,6 +139,9 @@ def delta_bar_delta(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """Delta-bar-delta: a learning rate for each parameter. For full-batch gradients only."""
 
@@ -149,6 +163,9 @@ def adagrad(
     grad_scale: float | Any = ...,
     eps: float | None = ...,
     initial_accumulator_value: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """AdaGrad: rates that fall with the sum of squared gradients."""
 
@@ -170,6 +187,9 @@ def rmsprop(
     grad_scale: float | Any = ...,
     eps: float | None = ...,
     initial_accumulator_value: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """RMSProp: rates scaled by a running average of squared gradients."""
 
@@ -192,6 +212,9 @@ def rmsprop_centered(
     grad_scale: float | Any = ...,
     eps: float | None = ...,
     initial_accumulator_value: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """RMSProp scaled by the running variance of gradients."""
 
@@ -216,6 +239,9 @@ def rmsprop_momentum(
     grad_scale: float | Any = ...,
     eps: float | None = ...,
     initial_accumulator_value: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """RMSProp with momentum."""
 
@@ -241,6 +267,9 @@ def rmsprop_centered_momentum(
     grad_scale: float | Any = ...,
     eps: float | None = ...,
     initial_accumulator_value: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """Centred RMSProp with momentum."""
 
@@ -264,6 +293,9 @@ def rmsprop_nesterov(
     grad_scale: float | Any = ...,
     eps: float | None = ...,
     initial_accumulator_value: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """RMSProp with Nesterov momentum: the gradient is taken at p + alpha*v."""
 
@@ -283,6 +315,9 @@ def adadelta(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """AdaDelta: steps scaled by the ratio of past updates to past gradients."""
 
@@ -305,6 +340,9 @@ def adam(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """Adam: adaptive moment estimation."""
 
@@ -328,6 +366,9 @@ def amsgrad(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """Adam with a second moment that never falls."""
 
@@ -350,6 +391,9 @@ def adamw(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """Adam with decoupled weight decay."""
 
@@ -370,6 +414,9 @@ def adamax(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """AdaMax: Adam with the infinity norm of past gradients."""
 
@@ -391,6 +438,9 @@ def nadam(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """NAdam: Adam with Nesterov momentum."""
 
@@ -411,6 +461,9 @@ def radam(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """RAdam: Adam with a rectified adaptive rate."""
 
@@ -432,6 +485,9 @@ def rprop(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """Resilient propagation: step sizes from gradient signs. For full-batch gradients only."""
 
@@ -451,6 +507,9 @@ def asgd(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """Averaged gradient descent: the average of the parameters is kept in ax."""
 
@@ -469,6 +528,9 @@ def lion(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """Lion: steps of one size, by the sign of an interpolated momentum."""
 
@@ -490,6 +552,9 @@ def adabelief(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """AdaBelief: steps scaled by the belief in the observed gradient."""
 
@@ -511,6 +576,9 @@ def yogi(
     maximize: bool = ...,
     grad_scale: float | Any = ...,
     initial_accumulator_value: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """Yogi: Adam with an additive update of the second moment."""
 
@@ -536,5 +604,8 @@ def adan(
     decoupled: bool = ...,
     maximize: bool = ...,
     grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
 ) -> GradientTransformation:
     """Adan: adaptive Nesterov momentum from gradient differences."""
