@@ -299,21 +299,21 @@ template <class F, class Code> ADAPTK_DEVICE void pack(Vector (&v)[vectors<float
 // Random bits for the k-th of a lane's elements; none for a format that rounds to nearest.
 template <class F> struct Randomness {
     static constexpr int bits = random_bits_of<F>();
+    static constexpr int n = elements_per_draw<bits>;
     Draws draws;
-    std::uint32_t counter;
-    int shift;
+    std::uint32_t counter;  // of the 16 elements of a pair of lanes
 
-    // The 16 elements of a pair of lanes are a row of those that share their draws.
     ADAPTK_DEVICE Randomness(std::uint64_t key, std::int64_t first, int lane) {
-        const std::int64_t row = first + 16 * (lane / 2);
-        draws = draws_from<bits>(key, row);
-        counter = draw_counter<bits>(row);
-        shift = draw_shift<bits>(row);
+        const std::int64_t of_pair = first + 16 * (lane / 2);
+        draws = draws_from<bits>(key, of_pair);
+        counter = draw_counter<bits>(of_pair);
     }
+    // Elements that share a draw lie in one vector: the compiler computes it once.
     ADAPTK_DEVICE std::uint32_t operator()(int lane, int k) const {
-        const auto in_row = std::uint32_t(element_at<float>(lane, k)) % draw_row;
-        return (draw(draws, counter + in_row) >> shift) & ((1u << bits) - 1);
+        const int in_pair = element_at<float>(lane, k - k % n) % 16;
+        return (draw(draws, counter + std::uint32_t(in_pair / n)) >> (k % n * bits)) & ((1u << bits) - 1);
     }
+    static_assert(vector_size<float> % n == 0);
 };
 struct NoRandomness {
     ADAPTK_DEVICE NoRandomness(std::uint64_t, std::int64_t, int) {}

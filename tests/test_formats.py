@@ -36,15 +36,15 @@ def key_of(seed: int, step: int, tensor: int, buffer: int) -> int:
 
 
 def random_bits(key: int, size: int, bits: int) -> np.ndarray:
-    """Of each element, by the definition: an element has its own part of a draw that others 16 apart share."""
-    group = 512 // bits
+    """Of each element, by the definition: each draw of 32 bits is cut up for elements that follow each other."""
+    each = 32 // bits
     out = np.empty(size, np.uint64)
     for e in range(size):
-        x = ((e // group) * 16 + e % 16) ^ (key & 0xFFFFFFFF)
+        x = (e // each) ^ (key & 0xFFFFFFFF)
         x = (x ^ (x >> 16)) * 0x7FEB352D & 0xFFFFFFFF
         x = (x ^ (x >> 15)) * 0x846CA68B & 0xFFFFFFFF
         x = ((x ^ (x >> 16)) + (key >> 32)) & 0xFFFFFFFF
-        out[e] = (x >> ((e % group) // 16 * bits)) & ((1 << bits) - 1)
+        out[e] = (x >> (e % each * bits)) & ((1 << bits) - 1)
     return out
 
 

@@ -6,6 +6,7 @@
 
 #include "adaptk/rounding.hpp"
 
+#include <bit>
 #include <cstring>
 #include <type_traits>
 
@@ -229,16 +230,24 @@ struct Lanes : OneLane {
 };
 #endif
 
-// Calls encode(place in the group, random bits) for a group of elements that share their draws, a vector at a time.
+// The elements whose draws are made together: a multiple of every vector, and a divisor of the tile.
+template <int Bits> inline constexpr size_t draw_group = 16 * elements_per_draw<Bits>;
+
+// Calls encode(place in the group, random bits) for a group of elements, a vector at a time.
 template <int Bits, class Encode>
 ADAPTK_HD void for_draws(std::uint64_t buffer_key, std::int64_t first, const Encode& encode) {
+    using Part = std::conditional_t<Bits == 8, std::uint8_t, std::uint16_t>;
+    static_assert(Bits == 8 * sizeof(Part));
+    // An element's bits are the part of the draw at its place in memory.
+    static_assert(std::endian::native == std::endian::little);
     const Draws d = draws_from<Bits>(buffer_key, first);
     const std::uint32_t counter = draw_counter<Bits>(first);
-    for (size_t i = 0; i < draw_row; i += Lanes::count) {
+    alignas(64) Part parts[draw_group<Bits>];
+    for (size_t i = 0; i < 16; i += Lanes::count) {
         const Lanes::U r = draw(d, Lanes::iota() + (counter + std::uint32_t(i)));
-        for (int row = 0; row < 32 / Bits; ++row)
-            encode(size_t(row) * draw_row + i, (r >> (row * Bits)) & ((1u << Bits) - 1));
+        std::memcpy(parts + i * elements_per_draw<Bits>, &r, sizeof r);
     }
+    for (size_t i = 0; i < draw_group<Bits>; i += Lanes::count) encode(i, Lanes::load(parts + i));
 }
 
 inline constexpr std::uint32_t infinity_bits = 0x7f800000u;

@@ -42,22 +42,17 @@ template <class U> ADAPTK_HD U draw(const Draws& d, U counter) {
     return x + d.after;
 }
 
-// A draw serves several elements, which lie 16 apart, so that vectors of up to 16 elements use one draw in each lane.
-// With `bits` for each element, 32 / bits rows of 16 elements share the draws of a group:
-//   counter = element / group * 16 + element % 16,  shift = element % group / 16 * bits,  group = 512 / bits
-inline constexpr std::uint32_t draw_row = 16;
-template <int Bits> inline constexpr std::uint32_t draw_group = 512 / Bits;
+// With `bits` for each element, a draw serves n = 32 / bits elements that follow each other:
+//   counter = element / n,  shift = element % n * bits
+template <int Bits> inline constexpr std::uint32_t elements_per_draw = 32 / Bits;
 
 // Counters have 32 bits; elements beyond them have draws of their own.
 template <int Bits> ADAPTK_HD Draws draws_from(std::uint64_t buffer_key, std::int64_t element) {
-    const auto high = std::uint32_t(std::uint64_t(element) / draw_group<Bits> >> 28);
+    const auto high = std::uint32_t(std::uint64_t(element) / elements_per_draw<Bits> >> 32);
     return {std::uint32_t(buffer_key) ^ (high * 0x9e3779b9u), std::uint32_t(buffer_key >> 32)};
 }
 template <int Bits> ADAPTK_HD std::uint32_t draw_counter(std::int64_t element) {
-    return std::uint32_t(std::uint64_t(element) / draw_group<Bits>) * draw_row + std::uint32_t(element % draw_row);
-}
-template <int Bits> ADAPTK_HD int draw_shift(std::int64_t element) {
-    return int(std::uint64_t(element) % draw_group<Bits> / draw_row) * Bits;
+    return std::uint32_t(std::uint64_t(element) / elements_per_draw<Bits>);
 }
 
 ADAPTK_NAMESPACE_END
