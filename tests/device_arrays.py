@@ -93,6 +93,7 @@ _INTERCEPTED: dict[str, Any] = {
     "step": (ctypes.POINTER(CudaStep),),
     "global_norm": (ctypes.c_int, ctypes.c_void_p, *_SPAN, ctypes.c_double, ctypes.c_void_p),
     "add_scaled": (ctypes.c_int, ctypes.c_void_p, *_SPAN, ctypes.c_double),
+    "copy": (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t),
     "new_counts": (ctypes.c_int, *_SPAN, ctypes.c_void_p),
     "read_counts": (ctypes.c_void_p, *_SPAN),
     "new_reports": (ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p),
