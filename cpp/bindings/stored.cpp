@@ -23,6 +23,7 @@ struct Conversion {
     detail::Slot slot;
     WorkStream work;
 
+    // Either the state or the numbers are written.
     Conversion(const py::object& state, const py::object& floats, bool written) {
         const ArgName of_values{"values"};
         View::take(floats, of_values, values, work);
@@ -30,7 +31,9 @@ struct Conversion {
             fail(PyExc_TypeError, "values: expected float32 in C order");
         if (values.device.cuda) fail(PyExc_ValueError, "values: on " + values.device.text() + ", expected the CPU");
         if (written && values.read_only) fail(PyExc_ValueError, "values: read-only");
-        slot = take_state(state.ptr(), {"state"}, values, data, scales, work);
+        const bool is_tuple = PyTuple_Check(state.ptr()) != 0;
+        const StoredState stored = is_tuple ? read_stored(state.ptr(), {"state"}) : StoredState{state, {}};
+        slot = take_state(stored, {"state"}, values, data, scales, work, !written);
     }
     float* floats() const { return static_cast<float*>(values.data); }
 };
@@ -79,8 +82,9 @@ StoredState read_stored(PyObject* state, const ArgName& name) {
 }
 
 detail::Slot take_state(const StoredState& state, const ArgName& name, const View& param, View& data, View& scales,
-                        WorkStream& work) {
+                        WorkStream& work, bool is_written) {
     View::take(state.data, name, data, work, true);
+    if (!is_written) data.read_only = false;
     if (state.named != nullptr && state.named->id != data.dtype)
         if (const auto problem = detail::read_as(*state.named, data)) fail(*problem, name);
     check_state(data, name, param);
@@ -92,6 +96,7 @@ detail::Slot take_state(const StoredState& state, const ArgName& name, const Vie
     const std::string label = name.text() + ", scales";
     if (!state.scales) fail(PyExc_TypeError, label + ": None, expected a buffer of float32");
     View::take(state.scales, {label.c_str()}, scales, work);
+    if (!is_written) scales.read_only = false;
     if (const auto problem = detail::why_no_scales(scales, data)) fail(*problem, {label.c_str()});
     return {data.data, data.dtype, static_cast<float*>(scales.data)};
 }

@@ -16,7 +16,7 @@ StoredState read_stored(PyObject* state, const ArgName& name);
 
 // Takes and checks a state beside its param; `scales` is taken if the format has some.
 detail::Slot take_state(const StoredState& state, const ArgName& name, const View& param, View& data, View& scales,
-                        WorkStream& work);
+                        WorkStream& work, bool is_written = true);
 
 inline detail::Slot take_state(PyObject* state, const ArgName& name, const View& param, View& data, View& scales,
                                WorkStream& work) {

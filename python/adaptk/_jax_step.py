@@ -59,7 +59,7 @@ class Stored(formats.Stored):
     """A state of one param in a format that its dtype alone does not tell, as :class:`adaptk.formats.Stored`.
 
     A node of JAX's trees: `data` and `scales` are its children, and `format` is part of the tree's structure. To
-    decode one, give :func:`adaptk.formats.dequantize` NumPy copies of its arrays.
+    decode one, give :func:`adaptk.formats.dequantize` its arrays as those of NumPy.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class Stored(formats.Stored):
     >>> m = opt.init(jnp.ones(300)).exp_avg
     >>> m.data.dtype, m.scales.shape, m.format
     (dtype('int8'), (3,), 'int8')
-    >>> adaptk.formats.dequantize(jax.tree.map(np.array, m)).shape
+    >>> adaptk.formats.dequantize(jax.tree.map(np.asarray, m)).shape
     (300,)
     """
 
