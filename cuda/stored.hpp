@@ -374,16 +374,18 @@ ADAPTK_DEVICE void store(const float (&x)[per_lane], void* base, const StateSide
         float y[per_lane];
 #pragma unroll
         for (int k = 0; k < per_lane; ++k) y[k] = element_at<float>(lane, k) < place.left ? x[k] : 0.0f;
-        const float scale = largest_finite<F>(y);
+        const float largest = largest_finite<F>(y), scale = scale_of<F>(largest);
         float lifted = scale;
-        if (scale < least_scale && scale != 0.0f) {
-            lifted = scale * scale_lift;
+        if constexpr (F::least_scale > 0.0f) {
+            if (largest < F::least_scale && largest != 0.0f) {
+                lifted = scale * scale_lift;
 #pragma unroll
-            for (int k = 0; k < per_lane; ++k) y[k] = y[k] * scale_lift;
+                for (int k = 0; k < per_lane; ++k) y[k] = y[k] * scale_lift;
+            }
         }
-        const float inverse = lifted == 0.0f ? 0.0f : F::inverse(lifted);
+        const float factor = F::factor(lifted);
         const RandomnessOf<F> random(side.key, first, lane);
-        pack<F>(v, [&](int k) { return F::template encode<OneLane>(y[k], inverse, random(lane, k)); }, lane);
+        pack<F>(v, [&](int k) { return F::template encode<OneLane>(y[k], factor, random(lane, k)); }, lane);
         if (lane % lanes_of<F> == 0 && 16 * (lane / 2) < place.left)
             __stcg(scale_at<F>(side.scales, first, place), scale);
     } else if constexpr (StochasticFormat<F>) {

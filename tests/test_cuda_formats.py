@@ -16,7 +16,8 @@ pytestmark = pytest.mark.cuda
 # The last tile of a tensor whole, or ending in its first block or its second one.
 SIZES = (1, 100, 129, 256, 700, 4096)
 SEVERAL = ("adam", "momentum", "amsgrad", "adadelta", "nadam")
-KINDS = ["int8", "uint8", "uint8_nearest", *(["bfloat16_sr"] if "bfloat16" in FLOATS else [])]
+KINDS = ["int8", "uint8", "uint8_nearest", "fp8_e4m3", "dynamic_signed", "dynamic_unsigned"]
+KINDS += ["bfloat16_sr"] if "bfloat16" in FLOATS else []
 
 
 def put(library: Library, state: Any, offset: int = 0) -> Any:
@@ -43,7 +44,8 @@ def start(rule: str, size: int, kinds: list[str], rng: np.random.Generator) -> l
     for i, s in enumerate(RULES[rule].states):
         x = rng.normal(size=size).astype(np.float32) * np.float32(10.0) ** rng.integers(-6, 2, size).astype(np.float32)
         kind = kinds[i % len(kinds)]
-        made.append(formats.quantize(np.abs(x) if s.nonnegative or kind.startswith("uint8") else x, kind, seed=i))
+        nonnegative = s.nonnegative or kind.startswith(("uint8", "dynamic_u"))
+        made.append(formats.quantize(np.abs(x) if nonnegative else x, kind, seed=i))
     return made
 
 
@@ -71,7 +73,7 @@ def test_functions(device: Library, rule: str, kind: str, offset: int) -> None:
     assert any(not np.array_equal(x, s.data) for x, s in zip(before, states[0], strict=True))
 
 
-CHOICES: list[Any] = ["8bit", "8bit_nearest", {"exp_avg": "8bit", "exp_avg_sq": "float16"}]
+CHOICES: list[Any] = ["8bit", "8bit_nearest", "8bit_dynamic", "fp8_e4m3", {"exp_avg": "8bit", "exp_avg_sq": "float16"}]
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -97,7 +99,10 @@ def test_objects(device: Library, state_dtype: Any, skip: bool) -> None:
             assert_same(device, on_device.state[key][name], state, f"{name} of {key}")
 
 
-@pytest.mark.parametrize(("of", "to"), [("8bit", "8bit"), ("8bit", None), (None, "8bit"), ("8bit", "8bit_nearest")])
+@pytest.mark.parametrize(
+    ("of", "to"),
+    [("8bit", "8bit"), ("8bit", None), (None, "8bit"), ("8bit", "8bit_nearest"), ("8bit_dynamic", "fp8_e4m3")],
+)
 def test_saved_on_one_and_loaded_on_the_other(device: Library, of: str | None, to: str | None) -> None:
     rng = np.random.default_rng(4)
     params = [rng.normal(size=n).astype(np.float32) for n in SIZES]

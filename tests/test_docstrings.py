@@ -23,7 +23,7 @@ PUBLIC: dict[str, Any] = {
     **{name: getattr(adaptk, name) for name in adaptk.__all__ if callable(getattr(adaptk, name))},
     **{f"ops.{name}": getattr(adaptk.ops, name) for name in adaptk.ops.__all__},
     **{f"schedules.{name}": getattr(adaptk.schedules, name) for name in adaptk.schedules.__all__},
-    **{f"formats.{name}": getattr(adaptk.formats, name) for name in ("quantize", "dequantize")},
+    **{f"formats.{name}": getattr(adaptk.formats, name) for name in adaptk.formats.__all__ if name != "Stored"},
     **{f"init.{name}": getattr(adaptk.init, name) for name in adaptk.init.__all__},
     **{f"curriculum.{name}": getattr(adaptk.curriculum, name) for name in ("Curriculum", "SelfPaced")},
     **{f"curriculum.pacing.{name}": getattr(pacing, name) for name in pacing.__all__ if name != "Pacing"},

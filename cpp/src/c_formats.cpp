@@ -35,7 +35,9 @@ struct Choice {
     std::string_view name;
     const char *nonnegative, *other;
 };
-constexpr Choice choices[] = {{"8bit", "uint8", "int8"}, {"8bit_nearest", "uint8_nearest", "int8"}};
+constexpr Choice choices[] = {{"8bit", "uint8", "int8"},
+                              {"8bit_nearest", "uint8_nearest", "int8"},
+                              {"8bit_dynamic", "dynamic_unsigned", "dynamic_signed"}};
 
 // A state and as many float32 numbers.
 struct Conversion {

@@ -284,15 +284,15 @@ template <size_t Block> float largest_finite(const float* x) {
 template <class F, bool Finite>
 ADAPTK_HD void encode_codes(const float* x, typename F::Element* y, float scale, std::int64_t first,
                             std::uint64_t buffer_key) {
-    const Lanes::F inverse = Lanes::all(scale == 0.0f ? 0.0f : F::inverse(scale));
+    const Lanes::F factor = Lanes::all(F::factor(scale));
     if constexpr (random_bits_of<F>() > 0) {
         for (size_t g = 0; g < F::block; g += draw_group<F::random_bits>)
             for_draws<F::random_bits>(buffer_key, first + std::int64_t(g), [=](size_t i, Lanes::U random) {
-                Lanes::store(y + g + i, F::template encode<Lanes, Finite>(Lanes::load(x + g + i), inverse, random));
+                Lanes::store(y + g + i, F::template encode<Lanes, Finite>(Lanes::load(x + g + i), factor, random));
             });
     } else {
         for (size_t i = 0; i < F::block; i += Lanes::count)
-            Lanes::store(y + i, F::template encode<Lanes, Finite>(Lanes::load(x + i), inverse, Lanes::all(0u)));
+            Lanes::store(y + i, F::template encode<Lanes, Finite>(Lanes::load(x + i), factor, Lanes::all(0u)));
     }
 }
 
@@ -300,8 +300,8 @@ ADAPTK_HD void encode_codes(const float* x, typename F::Element* y, float scale,
 // first then, which is exact.
 template <class F>
 float encode_rare_block(const float* x, typename F::Element* y, std::int64_t first, std::uint64_t buffer_key) {
-    const float scale = largest_finite<F::block>(x);
-    if (scale >= least_scale || scale == 0.0f) {
+    const float largest = largest_finite<F::block>(x), scale = scale_of<F>(largest);
+    if (largest >= F::least_scale || largest == 0.0f) {
         encode_codes<F, false>(x, y, scale, first, buffer_key);
         return scale;
     }
@@ -316,8 +316,8 @@ ADAPTK_HD void encode_block(const float* x, typename F::Element* y, float& scale
                             std::uint64_t buffer_key) {
     const std::uint32_t most = largest_magnitude<F::block>(x);
     const float magnitude = from_bits(most);
-    if (most < infinity_bits && (magnitude >= least_scale || most == 0)) {
-        scale = magnitude;
+    if (most < infinity_bits && (magnitude >= F::least_scale || most == 0)) {
+        scale = scale_of<F>(magnitude);
         encode_codes<F, true>(x, y, scale, first, buffer_key);
     } else {
         scale = encode_rare_block<F>(x, y, first, buffer_key);
@@ -351,7 +351,8 @@ void decode(const void* data, [[maybe_unused]] const float* scales, [[maybe_unus
             if constexpr (sizeof(T) == 4) {
                 if (m == block) {
                     bool finite = false;
-                    if constexpr (BlockFormat<F>) finite = !Lanes::any_byte(x + b, std::uint8_t(F::not_finite), block);
+                    if constexpr (requires { F::not_finite; })
+                        finite = !Lanes::any_byte(x + b, std::uint8_t(F::not_finite), block);
                     if (finite) {
                         decode_block<F, block, true>(x + b, y + b, scale);
                     } else {

@@ -87,6 +87,35 @@ def zeros_like(x: Any) -> Any:
     return np.zeros(x.shape, np.float32)
 
 
+def float32(x: Any) -> Any:
+    """Numbers of a saved state in float32."""
+    if is_torch(x):
+        return x.float()
+    return x.astype(np.float32, copy=False)
+
+
+def uint8(like: Any) -> Any:
+    """The dtype of that name, of the library that `like` is from."""
+    if is_torch(like):
+        import torch
+
+        return torch.uint8
+    return np.uint8
+
+
+def float8(like: Any) -> Any:
+    """float8_e4m3fn, of the library that `like` is from: NumPy's comes from another package."""
+    if is_torch(like):
+        import torch
+
+        return torch.float8_e4m3fn
+    try:
+        from ml_dtypes import float8_e4m3fn
+    except ImportError:
+        raise ImportError("state: NumPy arrays of float8_e4m3fn need ml_dtypes: pip install ml_dtypes") from None
+    return np.dtype(float8_e4m3fn)
+
+
 def _on_host(x: Any) -> bool:
     return isinstance(x, (np.ndarray, np.generic, int, float)) or not _core.on_cuda(x)
 

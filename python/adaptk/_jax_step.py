@@ -66,8 +66,8 @@ class Stored(formats.Stored):
     data : array
         What the elements are stored as, in the shape of the param: int8, uint8 or bfloat16.
     scales : array or None
-        float32, one for each block of 128 elements from the first one on; None if the format has none.
-    format : {"bfloat16_sr", "int8", "uint8", "uint8_nearest"}
+        float32, one for each block of 128 or 256 elements from the first one on; None if the format has none.
+    format : {"bfloat16_sr", "int8", "uint8", "uint8_nearest", "dynamic_signed", "dynamic_unsigned", "fp8_e4m3"}
         Its name; :mod:`adaptk.formats` says what each one is.
 
     Examples
@@ -333,7 +333,8 @@ def _stored(label: Callable[[], str], given: Any, shape: tuple[int, ...], comput
         raise TypeError(f"{label()}.scales: dtype {scales.dtype}, expected float32")
     if scales.shape != row:
         raise ValueError(
-            f"{label()}.scales: shape {scales.shape}, expected {row}: one for each 128 elements of its param"
+            f"{label()}.scales: shape {scales.shape}, expected {row}: one for each "
+            f"{formats.block_of(given.format)} elements of its param"
         )
     return Stored(data, scales, given.format)
 
@@ -438,7 +439,7 @@ class _Steps:
         self.rule = rule
         self.dtypes = {} if state_dtype is None else formats.check_state_dtype(state_dtype, rule.states)
         self.min_8bit_size = formats.check_min_8bit_size(4096 if min_8bit_size is None else min_8bit_size)
-        if packed and any("8bit" in name for name in self.dtypes.values()):
+        if packed and any(name in formats.CHOICES for name in self.dtypes.values()):
             raise ValueError("packed: states in 8 bits have scales, which are not packed; use packed=False")
         self.values: dict[str, Any] = rule.defaults(convention)
         initial = {s.option for s in rule.states if s.option is not None}

@@ -227,9 +227,9 @@ class Optimizer:
         at each replay. Hyperparameters that are to change between replays have to be buffers on the device.
     state_dtype : str or dict from state to str, optional
         What states are stored as, or a dict from state to that for some of them: ``"float32"``, ``"bfloat16"``,
-        ``"float16"``, ``"bfloat16_sr"`` (rounded stochastically), ``"8bit"`` or ``"8bit_nearest"``
-        (:mod:`adaptk.formats`). The step still computes in float32. What is rounded to nearest loses small changes.
-        States of float64 params are float64. NumPy arrays of bfloat16 need the package ``ml_dtypes``.
+        ``"float16"``, ``"bfloat16_sr"`` (rounded stochastically), ``"8bit"``, ``"8bit_nearest"``, ``"8bit_dynamic"``
+        or ``"fp8_e4m3"`` (:mod:`adaptk.formats`). The step still computes in float32. What is rounded to nearest loses
+        small changes. States of float64 params are float64. NumPy arrays of bfloat16 need the package ``ml_dtypes``.
     min_8bit_size : int
         Params of fewer elements have float32 states where `state_dtype` says 8 bits.
     seed : int
@@ -712,7 +712,7 @@ class Optimizer:
                         continue
                     saved[f"state.{key}.{name}"] = _backend.copy(array.data)
                     if array.scales is not None:
-                        saved[f"state.{key}.{name}.scales"] = _backend.copy(array.scales)
+                        saved[f"state.{key}.{name}.{formats.scales_name(array.format)}"] = _backend.copy(array.scales)
             for i, (rule, group) in enumerate(zip(self._group_rules, self.param_groups, strict=True)):
                 saved[f"param_groups.{i}.rule"] = _backend.text(rule.name, like)
                 for h in rule.hyperparameters:
@@ -736,19 +736,21 @@ class Optimizer:
         """Bring saved states into the formats of this optimizer's, those that have codes."""
         for key, states in zip(self.state, self._states, strict=True):
             for name, array in states.items():
-                at, scales_at = f"state.{key}.{name}", f"state.{key}.{name}.scales"
+                at = f"state.{key}.{name}"
                 if at not in have:
                     continue
-                coded = have[at].dtype.name in ("int8", "uint8") and scales_at in have
-                stored = isinstance(array, formats.Stored) and array.scales is not None
-                if stored and coded and have[at].dtype == _backend.to_numpy(array.data).dtype:
+                own = formats.scales_name(array.format) if isinstance(array, formats.Stored) else None
+                saved = next((s for s in formats.SAVED_SCALES if f"{at}.{s}" in have), None)
+                coded = saved is not None and have[at].dtype.name in ("int8", "uint8")
+                if coded and saved == own and have[at].dtype == _backend.to_numpy(array.data).dtype:
                     continue
-                if coded:
-                    scales = np.ascontiguousarray(have.pop(scales_at))
-                    have[at] = formats.dequantize((np.ascontiguousarray(have[at]), scales))
-                if stored and have[at].dtype.kind == "f":
+                if coded and saved is not None:
+                    codes, scales = (np.ascontiguousarray(x) for x in (have[at], have.pop(f"{at}.{saved}")))
+                    of = formats.format_of_saved(saved, name, codes.dtype.name)
+                    have[at] = formats.dequantize((codes, scales, of))
+                if own is not None and have[at].dtype.kind == "f":
                     values = np.ascontiguousarray(have[at], np.float32)
-                    have[at], have[scales_at], _ = formats.quantize(values, array.format, seed=self._seed)
+                    have[at], have[f"{at}.{own}"], _ = formats.quantize(values, array.format, seed=self._seed)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state that :meth:`state_dict` returned.
@@ -852,7 +854,8 @@ class Optimizer:
                         continue
                     _backend.assign(array.data, have[f"state.{param}.{name}"])
                     if array.scales is not None:
-                        _backend.assign(array.scales, have[f"state.{param}.{name}.scales"])
+                        at = f"state.{param}.{name}.{formats.scales_name(array.format)}"
+                        _backend.assign(array.scales, have[at])
             self._seed = seed
             self._plan.set_seed(seed)
             for group, loaded, buffers in zip(self.param_groups, groups, on_device, strict=True):

@@ -14,10 +14,16 @@ format                    bytes  elements
 ``uint8``                 1.03   never negative: the leading bits of ``x / scale`` as a float, rounded stochastically;
                                  8 codes an octave, down to 2**-31.75 of the scale
 ``uint8_nearest``         1.03   the same, rounded to nearest
+``dynamic_signed``        1.02   the nearest number of the dynamic map of bitsandbytes and torchao, times the largest
+                                 magnitude of each 256 elements; as uint8
+``dynamic_unsigned``      1.02   never negative: the same with the map without a sign
+``fp8_e4m3``              1.02   float8_e4m3fn, rounded to nearest, times a 448th of the largest magnitude of each 256
+                                 elements; as uint8
 ========================  =====  ======================================================================================
 
-Two names stand for one of these each, by what a state is: ``8bit`` for ``uint8`` if the state is never negative, as
-second moments are, else ``int8``; ``8bit_nearest`` for ``uint8_nearest`` or ``int8``.
+Three names stand for one of these each, by what a state is: ``8bit`` for ``uint8`` if the state is never negative, as
+second moments are, else ``int8``; ``8bit_nearest`` for ``uint8_nearest`` or ``int8``; ``8bit_dynamic`` for
+``dynamic_unsigned`` or ``dynamic_signed``.
 
 Second moments that are rounded to nearest stop moving, because a step changes them by less than half of the distance
 between two codes. Choose formats that are rounded stochastically for them. Their random bits depend on nothing but the
@@ -33,9 +39,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adaptk import _backend, _core
-from adaptk._registry import State
+from adaptk._registry import State, rules
 
-__all__ = ["Stored", "dequantize", "quantize"]
+__all__ = [
+    "Stored",
+    "dequantize",
+    "from_bitsandbytes",
+    "from_torchao",
+    "quantize",
+    "to_bitsandbytes",
+    "to_torchao",
+]
 
 
 class Stored(NamedTuple):
@@ -46,7 +60,7 @@ class Stored(NamedTuple):
     data : buffer
         What the elements are stored as, in the shape of the param: int8, uint8 or bfloat16.
     scales : buffer or None
-        float32, one for each block of 128 elements from the first one on; None if the format has none.
+        float32, one for each block of 128 or 256 elements from the first one on; None if the format has none.
     format : str
         Its name.
     """
@@ -59,11 +73,26 @@ class Stored(NamedTuple):
 #: Facts of each format, by its name.
 _FACTS: dict[str, dict[str, Any]] = {f["name"]: f for f in _core.formats()}
 #: What the elements of a format are stored as whose name no dtype has.
-STORED_DTYPES = {"bfloat16_sr": "bfloat16", "int8": "int8", "uint8": "uint8", "uint8_nearest": "uint8"}
-_CHOICES = {"8bit": "uint8", "8bit_nearest": "uint8_nearest"}
+STORED_DTYPES = {
+    "bfloat16_sr": "bfloat16",
+    "int8": "int8",
+    **dict.fromkeys(("uint8", "uint8_nearest", "dynamic_signed", "dynamic_unsigned", "fp8_e4m3"), "uint8"),
+}
+#: Names of 8-bit storage: the format of a state that is never negative, and that of any other.
+CHOICES = {
+    "8bit": ("uint8", "int8"),
+    "8bit_nearest": ("uint8_nearest", "int8"),
+    "8bit_dynamic": ("dynamic_unsigned", "dynamic_signed"),
+    "fp8_e4m3": ("fp8_e4m3", "fp8_e4m3"),
+}
+#: What the scales of a saved state are called, and whose they are: of a state that is never negative, and of any other.
+SAVED_SCALES = {"scales": ("uint8", "int8"), "absmax": CHOICES["8bit_dynamic"], "fp8_scales": CHOICES["fp8_e4m3"]}
+
+#: Whether a state of this name is never negative; it is the same in all rules.
+_NONNEGATIVE = {s.name: s.nonnegative for rule in rules().values() for s in rule.states}
 
 #: What `state_dtype` may be.
-STATE_DTYPES = ("float32", "bfloat16", "float16", "bfloat16_sr", *_CHOICES)
+STATE_DTYPES = ("float32", "bfloat16", "float16", "bfloat16_sr", *CHOICES)
 
 
 def check_seed(seed: Any) -> int:
@@ -99,11 +128,11 @@ def check_state_dtype(value: Any, states: Sequence[State]) -> dict[str, str]:
 
 def format_of(name: str, state: State, size: int, min_8bit_size: int) -> str:
     """The format that a name of `state_dtype` stands for beside a param of `size` elements."""
-    if name not in _CHOICES:
+    if name not in CHOICES:
         return name
     if size < min_8bit_size:
         return "float32"
-    return _CHOICES[name] if state.nonnegative else "int8"
+    return CHOICES[name][0 if state.nonnegative else 1]
 
 
 def is_plain(name: str) -> bool:
@@ -116,18 +145,36 @@ def is_stochastic(name: str) -> bool:
 
 
 def has_scales(name: str) -> bool:
-    return bool(_FACTS[name]["block"] > 1)
+    return block_of(name) > 1
+
+
+def scales_name(name: str) -> str | None:
+    """What the scales of this format are called in saved states."""
+    if not has_scales(name):
+        return None
+    return {"dynamic_signed": "absmax", "dynamic_unsigned": "absmax", "fp8_e4m3": "fp8_scales"}.get(name, "scales")
+
+
+def format_of_saved(scales: str, state: str, codes: str | None = None) -> str:
+    """The format of a saved state, by what its scales are called, and by its codes' dtype if that is known."""
+    if codes == "int8":
+        return "int8"
+    return SAVED_SCALES[scales][0 if _NONNEGATIVE[state] else 1]
+
+
+def block_of(name: str) -> int:
+    """How many elements share a scale; 1 if the format has none."""
+    return int(_FACTS[name]["block"])
 
 
 def scale_count(name: str, size: int) -> int:
-    block: int = _FACTS[name]["block"]
-    return -(-size // block)
+    return -(-size // block_of(name))
 
 
 def code_of(value: float, name: str) -> tuple[float, float | None]:
     """What each element of a state of one value is stored as, and the scale of each block if there are scales."""
     # Elements that are all the same are encoded to the same code.
-    block = quantize(np.full(_FACTS[name]["block"], value, np.float32), name, seed=0)
+    block = quantize(np.full(block_of(name), value, np.float32), name, seed=0)
     code = np.asarray(block.data).reshape(-1)[0].item()
     return code, None if block.scales is None else float(block.scales[0])
 
@@ -151,8 +198,9 @@ def quantize(x: Any, format: str, *, seed: int = 0, step: int = 1) -> Stored:
     ----------
     x : buffer
         Any shape in C order, float32, on the CPU.
-    format : {"bfloat16_sr", "int8", "uint8", "uint8_nearest"}
-        ``uint8`` formats are for numbers that are not negative; negative ones are stored as the smallest code.
+    format : {"bfloat16_sr", "int8", "uint8", "uint8_nearest", "dynamic_signed", "dynamic_unsigned", "fp8_e4m3"}
+        ``uint8``, ``uint8_nearest`` and ``dynamic_unsigned`` are for numbers that are not negative; negative ones are
+        stored as the smallest code.
     seed, step : int
         What the random bits of formats that are rounded stochastically depend on, besides the element.
 
@@ -188,7 +236,7 @@ def dequantize(stored: Any) -> Any:
 
     Parameters
     ----------
-    stored : Stored, or a pair (codes, scales)
+    stored : Stored, or a pair (codes, scales) of ``int8`` or ``uint8``
         In C order, on the CPU.
 
     Returns
@@ -205,4 +253,300 @@ def dequantize(stored: Any) -> Any:
     """
     out = _backend.zeros_like(stored[0])
     _core.decode(tuple(stored), out)
+    return out
+
+
+# The states of other libraries.
+
+
+def _map_of(name: str) -> np.ndarray[Any, Any]:
+    """The numbers of all codes of a dynamic format, for the scale 1."""
+    codes = np.arange(256).astype(np.uint8)
+    return np.asarray(dequantize(Stored(codes, np.ones(1, np.float32), name)))
+
+
+def _read_map(qmap: Any, where: str) -> str:
+    """The format that a map is of."""
+    given = _backend.to_numpy(qmap).reshape(-1)
+    if given.size != 256:
+        raise ValueError(f"{where}: {given.size} numbers, expected the 256 of 8-bit states")
+    name = "dynamic_signed" if given[0] < 0 else "dynamic_unsigned"
+    own = _map_of(name)
+    # PyTorch computes its map with other instructions on other processors.
+    if not (np.abs(given - own) <= 4 * np.spacing(np.abs(own))).all():
+        raise ValueError(f"{where}: not the dynamic map; convert the state to float32 where it comes from")
+    return name
+
+
+def _in_own_blocks(scales: Any, size: int, where: str) -> Any:
+    """Scales of blocks of 256 elements, for those of longer blocks."""
+    if len(scales.shape) != 1:
+        raise ValueError(f"{where}: shape {tuple(scales.shape)}, expected one number for each block of elements")
+    count = scales.shape[0]
+    for times in (1, 2, 4, 8, 16):
+        if -(-size // (256 * times)) == count:
+            if times == 1:
+                return scales
+            repeated = scales.repeat_interleave(times) if _backend.is_torch(scales) else np.repeat(scales, times)
+            return repeated[: -(-size // 256)]
+    raise ValueError(
+        f"{where}: {count} beside {size} elements, expected one for each 256 elements, or for 512, 1024, 2048 or 4096; "
+        "convert the state to float32 where it comes from"
+    )
+
+
+def _float32(stored: Stored) -> Any:
+    """Decoded, wherever it is and whatever its layout."""
+    if not _backend.is_torch(stored.data):
+        return dequantize(stored)
+    data = stored.data
+    flat = data.detach().as_strided((data.numel(),), (1,)).cpu()
+    dense = dequantize(Stored(flat, stored.scales.detach().cpu().contiguous(), stored.format))
+    return dense.to(data.device).as_strided(data.shape, data.stride())
+
+
+def _recoded(state: Any, name: str) -> Stored:
+    """Float32 numbers in a format, wherever they are and whatever their layout."""
+    if not _backend.is_torch(state):
+        return quantize(state, name)
+    made = quantize(state.detach().as_strided((state.numel(),), (1,)).cpu(), name)
+    data = made.data.to(state.device).as_strided(state.shape, state.stride())
+    return Stored(data, made.scales.to(state.device), name)
+
+
+def _named(name: str, stored: Stored) -> dict[str, Any]:
+    """A state of another library under the names of adaptk.torch; in float32 if it has not the map for its sign."""
+    scales = scales_name(stored.format)
+    if name not in _NONNEGATIVE:
+        raise ValueError(f"names: no rule has a state {name!r}; there are {', '.join(map(repr, _NONNEGATIVE))}")
+    if scales is None or format_of_saved(scales, name) != stored.format:
+        return {name: _float32(stored)}
+    return {name: stored.data, f"{name}_{scales}": stored.scales}
+
+
+def _saved(state: Mapping[str, Any], name: str) -> Any:
+    """A state of adaptk.torch by its name: Stored, or an array."""
+    if name not in state:
+        raise ValueError(f"state: no {name!r} beside {', '.join(map(repr, state))}")
+    for scales in SAVED_SCALES:
+        if f"{name}_{scales}" in state:
+            return Stored(state[name], state[f"{name}_{scales}"], format_of_saved(scales, name))
+    return state[name]
+
+
+def _map_like(name: str, like: Any) -> Any:
+    if not _backend.is_torch(like):
+        return _map_of(name)
+    import torch
+
+    return torch.from_numpy(_map_of(name)).to(like.device)
+
+
+def _check_mapping(state: Any) -> None:
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state: {type(state).__name__}, expected the dict of one param's states")
+
+
+def from_bitsandbytes(state: Mapping[str, Any], names: Sequence[str] = ("exp_avg", "exp_avg_sq")) -> dict[str, Any]:
+    """Convert the state that an optimizer of bitsandbytes has for one param.
+
+    Codes and scales stay what they are. They stand for the same numbers, but for the last place or two of the map,
+    which PyTorch computes with other instructions on other processors.
+
+    Parameters
+    ----------
+    state : mapping
+        ``optimizer.state[param]``, or an entry of ``optimizer.state_dict()["state"]``: ``"state1"``, ``"absmax1"``,
+        ``"qmap1"`` and so on. Tensors or NumPy arrays.
+    names : sequence of str
+        What ``state1`` and ``state2`` are: ``("exp_avg", "exp_avg_sq")`` of Adam and AdamW, ``("exp_avg",)`` of Lion,
+        ``("momentum_buffer",)`` of SGD, ``("square_avg",)`` of RMSprop, ``("sum",)`` of Adagrad.
+
+    Returns
+    -------
+    dict
+        The state of the param in :mod:`adaptk.torch` with ``state_dtype="8bit_dynamic"``: ``"step"``, and each state
+        as codes and scales (``"exp_avg"`` and ``"exp_avg_absmax"``). It shares memory with `state`. States that are
+        never negative but have the map with a sign, as in RMSprop, are decoded to float32.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a state is missing, has another map than the dynamic one, or blocks of another size than 256 elements or a
+        power of two times that, up to 4096.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> m = adaptk.formats.quantize(np.ones(300, np.float32), "dynamic_signed")
+    >>> qmap = adaptk.formats.dequantize((np.arange(256).astype(np.uint8), np.ones(1, np.float32), "dynamic_signed"))
+    >>> theirs = {"step": 7, "state1": m.data, "absmax1": m.scales, "qmap1": qmap}
+    >>> sorted(adaptk.formats.from_bitsandbytes(theirs, ["exp_avg"]))
+    ['exp_avg', 'exp_avg_absmax', 'step']
+    """
+    _check_mapping(state)
+    # state_dict() has what is stored in 8 bits in a dict of its own.
+    flat: dict[str, Any] = {}
+    for key, value in state.items():
+        flat.update(value if isinstance(value, Mapping) else {key: value})
+    out = {"step": flat["step"]} if "step" in flat else {}
+    for k, name in enumerate(names, 1):
+        if f"state{k}" not in flat:
+            raise ValueError(f"state: no 'state{k}' for {name!r} beside {', '.join(map(repr, flat))}")
+        codes = flat[f"state{k}"]
+        if f"absmax{k}" not in flat:  # a small param's, in float32
+            out[name] = codes
+            continue
+        if f"qmap{k}" not in flat:
+            raise ValueError(f"state: no 'qmap{k}' beside 'absmax{k}'")
+        scales = _in_own_blocks(flat[f"absmax{k}"], int(np.prod(codes.shape)), f"state['absmax{k}']")
+        out.update(_named(name, Stored(codes, scales, _read_map(flat[f"qmap{k}"], f"state['qmap{k}']"))))
+    return out
+
+
+def to_bitsandbytes(state: Mapping[str, Any], names: Sequence[str] = ("exp_avg", "exp_avg_sq")) -> dict[str, Any]:
+    """Convert a param's state of :mod:`adaptk.torch` to what an optimizer of bitsandbytes has for it.
+
+    Parameters
+    ----------
+    state : mapping
+        ``optimizer.state[param]``, or an entry of ``optimizer.state_dict()["state"]``, with any ``state_dtype``.
+    names : sequence of str
+        As in :func:`from_bitsandbytes`.
+
+    Returns
+    -------
+    dict
+        ``"step"``, and for each state ``"state1"``, ``"absmax1"`` and ``"qmap1"``. What is stored in another 8-bit
+        format than ``8bit_dynamic`` is encoded anew; all others become ``"state1"`` in float32 alone, as those of
+        params of less than 4096 elements are in bitsandbytes. It shares memory with `state`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a state is missing.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> ours = {"step": 3, "exp_avg": np.zeros(300, np.uint8), "exp_avg_absmax": np.zeros(2, np.float32)}
+    >>> sorted(adaptk.formats.to_bitsandbytes(ours, ["exp_avg"]))
+    ['absmax1', 'qmap1', 'state1', 'step']
+    """
+    _check_mapping(state)
+    out: dict[str, Any] = {"step": int(state["step"])} if "step" in state else {}
+    for k, name in enumerate(names, 1):
+        found = _saved(state, name)
+        if not isinstance(found, Stored):
+            out[f"state{k}"] = _backend.float32(found)
+            continue
+        # The first has the map with a sign whatever it is, the second the other.
+        wanted = "dynamic_signed" if k == 1 else "dynamic_unsigned"
+        if found.format != wanted:
+            found = _recoded(_float32(found), wanted)
+        out |= {f"state{k}": found.data, f"absmax{k}": found.scales, f"qmap{k}": _map_like(wanted, found.data)}
+    return out
+
+
+def from_torchao(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert the state that an optimizer of torchao has for one param.
+
+    Codes and scales stay what they are. They stand for the same numbers, but for the last place or two of the map of
+    8-bit states, which PyTorch computes with other instructions on other processors.
+
+    Parameters
+    ----------
+    state : mapping
+        ``optimizer.state[param]``, or an entry of ``optimizer.state_dict()["state"]``, of ``AdamW8bit``, ``AdamWFp8``
+        and their like. What has ``codes``, ``scale`` and, in 8 bits, ``qmap``, as attributes or as a mapping, is
+        converted; all others are kept.
+
+    Returns
+    -------
+    dict
+        The state of the param in :mod:`adaptk.torch` with ``state_dtype="8bit_dynamic"`` or ``"fp8_e4m3"``. It shares
+        memory with `state`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For 4-bit states, another map than the dynamic one, and blocks of another size than 256 elements or a power of
+        two times that, up to 4096.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> theirs = {"step": 7, "exp_avg": {"codes": np.zeros(512, np.uint8), "scale": np.zeros(2, np.float32)}}
+    >>> sorted(adaptk.formats.from_torchao(theirs))
+    ['exp_avg', 'exp_avg_fp8_scales', 'step']
+    """
+    _check_mapping(state)
+    out: dict[str, Any] = {}
+    for name, value in state.items():
+        parts = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
+        if "codes" not in parts or "scale" not in parts:
+            out[name] = value
+            continue
+        codes, qmap = parts["codes"], parts.get("qmap")
+        where = f"state[{name!r}]"
+        format = "fp8_e4m3" if qmap is None else _read_map(qmap, f"{where}, qmap")
+        if "float8_e4m3fn" in str(codes.dtype):
+            codes = codes.view(_backend.uint8(codes))
+        scales = _in_own_blocks(parts["scale"], int(np.prod(codes.shape)), f"{where}, scale")
+        out.update(_named(name, Stored(codes, scales, format)))
+    return out
+
+
+def to_torchao(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a param's state of :mod:`adaptk.torch` to what an optimizer of torchao has for it.
+
+    Parameters
+    ----------
+    state : mapping
+        ``optimizer.state[param]``, or an entry of ``optimizer.state_dict()["state"]``, with any ``state_dtype``.
+
+    Returns
+    -------
+    dict
+        Each state in 8 bits as a dict of the arguments of torchao's class for it: ``OptimState8bit(**value)`` with
+        ``codes``, ``scale``, ``qmap`` and ``signed``, or for ``fp8_e4m3`` ``OptimStateFp8(**value)`` with ``codes`` and
+        ``scale``. What is stored in another 8-bit format is encoded anew as ``8bit_dynamic``. States whose number of
+        elements is no multiple of 256, which torchao does not store in 8 bits, become float32; all others are kept. It
+        shares memory with `state`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `state` is not as described.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> ours = {"step": 3, "exp_avg": np.zeros(512, np.uint8), "exp_avg_absmax": np.zeros(2, np.float32)}
+    >>> theirs = adaptk.formats.to_torchao(ours)
+    >>> theirs["step"], sorted(theirs["exp_avg"])
+    (3, ['codes', 'qmap', 'scale', 'signed'])
+    """
+    _check_mapping(state)
+    out: dict[str, Any] = {}
+    scales = {f"{name}_{s}" for name in state for s in SAVED_SCALES}
+    for name in state:
+        if name in scales:
+            continue
+        found = _saved(state, name)
+        if not isinstance(found, Stored):
+            out[name] = found
+            continue
+        if int(np.prod(found.data.shape)) % 256 > 0:
+            out[name] = _float32(found)
+            continue
+        if found.format == "fp8_e4m3":
+            out[name] = {"codes": found.data.view(_backend.float8(found.data)), "scale": found.scales}
+            continue
+        signed = not _NONNEGATIVE[name]
+        wanted = "dynamic_signed" if signed else "dynamic_unsigned"
+        if found.format != wanted:
+            found = _recoded(_float32(found), wanted)
+        qmap = _map_like(wanted, found.data)
+        out[name] = {"codes": found.data, "scale": found.scales, "qmap": qmap, "signed": signed}
     return out

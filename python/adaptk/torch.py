@@ -106,11 +106,6 @@ def _in_memory_order(t: Tensor) -> Tensor:
     return t.detach().as_strided((t.numel(),), (1,))
 
 
-def _scales_name(name: str) -> str:
-    """The name of a state's scales in the optimizer's state."""
-    return f"{name}_scales"
-
-
 _STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -772,7 +767,7 @@ class _Fused(torch.optim.Optimizer):
         made = formats.full_like(p.detach(), value, stored)
         _put(state, name, made.data, undo)
         if made.scales is not None:
-            _put(state, _scales_name(name), made.scales, undo)
+            _put(state, f"{name}_{formats.scales_name(stored)}", made.scales, undo)
 
     def _state_array(
         self,
@@ -785,23 +780,27 @@ class _Fused(torch.optim.Optimizer):
         undo: Undo,
     ) -> Tensor | formats.Stored:
         """A state, brought into the format that the step takes."""
-        name, scales_name = spec.name, _scales_name(spec.name)
-        if scales_name in state and (not isinstance(stored, str) or not formats.has_scales(stored)):
-            # Saved in 8 bits.
-            coded = self._codes(state[name], spec, p, where), self._scales(state, scales_name, where)
+        name = spec.name
+        own = formats.scales_name(stored) if isinstance(stored, str) else None
+        saved = next((s for s in formats.SAVED_SCALES if f"{name}_{s}" in state), None)
+        if saved is not None and saved != own:
+            # Saved in 8 bits, or in others of them.
+            of = formats.format_of_saved(saved, name)
+            coded = self._codes(state[name], spec, p, of, where), self._scales(state, f"{name}_{saved}", where)
             # Loaded once; codes are converted on the CPU.
-            dense = formats.dequantize([x.cpu() for x in coded]).to(p.device)
+            dense = formats.dequantize([*(x.cpu() for x in coded), of]).to(p.device)
             _put(state, name, dense.as_strided(p.shape, p.stride()), undo)
-            _drop(state, scales_name, undo)
+            _drop(state, f"{name}_{saved}", undo)
         if not isinstance(stored, str):
             return self._array(state, name, p, stored, where, odd, undo)
-        if not formats.has_scales(stored):
+        if own is None:
             return formats.Stored(self._array(state, name, p, torch.bfloat16, where, odd, undo), None, stored)
+        scales_name = f"{name}_{own}"
         if scales_name in state:
             scales = self._scales(state, scales_name, where)
             if scales is not state[scales_name]:
                 _put(state, scales_name, scales, undo)
-            dtype = torch.int8 if stored == "int8" else torch.uint8
+            dtype = getattr(torch, formats.STORED_DTYPES[stored])
             return formats.Stored(self._array(state, name, p, dtype, where, odd, undo), scales, stored)
         dense = self._array(state, name, p, torch.float32, where, odd, undo)
         made = formats.quantize(_in_memory_order(dense).cpu(), stored)
@@ -810,17 +809,14 @@ class _Fused(torch.optim.Optimizer):
         return formats.Stored(state[name], state[scales_name], stored)
 
     @staticmethod
-    def _codes(codes: Any, spec: State, p: Tensor, where: str) -> Tensor:
+    def _codes(codes: Any, spec: State, p: Tensor, format: str, where: str) -> Tensor:
         """Codes of another run in memory order, in the dtype that they were saved in."""
         if not isinstance(codes, Tensor) or codes.shape != p.shape:
             raise ValueError(
                 f"state[{spec.name!r}] of {where}: expected codes of shape {tuple(p.shape)} like its param"
             )
-        dtype = codes.dtype
-        if dtype not in (torch.int8, torch.uint8):
-            # torch has brought them into the dtype of the param, which holds them exactly.
-            dtype = torch.uint8 if spec.nonnegative else torch.int8
-        return _in_memory_order(_in_layout_of(codes, p, dtype))
+        # torch may have brought them into the dtype of the param, which holds them exactly.
+        return _in_memory_order(_in_layout_of(codes, p, getattr(torch, formats.STORED_DTYPES[format])))
 
     @staticmethod
     def _scales(state: dict[str, Any], name: str, where: str) -> Tensor:
@@ -1351,9 +1347,10 @@ _RULES_OF: Mapping[str, tuple[str, ...]] = {
 }
 _STORAGE_DOC = [
     "state_dtype : str or dict from state to str, optional",
-    "    What states are stored as: 'float32', 'bfloat16', 'float16', 'bfloat16_sr', '8bit' or '8bit_nearest'",
-    "    (:mod:`adaptk.formats`); the step computes in float32. Those of float64 and complex params are like them.",
-    "    Scales of 8-bit states are in the optimizer's state beside them, as ``exp_avg_scales``.",
+    "    What states are stored as: 'float32', 'bfloat16', 'float16', 'bfloat16_sr', '8bit', '8bit_nearest',",
+    "    '8bit_dynamic' or 'fp8_e4m3' (:mod:`adaptk.formats`); the step computes in float32. Those of float64 and",
+    "    complex params are like them. Scales of 8-bit states are in the optimizer's state beside them, as",
+    "    ``exp_avg_scales``; those of '8bit_dynamic' as ``exp_avg_absmax``, of 'fp8_e4m3' as ``exp_avg_fp8_scales``.",
     "min_8bit_size : int",
     "    Params of fewer elements have float32 states where `state_dtype` says 8 bits.",
     "seed : int",

@@ -221,13 +221,15 @@ typedef struct adaptk_format {
 } adaptk_format;
 
 /* float32, float64, bfloat16, float16; bfloat16_sr, rounded stochastically; int8; uint8, for states that are never
- * negative; uint8_nearest, the same rounded to nearest. NULL if `index` is out of range or there is no such name. */
+ * negative; uint8_nearest, the same rounded to nearest; fp8_e4m3; dynamic_signed; dynamic_unsigned, for states that are
+ * never negative. NULL if `index` is out of range or there is no such name. */
 ADAPTK_API size_t adaptk_format_count(void);
 ADAPTK_API const adaptk_format* adaptk_format_at(size_t index);
 ADAPTK_API const adaptk_format* adaptk_find_format(const char* name);
 
 /* The format that a name stands for, for one of a rule's states: "8bit" is uint8 if the state is never negative, else
- * int8; "8bit_nearest" is uint8_nearest or int8. Any other name is that of a format. NULL on error. */
+ * int8; "8bit_nearest" is uint8_nearest or int8, "8bit_dynamic" dynamic_unsigned or dynamic_signed. Any other name is
+ * that of a format. NULL on error. */
 ADAPTK_API const adaptk_format* adaptk_state_format(const adaptk_rule* rule, size_t state, const char* name);
 
 /* The number of scales beside so many elements; 0 if the format has none. */

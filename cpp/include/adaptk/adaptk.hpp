@@ -222,7 +222,8 @@ inline const adaptk_format& format_of(const adaptk_rule& rule, std::size_t state
     if (found == nullptr) throw Error(ADAPTK_UNKNOWN_NAME, std::string("storage: ") + adaptk_last_error());
     if (std::string_view(found->name) == "float64")
         throw Error(ADAPTK_INVALID_TYPE, "storage: float64 states are for float64 params");
-    const bool small = std::string_view(name).starts_with("8bit") && param.size() < storage.min_8bit_size;
+    const bool chosen_by_size = std::string_view(name).starts_with("8bit") || std::string_view(name) == "fp8_e4m3";
+    const bool small = chosen_by_size && param.size() < storage.min_8bit_size;
     return small ? *adaptk_find_format("float32") : *found;
 }
 

@@ -14,12 +14,15 @@
 // 2. The same, rounded stochastically, written for lanes (below): decode<L>(codes) and encode<L>(x, random), where the
 //    lowest `random_bits` bits of `random` are random and the others zero. encode<L, true> is for finite elements, with
 //    the same results.
-// 3. Blocks of elements with a scale of their own, the largest magnitude of the finite ones among them, which lies in a
-//    second buffer of float32: `block` elements, a divisor of the tile of 256, from the tensor's first element on; the
-//    last block may be shorter. decode<L>(codes, scale), encode<L>(x, inverse, random), where inverse(scale) is what
-//    elements are multiplied with once for all. A non-finite element has a code of its own, not_finite, so that it
-//    spoils no other. decode<L, true> and encode<L, true> are for a block that is known to have none, with the same
-//    results.
+// 3. Blocks of elements with a scale of their own, which lies in a second buffer of float32: `block` elements, a
+// divisor
+//    of the tile of 256, from the tensor's first element on; the last block may be shorter. The scale is the largest
+//    magnitude of the finite elements, or scale_of() that. decode<L>(codes, scale), encode<L>(x, factor, random), where
+//    factor(scale) is computed once a block. A non-finite element spoils no other: it is stored as NaN, or as 0 by a
+//    format with no code for NaN. If there is only one such code, not_finite, decode<L, true> is for blocks without it.
+//    encode<L, true> is for finite elements. Both have the same results as without `true`. Blocks whose largest
+//    magnitude is below least_scale are multiplied by scale_lift, a power of two, before they are encoded: reciprocals
+//    stay finite.
 //
 // Codes are an Element's bits as an unsigned integer: those of signed elements with the sign extended on the way in,
 // and cut off on the way out.
@@ -89,12 +92,21 @@ template <class F>
 concept BlockFormat = requires(float x) {
     F::template decode<OneLane>(std::uint32_t{}, x);
     F::template encode<OneLane>(x, x, std::uint32_t{});
-    F::inverse(x);
+    F::factor(x);
+    F::least_scale;
     F::block;
 };
 
-// Blocks whose scale is smaller are multiplied by a power of two before they are encoded: reciprocals stay finite.
-inline constexpr float least_scale = 0x1p-100f, scale_lift = 0x1p100f;
+inline constexpr float scale_lift = 0x1p100f;
+
+// What is stored as the scale of a block, by the largest magnitude of its finite elements.
+template <class F> ADAPTK_HD float scale_of(float largest) {
+    if constexpr (requires { F::scale_of(largest); }) {
+        return F::scale_of(largest);
+    } else {
+        return largest;
+    }
+}
 
 template <class F> constexpr std::size_t block_of() {
     if constexpr (BlockFormat<F>) {

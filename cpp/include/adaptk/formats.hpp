@@ -1,13 +1,15 @@
 // Every format of the library, in the order of its numbers: the only file to touch for a new one, besides its header.
 #pragma once
 
+#include "adaptk/formats/dynamic.hpp"
 #include "adaptk/formats/eight_bit.hpp"
+#include "adaptk/formats/float8.hpp"
 #include "adaptk/formats/half.hpp"
 #include "adaptk/formats/ieee.hpp"
 
 ADAPTK_NAMESPACE_BEGIN
 
 using Formats = FormatList<Float32, Float64, BFloat16, Float16, BFloat16Stochastic, Linear8, LogarithmicStochastic8,
-                           LogarithmicNearest8>;
+                           LogarithmicNearest8, Float8E4M3, DynamicSigned8, DynamicUnsigned8>;
 
 ADAPTK_NAMESPACE_END

@@ -22,6 +22,7 @@ struct Linear8 {
     static constexpr const char* name = "int8";
     static constexpr DlpackType dlpack{dlpack_int, 8};
     static constexpr std::size_t block = 128;
+    static constexpr float least_scale = 0x1p-100f;
     using Element = std::int8_t;
     using Compute = float;
     static constexpr std::uint32_t not_finite = std::uint32_t(-128);
@@ -33,11 +34,11 @@ struct Linear8 {
         if constexpr (Finite) return x;
         return L::real(L::select(code == L::all(not_finite), L::all(quiet_nan), L::bits(x)));
     }
-    ADAPTK_HD static float inverse(float scale) { return 127.0f / scale; }
+    ADAPTK_HD static float factor(float scale) { return scale == 0.0f ? 0.0f : 127.0f / scale; }
     // Adding 1.5 * 2^23 leaves the nearest integer in the last bits.
     template <class L, bool Finite = false>
-    ADAPTK_HD static typename L::U encode(typename L::F x, typename L::F inverse, typename L::U) {
-        const auto y = x * inverse;
+    ADAPTK_HD static typename L::U encode(typename L::F x, typename L::F factor, typename L::U) {
+        const auto y = x * factor;
         if constexpr (Finite) return L::bits(y + 12582912.0f);
         return L::select((L::bits(y) & 0x7fffffffu) < L::all(0x7f800000u), L::bits(y + 12582912.0f),
                          L::all(not_finite));
@@ -48,6 +49,7 @@ static_assert(127.0f * (1.0f / 127.0f) == 1.0f);
 template <bool Stochastic> struct Logarithmic8 {
     static constexpr DlpackType dlpack{dlpack_uint, 8};
     static constexpr std::size_t block = 128;
+    static constexpr float least_scale = 0x1p-100f;
     using Element = std::uint8_t;
     using Compute = float;
     static constexpr std::uint32_t largest = 254, not_finite = 255;
@@ -60,14 +62,14 @@ template <bool Stochastic> struct Logarithmic8 {
         if constexpr (Finite) return x;
         return L::real(L::select(code == L::all(not_finite), L::all(quiet_nan), L::bits(x)));
     }
-    ADAPTK_HD static float inverse(float scale) { return 1.0f / scale; }
+    ADAPTK_HD static float factor(float scale) { return scale == 0.0f ? 0.0f : 1.0f / scale; }
     // Bits below the last kept place are rounded by adding half of it, or 8 random bits and half of their last place.
     // Negative numbers, as integers, are below the smallest. Finite ones are at most 1, for a float times its own
     // reciprocal is within 2^-24 of 1, and neither rounding takes 1 to the next code.
     template <class L, bool Finite = false>
-    ADAPTK_HD static typename L::U encode(typename L::F x, typename L::F inverse,
+    ADAPTK_HD static typename L::U encode(typename L::F x, typename L::F factor,
                                           [[maybe_unused]] typename L::U random) {
-        const auto u = L::bits(x * inverse);
+        const auto u = L::bits(x * factor);
         const auto at_least = typename L::U(L::larger(typename L::I(u), typename L::I(L::all(smallest_bits))));
         // As one constant beside the random bits.
         constexpr std::uint32_t last = (Stochastic ? 0x800u : 0x80000u) - smallest_bits;

@@ -1,0 +1,115 @@
+// One byte an element, the dynamic map of bitsandbytes and torchao (Dettmers, arXiv 1511.04561 and 2110.02861), with
+// the largest magnitude of each block of 256 as its float32 scale.
+//
+// The map has seven decades, the i-th of which ends at 10^(i-6). It has n numbers, the middles of n equal parts of
+// [0.1, 1], times 10^(i-6); n doubles from decade to decade. Besides there are 0 and 1. With a sign, n is 2^i, and each
+// number but 1 has its negative; without, n is 2^(i+1). Codes number the map in ascending order.
+//
+// So the m-th number above 0 is in the decade that the exponent of m (or of m + 1, without a sign) as a float tells,
+// and its place there is the significand. Nothing is looked up in a table.
+#pragma once
+
+#include "adaptk/format.hpp"
+
+#include <cstdint>
+
+ADAPTK_NAMESPACE_BEGIN
+
+template <bool Signed> struct Dynamic8 {
+    static constexpr DlpackType dlpack{dlpack_uint, 8};
+    static constexpr std::size_t block = 256;
+    static constexpr float least_scale = 0.0f;
+    using Element = std::uint8_t;
+    using Compute = float;
+
+    // Numbers are counted so that those of a decade begin at its n: 0 is the one before, 1 the one after all.
+    static constexpr std::int32_t first = Signed ? 1 : 2, zero = first - 1, one = first * 128;
+    // The code of 0.
+    static constexpr std::int32_t middle = Signed ? 127 : 0;
+
+    static constexpr double tenths[] = {1, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7};
+    template <int Decade> static constexpr double count = first << Decade;
+    // From where on numbers are nearer to a decade than to the one before it.
+    template <int Decade> static constexpr float begin = float(tenths[7 - Decade] * (1 + 0.9 / count<Decade - 1>));
+    static constexpr float begin_of_all = float(0.5e-6 * (0.1 + 0.45 / first));
+    static constexpr float begin_of_one = float(1 - 0.225 / count<6>);
+    // y = x * 10^(6-i) is in [0.1, 1], and 1 + (y - 0.1) / 0.9 = x * slope + 8/9 in [1, 2].
+    template <int Decade> static constexpr float slope = float(1 / tenths[6 - Decade] / 0.9);
+    static constexpr float intercept = float(8.0 / 9.0);
+    // How far that significand's bits are from a number.
+    template <int Decade> static constexpr std::uint32_t shift = 23u - (Signed ? 0u : 1u) - Decade;
+
+    template <class L> using F = typename L::F;
+    template <class L> using U = typename L::U;
+    template <class L> using I = typename L::I;
+
+    template <class L> ADAPTK_HD static F<L> power(I<L> number) {
+        auto p = L::all(to_bits(1e-6f));
+        p = L::select(number < I<L>(L::all(std::uint32_t(first << 1))), p, L::all(to_bits(1e-5f)));
+        p = L::select(number < I<L>(L::all(std::uint32_t(first << 2))), p, L::all(to_bits(1e-4f)));
+        p = L::select(number < I<L>(L::all(std::uint32_t(first << 3))), p, L::all(to_bits(1e-3f)));
+        p = L::select(number < I<L>(L::all(std::uint32_t(first << 4))), p, L::all(to_bits(1e-2f)));
+        p = L::select(number < I<L>(L::all(std::uint32_t(first << 5))), p, L::all(to_bits(1e-1f)));
+        p = L::select(number < I<L>(L::all(std::uint32_t(first << 6))), p, L::all(to_bits(1.0f)));
+        return L::real(p);
+    }
+
+    // (0.1 + 0.9 * (j + 0.5) / n) * 10^(i-6), with the significand's 1 + j / n, and n from the exponent.
+    template <class L, bool = false> ADAPTK_HD static F<L> decode(U<L> code, F<L> scale) {
+        const auto from_zero = I<L>(code) - middle;
+        const auto sign = U<L>(from_zero) & 0x80000000u;
+        const auto number = L::larger(from_zero, -from_zero) + zero;
+        const auto u = L::bits(L::converted(number));
+        const auto half = L::real((253u << 23) - (u & 0x7f800000u));
+        const auto place = (L::real((u & 0x007fffffu) | 0x3f800000u) - 1.0f) + half;
+        auto x = L::bits((0.1f + 0.9f * place) * power<L>(number));
+        x = L::select(number == I<L>(L::all(std::uint32_t(one))), L::all(to_bits(1.0f)), x);
+        x = L::select(number == I<L>(L::all(std::uint32_t(zero))), L::all(0u), x);
+        return L::real(x | sign) * scale;
+    }
+
+    // Of zeros, which need no quotient.
+    ADAPTK_HD static float factor(float scale) { return scale == 0.0f ? 1.0f : scale; }
+
+    // To the next decade, if x is in it or above.
+    template <class L, int Decade> ADAPTK_HD static void advance(F<L> x, U<L>& slopes, U<L>& shifts) {
+        const auto before = x < L::all(begin<Decade>);
+        slopes = L::select(before, slopes, L::all(to_bits(slope<Decade>)));
+        shifts = L::select(before, shifts, L::all(shift<Decade>));
+    }
+
+    // The nearest number; what is in the middle of two goes away from zero, but for the rounding of the quotient and of
+    // the two operations after it.
+    template <class L, bool Finite = false> ADAPTK_HD static U<L> encode(F<L> x, F<L> scale, U<L>) {
+        const auto y = x / scale;
+        const auto a = Signed ? L::real(L::bits(y) & 0x7fffffffu) : y;
+        auto slopes = L::all(to_bits(slope<0>)), shifts = L::all(shift<0>);
+        advance<L, 1>(a, slopes, shifts);
+        advance<L, 2>(a, slopes, shifts);
+        advance<L, 3>(a, slopes, shifts);
+        advance<L, 4>(a, slopes, shifts);
+        advance<L, 5>(a, slopes, shifts);
+        advance<L, 6>(a, slopes, shifts);
+        // What is above a decade's last number and below the next decade is nearest to the last.
+        const auto t = a * L::real(slopes) + intercept;
+        const auto within = L::select(t < L::all(2.0f), L::bits(t), L::all(0x3fffffffu));
+        auto number = ((within & 0x007fffffu) | 0x00800000u) >> shifts;
+        number = L::select(y < L::all(begin_of_one), number, L::all(std::uint32_t(one)));
+        number = L::select(a < L::all(begin_of_all), L::all(std::uint32_t(zero)), number);
+        const auto from_zero = number - std::uint32_t(zero);
+        auto code = from_zero + std::uint32_t(middle);
+        if constexpr (Signed) code = L::select(y < L::all(0.0f), std::uint32_t(middle) - from_zero, code);
+        if constexpr (Finite) return code;
+        return L::select((L::bits(x) & 0x7fffffffu) < L::all(0x7f800000u), code, L::all(std::uint32_t(middle)));
+    }
+};
+
+struct DynamicSigned8 : Dynamic8<true> {
+    static constexpr const char* name = "dynamic_signed";
+};
+
+struct DynamicUnsigned8 : Dynamic8<false> {
+    static constexpr const char* name = "dynamic_unsigned";
+};
+
+ADAPTK_NAMESPACE_END
