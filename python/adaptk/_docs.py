@@ -222,7 +222,8 @@ def jax_doc(rule: Rule) -> str:
     lines += [
         "state_dtype : str or dict from state to str, optional",
         '    How states are stored that ``init`` makes: ``"float32"`` (default), ``"bfloat16"``, ``"float16"``,',
-        '    ``"bfloat16_sr"``, ``"8bit"`` or ``"8bit_nearest"``; see :mod:`adaptk.formats`.',
+        '    ``"bfloat16_sr"``, ``"8bit"``, ``"8bit_nearest"``, ``"8bit_dynamic"`` or ``"fp8_e4m3"``; see',
+        "    :mod:`adaptk.formats`.",
         "min_8bit_size : int, optional",
         "    Params of fewer elements, 4096 by default, have float32 states where `state_dtype` says 8 bits.",
         "seed : int, optional",
