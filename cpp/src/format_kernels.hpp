@@ -38,30 +38,6 @@ template <class F> ADAPTK_HD void encode_elements(const typename F::Compute* fro
     for (size_t i = 0; i < n; ++i) y[i] = F::encode(x[i]);
 }
 
-// With the processor's own conversion of float16 as far as it goes; the number of elements that are done.
-size_t decode_vectors([[maybe_unused]] const std::uint16_t* x, [[maybe_unused]] float* y, [[maybe_unused]] size_t n) {
-    size_t i = 0;
-#if defined(ADAPTK_F16C)
-    for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
-#elif defined(__aarch64__)
-    for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x + i))));
-#endif
-    return i;
-}
-
-size_t encode_vectors([[maybe_unused]] const float* x, [[maybe_unused]] std::uint16_t* y, [[maybe_unused]] size_t n) {
-    size_t i = 0;
-#if defined(ADAPTK_F16C)
-    for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i),
-                         _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#elif defined(__aarch64__)
-    for (; i + 4 <= n; i += 4) vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
-#endif
-    return i;
-}
-
 #if defined(ADAPTK_GNU)
 #if defined(__AVX512F__)
 constexpr size_t lane_bytes = 64;
@@ -156,11 +132,16 @@ struct Lanes {
         if constexpr (sizeof(E) == 1)
             return U(std::is_signed_v<E> ? _mm512_maskz_cvtepi8_epi32(0xffff, __m128i(x))
                                          : _mm512_maskz_cvtepu8_epi32(0xffff, __m128i(x)));
+        if constexpr (sizeof(E) == 2)
+            return U(std::is_signed_v<E> ? _mm512_maskz_cvtepi16_epi32(0xffff, __m256i(x))
+                                         : _mm512_maskz_cvtepu16_epi32(0xffff, __m256i(x)));
 #elif defined(__AVX2__)
         if constexpr (sizeof(E) == 1) {
             const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
             return U(std::is_signed_v<E> ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes));
         }
+        if constexpr (sizeof(E) == 2)
+            return U(std::is_signed_v<E> ? _mm256_cvtepi16_epi32(__m128i(x)) : _mm256_cvtepu16_epi32(__m128i(x)));
 #endif
         if constexpr (std::is_signed_v<E>) {
             return U(__builtin_convertvector(x, I));
@@ -229,6 +210,40 @@ struct Lanes : OneLane {
     static ADAPTK_HD U iota() { return 0; }
 };
 #endif
+
+// As many of the elements as are done in vectors: their number. float16 has instructions of its own.
+template <class F> size_t decode_vectors(const typename F::Element* x, float* y, size_t n) {
+    size_t i = 0;
+    if constexpr (LaneFormat<F>) {
+        for (; i + Lanes::count <= n; i += Lanes::count)
+            Lanes::store(y + i, F::template decode<Lanes>(Lanes::load(x + i)));
+    } else if constexpr (std::is_same_v<F, Float16>) {
+#if defined(ADAPTK_F16C)
+        for (; i + 8 <= n; i += 8)
+            _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+#elif defined(__aarch64__)
+        for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x + i))));
+#endif
+    }
+    return i;
+}
+
+template <class F> size_t encode_vectors(const float* x, typename F::Element* y, size_t n) {
+    size_t i = 0;
+    if constexpr (LaneFormat<F>) {
+        for (; i + Lanes::count <= n; i += Lanes::count)
+            Lanes::store(y + i, F::template encode<Lanes>(Lanes::load(x + i)));
+    } else if constexpr (std::is_same_v<F, Float16>) {
+#if defined(ADAPTK_F16C)
+        for (; i + 8 <= n; i += 8)
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i),
+                             _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__aarch64__)
+        for (; i + 4 <= n; i += 4) vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+#endif
+    }
+    return i;
+}
 
 // The elements whose draws are made together: a multiple of every vector, and a divisor of the tile.
 template <int Bits> inline constexpr size_t draw_group = 16 * elements_per_draw<Bits>;
@@ -367,8 +382,8 @@ void decode(const void* data, [[maybe_unused]] const float* scales, [[maybe_unus
             decode_block<F, block>(codes, values, scale);
             for (size_t i = 0; i < m; ++i) y[b + i] = T(values[i]);
         }
-    } else if constexpr (std::is_same_v<F, Float16> && sizeof(T) == 4) {
-        const size_t done = decode_vectors(x, y, n);
+    } else if constexpr (sizeof(typename F::Element) == 2 && sizeof(T) == 4) {
+        const size_t done = decode_vectors<F>(x, y, n);
         decode_elements<F>(x + done, y + done, n - done);
     } else if constexpr (std::is_same_v<F, Float16>) {
         // By way of float: the vectors' conversion ends there.
@@ -376,7 +391,7 @@ void decode(const void* data, [[maybe_unused]] const float* scales, [[maybe_unus
         float widened[part];
         for (size_t i = 0; i < n; i += part) {
             const size_t m = n - i < part ? n - i : part;
-            const size_t done = decode_vectors(x + i, widened, m);
+            const size_t done = decode_vectors<F>(x + i, widened, m);
             decode_elements<F>(x + i + done, widened + done, m - done);
             for (size_t k = 0; k < m; ++k) y[i + k] = T(widened[k]);
         }
@@ -423,7 +438,7 @@ void encode(const void* in, void* data, [[maybe_unused]] float* scales, [[maybe_
         std::memcpy(y + i, codes, (n - i) * sizeof codes[0]);
     } else {
         size_t done = 0;
-        if constexpr (std::is_same_v<F, Float16>) done = encode_vectors(x, y, n);
+        if constexpr (sizeof(typename F::Element) == 2) done = encode_vectors<F>(x, y, n);
         encode_elements<F>(x + done, y + done, n - done);
     }
 }

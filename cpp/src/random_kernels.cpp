@@ -127,7 +127,7 @@ template <class Encode> ADAPTK_HD void encode(const float* from, std::uint16_t* 
 }
 
 void encode_bfloat16_tile(const float* in, std::uint16_t* out, size_t n) {
-    encode(in, out, n, [](float x) { return encode_bfloat16(x); });
+    encode(in, out, n, [](float x) { return BFloat16::encode(x); });
 }
 
 void encode_float16_tile(const float* in, std::uint16_t* out, size_t n) {

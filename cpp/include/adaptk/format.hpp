@@ -10,19 +10,18 @@
 // of one of three kinds:
 //
 // 1. Elements by themselves: decode(Element) is exact, to float or double; encode(Compute) rounds to nearest, ties to
-//    even.
-// 2. The same, rounded stochastically, written for lanes (below): decode<L>(codes) and encode<L>(x, random), where the
-//    lowest `random_bits` bits of `random` are random and the others zero. encode<L, true> is for finite elements, with
-//    the same results.
+//    even. The same functions may be written for lanes (below) too: decode<L>(codes), encode<L>(x).
+// 2. The same, rounded stochastically, for lanes alone: decode<L>(codes) and encode<L>(x, random), where the lowest
+//    `random_bits` bits of `random` are random and the others zero. encode<L, true> is for finite elements, with the
+//    same results.
 // 3. Blocks of elements with a scale of their own, which lies in a second buffer of float32: `block` elements, a
-// divisor
-//    of the tile of 256, from the tensor's first element on; the last block may be shorter. The scale is the largest
-//    magnitude of the finite elements, or scale_of() that. decode<L>(codes, scale), encode<L>(x, factor, random), where
-//    factor(scale) is computed once a block. A non-finite element spoils no other: it is stored as NaN, or as 0 by a
-//    format with no code for NaN. If there is only one such code, not_finite, decode<L, true> is for blocks without it.
-//    encode<L, true> is for finite elements. Both have the same results as without `true`. Blocks whose largest
-//    magnitude is below least_scale are multiplied by scale_lift, a power of two, before they are encoded: reciprocals
-//    stay finite.
+//    divisor of the tile of 256, from the tensor's first element on; the last block may be shorter. The scale is
+//    the largest magnitude of the finite elements, or scale_of() that. decode<L>(codes, scale), encode<L>(x,
+//    factor, random), where factor(scale) is computed once a block. A non-finite element spoils no other: it is
+//    stored as NaN, or as 0 by a format with no code for NaN. If there is only one such code, not_finite, decode<L,
+//    true> is for blocks without it. encode<L, true> is for finite elements. Both have the same results as without
+//    `true`. Blocks whose largest magnitude is below least_scale are multiplied by scale_lift, a power of two,
+//    before they are encoded: reciprocals stay finite.
 //
 // Codes are an Element's bits as an unsigned integer: those of signed elements with the sign extended on the way in,
 // and cut off on the way out.
@@ -79,6 +78,12 @@ struct OneLane {
     ADAPTK_HD static F converted(I i) { return float(i); }
     ADAPTK_HD static U select(bool which, U a, U b) { return which ? a : b; }
     ADAPTK_HD static I larger(I a, I b) { return a < b ? b : a; }
+};
+
+template <class F>
+concept LaneFormat = requires(float x) {
+    F::template decode<OneLane>(std::uint32_t{});
+    F::template encode<OneLane>(x);
 };
 
 template <class F>

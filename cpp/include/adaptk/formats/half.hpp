@@ -12,16 +12,6 @@
 
 ADAPTK_NAMESPACE_BEGIN
 
-ADAPTK_HD float decode_bfloat16(std::uint16_t x) { return from_bits(std::uint32_t(x) << 16); }
-
-// Round to nearest, ties to even: add half of the last kept place, less one bit where that place is even already.
-ADAPTK_HD std::uint16_t encode_bfloat16(float f) {
-    const std::uint32_t u = to_bits(f);
-    const std::uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
-    const std::uint32_t quiet = u | 0x400000u;
-    return std::uint16_t(((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded) >> 16);
-}
-
 #if defined(__CUDA_ARCH__)
 ADAPTK_HD float decode_float16(std::uint16_t h) { return __half2float(__ushort_as_half(h)); }
 ADAPTK_HD std::uint16_t encode_float16(float f) { return __half_as_ushort(__float2half_rn(f)); }
@@ -53,8 +43,14 @@ struct BFloat16 {
     static constexpr DlpackType dlpack{dlpack_bfloat, 16};
     using Element = std::uint16_t;
     using Compute = float;
-    ADAPTK_HD static float decode(Element x) { return decode_bfloat16(x); }
-    ADAPTK_HD static Element encode(float x) { return encode_bfloat16(x); }
+    template <class L> ADAPTK_HD static typename L::F decode(typename L::U code) { return L::real(code << 16); }
+    // Round to nearest, ties to even: add half of the last kept place, less one bit where that place is even already.
+    template <class L> ADAPTK_HD static typename L::U encode(typename L::F x) {
+        const auto u = L::bits(x);
+        return L::select(x != x, u | 0x400000u, u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    }
+    ADAPTK_HD static float decode(Element x) { return decode<OneLane>(x); }
+    ADAPTK_HD static Element encode(float x) { return Element(encode<OneLane>(x)); }
 };
 
 // bfloat16 whose lost bits decide the chance of rounding away from zero: the mean of what is stored is what was
