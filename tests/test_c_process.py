@@ -106,6 +106,10 @@ int main() {
         given.add_group("adam", {more}, {}, {.of_state = {{"exp_avg_sq", "8bit"}}, .seed = 2, .min_8bit_size = 0});
         CHECK(given.state<float>(1, 0).size() == 3 && given.stored(1, 1).scales.size() == 1);
         CHECK(given.seed(0) == 0 && given.seed(1) == 2);
+        CHECK(Plan("adam", {more}, {}, {.format = "fp8_e4m3"}).state<float>(0, 0).size() == 3);
+        std::vector<float> last(3);
+        given.add_group("adam", {last}, {}, {.format = "fp8_e4m3", .min_8bit_size = 0});
+        CHECK(given.stored(2, 0).scales.size() == 1 && given.stored(2, 1).format == std::string("fp8_e4m3"));
         given.set_seed(5);
         CHECK(given.seed() == 5);
         const auto unknown = [&](const adaptk::Storage& storage) {

@@ -27,7 +27,7 @@ template <bool Signed> struct Dynamic8 {
     // The code of 0.
     static constexpr std::int32_t middle = Signed ? 127 : 0;
 
-    static constexpr double tenths[] = {1, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7};
+    static constexpr double tenths[8] = {1, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7};
     template <int Decade> static constexpr double count = first << Decade;
     // From where on numbers are nearer to a decade than to the one before it.
     template <int Decade> static constexpr float begin = float(tenths[7 - Decade] * (1 + 0.9 / count<Decade - 1>));
