@@ -228,7 +228,7 @@ def test_torch_does_what_objects_do(torch: Any, state_dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("state_dtype", ["8bit", "bfloat16_sr"])
+@pytest.mark.parametrize("state_dtype", ["8bit", "bfloat16_sr", "8bit_dynamic", "fp8_e4m3"])
 def test_torch_saves_and_loads(torch: Any, state_dtype: str, dtype: str) -> None:
     import adaptk.torch as at
 

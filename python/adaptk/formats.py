@@ -267,14 +267,15 @@ def _map_of(name: str) -> np.ndarray[Any, Any]:
 
 def _read_map(qmap: Any, where: str) -> str:
     """The format that a map is of."""
+    remedy = "convert the state to float32 where it comes from"
     given = _backend.to_numpy(qmap).reshape(-1)
     if given.size != 256:
-        raise ValueError(f"{where}: {given.size} numbers, expected the 256 of 8-bit states")
+        raise ValueError(f"{where}: {given.size} numbers, expected the 256 of 8-bit states; {remedy}")
     name = "dynamic_signed" if given[0] < 0 else "dynamic_unsigned"
     own = _map_of(name)
     # PyTorch computes its map with other instructions on other processors.
     if not (np.abs(given - own) <= 4 * np.spacing(np.abs(own))).all():
-        raise ValueError(f"{where}: not the dynamic map; convert the state to float32 where it comes from")
+        raise ValueError(f"{where}: not the dynamic map; {remedy}")
     return name
 
 

@@ -101,6 +101,14 @@ def _state_format(p: Tensor, state: State, group: Group) -> torch.dtype | str:
     return getattr(torch, name) if formats.is_plain(name) else name
 
 
+def _storage_of(group: Group) -> tuple[Any, Any]:
+    """What a group says of the formats of its states, as it is now."""
+    given = group.get("state_dtype")
+    if given is not None and not isinstance(given, str) and isinstance(given, Mapping):
+        given = tuple(given.items())  # a dict may change too
+    return given, group.get("min_8bit_size")
+
+
 def _in_memory_order(t: Tensor) -> Tensor:
     """The elements of a dense tensor in one row."""
     return t.detach().as_strided((t.numel(),), (1,))
@@ -632,6 +640,14 @@ class _Fused(torch.optim.Optimizer):
             increment_version([param])
 
     def _native_plan(self) -> _core.TorchPlan:
+        storage = [_storage_of(g) for g in self.param_groups]
+        known = self.__dict__.get("_storage_now")
+        if storage != known:
+            for group in self.param_groups:
+                self._check_storage_options(group)
+            if known is not None:
+                self.__dict__.pop("_plan", None)  # it has bound the states as they were
+            self.__dict__["_storage_now"] = storage
         plan = self.__dict__.get("_plan")
         if plan is None:
             _torch_private.check_release()  # of an optimizer that was copied or unpickled
