@@ -145,6 +145,24 @@ def test_what_torchao_does_not_store_in_8_bits() -> None:
     np.testing.assert_array_equal(theirs["exp_avg"], formats.dequantize(stored))
 
 
+def test_4bit_states_of_torchao_are_decoded() -> None:
+    rng = np.random.default_rng(3)
+    codes = rng.integers(0, 256, 512).astype(np.uint8)
+    scales, qmap = rng.uniform(0.5, 2, 8).astype(F32), np.linspace(-1, 1, 16, dtype=F32)
+    want = np.empty(1024, F32)
+    for i in range(1024):
+        byte = int(codes[i // 2])
+        want[i] = qmap[byte // 16 if i % 2 == 0 else byte % 16] * scales[i // 128]
+    theirs = {"codes": codes, "scale": scales, "qmap": qmap, "signed": True}
+    np.testing.assert_array_equal(formats.from_torchao({"exp_avg": theirs})["exp_avg"], want)
+    shaped = formats.from_torchao({"exp_avg": {**theirs, "shape": (32, 32)}})["exp_avg"]
+    np.testing.assert_array_equal(shaped, want.reshape(32, 32))
+    with pytest.raises(ValueError, match=r"state\['exp_avg'\]: 1024 elements, expected those of the shape \(3, 4\)"):
+        formats.from_torchao({"exp_avg": {**theirs, "shape": (3, 4)}})
+    with pytest.raises(ValueError, match=r"state\['exp_avg'\], scale: 3 beside 1024 elements"):
+        formats.from_torchao({"exp_avg": {**theirs, "scale": scales[:3]}})
+
+
 CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"qmap1": np.zeros(16, F32)}, r"state\['qmap1'\]: 16 numbers, expected the 256"),
     ({"qmap1": np.linspace(-1, 1, 256, dtype=F32)}, r"state\['qmap1'\]: not the dynamic map"),
@@ -300,3 +318,15 @@ def test_torchao_itself(torch: Any, kind: str) -> None:
         for name, value in ours.state[p].items():
             if p.numel() % 256 == 0 or p.numel() < 4096:
                 assert torch.equal(back[name], value)
+
+
+def test_4bit_states_of_torchao_itself(torch: Any) -> None:
+    four = pytest.importorskip("torchao.optim.subclass_4bit", exc_type=ImportError)
+    g = torch.Generator().manual_seed(3)
+    for signed in (True, False):
+        state = four.OptimState4bit.zeros((64, 128), signed=signed)
+        x = torch.randn(64, 128, generator=g)
+        state.copy_(x if signed else x.abs())
+        got = formats.from_torchao({"exp_avg": state})["exp_avg"]
+        assert torch.equal(got, state.dequantize())
+        assert got.abs().max() > 1

@@ -94,6 +94,15 @@ def float32(x: Any) -> Any:
     return x.astype(np.float32, copy=False)
 
 
+def like(numbers: list[int], x: Any) -> Any:
+    """A row of numbers in the dtype of `x`, of its library and on its device."""
+    if is_torch(x):
+        import torch
+
+        return torch.tensor(numbers, dtype=x.dtype, device=x.device)
+    return np.array(numbers, x.dtype)
+
+
 def uint8(like: Any) -> Any:
     """The dtype of that name, of the library that `like` is from."""
     if is_torch(like):

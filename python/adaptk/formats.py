@@ -335,6 +335,19 @@ def _saved(state: Mapping[str, Any], name: str) -> Any:
     return state[name]
 
 
+def _decode_4bit(codes: Any, scales: Any, qmap: Any, shape: Any, where: str) -> Any:
+    """torchao's 4-bit codes in float32: two in a byte, the first in its high half."""
+    halves = codes.reshape(-1, 1) >> _backend.like([4, 0], codes) & 15
+    size, count = halves.shape[0] * 2, int(np.prod(scales.shape))
+    if count == 0 or size % count > 0:
+        raise ValueError(f"{where}, scale: {count} beside {size} elements, expected one for each block of some size")
+    shape = (size,) if shape is None else tuple(shape)
+    if int(np.prod(shape)) != size:
+        raise ValueError(f"{where}: {size} elements, expected those of the shape {shape}")
+    indices = halves.int() if _backend.is_torch(halves) else halves
+    return (qmap[indices].reshape(count, -1) * scales.reshape(-1, 1)).reshape(shape)
+
+
 def _map_like(name: str, like: Any) -> Any:
     if not _backend.is_torch(like):
         return _map_of(name)
@@ -458,21 +471,21 @@ def from_torchao(state: Mapping[str, Any]) -> dict[str, Any]:
     Parameters
     ----------
     state : mapping
-        ``optimizer.state[param]``, or an entry of ``optimizer.state_dict()["state"]``, of ``AdamW8bit``, ``AdamWFp8``
-        and their like. What has ``codes``, ``scale`` and, in 8 bits, ``qmap``, as attributes or as a mapping, is
-        converted; all others are kept.
+        ``optimizer.state[param]``, or an entry of ``optimizer.state_dict()["state"]``, of ``AdamW8bit``, ``AdamWFp8``,
+        ``AdamW4bit`` and their like. What has ``codes``, ``scale`` and, in 8 and 4 bits, ``qmap``, as attributes or as
+        a mapping, is converted; all others are kept.
 
     Returns
     -------
     dict
         The state of the param in :mod:`adaptk.torch` with ``state_dtype="8bit_dynamic"`` or ``"fp8_e4m3"``. It shares
-        memory with `state`.
+        memory with `state`. 4-bit states, which adaptk does not store, are decoded to float32.
 
     Raises
     ------
     TypeError, ValueError
-        For 4-bit states, another map than the dynamic one, and blocks of another size than 256 elements or a power of
-        two times that, up to 4096.
+        For an 8-bit map other than the dynamic one, and blocks of another size than 256 elements or a power of two
+        times that, up to 4096.
 
     Examples
     --------
@@ -490,6 +503,9 @@ def from_torchao(state: Mapping[str, Any]) -> dict[str, Any]:
             continue
         codes, qmap = parts["codes"], parts.get("qmap")
         where = f"state[{name!r}]"
+        if qmap is not None and int(np.prod(qmap.shape)) == 16:
+            out[name] = _decode_4bit(codes, parts["scale"], qmap, parts.get("shape", parts.get("_shape")), where)
+            continue
         format = "fp8_e4m3" if qmap is None else _read_map(qmap, f"{where}, qmap")
         if "float8_e4m3fn" in str(codes.dtype):
             codes = codes.view(_backend.uint8(codes))
