@@ -522,7 +522,7 @@ class StepBuilder {
         for (std::uint32_t i = 0; i < s_.segments.size(); ++i) {
             const Segment& g = s_.segments[i];
             for (std::size_t k = 0; k < g.count; ++k, ++source) {
-                const ParamUpdate& t = s_.tensors[source];
+                const ParamUpdate t = g.stored(s_.tensors[source]);
                 if (with_norm_) norm_.add(t, same_scale_ ? 1.0 : own_scale(g));
                 if (t.size == 0 && !on_device_) continue;
                 Batch& b = batch_of(batches_, kernels_of(*g.rule), t.compute(), stored_otherwise(t, g.rule->buffers()));
@@ -533,7 +533,7 @@ class StepBuilder {
                     add_coefficients(b, g);
                 }
                 b.add(t, g.rule->buffers(), source, std::uint32_t(b.segments.size() - 1),
-                      b.stored != 0 ? step_key(g.seed, g.step) : 0);
+                      b.stored != 0 ? g.key() : 0);
             }
         }
     }

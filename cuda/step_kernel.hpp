@@ -143,14 +143,15 @@ ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor
     for (int i = 0; i < states; ++i)
         with_format(States{}, t.format[2 + i], [&]<class F>(Tag<F>) { unpack<F>(s[i], of_s[i], scale[2 + i], lane); });
     update<R>(c, p, g, s, std::make_index_sequence<state_count<R>>{});
-    with_format(Params{}, t.format[0], [&]<class F>(Tag<F>) { store<F>(p, t.buffer[0], {nullptr, 0}, first, place); });
+    const auto side_of = [&](int b) {
+        if (side == nullptr) return StateSide{nullptr, 0};
+        return StateSide{side->scales[b], buffer_key(key, side->number, std::uint32_t(b))};
+    };
+    with_format(Params{}, t.format[0], [&]<class F>(Tag<F>) { store<F>(p, t.buffer[0], side_of(0), first, place); });
 #pragma unroll
-    for (int i = 0; i < states; ++i) {
-        const int b = 2 + i;
-        StateSide own{nullptr, 0};
-        if (side != nullptr) own = {side->scales[b], buffer_key(key, side->number, std::uint32_t(b))};
-        with_format(States{}, t.format[b], [&]<class F>(Tag<F>) { store<F>(s[i], t.buffer[b], own, first, place); });
-    }
+    for (int i = 0; i < states; ++i)
+        with_format(States{}, t.format[2 + i],
+                    [&]<class F>(Tag<F>) { store<F>(s[i], t.buffer[2 + i], side_of(2 + i), first, place); });
 }
 
 // The tensor that a tile belongs to: the last one whose first tile is not behind it. Not before tensor i.

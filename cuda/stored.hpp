@@ -45,7 +45,7 @@ using GradientFormats = typename Chosen<IsGradient, Formats>::type;
 template <class T> struct Computes {
     template <class F> struct OfStates : std::is_same<typename F::Compute, T> {};
     template <class F>
-    struct OfParams : std::bool_constant<ElementFormat<F> && std::is_same_v<typename F::Compute, T>> {};
+    struct OfParams : std::bool_constant<!BlockFormat<F> && std::is_same_v<typename F::Compute, T>> {};
     template <class F>
     struct OfBoth : std::bool_constant<ElementFormat<F> || std::is_same_v<typename F::Compute, T>> {};
     using States = typename Chosen<OfStates, Formats>::type;

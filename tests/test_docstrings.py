@@ -73,7 +73,7 @@ def test_the_examples_of_modules(name: str) -> None:
 def test_signatures_of_functions(rule: str) -> None:
     parameters = inspect.signature(getattr(adaptk.ops, rule)).parameters
     buffers = ["param", "grad", *(s.name for s in RULES[rule].states)]
-    defaults = {"seed": 0} | {h.name: h.default for h in RULES[rule].hyperparameters}
+    defaults = {"seed": 0, "param_format": None} | {h.name: h.default for h in RULES[rule].hyperparameters}
     assert list(parameters) == [*buffers, "step", *defaults]
     for name, p in parameters.items():
         assert p.kind == (p.POSITIONAL_OR_KEYWORD if name in buffers else p.KEYWORD_ONLY)
@@ -86,7 +86,7 @@ def test_signatures_of_classes(name: str) -> None:
     parameters = inspect.signature(getattr(adaptk, name)).parameters
     mine = [c for c in CASES if c.name == name]
     known = {"params", "convention", "clip_norm", "skip_nonfinite", "capturable"}
-    known |= {"state_dtype", "min_8bit_size", "seed"}
+    known |= {"state_dtype", "min_8bit_size", "seed", "param_format"}
     for case in mine:
         rule = RULES[case.rule]
         known |= {h.name for h in rule.hyperparameters} | {*rule.variant}

@@ -219,7 +219,7 @@ def test_keywords_of_a_subclass_of_str() -> None:
 def test_signature_is_what_the_function_takes(rule: str) -> None:
     parameters = inspect.signature(getattr(adaptk.ops, rule)).parameters
     hypers = [h.name for h in RULES[rule].hyperparameters]
-    assert list(parameters) == [*arguments(rule), "step", "seed", *hypers]
+    assert list(parameters) == [*arguments(rule), "step", "seed", "param_format", *hypers]
     for h in RULES[rule].hyperparameters:
         assert parameters[h.name].kind is inspect.Parameter.KEYWORD_ONLY
         assert parameters[h.name].default == h.default

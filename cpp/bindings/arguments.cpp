@@ -121,6 +121,15 @@ std::uint64_t seed_value(PyObject* value) {
     return seed;
 }
 
+bool stochastic_params_value(PyObject* value) {
+    if (value == Py_None) return false;
+    if (PyUnicode_Check(value) == 0)
+        fail(PyExc_TypeError, "param_format: expected a str or None, got " + type_name(value));
+    if (PyUnicode_CompareWithASCIIString(value, "sr") == 0) return true;
+    fail(PyExc_ValueError,
+         "param_format: " + py::repr(value).cast<std::string>() + " is unknown; expected 'sr' or None");
+}
+
 std::int64_t count_value(PyObject* value, const std::string& name) {
     const Whole count = whole(value, name);
     if (count.overflow < 0 || count.number < 0)

@@ -45,6 +45,8 @@ double hyper_value(PyObject* value, const Hyperparameter& info);
 std::int64_t step_value(PyObject* value);
 // Of stochastic rounding: in [0, 2**64).
 std::uint64_t seed_value(PyObject* value);
+// Of param_format: whether params are rounded stochastically.
+bool stochastic_params_value(PyObject* value);
 // A count of steps from 0 on, called `name`.
 std::int64_t count_value(PyObject* value, const std::string& name);
 // An argument of a step that is finite, and one that is None or in (0, inf]; TypeError or ValueError that names it.

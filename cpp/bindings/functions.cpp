@@ -36,6 +36,7 @@ struct Call {
 
 PyObject* step_name = nullptr;
 PyObject* seed_name = nullptr;
+PyObject* param_format_name = nullptr;
 
 bool same_name(PyObject* a, PyObject* b) { return a == b || PyUnicode_Compare(a, b) == 0; }
 
@@ -69,6 +70,10 @@ void Call::keyword(PyObject* name, PyObject* value) {
         segment.seed = seed_value(value);
         return;
     }
+    if (same_name(name, param_format_name)) {
+        segment.stochastic_params = stochastic_params_value(value);
+        return;
+    }
     // Identity first: keywords written in a call are interned, and comparing the text of each one would cost more
     // than the update of a small tensor.
     for (const bool identity : {true, false}) {
@@ -92,7 +97,7 @@ void Call::keyword(PyObject* name, PyObject* value) {
             }
         }
     }
-    std::string known = "step, seed";
+    std::string known = "step, seed, param_format";
     for (std::size_t i = 0; i < names.hypers; ++i) known += std::string(", ") + names.hyper_info[i].name;
     PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R; it takes %s", names.rule->name, name,
                  known.c_str());
@@ -119,6 +124,14 @@ void take_tensor(const RuleNames& names, PyObject* const* objects, py::ssize_t i
         out.set(b, {v[b].data, v[b].dtype});
     }
     out.size = v[0].size;
+}
+
+// Params of 32 and 64 bits are stored as ever.
+void check_stochastic_param(const View& v, py::ssize_t index) {
+    const detail::FormatInfo& f = detail::info_of(v.dtype);
+    if (f.bytes == 2 && f.stochastic_twin == f.id)
+        fail(PyExc_TypeError, ArgName{"param", index}.text() + ": dtype " + f.name +
+                                  " cannot be rounded stochastically; param_format='sr' is for bfloat16");
 }
 
 // Memory of a buffer, or of its scales.
@@ -193,6 +206,7 @@ void run_one(Call& call) {
     std::vector<View> scales;
     ParamUpdate tensor;
     take_tensor(names, call.buffer, -1, views, scales, tensor, call.work);
+    if (call.segment.stochastic_params) check_stochastic_param(views[0], -1);
     check_own_overlap(names, tensor);
     run(call, {&tensor, 1}, views[0].device, tensor.size);
 }
@@ -242,6 +256,7 @@ void run_list(Call& call) {
         View* const v = &views[i * names.buffers];
         for (std::size_t b = 0; b < names.buffers; ++b) of_tensor[b] = objects[i * names.buffers + b].ptr();
         take_tensor(names, of_tensor, py::ssize_t(i), v, scales, tensors[i], call.work);
+        if (call.segment.stochastic_params) check_stochastic_param(v[0], py::ssize_t(i));
         tensors[i].number = std::uint32_t(i);
         if (!(v[0].device == views[0].device)) fail_mixed({"param", py::ssize_t(i)}, v[0], {"param", 0}, views[0]);
         if (sum_overflows(total, tensors[i].size, total))
@@ -458,6 +473,7 @@ void check_hyperparameters(const std::string& rule, const py::dict& values) {
 void register_functions(py::module_& m) {
     step_name = interned("step");
     seed_name = interned("seed");
+    param_format_name = interned("param_format");
     m.def("layout", layout, py::arg("buffer"), py::arg("name"));
     m.def("check_param", check_param_object, py::arg("buffer"), py::arg("name"));
     m.def("check_hyperparameters", check_hyperparameters, py::arg("rule"), py::arg("values"));

@@ -59,6 +59,7 @@ class Plan {
     void add_group(const std::string& rule, const py::list& params, const py::list& states,
                    const std::vector<std::string>& labels);
     void set_seed(const py::object& seed);
+    void set_param_format(std::uint32_t group, const py::object& format);
     py::tuple step(const py::object& grads, const py::list& groups, const py::object& scale, const py::object& clip,
                    bool skip_nonfinite);
     void begin_lookahead(const py::list& groups);
@@ -447,6 +448,13 @@ void Plan::set_seed(const py::object& seed) {
     for (std::uint32_t g = 0; g < names_.size(); ++g) plan_.seed(g) = value;
 }
 
+void Plan::set_param_format(std::uint32_t group, const py::object& format) {
+    const auto locked = lock_.take();
+    const Busy busy(busy_);
+    if (group >= names_.size()) fail(PyExc_IndexError, "group: " + std::to_string(group) + " is out of range");
+    plan_.stochastic_params(group) = stochastic_params_value(format.ptr());
+}
+
 std::size_t Plan::size() const {
     const auto locked = lock_.take();
     return params_.size();
@@ -506,6 +514,7 @@ void register_plan(py::module_& m) {
         .def("begin_lookahead", &Plan::begin_lookahead, py::arg("groups"))
         .def("end_lookahead", &Plan::end_lookahead)
         .def("set_seed", &Plan::set_seed, py::arg("seed"))
+        .def("set_param_format", &Plan::set_param_format, py::arg("group"), py::arg("format"))
         .def("steps", &Plan::steps)
         .def("set_steps", &Plan::set_steps, py::arg("steps"), py::arg("count"))
         .def_property_readonly("step_count", &Plan::step_count)

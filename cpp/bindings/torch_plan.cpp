@@ -244,7 +244,8 @@ struct Tensor {
     }
 };
 
-// How many numbers PyTorch keeps beside the states of a rule.
+// How many numbers PyTorch keeps beside the states of a rule. One that counts no steps may have a count all the same,
+// for random bits.
 std::size_t numbers_of(const RuleInfo& rule) { return rule.step_use == StepUse::number ? 1 + rule.kept_numbers : 0; }
 
 // A tensor that is stepped, and what the step writes into its numbers when it is done.
@@ -380,6 +381,7 @@ class TorchPlan {
     bool find_grad(std::size_t i, PyObject* grad, void*& data) const;
     Slot take_grad(std::size_t i, const py::object& owner, WorkStream& stream);
     std::int64_t count_step(const Tensor& t, Later& later) const;
+    bool lacks_count(std::size_t i) const;
     void add(std::size_t i, const Slot& grad, const WorkStream& stream);
     bool take_quickly(std::size_t i, HeldGrads& held);
     bool take_all_quickly(HeldGrads& held);
@@ -399,6 +401,7 @@ class TorchPlan {
 PyObject* grad_name = nullptr;
 PyObject* params_name = nullptr;
 PyObject* seed_name = nullptr;
+PyObject* param_format_name = nullptr;
 
 std::string label_of(std::size_t i) { return "[" + std::to_string(i) + "]"; }
 
@@ -516,9 +519,18 @@ bool TorchPlan::same_entries(Tensor& t) {
 }
 
 // Whether the tensors are what they were when they were bound; memory that has moved is taken where it is now.
+// A rule that counts no steps gets a number for the random bits of its params, if they are rounded stochastically
+// since.
+bool TorchPlan::lacks_count(std::size_t i) const {
+    const std::uint32_t group = plan_.group_of(i);
+    const Format param = plan_.update(i).format[0];
+    return tensors_[i].numbers == 0 && plan_.stochastic_params(group) &&
+           detail::info_of(param).stochastic_twin != param;
+}
+
 bool TorchPlan::unchanged(std::size_t i) {
     Tensor& t = tensors_[i];
-    if (t.loose) return false;
+    if (t.loose || lacks_count(i)) return false;
     {
         const py::scoped_critical_section locked(t.state);
         if (!same_entries(t)) return false;
@@ -633,7 +645,8 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
     t.odd = bound[3].cast<bool>();
     t.fresh = bound[4].cast<bool>();
     t.numbers = std::uint8_t(numbers.size());
-    if (numbers.size() != numbers_of(*names.rule) || buffers.size() + 1 != names.buffers)
+    if (numbers.size() != std::max(numbers_of(*names.rule), std::min<std::size_t>(numbers.size(), 1)) ||
+        buffers.size() + 1 != names.buffers)
         fail(PyExc_ValueError, "params" + label + ": wrong number of tensors beside it");
     bool native = bool(face_) && !t.odd && is_plain(t.param.ptr());
     for (std::size_t n = 0; n < t.numbers; ++n) {
@@ -725,14 +738,19 @@ void TorchPlan::choose(std::uint32_t group, const py::handle& rule) {
     plan_.set_rule(group, *names.rule);
     const py::object seed = value_of(values.ptr(), seed_name);
     plan_.seed(group) = seed ? seed_value(seed.ptr()) : 0;
+    const py::object format = value_of(values.ptr(), param_format_name);
+    plan_.stochastic_params(group) = format && stochastic_params_value(format.ptr());
     plan_.hyper(group) = hyper;
 }
 
 // The number of the step that a tensor takes, by what PyTorch knows of those before.
 std::int64_t TorchPlan::count_step(const Tensor& t, Later& later) const {
     const StepUse use = t.names->rule->step_use;
-    if (use == StepUse::none) return 1;
-    if (use == StepUse::first) return t.fresh ? 1 : 2;
+    if (use == StepUse::first && t.fresh && !t.counted_on_device()) {
+        later.value[0] = 1.0;
+        return 1;
+    }
+    if (t.numbers == 0) return use == StepUse::none ? 1 : 2;
     // Tells tensors apart; kernels look at the device's own count.
     if (t.number[0].on_device) return std::int64_t(t.device_step) + 1;
     const double step = t.number[0].rounded(t.number[0].load() + 1.0);
@@ -740,7 +758,7 @@ std::int64_t TorchPlan::count_step(const Tensor& t, Later& later) const {
         fail(PyExc_ValueError, "state['step'] of params" + label_of(later.tensor) + ": " + std::to_string(step - 1.0) +
                                    " is no count of steps");
     later.value[0] = step;
-    return std::int64_t(step);
+    return std::max(std::int64_t(step), use == StepUse::first ? std::int64_t{2} : std::int64_t{1});
 }
 
 // The tensor takes part, with this gradient.
@@ -771,6 +789,7 @@ void TorchPlan::add(std::size_t i, const Slot& grad, const WorkStream& stream) {
                 wide[n] = t.number[1 + n].wide;
             }
             rule.continue_from(plan_.hyper(plan_.group_of(i)), after.value[0], &after.value[1], wide, step);
+            step.drawn_step = number;
         }
         fits = plan_.add(i, grad.data, grad.format, step, again);
     }
@@ -1162,6 +1181,7 @@ detail::Segment TorchPlan::segment_of(std::size_t i, Later& later) const {
     const std::uint32_t group = plan_.group_of(i);
     detail::Segment segment{&rule, plan_.hyper(group), count_step(t, later), 1};
     segment.seed = plan_.seed(group);
+    segment.stochastic_params = plan_.stochastic_params(group);
     if (rule.kept_numbers == 0) return segment;
     bool wide[max_kept_numbers] = {};
     for (std::size_t n = 0; n < rule.kept_numbers; ++n) {
@@ -1171,6 +1191,7 @@ detail::Segment TorchPlan::segment_of(std::size_t i, Later& later) const {
     detail::ContinuedStep step{};
     rule.continue_from(segment.hyper, later.value[0], &later.value[1], wide, step);
     segment.hyper = step.hyper;
+    segment.drawn_step = segment.step;
     segment.step = step.step;
     segment.has_memo = step.has_memo;
     std::memcpy(segment.memo, step.memo, sizeof segment.memo);
@@ -1265,6 +1286,7 @@ void register_torch_plan(py::module_& m) {
     grad_name = interned("grad");
     params_name = interned("params");
     seed_name = interned("seed");
+    param_format_name = interned("param_format");
     const auto collectable = [](PyHeapTypeObject* heap) {
         PyTypeObject& type = heap->ht_type;
         type.tp_flags |= Py_TPFLAGS_HAVE_GC;

@@ -17,12 +17,19 @@ template <class F> constexpr FormatInfo info(std::size_t place) {
             std::uint16_t(sizeof(typename F::Element)),
             std::uint16_t(block_of<F>()),
             std::uint16_t(alignof(typename F::Element)),
-            random_bits_of<F>() > 0};
+            random_bits_of<F>() > 0,
+            Format(place)};
 }
 
 template <class... F> constexpr auto make_table(FormatList<F...>) {
     std::size_t place = 0;
-    return std::array{info<F>(place++)...};
+    std::array table{info<F>(place++)...};
+    for (FormatInfo& f : table)
+        for (const FormatInfo& other : table)
+            if (other.stochastic && other.block == 1 && other.dlpack_code == f.dlpack_code &&
+                other.dlpack_bits == f.dlpack_bits)
+                f.stochastic_twin = other.id;
+    return table;
 }
 
 constexpr auto list = make_table(Formats{});

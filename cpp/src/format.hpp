@@ -23,6 +23,7 @@ struct FormatInfo {
     std::uint16_t block;      // elements that share a scale, a float32 in a second buffer; 1: there is none
     std::uint16_t alignment;  // of the buffer, for kernels that read it in place
     bool stochastic;          // rounding needs random bits
+    Format stochastic_twin;   // the same elements, rounded stochastically; itself if there is no such format
 };
 
 ADAPTK_INTERNAL_API std::span<const FormatInfo> formats();

@@ -31,6 +31,7 @@ struct ContinuedStep {
     std::int64_t step;
     bool has_memo;
     alignas(8) std::byte memo[max_memo_bytes];
+    std::int64_t drawn_step;  // for random bits; 0: `step`
 };
 
 // A rule as data. Those of the list are in rules(); one that is made at run time is an object like them.

@@ -4,6 +4,8 @@
 #include "format.hpp"
 #include "registry.hpp"
 
+#include "adaptk/rounding.hpp"
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -67,8 +69,19 @@ struct Segment {
     // The rule's Memo, if the caller knows the steps before better than the hyperparameters tell.
     bool has_memo = false;
     alignas(8) std::byte memo[max_memo_bytes] = {};
-    DeviceScalar device_step = {};  // on a device, in the place of `step`
-    std::uint64_t seed = 0;         // of stochastic rounding
+    DeviceScalar device_step = {};   // on a device, in the place of `step`
+    std::uint64_t seed = 0;          // of stochastic rounding
+    bool stochastic_params = false;  // params are rounded so, if their format has such a twin
+
+    // The step's number for random bits, if `step` is another; 0: it is not.
+    std::int64_t drawn_step = 0;
+    std::uint64_t key() const { return step_key(seed, drawn_step > 0 ? drawn_step : step); }
+
+    // A tensor as it is stored.
+    ParamUpdate stored(ParamUpdate t) const {
+        if (stochastic_params) t.format[0] = info_of(t.format[0]).stochastic_twin;
+        return t;
+    }
 };
 
 struct StepOptions {

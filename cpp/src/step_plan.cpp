@@ -177,6 +177,7 @@ void StepPlan::open_segment(DeviceShare& share, std::size_t i, std::int64_t step
     Segment& s = share.segments.emplace_back(Segment{groups_[group].rule, groups_[group].hyper, step, 0});
     s.device_step = device_step;
     s.seed = groups_[group].seed;
+    s.stochastic_params = groups_[group].stochastic_params;
     share.group_of.push_back(group);
 }
 
@@ -184,7 +185,9 @@ void StepPlan::open_segment(DeviceShare& share, std::size_t i, const ContinuedSt
     const std::uint32_t group = tensors_[i].group;
     Segment& s = share.segments.emplace_back(Segment{groups_[group].rule, step.hyper, step.step, 0});
     s.has_memo = step.has_memo;
+    s.drawn_step = step.drawn_step;
     s.seed = groups_[group].seed;
+    s.stochastic_params = groups_[group].stochastic_params;
     std::memcpy(s.memo, step.memo, sizeof s.memo);
     share.group_of.push_back(group);
 }

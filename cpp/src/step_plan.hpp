@@ -85,6 +85,9 @@ class StepPlan {
     // Of stochastic rounding: 0 unless it is set.
     std::uint64_t& seed(std::uint32_t group) { return groups_[group].seed; }
     std::uint64_t seed(std::uint32_t group) const { return groups_[group].seed; }
+    // Whether params are rounded so, if their format has such a twin.
+    bool& stochastic_params(std::uint32_t group) { return groups_[group].stochastic_params; }
+    bool stochastic_params(std::uint32_t group) const { return groups_[group].stochastic_params; }
 
     // A tensor of a group; its buffers may follow later, by bind().
     ADAPTK_INTERNAL_API void add_tensor(std::uint32_t group);
@@ -184,6 +187,7 @@ class StepPlan {
         const RuleInfo* rule;
         HyperValues hyper;
         std::uint64_t seed = 0;
+        bool stochastic_params = false;
     };
     struct Tensor {
         Device device;

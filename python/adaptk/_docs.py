@@ -12,7 +12,7 @@ _DTYPES = "float32, float64, bfloat16 or float16"
 
 
 def function_signature(rule: Rule) -> str:
-    arguments = ["param", "grad", *(s.name for s in rule.states), "*", "step", "seed=0"]
+    arguments = ["param", "grad", *(s.name for s in rule.states), "*", "step", "seed=0", "param_format=None"]
     arguments += [f"{h.name}={h.default!r}".replace("=inf", "=float('inf')") for h in rule.hyperparameters]
     # A signature that inspect can read holds literals only.
     return f"{rule.name}({', '.join(arguments)})".replace("float('inf')", "1e999")
@@ -51,7 +51,8 @@ def function_doc(rule: Rule) -> str:
             "    ``adaptk.formats.Stored`` or pair (codes, scales).",
         ]
     lines += ["step : int", "    The number of this step, counted from 1."]
-    lines += ["seed : int", "    Of states that are rounded stochastically, in [0, 2**64)."]
+    lines += ["seed : int", "    Of what is rounded stochastically, in [0, 2**64)."]
+    lines += ["param_format : {'sr'}, optional", "    ``'sr'`` rounds params in bfloat16 stochastically."]
     for h in rule.hyperparameters:
         kind = "bool" if h.range == "bool" else f"float in {h.range}"
         lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[0].upper()}{h.meaning[1:]}."]
@@ -115,7 +116,9 @@ def class_doc(name: str, class_rules: Sequence[Rule]) -> str:
     lines += [
         "Parameters",
         "----------",
-        "params, convention, clip_norm, skip_nonfinite, capturable, state_dtype, min_8bit_size, seed",
+        "params, convention, clip_norm, skip_nonfinite, capturable",
+        "    As in :class:`Optimizer`.",
+        "state_dtype, min_8bit_size, seed, param_format",
         "    As in :class:`Optimizer`.",
     ]
     for option, default, meaning in class_options(class_rules):
@@ -157,7 +160,7 @@ def class_signature(class_rules: Sequence[Rule]) -> inspect.Signature:
     parameters.append(inspect.Parameter("clip_norm", keyword, default=None))
     parameters.append(inspect.Parameter("skip_nonfinite", keyword, default=False))
     parameters.append(inspect.Parameter("capturable", keyword, default=False))
-    for option, default in (("state_dtype", None), ("min_8bit_size", 4096), ("seed", 0)):
+    for option, default in (("state_dtype", None), ("min_8bit_size", 4096), ("seed", 0), ("param_format", None)):
         parameters.append(inspect.Parameter(option, keyword, default=default))
     return inspect.Signature(parameters)
 

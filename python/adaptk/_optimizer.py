@@ -234,6 +234,9 @@ class Optimizer:
         Params of fewer elements have float32 states where `state_dtype` says 8 bits.
     seed : int
         Of stochastic rounding, in [0, 2**63).
+    param_format : {"sr"}, optional
+        How 16-bit params are stored: ``"sr"`` rounds params in bfloat16 stochastically, so that changes of less than
+        half of a last place add up. Params in float32 and float64 are stored as ever, and those in float16 refused.
     **options
         Hyperparameters of the rule, by name; the options that choose among the rules of the class; the initial
         values of states.
@@ -275,6 +278,7 @@ class Optimizer:
         state_dtype: str | Mapping[str, str] | None = None,
         min_8bit_size: int = 4096,
         seed: int = 0,
+        param_format: str | None = None,
         **options: Any,
     ) -> None:
         if not self._class_rules:
@@ -286,7 +290,7 @@ class Optimizer:
             )
         if lr is not None:
             options["lr"] = lr
-        storage = (state_dtype, min_8bit_size, seed)
+        storage = (state_dtype, min_8bit_size, seed, param_format)
         self._begin(params, None, convention, clip_norm, skip_nonfinite, capturable, storage, options)
 
     def _begin(
@@ -297,7 +301,7 @@ class Optimizer:
         clip_norm: float | None,
         skip_nonfinite: bool,
         capturable: bool,
-        storage: tuple[str | Mapping[str, str] | None, int, int],
+        storage: tuple[str | Mapping[str, str] | None, int, int, str | None],
         options: dict[str, Any],
     ) -> None:
         self.clip_norm = _clip_norm(clip_norm)
@@ -309,6 +313,8 @@ class Optimizer:
         self._state_dtype = storage[0]
         self._min_8bit_size = formats.check_min_8bit_size(storage[1])
         self._seed = formats.check_seed(storage[2])
+        self._param_format = formats.check_param_format(storage[3])
+        self._param_formats: list[str | None] = []  # of the groups
         self.capturable = bool(capturable)
         # Of what follows, whose lists belong together. Steps go by the plan's own lock.
         self._lock = threading.RLock()
@@ -410,6 +416,7 @@ class Optimizer:
                     "state_dtype",
                     "min_8bit_size",
                     "seed",
+                    "param_format",
                 ]
             )
         )
@@ -425,7 +432,7 @@ class Optimizer:
         Parameters
         ----------
         group : mapping
-            ``{"params": buffers, **options}``, among them ``state_dtype``.
+            ``{"params": buffers, **options}``, among them ``state_dtype`` and ``param_format``.
 
         Raises
         ------
@@ -451,17 +458,20 @@ class Optimizer:
                 raise ValueError(f"{where}: either all groups have named params or none has")
             if names is not None and (clash := set(names) & set(self._names or ())):
                 raise ValueError(f"{where}: the names {', '.join(sorted(clash))} are taken")
-            given = {k: v for k, v in group.items() if k not in ("params", "state_dtype")}
+            given = {k: v for k, v in group.items() if k not in ("params", "state_dtype", "param_format")}
             rule, values, options = self._resolve(given)
             dtypes: dict[str, str] = {}
             if (state_dtype := group.get("state_dtype", self._state_dtype)) is not None:
                 dtypes = formats.check_state_dtype(state_dtype, rule.states)
+            param_format = formats.check_param_format(group.get("param_format", self._param_format))
             start = _backend.to_numpy(values["lr"](1) if callable(values["lr"]) else values["lr"]).item()
             initial = rule.initial_states(self._convention, {**values, "lr": start}, options)
             first = len(self._params)
             labels = [f"[{key!r}]" for key in (names if names is not None else range(first, first + len(params)))]
             for label, param in zip(labels, params, strict=True):
                 _core.check_param(param, f"params{label}")
+                if param_format is not None:
+                    formats.check_stochastic_param(_core.layout(param, "params")[2], f"params{label}")
             states = [self._new_states(p, rule, initial, dtypes) for p in params]
             self._plan.add_group(rule.name, params, [list(s.values()) for s in states], labels)
             self._params += params
@@ -470,9 +480,11 @@ class Optimizer:
             self._group_rules.append(rule)
             if names is not None:
                 self._names = (self._names or []) + names
+            self._param_formats.append(param_format)
             self._own_groups.append(ParamGroup(tuple(params), values))
             self.param_groups.append(self._own_groups[-1])
             self._plan.set_seed(self._seed)
+            self._plan.set_param_format(len(self._param_formats) - 1, param_format)
 
     def _new_states(
         self, param: Any, rule: Rule, initial: Mapping[str, float], dtypes: Mapping[str, str]
@@ -725,7 +737,9 @@ class Optimizer:
             return saved
 
     def _draws(self) -> bool:
-        """Whether any state is rounded stochastically."""
+        """Whether any state or param is rounded stochastically."""
+        if any(f is not None for f in self._param_formats):
+            return True
         return any(
             isinstance(array, formats.Stored) and formats.is_stochastic(array.format)
             for states in self._states
@@ -892,6 +906,8 @@ class Optimizer:
             first = last
         self._plan.set_steps(steps, count)
         self._plan.set_seed(self._seed)
+        for i, param_format in enumerate(self._param_formats):
+            self._plan.set_param_format(i, param_format)
 
     def __copy__(self) -> NoReturn:
         raise TypeError("a shallow copy of an optimizer would share its states; use copy.deepcopy")

@@ -17,7 +17,7 @@ def ops_stub() -> str:
     for rule in RULES.values():
         lines.append(f"def {rule.name}(")
         lines += [f"    {name}: Buffers," for name in ("param", "grad", *(s.name for s in rule.states))]
-        lines += ["    *,", "    step: int | Buffer,", "    seed: int = ...,"]
+        lines += ["    *,", "    step: int | Buffer,", "    seed: int = ...,", "    param_format: str | None = ...,"]
         lines += [
             f"    {h.name}: {'bool' if h.range == 'bool' else 'Number'} = ..." + "," for h in rule.hyperparameters
         ]
@@ -65,6 +65,7 @@ def optim_stub() -> str:
         "    state_dtype: str | Mapping[str, str] | None = ...,",
         "    min_8bit_size: int = ...,",
         "    seed: int = ...,",
+        "    param_format: str | None = ...,",
         "    **options: Any,",
         ") -> Optimizer:",
         '    """An optimizer that runs the rule of this name."""',
@@ -84,6 +85,7 @@ def optim_stub() -> str:
         lines += ["        clip_norm: float | None = ...,", "        skip_nonfinite: bool = ...,"]
         lines += ["        capturable: bool = ...,", "        state_dtype: str | Mapping[str, str] | None = ...,"]
         lines += ["        min_8bit_size: int = ...,", "        seed: int = ...,"]
+        lines += ["        param_format: str | None = ...,"]
         lines += ["    ) -> None: ...", ""]
     return "\n".join(lines)
 

@@ -104,6 +104,20 @@ def check_seed(seed: Any) -> int:
     return int(seed)
 
 
+def check_param_format(param_format: Any) -> str | None:
+    if param_format is None or param_format == "sr":
+        return param_format  # type: ignore[no-any-return]
+    if not isinstance(param_format, str):
+        raise TypeError(f"param_format: expected a str or None, got {type(param_format).__name__}")
+    raise ValueError(f"param_format: {param_format!r} is unknown; expected 'sr' or None")
+
+
+def check_stochastic_param(dtype: str, name: str) -> None:
+    """Params of 32 and 64 bits are stored as ever."""
+    if dtype == "float16":
+        raise TypeError(f"{name}: dtype {dtype} cannot be rounded stochastically; param_format='sr' is for bfloat16")
+
+
 def check_min_8bit_size(size: Any) -> int:
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
         raise TypeError(f"min_8bit_size: expected an int, got {type(size).__name__}")

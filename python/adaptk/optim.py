@@ -29,6 +29,7 @@ def optimizer_for(
     state_dtype: str | Mapping[str, str] | None = None,
     min_8bit_size: int = 4096,
     seed: int = 0,
+    param_format: str | None = None,
     **options: Any,
 ) -> Optimizer:
     """An optimizer that runs the rule of this name.
@@ -37,7 +38,9 @@ def optimizer_for(
     ----------
     rule : str
         A key of :func:`adaptk.rules`.
-    params, lr, convention, clip_norm, skip_nonfinite, capturable, state_dtype, min_8bit_size, seed, **options
+    params, lr, convention, clip_norm, skip_nonfinite, capturable, state_dtype, min_8bit_size, seed
+        As :class:`Optimizer` takes them.
+    param_format, **options
         As :class:`Optimizer` takes them; the options are the rule's own hyperparameters.
 
     Raises
@@ -56,7 +59,7 @@ def optimizer_for(
     if lr is not None:
         options["lr"] = lr
     optimizer = object.__new__(CLASSES[RULES[rule].class_names[0]])
-    storage = (state_dtype, min_8bit_size, seed)
+    storage = (state_dtype, min_8bit_size, seed, param_format)
     optimizer._begin(params, RULES[rule], convention, clip_norm, skip_nonfinite, capturable, storage, options)
     return optimizer
 

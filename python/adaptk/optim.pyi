@@ -42,6 +42,7 @@ def optimizer_for(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int = ...,
     seed: int = ...,
+    param_format: str | None = ...,
     **options: Any,
 ) -> Optimizer:
     """An optimizer that runs the rule of this name."""
@@ -70,6 +71,7 @@ class SGD(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class DeltaBarDelta(Optimizer):
@@ -96,6 +98,7 @@ class DeltaBarDelta(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class AdaGrad(Optimizer):
@@ -122,6 +125,7 @@ class AdaGrad(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class RMSProp(Optimizer):
@@ -152,6 +156,7 @@ class RMSProp(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class AdaDelta(Optimizer):
@@ -175,6 +180,7 @@ class AdaDelta(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class Adam(Optimizer):
@@ -202,6 +208,7 @@ class Adam(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class AdamW(Optimizer):
@@ -229,6 +236,7 @@ class AdamW(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class AdaMax(Optimizer):
@@ -253,6 +261,7 @@ class AdaMax(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class NAdam(Optimizer):
@@ -278,6 +287,7 @@ class NAdam(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class RAdam(Optimizer):
@@ -302,6 +312,7 @@ class RAdam(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class RProp(Optimizer):
@@ -327,6 +338,7 @@ class RProp(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class ASGD(Optimizer):
@@ -351,6 +363,7 @@ class ASGD(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class Lion(Optimizer):
@@ -374,6 +387,7 @@ class Lion(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class AdaBelief(Optimizer):
@@ -399,6 +413,7 @@ class AdaBelief(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class Yogi(Optimizer):
@@ -424,6 +439,7 @@ class Yogi(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...
 
 class Adan(Optimizer):
@@ -451,4 +467,5 @@ class Adan(Optimizer):
         state_dtype: str | Mapping[str, str] | None = ...,
         min_8bit_size: int = ...,
         seed: int = ...,
+        param_format: str | None = ...,
     ) -> None: ...

@@ -148,6 +148,14 @@ def _starts(rule: str) -> dict[str, float]:
     return {"step": 0.0, **others.get(rule, {})}
 
 
+def _draws(p: Tensor, rule: Rule, group: Group) -> bool:
+    """Whether a step of this param needs random bits."""
+    if group.get("param_format") is not None and p.dtype == torch.bfloat16:
+        return True
+    stored = [_state_format(p, s, group) for s in rule.states]
+    return any(isinstance(name, str) and formats.is_stochastic(name) for name in stored)
+
+
 def _check_count(value: Any, where: str) -> None:
     """A number of steps that a state has: whole, and not negative."""
     if isinstance(value, Tensor):
@@ -323,9 +331,10 @@ class _Fused(torch.optim.Optimizer):
         raise NotImplementedError
 
     def _seeded_rule(self, group: Group) -> tuple[str, dict[str, Any]]:
-        """The same, with the seed of stochastic rounding."""
+        """The same, with the options of stochastic rounding."""
         name, values = self._rule(group)
-        return name, values if group.get("seed") is None else {**values, "seed": group["seed"]}
+        given = {option: group[option] for option in ("seed", "param_format") if group.get(option) is not None}
+        return name, {**values, **given} if given else values
 
     def _initial(self, name: str, group: Group) -> float:
         """The value that a state starts with."""
@@ -363,7 +372,8 @@ class _Fused(torch.optim.Optimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Add params with options of their own, as torch's method does. The group is a copy of the dict.
 
-        Besides torch's options a group may have ``state_dtype``, ``min_8bit_size`` and ``seed``, as the constructor.
+        Besides torch's options a group may have ``state_dtype``, ``min_8bit_size``, ``seed`` and ``param_format``, as
+        the constructor.
         """
         if isinstance(param_group, dict):
             param_group = dict(param_group)
@@ -383,6 +393,9 @@ class _Fused(torch.optim.Optimizer):
             formats.check_state_dtype(group["state_dtype"], RULES[self._rule(group)[0]].states)
         formats.check_min_8bit_size(group.get("min_8bit_size", 0))
         formats.check_seed(group.get("seed", 0))
+        if formats.check_param_format(group.get("param_format")) is not None:
+            for i, p in enumerate(group["params"]):
+                formats.check_stochastic_param(str(p.dtype).removeprefix("torch."), f"params[{i}]")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -693,7 +706,8 @@ class _Fused(torch.optim.Optimizer):
         odd = _is_sharded(p) or p.is_complex() or not _is_dense(p)
         if odd and _overlaps_itself(_local(p)):
             raise RuntimeError(f"{where}: several of its elements are at one address, as in an expanded tensor")
-        if name == "sgd":
+        draws = _draws(p, rule, group)
+        if name == "sgd" and not draws:
             return None, (p,), (), odd, False
         if _is_captured(p):
             raise RuntimeError(
@@ -704,6 +718,15 @@ class _Fused(torch.optim.Optimizer):
         if state is None:
             state = {}
             _put(self.state, p, state, undo)
+        count: tuple[Tensor, ...] = ()
+        if draws and name in ("sgd", "momentum", "nesterov"):
+            # torch counts no steps here, and random bits depend on their number.
+            device = p.device if group.get("capturable") else None
+            if name != "sgd" and state.get("momentum_buffer") is None:
+                _put(state, "step", _new_number(0.0, device), undo)
+            count = (self._number(state, "step", 0.0, p, device, where, undo),)
+        if name == "sgd":
+            return state, (p,), count, odd, False
         if name in ("momentum", "nesterov"):
             # As torch has it, the buffer is in the state once it has seen a gradient.
             fresh = state.get("momentum_buffer") is None
@@ -711,9 +734,9 @@ class _Fused(torch.optim.Optimizer):
             if fresh and isinstance(stored, str):
                 self._new_coded(state, "momentum_buffer", p, 0.0, stored, undo)
             if fresh and not isinstance(stored, str):
-                return state, (p, _full_like(p, 0.0, stored)), (), odd, True
+                return state, (p, _full_like(p, 0.0, stored)), count, odd, True
             buffer = self._state_array(state, rule.states[0], p, stored, where, odd, undo)
-            return state, (p, buffer), (), odd, fresh
+            return state, (p, buffer), count, odd, fresh
         starts = _starts(name)
         if name == "asgd":
             starts["eta"] = float(_plain(group["lr"]))
@@ -1225,7 +1248,7 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
 
 
 # What is given for all groups, and may differ between them.
-_STORAGE = {"state_dtype": None, "min_8bit_size": 4096, "seed": 0}
+_STORAGE = {"state_dtype": None, "min_8bit_size": 4096, "seed": 0, "param_format": None}
 
 
 def _storage_parameters() -> list[inspect.Parameter]:
@@ -1371,6 +1394,9 @@ _STORAGE_DOC = [
     "    Params of fewer elements have float32 states where `state_dtype` says 8 bits.",
     "seed : int",
     "    Of stochastic rounding, in [0, 2**63).",
+    "param_format : {'sr'}, optional",
+    "    'sr' rounds params in bfloat16 stochastically, so that changes of less than half of a last place add up.",
+    "    Params in float32 and float64 are stored as ever, and those in float16 refused.",
 ]
 _RAISES = [
     "Raises",
