@@ -532,8 +532,7 @@ class StepBuilder {
                     b.segments.push_back(i);
                     add_coefficients(b, g);
                 }
-                b.add(t, g.rule->buffers(), source, std::uint32_t(b.segments.size() - 1),
-                      b.stored != 0 ? g.key() : 0);
+                b.add(t, g.rule->buffers(), source, std::uint32_t(b.segments.size() - 1), b.stored != 0 ? g.key() : 0);
             }
         }
     }

@@ -149,3 +149,25 @@ def test_scales_elsewhere_are_refused(device: Library) -> None:
     ):
         with pytest.raises(ValueError, match="momentum_buffer"):
             adaptk.ops.momentum(device.put(p), device.put(p), wrong, step=1)
+
+
+@pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("state_dtype", ["float32", "8bit"])
+def test_params_that_are_rounded_stochastically(device: Library, state_dtype: str, capturable: bool) -> None:
+    """Several tensors, of which one is float32 and stored as ever; the device's own count gives the same bits."""
+    rng = np.random.default_rng(5)
+    options = {"lr": 1e-3, "state_dtype": state_dtype, "min_8bit_size": 200, "seed": 3, "param_format": "sr"}
+    params = [rng.normal(size=n).astype(np.float32 if n == 129 else FLOATS["bfloat16"]) for n in SIZES]
+    start = [p.copy() for p in params]
+    there = [device.put(p) for p in params]
+    here, on_device = adaptk.Adam(params, **options), adaptk.Adam(there, capturable=capturable, **options)
+    nearest = adaptk.Adam(start, **{**options, "param_format": None})
+    for _ in range(2):
+        grads = [rng.normal(size=n).astype(np.float32) for n in SIZES]
+        here.step(grads)
+        nearest.step(grads)
+        on_device.step([device.put(g) for g in grads])
+    for i, p in enumerate(params):
+        assert_equal(device.get(there[i]), p, f"param {i}")
+    assert not np.array_equal(params[-1], start[-1])
