@@ -101,7 +101,7 @@ def expected_accesses(k: Kernel, count: int) -> tuple[Counter[str], Counter[str]
             counter.update({"v4": buffers * PER_LANE * size // 16, letter: buffers * PER_LANE})
         return loads, stores
     computed = [f for f in FACTS if f["compute"] == ("float32" if k.type == "f" else "float64")]
-    params = [f for f in computed if f["block"] == 1 and not f["stochastic"]]
+    params = [f for f in computed if f["block"] == 1]
     gradients = [f for f in FACTS if f["block"] == 1 and not f["stochastic"]]
     seconds = gradients if k.rule != "add_scaled" else [*gradients, *computed]
     # Loads depend on the size of a format's elements alone; each format has stores of its own.
