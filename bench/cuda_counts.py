@@ -319,8 +319,9 @@ class Wanted:
     draws: int = 0  # of random bits
 
 
-# The first multiplication of a draw (adaptk/rounding.hpp).
+# The first multiplication of a draw, and the codes of 8 bits that it serves (adaptk/rounding.hpp).
 DRAW = "0x7feb352d"
+CODES_PER_DRAW = 4
 
 
 def shortest_way(kernel: Kernel, wanted: Wanted) -> Way | None:
@@ -502,7 +503,8 @@ def ways_of_a_tile(kernel: Kernel, states: int, drawn: int) -> Iterator[tuple[st
         yield "bfloat16", Wanted(2 + 2 * s, 1 + 2 * s, exchanges=6), (2, 2, 4)
         if s > 0:
             # Of each state: its codes on the way in and out, the largest magnitude of 16 lanes.
-            wanted = Wanted(4, 2, short=s, exchanges=6 * s, scales=s, draws=constants()["per_lane"] * drawn)
+            draws = constants()["per_lane"] // CODES_PER_DRAW * drawn
+            wanted = Wanted(4, 2, short=s, exchanges=6 * s, scales=s, draws=draws)
             yield "float32, 8-bit states", wanted, (4, 4, 1 + 4 / 128)
 
 

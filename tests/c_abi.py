@@ -82,6 +82,7 @@ class Options(ctypes.Structure):
     _fields_ = (
         *(("size", c_size_t), ("grad_scale", c_double), ("clip_norm", c_double)),
         *(("skip_nonfinite", c_int), ("want_norm", c_int), ("stream", pointer)),
+        ("stochastic_params", c_int),
     )
 
 
@@ -222,12 +223,13 @@ def step_stored(
     states: Sequence[Any],
     number: int,
     seed: int = 0,
+    given: Any = None,
     **hyper: Any,
 ) -> None:
     check(
         lib.adaptk_step_stored(
             *(rule.encode(), *hypers(hyper), c_int64(number), c_uint64(seed), c_size_t(len(params))),
-            *(tensors(params), tensors(grads), all_stored(states), None, None),
+            *(tensors(params), tensors(grads), all_stored(states), given, None),
         )
     )
 

@@ -72,16 +72,25 @@ void check_count(std::size_t count) {
 struct Options {
     StepOptions step;
     void* stream = nullptr;
+    bool stochastic_params = false;
 };
+
+// Params of 32 and 64 bits are stored as ever.
+void check_stochastic_param(const ParamUpdate& t, std::size_t i) {
+    const FormatInfo& f = info_of(t.format[0]);
+    if (f.bytes == 2 && f.stochastic_twin == f.id)
+        refuse(ADAPTK_INVALID_TYPE, indexed("params", i) + ": dtype " + f.name +
+                                        " cannot be rounded stochastically; stochastic_params is for bfloat16");
+}
 
 Options read_options(const adaptk_step_options* given) {
     Options out;
     if (given == nullptr) return out;
     using O = adaptk_step_options;
-    check_size(
-        "options", given->size,
-        {offsetof(O, clip_norm), offsetof(O, skip_nonfinite), offsetof(O, want_norm), offsetof(O, stream), sizeof(O)},
-        "ADAPTK_STEP_OPTIONS");
+    check_size("options", given->size,
+               {offsetof(O, clip_norm), offsetof(O, skip_nonfinite), offsetof(O, want_norm), offsetof(O, stream),
+                offsetof(O, stochastic_params), sizeof(O)},
+               "ADAPTK_STEP_OPTIONS");
     O o = ADAPTK_STEP_OPTIONS;
     std::memcpy(&o, given, given->size);
     if (!std::isfinite(o.grad_scale))
@@ -91,6 +100,7 @@ Options read_options(const adaptk_step_options* given) {
     out.step.clip_norm = o.clip_norm > 0.0 ? o.clip_norm : -1.0;
     out.step.skip_nonfinite = o.skip_nonfinite != 0;
     out.step.want_norm = o.want_norm != 0;
+    out.stochastic_params = o.stochastic_params != 0;
     // cudaStreamLegacy and the null stream are the same one here.
     out.stream = reinterpret_cast<std::uintptr_t>(o.stream) == 1 ? nullptr : o.stream;
     return out;
@@ -258,6 +268,8 @@ void adaptk_plan::add_group(const char* name, const adaptk_hyper* hypers, std::s
 void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options) {
     check_count(*this, count);
     need(grads, "grads");
+    for (std::size_t i = 0; options.stochastic_params && i < count; ++i) check_stochastic_param(plan.update(i), i);
+    for (std::uint32_t g = 0; g < plan.group_count(); ++g) plan.stochastic_params(g) = options.stochastic_params;
     plan.begin();
     bool some = false;
     for (std::size_t i = 0; i < count; ++i) {
@@ -320,6 +332,7 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
     Buffers buffers(info, count, params, states, nullptr, total);
     need(grads, "grads");
     for (std::size_t i = 0; i < count; ++i) buffers.take_grad(grads[i], i);
+    for (std::size_t i = 0; wanted.stochastic_params && i < count; ++i) check_stochastic_param(buffers.updates[i], i);
     StepPlan plan(StepPlan::Watch::all, StepPlan::Counts::caller);
     if (const auto overlap = plan.check_list(info, buffers.updates)) {
         const auto text = [&](const BufferId& b) { return name_of_buffer(info, b.tensor, b.buffer).text(); };
@@ -327,6 +340,7 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
     }
     Segment segment{&info, hyper, step, count};
     segment.seed = seed;
+    segment.stochastic_params = wanted.stochastic_params;
     StepReport outcome;
     if (buffers.device.cuda) {
         outcome = step_on_device(buffers, segment, wanted, report != nullptr);

@@ -276,9 +276,12 @@ typedef struct adaptk_step_options {
     int skip_nonfinite; /* change nothing if a gradient contains inf or NaN */
     int want_norm;      /* report the norm even if nothing above needs it */
     void* stream;       /* CUDA: the cudaStream_t to enqueue on; NULL is the default stream */
+    /* bfloat16 params are rounded stochastically, so that small changes add up; float16 ones are refused, others are
+     * stored as ever. The random bits are those of the call's or the group's seed, 0 if it has none. */
+    int stochastic_params;
 } adaptk_step_options;
 /* clang-format off */
-#define ADAPTK_STEP_OPTIONS {sizeof(adaptk_step_options), 1.0, 0.0, 0, 0, NULL}
+#define ADAPTK_STEP_OPTIONS {sizeof(adaptk_step_options), 1.0, 0.0, 0, 0, NULL, 0}
 /* clang-format on */
 
 /* Initialise with ADAPTK_STEP_REPORT. */

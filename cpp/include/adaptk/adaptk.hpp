@@ -110,6 +110,7 @@ struct Options {
     bool skip_nonfinite = false;
     bool want_norm = false;
     void* stream = nullptr;
+    bool stochastic_params = false;
 };
 
 struct Report {
@@ -193,6 +194,7 @@ inline adaptk_step_options plain(const Options& o) {
     out.skip_nonfinite = o.skip_nonfinite ? 1 : 0;
     out.want_norm = o.want_norm ? 1 : 0;
     out.stream = o.stream;
+    out.stochastic_params = o.stochastic_params ? 1 : 0;
     return out;
 }
 
