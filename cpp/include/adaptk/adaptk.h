@@ -271,14 +271,12 @@ typedef struct adaptk_hyper {
 /* Initialise with ADAPTK_STEP_OPTIONS, which sets the size and the defaults. */
 typedef struct adaptk_step_options {
     size_t size;
-    double grad_scale;  /* factor of all gradients, times the hyperparameter of that name; finite */
-    double clip_norm;   /* > 0: gradients whose norm is larger are scaled down to it; 0: no clipping */
-    int skip_nonfinite; /* change nothing if a gradient contains inf or NaN */
-    int want_norm;      /* report the norm even if nothing above needs it */
-    void* stream;       /* CUDA: the cudaStream_t to enqueue on; NULL is the default stream */
-    /* bfloat16 params are rounded stochastically, so that small changes add up; float16 ones are refused, others are
-     * stored as ever. The random bits are those of the call's or the group's seed, 0 if it has none. */
-    int stochastic_params;
+    double grad_scale;     /* factor of all gradients, times the hyperparameter of that name; finite */
+    double clip_norm;      /* > 0: gradients whose norm is larger are scaled down to it; 0: no clipping */
+    int skip_nonfinite;    /* change nothing if a gradient contains inf or NaN */
+    int want_norm;         /* report the norm even if nothing above needs it */
+    void* stream;          /* CUDA: the cudaStream_t to enqueue on; NULL is the default stream */
+    int stochastic_params; /* bfloat16 params are rounded stochastically; float16 ones are refused */
 } adaptk_step_options;
 /* clang-format off */
 #define ADAPTK_STEP_OPTIONS {sizeof(adaptk_step_options), 1.0, 0.0, 0, 0, NULL, 0}
