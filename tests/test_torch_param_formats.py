@@ -138,3 +138,18 @@ def test_momentum_buffers(nesterov: bool) -> None:
             opt.state[p]["momentum_buffer"].view(torch.int16).numpy().view(np.uint16),
             np.asarray(states["momentum_buffer"].data).view(np.uint16),
         )
+
+
+def test_a_momentum_buffer_saved_without_a_count() -> None:
+    """It has seen a step: the next ones are the second and the third, each with random bits of its own."""
+    p = torch.nn.Parameter(torch.ones(300))
+    plain = adaptk.torch.SGD([p], lr=0.1, momentum=0.9)
+    p.grad = tensors(1, torch.float32)[2][:300]
+    plain.step()
+    opt = adaptk.torch.SGD([p], lr=0.1, momentum=0.9, state_dtype="bfloat16_sr")
+    saved = plain.state_dict()
+    saved["param_groups"][0].update(opt.state_dict()["param_groups"][0])
+    opt.load_state_dict(saved)
+    for step in (2, 3):
+        opt.step()
+        assert opt.state[p]["step"] == step

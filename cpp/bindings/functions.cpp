@@ -126,7 +126,7 @@ void take_tensor(const RuleNames& names, PyObject* const* objects, py::ssize_t i
     out.size = v[0].size;
 }
 
-// Params of 32 and 64 bits are stored as ever.
+// Params of 32 and 64 bits are not affected.
 void check_stochastic_param(const View& v, py::ssize_t index) {
     const detail::FormatInfo& f = detail::info_of(v.dtype);
     if (f.bytes == 2 && f.stochastic_twin == f.id)

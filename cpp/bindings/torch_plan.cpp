@@ -753,12 +753,14 @@ std::int64_t TorchPlan::count_step(const Tensor& t, Later& later) const {
     if (t.numbers == 0) return use == StepUse::none ? 1 : 2;
     // Tells tensors apart; kernels look at the device's own count.
     if (t.number[0].on_device) return std::int64_t(t.device_step) + 1;
-    const double step = t.number[0].rounded(t.number[0].load() + 1.0);
+    double step = t.number[0].rounded(t.number[0].load() + 1.0);
+    // A buffer that was saved without a count has seen a step.
+    if (use == StepUse::first && step < 2.0) step = 2.0;
     if (!(step >= 1.0) || step > 0x1p62)
         fail(PyExc_ValueError, "state['step'] of params" + label_of(later.tensor) + ": " + std::to_string(step - 1.0) +
                                    " is no count of steps");
     later.value[0] = step;
-    return std::max(std::int64_t(step), use == StepUse::first ? std::int64_t{2} : std::int64_t{1});
+    return std::int64_t(step);
 }
 
 // The tensor takes part, with this gradient.

@@ -75,7 +75,7 @@ struct Options {
     bool stochastic_params = false;
 };
 
-// Params of 32 and 64 bits are stored as ever.
+// Params of 32 and 64 bits are not affected.
 void check_stochastic_param(const ParamUpdate& t, std::size_t i) {
     const FormatInfo& f = info_of(t.format[0]);
     if (f.bytes == 2 && f.stochastic_twin == f.id)

@@ -236,7 +236,7 @@ class Optimizer:
         Of stochastic rounding, in [0, 2**63).
     param_format : {"sr"}, optional
         How 16-bit params are stored: ``"sr"`` rounds params in bfloat16 stochastically, so that changes of less than
-        half of a last place add up. Params in float32 and float64 are stored as ever, and those in float16 refused.
+        half of a last place add up. Params in float32 and float64 are not affected; those in float16 are refused.
     **options
         Hyperparameters of the rule, by name; the options that choose among the rules of the class; the initial
         values of states.

@@ -113,7 +113,7 @@ def check_param_format(param_format: Any) -> str | None:
 
 
 def check_stochastic_param(dtype: str, name: str) -> None:
-    """Params of 32 and 64 bits are stored as ever."""
+    """Params of 32 and 64 bits are not affected."""
     if dtype == "float16":
         raise TypeError(f"{name}: dtype {dtype} cannot be rounded stochastically; param_format='sr' is for bfloat16")
 

@@ -1396,7 +1396,7 @@ _STORAGE_DOC = [
     "    Of stochastic rounding, in [0, 2**63).",
     "param_format : {'sr'}, optional",
     "    'sr' rounds params in bfloat16 stochastically, so that changes of less than half of a last place add up.",
-    "    Params in float32 and float64 are stored as ever, and those in float16 refused.",
+    "    Params in float32 and float64 are not affected; those in float16 are refused.",
 ]
 _RAISES = [
     "Raises",
