@@ -509,6 +509,8 @@ class StepBuilder {
     std::byte* tail_ = nullptr;
 
     static double own_scale(const Segment& g) { return g.rule->grad_scale(g.hyper); }
+    // Of its gradients, but for what the device clips by.
+    double scale_of(const Segment& g) const { return own_scale(g) * s_.options.grad_scale * s_.options.clipped_by; }
 
     void start_norm() {
         for (const Segment& g : s_.segments) same_scale_ = same_scale_ && own_scale(g) == own_scale(s_.segments[0]);
@@ -539,8 +541,8 @@ class StepBuilder {
 
     void add_coefficients(Batch& b, const Segment& g) const {
         alignas(16) std::byte made[detail::max_coefficients_bytes];
-        g.rule->code[detail::current_isa().number].prepare[b.type](g.hyper.value, own_scale(g) * s_.options.grad_scale,
-                                                                   g.step, made, g.has_memo ? g.memo : nullptr);
+        g.rule->code[detail::current_isa().number].prepare[b.type](g.hyper.value, scale_of(g), g.step, made,
+                                                                   g.has_memo ? g.memo : nullptr);
         b.coefficients.insert(b.coefficients.end(), made, made + b.coefficients_bytes());
     }
 
@@ -586,7 +588,7 @@ class StepBuilder {
             b.coefficients_at = tables_.add(b.coefficients);
             for (std::size_t i = 0; i < b.segments.size(); ++i) {
                 const Segment& g = s_.segments[b.segments[i]];
-                const double scale = own_scale(g) * s_.options.grad_scale;
+                const double scale = scale_of(g);
                 patches_.push_back({g.rule->maximize(g.hyper) ? -scale : scale,
                                     std::uint32_t(b.coefficients_at + i * b.coefficients_bytes()),
                                     std::uint32_t(b.type)});
@@ -630,8 +632,7 @@ class StepBuilder {
             for (std::size_t i = 0; i < b.tensors.size(); ++i) {
                 const Segment& g = s_.segments[b.segments[i]];
                 const std::size_t count = s_.counts != nullptr ? s_.count_of[b.source[i]] : b.source[i];
-                slots.push_back({hypers + b.segments[i] * max_hyperparameters, counts + count,
-                                 own_scale(g) * s_.options.grad_scale, g.seed});
+                slots.push_back({hypers + b.segments[i] * max_hyperparameters, counts + count, scale_of(g), g.seed});
             }
             tables_.write(b.slots_at, slots);
         }

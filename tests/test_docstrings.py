@@ -73,7 +73,8 @@ def test_the_examples_of_modules(name: str) -> None:
 def test_signatures_of_functions(rule: str) -> None:
     parameters = inspect.signature(getattr(adaptk.ops, rule)).parameters
     buffers = ["param", "grad", *(s.name for s in RULES[rule].states)]
-    defaults = {"seed": 0, "param_format": None} | {h.name: h.default for h in RULES[rule].hyperparameters}
+    defaults = {"seed": 0, "param_format": None, "zero_grad": False, "copy_out": None, "ema": None}
+    defaults |= {h.name: h.default for h in RULES[rule].hyperparameters}
     assert list(parameters) == [*buffers, "step", *defaults]
     for name, p in parameters.items():
         assert p.kind == (p.POSITIONAL_OR_KEYWORD if name in buffers else p.KEYWORD_ONLY)

@@ -219,7 +219,16 @@ def test_keywords_of_a_subclass_of_str() -> None:
 def test_signature_is_what_the_function_takes(rule: str) -> None:
     parameters = inspect.signature(getattr(adaptk.ops, rule)).parameters
     hypers = [h.name for h in RULES[rule].hyperparameters]
-    assert list(parameters) == [*arguments(rule), "step", "seed", "param_format", *hypers]
+    assert list(parameters) == [
+        *arguments(rule),
+        "step",
+        "seed",
+        "param_format",
+        "zero_grad",
+        "copy_out",
+        "ema",
+        *hypers,
+    ]
     for h in RULES[rule].hyperparameters:
         assert parameters[h.name].kind is inspect.Parameter.KEYWORD_ONLY
         assert parameters[h.name].default == h.default

@@ -137,18 +137,64 @@ std::int64_t count_value(PyObject* value, const std::string& name) {
     return count.number;
 }
 
-double scale_value(PyObject* value) {
-    const double x = real(value, "grad_scale", "a number");
+double real_value(PyObject* value, const char* name) {
+    const double x = real(value, name, "a number");
     if (!std::isfinite(x))
-        fail(PyExc_ValueError, "grad_scale: " + py::repr(value).cast<std::string>() + " is not in (-inf, inf)");
+        fail(PyExc_ValueError,
+             std::string(name) + ": " + py::repr(value).cast<std::string>() + " is not in (-inf, inf)");
     return x;
 }
+
+double scale_value(PyObject* value) { return real_value(value, "grad_scale"); }
 
 std::optional<double> clip_value(PyObject* value) {
     if (value == Py_None) return {};
     const double x = real(value, "clip_norm", "a number or None");
     if (!(x > 0.0)) fail(PyExc_ValueError, "clip_norm: " + py::repr(value).cast<std::string>() + " is not in (0, inf]");
     return x;
+}
+
+std::optional<double> norm_value(PyObject* value) {
+    if (value == Py_None) return {};
+    const double x = real(value, "grad_norm", "a number or None");
+    if (x < 0.0) fail(PyExc_ValueError, "grad_norm: " + py::repr(value).cast<std::string>() + " is not in [0, inf]");
+    return x;
+}
+
+bool bool_value(PyObject* value, const char* name) {
+    if (PyBool_Check(value) == 0)
+        fail(PyExc_TypeError, std::string(name) + ": expected a bool, got " + type_name(value));
+    return value == Py_True;
+}
+
+std::optional<Ema> ema_value(PyObject* value) {
+    if (value == Py_None) return {};
+    if (PyTuple_Check(value) == 0 || PyTuple_GET_SIZE(value) != 2)
+        fail(PyExc_TypeError, "ema: expected a pair (buffers, decay) or None, got " +
+                                  (PyTuple_Check(value) != 0 ? "a tuple of " + std::to_string(PyTuple_GET_SIZE(value))
+                                                             : type_name(value)));
+    PyObject* const given = PyTuple_GET_ITEM(value, 1);
+    const double decay = real(given, "ema", "a number as the decay");
+    if (!(decay >= 0.0 && decay <= 1.0))
+        fail(PyExc_ValueError, "ema: the decay " + py::repr(given).cast<std::string>() + " is not in [0, 1]");
+    return Ema{py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(value, 0)), decay};
+}
+
+detail::Slot take_beside(const py::object& buffer, const ArgName& name, const View& param, View& view,
+                         WorkStream& work) {
+    View::take(buffer, name, view, work);
+    check_state(view, name, param);
+    return {view.data, view.dtype};
+}
+
+void check_writable(const View& grad, const ArgName& name, const char* option) {
+    if (grad.read_only)
+        fail(PyExc_ValueError, name.text() + ": read-only, but " + option + "=True sets it to zero; copy it first");
+}
+
+void fail_epilogue_on_cuda() {
+    fail(PyExc_NotImplementedError, "zero_grad, copy_out and ema are for params on the CPU; on a CUDA device set the "
+                                    "gradients to zero, copy and average after the step");
 }
 
 detail::DeviceScalar DeviceValue::resolve(const Hyperparameter& info, const Device& device, WorkStream& work,

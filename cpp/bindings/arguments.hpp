@@ -47,10 +47,20 @@ std::int64_t step_value(PyObject* value);
 std::uint64_t seed_value(PyObject* value);
 // Of param_format: whether params are rounded stochastically.
 bool stochastic_params_value(PyObject* value);
+// The norm of gradients, if it is given: >= 0, inf or NaN.
+std::optional<double> norm_value(PyObject* value);
+bool bool_value(PyObject* value, const char* name);
+// Averages of params and their decay: None, or a pair.
+struct Ema {
+    py::object buffers;
+    double decay;
+};
+std::optional<Ema> ema_value(PyObject* value);
 // A count of steps from 0 on, called `name`.
 std::int64_t count_value(PyObject* value, const std::string& name);
 // An argument of a step that is finite, and one that is None or in (0, inf]; TypeError or ValueError that names it.
 double scale_value(PyObject* value);
+double real_value(PyObject* value, const char* name);
 std::optional<double> clip_value(PyObject* value);
 
 // A hyperparameter of a group in the memory of a device, where only kernels look at it.
@@ -62,6 +72,20 @@ struct DeviceValue {
     detail::DeviceScalar resolve(const Hyperparameter& info, const Device& device, WorkStream& work, View& held) const;
 };
 void check_together(const RuleInfo& rule, const detail::HyperValues& values);
+
+// Of a tensor's buffers and of what epilogues write, by number.
+inline const char* text_of_buffer(const RuleNames& names, std::size_t buffer) {
+    return buffer == detail::copy_buffer      ? "copy_out"
+           : buffer == detail::average_buffer ? "ema"
+                                              : names.buffer_text[buffer];
+}
+
+// A buffer that an epilogue writes; what may be a state of its param may be one.
+detail::Slot take_beside(const py::object& buffer, const ArgName& name, const View& param, View& view,
+                         WorkStream& work);
+// Throws ValueError if a gradient cannot be set to zero.
+void check_writable(const View& grad, const ArgName& name, const char* option);
+[[noreturn]] void fail_epilogue_on_cuda();
 
 // Throws ValueError: which two arguments share memory, or which two params are one.
 [[noreturn]] void fail_overlap(const ArgName& a, const ArgName& b);

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
@@ -26,17 +27,27 @@ struct Call {
     PyObject* device_step = nullptr;
     std::vector<DeviceValue> device_values;
     WorkStream work;
+    bool zero_grad = false;
+    PyObject* copy_out = nullptr;  // a buffer or a list, if any
+    py::object ema;                // the same, of averages
+    double ema_decay = 0.0;
 
     explicit Call(const RuleNames& n) : names(n), segment{n.rule, n.defaults, 1, 1} {}
     void parse(PyObject* const* args, py::ssize_t nargs, PyObject* kwnames);
 
+    bool has_epilogue() const { return zero_grad || copy_out != nullptr || ema; }
+
   private:
     void keyword(PyObject* name, PyObject* value);
+    bool option(PyObject* name, PyObject* value, bool identity);
 };
 
 PyObject* step_name = nullptr;
 PyObject* seed_name = nullptr;
 PyObject* param_format_name = nullptr;
+PyObject* zero_grad_name = nullptr;
+PyObject* copy_out_name = nullptr;
+PyObject* ema_name = nullptr;
 
 bool same_name(PyObject* a, PyObject* b) { return a == b || PyUnicode_Compare(a, b) == 0; }
 
@@ -56,27 +67,39 @@ void Call::parse(PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
     if (device_values.empty()) check_together(*names.rule, segment.hyper);
 }
 
-void Call::keyword(PyObject* name, PyObject* value) {
-    if (same_name(name, step_name)) {
+// Whether the name is that of an argument that every rule has.
+bool Call::option(PyObject* name, PyObject* value, bool identity) {
+    const auto is = [&](PyObject* known) { return identity ? name == known : same_name(name, known); };
+    if (is(step_name)) {
         has_step = true;
         if (View::on_cuda(value, {"step"})) {
             device_step = value;
         } else {
             segment.step = step_value(value);
         }
-        return;
-    }
-    if (same_name(name, seed_name)) {
+    } else if (is(seed_name)) {
         segment.seed = seed_value(value);
-        return;
-    }
-    if (same_name(name, param_format_name)) {
+    } else if (is(param_format_name)) {
         segment.stochastic_params = stochastic_params_value(value);
-        return;
+    } else if (is(zero_grad_name)) {
+        zero_grad = bool_value(value, "zero_grad");
+    } else if (is(copy_out_name)) {
+        copy_out = value == Py_None ? nullptr : value;
+    } else if (is(ema_name)) {
+        const std::optional<Ema> given = ema_value(value);
+        ema = given ? given->buffers : py::object();
+        ema_decay = given ? given->decay : 0.0;
+    } else {
+        return false;
     }
+    return true;
+}
+
+void Call::keyword(PyObject* name, PyObject* value) {
     // Identity first: keywords written in a call are interned, and comparing the text of each one would cost more
     // than the update of a small tensor.
     for (const bool identity : {true, false}) {
+        if (option(name, value, identity)) return;
         for (std::size_t i = 0; i < names.hypers; ++i) {
             if (identity ? name == names.hyper[i] : same_name(name, names.hyper[i])) {
                 if (View::on_cuda(value, {names.hyper_info[i].name})) {
@@ -97,7 +120,7 @@ void Call::keyword(PyObject* name, PyObject* value) {
             }
         }
     }
-    std::string known = "step, seed, param_format";
+    std::string known = "step, seed, param_format, zero_grad, copy_out, ema";
     for (std::size_t i = 0; i < names.hypers; ++i) known += std::string(", ") + names.hyper_info[i].name;
     PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R; it takes %s", names.rule->name, name,
                  known.c_str());
@@ -140,10 +163,18 @@ struct Extent {
     std::size_t buffer;
 };
 
-// Of one tensor alone, which no index is made for.
-void check_own_overlap(const RuleNames& names, const ParamUpdate& t) {
-    Extent memory[2 * max_buffers];
+// Of one tensor alone, which no index is made for. The epilogue may be null.
+void check_own_overlap(const RuleNames& names, const ParamUpdate& t, const detail::Epilogue* epilogue) {
+    Extent memory[2 * max_buffers + 2];
     std::size_t n = 0;
+    const auto add = [&](const detail::Slot& s, std::size_t number) {
+        const auto begin = reinterpret_cast<std::uintptr_t>(s.data);
+        if (s.data != nullptr) memory[n++] = {begin, begin + storage_bytes(s.format, t.size), number};
+    };
+    if (epilogue != nullptr) {
+        add(epilogue->copy, detail::copy_buffer);
+        add(epilogue->average, detail::average_buffer);
+    }
     for (std::size_t b = 0; b < names.buffers; ++b) {
         const auto begin = reinterpret_cast<std::uintptr_t>(t.buffer[b]);
         memory[n++] = {begin, begin + t.bytes(b), b};
@@ -154,7 +185,7 @@ void check_own_overlap(const RuleNames& names, const ParamUpdate& t) {
     for (std::size_t x = 0; x < n; ++x) {
         for (std::size_t y = x + 1; y < n; ++y) {
             if (memory[x].begin < memory[y].end && memory[y].begin < memory[x].end)
-                fail_overlap({names.buffer_text[memory[x].buffer]}, {names.buffer_text[memory[y].buffer]});
+                fail_overlap({text_of_buffer(names, memory[x].buffer)}, {text_of_buffer(names, memory[y].buffer)});
         }
     }
 }
@@ -189,16 +220,60 @@ void run_cuda(Call& call, std::span<const ParamUpdate> tensors, const Device& de
     });
 }
 
-void run(Call& call, std::span<const ParamUpdate> tensors, const Device& device, std::int64_t total) {
+void run(Call& call, std::span<const ParamUpdate> tensors, const Device& device, std::int64_t total,
+         std::span<const detail::Epilogue> epilogues = {}) {
     call.segment.count = tensors.size();
+    detail::StepOptions options;
+    options.zero_grad = call.zero_grad;
+    options.epilogues = epilogues;
+    options.average_decay = call.ema_decay;
     if (device.cuda) {
+        if (options.has_epilogue()) fail_epilogue_on_cuda();
         run_cuda(call, tensors, device);
         return;
     }
     read_device_values(call);
     const MaybeReleaseGil released(is_long(total));
-    detail::run_step(tensors, {&call.segment, 1}, {});
+    detail::run_step(tensors, {&call.segment, 1}, options);
 }
+
+bool is_list(PyObject* o) { return PyList_Check(o) || PyTuple_Check(o); }
+
+// What the epilogues of a call write.
+class EpilogueBuffers {
+  public:
+    // `count` tensors, or one that is given alone.
+    EpilogueBuffers(const Call& call, std::size_t count, bool list)
+        : copies_(held(call.copy_out, "copy_out", count, list)), averages_(held(call.ema.ptr(), "ema", count, list)) {
+        if (!copies_.empty() || !averages_.empty()) epilogues_.resize(count);
+    }
+    std::span<const detail::Epilogue> all() const { return epilogues_; }
+    const detail::Epilogue* first() const { return epilogues_.empty() ? nullptr : epilogues_.data(); }
+    void take(std::size_t i, py::ssize_t index, const View& param, WorkStream& work) {
+        if (!copies_.empty())
+            epilogues_[i].copy = take_beside(copies_[i], {"copy_out", index}, param, views_.emplace_back(), work);
+        if (!averages_.empty())
+            epilogues_[i].average = take_beside(averages_[i], {"ema", index}, param, views_.emplace_back(), work);
+    }
+
+  private:
+    std::vector<py::object> copies_, averages_;
+    std::vector<detail::Epilogue> epilogues_;
+    std::deque<View> views_;
+
+    static std::vector<py::object> held(PyObject* given, const char* name, std::size_t count, bool list) {
+        if (given == nullptr) return {};
+        if (!list) return {py::reinterpret_borrow<py::object>(given)};
+        if (!is_list(given))
+            fail(PyExc_TypeError,
+                 std::string(name) + ": expected a list or tuple of buffers like param, got " + type_name(given));
+        std::vector<py::object> objects = items_of(given);
+        if (objects.size() != count)
+            fail(PyExc_ValueError, std::string(name) + ": " + std::to_string(objects.size()) + " buffers, expected " +
+                                       std::to_string(count) + " as in param");
+        return objects;
+    }
+};
 
 void run_one(Call& call) {
     const RuleNames& names = call.names;
@@ -207,11 +282,17 @@ void run_one(Call& call) {
     ParamUpdate tensor;
     take_tensor(names, call.buffer, -1, views, scales, tensor, call.work);
     if (call.segment.stochastic_params) check_stochastic_param(views[0], -1);
-    check_own_overlap(names, tensor);
-    run(call, {&tensor, 1}, views[0].device, tensor.size);
+    if (!call.has_epilogue()) {
+        check_own_overlap(names, tensor, nullptr);
+        run(call, {&tensor, 1}, views[0].device, tensor.size);
+        return;
+    }
+    if (call.zero_grad) check_writable(views[1], {"grad"}, "zero_grad");
+    EpilogueBuffers beside(call, 1, false);
+    beside.take(0, -1, views[0], call.work);
+    check_own_overlap(names, tensor, beside.first());
+    run(call, {&tensor, 1}, views[0].device, tensor.size, beside.all());
 }
-
-bool is_list(PyObject* o) { return PyList_Check(o) || PyTuple_Check(o); }
 
 // The tensors of the last list: training loops pass the same buffers again and again, and comparing addresses costs a
 // fiftieth of sorting them.
@@ -250,6 +331,7 @@ void run_list(Call& call) {
     std::vector<View> views(count * names.buffers);
     std::vector<View> scales;
     std::vector<ParamUpdate> tensors(count);
+    EpilogueBuffers beside(call, count, true);
     std::int64_t total = 0;
     for (std::size_t i = 0; i < count; ++i) {
         PyObject* of_tensor[max_buffers];
@@ -257,19 +339,21 @@ void run_list(Call& call) {
         for (std::size_t b = 0; b < names.buffers; ++b) of_tensor[b] = objects[i * names.buffers + b].ptr();
         take_tensor(names, of_tensor, py::ssize_t(i), v, scales, tensors[i], call.work);
         if (call.segment.stochastic_params) check_stochastic_param(v[0], py::ssize_t(i));
+        if (call.zero_grad) check_writable(v[1], {"grad", py::ssize_t(i)}, "zero_grad");
+        beside.take(i, py::ssize_t(i), v[0], call.work);
         tensors[i].number = std::uint32_t(i);
         if (!(v[0].device == views[0].device)) fail_mixed({"param", py::ssize_t(i)}, v[0], {"param", 0}, views[0]);
         if (sum_overflows(total, tensors[i].size, total))
             fail(PyExc_ValueError, "param: more than 2**63 elements in all");
     }
-    if (const auto overlap = last_list().check_list(*names.rule, tensors)) {
+    if (const auto overlap = last_list().check_list(*names.rule, tensors, call.zero_grad, beside.all())) {
         const auto name = [&](const detail::BufferId& b) {
-            return ArgName{names.buffer_text[b.buffer], py::ssize_t(b.tensor)};
+            return ArgName{text_of_buffer(names, b.buffer), py::ssize_t(b.tensor)};
         };
         if (overlap->same_param) fail_twice(name(overlap->first).text(), name(overlap->second).text());
         fail_overlap(name(overlap->first), name(overlap->second));
     }
-    run(call, tensors, views[0].device, total);
+    run(call, tensors, views[0].device, total, beside.all());
 }
 
 PyObject* run(const RuleNames& names, PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
@@ -354,6 +438,74 @@ double global_norm(const py::object& grads, const py::object& scale) {
     on_stream(work, [&] {
         detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
             return cuda.global_norm(views[0].device.id, work.stream(), tensors, grad_scale, report, error);
+        });
+    });
+    return report.grad_norm;
+}
+
+// into <- into + scale * grads; the norm of `into` then, if it is wanted, else 0.
+double accumulate(const py::object& into, const py::object& grads, const py::object& scale, bool norm) {
+    const double factor = real_value(scale.ptr(), "scale");
+    const bool list = is_list(into.ptr());
+    if (list != is_list(grads.ptr()))
+        fail(PyExc_TypeError, std::string("grads: expected ") + (list ? "a list or tuple" : "a buffer") +
+                                  " like into, got " + type_name(grads));
+    const auto held = [&](const py::object& given) {
+        return list ? items_of(given.ptr()) : std::vector<py::object>{given};
+    };
+    const std::vector<py::object> to = held(into), from = held(grads);
+    if (to.size() != from.size())
+        fail(PyExc_ValueError, "grads: " + std::to_string(from.size()) + " buffers, expected " +
+                                   std::to_string(to.size()) + " as in into");
+    std::vector<View> views(2 * to.size());
+    std::vector<ParamUpdate> tensors(to.size());
+    std::vector<detail::Extent> written;
+    WorkStream work;
+    std::int64_t total = 0;
+    const auto name = [&](std::size_t buffer, std::size_t i) {
+        return ArgName{buffer == 0 ? "into" : "grads", list ? py::ssize_t(i) : -1};
+    };
+    for (std::size_t i = 0; i < to.size(); ++i) {
+        View& a = views[2 * i];
+        View& g = views[2 * i + 1];
+        View::take(to[i], name(0, i), a, work);
+        check_param(a, name(0, i));
+        if (compute_format(a.dtype) != a.dtype)
+            fail(PyExc_TypeError, name(0, i).text() + ": dtype " + name_of(a.dtype) +
+                                      ", expected float32 or float64: sums of gradients lose small ones in 16 bits");
+        View::take(from[i], name(1, i), g, work);
+        check_grad(g, name(1, i), a);
+        if (!(a.device == views[0].device)) fail_mixed(name(0, i), a, name(0, 0), views[0]);
+        tensors[i] = ParamUpdate(a.size, a.dtype, g.dtype);
+        tensors[i].buffer[0] = a.data;
+        tensors[i].buffer[1] = g.data;
+        written.push_back({a.begin(), a.end(), std::uint32_t(i)});
+        if (sum_overflows(total, a.size, total)) fail(PyExc_ValueError, "into: more than 2**63 elements in all");
+    }
+    detail::WrittenMemory memory;
+    detail::Clash clash{};
+    if (!memory.assign(std::move(written), clash)) fail_overlap(name(0, clash.first), name(0, clash.second));
+    for (std::size_t i = 0; i < to.size(); ++i) {
+        const View& g = views[2 * i + 1];
+        if (const auto owner = memory.find(g.begin(), g.end()); owner != detail::WrittenMemory::none)
+            fail_overlap(name(1, i), name(0, owner));
+    }
+    if (views.empty() || !views[0].device.cuda) {
+        const MaybeReleaseGil released(is_long(total));
+        if (norm) return detail::accumulate(tensors, factor).grad_norm;
+        detail::add_scaled(tensors, factor);
+        return 0.0;
+    }
+    detail::StepReport report;
+    on_stream(work, [&] {
+        const int device = views[0].device.id;
+        detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
+            return cuda.add_scaled(device, work.stream(), tensors, factor, error);
+        });
+        if (!norm) return;
+        for (ParamUpdate& t : tensors) t.set(1, t.slot(0));
+        detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
+            return cuda.global_norm(device, work.stream(), tensors, 1.0, report, error);
         });
     });
     return report.grad_norm;
@@ -474,11 +626,15 @@ void register_functions(py::module_& m) {
     step_name = interned("step");
     seed_name = interned("seed");
     param_format_name = interned("param_format");
+    zero_grad_name = interned("zero_grad");
+    copy_out_name = interned("copy_out");
+    ema_name = interned("ema");
     m.def("layout", layout, py::arg("buffer"), py::arg("name"));
     m.def("check_param", check_param_object, py::arg("buffer"), py::arg("name"));
     m.def("check_hyperparameters", check_hyperparameters, py::arg("rule"), py::arg("values"));
     m.def("make_function", make_function, py::arg("rule"), py::arg("doc"), py::arg("module"));
     m.def("global_norm", global_norm, py::arg("grads"), py::arg("grad_scale") = 1.0);
+    m.def("accumulate", accumulate, py::arg("into"), py::arg("grads"), py::arg("scale"), py::arg("norm"));
     m.def("check_clip_norm", [](const py::object& value) { clip_value(value.ptr()); }, py::arg("clip_norm"));
     m.def("reduce", reduce, py::arg("buffers"), py::arg("term"), py::arg("scope"), py::arg("scale") = 1.0,
           py::arg("groups") = std::vector<std::size_t>{}, py::arg("row_sizes") = std::vector<std::int64_t>{});

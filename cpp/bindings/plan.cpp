@@ -61,7 +61,8 @@ class Plan {
     void set_seed(const py::object& seed);
     void set_param_format(std::uint32_t group, const py::object& format);
     py::tuple step(const py::object& grads, const py::list& groups, const py::object& scale, const py::object& clip,
-                   bool skip_nonfinite);
+                   bool skip_nonfinite, const py::object& zero_grad, const py::object& copy_out, const py::object& ema,
+                   const py::object& grad_norm);
     void begin_lookahead(const py::list& groups);
     void end_lookahead();
 
@@ -91,14 +92,16 @@ class Plan {
     detail::HyperValues read_group(std::uint32_t group, const py::handle& values,
                                    std::vector<DeviceValue>& on_device) const;
     Device device() const { return params_.empty() ? Device{} : params_[0].param.view.device; }
-    void take_grads(const std::vector<py::object>& grads, WorkStream& stream, std::vector<View>& views);
+    void take_grads(const std::vector<py::object>& grads, bool zero_grad, WorkStream& stream, std::vector<View>& views);
+    void take_epilogues(const std::vector<py::object>& copies, const std::vector<py::object>& averages,
+                        WorkStream& stream, std::vector<View>& views);
     void look_for_captures(WorkStream& stream);
 };
 
 ArgName Plan::name_of(std::size_t tensor, std::size_t buffer) const {
     const char* name = buffer == 0   ? "params"
                        : buffer == 1 ? "grads"
-                                     : names_[plan_.group_of(tensor)]->buffer_text[buffer];
+                                     : text_of_buffer(*names_[plan_.group_of(tensor)], buffer);
     return {name, -1, params_[tensor].label.c_str()};
 }
 
@@ -288,7 +291,8 @@ detail::HyperValues Plan::read_group(std::uint32_t group, const py::handle& valu
 }
 
 // The gradients of those that have one; `views` are held until the step is done.
-void Plan::take_grads(const std::vector<py::object>& grads, WorkStream& stream, std::vector<View>& views) {
+void Plan::take_grads(const std::vector<py::object>& grads, bool zero_grad, WorkStream& stream,
+                      std::vector<View>& views) {
     const NumpyTypes& numpy = numpy_types();
     const bool cuda = device().cuda;
     plan_.begin();
@@ -297,25 +301,39 @@ void Plan::take_grads(const std::vector<py::object>& grads, WorkStream& stream, 
         const std::int64_t taken = plan_.host_steps(i);
         if (taken == INT64_MAX) fail(PyExc_ValueError, "step: more than 2**63 - 1 steps");
         Format format = plan_.update(i).param();
-        void* data = cuda ? nullptr : quick_[i].shape.data_of(numpy, grads[i].ptr(), format, false);
+        void* data = cuda ? nullptr : quick_[i].shape.data_of(numpy, grads[i].ptr(), format, zero_grad);
         if (data == nullptr) {
             const ArgName name = name_of(i, 1);
             View g;
             View::take(grads[i], name, g, stream);
             check_grad(g, name, params_[i].param.view);
+            if (zero_grad) check_writable(g, name, "zero_grad");
             data = g.data;
             format = g.dtype;
             views.push_back(std::move(g));
         }
         if (!plan_.add(i, data, format, taken + 1)) fail(PyExc_ValueError, "params: more than 2**63 elements in all");
     }
-    if (const auto overlap = plan_.check())
-        fail_overlap(name_of(overlap->first.tensor, overlap->first.buffer),
-                     name_of(overlap->second.tensor, overlap->second.buffer));
+}
+
+void Plan::take_epilogues(const std::vector<py::object>& copies, const std::vector<py::object>& averages,
+                          WorkStream& stream, std::vector<View>& views) {
+    const NumpyTypes& numpy = numpy_types();
+    const auto take = [&](const std::vector<py::object>& buffers, std::size_t i, std::uint32_t number) -> detail::Slot {
+        if (buffers.empty() || buffers[i].is_none()) return {};
+        if (void* const same = quick_[i].shape.data_of(numpy, buffers[i].ptr(), Format::float32, true);
+            same != nullptr && compute_format(plan_.update(i).param()) == Format::float32)
+            return {same, Format::float32};
+        return take_beside(buffers[i], name_of(i, number), params_[i].param.view, views.emplace_back(), stream);
+    };
+    if (copies.empty() && averages.empty()) return;
+    for (std::size_t i = 0; i < params_.size(); ++i)
+        plan_.set_epilogue(i, {take(copies, i, detail::copy_buffer), take(averages, i, detail::average_buffer)});
 }
 
 py::tuple Plan::step(const py::object& grads, const py::list& groups, const py::object& scale, const py::object& clip,
-                     bool skip_nonfinite) {
+                     bool skip_nonfinite, const py::object& zero_grad, const py::object& copy_out,
+                     const py::object& ema, const py::object& grad_norm) {
     const auto locked = lock_.take();
     const Busy busy(busy_);
     if (plan_.is_ahead())
@@ -324,6 +342,12 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, const py::
     options.grad_scale = scale_value(scale.ptr());
     options.clip_norm = clip_value(clip.ptr()).value_or(-1.0);
     options.skip_nonfinite = skip_nonfinite;
+    options.zero_grad = bool_value(zero_grad.ptr(), "zero_grad");
+    const std::optional<double> known_norm = norm_value(grad_norm.ptr());
+    options.has_norm = known_norm.has_value();
+    options.known_norm = known_norm.value_or(0.0);
+    const std::optional<Ema> averages = ema_value(ema.ptr());
+    if (averages) options.average_decay = averages->decay;
     if (PyList_Check(grads.ptr()) == 0 && PyTuple_Check(grads.ptr()) == 0)
         fail(PyExc_TypeError, "grads: expected a list or tuple, got " + type_name(grads));
     // References of our own: schedules and exports run Python code, and other threads run while the GIL is released, or
@@ -332,6 +356,19 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, const py::
     if (held.size() != params_.size())
         fail(PyExc_ValueError, "grads: " + std::to_string(held.size()) + " gradients, expected " +
                                    std::to_string(params_.size()) + " as there are params");
+    const auto beside = [&](const py::object& given, const char* name) {
+        if (!given || given.is_none()) return std::vector<py::object>{};
+        if (PyList_Check(given.ptr()) == 0 && PyTuple_Check(given.ptr()) == 0)
+            fail(PyExc_TypeError, std::string(name) + ": expected a list or tuple, got " + type_name(given));
+        std::vector<py::object> buffers = items_of(given.ptr());
+        if (buffers.size() != params_.size())
+            fail(PyExc_ValueError, std::string(name) + ": " + std::to_string(buffers.size()) + " buffers, expected " +
+                                       std::to_string(params_.size()) + " as there are params");
+        return buffers;
+    };
+    const std::vector<py::object> copies = beside(copy_out, "copy_out");
+    const std::vector<py::object> of_ema = beside(averages ? averages->buffers : py::object(), "ema");
+    if (device().cuda && (options.zero_grad || !copies.empty() || !of_ema.empty())) fail_epilogue_on_cuda();
     if (std::all_of(held.begin(), held.end(), [](const py::object& g) { return g.is_none(); }) &&
         PyErr_WarnEx(PyExc_UserWarning, "grads: all gradients are None, so the step changes nothing", 2) != 0)
         throw py::error_already_set();
@@ -341,7 +378,15 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, const py::
     WorkStream stream;
     refresh(stream);
     std::vector<View> views;
-    take_grads(held, stream, views);
+    take_grads(held, options.zero_grad, stream, views);
+    take_epilogues(copies, of_ema, stream, views);
+    if (const auto overlap = plan_.check(options.zero_grad))
+        fail_overlap(name_of(overlap->first.tensor, overlap->first.buffer),
+                     name_of(overlap->second.tensor, overlap->second.buffer));
+    if (options.has_norm && !plan_.shares().empty() && !detail::one_grad_scale(plan_.shares()[0].segments))
+        fail(PyExc_ValueError,
+             "grad_norm: the groups have different grad_scale, so that the norm of all gradients says "
+             "nothing of the scaled ones; leave it out");
 
     detail::Outcome outcome;
     if (plan_.on_cuda()) {
@@ -510,7 +555,8 @@ void register_plan(py::module_& m) {
         .def(py::init<bool>(), py::arg("capturable") = false)
         .def("add_group", &Plan::add_group, py::arg("rule"), py::arg("params"), py::arg("states"), py::arg("labels"))
         .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("grad_scale"), py::arg("clip_norm"),
-             py::arg("skip_nonfinite"))
+             py::arg("skip_nonfinite"), py::arg("zero_grad") = false, py::arg("copy_out") = py::none(),
+             py::arg("ema") = py::none(), py::arg("grad_norm") = py::none())
         .def("begin_lookahead", &Plan::begin_lookahead, py::arg("groups"))
         .def("end_lookahead", &Plan::end_lookahead)
         .def("set_seed", &Plan::set_seed, py::arg("seed"))

@@ -42,6 +42,9 @@ struct ReductionKernels {
 enum class Term : std::uint8_t { square, value };
 inline constexpr std::size_t term_count = 2;
 
+// average <- lerp(average, values, weight), see StepOptions. [0 float, 1 double]
+using AddToAverage = void (*)(void* average, const void* values, double weight, std::size_t n);
+
 struct KernelTable {
     RuleKernels rule[Rules::size];
     FormatKernels format[Formats::size];
@@ -50,6 +53,7 @@ struct KernelTable {
     StepKernel bandwidth_probe[max_written][2];
     // p <- p + *static_cast<const double*>(coefficients) * g
     StepKernel add_scaled[2];
+    AddToAverage add_to_average[2];
 };
 
 // Defined by the kernel objects that the build has for this architecture.

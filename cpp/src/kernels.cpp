@@ -102,6 +102,17 @@ template <class T> void add_scaled(const void* coefficients, void* const* b, siz
     for (size_t i = 0; i < n; ++i) p[i] = p[i] + factor * x[i];
 }
 
+template <class T> void add_to_average(void* average, const void* values, double weight, size_t n) {
+    auto* ADAPTK_RESTRICT a = static_cast<T*>(average);
+    const auto* ADAPTK_RESTRICT x = static_cast<const T*>(values);
+    const T w = T(weight), rest = T(1) - w;
+    if (w < T(0.5)) {
+        for (size_t i = 0; i < n; ++i) a[i] = a[i] + w * (x[i] - a[i]);
+    } else {
+        for (size_t i = 0; i < n; ++i) a[i] = x[i] - (x[i] - a[i]) * rest;
+    }
+}
+
 struct Square {
     static ADAPTK_HD double of(double v) { return v * v; }
 };
@@ -144,6 +155,7 @@ template <class... R, class... F> constexpr KernelTable make_table(RuleList<R...
          {bandwidth_probe<float, 4>, bandwidth_probe<double, 4>},
          {bandwidth_probe<float, 5>, bandwidth_probe<double, 5>}},
         {add_scaled<float>, add_scaled<double>},
+        {add_to_average<float>, add_to_average<double>},
     };
 }
 

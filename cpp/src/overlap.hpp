@@ -13,6 +13,7 @@ namespace adaptk::detail {
 struct Extent {
     std::uintptr_t begin, end;
     std::uint32_t owner;  // the caller's number for the buffer
+    bool operator==(const Extent&) const = default;
 };
 
 struct Clash {

@@ -53,38 +53,49 @@ inline std::int64_t total_size(std::span<const ParamUpdate> tensors) {
 
 inline bool aligned(const void* p, std::size_t to) { return reinterpret_cast<std::uintptr_t>(p) % to == 0; }
 
+inline std::byte* at(const Slot& s, std::int64_t element) {
+    return static_cast<std::byte*>(s.data) + storage_bytes(s.format, element);
+}
 inline std::byte* at(const ParamUpdate& t, std::size_t buffer, std::int64_t element) {
-    return static_cast<std::byte*>(t.buffer[buffer]) + storage_bytes(t.format[buffer], element);
+    return at(t.slot(buffer), element);
 }
 
 // Elements first ... first + n - 1 of a buffer in the compute type T, n <= tile; `first` begins a block.
-template <class T>
-void decode_tile(const KernelTable& k, const ParamUpdate& t, std::size_t b, std::int64_t first, std::size_t n, T* out) {
-    const FormatInfo& f = info_of(t.format[b]);
+template <class T> void decode_tile(const KernelTable& k, const Slot& s, std::int64_t first, std::size_t n, T* out) {
+    const FormatInfo& f = info_of(s.format);
     const auto decode = k.format[std::size_t(f.id)].decode[sizeof(T) == 8 ? 1 : 0];
-    if (aligned(t.buffer[b], f.alignment)) {
-        decode(at(t, b, first), t.scales[b], first, out, n);
+    if (aligned(s.data, f.alignment)) {
+        decode(at(s, first), s.scales, first, out, n);
         return;
     }
     // Formats with scales are of bytes, which are aligned anywhere.
     alignas(cache_line) std::byte moved[tile * sizeof(double)];
-    std::memcpy(moved, at(t, b, first), n * f.bytes);
+    std::memcpy(moved, at(s, first), n * f.bytes);
     decode(moved, nullptr, first, out, n);
+}
+template <class T>
+void decode_tile(const KernelTable& k, const ParamUpdate& t, std::size_t b, std::int64_t first, std::size_t n, T* out) {
+    decode_tile(k, t.slot(b), first, n, out);
 }
 
 // The key is that of the buffer's draws, of formats that are rounded stochastically.
 template <class T>
-void encode_tile(const KernelTable& k, const T* in, const ParamUpdate& t, std::size_t b, std::int64_t first,
-                 std::size_t n, std::uint64_t buffer_key) {
-    const FormatInfo& f = info_of(t.format[b]);
+void encode_tile(const KernelTable& k, const T* in, const Slot& s, std::int64_t first, std::size_t n,
+                 std::uint64_t buffer_key) {
+    const FormatInfo& f = info_of(s.format);
     const auto encode = k.format[std::size_t(f.id)].encode[sizeof(T) == 8 ? 1 : 0];
-    if (aligned(t.buffer[b], f.alignment)) {
-        encode(in, at(t, b, first), t.scales[b], first, n, buffer_key);
+    if (aligned(s.data, f.alignment)) {
+        encode(in, at(s, first), s.scales, first, n, buffer_key);
         return;
     }
     alignas(cache_line) std::byte moved[tile * sizeof(double)];
     encode(in, moved, nullptr, first, n, buffer_key);
-    std::memcpy(at(t, b, first), moved, n * f.bytes);
+    std::memcpy(at(s, first), moved, n * f.bytes);
+}
+template <class T>
+void encode_tile(const KernelTable& k, const T* in, const ParamUpdate& t, std::size_t b, std::int64_t first,
+                 std::size_t n, std::uint64_t buffer_key) {
+    encode_tile(k, in, t.slot(b), first, n, buffer_key);
 }
 
 }  // namespace adaptk::detail

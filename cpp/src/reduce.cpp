@@ -20,8 +20,8 @@ class Leaves {
         sums_.resize(std::size_t(leaf_count_));
     }
 
-    // Several times, with another scale.
-    void run(const KernelTable& k, double scale) {
+    // Several times, with another scale. `added`: if it is not null, buffer 1 times it is added to buffer 0 first.
+    void run(const KernelTable& k, double scale, const double* added = nullptr) {
         in_parallel(threads_for(elements_), [&](int thread, int threads) {
             const std::int64_t begin = leaf_count_ * thread / threads;
             const std::int64_t end = leaf_count_ * (thread + 1) / threads;
@@ -38,7 +38,8 @@ class Leaves {
                     place = {part->tensor, part->first};
                 }
                 const std::int64_t done = (leaf - part->first_leaf) * leaf_size;
-                place = sum_leaf(k, place, std::min(leaf_size, part->size - done), scale, sums_[std::size_t(leaf)]);
+                place =
+                    sum_leaf(k, place, std::min(leaf_size, part->size - done), scale, added, sums_[std::size_t(leaf)]);
             }
         });
     }
@@ -91,11 +92,12 @@ class Leaves {
         return p;
     }
 
-    Place sum_leaf(const KernelTable& k, Place place, std::int64_t n, double scale, double& sum) {
+    Place sum_leaf(const KernelTable& k, Place place, std::int64_t n, double scale, const double* added, double& sum) {
         alignas(cache_line) double sums[reduction_width] = {};
         std::size_t phase = 0;
         const Place end = for_pieces(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
             const double factor = what_.factors.empty() ? scale : scale * what_.factors[i];
+            if (added != nullptr) add_scaled(k, tensors_[i], first, m, *added);
             add_piece(k, tensors_[i], first, m, phase, factor, sums);
             phase += std::size_t(m);
         });
@@ -206,13 +208,17 @@ std::vector<double> reduce(std::span<const ParamUpdate> tensors, const Reduction
     return leaves.totals();
 }
 
-StepReport norm_of_gradients(std::span<const ParamUpdate> tensors, double scale, std::span<const double> factors) {
+namespace {
+
+StepReport norm_of_buffers(std::span<const ParamUpdate> tensors, std::size_t buffer, double scale,
+                           std::span<const double> factors, const double* added = nullptr) {
     const FloatingPointMode mode;
     const KernelTable& k = *current_isa().kernels;
     Reduction squares;
+    squares.buffer = buffer;
     squares.factors = factors;
     Leaves leaves(tensors, squares);
-    leaves.run(k, 1.0);
+    leaves.run(k, 1.0, added);
     const double sum = leaves.totals()[0];
     StepReport report;
     report.has_norm = true;
@@ -220,8 +226,9 @@ StepReport norm_of_gradients(std::span<const ParamUpdate> tensors, double scale,
     double norm = std::sqrt(sum);
     const bool beyond = std::isinf(sum) || (sum < 0x1p-900 && (sum != 0.0 || leaves.vanished()));
     // The other formats cannot get there, unless a group's own factor takes them.
-    const bool can = !factors.empty() || std::any_of(tensors.begin(), tensors.end(),
-                                                     [](const ParamUpdate& t) { return t.grad() == Format::float64; });
+    const bool can = !factors.empty() || std::any_of(tensors.begin(), tensors.end(), [&](const ParamUpdate& t) {
+        return t.format[buffer] == Format::float64;
+    });
     if (beyond && can) {
         const double rescale = sum < 1.0 ? 0x1p600 : 0x1p-600;
         leaves.run(k, rescale);
@@ -231,6 +238,16 @@ StepReport norm_of_gradients(std::span<const ParamUpdate> tensors, double scale,
     }
     report.grad_norm = std::fabs(scale) * norm;
     return report;
+}
+
+}  // namespace
+
+StepReport norm_of_gradients(std::span<const ParamUpdate> tensors, double scale, std::span<const double> factors) {
+    return norm_of_buffers(tensors, 1, scale, factors);
+}
+
+StepReport accumulate(std::span<const ParamUpdate> tensors, double scale) {
+    return norm_of_buffers(tensors, 0, 1.0, {}, &scale);
 }
 
 }  // namespace adaptk::detail

@@ -55,10 +55,59 @@ Cut cut_at(std::span<const ParamUpdate> tensors, std::int64_t total, int k, int 
 
 template <class T> constexpr Format native_format = sizeof(T) == 8 ? Format::float64 : Format::float32;
 
-// A kernel over part of a tensor whose buffers are not all of type T and aligned for it.
+// Elements that a rule updates before its epilogues follow: as much of each buffer as makes a long loop (kernels.cpp),
+// and few enough that what the rule has touched is still in the cache.
+template <class T> constexpr std::int64_t epilogue_block = 16384 / sizeof(T);
+
+// What follows the rule on each part of a tensor.
+struct EpilogueRun {
+    const KernelTable& k;
+    const StepOptions& options;
+    const Epilogue* epilogue;  // the tensor's, or null
+
+    // Elements first ... first + n - 1; `first` begins a tile.
+    template <class T> void run(const ParamUpdate& t, std::int64_t first, std::int64_t n) const {
+        if (options.zero_grad) std::memset(at(t, 1, first), 0, storage_bytes(t.grad(), n));
+        write_beside<T>(t, first, n);
+    }
+    template <class T> void write_beside(const ParamUpdate& t, std::int64_t first, std::int64_t n) const {
+        if (epilogue == nullptr || (epilogue->copy.data == nullptr && epilogue->average.data == nullptr)) return;
+        const bool in_place = t.param() == native_format<T> && aligned(t.buffer[0], sizeof(T));
+        for (std::int64_t done = 0; done < n; done += std::int64_t(tile)) {
+            const std::int64_t from = first + done;
+            const auto m = std::size_t(std::min(n - done, std::int64_t(tile)));
+            alignas(cache_line) T decoded[tile];
+            const T* p = decoded;
+            if (in_place) {
+                p = reinterpret_cast<const T*>(at(t, 0, from));
+            } else {
+                decode_tile(k, t, 0, from, m, decoded);
+            }
+            if (epilogue->copy.data != nullptr) encode_tile(k, p, epilogue->copy, from, m, 0);
+            if (epilogue->average.data != nullptr) average(p, epilogue->average, from, m);
+        }
+    }
+
+  private:
+    template <class T> void average(const T* p, const Slot& to, std::int64_t first, std::size_t n) const {
+        const AddToAverage add = k.add_to_average[sizeof(T) == 8 ? 1 : 0];
+        const double weight = 1.0 - options.average_decay;
+        if (to.format == native_format<T> && aligned(to.data, sizeof(T))) {
+            add(at(to, first), p, weight, n);
+            return;
+        }
+        alignas(cache_line) T decoded[tile];
+        decode_tile(k, to, first, n, decoded);
+        add(decoded, p, weight, n);
+        encode_tile(k, decoded, to, first, n, 0);
+    }
+};
+
+// A kernel over part of a tensor whose buffers are not all of type T and aligned for it. `after` may be null.
 template <class T>
 void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients, std::uint64_t key,
-               const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n) {
+               const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n,
+               const EpilogueRun* after) {
     alignas(cache_line) T scratch[max_buffers][tile];
     bool in_place[max_buffers];
     std::size_t tile_bytes[max_buffers];
@@ -86,13 +135,15 @@ void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients
         kernel(coefficients, work, m);
         for (std::size_t b = 0; b < buffers; ++b)
             if (b != 1 && !in_place[b]) encode_tile(k, scratch[b], t, b, from, m, keys[b]);
+        if (after != nullptr) after->run<T>(t, from, std::int64_t(m));
     }
 }
 
-// A kernel over part of a tensor.
+// A kernel over part of a tensor. `after` may be null.
 template <class T>
 void run_piece(const KernelTable& k, StepKernel kernel, const void* coefficients, std::uint64_t key,
-               const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n) {
+               const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n,
+               const EpilogueRun* after) {
     bool direct = true;
     std::uintptr_t addresses = 0;
     for (std::size_t b = 0; b < buffers; ++b) {
@@ -100,12 +151,17 @@ void run_piece(const KernelTable& k, StepKernel kernel, const void* coefficients
         addresses |= reinterpret_cast<std::uintptr_t>(t.buffer[b]);
     }
     if (!direct || addresses % sizeof(T) != 0) {
-        run_tiles<T>(k, kernel, coefficients, key, t, buffers, first, n);
+        run_tiles<T>(k, kernel, coefficients, key, t, buffers, first, n, after);
         return;
     }
-    void* work[max_buffers];
-    for (std::size_t b = 0; b < buffers; ++b) work[b] = static_cast<T*>(t.buffer[b]) + first;
-    kernel(coefficients, work, std::size_t(n));
+    const std::int64_t block = after != nullptr ? epilogue_block<T> : n;
+    for (std::int64_t done = 0; done < n; done += block) {
+        const std::int64_t m = std::min(n - done, block);
+        void* work[max_buffers];
+        for (std::size_t b = 0; b < buffers; ++b) work[b] = static_cast<T*>(t.buffer[b]) + first + done;
+        kernel(coefficients, work, std::size_t(m));
+        if (after != nullptr) after->run<T>(t, first + done, m);
+    }
 }
 
 // What a segment's tensors run, by what they compute in: [0 float, 1 double].
@@ -116,18 +172,20 @@ struct PreparedSegment {
     std::uint64_t key;  // of stochastic rounding
     alignas(cache_line) std::byte coefficients[2][max_coefficients_bytes];
 
-    void run(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n) const {
+    void run(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n,
+             const EpilogueRun* after = nullptr) const {
         if (segment != nullptr && segment->stochastic_params) {
-            run_stored(k, segment->stored(t), first, n);
+            run_stored(k, segment->stored(t), first, n, after);
         } else {
-            run_stored(k, t, first, n);
+            run_stored(k, t, first, n, after);
         }
     }
-    void run_stored(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n) const {
+    void run_stored(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n,
+                    const EpilogueRun* after) const {
         if (t.compute() == 1) {
-            run_piece<double>(k, kernel[1], coefficients[1], key, t, buffers, first, n);
+            run_piece<double>(k, kernel[1], coefficients[1], key, t, buffers, first, n, after);
         } else {
-            run_piece<float>(k, kernel[0], coefficients[0], key, t, buffers, first, n);
+            run_piece<float>(k, kernel[0], coefficients[0], key, t, buffers, first, n, after);
         }
     }
 };
@@ -154,19 +212,32 @@ template <class Run> void share_out(std::span<const ParamUpdate> tensors, std::i
     });
 }
 
+double own_scale(const Segment& s) { return s.rule->grad_scale(s.hyper); }
+
 // Of the gradients times the step's factor and the one of their group's own.
 StepReport norm_of_scaled(std::span<const ParamUpdate> tensors, std::span<const Segment> segments, double scale) {
     if (segments.empty()) return norm_of_gradients(tensors, scale, {});
-    const auto own = [](const Segment& s) { return s.rule->grad_scale(s.hyper); };
-    const double first = own(segments[0]);
-    if (std::all_of(segments.begin(), segments.end(), [&](const Segment& s) { return own(s) == first; }))
-        return norm_of_gradients(tensors, scale * first, {});
+    if (one_grad_scale(segments)) return norm_of_gradients(tensors, scale * own_scale(segments[0]), {});
     std::vector<double> factors;
-    for (const Segment& s : segments) factors.insert(factors.end(), s.count, own(s));
+    for (const Segment& s : segments) factors.insert(factors.end(), s.count, own_scale(s));
     return norm_of_gradients(tensors, scale, factors);
 }
 
 }  // namespace
+
+bool one_grad_scale(std::span<const Segment> segments) {
+    return std::all_of(segments.begin(), segments.end(),
+                       [&](const Segment& s) { return own_scale(s) == own_scale(segments[0]); });
+}
+
+StepReport report_of_known_norm(std::span<const Segment> segments, const StepOptions& options) {
+    StepReport report;
+    const double scale = segments.empty() ? options.grad_scale : options.grad_scale * own_scale(segments[0]);
+    report.grad_norm = std::fabs(scale) * options.known_norm;
+    report.has_norm = true;
+    report.finite = std::isfinite(options.known_norm);
+    return report;
+}
 
 StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segment> segments,
                     const StepOptions& options) {
@@ -174,11 +245,13 @@ StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segmen
     const FloatingPointMode mode;
     const Isa& isa = current_isa();
     StepReport report;
-    double clip = 1.0;
+    double clip = options.clipped_by;
     if (options.needs_norm()) {
-        report = norm_of_scaled(tensors, segments, options.grad_scale);
+        report = options.has_norm ? report_of_known_norm(segments, options)
+                                  : norm_of_scaled(tensors, segments, options.grad_scale);
         if (options.skip_nonfinite && !report.finite) {
             report.skipped = true;
+            if (options.zero_grad) zero_grads(tensors);
             return report;
         }
         clip = options.clip_factor(report.grad_norm);
@@ -200,15 +273,44 @@ StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segmen
         prepare(prepared[s], isa, segments[s], scale, used);
     }
 
+    const bool has_epilogue = options.has_epilogue();
     share_out(tensors, total, [&] {
         std::size_t segment = 0;
         std::size_t segment_end = segments.empty() ? 0 : segments[0].count;
         return [&, segment, segment_end](std::size_t i, std::int64_t first, std::int64_t n) mutable {
             while (i >= segment_end) segment_end += segments[++segment].count;
-            prepared[segment].run(*isa.kernels, tensors[i], first, n);
+            if (!has_epilogue) {
+                prepared[segment].run(*isa.kernels, tensors[i], first, n);
+                return;
+            }
+            const EpilogueRun after{*isa.kernels, options, options.epilogues.empty() ? nullptr : &options.epilogues[i]};
+            prepared[segment].run(*isa.kernels, tensors[i], first, n, &after);
         };
     });
     return report;
+}
+
+void run_epilogues(std::span<const ParamUpdate> tensors, const StepOptions& options) {
+    const FloatingPointMode mode;
+    const KernelTable& k = *current_isa().kernels;
+    share_out(tensors, total_size(tensors), [&] {
+        return [&](std::size_t i, std::int64_t first, std::int64_t n) {
+            const EpilogueRun run{k, options, &options.epilogues[i]};
+            if (tensors[i].compute() == 1) {
+                run.write_beside<double>(tensors[i], first, n);
+            } else {
+                run.write_beside<float>(tensors[i], first, n);
+            }
+        };
+    });
+}
+
+void zero_grads(std::span<const ParamUpdate> tensors) {
+    share_out(tensors, total_size(tensors), [&] {
+        return [&](std::size_t i, std::int64_t first, std::int64_t n) {
+            std::memset(at(tensors[i], 1, first), 0, storage_bytes(tensors[i].grad(), n));
+        };
+    });
 }
 
 StepReport global_norm(std::span<const ParamUpdate> tensors, double scale) {
@@ -227,17 +329,19 @@ void run_bandwidth_probe(std::span<const ParamUpdate> tensors, std::size_t writt
     });
 }
 
+void add_scaled(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n, double factor) {
+    if (t.compute() == 1) {
+        run_piece<double>(k, k.add_scaled[1], &factor, 0, t, 2, first, n, nullptr);
+    } else {
+        run_piece<float>(k, k.add_scaled[0], &factor, 0, t, 2, first, n, nullptr);
+    }
+}
+
 void add_scaled(std::span<const ParamUpdate> tensors, double factor) {
     const FloatingPointMode mode;
     const KernelTable& k = *current_isa().kernels;
-    PreparedSegment s{};
-    s.buffers = 2;
-    for (int type = 0; type < 2; ++type) {
-        s.kernel[type] = k.add_scaled[type];
-        std::memcpy(s.coefficients[type], &factor, sizeof factor);
-    }
     share_out(tensors, total_size(tensors), [&] {
-        return [&](std::size_t i, std::int64_t first, std::int64_t n) { s.run(k, tensors[i], first, n); };
+        return [&](std::size_t i, std::int64_t first, std::int64_t n) { add_scaled(k, tensors[i], first, n, factor); };
     });
 }
 

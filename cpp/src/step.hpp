@@ -12,6 +12,8 @@
 
 namespace adaptk::detail {
 
+struct KernelTable;
+
 inline constexpr std::size_t max_buffers = 2 + max_states;
 
 // One buffer of a step.
@@ -84,11 +86,31 @@ struct Segment {
     }
 };
 
+// What a step writes beside the buffers of a tensor, in the same pass over memory. Null data: nothing.
+struct Epilogue {
+    Slot copy;     // the param, rounded to nearest
+    Slot average;  // a <- lerp(a, param, 1 - average_decay): see StepOptions
+};
+
 struct StepOptions {
     double grad_scale = 1.0;  // multiplies each segment's own
     double clip_norm = -1.0;  // negative: no clipping
+    double clipped_by = 1.0;  // what the caller has found that clipping calls for
     bool skip_nonfinite = false;
     bool want_norm = false;
+    // The norm of the gradients before any scale, as accumulate() returned it, if it is known: then the gradients are
+    // not read for it. A group's own factor must be that of all.
+    bool has_norm = false;
+    double known_norm = 0.0;
+
+    // Gradients are set to zero behind the rule, also if the step is skipped.
+    bool zero_grad = false;
+    // Of each tensor, or none. A step that is skipped writes none of them.
+    std::span<const Epilogue> epilogues = {};
+    // In [0, 1]. With w = 1 - decay, rounded to the compute type: a + w*(p - a) if w < 0.5, else p - (p - a)*(1 - w).
+    double average_decay = 0.0;
+
+    bool has_epilogue() const { return zero_grad || !epilogues.empty(); }
 
     bool needs_norm() const { return clip_norm >= 0.0 || skip_nonfinite || want_norm; }
     // What gradients of this norm are multiplied with to be clipped. A NaN norm makes all of them NaN.
@@ -111,6 +133,12 @@ ADAPTK_INTERNAL_API StepReport run_step(std::span<const ParamUpdate> tensors, st
 // benchmarks. Tensors are float32 or float64 throughout.
 ADAPTK_INTERNAL_API void run_bandwidth_probe(std::span<const ParamUpdate> tensors, std::size_t written);
 
+// What epilogues write beside tensors that no step updates: `options` has one for each of them.
+ADAPTK_INTERNAL_API void run_epilogues(std::span<const ParamUpdate> tensors, const StepOptions& options);
+
+// The gradients alone are set to zero.
+ADAPTK_INTERNAL_API void zero_grads(std::span<const ParamUpdate> tensors);
+
 // sqrt(sum of squares) of scale * g over all gradients, and whether all of them are finite.
 ADAPTK_INTERNAL_API StepReport global_norm(std::span<const ParamUpdate> tensors, double scale);
 
@@ -124,5 +152,14 @@ ADAPTK_INTERNAL_API void decode(const Slot& from, float* to, std::int64_t size);
 
 // p <- p + factor * x, buffers 0 and 1.
 ADAPTK_INTERNAL_API void add_scaled(std::span<const ParamUpdate> tensors, double factor);
+// The same of elements of one tensor, by the calling thread.
+void add_scaled(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n, double factor);
+
+// The same as add_scaled(), and the norm of what buffers 0 hold then: that of a step whose gradients they are.
+ADAPTK_INTERNAL_API StepReport accumulate(std::span<const ParamUpdate> tensors, double scale);
+
+// Whether the groups multiply their gradients with one and the same factor, as StepOptions::known_norm asks.
+ADAPTK_INTERNAL_API bool one_grad_scale(std::span<const Segment> segments);
+StepReport report_of_known_norm(std::span<const Segment> segments, const StepOptions& options);
 
 }  // namespace adaptk::detail

@@ -10,7 +10,7 @@ namespace adaptk::detail {
 namespace {
 
 // A buffer's number among the extents of written memory.
-static_assert(max_buffers <= 8);
+static_assert(average_buffer < 8);
 constexpr std::uint32_t owner_of(std::size_t tensor, std::size_t buffer) { return std::uint32_t(tensor * 8 + buffer); }
 constexpr BufferId buffer_of(std::uint32_t owner) { return {owner / 8, owner % 8}; }
 
@@ -74,6 +74,7 @@ std::optional<Overlap> StepPlan::add_group(const RuleInfo& rule, const HyperValu
 
 void StepPlan::clear_tensors() {
     shares_.clear();
+    epilogues_.clear();
     groups_.clear();
     tensors_.clear();
     updates_.clear();
@@ -159,6 +160,7 @@ Overlap StepPlan::describe(const Clash& clash, std::span<const ParamUpdate> upda
 
 void StepPlan::begin() {
     shares_.clear();
+    epilogues_.clear();
     // A step without gradients counts, on the device where the others are counted.
     if (counts_ == Counts::plan && !tensors_.empty() && tensors_[0].device.cuda) share_of(tensors_[0].device);
 }
@@ -192,8 +194,44 @@ void StepPlan::open_segment(DeviceShare& share, std::size_t i, const ContinuedSt
     share.group_of.push_back(group);
 }
 
-std::optional<Overlap> StepPlan::check() {
+std::optional<Overlap> StepPlan::check_epilogues(bool zero_grad) {
+    std::vector<Extent> extents;
+    const auto add = [&](std::size_t i, std::size_t buffer, const Slot& s) {
+        const auto begin = reinterpret_cast<std::uintptr_t>(s.data);
+        extents.push_back({begin, begin + storage_bytes(s.format, updates_[i].size), owner_of(i, buffer)});
+    };
+    if (zero_grad)
+        for (const DeviceShare& share : shares_)
+            for (const std::uint32_t i : share.tensors) add(i, 1, updates_[i].slot(1));
+    for (std::size_t i = 0; i < epilogues_.size(); ++i) {
+        if (epilogues_[i].copy.data != nullptr) add(i, copy_buffer, epilogues_[i].copy);
+        if (epilogues_[i].average.data != nullptr) add(i, average_buffer, epilogues_[i].average);
+    }
+    if (beside_index_ != index_count_ || extents != beside_extents_) {
+        Clash clash{};
+        beside_index_ = 0;
+        if (!beside_.assign(extents, clash)) return describe(clash, updates_);
+        for (const Extent& e : extents)
+            if (const auto owner = written_.find(e.begin, e.end); owner != WrittenMemory::none)
+                return Overlap{buffer_of(e.owner), buffer_of(owner), false};
+        beside_extents_ = std::move(extents);
+        beside_index_ = index_count_;
+    }
+    if (zero_grad || epilogues_.empty()) return {};
+    for (const DeviceShare& share : shares_) {
+        for (const std::uint32_t i : share.tensors) {
+            const auto begin = reinterpret_cast<std::uintptr_t>(updates_[i].buffer[1]);
+            if (const auto owner = beside_.find(begin, begin + updates_[i].bytes(1)); owner != WrittenMemory::none)
+                return Overlap{{i, 1}, buffer_of(owner), false};
+        }
+    }
+    return {};
+}
+
+std::optional<Overlap> StepPlan::check(bool zero_grad) {
     if (const auto overlap = index()) return overlap;
+    if (zero_grad || !epilogues_.empty())
+        if (const auto overlap = check_epilogues(zero_grad)) return overlap;
     for (const DeviceShare& share : shares_) {
         for (const std::uint32_t i : share.tensors) {
             Tensor& t = tensors_[i];
@@ -234,7 +272,8 @@ StepReport StepPlan::run_part(std::size_t i, void* grad, Format format, const Se
     return run_step({&update, 1}, {&segment, 1}, options);
 }
 
-std::optional<Overlap> StepPlan::check_list(const RuleInfo& rule, std::span<const ParamUpdate> tensors) {
+std::optional<Overlap> StepPlan::check_list(const RuleInfo& rule, std::span<const ParamUpdate> tensors, bool zero_grad,
+                                            std::span<const Epilogue> epilogues) {
     const std::size_t buffers = rule.buffers();
     const auto same = [&](const ParamUpdate& a, const ParamUpdate& b) {
         if (a.size != b.size) return false;
@@ -254,7 +293,11 @@ std::optional<Overlap> StepPlan::check_list(const RuleInfo& rule, std::span<cons
     }
     for (std::size_t i = 0; i < tensors.size(); ++i)
         if (const auto overlap = check_part(i, tensors[i].buffer[1], tensors[i].format[1])) return overlap;
-    return {};
+    if (!zero_grad && epilogues.empty()) return {};
+    begin();
+    for (std::size_t i = 0; i < tensors.size(); ++i) add(i, tensors[i].buffer[1], tensors[i].format[1], 1);
+    epilogues_.assign(epilogues.begin(), epilogues.end());
+    return check_epilogues(zero_grad);
 }
 
 // ---- counts
@@ -327,6 +370,31 @@ std::span<const ParamUpdate> StepPlan::updates_of(const DeviceShare& share) {
     return gathered_;
 }
 
+std::span<const Epilogue> StepPlan::epilogues_of(const DeviceShare& share) {
+    if (epilogues_.empty() || share.tensors.size() == updates_.size()) return epilogues_;
+    gathered_epilogues_.clear();
+    for (const std::uint32_t i : share.tensors) gathered_epilogues_.push_back(epilogues_[i]);
+    return gathered_epilogues_;
+}
+
+// Of the tensors on the CPU that take no part in the step.
+void StepPlan::run_other_epilogues(StepOptions options) {
+    std::vector<bool> done(epilogues_.size());
+    for (const DeviceShare& s : shares_)
+        for (const std::uint32_t i : s.tensors)
+            if (i < done.size()) done[i] = true;
+    gathered_.clear();
+    gathered_epilogues_.clear();
+    for (std::size_t i = 0; i < epilogues_.size(); ++i) {
+        const Epilogue& e = epilogues_[i];
+        if (done[i] || tensors_[i].device.cuda || (e.copy.data == nullptr && e.average.data == nullptr)) continue;
+        gathered_.push_back(updates_[i]);
+        gathered_epilogues_.push_back(e);
+    }
+    options.epilogues = gathered_epilogues_;
+    if (!gathered_.empty()) run_epilogues(gathered_, options);
+}
+
 // Over several devices, which no single kernel sees. Each waits for its result.
 StepReport StepPlan::norm_over_devices(double grad_scale) {
     StepReport all;
@@ -353,17 +421,22 @@ Outcome StepPlan::run(const StepOptions& given, std::span<const DeviceHyperOfGro
     Outcome outcome;
     StepOptions options = given;
     outcome.report.has_norm = options.needs_norm();  // of nothing: 0
-    if (options.needs_norm() && shares_.size() > 1) {
-        outcome.report = norm_over_devices(options.grad_scale);
+    // What one device cannot find out alone, or need not.
+    if (options.needs_norm() && on_cuda() && (shares_.size() > 1 || options.has_norm)) {
+        outcome.report = options.has_norm ? report_of_known_norm(shares_[0].segments, options)
+                                          : norm_over_devices(options.grad_scale);
         if (options.skip_nonfinite && !outcome.report.finite) {
             outcome.report.skipped = true;
+            if (options.zero_grad)
+                for (DeviceShare& s : shares_) zero_grads(updates_of(s));
             return outcome;
         }
-        options.grad_scale *= options.clip_factor(outcome.report.grad_norm);
+        options.clipped_by = options.clip_factor(outcome.report.grad_norm);
         options.clip_norm = -1.0;
         options.skip_nonfinite = options.want_norm = false;
     }
     for (DeviceShare& s : shares_) {
+        options.epilogues = epilogues_of(s);
         if (s.device.cuda) {
             outcome.pending = run_on_device(s, options, hypers);
         } else {
@@ -371,6 +444,7 @@ Outcome StepPlan::run(const StepOptions& given, std::span<const DeviceHyperOfGro
             if (options.needs_norm()) outcome.report = report;
         }
     }
+    if (!outcome.report.skipped) run_other_epilogues(options);
     return outcome;
 }
 

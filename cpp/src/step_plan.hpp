@@ -22,6 +22,9 @@
 
 namespace adaptk::detail {
 
+// What epilogues write, behind the numbers of states.
+inline constexpr std::uint32_t copy_buffer = max_buffers, average_buffer = max_buffers + 1;
+
 // One buffer of a plan: number 0 is the param, 1 the gradient, from 2 on the states.
 struct BufferId {
     std::uint32_t tensor, buffer;
@@ -149,8 +152,14 @@ class StepPlan {
     bool on_cuda() const { return !shares_.empty() && (shares_.size() > 1 || shares_[0].device.cuda); }
     std::int64_t elements() const { return shares_.empty() ? 0 : shares_[0].total; }
 
-    // Gradients, against the memory that is written.
-    ADAPTK_INTERNAL_API std::optional<Overlap> check();
+    // What a tensor's step writes beside its buffers, checked by the caller; until the next begin().
+    void set_epilogue(std::size_t i, const Epilogue& epilogue) {
+        epilogues_.resize(tensors_.size());
+        epilogues_[i] = epilogue;
+    }
+
+    // Gradients, against the memory that is written; if they are set to zero, against one another too.
+    ADAPTK_INTERNAL_API std::optional<Overlap> check(bool zero_grad = false);
     // Asks each share's stream whether it is captured in a graph.
     ADAPTK_INTERNAL_API void look_for_captures();
     ADAPTK_INTERNAL_API DeviceState& device_state(int device);
@@ -172,7 +181,9 @@ class StepPlan {
 
     // For calls that bring all of their tensors along, with gradients: looks for overlap as check() does, by way of an
     // index that is kept as long as the params and states stay the same.
-    ADAPTK_INTERNAL_API std::optional<Overlap> check_list(const RuleInfo& rule, std::span<const ParamUpdate> tensors);
+    ADAPTK_INTERNAL_API std::optional<Overlap> check_list(const RuleInfo& rule, std::span<const ParamUpdate> tensors,
+                                                          bool zero_grad = false,
+                                                          std::span<const Epilogue> epilogues = {});
 
     // ---- a look-ahead
 
@@ -212,7 +223,12 @@ class StepPlan {
     Device home_;
 
     std::vector<DeviceShare> shares_;
-    std::vector<ParamUpdate> gathered_;                   // of a step that not all take part in
+    std::vector<ParamUpdate> gathered_;  // of a step that not all take part in
+    std::vector<Epilogue> epilogues_, gathered_epilogues_;
+    // The memory of epilogues that was found to overlap nothing, and of which index_count_ that holds.
+    WrittenMemory beside_;
+    std::vector<Extent> beside_extents_;
+    std::uint64_t beside_index_ = 0;
     std::unique_ptr<DeviceState> state_;                  // of the device that all tensors are on
     std::map<int, std::unique_ptr<DeviceState>> states_;  // of the others
 
@@ -235,6 +251,9 @@ class StepPlan {
     bool watches_these() const;
     void count_on_device();
     std::span<const ParamUpdate> updates_of(const DeviceShare& share);
+    std::span<const Epilogue> epilogues_of(const DeviceShare& share);
+    void run_other_epilogues(StepOptions options);
+    std::optional<Overlap> check_epilogues(bool zero_grad);
     StepReport norm_over_devices(double grad_scale);
     std::shared_ptr<Report> run_on_device(DeviceShare& share, const StepOptions& options,
                                           std::span<const DeviceHyperOfGroup> hypers);

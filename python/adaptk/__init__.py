@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptk import _core, cuda, formats, ops, optim, schedules
 from adaptk._machine import (
+    accumulate,
     available_isas,
     build_info,
     get_cmake_dir,
@@ -44,6 +45,7 @@ __all__ = [
     "Hyperparameter",
     "Rule",
     "State",
+    "accumulate",
     "available_isas",
     "build_info",
     "cuda",

@@ -13,6 +13,7 @@ _DTYPES = "float32, float64, bfloat16 or float16"
 
 def function_signature(rule: Rule) -> str:
     arguments = ["param", "grad", *(s.name for s in rule.states), "*", "step", "seed=0", "param_format=None"]
+    arguments += ["zero_grad=False", "copy_out=None", "ema=None"]
     arguments += [f"{h.name}={h.default!r}".replace("=inf", "=float('inf')") for h in rule.hyperparameters]
     # A signature that inspect can read holds literals only.
     return f"{rule.name}({', '.join(arguments)})".replace("float('inf')", "1e999")
@@ -53,6 +54,15 @@ def function_doc(rule: Rule) -> str:
     lines += ["step : int", "    The number of this step, counted from 1."]
     lines += ["seed : int", "    Of what is rounded stochastically, in [0, 2**64)."]
     lines += ["param_format : {'sr'}, optional", "    ``'sr'`` rounds params in bfloat16 stochastically."]
+    lines += [
+        "zero_grad : bool",
+        "    Set `grad` to zero once it has been read.",
+        "copy_out : as param, optional",
+        "    Gets the new param, rounded to its own dtype: that of a state.",
+        "ema : (as param, float), optional",
+        "    Averages of the params in the dtype of a state, and a decay in [0, 1]: ``a + (1 - decay)*(p - a)``, as",
+        "    described at :meth:`adaptk.Optimizer.step`.",
+    ]
     for h in rule.hyperparameters:
         kind = "bool" if h.range == "bool" else f"float in {h.range}"
         lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[0].upper()}{h.meaning[1:]}."]

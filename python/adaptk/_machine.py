@@ -1,10 +1,10 @@
-"""Threads, instruction sets, the build, and the norm of gradients."""
+"""Threads, instruction sets, the build, sums of gradients and their norm."""
 
 from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, overload
 
 from adaptk import _core
 
@@ -174,6 +174,59 @@ def available_isas() -> list[str]:
     'portable'
     """
     return _core.available_isas()
+
+
+@overload
+def accumulate(into: Any, grads: Any, scale: float = 1.0, *, norm: Literal[False] = False) -> None: ...
+@overload
+def accumulate(into: Any, grads: Any, scale: float = 1.0, *, norm: Literal[True]) -> float: ...
+@overload
+def accumulate(into: Any, grads: Any, scale: float = 1.0, *, norm: bool = False) -> float | None: ...
+def accumulate(into: Any, grads: Any, scale: float = 1.0, *, norm: bool = False) -> float | None:
+    """Add gradients to wider buffers in place: ``into += scale * grads``.
+
+    Several backward passes accumulate here before one step, in bfloat16 or float16 gradients without losing the small
+    ones. The last of them yields the norm too, while the sums are in the cache, and a step that clips by it reads the
+    gradients once::
+
+        adaptk.accumulate(sums, grads)
+        norm = adaptk.accumulate(sums, more_grads, norm=True)
+        opt.step(sums, clip_norm=1.0, grad_norm=norm, zero_grad=True)
+
+    Parameters
+    ----------
+    into : buffer or sequence of buffers
+        float32 or float64, dense in memory.
+    grads : as into
+        Of the shape and strides of `into`; float32, float64, bfloat16 or float16. Each is brought to the dtype of its
+        buffer, multiplied with `scale` in that dtype, and added.
+    scale : float
+        Factor for these gradients.
+    norm : bool
+        Whether to compute the norm of `into` as it is then.
+
+    Returns
+    -------
+    float or None
+        With `norm`, what ``adaptk.global_norm(into)`` would return, bit for bit, which is the norm that a step over
+        these gradients in this order computes. On a CUDA device it is waited for.
+
+    Raises
+    ------
+    TypeError, ValueError, BufferError
+        If buffers do not fit, are read-only or overlap. Nothing is modified then.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> total = np.array([1.0, 1.0], np.float32)
+    >>> adaptk.accumulate(total, np.array([4.0, 6.0], np.float16), scale=0.5, norm=True)
+    5.0
+    >>> total
+    array([3., 4.], dtype=float32)
+    """
+    found = _core.accumulate(into, grads, scale, norm)
+    return found if norm else None
 
 
 def global_norm(grads: Any, grad_scale: float = 1.0) -> float:

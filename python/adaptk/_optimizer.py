@@ -498,34 +498,41 @@ class Optimizer:
 
     # The step.
 
-    def _ordered(self, grads: Any) -> Sequence[Any]:
-        if isinstance(grads, (list, tuple)) and self._names is None:
-            return grads
-        if _is_buffer(grads):
+    def _ordered(self, buffers: Any, name: str = "grads", what: str = "gradients") -> Sequence[Any]:
+        if isinstance(buffers, (list, tuple)) and self._names is None:
+            return buffers
+        if _is_buffer(buffers):
             if len(self._params) == 1 and self._names is None:
-                return [grads]
+                return [buffers]
             raise TypeError(
-                f"grads: expected a list or a dict of gradients, got one buffer for {len(self._params)} "
+                f"{name}: expected a list or a dict of {what}, got one buffer for {len(self._params)} "
                 f"param{'s' if len(self._params) > 1 else ' with a name'}"
             )
-        if isinstance(grads, Mapping):
+        if isinstance(buffers, Mapping):
             if self._names is None:
-                raise TypeError("grads: a dict, but the params were given without names")
-            missing = [n for n in self._names if n not in grads]
-            extra = [n for n in grads if n not in self._names]
+                raise TypeError(f"{name}: a dict, but the params were given without names")
+            missing = [n for n in self._names if n not in buffers]
+            extra = [n for n in buffers if n not in self._names]
             if missing or extra:
-                raise ValueError(f"grads: missing {missing}, unexpected {extra}")
-            return [grads[n] for n in self._names]
-        if isinstance(grads, (set, frozenset)):
-            raise TypeError("grads: a set has no order; give a list, or a dict by name")
-        if isinstance(grads, Iterable) and self._names is not None:
+                raise ValueError(f"{name}: missing {missing}, unexpected {extra}")
+            return [buffers[n] for n in self._names]
+        if isinstance(buffers, (set, frozenset)):
+            raise TypeError(f"{name}: a set has no order; give a list, or a dict by name")
+        if isinstance(buffers, Iterable) and self._names is not None:
             names = ", ".join(map(repr, self._names[:3])) + (", ..." if len(self._names) > 3 else "")
-            raise TypeError(f"grads: a {type(grads).__name__}, but the params have names; give a dict by name: {names}")
-        if isinstance(grads, Iterable):
-            return list(grads)
-        if grads is _NOT_GIVEN:
+            raise TypeError(
+                f"{name}: a {type(buffers).__name__}, but the params have names; give a dict by name: {names}"
+            )
+        if isinstance(buffers, Iterable):
+            return list(buffers)
+        if buffers is _NOT_GIVEN:
             raise TypeError(f"step() needs the gradients: step(grads){self._torch_remedy()}")
-        raise TypeError(f"grads: expected a list or a dict of gradients, got {type(grads).__name__}")
+        raise TypeError(f"{name}: expected a list or a dict of {what}, got {type(buffers).__name__}")
+
+    def _ordered_ema(self, ema: Any) -> Any:
+        if not isinstance(ema, tuple) or len(ema) != 2:
+            return ema  # the plan has the message
+        return self._ordered(ema[0], "ema", "averages"), ema[1]
 
     def _torch_remedy(self) -> str:
         """For what torch's optimizers do with the gradients that tensors have."""
@@ -588,6 +595,10 @@ class Optimizer:
         clip_norm: float | None = None,
         grad_scale: float = 1.0,
         skip_nonfinite: bool | None = None,
+        zero_grad: bool = False,
+        copy_out: Any = None,
+        ema: tuple[Any, float] | None = None,
+        grad_norm: float | None = None,
     ) -> StepInfo:
         """Take one step, in place.
 
@@ -604,6 +615,20 @@ class Optimizer:
             Factor for all gradients, for example the reciprocal of a loss scale.
         skip_nonfinite : bool, optional
             Change nothing if a gradient contains inf or NaN. Defaults to the optimizer's own.
+        zero_grad : bool
+            Set each gradient to zero once it has been read, also if the step is skipped: what is accumulated next
+            begins at zero.
+        copy_out : sequence or mapping of buffers, optional
+            One buffer per param, as `grads`, that gets the new param rounded to its own dtype: bfloat16, float16 or
+            float32; float64 for float64 params. ``None`` in it leaves a param out.
+        ema : (sequence or mapping of buffers, float), optional
+            Averages of the params, as `copy_out`, and a decay in [0, 1]. With ``w = 1 - decay``, rounded to the
+            param's precision, an average `a` becomes ``a + w*(p - a)`` if ``w < 0.5``, else ``p - (p - a)*(1 - w)``,
+            as ``torch.lerp`` has it; `p` is the param as it is stored. Params without a gradient are averaged and
+            copied like the others.
+        grad_norm : float, optional
+            The norm of the gradients before `grad_scale`, as :func:`adaptk.accumulate` returned it for the same
+            buffers in the same order. `clip_norm` and `skip_nonfinite` go by it, and the gradients are read once.
 
         Returns
         -------
@@ -616,6 +641,12 @@ class Optimizer:
             For gradients that do not fit, and hyperparameters out of range in `param_groups`. Params, states and step
             counts are then exactly as before.
 
+        Notes
+        -----
+        `zero_grad`, `copy_out` and `ema` are done on each part of a param while it is in the cache, and give the bits
+        of the same operations after the step. A step that is skipped writes no copies and no averages. Their buffers
+        must not overlap each other, a param, a state or a gradient; with `zero_grad`, nor may two gradients overlap.
+
         Examples
         --------
         >>> import numpy as np, adaptk
@@ -625,6 +656,10 @@ class Optimizer:
         StepInfo(grad_norm=5.0, skipped=False)
         >>> w
         array([-0.6, -0.8])
+        >>> grad, average = np.array([1.0, 1.0]), np.zeros(2)
+        >>> info = opt.step([grad], zero_grad=True, ema=([average], 0.75))
+        >>> grad, average
+        (array([0., 0.]), array([-0.4 , -0.45]))
         """
         try:
             # Fast: an object equals itself without a look at what it holds.
@@ -640,6 +675,10 @@ class Optimizer:
                 grad_scale,
                 self.clip_norm if clip_norm is None else clip_norm,
                 self.skip_nonfinite if skip_nonfinite is None else skip_nonfinite,
+                zero_grad,
+                None if copy_out is None else self._ordered(copy_out, "copy_out", "buffers"),
+                None if ema is None else self._ordered_ema(ema),
+                grad_norm,
             )
         )
 

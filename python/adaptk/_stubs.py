@@ -18,6 +18,8 @@ def ops_stub() -> str:
         lines.append(f"def {rule.name}(")
         lines += [f"    {name}: Buffers," for name in ("param", "grad", *(s.name for s in rule.states))]
         lines += ["    *,", "    step: int | Buffer,", "    seed: int = ...,", "    param_format: str | None = ...,"]
+        lines += ["    zero_grad: bool = ...,", "    copy_out: Buffers | None = ...,"]
+        lines += ["    ema: tuple[Buffers, float] | None = ...,"]
         lines += [
             f"    {h.name}: {'bool' if h.range == 'bool' else 'Number'} = ..." + "," for h in rule.hyperparameters
         ]
