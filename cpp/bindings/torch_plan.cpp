@@ -315,7 +315,9 @@ class TorchPlan {
     bool step_param(const py::object& owner, const py::list& groups, const py::object& param, const py::dict& state,
                     const py::list& undo);
     py::tuple step(const py::object& owner, const py::list& groups, const py::list& rules, const py::dict& state,
-                   const py::object& scale, const py::object& clip, bool skip_nonfinite, const py::list& undo);
+                   const py::object& scale, const py::object& clip, bool skip_nonfinite, const py::list& undo,
+                   const py::object& zero_grad, const py::object& copy_out, const py::object& ema,
+                   const py::object& grad_norm);
 
     // For the garbage collector: a param's hooks may refer to the optimizer, and so to this.
     int traverse(visitproc visit, void* arg) const {
@@ -356,11 +358,12 @@ class TorchPlan {
 
     // Of the step under way.
     std::vector<Later> later_;
-    std::vector<WorkStream> streams_;  // of plan_.shares()
-    std::vector<py::object> grads_;    // those that Python has an object of
-    std::vector<View> views_;          // what has to be held until the step is done
-    std::vector<py::object> copies_;   // what goes back into tensors that others stand in for
-    bool all_ = true;                  // every param has a gradient
+    std::vector<WorkStream> streams_;       // of plan_.shares()
+    std::vector<py::object> grads_;         // those that Python has an object of
+    std::vector<View> views_;               // what has to be held until the step is done
+    std::vector<py::object> copies_;        // what goes back into tensors that others stand in for
+    bool all_ = true;                       // every param has a gradient
+    std::vector<std::size_t> moved_grads_;  // of tensors whose gradient is read elsewhere than where it is
 
     class UnderWay;
     class Alone;
@@ -390,12 +393,15 @@ class TorchPlan {
                         const py::list& undo, WorkStream& stream, Slot& grad);
     void start_stream(PyObject* tensor);
     WorkStream& stream_of(const Device& device);
-    void check_overlap();
+    void check_overlap(bool zero_grad);
+    py::list take_epilogues(const py::object& owner, const std::vector<py::object>& copies,
+                            const std::vector<py::object>& averages);
     void check_captures(const detail::StepOptions& options);
     std::vector<detail::DeviceHyperOfGroup> resolve_hypers(std::vector<View>& held);
     detail::Outcome run(const py::object& owner, const detail::StepOptions& options);
     void finish(const py::object& owner);
     py::object updated();
+    py::list nonzero_grads() const;
 };
 
 PyObject* grad_name = nullptr;
@@ -853,7 +859,9 @@ Slot TorchPlan::take_grad(std::size_t i, const py::object& owner, WorkStream& st
     View param;
     WorkStream unused;
     View::take(t.object[0], name, param, unused);
-    grad = owner.attr("_fit")(py::handle(t.object[0]), grad, "params" + label);
+    py::object given = grad;
+    grad = owner.attr("_fit")(py::handle(t.object[0]), given, "params" + label);
+    if (!grad.is(given)) moved_grads_.push_back(i);
     View g;
     View::take(grad, name, g, stream);
     check_grad(g, name, param);
@@ -909,6 +917,7 @@ void TorchPlan::take_carefully(const py::object& owner, const std::vector<py::ob
     all_ = true;
     plan_.begin();
     later_.clear();
+    moved_grads_.clear();
     streams_.clear();
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
         Tensor& t = tensors_[i];
@@ -945,16 +954,70 @@ bool TorchPlan::take_stand_ins(std::size_t i, const py::object& owner, const std
     const py::tuple pair = stand_in;
     const py::sequence buffers(pair[0]);
     take_all(i, buffers, stream, grad);
+    moved_grads_.push_back(i);
     grads_[i] = buffers;
     if (py::len(pair[1]) > 0) copies_.push_back(pair[1]);
     return true;
 }
 
+// What the step writes beside dense params on the CPU; returns the numbers of the others, which the owner has checked.
+py::list TorchPlan::take_epilogues(const py::object& owner, const std::vector<py::object>& copies,
+                                   const std::vector<py::object>& averages) {
+    py::list others;
+    if (copies.empty() && averages.empty()) return others;
+    std::vector<bool> stepped(tensors_.size());
+    for (const Later& l : later_) stepped[l.tensor] = true;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        Tensor& t = tensors_[i];
+        const py::object of[] = {copies.empty() ? py::none() : copies[i], averages.empty() ? py::none() : averages[i]};
+        if (of[0].is_none() && of[1].is_none()) continue;
+        const std::string label = label_of(i);
+        View param;
+        WorkStream stream;
+        const bool dense = stepped[i] ? !t.odd : owner.attr("_is_plain")(t.param).cast<bool>();
+        if (dense) View::take(t.param, {"params", -1, label.c_str()}, param, stream);
+        if (!dense || param.device.cuda) {
+            for (std::size_t k = 0; k < 2; ++k)
+                if (!of[k].is_none())
+                    owner.attr("_check_beside")(t.param, of[k], (k == 0 ? "copy_out" : "ema") + label);
+            others.append(i);
+            continue;
+        }
+        if (!stepped[i]) {
+            ParamUpdate update(param.size, param.dtype, param.dtype);
+            update.buffer[0] = param.data;
+            t.unbind();
+            plan_.bind(i, update, param.device);
+        }
+        const auto take = [&](const py::object& buffer, const char* name) -> Slot {
+            if (buffer.is_none()) return {};
+            View view;
+            const Slot slot = take_beside(buffer, {name, -1, label.c_str()}, param, view, stream);
+            owner.attr("_check_storage")(buffer, name + label);
+            views_.push_back(std::move(view));
+            return slot;
+        };
+        plan_.set_epilogue(i, {take(of[0], "copy_out"), take(of[1], "ema")});
+    }
+    return others;
+}
+
+// The params whose gradients the step has not set to zero where they are.
+py::list TorchPlan::nonzero_grads() const {
+    py::list params;
+    for (const std::size_t i : moved_grads_) params.append(tensors_[i].param);
+    for (const Later& l : later_)
+        if (plan_.device_of(l.tensor).cuda) params.append(tensors_[l.tensor].param);
+    return params;
+}
+
 // Throws if memory that is written also belongs to another tensor.
-void TorchPlan::check_overlap() {
-    const auto overlap = plan_.check();
+void TorchPlan::check_overlap(bool zero_grad) {
+    const auto overlap = plan_.check(zero_grad);
     if (!overlap) return;
     const auto text = [&](const detail::BufferId& b) {
+        if (b.buffer >= detail::copy_buffer)
+            return (b.buffer == detail::copy_buffer ? "copy_out" : "ema") + label_of(b.tensor);
         const std::string of = "params" + label_of(b.tensor);
         if (b.buffer == 0) return of;
         return (b.buffer == 1 ? "the gradient" : std::string(tensors_[b.tensor].names->buffer_text[b.buffer])) +
@@ -1100,6 +1163,7 @@ class TorchPlan::UnderWay {
     explicit UnderWay(TorchPlan& plan) : plan_(plan) {
         plan.plan_.begin();
         plan.grads_.assign(plan.tensors_.size(), {});
+        plan.moved_grads_.clear();
         plan.all_ = true;
     }
     ~UnderWay() {
@@ -1247,7 +1311,8 @@ bool TorchPlan::step_param(const py::object& owner, const py::list& group_list, 
 
 py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, const py::list& rules,
                           const py::dict& state, const py::object& scale, const py::object& clip, bool skip_nonfinite,
-                          const py::list& undo) {
+                          const py::list& undo, const py::object& zero_grad, const py::object& copy_out,
+                          const py::object& ema, const py::object& grad_norm) {
     const auto locked = lock_.take();
     const Busy busy(busy_);
     if (parts_ > 0) fail(PyExc_RuntimeError, "step() while another thread steps a param of this optimizer alone");
@@ -1255,18 +1320,45 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, c
     options.grad_scale = scale_value(scale.ptr());
     options.clip_norm = clip_value(clip.ptr()).value_or(-1.0);
     options.skip_nonfinite = skip_nonfinite;
+    options.zero_grad = bool_value(zero_grad.ptr(), "zero_grad");
+    const std::optional<double> known_norm = norm_value(grad_norm.ptr());
+    options.has_norm = known_norm.has_value();
+    options.known_norm = known_norm.value_or(0.0);
+    const std::optional<Ema> averages = ema_value(ema.ptr());
+    if (averages) options.average_decay = averages->decay;
     const std::vector<py::object> groups = items_of(group_list.ptr());
     list_params(groups);
     if (rules.size() != group_sizes_.size()) fail(PyExc_ValueError, "rules: wrong length");
     std::uint32_t group = 0;
     for (const py::object& rule : items_of(rules.ptr())) choose(group++, rule);
 
+    const auto beside = [&](const py::object& given, const char* name) {
+        if (!given || given.is_none()) return std::vector<py::object>{};
+        if (PyList_Check(given.ptr()) == 0 && PyTuple_Check(given.ptr()) == 0)
+            fail(PyExc_TypeError, std::string(name) + ": expected a list or tuple of tensors, got " + type_name(given));
+        std::vector<py::object> tensors = items_of(given.ptr());
+        if (tensors.size() != tensors_.size())
+            fail(PyExc_ValueError, std::string(name) + ": " + std::to_string(tensors.size()) + " tensors, expected " +
+                                       std::to_string(tensors_.size()) + " as there are params");
+        return tensors;
+    };
+    const std::vector<py::object> copies = beside(copy_out, "copy_out");
+    const std::vector<py::object> of_ema = beside(averages ? averages->buffers : py::object(), "ema");
+
     UnderWay under_way(*this);
     look_at_state(state);
     HeldGrads held(face_, held_grads_, tensors_.size());
     if (!take_all_quickly(held)) take_carefully(owner, groups, undo);
     if (!bound_.empty()) remember_state(state);
-    check_overlap();
+    const py::list others = take_epilogues(owner, copies, of_ema);
+    check_overlap(options.zero_grad);
+    if (options.has_norm)
+        for (const detail::DeviceShare& share : plan_.shares())
+            if (!detail::one_grad_scale(share.segments) ||
+                share.segments[0].rule->grad_scale(share.segments[0].hyper) !=
+                    plan_.shares()[0].segments[0].rule->grad_scale(plan_.shares()[0].segments[0].hyper))
+                fail(PyExc_ValueError, "grad_norm: the groups have different grad_scale, so that the norm of all "
+                                       "gradients says nothing of the scaled ones; leave it out");
 
     const detail::Outcome outcome = run(owner, options);
     const detail::StepReport& report = outcome.report;
@@ -1276,10 +1368,11 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, c
     } else if (report.has_norm) {
         norm = py::float_(report.grad_norm);
     }
-    if (report.skipped) return py::make_tuple(py::list(), norm, true);
+    const py::list nonzero = options.zero_grad ? nonzero_grads() : py::list();
+    if (report.skipped) return py::make_tuple(py::list(), norm, true, nonzero, py::list());
     finish(owner);
     under_way.keep();
-    return py::make_tuple(updated(), norm, false);
+    return py::make_tuple(updated(), norm, false, nonzero, others);
 }
 
 }  // namespace
@@ -1308,7 +1401,9 @@ void register_torch_plan(py::module_& m) {
         .def("step_param", &TorchPlan::step_param, py::arg("owner"), py::arg("groups"), py::arg("param"),
              py::arg("state"), py::arg("undo"))
         .def("step", &TorchPlan::step, py::arg("owner"), py::arg("groups"), py::arg("rules"), py::arg("state"),
-             py::arg("grad_scale"), py::arg("clip_norm"), py::arg("skip_nonfinite"), py::arg("undo"));
+             py::arg("grad_scale"), py::arg("clip_norm"), py::arg("skip_nonfinite"), py::arg("undo"),
+             py::arg("zero_grad") = false, py::arg("copy_out") = py::none(), py::arg("ema") = py::none(),
+             py::arg("grad_norm") = py::none());
 }
 
 }  // namespace adaptk::bindings

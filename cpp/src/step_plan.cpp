@@ -217,6 +217,13 @@ std::optional<Overlap> StepPlan::check_epilogues(bool zero_grad) {
         beside_extents_ = std::move(extents);
         beside_index_ = index_count_;
     }
+    // What is read alone: params that are not stepped, and gradients that stay.
+    for (std::size_t i = 0; i < epilogues_.size(); ++i) {
+        if (epilogues_[i].copy.data == nullptr && epilogues_[i].average.data == nullptr) continue;
+        const auto begin = reinterpret_cast<std::uintptr_t>(updates_[i].buffer[0]);
+        if (const auto owner = beside_.find(begin, begin + updates_[i].bytes(0)); owner != WrittenMemory::none)
+            return Overlap{{std::uint32_t(i), 0}, buffer_of(owner), false};
+    }
     if (zero_grad || epilogues_.empty()) return {};
     for (const DeviceShare& share : shares_) {
         for (const std::uint32_t i : share.tensors) {
@@ -428,7 +435,8 @@ Outcome StepPlan::run(const StepOptions& given, std::span<const DeviceHyperOfGro
         if (options.skip_nonfinite && !outcome.report.finite) {
             outcome.report.skipped = true;
             if (options.zero_grad)
-                for (DeviceShare& s : shares_) zero_grads(updates_of(s));
+                for (DeviceShare& s : shares_)
+                    if (!s.device.cuda) zero_grads(updates_of(s));
             return outcome;
         }
         options.clipped_by = options.clip_factor(outcome.report.grad_norm);

@@ -68,7 +68,11 @@ class TorchPlan:
         clip_norm: float | None,
         skip_nonfinite: bool,
         undo: list[Any],
-    ) -> tuple[list[Any], float | Report | None, bool]: ...
+        zero_grad: bool = False,
+        copy_out: Any = None,
+        ema: Any = None,
+        grad_norm: float | None = None,
+    ) -> tuple[list[Any], float | Report | None, bool, list[Any], list[int]]: ...
 
 class Plan:
     def __init__(self, capturable: bool = False) -> None: ...

@@ -101,6 +101,7 @@ def check_captured(optimizer: torch.optim.Optimizer) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 _foreach_add: Callable[[list[Tensor], float], Any] | None = getattr(torch, "_foreach_add_", None)
+_foreach_zero: Callable[[list[Tensor]], Any] | None = getattr(torch, "_foreach_zero_", None)
 _foreach_norm: Callable[..., Sequence[Tensor]] | None = getattr(torch, "_foreach_norm", None)
 
 
@@ -111,6 +112,18 @@ def add_to_all(tensors: list[Tensor], value: float) -> None:
         return
     for t in tensors:
         t.add_(value)
+
+
+def zero_all(tensors: list[Tensor]) -> None:
+    """Set each tensor to zero in place."""
+    together = [t for t in tensors if type(t) is Tensor and t.is_cuda and not t.is_neg() and not t.is_conj()]
+    done = set()
+    if _foreach_zero is not None and together:
+        _foreach_zero(together)
+        done = {id(t) for t in together}
+    for t in tensors:
+        if id(t) not in done:
+            t.zero_()
 
 
 def norms(tensors: list[Tensor]) -> Sequence[Tensor]:

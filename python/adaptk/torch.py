@@ -16,7 +16,8 @@ What differs from torch's classes:
 - States are copied when they are loaded, and the dicts of param groups when they are added.
 - Params that overlap in memory are refused, and so is one that is in a group twice.
 - A step that fails or is skipped changes nothing: not even states are made.
-- ``step`` takes ``clip_norm``, ``skip_nonfinite`` and ``norm_group`` too.
+- ``step`` takes ``clip_norm``, ``skip_nonfinite``, ``norm_group``, ``zero_grad``, ``copy_out``, ``ema`` and
+  ``grad_norm`` too.
 
 Examples
 --------
@@ -33,7 +34,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import wraps
 from itertools import chain
@@ -287,6 +288,12 @@ class _Watched(dict[str, Any]):
         return self.defaults[option]
 
 
+def _tensors(given: Any, name: str) -> list[Any]:
+    if isinstance(given, Tensor) or not isinstance(given, Iterable):
+        raise TypeError(f"{name}: expected a list of tensors, one for each param, got {type(given).__name__}")
+    return list(given)
+
+
 def _norm_of_scaled(params: list[Tensor], group: Any, scale: float) -> float:
     """See _Fused._sharded_norm()."""
     parts: dict[Any, list[Tensor]] = {}
@@ -520,6 +527,10 @@ class _Fused(torch.optim.Optimizer):
         clip_norm: float | None = None,
         skip_nonfinite: bool = False,
         norm_group: Any = None,
+        zero_grad: bool = False,
+        copy_out: Iterable[Tensor | None] | None = None,
+        ema: tuple[Iterable[Tensor | None], float] | None = None,
+        grad_norm: float | None = None,
     ) -> Any:
         """Take one step.
 
@@ -535,6 +546,19 @@ class _Fused(torch.optim.Optimizer):
         norm_group : torch.distributed.ProcessGroup, optional
             The processes whose optimizers have a part of the params each, as those under ``ZeroRedundancyOptimizer``
             do: the norm is that over all of them. All have to take the step. DTensors need none.
+        zero_grad : bool
+            Set each gradient to zero once it has been read, also if the step is skipped: as
+            ``zero_grad(set_to_none=False)`` after it.
+        copy_out : iterable of tensors, optional
+            One tensor per param, in the order of the params over all groups, that gets the new param rounded to its
+            own dtype. ``None`` in it leaves a param out.
+        ema : (iterable of tensors, float), optional
+            Averages of the params, in the same order, and a decay in [0, 1]: ``average.lerp_(param, 1 - decay)`` after
+            the step, as ``torch.optim.swa_utils.get_ema_multi_avg_fn`` has it. Params without a gradient are averaged
+            and copied too. A step that is skipped writes no averages and no copies.
+        grad_norm : float, optional
+            The norm of the gradients, as :func:`adaptk.accumulate` returned it for the same tensors in the same order:
+            `clip_norm` and `skip_nonfinite` go by it, and the gradients are read once.
 
         Returns
         -------
@@ -548,6 +572,11 @@ class _Fused(torch.optim.Optimizer):
         TypeError, ValueError
             For params, states and options that the step cannot work with. Nothing is changed then.
 
+        Notes
+        -----
+        For dense params on the CPU `zero_grad`, `copy_out` and `ema` are done on each part of a param while it is in
+        the cache. For others PyTorch's own operations follow the step.
+
         Examples
         --------
         >>> import torch, adaptk.torch
@@ -557,6 +586,10 @@ class _Fused(torch.optim.Optimizer):
         >>> opt.step(clip_norm=1.0)
         >>> w.detach()
         tensor([0.4000, 0.2000])
+        >>> average = torch.zeros(2)
+        >>> opt.step(zero_grad=True, ema=([average], 0.5))
+        >>> average, w.grad
+        (tensor([-1.3000, -1.9000]), tensor([0., 0.]))
         """
         if self._releases and (clip_norm is not None or skip_nonfinite):
             raise ValueError(
@@ -565,6 +598,12 @@ class _Fused(torch.optim.Optimizer):
             )
         if "capturable" in self.defaults and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             _torch_private.check_captured(self)
+        if not isinstance(zero_grad, bool):
+            raise TypeError(f"zero_grad: expected a bool, got {type(zero_grad).__name__}")
+        copies = None if copy_out is None else _tensors(copy_out, "copy_out")
+        averages = ema
+        if isinstance(ema, tuple) and len(ema) == 2:
+            averages = (_tensors(ema[0], "ema"), ema[1])
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -573,6 +612,8 @@ class _Fused(torch.optim.Optimizer):
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None and float(found_inf) != 0.0:
             self.last_step = StepInfo(None, True)
+            if zero_grad:
+                self._zero_grads()
             return loss
         grad_scale = getattr(self, "grad_scale", None)
         scale = 1.0 if grad_scale is None else 1.0 / float(grad_scale)
@@ -582,7 +623,7 @@ class _Fused(torch.optim.Optimizer):
                 self._check_modes(group)
         norm: float | _core.Report | None = None
         clip = clip_norm
-        if (clip is not None or skip_nonfinite) and DTensor is not None:
+        if (clip is not None or skip_nonfinite) and grad_norm is None and DTensor is not None:
             params = [p for g in groups for p in g["params"] if p.grad is not None]
             if norm_group is not None or any(isinstance(p.grad, DTensor) for p in params):
                 # No process sees all of a sharded gradient.
@@ -591,6 +632,8 @@ class _Fused(torch.optim.Optimizer):
                 norm = length
                 if skip_nonfinite and not finite:
                     self.last_step = StepInfo(length, True)
+                    if zero_grad:
+                        self._zero_grads()
                     return loss
                 _core.check_clip_norm(clip)
                 if clip is not None and length > clip:
@@ -600,7 +643,10 @@ class _Fused(torch.optim.Optimizer):
         rules = [self._seeded_rule(g) for g in groups]
         undo: Undo = []
         try:
-            updated, found, skipped = plan.step(self, groups, rules, self.state, scale, clip, skip_nonfinite, undo)
+            beside = (zero_grad, copies, averages, grad_norm)
+            updated, found, skipped, nonzero, others = plan.step(
+                self, groups, rules, self.state, scale, clip, skip_nonfinite, undo, *beside
+            )
         except BaseException:
             _take_back(undo)
             raise
@@ -608,8 +654,65 @@ class _Fused(torch.optim.Optimizer):
             _take_back(undo)
         if updated:
             increment_version(updated)
+        if zero_grad:
+            self._zero_grads(nonzero)
+        if not skipped and (copies is not None or averages is not None):
+            self._write_beside(copies, averages, others)
         self.last_step = StepInfo(found if norm is None else norm, skipped)
         return loss
+
+    @torch.no_grad()
+    def _zero_grads(self, nonzero: list[Tensor] | None = None) -> None:
+        """What PyTorch is to know of gradients that the step has set to zero, and zeros for the others, or for all."""
+        params = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
+        for p in params:
+            # As torch.optim.Optimizer.zero_grad.
+            if p.grad.grad_fn is not None:
+                p.grad.detach_()
+            elif p.grad.requires_grad:
+                p.grad.requires_grad_(False)
+        left = {id(p) for p in (params if nonzero is None else nonzero)}
+        _torch_private.zero_all([p.grad for p in params if id(p) in left])
+        done = [p.grad for p in params if id(p) not in left and not p.grad.is_inference()]
+        if done:
+            increment_version(done)
+
+    @torch.no_grad()
+    def _write_beside(self, copies: list[Any] | None, averages: Any, others: list[int]) -> None:
+        """What PyTorch is to know of tensors that the step has written, and the same for the other params."""
+        params = [p for g in self.param_groups for p in g["params"]]
+        means, decay = averages if averages is not None else (None, 0.0)
+        left = set(others)
+        written: list[Tensor] = []
+        for of in (copies, means):
+            for i, t in enumerate(of or ()):
+                if t is None:
+                    continue
+                if i not in left:
+                    if not t.is_inference():
+                        written.append(t)
+                elif of is copies:
+                    t.copy_(params[i])
+                else:
+                    t.lerp_(params[i].to(t.dtype), 1.0 - decay)
+        if written:
+            increment_version(written)
+
+    @staticmethod
+    def _is_plain(p: Tensor) -> bool:
+        return not (_is_sharded(p) or p.is_complex() or not _is_dense(p))
+
+    @staticmethod
+    def _check_beside(p: Tensor, t: Any, where: str) -> None:
+        """A tensor that PyTorch copies or averages a param into."""
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{where}: {type(t).__name__}, expected a torch.Tensor")
+        if t.shape != p.shape:
+            raise ValueError(f"{where}: shape {tuple(t.shape)}, expected {tuple(p.shape)} like its param")
+        if t.is_complex() != p.is_complex() or not (t.is_complex() or t.is_floating_point()):
+            raise TypeError(f"{where}: dtype {t.dtype}, which does not go with {p.dtype}")
+        if t.device != p.device or _is_sharded(t) != _is_sharded(p):
+            raise ValueError(f"{where}: expected a tensor that is placed like its param")
 
     def step_param(self, param: Tensor) -> None:
         """Take one step of one param alone, with its ``grad``.
