@@ -83,6 +83,8 @@ class Options(ctypes.Structure):
         *(("size", c_size_t), ("grad_scale", c_double), ("clip_norm", c_double)),
         *(("skip_nonfinite", c_int), ("want_norm", c_int), ("stream", pointer)),
         ("stochastic_params", c_int),
+        *(("copy_out", POINTER(POINTER(Tensor))), ("ema", POINTER(POINTER(Tensor)))),
+        *(("ema_decay", c_double), ("grad_norm", c_double), ("zero_grad", c_int)),
     )
 
 
@@ -185,7 +187,7 @@ def hypers(values: Mapping[str, Any]) -> tuple[Any, c_size_t]:
 
 
 def options(**values: Any) -> Any:
-    return byref(Options(**{"size": ctypes.sizeof(Options), "grad_scale": 1.0, **values}))
+    return byref(Options(**{"size": ctypes.sizeof(Options), "grad_scale": 1.0, "grad_norm": -1.0, **values}))
 
 
 def report() -> Report:

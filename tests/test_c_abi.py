@@ -739,7 +739,7 @@ def test_structs_of_an_older_header() -> None:
     for k in range(2, len(fields) + 1):
         size = getattr(c_abi.Options, fields[k][0]).offset if k < len(fields) else ctypes.sizeof(c_abi.Options)
         param, grad = np.ones(4, np.float32), np.full(4, 2.0, np.float32)
-        given = c_abi.Options(size=size, grad_scale=0.5, clip_norm=-1.0, skip_nonfinite=77, want_norm=1)
+        given = c_abi.Options(size=size, grad_scale=0.5, clip_norm=-1.0, skip_nonfinite=77, want_norm=1, grad_norm=-1.0)
         if k > 2:
             given.clip_norm = 0.5
         outcome = c_abi.Report(size=c_abi.Report.skipped.offset, skipped=-5)

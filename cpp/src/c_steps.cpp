@@ -2,6 +2,7 @@
 #include "c_tensors.hpp"
 
 #include "environment.hpp"
+#include "overlap.hpp"
 #include "step_plan.hpp"
 #include "text.hpp"
 #include "threads.hpp"
@@ -73,6 +74,22 @@ struct Options {
     StepOptions step;
     void* stream = nullptr;
     bool stochastic_params = false;
+    Tensors copies = nullptr, averages = nullptr;
+
+    // What is written beside param i, checked.
+    Epilogue epilogue(std::size_t i, const TensorView& param) const {
+        return {beside(copies, "options.copy_out", i, param), beside(averages, "options.ema", i, param)};
+    }
+    bool has_epilogues() const { return copies != nullptr || averages != nullptr; }
+
+  private:
+    static Slot beside(Tensors tensors, const char* list, std::size_t i, const TensorView& param) {
+        if (tensors == nullptr || tensors[i] == nullptr) return {};
+        const Name name{list, i};
+        const TensorView v = view_of(tensors[i], name);
+        if (!is_state_of(v, param)) reject(why_no_state(v, param), name);
+        return {v.data, v.dtype};
+    }
 };
 
 // Params of 32 and 64 bits are not affected.
@@ -89,7 +106,8 @@ Options read_options(const adaptk_step_options* given) {
     using O = adaptk_step_options;
     check_size("options", given->size,
                {offsetof(O, clip_norm), offsetof(O, skip_nonfinite), offsetof(O, want_norm), offsetof(O, stream),
-                offsetof(O, stochastic_params), sizeof(O)},
+                offsetof(O, stochastic_params), offsetof(O, copy_out), offsetof(O, ema), offsetof(O, ema_decay),
+                offsetof(O, grad_norm), offsetof(O, zero_grad), sizeof(O)},
                "ADAPTK_STEP_OPTIONS");
     O o = ADAPTK_STEP_OPTIONS;
     std::memcpy(&o, given, given->size);
@@ -101,6 +119,14 @@ Options read_options(const adaptk_step_options* given) {
     out.step.skip_nonfinite = o.skip_nonfinite != 0;
     out.step.want_norm = o.want_norm != 0;
     out.stochastic_params = o.stochastic_params != 0;
+    if (!(o.ema_decay >= 0.0 && o.ema_decay <= 1.0))
+        refuse("options: ema_decay: " + number_text(o.ema_decay) + " is not in [0, 1]");
+    out.step.average_decay = o.ema_decay;
+    out.step.has_norm = !(o.grad_norm < 0.0);
+    out.step.known_norm = o.grad_norm;
+    out.step.zero_grad = o.zero_grad != 0;
+    out.copies = o.copy_out;
+    out.averages = o.ema;
     // cudaStreamLegacy and the null stream are the same one here.
     out.stream = reinterpret_cast<std::uintptr_t>(o.stream) == 1 ? nullptr : o.stream;
     return out;
@@ -170,6 +196,21 @@ Slot Buffers::grad_of(const adaptk_tensor* grad, std::size_t i, const TensorView
     return {g.data, g.dtype};
 }
 
+std::string text_of_beside(std::size_t buffer, std::size_t i) {
+    return indexed(buffer == copy_buffer ? "options.copy_out" : "options.ema", i);
+}
+
+void check_one_scale(std::span<const Segment> segments) {
+    if (!one_grad_scale(segments))
+        refuse("options: grad_norm: the groups have different grad_scale, so that the norm of all gradients says "
+               "nothing of the scaled ones");
+}
+
+void refuse_epilogues_on(const Device& device, const Options& options) {
+    if (device.cuda && (options.step.zero_grad || options.has_epilogues()))
+        refuse(ADAPTK_UNSUPPORTED, "options: copy_out, ema and zero_grad are for tensors on the CPU");
+}
+
 [[noreturn]] void refuse_overlap(const Overlap& overlap, const std::string& a, const std::string& b) {
     if (overlap.same_param) refuse(a + " and " + b + " are the same tensor: give each param once");
     refuse(a + " and " + b + " overlap in memory, and one of them is updated in place");
@@ -190,6 +231,7 @@ struct adaptk_plan {
     std::shared_ptr<Report> pending;  // the outcome of the last step, on a device
 
     std::string text_of(const BufferId& b) const {
+        if (b.buffer >= copy_buffer) return text_of_beside(b.buffer, b.tensor);
         if (b.buffer < 2) return indexed(b.buffer == 0 ? "params" : "grads", b.tensor);
         const RuleInfo& rule = plan.rule(plan.group_of(b.tensor));
         return std::string(rule.states[b.buffer - 2].name) + " of " + indexed("params", b.tensor);
@@ -280,7 +322,12 @@ void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options)
         const Slot grad = Buffers::grad_of(grads[i], i, params[i]);
         plan.add(i, grad.data, grad.format, taken + 1);
     }
-    if (const auto overlap = plan.check()) refuse_overlap(*overlap, text_of(overlap->first), text_of(overlap->second));
+    for (std::size_t i = 0; options.has_epilogues() && i < count; ++i)
+        plan.set_epilogue(i, options.epilogue(i, params[i]));
+    refuse_epilogues_on(plan.device_of(0), options);
+    if (options.step.has_norm && some) check_one_scale(plan.shares()[0].segments);
+    if (const auto overlap = plan.check(options.step.zero_grad))
+        refuse_overlap(*overlap, text_of(overlap->first), text_of(overlap->second));
     if (some && plan.on_cuda()) {
         plan.shares()[0].stream = options.stream;
         plan.look_for_captures();
@@ -290,7 +337,7 @@ void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options)
     }
     Outcome outcome;
     outcome.report.has_norm = options.step.needs_norm();
-    if (some) outcome = plan.run(options.step);
+    if (some || options.has_epilogues()) outcome = plan.run(options.step);
     report = outcome.report;
     pending = std::move(outcome.pending);
     if (some && !report.skipped) plan.count();
@@ -333,9 +380,16 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
     need(grads, "grads");
     for (std::size_t i = 0; i < count; ++i) buffers.take_grad(grads[i], i);
     for (std::size_t i = 0; wanted.stochastic_params && i < count; ++i) check_stochastic_param(buffers.updates[i], i);
+    refuse_epilogues_on(buffers.device, wanted);
+    std::vector<Epilogue> epilogues;
+    for (std::size_t i = 0; wanted.has_epilogues() && i < count; ++i)
+        epilogues.push_back(wanted.epilogue(i, buffers.params[i]));
     StepPlan plan(StepPlan::Watch::all, StepPlan::Counts::caller);
-    if (const auto overlap = plan.check_list(info, buffers.updates)) {
-        const auto text = [&](const BufferId& b) { return name_of_buffer(info, b.tensor, b.buffer).text(); };
+    if (const auto overlap = plan.check_list(info, buffers.updates, wanted.step.zero_grad, epilogues)) {
+        const auto text = [&](const BufferId& b) {
+            return b.buffer >= copy_buffer ? text_of_beside(b.buffer, b.tensor)
+                                           : name_of_buffer(info, b.tensor, b.buffer).text();
+        };
         refuse_overlap(*overlap, text(overlap->first), text(overlap->second));
     }
     Segment segment{&info, hyper, step, count};
@@ -345,7 +399,9 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
     if (buffers.device.cuda) {
         outcome = step_on_device(buffers, segment, wanted, report != nullptr);
     } else {
-        outcome = run_step(buffers.updates, {&segment, 1}, wanted.step);
+        StepOptions with = wanted.step;
+        with.epilogues = epilogues;
+        outcome = run_step(buffers.updates, {&segment, 1}, with);
     }
     if (report != nullptr) write_report(report, outcome);
 }
@@ -428,6 +484,64 @@ adaptk_status adaptk_global_norm(size_t count, const adaptk_tensor* const* grads
             out = global_norm(tensors, grad_scale);
         }
         *norm = out.grad_norm;
+    });
+}
+
+adaptk_status adaptk_accumulate(size_t count, const adaptk_tensor* const* into, const adaptk_tensor* const* grads,
+                                double scale, void* stream, double* norm) {
+    return guarded([&] {
+        apply_environment();
+        check_count(count);
+        need(into, "into");
+        need(grads, "grads");
+        if (!std::isfinite(scale)) refuse("scale: " + number_text(scale) + " is not in (-inf, inf)");
+        std::vector<ParamUpdate> tensors(count);
+        std::vector<Extent> written;
+        Device device;
+        std::int64_t total = 0;
+        for (std::size_t i = 0; i < count; ++i) {
+            const Name name{"into", i};
+            const TensorView v = view_of(into[i], name);
+            if (!is_param(v)) reject(why_no_param(v), name);
+            if (compute_format(v.dtype) != v.dtype)
+                refuse(ADAPTK_INVALID_TYPE,
+                       name.text() + ": dtype " + name_of(v.dtype) + ", expected float32 or float64");
+            if (i == 0) device = v.device;
+            if (!(v.device == device))
+                refuse(name.text() + ": on " + v.device.text() + ", but into[0] is on " + device.text());
+            tensors[i] = ParamUpdate(v.size, v.dtype, v.dtype);
+            tensors[i].set(0, {v.data, v.dtype});
+            tensors[i].set(1, Buffers::grad_of(grads[i], i, v));
+            written.push_back({v.begin(), v.end(), std::uint32_t(i)});
+            if (adaptk::sum_overflows(total, v.size, total)) refuse("into: more than 2**63 elements in all");
+        }
+        WrittenMemory memory;
+        Clash clash{};
+        if (!memory.assign(std::move(written), clash))
+            refuse_overlap({}, indexed("into", clash.first), indexed("into", clash.second));
+        for (std::size_t i = 0; i < count; ++i) {
+            const auto begin = reinterpret_cast<std::uintptr_t>(tensors[i].buffer[1]);
+            if (const auto owner = memory.find(begin, begin + tensors[i].bytes(1)); owner != WrittenMemory::none)
+                refuse_overlap({}, indexed("grads", i), indexed("into", owner));
+        }
+        StepReport out;
+        if (!device.cuda) {
+            if (norm != nullptr) {
+                out = accumulate(tensors, scale);
+            } else {
+                add_scaled(tensors, scale);
+            }
+        } else {
+            call_cuda([&](const CudaBackend& part, CudaError& error) {
+                return part.add_scaled(device.id, stream, tensors, scale, error);
+            });
+            for (ParamUpdate& t : tensors) t.set(1, t.slot(0));
+            if (norm != nullptr)
+                call_cuda([&](const CudaBackend& part, CudaError& error) {
+                    return part.global_norm(device.id, stream, tensors, 1.0, out, error);
+                });
+        }
+        if (norm != nullptr) *norm = out.grad_norm;
     });
 }
 

@@ -95,9 +95,9 @@ struct Epilogue {
 struct StepOptions {
     double grad_scale = 1.0;  // multiplies each segment's own
     double clip_norm = -1.0;  // negative: no clipping
-    double clipped_by = 1.0;  // what the caller has found that clipping calls for
     bool skip_nonfinite = false;
     bool want_norm = false;
+    double clipped_by = 1.0;  // what the caller has found that clipping calls for
     // The norm of the gradients before any scale, as accumulate() returned it, if it is known: then the gradients are
     // not read for it. A group's own factor must be that of all.
     bool has_norm = false;

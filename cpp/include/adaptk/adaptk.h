@@ -277,9 +277,18 @@ typedef struct adaptk_step_options {
     int want_norm;         /* report the norm even if nothing above needs it */
     void* stream;          /* CUDA: the cudaStream_t to enqueue on; NULL is the default stream */
     int stochastic_params; /* bfloat16 params are rounded stochastically; float16 ones are refused */
+
+    /* What is written in the same pass over memory, once a part of a param has been updated. The buffers must not
+     * overlap any other tensor. `count` tensors each, where NULL leaves a param out; NULL: none. */
+    const adaptk_tensor* const* copy_out; /* get the new params, rounded: each of the dtype that a state may have */
+    const adaptk_tensor* const* ema;      /* a + w*(p - a) if w < 0.5, else p - (p - a)*(1 - w); also such dtypes */
+    double ema_decay;                     /* in [0, 1]: w is 1 - ema_decay, rounded to what is computed in */
+    double grad_norm; /* >= 0, inf or NaN: the norm of the unscaled gradients is known, from adaptk_accumulate() for
+                         the same tensors in the same order, and they are not read for it; < 0: it is not */
+    int zero_grad;    /* gradients are set to zero, also by a step that is skipped; none may overlap another one */
 } adaptk_step_options;
 /* clang-format off */
-#define ADAPTK_STEP_OPTIONS {sizeof(adaptk_step_options), 1.0, 0.0, 0, 0, NULL, 0}
+#define ADAPTK_STEP_OPTIONS {sizeof(adaptk_step_options), 1.0, 0.0, 0, 0, NULL, 0, NULL, NULL, 0.0, -1.0, 0}
 /* clang-format on */
 
 /* Initialise with ADAPTK_STEP_REPORT. */
@@ -318,6 +327,12 @@ ADAPTK_API adaptk_status adaptk_step_stored(const char* rule, const adaptk_hyper
  * division of the same data into tensors. On CUDA it waits for `stream`. */
 ADAPTK_API adaptk_status adaptk_global_norm(size_t count, const adaptk_tensor* const* grads, double grad_scale,
                                             void* stream, double* norm);
+
+/* into += scale * grads, in place; `norm`, unless it is NULL, gets the norm of `into` as it is then, with the bits that
+ * adaptk_global_norm() and a step have. `into` is float32 or float64; grads have the shape and the strides of theirs.
+ * On CUDA this waits for `stream` if there is a norm. */
+ADAPTK_API adaptk_status adaptk_accumulate(size_t count, const adaptk_tensor* const* into,
+                                           const adaptk_tensor* const* grads, double scale, void* stream, double* norm);
 
 /* ---- Plans ------------------------------------------------------------------------------------------------------ */
 

@@ -111,6 +111,12 @@ struct Options {
     bool want_norm = false;
     void* stream = nullptr;
     bool stochastic_params = false;
+    // One for each param, or none.
+    std::span<const Tensor> copy_out = {};
+    std::span<const Tensor> ema = {};
+    double ema_decay = 0.0;
+    double grad_norm = -1.0;  // < 0: it is not known
+    bool zero_grad = false;
 };
 
 struct Report {
@@ -187,7 +193,31 @@ class StoredPointers {
     static bool has_scales(const Stored& s) { return s.data.type() == ADAPTK_INT8 || s.data.type() == ADAPTK_UINT8; }
 };
 
-inline adaptk_step_options plain(const Options& o) {
+// The options of a step of `params` params as C functions take them.
+class PlainOptions {
+  public:
+    PlainOptions(const Options& o, std::size_t params)
+        : copies_(o.copy_out, "options.copy_out"), averages_(o.ema, "options.ema"), plain_(plain(o)) {
+        if (!o.copy_out.empty()) plain_.copy_out = counted(o.copy_out, params, "options.copy_out: ", copies_);
+        if (!o.ema.empty()) plain_.ema = counted(o.ema, params, "options.ema: ", averages_);
+    }
+    const adaptk_step_options* get() const { return &plain_; }
+
+  private:
+    Pointers copies_, averages_;
+    adaptk_step_options plain_;
+
+    static const adaptk_tensor* const* counted(std::span<const Tensor> tensors, std::size_t params, const char* name,
+                                               const Pointers& pointers) {
+        if (tensors.size() != params)
+            throw Error(ADAPTK_INVALID_ARGUMENT, name + std::to_string(tensors.size()) + " tensors, expected " +
+                                                     std::to_string(params) + " as there are params");
+        return pointers.get();
+    }
+    static adaptk_step_options plain(const Options& o);
+};
+
+inline adaptk_step_options PlainOptions::plain(const Options& o) {
     adaptk_step_options out = ADAPTK_STEP_OPTIONS;
     out.grad_scale = o.grad_scale;
     out.clip_norm = o.clip_norm;
@@ -195,6 +225,9 @@ inline adaptk_step_options plain(const Options& o) {
     out.want_norm = o.want_norm ? 1 : 0;
     out.stream = o.stream;
     out.stochastic_params = o.stochastic_params ? 1 : 0;
+    out.ema_decay = o.ema_decay;
+    out.grad_norm = o.grad_norm;
+    out.zero_grad = o.zero_grad ? 1 : 0;
     return out;
 }
 
@@ -237,6 +270,11 @@ inline adaptk_type type_of(const adaptk_format& format) {
     default: return format.bytes == 8 ? ADAPTK_FLOAT64 : format.bytes == 4 ? ADAPTK_FLOAT32 : ADAPTK_FLOAT16;
     }
 }
+inline void check_equal(std::size_t into, std::size_t grads) {
+    if (into != grads)
+        throw Error(ADAPTK_INVALID_ARGUMENT,
+                    "grads: " + std::to_string(grads) + " tensors, expected " + std::to_string(into) + " as in into");
+}
 
 struct Destroy {
     void operator()(adaptk_plan* plan) const noexcept { adaptk_plan_destroy(plan); }
@@ -248,13 +286,13 @@ struct Destroy {
 inline Report step(const char* rule, Hypers hypers, std::int64_t number, const Tensor& param, const Tensor& grad,
                    Tensors states = {}, const Options& options = {}) {
     const interface_detail::Pointers p({&param, 1}, "params");
-    const interface_detail::Pointers g({&grad, 1}, nullptr);
+    const interface_detail::Pointers g({&grad, 1}, options.zero_grad ? "grads" : nullptr);
     const interface_detail::Pointers s(std::span(states.begin(), states.size()), "states");
     interface_detail::check_state_count(rule, states.size());
-    const adaptk_step_options plain = interface_detail::plain(options);
+    const interface_detail::PlainOptions plain(options, 1);
     adaptk_step_report report = ADAPTK_STEP_REPORT;
     const bool on_cuda = param.on_cuda();
-    check(adaptk_step(rule, hypers.begin(), hypers.size(), number, 1, p.get(), g.get(), s.get(), &plain,
+    check(adaptk_step(rule, hypers.begin(), hypers.size(), number, 1, p.get(), g.get(), s.get(), plain.get(),
                       on_cuda ? nullptr : &report));
     return interface_detail::typed(report);
 }
@@ -263,13 +301,13 @@ inline Report step(const char* rule, Hypers hypers, std::int64_t number, const T
 inline Report step(const char* rule, Hypers hypers, std::int64_t number, const Tensor& param, const Tensor& grad,
                    std::span<const Stored> states, std::uint64_t seed, const Options& options = {}) {
     const interface_detail::Pointers p({&param, 1}, "params");
-    const interface_detail::Pointers g({&grad, 1}, nullptr);
+    const interface_detail::Pointers g({&grad, 1}, options.zero_grad ? "grads" : nullptr);
     const interface_detail::StoredPointers s(states);
     interface_detail::check_state_count(rule, states.size());
-    const adaptk_step_options plain = interface_detail::plain(options);
+    const interface_detail::PlainOptions plain(options, 1);
     adaptk_step_report report = ADAPTK_STEP_REPORT;
-    check(adaptk_step_stored(rule, hypers.begin(), hypers.size(), number, seed, 1, p.get(), g.get(), s.get(), &plain,
-                             param.on_cuda() ? nullptr : &report));
+    check(adaptk_step_stored(rule, hypers.begin(), hypers.size(), number, seed, 1, p.get(), g.get(), s.get(),
+                             plain.get(), param.on_cuda() ? nullptr : &report));
     return interface_detail::typed(report);
 }
 
@@ -303,6 +341,29 @@ inline double global_norm(Tensors grads, double grad_scale = 1.0) {
     return global_norm(std::span(grads.begin(), grads.size()), grad_scale);
 }
 
+// into += scale * grads.
+inline void accumulate(std::span<const Tensor> into, std::span<const Tensor> grads, double scale = 1.0,
+                       void* stream = nullptr) {
+    const interface_detail::Pointers a(into, "into"), g(grads, nullptr);
+    interface_detail::check_equal(into.size(), grads.size());
+    check(adaptk_accumulate(into.size(), a.get(), g.get(), scale, stream, nullptr));
+}
+inline void accumulate(Tensors into, Tensors grads, double scale = 1.0) {
+    accumulate(std::span(into.begin(), into.size()), std::span(grads.begin(), grads.size()), scale);
+}
+// The same, and the norm of `into` as it is then, for Options::grad_norm of the step over it.
+inline double accumulate_norm(std::span<const Tensor> into, std::span<const Tensor> grads, double scale = 1.0,
+                              void* stream = nullptr) {
+    const interface_detail::Pointers a(into, "into"), g(grads, nullptr);
+    interface_detail::check_equal(into.size(), grads.size());
+    double norm = 0.0;
+    check(adaptk_accumulate(into.size(), a.get(), g.get(), scale, stream, &norm));
+    return norm;
+}
+inline double accumulate_norm(Tensors into, Tensors grads, double scale = 1.0) {
+    return accumulate_norm(std::span(into.begin(), into.size()), std::span(grads.begin(), grads.size()), scale);
+}
+
 // Params that are updated together, in groups with their own rule and hyperparameters. The caller owns the params'
 // memory, which must stay valid. The plan allocates states on the CPU, unless they are given.
 class Plan {
@@ -332,9 +393,9 @@ class Plan {
     }
 
     void step(std::span<const Tensor> grads, const Options& options = {}) {
-        const interface_detail::Pointers g(grads, nullptr);
-        const adaptk_step_options plain = interface_detail::plain(options);
-        check(adaptk_plan_step(plan_.get(), grads.size(), g.get(), &plain));
+        const interface_detail::Pointers g(grads, options.zero_grad ? "grads" : nullptr);
+        const interface_detail::PlainOptions plain(options, grads.size());
+        check(adaptk_plan_step(plan_.get(), grads.size(), g.get(), plain.get()));
     }
     void step(Tensors grads, const Options& options = {}) { step(std::span(grads.begin(), grads.size()), options); }
 
