@@ -2,6 +2,8 @@
 
 #include <cmath>
 #include <cstdio>
+#include <map>
+#include <mutex>
 
 namespace adaptk::bindings {
 namespace {
@@ -35,41 +37,52 @@ double real(PyObject* value, const char* name, const char* expected) {
     fail(PyExc_ValueError, std::string(name) + ": a number too large for a float");
 }
 
-std::vector<RuleNames> make_names() {
-    std::vector<RuleNames> all;
-    for (const RuleInfo& r : detail::rules()) {
-        RuleNames n{};
-        n.rule = &r;
-        n.buffers = 2 + r.states.size();
-        n.hypers = r.hyper_count();
-        n.buffer_text[0] = "param";
-        n.buffer_text[1] = "grad";
-        for (std::size_t i = 0; i < r.states.size(); ++i) n.buffer_text[2 + i] = r.states[i].name;
-        for (std::size_t i = 0; i < n.buffers; ++i) n.buffer[i] = interned(n.buffer_text[i]);
-        for (std::size_t i = 0; i < n.hypers; ++i) {
-            n.hyper_info[i] = r.hyper(i);
-            n.hyper[i] = interned(n.hyper_info[i].name);
-            n.defaults.value[i] = n.hyper_info[i].value;
-        }
-        all.push_back(n);
+RuleNames make_names(const RuleInfo& r) {
+    RuleNames n{};
+    n.rule = &r;
+    n.buffers = 2 + r.states.size();
+    n.hypers = r.hyper_count();
+    n.buffer_text[0] = "param";
+    n.buffer_text[1] = "grad";
+    for (std::size_t i = 0; i < r.states.size(); ++i) n.buffer_text[2 + i] = r.states[i].name;
+    for (std::size_t i = 0; i < n.buffers; ++i) n.buffer[i] = interned(n.buffer_text[i]);
+    for (std::size_t i = 0; i < n.hypers; ++i) {
+        n.hyper_info[i] = r.hyper(i);
+        n.hyper[i] = interned(n.hyper_info[i].name);
+        n.defaults.value[i] = n.hyper_info[i].value;
     }
-    return all;
+    return n;
 }
 
 const std::vector<RuleNames>& all_names() {
-    static const auto& names = *new std::vector<RuleNames>(make_names());
+    static const auto& names = *[] {
+        auto* all = new std::vector<RuleNames>;
+        for (const RuleInfo& r : detail::rules()) all->push_back(make_names(r));
+        return all;
+    }();
     return names;
+}
+
+// Of rules that are made at run time, which live as long as the process.
+const RuleNames& names_of_made(const RuleInfo& rule) {
+    static auto& lock = *new std::mutex;
+    static auto& made = *new std::map<const RuleInfo*, RuleNames>;
+    const std::lock_guard guard(lock);
+    const auto found = made.find(&rule);
+    return (found != made.end() ? found : made.emplace(&rule, make_names(rule)).first)->second;
 }
 
 }  // namespace
 
 void prepare_names() { all_names(); }
 
-const RuleNames& names_of(const RuleInfo& rule) { return all_names()[rule.index]; }
+const RuleNames& names_of(const RuleInfo& rule) {
+    return rule.index == RuleInfo::nowhere ? names_of_made(rule) : all_names()[rule.index];
+}
 
-const RuleNames& names_of(const std::string& rule) {
-    const RuleInfo* r = detail::find_rule(rule);
-    if (r == nullptr) fail(PyExc_ValueError, "unknown rule '" + rule + "'");
+const RuleNames& names_of(const std::string& key) {
+    const RuleInfo* r = detail::find_rule(key);
+    if (r == nullptr) fail(PyExc_ValueError, "unknown rule '" + key + "'");
     return names_of(*r);
 }
 
@@ -231,6 +244,13 @@ bool set_error_of_core() noexcept {
 
 void check_together(const RuleInfo& rule, const detail::HyperValues& values) {
     if (const char* reason = rule.invalid(values); reason != nullptr) fail(PyExc_ValueError, reason);
+}
+
+void check_runs_on_cuda(const RuleInfo& rule) {
+    if (rule.runs_on_cuda()) return;
+    fail(PyExc_NotImplementedError, std::string("params: on a CUDA device, and ") + rule.name +
+                                        ", a rule that was made at run time, runs on the CPU only; move the params and "
+                                        "gradients there");
 }
 
 void fail_overlap(const ArgName& a, const ArgName& b) {

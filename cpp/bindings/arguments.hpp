@@ -38,7 +38,7 @@ struct RuleNames {
 
 void prepare_names();  // at import
 const RuleNames& names_of(const RuleInfo& rule);
-const RuleNames& names_of(const std::string& rule);  // ValueError for an unknown name
+const RuleNames& names_of(const std::string& key);  // ValueError for an unknown one
 
 // A hyperparameter's value, checked against its range. TypeError or ValueError that names it.
 double hyper_value(PyObject* value, const Hyperparameter& info);
@@ -86,6 +86,9 @@ detail::Slot take_beside(const py::object& buffer, const ArgName& name, const Vi
 // Throws ValueError if a gradient cannot be set to zero.
 void check_writable(const View& grad, const ArgName& name, const char* option);
 [[noreturn]] void fail_epilogue_on_cuda();
+
+// Throws NotImplementedError if the rule has no code for CUDA devices.
+void check_runs_on_cuda(const RuleInfo& rule);
 
 // Throws ValueError: which two arguments share memory, or which two params are one.
 [[noreturn]] void fail_overlap(const ArgName& a, const ArgName& b);

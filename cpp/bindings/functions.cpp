@@ -229,6 +229,7 @@ void run(Call& call, std::span<const ParamUpdate> tensors, const Device& device,
     options.average_decay = call.ema_decay;
     if (device.cuda) {
         if (options.has_epilogue()) fail_epilogue_on_cuda();
+        check_runs_on_cuda(*call.names.rule);
         run_cuda(call, tensors, device);
         return;
     }
@@ -386,6 +387,11 @@ template <std::size_t Rule> PyObject* entry(PyObject*, PyObject* const* args, py
     return run(names, args, nargs, kwnames);
 }
 
+// Of a rule that is made at run time: self is a capsule of its names.
+PyObject* entry_of_made(PyObject* self, PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
+    return run(*static_cast<const RuleNames*>(PyCapsule_GetPointer(self, nullptr)), args, nargs, kwnames);
+}
+
 using Entry = PyObject* (*)(PyObject*, PyObject* const*, py::ssize_t, PyObject*);
 
 template <std::size_t... I> constexpr std::array<Entry, sizeof...(I)> make_entries(std::index_sequence<I...>) {
@@ -395,16 +401,21 @@ template <std::size_t... I> constexpr std::array<Entry, sizeof...(I)> make_entri
 // Python keeps pointers into a function's definition and doc string for as long as the function lives: for ever.
 py::object make_function(const std::string& rule, const std::string& doc, const py::str& module) {
     static constexpr auto entries = make_entries(std::make_index_sequence<Rules::size>{});
-    const RuleInfo& r = *names_of(rule).rule;
+    const RuleNames& names = names_of(rule);
+    const RuleInfo& r = *names.rule;
+    const bool made = r.index == RuleInfo::nowhere;
+    py::object self;
+    if (made) self = py::capsule(&names);
+    const Entry function_of_rule = made ? entry_of_made : entries[r.index];
     struct Definition {
         PyMethodDef method;
         std::string doc;
     };
     auto definition = std::make_unique<Definition>();
     definition->doc = doc;
-    definition->method = {r.name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entries[r.index])),
+    definition->method = {r.name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function_of_rule)),
                           METH_FASTCALL | METH_KEYWORDS, definition->doc.c_str()};
-    auto function = py::reinterpret_steal<py::object>(PyCFunction_NewEx(&definition->method, nullptr, module.ptr()));
+    auto function = py::reinterpret_steal<py::object>(PyCFunction_NewEx(&definition->method, self.ptr(), module.ptr()));
     if (!function) throw py::error_already_set();
     definition.release();
     return function;

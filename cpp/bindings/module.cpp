@@ -6,6 +6,7 @@
 #include "machine.hpp"
 #include "plan.hpp"
 #include "random_module.hpp"
+#include "rule_program.hpp"
 #include "stored.hpp"
 #include "threads.hpp"
 #include "torch_plan.hpp"
@@ -18,6 +19,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -34,33 +36,43 @@ py::object plain(const Hyperparameter& h, double value) {
     return py::float_(value);
 }
 
-// The registry as plain dicts, which adaptk._registry turns into objects.
+// A rule as a plain dict, which adaptk._registry turns into an object.
+py::dict describe(const RuleInfo& r) {
+    py::list hypers;
+    for (std::size_t i = 0; i < r.hyper_count(); ++i) {
+        const Hyperparameter h = r.hyper(i);
+        hypers.append(py::dict(py::arg("name") = h.name, py::arg("default") = plain(h, h.value),
+                               py::arg("range") = detail::range_text(h.range), py::arg("meaning") = h.meaning,
+                               py::arg("common") = i >= r.own.size()));
+    }
+    py::list states;
+    for (const State& s : r.states) {
+        states.append(py::dict(py::arg("name") = s.name, py::arg("initial") = s.initial,
+                               py::arg("initial_from") = s.from == nullptr ? py::object(py::none()) : py::str(s.from),
+                               py::arg("option") = s.option == nullptr ? py::object(py::none()) : py::str(s.option),
+                               py::arg("nonnegative") = s.nonnegative));
+    }
+    py::list presets;
+    for (const Preset& p : r.conventions) presets.append(py::make_tuple(p.convention, p.name, p.value));
+    return py::dict(py::arg("key") = r.key, py::arg("name") = r.name, py::arg("class_name") = r.class_name,
+                    py::arg("variant") = r.variant, py::arg("summary") = r.summary, py::arg("formula") = r.formula,
+                    py::arg("source") = r.source, py::arg("hyperparameters") = hypers, py::arg("states") = states,
+                    py::arg("presets") = presets);
+}
+
 py::list registry() {
     py::list all;
-    for (const RuleInfo& r : detail::rules()) {
-        py::list hypers;
-        for (std::size_t i = 0; i < r.hyper_count(); ++i) {
-            const Hyperparameter h = r.hyper(i);
-            hypers.append(py::dict(py::arg("name") = h.name, py::arg("default") = plain(h, h.value),
-                                   py::arg("range") = detail::range_text(h.range), py::arg("meaning") = h.meaning,
-                                   py::arg("common") = i >= r.own.size()));
-        }
-        py::list states;
-        for (const State& s : r.states) {
-            states.append(
-                py::dict(py::arg("name") = s.name, py::arg("initial") = s.initial,
-                         py::arg("initial_from") = s.from == nullptr ? py::object(py::none()) : py::str(s.from),
-                         py::arg("option") = s.option == nullptr ? py::object(py::none()) : py::str(s.option),
-                         py::arg("nonnegative") = s.nonnegative));
-        }
-        py::list presets;
-        for (const Preset& p : r.conventions) presets.append(py::make_tuple(p.convention, p.name, p.value));
-        all.append(
-            py::dict(py::arg("name") = r.name, py::arg("class_name") = r.class_name, py::arg("variant") = r.variant,
-                     py::arg("summary") = r.summary, py::arg("formula") = r.formula, py::arg("source") = r.source,
-                     py::arg("hyperparameters") = hypers, py::arg("states") = states, py::arg("presets") = presets));
-    }
+    for (const RuleInfo& r : detail::rules()) all.append(describe(r));
     return all;
+}
+
+// The rule of a program's bytes (program.hpp).
+py::dict load_rule(const py::bytes& bytes) {
+    const std::string_view data = bytes;
+    std::string error;
+    const RuleInfo* const rule = detail::load_rule(std::as_bytes(std::span(data)), error);
+    if (rule == nullptr) fail(PyExc_ValueError, "bytes: " + error);
+    return describe(*rule);
 }
 
 // None where this build has no CUDA kernels; [] where there is no driver or no device.
@@ -149,6 +161,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     b::prepare_buffers();
     b::prepare_names();
     m.def("registry", b::registry);
+    m.def("load_rule", b::load_rule, pybind11::arg("bytes"));
     b::register_machine(m);
     b::register_cuda(m);
     b::register_functions(m);

@@ -181,6 +181,7 @@ void Plan::add_group(const std::string& rule, const py::list& params, const py::
         if (!(t.param.view.device == on))
             fail_mixed({"params", -1, t.label.c_str()}, t.param.view, {"params", -1, first.label.c_str()},
                        first.param.view);
+    if (on.cuda) check_runs_on_cuda(*names.rule);
     if (capturable_ && !on.cuda)
         fail(PyExc_ValueError, "capturable: params[0] is on " + on.text() + ", expected a CUDA device");
     params_.reserve(before + count);

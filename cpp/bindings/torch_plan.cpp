@@ -805,6 +805,7 @@ void TorchPlan::add(std::size_t i, const Slot& grad, const WorkStream& stream) {
     later_.push_back(after);
     const Device device = plan_.device_of(i);
     if (!device.cuda) return;
+    check_runs_on_cuda(*names_of_group(i).rule);
     if (plan_.shares().size() > shares) start_stream(t.object[0]);
     if (stream.device() >= 0) stream_of(device).meet(device.id, stream.stream());
 }

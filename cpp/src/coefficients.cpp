@@ -3,7 +3,9 @@
 // C library each where the processor is only known when the program runs.
 #include "coefficients.hpp"
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #define ADAPTK_CONCAT2(a, b) a##b
@@ -24,8 +26,86 @@ void prepare(const double* hyper, double grad_scale, std::int64_t t, void* coeff
     std::memcpy(coefficients, &made, sizeof made);
 }
 
+// base^exponent as C's pow has it, with the bits of adaptk's own.
+double any_power(double base, double exponent) {
+    if (exponent == 0.0 || base == 1.0) return 1.0;
+    // The C library's are exact here.
+    if (base == 0.0 || !std::isfinite(base) || !std::isfinite(exponent)) return std::pow(base, exponent);
+    if (base > 0.0) return power(base, exponent);
+    if (exponent != std::nearbyint(exponent)) return std::numeric_limits<double>::quiet_NaN();
+    const double half = exponent * 0.5;
+    const double magnitude = power(-base, exponent);
+    return half == std::nearbyint(half) ? magnitude : -magnitude;
+}
+
+double value_of(const ScalarNode* nodes, const ScalarNode& n, const double* hyper, std::int64_t t, const double* v) {
+    const double a = arity(n.op) > 0 ? v[n.a] : 0.0;
+    const double b = arity(n.op) > 1 ? v[n.b] : 0.0;
+    switch (n.op) {
+    case ScalarOp::number: return n.value;
+    case ScalarOp::hyper: return hyper[n.a];
+    case ScalarOp::step: return double(t);
+    case ScalarOp::add: return a + b;
+    case ScalarOp::subtract: return a - b;
+    case ScalarOp::multiply: return a * b;
+    case ScalarOp::divide: return a / b;
+    case ScalarOp::maximum: return max(a, b);
+    case ScalarOp::minimum: return min(a, b);
+    case ScalarOp::less: return a < b ? 1.0 : 0.0;
+    case ScalarOp::less_equal: return a <= b ? 1.0 : 0.0;
+    case ScalarOp::equal: return a == b ? 1.0 : 0.0;
+    case ScalarOp::not_equal: return a != b ? 1.0 : 0.0;
+    case ScalarOp::power:
+        // By the number of the step itself, as rules' own corrections are.
+        if (nodes[n.b].op == ScalarOp::step && a >= 0.0 && a <= 1.0) return power(a, t);
+        return any_power(a, b);
+    case ScalarOp::negative: return -a;
+    case ScalarOp::absolute: return std::fabs(a);
+    case ScalarOp::square_root: return std::sqrt(a);
+    case ScalarOp::sign: return sign(a);
+    case ScalarOp::select: return a != 0.0 ? b : v[n.c];
+    case ScalarOp::cumulative_product:
+    case ScalarOp::count: break;
+    }
+    return 0.0;
+}
+
+// A cumulative product as it was, for the step after.
+struct Running {
+    const ScalarNode* node = nullptr;
+    double hyper[max_hyperparameters] = {};
+    std::int64_t t = 0;
+    double product = 1.0;
+};
+
+double cumulative_product(const ScalarNode* nodes, const ScalarNode& n, const double* hyper, std::size_t hypers,
+                          std::int64_t t) {
+    static thread_local Running last;
+    if (last.node != &n || last.t > t || std::memcmp(last.hyper, hyper, hypers * sizeof(double)) != 0) {
+        last = {&n, {}, 0, 1.0};
+        std::memcpy(last.hyper, hyper, hypers * sizeof(double));
+    }
+    // It no longer shows beside 1 then.
+    const auto shows = [&] { return !(std::fabs(last.product) < 0x1p-60); };
+    double values[max_scalar_nodes];
+    while (last.t < t && shows()) {
+        ++last.t;
+        for (std::size_t i = 0; i <= n.a; ++i) values[i] = value_of(nodes, nodes[i], hyper, last.t, values);
+        last.product *= values[n.a];
+    }
+    return shows() ? last.product : 0.0;
+}
+
+void evaluate(const ScalarNode* nodes, std::size_t count, const double* hyper, std::size_t hypers, std::int64_t t,
+              double* values) {
+    for (std::size_t i = 0; i < count; ++i) {
+        values[i] = nodes[i].op == ScalarOp::cumulative_product ? cumulative_product(nodes, nodes[i], hyper, hypers, t)
+                                                                : value_of(nodes, nodes[i], hyper, t, values);
+    }
+}
+
 template <class... R> constexpr CoefficientTable make_table(RuleList<R...>) {
-    return {{{prepare<R, float>, prepare<R, double>}...}};
+    return {{{prepare<R, float>, prepare<R, double>}...}, evaluate};
 }
 
 constexpr CoefficientTable table = make_table(Rules{});

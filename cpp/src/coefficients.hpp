@@ -2,6 +2,8 @@
 // others.
 #pragma once
 
+#include "program.hpp"
+
 #include "adaptk/rules.hpp"
 
 #include <cstddef>
@@ -17,8 +19,13 @@ inline constexpr std::size_t max_coefficients_bytes = 192;
 using PrepareCoefficients = void (*)(const double* hyper, double grad_scale, std::int64_t t, void* coefficients,
                                      const void* memo);
 
+// Writes the values of all nodes.
+using EvaluateScalars = void (*)(const ScalarNode* nodes, std::size_t count, const double* hyper, std::size_t hypers,
+                                 std::int64_t t, double* values);
+
 struct CoefficientTable {
     PrepareCoefficients prepare[Rules::size][2];  // [rule][0 float, 1 double]
+    EvaluateScalars evaluate;
 };
 
 const CoefficientTable& coefficients_portable();

@@ -17,6 +17,9 @@ inline constexpr std::size_t reduction_width = 256;
 // The streams that the largest rule writes: a parameter and its states.
 inline constexpr std::size_t max_written = 1 + max_states;
 
+// A gradient beside those.
+inline constexpr std::size_t max_kernel_buffers = 1 + max_written;
+
 // coefficients: a StepCoefficients<R, T>; buffer: the parameter, the gradient, the states, all of type T and aligned
 // for it.
 using StepKernel = void (*)(const void* coefficients, void* const* buffer, std::size_t n);
@@ -54,6 +57,9 @@ struct KernelTable {
     // p <- p + *static_cast<const double*>(coefficients) * g
     StepKernel add_scaled[2];
     AddToAverage add_to_average[2];
+    // Runs a program: coefficients is a ProgramStep. And the elements of a block, as many as a constant has.
+    StepKernel program[2];
+    std::size_t program_block[2];
 };
 
 // Defined by the kernel objects that the build has for this architecture.

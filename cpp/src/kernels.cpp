@@ -4,6 +4,7 @@
 #include "compiler.hpp"
 #include "format_kernels.hpp"
 #include "kernel_table.hpp"
+#include "program_kernels.hpp"
 
 #include <type_traits>
 #include <utility>
@@ -17,14 +18,6 @@ namespace {
 using std::size_t;
 
 template <size_t, class T> using Stream = T* ADAPTK_RESTRICT;
-
-// Long loops ask for memory ahead of where they are. The processor's own prefetchers follow up to seven streams, but a
-// root and a division for each element leave them too few requests under way: measured on two cores with 64M elements,
-// Adam ran at 0.87 of the streams' bandwidth without and at 1.0 with it. Asked for in blocks, since a prefetch inside
-// the loop would keep the compiler from vectorising it.
-constexpr size_t block_bytes = 256;
-constexpr size_t ahead_bytes = 2048;
-constexpr size_t long_bytes = 16384;
 
 // Calls run(offset, count, ...) over blocks with the memory ahead of them asked for, then over what is left.
 template <class T, class Run, class... Streams> ADAPTK_HD void in_blocks(size_t n, const Run& run, Streams... stream) {
@@ -156,6 +149,8 @@ template <class... R, class... F> constexpr KernelTable make_table(RuleList<R...
          {bandwidth_probe<float, 5>, bandwidth_probe<double, 5>}},
         {add_scaled<float>, add_scaled<double>},
         {add_to_average<float>, add_to_average<double>},
+        {run_program<float>, run_program<double>},
+        {block_elements<float>, block_elements<double>},
     };
 }
 

@@ -1,6 +1,7 @@
 #include "registry.hpp"
 
 #include "dispatch.hpp"
+#include "rule_program.hpp"
 
 #include <cmath>
 #include <cstring>
@@ -104,7 +105,7 @@ const RuleCode* code_of(std::size_t rule) {
 template <class R> RuleInfo make_info(std::size_t index) {
     RuleInfo rule{};
     rule.index = index;
-    rule.name = R::name;
+    rule.key = rule.name = R::name;
     rule.class_name = R::class_name;
     rule.variant = R::variant;
     rule.summary = R::summary;
@@ -135,10 +136,10 @@ std::span<const RuleInfo> rules() {
     return registry;
 }
 
-const RuleInfo* find_rule(std::string_view name) {
+const RuleInfo* find_rule(std::string_view key) {
     for (const RuleInfo& r : rules())
-        if (name == r.name) return &r;
-    return nullptr;
+        if (key == r.key) return &r;
+    return find_program(key);
 }
 
 Hyperparameter RuleInfo::hyper(std::size_t i) const {

@@ -34,11 +34,14 @@ struct ContinuedStep {
     std::int64_t drawn_step;  // for random bits; 0: `step`
 };
 
+class Program;
+
 // A rule as data. Those of the list are in rules(); one that is made at run time is an object like them.
 struct RuleInfo {
     static constexpr std::size_t nowhere = ~std::size_t{0};
 
     std::size_t index;  // in the list of rules; `nowhere`: not in it
+    const char* key;    // for find_rule: the name, or one that stays this rule's own when others take its name
     const char* name;
     const char* class_name;
     const char* variant;
@@ -56,6 +59,7 @@ struct RuleInfo {
     const char* (*invalid)(const HyperValues& h);  // see rule.hpp; nullptr where the values go together
     void (*continue_from)(const HyperValues& h, double step, double* numbers, const bool* wide, ContinuedStep& out);
     std::span<const RuleCode> code;     // by the number of the instruction set (dispatch.hpp)
+    const Program* program = nullptr;   // that the code interprets (rule_program.hpp); null: compiled
     const void* device_code = nullptr;  // of a rule that is not in the list: the CUDA part's RuleKernels
 
     std::size_t hyper_count() const { return own.size() + common_hyperparameters.size(); }
@@ -66,11 +70,13 @@ struct RuleInfo {
     bool maximize(const HyperValues& h) const { return h.value[own.size() + at_maximize] != 0.0; }
     double grad_scale(const HyperValues& h) const { return h.value[own.size() + at_grad_scale]; }
     bool is_grad_scale(std::size_t hyper) const { return hyper == own.size() + at_grad_scale; }
+    // Whether params on CUDA devices can be updated.
+    bool runs_on_cuda() const { return index != nowhere || device_code != nullptr; }
     bool coupled_decay(const HyperValues& h) const { return weight_decay(h) != 0.0 && !decoupled(h); }
 };
 
 ADAPTK_INTERNAL_API std::span<const RuleInfo> rules();
-ADAPTK_INTERNAL_API const RuleInfo* find_rule(std::string_view name);
+ADAPTK_INTERNAL_API const RuleInfo* find_rule(std::string_view key);
 
 ADAPTK_INTERNAL_API bool in_range(Range range, double x);  // false for NaN
 ADAPTK_INTERNAL_API const char* range_text(Range range);   // "[0, 1)"

@@ -4,6 +4,7 @@
 #include "dispatch.hpp"
 #include "parallel.hpp"
 #include "reduce.hpp"
+#include "rule_program.hpp"
 
 #include <cmath>
 #include <vector>
@@ -171,6 +172,7 @@ struct PreparedSegment {
     const Segment* segment = nullptr;
     std::uint64_t key;  // of stochastic rounding
     alignas(cache_line) std::byte coefficients[2][max_coefficients_bytes];
+    std::vector<CacheLine> constants[2];  // of a program
 
     void run(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n,
              const EpilogueRun* after = nullptr) const {
@@ -199,6 +201,14 @@ void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad
     for (int type = 0; type < 2; ++type) {
         if (!used[type]) continue;
         out.kernel[type] = code.step[type][coupled ? 1 : 0];
+        if (const Program* const program = s.rule->program; program != nullptr) {
+            out.constants[type] = program->constants(*s.rule, s.hyper, grad_scale, s.step, isa, type);
+            const ProgramStep step{program->code(coupled), out.buffers, program->constant_count(),
+                                   out.constants[type].data()};
+            static_assert(sizeof step <= max_coefficients_bytes);
+            std::memcpy(out.coefficients[type], &step, sizeof step);
+            continue;
+        }
         code.prepare[type](s.hyper.value, grad_scale, s.step, out.coefficients[type], s.has_memo ? s.memo : nullptr);
     }
 }

@@ -20,6 +20,9 @@ from adaptk._machine import (
 )
 from adaptk._names import is_installed, no_attribute
 from adaptk._registry import CONVENTIONS, Hyperparameter, Rule, State, rules
+from adaptk._rule import TracedRule, load_rule, rule
+from adaptk._trace import abs as abs
+from adaptk._trace import cumprod, maximum, minimum, sign, sqrt, where
 from adaptk.optim import *  # noqa: F403  (the classes follow from the registry)
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ def __getattr__(name: str) -> Any:
     # What most programs do not need, an extension of its own among it, and what needs PyTorch or JAX.
     if name in ("curriculum", "init", "jax", "solve", "torch"):
         return importlib.import_module(f"adaptk.{name}")
+    if name in ("norm", "mean", "sum"):
+        raise AttributeError(f"module 'adaptk' has no attribute {name!r}: rules have no reductions over a tensor")
     raise no_attribute(__name__, name, __dir__())
 
 
@@ -46,9 +51,11 @@ __all__ = [
     "Rule",
     "State",
     "accumulate",
+    "TracedRule",
     "available_isas",
     "build_info",
     "cuda",
+    "cumprod",
     "curriculum",
     "formats",
     "get_cmake_dir",
@@ -57,12 +64,20 @@ __all__ = [
     "get_num_threads",
     "global_norm",
     "init",
+    "load_rule",
+    "maximum",
+    "minimum",
     "ops",
     "optim",
+    "rule",
     "rules",
     "schedules",
     "set_isa",
     "set_num_threads",
+    "sign",
     "solve",
+    "sqrt",
+    "where",
 ]
+# Not abs, which a star import would put in the place of Python's.
 __all__ += optim.__all__

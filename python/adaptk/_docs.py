@@ -65,7 +65,7 @@ def function_doc(rule: Rule) -> str:
     ]
     for h in rule.hyperparameters:
         kind = "bool" if h.range == "bool" else f"float in {h.range}"
-        lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[0].upper()}{h.meaning[1:]}."]
+        lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[:1].upper()}{h.meaning[1:]}."]
     lines += [
         "",
         "Raises",
@@ -133,7 +133,7 @@ def class_doc(name: str, class_rules: Sequence[Rule]) -> str:
     ]
     for option, default, meaning in class_options(class_rules):
         kind = "bool" if isinstance(default, bool) else "float or schedule" if option == "lr" else "float"
-        lines += [f"{option} : {kind}, default {default!r}", f"    {meaning[0].upper()}{meaning[1:]}."]
+        lines += [f"{option} : {kind}, default {default!r}", f"    {meaning[:1].upper()}{meaning[1:]}."]
     arguments = "lr=0.1" if any(h.name == "lr" for h in class_rules[0].hyperparameters) else ""
     lines += [
         "",
@@ -231,7 +231,7 @@ def jax_doc(rule: Rule) -> str:
     for name, default, meaning in jax_options(rule):
         interval = ranges.get(name, "[0, inf)")
         kind = "bool" if interval == "bool" else f"float in {interval}"
-        lines += [f"{name} : {kind}, default {default!r}", f"    {meaning[0].upper()}{meaning[1:]}."]
+        lines += [f"{name} : {kind}, default {default!r}", f"    {meaning[:1].upper()}{meaning[1:]}."]
     lines += [
         "state_dtype : str or dict from state to str, optional",
         '    How states are stored that ``init`` makes: ``"float32"`` (default), ``"bfloat16"``, ``"float16"``,',

@@ -103,9 +103,9 @@ def face(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a module whose users may call these names.
 
-    `foreign` has names of other libraries, and what to use here.
+    `foreign` has names of other libraries, and what to use here. A list of names may change later.
     """
-    public = sorted(names)
+    public = names if isinstance(names, list) else list(names)
 
     def __getattr__(name: str) -> Any:
         if name in foreign:
@@ -113,7 +113,7 @@ def face(
         raise no_attribute(module, name, public)
 
     def __dir__() -> list[str]:
-        return list(public)
+        return sorted(public)
 
     return __getattr__, __dir__
 

@@ -199,6 +199,8 @@ def _way_to_make(rule: str) -> str:
     found = RULES.get(rule)
     if found is None:
         return "no rule of this version has that name"
+    if found.program is not None:
+        return f"make it by that rule's .Optimizer, adaptk.optimizer_for({rule!r}, ...)"
     return f"make it as the one that was saved: adaptk.{found.spelling}"
 
 
@@ -394,7 +396,7 @@ class Optimizer:
                 chosen = " ".join(rule.variant) or "plain"
                 raise TypeError(f"{name}: {type(self).__name__} does not take it in its {chosen} form ({rule.name})")
         refuse_from_zero("lr", values.get("lr"))
-        _core.check_hyperparameters(rule.name, values)
+        _core.check_hyperparameters(rule.key, values)
         return rule, values, initial
 
     def _options_of(self, rule: Rule) -> list[str]:
@@ -473,7 +475,7 @@ class Optimizer:
                 if param_format is not None:
                     formats.check_stochastic_param(_core.layout(param, "params")[2], f"params{label}")
             states = [self._new_states(p, rule, initial, dtypes) for p in params]
-            self._plan.add_group(rule.name, params, [list(s.values()) for s in states], labels)
+            self._plan.add_group(rule.key, params, [list(s.values()) for s in states], labels)
             self._params += params
             self._states += states
             self._labels += labels
@@ -895,7 +897,7 @@ class Optimizer:
                     key = f"param_groups.{i}.{h.name}"
                     if key in have and not callable(group[h.name]):
                         loaded[h.name] = float(have[key])
-                _core.check_hyperparameters(rule.name, loaded)
+                _core.check_hyperparameters(rule.key, loaded)
                 loaded.update({h.name: bool(loaded[h.name]) for h in rule.hyperparameters if h.range == "bool"})
                 on_device.append({h.name: group[h.name] for h in rule.hyperparameters if _core.on_cuda(group[h.name])})
                 groups.append(loaded)
@@ -939,7 +941,7 @@ class Optimizer:
             params = tuple(group["params"])
             last = first + len(params)
             states = [list(s.values()) for s in self._states[first:last]]
-            self._plan.add_group(rule.name, list(params), states, self._labels[first:last])
+            self._plan.add_group(rule.key, list(params), states, self._labels[first:last])
             self._own_groups.append(ParamGroup(params, {k: v for k, v in group.items() if k != "params"}))
             self.param_groups.append(self._own_groups[-1])
             first = last

@@ -81,6 +81,8 @@ class Rule:
         In the order in which :mod:`adaptk.ops` takes them.
     presets : mapping of str to mapping of str to float
         What each convention has where the book has another value.
+    program : bytes or None
+        Of a rule that :func:`adaptk.rule` has made: what it computes.
     """
 
     name: str
@@ -92,6 +94,13 @@ class Rule:
     hyperparameters: tuple[Hyperparameter, ...]
     states: tuple[State, ...]
     presets: Mapping[str, Mapping[str, float]]
+    program: bytes | None = None
+    _key: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the core finds the rule by: its name, unless it was made at run time."""
+        return self._key or self.name
 
     def __repr__(self) -> str:
         lines = [f"{self.name}: {self.summary}", *("    " + line for line in self.formula.splitlines())]
@@ -108,7 +117,7 @@ class Rule:
         return f"{self.class_names[0]}({options})" if options else self.class_names[0]
 
     def __reduce__(self) -> Any:
-        return _rule_named, (self.name,)
+        return (_rule_named, (self.name,)) if self.program is None else (rule_of_program, (self.program,))
 
     @cached_property
     def conventions(self) -> tuple[str, ...]:
@@ -194,29 +203,57 @@ def _rule_named(name: str) -> Rule:
     return RULES[name]
 
 
-def _read() -> dict[str, Rule]:
-    rules: dict[str, Rule] = {}
-    for r in _core.registry():
-        presets: dict[str, dict[str, float]] = {}
-        for convention, name, value in r["presets"]:
-            values = presets.setdefault(convention, {})
-            if name:
-                values[name] = value
-        rules[r["name"]] = Rule(
-            name=r["name"],
-            class_names=tuple(r["class_name"].split()),
-            variant=tuple(r["variant"].split()),
-            summary=r["summary"],
-            formula=r["formula"],
-            source=r["source"],
-            hyperparameters=tuple(Hyperparameter(**h) for h in r["hyperparameters"]),
-            states=tuple(State(**s) for s in r["states"]),
-            presets=MappingProxyType({c: MappingProxyType(v) for c, v in presets.items()}),
-        )
-    return rules
+def _made_of(r: dict[str, Any], program: bytes | None = None) -> Rule:
+    presets: dict[str, dict[str, float]] = {}
+    for convention, name, value in r["presets"]:
+        values = presets.setdefault(convention, {})
+        if name:
+            values[name] = value
+    return Rule(
+        name=r["name"],
+        class_names=tuple(r["class_name"].split()),
+        variant=tuple(r["variant"].split()),
+        summary=r["summary"],
+        formula=r["formula"],
+        source=r["source"],
+        hyperparameters=tuple(Hyperparameter(**h) for h in r["hyperparameters"]),
+        states=tuple(State(**s) for s in r["states"]),
+        presets=MappingProxyType({c: MappingProxyType(v) for c, v in presets.items()}),
+        program=program,
+        _key=r["key"],
+    )
 
 
-RULES: Mapping[str, Rule] = MappingProxyType(_read())
+_made_at_run_time: dict[str, Rule] = {}  # by key
+
+
+def rule_of_program(program: bytes) -> Rule:
+    """The rule of these bytes, always the same object.
+
+    Raises
+    ------
+    ValueError
+        If they are not those of a rule.
+    """
+    described = _core.load_rule(program)
+    key = described["key"]
+    return _made_at_run_time.get(key) or _made_at_run_time.setdefault(key, _made_of(described, program))
+
+
+# In the order of the core's list, then those that were made at run time: add() and remove() change it.
+_rules = {r["name"]: _made_of(r) for r in _core.registry()}
+RULES: Mapping[str, Rule] = MappingProxyType(_rules)
+
+
+def add(rule: Rule) -> None:
+    """Enter a rule that was made at run time, in the place of one of its name."""
+    _rules[rule.name] = rule
+
+
+def remove(rule: Rule) -> None:
+    """Take it out again, unless another one has its name by now."""
+    if RULES.get(rule.name) is rule:
+        del _rules[rule.name]
 
 
 def rules() -> dict[str, Rule]:

@@ -8,21 +8,16 @@ device; none is ever copied.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from adaptk import _core
-from adaptk._docs import function_doc, function_signature
+from adaptk._functions import function_of
 from adaptk._names import face
-from adaptk._registry import RULES, Rule
+from adaptk._registry import RULES
 
 __all__ = list(RULES)
 
 
-def _make(rule: Rule) -> Any:
-    return _core.make_function(rule.name, f"{function_signature(rule)}\n--\n\n{function_doc(rule)}", __name__)
-
-
-globals().update({rule.name: _make(rule) for rule in RULES.values()})
+globals().update({rule.name: function_of(rule, __name__) for rule in RULES.values()})
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = face(__name__, __all__)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from adaptk._docs import class_doc, class_signature
+from adaptk._classes import class_of_made, make_class
 from adaptk._names import face, hint
 from adaptk._optimizer import Optimizer, StepInfo
 from adaptk._registry import RULES, Rule
@@ -58,9 +58,11 @@ def optimizer_for(
         raise ValueError(f"rule: {rule!r} is not one of {', '.join(RULES)}{hint(rule, RULES)}")
     if lr is not None:
         options["lr"] = lr
-    optimizer = object.__new__(CLASSES[RULES[rule].class_names[0]])
+    found = RULES[rule]
+    made = found.program is not None
+    optimizer = object.__new__(class_of_made(found) if made else CLASSES[found.class_names[0]])
     storage = (state_dtype, min_8bit_size, seed, param_format)
-    optimizer._begin(params, RULES[rule], convention, clip_norm, skip_nonfinite, capturable, storage, options)
+    optimizer._begin(params, found, convention, clip_norm, skip_nonfinite, capturable, storage, options)
     return optimizer
 
 
@@ -73,16 +75,7 @@ def _make_classes() -> dict[str, type[Optimizer]]:
     for name, class_rules in by_class.items():
         # The rule without options first: it gives the class its defaults.
         class_rules.sort(key=lambda r: len(r.variant))
-        classes[name] = type(
-            name,
-            (Optimizer,),
-            {
-                "__module__": __name__,
-                "__doc__": class_doc(name, class_rules),
-                "__signature__": class_signature(class_rules),
-                "_class_rules": tuple(class_rules),
-            },
-        )
+        classes[name] = make_class(name, class_rules, __name__)
     return classes
 
 

@@ -43,6 +43,8 @@ void test_edges() {
         CHECK_THAT(power(base, std::int64_t{1}) == base, "%a", base);
     for (const double base : {0x1p-1074, 0.5, 1.0, 3.0, 1e300}) CHECK(power(base, 0.0) == 1.0);
     for (const double y : {0.0, 1.0, -1.0, 1e300, 0.3}) CHECK(power(1.0, y) == 1.0);
+    CHECK(power(HUGE_VAL, 0.3) == HUGE_VAL);
+    CHECK(power(HUGE_VAL, -0.3) == 0.0);
     // Powers of two are exact in both.
     for (int n = 1; n <= 960; ++n) {
         CHECK(power(0.5, std::int64_t{n}) == std::ldexp(1.0, -n));

@@ -31,6 +31,7 @@ ADAPTK_HD double abs(double x) { return ::fabs(x); }
 
 // A NaN on either side comes out; IEEE maxNum and std::max would drop it.
 template <class T> ADAPTK_HD T max(T a, T b) { return (a > b || a != a) ? a : b; }
+template <class T> ADAPTK_HD T min(T a, T b) { return (a < b || a != a) ? a : b; }
 
 // x in [lo, hi]; NaN stays NaN.
 template <class T> ADAPTK_HD T clamp(T x, T lo, T hi) {

@@ -115,6 +115,7 @@ ADAPTK_HOST_DEVICE inline double power(double base, std::int64_t n) {
 // base^exponent for base > 0.
 ADAPTK_HOST_DEVICE inline double power(double base, double exponent) {
     if (exponent == 0.0 || base == 1.0) return 1.0;
+    if (base == HUGE_VAL) return exponent > 0.0 ? HUGE_VAL : 0.0;
     const power_detail::Pair l = power_detail::log(base);
     // Past the ends of float64, where the double-double product may have no second half.
     if (l.hi * exponent > 710.0) return HUGE_VAL;

@@ -1,0 +1,158 @@
+// A rule as a program, which is made at run time: expressions of the hyperparameters and the number of the step, and of
+// the element. Plain data, which kernel objects read too.
+//
+// Its text form, as bytes, is what load_rule() reads. Integers and floats are little-endian; a string is a u16 count
+// of bytes and UTF-8 without zeros.
+//   "ADKRULE", u8 version = 1, u32 checksum of what follows (FNV-1a)
+//   u16 hyperparameters, states, scalar nodes, element nodes
+//   string name, summary, formula, source
+//   f64 default of weight_decay, f64 of decoupled
+//   hyperparameters:  string name, f64 default, u8 range (Range), string meaning
+//   states:           string name, f64 initial, u8 the hyperparameter that it starts as (255: none), u8 nonnegative
+//   scalar nodes:     u8 op (ScalarOp), u16 a, b, c, f64 value
+//   element nodes:    u8 op (ElementOp), u16 a, b, c
+//   u16 element node of the new param, then of each state
+// A node's operands are nodes before it. Operands that an op does not have are 0.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace adaptk::detail {
+
+// Evaluated once a step, in double.
+enum class ScalarOp : std::uint8_t {
+    number,  // value
+    hyper,   // a: which
+    step,    // its number
+    add,
+    subtract,
+    multiply,
+    divide,
+    maximum,  // a NaN comes out
+    minimum,
+    less,  // 1 or 0
+    less_equal,
+    equal,
+    not_equal,
+    power,
+    negative,
+    absolute,
+    square_root,
+    sign,
+    select,              // a != 0 ? b : c
+    cumulative_product,  // of a's values at steps 1 ... t; 0 from where its magnitude is below 2^-60
+    count,
+};
+
+struct ScalarNode {
+    ScalarOp op;
+    std::uint16_t a, b, c;
+    double value;
+};
+
+// Evaluated for each element, in the compute type.
+enum class ElementOp : std::uint8_t {
+    scalar,           // a: a scalar node, whose value is rounded to the compute type
+    param,            // after decoupled decay
+    grad,             // scaled, and after coupled decay
+    state,            // a: which
+    param_as_stored,  // before any decay
+    add,
+    subtract,
+    multiply,
+    divide,
+    maximum,
+    minimum,
+    less,
+    less_equal,
+    equal,
+    not_equal,
+    negative,
+    absolute,
+    square_root,
+    sign,
+    select,
+    count,
+};
+
+struct ElementNode {
+    ElementOp op;
+    std::uint16_t a, b, c;
+};
+
+// How many operands of these kinds an op has.
+constexpr int arity(ScalarOp op) {
+    if (op < ScalarOp::add) return 0;
+    if (op == ScalarOp::select) return 3;
+    return op < ScalarOp::negative ? 2 : 1;
+}
+constexpr int arity(ElementOp op) {
+    if (op < ElementOp::add) return 0;
+    if (op == ElementOp::select) return 3;
+    return op < ElementOp::negative ? 2 : 1;
+}
+
+inline constexpr std::size_t max_scalar_nodes = 256;
+inline constexpr std::size_t max_element_nodes = 512;
+
+// What elements run: a machine with one accumulator r of a block of elements, and slots a, b of as many: the buffers,
+// then constants, then scratch. Where two operations are one instruction, each is rounded.
+enum class Opcode : std::uint8_t {
+    end,
+    load,              // r = a
+    store,             // a = r
+    add,               // r = r + a
+    subtract,          // r = r - a
+    subtract_from,     // r = a - r
+    multiply,          // r = r * a
+    divide,            // r = r / a
+    divide_into,       // r = a / r
+    maximum,           // r = max(r, a)
+    maximum_with,      // r = max(a, r): another one of two zeros
+    minimum,           // r = min(r, a)
+    minimum_with,      // r = min(a, r)
+    less,              // r = r < a
+    greater,           // r = a < r
+    less_equal,        // r = r <= a
+    greater_equal,     // r = a <= r
+    equal,             // r = r == a
+    not_equal,         // r = r != a
+    negative,          // r = -r
+    absolute,          // r = abs(r)
+    square_root,       // r = sqrt(r)
+    sign,              // r = sign(r)
+    select,            // r = r != 0 ? a : b
+    keep_if,           // r = a != 0 ? r : b
+    keep_unless,       // r = a != 0 ? b : r
+    load_add,          // r = a + b
+    load_subtract,     // r = a - b
+    load_multiply,     // r = a * b
+    add_product,       // r = r + a * b
+    subtract_product,  // r = r - a * b
+    product_subtract,  // r = a * b - r
+    product_divide,    // r = a * b / r
+    multiply_add,      // r = r * a + b
+};
+
+struct Instruction {
+    Opcode op;
+    std::uint16_t a, b;
+};
+
+// Scratch slots of a block that a kernel has room for.
+inline constexpr std::size_t max_scratch = 32;
+// Constants of a program, the common ones among them.
+inline constexpr std::size_t max_constants = 96;
+// The common ones: the gradient's scale; w (coupled decay) or 1 - lr * w.
+inline constexpr std::size_t common_constants = 2;
+
+// The coefficients of a step that runs a program: what its StepKernel is given.
+struct ProgramStep {
+    const Instruction* code;
+    std::size_t buffers;
+    std::size_t constants;
+    const void* constant;  // as many blocks, each of one number
+};
+
+}  // namespace adaptk::detail

@@ -1,0 +1,686 @@
+#include "rule_program.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+
+namespace adaptk::detail {
+namespace {
+
+// ---- compiling
+
+// Expressions to code. Each value is computed where it is first used, and stored where it is used again: in the place
+// of the state whose new value it is, as soon as the old one is not needed any more, or in scratch.
+class Compiler {
+  public:
+    Compiler(const Program& program, std::span<const std::uint16_t> constants, bool coupled)
+        : buffers_(1 + program.results.size()), constants_(common_constants + constants.size()) {
+        for (std::size_t s = 0; s < buffers_ + constants_; ++s) {
+            nodes_.push_back({ElementOp::scalar, 0, 0, 0, int(s), 0, false, {}});
+        }
+        const int scale = int(buffers_), decay = int(buffers_) + 1;
+        int param = 0;
+        int grad = add(ElementOp::multiply, scale, 1);
+        if (coupled) {
+            grad = add(ElementOp::add, grad, add(ElementOp::multiply, decay, 0));
+        } else {
+            param = add(ElementOp::multiply, 0, decay);
+        }
+        std::vector<int> made;
+        for (const ElementNode& n : program.elements) {
+            switch (n.op) {
+            case ElementOp::scalar: {
+                const auto at = std::find(constants.begin(), constants.end(), n.a) - constants.begin();
+                made.push_back(int(buffers_ + common_constants) + int(at));
+                break;
+            }
+            case ElementOp::param: made.push_back(param); break;
+            case ElementOp::grad: made.push_back(grad); break;
+            case ElementOp::state: made.push_back(2 + n.a); break;
+            case ElementOp::param_as_stored: made.push_back(0); break;
+            default: {
+                const int operands = arity(n.op);
+                made.push_back(add(n.op, made[n.a], operands > 1 ? made[n.b] : 0, operands > 2 ? made[n.c] : 0));
+            }
+            }
+        }
+        for (std::size_t r = 0; r < program.results.size(); ++r) {
+            const int slot = r == 0 ? 0 : int(r) + 1;
+            const int node = made[program.results[r]];
+            if (node != slot) nodes_[node].results.push_back(slot);
+        }
+    }
+
+    std::string run() {
+        for (Node& n : nodes_)
+            if (!n.results.empty()) count_uses(n);
+        while (const int next = choose()) {
+            compute(next, false);
+            settle();
+        }
+        // What is left goes round in a circle, as two states do that change places.
+        for (settle(); const int slot = first_unsettled(); settle()) {
+            const int old = slot - 1;
+            const int scratch = take_scratch();
+            emit(Opcode::load, old);
+            emit(Opcode::store, scratch);
+            nodes_[old].slot = scratch;
+        }
+        emit(Opcode::end);
+        return too_large_ ? "rule: more than " + std::to_string(max_scratch) + " values are needed at the same time"
+                          : std::string();
+    }
+    std::vector<Instruction> code() { return std::move(code_); }
+
+  private:
+    struct Node {
+        ElementOp op;
+        int a, b, c;
+        int slot;                  // where its value is; -1: nowhere yet
+        int uses;                  // by nodes that are not computed yet
+        bool counted;              // among the uses of its operands
+        std::vector<int> results;  // slots of the param and the states that it is the new value of, until it is there
+    };
+    std::size_t buffers_, constants_;
+    std::vector<Node> nodes_;
+    std::vector<Instruction> code_;
+    std::vector<int> free_;
+    std::size_t scratch_ = 0;
+    bool too_large_ = false;
+
+    int add(ElementOp op, int a, int b = 0, int c = 0) {
+        nodes_.push_back({op, a, b, c, -1, 0, false, {}});
+        return int(nodes_.size()) - 1;
+    }
+    void count_uses(Node& n) {
+        if (n.counted || n.slot >= 0) return;
+        n.counted = true;
+        const int operand[] = {n.a, n.b, n.c};
+        for (int i = 0; i < arity(n.op); ++i) {
+            ++nodes_[operand[i]].uses;
+            count_uses(nodes_[operand[i]]);
+        }
+    }
+
+    bool stored(int n) const { return nodes_[n].slot >= 0; }
+    void emit(Opcode op, int a = 0, int b = 0) {
+        // The accumulator still has what it stored last.
+        if (op == Opcode::load && !code_.empty() && code_.back().op == Opcode::store && code_.back().a == a) return;
+        code_.push_back({op, std::uint16_t(a), std::uint16_t(b)});
+    }
+    int take_scratch() {
+        if (!free_.empty()) {
+            const int slot = free_.back();
+            free_.pop_back();
+            return slot;
+        }
+        if (scratch_ == max_scratch) {
+            too_large_ = true;
+            return int(buffers_ + constants_);
+        }
+        return int(buffers_ + constants_ + scratch_++);
+    }
+    void release(Node& n) {
+        if (n.uses > 0 || !n.results.empty() || n.slot < int(buffers_ + constants_)) return;
+        free_.push_back(n.slot);
+    }
+    void use(int n) {
+        --nodes_[n].uses;
+        release(nodes_[n]);
+    }
+    // Whether nobody needs what is in this slot of the param or a state.
+    bool is_free(int slot) const {
+        const Node& old = nodes_[slot];
+        return old.slot != slot || (old.uses == 0 && old.results.empty());
+    }
+    // Stores the accumulator, which holds the node's value, as every result that may be overwritten.
+    void store_results(Node& n) {
+        std::erase_if(n.results, [&](int slot) {
+            if (!is_free(slot)) return false;
+            emit(Opcode::store, slot);
+            if (n.slot < 0) n.slot = slot;
+            return true;
+        });
+    }
+    // Computes a node into the accumulator. `used`: its one user takes it from there.
+    void compute(int number, bool used) {
+        evaluate(number);
+        Node& n = nodes_[number];
+        store_results(n);
+        if (n.slot < 0 && (n.uses > (used ? 1 : 0) || !n.results.empty())) {
+            n.slot = take_scratch();
+            emit(Opcode::store, n.slot);
+        }
+    }
+    // Into the accumulator, for one use.
+    void value(int n) {
+        if (stored(n)) {
+            emit(Opcode::load, nodes_[n].slot);
+            use(n);
+        } else {
+            compute(n, true);
+            --nodes_[n].uses;
+            if (stored(n)) release(nodes_[n]);
+        }
+    }
+    // In a slot, for a use that follows.
+    int operand(int n) {
+        if (!stored(n)) compute(n, false);
+        return nodes_[n].slot;
+    }
+    bool only_used_once(int n) const { return !stored(n) && nodes_[n].uses == 1 && nodes_[n].results.empty(); }
+    // A product of two values that are stored, for this one use.
+    bool is_product(int n) const {
+        const Node& m = nodes_[n];
+        return m.op == ElementOp::multiply && only_used_once(n) && stored(m.a) && stored(m.b);
+    }
+    void with_product(Opcode op, int other, int product) {
+        value(other);
+        const int a = nodes_[product].a, b = nodes_[product].b;
+        emit(op, nodes_[a].slot, nodes_[b].slot);
+        use(a);
+        use(b);
+        --nodes_[product].uses;
+    }
+
+    void evaluate(int number) {
+        // By value: nodes_ does not grow, but results do change.
+        const ElementOp op = nodes_[number].op;
+        const int a = nodes_[number].a, b = nodes_[number].b, c = nodes_[number].c;
+        switch (arity(op)) {
+        case 1:
+            value(a);
+            emit(unary(op));
+            break;
+        case 2: binary(op, a, b); break;
+        default: select(a, b, c);
+        }
+    }
+    static Opcode unary(ElementOp op) {
+        switch (op) {
+        case ElementOp::negative: return Opcode::negative;
+        case ElementOp::absolute: return Opcode::absolute;
+        case ElementOp::square_root: return Opcode::square_root;
+        default: return Opcode::sign;
+        }
+    }
+    // With the left operand in the accumulator, and with the right one.
+    static Opcode of_left(ElementOp op) {
+        switch (op) {
+        case ElementOp::add: return Opcode::add;
+        case ElementOp::subtract: return Opcode::subtract;
+        case ElementOp::multiply: return Opcode::multiply;
+        case ElementOp::divide: return Opcode::divide;
+        case ElementOp::maximum: return Opcode::maximum;
+        case ElementOp::minimum: return Opcode::minimum;
+        case ElementOp::less: return Opcode::less;
+        case ElementOp::less_equal: return Opcode::less_equal;
+        case ElementOp::equal: return Opcode::equal;
+        default: return Opcode::not_equal;
+        }
+    }
+    static Opcode of_right(ElementOp op) {
+        switch (op) {
+        case ElementOp::subtract: return Opcode::subtract_from;
+        case ElementOp::divide: return Opcode::divide_into;
+        case ElementOp::maximum: return Opcode::maximum_with;
+        case ElementOp::minimum: return Opcode::minimum_with;
+        case ElementOp::less: return Opcode::greater;
+        case ElementOp::less_equal: return Opcode::greater_equal;
+        default: return of_left(op);
+        }
+    }
+    void binary(ElementOp op, int l, int r) {
+        // Values that are used again are stored anyhow.
+        for (const int x : {l, r})
+            if (!stored(x) && !only_used_once(x)) compute(x, false);
+        if (stored(l) && stored(r) &&
+            (op == ElementOp::add || op == ElementOp::subtract || op == ElementOp::multiply)) {
+            const Opcode both = op == ElementOp::add        ? Opcode::load_add
+                                : op == ElementOp::subtract ? Opcode::load_subtract
+                                                            : Opcode::load_multiply;
+            emit(both, nodes_[l].slot, nodes_[r].slot);
+            use(l);
+            use(r);
+            return;
+        }
+        if (op == ElementOp::add && is_product(r) && !stored(l)) return with_product(Opcode::add_product, l, r);
+        if (op == ElementOp::add && is_product(l) && !stored(r)) return with_product(Opcode::add_product, r, l);
+        if (op == ElementOp::subtract && is_product(r) && !stored(l))
+            return with_product(Opcode::subtract_product, l, r);
+        if (op == ElementOp::subtract && is_product(l) && !stored(r))
+            return with_product(Opcode::product_subtract, r, l);
+        if (op == ElementOp::divide && is_product(l) && !stored(r)) return with_product(Opcode::product_divide, r, l);
+        if (op == ElementOp::add && (multiply_add(l, r) || multiply_add(r, l))) return;
+        if (stored(r)) {
+            value(l);
+            emit(of_left(op), nodes_[r].slot);
+            use(r);
+        } else if (stored(l)) {
+            value(r);
+            emit(of_right(op), nodes_[l].slot);
+            use(l);
+        } else {
+            const int slot = operand(r);
+            value(l);
+            emit(of_left(op), slot);
+            use(r);
+        }
+    }
+    // product + stored, where one factor of the product is yet to be computed.
+    bool multiply_add(int product, int added) {
+        const Node& n = nodes_[product];
+        if (!stored(added) || n.op != ElementOp::multiply || !only_used_once(product)) return false;
+        if (stored(n.a) == stored(n.b)) return false;
+        const int computed = stored(n.a) ? n.b : n.a, factor = stored(n.a) ? n.a : n.b;
+        value(computed);
+        emit(Opcode::multiply_add, nodes_[factor].slot, nodes_[added].slot);
+        use(factor);
+        use(added);
+        --nodes_[product].uses;
+        return true;
+    }
+    void select(int condition, int a, int b) {
+        if (!stored(condition)) {
+            const int slot_a = operand(a), slot_b = operand(b);
+            value(condition);
+            emit(Opcode::select, slot_a, slot_b);
+            use(a);
+            use(b);
+            return;
+        }
+        if (stored(a) && stored(b)) {
+            value(condition);
+            emit(Opcode::select, nodes_[a].slot, nodes_[b].slot);
+            use(a);
+            use(b);
+            return;
+        }
+        const bool keep_a = !stored(a);
+        const int kept = keep_a ? a : b, other = keep_a ? b : a;
+        const int slot = operand(other);
+        value(kept);
+        emit(keep_a ? Opcode::keep_if : Opcode::keep_unless, nodes_[condition].slot, slot);
+        use(condition);
+        use(other);
+    }
+
+    // The uses of a slot's old value that go when a node is computed.
+    int uses_within(int n, int slot, std::vector<bool>& seen) const {
+        if (seen[n] || stored(n)) return 0;
+        seen[n] = true;
+        const int operand[] = {nodes_[n].a, nodes_[n].b, nodes_[n].c};
+        int found = 0;
+        for (int i = 0; i < arity(nodes_[n].op); ++i)
+            found += operand[i] == slot ? 1 : uses_within(operand[i], slot, seen);
+        return found;
+    }
+    // A result to compute next: one whose old value nobody else needs, if there is one; states first. 0: all are.
+    int choose() const {
+        int any = 0, clean = 0, of_slot = 0;
+        for (int n = 0; n < int(nodes_.size()); ++n) {
+            if (nodes_[n].results.empty() || stored(n)) continue;
+            any = n;
+            for (const int slot : nodes_[n].results) {
+                std::vector<bool> seen(nodes_.size());
+                if (nodes_[slot].results.empty() && uses_within(n, slot, seen) == nodes_[slot].uses &&
+                    (clean == 0 || of_slot == 0)) {
+                    clean = n;
+                    of_slot = slot;
+                }
+            }
+        }
+        return clean != 0 ? clean : any;
+    }
+    // Moves results to their places, those that are free.
+    void settle() {
+        for (bool moved = true; moved;) {
+            moved = false;
+            for (Node& n : nodes_) {
+                if (n.slot < 0 || n.results.empty()) continue;
+                if (std::none_of(n.results.begin(), n.results.end(), [&](int slot) { return is_free(slot); })) continue;
+                emit(Opcode::load, n.slot);
+                store_results(n);
+                release(n);
+                moved = true;
+            }
+        }
+    }
+    // One more than a slot of the param or a state that does not have its result yet. 0: all have.
+    int first_unsettled() const {
+        for (const Node& n : nodes_)
+            if (!n.results.empty()) return n.results[0] + 1;
+        return 0;
+    }
+};
+
+// ---- reading
+
+constexpr char magic[] = {'A', 'D', 'K', 'R', 'U', 'L', 'E'};
+constexpr std::uint8_t version = 1;
+constexpr std::size_t header_bytes = sizeof magic + 1 + 4;
+
+struct Refused {
+    std::string why;
+};
+
+class Reader {
+  public:
+    explicit Reader(std::span<const std::byte> bytes) : rest_(bytes) {}
+    std::uint64_t whole(std::size_t bytes) {
+        if (rest_.size() < bytes) throw Refused{"they end too early"};
+        std::uint64_t x = 0;
+        for (std::size_t i = 0; i < bytes; ++i) x |= std::uint64_t(rest_[i]) << (8 * i);
+        rest_ = rest_.subspan(bytes);
+        return x;
+    }
+    std::uint8_t u8() { return std::uint8_t(whole(1)); }
+    std::uint16_t u16() { return std::uint16_t(whole(2)); }
+    double f64() { return std::bit_cast<double>(whole(8)); }
+    std::string text() {
+        const std::size_t n = u16();
+        if (rest_.size() < n) throw Refused{"they end too early"};
+        std::string s(reinterpret_cast<const char*>(rest_.data()), n);
+        rest_ = rest_.subspan(n);
+        if (!is_utf8(s)) throw Refused{"a text in them is not UTF-8"};
+        return s;
+    }
+    bool at_end() const { return rest_.empty(); }
+
+  private:
+    std::span<const std::byte> rest_;
+
+    static bool is_utf8(std::string_view s) {
+        for (std::size_t i = 0; i < s.size();) {
+            const auto c = std::uint8_t(s[i]);
+            if (c == 0) return false;
+            const std::size_t more = c < 0x80 ? 0 : c < 0xc2 ? 4 : c < 0xe0 ? 1 : c < 0xf0 ? 2 : c < 0xf5 ? 3 : 4;
+            if (more == 4 || s.size() - i <= more) return false;
+            std::uint32_t code = more == 0 ? c : c & (0x3fu >> more);
+            for (std::size_t k = 1; k <= more; ++k) {
+                const auto d = std::uint8_t(s[i + k]);
+                if ((d & 0xc0) != 0x80) return false;
+                code = code << 6 | (d & 0x3f);
+            }
+            if ((more == 2 && (code < 0x800 || (code >= 0xd800 && code < 0xe000))) ||
+                (more == 3 && (code < 0x10000 || code > 0x10ffff)))
+                return false;
+            i += 1 + more;
+        }
+        return true;
+    }
+};
+
+std::uint32_t checksum(std::span<const std::byte> bytes) {
+    std::uint32_t h = 0x811c9dc5u;
+    for (const std::byte b : bytes) h = (h ^ std::uint32_t(b)) * 0x01000193u;
+    return h;
+}
+
+bool is_name(std::string_view s) {
+    const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
+    if (s.empty() || s.size() > 64 || !letter(s[0])) return false;
+    return std::all_of(s.begin(), s.end(), [&](char c) { return letter(c) || (c >= '0' && c <= '9'); });
+}
+
+// "my_adam": "MyAdam".
+std::string class_name_of(std::string_view name) {
+    std::string s;
+    bool upper = true;
+    for (const char c : name) {
+        if (c == '_') {
+            upper = true;
+            continue;
+        }
+        s += upper && c >= 'a' && c <= 'z' ? char(c - 'a' + 'A') : c;
+        upper = false;
+    }
+    return s.empty() ? std::string(name) : s;
+}
+
+// What a RuleInfo points into.
+struct LoadedRule {
+    RuleInfo info{};
+    Program program;
+    std::deque<std::string> texts;  // whose addresses stay
+    std::vector<Hyperparameter> own;
+    std::vector<State> states;
+    std::vector<RuleCode> code;
+
+    const char* keep(std::string s) { return texts.emplace_back(std::move(s)).c_str(); }
+    void read(std::span<const std::byte> bytes, std::size_t number);
+
+  private:
+    void read_facts(Reader& in, std::size_t hypers, std::size_t states_);
+    void read_nodes(Reader& in, std::size_t scalars, std::size_t elements);
+};
+
+void LoadedRule::read_facts(Reader& in, std::size_t hypers, std::size_t state_count) {
+    info.name = keep(in.text());
+    if (!is_name(info.name)) throw Refused{"the rule has no name that is an identifier of at most 64 letters"};
+    for (const RuleInfo& r : rules())
+        if (std::string_view(r.name) == info.name)
+            throw Refused{"the library has a rule of the name '" + std::string(info.name) + "'"};
+    info.class_name = keep(class_name_of(info.name));
+    info.variant = "";
+    info.summary = keep(in.text());
+    info.formula = keep(in.text());
+    info.source = keep(in.text());
+    info.common.weight_decay = in.f64();
+    info.common.decoupled = in.f64();
+    if (!in_range(Range::nonnegative, info.common.weight_decay) || !in_range(Range::flag, info.common.decoupled))
+        throw Refused{"a default of weight_decay or decoupled is out of range"};
+    std::vector<std::string_view> names{"param", "grad", "step", "seed", "param_format"};
+    for (const Hyperparameter& h : common_hyperparameters) names.emplace_back(h.name);
+    const auto take_name = [&](const char* name) {
+        if (!is_name(name)) throw Refused{"'" + std::string(name) + "' is not an identifier of at most 64 letters"};
+        if (std::find(names.begin(), names.end(), std::string_view(name)) != names.end())
+            throw Refused{"the name '" + std::string(name) + "' is taken"};
+        names.emplace_back(name);
+    };
+    for (std::size_t i = 0; i < hypers; ++i) {
+        Hyperparameter h{};
+        h.name = keep(in.text());
+        take_name(h.name);
+        h.value = in.f64();
+        const std::uint8_t range = in.u8();
+        if (range > std::uint8_t(Range::flag)) throw Refused{"an unknown range"};
+        h.range = Range(range);
+        if (!in_range(h.range, h.value)) throw Refused{std::string(h.name) + ": its default is out of its range"};
+        h.meaning = keep(in.text());
+        own.push_back(h);
+    }
+    if (own.empty() || std::string_view(own[0].name) != "lr") throw Refused{"the first hyperparameter is not lr"};
+    for (std::size_t i = 0; i < state_count; ++i) {
+        State s{};
+        s.name = keep(in.text());
+        take_name(s.name);
+        s.initial = in.f64();
+        const std::uint8_t from = in.u8();
+        if (from != 255 && from >= own.size()) throw Refused{"a state starts as a hyperparameter that is not there"};
+        if (from != 255) s.from = own[from].name;
+        if (!(s.initial - s.initial == 0.0)) throw Refused{std::string(s.name) + ": its initial value is not finite"};
+        const std::uint8_t nonnegative = in.u8();
+        if (nonnegative > 1) throw Refused{"a flag that is neither 0 nor 1"};
+        s.nonnegative = nonnegative == 1;
+        states.push_back(s);
+    }
+}
+
+template <class Node> void check_operands(const Node& n, std::size_t before) {
+    const std::uint16_t operand[] = {n.a, n.b, n.c};
+    const int used = arity(n.op);
+    for (int i = 0; i < 3; ++i) {
+        if (i < used && operand[i] >= before) throw Refused{"an operand that is not there"};
+        if (used > 0 && i >= used && operand[i] != 0) throw Refused{"an operand that is not used"};
+    }
+}
+
+void LoadedRule::read_nodes(Reader& in, std::size_t scalars, std::size_t elements) {
+    std::vector<bool> cumulative;  // whether a cumulative product is in it
+    for (std::size_t i = 0; i < scalars; ++i) {
+        ScalarNode n{};
+        const std::uint8_t op = in.u8();
+        if (op >= std::uint8_t(ScalarOp::count)) throw Refused{"an unknown operation"};
+        n = {ScalarOp(op), in.u16(), in.u16(), in.u16(), in.f64()};
+        if (n.op == ScalarOp::hyper && n.a >= own.size()) throw Refused{"a hyperparameter that is not there"};
+        check_operands(n, i);
+        bool has = n.op == ScalarOp::cumulative_product;
+        const std::uint16_t operand[] = {n.a, n.b, n.c};
+        for (int k = 0; k < arity(n.op); ++k) {
+            if (has && cumulative[operand[k]]) throw Refused{"a cumulative product within another"};
+            has = has || cumulative[operand[k]];
+        }
+        cumulative.push_back(has);
+        program.scalars.push_back(n);
+    }
+    for (std::size_t i = 0; i < elements; ++i) {
+        const std::uint8_t op = in.u8();
+        if (op >= std::uint8_t(ElementOp::count)) throw Refused{"an unknown operation"};
+        const ElementNode n{ElementOp(op), in.u16(), in.u16(), in.u16()};
+        if (n.op == ElementOp::scalar && n.a >= scalars) throw Refused{"an operand that is not there"};
+        if (n.op == ElementOp::state && n.a >= states.size()) throw Refused{"a state that is not there"};
+        check_operands(n, i);
+        program.elements.push_back(n);
+    }
+    for (std::size_t i = 0; i <= states.size(); ++i) {
+        const std::uint16_t result = in.u16();
+        if (result >= elements) throw Refused{"an operand that is not there"};
+        program.results.push_back(result);
+    }
+}
+
+void LoadedRule::read(std::span<const std::byte> bytes, std::size_t number) {
+    if (bytes.size() < header_bytes || std::memcmp(bytes.data(), magic, sizeof magic) != 0)
+        throw Refused{"they are not those of a rule"};
+    Reader in(bytes.subspan(sizeof magic));
+    if (const std::uint8_t v = in.u8(); v != version)
+        throw Refused{"they are of version " + std::to_string(v) + ", and this library reads version " +
+                      std::to_string(version)};
+    if (std::uint32_t(in.whole(4)) != checksum(bytes.subspan(header_bytes)))
+        throw Refused{"they have changed since they were made (the checksum differs)"};
+    const std::size_t hypers = in.u16(), state_count = in.u16(), scalars = in.u16(), elements = in.u16();
+    if (hypers + common_hyperparameters.size() > max_hyperparameters)
+        throw Refused{"more than " + std::to_string(max_hyperparameters - common_hyperparameters.size()) +
+                      " hyperparameters"};
+    if (state_count > max_states) throw Refused{"more than " + std::to_string(max_states) + " states"};
+    if (scalars > max_scalar_nodes)
+        throw Refused{"more than " + std::to_string(max_scalar_nodes) + " operations on hyperparameters and the step"};
+    if (elements > max_element_nodes)
+        throw Refused{"more than " + std::to_string(max_element_nodes) + " operations on elements"};
+    read_facts(in, hypers, state_count);
+    read_nodes(in, scalars, elements);
+    if (!in.at_end()) throw Refused{"something follows them"};
+    if (std::string error = program.compile(); !error.empty()) throw Refused{error};
+
+    const auto* const first = reinterpret_cast<const std::uint8_t*>(bytes.data());
+    program.bytes.assign(first, first + bytes.size());
+    info.index = info.ahead_state = info.ahead_hyper = RuleInfo::nowhere;
+    info.key = keep(std::string(info.name) + "@" + std::to_string(number));
+    info.own = own;
+    info.states = states;
+    info.step_use = program.uses_step() ? StepUse::number : StepUse::none;
+    info.invalid = [](const HyperValues&) -> const char* { return nullptr; };
+    for (const Isa& isa : built_isas()) {
+        RuleCode c{};
+        for (int type = 0; type < 2; ++type) c.step[type][0] = c.step[type][1] = isa.kernels->program[type];
+        code.push_back(c);
+    }
+    info.code = code;
+    info.program = &program;
+}
+
+struct Loaded {
+    std::mutex lock;
+    std::deque<std::unique_ptr<LoadedRule>> rules;
+};
+
+// Never destroyed: threads may step while the process ends.
+Loaded& loaded() {
+    static auto& all = *new Loaded;
+    return all;
+}
+
+}  // namespace
+
+std::string Program::compile() {
+    constants_.clear();
+    for (const ElementNode& n : elements) {
+        if (n.op != ElementOp::scalar) continue;
+        if (std::find(constants_.begin(), constants_.end(), n.a) == constants_.end()) constants_.push_back(n.a);
+    }
+    if (constant_count() > max_constants)
+        return "more than " + std::to_string(max_constants - common_constants) + " numbers beside elements";
+    for (const bool coupled : {false, true}) {
+        Compiler compiler(*this, constants_, coupled);
+        if (std::string error = compiler.run(); !error.empty()) return error;
+        code_[coupled ? 1 : 0] = compiler.code();
+    }
+    return {};
+}
+
+bool Program::uses_step() const {
+    return std::any_of(scalars.begin(), scalars.end(), [](const ScalarNode& n) {
+        return n.op == ScalarOp::step || n.op == ScalarOp::cumulative_product;
+    });
+}
+
+std::vector<CacheLine> Program::constants(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
+                                          std::int64_t t, const Isa& isa, int type) const {
+    double values[max_scalar_nodes];
+    isa.coefficients->evaluate(scalars.data(), scalars.size(), hyper.value, rule.own.size(), t, values);
+    double number[max_constants];
+    // As step_coefficients has them.
+    number[0] = rule.maximize(hyper) ? -grad_scale : grad_scale;
+    number[1] = rule.coupled_decay(hyper) ? rule.weight_decay(hyper)
+                : rule.decoupled(hyper)   ? 1.0 - hyper.value[0] * rule.weight_decay(hyper)
+                                          : 1.0;
+    for (std::size_t i = 0; i < constants_.size(); ++i) number[common_constants + i] = values[constants_[i]];
+
+    const std::size_t block = isa.kernels->program_block[type];
+    const std::size_t bytes = block * (type == 1 ? sizeof(double) : sizeof(float));
+    std::vector<CacheLine> out((constant_count() * bytes + sizeof(CacheLine) - 1) / sizeof(CacheLine));
+    const auto fill = [&](auto* to) {
+        using T = std::remove_pointer_t<decltype(to)>;
+        for (std::size_t i = 0; i < constant_count(); ++i) std::fill_n(to + i * block, block, T(number[i]));
+    };
+    if (type == 1) {
+        fill(reinterpret_cast<double*>(out.data()));
+    } else {
+        fill(reinterpret_cast<float*>(out.data()));
+    }
+    return out;
+}
+
+const RuleInfo* load_rule(std::span<const std::byte> bytes, std::string& error) {
+    Loaded& all = loaded();
+    const std::lock_guard guard(all.lock);
+    for (const auto& r : all.rules) {
+        const std::vector<std::uint8_t>& own = r->program.bytes;
+        if (own.size() == bytes.size() && std::memcmp(own.data(), bytes.data(), own.size()) == 0) return &r->info;
+    }
+    auto made = std::make_unique<LoadedRule>();
+    try {
+        made->read(bytes, all.rules.size());
+    } catch (const Refused& refused) {
+        error = refused.why;
+        return nullptr;
+    }
+    all.rules.push_back(std::move(made));
+    return &all.rules.back()->info;
+}
+
+const RuleInfo* find_program(std::string_view key) {
+    if (key.find('@') == key.npos) return nullptr;
+    Loaded& all = loaded();
+    const std::lock_guard guard(all.lock);
+    for (const auto& r : all.rules)
+        if (key == r->info.key) return &r->info;
+    return nullptr;
+}
+
+}  // namespace adaptk::detail

@@ -1,0 +1,54 @@
+// Rules that are made at run time: read from bytes (program.hpp), compiled for the machine that the kernels interpret,
+// and then a RuleInfo as any other.
+#pragma once
+
+#include "dispatch.hpp"
+#include "export.hpp"
+#include "program.hpp"
+#include "registry.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace adaptk::detail {
+
+struct alignas(64) CacheLine {
+    std::byte bytes[64];
+};
+
+class Program {
+  public:
+    // The parts of a text form, which the caller has checked.
+    std::vector<ScalarNode> scalars;
+    std::vector<ElementNode> elements;
+    std::vector<std::uint16_t> results;  // the new param and states
+    std::vector<std::uint8_t> bytes;     // the text form itself
+
+    // Makes the code from the parts. Returns an empty string, or why the machine cannot hold it.
+    std::string compile();
+
+    // The constants of step t, expanded for a kernel of this instruction set: what ProgramStep::constant points to.
+    // [type] 0: float, 1: double.
+    std::vector<CacheLine> constants(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, std::int64_t t,
+                                     const Isa& isa, int type) const;
+    const Instruction* code(bool coupled) const { return code_[coupled ? 1 : 0].data(); }
+    std::size_t constant_count() const { return common_constants + constants_.size(); }
+    bool uses_step() const;
+
+  private:
+    std::vector<std::uint16_t> constants_;  // the scalar nodes that elements use
+    std::vector<Instruction> code_[2];      // [coupled decay]
+};
+
+// The rule of a text form. It lives as long as the process, and the same bytes give the same rule. Null: `error` says
+// what is wrong with the bytes; nothing that they hold can do harm.
+ADAPTK_INTERNAL_API const RuleInfo* load_rule(std::span<const std::byte> bytes, std::string& error);
+
+// A rule that load_rule() has returned, by its key.
+const RuleInfo* find_program(std::string_view key);
+
+}  // namespace adaptk::detail

@@ -1,0 +1,408 @@
+"""Rules that users write: :func:`rule` and what it returns."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import math
+import struct
+import textwrap
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
+from typing import Any, overload
+
+import numpy as np
+
+from adaptk import _registry, ops
+from adaptk._classes import class_of_made
+from adaptk._functions import function_of
+from adaptk._names import hint
+from adaptk._optimizer import Optimizer
+from adaptk._registry import RULES, Rule
+from adaptk._trace import trace_rule
+
+_RANGES = ("(-inf, inf)", "[0, inf)", "(0, inf)", "[0, 1)", "[0, 1]", "(0, 1)", "(1, inf)", "[0, inf]", "bool")
+_COMMON = ("weight_decay", "decoupled", "maximize", "grad_scale")
+_VERSION = 1
+_lock = threading.Lock()
+_objects: dict[str, TracedRule] = {}  # by the key of the rule
+
+
+class TracedRule:
+    """A rule that :func:`rule` has made: called as the functions of :mod:`adaptk.ops` are.
+
+    Attributes
+    ----------
+    rule : Rule
+        What :func:`rules` has under its name.
+    name : str
+    Optimizer : type
+        Its optimizer class, like :class:`Adam`.
+
+    Notes
+    -----
+    It can be pickled and copied; the bytes hold what the rule computes and none of its function's code, and are
+    checked when they are read.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> @adaptk.rule(states={"m": 0.0}, lr=0.1, beta=0.9)
+    ... def heavy_ball(p, g, m, h, t):
+    ...     m = h.beta * m + g
+    ...     return p - h.lr * m, m
+    >>> w = np.ones(2)
+    >>> opt = heavy_ball.Optimizer([w], lr=0.5)
+    >>> info = opt.step([w.copy()])
+    >>> w
+    array([0.5, 0.5])
+    >>> heavy_ball.unregister()
+    """
+
+    def __init__(self, rule: Rule, function: Callable[..., Any] | None = None) -> None:
+        self.rule = rule
+        self.name = rule.name
+        self._run = function_of(rule, ops.__name__)
+        self.__name__ = self.__qualname__ = rule.name
+        self.__doc__ = self._run.__doc__
+        if function is not None:
+            self.__wrapped__ = function
+            self.__module__ = function.__module__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        self._run(*args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._run)
+
+    @property
+    def Optimizer(self) -> type[Optimizer]:
+        return class_of_made(self.rule)
+
+    def to_bytes(self) -> bytes:
+        """What the rule computes, for :func:`load_rule` and other processes."""
+        assert self.rule.program is not None
+        return self.rule.program
+
+    def register(self) -> None:
+        """Enter it in :func:`rules` and :mod:`adaptk.ops` under its name, in the place of a rule made before."""
+        with _lock:
+            if self.name not in RULES and hasattr(ops, self.name):
+                raise ValueError(f"name: adaptk.ops has something else of the name {self.name!r}")
+            _registry.add(self.rule)
+            setattr(ops, self.name, self._run)
+            names = vars(ops)["__all__"]
+            if self.name not in names:
+                names.append(self.name)
+
+    def unregister(self) -> None:
+        """Take it out of :func:`rules` and :mod:`adaptk.ops`. The object and its optimizers go on working."""
+        with _lock:
+            if RULES.get(self.name) is not self.rule:
+                return
+            _registry.remove(self.rule)
+            delattr(ops, self.name)
+            vars(ops)["__all__"].remove(self.name)
+
+    def __reduce__(self) -> Any:
+        return load_rule, (self.rule.program,)
+
+    def __repr__(self) -> str:
+        return repr(self.rule)
+
+
+def load_rule(program: bytes) -> TracedRule:
+    """The rule of the bytes that :meth:`TracedRule.to_bytes` has returned, registered if its name is free.
+
+    Parameters
+    ----------
+    program : bytes
+        From a file or another process. They are checked; no code of Python's is in them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not the bytes of a rule, or have changed.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> @adaptk.rule(lr=0.1)
+    ... def plain(p, g, h, t):
+    ...     return p - h.lr * g
+    >>> adaptk.load_rule(plain.to_bytes()) is plain
+    True
+    >>> plain.unregister()
+    """
+    if not isinstance(program, bytes):
+        raise TypeError(f"program: expected bytes, got {type(program).__name__}")
+    made = _registry.rule_of_program(program)
+    found = _object_of(made, None)
+    if made.name not in RULES and not hasattr(ops, made.name):
+        found.register()
+    return found
+
+
+def _object_of(made: Rule, function: Callable[..., Any] | None) -> TracedRule:
+    with _lock:
+        found = _objects.get(made.key)
+        if found is None:
+            found = _objects.setdefault(made.key, TracedRule(made, function))
+    return found
+
+
+@overload
+def rule(function: Callable[..., Any], /) -> TracedRule: ...
+@overload
+def rule(
+    *,
+    states: Mapping[str, float | str] | None = ...,
+    name: str | None = ...,
+    summary: str | None = ...,
+    source: str = ...,
+    nonnegative: Sequence[str] = ...,
+    ranges: Mapping[str, str] | None = ...,
+    meanings: Mapping[str, str] | None = ...,
+    **hyperparameters: float | bool,
+) -> Callable[[Callable[..., Any]], TracedRule]: ...
+def rule(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    states: Mapping[str, float | str] | None = None,
+    name: str | None = None,
+    summary: str | None = None,
+    source: str = "",
+    nonnegative: Sequence[str] = (),
+    ranges: Mapping[str, str] | None = None,
+    meanings: Mapping[str, str] | None = None,
+    **hyperparameters: float | bool,
+) -> Any:
+    """Make an update rule of a Python function; a decorator.
+
+    The function is called once, as ``function(p, g, *states, h, t)``, with values that stand for one element of the
+    param, of the gradient and of each state, for the hyperparameters (``h.lr``) and for the number of the step, counted
+    from 1. It returns the new `p` and the new states, in their order. From then on the rule is like the library's own:
+    a function in :mod:`adaptk.ops`, an optimizer class, an entry in :func:`rules`. Nothing is compiled: an interpreter
+    inside the kernels runs it, with the bits that a compiled rule of the same formula has.
+
+    Parameters
+    ----------
+    states : dict of str to float or str
+        Their names, and what they start as: a number; ``"param"``, a copy of the param; ``"grad"``, the first gradient;
+        or the name of a hyperparameter.
+    name : str, optional
+        Of the rule; by default the function's.
+    summary, source : str, optional
+        One line, by default the first of the function's docstring; where the rule comes from.
+    nonnegative : sequence of str
+        The states that are never below zero, as second moments are. Formats of 8 bits make use of it.
+    ranges, meanings : dict of str to str, optional
+        Of hyperparameters: an interval, such as ``"[0, 1)"``, or ``"bool"``; and what it is, for the docstrings. By
+        default `lr` is in ``[0, inf)``, and others are any finite numbers.
+    **hyperparameters : float or bool
+        Their names and defaults, `lr` among them. Every rule has ``weight_decay``, ``decoupled``, ``maximize`` and
+        ``grad_scale`` besides, which act on `p` and `g` first; the defaults of the first two may be given here.
+
+    Returns
+    -------
+    TracedRule
+        In the place of the function.
+
+    Raises
+    ------
+    TypeError
+        If the function does what no rule can do: branch on a value, call other functions on it, return something else.
+        The message names its line.
+    ValueError
+        If a name is taken or is not an identifier, or a default is not in its range.
+
+    Notes
+    -----
+    On values: ``+ - * /``, ``** 2`` and ``** 0.5``, comparisons, ``& | ^ ~`` of conditions, ``adaptk.sqrt``,
+    ``adaptk.abs``, ``adaptk.sign``, ``adaptk.minimum``, ``adaptk.maximum`` and ``adaptk.where``. Each operation is
+    rounded; none are contracted. What depends on `h` and `t` alone is computed once a step in float64, and rounded once
+    where it meets an element; it may have any powers and ``adaptk.cumprod``.
+
+    A rule runs on the CPU. Reductions, such as a tensor's norm, are not supported.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> @adaptk.rule(states={"m": 0.0, "v": 0.0}, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8)
+    ... def my_adam(p, g, m, v, h, t):
+    ...     m = h.beta1 * m + (1 - h.beta1) * g
+    ...     v = h.beta2 * v + (1 - h.beta2) * (g * g)
+    ...     root = adaptk.sqrt(v) / adaptk.sqrt(1 - h.beta2**t)
+    ...     return p - h.lr / (1 - h.beta1**t) * m / (root + h.eps), m, v
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = my_adam.Optimizer([w], lr=0.1)
+    >>> info = opt.step([2 * w])
+    >>> w.round(6)
+    array([ 0.9, -1.9])
+    >>> "my_adam" in adaptk.rules()
+    True
+    >>> my_adam.unregister()
+    """
+    if function is None:
+        return functools.partial(
+            _make, states or {}, name, summary, source, nonnegative, ranges or {}, meanings or {}, hyperparameters
+        )
+    if not callable(function):
+        raise TypeError(f"rule: expected a function or keyword arguments, got {type(function).__name__}")
+    raise TypeError("rule: needs hyperparameters, lr among them: @adaptk.rule(lr=1e-3)")
+
+
+def _make(
+    states: Mapping[str, float | str],
+    name: str | None,
+    summary: str | None,
+    source: str,
+    nonnegative: Sequence[str],
+    ranges: Mapping[str, str],
+    meanings: Mapping[str, str],
+    hyperparameters: Mapping[str, Any],
+    function: Callable[..., Any],
+) -> TracedRule:
+    if not inspect.isfunction(function):
+        raise TypeError(f"rule: expected a Python function, got {type(function).__name__}")
+    name = function.__name__ if name is None else name
+    if not name.isidentifier() or not name.isascii():
+        raise ValueError(f"name: {name!r} is not an identifier; give the rule a name: @adaptk.rule(name=...)")
+    if name in RULES and RULES[name].program is None:
+        raise ValueError(f"name: {name!r} is a rule of the library")
+    own = _check_hyperparameters(hyperparameters, ranges, meanings)
+    _check_states(states, own, nonnegative)
+    _check_arguments(function, states)
+    copies = {s: start for s, start in states.items() if isinstance(start, str) and start not in own}
+    trace, results = trace_rule(function, list(states), copies, list(own))
+    if summary is None:
+        summary = (inspect.getdoc(function) or f"{name}, a rule that was made at run time.").splitlines()[0]
+    program = _pack(
+        name,
+        [summary, _formula(function, states), source],
+        [float(hyperparameters.get(c, 0.0)) for c in _COMMON[:2]],
+        [(h, float(value), _RANGES.index(interval), meanings.get(h, h)) for h, (value, interval) in own.items()],
+        [(s, _initial(start), _from(start, own), s in nonnegative) for s, start in states.items()],
+        trace.pack_scalars(),
+        trace.pack_elements(),
+        [len(own), len(states), len(trace.scalars), len(trace.elements)],
+        results,
+    )
+    made = _object_of(_registry.rule_of_program(program), function)
+    made.register()
+    return made
+
+
+def _check_hyperparameters(
+    given: Mapping[str, Any], ranges: Mapping[str, str], meanings: Mapping[str, str]
+) -> dict[str, tuple[Any, str]]:
+    """The rule's own, `lr` first: default and range of each."""
+    for what, table in (("ranges", ranges), ("meanings", meanings)):
+        for h in table:
+            if h not in given or h in _COMMON:
+                raise ValueError(f"{what}: {h!r} is not one of the rule's hyperparameters{hint(h, given)}")
+    for h in ("maximize", "grad_scale"):
+        if h in given:
+            raise TypeError(f"{h}: every rule has it, and its default stays what it is")
+    if "lr" not in given:
+        raise TypeError("rule: a rule has a learning rate; give its default: @adaptk.rule(lr=1e-3)")
+    own = {}
+    for h in ("lr", *(h for h in given if h != "lr")):
+        value = given[h]
+        flag = isinstance(value, (bool, np.bool_))
+        if not flag and not isinstance(value, (int, float, np.integer, np.floating)):
+            raise TypeError(f"{h}: expected a number as default, got {type(value).__name__}")
+        default = "bool" if flag else "[0, inf]" if value == math.inf else _RANGES[1 if h == "lr" else 0]
+        interval = ranges.get(h, default)
+        if interval not in _RANGES:
+            raise ValueError(f"ranges[{h!r}]: {interval!r} is not one of {', '.join(_RANGES)}")
+        if h not in _COMMON:
+            own[h] = (value, interval)
+    return own
+
+
+def _check_states(states: Mapping[str, Any], own: Mapping[str, Any], nonnegative: Sequence[str]) -> None:
+    if not isinstance(states, Mapping):
+        raise TypeError(f"states: expected a dict from name to initial value, got {type(states).__name__}")
+    for s, start in states.items():
+        if isinstance(start, str):
+            if start not in ("param", "grad", *own):
+                raise ValueError(
+                    f"states[{s!r}]: {start!r} is not a number, 'param', 'grad' or a hyperparameter"
+                    f"{hint(start, ('param', 'grad', *own))}"
+                )
+        elif isinstance(start, bool) or not isinstance(start, (int, float, np.integer, np.floating)):
+            raise TypeError(f"states[{s!r}]: expected a number, 'param' or 'grad', got {type(start).__name__}")
+        elif not math.isfinite(start):
+            raise ValueError(f"states[{s!r}]: {start!r} is not finite")
+    for s in nonnegative:
+        if s not in states:
+            raise ValueError(f"nonnegative: {s!r} is not a state{hint(s, states)}")
+
+
+def _check_arguments(function: FunctionType, states: Mapping[str, Any]) -> None:
+    code = function.__code__
+    names = list(code.co_varnames[: code.co_argcount])
+    wanted = f"{function.__name__}({', '.join(['p', 'g', *states, 'h', 't'])})"
+    plain = code.co_kwonlyargcount == 0 and not code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
+    if not plain or len(names) != 4 + len(states) or names[2:-2] != list(states):
+        raise TypeError(
+            f"{function.__name__}: takes ({', '.join(names)}), expected {wanted}: the param, the gradient, the states "
+            "by their names, the hyperparameters and the step"
+        )
+
+
+def _initial(start: float | str) -> float:
+    return 0.0 if isinstance(start, str) else float(start)
+
+
+def _from(start: float | str, own: Mapping[str, Any]) -> int:
+    return list(own).index(start) if isinstance(start, str) and start in own else 255
+
+
+def _formula(function: Callable[..., Any], states: Mapping[str, Any]) -> str:
+    """The source of the function's body, if there is one."""
+    try:
+        source = textwrap.dedent(inspect.getsource(function))
+        (tree,) = ast.parse(source).body
+        assert isinstance(tree, ast.FunctionDef)
+    except (OSError, TypeError, SyntaxError, ValueError, AssertionError):
+        return f"{', '.join(['p', *states])} = {function.__name__}({', '.join(['p', 'g', *states, 'h', 't'])})"
+    body = tree.body
+    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and len(body) > 1:
+        body = body[1:]
+    lines = source.splitlines()[body[0].lineno - 1 : body[-1].end_lineno]
+    return textwrap.dedent("\n".join(line.rstrip() for line in lines))
+
+
+def _text(s: str) -> bytes:
+    data = s.replace("\0", "").encode()[:60000].decode(errors="ignore").encode()
+    return struct.pack("<H", len(data)) + data
+
+
+def _pack(
+    name: str,
+    texts: Sequence[str],
+    common: Sequence[float],
+    hypers: Sequence[tuple[str, float, int, str]],
+    states: Sequence[tuple[str, float, int, bool]],
+    scalars: bytes,
+    elements: bytes,
+    counts: Sequence[int],
+    results: Sequence[int],
+) -> bytes:
+    """The text form of cpp/src/program.hpp."""
+    body = struct.pack("<4H", *counts) + b"".join(map(_text, (name, *texts))) + struct.pack("<2d", *common)
+    for h, value, interval, meaning in hypers:
+        body += _text(h) + struct.pack("<dB", value, interval) + _text(meaning)
+    for s, initial, start, nonnegative in states:
+        body += _text(s) + struct.pack("<dBB", initial, start, nonnegative)
+    body += scalars + elements + struct.pack(f"<{len(results)}H", *results)
+    checksum = 0x811C9DC5
+    for byte in body:
+        checksum = ((checksum ^ byte) * 0x01000193) & 0xFFFFFFFF
+    return b"ADKRULE" + struct.pack("<BI", _VERSION, checksum) + body

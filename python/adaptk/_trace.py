@@ -1,0 +1,565 @@
+"""What a rule's function is called with: values that record what is done with them, as a program of the core's."""
+
+from __future__ import annotations
+
+import linecache
+import math
+import os
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, NoReturn
+
+import numpy as np
+
+from adaptk._names import hint
+
+# As in cpp/src/program.hpp.
+_BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum")
+_COMPARISONS = ("less", "less_equal", "equal", "not_equal")
+_UNARY = ("negative", "absolute", "square_root", "sign")
+_SCALARS = ("number", "hyper", "step", *_BINARY, *_COMPARISONS, "power", *_UNARY, "select", "cumulative_product")
+_ELEMENTS = ("scalar", "param", "grad", "state", "param_as_stored", *_BINARY, *_COMPARISONS, *_UNARY, "select")
+_SCALAR_OPS = {name: i for i, name in enumerate(_SCALARS)}
+_ELEMENT_OPS = {name: i for i, name in enumerate(_ELEMENTS)}
+_MAX_SCALARS, _MAX_ELEMENTS = 256, 512
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+Node = tuple[str, int, int, int, float]
+Number = float | int
+
+
+class RuleError(TypeError):
+    """A rule's function does what no rule can do; the message names its line."""
+
+
+def _line() -> str:
+    """Where the user's code is, as ``file.py, line 12: `source```."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is None:
+        return "a rule"
+    name, number = frame.f_code.co_filename, frame.f_lineno
+    source = linecache.getline(name, number, frame.f_globals).strip()
+    return f"{os.path.basename(name)}, line {number}" + (f": `{source}`" if source else "")
+
+
+def refuse(why: str) -> NoReturn:
+    raise RuleError(f"{_line()}: {why}")
+
+
+@dataclass
+class Trace:
+    """The nodes of one rule, each once."""
+
+    scalars: dict[Node, int] = field(default_factory=dict)
+    elements: dict[Node, int] = field(default_factory=dict)
+
+    def add(self, element: bool, op: str, a: int = 0, b: int = 0, c: int = 0, value: float = 0.0) -> int:
+        nodes, most = (self.elements, _MAX_ELEMENTS) if element else (self.scalars, _MAX_SCALARS)
+        # Numbers by their bits: 0.0 and -0.0 are two.
+        node = (op, a, b, c, struct.unpack("<q", struct.pack("<d", value))[0])
+        if node not in nodes and len(nodes) == most:
+            what = "elements" if element else "hyperparameters and the step"
+            refuse(f"more than {most} operations on {what}; does a loop unroll?")
+        return nodes.setdefault(node, len(nodes))
+
+    def number(self, x: float) -> Value:
+        return Value(self, False, self.add(False, "number", value=x))
+
+    def pack_scalars(self) -> bytes:
+        return b"".join(struct.pack("<BHHHq", _SCALAR_OPS[op], a, b, c, bits) for op, a, b, c, bits in self.scalars)
+
+    def pack_elements(self) -> bytes:
+        return b"".join(struct.pack("<BHHH", _ELEMENT_OPS[op], a, b, c) for op, a, b, c, _ in self.elements)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (Real, np.bool_)) or (isinstance(x, np.ndarray) and x.ndim == 0 and x.dtype.kind in "fiub")
+
+
+def _kind(x: Any) -> str:
+    if isinstance(x, np.ndarray):
+        return f"an array of shape {x.shape}"
+    return f"a {type(x).__name__}"
+
+
+def _lift(trace: Trace, given: Any, element: bool) -> Value:
+    """As a value of this kind."""
+    x: Value = given if isinstance(given, Value) else trace.number(float(given))
+    if x._trace is not trace:
+        refuse("a value of another rule, or of another call")
+    if element and not x._element:
+        return Value(trace, True, trace.add(True, "scalar", x._node), x._condition)
+    return x
+
+
+def _apply(op: str, *operands: Any, condition: bool = False) -> Value:
+    for x in operands:
+        if not isinstance(x, Value) and not _is_number(x):
+            refuse(f"{_kind(x)} is not a number; a rule is made of numbers and of what it is called with")
+    trace = next(x._trace for x in operands if isinstance(x, Value))
+    element = any(isinstance(x, Value) and x._element for x in operands)
+    nodes = [_lift(trace, x, element)._node for x in operands]
+    return Value(trace, element, trace.add(element, op, *nodes), condition)
+
+
+_UFUNCS = {
+    np.add: "add",
+    np.subtract: "subtract",
+    np.multiply: "multiply",
+    np.divide: "divide",
+    np.less: "less",
+    np.less_equal: "less_equal",
+    np.equal: "equal",
+    np.not_equal: "not_equal",
+}
+# What a rule calls in the place of NumPy's, Python's and PyTorch's functions.
+_INSTEAD = {
+    "absolute": "abs",
+    "fabs": "abs",
+    "maximum": "maximum",
+    "fmax": "maximum",
+    "minimum": "minimum",
+    "fmin": "minimum",
+    "negative": "-x",
+    "power": "**, or products",
+    "sign": "sign",
+    "sqrt": "sqrt",
+    "square": "x * x",
+}
+_SHAPES = (
+    "shape",
+    "size",
+    "ndim",
+    "T",
+    "dtype",
+    "reshape",
+    "flatten",
+    "mean",
+    "sum",
+    "norm",
+    "max",
+    "min",
+    "any",
+    "all",
+)
+
+
+class Value:
+    """An element's value, or a number of the step, while a rule is traced."""
+
+    __slots__ = ("_condition", "_element", "_node", "_trace")
+
+    def __init__(self, trace: Trace, element: bool, node: int, condition: bool = False) -> None:
+        self._trace = trace
+        self._element = element
+        self._node = node
+        self._condition = condition
+
+    # Arithmetic.
+
+    def __add__(self, other: Any) -> Value:
+        return _apply("add", self, other)
+
+    def __radd__(self, other: Any) -> Value:
+        return _apply("add", other, self)
+
+    def __sub__(self, other: Any) -> Value:
+        return _apply("subtract", self, other)
+
+    def __rsub__(self, other: Any) -> Value:
+        return _apply("subtract", other, self)
+
+    def __mul__(self, other: Any) -> Value:
+        return _apply("multiply", self, other)
+
+    def __rmul__(self, other: Any) -> Value:
+        return _apply("multiply", other, self)
+
+    def __truediv__(self, other: Any) -> Value:
+        return _apply("divide", self, other)
+
+    def __rtruediv__(self, other: Any) -> Value:
+        return _apply("divide", other, self)
+
+    def __neg__(self) -> Value:
+        return _apply("negative", self)
+
+    def __pos__(self) -> Value:
+        return self
+
+    def __abs__(self) -> Value:
+        return _apply("absolute", self)
+
+    def __pow__(self, exponent: Any) -> Value:
+        if not self._element and not (isinstance(exponent, Value) and exponent._element):
+            return _apply("power", self, exponent)
+        if _is_number(exponent) and float(exponent) == 2.0:
+            return self * self
+        if _is_number(exponent) and float(exponent) == 0.5:
+            return _apply("square_root", self)
+        refuse("a power of an element other than ** 2 and ** 0.5; write products, or adaptk.sqrt")
+
+    def __rpow__(self, base: Any) -> Value:
+        if self._element:
+            refuse("a power whose exponent is an element")
+        return _apply("power", base, self)
+
+    # Comparisons.
+
+    def __lt__(self, other: Any) -> Value:
+        return _apply("less", self, other, condition=True)
+
+    def __le__(self, other: Any) -> Value:
+        return _apply("less_equal", self, other, condition=True)
+
+    def __gt__(self, other: Any) -> Value:
+        return _apply("less", other, self, condition=True)
+
+    def __ge__(self, other: Any) -> Value:
+        return _apply("less_equal", other, self, condition=True)
+
+    def __eq__(self, other: Any) -> Value:  # type: ignore[override]
+        return _apply("equal", self, other, condition=True)
+
+    def __ne__(self, other: Any) -> Value:  # type: ignore[override]
+        return _apply("not_equal", self, other, condition=True)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    # Conditions are 1 and 0.
+
+    def _logical(self, other: Any, op: str, sign: str) -> Value:
+        if not self._condition or not (isinstance(other, (bool, np.bool_)) or getattr(other, "_condition", False)):
+            refuse(f"{sign} of what are not both conditions; it is for such as (g > 0) {sign} (m > 0)")
+        return _apply(op, self, other, condition=True)
+
+    def __and__(self, other: Any) -> Value:
+        return self._logical(other, "multiply", "&")
+
+    def __or__(self, other: Any) -> Value:
+        return self._logical(other, "maximum", "|")
+
+    def __xor__(self, other: Any) -> Value:
+        return self._logical(other, "not_equal", "^")
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
+
+    def __invert__(self) -> Value:
+        if not self._condition:
+            refuse("~ of what is not a condition")
+        return _apply("equal", self, 0.0, condition=True)
+
+    # What no rule can do.
+
+    def __bool__(self) -> NoReturn:
+        what = "an element's value" if self._element else "a hyperparameter or the step"
+        refuse(
+            f"a branch on {what}: if, and, or, not, max and min ask for its truth, which is not known when the rule is "
+            "traced; use adaptk.where(condition, a, b), adaptk.maximum, adaptk.minimum, & and |"
+        )
+
+    def _no_number(self) -> NoReturn:
+        refuse(
+            "a function of Python's or another library's on a traced value; use adaptk.sqrt, abs, minimum, maximum, "
+            "sign or where"
+        )
+
+    def __float__(self) -> NoReturn:
+        self._no_number()
+
+    def __int__(self) -> NoReturn:
+        self._no_number()
+
+    def __index__(self) -> NoReturn:
+        self._no_number()
+
+    def __round__(self, *_: Any) -> NoReturn:
+        self._no_number()
+
+    def __floordiv__(self, _: Any) -> NoReturn:
+        refuse("// and % are no operations of a rule")
+
+    __mod__ = __rmod__ = __rfloordiv__ = __floordiv__
+
+    def __len__(self) -> NoReturn:
+        self._no_shape()
+
+    def __iter__(self) -> NoReturn:
+        self._no_shape()
+
+    def __getitem__(self, _: Any) -> NoReturn:
+        self._no_shape()
+
+    def __matmul__(self, _: Any) -> NoReturn:
+        self._no_shape()
+
+    __rmatmul__ = __matmul__
+
+    def _no_shape(self) -> NoReturn:
+        refuse("a value has no shape: a rule is called for one element, whatever the shape of the param")
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        self._no_number()
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Value:
+        # NumPy's numbers on the left of an operator come here.
+        op = _UFUNCS.get(ufunc)
+        if op is not None and method == "__call__" and not kwargs:
+            return _apply(op, *inputs, condition=op in _COMPARISONS)
+        instead = _INSTEAD.get(ufunc.__name__)
+        use = "" if instead is None else f"; use {instead if ' ' in instead or '-' in instead else f'adaptk.{instead}'}"
+        refuse(f"np.{ufunc.__name__} on a traced value{use}")
+
+    def __array_function__(self, function: Any, *_: Any) -> NoReturn:
+        name = function.__name__
+        refuse(f"np.{name} on a traced value" + ("; use adaptk.where" if name == "where" else ""))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _SHAPES:
+            self._no_shape()
+        raise AttributeError(f"{_line()}: a traced value has no attribute {name!r}", name=name, obj=self)
+
+    def __repr__(self) -> str:
+        return f"<{'element' if self._element else 'number of the step'} {self._node} of a traced rule>"
+
+
+class Hypers:
+    """A rule's hyperparameters by name: `h`."""
+
+    __slots__ = ("_values",)
+    _values: dict[str, Value]
+
+    def __init__(self, values: dict[str, Value]) -> None:
+        object.__setattr__(self, "_values", values)
+
+    def __getattr__(self, name: str) -> Value:
+        if name in self._values:
+            return self._values[name]
+        if name in ("weight_decay", "decoupled", "maximize", "grad_scale"):
+            refuse(f"h.{name} acts before the rule, on p and g; a rule does not read it")
+        raise AttributeError(
+            f"{_line()}: the rule has no hyperparameter {name!r}{hint(name, self._values)}; it has "
+            f"{', '.join(self._values)}",
+            name=name,
+            obj=self,
+        )
+
+    def __setattr__(self, name: str, _: Any) -> NoReturn:
+        refuse(f"h.{name} is assigned to; hyperparameters are changed in the param groups")
+
+
+# ---- the functions
+
+
+def _function(name: str, op: str, x: Any, plain: Callable[[float], float]) -> Any:
+    if isinstance(x, Value):
+        return _apply(op, x)
+    if _is_number(x):
+        return plain(float(x))
+    raise TypeError(f"adaptk.{name}: expected a number, or a value inside a function of adaptk.rule, got {_kind(x)}")
+
+
+def sqrt(x: Any) -> Any:
+    """The square root, correctly rounded, of a value in a function of :func:`adaptk.rule`.
+
+    Raises
+    ------
+    TypeError
+        If `x` is neither such a value nor a number.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.sqrt(2.25)
+    1.5
+    """
+    return _function("sqrt", "square_root", x, lambda y: math.sqrt(y) if y >= 0.0 else math.nan)
+
+
+def abs(x: Any) -> Any:
+    """The magnitude of a value in a function of :func:`adaptk.rule`.
+
+    Raises
+    ------
+    TypeError
+        If `x` is neither such a value nor a number.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.abs(-2.0)
+    2.0
+    """
+    return _function("abs", "absolute", x, math.fabs)
+
+
+def sign(x: Any) -> Any:
+    """-1, 0 or 1 by the sign of a value in a function of :func:`adaptk.rule`; NaN stays NaN.
+
+    Raises
+    ------
+    TypeError
+        If `x` is neither such a value nor a number.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.sign(-2.0)
+    -1.0
+    """
+    return _function("sign", "sign", x, lambda y: y if y != y else float((y > 0.0) - (y < 0.0)))
+
+
+def _of_two(name: str, op: str, a: Any, b: Any, first: Callable[[float, float], bool]) -> Any:
+    if isinstance(a, Value) or isinstance(b, Value):
+        return _apply(op, a, b)
+    for x in (a, b):
+        if not _is_number(x):
+            raise TypeError(
+                f"adaptk.{name}: expected numbers, or values inside a function of adaptk.rule, got {_kind(x)}"
+            )
+    a, b = float(a), float(b)
+    return a if first(a, b) or a != a else b
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of two values in a function of :func:`adaptk.rule`; a NaN among them comes out.
+
+    Of two zeros, and of what are equal otherwise, it is `b`.
+
+    Raises
+    ------
+    TypeError
+        If one is neither such a value nor a number.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.maximum(1.0, 2.0)
+    2.0
+    """
+    return _of_two("maximum", "maximum", a, b, lambda x, y: x > y)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of two values in a function of :func:`adaptk.rule`; a NaN among them comes out.
+
+    Of two zeros, and of what are equal otherwise, it is `b`.
+
+    Raises
+    ------
+    TypeError
+        If one is neither such a value nor a number.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.minimum(1.0, 2.0)
+    1.0
+    """
+    return _of_two("minimum", "minimum", a, b, lambda x, y: x < y)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """`a` if the condition holds, else `b`, in a function of :func:`adaptk.rule`.
+
+    Both are computed. The condition may be one of elements, as ``g > 0``, or of the step, as ``t == 1``.
+
+    Raises
+    ------
+    TypeError
+        If one is neither a traced value nor a number.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.where(True, 1.0, 2.0)
+    1.0
+    """
+    if isinstance(condition, Value):
+        if not condition._condition:
+            refuse("where: the first argument is no condition, such as g > 0")
+        return _apply("select", condition, a, b)
+    if not isinstance(condition, (bool, np.bool_)):
+        raise TypeError(f"adaptk.where: expected a condition inside a function of adaptk.rule, got {_kind(condition)}")
+    return a if condition else b
+
+
+def cumprod(x: Any) -> Any:
+    """The product of a number's values at steps 1, 2, ..., `t`, in a function of :func:`adaptk.rule`.
+
+    For momenta that change from step to step, such as NAdam's. The number is an expression of `h` and `t`, with the
+    hyperparameters that the current step has; a product whose magnitude is below 2^-60 is 0.
+
+    Raises
+    ------
+    TypeError
+        If `x` is not an expression of `h` and `t`.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> @adaptk.rule(states={}, lr=0.5)
+    ... def slower(p, g, h, t):
+    ...     return p - adaptk.cumprod(h.lr + 0 * t) * g
+    >>> p = np.zeros(1)
+    >>> slower(p, np.ones(1), step=3)
+    >>> p
+    array([-0.125])
+    >>> slower.unregister()
+    """
+    if not isinstance(x, Value) or x._element:
+        refuse("cumprod: expected an expression of h and t")
+    return _apply("cumulative_product", x)
+
+
+# ---- tracing
+
+
+def trace_rule(
+    function: Callable[..., Any],
+    names: Sequence[str],
+    starts: dict[str, str],
+    hyperparameters: Sequence[str],
+) -> tuple[Trace, list[int]]:
+    """Call a rule's function once: what it computes, and the nodes of its results.
+
+    `starts` has the states that start as a copy of the param ("param") or as the first gradient ("grad").
+    """
+    trace = Trace()
+    step = Value(trace, False, trace.add(False, "step"))
+    hypers = Hypers({h: Value(trace, False, trace.add(False, "hyper", i)) for i, h in enumerate(hyperparameters)})
+    param = Value(trace, True, trace.add(True, "param"))
+    grad = Value(trace, True, trace.add(True, "grad"))
+    states = [Value(trace, True, trace.add(True, "state", i)) for i in range(len(names))]
+    for i, name in enumerate(names):
+        if name in starts:
+            first = grad if starts[name] == "grad" else Value(trace, True, trace.add(True, "param_as_stored"))
+            states[i] = where(step == 1, first, states[i])
+    returned = function(param, grad, *states, hypers, step)
+    wanted = ["p", *names]
+    results = [returned] if isinstance(returned, Value) or _is_number(returned) else returned
+    where_from = f"{os.path.basename(function.__code__.co_filename)}, line {function.__code__.co_firstlineno}"
+    who = f"{where_from}: {function.__name__}() returns"
+    text = ", ".join(wanted)
+    if not isinstance(results, (tuple, list)):
+        raise RuleError(f"{who} {_kind(returned) if returned is not None else 'nothing'}, expected {text}")
+    if len(results) < len(wanted):
+        missing = ", ".join(wanted[len(results) :])
+        raise RuleError(
+            f"{who} {len(results)} value{'s' if len(results) != 1 else ''}, expected {len(wanted)}: {text}; "
+            f"every state is returned, changed or not: {missing} is missing"
+        )
+    if len(results) > len(wanted):
+        raise RuleError(f"{who} {len(results)} values, expected {len(wanted)}: {text}")
+    nodes = []
+    for name, x in zip(wanted, results, strict=True):
+        if not isinstance(x, Value) and not _is_number(x):
+            raise RuleError(f"{who} {_kind(x)} as {name}, expected a number")
+        nodes.append(_lift(trace, x, True)._node)
+    return trace, nodes
