@@ -137,21 +137,19 @@ ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor
     load<T, Second>(of_g, t.buffer[1], bytes_of(t.format[1]), first, place);
 #pragma unroll
     for (int i = 0; i < states; ++i) load<T, States>(of_s[i], t.buffer[2 + i], bytes_of(t.format[2 + i]), first, place);
-    with_format(Params{}, t.format[0], [&]<class F>(Tag<F>) { unpack<F>(p, of_p, 0.0f, lane); });
-    with_format(Second{}, t.format[1], [&]<class F>(Tag<F>) { unpack<F>(g, of_g, scale[1], lane); });
+    unpack<Params>(p, of_p, t.format[0], 0.0f, lane);
+    unpack<Second>(g, of_g, t.format[1], scale[1], lane);
 #pragma unroll
-    for (int i = 0; i < states; ++i)
-        with_format(States{}, t.format[2 + i], [&]<class F>(Tag<F>) { unpack<F>(s[i], of_s[i], scale[2 + i], lane); });
+    for (int i = 0; i < states; ++i) unpack<States>(s[i], of_s[i], t.format[2 + i], scale[2 + i], lane);
     update<R>(c, p, g, s, std::make_index_sequence<state_count<R>>{});
     const auto side_of = [&](int b) {
         if (side == nullptr) return StateSide{nullptr, 0};
         return StateSide{side->scales[b], buffer_key(key, side->number, std::uint32_t(b))};
     };
-    with_format(Params{}, t.format[0], [&]<class F>(Tag<F>) { store<F>(p, t.buffer[0], side_of(0), first, place); });
+    store<Params>(p, t.buffer[0], t.format[0], side_of(0), first, place);
 #pragma unroll
     for (int i = 0; i < states; ++i)
-        with_format(States{}, t.format[2 + i],
-                    [&]<class F>(Tag<F>) { store<F>(s[i], t.buffer[2 + i], side_of(2 + i), first, place); });
+        store<States>(s[i], t.buffer[2 + i], t.format[2 + i], side_of(2 + i), first, place);
 }
 
 // The tensor that a tile belongs to: the last one whose first tile is not behind it. Not before tensor i.

@@ -228,6 +228,15 @@ ADAPTK_DEVICE void load(Vector (&v)[vectors<T>], void* base, int bytes, std::int
     }
 }
 
+// Codes of one or two bytes, from the order that they are stored in to that of a lane's elements, and back.
+template <class List> ADAPTK_DEVICE Vector exchange_codes(const Vector& v, int bytes, int lane) {
+    if constexpr (!any_of_size<1, List>) {
+        return exchange(v, lane);
+    } else {
+        return bytes == 2 ? exchange(v, lane) : exchange_short(v, lane);
+    }
+}
+
 // The k-th of a lane's elements as the code that it is stored as, from vectors that have been exchanged.
 template <class F> ADAPTK_DEVICE std::uint32_t code_of(const Vector& w, int k) {
     if constexpr (element_bytes<F> == 2) {
@@ -251,39 +260,50 @@ template <class F> ADAPTK_DEVICE float decoded(std::uint32_t code, [[maybe_unuse
 // Lanes that share a block.
 template <class F> inline constexpr int lanes_of = int(F::block) / per_lane;
 
+// Formats of a list whose codes are decoded: those of less than four bytes.
+template <class F> struct IsNarrow : std::bool_constant<(element_bytes<F> < 4)> {};
+template <class L> using Narrow = typename Chosen<IsNarrow, L>::type;
+
+// Words are exchanged, and vectors loaded and stored, by the size of a format's elements; only what is particular to a
+// format is compiled for each of them.
+
 // The lane's elements, in the order of its vectors of the compute type. `scale`: as load_scale() has it.
-template <class F, class T>
-ADAPTK_DEVICE void unpack(T (&x)[per_lane], const Vector (&v)[vectors<T>], [[maybe_unused]] float scale, int lane) {
-    constexpr int bytes = element_bytes<F>;
-    if constexpr (bytes >= int(sizeof(T))) {
+template <class List, class T>
+ADAPTK_DEVICE void unpack(T (&x)[per_lane], const Vector (&v)[vectors<T>], std::uint8_t format, float scale, int lane) {
+    const int bytes = bytes_of(format);
+    if (bytes >= int(sizeof(T))) {
         // load_wider() has rounded what is wider.
 #pragma unroll
         for (int k = 0; k < per_lane; ++k) x[k] = element(v, k, T{});
-    } else if constexpr (bytes == 4) {
+        return;
+    }
+    if constexpr (any_of_size<4, List> && sizeof(T) == 8) {
+        if (bytes == 4) {
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const Vector w = exchange(v[j], lane);
+            for (int j = 0; j < 2; ++j) {
+                const Vector w = exchange(v[j], lane);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) x[4 * j + i] = T(from_bits(w.word[i]));
+                for (int i = 0; i < 4; ++i) x[4 * j + i] = T(from_bits(w.word[i]));
+            }
+            return;
         }
-    } else {
-        if constexpr (BlockFormat<F>) scale = __shfl_sync(0xffffffffu, scale, lane / lanes_of<F> * lanes_of<F>);
-        Vector w;
-        if constexpr (bytes == 1) {
-            w = exchange_short(v[0], lane);
-        } else if constexpr (sizeof(T) == 4) {
-            w = exchange(v[0], lane);
-        } else {
-            // Vectors of float64 hold two elements, which a word of 16 bits holds too: the words that stay go first.
-            w = exchange({{v[0].word[0], v[0].word[2], v[0].word[1], v[0].word[3]}}, lane);
-        }
+    }
+    if constexpr (Narrow<List>::size > 0) {
+        Vector w = v[0];
+        // Vectors of float64 hold two elements, which a word of 16 bits holds too: the words that stay go first.
+        if constexpr (sizeof(T) == 8) w = {{w.word[0], w.word[2], w.word[1], w.word[3]}};
+        w = exchange_codes<List>(w, bytes, lane);
+        with_format(Narrow<List>{}, format, [&]<class F>(Tag<F>) {
+            float all = 0.0f;
+            if constexpr (BlockFormat<F>) all = __shfl_sync(0xffffffffu, scale, lane / lanes_of<F> * lanes_of<F>);
 #pragma unroll
-        for (int k = 0; k < per_lane; ++k) x[k] = T(decoded<F>(code_of<F>(w, k), scale));
+            for (int k = 0; k < per_lane; ++k) x[k] = T(decoded<F>(code_of<F>(w, k), all));
+        });
     }
 }
 
-// Codes to vectors, and those to where they were loaded from.
-template <class F, class Code> ADAPTK_DEVICE void pack(Vector (&v)[vectors<float>], const Code& code, int lane) {
+// Codes of the lane's elements, as words.
+template <class F, class Code> ADAPTK_DEVICE Vector packed(const Code& code) {
     Vector w = {};
 #pragma unroll
     for (int k = 0; k < per_lane; ++k) {
@@ -293,7 +313,7 @@ template <class F, class Code> ADAPTK_DEVICE void pack(Vector (&v)[vectors<float
             w.word[k / 4] |= (code(k) & 0xffu) << (8 * (k % 4));
         }
     }
-    v[0] = element_bytes<F> == 2 ? exchange(w, lane) : exchange_short(w, lane);
+    return w;
 }
 
 // Random bits for the k-th of a lane's elements; none for a format that rounds to nearest.
@@ -361,15 +381,10 @@ ADAPTK_DEVICE float load_scale([[maybe_unused]] float* scales, std::int64_t firs
 }
 
 template <class F>
-ADAPTK_DEVICE void store(const float (&x)[per_lane], void* base, const StateSide& side, std::int64_t first,
-                         const Place& place) {
-    constexpr int bytes = element_bytes<F>;
+ADAPTK_DEVICE Vector encoded(const float (&x)[per_lane], const StateSide& side, std::int64_t first,
+                             const Place& place) {
     const int lane = place.lane;
-    Vector v[vectors<float>];
-    if constexpr (bytes == 4) {
-#pragma unroll
-        for (int k = 0; k < per_lane; ++k) set_element(v, k, x[k]);
-    } else if constexpr (BlockFormat<F>) {
+    if constexpr (BlockFormat<F>) {
         // A block that the tensor ends in is as if zeros followed.
         float y[per_lane];
 #pragma unroll
@@ -383,24 +398,45 @@ ADAPTK_DEVICE void store(const float (&x)[per_lane], void* base, const StateSide
                 for (int k = 0; k < per_lane; ++k) y[k] = y[k] * scale_lift;
             }
         }
-        const float factor = F::factor(lifted);
-        const RandomnessOf<F> random(side.key, first, lane);
-        pack<F>(v, [&](int k) { return F::template encode<OneLane>(y[k], factor, random(lane, k)); }, lane);
         if (lane % lanes_of<F> == 0 && 16 * (lane / 2) < place.left)
             __stcg(scale_at<F>(side.scales, first, place), scale);
+        const float factor = F::factor(lifted);
+        const RandomnessOf<F> random(side.key, first, lane);
+        return packed<F>([&](int k) { return F::template encode<OneLane>(y[k], factor, random(lane, k)); });
     } else if constexpr (StochasticFormat<F>) {
         const RandomnessOf<F> random(side.key, first, lane);
-        pack<F>(v, [&](int k) { return F::template encode<OneLane>(x[k], random(lane, k)); }, lane);
+        return packed<F>([&](int k) { return F::template encode<OneLane>(x[k], random(lane, k)); });
     } else {
-        pack<F>(v, [&](int k) { return std::uint32_t(F::encode(x[k])); }, lane);
+        return packed<F>([&](int k) { return std::uint32_t(F::encode(x[k])); });
     }
-    store_vectors<bytes>(v, base, first, place);
 }
 
-template <class F>
-ADAPTK_DEVICE void store(const double (&x)[per_lane], void* base, const StateSide&, std::int64_t first,
+template <class List>
+ADAPTK_DEVICE void store(const float (&x)[per_lane], void* base, std::uint8_t format, const StateSide& side,
+                         std::int64_t first, const Place& place) {
+    Vector v[vectors<float>];
+    const int bytes = bytes_of(format);
+    if (bytes == 4) {
+#pragma unroll
+        for (int k = 0; k < per_lane; ++k) set_element(v, k, x[k]);
+        store_vectors<4>(v, base, first, place);
+        return;
+    }
+    with_format(Narrow<List>{}, format, [&]<class F>(Tag<F>) { v[0] = encoded<F>(x, side, first, place); });
+    v[0] = exchange_codes<List>(v[0], bytes, place.lane);
+    if constexpr (any_of_size<1, List>) {
+        if (bytes == 1) {
+            store_vectors<1>(v, base, first, place);
+            return;
+        }
+    }
+    store_vectors<2>(v, base, first, place);
+}
+
+template <class List>
+ADAPTK_DEVICE void store(const double (&x)[per_lane], void* base, std::uint8_t, const StateSide&, std::int64_t first,
                          const Place& place) {
-    static_assert(element_bytes<F> == 8);
+    static_assert(!any_smaller_than<8, List>);
     Vector v[vectors<double>];
 #pragma unroll
     for (int k = 0; k < per_lane; ++k) set_element(v, k, x[k]);

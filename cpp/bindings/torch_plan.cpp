@@ -406,8 +406,8 @@ class TorchPlan {
 
 PyObject* grad_name = nullptr;
 PyObject* params_name = nullptr;
-PyObject* seed_name = nullptr;
-PyObject* param_format_name = nullptr;
+PyObject* seed_key = nullptr;
+PyObject* param_format_key = nullptr;
 
 std::string label_of(std::size_t i) { return "[" + std::to_string(i) + "]"; }
 
@@ -742,9 +742,9 @@ void TorchPlan::choose(std::uint32_t group, const py::handle& rule) {
     if (on_device_[group].empty()) check_together(*names.rule, hyper);
     names_[group] = &names;
     plan_.set_rule(group, *names.rule);
-    const py::object seed = value_of(values.ptr(), seed_name);
+    const py::object seed = value_of(values.ptr(), seed_key);
     plan_.seed(group) = seed ? seed_value(seed.ptr()) : 0;
-    const py::object format = value_of(values.ptr(), param_format_name);
+    const py::object format = value_of(values.ptr(), param_format_key);
     plan_.stochastic_params(group) = format && stochastic_params_value(format.ptr());
     plan_.hyper(group) = hyper;
 }
@@ -1381,8 +1381,8 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, c
 void register_torch_plan(py::module_& m) {
     grad_name = interned("grad");
     params_name = interned("params");
-    seed_name = interned("seed");
-    param_format_name = interned("param_format");
+    seed_key = interned("seed");
+    param_format_key = interned("param_format");
     const auto collectable = [](PyHeapTypeObject* heap) {
         PyTypeObject& type = heap->ht_type;
         type.tp_flags |= Py_TPFLAGS_HAVE_GC;
