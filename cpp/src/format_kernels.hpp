@@ -216,14 +216,27 @@ struct Lanes : OneLane {
 #define ADAPTK_BFLOAT16_PAIRS 1
 constexpr size_t pair = 32;
 
+// 0, 0, 1, 1, ... 15, 15.
+ADAPTK_HD __m512i doubled_places() {
+    return _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8, 7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2,
+                            2, 1, 1, 0, 0);
+}
+
 ADAPTK_HD void decode_pair(const std::uint16_t* x, float* y) {
     constexpr __mmask32 upper = 0xaaaaaaaa;  // the upper half of each element
-    const __m512i place = _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8, 7, 7, 6, 6, 5, 5,
-                                           4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+    const __m512i place = doubled_places();
     const __m512i codes = _mm512_loadu_si512(x);
     const __m512i last = _mm512_maskz_shuffle_i64x2(0xff, codes, codes, 0xee);
     _mm512_storeu_si512(y, _mm512_maskz_permutexvar_epi16(upper, place, codes));
     _mm512_storeu_si512(y + 16, _mm512_maskz_permutexvar_epi16(upper, place, last));
+}
+
+// The upper halves of both.
+ADAPTK_HD void store_upper(std::uint16_t* y, __m512i a, __m512i b) {
+    const __m512i order = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24,
+                                           22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i mixed = _mm512_mask_mov_epi16(_mm512_maskz_srli_epi32(0xffff, a, 16), 0xaaaaaaaa, b);
+    _mm512_storeu_si512(y, _mm512_maskz_permutexvar_epi16(0xffffffff, order, mixed));
 }
 
 // False, and nothing stored, if there is a NaN.
@@ -236,11 +249,19 @@ ADAPTK_HD bool encode_pair(const float* x, std::uint16_t* y) {
         const __m512i t = _mm512_add_epi32(u, half);
         return _mm512_mask_add_epi32(t, _mm512_test_epi32_mask(u, odd), t, one);
     };
-    const __m512i order = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24,
-                                           22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    const __m512i mixed =
-        _mm512_mask_mov_epi16(_mm512_maskz_srli_epi32(0xffff, rounded(a), 16), 0xaaaaaaaa, rounded(b));
-    _mm512_storeu_si512(y, _mm512_maskz_permutexvar_epi16(0xffffffff, order, mixed));
+    store_upper(y, rounded(a), rounded(b));
+    return true;
+}
+
+// The same, with random bits added, 16 for each element.
+ADAPTK_HD bool encode_pair(const float* x, std::uint16_t* y, Lanes::U random) {
+    const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
+    if (_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) != 0) return false;
+    constexpr __mmask32 lower = 0x55555555;
+    const __m512i place = doubled_places(), first = __m512i(random);
+    const __m512i last = _mm512_maskz_shuffle_i64x2(0xff, first, first, 0xee);
+    store_upper(y, _mm512_add_epi32(_mm512_castps_si512(a), _mm512_maskz_permutexvar_epi16(lower, place, first)),
+                _mm512_add_epi32(_mm512_castps_si512(b), _mm512_maskz_permutexvar_epi16(lower, place, last)));
     return true;
 }
 #elif defined(__AVX2__)
@@ -256,6 +277,11 @@ ADAPTK_HD void decode_pair(const std::uint16_t* x, float* y) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + 8), _mm256_unpackhi_epi16(zero, mixed));
 }
 
+ADAPTK_HD void store_upper(std::uint16_t* y, __m256i a, __m256i b) {
+    const __m256i mixed = _mm256_packus_epi32(_mm256_srli_epi32(a, 16), _mm256_srli_epi32(b, 16));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm256_permute4x64_epi64(mixed, 0xd8));
+}
+
 ADAPTK_HD bool encode_pair(const float* x, std::uint16_t* y) {
     const __m256 a = _mm256_loadu_ps(x), b = _mm256_loadu_ps(x + 8);
     if (_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0) return false;
@@ -263,10 +289,18 @@ ADAPTK_HD bool encode_pair(const float* x, std::uint16_t* y) {
     const auto rounded = [&](__m256 v) {
         const __m256i u = _mm256_castps_si256(v);
         const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), one);
-        return _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, half)), 16);
+        return _mm256_add_epi32(u, _mm256_add_epi32(odd, half));
     };
-    const __m256i mixed = _mm256_packus_epi32(rounded(a), rounded(b));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm256_permute4x64_epi64(mixed, 0xd8));
+    store_upper(y, rounded(a), rounded(b));
+    return true;
+}
+
+ADAPTK_HD bool encode_pair(const float* x, std::uint16_t* y, Lanes::U random) {
+    const __m256 a = _mm256_loadu_ps(x), b = _mm256_loadu_ps(x + 8);
+    if (_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0) return false;
+    const __m256i mixed = _mm256_permute4x64_epi64(__m256i(random), 0xd8), zero = _mm256_setzero_si256();
+    store_upper(y, _mm256_add_epi32(_mm256_castps_si256(a), _mm256_unpacklo_epi16(mixed, zero)),
+                _mm256_add_epi32(_mm256_castps_si256(b), _mm256_unpackhi_epi16(mixed, zero)));
     return true;
 }
 #endif
@@ -282,7 +316,11 @@ template <class F> size_t decode_vectors(const typename F::Element* x, float* y,
         for (; i + Lanes::count <= n; i += Lanes::count)
             Lanes::store(y + i, F::template decode<Lanes>(Lanes::load(x + i)));
     } else if constexpr (std::is_same_v<F, Float16>) {
-#if defined(ADAPTK_F16C)
+#if defined(__AVX512F__)
+        for (; i + 16 <= n; i += 16)
+            _mm512_storeu_ps(
+                y + i, _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i))));
+#elif defined(ADAPTK_F16C)
         for (; i + 8 <= n; i += 8)
             _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
 #elif defined(__aarch64__)
@@ -305,7 +343,12 @@ template <class F> size_t encode_vectors(const float* x, typename F::Element* y,
         for (; i + Lanes::count <= n; i += Lanes::count)
             Lanes::store(y + i, F::template encode<Lanes>(Lanes::load(x + i)));
     } else if constexpr (std::is_same_v<F, Float16>) {
-#if defined(ADAPTK_F16C)
+#if defined(__AVX512F__)
+        for (; i + 16 <= n; i += 16)
+            _mm256_storeu_si256(
+                reinterpret_cast<__m256i*>(y + i),
+                _mm512_maskz_cvtps_ph(0xffff, _mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(ADAPTK_F16C)
         for (; i + 8 <= n; i += 8)
             _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i),
                              _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -357,7 +400,32 @@ ADAPTK_HD void encode_groups(const float* x, typename F::Element* y, std::int64_
         });
 }
 
-// The same of the finite elements.
+// The same of whole groups that share one state of the draws.
+template <class F, size_t N>
+ADAPTK_HD void encode_several(const float* x, typename F::Element* y, std::int64_t first, std::uint64_t buffer_key) {
+#if defined(ADAPTK_BFLOAT16_PAIRS)
+    if constexpr (std::is_same_v<F, BFloat16Stochastic>) {
+        static_assert(pair == Lanes::count * elements_per_draw<16>);
+        const Draws d = draws_from<16>(buffer_key, first);
+        const std::uint32_t counter = draw_counter<16>(first);
+        for (size_t i = 0; i < N; i += pair) {
+            const Lanes::U random = draw(d, Lanes::iota() + (counter + std::uint32_t(i / elements_per_draw<16>)));
+            if (!encode_pair(x + i, y + i, random)) {
+                encode_groups<F, false, N>(x, y, first, buffer_key);
+                return;
+            }
+        }
+        return;
+    }
+#endif
+    if (largest_magnitude<N>(x) < infinity_bits) {
+        encode_groups<F, true, N>(x, y, first, buffer_key);
+    } else {
+        encode_groups<F, false, N>(x, y, first, buffer_key);
+    }
+}
+
+// The largest magnitude of a block's finite elements.
 template <size_t Block> float largest_finite(const float* x) {
     std::uint32_t most = 0;
     for (size_t i = 0; i < Block; ++i) {
@@ -492,13 +560,8 @@ void encode(const void* in, void* data, [[maybe_unused]] float* scales, [[maybe_
         constexpr size_t group = draw_group<F::random_bits>;
         size_t i = 0;
         constexpr size_t several = 128;
-        for (; i + several <= n; i += several) {
-            if (largest_magnitude<several>(x + i) < infinity_bits) {
-                encode_groups<F, true, several>(x + i, y + i, first + std::int64_t(i), buffer_key);
-            } else {
-                encode_groups<F, false, several>(x + i, y + i, first + std::int64_t(i), buffer_key);
-            }
-        }
+        for (; i + several <= n; i += several)
+            encode_several<F, several>(x + i, y + i, first + std::int64_t(i), buffer_key);
         for (; i + group <= n; i += group)
             encode_groups<F, false, group>(x + i, y + i, first + std::int64_t(i), buffer_key);
         if (i == n) return;
