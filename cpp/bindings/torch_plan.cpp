@@ -643,7 +643,7 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         return now;
     };
     // (state or None, (param, *states), numbers, odd, fresh)
-    const py::tuple bound = owner.attr("_bind")(t.param, group, names.rule->name, "params" + label, undo);
+    const py::tuple bound = owner.attr("_bind")(t.param, group, names.rule->key, "params" + label, undo);
     t.state = bound[0].is_none() ? nullptr : bound[0].ptr();
     held_.emplace_back(bound);
     const py::sequence buffers(bound[1]);

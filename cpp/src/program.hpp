@@ -133,6 +133,17 @@ enum class Opcode : std::uint8_t {
     product_subtract,  // r = a * b - r
     product_divide,    // r = a * b / r
     multiply_add,      // r = r * a + b
+    square,            // r = r * r
+    load_square,       // r = a * a
+    // The same with constants, which are read once a block, for what is common: loads are what a block costs most.
+    add_constant,               // a is one
+    multiply_constant,          // a
+    load_multiply_constant,     // a
+    add_product_constant,       // a
+    subtract_product_constant,  // a
+    product_subtract_constant,  // a
+    product_divide_constant,    // a
+    multiply_add_constants,     // a and b
 };
 
 struct Instruction {

@@ -2,7 +2,8 @@
 //
 // A block is eight vectors, which stay in registers from one instruction to the next; an instruction's other operands
 // are read from memory, the param, the gradient and the states where they are. So a block costs an instruction some
-// eight operations, and one jump. Wider blocks spill; narrower ones are all jumps.
+// eight operations, and one jump. Wider blocks spill; narrower ones are all jumps. Memory is not asked for ahead, as
+// kernels.cpp does: on two cores that cost a tenth to a quarter of the speed, from cache and from memory.
 #pragma once
 
 #include "compiler.hpp"
@@ -18,14 +19,6 @@
 namespace adaptk::detail {
 namespace {
 
-// Long loops ask for memory ahead of where they are. The processor's own prefetchers follow up to seven streams, but a
-// root and a division for each element leave them too few requests under way: measured on two cores with 64M elements,
-// Adam ran at 0.87 of the streams' bandwidth without and at 1.0 with it. Asked for in blocks, since a prefetch inside
-// the loop would keep the compiler from vectorising it.
-constexpr size_t block_bytes = 256;
-constexpr size_t ahead_bytes = 2048;
-constexpr size_t long_bytes = 16384;
-
 #if defined(ADAPTK_GNU)
 template <class T> struct Block {
     static constexpr size_t lanes = lane_bytes / sizeof(T);
@@ -40,7 +33,7 @@ template <class T> struct Block {
         return x;
     }
     static ADAPTK_HD void store(T* p, V x) { std::memcpy(p, &x, sizeof x); }
-    static ADAPTK_HD V all(T x) { return V{} + x; }
+    static ADAPTK_HD V all(T x) { return x - V{}; }  // not V{} + x, which makes 0 of -0
     static ADAPTK_HD V truth(M m) { return m ? all(T(1)) : V{}; }
     static ADAPTK_HD V root(V x) {
 #if defined(__AVX512F__)
@@ -93,7 +86,7 @@ template <class T> constexpr size_t block_elements = Block<T>::lanes * Block<T>:
 
 // Runs the code over `blocks` blocks. slot: where the operands are in the first of them; the first `buffers` of them
 // move on.
-template <class T> void run_blocks(const Instruction* code, T** slot, size_t buffers, size_t blocks, bool far_ahead) {
+template <class T> void run_blocks(const Instruction* code, T** slot, size_t buffers, size_t blocks) {
     using B = Block<T>;
     using V = typename B::V;
     constexpr size_t lanes = B::lanes;
@@ -123,6 +116,28 @@ template <class T> void run_blocks(const Instruction* code, T** slot, size_t buf
         }                                                                                                              \
         break;                                                                                                         \
     }
+// With x of the constant a, and y of b.
+#define ADAPTK_WITH_CONSTANT(expression)                                                                               \
+    {                                                                                                                  \
+        const V x = B::all(*slot[i->a]);                                                                               \
+        const T* const b = slot[i->b];                                                                                 \
+        ADAPTK_UNROLL                                                                                                  \
+        for (size_t u = 0; u < vectors; ++u) {                                                                         \
+            const V y = B::load(b + u * lanes);                                                                        \
+            r[u] = expression;                                                                                         \
+        }                                                                                                              \
+        break;                                                                                                         \
+    }
+#define ADAPTK_WITH_CONSTANTS(expression)                                                                              \
+    {                                                                                                                  \
+        const V x = B::all(*slot[i->a]);                                                                               \
+        [[maybe_unused]] const V y = B::all(*slot[i->b]);                                                              \
+        ADAPTK_UNROLL                                                                                                  \
+        for (size_t u = 0; u < vectors; ++u) {                                                                         \
+            r[u] = expression;                                                                                         \
+        }                                                                                                              \
+        break;                                                                                                         \
+    }
 #define ADAPTK_WITH_AB(expression)                                                                                     \
     {                                                                                                                  \
         const T* const a = slot[i->a];                                                                                 \
@@ -137,10 +152,6 @@ template <class T> void run_blocks(const Instruction* code, T** slot, size_t buf
     }
 
     for (size_t block = 0; block < blocks; ++block) {
-        if (far_ahead) {
-            for (size_t b = 0; b < buffers; ++b)
-                prefetch<CacheLevel::first>(slot[b], ahead_bytes, block_elements<T> * sizeof(T));
-        }
         for (const Instruction* i = code; i->op != Opcode::end; ++i) {
             switch (i->op) {
             case Opcode::end: break;
@@ -190,6 +201,16 @@ template <class T> void run_blocks(const Instruction* code, T** slot, size_t buf
             case Opcode::product_subtract: ADAPTK_WITH_AB(x * y - r[u])
             case Opcode::product_divide: ADAPTK_WITH_AB(x * y / r[u])
             case Opcode::multiply_add: ADAPTK_WITH_AB(r[u] * x + y)
+            case Opcode::square: ADAPTK_EACH(r[u] * r[u])
+            case Opcode::load_square: ADAPTK_WITH_A(x * x)
+            case Opcode::add_constant: ADAPTK_WITH_CONSTANTS(r[u] + x)
+            case Opcode::multiply_constant: ADAPTK_WITH_CONSTANTS(r[u] * x)
+            case Opcode::load_multiply_constant: ADAPTK_WITH_CONSTANT(x * y)
+            case Opcode::add_product_constant: ADAPTK_WITH_CONSTANT(r[u] + x * y)
+            case Opcode::subtract_product_constant: ADAPTK_WITH_CONSTANT(r[u] - x * y)
+            case Opcode::product_subtract_constant: ADAPTK_WITH_CONSTANT(x * y - r[u])
+            case Opcode::product_divide_constant: ADAPTK_WITH_CONSTANT(x * y / r[u])
+            case Opcode::multiply_add_constants: ADAPTK_WITH_CONSTANTS(r[u] * x + y)
             }
         }
         for (size_t b = 0; b < buffers; ++b) slot[b] += block_elements<T>;
@@ -197,6 +218,8 @@ template <class T> void run_blocks(const Instruction* code, T** slot, size_t buf
 #undef ADAPTK_EACH
 #undef ADAPTK_WITH_A
 #undef ADAPTK_WITH_AB
+#undef ADAPTK_WITH_CONSTANT
+#undef ADAPTK_WITH_CONSTANTS
 }
 
 // The StepKernel of programs: coefficients is a ProgramStep.
@@ -213,7 +236,7 @@ template <class T> void run_program(const void* coefficients, void* const* buffe
 
     for (size_t b = 0; b < step.buffers; ++b) slot[b] = static_cast<T*>(buffer[b]);
     const size_t blocks = n / width;
-    run_blocks<T>(step.code, slot, step.buffers, blocks, n >= long_bytes / sizeof(T));
+    run_blocks<T>(step.code, slot, step.buffers, blocks);
 
     const size_t rest = n - blocks * width;
     if (rest == 0) return;
@@ -223,7 +246,7 @@ template <class T> void run_program(const void* coefficients, void* const* buffe
         std::memcpy(last[b], static_cast<T*>(buffer[b]) + blocks * width, rest * sizeof(T));
         slot[b] = last[b];
     }
-    run_blocks<T>(step.code, slot, step.buffers, 1, false);
+    run_blocks<T>(step.code, slot, step.buffers, 1);
     for (size_t b = 0; b < step.buffers; ++b)
         if (b != 1) std::memcpy(static_cast<T*>(buffer[b]) + blocks * width, last[b], rest * sizeof(T));
 }

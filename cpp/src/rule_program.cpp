@@ -109,7 +109,47 @@ class Compiler {
     bool stored(int n) const { return nodes_[n].slot >= 0; }
     void emit(Opcode op, int a = 0, int b = 0) {
         // The accumulator still has what it stored last.
-        if (op == Opcode::load && !code_.empty() && code_.back().op == Opcode::store && code_.back().a == a) return;
+        const int last = !code_.empty() && code_.back().op == Opcode::store ? int(code_.back().a) : -1;
+        if (last >= 0 && op == Opcode::load && a == last) return;
+        if (last >= 0 && (a == last || b == last)) {
+            const int other = a == last ? b : a;
+            switch (op) {
+            case Opcode::load_add: return emit_operation(Opcode::add, other);
+            case Opcode::load_multiply: return emit_operation(other == last ? Opcode::square : Opcode::multiply, other);
+            case Opcode::load_subtract:
+                return emit_operation(a == last ? Opcode::subtract : Opcode::subtract_from, other);
+            default: break;
+            }
+        }
+        emit_operation(op, a, b);
+    }
+    bool is_constant(int slot) const { return slot >= int(buffers_) && slot < int(buffers_ + constants_); }
+    // In the form for constants, if there is one.
+    void emit_operation(Opcode op, int a, int b = 0) {
+        const auto with_constant = [&](Opcode form) {
+            if (!is_constant(a)) std::swap(a, b);  // the factors of a product
+            if (is_constant(a)) op = form;
+        };
+        switch (op) {
+        case Opcode::add:
+            if (is_constant(a)) op = Opcode::add_constant;
+            break;
+        case Opcode::multiply:
+            if (is_constant(a)) op = Opcode::multiply_constant;
+            break;
+        case Opcode::load_multiply:
+            if (a == b) op = Opcode::load_square;
+            with_constant(Opcode::load_multiply_constant);
+            break;
+        case Opcode::add_product: with_constant(Opcode::add_product_constant); break;
+        case Opcode::subtract_product: with_constant(Opcode::subtract_product_constant); break;
+        case Opcode::product_subtract: with_constant(Opcode::product_subtract_constant); break;
+        case Opcode::product_divide: with_constant(Opcode::product_divide_constant); break;
+        case Opcode::multiply_add:
+            if (is_constant(a) && is_constant(b)) op = Opcode::multiply_add_constants;
+            break;
+        default: break;
+        }
         code_.push_back({op, std::uint16_t(a), std::uint16_t(b)});
     }
     int take_scratch() {

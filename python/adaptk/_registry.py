@@ -245,6 +245,11 @@ _rules = {r["name"]: _made_of(r) for r in _core.registry()}
 RULES: Mapping[str, Rule] = MappingProxyType(_rules)
 
 
+def rule_of(key: str) -> Rule:
+    """The rule of this key (:attr:`Rule.key`), registered or not."""
+    return _made_at_run_time[key] if "@" in key else RULES[key]
+
+
 def add(rule: Rule) -> None:
     """Enter a rule that was made at run time, in the place of one of its name."""
     _rules[rule.name] = rule

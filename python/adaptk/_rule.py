@@ -40,6 +40,8 @@ class TracedRule:
     name : str
     Optimizer : type
         Its optimizer class, like :class:`Adam`.
+    torch : type
+        Its optimizer class for PyTorch, like :class:`adaptk.torch.Lion`.
 
     Notes
     -----
@@ -80,6 +82,13 @@ class TracedRule:
 
     @property
     def Optimizer(self) -> type[Optimizer]:
+        return class_of_made(self.rule)
+
+    @property
+    def torch(self) -> Any:
+        """Its optimizer class for PyTorch, like :class:`adaptk.torch.Lion`."""
+        from adaptk.torch import class_of_made
+
         return class_of_made(self.rule)
 
     def to_bytes(self) -> bytes:

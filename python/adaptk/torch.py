@@ -54,7 +54,7 @@ from torch.autograd.profiler import record_function
 
 from adaptk import _core, _torch_private, formats
 from adaptk._optimizer import StepInfo
-from adaptk._registry import RULES, Rule, State
+from adaptk._registry import RULES, Rule, State, rule_of
 from adaptk._torch_private import face as _face
 
 try:
@@ -371,7 +371,7 @@ class _Fused(torch.optim.Optimizer):
         """Ranges are narrower here and there than those that torch's constructors refuse by themselves."""
         rule, values = self._rule(group)
         try:
-            _core.check_hyperparameters(rule, {**RULES[rule].defaults(), **{k: _plain(v) for k, v in values.items()}})
+            _core.check_hyperparameters(rule, {**rule_of(rule).defaults(), **{k: _plain(v) for k, v in values.items()}})
         except ValueError as e:
             name, colon, rest = str(e).partition(":")
             raise ValueError(self._torchs_names.get(name, name) + colon + rest) from None
@@ -397,7 +397,7 @@ class _Fused(torch.optim.Optimizer):
 
     def _check_storage_options(self, group: Group) -> None:
         if group.get("state_dtype") is not None:
-            formats.check_state_dtype(group["state_dtype"], RULES[self._rule(group)[0]].states)
+            formats.check_state_dtype(group["state_dtype"], rule_of(self._rule(group)[0]).states)
         formats.check_min_8bit_size(group.get("min_8bit_size", 0))
         formats.check_seed(group.get("seed", 0))
         if formats.check_param_format(group.get("param_format")) is not None:
@@ -492,7 +492,7 @@ class _Fused(torch.optim.Optimizer):
                 raise ValueError(
                     f"state_dict['param_groups'][{k}] has no {', '.join(map(repr, watched.absent))}{remedy}"
                 )
-            arrays = [] if rule == "sgd" else [s.name for s in RULES[rule].states]
+            arrays = [] if rule == "sgd" else [s.name for s in rule_of(rule).states]
             # As torch has it, the momentum of SGD is in the state once it has seen a gradient.
             expected = [] if isinstance(self, torch.optim.SGD) else [*_starts(rule), *arrays]
             for i, p in zip(loaded["params"], own["params"], strict=True):
@@ -805,7 +805,7 @@ class _Fused(torch.optim.Optimizer):
             raise RuntimeError(f"{where}: an inference tensor, which is not updated outside of torch.inference_mode()")
         if p.grad is not None and p.grad.layout != torch.strided:
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients ({where})")
-        rule = RULES[name]
+        rule = rule_of(name)
         odd = _is_sharded(p) or p.is_complex() or not _is_dense(p)
         if odd and _overlaps_itself(_local(p)):
             raise RuntimeError(f"{where}: several of its elements are at one address, as in an expanded tensor")
@@ -1232,7 +1232,7 @@ class _Own(_Fused):
                 group.setdefault(name, value)
 
     def __init__(self, params: Any, lr: float | Tensor | None = None, *, convention: str = "book", **options: Any):
-        rule = RULES[self._name]
+        rule = rule_of(self._name)
         defaults: Group = {k: v for k, v in rule.defaults(convention).items() if k != "grad_scale"}
         preset = rule.initial_states(convention)
         defaults.update({s.option: preset[s.name] for s in rule.states if s.option is not None})
@@ -1245,14 +1245,14 @@ class _Own(_Fused):
     _torchs_names: Mapping[str, str] = {}
 
     def _check_values(self, group: Group) -> None:
-        defaults = RULES[self._name].defaults()
+        defaults = rule_of(self._name).defaults()
         _core.check_hyperparameters(self._name, {k: _plain(group.get(k, default)) for k, default in defaults.items()})
 
     def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
         return self._name, group
 
     def _initial(self, name: str, group: Group) -> float:
-        rule = RULES[self._name]
+        rule = rule_of(self._name)
         values = {h.name: float(_plain(group.get(h.name, h.default))) for h in rule.hyperparameters}
         options = {s.option: float(group[s.option]) for s in rule.states if s.option in group}
         return rule.initial_states("book", values, options)[name]
@@ -1514,35 +1514,73 @@ def _formula(rule: Rule) -> list[str]:
     return [f"`{rule.name}`, {rule.source}::", "", *("    " + line for line in rule.formula.splitlines()), ""]
 
 
+_PARAMS = [
+    "Parameters",
+    "----------",
+    "params : iterable of torch.Tensor or of param groups",
+    "    Of any shape; float32, float64, bfloat16, float16, complex64 or complex128; DTensors too.",
+]
+
+
+def _document_own(own: type[_Own]) -> None:
+    rule = rule_of(own._name)
+    lines = [rule.summary, "", *_formula(rule), *_PARAMS]
+    lines += ["convention : {'book', 'torch', 'keras', 'tf1', 'optax'}", "    Whose defaults to take."]
+    for h in rule.hyperparameters:
+        if h.name != "grad_scale":
+            kind = "bool" if h.range == "bool" else f"float in {h.range}"
+            lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[:1].upper()}{h.meaning[1:]}."]
+    own.__doc__ = "\n".join([*lines, *_STORAGE_DOC, "", *_RAISES, _example(own.__name__)])
+    own.__signature__ = _own_signature(rule)  # type: ignore[attr-defined]
+
+
 def _document() -> None:
-    params = [
-        "Parameters",
-        "----------",
-        "params : iterable of torch.Tensor or of param groups",
-        "    Of any shape; float32, float64, bfloat16, float16, complex64 or complex128; DTensors too.",
-    ]
     for cls in _TORCHS:
         name = cls.__name__
         lines = [f":class:`torch.optim.{name}` with a fused step: the same arguments, param groups and states.", ""]
         for rule_name in _RULES_OF[name]:
             lines += _formula(RULES[rule_name])
-        lines += [*params, "others"]
+        lines += [*_PARAMS, "others"]
         lines += [f"    As :class:`torch.optim.{name}` takes them; the module says what differs."]
         lines += [*_STORAGE_DOC, ""]
         cls.__doc__ = "\n".join([*lines, *_RAISES, _example(name)])
     for own in _OWN:
-        rule = RULES[own._name]
-        lines = [rule.summary, "", *_formula(rule), *params]
-        lines += ["convention : {'book', 'torch', 'keras', 'tf1', 'optax'}", "    Whose defaults to take."]
-        for h in rule.hyperparameters:
-            if h.name != "grad_scale":
-                kind = "bool" if h.range == "bool" else f"float in {h.range}"
-                lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[0].upper()}{h.meaning[1:]}."]
-        own.__doc__ = "\n".join([*lines, *_STORAGE_DOC, "", *_RAISES, _example(own.__name__)])
-        own.__signature__ = _own_signature(rule)  # type: ignore[attr-defined]
+        _document_own(own)
 
 
 _document()
+
+
+# Rules that were made at run time (adaptk.rule).
+
+
+class _Made(_Own):
+    """Base of their classes, which no module has a name for."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        rule = rule_of(self._name)
+        if type(self) is not class_of_made(rule):
+            return super().__reduce_ex__(protocol)
+        return _empty_optimizer, (rule,), self.__getstate__()
+
+
+def _empty_optimizer(rule: Rule) -> _Made:
+    return object.__new__(class_of_made(rule))
+
+
+_classes_of_made: dict[str, type[_Made]] = {}
+
+
+def class_of_made(rule: Rule) -> type[_Made]:
+    """The class of a rule, always the same one."""
+    found = _classes_of_made.get(rule.key)
+    if found is None:
+        made = type(rule.class_names[0], (_Made,), {"__module__": __name__, "_name": rule.key})
+        made.__init__ = _checked(made.__init__)  # type: ignore[misc]
+        _document_own(made)
+        found = _classes_of_made.setdefault(rule.key, made)
+    return found
+
 
 __all__ = [*(c.__name__ for c in (*_TORCHS, *_OWN)), "ReleasedGradients", "release_gradients"]
 
