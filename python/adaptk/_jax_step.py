@@ -32,7 +32,7 @@ except ImportError as error:
     ) from error
 
 try:
-    from optax import GradientTransformation as _Pair
+    from optax import GradientTransformationExtraArgs as _Pair
 except ImportError:
 
     class _Pair(NamedTuple):  # type: ignore[no-redef]
@@ -423,6 +423,8 @@ _OWN_OPTIONS = ("convention", "packed", "state_dtype", "min_8bit_size", "seed")
 class _Steps:
     """A rule with its hyperparameters."""
 
+    made_of: tuple[str, Mapping[str, Any]]  # what makes it again
+
     def __init__(
         self,
         rule: Rule,
@@ -642,8 +644,8 @@ class _Steps:
 class GradientTransformation(_Pair):
     """A rule as optax's pair of ``init`` and ``update``, with an in-place step, :meth:`apply`.
 
-    A subclass of optax's ``GradientTransformation`` if optax is installed, else a named tuple with the same two fields.
-    Returned by the functions of :mod:`adaptk.jax`.
+    A subclass of optax's ``GradientTransformationExtraArgs`` if optax is installed, else a named tuple with the same
+    two fields. Returned by the functions of :mod:`adaptk.jax`.
 
     Attributes
     ----------
@@ -657,18 +659,15 @@ class GradientTransformation(_Pair):
         dtypes, so that ``optax.apply_updates`` equals :meth:`apply` up to their rounding.
     """
 
-    _steps: _Steps
-    _options: tuple[str, Mapping[str, Any]]
+    __slots__ = ()
 
-    def __new__(cls, rule: str, options: Mapping[str, Any]) -> GradientTransformation:
-        """The rule of this name; `options` are the arguments of its function."""
-        rest = dict(options)
-        own = {name: rest.pop(name) for name in _OWN_OPTIONS if name in rest}
-        steps = _Steps(RULES[rule], rest, **own)
-        self: GradientTransformation = tuple.__new__(cls, (steps.init, steps.update))
-        self._steps = steps
-        self._options = (rule, dict(options))
-        return self
+    @property
+    def _steps(self) -> _Steps:
+        """What both functions belong to. There is no other attribute: JAX and ``_replace`` make anew from the two."""
+        steps: Any = getattr(self.init, "__self__", None)
+        if not isinstance(steps, _Steps) or getattr(self.update, "__self__", None) is not steps:
+            raise TypeError("init or update is another function than the rule's, and what apply would be is not known")
+        return cast("_Steps", steps)
 
     def apply(self, params: Any, grads: Any, state: Any) -> tuple[Any, Any]:
         """Take a step in place.
@@ -719,14 +718,26 @@ class GradientTransformation(_Pair):
     @property
     def rule(self) -> str:
         """The name of the rule."""
-        return self._options[0]
+        return self._steps.rule.name
 
     def __repr__(self) -> str:
-        rule, options = self._options
+        try:
+            rule, options = self._steps.made_of
+        except TypeError:
+            return f"GradientTransformation(init={self.init!r}, update={self.update!r})"
         return f"adaptk.jax.{rule}({', '.join(f'{n}={v!r}' for n, v in options.items())})"
 
     def __reduce__(self) -> Any:
-        return GradientTransformation, self._options
+        return _transformation, self._steps.made_of
+
+
+def _transformation(rule: str, options: Mapping[str, Any]) -> GradientTransformation:
+    """The rule of this name; `options` are the arguments of its function."""
+    rest = dict(options)
+    own = {name: rest.pop(name) for name in _OWN_OPTIONS if name in rest}
+    steps = _Steps(RULES[rule], rest, **own)
+    steps.made_of = (rule, dict(options))
+    return GradientTransformation(steps.init, steps.update)
 
 
 def make_function(rule: Rule) -> Callable[..., GradientTransformation]:
@@ -740,7 +751,7 @@ def make_function(rule: Rule) -> Callable[..., GradientTransformation]:
             unknown = next((name for name in kwargs if name not in signature.parameters), None)
             takes = ", ".join(signature.parameters)
             raise TypeError(f"{rule.name}() {error}{hint(unknown, signature.parameters)}; it takes {takes}") from None
-        return GradientTransformation(rule.name, given)
+        return _transformation(rule.name, given)
 
     function.__name__ = function.__qualname__ = rule.name
     function.__module__ = "adaptk.jax"
