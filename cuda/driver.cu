@@ -336,7 +336,8 @@ struct Batch {
             out.buffer[b] = t.buffer[b];
             out.format[b] = std::uint8_t(t.format[b]);
             addresses |= reinterpret_cast<std::uintptr_t>(t.buffer[b]);
-            side.scales[b] = t.scales[b];
+            side.of_buffer[b] = t.side[b];
+            if (info_of(t.format[b]).split) addresses |= reinterpret_cast<std::uintptr_t>(t.side[b]);
             sided = sided || !is_plain(t.format[b]);
         }
         out.size = t.size;
@@ -524,7 +525,7 @@ class StepBuilder {
         for (std::uint32_t i = 0; i < s_.segments.size(); ++i) {
             const Segment& g = s_.segments[i];
             for (std::size_t k = 0; k < g.count; ++k, ++source) {
-                const ParamUpdate t = g.stored(s_.tensors[source]);
+                const ParamUpdate& t = s_.tensors[source];
                 if (with_norm_) norm_.add(t, same_scale_ ? 1.0 : own_scale(g));
                 if (t.size == 0 && !on_device_) continue;
                 Batch& b = batch_of(batches_, kernels_of(*g.rule), t.compute(), stored_otherwise(t, g.rule->buffers()));

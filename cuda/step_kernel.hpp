@@ -104,7 +104,7 @@ template <class R, class T> struct SecondBuffer {
     using Formats = GradientFormats;
 };
 
-// `side` and `key` are for formats with scales or random bits; without any, null and 0.
+// `side` and `key` are for formats with scales, lost bits or random bits; without any, null and 0.
 template <class R, class T>
 ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor& t, const Side* side,
                                    std::uint64_t key, std::int64_t first, int lane) {
@@ -127,7 +127,7 @@ ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor
         float scale = 0.0f;
         if (side == nullptr) return scale;
         with_format(formats, t.format[b],
-                    [&]<class F>(Tag<F>) { scale = load_scale<F>(side->scales[b], first, place); });
+                    [&]<class F>(Tag<F>) { scale = load_scale<F>(side->of_buffer[b], first, place); });
         return scale;
     };
     float scale[2 + n] = {0.0f, scale_of(1, Second{})};
@@ -137,14 +137,15 @@ ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor
     load<T, Second>(of_g, t.buffer[1], bytes_of(t.format[1]), first, place);
 #pragma unroll
     for (int i = 0; i < states; ++i) load<T, States>(of_s[i], t.buffer[2 + i], bytes_of(t.format[2 + i]), first, place);
-    unpack<Params>(p, of_p, t.format[0], 0.0f, lane);
+    unpack<Params>(p, of_p, t.format[0], 0.0f, lane,
+                   Beside{side == nullptr ? nullptr : side->of_buffer[0], first, place});
     unpack<Second>(g, of_g, t.format[1], scale[1], lane);
 #pragma unroll
     for (int i = 0; i < states; ++i) unpack<States>(s[i], of_s[i], t.format[2 + i], scale[2 + i], lane);
     update<R>(c, p, g, s, std::make_index_sequence<state_count<R>>{});
     const auto side_of = [&](int b) {
         if (side == nullptr) return StateSide{nullptr, 0};
-        return StateSide{side->scales[b], buffer_key(key, side->number, std::uint32_t(b))};
+        return StateSide{side->of_buffer[b], buffer_key(key, side->number, std::uint32_t(b))};
     };
     store<Params>(p, t.buffer[0], t.format[0], side_of(0), first, place);
 #pragma unroll

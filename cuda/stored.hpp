@@ -43,11 +43,11 @@ using GradientFormats = typename Chosen<IsGradient, Formats>::type;
 
 // What is computed in T.
 template <class T> struct Computes {
-    template <class F> struct OfStates : std::is_same<typename F::Compute, T> {};
+    template <class F>
+    struct OfStates : std::bool_constant<!SplitFormat<F> && std::is_same_v<typename F::Compute, T>> {};
     template <class F>
     struct OfParams : std::bool_constant<!BlockFormat<F> && std::is_same_v<typename F::Compute, T>> {};
-    template <class F>
-    struct OfBoth : std::bool_constant<ElementFormat<F> || std::is_same_v<typename F::Compute, T>> {};
+    template <class F> struct OfBoth : std::bool_constant<ElementFormat<F> || OfStates<F>::value> {};
     using States = typename Chosen<OfStates, Formats>::type;
     using Params = typename Chosen<OfParams, Formats>::type;
     using GradientsAndStates = typename Chosen<OfBoth, Formats>::type;
@@ -238,13 +238,10 @@ template <class List> ADAPTK_DEVICE Vector exchange_codes(const Vector& v, int b
 }
 
 // The k-th of a lane's elements as the code that it is stored as, from vectors that have been exchanged.
-template <class F> ADAPTK_DEVICE std::uint32_t code_of(const Vector& w, int k) {
-    if constexpr (element_bytes<F> == 2) {
-        return (w.word[k / 2] >> (16 * (k % 2))) & 0xffffu;
-    } else {
-        const std::uint32_t byte = w.word[k / 4] >> (8 * (k % 4));
-        return std::is_signed_v<typename F::Element> ? std::uint32_t(std::int32_t(std::int8_t(byte))) : byte & 0xffu;
-    }
+template <class E> ADAPTK_DEVICE std::uint32_t code_of(const Vector& w, int k) {
+    constexpr int bits = 8 * int(sizeof(E)), n = 32 / bits;
+    const std::uint32_t word = w.word[k / n] >> (bits * (k % n));
+    return std::is_signed_v<E> ? std::uint32_t(std::int32_t(E(word))) : word & ((1u << bits) - 1);
 }
 
 template <class F> ADAPTK_DEVICE float decoded(std::uint32_t code, [[maybe_unused]] float scale) {
@@ -267,9 +264,21 @@ template <class L> using Narrow = typename Chosen<IsNarrow, L>::type;
 // Words are exchanged, and vectors loaded and stored, by the size of a format's elements; only what is particular to a
 // format is compiled for each of them.
 
+template <class F> struct IsSplit : std::bool_constant<SplitFormat<F>> {};
+template <class L> using Splits = typename Chosen<IsSplit, L>::type;
+
+// What lies beside the elements of a param; null if it is not split.
+struct Beside {
+    void* of_buffer;
+    std::int64_t first;
+    const Place& place;
+};
+struct Nothing {};
+
 // The lane's elements, in the order of its vectors of the compute type. `scale`: as load_scale() has it.
-template <class List, class T>
-ADAPTK_DEVICE void unpack(T (&x)[per_lane], const Vector (&v)[vectors<T>], std::uint8_t format, float scale, int lane) {
+template <class List, class T, class Side = Nothing>
+ADAPTK_DEVICE void unpack(T (&x)[per_lane], const Vector (&v)[vectors<T>], std::uint8_t format, float scale, int lane,
+                          [[maybe_unused]] const Side& beside = {}) {
     const int bytes = bytes_of(format);
     if (bytes >= int(sizeof(T))) {
         // load_wider() has rounded what is wider.
@@ -290,24 +299,41 @@ ADAPTK_DEVICE void unpack(T (&x)[per_lane], const Vector (&v)[vectors<T>], std::
     }
     if constexpr (Narrow<List>::size > 0) {
         Vector w = v[0];
+        // Loaded before anything is waited for.
+        [[maybe_unused]] Vector lost[1] = {};
+        if constexpr (Splits<List>::size > 0) {
+            if (beside.of_buffer != nullptr)
+                with_format(Splits<List>{}, format, [&]<class F>(Tag<F>) {
+                    load_vectors<int(sizeof(typename F::Side))>(lost, beside.of_buffer, beside.first, beside.place);
+                });
+        }
         // Vectors of float64 hold two elements, which a word of 16 bits holds too: the words that stay go first.
         if constexpr (sizeof(T) == 8) w = {{w.word[0], w.word[2], w.word[1], w.word[3]}};
         w = exchange_codes<List>(w, bytes, lane);
         with_format(Narrow<List>{}, format, [&]<class F>(Tag<F>) {
-            float all = 0.0f;
-            if constexpr (BlockFormat<F>) all = __shfl_sync(0xffffffffu, scale, lane / lanes_of<F> * lanes_of<F>);
+            if constexpr (SplitFormat<F>) {
+                using S = typename F::Side;
+                const Vector s = sizeof(S) == 2 ? exchange(lost[0], lane) : exchange_short(lost[0], lane);
 #pragma unroll
-            for (int k = 0; k < per_lane; ++k) x[k] = T(decoded<F>(code_of<F>(w, k), all));
+                for (int k = 0; k < per_lane; ++k)
+                    x[k] = F::template decode<OneLane>(code_of<typename F::Element>(w, k), code_of<S>(s, k));
+                return;
+            } else {
+                float all = 0.0f;
+                if constexpr (BlockFormat<F>) all = __shfl_sync(0xffffffffu, scale, lane / lanes_of<F> * lanes_of<F>);
+#pragma unroll
+                for (int k = 0; k < per_lane; ++k) x[k] = T(decoded<F>(code_of<typename F::Element>(w, k), all));
+            }
         });
     }
 }
 
 // Codes of the lane's elements, as words.
-template <class F, class Code> ADAPTK_DEVICE Vector packed(const Code& code) {
+template <class E, class Code> ADAPTK_DEVICE Vector packed(const Code& code) {
     Vector w = {};
 #pragma unroll
     for (int k = 0; k < per_lane; ++k) {
-        if constexpr (element_bytes<F> == 2) {
+        if constexpr (sizeof(E) == 2) {
             w.word[k / 2] |= (code(k) & 0xffffu) << (16 * (k % 2));
         } else {
             w.word[k / 4] |= (code(k) & 0xffu) << (8 * (k % 4));
@@ -359,20 +385,20 @@ template <class F> ADAPTK_DEVICE float largest_finite(const float (&x)[per_lane]
     return from_bits(most);
 }
 
-// What is known of a stored state beside its elements.
+// What is known of a stored param or state beside its elements.
 struct StateSide {
-    float* scales;      // of the tensor's blocks
+    void* of_buffer;    // the scales of the tensor's blocks, or lost bits
     std::uint64_t key;  // of its random bits
 };
 
 // The scale of the block that a lane's elements are in.
-template <class F> ADAPTK_DEVICE float* scale_at(float* scales, std::int64_t first, const Place& place) {
-    return scales + (first + 16 * (place.lane / 2)) / std::int64_t(F::block);
+template <class F> ADAPTK_DEVICE float* scale_at(void* scales, std::int64_t first, const Place& place) {
+    return static_cast<float*>(scales) + (first + 16 * (place.lane / 2)) / std::int64_t(F::block);
 }
 
 // Scales are loaded by the lanes that will write them, and shared with the others of the block when they are needed.
 template <class F>
-ADAPTK_DEVICE float load_scale([[maybe_unused]] float* scales, std::int64_t first, const Place& place) {
+ADAPTK_DEVICE float load_scale([[maybe_unused]] void* scales, std::int64_t first, const Place& place) {
     if constexpr (BlockFormat<F>) {
         if (place.lane % lanes_of<F> == 0 && 16 * (place.lane / 2) < place.left)
             return __ldcg(scale_at<F>(scales, first, place));
@@ -383,6 +409,7 @@ ADAPTK_DEVICE float load_scale([[maybe_unused]] float* scales, std::int64_t firs
 template <class F>
 ADAPTK_DEVICE Vector encoded(const float (&x)[per_lane], const StateSide& side, std::int64_t first,
                              const Place& place) {
+    using E = typename F::Element;
     const int lane = place.lane;
     if constexpr (BlockFormat<F>) {
         // A block that the tensor ends in is as if zeros followed.
@@ -399,15 +426,24 @@ ADAPTK_DEVICE Vector encoded(const float (&x)[per_lane], const StateSide& side, 
             }
         }
         if (lane % lanes_of<F> == 0 && 16 * (lane / 2) < place.left)
-            __stcg(scale_at<F>(side.scales, first, place), scale);
+            __stcg(scale_at<F>(side.of_buffer, first, place), scale);
         const float factor = F::factor(lifted);
         const RandomnessOf<F> random(side.key, first, lane);
-        return packed<F>([&](int k) { return F::template encode<OneLane>(y[k], factor, random(lane, k)); });
+        return packed<E>([&](int k) { return F::template encode<OneLane>(y[k], factor, random(lane, k)); });
+    } else if constexpr (SplitFormat<F>) {
+        using Side = typename F::Side;
+        SplitCode<OneLane> split[per_lane];
+#pragma unroll
+        for (int k = 0; k < per_lane; ++k) split[k] = F::template encode<OneLane>(x[k]);
+        Vector beside[1] = {packed<Side>([&](int k) { return split[k].side; })};
+        beside[0] = sizeof(Side) == 2 ? exchange(beside[0], place.lane) : exchange_short(beside[0], place.lane);
+        store_vectors<int(sizeof(Side))>(beside, side.of_buffer, first, place);
+        return packed<E>([&](int k) { return split[k].code; });
     } else if constexpr (StochasticFormat<F>) {
         const RandomnessOf<F> random(side.key, first, lane);
-        return packed<F>([&](int k) { return F::template encode<OneLane>(x[k], random(lane, k)); });
+        return packed<E>([&](int k) { return F::template encode<OneLane>(x[k], random(lane, k)); });
     } else {
-        return packed<F>([&](int k) { return std::uint32_t(F::encode(x[k])); });
+        return packed<E>([&](int k) { return std::uint32_t(F::encode(x[k])); });
     }
 }
 

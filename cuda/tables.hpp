@@ -22,9 +22,9 @@ struct alignas(16) Tensor {
     std::uint8_t format[max_buffers];  // by the numbers of detail::Format
 };
 
-// What lies beside the buffers of one parameter, if any of them has a format with scales or random bits.
+// What lies beside the buffers of one parameter, if any of them has a format with scales, lost bits or random bits.
 struct Side {
-    float* scales[max_buffers];
+    void* of_buffer[max_buffers];
     std::uint32_t number;  // of the parameter, for random bits
 };
 

@@ -211,8 +211,8 @@ BAD: dict[str, tuple[int, str, Callable[[formats.Stored], Any]]] = {
         lambda s: stored(s, data=tensor(300, dtype=np.int8)),
     ),
     "an unknown dtype": (
-        *(INVALID_TYPE, ", data: dtype int16, expected float32"),
-        lambda s: stored(s, data=c_abi.tensor(s.data, code=0, bits=16)),
+        *(INVALID_TYPE, ", data: dtype int32, expected float32"),
+        lambda s: stored(s, data=c_abi.tensor(s.data, code=0, bits=32)),
     ),
     "float64": (INVALID_TYPE, ": dtype float64, expected float32", lambda s: stored(np.zeros((20, 15)))),
     "no scales": (INVALID_ARGUMENT, ", scales: NULL", lambda s: stored(s, scales=None)),

@@ -148,7 +148,7 @@ def test_a_run_goes_on_with_the_same_bits(again: str) -> None:
 
 
 REFUSED: list[tuple[Any, type[Exception], str]] = [
-    ("kahan", ValueError, "param_format: 'kahan' is unknown; expected 'sr' or None"),
+    ("nearest", ValueError, "param_format: 'nearest' is unknown; expected 'sr', .*'kahan' or None"),
     (1, TypeError, "param_format: expected a str or None, got int"),
 ]
 
@@ -165,15 +165,3 @@ def test_what_is_refused(value: Any, error: type[Exception], message: str) -> No
         opt.add_param_group({"params": [numbers(2)], "param_format": value})
     assert len(opt.param_groups) == 1
     opt.step([grad])
-
-
-def test_float16_is_refused() -> None:
-    half = np.ones(3, np.float16)
-    message = r"param: dtype float16 cannot be rounded stochastically; param_format='sr' is for bfloat16"
-    with pytest.raises(TypeError, match=message):
-        adaptk.ops.sgd(half, half.copy(), step=1, param_format="sr")
-    with pytest.raises(TypeError, match=message.replace("param:", r"param\[1\]:")):
-        adaptk.ops.sgd([numbers(3), half], [numbers(3), half.copy()], step=1, param_format="sr")
-    with pytest.raises(TypeError, match=message.replace("param:", r"params\[0\]:")):
-        adaptk.SGD([half], param_format="sr")
-    assert (half == 1).all()

@@ -83,7 +83,7 @@ def test_groups_and_saved_states() -> None:
     [
         (torch.bfloat16, "x", ValueError, "param_format: 'x' is unknown"),
         (torch.bfloat16, 3, TypeError, "param_format: expected a str or None, got int"),
-        (torch.float16, "sr", TypeError, r"params\[0\]: dtype float16 cannot be rounded stochastically"),
+        (torch.float16, "kahan", TypeError, r"params\[0\]: dtype float16 cannot be stored as 'kahan', which is for"),
     ],
 )
 def test_refusals(dtype: Any, value: Any, error: type[Exception], message: str) -> None:

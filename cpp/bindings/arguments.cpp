@@ -134,13 +134,17 @@ std::uint64_t seed_value(PyObject* value) {
     return seed;
 }
 
-bool stochastic_params_value(PyObject* value) {
-    if (value == Py_None) return false;
+ParamFormat param_format_value(PyObject* value) {
+    if (value == Py_None) return ParamFormat::plain;
     if (PyUnicode_Check(value) == 0)
         fail(PyExc_TypeError, "param_format: expected a str or None, got " + type_name(value));
-    if (PyUnicode_CompareWithASCIIString(value, "sr") == 0) return true;
+    std::string known;
+    for (std::size_t i = 1; i < detail::param_format_count; ++i) {
+        if (PyUnicode_CompareWithASCIIString(value, detail::param_format_names[i]) == 0) return ParamFormat(i);
+        known += std::string(i > 1 ? ", '" : "'") + detail::param_format_names[i] + "'";
+    }
     fail(PyExc_ValueError,
-         "param_format: " + py::repr(value).cast<std::string>() + " is unknown; expected 'sr' or None");
+         "param_format: " + py::repr(value).cast<std::string>() + " is unknown; expected " + known + " or None");
 }
 
 std::int64_t count_value(PyObject* value, const std::string& name) {

@@ -45,8 +45,8 @@ double hyper_value(PyObject* value, const Hyperparameter& info);
 std::int64_t step_value(PyObject* value);
 // Of stochastic rounding: in [0, 2**64).
 std::uint64_t seed_value(PyObject* value);
-// Of param_format: whether params are rounded stochastically.
-bool stochastic_params_value(PyObject* value);
+using detail::ParamFormat;
+ParamFormat param_format_value(PyObject* value);
 // The norm of gradients, if it is given: >= 0, inf or NaN.
 std::optional<double> norm_value(PyObject* value);
 bool bool_value(PyObject* value, const char* name);

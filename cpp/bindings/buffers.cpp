@@ -19,6 +19,7 @@ namespace {
 // NumPy's type numbers and array flags (part of its stable ABI).
 constexpr int npy_byte = 1;
 constexpr int npy_ubyte = 2;
+constexpr int npy_short = 3;
 constexpr int npy_float = 11;
 constexpr int npy_double = 12;
 constexpr int npy_half = 23;
@@ -66,22 +67,15 @@ bool is_bfloat16(const DescrProxy* descr) {
     return true;
 }
 
-// The first format of the list that has codes of this dtype.
-bool code_dtype(const DescrProxy* descr, Format& out) {
-    for (const detail::FormatInfo& f : detail::formats())
-        if (f.block > 1 && f.dlpack_code == (descr->type_num == npy_byte ? code_int : code_uint))
-            return out = f.id, true;
-    return false;
-}
-
 bool numpy_dtype(const DescrProxy* descr, bool codes, Format& out) {
     if (descr->byteorder == '>') return false;
     switch (descr->type_num) {
     case npy_float: out = Format::float32; return true;
     case npy_double: out = Format::float64; return true;
     case npy_half: out = Format::float16; return true;
-    case npy_byte:
-    case npy_ubyte: return codes && code_dtype(descr, out);
+    case npy_byte: return codes && detail::element_type({detail::code_int, 8, 1}, true, out);
+    case npy_ubyte: return codes && detail::element_type({detail::code_uint, 8, 1}, true, out);
+    case npy_short: return codes && detail::element_type({detail::code_int, 16, 1}, true, out);
     default: break;
     }
     if (descr->type_num >= npy_first_user_type && is_bfloat16(descr)) {

@@ -23,6 +23,7 @@ struct Call {
     const RuleNames& names;
     PyObject* buffer[max_buffers] = {};
     detail::Segment segment;
+    ParamFormat param_format = ParamFormat::plain;
     bool has_step = false;
     PyObject* device_step = nullptr;
     std::vector<DeviceValue> device_values;
@@ -80,7 +81,7 @@ bool Call::option(PyObject* name, PyObject* value, bool identity) {
     } else if (is(seed_name)) {
         segment.seed = seed_value(value);
     } else if (is(param_format_name)) {
-        segment.stochastic_params = stochastic_params_value(value);
+        param_format = param_format_value(value);
     } else if (is(zero_grad_name)) {
         zero_grad = bool_value(value, "zero_grad");
     } else if (is(copy_out_name)) {
@@ -127,13 +128,17 @@ void Call::keyword(PyObject* name, PyObject* value) {
     throw py::error_already_set();
 }
 
-// Takes and checks the buffers of one tensor; `scales` collects those of states that have some.
-void take_tensor(const RuleNames& names, PyObject* const* objects, py::ssize_t index, View* v,
-                 std::vector<View>& scales, ParamUpdate& out, WorkStream& work) {
+// Takes and checks the buffers of one tensor; `sides` collects those beside a param or a state.
+void take_tensor(const RuleNames& names, ParamFormat param_format, PyObject* const* objects, py::ssize_t index, View* v,
+                 std::vector<View>& sides, ParamUpdate& out, WorkStream& work) {
     for (std::size_t b = 0; b < names.buffers; ++b) {
         const ArgName name{names.buffer_text[b], index};
         if (b >= 2 && PyTuple_Check(objects[b])) {
-            out.set(b, take_state(objects[b], name, v[0], v[b], scales.emplace_back(), work));
+            out.set(b, take_state(objects[b], name, v[0], v[b], sides.emplace_back(), work));
+            continue;
+        }
+        if (b == 0 && param_format != ParamFormat::plain) {
+            out.set(0, take_param(objects[0], name, param_format, v[0], sides.emplace_back(), work));
             continue;
         }
         View::take(objects[b], name, v[b], work);
@@ -149,15 +154,7 @@ void take_tensor(const RuleNames& names, PyObject* const* objects, py::ssize_t i
     out.size = v[0].size;
 }
 
-// Params of 32 and 64 bits are not affected.
-void check_stochastic_param(const View& v, py::ssize_t index) {
-    const detail::FormatInfo& f = detail::info_of(v.dtype);
-    if (f.bytes == 2 && f.stochastic_twin == f.id)
-        fail(PyExc_TypeError, ArgName{"param", index}.text() + ": dtype " + f.name +
-                                  " cannot be rounded stochastically; param_format='sr' is for bfloat16");
-}
-
-// Memory of a buffer, or of its scales.
+// Memory of a buffer, or of what lies beside it.
 struct Extent {
     std::uintptr_t begin, end;
     std::size_t buffer;
@@ -178,9 +175,9 @@ void check_own_overlap(const RuleNames& names, const ParamUpdate& t, const detai
     for (std::size_t b = 0; b < names.buffers; ++b) {
         const auto begin = reinterpret_cast<std::uintptr_t>(t.buffer[b]);
         memory[n++] = {begin, begin + t.bytes(b), b};
-        if (t.scales[b] == nullptr) continue;
-        const auto scales = reinterpret_cast<std::uintptr_t>(t.scales[b]);
-        memory[n++] = {scales, scales + scale_count(t.format[b], t.size) * sizeof(float), b};
+        if (t.side[b] == nullptr) continue;
+        const auto side = reinterpret_cast<std::uintptr_t>(t.side[b]);
+        memory[n++] = {side, side + side_bytes(t.format[b], t.size), b};
     }
     for (std::size_t x = 0; x < n; ++x) {
         for (std::size_t y = x + 1; y < n; ++y) {
@@ -279,10 +276,9 @@ class EpilogueBuffers {
 void run_one(Call& call) {
     const RuleNames& names = call.names;
     View views[max_buffers];
-    std::vector<View> scales;
+    std::vector<View> sides;
     ParamUpdate tensor;
-    take_tensor(names, call.buffer, -1, views, scales, tensor, call.work);
-    if (call.segment.stochastic_params) check_stochastic_param(views[0], -1);
+    take_tensor(names, call.param_format, call.buffer, -1, views, sides, tensor, call.work);
     if (!call.has_epilogue()) {
         check_own_overlap(names, tensor, nullptr);
         run(call, {&tensor, 1}, views[0].device, tensor.size);
@@ -293,6 +289,13 @@ void run_one(Call& call) {
     beside.take(0, -1, views[0], call.work);
     check_own_overlap(names, tensor, beside.first());
     run(call, {&tensor, 1}, views[0].device, tensor.size, beside.all());
+}
+
+// A tuple of two buffers is a param with what lies beside it, if params are split.
+bool is_list_of_params(const Call& call) {
+    PyObject* const param = call.buffer[0];
+    if (!is_list(param) || PyList_Check(param) || side_name(call.param_format) == nullptr) return is_list(param);
+    return PyTuple_GET_SIZE(param) > 0 && is_list(PyTuple_GET_ITEM(param, 0));
 }
 
 // The tensors of the last list: training loops pass the same buffers again and again, and comparing addresses costs a
@@ -330,7 +333,7 @@ void run_list(Call& call) {
                 py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(call.buffer[b], py::ssize_t(i)));
     }
     std::vector<View> views(count * names.buffers);
-    std::vector<View> scales;
+    std::vector<View> sides;
     std::vector<ParamUpdate> tensors(count);
     EpilogueBuffers beside(call, count, true);
     std::int64_t total = 0;
@@ -338,8 +341,7 @@ void run_list(Call& call) {
         PyObject* of_tensor[max_buffers];
         View* const v = &views[i * names.buffers];
         for (std::size_t b = 0; b < names.buffers; ++b) of_tensor[b] = objects[i * names.buffers + b].ptr();
-        take_tensor(names, of_tensor, py::ssize_t(i), v, scales, tensors[i], call.work);
-        if (call.segment.stochastic_params) check_stochastic_param(v[0], py::ssize_t(i));
+        take_tensor(names, call.param_format, of_tensor, py::ssize_t(i), v, sides, tensors[i], call.work);
         if (call.zero_grad) check_writable(v[1], {"grad", py::ssize_t(i)}, "zero_grad");
         beside.take(i, py::ssize_t(i), v[0], call.work);
         tensors[i].number = std::uint32_t(i);
@@ -361,7 +363,7 @@ PyObject* run(const RuleNames& names, PyObject* const* args, py::ssize_t nargs, 
     try {
         Call call(names);
         call.parse(args, nargs, kwnames);
-        if (is_list(call.buffer[0])) {
+        if (is_list_of_params(call)) {
             run_list(call);
         } else {
             run_one(call);

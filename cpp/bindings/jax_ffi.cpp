@@ -268,7 +268,7 @@ void Request::take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRe
         if (!same_shape(from, param) || !same_shape(to, param))
             refuse(std::string(name) + ": expected the shapes of their params");
         take_buffer(i, b == 0 ? 0 : b + 1, settle(from, to, type), 0, size, type);
-        if (b > 0 && has_scales(type)) take_scales(args, results, i, b + 1, scales_at[array], type);
+        if (b > 0 && has_side(type)) take_scales(args, results, i, b + 1, scales_at[array], type);
     }
 }
 
@@ -276,13 +276,13 @@ void Request::take_scales(const ffi::RemainingArgs& args, const ffi::RemainingRe
                           std::size_t buffer, std::size_t at, Format type) {
     const ffi::AnyBuffer from = argument(args, at);
     const ffi::AnyBuffer to = result(results, at);
-    const std::size_t one = members == 0 ? 0 : detail::scale_count(type, tensors[i].size);
+    const std::size_t one = members == 0 ? 0 : detail::side_count(type, tensors[i].size);
     if (from.element_type() != ffi::DataType::F32 || to.element_type() != ffi::DataType::F32 || !same_shape(from, to) ||
         from.element_count() != members * one)
         refuse(std::string(rule->states[buffer - 2].name) + ": expected " + std::to_string(one) +
                " scales of float32 beside " + std::to_string(members == 0 ? 0 : tensors[i].size) + " elements");
     auto* const data = static_cast<float*>(settle(from, to, Format::float32));
-    for (std::size_t m = 0; m < members && one > 0; ++m) tensors[m * count + i].scales[buffer] = data + m * one;
+    for (std::size_t m = 0; m < members && one > 0; ++m) tensors[m * count + i].side[buffer] = data + m * one;
 }
 
 // Each tensor's part of the states begins at a multiple of a cache line.

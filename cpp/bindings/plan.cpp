@@ -40,8 +40,9 @@ struct BoundBuffer {
 };
 
 struct ParamObjects {
-    std::string label;  // "[3]" or "['w']"
-    BoundBuffer param;
+    std::string label;        // "[3]" or "['w']"
+    BoundBuffer param, side;  // side: of a param that is split
+    ParamFormat format = ParamFormat::plain;
     std::vector<BoundBuffer> states, scales;       // a state without scales has an empty place among them
     std::vector<const detail::FormatInfo*> named;  // formats of states that dtypes do not tell; else null
 };
@@ -57,9 +58,8 @@ class Plan {
   public:
     explicit Plan(bool capturable) : capturable_(capturable) {}
     void add_group(const std::string& rule, const py::list& params, const py::list& states,
-                   const std::vector<std::string>& labels);
+                   const std::vector<std::string>& labels, const py::object& param_format);
     void set_seed(const py::object& seed);
-    void set_param_format(std::uint32_t group, const py::object& format);
     py::tuple step(const py::object& grads, const py::list& groups, const py::object& scale, const py::object& clip,
                    bool skip_nonfinite, const py::object& zero_grad, const py::object& copy_out, const py::object& ema,
                    const py::object& grad_norm);
@@ -107,13 +107,14 @@ ArgName Plan::name_of(std::size_t tensor, std::size_t buffer) const {
 
 void Plan::bind(ParamObjects& t, const RuleNames& names, ParamUpdate& update, Quick& quick, WorkStream& stream) {
     const ArgName param_name{"params", -1, t.label.c_str()};
-    View param;
-    View::take(t.param.object, param_name, param, stream);
-    check_param(param, param_name);
+    View param, side;
+    py::object given = t.param.object;
+    if (t.side.object) given = py::make_tuple(given, t.side.object);
+    const detail::Slot stored_param = take_param(given.ptr(), param_name, t.format, param, side, stream);
     std::vector<View> states(t.states.size()), scales(t.states.size());
     update = ParamUpdate(param.size, param.dtype, param.dtype);
-    update.set(0, {param.data, param.dtype});
-    quick.shape = QuickShape(param);
+    update.set(0, stored_param);
+    quick.shape = stored_param.side == nullptr ? QuickShape(param) : QuickShape();
     for (std::size_t s = 0; s < states.size(); ++s) {
         const ArgName name{names.buffer_text[2 + s], -1, t.label.c_str()};
         const StoredState stored{t.states[s].object, t.scales[s].object, t.named[s]};
@@ -122,12 +123,13 @@ void Plan::bind(ParamObjects& t, const RuleNames& names, ParamUpdate& update, Qu
         } else {
             update.set(2 + s, take_state(stored.data.ptr(), name, param, states[s], scales[s], stream));
         }
-        if (update.scales[2 + s] != nullptr) quick.shape = {};  // which is for buffers without them
+        if (update.side[2 + s] != nullptr) quick.shape = {};  // which is for buffers without them
     }
     quick.object[0] = t.param.object.ptr();
     for (std::size_t s = 0; s < states.size(); ++s) quick.object[1 + s] = t.states[s].object.ptr();
     quick.written = std::uint32_t(1 + states.size());
     t.param.keep(std::move(param));
+    if (t.side.object) t.side.keep(std::move(side));
     for (std::size_t s = 0; s < states.size(); ++s) {
         t.states[s].keep(std::move(states[s]));
         if (t.scales[s].object) t.scales[s].keep(std::move(scales[s]));
@@ -147,13 +149,14 @@ void Plan::fail_both_written(const detail::Overlap& overlap, const std::string& 
 
 // Everything is made aside, and put in place by what cannot fail.
 void Plan::add_group(const std::string& rule, const py::list& params, const py::list& states,
-                     const std::vector<std::string>& labels) {
+                     const std::vector<std::string>& labels, const py::object& param_format) {
     const auto locked = lock_.take();
     const Busy busy(busy_);
     if (plan_.is_ahead()) fail(PyExc_RuntimeError, "add_param_group() inside lookahead(): leave the block first");
     const RuleNames& names = names_of(rule);
     const std::size_t count = params.size();
     const std::size_t before = params_.size();
+    const ParamFormat format = param_format_value(param_format.ptr());
     std::vector<ParamObjects> objects(count);
     std::vector<ParamUpdate> updates(count);
     std::vector<Quick> quick(count);
@@ -161,7 +164,13 @@ void Plan::add_group(const std::string& rule, const py::list& params, const py::
     for (std::size_t i = 0; i < count; ++i) {
         ParamObjects& t = objects[i];
         t.label = labels.at(i);
+        t.format = format;
         t.param.object = params[i];
+        if (PyTuple_Check(t.param.object.ptr())) {
+            const auto pair = py::tuple(t.param.object);
+            t.param.object = pair[0];
+            t.side.object = pair[1];
+        }
         const auto of_param = states[i].cast<py::list>();
         for (std::size_t s = 0; s < of_param.size(); ++s) {
             py::object state = of_param[s];
@@ -222,7 +231,9 @@ bool Plan::unchanged(const NumpyTypes& numpy, const Quick& quick, const ParamUpd
     if (quick.shape.ndim < 0) return false;
     for (std::uint32_t i = 0; i < quick.written; ++i) {
         const std::size_t b = i == 0 ? 0 : 1 + i;
-        if (quick.shape.data_of(numpy, quick.object[i], update.format[b], true) != update.buffer[b]) return false;
+        if (quick.shape.data_of(numpy, quick.object[i], i == 0 ? update.dtype() : update.format[b], true) !=
+            update.buffer[b])
+            return false;
     }
     return true;
 }
@@ -241,6 +252,7 @@ void Plan::refresh(WorkStream& stream) {
             return b.unchanged(now);
         };
         bool same = look(t.param, 0);
+        same = look(t.side, 0) && same;
         for (std::size_t s = 0; s < t.states.size(); ++s) same = look(t.states[s], 2 + s) && same;
         for (std::size_t s = 0; s < t.states.size(); ++s) same = look(t.scales[s], 2 + s) && same;
         if (same) continue;
@@ -301,7 +313,7 @@ void Plan::take_grads(const std::vector<py::object>& grads, bool zero_grad, Work
         if (grads[i].is_none()) continue;
         const std::int64_t taken = plan_.host_steps(i);
         if (taken == INT64_MAX) fail(PyExc_ValueError, "step: more than 2**63 - 1 steps");
-        Format format = plan_.update(i).param();
+        Format format = plan_.update(i).dtype();
         void* data = cuda ? nullptr : quick_[i].shape.data_of(numpy, grads[i].ptr(), format, zero_grad);
         if (data == nullptr) {
             const ArgName name = name_of(i, 1);
@@ -494,13 +506,6 @@ void Plan::set_seed(const py::object& seed) {
     for (std::uint32_t g = 0; g < names_.size(); ++g) plan_.seed(g) = value;
 }
 
-void Plan::set_param_format(std::uint32_t group, const py::object& format) {
-    const auto locked = lock_.take();
-    const Busy busy(busy_);
-    if (group >= names_.size()) fail(PyExc_IndexError, "group: " + std::to_string(group) + " is out of range");
-    plan_.stochastic_params(group) = stochastic_params_value(format.ptr());
-}
-
 std::size_t Plan::size() const {
     const auto locked = lock_.take();
     return params_.size();
@@ -554,14 +559,14 @@ void register_plan(py::module_& m) {
     py::class_<detail::Report, std::shared_ptr<detail::Report>>(m, "Report").def("read", read_report);
     py::class_<Plan>(m, "Plan")
         .def(py::init<bool>(), py::arg("capturable") = false)
-        .def("add_group", &Plan::add_group, py::arg("rule"), py::arg("params"), py::arg("states"), py::arg("labels"))
+        .def("add_group", &Plan::add_group, py::arg("rule"), py::arg("params"), py::arg("states"), py::arg("labels"),
+             py::arg("param_format") = py::none())
         .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("grad_scale"), py::arg("clip_norm"),
              py::arg("skip_nonfinite"), py::arg("zero_grad") = false, py::arg("copy_out") = py::none(),
              py::arg("ema") = py::none(), py::arg("grad_norm") = py::none())
         .def("begin_lookahead", &Plan::begin_lookahead, py::arg("groups"))
         .def("end_lookahead", &Plan::end_lookahead)
         .def("set_seed", &Plan::set_seed, py::arg("seed"))
-        .def("set_param_format", &Plan::set_param_format, py::arg("group"), py::arg("format"))
         .def("steps", &Plan::steps)
         .def("set_steps", &Plan::set_steps, py::arg("steps"), py::arg("count"))
         .def_property_readonly("step_count", &Plan::step_count)

@@ -25,17 +25,29 @@ struct Conversion {
 
     // Either the state or the numbers are written.
     Conversion(const py::object& state, const py::object& floats, bool written) {
+        take_values(floats, written);
+        const bool is_tuple = PyTuple_Check(state.ptr()) != 0;
+        const StoredState stored = is_tuple ? read_stored(state.ptr(), {"state"}) : StoredState{state, {}};
+        slot = take_state(stored, {"state"}, values, data, scales, work, !written);
+    }
+    // A param, in the place of a state.
+    Conversion(const py::object& param, const py::object& format, const py::object& floats, bool written) {
+        take_values(floats, written);
+        const ArgName name{"param"};
+        slot = take_param(param.ptr(), name, param_format_value(format.ptr()), data, scales, work, !written);
+        if (!detail::lies_beside(data, values)) fail(detail::why_no_grad(data, values), name);
+    }
+    float* floats() const { return static_cast<float*>(values.data); }
+
+  private:
+    void take_values(const py::object& floats, bool written) {
         const ArgName of_values{"values"};
         View::take(floats, of_values, values, work);
         if (values.dtype != Format::float32 || !values.c_order)
             fail(PyExc_TypeError, "values: expected float32 in C order");
         if (values.device.cuda) fail(PyExc_ValueError, "values: on " + values.device.text() + ", expected the CPU");
         if (written && values.read_only) fail(PyExc_ValueError, "values: read-only");
-        const bool is_tuple = PyTuple_Check(state.ptr()) != 0;
-        const StoredState stored = is_tuple ? read_stored(state.ptr(), {"state"}) : StoredState{state, {}};
-        slot = take_state(stored, {"state"}, values, data, scales, work, !written);
     }
-    float* floats() const { return static_cast<float*>(values.data); }
 };
 
 // Rounded as buffer `buffer` of tensor `tensor` is at a step.
@@ -53,6 +65,18 @@ void decode(const py::object& state, const py::object& values) {
     detail::decode(c.slot, c.floats(), c.values.size);
 }
 
+void encode_param(const py::object& values, const py::object& param, const py::object& format) {
+    const Conversion c(param, format, values, false);
+    const MaybeReleaseGil released(is_long(c.values.size));
+    detail::encode(c.floats(), c.slot, c.values.size, 0);
+}
+
+void decode_param(const py::object& param, const py::object& values, const py::object& format) {
+    const Conversion c(param, format, values, true);
+    const MaybeReleaseGil released(is_long(c.values.size));
+    detail::decode(c.slot, c.floats(), c.values.size);
+}
+
 py::list list_formats() {
     py::list all;
     for (const detail::FormatInfo& f : detail::formats()) {
@@ -61,6 +85,7 @@ py::list list_formats() {
         facts["bytes"] = f.bytes;
         facts["block"] = f.block;
         facts["stochastic"] = f.stochastic;
+        facts["split"] = f.split;
         facts["compute"] = name_of(f.compute);
         all.append(facts);
     }
@@ -88,7 +113,7 @@ detail::Slot take_state(const StoredState& state, const ArgName& name, const Vie
     if (state.named != nullptr && state.named->id != data.dtype)
         if (const auto problem = detail::read_as(*state.named, data)) fail(*problem, name);
     check_state(data, name, param);
-    if (!has_scales(data.dtype)) {
+    if (!has_side(data.dtype)) {
         if (state.scales)
             fail(PyExc_TypeError, name.text() + ": scales beside " + name_of(data.dtype) + ", which has none");
         return {data.data, data.dtype};
@@ -98,13 +123,52 @@ detail::Slot take_state(const StoredState& state, const ArgName& name, const Vie
     View::take(state.scales, {label.c_str()}, scales, work);
     if (!is_written) scales.read_only = false;
     if (const auto problem = detail::why_no_scales(scales, data)) fail(*problem, {label.c_str()});
-    return {data.data, data.dtype, static_cast<float*>(scales.data)};
+    return {data.data, data.dtype, scales.data};
+}
+
+const char* side_name(detail::ParamFormat format) {
+    switch (format) {
+    case detail::ParamFormat::remainder16:
+    case detail::ParamFormat::remainder8: return "remainder";
+    case detail::ParamFormat::kahan: return "compensation";
+    default: return nullptr;
+    }
+}
+
+detail::Slot take_param(PyObject* param, const ArgName& name, detail::ParamFormat format, View& data, View& side,
+                        WorkStream& work, bool is_written) {
+    const bool pair = PyTuple_Check(param) != 0;
+    if (pair && PyTuple_GET_SIZE(param) != 2)
+        fail(PyExc_TypeError, name.text() + ": a tuple of " + std::to_string(PyTuple_GET_SIZE(param)) +
+                                  ", expected a buffer or a pair of buffers");
+    View::take(pair ? PyTuple_GET_ITEM(param, 0) : param, name, data, work);
+    if (!is_written) data.read_only = false;
+    check_param(data, name);
+    detail::Slot slot{data.data, data.dtype};
+    if (const auto problem = detail::store_param_as(format, data, slot.format)) fail(*problem, name);
+    if (pair != has_side(slot.format)) {
+        if (pair)
+            fail(PyExc_TypeError, name.text() + ": a pair of buffers, expected one: with this param_format " +
+                                      name_of(data.dtype) + " params have nothing beside them");
+        const std::string beside = side_name(format);
+        fail(PyExc_TypeError, name.text() + ": one buffer, expected the pair (param, " + beside +
+                                  "); adaptk.formats.split_param() makes one");
+    }
+    if (!pair) return slot;
+    const std::string label = name.text() + ", " + side_name(format);
+    View::take(PyTuple_GET_ITEM(param, 1), {label.c_str()}, side, work, true);
+    if (!is_written) side.read_only = false;
+    if (const auto problem = detail::why_no_side(side, data, slot.format)) fail(*problem, {label.c_str()});
+    slot.side = side.data;
+    return slot;
 }
 
 void register_stored(py::module_& m) {
     m.def("formats", list_formats);
     m.def("encode", encode, py::arg("values"), py::arg("state"), py::arg("seed"), py::arg("step"), py::arg("tensor"),
           py::arg("buffer"));
+    m.def("encode_param", encode_param, py::arg("values"), py::arg("param"), py::arg("format"));
+    m.def("decode_param", decode_param, py::arg("param"), py::arg("values"), py::arg("format"));
     m.def("decode", decode, py::arg("state"), py::arg("values"));
 }
 

@@ -1,4 +1,5 @@
-// States in formats that a dtype alone does not name: (codes, scales), or (data, scales or None, name of the format).
+// Params and states in formats that a dtype alone does not name: (codes, scales), or (data, scales or None, name of the
+// format).
 #pragma once
 
 #include "buffers.hpp"
@@ -25,6 +26,13 @@ inline detail::Slot take_state(PyObject* state, const ArgName& name, const View&
     check_state(data, name, param);
     return {data.data, data.dtype};
 }
+
+// What lies beside a param that is split so is called; null if nothing does.
+const char* side_name(detail::ParamFormat format);
+
+// Takes and checks a param that is to be stored in this format: a buffer, or a pair of buffers if it is split.
+detail::Slot take_param(PyObject* param, const ArgName& name, detail::ParamFormat format, View& data, View& side,
+                        WorkStream& work, bool is_written = true);
 
 void register_stored(py::module_& m);
 

@@ -200,13 +200,13 @@ struct Tensor {
     std::array<PyObject*, max_entries> values{};  // the objects among them that were values
     std::array<py::object, max_entries> keys;
     std::array<PyObject*, 1 + max_states> object{};  // the param and the states
-    std::array<PyObject*, max_states> scales{};      // of the states that have some, or null
+    std::array<PyObject*, 1 + max_states> sides{};   // what lies beside each of them, or null
     std::array<Number, max_numbers> number{};
     Layout layout;
     const DLPackExchangeAPI* api = nullptr;
     double device_step = 0.0;  // what the device has counted, if it counts
     bool counted_on_device() const { return numbers > 0 && number[0].on_device; }
-    std::array<py::object, 2 * max_states + max_numbers> kept;
+    std::array<py::object, 1 + 2 * max_states + max_numbers> kept;
 
     void unbind() {
         names = nullptr;
@@ -215,6 +215,7 @@ struct Tensor {
     py::tuple buffers() const {
         py::tuple all(names->buffers - 1);
         for (std::size_t b = 0; b + 1 < names->buffers; ++b) all[b] = py::reinterpret_borrow<py::object>(object[b]);
+        if (sides[0] != nullptr) all[0] = py::make_tuple(all[0], py::reinterpret_borrow<py::object>(sides[0]));
         return all;
     }
     void remember_entries() {
@@ -238,8 +239,9 @@ struct Tensor {
         const auto there = [&](PyObject* x) { return std::find(values.begin(), values.end(), x) != values.end(); };
         for (std::size_t b = 1; b + 1 < names->buffers; ++b) {
             loose = loose || !there(object[b]);
-            if (scales[b - 1] != nullptr) loose = loose || !there(scales[b - 1]);
         }
+        for (PyObject* const side : sides)
+            if (side != nullptr) loose = loose || !there(side);
         for (std::size_t n = 0; n < numbers; ++n) loose = loose || !there(number[n].object);
     }
 };
@@ -341,6 +343,7 @@ class TorchPlan {
     std::vector<Tensor> tensors_;
     std::vector<const RuleNames*> names_;              // of each group, at this step
     std::vector<std::vector<DeviceValue>> on_device_;  // hyperparameters of each group
+    std::vector<ParamFormat> param_formats_;           // of each group
     std::vector<std::size_t> group_sizes_;
     std::vector<std::pair<PyObject*, PyObject*>> seen_state_;  // keys and values of the optimizer's state, in order
     std::uint64_t state_version_ = 0;
@@ -385,6 +388,9 @@ class TorchPlan {
     Slot take_grad(std::size_t i, const py::object& owner, WorkStream& stream);
     std::int64_t count_step(const Tensor& t, Later& later) const;
     bool lacks_count(std::size_t i) const;
+    Format stored_format(std::size_t i) const {
+        return info_of(plan_.update(i).dtype()).as_param[std::size_t(param_formats_[plan_.group_of(i)])];
+    }
     void add(std::size_t i, const Slot& grad, const WorkStream& stream);
     bool take_quickly(std::size_t i, HeldGrads& held);
     bool take_all_quickly(HeldGrads& held);
@@ -450,6 +456,7 @@ void TorchPlan::list_params(const std::vector<py::object>& groups) {
     seen_state_.clear();
     names_.assign(params.size(), nullptr);
     on_device_.assign(params.size(), {});
+    param_formats_.assign(params.size(), ParamFormat::plain);
     plan_.clear_tensors();
     for (const std::size_t size : group_sizes_) {
         const std::uint32_t group = plan_.add_group(detail::rules()[0], {});
@@ -528,15 +535,12 @@ bool TorchPlan::same_entries(Tensor& t) {
 // A rule that counts no steps gets a number for the random bits of its params, if they are rounded stochastically
 // since.
 bool TorchPlan::lacks_count(std::size_t i) const {
-    const std::uint32_t group = plan_.group_of(i);
-    const Format param = plan_.update(i).format[0];
-    return tensors_[i].numbers == 0 && plan_.stochastic_params(group) &&
-           detail::info_of(param).stochastic_twin != param;
+    return tensors_[i].numbers == 0 && info_of(stored_format(i)).stochastic;
 }
 
 bool TorchPlan::unchanged(std::size_t i) {
     Tensor& t = tensors_[i];
-    if (t.loose || lacks_count(i)) return false;
+    if (t.loose || plan_.update(i).format[0] != stored_format(i) || lacks_count(i)) return false;
     {
         const py::scoped_critical_section locked(t.state);
         if (!same_entries(t)) return false;
@@ -559,14 +563,19 @@ bool TorchPlan::unchanged(std::size_t i) {
     }
     if (t.odd) return true;
     const ParamUpdate& update = plan_.update(i);
+    if (t.sides[0] != nullptr) {
+        if (Py_TYPE(t.sides[0]) != tensor_type_ || !look(t.api, t.sides[0]) || freed(t.sides[0], now) ||
+            now.dtype.bits != info_of(update.format[0]).side_bits || !t.layout.same(now) ||
+            static_cast<std::byte*>(now.data) + now.byte_offset != update.side[0])
+            return false;
+    }
     for (std::size_t k = 0; k + 1 < t.names->buffers; ++k) {
         const std::size_t b = k == 0 ? 0 : 1 + k;  // among the update's, where the gradient is number 1
         if (k > 0) {
-            if (PyObject* const scales = t.scales[k - 1]; scales != nullptr) {
+            if (PyObject* const scales = t.sides[k]; scales != nullptr) {
                 if (Py_TYPE(scales) != tensor_type_ || !look(exchange_api_of(scales), scales) || now.ndim != 1 ||
-                    std::size_t(now.shape[0]) != scale_count(update.format[b], update.size) || freed(scales, now) ||
-                    static_cast<std::byte*>(now.data) + now.byte_offset !=
-                        reinterpret_cast<std::byte*>(update.scales[b]))
+                    std::size_t(now.shape[0]) != side_count(update.format[b], update.size) || freed(scales, now) ||
+                    static_cast<std::byte*>(now.data) + now.byte_offset != reinterpret_cast<std::byte*>(update.side[b]))
                     return false;
             }
             if (t.native && face_.at(t.object[k], update.buffer[b], update.size)) continue;
@@ -596,8 +605,9 @@ void TorchPlan::hold(const Tensor& t) {
     if (t.native) return;  // it keeps them itself
     for (std::size_t b = 1; b + 1 < t.names->buffers; ++b) {
         held_.push_back(py::reinterpret_borrow<py::object>(t.object[b]));
-        if (t.scales[b - 1] != nullptr) held_.push_back(py::reinterpret_borrow<py::object>(t.scales[b - 1]));
     }
+    for (PyObject* const side : t.sides)
+        if (side != nullptr) held_.push_back(py::reinterpret_borrow<py::object>(side));
     for (std::size_t n = 0; n < t.numbers; ++n) held_.push_back(py::reinterpret_borrow<py::object>(t.number[n].object));
 }
 
@@ -606,14 +616,18 @@ Device TorchPlan::take_all(std::size_t i, const py::sequence& buffers, WorkStrea
     const RuleNames& names = names_of_group(i);
     const std::string label = label_of(i);
     if (buffers.size() != names.buffers) fail(PyExc_ValueError, "params" + label + ": wrong number of buffers");
-    std::vector<View> taken(names.buffers);
+    std::vector<View> taken(names.buffers + 1);  // and what lies beside the param
     ParamUpdate update;
     for (std::size_t b = 0; b < names.buffers; ++b) {
         const ArgName name{b == 0 ? "params" : b == 1 ? "grads" : names.buffer_text[b], -1, label.c_str()};
-        View::take(py::object(buffers[b]), name, taken[b], stream);
+        const py::object buffer = buffers[b];
         if (b == 0) {
-            check_param(taken[0], name);
-        } else if (b == 1) {
+            update.set(
+                0, take_param(buffer.ptr(), name, param_formats_[plan_.group_of(i)], taken[0], taken.back(), stream));
+            continue;
+        }
+        View::take(buffer, name, taken[b], stream);
+        if (b == 1) {
             check_grad(taken[1], name, taken[0]);
         } else {
             check_state(taken[b], name, taken[0]);
@@ -671,13 +685,14 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         if (on_device) t.device_step = number.attr("item")().cast<double>();
     }
     std::vector<StoredState> stored(buffers.size());
+    t.sides = {};
     for (std::size_t b = 0; b < buffers.size(); ++b) {
         const py::object given = buffers[b];
         const ArgName name{b == 0 ? "params" : names.buffer_text[1 + b], -1, label.c_str()};
         stored[b].data = given;
-        if (b > 0 && PyTuple_Check(given.ptr())) stored[b] = read_stored(given.ptr(), name);
+        if (PyTuple_Check(given.ptr())) stored[b] = read_stored(given.ptr(), name);
         t.object[b] = stored[b].data.ptr();
-        if (b > 0) t.scales[b - 1] = stored[b].scales.ptr();
+        t.sides[b] = stored[b].scales.ptr();
     }
     if (!t.odd) {
         WorkStream stream;
@@ -686,9 +701,9 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         for (std::size_t b = 0; b < buffers.size(); ++b) {
             const ArgName name{b == 0 ? "params" : names.buffer_text[1 + b], -1, label.c_str()};
             if (b == 0) {
-                View::take(t.object[0], name, views[0], stream);
-                check_param(views[0], name);
-                update.set(0, {views[0].data, views[0].dtype});
+                const py::object param = buffers[0];
+                update.set(
+                    0, take_param(param.ptr(), name, param_formats_[plan_.group_of(i)], views[0], scales[0], stream));
             } else if (stored[b].scales || stored[b].named != nullptr) {
                 update.set(b + 1, take_state(stored[b], name, views[0], views[b], scales[b], stream));
             } else {
@@ -713,8 +728,9 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
     if (t.native) {
         for (std::size_t b = 1; b < buffers.size(); ++b) {
             t.kept[b - 1] = py::reinterpret_borrow<py::object>(t.object[b]);
-            t.kept[max_states + max_numbers + b - 1] = stored[b].scales;
+            t.kept[max_states + max_numbers + b] = stored[b].scales;
         }
+        t.kept[max_states + max_numbers] = stored[0].scales;
         for (std::size_t n = 0; n < t.numbers; ++n)
             t.kept[max_states + n] = py::reinterpret_borrow<py::object>(t.number[n].object);
     }
@@ -745,7 +761,7 @@ void TorchPlan::choose(std::uint32_t group, const py::handle& rule) {
     const py::object seed = value_of(values.ptr(), seed_key);
     plan_.seed(group) = seed ? seed_value(seed.ptr()) : 0;
     const py::object format = value_of(values.ptr(), param_format_key);
-    plan_.stochastic_params(group) = format && stochastic_params_value(format.ptr());
+    param_formats_[group] = format ? param_format_value(format.ptr()) : ParamFormat::plain;
     plan_.hyper(group) = hyper;
 }
 
@@ -841,8 +857,8 @@ bool TorchPlan::find_grad(std::size_t i, PyObject* grad, void*& data) const {
         return false;
     }
     // Lazily negated tensors are views of imaginary parts, with gaps between them unless there is only one.
-    if (!t.layout.same(now) || !same_type(now.dtype, exchange_type(update.param())) || freed(grad, now) ||
-        (face_ && !face_.stored(face_.tensor(grad), update.size, update.param())) ||
+    if (!t.layout.same(now) || !same_type(now.dtype, exchange_type(update.dtype())) || freed(grad, now) ||
+        (face_ && !face_.stored(face_.tensor(grad), update.size, update.dtype())) ||
         (update.size == 1 && negated(grad)))
         return false;
     data = static_cast<std::byte*>(now.data) + now.byte_offset;
@@ -853,7 +869,7 @@ bool TorchPlan::find_grad(std::size_t i, PyObject* grad, void*& data) const {
 Slot TorchPlan::take_grad(std::size_t i, const py::object& owner, WorkStream& stream) {
     py::object& grad = grads_[i];
     void* data = nullptr;
-    if (find_grad(i, grad.ptr(), data)) return {data, plan_.update(i).param()};
+    if (find_grad(i, grad.ptr(), data)) return {data, plan_.update(i).dtype()};
     const Tensor& t = tensors_[i];
     const std::string label = label_of(i);
     const ArgName name{"grads", -1, label.c_str()};
@@ -888,8 +904,8 @@ bool TorchPlan::take_quickly(std::size_t i, HeldGrads& held) {
         void* data = nullptr;
         // As in find_grad().
         if (update.size != 1 && face_.dense(grad, t.layout, t.type, data) &&
-            face_.stored(grad, update.size, update.param())) {
-            add(i, {data, update.param()}, WorkStream());
+            face_.stored(grad, update.size, update.dtype())) {
+            add(i, {data, update.dtype()}, WorkStream());
             return true;
         }
         grads_[i] = attribute(t.param.ptr(), grad_name);
@@ -903,7 +919,7 @@ bool TorchPlan::take_quickly(std::size_t i, HeldGrads& held) {
     }
     void* data = nullptr;
     if (!find_grad(i, grads_[i].ptr(), data)) return false;
-    add(i, {data, plan_.update(i).param()}, WorkStream());
+    add(i, {data, plan_.update(i).dtype()}, WorkStream());
     return true;
 }
 
@@ -1248,7 +1264,6 @@ detail::Segment TorchPlan::segment_of(std::size_t i, Later& later) const {
     const std::uint32_t group = plan_.group_of(i);
     detail::Segment segment{&rule, plan_.hyper(group), count_step(t, later), 1};
     segment.seed = plan_.seed(group);
-    segment.stochastic_params = plan_.stochastic_params(group);
     if (rule.kept_numbers == 0) return segment;
     bool wide[max_kept_numbers] = {};
     for (std::size_t n = 0; n < rule.kept_numbers; ++n) {

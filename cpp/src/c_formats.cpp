@@ -61,8 +61,8 @@ struct Conversion {
         if (!(d.device == v.device) || !d.same_shape(v) || !d.c_order)
             refuse("stored: shape " + d.shape_text() + " with strides " + d.strides_text() + " on " + d.device.text() +
                    ", expected shape " + v.shape_text() + " in C order on the CPU, as the values");
-        const auto scales = reinterpret_cast<std::uintptr_t>(state.slot.scales);
-        const std::size_t scale_bytes = state.slot.scales == nullptr ? 0 : scale_count(d.dtype, d.size) * sizeof(float);
+        const auto scales = reinterpret_cast<std::uintptr_t>(state.slot.side);
+        const std::size_t scale_bytes = state.slot.side == nullptr ? 0 : side_bytes(d.dtype, d.size);
         WrittenMemory memory;
         Clash clash{};
         if (!memory.assign({{v.begin(), v.end(), 0}, {d.begin(), d.end(), 1}, {scales, scales + scale_bytes, 2}},

@@ -73,7 +73,7 @@ void check_count(std::size_t count) {
 struct Options {
     StepOptions step;
     void* stream = nullptr;
-    bool stochastic_params = false;
+    ParamFormat param_format = ParamFormat::plain;
     Tensors copies = nullptr, averages = nullptr;
 
     // What is written beside param i, checked.
@@ -92,12 +92,10 @@ struct Options {
     }
 };
 
-// Params of 32 and 64 bits are not affected.
-void check_stochastic_param(const ParamUpdate& t, std::size_t i) {
-    const FormatInfo& f = info_of(t.format[0]);
-    if (f.bytes == 2 && f.stochastic_twin == f.id)
-        refuse(ADAPTK_INVALID_TYPE, indexed("params", i) + ": dtype " + f.name +
-                                        " cannot be rounded stochastically; stochastic_params is for bfloat16");
+Format stored_format(const Options& options, const TensorView& param, std::size_t i) {
+    Format format;
+    if (const auto problem = store_param_as(options.param_format, param, format)) reject(*problem, {"params", i});
+    return format;
 }
 
 Options read_options(const adaptk_step_options* given) {
@@ -118,7 +116,7 @@ Options read_options(const adaptk_step_options* given) {
     out.step.clip_norm = o.clip_norm > 0.0 ? o.clip_norm : -1.0;
     out.step.skip_nonfinite = o.skip_nonfinite != 0;
     out.step.want_norm = o.want_norm != 0;
-    out.stochastic_params = o.stochastic_params != 0;
+    if (o.stochastic_params != 0) out.param_format = ParamFormat::sr;
     if (!(o.ema_decay >= 0.0 && o.ema_decay <= 1.0))
         refuse("options: ema_decay: " + number_text(o.ema_decay) + " is not in [0, 1]");
     out.step.average_decay = o.ema_decay;
@@ -310,8 +308,7 @@ void adaptk_plan::add_group(const char* name, const adaptk_hyper* hypers, std::s
 void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options) {
     check_count(*this, count);
     need(grads, "grads");
-    for (std::size_t i = 0; options.stochastic_params && i < count; ++i) check_stochastic_param(plan.update(i), i);
-    for (std::uint32_t g = 0; g < plan.group_count(); ++g) plan.stochastic_params(g) = options.stochastic_params;
+    for (std::size_t i = 0; i < count; ++i) plan.store_param_as(i, stored_format(options, params[i], i), nullptr);
     plan.begin();
     bool some = false;
     for (std::size_t i = 0; i < count; ++i) {
@@ -379,7 +376,7 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
     Buffers buffers(info, count, params, states, nullptr, total);
     need(grads, "grads");
     for (std::size_t i = 0; i < count; ++i) buffers.take_grad(grads[i], i);
-    for (std::size_t i = 0; wanted.stochastic_params && i < count; ++i) check_stochastic_param(buffers.updates[i], i);
+    for (std::size_t i = 0; i < count; ++i) buffers.updates[i].format[0] = stored_format(wanted, buffers.params[i], i);
     refuse_epilogues_on(buffers.device, wanted);
     std::vector<Epilogue> epilogues;
     for (std::size_t i = 0; wanted.has_epilogues() && i < count; ++i)
@@ -394,7 +391,6 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
     }
     Segment segment{&info, hyper, step, count};
     segment.seed = seed;
-    segment.stochastic_params = wanted.stochastic_params;
     StepReport outcome;
     if (buffers.device.cuda) {
         outcome = step_on_device(buffers, segment, wanted, report != nullptr);
@@ -428,7 +424,7 @@ void fill_state(const Slot& state, std::int64_t size, double value) {
     auto* const out = static_cast<std::byte*>(state.data);
     for (std::int64_t i = 0; i < size; ++i)
         std::memcpy(out + storage_bytes(state.format, i), codes.data(), format.bytes);
-    if (has_scales(state.format)) std::fill_n(state.scales, scale_count(state.format, size), scale);
+    if (has_side(state.format)) std::fill_n(static_cast<float*>(state.side), side_count(state.format, size), scale);
 }
 
 }  // namespace

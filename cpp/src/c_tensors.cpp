@@ -86,14 +86,14 @@ StoredView view_of_stored(const adaptk_stored* state, const Name& name) {
     }
     out.slot = {v.data, v.dtype};
     const Name of_scales = name.with(", scales");
-    if (!has_scales(v.dtype)) {
+    if (!has_side(v.dtype)) {
         if (state->scales != nullptr)
             refuse(ADAPTK_INVALID_TYPE, of_scales.text() + ": beside " + name_of(v.dtype) + ", which has none");
         return out;
     }
     const TensorView scales = view_of(state->scales, of_scales);
     if (const auto problem = why_no_scales(scales, v)) reject(*problem, of_scales);
-    out.slot.scales = static_cast<float*>(scales.data);
+    out.slot.side = scales.data;
     return out;
 }
 

@@ -34,8 +34,8 @@ inline void check_work(std::span<const ParamUpdate> tensors, std::span<const Seg
             for (std::size_t b = 0; b < s.rule->buffers(); ++b) {
                 const FormatInfo& f = info_of(t.format[b]);
                 ADAPTK_PROMISED(t.size == 0 || t.buffer[b] != nullptr);
-                ADAPTK_PROMISED(f.block == 1 || t.size == 0 || t.scales[b] != nullptr);
-                ADAPTK_PROMISED(b == 1 ? is_plain(t.format[b]) : f.compute == compute);
+                ADAPTK_PROMISED(!has_side(f.id) || t.size == 0 || t.side[b] != nullptr);
+                ADAPTK_PROMISED(b == 1 ? is_plain(t.format[b]) : f.compute == compute && !(b > 1 && f.split));
                 for (std::size_t a = 0; a < b; ++a) {
                     const auto* const x = static_cast<const std::byte*>(t.buffer[a]);
                     const auto* const y = static_cast<const std::byte*>(t.buffer[b]);

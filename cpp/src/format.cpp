@@ -7,18 +7,38 @@
 namespace adaptk::detail {
 namespace {
 
+template <class F> constexpr DlpackType side_of() {
+    if constexpr (SplitFormat<F>) {
+        return F::side_dlpack;
+    } else if constexpr (BlockFormat<F>) {
+        return Float32::dlpack;
+    } else {
+        return {};
+    }
+}
+
 template <class F> constexpr FormatInfo info(std::size_t place) {
     constexpr bool wide = sizeof(typename F::Compute) == 8;
-    return {Format(place),
-            F::name,
-            F::dlpack.code,
-            F::dlpack.bits,
-            wide ? Format::float64 : Format::float32,
-            std::uint16_t(sizeof(typename F::Element)),
-            std::uint16_t(block_of<F>()),
-            std::uint16_t(alignof(typename F::Element)),
-            random_bits_of<F>() > 0,
-            Format(place)};
+    FormatInfo f{};
+    f.id = f.dtype = Format(place);
+    f.name = F::name;
+    f.dlpack_code = F::dlpack.code;
+    f.dlpack_bits = F::dlpack.bits;
+    f.compute = wide ? Format::float64 : Format::float32;
+    f.bytes = std::uint16_t(sizeof(typename F::Element));
+    f.block = std::uint16_t(block_of<F>());
+    f.side_code = side_of<F>().code;
+    f.side_bits = side_of<F>().bits;
+    f.alignment = std::uint16_t(alignof(typename F::Element));
+    f.stochastic = random_bits_of<F>() > 0;
+    f.split = SplitFormat<F>;
+    return f;
+}
+
+// "bfloat16_sr": "bfloat16", "sr"
+constexpr bool is_called(std::string_view name, std::string_view dtype, std::string_view as) {
+    return name.size() == dtype.size() + 1 + as.size() && name.starts_with(dtype) && name[dtype.size()] == '_' &&
+           name.ends_with(as);
 }
 
 template <class... F> constexpr auto make_table(FormatList<F...>) {
@@ -26,9 +46,17 @@ template <class... F> constexpr auto make_table(FormatList<F...>) {
     std::array table{info<F>(place++)...};
     for (FormatInfo& f : table)
         for (const FormatInfo& other : table)
-            if (other.stochastic && other.block == 1 && other.dlpack_code == f.dlpack_code &&
+            if (other.side_bits == 0 && !other.stochastic && other.dlpack_code == f.dlpack_code &&
                 other.dlpack_bits == f.dlpack_bits)
-                f.stochastic_twin = other.id;
+                f.dtype = other.id;
+    for (FormatInfo& f : table) {
+        for (std::size_t p = 0; p < param_format_count; ++p) {
+            f.as_param[p] = f.id;
+            for (const FormatInfo& other : table)
+                if (p > 0 && other.dtype == f.id && is_called(other.name, f.name, param_format_names[p]))
+                    f.as_param[p] = other.id;
+        }
+    }
     return table;
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <span>
 #include <string_view>
 
@@ -14,16 +15,24 @@ namespace adaptk::detail {
 enum class Format : std::uint8_t { float32, float64, bfloat16, float16 };
 inline constexpr std::size_t max_formats = 16;
 
+// How params of 16 bits are stored, by the end of their format's name: "bfloat16_sr".
+enum class ParamFormat : std::uint8_t { plain, sr, remainder16, remainder8, kahan };
+inline constexpr const char* param_format_names[] = {"", "sr", "remainder16", "remainder8", "kahan"};
+inline constexpr std::size_t param_format_count = std::size(param_format_names);
+
 struct FormatInfo {
     Format id;
     const char* name;
     std::uint8_t dlpack_code, dlpack_bits;
-    Format compute;           // float32 or float64: what rules compute in beside params of this format
-    std::uint16_t bytes;      // of an element
-    std::uint16_t block;      // elements that share a scale, a float32 in a second buffer; 1: there is none
-    std::uint16_t alignment;  // of the buffer, for kernels that read it in place
-    bool stochastic;          // rounding needs random bits
-    Format stochastic_twin;   // the same elements, rounded stochastically; itself if there is no such format
+    Format compute;       // float32 or float64: what rules compute in beside params of this format
+    std::uint16_t bytes;  // of an element
+    std::uint16_t block;  // elements that share one of a second buffer, the side; 1: each has its own, or none
+    std::uint8_t side_code, side_bits;  // the side's dtype in DLPack: scales in float32, or lost bits; 0 bits: no side
+    std::uint16_t alignment;            // of the buffer, for kernels that read it in place
+    bool stochastic;                    // rounding needs random bits
+    bool split;                         // the side has an element for each: params alone are stored so
+    Format dtype;  // the format that a buffer with these elements has if nothing but its dtype is known
+    Format as_param[param_format_count];  // that of params of this dtype; itself if there is no such format
 };
 
 ADAPTK_INTERNAL_API std::span<const FormatInfo> formats();
@@ -39,15 +48,16 @@ inline std::size_t size_of(Format f) { return info_of(f).bytes; }
 // Bytes of n elements.
 inline std::size_t storage_bytes(Format f, std::int64_t n) { return std::size_t(n) * size_of(f); }
 
-inline bool has_scales(Format f) { return info_of(f).block > 1; }
+inline bool has_side(Format f) { return info_of(f).side_bits > 0; }
 // Of n elements.
-inline std::size_t scale_count(Format f, std::int64_t n) {
+inline std::size_t side_count(Format f, std::int64_t n) {
     const std::size_t block = info_of(f).block;
     return (std::size_t(n) + block - 1) / block;
 }
+inline std::size_t side_bytes(Format f, std::int64_t n) { return side_count(f, n) * (info_of(f).side_bits / 8u); }
 
 // Whether a dtype of its own says that a buffer has this format, and nothing has to lie beside it.
-inline bool is_plain(Format f) { return !has_scales(f) && !info_of(f).stochastic; }
+inline bool is_plain(Format f) { return !has_side(f) && !info_of(f).stochastic; }
 
 // What a step computes in, by the format of its param.
 inline Format compute_format(Format param) { return info_of(param).compute; }

@@ -491,17 +491,35 @@ ADAPTK_HD void decode_block(const typename F::Element* x, float* y, [[maybe_unus
 }
 
 template <class F, class T>
-void decode(const void* data, [[maybe_unused]] const float* scales, [[maybe_unused]] std::int64_t first, void* out,
+void decode(const void* data, [[maybe_unused]] const void* side, [[maybe_unused]] std::int64_t first, void* out,
             size_t n) {
     auto* const y = static_cast<T*>(out);
     const auto* const x = static_cast<const typename F::Element*>(data);
-    if constexpr (BlockFormat<F> || StochasticFormat<F>) {
+    if constexpr (SplitFormat<F>) {
+        const auto* const beside = static_cast<const typename F::Side*>(side) + first;
+        for (size_t i = 0; i < n; i += Lanes::count) {
+            const size_t m = n - i < Lanes::count ? n - i : Lanes::count;
+            if (sizeof(T) == 4 && m == Lanes::count) {
+                Lanes::store(static_cast<float*>(out) + i,
+                             F::template decode<Lanes>(Lanes::load(x + i), Lanes::load(beside + i)));
+                continue;
+            }
+            typename F::Element codes[Lanes::count] = {};
+            typename F::Side sides[Lanes::count] = {};
+            float values[Lanes::count];
+            std::memcpy(codes, x + i, m * sizeof codes[0]);
+            std::memcpy(sides, beside + i, m * sizeof sides[0]);
+            Lanes::store(values, F::template decode<Lanes>(Lanes::load(codes), Lanes::load(sides)));
+            for (size_t k = 0; k < m; ++k) y[i + k] = T(values[k]);
+        }
+    } else if constexpr (BlockFormat<F> || StochasticFormat<F>) {
         // The last one may have fewer elements.
         constexpr size_t block = block_of<F>() > 1 ? block_of<F>() : size_t{128};
         for (size_t b = 0; b < n; b += block) {
             const size_t m = n - b < block ? n - b : block;
             float scale = 0.0f;
-            if constexpr (BlockFormat<F>) scale = scales[(first + std::int64_t(b)) / std::int64_t(block)];
+            if constexpr (BlockFormat<F>)
+                scale = static_cast<const float*>(side)[(first + std::int64_t(b)) / std::int64_t(block)];
             if constexpr (sizeof(T) == 4) {
                 if (m == block) {
                     bool finite = false;
@@ -540,12 +558,30 @@ void decode(const void* data, [[maybe_unused]] const float* scales, [[maybe_unus
 }
 
 template <class F>
-void encode(const void* in, void* data, [[maybe_unused]] float* scales, [[maybe_unused]] std::int64_t first, size_t n,
+void encode(const void* in, void* data, [[maybe_unused]] void* side, [[maybe_unused]] std::int64_t first, size_t n,
             [[maybe_unused]] std::uint64_t buffer_key) {
     const auto* const x = static_cast<const typename F::Compute*>(in);
     auto* const y = static_cast<typename F::Element*>(data);
-    if constexpr (BlockFormat<F>) {
-        float* scale = scales + first / std::int64_t(F::block);
+    if constexpr (SplitFormat<F>) {
+        auto* const beside = static_cast<typename F::Side*>(side) + first;
+        size_t i = 0;
+        for (; i + Lanes::count <= n; i += Lanes::count) {
+            const auto split = F::template encode<Lanes>(Lanes::load(x + i));
+            Lanes::store(y + i, split.code);
+            Lanes::store(beside + i, split.side);
+        }
+        if (i == n) return;
+        float padded[Lanes::count] = {};
+        typename F::Element codes[Lanes::count];
+        typename F::Side sides[Lanes::count];
+        std::memcpy(padded, x + i, (n - i) * sizeof(float));
+        const auto split = F::template encode<Lanes>(Lanes::load(padded));
+        Lanes::store(codes, split.code);
+        Lanes::store(sides, split.side);
+        std::memcpy(y + i, codes, (n - i) * sizeof codes[0]);
+        std::memcpy(beside + i, sides, (n - i) * sizeof sides[0]);
+    } else if constexpr (BlockFormat<F>) {
+        float* scale = static_cast<float*>(side) + first / std::int64_t(F::block);
         size_t i = 0;
         for (; i + F::block <= n; i += F::block)
             encode_block<F>(x + i, y + i, *scale++, first + std::int64_t(i), buffer_key);

@@ -29,11 +29,11 @@ struct RuleKernels {
 };
 
 // Elements `first` ... first + n - 1 of a buffer, to and from the compute type: [0 float, 1 double]; null if there is
-// no such conversion. `data` is where element `first` is, a multiple of the block and of 64; `scales` are those of
-// the whole buffer.
+// no such conversion. `data` is where element `first` is, a multiple of the block and of 64; `side` is that of the
+// whole buffer.
 struct FormatKernels {
-    void (*decode[2])(const void* data, const float* scales, std::int64_t first, void* out, std::size_t n);
-    void (*encode[2])(const void* in, void* data, float* scales, std::int64_t first, std::size_t n,
+    void (*decode[2])(const void* data, const void* side, std::int64_t first, void* out, std::size_t n);
+    void (*encode[2])(const void* in, void* data, void* side, std::int64_t first, std::size_t n,
                       std::uint64_t buffer_key);
 };
 

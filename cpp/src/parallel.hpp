@@ -65,13 +65,12 @@ template <class T> void decode_tile(const KernelTable& k, const Slot& s, std::in
     const FormatInfo& f = info_of(s.format);
     const auto decode = k.format[std::size_t(f.id)].decode[sizeof(T) == 8 ? 1 : 0];
     if (aligned(s.data, f.alignment)) {
-        decode(at(s, first), s.scales, first, out, n);
+        decode(at(s, first), s.side, first, out, n);
         return;
     }
-    // Formats with scales are of bytes, which are aligned anywhere.
     alignas(cache_line) std::byte moved[tile * sizeof(double)];
     std::memcpy(moved, at(s, first), n * f.bytes);
-    decode(moved, nullptr, first, out, n);
+    decode(moved, s.side, first, out, n);
 }
 template <class T>
 void decode_tile(const KernelTable& k, const ParamUpdate& t, std::size_t b, std::int64_t first, std::size_t n, T* out) {
@@ -85,11 +84,11 @@ void encode_tile(const KernelTable& k, const T* in, const Slot& s, std::int64_t 
     const FormatInfo& f = info_of(s.format);
     const auto encode = k.format[std::size_t(f.id)].encode[sizeof(T) == 8 ? 1 : 0];
     if (aligned(s.data, f.alignment)) {
-        encode(in, at(s, first), s.scales, first, n, buffer_key);
+        encode(in, at(s, first), s.side, first, n, buffer_key);
         return;
     }
     alignas(cache_line) std::byte moved[tile * sizeof(double)];
-    encode(in, moved, nullptr, first, n, buffer_key);
+    encode(in, moved, s.side, first, n, buffer_key);
     std::memcpy(at(s, first), moved, n * f.bytes);
 }
 template <class T>

@@ -169,21 +169,12 @@ void run_piece(const KernelTable& k, StepKernel kernel, const void* coefficients
 struct PreparedSegment {
     StepKernel kernel[2];
     std::size_t buffers;
-    const Segment* segment = nullptr;
     std::uint64_t key;  // of stochastic rounding
     alignas(cache_line) std::byte coefficients[2][max_coefficients_bytes];
     std::vector<CacheLine> constants[2];  // of a program
 
     void run(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n,
              const EpilogueRun* after = nullptr) const {
-        if (segment != nullptr && segment->stochastic_params) {
-            run_stored(k, segment->stored(t), first, n, after);
-        } else {
-            run_stored(k, t, first, n, after);
-        }
-    }
-    void run_stored(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n,
-                    const EpilogueRun* after) const {
         if (t.compute() == 1) {
             run_piece<double>(k, kernel[1], coefficients[1], key, t, buffers, first, n, after);
         } else {
@@ -196,7 +187,6 @@ void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad
     const RuleCode& code = s.rule->code[isa.number];
     const bool coupled = s.rule->coupled_decay(s.hyper);
     out.buffers = s.rule->buffers();
-    out.segment = &s;
     out.key = s.key();
     for (int type = 0; type < 2; ++type) {
         if (!used[type]) continue;

@@ -20,7 +20,7 @@ inline constexpr std::size_t max_buffers = 2 + max_states;
 struct Slot {
     void* data = nullptr;
     Format format = Format::float32;
-    float* scales = nullptr;  // of formats that have them
+    void* side = nullptr;  // scales or lost bits, of formats that have them
 };
 
 // One parameter with its gradient and states: buffers 0, 1 and from 2 on. Arrays of each member, and not of slots: a
@@ -30,7 +30,7 @@ struct ParamUpdate {
     std::int64_t size = 0;
     Format format[max_buffers] = {};
     std::uint32_t number = 0;  // of the tensor, for stochastic rounding: each has draws of its own
-    float* scales[max_buffers] = {};
+    void* side[max_buffers] = {};
 
     ParamUpdate() = default;
     // States have the format that is computed in.
@@ -45,14 +45,16 @@ struct ParamUpdate {
     void set(std::size_t b, const Slot& s) {
         buffer[b] = s.data;
         format[b] = s.format;
-        scales[b] = s.scales;
+        side[b] = s.side;
     }
-    Slot slot(std::size_t b) const { return {buffer[b], format[b], scales[b]}; }
+    Slot slot(std::size_t b) const { return {buffer[b], format[b], side[b]}; }
     Format param() const { return format[0]; }
     Format grad() const { return format[1]; }
     // 1 where the rule computes in double, else 0.
     std::size_t compute() const { return compute_format(format[0]) == Format::float64 ? 1 : 0; }
     std::size_t bytes(std::size_t b) const { return storage_bytes(format[b], size); }
+    // What the dtype of the param alone says.
+    Format dtype() const { return info_of(format[0]).dtype; }
 };
 
 // A number in the memory of a device.
@@ -71,19 +73,12 @@ struct Segment {
     // The rule's Memo, if the caller knows the steps before better than the hyperparameters tell.
     bool has_memo = false;
     alignas(8) std::byte memo[max_memo_bytes] = {};
-    DeviceScalar device_step = {};   // on a device, in the place of `step`
-    std::uint64_t seed = 0;          // of stochastic rounding
-    bool stochastic_params = false;  // params are rounded so, if their format has such a twin
+    DeviceScalar device_step = {};  // on a device, in the place of `step`
+    std::uint64_t seed = 0;         // of stochastic rounding
 
     // The step's number for random bits, if `step` is another; 0: it is not.
     std::int64_t drawn_step = 0;
     std::uint64_t key() const { return step_key(seed, drawn_step > 0 ? drawn_step : step); }
-
-    // A tensor as it is stored.
-    ParamUpdate stored(ParamUpdate t) const {
-        if (stochastic_params) t.format[0] = info_of(t.format[0]).stochastic_twin;
-        return t;
-    }
 };
 
 // What a step writes beside the buffers of a tensor, in the same pass over memory. Null data: nothing.

@@ -19,9 +19,9 @@ void add_extents(std::vector<Extent>& out, const ParamUpdate& t, std::size_t ten
         if (b == 1) continue;
         const auto begin = reinterpret_cast<std::uintptr_t>(t.buffer[b]);
         out.push_back({begin, begin + t.bytes(b), owner_of(tensor, b)});
-        if (!has_scales(t.format[b])) continue;
-        const auto scales = reinterpret_cast<std::uintptr_t>(t.scales[b]);
-        out.push_back({scales, scales + scale_count(t.format[b], t.size) * sizeof(float), owner_of(tensor, b)});
+        if (!has_side(t.format[b])) continue;
+        const auto side = reinterpret_cast<std::uintptr_t>(t.side[b]);
+        out.push_back({side, side + side_bytes(t.format[b], t.size), owner_of(tensor, b)});
     }
 }
 
@@ -179,7 +179,6 @@ void StepPlan::open_segment(DeviceShare& share, std::size_t i, std::int64_t step
     Segment& s = share.segments.emplace_back(Segment{groups_[group].rule, groups_[group].hyper, step, 0});
     s.device_step = device_step;
     s.seed = groups_[group].seed;
-    s.stochastic_params = groups_[group].stochastic_params;
     share.group_of.push_back(group);
 }
 
@@ -189,7 +188,6 @@ void StepPlan::open_segment(DeviceShare& share, std::size_t i, const ContinuedSt
     s.has_memo = step.has_memo;
     s.drawn_step = step.drawn_step;
     s.seed = groups_[group].seed;
-    s.stochastic_params = groups_[group].stochastic_params;
     std::memcpy(s.memo, step.memo, sizeof s.memo);
     share.group_of.push_back(group);
 }
@@ -285,7 +283,7 @@ std::optional<Overlap> StepPlan::check_list(const RuleInfo& rule, std::span<cons
     const auto same = [&](const ParamUpdate& a, const ParamUpdate& b) {
         if (a.size != b.size) return false;
         for (std::size_t k = 0; k < buffers; ++k)
-            if (k != 1 && (a.buffer[k] != b.buffer[k] || a.format[k] != b.format[k] || a.scales[k] != b.scales[k]))
+            if (k != 1 && (a.buffer[k] != b.buffer[k] || a.format[k] != b.format[k] || a.side[k] != b.side[k]))
                 return false;
         return true;
     };
@@ -503,10 +501,10 @@ void StepPlan::look_ahead(std::span<const double> factor_of_group, void* stream)
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
         const std::uint32_t group = tensors_[i].group;
         const std::size_t state = 2 + groups_[group].rule->ahead_state;
-        ParamUpdate t(updates_[i].size, updates_[i].format[0], updates_[i].format[state]);
+        ParamUpdate t(updates_[i].size, updates_[i].dtype(), updates_[i].format[state]);
         t.buffer[0] = updates_[i].buffer[0];
         t.buffer[1] = updates_[i].buffer[state];
-        t.scales[1] = updates_[i].scales[state];
+        t.side[1] = updates_[i].side[state];
         ahead[group].push_back(t);
     }
     if (!tensors_.empty() && tensors_[0].device.cuda) {

@@ -88,9 +88,6 @@ class StepPlan {
     // Of stochastic rounding: 0 unless it is set.
     std::uint64_t& seed(std::uint32_t group) { return groups_[group].seed; }
     std::uint64_t seed(std::uint32_t group) const { return groups_[group].seed; }
-    // Whether params are rounded so, if their format has such a twin.
-    bool& stochastic_params(std::uint32_t group) { return groups_[group].stochastic_params; }
-    bool stochastic_params(std::uint32_t group) const { return groups_[group].stochastic_params; }
 
     // A tensor of a group; its buffers may follow later, by bind().
     ADAPTK_INTERNAL_API void add_tensor(std::uint32_t group);
@@ -108,6 +105,13 @@ class StepPlan {
     // The same buffer, which has moved.
     void move(std::size_t i, std::size_t buffer, void* to) {
         updates_[i].buffer[buffer] = to;
+        indexed_ = false;
+    }
+    // The format of a bound param, and what lies beside it.
+    void store_param_as(std::size_t i, Format format, void* side) {
+        if (updates_[i].format[0] == format && updates_[i].side[0] == side) return;
+        updates_[i].format[0] = format;
+        updates_[i].side[0] = side;
         indexed_ = false;
     }
     // Sorts what the tensors write by address, unless nothing has changed: two that overlap, if there are any.
@@ -198,7 +202,6 @@ class StepPlan {
         const RuleInfo* rule;
         HyperValues hyper;
         std::uint64_t seed = 0;
-        bool stochastic_params = false;
     };
     struct Tensor {
         Device device;

@@ -26,14 +26,6 @@ struct Axis {
     std::int64_t stride, extent;
 };
 
-// The first format of the list that has this dtype: others are named by their users.
-bool element_type(const adaptk_dtype& t, bool codes, Format& out) {
-    if (t.lanes != 1) return false;
-    for (const FormatInfo& f : formats())
-        if (f.dlpack_code == t.code && f.dlpack_bits == t.bits) return out = f.id, codes || f.block == 1;
-    return false;
-}
-
 std::optional<Problem> access_problem(const TensorView& v) {
     if (v.read_only) return Problem{Kind::value, "read-only, but it is updated in place"};
     return {};
@@ -100,6 +92,17 @@ std::string dtype_text(const adaptk_dtype& t) {
     return text;
 }
 
+bool element_type(const adaptk_dtype& t, bool codes, Format& out) {
+    if (t.lanes != 1) return false;
+    for (const FormatInfo& f : formats())
+        if (f.dlpack_code == t.code && f.dlpack_bits == t.bits) return out = f.id, codes || f.block == 1;
+    // What lies beside a split param may have a dtype that no element has. It has the same size.
+    for (const FormatInfo& f : formats())
+        if (codes && f.split && f.side_code == t.code && f.side_bits == t.bits && f.side_bits == 8 * f.bytes)
+            return out = f.id, true;
+    return false;
+}
+
 std::optional<Problem> read_tensor(const adaptk_tensor& t, TensorView& out, bool codes) {
     if (!element_type(t.dtype, codes, out.dtype))
         return Problem{Kind::type, "dtype " + dtype_text(t.dtype) + ", " + wanted_types};
@@ -150,8 +153,8 @@ Problem why_no_grad(const TensorView& v, const TensorView& param) { return place
 Problem why_no_state(const TensorView& v, const TensorView& param) {
     const Format wanted = compute_format(param.dtype);
     if (!is_state_format(v.dtype, param.dtype)) {
-        std::string text = std::string("dtype ") + name_of(v.dtype) + ", expected " + name_of(wanted) + " beside a " +
-                           name_of(param.dtype) + " param";
+        std::string text = std::string("dtype ") + dtype_name(v.dtype) + ", expected " + name_of(wanted) +
+                           " beside a " + name_of(param.dtype) + " param";
         for (const FormatInfo& f : formats())
             if (f.id != wanted && f.compute == wanted && is_plain(f.id)) text += std::string(", or ") + f.name;
         return {Kind::type, text};
@@ -162,9 +165,9 @@ Problem why_no_state(const TensorView& v, const TensorView& param) {
 
 std::optional<Problem> read_as(const FormatInfo& format, TensorView& v) {
     const FormatInfo& found = info_of(v.dtype);
-    if (found.dlpack_code != format.dlpack_code || found.dlpack_bits != format.dlpack_bits)
-        return Problem{Kind::type,
-                       std::string("dtype ") + found.name + ", which is not that of the format " + format.name};
+    if (found.split || found.dlpack_code != format.dlpack_code || found.dlpack_bits != format.dlpack_bits)
+        return Problem{Kind::type, std::string("dtype ") + dtype_name(v.dtype) + ", which is not that of the format " +
+                                       format.name};
     v.dtype = format.id;
     return {};
 }
@@ -175,8 +178,33 @@ std::string unknown_format(const char* name) {
     return std::string("unknown format '") + name + "'; there are " + known;
 }
 
+const char* dtype_name(Format dtype) { return info_of(dtype).split ? "int16" : name_of(dtype); }
+
+std::optional<Problem> store_param_as(ParamFormat wanted, const TensorView& param, Format& out) {
+    const FormatInfo& f = info_of(param.dtype);
+    out = f.as_param[std::size_t(wanted)];
+    if (wanted == ParamFormat::plain || f.bytes != 2 || out != f.id) return {};
+    return Problem{Kind::type, std::string("dtype ") + f.name + " cannot be stored as '" +
+                                   param_format_names[std::size_t(wanted)] + "', which is for bfloat16"};
+}
+
+std::optional<Problem> why_no_side(const TensorView& side, const TensorView& param, Format format) {
+    const FormatInfo& f = info_of(format);
+    const FormatInfo& of_side = info_of(side.dtype);
+    const bool same = of_side.split ? of_side.side_code == f.side_code && of_side.side_bits == f.side_bits
+                                    : of_side.dlpack_code == f.side_code && of_side.dlpack_bits == f.side_bits;
+    if (!same)
+        return Problem{Kind::type, std::string("dtype ") + dtype_name(side.dtype) + ", expected " +
+                                       dtype_text({f.side_code, f.side_bits, 1}) + " beside a " + name_of(f.dtype) +
+                                       " param that is stored as " + f.name};
+    if (auto problem = access_problem(side)) return problem;
+    if (!lies_beside(side, param)) return place_problem(side, param);
+    if (side.begin() % (f.side_bits / 8u) != 0) return Problem{Kind::value, "not on a multiple of 2 bytes"};
+    return {};
+}
+
 std::optional<Problem> why_no_scales(const TensorView& scales, const TensorView& state) {
-    const std::size_t count = scale_count(state.dtype, state.size);
+    const std::size_t count = side_count(state.dtype, state.size);
     if (scales.dtype != Format::float32)
         return Problem{Kind::type, std::string("dtype ") + name_of(scales.dtype) + ", expected float32"};
     if (auto problem = access_problem(scales)) return problem;

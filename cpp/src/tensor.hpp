@@ -69,6 +69,9 @@ inline constexpr const char* no_memory =
 
 ADAPTK_INTERNAL_API std::string dtype_text(const adaptk_dtype& t);
 
+// The first format with elements of this dtype, for others are named by their users; codes, and what lies beside
+// params, if they are asked for.
+ADAPTK_INTERNAL_API bool element_type(const adaptk_dtype& t, bool codes, Format& out);
 // Fills in everything but the device, which is there already. Codes, which have scales beside them, if they are asked
 // for.
 ADAPTK_INTERNAL_API std::optional<Problem> read_tensor(const adaptk_tensor& t, TensorView& out, bool codes = false);
@@ -92,11 +95,21 @@ ADAPTK_INTERNAL_API std::optional<Problem> read_as(const FormatInfo& format, Ten
 // To be read behind the name of the argument and a colon.
 ADAPTK_INTERNAL_API std::string unknown_format(const char* name);
 
+// That of a buffer without a format of its own, as a view has it.
+ADAPTK_INTERNAL_API const char* dtype_name(Format dtype);
+
+// The format of a param that is wanted to be stored so; params of 32 and 64 bits are stored as they are.
+ADAPTK_INTERNAL_API std::optional<Problem> store_param_as(ParamFormat wanted, const TensorView& param, Format& out);
+// What lies beside the elements of a param in a split format.
+ADAPTK_INTERNAL_API std::optional<Problem> why_no_side(const TensorView& side, const TensorView& param, Format format);
+
 // The float32 numbers beside the codes of `state`, in a row.
 ADAPTK_INTERNAL_API std::optional<Problem> why_no_scales(const TensorView& scales, const TensorView& state);
 
 // Of the format that is computed in, or one that is stored in its place.
-inline bool is_state_format(Format state, Format param) { return info_of(state).compute == compute_format(param); }
+inline bool is_state_format(Format state, Format param) {
+    return info_of(state).compute == compute_format(param) && !info_of(state).split;
+}
 
 inline bool is_state_of(const TensorView& v, const TensorView& param) {
     return is_state_format(v.dtype, param.dtype) && !v.read_only && lies_beside(v, param);

@@ -53,7 +53,11 @@ def function_doc(rule: Rule) -> str:
         ]
     lines += ["step : int", "    The number of this step, counted from 1."]
     lines += ["seed : int", "    Of what is rounded stochastically, in [0, 2**64)."]
-    lines += ["param_format : {'sr'}, optional", "    ``'sr'`` rounds params in bfloat16 stochastically."]
+    lines += [
+        "param_format : {'sr', 'remainder16', 'remainder8', 'kahan'}, optional",
+        "    How 16-bit params are stored (:mod:`adaptk.formats`). With the last three, bfloat16 params are pairs:",
+        "    ``(param, remainder)`` or ``(param, compensation)``.",
+    ]
     lines += [
         "zero_grad : bool",
         "    Set `grad` to zero once it has been read.",

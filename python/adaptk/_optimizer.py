@@ -236,9 +236,11 @@ class Optimizer:
         Params of fewer elements have float32 states where `state_dtype` says 8 bits.
     seed : int
         Of stochastic rounding, in [0, 2**63).
-    param_format : {"sr"}, optional
-        How 16-bit params are stored: ``"sr"`` rounds params in bfloat16 stochastically, so that changes of less than
-        half of a last place add up. Params in float32 and float64 are not affected; those in float16 are refused.
+    param_format : {"sr", "remainder16", "remainder8", "kahan"}, optional
+        How 16-bit params are stored, so that changes of less than half of a last place add up. ``"sr"``: rounded
+        stochastically. The others are for bfloat16, and keep what rounding loses as ``"remainder"`` or
+        ``"compensation"`` in :attr:`state`: with ``"remainder16"`` params are float32 to the step, bit for bit
+        (:mod:`adaptk.formats`). Params in float32 and float64 are not affected.
     **options
         Hyperparameters of the rule, by name; the options that choose among the rules of the class; the initial
         values of states.
@@ -472,10 +474,8 @@ class Optimizer:
             labels = [f"[{key!r}]" for key in (names if names is not None else range(first, first + len(params)))]
             for label, param in zip(labels, params, strict=True):
                 _core.check_param(param, f"params{label}")
-                if param_format is not None:
-                    formats.check_stochastic_param(_core.layout(param, "params")[2], f"params{label}")
-            states = [self._new_states(p, rule, initial, dtypes) for p in params]
-            self._plan.add_group(rule.key, params, [list(s.values()) for s in states], labels)
+            states = [self._new_states(p, rule, initial, dtypes, param_format) for p in params]
+            self._add_to_plan(rule, params, states, labels, param_format)
             self._params += params
             self._states += states
             self._labels += labels
@@ -486,17 +486,34 @@ class Optimizer:
             self._own_groups.append(ParamGroup(tuple(params), values))
             self.param_groups.append(self._own_groups[-1])
             self._plan.set_seed(self._seed)
-            self._plan.set_param_format(len(self._param_formats) - 1, param_format)
+
+    def _add_to_plan(
+        self,
+        rule: Rule,
+        params: Sequence[Any],
+        states: Sequence[Mapping[str, Any]],
+        labels: list[str],
+        param_format: str | None,
+    ) -> None:
+        side = formats.SIDES.get(param_format or "", ("", ""))[0]
+        pairs = [(p, s[side]) if side in s else p for p, s in zip(params, states, strict=True)]
+        of_rule = [[s[state.name] for state in rule.states] for s in states]
+        self._plan.add_group(rule.key, pairs, of_rule, labels, param_format)
 
     def _new_states(
-        self, param: Any, rule: Rule, initial: Mapping[str, float], dtypes: Mapping[str, str]
+        self,
+        param: Any,
+        rule: Rule,
+        initial: Mapping[str, float],
+        dtypes: Mapping[str, str],
+        param_format: str | None,
     ) -> dict[str, Any]:
         shape, _, dtype, _ = _core.layout(param, "params")
         states = {}
         for s in rule.states:
             name = formats.format_of(dtypes.get(s.name, "float32"), s, math.prod(shape), self._min_8bit_size)
             states[s.name] = formats.full_like(param, initial[s.name], "float32" if dtype == "float64" else name)
-        return states
+        return {**states, **formats.new_side(param, dtype, param_format)}
 
     # The step.
 
@@ -779,7 +796,7 @@ class Optimizer:
 
     def _draws(self) -> bool:
         """Whether any state or param is rounded stochastically."""
-        if any(f is not None for f in self._param_formats):
+        if "sr" in self._param_formats:
             return True
         return any(
             isinstance(array, formats.Stored) and formats.is_stochastic(array.format)
@@ -882,7 +899,9 @@ class Optimizer:
                 wanted = _backend.to_numpy(value)
                 if have[key].shape != wanted.shape:
                     raise ValueError(f"state_dict[{key!r}]: shape {have[key].shape}, expected {wanted.shape}")
-                if have[key].dtype.kind not in "fiub" or not np.can_cast(have[key].dtype, wanted.dtype, "same_kind"):
+                # Codes and remainders of another width mean something else.
+                casting: Any = "no" if wanted.dtype.name in ("int8", "uint8", "int16") else "same_kind"
+                if have[key].dtype.kind not in "fiub" or not np.can_cast(have[key].dtype, wanted.dtype, casting):
                     raise ValueError(f"state_dict[{key!r}]: dtype {have[key].dtype}, expected {wanted.dtype}")
             steps = [int(have[f"state.{key}.step"]) for key in self.state]
             count = int(have["step"])
@@ -940,15 +959,13 @@ class Optimizer:
         for rule, group in zip(self._group_rules, groups, strict=True):
             params = tuple(group["params"])
             last = first + len(params)
-            states = [list(s.values()) for s in self._states[first:last]]
-            self._plan.add_group(rule.key, list(params), states, self._labels[first:last])
+            param_format = self._param_formats[len(self._own_groups)]
+            self._add_to_plan(rule, params, self._states[first:last], self._labels[first:last], param_format)
             self._own_groups.append(ParamGroup(params, {k: v for k, v in group.items() if k != "params"}))
             self.param_groups.append(self._own_groups[-1])
             first = last
         self._plan.set_steps(steps, count)
         self._plan.set_seed(self._seed)
-        for i, param_format in enumerate(self._param_formats):
-            self._plan.set_param_format(i, param_format)
 
     def __copy__(self) -> NoReturn:
         raise TypeError("a shallow copy of an optimizer would share its states; use copy.deepcopy")

@@ -1,4 +1,4 @@
-"""Storage formats of states: how they are stored between steps, and conversions between them.
+"""Storage formats of states and params: how they are stored between steps, and conversions between them.
 
 A rule computes in float32 (float64 beside float64 params). A state in another format is decoded before the rule runs
 and encoded after it, in the same pass over memory.
@@ -10,6 +10,7 @@ format                    bytes  elements
 ``bfloat16``              2      rounded to nearest
 ``float16``               2      rounded to nearest
 ``bfloat16_sr``           2      bfloat16, rounded stochastically
+``float16_sr``            2      float16, rounded stochastically
 ``int8``                  1.03   ``rint(127 * x / scale)``, with the largest magnitude of each 128 elements as scale
 ``uint8``                 1.03   never negative: the leading bits of ``x / scale`` as a float, rounded stochastically;
                                  8 codes an octave, down to 2**-31.75 of the scale
@@ -29,6 +30,21 @@ Second moments that are rounded to nearest stop moving, because a step changes t
 between two codes. Choose formats that are rounded stochastically for them. Their random bits depend on nothing but the
 seed, the number of the step, the tensor and the element: a run can be repeated bit for bit, with any number of
 threads.
+
+Params in bfloat16 and float16 are rounded to nearest after each step, unless ``param_format`` names one of these:
+
+===============  =====  ===============================================================================================
+``param_format`` bytes  params
+===============  =====  ===============================================================================================
+``sr``           2      bfloat16 or float16, rounded stochastically
+``remainder16``  4      bfloat16 beside an int16 each, the *remainder*: together a float32, bit for bit, which the
+                        steps go on from
+``remainder8``   3      bfloat16 beside an int8 each: the upper 24 bits of a float32
+``kahan``        4      bfloat16 beside a bfloat16 each, the *compensation*: their sum is what the steps go on from
+===============  =====  ===============================================================================================
+
+:func:`split_param` and :func:`join_param` convert params between float32 and the last three. The remainder of 16 bits
+is that of TransformerEngine's ``FusedAdam(store_param_remainders=True)``.
 """
 
 from __future__ import annotations
@@ -46,7 +62,9 @@ __all__ = [
     "dequantize",
     "from_bitsandbytes",
     "from_torchao",
+    "join_param",
     "quantize",
+    "split_param",
     "to_bitsandbytes",
     "to_torchao",
 ]
@@ -58,7 +76,7 @@ class Stored(NamedTuple):
     Attributes
     ----------
     data : buffer
-        What the elements are stored as, in the shape of the param: int8, uint8 or bfloat16.
+        What the elements are stored as, in the shape of the param: int8, uint8, bfloat16 or float16.
     scales : buffer or None
         float32, one for each block of 128 or 256 elements from the first one on; None if the format has none.
     format : str
@@ -75,6 +93,7 @@ _FACTS: dict[str, dict[str, Any]] = {f["name"]: f for f in _core.formats()}
 #: What the elements of a format are stored as whose name no dtype has.
 STORED_DTYPES = {
     "bfloat16_sr": "bfloat16",
+    "float16_sr": "float16",
     "int8": "int8",
     **dict.fromkeys(("uint8", "uint8_nearest", "dynamic_signed", "dynamic_unsigned", "fp8_e4m3"), "uint8"),
 }
@@ -91,8 +110,17 @@ SAVED_SCALES = {"scales": ("uint8", "int8"), "absmax": CHOICES["8bit_dynamic"], 
 #: Whether a state of this name is never negative; it is the same in all rules.
 _NONNEGATIVE = {s.name: s.nonnegative for rule in rules().values() for s in rule.states}
 
+#: What `param_format` may be: how params of 16 bits are stored.
+PARAM_FORMATS = ("sr", "remainder16", "remainder8", "kahan")
+#: What lies beside each element of a bfloat16 param in these formats: its name, and its dtype.
+SIDES = {
+    "remainder16": ("remainder", "int16"),
+    "remainder8": ("remainder", "int8"),
+    "kahan": ("compensation", "bfloat16"),
+}
+
 #: What `state_dtype` may be.
-STATE_DTYPES = ("float32", "bfloat16", "float16", "bfloat16_sr", *CHOICES)
+STATE_DTYPES = ("float32", "bfloat16", "float16", "bfloat16_sr", "float16_sr", *CHOICES)
 
 
 def check_seed(seed: Any) -> int:
@@ -105,17 +133,25 @@ def check_seed(seed: Any) -> int:
 
 
 def check_param_format(param_format: Any) -> str | None:
-    if param_format is None or param_format == "sr":
-        return param_format  # type: ignore[no-any-return]
-    if not isinstance(param_format, str):
+    if param_format is not None and not isinstance(param_format, str):
         raise TypeError(f"param_format: expected a str or None, got {type(param_format).__name__}")
-    raise ValueError(f"param_format: {param_format!r} is unknown; expected 'sr' or None")
+    if param_format is None or param_format in PARAM_FORMATS:
+        return param_format
+    known = ", ".join(map(repr, PARAM_FORMATS))
+    raise ValueError(f"param_format: {param_format!r} is unknown; expected {known} or None")
 
 
-def check_stochastic_param(dtype: str, name: str) -> None:
-    """Params of 32 and 64 bits are not affected."""
-    if dtype == "float16":
-        raise TypeError(f"{name}: dtype {dtype} cannot be rounded stochastically; param_format='sr' is for bfloat16")
+def check_param_dtype(dtype: str, param_format: str | None, name: str) -> None:
+    if dtype == "float16" and param_format in SIDES:
+        raise TypeError(f"{name}: dtype {dtype} cannot be stored as {param_format!r}, which is for bfloat16")
+
+
+def new_side(param: Any, dtype: str, param_format: str | None) -> dict[str, Any]:
+    """What lies beside a param of this dtype whose elements have lost nothing yet; nothing in many cases."""
+    if dtype != "bfloat16" or param_format not in SIDES:
+        return {}
+    name, of_side = SIDES[param_format]
+    return {name: _backend.full_like(param, 0, of_side)}
 
 
 def check_min_8bit_size(size: Any) -> int:
@@ -212,9 +248,10 @@ def quantize(x: Any, format: str, *, seed: int = 0, step: int = 1) -> Stored:
     ----------
     x : buffer
         Any shape in C order, float32, on the CPU.
-    format : {"bfloat16_sr", "int8", "uint8", "uint8_nearest", "dynamic_signed", "dynamic_unsigned", "fp8_e4m3"}
-        ``uint8``, ``uint8_nearest`` and ``dynamic_unsigned`` are for numbers that are not negative; negative ones are
-        stored as the smallest code.
+    format : str
+        ``"bfloat16_sr"``, ``"float16_sr"``, ``"int8"``, ``"uint8"``, ``"uint8_nearest"``, ``"dynamic_signed"``,
+        ``"dynamic_unsigned"`` or ``"fp8_e4m3"``. ``uint8``, ``uint8_nearest`` and
+        ``dynamic_unsigned`` are for numbers that are not negative; negative ones are stored as the smallest code.
     seed, step : int
         What the random bits of formats that are rounded stochastically depend on, besides the element.
 
@@ -267,6 +304,92 @@ def dequantize(stored: Any) -> Any:
     """
     out = _backend.zeros_like(stored[0])
     _core.decode(tuple(stored), out)
+    return out
+
+
+# Params.
+
+
+def split_param(x: Any, param_format: str) -> tuple[Any, Any]:
+    """Split float32 params into bfloat16 ones and what they lose.
+
+    Parameters
+    ----------
+    x : buffer
+        Any shape in C order, float32, on the CPU.
+    param_format : {"remainder16", "remainder8", "kahan"}
+        The format, as optimizers call it.
+
+    Returns
+    -------
+    param : array of bfloat16
+        `x` rounded to nearest; what is in the middle of two numbers goes away from zero, but to the even one with
+        ``"kahan"``.
+    side : array
+        In the shape of `x`. The remainder in int16 (``"remainder16"``) or int8 (``"remainder8"``), or the compensation
+        in bfloat16. Arrays of the library that `x` is from.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `x` is not as described, or the format is another.
+
+    See Also
+    --------
+    join_param : the way back.
+
+    Notes
+    -----
+    With ``"remainder16"``, ``(param << 16) + remainder`` are the bits of `x`, but of a NaN, which keeps its upper half
+    alone. ``"remainder8"`` keeps the upper 24 bits, rounded to nearest, ties to even: 16 of the 24 significant ones.
+    With ``"kahan"``, ``param + compensation`` has 16 or more significant bits.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> param, remainder = adaptk.formats.split_param(np.array([1.0, 0.1], np.float32), "remainder16")
+    >>> param.astype(np.float32).tolist(), remainder.tolist()
+    ([1.0, 0.10009765625], [0, -13107])
+    """
+    if param_format not in SIDES:
+        raise ValueError(f"param_format: {param_format!r}, expected {', '.join(map(repr, SIDES))}")
+    _core.layout(x, "x")
+    pair = _backend.full_like(x, 0, "bfloat16"), _backend.full_like(x, 0, SIDES[param_format][1])
+    _core.encode_param(x, pair, param_format)
+    return pair
+
+
+def join_param(param: Any, side: Any, param_format: str) -> Any:
+    """Float32 params, of bfloat16 ones and what lies beside them.
+
+    Parameters
+    ----------
+    param, side : buffer
+        As :func:`split_param` returns them, and as optimizers keep them.
+    param_format : {"remainder16", "remainder8", "kahan"}
+        The format.
+
+    Returns
+    -------
+    array of float32
+        Of the library and the shape that `param` is of.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arrays are not as described, or the format is another.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> x = np.array([1.0, 0.1], np.float32)
+    >>> adaptk.formats.join_param(*adaptk.formats.split_param(x, "remainder16"), "remainder16")
+    array([1. , 0.1], dtype=float32)
+    """
+    if param_format not in SIDES:
+        raise ValueError(f"param_format: {param_format!r}, expected {', '.join(map(repr, SIDES))}")
+    out = _backend.zeros_like(param)
+    _core.decode_param((param, side), out, param_format)
     return out
 
 

@@ -151,7 +151,7 @@ def _starts(rule: str) -> dict[str, float]:
 
 def _draws(p: Tensor, rule: Rule, group: Group) -> bool:
     """Whether a step of this param needs random bits."""
-    if group.get("param_format") is not None and p.dtype == torch.bfloat16:
+    if group.get("param_format") == "sr" and p.dtype in (torch.bfloat16, torch.float16):
         return True
     stored = [_state_format(p, s, group) for s in rule.states]
     return any(isinstance(name, str) and formats.is_stochastic(name) for name in stored)
@@ -400,9 +400,9 @@ class _Fused(torch.optim.Optimizer):
             formats.check_state_dtype(group["state_dtype"], rule_of(self._rule(group)[0]).states)
         formats.check_min_8bit_size(group.get("min_8bit_size", 0))
         formats.check_seed(group.get("seed", 0))
-        if formats.check_param_format(group.get("param_format")) is not None:
-            for i, p in enumerate(group["params"]):
-                formats.check_stochastic_param(str(p.dtype).removeprefix("torch."), f"params[{i}]")
+        param_format = formats.check_param_format(group.get("param_format"))
+        for i, p in enumerate(group["params"]):
+            formats.check_param_dtype(str(p.dtype).removeprefix("torch."), param_format, f"params[{i}]")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -453,7 +453,8 @@ class _Fused(torch.optim.Optimizer):
                         continue
                     if p.dtype in (torch.bfloat16, torch.float16) and loaded.dtype == p.dtype:
                         # torch has rounded it to the param's dtype.
-                        self.state[p][name] = value.detach().to(device=p.device, dtype=torch.float32, copy=True)
+                        dtype = value.dtype if name == "remainder" else torch.float32
+                        self.state[p][name] = value.detach().to(device=p.device, dtype=dtype, copy=True)
                     elif loaded is value:
                         # torch copies only what it converts.
                         self.state[p][name] = value.detach().clone()
@@ -791,8 +792,11 @@ class _Fused(torch.optim.Optimizer):
     @torch.no_grad()
     def _bind(
         self, p: Tensor, group: Group, name: str, where: str, undo: Undo
-    ) -> tuple[dict[str, Any] | None, tuple[Tensor | formats.Stored, ...], tuple[Tensor, ...], bool, bool]:
-        """The state of a param, made where it is missing: (state, (param, *states), numbers, odd, fresh)."""
+    ) -> tuple[dict[str, Any] | None, tuple[Any, ...], tuple[Tensor, ...], bool, bool]:
+        """The state of a param, made where it is missing: (state, (param, *states), numbers, odd, fresh).
+
+        A param that is split is a pair: (param, remainder).
+        """
         if not isinstance(p, Tensor):
             raise TypeError(f"{where}: {type(p).__name__}, expected a torch.Tensor")
         if p.layout != torch.strided:
@@ -810,7 +814,8 @@ class _Fused(torch.optim.Optimizer):
         if odd and _overlaps_itself(_local(p)):
             raise RuntimeError(f"{where}: several of its elements are at one address, as in an expanded tensor")
         draws = _draws(p, rule, group)
-        if name == "sgd" and not draws:
+        side = formats.SIDES.get(group.get("param_format") or "") if p.dtype == torch.bfloat16 else None
+        if name == "sgd" and not draws and side is None:
             return None, (p,), (), odd, False
         if _is_captured(p):
             raise RuntimeError(
@@ -821,6 +826,7 @@ class _Fused(torch.optim.Optimizer):
         if state is None:
             state = {}
             _put(self.state, p, state, undo)
+        param = p if side is None else (p, self._side(state, *side, p, where, odd, undo))
         count: tuple[Tensor, ...] = ()
         if draws and name in ("sgd", "momentum", "nesterov"):
             # torch counts no steps here, and random bits depend on their number.
@@ -829,7 +835,7 @@ class _Fused(torch.optim.Optimizer):
                 _put(state, "step", _new_number(0.0, device), undo)
             count = (self._number(state, "step", 0.0, p, device, where, undo),)
         if name == "sgd":
-            return state, (p,), count, odd, False
+            return state, (param,), count, odd, False
         if name in ("momentum", "nesterov"):
             # As torch has it, the buffer is in the state once it has seen a gradient.
             fresh = state.get("momentum_buffer") is None
@@ -837,9 +843,9 @@ class _Fused(torch.optim.Optimizer):
             if fresh and isinstance(stored, str):
                 self._new_coded(state, "momentum_buffer", p, 0.0, stored, undo)
             if fresh and not isinstance(stored, str):
-                return state, (p, _full_like(p, 0.0, stored)), count, odd, True
+                return state, (param, _full_like(p, 0.0, stored)), count, odd, True
             buffer = self._state_array(state, rule.states[0], p, stored, where, odd, undo)
-            return state, (p, buffer), count, odd, fresh
+            return state, (param, buffer), count, odd, fresh
         starts = _starts(name)
         if name == "asgd":
             starts["eta"] = float(_plain(group["lr"]))
@@ -866,7 +872,19 @@ class _Fused(torch.optim.Optimizer):
             self._state_array(state, s, p, self._check_format(p, s, group, where, odd), where, odd, undo)
             for s in rule.states
         ]
-        return state, (p, *arrays), tuple(numbers), odd, False
+        return state, (param, *arrays), tuple(numbers), odd, False
+
+    def _side(
+        self, state: dict[str, Any], name: str, dtype: str, p: Tensor, where: str, odd: bool, undo: Undo
+    ) -> Tensor:
+        """What lies beside a param that is split, made where it is missing: the param has lost nothing then."""
+        wanted: torch.dtype = getattr(torch, dtype)
+        if state.get(name) is None:
+            _put(state, name, _full_like(p, 0.0, wanted), undo)
+        value = state[name]
+        if name == "remainder" and isinstance(value, Tensor) and value.dtype != wanted:
+            raise TypeError(f"state[{name!r}] of {where}: dtype {value.dtype}, expected {wanted} by its param_format")
+        return self._array(state, name, p, wanted, where, odd, undo)
 
     @staticmethod
     def _number(
@@ -936,7 +954,8 @@ class _Fused(torch.optim.Optimizer):
         if not isinstance(stored, str):
             return self._array(state, name, p, stored, where, odd, undo)
         if own is None:
-            return formats.Stored(self._array(state, name, p, torch.bfloat16, where, odd, undo), None, stored)
+            dtype = getattr(torch, formats.STORED_DTYPES[stored])
+            return formats.Stored(self._array(state, name, p, dtype, where, odd, undo), None, stored)
         scales_name = f"{name}_{own}"
         if scales_name in state:
             scales = self._scales(state, scales_name, where)
@@ -1020,21 +1039,23 @@ class _Fused(torch.optim.Optimizer):
     @staticmethod
     @torch.no_grad()
     def _stand_in(
-        buffers: tuple[Tensor, ...], grad: Tensor, where: str
-    ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]] | None:
+        buffers: tuple[Any, ...], grad: Tensor, where: str
+    ) -> tuple[list[Any], list[tuple[Tensor, Tensor]]] | None:
         """Plain dense real tensors in the place of others, and which of them have to be copied back.
 
         None where the tensors are no longer what they were when they were bound.
         """
         if grad.layout != torch.strided:
             raise RuntimeError(f"sparse gradients are not supported (that of {where})")
-        whole = buffers[0]
-        p, *states = (_local(b) for b in buffers)
+        whole, *beside = buffers[0] if isinstance(buffers[0], tuple) else (buffers[0],)
+        p, *states = (_local(b) for b in (whole, *beside, *buffers[1:]))
         grad = _local(_placed_like(grad, whole))
         if not (_is_sharded(whole) or p.is_complex() or not _is_dense(p)):
             return None
         dtypes = (p.dtype,) if p.is_complex() or p.dtype == torch.float64 else _STATE_DTYPES
-        if any(s.dtype not in dtypes or s.shape != p.shape or s.device != p.device for s in states):
+        if any(s.dtype not in dtypes for s in states[len(beside) :]):
+            return None
+        if any(s.shape != p.shape or s.device != p.device for s in states):
             return None
         for b, name in ((p, where), (grad, f"gradient of {where}"), *((s, f"a state of {where}") for s in states)):
             _check_storage(b, name)
@@ -1053,6 +1074,8 @@ class _Fused(torch.optim.Optimizer):
         stand_in = [dense, grad if fits else _in_layout_of(grad, dense, grad.dtype), *used]
         if dense.is_complex():
             stand_in = [torch.view_as_real(t) for t in stand_in]
+        if beside:
+            return [(dense, used[0]), stand_in[1], *used[1:]], copies
         return stand_in, copies
 
     @staticmethod

@@ -7,7 +7,7 @@
 //   Element       what one element is stored as
 //   Compute       float or double: what rules compute in beside params of this format
 //   decode, encode
-// of one of three kinds:
+// of one of four kinds:
 //
 // 1. Elements by themselves: decode(Element) is exact, to float or double; encode(Compute) rounds to nearest, ties to
 //    even. The same functions may be written for lanes (below) too: decode<L>(codes), encode<L>(x).
@@ -22,6 +22,8 @@
 //    true> is for blocks without it. encode<L, true> is for finite elements. Both have the same results as without
 //    `true`. Blocks whose largest magnitude is below least_scale are multiplied by scale_lift, a power of two,
 //    before they are encoded: reciprocals stay finite.
+// 4. Params that are split in two: each element has one of `Side` beside it, in a second buffer whose dtype is
+//    side_dlpack. decode<L>(codes, codes beside them) and encode<L>(x), which is a SplitCode<L>.
 //
 // Codes are an Element's bits as an unsigned integer: those of signed elements with the sign extended on the way in,
 // and cut off on the way out.
@@ -100,6 +102,17 @@ concept BlockFormat = requires(float x) {
     F::factor(x);
     F::least_scale;
     F::block;
+};
+
+template <class L> struct SplitCode {
+    typename L::U code, side;
+};
+
+template <class F>
+concept SplitFormat = requires(float x) {
+    F::template decode<OneLane>(std::uint32_t{}, std::uint32_t{});
+    { F::template encode<OneLane>(x) } -> std::same_as<SplitCode<OneLane>>;
+    F::side_dlpack;
 };
 
 inline constexpr float scale_lift = 0x1p100f;

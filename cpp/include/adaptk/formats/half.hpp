@@ -82,4 +82,33 @@ struct Float16 {
     ADAPTK_HD static Element encode(float x) { return encode_float16(x); }
 };
 
+// float16, rounded as bfloat16_sr is, with 13 of the random bits: the chance of rounding away from zero is the lost
+// part of the last place, of subnormal numbers to a multiple of 2^-13. Infinity is no matter of chance: what is nearest
+// to a finite number is stored as one, and what nearest rounding takes to infinity is infinity.
+struct Float16Stochastic {
+    static constexpr const char* name = "float16_sr";
+    static constexpr DlpackType dlpack{dlpack_float, 16};
+    static constexpr int random_bits = 16;
+    using Element = std::uint16_t;
+    using Compute = float;
+    template <class L> ADAPTK_HD static typename L::F decode(typename L::U code) {
+        const auto body = (code & 0x7fffu) << 13;
+        const auto scaled = L::bits(L::real(body) * 0x1p112f);
+        const auto magnitude = L::select(body < L::all(0x7c00u << 13), scaled, body | 0x7f800000u);
+        return L::real(magnitude | ((code & 0x8000u) << 16));
+    }
+    // 2^-14 + x, of x below it, has 13 bits below the last place of float16's subnormal numbers.
+    template <class L, bool = false> ADAPTK_HD static typename L::U encode(typename L::F x, typename L::U random) {
+        const auto u = L::bits(x);
+        const auto magnitude = u & 0x7fffffffu;
+        const auto subnormal = L::bits(L::real(magnitude) + 0x1p-14f) - (113u << 23);
+        const auto fixed = L::select(magnitude < L::all(113u << 23), subnormal, magnitude - (112u << 23));
+        auto code = (fixed + (random >> 3)) >> 13;
+        code = L::select(code < L::all(0x7bffu), code, L::all(0x7bffu));
+        code = L::select(magnitude < L::all(0x477ff000u), code, L::all(0x7c00u));
+        code = L::select(x != x, L::all(0x7e00u), code);
+        return code | ((u >> 16) & 0x8000u);
+    }
+};
+
 ADAPTK_NAMESPACE_END
