@@ -21,7 +21,7 @@ LIBRARY = next(path for pattern in ("lib/libadaptk.*", "adaptk-*.dll") for path 
 
 OK, INVALID_ARGUMENT, INVALID_TYPE, UNKNOWN_NAME, BUSY, UNSUPPORTED = range(6)
 CODES = {"float32": (2, 32), "float64": (2, 64), "float16": (2, 16), "bfloat16": (4, 16)}
-CODES |= {"int8": (0, 8), "uint8": (1, 8)}
+CODES |= {"int8": (0, 8), "uint8": (1, 8), "int16": (0, 16)}
 
 
 class Device(ctypes.Structure):
@@ -85,6 +85,7 @@ class Options(ctypes.Structure):
         ("stochastic_params", c_int),
         *(("copy_out", POINTER(POINTER(Tensor))), ("ema", POINTER(POINTER(Tensor)))),
         *(("ema_decay", c_double), ("grad_norm", c_double), ("zero_grad", c_int)),
+        *(("param_format", c_char_p), ("param_sides", POINTER(POINTER(Tensor)))),
     )
 
 

@@ -209,6 +209,7 @@ std::size_t Request::read_formats(std::string_view names, std::size_t first) {
         if (name.empty()) continue;
         formats[i] = detail::find_format(name);
         if (formats[i] == nullptr) refuse("formats: " + detail::unknown_format(std::string(name).c_str()));
+        if (formats[i]->split) refuse(std::string("formats: ") + formats[i]->name + " is for params");
         if (formats[i]->block == 1) continue;
         if (packed) refuse("packed: no states with scales");
         scales_at[i] = end++;

@@ -55,7 +55,7 @@ struct Conversion {
             refuse(ADAPTK_UNSUPPORTED, "values: on " + v.device.text() + "; codes are converted on the CPU");
         state = view_of_stored(stored, of_state);
         const TensorView& d = state.data;
-        if (!is_state_format(d.dtype, v.dtype))
+        if (info_of(d.dtype).compute != Format::float32)
             reject({Problem::Kind::type, std::string("dtype ") + name_of(d.dtype) + ", whose elements are no float32"},
                    of_state);
         if (!(d.device == v.device) || !d.same_shape(v) || !d.c_order)

@@ -74,6 +74,7 @@ struct Options {
     StepOptions step;
     void* stream = nullptr;
     ParamFormat param_format = ParamFormat::plain;
+    Tensors sides = nullptr;
     Tensors copies = nullptr, averages = nullptr;
 
     // What is written beside param i, checked.
@@ -92,10 +93,31 @@ struct Options {
     }
 };
 
-Format stored_format(const Options& options, const TensorView& param, std::size_t i) {
-    Format format;
-    if (const auto problem = store_param_as(options.param_format, param, format)) reject(*problem, {"params", i});
-    return format;
+// Param i as the options say that it is stored.
+Slot stored_param(const Options& options, const TensorView& param, std::size_t i) {
+    Slot slot{param.data, param.dtype};
+    if (const auto problem = store_param_as(options.param_format, param, slot.format)) reject(*problem, {"params", i});
+    const bool split = has_side(slot.format), given = options.sides != nullptr && options.sides[i] != nullptr;
+    if (!split && !given) return slot;
+    const Name name{"options.param_sides", i};
+    if (!split)
+        refuse(ADAPTK_INVALID_TYPE, name.text() + ": beside a " + name_of(param.dtype) +
+                                        " param, which has nothing beside it with this param_format");
+    if (!given) refuse(name.text() + ": NULL, expected what lies beside a param in " + name_of(slot.format));
+    const TensorView side = view_of(options.sides[i], name, true);
+    if (const auto problem = why_no_side(side, param, slot.format)) reject(*problem, name);
+    slot.side = side.data;
+    return slot;
+}
+
+ParamFormat param_format_of(const char* name) {
+    if (name == nullptr) return ParamFormat::plain;
+    std::string known;
+    for (std::size_t i = 1; i < param_format_count; ++i) {
+        if (std::string_view(name) == param_format_names[i]) return ParamFormat(i);
+        known += std::string(i > 1 ? ", " : "") + param_format_names[i];
+    }
+    refuse(ADAPTK_UNKNOWN_NAME, std::string("options: unknown param_format '") + name + "'; there are " + known);
 }
 
 Options read_options(const adaptk_step_options* given) {
@@ -105,7 +127,8 @@ Options read_options(const adaptk_step_options* given) {
     check_size("options", given->size,
                {offsetof(O, clip_norm), offsetof(O, skip_nonfinite), offsetof(O, want_norm), offsetof(O, stream),
                 offsetof(O, stochastic_params), offsetof(O, copy_out), offsetof(O, ema), offsetof(O, ema_decay),
-                offsetof(O, grad_norm), offsetof(O, zero_grad), sizeof(O)},
+                offsetof(O, grad_norm), offsetof(O, zero_grad), offsetof(O, param_format),
+                offsetof(O, param_sides), sizeof(O)},
                "ADAPTK_STEP_OPTIONS");
     O o = ADAPTK_STEP_OPTIONS;
     std::memcpy(&o, given, given->size);
@@ -116,7 +139,11 @@ Options read_options(const adaptk_step_options* given) {
     out.step.clip_norm = o.clip_norm > 0.0 ? o.clip_norm : -1.0;
     out.step.skip_nonfinite = o.skip_nonfinite != 0;
     out.step.want_norm = o.want_norm != 0;
+    out.param_format = param_format_of(o.param_format);
+    if (o.stochastic_params != 0 && o.param_format != nullptr && out.param_format != ParamFormat::sr)
+        refuse(std::string("options: stochastic_params beside param_format '") + o.param_format + "'");
     if (o.stochastic_params != 0) out.param_format = ParamFormat::sr;
+    out.sides = o.param_sides;
     if (!(o.ema_decay >= 0.0 && o.ema_decay <= 1.0))
         refuse("options: ema_decay: " + number_text(o.ema_decay) + " is not in [0, 1]");
     out.step.average_decay = o.ema_decay;
@@ -308,15 +335,19 @@ void adaptk_plan::add_group(const char* name, const adaptk_hyper* hypers, std::s
 void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options) {
     check_count(*this, count);
     need(grads, "grads");
-    for (std::size_t i = 0; i < count; ++i) plan.store_param_as(i, stored_format(options, params[i], i), nullptr);
     plan.begin();
     bool some = false;
     for (std::size_t i = 0; i < count; ++i) {
-        if (grads[i] == nullptr) continue;
+        if (grads[i] == nullptr) {
+            plan.store_param_as(i, params[i].dtype, nullptr);
+            continue;
+        }
         some = true;
         const std::int64_t taken = plan.host_steps(i);
         if (taken == INT64_MAX) refuse("grads: more than 2**63 - 1 steps");
         const Slot grad = Buffers::grad_of(grads[i], i, params[i]);
+        const Slot param = stored_param(options, params[i], i);
+        plan.store_param_as(i, param.format, param.side);
         plan.add(i, grad.data, grad.format, taken + 1);
     }
     for (std::size_t i = 0; options.has_epilogues() && i < count; ++i)
@@ -376,7 +407,7 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
     Buffers buffers(info, count, params, states, nullptr, total);
     need(grads, "grads");
     for (std::size_t i = 0; i < count; ++i) buffers.take_grad(grads[i], i);
-    for (std::size_t i = 0; i < count; ++i) buffers.updates[i].format[0] = stored_format(wanted, buffers.params[i], i);
+    for (std::size_t i = 0; i < count; ++i) buffers.updates[i].set(0, stored_param(wanted, buffers.params[i], i));
     refuse_epilogues_on(buffers.device, wanted);
     std::vector<Epilogue> epilogues;
     for (std::size_t i = 0; wanted.has_epilogues() && i < count; ++i)

@@ -91,8 +91,12 @@ StoredView view_of_stored(const adaptk_stored* state, const Name& name) {
             refuse(ADAPTK_INVALID_TYPE, of_scales.text() + ": beside " + name_of(v.dtype) + ", which has none");
         return out;
     }
-    const TensorView scales = view_of(state->scales, of_scales);
-    if (const auto problem = why_no_scales(scales, v)) reject(*problem, of_scales);
+    const TensorView scales = view_of(state->scales, of_scales, info_of(v.dtype).split);
+    if (info_of(v.dtype).split) {
+        if (const auto problem = why_no_side(scales, v, v.dtype)) reject(*problem, of_scales);
+    } else if (const auto problem = why_no_scales(scales, v)) {
+        reject(*problem, of_scales);
+    }
     out.slot.side = scales.data;
     return out;
 }

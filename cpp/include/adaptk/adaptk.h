@@ -93,7 +93,8 @@ typedef enum adaptk_type {
     ADAPTK_BFLOAT16 = 2,
     ADAPTK_FLOAT16 = 3,
     ADAPTK_INT8 = 4,
-    ADAPTK_UINT8 = 5
+    ADAPTK_UINT8 = 5,
+    ADAPTK_INT16 = 6
 } adaptk_type;
 
 /* A tensor in C order in CPU memory; for CUDA set its `device`. The shape is not copied. */
@@ -107,8 +108,8 @@ static inline adaptk_tensor adaptk_make_tensor(void* data, adaptk_type type, int
 #endif
     t.device.device_id = 0;
     t.ndim = ndim;
-    t.dtype.code = type == ADAPTK_BFLOAT16 ? 4 : type == ADAPTK_INT8 ? 0 : type == ADAPTK_UINT8 ? 1 : 2;
-    t.dtype.bits = type == ADAPTK_FLOAT32 ? 32 : type == ADAPTK_FLOAT64 ? 64 : type >= ADAPTK_INT8 ? 8 : 16;
+    t.dtype.code = type == ADAPTK_BFLOAT16 ? 4 : type == ADAPTK_INT8 || type == ADAPTK_INT16 ? 0 : type == ADAPTK_UINT8 ? 1 : 2;
+    t.dtype.bits = type == ADAPTK_FLOAT32 ? 32 : type == ADAPTK_FLOAT64 ? 64 : type == ADAPTK_INT8 || type == ADAPTK_UINT8 ? 8 : 16;
     t.dtype.lanes = 1;
     t.shape = shape;
     t.strides = NULL;
@@ -210,7 +211,7 @@ ADAPTK_API const adaptk_preset* adaptk_rule_preset(const adaptk_rule* rule, size
 
 /* ---- Storage formats of states ---------------------------------------------------------------------------------- */
 
-/* How a state is stored between steps. A step decodes it, computes in float32 (float64 beside a float64 param) and
+/* How a state, or a param, is stored between steps. A step decodes it, computes in float32 (float64 beside a float64 param) and
  * encodes it, in one pass over memory. */
 typedef struct adaptk_format {
     const char* name;   /* "uint8" */
@@ -222,7 +223,8 @@ typedef struct adaptk_format {
 
 /* float32, float64, bfloat16, float16; bfloat16_sr, rounded stochastically; int8; uint8, for states that are never
  * negative; uint8_nearest, the same rounded to nearest; fp8_e4m3; dynamic_signed; dynamic_unsigned, for states that are
- * never negative. NULL if `index` is out of range or there is no such name. */
+ * never negative; float16_sr; for params alone bfloat16_remainder16, bfloat16_remainder8 and bfloat16_kahan, see
+ * adaptk_step_options. NULL if `index` is out of range or there is no such name. */
 ADAPTK_API size_t adaptk_format_count(void);
 ADAPTK_API const adaptk_format* adaptk_format_at(size_t index);
 ADAPTK_API const adaptk_format* adaptk_find_format(const char* name);
@@ -239,7 +241,8 @@ ADAPTK_API size_t adaptk_scale_count(const adaptk_format* format, size_t element
 typedef struct adaptk_stored {
     size_t size;
     const adaptk_tensor* data;   /* the elements, in the shape and the strides of the param */
-    const adaptk_tensor* scales; /* float32, adaptk_scale_count() in a row; NULL for a format without scales */
+    const adaptk_tensor* scales; /* float32, adaptk_scale_count() in a row; NULL for a format without scales; of params,
+                                    what lies beside them */
     const char* format;          /* its name; NULL: the dtype's, where int8 and uint8 are those formats */
 } adaptk_stored;
 
@@ -276,7 +279,7 @@ typedef struct adaptk_step_options {
     int skip_nonfinite;    /* change nothing if a gradient contains inf or NaN */
     int want_norm;         /* report the norm even if nothing above needs it */
     void* stream;          /* CUDA: the cudaStream_t to enqueue on; NULL is the default stream */
-    int stochastic_params; /* bfloat16 params are rounded stochastically; float16 ones are refused */
+    int stochastic_params; /* the same as "sr" for param_format */
 
     /* What is written in the same pass over memory, once a part of a param has been updated. The buffers must not
      * overlap any other tensor. `count` tensors each, where NULL leaves a param out; NULL: none. */
@@ -286,9 +289,16 @@ typedef struct adaptk_step_options {
     double grad_norm; /* >= 0, inf or NaN: the norm of the unscaled gradients is known, from adaptk_accumulate() for
                          the same tensors in the same order, and they are not read for it; < 0: it is not */
     int zero_grad;    /* gradients are set to zero, also by a step that is skipped; none may overlap another one */
+
+    /* How params of 16 bits are stored: NULL, rounded to nearest; "sr", bfloat16 and float16 rounded stochastically;
+     * bfloat16 with "remainder16", "remainder8" or "kahan", with a tensor beside each param that has its shape and
+     * strides and keeps what rounding loses, from zero on: int16, int8 or bfloat16. With the first one a param and its
+     * remainder are a float32, whose bits are (param << 16) + remainder. Other params are stored as they are. */
+    const char* param_format;
+    const adaptk_tensor* const* param_sides; /* `count` tensors: NULL beside a param that has none */
 } adaptk_step_options;
 /* clang-format off */
-#define ADAPTK_STEP_OPTIONS {sizeof(adaptk_step_options), 1.0, 0.0, 0, 0, NULL, 0, NULL, NULL, 0.0, -1.0, 0}
+#define ADAPTK_STEP_OPTIONS {sizeof(adaptk_step_options), 1.0, 0.0, 0, 0, NULL, 0, NULL, NULL, 0.0, -1.0, 0, NULL, NULL}
 /* clang-format on */
 
 /* Initialise with ADAPTK_STEP_REPORT. */

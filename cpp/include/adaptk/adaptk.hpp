@@ -117,6 +117,9 @@ struct Options {
     double ema_decay = 0.0;
     double grad_norm = -1.0;  // < 0: it is not known
     bool zero_grad = false;
+    const char* param_format = nullptr;
+    // One for each param, of any kind beside those that are not split, or none.
+    std::span<const Tensor> param_sides = {};
 };
 
 struct Report {
@@ -197,14 +200,17 @@ class StoredPointers {
 class PlainOptions {
   public:
     PlainOptions(const Options& o, std::size_t params)
-        : copies_(o.copy_out, "options.copy_out"), averages_(o.ema, "options.ema"), plain_(plain(o)) {
+        : copies_(o.copy_out, "options.copy_out"), averages_(o.ema, "options.ema"),
+          sides_(o.param_sides, "options.param_sides"), plain_(plain(o)) {
         if (!o.copy_out.empty()) plain_.copy_out = counted(o.copy_out, params, "options.copy_out: ", copies_);
         if (!o.ema.empty()) plain_.ema = counted(o.ema, params, "options.ema: ", averages_);
+        if (!o.param_sides.empty())
+            plain_.param_sides = counted(o.param_sides, params, "options.param_sides: ", sides_);
     }
     const adaptk_step_options* get() const { return &plain_; }
 
   private:
-    Pointers copies_, averages_;
+    Pointers copies_, averages_, sides_;
     adaptk_step_options plain_;
 
     static const adaptk_tensor* const* counted(std::span<const Tensor> tensors, std::size_t params, const char* name,
@@ -228,6 +234,7 @@ inline adaptk_step_options PlainOptions::plain(const Options& o) {
     out.ema_decay = o.ema_decay;
     out.grad_norm = o.grad_norm;
     out.zero_grad = o.zero_grad ? 1 : 0;
+    out.param_format = o.param_format;
     return out;
 }
 
