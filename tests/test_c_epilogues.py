@@ -165,4 +165,3 @@ def test_wrong_sums() -> None:
     assert lib.adaptk_accumulate(c_size_t(0), None, None, c_double(1), None, None) == INVALID_ARGUMENT
     assert norm.value == 7.0
     assert (a == 1).all()
-    assert ctypes.sizeof(Options) == 88

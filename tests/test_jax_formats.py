@@ -26,7 +26,7 @@ import jax.numpy as jnp  # noqa: E402
 
 RULES = adaptk.rules()
 WITH_STATES = [name for name, rule in RULES.items() if rule.states]
-STATE_DTYPES = ["8bit", "8bit_nearest", "bfloat16_sr", "8bit_dynamic", "fp8_e4m3"]
+STATE_DTYPES = ["8bit", "8bit_nearest", "bfloat16_sr", "float16_sr", "8bit_dynamic", "fp8_e4m3"]
 Stored = adaptk.jax.Stored
 
 SHAPES = {"a": (7,), "b": [(70, 3), (), (0,)], "c": (64, 67)}
@@ -161,7 +161,7 @@ def test_a_format_for_each_state(state_dtype: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["tree", "packed"])
-@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16", "float16", "bfloat16_sr"])
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16", "float16", "bfloat16_sr", "float16_sr"])
 def test_formats_without_scales(state_dtype: str, packed: bool) -> None:
     """Also packed, where each tensor keeps its own random bits."""
     params, grads = randoms(0), [randoms(1), randoms(2)]
@@ -174,7 +174,7 @@ def test_formats_without_scales(state_dtype: str, packed: bool) -> None:
     assert all(same_bits(a, b) for a, b in zip(leaves(got), want[0], strict=True))
     for mine, theirs in zip(state[1:], want[1:], strict=True):
         (flat,) = leaves(mine)
-        assert is_stored(flat) == (state_dtype == "bfloat16_sr")
+        assert is_stored(flat) == (state_dtype in ("bfloat16_sr", "float16_sr"))
         rest = np.asarray(flat.data if is_stored(flat) else flat)
         for x in theirs:
             x = np.asarray(x.data if is_stored(x) else x)
@@ -549,7 +549,7 @@ def test_wrong_arguments(options: dict[str, Any], exception: type[Exception], me
 
 CODES, SCALES = np.zeros((4, 64), np.int8), np.zeros(2, np.float32)
 WRONG: list[tuple[Any, type[Exception], str]] = [
-    (Stored(CODES, SCALES, "int9"), ValueError, r": format 'int9', expected 'bfloat16_sr', 'int8', 'uint8'"),
+    (Stored(CODES, SCALES, "int9"), ValueError, r": format 'int9', expected 'bfloat16_sr', 'float16_sr', 'int8', 'uint8'"),
     (Stored(CODES, SCALES, "bfloat16"), ValueError, r": format 'bfloat16', expected 'bfloat16_sr'"),
     (Stored(CODES, SCALES, "uint8"), TypeError, r"\.data: dtype int8, expected uint8 for uint8"),
     (Stored(CODES, SCALES, "bfloat16_sr"), TypeError, r"\.data: dtype int8, expected bfloat16 for bfloat16_sr"),

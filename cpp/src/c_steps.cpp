@@ -127,8 +127,8 @@ Options read_options(const adaptk_step_options* given) {
     check_size("options", given->size,
                {offsetof(O, clip_norm), offsetof(O, skip_nonfinite), offsetof(O, want_norm), offsetof(O, stream),
                 offsetof(O, stochastic_params), offsetof(O, copy_out), offsetof(O, ema), offsetof(O, ema_decay),
-                offsetof(O, grad_norm), offsetof(O, zero_grad), offsetof(O, param_format),
-                offsetof(O, param_sides), sizeof(O)},
+                offsetof(O, grad_norm), offsetof(O, zero_grad), offsetof(O, param_format), offsetof(O, param_sides),
+                sizeof(O)},
                "ADAPTK_STEP_OPTIONS");
     O o = ADAPTK_STEP_OPTIONS;
     std::memcpy(&o, given, given->size);

@@ -154,7 +154,8 @@ Overlap StepPlan::describe(const Clash& clash, std::span<const ParamUpdate> upda
     const BufferId a = buffer_of(clash.first), b = buffer_of(clash.second);
     const ParamUpdate& x = updates[a.tensor];
     const ParamUpdate& y = updates[b.tensor];
-    const bool same = a.buffer == 0 && b.buffer == 0 && x.buffer[0] == y.buffer[0] && x.bytes(0) == y.bytes(0);
+    const bool same = a.tensor != b.tensor && a.buffer == 0 && b.buffer == 0 && x.buffer[0] == y.buffer[0] &&
+                      x.bytes(0) == y.bytes(0);
     return {a, b, same};
 }
 

@@ -108,8 +108,14 @@ static inline adaptk_tensor adaptk_make_tensor(void* data, adaptk_type type, int
 #endif
     t.device.device_id = 0;
     t.ndim = ndim;
-    t.dtype.code = type == ADAPTK_BFLOAT16 ? 4 : type == ADAPTK_INT8 || type == ADAPTK_INT16 ? 0 : type == ADAPTK_UINT8 ? 1 : 2;
-    t.dtype.bits = type == ADAPTK_FLOAT32 ? 32 : type == ADAPTK_FLOAT64 ? 64 : type == ADAPTK_INT8 || type == ADAPTK_UINT8 ? 8 : 16;
+    t.dtype.code = type == ADAPTK_BFLOAT16                       ? 4
+                   : type == ADAPTK_INT8 || type == ADAPTK_INT16 ? 0
+                   : type == ADAPTK_UINT8                        ? 1
+                                                                 : 2;
+    t.dtype.bits = type == ADAPTK_FLOAT32                        ? 32
+                   : type == ADAPTK_FLOAT64                      ? 64
+                   : type == ADAPTK_INT8 || type == ADAPTK_UINT8 ? 8
+                                                                 : 16;
     t.dtype.lanes = 1;
     t.shape = shape;
     t.strides = NULL;
@@ -211,8 +217,8 @@ ADAPTK_API const adaptk_preset* adaptk_rule_preset(const adaptk_rule* rule, size
 
 /* ---- Storage formats of states ---------------------------------------------------------------------------------- */
 
-/* How a state, or a param, is stored between steps. A step decodes it, computes in float32 (float64 beside a float64 param) and
- * encodes it, in one pass over memory. */
+/* How a state, or a param, is stored between steps. A step decodes it, computes in float32 (float64 beside a float64
+ * param) and encodes it, in one pass over memory. */
 typedef struct adaptk_format {
     const char* name;   /* "uint8" */
     adaptk_dtype dtype; /* of the elements */
