@@ -67,7 +67,7 @@ ffi::DataType data_type(const FormatInfo& format) {
     case detail::code_int: return ffi::DataType::S8;
     case detail::code_uint: return ffi::DataType::U8;
     case detail::code_bfloat: return ffi::DataType::BF16;
-    default: return ffi::DataType::INVALID;
+    default: return format.dlpack_bits == 16 ? ffi::DataType::F16 : ffi::DataType::INVALID;
     }
 }
 
