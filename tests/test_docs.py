@@ -63,6 +63,7 @@ def test_the_pages_have_programs() -> None:
         "less_memory.md": ["python"],
         "numpy.md": ["python"],
         "pytorch.md": ["python"],
+        "your_own_rule.md": ["python"],
         "migrate/optax.md": ["python"],
         "migrate/scipy.md": ["python"],
         "migrate/torch.md": ["python"],

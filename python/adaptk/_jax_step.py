@@ -8,7 +8,7 @@ the memory of the operands where XLA can give it away. Scales of states that hav
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache, partial, partialmethod
 from typing import Any, NamedTuple, NoReturn, cast
 
 import jax
@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from adaptk import _core, formats
 from adaptk._docs import jax_doc, jax_signature, state_name
 from adaptk._names import hint
-from adaptk._registry import RULES, Rule, State
+from adaptk._registry import RULES, Rule, State, rule_of, rule_of_program
 from adaptk.schedules import FromZero, Schedule
 
 try:
@@ -413,7 +413,28 @@ def _make_state_type(rule: Rule) -> type[Any]:
     return made
 
 
-STATES: Mapping[str, type[Any]] = {rule.name: _make_state_type(rule) for rule in RULES.values()}
+STATES: Mapping[str, type[Any]] = {rule.name: _make_state_type(rule) for rule in RULES.values() if rule.program is None}
+_states_of_made: dict[str, type[Any]] = {}  # by key
+
+
+def _state_type_of(rule: Rule) -> type[Any]:
+    """The type of a rule's state, always the same one; of a rule that was made at run time, no module has it."""
+    if rule.program is None:
+        return STATES[rule.name]
+    found = _states_of_made.get(rule.key)
+    if found is None:
+        found = _make_state_type(rule)
+        found.__reduce__ = partialmethod(_reduced_state, rule)  # type: ignore[assignment, method-assign]
+        found = _states_of_made.setdefault(rule.key, found)
+    return found
+
+
+def _reduced_state(state: Any, rule: Rule) -> Any:
+    return _state_of, (rule, tuple(state))
+
+
+def _state_of(rule: Rule, values: tuple[Any, ...]) -> Any:
+    return _state_type_of(rule)(*values)
 
 
 # What is neither a hyperparameter nor the initial value of a state.
@@ -472,20 +493,20 @@ class _Steps:
         defaults = rule.defaults()
         fixed = {n: defaults[n] if n in self.traced else v for n, v in self.values.items()}
         try:
-            _core.check_hyperparameters(rule.name, fixed)
+            _core.check_hyperparameters(rule.key, fixed)
         except (TypeError, ValueError) as error:
             if str(error).startswith("lr:"):
                 raise type(error)(f"learning_rate{str(error)[2:]}") from None
             raise
         self.fixed = _Fixed(
-            rule.name,
+            rule.key,
             tuple(float(v) for v in fixed.values()),
             tuple(int(n in self.traced) for n in fixed),
             packed,
             formats.check_seed(0 if seed is None else seed),
         )
         self.initial = rule.initial_states(convention, {**fixed, "lr": 0.0} if "lr" in self.traced else fixed, started)
-        self.state_type = STATES[rule.name]
+        self.state_type = _state_type_of(rule)
 
     def _start(self, state: str, initial_from: str | None) -> Any:
         """A number, or an array of JAX that holds one."""
@@ -722,20 +743,23 @@ class GradientTransformation(_Pair):
 
     def __repr__(self) -> str:
         try:
-            rule, options = self._steps.made_of
+            rule, options = self.rule, self._steps.made_of[1]
         except TypeError:
             return f"GradientTransformation(init={self.init!r}, update={self.update!r})"
         return f"adaptk.jax.{rule}({', '.join(f'{n}={v!r}' for n, v in options.items())})"
 
     def __reduce__(self) -> Any:
-        return _transformation, self._steps.made_of
+        rule, options = self._steps.made_of
+        return _transformation, (self._steps.rule.program or rule, options)
 
 
-def _transformation(rule: str, options: Mapping[str, Any]) -> GradientTransformation:
-    """The rule of this name; `options` are the arguments of its function."""
+def _transformation(rule: str | bytes, options: Mapping[str, Any]) -> GradientTransformation:
+    """The rule of this key, or of this program; `options` are the arguments of its function."""
+    if isinstance(rule, bytes):
+        rule = rule_of_program(rule).key
     rest = dict(options)
     own = {name: rest.pop(name) for name in _OWN_OPTIONS if name in rest}
-    steps = _Steps(RULES[rule], rest, **own)
+    steps = _Steps(rule_of(rule), rest, **own)
     steps.made_of = (rule, dict(options))
     return GradientTransformation(steps.init, steps.update)
 
@@ -751,7 +775,7 @@ def make_function(rule: Rule) -> Callable[..., GradientTransformation]:
             unknown = next((name for name in kwargs if name not in signature.parameters), None)
             takes = ", ".join(signature.parameters)
             raise TypeError(f"{rule.name}() {error}{hint(unknown, signature.parameters)}; it takes {takes}") from None
-        return _transformation(rule.name, given)
+        return _transformation(rule.key, given)
 
     function.__name__ = function.__qualname__ = rule.name
     function.__module__ = "adaptk.jax"

@@ -42,6 +42,8 @@ class TracedRule:
         Its optimizer class, like :class:`Adam`.
     torch : type
         Its optimizer class for PyTorch, like :class:`adaptk.torch.Lion`.
+    jax : function
+        Its function for JAX, like :func:`adaptk.jax.lion`.
 
     Notes
     -----
@@ -90,6 +92,13 @@ class TracedRule:
         from adaptk.torch import class_of_made
 
         return class_of_made(self.rule)
+
+    @property
+    def jax(self) -> Any:
+        """Its function for JAX, like :func:`adaptk.jax.lion`."""
+        from adaptk._jax_step import make_function
+
+        return make_function(self.rule)
 
     def to_bytes(self) -> bytes:
         """What the rule computes, for :func:`load_rule` and other processes."""

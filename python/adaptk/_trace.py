@@ -487,7 +487,10 @@ def where(condition: Any, a: Any, b: Any) -> Any:
         return _apply("select", condition, a, b)
     if not isinstance(condition, (bool, np.bool_)):
         raise TypeError(f"adaptk.where: expected a condition inside a function of adaptk.rule, got {_kind(condition)}")
-    return a if condition else b
+    chosen = a if condition else b
+    # Of the same kind, whatever the condition is.
+    of = [x for x in (a, b) if isinstance(x, Value)]
+    return _lift(of[0]._trace, chosen, any(x._element for x in of)) if of else chosen
 
 
 def cumprod(x: Any) -> Any:

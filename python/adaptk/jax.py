@@ -34,10 +34,10 @@ except ModuleNotFoundError as error:
         raise
     raise not_installed("adaptk.jax", "JAX", "jax") from None
 
-globals().update({name: make_function(rule) for name, rule in RULES.items()})
+globals().update({name: make_function(rule) for name, rule in RULES.items() if rule.program is None})
 globals().update({state_name(RULES[name]): state for name, state in STATES.items()})
 
-__all__ = ["GradientTransformation", "Stored", *RULES, *map(state_name, RULES.values())]
+__all__ = ["GradientTransformation", "Stored", *STATES, *(state_name(RULES[name]) for name in STATES)]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = face(__name__, __all__)
