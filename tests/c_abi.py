@@ -97,7 +97,7 @@ lib = ctypes.CDLL(str(LIBRARY))
 for _name, _type in {
     **dict.fromkeys(["last_error", "status_name", "version", "isa_at", "get_isa"], c_char_p),
     **dict.fromkeys(["isa_count", "rule_count", "rule_preset_count", "format_count", "scale_count"], c_size_t),
-    **dict.fromkeys(["rule_at", "find_rule"], POINTER(Rule)),
+    **dict.fromkeys(["rule_at", "find_rule", "rule_load"], POINTER(Rule)),
     **dict.fromkeys(["format_at", "find_format", "state_format"], POINTER(Format)),
     "rule_hyper": POINTER(HyperInfo),
     "rule_state": POINTER(StateInfo),

@@ -5,10 +5,13 @@
 #include "dispatch.hpp"
 #include "environment.hpp"
 #include "registry.hpp"
+#include "rule_program.hpp"
 #include "threads.hpp"
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
+#include <mutex>
 #include <string_view>
 #include <vector>
 
@@ -23,41 +26,66 @@ thread_local char last_error[2048] = "";
 
 // One rule in C's types, which stay where they are.
 struct RuleEntry {
+    const RuleInfo* info;
     adaptk_rule rule;
     std::vector<adaptk_hyper_info> hypers;
     std::vector<adaptk_state_info> states;
     std::vector<adaptk_preset> presets;
 };
 
-std::vector<RuleEntry> make_entries() {
-    std::vector<RuleEntry> entries;
-    for (const RuleInfo& r : rules()) {
-        RuleEntry e{};
-        e.rule = {r.name, r.summary, r.formula, r.source, r.hyper_count(), r.states.size()};
-        for (std::size_t i = 0; i < r.hyper_count(); ++i) {
-            const Hyperparameter h = r.hyper(i);
-            e.hypers.push_back({h.name, h.value, range_text(h.range), h.meaning});
-        }
-        for (const State& s : r.states) e.states.push_back({s.name, s.initial, s.from});
-        for (const Preset& p : r.conventions) e.presets.push_back({p.convention, p.name, p.value});
-        entries.push_back(std::move(e));
+RuleEntry make_entry(const RuleInfo& r) {
+    RuleEntry e{};
+    e.info = &r;
+    e.rule = {r.key, r.summary, r.formula, r.source, r.hyper_count(), r.states.size()};
+    for (std::size_t i = 0; i < r.hyper_count(); ++i) {
+        const Hyperparameter h = r.hyper(i);
+        e.hypers.push_back({h.name, h.value, range_text(h.range), h.meaning});
     }
-    return entries;
+    for (const State& s : r.states) e.states.push_back({s.name, s.initial, s.from});
+    for (const Preset& p : r.conventions) e.presets.push_back({p.convention, p.name, p.value});
+    return e;
 }
 
 const std::vector<RuleEntry>& entries() {
-    static const auto& all = *new std::vector<RuleEntry>(make_entries());
+    static const auto& all = *[] {
+        auto* made = new std::vector<RuleEntry>;
+        for (const RuleInfo& r : rules()) made->push_back(make_entry(r));
+        return made;
+    }();
     return all;
+}
+
+// Those of rules that were loaded.
+struct LoadedEntries {
+    std::mutex lock;
+    std::deque<RuleEntry> all;
+};
+LoadedEntries& loaded_entries() {
+    static auto& loaded = *new LoadedEntries;
+    return loaded;
+}
+const adaptk_rule* loaded_entry(const RuleInfo& info) {
+    LoadedEntries& loaded = loaded_entries();
+    const std::lock_guard guard(loaded.lock);
+    for (const RuleEntry& e : loaded.all)
+        if (e.info == &info) return &e.rule;
+    return &loaded.all.emplace_back(make_entry(info)).rule;
 }
 
 const RuleEntry& entry_of(const adaptk_rule* rule) {
     need(rule, "rule");
     for (const RuleEntry& e : entries())
         if (&e.rule == rule) return e;
+    LoadedEntries& loaded = loaded_entries();
+    const std::lock_guard guard(loaded.lock);
+    for (const RuleEntry& e : loaded.all)
+        if (&e.rule == rule) return e;
     refuse("rule: not one of the library's");
 }
 
 }  // namespace
+
+const RuleInfo& info_of(const adaptk_rule* rule) { return *entry_of(rule).info; }
 
 adaptk_status keep_error(adaptk_status status, const char* text) noexcept {
     const std::size_t length = std::min(std::strlen(text), sizeof last_error - 1);
@@ -178,7 +206,17 @@ const adaptk_rule* adaptk_find_rule(const char* name) {
         need(name, "name");
         const RuleInfo* const rule = find_rule(name);
         if (rule == nullptr) refuse(ADAPTK_UNKNOWN_NAME, "name: unknown rule '" + std::string(name) + "'");
-        return &entries()[rule->index].rule;
+        return rule->index == RuleInfo::nowhere ? loaded_entry(*rule) : &entries()[rule->index].rule;
+    });
+}
+
+const adaptk_rule* adaptk_rule_load(const void* bytes, size_t size) {
+    return found([&] {
+        need(bytes, "bytes");
+        std::string error;
+        const RuleInfo* const rule = load_rule({static_cast<const std::byte*>(bytes), size}, error);
+        if (rule == nullptr) refuse("bytes: " + error);
+        return loaded_entry(*rule);
     });
 }
 

@@ -39,6 +39,10 @@ inline Failure failure_of_core() {
     }
 }
 
+struct RuleInfo;
+// Of a rule in C's types; refuses others.
+const RuleInfo& info_of(const adaptk_rule* rule);
+
 adaptk_status keep_error(adaptk_status status, const char* text) noexcept;
 
 template <class Body> adaptk_status guarded(const Body& body) noexcept {

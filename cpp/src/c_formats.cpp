@@ -99,10 +99,7 @@ const adaptk_format* adaptk_state_format(const adaptk_rule* rule, size_t state, 
     return found([&] {
         need(rule, "rule");
         need(name, "name");
-        std::size_t index = 0;
-        while (index < rules().size() && adaptk_rule_at(index) != rule) ++index;
-        if (index == rules().size()) refuse("rule: not one of the library's");
-        const auto& states = rules()[index].states;
+        const auto& states = info_of(rule).states;
         if (state >= states.size())
             refuse("state: " + std::to_string(state) + ", expected less than " + std::to_string(states.size()));
         for (const Choice& c : choices)

@@ -210,6 +210,10 @@ typedef struct adaptk_preset {
 ADAPTK_API size_t adaptk_rule_count(void);
 ADAPTK_API const adaptk_rule* adaptk_rule_at(size_t index);
 ADAPTK_API const adaptk_rule* adaptk_find_rule(const char* name);
+/* A rule that adaptk.rule has made in Python: of the bytes that its to_bytes() returns. They are checked, and hold no
+ * code of the machine's. The rule's `name` is what functions take as a rule: its own with a number, as "my_adam@0".
+ * Steps by it are on the CPU. It stays as long as the library does; the same bytes give the same rule. */
+ADAPTK_API const adaptk_rule* adaptk_rule_load(const void* bytes, size_t size);
 ADAPTK_API const adaptk_hyper_info* adaptk_rule_hyper(const adaptk_rule* rule, size_t index);
 ADAPTK_API const adaptk_state_info* adaptk_rule_state(const adaptk_rule* rule, size_t index);
 ADAPTK_API size_t adaptk_rule_preset_count(const adaptk_rule* rule);
