@@ -26,18 +26,6 @@ void prepare(const double* hyper, double grad_scale, std::int64_t t, void* coeff
     std::memcpy(coefficients, &made, sizeof made);
 }
 
-// base^exponent as C's pow has it, with the bits of adaptk's own.
-double any_power(double base, double exponent) {
-    if (exponent == 0.0 || base == 1.0) return 1.0;
-    // The C library's are exact here.
-    if (base == 0.0 || !std::isfinite(base) || !std::isfinite(exponent)) return std::pow(base, exponent);
-    if (base > 0.0) return power(base, exponent);
-    if (exponent != std::nearbyint(exponent)) return std::numeric_limits<double>::quiet_NaN();
-    const double half = exponent * 0.5;
-    const double magnitude = power(-base, exponent);
-    return half == std::nearbyint(half) ? magnitude : -magnitude;
-}
-
 double value_of(const ScalarNode* nodes, const ScalarNode& n, const double* hyper, std::int64_t t, const double* v) {
     const double a = arity(n.op) > 0 ? v[n.a] : 0.0;
     const double b = arity(n.op) > 1 ? v[n.b] : 0.0;
@@ -55,10 +43,7 @@ double value_of(const ScalarNode* nodes, const ScalarNode& n, const double* hype
     case ScalarOp::less_equal: return a <= b ? 1.0 : 0.0;
     case ScalarOp::equal: return a == b ? 1.0 : 0.0;
     case ScalarOp::not_equal: return a != b ? 1.0 : 0.0;
-    case ScalarOp::power:
-        // By the number of the step itself, as rules' own corrections are.
-        if (nodes[n.b].op == ScalarOp::step && a >= 0.0 && a <= 1.0) return power(a, t);
-        return any_power(a, b);
+    case ScalarOp::power: return nodes[n.b].op == ScalarOp::step ? step_power(a, t) : any_power(a, b);
     case ScalarOp::negative: return -a;
     case ScalarOp::absolute: return std::fabs(a);
     case ScalarOp::square_root: return std::sqrt(a);

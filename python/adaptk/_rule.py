@@ -105,6 +105,28 @@ class TracedRule:
         assert self.rule.program is not None
         return self.rule.program
 
+    def to_cpp(self) -> str:
+        """The rule as a C++ struct: a header for ``adaptk/run.hpp``, with the same bits.
+
+        Raises
+        ------
+        ValueError
+            For a rule with a state that starts as a copy of the param.
+
+        Examples
+        --------
+        >>> import adaptk
+        >>> @adaptk.rule(lr=0.1)
+        ... def plain(p, g, h, t):
+        ...     return p - h.lr * g
+        >>> "struct Plain {" in plain.to_cpp()
+        True
+        >>> plain.unregister()
+        """
+        from adaptk._rule_cpp import to_cpp
+
+        return to_cpp(self.rule)
+
     def register(self) -> None:
         """Enter it in :func:`rules` and :mod:`adaptk.ops` under its name, in the place of a rule made before."""
         with _lock:

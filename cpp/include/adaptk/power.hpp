@@ -123,4 +123,21 @@ ADAPTK_HOST_DEVICE inline double power(double base, double exponent) {
     return power_detail::exp(power_detail::multiply(l, {exponent, 0.0}));
 }
 
+// The same for any base, with the special cases of C's pow.
+ADAPTK_HOST_DEVICE inline double any_power(double base, double exponent) {
+    if (exponent == 0.0 || base == 1.0) return 1.0;
+    // The C library's are exact here.
+    if (base == 0.0 || !std::isfinite(base) || !std::isfinite(exponent)) return std::pow(base, exponent);
+    if (base > 0.0) return power(base, exponent);
+    if (exponent != std::nearbyint(exponent)) return std::sqrt(-1.0);  // a NaN
+    const double half = exponent * 0.5;
+    const double magnitude = power(-base, exponent);
+    return half == std::nearbyint(half) ? magnitude : -magnitude;
+}
+
+// By the number of a step, as the corrections of the rules are.
+ADAPTK_HOST_DEVICE inline double step_power(double base, std::int64_t t) {
+    return base >= 0.0 && base <= 1.0 ? power(base, t) : any_power(base, double(t));
+}
+
 ADAPTK_NAMESPACE_END

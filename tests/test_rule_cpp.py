@@ -1,0 +1,103 @@
+"""The C++ text of rules that were made at run time: compiled, it has the bits of the library's rules."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import adaptk
+import numpy as np
+import pytest
+from helpers import RULES, same_bits
+from traced_rules import traced
+
+COMPILER = next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
+SIZE = 50
+STEPS = 4
+MAIN = """
+#include <cstdio>
+#include <vector>
+
+template <class R, class T, int States> void run() {
+    std::vector<T> x[2 + States];
+    for (int b = 0; b < 2 + States; ++b)
+        for (int i = 0; i < %(size)d; ++i)
+            x[b].push_back(b < 2 ? T(i %% (7 - b)) * T(0.5) - T(1.25) : T(0.5) + T(i %% (2 + b)) * T(0.25));
+    for (int t = 1; t <= %(steps)d; ++t) {
+        const auto c = adaptk::coefficients<R, T>(typename R::Hyper{}, t, {0.125, 0.0, 0.0, 1.0});
+        for (int i = 0; i < %(size)d; ++i) {
+            if constexpr (States == 0) adaptk::update<R>(c, x[0][i], x[1][i]);
+            if constexpr (States == 1) adaptk::update<R>(c, x[0][i], x[1][i], x[2][i]);
+            if constexpr (States == 2) adaptk::update<R>(c, x[0][i], x[1][i], x[2][i], x[3][i]);
+            if constexpr (States == 3) adaptk::update<R>(c, x[0][i], x[1][i], x[2][i], x[3][i], x[4][i]);
+            if constexpr (States == 4) adaptk::update<R>(c, x[0][i], x[1][i], x[2][i], x[3][i], x[4][i], x[5][i]);
+        }
+    }
+    for (const auto& b : x) std::fwrite(b.data(), sizeof(T), b.size(), stdout);
+}
+
+int main() {
+%(calls)s
+}
+"""
+
+
+def start(rule: str, dtype: Any) -> list[Any]:
+    i = np.arange(SIZE)
+    arrays = [(i % (7 - b)) * 0.5 - 1.25 for b in range(2)]
+    arrays += [0.5 + (i % (2 + b)) * 0.25 for b in range(2, 2 + len(RULES[rule].states))]
+    return [a.astype(dtype) for a in arrays]
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+def test_the_bits_of_the_compiled_rule(tmp_path: Path) -> None:
+    calls, headers = [], []
+    for rule in RULES:
+        with traced(rule) as made:
+            (tmp_path / f"{rule}.hpp").write_text(made.to_cpp())
+            headers.append(f'#include "{rule}.hpp"')
+            name, states = made.rule.class_names[0], len(made.rule.states)
+            calls += [f"    run<{name}, {t}, {states}>();" for t in ("float", "double")]
+    source = tmp_path / "main.cpp"
+    source.write_text("\n".join(headers) + MAIN % {"size": SIZE, "steps": STEPS, "calls": "\n".join(calls)})
+    command = [COMPILER, "-std=c++20", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+    command += [f"-I{adaptk.get_include()}", str(source), "-o", str(tmp_path / "main")]
+    subprocess.run(command, check=True)
+    data = subprocess.run([tmp_path / "main"], check=True, capture_output=True).stdout
+    at = 0
+    for rule in RULES:
+        for dtype in (np.float32, np.float64):
+            want = start(rule, dtype)
+            for step in range(1, STEPS + 1):
+                hyper = {"weight_decay": 0.125, "decoupled": False}
+                getattr(adaptk.ops, rule)(*want, step=step, **hyper)
+            for a in want:
+                got = np.frombuffer(data, dtype, SIZE, at)
+                at += got.nbytes
+                assert same_bits(got, a), rule
+    assert at == len(data)
+
+
+def test_what_has_no_struct() -> None:
+    made = adaptk.rule(states={"a": "param"}, name="averages", lr=0.1)(lambda p, g, a, h, t: (p - h.lr * g, a))
+    try:
+        with pytest.raises(ValueError, match="averages: a state that starts as a copy of the param"):
+            made.to_cpp()
+    finally:
+        made.unregister()
+
+
+def test_names_of_cpp() -> None:
+    made = adaptk.rule(states={"new": "grad"}, name="register", lr=0.1, default=float("inf"))(
+        lambda p, g, new, h, t: (adaptk.minimum(p, h.default) * -0.0 + new, new)
+    )
+    try:
+        text = made.to_cpp()
+    finally:
+        made.unregister()
+    assert "double default_ = HUGE_VAL;" in text
+    assert "T& new_" in text
+    assert re.search(r"const double s\d = -0x0\.0p\+0;", text)
