@@ -110,11 +110,11 @@ class Kernel:
 
     @property
     def rule(self) -> str | None:
-        """The name of the rule's struct in lower case, or streams_N, or add_scaled."""
+        """The name of the rule's struct in lower case, or streams_N, or combine."""
         if found := re.search(r"StreamsILm(\d+)E", self.name):
             return f"streams_{found[1]}"
-        if "9AddScaledE" in self.name:
-            return "add_scaled"
+        if "7CombineE" in self.name:
+            return "combine"
         found = re.search(r"_kernelIN\w*?4base(\d+)(\w+)", self.name)
         return found[2][: int(found[1])].lower() if found else None
 
@@ -136,7 +136,7 @@ def states_of_rules() -> dict[str, int]:
     import adaptk
 
     counts = {name: len(adaptk.rules()[rule].states) for name, rule in rule_names().items()}
-    return counts | {f"streams_{n}": n for n in range(5)} | {"add_scaled": 0}
+    return counts | {f"streams_{n}": n for n in range(5)} | {"combine": 0}
 
 
 def read_ptx(text: str) -> dict[str, list[str]]:
@@ -516,7 +516,7 @@ def all_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
         name: sum(state.nonnegative for state in adaptk.rules()[rule].states) for name, rule in rule_names().items()
     }
     order = list(counts)
-    steps = [k for k in kernels.values() if k.kind in ("step", "stored_step") and k.rule != "add_scaled"]
+    steps = [k for k in kernels.values() if k.kind in ("step", "stored_step") and k.rule != "combine"]
     for kernel in sorted(steps, key=lambda k: (order.index(k.rule), k.type != "f", k.kind)):
         s = counts[kernel.rule]
         for types, wanted, (param, grad, state) in ways_of_a_tile(kernel, s, drawn.get(kernel.rule, 0)):

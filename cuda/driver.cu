@@ -460,6 +460,56 @@ struct Norm {
     }
 };
 
+template <class T> constexpr CommonCoefficients<T> unchanged{T(1), T(0), T(1), false};
+
+template <class T> StepCoefficients<Combine, T> combination(Combination how, double factor = 0.0) {
+    return {unchanged<T>, {T(factor), T(1) - T(factor), how}};
+}
+// Of an average, with this weight of what is averaged.
+template <class T> StepCoefficients<Combine, T> lerp(double weight) {
+    return combination<T>(T(weight) < T(0.5) ? Combination::near_lerp : Combination::far_lerp, weight);
+}
+
+// A gradient in the place of both buffers: what becomes zero.
+ParamUpdate grad_alone(const ParamUpdate& t) {
+    ParamUpdate out(t.size, t.grad(), t.grad());
+    out.buffer[0] = out.buffer[1] = t.buffer[1];
+    return out;
+}
+
+// Buffers that a step combines with others when the rules are done.
+struct Epilogues {
+    std::vector<Batch> batches;
+
+    void add(const ParamUpdate& t, const StepCoefficients<Combine, float>& narrow,
+             const StepCoefficients<Combine, double>& wide) {
+        if (t.size == 0) return;
+        Batch& b = batch_of(batches, kernels()[combine_place], t.compute(), stored_otherwise(t, 2));
+        const auto* const made =
+            b.type == 0 ? reinterpret_cast<const std::byte*>(&narrow) : reinterpret_cast<const std::byte*>(&wide);
+        if (b.coefficients.empty()) b.coefficients.assign(made, made + b.coefficients_bytes());
+        b.add(t, 2, 0, 0, 0);
+    }
+    void lay_out(Tables& tables) {
+        for (Batch& b : batches) {
+            b.inside = fits_inside(b.coefficients.size(), b.tensors.size());
+            if (!b.inside) {
+                b.coefficients_at = tables.add(b.coefficients);
+                b.tensors_at = tables.add(b.tensors);
+            }
+            b.add_sides(tables);
+            b.add_keys(tables);
+        }
+    }
+    void launch(int device, cudaStream_t stream, const std::byte* head, const Control* control) const {
+        for (const Batch& b : batches)
+            b.launch(device, stream, b.inside ? nullptr : head + b.coefficients_at,
+                     b.inside ? nullptr : reinterpret_cast<const Tensor*>(head + b.tensors_at),
+                     b.sided ? reinterpret_cast<const Side*>(head + b.sides_at) : nullptr,
+                     b.sided ? reinterpret_cast<const std::uint64_t*>(head + b.keys_at) : nullptr, control);
+    }
+};
+
 unsigned small_blocks(std::size_t items) {
     return unsigned(std::min<std::size_t>((items + block_threads - 1) / block_threads, small_grid));
 }
@@ -480,6 +530,7 @@ class StepBuilder {
         const Use of_report(with_norm_ ? s_.reports : nullptr, s_.report, stream_, capturing);
         start_norm();
         sort_tensors();
+        sort_epilogues();
         lay_out_tables();
         Memory memory(s_.device, capturing ? nullptr : s_.workspace, stream_, tables_.bytes().size() + scratch_);
         head_ = memory.data;
@@ -496,6 +547,7 @@ class StepBuilder {
     bool on_device_;  // coefficients are computed there: the host does not know the counts, or some hyperparameters
     bool same_scale_ = true;  // all segments have one grad_scale
     std::vector<Batch> batches_;
+    Epilogues zeros_, copies_, averages_;
     Norm norm_;
 
     // Tables go up at the beginning of the memory, scratch memory follows them. All of these are offsets in one of
@@ -540,6 +592,17 @@ class StepBuilder {
         }
     }
 
+    void sort_epilogues() {
+        if (s_.options.zero_grad)
+            for (const ParamUpdate& t : s_.tensors)
+                zeros_.add(grad_alone(t), combination<float>(Combination::set_to_zero),
+                           combination<double>(Combination::set_to_zero));
+        for (const ParamUpdate& t : s_.copies)
+            copies_.add(t, combination<float>(Combination::assign), combination<double>(Combination::assign));
+        const double weight = 1.0 - s_.options.average_decay;
+        for (const ParamUpdate& t : s_.averages) averages_.add(t, lerp<float>(weight), lerp<double>(weight));
+    }
+
     void add_coefficients(Batch& b, const Segment& g) const {
         alignas(16) std::byte made[detail::max_coefficients_bytes];
         g.rule->code[detail::current_isa().number].prepare[b.type](g.hyper.value, scale_of(g), g.step, made,
@@ -566,6 +629,7 @@ class StepBuilder {
             b.add_sides(tables_);
             if (!on_device_) b.add_keys(tables_);
         }
+        for (Epilogues* e : {&zeros_, &copies_, &averages_}) e->lay_out(tables_);
         if (with_norm_) {
             norm_.reserve(tables_, scratch_);
             control_at_ = scratch_;
@@ -661,6 +725,9 @@ class StepBuilder {
                      b.inside ? nullptr : reinterpret_cast<const Tensor*>(head_ + b.tensors_at),
                      b.sided ? reinterpret_cast<const Side*>(head_ + b.sides_at) : nullptr, keys, control);
         }
+        zeros_.launch(s_.device, stream_, head_, nullptr);
+        copies_.launch(s_.device, stream_, head_, control);
+        averages_.launch(s_.device, stream_, head_, control);
     }
 
     Control* launch_norm_of_all() const {
@@ -799,8 +866,6 @@ void run_one_kernel(int device, void* on, std::span<const ParamUpdate> tensors, 
     }
 }
 
-template <class T> constexpr CommonCoefficients<T> unchanged{T(1), T(0), T(1), false};
-
 bool bandwidth_probe(int device, void* stream, std::span<const ParamUpdate> tensors, std::size_t written,
                      CudaError& error) {
     return guarded(error, [&] {
@@ -814,9 +879,19 @@ bool bandwidth_probe(int device, void* stream, std::span<const ParamUpdate> tens
 
 bool add_scaled(int device, void* stream, std::span<const ParamUpdate> tensors, double factor, CudaError& error) {
     return guarded(error, [&] {
-        const StepCoefficients<AddScaled, float> narrow{unchanged<float>, {float(factor)}};
-        const StepCoefficients<AddScaled, double> wide{unchanged<double>, {factor}};
-        run_one_kernel(device, stream, tensors, kernels()[add_scaled_place], 2, {&narrow, &wide});
+        const auto narrow = combination<float>(Combination::add, factor);
+        const auto wide = combination<double>(Combination::add, factor);
+        run_one_kernel(device, stream, tensors, kernels()[combine_place], 2, {&narrow, &wide});
+    });
+}
+
+bool zero_grads(int device, void* stream, std::span<const ParamUpdate> tensors, CudaError& error) {
+    return guarded(error, [&] {
+        const auto narrow = combination<float>(Combination::set_to_zero);
+        const auto wide = combination<double>(Combination::set_to_zero);
+        std::vector<ParamUpdate> grads;
+        for (const ParamUpdate& t : tensors) grads.push_back(grad_alone(t));
+        run_one_kernel(device, stream, grads, kernels()[combine_place], 2, {&narrow, &wide});
     });
 }
 
@@ -1085,6 +1160,7 @@ const CudaBackend& cuda_backend() {
         b.reduce = cuda::reduce;
         b.bandwidth_probe = cuda::bandwidth_probe;
         b.add_scaled = cuda::add_scaled;
+        b.zero_grads = cuda::zero_grads;
         b.copy = cuda::copy;
         b.new_counts = cuda::new_counts;
         b.write_counts = cuda::write_counts;

@@ -32,23 +32,39 @@ template <std::size_t States> struct Streams {
     }
 };
 
-// p <- p + lr * g: what looks ahead.
-struct AddScaled {
+// What is done to a buffer with another one, beside the rules.
+enum class Combination : int {
+    add,          // p <- p + factor * x
+    near_lerp,    // p <- p + factor * (x - p)
+    far_lerp,     // p <- x - (x - p) * rest
+    assign,       // p <- x
+    set_to_zero,  // p <- 0
+};
+struct Combine {
     static constexpr std::array<int, 0> states{};
     template <class T> struct Coefficients {
-        T factor;
+        T factor, rest;  // rest: 1 - factor
+        Combination how;
     };
-    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g) { p = p + c.factor * g; }
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T x) {
+        const T sum = p + c.factor * x;
+        const T near_lerp = p + c.factor * (x - p);
+        const T far_lerp = x - (x - p) * c.rest;
+        T out = c.how == Combination::add ? sum : near_lerp;
+        out = c.how == Combination::far_lerp ? far_lerp : out;
+        out = c.how == Combination::assign ? x : out;
+        p = c.how == Combination::set_to_zero ? T(0) : out;
+    }
 };
-// What is added is a state, too.
-template <class T> struct SecondBuffer<AddScaled, T> {
+// What is combined may be a state, too.
+template <class T> struct SecondBuffer<Combine, T> {
     using Formats = typename Computes<T>::GradientsAndStates;
 };
 
-// The rules, then Streams<0>, Streams<1>, ..., then AddScaled.
+// The rules, then Streams<0>, Streams<1>, ..., then Combine.
 inline constexpr std::size_t stream_rules = 1 + max_states;
-inline constexpr std::size_t add_scaled_place = Rules::size + stream_rules;
-inline constexpr std::size_t kernel_count = add_scaled_place + 1;
+inline constexpr std::size_t combine_place = Rules::size + stream_rules;
+inline constexpr std::size_t kernel_count = combine_place + 1;
 
 // The files that the kernels are compiled in.
 inline constexpr std::size_t parts = 4;

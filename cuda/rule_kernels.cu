@@ -56,11 +56,11 @@ template <std::size_t S> void add_streams(KernelTable& table) {
     }
 }
 
-void add_look_ahead([[maybe_unused]] KernelTable& table) {
-    if constexpr (add_scaled_place % parts == ADAPTK_PART) {
-        add_steps<AddScaled>(table[add_scaled_place]);
-        add_stored_steps<AddScaled>(table[add_scaled_place]);
-        table[add_scaled_place].place = add_scaled_place;
+void add_combine([[maybe_unused]] KernelTable& table) {
+    if constexpr (combine_place % parts == ADAPTK_PART) {
+        add_steps<Combine>(table[combine_place]);
+        add_stored_steps<Combine>(table[combine_place]);
+        table[combine_place].place = combine_place;
     }
 }
 
@@ -68,7 +68,7 @@ template <class... R, std::size_t... I, std::size_t... S>
 void add_all(KernelTable& table, RuleList<R...>, std::index_sequence<I...>, std::index_sequence<S...>) {
     (add_rule<I, R>(table), ...);
     (add_streams<S>(table), ...);
-    add_look_ahead(table);
+    add_combine(table);
 }
 
 }  // namespace

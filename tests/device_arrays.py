@@ -66,6 +66,7 @@ _FUNCTIONS = [
         "reduce",
         "bandwidth_probe",
         "add_scaled",
+        "zero_grads",
         "copy",
     ],
     *["new_counts", "write_counts", "read_counts", "new_reports", "read_report", "save", "restore", "release"],

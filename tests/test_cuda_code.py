@@ -109,7 +109,7 @@ def expected_accesses(k: Kernel, count: int) -> tuple[Counter[str], Counter[str]
     computed = [f for f in FACTS if f["compute"] == ("float32" if k.type == "f" else "float64")]
     params = [f for f in computed if f["block"] == 1]
     gradients = [f for f in FACTS if f["block"] == 1 and not f["stochastic"]]
-    seconds = gradients if k.rule != "add_scaled" else [*gradients, *computed]
+    seconds = gradients if k.rule != "combine" else [*gradients, *computed]
     # Loads depend on the size of a format's elements alone; each format has stores of its own.
     for formats in (params, seconds, *[computed] * count):
         for bytes in {f["bytes"] for f in formats}:
@@ -354,7 +354,7 @@ def test_every_kernel_is_there(kernels: dict[str, Kernel]) -> None:
     steps = {(k.rule, k.type) for k in kernels.values() if k.kind == "step"}
     # One rule has another's formula.
     rules = {name.replace("_", "") for name in adaptk.rules()} - {"adamw"}
-    rules |= {f"streams_{n}" for n in range(5)} | {"add_scaled"}
+    rules |= {f"streams_{n}" for n in range(5)} | {"combine"}
     assert steps == {(rule, t) for rule in rules for t in "fd"}
     stored = {(k.rule, k.type) for k in kernels.values() if k.kind == "stored_step"}
     assert stored == {(rule, t) for rule in rules for t in "fd" if not rule.startswith("streams_")}

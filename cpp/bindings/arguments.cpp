@@ -209,11 +209,6 @@ void check_writable(const View& grad, const ArgName& name, const char* option) {
         fail(PyExc_ValueError, name.text() + ": read-only, but " + option + "=True sets it to zero; copy it first");
 }
 
-void fail_epilogue_on_cuda() {
-    fail(PyExc_NotImplementedError, "zero_grad, copy_out and ema are for params on the CPU; on a CUDA device set the "
-                                    "gradients to zero, copy and average after the step");
-}
-
 detail::DeviceScalar DeviceValue::resolve(const Hyperparameter& info, const Device& device, WorkStream& work,
                                           View& held) const {
     const std::string name = info.name;

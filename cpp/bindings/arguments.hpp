@@ -85,7 +85,6 @@ detail::Slot take_beside(const py::object& buffer, const ArgName& name, const Vi
                          WorkStream& work);
 // Throws ValueError if a gradient cannot be set to zero.
 void check_writable(const View& grad, const ArgName& name, const char* option);
-[[noreturn]] void fail_epilogue_on_cuda();
 
 // Throws NotImplementedError if the rule has no code for CUDA devices.
 void check_runs_on_cuda(const RuleInfo& rule);

@@ -195,7 +195,8 @@ void read_device_values(Call& call) {
     if (!call.device_values.empty()) check_together(*call.names.rule, call.segment.hyper);
 }
 
-void run_cuda(Call& call, std::span<const ParamUpdate> tensors, const Device& device) {
+void run_cuda(Call& call, std::span<const ParamUpdate> tensors, const Device& device,
+              const detail::StepOptions& options) {
     std::vector<View> held(call.device_values.size() + 1);
     std::vector<detail::DeviceHyper> hypers;
     for (std::size_t i = 0; i < call.device_values.size(); ++i) {
@@ -209,7 +210,11 @@ void run_cuda(Call& call, std::span<const ParamUpdate> tensors, const Device& de
             fail(PyExc_ValueError, "step: on " + n.device.text() + ", expected " + device.text() + " like the params");
         call.segment.device_step = {n.data, n.type};
     }
-    detail::CudaStep step{device.id, call.work.stream(), tensors, {&call.segment, 1}, {}};
+    detail::CudaStep step{device.id, call.work.stream(), tensors, {&call.segment, 1}, options};
+    detail::CudaEpilogues beside;
+    for (std::size_t i = 0; i < options.epilogues.size(); ++i) beside.add(tensors[i], options.epilogues[i]);
+    step.copies = beside.copies;
+    step.averages = beside.averages;
     step.hypers = hypers;
     on_stream(call.work, [&] {
         detail::call_cuda(
@@ -225,9 +230,8 @@ void run(Call& call, std::span<const ParamUpdate> tensors, const Device& device,
     options.epilogues = epilogues;
     options.average_decay = call.ema_decay;
     if (device.cuda) {
-        if (options.has_epilogue()) fail_epilogue_on_cuda();
         check_runs_on_cuda(*call.names.rule);
-        run_cuda(call, tensors, device);
+        run_cuda(call, tensors, device, options);
         return;
     }
     read_device_values(call);

@@ -381,7 +381,6 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, const py::
     };
     const std::vector<py::object> copies = beside(copy_out, "copy_out");
     const std::vector<py::object> of_ema = beside(averages ? averages->buffers : py::object(), "ema");
-    if (device().cuda && (options.zero_grad || !copies.empty() || !of_ema.empty())) fail_epilogue_on_cuda();
     if (std::all_of(held.begin(), held.end(), [](const py::object& g) { return g.is_none(); }) &&
         PyErr_WarnEx(PyExc_UserWarning, "grads: all gradients are None, so the step changes nothing", 2) != 0)
         throw py::error_already_set();

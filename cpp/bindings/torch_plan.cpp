@@ -977,7 +977,7 @@ bool TorchPlan::take_stand_ins(std::size_t i, const py::object& owner, const std
     return true;
 }
 
-// What the step writes beside dense params on the CPU; returns the numbers of the others, which the owner has checked.
+// What the step writes beside dense params; returns the numbers of the others, which the owner has checked.
 py::list TorchPlan::take_epilogues(const py::object& owner, const std::vector<py::object>& copies,
                                    const std::vector<py::object>& averages) {
     py::list others;
@@ -993,7 +993,7 @@ py::list TorchPlan::take_epilogues(const py::object& owner, const std::vector<py
         WorkStream stream;
         const bool dense = stepped[i] ? !t.odd : owner.attr("_is_plain")(t.param).cast<bool>();
         if (dense) View::take(t.param, {"params", -1, label.c_str()}, param, stream);
-        if (!dense || param.device.cuda) {
+        if (!dense || (param.device.cuda && !stepped[i])) {
             for (std::size_t k = 0; k < 2; ++k)
                 if (!of[k].is_none())
                     owner.attr("_check_beside")(t.param, of[k], (k == 0 ? "copy_out" : "ema") + label);
@@ -1023,8 +1023,6 @@ py::list TorchPlan::take_epilogues(const py::object& owner, const std::vector<py
 py::list TorchPlan::nonzero_grads() const {
     py::list params;
     for (const std::size_t i : moved_grads_) params.append(tensors_[i].param);
-    for (const Later& l : later_)
-        if (plan_.device_of(l.tensor).cuda) params.append(tensors_[l.tensor].param);
     return params;
 }
 

@@ -234,11 +234,6 @@ void check_one_scale(std::span<const Segment> segments) {
                "nothing of the scaled ones");
 }
 
-void refuse_epilogues_on(const Device& device, const Options& options) {
-    if (device.cuda && (options.step.zero_grad || options.has_epilogues()))
-        refuse(ADAPTK_UNSUPPORTED, "options: copy_out, ema and zero_grad are for tensors on the CPU");
-}
-
 [[noreturn]] void refuse_overlap(const Overlap& overlap, const std::string& a, const std::string& b) {
     if (overlap.same_param) refuse(a + " and " + b + " are the same tensor: give each param once");
     refuse(a + " and " + b + " overlap in memory, and one of them is updated in place");
@@ -355,7 +350,6 @@ void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options)
     }
     for (std::size_t i = 0; options.has_epilogues() && i < count; ++i)
         plan.set_epilogue(i, options.epilogue(i, params[i]));
-    refuse_epilogues_on(plan.device_of(0), options);
     if (options.step.has_norm && some) check_one_scale(plan.shares()[0].segments);
     if (const auto overlap = plan.check(options.step.zero_grad))
         refuse_overlap(*overlap, text_of(overlap->first), text_of(overlap->second));
@@ -377,19 +371,36 @@ void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options)
 namespace {
 
 // Waits for the outcome, if it is asked for.
-StepReport step_on_device(const Buffers& buffers, const Segment& segment, const Options& wanted, bool with_report) {
-    CudaStep work{buffers.device.id, wanted.stream, buffers.updates, {&segment, 1}, wanted.step};
+StepReport step_on_device(const Buffers& buffers, const Segment& segment, const Options& wanted,
+                          std::span<const Epilogue> epilogues, bool with_report) {
+    const int device = buffers.device.id;
+    StepReport outcome;
+    StepOptions options = wanted.step;
+    const bool known = options.has_norm && options.needs_norm();
+    if (known) {
+        outcome = report_of_known_norm({&segment, 1}, options);
+        outcome.skipped = options.go_by(outcome);
+        if (outcome.skipped) {
+            if (options.zero_grad)
+                call_cuda([&](const CudaBackend& cuda, CudaError& error) {
+                    return cuda.zero_grads(device, wanted.stream, buffers.updates, error);
+                });
+            return outcome;
+        }
+    }
+    CudaStep work{device, wanted.stream, buffers.updates, {&segment, 1}, options};
+    CudaEpilogues beside;
+    for (std::size_t i = 0; i < epilogues.size(); ++i) beside.add(buffers.updates[i], epilogues[i]);
+    work.copies = beside.copies;
+    work.averages = beside.averages;
     std::shared_ptr<CudaKept> reports;
-    if (with_report && wanted.step.needs_norm()) {
+    if (with_report && options.needs_norm()) {
         CudaKept* made = nullptr;
-        call_cuda([&](const CudaBackend& cuda, CudaError& error) {
-            return cuda.new_reports(buffers.device.id, 1, made, error);
-        });
+        call_cuda([&](const CudaBackend& cuda, CudaError& error) { return cuda.new_reports(device, 1, made, error); });
         reports = {made, need_cuda().release};
         work.reports = made;
     }
     call_cuda([&](const CudaBackend& cuda, CudaError& error) { return cuda.step(work, error); });
-    StepReport outcome;
     if (reports)
         call_cuda(
             [&](const CudaBackend& cuda, CudaError& error) { return cuda.read_report(*reports, 0, outcome, error); });
@@ -411,7 +422,6 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
     need(grads, "grads");
     for (std::size_t i = 0; i < count; ++i) buffers.take_grad(grads[i], i);
     for (std::size_t i = 0; i < count; ++i) buffers.updates[i].set(0, stored_param(wanted, buffers.params[i], i));
-    refuse_epilogues_on(buffers.device, wanted);
     std::vector<Epilogue> epilogues;
     for (std::size_t i = 0; wanted.has_epilogues() && i < count; ++i)
         epilogues.push_back(wanted.epilogue(i, buffers.params[i]));
@@ -427,7 +437,7 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
     segment.seed = seed;
     StepReport outcome;
     if (buffers.device.cuda) {
-        outcome = step_on_device(buffers, segment, wanted, report != nullptr);
+        outcome = step_on_device(buffers, segment, wanted, epilogues, report != nullptr);
     } else {
         StepOptions with = wanted.step;
         with.epilogues = epilogues;

@@ -9,6 +9,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace adaptk::detail {
 
@@ -45,6 +46,21 @@ struct CudaPiece {
     std::size_t bytes;
 };
 
+// Epilogues as a step on a device is given them.
+struct CudaEpilogues {
+    std::vector<ParamUpdate> copies, averages;
+    void add(const ParamUpdate& t, const Epilogue& e) {
+        const auto beside = [&](std::vector<ParamUpdate>& all, const Slot& to) {
+            if (to.data == nullptr) return;
+            ParamUpdate& added = all.emplace_back(t.size, to.format, t.param());
+            added.set(0, to);
+            added.set(1, t.slot(0));
+        };
+        beside(copies, e.copy);
+        beside(averages, e.average);
+    }
+};
+
 struct CudaStep {
     int device;
     void* stream;  // a cudaStream_t
@@ -59,6 +75,10 @@ struct CudaStep {
     std::span<const std::uint32_t> count_of = {};
     std::span<const DeviceHyper> hypers = {};
 
+    // What is written when the rules are done, unless the step is skipped: buffer 0 becomes buffer 1, rounded to
+    // nearest, or is averaged with it (StepOptions::average_decay). The options' epilogues are not looked at.
+    std::span<const ParamUpdate> copies = {}, averages = {};
+
     CudaKept* reports = nullptr;         // where the norm and whether the step was skipped go (new_reports), or null
     std::size_t report = 0;              // which of them
     CudaWorkspace* workspace = nullptr;  // null: memory for this step alone
@@ -66,7 +86,7 @@ struct CudaStep {
 
 // Both sides have the same version and sizes of what crosses from one to the other, or the part is not used. The
 // version goes up when a meaning changes and no size does.
-inline constexpr std::uint32_t cuda_backend_version = 2;
+inline constexpr std::uint32_t cuda_backend_version = 3;
 using CrossingSizes = std::array<std::uint32_t, 12>;
 
 struct CudaBackend {
@@ -94,6 +114,9 @@ struct CudaBackend {
                             CudaError& error);
     // p <- p + factor * x
     bool (*add_scaled)(int device, void* stream, std::span<const ParamUpdate> tensors, double factor, CudaError& error);
+
+    // Sets the gradients to zero.
+    bool (*zero_grads)(int device, void* stream, std::span<const ParamUpdate> tensors, CudaError& error);
 
     bool (*copy)(int device, void* stream, void* to, const void* from, std::size_t bytes, CudaError& error);
 

@@ -81,6 +81,13 @@ struct Segment {
     std::uint64_t key() const { return step_key(seed, drawn_step > 0 ? drawn_step : step); }
 };
 
+struct StepReport {
+    double grad_norm = 0.0;  // of the scaled gradients, if the options need it
+    bool has_norm = false;
+    bool finite = true;  // whether all gradients are; their norm may be beyond float64 even so
+    bool skipped = false;
+};
+
 // What a step writes beside the buffers of a tensor, in the same pass over memory. Null data: nothing.
 struct Epilogue {
     Slot copy;     // the param, rounded to nearest
@@ -108,15 +115,16 @@ struct StepOptions {
     bool has_epilogue() const { return zero_grad || !epilogues.empty(); }
 
     bool needs_norm() const { return clip_norm >= 0.0 || skip_nonfinite || want_norm; }
+    // Takes what a norm that is known says into the options, and asks for none; whether the step is skipped.
+    bool go_by(const StepReport& norm) {
+        if (skip_nonfinite && !norm.finite) return true;
+        clipped_by = clip_factor(norm.grad_norm);
+        clip_norm = -1.0;
+        skip_nonfinite = want_norm = false;
+        return false;
+    }
     // What gradients of this norm are multiplied with to be clipped. A NaN norm makes all of them NaN.
     double clip_factor(double norm) const { return clip_norm >= 0.0 && !(norm <= clip_norm) ? clip_norm / norm : 1.0; }
-};
-
-struct StepReport {
-    double grad_norm = 0.0;  // of the scaled gradients, if the options need it
-    bool has_norm = false;
-    bool finite = true;  // whether all gradients are; their norm may be beyond float64 even so
-    bool skipped = false;
 };
 
 // The caller has checked everything: sizes, formats, overlap, ranges. The segments' counts add up to the tensors'.

@@ -383,6 +383,17 @@ std::span<const Epilogue> StepPlan::epilogues_of(const DeviceShare& share) {
     return gathered_epilogues_;
 }
 
+void StepPlan::zero_grads_of(const DeviceShare& share) {
+    const std::span<const ParamUpdate> tensors = updates_of(share);
+    if (!share.device.cuda) {
+        zero_grads(tensors);
+        return;
+    }
+    call_cuda([&](const CudaBackend& cuda, CudaError& error) {
+        return cuda.zero_grads(share.device.id, share.stream, tensors, error);
+    });
+}
+
 // Of the tensors on the CPU that take no part in the step.
 void StepPlan::run_other_epilogues(StepOptions options) {
     std::vector<bool> done(epilogues_.size());
@@ -431,16 +442,12 @@ Outcome StepPlan::run(const StepOptions& given, std::span<const DeviceHyperOfGro
     if (options.needs_norm() && on_cuda() && (shares_.size() > 1 || options.has_norm)) {
         outcome.report = options.has_norm ? report_of_known_norm(shares_[0].segments, options)
                                           : norm_over_devices(options.grad_scale);
-        if (options.skip_nonfinite && !outcome.report.finite) {
-            outcome.report.skipped = true;
+        outcome.report.skipped = options.go_by(outcome.report);
+        if (outcome.report.skipped) {
             if (options.zero_grad)
-                for (DeviceShare& s : shares_)
-                    if (!s.device.cuda) zero_grads(updates_of(s));
+                for (DeviceShare& s : shares_) zero_grads_of(s);
             return outcome;
         }
-        options.clipped_by = options.clip_factor(outcome.report.grad_norm);
-        options.clip_norm = -1.0;
-        options.skip_nonfinite = options.want_norm = false;
     }
     for (DeviceShare& s : shares_) {
         options.epilogues = epilogues_of(s);
@@ -482,6 +489,11 @@ std::shared_ptr<Report> StepPlan::run_on_device(DeviceShare& share, const StepOp
         step.counts = state.counts();
         step.count_of = count_of;
     }
+    CudaEpilogues beside;
+    for (std::size_t i = 0; i < epilogues_.size(); ++i)
+        if (tensors_[i].device == share.device) beside.add(updates_[i], epilogues_[i]);
+    step.copies = beside.copies;
+    step.averages = beside.averages;
     step.hypers = of_segments;
     step.workspace = state.workspace();
     std::shared_ptr<Report> report;

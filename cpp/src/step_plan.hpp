@@ -255,6 +255,7 @@ class StepPlan {
     void count_on_device();
     std::span<const ParamUpdate> updates_of(const DeviceShare& share);
     std::span<const Epilogue> epilogues_of(const DeviceShare& share);
+    void zero_grads_of(const DeviceShare& share);
     void run_other_epilogues(StepOptions options);
     std::optional<Overlap> check_epilogues(bool zero_grad);
     StepReport norm_over_devices(double grad_scale);

@@ -411,6 +411,60 @@ void test_adding_states() {
     }
 }
 
+// What follows the rules of a step, beside it on the CPU. Adam's states are the copies and the averages.
+void test_epilogues() {
+    Random random(31);
+    const RuleInfo& rule = *detail::find_rule("sgd");
+    const RuleInfo& adam = *detail::find_rule("adam");
+    const Format narrow[] = {Format::float32, Format::bfloat16, Format::float16};
+    const std::size_t sizes_of_list[] = {700, 0, 1, 255, 256 * 5 + 41, 256};
+    for (const double decay : {0.999, 0.25}) {
+        for (const bool finite : {true, false}) {
+            for (const std::size_t count : {4, 60}) {
+                std::vector<StoredTwin> twins;
+                for (std::size_t i = 0; i < count; ++i) {
+                    const Types types = all_types[i % std::size(all_types)];
+                    const bool wide = compute_format(types.param) == Format::float64;
+                    const Format states[] = {wide ? Format::float64 : narrow[i % 3],
+                                             wide ? Format::float64 : narrow[i / 3 % 3]};
+                    twins.emplace_back(adam, types, states, sizes_of_list[i % 6], i % 4 == 3 ? 1 : 0, std::uint32_t(i),
+                                       finite ? Kind::plain : Kind::special, random);
+                }
+                std::vector<ParamUpdate> a, b;
+                std::vector<detail::Epilogue> epilogues;
+                detail::CudaEpilogues beside;
+                for (StoredTwin& t : twins) {
+                    a.push_back(t.cpu());
+                    b.push_back(t.device());
+                    epilogues.push_back({a.back().slot(2), a.back().slot(3)});
+                    beside.add(b.back(), {b.back().slot(2), b.back().slot(3)});
+                }
+                const std::vector<Segment> segments{{&rule, default_hyper(rule), 1, count}};
+                StepOptions options{1.0, 0.5, true, true};
+                options.zero_grad = true;
+                options.average_decay = decay;
+                detail::CudaStep step = step_of(b, segments, options);
+                step.copies = beside.copies;
+                step.averages = beside.averages;
+                options.epilogues = epilogues;
+                CHECK(detail::run_step(a, segments, options).skipped == !finite);
+                CudaError error;
+                CHECK_THAT(backend.step(step, error), "%s", error.text);
+                for (const StoredTwin& t : twins) t.check("epilogues");
+            }
+        }
+    }
+    for (const Types& types : all_types) {
+        const Format states[] = {compute_format(types.param), compute_format(types.param)};
+        StoredTwin twin(adam, types, states, 777, 1, 0, Kind::special, random);
+        const ParamUpdate a = twin.cpu(), b = twin.device();
+        detail::zero_grads({&a, 1});
+        CudaError error;
+        CHECK_THAT(backend.zero_grads(0, nullptr, {&b, 1}, error), "%s", error.text);
+        twin.check("gradients that are set to zero");
+    }
+}
+
 // Leaves inside one tensor, aligned or not, beside leaves at its ends: values whose sum depends on the order.
 void test_norm_of_whole_leaves() {
     Random random(21);
@@ -719,6 +773,7 @@ int main() {
     timed("reductions", test_reductions);
     timed("states in every format", test_states_in_every_format);
     timed("adding states", test_adding_states);
+    timed("epilogues", test_epilogues);
     timed("norm range", test_norm_range);
     timed("waves", test_waves);
     timed("many leaves", test_norm_of_many_leaves);

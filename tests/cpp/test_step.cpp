@@ -305,7 +305,7 @@ void test_options() {
         for (const Isa* isa : supported_isas()) {
             CHECK(detail::choose_isa(isa->name).empty());
             for (const double own : {1.0, 0.3}) {
-                for (const detail::StepOptions options :
+                for (const detail::StepOptions& options :
                      {detail::StepOptions{1.0, -1.0, false, true}, detail::StepOptions{0.7, 0.1, true, false},
                       detail::StepOptions{-0.7, 1e9, false, false}, detail::StepOptions{3.0, 0.0, false, false}}) {
                     HyperValues h = default_hyper(rule);

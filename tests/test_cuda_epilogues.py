@@ -1,0 +1,100 @@
+"""Epilogues of a step and sums of gradients on a CUDA device, beside the same on the CPU: the same bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import adaptk
+import numpy as np
+import pytest
+from device_arrays import Library, assert_equal
+from helpers import FLOATS, THREE_RULES, arguments, make
+
+pytestmark = pytest.mark.cuda
+
+SIZES = (1, 0, 100, 256, 700, 4097)
+
+
+def numbers(n: int, seed: int, dtype: Any = np.float32) -> Any:
+    return np.random.default_rng([seed, n]).standard_normal(n).astype(dtype)
+
+
+def compare(library: Library, there: Any, here: Any, what: str) -> None:
+    for x, y in zip(there, here, strict=True):
+        assert_equal(library.get(x), y, what)
+
+
+@pytest.mark.parametrize("decay", [0.99, 0.25])
+@pytest.mark.parametrize("param", FLOATS)
+@pytest.mark.parametrize("rule", THREE_RULES)
+def test_functions(device: Library, rule: str, param: str, decay: float) -> None:
+    others = ["float64"] if param == "float64" else [name for name in FLOATS if name != "float64"]
+    tensors = [make(rule, n, param, "float32", seed=i) for i, n in enumerate(SIZES)]
+    here = [[t[name] for t in tensors] for name in arguments(rule)]
+    copies = [np.zeros(n, FLOATS[others[i % len(others)]]) for i, n in enumerate(SIZES)]
+    means = [numbers(n, 5, FLOATS[others[(i + 1) % len(others)]]) for i, n in enumerate(SIZES)]
+    there = [[device.put(x, i % 2) for i, x in enumerate(of)] for of in here]
+    copies_there, means_there = ([device.put(x) for x in of] for of in (copies, means))
+    update = getattr(adaptk.ops, rule)
+    update(*there, step=3, zero_grad=True, copy_out=copies_there, ema=(means_there, decay))
+    update(*here, step=3, zero_grad=True, copy_out=copies, ema=(means, decay))
+    for name, x, y in zip(arguments(rule), there, here, strict=True):
+        compare(device, x, y, name)
+    compare(device, copies_there, copies, "copy")
+    compare(device, means_there, means, "average")
+    assert not any(device.get(g).any() for g in there[1])
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_objects(device: Library, clip: float | None, known: bool) -> None:
+    """One param has no gradient; the second step is skipped, which the device alone knows if it finds the norm."""
+    here = [numbers(n, 0) for n in SIZES]
+    there = [device.put(p) for p in here]
+    options: dict[str, Any] = {"lr": 0.1, "clip_norm": clip, "skip_nonfinite": True, "grad_scale": 0.75}
+    opt, other = adaptk.AdamW(there, **options), adaptk.AdamW(here, **options)
+    halves, means = [np.zeros(n, np.float16) for n in SIZES], [numbers(n, 2) for n in SIZES]
+    halves_there, means_there = ([device.put(x) for x in of] for of in (halves, means))
+    for k in range(3):
+        grads: list[Any] = [numbers(n, 3 + k) for n in SIZES]
+        if k == 1:
+            grads[-1][7] = np.inf
+        grads[2] = None
+        grads_there = [None if g is None else device.put(g) for g in grads]
+        norm = adaptk.global_norm([g for g in grads if g is not None]) if known else None
+        infos = [
+            o.step(g, zero_grad=True, copy_out=h, ema=(m, 0.75), grad_norm=norm)
+            for o, g, h, m in ((opt, grads_there, halves_there, means_there), (other, grads, halves, means))
+        ]
+        assert infos[0] == infos[1]
+        assert infos[0].skipped == (k == 1)
+        assert not any(device.get(g).any() for g in grads_there if g is not None)
+        for x, y, what in ((there, here, "param"), (halves_there, halves, "copy"), (means_there, means, "average")):
+            compare(device, x, y, what)
+    assert opt.step_count == other.step_count == 2
+
+
+@pytest.mark.parametrize("into", [np.float32, np.float64])
+@pytest.mark.parametrize("grad", FLOATS)
+def test_sums_of_gradients(device: Library, into: Any, grad: str) -> None:
+    sums, grads = [numbers(n, 0, into) for n in SIZES], [numbers(n, 1, FLOATS[grad]) for n in SIZES]
+    there = [device.put(x) for x in sums]
+    given = [device.put(g) for g in grads]
+    assert adaptk.accumulate(there, given, 0.3, norm=True) == adaptk.accumulate(sums, grads, 0.3, norm=True)
+    compare(device, there, sums, "sum")
+    assert adaptk.accumulate(there, given) is None
+    adaptk.accumulate(sums, grads)
+    compare(device, there, sums, "sum")
+
+
+def test_overlap(device: Library) -> None:
+    w = [device.put(np.ones(4, np.float32)) for _ in range(2)]
+    grad = device.put(np.ones(4, np.float32))
+    with pytest.raises(ValueError, match=r"grad\[[01]\] and grad\[[01]\] overlap"):
+        adaptk.ops.sgd(w, [grad, grad], step=1, zero_grad=True)
+    with pytest.raises(ValueError, match="overlap"):
+        adaptk.ops.sgd(w[0], grad, step=1, ema=(w[0], 0.5))
+    with pytest.raises(ValueError, match=r"copy_out: on the CPU|copy_out: on "):
+        adaptk.ops.sgd(w[0], grad, step=1, copy_out=np.zeros(4, np.float16))
+    assert (device.get(w[0]) == 1).all()
+    assert (device.get(grad) == 1).all()
