@@ -64,10 +64,15 @@ class Owner:
         for step in steps:
             step.write(step.host() + np.float32(by))
 
+    def _is_plain(self, p: Any) -> bool:
+        return True
+
     def step(self, params: list[Any], values: dict[str, Any], **options: Any) -> Any:
         groups = [{"params": params, **values}]
-        given = {"grad_scale": 1.0, "clip_norm": None, "skip_nonfinite": False, **options}
-        return self.plan.step(self, groups, [(self.rule.name, values)], self.state, *given.values(), [])
+        given = {"grad_scale": 1.0, "clip_norm": None, "skip_nonfinite": False, "undo": [], **options}
+        done = self.plan.step(self, groups, [(self.rule.name, values)], self.state, **given)
+        assert done[3:] == ([], [])  # nothing is left to PyTorch
+        return done[:3]
 
 
 def host_number(value: float) -> Any:
@@ -146,6 +151,32 @@ def test_clipping_and_skipping() -> None:
         assert (skipped, bool(updated)) == (of_host, not bad) == (bad, not bad)
         np.testing.assert_array_equal(found.read()[0], norm)
         pair.check()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_epilogues(known: bool) -> None:
+    """Zeros, copies and averages; a step that is skipped sets gradients to zero alone."""
+    pair = Pair("adam", {"step": 0.0})
+    means, halves = (
+        [np.asarray(pair.rng.normal(size=s), np.float32) for s in SIZES],
+        [np.zeros(s, np.float16) for s in SIZES],
+    )
+    beside_device = [[Tensor.put(x) for x in of] for of in (means, halves)]
+    beside_host = [[torch.from_numpy(x.copy()) for x in of] for of in (means, halves)]
+    for bad in (False, True, False):
+        pair.set_grads(bad=bad)
+        norm = adaptk.global_norm([h.grad for h in pair.host]) if known else None
+        for owner, params, (a, c) in (
+            (pair.on_device, pair.device, beside_device),
+            (pair.on_host, pair.host, beside_host),
+        ):
+            options = {"clip_norm": 0.5, "skip_nonfinite": True, "zero_grad": True, "grad_norm": norm}
+            assert owner.step(params, {"lr": 0.01}, **options, ema=(a, 0.75), copy_out=c)[2] == bad
+        pair.check()
+        for d, h in zip(beside_device, beside_host, strict=True):
+            for x, y in zip(d, h, strict=True):
+                device_arrays.assert_equal(x.host(), y.numpy())
+        assert not any(d.grad.host().any() for d in pair.device)
 
 
 def test_a_skipped_step_is_not_counted_on_the_device() -> None:

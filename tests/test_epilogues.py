@@ -187,6 +187,27 @@ def test_the_average_is_of_what_is_stored() -> None:
     equal(a, lerp(before, want, 0.9))
 
 
+def test_a_rule_from_a_function(isa: str) -> None:
+    @adaptk.rule(lr=0.1, beta=0.9, states={"m": 0.0})
+    def heavy_ball(p: Any, g: Any, m: Any, h: Any, t: Any) -> Any:
+        m = h.beta * m + g
+        return p - h.lr * m, m
+
+    try:
+        w, same, grad = numbers(SIZE, 0), numbers(SIZE, 0), numbers(SIZE, 1)
+        m, n = np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32)
+        a, half = numbers(SIZE, 2), np.zeros(SIZE, np.float16)
+        before = a.copy()
+        heavy_ball(same, grad, n, step=1)
+        heavy_ball(w, grad, m, step=1, zero_grad=True, copy_out=half, ema=(a, 0.9))
+        equal([w, m], [same, n])
+        equal(half, same.astype(np.float16))
+        equal(a, lerp(before, same, 0.9))
+        assert not grad.any()
+    finally:
+        heavy_ball.unregister()
+
+
 # ---- objects
 
 
