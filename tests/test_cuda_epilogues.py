@@ -99,3 +99,17 @@ def test_overlap(device: Library) -> None:
         adaptk.ops.sgd(w[0], grad, step=1, copy_out=np.zeros(4, np.float16))
     assert (device.get(w[0]) == 1).all()
     assert (device.get(grad) == 1).all()
+
+
+@pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
+def test_params_with_a_remainder(device: Library) -> None:
+    """Their gradients are set to zero; what reads both parts beside the step is refused."""
+    w, rest = device.put(np.ones(4, FLOATS["bfloat16"])), device.put(np.zeros(4, np.int16))
+    grad, mean = device.put(np.ones(4, np.float32)), device.put(np.zeros(4, np.float32))
+    options: dict[str, Any] = {"step": 1, "param_format": "remainder16"}
+    for given in ({"copy_out": mean}, {"ema": (mean, 0.5)}):
+        with pytest.raises(NotImplementedError, match="stored with a remainder"):
+            adaptk.ops.sgd((w, rest), grad, **given, **options)
+    assert (device.get(w) == 1).all()
+    adaptk.ops.sgd((w, rest), grad, zero_grad=True, **options)
+    assert not device.get(grad).any()

@@ -187,6 +187,24 @@ def test_the_average_is_of_what_is_stored() -> None:
     equal(a, lerp(before, want, 0.9))
 
 
+@pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
+def test_params_with_a_remainder_are_averaged_with_it(isa: str) -> None:
+    """Their value is the float32 that both parts make."""
+    parts = [(numbers(SIZE, 0, FLOATS["bfloat16"]), np.zeros(SIZE, np.int16)) for _ in range(2)]
+    options: dict[str, Any] = {"step": 1, "lr": 1e-3, "param_format": "remainder16"}
+    grad, a, copied = numbers(SIZE, 1), numbers(SIZE, 2), np.zeros(SIZE, np.float32)
+    before = a.copy()
+    adaptk.ops.sgd(parts[1], grad, **options)
+    adaptk.ops.sgd(parts[0], grad, zero_grad=True, copy_out=copied, ema=(a, 0.9), **options)
+    equal(list(parts[0]), list(parts[1]))
+    upper, lower = parts[1][0].view(np.uint16).astype(np.uint32) << 16, parts[1][1].astype(np.uint32)
+    value = (upper + lower).view(np.float32)
+    equal(copied, value)
+    equal(a, lerp(before, value, 0.9))
+    assert lower.any()
+    assert not grad.any()
+
+
 def test_a_rule_from_a_function(isa: str) -> None:
     @adaptk.rule(lr=0.1, beta=0.9, states={"m": 0.0})
     def heavy_ball(p: Any, g: Any, m: Any, h: Any, t: Any) -> Any:

@@ -1000,7 +1000,8 @@ py::list TorchPlan::take_epilogues(const py::object& owner, const std::vector<py
             others.append(i);
             continue;
         }
-        if (!stepped[i]) {
+        // One that has been stepped before may have more beside it than its tensor.
+        if (!stepped[i] && (t.names == nullptr || t.odd || !unchanged(i))) {
             ParamUpdate update(param.size, param.dtype, param.dtype);
             update.buffer[0] = param.data;
             t.unbind();
@@ -1009,7 +1010,8 @@ py::list TorchPlan::take_epilogues(const py::object& owner, const std::vector<py
         const auto take = [&](const py::object& buffer, const char* name) -> Slot {
             if (buffer.is_none()) return {};
             View view;
-            const Slot slot = take_beside(buffer, {name, -1, label.c_str()}, param, view, stream);
+            const Slot slot =
+                take_beside(buffer, {name, -1, label.c_str()}, param, plan_.update(i).format[0], view, stream);
             owner.attr("_check_storage")(buffer, name + label);
             views_.push_back(std::move(view));
             return slot;

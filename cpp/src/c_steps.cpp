@@ -78,7 +78,10 @@ struct Options {
     Tensors copies = nullptr, averages = nullptr;
 
     // What is written beside param i, checked.
-    Epilogue epilogue(std::size_t i, const TensorView& param) const {
+    Epilogue epilogue(std::size_t i, const TensorView& param, Format stored) const {
+        if (has_epilogues() && param.device.cuda && info_of(stored).split)
+            refuse(ADAPTK_UNSUPPORTED, "options: copy_out, ema: on a CUDA device, params that are stored with a "
+                                       "remainder or a compensation cannot be copied or averaged in the step");
         return {beside(copies, "options.copy_out", i, param), beside(averages, "options.ema", i, param)};
     }
     bool has_epilogues() const { return copies != nullptr || averages != nullptr; }
@@ -337,7 +340,10 @@ void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options)
     bool some = false;
     for (std::size_t i = 0; i < count; ++i) {
         if (grads[i] == nullptr) {
-            plan.store_param_as(i, params[i].dtype, nullptr);
+            // It is not looked at, unless it is copied or averaged.
+            const Slot param =
+                options.has_epilogues() ? stored_param(options, params[i], i) : Slot{{}, params[i].dtype};
+            plan.store_param_as(i, param.format, param.side);
             continue;
         }
         some = true;
@@ -349,11 +355,11 @@ void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options)
         plan.add(i, grad.data, grad.format, taken + 1);
     }
     for (std::size_t i = 0; options.has_epilogues() && i < count; ++i)
-        plan.set_epilogue(i, options.epilogue(i, params[i]));
+        plan.set_epilogue(i, options.epilogue(i, params[i], plan.update(i).format[0]));
     if (options.step.has_norm && some) check_one_scale(plan.shares()[0].segments);
     if (const auto overlap = plan.check(options.step.zero_grad))
         refuse_overlap(*overlap, text_of(overlap->first), text_of(overlap->second));
-    if (some && plan.on_cuda()) {
+    if ((some || options.has_epilogues()) && plan.on_cuda()) {
         plan.shares()[0].stream = options.stream;
         plan.look_for_captures();
         if (plan.shares()[0].capturing)
@@ -424,7 +430,7 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
     for (std::size_t i = 0; i < count; ++i) buffers.updates[i].set(0, stored_param(wanted, buffers.params[i], i));
     std::vector<Epilogue> epilogues;
     for (std::size_t i = 0; wanted.has_epilogues() && i < count; ++i)
-        epilogues.push_back(wanted.epilogue(i, buffers.params[i]));
+        epilogues.push_back(wanted.epilogue(i, buffers.params[i], buffers.updates[i].format[0]));
     StepPlan plan(StepPlan::Watch::all, StepPlan::Counts::caller);
     if (const auto overlap = plan.check_list(info, buffers.updates, wanted.step.zero_grad, epilogues)) {
         const auto text = [&](const BufferId& b) {
