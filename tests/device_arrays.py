@@ -523,6 +523,8 @@ class Namespace:
     float16 = np.dtype(np.float16)
     int8 = np.dtype(np.int8)
     uint8 = np.dtype(np.uint8)
+    int16 = np.dtype(np.int16)
+    bfloat16 = FLOATS.get("bfloat16")
 
     def __init__(self, kind: type[DeviceArray]) -> None:
         self._kind = kind

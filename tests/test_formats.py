@@ -506,7 +506,7 @@ def test_read_only_and_shared_memory_is_refused() -> None:
     ("call", "error", "message"),
     [
         (lambda x: formats.quantize(x, "float32"), ValueError, "format: 'float32', expected 'bfloat16_sr'"),
-        (lambda x: formats.quantize(x.astype(float), "int8"), TypeError, "values: expected float32 in C order"),
+        (lambda x: formats.quantize(x.astype(float), "int8"), TypeError, "x: expected float32 in C order"),
         (lambda x: formats.quantize(x, "uint8", step=0), ValueError, "step: steps are counted from 1"),
         (lambda x: formats.quantize(x, "uint8", seed=-1), ValueError, "seed: -1 is not in"),
     ],

@@ -86,7 +86,7 @@ def test_what_conversions_refuse() -> None:
     x = numbers(4)
     with pytest.raises(ValueError, match="param_format: 'sr', expected 'remainder16', 'remainder8', 'kahan'"):
         formats.split_param(x, "sr")
-    with pytest.raises(TypeError, match="values: expected float32 in C order"):
+    with pytest.raises(TypeError, match="x: expected float32 in C order"):
         formats.split_param(x.astype(np.float64), "kahan")
     param, side = formats.split_param(x, "remainder16")
     with pytest.raises(ValueError, match="param_format: 'other'"):

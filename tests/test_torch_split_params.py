@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import io
 from typing import Any
 
@@ -13,6 +14,7 @@ torch = pytest.importorskip("torch")
 import adaptk.torch  # noqa: E402
 from adaptk import formats  # noqa: E402
 from split_params import BF16, SPLIT, bits_of  # noqa: E402
+from torch_cases import in_another_process  # noqa: E402
 
 NAMES = {"remainder16": "remainder", "remainder8": "remainder", "kahan": "compensation"}
 SIZES = [(40, 30), (77,)]
@@ -234,3 +236,45 @@ def test_what_is_refused() -> None:
     half = torch.nn.Parameter(torch.ones(3, dtype=torch.float16))
     with pytest.raises(TypeError, match=r"params\[0\]: dtype float16 cannot be stored as 'remainder8'"):
         adaptk.torch.SGD([half], lr=0.1, param_format="remainder8")
+
+
+@pytest.mark.full
+def test_sharded_params() -> None:
+    """Of DTensors the remainder is one too; a step with a loaded state goes on."""
+    if importlib.util.find_spec("torch.distributed.tensor") is None:
+        pytest.skip("this PyTorch has no distributed tensors")
+    in_another_process(
+        """
+import os, torch, adaptk.torch
+from adaptk import formats
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+if not dist.is_available() or not dist.is_gloo_available():
+    raise SystemExit(0)
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
+torch.manual_seed(0)
+a = [torch.randn(6, 4).to(torch.bfloat16), torch.randn(5).to(torch.bfloat16)]
+wide = [x.float().requires_grad_() for x in a]
+sharded = [torch.nn.Parameter(distribute_tensor(x, mesh, [Shard(0)])) for x in a]
+ours = adaptk.torch.AdamW(sharded, lr=0.1, param_format="remainder16")
+theirs = adaptk.torch.AdamW(wide, lr=0.1)
+for t in range(4):
+    for p, q in zip(sharded, wide):
+        g = torch.randn(q.shape).to(torch.bfloat16)
+        q.grad = g.float()
+        p.grad = distribute_tensor(g, mesh, [Shard(0)])
+    ours.step()
+    theirs.step()
+    if t == 1:
+        saved = ours.state_dict()
+        ours = adaptk.torch.AdamW(sharded, lr=0.1, param_format="remainder16")
+        ours.load_state_dict(saved)
+for p, q in zip(sharded, wide):
+    remainder = ours.state[p]["remainder"]
+    assert isinstance(remainder, DTensor) and remainder.dtype == torch.int16
+    joined = formats.join_param(p.full_tensor().detach(), remainder.full_tensor(), "remainder16")
+    assert torch.equal(joined, q.detach())
+dist.destroy_process_group()
+"""
+    )

@@ -40,13 +40,15 @@ struct Conversion {
     float* floats() const { return static_cast<float*>(values.data); }
 
   private:
+    // Numbers that are read are an argument of the caller's.
     void take_values(const py::object& floats, bool written) {
-        const ArgName of_values{"values"};
-        View::take(floats, of_values, values, work);
+        const ArgName name{written ? "values" : "x"};
+        View::take(floats, name, values, work);
         if (values.dtype != Format::float32 || !values.c_order)
-            fail(PyExc_TypeError, "values: expected float32 in C order");
-        if (values.device.cuda) fail(PyExc_ValueError, "values: on " + values.device.text() + ", expected the CPU");
-        if (written && values.read_only) fail(PyExc_ValueError, "values: read-only");
+            fail(PyExc_TypeError, name.text() + ": expected float32 in C order");
+        if (values.device.cuda)
+            fail(PyExc_ValueError, name.text() + ": on " + values.device.text() + ", expected the CPU");
+        if (written && values.read_only) fail(PyExc_ValueError, name.text() + ": read-only");
     }
 };
 
