@@ -18,9 +18,8 @@ SIZES = (1, 100, 129, 256, 700)
 NAMES = {"remainder16": "remainder", "remainder8": "remainder", "kahan": "compensation"}
 
 
-@pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("name", SPLIT)
-@pytest.mark.parametrize("rule", ["sgd", "adam", "amsgrad"])
+@pytest.mark.parametrize(("rule", "offset"), [("adam", 0), ("sgd", 1)])
 def test_functions(device: Library, rule: str, name: str, offset: int) -> None:
     """Tiles that are whole and others; params, and what lies beside them, on multiples of 16 bytes and elsewhere."""
     rng = np.random.default_rng(7)
@@ -62,10 +61,10 @@ def test_numbers_of_every_kind(device: Library, name: str) -> None:
         np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize("magnitude", [1.0, 3e-6, 60000.0])
-def test_float16_rounded_stochastically(device: Library, magnitude: float) -> None:
+def test_float16_rounded_stochastically(device: Library) -> None:
     """Normal numbers, subnormal ones, and some beyond the largest."""
     rng = np.random.default_rng(4)
+    magnitude = np.resize([1.0, 3e-6, 60000.0], 700)
     param = np.clip(rng.normal(size=700) * magnitude, -65504, 65504).astype(np.float16)
     there, grad = device.put(param), (rng.normal(size=700) * magnitude).astype(np.float32)
     options = {"step": 1, "lr": 0.1, "seed": 3, "param_format": "sr"}
@@ -74,8 +73,9 @@ def test_float16_rounded_stochastically(device: Library, magnitude: float) -> No
     assert_equal(device.get(there), param, "param")
 
 
-@pytest.mark.parametrize("state_dtype", ["float32", "8bit"])
-@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize(
+    ("name", "state_dtype"), [("remainder16", "8bit"), ("remainder8", "float32"), ("kahan", "float32")]
+)
 def test_objects(device: Library, name: str, state_dtype: str) -> None:
     """Several tensors, of which one is float32 and stored as ever; a state on one device goes on on the other."""
     rng = np.random.default_rng(5)
