@@ -67,9 +67,14 @@ const std::vector<RuleNames>& all_names() {
 const RuleNames& names_of_made(const RuleInfo& rule) {
     static auto& lock = *new std::mutex;
     static auto& made = *new std::map<const RuleInfo*, RuleNames>;
+    {
+        const std::lock_guard guard(lock);
+        if (const auto found = made.find(&rule); found != made.end()) return found->second;
+    }
+    // Strings are made without the lock: that may run Python code, and other threads.
+    const RuleNames names = make_names(rule);
     const std::lock_guard guard(lock);
-    const auto found = made.find(&rule);
-    return (found != made.end() ? found : made.emplace(&rule, make_names(rule)).first)->second;
+    return made.emplace(&rule, names).first->second;
 }
 
 }  // namespace
