@@ -285,7 +285,7 @@ void test_states_with_scales() {
             std::vector<float> p(std::size_t(n), 1.0f), g(std::size_t(n), 0.5f);
             std::vector<std::int8_t> m(std::size_t(n), 0);
             std::vector<std::uint8_t> v(std::size_t(n), 0);
-            std::vector<float> m_scales(detail::scale_count(signed_codes, n)), v_scales(m_scales.size());
+            std::vector<float> m_scales(detail::side_count(signed_codes, n)), v_scales(m_scales.size());
             detail::ParamUpdate t(n, detail::Format::float32, detail::Format::float32);
             t.buffer[0] = p.data();
             t.buffer[1] = g.data();
@@ -322,9 +322,12 @@ void test_formats() {
         CHECK(&f == &detail::info_of(f.id) && &f == detail::find_format(f.name));
         CHECK(f.block >= 1 && 256 % f.block == 0 && f.bytes >= 1 && f.bytes % f.alignment == 0);
         CHECK(detail::storage_bytes(f.id, 0) == 0 && detail::storage_bytes(f.id, 7) == 7u * f.bytes);
-        CHECK(detail::scale_count(f.id, 0) == 0 && detail::scale_count(f.id, f.block) == 1);
-        CHECK(detail::scale_count(f.id, f.block + 1) == 2);
-        CHECK(detail::has_scales(f.id) == (f.block > 1) && (detail::is_plain(f.id) == (f.block == 1 && !f.stochastic)));
+        CHECK(detail::side_count(f.id, 0) == 0 && detail::side_count(f.id, f.block) == 1);
+        CHECK(detail::side_count(f.id, f.block + 1) == 2);
+        CHECK(detail::has_side(f.id) == (f.block > 1 || f.split));
+        CHECK(detail::is_plain(f.id) == (!detail::has_side(f.id) && !f.stochastic));
+        CHECK(detail::is_plain(f.dtype) || detail::has_side(f.dtype));
+        for (const Format param : f.as_param) CHECK(detail::info_of(param).dtype == f.dtype);
     }
     std::vector<std::uint16_t> halves(700);
     detail::fill({halves.data(), Format::float16}, 700, 0.1);
