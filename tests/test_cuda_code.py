@@ -108,17 +108,25 @@ def expected_accesses(k: Kernel, count: int) -> tuple[Counter[str], Counter[str]
         return loads, stores
     computed = [f for f in FACTS if f["compute"] == ("float32" if k.type == "f" else "float64")]
     params = [f for f in computed if f["block"] == 1]
-    gradients = [f for f in FACTS if f["block"] == 1 and not f["stochastic"]]
-    seconds = gradients if k.rule != "combine" else [*gradients, *computed]
+    gradients = [f for f in FACTS if f["block"] == 1 and not f["stochastic"] and not f["split"]]
+    stored = [f for f in computed if not f["split"]]
+    seconds = gradients if k.rule != "combine" else [*gradients, *stored]
+    # What lies beside params that are split.
+    for f in params:
+        if f["split"]:
+            beside = 1 if f["name"].endswith("8") else 2
+            for counter in (loads, stores):
+                counter.update(vectors(beside))
+                counter[element(beside)] += PER_LANE
     # Loads depend on the size of a format's elements alone; each format has stores of its own.
-    for formats in (params, seconds, *[computed] * count):
+    for formats in (params, seconds, *[stored] * count):
         for bytes in {f["bytes"] for f in formats}:
             # Wider than what is computed in: one by one.
             loads.update(vectors(bytes) if bytes <= size else {})
             loads[element(bytes)] += PER_LANE
         blocks = {f["name"] for f in formats if f["block"] > 1}
         loads["f32"] += len(blocks)
-    for formats in (params, *[computed] * count):
+    for formats in (params, *[stored] * count):
         for f in formats:
             stores.update(vectors(f["bytes"]))
             stores[element(f["bytes"])] += PER_LANE
