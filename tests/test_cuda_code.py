@@ -118,19 +118,19 @@ def expected_accesses(k: Kernel, count: int) -> tuple[Counter[str], Counter[str]
             for counter in (loads, stores):
                 counter.update(vectors(beside))
                 counter[element(beside)] += PER_LANE
-    # Loads depend on the size of a format's elements alone; each format has stores of its own.
+    # By the size of a format's elements alone.
     for formats in (params, seconds, *[stored] * count):
         for bytes in {f["bytes"] for f in formats}:
             # Wider than what is computed in: one by one.
             loads.update(vectors(bytes) if bytes <= size else {})
             loads[element(bytes)] += PER_LANE
-        blocks = {f["name"] for f in formats if f["block"] > 1}
-        loads["f32"] += len(blocks)
-    for formats in (params, *[stored] * count):
-        for f in formats:
-            stores.update(vectors(f["bytes"]))
-            stores[element(f["bytes"])] += PER_LANE
-            stores["f32"] += f["block"] > 1
+            if formats is not seconds:
+                stores.update(vectors(bytes))
+                stores[element(bytes)] += PER_LANE
+        # Scales.
+        blocks = len({f["name"] for f in formats if f["block"] > 1})
+        loads["f32"] += blocks
+        stores["f32"] += blocks if formats is not seconds else 0
     return loads, stores
 
 
@@ -143,7 +143,7 @@ def wrong_vectors(k: Kernel, count: int) -> list[str]:
             got[kind][name if not vector or bits == "32" else op] += 1
     found = []
     for kind, want in zip(("ld", "st"), expected_accesses(k, count), strict=True):
-        for name in want | got[kind]:
+        for name in sorted(want | got[kind]):
             if got[kind][name] != want[name]:
                 found.append(f"PTX: {kind}.{name} {got[kind][name]} times, not {want[name]}")
         seen = sum(i.base == {"ld": "LDG", "st": "STG"}[kind] and ".128" in i.opcode for i in k.sass)
