@@ -46,6 +46,7 @@ def test_formats_of_adam(bench: Any, tmp_path: Path, capsys: pytest.CaptureFixtu
         "float32": 8,
         "bfloat16": 4,
         "bfloat16_sr": 4,
+        "float16_sr": 4,
         "8bit": 2 * byte,
         "8bit_nearest": 2 * byte,
         "8bit_dynamic": 2 * (1 + 4 / 256),
