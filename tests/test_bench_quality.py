@@ -25,11 +25,11 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_few_steps(bench: Any, model: str, tmp_path: Path) -> None:
     """Every variant trains, from the same start as float32."""
     path = tmp_path / "rows.json"
-    assert bench.main(["--models", model, "--seeds", "1", "--steps", "3", "--json", str(path)]) == 0
+    assert bench.main(["--models", model, "--seeds", "1", "--steps", "9", "--json", str(path)]) == 0
     rows = {row["variant"]: row for row in json.loads(path.read_text())["rows"]}
     assert set(rows) == set(bench.VARIANTS)
     losses = [row["mean"] for row in rows.values()]
-    assert max(losses) - min(losses) < 0.1
+    assert max(losses) - min(losses) < 0.2
     assert rows["float32"]["difference"] == 0.0
     # Other bits than float32's: a variant that changed nothing would say nothing.
     same = {name for name, row in rows.items() if row["mean"] == rows["float32"]["mean"]}
