@@ -87,6 +87,11 @@ ADAPTK_DEVICE void with_format(FormatList<F...> list, std::uint8_t number, const
     }
 }
 
+template <class... F> ADAPTK_DEVICE bool is_one_of(FormatList<F...>, std::uint8_t number) {
+    constexpr std::uint32_t all = ((1u << number_of<F>) | ...);
+    return ((all >> number) & 1u) != 0;
+}
+
 template <class F> inline constexpr int element_bytes = int(sizeof(typename F::Element));
 
 // Bytes of an element by the format's number: half a byte for each.
@@ -267,7 +272,7 @@ template <class L> using Narrow = typename Chosen<IsNarrow, L>::type;
 template <class F> struct IsSplit : std::bool_constant<SplitFormat<F>> {};
 template <class L> using Splits = typename Chosen<IsSplit, L>::type;
 
-// What lies beside the elements of a param; null if it is not split.
+// What lies beside the elements of a param, if it is split.
 struct Beside {
     void* of_buffer;
     std::int64_t first;
@@ -302,7 +307,7 @@ ADAPTK_DEVICE void unpack(T (&x)[per_lane], const Vector (&v)[vectors<T>], std::
         // Loaded before anything is waited for.
         [[maybe_unused]] Vector lost[1] = {};
         if constexpr (Splits<List>::size > 0) {
-            if (beside.of_buffer != nullptr)
+            if (is_one_of(Splits<List>{}, format))
                 with_format(Splits<List>{}, format, [&]<class F>(Tag<F>) {
                     load_vectors<int(sizeof(typename F::Side))>(lost, beside.of_buffer, beside.first, beside.place);
                 });
