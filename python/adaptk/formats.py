@@ -33,15 +33,15 @@ threads.
 
 Params in bfloat16 and float16 are rounded to nearest after each step, unless ``param_format`` names one of these:
 
-===============  =====  ===============================================================================================
-``param_format`` bytes  params
-===============  =====  ===============================================================================================
-``sr``           2      bfloat16 or float16, rounded stochastically
-``remainder16``  4      bfloat16 beside an int16 each, the *remainder*: together a float32, bit for bit, which the
-                        steps go on from
-``remainder8``   3      bfloat16 beside an int8 each: the upper 24 bits of a float32
-``kahan``        4      bfloat16 beside a bfloat16 each, the *compensation*: their sum is what the steps go on from
-===============  =====  ===============================================================================================
+================  =====  ==============================================================================================
+``param_format``  bytes  params
+================  =====  ==============================================================================================
+``sr``            2      bfloat16 or float16, rounded stochastically
+``remainder16``   4      bfloat16 beside an int16 each, the *remainder*: together a float32, bit for bit, which the
+                         steps go on from
+``remainder8``    3      bfloat16 beside an int8 each: the upper 24 bits of a float32
+``kahan``         4      bfloat16 beside a bfloat16 each, the *compensation*: their sum is what the steps go on from
+================  =====  ==============================================================================================
 
 :func:`split_param` and :func:`join_param` convert params between float32 and the last three. The remainder of 16 bits
 is that of TransformerEngine's ``FusedAdam(store_param_remainders=True)``.

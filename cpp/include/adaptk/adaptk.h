@@ -247,12 +247,12 @@ ADAPTK_API const adaptk_format* adaptk_state_format(const adaptk_rule* rule, siz
 /* The number of scales beside so many elements; 0 if the format has none. */
 ADAPTK_API size_t adaptk_scale_count(const adaptk_format* format, size_t elements);
 
-/* A state in any format. Make it with adaptk_make_stored(), which sets the size. */
+/* A state in any format, or a param with what lies beside it as `scales`. Make it with adaptk_make_stored(), which sets
+ * the size. */
 typedef struct adaptk_stored {
     size_t size;
     const adaptk_tensor* data;   /* the elements, in the shape and the strides of the param */
-    const adaptk_tensor* scales; /* float32, adaptk_scale_count() in a row; NULL for a format without scales; of params,
-                                    what lies beside them */
+    const adaptk_tensor* scales; /* float32, adaptk_scale_count() in a row; NULL for a format without scales */
     const char* format;          /* its name; NULL: the dtype's, where int8 and uint8 are those formats */
 } adaptk_stored;
 
@@ -281,7 +281,19 @@ typedef struct adaptk_hyper {
     double value;
 } adaptk_hyper;
 
-/* Initialise with ADAPTK_STEP_OPTIONS, which sets the size and the defaults. */
+/* Initialise with ADAPTK_STEP_OPTIONS, which sets the size and the defaults.
+ *
+ * copy_out and ema are written in the same pass over memory, once a part of a param has been updated. Their buffers
+ * must not overlap any other tensor. They have `count` tensors each, where NULL leaves a param out. The average is a +
+ * w*(p - a) if w < 0.5, else p - (p - a)*(1 - w), where w is 1 - ema_decay.
+ *
+ * grad_norm: >= 0, inf or NaN is the norm of the unscaled gradients, from adaptk_accumulate() for the same tensors in
+ * the same order, and they are not read for it.
+ *
+ * param_format is how params of 16 bits are stored: NULL, rounded to nearest; "sr", bfloat16 and float16 rounded
+ * stochastically; bfloat16 with "remainder16", "remainder8" or "kahan", with a tensor beside each param that has its
+ * shape and strides and keeps what rounding loses, from zero on: int16, int8 or bfloat16. With the first one a param
+ * and its remainder are a float32, whose bits are (param << 16) + remainder. Other params are stored as they are. */
 typedef struct adaptk_step_options {
     size_t size;
     double grad_scale;     /* factor of all gradients, times the hyperparameter of that name; finite */
@@ -290,22 +302,13 @@ typedef struct adaptk_step_options {
     int want_norm;         /* report the norm even if nothing above needs it */
     void* stream;          /* CUDA: the cudaStream_t to enqueue on; NULL is the default stream */
     int stochastic_params; /* the same as "sr" for param_format */
-
-    /* What is written in the same pass over memory, once a part of a param has been updated. The buffers must not
-     * overlap any other tensor. `count` tensors each, where NULL leaves a param out; NULL: none. */
-    const adaptk_tensor* const* copy_out; /* get the new params, rounded: each of the dtype that a state may have */
-    const adaptk_tensor* const* ema;      /* a + w*(p - a) if w < 0.5, else p - (p - a)*(1 - w); also such dtypes */
-    double ema_decay;                     /* in [0, 1]: w is 1 - ema_decay, rounded to what is computed in */
-    double grad_norm; /* >= 0, inf or NaN: the norm of the unscaled gradients is known, from adaptk_accumulate() for
-                         the same tensors in the same order, and they are not read for it; < 0: it is not */
-    int zero_grad;    /* gradients are set to zero, also by a step that is skipped; none may overlap another one */
-
-    /* How params of 16 bits are stored: NULL, rounded to nearest; "sr", bfloat16 and float16 rounded stochastically;
-     * bfloat16 with "remainder16", "remainder8" or "kahan", with a tensor beside each param that has its shape and
-     * strides and keeps what rounding loses, from zero on: int16, int8 or bfloat16. With the first one a param and its
-     * remainder are a float32, whose bits are (param << 16) + remainder. Other params are stored as they are. */
-    const char* param_format;
-    const adaptk_tensor* const* param_sides; /* `count` tensors: NULL beside a param that has none */
+    const adaptk_tensor* const* copy_out;    /* get the new params, rounded, in any dtype of a state; NULL: none */
+    const adaptk_tensor* const* ema;         /* averages of the params, in any dtype of a state; NULL: none */
+    double ema_decay;                        /* in [0, 1] */
+    double grad_norm;                        /* of the unscaled gradients, if it is known; < 0: it is not */
+    int zero_grad;                           /* gradients are set to zero, also by a step that is skipped */
+    const char* param_format;                /* how params of 16 bits are stored; NULL: rounded to nearest */
+    const adaptk_tensor* const* param_sides; /* beside the params: `count` tensors, NULL where there is none */
 } adaptk_step_options;
 /* clang-format off */
 #define ADAPTK_STEP_OPTIONS {sizeof(adaptk_step_options), 1.0, 0.0, 0, 0, NULL, 0, NULL, NULL, 0.0, -1.0, 0, NULL, NULL}
