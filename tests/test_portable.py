@@ -24,7 +24,7 @@ CONSUMERS = ROOT / "tests" / "find_package"
 ISAS = adaptk.available_isas()
 PROGRAMS = [
     *("batch", "concurrent", "convert", "dense", "norm", "overlap", "plan"),
-    *("pool", "power", "random", "reduce", "registry", "solve", "step"),
+    *("pool", "power", "program", "random", "reduce", "registry", "solve", "step"),
 ]
 
 

@@ -212,7 +212,7 @@ struct Lanes : OneLane {
 #endif
 
 // Two vectors of float32 and one vector of their upper halves: what bfloat16 costs less by than two vectors of codes.
-#if defined(__AVX512BW__)
+#if defined(ADAPTK_GNU) && defined(__AVX512BW__)
 #define ADAPTK_BFLOAT16_PAIRS 1
 constexpr size_t pair = 32;
 
@@ -264,7 +264,7 @@ ADAPTK_HD bool encode_pair(const float* x, std::uint16_t* y, Lanes::U random) {
                 _mm512_add_epi32(_mm512_castps_si512(b), _mm512_maskz_permutexvar_epi16(lower, place, last)));
     return true;
 }
-#elif defined(__AVX2__)
+#elif defined(ADAPTK_GNU) && defined(__AVX2__)
 #define ADAPTK_BFLOAT16_PAIRS 1
 constexpr size_t pair = 16;
 
