@@ -1,5 +1,7 @@
 #include "arguments.hpp"
 
+#include "locks.hpp"
+
 #include <cmath>
 #include <cstdio>
 #include <map>
@@ -200,6 +202,18 @@ std::optional<Ema> ema_value(PyObject* value) {
     if (!(decay >= 0.0 && decay <= 1.0))
         fail(PyExc_ValueError, "ema: the decay " + py::repr(given).cast<std::string>() + " is not in [0, 1]");
     return Ema{py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(value, 0)), decay};
+}
+
+std::vector<py::object> listed_beside(const py::object& given, const std::string& name, const char* what,
+                                      std::size_t params) {
+    if (given.is_none()) return {};
+    if (PyList_Check(given.ptr()) == 0 && PyTuple_Check(given.ptr()) == 0)
+        fail(PyExc_TypeError, name + ": expected a list or tuple of " + what + ", got " + type_name(given));
+    std::vector<py::object> items = items_of(given.ptr());
+    if (items.size() != params)
+        fail(PyExc_ValueError, name + ": " + std::to_string(items.size()) + " " + what + ", expected " +
+                                   std::to_string(params) + " as there are params");
+    return items;
 }
 
 detail::Slot take_beside(const py::object& buffer, const ArgName& name, const View& param, Format stored, View& view,

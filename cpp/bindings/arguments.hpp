@@ -56,6 +56,9 @@ struct Ema {
     double decay;
 };
 std::optional<Ema> ema_value(PyObject* value);
+// The items of a list or tuple with one for each param; none of None. `what` they are is for the messages.
+std::vector<py::object> listed_beside(const py::object& given, const std::string& name, const char* what,
+                                      std::size_t params);
 // A count of steps from 0 on, called `name`.
 std::int64_t count_value(PyObject* value, const std::string& name);
 // An argument of a step that is finite, and one that is None or in (0, inf]; TypeError or ValueError that names it.

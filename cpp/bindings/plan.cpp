@@ -370,18 +370,9 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, const py::
     if (held.size() != params_.size())
         fail(PyExc_ValueError, "grads: " + std::to_string(held.size()) + " gradients, expected " +
                                    std::to_string(params_.size()) + " as there are params");
-    const auto beside = [&](const py::object& given, const char* name) {
-        if (!given || given.is_none()) return std::vector<py::object>{};
-        if (PyList_Check(given.ptr()) == 0 && PyTuple_Check(given.ptr()) == 0)
-            fail(PyExc_TypeError, std::string(name) + ": expected a list or tuple, got " + type_name(given));
-        std::vector<py::object> buffers = items_of(given.ptr());
-        if (buffers.size() != params_.size())
-            fail(PyExc_ValueError, std::string(name) + ": " + std::to_string(buffers.size()) + " buffers, expected " +
-                                       std::to_string(params_.size()) + " as there are params");
-        return buffers;
-    };
-    const std::vector<py::object> copies = beside(copy_out, "copy_out");
-    const std::vector<py::object> of_ema = beside(averages ? averages->buffers : py::object(), "ema");
+    const std::vector<py::object> copies = listed_beside(copy_out, "copy_out", "buffers", params_.size());
+    const std::vector<py::object> of_ema =
+        listed_beside(averages ? averages->buffers : py::none(), "ema", "buffers", params_.size());
     if (std::all_of(held.begin(), held.end(), [](const py::object& g) { return g.is_none(); }) &&
         PyErr_WarnEx(PyExc_UserWarning, "grads: all gradients are None, so the step changes nothing", 2) != 0)
         throw py::error_already_set();

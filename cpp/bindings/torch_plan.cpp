@@ -1348,18 +1348,9 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, c
     std::uint32_t group = 0;
     for (const py::object& rule : items_of(rules.ptr())) choose(group++, rule);
 
-    const auto beside = [&](const py::object& given, const char* name) {
-        if (!given || given.is_none()) return std::vector<py::object>{};
-        if (PyList_Check(given.ptr()) == 0 && PyTuple_Check(given.ptr()) == 0)
-            fail(PyExc_TypeError, std::string(name) + ": expected a list or tuple of tensors, got " + type_name(given));
-        std::vector<py::object> tensors = items_of(given.ptr());
-        if (tensors.size() != tensors_.size())
-            fail(PyExc_ValueError, std::string(name) + ": " + std::to_string(tensors.size()) + " tensors, expected " +
-                                       std::to_string(tensors_.size()) + " as there are params");
-        return tensors;
-    };
-    const std::vector<py::object> copies = beside(copy_out, "copy_out");
-    const std::vector<py::object> of_ema = beside(averages ? averages->buffers : py::object(), "ema");
+    const std::vector<py::object> copies = listed_beside(copy_out, "copy_out", "tensors", tensors_.size());
+    const std::vector<py::object> of_ema =
+        listed_beside(averages ? averages->buffers : py::none(), "ema", "tensors", tensors_.size());
 
     UnderWay under_way(*this);
     look_at_state(state);
