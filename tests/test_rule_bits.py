@@ -122,3 +122,19 @@ def test_formats_of_states(rule: str, state_dtype: str, threads: int) -> None:
         for x, y in zip(one.state[0].values(), two.state[0].values(), strict=True):
             for s, t in [(x, y)] if isinstance(x, np.ndarray) else [(x.data, y.data), (x.scales, y.scales)]:
                 assert same_bits(s, t) if s is not None else t is None
+
+
+def test_a_signaling_nan_becomes_quiet(isa: str) -> None:
+    """As in the product with 1, which programs leave out where arithmetic follows anyway."""
+
+    @adaptk.rule(states={"last": 0.0}, lr=1.0)
+    def carried(p: Any, g: Any, last: Any, h: Any, t: Any) -> Any:
+        return adaptk.where(g > 0, p - h.lr * g, p), g
+
+    signaling = np.array([0x7FA00001, 0x3F800000], np.uint32)
+    p, g, last = signaling.view(np.float32), signaling.view(np.float32)[::-1].copy(), np.zeros(2, np.float32)
+    g[0] = -1.0
+    carried(p, g, last, step=1)
+    carried.unregister()
+    assert p.view(np.uint32)[0] == 0x7FE00001
+    assert last.view(np.uint32)[1] == 0x7FE00001

@@ -97,7 +97,7 @@ inline constexpr std::size_t max_scalar_nodes = 256;
 inline constexpr std::size_t max_element_nodes = 512;
 
 // What elements run: a machine with one accumulator r of a block of elements, and slots a, b of as many: the buffers,
-// then constants, then scratch. Where two operations are one instruction, each is rounded.
+// then constants, then scratch. Where several operations are one instruction, each is rounded.
 enum class Opcode : std::uint8_t {
     end,
     load,              // r = a
@@ -144,10 +144,18 @@ enum class Opcode : std::uint8_t {
     product_subtract_constant,  // a
     product_divide_constant,    // a
     multiply_add_constants,     // a and b
+    // What most rules are made of; the result is stored in c as well. x and y are the next word's a and b; that word is
+    // an operand and no instruction.
+    average,            // r = a * b + x * y, a and x are constants
+    average_square,     // r = a * b + (y * y) * x, a and x are constants
+    root_multiply_add,  // r = sqrt(r) * a + b, a and b are constants; not stored, and of one word
+    step,               // r = b - a * y / r, a is a constant
+    step_decayed,       // r = x * b - a * y / r, a and x are constants
 };
 
 struct Instruction {
     Opcode op;
+    std::uint8_t c;
     std::uint16_t a, b;
 };
 

@@ -4,9 +4,11 @@
 #include <bit>
 #include <cstring>
 #include <deque>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <tuple>
 
 namespace adaptk::detail {
 namespace {
@@ -17,17 +19,18 @@ namespace {
 // of the state whose new value it is, as soon as the old one is not needed any more, or in scratch.
 class Compiler {
   public:
-    Compiler(const Program& program, std::span<const std::uint16_t> constants, bool coupled)
+    Compiler(const Program& program, std::span<const std::uint16_t> constants, Program::Form form)
         : buffers_(1 + program.results.size()), constants_(common_constants + constants.size()) {
         for (std::size_t s = 0; s < buffers_ + constants_; ++s) {
             nodes_.push_back({ElementOp::scalar, 0, 0, 0, int(s), 0, false, {}});
         }
         const int scale = int(buffers_), decay = int(buffers_) + 1;
-        int param = 0;
-        int grad = add(ElementOp::multiply, scale, 1);
-        if (coupled) {
+        int param = 0, grad = 1;
+        // A product with 1 is its other factor, but for a signaling NaN, which an arithmetic operation makes quiet.
+        if (form.scaled || !only_in_arithmetic(program, ElementOp::grad)) grad = add(ElementOp::multiply, scale, 1);
+        if (form.decay == Program::Decay::coupled) {
             grad = add(ElementOp::add, grad, add(ElementOp::multiply, decay, 0));
-        } else {
+        } else if (form.decay == Program::Decay::decoupled || !only_in_arithmetic(program, ElementOp::param)) {
             param = add(ElementOp::multiply, 0, decay);
         }
         std::vector<int> made;
@@ -74,7 +77,7 @@ class Compiler {
         return too_large_ ? "rule: more than " + std::to_string(max_scratch) + " values are needed at the same time"
                           : std::string();
     }
-    std::vector<Instruction> code() { return std::move(code_); }
+    std::vector<Instruction> code() const { return fused(code_); }
 
   private:
     struct Node {
@@ -92,6 +95,19 @@ class Compiler {
     std::size_t scratch_ = 0;
     bool too_large_ = false;
 
+    static bool is_arithmetic(ElementOp op) {
+        return op == ElementOp::add || op == ElementOp::subtract || op == ElementOp::multiply ||
+               op == ElementOp::divide || op == ElementOp::square_root;
+    }
+    // Whether no value of this kind (the param, the gradient) is a result or an operand of anything but arithmetic.
+    static bool only_in_arithmetic(const Program& program, ElementOp kind) {
+        const auto is_kind = [&](std::uint16_t n) { return program.elements[n].op == kind; };
+        return std::none_of(program.results.begin(), program.results.end(), is_kind) &&
+               std::none_of(program.elements.begin(), program.elements.end(), [&](const ElementNode& n) {
+                   const std::uint16_t operand[] = {n.a, n.b, n.c};
+                   return !is_arithmetic(n.op) && std::any_of(operand, operand + arity(n.op), is_kind);
+               });
+    }
     int add(ElementOp op, int a, int b = 0, int c = 0) {
         nodes_.push_back({op, a, b, c, -1, 0, false, {}});
         return int(nodes_.size()) - 1;
@@ -106,6 +122,51 @@ class Compiler {
         }
     }
 
+    // Jumps are what a block costs beside its arithmetic: moments, their root and the step by them are an instruction
+    // each.
+    static std::vector<Instruction> fused(const std::vector<Instruction>& code) {
+        std::vector<Instruction> out;
+        const auto is = [&](std::size_t at, std::initializer_list<Opcode> ops) {
+            return ops.size() <= code.size() - at &&
+                   std::equal(ops.begin(), ops.end(), code.begin() + std::ptrdiff_t(at),
+                              [](Opcode op, const Instruction& i) { return op == i.op; });
+        };
+        const auto emit_wide = [&](Opcode op, std::uint16_t c, std::uint16_t a, std::uint16_t b, std::uint16_t x,
+                                   std::uint16_t y) {
+            static_assert(max_kernel_buffers + max_constants + max_scratch <= 256);
+            out.push_back({op, std::uint8_t(c), a, b});
+            out.push_back({Opcode::end, 0, x, y});
+        };
+        using enum Opcode;
+        for (std::size_t i = 0; i < code.size();) {
+            const Instruction* const at = &code[i];
+            // What the accumulator holds has just been stored: there it is read from.
+            const bool again = i > 0 && at[-1].op == store;
+            if (is(i, {load_multiply_constant, add_product_constant, store})) {
+                emit_wide(average, at[2].a, at[1].a, at[1].b, at[0].a, at[0].b);
+                i += 3;
+            } else if (again && is(i, {multiply_constant, add_product_constant, store})) {
+                emit_wide(average, at[2].a, at[1].a, at[1].b, at[0].a, at[-1].a);
+                i += 3;
+            } else if (is(i, {load_square, multiply_constant, add_product_constant, store})) {
+                emit_wide(average_square, at[3].a, at[2].a, at[2].b, at[1].a, at[0].a);
+                i += 4;
+            } else if (is(i, {square_root, multiply_add_constants})) {
+                out.push_back({root_multiply_add, 0, at[1].a, at[1].b});
+                i += 2;
+            } else if (is(i, {product_divide_constant, subtract_from, store})) {
+                emit_wide(step, at[2].a, at[0].a, at[1].a, 0, at[0].b);
+                i += 3;
+            } else if (is(i, {product_divide_constant, product_subtract_constant, store})) {
+                emit_wide(step_decayed, at[2].a, at[0].a, at[1].b, at[1].a, at[0].b);
+                i += 3;
+            } else {
+                out.push_back(*at);
+                ++i;
+            }
+        }
+        return out;
+    }
     bool stored(int n) const { return nodes_[n].slot >= 0; }
     void emit(Opcode op, int a = 0, int b = 0) {
         // The accumulator still has what it stored last.
@@ -150,7 +211,7 @@ class Compiler {
             break;
         default: break;
         }
-        code_.push_back({op, std::uint16_t(a), std::uint16_t(b)});
+        code_.push_back({op, 0, std::uint16_t(a), std::uint16_t(b)});
     }
     int take_scratch() {
         if (!free_.empty()) {
@@ -655,12 +716,28 @@ std::string Program::compile() {
     }
     if (constant_count() > max_constants)
         return "more than " + std::to_string(max_constants - common_constants) + " numbers beside elements";
-    for (const bool coupled : {false, true}) {
-        Compiler compiler(*this, constants_, coupled);
-        if (std::string error = compiler.run(); !error.empty()) return error;
-        code_[coupled ? 1 : 0] = compiler.code();
+    for (const Decay decay : {Decay::none, Decay::decoupled, Decay::coupled}) {
+        for (const bool scaled : {false, true}) {
+            Compiler compiler(*this, constants_, {decay, scaled});
+            if (std::string error = compiler.run(); !error.empty()) return error;
+            code_[std::size_t(decay)][scaled ? 1 : 0] = compiler.code();
+        }
     }
     return {};
+}
+
+std::pair<double, double> Program::common(const RuleInfo& rule, const HyperValues& hyper, double grad_scale) {
+    // As step_coefficients has them.
+    return {rule.maximize(hyper) ? -grad_scale : grad_scale, rule.coupled_decay(hyper) ? rule.weight_decay(hyper)
+                                                             : rule.decoupled(hyper)
+                                                                 ? 1.0 - hyper.value[0] * rule.weight_decay(hyper)
+                                                                 : 1.0};
+}
+
+const Instruction* Program::code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale) const {
+    const auto [scale, factor] = common(rule, hyper, grad_scale);
+    const Decay decay = rule.coupled_decay(hyper) ? Decay::coupled : factor == 1.0 ? Decay::none : Decay::decoupled;
+    return code_[std::size_t(decay)][scale == 1.0 ? 0 : 1].data();
 }
 
 bool Program::uses_step() const {
@@ -674,11 +751,7 @@ std::vector<CacheLine> Program::constants(const RuleInfo& rule, const HyperValue
     double values[max_scalar_nodes];
     isa.coefficients->evaluate(scalars.data(), scalars.size(), hyper.value, rule.own.size(), t, values);
     double number[max_constants];
-    // As step_coefficients has them.
-    number[0] = rule.maximize(hyper) ? -grad_scale : grad_scale;
-    number[1] = rule.coupled_decay(hyper) ? rule.weight_decay(hyper)
-                : rule.decoupled(hyper)   ? 1.0 - hyper.value[0] * rule.weight_decay(hyper)
-                                          : 1.0;
+    std::tie(number[0], number[1]) = common(rule, hyper, grad_scale);
     for (std::size_t i = 0; i < constants_.size(); ++i) number[common_constants + i] = values[constants_[i]];
 
     const std::size_t block = isa.kernels->program_block[type];

@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace adaptk::detail {
@@ -35,13 +36,23 @@ class Program {
     // [type] 0: float, 1: double.
     std::vector<CacheLine> constants(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, std::int64_t t,
                                      const Isa& isa, int type) const;
-    const Instruction* code(bool coupled) const { return code_[coupled ? 1 : 0].data(); }
+    // The code for these numbers: without the products whose factor is 1.
+    const Instruction* code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale) const;
     std::size_t constant_count() const { return common_constants + constants_.size(); }
     bool uses_step() const;
 
+    enum class Decay { none, decoupled, coupled };
+    struct Form {
+        Decay decay;
+        bool scaled;  // the gradient
+    };
+
   private:
+    // The gradient's scale, and the factor of decay: the first constants.
+    static std::pair<double, double> common(const RuleInfo& rule, const HyperValues& hyper, double grad_scale);
+
     std::vector<std::uint16_t> constants_;  // the scalar nodes that elements use
-    std::vector<Instruction> code_[2];      // [coupled decay]
+    std::vector<Instruction> code_[3][2];   // [decay][scaled]
 };
 
 // The rule of a text form. It lives as long as the process, and the same bytes give the same rule. Null: `error` says

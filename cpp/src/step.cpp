@@ -193,7 +193,7 @@ void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad
         out.kernel[type] = code.step[type][coupled ? 1 : 0];
         if (const Program* const program = s.rule->program; program != nullptr) {
             out.constants[type] = program->constants(*s.rule, s.hyper, grad_scale, s.step, isa, type);
-            const ProgramStep step{program->code(coupled), out.buffers, program->constant_count(),
+            const ProgramStep step{program->code(*s.rule, s.hyper, grad_scale), out.buffers, program->constant_count(),
                                    out.constants[type].data()};
             static_assert(sizeof step <= max_coefficients_bytes);
             std::memcpy(out.coefficients[type], &step, sizeof step);
