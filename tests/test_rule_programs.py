@@ -106,8 +106,8 @@ def text(s: str) -> bytes:
 
 def packed(scalars: list[Any], elements: list[Any], results: list[int]) -> bytes:
     states = len(results) - 1
-    body = struct.pack("<4H", 1, states, len(scalars), len(elements))
-    body += b"".join(map(text, ("random_rule", "", "", ""))) + struct.pack("<2d", 0, 0)
+    body = struct.pack("<5H", 1, states, len(scalars), len(elements), 0)
+    body += b"".join(map(text, ("random_rule", "", "", "", "", ""))) + struct.pack("<2d", 0, 0)
     body += text("lr") + struct.pack("<dB", 0.5, 1) + text("")
     for i in range(states):
         body += text(f"s{i}") + struct.pack("<dBB", 0, 255, 0)

@@ -17,11 +17,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #define ADAPTK_TEXT2(x) #x
 #define ADAPTK_TEXT(x) ADAPTK_TEXT2(x)
@@ -52,12 +54,15 @@ py::dict describe(const RuleInfo& r) {
                                py::arg("option") = s.option == nullptr ? py::object(py::none()) : py::str(s.option),
                                py::arg("nonnegative") = s.nonnegative));
     }
+    py::list carried;
+    if (r.program != nullptr)
+        for (const detail::CarriedNumber& c : r.program->carried) carried.append(r.own[c.hyper].name);
     py::list presets;
     for (const Preset& p : r.conventions) presets.append(py::make_tuple(p.convention, p.name, p.value));
     return py::dict(py::arg("key") = r.key, py::arg("name") = r.name, py::arg("class_name") = r.class_name,
                     py::arg("variant") = r.variant, py::arg("summary") = r.summary, py::arg("formula") = r.formula,
                     py::arg("source") = r.source, py::arg("hyperparameters") = hypers, py::arg("states") = states,
-                    py::arg("presets") = presets);
+                    py::arg("presets") = presets, py::arg("carried") = carried, py::arg("evaluation") = r.evaluation);
 }
 
 py::list registry() {
@@ -73,6 +78,19 @@ py::dict load_rule(const py::bytes& bytes) {
     const RuleInfo* const rule = detail::load_rule(std::as_bytes(std::span(data)), error);
     if (rule == nullptr) fail(PyExc_ValueError, "bytes: " + error);
     return describe(*rule);
+}
+
+// What the step of this number leaves behind of a rule's hyperparameters, which are all given: by name.
+py::dict carry_on(const std::string& key, const std::vector<double>& values, std::int64_t step) {
+    const RuleInfo& rule = *names_of(key).rule;
+    detail::HyperValues hyper{};
+    if (values.size() != rule.hyper_count()) fail(PyExc_ValueError, "values: not one for each hyperparameter");
+    std::copy(values.begin(), values.end(), hyper.value);
+    py::dict carried;
+    if (rule.program == nullptr) return carried;
+    rule.program->carry_on(rule, hyper, step);
+    for (const detail::CarriedNumber& c : rule.program->carried) carried[rule.own[c.hyper].name] = hyper.value[c.hyper];
+    return carried;
 }
 
 // None where this build has no CUDA kernels; [] where there is no driver or no device.
@@ -162,6 +180,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     b::prepare_names();
     m.def("registry", b::registry);
     m.def("load_rule", b::load_rule, pybind11::arg("bytes"));
+    m.def("carry_on", b::carry_on, pybind11::arg("rule"), pybind11::arg("values"), pybind11::arg("step"));
     b::register_machine(m);
     b::register_cuda(m);
     b::register_functions(m);

@@ -1,6 +1,7 @@
 #include "plan.hpp"
 
 #include "arguments.hpp"
+#include "rule_program.hpp"
 #include "step_plan.hpp"
 #include "stored.hpp"
 
@@ -408,7 +409,15 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, const py::
         outcome = plan_.run(options);
     }
     const detail::StepReport& report = outcome.report;
-    if (!report.skipped) plan_.count();
+    if (!report.skipped) {
+        plan_.count();
+        for (std::uint32_t g = 0; g < names_.size(); ++g) {
+            const RuleInfo& rule = *names_[g]->rule;
+            if (rule.program == nullptr) continue;
+            for (const detail::CarriedNumber& c : rule.program->carried)
+                item_of(groups, g).attr("__setitem__")(rule.own[c.hyper].name, plan_.hyper(g).value[c.hyper]);
+        }
+    }
     if (outcome.pending) return py::make_tuple(outcome.pending, false);
     return py::make_tuple(report.has_norm ? py::object(py::float_(report.grad_norm)) : py::none(), report.skipped);
 }

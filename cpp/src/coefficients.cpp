@@ -3,6 +3,8 @@
 // C library each where the processor is only known when the program runs.
 #include "coefficients.hpp"
 
+#include "adaptk/logarithm.hpp"
+
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -48,6 +50,8 @@ double value_of(const ScalarNode* nodes, const ScalarNode& n, const double* hype
     case ScalarOp::absolute: return std::fabs(a);
     case ScalarOp::square_root: return std::sqrt(a);
     case ScalarOp::sign: return sign(a);
+    case ScalarOp::floor: return std::floor(a);
+    case ScalarOp::logarithm: return logarithm(a);
     case ScalarOp::select: return a != 0.0 ? b : v[n.c];
     case ScalarOp::cumulative_product:
     case ScalarOp::count: break;

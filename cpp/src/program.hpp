@@ -4,14 +4,16 @@
 // Its text form, as bytes, is what load_rule() reads. Integers and floats are little-endian; a string is a u16 count
 // of bytes and UTF-8 without zeros.
 //   "ADKRULE", u8 version = 1, u32 checksum of what follows (FNV-1a)
-//   u16 hyperparameters, states, scalar nodes, element nodes
-//   string name, summary, formula, source
+//   u16 hyperparameters, states, scalar nodes, element nodes, carried numbers
+//   string name, class name (may be empty: made of the name), summary, formula, source,
+//          the rule that computes the point to evaluate at (empty: that is the param)
 //   f64 default of weight_decay, f64 of decoupled
 //   hyperparameters:  string name, f64 default, u8 range (Range), string meaning
 //   states:           string name, f64 initial, u8 the hyperparameter that it starts as (255: none), u8 nonnegative
 //   scalar nodes:     u8 op (ScalarOp), u16 a, b, c, f64 value
 //   element nodes:    u8 op (ElementOp), u16 a, b, c
 //   u16 element node of the new param, then of each state
+//   carried numbers:  u16 hyperparameter, u16 scalar node of its value at the next step
 // A node's operands are nodes before it. Operands that an op does not have are 0.
 #pragma once
 
@@ -23,7 +25,7 @@ namespace adaptk::detail {
 // Evaluated once a step, in double.
 enum class ScalarOp : std::uint8_t {
     number,  // value
-    hyper,   // a: which
+    hyper,   // a: which; after the rule's own, weight_decay and decoupled
     step,    // its number
     add,
     subtract,
@@ -40,6 +42,8 @@ enum class ScalarOp : std::uint8_t {
     absolute,
     square_root,
     sign,
+    floor,
+    logarithm,
     select,              // a != 0 ? b : c
     cumulative_product,  // of a's values at steps 1 ... t; 0 from where its magnitude is below 2^-60
     count,
@@ -74,6 +78,11 @@ enum class ElementOp : std::uint8_t {
     sign,
     select,
     count,
+};
+
+// A hyperparameter that a step leaves another value of behind, for the next one.
+struct CarriedNumber {
+    std::uint16_t hyper, node;
 };
 
 struct ElementNode {

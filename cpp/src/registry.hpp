@@ -48,6 +48,7 @@ struct RuleInfo {
     const char* summary;
     const char* formula;
     const char* source;
+    const char* evaluation = "";  // of a program: the rule that computes the point to evaluate at, if it is not p
     std::span<const Hyperparameter> own;
     std::span<const State> states;
     std::span<const Preset> conventions;

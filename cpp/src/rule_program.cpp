@@ -461,6 +461,10 @@ class Compiler {
 
 // ---- reading
 
+// Of the common hyperparameters, those that a program may read: the first ones.
+constexpr std::size_t readable_common = 2;
+static_assert(at_weight_decay == 0 && at_decoupled == 1);
+
 constexpr char magic[] = {'A', 'D', 'K', 'R', 'U', 'L', 'E'};
 constexpr std::uint8_t version = 1;
 constexpr std::size_t header_bytes = sizeof magic + 1 + 4;
@@ -558,6 +562,7 @@ struct LoadedRule {
   private:
     void read_facts(Reader& in, std::size_t hypers, std::size_t states_);
     void read_nodes(Reader& in, std::size_t scalars, std::size_t elements);
+    void read_carried(Reader& in, std::size_t count);
 };
 
 void LoadedRule::read_facts(Reader& in, std::size_t hypers, std::size_t state_count) {
@@ -566,11 +571,16 @@ void LoadedRule::read_facts(Reader& in, std::size_t hypers, std::size_t state_co
     for (const RuleInfo& r : rules())
         if (std::string_view(r.name) == info.name)
             throw Refused{"the library has a rule of the name '" + std::string(info.name) + "'"};
-    info.class_name = keep(class_name_of(info.name));
+    info.class_name = keep(in.text());
+    if (*info.class_name == '\0') info.class_name = keep(class_name_of(info.name));
+    if (!is_name(info.class_name)) throw Refused{"the name of its class is not an identifier of at most 64 letters"};
     info.variant = "";
     info.summary = keep(in.text());
     info.formula = keep(in.text());
     info.source = keep(in.text());
+    info.evaluation = keep(in.text());
+    if (*info.evaluation != '\0' && !is_name(info.evaluation))
+        throw Refused{"the rule that evaluates has no name that is an identifier of at most 64 letters"};
     info.common.weight_decay = in.f64();
     info.common.decoupled = in.f64();
     if (!in_range(Range::nonnegative, info.common.weight_decay) || !in_range(Range::flag, info.common.decoupled))
@@ -628,7 +638,8 @@ void LoadedRule::read_nodes(Reader& in, std::size_t scalars, std::size_t element
         const std::uint8_t op = in.u8();
         if (op >= std::uint8_t(ScalarOp::count)) throw Refused{"an unknown operation"};
         n = {ScalarOp(op), in.u16(), in.u16(), in.u16(), in.f64()};
-        if (n.op == ScalarOp::hyper && n.a >= own.size()) throw Refused{"a hyperparameter that is not there"};
+        if (n.op == ScalarOp::hyper && n.a >= own.size() + readable_common)
+            throw Refused{"a hyperparameter that is not there"};
         check_operands(n, i);
         bool has = n.op == ScalarOp::cumulative_product;
         const std::uint16_t operand[] = {n.a, n.b, n.c};
@@ -655,6 +666,17 @@ void LoadedRule::read_nodes(Reader& in, std::size_t scalars, std::size_t element
     }
 }
 
+void LoadedRule::read_carried(Reader& in, std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i) {
+        const CarriedNumber c{in.u16(), in.u16()};
+        if (c.hyper == 0 || c.hyper >= own.size() || c.node >= program.scalars.size())
+            throw Refused{"a carried number that is not there"};
+        for (const CarriedNumber& before : program.carried)
+            if (before.hyper == c.hyper) throw Refused{"a number that is carried twice"};
+        program.carried.push_back(c);
+    }
+}
+
 void LoadedRule::read(std::span<const std::byte> bytes, std::size_t number) {
     if (bytes.size() < header_bytes || std::memcmp(bytes.data(), magic, sizeof magic) != 0)
         throw Refused{"they are not those of a rule"};
@@ -664,7 +686,8 @@ void LoadedRule::read(std::span<const std::byte> bytes, std::size_t number) {
                       std::to_string(version)};
     if (std::uint32_t(in.whole(4)) != checksum(bytes.subspan(header_bytes)))
         throw Refused{"they have changed since they were made (the checksum differs)"};
-    const std::size_t hypers = in.u16(), state_count = in.u16(), scalars = in.u16(), elements = in.u16();
+    const std::size_t hypers = in.u16(), state_count = in.u16(), scalars = in.u16(), elements = in.u16(),
+                      carried = in.u16();
     if (hypers + common_hyperparameters.size() > max_hyperparameters)
         throw Refused{"more than " + std::to_string(max_hyperparameters - common_hyperparameters.size()) +
                       " hyperparameters"};
@@ -675,6 +698,7 @@ void LoadedRule::read(std::span<const std::byte> bytes, std::size_t number) {
         throw Refused{"more than " + std::to_string(max_element_nodes) + " operations on elements"};
     read_facts(in, hypers, state_count);
     read_nodes(in, scalars, elements);
+    read_carried(in, carried);
     if (!in.at_end()) throw Refused{"something follows them"};
     if (std::string error = program.compile(); !error.empty()) throw Refused{error};
 
@@ -684,7 +708,7 @@ void LoadedRule::read(std::span<const std::byte> bytes, std::size_t number) {
     info.key = keep(std::string(info.name) + "@" + std::to_string(number));
     info.own = own;
     info.states = states;
-    info.step_use = program.uses_step() ? StepUse::number : StepUse::none;
+    info.step_use = program.uses_step() || !program.carried.empty() ? StepUse::number : StepUse::none;
     info.invalid = [](const HyperValues&) -> const char* { return nullptr; };
     for (const Isa& isa : built_isas()) {
         RuleCode c{};
@@ -749,7 +773,8 @@ bool Program::uses_step() const {
 std::vector<CacheLine> Program::constants(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
                                           std::int64_t t, const Isa& isa, int type) const {
     double values[max_scalar_nodes];
-    isa.coefficients->evaluate(scalars.data(), scalars.size(), hyper.value, rule.own.size(), t, values);
+    isa.coefficients->evaluate(scalars.data(), scalars.size(), hyper.value, rule.own.size() + readable_common, t,
+                               values);
     double number[max_constants];
     std::tie(number[0], number[1]) = common(rule, hyper, grad_scale);
     for (std::size_t i = 0; i < constants_.size(); ++i) number[common_constants + i] = values[constants_[i]];
@@ -767,6 +792,15 @@ std::vector<CacheLine> Program::constants(const RuleInfo& rule, const HyperValue
         fill(reinterpret_cast<float*>(out.data()));
     }
     return out;
+}
+
+void Program::carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t) const {
+    if (carried.empty()) return;
+    double values[max_scalar_nodes];
+    // The instruction sets agree: their order of operations is that of the nodes.
+    built_isas().front().coefficients->evaluate(scalars.data(), scalars.size(), hyper.value,
+                                                rule.own.size() + readable_common, t, values);
+    for (const CarriedNumber& c : carried) hyper.value[c.hyper] = values[c.node];
 }
 
 const RuleInfo* load_rule(std::span<const std::byte> bytes, std::string& error) {

@@ -27,7 +27,8 @@ class Program {
     std::vector<ScalarNode> scalars;
     std::vector<ElementNode> elements;
     std::vector<std::uint16_t> results;  // the new param and states
-    std::vector<std::uint8_t> bytes;     // the text form itself
+    std::vector<CarriedNumber> carried;
+    std::vector<std::uint8_t> bytes;  // the text form itself
 
     // Makes the code from the parts. Returns an empty string, or why the machine cannot hold it.
     std::string compile();
@@ -38,6 +39,8 @@ class Program {
                                      const Isa& isa, int type) const;
     // The code for these numbers: without the products whose factor is 1.
     const Instruction* code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale) const;
+    // What the step of this number leaves behind in the hyperparameters.
+    ADAPTK_INTERNAL_API void carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t) const;
     std::size_t constant_count() const { return common_constants + constants_.size(); }
     bool uses_step() const;
 

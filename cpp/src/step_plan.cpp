@@ -1,5 +1,7 @@
 #include "step_plan.hpp"
 
+#include "rule_program.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -338,6 +340,8 @@ void StepPlan::count() {
     for (const DeviceShare& s : shares_)
         for (const std::uint32_t i : s.tensors) ++tensors_[i].steps;
     ++taken_;
+    for (Group& g : groups_)
+        if (g.rule->program != nullptr) g.rule->program->carry_on(*g.rule, g.hyper, taken_);
 }
 
 // The plan's own count goes up with those of its tensors: as that of a tensor without elements.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from adaptk import _core, cuda, formats, ops, optim, schedules
+from adaptk import _core, catalogue, cuda, formats, ops, optim, schedules
 from adaptk._machine import (
     accumulate,
     available_isas,
@@ -18,11 +18,12 @@ from adaptk._machine import (
     set_isa,
     set_num_threads,
 )
+from adaptk._modify import modify
 from adaptk._names import is_installed, no_attribute
 from adaptk._registry import CONVENTIONS, Hyperparameter, Rule, State, rules
 from adaptk._rule import TracedRule, load_rule, rule
 from adaptk._trace import abs as abs
-from adaptk._trace import cumprod, maximum, minimum, sign, sqrt, where
+from adaptk._trace import cbrt, cumprod, floor, log, maximum, minimum, sign, sqrt, where
 from adaptk.optim import *  # noqa: F403  (the classes follow from the registry)
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def __getattr__(name: str) -> Any:
     # What most programs do not need, an extension of its own among it, and what needs PyTorch or JAX.
     if name in ("curriculum", "init", "jax", "solve", "torch"):
         return importlib.import_module(f"adaptk.{name}")
+    if name in catalogue.CLASSES.values():
+        return getattr(optim, name)
     if name in ("norm", "mean", "sum"):
         raise AttributeError(f"module 'adaptk' has no attribute {name!r}: rules have no reductions over a tensor")
     raise no_attribute(__name__, name, __dir__())
@@ -42,7 +45,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     # What looks at all names imports the modules behind them, so only those that can be.
-    return sorted([*__all__, "__version__", *filter(is_installed, ("jax", "torch"))])
+    return sorted([*__all__, "__version__", *catalogue.CLASSES.values(), *filter(is_installed, ("jax", "torch"))])
 
 
 __all__ = [
@@ -54,9 +57,11 @@ __all__ = [
     "TracedRule",
     "available_isas",
     "build_info",
+    "cbrt",
     "cuda",
     "cumprod",
     "curriculum",
+    "floor",
     "formats",
     "get_cmake_dir",
     "get_include",
@@ -65,7 +70,9 @@ __all__ = [
     "global_norm",
     "init",
     "load_rule",
+    "log",
     "maximum",
+    "modify",
     "minimum",
     "ops",
     "optim",

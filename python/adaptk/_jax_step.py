@@ -253,6 +253,28 @@ def _scheduled(schedule: Schedule, count: Any) -> Any:
     return jax.pure_callback(rates, result, count, vmap_method="expand_dims")
 
 
+class _Carried(Schedule):
+    """A number that the steps before have left behind."""
+
+    def __init__(self, rule: Rule, values: Mapping[str, Any], name: str) -> None:
+        self._rule, self._values, self._name = rule, values, name
+        self._last = (1, {c: rule.defaults()[c] for c in rule.carried})
+
+    def _at(self, t: int) -> float:
+        step, carried = self._last
+        if step > t:
+            defaults = self._rule.defaults()
+            step, carried = 1, {c: defaults[c] for c in self._rule.carried}
+        while step < t:
+            lr = self._values["lr"]
+            now = {**self._values, "lr": lr(step) if callable(lr) else lr, **carried}
+            values = [float(now[h.name]) for h in self._rule.hyperparameters]
+            carried = _core.carry_on(self._rule.key, values, step)
+            step += 1
+        self._last = (step, carried)
+        return float(carried[self._name])
+
+
 def _operand(name: str, value: Any, count: Any) -> Any:
     if isinstance(value, Schedule):
         return _scheduled(value, count)
@@ -485,6 +507,7 @@ class _Steps:
                     raise ValueError(f"{name}: {value!r} is not in [0, inf)")
             else:
                 self.values[name] = value
+        self._carry_on(options)
         flags = {h.name for h in rule.hyperparameters if h.range == "bool"}
         self.traced = {n: v for n, v in self.values.items() if callable(v) or isinstance(v, jax.Array)}
         for name in self.traced:
@@ -507,6 +530,24 @@ class _Steps:
         )
         self.initial = rule.initial_states(convention, {**fixed, "lr": 0.0} if "lr" in self.traced else fixed, started)
         self.state_type = _state_type_of(rule)
+
+    def _carry_on(self, options: Mapping[str, Any]) -> None:
+        """What a step hands on to the next one follows from the count, for the other numbers are known."""
+        for name in self.rule.carried:
+            if name in options:
+                raise TypeError(f"{name}: it is carried from step to step, and begins with the rule's own value")
+            for other, value in self.values.items():
+                if other not in self.rule.carried and (isinstance(value, jax.Array) or callable(value)):
+                    if other == "lr" and isinstance(value, Schedule):
+                        continue
+                    argument = "learning_rate" if other == "lr" else other
+                    raise TypeError(
+                        f"{argument}: expected a number, or a schedule of adaptk for the learning rate, got "
+                        f"{type(value).__name__}; {self.rule.name} hands {name} on from step to step"
+                    )
+        if self.rule.carried:
+            known = {n: v for n, v in self.values.items() if n not in self.rule.carried}
+            self.values.update({name: _Carried(self.rule, known, name) for name in self.rule.carried})
 
     def _start(self, state: str, initial_from: str | None) -> Any:
         """A number, or an array of JAX that holds one."""

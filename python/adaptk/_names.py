@@ -99,21 +99,29 @@ def no_attribute(module: str, name: str, known: Iterable[str]) -> AttributeError
 
 
 def face(
-    module: str, names: Iterable[str], foreign: Mapping[str, str] = MappingProxyType({})
+    module: str,
+    names: Iterable[str],
+    foreign: Mapping[str, str] = MappingProxyType({}),
+    more: Iterable[str] = (),
+    find: Callable[[str], Any] = lambda name: None,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a module whose users may call these names.
 
-    `foreign` has names of other libraries, and what to use here. A list of names may change later.
+    `foreign` has names of other libraries, and what to use here. A list of names may change later. `more` names are
+    made by `find` when they are first asked for.
     """
     public = names if isinstance(names, list) else list(names)
+    later = tuple(more)
 
     def __getattr__(name: str) -> Any:
         if name in foreign:
             raise AttributeError(f"module {module!r} has no attribute {name!r}; use {foreign[name]}")
-        raise no_attribute(module, name, public)
+        if name in later:
+            return find(name)
+        raise no_attribute(module, name, [*public, *later])
 
     def __dir__() -> list[str]:
-        return sorted(public)
+        return sorted({*public, *later})
 
     return __getattr__, __dir__
 

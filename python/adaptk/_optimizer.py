@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
-from adaptk import _backend, _core, formats
+from adaptk import _backend, _core, catalogue, formats
 from adaptk._names import hint
 from adaptk._registry import RULES, Rule
 from adaptk._typing import Number
@@ -135,6 +135,18 @@ def _few(names: Sequence[str]) -> str:
     return f"[{', '.join(map(repr, names[:3]))}, ...] ({len(names)} keys)"
 
 
+COMMON = ("weight_decay", "decoupled", "maximize", "grad_scale")
+
+
+def evaluation_rule(rule: Rule) -> Any:
+    """The TracedRule that computes the params to evaluate with; None if they are the params themselves."""
+    if not rule.evaluation:
+        return None
+    from adaptk._rule import find_rule
+
+    return find_rule(rule.evaluation)
+
+
 def _clip_norm(value: float | None) -> float | None:
     if value is None:
         return None
@@ -197,6 +209,8 @@ def _groups(params: Any) -> list[dict[str, Any]]:
 def _way_to_make(rule: str) -> str:
     """How to make the optimizer that a state belongs to."""
     found = RULES.get(rule)
+    if found is None and rule in catalogue.CLASSES:
+        return f"make it as the one that was saved: adaptk.{catalogue.CLASSES[rule]}"
     if found is None:
         return "no rule of this version has that name"
     if found.program is not None:
@@ -269,6 +283,8 @@ class Optimizer:
 
     _class_rules: ClassVar[tuple[Rule, ...]] = ()
     _rule: Rule | None = None
+    # Copies of the params while they are at the point to evaluate at.
+    _kept: list[Any] | None = None
 
     def __init__(
         self,
@@ -680,6 +696,8 @@ class Optimizer:
         >>> grad, average
         (array([0., 0.]), array([-0.4 , -0.45]))
         """
+        if self._kept is not None:
+            self._refuse_evaluated("step()")
         try:
             # Fast: an object equals itself without a look at what it holds.
             replaced = self.param_groups != self._own_groups
@@ -732,6 +750,112 @@ class Optimizer:
             self._ahead = False
             self._plan.end_lookahead()
 
+    # The point to evaluate at.
+
+    def evaluation_params(self, out: Any = None) -> Any:
+        """The params to evaluate a model with, for rules that have other ones to take gradients at.
+
+        Parameters
+        ----------
+        out : sequence or mapping of buffers, optional
+            Gets them: one buffer per param, of its shape and dtype. By default new arrays.
+
+        Returns
+        -------
+        list or dict of buffers
+            `out`, or the new arrays: a dict if the params are named. Params of other groups are copied.
+
+        Raises
+        ------
+        ValueError
+            If no group has such a rule, as the Schedule-Free ones are.
+        RuntimeError
+            Between :meth:`eval` and :meth:`train`.
+
+        Examples
+        --------
+        >>> import numpy as np, adaptk
+        >>> w = np.ones(2)
+        >>> opt = adaptk.ScheduleFreeSGD([w], lr=0.5)
+        >>> for _ in range(2):
+        ...     info = opt.step([w.copy()])
+        >>> w, opt.evaluation_params()[0]
+        (array([0.45125, 0.45125]), array([0.38625, 0.38625]))
+        """
+        with self._lock:
+            if self._kept is not None:
+                self._refuse_evaluated("evaluation_params()")
+            given = None if out is None else list(self._ordered(out, "out", "buffers"))
+            if given is not None and len(given) != len(self._params):
+                raise ValueError(f"out: {len(given)} buffers, expected {len(self._params)} as there are params")
+            rules = [evaluation_rule(r) for r in self._group_rules]
+            if not any(rules):
+                raise ValueError(
+                    f"{', '.join(dict.fromkeys(self.rules))}: models are evaluated with the params themselves"
+                )
+            points = [formats.full_like(p, 0.0, _core.layout(p, "params")[2]) for p in self._params]
+            points = points if given is None else given
+            for point, param in zip(points, self._params, strict=True):
+                _backend.assign(point, _backend.to_numpy(param))
+            steps = self._plan.steps()
+            first = 0
+            for rule, group in zip(rules, self.param_groups, strict=True):
+                last = first + len(group["params"])
+                # A param without a step is where it began.
+                moved = [i for i in range(first, last) if steps[i] > 0]
+                if rule is not None and moved:
+                    values = {h.name: group[h.name] for h in rule.rule.hyperparameters if h.name in group}
+                    values = {n: v for n, v in values.items() if n != "lr" and n not in COMMON}
+                    states = ([self._states[i][s.name] for i in moved] for s in rule.rule.states)
+                    rule([points[i] for i in moved], [self._params[i] for i in moved], *states, step=1, **values)
+                first = last
+            return points if self._names is None else dict(zip(self._names, points, strict=True))
+
+    def eval(self) -> None:
+        """Move the params to the point to evaluate a model at, until :meth:`train`.
+
+        For rules that take gradients at other params, as the Schedule-Free ones do. Nothing happens if they are there.
+
+        Raises
+        ------
+        ValueError
+            If no group has such a rule.
+
+        Examples
+        --------
+        >>> import numpy as np, adaptk
+        >>> w = np.ones(2)
+        >>> opt = adaptk.ScheduleFreeSGD([w], lr=0.5)
+        >>> for _ in range(2):
+        ...     info = opt.step([w.copy()])
+        >>> opt.eval()
+        >>> w
+        array([0.38625, 0.38625])
+        >>> opt.train()
+        >>> w
+        array([0.45125, 0.45125])
+        """
+        with self._lock:
+            if self._kept is not None:
+                return
+            points = self.evaluation_params()
+            kept = [_backend.copy(p) for p in self._params]
+            for param, point in zip(self._params, self._ordered(points, "params", "buffers"), strict=True):
+                _backend.assign(param, _backend.to_numpy(point))
+            self._kept = kept
+
+    def train(self) -> None:
+        """Move the params back to where :meth:`eval` has found them, bit for bit; nothing if they are there."""
+        with self._lock:
+            for param, kept in zip(self._params, self._kept or (), strict=False):
+                _backend.assign(param, _backend.to_numpy(kept))
+            self._kept = None
+
+    def _refuse_evaluated(self, what: str) -> NoReturn:
+        raise RuntimeError(
+            f"{what} between eval() and train(), where the params are those to evaluate with: call train()"
+        )
+
     # State.
 
     @property
@@ -770,6 +894,8 @@ class Optimizer:
         ['state.w.momentum_buffer', 'state.w.step', 'step']
         """
         with self._lock:
+            if self._kept is not None:
+                self._refuse_evaluated("state_dict()")
             like = self._params[0]
             saved: dict[str, Any] = {"step": _backend.scalar(self.step_count, like)}
             if self._draws():
@@ -860,6 +986,8 @@ class Optimizer:
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: expected a mapping, got {type(state_dict).__name__}")
         with self._lock:
+            if self._kept is not None:
+                self._refuse_evaluated("load_state_dict()")
             if not state_dict:
                 raise ValueError("state_dict: is empty, expected what state_dict() of an optimizer has returned")
             if "param_groups" in state_dict and "state" in state_dict:

@@ -83,6 +83,10 @@ class Rule:
         What each convention has where the book has another value.
     program : bytes or None
         Of a rule that :func:`adaptk.rule` has made: what it computes.
+    carried : tuple of str
+        The hyperparameters that a step hands on to the next one, as :func:`adaptk.rule` says.
+    evaluation : str
+        The rule that computes the point to evaluate a model at, if that is not the param.
     """
 
     name: str
@@ -95,6 +99,8 @@ class Rule:
     states: tuple[State, ...]
     presets: Mapping[str, Mapping[str, float]]
     program: bytes | None = None
+    carried: tuple[str, ...] = ()
+    evaluation: str = ""
     _key: str = ""
 
     @property
@@ -194,6 +200,13 @@ def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
 class _Table(dict[str, Rule]):
     """Rules by name, printed as a table."""
 
+    def __missing__(self, name: str) -> Rule:
+        from adaptk.catalogue import find
+
+        if (found := find(name)) is not None:
+            return found.rule
+        raise KeyError(name)
+
     def __repr__(self) -> str:
         rows = [(r.name, r.spelling, ", ".join(s.name for s in r.states) or "-") for r in self.values()]
         return "\n".join(_aligned([("rule", "class", "states"), *rows]))
@@ -220,6 +233,8 @@ def _made_of(r: dict[str, Any], program: bytes | None = None) -> Rule:
         states=tuple(State(**s) for s in r["states"]),
         presets=MappingProxyType({c: MappingProxyType(v) for c, v in presets.items()}),
         program=program,
+        carried=tuple(r["carried"]),
+        evaluation=r["evaluation"],
         _key=r["key"],
     )
 
@@ -261,8 +276,14 @@ def remove(rule: Rule) -> None:
         del _rules[rule.name]
 
 
-def rules() -> dict[str, Rule]:
+def rules(*, catalogue: bool = False) -> dict[str, Rule]:
     """The registry of update rules.
+
+    Parameters
+    ----------
+    catalogue : bool
+        Those of the catalogue too, which are programs: they are read from the package's files. Without it, they can be
+        looked up by their names all the same.
 
     Returns
     -------
@@ -277,5 +298,13 @@ def rules() -> dict[str, Rule]:
     ['exp_avg', 'exp_avg_sq']
     >>> adam.defaults()["beta2"]
     0.999
+    >>> adaptk.rules()["ademamix"].class_names
+    ('AdEMAMix',)
     """
-    return _Table(RULES)
+    found = _Table(RULES)
+    if catalogue:
+        from adaptk.catalogue import all_rules
+
+        for traced in all_rules():
+            found.setdefault(traced.name, traced.rule)
+    return found

@@ -11,11 +11,11 @@ import textwrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from adaptk import _registry, ops
+from adaptk import _registry, catalogue, ops
 from adaptk._classes import class_of_made
 from adaptk._functions import function_of
 from adaptk._names import hint
@@ -74,6 +74,12 @@ class TracedRule:
         if function is not None:
             self.__wrapped__ = function
             self.__module__ = function.__module__
+
+    @property
+    def function(self) -> Callable[..., None]:
+        """Its function, as :mod:`adaptk.ops` has it."""
+        run: Callable[..., None] = self._run
+        return run
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         self._run(*args, **kwargs)
@@ -181,8 +187,23 @@ def load_rule(program: bytes) -> TracedRule:
         raise TypeError(f"program: expected bytes, got {type(program).__name__}")
     made = _registry.rule_of_program(program)
     found = _object_of(made, None)
-    if made.name not in RULES and not hasattr(ops, made.name):
+    if made.name not in RULES and made.name not in catalogue.NAMES and not hasattr(ops, made.name):
         found.register()
+    return found
+
+
+def read_rule(program: bytes) -> TracedRule:
+    """The rule of these bytes, not registered."""
+    return _object_of(_registry.rule_of_program(program), None)
+
+
+def find_rule(name: str) -> TracedRule:
+    """The rule of this name in the catalogue, or that is registered."""
+    found = catalogue.find(name)
+    if found is None and name in RULES and RULES[name].program is not None:
+        found = _object_of(RULES[name], None)
+    if found is None:
+        raise ValueError(f"evaluation: there is no rule of the name {name!r}; register it")
     return found
 
 
@@ -206,6 +227,9 @@ def rule(
     nonnegative: Sequence[str] = ...,
     ranges: Mapping[str, str] | None = ...,
     meanings: Mapping[str, str] | None = ...,
+    carried: Mapping[str, float] | None = ...,
+    class_name: str | None = ...,
+    evaluation: TracedRule | str | None = ...,
     **hyperparameters: float | bool,
 ) -> Callable[[Callable[..., Any]], TracedRule]: ...
 def rule(
@@ -219,6 +243,9 @@ def rule(
     nonnegative: Sequence[str] = (),
     ranges: Mapping[str, str] | None = None,
     meanings: Mapping[str, str] | None = None,
+    carried: Mapping[str, float] | None = None,
+    class_name: str | None = None,
+    evaluation: TracedRule | str | None = None,
     **hyperparameters: float | bool,
 ) -> Any:
     """Make an update rule of a Python function; a decorator.
@@ -243,6 +270,16 @@ def rule(
     ranges, meanings : dict of str to str, optional
         Of hyperparameters: an interval, such as ``"[0, 1)"``, or ``"bool"``; and what it is, for the docstrings. By
         default `lr` is in ``[0, inf)``, and others are any finite numbers.
+    carried : dict of str to float, optional
+        Numbers that a step hands on to the next one, such as a running maximum of learning rates, and what they start
+        as. The function reads them as hyperparameters, ``h.name``, and returns their next values behind the states:
+        expressions of `h` and `t`. Optimizers keep them in the param groups, and functions take them as arguments.
+    class_name : str, optional
+        Of the optimizer class; by default the name, as ``MyAdam`` is made of ``my_adam``.
+    evaluation : TracedRule or str, optional
+        If a model is not evaluated at `p`: a rule whose function, given the `p` and the states that it names, returns
+        the point in the place of its own param; its `g` is `p`. ``opt.eval()`` moves the params there, and
+        ``opt.train()`` back, bit for bit.
     **hyperparameters : float or bool
         Their names and defaults, `lr` among them. Every rule has ``weight_decay``, ``decoupled``, ``maximize`` and
         ``grad_scale`` besides, which act on `p` and `g` first; the defaults of the first two may be given here.
@@ -288,53 +325,80 @@ def rule(
     >>> my_adam.unregister()
     """
     if function is None:
-        return functools.partial(
-            _make, states or {}, name, summary, source, nonnegative, ranges or {}, meanings or {}, hyperparameters
-        )
+        texts = _Texts(name, class_name, summary, None, source, _name_of(evaluation))
+        parts = _Parts(states or {}, hyperparameters, carried or {}, nonnegative, ranges or {}, meanings or {})
+        return functools.partial(_make, texts, parts)
     if not callable(function):
         raise TypeError(f"rule: expected a function or keyword arguments, got {type(function).__name__}")
     raise TypeError("rule: needs hyperparameters, lr among them: @adaptk.rule(lr=1e-3)")
 
 
-def _make(
-    states: Mapping[str, float | str],
-    name: str | None,
-    summary: str | None,
-    source: str,
-    nonnegative: Sequence[str],
-    ranges: Mapping[str, str],
-    meanings: Mapping[str, str],
-    hyperparameters: Mapping[str, Any],
-    function: Callable[..., Any],
-) -> TracedRule:
+class _Texts(NamedTuple):
+    name: str | None
+    class_name: str | None
+    summary: str | None
+    formula: str | None
+    source: str
+    evaluation: str
+
+
+class _Parts(NamedTuple):
+    states: Mapping[str, float | str]
+    hyperparameters: Mapping[str, Any]
+    carried: Mapping[str, float]
+    nonnegative: Sequence[str]
+    ranges: Mapping[str, str]
+    meanings: Mapping[str, str]
+
+
+def _name_of(evaluation: TracedRule | str | None) -> str:
+    if evaluation is not None and not isinstance(evaluation, (TracedRule, str)):
+        raise TypeError(f"evaluation: expected a rule or its name, got {type(evaluation).__name__}")
+    return evaluation.name if isinstance(evaluation, TracedRule) else evaluation or ""
+
+
+def _make(texts: _Texts, parts: _Parts, function: Callable[..., Any]) -> TracedRule:
     if not inspect.isfunction(function):
         raise TypeError(f"rule: expected a Python function, got {type(function).__name__}")
-    name = function.__name__ if name is None else name
+    name = function.__name__ if texts.name is None else texts.name
     if not name.isidentifier() or not name.isascii():
         raise ValueError(f"name: {name!r} is not an identifier; give the rule a name: @adaptk.rule(name=...)")
-    if name in RULES and RULES[name].program is None:
+    if (name in RULES and RULES[name].program is None) or name in catalogue.NAMES:
         raise ValueError(f"name: {name!r} is a rule of the library")
-    own = _check_hyperparameters(hyperparameters, ranges, meanings)
-    _check_states(states, own, nonnegative)
-    _check_arguments(function, states)
-    copies = {s: start for s, start in states.items() if isinstance(start, str) and start not in own}
-    trace, results = trace_rule(function, list(states), copies, list(own))
-    if summary is None:
-        summary = (inspect.getdoc(function) or f"{name}, a rule that was made at run time.").splitlines()[0]
-    program = _pack(
-        name,
-        [summary, _formula(function, states), source],
-        [float(hyperparameters.get(c, 0.0)) for c in _COMMON[:2]],
-        [(h, float(value), _RANGES.index(interval), meanings.get(h, h)) for h, (value, interval) in own.items()],
-        [(s, _initial(start), _from(start, own), s in nonnegative) for s, start in states.items()],
-        trace.pack_scalars(),
-        trace.pack_elements(),
-        [len(own), len(states), len(trace.scalars), len(trace.elements)],
-        results,
-    )
-    made = _object_of(_registry.rule_of_program(program), function)
+    made = _object_of(_registry.rule_of_program(build(texts, parts, function)), function)
     made.register()
     return made
+
+
+def build(texts: _Texts, parts: _Parts, function: Callable[..., Any]) -> bytes:
+    """The bytes of the rule that a function computes. One that comes with a formula is the library's own."""
+    hyperparameters, states, carried = parts.hyperparameters, parts.states, parts.carried
+    name = function.__name__ if texts.name is None else texts.name
+    if clash := hyperparameters.keys() & carried.keys():
+        raise ValueError(f"carried: {min(clash)!r} is a hyperparameter too")
+    own = _check_hyperparameters({**hyperparameters, **carried}, parts.ranges, parts.meanings)
+    _check_states(states, own, parts.nonnegative)
+    if texts.formula is None:
+        _check_arguments(function, states)
+    copies = {s: start for s, start in states.items() if isinstance(start, str) and start not in own}
+    trace, results = trace_rule(function, list(states), copies, list(own), list(carried))
+    summary, formula = texts.summary, texts.formula
+    if summary is None:
+        summary = (inspect.getdoc(function) or f"{name}, a rule that was made at run time.").splitlines()[0]
+    if formula is None:
+        formula = _formula(function, states)
+    meanings = {**dict.fromkeys(carried, "carried from step to step: not to be set"), **parts.meanings}
+    return _pack(
+        [name, texts.class_name or "", summary, formula, texts.source, texts.evaluation],
+        [float(hyperparameters.get(c, 0.0)) for c in _COMMON[:2]],
+        [(h, float(value), _RANGES.index(interval), meanings.get(h, h)) for h, (value, interval) in own.items()],
+        [(s, _initial(start), _from(start, own), s in parts.nonnegative) for s, start in states.items()],
+        trace.pack_scalars(),
+        trace.pack_elements(),
+        [len(own), len(states), len(trace.scalars), len(trace.elements), len(carried)],
+        results[: 1 + len(states)],
+        [(list(own).index(c), node) for c, node in zip(carried, results[1 + len(states) :], strict=True)],
+    )
 
 
 def _check_hyperparameters(
@@ -425,7 +489,6 @@ def _text(s: str) -> bytes:
 
 
 def _pack(
-    name: str,
     texts: Sequence[str],
     common: Sequence[float],
     hypers: Sequence[tuple[str, float, int, str]],
@@ -434,14 +497,16 @@ def _pack(
     elements: bytes,
     counts: Sequence[int],
     results: Sequence[int],
+    carried: Sequence[tuple[int, int]],
 ) -> bytes:
     """The text form of cpp/src/program.hpp."""
-    body = struct.pack("<4H", *counts) + b"".join(map(_text, (name, *texts))) + struct.pack("<2d", *common)
+    body = struct.pack("<5H", *counts) + b"".join(map(_text, texts)) + struct.pack("<2d", *common)
     for h, value, interval, meaning in hypers:
         body += _text(h) + struct.pack("<dB", value, interval) + _text(meaning)
     for s, initial, start, nonnegative in states:
         body += _text(s) + struct.pack("<dBB", initial, start, nonnegative)
     body += scalars + elements + struct.pack(f"<{len(results)}H", *results)
+    body += b"".join(struct.pack("<2H", *c) for c in carried)
     checksum = 0x811C9DC5
     for byte in body:
         checksum = ((checksum ^ byte) * 0x01000193) & 0xFFFFFFFF

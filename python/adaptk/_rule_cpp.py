@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-import struct
-from typing import NamedTuple
 
+from adaptk._program import Node, read_program
 from adaptk._registry import Rule
-from adaptk._trace import _ELEMENTS, _SCALARS
 
 _KEYWORDS = frozenset(
     re.findall(
@@ -25,36 +23,14 @@ _KEYWORDS = frozenset(
 )
 _SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 _COMPARED = {"less": "<", "less_equal": "<=", "equal": "==", "not_equal": "!="}
-_CALLS = {"maximum": "max", "minimum": "min", "square_root": "sqrt", "sign": "sign", "absolute": "abs"}
-_ARITY = {"negative": 1, "absolute": 1, "square_root": 1, "sign": 1, "cumulative_product": 1, "select": 3}
-
-
-class _Node(NamedTuple):
-    op: str
-    a: int
-    b: int
-    c: int
-    value: float = 0.0
-
-    @property
-    def operands(self) -> tuple[int, ...]:
-        leaf = self.op in ("number", "hyper", "step", "scalar", "param", "grad", "state", "param_as_stored")
-        return (self.a, self.b, self.c)[: 0 if leaf else _ARITY.get(self.op, 2)]
-
-
-def _read(rule: Rule) -> tuple[list[_Node], list[_Node], list[int]]:
-    """The scalar nodes, the element nodes and the results, which are at the end of the bytes."""
-    assert rule.program is not None
-    _, states, scalars, elements = struct.unpack_from("<4H", rule.program, 12)
-    end = len(rule.program)
-    results_at = end - 2 * (1 + states)
-    elements_at = results_at - 7 * elements
-    scalars_at = elements_at - 15 * scalars
-    scalar = [_Node(_SCALARS[n[0]], *n[1:]) for n in struct.iter_unpack("<BHHHd", rule.program[scalars_at:elements_at])]
-    element = [
-        _Node(_ELEMENTS[n[0]], *n[1:]) for n in struct.iter_unpack("<BHHH", rule.program[elements_at:results_at])
-    ]
-    return scalar, element, list(struct.unpack_from(f"<{1 + states}H", rule.program, results_at))
+_CALLS = {
+    "maximum": "max",
+    "minimum": "min",
+    "square_root": "sqrt",
+    "sign": "sign",
+    "absolute": "abs",
+    "logarithm": "logarithm",
+}
 
 
 def _member(name: str) -> str:
@@ -66,7 +42,7 @@ def _literal(x: float) -> str:
     return f"-{text}" if math.copysign(1.0, x) < 0 and not math.isnan(x) else text
 
 
-def _expression(node: _Node, names: list[str], kind: str) -> str:
+def _expression(node: Node, names: list[str], kind: str) -> str:
     x = [names[i] for i in node.operands]
     if node.op in _SIGNS:
         return f"{x[0]} {_SIGNS[node.op]} {x[1]}"
@@ -76,15 +52,17 @@ def _expression(node: _Node, names: list[str], kind: str) -> str:
         return f"-{x[0]}"
     if node.op == "select":
         return f"{x[0]} != {kind}(0) ? {x[1]} : {x[2]}"
+    if node.op == "floor":
+        return f"std::floor({x[0]})"
     return f"adaptk::{_CALLS[node.op]}({', '.join(x)})"
 
 
-def _is_step_power(nodes: list[_Node], node: _Node) -> bool:
+def _is_step_power(nodes: list[Node], node: Node) -> bool:
     """Whether it is a power by the number of the step, which has a function of its own."""
     return node.op == "power" and nodes[node.b].op == "step"
 
 
-def _needed(nodes: list[_Node], wanted: list[int]) -> list[int]:
+def _needed(nodes: list[Node], wanted: list[int]) -> list[int]:
     """The nodes that these are made of, and they themselves."""
     found: set[int] = set()
     rest = list(wanted)
@@ -100,7 +78,7 @@ def _needed(nodes: list[_Node], wanted: list[int]) -> list[int]:
     return sorted(found)
 
 
-def _scalar_lines(scalars: list[_Node], wanted: list[int], hypers: list[str]) -> list[str]:
+def _scalar_lines(scalars: list[Node], wanted: list[int], hypers: list[str]) -> list[str]:
     names = [f"s{i}" for i in range(len(scalars))]
     lines = []
     for i in _needed(scalars, wanted):
@@ -122,7 +100,7 @@ def _scalar_lines(scalars: list[_Node], wanted: list[int], hypers: list[str]) ->
     return lines
 
 
-def _products(scalars: list[_Node], hypers: list[str]) -> list[str]:
+def _products(scalars: list[Node], hypers: list[str]) -> list[str]:
     lines = []
     for i, node in enumerate(scalars):
         if node.op == "cumulative_product":
@@ -143,13 +121,16 @@ def _products(scalars: list[_Node], hypers: list[str]) -> list[str]:
 
 def to_cpp(rule: Rule) -> str:
     """The text of a header with the rule as a struct."""
-    scalars, elements, results = _read(rule)
+    assert rule.program is not None
+    scalars, elements, results, _ = read_program(rule.program)
     if any(elements[i].op == "param_as_stored" for i in _needed(elements, results)):
         raise ValueError(
             f"{rule.name}: a state that starts as a copy of the param, which a struct sees after decoupled decay only; "
             "start it as a number, and fill it by yourself"
         )
     hypers = [_member(h.name) for h in rule.hyperparameters if not h.common]
+    if any(n.op == "hyper" and n.a >= len(hypers) for n in scalars):
+        raise ValueError(f"{rule.name}: it reads weight_decay, which acts before a struct sees the param")
     states = [f"{s.name}_" for s in rule.states]
     needed = _needed(elements, results)
     constants = sorted({elements[i].a for i in needed if elements[i].op == "scalar"})
@@ -157,6 +138,7 @@ def to_cpp(rule: Rule) -> str:
         f"// {rule.name}, made by adaptk.rule.",
         "#pragma once",
         "",
+        "#include <adaptk/logarithm.hpp>",
         "#include <adaptk/math.hpp>",
         "#include <adaptk/power.hpp>",
         "#include <adaptk/run.hpp>",

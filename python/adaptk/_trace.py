@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
 
@@ -20,7 +20,19 @@ from adaptk._names import hint
 _BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum")
 _COMPARISONS = ("less", "less_equal", "equal", "not_equal")
 _UNARY = ("negative", "absolute", "square_root", "sign")
-_SCALARS = ("number", "hyper", "step", *_BINARY, *_COMPARISONS, "power", *_UNARY, "select", "cumulative_product")
+_SCALARS = (
+    "number",
+    "hyper",
+    "step",
+    *_BINARY,
+    *_COMPARISONS,
+    "power",
+    *_UNARY,
+    "floor",
+    "logarithm",
+    "select",
+    "cumulative_product",
+)
 _ELEMENTS = ("scalar", "param", "grad", "state", "param_as_stored", *_BINARY, *_COMPARISONS, *_UNARY, "select")
 _SCALAR_OPS = {name: i for i, name in enumerate(_SCALARS)}
 _ELEMENT_OPS = {name: i for i, name in enumerate(_ELEMENTS)}
@@ -328,6 +340,21 @@ class Value:
         return f"<{'element' if self._element else 'number of the step'} {self._node} of a traced rule>"
 
 
+def stored(p: Value) -> Value:
+    """The param before decoupled decay; for rules of the library."""
+    return Value(p._trace, True, p._trace.add(True, "param_as_stored"))
+
+
+def decay_of(h: Hypers, t: Value) -> Value:
+    """The weight of decoupled decay, 0 if it is coupled; for rules of the library, which let it act themselves."""
+    return cast(Value, where(common_of(h, t, 1) != 0, common_of(h, t, 0), 0.0))
+
+
+def common_of(h: Hypers, t: Value, which: int) -> Value:
+    """0: weight_decay; 1: decoupled."""
+    return Value(t._trace, False, t._trace.add(False, "hyper", len(h._values) + which))
+
+
 class Hypers:
     """A rule's hyperparameters by name: `h`."""
 
@@ -493,6 +520,83 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     return _lift(of[0]._trace, chosen, any(x._element for x in of)) if of else chosen
 
 
+def _of_numbers(name: str, op: str, x: Any, plain: Callable[[float], float]) -> Any:
+    if isinstance(x, Value) and x._element:
+        refuse(f"{name}: expected an expression of h and t, got one of elements")
+    return _function(name, op, x, plain)
+
+
+def floor(x: Any) -> Any:
+    """The largest whole number not above `x`, an expression of `h` and `t` in a function of :func:`adaptk.rule`.
+
+    Raises
+    ------
+    TypeError
+        If `x` is neither such an expression nor a number.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.floor(2.5)
+    2.0
+    """
+    return _of_numbers("floor", "floor", x, lambda y: float(math.floor(y)) if math.isfinite(y) else y)
+
+
+def log(x: Any) -> Any:
+    """The natural logarithm of `x`, an expression of `h` and `t` in a function of :func:`adaptk.rule`.
+
+    Computed in double-double arithmetic and rounded once, the same on every machine; NaN below 0.
+
+    Raises
+    ------
+    TypeError
+        If `x` is neither such an expression nor a number.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.log(1.0)
+    0.0
+    """
+    return _of_numbers("log", "logarithm", x, _log)
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0.0 else -math.inf if x == 0.0 else math.nan
+
+
+def cbrt(x: Any) -> Any:
+    """The cube root of a value in a function of :func:`adaptk.rule`.
+
+    A fixed sequence of square roots, products and divisions, each rounded, so that it is the same on every machine. It
+    is within two last places of the exact root for normal numbers; of 0 it is 0, and of infinity infinity.
+
+    Raises
+    ------
+    TypeError
+        If `x` is neither such a value nor a number.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> round(adaptk.cbrt(-27.0), 12)
+    -3.0
+    """
+    if not isinstance(x, Value) and not _is_number(x):
+        raise TypeError(f"adaptk.cbrt: expected a number, or a value inside a function of adaptk.rule, got {_kind(x)}")
+    a = abs(x)
+    # y <- (a y)^(1/4) has the root as its fixed point, and takes the exponent's error to a quarter each time: after
+    # five times y is within 30% for every float64. Newton's steps square the error.
+    half = sqrt(a)
+    y = sqrt(half)
+    for _ in range(4):
+        y = sqrt(half * sqrt(y))
+    for _ in range(5):
+        y = where(y > 0, y - (y - a / where(y > 0, y * y, 1.0)) / 3, y)
+    return where(a < math.inf, sign(x) * y, x)
+
+
 def cumprod(x: Any) -> Any:
     """The product of a number's values at steps 1, 2, ..., `t`, in a function of :func:`adaptk.rule`.
 
@@ -529,10 +633,12 @@ def trace_rule(
     names: Sequence[str],
     starts: dict[str, str],
     hyperparameters: Sequence[str],
+    carried: Sequence[str] = (),
 ) -> tuple[Trace, list[int]]:
     """Call a rule's function once: what it computes, and the nodes of its results.
 
-    `starts` has the states that start as a copy of the param ("param") or as the first gradient ("grad").
+    `starts` has the states that start as a copy of the param ("param") or as the first gradient ("grad"). The nodes of
+    the carried numbers, which are the last ones, are scalars.
     """
     trace = Trace()
     step = Value(trace, False, trace.add(False, "step"))
@@ -545,7 +651,7 @@ def trace_rule(
             first = grad if starts[name] == "grad" else Value(trace, True, trace.add(True, "param_as_stored"))
             states[i] = where(step == 1, first, states[i])
     returned = function(param, grad, *states, hypers, step)
-    wanted = ["p", *names]
+    wanted = ["p", *names, *carried]
     results = [returned] if isinstance(returned, Value) or _is_number(returned) else returned
     where_from = f"{os.path.basename(function.__code__.co_filename)}, line {function.__code__.co_firstlineno}"
     who = f"{where_from}: {function.__name__}() returns"
@@ -556,7 +662,7 @@ def trace_rule(
         missing = ", ".join(wanted[len(results) :])
         raise RuleError(
             f"{who} {len(results)} value{'s' if len(results) != 1 else ''}, expected {len(wanted)}: {text}; "
-            f"every state is returned, changed or not: {missing} is missing"
+            f"every state{' and carried number' if carried else ''} is returned, changed or not: {missing} is missing"
         )
     if len(results) > len(wanted):
         raise RuleError(f"{who} {len(results)} values, expected {len(wanted)}: {text}")
@@ -564,5 +670,7 @@ def trace_rule(
     for name, x in zip(wanted, results, strict=True):
         if not isinstance(x, Value) and not _is_number(x):
             raise RuleError(f"{who} {_kind(x)} as {name}, expected a number")
-        nodes.append(_lift(trace, x, True)._node)
+        if name in carried and isinstance(x, Value) and x._element:
+            raise RuleError(f"{who} an element's value as {name}; what is carried is an expression of h and t")
+        nodes.append(_lift(trace, x, name not in carried)._node)
     return trace, nodes

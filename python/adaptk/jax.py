@@ -21,8 +21,9 @@ Examples
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from adaptk import catalogue
 from adaptk._docs import state_name
 from adaptk._names import face, not_installed
 from adaptk._registry import RULES
@@ -39,5 +40,12 @@ globals().update({state_name(RULES[name]): state for name, state in STATES.items
 
 __all__ = ["GradientTransformation", "Stored", *STATES, *(state_name(RULES[name]) for name in STATES)]
 
+
+def _of_catalogue(name: str) -> Any:
+    found = catalogue.find(name)
+    assert found is not None
+    return found.jax
+
+
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = face(__name__, __all__)
+    __getattr__, __dir__ = face(__name__, __all__, more=catalogue.CLASSES, find=_of_catalogue)

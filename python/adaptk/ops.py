@@ -8,8 +8,9 @@ device; none is ever copied.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from adaptk import catalogue
 from adaptk._functions import function_of
 from adaptk._names import face
 from adaptk._registry import RULES
@@ -19,5 +20,12 @@ __all__ = list(RULES)
 
 globals().update({rule.name: function_of(rule, __name__) for rule in RULES.values()})
 
+
+def _of_catalogue(name: str) -> Any:
+    found = catalogue.find(name)
+    assert found is not None
+    return found.function
+
+
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = face(__name__, __all__)
+    __getattr__, __dir__ = face(__name__, __all__, more=catalogue.NAMES, find=_of_catalogue)

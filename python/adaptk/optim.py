@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from adaptk import catalogue
 from adaptk._classes import class_of_made, make_class
 from adaptk._names import face, hint
 from adaptk._optimizer import Optimizer, StepInfo
@@ -54,16 +55,28 @@ def optimizer_for(
     >>> adaptk.optimizer_for("rmsprop_centered", [np.zeros(2)]).rules
     ('rmsprop_centered',)
     """
-    if rule not in RULES:
-        raise ValueError(f"rule: {rule!r} is not one of {', '.join(RULES)}{hint(rule, RULES)}")
+    found = RULES[rule] if rule in RULES else _of_catalogue(rule)
+    if found is None:
+        known = [*RULES, *catalogue.CLASSES]
+        raise ValueError(f"rule: {rule!r} is not one of {', '.join(known)}{hint(rule, known)}")
     if lr is not None:
         options["lr"] = lr
-    found = RULES[rule]
     made = found.program is not None
     optimizer = object.__new__(class_of_made(found) if made else CLASSES[found.class_names[0]])
     storage = (state_dtype, min_8bit_size, seed, param_format)
     optimizer._begin(params, found, convention, clip_norm, skip_nonfinite, capturable, storage, options)
     return optimizer
+
+
+def _of_catalogue(rule: str) -> Rule | None:
+    found = catalogue.find(rule) if rule in catalogue.CLASSES else None
+    return None if found is None else found.rule
+
+
+def _class_of_catalogue(name: str) -> type[Optimizer]:
+    found = catalogue.find_class(name)
+    assert found is not None
+    return found.Optimizer
 
 
 def _make_classes() -> dict[str, type[Optimizer]]:
@@ -85,4 +98,4 @@ globals().update(CLASSES)
 __all__ = ["Optimizer", "StepInfo", "optimizer_for", *CLASSES]
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = face(__name__, __all__)
+    __getattr__, __dir__ = face(__name__, __all__, more=catalogue.CLASSES.values(), find=_class_of_catalogue)

@@ -52,8 +52,8 @@ except ModuleNotFoundError as error:
 from torch import Tensor
 from torch.autograd.profiler import record_function
 
-from adaptk import _core, _torch_private, formats
-from adaptk._optimizer import StepInfo
+from adaptk import _core, _torch_private, catalogue, formats
+from adaptk._optimizer import COMMON, StepInfo, evaluation_rule
 from adaptk._registry import RULES, Rule, State, rule_of
 from adaptk._torch_private import face as _face
 
@@ -332,6 +332,8 @@ class _Fused(torch.optim.Optimizer):
     _storage: Mapping[str, Any] = MappingProxyType({})
     # Whether gradients are released: see release_gradients().
     _releases: bool = False
+    # Copies of the params while they are at the point to evaluate at.
+    _kept: list[Tensor] | None = None
 
     def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
         """The rule that a group runs, and its hyperparameters by the library's names."""
@@ -592,6 +594,8 @@ class _Fused(torch.optim.Optimizer):
         >>> average, w.grad
         (tensor([-1.3000, -1.9000]), tensor([0., 0.]))
         """
+        if self._kept is not None:
+            raise RuntimeError("step() between eval() and train(), where the params are for evaluation: call train()")
         if self._releases and (clip_norm is not None or skip_nonfinite):
             raise ValueError(
                 "clip_norm, skip_nonfinite: gradients are released as they arrive (release_gradients), and nobody sees "
@@ -659,8 +663,13 @@ class _Fused(torch.optim.Optimizer):
             self._zero_grads(nonzero)
         if not skipped and (copies is not None or averages is not None):
             self._write_beside(copies, averages, others)
+        if not skipped:
+            self._carry_on()
         self.last_step = StepInfo(found if norm is None else norm, skipped)
         return loss
+
+    def _carry_on(self) -> None:
+        """After a step: what its rules hand on to the next one."""
 
     @torch.no_grad()
     def _zero_grads(self, nonzero: list[Tensor] | None = None) -> None:
@@ -1580,6 +1589,70 @@ _document()
 class _Made(_Own):
     """Base of their classes, which no module has a name for."""
 
+    def _carry_on(self) -> None:
+        rule = rule_of(self._name)
+        if not rule.carried:
+            return
+        for group in self.param_groups:
+            # All params of a group take the steps that count.
+            steps = [int(self.state[p]["step"]) for p in group["params"] if "step" in self.state.get(p, ())]
+            if steps:
+                values = [float(_plain(group.get(h.name, h.default))) for h in rule.hyperparameters]
+                group.update(_core.carry_on(rule.key, values, max(steps)))
+
+    def step_param(self, param: Tensor) -> None:
+        if rule_of(self._name).carried:
+            raise RuntimeError(f"step_param(): {type(self).__name__} hands numbers on from step to step; use step()")
+        super().step_param(param)
+
+    @torch.no_grad()
+    def evaluation_params(self) -> list[Tensor]:
+        """The params to evaluate a model with, new tensors, for rules that have other ones to take gradients at.
+
+        Raises
+        ------
+        ValueError
+            If the rule is not such a one, or states are not stored as numbers.
+        """
+        rule = evaluation_rule(rule_of(self._name))
+        if rule is None:
+            raise ValueError(f"{type(self).__name__}: models are evaluated with the params themselves")
+        if self._kept is not None:
+            raise RuntimeError("evaluation_params() between eval() and train(): call train()")
+        points = []
+        for group in self.param_groups:
+            values = {h.name: _plain(group[h.name]) for h in rule.rule.hyperparameters if h.name in group}
+            values = {n: v for n, v in values.items() if n != "lr" and n not in COMMON}
+            for param in group["params"]:
+                points.append(param.detach().clone())
+                state = self.state.get(param, {})
+                if "step" not in state:
+                    continue
+                tensors = [points[-1], param.detach(), *(state[s.name] for s in rule.rule.states)]
+                if not all(t.is_floating_point() or t.is_complex() for t in tensors):
+                    raise ValueError(f"{type(self).__name__}: its states are stored in 8 bits")
+                real = [torch.view_as_real(t) if t.is_complex() else t for t in map(_local, tensors)]
+                rule(*real, step=1, **values)
+        return points
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Move the params to the point to evaluate a model at, until :meth:`train`; nothing if they are there."""
+        if self._kept is None:
+            points = self.evaluation_params()
+            params = [p for group in self.param_groups for p in group["params"]]
+            self._kept = [p.detach().clone() for p in params]
+            for param, point in zip(params, points, strict=True):
+                param.copy_(point)
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """Move the params back to where :meth:`eval` has found them, bit for bit; nothing if they are there."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        for param, kept in zip(params, self._kept or (), strict=False):
+            param.copy_(kept)
+        self._kept = None
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         rule = rule_of(self._name)
         if type(self) is not class_of_made(rule):
@@ -1605,7 +1678,13 @@ def class_of_made(rule: Rule) -> type[_Made]:
     return found
 
 
+def _of_catalogue(name: str) -> type[_Made]:
+    found = catalogue.find_class(name)
+    assert found is not None
+    return class_of_made(found.rule)
+
+
 __all__ = [*(c.__name__ for c in (*_TORCHS, *_OWN)), "ReleasedGradients", "release_gradients"]
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = face(__name__, __all__)
+    __getattr__, __dir__ = face(__name__, __all__, more=catalogue.CLASSES.values(), find=_of_catalogue)

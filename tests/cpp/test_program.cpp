@@ -53,11 +53,13 @@ struct Element {
 };
 
 Bytes body_of(const std::string& name, const std::vector<std::pair<std::string, double>>& hypers, int states,
-              const std::vector<Scalar>& scalars, const std::vector<Element>& elements,
-              const std::vector<int>& results) {
+              const std::vector<Scalar>& scalars, const std::vector<Element>& elements, const std::vector<int>& results,
+              const std::vector<std::pair<int, int>>& carried = {}) {
     Writer w;
-    for (const std::size_t n : {hypers.size(), std::size_t(states), scalars.size(), elements.size()}) w.whole(n, 2);
-    for (const std::string& s : {name, std::string(), std::string(), std::string()}) w.text(s);
+    for (const std::size_t n : {hypers.size(), std::size_t(states), scalars.size(), elements.size(), carried.size()})
+        w.whole(n, 2);
+    w.text(name);
+    for (int s = 0; s < 5; ++s) w.text("");
     w.f64(0.0);
     w.f64(0.0);
     for (const auto& [h, value] : hypers) {
@@ -82,6 +84,10 @@ Bytes body_of(const std::string& name, const std::vector<std::pair<std::string, 
         for (const int x : {n.a, n.b, n.c}) w.whole(std::uint64_t(x), 2);
     }
     for (const int r : results) w.whole(std::uint64_t(r), 2);
+    for (const auto& [hyper, node] : carried) {
+        w.whole(std::uint64_t(hyper), 2);
+        w.whole(std::uint64_t(node), 2);
+    }
     return w.bytes;
 }
 
@@ -188,6 +194,27 @@ void test_changed_bytes() {
     }
 }
 
+void test_carried_numbers() {
+    using S = ScalarOp;
+    using E = ElementOp;
+    const auto body = [](int hyper, int node) {
+        return body_of("carrying", {{"lr", 0.5}, {"total", 1.0}}, 0,
+                       {{S::hyper, 0}, {S::hyper, 1}, {S::step}, {S::multiply, 0, 2}, {S::add, 1, 3}},
+                       {{E::param}, {E::grad}, {E::scalar, 4}, {E::multiply, 1, 2}, {E::subtract, 0, 3}}, {4},
+                       {{hyper, node}});
+    };
+    CHECK(load(with_header(body(0, 4))) == nullptr);
+    CHECK(load(with_header(body(2, 4))) == nullptr);
+    CHECK(load(with_header(body(1, 5))) == nullptr);
+    const RuleInfo* const rule = load(with_header(body(1, 4)));
+    CHECK(rule != nullptr);
+    detail::HyperValues hyper{};
+    for (std::size_t i = 0; i < rule->hyper_count(); ++i) hyper.value[i] = rule->hyper(i).value;
+    rule->program->carry_on(*rule, hyper, 3);
+    CHECK(hyper.value[0] == 0.5);
+    CHECK(hyper.value[1] == 2.5);
+}
+
 void test_random_programs() {
     std::mt19937_64 random(2);
     for (int i = 0; i < 3000; ++i) {
@@ -228,6 +255,7 @@ int main() {
         CHECK(adaptk::detail::find_rule(adam->key) == adam && adaptk::detail::find_rule("loaded_adam") == nullptr);
     }
     test_changed_bytes();
+    test_carried_numbers();
     test_random_programs();
     return finish();
 }

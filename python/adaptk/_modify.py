@@ -1,0 +1,309 @@
+"""Options that any rule can have: :func:`modify` makes a rule of a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from adaptk import catalogue
+from adaptk._names import hint
+from adaptk._program import Node, read_program
+from adaptk._registry import RULES, Rule
+from adaptk._rule import TracedRule, _Parts, _Texts, build, read_rule
+from adaptk._trace import _apply, _lift, common_of, decay_of, floor, maximum, minimum, stored, where
+
+_DECAYS = ("cautious", "corrected", "huber")
+_FILTERS = ("grokfast", "mars")
+# What options add: hyperparameters with default, range and meaning; and states, with what they start as.
+_HYPERS: dict[str, dict[str, tuple[float, str, str]]] = {
+    "corrected": {"max_lr": (0.0, "[0, inf)", "the largest learning rate of the run, which the decay is relative to")},
+    "huber": {"huber_delta": (0.1, "(0, inf)", "the magnitude from which on params decay by a constant")},
+    "grokfast": {
+        "grokfast_decay": (0.98, "[0, 1)", "decay of the gradients' average"),
+        "grokfast_gain": (2.0, "(-inf, inf)", "weight of the average that is added to the gradient"),
+    },
+    "mars": {
+        "mars_gamma": (0.025, "(-inf, inf)", "weight of the change of the gradient"),
+        "mars_beta": (0.95, "[0, 1)", "decay of the first moment that the weight is relative to"),
+    },
+    "lookahead": {
+        "lookahead_steps": (5.0, "(0, inf)", "steps from one move of the slow params to the next"),
+        "lookahead_rate": (0.5, "[0, 1]", "how far the slow params move"),
+    },
+}
+_STATES: dict[str, dict[str, float | str]] = {
+    "grokfast": {"grokfast_avg": "grad"},
+    "mars": {"mars_prev_grad": "grad"},
+    "amsgrad": {"amsgrad_max": 0.0},
+    "lookahead": {"slow_param": "param"},
+}
+_FORMULAS = {
+    "grokfast": "a = grokfast_decay*a + (1 - grokfast_decay)*g;  g += grokfast_gain*a",
+    "mars": "g = g + mars_gamma*mars_beta/(1 - mars_beta)*(g - g_prev)",
+    "nesterov": "p by the first moment of a step later",
+    "amsgrad": "p by the largest second moment so far",
+    "cautious": "p only where p_old - p has the sign of g",
+    "lookahead": "every lookahead_steps: slow += lookahead_rate*(p - slow);  p = slow",
+}
+_SOURCES = {
+    "grokfast": "Lee et al. 2024",
+    "mars": "Yuan et al. 2024",
+    "nesterov": "Dozat 2016",
+    "amsgrad": "Reddi et al. 2018",
+    "cautious": "Liang et al. 2024",
+    "cautious_decay": "Chen et al. 2025",
+    "corrected_decay": "Defazio 2025",
+    "huber_decay": "Guo, Fan 2025",
+    "lookahead": "Zhang et al. 2019",
+}
+_FIRST = ("exp_avg",)
+_SECOND = ("exp_avg_sq", "square_avg")
+
+
+class _Formula:
+    """A rule's program, to be traced again with other values in the place of its own."""
+
+    def __init__(self, rule: Rule, program: bytes) -> None:
+        self.scalars, self.elements, self.results, self.carried = read_program(program)
+        self.own = [h.name for h in rule.hyperparameters if not h.common]
+        self.states = [s.name for s in rule.states]
+
+    def at(self, state: str) -> int:
+        """The node of a state's new value."""
+        return self.results[1 + self.states.index(state)]
+
+    def __call__(
+        self, p: Any, g: Any, states: Sequence[Any], h: Any, t: Any, swap: dict[int, Any] | None = None
+    ) -> tuple[list[Any], list[Any]]:
+        """The new param and states, and the carried numbers; `swap` has values that stand for nodes."""
+        numbers: list[Any] = []
+        for n in self.scalars:
+            numbers.append(self._number(n, numbers, h, t))
+        leaves = {"param": p, "grad": g, "param_as_stored": stored(t)}
+        values: list[Any] = []
+        for i, n in enumerate(self.elements):
+            if swap is not None and i in swap:
+                values.append(swap[i])
+            elif n.op == "scalar":
+                values.append(_lift(t._trace, numbers[n.a], True))
+            elif n.op == "state":
+                values.append(states[n.a])
+            else:
+                values.append(leaves[n.op] if n.op in leaves else _apply(n.op, *(values[k] for k in n.operands)))
+        return [values[i] for i in self.results], [numbers[i] for _, i in self.carried]
+
+    def _number(self, n: Node, numbers: Sequence[Any], h: Any, t: Any) -> Any:
+        if n.op == "number":
+            return t._trace.number(n.value)
+        if n.op == "step":
+            return t
+        if n.op == "hyper":
+            return getattr(h, self.own[n.a]) if n.a < len(self.own) else common_of(h, t, n.a - len(self.own))
+        return _apply(n.op, *(numbers[k] for k in n.operands))
+
+
+def _program_of(rule: Rule) -> bytes:
+    if rule.program is not None:
+        return rule.program
+    from adaptk.catalogue.compiled import FUNCTIONS
+
+    own = [h for h in rule.hyperparameters if not h.common]
+    texts = _Texts(f"compiled_{rule.name}", None, rule.summary, rule.formula, rule.source, "")
+    states = {s.name: s.initial_from or s.initial for s in rule.states}
+    parts = _Parts(states, {h.name: h.default for h in own}, {}, (), {h.name: h.range for h in own}, {})
+    return build(texts, parts, FUNCTIONS[rule.name])
+
+
+def _state_among(names: Sequence[str], rule: Rule, option: str) -> str:
+    found = next((s.name for s in rule.states if s.name in names), None)
+    if found is None:
+        raise ValueError(f"{option}: {rule.name} has no state {' or '.join(names)}")
+    return found
+
+
+def modify(
+    rule: str | TracedRule | Rule,
+    *,
+    name: str | None = None,
+    cautious: bool = False,
+    decay: str | Iterable[str] = (),
+    filter: str | None = None,
+    nesterov: bool = False,
+    amsgrad: bool = False,
+    lookahead: bool = False,
+) -> TracedRule:
+    """A rule with options that its paper does not have.
+
+    Parameters
+    ----------
+    rule : str, TracedRule or Rule
+        Any rule: a name of :func:`rules` or of the catalogue, or what :func:`rule` has made.
+    name : str, optional
+        Of the new rule; by default made of the rule's and of the options.
+    cautious : bool
+        Change an element only if its change has the sign of the gradient (Liang et al. 2024, without the factor that
+        makes up for those that stay).
+    decay : {"cautious", "corrected", "huber"} or several of them
+        How decoupled weight decay acts, ``p -= lr * weight_decay * p``, which becomes the default. ``"cautious"``: only
+        on elements whose step goes towards zero (Chen et al. 2025). ``"corrected"``: times ``lr / max_lr`` (Defazio
+        2025). ``"huber"``: by at most ``huber_delta`` in the place of `p` (Guo, Fan 2025).
+    filter : {"grokfast", "mars"}, optional
+        What the gradient goes through first. ``"grokfast"`` adds its average (Lee et al. 2024), ``"mars"`` its change
+        (Yuan et al. 2024, without clipping).
+    nesterov : bool
+        Step by the first moment, `exp_avg`, of a step later with the same gradient.
+    amsgrad : bool
+        Divide by the largest second moment so far (Reddi et al. 2018).
+    lookahead : bool
+        Keep slow params, move them towards the params every few steps, and go on from there (Zhang et al. 2019).
+
+    Returns
+    -------
+    TracedRule
+        A program, also of a compiled rule, with the hyperparameters and states that the options bring along. It has
+        the rule's own bits in all but that. It is not registered.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no such rule or option, or the rule has no state that the option is about.
+
+    Notes
+    -----
+    The options act in the order of `filter`, the rule with `nesterov` and `amsgrad`, `cautious`, `decay`, `lookahead`.
+    Averages of params over time are an argument of :meth:`Optimizer.step`, `ema`.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> careful = adaptk.modify("adamw", cautious=True, decay="cautious")
+    >>> careful.name
+    'adamw_cautious_cautious_decay'
+    >>> w = np.ones(2)
+    >>> opt = careful.Optimizer([w], lr=0.1, weight_decay=0.1)
+    >>> info = opt.step([np.array([1.0, -1.0])])
+    >>> w.round(3)
+    array([0.89, 1.1 ])
+    """
+    of = _rule_of(rule)
+    decays = (decay,) if isinstance(decay, str) else tuple(decay)
+    for given, known, what in ((decays, _DECAYS, "decay"), ((filter,) if filter else (), _FILTERS, "filter")):
+        for option in given:
+            if option not in known:
+                raise ValueError(f"{what}: {option!r} is not one of {', '.join(known)}{hint(option, known)}")
+    flags = {"nesterov": nesterov, "amsgrad": amsgrad, "cautious": cautious, "lookahead": lookahead}
+    for option, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{option}: expected a bool, got {type(value).__name__}")
+    chosen = [*(() if filter is None else (filter,)), *(o for o, on in flags.items() if on)]
+    words = [*chosen, *(f"{d}_decay" for d in dict.fromkeys(decays))]
+    if not words:
+        raise ValueError("modify: no option is given")
+    formula = _Formula(of, _program_of(of))
+    if decays and any(n.op == "hyper" and n.a >= len(formula.own) for n in formula.scalars):
+        raise ValueError(f"decay: {of.name} has a decay of its own")
+    added: dict[str, float | str] = {}
+    extra: dict[str, tuple[float, str, str]] = {}
+    for option in (*chosen, *decays):
+        added.update(_STATES.get(option, {}))
+        extra.update(_HYPERS.get(option, {}))
+    if clash := added.keys() & set(formula.states) | extra.keys() & set(formula.own):
+        raise ValueError(f"{of.name} has {min(clash)} already: an option is given twice")
+    first = _state_among(_FIRST, of, "nesterov") if nesterov else ""
+    second = _state_among(_SECOND, of, "amsgrad") if amsgrad else ""
+    count = len(formula.states)
+
+    def function(p: Any, g: Any, *rest: Any) -> Any:
+        *states, h, t = rest
+        inner, new = states[:count], dict(zip(added, states[count:], strict=True))
+        amount = (h.lr * h.lr / h.max_lr if "corrected" in decays else h.lr) * decay_of(h, t) if decays else None
+        if decays:
+            p = stored(t) if {"cautious", "huber"} & set(decays) else stored(t) * (1 - amount)
+        gradient = g
+        if filter == "grokfast":
+            new["grokfast_avg"] = h.grokfast_decay * new["grokfast_avg"] + (1 - h.grokfast_decay) * g
+            gradient = g + h.grokfast_gain * new["grokfast_avg"]
+        elif filter == "mars":
+            gradient = g + h.mars_gamma * (h.mars_beta / (1 - h.mars_beta)) * (g - new["mars_prev_grad"])
+            new["mars_prev_grad"] = g
+        results, carried = formula(p, gradient, inner, h, t)
+        swap = {}
+        if nesterov:
+            k = formula.states.index(first)
+            again = [*inner[:k], results[1 + k], *inner[k + 1 :]]
+            swap[formula.at(first)] = formula(p, gradient, again, h, t)[0][1 + k]
+        if amsgrad:
+            new["amsgrad_max"] = maximum(new["amsgrad_max"], results[1 + formula.states.index(second)])
+            swap[formula.at(second)] = new["amsgrad_max"]
+        to, *results = formula(p, gradient, inner, h, t, swap)[0][:1] + results[1:] if swap else results
+        if cautious:
+            to = where(((to < p) & (g > 0)) | ((to > p) & (g < 0)), to, p)
+        if {"cautious", "huber"} & set(decays):
+            part = minimum(maximum(p, -h.huber_delta), h.huber_delta) if "huber" in decays else p
+            less = amount * part
+            if "cautious" in decays:
+                less = where(((p >= to) & (p >= 0)) | ((p <= to) & (p <= 0)), less, 0.0)
+            to = to - less
+        if lookahead:
+            moves = t - h.lookahead_steps * floor(t / h.lookahead_steps) == 0
+            slow = new["slow_param"] + h.lookahead_rate * (to - new["slow_param"])
+            new["slow_param"] = where(moves, slow, new["slow_param"])
+            to = where(moves, slow, to)
+        return (to, *results, *new.values(), *carried)
+
+    return read_rule(build(*_described(of, name, words, formula, added, extra, bool(decays)), function))
+
+
+def _rule_of(rule: str | TracedRule | Rule) -> Rule:
+    if isinstance(rule, str):
+        known = [*RULES, *catalogue.CLASSES]
+        found = catalogue.find(rule) if rule in catalogue.CLASSES else RULES.get(rule)
+        if found is None:
+            raise ValueError(f"rule: {rule!r} is not one of {', '.join(known)}{hint(rule, known)}")
+        rule = found
+    if isinstance(rule, TracedRule):
+        rule = rule.rule
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule: expected a rule or its name, got {type(rule).__name__}")
+    return rule
+
+
+def _described(
+    of: Rule,
+    name: str | None,
+    words: Sequence[str],
+    formula: _Formula,
+    added: dict[str, float | str],
+    extra: dict[str, tuple[float, str, str]],
+    decays: bool,
+) -> tuple[_Texts, _Parts]:
+    defaults = of.defaults()
+    if "max_lr" in extra:
+        _, _interval, meaning = extra["max_lr"]
+        extra = {**extra, "max_lr": (float(defaults["lr"]), "(0, inf)", meaning)}
+    own = {h.name: h for h in of.hyperparameters if not h.common}
+    carried = {c: float(own[c].default) for c in of.carried}
+    hypers: dict[str, Any] = {n: h.default for n, h in own.items() if n not in carried}
+    hypers.update({n: value for n, (value, _, _) in extra.items()})
+    hypers["weight_decay"] = defaults["weight_decay"]
+    hypers["decoupled"] = True if decays else defaults["decoupled"]
+    title = "".join(part.capitalize() for word in words for part in word.split("_"))
+    lines = [of.formula, *(_FORMULAS[w] if w in _FORMULAS else f"{w.replace('_', ' ')} of p" for w in words)]
+    texts = _Texts(
+        "_".join([of.name, *words]) if name is None else name,
+        of.class_names[0] + title if name is None else None,
+        f"{of.summary.rstrip('.')}; with {', '.join(w.replace('_', ' ') for w in words)}.",
+        "\n".join(lines),
+        "; ".join([of.source, *(_SOURCES[w] for w in words)]),
+        of.evaluation,
+    )
+    states = {s.name: s.initial_from or s.initial for s in of.states}
+    parts = _Parts(
+        {**states, **added},
+        hypers,
+        carried,
+        [s.name for s in of.states if s.nonnegative] + [s for s in added if s == "amsgrad_max"],
+        {**{n: h.range for n, h in own.items()}, **{n: interval for n, (_, interval, _) in extra.items()}},
+        {**{n: h.meaning for n, h in own.items()}, **{n: meaning for n, (_, _, meaning) in extra.items()}},
+    )
+    return texts, parts

@@ -1,0 +1,42 @@
+"""Rewrites what is made of the catalogue: ``python -m adaptk.catalogue``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+from adaptk._rule import _Parts, _Texts, build
+from adaptk.catalogue import adam_like, momentum, per_coordinate, schedule_free, signs
+from adaptk.catalogue._entry import ENTRIES
+
+HERE = Path(__file__).parent
+MODULES = (schedule_free, adam_like, signs, momentum, per_coordinate)
+
+
+def files() -> Iterator[tuple[Path, bytes]]:
+    """What is written, and where."""
+    for e in ENTRIES.values():
+        summary = (inspect.getdoc(e.function) or "").splitlines()[0]
+        texts = _Texts(e.name, e.class_name or None, summary, e.formula, e.source, e.evaluation)
+        parts = _Parts(e.states, e.hyperparameters, e.carried, e.nonnegative, e.ranges, e.meanings)
+        yield HERE / "programs" / f"{e.name}.rule", build(texts, parts, e.function)
+    lines = ["# Made by python -m adaptk.catalogue.", "", "# The class of each rule.", "CLASSES: dict[str, str] = {"]
+    lines += [f'    "{e.name}": "{e.class_name}",' for e in ENTRIES.values() if e.class_name]
+    helpers = "".join(f'    "{e.name}",\n' for e in ENTRIES.values() if not e.class_name)
+    lines += ["}", "", "# Rules that serve others.", f"HELPERS: tuple[str, ...] = (\n{helpers})", ""]
+    yield HERE / "_index.py", "\n".join(lines).encode()
+
+
+def main() -> None:
+    """Write the files, and remove those of rules that are gone."""
+    made = dict(files())
+    for path in (HERE / "programs").glob("*.rule"):
+        if path not in made:
+            path.unlink()
+    for path, data in made.items():
+        path.write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

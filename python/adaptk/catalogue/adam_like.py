@@ -1,0 +1,241 @@
+"""Rules that divide a moment of the gradient by the root of a second one."""
+
+
+from __future__ import annotations
+
+from typing import Any
+
+from adaptk._trace import abs, log, maximum, minimum, sign, sqrt, stored, where
+from adaptk.catalogue._entry import average, entry
+
+_MOMENTS: dict[str, float | str] = {"exp_avg": 0.0, "exp_avg_sq": 0.0}
+_SECOND = ["exp_avg_sq"]
+
+
+def _clamp(x: Any, low: Any, high: Any) -> Any:
+    return minimum(maximum(x, low), high)
+
+
+def _root(v: Any, h: Any, t: Any) -> Any:
+    """sqrt(v/(1 - beta2^t)) + eps"""
+    return sqrt(v) * (1 / sqrt(1 - h.beta2**t)) + h.eps
+
+
+@entry("AdEMAMix",
+       formula="m1 = beta1*m1 + (1 - beta1)*g;  m2 = beta3_t*m2 + (1 - beta3_t)*g;  v = beta2*v + (1 - beta2)*g^2\n"
+       "p -= lr*(m1/(1 - beta1^t) + alpha_t*m2)/(sqrt(v/(1 - beta2^t)) + eps)\n"
+       "alpha_t = min(t/warmup, 1)*alpha;  beta3_t from beta1 to beta3 in as many steps",
+       source="Pagliardini, Ablin, Grangier 2024", states={"exp_avg": 0.0, "exp_avg_slow": 0.0, "exp_avg_sq": 0.0},
+       nonnegative=_SECOND, lr=1e-3, beta1=0.9, beta2=0.999, beta3=0.9999, alpha=5.0, warmup=0.0, eps=1e-8,
+       decoupled=True, ranges={"beta1": "(0, 1)", "beta3": "(0, 1)", "warmup": "[0, inf)"},
+       meanings={"beta3": "decay of the slow first moment", "alpha": "weight of the slow first moment",
+                 "warmup": "steps in which alpha and beta3 rise to their values"})  # fmt: skip
+def ademamix(p: Any, g: Any, exp_avg: Any, exp_avg_slow: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """Adam with a second, slow average of gradients."""
+    s = t / h.warmup
+    ratio = log(h.beta3) / log(h.beta1)
+    rising = s < 1
+    # exp(ln b1 ln b3 / ((1 - s) ln b3 + s ln b1)), with ln b3 = ratio ln b1
+    beta3 = where(rising, minimum(h.beta1 ** (ratio / ((1 - s) * ratio + s)), h.beta3), h.beta3)
+    alpha = where(rising, s * h.alpha, h.alpha)
+    fast = average(exp_avg, g, h.beta1)
+    slow = average(exp_avg_slow, g, beta3)
+    v = average(exp_avg_sq, g * g, h.beta2)
+    step = h.lr / (1 - h.beta1**t) * fast + h.lr * alpha * slow
+    return p - step / _root(v, h, t), fast, slow, v
+
+
+@entry("SimplifiedAdEMAMix",
+       formula="m = beta1*m + g;  v = beta2*v + (1 - beta2)*g^2\np -= lr*(m + alpha*g)/(sqrt(v/(1 - beta2^t)) + eps)",
+       source="Morwani et al. 2025", states=_MOMENTS, nonnegative=_SECOND, lr=1e-4, beta1=0.99, beta2=0.95, alpha=0.0,
+       eps=1e-8, decoupled=True, meanings={"beta1": "decay of the sum of gradients", "alpha": "weight of the gradient"},
+       )  # fmt: skip
+def simplified_ademamix(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """AdEMAMix with a sum of gradients, and the gradient in the place of the fast average."""
+    m = h.beta1 * exp_avg + g
+    v = average(exp_avg_sq, g * g, h.beta2)
+    return p - h.lr * (m + h.alpha * g) / _root(v, h, t), m, v
+
+
+@entry("ADOPT",
+       formula="t = 1:  v = g^2\nt > 1:  d = clamp(g/max(sqrt(v), eps), +-(t - 1)^clip_exponent)\n"
+       "        m = beta1*m + (1 - beta1)*d;  p -= lr*m;  v = beta2*v + (1 - beta2)*g^2",
+       source="Taniguchi et al. 2024", states=_MOMENTS, nonnegative=_SECOND, lr=1e-3, beta1=0.9, beta2=0.9999, eps=1e-6,
+       clip_exponent=0.25, decoupled=True,
+       meanings={"clip_exponent": "power of t - 1 that bounds the scaled gradient", "eps": "lower bound of the root"},
+       )  # fmt: skip
+def adopt(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """Adam whose second moment is that of the steps before, taken before the first moment."""
+    first = t == 1
+    bound = (t - 1) ** h.clip_exponent
+    d = _clamp(g / maximum(sqrt(exp_avg_sq), h.eps), -bound, bound)
+    m = average(exp_avg, d, h.beta1)
+    square = g * g
+    v = where(first, square, average(exp_avg_sq, square, h.beta2))
+    return where(first, stored(p), p - h.lr * m), where(first, exp_avg, m), v
+
+
+@entry("NAdamW",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*g^2\n"
+       "p -= lr*(beta1*m/(1 - beta1^(t+1)) + (1 - beta1)*g/(1 - beta1^t))/(sqrt(v/(1 - beta2^t)) + eps)",
+       source="Dozat 2016", states=_MOMENTS, nonnegative=_SECOND, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8,
+       weight_decay=0.01, decoupled=True)  # fmt: skip
+def nadamw(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """AdamW with Nesterov's momentum, without a schedule of the momentum."""
+    m = average(exp_avg, g, h.beta1)
+    v = average(exp_avg_sq, g * g, h.beta2)
+    step = h.lr * h.beta1 / (1 - h.beta1 ** (t + 1)) * m + h.lr * (1 - h.beta1) / (1 - h.beta1**t) * g
+    return p - step / _root(v, h, t), m, v
+
+
+@entry("LaProp",
+       formula="v = beta2*v + (1 - beta2)*g^2;  m = beta1*m + (1 - beta1)*g/(sqrt(v/(1 - beta2^t)) + eps)\n"
+       "p -= lr*m/(1 - beta1^t)",
+       source="Ziyin, Wang, Ueda 2020", states=_MOMENTS, nonnegative=_SECOND, lr=4e-4, beta1=0.9, beta2=0.999,
+       eps=1e-15, decoupled=True)  # fmt: skip
+def laprop(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """Momentum of the scaled gradient: Adam's two operations in the other order."""
+    v = average(exp_avg_sq, g * g, h.beta2)
+    m = average(exp_avg, g / _root(v, h, t), h.beta1)
+    return p - h.lr / (1 - h.beta1**t) * m, m, v
+
+
+def _mars(g: Any, before: Any, h: Any) -> Any:
+    return g + h.gamma * (h.beta1 / (1 - h.beta1)) * (g - before)
+
+
+@entry("MARSAdamW",
+       formula="c = g + gamma*beta1/(1 - beta1)*(g - g_prev);  m = beta1*m + (1 - beta1)*c\n"
+       "v = beta2*v + (1 - beta2)*c^2;  p -= lr*m/(1 - beta1^t)/(sqrt(v/(1 - beta2^t)) + eps)",
+       source="Yuan et al. 2024", states={**_MOMENTS, "prev_grad": "grad"}, nonnegative=_SECOND, lr=3e-3, beta1=0.95,
+       beta2=0.99, gamma=0.025, eps=1e-8, decoupled=True,
+       meanings={"gamma": "weight of the change of the gradient"})  # fmt: skip
+def mars_adamw(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, prev_grad: Any, h: Any, t: Any) -> Any:
+    """AdamW on gradients of reduced variance, which are not clipped."""
+    c = _mars(g, prev_grad, h)
+    m = average(exp_avg, c, h.beta1)
+    v = average(exp_avg_sq, c * c, h.beta2)
+    return p - h.lr / (1 - h.beta1**t) * m / _root(v, h, t), m, v, g
+
+
+@entry("MARSLion",
+       formula="c = g + gamma*beta1/(1 - beta1)*(g - g_prev);  m = beta1*m + (1 - beta1)*c;  p -= lr*sign(m)",
+       source="Yuan et al. 2024", states={"exp_avg": 0.0, "prev_grad": "grad"}, lr=3e-3, beta1=0.95, gamma=0.025,
+       decoupled=True, meanings={"gamma": "weight of the change of the gradient"})  # fmt: skip
+def mars_lion(p: Any, g: Any, exp_avg: Any, prev_grad: Any, h: Any, t: Any) -> Any:
+    """The sign of a momentum of gradients of reduced variance, which are not clipped."""
+    m = average(exp_avg, _mars(g, prev_grad, h), h.beta1)
+    return p - h.lr * sign(m), m, g
+
+
+@entry("", formula="p += lr*(g - p)", source="Liu et al. 2023", lr=0.01,
+       meanings={"lr": "weight of the new estimate, 1 - beta2"})  # fmt: skip
+def sophia_hessian(p: Any, g: Any, h: Any, t: Any) -> Any:
+    """Sophia's average of estimates of the Hessian's diagonal: `param` is the average, `grad` the estimate."""
+    return average(p, g, 1 - h.lr)
+
+
+@entry("Sophia",
+       formula="m = beta1*m + (1 - beta1)*g;  p -= lr*clamp(m/max(gamma*hessian, eps), +-1)\n"
+       "hessian is the caller's: every 10 steps or so, adaptk.ops.sophia_hessian(hessian, estimate, step=1)",
+       source="Liu et al. 2023", states={"exp_avg": 0.0, "hessian": 0.0}, lr=4e-4, beta1=0.965, gamma=0.05, eps=1e-12,
+       weight_decay=0.1, decoupled=True,
+       meanings={"gamma": "factor of the Hessian", "eps": "lower bound of the divisor"})  # fmt: skip
+def sophia(p: Any, g: Any, exp_avg: Any, hessian: Any, h: Any, t: Any) -> Any:
+    """A clipped step by an average of estimates of the Hessian's diagonal."""
+    m = average(exp_avg, g, h.beta1)
+    return p - h.lr * _clamp(m / maximum(h.gamma * hessian, h.eps), -1.0, 1.0), m, hessian
+
+
+@entry("AdaHessian",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*hessian^2\n"
+       "p -= lr*m/(1 - beta1^t)/(sqrt(v/(1 - beta2^t)) + eps)\nhessian is the caller's: written before each step",
+       source="Yao et al. 2020", states={"exp_avg": 0.0, "exp_hessian_sq": 0.0, "hessian": 0.0},
+       nonnegative=["exp_hessian_sq"], lr=0.15, beta1=0.9, beta2=0.999, eps=1e-4, decoupled=True)  # fmt: skip
+def adahessian(p: Any, g: Any, exp_avg: Any, exp_hessian_sq: Any, hessian: Any, h: Any, t: Any) -> Any:
+    """Adam with the Hessian's diagonal in the second moment."""
+    m = average(exp_avg, g, h.beta1)
+    v = average(exp_hessian_sq, hessian * hessian, h.beta2)
+    return p - h.lr / (1 - h.beta1**t) * m / _root(v, h, t), m, v, hessian
+
+
+@entry("AdamS",
+       formula="w = beta2*m^2 + (1 - beta2)*g^2;  m = beta1*m + (1 - beta1)*g;  p -= lr*m/(sqrt(w) + eps)",
+       source="Zhang, Wang, Chen 2025", states={"exp_avg": 0.0}, lr=1e-3, beta1=0.9, beta2=0.95, eps=1e-8,
+       decoupled=True, meanings={"beta2": "weight of the old momentum's square"})  # fmt: skip
+def adams(p: Any, g: Any, exp_avg: Any, h: Any, t: Any) -> Any:
+    """Adam whose second moment is made of the momentum, with one state."""
+    w = h.beta2 * (exp_avg * exp_avg) + (1 - h.beta2) * (g * g)
+    m = average(exp_avg, g, h.beta1)
+    return p - h.lr * m / (sqrt(w) + h.eps), m
+
+
+_BOUND = "s = lr*sqrt(1 - beta2^t)/(1 - beta1^t)/(sqrt({v}) + eps);  f = final_lr*lr/first_lr\n"
+_BOUND += "p -= clamp(s, f*(1 - 1/(gamma*t + 1)), f*(1 + 1/(gamma*t)))*m"
+_BOUND_MEANINGS = {
+    "final_lr": "the rate of gradient descent that the steps end with",
+    "gamma": "how fast the bounds close",
+    "first_lr": "the learning rate of the first step; carried from step to step",
+}
+_BOUND_RANGES = {"final_lr": "[0, inf)", "gamma": "(0, inf)", "first_lr": "[0, inf)"}
+
+
+def _bounded(p: Any, m: Any, v: Any, h: Any, t: Any) -> Any:
+    first = where(h.first_lr > 0, h.first_lr, h.lr)
+    last = h.final_lr * where(first > 0, h.lr / first, 1.0)
+    rate = h.lr * sqrt(1 - h.beta2**t) / (1 - h.beta1**t) / (sqrt(v) + h.eps)
+    return p - _clamp(rate, last * (1 - 1 / (h.gamma * t + 1)), last * (1 + 1 / (h.gamma * t))) * m, first
+
+
+@entry("AdaBound",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*g^2\n" + _BOUND.format(v="v"),
+       source="Luo et al. 2019", states=_MOMENTS, nonnegative=_SECOND, carried={"first_lr": 0.0}, lr=1e-3, beta1=0.9,
+       beta2=0.999, eps=1e-8, final_lr=0.1, gamma=1e-3, meanings=_BOUND_MEANINGS, ranges=_BOUND_RANGES)  # fmt: skip
+def adabound(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """Adam whose rates are held between bounds that close on gradient descent's."""
+    m = average(exp_avg, g, h.beta1)
+    v = average(exp_avg_sq, g * g, h.beta2)
+    p, first = _bounded(p, m, v, h, t)
+    return p, m, v, first
+
+
+@entry("AMSBound",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*g^2;  x = max(x, v)\n" + _BOUND.format(v="x"),
+       source="Luo et al. 2019", states={**_MOMENTS, "max_exp_avg_sq": 0.0}, nonnegative=[*_SECOND, "max_exp_avg_sq"],
+       carried={"first_lr": 0.0}, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, final_lr=0.1, gamma=1e-3,
+       meanings=_BOUND_MEANINGS, ranges=_BOUND_RANGES)  # fmt: skip
+def amsbound(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """AMSGrad whose rates are held between bounds that close on gradient descent's."""
+    m = average(exp_avg, g, h.beta1)
+    v = average(exp_avg_sq, g * g, h.beta2)
+    x = maximum(max_exp_avg_sq, v)
+    p, first = _bounded(p, m, x, h, t)
+    return p, m, v, x, first
+
+
+@entry("QHAdam",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*g^2\n"
+       "p -= lr*((1 - nu1)*g + nu1*m/(1 - beta1^t))/(sqrt((1 - nu2)*g^2 + nu2*v/(1 - beta2^t)) + eps)",
+       source="Ma, Yarats 2018", states=_MOMENTS, nonnegative=_SECOND, lr=1e-3, beta1=0.995, beta2=0.999, nu1=0.7,
+       nu2=1.0, eps=1e-8, ranges={"nu1": "[0, inf)", "nu2": "[0, 1]"},
+       meanings={"nu1": "weight of the first moment against the gradient", "nu2": "of the second against its square"},
+       )  # fmt: skip
+def qhadam(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """Adam with weighted means of the moments and of the gradient itself."""
+    square = g * g
+    m = average(exp_avg, g, h.beta1)
+    v = average(exp_avg_sq, square, h.beta2)
+    step = h.lr * (1 - h.nu1) * g + h.lr * h.nu1 / (1 - h.beta1**t) * m
+    return p - step / (sqrt((1 - h.nu2) * square + h.nu2 / (1 - h.beta2**t) * v) + h.eps), m, v
+
+
+@entry("Grams",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*g^2\n"
+       "p -= lr*sign(g)*abs(m/(1 - beta1^t)/(sqrt(v/(1 - beta2^t)) + eps))",
+       source="Cao et al. 2024", states=_MOMENTS, nonnegative=_SECOND, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-6,
+       decoupled=True)  # fmt: skip
+def grams(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """Adam's magnitudes in the direction of the gradient."""
+    m = average(exp_avg, g, h.beta1)
+    v = average(exp_avg_sq, g * g, h.beta2)
+    return p - sign(g) * abs(h.lr / (1 - h.beta1**t) * m / _root(v, h, t)), m, v

@@ -1,0 +1,384 @@
+"""The rules of the catalogue in NumPy, written from their papers: `STEPS[name](h, p)` returns step(p, g, t) -> new p.
+
+`h` has the hyperparameters, `p` is where the params start. Decoupled decay is left to the caller, unless a rule is in
+OWN_DECAY.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+Step = Callable[[Any, Any, int], Any]
+STEPS: dict[str, Callable[[Any, Any], Step]] = {}
+OWN_DECAY = {"schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam"}
+
+
+def oracle(function: Callable[[Any, Any], Step]) -> Callable[[Any, Any], Step]:
+    STEPS[function.__name__] = function
+    return function
+
+
+def mean(x: Any, new: Any, beta: float) -> Any:
+    return beta * x + (1 - beta) * new
+
+
+def _schedule_free(h: Any, p: Any, direction: Callable[[Any, int], tuple[Any, float]]) -> Step:
+    s = SimpleNamespace(z=p.copy(), x=p.copy(), total=0.0, largest=0.0)
+
+    def step(y: Any, g: Any, t: int) -> Any:
+        d, lr = direction(g, t)
+        d = d + h.weight_decay * y
+        s.largest = max(s.largest, lr)
+        weight = t**h.r * s.largest**h.weight_lr_power
+        s.total += weight
+        c = weight / s.total if s.total > 0 else 0.0
+        s.z = s.z - lr * d
+        # As in the paper, with x itself, which the library has no state of.
+        s.x = (1 - c) * s.x + c * s.z
+        return (1 - h.beta1) * s.z + h.beta1 * s.x
+
+    step.state = s  # type: ignore[attr-defined]
+    return step
+
+
+@oracle
+def schedule_free_sgd(h: Any, p: Any) -> Step:
+    return _schedule_free(h, p, lambda g, t: (g, h.lr * min(1.0, t / h.warmup) if h.warmup else h.lr))
+
+
+@oracle
+def schedule_free_adamw(h: Any, p: Any) -> Step:
+    v = [0.0]
+
+    def direction(g: Any, t: int) -> tuple[Any, float]:
+        v[0] = mean(v[0], g**2, h.beta2)
+        d = g / (np.sqrt(v[0] / (1 - h.beta2**t)) + h.eps)
+        return d, h.lr * min(1.0, t / h.warmup) if h.warmup else h.lr
+
+    return _schedule_free(h, p, direction)
+
+
+@oracle
+def schedule_free_radam(h: Any, p: Any) -> Step:
+    v = [0.0]
+
+    def direction(g: Any, t: int) -> tuple[Any, float]:
+        v[0] = mean(v[0], g**2, h.beta2)
+        end = 2 / (1 - h.beta2) - 1
+        rho = end - 2 * t * h.beta2**t / (1 - h.beta2**t)
+        if rho <= 4:
+            return g, 0.0 if h.silent_sgd_phase else h.lr
+        rect = math.sqrt((rho - 4) * (rho - 2) * end / ((end - 4) * (end - 2) * rho))
+        return g / (np.sqrt(v[0] / (1 - h.beta2**t)) + h.eps), h.lr * rect
+
+    return _schedule_free(h, p, direction)
+
+
+@oracle
+def ademamix(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m1=0.0, m2=0.0, v=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        alpha, b3 = h.alpha, h.beta3
+        if h.warmup:
+            part = t / h.warmup
+            alpha = min(part * h.alpha, h.alpha)
+            log1, log3 = math.log(h.beta1), math.log(h.beta3)
+            b3 = min(math.exp(log1 * log3 / ((1 - part) * log3 + part * log1)), h.beta3)
+        s.m1, s.m2, s.v = mean(s.m1, g, h.beta1), mean(s.m2, g, b3), mean(s.v, g**2, h.beta2)
+        return p - h.lr * (s.m1 / (1 - h.beta1**t) + alpha * s.m2) / (np.sqrt(s.v / (1 - h.beta2**t)) + h.eps)
+
+    return step
+
+
+@oracle
+def simplified_ademamix(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.m, s.v = h.beta1 * s.m + g, mean(s.v, g**2, h.beta2)
+        return p - h.lr * (s.m + h.alpha * g) / (np.sqrt(s.v / (1 - h.beta2**t)) + h.eps)
+
+    return step
+
+
+@oracle
+def adopt(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        if t == 1:
+            s.v = g**2
+            return p
+        bound = (t - 1) ** h.clip_exponent
+        s.m = mean(s.m, np.clip(g / np.maximum(np.sqrt(s.v), h.eps), -bound, bound), h.beta1)
+        s.v = mean(s.v, g**2, h.beta2)
+        return p - h.lr * s.m
+
+    return step
+
+
+@oracle
+def nadamw(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.m, s.v = mean(s.m, g, h.beta1), mean(s.v, g**2, h.beta2)
+        m = h.beta1 * s.m / (1 - h.beta1 ** (t + 1)) + (1 - h.beta1) * g / (1 - h.beta1**t)
+        return p - h.lr * m / (np.sqrt(s.v / (1 - h.beta2**t)) + h.eps)
+
+    return step
+
+
+@oracle
+def laprop(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.v = mean(s.v, g**2, h.beta2)
+        s.m = mean(s.m, g / (np.sqrt(s.v / (1 - h.beta2**t)) + h.eps), h.beta1)
+        return p - h.lr * s.m / (1 - h.beta1**t)
+
+    return step
+
+
+@oracle
+def mars_adamw(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0, before=None)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        change = 0.0 if s.before is None else g - s.before
+        c, s.before = g + h.gamma * h.beta1 / (1 - h.beta1) * change, g
+        s.m, s.v = mean(s.m, c, h.beta1), mean(s.v, c**2, h.beta2)
+        return p - h.lr * (s.m / (1 - h.beta1**t)) / (np.sqrt(s.v / (1 - h.beta2**t)) + h.eps)
+
+    return step
+
+
+@oracle
+def mars_lion(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, before=None)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        change = 0.0 if s.before is None else g - s.before
+        s.m = mean(s.m, g + h.gamma * h.beta1 / (1 - h.beta1) * change, h.beta1)
+        s.before = g
+        return p - h.lr * np.sign(s.m)
+
+    return step
+
+
+# The caller's Hessian in the tests: what the states of the name are set to before step t.
+def hessian(p: Any, t: int) -> Any:
+    return np.cos(np.arange(p.size) + t)
+
+
+@oracle
+def sophia(h: Any, p: Any) -> Step:
+    m = [0.0]
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        m[0] = mean(m[0], g, h.beta1)
+        return p - h.lr * np.clip(m[0] / np.maximum(h.gamma * hessian(p, t), h.eps), -1, 1)
+
+    return step
+
+
+@oracle
+def adahessian(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.m, s.v = mean(s.m, g, h.beta1), mean(s.v, hessian(p, t) ** 2, h.beta2)
+        return p - h.lr * (s.m / (1 - h.beta1**t)) / (np.sqrt(s.v / (1 - h.beta2**t)) + h.eps)
+
+    return step
+
+
+@oracle
+def adams(h: Any, p: Any) -> Step:
+    m = [0.0]
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        root = np.sqrt(h.beta2 * np.square(m[0]) + (1 - h.beta2) * g**2)
+        m[0] = mean(m[0], g, h.beta1)
+        return p - h.lr * m[0] / (root + h.eps)
+
+    return step
+
+
+def _adabound(h: Any, largest: bool) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0, x=0.0, lr=h.lr)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.m, s.v = mean(s.m, g, h.beta1), mean(s.v, g**2, h.beta2)
+        s.x = np.maximum(s.x, s.v) if largest else s.v
+        last = h.final_lr * h.lr / s.lr
+        rate = h.lr * math.sqrt(1 - h.beta2**t) / (1 - h.beta1**t) / (np.sqrt(s.x) + h.eps)
+        return p - np.clip(rate, last * (1 - 1 / (h.gamma * t + 1)), last * (1 + 1 / (h.gamma * t))) * s.m
+
+    return step
+
+
+@oracle
+def adabound(h: Any, p: Any) -> Step:
+    return _adabound(h, False)
+
+
+@oracle
+def amsbound(h: Any, p: Any) -> Step:
+    return _adabound(h, True)
+
+
+@oracle
+def qhadam(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.m, s.v = mean(s.m, g, h.beta1), mean(s.v, g**2, h.beta2)
+        up = (1 - h.nu1) * g + h.nu1 * s.m / (1 - h.beta1**t)
+        return p - h.lr * up / (np.sqrt((1 - h.nu2) * g**2 + h.nu2 * s.v / (1 - h.beta2**t)) + h.eps)
+
+    return step
+
+
+@oracle
+def grams(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.m, s.v = mean(s.m, g, h.beta1), mean(s.v, g**2, h.beta2)
+        return p - h.lr * np.sign(g) * np.abs(s.m / (1 - h.beta1**t) / (np.sqrt(s.v / (1 - h.beta2**t)) + h.eps))
+
+    return step
+
+
+@oracle
+def signsgd(h: Any, p: Any) -> Step:
+    return lambda p, g, t: p - h.lr * np.sign(g)
+
+
+@oracle
+def signum(h: Any, p: Any) -> Step:
+    m = [0.0]
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        m[0] = mean(m[0], g, h.beta)
+        return p - h.lr * np.sign(m[0])
+
+    return step
+
+
+STEPS["tiger"] = signum
+
+
+@oracle
+def qhm(h: Any, p: Any) -> Step:
+    m = [0.0]
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        m[0] = mean(m[0], g, h.beta)
+        return p - h.lr * ((1 - h.nu) * g + h.nu * m[0])
+
+    return step
+
+
+@oracle
+def aggmo(h: Any, p: Any) -> Step:
+    betas = (0.0, h.beta1, h.beta2)
+    velocity = [0.0, 0.0, 0.0]
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        for i, beta in enumerate(betas):
+            velocity[i] = beta * velocity[i] + g
+        return p - h.lr / 3 * sum(velocity)
+
+    return step
+
+
+@oracle
+def pid(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(i=0.0, d=0.0, before=None)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.i = h.momentum * s.i + (1 - h.dampening) * g
+        s.d = mean(s.d, 0.0 if s.before is None else g - s.before, h.momentum)
+        s.before = g
+        return p - h.lr * (g + h.integral * s.i + h.derivative * s.d)
+
+    return step
+
+
+@oracle
+def accsgd(h: Any, p: Any) -> Step:
+    # Kidambi et al., Algorithm 3, in its own letters.
+    average = [p.copy()]
+    alpha = 1 - h.small_const**2 * h.xi / h.kappa
+    beta = 1 - alpha
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        average[0] = alpha * average[0] + beta * (p - h.kappa * h.lr / h.small_const * g)
+        share = h.small_const / (h.small_const + beta)
+        return share * (p - h.lr * g) + (1 - share) * average[0]
+
+    return step
+
+
+@oracle
+def optimistic_sgd(h: Any, p: Any) -> Step:
+    before = [None]
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        old = g if before[0] is None else before[0]
+        before[0] = g
+        return p - h.lr * g - h.lr * h.beta * (g - old)
+
+    return step
+
+
+@oracle
+def ftrl(h: Any, p: Any) -> Step:
+    n, z = np.full_like(p, h.initial_accumulator), np.zeros_like(p)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        # McMahan et al. 2013, Algorithm 1, coordinate by coordinate.
+        w = np.zeros_like(p)
+        for i in range(p.size):
+            sigma = (math.sqrt(n[i] + g[i] ** 2) - math.sqrt(n[i])) / h.lr
+            z[i] += g[i] - sigma * p[i]
+            n[i] += g[i] ** 2
+            if abs(z[i]) > h.l1:
+                w[i] = -(z[i] - math.copysign(h.l1, z[i])) / ((h.beta + math.sqrt(n[i])) / h.lr + h.l2)
+        return w
+
+    return step
+
+
+@oracle
+def madgrad(h: Any, p: Any) -> Step:
+    start, s, n = p.copy(), np.zeros_like(p), np.zeros_like(p)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        rate = (h.lr + h.eps) * math.sqrt(t)
+        s[:] += rate * g
+        n[:] += rate * g**2
+        return h.momentum * p + (1 - h.momentum) * (start - s / (np.cbrt(n) + h.eps))
+
+    return step
+
+
+@oracle
+def kate(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(b=0.0, m=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.b = s.b + g**2
+        s.m = s.m + h.delta * g**2 + g**2 / (s.b + h.eps)
+        return p - h.lr * np.sqrt(s.m) * g / (s.b + h.eps)
+
+    return step
