@@ -81,9 +81,9 @@ def test_what_cannot_be_carried() -> None:
             return p
 
     with pytest.raises(ValueError, match="carried: 'lr' is a hyperparameter too"):
-        adaptk.rule(carried={"lr": 0.0}, lr=0.1)(lambda p, g, h, t: p)
+        adaptk.rule(name="bad", carried={"lr": 0.0}, lr=0.1)(lambda p, g, h, t: p)
     with pytest.raises(ValueError, match="carried: 'x' is a hyperparameter too"):
-        adaptk.rule(carried={"x": 0.0}, x=0.1, lr=0.1)(lambda p, g, h, t: p)
+        adaptk.rule(name="bad", carried={"x": 0.0}, x=0.1, lr=0.1)(lambda p, g, h, t: p)
 
 
 # Params to evaluate with.

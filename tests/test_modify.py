@@ -57,9 +57,9 @@ def test_amsgrad_and_mars_are_the_rules_of_these_names() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_compiled_rule_keeps_its_bits_under_an_option_that_does_nothing(rule: str) -> None:
-    made = adaptk.modify(rule, filter="mars")
-    assert same(path(made, mars_gamma=0.0), path(rule))
-    assert same(path(made, mars_gamma=0.0, weight_decay=0.1), path(rule, weight_decay=0.1))
+    made = adaptk.modify(rule, decay="cautious")
+    for options in ({"weight_decay": 0.0}, {"weight_decay": 0.1, "decoupled": False}):
+        assert same(path(made, **options), path(rule, **options))
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adamw", "lion", "ademamix"])

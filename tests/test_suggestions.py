@@ -11,6 +11,7 @@ from typing import Any
 import adaptk
 import numpy as np
 import pytest
+from adaptk.catalogue import CLASSES, NAMES
 
 W = [np.ones(2)]
 
@@ -247,7 +248,7 @@ def test_dir_shows_what_users_may_call() -> None:
     assert set(names) >= {*adaptk.__all__, "cuda", "ops", "optim", "schedules", "solve"}
     for extra in ("jax", "torch"):
         assert (extra in names) == (importlib.util.find_spec(extra) is not None)
-    assert set(names) == {*adaptk.__all__, "__version__", *({"jax", "torch"} & set(names))}
+    assert set(names) == {*adaptk.__all__, "__version__", *CLASSES.values(), *({"jax", "torch"} & set(names))}
     assert not {"Any", "TYPE_CHECKING", "importlib", "annotations"} & set(names)
 
 
@@ -256,7 +257,8 @@ def test_dir_of_a_module(name: str) -> None:
     if name in ("torch", "jax"):
         pytest.importorskip(name)
     module = pytest.importorskip(f"adaptk.{name}")
-    assert dir(module) == sorted(module.__all__)
+    of_catalogue = {"ops": NAMES, "optim": CLASSES.values(), "torch": CLASSES.values(), "jax": CLASSES}
+    assert dir(module) == sorted({*module.__all__, *of_catalogue.get(name, ())})
     assert all(hasattr(module, n) and not n.startswith("_") for n in dir(module))
 
 

@@ -216,8 +216,9 @@ def modify(
     def function(p: Any, g: Any, *rest: Any) -> Any:
         *states, h, t = rest
         inner, new = states[:count], dict(zip(added, states[count:], strict=True))
-        amount = (h.lr * h.lr / h.max_lr if "corrected" in decays else h.lr) * decay_of(h, t) if decays else None
+        amount: Any = 0.0
         if decays:
+            amount = (h.lr * h.lr / h.max_lr if "corrected" in decays else h.lr) * decay_of(h, t)
             p = stored(t) if {"cautious", "huber"} & set(decays) else stored(t) * (1 - amount)
         gradient = g
         if filter == "grokfast":

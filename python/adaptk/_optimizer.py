@@ -780,7 +780,7 @@ class Optimizer:
         >>> for _ in range(2):
         ...     info = opt.step([w.copy()])
         >>> w, opt.evaluation_params()[0]
-        (array([0.45125, 0.45125]), array([0.38625, 0.38625]))
+        (array([0.3625, 0.3625]), array([0.375, 0.375]))
         """
         with self._lock:
             if self._kept is not None:
@@ -830,10 +830,10 @@ class Optimizer:
         ...     info = opt.step([w.copy()])
         >>> opt.eval()
         >>> w
-        array([0.38625, 0.38625])
+        array([0.375, 0.375])
         >>> opt.train()
         >>> w
-        array([0.45125, 0.45125])
+        array([0.3625, 0.3625])
         """
         with self._lock:
             if self._kept is not None:
@@ -845,7 +845,18 @@ class Optimizer:
             self._kept = kept
 
     def train(self) -> None:
-        """Move the params back to where :meth:`eval` has found them, bit for bit; nothing if they are there."""
+        """Move the params back to where :meth:`eval` has found them, bit for bit; nothing if they are there.
+
+        Examples
+        --------
+        >>> import numpy as np, adaptk
+        >>> w = np.ones(2)
+        >>> opt = adaptk.ScheduleFreeSGD([w])
+        >>> opt.eval()
+        >>> opt.train()
+        >>> w
+        array([1., 1.])
+        """
         with self._lock:
             for param, kept in zip(self._params, self._kept or (), strict=False):
                 _backend.assign(param, _backend.to_numpy(kept))

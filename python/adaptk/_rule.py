@@ -10,7 +10,6 @@ import struct
 import textwrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from types import FunctionType
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -448,7 +447,7 @@ def _check_states(states: Mapping[str, Any], own: Mapping[str, Any], nonnegative
             raise ValueError(f"nonnegative: {s!r} is not a state{hint(s, states)}")
 
 
-def _check_arguments(function: FunctionType, states: Mapping[str, Any]) -> None:
+def _check_arguments(function: Any, states: Mapping[str, Any]) -> None:
     code = function.__code__
     names = list(code.co_varnames[: code.co_argcount])
     wanted = f"{function.__name__}({', '.join(['p', 'g', *states, 'h', 't'])})"

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from adaptk._docs import class_options, jax_options, state_name
-from adaptk._registry import RULES, Rule
+from adaptk._registry import Rule, rules
 
+RULES = rules(catalogue=True)
 _HEADER = "# Made by python -m adaptk._stubs from the registry.\n"
 
 

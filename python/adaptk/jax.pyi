@@ -31,6 +31,34 @@ __all__ = [
     "adabelief",
     "yogi",
     "adan",
+    "ademamix",
+    "simplified_ademamix",
+    "adopt",
+    "nadamw",
+    "laprop",
+    "mars_adamw",
+    "mars_lion",
+    "sophia",
+    "adahessian",
+    "adams",
+    "adabound",
+    "amsbound",
+    "qhadam",
+    "grams",
+    "qhm",
+    "aggmo",
+    "pid",
+    "accsgd",
+    "optimistic_sgd",
+    "ftrl",
+    "madgrad",
+    "kate",
+    "schedule_free_sgd",
+    "schedule_free_adamw",
+    "schedule_free_radam",
+    "signsgd",
+    "signum",
+    "tiger",
     "SgdState",
     "MomentumState",
     "NesterovState",
@@ -54,6 +82,34 @@ __all__ = [
     "AdabeliefState",
     "YogiState",
     "AdanState",
+    "AdemamixState",
+    "SimplifiedAdemamixState",
+    "AdoptState",
+    "NadamwState",
+    "LapropState",
+    "MarsAdamwState",
+    "MarsLionState",
+    "SophiaState",
+    "AdahessianState",
+    "AdamsState",
+    "AdaboundState",
+    "AmsboundState",
+    "QhadamState",
+    "GramsState",
+    "QhmState",
+    "AggmoState",
+    "PidState",
+    "AccsgdState",
+    "OptimisticSgdState",
+    "FtrlState",
+    "MadgradState",
+    "KateState",
+    "ScheduleFreeSgdState",
+    "ScheduleFreeAdamwState",
+    "ScheduleFreeRadamState",
+    "SignsgdState",
+    "SignumState",
+    "TigerState",
 ]
 
 class SgdState(NamedTuple):
@@ -609,3 +665,659 @@ def adan(
     seed: int | None = ...,
 ) -> GradientTransformation:
     """Adan: adaptive Nesterov momentum from gradient differences."""
+
+class AdemamixState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_slow: Any
+    exp_avg_sq: Any
+
+def ademamix(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    beta3: float | Any = ...,
+    alpha: float | Any = ...,
+    warmup: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Adam with a second, slow average of gradients."""
+
+class SimplifiedAdemamixState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def simplified_ademamix(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    alpha: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """AdEMAMix with a sum of gradients, and the gradient in the place of the fast average."""
+
+class AdoptState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def adopt(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    clip_exponent: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Adam whose second moment is that of the steps before, taken before the first moment."""
+
+class NadamwState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def nadamw(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """AdamW with Nesterov's momentum, without a schedule of the momentum."""
+
+class LapropState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def laprop(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Momentum of the scaled gradient: Adam's two operations in the other order."""
+
+class MarsAdamwState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+    prev_grad: Any
+
+def mars_adamw(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    gamma: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """AdamW on gradients of reduced variance, which are not clipped."""
+
+class MarsLionState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    prev_grad: Any
+
+def mars_lion(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    gamma: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """The sign of a momentum of gradients of reduced variance, which are not clipped."""
+
+class SophiaState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    hessian: Any
+
+def sophia(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    gamma: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """A clipped step by an average of estimates of the Hessian's diagonal."""
+
+class AdahessianState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_hessian_sq: Any
+    hessian: Any
+
+def adahessian(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Adam with the Hessian's diagonal in the second moment."""
+
+class AdamsState(NamedTuple):
+    count: Any
+    exp_avg: Any
+
+def adams(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Adam whose second moment is made of the momentum, with one state."""
+
+class AdaboundState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def adabound(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    final_lr: float | Any = ...,
+    gamma: float | Any = ...,
+    first_lr: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Adam whose rates are held between bounds that close on gradient descent's."""
+
+class AmsboundState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+    max_exp_avg_sq: Any
+
+def amsbound(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    final_lr: float | Any = ...,
+    gamma: float | Any = ...,
+    first_lr: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """AMSGrad whose rates are held between bounds that close on gradient descent's."""
+
+class QhadamState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def qhadam(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    nu1: float | Any = ...,
+    nu2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Adam with weighted means of the moments and of the gradient itself."""
+
+class GramsState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def grams(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Adam's magnitudes in the direction of the gradient."""
+
+class QhmState(NamedTuple):
+    count: Any
+    exp_avg: Any
+
+def qhm(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta: float | Any = ...,
+    nu: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """A weighted mean of momentum and gradient."""
+
+class AggmoState(NamedTuple):
+    count: Any
+    momentum_buffer1: Any
+    momentum_buffer2: Any
+
+def aggmo(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """The mean of three velocities, whose momenta are 0 and two others."""
+
+class PidState(NamedTuple):
+    count: Any
+    integral_buffer: Any
+    derivative_buffer: Any
+    prev_grad: Any
+
+def pid(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    momentum: float | Any = ...,
+    dampening: float | Any = ...,
+    integral: float | Any = ...,
+    derivative: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """The gradient, its sum and its change, as in a controller."""
+
+class AccsgdState(NamedTuple):
+    count: Any
+    running_average: Any
+
+def accsgd(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    kappa: float | Any = ...,
+    xi: float | Any = ...,
+    small_const: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Gradient descent with a short and a long step."""
+
+class OptimisticSgdState(NamedTuple):
+    count: Any
+    prev_grad: Any
+
+def optimistic_sgd(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Gradient descent that expects the gradient to change as it just did."""
+
+class FtrlState(NamedTuple):
+    count: Any
+    accumulator: Any
+    linear: Any
+
+def ftrl(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta: float | Any = ...,
+    l1: float | Any = ...,
+    l2: float | Any = ...,
+    initial_accumulator: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Follow the regularised leader: sparse params for sparse features."""
+
+class MadgradState(NamedTuple):
+    count: Any
+    grad_sum: Any
+    grad_sum_sq: Any
+    x0: Any
+
+def madgrad(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    momentum: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Dual averaging by the cube root of the sum of squares, with momentum."""
+
+class KateState(NamedTuple):
+    count: Any
+    squares: Any
+    ratios: Any
+
+def kate(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    delta: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """AdaGrad without the root, whose steps do not depend on the scale of the features."""
+
+class ScheduleFreeSgdState(NamedTuple):
+    count: Any
+    z: Any
+
+def schedule_free_sgd(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    warmup: float | Any = ...,
+    weight_lr_power: float | Any = ...,
+    r: float | Any = ...,
+    lr_max: float | Any = ...,
+    weight_sum: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Gradient descent with an average in the place of a schedule of the learning rate."""
+
+class ScheduleFreeAdamwState(NamedTuple):
+    count: Any
+    z: Any
+    exp_avg_sq: Any
+
+def schedule_free_adamw(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    warmup: float | Any = ...,
+    weight_lr_power: float | Any = ...,
+    r: float | Any = ...,
+    lr_max: float | Any = ...,
+    weight_sum: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """AdamW with an average in the place of a schedule of the learning rate and of the first moment."""
+
+class ScheduleFreeRadamState(NamedTuple):
+    count: Any
+    z: Any
+    exp_avg_sq: Any
+
+def schedule_free_radam(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    silent_sgd_phase: bool = ...,
+    weight_lr_power: float | Any = ...,
+    r: float | Any = ...,
+    lr_max: float | Any = ...,
+    weight_sum: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """RAdam with an average in the place of a schedule of the learning rate and of the first moment."""
+
+class SignsgdState(NamedTuple):
+    count: Any
+
+def signsgd(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Steps by the sign of the gradient."""
+
+class SignumState(NamedTuple):
+    count: Any
+    exp_avg: Any
+
+def signum(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Steps by the sign of a momentum."""
+
+class TigerState(NamedTuple):
+    count: Any
+    exp_avg: Any
+
+def tiger(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Steps by the sign of a momentum."""

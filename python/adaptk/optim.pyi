@@ -26,6 +26,34 @@ __all__ = [
     "AdaBelief",
     "Yogi",
     "Adan",
+    "AdEMAMix",
+    "SimplifiedAdEMAMix",
+    "ADOPT",
+    "NAdamW",
+    "LaProp",
+    "MARSAdamW",
+    "MARSLion",
+    "Sophia",
+    "AdaHessian",
+    "AdamS",
+    "AdaBound",
+    "AMSBound",
+    "QHAdam",
+    "Grams",
+    "QHM",
+    "AggMo",
+    "PID",
+    "AccSGD",
+    "OptimisticSGD",
+    "FTRL",
+    "MADGRAD",
+    "Kate",
+    "ScheduleFreeSGD",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeRAdam",
+    "SignSGD",
+    "Signum",
+    "Tiger",
 ]
 
 CLASSES: Mapping[str, type[Optimizer]]
@@ -457,6 +485,721 @@ class Adan(Optimizer):
         eps: Number = ...,
         eps_root: Number = ...,
         one_minus_beta2: bool = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class AdEMAMix(Optimizer):
+    """Adam with a second, slow average of gradients."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        beta3: Number = ...,
+        alpha: Number = ...,
+        warmup: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class SimplifiedAdEMAMix(Optimizer):
+    """AdEMAMix with a sum of gradients, and the gradient in the place of the fast average."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        alpha: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class ADOPT(Optimizer):
+    """Adam whose second moment is that of the steps before, taken before the first moment."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        clip_exponent: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class NAdamW(Optimizer):
+    """AdamW with Nesterov's momentum, without a schedule of the momentum."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class LaProp(Optimizer):
+    """Momentum of the scaled gradient: Adam's two operations in the other order."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class MARSAdamW(Optimizer):
+    """AdamW on gradients of reduced variance, which are not clipped."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        gamma: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class MARSLion(Optimizer):
+    """The sign of a momentum of gradients of reduced variance, which are not clipped."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        gamma: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class Sophia(Optimizer):
+    """A clipped step by an average of estimates of the Hessian's diagonal."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        gamma: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class AdaHessian(Optimizer):
+    """Adam with the Hessian's diagonal in the second moment."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class AdamS(Optimizer):
+    """Adam whose second moment is made of the momentum, with one state."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class AdaBound(Optimizer):
+    """Adam whose rates are held between bounds that close on gradient descent's."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        final_lr: Number = ...,
+        gamma: Number = ...,
+        first_lr: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class AMSBound(Optimizer):
+    """AMSGrad whose rates are held between bounds that close on gradient descent's."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        final_lr: Number = ...,
+        gamma: Number = ...,
+        first_lr: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class QHAdam(Optimizer):
+    """Adam with weighted means of the moments and of the gradient itself."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        nu1: Number = ...,
+        nu2: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class Grams(Optimizer):
+    """Adam's magnitudes in the direction of the gradient."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class QHM(Optimizer):
+    """A weighted mean of momentum and gradient."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta: Number = ...,
+        nu: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class AggMo(Optimizer):
+    """The mean of three velocities, whose momenta are 0 and two others."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class PID(Optimizer):
+    """The gradient, its sum and its change, as in a controller."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        momentum: Number = ...,
+        dampening: Number = ...,
+        integral: Number = ...,
+        derivative: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class AccSGD(Optimizer):
+    """Gradient descent with a short and a long step."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        kappa: Number = ...,
+        xi: Number = ...,
+        small_const: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class OptimisticSGD(Optimizer):
+    """Gradient descent that expects the gradient to change as it just did."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class FTRL(Optimizer):
+    """Follow the regularised leader: sparse params for sparse features."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta: Number = ...,
+        l1: Number = ...,
+        l2: Number = ...,
+        initial_accumulator: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class MADGRAD(Optimizer):
+    """Dual averaging by the cube root of the sum of squares, with momentum."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        momentum: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class Kate(Optimizer):
+    """AdaGrad without the root, whose steps do not depend on the scale of the features."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        delta: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class ScheduleFreeSGD(Optimizer):
+    """Gradient descent with an average in the place of a schedule of the learning rate."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        warmup: Number = ...,
+        weight_lr_power: Number = ...,
+        r: Number = ...,
+        lr_max: Number = ...,
+        weight_sum: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class ScheduleFreeAdamW(Optimizer):
+    """AdamW with an average in the place of a schedule of the learning rate and of the first moment."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        warmup: Number = ...,
+        weight_lr_power: Number = ...,
+        r: Number = ...,
+        lr_max: Number = ...,
+        weight_sum: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class ScheduleFreeRAdam(Optimizer):
+    """RAdam with an average in the place of a schedule of the learning rate and of the first moment."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        silent_sgd_phase: bool = ...,
+        weight_lr_power: Number = ...,
+        r: Number = ...,
+        lr_max: Number = ...,
+        weight_sum: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class SignSGD(Optimizer):
+    """Steps by the sign of the gradient."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class Signum(Optimizer):
+    """Steps by the sign of a momentum."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+    ) -> None: ...
+
+class Tiger(Optimizer):
+    """Steps by the sign of a momentum."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta: Number = ...,
         weight_decay: Number = ...,
         decoupled: bool = ...,
         maximize: bool = ...,

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaptk.catalogue._index import CLASSES, HELPERS
+from adaptk.catalogue._index import CLASSES as CLASSES
+from adaptk.catalogue._index import HELPERS
 
 if TYPE_CHECKING:
     from adaptk._rule import TracedRule

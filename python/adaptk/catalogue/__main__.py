@@ -21,7 +21,12 @@ def files() -> Iterator[tuple[Path, bytes]]:
         texts = _Texts(e.name, e.class_name or None, summary, e.formula, e.source, e.evaluation)
         parts = _Parts(e.states, e.hyperparameters, e.carried, e.nonnegative, e.ranges, e.meanings)
         yield HERE / "programs" / f"{e.name}.rule", build(texts, parts, e.function)
-    lines = ["# Made by python -m adaptk.catalogue.", "", "# The class of each rule.", "CLASSES: dict[str, str] = {"]
+    lines = [
+        '"""Names of the catalogue\'s rules: made by ``python -m adaptk.catalogue``."""',
+        "",
+        "# The class of each rule.",
+        "CLASSES: dict[str, str] = {",
+    ]
     lines += [f'    "{e.name}": "{e.class_name}",' for e in ENTRIES.values() if e.class_name]
     helpers = "".join(f'    "{e.name}",\n' for e in ENTRIES.values() if not e.class_name)
     lines += ["}", "", "# Rules that serve others.", f"HELPERS: tuple[str, ...] = (\n{helpers})", ""]

@@ -1,6 +1,5 @@
 """Rules that divide a moment of the gradient by the root of a second one."""
 
-
 from __future__ import annotations
 
 from typing import Any

@@ -42,7 +42,7 @@ def madgrad(p: Any, g: Any, grad_sum: Any, grad_sum_sq: Any, x0: Any, h: Any, t:
     return h.momentum * p + (1 - h.momentum) * z, s, n, x0
 
 
-@entry("Kate", formula="b += g^2;  m += delta*g^2 + g^2/b;  p -= lr*sqrt(m)*g/(b + eps)", 
+@entry("Kate", formula="b += g^2;  m += delta*g^2 + g^2/b;  p -= lr*sqrt(m)*g/(b + eps)",
        source="Choudhury et al. 2024",
        states={"squares": 0.0, "ratios": 0.0}, nonnegative=["squares", "ratios"], lr=1e-3, delta=0.0, eps=1e-8,
        ranges={"delta": "[0, inf)"},
