@@ -13,7 +13,7 @@ from typing import Any
 import adaptk
 import numpy as np
 import pytest
-from adaptk import _core, _reference, _stubs
+from adaptk import _core, _reference, _stubs, catalogue
 from oracles import ORACLES
 
 ROOT = Path(__file__).parents[1]
@@ -210,8 +210,9 @@ def test_the_stub_of_a_class(name: str) -> None:
 
 
 def test_stubs_have_nothing_else() -> None:
-    assert set(definitions(PACKAGE / "ops.pyi")) == set(RULES)
-    assert set(definitions(PACKAGE / "optim.pyi")) == {"optimizer_for", *adaptk.optim.CLASSES}
+    assert set(definitions(PACKAGE / "ops.pyi")) == {*RULES, *catalogue.CLASSES}
+    of_catalogue = set(catalogue.CLASSES.values())
+    assert set(definitions(PACKAGE / "optim.pyi")) == {"optimizer_for", *adaptk.optim.CLASSES} | of_catalogue
 
 
 def test_the_stub_of_the_core() -> None:

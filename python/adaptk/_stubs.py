@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from adaptk import _registry
 from adaptk._docs import class_options, jax_options, state_name
-from adaptk._registry import Rule, rules
+from adaptk._registry import Rule
 
-RULES = rules(catalogue=True)
+RULES = _registry.rules(catalogue=True)
 _HEADER = "# Made by python -m adaptk._stubs from the registry.\n"
 
 
