@@ -21,7 +21,7 @@ LIBRARY = next(path for pattern in ("lib/libadaptk.*", "adaptk-*.dll") for path 
 
 OK, INVALID_ARGUMENT, INVALID_TYPE, UNKNOWN_NAME, BUSY, UNSUPPORTED = range(6)
 CODES = {"float32": (2, 32), "float64": (2, 64), "float16": (2, 16), "bfloat16": (4, 16)}
-CODES |= {"int8": (0, 8), "uint8": (1, 8), "int16": (0, 16)}
+CODES |= {"int8": (0, 8), "uint8": (1, 8), "int16": (0, 16), "int32": (0, 32), "int64": (0, 64)}
 
 
 class Device(ctypes.Structure):
@@ -46,6 +46,13 @@ class Tensor(ctypes.Structure):
 
 class Stored(ctypes.Structure):
     _fields_ = (("size", c_size_t), ("data", POINTER(Tensor)), ("scales", POINTER(Tensor)), ("format", c_char_p))
+
+
+class Rows(ctypes.Structure):
+    _fields_ = (
+        *(("size", c_size_t), ("indices", POINTER(Tensor)), ("values", POINTER(Tensor))),
+        ("last_step", pointer),
+    )
 
 
 class Format(ctypes.Structure):
@@ -233,6 +240,47 @@ def step_stored(
         lib.adaptk_step_stored(
             *(rule.encode(), *hypers(hyper), c_int64(number), c_uint64(seed), c_size_t(len(params))),
             *(tensors(params), tensors(grads), all_stored(states), given, None),
+        )
+    )
+
+
+LAZY, DENSE, CATCH_UP = range(3)
+
+
+def rows(indices: Any, values: Any, last_step: Array | None = None, **fields: Any) -> Rows:
+    """A gradient of rows, or one with other contents."""
+    parts = [x if x is None or isinstance(x, Tensor) else tensor(x) for x in (indices, values)]
+    r = Rows(**{"size": ctypes.sizeof(Rows), **fields})
+    for name, x in zip(("indices", "values"), parts, strict=True):
+        if x is not None:
+            setattr(r, name, ctypes.pointer(x))
+    if last_step is not None:
+        r.last_step = last_step.ctypes.data
+    r.kept = [parts, last_step]
+    return r
+
+
+def step_rows(
+    rule: str,
+    params: Sequence[Any],
+    grads: Sequence[Rows | None],
+    states: Sequence[Any],
+    number: int,
+    mode: int = LAZY,
+    seed: int = 0,
+    given: Any = None,
+    out: Report | None = None,
+    **hyper: Any,
+) -> None:
+    given_rows = (POINTER(Rows) * max(len(grads), 1))()
+    for i, g in enumerate(grads):
+        if g is not None:
+            given_rows[i] = ctypes.pointer(g)
+    check(
+        lib.adaptk_step_rows(
+            *(rule.encode(), *hypers(hyper), c_int64(number), c_uint64(seed), c_size_t(len(params))),
+            *(tensors(params), given_rows, all_stored(states), c_int(mode), given),
+            None if out is None else byref(out),
         )
     )
 

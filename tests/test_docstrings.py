@@ -74,6 +74,7 @@ def test_signatures_of_functions(rule: str) -> None:
     parameters = inspect.signature(getattr(adaptk.ops, rule)).parameters
     buffers = ["param", "grad", *(s.name for s in RULES[rule].states)]
     defaults = {"seed": 0, "param_format": None, "zero_grad": False, "copy_out": None, "ema": None}
+    defaults |= {"sparse": "lazy", "last_step": None}
     defaults |= {h.name: h.default for h in RULES[rule].hyperparameters}
     assert list(parameters) == [*buffers, "step", *defaults]
     for name, p in parameters.items():
@@ -87,7 +88,7 @@ def test_signatures_of_classes(name: str) -> None:
     parameters = inspect.signature(getattr(adaptk, name)).parameters
     mine = [c for c in CASES if c.name == name]
     known = {"params", "convention", "clip_norm", "skip_nonfinite", "capturable"}
-    known |= {"state_dtype", "min_8bit_size", "seed", "param_format"}
+    known |= {"state_dtype", "min_8bit_size", "seed", "param_format", "sparse"}
     for case in mine:
         rule = RULES[case.rule]
         known |= {h.name for h in rule.hyperparameters} | {*rule.variant}

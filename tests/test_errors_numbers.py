@@ -227,6 +227,8 @@ def test_signature_is_what_the_function_takes(rule: str) -> None:
         "zero_grad",
         "copy_out",
         "ema",
+        "sparse",
+        "last_step",
         *hypers,
     ]
     for h in RULES[rule].hyperparameters:

@@ -59,10 +59,10 @@ def test_the_options_that_are_listed_are_all_that_there_are() -> None:
         *("lr", "rho", "eps", "eps_in", "eps_out", "weight_decay", "decoupled", "maximize", "grad_scale"),
         *("centered", "momentum", "nesterov", "initial_accumulator_value"),
         *("convention", "clip_norm", "skip_nonfinite", "capturable"),
-        *("state_dtype", "min_8bit_size", "seed", "param_format"),
+        *("state_dtype", "min_8bit_size", "seed", "param_format", "sparse"),
     ]
     values = {"convention": "book", "lr": 0.1, "rho": 0.5, "momentum": 0.5, "state_dtype": "float16"}
-    values |= {"min_8bit_size": 0, "seed": 1, "param_format": "sr"}
+    values |= {"min_8bit_size": 0, "seed": 1, "param_format": "sr", "sparse": "dense"}
     for option in set(listed) - {"eps", "eps_in", "eps_out", "nesterov", "capturable"}:
         value = values.get(option, 1.0 if option in ("clip_norm", "grad_scale") else False)
         adaptk.RMSProp(W, **{option: value})
@@ -203,13 +203,14 @@ def test_constructors_of_adaptk_torch_look_as_torchs() -> None:
     for name in ("Adam", "SGD", "Rprop"):
         ours, theirs = getattr(at, name), getattr(torch.optim, name)
         for mine, torchs in ((ours, theirs), (ours.__init__, theirs.__init__)):
-            *parameters, dtype, size, seed, form = inspect.signature(mine).parameters.values()
+            *parameters, dtype, size, seed, form, sparse = inspect.signature(mine).parameters.values()
             assert parameters == list(inspect.signature(torchs).parameters.values())
-            assert [p.name for p in (dtype, size, seed, form)] == [
+            assert [p.name for p in (dtype, size, seed, form, sparse)] == [
                 "state_dtype",
                 "min_8bit_size",
                 "seed",
                 "param_format",
+                "sparse",
             ]
 
 

@@ -36,10 +36,6 @@ WITHOUT_A_CLASS = {
 
 # What the classes here refuse and torch's do. These tests have to fail: one that passes is no exclusion any more.
 EXCLUDED = {
-    "test_sparse_gradients": {
-        "Adagrad": "a fused step updates every element: sparse gradients are refused",
-        "SGD": "a fused step updates every element: sparse gradients are refused",
-    },
     "test_steps_for_autograd": dict.fromkeys(
         NAMES, "a fused step is not recorded by autograd: differentiable=True is refused"
     ),

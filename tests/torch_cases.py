@@ -199,5 +199,6 @@ def in_another_process(code: str, timeout: float = 120) -> str:
 # Steps that fail
 
 
-def sparse(shape: tuple[int, ...]) -> Any:
-    return torch.ones(shape).to_sparse()
+def sparse_beyond(shape: tuple[int, ...]) -> Any:
+    """A sparse gradient whose index is that of no row."""
+    return torch.sparse_coo_tensor(torch.tensor([[7]]), torch.ones(1), shape, check_invariants=False)

@@ -5,6 +5,7 @@
 #include "arguments.hpp"
 #include "kernel_table.hpp"
 #include "reduce.hpp"
+#include "rows_intake.hpp"
 #include "stored.hpp"
 
 #include <array>
@@ -32,6 +33,8 @@ struct Call {
     PyObject* copy_out = nullptr;  // a buffer or a list, if any
     py::object ema;                // the same, of averages
     double ema_decay = 0.0;
+    detail::SparseMode sparse = detail::SparseMode::lazy;
+    PyObject* last_step = nullptr;  // a buffer or a list, if any
 
     explicit Call(const RuleNames& n) : names(n), segment{n.rule, n.defaults, 1, 1} {}
     void parse(PyObject* const* args, py::ssize_t nargs, PyObject* kwnames);
@@ -49,6 +52,8 @@ PyObject* param_format_name = nullptr;
 PyObject* zero_grad_name = nullptr;
 PyObject* copy_out_name = nullptr;
 PyObject* ema_name = nullptr;
+PyObject* sparse_name = nullptr;
+PyObject* last_step_name = nullptr;
 
 bool same_name(PyObject* a, PyObject* b) { return a == b || PyUnicode_Compare(a, b) == 0; }
 
@@ -65,6 +70,11 @@ void Call::parse(PyObject* const* args, py::ssize_t nargs, PyObject* kwnames) {
             fail(PyExc_TypeError, who + "() missing required argument '" + names.buffer_text[i] + "'");
     }
     if (!has_step) fail(PyExc_TypeError, who + "() missing required keyword-only argument 'step'");
+    const bool catches_up = sparse == detail::SparseMode::catch_up;
+    if (catches_up && last_step == nullptr)
+        fail(PyExc_TypeError, "last_step: sparse='catch_up' needs it: an int64 array with a number for each row of the "
+                              "param, of zeros at the start");
+    if (!catches_up && last_step != nullptr) fail(PyExc_TypeError, "last_step: is for sparse='catch_up' alone");
     if (device_values.empty()) check_together(*names.rule, segment.hyper);
 }
 
@@ -90,6 +100,10 @@ bool Call::option(PyObject* name, PyObject* value, bool identity) {
         const std::optional<Ema> given = ema_value(value);
         ema = given ? given->buffers : py::object();
         ema_decay = given ? given->decay : 0.0;
+    } else if (is(sparse_name)) {
+        sparse = sparse_mode_value(value);
+    } else if (is(last_step_name)) {
+        last_step = value == Py_None ? nullptr : value;
     } else {
         return false;
     }
@@ -121,17 +135,19 @@ void Call::keyword(PyObject* name, PyObject* value) {
             }
         }
     }
-    std::string known = "step, seed, param_format, zero_grad, copy_out, ema";
+    std::string known = "step, seed, param_format, zero_grad, copy_out, ema, sparse, last_step";
     for (std::size_t i = 0; i < names.hypers; ++i) known += std::string(", ") + names.hyper_info[i].name;
     PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R; it takes %s", names.rule->name, name,
                  known.c_str());
     throw py::error_already_set();
 }
 
-// Takes and checks the buffers of one tensor; `sides` collects those beside a param or a state.
+// Takes and checks the buffers of one tensor; `sides` collects those beside a param or a state. A gradient of rows is
+// left out.
 void take_tensor(const RuleNames& names, ParamFormat param_format, PyObject* const* objects, py::ssize_t index, View* v,
                  std::vector<View>& sides, ParamUpdate& out, WorkStream& work) {
     for (std::size_t b = 0; b < names.buffers; ++b) {
+        if (b == 1 && is_of_rows(objects[1])) continue;
         const ArgName name{names.buffer_text[b], index};
         if (b >= 2 && PyTuple_Check(objects[b])) {
             out.set(b, take_state(objects[b], name, v[0], v[b], sides.emplace_back(), work));
@@ -154,6 +170,41 @@ void take_tensor(const RuleNames& names, ParamFormat param_format, PyObject* con
     out.size = v[0].size;
 }
 
+void read_device_values(Call& call);
+
+// Takes a gradient of rows and what belongs to it, or has all rows catch up before an ordinary one; `made` keeps what
+// the step needs.
+void take_rows(Call& call, PyObject* grad, PyObject* last_step, py::ssize_t index, const View& param,
+               std::vector<std::unique_ptr<RowGrad>>& made, ParamUpdate& tensor) {
+    const bool of_rows = is_of_rows(grad);
+    if (!of_rows && last_step == nullptr) return;
+    if (call.device_step != nullptr || !call.device_values.empty()) read_device_values(call);
+    const RuleInfo& rule = *call.names.rule;
+    RowGrad& rows = *made.emplace_back(std::make_unique<RowGrad>());
+    const ArgName name{"grad", index};
+    if (of_rows) {
+        if (call.zero_grad)
+            fail(PyExc_ValueError, "zero_grad: " + name.text() +
+                                       " has values for some rows alone, which are made anew "
+                                       "for each step; leave it out");
+        rows.take(grad, name, param, call.sparse, rule, call.segment.hyper, tensor, call.work);
+    } else {
+        check_has_rows(param, {"last_step", index});
+        rows.take_whole(param, tensor);
+    }
+    if (last_step == nullptr) return;
+    const std::string text = ArgName{"last_step", index}.text();
+    rows.last_step = Integers::take(py::reinterpret_borrow<py::object>(last_step), text, true);
+    rows.take_last_step(rows.last_step, text, rule, call.segment.hyper);
+    const auto begin = reinterpret_cast<std::uintptr_t>(rows.update.last_step);
+    const auto end = begin + rows.last_step.index.bytes();
+    for (std::size_t b = 0; b < call.names.buffers; ++b) {
+        const auto at = reinterpret_cast<std::uintptr_t>(tensor.buffer[b]);
+        if (tensor.buffer[b] != nullptr && at < end && begin < at + tensor.bytes(b))
+            fail_overlap({text.c_str()}, {call.names.buffer_text[b], index});
+    }
+}
+
 // Memory of a buffer, or of what lies beside it.
 struct Extent {
     std::uintptr_t begin, end;
@@ -162,7 +213,7 @@ struct Extent {
 
 // Of one tensor alone, which no index is made for. The epilogue may be null.
 void check_own_overlap(const RuleNames& names, const ParamUpdate& t, const detail::Epilogue* epilogue) {
-    Extent memory[2 * max_buffers + 2];
+    Extent memory[2 * max_buffers + 4];
     std::size_t n = 0;
     const auto add = [&](const detail::Slot& s, std::size_t number) {
         const auto begin = reinterpret_cast<std::uintptr_t>(s.data);
@@ -172,7 +223,14 @@ void check_own_overlap(const RuleNames& names, const ParamUpdate& t, const detai
         add(epilogue->copy, detail::copy_buffer);
         add(epilogue->average, detail::average_buffer);
     }
+    if (t.rows != nullptr && !t.rows->whole) {
+        const auto values = reinterpret_cast<std::uintptr_t>(t.rows->values().data);
+        memory[n++] = {values, values + t.rows->values_bytes(), 1};
+        const auto index = reinterpret_cast<std::uintptr_t>(t.rows->index().data);
+        memory[n++] = {index, index + t.rows->index().bytes(), 1};
+    }
     for (std::size_t b = 0; b < names.buffers; ++b) {
+        if (t.buffer[b] == nullptr) continue;  // of rows
         const auto begin = reinterpret_cast<std::uintptr_t>(t.buffer[b]);
         memory[n++] = {begin, begin + t.bytes(b), b};
         if (t.side[b] == nullptr) continue;
@@ -181,6 +239,7 @@ void check_own_overlap(const RuleNames& names, const ParamUpdate& t, const detai
     }
     for (std::size_t x = 0; x < n; ++x) {
         for (std::size_t y = x + 1; y < n; ++y) {
+            if (memory[x].buffer == 1 && memory[y].buffer == 1) continue;
             if (memory[x].begin < memory[y].end && memory[y].begin < memory[x].end)
                 fail_overlap({text_of_buffer(names, memory[x].buffer)}, {text_of_buffer(names, memory[y].buffer)});
         }
@@ -260,11 +319,6 @@ class EpilogueBuffers {
                 take_beside(averages_[i], {"ema", index}, param, stored, views_.emplace_back(), work);
     }
 
-  private:
-    std::vector<py::object> copies_, averages_;
-    std::vector<detail::Epilogue> epilogues_;
-    std::deque<View> views_;
-
     static std::vector<py::object> held(PyObject* given, const char* name, std::size_t count, bool list) {
         if (given == nullptr) return {};
         if (!list) return {py::reinterpret_borrow<py::object>(given)};
@@ -277,6 +331,11 @@ class EpilogueBuffers {
                                        std::to_string(count) + " as in param");
         return objects;
     }
+
+  private:
+    std::vector<py::object> copies_, averages_;
+    std::vector<detail::Epilogue> epilogues_;
+    std::deque<View> views_;
 };
 
 void run_one(Call& call) {
@@ -285,6 +344,8 @@ void run_one(Call& call) {
     std::vector<View> sides;
     ParamUpdate tensor;
     take_tensor(names, call.param_format, call.buffer, -1, views, sides, tensor, call.work);
+    std::vector<std::unique_ptr<RowGrad>> rows;
+    take_rows(call, call.buffer[1], call.last_step, -1, views[0], rows, tensor);
     if (!call.has_epilogue()) {
         check_own_overlap(names, tensor, nullptr);
         run(call, {&tensor, 1}, views[0].device, tensor.size);
@@ -342,12 +403,17 @@ void run_list(Call& call) {
     std::vector<View> sides;
     std::vector<ParamUpdate> tensors(count);
     EpilogueBuffers beside(call, count, true);
+    std::vector<std::unique_ptr<RowGrad>> rows;
+    std::vector<py::object> given_last;
+    if (call.last_step != nullptr) given_last = EpilogueBuffers::held(call.last_step, "last_step", count, true);
     std::int64_t total = 0;
     for (std::size_t i = 0; i < count; ++i) {
         PyObject* of_tensor[max_buffers];
         View* const v = &views[i * names.buffers];
         for (std::size_t b = 0; b < names.buffers; ++b) of_tensor[b] = objects[i * names.buffers + b].ptr();
         take_tensor(names, call.param_format, of_tensor, py::ssize_t(i), v, sides, tensors[i], call.work);
+        take_rows(call, of_tensor[1], given_last.empty() ? nullptr : given_last[i].ptr(), py::ssize_t(i), v[0], rows,
+                  tensors[i]);
         if (call.zero_grad) check_writable(v[1], {"grad", py::ssize_t(i)}, "zero_grad");
         beside.take(i, py::ssize_t(i), v[0], tensors[i].format[0], call.work);
         tensors[i].number = std::uint32_t(i);
@@ -648,6 +714,8 @@ void register_functions(py::module_& m) {
     zero_grad_name = interned("zero_grad");
     copy_out_name = interned("copy_out");
     ema_name = interned("ema");
+    sparse_name = interned("sparse");
+    last_step_name = interned("last_step");
     m.def("layout", layout, py::arg("buffer"), py::arg("name"));
     m.def("check_param", check_param_object, py::arg("buffer"), py::arg("name"));
     m.def("check_hyperparameters", check_hyperparameters, py::arg("rule"), py::arg("values"));

@@ -62,7 +62,10 @@ py::dict describe(const RuleInfo& r) {
     return py::dict(py::arg("key") = r.key, py::arg("name") = r.name, py::arg("class_name") = r.class_name,
                     py::arg("variant") = r.variant, py::arg("summary") = r.summary, py::arg("formula") = r.formula,
                     py::arg("source") = r.source, py::arg("hyperparameters") = hypers, py::arg("states") = states,
-                    py::arg("presets") = presets, py::arg("carried") = carried, py::arg("evaluation") = r.evaluation);
+                    py::arg("presets") = presets, py::arg("carried") = carried, py::arg("evaluation") = r.evaluation,
+                    py::arg("catch_up") = r.idle == Idle::exact         ? "exact"
+                                          : r.idle == Idle::approximate ? "approximate"
+                                                                        : "");
 }
 
 py::list registry() {

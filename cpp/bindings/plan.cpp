@@ -2,6 +2,7 @@
 
 #include "arguments.hpp"
 #include "rule_program.hpp"
+#include "rows_intake.hpp"
 #include "step_plan.hpp"
 #include "stored.hpp"
 
@@ -44,8 +45,10 @@ struct ParamObjects {
     std::string label;        // "[3]" or "['w']"
     BoundBuffer param, side;  // side: of a param that is split
     ParamFormat format = ParamFormat::plain;
-    std::vector<BoundBuffer> states, scales;       // a state without scales has an empty place among them
-    std::vector<const detail::FormatInfo*> named;  // formats of states that dtypes do not tell; else null
+    std::vector<BoundBuffer> states, scales;               // a state without scales has an empty place among them
+    std::vector<const detail::FormatInfo*> named;          // formats of states that dtypes do not tell; else null
+    detail::SparseMode sparse = detail::SparseMode::lazy;  // for gradients of rows
+    py::object last_step;                                  // of catch_up, or null
 };
 
 // What a step looks at first, apart from the rest, so that it stays in the cache.
@@ -55,11 +58,16 @@ struct Quick {
     PyObject* object[1 + max_states];  // the param and the states; ParamObjects holds the references
 };
 
+// Of one step.
+using RowGrads = std::vector<std::unique_ptr<RowGrad>>;
+
 class Plan {
   public:
     explicit Plan(bool capturable) : capturable_(capturable) {}
     void add_group(const std::string& rule, const py::list& params, const py::list& states,
-                   const std::vector<std::string>& labels, const py::object& param_format);
+                   const std::vector<std::string>& labels, const py::object& param_format, const py::object& sparse,
+                   const py::list& last_steps);
+    void catch_up(const py::list& groups);
     void set_seed(const py::object& seed);
     py::tuple step(const py::object& grads, const py::list& groups, const py::object& scale, const py::object& clip,
                    bool skip_nonfinite, const py::object& zero_grad, const py::object& copy_out, const py::object& ema,
@@ -93,7 +101,9 @@ class Plan {
     detail::HyperValues read_group(std::uint32_t group, const py::handle& values,
                                    std::vector<DeviceValue>& on_device) const;
     Device device() const { return params_.empty() ? Device{} : params_[0].param.view.device; }
-    void take_grads(const std::vector<py::object>& grads, bool zero_grad, WorkStream& stream, std::vector<View>& views);
+    void take_grads(const std::vector<py::object>& grads, bool zero_grad, WorkStream& stream, std::vector<View>& views,
+                    RowGrads& rows);
+    void take_last_step(std::size_t i, RowGrad& rows) const;
     void take_epilogues(const std::vector<py::object>& copies, const std::vector<py::object>& averages,
                         WorkStream& stream, std::vector<View>& views);
     void look_for_captures(WorkStream& stream);
@@ -150,7 +160,8 @@ void Plan::fail_both_written(const detail::Overlap& overlap, const std::string& 
 
 // Everything is made aside, and put in place by what cannot fail.
 void Plan::add_group(const std::string& rule, const py::list& params, const py::list& states,
-                     const std::vector<std::string>& labels, const py::object& param_format) {
+                     const std::vector<std::string>& labels, const py::object& param_format, const py::object& sparse,
+                     const py::list& last_steps) {
     const auto locked = lock_.take();
     const Busy busy(busy_);
     if (plan_.is_ahead()) fail(PyExc_RuntimeError, "add_param_group() inside lookahead(): leave the block first");
@@ -158,6 +169,7 @@ void Plan::add_group(const std::string& rule, const py::list& params, const py::
     const std::size_t count = params.size();
     const std::size_t before = params_.size();
     const ParamFormat format = param_format_value(param_format.ptr());
+    const detail::SparseMode mode = sparse_mode_value(sparse.ptr());
     std::vector<ParamObjects> objects(count);
     std::vector<ParamUpdate> updates(count);
     std::vector<Quick> quick(count);
@@ -166,6 +178,8 @@ void Plan::add_group(const std::string& rule, const py::list& params, const py::
         ParamObjects& t = objects[i];
         t.label = labels.at(i);
         t.format = format;
+        t.sparse = mode;
+        if (i < last_steps.size() && !last_steps[i].is_none()) t.last_step = last_steps[i];
         t.param.object = params[i];
         if (PyTuple_Check(t.param.object.ptr())) {
             const auto pair = py::tuple(t.param.object);
@@ -306,7 +320,7 @@ detail::HyperValues Plan::read_group(std::uint32_t group, const py::handle& valu
 
 // The gradients of those that have one; `views` are held until the step is done.
 void Plan::take_grads(const std::vector<py::object>& grads, bool zero_grad, WorkStream& stream,
-                      std::vector<View>& views) {
+                      std::vector<View>& views, RowGrads& rows) {
     const NumpyTypes& numpy = numpy_types();
     const bool cuda = device().cuda;
     plan_.begin();
@@ -314,6 +328,22 @@ void Plan::take_grads(const std::vector<py::object>& grads, bool zero_grad, Work
         if (grads[i].is_none()) continue;
         const std::int64_t taken = plan_.host_steps(i);
         if (taken == INT64_MAX) fail(PyExc_ValueError, "step: more than 2**63 - 1 steps");
+        if (is_of_rows(grads[i].ptr())) {
+            const ArgName name = name_of(i, 1);
+            if (zero_grad)
+                fail(PyExc_ValueError, "zero_grad: " + name.text() +
+                                           " has values for some rows alone, which are made "
+                                           "anew for each step; leave it out");
+            RowGrad& of_rows = *rows.emplace_back(std::make_unique<RowGrad>());
+            ParamUpdate update = plan_.update(i);
+            const std::uint32_t group = plan_.group_of(i);
+            of_rows.take(grads[i].ptr(), name, params_[i].param.view, params_[i].sparse, plan_.rule(group),
+                         plan_.hyper(group), update, stream);
+            if (params_[i].last_step) take_last_step(i, of_rows);
+            if (!plan_.add_rows(i, of_rows.update, taken + 1))
+                fail(PyExc_ValueError, "params: more than 2**63 elements in all");
+            continue;
+        }
         Format format = plan_.update(i).dtype();
         void* data = cuda ? nullptr : quick_[i].shape.data_of(numpy, grads[i].ptr(), format, zero_grad);
         if (data == nullptr) {
@@ -327,6 +357,50 @@ void Plan::take_grads(const std::vector<py::object>& grads, bool zero_grad, Work
             views.push_back(std::move(g));
         }
         if (!plan_.add(i, data, format, taken + 1)) fail(PyExc_ValueError, "params: more than 2**63 elements in all");
+        if (!params_[i].last_step) continue;
+        RowGrad& whole = *rows.emplace_back(std::make_unique<RowGrad>());
+        ParamUpdate update = plan_.update(i);
+        whole.take_whole(params_[i].param.view, update);
+        take_last_step(i, whole);
+        plan_.set_rows(i, whole.update);
+    }
+}
+
+void Plan::take_last_step(std::size_t i, RowGrad& rows) const {
+    const std::string name = "last_step of " + name_of(i, 0).text();
+    rows.last_step = Integers::take(params_[i].last_step, name, true);
+    const std::uint32_t group = plan_.group_of(i);
+    rows.take_last_step(rows.last_step, name, plan_.rule(group), plan_.hyper(group));
+}
+
+// Rows that have missed steps take them now.
+void Plan::catch_up(const py::list& groups) {
+    const auto locked = lock_.take();
+    const Busy busy(busy_);
+    if (plan_.is_ahead()) fail(PyExc_RuntimeError, "catch_up() inside lookahead(): leave the block first");
+    check_group_count(groups);
+    std::vector<DeviceValue> values;
+    for (std::uint32_t g = 0; g < names_.size(); ++g) plan_.hyper(g) = read_group(g, item_of(groups, g), values);
+    WorkStream stream;
+    refresh(stream);
+    RowGrads rows;
+    std::vector<std::size_t> which;
+    for (std::size_t i = 0; i < params_.size(); ++i) {
+        if (!params_[i].last_step) continue;
+        ParamUpdate update = plan_.update(i);
+        rows.emplace_back(std::make_unique<RowGrad>())->take_whole(params_[i].param.view, update);
+        take_last_step(i, *rows.back());
+        which.push_back(i);
+    }
+    const MaybeReleaseGil released(true);
+    for (std::size_t n = 0; n < which.size(); ++n) {
+        const std::size_t i = which[n];
+        const std::uint32_t group = plan_.group_of(i);
+        detail::Segment segment{&plan_.rule(group), plan_.hyper(group), plan_.host_steps(i), 1};
+        segment.seed = plan_.seed(group);
+        ParamUpdate update = plan_.update(i);
+        update.rows = &rows[n]->update;
+        detail::catch_up_rows(segment, update, plan_.host_steps(i));
     }
 }
 
@@ -383,7 +457,8 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, const py::
     WorkStream stream;
     refresh(stream);
     std::vector<View> views;
-    take_grads(held, options.zero_grad, stream, views);
+    RowGrads rows;
+    take_grads(held, options.zero_grad, stream, views, rows);
     take_epilogues(copies, of_ema, stream, views);
     if (const auto overlap = plan_.check(options.zero_grad))
         fail_overlap(name_of(overlap->first.tensor, overlap->first.buffer),
@@ -560,7 +635,8 @@ void register_plan(py::module_& m) {
     py::class_<Plan>(m, "Plan")
         .def(py::init<bool>(), py::arg("capturable") = false)
         .def("add_group", &Plan::add_group, py::arg("rule"), py::arg("params"), py::arg("states"), py::arg("labels"),
-             py::arg("param_format") = py::none())
+             py::arg("param_format") = py::none(), py::arg("sparse") = "lazy", py::arg("last_steps") = py::list())
+        .def("catch_up", &Plan::catch_up, py::arg("groups"))
         .def("step", &Plan::step, py::arg("grads"), py::arg("groups"), py::arg("grad_scale"), py::arg("clip_norm"),
              py::arg("skip_nonfinite"), py::arg("zero_grad") = false, py::arg("copy_out") = py::none(),
              py::arg("ema") = py::none(), py::arg("grad_norm") = py::none())

@@ -1,6 +1,7 @@
 #include "torch_plan.hpp"
 
 #include "arguments.hpp"
+#include "rows_intake.hpp"
 #include "step_plan.hpp"
 #include "stored.hpp"
 
@@ -344,6 +345,7 @@ class TorchPlan {
     std::vector<const RuleNames*> names_;              // of each group, at this step
     std::vector<std::vector<DeviceValue>> on_device_;  // hyperparameters of each group
     std::vector<ParamFormat> param_formats_;           // of each group
+    std::vector<detail::SparseMode> sparse_;           // of each group
     std::vector<std::size_t> group_sizes_;
     std::vector<std::pair<PyObject*, PyObject*>> seen_state_;  // keys and values of the optimizer's state, in order
     std::uint64_t state_version_ = 0;
@@ -361,11 +363,13 @@ class TorchPlan {
 
     // Of the step under way.
     std::vector<Later> later_;
-    std::vector<WorkStream> streams_;       // of plan_.shares()
-    std::vector<py::object> grads_;         // those that Python has an object of
-    std::vector<View> views_;               // what has to be held until the step is done
-    std::vector<py::object> copies_;        // what goes back into tensors that others stand in for
-    bool all_ = true;                       // every param has a gradient
+    std::vector<WorkStream> streams_;             // of plan_.shares()
+    std::vector<py::object> grads_;               // those that Python has an object of
+    std::vector<View> views_;                     // what has to be held until the step is done
+    std::vector<std::unique_ptr<RowGrad>> rows_;  // gradients of rows
+    std::vector<py::object> copies_;              // what goes back into tensors that others stand in for
+    bool all_ = true;                             // every param has a gradient
+    bool zero_grad_ = false;
     std::vector<std::size_t> moved_grads_;  // of tensors whose gradient is read elsewhere than where it is
 
     class UnderWay;
@@ -392,6 +396,7 @@ class TorchPlan {
         return info_of(plan_.update(i).dtype()).as_param[std::size_t(param_formats_[plan_.group_of(i)])];
     }
     void add(std::size_t i, const Slot& grad, const WorkStream& stream);
+    void add_rows(std::size_t i, const py::object& owner);
     bool take_quickly(std::size_t i, HeldGrads& held);
     bool take_all_quickly(HeldGrads& held);
     void take_carefully(const py::object& owner, const std::vector<py::object>& groups, const py::list& undo);
@@ -414,6 +419,8 @@ PyObject* grad_name = nullptr;
 PyObject* params_name = nullptr;
 PyObject* seed_key = nullptr;
 PyObject* param_format_key = nullptr;
+PyObject* sparse_key = nullptr;
+PyObject* is_sparse_name = nullptr;
 
 std::string label_of(std::size_t i) { return "[" + std::to_string(i) + "]"; }
 
@@ -457,6 +464,7 @@ void TorchPlan::list_params(const std::vector<py::object>& groups) {
     names_.assign(params.size(), nullptr);
     on_device_.assign(params.size(), {});
     param_formats_.assign(params.size(), ParamFormat::plain);
+    sparse_.assign(params.size(), detail::SparseMode::lazy);
     plan_.clear_tensors();
     for (const std::size_t size : group_sizes_) {
         const std::uint32_t group = plan_.add_group(detail::rules()[0], {});
@@ -762,6 +770,8 @@ void TorchPlan::choose(std::uint32_t group, const py::handle& rule) {
     plan_.seed(group) = seed ? seed_value(seed.ptr()) : 0;
     const py::object format = value_of(values.ptr(), param_format_key);
     param_formats_[group] = format ? param_format_value(format.ptr()) : ParamFormat::plain;
+    const py::object sparse = value_of(values.ptr(), sparse_key);
+    sparse_[group] = sparse ? sparse_mode_value(sparse.ptr()) : detail::SparseMode::lazy;
     plan_.hyper(group) = hyper;
 }
 
@@ -824,6 +834,30 @@ void TorchPlan::add(std::size_t i, const Slot& grad, const WorkStream& stream) {
     check_runs_on_cuda(*names_of_group(i).rule);
     if (plan_.shares().size() > shares) start_stream(t.object[0]);
     if (stream.device() >= 0) stream_of(device).meet(device.id, stream.stream());
+}
+
+// The same with a sparse gradient, which has values for some rows.
+void TorchPlan::add_rows(std::size_t i, const py::object& owner) {
+    const std::string label = label_of(i);
+    const ArgName name{"grads", -1, label.c_str()};
+    Tensor& t = tensors_[i];
+    const py::tuple pair = owner.attr("_rows_of")(t.param, grads_[i], "params" + label, t.odd);
+    View param;
+    WorkStream stream;
+    View::take(t.object[0], name, param, stream);
+    if (zero_grad_)
+        fail(PyExc_ValueError, "zero_grad: " + name.text() +
+                                   " has values for some rows alone, which are made anew for "
+                                   "each step; leave it out");
+    RowGrad& rows = *rows_.emplace_back(std::make_unique<RowGrad>());
+    ParamUpdate update = plan_.update(i);
+    const std::uint32_t group = plan_.group_of(i);
+    rows.take(pair.ptr(), name, param, sparse_[group], *t.names->rule, plan_.hyper(group), update, stream);
+    views_.push_back(std::move(param));
+    moved_grads_.push_back(i);
+    grads_[i] = pair;
+    add(i, {nullptr, compute_format(update.format[0])}, stream);
+    plan_.set_rows(i, rows.update);
 }
 
 // The share that has been begun works on the current stream of its first tensor's library.
@@ -936,6 +970,7 @@ void TorchPlan::take_carefully(const py::object& owner, const std::vector<py::ob
     later_.clear();
     moved_grads_.clear();
     streams_.clear();
+    rows_.clear();
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
         Tensor& t = tensors_[i];
         grads_[i] = attribute(t.param.ptr(), grad_name);
@@ -949,6 +984,10 @@ void TorchPlan::take_carefully(const py::object& owner, const std::vector<py::ob
         if (tensors_[i].names == nullptr && !grads_[i].is_none()) bind(i, owner, groups[plan_.group_of(i)], undo);
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
         if (grads_[i].is_none()) continue;
+        if (attribute(grads_[i].ptr(), is_sparse_name).cast<bool>()) {
+            add_rows(i, owner);
+            continue;
+        }
         WorkStream stream;
         Slot grad;
         if (!tensors_[i].odd || !take_stand_ins(i, owner, groups, undo, stream, grad))
@@ -1189,6 +1228,7 @@ class TorchPlan::UnderWay {
         plan_.bound_.clear();
         plan_.later_.clear();
         plan_.streams_.clear();
+        plan_.rows_.clear();
         // Objects go last: their end may run Python.
         plan_.views_.clear();
         const auto held = std::exchange(plan_.held_, {});
@@ -1299,6 +1339,8 @@ bool TorchPlan::step_param(const py::object& owner, const py::list& group_list, 
     if (t.odd || plan_.device_of(i).cuda || t.counted_on_device() || !on_device_[group].empty())
         fail(PyExc_TypeError, label + ": step_param() is for plain dense tensors on the CPU, with numbers as "
                                       "hyperparameters; take steps of all params");
+    if (attribute(grads_[i].ptr(), is_sparse_name).cast<bool>())
+        fail(PyExc_TypeError, label + ": step_param() with a sparse gradient; take steps of all params");
     WorkStream stream;
     const Slot grad = take_grad(i, owner, stream);
     if (plan_.check_alone(i, grad))
@@ -1353,6 +1395,7 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, c
         listed_beside(averages ? averages->buffers : py::none(), "ema", "tensors", tensors_.size());
 
     UnderWay under_way(*this);
+    zero_grad_ = options.zero_grad;
     look_at_state(state);
     HeldGrads held(face_, held_grads_, tensors_.size());
     if (!take_all_quickly(held)) take_carefully(owner, groups, undo);
@@ -1389,6 +1432,8 @@ void register_torch_plan(py::module_& m) {
     params_name = interned("params");
     seed_key = interned("seed");
     param_format_key = interned("param_format");
+    sparse_key = interned("sparse");
+    is_sparse_name = interned("is_sparse");
     const auto collectable = [](PyHeapTypeObject* heap) {
         PyTypeObject& type = heap->ht_type;
         type.tp_flags |= Py_TPFLAGS_HAVE_GC;

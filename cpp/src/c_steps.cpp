@@ -3,6 +3,7 @@
 
 #include "environment.hpp"
 #include "overlap.hpp"
+#include "rows.hpp"
 #include "step_plan.hpp"
 #include "text.hpp"
 #include "threads.hpp"
@@ -413,10 +414,78 @@ StepReport step_on_device(const Buffers& buffers, const Segment& segment, const 
     return outcome;
 }
 
-// One update, as adaptk_step() and adaptk_step_stored() are given it.
+RowIndex index_of(const adaptk_tensor* t, const std::string& name) {
+    need(t, name.c_str());
+    if (t->device.device_type != ADAPTK_CPU)
+        refuse(ADAPTK_UNSUPPORTED, name + ": on a device, and gradients of rows are for the CPU");
+    if (t->dtype.code != code_int || (t->dtype.bits != 32 && t->dtype.bits != 64) || t->dtype.lanes != 1)
+        refuse(ADAPTK_INVALID_TYPE, name + ": dtype " + dtype_text(t->dtype) + ", expected int32 or int64");
+    if (t->ndim != 1) refuse(name + ": " + std::to_string(t->ndim) + " axes, expected one");
+    if (t->shape == nullptr || t->shape[0] < 0) refuse(name + ": no shape");
+    if (t->strides != nullptr && t->shape[0] > 1 && t->strides[0] != 1) refuse(name + ": not contiguous");
+    if (t->data == nullptr && t->shape[0] > 0) refuse(name + ": " + no_memory);
+    const auto* const data = static_cast<const std::byte*>(t->data) + t->byte_offset;
+    if (reinterpret_cast<std::uintptr_t>(data) % (t->dtype.bits / 8u) != 0) refuse(name + ": not aligned");
+    return {data, t->dtype.bits == 64, t->shape[0]};
+}
+
+// Gradients of rows of one call.
+class RowsIn {
+  public:
+    RowsIn(const adaptk_rows* const* grads, adaptk_sparse_mode mode) : grads_(grads), mode_(mode) {}
+    void take(std::size_t i, const TensorView& param, const RuleInfo& rule, const HyperValues& hyper, ParamUpdate& t) {
+        const std::string name = indexed("grads", i);
+        need(grads_[i], name.c_str());
+        const adaptk_rows& g = *grads_[i];
+        check_size(name, g.size, {sizeof(adaptk_rows)}, "adaptk_make_rows()");
+        if (param.device.cuda)
+            refuse(ADAPTK_UNSUPPORTED, name + ": gradients of rows are for params on the CPU, and params[" +
+                                           std::to_string(i) + "] is on " + param.device.text());
+        if (param.ndim == 0) refuse(name + ": a gradient of rows, but the param has no axes");
+        if (!param.c_order) refuse(name + ": a gradient of rows, but the param is not in C order");
+        const RowIndex index = index_of(g.indices, name + ".indices");
+        const std::string of_values = name + ".values";
+        const Name values_name{of_values.c_str()};
+        const TensorView values = view_of(g.values, values_name);
+        std::int64_t row_size = 1;
+        bool fits = values.ndim == param.ndim && values.shape[0] == index.count && values.device == param.device;
+        for (std::int32_t a = 1; a < param.ndim; ++a) {
+            row_size *= param.shape[a];
+            fits = fits && values.shape[a] == param.shape[a];
+        }
+        if (!fits)
+            refuse(of_values + ": shape " + values.shape_text() + ", expected one row of a param of shape " +
+                   param.shape_text() + " for each of " + std::to_string(index.count) + " indices, on the CPU");
+        if (!values.c_order && values.size > 1) refuse(of_values + ": not in C order");
+        std::size_t buffer = 0;
+        if (const char* const reason = why_no_rows(t, rule.buffers(), row_size, buffer);
+            reason != nullptr && mode_ != ADAPTK_DENSE)
+            refuse(name_of_buffer(rule, i, buffer).text() + ": stored as " + name_of(t.format[buffer]) + ", " + reason);
+        RowUpdate& rows = *made_.emplace_back(std::make_unique<RowUpdate>());
+        if (const auto wrong = rows.assign(index, {values.data, values.dtype}, param.shape[0], row_size))
+            refuse(name + ".indices: number " + std::to_string(*wrong) + " is " + std::to_string(index.at(*wrong)) +
+                   ", expected in [0, " + std::to_string(param.shape[0]) + "), the rows of the param");
+        rows.mode = SparseMode(mode_);
+        rows.last_step = g.last_step;
+        t.rows = &rows;
+        t.format[1] = compute_format(t.format[0]);
+        if (mode_ != ADAPTK_CATCH_UP) return;
+        if (g.last_step == nullptr) refuse(name + ".last_step: NULL, and ADAPTK_CATCH_UP needs it");
+        if (const char* const reason = why_no_catch_up(rule, hyper))
+            refuse(std::string("mode: ADAPTK_CATCH_UP: ") + rule.name + " " + reason);
+    }
+
+  private:
+    const adaptk_rows* const* grads_;
+    adaptk_sparse_mode mode_;
+    std::vector<std::unique_ptr<RowUpdate>> made_;
+};
+
+// One update, as adaptk_step(), adaptk_step_stored() and adaptk_step_rows() are given it: `rows` are null but for the
+// last one.
 void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_count, std::int64_t step,
                std::uint64_t seed, std::size_t count, Tensors params, Tensors grads, const StatesIn& states,
-               const adaptk_step_options* options, adaptk_step_report* report) {
+               const adaptk_step_options* options, adaptk_step_report* report, RowsIn* rows = nullptr) {
     apply_environment();
     const RuleInfo& info = rule_of(rule);
     const HyperValues hyper = with_hypers(info, defaults_of(info), hypers, hyper_count);
@@ -425,9 +494,15 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
     check_report(report);
     std::int64_t total = 0;
     Buffers buffers(info, count, params, states, nullptr, total);
-    need(grads, "grads");
-    for (std::size_t i = 0; i < count; ++i) buffers.take_grad(grads[i], i);
+    if (rows == nullptr) {
+        need(grads, "grads");
+        for (std::size_t i = 0; i < count; ++i) buffers.take_grad(grads[i], i);
+    }
     for (std::size_t i = 0; i < count; ++i) buffers.updates[i].set(0, stored_param(wanted, buffers.params[i], i));
+    if (rows != nullptr) {
+        if (wanted.step.zero_grad) refuse("options: zero_grad: gradients of rows are made anew for each step");
+        for (std::size_t i = 0; i < count; ++i) rows->take(i, buffers.params[i], info, hyper, buffers.updates[i]);
+    }
     std::vector<Epilogue> epilogues;
     for (std::size_t i = 0; wanted.has_epilogues() && i < count; ++i)
         epilogues.push_back(wanted.epilogue(i, buffers.params[i], buffers.updates[i].format[0]));
@@ -496,6 +571,21 @@ adaptk_status adaptk_step_stored(const char* rule, const adaptk_hyper* hypers, s
                                  const adaptk_step_options* options, adaptk_step_report* report) {
     return guarded([&] {
         take_step(rule, hypers, hyper_count, step, seed, count, params, grads, {.stored = states}, options, report);
+    });
+}
+
+adaptk_status adaptk_step_rows(const char* rule, const adaptk_hyper* hypers, size_t hyper_count, int64_t step,
+                               uint64_t seed, size_t count, const adaptk_tensor* const* params,
+                               const adaptk_rows* const* grads, const adaptk_stored* const* states,
+                               adaptk_sparse_mode mode, const adaptk_step_options* options,
+                               adaptk_step_report* report) {
+    return guarded([&] {
+        need(grads, "grads");
+        if (int(mode) < ADAPTK_LAZY || int(mode) > ADAPTK_CATCH_UP)
+            refuse("mode: " + std::to_string(int(mode)) + ", expected ADAPTK_LAZY, ADAPTK_DENSE or ADAPTK_CATCH_UP");
+        RowsIn rows(grads, mode);
+        take_step(rule, hypers, hyper_count, step, seed, count, params, nullptr, {.stored = states}, options, report,
+                  &rows);
     });
 }
 

@@ -60,6 +60,9 @@ inline std::byte* at(const ParamUpdate& t, std::size_t buffer, std::int64_t elem
     return at(t.slot(buffer), element);
 }
 
+// What kernels that draw random bits begin at a multiple of.
+inline constexpr std::int64_t draw_alignment = 64;
+
 // Elements first ... first + n - 1 of a buffer in the compute type T, n <= tile; `first` begins a block.
 template <class T> void decode_tile(const KernelTable& k, const Slot& s, std::int64_t first, std::size_t n, T* out) {
     const FormatInfo& f = info_of(s.format);
@@ -83,6 +86,15 @@ void encode_tile(const KernelTable& k, const T* in, const Slot& s, std::int64_t 
                  std::uint64_t buffer_key) {
     const FormatInfo& f = info_of(s.format);
     const auto encode = k.format[std::size_t(f.id)].encode[sizeof(T) == 8 ? 1 : 0];
+    // Rows may begin anywhere, and elements share their draws in groups.
+    if (const auto skipped = std::size_t(first % draw_alignment); f.stochastic && skipped > 0) {
+        alignas(cache_line) T padded[tile + draw_alignment] = {};
+        alignas(cache_line) std::byte encoded[(tile + draw_alignment) * sizeof(T)];
+        std::memcpy(padded + skipped, in, n * sizeof(T));
+        encode(padded, encoded, s.side, first - std::int64_t(skipped), skipped + n, buffer_key);
+        std::memcpy(at(s, first), encoded + skipped * f.bytes, n * f.bytes);
+        return;
+    }
     if (aligned(s.data, f.alignment)) {
         encode(in, at(s, first), s.side, first, n, buffer_key);
         return;

@@ -2,6 +2,7 @@
 
 #include "dispatch.hpp"
 #include "parallel.hpp"
+#include "rows.hpp"
 
 #include <atomic>
 #include <cmath>
@@ -73,7 +74,7 @@ class Leaves {
     std::atomic<bool> vanished_{false};
 
     Place after(Place p, std::int64_t n) const {
-        while (n >= tensors_[p.tensor].size - p.element) {
+        while (p.tensor < tensors_.size() && n >= tensors_[p.tensor].size - p.element) {
             n -= tensors_[p.tensor].size - p.element;
             p = {p.tensor + 1, 0};
         }
@@ -92,7 +93,17 @@ class Leaves {
         return p;
     }
 
+    // Whether n elements of a gradient of rows, all of one tensor, have no values: a large table has many such leaves.
+    bool is_empty(Place p, std::int64_t n) const {
+        const ParamUpdate& t = tensors_[p.tensor];
+        return is_of_rows(t) && n <= t.size - p.element && !has_values(*t.rows, p.element, n);
+    }
+
     Place sum_leaf(const KernelTable& k, Place place, std::int64_t n, double scale, const double* added, double& sum) {
+        if (is_empty(place, n)) {
+            sum = 0.0;
+            return after(place, n);
+        }
         alignas(cache_line) double sums[reduction_width] = {};
         std::size_t phase = 0;
         const Place end = for_pieces(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
@@ -114,7 +125,8 @@ class Leaves {
         const std::size_t b = what_.buffer;
         const Format format = t.format[b];
         const std::size_t native = format == Format::float64 ? 1 : 0;
-        if ((format == Format::float32 || format == Format::float64) && aligned(t.buffer[b], size_of(format))) {
+        if (!is_of_rows(t) && (format == Format::float32 || format == Format::float64) &&
+            aligned(t.buffer[b], size_of(format))) {
             add[native](at(t, b, first), std::size_t(n), phase % reduction_width, scale, sums);
             return;
         }
@@ -127,14 +139,24 @@ class Leaves {
             const auto skipped = std::size_t(from - begin);
             if (native == 1) {
                 alignas(cache_line) double decoded[tile];
-                decode_tile(k, t, b, begin, skipped + std::size_t(m), decoded);
+                load(k, t, begin, skipped + std::size_t(m), decoded);
                 add[1](decoded + skipped, std::size_t(m), row, scale, sums);
             } else {
                 alignas(cache_line) float decoded[tile];
-                decode_tile(k, t, b, begin, skipped + std::size_t(m), decoded);
+                load(k, t, begin, skipped + std::size_t(m), decoded);
                 add[0](decoded + skipped, std::size_t(m), row, scale, sums);
             }
             done += m;
+        }
+    }
+
+    bool is_of_rows(const ParamUpdate& t) const { return what_.buffer == 1 && t.rows != nullptr && !t.rows->whole; }
+    template <class T>
+    void load(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::size_t n, T* out) const {
+        if (is_of_rows(t)) {
+            gradient_of_rows(k, *t.rows, first, n, out);
+        } else {
+            decode_tile(k, t, what_.buffer, first, n, out);
         }
     }
 
@@ -148,7 +170,7 @@ class Leaves {
             for (std::int64_t from = begin; from < first + m && !vanished(); from += std::int64_t(tile)) {
                 double decoded[tile];
                 const auto count = std::size_t(std::min(first + m - from, std::int64_t(tile)));
-                decode_tile(k, t, what_.buffer, from, count, decoded);
+                load(k, t, from, count, decoded);
                 for (std::size_t e = 0; e < count; ++e)
                     if (decoded[e] != 0.0 && from + std::int64_t(e) >= first)
                         vanished_.store(true, std::memory_order_relaxed);

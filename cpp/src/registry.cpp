@@ -86,6 +86,17 @@ template <class R> void place_kept_numbers(RuleInfo& rule) {
     }
 }
 
+template <class R> void idle_steps(const HyperValues& h, double shrink, std::int64_t n, IdleSteps& out) {
+    out = R::idle_steps(own_hyper<R>(h), shrink, n);
+}
+
+template <class R> void place_idle(RuleInfo& rule) {
+    if constexpr (requires { R::idle; }) {
+        rule.idle = R::idle;
+        rule.idle_steps = idle_steps<R>;
+    }
+}
+
 // By rule and instruction set.
 const RuleCode* code_of(std::size_t rule) {
     static const std::vector<RuleCode> all = [] {
@@ -118,6 +129,7 @@ template <class R> RuleInfo make_info(std::size_t index) {
     rule.step_use = step_use_of<R>();
     place_look_ahead<R>(rule);
     place_kept_numbers<R>(rule);
+    place_idle<R>(rule);
     rule.invalid = check<R>;
     rule.code = {code_of(index), built_isas().size()};
     return rule;

@@ -57,6 +57,9 @@ struct RuleInfo {
     // Of gradients that are taken ahead of p: the number of the state and of the hyperparameter; or `nowhere`.
     std::size_t ahead_state, ahead_hyper;
     std::size_t kept_numbers;
+    // See IdleSteps in rule.hpp; nullptr: there is no closed form. `shrink`: what decoupled decay multiplies by.
+    Idle idle;
+    void (*idle_steps)(const HyperValues& h, double shrink, std::int64_t n, IdleSteps& out);
     const char* (*invalid)(const HyperValues& h);  // see rule.hpp; nullptr where the values go together
     void (*continue_from)(const HyperValues& h, double step, double* numbers, const bool* wide, ContinuedStep& out);
     std::span<const RuleCode> code;     // by the number of the instruction set (dispatch.hpp)

@@ -4,6 +4,7 @@
 #include "dispatch.hpp"
 #include "parallel.hpp"
 #include "reduce.hpp"
+#include "rows.hpp"
 #include "rule_program.hpp"
 
 #include <cmath>
@@ -104,11 +105,12 @@ struct EpilogueRun {
     }
 };
 
-// A kernel over part of a tensor whose buffers are not all of type T and aligned for it. `after` may be null.
+// A kernel over part of a tensor whose buffers are not all of type T and aligned for it. `after` may be null, and so
+// may `grad`, which stands for buffer 1 from the part's first element on.
 template <class T>
 void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients, std::uint64_t key,
-               const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n,
-               const EpilogueRun* after) {
+               const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n, const EpilogueRun* after,
+               const T* grad) {
     alignas(cache_line) T scratch[max_buffers][tile];
     bool in_place[max_buffers];
     std::size_t tile_bytes[max_buffers];
@@ -124,6 +126,10 @@ void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients
         const bool ask = n - done > (tiles_ahead + 1) * std::int64_t(tile);
         void* work[max_buffers];
         for (std::size_t b = 0; b < buffers; ++b) {
+            if (b == 1 && grad != nullptr) {
+                work[1] = const_cast<T*>(grad + done);
+                continue;
+            }
             if (ask)
                 prefetch<CacheLevel::second>(at(t, b, from), std::size_t(tiles_ahead) * tile_bytes[b], tile_bytes[b]);
             if (in_place[b]) {
@@ -140,26 +146,29 @@ void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients
     }
 }
 
-// A kernel over part of a tensor. `after` may be null.
+// A kernel over part of a tensor. `after` and `grad` as above.
 template <class T>
 void run_piece(const KernelTable& k, StepKernel kernel, const void* coefficients, std::uint64_t key,
-               const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n,
-               const EpilogueRun* after) {
+               const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n, const EpilogueRun* after,
+               const T* grad = nullptr) {
     bool direct = true;
     std::uintptr_t addresses = 0;
     for (std::size_t b = 0; b < buffers; ++b) {
+        if (b == 1 && grad != nullptr) continue;
         direct = direct && t.format[b] == native_format<T>;
         addresses |= reinterpret_cast<std::uintptr_t>(t.buffer[b]);
     }
     if (!direct || addresses % sizeof(T) != 0) {
-        run_tiles<T>(k, kernel, coefficients, key, t, buffers, first, n, after);
+        run_tiles<T>(k, kernel, coefficients, key, t, buffers, first, n, after, grad);
         return;
     }
     const std::int64_t block = after != nullptr ? epilogue_block<T> : n;
     for (std::int64_t done = 0; done < n; done += block) {
         const std::int64_t m = std::min(n - done, block);
         void* work[max_buffers];
-        for (std::size_t b = 0; b < buffers; ++b) work[b] = static_cast<T*>(t.buffer[b]) + first + done;
+        for (std::size_t b = 0; b < buffers; ++b)
+            work[b] =
+                b == 1 && grad != nullptr ? const_cast<T*>(grad + done) : static_cast<T*>(t.buffer[b]) + first + done;
         kernel(coefficients, work, std::size_t(m));
         if (after != nullptr) after->run<T>(t, first + done, m);
     }
@@ -172,6 +181,7 @@ struct PreparedSegment {
     std::uint64_t key;  // of stochastic rounding
     alignas(cache_line) std::byte coefficients[2][max_coefficients_bytes];
     std::vector<CacheLine> constants[2];  // of a program
+    const Segment* segment;
 
     void run(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n,
              const EpilogueRun* after = nullptr) const {
@@ -181,6 +191,21 @@ struct PreparedSegment {
             run_piece<float>(k, kernel[0], coefficients[0], key, t, buffers, first, n, after);
         }
     }
+    // The same with a gradient of rows, which is 0 in all others.
+    template <class T>
+    void run_with_zeros(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n,
+                        const EpilogueRun* after) const {
+        constexpr std::int64_t part = 4 * std::int64_t(tile);
+        constexpr std::size_t type = sizeof(T) == 8 ? 1 : 0;
+        alignas(cache_line) T grad[part];
+        for (std::int64_t done = 0; done < n; done += part) {
+            const std::int64_t m = std::min(n - done, part);
+            gradient_of_rows(k, *t.rows, first + done, std::size_t(m), grad);
+            run_piece<T>(k, kernel[type], coefficients[type], key, t, buffers, first + done, m, after, grad);
+        }
+    }
+    // A step of a tensor whose gradient is of rows.
+    void run_rows(const KernelTable& k, const ParamUpdate& t, const EpilogueRun* after) const;
 };
 
 void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad_scale, const bool (&used)[2]) {
@@ -188,6 +213,7 @@ void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad
     const bool coupled = s.rule->coupled_decay(s.hyper);
     out.buffers = s.rule->buffers();
     out.key = s.key();
+    out.segment = &s;
     for (int type = 0; type < 2; ++type) {
         if (!used[type]) continue;
         out.kernel[type] = code.step[type][coupled ? 1 : 0];
@@ -209,6 +235,22 @@ template <class Run> void share_out(std::span<const ParamUpdate> tensors, std::i
         const Cut begin = cut_at(tensors, total, thread, threads);
         const Cut end = cut_at(tensors, total, thread + 1, threads);
         for_pieces(tensors, begin.at, end.at, begin.tensor, begin.offset, make_run());
+    });
+}
+
+void PreparedSegment::run_rows(const KernelTable& k, const ParamUpdate& t, const EpilogueRun* after) const {
+    const bool dense = t.rows->mode == SparseMode::dense;
+    const std::size_t type = t.compute();
+    if (!dense) detail::run_rows(k, {kernel[type], coefficients[type], key, buffers, *segment}, t);
+    if (!dense && after == nullptr) return;
+    share_out({&t, 1}, t.size, [&] {
+        return [&](std::size_t, std::int64_t first, std::int64_t n) {
+            if (type == 1) {
+                dense ? run_with_zeros<double>(k, t, first, n, after) : after->write_beside<double>(t, first, n);
+            } else {
+                dense ? run_with_zeros<float>(k, t, first, n, after) : after->write_beside<float>(t, first, n);
+            }
+        };
     });
 }
 
@@ -263,17 +305,42 @@ StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segmen
     PreparedSegment* prepared = several.empty() ? &single : several.data();
     std::size_t tensor = 0;
     std::int64_t total = 0;
+    bool some_rows = false;
     for (std::size_t s = 0; s < segments.size(); ++s) {
         bool used[2] = {};
         for (std::size_t i = 0; i < segments[s].count; ++i, ++tensor) {
             used[tensors[tensor].compute()] = true;
             total += tensors[tensor].size;
+            some_rows = some_rows || tensors[tensor].rows != nullptr;
         }
         const double scale = segments[s].rule->grad_scale(segments[s].hyper) * options.grad_scale * clip;
         prepare(prepared[s], isa, segments[s], scale, used);
     }
 
     const bool has_epilogue = options.has_epilogue();
+    std::vector<ParamUpdate> others;
+    if (some_rows) {
+        // They have regions of their own.
+        others.assign(tensors.begin(), tensors.end());
+        total = 0;
+        tensor = 0;
+        for (std::size_t s = 0; s < segments.size(); ++s) {
+            for (std::size_t i = 0; i < segments[s].count; ++i, ++tensor) {
+                const ParamUpdate& t = tensors[tensor];
+                if (t.rows != nullptr && t.rows->whole) {
+                    catch_up_rows(*isa.kernels, segments[s], t, segments[s].step - 1);
+                    std::fill_n(t.rows->last_step, t.rows->rows(), segments[s].step);
+                } else if (t.rows != nullptr) {
+                    const EpilogueRun after{*isa.kernels, options,
+                                            options.epilogues.empty() ? nullptr : &options.epilogues[tensor]};
+                    prepared[s].run_rows(*isa.kernels, t, has_epilogue ? &after : nullptr);
+                    others[tensor].size = 0;
+                }
+                total += others[tensor].size;
+            }
+        }
+        tensors = others;
+    }
     share_out(tensors, total, [&] {
         std::size_t segment = 0;
         std::size_t segment_end = segments.empty() ? 0 : segments[0].count;

@@ -13,6 +13,7 @@
 namespace adaptk::detail {
 
 struct KernelTable;
+class RowUpdate;
 
 inline constexpr std::size_t max_buffers = 2 + max_states;
 
@@ -31,6 +32,8 @@ struct ParamUpdate {
     Format format[max_buffers] = {};
     std::uint32_t number = 0;  // of the tensor, for stochastic rounding: each has draws of its own
     void* side[max_buffers] = {};
+    // Of a gradient that has values for some rows alone (rows.hpp), which is no buffer then; or null.
+    const RowUpdate* rows = nullptr;
 
     ParamUpdate() = default;
     // States have the format that is computed in.

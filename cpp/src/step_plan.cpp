@@ -3,6 +3,7 @@
 #include "rule_program.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -25,6 +26,14 @@ void add_extents(std::vector<Extent>& out, const ParamUpdate& t, std::size_t ten
         const auto side = reinterpret_cast<std::uintptr_t>(t.side[b]);
         out.push_back({side, side + side_bytes(t.format[b], t.size), owner_of(tensor, b)});
     }
+}
+
+bool is_of_rows(const ParamUpdate& t) { return t.rows != nullptr && !t.rows->whole; }
+
+std::array<std::pair<std::uintptr_t, std::uintptr_t>, 2> memory_of(const RowUpdate& rows) {
+    const auto values = reinterpret_cast<std::uintptr_t>(rows.values().data);
+    const auto index = reinterpret_cast<std::uintptr_t>(rows.index().data);
+    return {{{values, values + rows.values_bytes()}, {index, index + rows.index().bytes()}}};
 }
 
 }  // namespace
@@ -228,6 +237,12 @@ std::optional<Overlap> StepPlan::check_epilogues(bool zero_grad) {
     if (zero_grad || epilogues_.empty()) return {};
     for (const DeviceShare& share : shares_) {
         for (const std::uint32_t i : share.tensors) {
+            if (is_of_rows(updates_[i])) {
+                for (const auto& [begin, end] : memory_of(*updates_[i].rows))
+                    if (const auto owner = beside_.find(begin, end); owner != WrittenMemory::none)
+                        return Overlap{{i, 1}, buffer_of(owner), false};
+                continue;
+            }
             const auto begin = reinterpret_cast<std::uintptr_t>(updates_[i].buffer[1]);
             if (const auto owner = beside_.find(begin, begin + updates_[i].bytes(1)); owner != WrittenMemory::none)
                 return Overlap{{i, 1}, buffer_of(owner), false};
@@ -244,6 +259,10 @@ std::optional<Overlap> StepPlan::check(bool zero_grad) {
         for (const std::uint32_t i : share.tensors) {
             Tensor& t = tensors_[i];
             const ParamUpdate& u = updates_[i];
+            if (is_of_rows(u)) {
+                if (const auto overlap = check_rows(i, *u.rows)) return overlap;
+                continue;
+            }
             if (t.clear_index == index_count_ && t.clear_grad == u.buffer[1] && t.clear_format == u.format[1]) continue;
             if (const auto overlap = check_part(i, u.buffer[1], u.format[1])) return overlap;
             t.clear_grad = u.buffer[1];
@@ -259,6 +278,13 @@ std::optional<Overlap> StepPlan::check_part(std::size_t i, const void* grad, For
     const std::uint32_t owner = written_.find(begin, begin + storage_bytes(format, updates_[i].size));
     if (owner == WrittenMemory::none) return {};
     return Overlap{{std::uint32_t(i), 1}, buffer_of(owner), false};
+}
+
+std::optional<Overlap> StepPlan::check_rows(std::size_t i, const RowUpdate& rows) const {
+    for (const auto& [begin, end] : memory_of(rows))
+        if (const auto owner = written_.find(begin, end); owner != WrittenMemory::none)
+            return Overlap{{std::uint32_t(i), 1}, buffer_of(owner), false};
+    return {};
 }
 
 std::optional<Overlap> StepPlan::check_alone(std::size_t i, const Slot& grad) const {
@@ -277,6 +303,7 @@ StepReport StepPlan::run_part(std::size_t i, void* grad, Format format, const Se
     ParamUpdate update = updates_[i];
     update.buffer[1] = grad;
     update.format[1] = format;
+    update.rows = nullptr;
     return run_step({&update, 1}, {&segment, 1}, options);
 }
 
@@ -299,11 +326,17 @@ std::optional<Overlap> StepPlan::check_list(const RuleInfo& rule, std::span<cons
         tensors_.assign(tensors.size(), Tensor{});
         if (const auto overlap = index()) return overlap;
     }
-    for (std::size_t i = 0; i < tensors.size(); ++i)
-        if (const auto overlap = check_part(i, tensors[i].buffer[1], tensors[i].format[1])) return overlap;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const auto overlap = is_of_rows(tensors[i]) ? check_rows(i, *tensors[i].rows)
+                                                    : check_part(i, tensors[i].buffer[1], tensors[i].format[1]);
+        if (overlap) return overlap;
+    }
     if (!zero_grad && epilogues.empty()) return {};
     begin();
-    for (std::size_t i = 0; i < tensors.size(); ++i) add(i, tensors[i].buffer[1], tensors[i].format[1], 1);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        add(i, tensors[i].buffer[1], tensors[i].format[1], 1);
+        updates_[i].rows = tensors[i].rows;
+    }
     epilogues_.assign(epilogues.begin(), epilogues.end());
     return check_epilogues(zero_grad);
 }

@@ -9,6 +9,7 @@
 #include "compiler.hpp"
 #include "device_state.hpp"
 #include "overlap.hpp"
+#include "rows.hpp"
 #include "step.hpp"
 #include "tensor.hpp"
 
@@ -152,6 +153,14 @@ class StepPlan {
         ++share.segments.back().count;
         return !sum_overflows(share.total, updates_[i].size, share.total);
     }
+    // The same with a gradient of rows, which the caller keeps until the step is done; or with an ordinary gradient
+    // that add() has been given, if rows have to catch up before it (RowUpdate::whole).
+    bool add_rows(std::size_t i, const RowUpdate& rows, std::int64_t step) {
+        if (!add(i, nullptr, compute_format(updates_[i].param()), step)) return false;
+        set_rows(i, rows);
+        return true;
+    }
+    void set_rows(std::size_t i, const RowUpdate& rows) { updates_[i].rows = &rows; }
     std::vector<DeviceShare>& shares() { return shares_; }
     bool on_cuda() const { return !shares_.empty() && (shares_.size() > 1 || shares_[0].device.cuda); }
     std::int64_t elements() const { return shares_.empty() ? 0 : shares_[0].total; }
@@ -178,6 +187,8 @@ class StepPlan {
     // the same time for different tensors, as long as none of them changes the plan otherwise and index() has been
     // called since the last change. Nothing is clipped by a norm of all.
     ADAPTK_INTERNAL_API std::optional<Overlap> check_part(std::size_t i, const void* grad, Format format) const;
+    // The same of a gradient of rows.
+    ADAPTK_INTERNAL_API std::optional<Overlap> check_rows(std::size_t i, const RowUpdate& rows) const;
     // The same among the tensor's own buffers, for plans that watch those that take part.
     ADAPTK_INTERNAL_API std::optional<Overlap> check_alone(std::size_t i, const Slot& grad) const;
     ADAPTK_INTERNAL_API StepReport run_part(std::size_t i, void* grad, Format format, const Segment& segment,
@@ -241,6 +252,7 @@ class StepPlan {
     DeviceShare& take(std::size_t i, void* grad, Format format) {
         updates_[i].buffer[1] = grad;
         updates_[i].format[1] = format;
+        updates_[i].rows = nullptr;
         const Device& device = tensors_[i].device;
         DeviceShare& share = !shares_.empty() && shares_.back().device == device ? shares_.back() : share_of(device);
         share.tensors.push_back(std::uint32_t(i));

@@ -87,7 +87,10 @@ class Plan:
         states: list[list[Any]],
         labels: list[str],
         param_format: str | None = None,
+        sparse: str = "lazy",
+        last_steps: list[Any] = ...,
     ) -> None: ...
+    def catch_up(self, groups: list[dict[str, Any]]) -> None: ...
     def step(
         self,
         grads: Any,

@@ -13,7 +13,7 @@ _DTYPES = "float32, float64, bfloat16 or float16"
 
 def function_signature(rule: Rule) -> str:
     arguments = ["param", "grad", *(s.name for s in rule.states), "*", "step", "seed=0", "param_format=None"]
-    arguments += ["zero_grad=False", "copy_out=None", "ema=None"]
+    arguments += ["zero_grad=False", "copy_out=None", "ema=None", "sparse='lazy'", "last_step=None"]
     arguments += [f"{h.name}={h.default!r}".replace("=inf", "=float('inf')") for h in rule.hyperparameters]
     # A signature that inspect can read holds literals only.
     return f"{rule.name}({', '.join(arguments)})".replace("float('inf')", "1e999")
@@ -42,7 +42,9 @@ def function_doc(rule: Rule) -> str:
         "param : buffer or sequence of buffers",
         f"    Any shape, dense in memory; {_DTYPES}. 16-bit params are computed in float32.",
         "grad : as param",
-        f"    The shape and strides of its param; {_DTYPES}, whichever dtype the param has.",
+        f"    The shape and strides of its param; {_DTYPES}, whichever dtype the param has. Or values for some rows",
+        "    alone: a pair (indices, values) of int32 or int64 [k] and of [k, *param.shape[1:]], in any order and with",
+        "    duplicates, which are summed first; or a sparse matrix of SciPy, whose rows with entries count.",
     ]
     for s in rule.states:
         start = s.initial_from if s.initial_from else f"{s.initial:g}"
@@ -66,6 +68,12 @@ def function_doc(rule: Rule) -> str:
         "ema : (as param, float), optional",
         "    Averages of the params in the dtype of a state, and a decay in [0, 1]: ``a + (1 - decay)*(p - a)``, as",
         "    described at :meth:`adaptk.Optimizer.step`.",
+        "sparse : {'lazy', 'dense', 'catch_up'}",
+        "    What a gradient of rows does to the others: nothing; what a gradient of 0 does; nothing until they have a",
+        "    gradient, when they first catch up with the steps that they have missed.",
+        "last_step : buffer or sequence of buffers, optional",
+        "    For ``'catch_up'``: int64, one number for each row of the param, the last step that it has taken.",
+        "    Initially 0, updated in place.",
     ]
     for h in rule.hyperparameters:
         kind = "bool" if h.range == "bool" else f"float in {h.range}"
@@ -132,7 +140,7 @@ def class_doc(name: str, class_rules: Sequence[Rule]) -> str:
         "----------",
         "params, convention, clip_norm, skip_nonfinite, capturable",
         "    As in :class:`Optimizer`.",
-        "state_dtype, min_8bit_size, seed, param_format",
+        "state_dtype, min_8bit_size, seed, param_format, sparse",
         "    As in :class:`Optimizer`.",
     ]
     for option, default, meaning in class_options(class_rules):
@@ -174,7 +182,8 @@ def class_signature(class_rules: Sequence[Rule]) -> inspect.Signature:
     parameters.append(inspect.Parameter("clip_norm", keyword, default=None))
     parameters.append(inspect.Parameter("skip_nonfinite", keyword, default=False))
     parameters.append(inspect.Parameter("capturable", keyword, default=False))
-    for option, default in (("state_dtype", None), ("min_8bit_size", 4096), ("seed", 0), ("param_format", None)):
+    storage = {"state_dtype": None, "min_8bit_size": 4096, "seed": 0, "param_format": None, "sparse": "lazy"}
+    for option, default in storage.items():
         parameters.append(inspect.Parameter(option, keyword, default=default))
     return inspect.Signature(parameters)
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
-from adaptk import _backend, _core, catalogue, formats
+from adaptk import _backend, _core, _sparse, catalogue, formats
 from adaptk._names import hint
 from adaptk._registry import RULES, Rule
 from adaptk._typing import Number
@@ -118,6 +118,8 @@ class ParamGroup(dict[str, Any]):
 
 
 _NOT_GIVEN = object()
+# What a group has beside its rule's options.
+_GROUP_OPTIONS = ("params", "state_dtype", "param_format", "sparse")
 # Classes that torch spells in another way.
 _TORCH_NAMES = {
     "AdaDelta": "Adadelta",
@@ -255,6 +257,11 @@ class Optimizer:
         stochastically. The others are for bfloat16, and keep what rounding loses as ``"remainder"`` or
         ``"compensation"`` in :attr:`state`: with ``"remainder16"`` params are float32 to the step, bit for bit
         (:mod:`adaptk.formats`). Params in float32 and float64 are not affected.
+    sparse : {"lazy", "dense", "catch_up"}
+        What gradients that have values for some rows alone do to the other rows. ``"lazy"``: nothing. ``"dense"``:
+        what a gradient of 0 does. ``"catch_up"``: nothing until a row has a gradient; then it first catches up with the
+        steps that it has missed (`last_step` in :attr:`state`), as far as the rule has a closed form
+        (:attr:`Rule.catch_up`). It takes the hyperparameters of the present step for those that were missed.
     **options
         Hyperparameters of the rule, by name; the options that choose among the rules of the class; the initial
         values of states.
@@ -299,6 +306,7 @@ class Optimizer:
         min_8bit_size: int = 4096,
         seed: int = 0,
         param_format: str | None = None,
+        sparse: str = "lazy",
         **options: Any,
     ) -> None:
         if not self._class_rules:
@@ -310,7 +318,7 @@ class Optimizer:
             )
         if lr is not None:
             options["lr"] = lr
-        storage = (state_dtype, min_8bit_size, seed, param_format)
+        storage = (state_dtype, min_8bit_size, seed, param_format, sparse)
         self._begin(params, None, convention, clip_norm, skip_nonfinite, capturable, storage, options)
 
     def _begin(
@@ -321,7 +329,7 @@ class Optimizer:
         clip_norm: float | None,
         skip_nonfinite: bool,
         capturable: bool,
-        storage: tuple[str | Mapping[str, str] | None, int, int, str | None],
+        storage: tuple[str | Mapping[str, str] | None, int, int, str | None, str],
         options: dict[str, Any],
     ) -> None:
         self.clip_norm = _clip_norm(clip_norm)
@@ -335,6 +343,8 @@ class Optimizer:
         self._seed = formats.check_seed(storage[2])
         self._param_format = formats.check_param_format(storage[3])
         self._param_formats: list[str | None] = []  # of the groups
+        self._sparse = _sparse.check_mode(storage[4])
+        self._sparse_modes: list[str] = []  # of the groups
         self.capturable = bool(capturable)
         # Of what follows, whose lists belong together. Steps go by the plan's own lock.
         self._lock = threading.RLock()
@@ -437,6 +447,7 @@ class Optimizer:
                     "min_8bit_size",
                     "seed",
                     "param_format",
+                    "sparse",
                 ]
             )
         )
@@ -452,7 +463,8 @@ class Optimizer:
         Parameters
         ----------
         group : mapping
-            ``{"params": buffers, **options}``, among them ``state_dtype`` and ``param_format``.
+            ``{"params": buffers, **options}``, among them ``state_dtype``, ``param_format`` and
+            ``sparse``.
 
         Raises
         ------
@@ -478,12 +490,13 @@ class Optimizer:
                 raise ValueError(f"{where}: either all groups have named params or none has")
             if names is not None and (clash := set(names) & set(self._names or ())):
                 raise ValueError(f"{where}: the names {', '.join(sorted(clash))} are taken")
-            given = {k: v for k, v in group.items() if k not in ("params", "state_dtype", "param_format")}
+            given = {k: v for k, v in group.items() if k not in _GROUP_OPTIONS}
             rule, values, options = self._resolve(given)
             dtypes: dict[str, str] = {}
             if (state_dtype := group.get("state_dtype", self._state_dtype)) is not None:
                 dtypes = formats.check_state_dtype(state_dtype, rule.states)
             param_format = formats.check_param_format(group.get("param_format", self._param_format))
+            sparse = _sparse.check_mode(group.get("sparse", self._sparse), rule)
             start = _backend.to_numpy(values["lr"](1) if callable(values["lr"]) else values["lr"]).item()
             initial = rule.initial_states(self._convention, {**values, "lr": start}, options)
             first = len(self._params)
@@ -491,7 +504,10 @@ class Optimizer:
             for label, param in zip(labels, params, strict=True):
                 _core.check_param(param, f"params{label}")
             states = [self._new_states(p, rule, initial, dtypes, param_format) for p in params]
-            self._add_to_plan(rule, params, states, labels, param_format)
+            if sparse == "catch_up":
+                for p, s in zip(params, states, strict=True):
+                    s.update(_sparse.new_last_step(p))
+            self._add_to_plan(rule, params, states, labels, param_format, sparse)
             self._params += params
             self._states += states
             self._labels += labels
@@ -499,6 +515,7 @@ class Optimizer:
             if names is not None:
                 self._names = (self._names or []) + names
             self._param_formats.append(param_format)
+            self._sparse_modes.append(sparse)
             self._own_groups.append(ParamGroup(tuple(params), values))
             self.param_groups.append(self._own_groups[-1])
             self._plan.set_seed(self._seed)
@@ -510,11 +527,13 @@ class Optimizer:
         states: Sequence[Mapping[str, Any]],
         labels: list[str],
         param_format: str | None,
+        sparse: str,
     ) -> None:
         side = formats.SIDES.get(param_format or "", ("", ""))[0]
         pairs = [(p, s[side]) if side in s else p for p, s in zip(params, states, strict=True)]
         of_rule = [[s[state.name] for state in rule.states] for s in states]
-        self._plan.add_group(rule.key, pairs, of_rule, labels, param_format)
+        last_steps = [s.get("last_step") for s in states] if sparse == "catch_up" else []
+        self._plan.add_group(rule.key, pairs, of_rule, labels, param_format, sparse, last_steps)
 
     def _new_states(
         self,
@@ -534,6 +553,8 @@ class Optimizer:
     # The step.
 
     def _ordered(self, buffers: Any, name: str = "grads", what: str = "gradients") -> Sequence[Any]:
+        if name == "grads" and len(self._params) == 1 and self._names is None and _sparse.is_of_rows(buffers):
+            return [buffers]
         if isinstance(buffers, (list, tuple)) and self._names is None:
             return buffers
         if _is_buffer(buffers):
@@ -642,7 +663,10 @@ class Optimizer:
         grads : sequence or mapping of buffers
             One gradient per param, of its shape and strides, in the order of the params over all groups; a dict by
             name if the params are named; one buffer if there is one param. ``None`` leaves a param and its states
-            unchanged.
+            unchanged. A gradient may have values for some rows alone: a pair (indices, values), int32 or int64 ``[k]``
+            and ``[k, *param.shape[1:]]``, or a sparse matrix of SciPy, whose rows with entries count. Indices may be in
+            any order; values of one row are summed first, leaves of 32 in the order given and then the leaves. What
+            becomes of the other rows is up to the optimizer's `sparse`.
         clip_norm : float, optional
             Scale all gradients by ``min(1, clip_norm / norm)``, where norm is their global norm after `grad_scale`.
             Defaults to the optimizer's own.
@@ -695,6 +719,11 @@ class Optimizer:
         >>> info = opt.step([grad], zero_grad=True, ema=([average], 0.75))
         >>> grad, average
         (array([0., 0.]), array([-0.4 , -0.45]))
+        >>> table = np.ones((4, 2))
+        >>> rows = adaptk.SGD([table], lr=1.0)
+        >>> info = rows.step([(np.array([2, 0, 2]), np.full((3, 2), 0.25))])
+        >>> table[:, 0]
+        array([0.75, 1.  , 0.5 , 1.  ])
         """
         if self._kept is not None:
             self._refuse_evaluated("step()")
@@ -718,6 +747,27 @@ class Optimizer:
                 grad_norm,
             )
         )
+
+    def catch_up(self) -> None:
+        """Let all rows catch up with the steps that they have missed, as if each had a gradient next.
+
+        For ``sparse="catch_up"``, before params are evaluated or saved for another use; for other params it does
+        nothing.
+
+        Examples
+        --------
+        >>> import numpy as np, adaptk
+        >>> table = np.ones((2, 2))
+        >>> opt = adaptk.SGD([table], lr=0.5, weight_decay=0.5, decoupled=True, sparse="catch_up")
+        >>> info = opt.step([(np.array([1]), np.ones((1, 2)))])
+        >>> opt.catch_up()
+        >>> table
+        array([[0.75, 0.75],
+               [0.25, 0.25]])
+        """
+        if self._kept is not None:
+            self._refuse_evaluated("catch_up()")
+        self._plan.catch_up(self.param_groups)
 
     @contextmanager
     def lookahead(self) -> Iterator[None]:
@@ -1091,6 +1141,8 @@ class Optimizer:
         steps, count = rest.pop("_steps")
         groups = rest.pop("param_groups")
         self.__dict__.update(rest)
+        self.__dict__.setdefault("_sparse", "lazy")  # saved by adaptk 0.1
+        self.__dict__.setdefault("_sparse_modes", ["lazy"] * len(self._group_rules))
         self._lock = threading.RLock()
         self._plan = _core.Plan(self.capturable)
         self.param_groups, self._own_groups = [], []
@@ -1098,8 +1150,15 @@ class Optimizer:
         for rule, group in zip(self._group_rules, groups, strict=True):
             params = tuple(group["params"])
             last = first + len(params)
-            param_format = self._param_formats[len(self._own_groups)]
-            self._add_to_plan(rule, params, self._states[first:last], self._labels[first:last], param_format)
+            at = len(self._own_groups)
+            self._add_to_plan(
+                rule,
+                params,
+                self._states[first:last],
+                self._labels[first:last],
+                self._param_formats[at],
+                self._sparse_modes[at],
+            )
             self._own_groups.append(ParamGroup(params, {k: v for k, v in group.items() if k != "params"}))
             self.param_groups.append(self._own_groups[-1])
             first = last

@@ -87,6 +87,10 @@ class Rule:
         The hyperparameters that a step hands on to the next one, as :func:`adaptk.rule` says.
     evaluation : str
         The rule that computes the point to evaluate a model at, if that is not the param.
+    catch_up : str
+        How rows that had no gradient catch up (``sparse="catch_up"``): ``"exact"`` up to rounding, ``"approximate"``
+        if moments decay as they should and what they would have moved the param is left out, or ``""`` if the rule
+        has no closed form.
     """
 
     name: str
@@ -101,6 +105,7 @@ class Rule:
     program: bytes | None = None
     carried: tuple[str, ...] = ()
     evaluation: str = ""
+    catch_up: str = ""
     _key: str = ""
 
     @property
@@ -235,6 +240,7 @@ def _made_of(r: dict[str, Any], program: bytes | None = None) -> Rule:
         program=program,
         carried=tuple(r["carried"]),
         evaluation=r["evaluation"],
+        catch_up=r["catch_up"],
         _key=r["key"],
     )
 

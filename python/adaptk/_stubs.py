@@ -15,13 +15,15 @@ _HEADER = "# Made by python -m adaptk._stubs from the registry.\n"
 
 def ops_stub() -> str:
     """The text of ``ops.pyi``."""
-    lines = [_HEADER + "from adaptk._typing import Buffer, Buffers, Number", ""]
+    lines = [_HEADER + "from adaptk._typing import Buffer, Buffers, Gradients, Number", ""]
     for rule in RULES.values():
         lines.append(f"def {rule.name}(")
-        lines += [f"    {name}: Buffers," for name in ("param", "grad", *(s.name for s in rule.states))]
+        lines += ["    param: Buffers,", "    grad: Gradients,"]
+        lines += [f"    {s.name}: Buffers," for s in rule.states]
         lines += ["    *,", "    step: int | Buffer,", "    seed: int = ...,", "    param_format: str | None = ...,"]
         lines += ["    zero_grad: bool = ...,", "    copy_out: Buffers | None = ...,"]
         lines += ["    ema: tuple[Buffers, float] | None = ...,"]
+        lines += ["    sparse: str = ...,", "    last_step: Buffers | None = ...,"]
         lines += [
             f"    {h.name}: {'bool' if h.range == 'bool' else 'Number'} = ..." + "," for h in rule.hyperparameters
         ]
@@ -70,6 +72,7 @@ def optim_stub() -> str:
         "    min_8bit_size: int = ...,",
         "    seed: int = ...,",
         "    param_format: str | None = ...,",
+        "    sparse: str = ...,",
         "    **options: Any,",
         ") -> Optimizer:",
         '    """An optimizer that runs the rule of this name."""',
@@ -89,7 +92,7 @@ def optim_stub() -> str:
         lines += ["        clip_norm: float | None = ...,", "        skip_nonfinite: bool = ...,"]
         lines += ["        capturable: bool = ...,", "        state_dtype: str | Mapping[str, str] | None = ...,"]
         lines += ["        min_8bit_size: int = ...,", "        seed: int = ...,"]
-        lines += ["        param_format: str | None = ...,"]
+        lines += ["        param_format: str | None = ...,", "        sparse: str = ...,"]
         lines += ["    ) -> None: ...", ""]
     return "\n".join(lines)
 

@@ -12,5 +12,7 @@ class Buffer(Protocol):
 
 
 Buffers: TypeAlias = "Buffer | list[Any] | tuple[Any, ...]"
+# Gradients of rows beside those: pairs (indices, values), and SciPy's sparse matrices.
+Gradients: TypeAlias = "Buffers | Any"
 # A number, or a buffer that holds one on the CUDA device of the params.
 Number: TypeAlias = "SupportsFloat | Buffer"

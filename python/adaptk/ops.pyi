@@ -1,9 +1,9 @@
 # Made by python -m adaptk._stubs from the registry.
-from adaptk._typing import Buffer, Buffers, Number
+from adaptk._typing import Buffer, Buffers, Gradients, Number
 
 def sgd(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     *,
     step: int | Buffer,
     seed: int = ...,
@@ -11,6 +11,8 @@ def sgd(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     weight_decay: Number = ...,
     decoupled: bool = ...,
@@ -21,7 +23,7 @@ def sgd(
 
 def momentum(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     momentum_buffer: Buffers,
     *,
     step: int | Buffer,
@@ -30,6 +32,8 @@ def momentum(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     momentum: Number = ...,
     dampening: Number = ...,
@@ -44,7 +48,7 @@ def momentum(
 
 def nesterov(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     momentum_buffer: Buffers,
     *,
     step: int | Buffer,
@@ -53,6 +57,8 @@ def nesterov(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     momentum: Number = ...,
     dampening: Number = ...,
@@ -67,7 +73,7 @@ def nesterov(
 
 def delta_bar_delta(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     bar: Buffers,
     eta: Buffers,
     *,
@@ -77,6 +83,8 @@ def delta_bar_delta(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     kappa: Number = ...,
     phi: Number = ...,
@@ -92,7 +100,7 @@ def delta_bar_delta(
 
 def adagrad(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     sum: Buffers,
     *,
     step: int | Buffer,
@@ -101,6 +109,8 @@ def adagrad(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     lr_decay: Number = ...,
     eps_in: Number = ...,
@@ -114,7 +124,7 @@ def adagrad(
 
 def rmsprop(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     square_avg: Buffers,
     *,
     step: int | Buffer,
@@ -123,6 +133,8 @@ def rmsprop(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     rho: Number = ...,
     eps_in: Number = ...,
@@ -136,7 +148,7 @@ def rmsprop(
 
 def rmsprop_centered(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     square_avg: Buffers,
     grad_avg: Buffers,
     *,
@@ -146,6 +158,8 @@ def rmsprop_centered(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     rho: Number = ...,
     eps_in: Number = ...,
@@ -159,7 +173,7 @@ def rmsprop_centered(
 
 def rmsprop_momentum(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     square_avg: Buffers,
     momentum_buffer: Buffers,
     *,
@@ -169,6 +183,8 @@ def rmsprop_momentum(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     rho: Number = ...,
     eps_in: Number = ...,
@@ -184,7 +200,7 @@ def rmsprop_momentum(
 
 def rmsprop_centered_momentum(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     square_avg: Buffers,
     grad_avg: Buffers,
     momentum_buffer: Buffers,
@@ -195,6 +211,8 @@ def rmsprop_centered_momentum(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     rho: Number = ...,
     eps_in: Number = ...,
@@ -210,7 +228,7 @@ def rmsprop_centered_momentum(
 
 def rmsprop_nesterov(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     square_avg: Buffers,
     velocity: Buffers,
     *,
@@ -220,6 +238,8 @@ def rmsprop_nesterov(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     rho: Number = ...,
     eps_in: Number = ...,
@@ -234,7 +254,7 @@ def rmsprop_nesterov(
 
 def adadelta(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     square_avg: Buffers,
     acc_delta: Buffers,
     *,
@@ -244,6 +264,8 @@ def adadelta(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     rho: Number = ...,
     eps: Number = ...,
@@ -256,7 +278,7 @@ def adadelta(
 
 def adam(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     *,
@@ -266,6 +288,8 @@ def adam(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -281,7 +305,7 @@ def adam(
 
 def amsgrad(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     max_exp_avg_sq: Buffers,
@@ -292,6 +316,8 @@ def amsgrad(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -307,7 +333,7 @@ def amsgrad(
 
 def adamw(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     *,
@@ -317,6 +343,8 @@ def adamw(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -332,7 +360,7 @@ def adamw(
 
 def adamax(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_inf: Buffers,
     *,
@@ -342,6 +370,8 @@ def adamax(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -355,7 +385,7 @@ def adamax(
 
 def nadam(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     *,
@@ -365,6 +395,8 @@ def nadam(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -379,7 +411,7 @@ def nadam(
 
 def radam(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     *,
@@ -389,6 +421,8 @@ def radam(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -402,7 +436,7 @@ def radam(
 
 def rprop(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     prev: Buffers,
     step_size: Buffers,
     *,
@@ -412,6 +446,8 @@ def rprop(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     eta_minus: Number = ...,
     eta_plus: Number = ...,
@@ -426,7 +462,7 @@ def rprop(
 
 def asgd(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     ax: Buffers,
     *,
     step: int | Buffer,
@@ -435,6 +471,8 @@ def asgd(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     lambd: Number = ...,
     alpha: Number = ...,
@@ -448,7 +486,7 @@ def asgd(
 
 def lion(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     *,
     step: int | Buffer,
@@ -457,6 +495,8 @@ def lion(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -469,7 +509,7 @@ def lion(
 
 def adabelief(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_var: Buffers,
     *,
@@ -479,6 +519,8 @@ def adabelief(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -493,7 +535,7 @@ def adabelief(
 
 def yogi(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     *,
@@ -503,6 +545,8 @@ def yogi(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -516,7 +560,7 @@ def yogi(
 
 def adan(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_diff: Buffers,
     exp_avg_sq: Buffers,
@@ -528,6 +572,8 @@ def adan(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,

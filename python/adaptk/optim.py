@@ -31,6 +31,7 @@ def optimizer_for(
     min_8bit_size: int = 4096,
     seed: int = 0,
     param_format: str | None = None,
+    sparse: str = "lazy",
     **options: Any,
 ) -> Optimizer:
     """An optimizer that runs the rule of this name.
@@ -41,7 +42,7 @@ def optimizer_for(
         A key of :func:`adaptk.rules`.
     params, lr, convention, clip_norm, skip_nonfinite, capturable, state_dtype, min_8bit_size, seed
         As :class:`Optimizer` takes them.
-    param_format, **options
+    param_format, sparse, **options
         As :class:`Optimizer` takes them; the options are the rule's own hyperparameters.
 
     Raises
@@ -63,7 +64,7 @@ def optimizer_for(
         options["lr"] = lr
     made = found.program is not None
     optimizer = object.__new__(class_of_made(found) if made else CLASSES[found.class_names[0]])
-    storage = (state_dtype, min_8bit_size, seed, param_format)
+    storage = (state_dtype, min_8bit_size, seed, param_format, sparse)
     optimizer._begin(params, found, convention, clip_norm, skip_nonfinite, capturable, storage, options)
     return optimizer
 

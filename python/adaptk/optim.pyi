@@ -71,6 +71,7 @@ def optimizer_for(
     min_8bit_size: int = ...,
     seed: int = ...,
     param_format: str | None = ...,
+    sparse: str = ...,
     **options: Any,
 ) -> Optimizer:
     """An optimizer that runs the rule of this name."""
@@ -100,6 +101,7 @@ class SGD(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class DeltaBarDelta(Optimizer):
@@ -127,6 +129,7 @@ class DeltaBarDelta(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class AdaGrad(Optimizer):
@@ -154,6 +157,7 @@ class AdaGrad(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class RMSProp(Optimizer):
@@ -185,6 +189,7 @@ class RMSProp(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class AdaDelta(Optimizer):
@@ -209,6 +214,7 @@ class AdaDelta(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class Adam(Optimizer):
@@ -237,6 +243,7 @@ class Adam(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class AdamW(Optimizer):
@@ -265,6 +272,7 @@ class AdamW(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class AdaMax(Optimizer):
@@ -290,6 +298,7 @@ class AdaMax(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class NAdam(Optimizer):
@@ -316,6 +325,7 @@ class NAdam(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class RAdam(Optimizer):
@@ -341,6 +351,7 @@ class RAdam(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class RProp(Optimizer):
@@ -367,6 +378,7 @@ class RProp(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class ASGD(Optimizer):
@@ -392,6 +404,7 @@ class ASGD(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class Lion(Optimizer):
@@ -416,6 +429,7 @@ class Lion(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class AdaBelief(Optimizer):
@@ -442,6 +456,7 @@ class AdaBelief(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class Yogi(Optimizer):
@@ -468,6 +483,7 @@ class Yogi(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class Adan(Optimizer):
@@ -496,6 +512,7 @@ class Adan(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class AdEMAMix(Optimizer):

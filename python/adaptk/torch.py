@@ -8,7 +8,9 @@ on threads or processors.
 What differs from torch's classes:
 
 - Params in bfloat16 and float16 have float32 states.
-- ``differentiable=True`` and sparse gradients are refused, and ``capturable=True`` for params on the CPU.
+- ``differentiable=True`` is refused, and ``capturable=True`` for params on the CPU.
+- Sparse gradients (``torch.sparse_coo``, of ``nn.Embedding(sparse=True)``) are for params on the CPU; every class takes
+  them, and `sparse` says what becomes of rows without values.
 - ``foreach`` and ``fused`` are taken and change nothing.
 - A few values that torch takes are out of range: a ``dampening`` outside [0, 1], RMSprop's ``alpha`` and Adadelta's
   ``rho`` from 1 on, and negative ``lambd``, ``alpha``, ``t0`` and ``step_sizes``.
@@ -52,7 +54,7 @@ except ModuleNotFoundError as error:
 from torch import Tensor
 from torch.autograd.profiler import record_function
 
-from adaptk import _core, _torch_private, catalogue, formats
+from adaptk import _core, _sparse, _torch_private, catalogue, formats
 from adaptk._optimizer import COMMON, StepInfo, evaluation_rule
 from adaptk._registry import RULES, Rule, State, rule_of
 from adaptk._torch_private import face as _face
@@ -342,7 +344,8 @@ class _Fused(torch.optim.Optimizer):
     def _seeded_rule(self, group: Group) -> tuple[str, dict[str, Any]]:
         """The same, with the options of stochastic rounding."""
         name, values = self._rule(group)
-        given = {option: group[option] for option in ("seed", "param_format") if group.get(option) is not None}
+        options = ("seed", "param_format", "sparse")
+        given = {option: group[option] for option in options if group.get(option) is not None}
         return name, {**values, **given} if given else values
 
     def _initial(self, name: str, group: Group) -> float:
@@ -381,8 +384,8 @@ class _Fused(torch.optim.Optimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Add params with options of their own, as torch's method does. The group is a copy of the dict.
 
-        Besides torch's options a group may have ``state_dtype``, ``min_8bit_size``, ``seed`` and ``param_format``, as
-        the constructor.
+        Besides torch's options a group may have ``state_dtype``, ``min_8bit_size``, ``seed``, ``param_format`` and
+        ``sparse``, as the constructor.
         """
         if isinstance(param_group, dict):
             param_group = dict(param_group)
@@ -403,6 +406,10 @@ class _Fused(torch.optim.Optimizer):
         formats.check_min_8bit_size(group.get("min_8bit_size", 0))
         formats.check_seed(group.get("seed", 0))
         param_format = formats.check_param_format(group.get("param_format"))
+        if _sparse.check_mode(group.get("sparse", "lazy")) == "catch_up":
+            raise ValueError(
+                "sparse: 'catch_up' is for the optimizer objects, as adaptk.Adam; use 'lazy' or 'dense' here"
+            )
         for i, p in enumerate(group["params"]):
             formats.check_param_dtype(str(p.dtype).removeprefix("torch."), param_format, f"params[{i}]")
 
@@ -570,7 +577,7 @@ class _Fused(torch.optim.Optimizer):
         Raises
         ------
         RuntimeError
-            For sparse gradients, and in the capture of a CUDA graph for what a replay would not repeat rightly: steps
+            In the capture of a CUDA graph for what a replay would not repeat rightly: steps
             that the host counts (without ``capturable=True``), a first step, and ``skip_nonfinite``.
         TypeError, ValueError
             For params, states and options that the step cannot work with. Nothing is changed then.
@@ -816,8 +823,10 @@ class _Fused(torch.optim.Optimizer):
             raise TypeError(f"{where}: dtype torch.complex32, expected complex64 or complex128")
         if p.is_inference() and not torch.is_inference_mode_enabled():
             raise RuntimeError(f"{where}: an inference tensor, which is not updated outside of torch.inference_mode()")
-        if p.grad is not None and p.grad.layout != torch.strided:
-            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients ({where})")
+        if p.grad is not None and p.grad.layout not in (torch.strided, torch.sparse_coo):
+            raise RuntimeError(
+                f"{where}: a gradient of layout {p.grad.layout}, expected torch.strided or torch.sparse_coo"
+            )
         rule = rule_of(name)
         odd = _is_sharded(p) or p.is_complex() or not _is_dense(p)
         if odd and _overlaps_itself(_local(p)):
@@ -1030,7 +1039,7 @@ class _Fused(torch.optim.Optimizer):
         if not isinstance(grad, Tensor):
             raise TypeError(f"gradient of {where}: {type(grad).__name__}, expected a torch.Tensor")
         if grad.layout != torch.strided:
-            raise RuntimeError(f"sparse gradients are not supported (that of {where})")
+            raise RuntimeError(f"gradient of {where}: layout {grad.layout}, expected torch.strided or torch.sparse_coo")
         grad = _local(grad)
         if grad.stride() == p.stride() and not grad.is_neg() and grad.device == p.device:
             return grad
@@ -1047,6 +1056,27 @@ class _Fused(torch.optim.Optimizer):
 
     @staticmethod
     @torch.no_grad()
+    def _rows_of(p: Tensor, grad: Tensor, where: str, odd: bool) -> tuple[Tensor, Tensor]:
+        """The indices and the values of a sparse gradient, which need not be coalesced."""
+        if grad.shape != p.shape:
+            raise ValueError(
+                f"gradient of {where}: shape {tuple(grad.shape)}, expected {tuple(p.shape)} like its param"
+            )
+        if odd:
+            raise TypeError(
+                f"{where}: a sparse gradient is for plain dense real params in C order; give it a dense one"
+            )
+        if grad.sparse_dim() != 1:
+            raise ValueError(
+                f"gradient of {where}: {grad.sparse_dim()} sparse dimensions, expected 1, as nn.Embedding(sparse=True) "
+                "gives; pass its to_dense()"
+            )
+        if grad.device != p.device:
+            raise ValueError(f"gradient of {where}: on {grad.device}, expected {p.device} like its param")
+        return grad._indices()[0].contiguous(), grad._values().detach().contiguous()
+
+    @staticmethod
+    @torch.no_grad()
     def _stand_in(
         buffers: tuple[Any, ...], grad: Tensor, where: str
     ) -> tuple[list[Any], list[tuple[Tensor, Tensor]]] | None:
@@ -1055,7 +1085,7 @@ class _Fused(torch.optim.Optimizer):
         None where the tensors are no longer what they were when they were bound.
         """
         if grad.layout != torch.strided:
-            raise RuntimeError(f"sparse gradients are not supported (that of {where})")
+            raise RuntimeError(f"gradient of {where}: layout {grad.layout}, expected torch.strided")
         whole, *beside = buffers[0] if isinstance(buffers[0], tuple) else (buffers[0],)
         p, *states = (_local(b) for b in (whole, *beside, *buffers[1:]))
         grad = _local(_placed_like(grad, whole))
@@ -1383,7 +1413,7 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
 
 
 # What is given for all groups, and may differ between them.
-_STORAGE = {"state_dtype": None, "min_8bit_size": 4096, "seed": 0, "param_format": None}
+_STORAGE = {"state_dtype": None, "min_8bit_size": 4096, "seed": 0, "param_format": None, "sparse": "lazy"}
 
 
 def _storage_parameters() -> list[inspect.Parameter]:
@@ -1532,6 +1562,9 @@ _STORAGE_DOC = [
     "param_format : {'sr'}, optional",
     "    'sr' rounds params in bfloat16 stochastically, so that changes of less than half of a last place add up.",
     "    Params in float32 and float64 are not affected; those in float16 are refused.",
+    "sparse : {'lazy', 'dense'}",
+    "    What sparse gradients, as of ``torch.nn.Embedding(sparse=True)``, do to rows that they have no values for:",
+    "    nothing, as ``torch.optim.SparseAdam``, or what a gradient of 0 does.",
 ]
 _RAISES = [
     "Raises",

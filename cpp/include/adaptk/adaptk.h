@@ -94,7 +94,9 @@ typedef enum adaptk_type {
     ADAPTK_FLOAT16 = 3,
     ADAPTK_INT8 = 4,
     ADAPTK_UINT8 = 5,
-    ADAPTK_INT16 = 6
+    ADAPTK_INT16 = 6,
+    ADAPTK_INT32 = 7, /* of indices alone, as the next one */
+    ADAPTK_INT64 = 8
 } adaptk_type;
 
 /* A tensor in C order in CPU memory; for CUDA set its `device`. The shape is not copied. */
@@ -108,14 +110,14 @@ static inline adaptk_tensor adaptk_make_tensor(void* data, adaptk_type type, int
 #endif
     t.device.device_id = 0;
     t.ndim = ndim;
-    t.dtype.code = type == ADAPTK_BFLOAT16                       ? 4
-                   : type == ADAPTK_INT8 || type == ADAPTK_INT16 ? 0
-                   : type == ADAPTK_UINT8                        ? 1
-                                                                 : 2;
-    t.dtype.bits = type == ADAPTK_FLOAT32                        ? 32
-                   : type == ADAPTK_FLOAT64                      ? 64
-                   : type == ADAPTK_INT8 || type == ADAPTK_UINT8 ? 8
-                                                                 : 16;
+    t.dtype.code = type == ADAPTK_BFLOAT16                                                                       ? 4
+                   : type == ADAPTK_INT8 || type == ADAPTK_INT16 || type == ADAPTK_INT32 || type == ADAPTK_INT64 ? 0
+                   : type == ADAPTK_UINT8                                                                        ? 1
+                                                                                                                 : 2;
+    t.dtype.bits = type == ADAPTK_FLOAT32 || type == ADAPTK_INT32   ? 32
+                   : type == ADAPTK_FLOAT64 || type == ADAPTK_INT64 ? 64
+                   : type == ADAPTK_INT8 || type == ADAPTK_UINT8    ? 8
+                                                                    : 16;
     t.dtype.lanes = 1;
     t.shape = shape;
     t.strides = NULL;
@@ -345,6 +347,43 @@ ADAPTK_API adaptk_status adaptk_step_stored(const char* rule, const adaptk_hyper
                                             const adaptk_tensor* const* params, const adaptk_tensor* const* grads,
                                             const adaptk_stored* const* states, const adaptk_step_options* options,
                                             adaptk_step_report* report);
+
+/* A gradient that has values for some rows of a param alone; a row is what the param's first axis counts. Make it with
+ * adaptk_make_rows(), which sets the size. Indices may be in any order. Values of one row are summed first: leaves of
+ * 32 in their order, then the leaves. */
+typedef struct adaptk_rows {
+    size_t size;
+    const adaptk_tensor* indices; /* int32 or int64, one axis; each in [0, rows of the param) */
+    const adaptk_tensor*
+        values;         /* in C order, one for each index, each of the shape of a row; in any dtype of a grad */
+    int64_t* last_step; /* ADAPTK_CATCH_UP: of each row the last step that it has taken, first 0; else NULL */
+} adaptk_rows;
+
+/* The tensors are not copied. */
+static inline adaptk_rows adaptk_make_rows(const adaptk_tensor* indices, const adaptk_tensor* values) {
+    adaptk_rows r;
+    r.size = sizeof(adaptk_rows);
+    r.indices = indices;
+    r.values = values;
+    r.last_step = NULL;
+    return r;
+}
+
+/* What becomes of rows without values. */
+typedef enum adaptk_sparse_mode {
+    ADAPTK_LAZY = 0,    /* they stay as they are, and so do their states */
+    ADAPTK_DENSE = 1,   /* what a gradient of 0 does, bit for bit */
+    ADAPTK_CATCH_UP = 2 /* as ADAPTK_LAZY; but a row takes first the steps that it has missed, in a closed form */
+} adaptk_sparse_mode;
+
+/* adaptk_step_stored() with gradients of rows, on the CPU. Params are in C order. `states` may be NULL for a rule
+ * without states. `zero_grad` is not an option. ADAPTK_CATCH_UP is for rules that have a closed form of steps with a
+ * gradient of 0, without coupled weight decay; it takes the hyperparameters of this step for those that were missed. */
+ADAPTK_API adaptk_status adaptk_step_rows(const char* rule, const adaptk_hyper* hypers, size_t hyper_count,
+                                          int64_t step, uint64_t seed, size_t count, const adaptk_tensor* const* params,
+                                          const adaptk_rows* const* grads, const adaptk_stored* const* states,
+                                          adaptk_sparse_mode mode, const adaptk_step_options* options,
+                                          adaptk_step_report* report);
 
 /* The Euclidean norm of `grad_scale` times all gradients together; bitwise identical for any number of threads and any
  * division of the same data into tensors. On CUDA it waits for `stream`. */

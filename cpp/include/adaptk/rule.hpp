@@ -3,8 +3,10 @@
 #pragma once
 
 #include "adaptk/config.hpp"
+#include "adaptk/power.hpp"
 
 #include <array>
+#include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -66,6 +68,7 @@ template <class... P> constexpr auto presets(P... p) { return std::array<Preset,
 //   step_use                      optional: what the formula needs of the number of the step
 //   look_ahead                    optional: the point that gradients are meant to be taken at, if it is not p
 //   kept_numbers, continue_from   optional: see Continued
+//   idle, idle_steps              optional: see IdleSteps
 struct NoMemo {};
 
 template <class R> struct memo_of {
@@ -171,6 +174,43 @@ inline constexpr std::array common_hyperparameters{
 
 inline constexpr std::size_t max_hyperparameters = 20;
 inline constexpr std::size_t max_states = 4;
+
+// What n steps with a gradient of 0 do to an element, in a closed form: first
+//   p <- param*p + from_state[0]*(state 0) + from_state[1]*(state 1) + ...
+// and then each state is multiplied by its own factor. Rows of a param that have no gradient for a while catch up with
+// it. A rule that has such a form says how good it is, and computes it for the factor `shrink` of decoupled decay:
+//   static constexpr Idle idle;
+//   static IdleSteps idle_steps(const Hyper&, double shrink, std::int64_t n);
+struct IdleSteps {
+    double param = 1.0;
+    double state[max_states] = {1.0, 1.0, 1.0, 1.0};
+    double from_state[max_states] = {};
+};
+
+enum class Idle : std::uint8_t {
+    none,         // there is no such form
+    exact,        // but for rounding
+    approximate,  // the moments decay, and the param by its own decay; what the moments would have moved it is left out
+};
+
+// States that decay by a factor a step, and do not move the param.
+template <class... D> IdleSteps decayed(double shrink, std::int64_t n, D... factors) {
+    IdleSteps s;
+    s.param = step_power(shrink, n);
+    std::size_t i = 0;
+    ((s.state[i++] = step_power(factors, n)), ...);
+    return s;
+}
+
+// The same, where at each step, after it has decayed by `mu`, state number `i` is added to the param, times `rate`:
+// p_n = r^n*p + rate*s*(mu*r^(n-1) + mu^2*r^(n-2) + ... + mu^n).
+inline void add_momentum(IdleSteps& s, std::size_t i, double mu, double rate, double shrink, std::int64_t n) {
+    const double difference = mu - shrink;
+    const double sum = std::fabs(difference) > 1e-6 * std::fabs(mu)
+                           ? mu * (step_power(mu, n) - step_power(shrink, n)) / difference
+                           : double(n) * step_power(mu, n);
+    s.from_state[i] = rate * sum;
+}
 
 // What acts on the gradient and the parameter before the rule sees them:
 //   g <- grad_scale * g, negated to maximize;  g <- g + w * p (coupled)  or  p <- p * (1 - lr * w) (decoupled).

@@ -38,6 +38,10 @@ struct AdaBelief {
                 T(h.eps),
                 T(h.eps_root)};
     }
+    static constexpr Idle idle = Idle::approximate;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        return decayed(shrink, n, h.beta1, h.beta2);
+    }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& s) {
         m = c.beta1 * m + c.one_minus_beta1 * g;
         const T miss = g - m;

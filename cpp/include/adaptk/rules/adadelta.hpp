@@ -38,6 +38,10 @@ struct AdaDelta {
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return {T(h.lr), T(h.rho), T(1.0 - h.rho), T(h.eps)};
     }
+    static constexpr Idle idle = Idle::exact;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        return decayed(shrink, n, h.rho, h.rho);
+    }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& square, T& delta) {
         square = c.rho * square + c.one_minus_rho * (g * g);
         const T u = sqrt(delta + c.eps) / sqrt(square + c.eps) * g;

@@ -39,6 +39,8 @@ struct AdaGrad {
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
         return {T(h.lr / (1.0 + (double(t) - 1.0) * h.lr_decay)), T(h.eps_in), T(h.eps_out)};
     }
+    static constexpr Idle idle = Idle::exact;
+    static IdleSteps idle_steps(const Hyper&, double shrink, std::int64_t n) { return decayed(shrink, n); }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& r) {
         r = r + g * g;
         p = p - c.lr * g / (sqrt(r + c.eps_in) + c.eps_out);

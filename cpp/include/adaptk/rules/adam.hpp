@@ -74,6 +74,10 @@ struct Adam {
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
         return adam_coefficients<T>(h, t);
     }
+    static constexpr Idle idle = Idle::approximate;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        return decayed(shrink, n, h.beta1, h.beta2);
+    }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& v) {
         m = c.beta1 * m + c.one_minus_beta1 * g;
         v = c.beta2 * v + c.one_minus_beta2 * (g * g);
@@ -99,6 +103,10 @@ struct AmsGrad {
     template <class T> using Coefficients = AdamCoefficients<T>;
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
         return adam_coefficients<T>(h, t);
+    }
+    static constexpr Idle idle = Idle::approximate;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        return decayed(shrink, n, h.beta1, h.beta2);
     }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& v, T& x) {
         m = c.beta1 * m + c.one_minus_beta1 * g;
@@ -128,6 +136,10 @@ struct AdamW {
     template <class T> using Coefficients = AdamCoefficients<T>;
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
         return adam_coefficients<T>(h, t);
+    }
+    static constexpr Idle idle = Idle::approximate;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        return decayed(shrink, n, h.beta1, h.beta2);
     }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& v) {
         Adam::update(c, p, g, m, v);

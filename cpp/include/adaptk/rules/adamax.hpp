@@ -31,6 +31,10 @@ struct AdaMax {
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
         return {T(h.beta1), T(1.0 - h.beta1), T(h.beta2), T(h.lr / (1.0 - power(h.beta1, t))), T(h.eps)};
     }
+    static constexpr Idle idle = Idle::approximate;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        return decayed(shrink, n, h.beta1, h.beta2);
+    }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& u) {
         m = c.beta1 * m + c.one_minus_beta1 * g;
         u = max(c.beta2 * u, abs(g) + c.eps);

@@ -60,6 +60,10 @@ struct Adan {
                 T(h.eps),
                 T(t == 1 ? 1 : 0)};
     }
+    static constexpr Idle idle = Idle::approximate;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        return decayed(shrink, n, h.beta1, h.beta2, h.beta3, 0.0);
+    }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& v, T& n, T& prev) {
         const T moved = g - prev;
         const T d = c.first != T(0) ? T(0) : moved;

@@ -44,6 +44,8 @@ struct DeltaBarDelta {
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return {T(h.kappa), T(1.0 - h.phi), T(h.theta), T(1.0 - h.theta), T(h.eta_min), T(h.eta_max)};
     }
+    static constexpr Idle idle = Idle::exact;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) { return decayed(shrink, n, h.theta); }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& bar, T& eta) {
         // Both candidates are computed and selected from: a chain of ?: on the sign stays scalar in GCC 12.
         const T same = bar * g;

@@ -34,6 +34,8 @@ struct Lion {
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return {T(h.lr), T(h.beta1), T(1.0 - h.beta1), T(h.beta2), T(1.0 - h.beta2)};
     }
+    static constexpr Idle idle = Idle::approximate;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) { return decayed(shrink, n, h.beta2); }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m) {
         p = p - c.lr * sign(c.beta1 * m + c.one_minus_beta1 * g);
         m = c.beta2 * m + c.one_minus_beta2 * g;

@@ -76,6 +76,10 @@ struct NAdam {
         numbers[0] = rounded_as(wide[0], numbers[0] * mu);
         return {h, std::int64_t(step), true, {h.beta1, h.momentum_decay, numbers[0], std::int64_t(step)}};
     }
+    static constexpr Idle idle = Idle::approximate;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        return decayed(shrink, n, h.beta1, h.beta2);
+    }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& v) {
         m = c.beta1 * m + c.one_minus_beta1 * g;
         v = c.beta2 * v + c.one_minus_beta2 * (g * g);

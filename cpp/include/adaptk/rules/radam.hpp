@@ -44,6 +44,10 @@ struct RAdam {
         }
         return {T(h.beta1), T(1.0 - h.beta1), T(h.beta2), T(1.0 - h.beta2), T(step), T(h.eps), rectified};
     }
+    static constexpr Idle idle = Idle::approximate;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        return decayed(shrink, n, h.beta1, h.beta2);
+    }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& v) {
         m = c.beta1 * m + c.one_minus_beta1 * g;
         v = c.beta2 * v + c.one_minus_beta2 * (g * g);

@@ -70,6 +70,8 @@ struct RmsProp {
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return rmsprop_common::coefficients<Hyper, T>(h);
     }
+    static constexpr Idle idle = Idle::exact;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) { return decayed(shrink, n, h.rho); }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& r) {
         r = c.rho * r + c.one_minus_rho * (g * g);
         p = p - c.lr * g / (sqrt(r + c.eps_in) + c.eps_out);
@@ -91,6 +93,10 @@ struct RmsPropCentered {
     template <class T> using Coefficients = rmsprop_common::Coefficients<T>;
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return rmsprop_common::coefficients<Hyper, T>(h);
+    }
+    static constexpr Idle idle = Idle::exact;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        return decayed(shrink, n, h.rho, h.rho);
     }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& r, T& m) {
         r = c.rho * r + c.one_minus_rho * (g * g);
@@ -120,6 +126,12 @@ struct RmsPropMomentum {
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return rmsprop_common::momentum_coefficients<Hyper, T>(h);
     }
+    static constexpr Idle idle = Idle::exact;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        IdleSteps s = decayed(shrink, n, h.rho, h.momentum);
+        add_momentum(s, 1, h.momentum, h.lr_inside != 0.0 ? -1.0 : -h.lr, shrink, n);
+        return s;
+    }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& r, T& b) {
         r = c.rho * r + c.one_minus_rho * (g * g);
         b = c.mu * b + c.gain * g / (sqrt(r + c.eps_in) + c.eps_out);
@@ -145,6 +157,12 @@ struct RmsPropCenteredMomentum {
     template <class T> using Coefficients = rmsprop_common::MomentumCoefficients<T>;
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return rmsprop_common::momentum_coefficients<Hyper, T>(h);
+    }
+    static constexpr Idle idle = Idle::exact;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        IdleSteps s = decayed(shrink, n, h.rho, h.rho, h.momentum);
+        add_momentum(s, 2, h.momentum, h.lr_inside != 0.0 ? -1.0 : -h.lr, shrink, n);
+        return s;
     }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& r, T& m, T& b) {
         r = c.rho * r + c.one_minus_rho * (g * g);
@@ -179,6 +197,12 @@ struct RmsPropNesterov {
     };
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return {T(h.lr), T(h.rho), T(1.0 - h.rho), T(h.eps_in), T(h.eps_out), T(h.momentum)};
+    }
+    static constexpr Idle idle = Idle::exact;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        IdleSteps s = decayed(shrink, n, h.rho, h.momentum);
+        add_momentum(s, 1, h.momentum, 1.0, shrink, n);
+        return s;
     }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& r, T& v) {
         r = c.rho * r + c.one_minus_rho * (g * g);

@@ -40,6 +40,8 @@ struct RProp {
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return {T(h.eta_minus), T(h.eta_plus), T(h.step_min), T(h.step_max)};
     }
+    static constexpr Idle idle = Idle::exact;
+    static IdleSteps idle_steps(const Hyper&, double shrink, std::int64_t n) { return decayed(shrink, n, 0.0); }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& prev, T& size) {
         const T same = g * prev;
         const T f = same > T(0) ? c.eta_plus : T(1);

@@ -33,6 +33,8 @@ struct Sgd {
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t) {
         return {T(h.lr)};
     }
+    static constexpr Idle idle = Idle::exact;
+    static IdleSteps idle_steps(const Hyper&, double shrink, std::int64_t n) { return decayed(shrink, n); }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g) { p = p - c.lr * g; }
 };
 
@@ -58,6 +60,13 @@ ADAPTK_HOST_DEVICE MomentumCoefficients<T> momentum_coefficients(const MomentumH
     const double gain = first ? 1.0 : 1.0 - h.dampening;
     if (h.velocity != 0.0) return {T(h.momentum), T(-h.lr * gain), T(-h.lr), T(1), first};
     return {T(h.momentum), T(gain), T(1), T(-h.lr), first};
+}
+
+// `ahead`: what the buffer is multiplied by on its way into the param.
+inline IdleSteps momentum_idle_steps(const MomentumHyper& h, double shrink, std::int64_t n, double ahead) {
+    IdleSteps s = decayed(shrink, n, h.momentum);
+    add_momentum(s, 0, h.momentum, (h.velocity != 0.0 ? 1.0 : -h.lr) * ahead, shrink, n);
+    return s;
 }
 
 inline constexpr std::array momentum_hyperparameters{
@@ -90,6 +99,10 @@ struct Momentum {
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
         return momentum_coefficients<T>(h, t);
     }
+    static constexpr Idle idle = Idle::exact;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        return momentum_idle_steps(h, shrink, n, 1.0);
+    }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& b) {
         b = c.first ? c.gain * g : c.mu * b + c.gain * g;
         p = p + c.rate * b;
@@ -112,6 +125,10 @@ struct Nesterov {
     template <class T> using Coefficients = MomentumCoefficients<T>;
     template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
         return momentum_coefficients<T>(h, t);
+    }
+    static constexpr Idle idle = Idle::exact;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        return momentum_idle_steps(h, shrink, n, h.momentum);
     }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& b) {
         b = c.first ? c.gain * g : c.mu * b + c.gain * g;

@@ -37,6 +37,8 @@ struct Yogi {
                 T(1.0 / std::sqrt(1.0 - power(h.beta2, t))),
                 T(h.eps)};
     }
+    static constexpr Idle idle = Idle::approximate;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) { return decayed(shrink, n, h.beta1); }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& m, T& v) {
         m = c.beta1 * m + c.one_minus_beta1 * g;
         const T square = g * g;

@@ -1,0 +1,440 @@
+#include "rows.hpp"
+
+#include "dispatch.hpp"
+#include "parallel.hpp"
+
+#include <array>
+#include <bit>
+#include <utility>
+
+namespace adaptk::detail {
+namespace {
+
+// The memory of a thread's last update, for the next one: fresh pages would cost as much as the sorting of some
+// thousand indices.
+struct KeptKeys {
+    std::vector<std::uint64_t> keys, other;
+    std::vector<std::size_t> start;
+};
+KeptKeys& kept_keys() {
+    thread_local KeptKeys kept;
+    return kept;
+}
+constexpr std::size_t most_kept = std::size_t{1} << 20;
+
+}  // namespace
+
+RowUpdate::RowUpdate() {
+    KeptKeys& kept = kept_keys();
+    keys_.swap(kept.keys);
+    other_.swap(kept.other);
+    start_.swap(kept.start);
+    keys_.clear();
+    start_.clear();
+}
+
+RowUpdate::~RowUpdate() {
+    KeptKeys& kept = kept_keys();
+    if (keys_.capacity() > most_kept || keys_.capacity() <= kept.keys.capacity()) return;
+    keys_.swap(kept.keys);
+    other_.swap(kept.other);
+    start_.swap(kept.start);
+}
+
+std::optional<std::int64_t> RowUpdate::assign(const RowIndex& index, const Slot& values, std::int64_t rows,
+                                              std::int64_t row_size) {
+    index_ = index;
+    values_ = values;
+    rows_ = rows;
+    row_size_ = row_size;
+    keys_.clear();
+    start_.clear();
+    const auto n = std::size_t(index.count);
+    std::uint64_t largest = 0;
+    bool ascending = true;
+    // A row and a place fit into 64 bits together, for both are counts of what memory holds; if rows have no elements,
+    // there may be any number of them.
+    place_bits_ = n > 1 ? unsigned(std::bit_width(n - 1)) : 0;
+    if (row_size > 0) keys_.resize(n);
+    const auto take = [&]<class I>(const I* indices) -> std::optional<std::int64_t> {
+        std::uint64_t before = 0;
+        for (std::size_t i = 0; i < n; ++i) {
+            // Negative ones are large.
+            const auto row = std::uint64_t(std::int64_t(indices[i]));
+            if (row >= std::uint64_t(rows)) return std::int64_t(i);
+            if (row_size == 0) continue;
+            ascending = ascending && row >= before;
+            before = row;
+            largest = row > largest ? row : largest;
+            keys_[i] = (row << place_bits_) | i;
+        }
+        return {};
+    };
+    const auto wrong = index.wide ? take(static_cast<const std::int64_t*>(index.data))
+                                  : take(static_cast<const std::int32_t*>(index.data));
+    if (wrong) {
+        keys_.clear();
+        return wrong;
+    }
+    if (keys_.empty()) return {};
+    if (!ascending) sort(unsigned(std::bit_width(largest)));
+    start_.reserve(n + 1);
+    std::uint64_t before = ~std::uint64_t{0};
+    for (std::size_t i = 0; i < n; ++i) {
+        const std::uint64_t row = keys_[i] >> place_bits_;
+        if (row != before) start_.push_back(i);
+        before = row;
+    }
+    start_.push_back(n);
+    return {};
+}
+
+// By the bits of the row alone: the places are in order from the start on, and each pass is stable.
+void RowUpdate::sort(unsigned row_bits) {
+    constexpr unsigned most_bits = 11;
+    if (keys_.size() < 64) {
+        std::sort(keys_.begin(), keys_.end());
+        return;
+    }
+    other_.resize(keys_.size());
+    const unsigned passes = (row_bits + most_bits - 1) / most_bits;
+    const unsigned bits = (row_bits + passes - 1) / passes;
+    const std::uint64_t mask = (std::uint64_t{1} << bits) - 1;
+    for (unsigned pass = 0; pass < passes; ++pass) {
+        const unsigned shift = place_bits_ + pass * bits;
+        std::array<std::size_t, std::size_t{1} << most_bits> at{};
+        for (const std::uint64_t key : keys_) ++at[(key >> shift) & mask];
+        std::size_t sum = 0;
+        for (std::size_t d = 0; d <= mask; ++d) sum += std::exchange(at[d], sum);
+        for (const std::uint64_t key : keys_) other_[at[(key >> shift) & mask]++] = key;
+        keys_.swap(other_);
+    }
+}
+
+std::size_t RowUpdate::lower_bound(std::int64_t row) const {
+    std::size_t begin = 0, end = distinct();
+    while (begin < end) {
+        const std::size_t middle = begin + (end - begin) / 2;
+        if (this->row(middle) < row) {
+            begin = middle + 1;
+        } else {
+            end = middle;
+        }
+    }
+    return begin;
+}
+
+namespace {
+
+// Measured with tables of 1M x 64 and 10M x 16 in memory.
+constexpr std::size_t rows_ahead = 8, values_ahead = 24;
+// What is asked for of one row at once.
+constexpr std::size_t most_asked = 512;
+// Rows of so few elements are gathered into a tile, which the kernel runs over once.
+constexpr std::int64_t most_gathered = 8;
+
+template <class T> constexpr Format format_of_type = sizeof(T) == 8 ? Format::float64 : Format::float32;
+
+template <class T> bool in_place(const Slot& s) { return s.format == format_of_type<T> && aligned(s.data, sizeof(T)); }
+
+// n elements of a buffer: where they are, or a copy in `room`, which has a tile.
+template <class T> const T* elements(const KernelTable& k, const Slot& s, std::int64_t first, std::size_t n, T* room) {
+    if (in_place<T>(s)) return reinterpret_cast<const T*>(at(s, first));
+    decode_tile(k, s, first, n, room);
+    return room;
+}
+
+// The sum of row i, n <= tile elements from column c on: in `room`, or where the values of a single occurrence are. A
+// single occurrence whose values lie there may have more than a tile.
+template <class T>
+const T* sum_of_row(const KernelTable& k, const RowUpdate& r, std::size_t i, std::int64_t c, std::size_t n, T* room) {
+    const std::size_t first = r.first(i), last = r.first(i + 1);
+    const auto values = [&](std::size_t occurrence, T* to) {
+        return elements(k, r.values(), r.place(occurrence) * r.row_size() + c, n, to);
+    };
+    if (last - first == 1) return values(first, room);
+    alignas(cache_line) T leaf[tile], decoded[tile];
+    const StepKernel add_scaled = k.add_scaled[sizeof(T) == 8 ? 1 : 0];
+    constexpr double once = 1.0;
+    const auto add = [&](T* to, const T* x) {
+        void* const both[] = {to, const_cast<T*>(x)};
+        add_scaled(&once, both, n);
+    };
+    for (std::size_t begin = first; begin < last; begin += row_leaf) {
+        const std::size_t end = std::min(begin + row_leaf, last);
+        T* const sum = begin == first ? room : leaf;
+        const T* const one = values(begin, sum);
+        if (one != sum) std::memcpy(sum, one, n * sizeof(T));
+        for (std::size_t o = begin + 1; o < end; ++o) add(sum, values(o, decoded));
+        if (begin != first) add(room, leaf);
+    }
+    return room;
+}
+
+template <class T> class RowRun {
+  public:
+    RowRun(const KernelTable& k, const ParamUpdate& t, std::size_t buffers, std::uint64_t key)
+        : k_(k), t_(t), r_(*t.rows), buffers_(buffers) {
+        for (std::size_t b = 0; b < buffers; ++b) {
+            in_place_[b] = in_place<T>(t.slot(b));
+            keys_[b] = info_of(t.format[b]).stochastic ? buffer_key(key, t.number, std::uint32_t(b)) : 0;
+        }
+        // Its own is not a buffer of the tensor.
+        in_place_[1] = in_place<T>(r_.values());
+    }
+
+    // Columns [c0, c1) of the rows with values number begin ... end - 1.
+    void step(const RowKernel& kernel, std::size_t begin, std::size_t end, std::int64_t c0, std::int64_t c1) const {
+        if (r_.row_size() <= most_gathered) {
+            step_gathered(kernel, begin, end);
+            return;
+        }
+        alignas(cache_line) T scratch[max_buffers][tile];
+        const std::size_t row_bytes = std::min(std::size_t(c1 - c0) * sizeof(T), most_asked);
+        for (std::size_t i = begin; i < end; ++i) {
+            ask(i, end, c0, row_bytes);
+            const std::int64_t row = r_.row(i);
+            const bool single = in_place_[1] && r_.first(i + 1) - r_.first(i) == 1 && all_in_place();
+            const IdleSteps missed = missed_steps(kernel.segment, row, kernel.segment.step - 1);
+            for (std::int64_t c = c0; c < c1;) {
+                const auto n = std::size_t(single ? c1 - c : std::min(c1 - c, std::int64_t(tile)));
+                void* work[max_buffers] = {};
+                const std::int64_t element = row * r_.row_size() + c;
+                load(work, scratch, element, n);
+                work[1] = const_cast<T*>(sum_of_row(k_, r_, i, c, n, scratch[1]));
+                bring_up(missed, work, n);
+                kernel.kernel(kernel.coefficients, work, n);
+                store(scratch, element, n);
+                c += std::int64_t(n);
+            }
+        }
+    }
+
+    // Rows begin ... end - 1 of all catch up with so many steps.
+    void catch_up(const Segment& segment, std::int64_t begin, std::int64_t end, std::int64_t steps) const {
+        alignas(cache_line) T scratch[max_buffers][tile];
+        for (std::int64_t row = begin; row < end; ++row) {
+            if (r_.last_step[row] >= steps) continue;
+            const IdleSteps missed = missed_steps(segment, row, steps);
+            for (std::int64_t c = 0; c < r_.row_size(); c += std::int64_t(tile)) {
+                const auto n = std::size_t(std::min(r_.row_size() - c, std::int64_t(tile)));
+                void* work[max_buffers] = {};
+                load(work, scratch, row * r_.row_size() + c, n);
+                bring_up(missed, work, n);
+                store(scratch, row * r_.row_size() + c, n);
+            }
+        }
+    }
+
+  private:
+    const KernelTable& k_;
+    const ParamUpdate& t_;
+    const RowUpdate& r_;
+    std::size_t buffers_;
+    bool in_place_[max_buffers] = {};
+    std::uint64_t keys_[max_buffers] = {};
+
+    bool all_in_place() const {
+        return std::all_of(in_place_, in_place_ + buffers_, [](bool b) { return b; });
+    }
+
+    void load(void** work, T (*scratch)[tile], std::int64_t element, std::size_t n) const {
+        for (std::size_t b = 0; b < buffers_; ++b)
+            if (b != 1) work[b] = const_cast<T*>(elements(k_, t_.slot(b), element, n, scratch[b]));
+    }
+    void store(T (*scratch)[tile], std::int64_t element, std::size_t n) const {
+        for (std::size_t b = 0; b < buffers_; ++b)
+            if (b != 1 && !in_place_[b]) encode_tile(k_, scratch[b], t_, b, element, n, keys_[b]);
+    }
+
+    void step_gathered(const RowKernel& kernel, std::size_t begin, std::size_t end) const {
+        alignas(cache_line) T scratch[max_buffers][tile];
+        alignas(cache_line) T room[tile];
+        const std::int64_t row_size = r_.row_size();
+        const auto n = std::size_t(row_size);
+        const std::size_t most = tile / n;
+        for (std::size_t i = begin; i < end; i += most) {
+            const std::size_t rows = std::min(most, end - i);
+            for (std::size_t j = 0; j < rows; ++j) {
+                ask(i + j, end, 0, n * sizeof(T));
+                const std::int64_t row = r_.row(i + j);
+                void* work[max_buffers] = {};
+                for (std::size_t b = 0; b < buffers_; ++b) {
+                    T* const to = scratch[b] + j * n;
+                    const T* const from = b == 1 ? sum_of_row(k_, r_, i + j, 0, n, room)
+                                                 : elements(k_, t_.slot(b), row * row_size, n, room);
+                    std::memcpy(to, from, n * sizeof(T));
+                    work[b] = to;
+                }
+                bring_up(missed_steps(kernel.segment, row, kernel.segment.step - 1), work, n);
+            }
+            void* work[max_buffers] = {};
+            for (std::size_t b = 0; b < buffers_; ++b) work[b] = scratch[b];
+            kernel.kernel(kernel.coefficients, work, rows * n);
+            for (std::size_t j = 0; j < rows; ++j) {
+                const std::int64_t element = r_.row(i + j) * row_size;
+                for (std::size_t b = 0; b < buffers_; ++b) {
+                    if (b == 1) continue;
+                    const T* const from = scratch[b] + j * n;
+                    if (in_place_[b]) {
+                        std::memcpy(at(t_, b, element), from, n * sizeof(T));
+                    } else {
+                        encode_tile(k_, from, t_, b, element, n, keys_[b]);
+                    }
+                }
+            }
+        }
+    }
+
+    // Memory is far away: rows are at random places, which no processor foresees.
+    void ask(std::size_t i, std::size_t end, std::int64_t c0, std::size_t row_bytes) const {
+        if (i + rows_ahead < end) {
+            const std::int64_t element = r_.row(i + rows_ahead) * r_.row_size() + c0;
+            for (std::size_t b = 0; b < buffers_; ++b)
+                if (b != 1) prefetch<CacheLevel::first>(at(t_, b, element), 0, row_bytes);
+        }
+        for (std::size_t o = r_.first(i); o < r_.first(i + 1); ++o)
+            if (o + values_ahead < r_.occurrences())
+                prefetch<CacheLevel::first>(at(r_.values(), r_.place(o + values_ahead) * r_.row_size() + c0), 0,
+                                            row_bytes);
+    }
+
+    IdleSteps missed_steps(const Segment& segment, std::int64_t row, std::int64_t steps) const {
+        IdleSteps out;
+        if (r_.mode != SparseMode::catch_up || r_.last_step[row] >= steps) return out;
+        const RuleInfo& rule = *segment.rule;
+        const double decay =
+            rule.decoupled(segment.hyper) ? segment.hyper.value[0] * rule.weight_decay(segment.hyper) : 0.0;
+        rule.idle_steps(segment.hyper, 1.0 - decay, steps - r_.last_step[row], out);
+        return out;
+    }
+    void bring_up(const IdleSteps& missed, void* const* work, std::size_t n) const {
+        if (r_.mode != SparseMode::catch_up) return;
+        T* const p = static_cast<T*>(work[0]);
+        if (const T factor = T(missed.param); factor != T(1))
+            for (std::size_t i = 0; i < n; ++i) p[i] = factor * p[i];
+        for (std::size_t b = 2; b < buffers_; ++b) {
+            T* const s = static_cast<T*>(work[b]);
+            if (const T factor = T(missed.from_state[b - 2]); factor != T(0))
+                for (std::size_t i = 0; i < n; ++i) p[i] = p[i] + factor * s[i];
+            if (const T factor = T(missed.state[b - 2]); factor != T(1))
+                for (std::size_t i = 0; i < n; ++i) s[i] = factor * s[i];
+        }
+    }
+};
+
+template <class T>
+void run_rows_of_type(const KernelTable& k, const RowKernel& kernel, const ParamUpdate& t, const RowUpdate& r) {
+    const std::size_t rows = r.distinct();
+    const auto weight = [&](std::size_t i) { return r.first(i) + 2 * i; };
+    const std::size_t total = weight(rows);
+    std::int64_t work = 0;
+    if (product_overflows(std::int64_t(total), r.row_size(), work)) work = INT64_MAX;
+    const int wanted = threads_for(work);
+    // Few long rows are cut themselves.
+    const bool by_columns = rows < 4 * std::size_t(wanted) && r.row_size() >= 2 * cut_grain;
+    in_parallel(wanted, [&](int thread, int threads) {
+        const RowRun<T> run(k, t, kernel.buffers, kernel.key);
+        if (by_columns) {
+            const auto cut = [&](int of) {
+                return of == threads ? r.row_size() : r.row_size() / threads * of / cut_grain * cut_grain;
+            };
+            run.step(kernel, 0, rows, cut(thread), cut(thread + 1));
+            return;
+        }
+        const auto cut = [&](int of) {
+            const std::size_t share = total / std::size_t(threads) * std::size_t(of);
+            std::size_t begin = 0, end = rows;
+            while (of < threads && begin < end) {
+                const std::size_t middle = begin + (end - begin) / 2;
+                if (weight(middle) < share) {
+                    begin = middle + 1;
+                } else {
+                    end = middle;
+                }
+            }
+            return end;
+        };
+        run.step(kernel, cut(thread), cut(thread + 1), 0, r.row_size());
+    });
+}
+
+}  // namespace
+
+bool has_values(const RowUpdate& rows, std::int64_t first, std::int64_t n) {
+    if (n == 0 || rows.distinct() == 0) return false;
+    const std::size_t i = rows.lower_bound(first / rows.row_size());
+    return i < rows.distinct() && rows.row(i) * rows.row_size() < first + n;
+}
+
+template <class T>
+void gradient_of_rows(const KernelTable& k, const RowUpdate& rows, std::int64_t first, std::size_t n, T* out) {
+    std::fill_n(out, n, T(0));
+    if (n == 0 || rows.distinct() == 0) return;
+    const std::int64_t end = first + std::int64_t(n), size = rows.row_size();
+    for (std::size_t i = rows.lower_bound(first / size); i < rows.distinct() && rows.row(i) * size < end; ++i) {
+        const std::int64_t row = rows.row(i) * size, last = std::min(row + size, end);
+        for (std::int64_t e = std::max(row, first); e < last; e += std::int64_t(tile)) {
+            const auto m = std::size_t(std::min(last - e, std::int64_t(tile)));
+            T* const to = out + (e - first);
+            const T* const sum = sum_of_row(k, rows, i, e - row, m, to);
+            if (sum != to) std::memcpy(to, sum, m * sizeof(T));
+        }
+    }
+}
+template void gradient_of_rows(const KernelTable&, const RowUpdate&, std::int64_t, std::size_t, float*);
+template void gradient_of_rows(const KernelTable&, const RowUpdate&, std::int64_t, std::size_t, double*);
+
+void run_rows(const KernelTable& k, const RowKernel& kernel, const ParamUpdate& t) {
+    const RowUpdate& r = *t.rows;
+    if (r.distinct() > 0) {
+        if (t.compute() == 1) {
+            run_rows_of_type<double>(k, kernel, t, r);
+        } else {
+            run_rows_of_type<float>(k, kernel, t, r);
+        }
+    }
+    if (r.mode == SparseMode::catch_up)
+        for (std::size_t i = 0; i < r.distinct(); ++i) r.last_step[r.row(i)] = kernel.segment.step;
+}
+
+void catch_up_rows(const KernelTable& k, const Segment& segment, const ParamUpdate& t, std::int64_t steps) {
+    const RowUpdate& r = *t.rows;
+    in_parallel(threads_for(t.size), [&](int thread, int threads) {
+        const auto cut = [&](int of) { return of == threads ? r.rows() : r.rows() / threads * of; };
+        const std::int64_t begin = cut(thread), end = cut(thread + 1);
+        if (t.compute() == 1) {
+            RowRun<double>(k, t, segment.rule->buffers(), segment.key()).catch_up(segment, begin, end, steps);
+        } else {
+            RowRun<float>(k, t, segment.rule->buffers(), segment.key()).catch_up(segment, begin, end, steps);
+        }
+        for (std::int64_t row = begin; row < end; ++row) r.last_step[row] = std::max(r.last_step[row], steps);
+    });
+}
+
+void catch_up_rows(const Segment& segment, const ParamUpdate& t, std::int64_t steps) {
+    const FloatingPointMode mode;
+    catch_up_rows(*current_isa().kernels, segment, t, steps);
+}
+
+const char* why_no_rows(const ParamUpdate& t, std::size_t buffers, std::int64_t row_size, std::size_t& buffer) {
+    for (std::size_t b = 0; b < buffers; ++b) {
+        if (b == 1 || row_size % std::int64_t(info_of(t.format[b]).block) == 0 || row_size == 0) continue;
+        buffer = b;
+        return "its elements share a scale in blocks that rows of this size do not begin: rows cannot be stepped one "
+               "by "
+               "one; store it in a format without blocks, or use sparse='dense'";
+    }
+    return nullptr;
+}
+
+const char* why_no_catch_up(const RuleInfo& rule, const HyperValues& hyper) {
+    if (rule.idle_steps == nullptr)
+        return "has no closed form for steps with a gradient of 0: use sparse='lazy' or sparse='dense'";
+    if (rule.coupled_decay(hyper))
+        return "has no closed form for steps with a gradient of 0 and coupled weight decay: use decoupled=True, "
+               "sparse='lazy' or sparse='dense'";
+    return nullptr;
+}
+
+}  // namespace adaptk::detail
