@@ -104,9 +104,8 @@ def test_tensors_of_pytorch() -> None:
 
 def test_a_sparse_matrix_of_scipy() -> None:
     sparse = pytest.importorskip("scipy.sparse")
-    opt = adaptk.SGD([zeros(2, 3)])
-    with pytest.raises(TypeError, match=r"^grads\[0\]: .* is not a buffer; .*; pass its toarray\(\)$"):
-        opt.step([sparse.csr_array(zeros(2, 3))])
+    with pytest.raises(TypeError, match=r"^params\[0\]: .* is not a buffer; .*; pass its toarray\(\)$"):
+        adaptk.SGD([sparse.csr_array(zeros(2, 3))])
 
 
 # Numbers
