@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import adaptk
+import numpy as np
 from docutils import nodes
 from docutils.statemachine import StringList
 from math_core import LatexToMathML
@@ -109,6 +110,31 @@ class RuleCosts(Made):
             rows.append([f"[`{rule.name}`](../rules.md#{rule.name})", states, f"{4 * count}"])
             rows[-1] += [f"{4 * (3 + 2 * count)}", rule.source]
         return _table(head, rows)
+
+
+class SparseModes(Made):
+    """What rows without a gradient do under each rule, found by steps of each kind. The page is in Markdown."""
+
+    def text(self) -> list[str]:
+        rows = []
+        for rule in adaptk.rules().values():
+            dense = self.run_steps(rule, "dense")
+            lazy = "equal" if np.allclose(self.run_steps(rule, "lazy"), dense, rtol=1e-9) else "differs"
+            late = "refused"
+            if rule.catch_up:
+                late = "equal" if np.allclose(self.run_steps(rule, "catch_up"), dense, rtol=1e-9) else rule.catch_up
+            rows.append([f"[`{rule.name}`](../rules.md#{rule.name})", lazy, late])
+        return _table(["rule", "`lazy` and `dense`", "`catch_up` and `dense`"], rows)
+
+    @staticmethod
+    def run_steps(rule: adaptk.Rule, mode: str) -> Any:
+        """A param and its states after a row had gradients, then others, then it again."""
+        w = np.full((2, 1), 0.5)
+        opt = adaptk.optimizer_for(rule.name, [w], weight_decay=0.0, sparse=mode)
+        for row in (0, 1, 1, 0, 1):
+            opt.step([(np.array([row]), np.array([[0.25 + 0.125 * row]]))])
+        opt.catch_up()
+        return np.concatenate([w, *(opt.state[0][s.name] for s in rule.states)])
 
 
 class Optimizers(Made):
@@ -297,6 +323,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math_block, None))
     app.add_directive("rule-facts", RuleFacts)
     app.add_directive("rule-costs", RuleCosts)
+    app.add_directive("sparse-modes", SparseModes)
     app.add_directive("optimizers", Optimizers)
     app.add_directive("needs-torch", NeedsTorch)
     app.add_directive("needs-jax", NeedsJax)

@@ -665,6 +665,38 @@ void bandwidth_probe(const py::list& list, std::size_t repeats) {
     });
 }
 
+// The same of rows: sorted, of streams that are all float32 in C order. For benchmarks, and for tests of it.
+void row_probe(const py::list& list, const py::array_t<std::int64_t, py::array::c_style>& rows,
+               const py::array_t<float, py::array::c_style>& values) {
+    const std::vector<py::object> streams = items_of(list.ptr());
+    View views[max_buffers];
+    WorkStream work;
+    ParamUpdate t;
+    if (streams.empty() || streams.size() > detail::max_written) fail(PyExc_ValueError, "streams: expected 1 to 5");
+    for (std::size_t b = 0; b < streams.size(); ++b) {
+        View::take(streams[b], {"streams", py::ssize_t(b)}, views[b], work);
+        t.set(b == 0 ? 0 : 1 + b, {views[b].data, views[b].dtype});
+        if (views[b].dtype != Format::float32 || !views[b].c_order || views[b].ndim != 2 ||
+            !views[b].same_shape(views[0]) || views[b].shape[1] != values.shape(1) || views[b].shape[1] > 4096)
+            fail(PyExc_ValueError, "streams: expected float32 in C order, in one shape, with rows as in values");
+    }
+    t.size = views[0].size;
+    const std::span<const std::int64_t> all(rows.data(), std::size_t(rows.size()));
+    if (values.shape(0) < rows.size() ||
+        std::any_of(all.begin(), all.end(), [&](std::int64_t r) { return r < 0 || r >= views[0].shape[0]; }))
+        fail(PyExc_ValueError, "rows: expected as many values or more, and rows of the streams");
+    const MaybeReleaseGil released(true);
+    detail::run_row_probe(t, streams.size(), all, views[0].shape[1], {values.data(), std::size_t(values.size())});
+}
+
+// What comes before a step with these indices: benchmarks only. The number of distinct rows.
+std::size_t group_rows(const py::array_t<std::int64_t, py::array::c_style>& indices, std::int64_t rows) {
+    detail::RowUpdate update;
+    if (update.assign({indices.data(), true, std::int64_t(indices.size())}, {nullptr, Format::float32}, rows, 1))
+        fail(PyExc_ValueError, "indices: out of range");
+    return update.distinct();
+}
+
 // Shape, strides in bytes, dtype and device of any buffer, for making a state array beside it.
 py::tuple layout(const py::object& buffer, const std::string& name) {
     View v;
@@ -726,6 +758,8 @@ void register_functions(py::module_& m) {
     m.def("reduce", reduce, py::arg("buffers"), py::arg("term"), py::arg("scope"), py::arg("scale") = 1.0,
           py::arg("groups") = std::vector<std::size_t>{}, py::arg("row_sizes") = std::vector<std::int64_t>{});
     m.def("bandwidth_probe", bandwidth_probe, py::arg("buffers"), py::arg("repeats") = 1);
+    m.def("row_probe", row_probe, py::arg("streams"), py::arg("rows"), py::arg("values"));
+    m.def("group_rows", group_rows, py::arg("indices"), py::arg("rows"));
     py::register_exception_translator([](std::exception_ptr thrown) {
         if (!thrown) return;
         try {

@@ -417,6 +417,38 @@ void catch_up_rows(const Segment& segment, const ParamUpdate& t, std::int64_t st
     catch_up_rows(*current_isa().kernels, segment, t, steps);
 }
 
+void run_row_probe(const ParamUpdate& t, std::size_t written, std::span<const std::int64_t> rows, std::int64_t row_size,
+                   std::span<const float> values) {
+    const KernelTable& k = *current_isa().kernels;
+    const auto n = std::size_t(row_size), count = rows.size(), given = values.size() / n;
+    in_parallel(threads_for(std::int64_t(values.size() + 2 * count * n)), [&](int thread, int threads) {
+        alignas(cache_line) float sum[4096];
+        constexpr double once = 1.0;
+        const auto cut = [&](int of) { return count * std::size_t(of) / std::size_t(threads); };
+        for (std::size_t i = cut(thread), end = cut(thread + 1); i < end; ++i) {
+            if (i + rows_ahead < end)
+                for (std::size_t b = 0; b < written; ++b)
+                    prefetch<CacheLevel::first>(at(t, b == 0 ? 0 : 1 + b, rows[i + rows_ahead] * row_size), 0,
+                                                std::min(n * sizeof(float), most_asked));
+            std::size_t v = given * i / count;
+            const float* grad = values.data() + v * n;
+            if (const std::size_t last = given * (i + 1) / count; last - v > 1) {
+                std::memcpy(sum, grad, n * sizeof(float));
+                grad = sum;
+                while (++v < last) {
+                    void* const both[] = {sum, const_cast<float*>(values.data() + v * n)};
+                    k.add_scaled[0](&once, both, n);
+                }
+            }
+            void* work[max_buffers] = {};
+            for (std::size_t b = 0; b <= written; ++b)
+                if (b != 1) work[b] = at(t, b, rows[i] * row_size);
+            work[1] = const_cast<float*>(grad);
+            k.bandwidth_probe[written - 1][0](nullptr, work, n);
+        }
+    });
+}
+
 const char* why_no_rows(const ParamUpdate& t, std::size_t buffers, std::int64_t row_size, std::size_t& buffer) {
     for (std::size_t b = 0; b < buffers; ++b) {
         if (b == 1 || row_size % std::int64_t(info_of(t.format[b]).block) == 0 || row_size == 0) continue;

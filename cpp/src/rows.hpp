@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 namespace adaptk::detail {
@@ -112,6 +113,12 @@ void run_rows(const KernelTable& k, const RowKernel& kernel, const ParamUpdate& 
 void catch_up_rows(const KernelTable& k, const Segment& segment, const ParamUpdate& t, std::int64_t steps);
 // The same, for callers outside of a step.
 ADAPTK_INTERNAL_API void catch_up_rows(const Segment& segment, const ParamUpdate& t, std::int64_t steps);
+
+// What steps are compared with in benchmarks: the same rows, in order, through the kernel that writes so many streams;
+// and as many values, in the order in which they lie. The tensor is float32 throughout, and so are the values, which
+// are not fewer than the rows.
+ADAPTK_INTERNAL_API void run_row_probe(const ParamUpdate& t, std::size_t written, std::span<const std::int64_t> rows,
+                                       std::int64_t row_size, std::span<const float> values);
 
 // Why rows of a tensor cannot be stepped one by one, to be read behind the name of the buffer, whose number `buffer`
 // gets; null if they can.

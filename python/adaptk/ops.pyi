@@ -590,7 +590,7 @@ def adan(
 
 def ademamix(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_slow: Buffers,
     exp_avg_sq: Buffers,
@@ -601,6 +601,8 @@ def ademamix(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -617,7 +619,7 @@ def ademamix(
 
 def simplified_ademamix(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     *,
@@ -627,6 +629,8 @@ def simplified_ademamix(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -641,7 +645,7 @@ def simplified_ademamix(
 
 def adopt(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     *,
@@ -651,6 +655,8 @@ def adopt(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -665,7 +671,7 @@ def adopt(
 
 def nadamw(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     *,
@@ -675,6 +681,8 @@ def nadamw(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -688,7 +696,7 @@ def nadamw(
 
 def laprop(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     *,
@@ -698,6 +706,8 @@ def laprop(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -711,7 +721,7 @@ def laprop(
 
 def mars_adamw(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     prev_grad: Buffers,
@@ -722,6 +732,8 @@ def mars_adamw(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -736,7 +748,7 @@ def mars_adamw(
 
 def mars_lion(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     prev_grad: Buffers,
     *,
@@ -746,6 +758,8 @@ def mars_lion(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     gamma: Number = ...,
@@ -758,7 +772,7 @@ def mars_lion(
 
 def sophia(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     hessian: Buffers,
     *,
@@ -768,6 +782,8 @@ def sophia(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     gamma: Number = ...,
@@ -781,7 +797,7 @@ def sophia(
 
 def adahessian(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_hessian_sq: Buffers,
     hessian: Buffers,
@@ -792,6 +808,8 @@ def adahessian(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -805,7 +823,7 @@ def adahessian(
 
 def adams(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     *,
     step: int | Buffer,
@@ -814,6 +832,8 @@ def adams(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -827,7 +847,7 @@ def adams(
 
 def adabound(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     *,
@@ -837,6 +857,8 @@ def adabound(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -853,7 +875,7 @@ def adabound(
 
 def amsbound(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     max_exp_avg_sq: Buffers,
@@ -864,6 +886,8 @@ def amsbound(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -880,7 +904,7 @@ def amsbound(
 
 def qhadam(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     *,
@@ -890,6 +914,8 @@ def qhadam(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -905,7 +931,7 @@ def qhadam(
 
 def grams(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     exp_avg_sq: Buffers,
     *,
@@ -915,6 +941,8 @@ def grams(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -928,7 +956,7 @@ def grams(
 
 def qhm(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     *,
     step: int | Buffer,
@@ -937,6 +965,8 @@ def qhm(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta: Number = ...,
     nu: Number = ...,
@@ -949,7 +979,7 @@ def qhm(
 
 def aggmo(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     momentum_buffer1: Buffers,
     momentum_buffer2: Buffers,
     *,
@@ -959,6 +989,8 @@ def aggmo(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -971,7 +1003,7 @@ def aggmo(
 
 def pid(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     integral_buffer: Buffers,
     derivative_buffer: Buffers,
     prev_grad: Buffers,
@@ -982,6 +1014,8 @@ def pid(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     momentum: Number = ...,
     dampening: Number = ...,
@@ -996,7 +1030,7 @@ def pid(
 
 def accsgd(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     running_average: Buffers,
     *,
     step: int | Buffer,
@@ -1005,6 +1039,8 @@ def accsgd(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     kappa: Number = ...,
     xi: Number = ...,
@@ -1018,7 +1054,7 @@ def accsgd(
 
 def optimistic_sgd(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     prev_grad: Buffers,
     *,
     step: int | Buffer,
@@ -1027,6 +1063,8 @@ def optimistic_sgd(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta: Number = ...,
     weight_decay: Number = ...,
@@ -1038,7 +1076,7 @@ def optimistic_sgd(
 
 def ftrl(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     accumulator: Buffers,
     linear: Buffers,
     *,
@@ -1048,6 +1086,8 @@ def ftrl(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta: Number = ...,
     l1: Number = ...,
@@ -1062,7 +1102,7 @@ def ftrl(
 
 def madgrad(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     grad_sum: Buffers,
     grad_sum_sq: Buffers,
     x0: Buffers,
@@ -1073,6 +1113,8 @@ def madgrad(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     momentum: Number = ...,
     eps: Number = ...,
@@ -1085,7 +1127,7 @@ def madgrad(
 
 def kate(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     squares: Buffers,
     ratios: Buffers,
     *,
@@ -1095,6 +1137,8 @@ def kate(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     delta: Number = ...,
     eps: Number = ...,
@@ -1107,7 +1151,7 @@ def kate(
 
 def schedule_free_sgd(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     z: Buffers,
     *,
     step: int | Buffer,
@@ -1116,6 +1160,8 @@ def schedule_free_sgd(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     warmup: Number = ...,
@@ -1132,7 +1178,7 @@ def schedule_free_sgd(
 
 def schedule_free_adamw(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     z: Buffers,
     exp_avg_sq: Buffers,
     *,
@@ -1142,6 +1188,8 @@ def schedule_free_adamw(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -1160,7 +1208,7 @@ def schedule_free_adamw(
 
 def schedule_free_radam(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     z: Buffers,
     exp_avg_sq: Buffers,
     *,
@@ -1170,6 +1218,8 @@ def schedule_free_radam(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta1: Number = ...,
     beta2: Number = ...,
@@ -1188,7 +1238,7 @@ def schedule_free_radam(
 
 def signsgd(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     *,
     step: int | Buffer,
     seed: int = ...,
@@ -1196,6 +1246,8 @@ def signsgd(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     weight_decay: Number = ...,
     decoupled: bool = ...,
@@ -1206,7 +1258,7 @@ def signsgd(
 
 def signum(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     *,
     step: int | Buffer,
@@ -1215,6 +1267,8 @@ def signum(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta: Number = ...,
     weight_decay: Number = ...,
@@ -1226,7 +1280,7 @@ def signum(
 
 def tiger(
     param: Buffers,
-    grad: Buffers,
+    grad: Gradients,
     exp_avg: Buffers,
     *,
     step: int | Buffer,
@@ -1235,6 +1289,8 @@ def tiger(
     zero_grad: bool = ...,
     copy_out: Buffers | None = ...,
     ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
     lr: Number = ...,
     beta: Number = ...,
     weight_decay: Number = ...,

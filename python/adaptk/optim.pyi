@@ -541,6 +541,7 @@ class AdEMAMix(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class SimplifiedAdEMAMix(Optimizer):
@@ -567,6 +568,7 @@ class SimplifiedAdEMAMix(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class ADOPT(Optimizer):
@@ -593,6 +595,7 @@ class ADOPT(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class NAdamW(Optimizer):
@@ -618,6 +621,7 @@ class NAdamW(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class LaProp(Optimizer):
@@ -643,6 +647,7 @@ class LaProp(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class MARSAdamW(Optimizer):
@@ -669,6 +674,7 @@ class MARSAdamW(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class MARSLion(Optimizer):
@@ -693,6 +699,7 @@ class MARSLion(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class Sophia(Optimizer):
@@ -718,6 +725,7 @@ class Sophia(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class AdaHessian(Optimizer):
@@ -743,6 +751,7 @@ class AdaHessian(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class AdamS(Optimizer):
@@ -768,6 +777,7 @@ class AdamS(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class AdaBound(Optimizer):
@@ -796,6 +806,7 @@ class AdaBound(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class AMSBound(Optimizer):
@@ -824,6 +835,7 @@ class AMSBound(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class QHAdam(Optimizer):
@@ -851,6 +863,7 @@ class QHAdam(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class Grams(Optimizer):
@@ -876,6 +889,7 @@ class Grams(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class QHM(Optimizer):
@@ -900,6 +914,7 @@ class QHM(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class AggMo(Optimizer):
@@ -924,6 +939,7 @@ class AggMo(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class PID(Optimizer):
@@ -950,6 +966,7 @@ class PID(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class AccSGD(Optimizer):
@@ -975,6 +992,7 @@ class AccSGD(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class OptimisticSGD(Optimizer):
@@ -998,6 +1016,7 @@ class OptimisticSGD(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class FTRL(Optimizer):
@@ -1024,6 +1043,7 @@ class FTRL(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class MADGRAD(Optimizer):
@@ -1048,6 +1068,7 @@ class MADGRAD(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class Kate(Optimizer):
@@ -1072,6 +1093,7 @@ class Kate(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class ScheduleFreeSGD(Optimizer):
@@ -1100,6 +1122,7 @@ class ScheduleFreeSGD(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class ScheduleFreeAdamW(Optimizer):
@@ -1130,6 +1153,7 @@ class ScheduleFreeAdamW(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class ScheduleFreeRAdam(Optimizer):
@@ -1160,6 +1184,7 @@ class ScheduleFreeRAdam(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class SignSGD(Optimizer):
@@ -1182,6 +1207,7 @@ class SignSGD(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class Signum(Optimizer):
@@ -1205,6 +1231,7 @@ class Signum(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...
 
 class Tiger(Optimizer):
@@ -1228,4 +1255,5 @@ class Tiger(Optimizer):
         min_8bit_size: int = ...,
         seed: int = ...,
         param_format: str | None = ...,
+        sparse: str = ...,
     ) -> None: ...

@@ -1,0 +1,134 @@
+"""Steps with gradients of rows beside torch's sparse optimizers, and beside a kernel with the same traffic.
+
+``python bench/sparse_rows.py [--threads 2] [--repeats N] [--json FILE] [--smoke]``
+
+Indices follow Zipf's law, with duplicates, and every contender has the same ones: a ring of batches, so that rows are
+not in a cache. All take turns; a ratio is the median over the rounds. The floor knows the sorted rows beforehand: it
+reads as many values in their order, and reads and writes the same rows, with one addition an element.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import statistics
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import adaptk
+import numpy as np
+from adaptk import _core
+from adaptk._bench import _size, interleaved, machine, size_text
+from racing.report import threads_text
+
+Array = np.ndarray[Any, Any]
+BATCHES = 8
+RULES = {"adam": "Adam", "adagrad": "AdaGrad"}
+TABLES = ((1_000_000, 64), (10_000_000, 16))
+
+
+def batches(rows: int, width: int, count: int) -> list[tuple[Array, Array]]:
+    """Indices by Zipf's law with exponent 1.05, frequent rows anywhere in the table; and values."""
+    rng = np.random.default_rng(0)
+    weights = np.cumsum(np.arange(1, rows + 1, dtype=np.float64) ** -1.05)
+    found = []
+    for _ in range(BATCHES):
+        rank = np.searchsorted(weights, rng.random(count) * weights[-1])
+        found.append(((rank * 7919) % rows, rng.standard_normal((count, width)).astype(np.float32)))
+    return found
+
+
+def turns(calls: list[Callable[[], object]]) -> Callable[[], object]:
+    """One of several calls each time, in turn."""
+    ring = itertools.cycle(calls)
+    return lambda: next(ring)()
+
+
+def own(rule: str, rows: int, given: list[tuple[Array, Array]], width: int) -> Callable[[], object]:
+    table = np.zeros((rows, width), np.float32)
+    opt = adaptk.optimizer_for(rule, [table])
+    return turns([partial(opt.step, [g]) for g in given])
+
+
+def floor(rule: str, rows: int, given: list[tuple[Array, Array]], width: int) -> Callable[[], object]:
+    streams = [np.zeros((rows, width), np.float32) for _ in range(1 + len(adaptk.rules()[rule].states))]
+    return turns([partial(_core.row_probe, streams, np.unique(i), v) for i, v in given])
+
+
+def torchs(rule: str, rows: int, given: list[tuple[Array, Array]], width: int) -> Callable[[], object]:
+    import torch
+
+    torch.set_num_threads(adaptk.get_num_threads())
+    table = torch.nn.Parameter(torch.zeros(rows, width))
+    opt = {"adam": torch.optim.SparseAdam, "adagrad": torch.optim.Adagrad}[rule]([table])
+
+    def call(i: Array, v: Array) -> Callable[[], None]:
+        grad = torch.sparse_coo_tensor(torch.from_numpy(i)[None], torch.from_numpy(v), (rows, width))
+
+        def step() -> None:
+            # A tensor that was coalesced would stay so.
+            table.grad = torch.sparse_coo_tensor(grad._indices(), grad._values(), (rows, width), check_invariants=False)
+            opt.step()
+
+        return step
+
+    return turns([call(i, v) for i, v in given])
+
+
+def measure(tables: tuple[tuple[int, int], ...], count: int, repeats: int) -> list[dict[str, Any]]:
+    """A row of results for each rule and table: seconds of a step, and ratios."""
+    with_torch = importlib.util.find_spec("torch") is not None
+    results = []
+    for (rows, width), rule in itertools.product(tables, RULES):
+        given = batches(rows, width, count)
+        calls = [own(rule, rows, given, width), floor(rule, rows, given, width)]
+        if with_torch:
+            calls.append(torchs(rule, rows, given, width))
+        grouping = turns([partial(_core.group_rows, i, rows) for i, _ in given])
+        ours, least, *theirs, sort = interleaved([*calls, grouping], repeats)
+        median = statistics.median
+        results.append(
+            {
+                "rule": rule,
+                "rows": rows,
+                "width": width,
+                "distinct": round(statistics.mean(len(np.unique(i)) for i, _ in given)),
+                "step_seconds": median(ours),
+                "grouping_seconds": median(sort),
+                "share_of_floor": median(f / o for f, o in zip(least, ours, strict=True)),
+                "over_torch": median(t / o for t, o in zip(theirs[0], ours, strict=True)) if theirs else None,
+            }
+        )
+    return results
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--indices", default="8k", metavar="N", help="of a batch")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--smoke", action="store_true", help="small tables, for a look at whether it runs")
+    options = parser.parse_args(argv)
+    adaptk.set_num_threads(options.threads)
+    tables = ((1000, 64), (2000, 16)) if options.smoke else TABLES
+    results = measure(tables, 100 if options.smoke else _size(options.indices), 2 if options.smoke else options.repeats)
+    print(f"{options.indices} indices by Zipf's law, float32, {threads_text(options.threads)}")
+    for r in results:
+        beside = "" if r["over_torch"] is None else f", {r['over_torch']:.1f} times torch's speed"
+        print(
+            f"{RULES[r['rule']]:<8} {size_text(r['rows'])} x {r['width']}: {r['step_seconds'] * 1e6:.0f} us a step"
+            f"{beside}, {r['share_of_floor']:.2f} of the floor's; {r['distinct']} distinct rows, grouped in "
+            f"{r['grouping_seconds'] * 1e6:.0f} us"
+        )
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine(), "threads": options.threads, "rows": results}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
