@@ -10,6 +10,7 @@ from typing import Any
 
 import adaptk
 import numpy as np
+from adaptk import catalogue
 from docutils import nodes
 from docutils.statemachine import StringList
 from math_core import LatexToMathML
@@ -135,6 +136,24 @@ class SparseModes(Made):
             opt.step([(np.array([row]), np.array([[0.25 + 0.125 * row]]))])
         opt.catch_up()
         return np.concatenate([w, *(opt.state[0][s.name] for s in rule.states)])
+
+
+class Catalogue(Made):
+    """The rules that are programs, with their formulas. The page is in Markdown."""
+
+    def text(self) -> list[str]:
+        lines: list[str] = []
+        for rule in adaptk.rules(catalogue=True).values():
+            if rule.name not in catalogue.NAMES:
+                continue
+            common = {"weight_decay": 0.0, "decoupled": False, "maximize": False, "grad_scale": 1.0}
+            own = [h for h in rule.hyperparameters if h.default != common.get(h.name)]
+            defaults = ", ".join(f"`{h.name}` {_value(h.default)}" for h in own)
+            states = ", ".join(f"`{s.name}`" for s in rule.states) or "none"
+            lines += [f"**`{rule.name}`**, class `adaptk.{rule.class_names[0]}`. {rule.summary} {rule.source}.", ""]
+            lines += ["```text", *rule.formula.splitlines(), "```", ""]
+            lines += [f"States: {states}. Hyperparameters and their defaults: {defaults}.", ""]
+        return lines
 
 
 class Optimizers(Made):
@@ -324,6 +343,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("rule-facts", RuleFacts)
     app.add_directive("rule-costs", RuleCosts)
     app.add_directive("sparse-modes", SparseModes)
+    app.add_directive("catalogue", Catalogue)
     app.add_directive("optimizers", Optimizers)
     app.add_directive("needs-torch", NeedsTorch)
     app.add_directive("needs-jax", NeedsJax)

@@ -382,3 +382,179 @@ def kate(h: Any, p: Any) -> Step:
         return p - h.lr * np.sqrt(s.m) * g / (s.b + h.eps)
 
     return step
+
+
+@oracle
+def adamod(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0, q=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.m, s.v = mean(s.m, g, h.beta1), mean(s.v, g**2, h.beta2)
+        rate = h.lr * math.sqrt(1 - h.beta2**t) / (1 - h.beta1**t) / (np.sqrt(s.v) + h.eps)
+        s.q = mean(s.q, rate, h.beta3)
+        return p - np.minimum(rate, s.q) * s.m
+
+    return step
+
+
+@oracle
+def padam(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0, x=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.m, s.v = mean(s.m, g, h.beta1), mean(s.v, g**2, h.beta2)
+        s.x = np.maximum(s.x, s.v)
+        rate = h.lr * math.sqrt(1 - h.beta2**t) / (1 - h.beta1**t)
+        return p - rate * s.m / (np.sqrt(s.x) + h.eps) ** (2 * 0.25)
+
+    return step
+
+
+@oracle
+def exadam(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.m, s.v = mean(s.m, g, h.beta1), mean(s.v, g**2, h.beta2)
+        m = s.m / (1 - h.beta1**t) * (1 + s.v / (s.v + h.eps) * h.beta2**t)
+        v = s.v / (1 - h.beta2**t) * (1 + s.m**2 / (s.m**2 + h.eps) * h.beta1**t)
+        g = g / (1 - h.beta1**t) * (1 + s.v / (s.v + h.eps) * h.beta2**t)
+        return p - h.lr * (m + g) / (np.sqrt(v) + h.eps)
+
+    return step
+
+
+@oracle
+def ano(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=np.zeros_like(p))
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.m = mean(s.m, g, h.beta1)
+        s.v = h.beta2 * s.v + (1 - h.beta2) * np.sign(g**2 - s.v) * g**2
+        with np.errstate(invalid="ignore"):
+            return p - h.lr * np.abs(g) / (np.sqrt(s.v / (1 - h.beta2**t)) + h.eps) * np.sign(s.m)
+
+    return step
+
+
+@oracle
+def acprop(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, s=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        root = 1.0 if t == 1 else np.sqrt(s.s / (1 - h.beta2 ** (t - 1)))
+        s.m = mean(s.m, g, h.beta1)
+        s.s = mean(s.s, (g - s.m) ** 2, h.beta2)
+        return p - h.lr * g / (root + h.eps)
+
+    return step
+
+
+@oracle
+def optimistic_adam(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0, u=None)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.m, s.v = mean(s.m, g, h.beta1), mean(s.v, g**2, h.beta2)
+        u = s.m / (1 - h.beta1**t) / (np.sqrt(s.v / (1 - h.beta2**t)) + h.eps)
+        before, s.u = u if s.u is None else s.u, u
+        return p - 2 * h.lr * u + h.lr * before
+
+    return step
+
+
+@oracle
+def ftml(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(v=0.0, d=0.0, z=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.v = mean(s.v, g**2, h.beta2)
+        d = (1 - h.beta1**t) / h.lr * (np.sqrt(s.v / (1 - h.beta2**t)) + h.eps)
+        sigma, s.d = d - h.beta1 * s.d, d
+        s.z = h.beta1 * s.z + (1 - h.beta1) * g - sigma * p
+        return -s.z / d
+
+    return step
+
+
+@oracle
+def focus(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, q=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.m, s.q = mean(s.m, g, h.beta1), mean(s.q, p, h.beta2)
+        centre = s.q / (1 - h.beta2**t)
+        p = p - h.lr * h.weight_decay * centre
+        # At first the params are their average: no side, but for rounding.
+        side = np.where(np.abs(p - centre) < 1e-12, 0.0, np.sign(p - centre))
+        return p - h.lr * (np.sign(s.m) + h.gamma * side)
+
+    return step
+
+
+OWN_DECAY.add("focus")
+
+
+@oracle
+def msvag(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.m, s.v = mean(s.m, g, h.beta), mean(s.v, g**2, h.beta)
+        m, v = s.m / (1 - h.beta**t), s.v / (1 - h.beta**t)
+        rho = min((1 - h.beta) * (1 + h.beta**t) / ((1 + h.beta) * (1 - h.beta**t)), 0.9999)
+        variance = (v - m**2) / (1 - rho)
+        return p - h.lr * np.clip(m**2 / (m**2 + rho * variance), 0, 1) * m
+
+    return step
+
+
+@oracle
+def pnm(h: Any, p: Any) -> Step:
+    m = [np.zeros_like(p), np.zeros_like(p)]
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        m[t % 2] = mean(m[t % 2], g, h.beta1**2)
+        norm = math.sqrt((1 + h.beta0) ** 2 + h.beta0**2)
+        return p - h.lr / norm * ((1 + h.beta0) * m[t % 2] - h.beta0 * m[1 - t % 2])
+
+    return step
+
+
+@oracle
+def srmm(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(a=0.0, q=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        w = (t % h.memory + 1) ** -h.beta
+        s.a = mean(s.a, g, 1 - w)
+        s.q = mean(s.q, p, 1 - w) - h.lr * s.a
+        return s.q
+
+    return step
+
+
+@oracle
+def adasqrt(h: Any, p: Any) -> Step:
+    total = np.zeros_like(p)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        total[:] += g**2
+        return p - h.lr * math.sqrt(t) * g / (total + h.eps)
+
+    return step
+
+
+@oracle
+def smorms3(h: Any, p: Any) -> Step:
+    # Its author's program: the memory forgets by the rate before it is bounded.
+    s = SimpleNamespace(memory=np.ones_like(p), m=0.0, v=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        r = 1 / (s.memory + 1)
+        s.m, s.v = (1 - r) * s.m + r * g, (1 - r) * s.v + r * g**2
+        rate = s.m**2 / (s.v + h.eps)
+        s.memory = 1 + s.memory * (1 - rate)
+        return p - g * np.minimum(h.lr, rate) / (np.sqrt(s.v) + h.eps)
+
+    return step

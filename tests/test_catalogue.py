@@ -29,6 +29,12 @@ OTHERS: dict[str, list[dict[str, float]]] = {
     "adabound": [{"gamma": 0.5, "final_lr": 0.5, "lr": 0.1}],
     "amsbound": [{"gamma": 0.5, "final_lr": 0.5, "lr": 0.1}],
     "pid": [{"dampening": 0.5}],
+    "adamod": [{"beta3": 0.5, "lr": 0.1}],
+    "focus": [{"gamma": 0.4, "weight_decay": 0.1, "lr": 0.1}],
+    "msvag": [{"beta": 0.5, "lr": 0.1}],
+    "pnm": [{"beta0": 0.5, "lr": 0.1}],
+    "srmm": [{"memory": 4.0, "beta": 0.7, "lr": 0.1}],
+    "smorms3": [{"lr": 0.5}],
 }
 STEPS_TAKEN = 12
 

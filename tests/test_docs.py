@@ -51,6 +51,7 @@ def test_the_pages_have_programs() -> None:
     have = {page: {block.language for block in blocks(page, "python", "c", "cpp", "cuda", "cmake")} for page in PAGES}
     assert {page.removeprefix("guide/"): sorted(have[page]) for page in PAGES if have[page]} == {
         "index.md": ["python"],
+        "catalogue.md": ["python"],
         "adding_a_rule.md": ["cmake", "cpp"],
         "c.md": ["c", "cmake"],
         "choosing_a_rule.md": ["python"],

@@ -45,14 +45,27 @@ __all__ = [
     "amsbound",
     "qhadam",
     "grams",
+    "adamod",
+    "padam",
+    "exadam",
+    "ano",
+    "acprop",
+    "optimistic_adam",
+    "ftml",
+    "focus",
+    "msvag",
     "qhm",
     "aggmo",
     "pid",
     "accsgd",
     "optimistic_sgd",
+    "pnm",
+    "srmm",
     "ftrl",
     "madgrad",
     "kate",
+    "adasqrt",
+    "smorms3",
     "schedule_free_sgd",
     "schedule_free_adamw",
     "schedule_free_radam",
@@ -96,14 +109,27 @@ __all__ = [
     "AmsboundState",
     "QhadamState",
     "GramsState",
+    "AdamodState",
+    "PadamState",
+    "ExadamState",
+    "AnoState",
+    "AcpropState",
+    "OptimisticAdamState",
+    "FtmlState",
+    "FocusState",
+    "MsvagState",
     "QhmState",
     "AggmoState",
     "PidState",
     "AccsgdState",
     "OptimisticSgdState",
+    "PnmState",
+    "SrmmState",
     "FtrlState",
     "MadgradState",
     "KateState",
+    "AdasqrtState",
+    "Smorms3State",
     "ScheduleFreeSgdState",
     "ScheduleFreeAdamwState",
     "ScheduleFreeRadamState",
@@ -1004,6 +1030,216 @@ def grams(
 ) -> GradientTransformation:
     """Adam's magnitudes in the direction of the gradient."""
 
+class AdamodState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+    exp_avg_rate: Any
+
+def adamod(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    beta3: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Adam whose rates are held below their average."""
+
+class PadamState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+    max_exp_avg_sq: Any
+
+def padam(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """AMSGrad with the power 1/4 of the second moment in the place of 1/2."""
+
+class ExadamState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def exadam(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Adam with corrections of the bias that depend on both moments, and the gradient beside the first."""
+
+class AnoState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def ano(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """The momentum's direction with the gradient's magnitude."""
+
+class AcpropState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_var: Any
+
+def acprop(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """The gradient over the root of its variance in the steps before."""
+
+class OptimisticAdamState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+    prev_update: Any
+
+def optimistic_adam(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Adam that expects its step to change as it just did."""
+
+class FtmlState(NamedTuple):
+    count: Any
+    exp_avg_sq: Any
+    scale: Any
+    linear: Any
+
+def ftml(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Follow the moving leader."""
+
+class FocusState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    param_avg: Any
+
+def focus(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    gamma: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Signum with an attraction to the average of the params."""
+
+class MsvagState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def msvag(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Momentum, scaled down where its variance is large."""
+
 class QhmState(NamedTuple):
     count: Any
     exp_avg: Any
@@ -1114,6 +1350,50 @@ def optimistic_sgd(
 ) -> GradientTransformation:
     """Gradient descent that expects the gradient to change as it just did."""
 
+class PnmState(NamedTuple):
+    count: Any
+    positive: Any
+    negative: Any
+
+def pnm(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta0: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """The difference of two momenta that take turns."""
+
+class SrmmState(NamedTuple):
+    count: Any
+    grad_avg: Any
+    param_avg: Any
+
+def srmm(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta: float | Any = ...,
+    memory: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Averages of gradients and params by weights that decrease, and begin again."""
+
 class FtrlState(NamedTuple):
     count: Any
     accumulator: Any
@@ -1182,6 +1462,48 @@ def kate(
     seed: int | None = ...,
 ) -> GradientTransformation:
     """AdaGrad without the root, whose steps do not depend on the scale of the features."""
+
+class AdasqrtState(NamedTuple):
+    count: Any
+    sum: Any
+
+def adasqrt(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """AdaGrad without the root, with rates that grow by the root of the step."""
+
+class Smorms3State(NamedTuple):
+    count: Any
+    memory: Any
+    grad_avg: Any
+    grad_sq_avg: Any
+
+def smorms3(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """Rates by the squared mean over the mean square, whose memory is as long as these allow."""
 
 class ScheduleFreeSgdState(NamedTuple):
     count: Any

@@ -40,14 +40,27 @@ __all__ = [
     "AMSBound",
     "QHAdam",
     "Grams",
+    "AdaMod",
+    "PAdam",
+    "EXAdam",
+    "Ano",
+    "ACProp",
+    "OptimisticAdam",
+    "FTML",
+    "FOCUS",
+    "MSVAG",
     "QHM",
     "AggMo",
     "PID",
     "AccSGD",
     "OptimisticSGD",
+    "PNM",
+    "SRMM",
     "FTRL",
     "MADGRAD",
     "Kate",
+    "AdaSqrt",
+    "SMORMS3",
     "ScheduleFreeSGD",
     "ScheduleFreeAdamW",
     "ScheduleFreeRAdam",
@@ -892,6 +905,239 @@ class Grams(Optimizer):
         sparse: str = ...,
     ) -> None: ...
 
+class AdaMod(Optimizer):
+    """Adam whose rates are held below their average."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        beta3: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class PAdam(Optimizer):
+    """AMSGrad with the power 1/4 of the second moment in the place of 1/2."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class EXAdam(Optimizer):
+    """Adam with corrections of the bias that depend on both moments, and the gradient beside the first."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class Ano(Optimizer):
+    """The momentum's direction with the gradient's magnitude."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class ACProp(Optimizer):
+    """The gradient over the root of its variance in the steps before."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class OptimisticAdam(Optimizer):
+    """Adam that expects its step to change as it just did."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class FTML(Optimizer):
+    """Follow the moving leader."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class FOCUS(Optimizer):
+    """Signum with an attraction to the average of the params."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        gamma: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class MSVAG(Optimizer):
+    """Momentum, scaled down where its variance is large."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
 class QHM(Optimizer):
     """A weighted mean of momentum and gradient."""
 
@@ -1019,6 +1265,56 @@ class OptimisticSGD(Optimizer):
         sparse: str = ...,
     ) -> None: ...
 
+class PNM(Optimizer):
+    """The difference of two momenta that take turns."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta0: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class SRMM(Optimizer):
+    """Averages of gradients and params by weights that decrease, and begin again."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta: Number = ...,
+        memory: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
 class FTRL(Optimizer):
     """Follow the regularised leader: sparse params for sparse features."""
 
@@ -1081,6 +1377,54 @@ class Kate(Optimizer):
         *,
         convention: str = ...,
         delta: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class AdaSqrt(Optimizer):
+    """AdaGrad without the root, with rates that grow by the root of the step."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class SMORMS3(Optimizer):
+    """Rates by the squared mean over the mean square, whose memory is as long as these allow."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
         eps: Number = ...,
         weight_decay: Number = ...,
         decoupled: bool = ...,

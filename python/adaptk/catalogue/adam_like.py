@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adaptk._trace import abs, log, maximum, minimum, sign, sqrt, stored, where
+from adaptk._trace import abs, decay_of, log, maximum, minimum, sign, sqrt, stored, where
 from adaptk.catalogue._entry import average, entry
 
 _MOMENTS: dict[str, float | str] = {"exp_avg": 0.0, "exp_avg_sq": 0.0}
@@ -238,3 +238,133 @@ def grams(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
     m = average(exp_avg, g, h.beta1)
     v = average(exp_avg_sq, g * g, h.beta2)
     return p - sign(g) * abs(h.lr / (1 - h.beta1**t) * m / _root(v, h, t)), m, v
+
+
+@entry("AdaMod",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*g^2\n"
+       "s = lr*sqrt(1 - beta2^t)/(1 - beta1^t)/(sqrt(v) + eps);  q = beta3*q + (1 - beta3)*s;  p -= min(s, q)*m",
+       source="Ding et al. 2019", states={**_MOMENTS, "exp_avg_rate": 0.0}, nonnegative=[*_SECOND, "exp_avg_rate"],
+       lr=1e-3, beta1=0.9, beta2=0.999, beta3=0.999, eps=1e-8, meanings={"beta3": "decay of the rates"})  # fmt: skip
+def adamod(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, exp_avg_rate: Any, h: Any, t: Any) -> Any:
+    """Adam whose rates are held below their average."""
+    m = average(exp_avg, g, h.beta1)
+    v = average(exp_avg_sq, g * g, h.beta2)
+    rate = h.lr * sqrt(1 - h.beta2**t) / (1 - h.beta1**t) / (sqrt(v) + h.eps)
+    q = average(exp_avg_rate, rate, h.beta3)
+    return p - minimum(rate, q) * m, m, v, q
+
+
+@entry("PAdam",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*g^2;  x = max(x, v)\n"
+       "p -= lr*sqrt(1 - beta2^t)/(1 - beta1^t)*m/sqrt(sqrt(x) + eps)",
+       source="Chen et al. 2018", states={**_MOMENTS, "max_exp_avg_sq": 0.0}, nonnegative=[*_SECOND, "max_exp_avg_sq"],
+       lr=0.1, beta1=0.9, beta2=0.999, eps=1e-8)  # fmt: skip
+def padam(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """AMSGrad with the power 1/4 of the second moment in the place of 1/2."""
+    m = average(exp_avg, g, h.beta1)
+    v = average(exp_avg_sq, g * g, h.beta2)
+    x = maximum(max_exp_avg_sq, v)
+    return p - h.lr * sqrt(1 - h.beta2**t) / (1 - h.beta1**t) * m / sqrt(sqrt(x) + h.eps), m, v, x
+
+
+@entry("EXAdam",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*g^2\n"
+       "d1 = 1 + v/(v + eps)*beta2^t;  d2 = 1 + m^2/(m^2 + eps)*beta1^t\n"
+       "p -= lr*(m + g)/(1 - beta1^t)*d1/(sqrt(v/(1 - beta2^t)*d2) + eps)",
+       source="Adly 2024", states=_MOMENTS, nonnegative=_SECOND, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8,
+       decoupled=True)  # fmt: skip
+def exadam(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """Adam with corrections of the bias that depend on both moments, and the gradient beside the first."""
+    m = average(exp_avg, g, h.beta1)
+    v = average(exp_avg_sq, g * g, h.beta2)
+    b1, b2 = h.beta1**t, h.beta2**t
+    d1 = 1 + v / (v + h.eps) * b2
+    d2 = 1 + m * m / (m * m + h.eps) * b1
+    return p - h.lr / (1 - b1) * (m + g) * d1 / (sqrt(1 / (1 - b2) * v * d2) + h.eps), m, v
+
+
+@entry("Ano",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*sign(g^2 - v)*g^2\n"
+       "p -= lr*abs(g)*sign(m)/(sqrt(v/(1 - beta2^t)) + eps)",
+       source="Kegreisz 2025", states=_MOMENTS, lr=1e-4, beta1=0.92, beta2=0.99, eps=1e-8, decoupled=True)  # fmt: skip
+def ano(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """The momentum's direction with the gradient's magnitude."""
+    square = g * g
+    m = average(exp_avg, g, h.beta1)
+    v = h.beta2 * exp_avg_sq + (1 - h.beta2) * sign(square - exp_avg_sq) * square
+    return p - h.lr * abs(g) * sign(m) / _root(v, h, t), m, v
+
+
+@entry("ACProp",
+       formula="p -= lr*g/(sqrt(s/(1 - beta2^(t-1))) + eps), with 1 for the root if t = 1\n"
+       "m = beta1*m + (1 - beta1)*g;  s = beta2*s + (1 - beta2)*(g - m)^2",
+       source="Zhuang et al. 2021", states={"exp_avg": 0.0, "exp_avg_var": 0.0}, nonnegative=["exp_avg_var"], lr=1e-3,
+       beta1=0.9, beta2=0.999, eps=1e-8, decoupled=True)  # fmt: skip
+def acprop(p: Any, g: Any, exp_avg: Any, exp_avg_var: Any, h: Any, t: Any) -> Any:
+    """The gradient over the root of its variance in the steps before."""
+    root = where(t == 1, 1.0, sqrt(exp_avg_var) * (1 / sqrt(1 - h.beta2 ** (t - 1))))
+    m = average(exp_avg, g, h.beta1)
+    d = g - m
+    return p - h.lr * g / (root + h.eps), m, average(exp_avg_var, d * d, h.beta2)
+
+
+@entry("OptimisticAdam",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*g^2\n"
+       "u = m/(1 - beta1^t)/(sqrt(v/(1 - beta2^t)) + eps);  p -= lr*(2*u - u_prev)",
+       source="Daskalakis et al. 2017", states={**_MOMENTS, "prev_update": 0.0}, nonnegative=_SECOND, lr=1e-3,
+       beta1=0.9, beta2=0.999, eps=1e-8, decoupled=True)  # fmt: skip
+def optimistic_adam(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, prev_update: Any, h: Any, t: Any) -> Any:
+    """Adam that expects its step to change as it just did."""
+    m = average(exp_avg, g, h.beta1)
+    v = average(exp_avg_sq, g * g, h.beta2)
+    u = 1 / (1 - h.beta1**t) * m / _root(v, h, t)
+    return p - h.lr * (2 * u - where(t == 1, u, prev_update)), m, v, u
+
+
+@entry("FTML",
+       formula="v = beta2*v + (1 - beta2)*g^2;  d' = (1 - beta1^t)/lr*(sqrt(v/(1 - beta2^t)) + eps)\n"
+       "z = beta1*z + (1 - beta1)*g - (d' - beta1*d)*p;  p = -z/d';  d = d'",
+       source="Zheng, Kwok 2017", states={"exp_avg_sq": 0.0, "scale": 0.0, "linear": 0.0}, lr=2.5e-3, beta1=0.6,
+       nonnegative=[*_SECOND, "scale"], beta2=0.999, eps=1e-8, ranges={"lr": "(0, inf)"},
+       meanings={"beta1": "decay of the sums"})  # fmt: skip
+def ftml(p: Any, g: Any, exp_avg_sq: Any, scale: Any, linear: Any, h: Any, t: Any) -> Any:
+    """Follow the moving leader."""
+    v = average(exp_avg_sq, g * g, h.beta2)
+    d = (1 - h.beta1**t) / h.lr * _root(v, h, t)
+    z = average(linear, g, h.beta1) - (d - h.beta1 * scale) * p
+    return -z / d, v, d, z
+
+
+@entry("FOCUS",
+       formula="m = beta1*m + (1 - beta1)*g;  q = beta2*q + (1 - beta2)*p;  c = q/(1 - beta2^t)\n"
+       "p -= lr*weight_decay*c;  p -= lr*(sign(m) + gamma*sign(p - c))",
+       source="Liu et al. 2025", states={"exp_avg": 0.0, "param_avg": 0.0}, lr=1e-2, beta1=0.9, beta2=0.999, gamma=0.1,
+       decoupled=True, meanings={"beta2": "decay of the params' average", "gamma": "strength of the attraction"},
+       )  # fmt: skip
+def focus(p: Any, g: Any, exp_avg: Any, param_avg: Any, h: Any, t: Any) -> Any:
+    """Signum with an attraction to the average of the params."""
+    own = stored(p)
+    m = average(exp_avg, g, h.beta1)
+    q = average(param_avg, own, h.beta2)
+    centre = where(t == 1, own, 1 / (1 - h.beta2**t) * q)
+    own = own - h.lr * decay_of(h, t) * centre
+    return own - h.lr * (sign(m) + h.gamma * sign(own - centre)), m, q
+
+
+@entry("MSVAG",
+       formula="m = beta*m + (1 - beta)*g;  v = beta*v + (1 - beta)*g^2;  both divided by 1 - beta^t\n"
+       "r = min((1 - beta)*(1 + beta^t)/((1 + beta)*(1 - beta^t)), 0.9999);  s = (v - m^2)/(1 - r)\n"
+       "p -= lr*clamp(m^2/(m^2 + r*s), 0, 1)*m",
+       source="Balles, Hennig 2017", states=_MOMENTS, nonnegative=_SECOND, lr=1e-2, beta=0.9, ranges={"beta": "[0, 1)"},
+       meanings={"beta": "decay of both moments"})  # fmt: skip
+def msvag(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """Momentum, scaled down where its variance is large."""
+    m = average(exp_avg, g, h.beta)
+    v = average(exp_avg_sq, g * g, h.beta)
+    c = h.beta**t
+    r = minimum((1 - h.beta) * (1 + c) / ((1 + h.beta) * (1 - c)), 0.9999)
+    mean, square = 1 / (1 - c) * m, 1 / (1 - c) * v
+    mean_sq = mean * mean
+    whole = mean_sq + r / (1 - r) * (square - mean_sq)
+    factor = where(whole == 0, 0.0, _clamp(mean_sq / where(whole == 0, 1.0, whole), 0.0, 1.0))
+    return p - h.lr * factor * mean, m, v

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from adaptk._trace import floor, sqrt, where
 from adaptk.catalogue._entry import average, entry
 
 
@@ -62,3 +63,34 @@ def accsgd(p: Any, g: Any, running_average: Any, h: Any, t: Any) -> Any:
 def optimistic_sgd(p: Any, g: Any, prev_grad: Any, h: Any, t: Any) -> Any:
     """Gradient descent that expects the gradient to change as it just did."""
     return p - h.lr * ((1 + h.beta) * g - h.beta * prev_grad), g
+
+
+def _noise(h: Any) -> Any:
+    return (1 + h.beta0) ** 2 + h.beta0**2
+
+
+@entry("PNM",
+       formula="a, b = a and b in odd steps, else b and a\na = beta1^2*a + (1 - beta1^2)*g\n"
+       "p -= lr*((1 + beta0)*a - beta0*b)/sqrt((1 + beta0)^2 + beta0^2)",
+       source="Xie et al. 2021", states={"positive": 0.0, "negative": 0.0}, lr=0.01, beta1=0.9, beta0=1.0,
+       meanings={"beta1": "decay of the momenta", "beta0": "weight of the negative momentum"})  # fmt: skip
+def pnm(p: Any, g: Any, positive: Any, negative: Any, h: Any, t: Any) -> Any:
+    """The difference of two momenta that take turns."""
+    odd = t - 2 * floor(t / 2) == 1
+    a = average(where(odd, positive, negative), g, h.beta1**2)
+    b = where(odd, negative, positive)
+    step = h.lr / sqrt(_noise(h)) * ((1 + h.beta0) * a - h.beta0 * b)
+    return p - step, where(odd, a, positive), where(odd, negative, a)
+
+
+@entry("SRMM",
+       formula="w = (t mod memory + 1)^-beta;  a = (1 - w)*a + w*g;  q = (1 - w)*q + w*p - lr*a;  p = q",
+       source="Lyu 2022", states={"grad_avg": 0.0, "param_avg": 0.0}, lr=0.01, beta=0.5, memory=100.0,
+       ranges={"beta": "[0, inf)", "memory": "(0, inf)"},
+       meanings={"beta": "power of the weights", "memory": "steps after which the weights begin again"})  # fmt: skip
+def srmm(p: Any, g: Any, grad_avg: Any, param_avg: Any, h: Any, t: Any) -> Any:
+    """Averages of gradients and params by weights that decrease, and begin again."""
+    w = (t - h.memory * floor(t / h.memory) + 1) ** -h.beta
+    a = (1 - w) * grad_avg + w * g
+    q = (1 - w) * param_avg + w * p - h.lr * a
+    return q, a, q

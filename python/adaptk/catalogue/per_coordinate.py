@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adaptk._trace import abs, cbrt, sign, sqrt, where
+from adaptk._trace import abs, cbrt, minimum, sign, sqrt, where
 from adaptk.catalogue._entry import entry
 
 
@@ -53,3 +53,25 @@ def kate(p: Any, g: Any, squares: Any, ratios: Any, h: Any, t: Any) -> Any:
     b = squares + square
     m = ratios + h.delta * square + square / (b + h.eps)
     return p - h.lr * sqrt(m) * g / (b + h.eps), b, m
+
+
+@entry("AdaSqrt", formula="s += g^2;  p -= lr*sqrt(t)*g/(s + eps)", source="Hu et al. 2019", states={"sum": 0.0},
+       nonnegative=["sum"], lr=1e-3, eps=1e-8, meanings={"eps": "added to the sum"})  # fmt: skip
+def adasqrt(p: Any, g: Any, sum: Any, h: Any, t: Any) -> Any:
+    """AdaGrad without the root, with rates that grow by the root of the step."""
+    s = sum + g * g
+    return p - h.lr * sqrt(t) * g / (s + h.eps), s
+
+
+@entry("SMORMS3",
+       formula="r = 1/(n + 1);  m = (1 - r)*m + r*g;  v = (1 - r)*v + r*g^2\n"
+       "x = m^2/(v + eps);  p -= min(x, lr)*g/(sqrt(v) + eps);  n = (1 - x)*n + 1",
+       source="Funk 2015", states={"memory": 1.0, "grad_avg": 0.0, "grad_sq_avg": 0.0},
+       nonnegative=["memory", "grad_sq_avg"], lr=1e-3, eps=1e-16, meanings={"lr": "largest learning rate"})  # fmt: skip
+def smorms3(p: Any, g: Any, memory: Any, grad_avg: Any, grad_sq_avg: Any, h: Any, t: Any) -> Any:
+    """Rates by the squared mean over the mean square, whose memory is as long as these allow."""
+    r = 1 / (memory + 1)
+    m = (1 - r) * grad_avg + r * g
+    v = (1 - r) * grad_sq_avg + r * (g * g)
+    x = m * m / (v + h.eps)
+    return p - minimum(x, h.lr) * g / (sqrt(v) + h.eps), (1 - x) * memory + 1, m, v

@@ -1,0 +1,161 @@
+"""The catalogue against other implementations: those that are as the papers are, and what others do instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import adaptk
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.full
+
+Grads = Callable[[np.ndarray, int], np.ndarray]
+
+
+def gradients(p: np.ndarray, t: int) -> np.ndarray:
+    return 0.3 * p + np.sin(np.arange(p.size) + 2.0 * t)
+
+
+def start() -> np.ndarray:
+    return np.random.default_rng(3).normal(size=40)
+
+
+def ours(name: str, options: dict[str, Any], steps: int = 15) -> np.ndarray:
+    p = start()
+    opt = adaptk.optimizer_for(name, [p], **options)
+    for t in range(1, steps + 1):
+        opt.step([gradients(p, t)])
+    return p
+
+
+def of_torch(make: Callable[[Any], Any], steps: int = 15) -> np.ndarray:
+    torch = pytest.importorskip("torch")
+    p = torch.nn.Parameter(torch.from_numpy(start()))
+    opt = make([p])
+    if hasattr(opt, "train"):
+        opt.train()
+    for t in range(1, steps + 1):
+        p.grad = torch.from_numpy(gradients(p.detach().numpy(), t))
+        opt.step()
+    found: np.ndarray = p.detach().numpy()
+    return found
+
+
+# Rule, our options, theirs: of pytorch-optimizer, whose sources were read against the papers.
+ZOO: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
+    # Its own bound is t^0.25, and it decays in the first step.
+    ("adopt", {"lr": 0.1}, "ADOPT", {"lr": 0.1, "clip_lambda": lambda t: (t - 1) ** 0.25}),
+    # It decays after the step.
+    ("laprop", {"lr": 0.1}, "LaProp", {"lr": 0.1}),
+    ("tiger", {"lr": 0.1}, "Tiger", {"lr": 0.1}),
+    ("qhm", {"lr": 0.1, "beta": 0.9, "nu": 0.7}, "QHM", {"lr": 0.1, "momentum": 0.9, "nu": 0.7}),
+    ("kate", {"lr": 0.1, "delta": 0.1}, "Kate", {"lr": 0.1, "delta": 0.1}),
+    ("aggmo", {"lr": 0.01}, "AggMo", {"lr": 0.01}),
+    ("pid", {"lr": 0.01}, "PID", {"lr": 0.01, "momentum": 0.9}),
+    ("accsgd", {"lr": 0.01}, "AccSGD", {"lr": 0.01}),
+    ("madgrad", {"lr": 0.1}, "MADGRAD", {"lr": 0.1}),
+    ("ftrl", {"lr": 0.5, "l1": 0.5, "l2": 0.3, "beta": 1.0, "initial_accumulator": 0.0}, "FTRL",
+     {"lr": 0.5, "lambda_1": 0.5, "lambda_2": 0.3, "beta": 1.0}),
+    ("adabound", {"lr": 0.1, "gamma": 0.1}, "AdaBound", {"lr": 0.1, "gamma": 0.1}),
+    ("amsbound", {"lr": 0.1, "gamma": 0.1}, "AdaBound", {"lr": 0.1, "gamma": 0.1, "ams_bound": True}),
+    ("grams", {"lr": 0.1}, "Grams", {"lr": 0.1}),
+    ("qhadam", {"lr": 0.1, "beta1": 0.9, "nu1": 0.7, "nu2": 0.9}, "QHAdam", {"lr": 0.1, "nus": (0.7, 0.9)}),
+    ("ademamix", {"lr": 0.1}, "AdEMAMix", {"lr": 0.1}),
+    ("signum", {"lr": 0.1}, "SignSGD", {"lr": 0.1}),
+    ("adamod", {"lr": 0.1}, "AdaMod", {"lr": 0.1, "betas": (0.9, 0.999, 0.999)}),
+    ("padam", {"lr": 0.1}, "PAdam", {"lr": 0.1, "ams_bound": True, "partial": 0.25}),
+    ("exadam", {"lr": 0.1}, "EXAdam", {"lr": 0.1}),
+    ("ano", {"lr": 0.01}, "Ano", {"lr": 0.01}),
+    ("focus", {"lr": 0.01, "weight_decay": 0.1}, "FOCUS", {"lr": 0.01, "weight_decay": 0.1}),
+    ("msvag", {"lr": 0.1}, "MSVAG", {"lr": 0.1}),
+    ("pnm", {"lr": 0.1}, "PNM", {"lr": 0.1}),
+    ("srmm", {"lr": 0.1, "memory": 4.0}, "SRMM", {"lr": 0.1, "memory_length": 4}),
+    ("schedule_free_sgd", {"lr": 0.1}, "ScheduleFreeSGD", {"lr": 0.1, "momentum": 0.9}),
+    ("schedule_free_adamw", {"lr": 0.1, "weight_decay": 0.1}, "ScheduleFreeAdamW", {"lr": 0.1, "weight_decay": 0.1}),
+    ("schedule_free_radam", {"lr": 0.1, "beta2": 0.9}, "ScheduleFreeRAdam", {"lr": 0.1, "betas": (0.9, 0.9)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options", "theirs", "their_options"), ZOO, ids=[z[0] for z in ZOO])
+def test_pytorch_optimizer(name: str, options: dict[str, Any], theirs: str, their_options: dict[str, Any]) -> None:
+    library = pytest.importorskip("pytorch_optimizer", reason="pytorch-optimizer is not installed")
+    want = of_torch(lambda p: getattr(library, theirs)(p, **their_options))
+    np.testing.assert_allclose(ours(name, options), want, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "theirs", "their_options"),
+    [
+        ("schedule_free_sgd", {"lr": 0.5, "weight_decay": 0.1, "r": 1.0}, "SGDScheduleFree",
+         {"lr": 0.5, "weight_decay": 0.1, "r": 1.0}),
+        ("schedule_free_sgd", {"lr": 0.5, "warmup": 5.0}, "SGDScheduleFree", {"lr": 0.5, "warmup_steps": 5}),
+        ("schedule_free_adamw", {"lr": 0.1, "weight_decay": 0.1, "warmup": 5.0}, "AdamWScheduleFree",
+         {"lr": 0.1, "weight_decay": 0.1, "warmup_steps": 5}),
+        ("schedule_free_radam", {"lr": 0.1, "weight_decay": 0.1}, "RAdamScheduleFree",
+         {"lr": 0.1, "weight_decay": 0.1}),
+        ("schedule_free_radam", {"lr": 0.1, "beta2": 0.9, "silent_sgd_phase": False}, "RAdamScheduleFree",
+         {"lr": 0.1, "betas": (0.9, 0.9), "silent_sgd_phase": False}),
+    ],
+)  # fmt: skip
+def test_the_authors_schedule_free(name: str, options: Any, theirs: str, their_options: Any) -> None:
+    library = pytest.importorskip("schedulefree", reason="schedulefree is not installed")
+    want = of_torch(lambda p: getattr(library, theirs)(p, foreach=False, **their_options))
+    np.testing.assert_allclose(ours(name, options), want, rtol=1e-9, atol=1e-11)
+
+
+OPTAX: list[tuple[str, dict[str, Any], Callable[[Any], Any]]] = [
+    ("ademamix", {"lr": 0.1, "weight_decay": 0.1}, lambda o: o.contrib.ademamix(0.1, weight_decay=0.1)),
+    ("simplified_ademamix", {"lr": 0.1, "alpha": 5.0}, lambda o: o.contrib.simplified_ademamix(0.1, alpha=5.0)),
+    ("adopt", {"lr": 0.1}, lambda o: o.contrib.adopt(0.1)),
+    ("madgrad", {"lr": 0.1}, lambda o: o.contrib.madgrad(0.1)),
+    ("nadamw", {"lr": 0.1, "weight_decay": 0.1}, lambda o: o.nadamw(0.1, weight_decay=0.1)),
+    ("signsgd", {"lr": 0.1}, lambda o: o.sign_sgd(0.1)),
+    ("optimistic_sgd", {"lr": 0.1, "beta": 0.5}, lambda o: o.optimistic_gradient_descent(0.1, beta=0.5)),
+    ("optimistic_adam", {"lr": 0.1}, lambda o: o.optimistic_adam_v2(0.1, nesterov=False)),
+    ("schedule_free_sgd", {"lr": 0.1}, lambda o: o.contrib.schedule_free_sgd(0.1)),
+    ("schedule_free_adamw", {"lr": 0.1}, lambda o: o.contrib.schedule_free_adamw(0.1)),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "make"), OPTAX, ids=[o[0] for o in OPTAX])
+def test_optax(name: str, options: dict[str, Any], make: Callable[[Any], Any]) -> None:
+    jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
+    with jax.enable_x64(True):
+        opt = make(optax)
+        p = jax.numpy.asarray(start())
+        state = opt.init(p)
+        for t in range(1, 16):
+            updates, state = opt.update(jax.numpy.asarray(gradients(np.asarray(p), t)), state, p)
+            p = optax.apply_updates(p, updates)
+    np.testing.assert_allclose(ours(name, options), np.asarray(p), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "theirs", "their_options"),
+    [
+        ("adahessian", {"lr": 0.1}, "AdaHessian", {"lr": 0.1, "eps": 1e-4}),
+        ("sophia", {"lr": 0.1, "gamma": 0.5, "weight_decay": 0.0}, "SophiaH",
+         # lr p clamp(m/(p h), 1) is lr clamp(m/h, p).
+         {"lr": 0.1 / 0.5, "betas": (0.965, 0.99), "p": 0.5, "update_period": 1, "hessian_distribution": "rademacher"}),
+    ],
+)  # fmt: skip
+def test_rules_with_a_hessian(name: str, options: Any, theirs: str, their_options: Any) -> None:
+    """On a loss whose Hessian is diagonal, so that an estimate of it by random signs is exact."""
+    torch = pytest.importorskip("torch")
+    library = pytest.importorskip("pytorch_optimizer", reason="pytorch-optimizer is not installed")
+    w = torch.nn.Parameter(torch.from_numpy(start()))
+    other = getattr(library, theirs)([w], **their_options)
+    p = start()
+    opt = adaptk.optimizer_for(name, [p], **options)
+    hessian = opt.state[0]["hessian"]
+    for _ in range(10):
+        (w.grad,) = torch.autograd.grad((w**4).sum(), w, create_graph=True)
+        other.step()
+        if name == "sophia":
+            adaptk.ops.sophia_hessian(hessian, 12 * p**2, step=1, lr=0.01)
+        else:
+            hessian[:] = 12 * p**2
+        opt.step([4 * p**3])
+    np.testing.assert_allclose(p, w.detach().numpy(), rtol=1e-6, atol=1e-9)
