@@ -52,6 +52,7 @@ def test_the_pages_have_programs() -> None:
     assert {page.removeprefix("guide/"): sorted(have[page]) for page in PAGES if have[page]} == {
         "index.md": ["python"],
         "catalogue.md": ["python"],
+        "sparse.md": ["python"],
         "adding_a_rule.md": ["cmake", "cpp"],
         "c.md": ["c", "cmake"],
         "choosing_a_rule.md": ["python"],
