@@ -558,3 +558,19 @@ def smorms3(h: Any, p: Any) -> Step:
         return p - g * np.minimum(h.lr, rate) / (np.sqrt(s.v) + h.eps)
 
     return step
+
+
+@oracle
+def adapnm(h: Any, p: Any) -> Step:
+    m = [np.zeros_like(p), np.zeros_like(p)]
+    s = SimpleNamespace(v=0.0, x=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        m[t % 2] = mean(m[t % 2], g, h.beta1**2)
+        s.v = mean(s.v, g**2, h.beta2)
+        s.x = np.maximum(s.x, s.v)
+        norm = math.sqrt((1 + h.beta0) ** 2 + h.beta0**2)
+        u = ((1 + h.beta0) * m[t % 2] - h.beta0 * m[1 - t % 2]) / norm
+        return p - h.lr * u / (1 - h.beta1**t) / (np.sqrt(s.x / (1 - h.beta2**t)) + h.eps)
+
+    return step

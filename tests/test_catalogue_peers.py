@@ -71,6 +71,8 @@ ZOO: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("focus", {"lr": 0.01, "weight_decay": 0.1}, "FOCUS", {"lr": 0.01, "weight_decay": 0.1}),
     ("msvag", {"lr": 0.1}, "MSVAG", {"lr": 0.1}),
     ("pnm", {"lr": 0.1}, "PNM", {"lr": 0.1}),
+    # It adds eps before it divides by the root of the correction.
+    ("adapnm", {"lr": 0.1, "eps": 1e-20}, "AdaPNM", {"lr": 0.1, "eps": 1e-20}),
     ("srmm", {"lr": 0.1, "memory": 4.0}, "SRMM", {"lr": 0.1, "memory_length": 4}),
     ("schedule_free_sgd", {"lr": 0.1}, "ScheduleFreeSGD", {"lr": 0.1, "momentum": 0.9}),
     ("schedule_free_adamw", {"lr": 0.1, "weight_decay": 0.1}, "ScheduleFreeAdamW", {"lr": 0.1, "weight_decay": 0.1}),

@@ -27,7 +27,8 @@ from adaptk._cli import _figures
 from adaptk._cli._figures import STUDIES
 from adaptk._cli._parser import CommandError, Parser, add_json, check_files, names_among, program, whole, write_json
 from adaptk._cli._screen import Cell, Column, Screen, progress
-from adaptk._registry import RULES, Rule
+from adaptk._registry import RULES, Rule, rules
+from adaptk.catalogue import CLASSES
 
 _UNITS = {"": 1, "k": 1000, "K": 1024, "M": 1024**2, "G": 1024**3}
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -257,7 +258,11 @@ def _parser() -> Parser:
     isas = adaptk.available_isas()
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument(
-        "--rules", type=names_among("rule", list(RULES)), default=list(RULES), metavar="A,B", help="default: all"
+        "--rules",
+        type=names_among("rule", [*RULES, *CLASSES]),
+        default=list(RULES),
+        metavar="A,B",
+        help="default: all that are compiled",
     )
     parser.add_argument(
         "--sizes", type=_sizes, default="64M", metavar="N,N", help="elements, such as 64,1M (M = 2**20); default: 64M"
@@ -337,7 +342,7 @@ def _measured(options: argparse.Namespace, results: list[Result]) -> None:
                 bar.describe(f"{rule} {dtype} {size_text(size)} {isa}, {n} threads")
                 adaptk.set_isa(isa)
                 adaptk.set_num_threads(n)
-                results.append(measure(RULES[rule], dtype, size, options.repeats))
+                results.append(measure(rules()[rule], dtype, size, options.repeats))
                 bar.advance()
     finally:
         adaptk.set_isa(before[0])

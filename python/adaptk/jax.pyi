@@ -61,6 +61,7 @@ __all__ = [
     "optimistic_sgd",
     "pnm",
     "srmm",
+    "adapnm",
     "ftrl",
     "madgrad",
     "kate",
@@ -125,6 +126,7 @@ __all__ = [
     "OptimisticSgdState",
     "PnmState",
     "SrmmState",
+    "AdapnmState",
     "FtrlState",
     "MadgradState",
     "KateState",
@@ -1393,6 +1395,32 @@ def srmm(
     seed: int | None = ...,
 ) -> GradientTransformation:
     """Averages of gradients and params by weights that decrease, and begin again."""
+
+class AdapnmState(NamedTuple):
+    count: Any
+    positive: Any
+    negative: Any
+    exp_avg_sq: Any
+    max_exp_avg_sq: Any
+
+def adapnm(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    beta0: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+) -> GradientTransformation:
+    """AMSGrad by the difference of two momenta that take turns."""
 
 class FtrlState(NamedTuple):
     count: Any

@@ -1350,6 +1350,34 @@ def srmm(
 ) -> None:
     """Averages of gradients and params by weights that decrease, and begin again."""
 
+def adapnm(
+    param: Buffers,
+    grad: Gradients,
+    positive: Buffers,
+    negative: Buffers,
+    exp_avg_sq: Buffers,
+    max_exp_avg_sq: Buffers,
+    *,
+    step: int | Buffer,
+    seed: int = ...,
+    param_format: str | None = ...,
+    zero_grad: bool = ...,
+    copy_out: Buffers | None = ...,
+    ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
+    lr: Number = ...,
+    beta1: Number = ...,
+    beta2: Number = ...,
+    beta0: Number = ...,
+    eps: Number = ...,
+    weight_decay: Number = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: Number = ...,
+) -> None:
+    """AMSGrad by the difference of two momenta that take turns."""
+
 def ftrl(
     param: Buffers,
     grad: Gradients,

@@ -56,6 +56,7 @@ __all__ = [
     "OptimisticSGD",
     "PNM",
     "SRMM",
+    "AdaPNM",
     "FTRL",
     "MADGRAD",
     "Kate",
@@ -1301,6 +1302,33 @@ class SRMM(Optimizer):
         convention: str = ...,
         beta: Number = ...,
         memory: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class AdaPNM(Optimizer):
+    """AMSGrad by the difference of two momenta that take turns."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        beta0: Number = ...,
+        eps: Number = ...,
         weight_decay: Number = ...,
         decoupled: bool = ...,
         maximize: bool = ...,

@@ -32,6 +32,7 @@ CLASSES: dict[str, str] = {
     "optimistic_sgd": "OptimisticSGD",
     "pnm": "PNM",
     "srmm": "SRMM",
+    "adapnm": "AdaPNM",
     "ftrl": "FTRL",
     "madgrad": "MADGRAD",
     "kate": "Kate",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adaptk._trace import floor, sqrt, where
+from adaptk._trace import floor, maximum, sqrt, where
 from adaptk.catalogue._entry import average, entry
 
 
@@ -94,3 +94,23 @@ def srmm(p: Any, g: Any, grad_avg: Any, param_avg: Any, h: Any, t: Any) -> Any:
     a = (1 - w) * grad_avg + w * g
     q = (1 - w) * param_avg + w * p - h.lr * a
     return q, a, q
+
+
+@entry("AdaPNM",
+       formula="a, b = a and b in odd steps, else b and a\na = beta1^2*a + (1 - beta1^2)*g\n"
+       "v = beta2*v + (1 - beta2)*g^2;  x = max(x, v);  u = ((1 + beta0)*a - beta0*b)/sqrt((1 + beta0)^2 + beta0^2)\n"
+       "p -= lr*u/(1 - beta1^t)/(sqrt(x/(1 - beta2^t)) + eps)",
+       source="Xie et al. 2021",
+       states={"positive": 0.0, "negative": 0.0, "exp_avg_sq": 0.0, "max_exp_avg_sq": 0.0},
+       nonnegative=["exp_avg_sq", "max_exp_avg_sq"], lr=1e-3, beta1=0.9, beta2=0.999, beta0=1.0, eps=1e-8,
+       decoupled=True, meanings={"beta1": "decay of the momenta", "beta0": "weight of the negative momentum"})  # fmt: skip
+def adapnm(p: Any, g: Any, positive: Any, negative: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """AMSGrad by the difference of two momenta that take turns."""
+    odd = t - 2 * floor(t / 2) == 1
+    a = average(where(odd, positive, negative), g, h.beta1**2)
+    b = where(odd, negative, positive)
+    v = average(exp_avg_sq, g * g, h.beta2)
+    x = maximum(max_exp_avg_sq, v)
+    u = h.lr / sqrt(_noise(h)) / (1 - h.beta1**t) * ((1 + h.beta0) * a - h.beta0 * b)
+    root = sqrt(x) * (1 / sqrt(1 - h.beta2**t)) + h.eps
+    return p - u / root, where(odd, a, positive), where(odd, negative, a), v, x
