@@ -103,7 +103,8 @@ def srmm(p: Any, g: Any, grad_avg: Any, param_avg: Any, h: Any, t: Any) -> Any:
        source="Xie et al. 2021",
        states={"positive": 0.0, "negative": 0.0, "exp_avg_sq": 0.0, "max_exp_avg_sq": 0.0},
        nonnegative=["exp_avg_sq", "max_exp_avg_sq"], lr=1e-3, beta1=0.9, beta2=0.999, beta0=1.0, eps=1e-8,
-       decoupled=True, meanings={"beta1": "decay of the momenta", "beta0": "weight of the negative momentum"})  # fmt: skip
+       decoupled=True,
+       meanings={"beta1": "decay of the momenta", "beta0": "weight of the negative momentum"})  # fmt: skip
 def adapnm(p: Any, g: Any, positive: Any, negative: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, h: Any, t: Any) -> Any:
     """AMSGrad by the difference of two momenta that take turns."""
     odd = t - 2 * floor(t / 2) == 1
