@@ -24,7 +24,12 @@ def has_sanitizer(name: str, folder: Path) -> bool:
     [
         ("address,undefined", (), ("all",), "."),
         # GCC's OpenMP library is not instrumented: threads are the test's and the library's own.
-        ("thread", ("-DADAPTK_OPENMP=OFF",), ("test_concurrent", "test_pool"), "^(concurrent|pool)$"),
+        (
+            "thread",
+            ("-DADAPTK_OPENMP=OFF",),
+            ("test_concurrent", "test_hogwild", "test_pool"),
+            "^(concurrent|hogwild|pool)$",
+        ),
     ],
     ids=["address-undefined", "thread"],
 )

@@ -3,6 +3,7 @@
 #include "dispatch.hpp"
 #include "environment.hpp"
 #include "functions.hpp"
+#include "hogwild_module.hpp"
 #include "machine.hpp"
 #include "plan.hpp"
 #include "random_module.hpp"
@@ -190,5 +191,6 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     b::register_stored(m);
     b::register_plan(m);
     b::register_random(m);
+    b::register_hogwild(m);
     b::register_torch_plan(m);
 }

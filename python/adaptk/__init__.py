@@ -27,14 +27,14 @@ from adaptk._trace import cbrt, cumprod, floor, log, maximum, minimum, sign, sqr
 from adaptk.optim import *  # noqa: F403  (the classes follow from the registry)
 
 if TYPE_CHECKING:
-    from adaptk import curriculum, init, solve
+    from adaptk import curriculum, hogwild, init, solve
 
 __version__: str = _core.version
 
 
 def __getattr__(name: str) -> Any:
     # What most programs do not need, an extension of its own among it, and what needs PyTorch or JAX.
-    if name in ("curriculum", "init", "jax", "solve", "torch"):
+    if name in ("curriculum", "hogwild", "init", "jax", "solve", "torch"):
         return importlib.import_module(f"adaptk.{name}")
     if name in catalogue.CLASSES.values():
         return getattr(optim, name)
@@ -68,6 +68,7 @@ __all__ = [
     "get_isa",
     "get_num_threads",
     "global_norm",
+    "hogwild",
     "init",
     "load_rule",
     "log",

@@ -42,6 +42,41 @@ def bandwidth_probe(buffers: list[Any], repeats: int = 1) -> None: ...
 def layout(buffer: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...], str, str]: ...
 def check_param(buffer: Any, name: str) -> None: ...
 def check_hyperparameters(rule: str, values: dict[str, Any]) -> None: ...
+def hogwild_check(x: tuple[Any, ...], counts: npt.NDArray[np.int64] | None) -> tuple[int, int, int, int, int, int]: ...
+def hogwild_train(
+    x: tuple[Any, ...],
+    subset: npt.NDArray[np.int64] | None,
+    examples: int,
+    targets: npt.NDArray[np.float64],
+    classes: int,
+    row_weights: npt.NDArray[np.float64] | None,
+    class_weights: npt.NDArray[np.float64] | None,
+    weights: npt.NDArray[Any],
+    rarity: npt.NDArray[np.float64] | None,
+    counts: npt.NDArray[np.int64] | None,
+    options: dict[str, Any],
+) -> tuple[int, npt.NDArray[np.float64]]: ...
+def hogwild_scores(
+    x: tuple[Any, ...], coefficients: npt.NDArray[np.float64], intercepts: npt.NDArray[np.float64], threads: int
+) -> npt.NDArray[np.float64]: ...
+def hogwild_fields(rule: str) -> int: ...
+def hogwild_factor_stride(rank: int) -> int: ...
+def hogwild_factor_blocks(
+    rows: npt.NDArray[Any], columns: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
+def hogwild_factors(
+    rows: npt.NDArray[Any],
+    columns: npt.NDArray[Any],
+    values: npt.NDArray[Any],
+    row_factors: npt.NDArray[Any],
+    column_factors: npt.NDArray[Any],
+    row_squares: npt.NDArray[Any] | None,
+    column_squares: npt.NDArray[Any] | None,
+    rank: int,
+    mean: float,
+    blocks: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None,
+    options: dict[str, Any],
+) -> tuple[int, float]: ...
 def random_target(x: Any) -> tuple[tuple[int, ...], str]: ...
 def random_fill(
     x: Any, kind: str, seed: int, offset: int, shift: float, scale: float, low: float = 0.0, high: float = 0.0
