@@ -171,7 +171,7 @@ def prints(program: Path, text: str) -> None:
 )
 def test_compiled(page: str, language: str, warnings: str, tmp_path: Path) -> None:
     programs = built(page, tmp_path, language, options=(warnings,))
-    assert len(programs) == (3 if page == "guide/c.md" else 2)
+    assert len(programs) == (4 if page == "guide/c.md" else 2)
     for name, program in programs.items():
         prints(program, sources(page, language)[name])
 
@@ -184,7 +184,7 @@ def test_cuda(tmp_path: Path) -> None:
         pytest.skip("needs nvcc")
     page = "guide/cuda.md"
     programs = built(page, tmp_path, "cuda", options=(f"-DCMAKE_CUDA_COMPILER={nvcc}",))
-    assert len(programs) == (3 if page == "guide/c.md" else 2)
+    assert len(programs) == (4 if page == "guide/c.md" else 2)
     if not adaptk.cuda.is_available():
         pytest.skip("compiled, and there is no CUDA device to run them on")
     for name, program in programs.items():
