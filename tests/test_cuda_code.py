@@ -29,13 +29,12 @@ pytestmark = [
 
 
 def looked_at() -> list[str]:
-    """Of a release's architectures: one of each major version up to 9, and the newest. Those between have its
-    instructions; all of them if ADAPTK_EVERY_ARCHITECTURE is set."""
+    """Of a release's architectures: the oldest, that of most data centres (90) and the newest. Those between have
+    their instructions; all of them if ADAPTK_EVERY_ARCHITECTURE is set."""
     of_release = code.release_architectures()
     if os.environ.get("ADAPTK_EVERY_ARCHITECTURE"):
         return of_release
-    lowest = {arch[:-1]: arch for arch in reversed(of_release)}
-    return [arch for arch in of_release if arch == of_release[-1] or (lowest[arch[:-1]] == arch and len(arch) == 2)]
+    return [arch for arch in of_release if arch in (of_release[0], "90", of_release[-1])]
 
 
 ARCHITECTURES = looked_at() if code.find_tool("nvcc") else ["90"]
