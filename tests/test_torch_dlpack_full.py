@@ -1,16 +1,13 @@
-"""All other tests of adaptk.torch by way of DLPack and attributes."""
+"""All tests of what reaches the step of adaptk.torch by way of DLPack and attributes: tensors, options, errors."""
 
 from __future__ import annotations
 
 import pytest
 import test_torch_dlpack
-from test_torch_autograd import *  # noqa: F403
 from test_torch_dlpack import unknown  # noqa: F401
 from test_torch_failures import *  # noqa: F403
-from test_torch_loop import *  # noqa: F403
 from test_torch_options import *  # noqa: F403
 from test_torch_rules import *  # noqa: F403
-from test_torch_saving import *  # noqa: F403
 from test_torch_tensors import *  # noqa: F403
 from test_torch_threads import *  # noqa: F403
 
