@@ -305,6 +305,7 @@ ORDER = (
     "schedules_drawn.py",
     "initial_weights.py",
     "curriculum.py",
+    "hogwild.py",
     "less_memory.py",
     "curve_fit.py",
     "spots.py",
