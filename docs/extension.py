@@ -306,6 +306,7 @@ ORDER = (
     "initial_weights.py",
     "curriculum.py",
     "hogwild.py",
+    "staleness.py",
     "less_memory.py",
     "curve_fit.py",
     "spots.py",

@@ -81,18 +81,20 @@ def check(what: str, found: list[float], expected: list[float], tolerance: float
         sys.exit(1)
 
 
-def run(train: Callable[[str], None]) -> None:
+def run(train: Callable[[str], None], processes: int = PROCESSES) -> None:
     """Runs ``train(folder)`` in processes that can talk to each other; the folder is common to them."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.start_processes(_enter, (train, folder), nprocs=PROCESSES, start_method="spawn")
+        torch.multiprocessing.start_processes(
+            _enter, (train, folder, processes), nprocs=processes, start_method="spawn"
+        )
 
 
-def _enter(rank: int, train: Callable[[str], None], folder: str) -> None:
+def _enter(rank: int, train: Callable[[str], None], folder: str, processes: int) -> None:
     torch.set_num_threads(1)
     # On one machine nothing has to leave it.
     os.environ["GLOO_SOCKET_IFNAME"] = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-    store = dist.FileStore(os.path.join(folder, "store"), PROCESSES)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=PROCESSES)
+    store = dist.FileStore(os.path.join(folder, "store"), processes)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
     train(folder)
     dist.barrier()
     dist.destroy_process_group()
