@@ -496,15 +496,14 @@ class _Fused(torch.optim.Optimizer):
         for k, (group, loaded, own) in enumerate(
             zip(filled.param_groups, saved["param_groups"], self.param_groups, strict=True)
         ):
-            watched = _Watched(group, self.defaults)
+            watched = _Watched(group, self._defaults_of(group))
             rule = self._rule(watched)[0]
             if watched.absent:
                 raise ValueError(
                     f"state_dict['param_groups'][{k}] has no {', '.join(map(repr, watched.absent))}{remedy}"
                 )
             arrays = [] if rule == "sgd" else [s.name for s in rule_of(rule).states]
-            # As torch has it, the momentum of SGD is in the state once it has seen a gradient.
-            expected = [] if isinstance(self, torch.optim.SGD) else [*_starts(rule), *arrays]
+            expected = self._saved_names(group, rule, arrays)
             for i, p in zip(loaded["params"], own["params"], strict=True):
                 state = saved["state"].get(i)
                 if not isinstance(state, dict) or not state:
@@ -519,6 +518,14 @@ class _Fused(torch.optim.Optimizer):
                         raise ValueError(
                             f"{where}[{n!r}]: shape {tuple(state[n].shape)}, expected {tuple(p.shape)} like its param"
                         )
+
+    def _defaults_of(self, group: Group) -> Group:
+        """What options a saved group must have."""
+        return self.defaults
+
+    def _saved_names(self, group: Group, rule: str, arrays: list[str]) -> list[str]:
+        """What a saved state that is not empty must have."""
+        return [*_starts(rule), *arrays]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Take away the gradients of all params, or fill them with zeros: as PyTorch's does."""
@@ -1270,6 +1277,9 @@ class ASGD(_Fused, torch.optim.ASGD):
 
 
 class SGD(_Fused, torch.optim.SGD):
+    def _saved_names(self, group: Group, rule: str, arrays: list[str]) -> list[str]:
+        return []  # as torch has it, the momentum is in the state once it has seen a gradient
+
     def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
         values = {
             "lr": group["lr"],
@@ -1374,6 +1384,22 @@ class RMSpropNesterov(_Own):
                     p.copy_(before)
 
 
+def _check_params(name: str, params: Any, lr: Any) -> None:
+    """The first two arguments of a constructor."""
+    if isinstance(params, torch.nn.Module):
+        kind = type(params).__name__
+        raise TypeError(f"params: expected tensors, got {kind}; give its parameters: {name}(model.parameters())")
+    if callable(params) and not isinstance(params, Tensor):
+        raise TypeError(f"params: expected tensors, got {type(params).__name__}; call it: model.parameters()")
+    if isinstance(params, (set, frozenset)):
+        raise TypeError("params: expected a list; the order of a set changes from run to run")
+    if callable(lr) and not isinstance(lr, Tensor):
+        raise TypeError(
+            f"lr: expected a number, got {type(lr).__name__}; a schedule of adaptk.schedules is for "
+            f"{name}(params, lr=1.0) and torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.from_zero())"
+        )
+
+
 def _checked(init: Callable[..., None]) -> Callable[..., None]:
     """A constructor that names what is not the params, the learning rate or the options that it wants."""
     parameters = list(inspect.signature(init).parameters.values())[2:]
@@ -1384,19 +1410,7 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
     def __init__(self: Any, params: Any, *args: Any, **kwargs: Any) -> None:
         _torch_private.check_release()
         name = type(self).__name__
-        if isinstance(params, torch.nn.Module):
-            kind = type(params).__name__
-            raise TypeError(f"params: expected tensors, got {kind}; give its parameters: {name}(model.parameters())")
-        if callable(params) and not isinstance(params, Tensor):
-            raise TypeError(f"params: expected tensors, got {type(params).__name__}; call it: model.parameters()")
-        if isinstance(params, (set, frozenset)):
-            raise TypeError("params: expected a list; the order of a set changes from run to run")
-        lr = args[0] if args else kwargs.get("lr")
-        if callable(lr) and not isinstance(lr, Tensor):
-            raise TypeError(
-                f"lr: expected a number, got {type(lr).__name__}; a schedule of adaptk.schedules is for "
-                f"{name}(params, lr=1.0) and torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.from_zero())"
-            )
+        _check_params(name, params, args[0] if args else kwargs.get("lr"))
         given = {option: kwargs.pop(option) for option in _STORAGE if option in kwargs}
         self._storage = {option: value for option, value in given.items() if value is not None}
         for option in kwargs:
@@ -1717,7 +1731,9 @@ def _of_catalogue(name: str) -> type[_Made]:
     return class_of_made(found.rule)
 
 
-__all__ = [*(c.__name__ for c in (*_TORCHS, *_OWN)), "ReleasedGradients", "release_gradients"]
+from adaptk._torch_muon import Muon as Muon  # noqa: E402  (it is made of what is above)
+
+__all__ = [*(c.__name__ for c in (*_TORCHS, *_OWN)), "Muon", "ReleasedGradients", "release_gradients"]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = face(__name__, __all__, more=catalogue.CLASSES.values(), find=_of_catalogue)

@@ -1,0 +1,471 @@
+"""Muon for PyTorch: see :class:`adaptk.torch.Muon`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+with suppress(ImportError):  # a build without distributed
+    from torch.distributed.tensor import DTensor, Replicate
+from torch.autograd.graph import increment_version
+
+import adaptk.torch as classes
+from adaptk import _core, _torch_private, ops
+from adaptk._muon import COEFFICIENTS, adjustment, check_options, orthogonalize
+from adaptk._names import hint
+from adaptk._optimizer import StepInfo
+from adaptk._registry import rule_of
+from adaptk.torch import (
+    Group,
+    Undo,
+    _check_params,
+    _full_like,
+    _Fused,
+    _hooked,
+    _in_layout_of,
+    _is_captured,
+    _is_dense,
+    _is_sharded,
+    _local,
+    _overlaps_itself,
+    _placed_like,
+    _plain,
+    _put,
+    _take_back,
+)
+
+# Without the hooks of all optimizers, which are called for the whole step.
+_step_of_rest: Callable[..., Any] = inspect.unwrap(_Fused.step)
+
+
+def _multiply_add(beta: float, x: Tensor, alpha: float, a: Tensor, b: Tensor) -> Tensor:
+    return torch.addmm(x, a, b, beta=beta, alpha=alpha)
+
+
+def _norm(x: Tensor) -> Tensor:
+    # As torch has it, but for squares out of range.
+    length: Tensor = torch.linalg.vector_norm(x, dtype=torch.float64)
+    return length if x.dtype == torch.float16 else length.to(x.dtype)
+
+
+def _new_rest(rest: Any, options: Any) -> _Fused:
+    """The optimizer of the params that are no matrices, which has none yet."""
+    if isinstance(rest, str):
+        name, rest = rest, getattr(classes, rest, None)
+        if rest is None:
+            raise ValueError(f"rest: adaptk.torch has no class {name!r}{hint(name, dir(classes))}")
+    if not isinstance(rest, type) or not issubclass(rest, _Fused) or issubclass(rest, Muon):
+        raise TypeError(f"rest: {rest!r}, expected another class of adaptk.torch, or its name")
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(
+            f"rest_options: expected a dict of the options of {rest.__name__}, got {type(options).__name__}"
+        )
+    try:
+        made = rest([torch.zeros(1)], **(options or {}))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rest_options: {error}") from None
+    if rule_of(made._rule(made.param_groups[0])[0]).evaluation:
+        raise ValueError(f"rest: {rest.__name__} has other params to evaluate with; give it an optimizer of its own")
+    made.param_groups.clear()
+    return made
+
+
+def _param_of(item: Any) -> Any:
+    """The tensor of an item of a list of params, or of a pair (name, tensor)."""
+    return item[1] if isinstance(item, tuple) and len(item) == 2 else item
+
+
+class Muon(_Fused, torch.optim.Muon):
+    """:class:`torch.optim.Muon` with a fused step, and another rule for params that are no matrices.
+
+    Jordan et al. 2024; Liu et al. 2025 (Moonlight)::
+
+        m = momentum*m + (1 - momentum)*g
+        u = (1 - momentum)*g + momentum*m if nesterov else m
+        o = u / max(norm(u), eps), and ns_steps times:  o = a*o + (b*(o o^T) + c*(o o^T)^2) o
+        p = (1 - lr*weight_decay)*p - lr*adjustment*o
+
+    The momentum is one pass over memory, weight decay and step are another one. Between them are PyTorch's own matrix
+    products.
+
+    Parameters
+    ----------
+    params : iterable of torch.Tensor or of param groups
+        Real, in float32, float64, bfloat16 or float16; DTensors too, whose updates are gathered and orthogonalized in
+        every process. Those with two dimensions are stepped by Muon and the others by `rest`, in groups of their own:
+        a group that has both becomes two. A group with ``use_muon=False`` is stepped by `rest`, as embeddings and the
+        last layer should be. In a group with ``use_muon=True`` params of more dimensions, as the weights of
+        convolutions, are matrices of their first dimension and all others.
+    lr : float or Tensor, default 1e-3
+        Learning rate of the matrices.
+    weight_decay : float in [0, inf), default 0.1
+        Decoupled weight decay of the matrices. It goes by `lr` without its adjustment.
+    momentum : float in [0, 1), default 0.95
+        Decay of the momentum.
+    nesterov : bool, default True
+        Nesterov's form of it.
+    ns_coefficients : three floats, default (3.4445, -4.775, 2.0315)
+        a, b and c of the Newton-Schulz iteration.
+    eps : float in [0, inf), default 1e-7
+        The smallest norm that an update is divided by.
+    ns_steps : int in [0, 100), default 5
+        The number of iterations.
+    adjust_lr_fn : {'original', 'match_rms_adamw'}, optional
+        What `lr` is multiplied by for a matrix of m rows and n columns: ``sqrt(max(1, m/n))``, by default, or
+        ``0.2*sqrt(max(m, n))``, with which learning rates and weight decays of AdamW fit.
+    ns_dtype : {'bfloat16', 'float16', 'float32', 'float64'}
+        The dtype of the iteration; torch's is bfloat16.
+    rest : type or str, default 'AdamW'
+        The class for the other params, of those in this module.
+    rest_options : dict, optional
+        Its options, as `lr`. What is not given has the default of the class, not what Muon is given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For params that cannot be updated in place, groups that have both sorts of params and options of their own, and
+        options that are unknown or out of range.
+
+    Notes
+    -----
+    Each group has `use_muon` and the options of its own rule. Learning-rate schedulers and ``state_dict`` see all
+    groups. States that ``torch.optim.Muon`` has saved can be loaded. The momentum of 16-bit params is float32.
+
+    A step is as exact as the matrix products: its bits are not the same on all devices, as those of the other classes.
+
+    Examples
+    --------
+    >>> import torch, adaptk.torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> groups = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "use_muon": False}]
+    >>> opt = adaptk.torch.Muon(groups, lr=0.02, rest="AdamW", rest_options={"lr": 3e-4})
+    >>> [(g["use_muon"], g["lr"], len(g["params"])) for g in opt.param_groups]
+    [(True, 0.02, 1), (False, 0.0003, 1), (False, 0.0003, 2)]
+    >>> model(torch.ones(1, 4)).square().sum().backward()
+    >>> opt.step()
+    """
+
+    # GradScaler unscales the gradients before the step.
+    _step_supports_amp_scaling = False
+    _rest: _Fused
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        *,
+        ns_dtype: str = "bfloat16",
+        rest: type[torch.optim.Optimizer] | str = "AdamW",
+        rest_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        _torch_private.check_release()
+        _check_params("Muon", params, lr)
+        self._rest = _new_rest(rest, rest_options)
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_coefficients": ns_coefficients,
+            "eps": eps,
+            "ns_steps": ns_steps,
+            "adjust_lr_fn": adjust_lr_fn,
+            "ns_dtype": ns_dtype,
+        }
+        # torch.optim.Muon's own refuses what is not a matrix.
+        torch.optim.Optimizer.__init__(self, params, defaults)
+
+    # Groups.
+
+    def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        if not group["use_muon"]:
+            return self._rest._rule(group)
+        values = {"lr": 1.0, "momentum": group["momentum"], "dampening": 0.0, "velocity": False}
+        return "nesterov" if group["nesterov"] else "momentum", values
+
+    def _check_group(self, group: Group) -> None:
+        """A group of matrices."""
+        check_options(group)
+        steps = {name: _plain(group[name]) for name in ("lr", "weight_decay")}
+        _core.check_hyperparameters("sgd", {**rule_of("sgd").defaults(), **steps})
+        for i, p in enumerate(group["params"]):
+            if p.is_complex() or not p.is_floating_point():
+                raise TypeError(f"params[{i}]: dtype {p.dtype}, expected real floating point numbers")
+            if p.ndim < 2:
+                raise ValueError(
+                    f"params[{i}]: shape {tuple(p.shape)} with use_muon=True, expected at least two dimensions"
+                )
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add params with options of their own, as torch's method does. The group is a copy of the dict.
+
+        Matrices and other params become two groups if the group does not say ``use_muon``; it may have no other options
+        then.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group: expected a dict, got {type(param_group).__name__}")
+        params = param_group["params"]
+        if isinstance(params, (set, frozenset)):
+            raise TypeError("params: expected a list; the order of a set changes from run to run")
+        params = [params] if isinstance(params, Tensor) else list(params)
+        use_muon = param_group.get("use_muon")
+        if use_muon is not None and not isinstance(use_muon, bool):
+            raise TypeError(f"use_muon: expected a bool, got {type(use_muon).__name__}")
+        parts: list[tuple[bool, list[Any]]]
+        if use_muon is not None:
+            parts = [(use_muon, params)]
+        else:
+            is_matrix = [getattr(_param_of(x), "ndim", 2) == 2 for x in params]
+            parts = [
+                (kind, [x for x, of in zip(params, is_matrix, strict=True) if of is kind]) for kind in (True, False)
+            ]
+            parts = [part for part in parts if part[1]]
+            own = [name for name in param_group if name not in ("params", "use_muon")]
+            if len(parts) > 1 and own:
+                raise ValueError(
+                    f"params: a group with options of its own ({', '.join(own)}) has matrices and others; make two "
+                    "groups of it, with use_muon=True and use_muon=False"
+                )
+        before = len(self.param_groups)
+        try:
+            for kind, members in parts:
+                self._add({**param_group, "params": members, "use_muon": kind})
+        except BaseException:
+            del self.param_groups[before:]
+            raise
+
+    def _add(self, group: Group) -> None:
+        if group["use_muon"]:
+            torch.optim.Optimizer.add_param_group(self, group)
+            self._check_group(self.param_groups[-1])
+            return
+        rest = self._linked_rest()
+        del group["use_muon"]
+        rest.add_param_group(group)
+        added = rest.param_groups[-1]
+        mine = {id(p) for g in self.param_groups for p in g["params"]}
+        if any(id(p) in mine for p in added["params"]):
+            raise ValueError("some parameters appear in more than one parameter group")
+        added["use_muon"] = False
+        self.param_groups.append(added)
+
+    def _linked_rest(self) -> _Fused:
+        """The optimizer of the others, over the groups and states as they are now."""
+        self._rest.param_groups = [g for g in self.param_groups if not g["use_muon"]]
+        self._rest.state = self.state
+        return self._rest
+
+    # Saving.
+
+    def __getstate__(self) -> dict[str, Any]:
+        rest = object.__new__(type(self._rest))
+        rest.__setstate__({"defaults": self._rest.defaults, "state": {}, "param_groups": []})
+        rest._storage = dict(self._rest._storage)
+        return {**super().__getstate__(), "_rest": rest}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            if group.setdefault("use_muon", True):
+                group.setdefault("ns_dtype", "bfloat16")  # saved by torch.optim.Muon
+        self._rest.__dict__.pop("_plan", None)
+
+    def _defaults_of(self, group: Group) -> Group:
+        return self.defaults if group["use_muon"] else self._rest.defaults
+
+    def _saved_names(self, group: Group, rule: str, arrays: list[str]) -> list[str]:
+        return arrays if group["use_muon"] else self._rest._saved_names(group, rule, arrays)
+
+    def _check_loaded(self, saved: Mapping[str, Any]) -> None:
+        for k, (loaded, own) in enumerate(zip(saved.get("param_groups", ()), self.param_groups, strict=False)):
+            if loaded.get("use_muon", True) is not own["use_muon"]:
+                raise ValueError(
+                    f"state_dict['param_groups'][{k}]: use_muon={not own['use_muon']}, and here it is "
+                    f"{own['use_muon']}; make the groups as those that were saved"
+                )
+        super()._check_loaded(saved)
+
+    # Steps.
+
+    @_hooked
+    @torch.no_grad()
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        clip_norm: float | None = None,
+        skip_nonfinite: bool = False,
+        zero_grad: bool = False,
+    ) -> Any:
+        """Take one step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Computes the gradients anew and returns the loss.
+        clip_norm : float, optional
+            Scale the gradients of all params, matrices and others, by ``min(1, clip_norm / norm)``.
+        skip_nonfinite : bool
+            Change nothing if a gradient holds inf or NaN; ``last_step.skipped`` tells.
+        zero_grad : bool
+            Set each gradient to zero at the end, also if the step is skipped.
+
+        Returns
+        -------
+        What the closure returned, or ``None``.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            For params, gradients, states and options that the step cannot work with. Nothing is changed then.
+
+        Examples
+        --------
+        >>> import torch, adaptk.torch
+        >>> w = torch.nn.Parameter(torch.zeros(2, 3))
+        >>> opt = adaptk.torch.Muon([w], lr=0.1)
+        >>> w.grad = torch.ones(2, 3)
+        >>> opt.step(clip_norm=1.0)
+        >>> opt.last_step.grad_norm
+        2.4494898319244385
+        """
+        _core.check_clip_norm(clip_norm)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        norm, scale = None, 1.0
+        if clip_norm is not None or skip_nonfinite:
+            params = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
+            if any(p.grad.layout != torch.strided for p in params):
+                raise TypeError("clip_norm, skip_nonfinite: a gradient is sparse; clip it before the step")
+            norm, finite = self._sharded_norm(params, None)
+            if skip_nonfinite and not finite:
+                self.last_step = StepInfo(norm, True)
+                if zero_grad:
+                    self._zero_grads()
+                return loss
+            if clip_norm is not None and norm > clip_norm:
+                scale = clip_norm / norm
+        rest = self._linked_rest()
+        undo: Undo = []
+        try:
+            todo = [x for i, g in enumerate(self.param_groups) if g["use_muon"] for x in self._bound(g, i, undo)]
+            if rest.param_groups:
+                _step_of_rest(rest, clip_norm=clip_norm, grad_norm=norm)
+        except BaseException:
+            _take_back(undo)
+            raise
+        for param, buffer, grad, group in todo:
+            self._step_matrix(param, buffer, grad, group, scale)
+        if zero_grad:
+            self._zero_grads()
+        self.last_step = StepInfo(norm, False)
+        return loss
+
+    @torch.no_grad()
+    def step_param(self, param: Tensor) -> None:
+        """Take one step of one param alone, with its ``grad``, as the other classes do."""
+        for i, group in enumerate(self.param_groups):
+            if group["use_muon"] and any(p is param for p in group["params"]):
+                if param.grad is None:
+                    raise ValueError("param: step_param() of a param without a gradient")
+                undo: Undo = []
+                try:
+                    (bound,) = self._bound({**group, "params": [param]}, i, undo)
+                except BaseException:
+                    _take_back(undo)
+                    raise
+                self._step_matrix(*bound, 1.0)
+                return
+        self._linked_rest().step_param(param)
+
+    def _bound(self, group: Group, at: int, undo: Undo) -> Iterable[tuple[Tensor, Tensor, Tensor, Group]]:
+        """The matrices of a group that have gradients, with their momenta, made if they are missing; checked."""
+        self._check_group(group)
+        found = []
+        for i, p in enumerate(group["params"]):
+            if p.grad is None:
+                continue
+            where = f"param_groups[{at}]['params'][{i}]"
+            if p.grad.layout != torch.strided:
+                raise RuntimeError(f"gradient of {where}: layout {p.grad.layout}, expected torch.strided")
+            if _overlaps_itself(_local(p)):
+                raise RuntimeError(f"{where}: several of its elements are at one address, as in an expanded tensor")
+            if _is_captured(p):
+                raise RuntimeError(f"{where}: step() while its stream is captured in a graph; Muon takes no such steps")
+            dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
+            state = self.state.get(p)
+            if state is None:
+                state = {}
+                _put(self.state, p, state, undo)
+            if state.get("momentum_buffer") is None:
+                _put(state, "momentum_buffer", _full_like(p, 0.0, dtype), undo)
+            odd = _is_sharded(p) or not _is_dense(p)
+            buffer = self._array(state, "momentum_buffer", p, dtype, where, odd, undo)
+            grad = _local(_placed_like(p.grad, p))
+            self._check_storage(_local(p), where)
+            self._check_storage(grad, f"gradient of {where}")
+            found.append((p, buffer, grad, group))
+        return found
+
+    @staticmethod
+    def _step_matrix(param: Any, buffer: Tensor, grad: Tensor, group: Group, scale: float) -> None:
+        local, m = _local(param).detach(), _local(buffer)
+        p = local if _is_dense(local) else local.resolve_neg().contiguous()
+        if grad.stride() != p.stride() or not _is_dense(grad):
+            grad = _in_layout_of(grad, p, grad.dtype)
+        momentum = m if m.stride() == p.stride() and _is_dense(m) else _in_layout_of(m, p, m.dtype)
+        compute = getattr(torch, group["ns_dtype"])
+        # The kernels round to the dtype of the iteration, except that float64 goes with float64.
+        wide = p.dtype == torch.float64
+        update = _full_like(p, 0.0, torch.float64 if wide else torch.float32 if compute == torch.float64 else compute)
+        # With lr=1 these rules make -u of 0: the step that follows has the opposite sign.
+        decay = float(group["momentum"])
+        average: dict[str, Any] = {"lr": 1.0, "momentum": decay, "velocity": False, "grad_scale": (1.0 - decay) * scale}
+        (ops.nesterov if group["nesterov"] else ops.momentum)(update, grad, momentum, step=1, **average)
+        if momentum is not m:
+            m.copy_(momentum)
+        whole: Any = update.to(compute)
+        if _is_sharded(param):
+            how: dict[str, Any] = {"shape": param.shape, "stride": param.stride()}
+            whole = DTensor.from_local(whole, param.device_mesh, param.placements, run_check=False, **how).full_tensor()
+        matrix = whole.flatten(1)
+        size = tuple(matrix.shape)
+        result: Any = orthogonalize(
+            matrix, group["ns_coefficients"], group["ns_steps"], group["eps"], _norm, _multiply_add
+        ).reshape(whole.shape)
+        if _is_sharded(param):
+            everywhere = [Replicate()] * param.device_mesh.ndim
+            result = DTensor.from_local(result, param.device_mesh, everywhere, run_check=False)
+            result = result.redistribute(param.device_mesh, param.placements).to_local()
+        if result.stride() != p.stride() or not _is_dense(result):
+            result = _in_layout_of(result, p, result.dtype)
+        ops.sgd(
+            p,
+            result,
+            step=1,
+            lr=float(_plain(group["lr"])),
+            weight_decay=float(_plain(group["weight_decay"])),
+            decoupled=True,
+            maximize=True,
+            grad_scale=adjustment(group["adjust_lr_fn"], *size),
+        )
+        if p is not local:
+            local.copy_(p)
+        increment_version([param, buffer])
+
+
+Muon.__module__ = "adaptk.torch"
