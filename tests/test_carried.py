@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from typing import Any
 
@@ -168,3 +169,25 @@ def test_torch_evaluates_at_the_same_point() -> None:
         other.step_param(w)
     with pytest.raises(ValueError, match="AdEMAMix: models are evaluated with the params themselves"):
         adaptk.torch.AdEMAMix([w]).eval()
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_rows_that_come_later_start_where_their_params_are(kind: str) -> None:
+    """States that start as the param do so for rows that have no gradient at first."""
+    p = np.arange(8.0).reshape(4, 2)
+    rows = [(1, 0.5), (2, 0.25), (1, 1.0)]
+    if kind == "torch":
+        torch = pytest.importorskip("torch")
+        w = torch.nn.Parameter(torch.from_numpy(p.copy()))
+        other = importlib.import_module("adaptk.torch").MADGRAD([w], lr=0.5, sparse="lazy")
+        for row, value in rows:
+            values = torch.full((1, 2), value, dtype=torch.float64)
+            w.grad = torch.sparse_coo_tensor([[row]], values, (4, 2), check_invariants=False)
+            other.step()
+        z = other.state[w]["x0"].numpy()
+    else:
+        opt = adaptk.MADGRAD([p.copy()], lr=0.5, sparse="lazy")
+        for row, value in rows:
+            opt.step([(np.array([row]), np.full((1, 2), value))])
+        z = opt.state[0]["x0"]
+    assert same_bits(z, p)

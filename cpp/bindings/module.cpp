@@ -50,8 +50,12 @@ py::dict describe(const RuleInfo& r) {
     }
     py::list states;
     for (const State& s : r.states) {
-        states.append(py::dict(py::arg("name") = s.name, py::arg("initial") = s.initial,
-                               py::arg("initial_from") = s.from == nullptr ? py::object(py::none()) : py::str(s.from),
+        py::object from = py::none();
+        if (s.from != nullptr) from = py::str(s.from);
+        const std::uint8_t start = r.program == nullptr ? detail::starts_as_number : r.program->starts[states.size()];
+        if (start == detail::starts_as_param) from = py::str("param");
+        if (start == detail::starts_as_grad) from = py::str("grad");
+        states.append(py::dict(py::arg("name") = s.name, py::arg("initial") = s.initial, py::arg("initial_from") = from,
                                py::arg("option") = s.option == nullptr ? py::object(py::none()) : py::str(s.option),
                                py::arg("nonnegative") = s.nonnegative));
     }

@@ -9,7 +9,7 @@
 //          the rule that computes the point to evaluate at (empty: that is the param)
 //   f64 default of weight_decay, f64 of decoupled
 //   hyperparameters:  string name, f64 default, u8 range (Range), string meaning
-//   states:           string name, f64 initial, u8 the hyperparameter that it starts as (255: none), u8 nonnegative
+//   states:           string name, f64 initial, u8 what it starts as (starts_as_number), u8 nonnegative
 //   scalar nodes:     u8 op (ScalarOp), u16 a, b, c, f64 value
 //   element nodes:    u8 op (ElementOp), u16 a, b, c
 //   u16 element node of the new param, then of each state

@@ -612,8 +612,10 @@ void LoadedRule::read_facts(Reader& in, std::size_t hypers, std::size_t state_co
         take_name(s.name);
         s.initial = in.f64();
         const std::uint8_t from = in.u8();
-        if (from != 255 && from >= own.size()) throw Refused{"a state starts as a hyperparameter that is not there"};
-        if (from != 255) s.from = own[from].name;
+        if (from < starts_as_grad && from >= own.size())
+            throw Refused{"a state starts as a hyperparameter that is not there"};
+        if (from < starts_as_grad) s.from = own[from].name;
+        program.starts.push_back(from);
         if (!(s.initial - s.initial == 0.0)) throw Refused{std::string(s.name) + ": its initial value is not finite"};
         const std::uint8_t nonnegative = in.u8();
         if (nonnegative > 1) throw Refused{"a flag that is neither 0 nor 1"};

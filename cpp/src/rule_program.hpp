@@ -21,6 +21,10 @@ struct alignas(64) CacheLine {
     std::byte bytes[64];
 };
 
+// What a state starts as, besides the value of one of the hyperparameters, by its number: a number, the param or the
+// first gradient. The nodes see to the last two.
+inline constexpr std::uint8_t starts_as_number = 255, starts_as_param = 254, starts_as_grad = 253;
+
 class Program {
   public:
     // The parts of a text form, which the caller has checked.
@@ -28,7 +32,8 @@ class Program {
     std::vector<ElementNode> elements;
     std::vector<std::uint16_t> results;  // the new param and states
     std::vector<CarriedNumber> carried;
-    std::vector<std::uint8_t> bytes;  // the text form itself
+    std::vector<std::uint8_t> starts;  // of the states
+    std::vector<std::uint8_t> bytes;   // the text form itself
 
     // Makes the code from the parts. Returns an empty string, or why the machine cannot hold it.
     std::string compile();

@@ -161,7 +161,7 @@ def modify(
     -------
     TracedRule
         A program, also of a compiled rule, with the hyperparameters and states that the options bring along. It has
-        the rule's own bits in all but that. It is not registered.
+        the rule's own bits in all but that, and its defaults in the book's convention. It is not registered.
 
     Raises
     ------

@@ -548,6 +548,9 @@ class Optimizer:
         for s in rule.states:
             name = formats.format_of(dtypes.get(s.name, "float32"), s, math.prod(shape), self._min_8bit_size)
             states[s.name] = formats.full_like(param, initial[s.name], "float32" if dtype == "float64" else name)
+            # The first step does it too; rows that have no gradient then need it here.
+            if s.initial_from == "param" and not isinstance(states[s.name], formats.Stored):
+                _backend.assign(states[s.name], _backend.to_numpy(param))
         return {**states, **formats.new_side(param, dtype, param_format)}
 
     # The step.

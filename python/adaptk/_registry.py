@@ -48,7 +48,8 @@ class State:
     initial : float
         The value that it starts with, unless `initial_from` names a hyperparameter.
     initial_from : str or None
-        The hyperparameter whose value it starts with.
+        The hyperparameter whose value it starts with; ``"param"`` or ``"grad"`` for rules made at run time whose state
+        starts as a copy of the param or of the first gradient.
     option : str or None
         The argument of the optimizer classes that sets the initial value.
     nonnegative : bool
@@ -189,6 +190,8 @@ class Rule:
         for s in self.states:
             if s.option is not None and options is not None and s.option in options:
                 initial[s.name] = float(options[s.option])
+            elif s.initial_from in ("param", "grad") and s.initial_from not in values:
+                initial[s.name] = 0.0  # the first step sees to it
             elif s.initial_from is not None:
                 initial[s.name] = float(values[s.initial_from])
             else:

@@ -464,7 +464,9 @@ def _initial(start: float | str) -> float:
 
 
 def _from(start: float | str, own: Mapping[str, Any]) -> int:
-    return list(own).index(start) if isinstance(start, str) and start in own else 255
+    if isinstance(start, str):
+        return list(own).index(start) if start in own else {"param": 254, "grad": 253}[start]
+    return 255
 
 
 def _formula(function: Callable[..., Any], states: Mapping[str, Any]) -> str:

@@ -893,6 +893,8 @@ class _Fused(torch.optim.Optimizer):
                     self._new_coded(state, s.name, p, self._initial(s.name, group), stored, undo)
                 else:
                     _put(state, s.name, _full_like(p, self._initial(s.name, group), stored), undo)
+                    if s.initial_from == "param":
+                        state[s.name].copy_(p.detach())
         arrays = [
             self._state_array(state, s, p, self._check_format(p, s, group, where, odd), where, odd, undo)
             for s in rule.states
