@@ -83,8 +83,9 @@ def objective(model: Any, x: Any, y: Array) -> float:
     return float(losses.mean() + ALPHA / 2 * np.square(model.coef_, dtype=np.float64).sum())
 
 
-def own(x: Any, y: Array, rule: str, passes: int, threads: int) -> SGDClassifier:
+def own(x: Any, y: Array, rule: str, passes: int, threads: int, publish_every: int = 32) -> SGDClassifier:
     model = SGDClassifier("log_loss", rule=rule, alpha=ALPHA, max_iter=passes, tol=None, n_jobs=threads, random_state=0)
+    model.set_params(publish_every=publish_every)
     return model.set_params(eta0=2.0 if rule == "sgd" else None).fit(x, y)
 
 
@@ -139,6 +140,8 @@ def linear(options: argparse.Namespace) -> dict[str, Any]:
     contenders: dict[str, Callable[[], Any]] = {
         "one thread": lambda: own(x, y, rule, passes, 1),
         f"{options.threads} threads": lambda: own(x, y, rule, passes, options.threads),
+        # Without copies of frequent weights, as in the paper.
+        f"{options.threads} threads, direct": lambda: own(x, y, rule, passes, options.threads, 1),
     }
     if importlib.util.find_spec("sklearn") is not None:
         contenders["scikit-learn"] = lambda: of_sklearn(x, y, passes)
@@ -184,8 +187,10 @@ def show(what: str, found: dict[str, Any], several: str) -> dict[str, float]:
     for name, seconds in found["seconds"].items():
         loss = found["losses"].get(name)
         nanoseconds = statistics.median(seconds) / found["rows"] * 1e9
-        print(f"  {name:<14} {nanoseconds:8.1f} ns an example" + ("" if loss is None else f"   loss {loss:.5f}"))
+        print(f"  {name:<18} {nanoseconds:8.1f} ns an example" + ("" if loss is None else f"   loss {loss:.5f}"))
     ratios = {"one thread / " + several: ratio(found, "one thread", several)}
+    if several + ", direct" in found["seconds"]:
+        ratios[f"one thread / {several}, direct"] = ratio(found, "one thread", several + ", direct")
     for peer in ("scikit-learn", "Vowpal Wabbit"):
         if peer in found["seconds"]:
             ratios[f"{peer} / one thread"] = ratio(found, peer, "one thread")

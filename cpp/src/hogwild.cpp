@@ -443,8 +443,9 @@ FrequentWeights frequent_weights(const LinearTask& t, const LinearOptions& o, in
     while (allowed < FrequentWeights::most_tiers && (int64_t(o.publish_every) << allowed) <= examples_of_a_thread)
         ++allowed;
     tiers.resize(size_t(allowed));
+    const int64_t least = std::max<int64_t>(t.counted_rows >> allowed, 1);
     for (int64_t u = 0; u < columns; ++u) {
-        if (t.counts[u] <= 0) continue;
+        if (t.counts[u] < least) continue;
         const auto one_in = uint64_t(std::max<int64_t>(t.counted_rows / t.counts[u], 1));
         const int tier = std::bit_width(one_in) - 1;
         if (tier < allowed) tiers[size_t(tier)].push_back(u);
@@ -727,16 +728,19 @@ template <class T, class I, SparseRule R> class LinearTrainer {
         const auto n = size_t(row.size);
         T* const shared = weights(problem);
         const bool copies = frequent_.size() > 0;
+        const Gathered own(s);
         T* const ends = s.mine.data() + s.mine.size();
         if (copies) {
-            const int32_t* const places = frequent_.place.data();
+            const int32_t* ADAPTK_RESTRICT const places = frequent_.place.data();
+            T** ADAPTK_RESTRICT const place = s.place.data();
             for (size_t j = 0; j < n; ++j) {
-                const int64_t at = places[row.index[j]];
-                s.place[j] = (at < 0 ? ends : shared) + at * fields<R>;
+                const int64_t where = places[row.index[j]];
+                T* const w = (where < 0 ? ends : shared) + where * fields<R>;
+                place[j] = w;
+                own.take(j, load_weight<R>(w));
             }
-            for (size_t j = 0; j < n; ++j) take(s, j, load_weight<R>(s.place[j]));
         } else {
-            for (size_t j = 0; j < n; ++j) take(s, j, load_weight<R>(shared + int64_t(row.index[j]) * fields<R>));
+            for (size_t j = 0; j < n; ++j) own.take(j, load_weight<R>(shared + int64_t(row.index[j]) * fields<R>));
         }
         if constexpr (R == SparseRule::ftrl) values(n, s, numbers);
         const T dot = inner(row.x, R == SparseRule::ftrl ? s.value.data() : s.a.data(), n);
@@ -772,20 +776,28 @@ template <class T, class I, SparseRule R> class LinearTrainer {
             update<false>(row.x, n, s, numbers);
         }
         if (copies) {
-            for (size_t j = 0; j < n; ++j) store_weight<R>(s.place[j], taken(s, j));
+            T* const* ADAPTK_RESTRICT const place = s.place.data();
+            for (size_t j = 0; j < n; ++j) store_weight<R>(place[j], own.taken(j));
         } else {
-            for (size_t j = 0; j < n; ++j) store_weight<R>(shared + int64_t(row.index[j]) * fields<R>, taken(s, j));
+            for (size_t j = 0; j < n; ++j) store_weight<R>(shared + int64_t(row.index[j]) * fields<R>, own.taken(j));
         }
     }
 
-    static ADAPTK_HD void take(Scratch& s, size_t j, const Weight<T>& w) {
-        s.a[j] = w.a;
-        if constexpr (fields<R> > 1) s.b[j] = w.b;
-        if constexpr (fields<R> > 2) s.c[j] = w.c;
-    }
-    static ADAPTK_HD Weight<T> taken(const Scratch& s, size_t j) {
-        return {s.a[j], fields<R> > 1 ? s.b[j] : T(0), fields<R> > 2 ? s.c[j] : T(0)};
-    }
+    // The weights of a row, out of the shared ones.
+    struct Gathered {
+        explicit Gathered(Scratch& s) : a(s.a.data()), b(s.b.data()), c(s.c.data()) {}
+        ADAPTK_HD void take(size_t j, const Weight<T>& w) const {
+            a[j] = w.a;
+            if constexpr (fields<R> > 1) b[j] = w.b;
+            if constexpr (fields<R> > 2) c[j] = w.c;
+        }
+        ADAPTK_HD Weight<T> taken(size_t j) const {
+            return {a[j], fields<R> > 1 ? b[j] : T(0), fields<R> > 2 ? c[j] : T(0)};
+        }
+        T* const a;
+        T* const b;
+        T* const c;
+    };
 
     static void values(size_t n, Scratch& s, const StepNumbers<T>& numbers) {
         const T* ADAPTK_RESTRICT a = s.a.data();
