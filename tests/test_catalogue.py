@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from adaptk import catalogue
 from catalogue_oracles import OWN_DECAY, STEPS, hessian
-from helpers import same_bits
+from helpers import first_tier, same_bits
 
 NAMES = list(catalogue.CLASSES)
 # Besides the defaults: values with which every part of a formula shows.
@@ -151,7 +151,7 @@ def test_torch(name: str) -> None:
     assert same_bits(p, w.detach().numpy())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", first_tier(NAMES, "ademamix", "schedule_free_adamw"))
 def test_jax(name: str) -> None:
     jax = pytest.importorskip("jax")
     import adaptk.jax

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import adaptk
 import numpy as np
 import pytest
+from adaptk.catalogue import find
 from helpers import RULES, same_bits
 from traced_rules import traced
 
@@ -45,21 +47,25 @@ int main() {
 """
 
 
-def start(rule: str, dtype: Any) -> list[Any]:
+def start(states: int, dtype: Any) -> list[Any]:
     i = np.arange(SIZE)
     arrays = [(i % (7 - b)) * 0.5 - 1.25 for b in range(2)]
-    arrays += [0.5 + (i % (2 + b)) * 0.25 for b in range(2, 2 + len(RULES[rule].states))]
+    arrays += [0.5 + (i % (2 + b)) * 0.25 for b in range(2, 2 + states)]
     return [a.astype(dtype) for a in arrays]
 
 
 @pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
 def test_the_bits_of_the_compiled_rule(tmp_path: Path) -> None:
-    calls, headers = [], []
-    for rule in RULES:
-        with traced(rule) as made:
+    calls, headers, states_of = [], [], {}
+    logs = adaptk.rule(name="logs", lr=0.1)(lambda p, g, h, t: p - h.lr * adaptk.log(1 + t) * adaptk.floor(t / 2) * g)
+    logs.unregister()
+    found = {**{rule: traced(rule) for rule in RULES}, "logs": nullcontext(logs), "pnm": nullcontext(find("pnm"))}
+    for rule, context in found.items():
+        with context as made:
             (tmp_path / f"{rule}.hpp").write_text(made.to_cpp())
             headers.append(f'#include "{rule}.hpp"')
             name, states = made.rule.class_names[0], len(made.rule.states)
+            states_of[rule] = states
             calls += [f"    run<{name}, {t}, {states}>();" for t in ("float", "double")]
     source = tmp_path / "main.cpp"
     source.write_text("\n".join(headers) + MAIN % {"size": SIZE, "steps": STEPS, "calls": "\n".join(calls)})
@@ -68,12 +74,13 @@ def test_the_bits_of_the_compiled_rule(tmp_path: Path) -> None:
     subprocess.run(command, check=True)
     data = subprocess.run([tmp_path / "main"], check=True, capture_output=True).stdout
     at = 0
-    for rule in RULES:
+    for rule in found:
+        of = getattr(adaptk.ops, rule) if rule != "logs" else logs
         for dtype in (np.float32, np.float64):
-            want = start(rule, dtype)
+            want = start(states_of[rule], dtype)
             for step in range(1, STEPS + 1):
                 hyper = {"weight_decay": 0.125, "decoupled": False}
-                getattr(adaptk.ops, rule)(*want, step=step, **hyper)
+                of(*want, step=step, **hyper)
             for a in want:
                 got = np.frombuffer(data, dtype, SIZE, at)
                 at += got.nbytes

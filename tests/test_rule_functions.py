@@ -1,0 +1,67 @@
+"""adaptk.cbrt, log and floor in rules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import adaptk
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def roots() -> Any:
+    @adaptk.rule(lr=1.0)
+    def roots(p, g, h, t):  # type: ignore[no-untyped-def]
+        return adaptk.cbrt(g)
+
+    yield roots
+    roots.unregister()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cube_roots(roots: Any, dtype: Any) -> None:
+    info = np.finfo(dtype)
+    x = np.exp2(np.linspace(info.minexp, info.maxexp - 0.01, 5001)).astype(dtype)
+    x = np.concatenate([x, -x, [8.0, -27.0, info.smallest_subnormal, info.max]]).astype(dtype)
+    p = np.zeros_like(x)
+    roots(p, x, step=1)
+    want = np.cbrt(x.astype(np.longdouble))
+    assert np.abs((p - want) / want).max() < 2 * info.eps
+    assert (np.sign(p) == np.sign(x)).all()
+
+
+def test_cube_roots_at_the_ends(roots: Any) -> None:
+    x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan])
+    p = np.ones_like(x)
+    roots(p, x, step=1)
+    np.testing.assert_array_equal(p, [0.0, 0.0, np.inf, -np.inf, np.nan])
+    assert [adaptk.cbrt(v) for v in (0.0, math.inf, -8.0)] == pytest.approx([0.0, math.inf, -2.0])
+
+
+def test_logarithms_and_floors_of_the_step() -> None:
+    @adaptk.rule(lr=1.0, shift=0.0)
+    def logs(p, g, h, t):  # type: ignore[no-untyped-def]
+        return p * 0 + adaptk.log(t + h.shift) + 100 * adaptk.floor(t / 3)
+
+    try:
+        for step, shift in [(1, 0.0), (2, 0.0), (7, 1e-3), (100, 1e300), (5, -5.0), (5, -7.0)]:
+            p = np.ones(1)
+            logs(p, p.copy(), step=step, shift=shift)
+            x = step + shift
+            want = (math.log(x) if x > 0 else -math.inf if x == 0 else math.nan) + 100 * (step // 3)
+            np.testing.assert_allclose(p, want, rtol=4e-16)
+    finally:
+        logs.unregister()
+
+
+def test_what_they_do_not_take() -> None:
+    for name in ("floor", "log"):
+        with pytest.raises(TypeError, match=f"{name}: expected an expression of h and t"):
+            adaptk.rule(name="elements", lr=0.1)(lambda p, g, h, t: getattr(adaptk, name)(p))  # noqa: B023
+        with pytest.raises(TypeError, match=f"adaptk.{name}: expected a number"):
+            getattr(adaptk, name)("x")
+    with pytest.raises(TypeError, match=r"adaptk.cbrt: expected a number"):
+        adaptk.cbrt("x")
+    assert (adaptk.floor(-0.5), adaptk.log(0.0)) == (-1.0, -math.inf)
