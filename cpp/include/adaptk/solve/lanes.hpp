@@ -189,6 +189,7 @@ template <class V> ADAPTK_HD V exp(V x) {
     const V r = (x - k * F::high) - k * F::low;
     constexpr int n = int(sizeof(F::exp) / sizeof(T));
     V p = lane<V>(F::exp[n - 1]);
+    ADAPTK_UNROLL
     for (int i = n - 2; i >= 0; --i) p = p * r + F::exp[i];
     p = T(1) + (r + r * r * p);
     // In two steps: 2^k alone may leave the range.
