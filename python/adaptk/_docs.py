@@ -43,8 +43,8 @@ def function_doc(rule: Rule) -> str:
         f"    Any shape, dense in memory; {_DTYPES}. 16-bit params are computed in float32.",
         "grad : as param",
         f"    The shape and strides of its param; {_DTYPES}, whichever dtype the param has. Or values for some rows",
-        "    alone: a pair (indices, values) of int32 or int64 [k] and of [k, *param.shape[1:]], in any order and with",
-        "    duplicates, which are summed first; or a sparse matrix of SciPy, whose rows with entries count.",
+        "    alone: a pair (indices, values), int32 or int64 ``[k]`` and ``[k, *param.shape[1:]]``, in any order and",
+        "    with duplicates, which are summed first; or a sparse matrix of SciPy, whose rows with entries count.",
     ]
     for s in rule.states:
         start = s.initial_from if s.initial_from else f"{s.initial:g}"

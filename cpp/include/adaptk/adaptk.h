@@ -354,9 +354,8 @@ ADAPTK_API adaptk_status adaptk_step_stored(const char* rule, const adaptk_hyper
 typedef struct adaptk_rows {
     size_t size;
     const adaptk_tensor* indices; /* int32 or int64, one axis; each in [0, rows of the param) */
-    const adaptk_tensor*
-        values;         /* in C order, one for each index, each of the shape of a row; in any dtype of a grad */
-    int64_t* last_step; /* ADAPTK_CATCH_UP: of each row the last step that it has taken, first 0; else NULL */
+    const adaptk_tensor* values;  /* in C order, a row for each index; in any dtype of a grad */
+    int64_t* last_step;           /* ADAPTK_CATCH_UP: the last step that each row has taken, first 0; else NULL */
 } adaptk_rows;
 
 /* The tensors are not copied. */

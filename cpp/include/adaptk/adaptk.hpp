@@ -318,6 +318,68 @@ inline Report step(const char* rule, Hypers hypers, std::int64_t number, const T
     return interface_detail::typed(report);
 }
 
+// A gradient that has values for some rows of a param, a table of rows of `row_size` elements: see adaptk_rows.
+struct Rows {
+    std::size_t row_size;
+    std::span<const std::int64_t> indices;
+    Tensor values;                           // a row for each index
+    std::span<std::int64_t> last_step = {};  // ADAPTK_CATCH_UP: a number for each row of the param, first 0
+};
+
+// One update of one tensor with such a gradient. Options that name other tensors are for the other functions.
+inline Report step_rows(const char* rule, Hypers hypers, std::int64_t number, const Tensor& param, const Rows& grad,
+                        Tensors states = {}, adaptk_sparse_mode mode = ADAPTK_LAZY, const Options& options = {}) {
+    const std::size_t width = grad.row_size;
+    if (width == 0 || param.size() % width != 0)
+        throw Error(ADAPTK_INVALID_ARGUMENT, "grad.row_size: " + std::to_string(width) + ", and the param has " +
+                                                 std::to_string(param.size()) + " elements");
+    if (grad.values.size() != grad.indices.size() * width)
+        throw Error(ADAPTK_INVALID_ARGUMENT, "grad.values: " + std::to_string(grad.values.size()) +
+                                                 " elements, expected one row for each of " +
+                                                 std::to_string(grad.indices.size()) + " indices");
+    const std::size_t rows = param.size() / width;
+    if (!grad.last_step.empty() && grad.last_step.size() != rows)
+        throw Error(ADAPTK_INVALID_ARGUMENT, "grad.last_step: " + std::to_string(grad.last_step.size()) +
+                                                 " numbers, expected " + std::to_string(rows));
+    interface_detail::check_state_count(rule, states.size());
+    std::int64_t shape[2] = {std::int64_t(rows), std::int64_t(width)};
+    std::int64_t of_values[2] = {std::int64_t(grad.indices.size()), std::int64_t(width)};
+    const auto as_table = [](const Tensor& t, std::int64_t* extents) {
+        adaptk_tensor made = t.get();
+        made.ndim = 2;
+        made.shape = extents;
+        return made;
+    };
+    const auto check_written = [](const Tensor& t, const char* name) {
+        if (t.read_only())
+            throw Error(ADAPTK_INVALID_ARGUMENT, std::string(name) + ": const, but it is updated in place");
+    };
+    check_written(param, "param");
+    const adaptk_tensor p = as_table(param, shape), v = as_table(grad.values, of_values);
+    const adaptk_tensor i =
+        adaptk_make_tensor(const_cast<std::int64_t*>(grad.indices.data()), ADAPTK_INT64, 1, of_values);
+    adaptk_rows r = adaptk_make_rows(&i, &v);
+    r.last_step = grad.last_step.data();
+    std::vector<adaptk_tensor> data;
+    std::vector<adaptk_stored> stored;
+    std::vector<const adaptk_stored*> pointers;
+    data.reserve(states.size());
+    stored.reserve(states.size());
+    for (const Tensor& s : states) {
+        check_written(s, "states");
+        data.push_back(as_table(s, shape));
+        stored.push_back(adaptk_make_stored(&data.back(), nullptr, nullptr));
+        pointers.push_back(&stored.back());
+    }
+    const adaptk_tensor* const params[] = {&p};
+    const adaptk_rows* const grads[] = {&r};
+    const interface_detail::PlainOptions plain(options, 1);
+    adaptk_step_report report = ADAPTK_STEP_REPORT;
+    check(adaptk_step_rows(rule, hypers.begin(), hypers.size(), number, 0, 1, params, grads, pointers.data(), mode,
+                           plain.get(), &report));
+    return interface_detail::typed(report);
+}
+
 // float32 numbers to a state in any format on the CPU, and back.
 inline void quantize(std::span<const float> values, const Stored& state, std::uint64_t seed = 0,
                      std::int64_t step = 1) {

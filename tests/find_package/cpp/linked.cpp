@@ -61,6 +61,21 @@ int main() {
     adaptk::step("momentum", {{"lr", 1.0}, {"velocity", 0.0}}, 1, w, dw, {v});
     CHECK(v[0] == 1.0f && w[0] == before - 1.0f);
 
+    // Rows 7 and 3 of a table; row 7 twice.
+    std::vector<float> table(20, 1.0f), sums(20, 0.0f);
+    const std::vector<std::int64_t> rows{7, 3, 7};
+    const std::vector<float> given(6, 2.0f);
+    adaptk::step_rows("adagrad", {{"lr", 0.5}}, 1, table, {2, rows, given}, {sums});
+    CHECK(table[15] == 0.5f && table[7] == 0.5f && table[0] == 1.0f && sums[15] == 16.0f && sums[6] == 4.0f);
+    std::vector<std::int64_t> last(10, 0);
+    adaptk::step_rows("sgd", {{"lr", 0.0}}, 5, table, {2, rows, given, last}, {}, ADAPTK_CATCH_UP);
+    CHECK(last[7] == 5 && last[3] == 5 && last[0] == 0);
+    CHECK(adaptk::step_rows("sgd", {}, 1, table, {2, rows, given}, {}, ADAPTK_DENSE, {.want_norm = true}).has_norm);
+    const std::vector<std::int64_t> beyond{7, 3, 10};
+    for (const auto& wrong : {adaptk::Rows{2, beyond, given}, adaptk::Rows{3, rows, given}, adaptk::Rows{0, {}, given},
+                              adaptk::Rows{2, rows, dw}, adaptk::Rows{2, rows, given, std::span(last).first(9)}})
+        CHECK(error_of([&] { adaptk::step_rows("sgd", {}, 1, table, wrong); }).status() == ADAPTK_INVALID_ARGUMENT);
+
     // Errors
     const auto unknown = error_of([&] { adaptk::Plan("adamm", {w}); });
     CHECK(unknown.status() == ADAPTK_UNKNOWN_NAME && std::string(unknown.what()).find("adamm") != std::string::npos);
