@@ -171,10 +171,15 @@ def test_a_class_has_one_rule_for_each_choice() -> None:
 # Stubs
 
 
-@pytest.mark.parametrize("name", ["ops", "optim", "jax"])
+@pytest.mark.parametrize("name", ["ops", "optim", "jax", "_torch_catalogue"])
 def test_stubs_are_what_their_generator_writes(name: str) -> None:
-    made = {"ops": _stubs.ops_stub, "optim": _stubs.optim_stub, "jax": _stubs.jax_stub}[name]()
-    assert (PACKAGE / f"{name}.pyi").read_text() == made
+    made = {
+        "ops": _stubs.ops_stub,
+        "optim": _stubs.optim_stub,
+        "jax": _stubs.jax_stub,
+        "_torch_catalogue": _stubs.torch_catalogue_stub,
+    }
+    assert (PACKAGE / f"{name}.pyi").read_text() == made[name]()
     assert (PACKAGE / "py.typed").exists()
 
 

@@ -127,12 +127,38 @@ def jax_stub() -> str:
     return "\n".join(lines)
 
 
+def torch_catalogue_stub() -> str:
+    """The text of ``_torch_catalogue.pyi``: the classes that `adaptk.torch` makes of the catalogue's rules."""
+    lines = [
+        _HEADER + "from typing import Any",
+        "",
+        "from torch import Tensor",
+        "",
+        "from adaptk.torch import _Made",
+        "",
+    ]
+    for rule in RULES.values():
+        if rule.program is None:
+            continue
+        lines += [f"class {rule.class_names[0]}(_Made):", f'    """{rule.summary}"""', "", "    def __init__("]
+        lines += ["        self,", "        params: Any,", "        lr: float | Tensor | None = ...,", "        *,"]
+        lines += ["        convention: str = ...,"]
+        lines += [
+            f"        {h.name}: {'bool' if h.range == 'bool' else 'float | Tensor'} = ...,"
+            for h in rule.hyperparameters
+            if h.name not in ("lr", "grad_scale")
+        ]
+        lines += ["        **storage: Any,", "    ) -> None: ...", ""]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Rewrite the stubs beside this file."""
     here = Path(__file__).parent
     (here / "ops.pyi").write_text(ops_stub())
     (here / "optim.pyi").write_text(optim_stub())
     (here / "jax.pyi").write_text(jax_stub())
+    (here / "_torch_catalogue.pyi").write_text(torch_catalogue_stub())
 
 
 if __name__ == "__main__":

@@ -1737,5 +1737,7 @@ from adaptk._torch_muon import Muon as Muon  # noqa: E402  (it is made of what i
 
 __all__ = [*(c.__name__ for c in (*_TORCHS, *_OWN)), "Muon", "ReleasedGradients", "release_gradients"]
 
-if not TYPE_CHECKING:
+if TYPE_CHECKING:
+    from adaptk._torch_catalogue import *  # noqa: F403
+else:
     __getattr__, __dir__ = face(__name__, __all__, more=catalogue.CLASSES.values(), find=_of_catalogue)

@@ -1,0 +1,771 @@
+# Made by python -m adaptk._stubs from the registry.
+from typing import Any
+
+from torch import Tensor
+
+from adaptk.torch import _Made
+
+class AdEMAMix(_Made):
+    """Adam with a second, slow average of gradients."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        beta3: float | Tensor = ...,
+        alpha: float | Tensor = ...,
+        warmup: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class SimplifiedAdEMAMix(_Made):
+    """AdEMAMix with a sum of gradients, and the gradient in the place of the fast average."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        alpha: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class ADOPT(_Made):
+    """Adam whose second moment is that of the steps before, taken before the first moment."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        clip_exponent: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class NAdamW(_Made):
+    """AdamW with Nesterov's momentum, without a schedule of the momentum."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class LaProp(_Made):
+    """Momentum of the scaled gradient: Adam's two operations in the other order."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class MARSAdamW(_Made):
+    """AdamW on gradients of reduced variance, which are not clipped."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        gamma: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class MARSLion(_Made):
+    """The sign of a momentum of gradients of reduced variance, which are not clipped."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        gamma: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class Sophia(_Made):
+    """A clipped step by an average of estimates of the Hessian's diagonal."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        gamma: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class AdaHessian(_Made):
+    """Adam with the Hessian's diagonal in the second moment."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class AdamS(_Made):
+    """Adam whose second moment is made of the momentum, with one state."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class AdaBound(_Made):
+    """Adam whose rates are held between bounds that close on gradient descent's."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        final_lr: float | Tensor = ...,
+        gamma: float | Tensor = ...,
+        first_lr: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class AMSBound(_Made):
+    """AMSGrad whose rates are held between bounds that close on gradient descent's."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        final_lr: float | Tensor = ...,
+        gamma: float | Tensor = ...,
+        first_lr: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class QHAdam(_Made):
+    """Adam with weighted means of the moments and of the gradient itself."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        nu1: float | Tensor = ...,
+        nu2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class Grams(_Made):
+    """Adam's magnitudes in the direction of the gradient."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class AdaMod(_Made):
+    """Adam whose rates are held below their average."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        beta3: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class PAdam(_Made):
+    """AMSGrad with the power 1/4 of the second moment in the place of 1/2."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class EXAdam(_Made):
+    """Adam with corrections of the bias that depend on both moments, and the gradient beside the first."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class Ano(_Made):
+    """The momentum's direction with the gradient's magnitude."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class ACProp(_Made):
+    """The gradient over the root of its variance in the steps before."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class OptimisticAdam(_Made):
+    """Adam that expects its step to change as it just did."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class FTML(_Made):
+    """Follow the moving leader."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class FOCUS(_Made):
+    """Signum with an attraction to the average of the params."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        gamma: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class MSVAG(_Made):
+    """Momentum, scaled down where its variance is large."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class QHM(_Made):
+    """A weighted mean of momentum and gradient."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta: float | Tensor = ...,
+        nu: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class AggMo(_Made):
+    """The mean of three velocities, whose momenta are 0 and two others."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class PID(_Made):
+    """The gradient, its sum and its change, as in a controller."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        momentum: float | Tensor = ...,
+        dampening: float | Tensor = ...,
+        integral: float | Tensor = ...,
+        derivative: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class AccSGD(_Made):
+    """Gradient descent with a short and a long step."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        kappa: float | Tensor = ...,
+        xi: float | Tensor = ...,
+        small_const: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class OptimisticSGD(_Made):
+    """Gradient descent that expects the gradient to change as it just did."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class PNM(_Made):
+    """The difference of two momenta that take turns."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta0: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class SRMM(_Made):
+    """Averages of gradients and params by weights that decrease, and begin again."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta: float | Tensor = ...,
+        memory: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class AdaPNM(_Made):
+    """AMSGrad by the difference of two momenta that take turns."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        beta0: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class FTRL(_Made):
+    """Follow the regularised leader: sparse params for sparse features."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta: float | Tensor = ...,
+        l1: float | Tensor = ...,
+        l2: float | Tensor = ...,
+        initial_accumulator: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class MADGRAD(_Made):
+    """Dual averaging by the cube root of the sum of squares, with momentum."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        momentum: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class Kate(_Made):
+    """AdaGrad without the root, whose steps do not depend on the scale of the features."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        delta: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class AdaSqrt(_Made):
+    """AdaGrad without the root, with rates that grow by the root of the step."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class SMORMS3(_Made):
+    """Rates by the squared mean over the mean square, whose memory is as long as these allow."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class ScheduleFreeSGD(_Made):
+    """Gradient descent with an average in the place of a schedule of the learning rate."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        warmup: float | Tensor = ...,
+        weight_lr_power: float | Tensor = ...,
+        r: float | Tensor = ...,
+        lr_max: float | Tensor = ...,
+        weight_sum: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class ScheduleFreeAdamW(_Made):
+    """AdamW with an average in the place of a schedule of the learning rate and of the first moment."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        warmup: float | Tensor = ...,
+        weight_lr_power: float | Tensor = ...,
+        r: float | Tensor = ...,
+        lr_max: float | Tensor = ...,
+        weight_sum: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class ScheduleFreeRAdam(_Made):
+    """RAdam with an average in the place of a schedule of the learning rate and of the first moment."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        silent_sgd_phase: bool = ...,
+        weight_lr_power: float | Tensor = ...,
+        r: float | Tensor = ...,
+        lr_max: float | Tensor = ...,
+        weight_sum: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class SignSGD(_Made):
+    """Steps by the sign of the gradient."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class Signum(_Made):
+    """Steps by the sign of a momentum."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class Tiger(_Made):
+    """Steps by the sign of a momentum."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
