@@ -12,6 +12,7 @@ from torch_processes import (
     JOINED,
     JOINED_ZERO,
     LOCAL,
+    MUON,
     PERIOD,
     PLAIN_RUNS,
     RACES,
@@ -25,6 +26,7 @@ from torch_processes import (
     alone_start,
     assert_same,
     batch,
+    fused,
     loss_of,
     names,
     network,
@@ -80,6 +82,16 @@ def test_clipping_by_the_norm_over_all_processes(job: Job, task: Task) -> None:
     assert max(norms) > task.clip
     for outcome in job.outcomes(task):
         assert outcome["norms"] == pytest.approx(norms, rel=1e-9)
+        assert outcome["losses"] == pytest.approx(losses, rel=1e-9)
+        assert_same(outcome["params"], values(model))
+
+
+@pytest.mark.parametrize("task", MUON, ids=names(MUON))
+def test_muon_orthogonalizes_whole_matrices(job: Job, task: Task) -> None:
+    model = network(hidden_of(task))
+    losses, _ = steps_of(model, fused(task.rule, model.parameters()), **({"clip": task.clip} if task.clip else {}))
+    assert losses[-1] < losses[0]
+    for outcome in job.outcomes(task):
         assert outcome["losses"] == pytest.approx(losses, rel=1e-9)
         assert_same(outcome["params"], values(model))
 

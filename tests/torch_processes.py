@@ -61,6 +61,12 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+# What torch has no double of that is as exact.
+OWN_RULES: dict[str, tuple[str, dict[str, Any]]] = {
+    "muon": ("Muon", {"lr": 0.05, "ns_dtype": "float64", "rest_options": {"lr": 0.05}}),
+}
+
+
 FEW = ("adam", "nesterov", "asgd", "lion")
 
 
@@ -90,7 +96,7 @@ def plain(rule: str, params: Iterable[Any]) -> Any:
 
 
 def fused(rule: str, params: Iterable[Any]) -> Any:
-    name, options = RULES[rule]
+    name, options = {**RULES, **OWN_RULES}[rule]
     return getattr(ours, name)(params, **options)
 
 
@@ -684,7 +690,13 @@ RACES = [Task("hogwild_race", 2, r) for r in RACE_RATES]
 ALONE = [Task("hogwild_alone", 2, r) for r in FEW]
 
 
-TASKS = PLAIN_RUNS + CLIPPED + RESUMED + SKIPPED + JOINED + JOINED_ZERO + LOCAL + OTHERS + RACES + ALONE
+MUON = [Task(k, 2, "muon") for k in ("ddp", "fsdp", "tensor_parallel", "partial_sums", "mixed")]
+
+
+MUON += [Task("fsdp", 4, "muon"), Task("two_dimensional", 4, "muon"), Task("fsdp_clip", 2, "muon", 0.3)]
+
+
+TASKS = MUON + PLAIN_RUNS + CLIPPED + RESUMED + SKIPPED + JOINED + JOINED_ZERO + LOCAL + OTHERS + RACES + ALONE
 
 
 # Those of a size together, each after what it loads.
