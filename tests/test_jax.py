@@ -754,6 +754,7 @@ def test_examples_of_the_module() -> None:
         "Stored",
         *RULES,
         *(type_.__name__ for type_ in state_types()),
+        *("MuonState", "MuonTransformation", "muon"),
     ]
 
 

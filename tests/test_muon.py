@@ -10,21 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from adaptk._muon import COEFFICIENTS, adjustment, orthogonalize
+from muon_cases import newton_schulz
 
 torch = pytest.importorskip("torch")
 import adaptk.torch as at  # noqa: E402
 
 SHAPES = ((6, 4), (4, 7), (5, 5), (1, 3), (3, 1))
-
-
-def newton_schulz(x: np.ndarray[Any, Any], coefficients: Any = COEFFICIENTS, steps: int = 5) -> np.ndarray[Any, Any]:
-    """The polynomial of the singular values, by a decomposition."""
-    u, s, vt = np.linalg.svd(np.asarray(x, np.float64), full_matrices=False)
-    a, b, c = coefficients
-    s = s / max(float(np.sqrt((s**2).sum())), 1e-7)
-    for _ in range(steps):
-        s = a * s + b * s**3 + c * s**5
-    return np.asarray((u * s) @ vt)
 
 
 def params(shapes: Any = SHAPES, dtype: Any = None, seed: int = 0) -> list[Any]:

@@ -29,6 +29,7 @@ from adaptk._names import face, not_installed
 from adaptk._registry import RULES
 
 try:
+    from adaptk._jax_muon import MuonState, MuonTransformation, muon
     from adaptk._jax_step import STATES, GradientTransformation, Stored, make_function
 except ModuleNotFoundError as error:
     if error.name != "jax":
@@ -39,6 +40,7 @@ globals().update({name: make_function(rule) for name, rule in RULES.items() if r
 globals().update({state_name(RULES[name]): state for name, state in STATES.items()})
 
 __all__ = ["GradientTransformation", "Stored", *STATES, *(state_name(RULES[name]) for name in STATES)]
+__all__ += ["MuonState", "MuonTransformation", "muon"]
 
 
 def _of_catalogue(name: str) -> Any:
