@@ -112,13 +112,12 @@ def test_steps_are_those_of_the_formula(dtype: str, options: dict[str, Any]) -> 
         np.testing.assert_allclose(p.detach().numpy(), w, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "options"), [*(("float32", o) for o in OPTIONS), ("float64", {}), ("bfloat16", {})], ids=str
+)
 def test_steps_are_torchs(dtype: str, options: dict[str, Any]) -> None:
-    ours, torchs = params(dtype=getattr(torch, dtype)), params(dtype=getattr(torch, dtype))
-    if dtype == "bfloat16":
-        # torch's own normalizes the momentum itself then.
-        options = {**options, "nesterov": True}
+    """Small matrices, for products in bfloat16 are slow on the CPU."""
+    ours, torchs = (params(((6, 4), (3, 5)), getattr(torch, dtype)) for _ in range(2))
     a, b = at.Muon(ours, **options), torch.optim.Muon(torchs, **options)
     assert isinstance(a, torch.optim.Muon)
     train(a, ours)
@@ -151,10 +150,10 @@ def network() -> Any:
 @pytest.mark.parametrize("rest", ["AdamW", "SGD", at.Lion, "QHAdam"])
 def test_the_rest_is_another_optimizers(rest: Any) -> None:
     model, twin = network(), network()
-    optimizer = at.Muon(model.parameters(), rest=rest, rest_options={"lr": 0.05})
+    optimizer = at.Muon(model.parameters(), ns_dtype="float32", rest=rest, rest_options={"lr": 0.05})
     cls = getattr(at, rest) if isinstance(rest, str) else rest
     alone = cls([p for p in twin.parameters() if p.ndim != 2], lr=0.05)
-    matrices = at.Muon([p for p in twin.parameters() if p.ndim == 2])
+    matrices = at.Muon([p for p in twin.parameters() if p.ndim == 2], ns_dtype="float32")
     assert [(g["use_muon"], len(g["params"])) for g in optimizer.param_groups] == [(True, 2), (False, 4)]
     rates = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
     twins = [torch.optim.lr_scheduler.StepLR(o, 1, 0.5) for o in (alone, matrices)]
@@ -188,7 +187,7 @@ def test_groups_say_what_they_are() -> None:
 def test_what_is_saved_goes_on_bit_for_bit(dtype: str, how: str) -> None:
     shapes = ((4, 3), (3, 5), (3,))
     given = params(shapes, getattr(torch, dtype))
-    optimizer = at.Muon(given, lr=0.1, rest="Lion", rest_options={"lr": 0.01})
+    optimizer = at.Muon(given, lr=0.1, ns_dtype="float32", rest="Lion", rest_options={"lr": 0.01})
     train(optimizer, given)
     if how == "deepcopy":
         others, again = copy.deepcopy((given, optimizer))
@@ -216,15 +215,15 @@ def test_layouts() -> None:
     strided = torch.nn.Parameter(torch.zeros(6, 8)[:, ::2].copy_(plain[1].detach()))
     others = [transposed, strided]
     assert not others[1].is_contiguous()
-    train(at.Muon(plain), plain)
-    train(at.Muon(others), others)
+    train(at.Muon(plain, ns_dtype="float32"), plain)
+    train(at.Muon(others, ns_dtype="float32"), others)
     for p, q in zip(plain, others, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
 def test_clipping_and_skipping_are_of_all_gradients() -> None:
     model, twin = network(), network()
-    a, b = (at.Muon(m.parameters(), rest="SGD", rest_options={"lr": 1.0}) for m in (model, twin))
+    a, b = (at.Muon(m.parameters(), ns_dtype="float32", rest="SGD", rest_options={"lr": 1.0}) for m in (model, twin))
     give(list(model.parameters()), 0)
     give(list(twin.parameters()), 0)
     norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
@@ -234,7 +233,7 @@ def test_clipping_and_skipping_are_of_all_gradients() -> None:
     assert a.last_step.grad_norm == pytest.approx(float(norm), rel=1e-5)
     assert not any(p.grad.any() for p in model.parameters())
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
     before = [p.detach().clone() for p in model.parameters()]
     give(list(model.parameters()), 1)
     model[1].bias.grad[0] = torch.nan
@@ -245,7 +244,7 @@ def test_clipping_and_skipping_are_of_all_gradients() -> None:
 
 def test_closures_and_gradients_that_are_released() -> None:
     model, twin = network(), network()
-    a, b = (at.Muon(m.parameters(), lr=0.1) for m in (model, twin))
+    a, b = (at.Muon(m.parameters(), lr=0.1, ns_dtype="float32") for m in (model, twin))
     x = torch.randn(5, 4)
 
     def closure() -> Any:
