@@ -50,9 +50,9 @@ def fit(threads, mode="hogwild", **options):
 
 
 # %%
-# The curves of one thread and of several lie on one another, though the several never wait
-# for each other. They do even with more threads than this machine has cores, of which each
-# then looks at weights that others have long changed.
+# Two threads never wait for each other, and learn about what one does. Eight threads on fewer
+# cores are another matter: a thread that does not run keeps its latest changes to itself, and
+# comes back with weights that others have long changed. The first passes learn less then.
 
 figure, ax = plt.subplots(figsize=(7.5, 3.5), layout="constrained")
 cases = {
@@ -74,8 +74,10 @@ plt.show()
 # What a pass takes, on the machine that built this page. The weights of frequent features
 # are what threads would fight for. With ``publish_every=1`` they do: each writes to the
 # shared weights at once, and they travel from cache to cache. By default a thread has copies
-# of those weights, and adds what it has changed after about 32 updates. With one lock for
-# all weights, threads stand in line.
+# of those weights, and adds what it has changed after about 32 updates, which takes some time
+# of its own: which is faster depends on the data and the machine. With one lock for all
+# weights, threads stand in line. On a machine that is busy with other things, a pass may well
+# take two threads longer than one.
 
 counts = list(range(1, adaptk.get_num_threads() + 1))
 figure, ax = plt.subplots(figsize=(7.5, 3.5), layout="constrained")
