@@ -56,9 +56,9 @@ struct Combine {
         p = c.how == Combination::set_to_zero ? T(0) : out;
     }
 };
-// What is combined may be a state, too.
+// What is combined may be a state or a param, too.
 template <class T> struct SecondBuffer<Combine, T> {
-    using Formats = typename Computes<T>::GradientsAndStates;
+    using Formats = typename Computes<T>::All;
 };
 
 // The rules, then Streams<0>, Streams<1>, ..., then Combine.

@@ -137,9 +137,9 @@ ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor
     load<T, Second>(of_g, t.buffer[1], bytes_of(t.format[1]), first, place);
 #pragma unroll
     for (int i = 0; i < states; ++i) load<T, States>(of_s[i], t.buffer[2 + i], bytes_of(t.format[2 + i]), first, place);
-    unpack<Params>(p, of_p, t.format[0], 0.0f, lane,
-                   Beside{side == nullptr ? nullptr : side->of_buffer[0], first, place});
-    unpack<Second>(g, of_g, t.format[1], scale[1], lane);
+    const auto beside = [&](int b) { return Beside{side == nullptr ? nullptr : side->of_buffer[b], first, place}; };
+    unpack<Params>(p, of_p, t.format[0], 0.0f, lane, beside(0));
+    unpack<Second>(g, of_g, t.format[1], scale[1], lane, beside(1));
 #pragma unroll
     for (int i = 0; i < states; ++i) unpack<States>(s[i], of_s[i], t.format[2 + i], scale[2 + i], lane);
     update<R>(c, p, g, s, std::make_index_sequence<state_count<R>>{});

@@ -47,10 +47,10 @@ template <class T> struct Computes {
     struct OfStates : std::bool_constant<!SplitFormat<F> && std::is_same_v<typename F::Compute, T>> {};
     template <class F>
     struct OfParams : std::bool_constant<!BlockFormat<F> && std::is_same_v<typename F::Compute, T>> {};
-    template <class F> struct OfBoth : std::bool_constant<ElementFormat<F> || OfStates<F>::value> {};
+    template <class F> struct OfAny : std::bool_constant<ElementFormat<F> || std::is_same_v<typename F::Compute, T>> {};
     using States = typename Chosen<OfStates, Formats>::type;
     using Params = typename Chosen<OfParams, Formats>::type;
-    using GradientsAndStates = typename Chosen<OfBoth, Formats>::type;
+    using All = typename Chosen<OfAny, Formats>::type;
 };
 
 template <class F> struct Tag {

@@ -17,6 +17,7 @@ from helpers import Array
 
 _DTYPES = {
     "int8": 2,
+    "int16": 3,
     "int32": 4,
     "int64": 5,
     "uint8": 6,

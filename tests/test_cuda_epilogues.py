@@ -7,6 +7,7 @@ from typing import Any
 import adaptk
 import numpy as np
 import pytest
+from adaptk import formats
 from device_arrays import Library, assert_equal
 from helpers import FLOATS, THREE_RULES, arguments, make
 
@@ -102,14 +103,40 @@ def test_overlap(device: Library) -> None:
 
 
 @pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
-def test_params_with_a_remainder(device: Library) -> None:
-    """Their gradients are set to zero; what reads both parts beside the step is refused."""
-    w, rest = device.put(np.ones(4, FLOATS["bfloat16"])), device.put(np.zeros(4, np.int16))
-    grad, mean = device.put(np.ones(4, np.float32)), device.put(np.zeros(4, np.float32))
-    options: dict[str, Any] = {"step": 1, "param_format": "remainder16"}
-    for given in ({"copy_out": mean}, {"ema": (mean, 0.5)}):
-        with pytest.raises(NotImplementedError, match="stored with a remainder"):
-            adaptk.ops.sgd((w, rest), grad, **given, **options)
-    assert (device.get(w) == 1).all()
-    adaptk.ops.sgd((w, rest), grad, zero_grad=True, **options)
-    assert not device.get(grad).any()
+@pytest.mark.parametrize("param_format", formats.SIDES)
+@pytest.mark.parametrize("into", [np.float32, np.float16])
+def test_split_params(device: Library, param_format: str, into: Any) -> None:
+    """Copies and averages are of the whole value, not of its upper half; what lies beside it begins at any place."""
+    here = [formats.split_param(numbers(n, 7), param_format) for n in SIZES]
+    there = [(device.put(p), device.put(s, 1 if i % 2 else 0)) for i, (p, s) in enumerate(here)]
+    copies, means = ([numbers(n, k, into) for n in SIZES] for k in (2, 3))
+    copies_there, means_there = [device.put(x) for x in copies], [device.put(x) for x in means]
+    for step in (1, 2):
+        grads = [numbers(n, 3 + step) for n in SIZES]
+        grads_there = [device.put(g) for g in grads]
+        options: dict[str, Any] = {"step": step, "lr": 1e-3, "param_format": param_format, "zero_grad": True}
+        adaptk.ops.sgd(here, grads, copy_out=copies, ema=(means, 0.25), **options)
+        adaptk.ops.sgd(there, grads_there, copy_out=copies_there, ema=(means_there, 0.25), **options)
+        assert not any(device.get(g).any() for g in grads_there)
+    compare(device, [p for p, _ in there], [p for p, _ in here], "param")
+    compare(device, [s for _, s in there], [s for _, s in here], "what lies beside it")
+    compare(device, copies_there, copies, "copy")
+    compare(device, means_there, means, "average")
+    whole = [formats.join_param(*pair, param_format) for pair in here]
+    assert all((c == w.astype(into)).all() for c, w in zip(copies, whole, strict=True))
+
+
+@pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
+def test_objects_with_split_params(device: Library) -> None:
+    here = [numbers(n, 1, FLOATS["bfloat16"]) for n in SIZES]
+    there = [device.put(p) for p in here]
+    copies, means = ([numbers(n, k) for n in SIZES] for k in (2, 3))
+    copies_there, means_there = [device.put(x) for x in copies], [device.put(x) for x in means]
+    opt, other = (adaptk.Adam(p, lr=1e-3, param_format="remainder16") for p in (here, there))
+    for step in (1, 2):
+        grads = [numbers(n, 3 + step) for n in SIZES]
+        opt.step(grads, copy_out=copies, ema=(means, 0.25))
+        other.step([device.put(g) for g in grads], copy_out=copies_there, ema=(means_there, 0.25))
+    compare(device, there, here, "param")
+    compare(device, copies_there, copies, "copy")
+    compare(device, means_there, means, "average")

@@ -131,6 +131,25 @@ def test_vmap(on_device: Route, state_dtype: Any) -> None:
         assert_same(jax.tree.map(lambda x: x[i], got), want)  # noqa: B023
 
 
+@pytest.mark.parametrize("param_format", adaptk.formats.PARAM_FORMATS)
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "beside"])
+def test_param_formats(on_device: Route, param_format: str, in_place: bool) -> None:
+    opt = adaptk.jax.adam(0.0123, param_format=param_format, seed=5)
+    params = randoms(0, dtype=jnp.bfloat16)
+    got = steps(on_device(opt.apply, in_place=in_place), opt, params)
+    assert_same(got, steps(jax.jit(opt.apply), opt, params))
+
+
+def test_vmap_of_split_params(on_device: Route) -> None:
+    opt = adaptk.jax.adam(0.0123, param_format="remainder8", seed=5)
+    members = [randoms(k, dtype=jnp.bfloat16) for k in range(3)]
+    p, s = jax.tree.map(lambda *x: jnp.stack(x), *[(m, opt.init(m)) for m in members])
+    got = on_device(jax.vmap(opt.apply))(p, p, s)
+    for k in range(3):
+        want = jax.jit(opt.apply)(members[k], members[k], opt.init(members[k]))
+        assert_same(jax.tree.map(lambda x: x[k], got), want)  # noqa: B023
+
+
 def test_the_stream_is_xlas(on_device: Route, machine: Machine) -> None:
     runtime = cudart()
     stream = runtime.new_stream()
@@ -165,6 +184,7 @@ def operands() -> tuple[list[Array], int, dict[str, Any]]:
         "traced": np.array(traced, np.int32),
         "numbers": np.zeros(1, np.int32),
         "formats": "",
+        "param_format": "",
         "seed": np.int64(0),
     }
     return found, 1, attributes

@@ -54,6 +54,7 @@ def arguments(**changes: Any) -> tuple[list[Array], dict[str, Any]]:
         "traced": np.zeros(len(values), np.int32),
         "numbers": np.zeros(1, np.int32),
         "formats": "int8,uint8",
+        "param_format": "",
         "seed": np.int64(3),
     }
     for name, value in changes.items():

@@ -216,13 +216,8 @@ std::vector<py::object> listed_beside(const py::object& given, const std::string
     return items;
 }
 
-detail::Slot take_beside(const py::object& buffer, const ArgName& name, const View& param, Format stored, View& view,
+detail::Slot take_beside(const py::object& buffer, const ArgName& name, const View& param, View& view,
                          WorkStream& work) {
-    if (param.device.cuda && detail::info_of(stored).split)
-        fail(PyExc_NotImplementedError, name.text() +
-                                            ": on a CUDA device, params that are stored with a remainder or a "
-                                            "compensation cannot be copied or averaged in the step; do it "
-                                            "after the step");
     View::take(buffer, name, view, work);
     check_state(view, name, param);
     return {view.data, view.dtype};

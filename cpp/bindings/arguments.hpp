@@ -83,8 +83,8 @@ inline const char* text_of_buffer(const RuleNames& names, std::size_t buffer) {
                                               : names.buffer_text[buffer];
 }
 
-// A buffer that an epilogue writes beside a param that is stored so; what may be a state of its param may be one.
-detail::Slot take_beside(const py::object& buffer, const ArgName& name, const View& param, Format stored, View& view,
+// A buffer that an epilogue writes beside a param; what may be a state of its param may be one.
+detail::Slot take_beside(const py::object& buffer, const ArgName& name, const View& param, View& view,
                          WorkStream& work);
 // Throws ValueError if a gradient cannot be set to zero.
 void check_writable(const View& grad, const ArgName& name, const char* option);

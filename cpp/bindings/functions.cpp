@@ -310,13 +310,11 @@ class EpilogueBuffers {
     }
     std::span<const detail::Epilogue> all() const { return epilogues_; }
     const detail::Epilogue* first() const { return epilogues_.empty() ? nullptr : epilogues_.data(); }
-    void take(std::size_t i, py::ssize_t index, const View& param, Format stored, WorkStream& work) {
+    void take(std::size_t i, py::ssize_t index, const View& param, WorkStream& work) {
         if (!copies_.empty())
-            epilogues_[i].copy =
-                take_beside(copies_[i], {"copy_out", index}, param, stored, views_.emplace_back(), work);
+            epilogues_[i].copy = take_beside(copies_[i], {"copy_out", index}, param, views_.emplace_back(), work);
         if (!averages_.empty())
-            epilogues_[i].average =
-                take_beside(averages_[i], {"ema", index}, param, stored, views_.emplace_back(), work);
+            epilogues_[i].average = take_beside(averages_[i], {"ema", index}, param, views_.emplace_back(), work);
     }
 
     static std::vector<py::object> held(PyObject* given, const char* name, std::size_t count, bool list) {
@@ -353,7 +351,7 @@ void run_one(Call& call) {
     }
     if (call.zero_grad) check_writable(views[1], {"grad"}, "zero_grad");
     EpilogueBuffers beside(call, 1, false);
-    beside.take(0, -1, views[0], tensor.format[0], call.work);
+    beside.take(0, -1, views[0], call.work);
     check_own_overlap(names, tensor, beside.first());
     run(call, {&tensor, 1}, views[0].device, tensor.size, beside.all());
 }
@@ -415,7 +413,7 @@ void run_list(Call& call) {
         take_rows(call, of_tensor[1], given_last.empty() ? nullptr : given_last[i].ptr(), py::ssize_t(i), v[0], rows,
                   tensors[i]);
         if (call.zero_grad) check_writable(v[1], {"grad", py::ssize_t(i)}, "zero_grad");
-        beside.take(i, py::ssize_t(i), v[0], tensors[i].format[0], call.work);
+        beside.take(i, py::ssize_t(i), v[0], call.work);
         tensors[i].number = std::uint32_t(i);
         if (!(v[0].device == views[0].device)) fail_mixed({"param", py::ssize_t(i)}, v[0], {"param", 0}, views[0]);
         if (sum_overflows(total, tensors[i].size, total))

@@ -105,13 +105,14 @@ struct Attributes {
     ffi::Span<const std::int32_t> traced;
     ffi::Span<const std::int32_t> numbers;  // of the tensors, for stochastic rounding
     std::string_view formats;               // of the states: names with commas between them, empty if a dtype tells
+    std::string_view param_format;          // detail::ParamFormat, by its name
     std::int64_t seed;
 };
 
-// What a handler is called with: params, states, scales of the states that have some, and gradients of any number of
-// tensors, then the number of the step and the hyperparameters that are not known before; params, states and scales
-// once more as results. Under vmap all of them have the same leading axes, and each member of that batch is a step of
-// its own, with the draws that it would have alone.
+// What a handler is called with: params, states, scales of the states that have some, lost bits of the params that are
+// split, and gradients of any number of tensors, then the number of the step and the hyperparameters that are not known
+// before; params, states, scales and lost bits once more as results. Under vmap all of them have the same leading axes,
+// and each member of that batch is a step of its own, with the draws that it would have alone.
 struct Request {
     const RuleInfo* rule;
     bool packed;
@@ -119,9 +120,10 @@ struct Request {
     detail::HyperValues hyper = {};
     std::vector<const FormatInfo*> formats;  // of each array of states; null if its dtype tells
     std::vector<std::size_t> scales_at;      // the scales of each array of states, if its format has some
-    std::size_t count = 0;                   // tensors of a member
-    std::size_t members = 1;                 // of the batch
-    std::vector<ParamUpdate> tensors;        // member by member
+    std::vector<Format> param_types;
+    std::size_t count = 0;             // tensors of a member
+    std::size_t members = 1;           // of the batch
+    std::vector<ParamUpdate> tensors;  // member by member
     std::vector<Move> moves;
     const std::byte* step = nullptr;  // int32
     std::vector<Operand> operands;
@@ -140,14 +142,17 @@ struct Request {
         return packed && buffer > 0 ? count + buffer - 1 : buffer * count + i;
     }
     std::size_t read_formats(std::string_view names, std::size_t first);
+    void read_param_types(const ffi::RemainingArgs& args, std::string_view name);
     Format state_type(const ffi::AnyBuffer& buffer, std::size_t array, const char* name) const;
     void take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i);
     void take_scales(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i,
                      std::size_t buffer, std::size_t at, Format type);
+    void take_lost_bits(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i,
+                        std::size_t at);
     void take_buffer(std::size_t i, std::size_t buffer, void* data, std::size_t offset, std::size_t stride,
                      Format type);
     void take_states(const ffi::RemainingArgs& args, const ffi::RemainingRets& results);
-    void* settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, Format type);
+    void* settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, std::size_t bytes_of_element);
 };
 
 Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, const Attributes& given)
@@ -164,7 +169,10 @@ Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& resul
     for (std::size_t h = 0; h < traced.size(); ++h)
         if (traced[h] != 0) open.push_back(h);
     formats.resize(packed ? states : count * states);
-    const std::size_t kept = read_formats(given.formats, count + formats.size());
+    read_param_types(args, given.param_format);
+    const std::size_t lost_bits_at = read_formats(given.formats, count + formats.size());
+    const std::size_t kept = lost_bits_at + std::size_t(std::count_if(param_types.begin(), param_types.end(),
+                                                                      [](Format type) { return has_side(type); }));
     if (results.size() != kept || args.size() != kept + count + 1 + open.size())
         refuse(std::string(rule->name) + ": called with another number of arrays than it takes");
 
@@ -197,9 +205,27 @@ Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& resul
         for (std::size_t m = 0; m < members; ++m) tensors[m * count + i].number = std::uint32_t(given.numbers[i]);
     }
     if (packed && members > 0) take_states(args, results);
+    std::size_t at = lost_bits_at;
+    for (std::size_t i = 0; i < count; ++i)
+        if (has_side(param_types[i])) take_lost_bits(args, results, i, at++);
 }
 
-// The number of arrays that a step keeps; scales lie behind the `first` others.
+// How params are stored.
+void Request::read_param_types(const ffi::RemainingArgs& args, std::string_view name) {
+    const auto* const found =
+        std::find(std::begin(detail::param_format_names), std::end(detail::param_format_names), name);
+    if (found == std::end(detail::param_format_names)) refuse("param_format: unknown");
+    const auto wanted = std::size_t(found - std::begin(detail::param_format_names));
+    for (std::size_t i = 0; i < count; ++i) {
+        const Format type = element_type(argument(args, i), "params");
+        const Format stored = detail::info_of(type).as_param[wanted];
+        if (wanted > 0 && stored == type && size_of(type) == 2)
+            refuse("param_format: " + std::string(name) + " is for bfloat16 params");
+        param_types.push_back(stored);
+    }
+}
+
+// Where scales end, which lie behind the `first` arrays.
 std::size_t Request::read_formats(std::string_view names, std::size_t first) {
     scales_at.resize(formats.size());
     std::size_t end = first;
@@ -227,8 +253,8 @@ Format Request::state_type(const ffi::AnyBuffer& buffer, std::size_t array, cons
 }
 
 // The memory that a step works in.
-void* Request::settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, Format type) {
-    const std::size_t bytes = from.element_count() * size_of(type);
+void* Request::settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, std::size_t bytes_of_element) {
+    const std::size_t bytes = from.element_count() * bytes_of_element;
     if (to.untyped_data() != from.untyped_data() && bytes > 0)
         moves.push_back({to.untyped_data(), from.untyped_data(), bytes});
     return to.untyped_data();
@@ -248,7 +274,7 @@ void Request::take_buffer(std::size_t i, std::size_t buffer, void* data, std::si
 void Request::take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i) {
     const ffi::AnyBuffer param = argument(args, i);
     const ffi::AnyBuffer grad = argument(args, results.size() + i);
-    const Format param_type = element_type(param, "params");
+    const Format param_type = param_types[i];
     const Format grad_type = element_type(grad, "grads");
     if (!same_shape(grad, param)) refuse("grads: expected the shapes of their params");
     const std::size_t all = param.element_count();
@@ -265,10 +291,10 @@ void Request::take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRe
         const Format type = b == 0 ? param_type : state_type(from, array, name);
         if (from.element_type() != to.element_type() || compute_format(type) != compute_format(param_type))
             refuse(std::string(name) + ": expected " + detail::name_of(compute_format(param_type)) + " beside a " +
-                   detail::name_of(param_type) + " param");
+                   detail::name_of(detail::info_of(param_type).dtype) + " param");
         if (!same_shape(from, param) || !same_shape(to, param))
             refuse(std::string(name) + ": expected the shapes of their params");
-        take_buffer(i, b == 0 ? 0 : b + 1, settle(from, to, type), 0, size, type);
+        take_buffer(i, b == 0 ? 0 : b + 1, settle(from, to, size_of(type)), 0, size, type);
         if (b > 0 && has_side(type)) take_scales(args, results, i, b + 1, scales_at[array], type);
     }
 }
@@ -282,8 +308,26 @@ void Request::take_scales(const ffi::RemainingArgs& args, const ffi::RemainingRe
         from.element_count() != members * one)
         refuse(std::string(rule->states[buffer - 2].name) + ": expected " + std::to_string(one) +
                " scales of float32 beside " + std::to_string(members == 0 ? 0 : tensors[i].size) + " elements");
-    auto* const data = static_cast<float*>(settle(from, to, Format::float32));
+    auto* const data = static_cast<float*>(settle(from, to, sizeof(float)));
     for (std::size_t m = 0; m < members && one > 0; ++m) tensors[m * count + i].side[buffer] = data + m * one;
+}
+
+void Request::take_lost_bits(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i,
+                             std::size_t at) {
+    const ffi::AnyBuffer from = argument(args, at);
+    const ffi::AnyBuffer to = result(results, at);
+    const FormatInfo& format = detail::info_of(param_types[i]);
+    const ffi::DataType narrow = format.side_bits == 8 ? ffi::DataType::S8 : ffi::DataType::S16;
+    const ffi::DataType wanted = format.side_code == detail::code_int ? narrow : ffi::DataType::BF16;
+    if (from.element_type() != wanted || to.element_type() != wanted || !same_shape(from, to) ||
+        !same_shape(from, argument(args, i)))
+        refuse("state.side: expected the lost bits of params that are stored as " + std::string(format.name));
+    const std::size_t bytes = format.side_bits / 8u;
+    auto* const data = static_cast<std::byte*>(settle(from, to, bytes));
+    for (std::size_t m = 0; m < members && from.element_count() > 0; ++m) {
+        ParamUpdate& tensor = tensors[m * count + i];
+        tensor.side[0] = data + m * std::size_t(tensor.size) * bytes;
+    }
 }
 
 // Each tensor's part of the states begins at a multiple of a cache line.
@@ -306,7 +350,7 @@ void Request::take_states(const ffi::RemainingArgs& args, const ffi::RemainingRe
             from.element_count() != members * total)
             refuse(std::string(name) + ": expected " + std::to_string(total) + " elements of " +
                    detail::name_of(compute));
-        void* const data = settle(from, to, type);
+        void* const data = settle(from, to, size_of(type));
         for (std::size_t i = 0; i < count; ++i) take_buffer(i, 2 + s, data, offsets[i], total, type);
     }
 }
@@ -412,6 +456,7 @@ XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(adaptk::bindings::Attributes, xla::ffi::St
                                       xla::ffi::StructMember<xla::ffi::Span<const std::int32_t>>("traced"),
                                       xla::ffi::StructMember<xla::ffi::Span<const std::int32_t>>("numbers"),
                                       xla::ffi::StructMember<std::string_view>("formats"),
+                                      xla::ffi::StructMember<std::string_view>("param_format"),
                                       xla::ffi::StructMember<std::int64_t>("seed"));
 
 namespace adaptk::bindings {

@@ -412,8 +412,7 @@ void Plan::take_epilogues(const std::vector<py::object>& copies, const std::vect
         if (void* const same = quick_[i].shape.data_of(numpy, buffers[i].ptr(), Format::float32, true);
             same != nullptr && compute_format(plan_.update(i).param()) == Format::float32)
             return {same, Format::float32};
-        return take_beside(buffers[i], name_of(i, number), params_[i].param.view, plan_.update(i).format[0],
-                           views.emplace_back(), stream);
+        return take_beside(buffers[i], name_of(i, number), params_[i].param.view, views.emplace_back(), stream);
     };
     if (copies.empty() && averages.empty()) return;
     for (std::size_t i = 0; i < params_.size(); ++i)

@@ -1049,8 +1049,7 @@ py::list TorchPlan::take_epilogues(const py::object& owner, const std::vector<py
         const auto take = [&](const py::object& buffer, const char* name) -> Slot {
             if (buffer.is_none()) return {};
             View view;
-            const Slot slot =
-                take_beside(buffer, {name, -1, label.c_str()}, param, plan_.update(i).format[0], view, stream);
+            const Slot slot = take_beside(buffer, {name, -1, label.c_str()}, param, view, stream);
             owner.attr("_check_storage")(buffer, name + label);
             views_.push_back(std::move(view));
             return slot;

@@ -79,10 +79,7 @@ struct Options {
     Tensors copies = nullptr, averages = nullptr;
 
     // What is written beside param i, checked.
-    Epilogue epilogue(std::size_t i, const TensorView& param, Format stored) const {
-        if (has_epilogues() && param.device.cuda && info_of(stored).split)
-            refuse(ADAPTK_UNSUPPORTED, "options: copy_out, ema: on a CUDA device, params that are stored with a "
-                                       "remainder or a compensation cannot be copied or averaged in the step");
+    Epilogue epilogue(std::size_t i, const TensorView& param) const {
         return {beside(copies, "options.copy_out", i, param), beside(averages, "options.ema", i, param)};
     }
     bool has_epilogues() const { return copies != nullptr || averages != nullptr; }
@@ -356,7 +353,7 @@ void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options)
         plan.add(i, grad.data, grad.format, taken + 1);
     }
     for (std::size_t i = 0; options.has_epilogues() && i < count; ++i)
-        plan.set_epilogue(i, options.epilogue(i, params[i], plan.update(i).format[0]));
+        plan.set_epilogue(i, options.epilogue(i, params[i]));
     if (options.step.has_norm && some) check_one_scale(plan.shares()[0].segments);
     if (const auto overlap = plan.check(options.step.zero_grad))
         refuse_overlap(*overlap, text_of(overlap->first), text_of(overlap->second));
@@ -505,7 +502,7 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
     }
     std::vector<Epilogue> epilogues;
     for (std::size_t i = 0; wanted.has_epilogues() && i < count; ++i)
-        epilogues.push_back(wanted.epilogue(i, buffers.params[i], buffers.updates[i].format[0]));
+        epilogues.push_back(wanted.epilogue(i, buffers.params[i]));
     StepPlan plan(StepPlan::Watch::all, StepPlan::Counts::caller);
     if (const auto overlap = plan.check_list(info, buffers.updates, wanted.step.zero_grad, epilogues)) {
         const auto text = [&](const BufferId& b) {

@@ -6,6 +6,7 @@
 
 #include "adaptk/rounding.hpp"
 
+#include <array>
 #include <bit>
 #include <cstring>
 #include <type_traits>
@@ -95,18 +96,25 @@ struct Lanes {
         return std::uint32_t(m[0]);
 #endif
     }
-    // Whether one of n bytes, a multiple of 64, is the one given.
-    static ADAPTK_HD bool any_byte(const void* p, std::uint8_t byte, size_t n) {
+    // Whether one of n bytes, a multiple of 64, is the one given in the bits of the mask.
+    static ADAPTK_HD bool any_byte(const void* p, std::uint8_t byte, size_t n, std::uint8_t mask = 0xff) {
+#if defined(__AVX512BW__)
+        __mmask64 found = 0;
+        const __m512i wanted = _mm512_set1_epi8(char(byte)), bits = _mm512_set1_epi8(char(mask));
+        for (size_t i = 0; i < n; i += 64) {
+            const __m512i x = _mm512_loadu_si512(static_cast<const std::byte*>(p) + i);
+            found |= _mm512_cmpeq_epi8_mask(mask == 0xff ? x : _mm512_and_si512(x, bits), wanted);
+        }
+        return found != 0;
+#else
         typedef std::uint8_t V __attribute__((vector_size(lane_bytes)));
         V found{};
         for (size_t i = 0; i < n; i += lane_bytes) {
             V x;
             std::memcpy(&x, static_cast<const std::byte*>(p) + i, sizeof x);
-            found |= V(x == (V{} + byte));
+            found |= V((x & mask) == (V{} + byte));
         }
-#if defined(__AVX512BW__)
-        return _mm512_movepi8_mask(__m512i(found)) != 0;
-#elif defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(__AVX512F__)
         return _mm256_movemask_epi8(__m256i(found)) != 0;
 #else
         std::uint64_t parts[lane_bytes / 8];
@@ -114,6 +122,7 @@ struct Lanes {
         std::uint64_t any = 0;
         for (const std::uint64_t part : parts) any |= part;
         return any != 0;
+#endif
 #endif
     }
 
@@ -187,6 +196,40 @@ struct Lanes {
         const auto v = __builtin_convertvector(x, typename Packed<std::make_unsigned_t<E>>::V);
         std::memcpy(p, &v, sizeof v);
     }
+    // Four vectors of codes, with what lies above a byte cut off.
+    template <class E> static ADAPTK_HD void store_four(E* p, const U (&x)[4]) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+        if constexpr (sizeof(E) == 1) {
+            const __m256i byte = _mm256_set1_epi32(0xff);
+            const auto cut = [&](U v) { return _mm256_and_si256(__m256i(v), byte); };
+            const __m256i mixed = _mm256_packus_epi16(_mm256_packus_epi32(cut(x[0]), cut(x[1])),
+                                                      _mm256_packus_epi32(cut(x[2]), cut(x[3])));
+            const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(mixed, order));
+            return;
+        }
+#endif
+        for (size_t k = 0; k < 4; ++k) store(p + k * count, x[k]);
+    }
+#if defined(__AVX512F__)
+    static ADAPTK_HD F lookup(const std::array<float, 8>& table, U index) {
+        const __m256 half = _mm256_loadu_ps(table.data());
+        const __m512 both = _mm512_maskz_broadcast_f32x8(0xffff, half);
+        return F(_mm512_maskz_permutexvar_ps(0xffff, __m512i(index), both));
+    }
+    static ADAPTK_HD F lookup(const std::array<float, 32>& table, U index) {
+        return F(_mm512_maskz_permutex2var_ps(0xffff, _mm512_loadu_ps(table.data()), __m512i(index),
+                                              _mm512_loadu_ps(table.data() + 16)));
+    }
+    static ADAPTK_HD U lookup(const std::array<std::uint32_t, 32>& table, U index) {
+        return U(_mm512_maskz_permutex2var_epi32(0xffff, _mm512_loadu_si512(table.data()), __m512i(index),
+                                                 _mm512_loadu_si512(table.data() + 16)));
+    }
+#elif defined(__AVX2__)
+    static ADAPTK_HD F lookup(const std::array<float, 8>& table, U index) {
+        return F(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table.data()), __m256i(index)));
+    }
+#endif
     static ADAPTK_HD U iota() {
         U x{};
         for (size_t i = 0; i < count; ++i) x[i] = std::uint32_t(i);
@@ -200,11 +243,14 @@ struct Lanes : OneLane {
     static ADAPTK_HD void store(float* p, F x) { *p = x; }
     template <class E> static ADAPTK_HD U load(const E* p) { return U(I(*p)); }
     template <class E> static ADAPTK_HD void store(E* p, U x) { *p = E(x); }
+    template <class E> static ADAPTK_HD void store_four(E* p, const U (&x)[4]) {
+        for (size_t k = 0; k < 4; ++k) p[k] = E(x[k]);
+    }
     static ADAPTK_HD std::uint32_t largest(I x) { return std::uint32_t(x); }
-    static ADAPTK_HD bool any_byte(const void* p, std::uint8_t byte, size_t n) {
+    static ADAPTK_HD bool any_byte(const void* p, std::uint8_t byte, size_t n, std::uint8_t mask = 0xff) {
         const auto* const x = static_cast<const std::uint8_t*>(p);
         bool any = false;
-        for (size_t i = 0; i < n; ++i) any = any || x[i] == byte;
+        for (size_t i = 0; i < n; ++i) any = any || (x[i] & mask) == byte;
         return any;
     }
     static ADAPTK_HD U iota() { return 0; }
@@ -400,29 +446,92 @@ ADAPTK_HD void encode_groups(const float* x, typename F::Element* y, std::int64_
         });
 }
 
+#if defined(ADAPTK_GNU) && defined(ADAPTK_F16C)
+constexpr int towards_zero = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+// Numbers from this magnitude on are rounded to infinity.
+constexpr std::uint32_t float16_overflow = 0x477ff000u;
+
+// float16_sr of two vectors of numbers, with 16 random bits for each: what is lost by the conversion is zero before it.
+// False, and nothing that counts stored, if there are infinities, NaN or numbers that are rounded to infinity.
+#if defined(__AVX512F__)
+ADAPTK_HD bool encode_float16_pair(const float* x, std::uint16_t* y, Lanes::U random) {
+    constexpr __mmask32 lower = 0x55555555;
+    const __m512i first = _mm512_maskz_srli_epi16(0xffffffff, __m512i(random), 3), place = doubled_places();
+    const __m512i last = _mm512_maskz_shuffle_i64x2(0xff, first, first, 0xee);
+    const __m512 least = _mm512_set1_ps(0x1p-14f);
+    const __m512i most = _mm512_set1_epi32(int(float16_overflow) - 1), magnitudes = _mm512_set1_epi32(0x7fffffff);
+    __mmask16 beyond = 0;
+    const auto half = [&](const float* from, std::uint16_t* to, __m512i lost) {
+        const __m512i u = _mm512_loadu_si512(from);
+        const __m512i magnitude = _mm512_and_si512(u, magnitudes);
+        const __mmask16 below = _mm512_cmplt_epi32_mask(magnitude, __m512i(least));
+        beyond |= _mm512_cmpgt_epi32_mask(magnitude, most);
+        const __m512 fixed = _mm512_mask_add_ps(__m512(magnitude), below, __m512(magnitude), least);
+        const __m512i cut = _mm512_andnot_si512(_mm512_set1_epi32(0x1fff), _mm512_add_epi32(__m512i(fixed), lost));
+        const __m512 rounded = _mm512_mask_sub_ps(__m512(cut), below, __m512(cut), least);
+        // The sign of u, the rest of what is rounded.
+        const __m512i all = _mm512_ternarylogic_epi32(magnitudes, __m512i(rounded), u, 0xca);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_cvtps_ph(0xffff, __m512(all), towards_zero));
+    };
+    half(x, y, _mm512_maskz_permutexvar_epi16(lower, place, first));
+    half(x + 16, y + 16, _mm512_maskz_permutexvar_epi16(lower, place, last));
+    return beyond == 0;
+}
+#else
+ADAPTK_HD bool encode_float16_pair(const float* x, std::uint16_t* y, Lanes::U random) {
+    const __m256i mixed = _mm256_permute4x64_epi64(_mm256_srli_epi16(__m256i(random), 3), 0xd8);
+    const __m256i zero = _mm256_setzero_si256(), magnitudes = _mm256_set1_epi32(0x7fffffff);
+    const __m256i least = __m256i(_mm256_set1_ps(0x1p-14f)), most = _mm256_set1_epi32(int(float16_overflow) - 1);
+    __m256i beyond = zero;
+    const auto half = [&](const float* from, std::uint16_t* to, __m256i lost) {
+        const __m256i u = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+        const __m256i magnitude = _mm256_and_si256(u, magnitudes);
+        const __m256 added = __m256(_mm256_and_si256(_mm256_cmpgt_epi32(least, magnitude), least));
+        beyond = _mm256_or_si256(beyond, _mm256_cmpgt_epi32(magnitude, most));
+        const __m256i fixed = _mm256_add_epi32(__m256i(_mm256_add_ps(__m256(magnitude), added)), lost);
+        const __m256i cut = _mm256_andnot_si256(_mm256_set1_epi32(0x1fff), fixed);
+        const __m256i sign = _mm256_andnot_si256(magnitudes, u);
+        const __m256i all = _mm256_or_si256(__m256i(_mm256_sub_ps(__m256(cut), added)), sign);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(__m256(all), towards_zero));
+    };
+    half(x, y, _mm256_unpacklo_epi16(mixed, zero));
+    half(x + 8, y + 8, _mm256_unpackhi_epi16(mixed, zero));
+    return _mm256_testz_si256(beyond, beyond) != 0;
+}
+#endif
+#endif
+
+#if defined(ADAPTK_BFLOAT16_PAIRS)
+template <class F> ADAPTK_HD bool encode_pair_of(const float* x, std::uint16_t* y, Lanes::U random) {
+    if constexpr (std::is_same_v<F, Float16Stochastic>) {
+        return encode_float16_pair(x, y, random);
+    } else {
+        return encode_pair(x, y, random);
+    }
+}
+#endif
+
 // The same of whole groups that share one state of the draws.
 template <class F, size_t N>
 ADAPTK_HD void encode_several(const float* x, typename F::Element* y, std::int64_t first, std::uint64_t buffer_key) {
 #if defined(ADAPTK_BFLOAT16_PAIRS)
-    if constexpr (std::is_same_v<F, BFloat16Stochastic>) {
-        static_assert(pair == Lanes::count * elements_per_draw<16>);
-        const Draws d = draws_from<16>(buffer_key, first);
-        const std::uint32_t counter = draw_counter<16>(first);
-        for (size_t i = 0; i < N; i += pair) {
-            const Lanes::U random = draw(d, Lanes::iota() + (counter + std::uint32_t(i / elements_per_draw<16>)));
-            if (!encode_pair(x + i, y + i, random)) {
-                encode_groups<F, false, N>(x, y, first, buffer_key);
-                return;
-            }
+    static_assert(pair == Lanes::count * elements_per_draw<16>);
+    const Draws d = draws_from<16>(buffer_key, first);
+    const std::uint32_t counter = draw_counter<16>(first);
+    for (size_t i = 0; i < N; i += pair) {
+        const Lanes::U random = draw(d, Lanes::iota() + (counter + std::uint32_t(i / elements_per_draw<16>)));
+        if (!encode_pair_of<F>(x + i, y + i, random)) {
+            encode_groups<F, false, N>(x, y, first, buffer_key);
+            return;
         }
-        return;
     }
-#endif
+#else
     if (largest_magnitude<N>(x) < infinity_bits) {
         encode_groups<F, true, N>(x, y, first, buffer_key);
     } else {
         encode_groups<F, false, N>(x, y, first, buffer_key);
     }
+#endif
 }
 
 // The largest magnitude of a block's finite elements.
@@ -445,8 +554,14 @@ ADAPTK_HD void encode_codes(const float* x, typename F::Element* y, float scale,
                 Lanes::store(y + g + i, F::template encode<Lanes, Finite>(Lanes::load(x + g + i), factor, random));
             });
     } else {
-        for (size_t i = 0; i < F::block; i += Lanes::count)
-            Lanes::store(y + i, F::template encode<Lanes, Finite>(Lanes::load(x + i), factor, Lanes::all(0u)));
+        constexpr size_t four = 4 * Lanes::count;
+        for (size_t i = 0; i < F::block; i += four) {
+            Lanes::U codes[4];
+            for (size_t k = 0; k < 4; ++k)
+                codes[k] =
+                    F::template encode<Lanes, Finite>(Lanes::load(x + i + k * Lanes::count), factor, Lanes::all(0u));
+            Lanes::store_four(y + i, codes);
+        }
     }
 }
 
@@ -478,9 +593,40 @@ ADAPTK_HD void encode_block(const float* x, typename F::Element* y, float& scale
     }
 }
 
+#if defined(ADAPTK_GNU) && defined(ADAPTK_F16C)
+// fp8_e4m3 without NaN: as float16, whose exponents are biased by 8 more, codes stand for 2^-8 of the value.
+ADAPTK_HD Lanes::F decode_float8(const std::uint8_t* x, Lanes::F scale) {
+#if defined(__AVX512F__)
+    const __m256i words = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+    const __m256i halves = _mm256_and_si256(_mm256_slli_epi16(words, 7), _mm256_set1_epi16(short(0xbf80)));
+    return Lanes::F(_mm512_maskz_cvtph_ps(0xffff, halves)) * 0x1p8f * scale;
+#else
+    const __m128i words = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x)));
+    const __m128i halves = _mm_and_si128(_mm_slli_epi16(words, 7), _mm_set1_epi16(short(0xbf80)));
+    return Lanes::F(_mm256_cvtph_ps(halves)) * 0x1p8f * scale;
+#endif
+}
+#endif
+
 template <class F, size_t Block, bool Finite = false>
 ADAPTK_HD void decode_block(const typename F::Element* x, float* y, [[maybe_unused]] float scale) {
+#if defined(__AVX512F__) || defined(ADAPTK_F16C) || defined(__aarch64__)
+    if constexpr (std::is_same_v<F, Float16Stochastic>) {
+        decode_vectors<Float16>(x, y, Block);
+        return;
+    }
+#endif
+    if constexpr (std::is_same_v<F, BFloat16Stochastic>) {
+        decode_vectors<BFloat16>(x, y, Block);
+        return;
+    }
     const Lanes::F all = Lanes::all(scale);
+#if defined(ADAPTK_GNU) && defined(ADAPTK_F16C)
+    if constexpr (std::is_same_v<F, Float8E4M3> && Finite) {
+        for (size_t i = 0; i < Block; i += Lanes::count) Lanes::store(y + i, decode_float8(x + i, all));
+        return;
+    }
+#endif
     for (size_t i = 0; i < Block; i += Lanes::count) {
         if constexpr (BlockFormat<F>) {
             Lanes::store(y + i, F::template decode<Lanes, Finite>(Lanes::load(x + i), all));
@@ -489,6 +635,10 @@ ADAPTK_HD void decode_block(const typename F::Element* x, float* y, [[maybe_unus
         }
     }
 }
+
+// The bits that tell a code for NaN.
+template <class F> inline constexpr std::uint8_t not_finite_mask = 0xff;
+template <> inline constexpr std::uint8_t not_finite_mask<Float8E4M3> = 0x7f;
 
 template <class F, class T>
 void decode(const void* data, [[maybe_unused]] const void* side, [[maybe_unused]] std::int64_t first, void* out,
@@ -524,7 +674,7 @@ void decode(const void* data, [[maybe_unused]] const void* side, [[maybe_unused]
                 if (m == block) {
                     bool finite = false;
                     if constexpr (requires { F::not_finite; })
-                        finite = !Lanes::any_byte(x + b, std::uint8_t(F::not_finite), block);
+                        finite = !Lanes::any_byte(x + b, std::uint8_t(F::not_finite), block, not_finite_mask<F>);
                     if (finite) {
                         decode_block<F, block, true>(x + b, y + b, scale);
                     } else {

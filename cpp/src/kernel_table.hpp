@@ -2,6 +2,8 @@
 // pointers, so that nothing else of it needs a name outside.
 #pragma once
 
+#include "compiler.hpp"
+
 #include "adaptk/formats.hpp"
 #include "adaptk/rules.hpp"
 
@@ -24,8 +26,46 @@ inline constexpr std::size_t max_kernel_buffers = 1 + max_written;
 // for it.
 using StepKernel = void (*)(const void* coefficients, void* const* buffer, std::size_t n);
 
+// Part of a tensor whose states all are as `8bit` says, from a multiple of their blocks on and of whole blocks.
+struct CodedBuffer {
+    void* data;         // from the part's first element on
+    std::size_t bytes;  // of an element
+    // Null for float32, which is updated in place.
+    void (*decode)(const void* data, const void* side, std::int64_t first, void* out, std::size_t n);
+    void (*encode)(const void* in, void* data, void* side, std::int64_t first, std::size_t n, std::uint64_t buffer_key);
+    void* side;  // of the whole buffer
+    std::uint64_t key;
+
+    void* at(std::size_t element) const { return static_cast<std::byte*>(data) + element * bytes; }
+};
+struct CodedState {
+    void* codes;
+    float* scales;  // from that of the part's first block on
+    std::uint64_t key;
+    bool stochastic;  // or rounded to nearest; of linear codes nothing
+};
+struct CodedPiece {
+    CodedBuffer param, grad;
+    CodedState state[max_states];
+    std::int64_t first;  // in the tensor
+    std::size_t n;
+    std::size_t states;
+    std::size_t ahead;  // elements, that memory is asked for before it is used
+
+    // For the block `at`.
+    void ask_for_memory(std::size_t at, std::size_t block) const {
+        if (at + ahead + block > n) return;
+        for (const CodedBuffer* b : {&param, &grad})
+            prefetch<CacheLevel::second>(b->at(at), ahead * b->bytes, block * b->bytes);
+        for (std::size_t s = 0; s < states; ++s)
+            prefetch<CacheLevel::second>(static_cast<std::byte*>(state[s].codes) + at, ahead, block);
+    }
+};
+using CodedKernel = void (*)(const void* coefficients, bool coupled, const CodedPiece& piece);
+
 struct RuleKernels {
     StepKernel step[2][2];  // [0 float, 1 double][coupled decay]
+    CodedKernel coded;      // null if there is none
 };
 
 // Elements `first` ... first + n - 1 of a buffer, to and from the compute type: [0 float, 1 double]; null if there is

@@ -1,10 +1,12 @@
 // The loops around the rules. This file is compiled once for each instruction set, with ADAPTK_TARGET naming it and
 // the compiler's flags choosing it; it holds plain loops only, all of them internal to the object, and exports one
 // function. A symbol that two such objects shared could be linked from the one that this processor cannot run.
+#include "coded_kernels.hpp"
 #include "compiler.hpp"
 #include "format_kernels.hpp"
 #include "kernel_table.hpp"
 #include "program_kernels.hpp"
+#include "rule_run.hpp"
 
 #include <type_traits>
 #include <utility>
@@ -16,8 +18,6 @@ namespace adaptk::detail {
 namespace {
 
 using std::size_t;
-
-template <size_t, class T> using Stream = T* ADAPTK_RESTRICT;
 
 // Long loops ask for memory ahead of where they are. The processor's own prefetchers follow up to seven streams, but a
 // root and a division for each element leave them too few requests under way: measured on two cores with 64M elements,
@@ -38,19 +38,6 @@ template <class T, class Run, class... Streams> ADAPTK_HD void in_blocks(size_t 
         }
     }
     run(n - i, (stream + i)...);
-}
-
-template <class R, class T, bool Coupled, size_t... I>
-ADAPTK_HD void rule_run(const StepCoefficients<R, T>& c, size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g,
-                        Stream<I, T>... s) {
-    ADAPTK_INDEPENDENT
-    for (size_t i = 0; i < n; ++i) {
-        T pi = p[i];
-        T gi = g[i];
-        apply_common<Coupled>(c.common, pi, gi);
-        R::update(c.rule, pi, gi, s[i]...);
-        p[i] = pi;
-    }
 }
 
 template <class R, class T, bool Coupled, size_t... I>
@@ -146,7 +133,8 @@ template <class Op, class T> void add_terms(const void* values, size_t n, size_t
 template <class... R, class... F> constexpr KernelTable make_table(RuleList<R...>, FormatList<F...>) {
     return {
         {{{{step<kernel_of_t<R>, float, false>, step<kernel_of_t<R>, float, true>},
-           {step<kernel_of_t<R>, double, false>, step<kernel_of_t<R>, double, true>}}}...},
+           {step<kernel_of_t<R>, double, false>, step<kernel_of_t<R>, double, true>}},
+          coded_kernel_of<R>()}...},
         {kernels_of<F>()...},
         {{{add_terms<Square, float>, add_terms<Square, double>}},
          {{add_terms<Value, float>, add_terms<Value, double>}}},

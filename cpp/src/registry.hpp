@@ -23,6 +23,7 @@ struct HyperValues {
 struct RuleCode {
     StepKernel step[2][2];  // [0 float, 1 double][coupled decay]
     PrepareCoefficients prepare[2];
+    CodedKernel coded;  // null if there is none
 };
 
 // See adaptk::Continued.

@@ -215,7 +215,8 @@ def jax_signature(rule: Rule) -> inspect.Signature:
         inspect.Parameter("packed", keyword, default=False),
     ]
     parameters += [inspect.Parameter(name, keyword, default=default) for name, default, _ in jax_options(rule)]
-    parameters += [inspect.Parameter(name, keyword, default=None) for name in ("state_dtype", "min_8bit_size", "seed")]
+    own = ("state_dtype", "min_8bit_size", "seed", "param_format")
+    parameters += [inspect.Parameter(name, keyword, default=None) for name in own]
     return inspect.Signature(parameters)
 
 
@@ -255,6 +256,9 @@ def jax_doc(rule: Rule) -> str:
         "seed : int, optional",
         "    Of stochastic rounding, in [0, 2**63), 0 by default. Tensors are numbered as leaves of the params.",
         "    Under ``jax.vmap`` each member of the batch has the random bits that it would have alone.",
+        'param_format : {"sr", "remainder16", "remainder8", "kahan"}, optional',
+        "    How params of 16 bits are stored, see :mod:`adaptk.formats`. With the last three, for bfloat16, the state",
+        "    is a :class:`SplitState`, and ``apply`` takes the steps: ``update`` has no updates for them.",
     ]
     states = ", ".join(f"`{s.name}`" for s in rule.states) or "nothing else"
     lines += [

@@ -2,7 +2,8 @@
 
 One call of XLA's takes all arrays of a step. Its operands are the params, states and gradients of all tensors, the
 number of the step, and the hyperparameters that are only known when it runs; its results are the params and states, in
-the memory of the operands where XLA can give it away. Scales of states that have some lie behind the other states.
+the memory of the operands where XLA can give it away. Scales of states that have some lie behind the other states, and
+behind them what lies beside the params.
 """
 
 from __future__ import annotations
@@ -92,6 +93,29 @@ class Stored(formats.Stored):
         return cls(*children, format)
 
 
+class SplitState(NamedTuple):
+    """The state of a transformation with ``param_format="remainder16"``, ``"remainder8"`` or ``"kahan"``.
+
+    Attributes
+    ----------
+    state : named tuple
+        The rule's own.
+    side : tree
+        Like the params. Beside a bfloat16 param its remainder, int16 or int8, or its compensation, bfloat16, in the
+        param's shape, as :func:`adaptk.formats.split_param` makes it; None beside the others.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, adaptk.jax
+    >>> state = adaptk.jax.adam(param_format="remainder16").init(jnp.ones(3, jnp.bfloat16))
+    >>> state.side.dtype, int(state.state.count)
+    (dtype('int16'), 0)
+    """
+
+    state: Any
+    side: Any
+
+
 def _is_stored(x: Any) -> bool:
     return isinstance(x, formats.Stored)
 
@@ -104,6 +128,7 @@ class _Fixed(NamedTuple):
     traced: tuple[int, ...]  # 1 for each hyperparameter that is an operand
     packed: bool
     seed: int
+    param_format: str | None
 
 
 class _Layout(NamedTuple):
@@ -143,6 +168,7 @@ def _call(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list[Any]) ->
             traced=np.array(fixed.traced, np.int32),
             numbers=np.array(layout.numbers, np.int32),
             formats=",".join(layout.formats) if any(layout.formats) else "",
+            param_format=fixed.param_format or "",
             seed=np.int64(fixed.seed),
         )
     )
@@ -159,14 +185,16 @@ _opaque_call = jax.custom_jvp(_call, nondiff_argnums=(0, 1))
 _opaque_call.defjvp(_no_derivative)
 
 
-def _groups(params: Sequence[Any], states: Sequence[Sequence[Any]], packed: bool) -> list[list[int]]:
+def _groups(
+    params: Sequence[Any], states: Sequence[Sequence[Any]], packed: bool, sides: Sequence[int] = ()
+) -> list[list[int]]:
     """Which params go into one call. Packed states are of one dtype in each."""
     wide = [packed and p.dtype == jnp.float64 for p in params]
     groups: list[list[int]] = []
     for kind in (False, True):
         arrays = _MOST_KEPT
         for i in (i for i, w in enumerate(wide) if w == kind):
-            own = 1 if packed else 1 + len(jax.tree_util.tree_leaves([s[i] for s in states]))
+            own = 1 if packed else 1 + len(jax.tree_util.tree_leaves([s[i] for s in states])) + (i in sides)
             if arrays + own > _MOST_KEPT:
                 groups.append([])
                 arrays = 0
@@ -179,17 +207,33 @@ def _packed_size(params: Sequence[Any]) -> int:
     return sum(-(-p.size // _GRAIN) * _GRAIN for p in params)
 
 
+def _split(fixed: _Fixed, params: Sequence[Any]) -> list[int]:
+    """The params that have something beside them."""
+    if fixed.param_format not in formats.SIDES:
+        return []
+    return [i for i, p in enumerate(params) if p.dtype == jnp.bfloat16]
+
+
 def _step(
-    fixed: _Fixed, params: list[Any], states: list[list[Any]], count: Any, grads: list[Any], traced: list[Any]
-) -> tuple[list[Any], list[list[Any]], Any]:
+    fixed: _Fixed,
+    params: list[Any],
+    states: list[list[Any]],
+    sides: list[Any],
+    count: Any,
+    grads: list[Any],
+    traced: list[Any],
+) -> tuple[list[Any], list[list[Any]], list[Any], Any]:
+    """A step; `sides` are what lies beside the params, of those that have something there."""
     count = jnp.where(count < _MOST_STEPS, count + 1, count)
     params, states = list(params), [list(s) for s in states]
-    for k, group in enumerate(_groups(params, states, fixed.packed)):
+    side = dict(zip(_split(fixed, params), sides, strict=True))
+    for k, group in enumerate(_groups(params, states, fixed.packed, list(side))):
         places = [(s, i) for s in states for i in ([k] if fixed.packed else group)]
         old = [s[i] for s, i in places]
         layout = _Layout(tuple(group), tuple(x.format if _is_stored(x) else "" for x in old))
         kept = [params[i] for i in group] + [x.data if _is_stored(x) else x for x in old]
         kept += [x.scales for x in old if _is_stored(x) and x.scales is not None]
+        kept += [side[i] for i in group if i in side]
         new = iter(_opaque_call(fixed, layout, kept, [*(grads[i] for i in group), count, *traced]))
         for i in group:
             params[i] = next(new)
@@ -198,10 +242,11 @@ def _step(
         for (s, i), x in zip(places, old, strict=True):
             if _is_stored(x):
                 s[i] = Stored(s[i], None if x.scales is None else next(new), x.format)
-    return params, states, count
+        side.update((i, next(new)) for i in group if i in side)
+    return params, states, list(side.values()), count
 
 
-_step_in_place = jax.jit(_step, static_argnums=0, donate_argnums=(1, 2, 3))
+_step_in_place = jax.jit(_step, static_argnums=0, donate_argnums=(1, 2, 3, 4))
 _step_beside = jax.jit(_step, static_argnums=0)
 
 
@@ -216,9 +261,11 @@ def _spread(x: Any) -> Any:
     return sharding
 
 
-def _sharded(fixed: _Fixed, mesh: Any, specs: tuple[Any, ...], states: int, traced: int) -> Any:
+def _sharded(
+    fixed: _Fixed, mesh: Any, specs: tuple[Any, ...], states: int, split: tuple[int, ...], traced: int
+) -> Any:
     every, one = list(specs), PartitionSpec()
-    kept = (every, [every] * states, one)
+    kept = (every, [every] * states, [specs[i] for i in split], one)
     return jax.shard_map(
         partial(_step, fixed), mesh=mesh, in_specs=(*kept, every, [one] * traced), out_specs=kept, check_vma=False
     )
@@ -226,10 +273,17 @@ def _sharded(fixed: _Fixed, mesh: Any, specs: tuple[Any, ...], states: int, trac
 
 @lru_cache(maxsize=256)
 def _sharded_in_jit(
-    fixed: _Fixed, mesh: Any, specs: tuple[Any, ...], states: int, traced: int, in_place: bool
+    fixed: _Fixed,
+    mesh: Any,
+    specs: tuple[Any, ...],
+    states: int,
+    split: tuple[int, ...],
+    traced: int,
+    in_place: bool,
 ) -> Callable[..., Any]:
-    donated = (0, 1, 2) if in_place else ()
-    return cast("Callable[..., Any]", jax.jit(_sharded(fixed, mesh, specs, states, traced), donate_argnums=donated))
+    donated = (0, 1, 2, 3) if in_place else ()
+    step = _sharded(fixed, mesh, specs, states, split, traced)
+    return cast("Callable[..., Any]", jax.jit(step, donate_argnums=donated))
 
 
 # Numbers that a step reads when it runs.
@@ -383,6 +437,26 @@ def _state(name: str, given: Any, tree: Any, params: Sequence[Any]) -> list[Any]
     return checked
 
 
+def _sides(given: Any, tree: Any, params: Sequence[Any], split: Sequence[int], dtype: str) -> list[Any]:
+    """What lies beside the params, of those that have something there."""
+    leaves, own = jax.tree_util.tree_flatten(given, is_leaf=lambda x: x is None)
+    if own != tree:
+        raise ValueError(f"state.side: its tree is {own}, expected that of params, {tree}")
+    arrays = []
+    for i, x in enumerate(leaves):
+        if (x is not None) != (i in split):
+            wanted = f"an array of {dtype} beside a bfloat16 param" if i in split else f"None, for {params[i].dtype}"
+            raise TypeError(f"{_label('state.side', tree, i)}: {type(x).__name__}, expected {wanted}")
+        if x is None:
+            continue
+        x = _array(partial(_label, "state.side", tree, i), x)
+        _check_shape("state.side", tree, i, x, params[i])
+        if str(x.dtype) != dtype:
+            raise TypeError(f"{_label('state.side', tree, i)}: dtype {x.dtype}, expected {dtype}")
+        arrays.append(x)
+    return arrays
+
+
 def _grads(grads: Any, tree: Any, params: Sequence[Any]) -> list[Any]:
     arrays = _beside("grads", grads, tree, params)
     for i, x in enumerate(arrays):
@@ -412,7 +486,7 @@ def _placed(param: Any) -> Any:
 
 def _refuse_parts(name: str) -> NoReturn:
     raise ValueError(
-        f"state_dtype: {name} beside params that are cut into parts over several devices; call init and apply within "
+        f"{name}, and params that are cut into parts over several devices; call init and apply within "
         "jax.shard_map, where each part has blocks and random bits of its own"
     )
 
@@ -460,7 +534,7 @@ def _state_of(rule: Rule, values: tuple[Any, ...]) -> Any:
 
 
 # What is neither a hyperparameter nor the initial value of a state.
-_OWN_OPTIONS = ("convention", "packed", "state_dtype", "min_8bit_size", "seed")
+_OWN_OPTIONS = ("convention", "packed", "state_dtype", "min_8bit_size", "seed", "param_format")
 
 
 class _Steps:
@@ -478,6 +552,7 @@ class _Steps:
         state_dtype: str | Mapping[str, str] | None = None,
         min_8bit_size: int | None = None,
         seed: int | None = None,
+        param_format: str | None = None,
     ) -> None:
         if not isinstance(packed, bool):
             raise TypeError(f"packed: expected a bool, got {type(packed).__name__}")
@@ -527,6 +602,7 @@ class _Steps:
             tuple(int(n in self.traced) for n in fixed),
             packed,
             formats.check_seed(0 if seed is None else seed),
+            formats.check_param_format(param_format),
         )
         self.initial = rule.initial_states(convention, {**fixed, "lr": 0.0} if "lr" in self.traced else fixed, started)
         self.state_type = _state_type_of(rule)
@@ -563,7 +639,7 @@ class _Steps:
 
     def init(self, params: Any) -> Any:
         """The state before the first step: a named tuple of the count and of trees like `params`."""
-        leaves, tree = _params(params)
+        leaves, tree = self._own_params(params)
         states: list[Any] = []
         for s in self.rule.states:
             start = self._start(s.name, s.initial_from)
@@ -574,7 +650,28 @@ class _Steps:
             else:
                 arrays = [self._start_beside(s, p, start) for p in leaves]
                 states.append(jax.tree_util.tree_unflatten(tree, arrays))
-        return self.state_type(jnp.zeros((), jnp.int32), *states)
+        state = self.state_type(jnp.zeros((), jnp.int32), *states)
+        if self.side_dtype is None:
+            return state
+        split = _split(self.fixed, leaves)
+        sides = [
+            jnp.array(jnp.zeros_like(p, self.side_dtype), copy=True) if i in split else None
+            for i, p in enumerate(leaves)
+        ]
+        return SplitState(state, jax.tree_util.tree_unflatten(tree, sides))
+
+    @property
+    def side_dtype(self) -> str | None:
+        """What lies beside a param of bfloat16; None if nothing does."""
+        side = formats.SIDES.get(self.fixed.param_format or "")
+        return None if side is None else side[1]
+
+    def _own_params(self, params: Any) -> tuple[list[Any], Any]:
+        leaves, tree = _params(params)
+        for i, p in enumerate(leaves):
+            if p.dtype == jnp.float16:
+                formats.check_param_dtype("float16", self.fixed.param_format, _label("params", tree, i))
+        return leaves, tree
 
     def _format(self, state: State, size: int, dtype: Any) -> str:
         """The format of a new state of `size` elements, where the rule computes in this dtype."""
@@ -596,7 +693,7 @@ class _Steps:
             # A copy, for jnp.full_like returns a 0-d array that it is given.
             return jnp.array(jnp.full_like(param, start, dtype=name), copy=True)
         if _spread(param) is not None:
-            _refuse_parts(name)
+            _refuse_parts(f"state_dtype: {name}")
         return _start_stored(param, self._known(state, start), name)
 
     def _start_packed(self, state: State, size: int, dtype: Any, start: Any) -> Any:
@@ -632,9 +729,15 @@ class _Steps:
         return arrays
 
     def _take(self, params: Any, grads: Any, state: Any, in_place: bool) -> tuple[list[Any], list[Any], Any, Any]:
-        leaves, tree = _params(params)
+        leaves, tree = self._own_params(params)
         gradients = _grads(grads, tree, leaves)
         fields = self.state_type._fields
+        split, sides = _split(self.fixed, leaves), []
+        if self.side_dtype is not None:
+            if not isinstance(state, SplitState):
+                raise TypeError(f"state: expected a SplitState of init, got {type(state).__name__}")
+            sides = _sides(state.side, tree, leaves, split, self.side_dtype)
+            state = state.state
         if not isinstance(state, tuple) or getattr(state, "_fields", None) != fields:
             raise TypeError(f"state: expected a {self.state_type.__name__} of init, got {type(state).__name__}")
         count = jnp.asarray(state[0])
@@ -650,10 +753,10 @@ class _Steps:
         traced = [
             _operand("learning_rate" if name == "lr" else name, value, count) for name, value in self.traced.items()
         ]
-        everything = (*leaves, *gradients, *jax.tree_util.tree_leaves(states), count, *traced)
+        everything = (*leaves, *sides, *gradients, *jax.tree_util.tree_leaves(states), count, *traced)
         within = any(isinstance(x, jax.core.Tracer) for x in everything)
         if in_place and not within:
-            self._check_once(tree, leaves, states, gradients)
+            self._check_once(tree, leaves, states, sides, gradients)
         shardings = [_spread(p) for p in leaves]
         mesh = next((s.mesh for s in shardings if s is not None), None)
         run: Callable[..., Any]
@@ -662,22 +765,39 @@ class _Steps:
         elif self.fixed.packed:
             raise ValueError("packed: the params are cut into parts over several devices; use packed=False")
         elif stored := next((x for s in states for x in s if _is_stored(x)), None):
-            _refuse_parts(stored.format)
+            _refuse_parts(f"state_dtype: {stored.format}")
+        elif self.fixed.param_format == "sr" and any(p.dtype in (jnp.bfloat16, jnp.float16) for p in leaves):
+            _refuse_parts("param_format: sr")
         else:
             specs = tuple(PartitionSpec() if s is None else s.spec for s in shardings)
-            layout = (self.fixed, mesh, specs, len(states), len(traced))
+            layout = (self.fixed, mesh, specs, len(states), tuple(split), len(traced))
             run = _sharded(*layout) if within else _sharded_in_jit(*layout, in_place)
-        new, new_states, count = run(leaves, states, count, gradients, traced)
+        new, new_states, new_sides, count = run(leaves, states, sides, count, gradients, traced)
         trees = [tuple(s) if self.fixed.packed else jax.tree_util.tree_unflatten(tree, s) for s in new_states]
-        return leaves, new, tree, self.state_type(count, *trees)
+        after = self.state_type(count, *trees)
+        if self.side_dtype is not None:
+            beside: list[Any] = [None] * len(leaves)
+            for i, x in zip(split, new_sides, strict=True):
+                beside[i] = x
+            after = SplitState(after, jax.tree_util.tree_unflatten(tree, beside))
+        return leaves, new, tree, after
 
     def _check_once(
-        self, tree: Any, params: Sequence[Any], states: Sequence[Sequence[Any]], grads: Sequence[Any]
+        self,
+        tree: Any,
+        params: Sequence[Any],
+        states: Sequence[Sequence[Any]],
+        sides: Sequence[Any],
+        grads: Sequence[Any],
     ) -> None:
         """No array is given away that is used elsewhere in the step."""
         fields = [f"state.{name}" for name in self.state_type._fields[1:]]
+        beside: list[Any] = [None] * len(params)
+        for i, x in zip(_split(self.fixed, params), sides, strict=True):
+            beside[i] = x
         seen: dict[int, tuple[str, int]] = {}
-        for name, leaves in zip(("params", *fields, "grads"), (params, *states, grads), strict=True):
+        everything = (params, *states, beside, grads)
+        for name, leaves in zip(("params", *fields, "state.side", "grads"), everything, strict=True):
             for i, leaf in enumerate(leaves):
                 for x in jax.tree_util.tree_leaves(leaf):
                     name_of_first, first = seen.setdefault(id(x), (name, i))
@@ -697,6 +817,11 @@ class _Steps:
         """The updates of the params, for ``optax.apply_updates``, and the new state."""
         if params is None:
             raise ValueError("params: the update needs them, update(grads, state, params)")
+        if self.side_dtype is not None:
+            raise ValueError(
+                f"param_format: {self.fixed.param_format!r} has no updates that a sum in bfloat16 could add to the "
+                "params; use apply(params, grads, state)"
+            )
         old, new, tree, state = self._take(params, grads, state, False)
         # An infinite param that stays as it is has changed by 0.
         changes = [jnp.where(n == p, jnp.zeros_like(n), n - p) for n, p in zip(new, old, strict=True)]
@@ -716,6 +841,7 @@ class GradientTransformation(_Pair):
         the structure and shapes of `params`; float64 for float64 params, else in the format that `state_dtype` says.
         States in 8 bits and those that are rounded stochastically are :class:`Stored`. A step keeps the format of every
         state that it is given: it computes in float32 and rounds. So states may be cast, also by hand.
+        With a `param_format` that splits params it is a :class:`SplitState`.
     update : callable
         ``update(grads, state, params) -> (updates, state)``. The updates are new minus old params, in the params'
         dtypes, so that ``optax.apply_updates`` equals :meth:`apply` up to their rounding.

@@ -99,12 +99,13 @@ def optim_stub() -> str:
 
 def jax_stub() -> str:
     """The text of ``jax.pyi``."""
-    names = ["GradientTransformation", "Stored", *RULES, *map(state_name, RULES.values())]
+    names = ["GradientTransformation", "SplitState", "Stored", *RULES, *map(state_name, RULES.values())]
     lines = [
         _HEADER + "from collections.abc import Callable, Mapping",
         "from typing import Any, NamedTuple",
         "",
         "from adaptk._jax_step import GradientTransformation as GradientTransformation",
+        "from adaptk._jax_step import SplitState as SplitState",
         "from adaptk._jax_step import Stored as Stored",
         "",
         "__all__ = [",
@@ -123,6 +124,7 @@ def jax_stub() -> str:
             lines.append(f"    {name}: {kind} = ...,")
         lines += ["    state_dtype: str | Mapping[str, str] | None = ...,"]
         lines += ["    min_8bit_size: int | None = ...,", "    seed: int | None = ...,"]
+        lines += ["    param_format: str | None = ...,"]
         lines += [") -> GradientTransformation:", f'    """{rule.summary}"""', ""]
     return "\n".join(lines)
 

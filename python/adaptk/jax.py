@@ -30,7 +30,7 @@ from adaptk._registry import RULES
 
 try:
     from adaptk._jax_muon import MuonState, MuonTransformation, muon
-    from adaptk._jax_step import STATES, GradientTransformation, Stored, make_function
+    from adaptk._jax_step import STATES, GradientTransformation, SplitState, Stored, make_function
 except ModuleNotFoundError as error:
     if error.name != "jax":
         raise
@@ -39,7 +39,7 @@ except ModuleNotFoundError as error:
 globals().update({name: make_function(rule) for name, rule in RULES.items() if rule.program is None})
 globals().update({state_name(RULES[name]): state for name, state in STATES.items()})
 
-__all__ = ["GradientTransformation", "Stored", *STATES, *(state_name(RULES[name]) for name in STATES)]
+__all__ = ["GradientTransformation", "SplitState", "Stored", *STATES, *(state_name(RULES[name]) for name in STATES)]
 __all__ += ["MuonState", "MuonTransformation", "muon"]
 
 

@@ -3,10 +3,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from adaptk._jax_step import GradientTransformation as GradientTransformation
+from adaptk._jax_step import SplitState as SplitState
 from adaptk._jax_step import Stored as Stored
 
 __all__ = [
     "GradientTransformation",
+    "SplitState",
     "Stored",
     "sgd",
     "momentum",
@@ -155,6 +157,7 @@ def sgd(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Gradient descent."""
 
@@ -178,6 +181,7 @@ def momentum(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Gradient descent with momentum."""
 
@@ -201,6 +205,7 @@ def nesterov(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Gradient descent with Nesterov's momentum."""
 
@@ -226,6 +231,7 @@ def delta_bar_delta(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Delta-bar-delta: a learning rate for each parameter. For full-batch gradients only."""
 
@@ -250,6 +256,7 @@ def adagrad(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """AdaGrad: rates that fall with the sum of squared gradients."""
 
@@ -274,6 +281,7 @@ def rmsprop(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """RMSProp: rates scaled by a running average of squared gradients."""
 
@@ -299,6 +307,7 @@ def rmsprop_centered(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """RMSProp scaled by the running variance of gradients."""
 
@@ -326,6 +335,7 @@ def rmsprop_momentum(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """RMSProp with momentum."""
 
@@ -354,6 +364,7 @@ def rmsprop_centered_momentum(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Centred RMSProp with momentum."""
 
@@ -380,6 +391,7 @@ def rmsprop_nesterov(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """RMSProp with Nesterov momentum: the gradient is taken at p + alpha*v."""
 
@@ -402,6 +414,7 @@ def adadelta(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """AdaDelta: steps scaled by the ratio of past updates to past gradients."""
 
@@ -427,6 +440,7 @@ def adam(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Adam: adaptive moment estimation."""
 
@@ -453,6 +467,7 @@ def amsgrad(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Adam with a second moment that never falls."""
 
@@ -478,6 +493,7 @@ def adamw(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Adam with decoupled weight decay."""
 
@@ -501,6 +517,7 @@ def adamax(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """AdaMax: Adam with the infinity norm of past gradients."""
 
@@ -525,6 +542,7 @@ def nadam(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """NAdam: Adam with Nesterov momentum."""
 
@@ -548,6 +566,7 @@ def radam(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """RAdam: Adam with a rectified adaptive rate."""
 
@@ -572,6 +591,7 @@ def rprop(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Resilient propagation: step sizes from gradient signs. For full-batch gradients only."""
 
@@ -594,6 +614,7 @@ def asgd(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Averaged gradient descent: the average of the parameters is kept in ax."""
 
@@ -615,6 +636,7 @@ def lion(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Lion: steps of one size, by the sign of an interpolated momentum."""
 
@@ -639,6 +661,7 @@ def adabelief(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """AdaBelief: steps scaled by the belief in the observed gradient."""
 
@@ -663,6 +686,7 @@ def yogi(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Yogi: Adam with an additive update of the second moment."""
 
@@ -691,6 +715,7 @@ def adan(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Adan: adaptive Nesterov momentum from gradient differences."""
 

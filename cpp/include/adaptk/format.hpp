@@ -18,10 +18,10 @@
 //    divisor of the tile of 256, from the tensor's first element on; the last block may be shorter. The scale is
 //    the largest magnitude of the finite elements, or scale_of() that. decode<L>(codes, scale), encode<L>(x,
 //    factor, random), where factor(scale) is computed once a block. A non-finite element spoils no other: it is
-//    stored as NaN, or as 0 by a format with no code for NaN. If there is only one such code, not_finite, decode<L,
-//    true> is for blocks without it. encode<L, true> is for finite elements. Both have the same results as without
-//    `true`. Blocks whose largest magnitude is below least_scale are multiplied by scale_lift, a power of two,
-//    before they are encoded: reciprocals stay finite.
+//    stored as NaN, or as 0 by a format with no code for NaN. If there is only one such code, not_finite, or two that
+//    differ in the sign, decode<L, true> is for blocks without it. encode<L, true> is for finite elements. Both have
+//    the same results as without `true`. Blocks whose largest magnitude is below least_scale are multiplied by
+//    scale_lift, a power of two, before they are encoded: reciprocals stay finite.
 // 4. Params that are split in two: each element has one of `Side` beside it, in a second buffer whose dtype is
 //    side_dlpack. decode<L>(codes, codes beside them) and encode<L>(x), which is a SplitCode<L>.
 //
@@ -31,6 +31,7 @@
 
 #include "adaptk/config.hpp"
 
+#include <array>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -81,6 +82,12 @@ struct OneLane {
     ADAPTK_HD static U select(bool which, U a, U b) { return which ? a : b; }
     ADAPTK_HD static I larger(I a, I b) { return a < b ? b : a; }
 };
+
+// Vectors may have lookups besides: F lookup(array of 8 floats, U), by the index modulo 8, and the same of 32.
+template <class L>
+inline constexpr bool has_lookup = requires(std::array<float, 8> t, typename L::U i) { L::lookup(t, i); };
+template <class L>
+inline constexpr bool has_long_lookup = requires(std::array<float, 32> t, typename L::U i) { L::lookup(t, i); };
 
 template <class F>
 concept LaneFormat = requires(float x) {

@@ -11,6 +11,7 @@
 
 #include "adaptk/format.hpp"
 
+#include <array>
 #include <cstdint>
 
 ADAPTK_NAMESPACE_BEGIN
@@ -43,15 +44,47 @@ template <bool Signed> struct Dynamic8 {
     template <class L> using U = typename L::U;
     template <class L> using I = typename L::I;
 
-    template <class L> ADAPTK_HD static F<L> power(I<L> number) {
-        auto p = L::all(to_bits(1e-6f));
-        p = L::select(number < I<L>(L::all(std::uint32_t(first << 1))), p, L::all(to_bits(1e-5f)));
-        p = L::select(number < I<L>(L::all(std::uint32_t(first << 2))), p, L::all(to_bits(1e-4f)));
-        p = L::select(number < I<L>(L::all(std::uint32_t(first << 3))), p, L::all(to_bits(1e-3f)));
-        p = L::select(number < I<L>(L::all(std::uint32_t(first << 4))), p, L::all(to_bits(1e-2f)));
-        p = L::select(number < I<L>(L::all(std::uint32_t(first << 5))), p, L::all(to_bits(1e-1f)));
-        p = L::select(number < I<L>(L::all(std::uint32_t(first << 6))), p, L::all(to_bits(1.0f)));
-        return L::real(p);
+    // 10^(i-6) by the exponent of a number in decade i, modulo 8.
+    static constexpr std::array<float, 8> powers = [] {
+        std::array<float, 8> p{};
+        for (int i = 0; i < 7; ++i) p[(127 + (Signed ? 0 : 1) + i) % 8] = float(tenths[6 - i]);
+        return p;
+    }();
+    static constexpr std::array<float, 8> slopes = {slope<0>, slope<1>, slope<2>, slope<3>,
+                                                    slope<4>, slope<5>, slope<6>};
+    static constexpr std::array<float, 6> begins = {begin<1>, begin<2>, begin<3>, begin<4>, begin<5>, begin<6>};
+    // By a quotient's exponent, modulo 32: no two decades begin within an octave. The decade that it is in if it is
+    // below `next`, where the one after it begins. What is below 2^-31 is 0 whatever is found.
+    struct Octaves {
+        std::array<float, 32> next;
+        std::array<std::uint32_t, 32> decade;
+    };
+    static constexpr Octaves octaves = [] {
+        Octaves o{};
+        std::uint32_t decade = 0;
+        float from = 0x1p-30f;
+        for (std::uint32_t exponent = 127 - 30; exponent <= 127; ++exponent, from *= 2.0f) {
+            o.decade[exponent % 32] = decade;
+            const bool within = decade < 6 && begins[decade] < 2.0f * from;
+            o.next[exponent % 32] = within ? begins[decade++] : 2.0f;
+        }
+        return o;
+    }();
+
+    // Of a number, whose exponent tells its decade: 10^(i-6).
+    template <class L> ADAPTK_HD static F<L> power(I<L> number, [[maybe_unused]] U<L> as_float) {
+        if constexpr (has_lookup<L>) {
+            return L::lookup(powers, as_float >> 23);
+        } else {
+            auto p = L::all(to_bits(1e-6f));
+            p = L::select(number < I<L>(L::all(std::uint32_t(first << 1))), p, L::all(to_bits(1e-5f)));
+            p = L::select(number < I<L>(L::all(std::uint32_t(first << 2))), p, L::all(to_bits(1e-4f)));
+            p = L::select(number < I<L>(L::all(std::uint32_t(first << 3))), p, L::all(to_bits(1e-3f)));
+            p = L::select(number < I<L>(L::all(std::uint32_t(first << 4))), p, L::all(to_bits(1e-2f)));
+            p = L::select(number < I<L>(L::all(std::uint32_t(first << 5))), p, L::all(to_bits(1e-1f)));
+            p = L::select(number < I<L>(L::all(std::uint32_t(first << 6))), p, L::all(to_bits(1.0f)));
+            return L::real(p);
+        }
     }
 
     // (0.1 + 0.9 * (j + 0.5) / n) * 10^(i-6), with the significand's 1 + j / n, and n from the exponent.
@@ -62,7 +95,7 @@ template <bool Signed> struct Dynamic8 {
         const auto u = L::bits(L::converted(number));
         const auto half = L::real((253u << 23) - (u & 0x7f800000u));
         const auto place = (L::real((u & 0x007fffffu) | 0x3f800000u) - 1.0f) + half;
-        auto x = L::bits((0.1f + 0.9f * place) * power<L>(number));
+        auto x = L::bits((0.1f + 0.9f * place) * power<L>(number, u));
         x = L::select(number == I<L>(L::all(std::uint32_t(one))), L::all(to_bits(1.0f)), x);
         x = L::select(number == I<L>(L::all(std::uint32_t(zero))), L::all(0u), x);
         return L::real(x | sign) * scale;
@@ -72,10 +105,33 @@ template <bool Signed> struct Dynamic8 {
     ADAPTK_HD static float factor(float scale) { return scale == 0.0f ? 1.0f : scale; }
 
     // To the next decade, if x is in it or above.
-    template <class L, int Decade> ADAPTK_HD static void advance(F<L> x, U<L>& slopes, U<L>& shifts) {
+    template <class L, int Decade> ADAPTK_HD static void advance(F<L> x, U<L>& slopes_of_x, U<L>& shifts) {
         const auto before = x < L::all(begin<Decade>);
-        slopes = L::select(before, slopes, L::all(to_bits(slope<Decade>)));
+        slopes_of_x = L::select(before, slopes_of_x, L::all(to_bits(slope<Decade>)));
         shifts = L::select(before, shifts, L::all(shift<Decade>));
+    }
+    template <class L> ADAPTK_HD static void find_decade(F<L> a, U<L>& slopes_of_a, U<L>& shifts) {
+        if constexpr (has_lookup<L>) {
+            U<L> decade;
+            if constexpr (has_long_lookup<L>) {
+                const auto exponent = L::bits(a) >> 23;
+                decade = L::lookup(octaves.decade, exponent) - U<L>(a >= L::lookup(octaves.next, exponent));
+            } else {
+                decade = U<L>(L::all(0u));
+                for (const float from : begins) decade -= U<L>(a >= L::all(from));
+            }
+            slopes_of_a = L::bits(L::lookup(slopes, decade));
+            shifts = shift<0> - decade;
+        } else {
+            slopes_of_a = L::all(to_bits(slope<0>));
+            shifts = L::all(shift<0>);
+            advance<L, 1>(a, slopes_of_a, shifts);
+            advance<L, 2>(a, slopes_of_a, shifts);
+            advance<L, 3>(a, slopes_of_a, shifts);
+            advance<L, 4>(a, slopes_of_a, shifts);
+            advance<L, 5>(a, slopes_of_a, shifts);
+            advance<L, 6>(a, slopes_of_a, shifts);
+        }
     }
 
     // The nearest number; what is in the middle of two goes away from zero, but for the rounding of the quotient and of
@@ -83,15 +139,10 @@ template <bool Signed> struct Dynamic8 {
     template <class L, bool Finite = false> ADAPTK_HD static U<L> encode(F<L> x, F<L> scale, U<L>) {
         const auto y = x / scale;
         const auto a = Signed ? L::real(L::bits(y) & 0x7fffffffu) : y;
-        auto slopes = L::all(to_bits(slope<0>)), shifts = L::all(shift<0>);
-        advance<L, 1>(a, slopes, shifts);
-        advance<L, 2>(a, slopes, shifts);
-        advance<L, 3>(a, slopes, shifts);
-        advance<L, 4>(a, slopes, shifts);
-        advance<L, 5>(a, slopes, shifts);
-        advance<L, 6>(a, slopes, shifts);
+        U<L> slopes_of_a, shifts;
+        find_decade<L>(a, slopes_of_a, shifts);
         // What is above a decade's last number and below the next decade is nearest to the last.
-        const auto t = a * L::real(slopes) + intercept;
+        const auto t = a * L::real(slopes_of_a) + intercept;
         const auto within = L::select(t < L::all(2.0f), L::bits(t), L::all(0x3fffffffu));
         auto number = ((within & 0x007fffffu) | 0x00800000u) >> shifts;
         number = L::select(y < L::all(begin_of_one), number, L::all(std::uint32_t(one)));

@@ -63,6 +63,15 @@ template <bool Stochastic> struct Logarithmic8 {
         return L::real(L::select(code == L::all(not_finite), L::all(quiet_nan), L::bits(x)));
     }
     ADAPTK_HD static float factor(float scale) { return scale == 0.0f ? 0.0f : 1.0f / scale; }
+    // encode<L, true>, with what is added beside the lost bits to be rounded given apart: `added` - smallest_bits, and
+    // `more`.
+    template <class L>
+    ADAPTK_HD static typename L::U encode_finite(typename L::F x, typename L::F factor, typename L::U added,
+                                                 typename L::U more) {
+        const auto u = L::bits(x * factor);
+        const auto at_least = typename L::U(L::larger(typename L::I(u), typename L::I(L::all(smallest_bits))));
+        return (at_least + added + more) >> 20;
+    }
     // Bits below the last kept place are rounded by adding half of it, or 8 random bits and half of their last place.
     // Negative numbers, as integers, are below the smallest. Finite ones are at most 1, for a float times its own
     // reciprocal is within 2^-24 of 1, and neither rounding takes 1 to the next code.

@@ -18,7 +18,7 @@ struct Float8E4M3 {
     static constexpr float least_scale = 0.0f;
     using Element = std::uint8_t;
     using Compute = float;
-    static constexpr std::uint32_t not_a_number = 0x7f;
+    static constexpr std::uint32_t not_finite = 0x7f;  // and with the sign
     // Exponents are biased by 7, those of float by 127.
     static constexpr std::uint32_t bias = (127u - 7u) << 23;
 
@@ -29,12 +29,14 @@ struct Float8E4M3 {
     ADAPTK_HD static float factor(float scale) { return scale; }
 
     // Subnormal numbers are multiples of 2^-9.
-    template <class L, bool = false> ADAPTK_HD static typename L::F decode(typename L::U code, typename L::F scale) {
+    template <class L, bool Finite = false>
+    ADAPTK_HD static typename L::F decode(typename L::U code, typename L::F scale) {
         const auto magnitude = code & 0x7fu;
         const auto subnormal = L::bits(L::converted(typename L::I(magnitude)) * 0x1p-9f);
         const auto body = L::select(magnitude < L::all(8u), subnormal, (magnitude << 20) + bias);
         const auto x = L::real(body | ((code & 0x80u) << 24)) * scale;
-        return L::real(L::select(magnitude == L::all(not_a_number), L::all(0x7fc00000u), L::bits(x)));
+        if constexpr (Finite) return x;
+        return L::real(L::select(magnitude == L::all(not_finite), L::all(0x7fc00000u), L::bits(x)));
     }
     // 2^14 + x, whose last place is 2^-9, has a subnormal number's code in its last bits. Nothing rounds to more than
     // the largest number: a quotient is at most 448 and an ulp or two.
@@ -46,7 +48,7 @@ struct Float8E4M3 {
         const auto subnormal = L::bits(L::real(magnitude) + 0x1p14f) - 0x46800000u;
         const auto code = L::select(magnitude < L::all((127u - 6u) << 23), subnormal, normal) | ((u >> 24) & 0x80u);
         if constexpr (Finite) return code;
-        return L::select(magnitude < L::all(0x7f800000u), code, L::all(not_a_number));
+        return L::select(magnitude < L::all(0x7f800000u), code, L::all(not_finite));
     }
 };
 
