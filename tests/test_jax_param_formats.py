@@ -36,7 +36,9 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 def randoms(seed: int, dtype: Any = None) -> Any:
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda x: np.asarray(rng.standard_normal(x[0])).astype(dtype or x[1]), SHAPES, is_leaf=lambda x: type(x) is tuple
+        lambda x: np.asarray(rng.standard_normal(x[0])).astype(dtype or x[1]),
+        SHAPES,
+        is_leaf=lambda x: type(x) is tuple,
     )
 
 
@@ -136,24 +138,26 @@ def test_parts_over_devices() -> None:
     """A mesh of one device runs the same code as many do."""
     mesh = Mesh(np.array(jax.devices()[:1]), "x")
     place = NamedSharding(mesh, PartitionSpec("x"))
-    whole, grad = jnp.linspace(-1, 1, 64).astype(jnp.bfloat16), jnp.linspace(1, 2, 64)
+    start, gradient = np.linspace(-1, 1, 64).astype(BF16), np.linspace(1, 2, 64, dtype=np.float32)
     opt = adaptk.jax.adam(0.0123, param_format="remainder16")
-    cut = jax.device_put(whole, place)
+    cut = jax.device_put(start, place)
     state = opt.init(cut)
     assert state.side.sharding.is_equivalent_to(place, 1)
-    got, state = opt.apply(cut, jax.device_put(grad, place), state)
-    want, other = opt.apply(whole, grad, opt.init(whole))
+    got, state = opt.apply(cut, jax.device_put(gradient, place), state)
+    want, other = opt.apply(jnp.array(start), jnp.array(gradient), opt.init(jnp.array(start)))
     assert same_bits(got, want)
     assert same_bits(state.side, other.side)
     rounded = adaptk.jax.adam(0.0123, param_format="sr")
     cut = jax.device_put(jnp.ones(64, jnp.bfloat16), place)
     with pytest.raises(ValueError, match="param_format: sr, and params that are cut into parts"):
-        rounded.apply(cut, jax.device_put(grad, place), rounded.init(cut))
+        rounded.apply(cut, jax.device_put(gradient, place), rounded.init(cut))
 
 
 def test_pickled_and_shown() -> None:
     opt = adaptk.jax.adam(0.1, param_format="kahan")
-    assert repr(pickle.loads(pickle.dumps(opt))) == repr(opt) == "adaptk.jax.adam(learning_rate=0.1, param_format='kahan')"
+    assert (
+        repr(pickle.loads(pickle.dumps(opt))) == repr(opt) == "adaptk.jax.adam(learning_rate=0.1, param_format='kahan')"
+    )
     state = pickle.loads(pickle.dumps(opt.init(jnp.ones(3, jnp.bfloat16))))
     assert isinstance(state, adaptk.jax.SplitState)
     assert state.side.dtype == jnp.bfloat16

@@ -142,7 +142,7 @@ struct Request {
         return packed && buffer > 0 ? count + buffer - 1 : buffer * count + i;
     }
     std::size_t read_formats(std::string_view names, std::size_t first);
-    void read_param_types(const ffi::RemainingArgs& args, std::string_view name);
+    void read_param_types(const ffi::RemainingArgs& args, std::size_t wanted);
     Format state_type(const ffi::AnyBuffer& buffer, std::size_t array, const char* name) const;
     void take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i);
     void take_scales(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, std::size_t i,
@@ -154,6 +154,14 @@ struct Request {
     void take_states(const ffi::RemainingArgs& args, const ffi::RemainingRets& results);
     void* settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, std::size_t bytes_of_element);
 };
+
+// Its place in detail::ParamFormat.
+std::size_t param_format_of(std::string_view name) {
+    const auto* const names = std::begin(detail::param_format_names);
+    const auto* const found = std::find(names, std::end(detail::param_format_names), name);
+    if (found == std::end(detail::param_format_names)) refuse("param_format: unknown name '" + std::string(name) + "'");
+    return std::size_t(found - names);
+}
 
 Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, const Attributes& given)
     : rule(detail::find_rule(given.rule)), packed(given.packed), seed(std::uint64_t(given.seed)),
@@ -169,12 +177,16 @@ Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& resul
     for (std::size_t h = 0; h < traced.size(); ++h)
         if (traced[h] != 0) open.push_back(h);
     formats.resize(packed ? states : count * states);
-    read_param_types(args, given.param_format);
+    const std::size_t wanted = param_format_of(given.param_format);
     const std::size_t lost_bits_at = read_formats(given.formats, count + formats.size());
-    const std::size_t kept = lost_bits_at + std::size_t(std::count_if(param_types.begin(), param_types.end(),
-                                                                      [](Format type) { return has_side(type); }));
+    std::size_t kept = lost_bits_at;
+    for (std::size_t i = 0; i < std::min(count, args.size()); ++i)
+        if (argument(args, i).element_type() == ffi::DataType::BF16 &&
+            has_side(detail::info_of(Format::bfloat16).as_param[wanted]))
+            ++kept;
     if (results.size() != kept || args.size() != kept + count + 1 + open.size())
         refuse(std::string(rule->name) + ": called with another number of arrays than it takes");
+    read_param_types(args, wanted);
 
     const std::size_t first = kept + count;
     const ffi::AnyBuffer number = argument(args, first);
@@ -211,16 +223,12 @@ Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& resul
 }
 
 // How params are stored.
-void Request::read_param_types(const ffi::RemainingArgs& args, std::string_view name) {
-    const auto* const found =
-        std::find(std::begin(detail::param_format_names), std::end(detail::param_format_names), name);
-    if (found == std::end(detail::param_format_names)) refuse("param_format: unknown");
-    const auto wanted = std::size_t(found - std::begin(detail::param_format_names));
+void Request::read_param_types(const ffi::RemainingArgs& args, std::size_t wanted) {
     for (std::size_t i = 0; i < count; ++i) {
         const Format type = element_type(argument(args, i), "params");
         const Format stored = detail::info_of(type).as_param[wanted];
         if (wanted > 0 && stored == type && size_of(type) == 2)
-            refuse("param_format: " + std::string(name) + " is for bfloat16 params");
+            refuse(std::string("param_format: ") + detail::param_format_names[wanted] + " is for bfloat16 params");
         param_types.push_back(stored);
     }
 }

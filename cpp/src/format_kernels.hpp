@@ -467,7 +467,8 @@ ADAPTK_HD bool encode_float16_pair(const float* x, std::uint16_t* y, Lanes::U ra
         const __mmask16 below = _mm512_cmplt_epi32_mask(magnitude, __m512i(least));
         beyond |= _mm512_cmpgt_epi32_mask(magnitude, most);
         const __m512 fixed = _mm512_mask_add_ps(__m512(magnitude), below, __m512(magnitude), least);
-        const __m512i cut = _mm512_andnot_si512(_mm512_set1_epi32(0x1fff), _mm512_add_epi32(__m512i(fixed), lost));
+        const __m512i cut =
+            _mm512_maskz_andnot_epi32(0xffff, _mm512_set1_epi32(0x1fff), _mm512_add_epi32(__m512i(fixed), lost));
         const __m512 rounded = _mm512_mask_sub_ps(__m512(cut), below, __m512(cut), least);
         // The sign of u, the rest of what is rounded.
         const __m512i all = _mm512_ternarylogic_epi32(magnitudes, __m512i(rounded), u, 0xca);

@@ -261,9 +261,7 @@ def _spread(x: Any) -> Any:
     return sharding
 
 
-def _sharded(
-    fixed: _Fixed, mesh: Any, specs: tuple[Any, ...], states: int, split: tuple[int, ...], traced: int
-) -> Any:
+def _sharded(fixed: _Fixed, mesh: Any, specs: tuple[Any, ...], states: int, split: tuple[int, ...], traced: int) -> Any:
     every, one = list(specs), PartitionSpec()
     kept = (every, [every] * states, [specs[i] for i in split], one)
     return jax.shard_map(

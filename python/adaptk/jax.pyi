@@ -743,6 +743,7 @@ def ademamix(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Adam with a second, slow average of gradients."""
 
@@ -767,6 +768,7 @@ def simplified_ademamix(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """AdEMAMix with a sum of gradients, and the gradient in the place of the fast average."""
 
@@ -791,6 +793,7 @@ def adopt(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Adam whose second moment is that of the steps before, taken before the first moment."""
 
@@ -814,6 +817,7 @@ def nadamw(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """AdamW with Nesterov's momentum, without a schedule of the momentum."""
 
@@ -837,6 +841,7 @@ def laprop(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Momentum of the scaled gradient: Adam's two operations in the other order."""
 
@@ -862,6 +867,7 @@ def mars_adamw(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """AdamW on gradients of reduced variance, which are not clipped."""
 
@@ -884,6 +890,7 @@ def mars_lion(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """The sign of a momentum of gradients of reduced variance, which are not clipped."""
 
@@ -907,6 +914,7 @@ def sophia(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """A clipped step by an average of estimates of the Hessian's diagonal."""
 
@@ -931,6 +939,7 @@ def adahessian(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Adam with the Hessian's diagonal in the second moment."""
 
@@ -953,6 +962,7 @@ def adams(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Adam whose second moment is made of the momentum, with one state."""
 
@@ -979,6 +989,7 @@ def adabound(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Adam whose rates are held between bounds that close on gradient descent's."""
 
@@ -1006,6 +1017,7 @@ def amsbound(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """AMSGrad whose rates are held between bounds that close on gradient descent's."""
 
@@ -1031,6 +1043,7 @@ def qhadam(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Adam with weighted means of the moments and of the gradient itself."""
 
@@ -1054,6 +1067,7 @@ def grams(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Adam's magnitudes in the direction of the gradient."""
 
@@ -1285,6 +1299,7 @@ def qhm(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """A weighted mean of momentum and gradient."""
 
@@ -1307,6 +1322,7 @@ def aggmo(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """The mean of three velocities, whose momenta are 0 and two others."""
 
@@ -1332,6 +1348,7 @@ def pid(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """The gradient, its sum and its change, as in a controller."""
 
@@ -1354,6 +1371,7 @@ def accsgd(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Gradient descent with a short and a long step."""
 
@@ -1374,6 +1392,7 @@ def optimistic_sgd(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Gradient descent that expects the gradient to change as it just did."""
 
@@ -1468,6 +1487,7 @@ def ftrl(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Follow the regularised leader: sparse params for sparse features."""
 
@@ -1491,6 +1511,7 @@ def madgrad(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Dual averaging by the cube root of the sum of squares, with momentum."""
 
@@ -1513,6 +1534,7 @@ def kate(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """AdaGrad without the root, whose steps do not depend on the scale of the features."""
 
@@ -1580,6 +1602,7 @@ def schedule_free_sgd(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Gradient descent with an average in the place of a schedule of the learning rate."""
 
@@ -1608,6 +1631,7 @@ def schedule_free_adamw(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """AdamW with an average in the place of a schedule of the learning rate and of the first moment."""
 
@@ -1636,6 +1660,7 @@ def schedule_free_radam(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """RAdam with an average in the place of a schedule of the learning rate and of the first moment."""
 
@@ -1654,6 +1679,7 @@ def signsgd(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Steps by the sign of the gradient."""
 
@@ -1674,6 +1700,7 @@ def signum(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Steps by the sign of a momentum."""
 
@@ -1694,5 +1721,6 @@ def tiger(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Steps by the sign of a momentum."""
