@@ -1093,6 +1093,7 @@ def adamod(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Adam whose rates are held below their average."""
 
@@ -1117,6 +1118,7 @@ def padam(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """AMSGrad with the power 1/4 of the second moment in the place of 1/2."""
 
@@ -1140,6 +1142,7 @@ def exadam(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Adam with corrections of the bias that depend on both moments, and the gradient beside the first."""
 
@@ -1163,6 +1166,7 @@ def ano(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """The momentum's direction with the gradient's magnitude."""
 
@@ -1186,6 +1190,7 @@ def acprop(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """The gradient over the root of its variance in the steps before."""
 
@@ -1210,6 +1215,7 @@ def optimistic_adam(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Adam that expects its step to change as it just did."""
 
@@ -1234,6 +1240,7 @@ def ftml(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Follow the moving leader."""
 
@@ -1257,6 +1264,7 @@ def focus(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Signum with an attraction to the average of the params."""
 
@@ -1278,6 +1286,7 @@ def msvag(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Momentum, scaled down where its variance is large."""
 
@@ -1415,6 +1424,7 @@ def pnm(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """The difference of two momenta that take turns."""
 
@@ -1437,6 +1447,7 @@ def srmm(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Averages of gradients and params by weights that decrease, and begin again."""
 
@@ -1463,6 +1474,7 @@ def adapnm(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """AMSGrad by the difference of two momenta that take turns."""
 
@@ -1555,6 +1567,7 @@ def adasqrt(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """AdaGrad without the root, with rates that grow by the root of the step."""
 
@@ -1577,6 +1590,7 @@ def smorms3(
     state_dtype: str | Mapping[str, str] | None = ...,
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
+    param_format: str | None = ...,
 ) -> GradientTransformation:
     """Rates by the squared mean over the mean square, whose memory is as long as these allow."""
 
