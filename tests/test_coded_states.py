@@ -1,0 +1,84 @@
+"""Rules beside states in 8 bits: one loop decodes, updates and encodes. The bits of the operations one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import adaptk
+import numpy as np
+import pytest
+from adaptk import formats
+from helpers import FLOATS, same_bits
+
+# Blocks of 128: whole ones, and a part of one behind them.
+SIZES = (128, 384, 128 * 21 + 77)
+OPTIONS = {"step": 3, "lr": 0.01, "seed": 7}
+
+
+def states(size: int, first: str, second: str) -> list[formats.Stored]:
+    """First and second moments with blocks that the loop leaves out: NaN beside numbers, tiny ones, zeros."""
+    rng = np.random.default_rng(size)
+    m, v = rng.standard_normal(size).astype(np.float32), rng.standard_normal(size).astype(np.float32) ** 2
+    if size > 1000:
+        for x in (m, v):
+            x[300] = np.nan
+            x[512:640] *= np.float32(1e-36)
+            x[896:1152] = 0
+            x[-3] = np.nan
+    return [formats.quantize(m, first), formats.quantize(v, second, seed=1)]
+
+
+def gradient(size: int, dtype: str) -> Any:
+    g = np.random.default_rng([size, 1]).standard_normal(size).astype(np.float32)
+    if size > 1000:
+        g[512:640] = 0  # its states stay tiny
+        g[700], g[1400], g[1700] = np.inf, np.nan, -np.inf
+    return g.astype(FLOATS[dtype])
+
+
+def by_parts(param: Any, grad: Any, stored: list[formats.Stored], **options: Any) -> None:
+    """Decode, the rule beside float32 states, encode: as buffers 2 and 3 of tensor 0 are."""
+    wide = [formats.dequantize(s) for s in stored]
+    adaptk.ops.adam(param, grad, *wide, **OPTIONS, **options)
+    for i, (x, s) in enumerate(zip(wide, stored, strict=True)):
+        adaptk._core.encode(x, s, OPTIONS["seed"], OPTIONS["step"], 0, 2 + i)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("second", ["uint8", "uint8_nearest"])
+@pytest.mark.parametrize("dtype", [name for name in FLOATS if name != "float64"])
+@pytest.mark.parametrize("decay", [0.0, 0.1], ids=["plain", "coupled"])
+def test_bits(isa: str, size: int, second: str, dtype: str, decay: float) -> None:
+    param = np.random.default_rng([size, 2]).standard_normal(size).astype(np.float32)
+    grad, got, want = gradient(size, dtype), states(size, "int8", second), states(size, "int8", second)
+    other = param.copy()
+    with np.errstate(all="ignore"):
+        adaptk.ops.adam(param, grad, *got, weight_decay=decay, **OPTIONS)
+        by_parts(other, grad, want, weight_decay=decay)
+    assert same_bits(param, other)
+    for a, b in zip(got, want, strict=True):
+        assert same_bits(a.data, b.data)
+        assert same_bits(a.scales, b.scales)
+
+
+@pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
+@pytest.mark.parametrize("param_format", ["sr", "remainder16"])
+def test_params_of_16_bits(isa: str, param_format: str) -> None:
+    """Params are decoded and encoded with the rule; what is copied beside them follows in parts of a tensor."""
+    size = 3 * 4096 + 128 + 5
+    start = np.random.default_rng(5).standard_normal(size).astype(np.float32)
+    grad = np.random.default_rng(6).standard_normal(size).astype(FLOATS["bfloat16"])
+    results = []
+    for step in (adaptk.ops.adam, by_parts):
+        narrow = start.astype(FLOATS["bfloat16"])
+        param: Any = narrow if param_format == "sr" else formats.split_param(start, param_format)
+        stored = [formats.quantize(np.zeros(size, np.float32), name) for name in ("int8", "uint8")]
+        copied, mean = np.zeros(size, np.float16), start.copy()
+        options = {"param_format": param_format, "copy_out": copied, "ema": (mean, 0.75)}
+        if step is by_parts:
+            by_parts(param, grad, stored, **options)
+        else:
+            adaptk.ops.adam(param, grad, *stored, **OPTIONS, **options)
+        arrays = [*(param if isinstance(param, tuple) else [param]), copied, mean]
+        results.append(arrays + [x for s in stored for x in (s.data, s.scales)])
+    assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
