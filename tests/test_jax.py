@@ -744,13 +744,14 @@ def test_signatures_and_docstrings(rule: str) -> None:
 
 
 def test_examples_of_the_module() -> None:
-    for thing in (adaptk.jax, adaptk.jax.Stored, adaptk.jax.GradientTransformation.apply):
+    for thing in (adaptk.jax, adaptk.jax.SplitState, adaptk.jax.Stored, adaptk.jax.GradientTransformation.apply):
         finder = doctest.DocTestFinder(recurse=False)
         (test,) = finder.find(thing, "adaptk.jax", module=False, globs={})
         assert doctest.DocTestRunner().run(test).failed == 0
         assert test.examples
     assert adaptk.jax.__all__ == [
         "GradientTransformation",
+        "SplitState",
         "Stored",
         *RULES,
         *(type_.__name__ for type_ in state_types()),
