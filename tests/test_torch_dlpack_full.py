@@ -14,4 +14,4 @@ from test_torch_threads import *  # noqa: F403
 pytestmark = pytest.mark.full
 
 for name in [name for name in vars(test_torch_dlpack) if name.startswith("test_")]:
-    del globals()[name]
+    globals().pop(name, None)
