@@ -1,8 +1,8 @@
 #include "plan.hpp"
 
 #include "arguments.hpp"
-#include "rule_program.hpp"
 #include "rows_intake.hpp"
+#include "rule_program.hpp"
 #include "step_plan.hpp"
 #include "stored.hpp"
 
