@@ -109,14 +109,15 @@ def expected_accesses(k: Kernel, count: int) -> tuple[Counter[str], Counter[str]
     params = [f for f in computed if f["block"] == 1]
     gradients = [f for f in FACTS if f["block"] == 1 and not f["stochastic"] and not f["split"]]
     stored = [f for f in computed if not f["split"]]
-    seconds = gradients if k.rule != "combine" else [*gradients, *stored]
+    seconds = gradients if k.rule != "combine" else [*gradients, *computed]
     # What lies beside params that are split.
-    for f in params:
-        if f["split"]:
-            beside = 1 if f["name"].endswith("8") else 2
-            for counter in (loads, stores):
-                counter.update(vectors(beside))
-                counter[element(beside)] += PER_LANE
+    for formats, counters in ((params, (loads, stores)), (seconds, (loads,))):
+        for f in formats:
+            if f["split"]:
+                beside = 1 if f["name"].endswith("8") else 2
+                for counter in counters:
+                    counter.update(vectors(beside))
+                    counter[element(beside)] += PER_LANE
     # By the size of a format's elements alone.
     for formats in (params, seconds, *[stored] * count):
         for bytes in {f["bytes"] for f in formats}:

@@ -23,6 +23,7 @@ class Tensor(device_arrays.Exchange):
     """An array on the device with what a step asks of a tensor."""
 
     grad: Any = None
+    is_sparse = False
 
     def item(self) -> float:
         return float(self.host())

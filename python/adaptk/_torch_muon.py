@@ -12,7 +12,11 @@ from torch import Tensor
 
 with suppress(ImportError):  # a build without distributed
     from torch.distributed.tensor import DTensor, Replicate
-from torch.autograd.graph import increment_version
+
+try:
+    from torch.optim import Muon as _TorchMuon
+except ImportError:  # before 2.9, where optimizers refuse to be constructed
+    _TorchMuon = torch.optim.Optimizer  # type: ignore[assignment, misc]
 
 import adaptk.torch as classes
 from adaptk import _core, _torch_private, ops
@@ -80,7 +84,7 @@ def _param_of(item: Any) -> Any:
     return item[1] if isinstance(item, tuple) and len(item) == 2 else item
 
 
-class Muon(_Fused, torch.optim.Muon):
+class Muon(_Fused, _TorchMuon):
     """:class:`torch.optim.Muon` with a fused step, and another rule for params that are no matrices.
 
     Jordan et al. 2024; Liu et al. 2025 (Moonlight)::
@@ -465,7 +469,7 @@ class Muon(_Fused, torch.optim.Muon):
         )
         if p is not local:
             local.copy_(p)
-        increment_version([param, buffer])
+        torch.autograd.graph.increment_version([param, buffer])
 
 
 Muon.__module__ = "adaptk.torch"

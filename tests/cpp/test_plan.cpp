@@ -195,8 +195,8 @@ template <class T> void halve(const void*, void* const* b, std::size_t n) {
 void no_coefficients(const double*, double, std::int64_t, void*, const void*) {}
 
 void test_a_rule_made_at_run_time() {
-    const detail::RuleCode code{{{halve<float>, halve<float>}, {halve<double>, halve<double>}},
-                                {no_coefficients, no_coefficients}};
+    const detail::RuleCode code{
+        {{halve<float>, halve<float>}, {halve<double>, halve<double>}}, {no_coefficients, no_coefficients}, nullptr};
     const std::vector<detail::RuleCode> of_every_isa(detail::built_isas().size(), code);
     static constexpr Hyperparameter own[] = {{"lr", 1.0, Range::finite, "unused"}};
     RuleInfo rule = adam();
