@@ -23,7 +23,7 @@ pytestmark = pytest.mark.full
 CONSUMERS = ROOT / "tests" / "find_package"
 ISAS = adaptk.available_isas()
 PROGRAMS = [
-    *("batch", "concurrent", "convert", "dense", "norm", "overlap", "plan"),
+    *("batch", "concurrent", "convert", "dense", "hogwild", "norm", "overlap", "plan"),
     *("pool", "power", "program", "random", "reduce", "registry", "solve", "step"),
 ]
 

@@ -165,9 +165,10 @@ Overlap StepPlan::describe(const Clash& clash, std::span<const ParamUpdate> upda
     const BufferId a = buffer_of(clash.first), b = buffer_of(clash.second);
     const ParamUpdate& x = updates[a.tensor];
     const ParamUpdate& y = updates[b.tensor];
-    const bool same = a.tensor != b.tensor && a.buffer == 0 && b.buffer == 0 && x.buffer[0] == y.buffer[0] &&
-                      x.bytes(0) == y.bytes(0);
-    return {a, b, same};
+    // If their states are the same too, the clash may be of those: which one is found depends on the addresses.
+    if (a.tensor != b.tensor && x.buffer[0] == y.buffer[0] && x.bytes(0) == y.bytes(0) && x.bytes(0) != 0)
+        return {{a.tensor, 0}, {b.tensor, 0}, true};
+    return {a, b, false};
 }
 
 void StepPlan::begin() {
