@@ -48,8 +48,8 @@ extern std::byte __stop_emulated_shared[] __attribute__((weak));
 namespace adaptk::cuda::emulation {
 
 inline constexpr unsigned warp_size = 32;
-// Room for the largest arguments of a kernel, 32 KB, in an unoptimized build; AddressSanitizer clears what it notes of a
-// whole stack at each switch.
+// Room for the largest arguments of a kernel, 32 KB, in an unoptimized build; AddressSanitizer clears what it notes of
+// a whole stack at each switch.
 inline constexpr std::size_t stack_bytes = std::size_t{3} << 15;
 
 inline std::uint64_t chance = 1;  // may be set to repeat a run
