@@ -333,6 +333,7 @@ class _Linear(Estimator):
         return self._quality(scores, targets[rows], None if weights is None else weights[rows])
 
     def _quality(self, scores: Array, targets: Array, weights: Array | None) -> float:
+        """Accuracy or R squared: each subclass has its own."""
         raise NotImplementedError
 
     # What scikit-learn asks for.
