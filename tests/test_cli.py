@@ -178,7 +178,7 @@ def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None
 
 JSON = {
     "info": [],
-    "demo": ["--epochs", "1", "--rules", "adam", "--models", "softmax", "--no-fits"],
+    "demo": ["--epochs", "1", "--rules", "adam", "--models", "softmax", "--no-fits", "--no-sparse"],
     "bench": ["--rules", "adam", "--sizes", "64", "--repeats", "1"],
     "compare": ["--rules", "adam", "--problems", "ravine", "--rates", "0.1", "--steps", "5"],
 }

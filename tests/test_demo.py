@@ -40,7 +40,9 @@ def everything(tmp_path_factory):
     threads = adaptk.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_demo, "LARGE", 5_000)
-        status, out, err = call("--epochs", "3", "--rules", "all", "--models", "all", "--json", str(path))
+        status, out, err = call(
+            "--no-sparse", "--epochs", "3", "--rules", "all", "--models", "all", "--json", str(path)
+        )
     assert status == 0
     assert adaptk.get_num_threads() == threads
     return out, err, json.loads(path.read_text(encoding="utf-8"))
@@ -48,7 +50,7 @@ def everything(tmp_path_factory):
 
 def run(*arguments):
     """The JSON of a run with these arguments."""
-    status, out, _ = call("--no-fits", "--json", "-", *arguments)
+    status, out, _ = call("--no-fits", "--no-sparse", "--json", "-", *arguments)
     assert status == 0
     return json.loads(out)
 
@@ -93,13 +95,14 @@ def test_the_default_fits_on_a_screen_and_begins_with_the_result():
     assert status == 0
     assert err == ""
     lines = out.splitlines()
-    assert len(lines) <= 40
+    assert len(lines) <= 48
     assert lines[0].startswith("5 optimizers train a two-layer network of 9,610 parameters")
     first = " ".join(lines[: lines.index("")])
     assert re.search(r"A fused step is \d+(\.\d)?( to \d+(\.\d)?)? times as fast as the same formula in NumPy", first)
     assert re.search(r"Best on 360 digits that no network has seen: [a-z, ]+, \d+\.\d%", first)
     rows = [line.split()[0] for line in lines if re.search(r"\d x|\dx", line) and "%" in line and "digits" not in line]
-    assert rows == list(_demo.RULES)
+    assert rows[: len(_demo.RULES)] == list(_demo.RULES)
+    assert rows[len(_demo.RULES) :] in (["sgd", "adagrad"], [])  # of the sparse part, if there are sources
     assert "training loss" in lines
     assert "54 of 54 least-squares fits" in " ".join(lines)
 
@@ -150,7 +153,7 @@ def test_a_rule_without_a_plain_formula_is_trained_but_not_compared(monkeypatch)
     assert figures["numpy_step_seconds"] is None
     assert figures["large_ratio"] is None
     assert figures["step_seconds"] > 0.0
-    status, out, _ = call("--epochs", "1", "--rules", "adam", "--models", "softmax")
+    status, out, _ = call("--no-sparse", "--epochs", "1", "--rules", "adam", "--models", "softmax")
     assert status == 0
     assert out.startswith("adam trains a softmax regression of 650 parameters")
     assert "A fused step" not in out
@@ -249,7 +252,12 @@ def test_plot(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     rules = ["sgd", "adam", "rprop", "yogi"]
     path = tmp_path / "curves.svg"
-    assert main(["demo", "--epochs", "2", "--rules", ",".join(rules), "--models", "all", "--plot", str(path)]) == 0
+    assert (
+        main(
+            ["demo", "--no-sparse", "--epochs", "2", "--rules", ",".join(rules), "--models", "all", "--plot", str(path)]
+        )
+        == 0
+    )
     text = path.read_text(encoding="utf-8")
     # Texts are drawn as outlines, with the text itself in a comment.
     for word in [*rules, "Softmax regression", "Two-layer network", "rprop (full batch)", "epoch"]:
@@ -365,7 +373,7 @@ def test_an_interrupt_ends_it_quietly(monkeypatch, capsys):
 
 
 def test_the_command():
-    command = [sys.executable, "-m", "adaptk", "demo", "--epochs", "1", "--rules", "sgd", "--no-fits"]
+    command = [sys.executable, "-m", "adaptk", "demo", "--epochs", "1", "--rules", "sgd", "--no-fits", "--no-sparse"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
     assert done.stdout.startswith("sgd trains a two-layer network")
     assert "NIST" not in done.stdout
@@ -374,7 +382,7 @@ def test_the_command():
 
 def test_the_fits_beside_scipy():
     pytest.importorskip("scipy", reason="SciPy is the peer")
-    status, out, _ = call("--epochs", "1", "--rules", "sgd", "--nist")
+    status, out, _ = call("--no-sparse", "--epochs", "1", "--rules", "sgd", "--nist")
     assert status == 0
     lines = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
     assert len(lines["MGH17"]) == 9

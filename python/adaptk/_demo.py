@@ -3,7 +3,7 @@
 A softmax regression and a network with one hidden layer, gradients in plain NumPy. All rules start from the same
 weights and see the same minibatches; those whose docs ask for full-batch gradients get them. Each step is also made
 with the formula in plain NumPy (``_reference.py``), on a copy of its own and with the same gradients, and the two are
-timed in turn, each on one thread.
+timed in turn, each on one thread. A part with sparse gradients follows (``_cli/_rare_words.py``).
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ import numpy.typing as npt
 
 import adaptk
 from adaptk import _nist, _reference
+from adaptk._cli import _rare_words
 from adaptk._cli._chart import chart
 from adaptk._cli._parser import Parser, add_json, check_files, names_among, program, whole, write_json
 from adaptk._cli._screen import Cell, Column, Progress, Screen, progress
+from adaptk._cli._texts import Passages
 
 Array: TypeAlias = npt.NDArray[Any]
+#: The text of the sparse part, if there is any, and its runs.
+RareWords: TypeAlias = tuple[Passages | None, list[_rare_words.Run]]
 
 # The sizes of the layers. With no hidden layer the network is softmax regression.
 MODELS = {"softmax": (64, 10), "mlp": (64, 128, 10)}
@@ -371,7 +375,12 @@ def notes(runs: Sequence[Run]) -> list[str]:
 
 
 def show(
-    screen: Screen, options: argparse.Namespace, data: Data, results: dict[str, list[Run]], fits: Sequence[_nist.Fit]
+    screen: Screen,
+    options: argparse.Namespace,
+    data: Data,
+    results: dict[str, list[Run]],
+    sparse: RareWords | None,
+    fits: Sequence[_nist.Fit],
 ) -> None:
     """All of it, the result first."""
     screen.headline(headline(results, data, options.epochs))
@@ -394,6 +403,12 @@ def show(
     screen.line()
     for line in notes([run for runs in results.values() for run in runs]):
         screen.note(line)
+    if sparse is not None:
+        screen.line()
+        if sparse[0] is None:
+            screen.note("Sparse gradients: the sources of the standard library, which this part reads, are not there.")
+        else:
+            _rare_words.show(screen, sparse[0], sparse[1])
     if fits:
         screen.line()
         screen.text("Curve fitting: " + _nist.summary(fits) + ("" if options.nist else " (--nist: the table)"))
@@ -411,7 +426,14 @@ def show(
         screen.text(f"Picture: {options.plot}")
 
 
-def as_json(results: dict[str, list[Run]], data: Data, epochs: int, seed: int, fits: Sequence[_nist.Fit] = ()) -> str:
+def as_json(
+    results: dict[str, list[Run]],
+    data: Data,
+    epochs: int,
+    seed: int,
+    sparse: RareWords | None = None,
+    fits: Sequence[_nist.Fit] = (),
+) -> str:
     def finite(x: float | None) -> float | None:
         return x if x is not None and math.isfinite(x) else None
 
@@ -443,6 +465,7 @@ def as_json(results: dict[str, list[Run]], data: Data, epochs: int, seed: int, f
         "test": len(data.test_y),
         "large": LARGE,
         "models": models,
+        "sparse": None if sparse is None else _rare_words.as_data(*sparse),
         "nist": {
             fit.problem.name: {"digits": fit.digits, "deviations": fit.deviations, "scipy": fit.scipy} for fit in fits
         },
@@ -543,7 +566,7 @@ def parser() -> Parser:
     parser = Parser(
         prog=f"{name} demo",
         description="Train a small network on handwritten digits with several rules, and time their steps beside the "
-        "same formulas in plain NumPy. Takes about 15 seconds.",
+        "same formulas in plain NumPy; and a sparse model on words. Takes about 15 seconds.",
         examples=[
             (f"{name} demo --rules all --models all", "every rule on both networks"),
             (f"{name} demo --rules adam,lion --plot curves.png", "a picture of two"),
@@ -573,11 +596,19 @@ def parser() -> Parser:
     fits = parser.add_mutually_exclusive_group()
     fits.add_argument("--nist", action="store_true", help="show every least-squares fit of NIST's sets, beside SciPy's")
     fits.add_argument("--no-fits", action="store_true", help="leave the least-squares fits out")
+    parser.add_argument("--no-sparse", action="store_true", help="leave the part with sparse gradients out")
     add_json(parser, "all figures, with the loss of every epoch,")
     return parser
 
 
-def run_all(options: argparse.Namespace, data: Data, bar: Progress) -> dict[str, list[Run]]:
+def run_sparse(seed: int) -> RareWords:
+    """The part with sparse gradients."""
+    text = _rare_words.read_passages(seed)
+    return text, [] if text is None else _rare_words.run_all(text, seed)
+
+
+def run_all(options: argparse.Namespace, data: Data, bar: Progress) -> tuple[dict[str, list[Run]], RareWords | None]:
+    """What was trained on digits, and on words."""
     registry = adaptk.rules()
     large: dict[str, float | None] = {}
     results: dict[str, list[Run]] = {model: [] for model in options.models}
@@ -598,9 +629,13 @@ def run_all(options: argparse.Namespace, data: Data, bar: Progress) -> dict[str,
             run = train(registry[name], MODELS[model], data, options.epochs, options.seed, one)
             run.large_ratio = large[name]
             results[model].append(run)
+        sparse = None
+        if not options.no_sparse:
+            bar.describe("sparse gradients")
+            sparse = run_sparse(options.seed)
     finally:
         adaptk.set_num_threads(threads)
-    return results
+    return results, sparse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -609,11 +644,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_files(options)
     data = load_digits(options.seed)
     with progress(len(options.models) * len(options.rules) * options.epochs) as bar:
-        results = run_all(options, data, bar)
+        results, sparse = run_all(options, data, bar)
         fits = [] if options.no_fits or adaptk.build_info()["eigen"] is None else _nist.fits(peer=options.nist)
     if options.plot is not None:
         plot(results, options.plot)
     if options.json != "-":
-        show(Screen(), options, data, results, fits)
-    write_json(as_json(results, data, options.epochs, options.seed, fits), options.json)
+        show(Screen(), options, data, results, sparse, fits)
+    write_json(as_json(results, data, options.epochs, options.seed, sparse, fits), options.json)
     return 0
