@@ -56,12 +56,14 @@ def test_signature_and_defaults_are_torchs(case: Case) -> None:
     ours, torchs = getattr(at, case.name), getattr(torch.optim, case.name)
     assert issubclass(ours, torchs)
     assert ours.__name__ == torchs.__name__
-    *parameters, dtype, size, seed, form, sparse = inspect.signature(ours).parameters.values()
+    *parameters, dtype, size, seed, form, sparse, clip, skip, zero = inspect.signature(ours).parameters.values()
     assert parameters == list(inspect.signature(torchs).parameters.values())
-    added = [(p.name, p.kind, p.default) for p in (dtype, size, seed, form, sparse)]
+    added = [(p.name, p.kind, p.default) for p in (dtype, size, seed, form, sparse, clip, skip, zero)]
     keyword = dtype.KEYWORD_ONLY
     assert added[:2] == [("state_dtype", keyword, None), ("min_8bit_size", keyword, 4096)]
-    assert added[2:] == [("seed", keyword, 0), ("param_format", keyword, None), ("sparse", keyword, "lazy")]
+    assert added[2:5] == [("seed", keyword, 0), ("param_format", keyword, None), ("sparse", keyword, "lazy")]
+    of_step = [("clip_norm", keyword, None), ("skip_nonfinite", keyword, False), ("zero_grad", keyword, False)]
+    assert added[5:] == of_step
     assert "closure" in inspect.signature(ours.step).parameters
     p = params()
     a, b = ours(p), torchs(p)
@@ -238,6 +240,7 @@ def test_own_rules_names_and_defaults(name: str) -> None:
     }
     signature = inspect.signature(getattr(at, name))
     added = {"state_dtype", "min_8bit_size", "seed", "param_format", "sparse"}
+    added |= {"clip_norm", "skip_nonfinite", "zero_grad"}
     assert set(signature.parameters) == {"params", "convention", *added, *opt.defaults}
     for option, value in opt.defaults.items():
         assert signature.parameters[option].default == value, option

@@ -25,9 +25,11 @@ from adaptk._names import hint
 from adaptk._optimizer import StepInfo
 from adaptk._registry import rule_of
 from adaptk.torch import (
+    _STEP,
     Group,
     Undo,
     _check_params,
+    _check_step_options,
     _full_like,
     _Fused,
     _hooked,
@@ -36,10 +38,12 @@ from adaptk.torch import (
     _is_dense,
     _is_sharded,
     _local,
+    _of_groups,
     _overlaps_itself,
     _placed_like,
     _plain,
     _put,
+    _refuse_all_gradients,
     _take_back,
 )
 
@@ -128,6 +132,11 @@ class Muon(_Fused, _TorchMuon):
         The class for the other params, of those in this module.
     rest_options : dict, optional
         Its options, as `lr`. What is not given has the default of the class, not what Muon is given.
+    clip_norm : float, optional
+        What :meth:`step` clips by if it is called without it, as wrappers call it. All groups must have the same, as of
+        the two options that follow.
+    skip_nonfinite, zero_grad : bool
+        Likewise.
 
     Raises
     ------
@@ -173,9 +182,14 @@ class Muon(_Fused, _TorchMuon):
         ns_dtype: str = "bfloat16",
         rest: type[torch.optim.Optimizer] | str = "AdamW",
         rest_options: Mapping[str, Any] | None = None,
+        clip_norm: float | None = None,
+        skip_nonfinite: bool = False,
+        zero_grad: bool = False,
     ) -> None:
         _torch_private.check_release()
         _check_params("Muon", params, lr)
+        given = {"clip_norm": clip_norm, "skip_nonfinite": skip_nonfinite, "zero_grad": zero_grad}
+        self._given = {option: value for option, value in given.items() if value is not _STEP[option]}
         self._rest = _new_rest(rest, rest_options)
         defaults = {
             "lr": lr,
@@ -251,9 +265,12 @@ class Muon(_Fused, _TorchMuon):
             raise
 
     def _add(self, group: Group) -> None:
+        for option, given in self._given.items():
+            group.setdefault(option, given)
         if group["use_muon"]:
             torch.optim.Optimizer.add_param_group(self, group)
             self._check_group(self.param_groups[-1])
+            _check_step_options(self.param_groups[-1])
             return
         rest = self._linked_rest()
         del group["use_muon"]
@@ -276,7 +293,7 @@ class Muon(_Fused, _TorchMuon):
     def __getstate__(self) -> dict[str, Any]:
         rest = object.__new__(type(self._rest))
         rest.__setstate__({"defaults": self._rest.defaults, "state": {}, "param_groups": []})
-        rest._storage = dict(self._rest._storage)
+        rest._given = dict(self._rest._given)
         return {**super().__getstate__(), "_rest": rest}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -310,8 +327,8 @@ class Muon(_Fused, _TorchMuon):
         closure: Callable[[], Any] | None = None,
         *,
         clip_norm: float | None = None,
-        skip_nonfinite: bool = False,
-        zero_grad: bool = False,
+        skip_nonfinite: bool | None = None,
+        zero_grad: bool | None = None,
     ) -> Any:
         """Take one step.
 
@@ -320,10 +337,11 @@ class Muon(_Fused, _TorchMuon):
         closure : callable, optional
             Computes the gradients anew and returns the loss.
         clip_norm : float, optional
-            Scale the gradients of all params, matrices and others, by ``min(1, clip_norm / norm)``.
-        skip_nonfinite : bool
+            Scale the gradients of all params, matrices and others, by ``min(1, clip_norm / norm)``. This option,
+            `skip_nonfinite` and `zero_grad` are those of the param groups if they are not given.
+        skip_nonfinite : bool, optional
             Change nothing if a gradient holds inf or NaN; ``last_step.skipped`` tells.
-        zero_grad : bool
+        zero_grad : bool, optional
             Set each gradient to zero at the end, also if the step is skipped.
 
         Returns
@@ -345,6 +363,12 @@ class Muon(_Fused, _TorchMuon):
         >>> opt.last_step.grad_norm
         2.4494898319244385
         """
+        if clip_norm is None:
+            clip_norm = _of_groups(self.param_groups, "clip_norm")
+        if skip_nonfinite is None:
+            skip_nonfinite = _of_groups(self.param_groups, "skip_nonfinite")
+        if zero_grad is None:
+            zero_grad = _of_groups(self.param_groups, "zero_grad")
         _core.check_clip_norm(clip_norm)
         loss = None
         if closure is not None:
@@ -368,7 +392,7 @@ class Muon(_Fused, _TorchMuon):
         try:
             todo = [x for i, g in enumerate(self.param_groups) if g["use_muon"] for x in self._bound(g, i, undo)]
             if rest.param_groups:
-                _step_of_rest(rest, clip_norm=clip_norm, grad_norm=norm)
+                _step_of_rest(rest, clip_norm=clip_norm, grad_norm=norm, skip_nonfinite=False, zero_grad=False)
         except BaseException:
             _take_back(undo)
             raise
@@ -382,6 +406,7 @@ class Muon(_Fused, _TorchMuon):
     @torch.no_grad()
     def step_param(self, param: Tensor) -> None:
         """Take one step of one param alone, with its ``grad``, as the other classes do."""
+        _refuse_all_gradients(self.param_groups, "step_param()")
         for i, group in enumerate(self.param_groups):
             if group["use_muon"] and any(p is param for p in group["params"]):
                 if param.grad is None:

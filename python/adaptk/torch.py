@@ -19,7 +19,8 @@ What differs from torch's classes:
 - Params that overlap in memory are refused, and so is one that is in a group twice.
 - A step that fails or is skipped changes nothing: not even states are made.
 - ``step`` takes ``clip_norm``, ``skip_nonfinite``, ``norm_group``, ``zero_grad``, ``copy_out``, ``ema`` and
-  ``grad_norm`` too.
+  ``grad_norm`` too. The constructors and param groups take the first two and ``zero_grad``, for wrappers that call
+  ``step()``.
 
 Examples
 --------
@@ -330,8 +331,8 @@ class _Fused(torch.optim.Optimizer):
     _step_supports_amp_scaling = True
     #: What the last step found out; see :class:`adaptk.StepInfo`.
     last_step: StepInfo | None = None
-    # The constructor's options of storage, for groups that have none of their own.
-    _storage: Mapping[str, Any] = MappingProxyType({})
+    # What the constructor was given of _STORAGE and _STEP, for groups that have none of their own.
+    _given: Mapping[str, Any] = MappingProxyType({})
     # Whether gradients are released: see release_gradients().
     _releases: bool = False
     # Copies of the params while they are at the point to evaluate at.
@@ -384,18 +385,19 @@ class _Fused(torch.optim.Optimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Add params with options of their own, as torch's method does. The group is a copy of the dict.
 
-        Besides torch's options a group may have ``state_dtype``, ``min_8bit_size``, ``seed``, ``param_format`` and
-        ``sparse``, as the constructor.
+        Besides torch's options a group may have ``state_dtype``, ``min_8bit_size``, ``seed``, ``param_format``,
+        ``sparse``, ``clip_norm``, ``skip_nonfinite`` and ``zero_grad``, as the constructor.
         """
         if isinstance(param_group, dict):
             param_group = dict(param_group)
-            for option, given in self._storage.items():
+            for option, given in self._given.items():
                 param_group.setdefault(option, given)
         super().add_param_group(param_group)
         try:
             self._check_modes(self.param_groups[-1])
             self._check_values(self.param_groups[-1])
             self._check_storage_options(self.param_groups[-1])
+            _check_step_options(self.param_groups[-1])
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -416,7 +418,7 @@ class _Fused(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:  # torch's states say nothing of it
-            for option, given in self._storage.items():
+            for option, given in self._given.items():
                 group.setdefault(option, given)
         self.__dict__.pop("_plan", None)
 
@@ -542,9 +544,9 @@ class _Fused(torch.optim.Optimizer):
         closure: Callable[[], Any] | None = None,
         *,
         clip_norm: float | None = None,
-        skip_nonfinite: bool = False,
+        skip_nonfinite: bool | None = None,
         norm_group: Any = None,
-        zero_grad: bool = False,
+        zero_grad: bool | None = None,
         copy_out: Iterable[Tensor | None] | None = None,
         ema: tuple[Iterable[Tensor | None], float] | None = None,
         grad_norm: float | None = None,
@@ -557,13 +559,14 @@ class _Fused(torch.optim.Optimizer):
             Computes the gradients anew and returns the loss.
         clip_norm : float, optional
             Scale the gradients by ``min(1, clip_norm / norm)``, where norm is their global norm, inside the step. The
-            gradients themselves stay as they are.
-        skip_nonfinite : bool
+            gradients themselves stay as they are. This option, `skip_nonfinite` and `zero_grad` are those of the param
+            groups if they are not given.
+        skip_nonfinite : bool, optional
             Change nothing where a gradient holds inf or NaN; ``last_step.skipped`` tells.
         norm_group : torch.distributed.ProcessGroup, optional
             The processes whose optimizers have a part of the params each, as those under ``ZeroRedundancyOptimizer``
             do: the norm is that over all of them. All have to take the step. DTensors need none.
-        zero_grad : bool
+        zero_grad : bool, optional
             Set each gradient to zero once it has been read, also if the step is skipped: as
             ``zero_grad(set_to_none=False)`` after it.
         copy_out : iterable of tensors, optional
@@ -610,6 +613,13 @@ class _Fused(torch.optim.Optimizer):
         """
         if self._kept is not None:
             raise RuntimeError("step() between eval() and train(), where the params are for evaluation: call train()")
+        groups = self.param_groups
+        if clip_norm is None:
+            clip_norm = _of_groups(groups, "clip_norm")
+        if skip_nonfinite is None:
+            skip_nonfinite = _of_groups(groups, "skip_nonfinite")
+        if zero_grad is None:
+            zero_grad = _of_groups(groups, "zero_grad")
         if self._releases and (clip_norm is not None or skip_nonfinite):
             raise ValueError(
                 "clip_norm, skip_nonfinite: gradients are released as they arrive (release_gradients), and nobody sees "
@@ -636,7 +646,6 @@ class _Fused(torch.optim.Optimizer):
             return loss
         grad_scale = getattr(self, "grad_scale", None)
         scale = 1.0 if grad_scale is None else 1.0 / float(grad_scale)
-        groups = self.param_groups
         for group in groups:
             if group.get("differentiable") or group.get("capturable"):
                 self._check_modes(group)
@@ -743,7 +752,8 @@ class _Fused(torch.optim.Optimizer):
 
         The work does not depend on the number of the other params, and several threads may step different params at
         the same time. This is for hooks that run as soon as a gradient is there: see :func:`release_gradients`. Nothing
-        is clipped or skipped, for that takes all gradients, and the hooks of :meth:`step` are not called.
+        is clipped or skipped, for that takes all gradients, and groups whose ``clip_norm`` or ``skip_nonfinite`` is set
+        are refused. The gradient stays as it is. The hooks of :meth:`step` are not called.
 
         Parameters
         ----------
@@ -770,6 +780,7 @@ class _Fused(torch.optim.Optimizer):
         """
         if not isinstance(param, Tensor):
             raise TypeError(f"param: {type(param).__name__}, expected a torch.Tensor")
+        _refuse_all_gradients(self.param_groups, "step_param()")
         undo: Undo = []
         try:
             updated = self._native_plan().step_param(self, self.param_groups, param, self.state, undo)
@@ -1313,7 +1324,7 @@ class _Own(_Fused):
         if lr is not None:
             options["lr"] = lr
         if unknown := options.keys() - defaults.keys():
-            raise unexpected(type(self).__name__, min(unknown), [*defaults, "convention"])
+            raise unexpected(type(self).__name__, min(unknown), [*defaults, "convention", *_STORAGE, *_STEP])
         super().__init__(params, {**defaults, **options})
 
     _torchs_names: Mapping[str, str] = {}
@@ -1413,17 +1424,17 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
         _torch_private.check_release()
         name = type(self).__name__
         _check_params(name, params, args[0] if args else kwargs.get("lr"))
-        given = {option: kwargs.pop(option) for option in _STORAGE if option in kwargs}
-        self._storage = {option: value for option, value in given.items() if value is not None}
+        given = {option: kwargs.pop(option) for option in (*_STORAGE, *_STEP) if option in kwargs}
+        self._given = {option: value for option, value in given.items() if value is not None}
         for option in kwargs:
             if not takes_any and option not in known:
-                raise unexpected(name, option, [*known, *_STORAGE])
+                raise unexpected(name, option, [*known, *_STORAGE, *_STEP])
         init(self, params, *args, **kwargs)
 
     own = list(inspect.signature(init).parameters.values())
     rest = [p for p in own if p.kind is p.VAR_KEYWORD]
     __init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [*(p for p in own if p not in rest), *_storage_parameters(), *rest]
+        [*(p for p in own if p not in rest), *_given_parameters(), *rest]
     )
     return __init__
 
@@ -1432,9 +1443,42 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
 _STORAGE = {"state_dtype": None, "min_8bit_size": 4096, "seed": 0, "param_format": None, "sparse": "lazy"}
 
 
-def _storage_parameters() -> list[inspect.Parameter]:
+# What step() goes by if it is called without it. One step has one value of each, so that all groups must agree.
+_STEP = {"clip_norm": None, "skip_nonfinite": False, "zero_grad": False}
+
+
+def _given_parameters() -> list[inspect.Parameter]:
     keyword = inspect.Parameter.KEYWORD_ONLY
-    return [inspect.Parameter(option, keyword, default=default) for option, default in _STORAGE.items()]
+    return [inspect.Parameter(option, keyword, default=default) for option, default in {**_STORAGE, **_STEP}.items()]
+
+
+def _of_groups(groups: list[Group], option: str) -> Any:
+    """The value of one of _STEP, which all groups must agree on."""
+    default = _STEP[option]
+    value = groups[0].get(option, default) if groups else default
+    for k, group in enumerate(groups):
+        if (other := group.get(option, default)) != value:
+            raise ValueError(
+                f"{option}: param_groups[0] has {value!r} and param_groups[{k}] has {other!r}; it is one for all "
+                "gradients of a step, so give all groups the same"
+            )
+    return value
+
+
+def _check_step_options(group: Group) -> None:
+    _core.check_clip_norm(group.get("clip_norm"))
+    for option in ("skip_nonfinite", "zero_grad"):
+        if not isinstance(group.get(option, False), bool):
+            raise TypeError(f"{option}: expected a bool, got {type(group[option]).__name__}")
+
+
+def _refuse_all_gradients(groups: list[Group], where: str) -> None:
+    for option in ("clip_norm", "skip_nonfinite"):
+        if _of_groups(groups, option) not in (None, False):
+            raise ValueError(
+                f"{option}: {where} takes gradients one by one, and nobody sees all of them; set it to "
+                f"{_STEP[option]} in the param groups, or take steps of all params"
+            )
 
 
 class ReleasedGradients:
@@ -1443,6 +1487,7 @@ class ReleasedGradients:
     def __init__(self, model: torch.nn.Module, optimizer: _Fused) -> None:
         if optimizer._releases:
             raise RuntimeError("optimizer: its gradients are being released already")
+        _refuse_all_gradients(optimizer.param_groups, "release_gradients()")
         of_model = set(model.parameters())
         if any(p not in of_model for group in optimizer.param_groups for p in group["params"]):
             raise ValueError("optimizer: some of its params are not the model's")
@@ -1548,7 +1593,7 @@ def _own_signature(rule: Rule) -> inspect.Signature:
             parameters.append(inspect.Parameter(name, keyword, default=value))
     starts = {s.option: s.initial for s in rule.states if s.option is not None}
     parameters += [inspect.Parameter(name, keyword, default=value) for name, value in starts.items()]
-    return inspect.Signature([*parameters, *_storage_parameters()])
+    return inspect.Signature([*parameters, *_given_parameters()])
 
 
 # What each class runs, by its options.
@@ -1565,7 +1610,7 @@ _RULES_OF: Mapping[str, tuple[str, ...]] = {
     "Rprop": ("rprop",),
     "SGD": ("sgd", "momentum", "nesterov"),
 }
-_STORAGE_DOC = [
+_GIVEN_DOC = [
     "state_dtype : str or dict from state to str, optional",
     "    What states are stored as: 'float32', 'bfloat16', 'float16', 'bfloat16_sr', '8bit', '8bit_nearest',",
     "    '8bit_dynamic' or 'fp8_e4m3' (:mod:`adaptk.formats`); the step computes in float32. Those of float64 and",
@@ -1581,6 +1626,11 @@ _STORAGE_DOC = [
     "sparse : {'lazy', 'dense'}",
     "    What sparse gradients, as of ``torch.nn.Embedding(sparse=True)``, do to rows that they have no values for:",
     "    nothing, as ``torch.optim.SparseAdam``, or what a gradient of 0 does.",
+    "clip_norm : float, optional",
+    "    What :meth:`step` clips by if it is called without it, as wrappers call it. All groups must have the same, as",
+    "    of the two options that follow.",
+    "skip_nonfinite, zero_grad : bool",
+    "    Likewise.",
 ]
 _RAISES = [
     "Raises",
@@ -1611,7 +1661,7 @@ def _document_own(own: type[_Own]) -> None:
         if h.name != "grad_scale":
             kind = "bool" if h.range == "bool" else f"float in {h.range}"
             lines += [f"{h.name} : {kind}, default {h.default!r}", f"    {h.meaning[:1].upper()}{h.meaning[1:]}."]
-    own.__doc__ = "\n".join([*lines, *_STORAGE_DOC, "", *_RAISES, _example(own.__name__)])
+    own.__doc__ = "\n".join([*lines, *_GIVEN_DOC, "", *_RAISES, _example(own.__name__)])
     own.__signature__ = _own_signature(rule)  # type: ignore[attr-defined]
 
 
@@ -1623,7 +1673,7 @@ def _document() -> None:
             lines += _formula(RULES[rule_name])
         lines += [*_PARAMS, "others"]
         lines += [f"    As :class:`torch.optim.{name}` takes them; the module says what differs."]
-        lines += [*_STORAGE_DOC, ""]
+        lines += [*_GIVEN_DOC, ""]
         cls.__doc__ = "\n".join([*lines, *_RAISES, _example(name)])
     for own in _OWN:
         _document_own(own)
