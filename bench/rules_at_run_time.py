@@ -1,13 +1,17 @@
-"""A rule from a Python function beside the compiled one, on the same buffers, and the time that it takes to make it.
+"""A rule from a Python function beside the library's own, interpreted and compiled, and the time it takes to make it.
 
-``python bench/rules_at_run_time.py [--sizes 1M,64M] [--threads 2] [--repeats N] [--json FILE]``
+``python bench/rules_at_run_time.py [--sizes 1M,64M] [--threads 2] [--repeats N] [--torch] [--json FILE]``
+
+``--torch`` compares ``torch.compile`` of the same function: its first call, a new learning rate, and its speed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +21,7 @@ import adaptk
 import numpy as np
 from adaptk._bench import _size, interleaved, size_text
 from adaptk._cli._parser import whole
+from adaptk._compile import compiler
 
 
 def adam(p: Any, g: Any, m: Any, v: Any, h: Any, t: Any) -> Any:
@@ -26,33 +31,88 @@ def adam(p: Any, g: Any, m: Any, v: Any, h: Any, t: Any) -> Any:
     return p - h.lr / (1 - h.beta1**t) * m / (root + h.eps), m, v
 
 
-def make(name: str) -> adaptk.TracedRule:
-    decorate = adaptk.rule(states={"m": 0.0, "v": 0.0}, name=name, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8)
-    return decorate(adam)
+def make(name: str, compile: bool = False) -> adaptk.TracedRule:
+    hyper = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+    return adaptk.rule(states={"m": 0.0, "v": 0.0}, name=name, compile=compile, **hyper)(adam)
 
 
-def speed(made: adaptk.TracedRule, size: int, repeats: int) -> float:
-    """Of the made rule relative to the compiled one's: the quotient of medians."""
-    buffers = [np.full(size, 0.1, np.float32) for _ in range(4)]
-    calls: list[Callable[[], object]] = [
-        lambda: adaptk.ops.adam(*buffers, step=5),
-        lambda: made(*buffers, step=5),
-    ]
-    compiled, traced = interleaved(calls, repeats)
-    return statistics.median(compiled) / statistics.median(traced)
+def buffers_of(size: int) -> list[Any]:
+    return [np.full(size, 0.1, np.float32) for _ in range(4)]
 
 
-def making(repeats: int) -> float:
+def speed(made: Sequence[adaptk.TracedRule], size: int, repeats: int) -> list[float]:
+    """Of the made rules relative to the library's: the quotients of medians."""
+    buffers = buffers_of(size)
+    calls: list[Callable[[], object]] = [lambda: adaptk.ops.adam(*buffers, step=5)]
+    calls += [lambda r=r: r(*buffers, step=5) for r in made]
+    own, *others = interleaved(calls, repeats)
+    return [statistics.median(own) / statistics.median(times) for times in others]
+
+
+def making(repeats: int, compile: bool = False) -> float:
     """Seconds to trace a rule, register it and take a first step."""
     times = []
     for i in range(repeats):
-        buffers = [np.full(10, 0.1, np.float32) for _ in range(4)]
+        buffers = buffers_of(10)
         begin = time.perf_counter()
-        made = make(f"made_{i}")
+        made = make(f"made_{'compiled' if compile else 'interpreted'}_{i}", compile)
         made(*buffers, step=1)
         times.append(time.perf_counter() - begin)
         made.unregister()
     return statistics.median(times)
+
+
+class OfTorch:
+    """The same function on torch's tensors, by torch.compile. The learning rate is a tensor, as torch advises."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.torch = torch
+        self.lr: Any = torch.tensor(1e-3)
+
+        def step(p: Any, g: Any, m: Any, v: Any, lr: Any, first: Any, second: Any) -> None:
+            m.mul_(0.9).add_(g, alpha=1 - 0.9)
+            v.mul_(0.999).add_(g * g, alpha=1 - 0.999)
+            p.sub_(lr / first * m / (v.sqrt() / second.sqrt() + 1e-8))
+
+        self.step = torch.compile(step)
+
+    def __call__(self, buffers: Sequence[Any], t: int = 5, lr: Any = None) -> None:
+        lr = self.lr if lr is None else lr
+        first, second = (self.torch.tensor(1 - b**t) for b in (0.9, 0.999))
+        with self.torch.no_grad():
+            self.step(*buffers, lr, first, second)
+
+    def compilations(self) -> int:
+        return int(self.torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def beside_torch(made: adaptk.TracedRule, sizes: Sequence[int], threads: int, repeats: int) -> dict[str, Any]:
+    of_torch = OfTorch()
+    torch = of_torch.torch
+    torch.set_num_threads(threads)
+    buffers = [torch.from_numpy(a) for a in buffers_of(sizes[0])]
+    begin = time.perf_counter()
+    of_torch(buffers)
+    found: dict[str, Any] = {"first_call_ms": (time.perf_counter() - begin) * 1e3}
+    before = of_torch.compilations()
+    for lr in (1e-3, 2e-3, 3e-3):
+        of_torch(buffers, 5, lr)
+    found["compilations_for_rates_as_numbers"] = of_torch.compilations() - before
+    found["speed"] = {}
+    for size in sizes:
+        found["speed"][size_text(size)] = speed_over_torch(made, of_torch, size, repeats)
+    return found
+
+
+def speed_over_torch(made: adaptk.TracedRule, of_torch: OfTorch, size: int, repeats: int) -> float:
+    own = buffers_of(size)
+    theirs = [of_torch.torch.from_numpy(a) for a in own]
+    of_torch(theirs)
+    calls: list[Callable[[], object]] = [lambda: made(*own, step=5), lambda: of_torch(theirs)]
+    ours, them = interleaved(calls, repeats)
+    return statistics.median(them) / statistics.median(ours)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,24 +120,55 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", default="1M,64M", help="elements, with commas between them")
     parser.add_argument("--threads", type=whole(1), default=2)
     parser.add_argument("--repeats", type=whole(1), default=15)
+    parser.add_argument("--torch", action="store_true", help="compare torch.compile of the same function")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     adaptk.set_num_threads(given.threads)
-    made = make("made_adam")
-    found: dict[str, Any] = {"making_ms": making(given.repeats) * 1e3, "threads": given.threads, "relative": {}}
+    sizes = [_size(text) for text in given.sizes.split(",")]
+    found: dict[str, Any] = {"threads": given.threads, "relative": {}, "compiled": {}}
+    found["making_ms"] = making(given.repeats) * 1e3
     print(f"traced, registered and a first step: {found['making_ms']:.2f} ms")
+    interpreted, compiled = make("interpreted_adam"), make("compiled_adam")
     chosen = adaptk.get_isa()
-    try:
-        for isa in adaptk.available_isas()[-2:]:
-            adaptk.set_isa(isa)
-            for text in given.sizes.split(","):
-                size = _size(text)
-                relative = speed(made, size, given.repeats)
-                found["relative"][f"{isa} {size_text(size)}"] = relative
-                print(f"{isa}, {size_text(size)}: {relative:.2f} of the compiled rule's speed")
-    finally:
-        adaptk.set_isa(chosen)
-        made.unregister()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["ADAPTK_CACHE"] = folder  # so that there is something to compile
+        try:
+            compiler()
+        except RuntimeError as error:
+            print(f"left out: {error}")
+            compiled.unregister()
+            made = [interpreted]
+        else:
+            made = [interpreted, compiled]
+            found["compiling_ms"] = making(1, compile=True) * 1e3
+            print(f"the same, compiled: {found['compiling_ms']:.0f} ms")
+        try:
+            for isa in adaptk.available_isas()[-2:]:
+                adaptk.set_isa(isa)
+                if len(made) == 2:
+                    compiled.compile()
+                for size in sizes:
+                    what = f"{isa} {size_text(size)}"
+                    relative = speed(made, size, given.repeats)
+                    for way, value in zip(("relative", "compiled"), relative, strict=False):
+                        found[way][what] = value
+                    text = ", ".join(
+                        f"{x:.2f} {w}" for x, w in zip(relative, ("interpreted", "compiled"), strict=False)
+                    )
+                    print(f"{isa}, {size_text(size)}: {text}, of the library's own rule's speed")
+            adaptk.set_isa(chosen)
+            if given.torch:
+                found["torch"] = t = beside_torch(made[-1], sizes, given.threads, given.repeats)
+                print(
+                    f"torch.compile: {t['first_call_ms']:.0f} ms for its first call, "
+                    f"{t['compilations_for_rates_as_numbers']} compilations for three learning rates as numbers"
+                )
+                for size_of, value in t["speed"].items():
+                    print(f"{size_of}: {value:.2f} of torch.compile's speed")
+        finally:
+            adaptk.set_isa(chosen)
+            for r in made:
+                r.unregister()
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=2) + "\n")
 

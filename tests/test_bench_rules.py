@@ -19,4 +19,9 @@ def test_it_runs(tmp_path: Path) -> None:
     assert found["threads"] == 1
     assert found["making_ms"] > 0
     assert all(value > 0 for value in found["relative"].values())
-    assert len(done.stdout.splitlines()) == 1 + len(found["relative"])
+    lines = 1 + len(found["relative"])
+    if found["compiled"]:
+        assert found["compiled"].keys() == found["relative"].keys()
+        assert all(value > 0 for value in found["compiled"].values())
+        assert found["compiling_ms"] > 0
+    assert len(done.stdout.splitlines()) == lines + 1  # compiled, or why it was left out

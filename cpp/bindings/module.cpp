@@ -19,6 +19,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -86,6 +87,29 @@ py::dict load_rule(const py::bytes& bytes) {
     const RuleInfo* const rule = detail::load_rule(std::as_bytes(std::span(data)), error);
     if (rule == nullptr) fail(PyExc_ValueError, "bytes: " + error);
     return describe(*rule);
+}
+
+// Machine code of a rule that was made at run time, for one instruction set: the addresses of StepKernels for float and
+// double, each without and with coupled decay, in a library that stays loaded.
+void use_compiled(const std::string& key, const std::string& isa, const std::array<std::uintptr_t, 4>& address) {
+    const RuleInfo& rule = *names_of(key).rule;
+    for (const detail::Isa& i : detail::built_isas()) {
+        if (rule.program == nullptr || isa != i.name) continue;
+        detail::RuleCode code{};
+        for (std::size_t k = 0; k < 4; ++k) code.step[k / 2][k % 2] = reinterpret_cast<detail::StepKernel>(address[k]);
+        rule.program->use_compiled(i.number, code);
+        return;
+    }
+    fail(PyExc_ValueError, "isa: unknown, or not a rule that was made at run time");
+}
+
+// The instruction sets that a rule has been compiled for at run time.
+std::vector<std::string> compiled_for(const std::string& key) {
+    const RuleInfo& rule = *names_of(key).rule;
+    std::vector<std::string> names;
+    for (const detail::Isa& i : detail::built_isas())
+        if (rule.program != nullptr && rule.program->compiled(i.number) != nullptr) names.emplace_back(i.name);
+    return names;
 }
 
 // What the step of this number leaves behind of a rule's hyperparameters, which are all given: by name.
@@ -189,6 +213,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     m.def("registry", b::registry);
     m.def("load_rule", b::load_rule, pybind11::arg("bytes"));
     m.def("carry_on", b::carry_on, pybind11::arg("rule"), pybind11::arg("values"), pybind11::arg("step"));
+    m.def("use_compiled", b::use_compiled, pybind11::arg("rule"), pybind11::arg("isa"), pybind11::arg("addresses"));
+    m.def("compiled_for", b::compiled_for, pybind11::arg("rule"));
     b::register_machine(m);
     b::register_cuda(m);
     b::register_functions(m);

@@ -7,8 +7,8 @@
 
 #include "format_kernels.hpp"
 #include "kernel_table.hpp"
-#include "rule_run.hpp"
 
+#include "adaptk/rule_loop.hpp"
 #include "adaptk/rules.hpp"
 
 #include <algorithm>

@@ -11,7 +11,9 @@
 
 namespace adaptk::detail {
 
-inline constexpr std::size_t max_coefficients_bytes = 192;
+// Of any rule of the list, and of any program as a compiled rule.
+inline constexpr std::size_t max_coefficients_bytes =
+    sizeof(CommonCoefficients<double>) + max_constants * sizeof(double);
 
 // Writes the StepCoefficients<R, T> of step t, from the rule's own hyperparameters followed by the common ones:
 // step_coefficients. A memo that the caller keeps (see rule.hpp; a copy of R::Memo) stands for the steps before t;

@@ -1,37 +1,11 @@
 // What compilers have under different names, or not at all.
 #pragma once
 
-#include "adaptk/config.hpp"
+#include "adaptk/prefetch.hpp"
 
-#include <cstddef>
 #include <cstdint>
 
-#if defined(_MSC_VER) && !defined(ADAPTK_GNU) && defined(_M_X64)
-#include <xmmintrin.h>
-#endif
-
 ADAPTK_NAMESPACE_BEGIN
-
-inline constexpr std::size_t cache_line = 64;
-
-enum class CacheLevel { first, second };
-
-// Asks for `bytes` of memory that will be used soon, `ahead` of p. That address may lie behind the array, which a
-// prefetch may, and a pointer may not. Nothing if the compiler has no such instruction.
-template <CacheLevel Level>
-ADAPTK_HD void prefetch([[maybe_unused]] const void* p, [[maybe_unused]] std::size_t ahead,
-                        [[maybe_unused]] std::size_t bytes) {
-#if defined(ADAPTK_GNU)
-    constexpr int locality = Level == CacheLevel::first ? 3 : 2;
-    const auto at = reinterpret_cast<std::uintptr_t>(p) + ahead;
-    for (std::size_t i = 0; i < bytes; i += cache_line)
-        __builtin_prefetch(reinterpret_cast<const void*>(at + i), 0, locality);
-#elif defined(_MSC_VER) && defined(_M_X64)
-    constexpr auto hint = Level == CacheLevel::first ? _MM_HINT_T0 : _MM_HINT_T1;
-    const auto at = reinterpret_cast<std::uintptr_t>(p) + ahead;
-    for (std::size_t i = 0; i < bytes; i += cache_line) _mm_prefetch(reinterpret_cast<const char*>(at + i), hint);
-#endif
-}
 
 // Sums and products of counts, which are not negative: true where int64 cannot hold the result.
 ADAPTK_HD bool sum_overflows(std::int64_t a, std::int64_t b, std::int64_t& sum) {

@@ -19,6 +19,9 @@ struct Isa {
     std::size_t number = 0;  // among built_isas()
 };
 
+// As many as a build has at most.
+inline constexpr std::size_t max_isas = 4;
+
 // The kernel objects of this build, slowest first.
 ADAPTK_INTERNAL_API std::span<const Isa> built_isas();
 

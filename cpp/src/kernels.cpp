@@ -6,7 +6,8 @@
 #include "format_kernels.hpp"
 #include "kernel_table.hpp"
 #include "program_kernels.hpp"
-#include "rule_run.hpp"
+
+#include "adaptk/rule_loop.hpp"
 
 #include <type_traits>
 #include <utility>
@@ -18,46 +19,6 @@ namespace adaptk::detail {
 namespace {
 
 using std::size_t;
-
-// Long loops ask for memory ahead of where they are. The processor's own prefetchers follow up to seven streams, but a
-// root and a division for each element leave them too few requests under way: measured on two cores with 64M elements,
-// Adam ran at 0.87 of the streams' bandwidth without and at 1.0 with it. Asked for in blocks, since a prefetch inside
-// the loop would keep the compiler from vectorising it.
-constexpr size_t block_bytes = 256;
-constexpr size_t ahead_bytes = 2048;
-constexpr size_t long_bytes = 16384;
-
-// Calls run(offset, count, ...) over blocks with the memory ahead of them asked for, then over what is left.
-template <class T, class Run, class... Streams> ADAPTK_HD void in_blocks(size_t n, const Run& run, Streams... stream) {
-    constexpr size_t block = block_bytes / sizeof(T);
-    size_t i = 0;
-    if (n >= long_bytes / sizeof(T)) {
-        for (; i + block <= n; i += block) {
-            (prefetch<CacheLevel::first>(stream + i, ahead_bytes, block_bytes), ...);
-            run(block, (stream + i)...);
-        }
-    }
-    run(n - i, (stream + i)...);
-}
-
-template <class R, class T, bool Coupled, size_t... I>
-void rule_loop(StepCoefficients<R, T> c, size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g,
-               Stream<I, T>... s) {
-    in_blocks<T>(
-        n,
-        [&c](size_t m, T* pm, const T* gm, Stream<I, T>... sm) { rule_run<R, T, Coupled, I...>(c, m, pm, gm, sm...); },
-        p, g, s...);
-}
-
-template <class R, class T, bool Coupled, size_t... I>
-void unpack(const void* coefficients, void* const* b, size_t n, std::index_sequence<I...>) {
-    rule_loop<R, T, Coupled, I...>(*static_cast<const StepCoefficients<R, T>*>(coefficients), n, static_cast<T*>(b[0]),
-                                   static_cast<const T*>(b[1]), static_cast<T*>(b[2 + I])...);
-}
-
-template <class R, class T, bool Coupled> void step(const void* coefficients, void* const* b, size_t n) {
-    unpack<R, T, Coupled>(coefficients, b, n, std::make_index_sequence<R::states.size()>{});
-}
 
 template <class T, size_t... I>
 ADAPTK_HD void probe_run(size_t n, T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g, Stream<I, T>... s) {

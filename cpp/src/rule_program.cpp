@@ -772,14 +772,22 @@ bool Program::uses_step() const {
     });
 }
 
-std::vector<CacheLine> Program::constants(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
-                                          std::int64_t t, const Isa& isa, int type) const {
+std::array<double, max_constants> Program::numbers(const RuleInfo& rule, const HyperValues& hyper, std::int64_t t,
+                                                   const Isa& isa) const {
     double values[max_scalar_nodes];
     isa.coefficients->evaluate(scalars.data(), scalars.size(), hyper.value, rule.own.size() + readable_common, t,
                                values);
+    std::array<double, max_constants> out;
+    for (std::size_t i = 0; i < constants_.size(); ++i) out[i] = values[constants_[i]];
+    return out;
+}
+
+std::vector<CacheLine> Program::constants(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
+                                          std::int64_t t, const Isa& isa, int type) const {
+    const std::array<double, max_constants> own = numbers(rule, hyper, t, isa);
     double number[max_constants];
     std::tie(number[0], number[1]) = common(rule, hyper, grad_scale);
-    for (std::size_t i = 0; i < constants_.size(); ++i) number[common_constants + i] = values[constants_[i]];
+    std::copy_n(own.begin(), constants_.size(), number + common_constants);
 
     const std::size_t block = isa.kernels->program_block[type];
     const std::size_t bytes = block * (type == 1 ? sizeof(double) : sizeof(float));
@@ -794,6 +802,32 @@ std::vector<CacheLine> Program::constants(const RuleInfo& rule, const HyperValue
         fill(reinterpret_cast<float*>(out.data()));
     }
     return out;
+}
+
+void Program::coefficients(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, std::int64_t t,
+                           const Isa& isa, int type, std::byte* out) const {
+    const std::array<double, max_constants> own = numbers(rule, hyper, t, isa);
+    const auto write = [&]<class T>(T) {
+        const CommonCoefficients<T> first =
+            common_coefficients<T>(hyper.value[0], {rule.weight_decay(hyper), rule.decoupled(hyper) ? 1.0 : 0.0,
+                                                    rule.maximize(hyper) ? 1.0 : 0.0, grad_scale});
+        std::memcpy(out, &first, sizeof first);
+        static_assert(sizeof first % sizeof(T) == 0);
+        for (std::size_t i = 0; i < constants_.size(); ++i) {
+            const T x = T(own[i]);
+            std::memcpy(out + sizeof first + i * sizeof x, &x, sizeof x);
+        }
+    };
+    if (type == 1) {
+        write(double{});
+    } else {
+        write(float{});
+    }
+}
+
+void Program::use_compiled(std::size_t isa, const RuleCode& code) const {
+    // Never freed: steps may be running it.
+    compiled_[isa].store(new RuleCode(code), std::memory_order_release);
 }
 
 void Program::carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t) const {

@@ -7,6 +7,8 @@
 #include "program.hpp"
 #include "registry.hpp"
 
+#include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -42,12 +44,19 @@ class Program {
     // [type] 0: float, 1: double.
     std::vector<CacheLine> constants(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, std::int64_t t,
                                      const Isa& isa, int type) const;
+    // The StepCoefficients of step t for a rule that is compiled: the common ones, and the constants in their order.
+    void coefficients(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, std::int64_t t, const Isa& isa,
+                      int type, std::byte* out) const;
     // The code for these numbers: without the products whose factor is 1.
     const Instruction* code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale) const;
     // What the step of this number leaves behind in the hyperparameters.
     ADAPTK_INTERNAL_API void carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t) const;
     std::size_t constant_count() const { return common_constants + constants_.size(); }
     bool uses_step() const;
+
+    // The program as machine code for one of built_isas(); null: it is interpreted. Code that is given stays.
+    const RuleCode* compiled(std::size_t isa) const { return compiled_[isa].load(std::memory_order_acquire); }
+    ADAPTK_INTERNAL_API void use_compiled(std::size_t isa, const RuleCode& code) const;
 
     enum class Decay { none, decoupled, coupled };
     struct Form {
@@ -59,8 +68,13 @@ class Program {
     // The gradient's scale, and the factor of decay: the first constants.
     static std::pair<double, double> common(const RuleInfo& rule, const HyperValues& hyper, double grad_scale);
 
-    std::vector<std::uint16_t> constants_;  // the scalar nodes that elements use
+    // The values of constants_.
+    std::array<double, max_constants> numbers(const RuleInfo& rule, const HyperValues& hyper, std::int64_t t,
+                                              const Isa& isa) const;
+
+    std::vector<std::uint16_t> constants_;  // the scalar nodes that elements use, in the elements' order
     std::vector<Instruction> code_[3][2];   // [decay][scaled]
+    mutable std::array<std::atomic<const RuleCode*>, max_isas> compiled_{};
 };
 
 // The rule of a text form. It lives as long as the process, and the same bytes give the same rule. Null: `error` says

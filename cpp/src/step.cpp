@@ -292,6 +292,11 @@ void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad
         if (!used[type]) continue;
         out.kernel[type] = code.step[type][coupled ? 1 : 0];
         if (const Program* const program = s.rule->program; program != nullptr) {
+            if (const RuleCode* const compiled = program->compiled(isa.number); compiled != nullptr) {
+                out.kernel[type] = compiled->step[type][coupled ? 1 : 0];
+                program->coefficients(*s.rule, s.hyper, grad_scale, s.step, isa, type, out.coefficients[type]);
+                continue;
+            }
             out.constants[type] = program->constants(*s.rule, s.hyper, grad_scale, s.step, isa, type);
             const ProgramStep step{program->code(*s.rule, s.hyper, grad_scale), out.buffers, program->constant_count(),
                                    out.constants[type].data()};

@@ -9,12 +9,13 @@ import math
 import struct
 import textwrap
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from adaptk import _registry, catalogue, ops
+from adaptk import _core, _registry, catalogue, ops
 from adaptk._classes import class_of_made
 from adaptk._functions import function_of
 from adaptk._names import hint
@@ -116,7 +117,7 @@ class TracedRule:
         Raises
         ------
         ValueError
-            For a rule with a state that starts as a copy of the param.
+            For a rule that reads ``weight_decay``, as some of the library's do.
 
         Examples
         --------
@@ -131,6 +132,48 @@ class TracedRule:
         from adaptk._rule_cpp import to_cpp
 
         return to_cpp(self.rule)
+
+    def compile(self) -> TracedRule:
+        """Compile it for the instruction set in use, so that it is not interpreted there any more; the bits stay.
+
+        By this machine's C++ compiler: the environment variable ``CXX``, or ``c++``, ``g++`` or ``clang++``. The
+        library that it makes is kept in a folder (``ADAPTK_CACHE``, by default ``adaptk`` in the user's folder for
+        caches) for other processes; a folder that others may write to is refused. Optimizers that exist already use it
+        from their next step on. It is not part of what is pickled.
+
+        Returns
+        -------
+        TracedRule
+            The rule itself.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no compiler, or it fails.
+        OSError
+            If the folder cannot be written to, or others may.
+
+        Examples
+        --------
+        >>> import adaptk
+        >>> @adaptk.rule(lr=0.1)
+        ... def plain(p, g, h, t):
+        ...     return p - h.lr * g
+        >>> try:
+        ...     compiled = plain.compile().compiled_for == (adaptk.get_isa(),)
+        ... except (RuntimeError, OSError) as error:  # no compiler, or no folder
+        ...     compiled = False
+        >>> plain.unregister()
+        """
+        from adaptk._compile import compile_rules
+
+        compile_rules([self.rule])
+        return self
+
+    @property
+    def compiled_for(self) -> tuple[str, ...]:
+        """The instruction sets that it has been compiled for in this process."""
+        return tuple(_core.compiled_for(self.rule.key))
 
     def register(self) -> None:
         """Enter it in :func:`rules` and :mod:`adaptk.ops` under its name, in the place of a rule made before."""
@@ -229,6 +272,7 @@ def rule(
     carried: Mapping[str, float] | None = ...,
     class_name: str | None = ...,
     evaluation: TracedRule | str | None = ...,
+    compile: bool = ...,
     **hyperparameters: float | bool,
 ) -> Callable[[Callable[..., Any]], TracedRule]: ...
 def rule(
@@ -245,6 +289,7 @@ def rule(
     carried: Mapping[str, float] | None = None,
     class_name: str | None = None,
     evaluation: TracedRule | str | None = None,
+    compile: bool = False,
     **hyperparameters: float | bool,
 ) -> Any:
     """Make an update rule of a Python function; a decorator.
@@ -252,8 +297,8 @@ def rule(
     The function is called once, as ``function(p, g, *states, h, t)``, with values that stand for one element of the
     param, of the gradient and of each state, for the hyperparameters (``h.lr``) and for the number of the step, counted
     from 1. It returns the new `p` and the new states, in their order. From then on the rule is like the library's own:
-    a function in :mod:`adaptk.ops`, an optimizer class, an entry in :func:`rules`. Nothing is compiled: an interpreter
-    inside the kernels runs it, with the bits that a compiled rule of the same formula has.
+    a function in :mod:`adaptk.ops`, an optimizer class, an entry in :func:`rules`. Nothing is compiled unless asked
+    for: an interpreter inside the kernels runs it, with the bits that a compiled rule of the same formula has.
 
     Parameters
     ----------
@@ -279,6 +324,9 @@ def rule(
         If a model is not evaluated at `p`: a rule whose function, given the `p` and the states that it names, returns
         the point in the place of its own param; its `g` is `p`. ``opt.eval()`` moves the params there, and
         ``opt.train()`` back, bit for bit.
+    compile : bool, optional
+        Compile it as :meth:`TracedRule.compile` does, for the instruction set in use. If that fails, as without a
+        compiler, there is a warning, and the rule is interpreted: its results are the same.
     **hyperparameters : float or bool
         Their names and defaults, `lr` among them. Every rule has ``weight_decay``, ``decoupled``, ``maximize`` and
         ``grad_scale`` besides, which act on `p` and `g` first; the defaults of the first two may be given here.
@@ -324,9 +372,11 @@ def rule(
     >>> my_adam.unregister()
     """
     if function is None:
+        if not isinstance(compile, bool):
+            raise TypeError(f"compile: expected a bool, got {type(compile).__name__}")
         texts = _Texts(name, class_name, summary, None, source, _name_of(evaluation))
         parts = _Parts(states or {}, hyperparameters, carried or {}, nonnegative, ranges or {}, meanings or {})
-        return functools.partial(_make, texts, parts)
+        return functools.partial(_make, texts, parts, compile)
     if not callable(function):
         raise TypeError(f"rule: expected a function or keyword arguments, got {type(function).__name__}")
     raise TypeError("rule: needs hyperparameters, lr among them: @adaptk.rule(lr=1e-3)")
@@ -356,7 +406,7 @@ def _name_of(evaluation: TracedRule | str | None) -> str:
     return evaluation.name if isinstance(evaluation, TracedRule) else evaluation or ""
 
 
-def _make(texts: _Texts, parts: _Parts, function: Callable[..., Any]) -> TracedRule:
+def _make(texts: _Texts, parts: _Parts, compiled: bool, function: Callable[..., Any]) -> TracedRule:
     if not inspect.isfunction(function):
         raise TypeError(f"rule: expected a Python function, got {type(function).__name__}")
     name = function.__name__ if texts.name is None else texts.name
@@ -366,6 +416,11 @@ def _make(texts: _Texts, parts: _Parts, function: Callable[..., Any]) -> TracedR
         raise ValueError(f"name: {name!r} is a rule of the library")
     made = _object_of(_registry.rule_of_program(build(texts, parts, function)), function)
     made.register()
+    if compiled:
+        try:
+            made.compile()
+        except (RuntimeError, OSError) as error:
+            warnings.warn(f"{name} is interpreted: {error}", RuntimeWarning, stacklevel=2)
     return made
 
 

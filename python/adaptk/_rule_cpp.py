@@ -119,21 +119,70 @@ def _products(scalars: list[Node], hypers: list[str]) -> list[str]:
     return lines
 
 
+def _update_lines(rule: Rule, elements: list[Node], results: list[int], constants: list[int]) -> list[str]:
+    """The struct's members but for what computes the coefficients."""
+    states = [f"{s.name}_" for s in rule.states]
+    needed = _needed(elements, results)
+    stored = any(elements[i].op == "param_as_stored" for i in needed)
+    lines = ["    template <class T> struct Coefficients {", *(f"        T c{i};" for i in constants), "    };"]
+    if stored:
+        lines += ["    static constexpr bool needs_stored_param = true;"]
+    parameters = ["[[maybe_unused]] const Coefficients<T>& c", *(["T stored"] if stored else []), "T& p"]
+    parameters += ["[[maybe_unused]] T g", *(f"T& {s}" for s in states)]
+    lines += ["    template <class T>", f"    ADAPTK_HD static void update({', '.join(parameters)}) {{"]
+    names = [f"e{i}" for i in range(len(elements))]
+    leaves = {"param": "p", "grad": "g", "param_as_stored": "stored"}
+    for i in needed:
+        node = elements[i]
+        if node.op == "scalar":
+            text = f"c.c{node.a}"
+        elif node.op == "state":
+            text = states[node.a]
+        else:
+            text = leaves[node.op] if node.op in leaves else _expression(node, names, "T")
+        lines.append(f"        const T e{i} = {text};")
+    lines += [f"        {target} = e{result};" for target, result in zip(["p", *states], results, strict=True)]
+    return [*lines, "    }"]
+
+
+def to_kernel(rule: Rule, suffix: str) -> str:
+    """The text of functions that are its steps for a compiled library: ``StepKernel`` of cpp/src/kernel_table.hpp.
+
+    The struct has no hyperparameters: its coefficients are all numbers that elements use, in the order that
+    ``Program::coefficients`` of cpp/src/rule_program.hpp writes them in.
+    """
+    assert rule.program is not None
+    _, elements, results, _ = read_program(rule.program)
+    constants = list(dict.fromkeys(n.a for n in elements if n.op == "scalar"))
+    lines = [
+        "#include <adaptk/math.hpp>",
+        "#include <adaptk/rule_loop.hpp>",
+        f"namespace {{ namespace rule{suffix} {{",
+        "struct Rule {",
+        f"    static constexpr std::array<int, {len(rule.states)}> states{{}};",
+        *_update_lines(rule, elements, results, constants),
+        "};",
+        "} }",
+    ]
+    for k in range(4):
+        kind, coupled = ("float", "double")[k // 2], ("false", "true")[k % 2]
+        lines += [
+            f'extern "C" __attribute__((visibility("default"))) void adaptk_step{suffix}_{k}(',
+            "    const void* coefficients, void* const* buffer, std::size_t n) {",
+            f"    adaptk::detail::step<rule{suffix}::Rule, {kind}, {coupled}>(coefficients, buffer, n);",
+            "}",
+        ]
+    return "\n".join([*lines, ""])
+
+
 def to_cpp(rule: Rule) -> str:
     """The text of a header with the rule as a struct."""
     assert rule.program is not None
     scalars, elements, results, _ = read_program(rule.program)
-    if any(elements[i].op == "param_as_stored" for i in _needed(elements, results)):
-        raise ValueError(
-            f"{rule.name}: a state that starts as a copy of the param, which a struct sees after decoupled decay only; "
-            "start it as a number, and fill it by yourself"
-        )
     hypers = [_member(h.name) for h in rule.hyperparameters if not h.common]
     if any(n.op == "hyper" and n.a >= len(hypers) for n in scalars):
         raise ValueError(f"{rule.name}: it reads weight_decay, which acts before a struct sees the param")
-    states = [f"{s.name}_" for s in rule.states]
-    needed = _needed(elements, results)
-    constants = sorted({elements[i].a for i in needed if elements[i].op == "scalar"})
+    constants = sorted({elements[i].a for i in _needed(elements, results) if elements[i].op == "scalar"})
     lines = [
         f"// {rule.name}, made by adaptk.rule.",
         "#pragma once",
@@ -151,9 +200,7 @@ def to_cpp(rule: Rule) -> str:
     ]
     for name, h in zip(hypers, rule.hyperparameters, strict=False):
         lines.append(f"        double {name} = {_literal(float(h.default))};")
-    lines += ["    };", "    template <class T> struct Coefficients {"]
-    lines += [f"        T c{i};" for i in constants]
-    lines += ["    };", *_products(scalars, hypers)]
+    lines += ["    };", *_update_lines(rule, elements, results, constants), *_products(scalars, hypers)]
     lines += [
         "    template <class T>",
         "    ADAPTK_HOST_DEVICE static Coefficients<T> coefficients([[maybe_unused]] const Hyper& h,",
@@ -161,22 +208,7 @@ def to_cpp(rule: Rule) -> str:
         *(f"        {line}" for line in _scalar_lines(scalars, constants, hypers)),
         f"        return {{{', '.join(f'T(s{i})' for i in constants)}}};",
         "    }",
-        "    template <class T>",
-        "    ADAPTK_HD static void update([[maybe_unused]] const Coefficients<T>& c, T& p, [[maybe_unused]] T g"
-        + "".join(f", T& {s}" for s in states)
-        + ") {",
+        "};",
+        "",
     ]
-    names = [f"e{i}" for i in range(len(elements))]
-    leaves = {"param": "p", "grad": "g"}
-    for i in needed:
-        node = elements[i]
-        if node.op == "scalar":
-            text = f"c.c{node.a}"
-        elif node.op == "state":
-            text = states[node.a]
-        else:
-            text = leaves[node.op] if node.op in leaves else _expression(node, names, "T")
-        lines.append(f"        const T e{i} = {text};")
-    for target, result in zip(["p", *states], results, strict=True):
-        lines.append(f"        {target} = e{result};")
-    return "\n".join([*lines, "    }", "};", ""])
+    return "\n".join(lines)

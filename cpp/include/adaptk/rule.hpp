@@ -69,6 +69,7 @@ template <class... P> constexpr auto presets(P... p) { return std::array<Preset,
 //   look_ahead                    optional: the point that gradients are meant to be taken at, if it is not p
 //   kept_numbers, continue_from   optional: see Continued
 //   idle, idle_steps              optional: see IdleSteps
+//   needs_stored_param            optional, true: update's second argument is the param before any decay
 struct NoMemo {};
 
 template <class R> struct memo_of {
@@ -223,6 +224,12 @@ template <class T> struct CommonCoefficients {
     bool coupled;
 };
 
+template <class T> ADAPTK_HOST_DEVICE CommonCoefficients<T> common_coefficients(double lr, const CommonHyper& h) {
+    const bool decoupled = h.decoupled != 0.0;
+    return {T(h.maximize != 0.0 ? -h.grad_scale : h.grad_scale), T(decoupled ? 0.0 : h.weight_decay),
+            T(decoupled ? 1.0 - lr * h.weight_decay : 1.0), h.weight_decay != 0.0 && !decoupled};
+}
+
 template <bool Coupled, class T> ADAPTK_HD void apply_common(const CommonCoefficients<T>& c, T& p, T& g) {
     g = c.grad_scale * g;
     if constexpr (Coupled) {
@@ -238,6 +245,19 @@ template <class R, class T> struct StepCoefficients {
     typename R::template Coefficients<T> rule;
 };
 
+// One element. A rule with `needs_stored_param` gets the param as it is stored, before any decay, as well.
+template <class R, bool Coupled, class T, class... S>
+ADAPTK_HD void update_element(const StepCoefficients<R, T>& c, T& p, T& g, S&... states) {
+    if constexpr (requires { R::needs_stored_param; }) {
+        const T stored = p;
+        apply_common<Coupled>(c.common, p, g);
+        R::update(c.rule, stored, p, g, states...);
+    } else {
+        apply_common<Coupled>(c.common, p, g);
+        R::update(c.rule, p, g, states...);
+    }
+}
+
 // The coefficients of step t from a rule's own hyperparameters followed by the common ones. The gradient's scale is an
 // argument of its own because clipping changes it after the hyperparameters are known.
 template <class R, class T>
@@ -247,13 +267,8 @@ ADAPTK_HOST_DEVICE StepCoefficients<R, T> step_coefficients(const double* h, dou
     typename R::Hyper own;
     static_assert(sizeof own == count * sizeof(double) && std::is_trivially_copyable_v<typename R::Hyper>);
     std::memcpy(&own, h, sizeof own);
-    const double lr = h[0];
-    const double decay = h[count + at_weight_decay];
-    const bool decoupled = h[count + at_decoupled] != 0.0;
-    const bool maximize = h[count + at_maximize] != 0.0;
-    return {{T(maximize ? -grad_scale : grad_scale), T(decoupled ? 0.0 : decay), T(decoupled ? 1.0 - lr * decay : 1.0),
-             decay != 0.0 && !decoupled},
-            coefficients_of<R, T>(own, t, memo)};
+    const CommonHyper common{h[count + at_weight_decay], h[count + at_decoupled], h[count + at_maximize], grad_scale};
+    return {common_coefficients<T>(h[0], common), coefficients_of<R, T>(own, t, memo)};
 }
 
 template <class... R> struct RuleList {

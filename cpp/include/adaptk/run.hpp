@@ -39,15 +39,10 @@ ADAPTK_NAMESPACE_BEGIN
 template <class R, class T>
 ADAPTK_HOST_DEVICE StepCoefficients<R, T> coefficients(const typename R::Hyper& h, std::int64_t step,
                                                        const CommonHyper& common = {}) {
-    double shrink = 1.0;
-    const bool decoupled = common.decoupled != 0.0;
-    if constexpr (requires { h.lr; }) {
-        if (decoupled) shrink = 1.0 - h.lr * common.weight_decay;
-    }
+    double lr = 0.0;
+    if constexpr (requires { h.lr; }) lr = h.lr;
     memo_of_t<R> memo{};
-    return {{T(common.maximize != 0.0 ? -common.grad_scale : common.grad_scale),
-             T(decoupled ? 0.0 : common.weight_decay), T(shrink), common.weight_decay != 0.0 && !decoupled},
-            coefficients_of<R, T>(h, step, memo)};
+    return {common_coefficients<T>(lr, common), coefficients_of<R, T>(h, step, memo)};
 }
 
 // One element.
@@ -55,11 +50,10 @@ template <class R, class T, class... S>
 ADAPTK_HD void update(const StepCoefficients<R, T>& c, T& p, T g, S&... states) {
     static_assert((std::is_same_v<S, T> && ...), "params, gradients and states have one type here");
     if (c.common.coupled) {
-        apply_common<true>(c.common, p, g);
+        update_element<R, true>(c, p, g, states...);
     } else {
-        apply_common<false>(c.common, p, g);
+        update_element<R, false>(c, p, g, states...);
     }
-    R::update(c.rule, p, g, states...);
 }
 
 // How run() goes about it.
@@ -82,8 +76,7 @@ inline void range(const StepCoefficients<R, T>& c, std::size_t n, T* __restrict 
     for (std::size_t i = 0; i < n; ++i) {
         T pi = p[i];
         T gi = g[i];
-        apply_common<Coupled>(c.common, pi, gi);
-        R::update(c.rule, pi, gi, s[i]...);
+        update_element<R, Coupled>(c, pi, gi, s[i]...);
         p[i] = pi;
     }
 }
