@@ -56,8 +56,6 @@ def test_masked_elements_are_refused() -> None:
         solve.newton(lambda x: np.ma.masked, [1.0])
     with pytest.raises(ValueError, match=r"x0: has masked elements"):
         solve.levenberg_marquardt(lambda x: x, masked)
-    with pytest.raises(ValueError, match=r"data: has masked elements; give weights, 0 for masked points"):
-        solve.levenberg_marquardt_batch("polynomial", [0.0], masked[None])
 
 
 def test_arrays_with_a_mask_that_hides_nothing_are_plain() -> None:

@@ -173,13 +173,16 @@ def test_a_covariance_that_cannot_be_estimated() -> None:
         (ValueError, "nan_policy: expected", {"nan_policy": "propagate"}),
         (ValueError, "method: expected", {"method": "bfgs"}),
         (ValueError, "ydata: is empty", {"ydata": []}),
-        (TypeError, "ydata: expected real numbers", {"ydata": ["a"] * 50}),
+        (TypeError, "ydata: expected numbers", {"ydata": ["a"] * 50}),
         (ValueError, "sigma: expected a number, or shape", {"sigma": np.ones(3)}),
         (ValueError, "sigma: must be finite and positive", {"sigma": -ERROR}),
         (ValueError, "sigma: as a covariance", {"sigma": -COVARIANCE}),
         (TypeError, "ydata: 2 points cannot determine 3 parameters", {"xdata": T[:2], "ydata": Y[:2]}),
         (ValueError, "f must return an array of shape", {"f": lambda t, a: np.ones(3)}),
-        (ValueError, "ydata: has masked elements", {"ydata": np.ma.masked_array(Y, mask=T > 3)}),
+        (ValueError, "xdata: to leave points out its last axis", {"xdata": T[:, None], "mask": T > 3}),
+        (TypeError, "mask: expected booleans", {"mask": T}),
+        (ValueError, r"mask: expected shape \(50,\)", {"mask": T[:3] > 3}),
+        (ValueError, "ydata: no point is left", {"mask": T > -1}),
     ],
 )
 def test_bad_arguments(error: type[Exception], text: str, arguments: dict[str, Any]) -> None:

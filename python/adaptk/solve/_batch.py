@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 
 from adaptk import _solve
 from adaptk.solve import _arguments as arguments
+from adaptk.solve._parameters import index
 from adaptk.solve._result import Batch
+from adaptk.solve._rows import POLICIES
 
 __all__ = ["BATCH_MODELS", "levenberg_marquardt_batch"]
 
@@ -68,7 +71,7 @@ def _choose(model: Any, degree: Any, x0: Any) -> tuple[int, int, int, int]:
 
 def _real(value: Any, name: str, dtype: np.dtype[Any] | None = None) -> arguments.Array:
     """C-ordered float32 or float64: its own, or `dtype`."""
-    arguments.no_mask(value, name, "give weights, 0 for masked points" if name == "data" else "fill it")
+    arguments.no_mask(value, name, "fill it")
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -128,6 +131,54 @@ def _weights(
     return result
 
 
+def _left_out(
+    data: Any, mask: Any, policy: str | None, y: arguments.Array, image: tuple[int, ...]
+) -> arguments.Array | None:
+    """The points that do not count, shape (k, m), or None."""
+    if policy not in POLICIES:
+        raise ValueError(f"nan_policy: expected None, 'raise' or 'omit', got {policy!r}")
+    k, m = y.shape
+    out = np.zeros((k, m), dtype=bool)
+    if mask is not None:
+        array = np.asarray(mask)
+        if array.dtype != np.bool_:
+            raise TypeError(f"mask: expected booleans, True for what is left out, got dtype {array.dtype}")
+        if array.shape not in ((m,), (k, m), image, (k, *image)):
+            raise ValueError(f"mask: expected shape {(m,)} or {(k, m)}, got {array.shape}")
+        out |= array.reshape(-1, m)
+    if isinstance(data, np.ma.MaskedArray):
+        out |= np.ma.getmaskarray(data).reshape(k, m)
+    if policy is not None:
+        missing = np.isnan(y) & ~out
+        if policy == "raise" and missing.any():
+            at = np.unravel_index(int(np.argmax(missing)), missing.shape)
+            raise ValueError(f"data: NaN at {tuple(map(int, at))}, and nan_policy is 'raise'")
+        out |= missing
+    return out if out.any() else None
+
+
+def _kept(fixed: Any, x: arguments.Array, model: str, n: int, k: int) -> tuple[arguments.Array, arguments.Array | None]:
+    """The start with the values of what is fixed, and which parameters that are."""
+    if fixed is None:
+        return x, None
+    if not isinstance(fixed, Mapping):
+        keep = np.ascontiguousarray(fixed)
+        if keep.dtype != np.bool_ or keep.shape != (n,):
+            raise ValueError(f"fixed: expected {n} booleans or a dict, got shape {keep.shape} of {keep.dtype}")
+        return x, keep
+    keep = np.zeros(n, dtype=bool)
+    x = x.copy()
+    for key, value in fixed.items():
+        j = index(key, n, BATCH_MODELS[model].parameters, "fixed")
+        values = _real(value, f"fixed[{key!r}]", x.dtype)
+        if values.shape not in ((), (k,)):
+            raise ValueError(f"fixed[{key!r}]: expected a number or shape {(k,)}, got {values.shape}")
+        if values.ndim and x.ndim == 1:
+            x = np.array(np.broadcast_to(x, (k, n)), order="C")
+        x[..., j], keep[j] = values, True
+    return x, keep
+
+
 def _bounds(
     bounds: Any, x0: arguments.Array, n: int, k: int
 ) -> tuple[arguments.Array, arguments.Array] | tuple[None, None]:
@@ -171,6 +222,8 @@ def levenberg_marquardt_batch(
     weights: Any = None,
     sigma: Any = None,
     absolute_sigma: bool = False,
+    mask: Any = None,
+    nan_policy: str | None = None,
     bounds: Any = None,
     fixed: Any = None,
     ftol: float | None = None,
@@ -217,11 +270,16 @@ def levenberg_marquardt_batch(
         ``w``, or standard deviations: ``w = 1/sigma**2``. Data of weight 0 do not count and may be NaN.
     absolute_sigma : bool
         Whether `cov` is not scaled by ``2*cost/(m - n)``.
+    mask : array_like of bool, shape (m,) or (k, m), optional
+        True for data that do not count, as in :mod:`numpy.ma`; those that are masked in `data` do not count either.
+    nan_policy : {None, "raise", "omit"}
+        For NaN in `data`: that problem ends with status -3; ValueError; or they do not count.
     bounds : (lower, upper), optional
         Numbers, or shape (n,) or (k, n). A step that leaves the bounds is cut at them and recomputed in the other
         parameters. A parameter leaves its bound as soon as the gradient allows.
-    fixed : array_like of bool, shape (n,), optional
-        Parameters that keep the values of `x0`.
+    fixed : dict or array_like of bool, shape (n,), optional
+        Parameters that keep a value: ``{name or index: value}``, with a number or shape (k,) as the value, or True for
+        those that keep the values of `x0`.
     ftol, xtol, gtol : float, optional
         See `status`. 1e-10, 1e-10 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
     max_iterations : int
@@ -275,7 +333,7 @@ def levenberg_marquardt_batch(
            [5., 3., 1.]]))
     """
     number, n, inputs, numerator = _choose(model, degree, x0)
-    y = _real(data, "data")
+    y = _real(np.ma.getdata(data) if isinstance(data, np.ma.MaskedArray) else data, "data")
     if y.ndim != 2 and not (inputs == 2 and y.ndim == 3):
         wanted = "(k, m)" if inputs == 1 else "(k, m) or (k, rows, columns)"
         raise ValueError(f"data: expected shape {wanted}, got {y.shape}")
@@ -290,11 +348,7 @@ def levenberg_marquardt_batch(
             f"x0: {model!r} has {n} parameters{f' ({names})' if names else ''}: expected shape {(n,)} or {(k, n)}, "
             f"got {x.shape}"
         )
-    keep = None
-    if fixed is not None:
-        keep = np.ascontiguousarray(fixed)
-        if keep.dtype != np.bool_ or keep.shape != (n,):
-            raise ValueError(f"fixed: expected {n} booleans, got shape {keep.shape} of {keep.dtype}")
+    x, keep = _kept(fixed, x, model, n, k)
     free = n if keep is None else n - int(keep.sum())
     if m < max(free, 1):
         raise ValueError(f"data: {m} points cannot determine {free} parameters")
@@ -305,6 +359,9 @@ def levenberg_marquardt_batch(
     if inputs == 1:
         points = points[..., None]
     w = _weights(weights, sigma, dtype, tuple(image), m, k)
+    out = _left_out(data, mask, nan_policy, y, tuple(image))
+    if out is not None:
+        w = np.where(out, dtype.type(0), dtype.type(1) if w is None else w)
     low, high = _bounds(bounds, x, n, k)
     options = (
         arguments.tolerance(ftol, "ftol"),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from adaptk.solve import _arguments as arguments
+from adaptk.solve import _rows
 from adaptk.solve._least_squares import levenberg_marquardt
+from adaptk.solve._parameters import Parameters, by_name
 from adaptk.solve._result import Fit, student_t
 
 __all__ = ["CurveFit", "curve_fit"]
@@ -88,6 +90,8 @@ class CurveFit(tuple[Any, ...]):
             rows.append((name, f"{value:.8g}", f"{std:.3g}", f"[{low:.6g}, {high:.6g}]"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+        for i, note in enumerate(self.fit._notes()):
+            lines[i + 1] += note
         correlation = self.correlation
         pairs = [(abs(correlation[i, k]), i, k) for i in range(len(self.names)) for k in range(i)]
         for size, i, k in sorted(pairs, reverse=True)[:5]:
@@ -119,7 +123,7 @@ class CurveFit(tuple[Any, ...]):
         -------
         ndarray, or (ndarray, ndarray, ndarray)
             The values; with `level` also the lower and the upper band. The bands are those of the model made linear in
-            its parameters.
+            its parameters. Real and imaginary parts of a complex model each have theirs.
 
         Raises
         ------
@@ -128,15 +132,15 @@ class CurveFit(tuple[Any, ...]):
         """
         if not callable(getattr(x, "keys", None)):
             x = np.asarray(x, dtype=np.float64) if isinstance(x, (list, tuple, np.ndarray)) else x
-        value = np.asarray(self._model(x, *self.popt), dtype=np.float64)
+        value = _values(self._model(x, *self.popt))
         if level is None:
             return value
         level = arguments.real(level, "level", open_low=True)
         if not level < 1.0:
             raise ValueError(f"level: expected a number in (0, 1), such as 0.95, got {level!r}")
         # Central differences, by steps that are small beside the standard deviations.
-        slope = np.empty((value.size, self.popt.size))
-        for k in range(self.popt.size):
+        slope = np.zeros((value.size, self.popt.size), dtype=value.dtype)
+        for k in np.flatnonzero(self.x_std):
             std = self.x_std[k] if np.isfinite(self.x_std[k]) else 0.0
             step = max(1e-3 * std, np.cbrt(np.finfo(np.float64).eps) * abs(self.popt[k])) or 1e-6
             up, down = self.popt.copy(), self.popt.copy()
@@ -144,15 +148,23 @@ class CurveFit(tuple[Any, ...]):
             down[k] -= step
             change = np.asarray(self._model(x, *up)) - np.asarray(self._model(x, *down))
             slope[:, k] = change.ravel() / (up[k] - down[k])
-        with np.errstate(invalid="ignore"):
-            variance = np.einsum("ik,kl,il->i", slope, self.pcov, slope).reshape(value.shape)
+
+        def variance_of(part: Array) -> Array:
+            with np.errstate(invalid="ignore"):
+                total: Array = np.einsum("ik,kl,il->i", part, self.pcov, part)
+            return total.reshape(value.shape)
+
+        added: Any = 0.0
         if new:
             if sigma is None and self._sigma is not None:
                 raise ValueError("sigma: give the standard deviations of the new measurements, as for the data")
             scale = 1.0 if self._absolute else 2 * self.fit.cost / max(self.fit.dof, 1)
             spread = np.ones_like(value) if sigma is None else np.asarray(sigma, dtype=np.float64)
-            variance = variance + scale * spread**2
-        half = student_t(level, self.fit.dof) * np.sqrt(variance)
+            added = scale * spread**2
+        quantile = student_t(level, self.fit.dof)
+        half = quantile * np.sqrt(variance_of(slope.real) + added)
+        if value.dtype.kind == "c":
+            half = half + 1j * quantile * np.sqrt(variance_of(slope.imag) + added)
         return value, value - half, value + half
 
     def plot(self, axes: Any = None, *, level: float = 0.95, points: int = 400) -> Any:
@@ -185,6 +197,8 @@ class CurveFit(tuple[Any, ...]):
         x = np.asarray(self._xdata)
         if x.ndim != 1 or x.shape != self._ydata.shape:
             raise ValueError(f"xdata: a plot needs one number for each point, got shape {x.shape}")
+        if self._ydata.dtype.kind == "c" or x.dtype.kind == "c":
+            raise ValueError("ydata: a plot needs real data")
         if axes is None:
             axes = Figure(figsize=(6.4, 4.2), layout="constrained").subplots()
         fine = np.linspace(x.min(), x.max(), points)
@@ -230,34 +244,57 @@ def _start(bounds: Any, n: int) -> Array:
     return start
 
 
-def _data(value: Any, name: str, check: bool) -> Any:
-    arguments.no_mask(value, name, 'leave those points out, or set them to NaN with nan_policy="omit"')
+def _values(value: Any) -> Array:
+    """float64, or complex128."""
+    array = np.asarray(value)
+    return np.asarray(array, dtype=np.complex128 if array.dtype.kind == "c" else np.float64)
+
+
+def _data(value: Any, name: str) -> Any:
+    """An array of numbers, with its mask if it has one; anything else as it is."""
     if not isinstance(value, (list, tuple, np.ndarray)) and not hasattr(value, "__array__"):
         return value
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    array = array.astype(np.float64)
-    if check and not np.isfinite(array).all():
-        raise ValueError(f'{name}: has values that are not finite; leave them out, or give nan_policy="omit"')
-    return array
+    array = value if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"{name}: expected numbers, got dtype {array.dtype}")
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
 
 
-def _whiten(sigma: Any, m: int) -> tuple[Array | None, Array | None]:
+def _left_out(x: Any, y: Array, sigma: Array | None, mask: Any, omit: bool) -> Array:
+    """The points that do not count: of the mask, masked in the data, and with `omit` those with NaN."""
+    m = y.size
+    out = np.zeros(m, dtype=bool) if mask is None else _rows.mask_of(mask, np.shape(y)).ravel().copy()
+    out |= np.ma.getmaskarray(y).ravel()
+    if omit:
+        out |= np.isnan(np.ma.getdata(y)).ravel()
+    if isinstance(x, np.ndarray):
+        bad = np.ma.getmaskarray(x)
+        if omit:
+            bad = bad | np.isnan(np.ma.getdata(x))
+        if x.shape[-1:] == (m,):
+            out |= bad.reshape(-1, m).any(axis=0)
+        elif bad.any() or out.any():
+            raise ValueError(f"xdata: to leave points out its last axis must have {m}, got shape {x.shape}")
+    elif out.any():
+        raise ValueError("xdata: to leave points out it must be an array")
+    if isinstance(sigma, np.ma.MaskedArray):
+        hidden = np.ma.getmaskarray(sigma)
+        if sigma.shape != (m,) and hidden.any():
+            raise ValueError("sigma: a covariance must have no masked elements")
+        out |= hidden.ravel() if sigma.shape == (m,) else False
+    return out
+
+
+def _whiten(sigma: Array | None) -> tuple[Array | None, Array | None]:
     """(factors of the residuals, None), or (None, the inverse Cholesky factor of their covariance)."""
     if sigma is None:
         return None, None
-    array = np.asarray(sigma, dtype=np.float64)
-    if array.size == 1:
-        array = np.full(m, array.reshape(()))
-    if array.shape == (m,):
-        if not (np.isfinite(array).all() and (array > 0).all()):
+    if sigma.ndim == 1:
+        if not (np.isfinite(sigma).all() and (sigma > 0).all()):
             raise ValueError("sigma: must be finite and positive")
-        return 1.0 / array, None
-    if array.shape != (m, m):
-        raise ValueError(f"sigma: expected a number, or shape {(m,)} or {(m, m)}, got {array.shape}")
+        return 1.0 / sigma, None
     try:
-        return None, np.linalg.inv(np.linalg.cholesky(array))
+        return None, np.linalg.inv(np.linalg.cholesky(sigma))
     except np.linalg.LinAlgError:
         raise ValueError("sigma: as a covariance it must be symmetric and positive definite") from None
 
@@ -276,6 +313,9 @@ def curve_fit(
     *,
     full_output: bool = False,
     nan_policy: str | None = None,
+    fixed: Any = None,
+    ties: Any = None,
+    mask: Any = None,
     **options: Any,
 ) -> CurveFit:
     """Fit a model to data by nonlinear least squares, as ``scipy.optimize.curve_fit`` does.
@@ -287,7 +327,8 @@ def curve_fit(
     xdata : array_like or object
         The points, passed to `f`: an array as float64, anything else as it is.
     ydata : array_like, shape (m,)
-        The data.
+        The data. If they are complex, the real and imaginary parts of the differences are fitted. Points that are
+        masked in a masked array, here, in `xdata` or in `sigma`, are left out.
     p0 : array_like, shape (n,), optional
         The start. By default 1 for each parameter in the signature of `f`, or the middle of its bounds.
     sigma : float or array_like, shape (m,) or (m, m), optional
@@ -306,6 +347,14 @@ def curve_fit(
         Whether the result unpacks as five values: also ``infodict``, ``mesg`` and ``ier``.
     nan_policy : {"raise", "omit"}, optional
         What to do with NaN in the data: raise ValueError, or leave those points out.
+    fixed : dict or array_like of bool, optional
+        Parameters that keep a value: ``{name or index: value}``, or shape (n,), True for those that keep that of `p0`.
+    ties : dict, optional
+        Parameters that follow from others: ``{name or index: function}``. A function whose arguments are called like
+        parameters gets these, such as ``{"width_2": lambda width_1: 2 * width_1}``; any other gets all parameters,
+        shape (n,). A tie may use those before it.
+    mask : array_like of bool, shape (m,), optional
+        True for points that are left out, as in :mod:`numpy.ma`.
     **options
         More arguments of :func:`levenberg_marquardt`, such as `loss`, `f_scale`, `ftol`, `xtol`, `gtol` and `max_nfev`
         (or ``maxfev``).
@@ -338,32 +387,42 @@ def curve_fit(
     """
     if not callable(f):
         raise TypeError(f"f: expected a callable, got {type(f).__name__}")
-    if nan_policy not in (None, "raise", "omit"):
+    if nan_policy not in _rows.POLICIES:
         raise ValueError(f"nan_policy: expected None, 'raise' or 'omit', got {nan_policy!r}")
     if method not in (None, "lm", "trf", "dogbox"):
         raise ValueError(f"method: expected 'lm', 'trf' or 'dogbox', got {method!r}")
-    check = nan_policy != "omit" if check_finite is None else bool(check_finite)
-    y = np.asarray(_data(ydata, "ydata", check), dtype=np.float64).ravel()
-    x = _data(xdata, "xdata", check)
+    y = _data(ydata, "ydata")
+    if not isinstance(y, np.ndarray):
+        raise TypeError(f"ydata: expected an array, got {type(ydata).__name__}")
+    x = _data(xdata, "xdata")
+    errors = None if sigma is None else np.ma.asarray(sigma, dtype=np.float64)
+    out = _left_out(x, y, errors, mask, nan_policy == "omit")
+    y = np.ma.getdata(y).ravel()
     if y.size == 0:
         raise ValueError("ydata: is empty")
-    factors, inverse = _whiten(sigma, y.size)
-    kept_sigma = None if sigma is None else np.asarray(sigma, dtype=np.float64)
-    if kept_sigma is not None and kept_sigma.size == 1:
-        kept_sigma = np.full(y.size, kept_sigma.reshape(()))
-    if nan_policy == "omit":
-        keep = ~np.isnan(y)
-        if isinstance(x, np.ndarray):
-            if x.shape[-1:] != y.shape:
-                raise ValueError(f"xdata: to leave points out its last axis must have {y.size}, got shape {x.shape}")
-            keep &= ~np.isnan(x.reshape(-1, y.size)).any(axis=0)
-            x = x[..., keep]
-        elif not keep.all():
-            raise ValueError("xdata: to leave points out it must be an array")
+    x = np.ma.getdata(x) if isinstance(x, np.ma.MaskedArray) else x
+    kept_sigma: Array | None = None
+    if errors is not None:
+        kept_sigma = np.ma.getdata(errors)
+        if kept_sigma.size == 1:
+            kept_sigma = np.full(y.size, kept_sigma.reshape(()))
+        if kept_sigma.shape not in ((y.size,), (y.size, y.size)):
+            raise ValueError(
+                f"sigma: expected a number, or shape {(y.size,)} or {(y.size, y.size)}, got {kept_sigma.shape}"
+            )
+    if out.any():
+        keep = ~out
         y = y[keep]
+        x = x[..., keep]
         if kept_sigma is not None:
             kept_sigma = kept_sigma[np.ix_(keep, keep)] if kept_sigma.ndim == 2 else kept_sigma[keep]
-            factors, inverse = _whiten(kept_sigma, y.size)
+        if y.size == 0:
+            raise ValueError("ydata: no point is left")
+    if nan_policy != "omit" if check_finite is None else check_finite:
+        for value, name in ((y, "ydata"), (x, "xdata")):
+            if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+                raise ValueError(f'{name}: has values that are not finite; leave them out, or give nan_policy="omit"')
+    factors, inverse = _whiten(kept_sigma)
     if "maxfev" in options:
         options["max_nfev"] = options.pop("maxfev")
     if p0 is None:
@@ -372,8 +431,16 @@ def curve_fit(
     else:
         start = np.atleast_1d(np.array(p0, dtype=np.float64))
         names = _parameters(f, start.size)
-    if start.size > y.size:
-        raise TypeError(f"ydata: {y.size} points cannot determine {start.size} parameters")
+    free = start.size
+    if fixed is not None or ties is not None:
+        if isinstance(ties, Mapping):
+            ties = {key: by_name(tie, names) for key, tie in ties.items()}
+        reduced = Parameters(start, fixed, ties, names)
+        start, free = reduced.x0, reduced.free.size
+        options["fixed"], options["ties"] = reduced.fixed, dict(reduced.ties)
+    points = 2 * y.size if y.dtype.kind == "c" else y.size
+    if free > points:
+        raise TypeError(f"ydata: {y.size} points cannot determine {free} parameters")
 
     def weigh(values: Array) -> Array:
         if inverse is not None:
@@ -388,13 +455,17 @@ def curve_fit(
             raise ValueError(
                 f"f must return an array of shape {y.shape} as ydata has it, got one of shape {value.shape}"
             )
-        return weigh(value - y)
+        return _rows.stacked(weigh(value - y)) if is_complex else weigh(value - y)
 
+    is_complex = y.dtype.kind == "c"
+    if is_complex and jac == "cs":
+        raise ValueError("jac: 'cs' takes the imaginary part for the derivative, so the model must be real")
     slopes: Any = jac
     if callable(jac):
 
         def slopes(p: Array) -> Array:
-            return weigh(np.asarray(jac(x, *p)))
+            value = weigh(np.asarray(jac(x, *p)))
+            return _rows.stacked(value) if is_complex else value
 
     fit = levenberg_marquardt(residuals, start, jac=slopes, bounds=bounds, absolute_sigma=absolute_sigma, **options)
     if not fit.success:

@@ -10,7 +10,7 @@ import numpy as np
 from adaptk import _solve
 from adaptk._names import known_names_only
 from adaptk.solve import _arguments as arguments
-from adaptk.solve import _check
+from adaptk.solve import _check, _covariance, _parameters, _rows
 from adaptk.solve._result import Fit, finish
 
 LOSSES = {"linear": 0, "huber": 1, "soft_l1": 2, "cauchy": 3, "arctan": 4, "tukey": 5}
@@ -69,6 +69,12 @@ def levenberg_marquardt(
     geodesic: bool | str = "auto",
     polish: bool = True,
     absolute_sigma: bool = False,
+    covariance: str | None = None,
+    fixed: Any = None,
+    ties: Any = None,
+    mask: Any = None,
+    nan_policy: str | None = None,
+    complex_residuals: bool = False,
     vectorized: bool = False,
     rel_step: Any = None,
     typical: Any = None,
@@ -119,6 +125,22 @@ def levenberg_marquardt(
         Whether to finish with Gauss-Newton steps.
     absolute_sigma : bool
         Whether the residuals are in units of their standard deviation; then `cov` is not scaled by their size.
+    covariance : {None, "sandwich"}
+        How `cov` is estimated. By default as ``s**2 (J'J)**-1``, for residuals of equal variances, and with a robust
+        loss as the sandwich estimate. ``"sandwich"``: White's with ``loss="linear"`` too, for residuals whose
+        variances differ.
+    fixed : dict or array_like of bool, optional
+        Parameters that keep a value: ``{index: value}``, or shape (n,), True for those that keep the value of `x0`.
+    ties : dict, optional
+        Parameters that follow from others: ``{index: function}``, called with all parameters, shape (n,), in the order
+        of the dict. A tie may use those before it.
+    mask : array_like of bool, shape (m,), optional
+        True for residuals that do not count, as in :mod:`numpy.ma`.
+    nan_policy : {None, "raise", "omit"}
+        For residuals that are NaN at `x0`: the run ends with status -3; ValueError; or they are left out, as are masked
+        elements of a masked array.
+    complex_residuals : bool
+        Whether `fun` may return complex numbers. Their real parts and then their imaginary parts are the residuals.
     vectorized : bool
         Whether `fun` takes a stack of points, shape (k, n), and returns (k, m); differences are then one call.
     rel_step, typical : float or array_like, optional
@@ -161,7 +183,10 @@ def levenberg_marquardt(
         `dof` is the number of degrees of freedom, and the method ``confidence_intervals(level)`` gives intervals of the
         parameters. `cov` and `x_std` are infinite where the Jacobian has not full rank, or (without `absolute_sigma`)
         no degree of freedom is left. With a robust loss they are those of the sandwich estimate, which holds whatever
-        the distribution of the residuals. If the start is not finite they are NaN.
+        the distribution of the residuals. If the start is not finite they are NaN. Of fixed parameters they are 0, and
+        of tied ones they follow from the others' to first order. `jac` and `grad` are derivatives by the free
+        parameters, ties included, and 0 for the others; `fixed` and `tied` say which those are. With `mask` or
+        `nan_policy`, `fun` and `jac` have the residuals that count, and `mask`, shape (m,), says which do not.
 
     Raises
     ------
@@ -183,6 +208,10 @@ def levenberg_marquardt(
     >>> r.success, r.x.round(6)
     (True, array([2., 3.]))
     """
+    if not (fixed is None and ties is None and mask is None and nan_policy is None and complex_residuals is False):
+        return _in_layers(dict(locals()))
+    if covariance is not None and covariance != "sandwich":
+        raise ValueError(f"covariance: expected None or 'sandwich', got {covariance!r}")
     x = arguments.start(x0)
     size = x.dtype.itemsize
     f = arguments.function(fun, "fun", size, "residuals")
@@ -231,7 +260,17 @@ def levenberg_marquardt(
         raw["status"] = -4
     result = finish(raw, "least_squares", progress)
     result["dof"] = float("inf") if absolute_sigma else float(result.fun.size - x.size)
+    if covariance is not None and loss == "linear" and result.jac is not None:
+        _covariance.sandwich(cast(Fit, result), bool(absolute_sigma))
     return cast(Fit, result)
+
+
+def _in_layers(given: dict[str, Any]) -> Fit:
+    """A fit of what the outermost option makes of the problem, which calls the solver with the others."""
+    fun, x0, args = given.pop("fun"), given.pop("x0"), given.pop("args")
+    if given["fixed"] is not None or given["ties"] is not None:
+        return _parameters.fit(levenberg_marquardt, fun, x0, args, given, _bounds)
+    return _rows.fit(levenberg_marquardt, fun, x0, args, given)
 
 
 _REMEDIES = {

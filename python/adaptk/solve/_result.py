@@ -151,6 +151,17 @@ class Fit(Result):
         half = half * student_t(float(level), self["dof"])
         return np.stack([x - half, x + half], axis=1)
 
+    def _notes(self) -> list[str]:
+        """What a table says of each parameter at the end of its line."""
+        notes = [""] * len(self.x)
+        for i, side in enumerate(self.get("active_mask", ())):
+            if side:
+                notes[i] = "  at its lower bound" if side < 0 else "  at its upper bound"
+        for name in ("fixed", "tied"):
+            for k in np.flatnonzero(self.get(name, ())):
+                notes[k] = f"  {name}"
+        return notes
+
     def __repr__(self) -> str:
         if "x_std" not in self or "dof" not in self:
             return super().__repr__()
@@ -160,9 +171,8 @@ class Fit(Result):
             rows.append((f"x[{i}]", f"{v:.8g}", f"{s:.3g}", f"[{low:.6g}, {high:.6g}]"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-        for i, side in enumerate(self.get("active_mask", ())):
-            if side:
-                lines[i + 1] += "  at its lower bound" if side < 0 else "  at its upper bound"
+        for i, note in enumerate(self._notes()):
+            lines[i + 1] += note
         known = "known variance" if np.isinf(self.dof) else f"{self.dof:g} degrees of freedom"
         lines += [
             f"cost {self.cost:.8g}, {len(self.fun)} residuals, {known}",
