@@ -309,6 +309,7 @@ ORDER = (
     "staleness.py",
     "less_memory.py",
     "curve_fit.py",
+    "profile.py",
     "spots.py",
     "steepest_descent.py",
     "newton_at_a_saddle.py",

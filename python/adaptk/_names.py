@@ -56,8 +56,15 @@ def unexpected(function: str, name: str, known: Iterable[str]) -> TypeError:
     )
 
 
-def known_names_only(function: Callable[..., Any], remedies: Mapping[str, str]) -> Callable[..., Any]:
-    """The function, with the error of :func:`unexpected` for other names; `remedies` says what to do about some."""
+def known_names_only(
+    function: Callable[..., Any],
+    remedies: Mapping[str, str],
+    then: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any] = lambda result, args, kwargs: result,
+) -> Callable[..., Any]:
+    """The function, with the error of :func:`unexpected` for other names; `remedies` says what to do about some.
+
+    `then` is called with the result and the arguments, and returns the result.
+    """
     known = list(inspect.signature(function).parameters)
     are_known = frozenset(known).issuperset
 
@@ -68,7 +75,7 @@ def known_names_only(function: Callable[..., Any], remedies: Mapping[str, str]) 
             if name in remedies:
                 raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}: {remedies[name]}")
             raise unexpected(function.__name__, name, known)
-        return function(*args, **kwargs)
+        return then(function(*args, **kwargs), args, kwargs)
 
     return checked
 

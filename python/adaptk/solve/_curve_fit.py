@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adaptk.solve import _arguments as arguments
-from adaptk.solve import _rows
+from adaptk.solve import _profile, _rows
 from adaptk.solve._least_squares import levenberg_marquardt
 from adaptk.solve._parameters import Parameters, by_name
-from adaptk.solve._result import Fit, student_t
+from adaptk.solve._result import Fit, Result, level_of, student_t
 
 __all__ = ["CurveFit", "curve_fit"]
 
@@ -70,6 +69,14 @@ class CurveFit(tuple[Any, ...]):
     def confidence_intervals(self, level: float = 0.95) -> Array:
         """Lower and upper ends for each parameter, shape (n, 2): see :meth:`Fit.confidence_intervals`."""
         return self.fit.confidence_intervals(level)
+
+    def conf_interval(self, level: float = 0.95, parameters: Any = None) -> Array:
+        """Intervals by profile likelihood, of parameters by name or index: see :meth:`Fit.conf_interval`."""
+        return _profile.conf_interval(self.fit, level, parameters, self.names)
+
+    def profile(self, parameter: str | int, level: float = 0.99, points: int = 21) -> Result:
+        """The profile of a parameter, by name or index: see :meth:`Fit.profile`."""
+        return _profile.profile(self.fit, parameter, level, points, self.names)
 
     def summary(self, level: float = 0.95) -> str:
         """A table of values, standard deviations and confidence intervals, and the larger correlations.
@@ -135,9 +142,7 @@ class CurveFit(tuple[Any, ...]):
         value = _values(self._model(x, *self.popt))
         if level is None:
             return value
-        level = arguments.real(level, "level", open_low=True)
-        if not level < 1.0:
-            raise ValueError(f"level: expected a number in (0, 1), such as 0.95, got {level!r}")
+        level = level_of(level)
         # Central differences, by steps that are small beside the standard deviations.
         slope = np.zeros((value.size, self.popt.size), dtype=value.dtype)
         for k in np.flatnonzero(self.x_std):

@@ -280,5 +280,11 @@ _REMEDIES = {
 }
 
 
+def _remember(result: Fit, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fit:
+    """The call, for fits of the same problem: an attribute, so that it is no item of the dict."""
+    object.__setattr__(result, "_call", (args, kwargs))
+    return result
+
+
 if not TYPE_CHECKING:
-    levenberg_marquardt = known_names_only(levenberg_marquardt, _REMEDIES)
+    levenberg_marquardt = known_names_only(levenberg_marquardt, _REMEDIES, _remember)

@@ -140,16 +140,101 @@ class Fit(Result):
         >>> fit.confidence_intervals(0.9).round(2)
         array([[0.31, 3.69]])
         """
-        if isinstance(level, bool) or not isinstance(level, Real):
-            raise TypeError(f"level: expected a number in (0, 1), got {type(level).__name__}")
-        if not 0.0 < level < 1.0:
-            raise ValueError(f"level: expected a number in (0, 1), such as 0.95, got {level!r}")
+        level = level_of(level)
         x = np.asarray(self["x"], dtype=np.float64)
         half = np.asarray(self["x_std"], dtype=np.float64)
         if self["dof"] <= 0:  # nothing is known of the residuals' variance, and x_std is infinite
             return np.stack([x - half, x + half], axis=1)
-        half = half * student_t(float(level), self["dof"])
+        half = half * student_t(level, self["dof"])
         return np.stack([x - half, x + half], axis=1)
+
+    def conf_interval(self, level: float = 0.95, parameters: Any = None) -> Array:
+        """Intervals by profile likelihood: ends where a fit of the others is as much worse as the level allows.
+
+        A parameter's interval ends where the sum of squares, at the best values of the other parameters, exceeds that
+        of the fit by the residuals' variance times the square of the quantile of Student's t distribution. So it has no
+        need of a linear model: it may be longer on one side, and has the same ends whatever function of the parameter
+        the model is written in. It costs some ten fits for each parameter. See :meth:`confidence_intervals` for
+        those that cost none.
+
+        Parameters
+        ----------
+        level : float
+            In (0, 1).
+        parameters : int or sequence of int, optional
+            Which ones; all by default.
+
+        Returns
+        -------
+        ndarray, shape (number of parameters, 2)
+            Lower and upper ends, float64: a bound if it comes first, infinite if no value is bad enough, the value
+            itself if it is fixed, NaN if it is tied.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is wrong, or the fit has not converged, has a robust loss without ``absolute_sigma=True``,
+            has no degree of freedom, or is a copy, which has lost its functions.
+        RuntimeError
+            If a lower cost is found than that of the fit.
+
+        References
+        ----------
+        D. M. Bates and D. G. Watts, Nonlinear regression analysis and its applications, 1988, chapter 6.
+
+        Examples
+        --------
+        >>> import numpy as np, adaptk
+        >>> t = np.arange(1.0, 8.0)
+        >>> y = np.array([5.5, 3.9, 3.4, 2.5, 1.6, 1.4, 1.2])
+        >>> fit = adaptk.solve.levenberg_marquardt(lambda p: p[0] * np.exp(-p[1] * t) - y, [5.0, 0.2])
+        >>> fit.conf_interval(0.95).round(2)
+        array([[6.33, 7.94],
+               [0.23, 0.31]])
+        """
+        from adaptk.solve._profile import conf_interval
+
+        return conf_interval(self, level, parameters)
+
+    def profile(self, parameter: int, level: float = 0.99, points: int = 21) -> Result:
+        """The profile of a parameter, over its interval of :meth:`conf_interval`.
+
+        Parameters
+        ----------
+        parameter : int
+            Which one.
+        level : float
+            Of the interval, in (0, 1).
+        points : int
+            How many values.
+
+        Returns
+        -------
+        Result
+            `value`, shape (points,); `tau`, the signed root of what the sum of squares is above that of the fit, over
+            the residuals' standard deviation, which for a linear model is a straight line; `cost`; and `x`, shape
+            (points, n), the best values of all parameters.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As :meth:`conf_interval`.
+
+        Examples
+        --------
+        >>> import numpy as np, adaptk
+        >>> t = np.arange(1.0, 8.0)
+        >>> y = np.array([5.5, 3.9, 3.4, 2.5, 1.6, 1.4, 1.2])
+        >>> fit = adaptk.solve.levenberg_marquardt(lambda p: p[0] * np.exp(-p[1] * t) - y, [5.0, 0.2])
+        >>> fit.profile(1, level=0.95, points=5).tau.round(2)
+        array([-2.57, -1.26,  0.  ,  1.31,  2.57])
+        """
+        from adaptk.solve._profile import profile
+
+        return profile(self, parameter, level, points)
+
+    def __getstate__(self) -> None:
+        """The items of the dict alone, without the functions of the fit."""
 
     def _notes(self) -> list[str]:
         """What a table says of each parameter at the end of its line."""
@@ -179,6 +264,15 @@ class Fit(Result):
             f"status {self.status}: {self.message} ({self.nit} iterations, {self.nfev} evaluations)",
         ]
         return "\n".join(lines)
+
+
+def level_of(level: Any) -> float:
+    """A probability in (0, 1)."""
+    if isinstance(level, bool) or not isinstance(level, Real):
+        raise TypeError(f"level: expected a number in (0, 1), got {type(level).__name__}")
+    if not 0.0 < float(level) < 1.0:
+        raise ValueError(f"level: expected a number in (0, 1), such as 0.95, got {level!r}")
+    return float(level)
 
 
 class Batch(Result):
