@@ -14,7 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -216,42 +216,12 @@ def rule_sources() -> dict[str, tuple[Path, list[str]]]:
     return {f"part{n}": (CUDA / "rule_kernels.cu", [*FLAGS, f"-DADAPTK_PART={n}"]) for n in range(parts())}
 
 
-def for_architecture(ptx: str, arch: str) -> str:
-    return re.sub(r"^\.target sm_\d+", f".target sm_{arch}", ptx, count=1, flags=re.M)
-
-
-def common_ptx(architectures: Sequence[str], folder: Path, jobs: int = 2) -> dict[str, str] | None:
-    """The PTX of the rules' kernels, where the first and the last of the architectures get the same but for its line
-    `.target`: conditions on the architecture are bounds, so those between get it too. None where they differ."""
-    work = [(arch, name) for name in rule_sources() for arch in dict.fromkeys((architectures[0], architectures[-1]))]
-
-    def compile_one(arch: str, name: str) -> str:
-        source, flags = rule_sources()[name]
-        return for_architecture(compile_ptx(source, arch, folder, flags, name).read_text(), architectures[0])
-
-    found: dict[str, str] = {}
+def compile_kernels(arch: str, folder: Path, jobs: int = 2, parts: Collection[str] | None = None) -> dict[str, Kernel]:
+    """Kernels of the project for one architecture, by their symbols: all, or of the rules those of these parts."""
+    rules = {name: source for name, source in rule_sources().items() if parts is None or name in parts}
+    work = [*rules.items(), ("common", (CUDA / "common_kernels.cu", FLAGS))]
     with ThreadPoolExecutor(jobs) as pool:
-        for (_, name), text in zip(work, pool.map(lambda w: compile_one(*w), work), strict=True):
-            if found.setdefault(name, text) != text:
-                return None
-    return found
-
-
-def compile_kernels(
-    arch: str, folder: Path, jobs: int = 2, rules: Mapping[str, str] | None = None
-) -> dict[str, Kernel]:
-    """All kernels of the project for one architecture, by their symbols; those of rules from PTX that is there."""
-
-    def compile_one(name: str, source: Path, flags: list[str]) -> list[Kernel]:
-        if rules is None or name not in rules:
-            return compile_source(source, arch, folder, flags, name)
-        ptx = folder / f"{name}.{arch}.ptx"
-        ptx.write_text(for_architecture(rules[name], arch))
-        return assemble(ptx, arch)
-
-    work = [*rule_sources().items(), ("common", (CUDA / "common_kernels.cu", FLAGS))]
-    with ThreadPoolExecutor(jobs) as pool:
-        done = pool.map(lambda w: compile_one(w[0], *w[1]), work)
+        done = pool.map(lambda w: compile_source(w[1][0], arch, folder, w[1][1], w[0]), work)
         return {kernel.name: kernel for kernels in done for kernel in kernels}
 
 

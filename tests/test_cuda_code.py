@@ -18,6 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
+import adaptk  # noqa: E402
 import cuda_counts as code  # noqa: E402
 from adaptk import _core  # noqa: E402
 from cuda_counts import Kernel  # noqa: E402
@@ -28,33 +29,33 @@ pytestmark = [
 ]
 
 
-def looked_at() -> list[str]:
-    """Of a release's architectures: the oldest, that of most data centres (90) and the newest. Those between have
-    their instructions; all of them if ADAPTK_EVERY_ARCHITECTURE is set."""
+WHOLE = "90"  # that of most data centres, and of the figures in bench/cuda.md
+
+
+def looked_at() -> dict[str, list[str]]:
+    """Architectures of a release, and the parts of the rules that are looked at for each. One has every rule; the
+    oldest and the newest a quarter of them each, which together have rules of every number of states: what differs
+    between architectures is the number of registers and how memory is accessed, and states decide about these. The
+    others have the instructions of one of these. Every rule of every architecture if ADAPTK_EVERY_ARCHITECTURE is set.
+    """
+    every = [f"part{n}" for n in range(code.parts())]
     of_release = code.release_architectures()
     if os.environ.get("ADAPTK_EVERY_ARCHITECTURE"):
-        return of_release
-    return [arch for arch in of_release if arch in (of_release[0], "90", of_release[-1])]
+        return dict.fromkeys(of_release, every)
+    return {of_release[0]: ["part0"], of_release[-1]: ["part2"]} | {a: every for a in of_release if a == WHOLE}
 
 
-ARCHITECTURES = looked_at() if code.find_tool("nvcc") else ["90"]
+LOOKED_AT = looked_at() if code.find_tool("nvcc") else {WHOLE: []}
 CONSTANTS = code.constants()
 PER_LANE = CONSTANTS["per_lane"]
 SIZE = {"f": 4, "d": 8}
 STEPS = ("step", "stored_step")  # for tensors of the type that is computed in, and for others
 
 
-@pytest.fixture(scope="module")
-def rule_ptx(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str] | None:
-    """What the compiler makes of the rules for every architecture; assembling is what differs."""
-    return code.common_ptx(ARCHITECTURES, tmp_path_factory.mktemp("ptx"))
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def kernels(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, rule_ptx: dict[str, str] | None
-) -> dict[str, Kernel]:
-    return code.compile_kernels(request.param, tmp_path_factory.mktemp(f"sm_{request.param}"), rules=rule_ptx)
+@pytest.fixture(scope="module", params=LOOKED_AT)
+def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel]:
+    folder = tmp_path_factory.mktemp(f"sm_{request.param}")
+    return code.compile_kernels(request.param, folder, parts=LOOKED_AT[request.param])
 
 
 FACTS = _core.formats()
@@ -301,7 +302,7 @@ def compile_text(text: str, arch: str, folder: Path, *flags: str) -> dict[str, K
 
 @pytest.fixture(scope="module")
 def wrong(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel]:
-    return compile_text(WRONG, "90" if "90" in ARCHITECTURES else ARCHITECTURES[0], tmp_path_factory.mktemp("wrong"))
+    return compile_text(WRONG, WHOLE if WHOLE in LOOKED_AT else next(iter(LOOKED_AT)), tmp_path_factory.mktemp("wrong"))
 
 
 def expansions(arch: str, folder: Path) -> dict[str, tuple[int, int]]:
@@ -356,18 +357,32 @@ def findings(kernels: dict[str, Kernel], check: object, *kinds: str) -> list[str
     return [f"{k.kind} {k.rule} {k.type} sm_{k.arch}: {line}" for k in chosen for line in check(k)[:4]]  # type: ignore[operator]
 
 
-def test_every_kernel_is_there(kernels: dict[str, Kernel]) -> None:
-    import adaptk
+def rules_of(parts: list[str]) -> set[str]:
+    """In the order of the table of kernels, whose places are divided among the parts."""
+    names = [name.replace("_", "") for name in adaptk.rules()]
+    table = [*names, *(f"streams_{n}" for n in range(5)), "combine"]
+    return {rule for place, rule in enumerate(table) if f"part{place % code.parts()}" in parts}
 
-    steps = {(k.rule, k.type) for k in kernels.values() if k.kind == "step"}
+
+def test_parts_have_every_number_of_states() -> None:
+    partial = [parts for parts in LOOKED_AT.values() if len(parts) < code.parts()]
+    together = set().union(*map(rules_of, partial))
+    assert not partial or {states()[r] for r in together if r in states()} == set(states().values())
+
+
+def test_every_kernel_is_there(kernels: dict[str, Kernel]) -> None:
+    arch = next(iter(kernels.values())).arch
+    rules = rules_of(LOOKED_AT[arch])
     # One rule has another's formula.
-    rules = {name.replace("_", "") for name in adaptk.rules()} - {"adamw"}
-    rules |= {f"streams_{n}" for n in range(5)} | {"combine"}
+    if "adamw" in rules:
+        rules = rules - {"adamw"} | {"adam"}
+    steps = {(k.rule, k.type) for k in kernels.values() if k.kind == "step"}
     assert steps == {(rule, t) for rule in rules for t in "fd"}
     stored = {(k.rule, k.type) for k in kernels.values() if k.kind == "stored_step"}
     assert stored == {(rule, t) for rule in rules for t in "fd" if not rule.startswith("streams_")}
     prepares = {(k.rule, k.type) for k in kernels.values() if k.kind == "prepare"}
-    assert prepares == {(name.replace("_", ""), t) for name in adaptk.rules() for t in "fd"}
+    names = {name.replace("_", "") for name in adaptk.rules()}
+    assert prepares == {(name, t) for name in rules_of(LOOKED_AT[arch]) & names for t in "fd"}
     rest = Counter(k.kind for k in kernels.values() if k.kind not in (*STEPS, "prepare"))
     assert rest == Counter(["norm", "finish", "upload", "gather", "reduce", "reduce", "sum_parts"])
 
