@@ -192,7 +192,8 @@ def test_params_of_adaptk_torch() -> None:
         refused(lambda cls=cls, rate=rate: cls(model.parameters(), rate), TypeError, remedy)
         refused(lambda cls=cls, rate=rate: cls(model.parameters(), lr=rate), TypeError, remedy)
         cls(model.parameters(), torch.tensor(0.1))
-    refused(lambda: at.Lion(model.parameters(), betas=1), TypeError, "(did you mean 'beta1', 'beta2'?)", "convention")
+    refused(lambda: at.Lion(model.parameters(), betas=1), TypeError, "betas: expected a tuple of 2 numbers, got 1")
+    refused(lambda: at.Lion(model.parameters(), b1=1), TypeError, "(did you mean 'beta1'?)", "convention")
 
 
 def test_constructors_of_adaptk_torch_look_as_torchs() -> None:
@@ -212,7 +213,7 @@ def test_constructors_of_adaptk_torch_look_as_torchs() -> None:
 def test_options_of_adaptk_jax() -> None:
     pytest.importorskip("jax")
     aj = pytest.importorskip("adaptk.jax")
-    refused(lambda: aj.adam(0.1, b1=0.9), TypeError, "'b1' (did you mean 'beta1'?); it takes learning_rate")
+    refused(lambda: aj.adam(0.1, beta_1=0.9), TypeError, "'beta_1' (did you mean 'beta1'?); it takes learning_rate")
     refused(lambda: aj.adam(lr=0.1), TypeError, "'lr' (did you mean 'learning_rate'?)")
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
 from torch_cases import (
     CASES,
+    OWN,
+    TORCHS,
     Case,
     _seeded,  # noqa: F401
     all_close,
@@ -17,16 +21,17 @@ from torch_cases import (
     give,
     params,
     raw,
+    same_bits,
     torch,
     twins,
 )
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("Adam", "SGD", "Rprop")], ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("Adam", "SGD", "Adagrad")], ids=str)
 def test_grad_scaler(case: Case) -> None:
     a = params()
     b = twins(a)
-    ours, torchs = case.ours(a), case.torchs(b)
+    ours, torchs = case.ours(a, fused=True), case.torchs(b)
     scalers = [torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3) for _ in range(2)]
     for t in range(12):
         skipped = t in (0, 5, 6)
@@ -50,10 +55,52 @@ def test_grad_scaler(case: Case) -> None:
     assert not hasattr(ours, "grad_scale")
 
 
+# As loops that clip gradients after unscale_() look: Lightning refuses an optimizer that says True.
+def handles_unscaling(opt: Any) -> bool:
+    return bool(getattr(opt, "_step_supports_amp_scaling", False))
+
+
+def test_a_step_takes_the_scale_only_if_it_is_asked_to() -> None:
+    for name in ("Adam", "AdamW", "Adagrad", "SGD"):
+        for fused in (None, False, True):
+            opt, theirs = (getattr(m, name)(params(), fused=fused) for m in (at, torch.optim))
+            assert handles_unscaling(opt) == handles_unscaling(theirs) == bool(fused)
+    for name in (*TORCHS, *OWN, "Muon"):
+        assert not handles_unscaling(getattr(at, name)(params(shapes=[(2, 2)])))
+    for name in OWN:
+        opt = getattr(at, name)(params(), fused=True)
+        again = pickle.loads(pickle.dumps(opt))
+        again.load_state_dict(opt.state_dict())
+        assert handles_unscaling(opt)
+        assert handles_unscaling(copy.deepcopy(again))
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Rprop", "Lion"])
+def test_a_loop_that_unscales_and_clips_by_itself(name: str) -> None:
+    """Mixed precision with gradient clipping, as Lightning has it."""
+    (a,), (b,) = params(shapes=[(50,)]), params(shapes=[(50,)])
+    b.data.copy_(a)
+    cls = getattr(at, name)
+    scaled, plain = cls([a], lr=0.1), cls([b], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    for t in range(3):
+        scaler.scale(torch.zeros(()))
+        give([[a], [b]], t)
+        a.grad *= 2.0**12
+        if not handles_unscaling(scaled):
+            scaler.unscale_(scaled)
+        for p in (a, b):
+            torch.nn.utils.clip_grad_norm_([p], 0.5)
+        scaler.step(scaled)
+        scaler.update()
+        plain.step()
+        assert same_bits([a], [b])
+
+
 def test_grad_scaler_with_clipping() -> None:
     (a,), (b,) = params(shapes=[(50,)]), params(shapes=[(50,)])
     b.data.copy_(a)
-    ours, torchs = at.SGD([a], lr=1.0), torch.optim.SGD([b], lr=1.0)
+    ours, torchs = at.SGD([a], lr=1.0, fused=True), torch.optim.SGD([b], lr=1.0)
     scalers = [torch.amp.GradScaler("cpu", init_scale=2.0**12) for _ in range(2)]
     for t in range(3):
         for s in scalers:

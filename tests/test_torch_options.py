@@ -17,6 +17,7 @@ from torch_cases import (
     everything,
     give,
     params,
+    raw,
     same_bits,
     torch,
     twins,
@@ -138,7 +139,8 @@ def test_capturable_is_refused_on_the_cpu(case: Case) -> None:
         ("Adam", {"lr": float("inf")}, "lr"),
         ("Adam", {"eps": float("inf")}, "eps"),
         ("Lion", {"lr": -1.0}, "lr"),
-        ("Adan", {"beta3": 1.0}, "beta3"),
+        ("Adan", {"beta3": 1.0}, r"betas\[2\]"),
+        ("Adan", {"betas": (0.9, 1.5, 0.9)}, r"betas\[1\]"),
     ],
 )
 def test_values_that_torch_takes_and_the_kernels_do_not(name: str, options: dict[str, Any], said: str) -> None:
@@ -154,3 +156,125 @@ def test_unknown_options() -> None:
     for name in (*TORCHS, *OWN):
         with pytest.raises(TypeError, match="unexpected keyword argument 'bogus'"):
             getattr(at, name)(params(), bogus=1)
+
+
+# The rules that torch lacks, in torch's manner
+
+
+WITH_BETAS = {"Lion": 2, "AdaBelief": 2, "Yogi": 2, "Adan": 3, "AdEMAMix": 3}
+
+
+@pytest.mark.parametrize("name", WITH_BETAS)
+def test_betas_are_given_together_or_one_by_one(name: str) -> None:
+    betas = (0.7, 0.8, 0.85)[: WITH_BETAS[name]]
+    names = [f"beta{i + 1}" for i in range(len(betas))]
+    cls = getattr(at, name)
+    several = [params() for _ in range(5)]
+    for p in several[1:]:
+        for x, y in zip(several[0], p, strict=True):
+            y.data.copy_(x.data)
+    first, second = several[:2]
+    optimizers = [
+        cls(first, 0.01, betas),
+        cls(second, lr=0.01, **dict(zip(names, betas, strict=True))),
+        cls([{"params": several[2], "betas": list(betas)}], lr=0.01),
+        cls([{"params": several[3], **dict(zip(names, betas, strict=True))}], lr=0.01),
+        cls(several[4], lr=0.01),
+    ]
+    optimizers[4].param_groups[0].update(dict(zip(names, betas, strict=True)))
+    for t in range(4):
+        give(several, t)
+        for opt in optimizers:
+            opt.step()
+    for opt, p in zip(optimizers, several, strict=True):
+        assert tuple(opt.param_groups[0]["betas"]) == betas
+        assert not set(names) & opt.param_groups[0].keys()
+        assert same_bits(first, p)
+    assert optimizers[0].defaults["betas"] == betas
+    one = cls(params(), beta2=0.5)
+    assert one.defaults["betas"][1] == 0.5
+    assert one.defaults["betas"][0] == cls(params()).defaults["betas"][0]
+
+
+def test_betas_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"^betas: expected 3 numbers, got 2: \(0.9, 0.99\)"):
+        at.Adan(params(), betas=(0.9, 0.99))
+    with pytest.raises(TypeError, match=r"^betas: expected a tuple of 2 numbers, got 0.9"):
+        at.Lion(params(), betas=0.9)
+    with pytest.raises(TypeError, match=r"^betas: beta1 is given too"):
+        at.Lion(params(), betas=(0.9, 0.99), beta1=0.5)
+    opt = at.Lion(params())
+    with pytest.raises(TypeError, match=r"^betas: beta2 is given too"):
+        opt.add_param_group({"params": params(), "betas": (0.9, 0.99), "beta2": 0.5})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'betas'"):
+        at.DeltaBarDelta(params(), betas=(0.9, 0.99))
+    p = params()
+    opt = at.Lion(p)
+    give([p], 0)
+    opt.param_groups[0]["betas"] = (0.9,)
+    before = everything(opt)
+    with pytest.raises(ValueError, match=r"^betas: expected 2 numbers, got 1"):
+        opt.step()
+    assert everything(opt) == before
+
+
+def test_states_that_have_betas_one_by_one() -> None:
+    """As versions before betas saved them."""
+    p, q = params(), params()
+    for x, y in zip(p, q, strict=True):
+        y.data.copy_(x.data)
+    a, b = at.Adan(p, betas=(0.9, 0.8, 0.7)), at.Adan(q)
+    give([p, q], 0)
+    a.step()
+    saved = a.state_dict()
+    (group,) = saved["param_groups"]
+    group.update(zip(("beta1", "beta2", "beta3"), group.pop("betas"), strict=True))
+    b.load_state_dict(saved)
+    for x, y in zip(p, q, strict=True):
+        y.data.copy_(x.data)
+    assert b.param_groups[0]["betas"] == (0.9, 0.8, 0.7)
+    give([p, q], 1)
+    a.step()
+    b.step()
+    assert same_bits(p, q)
+
+
+@pytest.mark.parametrize("name", ["Lion", "Adan", "AdamW", "RMSpropNesterov"])
+@pytest.mark.parametrize("kind", ["OneCycleLR", "CyclicLR"])
+def test_schedulers_cycle_the_momentum(name: str, kind: str) -> None:
+    from torch.optim import lr_scheduler
+
+    p = params()
+    opt = getattr(at, name)(p, lr=0.1)
+    rest = opt.param_groups[0].get("betas", (0.0,))[1:]
+    if kind == "OneCycleLR":
+        rate = lr_scheduler.OneCycleLR(opt, max_lr=0.1, total_steps=10, base_momentum=0.6, max_momentum=0.9)
+    else:
+        rate = lr_scheduler.CyclicLR(opt, 0.01, 0.1, step_size_up=3, base_momentum=0.6, max_momentum=0.9)
+    seen = []
+    for t in range(8):
+        give([p], t)
+        opt.step()
+        rate.step()
+        group = opt.param_groups[0]
+        seen.append(group["momentum"] if "momentum" in group else group["betas"][0])
+        assert group.get("betas", (0.0,))[1:] == rest
+    assert max(seen) > 0.8
+    assert min(seen) < 0.65
+
+
+@pytest.mark.parametrize("lr", [None, "0.1", [0.1]])
+def test_a_learning_rate_that_is_no_number(lr: Any) -> None:
+    for name in (*TORCHS, *OWN, "Muon"):
+        with pytest.raises(TypeError, match=r"^lr: expected a number or a tensor of one, got "):
+            getattr(at, name)(params(shapes=[(2, 2)]), lr=lr)
+        with pytest.raises(TypeError, match=r"^lr: expected a number"):
+            getattr(at, name)([{"params": params(shapes=[(2, 2)]), "lr": lr}])
+        p = params(shapes=[(2, 2)])
+        opt = getattr(at, name)(p)
+        give([p], 0)
+        opt.param_groups[0]["lr"] = lr
+        before = raw(p[0])
+        with pytest.raises(TypeError, match="lr: "):
+            opt.step()
+        assert raw(p[0]) == before

@@ -173,6 +173,32 @@ def test_named_parameters() -> None:
     assert opt.state_dict()["param_groups"][0]["param_names"] == ["weight", "bias"]
 
 
+def test_states_go_by_the_names_of_the_params() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    named = dict(model.named_parameters())
+    first = at.Adam([{"params": list(named.items())[:2]}, {"params": list(named.items())[2:], "lr": 0.5}])
+    model(torch.ones(1, 3)).sum().backward()
+    first.step()
+    saved = first.state_dict()
+    backwards = list(named.items())[::-1]
+    second = at.Adam([{"params": backwards[:1]}, {"params": backwards[1:]}])
+    second.load_state_dict(saved)
+    for p in named.values():
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            assert torch.equal(first.state[p][key], second.state[p][key])
+    # Options go by the order of groups, and the names are those of the params that are there.
+    assert [g["lr"] for g in second.param_groups] == [g["lr"] for g in first.param_groups]
+    assert second.param_groups[0]["param_names"] == ["1.bias"]
+    # As torch where a name is another: by their order, which must have the right shapes.
+    renamed = {**saved, "param_groups": copy.deepcopy(saved["param_groups"])}
+    renamed["param_groups"][0]["param_names"][0] = "other"
+    third = at.Adam([{"params": list(named.items())[:2]}, {"params": list(named.items())[2:]}])
+    third.load_state_dict(renamed)
+    assert torch.equal(third.state[named["0.weight"]]["exp_avg"], first.state[named["0.weight"]]["exp_avg"])
+    with pytest.raises(ValueError, match="doesn't match the size"):
+        second.load_state_dict(renamed)
+
+
 # The rules that torch lacks
 
 
@@ -234,14 +260,15 @@ def test_own_rules_names_and_defaults(name: str) -> None:
     p = params()
     opt = getattr(at, name)(p)
     starts = {s.option for s in rule.states if s.option is not None}
-    assert set(opt.param_groups[0]) == {"params", *rule.defaults(), *starts} - {"grad_scale"}
-    assert {k: opt.defaults[k] for k in rule.defaults() if k != "grad_scale"} == {
-        k: v for k, v in rule.defaults().items() if k != "grad_scale"
-    }
+    betas = {n: v for n, v in rule.defaults().items() if n.startswith("beta")}
+    others = {n: v for n, v in rule.defaults().items() if n not in betas and n != "grad_scale"}
+    together = {"betas": tuple(betas.values())} if betas else {}
+    assert set(opt.param_groups[0]) == {"params", "fused", *others, *together, *starts}
+    assert {k: opt.defaults[k] for k in (*others, *together)} == {**others, **together}
     signature = inspect.signature(getattr(at, name))
     added = {"state_dtype", "min_8bit_size", "seed", "param_format", "sparse"}
     added |= {"clip_norm", "skip_nonfinite", "zero_grad"}
-    assert set(signature.parameters) == {"params", "convention", *added, *opt.defaults}
+    assert set(signature.parameters) == {"params", "convention", *added, *opt.defaults, *betas}
     for option, value in opt.defaults.items():
         assert signature.parameters[option].default == value, option
     give([p], 0)

@@ -441,7 +441,6 @@ def test_param_groups_with_their_own_options(table: dict[str, Any], name: str) -
 @each
 def test_found_inf(table: dict[str, Any], name: str) -> None:
     """GradScaler's message to optimizers that unscale by themselves."""
-    assert getattr(at, name)._step_supports_amp_scaling
     for options in configurations(table[name]):
         p = [torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)]
         q = [x.detach().clone().requires_grad_() for x in p]

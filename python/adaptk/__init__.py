@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from adaptk import _core, catalogue, cuda, formats, ops, optim, schedules
+from adaptk._decay import decay_groups
 from adaptk._machine import (
     accumulate,
     available_isas,
@@ -61,6 +62,7 @@ __all__ = [
     "cuda",
     "cumprod",
     "curriculum",
+    "decay_groups",
     "floor",
     "formats",
     "get_cmake_dir",

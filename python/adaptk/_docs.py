@@ -215,7 +215,7 @@ def jax_signature(rule: Rule) -> inspect.Signature:
         inspect.Parameter("packed", keyword, default=False),
     ]
     parameters += [inspect.Parameter(name, keyword, default=default) for name, default, _ in jax_options(rule)]
-    own = ("state_dtype", "min_8bit_size", "seed", "param_format")
+    own = ("state_dtype", "min_8bit_size", "seed", "param_format", "mask")
     parameters += [inspect.Parameter(name, keyword, default=None) for name in own]
     return inspect.Signature(parameters)
 
@@ -259,6 +259,9 @@ def jax_doc(rule: Rule) -> str:
         'param_format : {"sr", "remainder16", "remainder8", "kahan"}, optional',
         "    How params of 16 bits are stored, see :mod:`adaptk.formats`. With the last three, for bfloat16, the state",
         "    is a :class:`SplitState`, and ``apply`` takes the steps: ``update`` has no updates for them.",
+        "mask : tree of bool or callable, optional",
+        "    Which params are decayed, as in optax: a tree of bools like the params or a prefix of theirs, or a",
+        "    function of the params that returns one. The others have no weight decay.",
     ]
     states = ", ".join(f"`{s.name}`" for s in rule.states) or "nothing else"
     lines += [

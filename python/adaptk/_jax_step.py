@@ -9,16 +9,20 @@ behind them what lies beside the params.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial, partialmethod
+from contextlib import suppress
+from functools import cache, lru_cache, partial, partialmethod
 from typing import Any, NamedTuple, NoReturn, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
+from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 from adaptk import _core, formats
 from adaptk._docs import jax_doc, jax_signature, state_name
+from adaptk._functions import function_of
 from adaptk._names import hint
 from adaptk._registry import RULES, Rule, State, rule_of, rule_of_program
 from adaptk.schedules import FromZero, Schedule
@@ -44,6 +48,12 @@ except ImportError:
 _TARGET = "adaptk_step"
 for _platform, _handler in _jax.handlers.items():
     jax.ffi.register_ffi_target(_TARGET, _handler, platform=_platform)
+# jax.export takes calls that are declared stable: a handler refuses attributes that are not those of its version, and
+# never reads them as others. Where the list is elsewhere, exports name the call in their disabled_checks.
+with suppress(ImportError, AttributeError):
+    from jax._src.export import _export
+
+    _export._CUSTOM_CALL_TARGETS_GUARANTEED_STABLE.add(_TARGET)
 
 # Arrays that one call keeps: the time that XLA takes to compile a call grows with the cube of their number.
 _MOST_KEPT = 192
@@ -51,7 +61,9 @@ _MOST_KEPT = 192
 _GRAIN = 16
 
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
-_EXPECTED = "expected float32, float64, bfloat16 or float16"
+_COMPLEX = ("complex64", "complex128")
+_REAL = "expected float32, float64, bfloat16 or float16"
+_EXPECTED = "expected float32, float64, bfloat16, float16, complex64 or complex128"
 _MOST_STEPS = np.iinfo(np.int32).max
 
 
@@ -93,6 +105,14 @@ class Stored(formats.Stored):
         return cls(*children, format)
 
 
+export.register_pytree_node_serialization(
+    Stored,
+    serialized_name="adaptk.jax.Stored",
+    serialize_auxdata=lambda format: cast("str", format).encode(),
+    deserialize_auxdata=lambda format: bytes(format).decode(),
+)
+
+
 class SplitState(NamedTuple):
     """The state of a transformation with ``param_format="remainder16"``, ``"remainder8"`` or ``"kahan"``.
 
@@ -116,6 +136,9 @@ class SplitState(NamedTuple):
     side: Any
 
 
+export.register_namedtuple_serialization(SplitState, serialized_name="adaptk.jax.SplitState")
+
+
 def _is_stored(x: Any) -> bool:
     return isinstance(x, formats.Stored)
 
@@ -129,6 +152,16 @@ class _Fixed(NamedTuple):
     packed: bool
     seed: int
     param_format: str | None
+    undecayed: tuple[int, ...] = ()  # params that a mask keeps from decay
+
+
+def _without_decay(fixed: _Fixed) -> tuple[_Fixed, int | None]:
+    """The same for params that are not decayed, and the operand that goes away, if there is one."""
+    at = [h.name for h in rule_of(fixed.rule).hyperparameters].index("weight_decay")
+    values, traced = list(fixed.values), list(fixed.traced)
+    operand = sum(traced[:at]) if traced[at] else None
+    values[at], traced[at] = 0.0, 0
+    return fixed._replace(values=tuple(values), traced=tuple(traced), undecayed=()), operand
 
 
 class _Layout(NamedTuple):
@@ -150,7 +183,7 @@ def _alike(arrays: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _call(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list[Any]) -> list[Any]:
+def _call_as_it_is(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list[Any]) -> list[Any]:
     """Params, states and scales after a step; `others` are gradients, the step's number and hyperparameters."""
     operands = _alike([*kept, *others])
     call = jax.ffi.ffi_call(
@@ -174,6 +207,89 @@ def _call(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list[Any]) ->
     )
 
 
+# Under jit over a mesh with automatic axes XLA decides how arrays are cut, and would gather the operands of a call that
+# it knows nothing of. It is told that the step of a param goes element by element.
+
+
+def _tensor_of(layout: _Layout, side_of: Sequence[int], kept: int, others: int) -> list[int | None]:
+    """Which of a call's tensors each operand belongs to; None for numbers."""
+    count = len(layout.numbers)
+    plain = kept - len(side_of)
+    numbers = [None] * (others - count)
+    return [*(i % count for i in range(plain)), *side_of, *range(count), *numbers]
+
+
+def _rule_of_call(
+    fixed: _Fixed, layout: _Layout, side_of: tuple[int, ...], ndims: tuple[tuple[int, ...], tuple[int, ...]], *_: Any
+) -> SdyShardingRule:
+    kept, others = ndims
+    of = _tensor_of(layout, side_of, len(kept), len(others))
+    mappings = []
+    for k, (i, ndim) in enumerate(zip(of, (*kept, *others), strict=True)):
+        name = f"n{k}" if i is None else f"t{i}"
+        mappings.append(ArrayMapping(*(f"{name}_{axis}" for axis in range(ndim))))
+    return SdyShardingRule(tuple(mappings), tuple(mappings[: len(kept)]))
+
+
+def _cut_like_params(
+    fixed: _Fixed, layout: _Layout, side_of: tuple[int, ...], ndims: Any, mesh: Any, shapes: Any, _: Any
+) -> Any:
+    kept, others = shapes
+    of = _tensor_of(layout, side_of, len(kept), len(others))
+    whole = NamedSharding(mesh, PartitionSpec())
+    cuts = [whole if i is None else kept[i].sharding for i in of]
+    results, rest = cuts[: len(kept)], cuts[len(kept) :]
+    return mesh, partial(_call_as_it_is, fixed, layout), results, (results, rest)
+
+
+def _results_like_params(
+    fixed: _Fixed, layout: _Layout, side_of: tuple[int, ...], ndims: Any, mesh: Any, shapes: Any, _: Any
+) -> Any:
+    kept, others = shapes
+    return [kept[i].sharding for i in _tensor_of(layout, side_of, len(kept), len(others))[: len(kept)]]
+
+
+def _call_of_parts(
+    fixed: _Fixed, layout: _Layout, side_of: tuple[int, ...], ndims: Any, kept: list[Any], others: list[Any]
+) -> list[Any]:
+    return _call_as_it_is(fixed, layout, kept, others)
+
+
+_partitioned = custom_partitioning(_call_of_parts, static_argnums=(0, 1, 2, 3))
+_partitioned.def_partition(
+    partition=_cut_like_params,
+    infer_sharding_from_operands=_results_like_params,
+    sharding_rule=_rule_of_call,
+    decode_shardings=False,
+)
+
+
+def _goes_by_element(fixed: _Fixed, layout: _Layout, params: Sequence[Any]) -> bool:
+    """Whether a part of a tensor is stepped as it is in the whole one: no blocks, and no bits drawn by its place."""
+    narrow = fixed.param_format == "sr" and any(p.dtype in (jnp.bfloat16, jnp.float16) for p in params)
+    return not (fixed.packed or narrow or any(layout.formats))
+
+
+def _call(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list[Any]) -> list[Any]:
+    params = kept[: len(layout.numbers)]
+    as_it_is = partial(_call_as_it_is, fixed, layout)
+    if jax.device_count() == 1 or not _goes_by_element(fixed, layout, params) or _within_shard_map(kept):
+        return as_it_is(kept, others)
+    ndims = tuple(tuple(x.ndim for x in of) for of in (kept, others))
+    call = jax.custom_batching.custom_vmap(partial(_partitioned, fixed, layout, tuple(_split(fixed, params)), ndims))
+
+    @call.def_vmap  # type: ignore[untyped-decorator]
+    def batched(size: int, in_batched: Any, kept: Any, others: Any) -> Any:
+        axes = jax.tree.map(lambda b: 0 if b else None, in_batched)
+        return jax.vmap(as_it_is, in_axes=tuple(axes), axis_size=size)(kept, others), [True] * len(kept)
+
+    return cast("list[Any]", call(kept, others))
+
+
+def _within_shard_map(arrays: Sequence[Any]) -> bool:
+    return any(getattr(jax.typeof(x), "vma", None) for x in arrays) or any(_spread(x) is not None for x in arrays)
+
+
 def _no_derivative(fixed: _Fixed, layout: _Layout, primals: Any, tangents: Any) -> Any:
     raise TypeError(
         f"adaptk.jax.{fixed.rule}: a step has no derivative here; keep it out of what is differentiated, "
@@ -186,14 +302,19 @@ _opaque_call.defjvp(_no_derivative)
 
 
 def _groups(
-    params: Sequence[Any], states: Sequence[Sequence[Any]], packed: bool, sides: Sequence[int] = ()
+    params: Sequence[Any],
+    states: Sequence[Sequence[Any]],
+    packed: bool,
+    undecayed: Sequence[int] = (),
+    sides: Sequence[int] = (),
 ) -> list[list[int]]:
-    """Which params go into one call. Packed states are of one dtype in each."""
-    wide = [packed and p.dtype == jnp.float64 for p in params]
+    """Which params go into one call, decayed or not. Packed states are of one dtype in each."""
+    without = set(undecayed)
+    kinds = [(i in without, packed and p.dtype == jnp.float64) for i, p in enumerate(params)]
     groups: list[list[int]] = []
-    for kind in (False, True):
+    for kind in ((False, False), (False, True), (True, False), (True, True)):
         arrays = _MOST_KEPT
-        for i in (i for i, w in enumerate(wide) if w == kind):
+        for i in (i for i, k in enumerate(kinds) if k == kind):
             own = 1 if packed else 1 + len(jax.tree_util.tree_leaves([s[i] for s in states])) + (i in sides)
             if arrays + own > _MOST_KEPT:
                 groups.append([])
@@ -227,14 +348,20 @@ def _step(
     count = jnp.where(count < _MOST_STEPS, count + 1, count)
     params, states = list(params), [list(s) for s in states]
     side = dict(zip(_split(fixed, params), sides, strict=True))
-    for k, group in enumerate(_groups(params, states, fixed.packed, list(side))):
+    without = set(fixed.undecayed)
+    for k, group in enumerate(_groups(params, states, fixed.packed, fixed.undecayed, list(side))):
+        own, numbers = fixed._replace(undecayed=()), list(traced)
+        if group[0] in without:
+            own, operand = _without_decay(fixed)
+            if operand is not None:
+                del numbers[operand]
         places = [(s, i) for s in states for i in ([k] if fixed.packed else group)]
         old = [s[i] for s, i in places]
         layout = _Layout(tuple(group), tuple(x.format if _is_stored(x) else "" for x in old))
         kept = [params[i] for i in group] + [x.data if _is_stored(x) else x for x in old]
         kept += [x.scales for x in old if _is_stored(x) and x.scales is not None]
         kept += [side[i] for i in group if i in side]
-        new = iter(_opaque_call(fixed, layout, kept, [*(grads[i] for i in group), count, *traced]))
+        new = iter(_opaque_call(own, layout, kept, [*(grads[i] for i in group), count, *numbers]))
         for i in group:
             params[i] = next(new)
         for s, i in places:
@@ -248,6 +375,26 @@ def _step(
 
 _step_in_place = jax.jit(_step, static_argnums=0, donate_argnums=(1, 2, 3, 4))
 _step_beside = jax.jit(_step, static_argnums=0)
+
+
+def step_arrays(
+    rule: str,
+    values: Mapping[str, Any],
+    undecayed: tuple[int, ...],
+    params: list[Any],
+    states: list[list[Any]],
+    count: Any,
+    grads: list[Any],
+    lr: Any,
+) -> tuple[list[Any], list[list[Any]]]:
+    """A step of arrays that a framework keeps itself; `lr` is an array, and nothing is given away."""
+    known = {**rule_of(rule).defaults(), **values}
+    traced = tuple(int(name == "lr") for name in known)
+    fixed = _Fixed(rule, tuple(float(v) for v in known.values()), traced, False, 0, None, undecayed)
+    everything = (*params, *(x for s in states for x in s), *grads, count, lr)
+    run = _step if any(isinstance(x, jax.core.Tracer) for x in everything) else _step_beside
+    new, new_states, _, _ = run(fixed, params, states, [], count, grads, [lr])
+    return new, new_states
 
 
 # Params that are spread over devices: each device steps its part, where XLA by itself would gather them all.
@@ -302,7 +449,8 @@ def _scheduled(schedule: Schedule, count: Any) -> Any:
         return _halves(np.array([schedule(int(c) + 1) for c in steps.ravel()], np.float64).reshape(steps.shape))
 
     result = jax.ShapeDtypeStruct((2,), np.uint32)
-    return jax.pure_callback(rates, result, count, vmap_method="expand_dims")
+    # XLA has the callback on one device, and without a barrier whatever takes its result too.
+    return jax.lax.optimization_barrier(jax.pure_callback(rates, result, count, vmap_method="expand_dims"))
 
 
 class _Carried(Schedule):
@@ -359,13 +507,58 @@ def _array(label: Callable[[], str], x: Any) -> Any:
         raise TypeError(f"{label()}: expected an array, got {type(x).__name__}") from None
 
 
+# What is stepped of each leaf: (its number, None), or (its number, 0) and (its number, 1) for the real and the
+# imaginary part, which are stepped as numbers of their own. Integers and bools are passed on.
+Parts = list[tuple[int, int | None]]
+
+
 def _params(params: Any) -> tuple[list[Any], Any]:
     leaves, tree = jax.tree_util.tree_flatten(params)
     leaves = [_array(partial(_label, "params", tree, i), x) for i, x in enumerate(leaves)]
     for i, x in enumerate(leaves):
-        if str(x.dtype) not in _DTYPES:
+        if str(x.dtype) not in _DTYPES and str(x.dtype) not in _COMPLEX and not _is_passed_on(x):
             raise TypeError(f"{_label('params', tree, i)}: dtype {x.dtype}, {_EXPECTED}")
     return leaves, tree
+
+
+def _is_passed_on(x: Any) -> bool:
+    return bool(jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == jnp.bool_)
+
+
+def _is_complex(x: Any) -> bool:
+    return bool(jnp.issubdtype(x.dtype, jnp.complexfloating))
+
+
+def _parts_of(leaves: Sequence[Any]) -> Parts | None:
+    """None if all leaves are real and stepped."""
+    if all(str(x.dtype) in _DTYPES for x in leaves):
+        return None
+    parts: Parts = []
+    for i, x in enumerate(leaves):
+        if _is_complex(x):
+            parts += [(i, 0), (i, 1)]
+        elif not _is_passed_on(x):
+            parts.append((i, None))
+    return parts
+
+
+def _taken_apart(leaves: Sequence[Any], parts: Parts | None) -> list[Any]:
+    if parts is None:
+        return list(leaves)
+    return [leaves[i] if part is None else (jnp.real, jnp.imag)[part](leaves[i]) for i, part in parts]
+
+
+def _put_together(new: Sequence[Any], leaves: Sequence[Any], parts: Parts | None) -> list[Any]:
+    """The leaves with what a step has made of their parts."""
+    if parts is None:
+        return list(new)
+    whole = list(leaves)
+    for k, (i, part) in enumerate(parts):
+        if part is None:
+            whole[i] = new[k]
+        elif part == 1:
+            whole[i] = jax.lax.complex(new[k - 1], new[k])
+    return whole
 
 
 def _check_shape(name: str, tree: Any, i: int, x: Any, param: Any) -> None:
@@ -377,9 +570,14 @@ def _beside(name: str, given: Any, tree: Any, params: Sequence[Any]) -> list[Any
     leaves, own = jax.tree_util.tree_flatten(given)
     if own != tree:
         raise ValueError(f"{name}: its tree is {own}, expected that of params, {tree}")
-    arrays = [_array(partial(_label, name, tree, i), x) for i, x in enumerate(leaves)]
+    # The gradient of integers may be of float0, which is no array of JAX's.
+    arrays = [
+        x if _is_passed_on(p) else _array(partial(_label, name, tree, i), x)
+        for i, (x, p) in enumerate(zip(leaves, params, strict=True))
+    ]
     for i, (x, p) in enumerate(zip(arrays, params, strict=True)):
-        _check_shape(name, tree, i, x, p)
+        if not _is_passed_on(p):
+            _check_shape(name, tree, i, x, p)
     return arrays
 
 
@@ -387,8 +585,9 @@ def _stored(label: Callable[[], str], given: Any, shape: tuple[int, ...], comput
     """A state in a format that its dtype does not tell, checked; `compute`: the dtype that its rule computes in."""
     if given.format not in formats.STORED_DTYPES:
         raise ValueError(f"{label()}: format {given.format!r}, expected {', '.join(map(repr, formats.STORED_DTYPES))}")
-    if compute == jnp.float64:
-        raise TypeError(f"{label()}: {given.format}, expected float64 beside a float64 param")
+    if compute != jnp.float32:
+        name = jnp.dtype(compute)
+        raise TypeError(f"{label()}: {given.format}, expected {name} beside a {name} param")
     data = _array(lambda: f"{label()}.data", given.data)
     wanted = formats.STORED_DTYPES[given.format]
     if str(data.dtype) != wanted:
@@ -420,6 +619,9 @@ def _state(name: str, given: Any, tree: Any, params: Sequence[Any]) -> list[Any]
         raise ValueError(f"{name}: its tree is {own}, expected that of params, {tree}")
     checked = []
     for i, (x, p) in enumerate(zip(leaves, params, strict=True)):
+        if _is_passed_on(p):
+            checked.append(x)
+            continue
         if _is_stored(x):
             checked.append(_stored(partial(_label, name, tree, i), x, p.shape, _state_dtype(p)))
             continue
@@ -429,7 +631,7 @@ def _state(name: str, given: Any, tree: Any, params: Sequence[Any]) -> list[Any]
             raise TypeError(
                 f"{_label(name, tree, i)}: dtype {x.dtype}, expected {jnp.dtype(_state_dtype(p))} beside a "
                 f"{p.dtype} param"
-                + ("" if p.dtype == jnp.float64 else ", or bfloat16 or float16, or an adaptk.jax.Stored")
+                + ("" if _state_dtype(p) != jnp.float32 else ", or bfloat16 or float16, or an adaptk.jax.Stored")
             )
         checked.append(x)
     return checked
@@ -457,13 +659,18 @@ def _sides(given: Any, tree: Any, params: Sequence[Any], split: Sequence[int], d
 
 def _grads(grads: Any, tree: Any, params: Sequence[Any]) -> list[Any]:
     arrays = _beside("grads", grads, tree, params)
-    for i, x in enumerate(arrays):
-        if str(x.dtype) not in _DTYPES:
-            raise TypeError(f"{_label('grads', tree, i)}: dtype {x.dtype}, {_EXPECTED}")
+    for i, (x, p) in enumerate(zip(arrays, params, strict=True)):
+        if _is_passed_on(p):
+            continue
+        if str(x.dtype) not in (_COMPLEX if _is_complex(p) else _DTYPES):
+            wanted = f"expected complex64 or complex128 beside a {p.dtype} param" if _is_complex(p) else _REAL
+            raise TypeError(f"{_label('grads', tree, i)}: dtype {x.dtype}, {wanted}")
     return arrays
 
 
 def _state_dtype(param: Any) -> Any:
+    if _is_complex(param):
+        return param.dtype
     return jnp.float64 if param.dtype == jnp.float64 else jnp.float32
 
 
@@ -503,6 +710,8 @@ def _make_state_type(rule: Rule) -> type[Any]:
     fields: list[tuple[str, Any]] = [("count", Any), *((s.name, Any) for s in rule.states)]
     made: type[Any] = NamedTuple(state_name(rule), fields)  # type: ignore[misc]
     made.__module__ = "adaptk.jax"
+    # The programs of exported steps have it in their signatures.
+    export.register_namedtuple_serialization(made, serialized_name=f"adaptk.jax.{rule.key}")
     made.__doc__ = f"The state of :func:`adaptk.jax.{rule.name}`: the steps taken, and trees like that of the params."
     return made
 
@@ -532,7 +741,7 @@ def _state_of(rule: Rule, values: tuple[Any, ...]) -> Any:
 
 
 # What is neither a hyperparameter nor the initial value of a state.
-_OWN_OPTIONS = ("convention", "packed", "state_dtype", "min_8bit_size", "seed", "param_format")
+_OWN_OPTIONS = ("convention", "packed", "state_dtype", "min_8bit_size", "seed", "param_format", "mask")
 
 
 class _Steps:
@@ -551,9 +760,11 @@ class _Steps:
         min_8bit_size: int | None = None,
         seed: int | None = None,
         param_format: str | None = None,
+        mask: Any = None,
     ) -> None:
         if not isinstance(packed, bool):
             raise TypeError(f"packed: expected a bool, got {type(packed).__name__}")
+        self.mask = mask
         self.rule = rule
         self.dtypes = {} if state_dtype is None else formats.check_state_dtype(state_dtype, rule.states)
         self.min_8bit_size = formats.check_min_8bit_size(4096 if min_8bit_size is None else min_8bit_size)
@@ -642,12 +853,11 @@ class _Steps:
         for s in self.rule.states:
             start = self._start(s.name, s.initial_from)
             if self.fixed.packed:
-                states.append(
-                    tuple(self._start_packed(s, size, dtype, start) for size, dtype in self._packed_arrays(leaves))
-                )
+                parts = _parts_of(leaves)
+                arrays = self._packed_arrays(_taken_apart(leaves, parts), self._undecayed(params, tree, parts))
+                states.append(tuple(self._start_packed(s, size, dtype, start) for size, dtype in arrays))
             else:
-                arrays = [self._start_beside(s, p, start) for p in leaves]
-                states.append(jax.tree_util.tree_unflatten(tree, arrays))
+                states.append(jax.tree_util.tree_unflatten(tree, [self._start_beside(s, p, start) for p in leaves]))
         state = self.state_type(jnp.zeros((), jnp.int32), *states)
         if self.side_dtype is None:
             return state
@@ -686,6 +896,11 @@ class _Steps:
         return float(start)
 
     def _start_beside(self, state: State, param: Any, start: Any) -> Any:
+        if _is_passed_on(param):
+            return jnp.zeros_like(param)
+        if _is_complex(param):
+            real = jnp.full_like(jnp.real(param), start)
+            return jax.lax.complex(real, real)
         name = self._format(state, param.size, _state_dtype(param))
         if formats.is_plain(name):
             # A copy, for jnp.full_like returns a 0-d array that it is given.
@@ -701,13 +916,29 @@ class _Steps:
         code, _ = formats.code_of(self._known(state, start), name)
         return Stored(jnp.full(size, code, dtype=formats.STORED_DTYPES[name]), None, name)
 
-    def _packed_arrays(self, params: Sequence[Any]) -> list[tuple[int, Any]]:
+    def _undecayed(self, params: Any, tree: Any, parts: Parts | None) -> tuple[int, ...]:
+        """The params, or their parts, that the mask keeps from weight decay."""
+        if self.mask is None:
+            return ()
+        mask = self.mask(params) if callable(self.mask) else self.mask
+        try:
+            spread = jax.tree_util.tree_map(lambda m, below: jax.tree_util.tree_map(lambda _: m, below), mask, params)
+            flags = jax.tree_util.tree_leaves(spread)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"mask: expected bools in the structure of the params, or above it: {error}") from None
+        for i, flag in enumerate(flags):
+            if not isinstance(flag, (bool, np.bool_)):
+                raise TypeError(f"{_label('mask', tree, i)}: {type(flag).__name__}, expected a bool")
+        numbers = range(len(flags)) if parts is None else [i for i, _ in parts]
+        return tuple(k for k, i in enumerate(numbers) if not flags[i])
+
+    def _packed_arrays(self, params: Sequence[Any], undecayed: Sequence[int]) -> list[tuple[int, Any]]:
         """Sizes and dtypes of the arrays that each state is."""
-        groups = [[params[i] for i in g] for g in _groups(params, (), True)]
+        groups = [[params[i] for i in g] for g in _groups(params, (), True, undecayed)]
         return [(_packed_size(g), _state_dtype(g[0])) for g in groups]
 
-    def _packed_state(self, name: str, given: Any, params: Sequence[Any]) -> list[Any]:
-        wanted = self._packed_arrays(params)
+    def _packed_state(self, name: str, given: Any, params: Sequence[Any], undecayed: Sequence[int]) -> list[Any]:
+        wanted = self._packed_arrays(params, undecayed)
         if not isinstance(given, (tuple, list)) or _is_stored(given) or len(given) != len(wanted):
             raise ValueError(f"{name}: expected {len(wanted)} packed arrays, as init makes them for these params")
         arrays: list[Any] = []
@@ -728,57 +959,70 @@ class _Steps:
 
     def _take(self, params: Any, grads: Any, state: Any, in_place: bool) -> tuple[list[Any], list[Any], Any, Any]:
         leaves, tree = self._own_params(params)
-        gradients = _grads(grads, tree, leaves)
+        parts = _parts_of(leaves)
+        given = _grads(grads, tree, leaves)
+        of_leaves = _split(self.fixed, leaves)
+        fixed = self.fixed._replace(undecayed=self._undecayed(params, tree, parts))
         fields = self.state_type._fields
-        split, sides = _split(self.fixed, leaves), []
+        sides: list[Any] = []
         if self.side_dtype is not None:
             if not isinstance(state, SplitState):
                 raise TypeError(f"state: expected a SplitState of init, got {type(state).__name__}")
-            sides = _sides(state.side, tree, leaves, split, self.side_dtype)
+            sides = _sides(state.side, tree, leaves, of_leaves, self.side_dtype)
             state = state.state
         if not isinstance(state, tuple) or getattr(state, "_fields", None) != fields:
             raise TypeError(f"state: expected a {self.state_type.__name__} of init, got {type(state).__name__}")
         count = jnp.asarray(state[0])
         if count.shape != () or not jnp.issubdtype(count.dtype, jnp.integer):
             raise TypeError(f"state.count: {count.dtype} of shape {count.shape}, expected one integer")
+        old = _taken_apart(leaves, parts)
+        gradients = _taken_apart(given, parts)
+        of_state: list[list[Any]] = []
         states = []
-        for name, given in zip(fields[1:], state[1:], strict=True):
-            if self.fixed.packed:
-                states.append(self._packed_state(f"state.{name}", given, leaves))
+        for name, tree_of_state in zip(fields[1:], state[1:], strict=True):
+            if fixed.packed:
+                states.append(self._packed_state(f"state.{name}", tree_of_state, old, fixed.undecayed))
                 continue
-            states.append(_state(f"state.{name}", given, tree, leaves))
+            of_state.append(_state(f"state.{name}", tree_of_state, tree, leaves))
+            states.append(_taken_apart(of_state[-1], parts))
         count = count.astype(jnp.int32)
         traced = [
             _operand("learning_rate" if name == "lr" else name, value, count) for name, value in self.traced.items()
         ]
-        everything = (*leaves, *sides, *gradients, *jax.tree_util.tree_leaves(states), count, *traced)
+        everything = (*old, *sides, *gradients, *jax.tree_util.tree_leaves(states), count, *traced)
         within = any(isinstance(x, jax.core.Tracer) for x in everything)
         if in_place and not within:
-            self._check_once(tree, leaves, states, sides, gradients)
-        shardings = [_spread(p) for p in leaves]
+            whole = states if parts is None or fixed.packed else of_state
+            self._check_once(tree, leaves, whole, sides, [g for g in given if not isinstance(g, np.ndarray)])
+        shardings = [_spread(p) for p in old]
         mesh = next((s.mesh for s in shardings if s is not None), None)
         run: Callable[..., Any]
         if mesh is None:
-            run = partial(_step if within else _step_in_place if in_place else _step_beside, self.fixed)
-        elif self.fixed.packed:
+            run = partial(_step if within else _step_in_place if in_place else _step_beside, fixed)
+        elif fixed.packed:
             raise ValueError("packed: the params are cut into parts over several devices; use packed=False")
         elif stored := next((x for s in states for x in s if _is_stored(x)), None):
             _refuse_parts(f"state_dtype: {stored.format}")
-        elif self.fixed.param_format == "sr" and any(p.dtype in (jnp.bfloat16, jnp.float16) for p in leaves):
+        elif fixed.param_format == "sr" and any(p.dtype in (jnp.bfloat16, jnp.float16) for p in old):
             _refuse_parts("param_format: sr")
         else:
             specs = tuple(PartitionSpec() if s is None else s.spec for s in shardings)
-            layout = (self.fixed, mesh, specs, len(states), tuple(split), len(traced))
+            layout = (fixed, mesh, specs, len(states), tuple(_split(fixed, old)), len(traced))
             run = _sharded(*layout) if within else _sharded_in_jit(*layout, in_place)
-        new, new_states, new_sides, count = run(leaves, states, sides, count, gradients, traced)
-        trees = [tuple(s) if self.fixed.packed else jax.tree_util.tree_unflatten(tree, s) for s in new_states]
+        new, new_states, new_sides, count = run(old, states, sides, count, gradients, traced)
+        trees = [
+            tuple(s)
+            if fixed.packed
+            else jax.tree_util.tree_unflatten(tree, _put_together(s, of_state[k] if of_state else (), parts))
+            for k, s in enumerate(new_states)
+        ]
         after = self.state_type(count, *trees)
         if self.side_dtype is not None:
             beside: list[Any] = [None] * len(leaves)
-            for i, x in zip(split, new_sides, strict=True):
+            for i, x in zip(of_leaves, new_sides, strict=True):
                 beside[i] = x
             after = SplitState(after, jax.tree_util.tree_unflatten(tree, beside))
-        return leaves, new, tree, after
+        return leaves, _put_together(new, leaves, parts), tree, after
 
     def _check_once(
         self,
@@ -813,17 +1057,66 @@ class _Steps:
 
     def update(self, grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         """The updates of the params, for ``optax.apply_updates``, and the new state."""
-        if params is None:
-            raise ValueError("params: the update needs them, update(grads, state, params)")
         if self.side_dtype is not None:
             raise ValueError(
                 f"param_format: {self.fixed.param_format!r} has no updates that a sum in bfloat16 could add to the "
                 "params; use apply(params, grads, state)"
             )
+        if params is None:
+            if self._reads_params():
+                raise ValueError(
+                    f"params: the update of {self.rule.name} needs them here, update(grads, state, params)"
+                )
+            params = self._zeros(grads, state)
         old, new, tree, state = self._take(params, grads, state, False)
-        # An infinite param that stays as it is has changed by 0.
-        changes = [jnp.where(n == p, jnp.zeros_like(n), n - p) for n, p in zip(new, old, strict=True)]
+        # An infinite param that stays as it is has changed by 0, and so has an integer.
+        changes = [
+            jnp.zeros_like(p) if n is p else jnp.where(n == p, jnp.zeros_like(n), n - p)
+            for n, p in zip(new, old, strict=True)
+        ]
         return jax.tree_util.tree_unflatten(tree, changes), state
+
+    def _reads_params(self) -> bool:
+        if "weight_decay" in self.traced or self.values["weight_decay"]:
+            return True
+        return _reads_params(self.rule.key, self.fixed.values)
+
+    def _zeros(self, grads: Any, state: Any) -> Any:
+        """Params that a step is as good from as from any others, in dtypes that go with the states."""
+        leaves, tree = jax.tree_util.tree_flatten(grads)
+        beside: list[Any] = [None] * len(leaves)
+        if len(self.state_type._fields) > 1 and not self.fixed.packed and isinstance(state, tuple) and len(state) > 1:
+            found = jax.tree_util.tree_leaves(state[1], is_leaf=_is_stored)
+            beside = found if len(found) == len(leaves) else beside
+        zeros = []
+        for x, s in zip(leaves, beside, strict=True):
+            dtype = jnp.result_type(x)
+            if s is not None and (dtype == jnp.float64) != (getattr(s, "dtype", None) == jnp.float64):
+                dtype = jnp.float32 if dtype == jnp.float64 else jnp.float64
+            zeros.append(jnp.zeros_like(x, dtype))
+        return jax.tree_util.tree_unflatten(tree, zeros)
+
+
+@cache
+def _reads_params(key: str, values: tuple[float, ...]) -> bool:
+    """Whether params that differ take other steps under the same gradients. It is tried, in float64."""
+    rule = rule_of(key)
+    step = function_of(rule, "adaptk.ops")
+    given = {h.name: bool(v) if h.range == "bool" else v for h, v in zip(rule.hyperparameters, values, strict=True)}
+    given.update(lr=rule.defaults()["lr"], grad_scale=1.0)
+    grads = np.random.default_rng(0).standard_normal((3, 8))
+
+    def run(start: float) -> list[Any]:
+        p = np.full(8, start)
+        states = [np.full(8, x) for x in rule.initial_states("book", given).values()]
+        seen = []
+        for t, grad in enumerate(grads, 1):
+            before = p.copy()
+            step(p, grad, *states, step=t, **given)
+            seen += [p - before, *(s.copy() for s in states)]
+        return seen
+
+    return not all(np.allclose(a, b, rtol=1e-9, atol=1e-13) for a, b in zip(run(0.5), run(2.0), strict=True))
 
 
 class GradientTransformation(_Pair):
@@ -841,7 +1134,8 @@ class GradientTransformation(_Pair):
         state that it is given: it computes in float32 and rounds. So states may be cast, also by hand.
         With a `param_format` that splits params it is a :class:`SplitState`.
     update : callable
-        ``update(grads, state, params) -> (updates, state)``. The updates are new minus old params, in the params'
+        ``update(grads, state, params) -> (updates, state)``, without `params` for rules that need none, if there is no
+        weight decay. The updates are new minus old params, in the params'
         dtypes, so that ``optax.apply_updates`` equals :meth:`apply` up to their rounding.
     """
 
@@ -865,16 +1159,17 @@ class GradientTransformation(_Pair):
         Under ``jax.vmap`` each member of the batch takes its own step, with its own count and learning rate if these
         are mapped. A step cannot be differentiated.
 
-        Sharded params are updated in place on their devices: outside of ``jax.jit``, within ``jax.shard_map``, and if
-        the axes of the mesh are explicit. Within ``jax.jit`` over a mesh with automatic axes use ``jax.shard_map``;
-        otherwise XLA gathers the params on every device.
+        Sharded params are updated in place on their devices: outside of ``jax.jit``, within it and within
+        ``jax.shard_map``. Within ``jax.jit`` over a mesh with automatic axes, XLA gathers params whose states are in 8
+        bits, packed or rounded stochastically; use ``jax.shard_map`` for those.
 
         Parameters
         ----------
         params : tree of arrays
-            Any shapes; float32, float64, bfloat16 or float16.
+            Any shapes; float32, float64, bfloat16, float16, or complex, stepped as pairs of real numbers. Integers and
+            bools are passed on.
         grads : tree of arrays
-            The structure and shapes of `params`; float32, float64, bfloat16 or float16.
+            The structure and shapes of `params`; float32, float64, bfloat16 or float16, or complex for complex params.
         state : named tuple
             Returned by ``init`` or the previous step.
 
@@ -929,18 +1224,57 @@ def _transformation(rule: str | bytes, options: Mapping[str, Any]) -> GradientTr
     return GradientTransformation(steps.init, steps.update)
 
 
+# What optax calls hyperparameters.
+_NAMES_OF_OPTAX = {"b1": "beta1", "b2": "beta2", "b3": "beta3", "decay": "rho", "eps_root": "eps_in"}
+
+
+def _variant(rule: Rule, options: dict[str, Any]) -> Rule:
+    """The rule of the same class that options of optax's function choose, as momentum=0.9; they are taken out."""
+    if rule.variant or rule.program is not None:
+        return rule
+    family = [r for r in RULES.values() if r.class_names == rule.class_names]
+    words = {word for r in family for word in r.variant} - {h.name for h in rule.hyperparameters}
+    chosen = {word: options[word] for word in words if word in options}
+    for word, value in chosen.items():
+        if word != "momentum" and not isinstance(value, bool):
+            raise TypeError(f"{word}: expected a bool, got {type(value).__name__}")
+    on = {word for word, value in chosen.items() if value is not None and value is not False}
+    found = next((r for r in family if set(r.variant) == on), None)
+    if on == {"momentum", "nesterov"}:
+        # Nesterov's form of the same momentum, which keeps the same states.
+        plain = next(r for r in family if r.variant == ("momentum",))
+        found = next((r for r in family if r.variant == ("nesterov",) and r.states == plain.states), None)
+    if not chosen:
+        return rule
+    if on == {"nesterov"}:
+        raise TypeError("nesterov: it needs a momentum, such as momentum=0.9")
+    if found is None:
+        raise TypeError(f"{rule.name}: there is no form of it with {' and '.join(sorted(on))}")
+    for word in chosen:
+        if word != "momentum" or word not in on:
+            del options[word]
+    return found
+
+
 def make_function(rule: Rule) -> Callable[..., GradientTransformation]:
     """The function of :mod:`adaptk.jax` for a rule."""
     signature = jax_signature(rule)
 
     def function(*args: Any, **kwargs: Any) -> GradientTransformation:
+        chosen = _variant(rule, kwargs)
+        takes = signature if chosen is rule else jax_signature(chosen)
+        for theirs, ours in _NAMES_OF_OPTAX.items():
+            if theirs in kwargs and theirs not in takes.parameters and ours in takes.parameters:
+                if ours in kwargs:
+                    raise TypeError(f"{theirs}: it is {ours} here, which is given too")
+                kwargs[ours] = kwargs.pop(theirs)
         try:
-            given = signature.bind(*args, **kwargs).arguments
+            given = takes.bind(*args, **kwargs).arguments
         except TypeError as error:
-            unknown = next((name for name in kwargs if name not in signature.parameters), None)
-            takes = ", ".join(signature.parameters)
-            raise TypeError(f"{rule.name}() {error}{hint(unknown, signature.parameters)}; it takes {takes}") from None
-        return _transformation(rule.key, given)
+            unknown = next((name for name in kwargs if name not in takes.parameters), None)
+            names = ", ".join(takes.parameters)
+            raise TypeError(f"{rule.name}() {error}{hint(unknown, takes.parameters)}; it takes {names}") from None
+        return _transformation(chosen.key, given)
 
     function.__name__ = function.__qualname__ = rule.name
     function.__module__ = "adaptk.jax"

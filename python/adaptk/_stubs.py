@@ -124,7 +124,7 @@ def jax_stub() -> str:
             lines.append(f"    {name}: {kind} = ...,")
         lines += ["    state_dtype: str | Mapping[str, str] | None = ...,"]
         lines += ["    min_8bit_size: int | None = ...,", "    seed: int | None = ...,"]
-        lines += ["    param_format: str | None = ...,"]
+        lines += ["    param_format: str | None = ...,", "    mask: Any = ...,"]
         lines += [") -> GradientTransformation:", f'    """{rule.summary}"""', ""]
     return "\n".join(lines)
 
@@ -143,8 +143,10 @@ def torch_catalogue_stub() -> str:
         if rule.program is None:
             continue
         lines += [f"class {rule.class_names[0]}(_Made):", f'    """{rule.summary}"""', "", "    def __init__("]
-        lines += ["        self,", "        params: Any,", "        lr: float | Tensor | None = ...,", "        *,"]
-        lines += ["        convention: str = ...,"]
+        lines += ["        self,", "        params: Any,", "        lr: float | Tensor | None = ...,"]
+        if {"beta1", "beta2"} <= {h.name for h in rule.hyperparameters}:
+            lines.append("        betas: tuple[float | Tensor, ...] | None = ...,")
+        lines += ["        *,", "        convention: str = ...,", "        fused: bool | None = ...,"]
         lines += [
             f"        {h.name}: {'bool' if h.range == 'bool' else 'float | Tensor'} = ...,"
             for h in rule.hyperparameters

@@ -158,6 +158,7 @@ def sgd(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Gradient descent."""
 
@@ -182,6 +183,7 @@ def momentum(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Gradient descent with momentum."""
 
@@ -206,6 +208,7 @@ def nesterov(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Gradient descent with Nesterov's momentum."""
 
@@ -232,6 +235,7 @@ def delta_bar_delta(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Delta-bar-delta: a learning rate for each parameter. For full-batch gradients only."""
 
@@ -257,6 +261,7 @@ def adagrad(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """AdaGrad: rates that fall with the sum of squared gradients."""
 
@@ -282,6 +287,7 @@ def rmsprop(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """RMSProp: rates scaled by a running average of squared gradients."""
 
@@ -308,6 +314,7 @@ def rmsprop_centered(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """RMSProp scaled by the running variance of gradients."""
 
@@ -336,6 +343,7 @@ def rmsprop_momentum(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """RMSProp with momentum."""
 
@@ -365,6 +373,7 @@ def rmsprop_centered_momentum(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Centred RMSProp with momentum."""
 
@@ -392,6 +401,7 @@ def rmsprop_nesterov(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """RMSProp with Nesterov momentum: the gradient is taken at p + alpha*v."""
 
@@ -415,6 +425,7 @@ def adadelta(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """AdaDelta: steps scaled by the ratio of past updates to past gradients."""
 
@@ -441,6 +452,7 @@ def adam(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam: adaptive moment estimation."""
 
@@ -468,6 +480,7 @@ def amsgrad(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam with a second moment that never falls."""
 
@@ -494,6 +507,7 @@ def adamw(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam with decoupled weight decay."""
 
@@ -518,6 +532,7 @@ def adamax(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """AdaMax: Adam with the infinity norm of past gradients."""
 
@@ -543,6 +558,7 @@ def nadam(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """NAdam: Adam with Nesterov momentum."""
 
@@ -567,6 +583,7 @@ def radam(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """RAdam: Adam with a rectified adaptive rate."""
 
@@ -592,6 +609,7 @@ def rprop(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Resilient propagation: step sizes from gradient signs. For full-batch gradients only."""
 
@@ -615,6 +633,7 @@ def asgd(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Averaged gradient descent: the average of the parameters is kept in ax."""
 
@@ -637,6 +656,7 @@ def lion(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Lion: steps of one size, by the sign of an interpolated momentum."""
 
@@ -662,6 +682,7 @@ def adabelief(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """AdaBelief: steps scaled by the belief in the observed gradient."""
 
@@ -687,6 +708,7 @@ def yogi(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Yogi: Adam with an additive update of the second moment."""
 
@@ -716,6 +738,7 @@ def adan(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adan: adaptive Nesterov momentum from gradient differences."""
 
@@ -744,6 +767,7 @@ def ademamix(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam with a second, slow average of gradients."""
 
@@ -769,6 +793,7 @@ def simplified_ademamix(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """AdEMAMix with a sum of gradients, and the gradient in the place of the fast average."""
 
@@ -794,6 +819,7 @@ def adopt(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam whose second moment is that of the steps before, taken before the first moment."""
 
@@ -818,6 +844,7 @@ def nadamw(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """AdamW with Nesterov's momentum, without a schedule of the momentum."""
 
@@ -842,6 +869,7 @@ def laprop(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Momentum of the scaled gradient: Adam's two operations in the other order."""
 
@@ -868,6 +896,7 @@ def mars_adamw(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """AdamW on gradients of reduced variance, which are not clipped."""
 
@@ -891,6 +920,7 @@ def mars_lion(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """The sign of a momentum of gradients of reduced variance, which are not clipped."""
 
@@ -915,6 +945,7 @@ def sophia(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """A clipped step by an average of estimates of the Hessian's diagonal."""
 
@@ -940,6 +971,7 @@ def adahessian(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam with the Hessian's diagonal in the second moment."""
 
@@ -963,6 +995,7 @@ def adams(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam whose second moment is made of the momentum, with one state."""
 
@@ -990,6 +1023,7 @@ def adabound(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam whose rates are held between bounds that close on gradient descent's."""
 
@@ -1018,6 +1052,7 @@ def amsbound(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """AMSGrad whose rates are held between bounds that close on gradient descent's."""
 
@@ -1044,6 +1079,7 @@ def qhadam(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam with weighted means of the moments and of the gradient itself."""
 
@@ -1068,6 +1104,7 @@ def grams(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam's magnitudes in the direction of the gradient."""
 
@@ -1094,6 +1131,7 @@ def adamod(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam whose rates are held below their average."""
 
@@ -1119,6 +1157,7 @@ def padam(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """AMSGrad with the power 1/4 of the second moment in the place of 1/2."""
 
@@ -1143,6 +1182,7 @@ def exadam(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam with corrections of the bias that depend on both moments, and the gradient beside the first."""
 
@@ -1167,6 +1207,7 @@ def ano(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """The momentum's direction with the gradient's magnitude."""
 
@@ -1191,6 +1232,7 @@ def acprop(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """The gradient over the root of its variance in the steps before."""
 
@@ -1216,6 +1258,7 @@ def optimistic_adam(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam that expects its step to change as it just did."""
 
@@ -1241,6 +1284,7 @@ def ftml(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Follow the moving leader."""
 
@@ -1265,6 +1309,7 @@ def focus(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Signum with an attraction to the average of the params."""
 
@@ -1287,6 +1332,7 @@ def msvag(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Momentum, scaled down where its variance is large."""
 
@@ -1309,6 +1355,7 @@ def qhm(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """A weighted mean of momentum and gradient."""
 
@@ -1332,6 +1379,7 @@ def aggmo(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """The mean of three velocities, whose momenta are 0 and two others."""
 
@@ -1358,6 +1406,7 @@ def pid(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """The gradient, its sum and its change, as in a controller."""
 
@@ -1381,6 +1430,7 @@ def accsgd(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Gradient descent with a short and a long step."""
 
@@ -1402,6 +1452,7 @@ def optimistic_sgd(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Gradient descent that expects the gradient to change as it just did."""
 
@@ -1425,6 +1476,7 @@ def pnm(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """The difference of two momenta that take turns."""
 
@@ -1448,6 +1500,7 @@ def srmm(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Averages of gradients and params by weights that decrease, and begin again."""
 
@@ -1475,6 +1528,7 @@ def adapnm(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """AMSGrad by the difference of two momenta that take turns."""
 
@@ -1500,6 +1554,7 @@ def ftrl(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Follow the regularised leader: sparse params for sparse features."""
 
@@ -1524,6 +1579,7 @@ def madgrad(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Dual averaging by the cube root of the sum of squares, with momentum."""
 
@@ -1547,6 +1603,7 @@ def kate(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """AdaGrad without the root, whose steps do not depend on the scale of the features."""
 
@@ -1568,6 +1625,7 @@ def adasqrt(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """AdaGrad without the root, with rates that grow by the root of the step."""
 
@@ -1591,6 +1649,7 @@ def smorms3(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Rates by the squared mean over the mean square, whose memory is as long as these allow."""
 
@@ -1617,6 +1676,7 @@ def schedule_free_sgd(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Gradient descent with an average in the place of a schedule of the learning rate."""
 
@@ -1646,6 +1706,7 @@ def schedule_free_adamw(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """AdamW with an average in the place of a schedule of the learning rate and of the first moment."""
 
@@ -1675,6 +1736,7 @@ def schedule_free_radam(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """RAdam with an average in the place of a schedule of the learning rate and of the first moment."""
 
@@ -1694,6 +1756,7 @@ def signsgd(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Steps by the sign of the gradient."""
 
@@ -1715,6 +1778,7 @@ def signum(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Steps by the sign of a momentum."""
 
@@ -1736,5 +1800,6 @@ def tiger(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Steps by the sign of a momentum."""

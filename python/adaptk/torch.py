@@ -11,11 +11,13 @@ What differs from torch's classes:
 - ``differentiable=True`` is refused, and ``capturable=True`` for params on the CPU.
 - Sparse gradients (``torch.sparse_coo``, of ``nn.Embedding(sparse=True)``) are for params on the CPU; every class takes
   them, and `sparse` says what becomes of rows without values.
-- ``foreach`` and ``fused`` are taken and change nothing.
+- ``foreach`` is taken and changes nothing. ``fused=True`` tells GradScaler to leave the scale to the step, as it does
+  for torch's classes; the step itself is the same without it. The rules that torch lacks take it too.
 - A few values that torch takes are out of range: a ``dampening`` outside [0, 1], RMSprop's ``alpha`` and Adadelta's
   ``rho`` from 1 on, and negative ``lambd``, ``alpha``, ``t0`` and ``step_sizes``.
 - A NaN in a gradient makes its param NaN under Rprop too; torch's Rprop leaves the param as it is.
-- States are copied when they are loaded, and the dicts of param groups when they are added.
+- States are copied when they are loaded, and matched by the names of the params if both optimizers were made of named
+  ones. The dicts of param groups are copied when they are added.
 - Params that overlap in memory are refused, and so is one that is in a group twice.
 - A step that fails or is skipped changes nothing: not even states are made.
 - ``step`` takes ``clip_norm``, ``skip_nonfinite``, ``norm_group``, ``zero_grad``, ``copy_out``, ``ema`` and
@@ -40,7 +42,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import wraps
-from itertools import chain
+from itertools import chain, count, takewhile
+from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +103,8 @@ def _state_format(p: Tensor, state: State, group: Group) -> torch.dtype | str:
     if p.dtype in (torch.float64, torch.complex128, torch.complex64):
         return p.dtype
     given = group.get("state_dtype")
+    if given is None:
+        return torch.float32
     chosen = given.get(state.name, "float32") if isinstance(given, Mapping) else given or "float32"
     name = formats.format_of(chosen, state, p.numel(), group.get("min_8bit_size", 4096))
     return getattr(torch, name) if formats.is_plain(name) else name
@@ -156,6 +161,8 @@ def _draws(p: Tensor, rule: Rule, group: Group) -> bool:
     """Whether a step of this param needs random bits."""
     if group.get("param_format") == "sr" and p.dtype in (torch.bfloat16, torch.float16):
         return True
+    if group.get("state_dtype") is None:
+        return False
     stored = [_state_format(p, s, group) for s in rule.states]
     return any(isinstance(name, str) and formats.is_stochastic(name) for name in stored)
 
@@ -278,6 +285,15 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     return hooked
 
 
+class _Ids(list[Any]):
+    """A list that finds out in constant time whether something is in it."""
+
+    def __contains__(self, x: object) -> bool:
+        if "known" not in self.__dict__:
+            self.known = set(self)
+        return x in self.known
+
+
 class _Watched(dict[str, Any]):
     """A param group that finds out which of the options that a class reads are absent."""
 
@@ -327,8 +343,9 @@ def _norm_of_scaled(params: list[Tensor], group: Any, scale: float) -> float:
 class _Fused(torch.optim.Optimizer):
     """The step of all classes here."""
 
-    # GradScaler leaves the scale and what it has found to the step.
-    _step_supports_amp_scaling = True
+    # Whether GradScaler leaves the scale and what it has found to the step. Loops that clip after unscale_() refuse
+    # optimizers that say so, hence only those that were made with fused=True do.
+    _step_supports_amp_scaling = False
     #: What the last step found out; see :class:`adaptk.StepInfo`.
     last_step: StepInfo | None = None
     # What the constructor was given of _STORAGE and _STEP, for groups that have none of their own.
@@ -377,7 +394,8 @@ class _Fused(torch.optim.Optimizer):
         """Ranges are narrower here and there than those that torch's constructors refuse by themselves."""
         rule, values = self._rule(group)
         try:
-            _core.check_hyperparameters(rule, {**rule_of(rule).defaults(), **{k: _plain(v) for k, v in values.items()}})
+            known = rule_of(rule).defaults()
+            _core.check_hyperparameters(rule, {k: _plain(values.get(k, default)) for k, default in known.items()})
         except ValueError as e:
             name, colon, rest = str(e).partition(":")
             raise ValueError(self._torchs_names.get(name, name) + colon + rest) from None
@@ -390,6 +408,8 @@ class _Fused(torch.optim.Optimizer):
         """
         if isinstance(param_group, dict):
             param_group = dict(param_group)
+            if "lr" in param_group:
+                _check_lr(type(self).__name__, param_group["lr"])
             for option, given in self._given.items():
                 param_group.setdefault(option, given)
         super().add_param_group(param_group)
@@ -417,6 +437,7 @@ class _Fused(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._step_supports_amp_scaling = bool(self.defaults.get("fused"))
         for group in self.param_groups:  # torch's states say nothing of it
             for option, given in self._given.items():
                 group.setdefault(option, given)
@@ -426,8 +447,10 @@ class _Fused(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict`` of this class, or of torch's class of the same name, has returned.
 
-        As torch's method, with three differences: the states are copies, so that the dict and other optimizers that
-        load it share no memory with this one; the states of 16-bit params are float32; what is loaded is checked.
+        As torch's method, with four differences: the states are copies, so that the dict and other optimizers that
+        load it share no memory with this one; the states of 16-bit params are float32; what is loaded is checked; and
+        if both optimizers were made of ``named_parameters()`` with the same names, states go by them and not by the
+        order of the params. Options of groups always go by the order of the groups.
 
         Raises
         ------
@@ -450,9 +473,12 @@ class _Fused(torch.optim.Optimizer):
         """
         given: dict[str, Any] = {}
 
-        def see(_: torch.optim.Optimizer, final: dict[str, Any]) -> None:
+        def see(_: torch.optim.Optimizer, final: dict[str, Any]) -> dict[str, Any]:
+            final = self._in_own_order(final)
             self._check_loaded(final)
             given.update(final)
+            # torch looks for each state's id in the lists of all groups.
+            return {**final, "param_groups": [{**g, "params": _Ids(g["params"])} for g in final["param_groups"]]}
 
         def copy(_: torch.optim.Optimizer) -> None:
             ids = chain.from_iterable(g["params"] for g in given["param_groups"])
@@ -479,6 +505,21 @@ class _Fused(torch.optim.Optimizer):
             before.remove()
             after.remove()
 
+    def _in_own_order(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Groups with the ids that this optimizer's params have by their names, if both know the same names."""
+        groups = saved.get("param_groups", ())
+        if len(groups) != len(self.param_groups):
+            return saved
+        ids = [i for g in groups for i in g["params"]]
+        theirs, own = ([n for g in of for n in g.get("param_names", ())] for of in (groups, self.param_groups))
+        known = dict(zip(theirs, ids, strict=False))
+        if theirs == own or len(theirs) != len(ids) or len(known) != len(ids) or sorted(theirs) != sorted(own):
+            return saved
+        of_own = [[known[name] for name in g["param_names"]] for g in self.param_groups]
+        names = [list(g["param_names"]) for g in self.param_groups]
+        changed = [{**g, "params": i, "param_names": n} for g, i, n in zip(groups, of_own, names, strict=True)]
+        return {**saved, "param_groups": changed}
+
     def _check_loaded(self, saved: Mapping[str, Any]) -> None:
         """What is to be loaded has all that this class needs, in the shapes of the params."""
         remedy = (
@@ -498,7 +539,15 @@ class _Fused(torch.optim.Optimizer):
         for k, (group, loaded, own) in enumerate(
             zip(filled.param_groups, saved["param_groups"], self.param_groups, strict=True)
         ):
-            watched = _Watched(group, self._defaults_of(group))
+            defaults = self._defaults_of(group)
+            for option, default in defaults.items():
+                value = group.get(option, default)
+                if isinstance(default, tuple) and (not isinstance(value, (tuple, list)) or len(value) != len(default)):
+                    raise ValueError(
+                        f"state_dict['param_groups'][{k}][{option!r}] is {value!r}, and not {len(default)} numbers"
+                        f"{remedy}"
+                    )
+            watched = _Watched(group, defaults)
             rule = self._rule(watched)[0]
             if watched.absent:
                 raise ValueError(
@@ -897,19 +946,17 @@ class _Fused(torch.optim.Optimizer):
         device = p.device if group.get("capturable") else torch.device("cpu") if len(starts) > 1 else None
         numbers = [self._number(state, key, start, p, device, where, undo) for key, start in starts.items()]
         # In torch's order: that of centered RMSprop has the mean of the gradients last.
+        formats_of = {s.name: self._check_format(p, s, group, where, odd) for s in rule.states}
         for s in sorted(rule.states, key=lambda s: s.name == "grad_avg"):
             if state.get(s.name) is None:
-                stored = self._check_format(p, s, group, where, odd)
+                stored = formats_of[s.name]
                 if isinstance(stored, str):
                     self._new_coded(state, s.name, p, self._initial(s.name, group), stored, undo)
                 else:
                     _put(state, s.name, _full_like(p, self._initial(s.name, group), stored), undo)
                     if s.initial_from == "param":
                         state[s.name].copy_(p.detach())
-        arrays = [
-            self._state_array(state, s, p, self._check_format(p, s, group, where, odd), where, odd, undo)
-            for s in rule.states
-        ]
+        arrays = [self._state_array(state, s, p, formats_of[s.name], where, odd, undo) for s in rule.states]
         return state, (param, *arrays), tuple(numbers), odd, False
 
     def _side(
@@ -1305,40 +1352,102 @@ class SGD(_Fused, torch.optim.SGD):
         return "nesterov" if group["nesterov"] else "momentum", values
 
 
+def _betas_of(rule: Rule) -> list[str]:
+    """The decays that torch's classes take together, as ``betas``: beta1, beta2 and so on, if there are several."""
+    names = {h.name for h in rule.hyperparameters}
+    betas = list(takewhile(names.__contains__, (f"beta{i}" for i in count(1))))
+    return betas if len(betas) > 1 else []
+
+
 class _Own(_Fused):
-    """A rule that torch does not have, with the library's names."""
+    """A rule that torch does not have, with the library's names, and ``betas`` as torch has them."""
 
     _name: str
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        for group in (self.defaults, *self.param_groups):
+            self._gather_betas(group)
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
 
-    def __init__(self, params: Any, lr: float | Tensor | None = None, *, convention: str = "book", **options: Any):
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = None,
+        betas: tuple[float, ...] | None = None,
+        *,
+        convention: str = "book",
+        fused: bool | None = None,
+        **options: Any,
+    ):
         rule = rule_of(self._name)
         defaults: Group = {k: v for k, v in rule.defaults(convention).items() if k != "grad_scale"}
         preset = rule.initial_states(convention)
         defaults.update({s.option: preset[s.name] for s in rule.states if s.option is not None})
+        known = [*defaults, "convention", "fused", *_STORAGE, *_STEP]
         if lr is not None:
             options["lr"] = lr
         if unknown := options.keys() - defaults.keys():
-            raise unexpected(type(self).__name__, min(unknown), [*defaults, "convention", *_STORAGE, *_STEP])
-        super().__init__(params, {**defaults, **options})
+            raise unexpected(type(self).__name__, min(unknown), known)
+        names = _betas_of(rule)
+        if betas is not None:
+            if not names:
+                raise unexpected(type(self).__name__, "betas", known)
+            if twice := options.keys() & set(names):
+                raise TypeError(f"betas: {min(twice)} is given too")
+            options.update(zip(names, self._checked_betas(betas), strict=True))
+        defaults = {**defaults, **options}
+        self._gather_betas(defaults)
+        super().__init__(params, {**defaults, "fused": fused})
+        self._step_supports_amp_scaling = bool(fused)
 
-    _torchs_names: Mapping[str, str] = {}
+    def _checked_betas(self, betas: Any) -> tuple[Any, ...]:
+        count = len(_betas_of(rule_of(self._name)))
+        if not isinstance(betas, (tuple, list)):
+            raise TypeError(f"betas: expected a tuple of {count} numbers, got {betas!r}")
+        if len(betas) != count:
+            raise ValueError(f"betas: expected {count} numbers, got {len(betas)}: {betas!r}")
+        return tuple(betas)
 
-    def _check_values(self, group: Group) -> None:
-        defaults = rule_of(self._name).defaults()
-        _core.check_hyperparameters(self._name, {k: _plain(group.get(k, default)) for k, default in defaults.items()})
+    def _gather_betas(self, group: Group, betas: tuple[float, ...] = ()) -> None:
+        """Put decays that a group has by the library's names where torch has them, in the place of `betas`."""
+        names = _betas_of(rule_of(self._name))
+        if not any(name in group for name in names):
+            return
+        now = list(group["betas"] if "betas" in group else betas or (0.0 for _ in names))
+        for i, name in enumerate(names):
+            if name in group:
+                now[i] = group.pop(name)
+        group["betas"] = tuple(now)
+
+    def add_param_group(self, param_group: Group) -> None:
+        if isinstance(param_group, dict):
+            param_group = dict(param_group)
+            if "betas" in param_group and (twice := param_group.keys() & set(_betas_of(rule_of(self._name)))):
+                raise TypeError(f"betas: {min(twice)} is given too")
+            self._gather_betas(param_group, self.defaults.get("betas", ()))
+        super().add_param_group(param_group)
+
+    add_param_group.__doc__ = _Fused.add_param_group.__doc__
+
+    _torchs_names: Mapping[str, str] = {f"beta{i + 1}": f"betas[{i}]" for i in range(9)}
 
     def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
+        if names := _betas_of(rule_of(self._name)):
+            self._gather_betas(group)
+            return self._name, {**group, **dict(zip(names, self._checked_betas(group["betas"]), strict=True))}
         return self._name, group
+
+    def _values(self, group: Group) -> dict[str, Any]:
+        """The hyperparameters of a group by the library's names."""
+        given = self._rule(group)[1]
+        return {h.name: _plain(given.get(h.name, h.default)) for h in rule_of(self._name).hyperparameters}
 
     def _initial(self, name: str, group: Group) -> float:
         rule = rule_of(self._name)
-        values = {h.name: float(_plain(group.get(h.name, h.default))) for h in rule.hyperparameters}
+        values = {name: float(value) for name, value in self._values(group).items()}
         options = {s.option: float(group[s.option]) for s in rule.states if s.option in group}
         return rule.initial_states("book", values, options)[name]
 
@@ -1406,11 +1515,17 @@ def _check_params(name: str, params: Any, lr: Any) -> None:
         raise TypeError(f"params: expected tensors, got {type(params).__name__}; call it: model.parameters()")
     if isinstance(params, (set, frozenset)):
         raise TypeError("params: expected a list; the order of a set changes from run to run")
+    _check_lr(name, lr)
+
+
+def _check_lr(name: str, lr: Any) -> None:
     if callable(lr) and not isinstance(lr, Tensor):
         raise TypeError(
             f"lr: expected a number, got {type(lr).__name__}; a schedule of adaptk.schedules is for "
             f"{name}(params, lr=1.0) and torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.from_zero())"
         )
+    if not isinstance(lr, (Real, Tensor)):
+        raise TypeError(f"lr: expected a number or a tensor of one, got {lr!r}")
 
 
 def _checked(init: Callable[..., None]) -> Callable[..., None]:
@@ -1423,7 +1538,7 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
     def __init__(self: Any, params: Any, *args: Any, **kwargs: Any) -> None:
         _torch_private.check_release()
         name = type(self).__name__
-        _check_params(name, params, args[0] if args else kwargs.get("lr"))
+        _check_params(name, params, args[0] if args else kwargs.get("lr", 0.0))
         given = {option: kwargs.pop(option) for option in (*_STORAGE, *_STEP) if option in kwargs}
         self._given = {option: value for option, value in given.items() if value is not None}
         for option in kwargs:
@@ -1587,7 +1702,10 @@ def _own_signature(rule: Rule) -> inspect.Signature:
     parameters = [inspect.Parameter("params", positional)]
     values: Mapping[str, Any] = rule.defaults()
     parameters.append(inspect.Parameter("lr", positional, default=values["lr"]))
+    if names := _betas_of(rule):
+        parameters.append(inspect.Parameter("betas", positional, default=tuple(values[n] for n in names)))
     parameters.append(inspect.Parameter("convention", keyword, default="book"))
+    parameters.append(inspect.Parameter("fused", keyword, default=None))
     for name, value in values.items():
         if name not in ("lr", "grad_scale"):
             parameters.append(inspect.Parameter(name, keyword, default=value))
@@ -1656,7 +1774,13 @@ _PARAMS = [
 def _document_own(own: type[_Own]) -> None:
     rule = rule_of(own._name)
     lines = [rule.summary, "", *_formula(rule), *_PARAMS]
+    if names := _betas_of(rule):
+        lines += [
+            f"betas : tuple of {len(names)} floats, optional",
+            f"    {', '.join(names)}: param groups have them so.",
+        ]
     lines += ["convention : {'book', 'torch', 'keras', 'tf1', 'optax'}", "    Whose defaults to take."]
+    lines += ["fused : bool, optional", "    Whether GradScaler leaves the scale of gradients to the step."]
     for h in rule.hyperparameters:
         if h.name != "grad_scale":
             kind = "bool" if h.range == "bool" else f"float in {h.range}"
@@ -1696,7 +1820,7 @@ class _Made(_Own):
             # All params of a group take the steps that count.
             steps = [int(self.state[p]["step"]) for p in group["params"] if "step" in self.state.get(p, ())]
             if steps:
-                values = [float(_plain(group.get(h.name, h.default))) for h in rule.hyperparameters]
+                values = [float(x) for x in self._values(group).values()]
                 group.update(_core.carry_on(rule.key, values, max(steps)))
 
     def step_param(self, param: Tensor) -> None:
@@ -1720,8 +1844,8 @@ class _Made(_Own):
             raise RuntimeError("evaluation_params() between eval() and train(): call train()")
         points = []
         for group in self.param_groups:
-            values = {h.name: _plain(group[h.name]) for h in rule.rule.hyperparameters if h.name in group}
-            values = {n: v for n, v in values.items() if n != "lr" and n not in COMMON}
+            known = {h.name for h in rule.rule.hyperparameters} - {"lr", *COMMON}
+            values = {n: v for n, v in self._values(group).items() if n in known}
             for param in group["params"]:
                 points.append(param.detach().clone())
                 state = self.state.get(param, {})
