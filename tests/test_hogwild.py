@@ -473,6 +473,25 @@ def test_threads_learn_what_one_learns(large: tuple[Any, Any], mode: str, rule: 
     assert (several.predict(x) == several.predict(x)).all()
 
 
+@pytest.mark.parametrize("rule", ["sgd", "adagrad", "adam", "ftrl"])
+def test_threads_that_copy_frequent_weights_alone(large: tuple[Any, Any], rule: str) -> None:
+    """So many weights that threads have no copies of them all; most have no feature."""
+    (data, indices, starts, _), scores = large
+    few, many = (data, indices, starts, (MANY, 2000)), (data, indices, starts, (MANY, 300_000))
+    y = scores > 0
+    options: dict[str, Any] = {
+        "rule": rule, "max_iter": 4, "tol": None, "random_state": 2, "alpha": 1e-5,
+        "eta0": 0.1 if rule != "adam" else 0.003,
+    }  # fmt: skip
+    one = SGDClassifier("log_loss", n_jobs=1, **options).fit(few, y)
+    several = SGDClassifier("log_loss", n_jobs=2, **options).fit(many, y)
+    assert several._threads_used == 2
+    assert several.loss_curve_[-1] < 1.1 * one.loss_curve_[-1]
+    assert several.coef_.shape == (1, 300_000)
+    assert not several.coef_[0, 2000:].any()
+    assert np.corrcoef(several.coef_[0, :2000], one.coef_[0])[0, 1] > 0.95
+
+
 def test_one_lock_loses_no_update() -> None:
     # The sum of all steps of a constant derivative is the same in every order.
     n = 40_000

@@ -82,6 +82,18 @@ def test_deterministic_has_the_same_bits_on_any_threads(entries: Any, rule: str,
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("rule", ["sgd", "adagrad"])
+def test_rows_or_columns_are_divided_among_threads(entries: Any, rule: str) -> None:
+    """Whatever there are more of; of the others, threads have copies."""
+    rows, columns, values = entries
+    options: dict[str, Any] = {"rule": rule, "random_state": 5, "max_iter": 8}
+    for i, j in ((rows, columns), (columns, rows)):
+        one = MatrixFactorization(8, n_jobs=1, **options).fit(i, j, values)
+        several = MatrixFactorization(8, n_jobs=3, **options).fit(i, j, values)
+        assert several.loss_curve_[-1] < 1.1 * one.loss_curve_[-1]
+        assert several.score(i, j, values) > one.score(i, j, values) - 0.05
+
+
 @pytest.mark.parametrize("mode", ["hogwild", "locked", "deterministic"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_threads_learn_what_one_learns(entries: Any, mode: str, dtype: Any) -> None:

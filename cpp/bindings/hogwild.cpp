@@ -200,6 +200,8 @@ py::tuple hogwild_factors(const py::array& rows, const py::array& columns, const
     t.mean = mean;
     t.row_factors = row_factors.mutable_data();
     t.column_factors = column_factors.mutable_data();
+    t.row_count = std::int64_t(row_factors.shape(0));
+    t.column_count = std::int64_t(column_factors.shape(0));
     if (row_squares) t.row_squares = row_squares->mutable_data();
     if (column_squares) t.column_squares = column_squares->mutable_data();
     if (blocks) {

@@ -115,6 +115,8 @@ struct FactorTask {
     void* column_factors = nullptr;
     void* row_squares = nullptr;  // adagrad's sums of squares
     void* column_squares = nullptr;
+    // How many rows and columns the factors have; 0: all threads write all factors directly.
+    std::int64_t row_count = 0, column_count = 0;
     double mean = 0;
     // Deterministic: the examples by block, of factor_blocks(); null in the other modes.
     const std::int64_t* order = nullptr;

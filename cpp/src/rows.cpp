@@ -3,7 +3,6 @@
 #include "dispatch.hpp"
 #include "parallel.hpp"
 
-#include <array>
 #include <bit>
 #include <utility>
 
@@ -14,7 +13,7 @@ namespace {
 // thousand indices.
 struct KeptKeys {
     std::vector<std::uint64_t> keys, other;
-    std::vector<std::size_t> start;
+    std::vector<std::size_t> start, counts;
 };
 KeptKeys& kept_keys() {
     thread_local KeptKeys kept;
@@ -29,6 +28,7 @@ RowUpdate::RowUpdate() {
     keys_.swap(kept.keys);
     other_.swap(kept.other);
     start_.swap(kept.start);
+    counts_.swap(kept.counts);
     keys_.clear();
     start_.clear();
 }
@@ -39,6 +39,7 @@ RowUpdate::~RowUpdate() {
     keys_.swap(kept.keys);
     other_.swap(kept.other);
     start_.swap(kept.start);
+    counts_.swap(kept.counts);
 }
 
 std::optional<std::int64_t> RowUpdate::assign(const RowIndex& index, const Slot& values, std::int64_t rows,
@@ -78,20 +79,24 @@ std::optional<std::int64_t> RowUpdate::assign(const RowIndex& index, const Slot&
     }
     if (keys_.empty()) return {};
     if (!ascending) sort(unsigned(std::bit_width(largest)));
-    start_.reserve(n + 1);
+    // Without a branch, which would be foreseen half of the time.
+    start_.resize(n + 1);
+    std::size_t distinct = 0;
     std::uint64_t before = ~std::uint64_t{0};
     for (std::size_t i = 0; i < n; ++i) {
         const std::uint64_t row = keys_[i] >> place_bits_;
-        if (row != before) start_.push_back(i);
+        start_[distinct] = i;
+        distinct += row != before ? 1 : 0;
         before = row;
     }
-    start_.push_back(n);
+    start_[distinct] = n;
+    start_.resize(distinct + 1);
     return {};
 }
 
 // By the bits of the row alone: the places are in order from the start on, and each pass is stable.
 void RowUpdate::sort(unsigned row_bits) {
-    constexpr unsigned most_bits = 11;
+    constexpr unsigned most_bits = 12;
     if (keys_.size() < 64) {
         std::sort(keys_.begin(), keys_.end());
         return;
@@ -99,14 +104,33 @@ void RowUpdate::sort(unsigned row_bits) {
     other_.resize(keys_.size());
     const unsigned passes = (row_bits + most_bits - 1) / most_bits;
     const unsigned bits = (row_bits + passes - 1) / passes;
-    const std::uint64_t mask = (std::uint64_t{1} << bits) - 1;
-    for (unsigned pass = 0; pass < passes; ++pass) {
+    switch (passes) {
+    case 1: sort_in<1>(bits); break;
+    case 2: sort_in<2>(bits); break;
+    case 3: sort_in<3>(bits); break;
+    case 4: sort_in<4>(bits); break;
+    case 5: sort_in<5>(bits); break;
+    default: sort_in<6>(bits); break;
+    }
+}
+
+// The digits of all passes are counted together: their numbers do not depend on the order.
+template <unsigned Passes> void RowUpdate::sort_in(unsigned bits) {
+    const std::size_t digits = std::size_t{1} << bits;
+    const std::uint64_t mask = digits - 1;
+    counts_.assign(Passes * digits, 0);
+    for (const std::uint64_t key : keys_) {
+        ADAPTK_UNROLL
+        for (unsigned pass = 0; pass < Passes; ++pass)
+            ++counts_[pass * digits + ((key >> (place_bits_ + pass * bits)) & mask)];
+    }
+    for (unsigned pass = 0; pass < Passes; ++pass) {
         const unsigned shift = place_bits_ + pass * bits;
-        std::array<std::size_t, std::size_t{1} << most_bits> at{};
-        for (const std::uint64_t key : keys_) ++at[(key >> shift) & mask];
+        std::size_t* const at = counts_.data() + pass * digits;
         std::size_t sum = 0;
-        for (std::size_t d = 0; d <= mask; ++d) sum += std::exchange(at[d], sum);
-        for (const std::uint64_t key : keys_) other_[at[(key >> shift) & mask]++] = key;
+        for (std::size_t d = 0; d < digits; ++d) sum += std::exchange(at[d], sum);
+        std::uint64_t* const to = other_.data();
+        for (const std::uint64_t key : keys_) to[at[(key >> shift) & mask]++] = key;
         keys_.swap(other_);
     }
 }

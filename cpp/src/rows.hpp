@@ -86,9 +86,10 @@ class RowUpdate {
     std::int64_t rows_ = 0, row_size_ = 0;
     unsigned place_bits_ = 0;
     std::vector<std::uint64_t> keys_, other_;  // (row << place_bits_) | place, sorted
-    std::vector<std::size_t> start_;
+    std::vector<std::size_t> start_, counts_;
 
     void sort(unsigned row_bits);
+    template <unsigned Passes> void sort_in(unsigned bits);
 };
 
 // Elements first ... first + n - 1 of the gradient, with zeros in the rows that have no values. T: what the step

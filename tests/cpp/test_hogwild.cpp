@@ -132,6 +132,7 @@ template <class T> void test_factors() {
     t.examples = n;
     t.doubles = sizeof(T) == 8;
     t.rank = rank;
+    t.row_count = t.column_count = side;
     std::vector<std::int64_t> order(n), starts(factor_groups * factor_groups + 1);
     factor_blocks(t, order.data(), starts.data());
     std::vector<std::int64_t> sorted = order;
