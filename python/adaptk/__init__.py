@@ -29,6 +29,7 @@ from adaptk.optim import *  # noqa: F403  (the classes follow from the registry)
 
 if TYPE_CHECKING:
     from adaptk import curriculum, hogwild, init, solve
+    from adaptk._numpy_muon import Muon
 
 __version__: str = _core.version
 
@@ -39,6 +40,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"adaptk.{name}")
     if name in catalogue.CLASSES.values():
         return getattr(optim, name)
+    if name == "Muon":
+        return importlib.import_module("adaptk._numpy_muon").Muon
     if name in ("norm", "mean", "sum"):
         raise AttributeError(f"module 'adaptk' has no attribute {name!r}: rules have no reductions over a tensor")
     raise no_attribute(__name__, name, __dir__())
@@ -52,6 +55,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "CONVENTIONS",
     "Hyperparameter",
+    "Muon",
     "Rule",
     "State",
     "accumulate",

@@ -289,6 +289,8 @@ class Optimizer:
     """
 
     _class_rules: ClassVar[tuple[Rule, ...]] = ()
+    # What each group has beside options, and keeps.
+    _marks: ClassVar[tuple[str, ...]] = ()
     _rule: Rule | None = None
     # Copies of the params while they are at the point to evaluate at.
     _kept: list[Any] | None = None
@@ -490,20 +492,22 @@ class Optimizer:
                 raise ValueError(f"{where}: either all groups have named params or none has")
             if names is not None and (clash := set(names) & set(self._names or ())):
                 raise ValueError(f"{where}: the names {', '.join(sorted(clash))} are taken")
-            given = {k: v for k, v in group.items() if k not in _GROUP_OPTIONS}
-            rule, values, options = self._resolve(given)
+            given = {k: v for k, v in group.items() if k not in (*_GROUP_OPTIONS, *self._marks)}
+            of = self._of_group(group)
+            rule, values, options = of._resolve(given)
             dtypes: dict[str, str] = {}
-            if (state_dtype := group.get("state_dtype", self._state_dtype)) is not None:
+            if (state_dtype := group.get("state_dtype", of._state_dtype)) is not None:
                 dtypes = formats.check_state_dtype(state_dtype, rule.states)
-            param_format = formats.check_param_format(group.get("param_format", self._param_format))
-            sparse = _sparse.check_mode(group.get("sparse", self._sparse), rule)
+            param_format = formats.check_param_format(group.get("param_format", of._param_format))
+            sparse = _sparse.check_mode(group.get("sparse", of._sparse), rule)
             start = _backend.to_numpy(values["lr"](1) if callable(values["lr"]) else values["lr"]).item()
-            initial = rule.initial_states(self._convention, {**values, "lr": start}, options)
+            initial = rule.initial_states(of._convention, {**values, "lr": start}, options)
             first = len(self._params)
-            labels = [f"[{key!r}]" for key in (names if names is not None else range(first, first + len(params)))]
+            keys = names if names is not None else self._places(first, len(params))
+            labels = [f"[{key!r}]" for key in keys]
             for label, param in zip(labels, params, strict=True):
                 _core.check_param(param, f"params{label}")
-            states = [self._new_states(p, rule, initial, dtypes, param_format) for p in params]
+            states = [of._new_states(p, rule, initial, dtypes, param_format) for p in params]
             if sparse == "catch_up":
                 for p, s in zip(params, states, strict=True):
                     s.update(_sparse.new_last_step(p))
@@ -516,9 +520,22 @@ class Optimizer:
                 self._names = (self._names or []) + names
             self._param_formats.append(param_format)
             self._sparse_modes.append(sparse)
-            self._own_groups.append(ParamGroup(tuple(params), values))
+            marks = {name: group[name] for name in self._marks}
+            self._own_groups.append(ParamGroup(tuple(params), {**marks, **values}))
             self.param_groups.append(self._own_groups[-1])
             self._plan.set_seed(self._seed)
+
+    def _places(self, first: int, count: int) -> Sequence[int]:
+        """Of params without names, what users call them by: their places among the gradients."""
+        return range(first, first + count)
+
+    def _of_group(self, group: Mapping[str, Any]) -> Optimizer:
+        """The optimizer whose options a new group has."""
+        return self
+
+    def _check_values(self, rule: Rule, values: dict[str, Any]) -> None:
+        """Hyperparameters of a group that are to be loaded."""
+        _core.check_hyperparameters(rule.key, values)
 
     def _add_to_plan(
         self,
@@ -936,7 +953,7 @@ class Optimizer:
     def state(self) -> Mapping[int | str, Mapping[str, Any]]:
         """The state arrays themselves: param's index or name -> state's name -> array."""
         with self._lock:
-            keys: Sequence[int | str] = self._names if self._names is not None else range(len(self._params))
+            keys: Sequence[int | str] = self._names if self._names is not None else self._places(0, len(self._params))
             return MappingProxyType({k: MappingProxyType(s) for k, s in zip(keys, self._states, strict=True)})
 
     def state_dict(self) -> dict[str, Any]:
@@ -1108,7 +1125,7 @@ class Optimizer:
                     key = f"param_groups.{i}.{h.name}"
                     if key in have and not callable(group[h.name]):
                         loaded[h.name] = float(have[key])
-                _core.check_hyperparameters(rule.key, loaded)
+                self._check_values(rule, loaded)
                 loaded.update({h.name: bool(loaded[h.name]) for h in rule.hyperparameters if h.range == "bool"})
                 on_device.append({h.name: group[h.name] for h in rule.hyperparameters if _core.on_cuda(group[h.name])})
                 groups.append(loaded)
@@ -1147,23 +1164,27 @@ class Optimizer:
         self.__dict__.setdefault("_sparse", "lazy")  # saved by adaptk 0.1
         self.__dict__.setdefault("_sparse_modes", ["lazy"] * len(self._group_rules))
         self._lock = threading.RLock()
+        self._own_groups = [
+            ParamGroup(tuple(group["params"]), {k: v for k, v in group.items() if k != "params"}) for group in groups
+        ]
+        self.param_groups = list(self._own_groups)
+        self._make_plan(steps, count)
+
+    def _make_plan(self, steps: list[int], count: int) -> None:
+        """A plan of all groups, which have taken these steps."""
         self._plan = _core.Plan(self.capturable)
-        self.param_groups, self._own_groups = [], []
         first = 0
-        for rule, group in zip(self._group_rules, groups, strict=True):
-            params = tuple(group["params"])
+        for i, (rule, group) in enumerate(zip(self._group_rules, self._own_groups, strict=True)):
+            params = group["params"]
             last = first + len(params)
-            at = len(self._own_groups)
             self._add_to_plan(
                 rule,
                 params,
                 self._states[first:last],
                 self._labels[first:last],
-                self._param_formats[at],
-                self._sparse_modes[at],
+                self._param_formats[i],
+                self._sparse_modes[i],
             )
-            self._own_groups.append(ParamGroup(params, {k: v for k, v in group.items() if k != "params"}))
-            self.param_groups.append(self._own_groups[-1])
             first = last
         self._plan.set_steps(steps, count)
         self._plan.set_seed(self._seed)
