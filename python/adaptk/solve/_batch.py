@@ -11,6 +11,7 @@ import numpy as np
 
 from adaptk import _solve
 from adaptk.solve import _arguments as arguments
+from adaptk.solve import _starts
 from adaptk.solve._parameters import index
 from adaptk.solve._result import Batch
 from adaptk.solve._rows import POLICIES
@@ -232,6 +233,8 @@ def levenberg_marquardt_batch(
     max_iterations: int = 100,
     polish: bool = True,
     covariance: bool = False,
+    starts: Any = None,
+    seed: int = 0,
 ) -> Batch:
     """Fit one model to k sets of data: half the sum of ``w (model - data)**2`` of each is minimised.
 
@@ -288,12 +291,19 @@ def levenberg_marquardt_batch(
         Whether to finish with undamped steps as long as they shrink: all digits, for about two more trial points.
     covariance : bool
         Whether `cov` and `x_std` are wanted.
+    starts : int or array_like, shape (s, n) or (s, k, n), optional
+        Other starts beside `x0`, run in the same batch; each problem gets the best of its fits. A number takes so many
+        from a Latin hypercube, as in :func:`levenberg_marquardt`. `data` are copied for each.
+    seed : int
+        Of these, in [0, 2**64).
 
     Returns
     -------
     Batch
         Arrays with a row for each problem: `x` (k, n), `cost` (k,), `nit` (k,) the trial points, `success` (k,),
-        `status` (k,), with ``covariance=True`` also `cov` (k, n, n) and `x_std` (k, n); and `message`. With r the
+        `status` (k,), with ``covariance=True`` also `cov` (k, n, n) and `x_std` (k, n); and `message`. With `starts`
+        these are of the fit of least cost, of those that have converged if any has, and `local_results` has all of them
+        with one more axis in front, of s + 1. With r the
         weighted residuals, J their Jacobian and D the largest norms of its columns so far, `status` is
 
         == =======================================================================
@@ -373,10 +383,41 @@ def levenberg_marquardt_batch(
     )
     if options[3] > 1_000_000:
         raise ValueError(f"max_iterations: must be <= 1000000, got {options[3]}")
+    every = None
+    if starts is not None:
+        wide = np.broadcast_to(x, (k, n))
+        least, most = (-np.inf, np.inf) if low is None or high is None else (low, high)
+        more = _starts.points(
+            starts,
+            seed,
+            wide,
+            np.broadcast_to(least, (k, n)).astype(dtype),
+            np.broadcast_to(most, (k, n)).astype(dtype),
+        )
+        if keep is not None:
+            more[..., keep] = wide[:, keep]
+        every = np.concatenate([wide[None], more])
+
+    def for_each(array: arguments.Array | None, dimensions: int) -> arguments.Array | None:
+        """Once more for each start, if it has a row for each problem."""
+        if every is None or array is None or array.ndim < dimensions:
+            return array
+        return np.ascontiguousarray(np.tile(array, (len(every), *[1] * (dimensions - 1))))
+
     raw = _solve.levenberg_marquardt_batch(
-        (number, n, inputs, numerator), x, y, points, w, low, high, keep, options, bool(covariance)
+        (number, n, inputs, numerator),
+        x if every is None else every.reshape(-1, n),
+        *(for_each(y, 2), for_each(points, 3), for_each(w, 2), for_each(low, 2), for_each(high, 2)),
+        *(keep, options, bool(covariance)),
     )
-    result = Batch(raw)
+    if every is None:
+        result = Batch(raw)
+    else:
+        local = Batch({name: v.reshape(len(every), k, *v.shape[1:]) for name, v in raw.items()})
+        which = _starts.best_of(local.cost, local.status > 0)
+        result = Batch({name: v[which, np.arange(k)] for name, v in local.items()})
+        local["success"] = local.status > 0
+        result["local_results"] = local
     result["success"] = result["status"] > 0
     result["message"] = f"{int(result['success'].sum())} of {k} problems have converged."
     return result

@@ -10,7 +10,7 @@ import numpy as np
 from adaptk import _solve
 from adaptk._names import known_names_only
 from adaptk.solve import _arguments as arguments
-from adaptk.solve import _check, _covariance, _parameters, _rows
+from adaptk.solve import _check, _covariance, _parameters, _rows, _starts
 from adaptk.solve._result import Fit, finish
 
 LOSSES = {"linear": 0, "huber": 1, "soft_l1": 2, "cauchy": 3, "arctan": 4, "tukey": 5}
@@ -75,6 +75,8 @@ def levenberg_marquardt(
     mask: Any = None,
     nan_policy: str | None = None,
     complex_residuals: bool = False,
+    starts: Any = None,
+    seed: int = 0,
     vectorized: bool = False,
     rel_step: Any = None,
     typical: Any = None,
@@ -141,6 +143,12 @@ def levenberg_marquardt(
         elements of a masked array.
     complex_residuals : bool
         Whether `fun` may return complex numbers. Their real parts and then their imaginary parts are the residuals.
+    starts : int or array_like, shape (s, n), optional
+        Other starts beside `x0`; the best fit is returned. A number takes so many from a Latin hypercube, the same ones
+        for the same `seed`: evenly between two bounds, otherwise over all magnitudes up to ten times the larger of
+        ``|x0|`` and 1, from the bound if there is one and else to both sides of 0.
+    seed : int
+        In [0, 2**64).
     vectorized : bool
         Whether `fun` takes a stack of points, shape (k, n), and returns (k, m); differences are then one call.
     rel_step, typical : float or array_like, optional
@@ -186,7 +194,9 @@ def levenberg_marquardt(
         the distribution of the residuals. If the start is not finite they are NaN. Of fixed parameters they are 0, and
         of tied ones they follow from the others' to first order. `jac` and `grad` are derivatives by the free
         parameters, ties included, and 0 for the others; `fixed` and `tied` say which those are. With `mask` or
-        `nan_policy`, `fun` and `jac` have the residuals that count, and `mask`, shape (m,), says which do not.
+        `nan_policy`, `fun` and `jac` have the residuals that count, and `mask`, shape (m,), says which do not. With
+        `starts` the result is the one of least cost, of those that have converged if any has; `local_results` is the
+        list of all, in the order of `starts`, shape (s + 1, n), which begins with `x0`.
 
     Raises
     ------
@@ -208,7 +218,10 @@ def levenberg_marquardt(
     >>> r.success, r.x.round(6)
     (True, array([2., 3.]))
     """
-    if not (fixed is None and ties is None and mask is None and nan_policy is None and complex_residuals is False):
+    if not (
+        (starts is None and fixed is None and ties is None)
+        and (mask is None and nan_policy is None and complex_residuals is False)
+    ):
         return _in_layers(dict(locals()))
     if covariance is not None and covariance != "sandwich":
         raise ValueError(f"covariance: expected None or 'sandwich', got {covariance!r}")
@@ -268,6 +281,8 @@ def levenberg_marquardt(
 def _in_layers(given: dict[str, Any]) -> Fit:
     """A fit of what the outermost option makes of the problem, which calls the solver with the others."""
     fun, x0, args = given.pop("fun"), given.pop("x0"), given.pop("args")
+    if given["starts"] is not None:
+        return _starts.fit(levenberg_marquardt, fun, x0, args, given, _bounds)
     if given["fixed"] is not None or given["ties"] is not None:
         return _parameters.fit(levenberg_marquardt, fun, x0, args, given, _bounds)
     return _rows.fit(levenberg_marquardt, fun, x0, args, given)

@@ -52,6 +52,7 @@ class _Profile:
         if not fit.dof > 0 or not fit.cost > 0:
             raise ValueError("a profile needs residuals and degrees of freedom, to estimate their variance")
         options.update(callback=None, disp=False, history=False, check_derivatives=False, covariance=None)
+        options.update(starts=None)
         if "mask" in fit:
             options.update(mask=fit.mask, nan_policy=None)
         if "f_scale" in fit:

@@ -263,6 +263,10 @@ class Fit(Result):
             f"cost {self.cost:.8g}, {len(self.fun)} residuals, {known}",
             f"status {self.status}: {self.message} ({self.nit} iterations, {self.nfev} evaluations)",
         ]
+        if "local_results" in self:
+            costs = [float(r.cost) for r in self.local_results if r.success]
+            same = sum(c <= self.cost * (1 + 1e-6) + np.finfo(float).tiny for c in costs)
+            lines.append(f"the best of {len(self.local_results)} starts, of which {same} reached this cost")
         return "\n".join(lines)
 
 
