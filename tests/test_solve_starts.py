@@ -180,7 +180,7 @@ def test_minpacks_runs_reach_the_global_minimum() -> None:
             if mgh.reaches_minimum(p, r.x):
                 single += 1
                 continue
-            r = solve.levenberg_marquardt(p.residuals, x, jac=p.jacobian, starts=20)
+            r = solve.levenberg_marquardt(p.residuals, x, jac=p.jacobian, starts=20, max_nfev=100)
             if not mgh.reaches_minimum(p, r.x):
                 missed.append((p.name, p.n))
     assert single >= 45

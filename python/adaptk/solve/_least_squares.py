@@ -10,7 +10,7 @@ import numpy as np
 from adaptk import _solve
 from adaptk._names import known_names_only
 from adaptk.solve import _arguments as arguments
-from adaptk.solve import _check, _covariance, _parameters, _rows, _starts
+from adaptk.solve import _check, _covariance, _losses, _parameters, _rows, _starts
 from adaptk.solve._result import Fit, finish
 
 LOSSES = {"linear": 0, "huber": 1, "soft_l1": 2, "cauchy": 3, "arctan": 4, "tukey": 5}
@@ -58,8 +58,8 @@ def levenberg_marquardt(
     *,
     jac: Any = None,
     bounds: Any = None,
-    loss: str = "linear",
-    f_scale: float = 1.0,
+    loss: str | Callable[..., Any] = "linear",
+    f_scale: float | str = 1.0,
     ftol: float | None = None,
     xtol: float | None = None,
     gtol: float | None = None,
@@ -108,10 +108,13 @@ def levenberg_marquardt(
         ``void (int m, int n, const double *x, double *j, void *user)``, row after row.
     bounds : (lower, upper), optional
         Numbers or shape (n,) each, or an object with ``lb`` and ``ub``.
-    loss : {"linear", "huber", "soft_l1", "cauchy", "arctan", "tukey"}
-        rho in ``cost = 0.5 * sum(C**2 * rho((r / C)**2))``.
-    f_scale : float
-        C: residuals well below it count as squares.
+    loss : {"linear", "huber", "soft_l1", "cauchy", "arctan", "tukey"} or callable
+        rho in ``cost = 0.5 * sum(C**2 * rho((r / C)**2))``. ``loss(z)`` returns rho >= 0 and its first two derivatives
+        for ``z >= 0``, shape (3, m).
+    f_scale : float or "mad"
+        C: residuals well below it count as squares. ``"mad"``: so many standard deviations that the estimate has 95% of
+        the efficiency of squares if errors are normal (for a function: one), estimated as ``median(|r|) / 0.6745`` from
+        the residuals of the fit itself; `f_scale` of the result.
     ftol, xtol, gtol : float, optional
         See `status`. 1e-10, 1e-10 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
     max_nfev : int, optional
@@ -221,6 +224,7 @@ def levenberg_marquardt(
     if not (
         (starts is None and fixed is None and ties is None)
         and (mask is None and nan_policy is None and complex_residuals is False)
+        and not (callable(loss) or isinstance(f_scale, str))
     ):
         return _in_layers(dict(locals()))
     if covariance is not None and covariance != "sandwich":
@@ -285,7 +289,11 @@ def _in_layers(given: dict[str, Any]) -> Fit:
         return _starts.fit(levenberg_marquardt, fun, x0, args, given, _bounds)
     if given["fixed"] is not None or given["ties"] is not None:
         return _parameters.fit(levenberg_marquardt, fun, x0, args, given, _bounds)
-    return _rows.fit(levenberg_marquardt, fun, x0, args, given)
+    if given["mask"] is not None or given["nan_policy"] is not None or given["complex_residuals"] is not False:
+        return _rows.fit(levenberg_marquardt, fun, x0, args, given)
+    if isinstance(given["f_scale"], str):
+        return _losses.fit_with_scale(levenberg_marquardt, fun, x0, args, given)
+    return _losses.fit_with_function(levenberg_marquardt, fun, x0, args, given)
 
 
 _REMEDIES = {

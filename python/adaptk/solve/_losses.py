@@ -1,0 +1,131 @@
+"""Losses that are Python functions, and their scale from the data.
+
+With a loss rho the residuals r are replaced by sign(r) C rho(r^2 / C^2)^(1/2), whose squares sum to the same cost: so
+the solver has no need to know it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from adaptk.solve import _arguments as arguments
+from adaptk.solve import _check, _covariance
+from adaptk.solve._result import Fit
+
+__all__ = ["fit_with_function", "fit_with_scale"]
+
+Array = arguments.Array
+# C over the standard deviation for which the estimate has 95 % of the efficiency of squares, if errors are normal.
+TUNING = {"huber": 1.3452, "soft_l1": 1.2871, "cauchy": 2.3849, "arctan": 2.5714, "tukey": 4.6851}
+# The median of |r| over the standard deviation, if errors are normal.
+_MEDIAN = 0.6744897501960817
+_MOST_SCALES = 60
+
+
+def fit_with_scale(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, options: dict[str, Any]) -> Fit:
+    """The fit whose own residuals give the scale of its loss: C is a multiple of the median of |r|."""
+    if options["f_scale"] != "mad":
+        raise ValueError(f"f_scale: expected a number or 'mad', got {options['f_scale']!r}")
+    loss = options["loss"]
+    if isinstance(loss, str):
+        if loss == "linear":
+            raise ValueError("f_scale: 'mad' is for a robust loss, and loss is 'linear'")
+        arguments.choice(loss, "loss", {"linear": 0, **dict.fromkeys(TUNING, 1)})
+    factor = (TUNING[loss] if isinstance(loss, str) else 1.0) / _MEDIAN
+    options["f_scale"] = 1.0
+    result = solve(fun, x0, args, **options | {"loss": "linear"})
+    options["check_derivatives"] = False
+    counts = dict.fromkeys(("nit", "nfev", "njev"), 0)
+    scale = 0.0
+    tolerance = 1e-3 * float(np.sqrt(np.finfo(result.x.dtype).eps))
+    for _ in range(_MOST_SCALES):
+        for name in counts:
+            counts[name] += result[name]
+        if not result.success:
+            break
+        before, scale = scale, factor * float(np.median(np.abs(result.fun.astype(np.float64))))
+        if abs(scale - before) <= tolerance * scale or scale == 0:
+            scale = before if scale == 0 else scale
+            break
+        result = solve(fun, result.x, args, **options | {"f_scale": scale})
+    else:
+        warnings.warn(
+            "f_scale: the scale has not settled; the result is that of the last one", RuntimeWarning, stacklevel=4
+        )
+    result.update(counts)
+    result["f_scale"] = scale
+    return result
+
+
+def _values(loss: Callable[[Array], Any], r: Array, c: float) -> tuple[Array, Array, Array, Array]:
+    """z, rho, rho' and rho''."""
+    z = (r.astype(np.float64) / c) ** 2
+    values = np.asarray(loss(z.copy()), dtype=np.float64)
+    if values.shape != (3, *z.shape):
+        raise ValueError(f"loss must return rho, rho' and rho'', shape {(3, *z.shape)}, got {values.shape}")
+    rho, first, second = values
+    if (rho < 0).any():
+        raise ValueError(f"loss: rho must be >= 0, got {rho.min()} at z = {z.flat[int(np.argmin(rho))]}")
+    return z, rho, first, second
+
+
+def fit_with_function(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, options: dict[str, Any]) -> Fit:
+    """The fit with ``loss(z)``, which returns rho and its two derivatives at z."""
+    loss = options.pop("loss")
+    c = arguments.real(options.pop("f_scale"), "f_scale", open_low=True)
+    x = arguments.start(x0)
+    size, extra = x.dtype.itemsize, arguments.tuple_of(args)
+    f = arguments.function(fun, "fun", size, "residuals")
+    if isinstance(f, tuple):
+        if options["m"] is None:
+            raise TypeError("m: a compiled fun needs the number of residuals")
+        f, extra = _check._bind(f, "residuals", x, extra, arguments.whole(options["m"], "m", low=1)), ()
+    jac = options["jac"]
+    if jac == "cs":
+        raise ValueError("jac: 'cs' calls fun with complex numbers, which a loss does not take; give '3-point'")
+    j = jac if jac is None or isinstance(jac, str) else arguments.function(jac, "jac", size, "jacobian")
+
+    def root(r: Any) -> Array:
+        r = np.asarray(r)
+        _, rho, _, _ = _values(loss, r, c)
+        return np.asarray(np.copysign(c, r) * np.sqrt(rho), dtype=r.dtype if r.dtype.kind == "f" else np.float64)
+
+    def residuals(at: Array, *more: Any) -> Array:
+        return root(f(at, *more))
+
+    options["m"] = None
+    slopes: Any = "3-point"
+    if callable(j) or isinstance(j, tuple):
+        m = np.size(f(x.copy(), *extra)) if isinstance(j, tuple) else 0
+        slopes = _check._bind(j, "jacobian", x, (), m) if isinstance(j, tuple) else j
+        if options["check_derivatives"]:
+            _check.verify(f, x, extra, slopes, False, residuals=0)
+            options["check_derivatives"] = False
+
+        def jacobian(at: Array, *more: Any) -> Array:
+            r = np.asarray(f(at, *more), dtype=np.float64)
+            z, rho, first, _ = _values(loss, r, c)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                factor = np.where(z > 0, first * np.sqrt(z / rho), np.sqrt(np.abs(first)))
+            return np.asarray(factor[:, None] * np.asarray(slopes(at, *more)))
+
+        options["jac"] = jacobian
+    result = solve(residuals, x, extra, **options)
+    if result.jac is None:
+        return result
+    # Residuals and Jacobian at the solution, by the solver's own differences.
+    plain = {**options, "jac": slopes, "max_nfev": 1, "polish": False}
+    plain.update(callback=None, disp=False, history=False, max_seconds=None)
+    at_end = solve(f, result.x, extra, **plain)
+    for name in ("fun", "jac", "cov", "x_std"):
+        result[name] = at_end[name]
+    r = result.fun.astype(np.float64)
+    z, _, first, second = _values(loss, r, c)
+    curvature = first + 2 * second * z
+    weight = np.maximum(curvature, 0.1 * first)
+    _covariance.sandwich(result, bool(options["absolute_sigma"]), (np.maximum(weight, 0.0), curvature, first * r))
+    return result
