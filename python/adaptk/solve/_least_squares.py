@@ -10,7 +10,7 @@ import numpy as np
 from adaptk import _solve
 from adaptk._names import known_names_only
 from adaptk.solve import _arguments as arguments
-from adaptk.solve import _check, _covariance, _losses, _parameters, _rows, _starts
+from adaptk.solve import _check, _covariance, _losses, _matrix_free, _parameters, _rows, _sparsity, _starts
 from adaptk.solve._result import Fit, finish
 
 LOSSES = {"linear": 0, "huber": 1, "soft_l1": 2, "cauchy": 3, "arctan": 4, "tukey": 5}
@@ -77,6 +77,8 @@ def levenberg_marquardt(
     complex_residuals: bool = False,
     starts: Any = None,
     seed: int = 0,
+    jac_sparsity: Any = None,
+    linear_solver: str | None = None,
     vectorized: bool = False,
     rel_step: Any = None,
     typical: Any = None,
@@ -152,6 +154,14 @@ def levenberg_marquardt(
         ``|x0|`` and 1, from the bound if there is one and else to both sides of 0.
     seed : int
         In [0, 2**64).
+    jac_sparsity : array_like or scipy.sparse matrix, shape (m, n), optional
+        Where the Jacobian may be different from 0. Columns that have no row in common are then differenced together,
+        by central differences unless `jac` is ``"2-point"``.
+    linear_solver : {None, "qr", "cg"}
+        How steps are computed. ``"cg"``: by conjugate gradients, for many parameters. `jac` then returns an array, a
+        matrix of :mod:`scipy.sparse`, or an operator with ``matvec`` and ``rmatvec``, and is never factored: so the
+        result has no `cov` and `x_std`, steps are not polished, and bounds, robust losses, `fixed`, `ties` and `mask`
+        are refused.
     vectorized : bool
         Whether `fun` takes a stack of points, shape (k, n), and returns (k, m); differences are then one call.
     rel_step, typical : float or array_like, optional
@@ -225,6 +235,7 @@ def levenberg_marquardt(
         (starts is None and fixed is None and ties is None)
         and (mask is None and nan_policy is None and complex_residuals is False)
         and not (callable(loss) or isinstance(f_scale, str))
+        and (jac_sparsity is None and (linear_solver is None or linear_solver == "qr"))
     ):
         return _in_layers(dict(locals()))
     if covariance is not None and covariance != "sandwich":
@@ -287,6 +298,12 @@ def _in_layers(given: dict[str, Any]) -> Fit:
     fun, x0, args = given.pop("fun"), given.pop("x0"), given.pop("args")
     if given["starts"] is not None:
         return _starts.fit(levenberg_marquardt, fun, x0, args, given, _bounds)
+    if given["jac_sparsity"] is not None:
+        return _sparsity.fit(levenberg_marquardt, fun, x0, args, given, _bounds)
+    if given["linear_solver"] is not None and given["linear_solver"] != "qr":
+        if given["linear_solver"] != "cg":
+            raise ValueError(f"linear_solver: expected None, 'qr' or 'cg', got {given['linear_solver']!r}")
+        return _matrix_free.fit(fun, x0, args, given)
     if given["fixed"] is not None or given["ties"] is not None:
         return _parameters.fit(levenberg_marquardt, fun, x0, args, given, _bounds)
     if given["mask"] is not None or given["nan_policy"] is not None or given["complex_residuals"] is not False:
