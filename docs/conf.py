@@ -58,6 +58,8 @@ sphinx_gallery_conf = {
     ],
     "within_subsection_order": "extension.GalleryOrder",
     "filename_pattern": r"\.py$",
+    "reset_modules": ("matplotlib", "extension.strict_warnings"),
+    "reset_modules_order": "both",
     "doc_module": ("adaptk",),
     "reference_url": {"adaptk": None},
     "backreferences_dir": "gallery/backreferences",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -324,6 +325,22 @@ class GalleryOrder:
 
     def __call__(self, name: str) -> tuple[int, str]:
         return (ORDER.index(name) if name in ORDER else len(ORDER), name)
+
+
+_filters = warnings.catch_warnings()
+
+
+def strict_warnings(settings: dict[str, Any], example: str | None, when: str) -> None:
+    """Makes the warnings of an example of the gallery errors, which fail the build."""
+    global _filters
+    if when == "before":
+        _filters = warnings.catch_warnings()
+        _filters.__enter__()
+        warnings.simplefilter("error")
+        # Of show(), which is for readers who run the example.
+        warnings.filterwarnings("ignore", r"FigureCanvasAgg is non-interactive", UserWarning)
+    else:
+        _filters.__exit__(None, None, None)
 
 
 # Formulas

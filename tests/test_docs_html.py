@@ -19,6 +19,7 @@ from adaptk._bench import Streams
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+GALLERY = ROOT / "examples" / "gallery"
 
 # Building them runs the gallery.
 pytestmark = [pytest.mark.full, pytest.mark.skipif(not DOCS.is_dir(), reason="only in a checkout")]
@@ -32,13 +33,16 @@ def needs(*modules: str) -> None:
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pages, built without a single warning: an example that fails is one."""
+    """The pages, built without a single warning: an example that fails is one, and its own warnings make it
+    fail. Examples run in the folder in which they lie, and leave nothing there."""
     needs("sphinx", "myst_parser", "furo", "sphinx_design", "sphinx_gallery", "matplotlib", "math_core", "ziamath")
     folder = tmp_path_factory.mktemp("html")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-b", "html"]
     command += ["-d", str(folder / "trees"), str(DOCS), str(folder / "pages")]
+    before = set(GALLERY.rglob("*"))
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert {path for path in GALLERY.rglob("*") if "__pycache__" not in path.parts} <= before
     return folder / "pages"
 
 
@@ -132,7 +136,7 @@ def test_html_has_sources(html: Path) -> None:
 
 def test_html_has_pictures(html: Path) -> None:
     """Of each example of the gallery."""
-    examples = [path.stem for path in (ROOT / "examples" / "gallery").rglob("*.py")]
+    examples = [path.stem for path in GALLERY.rglob("*.py")]
     assert examples
     for name in examples:
         assert list((html / "_images").glob(f"sphx_glr_{name}_001*.png")), name
