@@ -65,6 +65,7 @@ def test_the_pages_have_programs() -> None:
         "jax.md": ["python"],
         "less_memory.md": ["python"],
         "numpy.md": ["python"],
+        "offload.md": ["python"],
         "pytorch.md": ["python"],
         "your_own_rule.md": ["python"],
         "migrate/optax.md": ["python"],

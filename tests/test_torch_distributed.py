@@ -13,6 +13,7 @@ from torch_processes import (
     JOINED_ZERO,
     LOCAL,
     MUON,
+    NO_RULES,
     PERIOD,
     PLAIN_RUNS,
     RACES,
@@ -84,6 +85,12 @@ def test_clipping_by_the_norm_over_all_processes(job: Job, task: Task) -> None:
         assert outcome["norms"] == pytest.approx(norms, rel=1e-9)
         assert outcome["losses"] == pytest.approx(losses, rel=1e-9)
         assert_same(outcome["params"], values(model))
+
+
+def test_offload_takes_no_gradients_before_their_average(job: Job) -> None:
+    for task in PLAIN_RUNS:
+        if task.kind == "offload_ddp":
+            assert "before DistributedDataParallel has averaged them" in job.outcome(task)["refused"]
 
 
 @pytest.mark.parametrize("task", MUON, ids=names(MUON))
@@ -226,7 +233,7 @@ def test_states_of_16_bit_params_are_saved_in_32(job: Job) -> None:
         assert_equal(outcome["after"], outcome["before"])
 
 
-@pytest.mark.parametrize("name", [n for n in ours.__all__ if n not in ("ReleasedGradients", "release_gradients")])
+@pytest.mark.parametrize("name", [n for n in ours.__all__ if n not in NO_RULES])
 def test_every_class_saves_and_loads(job: Job, name: str) -> None:
     for outcome in job.outcomes(Task("every_class", 2)):
         found = outcome[name]

@@ -291,6 +291,43 @@ def fsdp_clip(at: Place) -> dict[str, Any]:
     return at.outcome(model, at.train(model, at.optimizer(model)))
 
 
+def offloaded(at: Place, model: Any, **options: Any) -> Any:
+    name, own = RULES[at.task.rule]
+    return ours.Offload(model.parameters(), getattr(ours, name), threads=1, **own, **options)
+
+
+def offload_ddp(at: Place) -> dict[str, Any]:
+    model = torch.nn.parallel.DistributedDataParallel(network(), gradient_as_bucket_view=True)
+    result = at.outcome(model, at.train(model, offloaded(at, model)))
+    # Without DDP, whose buckets an error in the middle of a backward pass leaves half done.
+    other = network()
+    taking = offloaded(at, other, grads="collect")
+    try:
+        loss_of(other, *batch()).backward()
+    except RuntimeError as error:
+        result["refused"] = str(error)
+    taking.close()
+    return result
+
+
+def offload_fsdp(at: Place) -> dict[str, Any]:
+    """FSDP2 with params on the CPU between its uses of them; another optimizer goes on half-way."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+    from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+
+    model, mesh = network(), at.mesh()
+    for layer in (model[0], model[2], model):
+        fully_shard(layer, mesh=mesh, offload_policy=CPUOffloadPolicy(pin_memory=False))
+    first = offloaded(at, model, grads="collect")
+    losses, norms = at.train(model, first, FIRST)
+    state = copy.deepcopy(get_optimizer_state_dict(model, first))
+    first.close()
+    second = offloaded(at, model)
+    set_optimizer_state_dict(model, second, state)
+    more = at.train(model, second, STEPS - FIRST)
+    return at.outcome(model, (losses + more[0], norms + more[1]))
+
+
 def resume(at: Place) -> dict[str, Any]:
     """Goes on from what another number of processes has saved, with a single one in nothing sharded."""
     import torch.distributed.checkpoint as dcp
@@ -558,7 +595,7 @@ def every_class(at: Place) -> dict[str, Any]:
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
     found = {}
-    for name in (n for n in ours.__all__ if n not in ("ReleasedGradients", "release_gradients")):
+    for name in (n for n in ours.__all__ if n not in NO_RULES):
         model, again = sharded(at), sharded(at)
         optimizer, loaded = (getattr(ours, name)(m.parameters(), lr=0.01) for m in (model, again))
         at.train(model, optimizer, FIRST)
@@ -633,7 +670,7 @@ KINDS: dict[str, Callable[[Place], dict[str, Any]]] = {
     for f in (
         *(ddp, zero, zero_views, zero_clip, fsdp, fsdp_clip, resume, adopt, hybrid, tensor_parallel, two_dimensional),
         *(partial_sums, mixed, nonfinite, scaler, join, join_zero, local_sgd, sixteen_bits, every_class, refused),
-        *(hogwild_race, hogwild_alone),
+        *(hogwild_race, hogwild_alone, offload_ddp, offload_fsdp),
     )
 }
 
@@ -650,6 +687,9 @@ PLAIN_RUNS += [Task(k, 4, r) for k in ("ddp", "zero", "fsdp", "tensor_parallel",
 PLAIN_RUNS += [Task(k, 4) for k in ("two_dimensional", "mixed", "partial_sums")]
 
 
+PLAIN_RUNS += [Task(k, 2, r) for k in ("offload_ddp", "offload_fsdp") for r in FEW]
+
+
 CLIPPED = [
     Task(k, 2, r, 0.3)
     for k in ("ddp", "zero_clip", "fsdp_clip", "tensor_parallel", "partial_sums", "mixed")
@@ -661,6 +701,13 @@ CLIPPED += [
     Task(k, 4, "momentum", 0.3)
     for k in ("zero_clip", "fsdp_clip", "hybrid", "tensor_parallel", "two_dimensional", "partial_sums", "mixed")
 ]
+
+
+CLIPPED += [Task(k, 2, r, 0.3) for k in ("offload_ddp", "offload_fsdp") for r in ("adam", "momentum")]
+
+
+# Names of adaptk.torch that are no rules.
+NO_RULES = ("Offload", "ReleasedGradients", "release_gradients")
 
 
 RESUMED = [Task("resume", to, r, source=by) for to, by in ((4, 2), (2, 4), (1, 2)) for r in FEW]

@@ -11,6 +11,7 @@
 #include "stored.hpp"
 #include "threads.hpp"
 #include "torch_plan.hpp"
+#include "work.hpp"
 
 #include "adaptk/adaptk.h"
 
@@ -223,4 +224,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     b::register_random(m);
     b::register_hogwild(m);
     b::register_torch_plan(m);
+    b::register_work(m);
 }

@@ -4,6 +4,7 @@
 #include "rows_intake.hpp"
 #include "step_plan.hpp"
 #include "stored.hpp"
+#include "work.hpp"
 
 #include <pybind11/stl.h>
 
@@ -317,6 +318,12 @@ class TorchPlan {
     // One param alone, with its gradient; returns whether the caller raises its version.
     bool step_param(const py::object& owner, const py::list& groups, const py::object& param, const py::dict& state,
                     const py::list& undo);
+    // The same for a queue to do, with a gradient that the caller has; see Part.
+    class Part;
+    std::unique_ptr<Part> begin_part(const py::object& self, const py::object& owner, const py::list& groups,
+                                     const py::object& param, const py::object& grad, const py::dict& state,
+                                     const py::list& undo, const py::object& scale, const py::object& clip,
+                                     const py::object& norm, const py::object& zero_grad, const py::object& copy_out);
     py::tuple step(const py::object& owner, const py::list& groups, const py::list& rules, const py::dict& state,
                    const py::object& scale, const py::object& clip, bool skip_nonfinite, const py::list& undo,
                    const py::object& zero_grad, const py::object& copy_out, const py::object& ema,
@@ -376,6 +383,9 @@ class TorchPlan {
     class Alone;
     std::size_t find_param(const py::list& group_list, const py::object& param);
     detail::Segment segment_of(std::size_t i, Later& later) const;
+    Slot take_alone(std::size_t i, const py::object& owner, const py::list& groups, const py::object& grad,
+                    const py::dict& state, const py::list& undo);
+    void count_alone(const Later& later);
     void list_params(const std::vector<py::object>& groups);
     void look_at_state(const py::dict& state);
     bool same_state(const py::dict& state);
@@ -1319,19 +1329,17 @@ detail::Segment TorchPlan::segment_of(std::size_t i, Later& later) const {
     return segment;
 }
 
-bool TorchPlan::step_param(const py::object& owner, const py::list& group_list, const py::object& param,
+// Takes a param and its gradient for a step alone.
+Slot TorchPlan::take_alone(std::size_t i, const py::object& owner, const py::list& group_list, const py::object& given,
                            const py::dict& state, const py::list& undo) {
-    const auto locked = lock_.take();
-    const std::size_t i = find_param(group_list, param);
-    Alone alone(*this, i);
     const std::uint32_t group = plan_.group_of(i);
     const py::object values = item_of(group_list, group);
     choose(group, owner.attr("_seeded_rule")(values));
     const std::string label = "params" + label_of(i);
-    grads_[i] = attribute(param.ptr(), grad_name);
-    if (grads_[i].is_none()) fail(PyExc_ValueError, label + ": step_param() of a param without a gradient");
+    grads_[i] = given;
+    if (given.is_none()) fail(PyExc_ValueError, label + ": step_param() of a param without a gradient");
     Tensor& t = tensors_[i];
-    if (t.names != names_[group] || value_of(state.ptr(), param.ptr()).ptr() != t.state || !unchanged(i)) {
+    if (t.names != names_[group] || value_of(state.ptr(), t.param.ptr()).ptr() != t.state || !unchanged(i)) {
         t.unbind();
         bind(i, owner, values, undo);
     }
@@ -1346,24 +1354,115 @@ bool TorchPlan::step_param(const py::object& owner, const py::list& group_list, 
         fail(PyExc_ValueError, "the gradient of " + label +
                                    " overlaps the param or a state in memory, and they are "
                                    "updated in place");
+    return grad;
+}
+
+bool TorchPlan::step_param(const py::object& owner, const py::list& group_list, const py::object& param,
+                           const py::dict& state, const py::list& undo) {
+    const auto locked = lock_.take();
+    const std::size_t i = find_param(group_list, param);
+    Alone alone(*this, i);
+    const Slot grad = take_alone(i, owner, group_list, attribute(param.ptr(), grad_name), state, undo);
     Later later{i, {}};
     const detail::Segment segment = segment_of(i, later);
     {
         const MaybeReleaseGil released(plan_.update(i).size >= long_work);
         plan_.run_part(i, grad.data, grad.format, segment, {});
     }
+    count_alone(later);
+    alone.keep();
+    if (!face_ || !tensors_[i].native) return true;
+    face_.bump_version(face_.tensor(param.ptr()));
+    return false;
+}
+
+// What PyTorch is to know of a step alone.
+void TorchPlan::count_alone(const Later& later) {
+    Tensor& t = tensors_[later.tensor];
     for (std::size_t n = 0; n < t.numbers; ++n) t.number[n].store(later.value[n]);
     if (t.fresh) {
         t.fresh = false;
         if (PyDict_SetItem(t.state, t.names->buffer[2], t.object[1]) != 0) throw py::error_already_set();
         t.remember_entries();
     }
-    alone.keep();
     // A step of all looks at the optimizer's state anew.
     state_known_ = false;
-    if (!face_ || !t.native) return true;
-    face_.bump_version(face_.tensor(param.ptr()));
-    return false;
+}
+
+// A step of one param that a queue does, between copies from and to a device. Made, ended and finished with the GIL.
+class TorchPlan::Part {
+  public:
+    Part(py::object self, TorchPlan& plan, std::size_t i)
+        : self_(std::move(self)), plan_(plan), alone_(std::in_place, plan, i), later_{i, {}} {}
+    ~Part() { end(); }
+    Part(const Part&) = delete;
+    Part& operator=(const Part&) = delete;
+
+    void start(const py::object& queue, std::uintptr_t event, const py::object& send) {
+        task_.start(queue, transfer_of(event, send), [this] {
+            const std::size_t i = later_.tensor;
+            detail::StepOptions options = options_;
+            options.epilogues = {&epilogue_, 1};
+            return plan_.plan_.run_part(i, grad_.data, grad_.format, segment_, options);
+        });
+    }
+    // Counts the step, if it was put through; the param may be stepped again then.
+    void finish() {
+        if (!alone_) return;
+        task_.wait();
+        const auto locked = plan_.lock_.take();
+        if (task_.put_through()) {
+            plan_.count_alone(later_);
+            alone_->keep();
+        }
+        alone_.reset();
+    }
+    Task& task() { return task_; }
+
+  private:
+    friend class TorchPlan;
+    void end() {
+        task_.wait();
+        const auto locked = plan_.lock_.take();
+        alone_.reset();
+    }
+    py::object self_;  // keeps the plan
+    TorchPlan& plan_;
+    std::optional<Alone> alone_;
+    Later later_;
+    Slot grad_;
+    detail::Segment segment_;
+    detail::StepOptions options_;
+    detail::Epilogue epilogue_;
+    Task task_;
+};
+
+std::unique_ptr<TorchPlan::Part> TorchPlan::begin_part(const py::object& self, const py::object& owner,
+                                                       const py::list& group_list, const py::object& param,
+                                                       const py::object& grad, const py::dict& state,
+                                                       const py::list& undo, const py::object& scale,
+                                                       const py::object& clip, const py::object& norm,
+                                                       const py::object& zero_grad, const py::object& copy_out) {
+    const auto locked = lock_.take();
+    const std::size_t i = find_param(group_list, param);
+    auto part = std::make_unique<Part>(self, *this, i);
+    part->grad_ = take_alone(i, owner, group_list, grad, state, undo);
+    part->segment_ = segment_of(i, part->later_);
+    detail::StepOptions& options = part->options_;
+    options.grad_scale = scale_value(scale.ptr());
+    options.clip_norm = clip_value(clip.ptr()).value_or(-1.0);
+    options.zero_grad = bool_value(zero_grad.ptr(), "zero_grad");
+    const std::optional<double> known_norm = norm_value(norm.ptr());
+    options.has_norm = known_norm.has_value();
+    options.known_norm = known_norm.value_or(0.0);
+    if (copy_out.is_none()) return part;
+    const std::string label = label_of(i);
+    View view, of;
+    WorkStream stream;
+    View::take(param, {"params", -1, label.c_str()}, of, stream);
+    part->epilogue_.copy = take_beside(copy_out, {"copy_out", -1, label.c_str()}, of, view, stream);
+    views_.push_back(std::move(view));
+    return part;
 }
 
 py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, const py::list& rules,
@@ -1446,9 +1545,26 @@ void register_torch_plan(py::module_& m) {
             return 0;
         };
     };
+    py::class_<TorchPlan::Part>(m, "TorchPart")
+        .def("start", &TorchPlan::Part::start, py::arg("queue"), py::arg("event") = 0, py::arg("send") = py::none())
+        .def("finish", &TorchPlan::Part::finish)
+        .def_property_readonly("put_through", [](TorchPlan::Part& p) { return p.task().put_through(); })
+        .def_property_readonly("error", [](TorchPlan::Part& p) { return p.task().error(); });
     py::class_<TorchPlan>(m, "TorchPlan", py::custom_type_setup(collectable))
         .def(py::init<py::type, py::type, std::map<std::string, std::uintptr_t>>(), py::arg("tensor"),
              py::arg("parameter"), py::arg("face"))
+        .def(
+            "begin_part",
+            [](const py::object& self, const py::object& owner, const py::list& groups, const py::object& param,
+               const py::object& grad, const py::dict& state, const py::list& undo, const py::object& scale,
+               const py::object& clip, const py::object& norm, const py::object& zero_grad,
+               const py::object& copy_out) {
+                return self.cast<TorchPlan&>().begin_part(self, owner, groups, param, grad, state, undo, scale, clip,
+                                                          norm, zero_grad, copy_out);
+            },
+            py::arg("owner"), py::arg("groups"), py::arg("param"), py::arg("grad"), py::arg("state"), py::arg("undo"),
+            py::arg("grad_scale") = 1.0, py::arg("clip_norm") = py::none(), py::arg("grad_norm") = py::none(),
+            py::arg("zero_grad") = false, py::arg("copy_out") = py::none())
         .def("step_param", &TorchPlan::step_param, py::arg("owner"), py::arg("groups"), py::arg("param"),
              py::arg("state"), py::arg("undo"))
         .def("step", &TorchPlan::step, py::arg("owner"), py::arg("groups"), py::arg("rules"), py::arg("state"),

@@ -46,6 +46,8 @@ std::atomic<int>& threads() {
     return n;
 }
 
+thread_local int own_threads = 0;
+
 }  // namespace
 
 bool in_forked_child() { return forked.load(std::memory_order_relaxed); }
@@ -59,9 +61,11 @@ int openmp_date() {
 }
 
 int num_threads() {
-    const int n = threads().load(std::memory_order_relaxed);
+    const int n = own_threads > 0 ? own_threads : threads().load(std::memory_order_relaxed);
     return in_forked_child() ? 1 : n;
 }
+
+void set_own_threads(int n) { own_threads = n; }
 
 std::string set_num_threads(long long n) {
     if (n < 1 || n > most_threads)

@@ -15,6 +15,8 @@ namespace adaptk::detail {
 inline constexpr long long most_threads = 1024;
 
 ADAPTK_INTERNAL_API int num_threads();
+// What num_threads() is from now on in the calling thread alone.
+void set_own_threads(int n);
 // Returns an empty string, or why the number cannot be set.
 ADAPTK_INTERNAL_API std::string set_num_threads(long long n);
 // Applies ADAPTK_NUM_THREADS; the default is what OpenMP would use, or the

@@ -1908,8 +1908,9 @@ def _of_catalogue(name: str) -> type[_Made]:
 
 
 from adaptk._torch_muon import Muon as Muon  # noqa: E402  (it is made of what is above)
+from adaptk._torch_offload import Offload as Offload  # noqa: E402
 
-__all__ = [*(c.__name__ for c in (*_TORCHS, *_OWN)), "Muon", "ReleasedGradients", "release_gradients"]
+__all__ = [*(c.__name__ for c in (*_TORCHS, *_OWN)), "Muon", "Offload", "ReleasedGradients", "release_gradients"]
 
 if TYPE_CHECKING:
     from adaptk._torch_catalogue import *  # noqa: F403
