@@ -10,8 +10,10 @@ from typing import Any
 import adaptk
 import numpy as np
 import pytest
-from adaptk._cli import _compare, main
-from adaptk._cli._compare import PROBLEMS, SOLVED, Run, best, mean_ranks, ranked
+from adaptk import _demo, catalogue
+from adaptk._cli import _compare, _problems, _texts, main
+from adaptk._cli._compare import SOLVED, Run, best, mean_ranks, ranked
+from adaptk._cli._problems import PROBLEMS, Task
 
 FULL_BATCH = {"delta_bar_delta", "rprop"}
 
@@ -22,12 +24,20 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     return result
 
 
+def made(name: str, steps: int) -> Task:
+    task = PROBLEMS[name].make(0, steps)
+    if task is None:
+        pytest.skip("the standard library has no sources here")
+    return task
+
+
 # Problems
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+# Of the others the gradient is measured on what is in a minibatch, see below.
+@pytest.mark.parametrize("name", [n for n in PROBLEMS if n not in ("text", "cnn", "transformer")])
 def test_gradients_are_those_of_the_loss(name: str) -> None:
-    task = PROBLEMS[name].make(0, 44)
+    task = made(name, 44)
     rng = np.random.default_rng(1)
     params = [p.astype(np.float64) + 0.1 * rng.standard_normal(p.shape) for p in task.start]
     directions = [rng.standard_normal(p.shape) for p in params]
@@ -43,19 +53,91 @@ def test_gradients_are_those_of_the_loss(name: str) -> None:
     assert slope == pytest.approx((along(1e-6) - along(-1e-6)) / 2e-6, rel=tolerance)
 
 
+def slopes(value: Any, grads: list[np.ndarray[Any, Any]], params: list[np.ndarray[Any, Any]]) -> list[Any]:
+    """Of each param the slope along some direction, by the gradient and by differences."""
+    found = []
+    rng = np.random.default_rng(1)
+    for i, (p, g) in enumerate(zip(params, grads, strict=True)):
+        direction = rng.standard_normal(p.shape)
+
+        def along(h: float, i: int = i, d: Any = direction) -> float:
+            return float(value([q + h * d if k == i else q for k, q in enumerate(params)]))
+
+        found.append((float((g * direction).sum()), (along(1e-5) - along(-1e-5)) / 2e-5))
+    return found
+
+
+def test_the_gradient_of_the_convolution() -> None:
+    rng = np.random.default_rng(0)
+    data = _demo.load_digits(0)
+    patches, labels = _problems._patches(data.train_x[:6].astype(np.float64)), data.train_y[:6]
+    params = [0.3 * rng.standard_normal(s) for s in ((9, 8), (8,), (128, 10), (10,))]
+    grads = _problems.cnn_gradient(params, patches, labels)
+    for found, wanted in slopes(
+        lambda p: _problems.cross_entropy(_problems.cnn_logits(p, patches)[2], labels), grads, params
+    ):
+        assert found == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+    # A patch is the neighbourhood of its pixel: row by row, the pixel itself in the middle.
+    image = np.arange(64.0).reshape(1, 64)
+    assert _problems._patches(image)[0, 9].tolist() == [0, 1, 2, 8, 9, 10, 16, 17, 18]
+    assert _problems._patches(image)[0, 0].tolist() == [0, 0, 0, 0, 0, 1, 0, 8, 9]
+
+
+def test_the_gradient_of_the_transformer() -> None:
+    rng = np.random.default_rng(0)
+    params = [p.astype(np.float64) + 0.1 * rng.standard_normal(p.shape) for p in _problems.transformer_start(rng)]
+    given, wanted = (rng.integers(0, _problems.CHARACTERS, (3, 7)) for _ in range(2))
+    value, grads = _problems.transformer(params, given, wanted)
+    assert value == _problems.transformer(params, given, wanted, False)[0]
+    for found, slope in slopes(lambda p: _problems.transformer(p, given, wanted, False)[0], grads, params):
+        assert found == pytest.approx(slope, rel=1e-6, abs=1e-9)
+    # No character sees those after it: the first sequence's losses do not depend on its last character.
+    other = given.copy()
+    other[:, -1] = (other[:, -1] + 1) % _problems.CHARACTERS
+    short = [_problems.transformer(params, g[:, :-1], wanted[:, :-1], False)[0] for g in (given, other)]
+    assert short[0] == short[1]
+    last = [_problems.transformer(params, g, wanted, False)[0] for g in (given, other)]
+    assert last[0] != last[1]
+
+
+def test_characters_are_numbered_by_frequency() -> None:
+    codes = _problems.characters_of("aaabbc\u4e2d")
+    assert codes[:6].tolist() == [0, 0, 0, 1, 1, codes[5]]
+    many = "".join(chr(200 + k) * (100 - k) for k in range(90))
+    codes = _problems.characters_of(many)
+    assert codes.max() == _problems.CHARACTERS - 1
+    assert (np.diff(codes) >= 0).all()
+    assert (codes == _problems.CHARACTERS - 1).sum() == sum(100 - k for k in range(63, 90))
+
+
+@pytest.mark.parametrize("name", ["text", "cnn", "transformer"])
+def test_networks_learn(name: str) -> None:
+    task = made(name, 30)
+    found = _compare.train(
+        adaptk.rules()["adagrad" if name == "text" else "adam"], task, 30, 0.5 if name == "text" else 0.02, 2
+    )
+    assert found.losses[-1] < 0.9 * found.losses[0]
+    assert all(p.dtype == np.float32 for p in task.start)
+    again = PROBLEMS[name].make(0, 30)
+    assert again is not None
+    for a, b in zip(task.gradient(task.start, 3), again.gradient(again.start, 3), strict=True):
+        for x, y in zip(a if isinstance(a, tuple) else [a], b if isinstance(b, tuple) else [b], strict=True):
+            assert (x == y).all()
+
+
 @pytest.mark.parametrize(
     ("name", "minimum"),
     [("ravine", (0.0, 0.0)), ("saddle", (0.0, math.sqrt(2))), ("rosenbrock", (1.0, 1.0)), ("beale", (3.0, 0.5))],
 )
 def test_the_minimum_of_a_surface_is_zero(name: str, minimum: tuple[float, float]) -> None:
-    task = PROBLEMS[name].make(0, 1)
+    task = made(name, 1)
     assert task.loss([np.array(minimum)]) < 1e-30
     assert np.abs(task.gradient([np.array(minimum)], 0)[0]).max() < 1e-14
     assert task.loss(task.start) > 0.5
 
 
 def test_the_logistic_regression_is_measured_from_its_minimum() -> None:
-    task = PROBLEMS["logistic"].make(0, 1)
+    task = made("logistic", 1)
     params = [p.copy() for p in task.start]
     solver = pytest.importorskip("scipy.optimize", reason="SciPy finds the minimum too")
     found = solver.minimize(
@@ -66,7 +148,7 @@ def test_the_logistic_regression_is_measured_from_its_minimum() -> None:
 
 
 def test_minibatches_are_the_same_for_everyone_and_follow_the_seed() -> None:
-    first, again, other = (_compare._batches(100, 32, 7, seed) for seed in (0, 0, 1))
+    first, again, other = (_problems._batches(100, 32, 7, seed) for seed in (0, 0, 1))
     assert len(first) == 7
     assert all(len(batch) == 32 for batch in first)
     assert len(set(np.concatenate(first[:3]).tolist())) == 96
@@ -78,7 +160,7 @@ def test_minibatches_are_the_same_for_everyone_and_follow_the_seed() -> None:
 
 
 def test_a_run_is_that_of_the_optimizer() -> None:
-    task = PROBLEMS["rosenbrock"].make(0, 6)
+    task = made("rosenbrock", 6)
     run = _compare.train(adaptk.rules()["adam"], task, 6, 0.1, points=3)
     p = task.start[0].copy()
     optimizer = adaptk.Adam([p], lr=0.1)
@@ -91,7 +173,7 @@ def test_a_run_is_that_of_the_optimizer() -> None:
 
 
 def test_a_run_ends_where_it_is_solved_or_lost() -> None:
-    task = PROBLEMS["ravine"].make(0, 100)
+    task = made("ravine", 100)
     sgd = adaptk.rules()["sgd"]
     with np.errstate(all="raise"):
         lost = _compare.train(sgd, task, 100, 10.0)
@@ -103,14 +185,14 @@ def test_a_run_ends_where_it_is_solved_or_lost() -> None:
 
 
 def test_interim_gradients_are_taken_at_the_interim_point() -> None:
-    task = PROBLEMS["ravine"].make(0, 2)
+    task = made("ravine", 2)
     seen = []
 
     def gradient(params: Any, step: int) -> Any:
         seen.append(params[0].copy())
         return task.gradient(params, step)
 
-    spy = _compare.Task(task.start, task.loss, gradient)
+    spy = Task(task.start, task.loss, gradient)
     _compare.train(adaptk.rules()["rmsprop_nesterov"], spy, 2, 0.01)
     p = task.start[0].copy()
     optimizer = adaptk.RMSProp([p], nesterov=True, lr=0.01)
@@ -147,8 +229,9 @@ def test_ranks() -> None:
 @pytest.mark.full
 def test_every_rule_on_every_problem(capsys: pytest.CaptureFixture[str], restored: None) -> None:
     threads = adaptk.get_num_threads()
-    found = call(capsys, "--steps", "40", "--rates", "0.003,0.03,0.3")
-    assert list(found["problems"]) == list(PROBLEMS)
+    small = [name for name in PROBLEMS if name not in ("text", "cnn", "transformer")]
+    found = call(capsys, "--steps", "40", "--rates", "0.003,0.03,0.3", "--problems", ",".join(small))
+    assert list(found["problems"]) == small
     for name, problem in found["problems"].items():
         rules = problem["rules"]
         assert list(rules) == [r for r in adaptk.rules() if not (PROBLEMS[name].minibatches and r in FULL_BATCH)]
@@ -163,6 +246,42 @@ def test_every_rule_on_every_problem(capsys: pytest.CaptureFixture[str], restore
             assert len(r["steps"]) == len(r["losses"])
     assert set(found["mean_rank"]) == set(adaptk.rules())
     assert adaptk.get_num_threads() == threads
+
+
+def test_the_rules_of_the_catalogue_take_part(capsys: pytest.CaptureFixture[str]) -> None:
+    found = call(capsys, "--rules", "all", "--problems", "beale", "--steps", "60", "--rates", "0.003,0.03,0.3")
+    rules = found["problems"]["beale"]["rules"]
+    assert set(rules) == {*adaptk.rules(), *catalogue.CLASSES} - {"sophia", "adahessian"}
+    worse = [name for name, r in rules.items() if r["loss"] is None or not r["loss"] < r["losses"][0]]
+    assert len(worse) <= 1, worse
+    # Schedule-Free rules are measured where they are to be evaluated.
+    task = made("beale", 5)
+    p = task.start[0].copy()
+    optimizer = adaptk.ScheduleFreeSGD([p], lr=0.01)
+    for _ in range(5):
+        optimizer.step(task.gradient([p], 0))
+    run = _compare.train(_compare.rule_named("schedule_free_sgd"), task, 5, 0.01)
+    assert run.losses[-1] == task.loss(optimizer.evaluation_params())
+    assert run.losses[-1] != task.loss([p])
+
+
+def test_the_quick_mode(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = call(capsys, "--quick", "--problems", "ravine,cnn", "--rules", "adam,sgd")
+    assert found["rates"] == list(_compare.QUICK_RATES)
+    for name, problem in found["problems"].items():
+        ends = {r["steps"][-1] for r in problem["rules"].values()}
+        assert ends == {math.ceil(PROBLEMS[name].steps * _compare.QUICK)}
+    chosen = call(capsys, "--quick", "--problems", "ravine", "--rules", "adam", "--rates", "0.5", "--steps", "7")
+    assert chosen["rates"] == [0.5]
+    assert chosen["problems"]["ravine"]["rules"]["adam"]["steps"][-1] == 7
+    # Without the sources of the standard library.
+    monkeypatch.setattr(_texts, "sources", lambda package: "")
+    assert main(["compare", "--quick", "--problems", "ravine,text,transformer", "--rules", "adam"]) == 0
+    out = capsys.readouterr().out
+    assert "text: left out; the sources of the standard library are not there" in out
+    assert "transformer: left out" in out
+    assert main(["compare", "--quick", "--problems", "text", "--rules", "adam"]) == 1
+    assert "the sources of Python's standard library are not there" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_losses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """``adaptk compare``: how fast all rules converge on a set of small problems, each at its best learning rate.
 
 Every rule gets the same learning rates to choose from, the same start, the same steps and the same minibatches. The
-problems are a table, ``PROBLEMS``: one more entry is one more column.
+problems are a table, ``PROBLEMS`` in ``_problems.py``: one more entry is one more column.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,162 +19,24 @@ import numpy as np
 import numpy.typing as npt
 
 import adaptk
-from adaptk import _demo
+from adaptk import _demo, catalogue
 from adaptk._cli._chart import chart
 from adaptk._cli._parser import CommandError, Parser, add_json, check_files, names_among, program, whole, write_json
+from adaptk._cli._problems import PROBLEMS, Task
 from adaptk._cli._screen import Cell, Column, Progress, Screen, progress
 
 Array: TypeAlias = npt.NDArray[Any]
 
+# Their callers give them the diagonal of the Hessian, which the problems have not.
+WITH_HESSIAN = ("sophia", "adahessian")
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+QUICK_RATES = (0.01, 0.1, 1.0)
+# The share of the steps that --quick takes.
+QUICK = 0.1
 # A loss that counts as the minimum: a run ends there, and of two such runs the one with fewer steps is the better.
 SOLVED = 1e-12
 # A run whose loss is beyond this many times that of the start is given up.
 LOST = 1e6
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Problems
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Task:
-    """A function to be minimised. `gradient` gets the params and the step from 0, which is that of its minibatch."""
-
-    start: list[Array]
-    loss: Callable[[Sequence[Array]], float]
-    gradient: Callable[[Sequence[Array], int], list[Array]]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One column: what it is called, how many steps each run has, and how it is made from a seed and those steps.
-
-    `points` is the number of losses on a curve, beside that of the start. Rules that need full-batch gradients take no
-    part in problems with `minibatches`.
-    """
-
-    title: str
-    steps: int
-    make: Callable[[int, int], Task]
-    points: int = 50
-    minibatches: bool = False
-
-
-def surface(
-    start: tuple[float, float],
-    value: Callable[[float, float], float],
-    slope: Callable[[float, float], tuple[float, float]],
-) -> Callable[[int, int], Task]:
-    """A function of two variables with the minimum 0."""
-
-    def make(seed: int, steps: int) -> Task:
-        def loss(params: Sequence[Array]) -> float:
-            return value(*params[0].tolist())
-
-        def gradient(params: Sequence[Array], step: int) -> list[Array]:
-            return [np.array(slope(*params[0].tolist()))]
-
-        return Task([np.array(start)], loss, gradient)
-
-    return make
-
-
-def _rosenbrock(x: float, y: float) -> float:
-    return (1 - x) * (1 - x) + 100 * (y - x * x) * (y - x * x)
-
-
-def _rosenbrock_slope(x: float, y: float) -> tuple[float, float]:
-    u = y - x * x
-    return -2 * (1 - x) - 400 * x * u, 200 * u
-
-
-def _beale(x: float, y: float) -> float:
-    a, b, c = 1.5 - x + x * y, 2.25 - x + x * y * y, 2.625 - x + x * y * y * y
-    return a * a + b * b + c * c
-
-
-def _beale_slope(x: float, y: float) -> tuple[float, float]:
-    a, b, c = 1.5 - x + x * y, 2.25 - x + x * y * y, 2.625 - x + x * y * y * y
-    dx = 2 * (a * (y - 1) + b * (y * y - 1) + c * (y * y * y - 1))
-    return dx, 2 * x * (a + 2 * b * y + 3 * c * y * y)
-
-
-def _batches(count: int, size: int, steps: int, seed: int) -> list[Array]:
-    """The minibatches, as indices: epochs in random order, a last one of other size left out."""
-    rng = np.random.default_rng(seed)
-    found: list[Array] = []
-    while len(found) < steps:
-        order = rng.permutation(count)
-        found += [order[i : i + size] for i in range(0, count - size + 1, size)]
-    return found[:steps]
-
-
-def _digits(seed: int, steps: int) -> Task:
-    data = _demo.load_digits(seed)
-    batches = _batches(len(data.train_y), 32, steps, seed)
-
-    def gradient(params: Sequence[Array], step: int) -> list[Array]:
-        batch = batches[step]
-        return _demo.gradients(params, data.train_x[batch], data.train_y[batch])
-
-    start = _demo.initial_parameters((64, 32, 10), seed)
-    return Task(start, lambda params: _demo.mean_loss(params, data.train_x, data.train_y), gradient)
-
-
-def _logistic(seed: int, steps: int) -> Task:
-    """Some features are in most rows and most are in few, as words are in texts."""
-    rows, features, decay = 500, 100, 1e-3
-    rng = np.random.default_rng(seed)
-    often = 0.6 / (1 + np.arange(features)) ** 0.7
-    x = (rng.random((rows, features)) < often).astype(np.float64)
-    weights = rng.standard_normal(features) * 2
-    y = (rng.random(rows) < 1 / (1 + np.exp(-(x @ weights)))).astype(np.float64)
-
-    def value(w: Array) -> float:
-        z = x @ w
-        return float(np.mean(np.logaddexp(0, z) - y * z) + 0.5 * decay * (w @ w))
-
-    def slope(w: Array) -> tuple[Array, Array]:
-        p = 1 / (1 + np.exp(-(x @ w)))
-        gradient: Array = (p - y) @ x / rows + decay * w
-        return gradient, p
-
-    # The minimum, by Newton's method: what is shown is how far above it a rule ends.
-    least = np.zeros(features)
-    for _ in range(20):
-        gradient, p = slope(least)
-        hessian = (x.T * (p * (1 - p))) @ x / rows + decay * np.eye(features)
-        least -= np.linalg.solve(hessian, gradient)
-    minimum = value(least)
-    return Task(
-        [np.zeros(features)],
-        lambda params: max(value(params[0]) - minimum, 0.0),
-        lambda params, step: [slope(params[0])[0]],
-    )
-
-
-# No start is a round number: rules whose steps have the size of the learning rate would hit the minimum by chance.
-PROBLEMS: dict[str, Problem] = {
-    "ravine": Problem(
-        "ravine, x^2 + 100 y^2",
-        500,
-        surface((9.7137, 1.0713), lambda x, y: x * x + 100 * y * y, lambda x, y: (2 * x, 200 * y)),
-    ),
-    "saddle": Problem(
-        "saddle between two minima, x^2 + (y^2/2 - 1)^2",
-        500,
-        surface(
-            (1.0713, 1.37e-3),
-            lambda x, y: x * x + (y * y / 2 - 1) * (y * y / 2 - 1),
-            lambda x, y: (2 * x, 2 * y * (y * y / 2 - 1)),
-        ),
-    ),
-    "rosenbrock": Problem("Rosenbrock's valley", 500, surface((-1.2137, 1.0171), _rosenbrock, _rosenbrock_slope)),
-    "beale": Problem("Beale's function", 500, surface((1.0171, 1.0313), _beale, _beale_slope)),
-    "logistic": Problem("logistic regression, 100 features most of which are rare", 300, _logistic),
-    "digits": Problem("network 64-32-10 on handwritten digits, minibatches of 32", 300, _digits, 20, minibatches=True),
-}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Runs
@@ -211,6 +73,10 @@ def train(rule: adaptk.Rule, task: Task, steps: int, rate: float, points: int = 
     optimizer = adaptk.optimizer_for(rule.name, params, lr=rate)
     interim = _demo.wants_lookahead(rule)
     at, losses = [0], [task.loss(params)]
+
+    def loss() -> float:
+        return task.loss(optimizer.evaluation_params() if rule.evaluation else params)
+
     often = max(1, math.ceil(steps / points))
     with np.errstate(all="ignore"):
         for step in range(steps):
@@ -219,7 +85,7 @@ def train(rule: adaptk.Rule, task: Task, steps: int, rate: float, points: int = 
             optimizer.step(grads)
             if (step + 1) % often == 0 or step + 1 == steps:
                 at.append(step + 1)
-                losses.append(task.loss(params))
+                losses.append(loss())
                 if not losses[-1] <= LOST * max(losses[0], 1.0):
                     losses[-1] = math.inf
                 if not SOLVED < losses[-1] < math.inf:
@@ -230,26 +96,50 @@ def train(rule: adaptk.Rule, task: Task, steps: int, rate: float, points: int = 
 Results: TypeAlias = "dict[str, dict[str, list[Run]]]"
 
 
+def known_rules() -> list[str]:
+    """Those that can take part: the compiled ones, then those of the catalogue."""
+    return [*adaptk.rules(), *(name for name in catalogue.CLASSES if name not in WITH_HESSIAN)]
+
+
+def rule_named(name: str) -> adaptk.Rule:
+    """One of known_rules()."""
+    found = adaptk.rules().get(name)
+    if found is None:
+        traced = catalogue.find(name)
+        assert traced is not None
+        found = traced.rule
+    return found
+
+
+def steps_of(options: argparse.Namespace, name: str) -> int:
+    """The steps of each run on a problem."""
+    if options.steps is not None:
+        return int(options.steps)
+    return math.ceil(PROBLEMS[name].steps * (QUICK if options.quick else 1))
+
+
 def run_all(options: argparse.Namespace, bar: Progress) -> Results:
-    """A run for each problem, rule and learning rate."""
-    registry = adaptk.rules()
+    """A run for each problem, rule and learning rate; nothing for a problem without its data."""
     results: Results = {}
     threads = adaptk.get_num_threads()
     adaptk.set_num_threads(1)
     try:
         for name in options.problems:
             problem = PROBLEMS[name]
-            steps = options.steps or problem.steps
+            steps = steps_of(options, name)
             task = problem.make(options.seed, steps)
+            if task is None:
+                bar.advance(len(options.rules) * len(options.rates))
+                continue
             results[name] = {}
             for rule in options.rules:
                 bar.describe(f"{name}: {rule}")
-                if problem.minibatches and _demo.wants_full_batch(registry[rule]):
+                if problem.minibatches and _demo.wants_full_batch(rule_named(rule)):
                     bar.advance(len(options.rates))
                     continue
                 results[name][rule] = []
                 for rate in options.rates:
-                    results[name][rule].append(train(registry[rule], task, steps, rate, problem.points))
+                    results[name][rule].append(train(rule_named(rule), task, steps, rate, problem.points))
                     bar.advance()
     finally:
         adaptk.set_num_threads(threads)
@@ -340,9 +230,11 @@ def show(screen: Screen, options: argparse.Namespace, results: Results) -> None:
             lowest=SOLVED,
         )
     screen.line()
+    for name in (name for name in options.problems if name not in results):
+        screen.note(f"{name}: left out; the sources of the standard library are not there")
     for name in names:
         problem = PROBLEMS[name]
-        screen.note(f"{name}: {problem.title}; {options.steps or problem.steps} steps")
+        screen.note(f"{name}: {problem.title}; {steps_of(options, name)} steps")
     screen.note(
         f"Loss at the end, or the steps after which it was below {SOLVED:g}. lr: the best learning rate; with + or - "
         "it is the last one tried on that side. -: no lower than at the start. Same start, steps and minibatches for "
@@ -450,16 +342,18 @@ def _rates(text: str) -> list[float]:
 
 def parser() -> Parser:
     name = program()
-    problems, rules = list(PROBLEMS), list(adaptk.rules())
+    problems, rules = list(PROBLEMS), known_rules()
     lines = [f"  {key:<11} {problem.title}, {problem.steps} steps" for key, problem in PROBLEMS.items()]
     parser = Parser(
         prog=f"{name} compare",
         description="Try every rule with the same set of learning rates on each problem, and report the lowest final "
-        "loss and the rate that reached it. Takes about 45 seconds.",
+        "loss and the rate that reached it. Takes some minutes.",
         examples=[
             (f"{name} compare --plot compare.png", "the curves as a picture"),
             (f"{name} compare --problems rosenbrock --steps 5000", "one problem, more steps"),
             (f"{name} compare --rules adam,lion --rates 0.001,0.002,0.005", "two rules, other rates"),
+            (f"{name} compare --rules all --problems transformer", "the rules of the catalogue, too"),
+            (f"{name} compare --quick", "a tenth of the steps, three rates"),
         ],
         epilog="\n".join(["problems:", *lines]),
     )
@@ -473,14 +367,15 @@ def parser() -> Parser:
     parser.add_argument(
         "--rules",
         type=names_among("rule", rules),
-        default=rules,
+        default=list(adaptk.rules()),
         metavar="A,B",
-        help=f"names with commas between them; '{name} info' shows them, as adaptk.rules() does; default: all",
+        help=f"names with commas between them, or all, those of the catalogue too; '{name} info' shows them; default: "
+        "the compiled ones, adaptk.rules()",
     )
+    parser.add_argument("--quick", action="store_true", help="fewer steps and rates, to see that it works")
     parser.add_argument(
         "--rates",
         type=_rates,
-        default=list(RATES),
         metavar="X,Y",
         help=f"learning rates that each rule is tried with; default: {','.join(f'{r:g}' for r in RATES)}",
     )
@@ -497,8 +392,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = parser().parse_args(argv)
     check_files(options)
+    if options.rates is None:
+        options.rates = list(QUICK_RATES if options.quick else RATES)
     with progress(len(options.problems) * len(options.rules) * len(options.rates)) as bar:
-        results = {name: runs for name, runs in run_all(options, bar).items() if runs}
+        found = run_all(options, bar)
+        results = {name: runs for name, runs in found.items() if runs}
+    if not found:
+        raise CommandError(f"{', '.join(options.problems)}: the sources of Python's standard library are not there")
     if not results:
         raise CommandError(
             f"{', '.join(options.rules)}: full-batch gradients only, and {', '.join(options.problems)} has minibatches"

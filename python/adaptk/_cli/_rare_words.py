@@ -66,7 +66,10 @@ def scores(weights: Array, text: Passages, which: Array, words: Array | None = N
     if words is not None:
         value = np.where(words[word], value, np.float32(0))
     result = np.zeros((len(which), weights.shape[1]), weights.dtype)
-    np.add.at(result, row, value[:, None] * weights[word])
+    # Elements of a passage lie side by side.
+    begins = np.flatnonzero(np.diff(row, prepend=-1))
+    if len(row):
+        result[row[begins]] = np.add.reduceat(value[:, None] * weights[word], begins, axis=0)
     return result
 
 
