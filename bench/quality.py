@@ -43,7 +43,7 @@ class Variant:
 
 
 def _variants() -> list[Variant]:
-    states = ["bfloat16", "bfloat16_sr", "8bit", "8bit_nearest", "8bit_dynamic", "fp8_e4m3"]
+    states = ["bfloat16", "bfloat16_sr", "8bit", "8bit_nearest", "8bit_dynamic", "fp8_e4m3", "4bit"]
     found = [Variant("float32")]
     found += [Variant(f"states: {s}", options={"state_dtype": s, "min_8bit_size": 0}) for s in states]
     found.append(Variant("params: bfloat16", torch.bfloat16, {"state_dtype": "float32"}))

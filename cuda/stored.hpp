@@ -6,6 +6,7 @@
 #include "adaptk/rounding.hpp"
 #include "vectors.hpp"
 
+#include <bit>
 #include <concepts>
 #include <type_traits>
 #include <utility>
@@ -92,18 +93,19 @@ template <class... F> ADAPTK_DEVICE bool is_one_of(FormatList<F...>, std::uint8_
     return ((all >> number) & 1u) != 0;
 }
 
-template <class F> inline constexpr int element_bytes = int(sizeof(typename F::Element));
+// 0: half a byte.
+template <class F> inline constexpr int element_bytes = packed_of<F>() == 1 ? int(sizeof(typename F::Element)) : 0;
 
-// Bytes of an element by the format's number: half a byte for each.
+// Twice the bytes of an element, as a power of two, by the format's number: three bits for each.
 template <class L> inline constexpr std::uint64_t table_of_bytes = 0;
 template <class... F>
 inline constexpr std::uint64_t table_of_bytes<FormatList<F...>> =
-    ((std::uint64_t(element_bytes<F>) << (4 * number_of<F>)) | ...);
-static_assert(Formats::size <= 16);
+    ((std::uint64_t(std::bit_width(unsigned(element_bytes<F>))) << (3 * number_of<F>)) | ...);
+static_assert(3 * Formats::size <= 64);
 
 ADAPTK_DEVICE int bytes_of(std::uint8_t number) {
     constexpr std::uint64_t table = table_of_bytes<Formats>;
-    return int(table >> (4 * number)) & 15;
+    return (1 << (int(table >> (3 * number)) & 7)) >> 1;
 }
 
 template <int Bytes, class L> inline constexpr bool any_of_size = false;
@@ -122,7 +124,10 @@ struct Place {
 };
 
 // Elements of `Bytes` in a lane's vectors: so many in each, so many vectors, and which of the tile the j-th begins at.
-template <int Bytes> inline constexpr int in_vector = Bytes == 1 ? per_lane : 16 / Bytes;
+template <int Bytes> inline constexpr int in_vector = per_lane;  // of half a byte, and of one
+template <int Bytes>
+    requires(Bytes > 1)
+inline constexpr int in_vector<Bytes> = 16 / Bytes;
 template <int Bytes> inline constexpr int vectors_of = per_lane / in_vector<Bytes>;
 template <int Bytes> ADAPTK_DEVICE int vector_at(int lane, int j) {
     constexpr int n = in_vector<Bytes>;
@@ -164,16 +169,22 @@ using Unit = std::conditional_t<
     Bytes == 8, double,
     std::conditional_t<Bytes == 4, float, std::conditional_t<Bytes == 2, std::uint16_t, std::uint8_t>>>;
 
+// Elements in each of those units.
+template <int Bytes> inline constexpr int in_unit = Bytes == 0 ? 2 : 1;
+
 // What a lane loads of a tile, before any of it is used: loads that wait for nothing are under way together. `v` has
 // room for vectors of T; a narrower type fills fewer of them.
 template <int Bytes, int N>
 ADAPTK_DEVICE void load_vectors(Vector (&v)[N], void* base, std::int64_t first, const Place& place) {
-    auto* const tile_at = at<Unit<Bytes>>(base, first);
+    constexpr int n = in_unit<Bytes>;
+    auto* const tile_at = at<Unit<Bytes>>(base, first / n);
 #pragma unroll
     for (int j = 0; j < vectors_of<Bytes>; ++j) {
         const int e = vector_at<Bytes>(place.lane, j);
         if (place.full) {
-            if constexpr (Bytes == 1) {
+            if constexpr (Bytes == 0) {
+                v[j] = {{__ldcg(reinterpret_cast<const unsigned*>(tile_at + e / n)), 0, 0, 0}};
+            } else if constexpr (Bytes == 1) {
                 const uint2 w = __ldcg(reinterpret_cast<const uint2*>(tile_at + e));
                 v[j] = {{w.x, w.y, 0, 0}};
             } else {
@@ -182,28 +193,31 @@ ADAPTK_DEVICE void load_vectors(Vector (&v)[N], void* base, std::int64_t first, 
         } else {
             v[j] = {};
 #pragma unroll
-            for (int i = 0; i < in_vector<Bytes>; ++i)
-                if (e + i < place.left) load_bytes(v[j], i, tile_at + e + i);
+            for (int i = 0; i < in_vector<Bytes>; i += n)
+                if (e + i < place.left) load_bytes(v[j], i / n, tile_at + (e + i) / n);
         }
     }
 }
 
 template <int Bytes, int N>
 ADAPTK_DEVICE void store_vectors(const Vector (&v)[N], void* base, std::int64_t first, const Place& place) {
-    auto* const tile_at = at<Unit<Bytes>>(base, first);
+    constexpr int n = in_unit<Bytes>;
+    auto* const tile_at = at<Unit<Bytes>>(base, first / n);
 #pragma unroll
     for (int j = 0; j < vectors_of<Bytes>; ++j) {
         const int e = vector_at<Bytes>(place.lane, j);
         if (place.full) {
-            if constexpr (Bytes == 1) {
+            if constexpr (Bytes == 0) {
+                __stcg(reinterpret_cast<unsigned*>(tile_at + e / n), unsigned(v[j].word[0]));
+            } else if constexpr (Bytes == 1) {
                 __stcg(reinterpret_cast<uint2*>(tile_at + e), uint2{v[j].word[0], v[j].word[1]});
             } else {
                 store_vector(tile_at + e, v[j]);
             }
         } else {
 #pragma unroll
-            for (int i = 0; i < in_vector<Bytes>; ++i)
-                if (e + i < place.left) store_bytes(v[j], i, tile_at + e + i);
+            for (int i = 0; i < in_vector<Bytes>; i += n)
+                if (e + i < place.left) store_bytes(v[j], i / n, tile_at + (e + i) / n);
         }
     }
 }
@@ -233,11 +247,13 @@ ADAPTK_DEVICE void load(Vector (&v)[vectors<T>], void* base, int bytes, std::int
     }
 }
 
-// Codes of one or two bytes, from the order that they are stored in to that of a lane's elements, and back.
+// Codes of up to two bytes, from the order that they are stored in to that of a lane's elements, and back.
 template <class List> ADAPTK_DEVICE Vector exchange_codes(const Vector& v, int bytes, int lane) {
-    if constexpr (!any_of_size<1, List>) {
+    if constexpr (!any_smaller_than<2, List>) {
         return exchange(v, lane);
     } else {
+        if constexpr (any_of_size<0, List>)
+            if (bytes == 0) return exchange_shortest(v, lane);
         return bytes == 2 ? exchange(v, lane) : exchange_short(v, lane);
     }
 }
@@ -247,6 +263,14 @@ template <class E> ADAPTK_DEVICE std::uint32_t code_of(const Vector& w, int k) {
     constexpr int bits = 8 * int(sizeof(E)), n = 32 / bits;
     const std::uint32_t word = w.word[k / n] >> (bits * (k % n));
     return std::is_signed_v<E> ? std::uint32_t(std::int32_t(E(word))) : word & ((1u << bits) - 1);
+}
+
+template <class F> ADAPTK_DEVICE std::uint32_t stored_code(const Vector& w, int k) {
+    if constexpr (packed_of<F>() > 1) {
+        return (w.word[0] >> (4 * (k ^ 1))) & 15u;
+    } else {
+        return code_of<typename F::Element>(w, k);
+    }
 }
 
 template <class F> ADAPTK_DEVICE float decoded(std::uint32_t code, [[maybe_unused]] float scale) {
@@ -327,7 +351,7 @@ ADAPTK_DEVICE void unpack(T (&x)[per_lane], const Vector (&v)[vectors<T>], std::
                 float all = 0.0f;
                 if constexpr (BlockFormat<F>) all = __shfl_sync(0xffffffffu, scale, lane / lanes_of<F> * lanes_of<F>);
 #pragma unroll
-                for (int k = 0; k < per_lane; ++k) x[k] = T(decoded<F>(code_of<typename F::Element>(w, k), all));
+                for (int k = 0; k < per_lane; ++k) x[k] = T(decoded<F>(stored_code<F>(w, k), all));
             }
         });
     }
@@ -344,6 +368,14 @@ template <class E, class Code> ADAPTK_DEVICE Vector packed(const Code& code) {
             w.word[k / 4] |= (code(k) & 0xffu) << (8 * (k % 4));
         }
     }
+    return w;
+}
+
+// The same of two in a byte, the first in its upper half.
+template <class Code> ADAPTK_DEVICE Vector packed_in_halves(const Code& code) {
+    Vector w = {};
+#pragma unroll
+    for (int k = 0; k < per_lane; ++k) w.word[0] |= (code(k) & 15u) << (4 * (k ^ 1));
     return w;
 }
 
@@ -434,7 +466,12 @@ ADAPTK_DEVICE Vector encoded(const float (&x)[per_lane], const StateSide& side, 
             __stcg(scale_at<F>(side.of_buffer, first, place), scale);
         const float factor = F::factor(lifted);
         const RandomnessOf<F> random(side.key, first, lane);
-        return packed<E>([&](int k) { return F::template encode<OneLane>(y[k], factor, random(lane, k)); });
+        const auto code = [&](int k) { return F::template encode<OneLane>(y[k], factor, random(lane, k)); };
+        if constexpr (packed_of<F>() > 1) {
+            return packed_in_halves(code);
+        } else {
+            return packed<E>(code);
+        }
     } else if constexpr (SplitFormat<F>) {
         using Side = typename F::Side;
         SplitCode<OneLane> split[per_lane];
@@ -465,6 +502,12 @@ ADAPTK_DEVICE void store(const float (&x)[per_lane], void* base, std::uint8_t fo
     }
     with_format(Narrow<List>{}, format, [&]<class F>(Tag<F>) { v[0] = encoded<F>(x, side, first, place); });
     v[0] = exchange_codes<List>(v[0], bytes, place.lane);
+    if constexpr (any_of_size<0, List>) {
+        if (bytes == 0) {
+            store_vectors<0>(v, base, first, place);
+            return;
+        }
+    }
     if constexpr (any_of_size<1, List>) {
         if (bytes == 1) {
             store_vectors<1>(v, base, first, place);

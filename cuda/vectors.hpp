@@ -8,6 +8,7 @@
 //     wide vectors                 even    odd     even    odd          every access of a warp fills 32-byte sectors
 //     16-bit vectors               even    even    odd     odd          one exchange of 8 bytes in the pair
 //     codes of a byte              even    even    odd     odd          8 bytes a lane, one exchange of 4
+//     codes of half a byte         even    even    odd     odd          4 bytes a lane, one exchange of 2
 #pragma once
 
 #include "adaptk/format.hpp"
@@ -66,6 +67,14 @@ ADAPTK_DEVICE Vector exchange_short(const Vector& v, int lane) {
     const std::uint32_t a = __shfl_xor_sync(0xffffffffu, odd ? v.word[0] : v.word[1], 1);
     if (odd) return {{a, v.word[1], 0, 0}};
     return {{v.word[0], a, 0, 0}};
+}
+
+// The same of vectors that are 4 bytes long.
+ADAPTK_DEVICE Vector exchange_shortest(const Vector& v, int lane) {
+    const bool odd = lane % 2 != 0;
+    const std::uint32_t own = v.word[0];
+    const std::uint32_t a = __shfl_xor_sync(0xffffffffu, odd ? own & 0xffffu : own >> 16, 1);
+    return {{odd ? (own & 0xffff0000u) | a : (own & 0xffffu) | (a << 16), 0, 0, 0}};
 }
 
 }  // namespace adaptk::cuda

@@ -58,7 +58,7 @@ class Rows(ctypes.Structure):
 class Format(ctypes.Structure):
     _fields_ = (
         *(("name", c_char_p), ("dtype", DataType), ("bytes", c_size_t), ("block", c_size_t)),
-        ("stochastic", c_int),
+        *(("stochastic", c_int), ("packed", c_size_t)),
     )
 
 

@@ -51,6 +51,7 @@ def test_formats_of_adam(bench: Any, tmp_path: Path, capsys: pytest.CaptureFixtu
         "8bit_nearest": 2 * byte,
         "8bit_dynamic": 2 * (1 + 4 / 256),
         "fp8_e4m3": 2 * (1 + 4 / 256),
+        "4bit": 2 * (1 / 2 + 4 / 128),
         "bfloat16 and 8bit": 2 + byte,
     }
     assert {(r["name"], r["gradients"]): r["bytes_per_parameter"] for r in rows} == {

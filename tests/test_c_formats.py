@@ -16,7 +16,16 @@ from c_abi import INVALID_ARGUMENT, INVALID_TYPE, UNKNOWN_NAME, CError, StoredPl
 from helpers import FLOATS, RULES, Array
 
 SIZES = [(1,), (127,), (5, 26), (0,), (33, 31), (4099,)]
-KINDS = ["int8", "uint8", "uint8_nearest", "fp8_e4m3", "dynamic_signed", "dynamic_unsigned"]
+KINDS = [
+    "int8",
+    "uint8",
+    "uint8_nearest",
+    "fp8_e4m3",
+    "dynamic_signed",
+    "dynamic_unsigned",
+    "4bit_signed",
+    "4bit_unsigned",
+]
 KINDS += ["bfloat16_sr"] if "bfloat16" in FLOATS else []
 SOME_RULES = ("adam", "momentum", "amsgrad", "adadelta", "delta_bar_delta", "nadam")
 
@@ -87,7 +96,7 @@ def test_the_seed_counts() -> None:
 
 @pytest.mark.parametrize(
     "state_dtype",
-    ["8bit", "8bit_nearest", *(["bfloat16_sr", "bfloat16"] if "bfloat16" in FLOATS else []), "float16"],
+    ["8bit", "8bit_nearest", "4bit", *(["bfloat16_sr", "bfloat16"] if "bfloat16" in FLOATS else []), "float16"],
 )
 @pytest.mark.parametrize("rule", ["adam", "delta_bar_delta", "momentum"])
 def test_plans_have_the_bits_of_objects(rule: str, state_dtype: str) -> None:
@@ -171,7 +180,7 @@ def test_conversions(kind: str, size: int) -> None:
     assert bits([got]) == bits([want])
     back = np.full_like(x, np.nan)
     c_abi.check(lib.adaptk_dequantize(byref(stored(got)), byref(c_abi.tensor(back))))
-    assert bits([back]) == bits([formats.dequantize(want)])
+    assert bits([back]) == bits([formats.dequantize(want, x.shape)])
 
 
 # Refusals

@@ -91,16 +91,16 @@ def too_many_registers(k: Kernel, blocks: int, threads: int) -> list[str]:
 
 def expected_accesses(k: Kernel, count: int) -> tuple[Counter[str], Counter[str]]:
     """How often the PTX loads and stores vectors and elements by their types: full tiles by vectors in every buffer and
-    format, which are 16 bytes, or 8 of codes of a byte; the ends of tensors element by element."""
+    format, which are 16 bytes, or 8 of codes of a byte and 4 of two in each; the ends of tensors element by element."""
     letter, size = ("f32", 4) if k.type == "f" else ("f64", 8)
     loads: Counter[str] = Counter()
     stores: Counter[str] = Counter()
 
     def element(bytes: int) -> str:
-        return {8: "f64", 4: "f32", 2: "u16", 1: "u8"}[bytes]
+        return {8: "f64", 4: "f32", 2: "u16", 1: "u8", 0: "u8"}[bytes]
 
     def vectors(bytes: int) -> Counter[str]:
-        return Counter({"v2" if bytes == 1 else "v4": max(PER_LANE * bytes // 16, 1)})
+        return Counter({{0: "u32", 1: "v2"}.get(bytes, "v4"): max(PER_LANE * bytes // 16, 1)})
 
     if k.kind == "step":
         for counter, buffers in ((loads, 2 + count), (stores, 1 + count)):
@@ -121,13 +121,14 @@ def expected_accesses(k: Kernel, count: int) -> tuple[Counter[str], Counter[str]
                     counter[element(beside)] += PER_LANE
     # By the size of a format's elements alone.
     for formats in (params, seconds, *[stored] * count):
-        for bytes in {f["bytes"] for f in formats}:
+        for bytes in {f["bytes"] if f["packed"] == 1 else 0 for f in formats}:
+            each = PER_LANE if bytes > 0 else PER_LANE // 2
             # Wider than what is computed in: one by one.
             loads.update(vectors(bytes) if bytes <= size else {})
-            loads[element(bytes)] += PER_LANE
+            loads[element(bytes)] += each
             if formats is not seconds:
                 stores.update(vectors(bytes))
-                stores[element(bytes)] += PER_LANE
+                stores[element(bytes)] += each
         # Scales.
         blocks = len({f["name"] for f in formats if f["block"] > 1})
         loads["f32"] += blocks

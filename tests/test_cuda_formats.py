@@ -16,7 +16,16 @@ pytestmark = pytest.mark.cuda
 # The last tile of a tensor whole, or ending in its first block or its second one.
 SIZES = (1, 100, 129, 256, 700, 4096)
 SEVERAL = ("adam", "momentum", "amsgrad", "adadelta", "nadam")
-KINDS = ["int8", "uint8", "uint8_nearest", "fp8_e4m3", "dynamic_signed", "dynamic_unsigned"]
+KINDS = [
+    "int8",
+    "uint8",
+    "uint8_nearest",
+    "fp8_e4m3",
+    "dynamic_signed",
+    "dynamic_unsigned",
+    "4bit_signed",
+    "4bit_unsigned",
+]
 KINDS += ["bfloat16_sr"] if "bfloat16" in FLOATS else []
 
 
@@ -44,7 +53,7 @@ def start(rule: str, size: int, kinds: list[str], rng: np.random.Generator) -> l
     for i, s in enumerate(RULES[rule].states):
         x = rng.normal(size=size).astype(np.float32) * np.float32(10.0) ** rng.integers(-6, 2, size).astype(np.float32)
         kind = kinds[i % len(kinds)]
-        nonnegative = s.nonnegative or kind.startswith(("uint8", "dynamic_u"))
+        nonnegative = s.nonnegative or kind.startswith(("uint8", "dynamic_u", "4bit_u"))
         made.append(formats.quantize(np.abs(x) if nonnegative else x, kind, seed=i))
     return made
 
@@ -73,7 +82,8 @@ def test_functions(device: Library, rule: str, kind: str, offset: int) -> None:
     assert any(not np.array_equal(x, s.data) for x, s in zip(before, states[0], strict=True))
 
 
-CHOICES: list[Any] = ["8bit", "8bit_nearest", "8bit_dynamic", "fp8_e4m3", {"exp_avg": "8bit", "exp_avg_sq": "float16"}]
+CHOICES: list[Any] = ["8bit", "8bit_nearest", "8bit_dynamic", "fp8_e4m3", "4bit"]
+CHOICES += [{"exp_avg": "8bit", "exp_avg_sq": "float16"}]
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -101,7 +111,14 @@ def test_objects(device: Library, state_dtype: Any, skip: bool) -> None:
 
 @pytest.mark.parametrize(
     ("of", "to"),
-    [("8bit", "8bit"), ("8bit", None), (None, "8bit"), ("8bit", "8bit_nearest"), ("8bit_dynamic", "fp8_e4m3")],
+    [
+        ("8bit", "8bit"),
+        ("8bit", None),
+        (None, "8bit"),
+        ("8bit", "8bit_nearest"),
+        ("8bit_dynamic", "fp8_e4m3"),
+        ("8bit", "4bit"),
+    ],
 )
 def test_saved_on_one_and_loaded_on_the_other(device: Library, of: str | None, to: str | None) -> None:
     rng = np.random.default_rng(4)

@@ -26,7 +26,7 @@ import jax.numpy as jnp  # noqa: E402
 
 RULES = adaptk.rules()
 WITH_STATES = [name for name, rule in RULES.items() if rule.states]
-STATE_DTYPES = ["8bit", "8bit_nearest", "bfloat16_sr", "float16_sr", "8bit_dynamic", "fp8_e4m3"]
+STATE_DTYPES = ["8bit", "8bit_nearest", "bfloat16_sr", "float16_sr", "8bit_dynamic", "fp8_e4m3", "4bit"]
 Stored = adaptk.jax.Stored
 
 SHAPES = {"a": (7,), "b": [(70, 3), (), (0,)], "c": (64, 67)}

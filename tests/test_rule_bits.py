@@ -101,7 +101,7 @@ def test_threads_and_lists(rule: str, threads: int) -> None:
         compare(rule, made, make_list(rule, [3, 100_001, 0, 1, 50_000]))
 
 
-@pytest.mark.parametrize("state_dtype", ["bfloat16", "bfloat16_sr", "8bit", "8bit_dynamic", "fp8_e4m3"])
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "bfloat16_sr", "8bit", "8bit_dynamic", "fp8_e4m3", "4bit"])
 @pytest.mark.parametrize("rule", RULES)
 def test_formats_of_states(rule: str, state_dtype: str, threads: int) -> None:
     if not RULES[rule].states:

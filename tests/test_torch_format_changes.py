@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from adaptk import formats
 
-NAMES = ["8bit", "8bit_nearest", "8bit_dynamic", "fp8_e4m3", "bfloat16_sr", "bfloat16", None]
+NAMES = ["8bit", "8bit_nearest", "8bit_dynamic", "fp8_e4m3", "4bit", "bfloat16_sr", "bfloat16", None]
 SIZE = 5000
 
 
@@ -26,9 +26,9 @@ def step(torch: Any, p: Any, opt: Any, grad: np.ndarray) -> None:
 
 
 def in_float32(opt: Any, p: Any, name: str) -> Any:
-    found = formats._saved(opt.state[p], name)
+    found = formats._saved(opt.state[p], name, p.shape)
     if isinstance(found, formats.Stored):
-        return torch_of(formats.dequantize([x.numpy() for x in found[:2]] + [found.format]))
+        return torch_of(formats.dequantize([x.numpy() for x in found[:2]] + [found.format], p.shape))
     return found.float()
 
 
@@ -41,7 +41,7 @@ def converted(torch: Any, x: Any, name: str, to: str | None) -> dict[str, Any]:
     if to not in formats.CHOICES:
         return {name: x.to(torch.bfloat16) if to is not None else x.clone()}
     stored = formats.quantize(x.numpy(), formats.CHOICES[to][1 if name == "exp_avg" else 0])
-    suffix = {"8bit_dynamic": "absmax", "fp8_e4m3": "fp8_scales"}.get(to, "scales")
+    suffix = {"8bit_dynamic": "absmax", "fp8_e4m3": "fp8_scales", "4bit": "4bit_scales"}.get(to, "scales")
     return {name: torch_of(stored.data), f"{name}_{suffix}": torch_of(stored.scales)}
 
 

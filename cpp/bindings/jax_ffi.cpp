@@ -300,9 +300,12 @@ void Request::take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRe
         if (from.element_type() != to.element_type() || compute_format(type) != compute_format(param_type))
             refuse(std::string(name) + ": expected " + detail::name_of(compute_format(param_type)) + " beside a " +
                    detail::name_of(detail::info_of(param_type).dtype) + " param");
-        if (!same_shape(from, param) || !same_shape(to, param))
-            refuse(std::string(name) + ": expected the shapes of their params");
-        take_buffer(i, b == 0 ? 0 : b + 1, settle(from, to, size_of(type)), 0, size, type);
+        // Of a member, and in all.
+        const auto stored = std::size_t(detail::stored_count(type, std::int64_t(size)));
+        const bool fits = detail::is_packed(type) ? same_shape(from, to) && from.element_count() == members * stored
+                                                  : same_shape(from, param) && same_shape(to, param);
+        if (!fits) refuse(std::string(name) + ": expected the shapes of their params");
+        take_buffer(i, b == 0 ? 0 : b + 1, settle(from, to, size_of(type)), 0, stored, type);
         if (b > 0 && has_side(type)) take_scales(args, results, i, b + 1, scales_at[array], type);
     }
 }

@@ -86,6 +86,7 @@ py::list list_formats() {
         facts["name"] = f.name;
         facts["bytes"] = f.bytes;
         facts["block"] = f.block;
+        facts["packed"] = 1 << f.packed_bits;
         facts["stochastic"] = f.stochastic;
         facts["split"] = f.split;
         facts["compute"] = name_of(f.compute);

@@ -64,8 +64,14 @@ struct Layout {
         return true;
     }
     bool same(const DLTensor& t) const {
-        return t.ndim == ndim && t.device.device_type == device.device_type && t.device.device_id == device.device_id &&
-               t.strides != nullptr && same(t.shape, t.strides);
+        return t.ndim == ndim && on_device(t) && t.strides != nullptr && same(t.shape, t.strides);
+    }
+    // Whether it is a row of so many, in the place of one with the shape.
+    bool is_row(const DLTensor& t, std::int64_t count) const {
+        return t.ndim == 1 && on_device(t) && t.shape[0] == count && (t.strides == nullptr || t.strides[0] == 1);
+    }
+    bool on_device(const DLTensor& t) const {
+        return t.device.device_type == device.device_type && t.device.device_id == device.device_id;
     }
 };
 
@@ -111,7 +117,7 @@ struct TorchFace {
     bool stored(const void* tensor, std::int64_t size, Format format) const {
         std::int64_t bytes = 0, first = 0;
         return size == 0 || (storage_size(tensor, &bytes) == 0 && storage_offset(tensor, &first) == 0 &&
-                             first + size <= bytes / std::int64_t(size_of(format)));
+                             first + stored_count(format, size) <= bytes / std::int64_t(size_of(format)));
     }
     // Whether a tensor that had this memory has it still.
     bool at(PyObject* o, const void* memory) const {
@@ -279,7 +285,8 @@ py::object attribute(PyObject* object, PyObject* name) {
 bool stored(PyObject* tensor, std::int64_t size, Format type) {
     const py::handle t(tensor);
     const auto bytes = t.attr("untyped_storage")().attr("nbytes")().cast<std::int64_t>();
-    return size == 0 || t.attr("storage_offset")().cast<std::int64_t>() + size <= bytes / std::int64_t(size_of(type));
+    return size == 0 || t.attr("storage_offset")().cast<std::int64_t>() + stored_count(type, size) <=
+                            bytes / std::int64_t(size_of(type));
 }
 
 class TorchPlan {
@@ -596,7 +603,8 @@ bool TorchPlan::unchanged(std::size_t i) {
                     static_cast<std::byte*>(now.data) + now.byte_offset != reinterpret_cast<std::byte*>(update.side[b]))
                     return false;
             }
-            if (t.native && face_.at(t.object[k], update.buffer[b], update.size)) continue;
+            if (t.native && face_.at(t.object[k], update.buffer[b], stored_count(update.format[b], update.size)))
+                continue;
             // Another object may be where a tensor was.
             if (Py_TYPE(t.object[k]) != tensor_type_) return false;
         }
@@ -604,7 +612,8 @@ bool TorchPlan::unchanged(std::size_t i) {
             t.native && k == 0 && face_.dense(face_.tensor(t.object[0]), t.layout, same) && same == update.buffer[0])
             continue;
         const Format format = update.format[b];
-        if (!look(t.api, t.object[k]) || !same_type(now.dtype, exchange_type(format)) || !t.layout.same(now))
+        if (!look(t.api, t.object[k]) || !same_type(now.dtype, exchange_type(format)) ||
+            !(is_packed(format) ? t.layout.is_row(now, stored_count(format, update.size)) : t.layout.same(now)))
             return false;
         void* const now_at = static_cast<std::byte*>(now.data) + now.byte_offset;
         if (now_at != update.buffer[b]) {

@@ -18,7 +18,12 @@ const std::vector<adaptk_format>& c_formats() {
     static const auto& all = *[] {
         auto* const made = new std::vector<adaptk_format>;
         for (const FormatInfo& f : formats())
-            made->push_back({f.name, {f.dlpack_code, f.dlpack_bits, 1}, f.bytes, f.block, f.stochastic ? 1 : 0});
+            made->push_back({f.name,
+                             {f.dlpack_code, f.dlpack_bits, 1},
+                             f.bytes,
+                             f.block,
+                             f.stochastic ? 1 : 0,
+                             std::size_t{1} << f.packed_bits});
         return made;
     }();
     return all;
@@ -37,7 +42,8 @@ struct Choice {
 };
 constexpr Choice choices[] = {{"8bit", "uint8", "int8"},
                               {"8bit_nearest", "uint8_nearest", "int8"},
-                              {"8bit_dynamic", "dynamic_unsigned", "dynamic_signed"}};
+                              {"8bit_dynamic", "dynamic_unsigned", "dynamic_signed"},
+                              {"4bit", "4bit_unsigned", "4bit_signed"}};
 
 // A state and as many float32 numbers.
 struct Conversion {
@@ -58,11 +64,12 @@ struct Conversion {
         if (info_of(d.dtype).compute != Format::float32)
             reject({Problem::Kind::type, std::string("dtype ") + name_of(d.dtype) + ", whose elements are no float32"},
                    of_state);
-        if (!(d.device == v.device) || !d.same_shape(v) || !d.c_order)
+        if (is_packed(d.dtype) && !state_lies_beside(d, v)) reject(why_no_state(d, v), of_state);
+        if (!(d.device == v.device) || (!is_packed(d.dtype) && !d.same_shape(v)) || !d.c_order)
             refuse("stored: shape " + d.shape_text() + " with strides " + d.strides_text() + " on " + d.device.text() +
                    ", expected shape " + v.shape_text() + " in C order on the CPU, as the values");
         const auto scales = reinterpret_cast<std::uintptr_t>(state.slot.side);
-        const std::size_t scale_bytes = state.slot.side == nullptr ? 0 : side_bytes(d.dtype, d.size);
+        const std::size_t scale_bytes = state.slot.side == nullptr ? 0 : side_bytes(d.dtype, v.size);
         WrittenMemory memory;
         Clash clash{};
         if (!memory.assign({{v.begin(), v.end(), 0}, {d.begin(), d.end(), 1}, {scales, scales + scale_bytes, 2}},

@@ -544,8 +544,8 @@ void fill_state(const Slot& state, std::int64_t size, double value) {
     encode(values.data(), {codes.data(), state.format, &scale}, format.block,
            adaptk::buffer_key(adaptk::step_key(0, 1), 0, 0));
     auto* const out = static_cast<std::byte*>(state.data);
-    for (std::int64_t i = 0; i < size; ++i)
-        std::memcpy(out + storage_bytes(state.format, i), codes.data(), format.bytes);
+    for (std::int64_t i = 0; i < stored_count(state.format, size); ++i)
+        std::memcpy(out + i * format.bytes, codes.data(), format.bytes);
     if (has_side(state.format)) std::fill_n(static_cast<float*>(state.side), side_count(state.format, size), scale);
 }
 

@@ -3,6 +3,7 @@
 #include "adaptk/formats.hpp"
 
 #include <array>
+#include <bit>
 
 namespace adaptk::detail {
 namespace {
@@ -29,6 +30,8 @@ template <class F> constexpr FormatInfo info(std::size_t place) {
     f.block = std::uint16_t(block_of<F>());
     f.side_code = side_of<F>().code;
     f.side_bits = side_of<F>().bits;
+    f.packed_bits = std::uint8_t(std::bit_width(packed_of<F>()) - 1);
+    static_assert(std::has_single_bit(packed_of<F>()));
     f.alignment = std::uint16_t(alignof(typename F::Element));
     f.stochastic = random_bits_of<F>() > 0;
     f.split = SplitFormat<F>;

@@ -225,9 +225,17 @@ struct Lanes {
         return U(_mm512_maskz_permutex2var_epi32(0xffff, _mm512_loadu_si512(table.data()), __m512i(index),
                                                  _mm512_loadu_si512(table.data() + 16)));
     }
+    static ADAPTK_HD F lookup(const std::array<float, 16>& table, U index) {
+        return F(_mm512_maskz_permutexvar_ps(0xffff, __m512i(index), _mm512_loadu_ps(table.data())));
+    }
 #elif defined(__AVX2__)
     static ADAPTK_HD F lookup(const std::array<float, 8>& table, U index) {
         return F(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table.data()), __m256i(index)));
+    }
+    static ADAPTK_HD F lookup(const std::array<float, 16>& table, U index) {
+        const __m256 first = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table.data()), __m256i(index));
+        const __m256 last = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table.data() + 8), __m256i(index));
+        return F(_mm256_blendv_ps(first, last, _mm256_castsi256_ps(_mm256_slli_epi32(__m256i(index), 28))));
     }
 #endif
     static ADAPTK_HD U iota() {
@@ -637,6 +645,21 @@ ADAPTK_HD void decode_block(const typename F::Element* x, float* y, [[maybe_unus
     }
 }
 
+// The elements of packed codes, one by one, and back.
+template <class E> ADAPTK_HD void unpack_codes(const E* packed, E* codes, size_t pairs) {
+    const auto* ADAPTK_RESTRICT x = packed;
+    auto* ADAPTK_RESTRICT y = codes;
+    for (size_t i = 0; i < pairs; ++i) {
+        y[2 * i] = E(x[i] >> 4);
+        y[2 * i + 1] = E(x[i] & 15);
+    }
+}
+template <class E> ADAPTK_HD void pack_codes(const E* codes, E* packed, size_t pairs) {
+    const auto* ADAPTK_RESTRICT x = codes;
+    auto* ADAPTK_RESTRICT y = packed;
+    for (size_t i = 0; i < pairs; ++i) y[i] = E(x[2 * i] << 4 | x[2 * i + 1]);
+}
+
 // The bits that tell a code for NaN.
 template <class F> inline constexpr std::uint8_t not_finite_mask = 0xff;
 template <> inline constexpr std::uint8_t not_finite_mask<Float8E4M3> = 0x7f;
@@ -671,7 +694,16 @@ void decode(const void* data, [[maybe_unused]] const void* side, [[maybe_unused]
             float scale = 0.0f;
             if constexpr (BlockFormat<F>)
                 scale = static_cast<const float*>(side)[(first + std::int64_t(b)) / std::int64_t(block)];
-            if constexpr (sizeof(T) == 4) {
+            if constexpr (packed_of<F>() > 1) {
+                static_assert(packed_of<F>() == 2);
+                typename F::Element some[block / 2] = {}, codes[block];
+                std::memcpy(some, x + b / 2, (m + 1) / 2);
+                unpack_codes(some, codes, block / 2);
+                float values[block];
+                decode_block<F, block, true>(codes, values, scale);
+                for (size_t i = 0; i < m; ++i) y[b + i] = T(values[i]);
+                continue;
+            } else if constexpr (sizeof(T) == 4) {
                 if (m == block) {
                     bool finite = false;
                     if constexpr (requires { F::not_finite; })
@@ -732,17 +764,25 @@ void encode(const void* in, void* data, [[maybe_unused]] void* side, [[maybe_unu
         std::memcpy(y + i, codes, (n - i) * sizeof codes[0]);
         std::memcpy(beside + i, sides, (n - i) * sizeof sides[0]);
     } else if constexpr (BlockFormat<F>) {
+        constexpr size_t packed = packed_of<F>();
         float* scale = static_cast<float*>(side) + first / std::int64_t(F::block);
+        typename F::Element codes[F::block];
         size_t i = 0;
-        for (; i + F::block <= n; i += F::block)
-            encode_block<F>(x + i, y + i, *scale++, first + std::int64_t(i), buffer_key);
+        for (; i + F::block <= n; i += F::block) {
+            auto* const to = packed > 1 ? codes : y + i;
+            encode_block<F>(x + i, to, *scale++, first + std::int64_t(i), buffer_key);
+            if constexpr (packed > 1) pack_codes(codes, y + i / packed, F::block / packed);
+        }
         if (i == n) return;
         // The last block of a tensor: as if zeros followed.
         float padded[F::block] = {};
-        typename F::Element codes[F::block];
         std::memcpy(padded, x + i, (n - i) * sizeof(float));
         encode_block<F>(padded, codes, *scale, first + std::int64_t(i), buffer_key);
-        std::memcpy(y + i, codes, (n - i) * sizeof codes[0]);
+        if constexpr (packed > 1) {
+            pack_codes(codes, y + i / packed, (n - i + packed - 1) / packed);
+        } else {
+            std::memcpy(y + i, codes, (n - i) * sizeof codes[0]);
+        }
     } else if constexpr (StochasticFormat<F>) {
         constexpr size_t group = draw_group<F::random_bits>;
         size_t i = 0;

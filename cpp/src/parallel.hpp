@@ -72,7 +72,7 @@ template <class T> void decode_tile(const KernelTable& k, const Slot& s, std::in
         return;
     }
     alignas(cache_line) std::byte moved[tile * sizeof(double)];
-    std::memcpy(moved, at(s, first), n * f.bytes);
+    std::memcpy(moved, at(s, first), storage_bytes(f.id, std::int64_t(n)));
     decode(moved, s.side, first, out, n);
 }
 template <class T>
@@ -101,7 +101,7 @@ void encode_tile(const KernelTable& k, const T* in, const Slot& s, std::int64_t 
     }
     alignas(cache_line) std::byte moved[tile * sizeof(double)];
     encode(in, moved, s.side, first, n, buffer_key);
-    std::memcpy(at(s, first), moved, n * f.bytes);
+    std::memcpy(at(s, first), moved, storage_bytes(f.id, std::int64_t(n)));
 }
 template <class T>
 void encode_tile(const KernelTable& k, const T* in, const ParamUpdate& t, std::size_t b, std::int64_t first,

@@ -160,6 +160,11 @@ Problem why_no_state(const TensorView& v, const TensorView& param) {
         return {Kind::type, text};
     }
     if (auto problem = access_problem(v)) return *problem;
+    if (is_packed(v.dtype) && v.device == param.device)
+        return {Kind::value, "shape " + v.shape_text() + ", expected a row of " +
+                                 std::to_string(stored_count(v.dtype, param.size)) + " for the " +
+                                 std::to_string(param.size) + " elements of its param, as " + name_of(v.dtype) +
+                                 " has " + std::to_string(1 << info_of(v.dtype).packed_bits) + " in each"};
     return place_problem(v, param);
 }
 
@@ -204,7 +209,8 @@ std::optional<Problem> why_no_side(const TensorView& side, const TensorView& par
 }
 
 std::optional<Problem> why_no_scales(const TensorView& scales, const TensorView& state) {
-    const std::size_t count = side_count(state.dtype, state.size);
+    const std::int64_t elements = state.size << info_of(state.dtype).packed_bits;
+    const std::size_t count = side_count(state.dtype, elements);
     if (scales.dtype != Format::float32)
         return Problem{Kind::type, std::string("dtype ") + name_of(scales.dtype) + ", expected float32"};
     if (auto problem = access_problem(scales)) return problem;
@@ -214,7 +220,7 @@ std::optional<Problem> why_no_scales(const TensorView& scales, const TensorView&
     if (scales.ndim != 1 || std::size_t(scales.size) != count)
         return Problem{Kind::value, "shape " + scales.shape_text() + ", expected (" + std::to_string(count) +
                                         ",): one for each " + std::to_string(info_of(state.dtype).block) +
-                                        " of the state's " + std::to_string(state.size) + " elements"};
+                                        " of the state's " + std::to_string(elements) + " elements"};
     if (!scales.c_order) return Problem{Kind::value, "strides " + scales.strides_text() + ", expected a row"};
     if (scales.begin() % alignof(float) != 0) return Problem{Kind::value, "not on a multiple of 4 bytes"};
     return {};

@@ -111,8 +111,14 @@ inline bool is_state_format(Format state, Format param) {
     return info_of(state).compute == compute_format(param) && !info_of(state).split;
 }
 
+// As the param, or a row of what its elements are packed into.
+inline bool state_lies_beside(const TensorView& v, const TensorView& param) {
+    if (!is_packed(v.dtype)) return lies_beside(v, param);
+    return v.device == param.device && v.ndim == 1 && v.size == stored_count(v.dtype, param.size) && v.c_order;
+}
+
 inline bool is_state_of(const TensorView& v, const TensorView& param) {
-    return is_state_format(v.dtype, param.dtype) && !v.read_only && lies_beside(v, param);
+    return is_state_format(v.dtype, param.dtype) && !v.read_only && state_lies_beside(v, param);
 }
 
 }  // namespace adaptk::detail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -64,27 +65,27 @@ def full_like(param: Any, value: float, dtype: str | None = None) -> Any:
     return xp.permute_dims(state, back) if back != tuple(range(len(shape))) else state
 
 
-def row(like: Any, count: int, value: float) -> Any:
-    """`count` numbers of float32, of the library and on the device that `like` is from."""
+def row(like: Any, count: int, value: float, dtype: str = "float32") -> Any:
+    """`count` numbers of the dtype of that name, of the library and on the device that `like` is from."""
     if is_torch(like):
         import torch
 
-        return torch.full((count,), value, dtype=torch.float32, device=like.device)
+        return torch.full((count,), value, dtype=getattr(torch, dtype), device=like.device)
     if _on_host(like):
-        return np.full(count, value, np.float32)
+        return np.full(count, value, dtype)
     xp = _namespace(like)
     current, where = _where(like)
     with current:
-        return xp.full((count,), value, dtype=xp.float32, **where)
+        return xp.full((count,), value, dtype=getattr(xp, dtype), **where)
 
 
-def zeros_like(x: Any) -> Any:
-    """Zeros of float32 in the shape of an array on the CPU, in C order."""
-    if is_torch(x):
+def zeros(shape: Sequence[int], like: Any) -> Any:
+    """Zeros of float32 on the CPU, of the library that `like` is from."""
+    if is_torch(like):
         import torch
 
-        return torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-    return np.zeros(x.shape, np.float32)
+        return torch.zeros(tuple(shape), dtype=torch.float32, device=like.device)
+    return np.zeros(tuple(shape), np.float32)
 
 
 def float32(x: Any) -> Any:

@@ -249,10 +249,10 @@ def jax_doc(rule: Rule) -> str:
     lines += [
         "state_dtype : str or dict from state to str, optional",
         '    How states are stored that ``init`` makes: ``"float32"`` (default), ``"bfloat16"``, ``"float16"``,',
-        '    ``"bfloat16_sr"``, ``"8bit"``, ``"8bit_nearest"``, ``"8bit_dynamic"`` or ``"fp8_e4m3"``; see',
-        "    :mod:`adaptk.formats`.",
+        '    ``"bfloat16_sr"``, ``"8bit"``, ``"8bit_nearest"``, ``"8bit_dynamic"``, ``"fp8_e4m3"`` or ``"4bit"``;',
+        "    see :mod:`adaptk.formats`.",
         "min_8bit_size : int, optional",
-        "    Params of fewer elements, 4096 by default, have float32 states where `state_dtype` says 8 bits.",
+        "    Params of fewer elements, 4096 by default, have float32 states where `state_dtype` says 8 bits or 4.",
         "seed : int, optional",
         "    Of stochastic rounding, in [0, 2**63), 0 by default. Tensors are numbered as leaves of the params.",
         "    Under ``jax.vmap`` each member of the batch has the random bits that it would have alone.",

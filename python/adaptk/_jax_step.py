@@ -8,6 +8,7 @@ behind them what lies beside the params.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, lru_cache, partial, partialmethod
@@ -77,11 +78,12 @@ class Stored(formats.Stored):
     Attributes
     ----------
     data : array
-        What the elements are stored as, in the shape of the param: int8, uint8 or bfloat16.
+        What the elements are stored as, in the shape of the param: int8, uint8, bfloat16 or float16. Those of 4 bits
+        are in a row of half as many uint8.
     scales : array or None
         float32, one for each block of 128 or 256 elements from the first one on; None if the format has none.
-    format : {"bfloat16_sr", "int8", "uint8", "uint8_nearest", "dynamic_signed", "dynamic_unsigned", "fp8_e4m3"}
-        Its name; :mod:`adaptk.formats` says what each one is.
+    format : str
+        Its name, one of those of :mod:`adaptk.formats`.
 
     Examples
     --------
@@ -592,13 +594,14 @@ def _stored(label: Callable[[], str], given: Any, shape: tuple[int, ...], comput
     wanted = formats.STORED_DTYPES[given.format]
     if str(data.dtype) != wanted:
         raise TypeError(f"{label()}.data: dtype {data.dtype}, expected {wanted} for {given.format}")
-    if data.shape != shape:
-        raise ValueError(f"{label()}.data: shape {data.shape}, expected {shape}")
+    of_data = formats.stored_shape(given.format, shape)
+    if data.shape != of_data:
+        raise ValueError(f"{label()}.data: shape {data.shape}, expected {of_data}")
     if not formats.has_scales(given.format):
         if given.scales is not None:
             raise TypeError(f"{label()}.scales: an array, but {given.format} has no scales; expected None")
         return Stored(data, None, given.format)
-    row = (formats.scale_count(given.format, data.size),)
+    row = (formats.scale_count(given.format, math.prod(shape)),)
     if given.scales is None:
         raise TypeError(f"{label()}.scales: None, expected float32 of shape {row} for {given.format}")
     scales = _array(lambda: f"{label()}.scales", given.scales)
@@ -699,7 +702,13 @@ def _refuse_parts(name: str) -> NoReturn:
 def _start_stored(param: Any, value: float, name: str) -> Stored:
     """A state of one value, in a format that its dtype does not tell."""
     code, scale = formats.code_of(value, name)
-    data = jnp.array(jnp.full_like(param, code, dtype=formats.STORED_DTYPES[name]), copy=True)
+    if formats.is_packed(name):
+        data = jnp.full(
+            formats.stored_shape(name, param.shape), code, formats.STORED_DTYPES[name], device=_placed(param)
+        )
+        data = _alike([param, data])[1]
+    else:
+        data = jnp.array(jnp.full_like(param, code, dtype=formats.STORED_DTYPES[name]), copy=True)
     if scale is None:
         return Stored(data, None, name)
     scales = jnp.full(formats.scale_count(name, param.size), scale, jnp.float32, device=_placed(param))

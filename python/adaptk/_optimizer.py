@@ -245,11 +245,12 @@ class Optimizer:
         at each replay. Hyperparameters that are to change between replays have to be buffers on the device.
     state_dtype : str or dict from state to str, optional
         What states are stored as, or a dict from state to that for some of them: ``"float32"``, ``"bfloat16"``,
-        ``"float16"``, ``"bfloat16_sr"`` (rounded stochastically), ``"8bit"``, ``"8bit_nearest"``, ``"8bit_dynamic"``
-        or ``"fp8_e4m3"`` (:mod:`adaptk.formats`). The step still computes in float32. What is rounded to nearest loses
-        small changes. States of float64 params are float64. NumPy arrays of bfloat16 need the package ``ml_dtypes``.
+        ``"float16"``, ``"bfloat16_sr"`` (rounded stochastically), ``"8bit"``, ``"8bit_nearest"``, ``"8bit_dynamic"``,
+        ``"fp8_e4m3"`` or ``"4bit"`` (:mod:`adaptk.formats`). The step still computes in float32. What is rounded to
+        nearest loses small changes. States of float64 params are float64. NumPy arrays of bfloat16 need the package
+        ``ml_dtypes``.
     min_8bit_size : int
-        Params of fewer elements have float32 states where `state_dtype` says 8 bits.
+        Params of fewer elements have float32 states where `state_dtype` says 8 bits or 4.
     seed : int
         Of stochastic rounding, in [0, 2**63).
     param_format : {"sr", "remainder16", "remainder8", "kahan"}, optional
@@ -1013,7 +1014,7 @@ class Optimizer:
 
     def _in_own_formats(self, have: dict[str, Any]) -> None:
         """Bring saved states into the formats of this optimizer's, those that have codes."""
-        for key, states in zip(self.state, self._states, strict=True):
+        for key, param, states in zip(self.state, self._params, self._states, strict=True):
             for name, array in states.items():
                 at = f"state.{key}.{name}"
                 if at not in have:
@@ -1026,7 +1027,11 @@ class Optimizer:
                 if coded and saved is not None:
                     codes, scales = (np.ascontiguousarray(x) for x in (have[at], have.pop(f"{at}.{saved}")))
                     of = formats.format_of_saved(saved, name, codes.dtype.name)
-                    have[at] = formats.dequantize((codes, scales, of))
+                    shape = _core.layout(param, "params")[0] if formats.is_packed(of) else codes.shape
+                    if formats.stored_shape(of, shape) != codes.shape:
+                        wanted = formats.stored_shape(of, shape)
+                        raise ValueError(f"state_dict[{at!r}]: shape {codes.shape}, expected {wanted} in {of}")
+                    have[at] = formats.dequantize((codes, scales, of), shape)
                 if own is not None and have[at].dtype.kind == "f":
                     values = np.ascontiguousarray(have[at], np.float32)
                     have[at], have[f"{at}.{own}"], _ = formats.quantize(values, array.format, seed=self._seed)

@@ -20,11 +20,14 @@ format                    bytes  elements
 ``dynamic_unsigned``      1.02   never negative: the same with the map without a sign
 ``fp8_e4m3``              1.02   float8_e4m3fn, rounded to nearest, times a 448th of the largest magnitude of each 256
                                  elements; as uint8
+``4bit_signed``           0.53   the nearest of 16 numbers, 0, seven magnitudes of either sign and 1, times the largest
+                                 magnitude of each 128 elements; two in a uint8, the first in its upper half
+``4bit_unsigned``         0.53   never negative: the same with the multiples of 1/16 from 1/16 to 1
 ========================  =====  ======================================================================================
 
-Three names stand for one of these each, by what a state is: ``8bit`` for ``uint8`` if the state is never negative, as
+Four names stand for one of these each, by what a state is: ``8bit`` for ``uint8`` if the state is never negative, as
 second moments are, else ``int8``; ``8bit_nearest`` for ``uint8_nearest`` or ``int8``; ``8bit_dynamic`` for
-``dynamic_unsigned`` or ``dynamic_signed``.
+``dynamic_unsigned`` or ``dynamic_signed``; ``4bit`` for ``4bit_unsigned`` or ``4bit_signed``.
 
 Second moments that are rounded to nearest stop moving, because a step changes them by less than half of the distance
 between two codes. Choose formats that are rounded stochastically for them. Their random bits depend on nothing but the
@@ -49,6 +52,7 @@ is that of TransformerEngine's ``FusedAdam(store_param_remainders=True)``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -76,7 +80,8 @@ class Stored(NamedTuple):
     Attributes
     ----------
     data : buffer
-        What the elements are stored as, in the shape of the param: int8, uint8, bfloat16 or float16.
+        What the elements are stored as, in the shape of the param: int8, uint8, bfloat16 or float16. Elements of 4 bits
+        are in a row of half as many uint8, in the order of the param's memory.
     scales : buffer or None
         float32, one for each block of 128 or 256 elements from the first one on; None if the format has none.
     format : str
@@ -96,16 +101,24 @@ STORED_DTYPES = {
     "float16_sr": "float16",
     "int8": "int8",
     **dict.fromkeys(("uint8", "uint8_nearest", "dynamic_signed", "dynamic_unsigned", "fp8_e4m3"), "uint8"),
+    **dict.fromkeys(("4bit_signed", "4bit_unsigned"), "uint8"),
 }
-#: Names of 8-bit storage: the format of a state that is never negative, and that of any other.
+#: Names of storage in 8 bits and fewer: the format of a state that is never negative, and that of any other.
 CHOICES = {
     "8bit": ("uint8", "int8"),
     "8bit_nearest": ("uint8_nearest", "int8"),
     "8bit_dynamic": ("dynamic_unsigned", "dynamic_signed"),
     "fp8_e4m3": ("fp8_e4m3", "fp8_e4m3"),
+    "4bit": ("4bit_unsigned", "4bit_signed"),
 }
 #: What the scales of a saved state are called, and whose they are: of a state that is never negative, and of any other.
-SAVED_SCALES = {"scales": ("uint8", "int8"), "absmax": CHOICES["8bit_dynamic"], "fp8_scales": CHOICES["fp8_e4m3"]}
+SAVED_SCALES = {
+    "scales": ("uint8", "int8"),
+    "absmax": CHOICES["8bit_dynamic"],
+    "fp8_scales": CHOICES["fp8_e4m3"],
+    "4bit_scales": CHOICES["4bit"],
+}
+_SCALES_OF = {name: scales for scales, names in SAVED_SCALES.items() for name in names}
 
 #: Whether a state of this name is never negative; it is the same in all rules.
 _NONNEGATIVE = {s.name: s.nonnegative for rule in rules().values() for s in rule.states}
@@ -202,7 +215,7 @@ def scales_name(name: str) -> str | None:
     """What the scales of this format are called in saved states."""
     if not has_scales(name):
         return None
-    return {"dynamic_signed": "absmax", "dynamic_unsigned": "absmax", "fp8_e4m3": "fp8_scales"}.get(name, "scales")
+    return _SCALES_OF.get(name, "scales")
 
 
 def format_of_saved(scales: str, state: str, codes: str | None = None) -> str:
@@ -221,6 +234,24 @@ def scale_count(name: str, size: int) -> int:
     return -(-size // block_of(name))
 
 
+def is_packed(name: str) -> bool:
+    """Whether several elements share each that is stored, in a row."""
+    return int(_FACTS[name]["packed"]) > 1
+
+
+def stored_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Of what a param of this shape has its state stored in."""
+    return (-(-math.prod(shape) // int(_FACTS[name]["packed"])),) if is_packed(name) else tuple(shape)
+
+
+def new_data(like: Any, value: float, name: str) -> Any:
+    """What a state beside `like` is stored in, each of one value."""
+    if not is_packed(name):
+        return _backend.full_like(like, value, STORED_DTYPES[name])
+    (count,) = stored_shape(name, _core.layout(like, "params")[0])
+    return _backend.row(like, count, value, STORED_DTYPES[name])
+
+
 def code_of(value: float, name: str) -> tuple[float, float | None]:
     """What each element of a state of one value is stored as, and the scale of each block if there are scales."""
     # Elements that are all the same are encoded to the same code.
@@ -234,7 +265,7 @@ def full_like(param: Any, value: float, name: str) -> Any:
     if is_plain(name):
         return _backend.full_like(param, value, name)
     code, scale = code_of(value, name)
-    data = _backend.full_like(param, code, STORED_DTYPES[name])
+    data = new_data(param, code, name)
     if scale is None:
         return Stored(data, None, name)
     size = int(np.prod(_core.layout(param, "params")[0]))
@@ -250,8 +281,9 @@ def quantize(x: Any, format: str, *, seed: int = 0, step: int = 1) -> Stored:
         Any shape in C order, float32, on the CPU.
     format : str
         ``"bfloat16_sr"``, ``"float16_sr"``, ``"int8"``, ``"uint8"``, ``"uint8_nearest"``, ``"dynamic_signed"``,
-        ``"dynamic_unsigned"`` or ``"fp8_e4m3"``. ``uint8``, ``uint8_nearest`` and
-        ``dynamic_unsigned`` are for numbers that are not negative; negative ones are stored as the smallest code.
+        ``"dynamic_unsigned"``, ``"fp8_e4m3"``, ``"4bit_signed"`` or ``"4bit_unsigned"``. ``uint8``, ``uint8_nearest``,
+        ``dynamic_unsigned`` and ``4bit_unsigned`` are for numbers that are not negative; negative ones are stored as
+        the smallest code.
     seed, step : int
         What the random bits of formats that are rounded stochastically depend on, besides the element.
 
@@ -275,25 +307,32 @@ def quantize(x: Any, format: str, *, seed: int = 0, step: int = 1) -> Stored:
     if format not in STORED_DTYPES:
         raise ValueError(f"format: {format!r}, expected {', '.join(map(repr, STORED_DTYPES))}")
     shape, _, _, _ = _core.layout(x, "x")
-    data = _backend.full_like(x, 0, STORED_DTYPES[format])
-    scales = _backend.row(x, scale_count(format, int(np.prod(shape))), 0.0) if has_scales(format) else None
+    data = new_data(x, 0, format)
+    scales = _backend.row(x, scale_count(format, math.prod(shape)), 0.0) if has_scales(format) else None
     stored = Stored(data, scales, format)
     _core.encode(x, stored, seed, step, 0, 0)
     return stored
 
 
-def dequantize(stored: Any) -> Any:
+def dequantize(stored: Any, shape: Sequence[int] | None = None) -> Any:
     """Decode to float32 numbers.
 
     Parameters
     ----------
     stored : Stored, or a pair (codes, scales) of ``int8`` or ``uint8``
         In C order, on the CPU.
+    shape : sequence of int, optional
+        That of the result; by default that of the codes, and of 4-bit codes a row of twice as many.
 
     Returns
     -------
     array of float32
-        Of the library and the shape that the codes are of.
+        Of the library that the codes are of.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arrays are not as described, the format is unknown, or the codes are not those of the shape.
 
     Examples
     --------
@@ -302,9 +341,16 @@ def dequantize(stored: Any) -> Any:
     >>> adaptk.formats.dequantize(stored)
     array([ 0.      ,  0.503937, -2.      ], dtype=float32)
     """
-    out = _backend.zeros_like(stored[0])
+    data = stored[0]
+    each = int(_FACTS[stored[2]]["packed"]) if len(stored) == 3 and stored[2] in _FACTS else 1
+    size = each * math.prod(data.shape)
+    if shape is not None:
+        size, most = math.prod(shape), size
+        if not most - each < size <= most:
+            raise ValueError(f"shape: {tuple(shape)} has {size} elements, and the codes are of {most}")
+    out = _backend.zeros((size,) if each > 1 else data.shape, data)
     _core.decode(tuple(stored), out)
-    return out
+    return out if shape is None else out.reshape(tuple(shape))
 
 
 # Params.
@@ -388,7 +434,7 @@ def join_param(param: Any, side: Any, param_format: str) -> Any:
     """
     if param_format not in SIDES:
         raise ValueError(f"param_format: {param_format!r}, expected {', '.join(map(repr, SIDES))}")
-    out = _backend.zeros_like(param)
+    out = _backend.zeros(param.shape, param)
     _core.decode_param((param, side), out, param_format)
     return out
 
@@ -397,9 +443,15 @@ def join_param(param: Any, side: Any, param_format: str) -> Any:
 
 
 def _map_of(name: str) -> np.ndarray[Any, Any]:
-    """The numbers of all codes of a dynamic format, for the scale 1."""
-    codes = np.arange(256).astype(np.uint8)
-    return np.asarray(dequantize(Stored(codes, np.ones(1, np.float32), name)))
+    """The numbers of all codes of a format with a map, for the scale 1."""
+    codes = np.arange(8) * 34 + 1 if is_packed(name) else np.arange(256)  # 0x01, 0x23, ...
+    return np.asarray(dequantize(Stored(codes.astype(np.uint8), np.ones(1, np.float32), name)))
+
+
+def _is_map(given: np.ndarray[Any, Any], name: str) -> bool:
+    """Whether these are the numbers of a format: PyTorch computes them with other instructions on other processors."""
+    own = _map_of(name)
+    return bool((np.abs(given - own) <= 4 * np.spacing(np.abs(own))).all())
 
 
 def _read_map(qmap: Any, where: str) -> str:
@@ -409,9 +461,7 @@ def _read_map(qmap: Any, where: str) -> str:
     if given.size != 256:
         raise ValueError(f"{where}: {given.size} numbers, expected the 256 of 8-bit states; {remedy}")
     name = "dynamic_signed" if given[0] < 0 else "dynamic_unsigned"
-    own = _map_of(name)
-    # PyTorch computes its map with other instructions on other processors.
-    if not (np.abs(given - own) <= 4 * np.spacing(np.abs(own))).all():
+    if not _is_map(given, name):
         raise ValueError(f"{where}: not the dynamic map; {remedy}")
     return name
 
@@ -433,14 +483,15 @@ def _in_own_blocks(scales: Any, size: int, where: str) -> Any:
     )
 
 
-def _float32(stored: Stored) -> Any:
-    """Decoded, wherever it is and whatever its layout."""
+def _float32(stored: Stored, shape: Sequence[int] | None = None) -> Any:
+    """Decoded, wherever it is and whatever its layout; `shape`: of what is packed, which is in C order."""
+    of_packed = shape if is_packed(stored.format) else None
     if not _backend.is_torch(stored.data):
-        return dequantize(stored)
+        return dequantize(stored, of_packed)
     data = stored.data
     flat = data.detach().as_strided((data.numel(),), (1,)).cpu()
-    dense = dequantize(Stored(flat, stored.scales.detach().cpu().contiguous(), stored.format))
-    return dense.to(data.device).as_strided(data.shape, data.stride())
+    dense = dequantize(Stored(flat, stored.scales.detach().cpu().contiguous(), stored.format), of_packed)
+    return dense.to(data.device) if of_packed else dense.to(data.device).as_strided(data.shape, data.stride())
 
 
 def _recoded(state: Any, name: str) -> Stored:
@@ -452,37 +503,48 @@ def _recoded(state: Any, name: str) -> Stored:
     return Stored(data, made.scales.to(state.device), name)
 
 
-def _named(name: str, stored: Stored) -> dict[str, Any]:
+def _named(name: str, stored: Stored, shape: Sequence[int] | None = None) -> dict[str, Any]:
     """A state of another library under the names of adaptk.torch; in float32 if it has not the map for its sign."""
     scales = scales_name(stored.format)
     if name not in _NONNEGATIVE:
         raise ValueError(f"names: no rule has a state {name!r}; there are {', '.join(map(repr, _NONNEGATIVE))}")
     if scales is None or format_of_saved(scales, name) != stored.format:
-        return {name: _float32(stored)}
+        return {name: _float32(stored, shape)}
     return {name: stored.data, f"{name}_{scales}": stored.scales}
 
 
-def _saved(state: Mapping[str, Any], name: str) -> Any:
+def _saved(state: Mapping[str, Any], name: str, shape: Sequence[int] | None = None) -> Any:
     """A state of adaptk.torch by its name: Stored, or an array."""
     if name not in state:
         raise ValueError(f"state: no {name!r} beside {', '.join(map(repr, state))}")
     for scales in SAVED_SCALES:
         if f"{name}_{scales}" in state:
-            return Stored(state[name], state[f"{name}_{scales}"], format_of_saved(scales, name))
+            found = Stored(state[name], state[f"{name}_{scales}"], format_of_saved(scales, name))
+            if is_packed(found.format):
+                codes = math.prod(found.data.shape)
+                if shape is None:
+                    raise ValueError(f"shape: None, expected that of the param beside the 4-bit codes of {name!r}")
+                if stored_shape(found.format, shape) != (codes,):
+                    raise ValueError(f"shape: {tuple(shape)}, and {name!r} has 4-bit codes of {2 * codes} elements")
+            return found
     return state[name]
 
 
-def _decode_4bit(codes: Any, scales: Any, qmap: Any, shape: Any, where: str) -> Any:
-    """torchao's 4-bit codes in float32: two in a byte, the first in its high half."""
-    halves = codes.reshape(-1, 1) >> _backend.like([4, 0], codes) & 15
-    size, count = halves.shape[0] * 2, int(np.prod(scales.shape))
+def _from_torchaos_4bit(name: str, parts: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Codes as they are if the map and the blocks are those of 4bit; else decoded to float32."""
+    codes, scales, qmap = parts["codes"].reshape(-1), parts["scale"].reshape(-1), parts["qmap"]
+    size, count = 2 * math.prod(codes.shape), math.prod(scales.shape)
     if count == 0 or size % count > 0:
         raise ValueError(f"{where}, scale: {count} beside {size} elements, expected one for each block of some size")
-    shape = (size,) if shape is None else tuple(shape)
-    if int(np.prod(shape)) != size:
+    shape = tuple(parts.get("shape", parts.get("_shape", (size,))))
+    if math.prod(shape) != size:
         raise ValueError(f"{where}: {size} elements, expected those of the shape {shape}")
+    for format in CHOICES["4bit"]:
+        if size == count * block_of(format) and _is_map(_backend.to_numpy(qmap).reshape(-1), format):
+            return _named(name, Stored(codes, scales, format), shape)
+    halves = codes.reshape(-1, 1) >> _backend.like([4, 0], codes) & 15
     indices = halves.int() if _backend.is_torch(halves) else halves
-    return (qmap[indices].reshape(count, -1) * scales.reshape(-1, 1)).reshape(shape)
+    return {name: (qmap[indices].reshape(count, -1) * scales.reshape(-1, 1)).reshape(shape)}
 
 
 def _map_like(name: str, like: Any) -> Any:
@@ -555,7 +617,9 @@ def from_bitsandbytes(state: Mapping[str, Any], names: Sequence[str] = ("exp_avg
     return out
 
 
-def to_bitsandbytes(state: Mapping[str, Any], names: Sequence[str] = ("exp_avg", "exp_avg_sq")) -> dict[str, Any]:
+def to_bitsandbytes(
+    state: Mapping[str, Any], names: Sequence[str] = ("exp_avg", "exp_avg_sq"), shape: Sequence[int] | None = None
+) -> dict[str, Any]:
     """Convert a param's state of :mod:`adaptk.torch` to what an optimizer of bitsandbytes has for it.
 
     Parameters
@@ -564,6 +628,8 @@ def to_bitsandbytes(state: Mapping[str, Any], names: Sequence[str] = ("exp_avg",
         ``optimizer.state[param]``, or an entry of ``optimizer.state_dict()["state"]``, with any ``state_dtype``.
     names : sequence of str
         As in :func:`from_bitsandbytes`.
+    shape : sequence of int, optional
+        That of the param, which has to be in C order: needed for 4-bit states, whose codes are in a row.
 
     Returns
     -------
@@ -575,7 +641,7 @@ def to_bitsandbytes(state: Mapping[str, Any], names: Sequence[str] = ("exp_avg",
     Raises
     ------
     TypeError, ValueError
-        If a state is missing.
+        If a state is missing, or `shape` is and needed, or is another one.
 
     Examples
     --------
@@ -587,14 +653,14 @@ def to_bitsandbytes(state: Mapping[str, Any], names: Sequence[str] = ("exp_avg",
     _check_mapping(state)
     out: dict[str, Any] = {"step": int(state["step"])} if "step" in state else {}
     for k, name in enumerate(names, 1):
-        found = _saved(state, name)
+        found = _saved(state, name, shape)
         if not isinstance(found, Stored):
             out[f"state{k}"] = _backend.float32(found)
             continue
         # The first has the map with a sign whatever it is, the second the other.
         wanted = "dynamic_signed" if k == 1 else "dynamic_unsigned"
         if found.format != wanted:
-            found = _recoded(_float32(found), wanted)
+            found = _recoded(_float32(found, shape), wanted)
         out |= {f"state{k}": found.data, f"absmax{k}": found.scales, f"qmap{k}": _map_like(wanted, found.data)}
     return out
 
@@ -602,8 +668,8 @@ def to_bitsandbytes(state: Mapping[str, Any], names: Sequence[str] = ("exp_avg",
 def from_torchao(state: Mapping[str, Any]) -> dict[str, Any]:
     """Convert the state that an optimizer of torchao has for one param.
 
-    Codes and scales stay what they are. They stand for the same numbers, but for the last place or two of the map of
-    8-bit states, which PyTorch computes with other instructions on other processors.
+    Codes and scales stay what they are. They stand for the same numbers, but for the last place or two of the maps,
+    which PyTorch computes with other instructions on other processors.
 
     Parameters
     ----------
@@ -615,8 +681,9 @@ def from_torchao(state: Mapping[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        The state of the param in :mod:`adaptk.torch` with ``state_dtype="8bit_dynamic"`` or ``"fp8_e4m3"``. It shares
-        memory with `state`. 4-bit states, which adaptk does not store, are decoded to float32.
+        The state of the param in :mod:`adaptk.torch` with ``state_dtype="8bit_dynamic"``, ``"fp8_e4m3"`` or ``"4bit"``.
+        It shares memory with `state`. 4-bit states with another map or other blocks than of 128 elements are decoded to
+        float32.
 
     Raises
     ------
@@ -641,7 +708,7 @@ def from_torchao(state: Mapping[str, Any]) -> dict[str, Any]:
         codes, qmap = parts["codes"], parts.get("qmap")
         where = f"state[{name!r}]"
         if qmap is not None and int(np.prod(qmap.shape)) == 16:
-            out[name] = _decode_4bit(codes, parts["scale"], qmap, parts.get("shape", parts.get("_shape")), where)
+            out.update(_from_torchaos_4bit(name, parts, where))
             continue
         format = "fp8_e4m3" if qmap is None else _read_map(qmap, f"{where}, qmap")
         if "float8_e4m3fn" in str(codes.dtype):
@@ -651,22 +718,25 @@ def from_torchao(state: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def to_torchao(state: Mapping[str, Any]) -> dict[str, Any]:
+def to_torchao(state: Mapping[str, Any], shape: Sequence[int] | None = None) -> dict[str, Any]:
     """Convert a param's state of :mod:`adaptk.torch` to what an optimizer of torchao has for it.
 
     Parameters
     ----------
     state : mapping
         ``optimizer.state[param]``, or an entry of ``optimizer.state_dict()["state"]``, with any ``state_dtype``.
+    shape : sequence of int, optional
+        That of the param, which has to be in C order: needed for 4-bit states, whose codes are in a row.
 
     Returns
     -------
     dict
-        Each state in 8 bits as a dict of the arguments of torchao's class for it: ``OptimState8bit(**value)`` with
-        ``codes``, ``scale``, ``qmap`` and ``signed``, or for ``fp8_e4m3`` ``OptimStateFp8(**value)`` with ``codes`` and
-        ``scale``. What is stored in another 8-bit format is encoded anew as ``8bit_dynamic``. States whose number of
-        elements is no multiple of 256, which torchao does not store in 8 bits, become float32; all others are kept. It
-        shares memory with `state`.
+        Each state in 8 or 4 bits as a dict of the arguments of torchao's class for it: ``OptimState8bit(**value)`` with
+        ``codes``, ``scale``, ``qmap`` and ``signed``, for ``fp8_e4m3`` ``OptimStateFp8(**value)`` with ``codes`` and
+        ``scale``, and for ``4bit`` ``OptimState4bit(**value)``, which has ``shape`` as well. What is stored in another
+        8-bit format is encoded anew as ``8bit_dynamic``. States whose number of elements is no multiple of 256, or in 4
+        bits of 128, which torchao does not store so, become float32; all others are kept. It shares memory with
+        `state`.
 
     Raises
     ------
@@ -687,20 +757,23 @@ def to_torchao(state: Mapping[str, Any]) -> dict[str, Any]:
     for name in state:
         if name in scales:
             continue
-        found = _saved(state, name)
+        found = _saved(state, name, shape)
         if not isinstance(found, Stored):
             out[name] = found
             continue
-        if int(np.prod(found.data.shape)) % 256 > 0:
-            out[name] = _float32(found)
+        packed = is_packed(found.format)
+        if math.prod(found.data.shape if shape is None else shape) % (block_of(found.format) if packed else 256) > 0:
+            out[name] = _float32(found, shape)
             continue
         if found.format == "fp8_e4m3":
             out[name] = {"codes": found.data.view(_backend.float8(found.data)), "scale": found.scales}
             continue
         signed = not _NONNEGATIVE[name]
-        wanted = "dynamic_signed" if signed else "dynamic_unsigned"
+        wanted = found.format if packed else "dynamic_signed" if signed else "dynamic_unsigned"
         if found.format != wanted:
             found = _recoded(_float32(found), wanted)
         qmap = _map_like(wanted, found.data)
         out[name] = {"codes": found.data, "scale": found.scales, "qmap": qmap, "signed": signed}
+        if packed:
+            out[name]["shape"] = tuple(shape or ())
     return out

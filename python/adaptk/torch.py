@@ -565,10 +565,12 @@ class _Fused(torch.optim.Optimizer):
                 if "step" in state:
                     _check_count(state["step"], f"{where}['step']")
                 for n in arrays:
-                    if isinstance(state.get(n), Tensor) and state[n].shape != p.shape:
-                        raise ValueError(
-                            f"{where}[{n!r}]: shape {tuple(state[n].shape)}, expected {tuple(p.shape)} like its param"
-                        )
+                    wanted, like = tuple(p.shape), "like its param"
+                    if f"{n}_4bit_scales" in state:
+                        wanted = formats.stored_shape(formats.format_of_saved("4bit_scales", n), p.shape)
+                        like = f"of 4-bit codes for the {p.numel()} elements of its param"
+                    if isinstance(state.get(n), Tensor) and state[n].shape != wanted:
+                        raise ValueError(f"{where}[{n!r}]: shape {tuple(state[n].shape)}, expected {wanted} {like}")
 
     def _defaults_of(self, group: Group) -> Group:
         """What options a saved group must have."""
@@ -1033,7 +1035,7 @@ class _Fused(torch.optim.Optimizer):
             of = formats.format_of_saved(saved, name)
             coded = self._codes(state[name], spec, p, of, where), self._scales(state, f"{name}_{saved}", where)
             # Loaded once; codes are converted on the CPU.
-            dense = formats.dequantize([*(x.cpu() for x in coded), of]).to(p.device)
+            dense = formats.dequantize([*(x.cpu() for x in coded), of], (p.numel(),)).to(p.device)
             _put(state, name, dense.as_strided(p.shape, p.stride()), undo)
             _drop(state, f"{name}_{saved}", undo)
         if not isinstance(stored, str):
@@ -1046,22 +1048,31 @@ class _Fused(torch.optim.Optimizer):
             scales = self._scales(state, scales_name, where)
             if scales is not state[scales_name]:
                 _put(state, scales_name, scales, undo)
+            if formats.is_packed(stored):
+                codes = self._codes(state[name], spec, p, stored, where)
+                if codes is not state[name]:
+                    _put(state, name, codes, undo)
+                return formats.Stored(codes, scales, stored)
             dtype = getattr(torch, formats.STORED_DTYPES[stored])
             return formats.Stored(self._array(state, name, p, dtype, where, odd, undo), scales, stored)
         dense = self._array(state, name, p, torch.float32, where, odd, undo)
         made = formats.quantize(_in_memory_order(dense).cpu(), stored)
-        _put(state, name, made.data.to(p.device).as_strided(p.shape, p.stride()), undo)
+        codes = made.data.to(p.device)
+        _put(state, name, codes if formats.is_packed(stored) else codes.as_strided(p.shape, p.stride()), undo)
         _put(state, scales_name, made.scales.to(p.device), undo)
         return formats.Stored(state[name], state[scales_name], stored)
 
     @staticmethod
     def _codes(codes: Any, spec: State, p: Tensor, format: str, where: str) -> Tensor:
-        """Codes of another run in memory order, in the dtype that they were saved in."""
-        if not isinstance(codes, Tensor) or codes.shape != p.shape:
-            raise ValueError(
-                f"state[{spec.name!r}] of {where}: expected codes of shape {tuple(p.shape)} like its param"
-            )
+        """Codes in a row, in the order of memory and the dtype that they were saved in."""
+        wanted = formats.stored_shape(format, p.shape)
+        if not isinstance(codes, Tensor) or tuple(codes.shape) != wanted:
+            like = f"for the {p.numel()} elements of its param" if formats.is_packed(format) else "like its param"
+            raise ValueError(f"state[{spec.name!r}] of {where}: expected codes of shape {wanted} {like}")
         # torch may have brought them into the dtype of the param, which holds them exactly.
+        if formats.is_packed(format):
+            plain = codes.dtype == torch.uint8 and codes.device == p.device and codes.is_contiguous()
+            return codes if plain else codes.detach().to(device=p.device, dtype=torch.uint8).contiguous()
         return _in_memory_order(_in_layout_of(codes, p, getattr(torch, formats.STORED_DTYPES[format])))
 
     @staticmethod
@@ -1731,11 +1742,12 @@ _RULES_OF: Mapping[str, tuple[str, ...]] = {
 _GIVEN_DOC = [
     "state_dtype : str or dict from state to str, optional",
     "    What states are stored as: 'float32', 'bfloat16', 'float16', 'bfloat16_sr', '8bit', '8bit_nearest',",
-    "    '8bit_dynamic' or 'fp8_e4m3' (:mod:`adaptk.formats`); the step computes in float32. Those of float64 and",
-    "    complex params are like them. Scales of 8-bit states are in the optimizer's state beside them, as",
-    "    ``exp_avg_scales``; those of '8bit_dynamic' as ``exp_avg_absmax``, of 'fp8_e4m3' as ``exp_avg_fp8_scales``.",
+    "    '8bit_dynamic', 'fp8_e4m3' or '4bit' (:mod:`adaptk.formats`); the step computes in float32. Those of float64",
+    "    and complex params are like them. Scales of 8-bit states are in the optimizer's state beside them, as",
+    "    ``exp_avg_scales``; those of '8bit_dynamic' as ``exp_avg_absmax``, of 'fp8_e4m3' as ``exp_avg_fp8_scales``,",
+    "    of '4bit' as ``exp_avg_4bit_scales``. 4-bit codes are in a row of half as many bytes.",
     "min_8bit_size : int",
-    "    Params of fewer elements have float32 states where `state_dtype` says 8 bits.",
+    "    Params of fewer elements have float32 states where `state_dtype` says 8 bits or 4.",
     "seed : int",
     "    Of stochastic rounding, in [0, 2**63).",
     "param_format : {'sr'}, optional",

@@ -294,7 +294,7 @@ class StoredTwin {
                 for (float& x : values) x = std::fabs(x);
             if (kind == Kind::special && b < 2 && size > 0)
                 for (const float x : {HUGE_VALF, -HUGE_VALF, NAN, 0.0f, 1e-42f}) values[random.below(size)] = x;
-            Bytes bytes(size * size_of(f));
+            Bytes bytes(detail::storage_bytes(f, update_.size));
             std::vector<float> scales(detail::has_side(f) ? detail::side_count(f, update_.size) : 0);
             if (detail::is_plain(f)) {
                 for (std::size_t i = 0; i < size; ++i) write_element(f, values[i], &bytes[i * size_of(f)]);
@@ -320,7 +320,7 @@ class StoredTwin {
             // Codes are compared as they are, numbers but for which NaN they are.
             const bool codes = detail::has_side(f);
             const Format of = detail::info_of(f).dtype;
-            const bool equal = codes ? std::equal(cpu_[k].data(), cpu_[k].data() + n * size_of(f), device_[k].data())
+            const bool equal = codes ? std::equal(cpu_[k].data(), cpu_[k].data() + cpu_[k].size(), device_[k].data())
                                      : first_difference(of, cpu_[k].data(), device_[k].data(), n) == no_difference;
             CHECK_THAT(equal && device_[k].intact(), "%s: %zu elements, %s of buffer %zu (%s)", what.c_str(), size_,
                        k % 2 == 0 ? "elements" : "scales", k / 2, detail::name_of(update_.format[k / 2]));

@@ -321,7 +321,9 @@ void test_formats() {
     for (const detail::FormatInfo& f : detail::formats()) {
         CHECK(&f == &detail::info_of(f.id) && &f == detail::find_format(f.name));
         CHECK(f.block >= 1 && 256 % f.block == 0 && f.bytes >= 1 && f.bytes % f.alignment == 0);
-        CHECK(detail::storage_bytes(f.id, 0) == 0 && detail::storage_bytes(f.id, 7) == 7u * f.bytes);
+        CHECK(detail::storage_bytes(f.id, 0) == 0 &&
+              detail::storage_bytes(f.id, 7) == (f.packed_bits > 0 ? 4u : 7u * f.bytes));
+        CHECK(detail::is_packed(f.id) ? f.packed_bits == 1 && f.block % 2 == 0 : detail::stored_count(f.id, 7) == 7);
         CHECK(detail::side_count(f.id, 0) == 0 && detail::side_count(f.id, f.block) == 1);
         CHECK(detail::side_count(f.id, f.block + 1) == 2);
         CHECK(detail::has_side(f.id) == (f.block > 1 || f.split));

@@ -231,19 +231,21 @@ typedef struct adaptk_format {
     size_t bytes;       /* of an element */
     size_t block;       /* elements that share a float32 scale, from the first one on; 1: there are no scales */
     int stochastic;     /* rounding needs random bits, and so a seed */
+    size_t packed;      /* elements in each that is stored, of `bytes`: 2 for those of 4 bits, else 1 */
 } adaptk_format;
 
 /* float32, float64, bfloat16, float16; bfloat16_sr, rounded stochastically; int8; uint8, for states that are never
  * negative; uint8_nearest, the same rounded to nearest; fp8_e4m3; dynamic_signed; dynamic_unsigned, for states that are
  * never negative; float16_sr; for params alone bfloat16_remainder16, bfloat16_remainder8 and bfloat16_kahan, see
- * adaptk_step_options. NULL if `index` is out of range or there is no such name. */
+ * adaptk_step_options; 4bit_signed; 4bit_unsigned, for states that are never negative. NULL if `index` is out of range
+ * or there is no such name. */
 ADAPTK_API size_t adaptk_format_count(void);
 ADAPTK_API const adaptk_format* adaptk_format_at(size_t index);
 ADAPTK_API const adaptk_format* adaptk_find_format(const char* name);
 
 /* The format that a name stands for, for one of a rule's states: "8bit" is uint8 if the state is never negative, else
- * int8; "8bit_nearest" is uint8_nearest or int8, "8bit_dynamic" dynamic_unsigned or dynamic_signed. Any other name is
- * that of a format. NULL on error. */
+ * int8; "8bit_nearest" is uint8_nearest or int8, "8bit_dynamic" dynamic_unsigned or dynamic_signed, "4bit"
+ * 4bit_unsigned or 4bit_signed. Any other name is that of a format. NULL on error. */
 ADAPTK_API const adaptk_format* adaptk_state_format(const adaptk_rule* rule, size_t state, const char* name);
 
 /* The number of scales beside so many elements; 0 if the format has none. */
@@ -253,7 +255,7 @@ ADAPTK_API size_t adaptk_scale_count(const adaptk_format* format, size_t element
  * the size. */
 typedef struct adaptk_stored {
     size_t size;
-    const adaptk_tensor* data;   /* the elements, in the shape and the strides of the param */
+    const adaptk_tensor* data;   /* the elements, in the shape and the strides of the param; packed ones in a row */
     const adaptk_tensor* scales; /* float32, adaptk_scale_count() in a row; NULL for a format without scales */
     const char* format;          /* its name; NULL: the dtype's, where int8 and uint8 are those formats */
 } adaptk_stored;

@@ -264,7 +264,8 @@ inline const adaptk_format& format_of(const adaptk_rule& rule, std::size_t state
     if (found == nullptr) throw Error(ADAPTK_UNKNOWN_NAME, std::string("storage: ") + adaptk_last_error());
     if (std::string_view(found->name) == "float64")
         throw Error(ADAPTK_INVALID_TYPE, "storage: float64 states are for float64 params");
-    const bool chosen_by_size = std::string_view(name).starts_with("8bit") || std::string_view(name) == "fp8_e4m3";
+    const std::string_view text = name;
+    const bool chosen_by_size = text.starts_with("8bit") || text == "fp8_e4m3" || text == "4bit";
     const bool small = chosen_by_size && param.size() < storage.min_8bit_size;
     return small ? *adaptk_find_format("float32") : *found;
 }
@@ -578,6 +579,10 @@ class Plan {
                                              "'; there are " + (known.empty() ? "none" : known));
     }
 
+    static std::size_t stored_count(const adaptk_format& f, const Tensor& param) {
+        return param.size() / f.packed + (param.size() % f.packed > 0 ? 1 : 0);
+    }
+
     // Scales come first, then elements of 8, 4, 2 and 1 bytes as each state has them: all are aligned.
     static Own allocate(const adaptk_rule& rule, const Tensor& param, const Storage& storage) {
         std::vector<const adaptk_format*> formats;
@@ -585,7 +590,7 @@ class Plan {
         for (std::size_t i = 0; i < rule.state_count; ++i) {
             formats.push_back(&interface_detail::format_of(rule, i, param, storage));
             scales += adaptk_scale_count(formats.back(), param.size());
-            bytes += (param.size() * formats.back()->bytes + 7) / 8 * 8;
+            bytes += (stored_count(*formats.back(), param) * formats.back()->bytes + 7) / 8 * 8;
         }
         const std::size_t before = (scales * sizeof(float) + 7) / 8 * 8;
         Own own{std::make_unique<std::byte[]>(before + bytes), {}};
@@ -593,9 +598,10 @@ class Plan {
         std::byte* at = own.memory.get() + before;
         for (const adaptk_format* f : formats) {
             const std::size_t count = adaptk_scale_count(f, param.size());
-            own.states.push_back({Tensor(at, param.size(), interface_detail::type_of(*f)), {scale, count}, f->name});
+            const std::size_t elements = stored_count(*f, param);
+            own.states.push_back({Tensor(at, elements, interface_detail::type_of(*f)), {scale, count}, f->name});
             scale += count;
-            at += (param.size() * f->bytes + 7) / 8 * 8;
+            at += (elements * f->bytes + 7) / 8 * 8;
         }
         return own;
     }

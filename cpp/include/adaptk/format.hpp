@@ -21,7 +21,9 @@
 //    stored as NaN, or as 0 by a format with no code for NaN. If there is only one such code, not_finite, or two that
 //    differ in the sign, decode<L, true> is for blocks without it. encode<L, true> is for finite elements. Both have
 //    the same results as without `true`. Blocks whose largest magnitude is below least_scale are multiplied by
-//    scale_lift, a power of two, before they are encoded: reciprocals stay finite.
+//    scale_lift, a power of two, before they are encoded: reciprocals stay finite. Formats of less than a byte have
+//    `packed` elements in each Element, the first of them in its upper bits; the buffer is then a row of Elements,
+//    whatever the shape of the param, and a last one that is not full is filled up with codes of 0.
 // 4. Params that are split in two: each element has one of `Side` beside it, in a second buffer whose dtype is
 //    side_dlpack. decode<L>(codes, codes beside them) and encode<L>(x), which is a SplitCode<L>.
 //
@@ -83,7 +85,7 @@ struct OneLane {
     ADAPTK_HD static I larger(I a, I b) { return a < b ? b : a; }
 };
 
-// Vectors may have lookups besides: F lookup(array of 8 floats, U), by the index modulo 8, and the same of 32.
+// Vectors may have lookups besides: F lookup(array of 8 floats, U), by the index modulo 8, and the same of 16 and 32.
 template <class L>
 inline constexpr bool has_lookup = requires(std::array<float, 8> t, typename L::U i) { L::lookup(t, i); };
 template <class L>
@@ -136,6 +138,14 @@ template <class F> ADAPTK_HD float scale_of(float largest) {
 template <class F> constexpr std::size_t block_of() {
     if constexpr (BlockFormat<F>) {
         return F::block;
+    } else {
+        return 1;
+    }
+}
+// Elements in each of what is stored.
+template <class F> constexpr std::size_t packed_of() {
+    if constexpr (requires { F::packed; }) {
+        return F::packed;
     } else {
         return 1;
     }

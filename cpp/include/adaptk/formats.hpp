@@ -4,6 +4,7 @@
 #include "adaptk/formats/dynamic.hpp"
 #include "adaptk/formats/eight_bit.hpp"
 #include "adaptk/formats/float8.hpp"
+#include "adaptk/formats/four_bit.hpp"
 #include "adaptk/formats/half.hpp"
 #include "adaptk/formats/ieee.hpp"
 #include "adaptk/formats/split.hpp"
@@ -12,6 +13,6 @@ ADAPTK_NAMESPACE_BEGIN
 
 using Formats = FormatList<Float32, Float64, BFloat16, Float16, BFloat16Stochastic, Linear8, LogarithmicStochastic8,
                            LogarithmicNearest8, Float8E4M3, DynamicSigned8, DynamicUnsigned8, Float16Stochastic,
-                           BFloat16Remainder16, BFloat16Remainder8, BFloat16Kahan>;
+                           BFloat16Remainder16, BFloat16Remainder8, BFloat16Kahan, FourBitSigned, FourBitUnsigned>;
 
 ADAPTK_NAMESPACE_END
