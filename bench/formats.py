@@ -94,10 +94,13 @@ def _bitsandbytes(p: Any) -> Any:
     return bitsandbytes.optim.Adam8bit([p], lr=LR)
 
 
-def _torchao(p: Any) -> Any:
-    from torchao.optim import Adam8bit
+def _torchao(name: str) -> Callable[[Any], Any]:
+    def optimizer_of(p: Any) -> Any:
+        from torchao import optim
 
-    return Adam8bit([p], lr=LR)
+        return getattr(optim, name)([p], lr=LR)
+
+    return optimizer_of
 
 
 def _optimi(p: Any) -> Any:
@@ -112,7 +115,9 @@ def _optimi(p: Any) -> Any:
 #: Adam in low precision elsewhere: its name, the gradients it has here, and the optimizer of a param.
 OTHERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "bitsandbytes, 8 bits": ("float32", _bitsandbytes),
-    "torchao, 8 bits": ("float32", _torchao),
+    "torchao, 8 bits": ("float32", _torchao("Adam8bit")),
+    "torchao, float8": ("float32", _torchao("AdamFp8")),
+    "torchao, 4 bits": ("float32", _torchao("Adam4bit")),
     "torch-optimi, bfloat16 and Kahan": ("bfloat16", _optimi),
 }
 

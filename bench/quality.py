@@ -1,12 +1,12 @@
 """What storage formats do to training: the loss of two models after the same steps, over several seeds.
 
 ``python bench/quality.py [--models digits,characters] [--variants NAMES] [--seeds N] [--steps N] [--json FILE]
-[--plot FILE]``
+[--plot FILE] [--from FILES]``
 
 The models are a network on the handwritten digits and a small transformer on the characters of the language reference
 that comes with Python, both trained by AdamW. Each seed fixes the first weights and the order of the batches, so that
 variants differ in nothing but what is stored. The difference of a variant is that of its losses to float32's with the
-same seed: mean and standard deviation.
+same seed: mean and standard deviation. ``--from`` trains nothing, and takes the rows of earlier runs.
 """
 
 from __future__ import annotations
@@ -180,8 +180,11 @@ def run(model: str, names: Sequence[str], seeds: int, steps: int | None) -> Iter
 
 def plot(rows: Sequence[Row], path: Path) -> None:
     """Each variant's losses beside float32's, with the spread over seeds."""
+    import matplotlib as mpl
     import matplotlib.pyplot as plt
 
+    # The same file from the same rows.
+    mpl.rcParams.update({"svg.hashsalt": "adaptk", "svg.fonttype": "none"})
     models = list(dict.fromkeys(row.model for row in rows))
     figure, axes = plt.subplots(1, len(models), figsize=(5.5 * len(models), 4.2), layout="constrained", squeeze=False)
     for ax, model in zip(axes[0], models, strict=True):
@@ -196,7 +199,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         ax.set_xlabel("loss on the test")
         ax.set_title(model)
         ax.legend(loc="lower right", fontsize="small")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
 
 
@@ -215,12 +218,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--variants", type=lambda t: _names(t, list(VARIANTS)), default=list(VARIANTS))
     parser.add_argument("--seeds", type=whole(1), default=3)
     parser.add_argument("--steps", type=whole(1), default=None, help="default: 2000 for digits, 500 for characters")
+    parser.add_argument("--from", dest="earlier", type=lambda t: [Path(name) for name in t.split(",")], default=[])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     a = parser.parse_args(arguments)
     names = ["float32", *(name for name in a.variants if name != "float32")]
-    rows = []
-    for model in a.models:
+    rows = [Row(**row) for path in a.earlier for row in json.loads(path.read_text())["rows"]]
+    for model in a.models if not a.earlier else ():
         print(f"{model}: loss, and difference to float32 with the same seed (standard deviation), {a.seeds} seeds")
         for row in run(model, names, a.seeds, a.steps):
             rows.append(row)

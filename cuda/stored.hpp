@@ -266,7 +266,7 @@ template <class E> ADAPTK_DEVICE std::uint32_t code_of(const Vector& w, int k) {
 }
 
 template <class F> ADAPTK_DEVICE std::uint32_t stored_code(const Vector& w, int k) {
-    if constexpr (packed_of<F>() > 1) {
+    if constexpr (element_bytes<F> == 0) {
         return (w.word[0] >> (4 * (k ^ 1))) & 15u;
     } else {
         return code_of<typename F::Element>(w, k);
@@ -467,7 +467,7 @@ ADAPTK_DEVICE Vector encoded(const float (&x)[per_lane], const StateSide& side, 
         const float factor = F::factor(lifted);
         const RandomnessOf<F> random(side.key, first, lane);
         const auto code = [&](int k) { return F::template encode<OneLane>(y[k], factor, random(lane, k)); };
-        if constexpr (packed_of<F>() > 1) {
+        if constexpr (element_bytes<F> == 0) {
             return packed_in_halves(code);
         } else {
             return packed<E>(code);
