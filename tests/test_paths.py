@@ -1,4 +1,4 @@
-"""The interactive page of the documentation: its formulas against the library, and the page in a browser."""
+"""The pages of paths in the documentation: formulas and runs against the library, and the pages in a browser."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,22 @@ console.log(JSON.stringify(out));
 """.replace("STEPS", str(STEPS))
 
 
-def registry_script() -> str:
+def paths_module() -> Any:
     sys.path.insert(0, str(DOCS))
     try:
         import paths
     finally:
         sys.path.pop(0)
-    return paths.registry_script()
+    return paths
+
+
+def registry_script() -> str:
+    return paths_module().registry_script()
+
+
+def runs_of(rules: list[str], surfaces: list[str]) -> dict[str, Any]:
+    script = paths_module().runs_script(rules, surfaces)
+    return json.loads(script[script.index("{") : script.rindex("}") + 1])
 
 
 @pytest.fixture(scope="module")
@@ -125,18 +135,88 @@ def test_gradients(results: dict[str, Any]) -> None:
         np.testing.assert_allclose(entry["gradient"], entry["quotient"], rtol=0, atol=1e-6 * scale)
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The page in a browser, without the theme around it, by its file's address: no server."""
+def test_the_surfaces_of_both_languages(tmp_path: Path) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs Node.js")
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-2, 2, (20, 2)).tolist()
+    program = (
+        "const { surfaces } = require(process.argv[2]); const points = JSON.parse(process.argv[3]);"
+        "const of = ([name, s]) => [name, { start: s.start, f: points.map(s.f), g: points.map(s.gradient) }];"
+        "console.log(JSON.stringify(Object.fromEntries(Object.entries(surfaces).map(of))));"
+    )
+    (tmp_path / "program.js").write_text(program)
+    command = [node, str(tmp_path / "program.js"), str(SCRIPT), json.dumps(points)]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    mine = paths_module().SURFACES
+    assert list(found) == list(mine)
+    for name, (start, both) in mine.items():
+        assert found[name]["start"] == list(start)
+        np.testing.assert_allclose(found[name]["f"], [both(*p)[0] for p in points], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(found[name]["g"], [both(*p)[1] for p in points], rtol=1e-12, atol=1e-12)
+
+
+def test_the_runs_are_the_librarys() -> None:
+    module = paths_module()
+    data = runs_of(["adam", "schedule_free_sgd", "sgd"], ["rosenbrock"])
+    assert list(data["runs"]) == ["rosenbrock"]
+    assert data["frames"] == module.STEPS // module.EVERY + 1
+    start, both = module.SURFACES["rosenbrock"]
+    for rule, run in data["runs"]["rosenbrock"].items():
+        rate = min(module.RATES, key=lambda r: abs(r - run["lr"]))
+        p = np.array(start)
+        opt = adaptk.optimizer_for(rule, [p], lr=rate)
+        wanted = [p.tolist()]
+        for t in range(module.STEPS):
+            opt.step([np.array(both(*p.tolist())[1])])
+            if (t + 1) % module.EVERY == 0:
+                at = opt.evaluation_params()[0] if rule == "schedule_free_sgd" else p
+                wanted.append(at.tolist())
+        np.testing.assert_allclose(run["points"], wanted, atol=1e-4)
+        # Its rate is the best one.
+        assert both(*run["points"][-1])[0] < both(*start)[0]
+
+
+@pytest.mark.full
+def test_a_reader_watches_all_rules(tmp_path: Path) -> None:
+    rules = ["sgd", "momentum", "adagrad", "adam", "lion", "qhm"]
+    script = paths_module().runs_script(rules)
+    with opened(tmp_path, "all_paths.md", {"runs.js": script}) as page:
+        buttons = page.query_selector_all("#all-rules button")
+        assert {b.get_attribute("data-rule") for b in buttons} == set(rules)
+        values = [float(b.get_attribute("data-value")) for b in buttons]
+        assert values == sorted(values)
+        before = page.locator("#paths-surface").screenshot()
+        page.click("#all-rules button[data-rule=lion]")
+        assert page.get_attribute("#all-rules button[data-rule=lion]", "aria-pressed") == "true"
+        assert page.locator("#paths-surface").screenshot() != before
+        page.click("#all-rules button[data-rule=lion]")
+        assert page.locator("#paths-surface").screenshot() == before
+        page.locator("#all-step").evaluate("(e) => { e.value = 3; e.dispatchEvent(new Event('input')); }")
+        assert page.inner_text("#all-shown") == "step 6"
+        # All rules begin at the same point.
+        page.locator("#all-step").evaluate("(e) => { e.value = 0; e.dispatchEvent(new Event('input')); }")
+        assert len({b.get_attribute("data-value") for b in page.query_selector_all("#all-rules button")}) == 1
+        page.click("#all-play")
+        page.wait_for_function("Number(document.getElementById('paths-app').dataset.shown) > 2")
+        page.click("#all-play")
+        assert page.inner_text("#all-play") == "Play"
+        page.select_option("#all-kind", "beale")
+        assert page.locator("#paths-surface").screenshot() != before
+
+
+@contextmanager
+def opened(folder: Path, name: str, scripts: dict[str, str]) -> Iterator[Any]:
+    """A page in a browser, without the theme around it, by its file's address: no server."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser_path is None:
         pytest.skip("needs Chromium")
-    folder = tmp_path_factory.mktemp("page")
     shutil.copytree(DOCS / "_static", folder / "_static")
-    (folder / "_static" / "paths" / "registry.js").write_text(registry_script())
-    text = (DOCS / "interactive.md").read_text(encoding="utf-8")
-    html = text.split("```{raw} html\n")[1].split("```")[0]
+    for script, text in scripts.items():
+        (folder / "_static" / "paths" / script).write_text(text)
+    html = (DOCS / name).read_text(encoding="utf-8").split("```{raw} html\n")[1].split("```")[0]
     (folder / "page.html").write_text(f"<!doctype html><meta charset=utf-8><body>{html}</body>", encoding="utf-8")
     with api.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
@@ -148,6 +228,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield page
         assert not errors
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with opened(tmp_path_factory.mktemp("page"), "interactive.md", {"registry.js": registry_script()}) as page:
+        yield page
 
 
 @pytest.mark.full

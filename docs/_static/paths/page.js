@@ -4,6 +4,7 @@
 
 (function () {
   const { surfaces, path, bestRate } = window.adaptkPaths;
+  const { themeColours, prepared, lowest, drawSurface, drawTrail, placed } = window.adaptkDrawing;
   const registry = window.adaptkRegistry;
   const RATES = Array.from({ length: 33 }, (_, i) => 10 ** (-5 + i / 5)); // 1e-5 to about 25
   // Paul Tol's bright and muted colours, told apart without red against green.
@@ -47,102 +48,18 @@
     }
   }
 
-  // Colours of the theme that the page has.
-  function ink() {
-    const style = getComputedStyle(by("paths-app"));
-    return { text: style.getPropertyValue("--paths-text"), line: style.getPropertyValue("--paths-line"),
-      low: style.getPropertyValue("--paths-low"), high: style.getPropertyValue("--paths-high") };
-  }
+  const ink = () => themeColours(by("paths-app"));
 
-  function prepared(canvas) {
-    const ratio = window.devicePixelRatio || 1;
-    const width = canvas.clientWidth;
-    const height = canvas.clientHeight;
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
-    const context = canvas.getContext("2d");
-    context.scale(ratio, ratio);
-    context.clearRect(0, 0, width, height);
-    return { context, width, height };
-  }
-
-  const level = (value, lowest) => Math.log10(value - lowest + 1e-3);
-
-  function lowest(s) {
-    return Math.min(...s.minima.map(s.f));
-  }
-
-  function mix(a, b, share) {
-    const part = (text, i) => parseInt(text.trim().slice(1 + 2 * i, 3 + 2 * i), 16);
-    return [0, 1, 2].map((i) => Math.round(part(a, i) + (part(b, i) - part(a, i)) * share));
-  }
-
-  function drawSurface(context, width, height) {
-    const s = surface();
-    const colours = ink();
-    const cells = 180;
-    const picture = document.createElement("canvas");
-    picture.width = picture.height = cells;
-    const inside = picture.getContext("2d");
-    const image = inside.createImageData(cells, cells);
-    const values = [];
-    for (let j = 0; j < cells; j++) {
-      for (let i = 0; i < cells; i++) {
-        const x = s.x[0] + ((s.x[1] - s.x[0]) * (i + 0.5)) / cells;
-        const y = s.y[1] - ((s.y[1] - s.y[0]) * (j + 0.5)) / cells;
-        values.push(level(s.f([x, y]), lowest(s)));
-      }
-    }
-    const [least, most] = [values, values].map((v, i) => v.reduce((a, b) => (i ? Math.max(a, b) : Math.min(a, b))));
-    const bands = 14; // filled contours, at even distances of the logarithm
-    values.forEach((value, k) => {
-      const share = Math.floor((bands * (value - least)) / (most - least + 1e-12)) / bands;
-      const [r, g, b] = mix(colours.low, colours.high, share);
-      image.data.set([r, g, b, 255], 4 * k);
-    });
-    inside.putImageData(image, 0, 0);
-    context.imageSmoothingEnabled = true;
-    context.drawImage(picture, 0, 0, width, height);
-  }
-
-  const place = ([x, y], width, height) => {
-    const s = surface();
-    return [((x - s.x[0]) / (s.x[1] - s.x[0])) * width, ((s.y[1] - y) / (s.y[1] - s.y[0])) * height];
-  };
+  const place = (point, width, height) => placed(surface(), point, width, height);
 
   function drawPaths() {
     const { context, width, height } = prepared(by("paths-surface"));
-    drawSurface(context, width, height);
-    const colours = ink();
-    for (const point of surface().minima) {
-      const [x, y] = place(point, width, height);
-      context.strokeStyle = colours.text;
-      context.lineWidth = 2;
-      context.beginPath();
-      context.moveTo(x - 6, y);
-      context.lineTo(x + 6, y);
-      context.moveTo(x, y - 6);
-      context.lineTo(x, y + 6);
-      context.stroke();
-    }
+    drawSurface(context, width, height, surface(), ink());
     for (const rule of choice.rules) {
-      const points = paths[rule].slice(0, shown + 1).map((p) => place(p, width, height));
-      context.strokeStyle = context.fillStyle = colour(rule);
-      context.lineWidth = 2.2;
-      context.lineJoin = "round";
-      context.beginPath();
-      points.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
-      context.stroke();
-      const [x, y] = points[points.length - 1];
-      context.beginPath();
-      context.arc(x, y, 5, 0, 2 * Math.PI);
-      context.fill();
-      context.strokeStyle = "#ffffff";
-      context.lineWidth = 1.5;
-      context.stroke();
+      drawTrail(context, paths[rule].slice(0, shown + 1).map((p) => place(p, width, height)), colour(rule));
     }
     const [x, y] = place(start(), width, height);
-    context.strokeStyle = colours.text;
+    context.strokeStyle = ink().text;
     context.lineWidth = 1.5;
     context.strokeRect(x - 4, y - 4, 8, 8);
   }
