@@ -252,6 +252,7 @@ def _parser() -> Parser:
             (f"{name} bench --isas all --threads 1,2", "every instruction set, two numbers of threads"),
             (f"{name} bench --overhead", "what a small call costs"),
             (f"{name} bench --readme --write README.md", "every figure of the README"),
+            (f"{name} bench --offload --sizes 64M", "AdamW with states in host memory (needs torch)"),
             (f"{name} bench --device cuda", "on a GPU, beside the optimizers of torch and others"),
         ],
     )
@@ -280,6 +281,7 @@ def _parser() -> Parser:
     parser.add_argument("--threads", type=_numbers, metavar="N,N", help="default: as many as a step has")
     parser.add_argument("--repeats", type=whole(1), default=11, metavar="N", help="repetitions in turn; default: 11")
     parser.add_argument("--overhead", action="store_true", help="measure small calls beside numpy.add instead")
+    parser.add_argument("--offload", action="store_true", help="measure offloaded steps beside other libraries instead")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the shares of the ceiling (needs matplotlib)")
     add_json(parser)
     readme = parser.add_argument_group(
@@ -354,8 +356,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     if options.readme:
-        if options.device == "cuda" or options.overhead:
-            parser.error("--readme: --device and --overhead are for other measurements")
+        if options.device == "cuda" or options.overhead or options.offload:
+            parser.error("--readme: --device, --overhead and --offload are for other measurements")
         if options.quick and options.write is not None:
             parser.error("--quick: its figures mean nothing, so that they are not written to a file")
         check_files(options)
@@ -364,6 +366,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--write, --quick, --only and --from belong to --readme")
     if options.device == "cuda" and (options.isas or options.threads or options.overhead or options.plot):
         parser.error("--isas, --threads, --overhead and --plot are about the CPU")
+    if options.offload and (options.device == "cuda" or options.overhead or options.isas or options.plot):
+        parser.error("--offload: --device, --overhead, --isas and --plot are for other measurements")
     check_files(options)
     screen = None if options.json == "-" else Screen()
     report: dict[str, Any] = {"machine": machine()}
@@ -376,6 +380,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         report["results"] = [asdict(r) for r in on_device]
         if screen is not None:
             _bench_cuda.show(screen, on_device)
+    elif options.offload:
+        from adaptk import _bench_offload
+
+        report["offload"] = []
+        for size, threads in itertools.product(options.sizes, options.threads or [adaptk.get_num_threads()]):
+            of_offload = _bench_offload.measured(size, threads, options.repeats)
+            report["offload"] += [{"size": size, "threads": threads, **asdict(row)} for row in of_offload]
+            if screen is not None:
+                _bench_offload.show(screen, of_offload, size, threads)
     elif options.overhead:
         report["overhead"] = overhead(options.repeats)
         if screen is not None:
