@@ -1,8 +1,8 @@
 """The solvers beside SciPy's: all figures are ratios within one run, the sides take turns, and medians are compared.
 
-``python bench/solve.py [--repeats N] [--quick] [--large] [--json FILE]``
+``python bench/solve.py [--repeats N] [--quick] [--large | --quasi-newton] [--json FILE]``
 
-``--large`` compares large problems only: minutes, nearly all of them SciPy's.
+``--large`` compares large problems only: minutes, nearly all of them SciPy's. ``--quasi-newton`` compares ``lbfgs`` only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -289,16 +290,59 @@ def large_gradient(repeats: int, n: int) -> list[dict[str, Any]]:
     return found
 
 
+def quasi_newton(repeats: int, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """lbfgs beside L-BFGS-B: MINPACK's 53 runs as sums of squares, and Rosenbrock's function of many variables."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    import mgh
+
+    reached, evaluations = [0, 0], [0, 0]
+    for p, x in mgh.runs():
+
+        def f(z: Any, p: Any = p) -> tuple[float, Any]:
+            r = p.residuals(z)
+            return float(r @ r), 2 * p.jacobian(z).T @ r
+
+        options = {"maxiter": 500, "maxfun": 5000, "ftol": 1e-15, "gtol": 1e-9}
+        both = solve.lbfgs(f, x, jac=True, maxiter=500), minimize(f, x, jac=True, method="L-BFGS-B", options=options)
+        ends = [mgh.reaches_minimum(p, r.x) for r in both]
+        for side in (0, 1):
+            reached[side] += ends[side]
+            evaluations[side] += both[side].nfev if all(ends) else 0
+    print(
+        f"lbfgs / L-BFGS-B on MINPACK's 53 runs: {reached[0]} / {reached[1]} reach the minimum; where both do, "
+        f"{evaluations[0]} / {evaluations[1]} evaluations"
+    )
+    found: dict[str, Any] = {"reached": reached, "evaluations": evaluations}
+    for n in sizes:
+        x0 = np.tile([-1.2, 1.0], n // 2)
+        ours, theirs = in_turn(
+            repeats,
+            lambda x0=x0: solve.lbfgs(rosen, x0, jac=rosen_der, maxiter=200),
+            lambda x0=x0: minimize(rosen, x0, jac=rosen_der, method="L-BFGS-B", options={"maxiter": 200}),
+        )
+        found[str(n)] = theirs / ours
+        print(
+            f"  200 iterations, n = {n}: L-BFGS-B / lbfgs {theirs / ours:.2f} "
+            f"({theirs * 1e3:.1f} / {ours * 1e3:.1f} ms)"
+        )
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="one repeat, small systems: figures that mean nothing")
     parser.add_argument("--large", action="store_true", help="large problems only")
+    parser.add_argument("--quasi-newton", action="store_true", help="lbfgs beside L-BFGS-B only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ratios, SciPy's time / ours")
     options = parser.parse_args()
     repeats, orders = (1, (50,)) if options.quick else (options.repeats, (200, 1000, 2000))
     report: dict[str, Any] = {}
-    if options.large:
+    if options.quasi_newton:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            report["quasi_newton"] = quasi_newton(repeats, (10,) if options.quick else (10, 100, 10_000, 100_000))
+    elif options.large:
         shapes = ((300, 60),) if options.quick else ((20_000, 200), (3_000, 1_000))
         report["large_fits"] = large_fits(repeats, shapes)
         report["large_newton"] = large_newton(repeats, 120 if options.quick else 1000)

@@ -386,7 +386,7 @@ def test_every_schedule_checks_its_arguments(name: str) -> None:
     ("name", "meant"),
     [
         ("least_squares", "use levenberg_marquardt("),
-        ("minimize", "use newton, conjugate_gradient or steepest_descent"),
+        ("minimize", "use newton, lbfgs, conjugate_gradient or steepest_descent"),
     ],
 )
 def test_solvers_by_the_names_of_scipy(name: str, meant: str) -> None:

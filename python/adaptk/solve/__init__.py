@@ -21,6 +21,7 @@ from adaptk.solve._batch import levenberg_marquardt_batch
 from adaptk.solve._check import check_derivatives
 from adaptk.solve._curve_fit import CurveFit, curve_fit
 from adaptk.solve._gradient import conjugate_gradient, steepest_descent
+from adaptk.solve._lbfgs import lbfgs
 from adaptk.solve._least_squares import levenberg_marquardt
 from adaptk.solve._linear import cg
 from adaptk.solve._newton import newton
@@ -36,6 +37,7 @@ __all__ = [
     "check_derivatives",
     "conjugate_gradient",
     "curve_fit",
+    "lbfgs",
     "levenberg_marquardt",
     "levenberg_marquardt_batch",
     "newton",
@@ -50,6 +52,6 @@ if not TYPE_CHECKING:
         {
             "least_squares": "levenberg_marquardt(fun, x0)",
             "leastsq": "levenberg_marquardt(fun, x0)",
-            "minimize": "newton, conjugate_gradient or steepest_descent; for sums of squares levenberg_marquardt",
+            "minimize": "newton, lbfgs, conjugate_gradient or steepest_descent, or for squares levenberg_marquardt",
         },
     )

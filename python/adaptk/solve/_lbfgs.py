@@ -1,0 +1,552 @@
+"""Quasi-Newton methods of limited memory: L-BFGS, and L-BFGS-B with bounds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from adaptk.solve import _arguments as arguments
+from adaptk.solve import _check
+from adaptk.solve._least_squares import _bounds
+from adaptk.solve._result import Result, finish
+
+__all__ = ["lbfgs"]
+
+Array = arguments.Array
+_DECREASE, _CURVATURE = 1e-4, 0.9
+_MOST_TRIALS = 40
+# A small gradient is that of a minimum if the next step is as small beside the path, and either so small beside x or
+# the path, or promises so little of |f|: in units of the root of eps.
+_LEFT_OF_THE_WAY = 1e-3
+_SMALL_STEP, _SMALL_PROMISE = 1.0, 1e-2
+
+
+class _Function:
+    """Values and gradients in float64 or float32, and their counts."""
+
+    def __init__(
+        self, fun: Any, jac: Any, differences: int, pair: bool, x: Array, args: tuple[Any, ...], rel: Any, typical: Any
+    ) -> None:
+        self.fun = _check._bind(fun, "fun", x, args)
+        self.jac = None if jac is None else _check._bind(jac, "jac", x, args)
+        self.pair, self.differences, self.dtype = pair, differences, x.dtype
+        eps = float(np.finfo(x.dtype).eps)
+        self.relative = {1: math.sqrt(eps), 2: float(np.cbrt(eps)), 3: eps * eps}.get(differences, 0.0)
+        if rel is not None:
+            self.relative = rel.astype(np.float64)
+        self.typical = np.where(x != 0, np.abs(x), 1.0).astype(np.float64) if typical is None else typical
+        self.nfev = self.njev = 0
+        self.lower: Any = -np.inf
+        self.upper: Any = np.inf
+
+    def value(self, x: Array) -> float:
+        self.nfev += 1
+        return self._number(self.fun(x.copy()))
+
+    @staticmethod
+    def _number(value: Any) -> float:
+        array = np.asarray(value)
+        if array.size != 1 or array.dtype.kind not in "biuf":
+            raise TypeError(f"fun must return a number, got {array.dtype} of shape {array.shape}")
+        return float(array.reshape(()))
+
+    def __call__(self, x: Array) -> tuple[float, Array]:
+        self.njev += 1
+        if self.pair:
+            self.nfev += 1
+            value, gradient = self.fun(x.copy())
+            return self._number(value), self._gradient(gradient, x)
+        value = self.value(x)
+        if self.jac is not None:
+            return value, self._gradient(self.jac(x.copy()), x)
+        return value, self._by_differences(x, value)
+
+    def _gradient(self, gradient: Any, x: Array) -> Array:
+        g = np.asarray(gradient)
+        if g.shape != x.shape or g.dtype.kind not in "biuf":
+            raise ValueError(f"jac must return real numbers of shape {x.shape}, got {g.dtype} of shape {g.shape}")
+        return g.astype(self.dtype)
+
+    def _by_differences(self, x: Array, value: float) -> Array:
+        at = x.astype(np.float64)
+        step = self.relative * np.maximum(np.abs(at), self.typical)
+        g = np.empty(x.size)
+        for k in range(x.size):
+            if self.differences == 3:
+                z = at.astype(np.complex128)
+                z[k] += 1j * step[k]
+                self.nfev += 1
+                g[k] = complex(np.asarray(self.fun(z)).reshape(())).imag / step[k]
+                continue
+            up, down = x.copy(), x.copy()
+            up[k] = min(at[k] + step[k], np.broadcast_to(self.upper, x.shape)[k])
+            if self.differences == 2 or up[k] == x[k]:
+                down[k] = max(at[k] - step[k], np.broadcast_to(self.lower, x.shape)[k])
+            high = value if up[k] == x[k] else self.value(up)
+            low = value if down[k] == x[k] else self.value(down)
+            g[k] = (high - low) / (float(up[k]) - float(down[k]))
+        return g.astype(self.dtype)
+
+
+class _Memory:
+    """The last steps s and changes of the gradient y: B = theta I - W M W', W = [Y, theta S]."""
+
+    def __init__(self, size: int, n: int, dtype: Any) -> None:
+        self.size = size
+        self.s = np.empty((0, n), dtype)
+        self.y = np.empty((0, n), dtype)
+        self.theta = 1.0
+
+    def clear(self) -> None:
+        self.s, self.y, self.theta = self.s[:0], self.y[:0], 1.0
+
+    def add(self, s: Array, y: Array) -> None:
+        """Only a pair of positive curvature, beyond rounding."""
+        curvature, squares = float(s @ y), float(y @ y)
+        if not curvature > np.finfo(s.dtype).eps * math.sqrt(float(s @ s) * squares):
+            return
+        self.s = np.concatenate([self.s[-(self.size - 1) :] if self.size > 1 else self.s[:0], s[None]])
+        self.y = np.concatenate([self.y[-(self.size - 1) :] if self.size > 1 else self.y[:0], y[None]])
+        self.theta = squares / curvature
+
+    def direction(self, g: Array) -> Array:
+        """-H g by the recursion of Nocedal 1980."""
+        q = -g
+        rho = [1.0 / float(s @ y) for s, y in zip(self.s, self.y, strict=True)]
+        weights = []
+        for s, y, r in zip(self.s[::-1], self.y[::-1], rho[::-1], strict=True):
+            a = r * float(s @ q)
+            weights.append(a)
+            q = q - a * y
+        q = q / self.theta
+        for s, y, r, a in zip(self.s, self.y, rho, weights[::-1], strict=True):
+            q = q + (a - r * float(y @ q)) * s
+        return np.asarray(q, dtype=g.dtype)
+
+    def matrices(self) -> tuple[Array, Array]:
+        w = np.concatenate([self.y, self.theta * self.s]).T.astype(np.float64)
+        sy = self.s.astype(np.float64) @ self.y.T.astype(np.float64)
+        lower = np.tril(sy, -1)
+        middle = np.block(
+            [
+                [-np.diag(sy.diagonal()), lower.T],
+                [lower, self.theta * (self.s.astype(np.float64) @ self.s.T.astype(np.float64))],
+            ]
+        )
+        return w, np.linalg.inv(middle) if middle.size else middle
+
+
+def _cauchy_point(
+    x: Array, g: Array, low: Array, high: Array, breaks: Array, theta: float, w: Array, m: Array
+) -> Array:
+    """The first minimum of the model along -g, where each variable stops at its bound, at its own break.
+
+    With d the steps of what still moves after the break t, G their squares, p = W'd and c = W'(x(t) - x), the slope is
+    -G + theta t G - p'Mc and the curvature theta G - p'Mp: sums over the sorted breaks.
+    """
+    moving = np.flatnonzero(breaks > 0)
+    order = moving[np.argsort(breaks[moving], kind="stable")]
+    d, t = -g[order], breaks[order]
+    stops = int(np.isfinite(t).sum())
+    rows = d[:, None] * w[order]
+    begin = np.concatenate([[0.0], t[:stops]])
+    end = np.append(t[:stops], np.inf)
+
+    def after(terms: Array) -> Array:
+        """Sums of what still moves, in each segment."""
+        total = np.concatenate([np.cumsum(terms[::-1], axis=0)[::-1], np.zeros((1, *terms.shape[1:]))])
+        return np.asarray(total[: stops + 1])
+
+    squares, p = after(d * d), after(rows)
+    stopped = np.cumsum(t[:stops, None] * rows[:stops], axis=0)
+    c = np.concatenate([np.zeros((1, w.shape[1])), stopped]) + begin[:, None] * p
+    pm = p @ m
+    slope = (theta * begin - 1) * squares - (pm * c).sum(axis=1)
+    bend = theta * squares - (pm * p).sum(axis=1)
+    bend = np.maximum(bend, np.finfo(np.float64).eps * theta * squares)
+    best = begin + np.divide(-slope, bend, out=np.zeros_like(slope), where=(slope < 0) & (bend > 0))
+    at = int(np.argmax((slope >= 0) | (best <= end)))
+    moved = min(float(best[at]), float(end[at]))
+    cauchy = x.copy()
+    cauchy[order] = x[order] + np.minimum(t, moved) * d
+    there = order[t <= moved]
+    cauchy[there] = np.where(g[there] < 0, high[there], low[there])
+    return np.clip(cauchy, low, high)
+
+
+def _toward_minimum(x: Array, g: Array, low: Array, high: Array, memory: _Memory) -> Array:
+    """The minimum of the quadratic model within the bounds, of those that the Cauchy point leaves free.
+
+    Byrd, Lu, Nocedal and Zhu 1995, Cauchy point and direct primal method; Morales and Nocedal 2011, the projection.
+    """
+    x, g = x.astype(np.float64), g.astype(np.float64)
+    theta = memory.theta
+    w, m = memory.matrices()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        breaks = np.where(g < 0, (x - high) / g, np.where(g > 0, (x - low) / g, np.inf))
+    cauchy = _cauchy_point(x, g, low, high, breaks, theta, w, m)
+    c = w.T @ (cauchy - x)
+    free = (cauchy > low) & (cauchy < high)
+    if not free.any():
+        return cauchy
+    rest = (g + theta * (cauchy - x) - w @ (m @ c))[free]
+    part = w[free]
+    v = m @ (part.T @ rest)
+    if v.size:
+        v = np.linalg.solve(np.eye(v.size) - m @ (part.T @ part) / theta, v)
+    change = -rest / theta - part @ v / theta**2
+    target = cauchy.copy()
+    target[free] = np.clip(cauchy[free] + change, low[free], high[free])
+    if float((target - x) @ g) < 0:
+        return target
+    with np.errstate(divide="ignore", invalid="ignore"):
+        room = np.where(change > 0, (high[free] - cauchy[free]) / change, (low[free] - cauchy[free]) / change)
+    share = min(1.0, float(np.min(room[change != 0], initial=1.0)))
+    target = cauchy.copy()
+    target[free] += share * change
+    return np.clip(target, low, high)
+
+
+class _Search:
+    """Strong Wolfe conditions by cubic interpolation (Nocedal and Wright, algorithms 3.5 and 3.6).
+
+    Where rounding hides the decrease, Hager and Zhang's approximate conditions count.
+    """
+
+    def __init__(self, f: _Function, x: Array, d: Array, value: float, slope: float, most: float, clip: Any) -> None:
+        self.f, self.x, self.d, self.value, self.slope, self.most, self.clip = f, x, d, value, slope, most, clip
+        self.noise = 16 * float(np.finfo(x.dtype).eps) * abs(value)
+
+    def at(self, a: float) -> tuple[float, float, float, Array, Array]:
+        point = self.clip((self.x + self.x.dtype.type(a) * self.d).astype(self.x.dtype))
+        value, g = self.f(point)
+        slope = float(g @ self.d)
+        if math.isnan(value) or (math.isfinite(value) and not math.isfinite(slope)):
+            value = math.inf
+        return a, value, slope, point, g
+
+    def enough(self, t: tuple[float, float, float, Array, Array]) -> bool:
+        a, value, slope, *_ = t
+        if value <= self.value + _DECREASE * a * self.slope and abs(slope) <= -_CURVATURE * self.slope:
+            return True
+        return value <= self.value + self.noise and (2 * _DECREASE - 1) * self.slope >= slope >= _CURVATURE * self.slope
+
+    def run(self, first: float) -> Any:
+        """The trial that satisfies them, else the lowest one that is lower than the start, else None."""
+        low: Any = (0.0, self.value, self.slope, self.x, None)
+        high: Any = None
+        best: Any = None
+        a = min(first, self.most)
+        tiny = 4 * float(np.finfo(self.x.dtype).eps)
+        for _ in range(_MOST_TRIALS):
+            t = self.at(a)
+            if t[1] < (self.value if best is None else best[1]):
+                best = t
+            if t[1] == -math.inf or self.enough(t):
+                return t
+            if not t[1] <= self.value + _DECREASE * a * self.slope + self.noise or (low[0] > 0 and t[1] >= low[1]):
+                high = t
+            elif high is None and t[2] < 0:
+                if a >= self.most:
+                    return t
+                low = t
+                a = min(4 * a, self.most)
+                continue
+            else:
+                if high is None or t[2] * (high[0] - low[0]) >= 0:
+                    high = low
+                low = t
+            width = high[0] - low[0]
+            if abs(width) <= tiny * max(abs(low[0]), abs(high[0])):
+                break
+            a = self._cubic(low, high) if math.isfinite(high[1]) else low[0] + 0.1 * width
+            least, greatest = sorted((low[0] + 0.1 * width, low[0] + 0.9 * width))
+            a = min(max(a, least), greatest) if math.isfinite(a) else low[0] + 0.5 * width
+        return best
+
+    @staticmethod
+    def _cubic(p: Any, q: Any) -> float:
+        a, fa, sa = map(float, p[:3])
+        b, fb, sb = map(float, q[:3])
+        d1 = sa + sb - 3 * (fa - fb) / (a - b)
+        square = d1 * d1 - sa * sb
+        if not square >= 0:
+            return (a + b) / 2
+        d2 = math.copysign(math.sqrt(square), b - a)
+        bottom = sb - sa + 2 * d2
+        return b - (b - a) * (sb + d2 - d1) / bottom if bottom != 0 else (a + b) / 2
+
+
+def _contradicted(
+    f: _Function, x: Array, d: Array, value: float, slope: float, clip: Any
+) -> tuple[float, float] | None:
+    """The slopes (claimed, found) along d, if two differences agree with one another and not with the first."""
+    size = float(np.linalg.norm(x)) / float(np.linalg.norm(d)) or 1.0 / float(np.linalg.norm(d))
+    before = math.nan
+    eps = float(np.finfo(x.dtype).eps)
+    for k in range(1, 12):
+        h = size * 16.0**-k
+        up, down = (clip((x + x.dtype.type(side) * d).astype(x.dtype)) for side in (h, -h))
+        high, low = f.value(up), f.value(down)
+        rounding = 8 * eps * max(abs(high), abs(low), abs(value)) / h
+        width = float((up - down).astype(np.float64) @ d.astype(np.float64)) / float(d.astype(np.float64) @ d)
+        if not width > 0 or not math.isfinite(high - low):
+            continue
+        found = (high - low) / width
+        if rounding > abs(slope) / 10:
+            return None
+        if abs(found - slope) <= 0.5 * abs(slope) + rounding:
+            return None
+        if abs(found - before) <= 0.1 * max(abs(found), abs(slope)):
+            length = float(np.linalg.norm(d))
+            return slope / length, found / length
+        before = found
+    return None
+
+
+def lbfgs(
+    fun: Any,
+    x0: Any,
+    args: Any = (),
+    *,
+    jac: Any = None,
+    bounds: Any = None,
+    memory: int = 10,
+    gtol: float | None = None,
+    tol: float | None = None,
+    maxiter: int | None = None,
+    rel_step: Any = None,
+    typical: Any = None,
+    check_derivatives: bool = False,
+    hess: None = None,
+    hessp: None = None,
+    constraints: Any = (),
+    callback: Callable[..., Any] | None = None,
+    disp: bool = False,
+    history: bool = False,
+    max_seconds: float | None = None,
+) -> Result:
+    """Minimise a function by the quasi-Newton method of limited memory, with or without bounds.
+
+    L-BFGS: the inverse Hessian is what the last `memory` steps say of it. With bounds L-BFGS-B: the step goes to the
+    minimum of the model in the variables that are free at its Cauchy point, within the bounds.
+
+    Parameters
+    ----------
+    fun : callable or compiled function
+        ``fun(x, *args)`` returns a number. `x` is a new array, shape (n,), at each call. Compiled:
+        ``double (int n, const double *x, void *user)``.
+    x0 : array_like, shape (n,)
+        The start; float32, or anything real that converts to float64.
+    args : tuple
+        More arguments of the functions.
+    jac : callable, compiled function, True or {"2-point", "3-point", "cs"}, optional
+        The gradient, shape (n,). ``True``: `fun` returns the pair (value, gradient). Compiled:
+        ``void (int n, const double *x, double *g, void *user)``. The default are central differences.
+    bounds : (lower, upper), optional
+        Numbers or shape (n,) each, or an object with ``lb`` and ``ub``.
+    memory : int
+        How many steps are kept.
+    gtol : float, optional
+        See `status`. 1e-10; for float32 1e-6. With differences it is not below their own error. `tol` is another name.
+    maxiter : int, optional
+        ``max(10000, 200 n)``.
+    rel_step, typical : float or array_like, optional
+        Differences step by ``rel_step * max(|x|, typical)``. `typical` is ``|x0|``, or 1 where that is 0.
+    check_derivatives : bool
+        Whether to compare `jac` with central differences at `x0` first, and raise ValueError with the worst element if
+        one is wrong.
+    hess, hessp, constraints
+        Passed by ``scipy.optimize.minimize``; not supported by this method.
+    callback : callable, optional
+        ``callback(x)`` or ``callback(intermediate_result=...)`` after each iteration; StopIteration or a returned
+        ``True`` ends the run.
+    disp, history : bool
+        Show progress on one line of standard error; record each iteration in ``result.history``.
+    max_seconds : float, optional
+        Time limit: the run ends with the iteration that reaches it.
+
+    Returns
+    -------
+    Result
+        `x`, `fun`, `jac`, `active_mask` (-1 and 1 at a lower and an upper bound), `nit`, `nfev`, `njev`, `success`,
+        `message` and `status`, with g the gradient of what no bound holds and G the largest ``|g|_inf`` of the run:
+
+        == =======================================================================
+        1  ``|g|_inf <= gtol G``, and little is left of the way: the next step is at most a thousandth of the path so
+           far, and at most eps**(1/2) of it or of ``|x|``, or it promises less than 0.01 eps**(1/2) of ``|f|``
+        5  no step along -g lowers f by more than its rounding
+        0  `maxiter` iterations
+        -1 the callback stopped it
+        -2 time limit reached
+        -3 the value or the gradient is not finite at the start, or however short the step
+        -6 f is -inf
+        -9 as 5 with a gradient that is not small, and differences of `fun` contradict it
+        == =======================================================================
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument or a returned value has a wrong type, shape or range. Exceptions of the functions propagate.
+
+    References
+    ----------
+    J. Nocedal, Math. Comp. 35, 1980. R. H. Byrd, P. Lu, J. Nocedal and C. Zhu, SIAM J. Sci. Comput. 16, 1995. J. L.
+    Morales and J. Nocedal, ACM TOMS 38, 2011.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> f = lambda x: float(100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2)
+    >>> adaptk.solve.lbfgs(f, [-1.2, 1.0]).x.round(6)
+    array([1., 1.])
+    >>> adaptk.solve.lbfgs(f, [-1.2, 1.0], bounds=([-2, -2], [0.5, 2])).x.round(6)
+    array([0.5 , 0.25])
+    """
+    arguments.unconstrained(None, constraints)
+    arguments.warn_unused(hess=hess, hessp=hessp)
+    x = arguments.start(x0)
+    extra = arguments.tuple_of(args)
+    compiled, g_compiled, differences, pair = arguments.gradient_options(
+        fun, "3-point" if jac is None else jac, x, False
+    )
+    if check_derivatives:
+        _check.verify(compiled, x, extra, g_compiled, pair)
+    limit = max(10000, 200 * x.size) if maxiter is None else arguments.whole(maxiter, "maxiter")
+    steps = tuple(arguments.per_variable(v, name, x) for v, name in ((rel_step, "rel_step"), (typical, "typical")))
+    f = _Function(compiled, g_compiled, differences, pair, x, extra, *steps)
+    given = arguments.tolerance(tol if gtol is None else gtol, "gtol")
+    tolerance = (1e-6 if x.dtype == np.float32 else 1e-10) if given is None else given
+    if given is None and differences in (1, 2):
+        tolerance = max(tolerance, float(np.finfo(x.dtype).eps) ** (0.5 if differences == 1 else 2 / 3))
+    kept = _Memory(arguments.whole(memory, "memory", low=1), x.size, x.dtype)
+    lower, upper = _bounds(bounds, x)
+    common, progress = arguments.common("lbfgs", callback, disp, history, max_seconds)
+    raw = _run(f, x, lower, upper, kept, tolerance, limit, common)
+    return finish(raw, "gradient", progress)
+
+
+def _run(
+    f: _Function, x: Array, lower: Any, upper: Any, memory: _Memory, gtol: float, limit: int, common: tuple[Any, ...]
+) -> dict[str, Any]:
+    callback, progress, history, seconds = common
+    bounded = lower is not None
+    if bounded:
+        f.lower, f.upper = lower, upper
+    low, high = (lower, upper) if bounded else (np.full(x.size, -np.inf, x.dtype), np.full(x.size, np.inf, x.dtype))
+    end = math.inf if math.isinf(seconds) else time.monotonic() + seconds
+
+    def clip(point: Array) -> Array:
+        return np.clip(point, low, high) if bounded else point
+
+    def free_part(at: Array, g: Array) -> Array:
+        return np.where(((at <= low) & (g > 0)) | ((at >= high) & (g < 0)), 0, g) if bounded else g
+
+    value, g = f(x)
+    records: list[tuple[float, float, float]] = []
+    path = largest = 0.0
+    step = math.nan
+    nit = 0
+    disagreement = None
+    status = -6 if value == -math.inf else 0 if math.isfinite(value) and np.isfinite(g).all() else -3
+    while status == 0:
+        inner = free_part(x, g)
+        steepest = float(np.abs(inner).max())
+        largest = max(largest, steepest)
+        records.append((value, step, steepest))
+        if progress is not None:
+            progress(nit, value, step, steepest)
+        if nit and callback is not None:
+            try:
+                if callback(x.copy(), value, nit):
+                    status = -1
+            except StopIteration:
+                status = -1
+        if status == 0 and time.monotonic() > end:
+            status = -2
+        if status:
+            break
+        if steepest == 0:
+            status = 1
+            break
+        found = None
+        blocked = False
+        for again in (False, True):
+            if again:
+                if not memory.s.size and nit:
+                    break
+                memory.clear()
+            if not bounded:
+                d = memory.direction(g)
+            elif memory.s.size:
+                d = (_toward_minimum(x, g, low, high, memory) - x).astype(x.dtype)
+            else:
+                d = -inner
+            slope = float(g @ d)
+            if not slope < 0 or not math.isfinite(slope):
+                continue
+            length = float(np.linalg.norm(d))
+            if memory.s.size and steepest <= gtol * largest and length <= _LEFT_OF_THE_WAY * path:
+                root = math.sqrt(float(np.finfo(x.dtype).eps))
+                small = length <= _SMALL_STEP * root * max(float(np.linalg.norm(x)), path)
+                if small or -slope / 2 <= _SMALL_PROMISE * root * abs(value):
+                    status = 1
+                    break
+            most = math.inf
+            if bounded:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    room = np.where(d > 0, (high - x) / d, np.where(d < 0, (low - x) / d, np.inf))
+                most = max(float(room.min()), 1.0 if memory.s.size else 0.0)
+                # Along -g each variable stops at its own bound: the longest way counts, and clip does the rest.
+                if not memory.s.size:
+                    most = float(room[np.isfinite(room) & (d != 0)].max(initial=0.0)) or math.inf
+            if memory.s.size:
+                first = 1.0
+            else:
+                size = float(np.abs(x).max())
+                first = 0.01 * size / steepest if size > 0 else 1.0 / steepest
+            if nit >= limit:
+                break
+            found = _Search(f, x, d, value, slope, most, clip).run(first)
+            if found is not None:
+                break
+            blocked = True
+        if status:
+            break
+        if nit >= limit:
+            break
+        if found is None:
+            status = 5
+            if blocked and steepest > 1e-3 * largest and f.differences == 0:
+                where = _contradicted(f, x, -inner, value, -float(inner @ inner), clip)
+                if where is not None:
+                    status, disagreement = -9, (-1, *where, True)
+            break
+        _, new, _, point, gradient = found
+        if new == -math.inf:
+            x, value, status = point, new, -6
+            break
+        if not np.isfinite(gradient).all():
+            status = -3
+            break
+        change = point - x
+        step = float(np.linalg.norm(change))
+        path += step
+        memory.add(change, gradient - g)
+        x, value, g = point, new, gradient
+        nit += 1
+    raw: dict[str, Any] = {
+        "status": status, "x": x, "fun": x.dtype.type(value) if x.dtype == np.float32 else value, "jac": g,
+        "nit": nit, "nfev": f.nfev, "njev": f.njev, "nhev": 0,
+        "active_mask": np.where(x <= low, -1, np.where(x >= high, 1, 0)),
+    }  # fmt: skip
+    if disagreement is not None:
+        raw["disagreement"] = disagreement
+    if history:
+        columns = zip(("fun", "step", "gradient"), np.array(records, dtype=float).reshape(-1, 3).T, strict=True)
+        raw["history"] = {name: column.copy() for name, column in columns}
+    return raw
