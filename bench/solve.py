@@ -2,7 +2,8 @@
 
 ``python bench/solve.py [--repeats N] [--quick] [--large | --quasi-newton] [--json FILE]``
 
-``--large`` compares large problems only: minutes, nearly all of them SciPy's. ``--quasi-newton`` compares ``lbfgs`` only.
+``--large`` compares large problems only: minutes, nearly all of them SciPy's. ``--quasi-newton`` compares ``lbfgs``
+only.
 """
 
 from __future__ import annotations
