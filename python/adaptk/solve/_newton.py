@@ -8,6 +8,7 @@ from typing import Any
 from adaptk import _solve
 from adaptk.solve import _arguments as arguments
 from adaptk.solve import _check
+from adaptk.solve._quasi_newton import UPDATES, QuasiNewton
 from adaptk.solve._result import Result, finish
 
 DAMPINGS = {"trust-region": 0, "levenberg": 1, None: 2}
@@ -54,10 +55,12 @@ def newton(
     jac : callable, compiled function, True or {"2-point", "3-point", "cs"}, optional
         The gradient, shape (n,). ``True``: `fun` returns the pair (value, gradient). Compiled:
         ``void (int n, const double *x, double *g, void *user)``. The default are one-sided differences.
-    hess : callable, compiled function or {"2-point", "3-point", "cs"}, optional
+    hess : callable, compiled function or {"2-point", "3-point", "cs", "bfgs", "sr1"}, optional
         The Hessian, shape (n, n), of which the symmetric part is used. Compiled:
         ``void (int n, const double *x, double *h, void *user)``. The default are one-sided differences of the
-        gradient, or second differences of `fun` where the gradient is one of differences too.
+        gradient, or second differences of `fun` where the gradient is one of differences too. ``"bfgs"`` and ``"sr1"``
+        make it of the changes of the gradient, without another evaluation; what `status` says of curvature is then said
+        of that matrix, and BFGS's is always positive definite.
     hessp : callable or compiled function, optional
         ``hessp(x, v, *args)`` returns the Hessian times v, shape (n,), in the place of `hess`: the steps are then
         conjugate gradients inside the trust region (Steihaug). Compiled:
@@ -147,6 +150,14 @@ def newton(
         hp = arguments.function(hessp, "hessp", size, "hessp")
     elif hess is None:
         second = 1
+    elif isinstance(hess, str) and hess in UPDATES:
+        if differences or isinstance(f, tuple) or isinstance(g, tuple):
+            raise ValueError(f"hess: {hess!r} needs a gradient written in Python; give jac")
+        if check_derivatives:
+            _check.verify(f, x, arguments.tuple_of(args), g, pair)
+            check_derivatives = False
+        model = QuasiNewton(f, g, pair, hess, x.dtype)
+        f, g, h = (model.fun if pair else f), (None if pair else model.jac), model.hess
     elif isinstance(hess, str):
         second = arguments.method(hess, "hess")
         if second == 3 and (pair or differences or isinstance(g, tuple)):
