@@ -255,7 +255,7 @@ class Offload(torch.optim.Optimizer):
         **options: Any,
     ) -> None:
         _torch_private.check_release()
-        _check_params("Offload", params, options.get("lr"))
+        _check_params("Offload", params, options.get("lr", 1.0))
         if not isinstance(cls, type) or not issubclass(cls, _Fused) or issubclass(cls, Muon):
             raise TypeError(f"cls: {cls!r}, expected a class of adaptk.torch other than Muon")
         if grads not in _GRADS:
