@@ -189,11 +189,18 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     figure, axes = plt.subplots(1, len(models), figsize=(5.5 * len(models), 4.2), layout="constrained", squeeze=False)
     for ax, model in zip(axes[0], models, strict=True):
         shown = [row for row in rows if row.model == model]
+        # Runs that diverge, or nearly, are arrows at the edge: they would hide what the others are.
+        most = 2 * shown[0].mean
         spread = statistics.stdev(shown[0].losses) if len(shown[0].losses) > 1 else 0.0
         ax.axvspan(shown[0].mean - spread, shown[0].mean + spread, color="0.9", label="float32: spread over seeds")
         for y, row in enumerate(shown):
-            ax.plot(row.losses, [y] * len(row.losses), "o", color="tab:blue", alpha=0.5)
-            ax.plot(row.mean, y, "|", color="black", markersize=14, markeredgewidth=2)
+            within = [x for x in row.losses if x < most]
+            ax.plot(within, [y] * len(within), "o", color="tab:blue", alpha=0.5)
+            if beyond := len(row.losses) - len(within):
+                ax.plot(most, y, ">", color="tab:red")
+                ax.annotate(f"{beyond} of {len(row.losses)} ", (most, y), ha="right", va="center", color="tab:red")
+            else:
+                ax.plot(row.mean, y, "|", color="black", markersize=14, markeredgewidth=2)
         ax.set_yticks(range(len(shown)), [row.variant for row in shown])
         ax.invert_yaxis()
         ax.set_xlabel("loss on the test")
@@ -225,10 +232,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = ["float32", *(name for name in a.variants if name != "float32")]
     rows = [Row(**row) for path in a.earlier for row in json.loads(path.read_text())["rows"]]
     for model in a.models if not a.earlier else ():
-        print(f"{model}: loss, and difference to float32 with the same seed (standard deviation), {a.seeds} seeds")
+        print(
+            f"{model}: median loss, largest, and mean difference to float32 with the same seed (standard deviation), "
+            f"{a.seeds} seeds"
+        )
         for row in run(model, names, a.seeds, a.steps):
             rows.append(row)
-            print(f"  {row.variant:24}{row.mean:8.4f}{row.difference:+10.4f} ({row.deviation:.4f})", flush=True)
+            # The median beside the mean: one run that diverges is all of a mean.
+            print(
+                f"  {row.variant:24}{statistics.median(row.losses):8.4f}{max(row.losses):10.4g}"
+                f"{row.difference:+10.4g} ({row.deviation:.4g})",
+                flush=True,
+            )
     if a.json:
         a.json.write_text(json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
     if a.plot:
