@@ -6,6 +6,8 @@
 #include "kernel_table.hpp"
 #include "kernels.hpp"
 #include "reduce.hpp"
+#include "rule_program.hpp"
+#include "run_time.hpp"
 #include "runtime.hpp"
 #include "threads.hpp"
 
@@ -101,12 +103,12 @@ int resident(int device, const void* kernel) {
     return std::max(n, 1) * multiprocessors(device);
 }
 
-int resident_steps(int device, const RuleKernels& kernel, std::size_t type, std::size_t stored) {
+// `place`: of the rule in the table of kernels; from kernel_count on it is asked for each time.
+int resident_steps(int device, const void* kernel, std::size_t place, std::size_t type, std::size_t stored) {
     static std::atomic<int> known[most_devices][kernel_count][2][2];
     std::atomic<int> unknown{0};
-    const bool listed = device < most_devices && kernel.place < kernel_count;
-    return remembered(listed ? known[device][kernel.place][type][stored] : unknown,
-                      [&] { return resident(device, kernel.step_symbol[type][stored]); });
+    const bool listed = device < most_devices && place < kernel_count;
+    return remembered(listed ? known[device][place][type][stored] : unknown, [&] { return resident(device, kernel); });
 }
 
 int resident_norms(int device) {
@@ -308,11 +310,40 @@ std::size_t stored_otherwise(const ParamUpdate& t, std::size_t buffers) {
     return std::all_of(t.format, t.format + buffers, [=](Format f) { return f == native; }) ? 0 : 1;
 }
 
+// The kernels of a rule of the list, or of a program, which are compiled when they are asked for.
+class KernelsOf {
+  public:
+    KernelsOf(const RuleKernels& kernels) : listed_(&kernels) {}
+    KernelsOf(const detail::RuleInfo& rule, int device)
+        : listed_(rule.program == nullptr ? &kernels()[rule.index] : nullptr), rule_(&rule), device_(device) {}
+
+    const void* step(std::size_t type, std::size_t stored) const {
+        if (listed_ != nullptr) return listed_->step[type][stored];
+        return kernel_of_program(*rule_, device_, stored == 1 ? KernelKind::stored_step : KernelKind::step, type);
+    }
+    const void* prepare(std::size_t type) const {
+        if (listed_ != nullptr) return listed_->prepare[type];
+        return kernel_of_program(*rule_, device_, KernelKind::prepare, type);
+    }
+    std::size_t coefficients_bytes(std::size_t type) const {
+        return listed_ != nullptr ? listed_->coefficients_bytes[type] : rule_->program->coefficients_bytes(int(type));
+    }
+    std::size_t place() const { return listed_ != nullptr ? listed_->place : kernel_count; }
+
+  private:
+    const RuleKernels* listed_;
+    const detail::RuleInfo* rule_ = nullptr;
+    int device_ = 0;
+};
+
 // The tensors of a step that one kernel updates.
 struct Batch {
-    const RuleKernels* kernel;
-    std::size_t type;    // 0 float, 1 double
-    std::size_t stored;  // which kernel
+    const void* kernel;
+    std::size_t place;               // of its rule, in the table of kernels
+    std::size_t coefficients_bytes;  // of one set
+    const void* prepare;             // what computes them on the device; null: the host does
+    std::size_t type;                // 0 float, 1 double
+    std::size_t stored;              // which kernel
     std::vector<Tensor> tensors;
     std::vector<std::uint32_t> source;    // of the step's tensors
     std::vector<std::uint32_t> segments;  // that have coefficients here
@@ -323,8 +354,6 @@ struct Batch {
     bool sided = false;                                                                        // `sides` are needed
     std::size_t coefficients_at = 0, tensors_at = 0, slots_at = 0, sides_at = 0, keys_at = 0;  // in tables, or scratch
     bool inside = false;  // the tensors go with the parameters
-
-    std::size_t coefficients_bytes() const { return kernel->coefficients_bytes[type]; }
 
     void add(const ParamUpdate& t, std::size_t buffers, std::uint32_t from, std::uint32_t own_coefficients,
              std::uint64_t key) {
@@ -380,22 +409,27 @@ struct Batch {
         }
         p.tensors_at = std::uint32_t(used);
         if (on_device == nullptr) std::memcpy(p.inside + used, tensors.data(), tensors.size() * sizeof(Tensor));
-        kernel->step[type][stored](p, blocks_for(tiles, resident_steps(device, *kernel, type, stored)), stream);
+        launch_symbol(kernel, stored == 1 ? "stored_step_kernel" : "step_kernel",
+                      blocks_for(tiles, resident_steps(device, kernel, place, type, stored)), block_threads, stream, p);
     }
 };
 
-Batch& batch_of(std::vector<Batch>& batches, const RuleKernels& kernel, std::size_t type, std::size_t stored) {
+// `prepared`: the device computes the coefficients.
+Batch& batch_of(std::vector<Batch>& batches, const KernelsOf& kernels, std::size_t type, std::size_t stored,
+                bool prepared = false) {
+    const void* const kernel = kernels.step(type, stored);
+    // Rules share a kernel, and compute its coefficients by their own.
+    const void* const prepare = prepared ? kernels.prepare(type) : nullptr;
     for (Batch& b : batches)
-        if (b.kernel == &kernel && b.type == type && b.stored == stored) return b;
+        if (b.kernel == kernel && b.place == kernels.place() && b.prepare == prepare) return b;
     Batch& b = batches.emplace_back();
-    b.kernel = &kernel;
+    b.kernel = kernel;
+    b.place = kernels.place();
+    b.coefficients_bytes = kernels.coefficients_bytes(type);
+    b.prepare = prepare;
     b.type = type;
     b.stored = stored;
     return b;
-}
-
-const RuleKernels& kernels_of(const detail::RuleInfo& rule) {
-    return rule.device_code != nullptr ? *static_cast<const RuleKernels*>(rule.device_code) : kernels()[rule.index];
 }
 
 bool fits_inside(std::size_t coefficients, std::size_t tensors) {
@@ -487,7 +521,7 @@ struct Epilogues {
         Batch& b = batch_of(batches, kernels()[combine_place], t.compute(), stored_otherwise(t, 2));
         const auto* const made =
             b.type == 0 ? reinterpret_cast<const std::byte*>(&narrow) : reinterpret_cast<const std::byte*>(&wide);
-        if (b.coefficients.empty()) b.coefficients.assign(made, made + b.coefficients_bytes());
+        if (b.coefficients.empty()) b.coefficients.assign(made, made + b.coefficients_bytes);
         b.add(t, 2, 0, 0, 0);
     }
     void lay_out(Tables& tables) {
@@ -580,7 +614,8 @@ class StepBuilder {
                 const ParamUpdate& t = s_.tensors[source];
                 if (with_norm_) norm_.add(t, same_scale_ ? 1.0 : own_scale(g));
                 if (t.size == 0 && !on_device_) continue;
-                Batch& b = batch_of(batches_, kernels_of(*g.rule), t.compute(), stored_otherwise(t, g.rule->buffers()));
+                Batch& b = batch_of(batches_, {*g.rule, s_.device}, t.compute(), stored_otherwise(t, g.rule->buffers()),
+                                    on_device_);
                 if (on_device_) {
                     b.segments.push_back(i);
                 } else if (b.segments.empty() || b.segments.back() != i) {
@@ -605,9 +640,15 @@ class StepBuilder {
 
     void add_coefficients(Batch& b, const Segment& g) const {
         alignas(16) std::byte made[detail::max_coefficients_bytes];
-        g.rule->code[detail::current_isa().number].prepare[b.type](g.hyper.value, scale_of(g), g.step, made,
-                                                                   g.has_memo ? g.memo : nullptr);
-        b.coefficients.insert(b.coefficients.end(), made, made + b.coefficients_bytes());
+        const detail::Isa& isa = detail::current_isa();
+        if (const detail::Program* const program = g.rule->program; program != nullptr) {
+            program->coefficients(*g.rule, g.hyper, scale_of(g), g.step, isa, int(b.type), made);
+            b.coefficients.insert(b.coefficients.end(), made, made + b.coefficients_bytes);
+            return;
+        }
+        g.rule->code[isa.number].prepare[b.type](g.hyper.value, scale_of(g), g.step, made,
+                                                 g.has_memo ? g.memo : nullptr);
+        b.coefficients.insert(b.coefficients.end(), made, made + b.coefficients_bytes);
     }
 
     // What kernels write to comes first.
@@ -655,7 +696,7 @@ class StepBuilder {
                 const Segment& g = s_.segments[b.segments[i]];
                 const double scale = scale_of(g);
                 patches_.push_back({g.rule->maximize(g.hyper) ? -scale : scale,
-                                    std::uint32_t(b.coefficients_at + i * b.coefficients_bytes()),
+                                    std::uint32_t(b.coefficients_at + i * b.coefficients_bytes),
                                     std::uint32_t(b.type)});
             }
         }
@@ -668,7 +709,7 @@ class StepBuilder {
         gathers_at_ = tables_.reserve(gather_count_ * sizeof(Gather));
         for (Batch& b : batches_) {
             b.coefficients_at = scratch_;
-            scratch_ += rounded(b.tensors.size() * b.coefficients_bytes());
+            scratch_ += rounded(b.tensors.size() * b.coefficients_bytes);
             if (b.sided) {
                 b.keys_at = scratch_;
                 scratch_ += rounded(b.tensors.size() * sizeof(std::uint64_t));
@@ -714,9 +755,9 @@ class StepBuilder {
                 b.sided ? reinterpret_cast<std::uint64_t*>((on_device_ ? tail_ : head_) + b.keys_at) : nullptr;
             if (on_device_) {
                 std::byte* const out = tail_ + b.coefficients_at;
-                b.kernel->prepare[b.type]({reinterpret_cast<const CoefficientSlot*>(head_ + b.slots_at), out, keys,
-                                           control, std::uint32_t(b.tensors.size())},
-                                          small_blocks(b.tensors.size()), stream_);
+                const PrepareLaunch p{reinterpret_cast<const CoefficientSlot*>(head_ + b.slots_at), out, keys, control,
+                                      std::uint32_t(b.tensors.size())};
+                launch_symbol(b.prepare, "prepare_kernel", small_blocks(b.tensors.size()), block_threads, stream_, p);
                 coefficients = out;
             } else if (with_norm_ || !b.inside) {
                 coefficients = head_ + b.coefficients_at;
@@ -776,6 +817,9 @@ bool guarded(CudaError& error, auto&& run) {
         error.out_of_memory = e.code == cudaErrorMemoryAllocation;
         std::snprintf(error.text, sizeof error.text, "%s: %s (%s)", e.call, cudaGetErrorString(e.code),
                       cudaGetErrorName(e.code));
+    } catch (const CompilationError& e) {
+        error.code = int(cudaErrorInvalidKernelImage);
+        std::snprintf(error.text, sizeof error.text, "%s", e.what());
     } catch (const std::bad_alloc&) {
         error.out_of_memory = true;
         std::snprintf(error.text, sizeof error.text, "out of memory on the host");
@@ -805,6 +849,12 @@ bool device_of(const void* data, std::int32_t& device, CudaError& error) {
         check(cudaPointerGetAttributes(&a, data), "cudaPointerGetAttributes");
         if (a.type == cudaMemoryTypeUnregistered) throw RuntimeError(cudaErrorInvalidValue, "cudaPointerGetAttributes");
         device = a.device;
+    });
+}
+
+bool can_run(const detail::RuleInfo& rule, CudaError& error) {
+    return guarded(error, [&] {
+        if (rule.program != nullptr) check_compiler();
     });
 }
 
@@ -848,7 +898,7 @@ void run_one_kernel(int device, void* on, std::span<const ParamUpdate> tensors, 
                 .add(tensors[i], buffers, i, 0, 0);
     for (Batch& b : batches) {
         const auto* const bytes = static_cast<const std::byte*>(made[b.type]);
-        b.coefficients.assign(bytes, bytes + b.coefficients_bytes());
+        b.coefficients.assign(bytes, bytes + b.coefficients_bytes);
         b.inside = fits_inside(b.coefficients.size(), b.tensors.size());
         Tables tables;
         if (!b.inside) {
@@ -1175,6 +1225,7 @@ const CudaBackend& cuda_backend() {
         b.order = cuda::order;
         b.capturing = cuda::capturing;
         b.set_waves = cuda::set_waves;
+        b.can_run = cuda::can_run;
         return b;
     }();
     return backend;

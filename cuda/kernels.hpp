@@ -11,14 +11,13 @@
 
 namespace adaptk::cuda {
 
-// Kernels of one rule, for float [0] and double [1]; those of a step for tensors whose buffers are all of that type
-// [0], and for any formats [1]. A rule that is not in the list brings its own (RuleInfo::device_code).
+// Kernels of one rule, as the runtime knows them, for float [0] and double [1]; those of a step for tensors whose
+// buffers are all of that type [0], and for any formats [1].
 struct RuleKernels {
-    void (*step[2][2])(const StepLaunch&, unsigned blocks, cudaStream_t);
-    void (*prepare[2])(const PrepareLaunch&, unsigned blocks, cudaStream_t);
-    const void* step_symbol[2][2];  // what the runtime knows the step kernel by
+    const void* step[2][2];  // take a StepLaunch
+    const void* prepare[2];  // take a PrepareLaunch
     std::size_t coefficients_bytes[2];
-    std::size_t place;  // in the table of kernels; kernel_count: not in it
+    std::size_t place;  // in the table of kernels
 };
 
 // A rule of its own with `States` states that adds the gradient to everything: the streams without the arithmetic, that

@@ -7,9 +7,7 @@
 
 namespace adaptk::cuda {
 
-template <class R, class T>
-__global__ void __launch_bounds__(block_threads, common_resident_blocks)
-    prepare_kernel(const __grid_constant__ PrepareLaunch launch) {
+template <class R, class T> ADAPTK_DEVICE void prepare(const PrepareLaunch& launch) {
     const bool skip = launch.control != nullptr && launch.control->skip != 0;
     const double clip = launch.control != nullptr ? launch.control->clip : 1.0;
     auto* coefficients = static_cast<StepCoefficients<R, T>*>(launch.coefficients);
@@ -23,6 +21,12 @@ __global__ void __launch_bounds__(block_threads, common_resident_blocks)
         if (launch.keys != nullptr) launch.keys[i] = step_key(slot.seed, t);
         count.steps = t;
     }
+}
+
+template <class R, class T>
+__global__ void __launch_bounds__(block_threads, common_resident_blocks)
+    prepare_kernel(const __grid_constant__ PrepareLaunch launch) {
+    prepare<R, T>(launch);
 }
 
 }  // namespace adaptk::cuda

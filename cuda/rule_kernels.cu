@@ -1,48 +1,31 @@
 // The step kernels of a share of the rules. Compiled once for each ADAPTK_PART in 0 ... parts - 1.
 #include "kernels.hpp"
 #include "prepare_kernel.hpp"
-#include "runtime.hpp"
 #include "step_kernel.hpp"
 
 namespace adaptk::cuda {
 namespace {
 
-template <class R, class T> void launch_step(const StepLaunch& p, unsigned blocks, cudaStream_t stream) {
-    launch(step_kernel<R, T>, "step_kernel", blocks, block_threads, stream, p);
-}
-
-template <class R, class T> void launch_stored_step(const StepLaunch& p, unsigned blocks, cudaStream_t stream) {
-    launch(stored_step_kernel<R, T>, "stored_step_kernel", blocks, block_threads, stream, p);
-}
-
-template <class R, class T> void launch_prepare(const PrepareLaunch& p, unsigned blocks, cudaStream_t stream) {
-    launch(prepare_kernel<R, T>, "prepare_kernel", blocks, block_threads, stream, p);
-}
-
 template <class K> const void* symbol(K* kernel) { return reinterpret_cast<const void*>(kernel); }
 
 template <class R> void add_steps(RuleKernels& k) {
-    k.step[0][0] = launch_step<R, float>;
-    k.step[1][0] = launch_step<R, double>;
-    k.step_symbol[0][0] = symbol(step_kernel<R, float>);
-    k.step_symbol[1][0] = symbol(step_kernel<R, double>);
+    k.step[0][0] = symbol(step_kernel<R, float>);
+    k.step[1][0] = symbol(step_kernel<R, double>);
     k.coefficients_bytes[0] = sizeof(StepCoefficients<R, float>);
     k.coefficients_bytes[1] = sizeof(StepCoefficients<R, double>);
 }
 
 template <class R> void add_stored_steps(RuleKernels& k) {
-    k.step[0][1] = launch_stored_step<R, float>;
-    k.step[1][1] = launch_stored_step<R, double>;
-    k.step_symbol[0][1] = symbol(stored_step_kernel<R, float>);
-    k.step_symbol[1][1] = symbol(stored_step_kernel<R, double>);
+    k.step[0][1] = symbol(stored_step_kernel<R, float>);
+    k.step[1][1] = symbol(stored_step_kernel<R, double>);
 }
 
 template <std::size_t I, class R> void add_rule(KernelTable& table) {
     if constexpr (I % parts == ADAPTK_PART) {
         add_steps<kernel_of_t<R>>(table[I]);
         add_stored_steps<kernel_of_t<R>>(table[I]);
-        table[I].prepare[0] = launch_prepare<R, float>;
-        table[I].prepare[1] = launch_prepare<R, double>;
+        table[I].prepare[0] = symbol(prepare_kernel<R, float>);
+        table[I].prepare[1] = symbol(prepare_kernel<R, double>);
         table[I].place = I;
     }
 }

@@ -46,17 +46,25 @@ class DeviceGuard {
     bool changed_ = false;
 };
 
+// A kernel that takes a Launch, as the runtime knows it.
 template <class Launch>
-void launch(void (*kernel)(Launch), const char* name, unsigned blocks, unsigned threads, cudaStream_t stream,
-            const Launch& parameters) {
+void launch_symbol(const void* kernel, const char* name, unsigned blocks, unsigned threads, cudaStream_t stream,
+                   const Launch& parameters) {
     // By this function, which returns the launch's own error: the last error may be one that somebody else has left.
 #if defined(__CUDACC__)
     void* values[] = {const_cast<Launch*>(&parameters)};
-    check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(threads), values, 0, stream),
-          name);
+    check(cudaLaunchKernel(kernel, dim3(blocks), dim3(threads), values, 0, stream), name);
 #else
-    check(emulation::launch(kernel, blocks, threads, stream, parameters), name);
+    check(emulation::launch(reinterpret_cast<void (*)(Launch)>(const_cast<void*>(kernel)), blocks, threads, stream,
+                            parameters),
+          name);
 #endif
+}
+
+template <class Launch>
+void launch(void (*kernel)(Launch), const char* name, unsigned blocks, unsigned threads, cudaStream_t stream,
+            const Launch& parameters) {
+    launch_symbol(reinterpret_cast<const void*>(kernel), name, blocks, threads, stream, parameters);
 }
 
 }  // namespace adaptk::cuda

@@ -16,6 +16,11 @@ namespace adaptk::cuda {
 template <class R, class T, std::size_t... I, std::size_t N>
 ADAPTK_DEVICE void update(const StepCoefficients<R, T>& c, T (&p)[per_lane], T (&g)[per_lane], T (&s)[N][per_lane],
                           std::index_sequence<I...>) {
+    [[maybe_unused]] T stored[per_lane];
+    if constexpr (requires { R::needs_stored_param; }) {
+#pragma unroll
+        for (int i = 0; i < per_lane; ++i) stored[i] = p[i];
+    }
     if (c.common.coupled) {
 #pragma unroll
         for (int i = 0; i < per_lane; ++i) apply_common<true>(c.common, p[i], g[i]);
@@ -24,7 +29,13 @@ ADAPTK_DEVICE void update(const StepCoefficients<R, T>& c, T (&p)[per_lane], T (
         for (int i = 0; i < per_lane; ++i) apply_common<false>(c.common, p[i], g[i]);
     }
 #pragma unroll
-    for (int i = 0; i < per_lane; ++i) R::update(c.rule, p[i], g[i], s[I][i]...);
+    for (int i = 0; i < per_lane; ++i) {
+        if constexpr (requires { R::needs_stored_param; }) {
+            R::update(c.rule, stored[i], p[i], g[i], s[I][i]...);
+        } else {
+            R::update(c.rule, p[i], g[i], s[I][i]...);
+        }
+    }
 }
 
 // A lane's elements of buffers of the compute type: vectors a row of 32 apart in full tiles. The ends of tensors, and
@@ -190,24 +201,33 @@ template <class R, class T, class Run> ADAPTK_DEVICE void for_tiles(const StepLa
     }
 }
 
-template <class R, class T>
-__global__ void __launch_bounds__(block_threads, resident_blocks(sizeof(T), state_count<R>))
-    step_kernel(const __grid_constant__ StepLaunch launch) {
+// The kernels' bodies, which have other names where they are compiled at run time.
+template <class R, class T> ADAPTK_DEVICE void step_tiles(const StepLaunch& launch) {
     const int lane = int(threadIdx.x % warp);
     for_tiles<R, T>(launch, [&](const StepCoefficients<R, T>& c, const Tensor& t, std::uint32_t, std::int64_t first) {
         run_direct_tile<R, T>(c, t, first, lane, std::make_index_sequence<state_count<R>>{});
     });
 }
 
-template <class R, class T>
-__global__ void __launch_bounds__(block_threads, stored_resident_blocks(sizeof(T), state_count<R>))
-    stored_step_kernel(const __grid_constant__ StepLaunch launch) {
+template <class R, class T> ADAPTK_DEVICE void step_stored_tiles(const StepLaunch& launch) {
     const int lane = int(threadIdx.x % warp);
     for_tiles<R, T>(launch, [&](const StepCoefficients<R, T>& c, const Tensor& t, std::uint32_t i, std::int64_t first) {
         const Side* const side = launch.sides != nullptr ? launch.sides + i : nullptr;
         const std::uint64_t key = launch.keys != nullptr ? launch.keys[i] : 0;
         run_stored_tile<R, T>(c, t, side, key, first, lane);
     });
+}
+
+template <class R, class T>
+__global__ void __launch_bounds__(block_threads, resident_blocks(sizeof(T), state_count<R>))
+    step_kernel(const __grid_constant__ StepLaunch launch) {
+    step_tiles<R, T>(launch);
+}
+
+template <class R, class T>
+__global__ void __launch_bounds__(block_threads, stored_resident_blocks(sizeof(T), state_count<R>))
+    stored_step_kernel(const __grid_constant__ StepLaunch launch) {
+    step_stored_tiles<R, T>(launch);
 }
 
 }  // namespace adaptk::cuda

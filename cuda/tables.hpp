@@ -2,15 +2,13 @@
 #pragma once
 
 #include "adaptk/rule.hpp"
-#include "step.hpp"
+#include "scalar_type.hpp"
 #include "tuning.hpp"
 
 #include <cstddef>
 #include <cstdint>
 
 namespace adaptk::cuda {
-
-using detail::max_buffers;
 
 // One parameter with its gradient and states.
 struct alignas(16) Tensor {

@@ -70,7 +70,7 @@ _FUNCTIONS = [
         "copy",
     ],
     *["new_counts", "write_counts", "read_counts", "new_reports", "read_report", "save", "restore", "release"],
-    *["new_workspace", "release_workspace", "order", "capturing", "set_waves"],
+    *["new_workspace", "release_workspace", "order", "capturing", "set_waves", "can_run"],
 ]
 
 
@@ -103,6 +103,7 @@ _INTERCEPTED: dict[str, Any] = {
     "restore": (ctypes.c_void_p, ctypes.c_void_p, *_SPAN),
     "order": (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p),
     "capturing": (ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_bool)),
+    "can_run": (ctypes.c_void_p,),
 }
 
 
@@ -270,8 +271,10 @@ class RealMachine(Machine):
                 yield Cudart(ctypes.CDLL(name))
 
 
-# The simulator runs everything at once and has no pools and no graphs.
+# The simulator runs everything at once, has no pools and no graphs, and knows of no code but what a program was built
+# with: what is loaded at run time is handed to it by SimulatedMachine.
 MORE_OF_RUNTIME = """
+#include <stdint.h>
 #include <stddef.h>
 int cudaMallocAsync(void**, size_t, void*);
 int cudaEventRecord(void*, void*);
@@ -279,6 +282,16 @@ int cudaMemPoolCreate(void** pool, const void* wanted) { static char one; *pool 
 int cudaMemPoolSetAttribute(void* pool, int attribute, void* value) { return 0; }
 int cudaMallocFromPoolAsync(void** out, size_t n, void* pool, void* stream) { return cudaMallocAsync(out, n, stream); }
 int cudaEventRecordWithFlags(void* event, void* stream, unsigned flags) { return cudaEventRecord(event, stream); }
+int cudaThreadExchangeStreamCaptureMode(int* mode) { return 0; }
+int (*load_code)(uintptr_t* library, const char* code);
+int (*get_kernel)(uintptr_t* kernel, uintptr_t library, const char* name);
+int cudaLibraryLoadData(uintptr_t* library, const void* code, void* options, void* values, unsigned count,
+                        void* library_options, void* library_values, unsigned library_count) {
+    return load_code(library, code);
+}
+int cudaLibraryGetKernel(uintptr_t* kernel, uintptr_t library, const char* name) {
+    return get_kernel(kernel, library, name);
+}
 """
 
 
@@ -304,6 +317,7 @@ class SimulatedMachine(Machine):
             warnings.simplefilter("ignore", ResourceWarning)
             self.cudart = Cudart(cudart.install())
         self._more = self._add_to_runtime()
+        self._load_at_run_time()
         path = self._build()
         # For the C interface: the library that the module is linked with.
         os.environ["ADAPTK_CUDA_LIBRARY"] = str(path.parent / "lib" / LIBRARY)
@@ -373,6 +387,44 @@ class SimulatedMachine(Machine):
     def _release(self, address: int) -> None:
         with self._lock:
             self._free(address)
+
+    def _load_at_run_time(self) -> None:
+        """Kernels that the library compiles while it runs: the simulator reads their PTX, and no machine code."""
+        invalid_image, invalid_name = 200, 500
+        self.loaded: list[str] = []  # PTX
+        to_number = ctypes.POINTER(ctypes.c_size_t)
+
+        def load_code(library: Any, code: int) -> int:
+            if ctypes.string_at(code, 4) == b"\x7fELF":
+                return invalid_image
+            ptx = ctypes.string_at(code).decode()
+            module = self._cudart._Lazy([ptx])
+            try:
+                module.get()
+            except Exception:  # whatever the simulator finds wrong
+                return invalid_image
+            self._left.update(self._arena.ends)  # the module's own
+            self.loaded.append(ptx)
+            self._cudart._modules.append(module)
+            library[0] = len(self._cudart._modules)
+            return 0
+
+        def get_kernel(kernel: Any, library: int, name: bytes) -> int:
+            if name.decode() not in self._cudart._modules[library - 1].get().kernels:
+                return invalid_name
+            # An address that no function of a program has.
+            handle = ctypes.create_string_buffer(1)
+            self._handles.append(handle)
+            kernel[0] = ctypes.addressof(handle)
+            self._cudart._functions[kernel[0]] = (library - 1, name.decode())
+            return 0
+
+        self._handles: list[Any] = []
+        load = ctypes.CFUNCTYPE(ctypes.c_int, to_number, ctypes.c_void_p)(load_code)
+        get = ctypes.CFUNCTYPE(ctypes.c_int, to_number, ctypes.c_size_t, ctypes.c_char_p)(get_kernel)
+        self._handles += [load, get]
+        for pointer, function in (("load_code", load), ("get_kernel", get)):
+            ctypes.c_void_p.in_dll(self._more, pointer).value = ctypes.cast(function, ctypes.c_void_p).value
 
     @staticmethod
     def _add_to_runtime() -> ctypes.CDLL:

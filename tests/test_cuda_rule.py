@@ -1,27 +1,250 @@
-"""Rules that were made at run time run on the CPU: on a CUDA device they are refused, before anything is done there."""
+"""Rules that are made at run time on a CUDA device, where NVRTC compiles them: the bits that they have on the CPU."""
 
 from __future__ import annotations
 
+import glob
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import adaptk
+import c_abi
 import numpy as np
 import pytest
-from device_arrays import Exchange, Machine
+from adaptk.catalogue import all_rules, find
+from device_arrays import Exchange, Library, Machine, assert_equal, cudart
+from helpers import RULES, THREE_RULES, make_list, same_bits
+from test_cuda_c_abi import Device
 from test_cuda_errors import refused
+from test_cuda_functions import values
 from traced_rules import traced
 
 pytestmark = pytest.mark.cuda
 
-ONES = np.ones(5, np.float32)
+SIZES = (1, 33, 256, 300, 1025)
 
 
-def test_functions_and_optimizers(machine: Machine) -> None:
+def nvrtc() -> str | None:
+    """Its library, if it is installed."""
+    named = os.environ.get("ADAPTK_NVRTC")
+    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    found = [named] if named else sorted(p for f in folders for p in glob.glob(f"{f}/nvidia/*/lib/libnvrtc.so.*"))
+    return next((p for p in found if "builtins" not in p), None)
+
+
+needs_nvrtc = pytest.mark.skipif(nvrtc() is None, reason="needs nvidia-cuda-nvrtc, or ADAPTK_NVRTC: its library")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """NVRTC by its name, and a folder for what it compiles."""
+    with pytest.MonkeyPatch.context() as patch:
+        if (library := nvrtc()) is not None:
+            patch.setenv("ADAPTK_NVRTC", library)
+        folder = tmp_path_factory.mktemp("compiled")
+        folder.chmod(0o700)
+        patch.setenv("ADAPTK_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def c_device(machine: Machine) -> Iterator[Device]:
+    """For the C interface, which takes addresses."""
+    d = Device(cudart())
+    yield d
+    d.runtime.synchronize()
+    for address in d.memory:
+        d.runtime.free(address)
+
+
+def check(device: Library, made: adaptk.TracedRule, dtype: str = "float32", steps: int = 2, **hyper: Any) -> None:
+    """Steps of tensors of several sizes, on the device and on the CPU."""
+    names = ("param", "grad", *(s.name for s in made.rule.states))
+    host = {
+        name: [values("bar" if name not in ("param", "grad") else name, n, np.dtype(dtype), n) for n in SIZES]
+        for name in names
+    }
+    for s in made.rule.states:
+        if s.nonnegative:
+            host[s.name] = [abs(x) for x in host[s.name]]
+    there = device.put_all(host)
+    for step in range(1, steps + 1):
+        made(*there.values(), step=step, **hyper)
+        made(*host.values(), step=step, **hyper)
+    assert_equal(device.get_all(there), host)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("rule", "dtype"), [*((rule, "float32") for rule in RULES), *((rule, "float64") for rule in THREE_RULES)]
+)
+def test_every_rule_of_the_library(device: Library, rule: str, dtype: str) -> None:
+    with traced(rule) as made:
+        check(device, made, dtype)
+        check(device, made, dtype, weight_decay=0.03, decoupled=False, maximize=True)
+        check(device, made, dtype, weight_decay=0.2, decoupled=True, grad_scale=1 / 3, lr=0.05)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("rule", [r.name for r in all_rules()])
+def test_the_catalogue(device: Library, rule: str) -> None:
+    made = find(rule)
+    assert made is not None
+    check(device, made, weight_decay=0.1)
+
+
+def from_the_param(name: str) -> adaptk.TracedRule:
+    """Reads the param before decay, and starts a state as a copy of it."""
+
+    def drifting(p: Any, g: Any, a: Any, h: Any, t: Any) -> Any:
+        return p - h.lr * g / (1 + h.rate * t), h.rate * a + (1 - h.rate) * p
+
+    return adaptk.rule(states={"a": "param"}, name=name, lr=0.1, rate=0.75)(drifting)
+
+
+@needs_nvrtc
+def test_states_that_start_as_the_param(device: Library) -> None:
+    made = from_the_param("drifting_on_device")
+    try:
+        check(device, made, weight_decay=0.5, decoupled=True)
+    finally:
+        made.unregister()
+
+
+def steps_of_optimizers(device: Library, made: adaptk.TracedRule, step: dict[str, Any], **options: Any) -> None:
+    rng = np.random.default_rng(3)
+    host = [rng.normal(size=n).astype(np.float32) for n in (300, 5, 0, 257)]
+    there = [device.put(p) for p in host]
+    one, two = made.Optimizer(host, **options), made.Optimizer(there, **options)
+    for _ in range(3):
+        grads = [rng.normal(size=p.size).astype(np.float32) for p in host]
+        one.step(grads, **step)
+        two.step([device.put(g) for g in grads], **step)
+    assert_equal([device.get(p) for p in there], host)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "8bit"])
+def test_formats_of_states(device: Library, state_dtype: str) -> None:
+    pytest.importorskip("ml_dtypes")
+    with traced("adam") as made:
+        steps_of_optimizers(device, made, {"clip_norm": 1.0}, state_dtype=state_dtype, seed=5)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("rule", ["nadam", "focus"])
+def test_the_device_counts_the_steps(device: Library, rule: str) -> None:
+    """Then it computes the coefficients too: powers, products over the steps, and the weight decay that rules read."""
+    if rule in RULES:
+        with traced(rule) as made:
+            steps_of_optimizers(device, made, {"skip_nonfinite": True}, weight_decay=0.1)
+    else:
+        found = find(rule)
+        assert found is not None
+        steps_of_optimizers(device, found, {"skip_nonfinite": True}, weight_decay=0.1)
+
+
+@needs_nvrtc
+def test_the_c_interface(c_device: Device) -> None:
+    with traced("adam") as made:
+        b = make_list("adam", (3, 0, 300))
+        states = c_abi.state_arrays("adam", {s.name: b[s.name] for s in RULES["adam"].states})
+        p, g, s = ([c_device.put(a) for a in arrays] for arrays in (b["param"], b["grad"], states))
+        for step in (1, 2):
+            c_abi.step(made.rule.key, p, g, s, step, {"weight_decay": 0.01})
+            c_abi.step("adam", b["param"], b["grad"], states, step, {"weight_decay": 0.01})
+        for t, a in zip([*p, *s], [*b["param"], *states], strict=True):
+            assert same_bits(c_device.get(t, a), a)
+
+
+@needs_nvrtc
+def test_numbers_that_the_host_carries_on(device: Library) -> None:
+    made = find("schedule_free_adamw")
+    assert made is not None
+    steps_of_optimizers(device, made, {"clip_norm": 0.5})
+    p = device.put(np.ones(5, np.float32))
+    opt = made.Optimizer([p])
+    message = "schedule_free_adamw hands numbers on from step to step, which the host computes"
+    with pytest.raises(RuntimeError, match=message):
+        opt.step([device.put(np.ones(5, np.float32))], skip_nonfinite=True)
+    assert_equal(device.get(p), np.ones(5, np.float32))
+
+
+@needs_nvrtc
+def test_what_is_compiled(device: Library, machine: Machine, cache: Path) -> None:
+    """Vectors of 16 bytes, nothing contracted, nothing in local memory; and files from which it is loaded again."""
+    hypers = {"lr": 0.1, "beta": 0.9}
+
+    def averaging(p: Any, g: Any, m: Any, h: Any, t: Any) -> Any:
+        m = h.beta * m + (1 - h.beta) * g * 1.25
+        return p - h.lr * m / adaptk.sqrt(1 + m * m), m
+
+    before = set(cache.iterdir())
+    made = adaptk.rule(states={"m": 0.0}, name="averaging_1", **hypers)(averaging)
+    check(device, made)
+    made.unregister()
+    (file,) = set(cache.iterdir()) - before
+    if machine.simulated:
+        ptx = machine.loaded[-1]
+        assert len(re.findall(r"ld\.global\.cg\.v4", ptx)) == 3 * 2
+        assert len(re.findall(r"st\.global\.cg\.v4", ptx)) == 2 * 2
+        assert re.search(r"\bfma\.|\bmad\.f|\.local|\.approx|\.ftz", ptx) is None
+        assert "sqrt.rn.f32" in ptx
+        assert "div.rn.f32" in ptx
+    # The same formula under another name is the same code.
+    made = adaptk.rule(states={"m": 0.0}, name="averaging_2", **hypers)(averaging)
+    check(device, made)
+    made.unregister()
+    assert set(cache.iterdir()) - before == {file}
+    # It comes from the file: what is not code there fails.
+    data = file.read_bytes()
+    end = data.index(b"namespace adaptk::cuda\n") + len(b"namespace adaptk::cuda\n")
+    file.write_bytes(data[:end] + b"0\nno code")
+    made = adaptk.rule(states={"m": 0.0}, name="averaging_3", **hypers)(averaging)
+    param, grad, m = (Exchange.put(np.ones(5, np.float32)) for _ in range(3))
+    with pytest.raises(RuntimeError):
+        made(param, grad, m, step=1)
+    if machine.simulated:
+        machine.forgive()
+    # But for others' hands on it.
+    file.chmod(0o666)
+    check(device, made)
+    made.unregister()
+
+
+def test_nothing_to_compile_with(machine: Machine) -> None:
     with traced("lion") as made:
-        param, grad, state = (Exchange.put(ONES) for _ in range(3))
-        what = ("params: on a CUDA device", "traced_lion", "runs on the CPU only", "move the params")
-        with refused(NotImplementedError, *what, unchanged=[param, grad, state], machine=machine):
-            made(param, grad, state, step=1)
-        with refused(NotImplementedError, *what, unchanged=[param, grad, state], machine=machine):
-            made([param], [grad], [state], step=1)
-        with refused(NotImplementedError, *what, unchanged=[param]):
-            made.Optimizer([param])
-        adaptk.ops.lion(param, grad, state, step=1)
+        param, grad, state = (Exchange.put(np.ones(5, np.float32)) for _ in range(3))
+        what = ("params: on a CUDA device", "traced_lion: no compiler")
+        with machine.calls.failing("can_run", "no compiler"):
+            with refused(RuntimeError, *what, unchanged=[param, grad, state], machine=machine):
+                made(param, grad, state, step=1)
+            with refused(RuntimeError, *what, unchanged=[param, grad, state], machine=machine):
+                made([param], [grad], [state], step=1)
+            with refused(RuntimeError, *what, unchanged=[param]):
+                made.Optimizer([param])
+            adaptk.ops.lion(param, grad, state, step=1)
+
+
+def test_where_nvrtc_is_not(machine: Machine) -> None:
+    if not machine.simulated:
+        pytest.skip("by the simulated device, in a process of its own")
+    script = (
+        "import device_arrays; assert device_arrays.start(True) is None\n"
+        "import adaptk, numpy as np\n"
+        "made = adaptk.rule(name='plain_step', lr=0.5)(lambda p, g, h, t: p - h.lr * g)\n"
+        "p = device_arrays.Exchange.put(np.ones(3, np.float32))\n"
+        "try: made.Optimizer([p])\n"
+        "except RuntimeError as error: print(error)\n"
+    )
+    environment = os.environ | {"ADAPTK_NVRTC": "/nowhere/libnvrtc.so.13"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parent, check=True
+    )
+    assert done.stdout.startswith("params: on a CUDA device, and plain_step: ADAPTK_NVRTC: /nowhere/libnvrtc.so.13")

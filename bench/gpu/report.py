@@ -208,6 +208,9 @@ def targets(results: Record) -> list[Target]:
             complete=len(clipped) == 4,
         ),
     ]
+    made: Record = results.get("run_time") or {}
+    first = [(made["first_step_seconds"], f"{made['size']} elements")] if made.get("complete") else []
+    result.append(Target("seconds to trace, compile and step a rule from a function", 0.5, False, first))
     for tool in ("memcheck", "racecheck"):
         errors = (results.get(tool) or {}).get("errors")
         result.append(Target(f"errors found by {tool}", 0, False, [] if errors is None else [(errors, "")]))

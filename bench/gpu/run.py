@@ -25,7 +25,8 @@ from report import profiled_kernels, sanitizer_errors, table, targets, tests_fou
 
 HERE = Path(__file__).resolve().parent
 # Seconds. Each stage has a limit of its own, so that one that hangs does not cost the others their time.
-LIMITS = {"build": 110, "tests": 100, "bits": 60, "race": 160, "memcheck": 30, "racecheck": 30, "profile": 40}
+LIMITS = {"build": 110, "tests": 100, "bits": 60, "run_time": 25, "race": 140}
+LIMITS |= {"memcheck": 30, "racecheck": 30, "profile": 40}
 LONGEST = 540
 GRACE = 3.0  # between the request to end and the end
 TRIAL_FACTOR = 20  # on the limits of a trial run, on machines of any speed
@@ -109,6 +110,10 @@ def bits(setting: Setting) -> list[Command]:
     return [_python(HERE / "bits.py", "--json", setting.work / "bits.json", *_cpu(setting))]
 
 
+def run_time(setting: Setting) -> list[Command]:
+    return [_python(HERE / "run_time.py", "--json", setting.work / "run_time.json", *_cpu(setting))]
+
+
 def race(setting: Setting) -> list[Command]:
     seconds = limit("race", setting.trial) - NEW_RACES_UNTIL
     return [_python(HERE / "race.py", "--json", setting.work / "race.json", "--seconds", seconds, *_cpu(setting))]
@@ -138,6 +143,7 @@ STAGES: dict[str, Callable[[Setting], list[Command]]] = {
     "build": build,
     "tests": tests,
     "bits": bits,
+    "run_time": run_time,
     "race": race,
     "memcheck": sanitizer("memcheck"),
     "racecheck": sanitizer("racecheck"),
@@ -225,7 +231,7 @@ def gathered(stage: Record, setting: Setting, log: str) -> Record:
         if found["passed"] == 0:
             fail(stage, f"{stage['note']}: nothing was tested")
         return {"tests": found}
-    if name in ("bits", "race"):
+    if name in ("bits", "run_time", "race"):
         record = read_json(setting.work / f"{name}.json")
         if record and not record["complete"]:
             stage["note"] = "not all of it"

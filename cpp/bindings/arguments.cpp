@@ -265,10 +265,11 @@ void check_together(const RuleInfo& rule, const detail::HyperValues& values) {
 }
 
 void check_runs_on_cuda(const RuleInfo& rule) {
-    if (rule.runs_on_cuda()) return;
-    fail(PyExc_NotImplementedError, std::string("params: on a CUDA device, and ") + rule.name +
-                                        ", a rule that was made at run time, runs on the CPU only; move the params and "
-                                        "gradients there");
+    if (rule.program == nullptr) return;
+    detail::CudaError error;
+    const detail::CudaBackend* const cuda = cuda_part();
+    if (cuda != nullptr && !cuda->can_run(rule, error))
+        fail(PyExc_RuntimeError, std::string("params: on a CUDA device, and ") + rule.name + ": " + error.text);
 }
 
 void fail_overlap(const ArgName& a, const ArgName& b) {

@@ -19,8 +19,6 @@ using detail::number_text;
 using detail::ParamUpdate;
 using detail::RuleInfo;
 
-inline constexpr std::size_t max_buffers = detail::max_buffers;
-
 // Below this many elements a step is shorter than handing the interpreter to another thread and back.
 inline constexpr std::int64_t release_gil_from = 16384;
 
@@ -89,7 +87,7 @@ detail::Slot take_beside(const py::object& buffer, const ArgName& name, const Vi
 // Throws ValueError if a gradient cannot be set to zero.
 void check_writable(const View& grad, const ArgName& name, const char* option);
 
-// Throws NotImplementedError if the rule has no code for CUDA devices.
+// Throws RuntimeError if the rule was made at run time, and there is nothing that compiles it for CUDA devices.
 void check_runs_on_cuda(const RuleInfo& rule);
 
 // Throws ValueError: which two arguments share memory, or which two params are one.

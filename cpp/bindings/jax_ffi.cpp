@@ -430,7 +430,10 @@ ffi::Error step_on_cuda(void* stream, ffi::RemainingArgs args, ffi::RemainingRet
         const auto some = std::find_if(request.tensors.begin(), request.tensors.end(),
                                        [](const ParamUpdate& t) { return t.size > 0; });
         if (some == request.tensors.end()) return;
-        if (!request.rule->runs_on_cuda()) refuse("a rule that was made at run time runs on the CPU only");
+        if (request.rule->program != nullptr)
+            detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
+                return cuda.can_run(*request.rule, error);
+            });
         for (const Operand& operand : request.operands)
             if (request.rule->is_grad_scale(operand.hyper))
                 refuse("grad_scale: a number that is traced, which steps on a CUDA device do not read");

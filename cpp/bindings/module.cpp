@@ -1,5 +1,6 @@
 // The extension module adaptk._core: registrars only.
 #include "arguments.hpp"
+#include "code_cache.hpp"
 #include "dispatch.hpp"
 #include "environment.hpp"
 #include "functions.hpp"
@@ -8,6 +9,7 @@
 #include "plan.hpp"
 #include "random_module.hpp"
 #include "rule_program.hpp"
+#include "rule_source.hpp"
 #include "stored.hpp"
 #include "threads.hpp"
 #include "torch_plan.hpp"
@@ -102,6 +104,28 @@ void use_compiled(const std::string& key, const std::string& isa, const std::arr
         return;
     }
     fail(PyExc_ValueError, "isa: unknown, or not a rule that was made at run time");
+}
+
+// A rule that was made at run time as a C++ struct of this name.
+std::string source_of_struct(const std::string& key, const std::string& name) {
+    const RuleInfo& rule = *names_of(key).rule;
+    if (rule.program == nullptr) fail(PyExc_ValueError, "rule: not one that was made at run time");
+    return detail::source_of_struct(rule, name);
+}
+
+bool reads_decay(const std::string& key) {
+    const RuleInfo& rule = *names_of(key).rule;
+    return rule.program != nullptr && detail::reads_decay(rule);
+}
+
+std::string cache_folder() {
+    detail::CacheError error;
+    const std::string path = detail::cache_folder(error);
+    if (path.empty()) {
+        PyErr_SetObject(PyExc_OSError, py::make_tuple(error.code, error.text).ptr());
+        throw py::error_already_set();
+    }
+    return path;
 }
 
 // The instruction sets that a rule has been compiled for at run time.
@@ -215,6 +239,9 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     m.def("load_rule", b::load_rule, pybind11::arg("bytes"));
     m.def("carry_on", b::carry_on, pybind11::arg("rule"), pybind11::arg("values"), pybind11::arg("step"));
     m.def("use_compiled", b::use_compiled, pybind11::arg("rule"), pybind11::arg("isa"), pybind11::arg("addresses"));
+    m.def("source_of_struct", b::source_of_struct, pybind11::arg("rule"), pybind11::arg("name"));
+    m.def("reads_decay", b::reads_decay, pybind11::arg("rule"));
+    m.def("cache_folder", b::cache_folder);
     m.def("compiled_for", b::compiled_for, pybind11::arg("rule"));
     b::register_machine(m);
     b::register_cuda(m);

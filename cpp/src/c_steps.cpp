@@ -199,9 +199,8 @@ Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, con
         const TensorView p = view_of(params_in[i], name);
         if (!is_param(p)) reject(why_no_param(p), name);
         if (beside == nullptr && i == 0) device = p.device;
-        if (device.cuda && !rule.runs_on_cuda())
-            refuse(ADAPTK_UNSUPPORTED, name.text() + ": on " + device.text() + ", and " + rule.name +
-                                           ", a rule that was loaded, runs on the CPU only");
+        if (device.cuda && i == 0 && rule.program != nullptr)
+            call_cuda([&](const CudaBackend& cuda, CudaError& error) { return cuda.can_run(rule, error); });
         if (!(p.device == device))
             refuse(name.text() + ": on " + p.device.text() + ", but params[0] is on " + device.text() +
                    "; one call works on the tensors of one device");

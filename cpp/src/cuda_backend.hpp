@@ -86,7 +86,7 @@ struct CudaStep {
 
 // Both sides have the same version and sizes of what crosses from one to the other, or the part is not used. The
 // version goes up when a meaning changes and no size does.
-inline constexpr std::uint32_t cuda_backend_version = 3;
+inline constexpr std::uint32_t cuda_backend_version = 4;
 using CrossingSizes = std::array<std::uint32_t, 12>;
 
 struct CudaBackend {
@@ -149,6 +149,9 @@ struct CudaBackend {
     // For measurements: grids of at most `waves` times what a device holds at once; 0 is without a limit. Returns what
     // it was before.
     unsigned (*set_waves)(unsigned waves);
+
+    // Whether steps of this rule can be taken: one that was made at run time is compiled at its first one.
+    bool (*can_run)(const RuleInfo& rule, CudaError& error);
 };
 
 constexpr CrossingSizes sizes_that_cross() {

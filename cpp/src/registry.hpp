@@ -63,9 +63,8 @@ struct RuleInfo {
     void (*idle_steps)(const HyperValues& h, double shrink, std::int64_t n, IdleSteps& out);
     const char* (*invalid)(const HyperValues& h);  // see rule.hpp; nullptr where the values go together
     void (*continue_from)(const HyperValues& h, double step, double* numbers, const bool* wide, ContinuedStep& out);
-    std::span<const RuleCode> code;     // by the number of the instruction set (dispatch.hpp)
-    const Program* program = nullptr;   // that the code interprets (rule_program.hpp); null: compiled
-    const void* device_code = nullptr;  // of a rule that is not in the list: the CUDA part's RuleKernels
+    std::span<const RuleCode> code;    // by the number of the instruction set (dispatch.hpp)
+    const Program* program = nullptr;  // that the code interprets (rule_program.hpp); null: compiled
 
     std::size_t hyper_count() const { return own.size() + common_hyperparameters.size(); }
     ADAPTK_INTERNAL_API Hyperparameter hyper(std::size_t i) const;  // with the rule's own default
@@ -75,8 +74,6 @@ struct RuleInfo {
     bool maximize(const HyperValues& h) const { return h.value[own.size() + at_maximize] != 0.0; }
     double grad_scale(const HyperValues& h) const { return h.value[own.size() + at_grad_scale]; }
     bool is_grad_scale(std::size_t hyper) const { return hyper == own.size() + at_grad_scale; }
-    // Whether params on CUDA devices can be updated.
-    bool runs_on_cuda() const { return index != nowhere || device_code != nullptr; }
     bool coupled_decay(const HyperValues& h) const { return weight_decay(h) != 0.0 && !decoupled(h); }
 };
 

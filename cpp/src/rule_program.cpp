@@ -813,6 +813,7 @@ void Program::coefficients(const RuleInfo& rule, const HyperValues& hyper, doubl
                                                     rule.maximize(hyper) ? 1.0 : 0.0, grad_scale});
         std::memcpy(out, &first, sizeof first);
         static_assert(sizeof first % sizeof(T) == 0);
+        if (constants_.empty()) std::memset(out + sizeof first, 0, sizeof(T));
         for (std::size_t i = 0; i < constants_.size(); ++i) {
             const T x = T(own[i]);
             std::memcpy(out + sizeof first + i * sizeof x, &x, sizeof x);

@@ -45,13 +45,21 @@ class Program {
     std::vector<CacheLine> constants(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, std::int64_t t,
                                      const Isa& isa, int type) const;
     // The StepCoefficients of step t for a rule that is compiled: the common ones, and the constants in their order.
-    void coefficients(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, std::int64_t t, const Isa& isa,
-                      int type, std::byte* out) const;
+    ADAPTK_INTERNAL_API void coefficients(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
+                                          std::int64_t t, const Isa& isa, int type, std::byte* out) const;
     // The code for these numbers: without the products whose factor is 1.
     const Instruction* code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale) const;
     // What the step of this number leaves behind in the hyperparameters.
     ADAPTK_INTERNAL_API void carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t) const;
     std::size_t constant_count() const { return common_constants + constants_.size(); }
+    // The scalar nodes that elements use, in the elements' order.
+    std::span<const std::uint16_t> constant_nodes() const { return constants_; }
+    // Bytes of the coefficients, of which there is at least one besides the common ones.
+    std::size_t coefficients_bytes(int type) const {
+        const std::size_t own = constants_.empty() ? 1 : constants_.size();
+        return type == 1 ? sizeof(CommonCoefficients<double>) + own * sizeof(double)
+                         : sizeof(CommonCoefficients<float>) + own * sizeof(float);
+    }
     bool uses_step() const;
 
     // The program as machine code for one of built_isas(); null: it is interpreted. Code that is given stays.

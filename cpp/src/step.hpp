@@ -3,6 +3,7 @@
 
 #include "format.hpp"
 #include "registry.hpp"
+#include "scalar_type.hpp"
 
 #include "adaptk/rounding.hpp"
 
@@ -14,8 +15,6 @@ namespace adaptk::detail {
 
 struct KernelTable;
 class RowUpdate;
-
-inline constexpr std::size_t max_buffers = 2 + max_states;
 
 // One buffer of a step.
 struct Slot {
@@ -61,7 +60,6 @@ struct ParamUpdate {
 };
 
 // A number in the memory of a device.
-enum class ScalarType : std::uint8_t { f32, f64, i32, i64 };
 struct DeviceScalar {
     const void* data = nullptr;
     ScalarType type = ScalarType::i64;

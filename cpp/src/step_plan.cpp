@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -380,6 +381,15 @@ void StepPlan::count() {
 
 // The plan's own count goes up with those of its tensors: as that of a tensor without elements.
 void StepPlan::count_on_device() {
+    for (const Group& g : groups_) {
+        if (g.rule->program == nullptr || g.rule->program->carried.empty()) continue;
+        CudaFailure refused;
+        std::snprintf(refused.error.text, sizeof refused.error.text,
+                      "%s hands numbers on from step to step, which the host computes: on a CUDA device it steps "
+                      "without skip_nonfinite and capturable",
+                      g.rule->name);
+        throw refused;
+    }
     std::vector<std::int64_t> all;
     for (const Tensor& t : tensors_) all.push_back(t.steps);
     all.push_back(taken_);

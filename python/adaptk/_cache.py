@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from adaptk import _core
 
 
 def folder() -> Path:
@@ -16,34 +17,11 @@ def folder() -> Path:
     Raises
     ------
     PermissionError
-        If others may write to it: what it holds is run.
+        If others may write to it, or to a folder above it: what it holds is run.
     OSError
         If it cannot be made.
     """
-    named = os.environ.get("ADAPTK_CACHE")
-    if named:
-        path = Path(named)
-    elif sys.platform == "darwin":
-        path = Path.home() / "Library" / "Caches" / "adaptk"
-    else:
-        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adaptk"
-    path = path.absolute()
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check(path)
-    return path
-
-
-def _check(path: Path) -> None:
-    """That nobody but this user and the system's can change the path, as far as its permissions say."""
-    for at in (path, *path.parents):
-        s = at.stat()
-        others = s.st_mode & (stat.S_IWOTH | (stat.S_IWGRP if at == path else 0))
-        kept_apart = at != path and s.st_mode & stat.S_ISVTX  # as /tmp: files there are their owners'
-        if s.st_uid not in (os.getuid(), 0) or (at == path and s.st_uid != os.getuid()) or (others and not kept_apart):
-            raise PermissionError(
-                f"ADAPTK_CACHE: {at} is not this user's alone, and what {path} holds is run; name another folder by "
-                "ADAPTK_CACHE, or take the others' right to write from it"
-            )
+    return Path(_core.cache_folder())
 
 
 def file_of(name: str, make: Callable[[Path], None]) -> Path:

@@ -61,7 +61,7 @@ def _headers(folder: str) -> bytes:
     return b"".join(p.read_bytes() for p in all_of_them)
 
 
-_INCLUDED = ("config.hpp", "math.hpp", "power.hpp", "prefetch.hpp", "rule.hpp", "rule_loop.hpp")
+_INCLUDED = ("config.hpp", "logarithm.hpp", "math.hpp", "power.hpp", "prefetch.hpp", "rule.hpp", "rule_loop.hpp")
 
 
 def compile_rules(rules: Sequence[Rule]) -> None:

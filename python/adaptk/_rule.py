@@ -351,7 +351,8 @@ def rule(
     rounded; none are contracted. What depends on `h` and `t` alone is computed once a step in float64, and rounded once
     where it meets an element; it may have any powers and ``adaptk.cumprod``.
 
-    A rule runs on the CPU. Reductions, such as a tensor's norm, are not supported.
+    On CUDA devices NVRTC (``pip install nvidia-cuda-nvrtc``) compiles a rule at its first step. Reductions, such as a
+    tensor's norm, are not supported.
 
     Examples
     --------

@@ -622,7 +622,7 @@ void test_huge_tables() {
         tensors.push_back(update_of({far, far}, size, Format::bfloat16, Format::bfloat16));
     }
     const std::vector<Segment> segments{{&rule, default_hyper(rule), 1, 3}};
-    const void* const step_kernel = kernels()[rule.index].step_symbol[0][1];
+    const void* const step_kernel = kernels()[rule.index].step[0][1];
     cuda::StepLaunch step;
     cuda::NormLaunch norm;
     unsigned blocks = 0;

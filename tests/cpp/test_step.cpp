@@ -429,8 +429,8 @@ void test_late_steps() {
                                          std::int64_t{1} << 53, std::numeric_limits<std::int64_t>::max()}) {
                 for (const bool other : {false, true}) {
                     HyperValues h = other ? other_hyper(rule) : default_hyper(rule);
-                    std::array<double, 4> doubles[detail::max_buffers];
-                    std::array<float, 4> floats[detail::max_buffers];
+                    std::array<double, 4> doubles[max_buffers];
+                    std::array<float, 4> floats[max_buffers];
                     ParamUpdate tensor(4, type, type);
                     for (std::size_t b = 0; b < 2 + rule.states.size(); ++b) {
                         doubles[b] = {0.5, 0.25, 0.125, 1.0};

@@ -175,6 +175,8 @@ inline constexpr std::array common_hyperparameters{
 
 inline constexpr std::size_t max_hyperparameters = 20;
 inline constexpr std::size_t max_states = 4;
+// A param, its gradient and the states.
+inline constexpr std::size_t max_buffers = 2 + max_states;
 
 // What n steps with a gradient of 0 do to an element, in a closed form: first
 //   p <- param*p + from_state[0]*(state 0) + from_state[1]*(state 1) + ...
@@ -264,8 +266,8 @@ template <class R, class T>
 ADAPTK_HOST_DEVICE StepCoefficients<R, T> step_coefficients(const double* h, double grad_scale, std::int64_t t,
                                                             memo_of_t<R>& memo) {
     constexpr std::size_t count = hyper_count<R>;
-    typename R::Hyper own;
-    static_assert(sizeof own == count * sizeof(double) && std::is_trivially_copyable_v<typename R::Hyper>);
+    typename R::Hyper own;  // of a program that reads the weight decay, that too
+    static_assert(sizeof own >= count * sizeof(double) && std::is_trivially_copyable_v<typename R::Hyper>);
     std::memcpy(&own, h, sizeof own);
     const CommonHyper common{h[count + at_weight_decay], h[count + at_decoupled], h[count + at_maximize], grad_scale};
     return {common_coefficients<T>(h[0], common), coefficients_of<R, T>(own, t, memo)};

@@ -1,0 +1,243 @@
+#include "rule_source.hpp"
+
+#include "rule_program.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace adaptk::detail {
+namespace {
+
+constexpr std::string_view keywords[] = {
+    "alignas",     "alignof",  "and",        "and_eq",    "asm",       "auto",         "bitand",
+    "bitor",       "bool",     "break",      "case",      "catch",     "char",         "char16_t",
+    "char32_t",    "char8_t",  "class",      "co_await",  "co_return", "co_yield",     "compl",
+    "concept",     "const",    "const_cast", "consteval", "constexpr", "constinit",    "continue",
+    "decltype",    "default",  "delete",     "do",        "double",    "dynamic_cast", "else",
+    "enum",        "explicit", "export",     "extern",    "false",     "float",        "for",
+    "friend",      "goto",     "if",         "inline",    "int",       "long",         "mutable",
+    "namespace",   "new",      "noexcept",   "not",       "not_eq",    "nullptr",      "operator",
+    "or",          "or_eq",    "private",    "protected", "public",    "register",     "reinterpret_cast",
+    "requires",    "return",   "short",      "signed",    "sizeof",    "static",       "static_assert",
+    "static_cast", "struct",   "switch",     "template",  "this",      "thread_local", "throw",
+    "true",        "try",      "typedef",    "typeid",    "typename",  "union",        "unsigned",
+    "using",       "virtual",  "void",       "volatile",  "wchar_t",   "while",        "xor",
+    "xor_eq",
+};
+
+std::string member(std::string_view name) {
+    const bool keyword = std::find(std::begin(keywords), std::end(keywords), name) != std::end(keywords);
+    return std::string(name) + (keyword ? "_" : "");
+}
+
+// Exactly, and whatever the locale: a whole number of units in the last place.
+std::string literal(double x) {
+    if (std::isnan(x)) return "std::sqrt(-1.0)";
+    if (std::isinf(x)) return x < 0.0 ? "-HUGE_VAL" : "HUGE_VAL";
+    const auto bits = std::bit_cast<std::uint64_t>(x);
+    const int exponent = int(bits >> 52 & 0x7ff);
+    std::uint64_t units = (bits & 0xfffffffffffffu) | (exponent > 0 ? std::uint64_t{1} << 52 : 0);
+    int power = std::max(exponent, 1) - 1075;
+    while (units != 0 && units % 2 == 0) {
+        units /= 2;
+        ++power;
+    }
+    std::string digits;
+    for (std::uint64_t rest = units; rest != 0 || digits.empty(); rest /= 16)
+        digits.insert(digits.begin(), "0123456789abcdef"[rest % 16]);
+    return std::string(bits >> 63 != 0 ? "-" : "") + "0x" + digits + "p" + std::to_string(units == 0 ? 0 : power);
+}
+
+std::string numbered(const char* prefix, std::size_t i) { return prefix + std::to_string(i); }
+
+// An operation of this name on operands a, b, c of the type `kind`; scalar and element operations have the same names.
+template <class Op>
+std::string expression(Op op, const std::string& a, const std::string& b, const std::string& c, const char* kind) {
+    const auto compared = [&](const char* sign) {
+        return a + " " + sign + " " + b + " ? " + kind + "(1) : " + kind + "(0)";
+    };
+    const auto called = [&](const char* function) {
+        return std::string("adaptk::") + function + "(" + a + (arity(op) > 1 ? ", " + b : "") + ")";
+    };
+    switch (op) {
+    case Op::add: return a + " + " + b;
+    case Op::subtract: return a + " - " + b;
+    case Op::multiply: return a + " * " + b;
+    case Op::divide: return a + " / " + b;
+    case Op::maximum: return called("max");
+    case Op::minimum: return called("min");
+    case Op::less: return compared("<");
+    case Op::less_equal: return compared("<=");
+    case Op::equal: return compared("==");
+    case Op::not_equal: return compared("!=");
+    case Op::negative: return "-" + a;
+    case Op::absolute: return called("abs");
+    case Op::square_root: return called("sqrt");
+    case Op::sign: return called("sign");
+    case Op::select: return a + " != " + kind + "(0) ? " + b + " : " + c;
+    default: return {};
+    }
+}
+
+class Source {
+  public:
+    Source(const RuleInfo& rule, std::string_view name)
+        : rule_(rule), program_(*rule.program), name_(name), constants_(program_.constant_nodes()) {
+        for (const Hyperparameter& h : rule.own) hypers_.push_back(member(h.name));
+        own_hypers_ = hypers_.size();
+        if (reads_decay(rule)) {
+            hypers_.emplace_back("weight_decay");
+            hypers_.emplace_back("decoupled");
+        }
+        for (const State& s : rule.states) states_.push_back(std::string(s.name) + "_");
+    }
+
+    std::string text() {
+        line("struct " + name_ + " {");
+        line("    static constexpr std::array<int, " + std::to_string(states_.size()) + "> states{};");
+        line("    struct Hyper {");
+        for (std::size_t i = 0; i < hypers_.size(); ++i)
+            line("        double " + hypers_[i] + " = " + literal(rule_.hyper(i).value) + ";");
+        line("    };");
+        line("    template <class T> struct Coefficients {");
+        for (const std::uint16_t c : constants_) line("        T " + numbered("c", c) + ";");
+        if (constants_.empty()) line("        T none;");
+        line("    };");
+        for (std::size_t i = 0; i < program_.scalars.size(); ++i)
+            if (program_.scalars[i].op == ScalarOp::cumulative_product) product(i);
+        coefficients();
+        update();
+        line("};");
+        return text_;
+    }
+
+  private:
+    const RuleInfo& rule_;
+    const Program& program_;
+    std::string name_;
+    std::span<const std::uint16_t> constants_;
+    std::vector<std::string> hypers_, states_;
+    std::size_t own_hypers_ = 0;
+    std::string text_;
+
+    void line(const std::string& s) { text_ += s + "\n"; }
+
+    // What these nodes are made of, and they themselves. A cumulative product has a function of its own, and a power by
+    // the number of the step needs no number.
+    std::vector<bool> needed_scalars(std::vector<std::uint16_t> rest) const {
+        std::vector<bool> found(program_.scalars.size());
+        while (!rest.empty()) {
+            const std::uint16_t i = rest.back();
+            rest.pop_back();
+            if (found[i]) continue;
+            found[i] = true;
+            const ScalarNode& n = program_.scalars[i];
+            if (n.op == ScalarOp::cumulative_product) continue;
+            const std::uint16_t operand[] = {n.a, n.b, n.c};
+            const int count = is_step_power(n) ? 1 : arity(n.op);
+            rest.insert(rest.end(), operand, operand + count);
+        }
+        return found;
+    }
+    bool is_step_power(const ScalarNode& n) const {
+        return n.op == ScalarOp::power && program_.scalars[n.b].op == ScalarOp::step;
+    }
+
+    std::string scalar(std::size_t i) const {
+        const ScalarNode& n = program_.scalars[i];
+        const std::string a = numbered("s", n.a), b = numbered("s", n.b), c = numbered("s", n.c);
+        switch (n.op) {
+        case ScalarOp::number: return literal(n.value);
+        case ScalarOp::hyper: return "h." + hypers_[n.a];
+        case ScalarOp::step: return "double(t)";
+        case ScalarOp::power:
+            return is_step_power(n) ? "adaptk::step_power(" + a + ", t)" : "adaptk::any_power(" + a + ", " + b + ")";
+        case ScalarOp::floor: return "std::floor(" + a + ")";
+        case ScalarOp::logarithm: return "adaptk::logarithm(" + a + ")";
+        case ScalarOp::cumulative_product: return numbered("product", i) + "(h, t)";
+        default: return expression(n.op, a, b, c, "double");
+        }
+    }
+    void scalars(const std::vector<std::uint16_t>& wanted) {
+        const std::vector<bool> needed = needed_scalars(wanted);
+        for (std::size_t i = 0; i < needed.size(); ++i)
+            if (needed[i]) line("        const double " + numbered("s", i) + " = " + scalar(i) + ";");
+    }
+
+    void product(std::size_t i) {
+        const std::string number = std::to_string(i);
+        line("    ADAPTK_HOST_DEVICE static double factor" + number +
+             "(const Hyper& h, [[maybe_unused]] std::int64_t t) {");
+        scalars({program_.scalars[i].a});
+        line("        return " + numbered("s", program_.scalars[i].a) + ";");
+        line("    }");
+        line("    ADAPTK_HOST_DEVICE static double product" + number + "(const Hyper& h, std::int64_t t) {");
+        line("        double product = 1.0;");
+        line("        for (std::int64_t k = 1; k <= t && !(std::fabs(product) < 0x1p-60); ++k)");
+        line("            product *= factor" + number + "(h, k);");
+        line("        return std::fabs(product) < 0x1p-60 ? 0.0 : product;");
+        line("    }");
+    }
+
+    void coefficients() {
+        line("    template <class T>");
+        line("    ADAPTK_HOST_DEVICE static Coefficients<T> coefficients([[maybe_unused]] const Hyper& h,");
+        line("                                                           [[maybe_unused]] std::int64_t t) {");
+        scalars({constants_.begin(), constants_.end()});
+        std::string all;
+        for (const std::uint16_t c : constants_) all += (all.empty() ? "T(" : ", T(") + numbered("s", c) + ")";
+        line("        return {" + all + "};");
+        line("    }");
+    }
+
+    void update() {
+        std::vector<bool> needed(program_.elements.size());
+        for (const std::uint16_t r : program_.results) needed[r] = true;
+        bool stored = false;
+        for (std::size_t i = needed.size(); i-- > 0;) {
+            if (!needed[i]) continue;
+            const ElementNode& n = program_.elements[i];
+            stored = stored || n.op == ElementOp::param_as_stored;
+            const std::uint16_t operand[] = {n.a, n.b, n.c};
+            for (int k = 0; k < arity(n.op); ++k) needed[operand[k]] = true;
+        }
+        if (stored) line("    static constexpr bool needs_stored_param = true;");
+        line("    template <class T>");
+        std::string parameters = "[[maybe_unused]] const Coefficients<T>& c, ";
+        parameters += stored ? "T stored, T& p, [[maybe_unused]] T g" : "T& p, [[maybe_unused]] T g";
+        for (const std::string& s : states_) parameters += ", T& " + s;
+        line("    ADAPTK_HD static void update(" + parameters + ") {");
+        for (std::size_t i = 0; i < needed.size(); ++i)
+            if (needed[i]) line("        const T " + numbered("e", i) + " = " + element(program_.elements[i]) + ";");
+        for (std::size_t r = 0; r < program_.results.size(); ++r)
+            line("        " + (r == 0 ? std::string("p") : states_[r - 1]) + " = " +
+                 numbered("e", program_.results[r]) + ";");
+        line("    }");
+    }
+    std::string element(const ElementNode& n) const {
+        switch (n.op) {
+        case ElementOp::scalar: return numbered("c.c", n.a);
+        case ElementOp::param: return "p";
+        case ElementOp::grad: return "g";
+        case ElementOp::state: return states_[n.a];
+        case ElementOp::param_as_stored: return "stored";
+        default: return expression(n.op, numbered("e", n.a), numbered("e", n.b), numbered("e", n.c), "T");
+        }
+    }
+};
+
+}  // namespace
+
+bool reads_decay(const RuleInfo& rule) {
+    const std::vector<ScalarNode>& nodes = rule.program->scalars;
+    return std::any_of(nodes.begin(), nodes.end(),
+                       [&](const ScalarNode& n) { return n.op == ScalarOp::hyper && n.a >= rule.own.size(); });
+}
+
+std::string source_of_struct(const RuleInfo& rule, std::string_view name) { return Source(rule, name).text(); }
+
+}  // namespace adaptk::detail

@@ -1,0 +1,31 @@
+// Kernels of rules that are made at run time: compiled by NVRTC for a device when they are first needed there, and
+// kept.
+#pragma once
+
+#include "registry.hpp"
+
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+
+namespace adaptk::cuda {
+
+enum class KernelKind : std::size_t { step, stored_step, prepare };
+inline constexpr std::size_t kernel_kinds = 3;
+
+// What went wrong besides calls of the CUDA runtime.
+struct CompilationError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// The kernel of a rule that is a program, as the runtime knows it, for the current device: [type] 0 float, 1 double.
+// Throws CompilationError or RuntimeError.
+const void* kernel_of_program(const detail::RuleInfo& rule, int device, KernelKind kind, std::size_t type);
+
+// Throws CompilationError if nothing can be compiled here.
+void check_compiler();
+
+// For tests: the text that NVRTC is given.
+std::string source_of_kernel(const detail::RuleInfo& rule, KernelKind kind, std::size_t type);
+
+}  // namespace adaptk::cuda
