@@ -20,11 +20,7 @@ pytestmark = pytest.mark.full
 
 METHODS = scipy_tests.COUNTERPARTS
 MODULES: dict[str, dict[str, Any]] = {
-    "test_least_squares": {
-        "least_squares": scipy_tests.least_squares,
-        # Loss functions by name: that is what there is.
-        "LOSSES": ["linear", "huber", "soft_l1", "cauchy", "arctan"],
-    },
+    "test_least_squares": {"least_squares": scipy_tests.least_squares},
     "test_minpack": {"leastsq": scipy_tests.leastsq},
     "test_trustregion": {"minimize": scipy_tests.minimize(METHODS)},
     "test_optimize": {"minimize": scipy_tests.minimize(METHODS), "MINIMIZE_METHODS": list(METHODS)},
@@ -132,7 +128,6 @@ for _class in ("TestTRF", "TestDogbox", "TestLM"):
     }
 for _class in ("TestTRF", "TestDogbox"):
     EXCLUDED |= {
-        f"{_class}.test_grad": "loss functions of the user's own",
         f"{_class}.test_jac": "jac is the Jacobian of the residuals, also with a loss",
         f"{_class}.test_full_result_single_fev": COUNTS,
         f"{_class}.test_bvp": COUNTS,

@@ -73,6 +73,21 @@ def _values(loss: Callable[[Array], Any], r: Array, c: float) -> tuple[Array, Ar
     return z, rho, first, second
 
 
+def _complex_steps(f: Callable[..., Any]) -> Callable[..., Array]:
+    """The Jacobian of `f` itself: a loss does not take complex numbers."""
+
+    def jacobian(x: Array, *args: Any) -> Array:
+        columns = []
+        for k in range(x.size):
+            step = float(np.finfo(x.dtype).eps) ** 2 * max(abs(float(x[k])), 1.0)
+            z = x.astype(np.complex128)
+            z[k] += 1j * step
+            columns.append(np.asarray(f(z, *args)).imag / step)
+        return np.stack(columns, axis=1)
+
+    return jacobian
+
+
 def fit_with_function(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, options: dict[str, Any]) -> Fit:
     """The fit with ``loss(z)``, which returns rho and its two derivatives at z."""
     loss = options.pop("loss")
@@ -83,10 +98,12 @@ def fit_with_function(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, o
     if isinstance(f, tuple):
         if options["m"] is None:
             raise TypeError("m: a compiled fun needs the number of residuals")
+        if options["jac"] == "cs":
+            raise TypeError("jac: 'cs' calls fun with complex numbers, which a compiled function does not take")
         f, extra = _check._bind(f, "residuals", x, extra, arguments.whole(options["m"], "m", low=1)), ()
     jac = options["jac"]
     if jac == "cs":
-        raise ValueError("jac: 'cs' calls fun with complex numbers, which a loss does not take; give '3-point'")
+        jac = _complex_steps(f)
     j = jac if jac is None or isinstance(jac, str) else arguments.function(jac, "jac", size, "jacobian")
 
     def root(r: Any) -> Array:
