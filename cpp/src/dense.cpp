@@ -13,7 +13,9 @@ const DenseTable& dense_table([[maybe_unused]] std::string_view isa) {
     if (isa == "x86-64-v2") return dense_v2();
 #endif
     if (isa == "x86-64-v3") return dense_v3();
+#if !defined(ADAPTK_NO_V4_KERNELS)
     if (isa == "x86-64-v4") return dense_v4();
+#endif
 #elif defined(ADAPTK_NEON_KERNELS)
     if (isa == "neon") return dense_neon();
 #endif

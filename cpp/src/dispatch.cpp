@@ -26,7 +26,9 @@ const auto& table() {
         Isa{"x86-64-v2", level >= 2, &kernels_v2(), &coefficients_portable()},
 #endif
         Isa{"x86-64-v3", level >= 3, &kernels_v3(), &coefficients_v3()},
+#if !defined(ADAPTK_NO_V4_KERNELS)
         Isa{"x86-64-v4", level >= 4, &kernels_v4(), &coefficients_v3()},
+#endif
     });
 #elif defined(ADAPTK_NEON_KERNELS)
     static const auto isas = numbered(std::array{Isa{"portable", true, &kernels_portable(), &coefficients_portable()},

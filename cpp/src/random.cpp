@@ -26,7 +26,9 @@ const RandomTable& random_table() {
     if (isa == "x86-64-v2") return random_v2();
 #endif
     if (isa == "x86-64-v3") return random_v3();
+#if !defined(ADAPTK_NO_V4_KERNELS)
     if (isa == "x86-64-v4") return random_v4();
+#endif
 #elif defined(ADAPTK_NEON_KERNELS)
     if (isa == "neon") return random_neon();
 #endif
