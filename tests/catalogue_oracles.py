@@ -15,7 +15,16 @@ import numpy as np
 
 Step = Callable[[Any, Any, int], Any]
 STEPS: dict[str, Callable[[Any, Any], Step]] = {}
-OWN_DECAY = {"schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam"}
+OWN_DECAY = {
+    "schedule_free_sgd",
+    "schedule_free_adamw",
+    "schedule_free_radam",
+    "lamb",
+    "lars",
+    "stable_adamw",
+    "prodigy",
+    "dadapt_adam",
+}
 
 
 def oracle(function: Callable[[Any, Any], Step]) -> Callable[[Any, Any], Step]:
@@ -572,5 +581,113 @@ def adapnm(h: Any, p: Any) -> Step:
         norm = math.sqrt((1 + h.beta0) ** 2 + h.beta0**2)
         u = ((1 + h.beta0) * m[t % 2] - h.beta0 * m[1 - t % 2]) / norm
         return p - h.lr * u / (1 - h.beta1**t) / (np.sqrt(s.x / (1 - h.beta2**t)) + h.eps)
+
+    return step
+
+
+def _own_decay(h: Any) -> float:
+    return h.weight_decay if h.decoupled else 0.0
+
+
+@oracle
+def lamb(h: Any, p: Any) -> Step:
+    m, v = np.zeros_like(p), np.zeros_like(p)
+
+    def step(x: Any, g: Any, t: int) -> Any:
+        m[:] = mean(m, g, h.beta1)
+        v[:] = mean(v, g**2, h.beta2)
+        r = (m / (1 - h.beta1**t)) / (np.sqrt(v / (1 - h.beta2**t)) + h.eps)
+        u = r + _own_decay(h) * x
+        ratio = np.sqrt((x**2).sum()) / np.sqrt((u**2).sum()) if x.any() and u.any() else 1.0
+        return x - h.lr * ratio * u
+
+    return step
+
+
+@oracle
+def lars(h: Any, p: Any) -> Step:
+    b = np.zeros_like(p)
+
+    def step(w: Any, g: Any, t: int) -> Any:
+        local = 1.0
+        if w.any() and g.any():
+            local = h.trust * np.linalg.norm(w) / (np.linalg.norm(g) + _own_decay(h) * np.linalg.norm(w))
+        b[:] = h.momentum * b + h.lr * local * (g + _own_decay(h) * w)
+        return w - b
+
+    return step
+
+
+@oracle
+def stable_adamw(h: Any, p: Any) -> Step:
+    m, v = np.zeros_like(p), np.zeros_like(p)
+
+    def step(x: Any, g: Any, t: int) -> Any:
+        beta1 = h.beta1 * (1 - h.beta1 ** (t - 1)) / (1 - h.beta1**t)
+        beta2 = h.beta2 * (1 - h.beta2 ** (t - 1)) / (1 - h.beta2**t)
+        m[:] = mean(m, g, beta1)
+        v[:] = mean(v, g**2, beta2)
+        rms = np.sqrt(np.mean(g**2 / np.maximum(v, h.eps**2)))
+        lr = h.lr / max(1.0, rms)
+        return x - lr * _own_decay(h) * x - lr * m / (np.sqrt(v) + h.eps)
+
+    return step
+
+
+def _corrected(h: Any, t: int) -> float:
+    return math.sqrt(1 - h.beta2**t) / (1 - h.beta1**t) if h.use_bias_correction else 1.0
+
+
+@oracle
+def prodigy(h: Any, p: Any) -> Step:
+    start, m, v, s = p.copy(), np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
+    n = SimpleNamespace(d=h.d0, r=0.0)
+    root = math.sqrt(h.beta2)
+
+    def step(x: Any, g: Any, t: int) -> Any:
+        d, lr = n.d, h.lr * _corrected(h, t)
+        m[:] = h.beta1 * m + (1 - h.beta1) * d * g
+        v[:] = h.beta2 * v + (1 - h.beta2) * d**2 * g**2
+        # With the paper's factor 1 - sqrt(beta2) in both.
+        n.r = root * n.r + (1 - root) * lr * d**2 * np.dot(g, start - x)
+        s[:] = root * s + (1 - root) * lr * d**2 * g
+        n.d = min(max(d, h.d_coef * n.r / np.abs(s).sum()), d * h.growth_rate if d != h.d0 else math.inf)
+        x = x - lr * d * _own_decay(h) * x
+        return x - lr * d * m / (np.sqrt(v) + d * h.eps)
+
+    return step
+
+
+@oracle
+def dadapt_adam(h: Any, p: Any) -> Step:
+    m, v, s = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
+    n = SimpleNamespace(d=h.d0, r=0.0)
+    root = math.sqrt(h.beta2)
+
+    def step(x: Any, g: Any, t: int) -> Any:
+        lr = n.d * h.lr * _corrected(h, t)
+        n.r = root * n.r + (1 - root) * lr * np.dot(g, s / (np.sqrt(v) + h.eps))
+        m[:] = h.beta1 * m + (1 - h.beta1) * lr * g
+        v[:] = mean(v, g**2, h.beta2)
+        s[:] = root * s + (1 - root) * lr * g
+        n.d = max(n.d, min(n.r / ((1 - root) * np.abs(s).sum()), n.d * h.growth_rate))
+        return x - lr * _own_decay(h) * x - m / (np.sqrt(v) + h.eps)
+
+    return step
+
+
+@oracle
+def dadapt_sgd(h: Any, p: Any) -> Step:
+    start, s = p.copy(), np.zeros_like(p)
+    n = SimpleNamespace(d=h.d0, r=0.0, first=0.0)
+
+    def step(x: Any, g: Any, t: int) -> Any:
+        if t == 1:
+            n.first = np.linalg.norm(g)
+        c = n.d * h.lr / n.first
+        n.r += c * np.dot(g, s)
+        s[:] = s + c * g
+        n.d = max(n.d, min(2 * n.r / np.linalg.norm(s), n.d * h.growth_rate))
+        return h.momentum * x + (1 - h.momentum) * (start - s)
 
     return step

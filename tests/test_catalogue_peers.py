@@ -75,6 +75,9 @@ ZOO: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("adapnm", {"lr": 0.1, "eps": 1e-20}, "AdaPNM", {"lr": 0.1, "eps": 1e-20}),
     ("srmm", {"lr": 0.1, "memory": 4.0}, "SRMM", {"lr": 0.1, "memory_length": 4}),
     ("schedule_free_sgd", {"lr": 0.1}, "ScheduleFreeSGD", {"lr": 0.1, "momentum": 0.9}),
+    ("lars", {"lr": 1.0, "trust": 0.1, "weight_decay": 0.1}, "LARS",
+     {"lr": 1.0, "trust_coefficient": 0.1, "weight_decay": 0.1}),
+    ("stable_adamw", {"lr": 0.1, "eps": 1e-3}, "StableAdamW", {"lr": 0.1, "eps": 1e-3, "kahan_sum": False}),
     ("schedule_free_adamw", {"lr": 0.1, "weight_decay": 0.1}, "ScheduleFreeAdamW", {"lr": 0.1, "weight_decay": 0.1}),
     ("schedule_free_radam", {"lr": 0.1, "beta2": 0.9}, "ScheduleFreeRAdam", {"lr": 0.1, "betas": (0.9, 0.9)}),
 ]  # fmt: skip
@@ -107,6 +110,27 @@ def test_the_authors_schedule_free(name: str, options: Any, theirs: str, their_o
     np.testing.assert_allclose(ours(name, options), want, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "theirs", "their_options"),
+    [
+        # It multiplies eps by the next estimate.
+        ("prodigy", {"d0": 0.01, "eps": 1e-16, "weight_decay": 0.1}, "prodigyopt.Prodigy",
+         {"d0": 0.01, "eps": 1e-16, "weight_decay": 0.1}),
+        ("prodigy", {"d0": 0.01, "eps": 1e-16, "use_bias_correction": True, "growth_rate": 1.1}, "prodigyopt.Prodigy",
+         {"d0": 0.01, "eps": 1e-16, "use_bias_correction": True, "growth_rate": 1.1}),
+        ("dadapt_adam", {"d0": 0.01, "weight_decay": 0.1}, "dadaptation.DAdaptAdam",
+         {"d0": 0.01, "weight_decay": 0.1, "decouple": True}),
+        ("dadapt_sgd", {"d0": 0.01, "momentum": 0.5}, "dadaptation.DAdaptSGD", {"d0": 0.01, "momentum": 0.5}),
+        ("stable_adamw", {"lr": 0.1, "weight_decay": 0.1}, "optimi.StableAdamW", {"lr": 0.1, "weight_decay": 0.1}),
+    ],
+)  # fmt: skip
+def test_step_sizes(name: str, options: Any, theirs: str, their_options: Any) -> None:
+    module, cls = theirs.split(".")
+    library = pytest.importorskip(module, reason=f"{module} is not installed")
+    want = of_torch(lambda p: getattr(library, cls)(p, **their_options), 40)
+    np.testing.assert_allclose(ours(name, options, 40), want, rtol=1e-9, atol=1e-11)
+
+
 OPTAX: list[tuple[str, dict[str, Any], Callable[[Any], Any]]] = [
     ("ademamix", {"lr": 0.1, "weight_decay": 0.1}, lambda o: o.contrib.ademamix(0.1, weight_decay=0.1)),
     ("simplified_ademamix", {"lr": 0.1, "alpha": 5.0}, lambda o: o.contrib.simplified_ademamix(0.1, alpha=5.0)),
@@ -116,6 +140,15 @@ OPTAX: list[tuple[str, dict[str, Any], Callable[[Any], Any]]] = [
     ("signsgd", {"lr": 0.1}, lambda o: o.sign_sgd(0.1)),
     ("optimistic_sgd", {"lr": 0.1, "beta": 0.5}, lambda o: o.optimistic_gradient_descent(0.1, beta=0.5)),
     ("optimistic_adam", {"lr": 0.1}, lambda o: o.optimistic_adam_v2(0.1, nesterov=False)),
+    ("lamb", {"lr": 0.1, "weight_decay": 0.1}, lambda o: o.lamb(0.1, weight_decay=0.1)),
+    # Its length of the gradient is that of the gradient with the decay, so without.
+    ("lars", {"lr": 1.0, "trust": 0.1}, lambda o: o.lars(1.0, trust_coefficient=0.1)),
+    # It corrects the bias.
+    (
+        "prodigy",
+        {"d0": 0.01, "eps": 1e-16, "use_bias_correction": True},
+        lambda o: o.contrib.prodigy(1.0, estim_lr0=0.01, eps=1e-16),
+    ),
     ("schedule_free_sgd", {"lr": 0.1}, lambda o: o.contrib.schedule_free_sgd(0.1)),
     ("schedule_free_adamw", {"lr": 0.1}, lambda o: o.contrib.schedule_free_adamw(0.1)),
 ]

@@ -116,12 +116,6 @@ def test_the_functions_outside_of_a_rule() -> None:
     assert (adaptk.sign(0.0), adaptk.where(np.bool_(False), 1, 2)) == (0.0, 2)
 
 
-def test_reductions_are_not_there() -> None:
-    for name in ("norm", "mean", "sum"):
-        with pytest.raises(AttributeError, match="no reductions"):
-            getattr(adaptk, name)
-
-
 @pytest.mark.parametrize(
     ("text", "match"),
     [

@@ -46,7 +46,8 @@ def test_the_checksum_of_this_file_is_right() -> None:
         (b"", "not those of a rule"),
         (b"ADKRULE", "not those of a rule"),
         (b"x" * 100, "not those of a rule"),
-        (ADAM[:7] + b"\2" + ADAM[8:], "version 2, and this library reads version 1"),
+        (ADAM[:7] + b"\3" + ADAM[8:], "version 3, and this library reads versions 1 and 2"),
+        (ADAM[:7] + b"\2" + ADAM[8:], "more than 8 reductions"),
         (ADAM[:-1], "checksum"),
         (ADAM + b"\0", "checksum"),
         (with_checksum(ADAM[HEADER:-1]), "end too early"),
@@ -145,7 +146,8 @@ def test_programs_at_their_limits() -> None:
 @pytest.mark.parametrize(
     ("scalars", "elements", "results", "match"),
     [
-        ([(22, 0, 0, 0, 0.0)], [(1, 0, 0, 0)], [0], "unknown operation"),
+        ([(23, 0, 0, 0, 0.0)], [(1, 0, 0, 0)], [0], "unknown operation"),
+        ([(22, 0, 0, 0, 0.0)], [(1, 0, 0, 0)], [0], "a reduction that is not there"),
         ([], [(20, 0, 0, 0)], [0], "unknown operation"),
         ([(3, 0, 0, 0, 0.0)], [(1, 0, 0, 0)], [0], "an operand that is not there"),
         ([(1, 3, 0, 0, 0.0)], [(1, 0, 0, 0)], [0], "a hyperparameter that is not there"),

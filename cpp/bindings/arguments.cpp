@@ -266,6 +266,10 @@ void check_together(const RuleInfo& rule, const detail::HyperValues& values) {
 
 void check_runs_on_cuda(const RuleInfo& rule) {
     if (rule.program == nullptr) return;
+    if (rule.measures)
+        fail(PyExc_NotImplementedError, std::string("params: on a CUDA device, and ") + rule.name +
+                                            ", which has reductions, such as a tensor's norm, runs on the CPU only; "
+                                            "move the params and gradients there");
     detail::CudaError error;
     const detail::CudaBackend* const cuda = cuda_part();
     if (cuda != nullptr && !cuda->can_run(rule, error))

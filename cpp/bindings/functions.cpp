@@ -6,6 +6,7 @@
 #include "kernel_table.hpp"
 #include "reduce.hpp"
 #include "rows_intake.hpp"
+#include "rule_program.hpp"
 #include "stored.hpp"
 
 #include <array>
@@ -293,6 +294,8 @@ void run(Call& call, std::span<const ParamUpdate> tensors, const Device& device,
         run_cuda(call, tensors, device, options);
         return;
     }
+    if (const char* const reason = detail::why_no_function(*call.names.rule))
+        fail(PyExc_TypeError, reason + std::string("its optimizer class"));
     read_device_values(call);
     const MaybeReleaseGil released(is_long(total));
     detail::run_step(tensors, {&call.segment, 1}, options);

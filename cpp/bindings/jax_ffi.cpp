@@ -430,6 +430,7 @@ ffi::Error step_on_cuda(void* stream, ffi::RemainingArgs args, ffi::RemainingRet
         const auto some = std::find_if(request.tensors.begin(), request.tensors.end(),
                                        [](const ParamUpdate& t) { return t.size > 0; });
         if (some == request.tensors.end()) return;
+        if (request.rule->measures) refuse("a rule with reductions runs on the CPU only");
         if (request.rule->program != nullptr)
             detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
                 return cuda.can_run(*request.rule, error);

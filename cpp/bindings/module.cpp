@@ -72,6 +72,9 @@ py::dict describe(const RuleInfo& r) {
                     py::arg("variant") = r.variant, py::arg("summary") = r.summary, py::arg("formula") = r.formula,
                     py::arg("source") = r.source, py::arg("hyperparameters") = hypers, py::arg("states") = states,
                     py::arg("presets") = presets, py::arg("carried") = carried, py::arg("evaluation") = r.evaluation,
+                    py::arg("reduces") = !r.measures                 ? ""
+                                         : r.program->measures_all() ? "all"
+                                                                     : "tensor",
                     py::arg("catch_up") = r.idle == Idle::exact         ? "exact"
                                           : r.idle == Idle::approximate ? "approximate"
                                                                         : "");
@@ -137,15 +140,19 @@ std::vector<std::string> compiled_for(const std::string& key) {
     return names;
 }
 
-// What the step of this number leaves behind of a rule's hyperparameters, which are all given: by name.
-py::dict carry_on(const std::string& key, const std::vector<double>& values, std::int64_t step) {
+// What the step of this number leaves behind of a rule's hyperparameters, which are all given: by name. `reduced` has
+// its reductions, if they have a part in it.
+py::dict carry_on(const std::string& key, const std::vector<double>& values, std::int64_t step,
+                  const std::vector<double>& reduced) {
     const RuleInfo& rule = *names_of(key).rule;
     detail::HyperValues hyper{};
     if (values.size() != rule.hyper_count()) fail(PyExc_ValueError, "values: not one for each hyperparameter");
     std::copy(values.begin(), values.end(), hyper.value);
     py::dict carried;
     if (rule.program == nullptr) return carried;
-    rule.program->carry_on(rule, hyper, step);
+    if (!reduced.empty() && reduced.size() != rule.program->reductions.size())
+        fail(PyExc_ValueError, "reduced: not one for each reduction");
+    rule.program->carry_on(rule, hyper, step, reduced);
     for (const detail::CarriedNumber& c : rule.program->carried) carried[rule.own[c.hyper].name] = hyper.value[c.hyper];
     return carried;
 }
@@ -237,7 +244,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     b::prepare_names();
     m.def("registry", b::registry);
     m.def("load_rule", b::load_rule, pybind11::arg("bytes"));
-    m.def("carry_on", b::carry_on, pybind11::arg("rule"), pybind11::arg("values"), pybind11::arg("step"));
+    m.def("carry_on", b::carry_on, pybind11::arg("rule"), pybind11::arg("values"), pybind11::arg("step"),
+          pybind11::arg("reduced") = std::vector<double>());
     m.def("use_compiled", b::use_compiled, pybind11::arg("rule"), pybind11::arg("isa"), pybind11::arg("addresses"));
     m.def("source_of_struct", b::source_of_struct, pybind11::arg("rule"), pybind11::arg("name"));
     m.def("reads_decay", b::reads_decay, pybind11::arg("rule"));

@@ -84,6 +84,8 @@ void RowGrad::take(PyObject* grad, const ArgName& name, const View& param, detai
                    const RuleInfo& rule, const detail::HyperValues& hyper, ParamUpdate& tensor, WorkStream& work) {
     const std::string text = name.text();
     check_has_rows(param, name);
+    if (const char* const reason = detail::why_never_rows(rule))
+        fail(PyExc_ValueError, text + ": a gradient of rows, and " + rule.name + " " + reason);
     py::tuple pair;
     if (PyTuple_Check(grad)) {
         pair = py::reinterpret_borrow<py::tuple>(grad);

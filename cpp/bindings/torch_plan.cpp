@@ -2,6 +2,7 @@
 
 #include "arguments.hpp"
 #include "rows_intake.hpp"
+#include "rule_program.hpp"
 #include "step_plan.hpp"
 #include "stored.hpp"
 #include "work.hpp"
@@ -322,6 +323,11 @@ class TorchPlan {
     }
     TorchPlan(const TorchPlan&) = delete;
     TorchPlan& operator=(const TorchPlan&) = delete;
+    // StepPlan::measured_by; none: empty.
+    std::vector<double> measured(const std::string& rule) const {
+        const auto* const found = plan_.measured_by(names_of(rule).rule->program);
+        return found == nullptr ? std::vector<double>() : *found;
+    }
     // One param alone, with its gradient; returns whether the caller raises its version.
     bool step_param(const py::object& owner, const py::list& groups, const py::object& param, const py::dict& state,
                     const py::list& undo);
@@ -1355,6 +1361,10 @@ Slot TorchPlan::take_alone(std::size_t i, const py::object& owner, const py::lis
     if (t.odd || plan_.device_of(i).cuda || t.counted_on_device() || !on_device_[group].empty())
         fail(PyExc_TypeError, label + ": step_param() is for plain dense tensors on the CPU, with numbers as "
                                       "hyperparameters; take steps of all params");
+    if (const detail::Program* const program = plan_.rule(group).program; program != nullptr && program->measures_all())
+        fail(PyExc_TypeError, label +
+                                  ": step_param(), and the step of each param depends on the gradients of all; take "
+                                  "steps of all params");
     if (attribute(grads_[i].ptr(), is_sparse_name).cast<bool>())
         fail(PyExc_TypeError, label + ": step_param() with a sparse gradient; take steps of all params");
     WorkStream stream;
@@ -1574,6 +1584,7 @@ void register_torch_plan(py::module_& m) {
             py::arg("owner"), py::arg("groups"), py::arg("param"), py::arg("grad"), py::arg("state"), py::arg("undo"),
             py::arg("grad_scale") = 1.0, py::arg("clip_norm") = py::none(), py::arg("grad_norm") = py::none(),
             py::arg("zero_grad") = false, py::arg("copy_out") = py::none())
+        .def("measured", &TorchPlan::measured, py::arg("rule"))
         .def("step_param", &TorchPlan::step_param, py::arg("owner"), py::arg("groups"), py::arg("param"),
              py::arg("state"), py::arg("undo"))
         .def("step", &TorchPlan::step, py::arg("owner"), py::arg("groups"), py::arg("rules"), py::arg("state"),

@@ -4,6 +4,7 @@
 #include "environment.hpp"
 #include "overlap.hpp"
 #include "rows.hpp"
+#include "rule_program.hpp"
 #include "step_plan.hpp"
 #include "text.hpp"
 #include "threads.hpp"
@@ -199,6 +200,9 @@ Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, con
         const TensorView p = view_of(params_in[i], name);
         if (!is_param(p)) reject(why_no_param(p), name);
         if (beside == nullptr && i == 0) device = p.device;
+        if (device.cuda && rule.measures)
+            refuse(ADAPTK_UNSUPPORTED, name.text() + ": on " + device.text() + ", and " + rule.name +
+                                           ", which has reductions, runs on the CPU only");
         if (device.cuda && i == 0 && rule.program != nullptr)
             call_cuda([&](const CudaBackend& cuda, CudaError& error) { return cuda.can_run(rule, error); });
         if (!(p.device == device))
@@ -432,6 +436,8 @@ class RowsIn {
     void take(std::size_t i, const TensorView& param, const RuleInfo& rule, const HyperValues& hyper, ParamUpdate& t) {
         const std::string name = indexed("grads", i);
         need(grads_[i], name.c_str());
+        if (const char* const reason = why_never_rows(rule))
+            refuse(ADAPTK_UNSUPPORTED, name + ": a gradient of rows, and " + rule.name + " " + reason);
         const adaptk_rows& g = *grads_[i];
         check_size(name, g.size, {sizeof(adaptk_rows)}, "adaptk_make_rows()");
         if (param.device.cuda)
@@ -484,6 +490,7 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
                const adaptk_step_options* options, adaptk_step_report* report, RowsIn* rows = nullptr) {
     apply_environment();
     const RuleInfo& info = rule_of(rule);
+    if (const char* const reason = why_no_function(info)) refuse(ADAPTK_UNSUPPORTED, std::string(reason) + "a plan");
     const HyperValues hyper = with_hypers(info, defaults_of(info), hypers, hyper_count);
     if (step < 1) refuse("step: steps are counted from 1, got " + std::to_string(step));
     const Options wanted = read_options(options);

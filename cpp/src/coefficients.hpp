@@ -21,9 +21,9 @@ inline constexpr std::size_t max_coefficients_bytes =
 using PrepareCoefficients = void (*)(const double* hyper, double grad_scale, std::int64_t t, void* coefficients,
                                      const void* memo);
 
-// Writes the values of all nodes.
-using EvaluateScalars = void (*)(const ScalarNode* nodes, std::size_t count, const double* hyper, std::size_t hypers,
-                                 std::int64_t t, double* values);
+// Writes the values of nodes first ... last - 1, but of those that reductions have.
+using EvaluateScalars = void (*)(const ScalarNode* nodes, std::size_t first, std::size_t last, const double* hyper,
+                                 std::size_t hypers, std::int64_t t, double* values);
 
 struct CoefficientTable {
     PrepareCoefficients prepare[Rules::size][2];  // [rule][0 float, 1 double]

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "compiler.hpp"
+#include "program.hpp"
 
 #include "adaptk/formats.hpp"
 #include "adaptk/rules.hpp"
@@ -21,6 +22,9 @@ inline constexpr std::size_t max_written = 1 + max_states;
 
 // A gradient beside those.
 inline constexpr std::size_t max_kernel_buffers = 1 + max_written;
+
+// A program that measures writes values to be added up, each to a buffer behind those.
+inline constexpr std::size_t max_program_buffers = max_kernel_buffers + max_reductions;
 
 // coefficients: a StepCoefficients<R, T>; buffer: the parameter, the gradient, the states, all of type T and aligned
 // for it.

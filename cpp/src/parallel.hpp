@@ -51,6 +51,8 @@ inline std::int64_t total_size(std::span<const ParamUpdate> tensors) {
     return n;
 }
 
+template <class T> constexpr Format native_format = sizeof(T) == 8 ? Format::float64 : Format::float32;
+
 inline bool aligned(const void* p, std::size_t to) { return reinterpret_cast<std::uintptr_t>(p) % to == 0; }
 
 inline std::byte* at(const Slot& s, std::int64_t element) {

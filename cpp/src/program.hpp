@@ -3,8 +3,8 @@
 //
 // Its text form, as bytes, is what load_rule() reads. Integers and floats are little-endian; a string is a u16 count
 // of bytes and UTF-8 without zeros.
-//   "ADKRULE", u8 version = 1, u32 checksum of what follows (FNV-1a)
-//   u16 hyperparameters, states, scalar nodes, element nodes, carried numbers
+//   "ADKRULE", u8 version, u32 checksum of what follows (FNV-1a)
+//   u16 hyperparameters, states, scalar nodes, element nodes, carried numbers; of version 2 also: reductions
 //   string name, class name (may be empty: made of the name), summary, formula, source,
 //          the rule that computes the point to evaluate at (empty: that is the param)
 //   f64 default of weight_decay, f64 of decoupled
@@ -14,7 +14,9 @@
 //   element nodes:    u8 op (ElementOp), u16 a, b, c
 //   u16 element node of the new param, then of each state
 //   carried numbers:  u16 hyperparameter, u16 scalar node of its value at the next step
-// A node's operands are nodes before it. Operands that an op does not have are 0.
+//   reductions:       u8 what (Reduce), u8 of what (Over), u16 element node
+// Version 1 is that of programs without reductions, 2 of those with some. A node's operands are nodes before it, and a
+// reduction's element depends on reductions before it alone. Operands that an op does not have are 0.
 #pragma once
 
 #include <cstddef>
@@ -46,6 +48,7 @@ enum class ScalarOp : std::uint8_t {
     logarithm,
     select,              // a != 0 ? b : c
     cumulative_product,  // of a's values at steps 1 ... t; 0 from where its magnitude is below 2^-60
+    reduced,             // a: a reduction, whose value it is
     count,
 };
 
@@ -90,9 +93,19 @@ struct ElementNode {
     std::uint16_t a, b, c;
 };
 
+// A number that all elements of a scope have a part in. Elements are computed in the compute type, and added up in
+// float64 in the order of reduce.hpp.
+enum class Reduce : std::uint8_t { norm, sum, mean, count };
+enum class Over : std::uint8_t { tensor, all, count };  // all: the tensors of the step that the same rule updates
+struct ReductionNode {
+    Reduce what;
+    Over over;
+    std::uint16_t element;
+};
+
 // How many operands of these kinds an op has.
 constexpr int arity(ScalarOp op) {
-    if (op < ScalarOp::add) return 0;
+    if (op < ScalarOp::add || op == ScalarOp::reduced) return 0;
     if (op == ScalarOp::select) return 3;
     return op < ScalarOp::negative ? 2 : 1;
 }
@@ -104,6 +117,7 @@ constexpr int arity(ElementOp op) {
 
 inline constexpr std::size_t max_scalar_nodes = 256;
 inline constexpr std::size_t max_element_nodes = 512;
+inline constexpr std::size_t max_reductions = 8;
 
 // What elements run: a machine with one accumulator r of a block of elements, and slots a, b of as many: the buffers,
 // then constants, then scratch. Where several operations are one instruction, each is rounded.
@@ -179,8 +193,12 @@ inline constexpr std::size_t common_constants = 2;
 struct ProgramStep {
     const Instruction* code;
     std::size_t buffers;
+    std::uint32_t written;  // of the buffers, bit by bit
+    // Blocks, each of one number: what all tensors of a segment have, and then those of a tensor of its own.
     std::size_t constants;
-    const void* constant;  // as many blocks, each of one number
+    const void* constant;
+    std::size_t own_constants;
+    const void* own_constant;
 };
 
 }  // namespace adaptk::detail

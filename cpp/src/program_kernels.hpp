@@ -262,12 +262,14 @@ template <class T> void run_program(const void* coefficients, void* const* buffe
     constexpr size_t width = block_elements<T>;
     const auto& step = *static_cast<const ProgramStep*>(coefficients);
     alignas(cache_line) T scratch[max_scratch][width];
-    T* slot[max_kernel_buffers + max_constants + max_scratch];
-    T** const constant = slot + step.buffers;
+    T* slot[max_program_buffers + max_constants + max_scratch];
+    T** to = slot + step.buffers;
     // Kernels write to buffers and scratch only.
     for (size_t c = 0; c < step.constants; ++c)
-        constant[c] = const_cast<T*>(static_cast<const T*>(step.constant) + c * width);
-    for (size_t s = 0; s < max_scratch; ++s) constant[step.constants + s] = scratch[s];
+        *to++ = const_cast<T*>(static_cast<const T*>(step.constant) + c * width);
+    for (size_t c = 0; c < step.own_constants; ++c)
+        *to++ = const_cast<T*>(static_cast<const T*>(step.own_constant) + c * width);
+    for (size_t s = 0; s < max_scratch; ++s) *to++ = scratch[s];
 
     for (size_t b = 0; b < step.buffers; ++b) slot[b] = static_cast<T*>(buffer[b]);
     const size_t blocks = n / width;
@@ -275,7 +277,7 @@ template <class T> void run_program(const void* coefficients, void* const* buffe
 
     const size_t rest = n - blocks * width;
     if (rest == 0) return;
-    alignas(cache_line) T last[max_kernel_buffers][width];
+    alignas(cache_line) T last[max_program_buffers][width];
     for (size_t b = 0; b < step.buffers; ++b) {
         std::memset(last[b], 0, sizeof last[b]);
         std::memcpy(last[b], static_cast<T*>(buffer[b]) + blocks * width, rest * sizeof(T));
@@ -283,7 +285,8 @@ template <class T> void run_program(const void* coefficients, void* const* buffe
     }
     run_blocks<T>(step.code, slot, step.buffers, 1);
     for (size_t b = 0; b < step.buffers; ++b)
-        if (b != 1) std::memcpy(static_cast<T*>(buffer[b]) + blocks * width, last[b], rest * sizeof(T));
+        if ((step.written >> b & 1u) != 0)
+            std::memcpy(static_cast<T*>(buffer[b]) + blocks * width, last[b], rest * sizeof(T));
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 #include "reduce.hpp"
 
 #include "dispatch.hpp"
-#include "parallel.hpp"
+#include "leaves.hpp"
 #include "rows.hpp"
 
 #include <atomic>
@@ -10,88 +10,35 @@
 namespace adaptk::detail {
 namespace {
 
-constexpr auto leaf_size = std::int64_t(reduction_leaf);
-
-class Leaves {
+// What one buffer of the tensors adds up to.
+class Sums {
   public:
-    Leaves(std::span<const ParamUpdate> tensors, const Reduction& what) : tensors_(tensors), what_(what) {
-        parts_ = reduction_parts(tensors, what);
-        for (const ReductionPart& p : parts_) elements_ += p.size;
-        if (!parts_.empty()) leaf_count_ = parts_.back().first_leaf + leaves_of(parts_.back().size);
-        sums_.resize(std::size_t(leaf_count_));
-    }
+    Sums(std::span<const ParamUpdate> tensors, const Reduction& what)
+        : tensors_(tensors), what_(what), leaves_(tensors, reduction_parts(tensors, what)),
+          sums_(std::size_t(leaves_.count())) {}
 
     // Several times, with another scale. `added`: if it is not null, buffer 1 times it is added to buffer 0 first.
     void run(const KernelTable& k, double scale, const double* added = nullptr) {
-        in_parallel(threads_for(elements_), [&](int thread, int threads) {
-            const std::int64_t begin = leaf_count_ * thread / threads;
-            const std::int64_t end = leaf_count_ * (thread + 1) / threads;
-            if (begin == end) return;
-            auto part =
-                std::upper_bound(parts_.begin(), parts_.end(), begin,
-                                 [](std::int64_t leaf, const ReductionPart& p) { return leaf < p.first_leaf; }) -
-                1;
-            Place place{part->tensor, part->first};
-            if (begin > part->first_leaf) place = after(place, (begin - part->first_leaf) * leaf_size);
-            for (std::int64_t leaf = begin; leaf < end; ++leaf) {
-                while (part + 1 != parts_.end() && (part + 1)->first_leaf <= leaf) {
-                    ++part;
-                    place = {part->tensor, part->first};
-                }
-                const std::int64_t done = (leaf - part->first_leaf) * leaf_size;
-                place =
-                    sum_leaf(k, place, std::min(leaf_size, part->size - done), scale, added, sums_[std::size_t(leaf)]);
-            }
+        leaves_.run([&] {
+            return [&](std::int64_t leaf, Leaves::Place place, std::int64_t n) {
+                return sum_leaf(k, place, n, scale, added, sums_[std::size_t(leaf)]);
+            };
         });
     }
 
-    std::vector<double> totals() const {
-        std::vector<double> out;
-        out.reserve(parts_.size());
-        std::vector<double> level;
-        for (const ReductionPart& p : parts_) {
-            level.assign(sums_.begin() + p.first_leaf, sums_.begin() + p.first_leaf + leaves_of(p.size));
-            out.push_back(pairwise_sum(level));
-        }
-        return out;
-    }
+    std::vector<double> totals() const { return leaves_.totals(sums_.data()); }
 
     // Whether a leaf's squares vanished although its values are not all 0.
     bool vanished() const { return vanished_.load(std::memory_order_relaxed); }
 
   private:
-    struct Place {
-        std::size_t tensor;
-        std::int64_t element;
-    };
+    using Place = Leaves::Place;
 
     std::span<const ParamUpdate> tensors_;
     const Reduction& what_;
-    std::vector<ReductionPart> parts_;
+    Leaves leaves_;
     std::vector<double> sums_;
-    std::int64_t leaf_count_ = 0;
-    std::int64_t elements_ = 0;
     std::atomic<bool> vanished_{false};
-
-    Place after(Place p, std::int64_t n) const {
-        while (p.tensor < tensors_.size() && n >= tensors_[p.tensor].size - p.element) {
-            n -= tensors_[p.tensor].size - p.element;
-            p = {p.tensor + 1, 0};
-        }
-        return {p.tensor, p.element + n};
-    }
-
-    // Calls visit(tensor, first element, elements) for n elements from a place on; returns where they end.
-    template <class Visit> Place for_pieces(Place p, std::int64_t n, const Visit& visit) const {
-        while (n > 0) {
-            const std::int64_t m = std::min(n, tensors_[p.tensor].size - p.element);
-            if (m > 0) visit(p.tensor, p.element, m);
-            n -= m;
-            p.element += m;
-            if (p.element == tensors_[p.tensor].size) p = {p.tensor + 1, 0};
-        }
-        return p;
-    }
 
     // Whether n elements of a gradient of rows, all of one tensor, have no values: a large table has many such leaves.
     bool is_empty(Place p, std::int64_t n) const {
@@ -102,19 +49,17 @@ class Leaves {
     Place sum_leaf(const KernelTable& k, Place place, std::int64_t n, double scale, const double* added, double& sum) {
         if (is_empty(place, n)) {
             sum = 0.0;
-            return after(place, n);
+            return leaves_.after(place, n);
         }
         alignas(cache_line) double sums[reduction_width] = {};
         std::size_t phase = 0;
-        const Place end = for_pieces(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
+        const Place end = leaves_.for_pieces(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
             const double factor = what_.factors.empty() ? scale : scale * what_.factors[i];
             if (added != nullptr) add_scaled(k, tensors_[i], first, m, *added);
             add_piece(k, tensors_[i], first, m, phase, factor, sums);
             phase += std::size_t(m);
         });
-        for (std::size_t w = reduction_width / 2; w > 0; w /= 2)
-            for (std::size_t i = 0; i < w; ++i) sums[i] = sums[i] + sums[i + w];
-        sum = sums[0];
+        sum = Leaves::fold(sums);
         if (sum == 0.0 && what_.term == Term::square) look_for_vanished(k, place, n);
         return end;
     }
@@ -163,7 +108,7 @@ class Leaves {
     // Of float64 alone: the squares of other formats' numbers do not vanish.
     void look_for_vanished(const KernelTable& k, Place place, std::int64_t n) {
         if (vanished()) return;
-        for_pieces(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
+        leaves_.for_pieces(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
             const ParamUpdate& t = tensors_[i];
             if (t.format[what_.buffer] != Format::float64 && what_.factors.empty()) return;
             const std::int64_t begin = first / std::int64_t(tile) * std::int64_t(tile);
@@ -176,16 +121,6 @@ class Leaves {
                         vanished_.store(true, std::memory_order_relaxed);
             }
         });
-    }
-
-    static double pairwise_sum(std::vector<double>& level) {
-        std::size_t n = level.size();
-        if (n == 0) return 0.0;
-        for (; n > 1; n = (n + 1) / 2) {
-            for (std::size_t i = 0; i < n / 2; ++i) level[i] = level[2 * i] + level[2 * i + 1];
-            if (n % 2 != 0) level[n / 2] = level[n - 1];
-        }
-        return level[0];
     }
 };
 
@@ -225,9 +160,9 @@ std::vector<ReductionPart> reduction_parts(std::span<const ParamUpdate> tensors,
 
 std::vector<double> reduce(std::span<const ParamUpdate> tensors, const Reduction& what) {
     const FloatingPointMode mode;
-    Leaves leaves(tensors, what);
-    leaves.run(*current_isa().kernels, what.scale);
-    return leaves.totals();
+    Sums sums(tensors, what);
+    sums.run(*current_isa().kernels, what.scale);
+    return sums.totals();
 }
 
 namespace {
@@ -239,22 +174,22 @@ StepReport norm_of_buffers(std::span<const ParamUpdate> tensors, std::size_t buf
     Reduction squares;
     squares.buffer = buffer;
     squares.factors = factors;
-    Leaves leaves(tensors, squares);
-    leaves.run(k, 1.0, added);
-    const double sum = leaves.totals()[0];
+    Sums sums(tensors, squares);
+    sums.run(k, 1.0, added);
+    const double sum = sums.totals()[0];
     StepReport report;
     report.has_norm = true;
     report.finite = std::isfinite(sum);
     double norm = std::sqrt(sum);
-    const bool beyond = std::isinf(sum) || (sum < 0x1p-900 && (sum != 0.0 || leaves.vanished()));
+    const bool beyond = std::isinf(sum) || (sum < 0x1p-900 && (sum != 0.0 || sums.vanished()));
     // The other formats cannot get there, unless a group's own factor takes them.
     const bool can = !factors.empty() || std::any_of(tensors.begin(), tensors.end(), [&](const ParamUpdate& t) {
         return t.format[buffer] == Format::float64;
     });
     if (beyond && can) {
         const double rescale = sum < 1.0 ? 0x1p600 : 0x1p-600;
-        leaves.run(k, rescale);
-        const double again = leaves.totals()[0];
+        sums.run(k, rescale);
+        const double again = sums.totals()[0];
         report.finite = std::isfinite(again);
         norm = std::sqrt(again) / rescale;
     }

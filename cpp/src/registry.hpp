@@ -65,6 +65,7 @@ struct RuleInfo {
     void (*continue_from)(const HyperValues& h, double step, double* numbers, const bool* wide, ContinuedStep& out);
     std::span<const RuleCode> code;    // by the number of the instruction set (dispatch.hpp)
     const Program* program = nullptr;  // that the code interprets (rule_program.hpp); null: compiled
+    bool measures = false;             // that program reduces tensors to numbers before it updates them
 
     std::size_t hyper_count() const { return own.size() + common_hyperparameters.size(); }
     ADAPTK_INTERNAL_API Hyperparameter hyper(std::size_t i) const;  // with the rule's own default

@@ -549,6 +549,12 @@ const char* why_no_rows(const ParamUpdate& t, std::size_t buffers, std::int64_t 
     return nullptr;
 }
 
+const char* why_never_rows(const RuleInfo& rule) {
+    return rule.measures ? "reduces tensors to numbers, such as a norm, and a gradient of rows has values for some of "
+                           "the rows alone; make it dense"
+                         : nullptr;
+}
+
 const char* why_no_catch_up(const RuleInfo& rule, const HyperValues& hyper) {
     if (rule.idle_steps == nullptr)
         return "has no closed form for steps with a gradient of 0: use sparse='lazy' or sparse='dense'";

@@ -125,6 +125,8 @@ ADAPTK_INTERNAL_API void run_row_probe(const ParamUpdate& t, std::size_t written
 // gets; null if they can.
 ADAPTK_INTERNAL_API const char* why_no_rows(const ParamUpdate& t, std::size_t buffers, std::int64_t row_size,
                                             std::size_t& buffer);
+// Why a rule does not take gradients of rows at all, to be read behind its name; null if it does.
+ADAPTK_INTERNAL_API const char* why_never_rows(const RuleInfo& rule);
 // Why rows cannot catch up by this rule with these values; null if they can.
 ADAPTK_INTERNAL_API const char* why_no_catch_up(const RuleInfo& rule, const HyperValues& hyper);
 

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <tuple>
 
 namespace adaptk::detail {
@@ -19,18 +20,22 @@ namespace {
 // of the state whose new value it is, as soon as the old one is not needed any more, or in scratch.
 class Compiler {
   public:
-    Compiler(const Program& program, std::span<const std::uint16_t> constants, Program::Form form)
-        : buffers_(1 + program.results.size()), constants_(common_constants + constants.size()) {
+    // targets: element nodes, and the buffers that their values go to.
+    using Targets = std::vector<std::pair<std::uint16_t, int>>;
+    Compiler(const Program& program, std::span<const std::uint16_t> constants, Program::Form form, std::size_t buffers,
+             const Targets& targets)
+        : buffers_(buffers), constants_(common_constants + constants.size()) {
         for (std::size_t s = 0; s < buffers_ + constants_; ++s) {
             nodes_.push_back({ElementOp::scalar, 0, 0, 0, int(s), 0, false, {}});
         }
         const int scale = int(buffers_), decay = int(buffers_) + 1;
         int param = 0, grad = 1;
         // A product with 1 is its other factor, but for a signaling NaN, which an arithmetic operation makes quiet.
-        if (form.scaled || !only_in_arithmetic(program, ElementOp::grad)) grad = add(ElementOp::multiply, scale, 1);
+        if (form.scaled || !only_in_arithmetic(program, targets, ElementOp::grad))
+            grad = add(ElementOp::multiply, scale, 1);
         if (form.decay == Program::Decay::coupled) {
             grad = add(ElementOp::add, grad, add(ElementOp::multiply, decay, 0));
-        } else if (form.decay == Program::Decay::decoupled || !only_in_arithmetic(program, ElementOp::param)) {
+        } else if (form.decay == Program::Decay::decoupled || !only_in_arithmetic(program, targets, ElementOp::param)) {
             param = add(ElementOp::multiply, 0, decay);
         }
         std::vector<int> made;
@@ -51,11 +56,8 @@ class Compiler {
             }
             }
         }
-        for (std::size_t r = 0; r < program.results.size(); ++r) {
-            const int slot = r == 0 ? 0 : int(r) + 1;
-            const int node = made[program.results[r]];
-            if (node != slot) nodes_[node].results.push_back(slot);
-        }
+        for (const auto& [element, slot] : targets)
+            if (const int node = made[element]; node != slot) nodes_[node].results.push_back(slot);
     }
 
     std::string run() {
@@ -100,9 +102,9 @@ class Compiler {
                op == ElementOp::divide || op == ElementOp::square_root;
     }
     // Whether no value of this kind (the param, the gradient) is a result or an operand of anything but arithmetic.
-    static bool only_in_arithmetic(const Program& program, ElementOp kind) {
+    static bool only_in_arithmetic(const Program& program, const Targets& targets, ElementOp kind) {
         const auto is_kind = [&](std::uint16_t n) { return program.elements[n].op == kind; };
-        return std::none_of(program.results.begin(), program.results.end(), is_kind) &&
+        return std::none_of(targets.begin(), targets.end(), [&](const auto& to) { return is_kind(to.first); }) &&
                std::none_of(program.elements.begin(), program.elements.end(), [&](const ElementNode& n) {
                    const std::uint16_t operand[] = {n.a, n.b, n.c};
                    return !is_arithmetic(n.op) && std::any_of(operand, operand + arity(n.op), is_kind);
@@ -133,7 +135,7 @@ class Compiler {
         };
         const auto emit_wide = [&](Opcode op, std::uint16_t c, std::uint16_t a, std::uint16_t b, std::uint16_t x,
                                    std::uint16_t y) {
-            static_assert(max_kernel_buffers + max_constants + max_scratch <= 256);
+            static_assert(max_program_buffers + max_constants + max_scratch <= 256);
             out.push_back({op, std::uint8_t(c), a, b});
             out.push_back({Opcode::end, 0, x, y});
         };
@@ -466,7 +468,7 @@ constexpr std::size_t readable_common = 2;
 static_assert(at_weight_decay == 0 && at_decoupled == 1);
 
 constexpr char magic[] = {'A', 'D', 'K', 'R', 'U', 'L', 'E'};
-constexpr std::uint8_t version = 1;
+constexpr std::uint8_t version = 1, version_with_reductions = 2;
 constexpr std::size_t header_bytes = sizeof magic + 1 + 4;
 
 struct Refused {
@@ -561,8 +563,9 @@ struct LoadedRule {
 
   private:
     void read_facts(Reader& in, std::size_t hypers, std::size_t states_);
-    void read_nodes(Reader& in, std::size_t scalars, std::size_t elements);
+    void read_nodes(Reader& in, std::size_t scalars, std::size_t elements, std::size_t reductions);
     void read_carried(Reader& in, std::size_t count);
+    void read_reductions(Reader& in, std::size_t count);
 };
 
 void LoadedRule::read_facts(Reader& in, std::size_t hypers, std::size_t state_count) {
@@ -633,7 +636,7 @@ template <class Node> void check_operands(const Node& n, std::size_t before) {
     }
 }
 
-void LoadedRule::read_nodes(Reader& in, std::size_t scalars, std::size_t elements) {
+void LoadedRule::read_nodes(Reader& in, std::size_t scalars, std::size_t elements, std::size_t reductions) {
     std::vector<bool> cumulative;  // whether a cumulative product is in it
     for (std::size_t i = 0; i < scalars; ++i) {
         ScalarNode n{};
@@ -642,6 +645,7 @@ void LoadedRule::read_nodes(Reader& in, std::size_t scalars, std::size_t element
         n = {ScalarOp(op), in.u16(), in.u16(), in.u16(), in.f64()};
         if (n.op == ScalarOp::hyper && n.a >= own.size() + readable_common)
             throw Refused{"a hyperparameter that is not there"};
+        if (n.op == ScalarOp::reduced && n.a >= reductions) throw Refused{"a reduction that is not there"};
         check_operands(n, i);
         bool has = n.op == ScalarOp::cumulative_product;
         const std::uint16_t operand[] = {n.a, n.b, n.c};
@@ -679,17 +683,29 @@ void LoadedRule::read_carried(Reader& in, std::size_t count) {
     }
 }
 
+void LoadedRule::read_reductions(Reader& in, std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::uint8_t what = in.u8(), over = in.u8();
+        if (what >= std::uint8_t(Reduce::count) || over >= std::uint8_t(Over::count))
+            throw Refused{"an unknown reduction"};
+        const ReductionNode r{Reduce(what), Over(over), in.u16()};
+        if (r.element >= program.elements.size()) throw Refused{"an operand that is not there"};
+        program.reductions.push_back(r);
+    }
+}
+
 void LoadedRule::read(std::span<const std::byte> bytes, std::size_t number) {
     if (bytes.size() < header_bytes || std::memcmp(bytes.data(), magic, sizeof magic) != 0)
         throw Refused{"they are not those of a rule"};
     Reader in(bytes.subspan(sizeof magic));
-    if (const std::uint8_t v = in.u8(); v != version)
-        throw Refused{"they are of version " + std::to_string(v) + ", and this library reads version " +
-                      std::to_string(version)};
+    const std::uint8_t v = in.u8();
+    if (v != version && v != version_with_reductions)
+        throw Refused{"they are of version " + std::to_string(v) + ", and this library reads versions " +
+                      std::to_string(version) + " and " + std::to_string(version_with_reductions)};
     if (std::uint32_t(in.whole(4)) != checksum(bytes.subspan(header_bytes)))
         throw Refused{"they have changed since they were made (the checksum differs)"};
     const std::size_t hypers = in.u16(), state_count = in.u16(), scalars = in.u16(), elements = in.u16(),
-                      carried = in.u16();
+                      carried = in.u16(), reductions = v == version ? 0 : in.u16();
     if (hypers + common_hyperparameters.size() > max_hyperparameters)
         throw Refused{"more than " + std::to_string(max_hyperparameters - common_hyperparameters.size()) +
                       " hyperparameters"};
@@ -698,9 +714,12 @@ void LoadedRule::read(std::span<const std::byte> bytes, std::size_t number) {
         throw Refused{"more than " + std::to_string(max_scalar_nodes) + " operations on hyperparameters and the step"};
     if (elements > max_element_nodes)
         throw Refused{"more than " + std::to_string(max_element_nodes) + " operations on elements"};
+    if (reductions > max_reductions) throw Refused{"more than " + std::to_string(max_reductions) + " reductions"};
+    if (v == version_with_reductions && reductions == 0) throw Refused{"there are no reductions in them"};
     read_facts(in, hypers, state_count);
-    read_nodes(in, scalars, elements);
+    read_nodes(in, scalars, elements, reductions);
     read_carried(in, carried);
+    read_reductions(in, reductions);
     if (!in.at_end()) throw Refused{"something follows them"};
     if (std::string error = program.compile(); !error.empty()) throw Refused{error};
 
@@ -719,6 +738,7 @@ void LoadedRule::read(std::span<const std::byte> bytes, std::size_t number) {
     }
     info.code = code;
     info.program = &program;
+    info.measures = program.measures();
 }
 
 struct Loaded {
@@ -734,20 +754,110 @@ Loaded& loaded() {
 
 }  // namespace
 
+std::string Program::order_phases() {
+    const auto after = [](std::size_t so_far, std::size_t operand) { return std::max(so_far, operand); };
+    // For each node: one more than the last reduction that it depends on, or the phase in which it is known.
+    std::vector<std::size_t> of_scalar(scalars.size()), of_element(elements.size());
+    const auto sweep = [&](const auto& of_reduction) {
+        for (std::size_t i = 0; i < scalars.size(); ++i) {
+            const ScalarNode& n = scalars[i];
+            const std::uint16_t operand[] = {n.a, n.b, n.c};
+            std::size_t found = n.op == ScalarOp::reduced ? of_reduction(n.a) + 1 : 0;
+            for (int k = 0; k < arity(n.op); ++k) found = after(found, of_scalar[operand[k]]);
+            of_scalar[i] = found;
+        }
+        for (std::size_t i = 0; i < elements.size(); ++i) {
+            const ElementNode& n = elements[i];
+            const std::uint16_t operand[] = {n.a, n.b, n.c};
+            std::size_t found = n.op == ElementOp::scalar ? of_scalar[n.a] : 0;
+            for (int k = 0; k < arity(n.op); ++k) found = after(found, of_element[operand[k]]);
+            of_element[i] = found;
+        }
+    };
+    sweep([](std::size_t r) { return r; });
+    for (std::size_t r = 0; r < reductions.size(); ++r)
+        if (of_element[reductions[r].element] > r) return "a reduction of what is known after it";
+    for (const ScalarNode& n : scalars)
+        if (n.op == ScalarOp::cumulative_product && of_scalar[n.a] > 0) return "a cumulative product of a reduction";
+    std::vector<std::size_t> phase(reductions.size());
+    for (std::size_t r = 0; r <= reductions.size(); ++r) {
+        sweep([&](std::size_t of) { return phase[of]; });
+        for (std::size_t k = 0; k < reductions.size(); ++k) phase[k] = of_element[reductions[k].element];
+    }
+
+    // Scalars in the order of the phases that they are known in.
+    std::vector<std::uint16_t> order(scalars.size()), place(scalars.size());
+    std::iota(order.begin(), order.end(), std::uint16_t{0});
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::uint16_t a, std::uint16_t b) { return of_scalar[a] < of_scalar[b]; });
+    for (std::size_t i = 0; i < order.size(); ++i) place[order[i]] = std::uint16_t(i);
+    std::vector<ScalarNode> sorted;
+    phase_of_scalar_.clear();
+    for (const std::uint16_t i : order) {
+        ScalarNode n = scalars[i];
+        std::uint16_t* const operand[] = {&n.a, &n.b, &n.c};
+        for (int k = 0; k < arity(n.op); ++k) *operand[k] = place[*operand[k]];
+        sorted.push_back(n);
+        phase_of_scalar_.push_back(of_scalar[i]);
+    }
+    scalars = std::move(sorted);
+    for (ElementNode& n : elements)
+        if (n.op == ElementOp::scalar) n.a = place[n.a];
+    for (CarriedNumber& c : carried) c.node = place[c.node];
+
+    std::vector<bool> of_tensor(scalars.size());  // whether it depends on the tensor
+    for (std::size_t i = 0; i < scalars.size(); ++i) {
+        const ScalarNode& n = scalars[i];
+        const std::uint16_t operand[] = {n.a, n.b, n.c};
+        of_tensor[i] = n.op == ScalarOp::reduced && reductions[n.a].over == Over::tensor;
+        for (int k = 0; k < arity(n.op); ++k) of_tensor[i] = of_tensor[i] || of_tensor[operand[k]];
+    }
+    for (const CarriedNumber& c : carried)
+        if (of_tensor[c.node]) return "a carried number that depends on a reduction over one tensor";
+
+    passes_.clear();
+    for (std::size_t p = 0; p <= reductions.size(); ++p) {
+        for (const Over over : {Over::tensor, Over::all}) {
+            Pass pass{over, p, {}, {}};
+            for (std::size_t r = 0; r < reductions.size(); ++r)
+                if (phase[r] == p && reductions[r].over == over) pass.reductions.push_back(std::uint16_t(r));
+            if (!pass.reductions.empty()) passes_.push_back(std::move(pass));
+        }
+    }
+    return {};
+}
+
 std::string Program::compile() {
+    if (std::string error = order_phases(); !error.empty()) return error;
     constants_.clear();
     for (const ElementNode& n : elements) {
         if (n.op != ElementOp::scalar) continue;
         if (std::find(constants_.begin(), constants_.end(), n.a) == constants_.end()) constants_.push_back(n.a);
     }
-    if (constant_count() > max_constants)
+    const auto own = std::stable_partition(constants_.begin(), constants_.end(),
+                                           [&](std::uint16_t n) { return phase_of_scalar_[n] == 0; });
+    own_constants_ = std::size_t(constants_.end() - own);
+    if (common_constants + constants_.size() > max_constants)
         return "more than " + std::to_string(max_constants - common_constants) + " numbers beside elements";
-    for (const Decay decay : {Decay::none, Decay::decoupled, Decay::coupled}) {
-        for (const bool scaled : {false, true}) {
-            Compiler compiler(*this, constants_, {decay, scaled});
-            if (std::string error = compiler.run(); !error.empty()) return error;
-            code_[std::size_t(decay)][scaled ? 1 : 0] = compiler.code();
+    const std::size_t buffers = 1 + results.size();
+    Compiler::Targets updated;
+    for (std::size_t r = 0; r < results.size(); ++r) updated.emplace_back(results[r], r == 0 ? 0 : int(r) + 1);
+    const auto compile_for = [&](Code& code, std::size_t outputs, const Compiler::Targets& targets) {
+        for (const Decay decay : {Decay::none, Decay::decoupled, Decay::coupled}) {
+            for (const bool scaled : {false, true}) {
+                Compiler compiler(*this, constants_, {decay, scaled}, buffers + outputs, targets);
+                if (std::string error = compiler.run(); !error.empty()) return error;
+                code[std::size_t(decay)][scaled ? 1 : 0] = compiler.code();
+            }
         }
+        return std::string();
+    };
+    if (std::string error = compile_for(code_, 0, updated); !error.empty()) return error;
+    for (Pass& pass : passes_) {
+        Compiler::Targets measured;
+        for (const std::uint16_t r : pass.reductions)
+            measured.emplace_back(reductions[r].element, int(buffers + measured.size()));
+        if (std::string error = compile_for(pass.code, measured.size(), measured); !error.empty()) return error;
     }
     return {};
 }
@@ -760,10 +870,11 @@ std::pair<double, double> Program::common(const RuleInfo& rule, const HyperValue
                                                                  : 1.0};
 }
 
-const Instruction* Program::code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale) const {
+const Instruction* Program::code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
+                                 const Pass* pass) const {
     const auto [scale, factor] = common(rule, hyper, grad_scale);
     const Decay decay = rule.coupled_decay(hyper) ? Decay::coupled : factor == 1.0 ? Decay::none : Decay::decoupled;
-    return code_[std::size_t(decay)][scale == 1.0 ? 0 : 1].data();
+    return (pass == nullptr ? code_ : pass->code)[std::size_t(decay)][scale == 1.0 ? 0 : 1].data();
 }
 
 bool Program::uses_step() const {
@@ -772,41 +883,51 @@ bool Program::uses_step() const {
     });
 }
 
-std::array<double, max_constants> Program::numbers(const RuleInfo& rule, const HyperValues& hyper, std::int64_t t,
-                                                   const Isa& isa) const {
-    double values[max_scalar_nodes];
-    isa.coefficients->evaluate(scalars.data(), scalars.size(), hyper.value, rule.own.size() + readable_common, t,
-                               values);
-    std::array<double, max_constants> out;
-    for (std::size_t i = 0; i < constants_.size(); ++i) out[i] = values[constants_[i]];
-    return out;
+bool Program::measures_all() const {
+    return std::any_of(reductions.begin(), reductions.end(),
+                       [](const ReductionNode& r) { return r.over == Over::all; });
 }
 
+void Program::evaluate(std::size_t phase, const RuleInfo& rule, const HyperValues& hyper, std::int64_t t,
+                       const Isa& isa, double* values) const {
+    const auto [first, last] = std::equal_range(phase_of_scalar_.begin(), phase_of_scalar_.end(), phase);
+    isa.coefficients->evaluate(scalars.data(), std::size_t(first - phase_of_scalar_.begin()),
+                               std::size_t(last - phase_of_scalar_.begin()), hyper.value,
+                               rule.own.size() + readable_common, t, values);
+}
+
+namespace {
+
+// Each number as a block of its own.
+void expand(std::span<const double> numbers, std::size_t block, int type, void* to) {
+    const auto fill = [&](auto* out) {
+        using T = std::remove_pointer_t<decltype(out)>;
+        for (const double x : numbers) out = std::fill_n(out, block, T(x));
+    };
+    if (type == 1) {
+        fill(static_cast<double*>(to));
+    } else {
+        fill(static_cast<float*>(to));
+    }
+}
+
+}  // namespace
+
 std::vector<CacheLine> Program::constants(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
-                                          std::int64_t t, const Isa& isa, int type) const {
-    const std::array<double, max_constants> own = numbers(rule, hyper, t, isa);
+                                          const Isa& isa, int type, const double* values) const {
     double number[max_constants];
     std::tie(number[0], number[1]) = common(rule, hyper, grad_scale);
-    std::copy_n(own.begin(), constants_.size(), number + common_constants);
-
+    for (std::size_t i = 0; i < constant_count() - common_constants; ++i)
+        number[common_constants + i] = values[constants_[i]];
     const std::size_t block = isa.kernels->program_block[type];
     const std::size_t bytes = block * (type == 1 ? sizeof(double) : sizeof(float));
     std::vector<CacheLine> out((constant_count() * bytes + sizeof(CacheLine) - 1) / sizeof(CacheLine));
-    const auto fill = [&](auto* to) {
-        using T = std::remove_pointer_t<decltype(to)>;
-        for (std::size_t i = 0; i < constant_count(); ++i) std::fill_n(to + i * block, block, T(number[i]));
-    };
-    if (type == 1) {
-        fill(reinterpret_cast<double*>(out.data()));
-    } else {
-        fill(reinterpret_cast<float*>(out.data()));
-    }
+    expand({number, constant_count()}, block, type, out.data());
     return out;
 }
 
-void Program::coefficients(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, std::int64_t t,
-                           const Isa& isa, int type, std::byte* out) const {
-    const std::array<double, max_constants> own = numbers(rule, hyper, t, isa);
+void Program::coefficients(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, int type,
+                           const double* values, std::byte* out) const {
     const auto write = [&]<class T>(T) {
         const CommonCoefficients<T> first =
             common_coefficients<T>(hyper.value[0], {rule.weight_decay(hyper), rule.decoupled(hyper) ? 1.0 : 0.0,
@@ -815,7 +936,7 @@ void Program::coefficients(const RuleInfo& rule, const HyperValues& hyper, doubl
         static_assert(sizeof first % sizeof(T) == 0);
         if (constants_.empty()) std::memset(out + sizeof first, 0, sizeof(T));
         for (std::size_t i = 0; i < constants_.size(); ++i) {
-            const T x = T(own[i]);
+            const T x = T(values[constants_[i]]);
             std::memcpy(out + sizeof first + i * sizeof x, &x, sizeof x);
         }
     };
@@ -826,16 +947,36 @@ void Program::coefficients(const RuleInfo& rule, const HyperValues& hyper, doubl
     }
 }
 
+void Program::coefficients(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, std::int64_t t,
+                           const Isa& isa, int type, std::byte* out) const {
+    double values[max_scalar_nodes];
+    evaluate(0, rule, hyper, t, isa, values);
+    coefficients(rule, hyper, grad_scale, type, values, out);
+}
+
 void Program::use_compiled(std::size_t isa, const RuleCode& code) const {
     // Never freed: steps may be running it.
     compiled_[isa].store(new RuleCode(code), std::memory_order_release);
 }
 
-void Program::carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t) const {
+void Program::own_constants(const Isa& isa, int type, const double* values, std::vector<CacheLine>& out) const {
+    double number[max_constants];
+    const std::size_t first = constant_count() - common_constants;
+    for (std::size_t i = 0; i < own_constants_; ++i) number[i] = values[constants_[first + i]];
+    const std::size_t block = isa.kernels->program_block[type];
+    const std::size_t bytes = block * (type == 1 ? sizeof(double) : sizeof(float));
+    out.resize((own_constants_ * bytes + sizeof(CacheLine) - 1) / sizeof(CacheLine));
+    expand({number, own_constants_}, block, type, out.data());
+}
+
+void Program::carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t,
+                       std::span<const double> reduced) const {
     if (carried.empty()) return;
-    double values[max_scalar_nodes];
+    double values[max_scalar_nodes] = {};
+    for (std::size_t i = 0; i < scalars.size(); ++i)
+        if (scalars[i].op == ScalarOp::reduced && !reduced.empty()) values[i] = reduced[scalars[i].a];
     // The instruction sets agree: their order of operations is that of the nodes.
-    built_isas().front().coefficients->evaluate(scalars.data(), scalars.size(), hyper.value,
+    built_isas().front().coefficients->evaluate(scalars.data(), 0, scalars.size(), hyper.value,
                                                 rule.own.size() + readable_common, t, values);
     for (const CarriedNumber& c : carried) hyper.value[c.hyper] = values[c.node];
 }
@@ -856,6 +997,13 @@ const RuleInfo* load_rule(std::span<const std::byte> bytes, std::string& error) 
     }
     all.rules.push_back(std::move(made));
     return &all.rules.back()->info;
+}
+
+const char* why_no_function(const RuleInfo& rule) {
+    return rule.program != nullptr && rule.program->carries_measured()
+               ? "rule: it carries numbers on from step to step that depend on the gradients, and a function keeps "
+                 "none; use "
+               : nullptr;
 }
 
 const RuleInfo* find_program(std::string_view key) {

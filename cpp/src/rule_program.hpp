@@ -34,24 +34,53 @@ class Program {
     std::vector<ElementNode> elements;
     std::vector<std::uint16_t> results;  // the new param and states
     std::vector<CarriedNumber> carried;
+    std::vector<ReductionNode> reductions;
     std::vector<std::uint8_t> starts;  // of the states
     std::vector<std::uint8_t> bytes;   // the text form itself
 
-    // Makes the code from the parts. Returns an empty string, or why the machine cannot hold it.
+    using Code = std::array<std::array<std::vector<Instruction>, 2>, 3>;  // [decay][scaled]
+    // What is measured in one pass over the elements, before anything is written. Passes of a phase need the scalars
+    // of that phase.
+    struct Pass {
+        Over over;
+        std::size_t phase;
+        std::vector<std::uint16_t> reductions;
+        Code code;  // which writes the terms to buffers behind the states
+    };
+
+    // Makes the code from the parts, and puts the scalars into the order of phases. Returns an empty string, or why the
+    // machine cannot hold it.
     std::string compile();
 
-    // The constants of step t, expanded for a kernel of this instruction set: what ProgramStep::constant points to.
+    // The values of the scalars that are known in a phase: after those of the phases before, and the reductions in
+    // them.
+    void evaluate(std::size_t phase, const RuleInfo& rule, const HyperValues& hyper, std::int64_t t, const Isa& isa,
+                  double* values) const;
+    // The constants of a step, expanded for a kernel of this instruction set: what ProgramStep::constant points to.
     // [type] 0: float, 1: double.
-    std::vector<CacheLine> constants(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, std::int64_t t,
-                                     const Isa& isa, int type) const;
-    // The StepCoefficients of step t for a rule that is compiled: the common ones, and the constants in their order.
+    std::vector<CacheLine> constants(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, const Isa& isa,
+                                     int type, const double* values) const;
+    // The same of those that reductions have a part in.
+    void own_constants(const Isa& isa, int type, const double* values, std::vector<CacheLine>& out) const;
+    // The StepCoefficients of a step for a rule that is compiled: the common ones, and the constants in their order.
+    void coefficients(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, int type, const double* values,
+                      std::byte* out) const;
+    // The same, of a program without reductions.
     ADAPTK_INTERNAL_API void coefficients(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
                                           std::int64_t t, const Isa& isa, int type, std::byte* out) const;
-    // The code for these numbers: without the products whose factor is 1.
-    const Instruction* code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale) const;
-    // What the step of this number leaves behind in the hyperparameters.
-    ADAPTK_INTERNAL_API void carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t) const;
-    std::size_t constant_count() const { return common_constants + constants_.size(); }
+    // The code for these numbers: without the products whose factor is 1. Of a pass, or of what follows all of them.
+    const Instruction* code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
+                            const Pass* pass = nullptr) const;
+    // What the step of this number leaves behind in the hyperparameters; `reduced` has the reductions over all tensors.
+    ADAPTK_INTERNAL_API void carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t,
+                                      std::span<const double> reduced = {}) const;
+    std::size_t constant_count() const { return common_constants + constants_.size() - own_constants_; }
+    std::size_t own_constant_count() const { return own_constants_; }
+    std::span<const Pass> passes() const { return passes_; }
+    bool measures() const { return !reductions.empty(); }
+    ADAPTK_INTERNAL_API bool measures_all() const;
+    // Whether a step leaves numbers behind that depend on its gradients.
+    bool carries_measured() const { return !carried.empty() && measures_all(); }
     // The scalar nodes that elements use, in the elements' order.
     std::span<const std::uint16_t> constant_nodes() const { return constants_; }
     // Bytes of the coefficients, of which there is at least one besides the common ones.
@@ -75,19 +104,23 @@ class Program {
   private:
     // The gradient's scale, and the factor of decay: the first constants.
     static std::pair<double, double> common(const RuleInfo& rule, const HyperValues& hyper, double grad_scale);
-
-    // The values of constants_.
-    std::array<double, max_constants> numbers(const RuleInfo& rule, const HyperValues& hyper, std::int64_t t,
-                                              const Isa& isa) const;
+    std::string order_phases();
 
     std::vector<std::uint16_t> constants_;  // the scalar nodes that elements use, in the elements' order
-    std::vector<Instruction> code_[3][2];   // [decay][scaled]
+    std::size_t own_constants_ = 0;         // of them, the last ones: what reductions have a part in
+    std::vector<std::size_t> phase_of_scalar_;
+    std::vector<Pass> passes_;
+    Code code_;
     mutable std::array<std::atomic<const RuleCode*>, max_isas> compiled_{};
 };
 
 // The rule of a text form. It lives as long as the process, and the same bytes give the same rule. Null: `error` says
 // what is wrong with the bytes; nothing that they hold can do harm.
 ADAPTK_INTERNAL_API const RuleInfo* load_rule(std::span<const std::byte> bytes, std::string& error);
+
+// Why a rule has no function, but needs something that keeps its numbers, to be read before the name of that; null: it
+// has one.
+ADAPTK_INTERNAL_API const char* why_no_function(const RuleInfo& rule);
 
 // A rule that load_rule() has returned, by its key.
 const RuleInfo* find_program(std::string_view key);

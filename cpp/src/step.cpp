@@ -2,6 +2,7 @@
 
 #include "checks.hpp"
 #include "dispatch.hpp"
+#include "measure.hpp"
 #include "parallel.hpp"
 #include "reduce.hpp"
 #include "rows.hpp"
@@ -54,8 +55,6 @@ Cut cut_at(std::span<const ParamUpdate> tensors, std::int64_t total, int k, int 
     }
     return {total, tensors.size(), total};
 }
-
-template <class T> constexpr Format native_format = sizeof(T) == 8 ? Format::float64 : Format::float32;
 
 // Elements that a rule updates before its epilogues follow: as much of each buffer as makes a long loop (kernels.cpp),
 // and few enough that what the rule has touched is still in the cache.
@@ -252,15 +251,20 @@ struct PreparedSegment {
     std::size_t buffers;
     std::uint64_t key;  // of stochastic rounding
     alignas(cache_line) std::byte coefficients[2][max_coefficients_bytes];
-    std::vector<CacheLine> constants[2];  // of a program
+    ProgramRun program;
+    bool measures = false;  // the coefficients are each tensor's own
     const Segment* segment;
 
     void run(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n,
              const EpilogueRun* after = nullptr) const {
+        run_with(k, coefficients[t.compute()], t, first, n, after);
+    }
+    void run_with(const KernelTable& k, const void* of_step, const ParamUpdate& t, std::int64_t first, std::int64_t n,
+                  const EpilogueRun* after) const {
         if (t.compute() == 1) {
-            run_piece<double>(k, kernel[1], coded, coefficients[1], key, t, buffers, first, n, after);
+            run_piece<double>(k, kernel[1], coded, of_step, key, t, buffers, first, n, after);
         } else {
-            run_piece<float>(k, kernel[0], coded, coefficients[0], key, t, buffers, first, n, after);
+            run_piece<float>(k, kernel[0], coded, of_step, key, t, buffers, first, n, after);
         }
     }
     // The same with a gradient of rows, which is 0 in all others.
@@ -288,18 +292,26 @@ void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad
     out.coded = {code.coded, coupled, {}};
     for (std::size_t i = 0; i < s.rule->states.size(); ++i) out.coded.nonnegative[i] = s.rule->states[i].nonnegative;
     out.segment = &s;
+    out.measures = s.rule->measures;
+    const RuleCode* compiled = nullptr;
+    if (s.rule->program != nullptr) {
+        if (!out.measures) compiled = s.rule->program->compiled(isa.number);
+        const bool expanded = compiled == nullptr;
+        out.program.begin(isa, s, grad_scale, {used[0] && expanded, used[1] && expanded});
+    }
     for (int type = 0; type < 2; ++type) {
         if (!used[type]) continue;
         out.kernel[type] = code.step[type][coupled ? 1 : 0];
         if (const Program* const program = s.rule->program; program != nullptr) {
-            if (const RuleCode* const compiled = program->compiled(isa.number); compiled != nullptr) {
+            if (out.measures) continue;
+            if (compiled != nullptr) {
                 out.kernel[type] = compiled->step[type][coupled ? 1 : 0];
-                program->coefficients(*s.rule, s.hyper, grad_scale, s.step, isa, type, out.coefficients[type]);
+                program->coefficients(*s.rule, s.hyper, grad_scale, type, out.program.values.data(),
+                                      out.coefficients[type]);
                 continue;
             }
-            out.constants[type] = program->constants(*s.rule, s.hyper, grad_scale, s.step, isa, type);
-            const ProgramStep step{program->code(*s.rule, s.hyper, grad_scale), out.buffers, program->constant_count(),
-                                   out.constants[type].data()};
+            std::vector<CacheLine> none;
+            const ProgramStep step = out.program.step_of(isa, 0, type, none);
             static_assert(sizeof step <= max_coefficients_bytes);
             std::memcpy(out.coefficients[type], &step, sizeof step);
             continue;
@@ -396,6 +408,13 @@ StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segmen
         prepare(prepared[s], isa, segments[s], scale, used);
     }
 
+    if (std::any_of(segments.begin(), segments.end(), [](const Segment& s) { return s.rule->measures; })) {
+        std::vector<ProgramRun*> runs;
+        for (std::size_t s = 0; s < segments.size(); ++s)
+            runs.push_back(prepared[s].measures ? &prepared[s].program : nullptr);
+        measure(isa, tensors, runs, segments, report);
+    }
+
     const bool has_epilogue = options.has_epilogue();
     std::vector<ParamUpdate> others;
     if (some_rows) {
@@ -423,14 +442,20 @@ StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segmen
     share_out(tensors, total, [&] {
         std::size_t segment = 0;
         std::size_t segment_end = segments.empty() ? 0 : segments[0].count;
-        return [&, segment, segment_end](std::size_t i, std::int64_t first, std::int64_t n) mutable {
+        return [&, segment, segment_end, own = std::vector<CacheLine>()](std::size_t i, std::int64_t first,
+                                                                         std::int64_t n) mutable {
             while (i >= segment_end) segment_end += segments[++segment].count;
-            if (!has_epilogue) {
-                prepared[segment].run(*isa.kernels, tensors[i], first, n);
+            const PreparedSegment& s = prepared[segment];
+            const ParamUpdate& t = tensors[i];
+            const EpilogueRun after{*isa.kernels, options, options.epilogues.empty() ? nullptr : &options.epilogues[i]};
+            const EpilogueRun* const behind = has_epilogue ? &after : nullptr;
+            if (!s.measures) {
+                s.run(*isa.kernels, t, first, n, behind);
                 return;
             }
-            const EpilogueRun after{*isa.kernels, options, options.epilogues.empty() ? nullptr : &options.epilogues[i]};
-            prepared[segment].run(*isa.kernels, tensors[i], first, n, &after);
+            const std::size_t of = i - (segment_end - segments[segment].count);
+            const ProgramStep step = s.program.step_of(isa, of, int(t.compute()), own);
+            s.run_with(*isa.kernels, &step, t, first, n, behind);
         };
     });
     return report;

@@ -10,6 +10,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
+#include <vector>
 
 namespace adaptk::detail {
 
@@ -87,6 +89,8 @@ struct StepReport {
     bool has_norm = false;
     bool finite = true;  // whether all gradients are; their norm may be beyond float64 even so
     bool skipped = false;
+    // What the reductions over all tensors came to, of programs that carry numbers on by them.
+    std::vector<std::pair<const Program*, std::vector<double>>> measured = {};
 };
 
 // What a step writes beside the buffers of a tensor, in the same pass over memory. Null data: nothing.

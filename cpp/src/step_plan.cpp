@@ -375,8 +375,15 @@ void StepPlan::count() {
     for (const DeviceShare& s : shares_)
         for (const std::uint32_t i : s.tensors) ++tensors_[i].steps;
     ++taken_;
-    for (Group& g : groups_)
-        if (g.rule->program != nullptr) g.rule->program->carry_on(*g.rule, g.hyper, taken_);
+    for (Group& g : groups_) {
+        const Program* const program = g.rule->program;
+        if (program == nullptr) continue;
+        if (!program->carries_measured()) {
+            program->carry_on(*g.rule, g.hyper, taken_);
+            continue;
+        }
+        if (const auto* const reduced = measured_by(program)) program->carry_on(*g.rule, g.hyper, taken_, *reduced);
+    }
 }
 
 // The plan's own count goes up with those of its tensors: as that of a tensor without elements.
@@ -486,6 +493,7 @@ Outcome StepPlan::run(const StepOptions& given, std::span<const DeviceHyperOfGro
     Outcome outcome;
     StepOptions options = given;
     outcome.report.has_norm = options.needs_norm();  // of nothing: 0
+    measured_.clear();
     // What one device cannot find out alone, or need not.
     if (options.needs_norm() && on_cuda() && (shares_.size() > 1 || options.has_norm)) {
         outcome.report = options.has_norm ? report_of_known_norm(shares_[0].segments, options)
@@ -502,7 +510,9 @@ Outcome StepPlan::run(const StepOptions& given, std::span<const DeviceHyperOfGro
         if (s.device.cuda) {
             outcome.pending = run_on_device(s, options, hypers);
         } else {
-            const StepReport report = run_step(updates_of(s), s.segments, options);
+            StepReport report = run_step(updates_of(s), s.segments, options);
+            measured_ = std::move(report.measured);
+            report.measured.clear();
             if (options.needs_norm()) outcome.report = report;
         }
     }

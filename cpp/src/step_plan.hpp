@@ -183,6 +183,14 @@ class StepPlan {
     // One more step of those that took part, and of the plan.
     ADAPTK_INTERNAL_API void count();
 
+    // What the last step's reductions over all tensors came to, of a program that carries numbers on by them; null:
+    // none of its tensors took part.
+    const std::vector<double>* measured_by(const Program* program) const {
+        for (const auto& [of, reduced] : measured_)
+            if (of == program) return &reduced;
+        return nullptr;
+    }
+
     // A step of one tensor of the CPU alone, which is independent of the number of the others. Threads may call it at
     // the same time for different tensors, as long as none of them changes the plan otherwise and index() has been
     // called since the last change. Nothing is clipped by a norm of all.
@@ -246,6 +254,7 @@ class StepPlan {
     std::unique_ptr<DeviceState> state_;                  // of the device that all tensors are on
     std::map<int, std::unique_ptr<DeviceState>> states_;  // of the others
 
+    decltype(StepReport::measured) measured_;    // by the last step
     std::vector<std::vector<std::byte>> saved_;  // params during a look-ahead
     bool ahead_ = false;
 

@@ -24,7 +24,8 @@ from adaptk._names import is_installed, no_attribute
 from adaptk._registry import CONVENTIONS, Hyperparameter, Rule, State, rules
 from adaptk._rule import TracedRule, load_rule, rule
 from adaptk._trace import abs as abs
-from adaptk._trace import cbrt, cumprod, floor, log, maximum, minimum, sign, sqrt, where
+from adaptk._trace import cbrt, cumprod, floor, log, maximum, mean, minimum, norm, sign, sqrt, where
+from adaptk._trace import sum as sum
 from adaptk.optim import *  # noqa: F403  (the classes follow from the registry)
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ def __getattr__(name: str) -> Any:
         return getattr(optim, name)
     if name == "Muon":
         return importlib.import_module("adaptk._numpy_muon").Muon
-    if name in ("norm", "mean", "sum"):
-        raise AttributeError(f"module 'adaptk' has no attribute {name!r}: rules have no reductions over a tensor")
     raise no_attribute(__name__, name, __dir__())
 
 
@@ -79,8 +78,10 @@ __all__ = [
     "load_rule",
     "log",
     "maximum",
+    "mean",
     "modify",
     "minimum",
+    "norm",
     "ops",
     "optim",
     "rule",
@@ -93,5 +94,5 @@ __all__ = [
     "sqrt",
     "where",
 ]
-# Not abs, which a star import would put in the place of Python's.
+# Not abs and sum, which a star import would put in the place of Python's.
 __all__ += optim.__all__

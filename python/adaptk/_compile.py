@@ -75,6 +75,8 @@ def compile_rules(rules: Sequence[Rule]) -> None:
         If there is no folder to keep the library in.
     """
     isa = _core.get_isa()
+    if measuring := [r.name for r in rules if r.reduces]:
+        raise RuntimeError(f"compile: {measuring[0]} has reductions, such as a tensor's norm, and is interpreted")
     rules = [r for r in rules if isa not in _core.compiled_for(r.key)]
     if not rules:
         return

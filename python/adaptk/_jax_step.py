@@ -800,6 +800,11 @@ class _Steps:
                     raise ValueError(f"{name}: {value!r} is not in [0, inf)")
             else:
                 self.values[name] = value
+        if rule.reduces == "all":
+            raise TypeError(
+                f"{rule.name}: it reduces all tensors to one number, and a call of XLA has a part of them; "
+                "use its class in adaptk.torch or adaptk"
+            )
         self._carry_on(options)
         flags = {h.name for h in rule.hyperparameters if h.range == "bool"}
         self.traced = {n: v for n, v in self.values.items() if callable(v) or isinstance(v, jax.Array)}
@@ -1005,6 +1010,11 @@ class _Steps:
             self._check_once(tree, leaves, whole, sides, [g for g in given if not isinstance(g, np.ndarray)])
         shardings = [_spread(p) for p in old]
         mesh = next((s.mesh for s in shardings if s is not None), None)
+        if self.rule.reduces and (mesh is not None or any(getattr(jax.typeof(p), "vma", ()) for p in leaves)):
+            raise ValueError(
+                f"params: cut into parts over several devices, and {self.rule.name} reduces whole tensors to numbers, "
+                "such as a norm"
+            )
         run: Callable[..., Any]
         if mesh is None:
             run = partial(_step if within else _step_in_place if in_place else _step_beside, fixed)

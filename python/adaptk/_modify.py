@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from adaptk import catalogue
@@ -10,7 +10,7 @@ from adaptk._names import hint
 from adaptk._program import Node, read_program
 from adaptk._registry import RULES, Rule
 from adaptk._rule import TracedRule, _Parts, _Texts, build, read_rule
-from adaptk._trace import _apply, _lift, common_of, decay_of, floor, maximum, minimum, stored, where
+from adaptk._trace import _apply, _lift, _reduce, common_of, decay_of, floor, maximum, minimum, stored, where
 
 _DECAYS = ("cautious", "corrected", "huber")
 _FILTERS = ("grokfast", "mars")
@@ -64,7 +64,7 @@ class _Formula:
     """A rule's program, to be traced again with other values in the place of its own."""
 
     def __init__(self, rule: Rule, program: bytes) -> None:
-        self.scalars, self.elements, self.results, self.carried = read_program(program)
+        self.scalars, self.elements, self.results, self.carried, self.reductions = read_program(program)
         self.own = [h.name for h in rule.hyperparameters if not h.common]
         self.states = [s.name for s in rule.states]
 
@@ -76,29 +76,41 @@ class _Formula:
         self, p: Any, g: Any, states: Sequence[Any], h: Any, t: Any, swap: dict[int, Any] | None = None
     ) -> tuple[list[Any], list[Any]]:
         """The new param and states, and the carried numbers; `swap` has values that stand for nodes."""
-        numbers: list[Any] = []
-        for n in self.scalars:
-            numbers.append(self._number(n, numbers, h, t))
         leaves = {"param": p, "grad": g, "param_as_stored": stored(t)}
-        values: list[Any] = []
-        for i, n in enumerate(self.elements):
-            if swap is not None and i in swap:
-                values.append(swap[i])
-            elif n.op == "scalar":
-                values.append(_lift(t._trace, numbers[n.a], True))
-            elif n.op == "state":
-                values.append(states[n.a])
-            else:
-                values.append(leaves[n.op] if n.op in leaves else _apply(n.op, *(values[k] for k in n.operands)))
+        numbers: dict[int, Any] = {}
+        values: dict[int, Any] = {}
+        # Each turn goes as far as the next reductions.
+        for _ in range(len(self.reductions) + 1):
+            for i, n in enumerate(self.scalars):
+                if i in numbers or (n.op == "reduced" and self.reductions[n.a][2] not in values):
+                    continue
+                if all(k in numbers for k in n.operands):
+                    numbers[i] = self._number(n, numbers, values, h, t)
+            for i, n in enumerate(self.elements):
+                if i in values or (n.op == "scalar" and n.a not in numbers):
+                    continue
+                if swap is not None and i in swap:
+                    values[i] = swap[i]
+                elif n.op == "scalar":
+                    values[i] = _lift(t._trace, numbers[n.a], True)
+                elif n.op == "state":
+                    values[i] = states[n.a]
+                elif n.op in leaves:
+                    values[i] = leaves[n.op]
+                elif all(k in values for k in n.operands):
+                    values[i] = _apply(n.op, *(values[k] for k in n.operands))
         return [values[i] for i in self.results], [numbers[i] for _, i in self.carried]
 
-    def _number(self, n: Node, numbers: Sequence[Any], h: Any, t: Any) -> Any:
+    def _number(self, n: Node, numbers: Mapping[int, Any], values: Mapping[int, Any], h: Any, t: Any) -> Any:
         if n.op == "number":
             return t._trace.number(n.value)
         if n.op == "step":
             return t
         if n.op == "hyper":
             return getattr(h, self.own[n.a]) if n.a < len(self.own) else common_of(h, t, n.a - len(self.own))
+        if n.op == "reduced":
+            what, over, element = self.reductions[n.a]
+            return _reduce(what, values[element], over)
         return _apply(n.op, *(numbers[k] for k in n.operands))
 
 

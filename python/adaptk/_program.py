@@ -5,14 +5,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from adaptk._trace import _ELEMENTS, _SCALARS
-
-_LEAVES = ("number", "hyper", "step", "scalar", "param", "grad", "state", "param_as_stored")
-_ARITY = {
-    **dict.fromkeys(_LEAVES, 0),
-    **dict.fromkeys(("negative", "absolute", "square_root", "sign", "floor", "logarithm", "cumulative_product"), 1),
-    "select": 3,
-}
+from adaptk._trace import _ELEMENTS, _OVER, _REDUCTIONS, _SCALARS, arity
 
 
 class Node(NamedTuple):
@@ -26,17 +19,31 @@ class Node(NamedTuple):
 
     @property
     def operands(self) -> tuple[int, ...]:
-        return (self.a, self.b, self.c)[: _ARITY.get(self.op, 2)]
+        return (self.a, self.b, self.c)[: arity(self.op)]
 
 
-def read_program(program: bytes) -> tuple[list[Node], list[Node], list[int], list[tuple[int, int]]]:
-    """The scalar nodes, the element nodes, the results and the carried numbers, which are at the end of the bytes."""
-    _, states, scalars, elements, carried = struct.unpack_from("<5H", program, 12)
-    carried_at = len(program) - 4 * carried
+class Program(NamedTuple):
+    """What a rule computes."""
+
+    scalars: list[Node]
+    elements: list[Node]
+    results: list[int]  # element nodes: the new param and states
+    carried: list[tuple[int, int]]  # hyperparameters, and the scalar nodes of their next values
+    reductions: list[tuple[str, str, int]]  # what, over what, and the element node
+
+
+def read_program(program: bytes) -> Program:
+    """The program of a rule's bytes: it is at their end."""
+    _, states, scalars, elements, carried, *rest = struct.unpack_from("<6H", program, 12)
+    reductions_at = len(program) - (4 * rest[0] if program[7] == 2 else 0)
+    carried_at = reductions_at - 4 * carried
     results_at = carried_at - 2 * (1 + states)
     elements_at = results_at - 7 * elements
     scalars_at = elements_at - 15 * scalars
-    scalar = [Node(_SCALARS[n[0]], *n[1:]) for n in struct.iter_unpack("<BHHHd", program[scalars_at:elements_at])]
-    element = [Node(_ELEMENTS[n[0]], *n[1:]) for n in struct.iter_unpack("<BHHH", program[elements_at:results_at])]
-    results = list(struct.unpack_from(f"<{1 + states}H", program, results_at))
-    return scalar, element, results, list(struct.iter_unpack("<2H", program[carried_at:]))
+    return Program(
+        [Node(_SCALARS[n[0]], *n[1:]) for n in struct.iter_unpack("<BHHHd", program[scalars_at:elements_at])],
+        [Node(_ELEMENTS[n[0]], *n[1:]) for n in struct.iter_unpack("<BHHH", program[elements_at:results_at])],
+        list(struct.unpack_from(f"<{1 + states}H", program, results_at)),
+        list(struct.iter_unpack("<2H", program[carried_at:reductions_at])),
+        [(_REDUCTIONS[r[0]], _OVER[r[1]], r[2]) for r in struct.iter_unpack("<BBH", program[reductions_at:])],
+    )

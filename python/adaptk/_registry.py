@@ -88,6 +88,9 @@ class Rule:
         The hyperparameters that a step hands on to the next one, as :func:`adaptk.rule` says.
     evaluation : str
         The rule that computes the point to evaluate a model at, if that is not the param.
+    reduces : str
+        Over what a step reduces to numbers, before it updates: ``"tensor"``, each tensor; ``"all"``, all that it
+        updates (and maybe each tensor too); or ``""``, nothing.
     catch_up : str
         How rows that had no gradient catch up (``sparse="catch_up"``): ``"exact"`` up to rounding, ``"approximate"``
         if moments decay as they should and what they would have moved the param is left out, or ``""`` if the rule
@@ -106,6 +109,7 @@ class Rule:
     program: bytes | None = None
     carried: tuple[str, ...] = ()
     evaluation: str = ""
+    reduces: str = ""
     catch_up: str = ""
     _key: str = ""
 
@@ -243,6 +247,7 @@ def _made_of(r: dict[str, Any], program: bytes | None = None) -> Rule:
         program=program,
         carried=tuple(r["carried"]),
         evaluation=r["evaluation"],
+        reduces=r["reduces"],
         catch_up=r["catch_up"],
         _key=r["key"],
     )

@@ -21,11 +21,10 @@ from adaptk._functions import function_of
 from adaptk._names import hint
 from adaptk._optimizer import Optimizer
 from adaptk._registry import RULES, Rule
-from adaptk._trace import trace_rule
+from adaptk._trace import Trace, trace_rule
 
 _RANGES = ("(-inf, inf)", "[0, inf)", "(0, inf)", "[0, 1)", "[0, 1]", "(0, 1)", "(1, inf)", "[0, inf]", "bool")
 _COMMON = ("weight_decay", "decoupled", "maximize", "grad_scale")
-_VERSION = 1
 _lock = threading.Lock()
 _objects: dict[str, TracedRule] = {}  # by the key of the rule
 
@@ -317,7 +316,8 @@ def rule(
     carried : dict of str to float, optional
         Numbers that a step hands on to the next one, such as a running maximum of learning rates, and what they start
         as. The function reads them as hyperparameters, ``h.name``, and returns their next values behind the states:
-        expressions of `h` and `t`. Optimizers keep them in the param groups, and functions take them as arguments.
+        expressions of `h` and `t`, and of reductions over all tensors. Optimizers keep them in the param groups, and
+        functions take them as arguments.
     class_name : str, optional
         Of the optimizer class; by default the name, as ``MyAdam`` is made of ``my_adam``.
     evaluation : TracedRule or str, optional
@@ -351,8 +351,11 @@ def rule(
     rounded; none are contracted. What depends on `h` and `t` alone is computed once a step in float64, and rounded once
     where it meets an element; it may have any powers and ``adaptk.cumprod``.
 
-    On CUDA devices NVRTC (``pip install nvidia-cuda-nvrtc``) compiles a rule at its first step. Reductions, such as a
-    tensor's norm, are not supported.
+    ``adaptk.norm``, ``adaptk.sum`` and ``adaptk.mean`` reduce an expression of elements to one number for each tensor,
+    or for all tensors of the step: a pass over the elements before the update. Carried numbers may depend on the
+    latter. Such rules run on the CPU.
+
+    On CUDA devices NVRTC (``pip install nvidia-cuda-nvrtc``) compiles a rule at its first step.
 
     Examples
     --------
@@ -448,9 +451,8 @@ def build(texts: _Texts, parts: _Parts, function: Callable[..., Any]) -> bytes:
         [float(hyperparameters.get(c, 0.0)) for c in _COMMON[:2]],
         [(h, float(value), _RANGES.index(interval), meanings.get(h, h)) for h, (value, interval) in own.items()],
         [(s, _initial(start), _from(start, own), s in parts.nonnegative) for s, start in states.items()],
-        trace.pack_scalars(),
-        trace.pack_elements(),
         [len(own), len(states), len(trace.scalars), len(trace.elements), len(carried)],
+        trace,
         results[: 1 + len(states)],
         [(list(own).index(c), node) for c, node in zip(carried, results[1 + len(states) :], strict=True)],
     )
@@ -550,21 +552,22 @@ def _pack(
     common: Sequence[float],
     hypers: Sequence[tuple[str, float, int, str]],
     states: Sequence[tuple[str, float, int, bool]],
-    scalars: bytes,
-    elements: bytes,
     counts: Sequence[int],
+    trace: Trace,
     results: Sequence[int],
     carried: Sequence[tuple[int, int]],
 ) -> bytes:
     """The text form of cpp/src/program.hpp."""
-    body = struct.pack("<5H", *counts) + b"".join(map(_text, texts)) + struct.pack("<2d", *common)
+    if trace.reductions:
+        counts = [*counts, len(trace.reductions)]
+    body = struct.pack(f"<{len(counts)}H", *counts) + b"".join(map(_text, texts)) + struct.pack("<2d", *common)
     for h, value, interval, meaning in hypers:
         body += _text(h) + struct.pack("<dB", value, interval) + _text(meaning)
     for s, initial, start, nonnegative in states:
         body += _text(s) + struct.pack("<dBB", initial, start, nonnegative)
-    body += scalars + elements + struct.pack(f"<{len(results)}H", *results)
-    body += b"".join(struct.pack("<2H", *c) for c in carried)
+    body += trace.pack_scalars() + trace.pack_elements() + struct.pack(f"<{len(results)}H", *results)
+    body += b"".join(struct.pack("<2H", *c) for c in carried) + trace.pack_reductions()
     checksum = 0x811C9DC5
     for byte in body:
         checksum = ((checksum ^ byte) * 0x01000193) & 0xFFFFFFFF
-    return b"ADKRULE" + struct.pack("<BI", _VERSION, checksum) + body
+    return b"ADKRULE" + struct.pack("<BI", 2 if trace.reductions else 1, checksum) + body

@@ -29,6 +29,11 @@ def to_kernel(rule: Rule, suffix: str) -> str:
 
 def to_cpp(rule: Rule) -> str:
     """The text of a header with the rule as a struct."""
+    if rule.reduces:
+        raise ValueError(
+            f"{rule.name}: it has reductions, such as a tensor's norm, and a struct updates one element; "
+            "C++ programs run it as a program: adaptk_rule_load"
+        )
     if _core.reads_decay(rule.key):
         raise ValueError(f"{rule.name}: it reads weight_decay, which acts before a struct sees the param")
     lines = [

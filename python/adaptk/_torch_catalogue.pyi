@@ -474,6 +474,59 @@ class MSVAG(_Made):
         **storage: Any,
     ) -> None: ...
 
+class LAMB(_Made):
+    """Adam whose step is as long, in each tensor, as the learning rate times the tensor's norm."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class LARS(_Made):
+    """Momentum of gradients that are scaled, in each tensor, to the tensor's norm."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        momentum: float | Tensor = ...,
+        trust: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class StableAdamW(_Made):
+    """AdamW with a smaller learning rate in tensors whose second moment is outdated."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
 class QHM(_Made):
     """A weighted mean of momentum and gradient."""
 
@@ -830,6 +883,75 @@ class Tiger(_Made):
         convention: str = ...,
         fused: bool | None = ...,
         beta: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class Prodigy(_Made):
+    """Adam with an estimate of the distance to the solution as its step size."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        d0: float | Tensor = ...,
+        d_coef: float | Tensor = ...,
+        growth_rate: float | Tensor = ...,
+        use_bias_correction: bool = ...,
+        d: float | Tensor = ...,
+        d_max: float | Tensor = ...,
+        numerator: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class DAdaptAdam(_Made):
+    """Adam with a lower bound of the distance to the solution as its step size."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        d0: float | Tensor = ...,
+        growth_rate: float | Tensor = ...,
+        use_bias_correction: bool = ...,
+        d: float | Tensor = ...,
+        numerator: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class DAdaptSGD(_Made):
+    """Gradient descent with a lower bound of the distance to the solution as its step size."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        momentum: float | Tensor = ...,
+        d0: float | Tensor = ...,
+        growth_rate: float | Tensor = ...,
+        d: float | Tensor = ...,
+        numerator: float | Tensor = ...,
+        g0_norm: float | Tensor = ...,
         weight_decay: float | Tensor = ...,
         decoupled: bool = ...,
         maximize: bool = ...,

@@ -32,12 +32,22 @@ _SCALARS = (
     "logarithm",
     "select",
     "cumulative_product",
+    "reduced",
 )
+_REDUCTIONS = ("norm", "sum", "mean")
+_OVER = ("tensor", "all")
 _ELEMENTS = ("scalar", "param", "grad", "state", "param_as_stored", *_BINARY, *_COMPARISONS, *_UNARY, "select")
 _SCALAR_OPS = {name: i for i, name in enumerate(_SCALARS)}
 _ELEMENT_OPS = {name: i for i, name in enumerate(_ELEMENTS)}
-_MAX_SCALARS, _MAX_ELEMENTS = 256, 512
+_MAX_SCALARS, _MAX_ELEMENTS, _MAX_REDUCTIONS = 256, 512, 8
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+_LEAVES = ("number", "hyper", "step", "reduced", "scalar", "param", "grad", "state", "param_as_stored")
+_ARITY = {
+    **dict.fromkeys(_LEAVES, 0),
+    **dict.fromkeys((*_UNARY, "floor", "logarithm", "cumulative_product"), 1),
+    "select": 3,
+}
 
 Node = tuple[str, int, int, int, float]
 Number = float | int
@@ -63,12 +73,19 @@ def refuse(why: str) -> NoReturn:
     raise RuleError(f"{_line()}: {why}")
 
 
+def arity(op: str) -> int:
+    """How many operands an operation has; those of leaves are no nodes."""
+    return _ARITY.get(op, 2)
+
+
 @dataclass
 class Trace:
     """The nodes of one rule, each once."""
 
     scalars: dict[Node, int] = field(default_factory=dict)
     elements: dict[Node, int] = field(default_factory=dict)
+    # What is reduced, over what, and the element: their order is that in which they are known.
+    reductions: dict[tuple[str, str, int], int] = field(default_factory=dict)
 
     def add(self, element: bool, op: str, a: int = 0, b: int = 0, c: int = 0, value: float = 0.0) -> int:
         nodes, most = (self.elements, _MAX_ELEMENTS) if element else (self.scalars, _MAX_SCALARS)
@@ -79,11 +96,35 @@ class Trace:
             refuse(f"more than {most} operations on {what}; does a loop unroll?")
         return nodes.setdefault(node, len(nodes))
 
+    def reduce(self, what: str, over: str, element: int) -> int:
+        """The scalar node of a reduction."""
+        found = (what, over, element)
+        if found not in self.reductions and len(self.reductions) == _MAX_REDUCTIONS:
+            refuse(f"more than {_MAX_REDUCTIONS} reductions")
+        return self.add(False, "reduced", self.reductions.setdefault(found, len(self.reductions)))
+
+    def depends_on(self, scalar: int, over: Sequence[str]) -> bool:
+        """Whether a scalar node is made of reductions over these."""
+        nodes, reductions = list(self.scalars), list(self.reductions)
+        rest = [scalar]
+        while rest:
+            op, *operands, _ = nodes[rest.pop()]
+            if op == "reduced" and reductions[operands[0]][1] in over:
+                return True
+            rest += operands[: arity(op)]
+        return False
+
     def number(self, x: float) -> Value:
         return Value(self, False, self.add(False, "number", value=x))
 
     def pack_scalars(self) -> bytes:
         return b"".join(struct.pack("<BHHHq", _SCALAR_OPS[op], a, b, c, bits) for op, a, b, c, bits in self.scalars)
+
+    def pack_reductions(self) -> bytes:
+        return b"".join(
+            struct.pack("<BBH", _REDUCTIONS.index(what), _OVER.index(over), element)
+            for what, over, element in self.reductions
+        )
 
     def pack_elements(self) -> bytes:
         return b"".join(struct.pack("<BHHH", _ELEMENT_OPS[op], a, b, c) for op, a, b, c, _ in self.elements)
@@ -269,7 +310,7 @@ class Value:
     # What no rule can do.
 
     def __bool__(self) -> NoReturn:
-        what = "an element's value" if self._element else "a hyperparameter or the step"
+        what = "an element's value" if self._element else "a hyperparameter, the step or a reduction"
         refuse(
             f"a branch on {what}: if, and, or, not, max and min ask for its truth, which is not known when the rule is "
             "traced; use adaptk.where(condition, a, b), adaptk.maximum, adaptk.minimum, & and |"
@@ -329,7 +370,8 @@ class Value:
 
     def __array_function__(self, function: Any, *_: Any) -> NoReturn:
         name = function.__name__
-        refuse(f"np.{name} on a traced value" + ("; use adaptk.where" if name == "where" else ""))
+        use = name in ("where", *_REDUCTIONS)
+        refuse(f"np.{name} on a traced value" + (f"; use adaptk.{name}" if use else ""))
 
     def __getattr__(self, name: str) -> Any:
         if name in _SHAPES:
@@ -622,7 +664,104 @@ def cumprod(x: Any) -> Any:
     """
     if not isinstance(x, Value) or x._element:
         refuse("cumprod: expected an expression of h and t")
+    if x._trace.depends_on(x._node, _OVER):
+        refuse("cumprod: expected an expression of h and t alone, got one of a reduction")
     return _apply("cumulative_product", x)
+
+
+# ---- reductions
+
+
+def _reduce(name: str, x: Any, over: str) -> Value:
+    if over not in _OVER:
+        raise ValueError(f"adaptk.{name}: over: {over!r} is not one of {', '.join(_OVER)}{hint(over, _OVER)}")
+    if not isinstance(x, Value):
+        raise TypeError(f"adaptk.{name}: expected a value inside a function of adaptk.rule, got {_kind(x)}")
+    if not x._element:
+        refuse(f"{name}: expected elements, got what is the same for all of them")
+    return Value(x._trace, False, x._trace.reduce(name, over, x._node))
+
+
+def norm(x: Any, over: str = "tensor") -> Any:
+    """The Euclidean norm of a value's elements, in a function of :func:`adaptk.rule`.
+
+    Parameters
+    ----------
+    x : value
+        An expression of elements. Each is computed as the rule computes, in float32 or float64, and its square is
+        added up in float64, in an order that depends on nothing but the tensor's size.
+    over : {"tensor", "all"}
+        One number for each tensor, or one for all tensors of the step that the rule updates.
+
+    Returns
+    -------
+    value
+        A number, as those of `h` and `t` are. What depends on it is computed after a pass over the elements.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `x` is no such expression, or `over` is something else.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> @adaptk.rule(lr=1.0)
+    ... def normalized(p, g, h, t):
+    ...     return p - h.lr / adaptk.norm(g) * g
+    >>> p = np.zeros(2)
+    >>> normalized(p, np.array([3.0, 4.0]), step=1)
+    >>> p
+    array([-0.6, -0.8])
+    >>> normalized.unregister()
+    """
+    return _reduce("norm", x, over)
+
+
+def sum(x: Any, over: str = "tensor") -> Any:
+    """The sum of a value's elements, in a function of :func:`adaptk.rule`; see :func:`norm`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `x` is no expression of elements, or `over` is neither ``"tensor"`` nor ``"all"``.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> @adaptk.rule(lr=1.0)
+    ... def towards(p, g, h, t):
+    ...     return p - h.lr * adaptk.sum(p * g) * g
+    >>> p = np.ones(2)
+    >>> towards(p, np.array([0.5, 0.0]), step=1)
+    >>> p
+    array([0.75, 1.  ])
+    >>> towards.unregister()
+    """
+    return _reduce("sum", x, over)
+
+
+def mean(x: Any, over: str = "tensor") -> Any:
+    """The mean of a value's elements, in a function of :func:`adaptk.rule`; see :func:`norm`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `x` is no expression of elements, or `over` is neither ``"tensor"`` nor ``"all"``.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> @adaptk.rule(lr=1.0)
+    ... def centered(p, g, h, t):
+    ...     return p - h.lr * (g - adaptk.mean(g))
+    >>> p = np.zeros(2)
+    >>> centered(p, np.array([1.0, 3.0]), step=1)
+    >>> p
+    array([ 1., -1.])
+    >>> centered.unregister()
+    """
+    return _reduce("mean", x, over)
 
 
 # ---- tracing
@@ -672,5 +811,7 @@ def trace_rule(
             raise RuleError(f"{who} {_kind(x)} as {name}, expected a number")
         if name in carried and isinstance(x, Value) and x._element:
             raise RuleError(f"{who} an element's value as {name}; what is carried is an expression of h and t")
+        if name in carried and isinstance(x, Value) and trace.depends_on(x._node, ("tensor",)):
+            raise RuleError(f"{who} a reduction over one tensor as {name}; what is carried is the same for all of them")
         nodes.append(_lift(trace, x, name not in carried)._node)
     return trace, nodes

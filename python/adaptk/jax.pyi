@@ -56,6 +56,9 @@ __all__ = [
     "ftml",
     "focus",
     "msvag",
+    "lamb",
+    "lars",
+    "stable_adamw",
     "qhm",
     "aggmo",
     "pid",
@@ -75,6 +78,9 @@ __all__ = [
     "signsgd",
     "signum",
     "tiger",
+    "prodigy",
+    "dadapt_adam",
+    "dadapt_sgd",
     "SgdState",
     "MomentumState",
     "NesterovState",
@@ -121,6 +127,9 @@ __all__ = [
     "FtmlState",
     "FocusState",
     "MsvagState",
+    "LambState",
+    "LarsState",
+    "StableAdamwState",
     "QhmState",
     "AggmoState",
     "PidState",
@@ -140,6 +149,9 @@ __all__ = [
     "SignsgdState",
     "SignumState",
     "TigerState",
+    "ProdigyState",
+    "DadaptAdamState",
+    "DadaptSgdState",
 ]
 
 class SgdState(NamedTuple):
@@ -1336,6 +1348,76 @@ def msvag(
 ) -> GradientTransformation:
     """Momentum, scaled down where its variance is large."""
 
+class LambState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def lamb(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+) -> GradientTransformation:
+    """Adam whose step is as long, in each tensor, as the learning rate times the tensor's norm."""
+
+class LarsState(NamedTuple):
+    count: Any
+    momentum_buffer: Any
+
+def lars(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    momentum: float | Any = ...,
+    trust: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+) -> GradientTransformation:
+    """Momentum of gradients that are scaled, in each tensor, to the tensor's norm."""
+
+class StableAdamwState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def stable_adamw(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+) -> GradientTransformation:
+    """AdamW with a smaller learning rate in tensors whose second moment is outdated."""
+
 class QhmState(NamedTuple):
     count: Any
     exp_avg: Any
@@ -1803,3 +1885,93 @@ def tiger(
     mask: Any = ...,
 ) -> GradientTransformation:
     """Steps by the sign of a momentum."""
+
+class ProdigyState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+    s: Any
+    p0: Any
+
+def prodigy(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    d0: float | Any = ...,
+    d_coef: float | Any = ...,
+    growth_rate: float | Any = ...,
+    use_bias_correction: bool = ...,
+    d: float | Any = ...,
+    d_max: float | Any = ...,
+    numerator: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+) -> GradientTransformation:
+    """Adam with an estimate of the distance to the solution as its step size."""
+
+class DadaptAdamState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+    s: Any
+
+def dadapt_adam(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    d0: float | Any = ...,
+    growth_rate: float | Any = ...,
+    use_bias_correction: bool = ...,
+    d: float | Any = ...,
+    numerator: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+) -> GradientTransformation:
+    """Adam with a lower bound of the distance to the solution as its step size."""
+
+class DadaptSgdState(NamedTuple):
+    count: Any
+    s: Any
+    p0: Any
+
+def dadapt_sgd(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    momentum: float | Any = ...,
+    d0: float | Any = ...,
+    growth_rate: float | Any = ...,
+    d: float | Any = ...,
+    numerator: float | Any = ...,
+    g0_norm: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+) -> GradientTransformation:
+    """Gradient descent with a lower bound of the distance to the solution as its step size."""

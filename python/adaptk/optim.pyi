@@ -49,6 +49,9 @@ __all__ = [
     "FTML",
     "FOCUS",
     "MSVAG",
+    "LAMB",
+    "LARS",
+    "StableAdamW",
     "QHM",
     "AggMo",
     "PID",
@@ -68,6 +71,9 @@ __all__ = [
     "SignSGD",
     "Signum",
     "Tiger",
+    "Prodigy",
+    "DAdaptAdam",
+    "DAdaptSGD",
 ]
 
 CLASSES: Mapping[str, type[Optimizer]]
@@ -1139,6 +1145,83 @@ class MSVAG(Optimizer):
         sparse: str = ...,
     ) -> None: ...
 
+class LAMB(Optimizer):
+    """Adam whose step is as long, in each tensor, as the learning rate times the tensor's norm."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class LARS(Optimizer):
+    """Momentum of gradients that are scaled, in each tensor, to the tensor's norm."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        momentum: Number = ...,
+        trust: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class StableAdamW(Optimizer):
+    """AdamW with a smaller learning rate in tensors whose second moment is outdated."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
 class QHM(Optimizer):
     """A weighted mean of momentum and gradient."""
 
@@ -1616,6 +1699,99 @@ class Tiger(Optimizer):
         *,
         convention: str = ...,
         beta: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class Prodigy(Optimizer):
+    """Adam with an estimate of the distance to the solution as its step size."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        d0: Number = ...,
+        d_coef: Number = ...,
+        growth_rate: Number = ...,
+        use_bias_correction: bool = ...,
+        d: Number = ...,
+        d_max: Number = ...,
+        numerator: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class DAdaptAdam(Optimizer):
+    """Adam with a lower bound of the distance to the solution as its step size."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number = ...,
+        beta2: Number = ...,
+        eps: Number = ...,
+        d0: Number = ...,
+        growth_rate: Number = ...,
+        use_bias_correction: bool = ...,
+        d: Number = ...,
+        numerator: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class DAdaptSGD(Optimizer):
+    """Gradient descent with a lower bound of the distance to the solution as its step size."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        momentum: Number = ...,
+        d0: Number = ...,
+        growth_rate: Number = ...,
+        d: Number = ...,
+        numerator: Number = ...,
+        g0_norm: Number = ...,
         weight_decay: Number = ...,
         decoupled: bool = ...,
         maximize: bool = ...,

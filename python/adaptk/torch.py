@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from itertools import chain, count, takewhile
@@ -898,6 +898,11 @@ class _Fused(torch.optim.Optimizer):
             )
         rule = rule_of(name)
         odd = _is_sharded(p) or p.is_complex() or not _is_dense(p)
+        if rule.reduces and _is_sharded(p) and not all(x.is_replicate() for x in p.placements):
+            raise TypeError(
+                f"{where}: a DTensor that is cut into parts, and {rule.name} reduces whole tensors to numbers, such as "
+                "a norm; no process has a whole one"
+            )
         if odd and _overlaps_itself(_local(p)):
             raise RuntimeError(f"{where}: several of its elements are at one address, as in an expanded tensor")
         draws = _draws(p, rule, group)
@@ -1828,12 +1833,17 @@ class _Made(_Own):
         rule = rule_of(self._name)
         if not rule.carried:
             return
+        measured: Sequence[float] = ()
+        if rule.reduces == "all":
+            measured = self._native_plan().measured(rule.key)
+            if not measured:  # no param took part
+                return
         for group in self.param_groups:
             # All params of a group take the steps that count.
             steps = [int(self.state[p]["step"]) for p in group["params"] if "step" in self.state.get(p, ())]
             if steps:
                 values = [float(x) for x in self._values(group).values()]
-                group.update(_core.carry_on(rule.key, values, max(steps)))
+                group.update(_core.carry_on(rule.key, values, max(steps), measured))
 
     def step_param(self, param: Tensor) -> None:
         if rule_of(self._name).carried:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from adaptk._rule import _Parts, _Texts, build
-from adaptk.catalogue import adam_like, momentum, per_coordinate, schedule_free, signs
+from adaptk.catalogue import adam_like, by_tensor, momentum, per_coordinate, schedule_free, signs, step_sizes
 from adaptk.catalogue._entry import ENTRIES
 
 HERE = Path(__file__).parent
-MODULES = (schedule_free, adam_like, signs, momentum, per_coordinate)
+MODULES = (schedule_free, adam_like, signs, momentum, per_coordinate, by_tensor, step_sizes)
 
 
 def files() -> Iterator[tuple[Path, bytes]]:

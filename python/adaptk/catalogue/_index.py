@@ -25,6 +25,9 @@ CLASSES: dict[str, str] = {
     "ftml": "FTML",
     "focus": "FOCUS",
     "msvag": "MSVAG",
+    "lamb": "LAMB",
+    "lars": "LARS",
+    "stable_adamw": "StableAdamW",
     "qhm": "QHM",
     "aggmo": "AggMo",
     "pid": "PID",
@@ -44,6 +47,9 @@ CLASSES: dict[str, str] = {
     "signsgd": "SignSGD",
     "signum": "Signum",
     "tiger": "Tiger",
+    "prodigy": "Prodigy",
+    "dadapt_adam": "DAdaptAdam",
+    "dadapt_sgd": "DAdaptSGD",
 }
 
 # Rules that serve others.

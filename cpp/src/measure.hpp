@@ -1,0 +1,37 @@
+// What a program's reductions come to, before a step writes anything: passes over the elements that compute the terms
+// in a tile of scratch memory and add them up as reduce.hpp says, and between them the scalars that depend on them.
+#pragma once
+
+#include "dispatch.hpp"
+#include "rule_program.hpp"
+#include "step.hpp"
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+namespace adaptk::detail {
+
+// A program of one segment, for the numbers of its step. `expanded`: the types that the constants are needed in.
+struct ProgramRun {
+    const Segment* segment = nullptr;
+    double grad_scale = 1.0;
+    std::vector<CacheLine> constants[2];  // [0 float, 1 double], of the types that are in use
+    std::vector<double> values;           // of the scalars, of each tensor in turn if the program measures
+
+    const Program& program() const { return *segment->rule->program; }
+    const RuleInfo& rule() const { return *segment->rule; }
+    void begin(const Isa& isa, const Segment& of, double scale, const bool (&expanded)[2]);
+    const double* values_of(std::size_t tensor) const {
+        return values.data() + (program().measures() ? tensor * program().scalars.size() : 0);
+    }
+    // What a kernel is given for one tensor; `own` has its constants, and stays where it is.
+    ProgramStep step_of(const Isa& isa, std::size_t tensor, int type, std::vector<CacheLine>& own,
+                        const Program::Pass* pass = nullptr) const;
+};
+
+// The values of all scalars, of each tensor. runs: of each segment whose program measures, else null.
+void measure(const Isa& isa, std::span<const ParamUpdate> tensors, std::span<ProgramRun* const> runs,
+             std::span<const Segment> segments, StepReport& report);
+
+}  // namespace adaptk::detail
