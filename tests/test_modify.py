@@ -196,3 +196,29 @@ def test_types() -> None:
     made = adaptk.modify("adam", filter="mars")
     with pytest.raises(ValueError, match="an option is given twice"):
         adaptk.modify(made, filter="mars")
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adamw", "lion"])
+def test_cautious_steps_that_make_up_for_those_that_stay(rule: str) -> None:
+    def change(old: Any, new: Any, g: Any, t: int) -> Any:
+        moves = (old - new) * g > 0
+        return old - np.where(moves, (old - new) / max(moves.mean(), 1e-3), 0.0)
+
+    want = stepped(rule, start(), lambda p: p, change, weight_decay=0.0)
+    made = adaptk.modify(rule, cautious="scaled")
+    assert made.name == f"{rule}_cautious_scaled"
+    np.testing.assert_allclose(path(made, weight_decay=0.0), want, rtol=1e-12, atol=1e-14)
+
+
+def test_mars_with_clipping() -> None:
+    p, before = start(), None
+    q = p.copy()
+    opt = adaptk.modify("adam", filter="mars_clipped").Optimizer([p], mars_clip=0.5, mars_gamma=0.1, mars_beta=0.9)
+    other = adaptk.Adam([q])
+    for t in range(1, 8):
+        g = gradients(p, t)
+        c = g if before is None else g + 0.1 * 0.9 / (1 - 0.9) * (g - before)
+        before = g
+        opt.step([g])
+        other.step([c * min(1.0, 0.5 / np.linalg.norm(c))])
+        np.testing.assert_allclose(p, q, rtol=1e-12)

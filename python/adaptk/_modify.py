@@ -10,10 +10,10 @@ from adaptk._names import hint
 from adaptk._program import Node, read_program
 from adaptk._registry import RULES, Rule
 from adaptk._rule import TracedRule, _Parts, _Texts, build, read_rule
-from adaptk._trace import _apply, _lift, _reduce, common_of, decay_of, floor, maximum, minimum, stored, where
+from adaptk._trace import _apply, _lift, _reduce, common_of, decay_of, floor, maximum, mean, minimum, norm, stored, where
 
 _DECAYS = ("cautious", "corrected", "huber")
-_FILTERS = ("grokfast", "mars")
+_FILTERS = ("grokfast", "mars", "mars_clipped")
 # What options add: hyperparameters with default, range and meaning; and states, with what they start as.
 _HYPERS: dict[str, dict[str, tuple[float, str, str]]] = {
     "corrected": {"max_lr": (0.0, "[0, inf)", "the largest learning rate of the run, which the decay is relative to")},
@@ -26,6 +26,11 @@ _HYPERS: dict[str, dict[str, tuple[float, str, str]]] = {
         "mars_gamma": (0.025, "(-inf, inf)", "weight of the change of the gradient"),
         "mars_beta": (0.95, "[0, 1)", "decay of the first moment that the weight is relative to"),
     },
+    "mars_clipped": {
+        "mars_gamma": (0.025, "(-inf, inf)", "weight of the change of the gradient"),
+        "mars_beta": (0.95, "[0, 1)", "decay of the first moment that the weight is relative to"),
+        "mars_clip": (1.0, "(0, inf)", "the largest norm of what a tensor's gradient becomes"),
+    },
     "lookahead": {
         "lookahead_steps": (5.0, "(0, inf)", "steps from one move of the slow params to the next"),
         "lookahead_rate": (0.5, "[0, 1]", "how far the slow params move"),
@@ -34,20 +39,25 @@ _HYPERS: dict[str, dict[str, tuple[float, str, str]]] = {
 _STATES: dict[str, dict[str, float | str]] = {
     "grokfast": {"grokfast_avg": "grad"},
     "mars": {"mars_prev_grad": "grad"},
+    "mars_clipped": {"mars_prev_grad": "grad"},
     "amsgrad": {"amsgrad_max": 0.0},
     "lookahead": {"slow_param": "param"},
 }
 _FORMULAS = {
     "grokfast": "a = grokfast_decay*a + (1 - grokfast_decay)*g;  g += grokfast_gain*a",
     "mars": "g = g + mars_gamma*mars_beta/(1 - mars_beta)*(g - g_prev)",
+    "mars_clipped": "g = c*min(1, mars_clip/|c|),  c = g + mars_gamma*mars_beta/(1 - mars_beta)*(g - g_prev)",
     "nesterov": "p by the first moment of a step later",
     "amsgrad": "p by the largest second moment so far",
     "cautious": "p only where p_old - p has the sign of g",
+    "scaled": "p_old - p divided by the share of such elements in the tensor, at least 0.001",
     "lookahead": "every lookahead_steps: slow += lookahead_rate*(p - slow);  p = slow",
 }
 _SOURCES = {
     "grokfast": "Lee et al. 2024",
     "mars": "Yuan et al. 2024",
+    "mars_clipped": "Yuan et al. 2024",
+    "scaled": "Liang et al. 2024",
     "nesterov": "Dozat 2016",
     "amsgrad": "Reddi et al. 2018",
     "cautious": "Liang et al. 2024",
@@ -137,7 +147,7 @@ def modify(
     rule: str | TracedRule | Rule,
     *,
     name: str | None = None,
-    cautious: bool = False,
+    cautious: bool | str = False,
     decay: str | Iterable[str] = (),
     filter: str | None = None,
     nesterov: bool = False,
@@ -152,16 +162,17 @@ def modify(
         Any rule: a name of :func:`rules` or of the catalogue, or what :func:`rule` has made.
     name : str, optional
         Of the new rule; by default made of the rule's and of the options.
-    cautious : bool
-        Change an element only if its change has the sign of the gradient (Liang et al. 2024, without the factor that
-        makes up for those that stay).
+    cautious : bool or "scaled"
+        Change an element only if its change has the sign of the gradient (Liang et al. 2024). ``"scaled"`` makes up
+        for those that stay: changes are divided by the share of elements that do not, in each tensor, but by no less
+        than 0.001.
     decay : {"cautious", "corrected", "huber"} or several of them
         How decoupled weight decay acts, ``p -= lr * weight_decay * p``, which becomes the default. ``"cautious"``: only
         on elements whose step goes towards zero (Chen et al. 2025). ``"corrected"``: times ``lr / max_lr`` (Defazio
         2025). ``"huber"``: by at most ``huber_delta`` in the place of `p` (Guo, Fan 2025).
-    filter : {"grokfast", "mars"}, optional
+    filter : {"grokfast", "mars", "mars_clipped"}, optional
         What the gradient goes through first. ``"grokfast"`` adds its average (Lee et al. 2024), ``"mars"`` its change
-        (Yuan et al. 2024, without clipping).
+        (Yuan et al. 2024, without clipping), and ``"mars_clipped"`` clips the norm of that sum in each tensor.
     nesterov : bool
         Step by the first moment, `exp_avg`, of a step later with the same gradient.
     amsgrad : bool
@@ -203,11 +214,16 @@ def modify(
         for option in given:
             if option not in known:
                 raise ValueError(f"{what}: {option!r} is not one of {', '.join(known)}{hint(option, known)}")
-    flags = {"nesterov": nesterov, "amsgrad": amsgrad, "cautious": cautious, "lookahead": lookahead}
+    if isinstance(cautious, str) and cautious != "scaled":
+        raise ValueError(f"cautious: {cautious!r} is not True, False or 'scaled'")
+    scaled = cautious == "scaled"
+    flags = {"nesterov": nesterov, "amsgrad": amsgrad, "cautious": scaled or cautious, "lookahead": lookahead}
     for option, value in flags.items():
         if not isinstance(value, bool):
             raise TypeError(f"{option}: expected a bool, got {type(value).__name__}")
     chosen = [*(() if filter is None else (filter,)), *(o for o, on in flags.items() if on)]
+    if scaled:
+        chosen.insert(chosen.index("cautious") + 1, "scaled")
     words = [*chosen, *(f"{d}_decay" for d in dict.fromkeys(decays))]
     if not words:
         raise ValueError("modify: no option is given")
@@ -236,8 +252,10 @@ def modify(
         if filter == "grokfast":
             new["grokfast_avg"] = h.grokfast_decay * new["grokfast_avg"] + (1 - h.grokfast_decay) * g
             gradient = g + h.grokfast_gain * new["grokfast_avg"]
-        elif filter == "mars":
+        elif filter is not None:
             gradient = g + h.mars_gamma * (h.mars_beta / (1 - h.mars_beta)) * (g - new["mars_prev_grad"])
+            if filter == "mars_clipped":
+                gradient = gradient * minimum(1.0, h.mars_clip / norm(gradient))
             new["mars_prev_grad"] = g
         results, carried = formula(p, gradient, inner, h, t)
         swap = {}
@@ -250,7 +268,11 @@ def modify(
             swap[formula.at(second)] = new["amsgrad_max"]
         to, *results = formula(p, gradient, inner, h, t, swap)[0][:1] + results[1:] if swap else results
         if cautious:
-            to = where(((to < p) & (g > 0)) | ((to > p) & (g < 0)), to, p)
+            moves = ((to < p) & (g > 0)) | ((to > p) & (g < 0))
+            if scaled:
+                to = p - where(moves, (p - to) * (1 / maximum(mean(where(moves, 1.0, 0.0)), 1e-3)), 0.0)
+            else:
+                to = where(moves, to, p)
         if {"cautious", "huber"} & set(decays):
             part = minimum(maximum(p, -h.huber_delta), h.huber_delta) if "huber" in decays else p
             less = amount * part

@@ -1,0 +1,98 @@
+"""Rules with reductions: beside the time of their own traffic, and beside other implementations.
+
+``python bench/reductions.py [--size 64M] [--tensors 200] [--elements 4096] [--threads 2] [--repeats N] [--json FILE]``
+
+The traffic is what the passes over the elements read and write. What it takes is measured with a kernel that reads and
+writes streams, and adds once for each. Other implementations are those of PyTorch that are installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import adaptk
+import numpy as np
+from adaptk import _core
+from adaptk._bench import _size, interleaved
+from adaptk._cli._parser import whole
+
+# Streams that a step reads and writes: a pass for each phase, and the update.
+STREAMS = {
+    "lamb": 4 + 7,
+    "lars": 2 + 5,
+    "stable_adamw": 2 + 7,
+    "prodigy": 4 + 10,
+    "dadapt_adam": 3 + 9,
+    "dadapt_sgd": 2 + 6,
+}
+THEIRS = {
+    "lamb": "pytorch_optimizer.Lamb",
+    "lars": "pytorch_optimizer.LARS",
+    "stable_adamw": "optimi.StableAdamW",
+    "prodigy": "prodigyopt.Prodigy",
+    "dadapt_adam": "dadaptation.DAdaptAdam",
+    "dadapt_sgd": "dadaptation.DAdaptSGD",
+}
+
+
+def over_traffic(name: str, size: int, repeats: int) -> float:
+    """The time of a step relative to that of its traffic."""
+    p, g = (np.full(size, 0.1, np.float32) for _ in range(2))
+    opt = adaptk.optimizer_for(name, [p])
+    opt.step([g])
+    streams = [p, g, *opt.state[0].values()][:3]
+    probed = 2 * len(streams) - 1  # the second is only read
+    own, probe = interleaved([lambda: opt.step([g]), lambda: _core.bandwidth_probe(streams)], repeats)
+    return statistics.median(own) / statistics.median(probe) * probed / STREAMS[name]
+
+
+def over_theirs(name: str, tensors: int, elements: int, threads: int, repeats: int) -> float | None:
+    """How many times as fast as another implementation, on PyTorch's tensors; None: it is not installed."""
+    module, cls = THEIRS[name].split(".")
+    try:
+        import torch
+
+        theirs: Any = getattr(importlib.import_module(module), cls)
+    except ImportError:
+        return None
+    ours: Any = getattr(importlib.import_module("adaptk.torch"), adaptk.catalogue.CLASSES[name])
+    torch.set_num_threads(threads)
+    steps: list[Callable[[], object]] = []
+    for make in (ours, theirs):
+        params = [torch.nn.Parameter(torch.full((elements,), 0.1)) for _ in range(tensors)]
+        for p in params:
+            p.grad = torch.full((elements,), 0.1)
+        steps.append(make(params, lr=1e-3).step)
+    mine, others = interleaved(steps, repeats)
+    return statistics.median(others) / statistics.median(mine)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--size", default="64M", help="elements of the tensor whose traffic is compared")
+    parser.add_argument("--tensors", type=whole(1), default=200)
+    parser.add_argument("--elements", type=whole(1), default=4096)
+    parser.add_argument("--threads", type=whole(1), default=2)
+    parser.add_argument("--repeats", type=whole(1), default=15)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    adaptk.set_num_threads(given.threads)
+    found: dict[str, Any] = {"threads": given.threads, "over_traffic": {}, "over_theirs": {}}
+    for name in STREAMS:
+        found["over_traffic"][name] = ratio = over_traffic(name, _size(given.size), given.repeats)
+        times = over_theirs(name, given.tensors, given.elements, given.threads, given.repeats)
+        found["over_theirs"][name] = times
+        beside = "not installed" if times is None else f"{times:.1f} times as fast"
+        print(f"{name}: {ratio:.2f} of its traffic's time; beside {THEIRS[name]}: {beside}")
+    if given.json is not None:
+        given.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
