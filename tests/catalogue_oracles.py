@@ -691,3 +691,36 @@ def dadapt_sgd(h: Any, p: Any) -> Step:
         return h.momentum * x + (1 - h.momentum) * (start - s)
 
     return step
+
+
+@oracle
+def fromage(h: Any, p: Any) -> Step:
+    def step(w: Any, g: Any, t: int) -> Any:
+        ratio = np.linalg.norm(w) / np.linalg.norm(g) if w.any() and g.any() else 1.0
+        return (w - h.lr * ratio * g) / math.sqrt(1 + h.lr**2)
+
+    return step
+
+
+@oracle
+def dog(h: Any, p: Any) -> Step:
+    start, grads, far = p.copy(), [0.0], [h.reps_rel * (1 + np.linalg.norm(p))]
+
+    def step(x: Any, g: Any, t: int) -> Any:
+        grads.append(float(g @ g))
+        far.append(np.linalg.norm(x - start))
+        return x - h.lr * max(far) / math.sqrt(sum(grads) + h.eps) * g
+
+    return step
+
+
+@oracle
+def dowg(h: Any, p: Any) -> Step:
+    start, weighted, far = p.copy(), [0.0], [h.d0]
+
+    def step(x: Any, g: Any, t: int) -> Any:
+        far.append(np.linalg.norm(x - start))
+        weighted.append(max(far) ** 2 * float(g @ g))
+        return x - h.lr * max(far) ** 2 / (math.sqrt(sum(weighted)) + h.eps) * g
+
+    return step

@@ -143,6 +143,9 @@ OPTAX: list[tuple[str, dict[str, Any], Callable[[Any], Any]]] = [
     ("lamb", {"lr": 0.1, "weight_decay": 0.1}, lambda o: o.lamb(0.1, weight_decay=0.1)),
     # Its length of the gradient is that of the gradient with the decay, so without.
     ("lars", {"lr": 1.0, "trust": 0.1}, lambda o: o.lars(1.0, trust_coefficient=0.1)),
+    ("fromage", {"lr": 0.1}, lambda o: o.fromage(0.1)),
+    ("dog", {"reps_rel": 0.01}, lambda o: o.contrib.dog(1.0, ("heuristic", 0.01))),
+    ("dowg", {}, lambda o: o.contrib.dowg(1.0)),
     # It corrects the bias.
     (
         "prodigy",

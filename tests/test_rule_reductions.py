@@ -89,7 +89,7 @@ def run(name: str, params: list[np.ndarray], grads: list[np.ndarray], **options:
     return opt
 
 
-NAMES = ("lamb", "lars", "stable_adamw", "prodigy", "dadapt_adam", "dadapt_sgd")
+NAMES = ("lamb", "lars", "stable_adamw", "prodigy", "dadapt_adam", "dadapt_sgd", "dog", "dowg", "fromage")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -135,7 +135,7 @@ def test_storage_has_the_same_bits(name: str) -> None:
         assert same_bits(p, q)
 
 
-@pytest.mark.parametrize("name", ["prodigy", "dadapt_adam", "dadapt_sgd"])
+@pytest.mark.parametrize("name", ["prodigy", "dadapt_adam", "dadapt_sgd", "dog", "dowg"])
 def test_how_params_are_divided_does_not_matter(name: str) -> None:
     whole, grads = buffers(name, (40_000,), np.float32)
     cut = (1, 9_000, 9_001, 25_000)

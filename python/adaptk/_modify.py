@@ -10,7 +10,20 @@ from adaptk._names import hint
 from adaptk._program import Node, read_program
 from adaptk._registry import RULES, Rule
 from adaptk._rule import TracedRule, _Parts, _Texts, build, read_rule
-from adaptk._trace import _apply, _lift, _reduce, common_of, decay_of, floor, maximum, mean, minimum, norm, stored, where
+from adaptk._trace import (
+    _apply,
+    _lift,
+    _reduce,
+    common_of,
+    decay_of,
+    floor,
+    maximum,
+    mean,
+    minimum,
+    norm,
+    stored,
+    where,
+)
 
 _DECAYS = ("cautious", "corrected", "huber")
 _FILTERS = ("grokfast", "mars", "mars_clipped")

@@ -527,6 +527,21 @@ class StableAdamW(_Made):
         **storage: Any,
     ) -> None: ...
 
+class Fromage(_Made):
+    """Steps of a fixed length relative to the tensor's, whose growth is taken back."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
 class QHM(_Made):
     """A weighted mean of momentum and gradient."""
 
@@ -952,6 +967,44 @@ class DAdaptSGD(_Made):
         d: float | Tensor = ...,
         numerator: float | Tensor = ...,
         g0_norm: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class DoG(_Made):
+    """Gradient descent by the largest distance so far, over the root of the sum of squared gradients."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        reps_rel: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        distance: float | Tensor = ...,
+        squares: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class DoWG(_Made):
+    """DoG with gradients that are weighted by the squared distance at their step."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        d0: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        distance: float | Tensor = ...,
+        squares: float | Tensor = ...,
         weight_decay: float | Tensor = ...,
         decoupled: bool = ...,
         maximize: bool = ...,

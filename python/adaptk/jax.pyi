@@ -59,6 +59,7 @@ __all__ = [
     "lamb",
     "lars",
     "stable_adamw",
+    "fromage",
     "qhm",
     "aggmo",
     "pid",
@@ -81,6 +82,8 @@ __all__ = [
     "prodigy",
     "dadapt_adam",
     "dadapt_sgd",
+    "dog",
+    "dowg",
     "SgdState",
     "MomentumState",
     "NesterovState",
@@ -130,6 +133,7 @@ __all__ = [
     "LambState",
     "LarsState",
     "StableAdamwState",
+    "FromageState",
     "QhmState",
     "AggmoState",
     "PidState",
@@ -152,6 +156,8 @@ __all__ = [
     "ProdigyState",
     "DadaptAdamState",
     "DadaptSgdState",
+    "DogState",
+    "DowgState",
 ]
 
 class SgdState(NamedTuple):
@@ -1418,6 +1424,25 @@ def stable_adamw(
 ) -> GradientTransformation:
     """AdamW with a smaller learning rate in tensors whose second moment is outdated."""
 
+class FromageState(NamedTuple):
+    count: Any
+
+def fromage(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+) -> GradientTransformation:
+    """Steps of a fixed length relative to the tensor's, whose growth is taken back."""
+
 class QhmState(NamedTuple):
     count: Any
     exp_avg: Any
@@ -1975,3 +2000,51 @@ def dadapt_sgd(
     param_format: str | None = ...,
 ) -> GradientTransformation:
     """Gradient descent with a lower bound of the distance to the solution as its step size."""
+
+class DogState(NamedTuple):
+    count: Any
+    p0: Any
+
+def dog(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    reps_rel: float | Any = ...,
+    eps: float | Any = ...,
+    distance: float | Any = ...,
+    squares: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+) -> GradientTransformation:
+    """Gradient descent by the largest distance so far, over the root of the sum of squared gradients."""
+
+class DowgState(NamedTuple):
+    count: Any
+    p0: Any
+
+def dowg(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    d0: float | Any = ...,
+    eps: float | Any = ...,
+    distance: float | Any = ...,
+    squares: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+) -> GradientTransformation:
+    """DoG with gradients that are weighted by the squared distance at their step."""

@@ -1255,6 +1255,26 @@ def stable_adamw(
 ) -> None:
     """AdamW with a smaller learning rate in tensors whose second moment is outdated."""
 
+def fromage(
+    param: Buffers,
+    grad: Gradients,
+    *,
+    step: int | Buffer,
+    seed: int = ...,
+    param_format: str | None = ...,
+    zero_grad: bool = ...,
+    copy_out: Buffers | None = ...,
+    ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
+    lr: Number = ...,
+    weight_decay: Number = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: Number = ...,
+) -> None:
+    """Steps of a fixed length relative to the tensor's, whose growth is taken back."""
+
 def qhm(
     param: Buffers,
     grad: Gradients,
@@ -1815,3 +1835,53 @@ def dadapt_sgd(
     grad_scale: Number = ...,
 ) -> None:
     """Gradient descent with a lower bound of the distance to the solution as its step size."""
+
+def dog(
+    param: Buffers,
+    grad: Gradients,
+    p0: Buffers,
+    *,
+    step: int | Buffer,
+    seed: int = ...,
+    param_format: str | None = ...,
+    zero_grad: bool = ...,
+    copy_out: Buffers | None = ...,
+    ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
+    lr: Number = ...,
+    reps_rel: Number = ...,
+    eps: Number = ...,
+    distance: Number = ...,
+    squares: Number = ...,
+    weight_decay: Number = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: Number = ...,
+) -> None:
+    """Gradient descent by the largest distance so far, over the root of the sum of squared gradients."""
+
+def dowg(
+    param: Buffers,
+    grad: Gradients,
+    p0: Buffers,
+    *,
+    step: int | Buffer,
+    seed: int = ...,
+    param_format: str | None = ...,
+    zero_grad: bool = ...,
+    copy_out: Buffers | None = ...,
+    ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
+    lr: Number = ...,
+    d0: Number = ...,
+    eps: Number = ...,
+    distance: Number = ...,
+    squares: Number = ...,
+    weight_decay: Number = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: Number = ...,
+) -> None:
+    """DoG with gradients that are weighted by the squared distance at their step."""

@@ -52,6 +52,7 @@ __all__ = [
     "LAMB",
     "LARS",
     "StableAdamW",
+    "Fromage",
     "QHM",
     "AggMo",
     "PID",
@@ -74,6 +75,8 @@ __all__ = [
     "Prodigy",
     "DAdaptAdam",
     "DAdaptSGD",
+    "DoG",
+    "DoWG",
 ]
 
 CLASSES: Mapping[str, type[Optimizer]]
@@ -1222,6 +1225,29 @@ class StableAdamW(Optimizer):
         sparse: str = ...,
     ) -> None: ...
 
+class Fromage(Optimizer):
+    """Steps of a fixed length relative to the tensor's, whose growth is taken back."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
 class QHM(Optimizer):
     """A weighted mean of momentum and gradient."""
 
@@ -1792,6 +1818,60 @@ class DAdaptSGD(Optimizer):
         d: Number = ...,
         numerator: Number = ...,
         g0_norm: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class DoG(Optimizer):
+    """Gradient descent by the largest distance so far, over the root of the sum of squared gradients."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        reps_rel: Number = ...,
+        eps: Number = ...,
+        distance: Number = ...,
+        squares: Number = ...,
+        weight_decay: Number = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class DoWG(Optimizer):
+    """DoG with gradients that are weighted by the squared distance at their step."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        d0: Number = ...,
+        eps: Number = ...,
+        distance: Number = ...,
+        squares: Number = ...,
         weight_decay: Number = ...,
         decoupled: bool = ...,
         maximize: bool = ...,

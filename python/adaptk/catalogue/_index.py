@@ -28,6 +28,7 @@ CLASSES: dict[str, str] = {
     "lamb": "LAMB",
     "lars": "LARS",
     "stable_adamw": "StableAdamW",
+    "fromage": "Fromage",
     "qhm": "QHM",
     "aggmo": "AggMo",
     "pid": "PID",
@@ -50,6 +51,8 @@ CLASSES: dict[str, str] = {
     "prodigy": "Prodigy",
     "dadapt_adam": "DAdaptAdam",
     "dadapt_sgd": "DAdaptSGD",
+    "dog": "DoG",
+    "dowg": "DoWG",
 }
 
 # Rules that serve others.

@@ -60,3 +60,13 @@ def stable_adamw(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) 
     v = average(exp_avg_sq, square, beta2)
     lr = h.lr / maximum(1.0, sqrt(mean(square / maximum(v, h.eps * h.eps))))
     return (1 - lr * decay_of(h, t)) * p - lr * m / (sqrt(v) + h.eps), m, v
+
+
+@entry("Fromage",
+       formula="p = (p - lr*|p|/|g|*g)/sqrt(1 + lr^2);  |p|/|g| of the tensor, 1 if one of them is 0",
+       source="Bernstein et al. 2020", lr=0.01, decoupled=True)  # fmt: skip
+def fromage(p: Any, g: Any, h: Any, t: Any) -> Any:
+    """Steps of a fixed length relative to the tensor's, whose growth is taken back."""
+    length, of_g = norm(p), norm(g)
+    ratio = where((length > 0) & (of_g > 0), length / of_g, 1.0)
+    return 1 / sqrt(1 + h.lr * h.lr) * (p - h.lr * ratio * g)

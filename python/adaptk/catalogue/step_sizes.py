@@ -92,3 +92,34 @@ def dadapt_sgd(p: Any, g: Any, s: Any, p0: Any, h: Any, t: Any) -> Any:
     estimate = where(length > 0, 2 * numerator / length, d)
     p = h.momentum * p + (1 - h.momentum) * (p0 - s)
     return p, s, p0, maximum(d, minimum(estimate, d * h.growth_rate)), numerator, first
+
+
+@entry("DoG",
+       formula="r = max(r, |p - p_0|, reps_rel*(1 + |p_0|));  G += |g|^2;  p -= lr*r/sqrt(G + eps)*g, over all tensors",
+       source="Ivgi, Hinder, Carmon 2023", states={"p0": "param"}, carried={"distance": 0.0, "squares": 0.0}, lr=1.0,
+       reps_rel=1e-6, eps=1e-8, ranges={"reps_rel": "(0, inf)"},
+       meanings={"lr": _MEANINGS["lr"], "reps_rel": "the first distance, relative to 1 + |p_0|",
+                 "eps": "small constant that is added to the sum of squares", "distance": "the largest so far",
+                 "squares": "the sum of squared norms of gradients"})  # fmt: skip
+def dog(p: Any, g: Any, p0: Any, h: Any, t: Any) -> Any:
+    """Gradient descent by the largest distance so far, over the root of the sum of squared gradients."""
+    distance = maximum(h.distance, maximum(norm(p - p0, "all"), h.reps_rel * (1 + norm(p0, "all"))))
+    length = norm(g, "all")
+    squares = h.squares + length * length
+    return p - h.lr * distance / sqrt(squares + h.eps) * g, p0, distance, squares
+
+
+@entry("DoWG",
+       formula="r = max(r, |p - p_0|, d0);  G += r^2*|g|^2;  p -= lr*r^2/(sqrt(G) + eps)*g, over all tensors",
+       source="Khaled, Mishchenko, Jin 2023", states={"p0": "param"}, carried={"distance": 0.0, "squares": 0.0},
+       lr=1.0, d0=0.01, eps=1e-4, ranges={"d0": "(0, inf)"},
+       meanings={"lr": _MEANINGS["lr"], "d0": "the first distance",
+                 "eps": "small constant that is added to the root", "distance": "the largest so far",
+                 "squares": "the weighted sum of squared norms of gradients"})  # fmt: skip
+def dowg(p: Any, g: Any, p0: Any, h: Any, t: Any) -> Any:
+    """DoG with gradients that are weighted by the squared distance at their step."""
+    distance = maximum(h.distance, maximum(norm(p - p0, "all"), h.d0))
+    length = norm(g, "all")
+    weight = distance * distance
+    squares = h.squares + weight * (length * length)
+    return p - h.lr * weight / (sqrt(squares) + h.eps) * g, p0, distance, squares
