@@ -376,3 +376,58 @@ def test_jax_refuses_what_is_cut() -> None:
     state = made.init([jnp.ones(4)])
     with pytest.raises(ValueError, match="cut into parts over several devices, and lamb reduces whole tensors"):
         made.apply([cut], [jnp.ones(4)], state)
+
+
+@pytest.mark.full
+def test_torch_refuses_what_is_cut() -> None:
+    torch = pytest.importorskip("torch")
+    import adaptk.torch
+
+    distributed = pytest.importorskip("torch.distributed")
+    tensor = pytest.importorskip("torch.distributed.tensor")
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = distributed.device_mesh.init_device_mesh("cpu", (1,))
+        for placement, cut in ((tensor.Shard(0), True), (tensor.Replicate(), False)):
+            whole = tensor.distribute_tensor(torch.ones(4), mesh, [placement])
+            w = torch.nn.Parameter(whole)
+            w.grad = tensor.distribute_tensor(torch.ones(4), mesh, [placement])
+            opt = adaptk.torch.LAMB([w], lr=0.5, weight_decay=0.0)
+            if cut:
+                with pytest.raises(TypeError, match="a DTensor that is cut into parts, and lamb reduces whole tensors"):
+                    opt.step()
+                assert (w.to_local() == 1).all()
+            else:
+                opt.step()
+                np.testing.assert_allclose(w.detach().to_local().numpy(), 0.5, rtol=1e-6)
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_c_plans() -> None:
+    from ctypes import c_size_t
+
+    import c_abi
+    from c_abi import lib
+
+    params, grads = buffers("prodigy", (300, 40), np.float32)
+    want = [p.copy() for p in params]
+    prodigy = catalogue.find("prodigy")
+    assert prodigy is not None
+    data = prodigy.to_bytes()
+    found = lib.adaptk_rule_load(data, c_size_t(len(data)))
+    name = found.contents.name.decode()
+    states = [a for p in params for a in (np.zeros_like(p), np.zeros_like(p), np.zeros_like(p), p.copy())]
+    plan = c_abi.Plan(name, params, states)
+    opt = adaptk.Prodigy(want)
+    for _ in range(3):
+        plan.step(grads)
+        opt.step(grads)
+    for p, q in zip(params, want, strict=True):
+        assert same_bits(p, q)
+    status = lib.adaptk_step(
+        found.contents.name, None, c_size_t(0), c_abi.c_int64(1), c_size_t(1), None, None, None, None, None
+    )
+    assert status == c_abi.UNSUPPORTED
+    assert "carries numbers on from step to step" in c_abi.error()
+    assert c_abi.error().endswith("use a plan")

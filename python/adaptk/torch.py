@@ -82,6 +82,11 @@ def _is_sharded(t: Tensor) -> bool:
     return DTensor is not None and isinstance(t, DTensor)
 
 
+def _is_cut(t: Tensor) -> bool:
+    """Whether no process has all of it."""
+    return DTensor is not None and isinstance(t, DTensor) and not all(x.is_replicate() for x in t.placements)
+
+
 def _placed_like(t: Any, p: Any) -> Any:
     """A sharded tensor where its param lies: autograd leaves gradients as partial sums, or sharded in another way."""
     if not _is_sharded(t) or not _is_sharded(p) or (t.device_mesh, t.placements) == (p.device_mesh, p.placements):
@@ -898,7 +903,7 @@ class _Fused(torch.optim.Optimizer):
             )
         rule = rule_of(name)
         odd = _is_sharded(p) or p.is_complex() or not _is_dense(p)
-        if rule.reduces and _is_sharded(p) and not all(x.is_replicate() for x in p.placements):
+        if rule.reduces and _is_cut(p):
             raise TypeError(
                 f"{where}: a DTensor that is cut into parts, and {rule.name} reduces whole tensors to numbers, such as "
                 "a norm; no process has a whole one"
