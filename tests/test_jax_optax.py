@@ -366,6 +366,10 @@ np.testing.assert_array_equal(
     np.asarray(whole),
     np.asarray(coded.apply(jnp.asarray(host["w"]), jnp.asarray(host["w"]), coded.init(jnp.asarray(host["w"])))[0]),
 )
+lamb = adaptk.jax.lamb(0.1)
+stepped = jax.jit(lamb.apply)(w, w, lamb.init(jnp.asarray(host["w"])))[0]
+alone = lamb.apply(jnp.asarray(host["w"]), jnp.asarray(host["w"]), lamb.init(jnp.asarray(host["w"])))[0]
+np.testing.assert_array_equal(np.asarray(stepped), np.asarray(alone))
 for shardy in (False,):
     jax.config.update("jax_use_shardy_partitioner", shardy)
     jax.clear_caches()

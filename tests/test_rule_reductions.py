@@ -365,7 +365,7 @@ def test_torch(name: str) -> None:
             theirs.step_param(tensors[0])
 
 
-def test_jax_refuses_what_is_cut() -> None:
+def test_jax_refuses_what_is_cut_or_complex() -> None:
     jax = pytest.importorskip("jax")
     import adaptk.jax
 
@@ -376,6 +376,9 @@ def test_jax_refuses_what_is_cut() -> None:
     state = made.init([jnp.ones(4)])
     with pytest.raises(ValueError, match="cut into parts over several devices, and lamb reduces whole tensors"):
         made.apply([cut], [jnp.ones(4)], state)
+    whole = [jnp.ones(4, jnp.complex64)]
+    with pytest.raises(TypeError, match="complex, whose real and imaginary parts are tensors of their own"):
+        made.apply(whole, whole, made.init(whole))
 
 
 @pytest.mark.full

@@ -267,9 +267,9 @@ _partitioned.def_partition(
 
 
 def _goes_by_element(fixed: _Fixed, layout: _Layout, params: Sequence[Any]) -> bool:
-    """Whether a part of a tensor is stepped as it is in the whole one: no blocks, and no bits drawn by its place."""
+    """Whether a part of a tensor is stepped as it is in the whole one: no norms, blocks or bits by its place."""
     narrow = fixed.param_format == "sr" and any(p.dtype in (jnp.bfloat16, jnp.float16) for p in params)
-    return not (fixed.packed or narrow or any(layout.formats))
+    return not (fixed.packed or narrow or any(layout.formats) or rule_of(fixed.rule).reduces)
 
 
 def _call(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list[Any]) -> list[Any]:
@@ -974,6 +974,11 @@ class _Steps:
     def _take(self, params: Any, grads: Any, state: Any, in_place: bool) -> tuple[list[Any], list[Any], Any, Any]:
         leaves, tree = self._own_params(params)
         parts = _parts_of(leaves)
+        if self.rule.reduces and any(map(_is_complex, leaves)):
+            raise TypeError(
+                f"params: complex, whose real and imaginary parts are tensors of their own here, and {self.rule.name} "
+                "reduces whole tensors to numbers, such as a norm"
+            )
         given = _grads(grads, tree, leaves)
         of_leaves = _split(self.fixed, leaves)
         fixed = self.fixed._replace(undecayed=self._undecayed(params, tree, parts))

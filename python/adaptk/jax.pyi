@@ -1375,6 +1375,7 @@ def lamb(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam whose step is as long, in each tensor, as the learning rate times the tensor's norm."""
 
@@ -1397,6 +1398,7 @@ def lars(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Momentum of gradients that are scaled, in each tensor, to the tensor's norm."""
 
@@ -1421,6 +1423,7 @@ def stable_adamw(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """AdamW with a smaller learning rate in tensors whose second moment is outdated."""
 
@@ -1440,6 +1443,7 @@ def fromage(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Steps of a fixed length relative to the tensor's, whose growth is taken back."""
 
@@ -1941,6 +1945,7 @@ def prodigy(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam with an estimate of the distance to the solution as its step size."""
 
@@ -1971,6 +1976,7 @@ def dadapt_adam(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Adam with a lower bound of the distance to the solution as its step size."""
 
@@ -1998,6 +2004,7 @@ def dadapt_sgd(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Gradient descent with a lower bound of the distance to the solution as its step size."""
 
@@ -2022,6 +2029,7 @@ def dog(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """Gradient descent by the largest distance so far, over the root of the sum of squared gradients."""
 
@@ -2046,5 +2054,6 @@ def dowg(
     min_8bit_size: int | None = ...,
     seed: int | None = ...,
     param_format: str | None = ...,
+    mask: Any = ...,
 ) -> GradientTransformation:
     """DoG with gradients that are weighted by the squared distance at their step."""
