@@ -350,3 +350,13 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
 def test_nobody_takes_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--problems", "digits", "--rules", "rprop"]) == 1
     assert "rprop: full-batch gradients only, and digits has minibatches" in capsys.readouterr().err
+
+
+def test_rules_with_reductions_take_sparse_problems_too() -> None:
+    param, values = np.ones((4, 2)), np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    task = Task([param], lambda p: float((p[0] ** 2).sum()), lambda p, step: [(np.array([2, 0, 2]), values)])
+    want = np.array([[3.0, 4.0], [0.0, 0.0], [6.0, 8.0], [0.0, 0.0]])
+    assert (_compare._dense(task.gradient([param], 0)[0], param) == want).all()
+    assert _compare._dense(want, param) is want
+    run = _compare.train(_compare.rule_named("lamb"), task, 3, 0.1)
+    assert 0 < run.losses[-1] < run.losses[0]

@@ -82,6 +82,8 @@ def train(rule: adaptk.Rule, task: Task, steps: int, rate: float, points: int = 
         for step in range(steps):
             with optimizer.lookahead() if interim else nullcontext():
                 grads = task.gradient(params, step)
+            if rule.reduces:  # it takes no gradients of rows
+                grads = [_dense(g, p) for g, p in zip(grads, params, strict=True)]
             optimizer.step(grads)
             if (step + 1) % often == 0 or step + 1 == steps:
                 at.append(step + 1)
@@ -91,6 +93,16 @@ def train(rule: adaptk.Rule, task: Task, steps: int, rate: float, points: int = 
                 if not SOLVED < losses[-1] < math.inf:
                     break
     return Run(rate, at, losses)
+
+
+def _dense(grad: Any, param: Any) -> Any:
+    """A gradient that may be of rows, as an array."""
+    if not isinstance(grad, tuple):
+        return grad
+    indices, values = grad
+    whole = np.zeros_like(param)
+    np.add.at(whole, indices, values)
+    return whole
 
 
 Results: TypeAlias = "dict[str, dict[str, list[Run]]]"
