@@ -346,7 +346,7 @@ def test_bad_arguments() -> None:
         (lambda: lib.adaptk_find_format(None), "name: NULL"),
         (lambda: lib.adaptk_format_at(c_size_t(99)), "index: 99, expected less than"),
         (lambda: lib.adaptk_state_format(rule, c_size_t(2), b"8bit"), "state: 2, expected less than 2"),
-        (lambda: lib.adaptk_state_format(rule, c_size_t(0), b"4bit"), "name: unknown format '4bit'"),
+        (lambda: lib.adaptk_state_format(rule, c_size_t(0), b"5bit"), "name: unknown format '5bit'"),
         (lambda: lib.adaptk_state_format(rule, c_size_t(0), None), "name: NULL"),
         (lambda: lib.adaptk_state_format(None, c_size_t(0), b"8bit"), "rule: NULL"),
         (lambda: lib.adaptk_state_format(byref(c_abi.Rule()), c_size_t(0), b"8bit"), "rule: not one of the library's"),

@@ -120,7 +120,7 @@ int main() {
             }
             return std::string("nothing");
         };
-        CHECK(unknown({.format = "4bit"}).starts_with("storage: name: unknown format '4bit'; there are float32,"));
+        CHECK(unknown({.format = "5bit"}).starts_with("storage: name: unknown format '5bit'; there are float32,"));
         CHECK(unknown({.format = "float64"}) == "storage: float64 states are for float64 params");
         CHECK(unknown({.of_state = {{"sum", "8bit"}}}) ==
               "storage: adam has no state 'sum'; there are exp_avg, exp_avg_sq");
