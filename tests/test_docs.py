@@ -85,7 +85,7 @@ def pages_with_programs() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("page", list(pages_with_programs()))
-def test_python(page: str, tmp_path: Path) -> None:
+def test_python(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page are one program, whose lines are those of the page; it prints what its comments say."""
     program = ""
     for block in blocks(page, "python"):
@@ -96,6 +96,9 @@ def test_python(page: str, tmp_path: Path) -> None:
         needs("ml_dtypes")  # NumPy's bfloat16
     if "import jax" in program:
         needs("jax", "adaptk._jax")
+    if "import keras" in program:
+        needs("keras", "torch")
+        monkeypatch.setenv("KERAS_BACKEND", "torch")
     if "import optax" in program:
         needs("optax")
     if "from scipy" in program:

@@ -37,7 +37,7 @@ __version__: str = _core.version
 
 def __getattr__(name: str) -> Any:
     # What most programs do not need, an extension of its own among it, and what needs PyTorch or JAX.
-    if name in ("curriculum", "hogwild", "init", "jax", "solve", "torch"):
+    if name in ("curriculum", "hogwild", "init", "jax", "keras", "solve", "torch"):
         return importlib.import_module(f"adaptk.{name}")
     if name in catalogue.CLASSES.values():
         return getattr(optim, name)
@@ -48,7 +48,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     # What looks at all names imports the modules behind them, so only those that can be.
-    return sorted([*__all__, "__version__", *catalogue.CLASSES.values(), *filter(is_installed, ("jax", "torch"))])
+    return sorted(
+        [*__all__, "__version__", *catalogue.CLASSES.values(), *filter(is_installed, ("jax", "keras", "torch"))]
+    )
 
 
 __all__ = [
