@@ -368,6 +368,11 @@ def _make(name: str, cls: type[Optimizer]) -> type[_Fused]:
             if option in kwargs:
                 raise TypeError(f"{name}() got multiple values for argument {option!r}")
             kwargs[option] = value
+        if name in _KERAS:
+            # Keras's own defaults, also those of rules for which the library has no convention of Keras's.
+            for option in positional:
+                if option not in kwargs and signature.parameters[option].default is not None:
+                    kwargs[option] = signature.parameters[option].default
         base_init(self, **kwargs)
 
     __init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
