@@ -370,7 +370,10 @@ def _make(name: str, cls: type[Optimizer]) -> type[_Fused]:
             kwargs[option] = value
         if name in _KERAS:
             # Keras's own defaults, also those of rules for which the library has no convention of Keras's.
+            placed = "eps_in" in kwargs or "eps_out" in kwargs  # as a config has it: epsilon would be given twice
             for option in positional:
+                if option == "epsilon" and placed:
+                    continue
                 if option not in kwargs and signature.parameters[option].default is not None:
                     kwargs[option] = signature.parameters[option].default
         base_init(self, **kwargs)
