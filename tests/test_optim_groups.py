@@ -208,6 +208,57 @@ def test_a_schedule_can_replace_a_rate_and_be_replaced() -> None:
     assert w[0] == -121.0
 
 
-def test_only_the_rate_can_be_a_schedule() -> None:
-    with pytest.raises(TypeError, match="beta1"):
-        adaptk.Adam([np.zeros(2)], beta1=lambda t: 0.9)
+SCHEDULED = {
+    "adamw": ("beta1", "beta2", "eps", "weight_decay"),
+    "momentum": ("momentum", "weight_decay", "grad_scale"),
+    "rmsprop_centered": ("rho", "eps_in", "weight_decay"),
+    "ademamix": ("alpha", "beta3"),
+    "delta_bar_delta": ("lr", "kappa", "theta"),
+}
+
+
+@pytest.mark.parametrize("rule", SCHEDULED)
+def test_any_number_can_be_a_schedule(rule: str) -> None:
+    defaults = adaptk.rules()[rule].defaults()
+    schedules = {
+        name: (lambda t, d=float(defaults[name]): 0.5 * d + 0.01 / (1 + t) if d < 2 else d - 0.1 / t)
+        for name in SCHEDULED[rule]
+    }
+    scheduled, by_hand = np.linspace(-1, 1, 40), np.linspace(-1, 1, 40)
+    a = adaptk.optimizer_for(rule, [scheduled], **schedules)
+    b = adaptk.optimizer_for(rule, [by_hand], **{name: s(1) for name, s in schedules.items()})
+    for t in range(5):
+        grad = np.cos(np.arange(40.0) + t)
+        b.param_groups[0].update({name: s(t + 1) for name, s in schedules.items()})
+        a.step([grad])
+        b.step([grad])
+        np.testing.assert_array_equal(scheduled, by_hand)
+    assert all(a.param_groups[0][name] is s for name, s in schedules.items())
+    saved = a.state_dict()
+    assert not any(f"param_groups.0.{name}" in saved for name in schedules)
+    again = adaptk.optimizer_for(rule, [by_hand], **schedules)
+    again.load_state_dict(saved)
+    for optimizer, param in ((a, scheduled), (again, by_hand)):
+        optimizer.step([np.ones(40)])
+        assert optimizer.step_count == 6
+        np.testing.assert_array_equal(param, scheduled)
+    constant = adaptk.optimizer_for(rule, [by_hand])
+    with pytest.raises(ValueError, match=r"was saved with a schedule, and this optimizer has"):
+        constant.load_state_dict(saved)
+    constant.load_state_dict({**saved, **{f"param_groups.0.{n}": np.float64(defaults[n]) for n in schedules}})
+
+
+def test_schedules_that_do_not_fit() -> None:
+    w = np.zeros(2)
+    with pytest.raises(TypeError, match=r"^amsgrad: expected a bool"):
+        adaptk.Adam([w], amsgrad=lambda t: True)
+    with pytest.raises(TypeError, match=r"^maximize: expected a bool, got function"):
+        adaptk.Adam([w], maximize=lambda t: True)
+    with pytest.raises(TypeError, match=r"^weight_decay: this schedule counts from 0"):
+        adaptk.AdamW([w], weight_decay=adaptk.schedules.constant(0.1).from_zero())
+    for bad, error in ((lambda t: 1.5, ValueError), (lambda t: "x", TypeError)):
+        opt = adaptk.Adam([w], beta1=bad)
+        with pytest.raises(error, match=r"^beta1: "):
+            opt.step([np.ones(2)])
+        assert opt.step_count == 0
+        np.testing.assert_array_equal(w, 0.0)

@@ -172,7 +172,11 @@ def test_states_of_another_precision() -> None:
 BAD_STATES: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     "a missing state": ({}, ("state.1.sum",), "missing ['state.1.sum']"),
     "a missing step": ({}, ("step",), "missing ['step']"),
-    "a missing hyperparameter": ({}, ("param_groups.0.eps_in",), "missing ['param_groups.0.eps_in']"),
+    "a missing hyperparameter": (
+        {},
+        ("param_groups.0.eps_in",),
+        "no 'param_groups.0.eps_in': it is missing, or was saved with a schedule",
+    ),
     "an unexpected key": ({"state.2.sum": np.zeros(2)}, (), "unexpected ['state.2.sum']"),
     "a wrong shape": ({"state.1.sum": np.zeros(4)}, (), "state_dict['state.1.sum']: shape (4,), expected (5,)"),
     "a broadcast": ({"state.1.sum": np.zeros(1)}, (), "state_dict['state.1.sum']: shape (1,), expected (5,)"),

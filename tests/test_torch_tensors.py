@@ -420,3 +420,19 @@ for p, q in zip(sharded, b):
 dist.destroy_process_group()
 """
     )
+
+
+def test_tensors_that_hold_no_numbers() -> None:
+    p = torch.nn.Parameter(torch.ones(3, device="meta"))
+    p.grad = torch.ones(3, device="meta")
+    opt = at.AdamW([p])
+    with pytest.raises(TypeError, match=r"^params\[0\]: on the device meta, which holds no numbers to step"):
+        opt.step()
+    assert not opt.state
+    fake_tensor = pytest.importorskip("torch._subclasses.fake_tensor")
+    with fake_tensor.FakeTensorMode():
+        q = torch.nn.Parameter(torch.ones(3))
+        q.grad = torch.ones(3)
+        fake = at.SGD([q], lr=0.1)
+        with pytest.raises(TypeError, match=r"^params\[0\]: a fake tensor, which holds no numbers to step"):
+            fake.step()

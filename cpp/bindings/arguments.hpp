@@ -40,6 +40,8 @@ const RuleNames& names_of(const std::string& key);  // ValueError for an unknown
 
 // A hyperparameter's value, checked against its range. TypeError or ValueError that names it.
 double hyper_value(PyObject* value, const Hyperparameter& info);
+// Whether a function of the step may take the place of a hyperparameter: of a number, and not of a flag.
+inline bool may_be_scheduled(const Hyperparameter& info) { return info.range != Range::flag; }
 std::int64_t step_value(PyObject* value);
 // Of stochastic rounding: in [0, 2**64).
 std::uint64_t seed_value(PyObject* value);

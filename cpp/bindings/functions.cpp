@@ -721,14 +721,16 @@ void check_param_object(const py::object& buffer, const std::string& name) {
     check_param(v, {name.c_str()});
 }
 
-// Every hyperparameter of a rule in a dict; a schedule in the place of lr passes.
+// Every hyperparameter of a rule in a dict; a schedule in the place of a number passes.
 void check_hyperparameters(const std::string& rule, const py::dict& values) {
     const RuleNames& names = names_of(rule);
     detail::HyperValues checked = names.defaults;
     bool all_known = true;
     for (std::size_t h = 0; h < names.hypers; ++h) {
         const py::object value = values[names.hyper[h]];
-        if (h == 0 && PyFloat_CheckExact(value.ptr()) == 0 && PyCallable_Check(value.ptr()) != 0) continue;
+        if (may_be_scheduled(names.hyper_info[h]) && PyFloat_CheckExact(value.ptr()) == 0 &&
+            PyCallable_Check(value.ptr()) != 0)
+            continue;
         if (View::on_cuda(value, {names.hyper_info[h].name})) {
             all_known = false;
         } else {

@@ -302,10 +302,12 @@ detail::HyperValues Plan::read_group(std::uint32_t group, const py::handle& valu
         py::object held = value_of(values.ptr(), names.hyper[h]);
         if (!held) fail(PyExc_KeyError, std::string("param_groups: no '") + names.hyper_info[h].name + "' in a group");
         // A schedule is a function of the step that is about to be taken.
-        if (h == 0 && !PyFloat_CheckExact(held.ptr()) && PyCallable_Check(held.ptr()) != 0) {
+        if (may_be_scheduled(names.hyper_info[h]) && !PyFloat_CheckExact(held.ptr()) &&
+            PyCallable_Check(held.ptr()) != 0) {
             if (capturable_)
-                fail(PyExc_TypeError, "lr: a replayed graph calls no schedule; with capturable=True give a number, or "
-                                      "a buffer on the device of the params and change what it holds");
+                fail(PyExc_TypeError, std::string(names.hyper_info[h].name) +
+                                          ": a replayed graph calls no schedule; with capturable=True give a number, or "
+                                          "a buffer on the device of the params and change what it holds");
             held = held(steps_taken() + 1);
         }
         if (device().cuda && View::on_cuda(held, {names.hyper_info[h].name})) {

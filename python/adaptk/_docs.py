@@ -144,7 +144,8 @@ def class_doc(name: str, class_rules: Sequence[Rule]) -> str:
         "    As in :class:`Optimizer`.",
     ]
     for option, default, meaning in class_options(class_rules):
-        kind = "bool" if isinstance(default, bool) else "float or schedule" if option == "lr" else "float"
+        initial = any(option == s.option for r in class_rules for s in r.states)
+        kind = "bool" if isinstance(default, bool) else "float" if initial else "float or schedule"
         lines += [f"{option} : {kind}, default {default!r}", f"    {meaning[:1].upper()}{meaning[1:]}."]
     arguments = "lr=0.1" if any(h.name == "lr" for h in class_rules[0].hyperparameters) else ""
     lines += [

@@ -232,8 +232,9 @@ class Optimizer:
         copied.
     lr : float, callable or buffer, optional
         The learning rate, or a schedule: a function of the step number, counted from 1
-        (:mod:`adaptk.schedules`). For params on a CUDA device this and any other numeric hyperparameter may be a
-        buffer of one float32 or float64 on that device, which each step reads there; its range is not validated.
+        (:mod:`adaptk.schedules`). Any other number, as `weight_decay`, may be a schedule too. For params on a CUDA
+        device this and any other numeric hyperparameter may be a buffer of one float32 or float64 on that device,
+        which each step reads there; its range is not validated.
     convention : {"book", "torch", "keras", "tf1", "optax"}
         Whose defaults, place of eps, momentum form and initial state to take. Explicit arguments win.
     clip_norm : float, optional
@@ -426,7 +427,8 @@ class Optimizer:
             elif name not in words:
                 chosen = " ".join(rule.variant) or "plain"
                 raise TypeError(f"{name}: {type(self).__name__} does not take it in its {chosen} form ({rule.name})")
-        refuse_from_zero("lr", values.get("lr"))
+        for name, value in values.items():
+            refuse_from_zero(name, value)
         _core.check_hyperparameters(rule.key, values)
         return rule, values, initial
 
@@ -501,8 +503,13 @@ class Optimizer:
                 dtypes = formats.check_state_dtype(state_dtype, rule.states)
             param_format = formats.check_param_format(group.get("param_format", of._param_format))
             sparse = _sparse.check_mode(group.get("sparse", of._sparse), rule)
-            start = _backend.to_numpy(values["lr"](1) if callable(values["lr"]) else values["lr"]).item()
-            initial = rule.initial_states(of._convention, {**values, "lr": start}, options)
+            firsts = {n: v(1) if callable(v) else v for n, v in values.items()}
+            numbers = {
+                s.initial_from: _backend.to_numpy(firsts[s.initial_from]).item()
+                for s in rule.states
+                if s.initial_from in firsts
+            }
+            initial = rule.initial_states(of._convention, {**firsts, **numbers}, options)
             first = len(self._params)
             keys = names if names is not None else self._places(first, len(params))
             labels = [f"[{key!r}]" for key in keys]
@@ -877,6 +884,7 @@ class Optimizer:
                 if rule is not None and moved:
                     values = {h.name: group[h.name] for h in rule.rule.hyperparameters if h.name in group}
                     values = {n: v for n, v in values.items() if n != "lr" and n not in COMMON}
+                    values = {n: v(self.step_count) if callable(v) else v for n, v in values.items()}
                     states = ([self._states[i][s.name] for i in moved] for s in rule.rule.states)
                     rule([points[i] for i in moved], [self._params[i] for i in moved], *states, step=1, **values)
                 first = last
@@ -965,8 +973,8 @@ class Optimizer:
         dict of str to array
             Copies of the states (``"state.<param>.<state>"``); step counts and hyperparameters as 0-d arrays; the name
             of each group's rule (``"param_groups.<group>.rule"``) as its ASCII codes. NumPy arrays, or tensors if the
-            params are tensors. ``np.savez``, ``pickle`` and ``safetensors`` all accept it. A learning rate that is a
-            schedule is not part of it: the constructor of the later run must give it again.
+            params are tensors. ``np.savez``, ``pickle`` and ``safetensors`` all accept it. Hyperparameters that are
+            schedules are not part of it: the constructor of the later run must give them again.
 
         Examples
         --------
@@ -1042,8 +1050,8 @@ class Optimizer:
         Parameters
         ----------
         state_dict : mapping of str to array
-            From an optimizer with the same rules over params of the same shapes. Its arrays are copied. Learning rates
-            are loaded like all hyperparameters, but if this optimizer has a schedule, it keeps it.
+            From an optimizer with the same rules over params of the same shapes. Its arrays are copied, and its
+            hyperparameters are loaded; schedules that this optimizer has stay.
 
         Raises
         ------
@@ -1094,18 +1102,25 @@ class Optimizer:
             self._in_own_formats(have)
             seed = formats.check_seed(int(have.pop("seed"))) if "seed" in have else self._seed
             want.pop("seed", None)
-            is_lr = {f"param_groups.{i}.lr" for i in range(len(self.param_groups))}
-            missing = sorted(set(want) - set(have) - is_lr)
-            unexpected = sorted(set(have) - set(want) - is_lr)
+            scheduled = {
+                f"param_groups.{i}.{h.name}"
+                for i, rule in enumerate(self._group_rules)
+                for h in rule.hyperparameters
+                if h.range != "bool"
+            }
+            missing = sorted(set(want) - set(have) - scheduled)
+            unexpected = sorted(set(have) - set(want) - scheduled)
             if missing or unexpected:
                 found = [("missing", missing), ("unexpected", unexpected)]
                 raise ValueError("state_dict: " + ", ".join(f"{what} {_few(keys)}" for what, keys in found if keys))
-            for i, group in enumerate(self.param_groups):
-                if f"param_groups.{i}.lr" not in have and not callable(group["lr"]):
+            for key in sorted(scheduled - have.keys()):
+                _, i, name = key.split(".")
+                if not callable(value := self.param_groups[int(i)][name]):
+                    why = ", for it was" if name == "lr" else ": it is missing, or was"
                     raise ValueError(
-                        f"state_dict: no 'param_groups.{i}.lr', for it was saved with a schedule, and this optimizer "
-                        f"has lr={group['lr']!r}; give its constructor the schedule again, or add the rate to the "
-                        "dict to go on without one"
+                        f"state_dict: no {key!r}{why} saved with a schedule, and this optimizer has "
+                        f"{name}={value!r}; give its constructor the schedule again, or add the "
+                        f"{'rate' if name == 'lr' else 'number'} to the dict to go on without one"
                     )
             for key, value in want.items():
                 if key not in have:

@@ -84,11 +84,11 @@ def optim_stub() -> str:
         lines += ["        *,", "        convention: str = ...,"]
         options = [(option, default) for option, default, _ in class_options(rules) if option != "lr"]
         lines += [
-            f"        {option}: {'bool' if isinstance(default, bool) else 'Number'} = ...,"
+            f"        {option}: {'bool' if isinstance(default, bool) else 'Number | Callable[[int], float]'} = ...,"
             for option, default in options
         ]
         if any(option == "eps_in" for option, _ in options):
-            lines.append("        eps: Number = ...,")
+            lines.append("        eps: Number | Callable[[int], float] = ...,")
         lines += ["        clip_norm: float | None = ...,", "        skip_nonfinite: bool = ...,"]
         lines += ["        capturable: bool = ...,", "        state_dtype: str | Mapping[str, str] | None = ...,"]
         lines += ["        min_8bit_size: int = ...,", "        seed: int = ...,"]

@@ -96,6 +96,12 @@ def check_captured(optimizer: torch.optim.Optimizer) -> None:
             return
 
 
+def is_fake(t: Tensor) -> bool:
+    """Whether it is one of those that torch.compile traces with."""
+    module = sys.modules.get("torch._subclasses.fake_tensor")
+    return module is not None and isinstance(t, module.FakeTensor)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Many tensors at once
 # ---------------------------------------------------------------------------------------------------------------------

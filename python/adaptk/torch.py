@@ -400,6 +400,9 @@ class _Fused(torch.optim.Optimizer):
         rule, values = self._rule(group)
         try:
             known = rule_of(rule).defaults()
+            for name in known:
+                if callable(value := values.get(name)) and not isinstance(value, Tensor):
+                    raise TypeError(f"{self._torchs_names.get(name, name)}: expected a number, got {value!r}")
             _core.check_hyperparameters(rule, {k: _plain(values.get(k, default)) for k, default in known.items()})
         except ValueError as e:
             name, colon, rest = str(e).partition(":")
@@ -891,6 +894,9 @@ class _Fused(torch.optim.Optimizer):
             raise TypeError(f"{where}: {type(p).__name__}, expected a torch.Tensor")
         if p.layout != torch.strided:
             raise TypeError(f"{where}: {p.layout}, expected torch.strided")
+        if p.is_meta or _torch_private.is_fake(p):
+            kind = "a fake tensor" if _torch_private.is_fake(p) else "on the device meta"
+            raise TypeError(f"{where}: {kind}, which holds no numbers to step")
         if not p.is_floating_point() and not p.is_complex():
             raise TypeError(f"{where}: dtype {p.dtype}, expected floating point or complex numbers")
         if p.dtype == torch.complex32:
