@@ -1114,8 +1114,8 @@ class Optimizer:
                 found = [("missing", missing), ("unexpected", unexpected)]
                 raise ValueError("state_dict: " + ", ".join(f"{what} {_few(keys)}" for what, keys in found if keys))
             for key in sorted(scheduled - have.keys()):
-                _, i, name = key.split(".")
-                if not callable(value := self.param_groups[int(i)][name]):
+                _, number, name = key.split(".")
+                if not callable(value := self.param_groups[int(number)][name]):
                     why = ", for it was" if name == "lr" else ": it is missing, or was"
                     raise ValueError(
                         f"state_dict: no {key!r}{why} saved with a schedule, and this optimizer has "
