@@ -60,6 +60,7 @@ def test_the_pages_have_programs() -> None:
         "cuda.md": ["cmake", "cuda", "python"],
         "curriculum.md": ["python"],
         "distributed.md": ["python"],
+        "frameworks.md": ["python"],
         "hogwild.md": ["python"],
         "initialisation.md": ["python"],
         "jax.md": ["python"],

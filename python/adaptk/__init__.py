@@ -47,10 +47,9 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # What looks at all names imports the modules behind them, so only those that can be.
-    return sorted(
-        [*__all__, "__version__", *catalogue.CLASSES.values(), *filter(is_installed, ("jax", "keras", "torch"))]
-    )
+    # What looks at all names imports the modules behind them, so only those that can be. Whether Keras can depends on the
+    # backend that it is set up for.
+    return sorted([*__all__, "__version__", *catalogue.CLASSES.values(), *filter(is_installed, ("jax", "torch"))])
 
 
 __all__ = [
