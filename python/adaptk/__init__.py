@@ -47,8 +47,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # What looks at all names imports the modules behind them, so only those that can be. Whether Keras can depends on the
-    # backend that it is set up for.
+    # What looks at all names imports the modules behind them, so only those that can be. Whether adaptk.keras can,
+    # depends on the backend that Keras is set up for.
     return sorted([*__all__, "__version__", *catalogue.CLASSES.values(), *filter(is_installed, ("jax", "torch"))])
 
 
