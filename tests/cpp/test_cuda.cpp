@@ -3,6 +3,7 @@
 
 #include "dispatch.hpp"
 #include "kernels.hpp"
+#include "runtime.hpp"
 #include "step_kernel.hpp"
 
 namespace adaptk::test {
@@ -699,7 +700,8 @@ void test_many_elements() {
         cuda::add_kernels<0>(table);
         cuda::add_kernels<1>(table);
         cuda::emulation::window = {unsigned(blocks - 2), 2};
-        table[rule.index].step[0][0](launch, unsigned(blocks), nullptr);
+        cuda::launch_symbol(table[rule.index].step[0][0], "step_kernel", unsigned(blocks), cuda::block_threads, nullptr,
+                            launch);
         cuda::emulation::window = {};
         detail::run_step(t.cpu(), t.segments, {});
         t.check("2^41 elements");
