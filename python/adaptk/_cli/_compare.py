@@ -84,6 +84,13 @@ def train(rule: adaptk.Rule, task: Task, steps: int, rate: float, points: int = 
                 grads = task.gradient(params, step)
             if rule.reduces:  # it takes no gradients of rows
                 grads = [_dense(g, p) for g, p in zip(grads, params, strict=True)]
+            if not all(math.isfinite(optimizer.param_groups[0][name]) for name in rule.carried):
+                # What the rule hands on from step to step has overflowed: it takes no more steps.
+                if at[-1] < step:
+                    at.append(step)
+                    losses.append(math.inf)
+                losses[-1] = math.inf
+                break
             optimizer.step(grads)
             if (step + 1) % often == 0 or step + 1 == steps:
                 at.append(step + 1)
