@@ -191,10 +191,6 @@ class NeedsJax(Needs):
     modules, library = ("jax", "adaptk._jax"), "The module for JAX"
 
 
-class NeedsKeras(Needs):
-    modules, library = ("keras",), "Keras"
-
-
 # The header
 
 SECTION = re.compile(r"^/\* -{4} (.+?) -+ \*/$", re.MULTILINE)
@@ -371,6 +367,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("optimizers", Optimizers)
     app.add_directive("needs-torch", NeedsTorch)
     app.add_directive("needs-jax", NeedsJax)
-    app.add_directive("needs-keras", NeedsKeras)
     app.add_directive("c-header", Header)
     return {"version": adaptk.__version__, "parallel_read_safe": True}
