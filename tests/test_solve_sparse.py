@@ -205,3 +205,10 @@ def test_what_ends_it() -> None:
 def test_bad_arguments(error: type[Exception], text: str, options: dict[str, Any]) -> None:
     with pytest.raises(error, match=text):
         solve.levenberg_marquardt(broyden, -np.ones(4), **options)
+
+
+def test_products_keep_no_history() -> None:
+    with pytest.raises(ValueError, match="linear_solver: 'cg' does not go with history"):
+        solve.levenberg_marquardt(
+            lambda p: p - 1, np.zeros(3), jac=lambda p: np.eye(3), linear_solver="cg", history=True
+        )

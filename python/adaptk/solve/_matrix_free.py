@@ -60,6 +60,8 @@ def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any]) -> Fit:
     for name in _NOT_HERE:
         if options[name] is not None:
             raise ValueError(f"linear_solver: 'cg' does not go with {name}")
+    if options.get("history"):
+        raise ValueError("linear_solver: 'cg' does not go with history")
     if options["loss"] != "linear" or options["complex_residuals"]:
         raise ValueError("linear_solver: 'cg' is for real residuals and loss='linear'")
     x = arguments.start(x0)
