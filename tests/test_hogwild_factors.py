@@ -84,13 +84,18 @@ def test_deterministic_has_the_same_bits_on_any_threads(entries: Any, rule: str,
 
 @pytest.mark.parametrize("rule", ["sgd", "adagrad"])
 def test_rows_or_columns_are_divided_among_threads(entries: Any, rule: str) -> None:
-    """Whatever there are more of; of the others, threads have copies."""
+    """Whatever there are more of; of the others, threads have copies.
+
+    What copies cost depends on how the system schedules the threads: over 60 runs the loss that was left
+    was 0.9 to 1.35 times that of one thread. A sixth of what one thread learns is far above that.
+    """
     rows, columns, values = entries
     options: dict[str, Any] = {"rule": rule, "random_state": 5, "max_iter": 8}
     for i, j in ((rows, columns), (columns, rows)):
         one = MatrixFactorization(8, n_jobs=1, **options).fit(i, j, values)
         several = MatrixFactorization(8, n_jobs=3, **options).fit(i, j, values)
-        assert several.loss_curve_[-1] < 1.1 * one.loss_curve_[-1]
+        first, last = one.loss_curve_[0], one.loss_curve_[-1]
+        assert several.loss_curve_[-1] < last + (first - last) / 6
         assert several.score(i, j, values) > one.score(i, j, values) - 0.05
 
 
