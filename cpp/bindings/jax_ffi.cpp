@@ -1,5 +1,7 @@
 // The extension module adaptk._jax: the handlers that XLA calls for a step, on the CPU and on a CUDA device. Neither
 // knows of Python; arrays and numbers come as buffers of XLA's, what is fixed when a step is compiled as attributes.
+#include "plain_module.hpp"
+
 #include "cuda_library.hpp"
 #include "step.hpp"
 #include "tensor.hpp"
@@ -7,7 +9,6 @@
 
 #include "adaptk/adaptk.h"
 
-#include <pybind11/pybind11.h>
 #include <xla/ffi/api/ffi.h>
 
 #include <algorithm>
@@ -482,19 +483,33 @@ XLA_FFI_DEFINE_HANDLER(
     cuda_handler, step_on_cuda,
     ffi::Ffi::Bind().Ctx<ffi::PlatformStream<void*>>().RemainingArgs().RemainingRets().Attrs<Attributes>());
 
-pybind11::capsule capsule_of(XLA_FFI_Handler* handler) { return pybind11::capsule(reinterpret_cast<void*>(handler)); }
+// By XLA's name of a platform.
+int add_handler(PyObject* handlers, const char* platform, XLA_FFI_Handler* handler) {
+    PyObject* const capsule = PyCapsule_New(reinterpret_cast<void*>(handler), nullptr, nullptr);
+    const int failed = capsule == nullptr ? -1 : PyDict_SetItemString(handlers, platform, capsule);
+    Py_XDECREF(capsule);
+    return failed;
+}
+
+int fill(PyObject* m) {
+    if (std::string_view(adaptk_version()) != ADAPTK_VERSION) {
+        PyErr_Format(PyExc_ImportError, "libadaptk is of version %s, and the Python package of %s", adaptk_version(),
+                     ADAPTK_VERSION);
+        return -1;
+    }
+    PyObject* const handlers = PyDict_New();
+    if (handlers == nullptr || add_handler(handlers, "cpu", cpu_handler) != 0 ||
+        add_handler(handlers, "CUDA", cuda_handler) != 0) {
+        Py_XDECREF(handlers);
+        return -1;
+    }
+    return add(m, "handlers", handlers);
+}
 
 }  // namespace
 }  // namespace adaptk::bindings
 
-PYBIND11_MODULE(_jax, m, pybind11::mod_gil_not_used()) {
-    namespace b = adaptk::bindings;
-    namespace py = pybind11;
-    m.doc() = "XLA's way into adaptk.";
-    if (std::string_view(adaptk_version()) != ADAPTK_VERSION)
-        throw py::import_error(std::string("libadaptk is of version ") + adaptk_version() +
-                               ", and the Python package of " + ADAPTK_VERSION);
-    // By XLA's names of the platforms.
-    m.attr("handlers") =
-        py::dict(py::arg("cpu") = b::capsule_of(b::cpu_handler), py::arg("CUDA") = b::capsule_of(b::cuda_handler));
+PyMODINIT_FUNC PyInit__jax() {
+    using namespace adaptk::bindings;
+    return plain_module<fill>("_jax", "XLA's way into adaptk.");
 }

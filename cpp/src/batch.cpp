@@ -15,7 +15,9 @@ const BatchTable& batch_table([[maybe_unused]] std::string_view isa) {
     // v2 has the portable ones' registers, and little more that these loops need.
 #if defined(ADAPTK_X86_KERNELS)
     if (isa == "x86-64-v3") return batch_v3();
+#if !defined(ADAPTK_NO_V4_KERNELS)
     if (isa == "x86-64-v4") return batch_v4();
+#endif
 #elif defined(ADAPTK_NEON_KERNELS)
     if (isa == "neon") return batch_neon();
 #endif

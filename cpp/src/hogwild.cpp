@@ -103,56 +103,71 @@ int useful_threads(int threads, int64_t elements) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Rows
 
-template <class T, class I> struct Row {
+// Calls body(indices) with a pointer to the type that they have. Loops over indices exist twice, and nothing around
+// them: a trainer for each type of index would take half of the time that this file compiles in.
+template <class Body> ADAPTK_HD void with_indices(const void* indices, bool wide, const Body& body) {
+    if (wide) {
+        body(static_cast<const int64_t*>(indices));
+    } else {
+        body(static_cast<const int32_t*>(indices));
+    }
+}
+
+template <class T> struct Row {
     const T* x;
-    const I* index;
+    const void* index;
     int64_t size;
+    bool wide;  // of the index
+
+    template <class Body> ADAPTK_HD void with_index(const Body& body) const { with_indices(index, wide, body); }
 };
 
-template <class T, class I> class RowReader {
+template <class T> class RowReader {
   public:
     explicit RowReader(const Rows& r)
-        : data_(static_cast<const T*>(r.data)), indices_(static_cast<const I*>(r.indices)), starts_(r.starts),
-          columns_(r.columns), wide_(r.wide_starts) {}
+        : data_(static_cast<const T*>(r.data)), indices_(r.indices), starts_(r.starts), columns_(r.columns),
+          wide_starts_(r.wide_starts), wide_indices_(r.wide_indices) {}
 
     int64_t start(int64_t i) const {
-        return wide_ ? static_cast<const int64_t*>(starts_)[i] : int64_t(static_cast<const int32_t*>(starts_)[i]);
+        return wide_starts_ ? static_cast<const int64_t*>(starts_)[i]
+                            : int64_t(static_cast<const int32_t*>(starts_)[i]);
     }
-    Row<T, I> operator()(int64_t i) const {
-        if (starts_ == nullptr) return {data_ + i * columns_, indices_, columns_};
+    Row<T> operator()(int64_t i) const {
+        if (starts_ == nullptr) return {data_ + i * columns_, indices_, columns_, wide_indices_};
         const int64_t begin = start(i);
-        return {data_ + begin, indices_ + begin, start(i + 1) - begin};
+        return {data_ + begin, static_cast<const std::byte*>(indices_) + begin * index_bytes(), start(i + 1) - begin,
+                wide_indices_};
     }
     void prefetch_start(int64_t i) const {
         if (starts_ != nullptr)
-            prefetch<CacheLevel::first>(starts_, size_t(i) * (wide_ ? sizeof(int64_t) : sizeof(int32_t)), 1);
+            prefetch<CacheLevel::first>(starts_, size_t(i) * (wide_starts_ ? sizeof(int64_t) : sizeof(int32_t)), 1);
     }
     void prefetch_row(int64_t i) const {
-        const Row<T, I> row = (*this)(i);
+        const Row<T> row = (*this)(i);
         prefetch<CacheLevel::first>(row.x, 0, size_t(row.size) * sizeof(T));
-        if (starts_ != nullptr) prefetch<CacheLevel::first>(row.index, 0, size_t(row.size) * sizeof(I));
+        if (starts_ != nullptr) prefetch<CacheLevel::first>(row.index, 0, size_t(row.size * index_bytes()));
     }
 
   private:
+    int64_t index_bytes() const { return wide_indices_ ? sizeof(int64_t) : sizeof(int32_t); }
+
     const T* data_;
-    const I* indices_;
+    const void* indices_;
     const void* starts_;
     int64_t columns_;
-    bool wide_;
+    bool wide_starts_, wide_indices_;
 };
 
-// Calls work.template operator()<T, I>() for the types of the rows.
-template <class Work> auto with_types(bool doubles, bool wide, const Work& work) {
-    if (doubles)
-        return wide ? work.template operator()<double, int64_t>() : work.template operator()<double, int32_t>();
-    return wide ? work.template operator()<float, int64_t>() : work.template operator()<float, int32_t>();
+// Calls work.template operator()<T>() for the type of the values.
+template <class Work> auto with_type(bool doubles, const Work& work) {
+    return doubles ? work.template operator()<double>() : work.template operator()<float>();
 }
 
 int64_t first_of(int64_t a, int64_t b) { return a < 0 ? b : b < 0 ? a : std::min(a, b); }
 
-template <class T, class I> RowsReport check_as(const Rows& r, int64_t stored, int64_t* counts) {
+template <class T> RowsReport check_as(const Rows& r, int64_t stored, int64_t* counts) {
     RowsReport report;
-    const RowReader<T, I> rows(r);
+    const RowReader<T> rows(r);
     if (r.starts != nullptr) {
         for (int64_t i = 0; i < r.rows && report.decreasing < 0; ++i)
             if (rows.start(i) < 0 || rows.start(i + 1) < rows.start(i) || rows.start(i + 1) > stored)
@@ -168,7 +183,7 @@ template <class T, class I> RowsReport check_as(const Rows& r, int64_t stored, i
         RowsReport& own = reports[size_t(thread)];
         std::vector<int64_t>& count = all_counts[size_t(thread)];
         for (int64_t i = r.rows * thread / n; i < r.rows * (thread + 1) / n; ++i) {
-            const Row<T, I> row = rows(i);
+            const Row<T> row = rows(i);
             own.longest = std::max(own.longest, row.size);
             T sum = 0;  // NaN if an element is infinite or NaN
             for (int64_t j = 0; j < row.size; ++j) sum += row.x[j] * T(0);
@@ -176,19 +191,23 @@ template <class T, class I> RowsReport check_as(const Rows& r, int64_t stored, i
             if (r.starts == nullptr) continue;
             int64_t last = -1;
             bool outside = false, increasing = true;
-            for (int64_t j = 0; j < row.size; ++j) {
-                const int64_t u = row.index[j];
-                outside |= u < 0 || u >= r.columns;
-                increasing &= u > last;
-                last = u;
-            }
+            row.with_index([&](const auto* index) {
+                for (int64_t j = 0; j < row.size; ++j) {
+                    const int64_t u = index[j];
+                    outside |= u < 0 || u >= r.columns;
+                    increasing &= u > last;
+                    last = u;
+                }
+            });
             if (outside) {
                 if (own.out_of_range < 0) own.out_of_range = i;
                 continue;
             }
             if (!increasing && own.not_canonical < 0) own.not_canonical = i;
             if (counts != nullptr)
-                for (int64_t j = 0; j < row.size; ++j) ++count[size_t(row.index[j])];
+                row.with_index([&](const auto* index) {
+                    for (int64_t j = 0; j < row.size; ++j) ++count[size_t(index[j])];
+                });
         }
     });
     for (const RowsReport& own : reports) {
@@ -504,7 +523,7 @@ class StepSizes {
     const LinearOptions& o_;
 };
 
-template <class T, class I, SparseRule R> class LinearTrainer {
+template <class T, SparseRule R> class LinearTrainer {
   public:
     LinearTrainer(const LinearTask& task, const LinearOptions& options)
         : t_(task), o_(options), rows_(task.rows), steps_(options), scaled_(R == SparseRule::sgd && options.l2 > 0),
@@ -746,7 +765,7 @@ template <class T, class I, SparseRule R> class LinearTrainer {
 
     void one_example(int64_t problem, int64_t i, double scale, double inverse, double eta, StepNumbers<T>& numbers,
                      Scratch& s) const {
-        const Row<T, I> row = rows_(i);
+        const Row<T> row = rows_(i);
         const auto n = size_t(row.size);
         T* const shared = frequent_.all ? s.mine.data() : weights(problem);
         const bool copies = !frequent_.place.empty();
@@ -755,14 +774,18 @@ template <class T, class I, SparseRule R> class LinearTrainer {
         if (copies) {
             const int32_t* ADAPTK_RESTRICT const places = frequent_.place.data();
             T** ADAPTK_RESTRICT const place = s.place.data();
-            for (size_t j = 0; j < n; ++j) {
-                const int64_t where = places[row.index[j]];
-                T* const w = (where < 0 ? ends : shared) + where * fields<R>;
-                place[j] = w;
-                own.take(j, load_weight<R>(w));
-            }
+            row.with_index([&](const auto* index) {
+                for (size_t j = 0; j < n; ++j) {
+                    const int64_t where = places[index[j]];
+                    T* const w = (where < 0 ? ends : shared) + where * fields<R>;
+                    place[j] = w;
+                    own.take(j, load_weight<R>(w));
+                }
+            });
         } else {
-            for (size_t j = 0; j < n; ++j) own.take(j, load_weight<R>(shared + int64_t(row.index[j]) * fields<R>));
+            row.with_index([&](const auto* index) {
+                for (size_t j = 0; j < n; ++j) own.take(j, load_weight<R>(shared + int64_t(index[j]) * fields<R>));
+            });
         }
         if constexpr (R == SparseRule::ftrl) values(n, s, numbers);
         const T dot = inner(row.x, R == SparseRule::ftrl ? s.value.data() : s.a.data(), n);
@@ -792,7 +815,9 @@ template <class T, class I, SparseRule R> class LinearTrainer {
         if (o_.intercept) store_weight<R>(at, updated<R, false>(b, intercept, T(1), T(1), unpenalised));
         if (R == SparseRule::sgd && g == 0 && !penalised_) return;
         if (penalised_) {
-            for (size_t j = 0; j < n; ++j) s.rare[j] = T(t_.rarity[row.index[j]]);
+            row.with_index([&](const auto* index) {
+                for (size_t j = 0; j < n; ++j) s.rare[j] = T(t_.rarity[index[j]]);
+            });
             update<true>(row.x, n, s, numbers);
         } else {
             update<false>(row.x, n, s, numbers);
@@ -801,7 +826,9 @@ template <class T, class I, SparseRule R> class LinearTrainer {
             T* const* ADAPTK_RESTRICT const place = s.place.data();
             for (size_t j = 0; j < n; ++j) store_weight<R>(place[j], own.taken(j));
         } else {
-            for (size_t j = 0; j < n; ++j) store_weight<R>(shared + int64_t(row.index[j]) * fields<R>, own.taken(j));
+            row.with_index([&](const auto* index) {
+                for (size_t j = 0; j < n; ++j) store_weight<R>(shared + int64_t(index[j]) * fields<R>, own.taken(j));
+            });
         }
     }
 
@@ -862,7 +889,7 @@ template <class T, class I, SparseRule R> class LinearTrainer {
 
     const LinearTask& t_;
     const LinearOptions& o_;
-    RowReader<T, I> rows_;
+    RowReader<T> rows_;
     StepSizes steps_;
     bool scaled_, penalised_;
     Order order_;
@@ -873,8 +900,7 @@ template <class T, class I, SparseRule R> class LinearTrainer {
 }  // namespace
 
 RowsReport check_rows(const Rows& rows, int64_t stored, int64_t* counts) {
-    return with_types(rows.doubles, rows.wide_indices,
-                      [&]<class T, class I>() { return check_as<T, I>(rows, stored, counts); });
+    return with_type(rows.doubles, [&]<class T>() { return check_as<T>(rows, stored, counts); });
 }
 
 int fields_of(SparseRule rule) {
@@ -889,32 +915,34 @@ int fields_of(SparseRule rule) {
 
 int train_linear(const LinearTask& task, const LinearOptions& options, double* losses, GoOn go_on) {
     const FloatingPointMode mode;
-    return with_types(task.rows.doubles, task.rows.wide_indices, [&]<class T, class I>() {
+    return with_type(task.rows.doubles, [&]<class T>() {
         switch (options.rule) {
-        case SparseRule::sgd: return LinearTrainer<T, I, SparseRule::sgd>(task, options).run(losses, go_on);
-        case SparseRule::adagrad: return LinearTrainer<T, I, SparseRule::adagrad>(task, options).run(losses, go_on);
-        case SparseRule::adam: return LinearTrainer<T, I, SparseRule::adam>(task, options).run(losses, go_on);
+        case SparseRule::sgd: return LinearTrainer<T, SparseRule::sgd>(task, options).run(losses, go_on);
+        case SparseRule::adagrad: return LinearTrainer<T, SparseRule::adagrad>(task, options).run(losses, go_on);
+        case SparseRule::adam: return LinearTrainer<T, SparseRule::adam>(task, options).run(losses, go_on);
         case SparseRule::ftrl: break;
         }
-        return LinearTrainer<T, I, SparseRule::ftrl>(task, options).run(losses, go_on);
+        return LinearTrainer<T, SparseRule::ftrl>(task, options).run(losses, go_on);
     });
 }
 
 void linear_scores(const Rows& rows, const double* coefficients, const double* intercepts, int64_t outputs, double* out,
                    int threads) {
-    with_types(rows.doubles, rows.wide_indices, [&]<class T, class I>() {
-        const RowReader<T, I> reader(rows);
+    with_type(rows.doubles, [&]<class T>() {
+        const RowReader<T> reader(rows);
         const int64_t begin = rows.rows == 0 || rows.starts == nullptr ? 0 : reader.start(0);
         const int64_t stored = rows.starts == nullptr ? rows.rows * rows.columns : reader.start(rows.rows) - begin;
         share(useful_threads(threads, stored * outputs), [&](int thread, int n) {
             for (int64_t i = rows.rows * thread / n; i < rows.rows * (thread + 1) / n; ++i) {
-                const Row<T, I> row = reader(i);
-                for (int64_t k = 0; k < outputs; ++k) {
-                    const double* const c = coefficients + k * rows.columns;
-                    double sum[4] = {};
-                    for (int64_t j = 0; j < row.size; ++j) sum[j & 3] += double(row.x[j]) * c[row.index[j]];
-                    out[i * outputs + k] = intercepts[k] + ((sum[0] + sum[2]) + (sum[1] + sum[3]));
-                }
+                const Row<T> row = reader(i);
+                row.with_index([&](const auto* index) {
+                    for (int64_t k = 0; k < outputs; ++k) {
+                        const double* const c = coefficients + k * rows.columns;
+                        double sum[4] = {};
+                        for (int64_t j = 0; j < row.size; ++j) sum[j & 3] += double(row.x[j]) * c[index[j]];
+                        out[i * outputs + k] = intercepts[k] + ((sum[0] + sum[2]) + (sum[1] + sum[3]));
+                    }
+                });
             }
         });
         return 0;
@@ -941,7 +969,24 @@ struct Popular {
     size_t size() const { return which.size(); }
 };
 
-template <class I> Popular popular(const I* of, int64_t examples, int64_t count, int64_t stride) {
+// Rows or columns of examples.
+class Places {
+  public:
+    Places(const void* p, bool wide) : p_(p), wide_(wide) {}
+    ADAPTK_HD int64_t operator[](int64_t i) const {
+        return wide_ ? static_cast<const int64_t*>(p_)[i] : int64_t(static_cast<const int32_t*>(p_)[i]);
+    }
+    ADAPTK_HD void ask_for(size_t i) const {
+        const size_t bytes = wide_ ? sizeof(int64_t) : sizeof(int32_t);
+        prefetch<CacheLevel::first>(p_, i * bytes, 1);
+    }
+
+  private:
+    const void* p_;
+    bool wide_;
+};
+
+Popular popular(const Places& of, int64_t examples, int64_t count, int64_t stride) {
     Popular p;
     if (count == 0 || count >= INT32_MAX) return p;
     // Some of the examples tell.
@@ -964,10 +1009,10 @@ template <class I> Popular popular(const I* of, int64_t examples, int64_t count,
     return p;
 }
 
-template <class T, class I> class FactorTrainer {
+template <class T> class FactorTrainer {
   public:
     FactorTrainer(const FactorTask& task, const FactorOptions& options)
-        : t_(task), o_(options), rows_(static_cast<const I*>(task.rows)), columns_(static_cast<const I*>(task.columns)),
+        : t_(task), o_(options), rows_(task.rows, task.wide_indices), columns_(task.columns, task.wide_indices),
           values_(static_cast<const T*>(task.values)), stride_(factor_stride(task.rank)) {}
 
     int run(double* loss, GoOn go_on) {
@@ -1052,10 +1097,10 @@ template <class T, class I> class FactorTrainer {
 
     // Of the examples in `order`, those that are this thread's.
     int64_t keep_own(int64_t size, int thread, int threads, std::vector<int64_t>& order) const {
-        const I* const owned = by_rows_ ? rows_ : columns_;
+        const Places owned = by_rows_ ? rows_ : columns_;
         int64_t kept = 0;
         for (int64_t i = 0; i < size; ++i) {
-            if (i + 32 < size) prefetch<CacheLevel::first>(owned, size_t(order[size_t(i + 32)]) * sizeof(I), 1);
+            if (i + 32 < size) owned.ask_for(size_t(order[size_t(i + 32)]));
             const int64_t example = order[size_t(i)];
             const uint64_t spread = uint64_t(owned[example]) * 0x9e3779b97f4a7c15u >> 32;
             order[size_t(kept)] = example;
@@ -1169,8 +1214,8 @@ template <class T, class I> class FactorTrainer {
         for (int64_t i = 0; i < n; ++i) {
             if (i + 8 < n) {
                 const auto ahead = size_t(order[size_t(i + 8)]);
-                prefetch<CacheLevel::first>(rows_, ahead * sizeof(I), 1);
-                prefetch<CacheLevel::first>(columns_, ahead * sizeof(I), 1);
+                rows_.ask_for(ahead);
+                columns_.ask_for(ahead);
                 prefetch<CacheLevel::first>(values_, ahead * sizeof(T), 1);
             }
             if (i + 3 < n) {
@@ -1275,8 +1320,7 @@ template <class T, class I> class FactorTrainer {
 
     const FactorTask& t_;
     const FactorOptions& o_;
-    const I* rows_;
-    const I* columns_;
+    const Places rows_, columns_;
     const T* values_;
     int64_t stride_;
     bool by_rows_ = true;
@@ -1288,26 +1332,21 @@ template <class T, class I> class FactorTrainer {
 int64_t factor_stride(int64_t rank) { return (rank + 1 + factor_grain - 1) / factor_grain * factor_grain; }
 
 void factor_blocks(const FactorTask& t, int64_t* order, int64_t* starts) {
-    with_types(t.doubles, t.wide_indices, [&]<class, class I>() {
-        const auto* rows = static_cast<const I*>(t.rows);
-        const auto* columns = static_cast<const I*>(t.columns);
-        constexpr int64_t blocks = factor_groups * factor_groups;
-        const auto block_of = [&](int64_t i) {
-            return int64_t(rows[i]) % factor_groups * factor_groups + int64_t(columns[i]) % factor_groups;
-        };
-        std::fill(starts, starts + blocks + 1, 0);
-        for (int64_t i = 0; i < t.examples; ++i) ++starts[block_of(i) + 1];
-        for (int64_t b = 0; b < blocks; ++b) starts[b + 1] += starts[b];
-        std::vector<int64_t> next(starts, starts + blocks);
-        for (int64_t i = 0; i < t.examples; ++i) order[next[size_t(block_of(i))]++] = i;
-        return 0;
-    });
+    const Places rows(t.rows, t.wide_indices), columns(t.columns, t.wide_indices);
+    constexpr int64_t blocks = factor_groups * factor_groups;
+    const auto block_of = [&](int64_t i) {
+        return rows[i] % factor_groups * factor_groups + columns[i] % factor_groups;
+    };
+    std::fill(starts, starts + blocks + 1, 0);
+    for (int64_t i = 0; i < t.examples; ++i) ++starts[block_of(i) + 1];
+    for (int64_t b = 0; b < blocks; ++b) starts[b + 1] += starts[b];
+    std::vector<int64_t> next(starts, starts + blocks);
+    for (int64_t i = 0; i < t.examples; ++i) order[next[size_t(block_of(i))]++] = i;
 }
 
 int train_factors(const FactorTask& task, const FactorOptions& options, double* loss, GoOn go_on) {
     const FloatingPointMode mode;
-    return with_types(task.doubles, task.wide_indices,
-                      [&]<class T, class I>() { return FactorTrainer<T, I>(task, options).run(loss, go_on); });
+    return with_type(task.doubles, [&]<class T>() { return FactorTrainer<T>(task, options).run(loss, go_on); });
 }
 
 }  // namespace adaptk::detail
