@@ -724,3 +724,60 @@ def dowg(h: Any, p: Any) -> Step:
         return x - h.lr * max(far) ** 2 / (math.sqrt(sum(weighted)) + h.eps) * g
 
     return step
+
+
+@oracle
+def amsgrad_corrected(h: Any, p: Any) -> Step:
+    """From all gradients so far."""
+    grads: list[Any] = []
+
+    def corrected(values: list[Any], beta: float) -> Any:
+        weights = [beta ** (len(values) - 1 - i) for i in range(len(values))]
+        return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        grads.append(g)
+        largest = np.max([corrected([x**2 for x in grads[:n]], h.beta2) for n in range(1, t + 1)], axis=0)
+        return p - h.lr * corrected(grads, h.beta1) / (np.sqrt(largest + h.eps_root) + h.eps)
+
+    return step
+
+
+@oracle
+def radam_corrected(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0)
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        s.m, s.v = mean(s.m, g, h.beta1), mean(s.v, g**2, h.beta2)
+        m, v = s.m / (1 - h.beta1**t), s.v / (1 - h.beta2**t)
+        # The length of the average: that of the limit, less twice the mean age of the weights that are missing.
+        limit = 2 / (1 - h.beta2) - 1
+        length = limit - 2 * t * h.beta2**t / (1 - h.beta2**t)
+        if length < max(h.threshold, 4):
+            return p - h.lr * m
+        ratio = (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)
+        return p - h.lr * math.sqrt(ratio) * m / (np.sqrt(v + h.eps_root) + h.eps)
+
+    return step
+
+
+@oracle
+def rprop_delayed(h: Any, p: Any) -> Step:
+    """One weight at a time."""
+    sizes, waiting = [h.lr] * p.size, [0.0] * p.size
+
+    def step(p: Any, g: Any, t: int) -> Any:
+        new = p.copy()
+        for i in range(p.size):
+            agreement = float(g[i]) * waiting[i]
+            if agreement < 0:
+                sizes[i] = min(max(sizes[i] * h.eta_minus, h.step_min), h.step_max)
+                waiting[i] = 0.0
+                continue
+            if agreement > 0:
+                sizes[i] = min(max(sizes[i] * h.eta_plus, h.step_min), h.step_max)
+            new[i] -= waiting[i]
+            waiting[i] = math.copysign(sizes[i], g[i]) if g[i] != 0 else 0.0
+        return new
+
+    return step

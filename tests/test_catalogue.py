@@ -43,6 +43,13 @@ OTHERS: dict[str, list[dict[str, float]]] = {
     "dog": [{"reps_rel": 0.1, "eps": 1.0}],
     "dowg": [{"d0": 1.0, "eps": 1.0, "lr": 0.5}],
     "fromage": [{"lr": 0.5}],
+    "amsgrad_corrected": [{"lr": 0.1, "beta2": 0.5, "eps": 0.1, "eps_root": 0.2}],
+    "radam_corrected": [
+        {"lr": 0.1, "beta2": 0.9, "eps": 0.1, "eps_root": 0.2},
+        {"beta2": 0.9, "threshold": 7.0},
+        {"beta2": 0.8, "threshold": 1.0},
+    ],
+    "rprop_delayed": [{"lr": 0.1, "eta_plus": 1.5, "eta_minus": 0.25, "step_max": 0.3, "step_min": 0.05}],
     "dadapt_sgd": [{"d0": 0.1, "momentum": 0.5}, {"d0": 0.01, "growth_rate": 1.1}],
 }
 STEPS_TAKEN = 12

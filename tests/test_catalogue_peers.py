@@ -146,6 +146,10 @@ OPTAX: list[tuple[str, dict[str, Any], Callable[[Any], Any]]] = [
     ("lars", {"lr": 1.0, "trust": 0.1}, lambda o: o.lars(1.0, trust_coefficient=0.1)),
     ("fromage", {"lr": 0.1}, lambda o: o.fromage(0.1)),
     ("dog", {"reps_rel": 0.01}, lambda o: o.contrib.dog(1.0, ("heuristic", 0.01))),
+    ("amsgrad_corrected", {"lr": 0.1, "eps_root": 1e-3}, lambda o: o.amsgrad(0.1, eps_root=1e-3)),
+    ("radam_corrected", {"lr": 0.1, "eps_root": 1e-3}, lambda o: o.radam(0.1, eps_root=1e-3)),
+    ("radam_corrected", {"lr": 0.1, "beta2": 0.9, "threshold": 6.0}, lambda o: o.radam(0.1, b2=0.9, threshold=6.0)),
+    ("rprop_delayed", {"lr": 0.1, "step_max": 0.2}, lambda o: o.rprop(0.1, max_step_size=0.2)),
     ("dowg", {}, lambda o: o.contrib.dowg(1.0)),
     # It corrects the bias.
     (

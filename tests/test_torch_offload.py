@@ -104,21 +104,69 @@ def test_other_dtypes(dtype: str, grads: str) -> None:
     assert ("master" in opt.state[net[0].weight]) is (dtype == "float16")
 
 
-@pytest.mark.parametrize(
-    "options", [{"state_dtype": "8bit", "min_8bit_size": 0}, {"state_dtype": "bfloat16_sr", "seed": 3}]
-)
-def test_formats_of_states(options: dict[str, Any]) -> None:
+def check_formats_of_states(grads: str, options: dict[str, Any]) -> None:
     net, twin = model(), model()
-    opt = at.Offload(net.parameters(), at.AdamW, lr=0.1, grads="step", **options)
+    opt = at.Offload(net.parameters(), at.AdamW, lr=0.1, grads=grads, **options)
     plain = Masters(twin, lambda p: at.AdamW(p, lr=0.1, **options))
-    for t in range(3):
+    for t in range(4):
         twin.zero_grad()
         backward(twin, t)
         plain.step(grads_of(twin))
+        opt.zero_grad()
         backward(net, t)
         opt.step()
+        if t == 1:  # codes and scales go through what is saved
+            saved = opt.state_dict()
+            opt.close()
+            opt = at.Offload(net.parameters(), at.AdamW, lr=0.5, grads=grads, **options)
+            opt.load_state_dict(saved)
     assert all(map(torch.equal, net.parameters(), twin.parameters()))
+    for p, m in zip(net.parameters(), plain.masters, strict=True):
+        for name, value in plain.opt.state[m].items():
+            assert torch.equal(opt.state[p][name], value), name
     assert opt.state[net[0].weight]["exp_avg"].dtype in (torch.uint8, torch.int8, torch.bfloat16)
+    scales = [name for name in opt.state[net[0].weight] if name.endswith(("scales", "absmax"))]
+    assert len(scales) == (0 if "seed" in options else 2)
+
+
+FORMATS: list[dict[str, Any]] = [
+    *({"state_dtype": f, "min_8bit_size": 0} for f in ("8bit", "8bit_dynamic", "4bit")),
+    {"state_dtype": "bfloat16_sr", "seed": 3},
+]
+every_way = pytest.mark.parametrize("grads", ["keep", "collect", "step"])
+every_format = pytest.mark.parametrize("options", FORMATS, ids=[f["state_dtype"] for f in FORMATS])
+
+
+@every_way
+@every_format
+def test_formats_of_states(grads: str, options: dict[str, Any]) -> None:
+    check_formats_of_states(grads, options)
+
+
+@pytest.mark.parametrize("name", ["AdaBound", "AMSBound"])
+@every_way
+def test_rules_that_hand_numbers_on(name: str, grads: str) -> None:
+    """The first learning rate, which is another one than later steps have."""
+    net, twin = model(), model()
+    make = getattr(at, name)
+    opt = at.Offload(net.parameters(), make, lr=0.25, grads=grads)
+    plain = Masters(twin, lambda p: make(p, lr=0.25))
+    for t in range(4):
+        for o in (opt, plain.opt):
+            o.param_groups[0]["lr"] = 0.25 / (t + 1)
+        twin.zero_grad()
+        backward(twin, t)
+        plain.step(grads_of(twin))
+        opt.zero_grad()
+        backward(net, t)
+        opt.step()
+        assert all(map(torch.equal, net.parameters(), twin.parameters()))
+        if t == 1:
+            saved = opt.state_dict()
+            opt.close()
+            opt = at.Offload(net.parameters(), make, lr=0.5, grads=grads)
+            opt.load_state_dict(saved)
+    assert opt.param_groups[0]["first_lr"] == plain.opt.param_groups[0]["first_lr"] == 0.25
 
 
 def test_params_that_need_no_master() -> None:
@@ -416,6 +464,13 @@ def test_on_a_device(device: Device, grads: str, clip: float | None, dtype: str)
         assert torch.equal(opt.state[p]["master"], m)
 
 
+@every_way
+@every_format
+def test_formats_of_states_on_a_device(device: Device, grads: str, options: dict[str, Any]) -> None:
+    check_formats_of_states(grads, options)
+    assert device.said.count("send") == 4 * 4
+
+
 @pytest.mark.parametrize("passes", [2, None])
 def test_sums_on_a_device(device: Device, passes: int | None) -> None:
     net, twin = model(), model()
@@ -553,6 +608,7 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
         r"params\[0\]: strides .* leave gaps",
     ),
     "no params": (lambda p: at.Offload([], at.AdamW), ValueError, "empty parameter list"),
+    "all": (lambda p: at.Offload(p, at.Prodigy), TypeError, "cls: Prodigy, whose step of each param depends on"),
     "twice": (lambda p: at.Offload([{"params": p}, {"params": p}], at.AdamW), ValueError, "more than one parameter"),
     "pickle": (lambda p: copy.deepcopy(at.Offload(p, at.AdamW)), TypeError, "not copied or pickled"),
 }

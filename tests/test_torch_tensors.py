@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import adaptk
 import numpy as np
@@ -387,6 +387,155 @@ def test_subclasses_of_tensors() -> None:
         torchs.step()
     close(p.as_subclass(Tensor), a[0].as_subclass(Tensor))
     close(q, a[1])
+
+
+class Halves(Tensor):
+    """A wrapper as quantized weights are: two tensors, whose sum are its numbers, and copy_ both ways."""
+
+    refused: ClassVar[set[str]] = set()
+
+    @staticmethod
+    def __new__(cls, numbers: Any) -> Any:
+        made = Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=numbers.dtype)
+        made.parts = [numbers.detach() / 2, numbers.detach() / 2]
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in cls.refused:
+            raise NotImplementedError(f"no {name}")
+        if name in ("detach", "clone"):
+            return Halves(sum(args[0].parts))
+        if name == "copy_":
+            target, source = args[:2]
+            numbers = sum(source.parts) if isinstance(source, Halves) else source
+            if not isinstance(target, Halves):
+                return target.copy_(numbers)
+            target.parts[0].copy_(numbers / 2)
+            target.parts[1].copy_(numbers / 2)
+            return target
+        if name == "zero_":
+            args[0].parts = [p.zero_() for p in args[0].parts]
+            return args[0]
+        raise NotImplementedError(f"no {name}")
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD", "Lion", "ASGD"])
+def test_params_and_gradients_that_wrap_others(name: str) -> None:
+    values = torch.randn(4, 3), torch.randn(3), torch.empty(0), torch.randn(5)
+    a = [Halves(v) for v in values[:3]] + [values[3].clone()]
+    b = twins(values)
+    ours, plain = getattr(at, name)(a, lr=0.25), getattr(at, name)(b, lr=0.25)
+    means = [torch.zeros(4, 3), None, None, None]
+    for t in range(3):
+        give([b], t)
+        for i, (p, q) in enumerate(zip(a, b, strict=True)):
+            p.grad = None
+            if i != 1 or t != 1:
+                p.grad = q.grad.clone() if i == t else Halves(q.grad)
+            else:
+                q.grad = None
+        ours.step(clip_norm=1.0, zero_grad=t == 2, ema=(means, 0.5))
+        plain.step(clip_norm=1.0)
+    assert ours.last_step == plain.last_step
+    assert same_bits([sum(p.parts) for p in a[:3]] + a[3:], b)
+    assert all(type(s) is Tensor for of in ours.state.values() for s in of.values())
+    assert not sum(a[0].grad.parts).any()
+    assert means[0].any()
+    saved = ours.state_dict()
+    again = getattr(at, name)(a, lr=0.25)
+    again.load_state_dict(saved)
+    again.step()
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        (
+            "copy_",
+            r"^params\[0\]: a Halves, which has no memory of its own, and a plain tensor cannot copy_\(\) from it",
+        ),
+        ("clone", r"^params\[0\]: a Halves, which has no memory of its own and cannot copy_\(\) from a plain tensor"),
+    ],
+)
+def test_wrappers_that_cannot_be_copied(monkeypatch: pytest.MonkeyPatch, refused: str, said: str) -> None:
+    p, plain = Halves(torch.ones(2)), torch.ones(2)
+    p.grad = plain.grad = torch.ones(2)
+    opt = at.Adam([p])
+    monkeypatch.setattr(Halves, "refused", {refused})
+    with pytest.raises(TypeError, match=said):
+        opt.step()
+    assert not opt.state
+    assert (sum(p.parts) == 1.0).all()
+    if refused == "copy_":
+        other = at.Adam([plain])
+        plain.grad = Halves(torch.ones(2))
+        with pytest.raises(TypeError, match=r"^gradient of params\[0\]: a Halves, which has no memory of its own"):
+            other.step()
+        assert (plain == 1.0).all()
+        assert not other.state
+
+
+def test_who_takes_no_wrappers() -> None:
+    p = Halves(torch.ones(2, 3))
+    p.grad = torch.ones(2, 3)
+    with pytest.raises(TypeError, match=r"^params\[0\]: a Halves, and state_dtype='8bit' is for dense tensors"):
+        at.Adam([p], state_dtype="8bit", min_8bit_size=0).step()
+    with pytest.raises(TypeError, match=r"^params\[0\]: a Halves, which has no memory of its own; Muon takes none"):
+        at.Muon([p]).step()
+    with pytest.raises(TypeError, match=r"a Halves, which has no memory of its own; Offload takes plain tensors"):
+        at.Offload([p], at.Adam)
+
+
+def test_wrapped_gradients_of_muon_and_offload() -> None:
+    for make in (at.Muon, lambda several, **options: at.Offload(several, at.Adam, **options)):
+        a = params(shapes=[(4, 3), (3,)])
+        b = twins(a)
+        ours, plain = make(a, lr=0.1), make(b, lr=0.1)
+        give([b], 0)
+        for p, q in zip(a, b, strict=True):
+            p.grad = Halves(q.grad)
+        ours.step()
+        plain.step()
+        assert same_bits(a, b)
+
+
+def test_gradients_of_collectives_under_way() -> None:
+    collectives = pytest.importorskip(
+        "torch.distributed._functional_collectives", reason="this PyTorch has no functional collectives"
+    )
+    a = params()
+    b = twins(a)
+    ours, plain = at.AdamW(a, lr=0.1), at.AdamW(b, lr=0.1)
+    for t in range(2):
+        give([b], t)
+        for p, q in zip(a, b, strict=True):
+            p.grad = collectives.AsyncCollectiveTensor(q.grad.clone())
+        ours.step(clip_norm=1.0)
+        plain.step(clip_norm=1.0)
+        assert same_bits(a, b)
+
+
+@pytest.mark.full
+def test_torchaos_float8_weights() -> None:
+    """What FSDP2 shards for training in float8: a wrapper of the weight that all-gathers in float8."""
+    utils = pytest.importorskip("torchao.float8.fsdp_utils", reason="torchao is not installed")
+    config = pytest.importorskip("torchao.float8.config")
+    mm = pytest.importorskip("torchao.float8.float8_training_tensor").LinearMMConfig()
+    value = torch.randn(16, 32)
+    dtype = config.e4m3_dtype
+    weight = torch.nn.Parameter(utils.WeightWithDynamicFloat8CastTensor(value.clone(), mm, dtype))
+    plain = torch.nn.Parameter(value.clone())
+    ours, other = at.AdamW([weight], lr=0.1), at.AdamW([plain], lr=0.1)
+    for t in range(3):
+        give([[plain]], t)
+        weight.grad = plain.grad.clone()
+        ours.step()
+        other.step()
+    assert same_bits([weight._tensor], [plain])
 
 
 @pytest.mark.full

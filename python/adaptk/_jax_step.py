@@ -1249,7 +1249,15 @@ def _transformation(rule: str | bytes, options: Mapping[str, Any]) -> GradientTr
 
 
 # What optax calls hyperparameters.
-_NAMES_OF_OPTAX = {"b1": "beta1", "b2": "beta2", "b3": "beta3", "decay": "rho", "eps_root": "eps_in"}
+_NAMES_OF_OPTAX = {
+    "b1": "beta1",
+    "b2": "beta2",
+    "b3": "beta3",
+    "decay": "rho",
+    "eps_root": "eps_in",
+    "min_step_size": "step_min",
+    "max_step_size": "step_max",
+}
 
 
 def _variant(rule: Rule, options: dict[str, Any]) -> Rule:

@@ -337,6 +337,49 @@ class PAdam(_Made):
         **storage: Any,
     ) -> None: ...
 
+class AMSGradCorrected(_Made):
+    """AMSGrad whose maximum is that of corrected second moments, as in optax."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        betas: tuple[float | Tensor, ...] | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        eps_root: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class RAdamCorrected(_Made):
+    """RAdam with eps beside the corrected root, as in optax."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        betas: tuple[float | Tensor, ...] | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        eps_root: float | Tensor = ...,
+        threshold: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
 class EXAdam(_Made):
     """Adam with corrections of the bias that depend on both moments, and the gradient beside the first."""
 
@@ -904,6 +947,26 @@ class Tiger(_Made):
         convention: str = ...,
         fused: bool | None = ...,
         beta: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class RPropDelayed(_Made):
+    """Resilient propagation that takes each step when the next gradient is there and not against it, as in optax."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        eta_minus: float | Tensor = ...,
+        eta_plus: float | Tensor = ...,
+        step_min: float | Tensor = ...,
+        step_max: float | Tensor = ...,
         weight_decay: float | Tensor = ...,
         decoupled: bool = ...,
         maximize: bool = ...,

@@ -37,7 +37,9 @@ from adaptk.torch import (
     _is_captured,
     _is_dense,
     _is_sharded,
+    _is_wrapper,
     _local,
+    _numbers_of,
     _of_groups,
     _overlaps_itself,
     _placed_like,
@@ -221,6 +223,8 @@ class Muon(_Fused, _TorchMuon):
         for i, p in enumerate(group["params"]):
             if p.is_complex() or not p.is_floating_point():
                 raise TypeError(f"params[{i}]: dtype {p.dtype}, expected real floating point numbers")
+            if _is_wrapper(_local(p)):
+                raise TypeError(f"params[{i}]: a {type(p).__name__}, which has no memory of its own; Muon takes none")
             if p.ndim < 2:
                 raise ValueError(
                     f"params[{i}]: shape {tuple(p.shape)} with use_muon=True, expected at least two dimensions"
@@ -263,6 +267,7 @@ class Muon(_Fused, _TorchMuon):
         except BaseException:
             del self.param_groups[before:]
             raise
+        _torch_private.know(self)
 
     def _add(self, group: Group) -> None:
         for option, given in self._given.items():
@@ -445,6 +450,8 @@ class Muon(_Fused, _TorchMuon):
             odd = _is_sharded(p) or not _is_dense(p)
             buffer = self._array(state, "momentum_buffer", p, dtype, where, odd, undo)
             grad = _local(_placed_like(p.grad, p))
+            if _is_wrapper(grad):
+                grad = _numbers_of(grad, f"gradient of {where}")
             self._check_storage(_local(p), where)
             self._check_storage(grad, f"gradient of {where}")
             found.append((p, buffer, grad, group))

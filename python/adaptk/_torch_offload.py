@@ -25,7 +25,9 @@ from adaptk.torch import (
     _in_layout_of,
     _is_dense,
     _is_sharded,
+    _is_wrapper,
     _local,
+    _numbers_of,
     _of_groups,
     _placed_like,
     _refuse_all_gradients,
@@ -197,7 +199,7 @@ class Offload(torch.optim.Optimizer):
         Dense and real; DTensors too, as those of FSDP2.
     cls : type
         A class of :mod:`adaptk.torch`, which steps the masters. :class:`Muon`, and rules that have other params to
-        evaluate with, are refused.
+        evaluate with or estimate a step size from all gradients, are refused.
     grads : {'keep', 'collect', 'step'}
         What becomes of gradients. 'keep': they stay in ``grad`` until :meth:`step`, as other optimizers have it; copies
         from the device begin as they arrive. For GradScaler, DistributedDataParallel and everything else that looks at
@@ -258,6 +260,12 @@ class Offload(torch.optim.Optimizer):
         _check_params("Offload", params, options.get("lr", 1.0))
         if not isinstance(cls, type) or not issubclass(cls, _Fused) or issubclass(cls, Muon):
             raise TypeError(f"cls: {cls!r}, expected a class of adaptk.torch other than Muon")
+        name = getattr(cls, "_name", None)
+        if name is not None and rule_of(name).reduces == "all":
+            raise TypeError(
+                f"cls: {cls.__name__}, whose step of each param depends on the gradients of all; Offload steps them "
+                "one by one"
+            )
         if grads not in _GRADS:
             raise ValueError(f"grads: {grads!r}, expected one of {', '.join(map(repr, _GRADS))}")
         _check_number("accumulation_steps", accumulation_steps, 2**31 - 1)
@@ -318,6 +326,11 @@ class Offload(torch.optim.Optimizer):
         p = slot.local
         if not p.is_floating_point() or p.layout != torch.strided:
             raise TypeError(f"{slot.label}: {p.dtype} and {p.layout}, expected dense floating point numbers")
+        if _is_wrapper(p):
+            raise TypeError(
+                f"{slot.label}: a {type(p).__name__}, which has no memory of its own; Offload takes plain tensors and "
+                "DTensors of them"
+            )
         if not _is_dense(p):
             raise TypeError(f"{slot.label}: strides {tuple(p.stride())} leave gaps; give a contiguous tensor")
 
@@ -440,6 +453,8 @@ class Offload(torch.optim.Optimizer):
                 f"gradient of {slot.label}: shape {tuple(local.shape)} on {local.device}, expected "
                 f"{tuple(slot.master.shape)} on {slot.local.device} like its param"
             )
+        if _is_wrapper(local):
+            local = _numbers_of(local, f"gradient of {slot.label}")
         if local.stride() != slot.master.stride() or not _is_dense(local):
             local = _in_layout_of(local, slot.master, local.dtype)
         return local

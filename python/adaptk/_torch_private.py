@@ -7,10 +7,12 @@ neither break the import nor stop a step that has begun.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import re
 import sys
 import sysconfig
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -94,6 +96,122 @@ def check_captured(optimizer: torch.optim.Optimizer) -> None:
         if (check := getattr(optimizer, name, None)) is not None:
             check()
             return
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# torch.compile
+# ---------------------------------------------------------------------------------------------------------------------
+
+_handles = itertools.count(1)
+_by_handle: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_IN_GRAPH = ("closure", "clip_norm", "skip_nonfinite", "zero_grad")
+
+
+def know(optimizer: Any) -> None:
+    """Bring up to date what compiled functions know of an optimizer: a number, and the params in all groups.
+
+    They do not look at the groups, whose learning rates they would take for constants.
+    """
+    if _by_handle.get(optimizer.__dict__.get("_handle", 0)) is not optimizer:
+        optimizer._handle = next(_handles)
+        _by_handle[optimizer._handle] = optimizer
+    optimizer._known_params = _params_of(optimizer)
+
+
+def _params_of(optimizer: Any) -> list[Any]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def goes_into_graph(optimizer: Any, arguments: Mapping[str, Any]) -> bool:
+    """Whether a step with these arguments can be one operator, while torch.compile traces it."""
+    known = all(name in _IN_GRAPH for name in arguments)
+    return known and all(type(p) in (Tensor, torch.nn.Parameter) for p in optimizer._known_params)
+
+
+def step_in_graph(
+    optimizer: Any,
+    closure: Callable[[], Any] | None = None,
+    clip_norm: float | None = None,
+    skip_nonfinite: bool | None = None,
+    zero_grad: bool | None = None,
+) -> Any:
+    """A step while torch.compile traces: one operator, which writes to the params."""
+    loss = None
+    if closure is not None:
+        with torch.enable_grad():
+            loss = closure()
+    every = optimizer._known_params
+    numbers = [i for i, p in enumerate(every) if p.grad is not None]
+    params = [every[i] for i in numbers]
+    grads = [p.grad for p in params]
+    with torch.no_grad():
+        torch.ops.adaptk.optimizer_step(
+            params, grads, numbers, optimizer._handle, clip_norm, skip_nonfinite, zero_grad is not None
+        )
+        if zero_grad:
+            for grad in grads:
+                grad.zero_()
+    return loss
+
+
+@torch.library.custom_op(
+    "adaptk::optimizer_step",
+    mutates_args=("params",),
+    schema="(Tensor(a!)[] params, Tensor[] grads, int[] numbers, int optimizer, float? clip_norm, "
+    "bool? skip_nonfinite, bool zeroes) -> ()",
+)
+def _optimizer_step(
+    params: Any,
+    grads: Any,
+    numbers: Any,
+    optimizer: int,
+    clip_norm: float | None,
+    skip_nonfinite: bool | None,
+    zeroes: bool,
+) -> None:
+    """The whole step, with hooks and states, as it is outside of a graph; what `zeroes` is about follows in it."""
+    found = _by_handle.get(optimizer)
+    if found is None:
+        raise RuntimeError("a compiled function steps an optimizer that is no longer there; compile it again")
+    every = _params_of(found)
+    known = found._known_params
+    if len(every) != len(known) or any(p is not q for p, q in zip(every, known, strict=True)):
+        raise RuntimeError(
+            "params: the lists in param_groups have been changed by hand, which a compiled step does not see; use "
+            "add_param_group()"
+        )
+    if not zeroes and any(group.get("zero_grad") for group in found.param_groups):
+        raise RuntimeError(
+            "zero_grad: a compiled function has to know of it when it is compiled; say step(zero_grad=True) in it"
+        )
+    held = [p.grad for p in every]
+    given: list[Any] = [None] * len(every)
+    for i, grad in zip(numbers, grads, strict=True):
+        given[i] = held[i] if held[i] is not None and _same_memory(held[i], grad) else grad
+    # The params may be copies: of them the graph goes on, and the optimizer's own are to stay until it is done.
+    copies = [(p, every[i]) for p, i in zip(params, numbers, strict=True) if not _same_memory(p, every[i])]
+    kept = [(p, p.detach().clone()) for _, p in copies]
+    try:
+        for p, grad in zip(every, given, strict=True):
+            p.grad = grad
+        with torch.no_grad():
+            for copy, p in copies:
+                p.copy_(copy)
+            found.step(clip_norm=clip_norm, skip_nonfinite=skip_nonfinite, zero_grad=False)
+            for copy, p in copies:
+                copy.copy_(p)
+    finally:
+        with torch.no_grad():
+            for p, value in kept:
+                p.copy_(value)
+        for p, grad, before in zip(every, given, held, strict=True):
+            if p.grad is grad:  # and no hook has another one there
+                p.grad = before
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    same_layout = a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+    return same_layout and a.device == b.device and a.data_ptr() == b.data_ptr()
 
 
 def is_fake(t: Tensor) -> bool:

@@ -49,6 +49,8 @@ __all__ = [
     "grams",
     "adamod",
     "padam",
+    "amsgrad_corrected",
+    "radam_corrected",
     "exadam",
     "ano",
     "acprop",
@@ -79,6 +81,7 @@ __all__ = [
     "signsgd",
     "signum",
     "tiger",
+    "rprop_delayed",
     "prodigy",
     "dadapt_adam",
     "dadapt_sgd",
@@ -123,6 +126,8 @@ __all__ = [
     "GramsState",
     "AdamodState",
     "PadamState",
+    "AmsgradCorrectedState",
+    "RadamCorrectedState",
     "ExadamState",
     "AnoState",
     "AcpropState",
@@ -153,6 +158,7 @@ __all__ = [
     "SignsgdState",
     "SignumState",
     "TigerState",
+    "RpropDelayedState",
     "ProdigyState",
     "DadaptAdamState",
     "DadaptSgdState",
@@ -1179,6 +1185,60 @@ def padam(
 ) -> GradientTransformation:
     """AMSGrad with the power 1/4 of the second moment in the place of 1/2."""
 
+class AmsgradCorrectedState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+    max_exp_avg_sq: Any
+
+def amsgrad_corrected(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    eps_root: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """AMSGrad whose maximum is that of corrected second moments, as in optax."""
+
+class RadamCorrectedState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def radam_corrected(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    eps_root: float | Any = ...,
+    threshold: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """RAdam with eps beside the corrected root, as in optax."""
+
 class ExadamState(NamedTuple):
     count: Any
     exp_avg: Any
@@ -1914,6 +1974,32 @@ def tiger(
     mask: Any = ...,
 ) -> GradientTransformation:
     """Steps by the sign of a momentum."""
+
+class RpropDelayedState(NamedTuple):
+    count: Any
+    prev_update: Any
+    step_size: Any
+
+def rprop_delayed(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    eta_minus: float | Any = ...,
+    eta_plus: float | Any = ...,
+    step_min: float | Any = ...,
+    step_max: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """Resilient propagation that takes each step when the next gradient is there and not against it, as in optax."""
 
 class ProdigyState(NamedTuple):
     count: Any

@@ -1007,6 +1007,60 @@ def padam(
 ) -> None:
     """AMSGrad with the power 1/4 of the second moment in the place of 1/2."""
 
+def amsgrad_corrected(
+    param: Buffers,
+    grad: Gradients,
+    exp_avg: Buffers,
+    exp_avg_sq: Buffers,
+    max_exp_avg_sq: Buffers,
+    *,
+    step: int | Buffer,
+    seed: int = ...,
+    param_format: str | None = ...,
+    zero_grad: bool = ...,
+    copy_out: Buffers | None = ...,
+    ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
+    lr: Number = ...,
+    beta1: Number = ...,
+    beta2: Number = ...,
+    eps: Number = ...,
+    eps_root: Number = ...,
+    weight_decay: Number = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: Number = ...,
+) -> None:
+    """AMSGrad whose maximum is that of corrected second moments, as in optax."""
+
+def radam_corrected(
+    param: Buffers,
+    grad: Gradients,
+    exp_avg: Buffers,
+    exp_avg_sq: Buffers,
+    *,
+    step: int | Buffer,
+    seed: int = ...,
+    param_format: str | None = ...,
+    zero_grad: bool = ...,
+    copy_out: Buffers | None = ...,
+    ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
+    lr: Number = ...,
+    beta1: Number = ...,
+    beta2: Number = ...,
+    eps: Number = ...,
+    eps_root: Number = ...,
+    threshold: Number = ...,
+    weight_decay: Number = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: Number = ...,
+) -> None:
+    """RAdam with eps beside the corrected root, as in optax."""
+
 def exadam(
     param: Buffers,
     grad: Gradients,
@@ -1742,6 +1796,32 @@ def tiger(
     grad_scale: Number = ...,
 ) -> None:
     """Steps by the sign of a momentum."""
+
+def rprop_delayed(
+    param: Buffers,
+    grad: Gradients,
+    prev_update: Buffers,
+    step_size: Buffers,
+    *,
+    step: int | Buffer,
+    seed: int = ...,
+    param_format: str | None = ...,
+    zero_grad: bool = ...,
+    copy_out: Buffers | None = ...,
+    ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
+    lr: Number = ...,
+    eta_minus: Number = ...,
+    eta_plus: Number = ...,
+    step_min: Number = ...,
+    step_max: Number = ...,
+    weight_decay: Number = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: Number = ...,
+) -> None:
+    """Resilient propagation that takes each step when the next gradient is there and not against it, as in optax."""
 
 def prodigy(
     param: Buffers,

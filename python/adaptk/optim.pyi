@@ -42,6 +42,8 @@ __all__ = [
     "Grams",
     "AdaMod",
     "PAdam",
+    "AMSGradCorrected",
+    "RAdamCorrected",
     "EXAdam",
     "Ano",
     "ACProp",
@@ -72,6 +74,7 @@ __all__ = [
     "SignSGD",
     "Signum",
     "Tiger",
+    "RPropDelayed",
     "Prodigy",
     "DAdaptAdam",
     "DAdaptSGD",
@@ -968,6 +971,61 @@ class PAdam(Optimizer):
         sparse: str = ...,
     ) -> None: ...
 
+class AMSGradCorrected(Optimizer):
+    """AMSGrad whose maximum is that of corrected second moments, as in optax."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number | Callable[[int], float] = ...,
+        beta2: Number | Callable[[int], float] = ...,
+        eps: Number | Callable[[int], float] = ...,
+        eps_root: Number | Callable[[int], float] = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class RAdamCorrected(Optimizer):
+    """RAdam with eps beside the corrected root, as in optax."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number | Callable[[int], float] = ...,
+        beta2: Number | Callable[[int], float] = ...,
+        eps: Number | Callable[[int], float] = ...,
+        eps_root: Number | Callable[[int], float] = ...,
+        threshold: Number | Callable[[int], float] = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
 class EXAdam(Optimizer):
     """Adam with corrections of the bias that depend on both moments, and the gradient beside the first."""
 
@@ -1725,6 +1783,33 @@ class Tiger(Optimizer):
         *,
         convention: str = ...,
         beta: Number | Callable[[int], float] = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class RPropDelayed(Optimizer):
+    """Resilient propagation that takes each step when the next gradient is there and not against it, as in optax."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        eta_minus: Number | Callable[[int], float] = ...,
+        eta_plus: Number | Callable[[int], float] = ...,
+        step_min: Number | Callable[[int], float] = ...,
+        step_max: Number | Callable[[int], float] = ...,
         weight_decay: Number | Callable[[int], float] = ...,
         decoupled: bool = ...,
         maximize: bool = ...,

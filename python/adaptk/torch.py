@@ -23,6 +23,10 @@ What differs from torch's classes:
 - ``step`` takes ``clip_norm``, ``skip_nonfinite``, ``norm_group``, ``zero_grad``, ``copy_out``, ``ema`` and
   ``grad_norm`` too. The constructors and param groups take the first two and ``zero_grad``, for wrappers that call
   ``step()``.
+- Params and gradients of a class that keeps its numbers elsewhere, as quantized weights do and results of collectives
+  that are under way, are copied to plain tensors and back by ``copy_``. Their states are plain.
+- ``torch.compile`` makes one operator of a step, for which ``fullgraph=True`` has no need of a break: a step without
+  arguments, or with a closure, ``clip_norm``, ``skip_nonfinite`` and ``zero_grad``.
 
 Examples
 --------
@@ -94,6 +98,42 @@ def _placed_like(t: Any, p: Any) -> Any:
     return t.redistribute(p.device_mesh, p.placements)
 
 
+def _is_wrapper(t: Tensor) -> bool:
+    """Whether its class keeps the numbers elsewhere, in other tensors as a rule, and answers operations by itself."""
+    if type(t).__torch_dispatch__ is Tensor.__torch_dispatch__ or _is_sharded(t):
+        return False
+    try:
+        return t.numel() == 0 or t.data_ptr() == 0
+    except RuntimeError:  # it has no storage
+        return True
+
+
+def _numbers_of(t: Tensor, where: str) -> Tensor:
+    """A plain copy of a wrapper."""
+    plain = torch.empty(t.shape, dtype=t.dtype, device=t.device)
+    try:
+        plain.copy_(t)
+    except Exception as error:
+        raise TypeError(
+            f"{where}: a {type(t).__name__}, which has no memory of its own, and a plain tensor cannot copy_() from "
+            f"it: {error}"
+        ) from error
+    return plain
+
+
+def _check_wrapper(p: Tensor, where: str) -> None:
+    """What a step does to a wrapper is tried on a copy of it, or else with the numbers that it has."""
+    numbers = _numbers_of(p, where)
+    try:
+        twin = p.detach().clone()
+        (twin if type(twin) is type(p) else p.detach()).copy_(numbers)
+    except Exception as error:
+        raise TypeError(
+            f"{where}: a {type(p).__name__}, which has no memory of its own and cannot copy_() from a plain tensor: "
+            f"{error}"
+        ) from error
+
+
 def _is_dense(t: Tensor) -> bool:
     expected = 1
     for stride, size in sorted((stride, size) for size, stride in zip(t.shape, t.stride(), strict=True) if size != 1):
@@ -134,10 +174,14 @@ _STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def _full_like(p: Tensor, value: float, dtype: torch.dtype) -> Tensor:
     # PyTorch steps the real and the imaginary parts of complex params as numbers of their own.
     fill = complex(value, value) if p.is_complex() else value
+    if _is_wrapper(p):
+        return torch.full(p.shape, fill, dtype=dtype, device=p.device)
     return torch.full_like(p, fill, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
 
 
 def _in_layout_of(t: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
+    if _is_wrapper(p):
+        return torch.empty(p.shape, dtype=dtype, device=p.device).copy_(t)
     return torch.empty_like(p, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format).copy_(t)
 
 
@@ -207,7 +251,7 @@ def _take_back(undo: Undo) -> None:
 
 def _check_storage(t: Tensor, where: str) -> None:
     """Storage may be freed, or made smaller, under a tensor that keeps its shape."""
-    if t.numel() == 0 or t.is_meta:
+    if t.numel() == 0 or t.is_meta or _is_wrapper(t):
         return
     end = t.storage_offset() + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1
     bytes_now = t.untyped_storage().nbytes()
@@ -247,6 +291,7 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 
     known = [name for name in inspect.signature(step).parameters if name != "self"]
     hooks, profiler_enabled = _torch_private.hooks, _torch_private.profiler_enabled
+    is_traced = torch.compiler.is_dynamo_compiling
 
     def check(self: _Fused, kwargs: Mapping[str, Any]) -> None:
         for name in kwargs:
@@ -264,6 +309,10 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(step)
     def hooked(*args: Any, **kwargs: Any) -> Any:
         self = args[0]
+        if is_traced():
+            if type(self).step is hooked and _torch_private.goes_into_graph(self, kwargs):
+                return _torch_private.step_in_graph(*args, **kwargs)
+            return untraced(*args, **kwargs)
         if type(self).step is not hooked:  # what overrides it has been wrapped by PyTorch
             return unhooked(*args, **kwargs)
         if not profiler_enabled():
@@ -286,6 +335,7 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             post(self, args, kwargs)
         return result
 
+    untraced = _torch_private.without_dynamo(hooked)
     hooked.hooked = True  # type: ignore[attr-defined]  # where PyTorch looks for its own wrapper
     return hooked
 
@@ -359,6 +409,9 @@ class _Fused(torch.optim.Optimizer):
     _releases: bool = False
     # Copies of the params while they are at the point to evaluate at.
     _kept: list[Tensor] | None = None
+    # What compiled functions know of it: see _torch_private.know().
+    _known_params: list[Tensor]
+    _handle: int
 
     def _rule(self, group: Group) -> tuple[str, dict[str, Any]]:
         """The rule that a group runs, and its hyperparameters by the library's names."""
@@ -429,6 +482,7 @@ class _Fused(torch.optim.Optimizer):
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
+        _torch_private.know(self)
 
     def _check_storage_options(self, group: Group) -> None:
         if group.get("state_dtype") is not None:
@@ -450,6 +504,7 @@ class _Fused(torch.optim.Optimizer):
             for option, given in self._given.items():
                 group.setdefault(option, given)
         self.__dict__.pop("_plan", None)
+        _torch_private.know(self)
 
     @_torch_private.without_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -590,6 +645,10 @@ class _Fused(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Take away the gradients of all params, or fill them with zeros: as PyTorch's does."""
+        if set_to_none and torch.compiler.is_dynamo_compiling():
+            for p in self._known_params:
+                p.grad = None
+            return
         if not set_to_none or _torch_private.profiler_enabled():
             super().zero_grad(set_to_none)
             return
@@ -783,16 +842,20 @@ class _Fused(torch.optim.Optimizer):
                 if i not in left:
                     if not t.is_inference():
                         written.append(t)
-                elif of is copies:
-                    t.copy_(params[i])
+                    continue
+                p = params[i]
+                if _is_wrapper(p):
+                    p = _numbers_of(p, f"params[{i}]")
+                if of is copies:
+                    t.copy_(p)
                 else:
-                    t.lerp_(params[i].to(t.dtype), 1.0 - decay)
+                    t.lerp_(p.to(t.dtype), 1.0 - decay)
         if written:
             increment_version(written)
 
     @staticmethod
     def _is_plain(p: Tensor) -> bool:
-        return not (_is_sharded(p) or p.is_complex() or not _is_dense(p))
+        return not (_is_sharded(p) or _is_wrapper(p) or p.is_complex() or not _is_dense(p))
 
     @staticmethod
     def _check_beside(p: Tensor, t: Any, where: str) -> None:
@@ -908,7 +971,8 @@ class _Fused(torch.optim.Optimizer):
                 f"{where}: a gradient of layout {p.grad.layout}, expected torch.strided or torch.sparse_coo"
             )
         rule = rule_of(name)
-        odd = _is_sharded(p) or p.is_complex() or not _is_dense(p)
+        wraps = _is_wrapper(_local(p))
+        odd = _is_sharded(p) or wraps or p.is_complex() or not _is_dense(p)
         if rule.reduces and _is_cut(p):
             raise TypeError(
                 f"{where}: a DTensor that is cut into parts, and {rule.name} reduces whole tensors to numbers, such as "
@@ -916,6 +980,8 @@ class _Fused(torch.optim.Optimizer):
             )
         if odd and _overlaps_itself(_local(p)):
             raise RuntimeError(f"{where}: several of its elements are at one address, as in an expanded tensor")
+        if wraps:
+            _check_wrapper(_local(p), where)
         draws = _draws(p, rule, group)
         side = formats.SIDES.get(group.get("param_format") or "") if p.dtype == torch.bfloat16 else None
         if name == "sgd" and not draws and side is None:
@@ -1018,7 +1084,7 @@ class _Fused(torch.optim.Optimizer):
     def _check_format(p: Tensor, state: State, group: Group, where: str, odd: bool) -> torch.dtype | str:
         stored = _state_format(p, state, group)
         if isinstance(stored, str) and odd:
-            what = "a DTensor" if _is_sharded(p) else "not dense"
+            what = "a DTensor" if _is_sharded(p) else f"a {type(p).__name__}" if _is_wrapper(p) else "not dense"
             raise TypeError(
                 f"{where}: {what}, and state_dtype={group['state_dtype']!r} is for dense tensors; "
                 "use float32, bfloat16 or float16"
@@ -1135,6 +1201,8 @@ class _Fused(torch.optim.Optimizer):
         if grad.layout != torch.strided:
             raise RuntimeError(f"gradient of {where}: layout {grad.layout}, expected torch.strided or torch.sparse_coo")
         grad = _local(grad)
+        if _is_wrapper(grad):
+            grad = _numbers_of(grad, f"gradient of {where}")
         if grad.stride() == p.stride() and not grad.is_neg() and grad.device == p.device:
             return grad
         if grad.shape != p.shape:
@@ -1183,7 +1251,8 @@ class _Fused(torch.optim.Optimizer):
         whole, *beside = buffers[0] if isinstance(buffers[0], tuple) else (buffers[0],)
         p, *states = (_local(b) for b in (whole, *beside, *buffers[1:]))
         grad = _local(_placed_like(grad, whole))
-        if not (_is_sharded(whole) or p.is_complex() or not _is_dense(p)):
+        wraps = _is_wrapper(p)
+        if not (_is_sharded(whole) or wraps or p.is_complex() or not _is_dense(p)):
             return None
         dtypes = (p.dtype,) if p.is_complex() or p.dtype == torch.float64 else _STATE_DTYPES
         if any(s.dtype not in dtypes for s in states[len(beside) :]):
@@ -1194,15 +1263,20 @@ class _Fused(torch.optim.Optimizer):
             _check_storage(b, name)
         copies: list[tuple[Tensor, Tensor]] = []
         dense = p
-        if not _is_dense(p):
+        if wraps:
+            dense = _numbers_of(p, where)
+            copies.append((p, dense))
+        elif not _is_dense(p):
             dense = p.resolve_conj().resolve_neg().contiguous()
             copies.append((p, dense))
         used = []
         for s in states:
-            fits = s.stride() == dense.stride() and _is_dense(s)
+            fits = s.stride() == dense.stride() and _is_dense(s) and not _is_wrapper(s)
             used.append(s if fits else _in_layout_of(s, dense, s.dtype))
             if not fits:
                 copies.append((s, used[-1]))
+        if _is_wrapper(grad):
+            grad = _numbers_of(grad, f"gradient of {where}")
         fits = grad.stride() == dense.stride() and _is_dense(grad)
         stand_in = [dense, grad if fits else _in_layout_of(grad, dense, grad.dtype), *used]
         if dense.is_complex():

@@ -9,6 +9,7 @@ from adaptk.catalogue._entry import average, entry
 
 _MOMENTS: dict[str, float | str] = {"exp_avg": 0.0, "exp_avg_sq": 0.0}
 _SECOND = ["exp_avg_sq"]
+_EPS_ROOT, _EPS_ROOT_RANGE = {"eps_root": "eps under the root"}, {"eps_root": "[0, inf)"}
 
 
 def _clamp(x: Any, low: Any, high: Any) -> Any:
@@ -265,6 +266,43 @@ def padam(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, h:
     v = average(exp_avg_sq, g * g, h.beta2)
     x = maximum(max_exp_avg_sq, v)
     return p - h.lr * sqrt(1 - h.beta2**t) / (1 - h.beta1**t) * m / sqrt(sqrt(x) + h.eps), m, v, x
+
+
+@entry("AMSGradCorrected",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*g^2;  x = max(x, v/(1 - beta2^t))\n"
+       "p -= lr*m/(1 - beta1^t)/(sqrt(x + eps_root) + eps)",
+       source="Reddi et al. 2018; optax.amsgrad", states={**_MOMENTS, "max_exp_avg_sq": 0.0},
+       nonnegative=[*_SECOND, "max_exp_avg_sq"], lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, eps_root=0.0,
+       ranges=_EPS_ROOT_RANGE, meanings=_EPS_ROOT)  # fmt: skip
+def amsgrad_corrected(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """AMSGrad whose maximum is that of corrected second moments, as in optax."""
+    m = average(exp_avg, g, h.beta1)
+    v = average(exp_avg_sq, g * g, h.beta2)
+    x = maximum(max_exp_avg_sq, 1 / (1 - h.beta2**t) * v)
+    return p - h.lr / (1 - h.beta1**t) * m / (sqrt(x + h.eps_root) + h.eps), m, v, x
+
+
+@entry("RAdamCorrected",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*g^2\n"
+       "rho_inf = 2/(1 - beta2) - 1;  rho = rho_inf - 2*t*beta2^t/(1 - beta2^t)\n"
+       "rho >= threshold:  p -= lr*r*m/(1 - beta1^t)/(sqrt(v/(1 - beta2^t) + eps_root) + eps)\n"
+       "                   r = sqrt((rho-4)*(rho-2)*rho_inf/((rho_inf-4)*(rho_inf-2)*rho))\n"
+       "else:              p -= lr*m/(1 - beta1^t)",
+       source="Liu et al. 2020; optax.radam", states=_MOMENTS, nonnegative=_SECOND, lr=1e-3, beta1=0.9, beta2=0.999,
+       eps=1e-8, eps_root=0.0, threshold=5.0, ranges={**_EPS_ROOT_RANGE, "threshold": "[0, inf)"},
+       meanings={**_EPS_ROOT, "threshold": "rho from which on the rate is adaptive, 4 at least"})  # fmt: skip
+def radam_corrected(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """RAdam with eps beside the corrected root, as in optax."""
+    b2t = h.beta2**t
+    c2 = 1 - b2t
+    rho_inf = 2 / (1 - h.beta2) - 1
+    rho = rho_inf - 2 * t * b2t / c2
+    r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+    adaptive = rho >= maximum(h.threshold, 4)
+    step = h.lr * where(adaptive, r, 1.0) / (1 - h.beta1**t)
+    m = average(exp_avg, g, h.beta1)
+    v = average(exp_avg_sq, g * g, h.beta2)
+    return p - step * m / where(adaptive, sqrt(1 / c2 * v + h.eps_root) + h.eps, 1.0), m, v
 
 
 @entry("EXAdam",
