@@ -59,9 +59,13 @@ def run_scalar(library: Any, data: np.ndarray[Any, Any]) -> tuple[Any, ...]:
     return x, status, trials
 
 
-def run_batch(data: np.ndarray[Any, Any]) -> Any:
+def spot(x: Any, a: Any, cx: Any, cy: Any, s: Any, o: Any) -> Any:
+    return a * np.exp(-((x[0] - cx) ** 2 + (x[1] - cy) ** 2) / (2 * s**2)) + o
+
+
+def run_batch(data: np.ndarray[Any, Any], model: Any = "gaussian_2d") -> Any:
     return levenberg_marquardt_batch(
-        "gaussian_2d", START, data, ftol=TOLERANCE, xtol=0, gtol=0, max_iterations=ITERATIONS, polish=False
+        model, START, data, ftol=TOLERANCE, xtol=0, gtol=0, max_iterations=ITERATIONS, polish=False
     )
 
 
@@ -71,11 +75,8 @@ def run_scipy(data: np.ndarray[Any, Any]) -> None:
     y, x = np.indices((SIDE, SIDE))
     points = (x.ravel(), y.ravel())
 
-    def model(points: Any, a: float, cx: float, cy: float, s: float, o: float) -> Any:
-        return a * np.exp(-((points[0] - cx) ** 2 + (points[1] - cy) ** 2) / (2 * s**2)) + o
-
     for image in data:
-        curve_fit(model, points, image.ravel(), START, ftol=TOLERANCE, xtol=TOLERANCE)
+        curve_fit(spot, points, image.ravel(), START, ftol=TOLERANCE, xtol=TOLERANCE)
 
 
 def main() -> None:
@@ -97,14 +98,15 @@ def main() -> None:
             data = images(options.count, dtype)
             few = data[: options.scipy_count].astype(np.float64)
 
-            def batch(threads: int, data: Any = data) -> None:
+            def batch(threads: int, data: Any = data, model: Any = "gaussian_2d") -> None:
                 adaptk.set_num_threads(threads)
-                run_batch(data)
+                run_batch(data.reshape(-1, SIDE, SIDE), model)
 
             part = data[: options.count // 5]
             sides: dict[str, tuple[Callable[[], Any], int]] = {
                 "batch": (lambda: batch(most), options.count),
                 "batch, one thread": (lambda: batch(1), options.count),
+                "batch, the model a function": (lambda: batch(most, model=spot), options.count),
                 "scalar C++, -O3": (lambda part=part: run_scalar(plain, part), len(part)),
                 "scalar C++, -O3 -march=native": (lambda part=part: run_scalar(native, part), len(part)),
             }

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from adaptk import _nist, _solve
 from adaptk.solve import levenberg_marquardt_batch
-from adaptk.solve._batch import BATCH_MODELS, _choose
+from adaptk.solve._batch import BATCH_MODELS, choose
 
 Array = np.ndarray[Any, Any]
 DTYPES = (np.float32, np.float64)
@@ -199,7 +199,7 @@ def test_every_model_has_a_case() -> None:
 @every_dtype
 @every_case
 def test_values_and_derivatives(case: Case, dtype: Any) -> None:
-    choice = _choose(case.model, case.degree, case.typical)
+    choice = choose(case.model, case.degree, case.typical)
     for p in case.true(20):
         p = p.astype(dtype).astype(float)
         value, slope = _solve.batch_model(choice, p.astype(dtype), np.ascontiguousarray(case.x, dtype))
@@ -214,7 +214,7 @@ def test_values_and_derivatives(case: Case, dtype: Any) -> None:
 
 def test_angles_beyond_a_turn() -> None:
     case = next(c for c in CASES if c.model == "gaussian_2d_rotated")
-    choice = _choose(case.model, None, case.typical)
+    choice = choose(case.model, None, case.typical)
     for angle in np.linspace(-60, 60, 101):
         p = np.array([*case.typical[:-1], angle])
         value, slope = _solve.batch_model(choice, p, case.x)
@@ -766,8 +766,8 @@ def test_layouts_and_types() -> None:
 
 Y = np.ones((3, 20))
 ERRORS: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
-    "unknown model": (ValueError, r"model: expected one of 'gaussian'.*got 'spline'", {"model": "spline"}),
-    "model of another type": (ValueError, "model: expected", {"model": gaussian}),
+    "unknown model": (ValueError, r"model: .*one of 'gaussian'.*got 'spline'", {"model": "spline"}),
+    "model of another type": (ValueError, "model: expected", {"model": 3}),
     "unhashable model": (ValueError, "model: expected", {"model": []}),
     "1-D data": (ValueError, r"data: expected shape \(k, m\), got \(20,\)", {"data": Y[0]}),
     "3-D data": (ValueError, r"data: expected shape \(k, m\), got", {"data": np.ones((3, 5, 4))}),
@@ -795,8 +795,8 @@ ERRORS: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
                      {"bounds": ([0, 0, 0, 0], [9, 0, 9, 9])}),
     "start outside": (ValueError, r"x0: 1.0 at \(2,\) is outside its bounds \[2.0, 9.0\]",
                       {"bounds": ([0, 0, 2, 0], [9, 9, 9, 9])}),
-    "fixed' shape": (ValueError, "fixed: expected 4 booleans", {"fixed": [True]}),
-    "fixed' type": (ValueError, "fixed: expected 4 booleans", {"fixed": [0, 1, 0, 1]}),
+    "fixed' shape": (ValueError, r"fixed: expected booleans of shape \(4,\)", {"fixed": [True]}),
+    "fixed' type": (ValueError, r"fixed: expected booleans of shape \(4,\)", {"fixed": [0, 1, 0, 1]}),
     "degree": (ValueError, "degree: the model 'gaussian' has none", {"degree": 2}),
     "no degree": (ValueError, "degree: a rational function needs", {"model": "rational"}),
     "no denominator": (ValueError, "degree: must be >= 1", {"model": "rational", "degree": (2, 0)}),

@@ -189,3 +189,46 @@ def test_bad_arguments(error: type[Exception], text: str, arguments: dict[str, A
     given = {"f": decay, "xdata": T, "ydata": Y} | arguments
     with pytest.raises(error, match=text):
         solve.curve_fit(**given)
+
+
+def test_models_by_name() -> None:
+    rng = np.random.default_rng(0)
+    t = np.linspace(-2, 3, 40)
+    gaussian = lambda x, a, c, s, o: a * np.exp(-((x - c) ** 2) / (2 * s**2)) + o  # noqa: E731
+    y = gaussian(t, 3.0, 0.5, 0.7, 1.0) + 0.05 * rng.normal(size=t.size)
+    named = solve.curve_fit("gaussian", t, y, p0=[2.0, 0.0, 1.0, 0.5])
+    own = solve.curve_fit(gaussian, t, y, p0=[2.0, 0.0, 1.0, 0.5], jac="cs")
+    np.testing.assert_allclose(named.popt, own.popt, rtol=1e-9)
+    np.testing.assert_allclose(named.pcov, own.pcov, rtol=1e-7)
+    assert named.names == ("amplitude", "center", "sigma", "offset")
+    np.testing.assert_allclose(named.predict(t), own.predict(t), rtol=1e-9)
+    held = solve.curve_fit("gaussian", t, y, p0=[2.0, 0.0, 1.0, 0.5], fixed={"offset": 1.0})
+    assert held.popt[3] == 1.0
+    # One start for each parameter: 1, as for functions.
+    assert solve.curve_fit("exponential", t, 2 * np.exp(-t) + 1).popt.round(6).tolist() == [2, 1, 1]
+
+
+def test_models_by_name_of_two_coordinates_and_polynomials() -> None:
+    rows, columns = np.indices((9, 8))
+    points = np.stack([columns.ravel(), rows.ravel()])
+    y = 5 * np.exp(-((points[0] - 3.2) ** 2 + (points[1] - 4.1) ** 2) / (2 * 1.3**2)) + 2
+    fit = solve.curve_fit("gaussian_2d", points, y, p0=[4, 3, 4, 1, 1])
+    np.testing.assert_allclose(fit.popt, [5, 3.2, 4.1, 1.3, 2], rtol=1e-9)
+    t = np.linspace(0, 1, 9)
+    fit = solve.curve_fit("polynomial", t, 1 + 2 * t - 3 * t**2, p0=np.zeros(3))
+    np.testing.assert_allclose(fit.popt, [1, 2, -3], rtol=1e-10)
+    assert fit.names == ("c0", "c1", "c2")
+
+
+def test_models_by_name_refused() -> None:
+    t = np.linspace(0, 1, 9)
+    for text, arguments in (
+        ("f: expected a callable, or one of 'gaussian'", ("gauss", t, t)),
+        (r"xdata: 'gaussian_2d' needs shape \(2, m\), got \(9,\)", ("gaussian_2d", t, t)),
+        ("f: expected a callable, or one of .*, got 'rational'", ("rational", t, t, [1, 1])),
+        ("p0: must be given, for it says how many", ("polynomial", t, t)),
+    ):
+        with pytest.raises(ValueError, match=text):
+            solve.curve_fit(*arguments)
+    with pytest.raises(ValueError, match="jac: the model 'gaussian' has its own derivatives"):
+        solve.curve_fit("gaussian", t, t, jac="3-point")

@@ -41,16 +41,43 @@ bool go(void*) {
     return PyErr_CheckSignals() == 0;
 }
 
-// (model, size, inputs, degree)
-detail::BatchChoice choice_of(const py::tuple& model) {
-    return {detail::BatchModel(model[0].cast<int>()), model[1].cast<int>(), model[2].cast<int>(), model[3].cast<int>()};
-}
+// (model, size, inputs, degree, program), whose arrays it borrows.
+class Choice {
+  public:
+    explicit Choice(const py::tuple& model) {
+        choice_ = {detail::BatchModel(model[0].cast<int>()), model[1].cast<int>(), model[2].cast<int>(),
+                   model[3].cast<int>()};
+        if (model[4].is_none()) return;
+        // Program.packed() of adaptk/solve/_expression.py.
+        const py::tuple parts = model[4].cast<py::tuple>();
+        const auto array = [&](int i) { return parts[i].cast<py::array>(); };
+        const auto code = [&](int i) { return static_cast<const detail::BatchInstruction*>(array(i).data()); };
+        program_.parameters = parts[0].cast<int>();
+        program_.inputs = parts[1].cast<int>();
+        program_.numbers = int(array(2).size());
+        program_.number = static_cast<const double*>(array(2).data());
+        program_.once_count = int(array(3).shape(0));
+        program_.once = code(3);
+        program_.each_count = int(array(4).shape(0));
+        program_.each = code(4);
+        program_.outputs = static_cast<const std::uint16_t*>(array(5).data());
+        choice_.program = &program_;
+    }
+    Choice(const Choice&) = delete;
+    Choice& operator=(const Choice&) = delete;
+    const detail::BatchChoice& operator*() const { return choice_; }
+
+  private:
+    detail::BatchChoice choice_;
+    detail::BatchProgram program_;
+};
 
 template <class T>
 py::dict run(const py::tuple& model, const py::array& x0, const py::array& data, const py::array& coordinates,
              const py::object& weights, const py::object& lower, const py::object& upper, const py::object& fixed,
-             const py::tuple& options, bool covariance) {
-    const detail::BatchChoice choice = choice_of(model);
+             const py::object& loss_scale, const py::tuple& options, bool covariance) {
+    const Choice chosen(model);
+    const detail::BatchChoice& choice = *chosen;
     const py::ssize_t k = data.shape(0), n = choice.size;
     solve::BatchProblem<T> problem;
     problem.count = std::int64_t(k);
@@ -66,7 +93,10 @@ py::dict run(const py::tuple& model, const py::array& x0, const py::array& data,
     problem.upper = data_of<T>(upper);
     problem.bounds_stride = stride_of(lower, 1);
     problem.fixed = data_of<bool>(fixed);
-    // options: (ftol, xtol, gtol, max_iterations, polish, absolute_sigma)
+    problem.fixed_stride = stride_of(fixed, 1);
+    problem.loss_scale = data_of<T>(loss_scale);
+    problem.loss_scale_stride = stride_of(loss_scale, 0);
+    // options: (ftol, xtol, gtol, max_iterations, polish, absolute_sigma, loss, poisson)
     solve::BatchOptions<T> o;
     const auto tolerance = [&](int i, T& value) {
         if (!options[i].is_none()) value = T(options[i].cast<double>());
@@ -77,6 +107,8 @@ py::dict run(const py::tuple& model, const py::array& x0, const py::array& data,
     o.max_iterations = options[3].cast<int>();
     o.polish = options[4].cast<bool>();
     o.absolute_sigma = options[5].cast<bool>();
+    o.loss = solve::Loss(options[6].cast<int>());
+    o.poisson = options[7].cast<bool>();
     py::array_t<T> x({k, n}), cost(k), cov, deviation;
     py::array_t<int> status(k), nit(k);
     problem.x = x.mutable_data();
@@ -110,7 +142,8 @@ py::dict run(const py::tuple& model, const py::array& x0, const py::array& data,
 }
 
 template <class T> py::tuple evaluate(const py::tuple& model, const py::array& p, const py::array& coordinates) {
-    const detail::BatchChoice choice = choice_of(model);
+    const Choice chosen(model);
+    const detail::BatchChoice& choice = *chosen;
     const py::ssize_t m = coordinates.shape(0);
     py::array_t<T> value(m), slope({m, py::ssize_t(choice.size)});
     batch_kernels<T>().model(choice, int(m), data_of<T>(p), data_of<T>(coordinates), value.mutable_data(),
@@ -132,13 +165,13 @@ void register_batch(py::module_& m) {
     const py::capsule capsule = py::module_::import("adaptk._core").attr("machine");
     batch_machine = static_cast<const detail::Machine*>(PyCapsule_GetPointer(capsule.ptr(), detail::machine_capsule));
     if (batch_machine == nullptr) throw py::error_already_set();
-    m.def("levenberg_marquardt_batch",
-          [](const py::tuple& model, const py::array& x0, const py::array& data, const py::array& coordinates,
-             const py::object& weights, const py::object& lower, const py::object& upper, const py::object& fixed,
-             const py::tuple& options, bool covariance) {
-              auto* chosen = is_float(data) ? run<float> : run<double>;
-              return chosen(model, x0, data, coordinates, weights, lower, upper, fixed, options, covariance);
-          });
+    m.def("levenberg_marquardt_batch", [](const py::tuple& model, const py::array& x0, const py::array& data,
+                                          const py::array& coordinates, const py::object& weights,
+                                          const py::object& lower, const py::object& upper, const py::object& fixed,
+                                          const py::object& loss_scale, const py::tuple& options, bool covariance) {
+        auto* chosen = is_float(data) ? run<float> : run<double>;
+        return chosen(model, x0, data, coordinates, weights, lower, upper, fixed, loss_scale, options, covariance);
+    });
     m.def("batch_model", [](const py::tuple& model, const py::array& p, const py::array& coordinates) {
         return is_float(p) ? evaluate<float>(model, p, coordinates) : evaluate<double>(model, p, coordinates);
     });

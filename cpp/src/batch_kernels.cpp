@@ -3,6 +3,8 @@
 // exists once for each number of parameters; models reach it through a pointer, called for a block of points.
 #include "batch_kernels.hpp"
 
+#include "batch_program_kernels.hpp"
+
 #include <utility>
 
 #define ADAPTK_CONCAT2(a, b) a##b
@@ -14,22 +16,28 @@ namespace {
 using namespace solve;
 
 template <class V>
-using RowsFunction = void (*)(int degree, const V* p, const V* points, int stride, int count, V* out);
+using RowsFunction = void (*)(const BatchChoice& choice, const V* p, const V* points, int stride, int count, V* out);
 
 template <class V> struct RowsOf {
     RowsFunction<V> function;
-    int degree;
+    const BatchChoice& choice;
     void operator()(const V* p, const V* points, int stride, int count, V* out) const {
-        function(degree, p, points, stride, count, out);
+        function(choice, p, points, stride, count, out);
     }
 };
 
 template <class Model> struct Local : Model {};
 
-template <class Model, class V> void rows_of(int degree, const V* p, const V* points, int stride, int count, V* out) {
+template <class Model, class V>
+void rows_of(const BatchChoice& choice, const V* p, const V* points, int stride, int count, V* out) {
     Local<Model> model;
-    if constexpr (requires { model.degree; }) model.degree = degree;
+    if constexpr (requires { model.degree; }) model.degree = choice.degree;
     ModelRows<Local<Model>, V>{model}(p, points, stride, count, out);
+}
+
+template <class V>
+void rows_of_program(const BatchChoice& choice, const V* p, const V* points, int stride, int count, V* out) {
+    run_program<V>(*choice.program, p, points, stride, count, out);
 }
 
 template <class V, template <int> class Family, int least, int... sizes>
@@ -53,6 +61,7 @@ template <class V> RowsFunction<V> function_of(const BatchChoice& choice) {
     case BatchModel::triple_exponential: return rows_of<Exponentials<3>, V>;
     case BatchModel::polynomial: return member<V, Polynomial, 1>(choice.size, Sizes<1>{});
     case BatchModel::rational: return member<V, Rational, 2>(choice.size, Sizes<2>{});
+    case BatchModel::program: return rows_of_program<V>;
     }
     return nullptr;
 }
@@ -71,7 +80,7 @@ template <class T>
 void run(const BatchChoice& choice, const BatchProblem<T>& problem, const BatchOptions<T>& options, void* block,
          const BatchFeed& feed) {
     using V = Lanes<T>;
-    const RowsOf<V> rows{function_of<V>(choice), choice.degree};
+    const RowsOf<V> rows{function_of<V>(choice), choice};
     run_size<V>(choice, rows, problem, options, static_cast<V*>(block), feed, Sizes<1>{});
 }
 
@@ -79,12 +88,12 @@ template <class T>
 void model(const BatchChoice& choice, int points, const T* p, const T* coordinates, T* value, T* slope) {
     using V = Lanes<T>;
     const RowsFunction<V> function = function_of<V>(choice);
-    V q[most_batch_parameters] = {}, out[most_batch_parameters + 1], point[3] = {};
+    V q[most_batch_parameters] = {}, out[most_batch_parameters + 1], point[1 + most_batch_inputs] = {};
     for (int j = 0; j < choice.size; ++j) q[j] = lane<V>(p[j]);
     for (int i = 0; i < points; ++i) {
         for (int c = 0; c < choice.inputs; ++c)
             point[1 + c] = lane<V>(coordinates[std::int64_t(i) * choice.inputs + c]);
-        function(choice.degree, q, point, 3, 1, out);
+        function(choice, q, point, 1 + most_batch_inputs, 1, out);
         for (int j = 0; j < choice.size; ++j) slope[std::int64_t(i) * choice.size + j] = at(out[j], 0);
         value[i] = at(out[choice.size], 0);
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "adaptk/solve/batch.hpp"
+#include "batch_program.hpp"
 
 namespace adaptk::detail {
 
@@ -16,6 +17,7 @@ enum class BatchModel : int {
     triple_exponential,
     polynomial,
     rational,
+    program,
 };
 
 inline constexpr int most_batch_parameters = 10;
@@ -25,6 +27,7 @@ struct BatchChoice {
     int size = 0;    // parameters
     int inputs = 1;  // coordinates of a point
     int degree = 0;  // of a rational function's numerator
+    const BatchProgram* program = nullptr;
 };
 
 template <class T> struct BatchKernels {

@@ -55,7 +55,7 @@ def cg(
 ) -> dict[str, Any]: ...
 def cholesky_solve(h: Any, b: Any, /) -> Any: ...
 def levenberg_marquardt_batch(
-    model: tuple[int, int, int, int],
+    model: tuple[int, int, int, int, tuple[Any, ...] | None],
     x0: Any,
     data: Any,
     coordinates: Any,
@@ -63,9 +63,12 @@ def levenberg_marquardt_batch(
     lower: Any,
     upper: Any,
     fixed: Any,
+    loss_scale: Any,
     options: tuple[Any, ...],
     covariance: bool,
     /,
 ) -> dict[str, Any]: ...
-def batch_model(model: tuple[int, int, int, int], p: Any, coordinates: Any, /) -> tuple[Any, Any]: ...
+def batch_model(
+    model: tuple[int, int, int, int, tuple[Any, ...] | None], p: Any, coordinates: Any, /
+) -> tuple[Any, Any]: ...
 def batch_exp(x: Any, /) -> Any: ...

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, NoReturn, cast
+from typing import Any, ClassVar, NoReturn, cast
 
 import numpy as np
 
@@ -82,13 +82,19 @@ def arity(op: str) -> int:
 class Trace:
     """The nodes of one rule, each once."""
 
+    what: ClassVar[str] = "rule"
+    most_scalars: ClassVar[int] = _MAX_SCALARS
+    most_elements: ClassVar[int] = _MAX_ELEMENTS
+    # Whether elements have logarithms and the like.
+    functions: ClassVar[bool] = False
+
     scalars: dict[Node, int] = field(default_factory=dict)
     elements: dict[Node, int] = field(default_factory=dict)
     # What is reduced, over what, and the element: their order is that in which they are known.
     reductions: dict[tuple[str, str, int], int] = field(default_factory=dict)
 
     def add(self, element: bool, op: str, a: int = 0, b: int = 0, c: int = 0, value: float = 0.0) -> int:
-        nodes, most = (self.elements, _MAX_ELEMENTS) if element else (self.scalars, _MAX_SCALARS)
+        nodes, most = (self.elements, self.most_elements) if element else (self.scalars, self.most_scalars)
         # Numbers by their bits: 0.0 and -0.0 are two.
         node = (op, a, b, c, struct.unpack("<q", struct.pack("<d", value))[0])
         if node not in nodes and len(nodes) == most:
@@ -114,8 +120,11 @@ class Trace:
             rest += operands[: arity(op)]
         return False
 
+    def value(self, element: bool, node: int, condition: bool = False) -> Value:
+        return Value(self, element, node, condition)
+
     def number(self, x: float) -> Value:
-        return Value(self, False, self.add(False, "number", value=x))
+        return self.value(False, self.add(False, "number", value=x))
 
     def pack_scalars(self) -> bytes:
         return b"".join(struct.pack("<BHHHq", _SCALAR_OPS[op], a, b, c, bits) for op, a, b, c, bits in self.scalars)
@@ -144,20 +153,20 @@ def _lift(trace: Trace, given: Any, element: bool) -> Value:
     """As a value of this kind."""
     x: Value = given if isinstance(given, Value) else trace.number(float(given))
     if x._trace is not trace:
-        refuse("a value of another rule, or of another call")
+        refuse(f"a value of another {trace.what}, or of another call")
     if element and not x._element:
-        return Value(trace, True, trace.add(True, "scalar", x._node), x._condition)
+        return trace.value(True, trace.add(True, "scalar", x._node), x._condition)
     return x
 
 
 def _apply(op: str, *operands: Any, condition: bool = False) -> Value:
+    trace = next(x._trace for x in operands if isinstance(x, Value))
     for x in operands:
         if not isinstance(x, Value) and not _is_number(x):
-            refuse(f"{_kind(x)} is not a number; a rule is made of numbers and of what it is called with")
-    trace = next(x._trace for x in operands if isinstance(x, Value))
+            refuse(f"{_kind(x)} is not a number; a {trace.what} is made of numbers and of what it is called with")
     element = any(isinstance(x, Value) and x._element for x in operands)
     nodes = [_lift(trace, x, element)._node for x in operands]
-    return Value(trace, element, trace.add(element, op, *nodes), condition)
+    return trace.value(element, trace.add(element, op, *nodes), condition)
 
 
 _UFUNCS = {
@@ -335,7 +344,7 @@ class Value:
         self._no_number()
 
     def __floordiv__(self, _: Any) -> NoReturn:
-        refuse("// and % are no operations of a rule")
+        refuse(f"// and % are no operations of a {self._trace.what}")
 
     __mod__ = __rmod__ = __rfloordiv__ = __floordiv__
 
@@ -379,7 +388,8 @@ class Value:
         raise AttributeError(f"{_line()}: a traced value has no attribute {name!r}", name=name, obj=self)
 
     def __repr__(self) -> str:
-        return f"<{'element' if self._element else 'number of the step'} {self._node} of a traced rule>"
+        what = self._trace.what
+        return f"<{'element' if self._element else 'number of the step'} {self._node} of a traced {what}>"
 
 
 def stored(p: Value) -> Value:
@@ -563,7 +573,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 
 def _of_numbers(name: str, op: str, x: Any, plain: Callable[[float], float]) -> Any:
-    if isinstance(x, Value) and x._element:
+    if isinstance(x, Value) and x._element and not x._trace.functions:
         refuse(f"{name}: expected an expression of h and t, got one of elements")
     return _function(name, op, x, plain)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from adaptk import _solve
 from adaptk.solve import _arguments as arguments
-from adaptk.solve import _starts
+from adaptk.solve import _expression, _starts
+from adaptk.solve._least_squares import LOSSES
 from adaptk.solve._parameters import index
 from adaptk.solve._result import Batch
 from adaptk.solve._rows import POLICIES
@@ -19,6 +20,7 @@ from adaptk.solve._rows import POLICIES
 __all__ = ["BATCH_MODELS", "levenberg_marquardt_batch"]
 
 MOST_PARAMETERS = 10
+_LOSSES = LOSSES | {"poisson": LOSSES["linear"]}
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,20 @@ BATCH_MODELS = {
 }
 
 
-def _choose(model: Any, degree: Any, x0: Any) -> tuple[int, int, int, int]:
-    """(number, size, inputs, degree of the numerator), as the extension has them."""
+# (number, size, inputs, degree of the numerator, program), as the extension has them.
+Choice = tuple[int, int, int, int, tuple[Any, ...] | None]
+_PROGRAM = len(BATCH_MODELS)
+
+
+def choose(model: Any, degree: Any, x0: Any) -> Choice:
     if not isinstance(model, str) or model not in BATCH_MODELS:
-        raise ValueError(f"model: expected one of {', '.join(map(repr, BATCH_MODELS))}, got {model!r}")
+        names = ", ".join(map(repr, BATCH_MODELS))
+        raise ValueError(f"model: expected a function, or one of {names}, got {model!r}")
     known = BATCH_MODELS[model]
     if known.parameters:
         if degree is not None:
             raise ValueError(f"degree: the model {model!r} has none")
-        return known.number, len(known.parameters), known.inputs, 0
+        return known.number, len(known.parameters), known.inputs, 0, None
     if model == "polynomial":
         if degree is None:
             shape = np.shape(x0)
@@ -67,7 +74,33 @@ def _choose(model: Any, degree: Any, x0: Any) -> tuple[int, int, int, int]:
     size = above + below + 1
     if size > MOST_PARAMETERS:
         raise ValueError(f"degree: at most {MOST_PARAMETERS} parameters, got {size}")
-    return known.number, size, known.inputs, above
+    return known.number, size, known.inputs, above, None
+
+
+def _trace(
+    model: Callable[..., Any], degree: Any, x0: Any, coordinates: Any, data: Any
+) -> tuple[Choice, tuple[str, ...]]:
+    """The choice and the parameters' names of a model that is a function."""
+    if degree is not None:
+        raise ValueError("degree: a model that is a function has none")
+    shape = np.shape(x0)
+    if not shape or not 1 <= shape[-1] <= MOST_PARAMETERS:
+        raise ValueError(f"x0: expected 1 to {MOST_PARAMETERS} parameters in the last dimension, got shape {shape}")
+    n = shape[-1]
+    image = np.shape(data)[1:]
+    if coordinates is None:
+        inputs = max(len(image), 1)
+    else:
+        given = np.shape(coordinates)
+        m = math.prod(image)
+        one = given in ((m,), (*np.shape(data)[:1], m))
+        inputs = 1 if one or not given else given[-1]
+        if not 1 <= inputs <= _expression.MOST_INPUTS:
+            raise ValueError(
+                f"coordinates: expected shape {(m,)}, or ({m}, q) with q of 1 to {_expression.MOST_INPUTS}, got {given}"
+            )
+    program = _expression.trace_model(model, n, inputs)
+    return (_PROGRAM, n, inputs, 0, program.packed()), _expression.names_of(model, n)
 
 
 def _real(value: Any, name: str, dtype: np.dtype[Any] | None = None) -> arguments.Array:
@@ -158,19 +191,24 @@ def _left_out(
     return out if out.any() else None
 
 
-def _kept(fixed: Any, x: arguments.Array, model: str, n: int, k: int) -> tuple[arguments.Array, arguments.Array | None]:
+def _kept(
+    fixed: Any, x: arguments.Array, names: Sequence[str], n: int, k: int
+) -> tuple[arguments.Array, arguments.Array | None]:
     """The start with the values of what is fixed, and which parameters that are."""
     if fixed is None:
         return x, None
     if not isinstance(fixed, Mapping):
         keep = np.ascontiguousarray(fixed)
-        if keep.dtype != np.bool_ or keep.shape != (n,):
-            raise ValueError(f"fixed: expected {n} booleans or a dict, got shape {keep.shape} of {keep.dtype}")
+        if keep.dtype != np.bool_ or keep.shape not in ((n,), (k, n)):
+            raise ValueError(
+                f"fixed: expected booleans of shape {(n,)} or {(k, n)}, or a dict, got shape {keep.shape} of "
+                f"{keep.dtype}"
+            )
         return x, keep
     keep = np.zeros(n, dtype=bool)
     x = x.copy()
     for key, value in fixed.items():
-        j = index(key, n, BATCH_MODELS[model].parameters, "fixed")
+        j = index(key, n, names, "fixed")
         values = _real(value, f"fixed[{key!r}]", x.dtype)
         if values.shape not in ((), (k,)):
             raise ValueError(f"fixed[{key!r}]: expected a number or shape {(k,)}, got {values.shape}")
@@ -178,6 +216,17 @@ def _kept(fixed: Any, x: arguments.Array, model: str, n: int, k: int) -> tuple[a
             x = np.array(np.broadcast_to(x, (k, n)), order="C")
         x[..., j], keep[j] = values, True
     return x, keep
+
+
+def _scale(loss: Any, f_scale: Any, dtype: np.dtype[Any], k: int) -> arguments.Array | None:
+    scale = _real(f_scale, "f_scale", dtype)
+    if scale.shape not in ((), (k,)):
+        raise ValueError(f"f_scale: expected a number or shape {(k,)}, got {scale.shape}")
+    if not ((scale > 0) & (scale < math.inf)).all():
+        raise ValueError("f_scale: must be positive and finite")
+    if loss in ("linear", "poisson"):
+        return None
+    return scale
 
 
 def _bounds(
@@ -214,7 +263,7 @@ def _bounds(
 
 
 def levenberg_marquardt_batch(
-    model: str,
+    model: str | Callable[..., Any],
     x0: Any,
     data: Any,
     *,
@@ -227,6 +276,8 @@ def levenberg_marquardt_batch(
     nan_policy: str | None = None,
     bounds: Any = None,
     fixed: Any = None,
+    loss: str = "linear",
+    f_scale: Any = 1.0,
     ftol: float | None = None,
     xtol: float | None = None,
     gtol: float | None = None,
@@ -243,8 +294,9 @@ def levenberg_marquardt_batch(
 
     Parameters
     ----------
-    model : str
-        One of these, with its parameters in their order:
+    model : str or callable
+        A function ``model(x, p_0, p_1, ...)`` as that of :func:`curve_fit`, or one of these, with its parameters in
+        their order:
 
         ========================== ==================================================================================
         ``"gaussian"``             ``a*exp(-(x - c)**2/(2*s**2)) + o``, parameters `a, c, s, o`
@@ -259,12 +311,20 @@ def levenberg_marquardt_batch(
         ``"polynomial"``           ``p[0] + p[1]*x + ...``
         ``"rational"``             ``(p[0] + p[1]*x + ... + p[d]*x**d)/(1 + p[d + 1]*x + ...)``
         ========================== ==================================================================================
+
+        A function is called once, with values that record what is done with them; the recorded program and its exact
+        derivatives then run on the lanes. It is an expression of operators, powers, comparisons, numbers and NumPy's
+        ``exp, expm1, exp2, log, log1p, log2, log10, sqrt, square, power, sin, cos, tan, arctan, sinh, cosh, tanh,
+        hypot, abs, sign, maximum, minimum, where``. Loops and branches may depend on Python's values alone. If there
+        are several coordinates, `x` is a tuple of them. A power whose exponent is no multiple of 1/2 is
+        ``exp(c*log(x))``; of a base of 0 its derivatives are taken as 0.
     x0 : array_like, shape (n,) or (k, n)
         The start, for all problems or for each. A problem whose start is not finite ends with status -3.
     data : array_like, shape (k, m), or (k, rows, columns) for 2-D models
         float32, or anything real that converts to float64; all other arrays are converted to that dtype.
     coordinates : array_like, optional
-        Shape (m,) or (k, m); for 2-D models (m, 2) or (k, m, 2), `x` first. Default: 0, 1, ..., m - 1, and for 2-D
+        Shape (m,) or (k, m); for 2-D models (m, 2) or (k, m, 2), `x` first; for functions (m, q) or (k, m, q) with up
+        to four coordinates. Default: 0, 1, ..., m - 1, and for 2-D
         models the pixels of `data`, `x` being the column (m must be a square where `data` has shape (k, m)).
     degree : int or (int, int), optional
         Of a polynomial, by default one less than x0 has elements; of a rational function's numerator and denominator.
@@ -280,9 +340,15 @@ def levenberg_marquardt_batch(
     bounds : (lower, upper), optional
         Numbers, or shape (n,) or (k, n). A step that leaves the bounds is cut at them and recomputed in the other
         parameters. A parameter leaves its bound as soon as the gradient allows.
-    fixed : dict or array_like of bool, shape (n,), optional
+    fixed : dict or array_like of bool, shape (n,) or (k, n), optional
         Parameters that keep a value: ``{name or index: value}``, with a number or shape (k,) as the value, or True for
-        those that keep the values of `x0`.
+        those that keep the values of `x0`. Booleans may also have shape (k, n).
+    loss : {"linear", "huber", "soft_l1", "cauchy", "arctan", "tukey", "poisson"}
+        The robust losses of :func:`levenberg_marquardt`, or ``"poisson"`` for counts: `cost` is then
+        ``sum(w*(model - data + data*log(data/model)))``, half the deviance, whose minimum is the most likely model;
+        `cov` is the inverse of the Fisher information. A trial point with a model <= 0 is not taken.
+    f_scale : float or array_like, shape (k,)
+        C of a robust loss.
     ftol, xtol, gtol : float, optional
         See `status`. 1e-10, 1e-10 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
     max_iterations : int
@@ -290,7 +356,7 @@ def levenberg_marquardt_batch(
     polish : bool
         Whether to finish with undamped steps as long as they shrink: all digits, for about two more trial points.
     covariance : bool
-        Whether `cov` and `x_std` are wanted.
+        Whether `cov` and `x_std` are wanted; with robust losses those of the sandwich estimate.
     starts : int or array_like, shape (s, n) or (s, k, n), optional
         Other starts beside `x0`, run in the same batch; each problem gets the best of its fits. A number takes so many
         from a Latin hypercube, as in :func:`levenberg_marquardt`. `data` are copied for each.
@@ -314,6 +380,7 @@ def levenberg_marquardt_batch(
         5  no step changes x
         0  `max_iterations` trial points
         -3 residuals or Jacobian at the start are not finite; `x` is `x0` then
+        -4 the loss is "tukey", and every residual is beyond `f_scale` at the start
         == =======================================================================
 
         `cov` and `x_std` are infinite if the Jacobian does not have full rank or, without `absolute_sigma`, no degree
@@ -322,13 +389,15 @@ def levenberg_marquardt_batch(
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type, shape or range, or there are fewer points than free parameters. Non-finite data
-        are no error: that problem ends with status -3.
+        If an argument has a wrong type, shape or range, or there are fewer points than free parameters, or the model
+        does what cannot be recorded: the message then names its line. Non-finite data are no error: that problem ends
+        with status -3.
 
     References
     ----------
     D. W. Marquardt, J. SIAM 11, 1963. J. J. More, The Levenberg-Marquardt algorithm: implementation and theory, 1978.
-    H. B. Nielsen, Damping parameter in Marquardt's method, 1999.
+    H. B. Nielsen, Damping parameter in Marquardt's method, 1999. T. A. Laurence, B. A. Chromy, Nature Methods 7, 2010
+    (counts).
 
     Examples
     --------
@@ -341,8 +410,24 @@ def levenberg_marquardt_batch(
     (array([ True,  True,  True]), array([[5., 1., 1.],
            [5., 2., 1.],
            [5., 3., 1.]]))
+
+    A model of one's own:
+
+    >>> def stretched(x, a, tau, beta):
+    ...     return a * np.exp(-((x / tau) ** beta))
+    >>> data = np.array([stretched(t, 2.0, 0.8, beta) for beta in (0.7, 1.0, 1.5)])
+    >>> r = adaptk.solve.levenberg_marquardt_batch(stretched, [1.0, 1.0, 1.0], data, coordinates=t)
+    >>> r.x.round(6)
+    array([[2. , 0.8, 0.7],
+           [2. , 0.8, 1. ],
+           [2. , 0.8, 1.5]])
     """
-    number, n, inputs, numerator = _choose(model, degree, x0)
+    if callable(model):
+        choice, names = _trace(model, degree, x0, coordinates, data)
+    else:
+        choice = choose(model, degree, x0)
+        names = BATCH_MODELS[model].parameters
+    _, n, inputs, _, _ = choice
     y = _real(np.ma.getdata(data) if isinstance(data, np.ma.MaskedArray) else data, "data")
     if y.ndim != 2 and not (inputs == 2 and y.ndim == 3):
         wanted = "(k, m)" if inputs == 1 else "(k, m) or (k, rows, columns)"
@@ -353,19 +438,19 @@ def levenberg_marquardt_batch(
     dtype = y.dtype
     x = _real(x0, "x0", dtype)
     if x.shape not in ((n,), (k, n)):
-        names = ", ".join(BATCH_MODELS[model].parameters)
+        who, listed = "the model" if callable(model) else repr(model), ", ".join(names)
         raise ValueError(
-            f"x0: {model!r} has {n} parameters{f' ({names})' if names else ''}: expected shape {(n,)} or {(k, n)}, "
+            f"x0: {who} has {n} parameters{f' ({listed})' if names else ''}: expected shape {(n,)} or {(k, n)}, "
             f"got {x.shape}"
         )
-    x, keep = _kept(fixed, x, model, n, k)
-    free = n if keep is None else n - int(keep.sum())
+    x, keep = _kept(fixed, x, names, n, k)
+    free = n if keep is None else n - (int(keep.sum(axis=-1).min()) if keep.size else 0)
     if m < max(free, 1):
         raise ValueError(f"data: {m} points cannot determine {free} parameters")
     if coordinates is None:
         points = _grid(tuple(image), dtype, inputs)
     else:
-        points = _like(coordinates, "coordinates", dtype, (m,) if inputs == 1 else (m, 2), k)
+        points = _like(coordinates, "coordinates", dtype, (m,) if inputs == 1 else (m, inputs), k)
     if inputs == 1:
         points = points[..., None]
     w = _weights(weights, sigma, dtype, tuple(image), m, k)
@@ -380,7 +465,12 @@ def levenberg_marquardt_batch(
         arguments.whole(max_iterations, "max_iterations"),
         bool(polish),
         bool(absolute_sigma),
+        arguments.choice(loss, "loss", _LOSSES),
+        loss == "poisson",
     )
+    scale = _scale(loss, f_scale, dtype, k)
+    if loss == "poisson" and ((y < 0) if w is None else (y < 0) & (w > 0)).any():
+        raise ValueError("data: counts of loss='poisson' must be >= 0")
     if options[3] > 1_000_000:
         raise ValueError(f"max_iterations: must be <= 1000000, got {options[3]}")
     every = None
@@ -395,7 +485,7 @@ def levenberg_marquardt_batch(
             np.broadcast_to(most, (k, n)).astype(dtype),
         )
         if keep is not None:
-            more[..., keep] = wide[:, keep]
+            more = np.where(keep, wide, more)
         every = np.concatenate([wide[None], more])
 
     def for_each(array: arguments.Array | None, dimensions: int) -> arguments.Array | None:
@@ -405,10 +495,10 @@ def levenberg_marquardt_batch(
         return np.ascontiguousarray(np.tile(array, (len(every), *[1] * (dimensions - 1))))
 
     raw = _solve.levenberg_marquardt_batch(
-        (number, n, inputs, numerator),
+        choice,
         x if every is None else every.reshape(-1, n),
         *(for_each(y, 2), for_each(points, 3), for_each(w, 2), for_each(low, 2), for_each(high, 2)),
-        *(keep, options, bool(covariance)),
+        *(for_each(keep, 2), for_each(scale, 1), options, bool(covariance)),
     )
     if every is None:
         result = Batch(raw)

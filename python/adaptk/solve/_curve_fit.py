@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adaptk.solve import _profile, _rows
+from adaptk import _solve
+from adaptk.solve import _batch, _profile, _rows
 from adaptk.solve._least_squares import levenberg_marquardt
 from adaptk.solve._parameters import Parameters, by_name
 from adaptk.solve._result import Fit, Result, level_of, student_t
@@ -304,8 +305,35 @@ def _whiten(sigma: Array | None) -> tuple[Array | None, Array | None]:
         raise ValueError("sigma: as a covariance it must be symmetric and positive definite") from None
 
 
+def _named(name: str, p0: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """A built-in model of batches, and its derivatives, as functions of points and parameters."""
+    known = [model for model in _batch.BATCH_MODELS if model != "rational"]
+    if name not in known:
+        raise ValueError(f"f: expected a callable, or one of {', '.join(map(repr, known))}, got {name!r}")
+    if p0 is None and name == "polynomial":
+        raise ValueError("p0: must be given, for it says how many coefficients the polynomial has")
+    choice = _batch.choose(name, None, p0)
+    _, n, inputs, _, _ = choice
+
+    def evaluate(x: Any, p: tuple[Any, ...]) -> tuple[Array, Array]:
+        points = np.asarray(x, dtype=np.float64)
+        if points.ndim != inputs or (inputs > 1 and len(points) != inputs):
+            shape = "(m,)" if inputs == 1 else f"({inputs}, m)"
+            raise ValueError(f"xdata: {name!r} needs shape {shape}, got {points.shape}")
+        rows = np.ascontiguousarray(points[:, None] if inputs == 1 else points.T)
+        return _solve.batch_model(choice, np.array(p, dtype=np.float64), rows)
+
+    def model(x: Any, *p: Any) -> Array:
+        return evaluate(x, p)[0]
+
+    kind = inspect.Parameter.POSITIONAL_ONLY
+    names = _batch.BATCH_MODELS[name].parameters or tuple(f"c{i}" for i in range(n))
+    model.__signature__ = inspect.Signature([inspect.Parameter(v, kind) for v in ("xdata", *names)])  # type: ignore[attr-defined]
+    return model, lambda x, *p: evaluate(x, p)[1]
+
+
 def curve_fit(
-    f: Callable[..., Any],
+    f: str | Callable[..., Any],
     xdata: Any,
     ydata: Any,
     p0: Any = None,
@@ -327,8 +355,10 @@ def curve_fit(
 
     Parameters
     ----------
-    f : callable
-        ``f(xdata, p0, p1, ...)`` returns the model at the points, shape (m,).
+    f : callable or str
+        ``f(xdata, p0, p1, ...)`` returns the model at the points, shape (m,). Or the name of a model of
+        :func:`levenberg_marquardt_batch`, such as ``"gaussian"``, which brings exact derivatives; `xdata` of one with
+        two coordinates has shape (2, m), and a ``"polynomial"`` has as many coefficients as `p0`.
     xdata : array_like or object
         The points, passed to `f`: an array as float64, anything else as it is.
     ydata : array_like, shape (m,)
@@ -389,9 +419,15 @@ def curve_fit(
     >>> popt, pcov = fit
     >>> fit.names, popt.round(1)
     (('amplitude', 'rate'), array([5. , 1.5]))
+    >>> adaptk.solve.curve_fit("exponential", t, y, p0=[1, 1, 0]).names
+    ('amplitude', 'rate', 'offset')
     """
+    if isinstance(f, str):
+        if jac is not None:
+            raise ValueError(f"jac: the model {f!r} has its own derivatives")
+        f, jac = _named(f, p0)
     if not callable(f):
-        raise TypeError(f"f: expected a callable, got {type(f).__name__}")
+        raise TypeError(f"f: expected a callable, or the name of a model, got {type(f).__name__}")
     if nan_policy not in _rows.POLICIES:
         raise ValueError(f"nan_policy: expected None, 'raise' or 'omit', got {nan_policy!r}")
     if method not in (None, "lm", "trf", "dogbox"):

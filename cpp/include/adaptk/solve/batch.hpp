@@ -16,6 +16,7 @@
 // pushes against are held; those that the step would take beyond theirs are put there, and the step is taken anew in
 // the others. A trial point counts where it has a lower sum of squares. Values and derivatives come together, so each
 // trial is one pass over the points. A problem ends, in this order, with
+//   indefinite Tukey's loss, and every residual of the start is beyond its scale
 //   nonfinite  the start's residuals or derivatives are not finite
 //   reduction  the actual and the predicted relative reduction of |r|^2 are <= ftol, and actual <= 2 predicted
 //   step       |D p| <= xtol |D x|
@@ -29,6 +30,7 @@
 // on, once, to tolerances that are smaller by sqrt(eps).
 #pragma once
 
+#include "adaptk/solve/batch_losses.hpp"
 #include "adaptk/solve/batch_models.hpp"
 #include "adaptk/solve/result.hpp"
 
@@ -52,13 +54,16 @@ template <class T> struct BatchProblem {
     const T* lower = nullptr;  // size each; both or none
     const T* upper = nullptr;
     std::int64_t bounds_stride = 0;
-    const bool* fixed = nullptr;  // size: variables that keep their start
-    T* x = nullptr;               // count x size; the best point
-    T* cost = nullptr;            // half the sum of squares there
-    int* status = nullptr;        // of result.hpp
-    int* iterations = nullptr;    // trial points after the start
-    T* covariance = nullptr;      // count x size x size, or null
-    T* deviation = nullptr;       // count x size, with the covariance: the roots of its diagonal
+    const bool* fixed = nullptr;  // size each: variables that keep their start
+    std::int64_t fixed_stride = 0;
+    const T* loss_scale = nullptr;  // of a robust loss, one each
+    std::int64_t loss_scale_stride = 0;
+    T* x = nullptr;             // count x size; the best point
+    T* cost = nullptr;          // half the sum of squares there
+    int* status = nullptr;      // of result.hpp
+    int* iterations = nullptr;  // trial points after the start
+    T* covariance = nullptr;    // count x size x size, or null
+    T* deviation = nullptr;     // count x size, with the covariance: the roots of its diagonal
 };
 
 template <class T> struct BatchOptions {
@@ -68,6 +73,8 @@ template <class T> struct BatchOptions {
     int max_iterations = 100;
     bool polish = true;
     bool absolute_sigma = false;  // whether the covariance is not scaled by what is left of the residuals
+    Loss loss = Loss::linear;
+    bool poisson = false;  // data are counts; `loss` must be linear
 };
 
 // Hands out problems: false where there are no more. Asked again and again, by several threads at once.
@@ -105,6 +112,7 @@ template <class V, int n, class Rows> class BatchLanes {
   public:
     using T = Element<V>;
     using M = Mask<V>;
+    using Losses = BatchLosses<Rows, V>;
     static constexpr int width = int(sizeof(V) / sizeof(T));
 
     // A point holds its data, its coordinates, and the root of its weight where there are weights.
@@ -114,7 +122,8 @@ template <class V, int n, class Rows> class BatchLanes {
 
     // `block`: points * stride lanes.
     BatchLanes(const Rows& rows, const BatchProblem<T>& problem, const BatchOptions<T>& options, int inputs, V* block)
-        : rows_(rows), f(problem), o(options), inputs_(inputs), stride_(stride(problem, inputs)), block_(block) {}
+        : rows_(rows), f(problem), o(options), inputs_(inputs), stride_(stride(problem, inputs)), block_(block),
+          squares_(options.loss == Loss::linear && !options.poisson) {}
 
     void run(const BatchFeed& feed) {
         for (std::int64_t i = 0; i < std::int64_t(f.points) * stride_; ++i) block_[i] = V{};
@@ -238,7 +247,9 @@ template <class V, int n, class Rows> class BatchLanes {
             at(factor[j], l) = at(scale, l) * at(unit[j], l);
             const T size = absolute<T>(start[j]);
             at(typical[j], l) = size > 0 ? size : T(1);
+            set(kept[j], l, f.fixed != nullptr && f.fixed[k * f.fixed_stride + j]);
         }
+        if (f.loss_scale != nullptr) at(loss_scale, l) = f.loss_scale[k * f.loss_scale_stride] * at(scale, l);
         scaled_ = any<M>(scale != T(1));
         for (int j = 0; j < n; ++j) scaled_ = scaled_ || any<M>(unit[j] != T(1));
         // Columns whose squares could leave the range once residuals are scaled, as that of an offset of 0.
@@ -281,32 +292,44 @@ template <class V, int n, class Rows> class BatchLanes {
         uncalibrated_ = false;
     }
 
-    // `to` and `cost_n` for the trial point: R, Q'r as its last column, and |r|^2.
+    // Rows of J and residuals at a point, weighted and in the lanes' units, and their terms of a loss other than
+    // squares.
+    void rows_at(const V* at, int first, int count, V (*rows)[n + 1], V* terms, V* missing = nullptr) {
+        const V* points = block_ + std::int64_t(first) * stride_;
+        rows_(at, points, stride_, count, &rows[0][0]);
+        if (o.poisson) Losses::poisson_rows(points, stride_, n, count, &rows[0][0], terms);
+        if (f.weights != nullptr) {
+            for (int i = 0; i < count; ++i) {
+                const V root = points[std::int64_t(i) * stride_ + stride_ - 1];
+                // Nothing of a point without weight, be it NaN.
+                for (int j = 0; j <= n; ++j) rows[i][j] = root == T(0) ? V{} : rows[i][j] * root;
+                if (o.poisson) terms[i] = root == T(0) ? V{} : terms[i] * root * root;
+            }
+        }
+        if (scaled_) {
+            for (int i = 0; i < count; ++i) {
+                for (int j = 0; j < n; ++j) rows[i][j] *= factor[j];
+                rows[i][n] *= scale;
+                if (o.poisson) terms[i] *= scale * scale;
+            }
+        }
+        if (o.loss != Loss::linear) Losses::robust_rows(o.loss, loss_scale, n, count, &rows[0][0], terms, missing);
+    }
+
+    // `to` and `cost_n` for the trial point: R, Q'r as its last column, and the sum of terms.
     void evaluate() {
-        V rows[rows_at_once][n + 1];
+        V rows[rows_at_once][n + 1], terms[rows_at_once];
         for (int j = 0; j < n; ++j)
             for (int k = j; k <= n; ++k) to[j][k] = V{};
         V total{};
         for (int first = 0; first < f.points; first += rows_at_once) {
             const int count = f.points - first < rows_at_once ? f.points - first : rows_at_once;
-            const V* points = block_ + std::int64_t(first) * stride_;
-            rows_(trial, points, stride_, count, &rows[0][0]);
-            if (f.weights != nullptr) {
-                for (int i = 0; i < count; ++i) {
-                    const V root = points[std::int64_t(i) * stride_ + stride_ - 1];
-                    // Nothing of a point without weight, be it NaN.
-                    for (int j = 0; j <= n; ++j) rows[i][j] = root == T(0) ? V{} : rows[i][j] * root;
-                }
-            }
-            if (scaled_) {
-                for (int i = 0; i < count; ++i) {
-                    for (int j = 0; j < n; ++j) rows[i][j] *= factor[j];
-                    rows[i][n] *= scale;
-                }
-            }
+            rows_at(trial, first, count, rows, terms);
+            if (!squares_)
+                for (int i = 0; i < count; ++i) total += terms[i];
             V sum[n + 1] = {};
             for (int i = 0; i < count; ++i) {
-                total += rows[i][n] * rows[i][n];
+                if (squares_) total += rows[i][n] * rows[i][n];
                 const V left = rows[i][0];
                 ADAPTK_UNROLL
                 for (int k = 0; k <= n; ++k) sum[k] += left * rows[i][k];
@@ -404,7 +427,7 @@ template <class V, int n, class Rows> class BatchLanes {
         for (int k = 0; k < n; ++k) {
             V g{};
             for (int j = 0; j <= k; ++j) g += r[j][k] * r[j][n];
-            held[k] = f.fixed != nullptr && f.fixed[k] ? M(V{} == V{}) : M(V{} != V{});
+            held[k] = kept[k];
             if (f.lower != nullptr) held[k] |= (M(x[k] <= low[k]) & M(g > T(0))) | (M(x[k] >= high[k]) & M(g < T(0)));
             stationary &= held[k] | M(absolute(g) <= o.gtol * strict * norms[k] * length);
         }
@@ -424,6 +447,12 @@ template <class V, int n, class Rows> class BatchLanes {
         const M going = (taken | again) & M(iterations < T(o.max_iterations));
         s = polishing ? (going ? lane<V>(running) : ended) : s;
         s = (fresh & M(finite == 0)) ? lane<V>(int(Status::nonfinite)) : s;
+        if (o.loss == Loss::tukey) {
+            // All residuals beyond C: nothing to go by.
+            V some{};
+            for (int k = 0; k < n; ++k) some += norm[k];
+            s = (fresh & M(some == T(0)) & M(cost > T(0))) ? lane<V>(int(Status::indefinite)) : s;
+        }
         if (o.polish) {
             const M begin = M(polishing == 0) & M(s > T(0)) & M(s != T(running)) & M(cost > T(0)) &
                             M(iterations < T(o.max_iterations));
@@ -547,13 +576,14 @@ template <class V, int n, class Rows> class BatchLanes {
             covariance(l, f.covariance + k * n * n, f.deviation == nullptr ? nullptr : f.deviation + k * n);
     }
 
-    // (J'J)^-1 from R, columns scaled to norm 1, times |r|^2 / degrees of freedom. Zero where a variable is fixed.
-    void covariance(int l, T* out, T* deviation) const {
+    // (J'J)^-1 from R, columns scaled to norm 1, times |r|^2 / degrees of freedom; of robust losses the sandwich
+    // estimate, times points / degrees of freedom. Zero where a variable is fixed.
+    void covariance(int l, T* out, T* deviation) {
         T a[n][n + 1], diagonal[n], column[n];
         int freedom = freedom_[l];
         bool full = true;
         for (int j = 0; j < n; ++j) {
-            const bool is_fixed = f.fixed != nullptr && f.fixed[j];
+            const bool is_fixed = at_mask(kept[j], l);
             freedom -= !is_fixed;
             diagonal[j] = is_fixed ? T(1) : T(0);
             const T inverse = is_fixed ? T(0) : 1 / at(norms[j], l);
@@ -565,11 +595,14 @@ template <class V, int n, class Rows> class BatchLanes {
         const T most = 1 / (T(f.points) * epsilon<T>);
         for (int j = 0; j < n; ++j) full = full && absolute<T>(a[j][j]) < most && a[j][j] != 0;
         full = full && freedom >= 0 && at(status, l) != T(int(Status::nonfinite));
-        T variance = at(scale, l) * at(scale, l), sigma = at(scale, l);
-        if (!o.absolute_sigma) {
-            variance = freedom > 0 ? at(cost, l) / T(freedom) : infinity;
+        const bool robust = o.loss != Loss::linear;
+        T variance = robust ? T(1) : at(scale, l) * at(scale, l), sigma = robust ? T(1) : at(scale, l);
+        if (!o.absolute_sigma && !o.poisson) {
+            variance = freedom > 0 ? (robust ? T(freedom_[l]) : at(cost, l)) / T(freedom) : infinity;
             sigma = sqrt<T>(variance);
         }
+        T meat[n][n] = {}, curvature[n][n] = {};
+        if (robust && full) sandwich(l, a, meat, curvature);
         for (int i = n - 1; i >= 0 && full; --i) {
             // Row i of the inverse, in place of the row.
             for (int k = n - 1; k > i; --k) {
@@ -579,11 +612,19 @@ template <class V, int n, class Rows> class BatchLanes {
             }
             for (int k = i + 1; k < n; ++k) a[i][k] = out[k];
         }
+        if (robust && full) {
+            T g[n][n], half[n][n];
+            full = Losses::join(n, &a[0][0], n + 1, &curvature[0][0], &meat[0][0], &g[0][0], &half[0][0]);
+        }
         for (int i = 0; i < n; ++i) {
             for (int k = i; k < n; ++k) {
-                const bool is_fixed = f.fixed != nullptr && (f.fixed[i] || f.fixed[k]);
+                const bool is_fixed = at_mask(kept[i], l) || at_mask(kept[k], l);
                 T sum = 0;
-                for (int j = k; j < n && full; ++j) sum += a[i][j] * a[k][j];
+                if (robust) {
+                    sum = full ? meat[i][k] : T(0);
+                } else {
+                    for (int j = k; j < n && full; ++j) sum += a[i][j] * a[k][j];
+                }
                 T value = is_fixed ? T(0) : infinity;
                 const bool known = full && !is_fixed && sigma < infinity;
                 if (known) value = sum * column[i] * column[k] * variance;
@@ -597,11 +638,42 @@ template <class V, int n, class Rows> class BatchLanes {
         }
     }
 
+    // With rows u = R^-T (the weighted row of J) of lane l: the sum of psi^2 u u', psi being the residual that goes
+    // with such a row, and I plus that of what the loss's curvature lacks. `a` holds R, and the inverses of its
+    // diagonal.
+    void sandwich(int l, const T (*a)[n + 1], T (*meat)[n], T (*curvature)[n]) {
+        for (int i = 0; i < n; ++i)
+            for (int k = 0; k < n; ++k) {
+                meat[i][k] = 0;
+                curvature[i][k] = i == k;
+            }
+        V rows[rows_at_once][n + 1], terms[rows_at_once], missing[rows_at_once];
+        for (int first = 0; first < f.points; first += rows_at_once) {
+            const int count = f.points - first < rows_at_once ? f.points - first : rows_at_once;
+            rows_at(x, first, count, rows, terms, missing);
+            for (int i = 0; i < count; ++i) {
+                T u[n];
+                for (int j = 0; j < n; ++j) {
+                    T sum = at_mask(kept[j], l) ? T(0) : at(rows[i][j], l) / at(norms[j], l);
+                    for (int k = 0; k < j; ++k) sum -= a[k][j] * u[k];
+                    u[j] = sum * a[j][j];
+                }
+                const T psi = at(rows[i][n], l), lacks = at(missing[i], l);
+                for (int j = 0; j < n; ++j)
+                    for (int k = 0; k < n; ++k) {
+                        meat[j][k] += psi * psi * u[j] * u[k];
+                        curvature[j][k] += lacks * u[j] * u[k];
+                    }
+            }
+        }
+    }
+
     const Rows& rows_;
     const BatchProblem<T>& f;
     const BatchOptions<T>& o;
     const int inputs_, stride_;
     V* const block_;
+    const bool squares_;
     std::int64_t next_ = 0, end_ = 0;
     std::int64_t index_[width];
     int freedom_[width];
@@ -615,8 +687,9 @@ template <class V, int n, class Rows> class BatchLanes {
     V unit[n] = {}, inverse_unit[n] = {}, factor[n] = {};
     V typical[n] = {};  // |start|, or 1 for 0
     V mu = {}, nu = {}, iterations = {}, status = {}, scale = {};
-    V predicted = {};  // relative reduction
-    M held[n] = {};
+    V predicted = {};              // relative reduction
+    M held[n] = {}, kept[n] = {};  // kept: fixed
+    V loss_scale = {};
     M fresh = {};  // the trial point is the start
     M small = {}, stuck = {};
     V before = {}, most = {}, ended = {}, strict = {};

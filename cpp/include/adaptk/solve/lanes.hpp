@@ -12,6 +12,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -156,6 +157,18 @@ template <> struct Format<double> {
                                      0x1.11111111109b3p-7,  0x1.6c16c1788bd90p-10, 0x1.a01a01a7c41d5p-13,
                                      0x1.a019b90d2ae7ap-16, 0x1.71de0dae63bb3p-19, 0x1.289185613a3d6p-22,
                                      0x1.af38a9b0ec855p-26};
+    // (2 artanh(s) / s - 2) / s^2 in s^2, from its values at the Chebyshev points of e^(2 artanh |s|) <= sqrt(2):
+    // the error of 2 artanh(s) is 2^-57.6 of it.
+    static constexpr double log[] = {0x1.5555555555558p-1, 0x1.99999999952e2p-2, 0x1.2492492df148dp-2,
+                                     0x1.c71c62e5800a1p-3, 0x1.7462b4ab2ef6bp-3, 0x1.39fe606542ddep-3,
+                                     0x1.2b584aae78a57p-3};
+    static constexpr double half_root = 0x1.6a09e667f3bcdp-1, whole = 0x1p52, above_subnormal = 0x1p54;
+    // (atan(u) / u - 1) / u^2 in u^2, likewise for |u| <= sqrt(2) - 1: 2^-57.6.
+    static constexpr double atan[] = {-0x1.5555555555555p-2, 0x1.999999999934cp-3,  -0x1.2492492436201p-3,
+                                      0x1.c71c71853d7fap-4,  -0x1.745d0b28a7e37p-4, 0x1.3b1263064f6b9p-4,
+                                      -0x1.10fa77b1a6d57p-4, 0x1.dfe6497e96323p-5,  -0x1.a0999c632b6edp-5,
+                                      0x1.4162c02b1dda3p-5,  -0x1.3a31b1c0fd3b7p-6};
+    static constexpr double right_angle = 0x1.921fb54442d18p+0, right_angle_rest = 0x1.1a62633145c07p-54;
     // pi/2 in three parts.
     static constexpr double quarter[] = {0x1.921fb544p+0, 0x1.0b4611a6p-34, 0x1.3198a2e037073p-69};
 };
@@ -167,6 +180,11 @@ template <> struct Format<float> {
     static constexpr float least = -104, most = 89, step = 100;
     // As above: 2^-26.5.
     static constexpr float exp[] = {0x1p-1f, 0x1.5554dcp-3f, 0x1.555518p-5f, 0x1.120be2p-7f, 0x1.6d117cp-10f};
+    static constexpr float log[] = {0x1.55555cp-1f, 0x1.997c3p-2f, 0x1.2ee61p-2f};  // as above: 2^-28.4
+    static constexpr float half_root = 0x1.6a09e6p-1f, whole = 0x1p23f, above_subnormal = 0x1p25f;
+    static constexpr float atan[] = {-0x1.555554p-2f, 0x1.999730p-3f, -0x1.242036p-3f, 0x1.b81030p-4f,
+                                     -0x1.08455ep-4f};  // 2^-28.7
+    static constexpr float right_angle = 0x1.921fb6p+0f, right_angle_rest = -0x1.777a5cp-25f;
     static constexpr float quarter[] = {0x1.92p+0f, 0x1.fb4p-12f, 0x1.4442d2p-24f};
 };
 
@@ -198,6 +216,83 @@ template <class V> ADAPTK_HD V exp(V x) {
     return p * detail::power_of_two<V>(part) * detail::power_of_two<V>(k - part);
 }
 
+// e^x - 1 within some units in the last place, of x near 0 as well.
+template <class V> ADAPTK_HD V expm1(V x) {
+    using T = Element<V>;
+    using F = detail::Format<T>;
+    const V low = lane<V>(F::least), high = lane<V>(F::most), step = lane<V>(F::step);
+    V y = x < low ? low : x;
+    y = y > high ? high : y;
+    const V k = (y * T(1.44269504088896340736) + F::round) - F::round;
+    const V r = (y - k * F::high) - k * F::low;
+    constexpr int n = int(sizeof(F::exp) / sizeof(T));
+    V p = lane<V>(F::exp[n - 1]);
+    ADAPTK_UNROLL
+    for (int i = n - 2; i >= 0; --i) p = p * r + F::exp[i];
+    const V q = r + r * r * p;  // e^r - 1
+    V part = k < -step ? -step : k;
+    part = part > step ? step : part;
+    const V first = detail::power_of_two<V>(part), second = detail::power_of_two<V>(k - part);
+    const V large = (T(1) + q) * first * second, scale = first * second;
+    const V result = k > T(F::digits + 4) ? large : q * scale + (scale - T(1));
+    return x == T(0) ? x : result;
+}
+
+// The natural logarithm within one unit in the last place (tested); NaN below 0.
+template <class V> ADAPTK_HD V log(V x) {
+    using T = Element<V>;
+    using F = detail::Format<T>;
+    using I = typename LaneOf<T>::Integer;
+    // x = 2^k m with m in [sqrt(1/2), sqrt(2)).
+    constexpr I root = std::bit_cast<I>(F::half_root), one = std::bit_cast<I>(T(1));
+    constexpr T least = std::numeric_limits<T>::min(), up = F::above_subnormal;
+    const auto small = x < least;
+    const V y = small ? x * up : x;
+    const auto shifted = detail::bits(y) + (one - root);
+    const V biased = detail::from_bits<V>((shifted >> F::digits) | std::bit_cast<I>(F::whole)) - F::whole;
+    const V k = biased - (small ? lane<V>(F::bias + F::digits + 2) : lane<V>(F::bias));
+    const V m = detail::from_bits<V>((shifted & ((I(1) << F::digits) - 1)) + root);
+    // log(1 + f) = 2 artanh(s) = f - (f^2/2 - s (f^2/2 + z P(z))).
+    const V f = m - T(1), s = f / (f + T(2)), z = s * s, half = f * f * T(0.5);
+    constexpr int n = int(sizeof(F::log) / sizeof(T));
+    V p = lane<V>(F::log[n - 1]);
+    ADAPTK_UNROLL
+    for (int i = n - 2; i >= 0; --i) p = p * z + F::log[i];
+    V result = k * F::high - ((half - (s * (half + z * p) + k * F::low)) - f);
+    result = x == lane<V>(std::numeric_limits<T>::infinity()) ? x : result;
+    result = x == T(0) ? lane<V>(-std::numeric_limits<T>::infinity()) : result;
+    return x >= T(0) ? result : lane<V>(std::numeric_limits<T>::quiet_NaN());
+}
+
+// log(1 + x), also of x near 0: what 1 + x is rounded by is in the factor too (Goldberg 1991, theorem 4).
+template <class V> ADAPTK_HD V log1p(V x) {
+    using T = Element<V>;
+    const V u = x + T(1), step = u - T(1);
+    const auto none = step == T(0);
+    const V result = log(u) * (x / (none ? lane<V>(1) : step));
+    return none ? x : (x == lane<V>(std::numeric_limits<T>::infinity()) ? x : result);
+}
+
+// Within one unit in the last place (tested).
+template <class V> ADAPTK_HD V atan(V x) {
+    using T = Element<V>;
+    using F = detail::Format<T>;
+    constexpr T eighth = T(0.41421356237309504880);  // tan(pi/8)
+    const V a = absolute(x);
+    const auto steep = a > T(1) / eighth, middle = a > eighth;
+    // atan(a) is a multiple of pi/4 and atan(u).
+    const V above = steep ? lane<V>(-1) : (middle ? a - T(1) : a);
+    const V below = steep ? a : (middle ? a + T(1) : lane<V>(1));
+    const V u = above / below, w = u * u;
+    const V share = steep ? lane<V>(1) : (middle ? lane<V>(T(0.5)) : V{});
+    constexpr int n = int(sizeof(F::atan) / sizeof(T));
+    V p = lane<V>(F::atan[n - 1]);
+    ADAPTK_UNROLL
+    for (int i = n - 2; i >= 0; --i) p = p * w + F::atan[i];
+    const V result = share * F::right_angle + (u + (u * w * p + share * F::right_angle_rest));
+    return x < T(0) ? -result : result;
+}
+
 // Sine and cosine within some units in the last place for |x| < 1e5 (1e3 in float32), by their series on |r| <= pi/4.
 template <class V> ADAPTK_HD void sine_cosine(V x, V& sine, V& cosine) {
     using T = Element<V>;
@@ -207,9 +302,10 @@ template <class V> ADAPTK_HD void sine_cosine(V x, V& sine, V& cosine) {
     const V r = ((x - k * F::quarter[0]) - k * F::quarter[1]) - k * F::quarter[2];
     const V z = r * r;
     V s = lane<V>(1), c = lane<V>(1);
+    ADAPTK_UNROLL
     for (int i = 16; i >= 2; i -= 2) {
-        s = T(1) - s * z / T(i * (i + 1));
-        c = T(1) - c * z / T(i * (i - 1));
+        s = T(1) - s * z * (T(1) / T(i * (i + 1)));
+        c = T(1) - c * z * (T(1) / T(i * (i - 1)));
     }
     s = s * r;
     const auto turn = detail::bits(t);
