@@ -4,7 +4,8 @@
 
 Indices follow Zipf's law, with duplicates, and every contender has the same ones: a ring of batches, so that rows are
 not in a cache. All take turns; a ratio is the median over the rounds. The floor knows the sorted rows beforehand: it
-reads as many values in their order, and reads and writes the same rows, with one addition an element.
+reads as many values in their order, and reads and writes the same rows, with one addition an element; of what has one
+number for each row it reads and writes nothing. The rate is that of rows, read and written, and of values, read.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from racing.report import threads_text
 
 Array = np.ndarray[Any, Any]
 BATCHES = 8
-RULES = {"adam": "Adam", "adagrad": "AdaGrad"}
+RULES = {"adam": "Adam", "adagrad": "AdaGrad", "rowwise_adagrad": "row-wise AdaGrad", "rowwise_adam": "row-wise Adam"}
+TORCHS = {"adam": "SparseAdam", "adagrad": "Adagrad"}
 TABLES = ((1_000_000, 64), (10_000_000, 16))
 
 
@@ -55,7 +57,8 @@ def own(rule: str, rows: int, given: list[tuple[Array, Array]], width: int) -> C
 
 
 def floor(rule: str, rows: int, given: list[tuple[Array, Array]], width: int) -> Callable[[], object]:
-    streams = [np.zeros((rows, width), np.float32) for _ in range(1 + len(adaptk.rules()[rule].states))]
+    of_elements = [s for s in adaptk.rules()[rule].states if not s.per_row]
+    streams = [np.zeros((rows, width), np.float32) for _ in range(1 + len(of_elements))]
     return turns([partial(_core.row_probe, streams, np.unique(i), v) for i, v in given])
 
 
@@ -64,7 +67,7 @@ def torchs(rule: str, rows: int, given: list[tuple[Array, Array]], width: int) -
 
     torch.set_num_threads(adaptk.get_num_threads())
     table = torch.nn.Parameter(torch.zeros(rows, width))
-    opt = {"adam": torch.optim.SparseAdam, "adagrad": torch.optim.Adagrad}[rule]([table])
+    opt = getattr(torch.optim, TORCHS[rule])([table])
 
     def call(i: Array, v: Array) -> Callable[[], None]:
         grad = torch.sparse_coo_tensor(torch.from_numpy(i)[None], torch.from_numpy(v), (rows, width))
@@ -86,18 +89,22 @@ def measure(tables: tuple[tuple[int, int], ...], count: int, repeats: int) -> li
     for (rows, width), rule in itertools.product(tables, RULES):
         given = batches(rows, width, count)
         calls = [own(rule, rows, given, width), floor(rule, rows, given, width)]
-        if with_torch:
+        if with_torch and rule in TORCHS:
             calls.append(torchs(rule, rows, given, width))
         grouping = turns([partial(_core.group_rows, i, rows) for i, _ in given])
         ours, least, *theirs, sort = interleaved([*calls, grouping], repeats)
         median = statistics.median
+        distinct = statistics.mean(len(np.unique(i)) for i, _ in given)
+        streams = 1 + sum(not s.per_row for s in adaptk.rules()[rule].states)
+        moved = 4 * width * (count + 2 * streams * distinct)
         results.append(
             {
                 "rule": rule,
                 "rows": rows,
                 "width": width,
-                "distinct": round(statistics.mean(len(np.unique(i)) for i, _ in given)),
+                "distinct": round(distinct),
                 "step_seconds": median(ours),
+                "bytes_per_second": moved / median(ours),
                 "grouping_seconds": median(sort),
                 "share_of_floor": median(f / o for f, o in zip(least, ours, strict=True)),
                 "over_torch": median(t / o for t, o in zip(theirs[0], ours, strict=True)) if theirs else None,
@@ -121,7 +128,8 @@ def main(argv: list[str] | None = None) -> int:
     for r in results:
         beside = "" if r["over_torch"] is None else f", {r['over_torch']:.1f} times torch's speed"
         print(
-            f"{RULES[r['rule']]:<8} {size_text(r['rows'])} x {r['width']}: {r['step_seconds'] * 1e6:.0f} us a step"
+            f"{RULES[r['rule']]:<16} {size_text(r['rows'])} x {r['width']}: {r['step_seconds'] * 1e6:.0f} us a step, "
+            f"{r['bytes_per_second'] / 1e9:.1f} GB/s"
             f"{beside}, {r['share_of_floor']:.2f} of the floor's; {r['distinct']} distinct rows, grouped in "
             f"{r['grouping_seconds'] * 1e6:.0f} us"
         )

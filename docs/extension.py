@@ -12,6 +12,7 @@ from typing import Any
 import adaptk
 import numpy as np
 from adaptk import catalogue
+from adaptk._registry import ROW_WISE
 from docutils import nodes
 from docutils.statemachine import StringList
 from math_core import LatexToMathML
@@ -119,13 +120,14 @@ class SparseModes(Made):
 
     def text(self) -> list[str]:
         rows = []
-        for rule in adaptk.rules().values():
+        for rule in (*adaptk.rules().values(), *ROW_WISE.values()):
             dense = self.run_steps(rule, "dense")
             lazy = "equal" if np.allclose(self.run_steps(rule, "lazy"), dense, rtol=1e-9) else "differs"
             late = "refused"
             if rule.catch_up:
                 late = "equal" if np.allclose(self.run_steps(rule, "catch_up"), dense, rtol=1e-9) else rule.catch_up
-            rows.append([f"[`{rule.name}`](../rules.md#{rule.name})", lazy, late])
+            name = f"`{rule.name}`" if rule.name in ROW_WISE else f"[`{rule.name}`](../rules.md#{rule.name})"
+            rows.append([name, lazy, late])
         return _table(["rule", "`lazy` and `dense`", "`catch_up` and `dense`"], rows)
 
     @staticmethod
@@ -136,7 +138,7 @@ class SparseModes(Made):
         for row in (0, 1, 1, 0, 1):
             opt.step([(np.array([row]), np.array([[0.25 + 0.125 * row]]))])
         opt.catch_up()
-        return np.concatenate([w, *(opt.state[0][s.name] for s in rule.states)])
+        return np.concatenate([w.ravel(), *(opt.state[0][s.name].ravel() for s in rule.states)])
 
 
 class Catalogue(Made):

@@ -23,7 +23,7 @@ def test_every_table(
     path = tmp_path / "rows.json"
     assert bench.main(["--smoke", "--threads", "1", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]
-    assert len(rows) == 4
+    assert len(rows) == 8
     printed = capsys.readouterr().out
     for row in rows:
         assert f"{row['step_seconds'] * 1e6:.0f} us a step" in printed

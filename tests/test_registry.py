@@ -14,6 +14,7 @@ import adaptk
 import numpy as np
 import pytest
 from adaptk import _core, _reference, _stubs, catalogue
+from adaptk._registry import ROW_WISE
 from oracles import ORACLES
 
 ROOT = Path(__file__).parents[1]
@@ -139,17 +140,18 @@ def test_the_list_of_rules_includes_every_header() -> None:
 
 
 def test_functions() -> None:
-    assert sorted(adaptk.ops.__all__) == sorted(RULES)
-    for name in RULES:
+    names = [*RULES, *ROW_WISE]
+    assert sorted(adaptk.ops.__all__) == sorted(names)
+    for name in names:
         function = getattr(adaptk.ops, name)
         assert function.__name__ == name
         assert function.__module__ == "adaptk.ops"
-    assert {n for n in vars(adaptk.ops) if inspect.isbuiltin(getattr(adaptk.ops, n))} == set(RULES)
+    assert {n for n in vars(adaptk.ops) if inspect.isbuiltin(getattr(adaptk.ops, n))} == set(names)
 
 
 def test_classes() -> None:
-    classes = adaptk.optim.CLASSES
-    assert set(classes) == {name for rule in RULES.values() for name in rule.class_names}
+    classes = {**adaptk.optim.CLASSES, **adaptk.optim.ROW_WISE_CLASSES}
+    assert set(classes) == {name for rule in (*RULES.values(), *ROW_WISE.values()) for name in rule.class_names}
     for name, made in classes.items():
         assert re.fullmatch(r"[A-Z][A-Za-z]*", name)
         assert getattr(adaptk, name) is getattr(adaptk.optim, name) is made
@@ -215,9 +217,10 @@ def test_the_stub_of_a_class(name: str) -> None:
 
 
 def test_stubs_have_nothing_else() -> None:
-    assert set(definitions(PACKAGE / "ops.pyi")) == {*RULES, *catalogue.CLASSES}
+    assert set(definitions(PACKAGE / "ops.pyi")) == {*RULES, *ROW_WISE, *catalogue.CLASSES}
     of_catalogue = set(catalogue.CLASSES.values())
-    assert set(definitions(PACKAGE / "optim.pyi")) == {"optimizer_for", *adaptk.optim.CLASSES} | of_catalogue
+    classes = {*adaptk.optim.CLASSES, *adaptk.optim.ROW_WISE_CLASSES}
+    assert set(definitions(PACKAGE / "optim.pyi")) == {"optimizer_for", *classes} | of_catalogue
 
 
 def test_the_stub_of_the_core() -> None:

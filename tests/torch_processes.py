@@ -706,8 +706,8 @@ CLIPPED += [
 CLIPPED += [Task(k, 2, r, 0.3) for k in ("offload_ddp", "offload_fsdp") for r in ("adam", "momentum")]
 
 
-# Names of adaptk.torch that are no rules.
-NO_RULES = ("Offload", "ReleasedGradients", "release_gradients")
+# Names of adaptk.torch that are no rules, or not for sharded params.
+NO_RULES = ("Offload", "ReleasedGradients", "release_gradients", "RowWiseAdaGrad", "RowWiseAdam")
 
 
 RESUMED = [Task("resume", to, r, source=by) for to, by in ((4, 2), (2, 4), (1, 2)) for r in FEW]

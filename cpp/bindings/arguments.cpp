@@ -265,6 +265,10 @@ void check_together(const RuleInfo& rule, const detail::HyperValues& values) {
 }
 
 void check_runs_on_cuda(const RuleInfo& rule) {
+    if (rule.is_row_wise())
+        fail(PyExc_NotImplementedError, std::string("params: on a CUDA device, and ") + rule.name +
+                                            ", which keeps one number for each row, runs on the CPU only; move the "
+                                            "params and gradients there");
     if (rule.program == nullptr) return;
     if (rule.measures)
         fail(PyExc_NotImplementedError, std::string("params: on a CUDA device, and ") + rule.name +

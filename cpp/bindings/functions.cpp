@@ -150,6 +150,10 @@ void take_tensor(const RuleNames& names, ParamFormat param_format, PyObject* con
     for (std::size_t b = 0; b < names.buffers; ++b) {
         if (b == 1 && is_of_rows(objects[1])) continue;
         const ArgName name{names.buffer_text[b], index};
+        if (b >= 2 && b - 2 == names.rule->row_state) {
+            take_row_state(objects[b], name, v[0], v[b], b, out, work);
+            continue;
+        }
         if (b >= 2 && PyTuple_Check(objects[b])) {
             out.set(b, take_state(objects[b], name, v[0], v[b], sides.emplace_back(), work));
             continue;
@@ -169,6 +173,7 @@ void take_tensor(const RuleNames& names, ParamFormat param_format, PyObject* con
         out.set(b, {v[b].data, v[b].dtype});
     }
     out.size = v[0].size;
+    check_rows_of_rule(*names.rule, v[0], {names.buffer_text[0], index}, out);
 }
 
 void read_device_values(Call& call);

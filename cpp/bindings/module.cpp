@@ -61,7 +61,8 @@ py::dict describe(const RuleInfo& r) {
         if (start == detail::starts_as_grad) from = py::str("grad");
         states.append(py::dict(py::arg("name") = s.name, py::arg("initial") = s.initial, py::arg("initial_from") = from,
                                py::arg("option") = s.option == nullptr ? py::object(py::none()) : py::str(s.option),
-                               py::arg("nonnegative") = s.nonnegative));
+                               py::arg("nonnegative") = s.nonnegative,
+                               py::arg("per_row") = states.size() == r.row_state));
     }
     py::list carried;
     if (r.program != nullptr)
@@ -80,11 +81,13 @@ py::dict describe(const RuleInfo& r) {
                                                                         : "");
 }
 
-py::list registry() {
+py::list described(std::span<const RuleInfo> rules) {
     py::list all;
-    for (const RuleInfo& r : detail::rules()) all.append(describe(r));
+    for (const RuleInfo& r : rules) all.append(describe(r));
     return all;
 }
+py::list registry() { return described(detail::rules()); }
+py::list row_wise_registry() { return described(detail::row_wise_rules()); }
 
 // The rule of a program's bytes (program.hpp).
 py::dict load_rule(const py::bytes& bytes) {
@@ -243,6 +246,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     b::prepare_buffers();
     b::prepare_names();
     m.def("registry", b::registry);
+    m.def("row_wise_registry", b::row_wise_registry);
     m.def("load_rule", b::load_rule, pybind11::arg("bytes"));
     m.def("carry_on", b::carry_on, pybind11::arg("rule"), pybind11::arg("values"), pybind11::arg("step"),
           pybind11::arg("reduced") = std::vector<double>());

@@ -128,6 +128,11 @@ void Plan::bind(ParamObjects& t, const RuleNames& names, ParamUpdate& update, Qu
     quick.shape = stored_param.side == nullptr ? QuickShape(param) : QuickShape();
     for (std::size_t s = 0; s < states.size(); ++s) {
         const ArgName name{names.buffer_text[2 + s], -1, t.label.c_str()};
+        if (s == names.rule->row_state) {
+            take_row_state(t.states[s].object.ptr(), name, param, states[s], 2 + s, update, stream);
+            quick.shape = {};
+            continue;
+        }
         const StoredState stored{t.states[s].object, t.scales[s].object, t.named[s]};
         if (t.scales[s].object || t.named[s] != nullptr) {
             update.set(2 + s, take_state(stored, name, param, states[s], scales[s], stream));
@@ -136,6 +141,7 @@ void Plan::bind(ParamObjects& t, const RuleNames& names, ParamUpdate& update, Qu
         }
         if (update.side[2 + s] != nullptr) quick.shape = {};  // which is for buffers without them
     }
+    check_rows_of_rule(*names.rule, param, param_name, update);
     quick.object[0] = t.param.object.ptr();
     for (std::size_t s = 0; s < states.size(); ++s) quick.object[1 + s] = t.states[s].object.ptr();
     quick.written = std::uint32_t(1 + states.size());
@@ -305,9 +311,10 @@ detail::HyperValues Plan::read_group(std::uint32_t group, const py::handle& valu
         if (may_be_scheduled(names.hyper_info[h]) && !PyFloat_CheckExact(held.ptr()) &&
             PyCallable_Check(held.ptr()) != 0) {
             if (capturable_)
-                fail(PyExc_TypeError, std::string(names.hyper_info[h].name) +
-                                          ": a replayed graph calls no schedule; with capturable=True give a number, or "
-                                          "a buffer on the device of the params and change what it holds");
+                fail(PyExc_TypeError,
+                     std::string(names.hyper_info[h].name) +
+                         ": a replayed graph calls no schedule; with capturable=True give a number, or "
+                         "a buffer on the device of the params and change what it holds");
             held = held(steps_taken() + 1);
         }
         if (device().cuda && View::on_cuda(held, {names.hyper_info[h].name})) {

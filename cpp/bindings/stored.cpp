@@ -1,6 +1,7 @@
 #include "stored.hpp"
 
 #include "arguments.hpp"
+#include "rows.hpp"
 #include "step.hpp"
 
 #include "adaptk/rounding.hpp"
@@ -127,6 +128,30 @@ detail::Slot take_state(const StoredState& state, const ArgName& name, const Vie
     if (!is_written) scales.read_only = false;
     if (const auto problem = detail::why_no_scales(scales, data)) fail(*problem, {label.c_str()});
     return {data.data, data.dtype, scales.data};
+}
+
+void take_row_state(PyObject* state, const ArgName& name, const View& param, View& data, std::size_t buffer,
+                    detail::ParamUpdate& update, WorkStream& work) {
+    if (PyTuple_Check(state))
+        fail(PyExc_TypeError, name.text() + ": a tuple, expected a buffer with one number for each row of the param");
+    View::take(state, name, data, work);
+    if (const auto problem = detail::why_no_row_state(data, param)) fail(*problem, name);
+    update.set(buffer, {data.data, data.dtype});
+    update.row_buffer = buffer;
+    update.row_count = detail::rows_of(param);
+}
+
+void check_rows_of_rule(const detail::RuleInfo& rule, const View& param, const ArgName& name,
+                        const detail::ParamUpdate& update) {
+    if (!rule.is_row_wise()) return;
+    if (const auto problem = detail::why_no_param_of_rows(param)) fail(*problem, name);
+    const std::int64_t rows = detail::rows_of(param);
+    std::size_t buffer = 0;
+    if (const char* const reason =
+            detail::why_no_rows(update, rule.buffers(), rows == 0 ? 0 : param.size / rows, buffer))
+        fail(PyExc_ValueError, name.text() +
+                                   (buffer == 0 ? std::string() : std::string(", ") + rule.states[buffer - 2].name) +
+                                   ": stored as " + name_of(update.format[buffer]) + ", " + reason);
 }
 
 const char* side_name(detail::ParamFormat format) {

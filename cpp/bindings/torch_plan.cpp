@@ -204,6 +204,8 @@ struct Tensor {
     bool loose = false;                // some of the tensors are not among the entries
     bool alone = false;                // it is stepped alone, just now
     bool native = false;               // all of them on the CPU, and looked at by way of TorchFace
+    bool catches_up = false;           // its group was in that mode when it was bound
+    bool counts_rows = false;          // its state has the last step of each row
     std::uint8_t numbers = 0;
     std::uint8_t entries = 0;                     // of the dict as it was when it was looked at
     std::array<PyObject*, max_entries> values{};  // the objects among them that were values
@@ -342,6 +344,9 @@ class TorchPlan {
                    const py::object& zero_grad, const py::object& copy_out, const py::object& ema,
                    const py::object& grad_norm);
 
+    py::list catch_up(const py::object& owner, const py::list& groups, const py::list& rules, const py::dict& state,
+                      const py::list& undo);
+
     // For the garbage collector: a param's hooks may refer to the optimizer, and so to this.
     int traverse(visitproc visit, void* arg) const {
         for (const Tensor& t : tensors_) {
@@ -415,11 +420,14 @@ class TorchPlan {
     Slot take_grad(std::size_t i, const py::object& owner, WorkStream& stream);
     std::int64_t count_step(const Tensor& t, Later& later) const;
     bool lacks_count(std::size_t i) const;
+    bool catches_up(std::size_t i) const { return sparse_[plan_.group_of(i)] == detail::SparseMode::catch_up; }
+    void take_last_step(std::size_t i, RowGrad& rows) const;
     Format stored_format(std::size_t i) const {
         return info_of(plan_.update(i).dtype()).as_param[std::size_t(param_formats_[plan_.group_of(i)])];
     }
     void add(std::size_t i, const Slot& grad, const WorkStream& stream);
     void add_rows(std::size_t i, const py::object& owner);
+    void take_whole(std::size_t i, RowGrad& rows);
     bool take_quickly(std::size_t i, HeldGrads& held);
     bool take_all_quickly(HeldGrads& held);
     void take_carefully(const py::object& owner, const std::vector<py::object>& groups, const py::list& undo);
@@ -443,6 +451,7 @@ PyObject* params_name = nullptr;
 PyObject* seed_key = nullptr;
 PyObject* param_format_key = nullptr;
 PyObject* sparse_key = nullptr;
+PyObject* last_step_key = nullptr;
 PyObject* is_sparse_name = nullptr;
 
 std::string label_of(std::size_t i) { return "[" + std::to_string(i) + "]"; }
@@ -571,7 +580,8 @@ bool TorchPlan::lacks_count(std::size_t i) const {
 
 bool TorchPlan::unchanged(std::size_t i) {
     Tensor& t = tensors_[i];
-    if (t.loose || plan_.update(i).format[0] != stored_format(i) || lacks_count(i)) return false;
+    if (t.loose || plan_.update(i).format[0] != stored_format(i) || lacks_count(i) || t.catches_up != catches_up(i))
+        return false;
     {
         const py::scoped_critical_section locked(t.state);
         if (!same_entries(t)) return false;
@@ -609,7 +619,7 @@ bool TorchPlan::unchanged(std::size_t i) {
                     static_cast<std::byte*>(now.data) + now.byte_offset != reinterpret_cast<std::byte*>(update.side[b]))
                     return false;
             }
-            if (t.native && face_.at(t.object[k], update.buffer[b], stored_count(update.format[b], update.size)))
+            if (t.native && face_.at(t.object[k], update.buffer[b], stored_count(update.format[b], update.elements(b))))
                 continue;
             // Another object may be where a tensor was.
             if (Py_TYPE(t.object[k]) != tensor_type_) return false;
@@ -619,13 +629,15 @@ bool TorchPlan::unchanged(std::size_t i) {
             continue;
         const Format format = update.format[b];
         if (!look(t.api, t.object[k]) || !same_type(now.dtype, exchange_type(format)) ||
-            !(is_packed(format) ? t.layout.is_row(now, stored_count(format, update.size)) : t.layout.same(now)))
+            !(is_packed(format) || (b > 1 && b == update.row_buffer)
+                  ? t.layout.is_row(now, stored_count(format, update.elements(b)))
+                  : t.layout.same(now)))
             return false;
         void* const now_at = static_cast<std::byte*>(now.data) + now.byte_offset;
         if (now_at != update.buffer[b]) {
             // Bound again, with an error if the storage was freed. One that is still where it was is whole.
-            const bool whole = t.native ? face_.stored(face_.tensor(t.object[k]), update.size, format)
-                                        : is_plain(t.object[k]) && stored(t.object[k], update.size, format);
+            const bool whole = t.native ? face_.stored(face_.tensor(t.object[k]), update.elements(b), format)
+                                        : is_plain(t.object[k]) && stored(t.object[k], update.elements(b), format);
             if (!whole) return false;
             plan_.move(i, b, now_at);
         }
@@ -689,7 +701,7 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         if (api->dltensor_from_py_object_no_sync(object, &now) != 0) throw py::error_already_set();
         return now;
     };
-    // (state or None, (param, *states), numbers, odd, fresh)
+    // (state or None, (param, *states), numbers, odd, fresh, whether the state has the last step of each row)
     const py::tuple bound = owner.attr("_bind")(t.param, group, names.rule->key, "params" + label, undo);
     t.state = bound[0].is_none() ? nullptr : bound[0].ptr();
     held_.emplace_back(bound);
@@ -697,6 +709,8 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
     const py::sequence numbers(bound[2]);
     t.odd = bound[3].cast<bool>();
     t.fresh = bound[4].cast<bool>();
+    t.counts_rows = bound[5].cast<bool>();
+    t.catches_up = catches_up(i);
     t.numbers = std::uint8_t(numbers.size());
     if (numbers.size() != std::max(numbers_of(*names.rule), std::min<std::size_t>(numbers.size(), 1)) ||
         buffers.size() + 1 != names.buffers)
@@ -737,6 +751,8 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
                 const py::object param = buffers[0];
                 update.set(
                     0, take_param(param.ptr(), name, param_formats_[plan_.group_of(i)], views[0], scales[0], stream));
+            } else if (b - 1 == names.rule->row_state) {
+                take_row_state(t.object[b], name, views[0], views[b], b + 1, update, stream);
             } else if (stored[b].scales || stored[b].named != nullptr) {
                 update.set(b + 1, take_state(stored[b], name, views[0], views[b], scales[b], stream));
             } else {
@@ -747,6 +763,7 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         for (std::size_t b = 1; b < buffers.size(); ++b) native = native && Py_TYPE(t.object[b]) == tensor_type_;
         t.api = exchange_api_of(t.object[0]);
         update.size = views[0].size;
+        check_rows_of_rule(*names.rule, views[0], {"params", -1, label.c_str()}, update);
         plan_.bind(i, update, views[0].device);
         const DLTensor now = tensor_of(t.object[0]);
         t.layout.assign(now);
@@ -878,11 +895,21 @@ void TorchPlan::add_rows(std::size_t i, const py::object& owner) {
     ParamUpdate update = plan_.update(i);
     const std::uint32_t group = plan_.group_of(i);
     rows.take(pair.ptr(), name, param, sparse_[group], *t.names->rule, plan_.hyper(group), update, stream);
+    if (t.counts_rows) take_last_step(i, rows);
     views_.push_back(std::move(param));
     moved_grads_.push_back(i);
     grads_[i] = pair;
     add(i, {nullptr, compute_format(update.format[0])}, stream);
     plan_.set_rows(i, rows.update);
+}
+
+void TorchPlan::take_last_step(std::size_t i, RowGrad& rows) const {
+    const std::string name = "state['last_step'] of params" + label_of(i);
+    const py::object given = value_of(tensors_[i].state, last_step_key);
+    if (!given) fail(PyExc_KeyError, name);
+    rows.last_step = Integers::take(given, name, true);
+    const std::uint32_t group = plan_.group_of(i);
+    rows.take_last_step(rows.last_step, name, plan_.rule(group), plan_.hyper(group));
 }
 
 // The share that has been begun works on the current stream of its first tensor's library.
@@ -958,7 +985,7 @@ bool TorchPlan::take_quickly(std::size_t i, HeldGrads& held) {
             all_ = false;
             return true;
         }
-        if (t.names != &names_of_group(i) || !unchanged(i)) return false;
+        if (t.names != &names_of_group(i) || !unchanged(i) || t.counts_rows) return false;
         const ParamUpdate& update = plan_.update(i);
         void* data = nullptr;
         // As in find_grad().
@@ -974,7 +1001,8 @@ bool TorchPlan::take_quickly(std::size_t i, HeldGrads& held) {
             all_ = false;
             return true;
         }
-        if (t.names == nullptr || t.names != &names_of_group(i) || t.odd || !unchanged(i)) return false;
+        if (t.names == nullptr || t.names != &names_of_group(i) || t.odd || !unchanged(i) || t.counts_rows)
+            return false;
     }
     void* data = nullptr;
     if (!find_grad(i, grads_[i].ptr(), data)) return false;
@@ -1018,7 +1046,23 @@ void TorchPlan::take_carefully(const py::object& owner, const std::vector<py::ob
         if (!tensors_[i].odd || !take_stand_ins(i, owner, groups, undo, stream, grad))
             grad = take_grad(i, owner, stream);
         add(i, grad, stream);
+        if (!tensors_[i].counts_rows) continue;
+        RowGrad& whole = *rows_.emplace_back(std::make_unique<RowGrad>());
+        take_whole(i, whole);
+        plan_.set_rows(i, whole.update);
     }
+}
+
+// All rows of a tensor, which may have missed steps.
+void TorchPlan::take_whole(std::size_t i, RowGrad& rows) {
+    const std::string label = label_of(i);
+    View param;
+    WorkStream stream;
+    View::take(tensors_[i].object[0], {"params", -1, label.c_str()}, param, stream);
+    ParamUpdate update = plan_.update(i);
+    rows.take_whole(param, update);
+    take_last_step(i, rows);
+    views_.push_back(std::move(param));
 }
 
 // Tensors that others stand in for at this step; false if they turn out to need none.
@@ -1367,6 +1411,7 @@ Slot TorchPlan::take_alone(std::size_t i, const py::object& owner, const py::lis
                                   "steps of all params");
     if (attribute(grads_[i].ptr(), is_sparse_name).cast<bool>())
         fail(PyExc_TypeError, label + ": step_param() with a sparse gradient; take steps of all params");
+    if (t.counts_rows) fail(PyExc_TypeError, label + ": step_param() with sparse='catch_up'; take steps of all params");
     WorkStream stream;
     const Slot grad = take_grad(i, owner, stream);
     if (plan_.check_alone(i, grad))
@@ -1542,6 +1587,51 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, c
     return py::make_tuple(updated(), norm, false, nonzero, others);
 }
 
+// Rows that have missed steps take them now; the params whose versions the caller raises.
+py::list TorchPlan::catch_up(const py::object& owner, const py::list& group_list, const py::list& rules,
+                             const py::dict& state, const py::list& undo) {
+    const auto locked = lock_.take();
+    const Busy busy(busy_);
+    if (parts_ > 0) fail(PyExc_RuntimeError, "catch_up() while another thread steps a param of this optimizer alone");
+    const std::vector<py::object> groups = items_of(group_list.ptr());
+    list_params(groups);
+    if (rules.size() != group_sizes_.size()) fail(PyExc_ValueError, "rules: wrong length");
+    std::uint32_t group = 0;
+    for (const py::object& rule : items_of(rules.ptr())) choose(group++, rule);
+    UnderWay under_way(*this);
+    look_at_state(state);
+    std::vector<std::size_t> which;
+    py::list params;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        Tensor& t = tensors_[i];
+        if (!catches_up(i) || !value_of(state.ptr(), t.param.ptr())) continue;
+        if (t.names != &names_of_group(i) || !unchanged(i)) {
+            t.unbind();
+            bind(i, owner, groups[plan_.group_of(i)], undo);
+        }
+        if (!t.counts_rows || t.numbers == 0) continue;
+        take_whole(i, *rows_.emplace_back(std::make_unique<RowGrad>()));
+        which.push_back(i);
+        params.append(t.param);
+    }
+    if (!bound_.empty()) remember_state(state);
+    {
+        const MaybeReleaseGil released(true);
+        for (std::size_t n = 0; n < which.size(); ++n) {
+            const std::size_t i = which[n];
+            const std::uint32_t of = plan_.group_of(i);
+            const auto steps = std::int64_t(tensors_[i].number[0].load());
+            detail::Segment segment{&plan_.rule(of), plan_.hyper(of), steps, 1};
+            segment.seed = plan_.seed(of);
+            ParamUpdate update = plan_.update(i);
+            update.rows = &rows_[n]->update;
+            detail::catch_up_rows(segment, update, steps);
+        }
+    }
+    under_way.keep();
+    return params;
+}
+
 }  // namespace
 
 void register_torch_plan(py::module_& m) {
@@ -1550,6 +1640,7 @@ void register_torch_plan(py::module_& m) {
     seed_key = interned("seed");
     param_format_key = interned("param_format");
     sparse_key = interned("sparse");
+    last_step_key = interned("last_step");
     is_sparse_name = interned("is_sparse");
     const auto collectable = [](PyHeapTypeObject* heap) {
         PyTypeObject& type = heap->ht_type;
@@ -1585,6 +1676,8 @@ void register_torch_plan(py::module_& m) {
             py::arg("grad_scale") = 1.0, py::arg("clip_norm") = py::none(), py::arg("grad_norm") = py::none(),
             py::arg("zero_grad") = false, py::arg("copy_out") = py::none())
         .def("measured", &TorchPlan::measured, py::arg("rule"))
+        .def("catch_up", &TorchPlan::catch_up, py::arg("owner"), py::arg("groups"), py::arg("rules"), py::arg("state"),
+             py::arg("undo"))
         .def("step_param", &TorchPlan::step_param, py::arg("owner"), py::arg("groups"), py::arg("param"),
              py::arg("state"), py::arg("undo"))
         .def("step", &TorchPlan::step, py::arg("owner"), py::arg("groups"), py::arg("rules"), py::arg("state"),

@@ -228,6 +228,16 @@ const adaptk_state_info* adaptk_rule_state(const adaptk_rule* rule, size_t index
     return found([&] { return element(entry_of(rule).states, index); });
 }
 
+int adaptk_rule_state_per_row(const adaptk_rule* rule, size_t index) {
+    int per_row = 0;
+    guarded([&] {
+        const RuleEntry& entry = entry_of(rule);
+        element(entry.states, index);
+        per_row = index == entry.info->row_state ? 1 : 0;
+    });
+    return per_row;
+}
+
 size_t adaptk_rule_preset_count(const adaptk_rule* rule) {
     std::size_t n = 0;
     guarded([&] { n = entry_of(rule).presets.size(); });

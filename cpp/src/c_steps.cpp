@@ -172,6 +172,18 @@ void write_report(adaptk_step_report* out, const StepReport& from) {
     std::memcpy(out, &all, out->size);
 }
 
+// Of a rule that keeps one number for each row.
+void check_rows(const RuleInfo& rule, std::size_t i, const TensorView& param, ParamUpdate& update) {
+    if (const auto problem = why_no_param_of_rows(param)) reject(*problem, {"params", i});
+    update.row_buffer = 2 + rule.row_state;
+    update.row_count = rows_of(param);
+    std::size_t buffer = 0;
+    if (const char* const reason =
+            why_no_rows(update, rule.buffers(), update.row_count == 0 ? 0 : param.size / update.row_count, buffer))
+        refuse(name_of_buffer(rule, i, buffer).text() + ": stored as " + name_of(update.format[buffer]) + ", " +
+               reason);
+}
+
 // Params and states of one call, checked.
 struct Buffers {
     std::vector<TensorView> params;
@@ -200,6 +212,9 @@ Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, con
         const TensorView p = view_of(params_in[i], name);
         if (!is_param(p)) reject(why_no_param(p), name);
         if (beside == nullptr && i == 0) device = p.device;
+        if (device.cuda && rule.is_row_wise())
+            refuse(ADAPTK_UNSUPPORTED, name.text() + ": on " + device.text() + ", and " + rule.name +
+                                           ", which keeps one number for each row, runs on the CPU only");
         if (device.cuda && rule.measures)
             refuse(ADAPTK_UNSUPPORTED, name.text() + ": on " + device.text() + ", and " + rule.name +
                                            ", which has reductions, runs on the CPU only");
@@ -213,8 +228,9 @@ Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, con
         update.number = std::uint32_t(i);
         for (std::size_t s = 0; s < states; ++s) {
             const Name of_state = name_of_buffer(rule, i, 2 + s);
-            update.set(2 + s, states_in.take(i * states + s, of_state, p));
+            update.set(2 + s, states_in.take(i * states + s, of_state, p, s == rule.row_state));
         }
+        if (rule.is_row_wise()) check_rows(rule, i, p, update);
         if (sum_overflows(total, p.size, total)) refuse("params: more than 2**63 elements in all");
         params.push_back(p);
         updates.push_back(update);
@@ -738,7 +754,7 @@ adaptk_status adaptk_plan_init_states(adaptk_plan* plan) {
                 for (std::size_t h = 0; state.from != nullptr && h < rule.hyper_count(); ++h)
                     if (std::strcmp(rule.hyper(h).name, state.from) == 0)
                         value = plan->plan.hyper(p.group_of(i)).value[h];
-                fill_state(p.update(i).slot(2 + s), p.update(i).size, value);
+                fill_state(p.update(i).slot(2 + s), p.update(i).elements(2 + s), value);
             }
         }
     });

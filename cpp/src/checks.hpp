@@ -32,6 +32,7 @@ inline void check_work(std::span<const ParamUpdate> tensors, std::span<const Seg
             const ParamUpdate& t = tensors[tensor];
             const Format compute = compute_format(t.param());
             ADAPTK_PROMISED(t.size >= 0);
+            ADAPTK_PROMISED((t.row_buffer == 0) == !s.rule->is_row_wise());
             for (std::size_t b = 0; b < s.rule->buffers(); ++b) {
                 if (b == 1 && t.rows != nullptr && !t.rows->whole) continue;
                 const FormatInfo& f = info_of(t.format[b]);

@@ -95,11 +95,11 @@ void evaluate(const ScalarNode* nodes, std::size_t first, std::size_t last, cons
     }
 }
 
-template <class... R> constexpr CoefficientTable make_table(RuleList<R...>) {
-    return {{{prepare<R, float>, prepare<R, double>}...}, evaluate};
+template <class... R, class... W> constexpr CoefficientTable make_table(RuleList<R...>, RuleList<W...>) {
+    return {{{prepare<R, float>, prepare<R, double>}...}, {{prepare<W, float>, prepare<W, double>}...}, evaluate};
 }
 
-constexpr CoefficientTable table = make_table(Rules{});
+constexpr CoefficientTable table = make_table(Rules{}, RowWiseRules{});
 
 }  // namespace
 

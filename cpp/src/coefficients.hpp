@@ -4,6 +4,7 @@
 
 #include "program.hpp"
 
+#include "adaptk/row_wise.hpp"
 #include "adaptk/rules.hpp"
 
 #include <cstddef>
@@ -27,6 +28,7 @@ using EvaluateScalars = void (*)(const ScalarNode* nodes, std::size_t first, std
 
 struct CoefficientTable {
     PrepareCoefficients prepare[Rules::size][2];  // [rule][0 float, 1 double]
+    PrepareCoefficients prepare_row_wise[RowWiseRules::size][2];
     EvaluateScalars evaluate;
 };
 

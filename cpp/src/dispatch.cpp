@@ -21,20 +21,22 @@ const auto& table() {
 #if defined(ADAPTK_X86_KERNELS)
     static const int level = x86_level(ThisProcessor{});
     static const auto isas = numbered(std::array{
-        Isa{"portable", true, &kernels_portable(), &coefficients_portable()},
+        Isa{"portable", true, &kernels_portable(), &coefficients_portable(), &row_wise_portable()},
 #if !defined(ADAPTK_NO_V2_KERNELS)
-        Isa{"x86-64-v2", level >= 2, &kernels_v2(), &coefficients_portable()},
+        Isa{"x86-64-v2", level >= 2, &kernels_v2(), &coefficients_portable(), &row_wise_v2()},
 #endif
-        Isa{"x86-64-v3", level >= 3, &kernels_v3(), &coefficients_v3()},
+        Isa{"x86-64-v3", level >= 3, &kernels_v3(), &coefficients_v3(), &row_wise_v3()},
 #if !defined(ADAPTK_NO_V4_KERNELS)
-        Isa{"x86-64-v4", level >= 4, &kernels_v4(), &coefficients_v3()},
+        Isa{"x86-64-v4", level >= 4, &kernels_v4(), &coefficients_v3(), &row_wise_v4()},
 #endif
     });
 #elif defined(ADAPTK_NEON_KERNELS)
-    static const auto isas = numbered(std::array{Isa{"portable", true, &kernels_portable(), &coefficients_portable()},
-                                                 Isa{"neon", true, &kernels_neon(), &coefficients_portable()}});
+    static const auto isas =
+        numbered(std::array{Isa{"portable", true, &kernels_portable(), &coefficients_portable(), &row_wise_portable()},
+                            Isa{"neon", true, &kernels_neon(), &coefficients_portable(), &row_wise_neon()}});
 #else
-    static const auto isas = numbered(std::array{Isa{"portable", true, &kernels_portable(), &coefficients_portable()}});
+    static const auto isas = numbered(
+        std::array{Isa{"portable", true, &kernels_portable(), &coefficients_portable(), &row_wise_portable()}});
 #endif
     return isas;
 }

@@ -4,6 +4,7 @@
 #include "coefficients.hpp"
 #include "export.hpp"
 #include "kernel_table.hpp"
+#include "row_kernels.hpp"
 
 #include <span>
 #include <string>
@@ -16,6 +17,7 @@ struct Isa {
     bool supported;    // by this processor
     const KernelTable* kernels;
     const CoefficientTable* coefficients;
+    const RowWiseTable* row_wise;
     std::size_t number = 0;  // among built_isas()
 };
 

@@ -114,6 +114,25 @@ const RuleCode* code_of(std::size_t rule) {
     return all.data() + rule * built_isas().size();
 }
 
+// The same of those that keep one number for each row.
+const RuleCode* code_of_row_wise(std::size_t rule) {
+    static const std::vector<RuleCode> all = [] {
+        std::vector<RuleCode> code;
+        for (std::size_t r = 0; r < RowWiseRules::size; ++r) {
+            for (const Isa& isa : built_isas()) {
+                RuleCode& c = code.emplace_back();
+                c.row_wise = isa.row_wise->rule[r];
+                for (int type = 0; type < 2; ++type)
+                    for (int coupled = 0; coupled < 2; ++coupled)
+                        c.step[type][coupled] = c.row_wise[type][coupled].step;
+                std::memcpy(c.prepare, isa.coefficients->prepare_row_wise[r], sizeof c.prepare);
+            }
+        }
+        return code;
+    }();
+    return all.data() + rule * built_isas().size();
+}
+
 template <class R> RuleInfo make_info(std::size_t index) {
     RuleInfo rule{};
     rule.index = index;
@@ -132,7 +151,13 @@ template <class R> RuleInfo make_info(std::size_t index) {
     place_kept_numbers<R>(rule);
     place_idle<R>(rule);
     rule.invalid = check<R>;
-    rule.code = {code_of(index), built_isas().size()};
+    if constexpr (requires { R::row_state; }) {
+        rule.row_state = R::row_state;
+        rule.index = RuleInfo::nowhere;
+        rule.code = {code_of_row_wise(index), built_isas().size()};
+    } else {
+        rule.code = {code_of(index), built_isas().size()};
+    }
     return rule;
 }
 
@@ -149,9 +174,15 @@ std::span<const RuleInfo> rules() {
     return registry;
 }
 
+std::span<const RuleInfo> row_wise_rules() {
+    static const auto registry = make_registry(RowWiseRules{});
+    return registry;
+}
+
 const RuleInfo* find_rule(std::string_view key) {
-    for (const RuleInfo& r : rules())
-        if (key == r.key) return &r;
+    for (const std::span<const RuleInfo> list : {rules(), row_wise_rules()})
+        for (const RuleInfo& r : list)
+            if (key == r.key) return &r;
     return find_program(key);
 }
 

@@ -4,6 +4,7 @@
 #include "coefficients.hpp"
 #include "export.hpp"
 #include "kernel_table.hpp"
+#include "row_kernels.hpp"
 
 #include "adaptk/rules.hpp"
 
@@ -23,7 +24,8 @@ struct HyperValues {
 struct RuleCode {
     StepKernel step[2][2];  // [0 float, 1 double][coupled decay]
     PrepareCoefficients prepare[2];
-    CodedKernel coded;  // null if there is none
+    CodedKernel coded;                              // null if there is none
+    const RowWiseKernels (*row_wise)[2] = nullptr;  // of rules that keep one number for each row, as `step`
 };
 
 // See adaptk::Continued.
@@ -58,6 +60,7 @@ struct RuleInfo {
     // Of gradients that are taken ahead of p: the number of the state and of the hyperparameter; or `nowhere`.
     std::size_t ahead_state, ahead_hyper;
     std::size_t kept_numbers;
+    std::size_t row_state = nowhere;  // that has one number for each row of a param (row_wise.hpp)
     // See IdleSteps in rule.hpp; nullptr: there is no closed form. `shrink`: what decoupled decay multiplies by.
     Idle idle;
     void (*idle_steps)(const HyperValues& h, double shrink, std::int64_t n, IdleSteps& out);
@@ -70,6 +73,7 @@ struct RuleInfo {
     std::size_t hyper_count() const { return own.size() + common_hyperparameters.size(); }
     ADAPTK_INTERNAL_API Hyperparameter hyper(std::size_t i) const;  // with the rule's own default
     std::size_t buffers() const { return 2 + states.size(); }
+    bool is_row_wise() const { return row_state != nowhere; }
     double weight_decay(const HyperValues& h) const { return h.value[own.size() + at_weight_decay]; }
     bool decoupled(const HyperValues& h) const { return h.value[own.size() + at_decoupled] != 0.0; }
     bool maximize(const HyperValues& h) const { return h.value[own.size() + at_maximize] != 0.0; }
@@ -79,6 +83,8 @@ struct RuleInfo {
 };
 
 ADAPTK_INTERNAL_API std::span<const RuleInfo> rules();
+// Those that keep one number for each row, which are for the CPU; not in the list, and found by their names.
+ADAPTK_INTERNAL_API std::span<const RuleInfo> row_wise_rules();
 ADAPTK_INTERNAL_API const RuleInfo* find_rule(std::string_view key);
 
 ADAPTK_INTERNAL_API bool in_range(Range range, double x);  // false for NaN

@@ -13,13 +13,17 @@ namespace {
 // thousand indices.
 struct KeptKeys {
     std::vector<std::uint64_t> keys, other;
-    std::vector<std::size_t> start, counts;
+    std::vector<std::size_t> start;
+    std::vector<std::uint32_t> counts;
 };
 KeptKeys& kept_keys() {
     thread_local KeptKeys kept;
     return kept;
 }
 constexpr std::size_t most_kept = std::size_t{1} << 20;
+
+// Negative ones are large.
+template <class I> std::uint64_t row_of(I index) { return std::uint64_t(std::int64_t(index)); }
 
 }  // namespace
 
@@ -51,34 +55,17 @@ std::optional<std::int64_t> RowUpdate::assign(const RowIndex& index, const Slot&
     keys_.clear();
     start_.clear();
     const auto n = std::size_t(index.count);
-    std::uint64_t largest = 0;
-    bool ascending = true;
     // A row and a place fit into 64 bits together, for both are counts of what memory holds; if rows have no elements,
     // there may be any number of them.
     place_bits_ = n > 1 ? unsigned(std::bit_width(n - 1)) : 0;
     if (row_size > 0) keys_.resize(n);
-    const auto take = [&]<class I>(const I* indices) -> std::optional<std::int64_t> {
-        std::uint64_t before = 0;
-        for (std::size_t i = 0; i < n; ++i) {
-            // Negative ones are large.
-            const auto row = std::uint64_t(std::int64_t(indices[i]));
-            if (row >= std::uint64_t(rows)) return std::int64_t(i);
-            if (row_size == 0) continue;
-            ascending = ascending && row >= before;
-            before = row;
-            largest = row > largest ? row : largest;
-            keys_[i] = (row << place_bits_) | i;
-        }
-        return {};
-    };
-    const auto wrong = index.wide ? take(static_cast<const std::int64_t*>(index.data))
-                                  : take(static_cast<const std::int32_t*>(index.data));
+    const auto wrong = index.wide ? sort(static_cast<const std::int64_t*>(index.data))
+                                  : sort(static_cast<const std::int32_t*>(index.data));
     if (wrong) {
         keys_.clear();
         return wrong;
     }
     if (keys_.empty()) return {};
-    if (!ascending) sort(unsigned(std::bit_width(largest)));
     // Without a branch, which would be foreseen half of the time.
     start_.resize(n + 1);
     std::size_t distinct = 0;
@@ -94,45 +81,82 @@ std::optional<std::int64_t> RowUpdate::assign(const RowIndex& index, const Slot&
     return {};
 }
 
-// By the bits of the row alone: the places are in order from the start on, and each pass is stable.
-void RowUpdate::sort(unsigned row_bits) {
+// Checks the indices, and makes the keys in their order; without keys it only checks. By the bits of the row alone: the
+// places are in order from the start on, and each pass is stable.
+template <class I> std::optional<std::int64_t> RowUpdate::sort(const I* indices) {
     constexpr unsigned most_bits = 12;
-    if (keys_.size() < 64) {
-        std::sort(keys_.begin(), keys_.end());
-        return;
+    const auto n = std::size_t(index_.count);
+    if (keys_.empty() || n < 64 || n > UINT32_MAX) {
+        bool ascending = true;
+        std::uint64_t before = 0;
+        for (std::size_t i = 0; i < n; ++i) {
+            const std::uint64_t row = row_of(indices[i]);
+            if (row >= std::uint64_t(rows_)) return std::int64_t(i);
+            if (keys_.empty()) continue;
+            ascending = ascending && row >= before;
+            before = row;
+            keys_[i] = (row << place_bits_) | i;
+        }
+        if (!ascending) std::sort(keys_.begin(), keys_.end());
+        return {};
     }
-    other_.resize(keys_.size());
+    const unsigned row_bits = rows_ > 1 ? unsigned(std::bit_width(std::uint64_t(rows_ - 1))) : 1;
     const unsigned passes = (row_bits + most_bits - 1) / most_bits;
     const unsigned bits = (row_bits + passes - 1) / passes;
     switch (passes) {
-    case 1: sort_in<1>(bits); break;
-    case 2: sort_in<2>(bits); break;
-    case 3: sort_in<3>(bits); break;
-    case 4: sort_in<4>(bits); break;
-    case 5: sort_in<5>(bits); break;
-    default: sort_in<6>(bits); break;
+    case 1: return sort_in<1>(indices, bits);
+    case 2: return sort_in<2>(indices, bits);
+    case 3: return sort_in<3>(indices, bits);
+    case 4: return sort_in<4>(indices, bits);
+    case 5: return sort_in<5>(indices, bits);
+    default: return sort_in<6>(indices, bits);
     }
 }
 
 // The digits of all passes are counted together: their numbers do not depend on the order.
-template <unsigned Passes> void RowUpdate::sort_in(unsigned bits) {
+template <unsigned Passes, class I>
+std::optional<std::int64_t> RowUpdate::sort_in(const I* ADAPTK_RESTRICT indices, unsigned bits) {
+    const auto n = std::size_t(index_.count);
+    const auto rows = std::uint64_t(rows_);
     const std::size_t digits = std::size_t{1} << bits;
     const std::uint64_t mask = digits - 1;
     counts_.assign(Passes * digits, 0);
-    for (const std::uint64_t key : keys_) {
+    std::uint32_t* const counts = counts_.data();
+    bool ascending = true;
+    std::uint64_t before = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        const std::uint64_t row = row_of(indices[i]);
+        if (row >= rows) return std::int64_t(i);
+        ascending = ascending && row >= before;
+        before = row;
         ADAPTK_UNROLL
-        for (unsigned pass = 0; pass < Passes; ++pass)
-            ++counts_[pass * digits + ((key >> (place_bits_ + pass * bits)) & mask)];
+        for (unsigned pass = 0; pass < Passes; ++pass) ++counts[pass * digits + ((row >> (pass * bits)) & mask)];
     }
+    const unsigned place_bits = place_bits_;
+    if (ascending) {
+        std::uint64_t* const to = keys_.data();
+        for (std::size_t i = 0; i < n; ++i) to[i] = (row_of(indices[i]) << place_bits) | i;
+        return {};
+    }
+    other_.resize(n);
     for (unsigned pass = 0; pass < Passes; ++pass) {
-        const unsigned shift = place_bits_ + pass * bits;
-        std::size_t* const at = counts_.data() + pass * digits;
-        std::size_t sum = 0;
+        std::uint32_t* const at = counts + pass * digits;
+        std::uint32_t sum = 0;
         for (std::size_t d = 0; d < digits; ++d) sum += std::exchange(at[d], sum);
         std::uint64_t* const to = other_.data();
-        for (const std::uint64_t key : keys_) to[at[(key >> shift) & mask]++] = key;
+        if (pass == 0) {
+            for (std::size_t i = 0; i < n; ++i) {
+                const std::uint64_t row = row_of(indices[i]);
+                to[at[row & mask]++] = (row << place_bits) | i;
+            }
+        } else {
+            const std::uint64_t* const from = keys_.data();
+            const unsigned shift = place_bits + pass * bits;
+            for (std::size_t i = 0; i < n; ++i) to[at[(from[i] >> shift) & mask]++] = from[i];
+        }
         keys_.swap(other_);
     }
+    return {};
 }
 
 std::size_t RowUpdate::lower_bound(std::int64_t row) const {
@@ -205,10 +229,11 @@ const T* sum_of_row(const KernelTable& k, const RowUpdate& r, std::size_t i, std
 
 template <class T> class RowRun {
   public:
-    RowRun(const KernelTable& k, const ParamUpdate& t, std::size_t buffers, std::uint64_t key)
-        : k_(k), t_(t), r_(*t.rows), buffers_(buffers) {
+    RowRun(const KernelTable& k, const ParamUpdate& t, const RowUpdate& rows, std::size_t buffers, std::uint64_t key)
+        : k_(k), t_(t), r_(rows), buffers_(buffers) {
         for (std::size_t b = 0; b < buffers; ++b) {
             in_place_[b] = in_place<T>(t.slot(b));
+            of_row_[b] = is_number(b) ? 1 : r_.row_size();
             keys_[b] = info_of(t.format[b]).stochastic ? buffer_key(key, t.number, std::uint32_t(b)) : 0;
         }
         // Its own is not a buffer of the tensor.
@@ -217,7 +242,7 @@ template <class T> class RowRun {
 
     // Columns [c0, c1) of the rows with values number begin ... end - 1.
     void step(const RowKernel& kernel, std::size_t begin, std::size_t end, std::int64_t c0, std::int64_t c1) const {
-        if (r_.row_size() <= most_gathered) {
+        if (r_.row_size() <= most_gathered && t_.row_buffer == 0) {
             step_gathered(kernel, begin, end);
             return;
         }
@@ -230,19 +255,38 @@ template <class T> class RowRun {
         for (std::size_t i = begin; i < end; ++i) {
             ask(i, end, c0, row_bytes);
             const std::int64_t row = r_.row(i);
+            if (t_.row_buffer != 0) {
+                step_row_wise(kernel, row, scratch, [&](std::int64_t c, std::size_t n, T* room) {
+                    return sum_of_row(k_, r_, i, c, n, room);
+                });
+                continue;
+            }
             const bool single = in_place_[1] && r_.first(i + 1) - r_.first(i) == 1 && all_in_place();
             const IdleSteps missed = missed_steps(kernel.segment, row, kernel.segment.step - 1);
             for (std::int64_t c = c0; c < c1;) {
                 const auto n = std::size_t(single ? c1 - c : std::min(c1 - c, std::int64_t(tile)));
                 void* work[max_buffers] = {};
-                const std::int64_t element = row * r_.row_size() + c;
-                load(work, scratch, element, n);
+                load(work, scratch, row, c, n);
                 work[1] = const_cast<T*>(sum_of_row(k_, r_, i, c, n, scratch[1]));
                 bring_up(missed, work, n);
                 kernel.kernel(kernel.coefficients, work, n);
-                store(scratch, element, n);
+                store(scratch, row, c, n);
                 c += std::int64_t(n);
             }
+        }
+    }
+
+    // A rule that keeps one number for each row, and a gradient of all rows: that of the tensor, or one that is 0 in
+    // the rows without values.
+    void step_all(const RowKernel& kernel, std::int64_t begin, std::int64_t end) const {
+        alignas(cache_line) T scratch[max_buffers][tile];
+        for (std::int64_t row = begin; row < end; ++row) {
+            step_row_wise(kernel, row, scratch, [&](std::int64_t c, std::size_t n, T* room) -> const T* {
+                const std::int64_t element = row * r_.row_size() + c;
+                if (t_.buffer[1] != nullptr) return elements(k_, t_.slot(1), element, n, room);
+                gradient_of_rows(k_, r_, element, n, room);
+                return room;
+            });
         }
     }
 
@@ -255,9 +299,9 @@ template <class T> class RowRun {
             for (std::int64_t c = 0; c < r_.row_size(); c += std::int64_t(tile)) {
                 const auto n = std::size_t(std::min(r_.row_size() - c, std::int64_t(tile)));
                 void* work[max_buffers] = {};
-                load(work, scratch, row * r_.row_size() + c, n);
+                load(work, scratch, row, c, n);
                 bring_up(missed, work, n);
-                store(scratch, row * r_.row_size() + c, n);
+                store(scratch, row, c, n);
             }
         }
     }
@@ -268,19 +312,63 @@ template <class T> class RowRun {
     const RowUpdate& r_;
     std::size_t buffers_;
     bool in_place_[max_buffers] = {};
+    std::int64_t of_row_[max_buffers] = {};  // elements
     std::uint64_t keys_[max_buffers] = {};
 
+    bool is_number(std::size_t b) const { return b != 0 && b == t_.row_buffer; }
     bool all_in_place() const {
         return std::all_of(in_place_, in_place_ + buffers_, [](bool b) { return b; });
     }
 
-    void load(void** work, T (*scratch)[tile], std::int64_t element, std::size_t n) const {
-        for (std::size_t b = 0; b < buffers_; ++b)
-            if (b != 1) work[b] = const_cast<T*>(elements(k_, t_.slot(b), element, n, scratch[b]));
+    // Columns c ... c + n - 1 of a row; its number, if there is one, with the first of them.
+    void load(void** work, T (*scratch)[tile], std::int64_t row, std::int64_t c, std::size_t n) const {
+        for (std::size_t b = 0; b < buffers_; ++b) {
+            if (b == 1 || (is_number(b) && c > 0)) continue;
+            const std::size_t m = is_number(b) ? 1 : n;
+            work[b] = const_cast<T*>(elements(k_, t_.slot(b), row * of_row_[b] + c, m, scratch[b]));
+        }
     }
-    void store(T (*scratch)[tile], std::int64_t element, std::size_t n) const {
-        for (std::size_t b = 0; b < buffers_; ++b)
-            if (b != 1 && !in_place_[b]) encode_tile(k_, scratch[b], t_, b, element, n, keys_[b]);
+    void store(T (*scratch)[tile], std::int64_t row, std::int64_t c, std::size_t n) const {
+        for (std::size_t b = 0; b < buffers_; ++b) {
+            if (b == 1 || in_place_[b] || (is_number(b) && c > 0)) continue;
+            encode_tile(k_, scratch[b], t_, b, row * of_row_[b] + c, is_number(b) ? 1 : n, keys_[b]);
+        }
+    }
+
+    // grad(c, n, room): the row's gradient from column c on.
+    template <class Grad>
+    void step_row_wise(const RowKernel& kernel, std::int64_t row, T (*scratch)[tile], const Grad& grad) const {
+        static_assert(tile == row_part);
+        const std::int64_t size = r_.row_size();
+        const IdleSteps missed = missed_steps(kernel.segment, row, kernel.segment.step - 1);
+        void* work[max_buffers] = {};
+        if (size <= std::int64_t(tile)) {
+            load(work, scratch, row, 0, std::size_t(size));
+            work[1] = const_cast<T*>(grad(0, std::size_t(size), scratch[1]));
+            bring_up(missed, work, std::size_t(size));
+            kernel.kernel(kernel.coefficients, work, std::size_t(size));
+            store(scratch, row, 0, std::size_t(size));
+            return;
+        }
+        const auto part = [&](std::int64_t c) { return std::size_t(std::min(size - c, std::int64_t(tile))); };
+        double sum = 0.0;
+        for (std::int64_t c = 0; c < size; c += std::int64_t(tile)) {
+            const T* const p = elements(k_, t_.slot(0), row * size + c, part(c), scratch[0]);
+            sum += kernel.row_wise->square_sum(kernel.coefficients, p, grad(c, part(c), scratch[1]), part(c));
+        }
+        double factor = 0.0;
+        for (std::int64_t c = 0; c < size; c += std::int64_t(tile)) {
+            load(work, scratch, row, c, part(c));
+            work[1] = const_cast<T*>(grad(c, part(c), scratch[1]));
+            bring_up(missed, work, part(c));
+            if (c == 0) {
+                factor = kernel.row_wise->factor(kernel.coefficients, sum / double(size), work[t_.row_buffer]);
+                // It is done with.
+                work[t_.row_buffer] = nullptr;
+            }
+            kernel.row_wise->update(kernel.coefficients, factor, work, part(c));
+            store(scratch, row, c, part(c));
+        }
     }
 
     // What rows of embeddings are: all of type T and in place, and no longer than a tile. The sums have the bits of
@@ -291,6 +379,7 @@ template <class T> class RowRun {
         T* base[max_buffers] = {};
         for (std::size_t b = 0; b < buffers_; ++b)
             if (b != 1) base[b] = static_cast<T*>(t_.buffer[b]) + c0;
+        const std::size_t number = t_.row_buffer == 0 ? max_buffers : t_.row_buffer;
         const T* const values = static_cast<const T*>(r_.values().data) + c0;
         const std::int64_t row_size = r_.row_size();
         const std::size_t row_bytes = std::min(n * sizeof(T), most_asked), occurrences = r_.occurrences();
@@ -311,17 +400,23 @@ template <class T> class RowRun {
         std::size_t first = begin < end ? r_.first(begin) : 0;
         for (std::size_t i = begin; i < end; ++i) {
             if (i + rows_ahead < end) {
-                const std::int64_t element = r_.row(i + rows_ahead) * row_size;
-                for (std::size_t b = 0; b < buffers_; ++b)
-                    if (b != 1) ask_for(reinterpret_cast<const std::byte*>(base[b] + element), row_bytes);
+                const std::int64_t row = r_.row(i + rows_ahead), element = row * row_size;
+                for (std::size_t b = 0; b < buffers_; ++b) {
+                    if (b == 1) continue;
+                    if (b == number) {
+                        ask_for(reinterpret_cast<const std::byte*>(base[b] + row), sizeof(T));
+                    } else {
+                        ask_for(reinterpret_cast<const std::byte*>(base[b] + element), row_bytes);
+                    }
+                }
             }
             const std::size_t last = r_.first(i + 1);
             for (std::size_t o = first + values_ahead; o < last + values_ahead && o < occurrences; ++o)
                 ask_for(reinterpret_cast<const std::byte*>(at_occurrence(o)), row_bytes);
             void* work[max_buffers] = {};
-            const std::int64_t element = r_.row(i) * row_size;
+            const std::int64_t row = r_.row(i), element = row * row_size;
             for (std::size_t b = 0; b < buffers_; ++b)
-                if (b != 1) work[b] = base[b] + element;
+                if (b != 1) work[b] = base[b] + (b == number ? row : element);
             if (last - first == 1) {
                 work[1] = const_cast<T*>(at_occurrence(first));
             } else {
@@ -379,9 +474,9 @@ template <class T> class RowRun {
     // Memory is far away: rows are at random places, which no processor foresees.
     ADAPTK_HD void ask(std::size_t i, std::size_t end, std::int64_t c0, std::size_t row_bytes) const {
         if (i + rows_ahead < end) {
-            const std::int64_t element = r_.row(i + rows_ahead) * r_.row_size() + c0;
+            const std::int64_t row = r_.row(i + rows_ahead);
             for (std::size_t b = 0; b < buffers_; ++b)
-                if (b != 1) ask_for(at(t_, b, element), row_bytes);
+                if (b != 1) ask_for(at(t_, b, row * of_row_[b] + c0), is_number(b) ? sizeof(T) : row_bytes);
         }
         for (std::size_t o = r_.first(i); o < r_.first(i + 1); ++o)
             if (o + values_ahead < r_.occurrences())
@@ -404,10 +499,11 @@ template <class T> class RowRun {
             for (std::size_t i = 0; i < n; ++i) p[i] = factor * p[i];
         for (std::size_t b = 2; b < buffers_; ++b) {
             T* const s = static_cast<T*>(work[b]);
+            if (s == nullptr) continue;  // the row's number, which has caught up
             if (const T factor = T(missed.from_state[b - 2]); factor != T(0))
                 for (std::size_t i = 0; i < n; ++i) p[i] = p[i] + factor * s[i];
             if (const T factor = T(missed.state[b - 2]); factor != T(1))
-                for (std::size_t i = 0; i < n; ++i) s[i] = factor * s[i];
+                for (std::size_t i = 0; i < (is_number(b) ? 1 : n); ++i) s[i] = factor * s[i];
         }
     }
 };
@@ -421,9 +517,9 @@ void run_rows_of_type(const KernelTable& k, const RowKernel& kernel, const Param
     if (product_overflows(std::int64_t(total), r.row_size(), work)) work = INT64_MAX;
     const int wanted = threads_for(work);
     // Few long rows are cut themselves.
-    const bool by_columns = rows < 4 * std::size_t(wanted) && r.row_size() >= 2 * cut_grain;
+    const bool by_columns = t.row_buffer == 0 && rows < 4 * std::size_t(wanted) && r.row_size() >= 2 * cut_grain;
     in_parallel(wanted, [&](int thread, int threads) {
-        const RowRun<T> run(k, t, kernel.buffers, kernel.key);
+        const RowRun<T> run(k, t, r, kernel.buffers, kernel.key);
         if (by_columns) {
             const auto cut = [&](int of) {
                 return of == threads ? r.row_size() : r.row_size() / threads * of / cut_grain * cut_grain;
@@ -487,15 +583,39 @@ void run_rows(const KernelTable& k, const RowKernel& kernel, const ParamUpdate& 
         for (std::size_t i = 0; i < r.distinct(); ++i) r.last_step[r.row(i)] = kernel.segment.step;
 }
 
+namespace {
+
+template <class T>
+void run_all_rows_of_type(const KernelTable& k, const RowKernel& kernel, const ParamUpdate& t, const RowUpdate& r) {
+    in_parallel(threads_for(t.size), [&](int thread, int threads) {
+        const auto cut = [&](int of) { return of == threads ? r.rows() : r.rows() / threads * of; };
+        RowRun<T>(k, t, r, kernel.buffers, kernel.key).step_all(kernel, cut(thread), cut(thread + 1));
+    });
+}
+
+}  // namespace
+
+void run_all_rows(const KernelTable& k, const RowKernel& kernel, const ParamUpdate& t) {
+    if (t.size == 0) return;
+    RowUpdate all;
+    all.assign(t.row_count, t.size / t.row_count);
+    const RowUpdate& r = t.buffer[1] == nullptr ? *t.rows : all;
+    if (t.compute() == 1) {
+        run_all_rows_of_type<double>(k, kernel, t, r);
+    } else {
+        run_all_rows_of_type<float>(k, kernel, t, r);
+    }
+}
+
 void catch_up_rows(const KernelTable& k, const Segment& segment, const ParamUpdate& t, std::int64_t steps) {
     const RowUpdate& r = *t.rows;
     in_parallel(threads_for(t.size), [&](int thread, int threads) {
         const auto cut = [&](int of) { return of == threads ? r.rows() : r.rows() / threads * of; };
         const std::int64_t begin = cut(thread), end = cut(thread + 1);
         if (t.compute() == 1) {
-            RowRun<double>(k, t, segment.rule->buffers(), segment.key()).catch_up(segment, begin, end, steps);
+            RowRun<double>(k, t, r, segment.rule->buffers(), segment.key()).catch_up(segment, begin, end, steps);
         } else {
-            RowRun<float>(k, t, segment.rule->buffers(), segment.key()).catch_up(segment, begin, end, steps);
+            RowRun<float>(k, t, r, segment.rule->buffers(), segment.key()).catch_up(segment, begin, end, steps);
         }
         for (std::int64_t row = begin; row < end; ++row) r.last_step[row] = std::max(r.last_step[row], steps);
     });

@@ -86,10 +86,11 @@ class RowUpdate {
     std::int64_t rows_ = 0, row_size_ = 0;
     unsigned place_bits_ = 0;
     std::vector<std::uint64_t> keys_, other_;  // (row << place_bits_) | place, sorted
-    std::vector<std::size_t> start_, counts_;
+    std::vector<std::size_t> start_;
+    std::vector<std::uint32_t> counts_;
 
-    void sort(unsigned row_bits);
-    template <unsigned Passes> void sort_in(unsigned bits);
+    template <class I> std::optional<std::int64_t> sort(const I* indices);
+    template <unsigned Passes, class I> std::optional<std::int64_t> sort_in(const I* indices, unsigned bits);
 };
 
 // Elements first ... first + n - 1 of the gradient, with zeros in the rows that have no values. T: what the step
@@ -106,10 +107,14 @@ struct RowKernel {
     std::uint64_t key;  // of stochastic rounding
     std::size_t buffers;
     const Segment& segment;
+    const RowWiseKernels* row_wise;  // of rules that keep one number for each row, else null
 };
 
 // A step of the rows that have values.
 void run_rows(const KernelTable& k, const RowKernel& kernel, const ParamUpdate& t);
+// A step of all rows, by a rule that keeps one number for each: with buffer 1 as the gradient, or, if it is null, with
+// one that is 0 in the rows without values.
+void run_all_rows(const KernelTable& k, const RowKernel& kernel, const ParamUpdate& t);
 // All rows catch up with so many steps.
 void catch_up_rows(const KernelTable& k, const Segment& segment, const ParamUpdate& t, std::int64_t steps);
 // The same, for callers outside of a step.

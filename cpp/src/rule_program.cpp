@@ -571,9 +571,10 @@ struct LoadedRule {
 void LoadedRule::read_facts(Reader& in, std::size_t hypers, std::size_t state_count) {
     info.name = keep(in.text());
     if (!is_name(info.name)) throw Refused{"the rule has no name that is an identifier of at most 64 letters"};
-    for (const RuleInfo& r : rules())
-        if (std::string_view(r.name) == info.name)
-            throw Refused{"the library has a rule of the name '" + std::string(info.name) + "'"};
+    for (const std::span<const RuleInfo> list : {rules(), row_wise_rules()})
+        for (const RuleInfo& r : list)
+            if (std::string_view(r.name) == info.name)
+                throw Refused{"the library has a rule of the name '" + std::string(info.name) + "'"};
     info.class_name = keep(in.text());
     if (*info.class_name == '\0') info.class_name = keep(class_name_of(info.name));
     if (!is_name(info.class_name)) throw Refused{"the name of its class is not an identifier of at most 64 letters"};

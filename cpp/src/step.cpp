@@ -254,6 +254,7 @@ struct PreparedSegment {
     ProgramRun program;
     bool measures = false;  // the coefficients are each tensor's own
     const Segment* segment;
+    const RowWiseKernels* row_wise[2];  // of rules that keep one number for each row, else null
 
     void run(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n,
              const EpilogueRun* after = nullptr) const {
@@ -280,7 +281,7 @@ struct PreparedSegment {
             run_piece<T>(k, kernel[type], coded, coefficients[type], key, t, buffers, first + done, m, after, grad);
         }
     }
-    // A step of a tensor whose gradient is of rows.
+    // A step of a tensor whose gradient is of rows, or whose rule keeps one number for each row.
     void run_rows(const KernelTable& k, const ParamUpdate& t, const EpilogueRun* after) const;
 };
 
@@ -302,6 +303,7 @@ void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad
     for (int type = 0; type < 2; ++type) {
         if (!used[type]) continue;
         out.kernel[type] = code.step[type][coupled ? 1 : 0];
+        out.row_wise[type] = code.row_wise == nullptr ? nullptr : &code.row_wise[type][coupled ? 1 : 0];
         if (const Program* const program = s.rule->program; program != nullptr) {
             if (out.measures) continue;
             if (compiled != nullptr) {
@@ -330,16 +332,22 @@ template <class Run> void share_out(std::span<const ParamUpdate> tensors, std::i
 }
 
 void PreparedSegment::run_rows(const KernelTable& k, const ParamUpdate& t, const EpilogueRun* after) const {
-    const bool dense = t.rows->mode == SparseMode::dense;
     const std::size_t type = t.compute();
-    if (!dense) detail::run_rows(k, {kernel[type], coefficients[type], key, buffers, *segment}, t);
-    if (!dense && after == nullptr) return;
+    const RowKernel run{kernel[type], coefficients[type], key, buffers, *segment, row_wise[type]};
+    const bool all = t.rows == nullptr || t.rows->whole || t.rows->mode == SparseMode::dense;
+    const bool with_zeros = all && t.row_buffer == 0;
+    if (!all) {
+        detail::run_rows(k, run, t);
+    } else if (!with_zeros) {
+        run_all_rows(k, run, t);
+    }
+    if (!with_zeros && after == nullptr) return;
     share_out({&t, 1}, t.size, [&] {
         return [&](std::size_t, std::int64_t first, std::int64_t n) {
             if (type == 1) {
-                dense ? run_with_zeros<double>(k, t, first, n, after) : after->write_beside<double>(t, first, n);
+                with_zeros ? run_with_zeros<double>(k, t, first, n, after) : after->run<double>(t, first, n);
             } else {
-                dense ? run_with_zeros<float>(k, t, first, n, after) : after->write_beside<float>(t, first, n);
+                with_zeros ? run_with_zeros<float>(k, t, first, n, after) : after->run<float>(t, first, n);
             }
         };
     });
@@ -402,7 +410,7 @@ StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segmen
         for (std::size_t i = 0; i < segments[s].count; ++i, ++tensor) {
             used[tensors[tensor].compute()] = true;
             total += tensors[tensor].size;
-            some_rows = some_rows || tensors[tensor].rows != nullptr;
+            some_rows = some_rows || tensors[tensor].rows != nullptr || tensors[tensor].row_buffer != 0;
         }
         const double scale = segments[s].rule->grad_scale(segments[s].hyper) * options.grad_scale * clip;
         prepare(prepared[s], isa, segments[s], scale, used);
@@ -425,10 +433,12 @@ StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segmen
         for (std::size_t s = 0; s < segments.size(); ++s) {
             for (std::size_t i = 0; i < segments[s].count; ++i, ++tensor) {
                 const ParamUpdate& t = tensors[tensor];
-                if (t.rows != nullptr && t.rows->whole) {
+                const bool whole = t.rows != nullptr && t.rows->whole;
+                if (whole) {
                     catch_up_rows(*isa.kernels, segments[s], t, segments[s].step - 1);
                     std::fill_n(t.rows->last_step, t.rows->rows(), segments[s].step);
-                } else if (t.rows != nullptr) {
+                }
+                if ((t.rows != nullptr && !whole) || t.row_buffer != 0) {
                     const EpilogueRun after{*isa.kernels, options,
                                             options.epilogues.empty() ? nullptr : &options.epilogues[tensor]};
                     prepared[s].run_rows(*isa.kernels, t, has_epilogue ? &after : nullptr);

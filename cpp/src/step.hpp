@@ -35,6 +35,9 @@ struct ParamUpdate {
     void* side[max_buffers] = {};
     // Of a gradient that has values for some rows alone (rows.hpp), which is no buffer then; or null.
     const RowUpdate* rows = nullptr;
+    // Of a rule that keeps one number for each row: the buffer that has them, and how many rows there are. 0: none.
+    std::size_t row_buffer = 0;
+    std::int64_t row_count = 0;
 
     ParamUpdate() = default;
     // States have the format that is computed in.
@@ -56,7 +59,8 @@ struct ParamUpdate {
     Format grad() const { return format[1]; }
     // 1 where the rule computes in double, else 0.
     std::size_t compute() const { return compute_format(format[0]) == Format::float64 ? 1 : 0; }
-    std::size_t bytes(std::size_t b) const { return storage_bytes(format[b], size); }
+    std::int64_t elements(std::size_t b) const { return b != 0 && b == row_buffer ? row_count : size; }
+    std::size_t bytes(std::size_t b) const { return storage_bytes(format[b], elements(b)); }
     // What the dtype of the param alone says.
     Format dtype() const { return info_of(format[0]).dtype; }
 };

@@ -25,7 +25,7 @@ void add_extents(std::vector<Extent>& out, const ParamUpdate& t, std::size_t ten
         out.push_back({begin, begin + t.bytes(b), owner_of(tensor, b)});
         if (!has_side(t.format[b])) continue;
         const auto side = reinterpret_cast<std::uintptr_t>(t.side[b]);
-        out.push_back({side, side + side_bytes(t.format[b], t.size), owner_of(tensor, b)});
+        out.push_back({side, side + side_bytes(t.format[b], t.elements(b)), owner_of(tensor, b)});
     }
 }
 
@@ -313,7 +313,7 @@ std::optional<Overlap> StepPlan::check_list(const RuleInfo& rule, std::span<cons
                                             std::span<const Epilogue> epilogues) {
     const std::size_t buffers = rule.buffers();
     const auto same = [&](const ParamUpdate& a, const ParamUpdate& b) {
-        if (a.size != b.size) return false;
+        if (a.size != b.size || a.row_count != b.row_count) return false;
         for (std::size_t k = 0; k < buffers; ++k)
             if (k != 1 && (a.buffer[k] != b.buffer[k] || a.format[k] != b.format[k] || a.side[k] != b.side[k]))
                 return false;

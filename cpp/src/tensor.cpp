@@ -168,6 +168,28 @@ Problem why_no_state(const TensorView& v, const TensorView& param) {
     return place_problem(v, param);
 }
 
+std::optional<Problem> why_no_param_of_rows(const TensorView& param) {
+    if (!param.c_order)
+        return Problem{Kind::value, "strides " + param.strides_text() +
+                                        ", expected C order, where rows lie one behind the other: the rule keeps one "
+                                        "number for each row"};
+    return {};
+}
+
+std::optional<Problem> why_no_row_state(const TensorView& v, const TensorView& param) {
+    if (v.dtype != compute_format(param.dtype))
+        return Problem{Kind::type, std::string("dtype ") + dtype_name(v.dtype) + ", expected " +
+                                       name_of(compute_format(param.dtype)) + " beside a " + name_of(param.dtype) +
+                                       " param"};
+    if (auto problem = access_problem(v)) return problem;
+    if (!(v.device == param.device)) return place_problem(v, param);
+    if (v.ndim != 1 || v.size != rows_of(param))
+        return Problem{Kind::value, "shape " + v.shape_text() + ", expected (" + std::to_string(rows_of(param)) +
+                                        ",): one number for each row of its param"};
+    if (!v.c_order) return Problem{Kind::value, "strides " + v.strides_text() + ", expected a row"};
+    return {};
+}
+
 std::optional<Problem> read_as(const FormatInfo& format, TensorView& v) {
     const FormatInfo& found = info_of(v.dtype);
     if (found.split || found.dlpack_code != format.dlpack_code || found.dlpack_bits != format.dlpack_bits)

@@ -121,4 +121,12 @@ inline bool is_state_of(const TensorView& v, const TensorView& param) {
     return is_state_format(v.dtype, param.dtype) && !v.read_only && state_lies_beside(v, param);
 }
 
+// How many rows a param has: what its first axis counts, and one without axes is a row.
+inline std::int64_t rows_of(const TensorView& param) { return param.ndim == 0 ? 1 : param.shape[0]; }
+
+// Of rules that keep one number for each row. A param's other states may be stored in blocks that rows do not begin:
+// why_no_rows() in rows.hpp.
+ADAPTK_INTERNAL_API std::optional<Problem> why_no_param_of_rows(const TensorView& param);
+ADAPTK_INTERNAL_API std::optional<Problem> why_no_row_state(const TensorView& v, const TensorView& param);
+
 }  // namespace adaptk::detail

@@ -9,6 +9,15 @@ from typing import Any
 from adaptk._registry import Rule
 
 _DTYPES = "float32, float64, bfloat16 or float16"
+_NOTES = [
+    "All buffers must be on the CPU or on one CUDA device. On a device the update is enqueued asynchronously, and",
+    "`step` and numeric hyperparameters may be one-element buffers on that device: they are read on the device",
+    "and not validated on the host.",
+]
+_ROW_WISE_NOTES = [
+    "All buffers must be on the CPU. The squares of a row are summed in parts of 256 elements: in 16 sums, which a",
+    "tree adds up; and the parts in float64, in order.",
+]
 
 
 def function_signature(rule: Rule) -> str:
@@ -33,6 +42,8 @@ def _example(rule: Rule) -> list[str]:
 
 
 def function_doc(rule: Rule) -> str:
+    row_wise = any(s.per_row for s in rule.states)
+    layout = "in C order" if row_wise else "dense in memory"
     lines = [rule.summary, "", "Updates `param` and the states in place. ::", ""]
     lines += ["    " + line for line in rule.formula.splitlines()]
     lines += [
@@ -40,7 +51,7 @@ def function_doc(rule: Rule) -> str:
         "Parameters",
         "----------",
         "param : buffer or sequence of buffers",
-        f"    Any shape, dense in memory; {_DTYPES}. 16-bit params are computed in float32.",
+        f"    Any shape, {layout}; {_DTYPES}. 16-bit params are computed in float32.",
         "grad : as param",
         f"    The shape and strides of its param; {_DTYPES}, whichever dtype the param has. Or values for some rows",
         "    alone: a pair (indices, values), int32 or int64 ``[k]`` and ``[k, *param.shape[1:]]``, in any order and",
@@ -48,6 +59,13 @@ def function_doc(rule: Rule) -> str:
     ]
     for s in rule.states:
         start = s.initial_from if s.initial_from else f"{s.initial:g}"
+        if s.per_row:
+            lines += [
+                f"{s.name} : as param",
+                f"    State, initially {start}: one number for each row of the param, which is what its first axis",
+                "    counts; float64 if the param is float64, else float32.",
+            ]
+            continue
         lines += [
             f"{s.name} : as param",
             f"    State, initially {start}; float64 if the param is float64, else float32, bfloat16 or float16, or an",
@@ -94,9 +112,7 @@ def function_doc(rule: Rule) -> str:
         "",
         "Notes",
         "-----",
-        "All buffers must be on the CPU or on one CUDA device. On a device the update is enqueued asynchronously, and",
-        "`step` and numeric hyperparameters may be one-element buffers on that device: they are read on the device",
-        "and not validated on the host.",
+        *(_ROW_WISE_NOTES if row_wise else _NOTES),
         "",
         "Source",
         "------",
@@ -135,6 +151,8 @@ def class_doc(name: str, class_rules: Sequence[Rule]) -> str:
         lines += [f"`{rule.name}`{chosen}, {rule.source}::", ""]
         lines += ["    " + line for line in rule.formula.splitlines()]
         lines += [""]
+    if any(s.per_row for r in class_rules for s in r.states):
+        lines += ["Params are on the CPU and in C order. A row is what their first axis counts.", ""]
     lines += [
         "Parameters",
         "----------",

@@ -15,7 +15,7 @@ import numpy as np
 
 from adaptk import _backend, _core, _sparse, catalogue, formats
 from adaptk._names import hint
-from adaptk._registry import RULES, Rule
+from adaptk._registry import ROW_WISE, RULES, Rule
 from adaptk._typing import Number
 from adaptk.schedules import refuse_from_zero
 
@@ -210,7 +210,7 @@ def _groups(params: Any) -> list[dict[str, Any]]:
 
 def _way_to_make(rule: str) -> str:
     """How to make the optimizer that a state belongs to."""
-    found = RULES.get(rule)
+    found = RULES.get(rule) or ROW_WISE.get(rule)
     if found is None and rule in catalogue.CLASSES:
         return f"make it as the one that was saved: adaptk.{catalogue.CLASSES[rule]}"
     if found is None:
@@ -571,6 +571,10 @@ class Optimizer:
         shape, _, dtype, _ = _core.layout(param, "params")
         states = {}
         for s in rule.states:
+            if s.per_row:
+                rows = shape[0] if shape else 1
+                states[s.name] = _backend.row(param, rows, initial[s.name], formats.row_dtype(dtype))
+                continue
             name = formats.format_of(dtypes.get(s.name, "float32"), s, math.prod(shape), self._min_8bit_size)
             states[s.name] = formats.full_like(param, initial[s.name], "float32" if dtype == "float64" else name)
             # The first step does it too; rows that have no gradient then need it here.

@@ -40,7 +40,7 @@ class Hyperparameter:
 
 @dataclass(frozen=True)
 class State:
-    """An array beside each parameter, of its shape.
+    """An array beside each parameter, of its shape, or with one number for each of its rows.
 
     Attributes
     ----------
@@ -54,6 +54,9 @@ class State:
         The argument of the optimizer classes that sets the initial value.
     nonnegative : bool
         Whether it is never below zero, as second moments are.
+    per_row : bool
+        Whether it has one number for each row of the param, which is what the first axis counts, in the dtype that is
+        computed in. A param without axes is one row.
     """
 
     name: str
@@ -61,6 +64,7 @@ class State:
     initial_from: str | None
     option: str | None
     nonnegative: bool
+    per_row: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,8 @@ class _Table(dict[str, Rule]):
     def __missing__(self, name: str) -> Rule:
         from adaptk.catalogue import find
 
+        if name in ROW_WISE:
+            return ROW_WISE[name]
         if (found := find(name)) is not None:
             return found.rule
         raise KeyError(name)
@@ -225,7 +231,7 @@ class _Table(dict[str, Rule]):
 
 
 def _rule_named(name: str) -> Rule:
-    return RULES[name]
+    return ROW_WISE[name] if name in ROW_WISE else RULES[name]
 
 
 def _made_of(r: dict[str, Any], program: bytes | None = None) -> Rule:
@@ -273,10 +279,13 @@ def rule_of_program(program: bytes) -> Rule:
 _rules = {r["name"]: _made_of(r) for r in _core.registry()}
 RULES: Mapping[str, Rule] = MappingProxyType(_rules)
 
+#: Those that keep one number for each row of a param: for NumPy, PyTorch and C, on the CPU.
+ROW_WISE: Mapping[str, Rule] = MappingProxyType({r["name"]: _made_of(r) for r in _core.row_wise_registry()})
+
 
 def rule_of(key: str) -> Rule:
     """The rule of this key (:attr:`Rule.key`), registered or not."""
-    return _made_at_run_time[key] if "@" in key else RULES[key]
+    return _made_at_run_time[key] if "@" in key else _rule_named(key)
 
 
 def add(rule: Rule) -> None:
@@ -297,7 +306,8 @@ def rules(*, catalogue: bool = False) -> dict[str, Rule]:
     ----------
     catalogue : bool
         Those of the catalogue too, which are programs: they are read from the package's files. Without it, they can be
-        looked up by their names all the same.
+        looked up by their names all the same, and so can those that keep one number for each row (``rowwise_adagrad``,
+        ``rowwise_adam``).
 
     Returns
     -------

@@ -20,7 +20,7 @@ from adaptk._classes import class_of_made
 from adaptk._functions import function_of
 from adaptk._names import hint
 from adaptk._optimizer import Optimizer
-from adaptk._registry import RULES, Rule
+from adaptk._registry import ROW_WISE, RULES, Rule
 from adaptk._trace import Trace, trace_rule
 
 _RANGES = ("(-inf, inf)", "[0, inf)", "(0, inf)", "[0, 1)", "[0, 1]", "(0, 1)", "(1, inf)", "[0, inf]", "bool")
@@ -416,7 +416,7 @@ def _make(texts: _Texts, parts: _Parts, compiled: bool, function: Callable[..., 
     name = function.__name__ if texts.name is None else texts.name
     if not name.isidentifier() or not name.isascii():
         raise ValueError(f"name: {name!r} is not an identifier; give the rule a name: @adaptk.rule(name=...)")
-    if (name in RULES and RULES[name].program is None) or name in catalogue.NAMES:
+    if (name in RULES and RULES[name].program is None) or name in ROW_WISE or name in catalogue.NAMES:
         raise ValueError(f"name: {name!r} is a rule of the library")
     made = _object_of(_registry.rule_of_program(build(texts, parts, function)), function)
     made.register()

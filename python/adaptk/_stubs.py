@@ -10,13 +10,15 @@ from adaptk._docs import class_options, jax_options, state_name
 from adaptk._registry import Rule
 
 RULES = _registry.rules(catalogue=True)
+# With those that JAX has no functions of.
+_ALL = {**RULES, **_registry.ROW_WISE}
 _HEADER = "# Made by python -m adaptk._stubs from the registry.\n"
 
 
 def ops_stub() -> str:
     """The text of ``ops.pyi``."""
     lines = [_HEADER + "from adaptk._typing import Buffer, Buffers, Gradients, Number", ""]
-    for rule in RULES.values():
+    for rule in _ALL.values():
         lines.append(f"def {rule.name}(")
         lines += ["    param: Buffers,", "    grad: Gradients,"]
         lines += [f"    {s.name}: Buffers," for s in rule.states]
@@ -33,7 +35,7 @@ def ops_stub() -> str:
 
 def _classes() -> Iterator[tuple[str, list[Rule]]]:
     by_class: dict[str, list[Rule]] = {}
-    for rule in RULES.values():
+    for rule in _ALL.values():
         for name in rule.class_names:
             by_class.setdefault(name, []).append(rule)
     for name, rules in by_class.items():
@@ -58,6 +60,7 @@ def optim_stub() -> str:
         f"__all__ = {_all_names()}",
         "",
         "CLASSES: Mapping[str, type[Optimizer]]",
+        "ROW_WISE_CLASSES: Mapping[str, type[Optimizer]]",
         "",
         "def optimizer_for(",
         "    rule: str,",

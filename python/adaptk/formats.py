@@ -177,9 +177,11 @@ def check_min_8bit_size(size: Any) -> int:
 
 def check_state_dtype(value: Any, states: Sequence[State]) -> dict[str, str]:
     """The name for each state that `state_dtype` speaks of: one for all, or a dict from state to name."""
-    names = [s.name for s in states]
+    names = [s.name for s in states if not s.per_row]
     given = value if isinstance(value, Mapping) else dict.fromkeys(names, value)
     for state, name in given.items():
+        if any(s.name == state and s.per_row for s in states):
+            raise ValueError(f"state_dtype: {state!r} has one number for each row, in the dtype that is computed in")
         if state not in names:
             raise ValueError(f"state_dtype: no state {state!r}; there are {', '.join(names) or 'none'}")
         if not isinstance(name, str):
@@ -196,6 +198,11 @@ def format_of(name: str, state: State, size: int, min_8bit_size: int) -> str:
     if size < min_8bit_size:
         return "float32"
     return CHOICES[name][0 if state.nonnegative else 1]
+
+
+def row_dtype(param: str) -> str:
+    """The dtype of states that have one number for each row of a param."""
+    return "float64" if param == "float64" else "float32"
 
 
 def is_plain(name: str) -> bool:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from adaptk import catalogue
 from adaptk._functions import function_of
 from adaptk._names import face
-from adaptk._registry import RULES
+from adaptk._registry import ROW_WISE, RULES
 
-__all__ = list(RULES)
+__all__ = [*RULES, *ROW_WISE]
 
 
-globals().update({rule.name: function_of(rule, __name__) for rule in RULES.values()})
+globals().update({rule.name: function_of(rule, __name__) for rule in (*RULES.values(), *ROW_WISE.values())})
 
 
 def _of_catalogue(name: str) -> Any:

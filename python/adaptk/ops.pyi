@@ -1965,3 +1965,54 @@ def dowg(
     grad_scale: Number = ...,
 ) -> None:
     """DoG with gradients that are weighted by the squared distance at their step."""
+
+def rowwise_adagrad(
+    param: Buffers,
+    grad: Gradients,
+    sum: Buffers,
+    *,
+    step: int | Buffer,
+    seed: int = ...,
+    param_format: str | None = ...,
+    zero_grad: bool = ...,
+    copy_out: Buffers | None = ...,
+    ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
+    lr: Number = ...,
+    lr_decay: Number = ...,
+    eps_in: Number = ...,
+    eps_out: Number = ...,
+    weight_decay: Number = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: Number = ...,
+) -> None:
+    """AdaGrad with one sum for each row: of the means of its squared gradients."""
+
+def rowwise_adam(
+    param: Buffers,
+    grad: Gradients,
+    exp_avg: Buffers,
+    exp_avg_sq: Buffers,
+    *,
+    step: int | Buffer,
+    seed: int = ...,
+    param_format: str | None = ...,
+    zero_grad: bool = ...,
+    copy_out: Buffers | None = ...,
+    ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
+    lr: Number = ...,
+    beta1: Number = ...,
+    beta2: Number = ...,
+    eps: Number = ...,
+    eps_root: Number = ...,
+    eps_hat: bool = ...,
+    weight_decay: Number = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: Number = ...,
+) -> None:
+    """Adam with one second moment for each row."""

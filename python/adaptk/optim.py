@@ -14,7 +14,7 @@ from adaptk import catalogue
 from adaptk._classes import class_of_made, make_class
 from adaptk._names import face, hint
 from adaptk._optimizer import Optimizer, StepInfo
-from adaptk._registry import RULES, Rule
+from adaptk._registry import ROW_WISE, RULES, Rule
 from adaptk._typing import Number
 
 
@@ -56,14 +56,15 @@ def optimizer_for(
     >>> adaptk.optimizer_for("rmsprop_centered", [np.zeros(2)]).rules
     ('rmsprop_centered',)
     """
-    found = RULES[rule] if rule in RULES else _of_catalogue(rule)
+    found = RULES.get(rule) or ROW_WISE.get(rule) or _of_catalogue(rule)
     if found is None:
-        known = [*RULES, *catalogue.CLASSES]
+        known = [*RULES, *ROW_WISE, *catalogue.CLASSES]
         raise ValueError(f"rule: {rule!r} is not one of {', '.join(known)}{hint(rule, known)}")
     if lr is not None:
         options["lr"] = lr
     made = found.program is not None
-    optimizer = object.__new__(class_of_made(found) if made else CLASSES[found.class_names[0]])
+    classes = {**CLASSES, **ROW_WISE_CLASSES}
+    optimizer = object.__new__(class_of_made(found) if made else classes[found.class_names[0]])
     storage = (state_dtype, min_8bit_size, seed, param_format, sparse)
     optimizer._begin(params, found, convention, clip_norm, skip_nonfinite, capturable, storage, options)
     return optimizer
@@ -80,9 +81,9 @@ def _class_of_catalogue(name: str) -> type[Optimizer]:
     return found.Optimizer
 
 
-def _make_classes() -> dict[str, type[Optimizer]]:
+def _make_classes(rules: Mapping[str, Rule]) -> dict[str, type[Optimizer]]:
     by_class: dict[str, list[Rule]] = {}
-    for rule in RULES.values():
+    for rule in rules.values():
         for name in rule.class_names:
             by_class.setdefault(name, []).append(rule)
     classes: dict[str, type[Optimizer]] = {}
@@ -93,10 +94,12 @@ def _make_classes() -> dict[str, type[Optimizer]]:
     return classes
 
 
-CLASSES: Mapping[str, type[Optimizer]] = MappingProxyType(_make_classes())
-globals().update(CLASSES)
+CLASSES: Mapping[str, type[Optimizer]] = MappingProxyType(_make_classes(RULES))
+# Of the rules that keep one number for each row.
+ROW_WISE_CLASSES: Mapping[str, type[Optimizer]] = MappingProxyType(_make_classes(ROW_WISE))
+globals().update({**CLASSES, **ROW_WISE_CLASSES})
 
-__all__ = ["Optimizer", "StepInfo", "optimizer_for", *CLASSES]
+__all__ = ["Optimizer", "StepInfo", "optimizer_for", *CLASSES, *ROW_WISE_CLASSES]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = face(__name__, __all__, more=catalogue.CLASSES.values(), find=_class_of_catalogue)

@@ -80,9 +80,12 @@ __all__ = [
     "DAdaptSGD",
     "DoG",
     "DoWG",
+    "RowWiseAdaGrad",
+    "RowWiseAdam",
 ]
 
 CLASSES: Mapping[str, type[Optimizer]]
+ROW_WISE_CLASSES: Mapping[str, type[Optimizer]]
 
 def optimizer_for(
     rule: str,
@@ -1957,6 +1960,62 @@ class DoWG(Optimizer):
         eps: Number | Callable[[int], float] = ...,
         distance: Number | Callable[[int], float] = ...,
         squares: Number | Callable[[int], float] = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class RowWiseAdaGrad(Optimizer):
+    """AdaGrad with one sum for each row: of the means of its squared gradients."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        lr_decay: Number | Callable[[int], float] = ...,
+        eps_in: Number | Callable[[int], float] = ...,
+        eps_out: Number | Callable[[int], float] = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        initial_accumulator_value: Number | Callable[[int], float] = ...,
+        eps: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class RowWiseAdam(Optimizer):
+    """Adam with one second moment for each row."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number | Callable[[int], float] = ...,
+        beta2: Number | Callable[[int], float] = ...,
+        eps: Number | Callable[[int], float] = ...,
+        eps_root: Number | Callable[[int], float] = ...,
+        eps_hat: bool = ...,
         weight_decay: Number | Callable[[int], float] = ...,
         decoupled: bool = ...,
         maximize: bool = ...,

@@ -148,7 +148,7 @@ def _state_format(p: Tensor, state: State, group: Group) -> torch.dtype | str:
     if p.dtype in (torch.float64, torch.complex128, torch.complex64):
         return p.dtype
     given = group.get("state_dtype")
-    if given is None:
+    if given is None or state.per_row:
         return torch.float32
     chosen = given.get(state.name, "float32") if isinstance(given, Mapping) else given or "float32"
     name = formats.format_of(chosen, state, p.numel(), group.get("min_8bit_size", 4096))
@@ -166,6 +166,11 @@ def _storage_of(group: Group) -> tuple[Any, Any]:
 def _in_memory_order(t: Tensor) -> Tensor:
     """The elements of a dense tensor in one row."""
     return t.detach().as_strided((t.numel(),), (1,))
+
+
+def _row_shape(p: Tensor) -> tuple[int, ...]:
+    """That of a state with one number for each row."""
+    return (p.shape[0] if p.ndim > 0 else 1,)
 
 
 _STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -490,10 +495,7 @@ class _Fused(torch.optim.Optimizer):
         formats.check_min_8bit_size(group.get("min_8bit_size", 0))
         formats.check_seed(group.get("seed", 0))
         param_format = formats.check_param_format(group.get("param_format"))
-        if _sparse.check_mode(group.get("sparse", "lazy")) == "catch_up":
-            raise ValueError(
-                "sparse: 'catch_up' is for the optimizer objects, as adaptk.Adam; use 'lazy' or 'dense' here"
-            )
+        _sparse.check_mode(group.get("sparse", "lazy"), rule_of(self._rule(group)[0]))
         for i, p in enumerate(group["params"]):
             formats.check_param_dtype(str(p.dtype).removeprefix("torch."), param_format, f"params[{i}]")
 
@@ -551,7 +553,10 @@ class _Fused(torch.optim.Optimizer):
                     loaded = self.state[p].get(name)
                     if not isinstance(value, Tensor) or not isinstance(loaded, Tensor):
                         continue
-                    if p.dtype in (torch.bfloat16, torch.float16) and loaded.dtype == p.dtype:
+                    if name == "last_step":
+                        # torch has brought it into the param's dtype.
+                        self.state[p][name] = value.detach().to(device="cpu", dtype=torch.int64, copy=True)
+                    elif p.dtype in (torch.bfloat16, torch.float16) and loaded.dtype == p.dtype:
                         # torch has rounded it to the param's dtype.
                         dtype = value.dtype if name == "remainder" else torch.float32
                         self.state[p][name] = value.detach().to(device=p.device, dtype=dtype, copy=True)
@@ -617,6 +622,7 @@ class _Fused(torch.optim.Optimizer):
                     f"state_dict['param_groups'][{k}] has no {', '.join(map(repr, watched.absent))}{remedy}"
                 )
             arrays = [] if rule == "sgd" else [s.name for s in rule_of(rule).states]
+            per_row = {s.name for s in rule_of(rule).states if s.per_row}
             expected = self._saved_names(group, rule, arrays)
             for i, p in zip(loaded["params"], own["params"], strict=True):
                 state = saved["state"].get(i)
@@ -629,6 +635,8 @@ class _Fused(torch.optim.Optimizer):
                     _check_count(state["step"], f"{where}['step']")
                 for n in arrays:
                     wanted, like = tuple(p.shape), "like its param"
+                    if n in per_row:
+                        wanted, like = _row_shape(p), "for the rows of its param"
                     if f"{n}_4bit_scales" in state:
                         wanted = formats.stored_shape(formats.format_of_saved("4bit_scales", n), p.shape)
                         like = f"of 4-bit codes for the {p.numel()} elements of its param"
@@ -912,6 +920,43 @@ class _Fused(torch.optim.Optimizer):
         if updated:
             increment_version([param])
 
+    def catch_up(self) -> None:
+        """Let all rows catch up with the steps that they have missed, as if each had a gradient next.
+
+        For ``sparse="catch_up"``, before params are evaluated or saved for another use; for other params it does
+        nothing.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For states and options that the step cannot work with. Nothing is changed then.
+
+        Examples
+        --------
+        >>> import torch, adaptk.torch
+        >>> words = torch.nn.Embedding(2, 1, sparse=True)
+        >>> with torch.no_grad():
+        ...     _ = words.weight.fill_(1.0)
+        >>> opt = adaptk.torch.AdamW(words.parameters(), lr=0.5, weight_decay=0.5, sparse="catch_up")
+        >>> words(torch.tensor([1])).sum().backward()
+        >>> opt.step()
+        >>> opt.catch_up()
+        >>> words.weight.detach()
+        tensor([[0.7500],
+                [0.2500]])
+        """
+        if self._kept is not None:
+            raise RuntimeError("catch_up() between eval() and train(), where the params are for evaluation")
+        rules = [self._seeded_rule(g) for g in self.param_groups]
+        undo: Undo = []
+        try:
+            updated = self._native_plan().catch_up(self, self.param_groups, rules, self.state, undo)
+        except BaseException:
+            _take_back(undo)
+            raise
+        if updated:
+            increment_version(updated)
+
     def _native_plan(self) -> _core.TorchPlan:
         storage = [_storage_of(g) for g in self.param_groups]
         known = self.__dict__.get("_storage_now")
@@ -948,10 +993,11 @@ class _Fused(torch.optim.Optimizer):
     @torch.no_grad()
     def _bind(
         self, p: Tensor, group: Group, name: str, where: str, undo: Undo
-    ) -> tuple[dict[str, Any] | None, tuple[Any, ...], tuple[Tensor, ...], bool, bool]:
-        """The state of a param, made where it is missing: (state, (param, *states), numbers, odd, fresh).
+    ) -> tuple[dict[str, Any] | None, tuple[Any, ...], tuple[Tensor, ...], bool, bool, bool]:
+        """The state of a param, made where it is missing: (state, (param, *states), numbers, odd, fresh, counts_rows).
 
-        A param that is split is a pair: (param, remainder).
+        A param that is split is a pair: (param, remainder). `counts_rows`: whether the state has the last step of each
+        row.
         """
         if not isinstance(p, Tensor):
             raise TypeError(f"{where}: {type(p).__name__}, expected a torch.Tensor")
@@ -982,10 +1028,16 @@ class _Fused(torch.optim.Optimizer):
             raise RuntimeError(f"{where}: several of its elements are at one address, as in an expanded tensor")
         if wraps:
             _check_wrapper(_local(p), where)
+        in_rows = not odd and p.is_contiguous() and p.device.type == "cpu"
+        if any(s.per_row for s in rule.states) and not in_rows:
+            raise TypeError(
+                f"{where}: {rule.name} keeps one number for each row, of plain dense real params in C order on the CPU"
+            )
+        late = in_rows and p.ndim > 0 and group.get("sparse") == "catch_up"
         draws = _draws(p, rule, group)
         side = formats.SIDES.get(group.get("param_format") or "") if p.dtype == torch.bfloat16 else None
-        if name == "sgd" and not draws and side is None:
-            return None, (p,), (), odd, False
+        if name == "sgd" and not draws and side is None and not late:
+            return None, (p,), (), odd, False, False
         if _is_captured(p):
             raise RuntimeError(
                 f"{where}: step() while its stream is captured in a graph: its state is not known yet, and one that is "
@@ -997,14 +1049,16 @@ class _Fused(torch.optim.Optimizer):
             _put(self.state, p, state, undo)
         param = p if side is None else (p, self._side(state, *side, p, where, odd, undo))
         count: tuple[Tensor, ...] = ()
-        if draws and name in ("sgd", "momentum", "nesterov"):
-            # torch counts no steps here, and random bits depend on their number.
+        if (draws or late) and name in ("sgd", "momentum", "nesterov"):
+            # torch counts no steps here, and random bits depend on their number, as do steps that rows have missed.
             device = p.device if group.get("capturable") else None
             if name != "sgd" and state.get("momentum_buffer") is None:
                 _put(state, "step", _new_number(0.0, device), undo)
             count = (self._number(state, "step", 0.0, p, device, where, undo),)
+        if name in ("sgd", "momentum", "nesterov"):
+            self._bind_last_step(state, p, late, where, undo)
         if name == "sgd":
-            return state, (param,), count, odd, False
+            return state, (param,), count, odd, False, late
         if name in ("momentum", "nesterov"):
             # As torch has it, the buffer is in the state once it has seen a gradient.
             fresh = state.get("momentum_buffer") is None
@@ -1012,9 +1066,9 @@ class _Fused(torch.optim.Optimizer):
             if fresh and isinstance(stored, str):
                 self._new_coded(state, "momentum_buffer", p, 0.0, stored, undo)
             if fresh and not isinstance(stored, str):
-                return state, (param, _full_like(p, 0.0, stored)), count, odd, True
+                return state, (param, _full_like(p, 0.0, stored)), count, odd, True, late
             buffer = self._state_array(state, rule.states[0], p, stored, where, odd, undo)
-            return state, (param, buffer), count, odd, fresh
+            return state, (param, buffer), count, odd, fresh, late
         starts = _starts(name)
         if name == "asgd":
             starts["eta"] = float(_plain(group["lr"]))
@@ -1036,12 +1090,36 @@ class _Fused(torch.optim.Optimizer):
                 stored = formats_of[s.name]
                 if isinstance(stored, str):
                     self._new_coded(state, s.name, p, self._initial(s.name, group), stored, undo)
+                elif s.per_row:
+                    _put(state, s.name, torch.full(_row_shape(p), self._initial(s.name, group), dtype=stored), undo)
                 else:
                     _put(state, s.name, _full_like(p, self._initial(s.name, group), stored), undo)
                     if s.initial_from == "param":
                         state[s.name].copy_(p.detach())
         arrays = [self._state_array(state, s, p, formats_of[s.name], where, odd, undo) for s in rule.states]
-        return state, (param, *arrays), tuple(numbers), odd, False
+        self._bind_last_step(state, p, late, where, undo)
+        return state, (param, *arrays), tuple(numbers), odd, False, late
+
+    @staticmethod
+    def _bind_last_step(state: dict[str, Any], p: Tensor, late: bool, where: str, undo: Undo) -> None:
+        """The last step of each row, made if it is missing, for rows have missed none then; none if not `late`."""
+        value = state.get("last_step")
+        if not late:
+            if value is not None:
+                _drop(state, "last_step", undo)
+            return
+        if value is None:
+            _put(state, "last_step", torch.full(_row_shape(p), int(state["step"]), dtype=torch.int64), undo)
+            return
+        if not isinstance(value, Tensor):
+            raise TypeError(f"state['last_step'] of {where}: {type(value).__name__}, expected a torch.Tensor")
+        if value.shape != _row_shape(p):
+            raise ValueError(
+                f"state['last_step'] of {where}: shape {tuple(value.shape)}, expected {_row_shape(p)}: one number for "
+                "each row of its param"
+            )
+        if value.dtype != torch.int64 or value.device.type != "cpu" or not value.is_contiguous():
+            _put(state, "last_step", value.detach().to(device="cpu", dtype=torch.int64).contiguous(), undo)
 
     def _side(
         self, state: dict[str, Any], name: str, dtype: str, p: Tensor, where: str, odd: bool, undo: Undo
@@ -1110,6 +1188,9 @@ class _Fused(torch.optim.Optimizer):
     ) -> Tensor | formats.Stored:
         """A state, brought into the format that the step takes."""
         name = spec.name
+        if spec.per_row:
+            assert isinstance(stored, torch.dtype)
+            return self._row_array(state, name, p, stored, where, undo)
         own = formats.scales_name(stored) if isinstance(stored, str) else None
         saved = next((s for s in formats.SAVED_SCALES if f"{name}_{s}" in state), None)
         if saved is not None and saved != own:
@@ -1189,6 +1270,23 @@ class _Fused(torch.optim.Optimizer):
         if not same or (not odd and value.stride() != p.stride()):
             _check_storage(value, f"state[{name!r}] of {where}")
             value = _in_layout_of(value, p, dtype)
+            _put(state, name, value, undo)
+        return value
+
+    @staticmethod
+    def _row_array(state: dict[str, Any], name: str, p: Tensor, dtype: torch.dtype, where: str, undo: Undo) -> Tensor:
+        """A state with one number for each row of a param, brought into the dtype that the step takes."""
+        value = state[name]
+        if not isinstance(value, Tensor):
+            raise TypeError(f"state[{name!r}] of {where}: {type(value).__name__}, expected a torch.Tensor")
+        if value.shape != _row_shape(p):
+            raise ValueError(
+                f"state[{name!r}] of {where}: shape {tuple(value.shape)}, expected {_row_shape(p)}: one number for "
+                "each row of its param"
+            )
+        same = value.dtype == dtype and value.device == p.device and value.is_contiguous() and not value.requires_grad
+        if not same:
+            value = value.detach().to(device=p.device, dtype=dtype, copy=True).contiguous()
             _put(state, name, value, undo)
         return value
 
@@ -1573,6 +1671,14 @@ class Adan(_Own):
     _name = "adan"
 
 
+class RowWiseAdaGrad(_Own):
+    _name = "rowwise_adagrad"
+
+
+class RowWiseAdam(_Own):
+    _name = "rowwise_adam"
+
+
 class RMSpropNesterov(_Own):
     _name = "rmsprop_nesterov"
 
@@ -1773,12 +1879,13 @@ def release_gradients(model: torch.nn.Module, optimizer: torch.optim.Optimizer) 
 
 
 _OWN: tuple[type[_Own], ...] = (DeltaBarDelta, Lion, AdaBelief, Yogi, Adan, RMSpropNesterov)
+_ROW_WISE: tuple[type[_Own], ...] = (RowWiseAdaGrad, RowWiseAdam)
 _TORCHS: tuple[type[_Fused], ...] = (
     *(Adadelta, Adagrad, Adam, AdamW, Adamax, ASGD, NAdam, RAdam, RMSprop, Rprop, SGD),
 )
 
 
-for _class in (*_TORCHS, *_OWN):
+for _class in (*_TORCHS, *_OWN, *_ROW_WISE):
     _class.__init__ = _checked(_class.__init__)  # type: ignore[method-assign]
 
 
@@ -1843,9 +1950,10 @@ _GIVEN_DOC = [
     "param_format : {'sr'}, optional",
     "    'sr' rounds params in bfloat16 stochastically, so that changes of less than half of a last place add up.",
     "    Params in float32 and float64 are not affected; those in float16 are refused.",
-    "sparse : {'lazy', 'dense'}",
+    "sparse : {'lazy', 'dense', 'catch_up'}",
     "    What sparse gradients, as of ``torch.nn.Embedding(sparse=True)``, do to rows that they have no values for:",
-    "    nothing, as ``torch.optim.SparseAdam``, or what a gradient of 0 does.",
+    "    nothing, as ``torch.optim.SparseAdam``; what a gradient of 0 does; or nothing until they have one, when they",
+    "    first catch up with the steps that they have missed, as in :class:`adaptk.Optimizer`.",
     "clip_norm : float, optional",
     "    What :meth:`step` clips by if it is called without it, as wrappers call it. All groups must have the same, as",
     "    of the two options that follow.",
@@ -1873,9 +1981,16 @@ _PARAMS = [
 ]
 
 
+_ROW_WISE_PARAMS = [
+    *_PARAMS[:3],
+    "    Of any shape, on the CPU and in C order: a row is what the first axis counts. float32, float64, bfloat16 or",
+    "    float16. The state with one number for each row is in float32, or float64 beside float64.",
+]
+
+
 def _document_own(own: type[_Own]) -> None:
     rule = rule_of(own._name)
-    lines = [rule.summary, "", *_formula(rule), *_PARAMS]
+    lines = [rule.summary, "", *_formula(rule), *(_ROW_WISE_PARAMS if own in _ROW_WISE else _PARAMS)]
     if names := _betas_of(rule):
         lines += [
             f"betas : tuple of {len(names)} floats, optional",
@@ -1901,7 +2016,7 @@ def _document() -> None:
         lines += [f"    As :class:`torch.optim.{name}` takes them; the module says what differs."]
         lines += [*_GIVEN_DOC, ""]
         cls.__doc__ = "\n".join([*lines, *_RAISES, _example(name)])
-    for own in _OWN:
+    for own in (*_OWN, *_ROW_WISE):
         _document_own(own)
 
 
@@ -2017,7 +2132,8 @@ def _of_catalogue(name: str) -> type[_Made]:
 from adaptk._torch_muon import Muon as Muon  # noqa: E402  (it is made of what is above)
 from adaptk._torch_offload import Offload as Offload  # noqa: E402
 
-__all__ = [*(c.__name__ for c in (*_TORCHS, *_OWN)), "Muon", "Offload", "ReleasedGradients", "release_gradients"]
+__all__ = [c.__name__ for c in (*_TORCHS, *_OWN, *_ROW_WISE)]
+__all__ += ["Muon", "Offload", "ReleasedGradients", "release_gradients"]
 
 if TYPE_CHECKING:
     from adaptk._torch_catalogue import *  # noqa: F403

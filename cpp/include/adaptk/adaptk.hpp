@@ -368,7 +368,14 @@ inline Report step_rows(const char* rule, Hypers hypers, std::int64_t number, co
     stored.reserve(states.size());
     for (const Tensor& s : states) {
         check_written(s, "states");
+        const bool per_row = adaptk_rule_state_per_row(&interface_detail::rule_of(rule), data.size()) != 0;
+        const std::size_t expected = per_row ? rows : param.size();
+        if (s.size() != expected)
+            throw Error(ADAPTK_INVALID_ARGUMENT, "states[" + std::to_string(data.size()) +
+                                                     "]: " + std::to_string(s.size()) + " elements, expected " +
+                                                     std::to_string(expected));
         data.push_back(as_table(s, shape));
+        if (per_row) data.back().ndim = 1;
         stored.push_back(adaptk_make_stored(&data.back(), nullptr, nullptr));
         pointers.push_back(&stored.back());
     }

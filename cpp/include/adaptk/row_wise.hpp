@@ -1,0 +1,88 @@
+// AdaGrad and Adam with one second moment for each row of a param: of embedding tables, whose other states would take
+// as much memory as the tables.
+//
+// D. Mudigere et al., Software-hardware co-design for fast and scalable training of deep learning recommendation
+// models, ISCA 2022, section 4.1.4 (row-wise sparse AdaGrad); FBGEMM's EXACT_ROWWISE_ADAGRAD and PARTIAL_ROWWISE_ADAM.
+//
+// Such a rule has, beside what a rule has (rule.hpp),
+//   row_state                          which of the states has one number for each row
+//   factor<T>(Coefficients, mean, r)   from the mean of the row's squared gradients: updates the row's number, and
+//   returns
+//                                      what the row's steps are multiplied with
+//   update<T>(Coefficients, factor, p, g, s..)  an element; s: the other states
+#pragma once
+
+#include "adaptk/rules/adagrad.hpp"
+#include "adaptk/rules/adam.hpp"
+
+ADAPTK_NAMESPACE_BEGIN
+
+struct RowWiseAdaGrad {
+    static constexpr const char* name = "rowwise_adagrad";
+    static constexpr const char* class_name = "RowWiseAdaGrad";
+    static constexpr const char* variant = "";
+    static constexpr const char* summary = "AdaGrad with one sum for each row: of the means of its squared gradients.";
+    static constexpr const char* formula = "r += mean(g*g), the mean over the row\n"
+                                           "p -= lr_t / (sqrt(r + eps_in) + eps_out) * g,  "
+                                           "lr_t = lr / (1 + (t-1)*lr_decay)";
+    static constexpr const char* source = "Mudigere et al. 2022, 4.1.4; FBGEMM's EXACT_ROWWISE_ADAGRAD";
+    static constexpr std::array hyperparameters{
+        AdaGrad::hyperparameters[0],
+        AdaGrad::hyperparameters[1],
+        AdaGrad::hyperparameters[2],
+        Hyperparameter{"eps_out", 1e-8, Range::nonnegative, "eps outside the root"},
+    };
+    static constexpr auto states = AdaGrad::states;
+    static constexpr std::size_t row_state = 0;
+    // That of torchrec's RowWiseAdagrad.
+    static constexpr auto conventions = presets(Preset{"torch", "eps_out", 1e-10});
+    using Hyper = AdaGrad::Hyper;
+    template <class T> using Coefficients = AdaGrad::Coefficients<T>;
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
+        return AdaGrad::coefficients<T>(h, t);
+    }
+    static constexpr Idle idle = Idle::exact;
+    static IdleSteps idle_steps(const Hyper&, double shrink, std::int64_t n) { return decayed(shrink, n); }
+    template <class T> ADAPTK_HD static T factor(const Coefficients<T>& c, T mean, T& r) {
+        r = r + mean;
+        return c.lr / (sqrt(r + c.eps_in) + c.eps_out);
+    }
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>&, T factor, T& p, T g) { p = p - factor * g; }
+};
+
+struct RowWiseAdam {
+    static constexpr const char* name = "rowwise_adam";
+    static constexpr const char* class_name = "RowWiseAdam";
+    static constexpr const char* variant = "";
+    static constexpr const char* summary = "Adam with one second moment for each row.";
+    static constexpr const char* formula = "m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*mean(g*g), the mean over the row\n"
+                                           "p -= lr/(1-b1^t) / (sqrt(v)/sqrt(1-b2^t) + eps) * m\n"
+                                           "eps_hat: p -= lr*sqrt(1-b2^t)/(1-b1^t) / (sqrt(v) + eps) * m";
+    static constexpr const char* source = "Kingma and Ba 2015; FBGEMM's PARTIAL_ROWWISE_ADAM";
+    static constexpr auto hyperparameters = adam_hyperparameters;
+    static constexpr auto states = Adam::states;
+    static constexpr std::size_t row_state = 1;
+    // That of torchrec's PartialRowWiseAdam.
+    static constexpr auto conventions = presets(Preset{"torch"});
+    using Hyper = AdamHyper;
+    template <class T> using Coefficients = AdamCoefficients<T>;
+    template <class T> ADAPTK_HOST_DEVICE static Coefficients<T> coefficients(const Hyper& h, std::int64_t t) {
+        return adam_coefficients<T>(h, t);
+    }
+    static constexpr Idle idle = Idle::approximate;
+    static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) {
+        return decayed(shrink, n, h.beta1, h.beta2);
+    }
+    template <class T> ADAPTK_HD static T factor(const Coefficients<T>& c, T mean, T& v) {
+        v = c.beta2 * v + c.one_minus_beta2 * mean;
+        return c.step / (sqrt(v + c.under) * c.scale + c.eps);
+    }
+    template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T factor, T& p, T g, T& m) {
+        m = c.beta1 * m + c.one_minus_beta1 * g;
+        p = p - factor * m;
+    }
+};
+
+using RowWiseRules = RuleList<RowWiseAdaGrad, RowWiseAdam>;
+
+ADAPTK_NAMESPACE_END

@@ -1,0 +1,37 @@
+// The kernels of the rules that keep one number for each row (row_wise.hpp), of one instruction set.
+#pragma once
+
+#include "kernel_table.hpp"
+
+#include "adaptk/row_wise.hpp"
+
+#include <cstddef>
+
+namespace adaptk::detail {
+
+// The squares of a row are summed in parts of this many elements: each into 16 accumulators in the type that is
+// computed in, which a tree adds up; and the sums of the parts in double, in their order.
+inline constexpr std::size_t row_part = 256;
+
+// coefficients: a StepCoefficients<R, T>; buffers: as those of a StepKernel, but that of the row's state, which has one
+// number.
+struct RowWiseKernels {
+    // A row of at most row_part elements.
+    StepKernel step;
+    // Longer ones, in parts: the sum of squares of each; the factor of the row, from the mean; the update of each part.
+    double (*square_sum)(const void* coefficients, const void* p, const void* g, std::size_t n);
+    double (*factor)(const void* coefficients, double mean, void* number);
+    void (*update)(const void* coefficients, double factor, void* const* buffer, std::size_t n);
+};
+
+struct RowWiseTable {
+    RowWiseKernels rule[RowWiseRules::size][2][2];  // [0 float, 1 double][coupled decay]
+};
+
+const RowWiseTable& row_wise_portable();
+const RowWiseTable& row_wise_v2();
+const RowWiseTable& row_wise_v3();
+const RowWiseTable& row_wise_v4();
+const RowWiseTable& row_wise_neon();
+
+}  // namespace adaptk::detail
