@@ -481,6 +481,7 @@ def test_batches(release: Build) -> None:
 
 def check_random_kernels(build: Build) -> None:
     check_contract(build, "kernels", "random_kernels", "random")
+    check_contract(build, "kernels", "row_kernels", "row_wise")
 
 
 def test_random_kernels(release: Build) -> None:
