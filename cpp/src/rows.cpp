@@ -22,6 +22,12 @@ KeptKeys& kept_keys() {
 }
 constexpr std::size_t most_kept = std::size_t{1} << 20;
 
+// At least n elements, which are anything: to make them zeros again each time takes a tenth of what the sorting does.
+template <class T> T* room(std::vector<T>& v, std::size_t n) {
+    if (v.size() < n) v.resize(n);
+    return v.data();
+}
+
 // Negative ones are large.
 template <class I> std::uint64_t row_of(I index) { return std::uint64_t(std::int64_t(index)); }
 
@@ -33,13 +39,11 @@ RowUpdate::RowUpdate() {
     other_.swap(kept.other);
     start_.swap(kept.start);
     counts_.swap(kept.counts);
-    keys_.clear();
-    start_.clear();
 }
 
 RowUpdate::~RowUpdate() {
     KeptKeys& kept = kept_keys();
-    if (keys_.capacity() > most_kept || keys_.capacity() <= kept.keys.capacity()) return;
+    if (keys_.size() > most_kept || keys_.size() <= kept.keys.size()) return;
     keys_.swap(kept.keys);
     other_.swap(kept.other);
     start_.swap(kept.start);
@@ -52,52 +56,51 @@ std::optional<std::int64_t> RowUpdate::assign(const RowIndex& index, const Slot&
     values_ = values;
     rows_ = rows;
     row_size_ = row_size;
-    keys_.clear();
-    start_.clear();
+    occurrences_ = distinct_ = 0;
     const auto n = std::size_t(index.count);
     // A row and a place fit into 64 bits together, for both are counts of what memory holds; if rows have no elements,
     // there may be any number of them.
     place_bits_ = n > 1 ? unsigned(std::bit_width(n - 1)) : 0;
-    if (row_size > 0) keys_.resize(n);
     const auto wrong = index.wide ? sort(static_cast<const std::int64_t*>(index.data))
                                   : sort(static_cast<const std::int32_t*>(index.data));
-    if (wrong) {
-        keys_.clear();
-        return wrong;
-    }
-    if (keys_.empty()) return {};
+    if (wrong || row_size == 0 || n == 0) return wrong;
     // Without a branch, which would be foreseen half of the time.
-    start_.resize(n + 1);
+    const std::uint64_t* const keys = keys_.data();
+    std::size_t* const start = room(start_, n + 1);
+    const unsigned place_bits = place_bits_;
     std::size_t distinct = 0;
     std::uint64_t before = ~std::uint64_t{0};
     for (std::size_t i = 0; i < n; ++i) {
-        const std::uint64_t row = keys_[i] >> place_bits_;
-        start_[distinct] = i;
+        const std::uint64_t row = keys[i] >> place_bits;
+        start[distinct] = i;
         distinct += row != before ? 1 : 0;
         before = row;
     }
-    start_[distinct] = n;
-    start_.resize(distinct + 1);
+    start[distinct] = n;
+    distinct_ = distinct;
+    occurrences_ = n;
     return {};
 }
 
-// Checks the indices, and makes the keys in their order; without keys it only checks. By the bits of the row alone: the
-// places are in order from the start on, and each pass is stable.
+// Checks the indices, and makes the keys in their order, unless rows have no elements. By the bits of the row alone:
+// the places are in order from the start on, and each pass is stable.
 template <class I> std::optional<std::int64_t> RowUpdate::sort(const I* indices) {
     constexpr unsigned most_bits = 12;
     const auto n = std::size_t(index_.count);
-    if (keys_.empty() || n < 64 || n > UINT32_MAX) {
+    const bool makes_keys = row_size_ > 0;
+    std::uint64_t* const keys = makes_keys ? room(keys_, n) : nullptr;
+    if (!makes_keys || n < 64 || n > UINT32_MAX) {
         bool ascending = true;
         std::uint64_t before = 0;
         for (std::size_t i = 0; i < n; ++i) {
             const std::uint64_t row = row_of(indices[i]);
             if (row >= std::uint64_t(rows_)) return std::int64_t(i);
-            if (keys_.empty()) continue;
+            if (!makes_keys) continue;
             ascending = ascending && row >= before;
             before = row;
-            keys_[i] = (row << place_bits_) | i;
+            keys[i] = (row << place_bits_) | i;
         }
-        if (!ascending) std::sort(keys_.begin(), keys_.end());
+        if (!ascending) std::sort(keys, keys + n);
         return {};
     }
     const unsigned row_bits = rows_ > 1 ? unsigned(std::bit_width(std::uint64_t(rows_ - 1))) : 1;
@@ -120,8 +123,8 @@ std::optional<std::int64_t> RowUpdate::sort_in(const I* ADAPTK_RESTRICT indices,
     const auto rows = std::uint64_t(rows_);
     const std::size_t digits = std::size_t{1} << bits;
     const std::uint64_t mask = digits - 1;
-    counts_.assign(Passes * digits, 0);
-    std::uint32_t* const counts = counts_.data();
+    std::uint32_t* const counts = room(counts_, Passes * digits);
+    std::fill_n(counts, Passes * digits, 0);
     bool ascending = true;
     std::uint64_t before = 0;
     for (std::size_t i = 0; i < n; ++i) {
@@ -138,7 +141,7 @@ std::optional<std::int64_t> RowUpdate::sort_in(const I* ADAPTK_RESTRICT indices,
         for (std::size_t i = 0; i < n; ++i) to[i] = (row_of(indices[i]) << place_bits) | i;
         return {};
     }
-    other_.resize(n);
+    room(other_, n);
     for (unsigned pass = 0; pass < Passes; ++pass) {
         std::uint32_t* const at = counts + pass * digits;
         std::uint32_t sum = 0;

@@ -68,11 +68,11 @@ class RowUpdate {
     std::size_t values_bytes() const { return storage_bytes(values_.format, index_.count * row_size_); }
 
     // The rows that have values, from the lowest on.
-    std::size_t distinct() const { return start_.empty() ? 0 : start_.size() - 1; }
+    std::size_t distinct() const { return distinct_; }
     std::int64_t row(std::size_t i) const { return std::int64_t(keys_[start_[i]] >> place_bits_); }
     // Their occurrences: numbers first(i) ... first(i + 1) - 1.
     std::size_t first(std::size_t i) const { return start_[i]; }
-    std::size_t occurrences() const { return keys_.size(); }
+    std::size_t occurrences() const { return occurrences_; }
     // Where the values of an occurrence are.
     std::int64_t place(std::size_t occurrence) const {
         return std::int64_t(keys_[occurrence] & ((std::uint64_t{1} << place_bits_) - 1));
@@ -85,6 +85,8 @@ class RowUpdate {
     Slot values_;
     std::int64_t rows_ = 0, row_size_ = 0;
     unsigned place_bits_ = 0;
+    std::size_t occurrences_ = 0, distinct_ = 0;
+    // With room for more, perhaps.
     std::vector<std::uint64_t> keys_, other_;  // (row << place_bits_) | place, sorted
     std::vector<std::size_t> start_;
     std::vector<std::uint32_t> counts_;
