@@ -360,7 +360,7 @@ ADAPTK_HD bool encode_pair(const float* x, std::uint16_t* y, Lanes::U random) {
 #endif
 
 // As many of the elements as are done in vectors: their number. float16 has instructions of its own.
-template <class F> size_t decode_vectors(const typename F::Element* x, float* y, size_t n) {
+template <class F> ADAPTK_HD size_t decode_vectors(const typename F::Element* x, float* y, size_t n) {
     size_t i = 0;
     if constexpr (LaneFormat<F>) {
 #if defined(ADAPTK_BFLOAT16_PAIRS)
@@ -786,7 +786,7 @@ void encode(const void* in, void* data, [[maybe_unused]] void* side, [[maybe_unu
     } else if constexpr (StochasticFormat<F>) {
         constexpr size_t group = draw_group<F::random_bits>;
         size_t i = 0;
-        constexpr size_t several = 128;
+        constexpr size_t several = 64;
         for (; i + several <= n; i += several)
             encode_several<F, several>(x + i, y + i, first + std::int64_t(i), buffer_key);
         for (; i + group <= n; i += group)

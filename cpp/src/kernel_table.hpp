@@ -30,11 +30,22 @@ inline constexpr std::size_t max_program_buffers = max_kernel_buffers + max_redu
 // for it.
 using StepKernel = void (*)(const void* coefficients, void* const* buffer, std::size_t n);
 
-// Part of a tensor whose states all are as `8bit` says, from a multiple of their blocks on and of whole blocks.
-struct CodedBuffer {
+// What rules are run beside in one loop (stored_kernels.hpp): float32 is updated in place.
+enum class StoredAs : std::uint8_t {
+    float32,
+    bfloat16,
+    bfloat16_sr,
+    float16,  // or float16_sr
+    other,    // of a param or a gradient
+    codes,    // of all states, as `8bit` says, or of none
+};
+
+struct StoredBuffer {
     void* data;         // from the part's first element on
     std::size_t bytes;  // of an element
-    // Null for float32, which is updated in place.
+    StoredAs as;
+    bool stochastic;  // of codes, or rounded to nearest; linear codes always are
+    // Of all but float32.
     void (*decode)(const void* data, const void* side, std::int64_t first, void* out, std::size_t n);
     void (*encode)(const void* in, void* data, void* side, std::int64_t first, std::size_t n, std::uint64_t buffer_key);
     void* side;  // of the whole buffer
@@ -42,34 +53,19 @@ struct CodedBuffer {
 
     void* at(std::size_t element) const { return static_cast<std::byte*>(data) + element * bytes; }
 };
-struct CodedState {
-    void* codes;
-    float* scales;  // from that of the part's first block on
-    std::uint64_t key;
-    bool stochastic;  // or rounded to nearest; of linear codes nothing
-};
-struct CodedPiece {
-    CodedBuffer param, grad;
-    CodedState state[max_states];
+
+// Part of a tensor, from a multiple of a block of `8bit` on and of whole blocks.
+struct StoredPiece {
+    StoredBuffer buffer[max_kernel_buffers];
+    std::size_t buffers;
     std::int64_t first;  // in the tensor
     std::size_t n;
-    std::size_t states;
-    std::size_t ahead;  // elements, that memory is asked for before it is used
-
-    // For the block `at`.
-    void ask_for_memory(std::size_t at, std::size_t block) const {
-        if (at + ahead + block > n) return;
-        for (const CodedBuffer* b : {&param, &grad})
-            prefetch<CacheLevel::second>(b->at(at), ahead * b->bytes, block * b->bytes);
-        for (std::size_t s = 0; s < states; ++s)
-            prefetch<CacheLevel::second>(static_cast<std::byte*>(state[s].codes) + at, ahead, block);
-    }
 };
-using CodedKernel = void (*)(const void* coefficients, bool coupled, const CodedPiece& piece);
+using StoredKernel = void (*)(const void* coefficients, bool coupled, const StoredPiece& piece);
 
 struct RuleKernels {
     StepKernel step[2][2];  // [0 float, 1 double][coupled decay]
-    CodedKernel coded;      // null if there is none
+    StoredKernel stored;    // null if there is none
 };
 
 // Elements `first` ... first + n - 1 of a buffer, to and from the compute type: [0 float, 1 double]; null if there is

@@ -1,11 +1,11 @@
 // The loops around the rules. This file is compiled once for each instruction set, with ADAPTK_TARGET naming it and
 // the compiler's flags choosing it; it holds plain loops only, all of them internal to the object, and exports one
 // function. A symbol that two such objects shared could be linked from the one that this processor cannot run.
-#include "coded_kernels.hpp"
 #include "compiler.hpp"
 #include "format_kernels.hpp"
 #include "kernel_table.hpp"
 #include "program_kernels.hpp"
+#include "stored_kernels.hpp"
 
 #include "adaptk/rule_loop.hpp"
 
@@ -95,7 +95,7 @@ template <class... R, class... F> constexpr KernelTable make_table(RuleList<R...
     return {
         {{{{step<kernel_of_t<R>, float, false>, step<kernel_of_t<R>, float, true>},
            {step<kernel_of_t<R>, double, false>, step<kernel_of_t<R>, double, true>}},
-          coded_kernel_of<R>()}...},
+          stored_kernel_of<R>()}...},
         {kernels_of<F>()...},
         {{{add_terms<Square, float>, add_terms<Square, double>}},
          {{add_terms<Value, float>, add_terms<Value, double>}}},

@@ -105,7 +105,7 @@ const RuleCode* code_of(std::size_t rule) {
             for (const Isa& isa : built_isas()) {
                 RuleCode& c = code.emplace_back();
                 std::memcpy(c.step, isa.kernels->rule[r].step, sizeof c.step);
-                c.coded = isa.kernels->rule[r].coded;
+                c.stored = isa.kernels->rule[r].stored;
                 std::memcpy(c.prepare, isa.coefficients->prepare[r], sizeof c.prepare);
             }
         }

@@ -24,7 +24,7 @@ struct HyperValues {
 struct RuleCode {
     StepKernel step[2][2];  // [0 float, 1 double][coupled decay]
     PrepareCoefficients prepare[2];
-    CodedKernel coded;                              // null if there is none
+    StoredKernel stored;                            // null if there is none
     const RowWiseKernels (*row_wise)[2] = nullptr;  // of rules that keep one number for each row, as `step`
 };
 

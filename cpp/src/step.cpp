@@ -145,65 +145,62 @@ void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients
     }
 }
 
-// What a segment runs beside states that are stored as `8bit` says, if it has such a kernel.
-struct CodedStep {
-    CodedKernel kernel = nullptr;
+// What a segment runs beside buffers of 16 bits and states that are stored as `8bit` says, if it has such a kernel.
+struct StoredStep {
+    StoredKernel kernel = nullptr;
     bool coupled = false;
     bool nonnegative[max_states] = {};  // of the rule's states
-};
 
-// The formats that `8bit` and `8bit_nearest` stand for.
-struct CodedFormats {
-    Format linear = find_format("int8")->id;
-    Format logarithmic = find_format("uint8")->id, nearest = find_format("uint8_nearest")->id;
-    std::int64_t block = info_of(linear).block;
+    // How a buffer of the rule is stored; `other`, of a state, if the kernel does not know it.
+    StoredAs kind(std::size_t buffer, Format format) const {
+        static const Format linear = find_format("int8")->id, logarithmic = find_format("uint8")->id,
+                            nearest = find_format("uint8_nearest")->id, bfloat16_sr = find_format("bfloat16_sr")->id,
+                            float16_sr = find_format("float16_sr")->id;
+        if (format == Format::float32) return StoredAs::float32;
+        if (format == Format::bfloat16) return StoredAs::bfloat16;
+        if (format == bfloat16_sr) return StoredAs::bfloat16_sr;
+        if (format == Format::float16 || format == float16_sr) return StoredAs::float16;
+        if (buffer < 2) return StoredAs::other;
+        const bool fits = nonnegative[buffer - 2] ? format == logarithmic || format == nearest : format == linear;
+        return fits ? StoredAs::codes : StoredAs::other;
+    }
 };
 
 // The same as run_tiles over whole blocks of float; the number of elements that are done.
-std::int64_t run_coded(const KernelTable& k, const CodedStep& step, const void* coefficients, std::uint64_t key,
-                       const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n,
-                       const EpilogueRun* after, const float* grad) {
-    static const CodedFormats coded;
-    if (step.kernel == nullptr || n < coded.block) return 0;
-    const auto key_of = [&](std::size_t b) {
-        return info_of(t.format[b]).stochastic ? buffer_key(key, t.number, std::uint32_t(b)) : 0;
-    };
-    CodedPiece piece{};
-    piece.states = buffers - 2;
-    piece.ahead = std::size_t(tiles_ahead) * tile;
+std::int64_t run_stored(const KernelTable& k, const StoredStep& step, const void* coefficients, std::uint64_t key,
+                        const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n,
+                        const EpilogueRun* after, const float* grad) {
+    static const std::int64_t block = info_of(find_format("int8")->id).block;
+    if (step.kernel == nullptr || n < block || first % block != 0) return 0;
+    StoredPiece piece{};
+    piece.buffers = buffers;
     for (std::size_t b = 0; b < buffers; ++b) {
+        StoredBuffer& buffer = piece.buffer[b];
         const bool given = b == 1 && grad != nullptr;
         const Format format = given ? Format::float32 : t.format[b];
-        if (!given && !aligned(t.buffer[b], info_of(format).alignment)) return 0;
-        if (b < 2) {
-            CodedBuffer& buffer = b == 0 ? piece.param : piece.grad;
-            buffer.bytes = size_of(format);
-            buffer.side = t.side[b];
-            buffer.key = key_of(b);
-            if (format == Format::float32) continue;
-            buffer.decode = k.format[std::size_t(format)].decode[0];
-            if (b == 0) buffer.encode = k.format[std::size_t(format)].encode[0];
-            continue;
-        }
-        CodedState& state = piece.state[b - 2];
-        const bool fits =
-            step.nonnegative[b - 2] ? format == coded.logarithmic || format == coded.nearest : format == coded.linear;
-        if (!fits) return 0;
-        state.key = key_of(b);
-        state.stochastic = format == coded.logarithmic;
+        const FormatInfo& info = info_of(format);
+        if (!given && !aligned(t.buffer[b], info.alignment)) return 0;
+        buffer.as = step.kind(b, format);
+        // Codes are in blocks and have a loop of their own.
+        if (b >= 2 &&
+            (buffer.as == StoredAs::other || (buffer.as == StoredAs::codes) != (piece.buffer[2].as == StoredAs::codes)))
+            return 0;
+        buffer.bytes = size_of(format);
+        buffer.decode = k.format[std::size_t(format)].decode[0];
+        buffer.encode = k.format[std::size_t(format)].encode[0];
+        buffer.side = given ? nullptr : t.side[b];
+        buffer.stochastic = info.stochastic;
+        buffer.key = info.stochastic ? buffer_key(key, t.number, std::uint32_t(b)) : 0;
     }
-    const std::int64_t whole = n / coded.block * coded.block;
+    const std::int64_t whole = n / block * block;
     const std::int64_t part = after != nullptr ? epilogue_block<float> : whole;
     for (std::int64_t done = 0; done < whole; done += part) {
         const std::int64_t from = first + done;
         piece.first = from;
         piece.n = std::size_t(std::min(whole - done, part));
-        piece.param.data = at(t, 0, from);
-        piece.grad.data = grad != nullptr ? const_cast<float*>(grad + done) : static_cast<void*>(at(t, 1, from));
-        for (std::size_t s = 0; s < piece.states; ++s) {
-            piece.state[s].codes = at(t, 2 + s, from);
-            piece.state[s].scales = static_cast<float*>(t.side[2 + s]) + from / coded.block;
-        }
+        for (std::size_t b = 0; b < buffers; ++b)
+            piece.buffer[b].data =
+                b == 1 && grad != nullptr ? const_cast<float*>(grad + done) : static_cast<void*>(at(t, b, from));
         step.kernel(coefficients, step.coupled, piece);
         if (after != nullptr) after->run<float>(t, from, std::int64_t(piece.n));
     }
@@ -212,7 +209,7 @@ std::int64_t run_coded(const KernelTable& k, const CodedStep& step, const void* 
 
 // A kernel over part of a tensor. `after` and `grad` as above.
 template <class T>
-void run_piece(const KernelTable& k, StepKernel kernel, const CodedStep& coded, const void* coefficients,
+void run_piece(const KernelTable& k, StepKernel kernel, const StoredStep& stored, const void* coefficients,
                std::uint64_t key, const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n,
                const EpilogueRun* after, const T* grad = nullptr) {
     bool direct = true;
@@ -224,7 +221,7 @@ void run_piece(const KernelTable& k, StepKernel kernel, const CodedStep& coded, 
     }
     if (!direct || addresses % sizeof(T) != 0) {
         if constexpr (sizeof(T) == 4) {
-            const std::int64_t done = run_coded(k, coded, coefficients, key, t, buffers, first, n, after, grad);
+            const std::int64_t done = run_stored(k, stored, coefficients, key, t, buffers, first, n, after, grad);
             first += done;
             n -= done;
             if (grad != nullptr) grad += done;
@@ -247,7 +244,7 @@ void run_piece(const KernelTable& k, StepKernel kernel, const CodedStep& coded, 
 // What a segment's tensors run, by what they compute in: [0 float, 1 double].
 struct PreparedSegment {
     StepKernel kernel[2];
-    CodedStep coded;
+    StoredStep stored;
     std::size_t buffers;
     std::uint64_t key;  // of stochastic rounding
     alignas(cache_line) std::byte coefficients[2][max_coefficients_bytes];
@@ -263,9 +260,9 @@ struct PreparedSegment {
     void run_with(const KernelTable& k, const void* of_step, const ParamUpdate& t, std::int64_t first, std::int64_t n,
                   const EpilogueRun* after) const {
         if (t.compute() == 1) {
-            run_piece<double>(k, kernel[1], coded, of_step, key, t, buffers, first, n, after);
+            run_piece<double>(k, kernel[1], stored, of_step, key, t, buffers, first, n, after);
         } else {
-            run_piece<float>(k, kernel[0], coded, of_step, key, t, buffers, first, n, after);
+            run_piece<float>(k, kernel[0], stored, of_step, key, t, buffers, first, n, after);
         }
     }
     // The same with a gradient of rows, which is 0 in all others.
@@ -278,7 +275,7 @@ struct PreparedSegment {
         for (std::int64_t done = 0; done < n; done += part) {
             const std::int64_t m = std::min(n - done, part);
             gradient_of_rows(k, *t.rows, first + done, std::size_t(m), grad);
-            run_piece<T>(k, kernel[type], coded, coefficients[type], key, t, buffers, first + done, m, after, grad);
+            run_piece<T>(k, kernel[type], stored, coefficients[type], key, t, buffers, first + done, m, after, grad);
         }
     }
     // A step of a tensor whose gradient is of rows, or whose rule keeps one number for each row.
@@ -290,8 +287,8 @@ void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad
     const bool coupled = s.rule->coupled_decay(s.hyper);
     out.buffers = s.rule->buffers();
     out.key = s.key();
-    out.coded = {code.coded, coupled, {}};
-    for (std::size_t i = 0; i < s.rule->states.size(); ++i) out.coded.nonnegative[i] = s.rule->states[i].nonnegative;
+    out.stored = {code.stored, coupled, {}};
+    for (std::size_t i = 0; i < s.rule->states.size(); ++i) out.stored.nonnegative[i] = s.rule->states[i].nonnegative;
     out.segment = &s;
     out.measures = s.rule->measures;
     const RuleCode* compiled = nullptr;

@@ -1,4 +1,4 @@
-"""Rules beside states in 8 bits: one loop decodes, updates and encodes. The bits of the operations one by one."""
+"""Rules beside 16-bit buffers and 8-bit states: one loop decodes, updates and encodes. The operations' bits."""
 
 from __future__ import annotations
 
@@ -82,3 +82,65 @@ def test_params_of_16_bits(isa: str, param_format: str) -> None:
         arrays = [*(param if isinstance(param, tuple) else [param]), copied, mean]
         results.append(arrays + [x for s in stored for x in (s.data, s.scales)])
     assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
+
+
+HALVES = ("float32", "bfloat16", "bfloat16_sr", "float16", "float16_sr")
+
+
+@pytest.mark.parametrize("size", [128, 128 * 21 + 77])
+@pytest.mark.parametrize("second", HALVES)
+@pytest.mark.parametrize("first", HALVES)
+@pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
+def test_states_of_16_bits(isa: str, first: str, second: str, size: int) -> None:
+    """Also NaN, infinities and what the formats round to infinity, which leave the vectors' way."""
+
+    def stored(x: Any, name: str) -> Any:
+        return formats.quantize(x, name, seed=1) if name.endswith("_sr") else x.astype(FLOATS[name])
+
+    def both() -> list[Any]:
+        rng = np.random.default_rng(size)
+        m, v = rng.standard_normal(size).astype(np.float32), rng.standard_normal(size).astype(np.float32) ** 2
+        m[5:40:7] *= np.float32(1e-39)
+        if size > 1000:
+            m[300], m[301], v[640], v[2000] = np.nan, -np.inf, np.inf, 3e38
+        return [stored(m, first), stored(v, second)]
+
+    param = np.random.default_rng([size, 2]).standard_normal(size).astype(np.float32)
+    with np.errstate(all="ignore"):
+        other, grad, got, want = param.copy(), gradient(size, "float32"), both(), both()
+        adaptk.ops.adam(param, grad, *got, **OPTIONS)
+        wide = [formats.dequantize(s) if isinstance(s, formats.Stored) else s.astype(np.float32) for s in want]
+        adaptk.ops.adam(other, grad, *wide, **OPTIONS)
+    assert same_bits(param, other)
+    for i, (x, a, b) in enumerate(zip(wide, got, want, strict=True)):
+        if isinstance(b, formats.Stored):
+            adaptk._core.encode(x, b, OPTIONS["seed"], OPTIONS["step"], 0, 2 + i)
+            assert same_bits(a.data, b.data)
+        else:
+            assert_rounded(a, x)
+
+
+def assert_rounded(narrow: Any, wide: Any) -> None:
+    """NumPy rounds as the library does, but for the bits of NaN."""
+    numbers = ~np.isnan(wide)
+    with np.errstate(all="ignore"):
+        assert same_bits(narrow[numbers], wide[numbers].astype(narrow.dtype))
+    assert np.isnan(narrow[~numbers].astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("size", [128, 128 * 21 + 77])
+@pytest.mark.parametrize("grads", [name for name in FLOATS if name != "float64"])
+@pytest.mark.parametrize("dtype", [name for name in FLOATS if name.endswith("16")])
+@pytest.mark.parametrize("rule", ["sgd", "adamw", "adan"])
+def test_params_and_gradients_of_16_bits(isa: str, rule: str, dtype: str, grads: str, size: int) -> None:
+    start = np.random.default_rng([size, 3]).standard_normal(size).astype(np.float32).astype(FLOATS[dtype])
+    grad = gradient(size, grads)
+    step = getattr(adaptk.ops, rule)
+    count = len(adaptk.rules()[rule].states)
+    got, want = ([np.full(size, 0.01, np.float32) for _ in range(count)] for _ in range(2))
+    param, other = start.copy(), start.astype(np.float32)
+    with np.errstate(all="ignore"):
+        step(param, grad, *got, step=3, lr=0.01, weight_decay=0.1)
+        step(other, grad.astype(np.float32), *want, step=3, lr=0.01, weight_decay=0.1)
+    assert_rounded(param, other)
+    assert all(same_bits(a, b) for a, b in zip(got, want, strict=True))
