@@ -211,6 +211,18 @@ def targets(results: Record) -> list[Target]:
     made: Record = results.get("run_time") or {}
     first = [(made["first_step_seconds"], f"{made['size']} elements")] if made.get("complete") else []
     result.append(Target("seconds to trace, compile and step a rule from a function", 0.5, False, first))
+    moved: Record = results.get("offload") or {}
+    others = Target("ways of an offloaded step with other values than on the CPU", 0, False)
+    if "different" in moved:
+        others.points = [(len(moved["different"]), f"of {moved['cases']}")]
+    parts = moved.get("times")
+    overlap = [(parts["step"] / (parts["host"] + parts["copies"]), f"{parts['size']} params")] if parts else []
+    on_host = [(row["of_ceiling"], row["work"]) for row in moved.get("rows", []) if row["work"] == "Offload"]
+    result += [
+        others,
+        Target("offloaded step / the host's step and the copies, in turn", 1.0, False, overlap),
+        Target("copy / the host's part of an offloaded step", 0.9, points=on_host),
+    ]
     for tool in ("memcheck", "racecheck"):
         errors = (results.get(tool) or {}).get("errors")
         result.append(Target(f"errors found by {tool}", 0, False, [] if errors is None else [(errors, "")]))
@@ -271,6 +283,7 @@ def table(results: Record) -> str:
     wrong = [f"failed test: {name}" for name in (results.get("tests") or {}).get("names", [])]
     wrong += [f"other bits: {text}" for text in (results.get("bits") or {}).get("different", [])]
     wrong += [f"left out of the bits: {k}: {v}" for k, v in (results.get("bits") or {}).get("left_out", {}).items()]
+    wrong += [f"offloaded otherwise: {text}" for text in (results.get("offload") or {}).get("different", [])]
     wrong += [f"failed race: {k}: {v}" for k, v in race.get("failed", {}).items()]
     if wrong:
         lines += ["", *shortened(wrong, 12)]

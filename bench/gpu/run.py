@@ -1,4 +1,4 @@
-"""All stages of a run: build, tests, bits, times, compute-sanitizer, a profile; then one short table.
+"""All stages of a run: build, tests, bits, times, Offload, compute-sanitizer, a profile; then one short table.
 
 Started by ``bench/gpu/run.sh``. It needs nothing but Python itself; what the stages need is on the machine or in
 ``.whl/``. There are one log for each stage and ``results.json`` in the folder that ``$OUT`` or ``--out`` names.
@@ -25,7 +25,7 @@ from report import profiled_kernels, sanitizer_errors, table, targets, tests_fou
 
 HERE = Path(__file__).resolve().parent
 # Seconds. Each stage has a limit of its own, so that one that hangs does not cost the others their time.
-LIMITS = {"build": 110, "tests": 100, "bits": 60, "run_time": 25, "race": 140}
+LIMITS = {"build": 110, "tests": 100, "bits": 60, "run_time": 25, "race": 119, "offload": 25}
 LIMITS |= {"memcheck": 30, "racecheck": 30, "profile": 40}
 LONGEST = 540
 GRACE = 3.0  # between the request to end and the end
@@ -119,6 +119,10 @@ def race(setting: Setting) -> list[Command]:
     return [_python(HERE / "race.py", "--json", setting.work / "race.json", "--seconds", seconds, *_cpu(setting))]
 
 
+def offload(setting: Setting) -> list[Command]:
+    return [_python(HERE / "offload.py", "--json", setting.work / "offload.json", *_cpu(setting))]
+
+
 def sanitizer(tool: str) -> Callable[[Setting], list[Command]]:
     """A part of the comparison of bits, under a tool of compute-sanitizer."""
 
@@ -145,6 +149,7 @@ STAGES: dict[str, Callable[[Setting], list[Command]]] = {
     "bits": bits,
     "run_time": run_time,
     "race": race,
+    "offload": offload,
     "memcheck": sanitizer("memcheck"),
     "racecheck": sanitizer("racecheck"),
     "profile": profile,
@@ -231,7 +236,7 @@ def gathered(stage: Record, setting: Setting, log: str) -> Record:
         if found["passed"] == 0:
             fail(stage, f"{stage['note']}: nothing was tested")
         return {"tests": found}
-    if name in ("bits", "run_time", "race"):
+    if name in ("bits", "run_time", "race", "offload"):
         record = read_json(setting.work / f"{name}.json")
         if record and not record["complete"]:
             stage["note"] = "not all of it"
