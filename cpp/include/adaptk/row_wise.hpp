@@ -1,15 +1,14 @@
 // AdaGrad and Adam with one second moment for each row of a param: of embedding tables, whose other states would take
 // as much memory as the tables.
 //
-// D. Mudigere et al., Software-hardware co-design for fast and scalable training of deep learning recommendation
-// models, ISCA 2022, section 4.1.4 (row-wise sparse AdaGrad); FBGEMM's EXACT_ROWWISE_ADAGRAD and PARTIAL_ROWWISE_ADAM.
+// The formulas are those that FBGEMM documents as EXACT_ROWWISE_ADAGRAD and PARTIAL_ROWWISE_ADAM, and torchrec as
+// RowWiseAdagrad and PartialRowWiseAdam.
 //
 // Such a rule has, beside what a rule has (rule.hpp),
 //   row_state                          which of the states has one number for each row
-//   factor<T>(Coefficients, mean, r)   from the mean of the row's squared gradients: updates the row's number, and
-//   returns
-//                                      what the row's steps are multiplied with
-//   update<T>(Coefficients, factor, p, g, s..)  an element; s: the other states
+//   factor<T>(Coefficients, mean, r)   updates the row's number r by the mean of the row's squared gradients, and
+//                                      returns what the row's steps are multiplied with
+//   update<T>(Coefficients, factor, p, g, s..)   an element; s: the other states
 #pragma once
 
 #include "adaptk/rules/adagrad.hpp"
@@ -25,7 +24,7 @@ struct RowWiseAdaGrad {
     static constexpr const char* formula = "r += mean(g*g), the mean over the row\n"
                                            "p -= lr_t / (sqrt(r + eps_in) + eps_out) * g,  "
                                            "lr_t = lr / (1 + (t-1)*lr_decay)";
-    static constexpr const char* source = "Mudigere et al. 2022, 4.1.4; FBGEMM's EXACT_ROWWISE_ADAGRAD";
+    static constexpr const char* source = "Duchi, Hazan and Singer 2011, by rows as FBGEMM's EXACT_ROWWISE_ADAGRAD";
     static constexpr std::array hyperparameters{
         AdaGrad::hyperparameters[0],
         AdaGrad::hyperparameters[1],
@@ -58,7 +57,7 @@ struct RowWiseAdam {
     static constexpr const char* formula = "m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*mean(g*g), the mean over the row\n"
                                            "p -= lr/(1-b1^t) / (sqrt(v)/sqrt(1-b2^t) + eps) * m\n"
                                            "eps_hat: p -= lr*sqrt(1-b2^t)/(1-b1^t) / (sqrt(v) + eps) * m";
-    static constexpr const char* source = "Kingma and Ba 2015; FBGEMM's PARTIAL_ROWWISE_ADAM";
+    static constexpr const char* source = "Kingma and Ba 2015, by rows as FBGEMM's PARTIAL_ROWWISE_ADAM";
     static constexpr auto hyperparameters = adam_hyperparameters;
     static constexpr auto states = Adam::states;
     static constexpr std::size_t row_state = 1;
