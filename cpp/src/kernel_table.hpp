@@ -35,9 +35,10 @@ enum class StoredAs : std::uint8_t {
     float32,
     bfloat16,
     bfloat16_sr,
-    float16,  // or float16_sr
-    other,    // of a param or a gradient
-    codes,    // of all states, as `8bit` says, or of none
+    float16,      // or float16_sr
+    remainder16,  // of a param
+    other,        // of a param or a gradient
+    codes,        // of all states, as `8bit` says, or of none
 };
 
 struct StoredBuffer {

@@ -155,11 +155,13 @@ struct StoredStep {
     StoredAs kind(std::size_t buffer, Format format) const {
         static const Format linear = find_format("int8")->id, logarithmic = find_format("uint8")->id,
                             nearest = find_format("uint8_nearest")->id, bfloat16_sr = find_format("bfloat16_sr")->id,
-                            float16_sr = find_format("float16_sr")->id;
+                            float16_sr = find_format("float16_sr")->id,
+                            remainder16 = find_format("bfloat16_remainder16")->id;
         if (format == Format::float32) return StoredAs::float32;
         if (format == Format::bfloat16) return StoredAs::bfloat16;
         if (format == bfloat16_sr) return StoredAs::bfloat16_sr;
         if (format == Format::float16 || format == float16_sr) return StoredAs::float16;
+        if (buffer == 0 && format == remainder16) return StoredAs::remainder16;
         if (buffer < 2) return StoredAs::other;
         const bool fits = nonnegative[buffer - 2] ? format == logarithmic || format == nearest : format == linear;
         return fits ? StoredAs::codes : StoredAs::other;

@@ -105,6 +105,29 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         default: encode_other(b, at, x, stored_part);
         }
     }
+    // The same of a param, which may have its lost bits beside it.
+    std::int16_t* lost(size_t at) const { return static_cast<std::int16_t*>(param().side) + element(at); }
+    ADAPTK_HD float* decode_param(size_t at, float* scratch) const {
+        if (param().as != StoredAs::remainder16) return decode_part(param(), at, scratch);
+        const auto* const half = static_cast<const std::uint16_t*>(param().data) + at;
+        const std::int16_t* const beside = lost(at);
+        ask_for_memory<2>(half);
+        ask_for_memory<2>(beside);
+        for (size_t i = 0; i < stored_part; i += Lanes::count)
+            Lanes::store(scratch + i,
+                         BFloat16Remainder16::decode<Lanes>(Lanes::load(half + i), Lanes::load(beside + i)));
+        return scratch;
+    }
+    ADAPTK_HD void encode_param(size_t at, const float* x) const {
+        if (param().as != StoredAs::remainder16) return encode_part(param(), at, x);
+        auto* const half = static_cast<std::uint16_t*>(param().data) + at;
+        std::int16_t* const beside = lost(at);
+        for (size_t i = 0; i < stored_part; i += Lanes::count) {
+            const auto split = BFloat16Remainder16::encode<Lanes>(Lanes::load(x + i));
+            Lanes::store(half + i, split.code);
+            Lanes::store(beside + i, split.side);
+        }
+    }
     // Any elements of any format.
     void decode_other(const StoredBuffer& b, size_t at, float* x, size_t n) const {
         b.decode(b.at(at), b.side, element(at), x, n);
@@ -157,12 +180,12 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         alignas(64) float params[stored_part], grads[stored_part];
         [[maybe_unused]] alignas(64) float scratch[arrays][stored_part];
         for (size_t at = 0; at < piece.n; at += stored_part) {
-            float* const p = decode_part(param(), at, params);
+            float* const p = decode_param(at, params);
             const float* const g = decode_part(grad(), at, grads);
             float* const x[arrays] = {decode_part(state(I), at, scratch[I])...};
             update(c, stored_part, p, g, x);
             (encode_part(state(I), at, x[I]), ...);
-            encode_part(param(), at, p);
+            encode_param(at, p);
         }
     }
 
@@ -174,10 +197,10 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         alignas(64) float params[stored_block], grads[stored_block];
         (decode_other(state(I), at, x[I], stored_block), ...);
         for (size_t i = 0; i < stored_block; i += stored_part) {
-            float* const p = decode_part(param(), at + i, params);
+            float* const p = decode_param(at + i, params);
             float* const all[arrays] = {x[I] + i...};
             update(c, stored_part, p, decode_part(grad(), at + i, grads), all);
-            encode_part(param(), at + i, p);
+            encode_param(at + i, p);
         }
         (encode_alone<I>(x[I], at), ...);
     }
@@ -219,11 +242,11 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
                     (Lanes::store(now[I] + k,
                                   CodesOf<R, I>::template decode<Lanes, true>(load_codes<I>(from[I] + k), scales[I])),
                      ...);
-                float* const p = decode_part(param(), at + i, params);
+                float* const p = decode_param(at + i, params);
                 const float* const g = decode_part(grad(), at + i, grads);
                 float* const parts[arrays] = {now[I] + i...};
                 update(c, stored_part, p, g, parts);
-                encode_part(param(), at + i, p);
+                encode_param(at + i, p);
                 for (size_t k = i; k < i + stored_part; k += Lanes::count)
                     ((most[I] = Lanes::larger(most[I], Lanes::I(Lanes::bits(Lanes::load(now[I] + k)) & 0x7fffffffu))),
                      ...);
