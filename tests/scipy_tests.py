@@ -101,6 +101,24 @@ def leastsq(
     return r.x, covariance, {"fvec": r.fun, "nfev": r.nfev}, r.message, info
 
 
+def lbfgsb(fun: Any, x0: Any, args: Any = (), *, bounds: Any = None, **options: Any) -> Any:
+    """`lbfgs` by the options of SciPy's L-BFGS-B, whose start may be outside of the bounds.
+
+    Its tolerances in units of f and of the gradient, its limits of evaluations and the step of its differences in
+    units of x have no counterpart.
+    """
+    for name in ("ftol", "maxfun", "maxls", "eps", "iprint", "finite_diff_rel_step"):
+        options.pop(name, None)
+    if "maxcor" in options:
+        options["memory"] = options.pop("maxcor")
+    if bounds is not None:
+        if not hasattr(bounds, "lb"):
+            pairs = [(-np.inf if low is None else low, np.inf if high is None else high) for low, high in bounds]
+            bounds = scipy.optimize.Bounds(*np.transpose(pairs))
+        x0 = np.clip(x0, bounds.lb, bounds.ub)
+    return solve.lbfgs(fun, x0, args, bounds=bounds, **options)
+
+
 # The counterparts of SciPy's methods. Those that only use products of the Hessian get products.
 COUNTERPARTS: dict[str, Callable[..., Any]] = {
     "cg": solve.conjugate_gradient,
@@ -124,7 +142,7 @@ def minimize(methods: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
         calls += 1
         hess = _dense(given.pop("hess", None))
         products = given.pop("hessp", None)
-        if method.lower() == "cg":
+        if method.lower() in ("cg", "l-bfgs-b"):
             hess = products = None
         elif callable(hess) and method.lower() in _BY_PRODUCTS:
             products, hess = (lambda x, v, *more, h=hess: np.asarray(h(x, *more)) @ v), None

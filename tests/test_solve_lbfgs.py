@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import mgh
@@ -175,6 +176,13 @@ def test_a_step_to_where_the_function_is_not_finite() -> None:
     r = solve.lbfgs(fun, [1e-3], jac=lambda x: 1 - 1 / x)
     assert r.success
     np.testing.assert_allclose(r.x, 1, rtol=1e-6)
+
+
+def test_a_function_that_is_finite_nowhere_else() -> None:
+    # As near as points can be, and with a slope: not "no lower point".
+    r = solve.lbfgs(lambda x: 1.0 if x[0] == 1 else math.nan, [1.0], jac=lambda x: np.ones(1))
+    assert r.status == -3
+    assert r.x[0] == 1
 
 
 def test_a_wrong_gradient() -> None:

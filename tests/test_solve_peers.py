@@ -59,6 +59,16 @@ FIRST_ORDER_TESTS = [
     "TestOptimizeSimple.test_minimize_callback_copies_array",
 ]
 
+# L-BFGS-B has a counterpart of its own, and tests of its own.
+QUASI_NEWTON_TESTS = [
+    *(f"TestLBFGSBBounds.test_minimize_l_bfgs_b_{name}" for name in ("bounds", "bounds_FD")),
+    *(f"TestOptimizeSimple.test_{name}" for name in ("minimize_l_bfgs_b", "minimize_l_bfgs_b_ftol")),
+    *(f"TestOptimizeSimple.test_{name}" for name in ("l_bfgs_b_maxiter", "minimize_l_bfgs_maxls")),
+    *(f"TestOptimizeSimple.test_{name}" for name in ("no_increase", "respect_maxiter", "nan_values")),
+    *(f"TestOptimizeSimple.test_{name}" for name in ("duplicate_evaluations", "callback_stopiteration")),
+    *(f"TestOptimizeSimple.test_minimize_{name}" for name in ("tol_parameter", "callback_copies_array")),
+]
+
 # What curve_fit and the signature of least_squares refuse by themselves, and empty tests: none of them calls a solver.
 SCIPYS_OWN = [
     *(f"{name}.test_incorrect_options_usage" for name in ("TestTRF", "TestDogbox", "TestLM")),
@@ -73,6 +83,9 @@ for _prefix, _method in FIRST_ORDER.items():
     _copy = scipy_tests.load("test_optimize", minimize=scipy_tests.minimize({"cg": _method}))
     for _name, _class in scipy_tests.take(_copy, FIRST_ORDER_TESTS, ["cg"]):
         globals()[_name.replace("Test", f"Test{_prefix}")] = _class
+_copy = scipy_tests.load("test_optimize", minimize=scipy_tests.minimize({"l-bfgs-b": scipy_tests.lbfgsb}))
+for _name, _class in scipy_tests.take(_copy, QUASI_NEWTON_TESTS, ["l-bfgs-b"]):
+    globals()[_name.replace("Test", "TestQuasiNewton")] = _class
 
 CHOICE = "chooses among SciPy's algorithms; here there is one"
 DENSE = "Jacobians and Hessians are dense arrays"
@@ -82,6 +95,7 @@ ZERO = "None and 0 are tolerances like others: rounding ends the run"
 MINPACK = "MINPACK's conventions: m >= n, TypeError for shapes, its factorisation in the output"
 WARNINGS = "with disp the limit of iterations is said on standard error, without a warning"
 KNOWN_COUNTS = "the calls that SciPy 0.7 made"
+LBFGSB = "the methods' options differ: no ftol, no limit of a search's evaluations"
 EXCLUDED: dict[str, str] = {
     "TestLM.test_rosenbrock_cropped": "fewer residuals than variables are allowed",
     "TestLM.test_m_less_n_not_supported": "fewer residuals than variables are allowed",
@@ -115,6 +129,9 @@ EXCLUDED: dict[str, str] = {
     "TestOptimizeWrapperNoDisp.test_ncg_hess": KNOWN_COUNTS,
     "TestOptimizeWrapperNoDisp.test_ncg_hessp": KNOWN_COUNTS,
     "TestOptimizeWrapperNoDisp.test_ncg_negative_maxiter": "refuses a negative maxiter",
+    "TestQuasiNewtonOptimizeSimple.test_l_bfgs_b_maxiter": "asserts SciPy's words",
+    "TestQuasiNewtonOptimizeSimple.test_minimize_l_bfgs_b_ftol": LBFGSB,
+    "TestQuasiNewtonOptimizeSimple.test_minimize_l_bfgs_maxls": LBFGSB,
     "test_minimize_maxiter_noninteger[cg]": "refuses a maxiter that is not whole",
 }
 for _class in ("TestTRF", "TestDogbox", "TestLM"):

@@ -220,6 +220,7 @@ class _Search:
     def __init__(self, f: _Function, x: Array, d: Array, value: float, slope: float, most: float, clip: Any) -> None:
         self.f, self.x, self.d, self.value, self.slope, self.most, self.clip = f, x, d, value, slope, most, clip
         self.noise = 16 * float(np.finfo(x.dtype).eps) * abs(value)
+        self.blocked = False  # f or its slope is not finite at the last point that is not x
 
     def at(self, a: float) -> tuple[float, float, float, Array, Array]:
         point = self.clip((self.x + self.x.dtype.type(a) * self.d).astype(self.x.dtype))
@@ -227,6 +228,8 @@ class _Search:
         slope = float(g @ self.d)
         if math.isnan(value) or (math.isfinite(value) and not math.isfinite(slope)):
             value = math.inf
+        if math.isfinite(value) == self.blocked and (point != self.x).any():
+            self.blocked = not self.blocked
         return a, value, slope, point, g
 
     def enough(self, t: tuple[float, float, float, Array, Array]) -> bool:
@@ -474,7 +477,7 @@ def _run(
             status = 1
             break
         found = None
-        blocked = False
+        search = None
         for again in (False, True):
             if again:
                 if not memory.s.size and nit:
@@ -511,17 +514,17 @@ def _run(
                 first = 0.01 * size / steepest if size > 0 else 1.0 / steepest
             if nit >= limit:
                 break
-            found = _Search(f, x, d, value, slope, most, clip).run(first)
+            search = _Search(f, x, d, value, slope, most, clip)
+            found = search.run(first)
             if found is not None:
                 break
-            blocked = True
         if status:
             break
         if nit >= limit:
             break
         if found is None:
-            status = 5
-            if blocked and steepest > 1e-3 * largest and f.differences == 0:
+            status = -3 if search is not None and search.blocked else 5
+            if status == 5 and search is not None and steepest > 1e-3 * largest and f.differences == 0:
                 where = _contradicted(f, x, -inner, value, -float(inner @ inner), clip)
                 if where is not None:
                     status, disagreement = -9, (-1, *where, True)
