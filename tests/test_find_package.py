@@ -56,6 +56,7 @@ def build(sources: Path, folder: Path, *options: str) -> Path:
     return folder / "build"
 
 
+EXAMPLES = ROOT / "examples"
 IN_PACKAGE = f"-Dadaptk_DIR={adaptk.get_cmake_dir()}"
 
 
@@ -143,13 +144,44 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if config.is_dir():
             options.append(f"-DEigen3_DIR={config}")
             break
-    return build(ROOT / "examples" / "cpp", tmp_path_factory.mktemp("examples"), *options)
+    return build(EXAMPLES / "cpp", tmp_path_factory.mktemp("examples"), *options)
 
 
 @pytest.mark.full
 def test_example_in_c(tmp_path: Path) -> None:
-    folder = build(ROOT / "examples" / "c", tmp_path, IN_PACKAGE)
+    folder = build(EXAMPLES / "c", tmp_path, IN_PACKAGE)
     assert "400 of 400 points right" in run(folder / "train")
+    assert "16 of 16 cases right" in run(folder / "ggml_style")
+
+
+@pytest.mark.full
+def test_example_in_rust(tmp_path: Path) -> None:
+    rustc = tool("rustc")
+    library = Path(adaptk.get_cmake_dir()).parents[1]
+    (name,) = [p.name for p in library.iterdir() if p.name.startswith(("libadaptk.so", "libadaptk.0.dylib"))]
+    link = f"link-args={library / name} -Wl,-rpath,{library}"
+    program = tmp_path / "train"
+    run(rustc, "--edition", "2021", "-D", "warnings", "-O", "-C", link, "-o", program, EXAMPLES / "rust" / "train.rs")
+    shown = run(program)
+    assert "refused: grads[0]: shape (3,), expected (2,)" in shown
+    assert "slope 3.000, intercept -1.000" in shown
+
+
+@pytest.mark.full
+def test_example_in_julia() -> None:
+    julia = tool("julia")
+    library = Path(adaptk.get_cmake_dir()).parents[1]
+    (name,) = [p.name for p in library.iterdir() if p.name.startswith(("libadaptk.so", "libadaptk.0.dylib"))]
+    assert run(julia, EXAMPLES / "julia" / "train.jl", ADAPTK_LIBRARY=str(library / name)).split() == ["found"]
+
+
+@pytest.mark.full
+def test_example_with_libtorch(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch, whose package has libtorch's headers")
+    folder = build(EXAMPLES / "libtorch", tmp_path, IN_PACKAGE, f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}")
+    shown = run(folder / "train")
+    assert "saved, loaded and trained on: the same" in shown
+    assert "lr: -1 is not in [0, inf)" in shown
 
 
 @pytest.mark.full
