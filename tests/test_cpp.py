@@ -279,7 +279,7 @@ NEON = Dialect(
 )
 
 X86 = {"portable": x86("%xmm"), "v2": x86("%xmm"), "v3": x86("%ymm"), "v4": x86("%zmm")}
-DIALECTS = {"": X86, "aarch64-linux-gnu-": {"portable": NEON, "neon": NEON}}
+DIALECTS = {"": X86, "aarch64-linux-gnu-": {"portable": NEON}}
 
 # Fused, approximate: what the arithmetic contract rules out.
 FORBIDDEN = r"v?fn?m(add|sub|addsub|subadd)\d+\w*|v?(rcp|rsqrt)\w*|f(n?m(add|sub)|ml[as])|f(recp|rsqrt)\w+"

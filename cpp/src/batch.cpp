@@ -18,8 +18,6 @@ const BatchTable& batch_table([[maybe_unused]] std::string_view isa) {
 #if !defined(ADAPTK_NO_V4_KERNELS)
     if (isa == "x86-64-v4") return batch_v4();
 #endif
-#elif defined(ADAPTK_NEON_KERNELS)
-    if (isa == "neon") return batch_neon();
 #endif
     return batch_portable();
 }

@@ -48,6 +48,5 @@ struct BatchTable {
 const BatchTable& batch_portable();
 const BatchTable& batch_v3();
 const BatchTable& batch_v4();
-const BatchTable& batch_neon();
 
 }  // namespace adaptk::detail

@@ -16,8 +16,6 @@ const DenseTable& dense_table([[maybe_unused]] std::string_view isa) {
 #if !defined(ADAPTK_NO_V4_KERNELS)
     if (isa == "x86-64-v4") return dense_v4();
 #endif
-#elif defined(ADAPTK_NEON_KERNELS)
-    if (isa == "neon") return dense_neon();
 #endif
     return dense_portable();
 }

@@ -42,6 +42,5 @@ const DenseTable& dense_portable();
 const DenseTable& dense_v2();
 const DenseTable& dense_v3();
 const DenseTable& dense_v4();
-const DenseTable& dense_neon();
 
 }  // namespace adaptk::detail

@@ -31,9 +31,10 @@ const auto& table() {
 #endif
     });
 #elif defined(ADAPTK_NEON_KERNELS)
+    // Every such processor has the vectors, and the portable kernels use them.
     static const auto isas =
         numbered(std::array{Isa{"portable", true, &kernels_portable(), &coefficients_portable(), &row_wise_portable()},
-                            Isa{"neon", true, &kernels_neon(), &coefficients_portable(), &row_wise_neon()}});
+                            Isa{"neon", true, &kernels_portable(), &coefficients_portable(), &row_wise_portable()}});
 #else
     static const auto isas = numbered(
         std::array{Isa{"portable", true, &kernels_portable(), &coefficients_portable(), &row_wise_portable()}});

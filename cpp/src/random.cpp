@@ -29,8 +29,6 @@ const RandomTable& random_table() {
 #if !defined(ADAPTK_NO_V4_KERNELS)
     if (isa == "x86-64-v4") return random_v4();
 #endif
-#elif defined(ADAPTK_NEON_KERNELS)
-    if (isa == "neon") return random_neon();
 #endif
     return random_portable();
 }

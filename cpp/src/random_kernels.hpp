@@ -46,6 +46,5 @@ const RandomTable& random_portable();
 const RandomTable& random_v2();
 const RandomTable& random_v3();
 const RandomTable& random_v4();
-const RandomTable& random_neon();
 
 }  // namespace adaptk::detail

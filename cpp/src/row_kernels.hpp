@@ -32,6 +32,5 @@ const RowWiseTable& row_wise_portable();
 const RowWiseTable& row_wise_v2();
 const RowWiseTable& row_wise_v3();
 const RowWiseTable& row_wise_v4();
-const RowWiseTable& row_wise_neon();
 
 }  // namespace adaptk::detail

@@ -38,6 +38,13 @@
 #include <cstddef>
 #include <memory>
 
+// Of what is done once for each problem: small, not fast, for all of it is compiled for each number of parameters.
+#if defined(ADAPTK_GNU)
+#define ADAPTK_ONCE __attribute__((cold, noinline))
+#else
+#define ADAPTK_ONCE
+#endif
+
 namespace adaptk::solve {
 
 // Arrays are stored row after row. A stride of 0 says that all problems share one row.
@@ -196,7 +203,7 @@ template <class V, int n, class Rows> class BatchLanes {
     }
 
     // Puts the next problem into lane l; false where there is none.
-    bool load(int l, const BatchFeed& feed) {
+    ADAPTK_ONCE bool load(int l, const BatchFeed& feed) {
         if (next_ == end_ && !feed.more(feed.context, next_, end_)) {
             next_ = end_ = 0;
             index_[l] = -1;
@@ -268,7 +275,7 @@ template <class V, int n, class Rows> class BatchLanes {
     }
 
     // Units of the variables by their columns at the start, for the lanes that have asked for it.
-    void calibrate() {
+    ADAPTK_ONCE void calibrate() {
         V rows[rows_at_once][n + 1], most[n] = {};
         for (int first = 0; first < f.points; first += rows_at_once) {
             const int count = f.points - first < rows_at_once ? f.points - first : rows_at_once;
@@ -578,7 +585,7 @@ template <class V, int n, class Rows> class BatchLanes {
 
     // (J'J)^-1 from R, columns scaled to norm 1, times |r|^2 / degrees of freedom; of robust losses the sandwich
     // estimate, times points / degrees of freedom. Zero where a variable is fixed.
-    void covariance(int l, T* out, T* deviation) {
+    ADAPTK_ONCE void covariance(int l, T* out, T* deviation) {
         T a[n][n + 1], diagonal[n], column[n];
         int freedom = freedom_[l];
         bool full = true;
