@@ -3,7 +3,8 @@
 ``python bench/reductions.py [--size 64M] [--tensors 200] [--elements 4096] [--threads 2] [--repeats N] [--json FILE]``
 
 The traffic is what the passes over the elements read and write. What it takes is measured with a kernel that reads and
-writes streams, and adds once for each. Other implementations are those of PyTorch that are installed.
+writes streams, and adds once for each. Other implementations are those of PyTorch that are installed: beside many small
+tensors, and beside one of that size.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +32,8 @@ STREAMS = {
     "prodigy": 4 + 10,
     "dadapt_adam": 3 + 9,
     "dadapt_sgd": 2 + 6,
+    "novograd": 1 + 5,
+    "adafactor": 3 + 3,
 }
 THEIRS = {
     "lamb": "pytorch_optimizer.Lamb",
@@ -38,15 +42,27 @@ THEIRS = {
     "prodigy": "prodigyopt.Prodigy",
     "dadapt_adam": "dadaptation.DAdaptAdam",
     "dadapt_sgd": "dadaptation.DAdaptSGD",
+    "novograd": "pytorch_optimizer.NovoGrad",
+    "adafactor": "torch.optim.Adafactor",
 }
+# Rules that treat matrices otherwise than vectors: what they step are matrices.
+OF_MATRICES = ("adafactor",)
+
+
+def shape_of(name: str, elements: int) -> tuple[int, ...]:
+    """A vector, or a matrix that is nearly square."""
+    if name not in OF_MATRICES:
+        return (elements,)
+    rows = next(n for n in range(math.isqrt(elements), 0, -1) if elements % n == 0)
+    return rows, elements // rows
 
 
 def over_traffic(name: str, size: int, repeats: int) -> float:
     """The time of a step relative to that of its traffic."""
-    p, g = (np.full(size, 0.1, np.float32) for _ in range(2))
+    p, g = (np.full(shape_of(name, size), 0.1, np.float32) for _ in range(2))
     opt = adaptk.optimizer_for(name, [p])
     opt.step([g])
-    streams = [p, g, *opt.state[0].values()][:3]
+    streams = [p, g, *(s for s in opt.state[0].values() if s.size == p.size)][:3]
     probed = 2 * len(streams) - 1  # the second is only read
     own, probe = interleaved([lambda: opt.step([g]), lambda: _core.bandwidth_probe(streams)], repeats)
     return statistics.median(own) / statistics.median(probe) * probed / STREAMS[name]
@@ -54,7 +70,7 @@ def over_traffic(name: str, size: int, repeats: int) -> float:
 
 def over_theirs(name: str, tensors: int, elements: int, threads: int, repeats: int) -> float | None:
     """How many times as fast as another implementation, on PyTorch's tensors; None: it is not installed."""
-    module, cls = THEIRS[name].split(".")
+    module, cls = THEIRS[name].rsplit(".", 1)
     try:
         import torch
 
@@ -65,9 +81,9 @@ def over_theirs(name: str, tensors: int, elements: int, threads: int, repeats: i
     torch.set_num_threads(threads)
     steps: list[Callable[[], object]] = []
     for make in (ours, theirs):
-        params = [torch.nn.Parameter(torch.full((elements,), 0.1)) for _ in range(tensors)]
+        params = [torch.nn.Parameter(torch.full(shape_of(name, elements), 0.1)) for _ in range(tensors)]
         for p in params:
-            p.grad = torch.full((elements,), 0.1)
+            p.grad = torch.full(shape_of(name, elements), 0.1)
         steps.append(make(params, lr=1e-3).step)
     mine, others = interleaved(steps, repeats)
     return statistics.median(others) / statistics.median(mine)
@@ -81,14 +97,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=whole(1), default=2)
     parser.add_argument("--repeats", type=whole(1), default=15)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--rules", nargs="*", choices=STREAMS, help="all if none is named")
     given = parser.parse_args(arguments)
     adaptk.set_num_threads(given.threads)
-    found: dict[str, Any] = {"threads": given.threads, "over_traffic": {}, "over_theirs": {}}
-    for name in STREAMS:
+    found: dict[str, Any] = {"threads": given.threads, "over_traffic": {}, "over_theirs": {}, "over_theirs_large": {}}
+    for name in given.rules or STREAMS:
         found["over_traffic"][name] = ratio = over_traffic(name, _size(given.size), given.repeats)
         times = over_theirs(name, given.tensors, given.elements, given.threads, given.repeats)
         found["over_theirs"][name] = times
-        beside = "not installed" if times is None else f"{times:.1f} times as fast"
+        large = over_theirs(name, 1, _size(given.size), given.threads, given.repeats)
+        found["over_theirs_large"][name] = large
+        beside = "not installed" if times is None else f"{times:.1f} times as fast, and {large:.1f} with one tensor"
         print(f"{name}: {ratio:.2f} of its traffic's time; beside {THEIRS[name]}: {beside}")
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=2) + "\n")

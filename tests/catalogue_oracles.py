@@ -24,6 +24,8 @@ OWN_DECAY = {
     "stable_adamw",
     "prodigy",
     "dadapt_adam",
+    "novograd",
+    "adafactor",
 }
 
 
@@ -780,4 +782,52 @@ def rprop_delayed(h: Any, p: Any) -> Step:
             waiting[i] = math.copysign(sizes[i], g[i]) if g[i] != 0 else 0.0
         return new
 
+    return step
+
+
+@oracle
+def novograd(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=np.zeros_like(p), v=0.0)
+
+    def step(w: Any, g: Any, t: int) -> Any:
+        square = (g**2).sum()
+        s.v = square if t == 1 else h.beta2 * s.v + (1 - h.beta2) * square
+        s.m = h.beta1 * s.m + (g / (math.sqrt(s.v) + h.eps) + _own_decay(h) * w)
+        return w - h.lr * s.m
+
+    return step
+
+
+def _rms(x: Any) -> float:
+    return math.sqrt((x**2).mean())
+
+
+@oracle
+def adafactor(h: Any, p: Any) -> Step:
+    """Algorithms 4 and 5; with floor what torch.optim.Adafactor's documentation has in the place of eps1."""
+    s = SimpleNamespace(r=0.0, c=0.0, v=0.0)
+
+    def step(x: Any, g: Any, t: int) -> Any:
+        beta = 1 - t ** float(h.beta2_decay)
+        square = g**2 + (0.0 if h.floor else h.eps1)
+        if p.ndim < 2:
+            s.v = beta * s.v + (1 - beta) * square
+            v = s.v
+        else:
+            s.r = beta * s.r + (1 - beta) * square.mean(axis=-1)
+            s.c = beta * s.c + (1 - beta) * square.mean(axis=-2)
+            whole = s.r.mean(axis=-1)
+            if h.floor:
+                whole = np.maximum(whole, h.eps1)
+            v = np.einsum("...i,...j->...ij", s.r, s.c) / whole[..., None, None]
+        if h.floor:
+            v = np.maximum(v, h.eps1**2)
+        u = g / np.sqrt(v)
+        u = u / max(1.0, _rms(u) / h.clip_threshold)
+        rate = min(h.lr, 1 / math.sqrt(t)) if h.relative_step else h.lr
+        if h.scale_parameter:
+            rate *= max(h.eps2, _rms(x))
+        return x - h.lr * _own_decay(h) * x - rate * u
+
+    step.state = s  # type: ignore[attr-defined]
     return step

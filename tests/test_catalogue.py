@@ -50,6 +50,11 @@ OTHERS: dict[str, list[dict[str, float]]] = {
         {"beta2": 0.8, "threshold": 1.0},
     ],
     "rprop_delayed": [{"lr": 0.1, "eta_plus": 1.5, "eta_minus": 0.25, "step_max": 0.3, "step_min": 0.05}],
+    "novograd": [{"lr": 0.1, "eps": 0.1, "beta2": 0.5}],
+    "adafactor": [
+        {"lr": 0.5, "clip_threshold": 0.5, "relative_step": False},
+        {"beta2_decay": -0.5, "scale_parameter": False, "floor": True, "eps1": 0.3},
+    ],
     "dadapt_sgd": [{"d0": 0.1, "momentum": 0.5}, {"d0": 0.01, "growth_rate": 1.1}],
 }
 STEPS_TAKEN = 12
@@ -180,6 +185,10 @@ def test_jax(name: str) -> None:
 
     if adaptk.rules()[name].reduces == "all":
         with pytest.raises(TypeError, match="reduces all tensors to one number"):
+            getattr(adaptk.jax, name)(0.01)
+        return
+    if adaptk.rules()[name].shaped:
+        with pytest.raises(NotImplementedError, match="has no place for"):
             getattr(adaptk.jax, name)(0.01)
         return
     p = start(np.float32)

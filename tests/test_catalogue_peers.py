@@ -78,6 +78,7 @@ ZOO: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("lars", {"lr": 1.0, "trust": 0.1, "weight_decay": 0.1}, "LARS",
      {"lr": 1.0, "trust_coefficient": 0.1, "weight_decay": 0.1}),
     ("stable_adamw", {"lr": 0.1, "eps": 1e-3}, "StableAdamW", {"lr": 0.1, "eps": 1e-3, "kahan_sum": False}),
+    ("novograd", {"lr": 0.01}, "NovoGrad", {"lr": 0.01}),
     ("schedule_free_adamw", {"lr": 0.1, "weight_decay": 0.1}, "ScheduleFreeAdamW", {"lr": 0.1, "weight_decay": 0.1}),
     ("schedule_free_radam", {"lr": 0.1, "beta2": 0.9}, "ScheduleFreeRAdam", {"lr": 0.1, "betas": (0.9, 0.9)}),
 ]  # fmt: skip
@@ -145,6 +146,11 @@ OPTAX: list[tuple[str, dict[str, Any], Callable[[Any], Any]]] = [
     # Its length of the gradient is that of the gradient with the decay, so without.
     ("lars", {"lr": 1.0, "trust": 0.1}, lambda o: o.lars(1.0, trust_coefficient=0.1)),
     ("fromage", {"lr": 0.1}, lambda o: o.fromage(0.1)),
+    (
+        "novograd",
+        {"lr": 0.01, "beta1": 0.9, "beta2": 0.25, "eps": 1e-6, "weight_decay": 0.1},
+        lambda o: o.novograd(0.01, weight_decay=0.1),
+    ),
     ("dog", {"reps_rel": 0.01}, lambda o: o.contrib.dog(1.0, ("heuristic", 0.01))),
     ("amsgrad_corrected", {"lr": 0.1, "eps_root": 1e-3}, lambda o: o.amsgrad(0.1, eps_root=1e-3)),
     ("radam_corrected", {"lr": 0.1, "eps_root": 1e-3}, lambda o: o.radam(0.1, eps_root=1e-3)),
@@ -160,6 +166,61 @@ OPTAX: list[tuple[str, dict[str, Any], Callable[[Any], Any]]] = [
     ("schedule_free_sgd", {"lr": 0.1}, lambda o: o.contrib.schedule_free_sgd(0.1)),
     ("schedule_free_adamw", {"lr": 0.1}, lambda o: o.contrib.schedule_free_adamw(0.1)),
 ]
+
+
+def matrices(make: Callable[[Any], Any], of: str, steps: int = 15, scale: float = 1.0) -> list[np.ndarray]:
+    """Params of several shapes: of torch's optimizer, or, if `of` says so, of ours over NumPy's arrays."""
+    torch = pytest.importorskip("torch")
+    shapes = [(6, 5), (2, 3, 4), (4, 1), (2, 3, 3, 3), (7,)]
+    params = [np.random.default_rng(i).normal(size=s) for i, s in enumerate(shapes)]
+    tensors = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in params]
+    opt = make(params if of == "numpy" else tensors)
+    for t in range(1, steps + 1):
+        now = params if of == "numpy" else [w.detach().numpy() for w in tensors]
+        grads = [scale * gradients(p.reshape(-1), t).reshape(p.shape) for p in now]
+        if of == "numpy":
+            opt.step(grads)
+            continue
+        for w, g in zip(tensors, grads, strict=True):
+            w.grad = torch.from_numpy(g)
+        opt.step()
+    return params if of == "numpy" else [w.detach().numpy() for w in tensors]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adafactor_of_pytorch(decay: float, scale: float) -> None:
+    torch = pytest.importorskip("torch")
+    for options in ({}, {"lr": 0.5, "d": 1.3}, {"beta2_decay": -0.5, "eps": (1e-4, 0.1)}):
+        eps = options.get("eps", (float(torch.finfo(torch.float64).eps), 1e-3))
+        mine = {
+            "lr": options.get("lr", 0.01),
+            "beta2_decay": options.get("beta2_decay", -0.8),
+            "eps1": eps[0],
+            "eps2": eps[1],
+            "clip_threshold": options.get("d", 1.0),
+            "floor": True,
+            "weight_decay": decay,
+        }
+        want = matrices(lambda p, o=options: torch.optim.Adafactor(p, weight_decay=decay, **o), "torch", scale=scale)
+        got = matrices(lambda p, o=mine: adaptk.Adafactor(p, **o), "numpy", scale=scale)
+        for p, q in zip(got, want, strict=True):
+            np.testing.assert_allclose(p, q, rtol=1e-9, atol=1e-12)
+
+
+def test_adafactor_of_hugging_face() -> None:
+    library = pytest.importorskip("transformers.optimization", reason="transformers is not installed")
+    for theirs, mine in (
+        ({}, {}),
+        (
+            {"lr": 0.1, "relative_step": False, "scale_parameter": False, "clip_threshold": 0.5, "decay_rate": -0.5},
+            {"lr": 0.1, "relative_step": False, "scale_parameter": False, "clip_threshold": 0.5, "beta2_decay": -0.5},
+        ),
+    ):
+        want = matrices(lambda p, o=theirs: library.Adafactor(p, **o), "torch")
+        got = matrices(lambda p, o=mine: adaptk.Adafactor(p, **o), "numpy")
+        for p, q in zip(got, want, strict=True):
+            np.testing.assert_allclose(p, q, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("name", "options", "make"), OPTAX, ids=[o[0] for o in OPTAX])

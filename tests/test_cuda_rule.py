@@ -92,7 +92,7 @@ def test_every_rule_of_the_library(device: Library, rule: str, dtype: str) -> No
 
 @needs_nvrtc
 def has_reductions(rule: adaptk.TracedRule) -> bool:
-    return rule.to_bytes()[7] == 2  # the version of its program
+    return rule.to_bytes()[7] >= 2  # the version of its program
 
 
 # A third of the others: one writer makes the C++ of all.

@@ -154,6 +154,12 @@ void take_tensor(const RuleNames& names, ParamFormat param_format, PyObject* con
             take_row_state(objects[b], name, v[0], v[b], b, out, work);
             continue;
         }
+        if (b >= 2 && names.rule->per_of(b - 2) != detail::Per::element) {
+            View none;
+            const StoredState state{py::reinterpret_borrow<py::object>(objects[b]), {}};
+            out.set(b, take_state_of(*names.rule, b - 2, state, name, v[0], v[b], none, work));
+            continue;
+        }
         if (b >= 2 && PyTuple_Check(objects[b])) {
             out.set(b, take_state(objects[b], name, v[0], v[b], sides.emplace_back(), work));
             continue;
@@ -174,6 +180,7 @@ void take_tensor(const RuleNames& names, ParamFormat param_format, PyObject* con
     }
     out.size = v[0].size;
     check_rows_of_rule(*names.rule, v[0], {names.buffer_text[0], index}, out);
+    look_at(out, *names.rule, {names.buffer_text[0], index}, v[0]);
 }
 
 void read_device_values(Call& call);

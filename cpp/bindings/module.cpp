@@ -43,6 +43,9 @@ py::object plain(const Hyperparameter& h, double value) {
     return py::float_(value);
 }
 
+constexpr const char* per_names[] = {"element", "tensor", "row", "column"};
+static_assert(std::size(per_names) == std::size_t(detail::Per::count));
+
 // A rule as a plain dict, which adaptk._registry turns into an object.
 py::dict describe(const RuleInfo& r) {
     py::list hypers;
@@ -62,7 +65,8 @@ py::dict describe(const RuleInfo& r) {
         states.append(py::dict(py::arg("name") = s.name, py::arg("initial") = s.initial, py::arg("initial_from") = from,
                                py::arg("option") = s.option == nullptr ? py::object(py::none()) : py::str(s.option),
                                py::arg("nonnegative") = s.nonnegative,
-                               py::arg("per_row") = states.size() == r.row_state));
+                               py::arg("per_row") = states.size() == r.row_state,
+                               py::arg("per") = per_names[std::size_t(r.per_of(states.size()))]));
     }
     py::list carried;
     if (r.program != nullptr)
@@ -76,6 +80,7 @@ py::dict describe(const RuleInfo& r) {
                     py::arg("reduces") = !r.measures                 ? ""
                                          : r.program->measures_all() ? "all"
                                                                      : "tensor",
+                    py::arg("shaped") = r.program != nullptr && r.program->knows_shapes(),
                     py::arg("catch_up") = r.idle == Idle::exact         ? "exact"
                                           : r.idle == Idle::approximate ? "approximate"
                                                                         : "");

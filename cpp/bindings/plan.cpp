@@ -134,14 +134,12 @@ void Plan::bind(ParamObjects& t, const RuleNames& names, ParamUpdate& update, Qu
             continue;
         }
         const StoredState stored{t.states[s].object, t.scales[s].object, t.named[s]};
-        if (t.scales[s].object || t.named[s] != nullptr) {
-            update.set(2 + s, take_state(stored, name, param, states[s], scales[s], stream));
-        } else {
-            update.set(2 + s, take_state(stored.data.ptr(), name, param, states[s], scales[s], stream));
-        }
-        if (update.side[2 + s] != nullptr) quick.shape = {};  // which is for buffers without them
+        update.set(2 + s, take_state_of(*names.rule, s, stored, name, param, states[s], scales[s], stream));
+        // Which is for buffers of the param's shape, without scales.
+        if (update.side[2 + s] != nullptr || names.rule->per_of(s) != detail::Per::element) quick.shape = {};
     }
     check_rows_of_rule(*names.rule, param, param_name, update);
+    look_at(update, *names.rule, param_name, param);
     quick.object[0] = t.param.object.ptr();
     for (std::size_t s = 0; s < states.size(); ++s) quick.object[1 + s] = t.states[s].object.ptr();
     quick.written = std::uint32_t(1 + states.size());

@@ -1,5 +1,7 @@
 #include "stored.hpp"
 
+#include "rule_program.hpp"
+
 #include "arguments.hpp"
 #include "rows.hpp"
 #include "step.hpp"
@@ -152,6 +154,28 @@ void check_rows_of_rule(const detail::RuleInfo& rule, const View& param, const A
         fail(PyExc_ValueError, name.text() +
                                    (buffer == 0 ? std::string() : std::string(", ") + rule.states[buffer - 2].name) +
                                    ": stored as " + name_of(update.format[buffer]) + ", " + reason);
+}
+
+detail::Slot take_state_of(const detail::RuleInfo& rule, std::size_t s, const StoredState& state, const ArgName& name,
+                           const View& param, View& data, View& scales, WorkStream& work) {
+    const detail::Per per = rule.per_of(s);
+    if (per == detail::Per::element) {
+        if (state.scales || state.named != nullptr) return take_state(state, name, param, data, scales, work);
+        return take_state(state.data.ptr(), name, param, data, scales, work);
+    }
+    if (state.scales || state.named != nullptr || PyTuple_Check(state.data.ptr()))
+        fail(PyExc_TypeError, name.text() + ": a pair, expected an array: what there is one number for of a tensor, a "
+                                            "row or a column has no other formats");
+    View::take(state.data, name, data, work);
+    if (const auto problem = detail::why_no_numbers(data, param, per)) fail(*problem, name);
+    return {data.data, data.dtype};
+}
+
+void look_at(ParamUpdate& update, const detail::RuleInfo& rule, const ArgName& name, const View& param) {
+    if (!rule.measures) return;
+    if (rule.program->has_lines())
+        if (const auto problem = detail::why_no_lines(param)) fail(*problem, name);
+    detail::look_at(update, rule, param.ndim, param.shape);
 }
 
 const char* side_name(detail::ParamFormat format) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "buffers.hpp"
+#include "registry.hpp"
 #include "step.hpp"
 
 namespace adaptk::bindings {
@@ -35,6 +36,13 @@ void take_row_state(PyObject* state, const ArgName& name, const View& param, Vie
 // names are those of the buffers.
 void check_rows_of_rule(const detail::RuleInfo& rule, const View& param, const ArgName& name,
                         const detail::ParamUpdate& update);
+
+// The same of a rule's state number s, which may have one number for more than an element.
+detail::Slot take_state_of(const detail::RuleInfo& rule, std::size_t s, const StoredState& state, const ArgName& name,
+                           const View& param, View& data, View& scales, WorkStream& work);
+
+// Tells an update the shape of its param, if the rule has to know it.
+void look_at(ParamUpdate& update, const detail::RuleInfo& rule, const ArgName& name, const View& param);
 
 // What lies beside a param that is split so is called; null if nothing does.
 const char* side_name(detail::ParamFormat format);

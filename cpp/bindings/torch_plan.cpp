@@ -628,8 +628,16 @@ bool TorchPlan::unchanged(std::size_t i) {
             t.native && k == 0 && face_.dense(face_.tensor(t.object[0]), t.layout, same) && same == update.buffer[0])
             continue;
         const Format format = update.format[b];
-        if (!look(t.api, t.object[k]) || !same_type(now.dtype, exchange_type(format)) ||
-            !(is_packed(format) || (b > 1 && b == update.row_buffer)
+        if (!look(t.api, t.object[k]) || !same_type(now.dtype, exchange_type(format))) return false;
+        if (k > 0 && update.per[k - 1] != detail::Per::element) {
+            // Where it was and as large; another shape is found when it has moved.
+            std::int64_t count = 1;
+            for (std::int32_t axis = 0; axis < now.ndim; ++axis) count *= now.shape[axis];
+            if (count != update.elements(b) || static_cast<std::byte*>(now.data) + now.byte_offset != update.buffer[b])
+                return false;
+            continue;
+        }
+        if (!(is_packed(format) || (b > 1 && b == update.row_buffer)
                   ? t.layout.is_row(now, stored_count(format, update.elements(b)))
                   : t.layout.same(now)))
             return false;
@@ -680,6 +688,7 @@ Device TorchPlan::take_all(std::size_t i, const py::sequence& buffers, WorkStrea
         update.set(b, {taken[b].data, taken[b].dtype});
     }
     update.size = taken[0].size;
+    look_at(update, *names.rule, {"params", -1, label.c_str()}, taken[0]);
     grad = {update.buffer[1], update.format[1]};
     plan_.bind(i, update, taken[0].device);
     const Device device = taken[0].device;
@@ -753,10 +762,9 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
                     0, take_param(param.ptr(), name, param_formats_[plan_.group_of(i)], views[0], scales[0], stream));
             } else if (b - 1 == names.rule->row_state) {
                 take_row_state(t.object[b], name, views[0], views[b], b + 1, update, stream);
-            } else if (stored[b].scales || stored[b].named != nullptr) {
-                update.set(b + 1, take_state(stored[b], name, views[0], views[b], scales[b], stream));
             } else {
-                update.set(b + 1, take_state(t.object[b], name, views[0], views[b], scales[b], stream));
+                update.set(b + 1,
+                           take_state_of(*names.rule, b - 1, stored[b], name, views[0], views[b], scales[b], stream));
             }
             owner.attr("_check_storage")(py::handle(t.object[b]), name.text());
         }
@@ -764,6 +772,7 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         t.api = exchange_api_of(t.object[0]);
         update.size = views[0].size;
         check_rows_of_rule(*names.rule, views[0], {"params", -1, label.c_str()}, update);
+        look_at(update, *names.rule, {"params", -1, label.c_str()}, views[0]);
         plan_.bind(i, update, views[0].device);
         const DLTensor now = tensor_of(t.object[0]);
         t.layout.assign(now);

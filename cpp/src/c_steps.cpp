@@ -206,6 +206,10 @@ Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, con
     need(params_in, "params");
     const std::size_t states = rule.states.size();
     if (states > 0 && !states_in.given()) refuse("states: NULL");
+    if (!rule.per.empty())
+        refuse(ADAPTK_UNSUPPORTED, std::string("rule: ") + rule.name +
+                                       " has states with one number for a tensor, a row or a column, and tensors of "
+                                       "states are like their params here");
     if (beside != nullptr) device = *beside;
     for (std::size_t i = 0; i < count; ++i) {
         const Name name{"params", i};
@@ -226,6 +230,9 @@ Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, con
         ParamUpdate update(p.size, p.dtype, p.dtype);
         update.set(0, {p.data, p.dtype});
         update.number = std::uint32_t(i);
+        if (rule.program != nullptr && rule.program->has_lines())
+            if (const auto problem = why_no_lines(p)) reject(*problem, name);
+        look_at(update, rule, p.ndim, p.shape);
         for (std::size_t s = 0; s < states; ++s) {
             const Name of_state = name_of_buffer(rule, i, 2 + s);
             update.set(2 + s, states_in.take(i * states + s, of_state, p, s == rule.row_state));

@@ -55,6 +55,8 @@ double value_of(const ScalarNode* nodes, const ScalarNode& n, const double* hype
     case ScalarOp::select: return a != 0.0 ? b : v[n.c];
     case ScalarOp::cumulative_product:
     case ScalarOp::reduced:
+    case ScalarOp::state:
+    case ScalarOp::shape:
     case ScalarOp::count: break;
     }
     return 0.0;
@@ -89,7 +91,7 @@ double cumulative_product(const ScalarNode* nodes, const ScalarNode& n, const do
 void evaluate(const ScalarNode* nodes, std::size_t first, std::size_t last, const double* hyper, std::size_t hypers,
               std::int64_t t, double* values) {
     for (std::size_t i = first; i < last; ++i) {
-        if (nodes[i].op == ScalarOp::reduced) continue;
+        if (nodes[i].op >= ScalarOp::reduced) continue;  // which the caller knows
         values[i] = nodes[i].op == ScalarOp::cumulative_product ? cumulative_product(nodes, nodes[i], hyper, hypers, t)
                                                                 : value_of(nodes, nodes[i], hyper, t, values);
     }

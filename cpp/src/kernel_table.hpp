@@ -23,8 +23,9 @@ inline constexpr std::size_t max_written = 1 + max_states;
 // A gradient beside those.
 inline constexpr std::size_t max_kernel_buffers = 1 + max_written;
 
-// A program that measures writes values to be added up, each to a buffer behind those.
-inline constexpr std::size_t max_program_buffers = max_kernel_buffers + max_reductions;
+// A program reads values of rows and columns from buffers behind those, and if it measures, it writes values to be
+// added up to others behind these.
+inline constexpr std::size_t max_program_buffers = max_kernel_buffers + max_operands + max_reductions;
 
 // coefficients: a StepCoefficients<R, T>; buffer: the parameter, the gradient, the states, all of type T and aligned
 // for it.

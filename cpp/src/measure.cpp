@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 namespace adaptk::detail {
@@ -11,7 +12,7 @@ namespace {
 
 // Bytes of scratch memory for a buffer: as many as keep what a pass reads and writes in the first level of the cache.
 constexpr std::size_t scratch_bytes = 4096;
-template <class T> constexpr std::int64_t chunk = scratch_bytes / sizeof(T);
+template <class T> constexpr std::size_t chunk = scratch_bytes / sizeof(T);
 
 // The tensors of a step that one program updates.
 struct Member {
@@ -19,6 +20,74 @@ struct Member {
     std::size_t tensor;  // of the segment
 };
 
+// The values of a pass's terms, for one thread.
+class Terms {
+  public:
+    Terms(const Isa& isa, const Program& program, const Program::Pass& pass, std::span<const ParamUpdate> tensors,
+          std::span<const Member> members)
+        : isa_(isa), own_buffers_(2 + program.element_states()), pass_(pass), tensors_(tensors), members_(members),
+          of_(tensors.size()) {}
+
+    // Calls take(terms, first element, elements) for parts of n elements from `first` on, in their order.
+    template <class T, class Take> void run(std::size_t tensor, std::int64_t first, std::int64_t n, const Take& take) {
+        const ParamUpdate& t = tensors_[tensor];
+        if (of_ != tensor) {
+            const Member& m = members_[tensor];
+            step_ = m.run->step_of(isa_, m.tensor, sizeof(T) == 8 ? 1 : 0, own_, &pass_);
+            operands_ = m.run->operands_of(m.tensor, t, pass_);
+            of_ = tensor;
+        }
+        constexpr int type = sizeof(T) == 8 ? 1 : 0;
+        const KernelTable& k = *isa_.kernels;
+        bool in_place[max_buffers];
+        bool all = true;
+        for (std::size_t b = 0; b < own_buffers_; ++b) {
+            in_place[b] = t.format[b] == native_format<T> && aligned(t.buffer[b], sizeof(T));
+            all = all && in_place[b];
+        }
+        alignas(cache_line) T term[max_reductions][chunk<T>];
+        alignas(cache_line) T scratch[max_buffers][chunk<T>];
+        alignas(cache_line) T beside[max_operands][chunk<T>];
+        const T* terms[max_reductions];
+        for (std::int64_t done = 0; done < n;) {
+            // From a multiple of a tile on, if something is decoded: blocks of a format are whole.
+            const std::int64_t from = first + done;
+            const std::int64_t begin = all ? from : from / std::int64_t(tile) * std::int64_t(tile);
+            const auto skipped = std::size_t(from - begin);
+            const std::int64_t m = std::min(n - done, std::int64_t(chunk<T> - skipped));
+            void* work[max_program_buffers];
+            for (std::size_t b = 0; b < own_buffers_; ++b) {
+                work[b] = in_place[b] ? static_cast<void*>(at(t, b, begin)) : scratch[b];
+                if (in_place[b]) continue;
+                for (std::int64_t d = 0; d < std::int64_t(skipped) + m; d += std::int64_t(tile))
+                    decode_tile(k, t, b, begin + d,
+                                std::size_t(std::min(std::int64_t(skipped) + m - d, std::int64_t(tile))),
+                                scratch[b] + d);
+            }
+            operands_.put(begin, skipped + std::size_t(m), beside, work + own_buffers_);
+            for (std::size_t r = 0; r < pass_.terms; ++r) {
+                work[own_buffers_ + operands_.count + r] = term[r];
+                terms[r] = term[r] + skipped;
+            }
+            k.program[type](&step_, work, skipped + std::size_t(m));
+            take(terms, from, m);
+            done += m;
+        }
+    }
+
+  private:
+    const Isa& isa_;
+    std::size_t own_buffers_;
+    const Program::Pass& pass_;
+    std::span<const ParamUpdate> tensors_;
+    std::span<const Member> members_;
+    std::size_t of_;  // the tensor that the step is of
+    std::vector<CacheLine> own_;
+    ProgramStep step_{};
+    Operands operands_;
+};
+
+// Reductions to one number, of each tensor or of all.
 class Pass {
   public:
     Pass(const Isa& isa, const Program& program, const Program::Pass& pass, std::span<const ParamUpdate> tensors,
@@ -77,21 +146,15 @@ class Pass {
     std::vector<std::vector<double>> totals(double scale) {
         const std::size_t count = pass_.reductions.size();
         leaves_.run([&] {
-            return [&, scale, own = std::vector<CacheLine>(), step = ProgramStep{},
-                    of = tensors_.size()](std::int64_t leaf, Leaves::Place place, std::int64_t n) mutable {
+            return [&, scale, terms = Terms(isa_, program_, pass_, tensors_, members_)](
+                       std::int64_t leaf, Leaves::Place place, std::int64_t n) mutable {
                 alignas(cache_line) double sums[max_reductions][reduction_width];
                 for (std::size_t r = 0; r < count; ++r) std::fill_n(sums[r], reduction_width, 0.0);
                 std::size_t row = 0;
                 const Leaves::Place end =
                     leaves_.for_pieces(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
-                        const ParamUpdate& t = tensors_[i];
-                        const int type = int(t.compute());
-                        if (of != i) {
-                            step = members_[i].run->step_of(isa_, members_[i].tensor, type, own, &pass_);
-                            of = i;
-                        }
-                        type == 1 ? add_piece<double>(step, t, first, m, row, scale, sums)
-                                  : add_piece<float>(step, t, first, m, row, scale, sums);
+                        tensors_[i].compute() == 1 ? add_piece<double>(terms, i, first, m, row, scale, sums)
+                                                   : add_piece<float>(terms, i, first, m, row, scale, sums);
                         row = (row + std::size_t(m)) % reduction_width;
                     });
                 for (std::size_t r = 0; r < count; ++r) sums_[std::size_t(leaf) * count + r] = Leaves::fold(sums[r]);
@@ -104,51 +167,66 @@ class Pass {
     }
 
     template <class T>
-    void add_piece(const ProgramStep& step, const ParamUpdate& t, std::int64_t first, std::int64_t n, std::size_t row,
-                   double scale, double (&sums)[max_reductions][reduction_width]) const {
-        constexpr int type = sizeof(T) == 8 ? 1 : 0;
-        const KernelTable& k = *isa_.kernels;
-        const std::size_t count = pass_.reductions.size();
-        const std::size_t buffers = step.buffers - count;
-        bool in_place[max_buffers];
-        bool all = true;
-        for (std::size_t b = 0; b < buffers; ++b) {
-            in_place[b] = t.format[b] == native_format<T> && aligned(t.buffer[b], sizeof(T));
-            all = all && in_place[b];
-        }
-        alignas(cache_line) T term[max_reductions][std::size_t(chunk<T>)];
-        alignas(cache_line) T scratch[max_buffers][std::size_t(chunk<T>)];
-        for (std::int64_t done = 0; done < n;) {
-            // From a multiple of a tile on, if something is decoded: blocks of a format are whole.
-            const std::int64_t from = first + done;
-            const std::int64_t begin = all ? from : from / std::int64_t(tile) * std::int64_t(tile);
-            const auto skipped = std::size_t(from - begin);
-            const std::int64_t m = std::min(n - done, chunk<T> - std::int64_t(skipped));
-            void* work[max_program_buffers];
-            for (std::size_t b = 0; b < buffers; ++b) {
-                work[b] = in_place[b] ? static_cast<void*>(at(t, b, begin)) : scratch[b];
-                if (in_place[b]) continue;
-                for (std::int64_t d = 0; d < std::int64_t(skipped) + m; d += std::int64_t(tile))
-                    decode_tile(k, t, b, begin + d,
-                                std::size_t(std::min(std::int64_t(skipped) + m - d, std::int64_t(tile))),
-                                scratch[b] + d);
-            }
-            for (std::size_t r = 0; r < count; ++r) work[buffers + r] = term[r];
-            k.program[type](&step, work, skipped + std::size_t(m));
-            for (std::size_t r = 0; r < count; ++r) {
+    void add_piece(Terms& terms, std::size_t tensor, std::int64_t first, std::int64_t n, std::size_t row, double scale,
+                   double (&sums)[max_reductions][reduction_width]) const {
+        terms.run<T>(tensor, first, n, [&](const T* const* term, std::int64_t from, std::int64_t m) {
+            for (std::size_t r = 0; r < pass_.reductions.size(); ++r) {
                 const Term of = what(r) == Reduce::norm ? Term::square : Term::value;
-                k.reduction[std::size_t(of)].add[type](term[r] + skipped, std::size_t(m),
-                                                       (row + std::size_t(done)) % reduction_width, scale, sums[r]);
+                isa_.kernels->reduction[std::size_t(of)].add[sizeof(T) == 8 ? 1 : 0](
+                    term[pass_.term_of[r]], std::size_t(m), (row + std::size_t(from - first)) % reduction_width, scale,
+                    sums[r]);
             }
-            done += m;
-        }
+        });
     }
 };
+
+// Of numbers for each row or column, those of each matrix to one number, which all of them get.
+template <class T>
+void reduce_matrices(const KernelTable& k, const Program& program, const Program::Pass& pass, const Grid& grid,
+                     TensorLines& lines) {
+    for (std::size_t i = 0; i < pass.reductions.size(); ++i) {
+        const std::uint16_t number = pass.reductions[i];
+        const Reduce what = program.reductions[number].what;
+        for (const Program::Axis axis : {Program::row, Program::column}) {
+            const Program::Inputs& in = program.inputs(axis);
+            const auto found = std::find(in.reductions.begin(), in.reductions.end(), number);
+            if (found == in.reductions.end()) continue;
+            const auto* const from = static_cast<const T*>(lines.at(axis, in.count() + pass.term_of[i]));
+            auto* const to =
+                static_cast<T*>(lines.at(axis, in.states.size() + std::size_t(found - in.reductions.begin())));
+            const std::int64_t n = axis == Program::row ? grid.rows : grid.columns;
+            const AddTerms add =
+                k.reduction[std::size_t(what == Reduce::norm ? Term::square : Term::value)].add[sizeof(T) == 8 ? 1 : 0];
+            for (std::int64_t m = 0; m < grid.matrices; ++m)
+                std::fill_n(to + m * n, n, T(reduced(what, sum_in_order(add, from + m * n, n), n)));
+        }
+    }
+}
+
+// Calls run(tensor, own constants) for each, on the threads that numbers of rows and columns are worth.
+template <class Run> void for_tensors(std::span<const ParamUpdate> tensors, const Run& run) {
+    std::int64_t total = 0;
+    for (const ParamUpdate& t : tensors) total += t.grid.all_rows() + t.grid.all_columns();
+    in_parallel(tensors.size() > 1 ? threads_for(4 * total) : 1, [&](int thread, int threads) {
+        std::vector<CacheLine> own;
+        const auto share = [&](int part) { return tensors.size() * std::size_t(part) / std::size_t(threads); };
+        for (std::size_t i = share(thread); i < share(thread + 1); ++i)
+            if (tensors[i].size > 0) run(i, own);
+    });
+}
 
 void measure_program(const Isa& isa, const Program& program, std::span<const ParamUpdate> tensors,
                      std::span<const Member> members, StepReport& report) {
     const std::size_t count = program.scalars.size();
     std::vector<double> of_all(program.reductions.size());
+    std::vector<TensorLines*> lines;
+    for (const Member& m : members) lines.push_back(m.run->lines.empty() ? nullptr : &m.run->lines[m.tensor]);
+    const auto run_lines = [&](const Program::Stage& stage) {
+        if (!stage.has_lines()) return;
+        for_tensors(tensors, [&](std::size_t i, std::vector<CacheLine>& own) {
+            members[i].run->run_lines(isa, members[i].tensor, int(tensors[i].compute()), own, stage);
+        });
+    };
     std::size_t known = 0;
     const auto know = [&](std::size_t phase) {
         while (known < phase) {
@@ -161,6 +239,21 @@ void measure_program(const Isa& isa, const Program& program, std::span<const Par
     };
     for (const Program::Pass& pass : program.passes()) {
         know(pass.phase);
+        run_lines(pass);
+        if (pass.over == Over::rows) {
+            LineSums(*isa.kernels, program, pass, tensors, lines).run([&] {
+                return Terms(isa, program, pass, tensors, members);
+            });
+            continue;
+        }
+        if (pass.over == Over::matrix) {
+            for_tensors(tensors, [&](std::size_t i, std::vector<CacheLine>&) {
+                const Grid& grid = tensors[i].grid;
+                tensors[i].compute() == 1 ? reduce_matrices<double>(*isa.kernels, program, pass, grid, *lines[i])
+                                          : reduce_matrices<float>(*isa.kernels, program, pass, grid, *lines[i]);
+            });
+            continue;
+        }
         Pass work(isa, program, pass, tensors, members);
         const std::vector<std::vector<double>> values = work.run();
         for (std::size_t r = 0; r < values.size(); ++r) {
@@ -173,7 +266,8 @@ void measure_program(const Isa& isa, const Program& program, std::span<const Par
             }
         }
     }
-    if (!program.passes().empty()) know(program.passes().back().phase + 1);
+    know(program.last_phase());
+    run_lines(program.update());
     if (program.carries_measured()) report.measured.emplace_back(&program, std::move(of_all));
 }
 
@@ -196,22 +290,112 @@ void ProgramRun::begin(const Isa& isa, const Segment& of, double scale, const bo
 ProgramStep ProgramRun::step_of(const Isa& isa, std::size_t tensor, int type, std::vector<CacheLine>& own,
                                 const Program::Pass* pass) const {
     const Program& p = program();
+    const Program::Stage& stage = pass == nullptr ? p.update() : *pass;
     if (p.own_constant_count() > 0) p.own_constants(isa, type, values_of(tensor), own);
-    const std::size_t buffers = rule().buffers();
-    const std::size_t outputs = pass == nullptr ? 0 : pass->reductions.size();
-    const std::uint32_t own_buffers = (std::uint32_t{1} << buffers) - 1;
-    const std::uint32_t all = (std::uint32_t{1} << (buffers + outputs)) - 1;
-    return {p.code(rule(), segment->hyper, grad_scale, pass),
-            buffers + outputs,
-            pass == nullptr ? own_buffers & ~std::uint32_t{2} : all & ~own_buffers,
+    const auto first = [](std::size_t bits) { return (std::uint32_t{1} << bits) - 1; };
+    const std::size_t of_tensor = 2 + p.element_states();
+    const std::size_t read = of_tensor + stage.operands.size();
+    const std::size_t buffers = read + (pass == nullptr ? 0 : pass->terms);
+    return {p.code(rule(), segment->hyper, grad_scale, stage),
+            buffers,
+            pass == nullptr ? first(of_tensor) & ~std::uint32_t{2} : first(buffers) & ~first(read),
             p.constant_count(),
             constants[type].data(),
             p.own_constant_count(),
             own.data()};
 }
 
+Operands ProgramRun::operands_of(std::size_t tensor, const ParamUpdate& t, const Program::Stage& stage) const {
+    Operands out;
+    out.grid = &t.grid;
+    for (const Program::Operand& o : stage.operands)
+        out.line[out.count++] = {lines[tensor].at(o.axis, program().inputs(o.axis).count() + o.output),
+                                 o.axis == Program::row};
+    return out;
+}
+
+void ProgramRun::read(std::span<const ParamUpdate> tensors) {
+    const Program& p = program();
+    if (!p.knows_shapes()) return;
+    if (p.has_lines())
+        for (const ParamUpdate& t : tensors) lines.emplace_back(p, t);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const ParamUpdate& t = tensors[i];
+        for (std::size_t n = 0; n < p.scalars.size(); ++n) {
+            double& value = values[i * p.scalars.size() + n];
+            const std::uint16_t a = p.scalars[n].a;
+            if (p.scalars[n].op == ScalarOp::state) {
+                float narrow;
+                if (t.compute() == 1) {
+                    std::memcpy(&value, t.buffer[2 + a], sizeof value);
+                } else {
+                    std::memcpy(&narrow, t.buffer[2 + a], sizeof narrow);
+                    value = double(narrow);
+                }
+            } else if (p.scalars[n].op == ScalarOp::shape) {
+                value = Shape(a) == Shape::rows      ? double(t.grid.rows)
+                        : Shape(a) == Shape::columns ? double(t.grid.columns)
+                                                     : double(t.grid.is_vector);
+            }
+        }
+        if (t.size == 0) continue;
+        for (const Program::Axis axis : {Program::row, Program::column}) {
+            const std::vector<std::uint16_t>& states = p.inputs(axis).states;
+            for (std::size_t s = 0; s < states.size(); ++s)
+                std::memcpy(lines[i].at(axis, s), t.buffer[2 + states[s]], lines[i].bytes(axis));
+        }
+    }
+}
+
+void ProgramRun::write(std::span<const ParamUpdate> tensors) const {
+    const Program& p = program();
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const ParamUpdate& t = tensors[i];
+        if (t.size == 0) continue;  // means of nothing
+        for (std::size_t s = p.element_states(); s < p.per.size(); ++s) {
+            const std::uint16_t result = p.results[1 + s];
+            if (p.per[s] == Per::tensor) {
+                const double value = values_of(i)[result];
+                const auto narrow = float(value);
+                std::memcpy(t.buffer[2 + s], t.compute() == 1 ? static_cast<const void*>(&value) : &narrow,
+                            t.bytes(2 + s));
+                continue;
+            }
+            const Program::Axis axis = p.per[s] == Per::row ? Program::row : Program::column;
+            const std::vector<std::uint16_t>& outputs = p.update().lines[axis].outputs;
+            const auto at = std::size_t(std::find(outputs.begin(), outputs.end(), result) - outputs.begin());
+            std::memcpy(t.buffer[2 + s], lines[i].at(axis, p.inputs(axis).count() + at), lines[i].bytes(axis));
+        }
+    }
+}
+
+void ProgramRun::run_lines(const Isa& isa, std::size_t tensor, int type, std::vector<CacheLine>& own,
+                           const Program::Stage& stage) {
+    const Program& p = program();
+    if (p.own_constant_count() > 0) p.own_constants(isa, type, values_of(tensor), own);
+    for (const Program::Axis axis : {Program::row, Program::column}) {
+        const Program::Lines& of = stage.lines[axis];
+        const std::size_t n = lines[tensor].count(axis);
+        if (of.outputs.empty() || n == 0) continue;
+        const std::size_t in = p.inputs(axis).count(), buffers = in + of.outputs.size();
+        void* work[max_program_buffers];
+        for (std::size_t b = 0; b < buffers; ++b) work[b] = lines[tensor].at(axis, b);
+        const ProgramStep step{of.code.data(),
+                               buffers,
+                               ((std::uint32_t{1} << buffers) - 1) & ~((std::uint32_t{1} << in) - 1),
+                               p.constant_count(),
+                               constants[type].data(),
+                               p.own_constant_count(),
+                               own.data()};
+        isa.kernels->program[type](&step, work, n);
+    }
+}
+
 void measure(const Isa& isa, std::span<const ParamUpdate> tensors, std::span<ProgramRun* const> runs,
              std::span<const Segment> segments, StepReport& report) {
+    std::size_t at = 0;
+    for (std::size_t s = 0; s < segments.size(); at += segments[s++].count)
+        if (runs[s] != nullptr) runs[s]->read(tensors.subspan(at, segments[s].count));
     std::vector<const Program*> done;
     for (std::size_t s = 0; s < segments.size(); ++s) {
         const Program* const program = segments[s].rule->program;

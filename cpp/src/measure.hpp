@@ -1,8 +1,10 @@
 // What a program's reductions come to, before a step writes anything: passes over the elements that compute the terms
-// in a tile of scratch memory and add them up as reduce.hpp says, and between them the scalars that depend on them.
+// in a tile of scratch memory and add them up as reduce.hpp and lines.hpp say, and between them what depends on them:
+// the scalars, and the numbers of rows and columns.
 #pragma once
 
 #include "dispatch.hpp"
+#include "lines.hpp"
 #include "rule_program.hpp"
 #include "step.hpp"
 
@@ -18,6 +20,7 @@ struct ProgramRun {
     double grad_scale = 1.0;
     std::vector<CacheLine> constants[2];  // [0 float, 1 double], of the types that are in use
     std::vector<double> values;           // of the scalars, of each tensor in turn if the program measures
+    std::vector<TensorLines> lines;       // of each tensor, if the program has some
 
     const Program& program() const { return *segment->rule->program; }
     const RuleInfo& rule() const { return *segment->rule; }
@@ -25,9 +28,17 @@ struct ProgramRun {
     const double* values_of(std::size_t tensor) const {
         return values.data() + (program().measures() ? tensor * program().scalars.size() : 0);
     }
-    // What a kernel is given for one tensor; `own` has its constants, and stays where it is.
+    // What a kernel is given for one tensor; `own` has its constants, and stays where it is. Null: the update.
     ProgramStep step_of(const Isa& isa, std::size_t tensor, int type, std::vector<CacheLine>& own,
                         const Program::Pass* pass = nullptr) const;
+    Operands operands_of(std::size_t tensor, const ParamUpdate& t, const Program::Stage& stage) const;
+
+    // Around a step of these tensors, those of the segment: reads what there is one number for of a tensor, a row or a
+    // column, and writes what has become of it.
+    void read(std::span<const ParamUpdate> tensors);
+    void write(std::span<const ParamUpdate> tensors) const;
+    void run_lines(const Isa& isa, std::size_t tensor, int type, std::vector<CacheLine>& own,
+                   const Program::Stage& stage);
 };
 
 // The values of all scalars, of each tensor. runs: of each segment whose program measures, else null.

@@ -4,19 +4,25 @@
 // Its text form, as bytes, is what load_rule() reads. Integers and floats are little-endian; a string is a u16 count
 // of bytes and UTF-8 without zeros.
 //   "ADKRULE", u8 version, u32 checksum of what follows (FNV-1a)
-//   u16 hyperparameters, states, scalar nodes, element nodes, carried numbers; of version 2 also: reductions
+//   u16 hyperparameters, states, scalar nodes, element nodes, carried numbers; from version 2 on also: reductions
 //   string name, class name (may be empty: made of the name), summary, formula, source,
 //          the rule that computes the point to evaluate at (empty: that is the param)
 //   f64 default of weight_decay, f64 of decoupled
 //   hyperparameters:  string name, f64 default, u8 range (Range), string meaning
-//   states:           string name, f64 initial, u8 what it starts as (starts_as_number), u8 nonnegative
+//   states:           string name, f64 initial, u8 what it starts as (starts_as_number), u8 nonnegative; of version 3
+//                     also: u8 what there is one number for (Per). Those for each element come first
 //   scalar nodes:     u8 op (ScalarOp), u16 a, b, c, f64 value
 //   element nodes:    u8 op (ElementOp), u16 a, b, c
-//   u16 element node of the new param, then of each state
+//   u16 element node of the new param, then of each state; of a state per tensor the scalar node
 //   carried numbers:  u16 hyperparameter, u16 scalar node of its value at the next step
 //   reductions:       u8 what (Reduce), u8 of what (Over), u16 element node
-// Version 1 is that of programs without reductions, 2 of those with some. A node's operands are nodes before it, and a
-// reduction's element depends on reductions before it alone. Operands that an op does not have are 0.
+// Version 1 is that of programs without reductions, 2 of those with some, and 3 of those that know of a tensor's rows
+// and columns or have numbers for each tensor. A node's operands are nodes before it, and a reduction's element depends
+// on reductions before it alone. Operands that an op does not have are 0.
+//
+// A tensor is a row of matrices: its last axis has the columns, the one before the rows, and the others count matrices.
+// One of fewer than two axes is a matrix of one row. An element node whose operands are all numbers or for each row is
+// for each row too, and so with columns; any other is for each element.
 #pragma once
 
 #include <cstddef>
@@ -49,8 +55,13 @@ enum class ScalarOp : std::uint8_t {
     select,              // a != 0 ? b : c
     cumulative_product,  // of a's values at steps 1 ... t; 0 from where its magnitude is below 2^-60
     reduced,             // a: a reduction, whose value it is
+    state,               // a: which, of those per tensor
+    shape,               // a: which number (Shape)
     count,
 };
+
+// What a program may know of a tensor's shape: rows and columns of a matrix; 1 if it has fewer than two axes, else 0.
+enum class Shape : std::uint8_t { rows, columns, is_vector, count };
 
 struct ScalarNode {
     ScalarOp op;
@@ -80,8 +91,12 @@ enum class ElementOp : std::uint8_t {
     square_root,
     sign,
     select,
+    reduced,  // a: a reduction over rows, columns or matrices
     count,
 };
+
+// What a state has one number for.
+enum class Per : std::uint8_t { element, tensor, row, column, count };
 
 // A hyperparameter that a step leaves another value of behind, for the next one.
 struct CarriedNumber {
@@ -96,7 +111,10 @@ struct ElementNode {
 // A number that all elements of a scope have a part in. Elements are computed in the compute type, and added up in
 // float64 in the order of reduce.hpp.
 enum class Reduce : std::uint8_t { norm, sum, mean, count };
-enum class Over : std::uint8_t { tensor, all, count };  // all: the tensors of the step that the same rule updates
+//   all      the tensors of the step that the same rule updates
+//   rows     each row: a number for each row; and so with columns
+//   matrix   the rows of a matrix, of what is for each row: the same number for all of them; and so with columns
+enum class Over : std::uint8_t { tensor, all, rows, columns, matrix, count };
 struct ReductionNode {
     Reduce what;
     Over over;
@@ -105,12 +123,12 @@ struct ReductionNode {
 
 // How many operands of these kinds an op has.
 constexpr int arity(ScalarOp op) {
-    if (op < ScalarOp::add || op == ScalarOp::reduced) return 0;
+    if (op < ScalarOp::add || op >= ScalarOp::reduced) return 0;
     if (op == ScalarOp::select) return 3;
     return op < ScalarOp::negative ? 2 : 1;
 }
 constexpr int arity(ElementOp op) {
-    if (op < ElementOp::add) return 0;
+    if (op < ElementOp::add || op == ElementOp::reduced) return 0;
     if (op == ElementOp::select) return 3;
     return op < ElementOp::negative ? 2 : 1;
 }
@@ -118,6 +136,8 @@ constexpr int arity(ElementOp op) {
 inline constexpr std::size_t max_scalar_nodes = 256;
 inline constexpr std::size_t max_element_nodes = 512;
 inline constexpr std::size_t max_reductions = 8;
+// Values for each row or column that a pass over elements reads.
+inline constexpr std::size_t max_operands = 8;
 
 // What elements run: a machine with one accumulator r of a block of elements, and slots a, b of as many: the buffers,
 // then constants, then scratch. Where several operations are one instruction, each is rounded.

@@ -68,12 +68,14 @@ struct RuleInfo {
     void (*continue_from)(const HyperValues& h, double step, double* numbers, const bool* wide, ContinuedStep& out);
     std::span<const RuleCode> code;    // by the number of the instruction set (dispatch.hpp)
     const Program* program = nullptr;  // that the code interprets (rule_program.hpp); null: compiled
-    bool measures = false;             // that program reduces tensors to numbers before it updates them
+    bool measures = false;             // that program looks at whole tensors before it updates them
+    std::span<const Per> per = {};     // of the states, if some are not for each element
 
     std::size_t hyper_count() const { return own.size() + common_hyperparameters.size(); }
     ADAPTK_INTERNAL_API Hyperparameter hyper(std::size_t i) const;  // with the rule's own default
     std::size_t buffers() const { return 2 + states.size(); }
     bool is_row_wise() const { return row_state != nowhere; }
+    Per per_of(std::size_t state) const { return per.empty() ? Per::element : per[state]; }
     double weight_decay(const HyperValues& h) const { return h.value[own.size() + at_weight_decay]; }
     bool decoupled(const HyperValues& h) const { return h.value[own.size() + at_decoupled] != 0.0; }
     bool maximize(const HyperValues& h) const { return h.value[own.size() + at_maximize] != 0.0; }

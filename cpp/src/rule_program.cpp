@@ -22,8 +22,9 @@ class Compiler {
   public:
     // targets: element nodes, and the buffers that their values go to.
     using Targets = std::vector<std::pair<std::uint16_t, int>>;
+    // place: the buffers that values of element nodes are in beforehand; -1: they are computed.
     Compiler(const Program& program, std::span<const std::uint16_t> constants, Program::Form form, std::size_t buffers,
-             const Targets& targets)
+             const Targets& targets, std::span<const int> place)
         : buffers_(buffers), constants_(common_constants + constants.size()) {
         for (std::size_t s = 0; s < buffers_ + constants_; ++s) {
             nodes_.push_back({ElementOp::scalar, 0, 0, 0, int(s), 0, false, {}});
@@ -40,6 +41,10 @@ class Compiler {
         }
         std::vector<int> made;
         for (const ElementNode& n : program.elements) {
+            if (const int at = place[made.size()]; at >= 0) {
+                made.push_back(at);
+                continue;
+            }
             switch (n.op) {
             case ElementOp::scalar: {
                 const auto at = std::find(constants.begin(), constants.end(), n.a) - constants.begin();
@@ -50,6 +55,7 @@ class Compiler {
             case ElementOp::grad: made.push_back(grad); break;
             case ElementOp::state: made.push_back(2 + n.a); break;
             case ElementOp::param_as_stored: made.push_back(0); break;
+            case ElementOp::reduced: made.push_back(0); break;  // has a place where it is needed
             default: {
                 const int operands = arity(n.op);
                 made.push_back(add(n.op, made[n.a], operands > 1 ? made[n.b] : 0, operands > 2 ? made[n.c] : 0));
@@ -468,7 +474,7 @@ constexpr std::size_t readable_common = 2;
 static_assert(at_weight_decay == 0 && at_decoupled == 1);
 
 constexpr char magic[] = {'A', 'D', 'K', 'R', 'U', 'L', 'E'};
-constexpr std::uint8_t version = 1, version_with_reductions = 2;
+constexpr std::uint8_t version = 1, version_with_reductions = 2, version_with_shapes = 3;
 constexpr std::size_t header_bytes = sizeof magic + 1 + 4;
 
 struct Refused {
@@ -562,13 +568,13 @@ struct LoadedRule {
     void read(std::span<const std::byte> bytes, std::size_t number);
 
   private:
-    void read_facts(Reader& in, std::size_t hypers, std::size_t states_);
+    void read_facts(Reader& in, std::size_t hypers, std::size_t states_, std::uint8_t of_version);
     void read_nodes(Reader& in, std::size_t scalars, std::size_t elements, std::size_t reductions);
     void read_carried(Reader& in, std::size_t count);
     void read_reductions(Reader& in, std::size_t count);
 };
 
-void LoadedRule::read_facts(Reader& in, std::size_t hypers, std::size_t state_count) {
+void LoadedRule::read_facts(Reader& in, std::size_t hypers, std::size_t state_count, std::uint8_t of_version) {
     info.name = keep(in.text());
     if (!is_name(info.name)) throw Refused{"the rule has no name that is an identifier of at most 64 letters"};
     for (const std::span<const RuleInfo> list : {rules(), row_wise_rules()})
@@ -624,6 +630,13 @@ void LoadedRule::read_facts(Reader& in, std::size_t hypers, std::size_t state_co
         const std::uint8_t nonnegative = in.u8();
         if (nonnegative > 1) throw Refused{"a flag that is neither 0 nor 1"};
         s.nonnegative = nonnegative == 1;
+        const std::uint8_t per = of_version == version_with_shapes ? in.u8() : 0;
+        if (per >= std::uint8_t(Per::count)) throw Refused{"a state that is per something unknown"};
+        if (per == 0 && !program.per.empty() && program.per.back() != Per::element)
+            throw Refused{std::string(s.name) + ": a state per element behind one that is not"};
+        if (per != 0 && from >= starts_as_grad && from != starts_as_number)
+            throw Refused{std::string(s.name) + ": starts as a param or a gradient, and is not per element"};
+        program.per.push_back(Per(per));
         states.push_back(s);
     }
 }
@@ -647,6 +660,10 @@ void LoadedRule::read_nodes(Reader& in, std::size_t scalars, std::size_t element
         if (n.op == ScalarOp::hyper && n.a >= own.size() + readable_common)
             throw Refused{"a hyperparameter that is not there"};
         if (n.op == ScalarOp::reduced && n.a >= reductions) throw Refused{"a reduction that is not there"};
+        if (n.op == ScalarOp::state && (n.a >= states.size() || program.per[n.a] != Per::tensor))
+            throw Refused{"a state per tensor that is not there"};
+        if (n.op == ScalarOp::shape && n.a >= std::uint16_t(Shape::count))
+            throw Refused{"an unknown number of a shape"};
         check_operands(n, i);
         bool has = n.op == ScalarOp::cumulative_product;
         const std::uint16_t operand[] = {n.a, n.b, n.c};
@@ -662,13 +679,16 @@ void LoadedRule::read_nodes(Reader& in, std::size_t scalars, std::size_t element
         if (op >= std::uint8_t(ElementOp::count)) throw Refused{"an unknown operation"};
         const ElementNode n{ElementOp(op), in.u16(), in.u16(), in.u16()};
         if (n.op == ElementOp::scalar && n.a >= scalars) throw Refused{"an operand that is not there"};
-        if (n.op == ElementOp::state && n.a >= states.size()) throw Refused{"a state that is not there"};
+        if (n.op == ElementOp::state && (n.a >= states.size() || program.per[n.a] == Per::tensor))
+            throw Refused{"a state that is not there"};
+        if (n.op == ElementOp::reduced && n.a >= reductions) throw Refused{"a reduction that is not there"};
         check_operands(n, i);
         program.elements.push_back(n);
     }
     for (std::size_t i = 0; i <= states.size(); ++i) {
         const std::uint16_t result = in.u16();
-        if (result >= elements) throw Refused{"an operand that is not there"};
+        const bool of_tensor = i > 0 && program.per[i - 1] == Per::tensor;
+        if (result >= (of_tensor ? scalars : elements)) throw Refused{"an operand that is not there"};
         program.results.push_back(result);
     }
 }
@@ -700,9 +720,9 @@ void LoadedRule::read(std::span<const std::byte> bytes, std::size_t number) {
         throw Refused{"they are not those of a rule"};
     Reader in(bytes.subspan(sizeof magic));
     const std::uint8_t v = in.u8();
-    if (v != version && v != version_with_reductions)
+    if (v < version || v > version_with_shapes)
         throw Refused{"they are of version " + std::to_string(v) + ", and this library reads versions " +
-                      std::to_string(version) + " and " + std::to_string(version_with_reductions)};
+                      std::to_string(version) + " to " + std::to_string(version_with_shapes)};
     if (std::uint32_t(in.whole(4)) != checksum(bytes.subspan(header_bytes)))
         throw Refused{"they have changed since they were made (the checksum differs)"};
     const std::size_t hypers = in.u16(), state_count = in.u16(), scalars = in.u16(), elements = in.u16(),
@@ -717,12 +737,14 @@ void LoadedRule::read(std::span<const std::byte> bytes, std::size_t number) {
         throw Refused{"more than " + std::to_string(max_element_nodes) + " operations on elements"};
     if (reductions > max_reductions) throw Refused{"more than " + std::to_string(max_reductions) + " reductions"};
     if (v == version_with_reductions && reductions == 0) throw Refused{"there are no reductions in them"};
-    read_facts(in, hypers, state_count);
+    read_facts(in, hypers, state_count, v);
     read_nodes(in, scalars, elements, reductions);
     read_carried(in, carried);
     read_reductions(in, reductions);
     if (!in.at_end()) throw Refused{"something follows them"};
     if (std::string error = program.compile(); !error.empty()) throw Refused{error};
+    if ((v == version_with_shapes) != program.knows_shapes())
+        throw Refused{"they are of version " + std::to_string(v) + ", and not what that is for"};
 
     const auto* const first = reinterpret_cast<const std::uint8_t*>(bytes.data());
     program.bytes.assign(first, first + bytes.size());
@@ -740,6 +762,7 @@ void LoadedRule::read(std::span<const std::byte> bytes, std::size_t number) {
     info.code = code;
     info.program = &program;
     info.measures = program.measures();
+    if (program.element_states() < states.size()) info.per = program.per;
 }
 
 struct Loaded {
@@ -755,36 +778,95 @@ Loaded& loaded() {
 
 }  // namespace
 
+std::string Program::find_kinds() {
+    const auto wider = [](Per a, Per b) {
+        return a == b || b == Per::tensor ? a : a == Per::tensor ? b : Per::element;
+    };
+    kind_.clear();
+    for (const ElementNode& n : elements) {
+        const std::uint16_t operand[] = {n.a, n.b, n.c};
+        Per kind = Per::tensor;
+        for (int k = 0; k < arity(n.op); ++k) kind = wider(kind, kind_[operand[k]]);
+        if (n.op == ElementOp::state) kind = per[n.a];
+        if (n.op == ElementOp::param || n.op == ElementOp::grad || n.op == ElementOp::param_as_stored)
+            kind = Per::element;
+        if (n.op == ElementOp::reduced) {
+            const ReductionNode& r = reductions[n.a];
+            if (r.element >= kind_.size()) return "a reduction of what is known after it";
+            kind = r.over == Over::rows      ? Per::row
+                   : r.over == Over::columns ? Per::column
+                   : r.over == Over::matrix  ? kind_[r.element]
+                                             : Per::element;
+            if (r.over == Over::tensor || r.over == Over::all) return "a reduction to one number among elements";
+        }
+        kind_.push_back(kind);
+    }
+    for (const ScalarNode& n : scalars)
+        if (n.op == ScalarOp::reduced && reductions[n.a].over != Over::tensor && reductions[n.a].over != Over::all)
+            return "a reduction to rows or columns among scalars";
+    for (const ReductionNode& r : reductions) {
+        const Per kind = kind_[r.element];
+        if ((r.over == Over::rows || r.over == Over::columns) && kind != Per::element)
+            return "a reduction over rows or columns of what is not for each element";
+        if (r.over == Over::matrix && kind != Per::row && kind != Per::column)
+            return "a reduction over matrices of what is not for each row or each column";
+    }
+    for (std::size_t s = 0; s < per.size(); ++s) {
+        if (per[s] != Per::row && per[s] != Per::column) continue;
+        if (const Per kind = kind_[results[1 + s]]; kind != per[s] && kind != Per::tensor)
+            return "a state for each row or column, whose new value is not";
+    }
+    for (const Axis axis : {row, column}) {
+        const Per kind = axis == row ? Per::row : Per::column;
+        inputs_[axis] = {};
+        for (std::size_t s = 0; s < per.size(); ++s)
+            if (per[s] == kind) inputs_[axis].states.push_back(std::uint16_t(s));
+        for (std::size_t r = 0; r < reductions.size(); ++r) {
+            const Over over = reductions[r].over;
+            if (over == (axis == row ? Over::rows : Over::columns) ||
+                (over == Over::matrix && kind_[reductions[r].element] == kind))
+                inputs_[axis].reductions.push_back(std::uint16_t(r));
+        }
+    }
+    return {};
+}
+
 std::string Program::order_phases() {
     const auto after = [](std::size_t so_far, std::size_t operand) { return std::max(so_far, operand); };
     // For each node: one more than the last reduction that it depends on, or the phase in which it is known.
     std::vector<std::size_t> of_scalar(scalars.size()), of_element(elements.size());
-    const auto sweep = [&](const auto& of_reduction) {
+    // What is known of a tensor from the beginning is known in phase 1: the scalars of phase 0 are the same for all.
+    const auto sweep = [&](const auto& of_reduction, std::size_t of_tensor) {
         for (std::size_t i = 0; i < scalars.size(); ++i) {
             const ScalarNode& n = scalars[i];
             const std::uint16_t operand[] = {n.a, n.b, n.c};
             std::size_t found = n.op == ScalarOp::reduced ? of_reduction(n.a) + 1 : 0;
+            if (n.op == ScalarOp::state || n.op == ScalarOp::shape) found = of_tensor;
             for (int k = 0; k < arity(n.op); ++k) found = after(found, of_scalar[operand[k]]);
             of_scalar[i] = found;
         }
         for (std::size_t i = 0; i < elements.size(); ++i) {
             const ElementNode& n = elements[i];
             const std::uint16_t operand[] = {n.a, n.b, n.c};
-            std::size_t found = n.op == ElementOp::scalar ? of_scalar[n.a] : 0;
+            std::size_t found = n.op == ElementOp::scalar    ? of_scalar[n.a]
+                                : n.op == ElementOp::reduced ? of_reduction(n.a) + 1
+                                                             : 0;
             for (int k = 0; k < arity(n.op); ++k) found = after(found, of_element[operand[k]]);
             of_element[i] = found;
         }
     };
-    sweep([](std::size_t r) { return r; });
+    sweep([](std::size_t r) { return r; }, 0);
     for (std::size_t r = 0; r < reductions.size(); ++r)
         if (of_element[reductions[r].element] > r) return "a reduction of what is known after it";
-    for (const ScalarNode& n : scalars)
-        if (n.op == ScalarOp::cumulative_product && of_scalar[n.a] > 0) return "a cumulative product of a reduction";
     std::vector<std::size_t> phase(reductions.size());
     for (std::size_t r = 0; r <= reductions.size(); ++r) {
-        sweep([&](std::size_t of) { return phase[of]; });
+        sweep([&](std::size_t of) { return phase[of]; }, 1);
         for (std::size_t k = 0; k < reductions.size(); ++k) phase[k] = of_element[reductions[k].element];
     }
+
+    for (const ScalarNode& n : scalars)
+        if (n.op == ScalarOp::cumulative_product && of_scalar[n.a] > 0)
+            return "a cumulative product of what a tensor has of its own";
 
     // Scalars in the order of the phases that they are known in.
     std::vector<std::uint16_t> order(scalars.size()), place(scalars.size());
@@ -805,30 +887,93 @@ std::string Program::order_phases() {
     for (ElementNode& n : elements)
         if (n.op == ElementOp::scalar) n.a = place[n.a];
     for (CarriedNumber& c : carried) c.node = place[c.node];
+    for (std::size_t s = 0; s < per.size(); ++s)
+        if (per[s] == Per::tensor) results[1 + s] = place[results[1 + s]];
 
     std::vector<bool> of_tensor(scalars.size());  // whether it depends on the tensor
     for (std::size_t i = 0; i < scalars.size(); ++i) {
         const ScalarNode& n = scalars[i];
         const std::uint16_t operand[] = {n.a, n.b, n.c};
-        of_tensor[i] = n.op == ScalarOp::reduced && reductions[n.a].over == Over::tensor;
+        of_tensor[i] = (n.op == ScalarOp::reduced && reductions[n.a].over == Over::tensor) || n.op == ScalarOp::state ||
+                       n.op == ScalarOp::shape;
         for (int k = 0; k < arity(n.op); ++k) of_tensor[i] = of_tensor[i] || of_tensor[operand[k]];
     }
     for (const CarriedNumber& c : carried)
-        if (of_tensor[c.node]) return "a carried number that depends on a reduction over one tensor";
+        if (of_tensor[c.node]) return "a carried number that depends on one tensor";
 
     passes_.clear();
-    for (std::size_t p = 0; p <= reductions.size(); ++p) {
-        for (const Over over : {Over::tensor, Over::all}) {
-            Pass pass{over, p, {}, {}};
-            for (std::size_t r = 0; r < reductions.size(); ++r)
-                if (phase[r] == p && reductions[r].over == over) pass.reductions.push_back(std::uint16_t(r));
+    for (std::size_t p = 0; p <= reductions.size() + 1; ++p) {
+        for (const Over over : {Over::tensor, Over::all, Over::rows, Over::matrix}) {
+            Pass pass{};
+            pass.over = over;
+            pass.phase = p;
+            for (std::size_t r = 0; r < reductions.size(); ++r) {
+                const Over own = reductions[r].over == Over::columns ? Over::rows : reductions[r].over;
+                if (phase[r] == p && own == over) pass.reductions.push_back(std::uint16_t(r));
+            }
             if (!pass.reductions.empty()) passes_.push_back(std::move(pass));
         }
     }
     return {};
 }
 
+// The code of what a stage needs for each row and column: what elements `targets` are made of, and `more`. `place` gets
+// the operands' buffers, in which the code for elements finds them.
+std::string Program::compile_lines(Stage& stage, std::span<const std::uint16_t> targets,
+                                   std::span<const std::uint16_t> more, std::vector<int>& place) {
+    place.assign(elements.size(), -1);
+    const auto is_line = [&](std::uint16_t n) { return kind_[n] == Per::row || kind_[n] == Per::column; };
+    const auto output_of = [&](std::uint16_t n) {
+        std::vector<std::uint16_t>& outputs = stage.lines[kind_[n] == Per::row ? row : column].outputs;
+        const auto at = std::find(outputs.begin(), outputs.end(), n) - outputs.begin();
+        if (std::size_t(at) == outputs.size()) outputs.push_back(n);
+        return std::size_t(at);
+    };
+    std::vector<bool> seen(elements.size());
+    std::vector<std::uint16_t> rest(targets.begin(), targets.end());
+    while (!rest.empty()) {
+        const std::uint16_t n = rest.back();
+        rest.pop_back();
+        if (seen[n]) continue;
+        seen[n] = true;
+        if (is_line(n)) {
+            place[n] = int(2 + element_states() + stage.operands.size());
+            stage.operands.push_back({kind_[n] == Per::row ? row : column, output_of(n)});
+            continue;
+        }
+        const std::uint16_t operand[] = {elements[n].a, elements[n].b, elements[n].c};
+        for (int k = 0; k < arity(elements[n].op); ++k) rest.push_back(operand[k]);
+    }
+    if (stage.operands.size() > max_operands)
+        return "more than " + std::to_string(max_operands) + " values of rows and columns beside elements";
+    for (const std::uint16_t n : more) output_of(n);
+    for (const Axis axis : {row, column}) {
+        Lines& lines = stage.lines[axis];
+        if (lines.outputs.empty()) continue;
+        const Inputs& in = inputs_[axis];
+        const std::size_t buffers = in.count() + lines.outputs.size();
+        if (buffers > max_program_buffers)
+            return "more than " + std::to_string(max_program_buffers) + " values of rows or columns";
+        std::vector<int> inputs(elements.size(), -1);
+        for (std::size_t i = 0; i < elements.size(); ++i) {
+            const bool is_state = elements[i].op == ElementOp::state;
+            if (!is_state && elements[i].op != ElementOp::reduced) continue;
+            const std::vector<std::uint16_t>& of = is_state ? in.states : in.reductions;
+            const auto at = std::find(of.begin(), of.end(), elements[i].a);
+            if (at == of.end()) continue;
+            inputs[i] = int((is_state ? 0 : in.states.size()) + std::size_t(at - of.begin()));
+        }
+        Compiler::Targets to;
+        for (const std::uint16_t n : lines.outputs) to.emplace_back(n, int(in.count() + to.size()));
+        Compiler compiler(*this, constants_, {Decay::none, false}, buffers, to, inputs);
+        if (std::string error = compiler.run(); !error.empty()) return error;
+        lines.code = compiler.code();
+    }
+    return {};
+}
+
 std::string Program::compile() {
+    if (std::string error = find_kinds(); !error.empty()) return error;
     if (std::string error = order_phases(); !error.empty()) return error;
     constants_.clear();
     for (const ElementNode& n : elements) {
@@ -840,27 +985,80 @@ std::string Program::compile() {
     own_constants_ = std::size_t(constants_.end() - own);
     if (common_constants + constants_.size() > max_constants)
         return "more than " + std::to_string(max_constants - common_constants) + " numbers beside elements";
-    const std::size_t buffers = 1 + results.size();
-    Compiler::Targets updated;
-    for (std::size_t r = 0; r < results.size(); ++r) updated.emplace_back(results[r], r == 0 ? 0 : int(r) + 1);
-    const auto compile_for = [&](Code& code, std::size_t outputs, const Compiler::Targets& targets) {
+    return compile_passes();
+}
+
+std::string Program::compile_passes() {
+    std::vector<int> place;
+    const auto compile_for = [&](Code& code, std::size_t buffers, const Compiler::Targets& targets) {
         for (const Decay decay : {Decay::none, Decay::decoupled, Decay::coupled}) {
             for (const bool scaled : {false, true}) {
-                Compiler compiler(*this, constants_, {decay, scaled}, buffers + outputs, targets);
+                Compiler compiler(*this, constants_, {decay, scaled}, buffers, targets, place);
                 if (std::string error = compiler.run(); !error.empty()) return error;
                 code[std::size_t(decay)][scaled ? 1 : 0] = compiler.code();
             }
         }
         return std::string();
     };
-    if (std::string error = compile_for(code_, 0, updated); !error.empty()) return error;
+    const std::size_t own = 2 + element_states();
+    const std::span<const std::uint16_t> all = results;
+    std::vector<std::uint16_t> of_lines;
+    for (std::size_t s = element_states(); s < per.size(); ++s)
+        if (per[s] != Per::tensor) of_lines.push_back(results[1 + s]);
+    update_ = {};
+    if (std::string error = compile_lines(update_, all.first(own - 1), of_lines, place); !error.empty()) return error;
+    Compiler::Targets updated;
+    for (std::size_t r = 0; r + 1 < own; ++r) updated.emplace_back(results[r], r == 0 ? 0 : int(r) + 1);
+    if (std::string error = compile_for(update_.code, own + update_.operands.size(), updated); !error.empty())
+        return error;
     for (Pass& pass : passes_) {
+        std::vector<std::uint16_t> terms;
+        for (const std::uint16_t r : pass.reductions) {
+            const std::uint16_t n = reductions[r].element;
+            const auto at = std::find(terms.begin(), terms.end(), n) - terms.begin();
+            if (std::size_t(at) == terms.size()) terms.push_back(n);
+            pass.term_of.push_back(std::size_t(at));
+        }
+        const bool of_matrix = pass.over == Over::matrix;
+        const std::span<const std::uint16_t> none;
+        if (std::string error = compile_lines(pass, of_matrix ? none : terms, of_matrix ? terms : none, place);
+            !error.empty())
+            return error;
+        if (of_matrix) {
+            pass.terms = 0;
+            for (std::size_t i = 0; i < pass.reductions.size(); ++i) {
+                const std::uint16_t n = reductions[pass.reductions[i]].element;
+                const std::vector<std::uint16_t>& outputs = pass.lines[kind_[n] == Per::row ? row : column].outputs;
+                pass.term_of[i] = std::size_t(std::find(outputs.begin(), outputs.end(), n) - outputs.begin());
+            }
+            continue;
+        }
+        pass.terms = terms.size();
+        const std::size_t buffers = own + pass.operands.size();
         Compiler::Targets measured;
-        for (const std::uint16_t r : pass.reductions)
-            measured.emplace_back(reductions[r].element, int(buffers + measured.size()));
-        if (std::string error = compile_for(pass.code, measured.size(), measured); !error.empty()) return error;
+        for (const std::uint16_t n : terms) measured.emplace_back(n, int(buffers + measured.size()));
+        if (std::string error = compile_for(pass.code, buffers + terms.size(), measured); !error.empty()) return error;
     }
     return {};
+}
+
+std::size_t Program::most_outputs(Axis axis) const {
+    std::size_t most = update_.lines[axis].outputs.size();
+    for (const Pass& p : passes_) most = std::max(most, p.lines[axis].outputs.size());
+    return most;
+}
+
+std::size_t Program::element_states() const { return std::size_t(std::count(per.begin(), per.end(), Per::element)); }
+
+bool Program::has_lines() const {
+    return std::any_of(per.begin(), per.end(), [](Per p) { return p == Per::row || p == Per::column; }) ||
+           std::any_of(reductions.begin(), reductions.end(),
+                       [](const ReductionNode& r) { return r.over != Over::tensor && r.over != Over::all; });
+}
+
+bool Program::knows_shapes() const {
+    return has_lines() || element_states() < per.size() ||
+           std::any_of(scalars.begin(), scalars.end(), [](const ScalarNode& n) { return n.op == ScalarOp::shape; });
 }
 
 std::pair<double, double> Program::common(const RuleInfo& rule, const HyperValues& hyper, double grad_scale) {
@@ -872,10 +1070,10 @@ std::pair<double, double> Program::common(const RuleInfo& rule, const HyperValue
 }
 
 const Instruction* Program::code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
-                                 const Pass* pass) const {
+                                 const Stage& stage) const {
     const auto [scale, factor] = common(rule, hyper, grad_scale);
     const Decay decay = rule.coupled_decay(hyper) ? Decay::coupled : factor == 1.0 ? Decay::none : Decay::decoupled;
-    return (pass == nullptr ? code_ : pass->code)[std::size_t(decay)][scale == 1.0 ? 0 : 1].data();
+    return stage.code[std::size_t(decay)][scale == 1.0 ? 0 : 1].data();
 }
 
 bool Program::uses_step() const {

@@ -32,20 +32,46 @@ class Program {
     // The parts of a text form, which the caller has checked.
     std::vector<ScalarNode> scalars;
     std::vector<ElementNode> elements;
-    std::vector<std::uint16_t> results;  // the new param and states
+    std::vector<std::uint16_t> results;  // the new param and states; of a state per tensor a scalar
     std::vector<CarriedNumber> carried;
     std::vector<ReductionNode> reductions;
     std::vector<std::uint8_t> starts;  // of the states
+    std::vector<Per> per;              // of the states; those per element come first
     std::vector<std::uint8_t> bytes;   // the text form itself
 
     using Code = std::array<std::array<std::vector<Instruction>, 2>, 3>;  // [decay][scaled]
-    // What is measured in one pass over the elements, before anything is written. Passes of a phase need the scalars
-    // of that phase.
-    struct Pass {
+    // What is computed for each row of a tensor, or for each column: from the states and the reductions that have one
+    // number for each (inputs), to buffers behind those.
+    struct Lines {
+        std::vector<std::uint16_t> outputs;  // element nodes
+        std::vector<Instruction> code;
+    };
+    enum Axis : std::uint8_t { row, column };
+    struct Operand {
+        Axis axis;
+        std::size_t output;  // of the lines
+    };
+    // A pass over the elements, and what is computed for rows and columns before it.
+    struct Stage {
+        Lines lines[2];                 // [Axis]
+        std::vector<Operand> operands;  // buffers behind the states
+        Code code;
+        bool has_lines() const { return !lines[row].outputs.empty() || !lines[column].outputs.empty(); }
+    };
+    // What is measured in one pass, before anything is written. Passes of a phase need the scalars of that phase.
+    //   Over::rows    the reductions over rows and over columns
+    //   Over::matrix  no pass over elements: outputs of the lines are reduced
+    struct Pass : Stage {
         Over over;
         std::size_t phase;
         std::vector<std::uint16_t> reductions;
-        Code code;  // which writes the terms to buffers behind the states
+        std::vector<std::size_t> term_of;  // of each reduction: which term, or of a matrix which output, it adds up
+        std::size_t terms;                 // that the code writes to buffers behind the operands
+    };
+    // The states and reductions that have one number for each row, or for each column: buffers of the lines' code.
+    struct Inputs {
+        std::vector<std::uint16_t> states, reductions;
+        std::size_t count() const { return states.size() + reductions.size(); }
     };
 
     // Makes the code from the parts, and puts the scalars into the order of phases. Returns an empty string, or why the
@@ -68,16 +94,27 @@ class Program {
     // The same, of a program without reductions.
     ADAPTK_INTERNAL_API void coefficients(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
                                           std::int64_t t, const Isa& isa, int type, std::byte* out) const;
-    // The code for these numbers: without the products whose factor is 1. Of a pass, or of what follows all of them.
+    // The code for these numbers: without the products whose factor is 1.
     const Instruction* code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
-                            const Pass* pass = nullptr) const;
+                            const Stage& stage) const;
     // What the step of this number leaves behind in the hyperparameters; `reduced` has the reductions over all tensors.
     ADAPTK_INTERNAL_API void carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t,
                                       std::span<const double> reduced = {}) const;
     std::size_t constant_count() const { return common_constants + constants_.size() - own_constants_; }
     std::size_t own_constant_count() const { return own_constants_; }
     std::span<const Pass> passes() const { return passes_; }
-    bool measures() const { return !reductions.empty(); }
+    const Stage& update() const { return update_; }
+    const Inputs& inputs(Axis axis) const { return inputs_[axis]; }
+    // The most outputs of lines that a stage has.
+    std::size_t most_outputs(Axis axis) const;
+    std::size_t last_phase() const { return phase_of_scalar_.empty() ? 0 : phase_of_scalar_.back(); }
+    std::size_t element_states() const;
+    // Whether a step looks at whole tensors, before it updates them.
+    bool measures() const { return !reductions.empty() || knows_shapes(); }
+    // Whether rows and columns, or numbers for each tensor, are in it.
+    ADAPTK_INTERNAL_API bool knows_shapes() const;
+    // Whether the elements' order matters, which is C's then.
+    ADAPTK_INTERNAL_API bool has_lines() const;
     ADAPTK_INTERNAL_API bool measures_all() const;
     // Whether a step leaves numbers behind that depend on its gradients.
     bool carries_measured() const { return !carried.empty() && measures_all(); }
@@ -104,13 +141,19 @@ class Program {
   private:
     // The gradient's scale, and the factor of decay: the first constants.
     static std::pair<double, double> common(const RuleInfo& rule, const HyperValues& hyper, double grad_scale);
+    std::string find_kinds();
     std::string order_phases();
+    std::string compile_lines(Stage& stage, std::span<const std::uint16_t> targets, std::span<const std::uint16_t> more,
+                              std::vector<int>& place);
+    std::string compile_passes();
 
     std::vector<std::uint16_t> constants_;  // the scalar nodes that elements use, in the elements' order
     std::size_t own_constants_ = 0;         // of them, the last ones: what reductions have a part in
     std::vector<std::size_t> phase_of_scalar_;
+    std::vector<Per> kind_;  // of element nodes: what there is one value for; per tensor: the same for all elements
+    Inputs inputs_[2];
     std::vector<Pass> passes_;
-    Code code_;
+    Stage update_;
     mutable std::array<std::atomic<const RuleCode*>, max_isas> compiled_{};
 };
 

@@ -105,12 +105,13 @@ struct EpilogueRun {
 };
 
 // A kernel over part of a tensor whose buffers are not all of type T and aligned for it. `after` may be null, and so
-// may `grad`, which stands for buffer 1 from the part's first element on.
+// may `grad`, which stands for buffer 1 from the part's first element on, and `beside`, what stands behind the buffers.
 template <class T>
 void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients, std::uint64_t key,
                const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n, const EpilogueRun* after,
-               const T* grad) {
+               const T* grad, const Operands* beside) {
     alignas(cache_line) T scratch[max_buffers][tile];
+    alignas(cache_line) T lines[max_operands][tile];
     bool in_place[max_buffers];
     std::size_t tile_bytes[max_buffers];
     std::uint64_t keys[max_buffers];
@@ -123,7 +124,7 @@ void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients
         const std::int64_t from = first + done;
         const auto m = std::size_t(std::min(n - done, std::int64_t(tile)));
         const bool ask = n - done > (tiles_ahead + 1) * std::int64_t(tile);
-        void* work[max_buffers];
+        void* work[max_buffers + max_operands];
         for (std::size_t b = 0; b < buffers; ++b) {
             if (b == 1 && grad != nullptr) {
                 work[1] = const_cast<T*>(grad + done);
@@ -138,6 +139,7 @@ void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients
                 decode_tile(k, t, b, from, m, scratch[b]);
             }
         }
+        if (beside != nullptr) beside->put(from, m, lines, work + buffers);
         kernel(coefficients, work, m);
         for (std::size_t b = 0; b < buffers; ++b)
             if (b != 1 && !in_place[b]) encode_tile(k, scratch[b], t, b, from, m, keys[b]);
@@ -209,11 +211,14 @@ std::int64_t run_stored(const KernelTable& k, const StoredStep& step, const void
     return whole;
 }
 
-// A kernel over part of a tensor. `after` and `grad` as above.
+// Elements that stand beside numbers of rows and columns at once.
+template <class T> constexpr std::size_t beside_block = 4096 / sizeof(T);
+
+// A kernel over part of a tensor. `after`, `grad` and `beside` as above.
 template <class T>
 void run_piece(const KernelTable& k, StepKernel kernel, const StoredStep& stored, const void* coefficients,
                std::uint64_t key, const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n,
-               const EpilogueRun* after, const T* grad = nullptr) {
+               const EpilogueRun* after, const T* grad = nullptr, const Operands* beside = nullptr) {
     bool direct = true;
     std::uintptr_t addresses = 0;
     for (std::size_t b = 0; b < buffers; ++b) {
@@ -228,7 +233,19 @@ void run_piece(const KernelTable& k, StepKernel kernel, const StoredStep& stored
             n -= done;
             if (grad != nullptr) grad += done;
         }
-        run_tiles<T>(k, kernel, coefficients, key, t, buffers, first, n, after, grad);
+        run_tiles<T>(k, kernel, coefficients, key, t, buffers, first, n, after, grad, beside);
+        return;
+    }
+    if (beside != nullptr) {
+        alignas(cache_line) T lines[max_operands][beside_block<T>];
+        for (std::int64_t done = 0; done < n; done += std::int64_t(beside_block<T>)) {
+            const auto m = std::size_t(std::min(n - done, std::int64_t(beside_block<T>)));
+            void* work[max_buffers + max_operands];
+            for (std::size_t b = 0; b < buffers; ++b) work[b] = static_cast<T*>(t.buffer[b]) + first + done;
+            beside->put(first + done, m, lines, work + buffers);
+            kernel(coefficients, work, m);
+            if (after != nullptr) after->run<T>(t, first + done, std::int64_t(m));
+        }
         return;
     }
     const std::int64_t block = after != nullptr ? epilogue_block<T> : n;
@@ -260,11 +277,11 @@ struct PreparedSegment {
         run_with(k, coefficients[t.compute()], t, first, n, after);
     }
     void run_with(const KernelTable& k, const void* of_step, const ParamUpdate& t, std::int64_t first, std::int64_t n,
-                  const EpilogueRun* after) const {
+                  const EpilogueRun* after, const Operands* beside = nullptr) const {
         if (t.compute() == 1) {
-            run_piece<double>(k, kernel[1], stored, of_step, key, t, buffers, first, n, after);
+            run_piece<double>(k, kernel[1], stored, of_step, key, t, buffers, first, n, after, nullptr, beside);
         } else {
-            run_piece<float>(k, kernel[0], stored, of_step, key, t, buffers, first, n, after);
+            run_piece<float>(k, kernel[0], stored, of_step, key, t, buffers, first, n, after, nullptr, beside);
         }
     }
     // The same with a gradient of rows, which is 0 in all others.
@@ -287,7 +304,8 @@ struct PreparedSegment {
 void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad_scale, const bool (&used)[2]) {
     const RuleCode& code = s.rule->code[isa.number];
     const bool coupled = s.rule->coupled_decay(s.hyper);
-    out.buffers = s.rule->buffers();
+    // Those of elements: others are read before the step and written behind it.
+    out.buffers = s.rule->per.empty() ? s.rule->buffers() : 2 + s.rule->program->element_states();
     out.key = s.key();
     out.stored = {code.stored, coupled, {}};
     for (std::size_t i = 0; i < s.rule->states.size(); ++i) out.stored.nonnegative[i] = s.rule->states[i].nonnegative;
@@ -464,10 +482,24 @@ StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segmen
             }
             const std::size_t of = i - (segment_end - segments[segment].count);
             const ProgramStep step = s.program.step_of(isa, of, int(t.compute()), own);
-            s.run_with(*isa.kernels, &step, t, first, n, behind);
+            const Operands beside = s.program.operands_of(of, t, s.program.program().update());
+            s.run_with(*isa.kernels, &step, t, first, n, behind, beside.count > 0 ? &beside : nullptr);
         };
     });
+    tensor = 0;
+    for (std::size_t s = 0; s < segments.size(); tensor += segments[s++].count)
+        if (!segments[s].rule->per.empty()) prepared[s].program.write(tensors.subspan(tensor, segments[s].count));
     return report;
+}
+
+void look_at(ParamUpdate& update, const RuleInfo& rule, std::int32_t ndim, const std::int64_t* shape) {
+    if (!rule.measures) return;
+    Grid& g = update.grid;
+    g = {1, 1, 1, ndim < 2};
+    if (ndim > 0) g.columns = shape[ndim - 1];
+    if (ndim > 1) g.rows = shape[ndim - 2];
+    for (std::int32_t i = 0; i + 2 < ndim; ++i) g.matrices *= shape[i];
+    for (std::size_t s = 0; s < rule.per.size(); ++s) update.per[s] = rule.per[s];
 }
 
 void run_epilogues(std::span<const ParamUpdate> tensors, const StepOptions& options) {

@@ -25,6 +25,14 @@ struct Slot {
     void* side = nullptr;  // scales or lost bits, of formats that have them
 };
 
+// A tensor as matrices, one behind the other: see program.hpp.
+struct Grid {
+    std::int64_t matrices = 1, rows = 1, columns = 0;
+    bool is_vector = true;
+    std::int64_t all_rows() const { return matrices * rows; }
+    std::int64_t all_columns() const { return matrices * columns; }
+};
+
 // One parameter with its gradient and states: buffers 0, 1 and from 2 on. Arrays of each member, and not of slots: a
 // step over thousands of small tensors reads little else.
 struct ParamUpdate {
@@ -38,6 +46,9 @@ struct ParamUpdate {
     // Of a rule that keeps one number for each row: the buffer that has them, and how many rows there are. 0: none.
     std::size_t row_buffer = 0;
     std::int64_t row_count = 0;
+    // Of rules that look at whole tensors (look_at): the shape, and what states have one number for.
+    Grid grid;
+    Per per[max_states] = {};
 
     ParamUpdate() = default;
     // States have the format that is computed in.
@@ -59,11 +70,23 @@ struct ParamUpdate {
     Format grad() const { return format[1]; }
     // 1 where the rule computes in double, else 0.
     std::size_t compute() const { return compute_format(format[0]) == Format::float64 ? 1 : 0; }
-    std::int64_t elements(std::size_t b) const { return b != 0 && b == row_buffer ? row_count : size; }
+    std::int64_t elements(std::size_t b) const {
+        if (b != 0 && b == row_buffer) return row_count;
+        switch (b < 2 ? Per::element : per[b - 2]) {
+        case Per::tensor: return 1;
+        case Per::row: return grid.all_rows();
+        case Per::column: return grid.all_columns();
+        default: return size;
+        }
+    }
     std::size_t bytes(std::size_t b) const { return storage_bytes(format[b], elements(b)); }
     // What the dtype of the param alone says.
     Format dtype() const { return info_of(format[0]).dtype; }
 };
+
+// Tells an update what its rule has to know of the shape.
+ADAPTK_INTERNAL_API void look_at(ParamUpdate& update, const RuleInfo& rule, std::int32_t ndim,
+                                 const std::int64_t* shape);
 
 // A number in the memory of a device.
 struct DeviceScalar {

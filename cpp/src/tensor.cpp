@@ -190,6 +190,34 @@ std::optional<Problem> why_no_row_state(const TensorView& v, const TensorView& p
     return {};
 }
 
+std::optional<Problem> why_no_lines(const TensorView& param) {
+    if (param.c_order) return {};
+    return Problem{Kind::value, "shape " + param.shape_text() + " with strides " + param.strides_text() +
+                                    ", expected C order, for the rule looks at rows and columns"};
+}
+
+std::optional<Problem> why_no_numbers(const TensorView& v, const TensorView& param, Per per) {
+    const Format wanted = compute_format(param.dtype);
+    if (v.dtype != wanted)
+        return Problem{Kind::type, std::string("dtype ") + dtype_name(v.dtype) + ", expected " + name_of(wanted) +
+                                       " beside a " + name_of(param.dtype) + " param"};
+    if (auto problem = access_problem(v)) return problem;
+    const std::int32_t ndim = per == Per::tensor ? 0 : param.ndim;
+    const std::int32_t one = per == Per::row ? ndim - 1 : ndim - 2;  // the axis of which there is one; below 0: none
+    const auto extent = [&](std::int32_t i) { return i == one ? 1 : param.shape[i]; };
+    bool same = v.ndim == ndim;
+    for (std::int32_t i = 0; same && i < ndim; ++i) same = v.shape[i] == extent(i);
+    if (!same) {
+        const char* const each = per == Per::row ? "each row" : per == Per::column ? "each column" : "all";
+        return Problem{Kind::value, "shape " + v.shape_text() + ", expected " + tuple_text(ndim, extent) +
+                                        ": one number for " + each + " of a param of shape " + param.shape_text()};
+    }
+    if (!(v.device == param.device))
+        return Problem{Kind::value, "on " + v.device.text() + ", expected " + param.device.text() + " like its param"};
+    if (!v.c_order) return Problem{Kind::value, "strides " + v.strides_text() + ", expected C order"};
+    return {};
+}
+
 std::optional<Problem> read_as(const FormatInfo& format, TensorView& v) {
     const FormatInfo& found = info_of(v.dtype);
     if (found.split || found.dlpack_code != format.dlpack_code || found.dlpack_bits != format.dlpack_bits)

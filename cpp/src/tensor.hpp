@@ -4,6 +4,7 @@
 
 #include "export.hpp"
 #include "format.hpp"
+#include "program.hpp"
 
 #include "adaptk/adaptk.h"
 
@@ -75,6 +76,12 @@ ADAPTK_INTERNAL_API bool element_type(const adaptk_dtype& t, bool codes, Format&
 // Fills in everything but the device, which is there already. Codes, which have scales beside them, if they are asked
 // for.
 ADAPTK_INTERNAL_API std::optional<Problem> read_tensor(const adaptk_tensor& t, TensorView& out, bool codes = false);
+
+// Of a rule that looks at rows and columns, whose param has to be in C order.
+ADAPTK_INTERNAL_API std::optional<Problem> why_no_lines(const TensorView& param);
+// A state that is not for each element: numbers in C order, of the param's shape with 1 in the place of what there is
+// one number for: (..., 1) for each row, (..., 1, columns) for each column, () for each tensor.
+ADAPTK_INTERNAL_API std::optional<Problem> why_no_numbers(const TensorView& v, const TensorView& param, Per per);
 
 // The order of complaints is: type, access, shape, layout.
 ADAPTK_INTERNAL_API Problem why_no_param(const TensorView& v);

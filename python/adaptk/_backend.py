@@ -65,6 +65,22 @@ def full_like(param: Any, value: float, dtype: str | None = None) -> Any:
     return xp.permute_dims(state, back) if back != tuple(range(len(shape))) else state
 
 
+def full(like: Any, shape: Sequence[int], value: float) -> Any:
+    """A C-ordered array of the library and on the device of `like`: float64 beside float64, else float32."""
+    if is_torch(like):
+        import torch
+
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        return torch.full(tuple(shape), value, dtype=dtype, device=like.device)
+    kind = "float64" if _core.layout(like, "params")[2] == "float64" else "float32"
+    if _on_host(like):
+        return np.full(tuple(shape), value, kind)
+    xp = _namespace(like)
+    current, where = _where(like)
+    with current:
+        return xp.full(tuple(shape), value, dtype=getattr(xp, kind), **where)
+
+
 def row(like: Any, count: int, value: float, dtype: str = "float32") -> Any:
     """`count` numbers of the dtype of that name, of the library and on the device that `like` is from."""
     if is_torch(like):

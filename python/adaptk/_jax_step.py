@@ -1306,6 +1306,11 @@ def make_function(rule: Rule) -> Callable[..., GradientTransformation]:
             unknown = next((name for name in kwargs if name not in takes.parameters), None)
             names = ", ".join(takes.parameters)
             raise TypeError(f"{rule.name}() {error}{hint(unknown, takes.parameters)}; it takes {names}") from None
+        if chosen.shaped:
+            raise NotImplementedError(
+                f"{chosen.name}: it looks at the rows and columns of a tensor or has states that are not like their "
+                "params, which adaptk.jax has no place for; use it with NumPy's or PyTorch's arrays"
+            )
         return _transformation(chosen.key, given)
 
     function.__name__ = function.__qualname__ = rule.name

@@ -11,6 +11,7 @@ from adaptk._program import Node, read_program
 from adaptk._registry import RULES, Rule
 from adaptk._rule import TracedRule, _Parts, _Texts, build, read_rule
 from adaptk._trace import (
+    _SHAPE_NUMBERS,
     _apply,
     _lift,
     _reduce,
@@ -21,6 +22,7 @@ from adaptk._trace import (
     mean,
     minimum,
     norm,
+    shape_of,
     stored,
     where,
 )
@@ -90,6 +92,7 @@ class _Formula:
         self.scalars, self.elements, self.results, self.carried, self.reductions = read_program(program)
         self.own = [h.name for h in rule.hyperparameters if not h.common]
         self.states = [s.name for s in rule.states]
+        self.per = [s.per for s in rule.states]
 
     def at(self, state: str) -> int:
         """The node of a state's new value."""
@@ -103,14 +106,16 @@ class _Formula:
         numbers: dict[int, Any] = {}
         values: dict[int, Any] = {}
         # Each turn goes as far as the next reductions.
-        for _ in range(len(self.reductions) + 1):
+        for _ in range(len(self.reductions) + 2):
             for i, n in enumerate(self.scalars):
                 if i in numbers or (n.op == "reduced" and self.reductions[n.a][2] not in values):
                     continue
                 if all(k in numbers for k in n.operands):
-                    numbers[i] = self._number(n, numbers, values, h, t)
+                    numbers[i] = self._number(n, numbers, values, states, h, t)
             for i, n in enumerate(self.elements):
                 if i in values or (n.op == "scalar" and n.a not in numbers):
+                    continue
+                if n.op == "reduced" and self.reductions[n.a][2] not in values:
                     continue
                 if swap is not None and i in swap:
                     values[i] = swap[i]
@@ -118,13 +123,25 @@ class _Formula:
                     values[i] = _lift(t._trace, numbers[n.a], True)
                 elif n.op == "state":
                     values[i] = states[n.a]
+                elif n.op == "reduced":
+                    what, over, element = self.reductions[n.a]
+                    values[i] = _reduce(what, values[element], over)
                 elif n.op in leaves:
                     values[i] = leaves[n.op]
                 elif all(k in values for k in n.operands):
                     values[i] = _apply(n.op, *(values[k] for k in n.operands))
-        return [values[i] for i in self.results], [numbers[i] for _, i in self.carried]
+        of = ("element", *self.per)
+        return [(numbers if s == "tensor" else values)[i] for i, s in zip(self.results, of, strict=True)], [
+            numbers[i] for _, i in self.carried
+        ]
 
-    def _number(self, n: Node, numbers: Mapping[int, Any], values: Mapping[int, Any], h: Any, t: Any) -> Any:
+    def _number(
+        self, n: Node, numbers: Mapping[int, Any], values: Mapping[int, Any], states: Sequence[Any], h: Any, t: Any
+    ) -> Any:
+        if n.op == "state":
+            return states[n.a]
+        if n.op == "shape":
+            return shape_of(t, _SHAPE_NUMBERS[n.a])
         if n.op == "number":
             return t._trace.number(n.value)
         if n.op == "step":
@@ -145,7 +162,7 @@ def _program_of(rule: Rule) -> bytes:
     own = [h for h in rule.hyperparameters if not h.common]
     texts = _Texts(f"compiled_{rule.name}", None, rule.summary, rule.formula, rule.source, "")
     states = {s.name: s.initial_from or s.initial for s in rule.states}
-    parts = _Parts(states, {h.name: h.default for h in own}, {}, (), {h.name: h.range for h in own}, {})
+    parts = _Parts(states, {h.name: h.default for h in own}, {}, (), {h.name: h.range for h in own}, {}, {})
     return build(texts, parts, FUNCTIONS[rule.name])
 
 
@@ -250,6 +267,8 @@ def modify(
         extra.update(_HYPERS.get(option, {}))
     if clash := added.keys() & set(formula.states) | extra.keys() & set(formula.own):
         raise ValueError(f"{of.name} has {min(clash)} already: an option is given twice")
+    if added and any(s != "element" for s in formula.per):
+        raise ValueError(f"{of.name} has states that are not for each element, and no options that add states")
     first = _state_among(_FIRST, of, "nesterov") if nesterov else ""
     second = _state_among(_SECOND, of, "amsgrad") if amsgrad else ""
     count = len(formula.states)
@@ -355,5 +374,6 @@ def _described(
         [s.name for s in of.states if s.nonnegative] + [s for s in added if s == "amsgrad_max"],
         {**{n: h.range for n, h in own.items()}, **{n: interval for n, (_, interval, _) in extra.items()}},
         {**{n: h.meaning for n, h in own.items()}, **{n: meaning for n, (_, _, meaning) in extra.items()}},
+        {s.name: s.per for s in of.states},
     )
     return texts, parts

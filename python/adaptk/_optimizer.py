@@ -575,6 +575,9 @@ class Optimizer:
                 rows = shape[0] if shape else 1
                 states[s.name] = _backend.row(param, rows, initial[s.name], formats.row_dtype(dtype))
                 continue
+            if s.per != "element":
+                states[s.name] = _backend.full(param, s.shape_beside(tuple(shape)), initial[s.name])
+                continue
             name = formats.format_of(dtypes.get(s.name, "float32"), s, math.prod(shape), self._min_8bit_size)
             states[s.name] = formats.full_like(param, initial[s.name], "float32" if dtype == "float64" else name)
             # The first step does it too; rows that have no gradient then need it here.

@@ -27,7 +27,7 @@ class Program(NamedTuple):
 
     scalars: list[Node]
     elements: list[Node]
-    results: list[int]  # element nodes: the new param and states
+    results: list[int]  # element nodes: the new param and states; of a state per tensor the scalar node
     carried: list[tuple[int, int]]  # hyperparameters, and the scalar nodes of their next values
     reductions: list[tuple[str, str, int]]  # what, over what, and the element node
 
@@ -35,7 +35,7 @@ class Program(NamedTuple):
 def read_program(program: bytes) -> Program:
     """The program of a rule's bytes: it is at their end."""
     _, states, scalars, elements, carried, *rest = struct.unpack_from("<6H", program, 12)
-    reductions_at = len(program) - (4 * rest[0] if program[7] == 2 else 0)
+    reductions_at = len(program) - (4 * rest[0] if program[7] >= 2 else 0)
     carried_at = reductions_at - 4 * carried
     results_at = carried_at - 2 * (1 + states)
     elements_at = results_at - 7 * elements

@@ -57,6 +57,10 @@ class State:
     per_row : bool
         Whether it has one number for each row of the param, which is what the first axis counts, in the dtype that is
         computed in. A param without axes is one row.
+    per : str
+        What it has one number for: ``"element"``, so that it has the param's shape; ``"tensor"``, a 0-d array;
+        ``"row"``, of shape ``(*param.shape[:-1], 1)``; ``"column"``, of shape ``(*param.shape[:-2], 1,
+        param.shape[-1])``. A param of fewer than two axes is one row.
     """
 
     name: str
@@ -65,6 +69,19 @@ class State:
     option: str | None
     nonnegative: bool
     per_row: bool = False
+    per: str = "element"
+
+    def shape_beside(self, param: tuple[int, ...]) -> tuple[int, ...]:
+        """Its shape beside a param of this one.
+
+        Examples
+        --------
+        >>> import adaptk
+        >>> adaptk.rules()["novograd"].states[1].shape_beside((4, 3))
+        ()
+        """
+        axis = {"row": len(param) - 1, "column": len(param) - 2}.get(self.per, -1)
+        return () if self.per == "tensor" else tuple(1 if i == axis else n for i, n in enumerate(param))
 
 
 @dataclass(frozen=True)
@@ -94,7 +111,9 @@ class Rule:
         The rule that computes the point to evaluate a model at, if that is not the param.
     reduces : str
         Over what a step reduces to numbers, before it updates: ``"tensor"``, each tensor; ``"all"``, all that it
-        updates (and maybe each tensor too); or ``""``, nothing.
+        updates (and maybe each tensor too, or its rows and columns); or ``""``, nothing.
+    shaped : bool
+        Whether it has states that are not for each element, or looks at the rows and columns of a tensor.
     catch_up : str
         How rows that had no gradient catch up (``sparse="catch_up"``): ``"exact"`` up to rounding, ``"approximate"``
         if moments decay as they should and what they would have moved the param is left out, or ``""`` if the rule
@@ -114,6 +133,7 @@ class Rule:
     carried: tuple[str, ...] = ()
     evaluation: str = ""
     reduces: str = ""
+    shaped: bool = False
     catch_up: str = ""
     _key: str = ""
 
@@ -254,6 +274,7 @@ def _made_of(r: dict[str, Any], program: bytes | None = None) -> Rule:
         carried=tuple(r["carried"]),
         evaluation=r["evaluation"],
         reduces=r["reduces"],
+        shaped=r["shaped"],
         catch_up=r["catch_up"],
         _key=r["key"],
     )

@@ -21,7 +21,7 @@ from adaptk._functions import function_of
 from adaptk._names import hint
 from adaptk._optimizer import Optimizer
 from adaptk._registry import ROW_WISE, RULES, Rule
-from adaptk._trace import Trace, trace_rule
+from adaptk._trace import PER, Trace, trace_rule
 
 _RANGES = ("(-inf, inf)", "[0, inf)", "(0, inf)", "[0, 1)", "[0, 1]", "(0, 1)", "(1, inf)", "[0, inf]", "bool")
 _COMMON = ("weight_decay", "decoupled", "maximize", "grad_scale")
@@ -269,6 +269,7 @@ def rule(
     ranges: Mapping[str, str] | None = ...,
     meanings: Mapping[str, str] | None = ...,
     carried: Mapping[str, float] | None = ...,
+    per: Mapping[str, str] | None = ...,
     class_name: str | None = ...,
     evaluation: TracedRule | str | None = ...,
     compile: bool = ...,
@@ -286,6 +287,7 @@ def rule(
     ranges: Mapping[str, str] | None = None,
     meanings: Mapping[str, str] | None = None,
     carried: Mapping[str, float] | None = None,
+    per: Mapping[str, str] | None = None,
     class_name: str | None = None,
     evaluation: TracedRule | str | None = None,
     compile: bool = False,
@@ -318,6 +320,10 @@ def rule(
         as. The function reads them as hyperparameters, ``h.name``, and returns their next values behind the states:
         expressions of `h` and `t`, and of reductions over all tensors. Optimizers keep them in the param groups, and
         functions take them as arguments.
+    per : dict of str to str, optional
+        States that are not arrays of the param's shape: ``"tensor"``, one number, which the function computes with as
+        with those of `h`; ``"row"`` or ``"column"``, one number for each of them, as :attr:`State.per` has their
+        shapes. They come after those for each element, and are float32, or float64 beside float64.
     class_name : str, optional
         Of the optimizer class; by default the name, as ``MyAdam`` is made of ``my_adam``.
     evaluation : TracedRule or str, optional
@@ -352,8 +358,8 @@ def rule(
     where it meets an element; it may have any powers and ``adaptk.cumprod``.
 
     ``adaptk.norm``, ``adaptk.sum`` and ``adaptk.mean`` reduce an expression of elements to one number for each tensor,
-    or for all tensors of the step: a pass over the elements before the update. Carried numbers may depend on the
-    latter. Such rules run on the CPU.
+    each of its rows or columns, or for all tensors of the step: a pass over the elements before the update. Carried
+    numbers may depend on the last ones. Such rules run on the CPU.
 
     On CUDA devices NVRTC (``pip install nvidia-cuda-nvrtc``) compiles a rule at its first step.
 
@@ -379,7 +385,9 @@ def rule(
         if not isinstance(compile, bool):
             raise TypeError(f"compile: expected a bool, got {type(compile).__name__}")
         texts = _Texts(name, class_name, summary, None, source, _name_of(evaluation))
-        parts = _Parts(states or {}, hyperparameters, carried or {}, nonnegative, ranges or {}, meanings or {})
+        parts = _Parts(
+            states or {}, hyperparameters, carried or {}, nonnegative, ranges or {}, meanings or {}, per or {}
+        )
         return functools.partial(_make, texts, parts, compile)
     if not callable(function):
         raise TypeError(f"rule: expected a function or keyword arguments, got {type(function).__name__}")
@@ -402,6 +410,7 @@ class _Parts(NamedTuple):
     nonnegative: Sequence[str]
     ranges: Mapping[str, str]
     meanings: Mapping[str, str]
+    per: Mapping[str, str]
 
 
 def _name_of(evaluation: TracedRule | str | None) -> str:
@@ -436,10 +445,11 @@ def build(texts: _Texts, parts: _Parts, function: Callable[..., Any]) -> bytes:
         raise ValueError(f"carried: {min(clash)!r} is a hyperparameter too")
     own = _check_hyperparameters({**hyperparameters, **carried}, parts.ranges, parts.meanings)
     _check_states(states, own, parts.nonnegative)
+    per = _check_per(states, parts.per)
     if texts.formula is None:
         _check_arguments(function, states)
     copies = {s: start for s, start in states.items() if isinstance(start, str) and start not in own}
-    trace, results = trace_rule(function, list(states), copies, list(own), list(carried))
+    trace, results = trace_rule(function, list(states), copies, list(own), list(carried), per)
     summary, formula = texts.summary, texts.formula
     if summary is None:
         summary = (inspect.getdoc(function) or f"{name}, a rule that was made at run time.").splitlines()[0]
@@ -450,7 +460,10 @@ def build(texts: _Texts, parts: _Parts, function: Callable[..., Any]) -> bytes:
         [name, texts.class_name or "", summary, formula, texts.source, texts.evaluation],
         [float(hyperparameters.get(c, 0.0)) for c in _COMMON[:2]],
         [(h, float(value), _RANGES.index(interval), meanings.get(h, h)) for h, (value, interval) in own.items()],
-        [(s, _initial(start), _from(start, own), s in parts.nonnegative) for s, start in states.items()],
+        [
+            (s, _initial(start), _from(start, own), s in parts.nonnegative, PER.index(of))
+            for (s, start), of in zip(states.items(), per, strict=True)
+        ],
         [len(own), len(states), len(trace.scalars), len(trace.elements), len(carried)],
         trace,
         results[: 1 + len(states)],
@@ -505,6 +518,23 @@ def _check_states(states: Mapping[str, Any], own: Mapping[str, Any], nonnegative
             raise ValueError(f"nonnegative: {s!r} is not a state{hint(s, states)}")
 
 
+def _check_per(states: Mapping[str, Any], per: Mapping[str, str]) -> list[str]:
+    if not isinstance(per, Mapping):
+        raise TypeError(f"per: expected a dict from state to what it has one number for, got {type(per).__name__}")
+    for s, of in per.items():
+        if s not in states:
+            raise ValueError(f"per: {s!r} is not a state{hint(s, states)}")
+        if of not in PER:
+            raise ValueError(f"per[{s!r}]: {of!r} is not one of {', '.join(PER)}{hint(str(of), PER)}")
+        if of != "element" and states[s] in ("param", "grad"):
+            raise ValueError(f"states[{s!r}]: starts as the {states[s]}, and has one number for each {of}")
+    found = [per.get(s, "element") for s in states]
+    if found != sorted(found, key=lambda of: of != "element"):
+        late = next(s for i, s in enumerate(states) if found[i] == "element" and set(found[:i]) - {"element"})
+        raise ValueError(f"states: {late!r} is for each element, and behind one that is not; those come last")
+    return found
+
+
 def _check_arguments(function: Any, states: Mapping[str, Any]) -> None:
     code = function.__code__
     names = list(code.co_varnames[: code.co_argcount])
@@ -551,23 +581,25 @@ def _pack(
     texts: Sequence[str],
     common: Sequence[float],
     hypers: Sequence[tuple[str, float, int, str]],
-    states: Sequence[tuple[str, float, int, bool]],
+    states: Sequence[tuple[str, float, int, bool, int]],
     counts: Sequence[int],
     trace: Trace,
     results: Sequence[int],
     carried: Sequence[tuple[int, int]],
 ) -> bytes:
     """The text form of cpp/src/program.hpp."""
-    if trace.reductions:
+    version = 3 if trace.shaped else 2 if trace.reductions else 1
+    if version > 1:
         counts = [*counts, len(trace.reductions)]
     body = struct.pack(f"<{len(counts)}H", *counts) + b"".join(map(_text, texts)) + struct.pack("<2d", *common)
     for h, value, interval, meaning in hypers:
         body += _text(h) + struct.pack("<dB", value, interval) + _text(meaning)
-    for s, initial, start, nonnegative in states:
+    for s, initial, start, nonnegative, per in states:
         body += _text(s) + struct.pack("<dBB", initial, start, nonnegative)
+        body += struct.pack("<B", per) if version == 3 else b""
     body += trace.pack_scalars() + trace.pack_elements() + struct.pack(f"<{len(results)}H", *results)
     body += b"".join(struct.pack("<2H", *c) for c in carried) + trace.pack_reductions()
     checksum = 0x811C9DC5
     for byte in body:
         checksum = ((checksum ^ byte) * 0x01000193) & 0xFFFFFFFF
-    return b"ADKRULE" + struct.pack("<BI", 2 if trace.reductions else 1, checksum) + body
+    return b"ADKRULE" + struct.pack("<BI", version, checksum) + body

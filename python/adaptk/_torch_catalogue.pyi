@@ -517,6 +517,29 @@ class MSVAG(_Made):
         **storage: Any,
     ) -> None: ...
 
+class Adafactor(_Made):
+    """Second moments from the means of rows and columns, and steps relative to the tensor."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        beta2_decay: float | Tensor = ...,
+        eps1: float | Tensor = ...,
+        eps2: float | Tensor = ...,
+        clip_threshold: float | Tensor = ...,
+        scale_parameter: bool = ...,
+        relative_step: bool = ...,
+        floor: bool = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
 class LAMB(_Made):
     """Adam whose step is as long, in each tensor, as the learning rate times the tensor's norm."""
 
@@ -585,6 +608,26 @@ class Fromage(_Made):
         *,
         convention: str = ...,
         fused: bool | None = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class NovoGrad(_Made):
+    """Momentum of gradients that are divided, in each tensor, by the root of one second moment."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        betas: tuple[float | Tensor, ...] | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
         weight_decay: float | Tensor = ...,
         decoupled: bool = ...,
         maximize: bool = ...,

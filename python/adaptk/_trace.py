@@ -33,16 +33,32 @@ _SCALARS = (
     "select",
     "cumulative_product",
     "reduced",
+    "state",
+    "shape",
 )
 _REDUCTIONS = ("norm", "sum", "mean")
-_OVER = ("tensor", "all")
-_ELEMENTS = ("scalar", "param", "grad", "state", "param_as_stored", *_BINARY, *_COMPARISONS, *_UNARY, "select")
+_OVER = ("tensor", "all", "rows", "columns", "matrix")
+_LINES = ("rows", "columns", "matrix")  # to one number for each row or column
+PER = ("element", "tensor", "row", "column")
+_SHAPE_NUMBERS = ("rows", "columns", "is_vector")
+_ELEMENTS = (
+    "scalar",
+    "param",
+    "grad",
+    "state",
+    "param_as_stored",
+    *_BINARY,
+    *_COMPARISONS,
+    *_UNARY,
+    "select",
+    "reduced",
+)
 _SCALAR_OPS = {name: i for i, name in enumerate(_SCALARS)}
 _ELEMENT_OPS = {name: i for i, name in enumerate(_ELEMENTS)}
 _MAX_SCALARS, _MAX_ELEMENTS, _MAX_REDUCTIONS = 256, 512, 8
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
-_LEAVES = ("number", "hyper", "step", "reduced", "scalar", "param", "grad", "state", "param_as_stored")
+_LEAVES = ("number", "hyper", "step", "reduced", "shape", "scalar", "param", "grad", "state", "param_as_stored")
 _ARITY = {
     **dict.fromkeys(_LEAVES, 0),
     **dict.fromkeys((*_UNARY, "floor", "logarithm", "cumulative_product"), 1),
@@ -92,6 +108,9 @@ class Trace:
     elements: dict[Node, int] = field(default_factory=dict)
     # What is reduced, over what, and the element: their order is that in which they are known.
     reductions: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    per: Sequence[str] = ()  # of the states
+    # Of each element node what there is one value for; "tensor": it is the same for all elements.
+    kinds: list[str] = field(default_factory=list)
 
     def add(self, element: bool, op: str, a: int = 0, b: int = 0, c: int = 0, value: float = 0.0) -> int:
         nodes, most = (self.elements, self.most_elements) if element else (self.scalars, self.most_scalars)
@@ -100,22 +119,44 @@ class Trace:
         if node not in nodes and len(nodes) == most:
             what = "elements" if element else "hyperparameters and the step"
             refuse(f"more than {most} operations on {what}; does a loop unroll?")
+        if element and node not in nodes:
+            self.kinds.append(self._kind_of(op, a, b, c))
         return nodes.setdefault(node, len(nodes))
 
+    def _kind_of(self, op: str, *operands: int) -> str:
+        if op == "state":
+            return self.per[operands[0]]
+        if op == "reduced":
+            _, over, element = list(self.reductions)[operands[0]]
+            return {"rows": "row", "columns": "column"}.get(over) or self.kinds[element]
+        if op in _LEAVES:
+            return "tensor" if op == "scalar" else "element"
+        kinds = {self.kinds[n] for n in operands[: arity(op)]} - {"tensor"}
+        return "element" if len(kinds) > 1 else next(iter(kinds), "tensor")
+
+    @property
+    def shaped(self) -> bool:
+        """Whether it knows of rows and columns, or has states that are not for each element."""
+        return (
+            any(p != "element" for p in self.per)
+            or any(over in _LINES for _, over, _ in self.reductions)
+            or any(op == "shape" for op, *_ in self.scalars)
+        )
+
     def reduce(self, what: str, over: str, element: int) -> int:
-        """The scalar node of a reduction."""
+        """The node of a reduction: a scalar, or an element if it is to rows or columns."""
         found = (what, over, element)
         if found not in self.reductions and len(self.reductions) == _MAX_REDUCTIONS:
             refuse(f"more than {_MAX_REDUCTIONS} reductions")
-        return self.add(False, "reduced", self.reductions.setdefault(found, len(self.reductions)))
+        return self.add(over in _LINES, "reduced", self.reductions.setdefault(found, len(self.reductions)))
 
     def depends_on(self, scalar: int, over: Sequence[str]) -> bool:
-        """Whether a scalar node is made of reductions over these."""
+        """Whether a scalar node is made of reductions over these, or of what a tensor has of its own."""
         nodes, reductions = list(self.scalars), list(self.reductions)
         rest = [scalar]
         while rest:
             op, *operands, _ = nodes[rest.pop()]
-            if op == "reduced" and reductions[operands[0]][1] in over:
+            if op in ("state", "shape") or (op == "reduced" and reductions[operands[0]][1] in over):
                 return True
             rest += operands[: arity(op)]
         return False
@@ -395,6 +436,11 @@ class Value:
 def stored(p: Value) -> Value:
     """The param before decoupled decay; for rules of the library."""
     return Value(p._trace, True, p._trace.add(True, "param_as_stored"))
+
+
+def shape_of(t: Value, which: str) -> Value:
+    """A number of the tensor's shape: "rows", "columns", "is_vector"; for rules of the library."""
+    return Value(t._trace, False, t._trace.add(False, "shape", _SHAPE_NUMBERS.index(which)), which == "is_vector")
 
 
 def decay_of(h: Hypers, t: Value) -> Value:
@@ -689,7 +735,12 @@ def _reduce(name: str, x: Any, over: str) -> Value:
         raise TypeError(f"adaptk.{name}: expected a value inside a function of adaptk.rule, got {_kind(x)}")
     if not x._element:
         refuse(f"{name}: expected elements, got what is the same for all of them")
-    return Value(x._trace, False, x._trace.reduce(name, over, x._node))
+    kind = x._trace.kinds[x._node]
+    if over in ("rows", "columns") and kind != "element":
+        refuse(f"{name} over {over}: expected elements, got one number for each {kind}")
+    if over == "matrix" and kind not in ("row", "column"):
+        refuse(f"{name} over the matrix: expected one number for each row or each column, got one for each {kind}")
+    return Value(x._trace, over in _LINES, x._trace.reduce(name, over, x._node))
 
 
 def norm(x: Any, over: str = "tensor") -> Any:
@@ -700,13 +751,18 @@ def norm(x: Any, over: str = "tensor") -> Any:
     x : value
         An expression of elements. Each is computed as the rule computes, in float32 or float64, and its square is
         added up in float64, in an order that depends on nothing but the tensor's size.
-    over : {"tensor", "all"}
-        One number for each tensor, or one for all tensors of the step that the rule updates.
+    over : {"tensor", "all", "rows", "columns", "matrix"}
+        One number for each tensor, or one for all tensors of the step that the rule updates. ``"rows"``: one for each
+        row, along the last axis. ``"columns"``: one for each column, along the axis before the last one. A tensor of
+        more than two axes is many matrices, and one of fewer is one row. ``"matrix"``: of what there is one number for
+        each row of, one for all rows of a matrix; and so with columns.
 
     Returns
     -------
     value
-        A number, as those of `h` and `t` are. What depends on it is computed after a pass over the elements.
+        A number, as those of `h` and `t` are; over rows, columns or the matrix a number for each row or column, which
+        is as an element to the operations. What depends on it is computed after a pass over the elements. To rows and
+        columns, sums of squares are not kept from overflowing float64.
 
     Raises
     ------
@@ -734,7 +790,7 @@ def sum(x: Any, over: str = "tensor") -> Any:
     Raises
     ------
     TypeError, ValueError
-        If `x` is no expression of elements, or `over` is neither ``"tensor"`` nor ``"all"``.
+        If `x` is no such expression, or `over` is something else.
 
     Examples
     --------
@@ -757,7 +813,7 @@ def mean(x: Any, over: str = "tensor") -> Any:
     Raises
     ------
     TypeError, ValueError
-        If `x` is no expression of elements, or `over` is neither ``"tensor"`` nor ``"all"``.
+        If `x` is no such expression, or `over` is something else.
 
     Examples
     --------
@@ -783,18 +839,20 @@ def trace_rule(
     starts: dict[str, str],
     hyperparameters: Sequence[str],
     carried: Sequence[str] = (),
+    per: Sequence[str] | None = None,
 ) -> tuple[Trace, list[int]]:
     """Call a rule's function once: what it computes, and the nodes of its results.
 
     `starts` has the states that start as a copy of the param ("param") or as the first gradient ("grad"). The nodes of
-    the carried numbers, which are the last ones, are scalars.
+    the carried numbers, which are the last ones, are scalars, and so are those of states per tensor.
     """
-    trace = Trace()
+    per = per or ["element"] * len(names)
+    trace = Trace(per=per)
     step = Value(trace, False, trace.add(False, "step"))
     hypers = Hypers({h: Value(trace, False, trace.add(False, "hyper", i)) for i, h in enumerate(hyperparameters)})
     param = Value(trace, True, trace.add(True, "param"))
     grad = Value(trace, True, trace.add(True, "grad"))
-    states = [Value(trace, True, trace.add(True, "state", i)) for i in range(len(names))]
+    states = [Value(trace, s != "tensor", trace.add(s != "tensor", "state", i)) for i, s in enumerate(per)]
     for i, name in enumerate(names):
         if name in starts:
             first = grad if starts[name] == "grad" else Value(trace, True, trace.add(True, "param_as_stored"))
@@ -816,12 +874,16 @@ def trace_rule(
     if len(results) > len(wanted):
         raise RuleError(f"{who} {len(results)} values, expected {len(wanted)}: {text}")
     nodes = []
-    for name, x in zip(wanted, results, strict=True):
+    for name, x, of in zip(wanted, results, ["element", *per, *("" for _ in carried)], strict=True):
         if not isinstance(x, Value) and not _is_number(x):
             raise RuleError(f"{who} {_kind(x)} as {name}, expected a number")
+        if of not in ("element", "") and isinstance(x, Value) and x._element:
+            kind = trace.kinds[x._node]
+            if of == "tensor" or kind not in (of, "tensor"):
+                raise RuleError(f"{who} one number for each {kind} as {name}, which has one for each {of}")
         if name in carried and isinstance(x, Value) and x._element:
             raise RuleError(f"{who} an element's value as {name}; what is carried is an expression of h and t")
         if name in carried and isinstance(x, Value) and trace.depends_on(x._node, ("tensor",)):
             raise RuleError(f"{who} a reduction over one tensor as {name}; what is carried is the same for all of them")
-        nodes.append(_lift(trace, x, name not in carried)._node)
+        nodes.append(_lift(trace, x, of not in ("tensor", ""))._node)
     return trace, nodes

@@ -177,11 +177,13 @@ def check_min_8bit_size(size: Any) -> int:
 
 def check_state_dtype(value: Any, states: Sequence[State]) -> dict[str, str]:
     """The name for each state that `state_dtype` speaks of: one for all, or a dict from state to name."""
-    names = [s.name for s in states if not s.per_row]
+    alone = {s.name for s in states if s.per_row or s.per != "element"}
+    names = [s.name for s in states if s.name not in alone]
     given = value if isinstance(value, Mapping) else dict.fromkeys(names, value)
     for state, name in given.items():
-        if any(s.name == state and s.per_row for s in states):
-            raise ValueError(f"state_dtype: {state!r} has one number for each row, in the dtype that is computed in")
+        if state in alone:
+            of = next("row" if s.per_row else s.per for s in states if s.name == state)
+            raise ValueError(f"state_dtype: {state!r} has one number for each {of}, in the dtype that is computed in")
         if state not in names:
             raise ValueError(f"state_dtype: no state {state!r}; there are {', '.join(names) or 'none'}")
         if not isinstance(name, str):

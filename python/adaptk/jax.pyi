@@ -58,10 +58,12 @@ __all__ = [
     "ftml",
     "focus",
     "msvag",
+    "adafactor",
     "lamb",
     "lars",
     "stable_adamw",
     "fromage",
+    "novograd",
     "qhm",
     "aggmo",
     "pid",
@@ -135,10 +137,12 @@ __all__ = [
     "FtmlState",
     "FocusState",
     "MsvagState",
+    "AdafactorState",
     "LambState",
     "LarsState",
     "StableAdamwState",
     "FromageState",
+    "NovogradState",
     "QhmState",
     "AggmoState",
     "PidState",
@@ -1414,6 +1418,35 @@ def msvag(
 ) -> GradientTransformation:
     """Momentum, scaled down where its variance is large."""
 
+class AdafactorState(NamedTuple):
+    count: Any
+    exp_avg_sq_row: Any
+    exp_avg_sq_col: Any
+
+def adafactor(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta2_decay: float | Any = ...,
+    eps1: float | Any = ...,
+    eps2: float | Any = ...,
+    clip_threshold: float | Any = ...,
+    scale_parameter: bool = ...,
+    relative_step: bool = ...,
+    floor: bool = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """Second moments from the means of rows and columns, and steps relative to the tensor."""
+
 class LambState(NamedTuple):
     count: Any
     exp_avg: Any
@@ -1506,6 +1539,31 @@ def fromage(
     mask: Any = ...,
 ) -> GradientTransformation:
     """Steps of a fixed length relative to the tensor's, whose growth is taken back."""
+
+class NovogradState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def novograd(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """Momentum of gradients that are divided, in each tensor, by the root of one second moment."""
 
 class QhmState(NamedTuple):
     count: Any

@@ -117,6 +117,11 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
                 f"adaptk.keras.{name}: it hands {', '.join(rule.carried)} on from step to step, which Keras has no "
                 "place for"
             )
+        if rule.shaped and backend == "jax":
+            raise ValueError(
+                f"adaptk.keras.{name}: it looks at the rows and columns of a tensor or has states that are not like "
+                "their params, which the backend jax has no place for"
+            )
         if learning_rate is None:
             learning_rate = float(group["lr"])
         if isinstance(learning_rate, int) and not isinstance(learning_rate, bool):
@@ -167,10 +172,10 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
         narrow = variable.dtype in ("bfloat16", "float16")
         path = getattr(variable, "path", variable.name).replace("/", "_")
         made = self.add_variable(
-            shape=variable.shape,
+            shape=state.shape_beside(tuple(variable.shape)),
             initializer=keras.initializers.Constant(self._initial[state.name]),
             dtype="float32" if narrow else variable.dtype,
-            layout=getattr(variable, "_layout", None),
+            layout=getattr(variable, "_layout", None) if state.per == "element" else None,
             name=f"{path}_{state.name}",
         )
         if state.initial_from == "param":

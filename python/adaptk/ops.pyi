@@ -1236,6 +1236,35 @@ def msvag(
 ) -> None:
     """Momentum, scaled down where its variance is large."""
 
+def adafactor(
+    param: Buffers,
+    grad: Gradients,
+    exp_avg_sq_row: Buffers,
+    exp_avg_sq_col: Buffers,
+    *,
+    step: int | Buffer,
+    seed: int = ...,
+    param_format: str | None = ...,
+    zero_grad: bool = ...,
+    copy_out: Buffers | None = ...,
+    ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
+    lr: Number = ...,
+    beta2_decay: Number = ...,
+    eps1: Number = ...,
+    eps2: Number = ...,
+    clip_threshold: Number = ...,
+    scale_parameter: bool = ...,
+    relative_step: bool = ...,
+    floor: bool = ...,
+    weight_decay: Number = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: Number = ...,
+) -> None:
+    """Second moments from the means of rows and columns, and steps relative to the tensor."""
+
 def lamb(
     param: Buffers,
     grad: Gradients,
@@ -1328,6 +1357,31 @@ def fromage(
     grad_scale: Number = ...,
 ) -> None:
     """Steps of a fixed length relative to the tensor's, whose growth is taken back."""
+
+def novograd(
+    param: Buffers,
+    grad: Gradients,
+    exp_avg: Buffers,
+    exp_avg_sq: Buffers,
+    *,
+    step: int | Buffer,
+    seed: int = ...,
+    param_format: str | None = ...,
+    zero_grad: bool = ...,
+    copy_out: Buffers | None = ...,
+    ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
+    lr: Number = ...,
+    beta1: Number = ...,
+    beta2: Number = ...,
+    eps: Number = ...,
+    weight_decay: Number = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: Number = ...,
+) -> None:
+    """Momentum of gradients that are divided, in each tensor, by the root of one second moment."""
 
 def qhm(
     param: Buffers,

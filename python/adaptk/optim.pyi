@@ -51,10 +51,12 @@ __all__ = [
     "FTML",
     "FOCUS",
     "MSVAG",
+    "Adafactor",
     "LAMB",
     "LARS",
     "StableAdamW",
     "Fromage",
+    "NovoGrad",
     "QHM",
     "AggMo",
     "PID",
@@ -1209,6 +1211,36 @@ class MSVAG(Optimizer):
         sparse: str = ...,
     ) -> None: ...
 
+class Adafactor(Optimizer):
+    """Second moments from the means of rows and columns, and steps relative to the tensor."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta2_decay: Number | Callable[[int], float] = ...,
+        eps1: Number | Callable[[int], float] = ...,
+        eps2: Number | Callable[[int], float] = ...,
+        clip_threshold: Number | Callable[[int], float] = ...,
+        scale_parameter: bool = ...,
+        relative_step: bool = ...,
+        floor: bool = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
 class LAMB(Optimizer):
     """Adam whose step is as long, in each tensor, as the learning rate times the tensor's norm."""
 
@@ -1295,6 +1327,32 @@ class Fromage(Optimizer):
         lr: Number | Callable[[int], float] = ...,
         *,
         convention: str = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class NovoGrad(Optimizer):
+    """Momentum of gradients that are divided, in each tensor, by the root of one second moment."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number | Callable[[int], float] = ...,
+        beta2: Number | Callable[[int], float] = ...,
+        eps: Number | Callable[[int], float] = ...,
         weight_decay: Number | Callable[[int], float] = ...,
         decoupled: bool = ...,
         maximize: bool = ...,

@@ -148,7 +148,7 @@ def _state_format(p: Tensor, state: State, group: Group) -> torch.dtype | str:
     if p.dtype in (torch.float64, torch.complex128, torch.complex64):
         return p.dtype
     given = group.get("state_dtype")
-    if given is None or state.per_row:
+    if given is None or state.per_row or state.per != "element":
         return torch.float32
     chosen = given.get(state.name, "float32") if isinstance(given, Mapping) else given or "float32"
     name = formats.format_of(chosen, state, p.numel(), group.get("min_8bit_size", 4096))
@@ -182,6 +182,11 @@ def _full_like(p: Tensor, value: float, dtype: torch.dtype) -> Tensor:
     if _is_wrapper(p):
         return torch.full(p.shape, fill, dtype=dtype, device=p.device)
     return torch.full_like(p, fill, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
+
+
+def _new_numbers(p: Tensor, state: State, value: float) -> Tensor:
+    dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
+    return torch.full(state.shape_beside(tuple(p.shape)), value, dtype=dtype, device=p.device)
 
 
 def _in_layout_of(t: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
@@ -624,6 +629,7 @@ class _Fused(torch.optim.Optimizer):
             arrays = [] if rule == "sgd" else [s.name for s in rule_of(rule).states]
             per_row = {s.name for s in rule_of(rule).states if s.per_row}
             expected = self._saved_names(group, rule, arrays)
+            per = {s.name: s for s in rule_of(rule).states}
             for i, p in zip(loaded["params"], own["params"], strict=True):
                 state = saved["state"].get(i)
                 if not isinstance(state, dict) or not state:
@@ -637,6 +643,8 @@ class _Fused(torch.optim.Optimizer):
                     wanted, like = tuple(p.shape), "like its param"
                     if n in per_row:
                         wanted, like = _row_shape(p), "for the rows of its param"
+                    if per[n].per != "element":
+                        wanted, like = per[n].shape_beside(wanted), f"beside a param of shape {wanted}"
                     if f"{n}_4bit_scales" in state:
                         wanted = formats.stored_shape(formats.format_of_saved("4bit_scales", n), p.shape)
                         like = f"of 4-bit codes for the {p.numel()} elements of its param"
@@ -1024,6 +1032,11 @@ class _Fused(torch.optim.Optimizer):
                 f"{where}: a DTensor that is cut into parts, and {rule.name} reduces whole tensors to numbers, such as "
                 "a norm; no process has a whole one"
             )
+        if rule.shaped and odd:
+            raise TypeError(
+                f"{where}: a DTensor, complex or not dense, and {rule.name} has numbers for a tensor, a row or a "
+                "column: it is for plain dense real params"
+            )
         if odd and _overlaps_itself(_local(p)):
             raise RuntimeError(f"{where}: several of its elements are at one address, as in an expanded tensor")
         if wraps:
@@ -1088,7 +1101,9 @@ class _Fused(torch.optim.Optimizer):
         for s in sorted(rule.states, key=lambda s: s.name == "grad_avg"):
             if state.get(s.name) is None:
                 stored = formats_of[s.name]
-                if isinstance(stored, str):
+                if s.per != "element":
+                    _put(state, s.name, _new_numbers(p, s, self._initial(s.name, group)), undo)
+                elif isinstance(stored, str):
                     self._new_coded(state, s.name, p, self._initial(s.name, group), stored, undo)
                 elif s.per_row:
                     _put(state, s.name, torch.full(_row_shape(p), self._initial(s.name, group), dtype=stored), undo)
@@ -1096,7 +1111,12 @@ class _Fused(torch.optim.Optimizer):
                     _put(state, s.name, _full_like(p, self._initial(s.name, group), stored), undo)
                     if s.initial_from == "param":
                         state[s.name].copy_(p.detach())
-        arrays = [self._state_array(state, s, p, formats_of[s.name], where, odd, undo) for s in rule.states]
+        arrays = [
+            self._state_array(state, s, p, formats_of[s.name], where, odd, undo)
+            if s.per == "element"
+            else self._state_numbers(state, s, p, where, undo)
+            for s in rule.states
+        ]
         self._bind_last_step(state, p, late, where, undo)
         return state, (param, *arrays), tuple(numbers), odd, False, late
 
@@ -1175,6 +1195,31 @@ class _Fused(torch.optim.Optimizer):
         _put(state, name, made.data, undo)
         if made.scales is not None:
             _put(state, f"{name}_{formats.scales_name(stored)}", made.scales, undo)
+
+    @staticmethod
+    def _state_numbers(state: dict[str, Any], spec: State, p: Tensor, where: str, undo: Undo) -> Tensor:
+        """A state that is not for each element, brought into the dtype, device and layout that the step takes."""
+        value = state[spec.name]
+        if not isinstance(value, Tensor):
+            raise TypeError(f"state[{spec.name!r}] of {where}: {type(value).__name__}, expected a torch.Tensor")
+        wanted = spec.shape_beside(tuple(p.shape))
+        if tuple(value.shape) != wanted:
+            raise ValueError(
+                f"state[{spec.name!r}] of {where}: shape {tuple(value.shape)}, expected {wanted} beside a param of "
+                f"shape {tuple(p.shape)}"
+            )
+        dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
+        if (
+            value.dtype != dtype
+            or value.device != p.device
+            or value.requires_grad
+            or not value.is_contiguous()
+            or value.is_neg()
+        ):
+            _check_storage(value, f"state[{spec.name!r}] of {where}")
+            value = value.detach().to(device=p.device, dtype=dtype).contiguous().clone()
+            _put(state, spec.name, value, undo)
+        return value
 
     def _state_array(
         self,

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from adaptk._rule import _Parts, _Texts, build
-from adaptk.catalogue import adam_like, by_tensor, momentum, per_coordinate, schedule_free, signs, step_sizes
+from adaptk.catalogue import adam_like, by_row, by_tensor, momentum, per_coordinate, schedule_free, signs, step_sizes
 from adaptk.catalogue._entry import ENTRIES
 
 HERE = Path(__file__).parent
-MODULES = (schedule_free, adam_like, signs, momentum, per_coordinate, by_tensor, step_sizes)
+MODULES = (schedule_free, adam_like, signs, momentum, per_coordinate, by_tensor, by_row, step_sizes)
 
 
 def files() -> Iterator[tuple[Path, bytes]]:
@@ -19,7 +19,7 @@ def files() -> Iterator[tuple[Path, bytes]]:
     for e in ENTRIES.values():
         summary = (inspect.getdoc(e.function) or "").splitlines()[0]
         texts = _Texts(e.name, e.class_name or None, summary, e.formula, e.source, e.evaluation)
-        parts = _Parts(e.states, e.hyperparameters, e.carried, e.nonnegative, e.ranges, e.meanings)
+        parts = _Parts(e.states, e.hyperparameters, e.carried, e.nonnegative, e.ranges, e.meanings, e.per)
         yield HERE / "programs" / f"{e.name}.rule", build(texts, parts, e.function)
     lines = [
         '"""Names of the catalogue\'s rules: made by ``python -m adaptk.catalogue``."""',

@@ -23,6 +23,7 @@ class Entry(NamedTuple):
     formula: str
     source: str
     evaluation: str
+    per: Mapping[str, str]
 
 
 ENTRIES: dict[str, Entry] = {}
@@ -49,6 +50,7 @@ def entry(
     ranges: Mapping[str, str] | None = None,
     meanings: Mapping[str, str] | None = None,
     evaluation: str = "",
+    per: Mapping[str, str] | None = None,
     name: str | None = None,
     **hyperparameters: float | bool,
 ) -> Callable[[Function], Function]:
@@ -63,7 +65,7 @@ def entry(
         assert key not in ENTRIES, key
         ENTRIES[key] = Entry(
             key, function, states or {}, hyperparameters, carried or {}, nonnegative, own, said, class_name, formula,
-            source, evaluation,
+            source, evaluation, per or {},
         )  # fmt: skip
         return function
 

@@ -70,3 +70,17 @@ def fromage(p: Any, g: Any, h: Any, t: Any) -> Any:
     length, of_g = norm(p), norm(g)
     ratio = where((length > 0) & (of_g > 0), length / of_g, 1.0)
     return 1 / sqrt(1 + h.lr * h.lr) * (p - h.lr * ratio * g)
+
+
+@entry("NovoGrad",
+       formula="v = beta2*v + (1 - beta2)*|g|^2 of the tensor; |g|^2 at the first step\n"
+       "m = beta1*m + g/(sqrt(v) + eps) + weight_decay*p;  p -= lr*m",
+       source="Ginsburg et al. 2019", states={"exp_avg": 0.0, "exp_avg_sq": 0.0}, per={"exp_avg_sq": "tensor"},
+       nonnegative=["exp_avg_sq"], lr=0.01, beta1=0.95, beta2=0.98, eps=1e-8, decoupled=True)  # fmt: skip
+def novograd(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """Momentum of gradients that are divided, in each tensor, by the root of one second moment."""
+    p = stored(t)
+    square = norm(g) ** 2
+    v = where(t == 1, square, average(exp_avg_sq, square, h.beta2))
+    m = h.beta1 * exp_avg + (1 / (sqrt(v) + h.eps) * g + decay_of(h, t) * p)
+    return p - h.lr * m, m, v

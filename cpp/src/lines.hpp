@@ -1,0 +1,334 @@
+// Numbers for each row and each column of tensors (program.hpp): where they are during a step, how they come to stand
+// beside elements, and how elements are added up to them.
+//
+// A row is a scope of reduce.hpp: leaves of 8192 elements, and so on. A column is added up in blocks of rows, one row
+// after the other, and the blocks pairwise, level by level, an odd last one going up as it is; a matrix has at most 64
+// blocks. All in float64. So sums depend on a tensor's shape, and not on threads or instruction sets.
+#pragma once
+
+#include "leaves.hpp"
+#include "rule_program.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <vector>
+
+namespace adaptk::detail {
+
+// The numbers of one tensor: the inputs of a program's lines, and behind them the outputs of its current stage.
+class TensorLines {
+  public:
+    TensorLines(const Program& program, const ParamUpdate& t) : wide_(t.compute() == 1) {
+        const std::size_t line[] = {std::size_t(t.grid.all_rows()), std::size_t(t.grid.all_columns())};
+        for (const Program::Axis a : {Program::row, Program::column}) {
+            const std::size_t slots = program.inputs(a).count() + program.most_outputs(a);
+            if (slots == 0) continue;
+            count_[a] = line[a];
+            lines_of_slot_[a] = (count_[a] * element() + sizeof(CacheLine) - 1) / sizeof(CacheLine);
+            memory_[a].resize(slots * lines_of_slot_[a]);
+        }
+    }
+    std::size_t count(Program::Axis a) const { return count_[a]; }
+    std::size_t bytes(Program::Axis a) const { return count_[a] * element(); }
+    void* at(Program::Axis a, std::size_t slot) { return memory_[a].data() + slot * lines_of_slot_[a]; }
+    const void* at(Program::Axis a, std::size_t slot) const { return memory_[a].data() + slot * lines_of_slot_[a]; }
+
+  private:
+    bool wide_;
+    std::size_t count_[2] = {}, lines_of_slot_[2] = {};
+    std::vector<CacheLine> memory_[2];
+
+    std::size_t element() const { return wide_ ? sizeof(double) : sizeof(float); }
+};
+
+// What stands beside elements as a buffer of a program: for each of them the number of its row, or its column.
+struct Operands {
+    struct Line {
+        const void* numbers;
+        bool of_rows;
+    };
+    const Grid* grid = nullptr;
+    std::size_t count = 0;
+    Line line[max_operands];
+
+    // For n elements from `first` on, which are at most `room`; work[i] is where those of line i are then.
+    template <class T, std::size_t room>
+    void put(std::int64_t first, std::size_t n, T (*scratch)[room], void** work) const {
+        for (std::size_t i = 0; i < count; ++i) {
+            const auto* const numbers = static_cast<const T*>(line[i].numbers);
+            work[i] =
+                line[i].of_rows ? put_rows(numbers, first, n, scratch[i]) : put_columns(numbers, first, n, scratch[i]);
+        }
+    }
+
+  private:
+    template <class T> T* put_rows(const T* numbers, std::int64_t first, std::size_t n, T* out) const {
+        std::int64_t row = first / grid->columns, column = first % grid->columns;
+        for (std::size_t done = 0; done < n; ++row, column = 0) {
+            const auto m = std::size_t(std::min(std::int64_t(n - done), grid->columns - column));
+            std::fill_n(out + done, m, numbers[row]);
+            done += m;
+        }
+        return out;
+    }
+    template <class T> T* put_columns(const T* numbers, std::int64_t first, std::size_t n, T* out) const {
+        std::int64_t row = first / grid->columns, column = first % grid->columns;
+        // Kernels write to results only.
+        if (column + std::int64_t(n) <= grid->columns)
+            return const_cast<T*>(numbers) + row / grid->rows * grid->columns + column;
+        for (std::size_t done = 0; done < n; ++row, column = 0) {
+            const auto m = std::size_t(std::min(std::int64_t(n - done), grid->columns - column));
+            std::copy_n(numbers + row / grid->rows * grid->columns + column, m, out + done);
+            done += m;
+        }
+        return out;
+    }
+};
+
+// The sum of numbers in the order of a scope in reduce.hpp.
+template <class T> double sum_in_order(const AddTerms add, const T* x, std::int64_t n) {
+    std::vector<double> level;
+    for (std::int64_t at = 0; at < n; at += std::int64_t(reduction_leaf)) {
+        alignas(cache_line) double sums[reduction_width] = {};
+        add(x + at, std::size_t(std::min(n - at, std::int64_t(reduction_leaf))), 0, 1.0, sums);
+        level.push_back(Leaves::fold(sums));
+    }
+    return Leaves::pairwise_sum(level);
+}
+
+inline double reduced(Reduce what, double sum, std::int64_t n) {
+    return what == Reduce::norm ? std::sqrt(sum) : what == Reduce::mean ? sum / double(n) : sum;
+}
+
+// One pass's reductions over rows and columns, of all tensors.
+class LineSums {
+  public:
+    // lines: of each tensor.
+    LineSums(const KernelTable& k, const Program& program, const Program::Pass& pass,
+             std::span<const ParamUpdate> tensors, std::span<TensorLines* const> lines)
+        : k_(k), tensors_(tensors) {
+        for (std::size_t i = 0; i < pass.reductions.size(); ++i) {
+            const ReductionNode& r = program.reductions[pass.reductions[i]];
+            const bool of_rows = r.over == Over::rows;
+            const Program::Inputs& in = program.inputs(of_rows ? Program::row : Program::column);
+            const auto at = std::find(in.reductions.begin(), in.reductions.end(), pass.reductions[i]);
+            sums_.push_back(
+                {r.what, of_rows, pass.term_of[i], in.states.size() + std::size_t(at - in.reductions.begin())});
+        }
+        for (std::size_t i = 0; i < tensors.size(); ++i) {
+            total_ += tensors[i].size;
+            of_.emplace_back(tensors[i], *lines[i], sums_);
+        }
+    }
+
+    // evaluate(): makes an evaluate(tensor, first element, elements, take) for a thread; take(terms, first element,
+    // elements) is called for parts, in their order.
+    template <class MakeEvaluate> void run(const MakeEvaluate& make_evaluate) {
+        in_parallel(threads_for(total_), [&](int thread, int threads) {
+            const auto begin = std::int64_t(double(total_) * thread / threads);
+            const auto end = thread + 1 == threads ? total_ : std::int64_t(double(total_) * (thread + 1) / threads);
+            auto&& evaluate = make_evaluate();
+            std::int64_t offset = 0;
+            for (std::size_t i = 0; i < tensors_.size(); offset += tensors_[i++].size) {
+                if (tensors_[i].size == 0 || offset >= end || offset + tensors_[i].size <= begin) continue;
+                const OfTensor& t = of_[i];
+                for (std::int64_t unit = 0; unit < t.units; ++unit) {
+                    const Unit u = t.unit(unit);
+                    if (offset + u.begin < begin || offset + u.begin >= end) continue;
+                    if (tensors_[i].compute() == 1) {
+                        run_unit<double>(i, u, evaluate);
+                    } else {
+                        run_unit<float>(i, u, evaluate);
+                    }
+                }
+            }
+        });
+        for (std::size_t i = 0; i < tensors_.size(); ++i)
+            tensors_[i].compute() == 1 ? finish<double>(of_[i]) : finish<float>(of_[i]);
+    }
+
+  private:
+    struct Sum {
+        Reduce what;
+        bool of_rows;
+        std::size_t term, slot;
+    };
+    // Rows of all matrices, and columns, that one thread goes through.
+    struct Unit {
+        std::int64_t first_row, last_row, first_column, last_column;
+        std::int64_t begin;  // elements before it
+    };
+    static constexpr std::int64_t least_unit = 1 << 18, most_blocks = 64;
+    static constexpr std::int64_t widest = 8 * std::int64_t(reduction_leaf);
+    static constexpr std::int64_t short_row = 32;
+
+    struct OfTensor {
+        Grid grid;
+        TensorLines* lines;
+        std::int64_t matrices_of_unit = 1, rows_of_block = 1, blocks = 1, width = 1, widths = 1, units = 0, leaves = 1;
+        std::vector<std::vector<double>> partial;  // of each sum: of leaves of rows, or of blocks of columns
+
+        OfTensor(const ParamUpdate& t, TensorLines& of, std::span<const Sum> sums) : grid(t.grid), lines(&of) {
+            if (t.size == 0) return;
+            const std::int64_t rows = grid.rows, columns = grid.columns;
+            width = std::min(columns, widest);
+            widths = (columns + width - 1) / width;
+            rows_of_block =
+                std::min(rows, std::max((rows + most_blocks - 1) / most_blocks, (least_unit + width - 1) / width));
+            blocks = (rows + rows_of_block - 1) / rows_of_block;
+            if (blocks == 1 && widths == 1)
+                matrices_of_unit = std::clamp<std::int64_t>(least_unit / 8 / (rows * columns), 1, grid.matrices);
+            units = (grid.matrices + matrices_of_unit - 1) / matrices_of_unit * blocks * widths;
+            leaves = leaves_of(columns);
+            for (const Sum& s : sums) {
+                std::size_t n = 0;
+                if (s.of_rows && leaves > 1) n = std::size_t(grid.all_rows() * leaves);
+                if (!s.of_rows && rows > 1) n = std::size_t(blocks * grid.all_columns());
+                partial.emplace_back(n);
+            }
+        }
+        Unit unit(std::int64_t u) const {
+            if (matrices_of_unit > 1) {
+                const std::int64_t first = u * matrices_of_unit * grid.rows;
+                return {first, std::min(first + matrices_of_unit * grid.rows, grid.all_rows()), 0, grid.columns,
+                        first * grid.columns};
+            }
+            const std::int64_t w = u % widths, b = u / widths % blocks, first = u / widths / blocks * grid.rows;
+            const std::int64_t from = first + b * rows_of_block, to = std::min(from + rows_of_block, first + grid.rows);
+            return {from, to, w * width, std::min((w + 1) * width, grid.columns),
+                    from * grid.columns + w * width * (to - from)};
+        }
+    };
+
+    const KernelTable& k_;
+    std::span<const ParamUpdate> tensors_;
+    std::vector<Sum> sums_;
+    std::vector<OfTensor> of_;
+    std::int64_t total_ = 0;
+
+    AddTerms add(const Sum& s, bool wide) const {
+        return k_.reduction[std::size_t(s.what == Reduce::norm ? Term::square : Term::value)].add[wide ? 1 : 0];
+    }
+
+    template <class T, class Evaluate> void run_unit(std::size_t tensor, const Unit& u, Evaluate& evaluate) {
+        OfTensor& t = of_[tensor];
+        const std::int64_t columns = t.grid.columns;
+        alignas(cache_line) double sums[max_reductions][reduction_width] = {};
+        const auto take = [&](const T* const* terms, std::int64_t first, std::int64_t n) {
+            std::int64_t row = first / columns, column = first % columns;
+            for (std::int64_t done = 0; done < n;) {
+                // To the end of the row, or of a leaf of it.
+                const std::int64_t leaf_end =
+                    (column / std::int64_t(reduction_leaf) + 1) * std::int64_t(reduction_leaf);
+                const std::int64_t m = std::min({n - done, columns - column, leaf_end - column});
+                for (std::size_t s = 0; s < sums_.size(); ++s) {
+                    const T* const x = terms[sums_[s].term] + done;
+                    if (sums_[s].of_rows) {
+                        add_to_row<T>(t, s, x, row, column, m, sums[s]);
+                    } else {
+                        add_to_columns<T>(t, s, x, row, column, m);
+                    }
+                }
+                done += m;
+                column += m;
+                if (column == columns) {
+                    column = 0;
+                    ++row;
+                }
+            }
+        };
+        if (u.first_column == 0 && u.last_column == columns) {
+            evaluate.template run<T>(tensor, u.first_row * columns, (u.last_row - u.first_row) * columns, take);
+            return;
+        }
+        for (std::int64_t row = u.first_row; row < u.last_row; ++row)
+            evaluate.template run<T>(tensor, row * columns + u.first_column, u.last_column - u.first_column, take);
+    }
+
+    // Accumulators from the second one on are 0 again after each leaf.
+    template <class T>
+    void add_to_row(OfTensor& t, std::size_t s, const T* x, std::int64_t row, std::int64_t column, std::int64_t n,
+                    double* sums) {
+        const std::int64_t columns = t.grid.columns;
+        const bool square = sums_[s].what == Reduce::norm;
+        if (columns <= short_row) {
+            for (std::int64_t i = 0; i < n; ++i)
+                sums[column + i] += square ? double(x[i]) * double(x[i]) : double(x[i]);
+        } else {
+            add(sums_[s], sizeof(T) == 8)(x, std::size_t(n), std::size_t(column) % reduction_width, 1.0, sums);
+        }
+        column += n;
+        if (column < columns && column % std::int64_t(reduction_leaf) != 0) return;
+        // As Leaves::fold does it: the others are 0.
+        const std::size_t used = std::bit_ceil(std::size_t(std::min(columns, std::int64_t(reduction_width))));
+        for (std::size_t w = used / 2; w > 0; w /= 2)
+            for (std::size_t i = 0; i < w; ++i) sums[i] = sums[i] + sums[i + w];
+        const double sum = sums[0];
+        std::fill_n(sums, used, 0.0);
+        if (t.leaves > 1) {
+            t.partial[s][std::size_t(row * t.leaves + (column - 1) / std::int64_t(reduction_leaf))] = sum;
+        } else {
+            static_cast<T*>(t.lines->at(Program::row, sums_[s].slot))[row] = T(reduced(sums_[s].what, sum, columns));
+        }
+    }
+
+    template <class T>
+    void add_to_columns(OfTensor& t, std::size_t s, const T* x, std::int64_t row, std::int64_t column, std::int64_t n) {
+        const std::int64_t matrix = row / t.grid.rows, at = matrix * t.grid.columns + column;
+        const bool square = sums_[s].what == Reduce::norm;
+        if (t.grid.rows == 1) {
+            T* const out = static_cast<T*>(t.lines->at(Program::column, sums_[s].slot)) + at;
+            for (std::int64_t i = 0; i < n; ++i) out[i] = square ? abs(x[i]) : x[i];
+            return;
+        }
+        const std::int64_t block = (row - matrix * t.grid.rows) / t.rows_of_block;
+        double* const sums = t.partial[s].data() + block * t.grid.all_columns() + at;
+        if (n <= short_row) {
+            for (std::int64_t i = 0; i < n; ++i) sums[i] += square ? double(x[i]) * double(x[i]) : double(x[i]);
+            return;
+        }
+        constexpr auto width = std::int64_t(reduction_width);
+        for (std::int64_t i = 0; i < n; i += width)
+            add(sums_[s], sizeof(T) == 8)(x + i, std::size_t(std::min(n - i, width)), 0, 1.0, sums + i);
+    }
+
+    template <class T> void finish(OfTensor& t) {
+        if (t.units == 0) return;
+        for (std::size_t s = 0; s < sums_.size(); ++s) {
+            if (t.partial[s].empty()) continue;
+            const Sum& sum = sums_[s];
+            double* const partial = t.partial[s].data();
+            if (sum.of_rows) {
+                T* const out = static_cast<T*>(t.lines->at(Program::row, sum.slot));
+                std::vector<double> level;
+                for (std::int64_t row = 0; row < t.grid.all_rows(); ++row) {
+                    level.assign(partial + row * t.leaves, partial + (row + 1) * t.leaves);
+                    out[row] = T(reduced(sum.what, Leaves::pairwise_sum(level), t.grid.columns));
+                }
+                continue;
+            }
+            T* const out = static_cast<T*>(t.lines->at(Program::column, sum.slot));
+            const std::int64_t columns = t.grid.all_columns();
+            in_parallel(threads_for(columns * t.blocks), [&](int thread, int threads) {
+                const std::int64_t begin = columns * thread / threads, end = columns * (thread + 1) / threads;
+                for (std::int64_t n = t.blocks; n > 1; n = (n + 1) / 2) {
+                    for (std::int64_t b = 0; b < n / 2; ++b)
+                        for (std::int64_t c = begin; c < end; ++c)
+                            partial[b * columns + c] =
+                                partial[2 * b * columns + c] + partial[(2 * b + 1) * columns + c];
+                    if (n % 2 != 0)
+                        std::copy(partial + (n - 1) * columns + begin, partial + (n - 1) * columns + end,
+                                  partial + n / 2 * columns + begin);
+                }
+                for (std::int64_t c = begin; c < end; ++c) out[c] = T(reduced(sum.what, partial[c], t.grid.rows));
+            });
+        }
+    }
+};
+
+}  // namespace adaptk::detail
