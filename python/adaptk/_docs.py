@@ -70,8 +70,8 @@ def function_doc(rule: Rule) -> str:
             shape = {"tensor": "()", "row": "(*param.shape[:-1], 1)", "column": "(*param.shape[:-2], 1, columns)"}
             lines += [
                 f"{s.name} : as param",
-                f"    State, initially {start}: one number for each {s.per}, of shape ``{shape[s.per]}``; float64 if the",
-                "    param is float64, else float32.",
+                f"    State, initially {start}: one number for each {s.per}, of shape ``{shape[s.per]}``;",
+                "    float64 if the param is float64, else float32.",
             ]
             continue
         lines += [
