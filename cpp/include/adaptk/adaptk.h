@@ -218,9 +218,9 @@ ADAPTK_API const adaptk_rule* adaptk_find_rule(const char* name);
 ADAPTK_API const adaptk_rule* adaptk_rule_load(const void* bytes, size_t size);
 ADAPTK_API const adaptk_hyper_info* adaptk_rule_hyper(const adaptk_rule* rule, size_t index);
 ADAPTK_API const adaptk_state_info* adaptk_rule_state(const adaptk_rule* rule, size_t index);
-/* 1 if the state has one number for each row of its param, which is what the first axis counts: the tensor then has that
- * one axis. 0 if it has the param's shape. Rules with such a state ("rowwise_adagrad", "rowwise_adam") are not among
- * those that adaptk_rule_at() lists; they run on the CPU, and their params are in C order. */
+/* 1 if the state has one number for each row of its param, which is what the first axis counts: the tensor then has
+ * that one axis. 0 if it has the param's shape. Rules with such a state ("rowwise_adagrad", "rowwise_adam") are not
+ * among those that adaptk_rule_at() lists; they run on the CPU, and their params are in C order. */
 ADAPTK_API int adaptk_rule_state_per_row(const adaptk_rule* rule, size_t index);
 ADAPTK_API size_t adaptk_rule_preset_count(const adaptk_rule* rule);
 ADAPTK_API const adaptk_preset* adaptk_rule_preset(const adaptk_rule* rule, size_t index);
