@@ -78,6 +78,9 @@ class _Model(Trace):
     def value(self, element: bool, node: int, condition: bool = False) -> Value:
         return _Value(self, element, node, condition)
 
+    def _kind_of(self, op: str, *operands: int) -> str:
+        return "element"  # a model has no rows, and functions that rules do not have
+
 
 class _Value(Value):
     """A value of a point, or one that follows from the parameters alone, while a model is traced."""
