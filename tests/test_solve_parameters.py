@@ -199,5 +199,5 @@ def test_a_batch_fixes_by_name() -> None:
     assert each.success.all()
     with pytest.raises(ValueError, match="fixed: there is no parameter 'ofset'"):
         solve.levenberg_marquardt_batch("exponential", [2.0, 1.0, 0.0], data, fixed={"ofset": 1.0})
-    with pytest.raises(ValueError, match="fixed: expected 3 booleans or a dict"):
+    with pytest.raises(ValueError, match="fixed: expected booleans of shape"):
         solve.levenberg_marquardt_batch("exponential", [2.0, 1.0, 0.0], data, fixed=[0])
