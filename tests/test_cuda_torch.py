@@ -55,7 +55,7 @@ class Owner:
                 self.state[p][s.name] = self.put(np.full(shape, value, np.float32))
         state = self.state[p]
         arrays = [state[s.name] for s in self.rule.states]
-        return state, (p, *arrays), tuple(state[n] for n in self.numbers), False, self.fresh
+        return state, (p, *arrays), tuple(state[n] for n in self.numbers), False, self.fresh, False
 
     def _fit(self, p: Any, grad: Any, where: str) -> Any:
         return grad
