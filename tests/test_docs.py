@@ -107,7 +107,9 @@ def test_python(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     script = tmp_path / "guide.py"
     script.write_text(program, encoding="utf-8")
     # PyTorch's own, at import: what it deprecates it still uses.
-    command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning:torch.jit._script", str(script)]
+    # The last one is of Keras, which turns PyTorch's tensors into NumPy's arrays.
+    known = ("ignore::DeprecationWarning:torch.jit._script", "ignore:__array__ implementation:DeprecationWarning")
+    command = [sys.executable, "-W", "error", *(word for k in known for word in ("-W", k)), str(script)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     expected = re.findall(r"^ *print\(.*\)  # (.*)$", program, re.MULTILINE)

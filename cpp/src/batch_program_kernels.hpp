@@ -36,10 +36,10 @@ template <class V> void execute(const BatchInstruction* code, int size, const Ba
         case BatchOp::multiply: for_points(count, to, a, b, [](V x, V y) { return V(x * y); }); break;
         case BatchOp::divide: for_points(count, to, a, b, [](V x, V y) { return V(x / y); }); break;
         case BatchOp::maximum:
-            for_points(count, to, a, b, [](V x, V y) { return V((x > y) | (x != x) ? x : y); });
+            for_points(count, to, a, b, [](V x, V y) { return V(((x > y) | (x != x)) ? x : y); });
             break;
         case BatchOp::minimum:
-            for_points(count, to, a, b, [](V x, V y) { return V((x < y) | (x != x) ? x : y); });
+            for_points(count, to, a, b, [](V x, V y) { return V(((x < y) | (x != x)) ? x : y); });
             break;
         case BatchOp::less: for_points(count, to, a, b, [](V x, V y) { return one_if<V>(x < y); }); break;
         case BatchOp::less_equal: for_points(count, to, a, b, [](V x, V y) { return one_if<V>(x <= y); }); break;

@@ -38,7 +38,6 @@ try:
     from torch.distributed.tensor import DTensor, Partial, Replicate
 except ImportError:  # a build without distributed
     DTensor = None  # type: ignore[assignment, misc]
-from torch.autograd.graph import increment_version
 
 _GRADS = ("keep", "collect", "step")
 
@@ -181,7 +180,7 @@ class _Slot:
         """Autograd is to know that the param changes."""
         local = self.local
         if not local.is_inference():
-            increment_version([local if _is_sharded(self.param) else self.param])
+            torch.autograd.graph.increment_version([local if _is_sharded(self.param) else self.param])
         self.version = self.local._version
 
 
