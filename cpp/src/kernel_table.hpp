@@ -79,10 +79,11 @@ struct FormatKernels {
                       std::uint64_t buffer_key);
 };
 
-// sums[(phase + i) % 256] += term(scale * x[i]) for i = 0 ... n-1 in this order. [0 float, 1 double]
+// sums[(phase + i) % 256] += term(scale * x[i]) for i = 0 ... n-1 in this order. [0 float, 1 double, 2 bfloat16 or
+// null]
 using AddTerms = void (*)(const void* x, std::size_t n, std::size_t phase, double scale, double* sums);
 struct ReductionKernels {
-    AddTerms add[2];
+    AddTerms add[3];
 };
 enum class Term : std::uint8_t { square, value };
 inline constexpr std::size_t term_count = 2;
@@ -109,6 +110,5 @@ const KernelTable& kernels_portable();
 const KernelTable& kernels_v2();
 const KernelTable& kernels_v3();
 const KernelTable& kernels_v4();
-const KernelTable& kernels_neon();
 
 }  // namespace adaptk::detail

@@ -9,6 +9,8 @@
 
 #include "adaptk/rule_loop.hpp"
 
+#include <bit>
+#include <cstdint>
 #include <type_traits>
 #include <utility>
 
@@ -69,25 +71,53 @@ struct Value {
     static ADAPTK_HD double of(double v) { return v; }
 };
 
-// One run of elements that stay within a row of accumulators: each gets one term, so the order of an accumulator's
-// additions is the order of rows, whatever the width of a vector.
-template <class Op, class T>
-void add_row(const T* ADAPTK_RESTRICT x, size_t n, double scale, double* ADAPTK_RESTRICT sums) {
+// As stored, and as the number that it stands for.
+struct BFloat16Bits {
+    std::uint16_t bits;
+    ADAPTK_HD explicit operator double() const { return double(std::bit_cast<float>(std::uint32_t(bits) << 16)); }
+};
+
+// Elements that stay within a row of accumulators, and as many of each row that follows: an accumulator is added to in
+// the order of rows, whatever the width of a vector. Several rows at once leave it in a register in between.
+template <class Op, bool Scaled, class T, size_t... Row>
+void add_rows(const T* ADAPTK_RESTRICT x, size_t n, double scale, double* ADAPTK_RESTRICT sums,
+              std::index_sequence<Row...>) {
     for (size_t i = 0; i < n; ++i) {
-        const double v = scale * double(x[i]);
-        sums[i] = sums[i] + Op::of(v);
+        double sum = sums[i];
+        const auto add = [&](const T& value) {
+            const double v = Scaled ? scale * double(value) : double(value);
+            sum = sum + Op::of(v);
+        };
+        (add(x[i + Row * reduction_width]), ...);
+        sums[i] = sum;
+    }
+}
+
+template <class Op, bool Scaled, class T>
+void add_scaled_terms(const T* x, size_t n, size_t phase, double scale, double* sums) {
+    constexpr size_t rows = 4;
+    while (n > 0) {
+        if (phase == 0 && n >= rows * reduction_width) {
+            add_rows<Op, Scaled>(x, reduction_width, scale, sums, std::make_index_sequence<rows>{});
+            x += rows * reduction_width;
+            n -= rows * reduction_width;
+            continue;
+        }
+        const size_t row = reduction_width - phase;
+        const size_t run = n < row ? n : row;
+        add_rows<Op, Scaled>(x, run, scale, sums + phase, std::make_index_sequence<1>{});
+        x += run;
+        n -= run;
+        phase = 0;
     }
 }
 
 template <class Op, class T> void add_terms(const void* values, size_t n, size_t phase, double scale, double* sums) {
     const auto* x = static_cast<const T*>(values);
-    while (n > 0) {
-        const size_t row = reduction_width - phase;
-        const size_t run = n < row ? n : row;
-        add_row<Op>(x, run, scale, sums + phase);
-        x += run;
-        n -= run;
-        phase = 0;
+    if (scale == 1.0) {
+        add_scaled_terms<Op, false>(x, n, phase, scale, sums);
+    } else {
+        add_scaled_terms<Op, true>(x, n, phase, scale, sums);
     }
 }
 
@@ -97,8 +127,8 @@ template <class... R, class... F> constexpr KernelTable make_table(RuleList<R...
            {step<kernel_of_t<R>, double, false>, step<kernel_of_t<R>, double, true>}},
           stored_kernel_of<R>()}...},
         {kernels_of<F>()...},
-        {{{add_terms<Square, float>, add_terms<Square, double>}},
-         {{add_terms<Value, float>, add_terms<Value, double>}}},
+        {{{add_terms<Square, float>, add_terms<Square, double>, add_terms<Square, BFloat16Bits>}},
+         {{add_terms<Value, float>, add_terms<Value, double>, nullptr}}},
         {{bandwidth_probe<float, 1>, bandwidth_probe<double, 1>},
          {bandwidth_probe<float, 2>, bandwidth_probe<double, 2>},
          {bandwidth_probe<float, 3>, bandwidth_probe<double, 3>},

@@ -4,6 +4,8 @@
 #include "leaves.hpp"
 #include "rows.hpp"
 
+#include "adaptk/prefetch.hpp"
+
 #include <atomic>
 #include <cmath>
 
@@ -33,6 +35,9 @@ class Sums {
 
   private:
     using Place = Leaves::Place;
+    // A core's own prefetchers follow one stream at about 6 GB/s; asked for memory ahead it reads 10 (64M floats).
+    static constexpr std::int64_t read_together = 4 * std::int64_t(reduction_width);
+    static constexpr std::size_t ahead_bytes = 8192;
 
     std::span<const ParamUpdate> tensors_;
     const Reduction& what_;
@@ -70,9 +75,16 @@ class Sums {
         const std::size_t b = what_.buffer;
         const Format format = t.format[b];
         const std::size_t native = format == Format::float64 ? 1 : 0;
-        if (!is_of_rows(t) && (format == Format::float32 || format == Format::float64) &&
-            aligned(t.buffer[b], size_of(format))) {
-            add[native](at(t, b, first), std::size_t(n), phase % reduction_width, scale, sums);
+        const AddTerms direct = format == Format::bfloat16                               ? add[2]
+                                : format == Format::float32 || format == Format::float64 ? add[native]
+                                                                                         : nullptr;
+        if (!is_of_rows(t) && direct != nullptr && aligned(t.buffer[b], size_of(format))) {
+            for (std::int64_t done = 0; done < n; done += read_together) {
+                const auto m = std::size_t(std::min(n - done, read_together));
+                const void* const x = at(t, b, first + done);
+                prefetch<CacheLevel::first>(x, ahead_bytes, m * size_of(format));
+                direct(x, m, (phase + std::size_t(done)) % reduction_width, scale, sums);
+            }
             return;
         }
         // From a multiple of a tile on: blocks of a format are whole.
