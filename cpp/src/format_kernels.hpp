@@ -48,6 +48,48 @@ constexpr size_t lane_bytes = 32;
 constexpr size_t lane_bytes = 16;
 #endif
 
+// Whether bytes are among others; any number of searches, and one answer.
+class ByteSearch {
+  public:
+    // n: a multiple of 64.
+    ADAPTK_HD void look(const void* p, std::uint8_t byte, size_t n, std::uint8_t mask = 0xff) {
+#if defined(__AVX512BW__)
+        const __m512i wanted = _mm512_set1_epi8(char(byte)), bits = _mm512_set1_epi8(char(mask));
+        for (size_t i = 0; i < n; i += 64) {
+            const __m512i x = _mm512_loadu_si512(static_cast<const std::byte*>(p) + i);
+            others_ = _mm512_mask_cmpneq_epi8_mask(others_, mask == 0xff ? x : _mm512_and_si512(x, bits), wanted);
+        }
+#else
+        for (size_t i = 0; i < n; i += lane_bytes) {
+            V x;
+            std::memcpy(&x, static_cast<const std::byte*>(p) + i, sizeof x);
+            found_ |= V((x & mask) == (V{} + byte));
+        }
+#endif
+    }
+    ADAPTK_HD bool found() const {
+#if defined(__AVX512BW__)
+        return ~others_ != 0;
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+        return _mm256_movemask_epi8(__m256i(found_)) != 0;
+#else
+        std::uint64_t parts[lane_bytes / 8];
+        std::memcpy(parts, &found_, sizeof parts);
+        std::uint64_t any = 0;
+        for (const std::uint64_t part : parts) any |= part;
+        return any != 0;
+#endif
+    }
+
+  private:
+#if defined(__AVX512BW__)
+    __mmask64 others_ = ~__mmask64{};
+#else
+    typedef std::uint8_t V __attribute__((vector_size(lane_bytes)));
+    V found_{};
+#endif
+};
+
 // A vector of elements (OneLane).
 struct Lanes {
     static constexpr size_t count = lane_bytes / 4;
@@ -58,7 +100,8 @@ struct Lanes {
         typedef E V __attribute__((vector_size(count * sizeof(E))));
     };
 
-    static ADAPTK_HD F all(float x) { return F{} + x; }
+    // Not the sum with 0, which would be computed: -0 + 0 is 0.
+    static ADAPTK_HD F all(float x) { return x - F{}; }
     static ADAPTK_HD U all(std::uint32_t x) { return U{} + x; }
     static ADAPTK_HD U bits(F x) { return U(x); }
     static ADAPTK_HD F real(U u) { return F(u); }
@@ -74,58 +117,50 @@ struct Lanes {
         return a < b ? b : a;
 #endif
     }
-    // The largest of the lanes, none of which is negative.
-    static ADAPTK_HD std::uint32_t largest(I x) {
-#if defined(__AVX2__)
+    static ADAPTK_HD U larger(U a, U b) {
 #if defined(__AVX512F__)
-        const __m256i halves[2] = {_mm512_maskz_extracti64x4_epi64(0xf, __m512i(x), 0),
-                                   _mm512_maskz_extracti64x4_epi64(0xf, __m512i(x), 1)};
-        const __m256i eight = _mm256_max_epi32(halves[0], halves[1]);
+        return U(_mm512_maskz_max_epu32(0xffff, __m512i(a), __m512i(b)));
+#elif defined(__AVX2__)
+        return U(_mm256_max_epu32(__m256i(a), __m256i(b)));
 #else
-        const __m256i eight = __m256i(x);
+        return a < b ? b : a;
 #endif
-        __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-        four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-        four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
-        return std::uint32_t(_mm_cvtsi128_si32(four));
+    }
+#if defined(__AVX2__)
+    // The largest lanes of a and of b are the first two of what is returned. Both take as many instructions as one.
+    static ADAPTK_HD __m128i largest_of_both(U a, U b) {
+#if defined(__AVX512F__)
+        const __m512i x = _mm512_maskz_unpacklo_epi32(0xffff, __m512i(a), __m512i(b));
+        const __m512i y = _mm512_maskz_unpackhi_epi32(0xffff, __m512i(a), __m512i(b));
+        const __m512i sixteen = _mm512_maskz_max_epu32(0xffff, x, y);
+        const __m256i eight = _mm256_max_epu32(_mm512_maskz_extracti64x4_epi64(0xf, sixteen, 0),
+                                               _mm512_maskz_extracti64x4_epi64(0xf, sixteen, 1));
 #else
-        std::int32_t m[count];
+        const __m256i x = _mm256_unpacklo_epi32(__m256i(a), __m256i(b));
+        const __m256i y = _mm256_unpackhi_epi32(__m256i(a), __m256i(b));
+        const __m256i eight = _mm256_max_epu32(x, y);
+#endif
+        const __m128i four = _mm_max_epu32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+        return _mm_max_epu32(four, _mm_shuffle_epi32(four, 0x4e));
+    }
+#endif
+    static ADAPTK_HD std::uint32_t largest(U x) {
+#if defined(__AVX2__)
+        return std::uint32_t(_mm_cvtsi128_si32(largest_of_both(x, x)));
+#else
+        std::uint32_t m[count];
         std::memcpy(m, &x, sizeof m);
         for (size_t w = count / 2; w > 0; w /= 2)
             for (size_t k = 0; k < w; ++k) m[k] = m[k] < m[k + w] ? m[k + w] : m[k];
-        return std::uint32_t(m[0]);
+        return m[0];
 #endif
     }
     // Whether one of n bytes, a multiple of 64, is the one given in the bits of the mask.
     static ADAPTK_HD bool any_byte(const void* p, std::uint8_t byte, size_t n, std::uint8_t mask = 0xff) {
-#if defined(__AVX512BW__)
-        __mmask64 found = 0;
-        const __m512i wanted = _mm512_set1_epi8(char(byte)), bits = _mm512_set1_epi8(char(mask));
-        for (size_t i = 0; i < n; i += 64) {
-            const __m512i x = _mm512_loadu_si512(static_cast<const std::byte*>(p) + i);
-            found |= _mm512_cmpeq_epi8_mask(mask == 0xff ? x : _mm512_and_si512(x, bits), wanted);
-        }
-        return found != 0;
-#else
-        typedef std::uint8_t V __attribute__((vector_size(lane_bytes)));
-        V found{};
-        for (size_t i = 0; i < n; i += lane_bytes) {
-            V x;
-            std::memcpy(&x, static_cast<const std::byte*>(p) + i, sizeof x);
-            found |= V((x & mask) == (V{} + byte));
-        }
-#if defined(__AVX2__) && !defined(__AVX512F__)
-        return _mm256_movemask_epi8(__m256i(found)) != 0;
-#else
-        std::uint64_t parts[lane_bytes / 8];
-        std::memcpy(parts, &found, sizeof parts);
-        std::uint64_t any = 0;
-        for (const std::uint64_t part : parts) any |= part;
-        return any != 0;
-#endif
-#endif
+        ByteSearch search;
+        search.look(p, byte, n, mask);
+        return search.found();
     }
-
     static ADAPTK_HD F load(const float* p) {
         F x;
         std::memcpy(&x, p, sizeof x);
@@ -196,16 +231,47 @@ struct Lanes {
         const auto v = __builtin_convertvector(x, typename Packed<std::make_unsigned_t<E>>::V);
         std::memcpy(p, &v, sizeof v);
     }
+#if defined(__AVX512BW__) || (defined(__AVX2__) && !defined(__AVX512F__))
+#define ADAPTK_PACKS 1
+    // Two vectors as one of half as wide integers, with the nearest of these: of words to bytes, or of elements to
+    // words, from signed integers. Each quarter of 16 bytes has the first one's part, and then the second one's.
+#if defined(__AVX512BW__)
+    using Register = __m512i;
+    static ADAPTK_HD U signed_words(U a, U b) { return U(_mm512_packs_epi32(Register(a), Register(b))); }
+    static ADAPTK_HD U unsigned_words(U a, U b) { return U(_mm512_packus_epi32(Register(a), Register(b))); }
+    static ADAPTK_HD U signed_bytes(U a, U b) { return U(_mm512_packs_epi16(Register(a), Register(b))); }
+    static ADAPTK_HD U unsigned_bytes(U a, U b) { return U(_mm512_packus_epi16(Register(a), Register(b))); }
+    // The way back, of unsigned integers.
+    static ADAPTK_HD U first_words(U x) { return U(_mm512_maskz_unpacklo_epi8(~__mmask64{}, Register(x), Register{})); }
+    static ADAPTK_HD U last_words(U x) { return U(_mm512_maskz_unpackhi_epi8(~__mmask64{}, Register(x), Register{})); }
+    static ADAPTK_HD U rounded(F x) { return U(_mm512_maskz_cvtps_epi32(0xffff, __m512(x))); }
+#else
+    using Register = __m256i;
+    static ADAPTK_HD U signed_words(U a, U b) { return U(_mm256_packs_epi32(Register(a), Register(b))); }
+    static ADAPTK_HD U unsigned_words(U a, U b) { return U(_mm256_packus_epi32(Register(a), Register(b))); }
+    static ADAPTK_HD U signed_bytes(U a, U b) { return U(_mm256_packs_epi16(Register(a), Register(b))); }
+    static ADAPTK_HD U unsigned_bytes(U a, U b) { return U(_mm256_packus_epi16(Register(a), Register(b))); }
+    static ADAPTK_HD U first_words(U x) { return U(_mm256_unpacklo_epi8(Register(x), Register{})); }
+    static ADAPTK_HD U last_words(U x) { return U(_mm256_unpackhi_epi8(Register(x), Register{})); }
+    static ADAPTK_HD U rounded(F x) { return U(_mm256_cvtps_epi32(__m256(x))); }
+#endif
+    // Stores what four vectors were packed to in their elements' order.
+    static ADAPTK_HD void store_mixed(void* p, U x) {
+#if defined(__AVX512BW__)
+        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        _mm512_storeu_si512(p, _mm512_maskz_permutexvar_epi32(0xffff, order, __m512i(x)));
+#else
+        const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        _mm256_storeu_si256(static_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(__m256i(x), order));
+#endif
+    }
+#endif
     // Four vectors of codes, with what lies above a byte cut off.
     template <class E> static ADAPTK_HD void store_four(E* p, const U (&x)[4]) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(ADAPTK_PACKS)
         if constexpr (sizeof(E) == 1) {
-            const __m256i byte = _mm256_set1_epi32(0xff);
-            const auto cut = [&](U v) { return _mm256_and_si256(__m256i(v), byte); };
-            const __m256i mixed = _mm256_packus_epi16(_mm256_packus_epi32(cut(x[0]), cut(x[1])),
-                                                      _mm256_packus_epi32(cut(x[2]), cut(x[3])));
-            const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(mixed, order));
+            store_mixed(p, unsigned_bytes(unsigned_words(x[0] & 0xffu, x[1] & 0xffu),
+                                          unsigned_words(x[2] & 0xffu, x[3] & 0xffu)));
             return;
         }
 #endif
@@ -254,7 +320,7 @@ struct Lanes : OneLane {
     template <class E> static ADAPTK_HD void store_four(E* p, const U (&x)[4]) {
         for (size_t k = 0; k < 4; ++k) p[k] = E(x[k]);
     }
-    static ADAPTK_HD std::uint32_t largest(I x) { return std::uint32_t(x); }
+    static ADAPTK_HD std::uint32_t largest(U x) { return x; }
     static ADAPTK_HD bool any_byte(const void* p, std::uint8_t byte, size_t n, std::uint8_t mask = 0xff) {
         const auto* const x = static_cast<const std::uint8_t*>(p);
         bool any = false;
@@ -265,38 +331,98 @@ struct Lanes : OneLane {
 };
 #endif
 
+#if defined(ADAPTK_PACKS)
+// A vector of draws, each for several elements of Bits bits, in an order in which halving its integers again and again
+// gives each element's own: a quarter of 16 bytes has the draws of a quarter of the first vector of elements, then of
+// the second one.
+//
+// It costs little more than half of what draw() does, with the same results. Counters begin at a multiple of their
+// number, so they differ in their lowest bits alone: what the hash does to the others is done once, and its first
+// product is the sum of theirs and of a product that is looked up.
+template <int Bits> class MixedDraws {
+    static constexpr std::size_t count = Lanes::count;
+
+  public:
+    static constexpr std::size_t elements = count * elements_per_draw<Bits>;
+
+    static ADAPTK_HD Lanes::U draw(const Draws& d, std::uint32_t counter) {
+        const std::uint32_t seeded = counter ^ d.before, mixed = seeded ^ (seeded >> 16);
+        Lanes::U x;
+        std::memcpy(&x, products[mixed % std::uint32_t(count)], sizeof x);
+        x += (mixed - mixed % std::uint32_t(count)) * factor;
+        x ^= x >> 15;
+        x *= 0x846ca68bu;
+        x ^= x >> 16;
+        return x + d.after;
+    }
+
+  private:
+    static constexpr std::uint32_t factor = 0x7feb352du;
+
+    static constexpr std::uint32_t counter_at(std::size_t i) {
+        constexpr std::size_t of_quarter = Bits / 8, of_vector = count * Bits / 32;
+        const std::size_t quarter = i / 4, vector = i % 4 / of_quarter;
+        return std::uint32_t(vector * of_vector + quarter * of_quarter + i % of_quarter);
+    }
+    struct Products {
+        std::uint32_t row[count][count];
+        const std::uint32_t* operator[](std::size_t i) const { return row[i]; }
+    };
+    static constexpr Products all_products() {
+        Products p{};
+        for (std::size_t bits = 0; bits < count; ++bits)
+            for (std::size_t i = 0; i < count; ++i) p.row[bits][i] = (std::uint32_t(bits) ^ counter_at(i)) * factor;
+        return p;
+    }
+    alignas(lane_bytes) static constexpr Products products = all_products();
+};
+#endif
+
 // Two vectors of float32 and one vector of their upper halves: what bfloat16 costs less by than two vectors of codes.
+// Random bits, 16 for each element, are a vector of MixedDraws<16>.
 #if defined(ADAPTK_GNU) && defined(__AVX512BW__)
 #define ADAPTK_BFLOAT16_PAIRS 1
 constexpr size_t pair = 32;
 
-// 0, 0, 1, 1, ... 15, 15.
-ADAPTK_HD __m512i doubled_places() {
-    return _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8, 7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2,
-                            2, 1, 1, 0, 0);
+// By instructions that each take one of the two ports that vectors of this width have; a permutation of 16-bit integers
+// takes both.
+ADAPTK_HD void decode_pair(const std::uint16_t* x, float* y) {
+    // The eighths in an order of which the halves' interleaving makes the elements' own.
+    const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), zero{};
+    const __m512i mixed = _mm512_maskz_permutexvar_epi64(0xff, order, _mm512_loadu_si512(x));
+    _mm512_storeu_si512(y, _mm512_maskz_unpacklo_epi16(~__mmask32{}, zero, mixed));
+    _mm512_storeu_si512(y + 16, _mm512_maskz_unpackhi_epi16(~__mmask32{}, zero, mixed));
 }
 
-ADAPTK_HD void decode_pair(const std::uint16_t* x, float* y) {
-    constexpr __mmask32 upper = 0xaaaaaaaa;  // the upper half of each element
-    const __m512i place = doubled_places();
-    const __m512i codes = _mm512_loadu_si512(x);
-    const __m512i last = _mm512_maskz_shuffle_i64x2(0xff, codes, codes, 0xee);
-    _mm512_storeu_si512(y, _mm512_maskz_permutexvar_epi16(upper, place, codes));
-    _mm512_storeu_si512(y + 16, _mm512_maskz_permutexvar_epi16(upper, place, last));
+// A vector of 16 bits for each element as two vectors of elements.
+struct SixteenBits {
+    __m512i first, last;
+};
+ADAPTK_HD SixteenBits halves_of(Lanes::U random) {
+    const __m512i x = __m512i(random), zero{};
+    return {_mm512_maskz_unpacklo_epi16(~__mmask32{}, x, zero), _mm512_maskz_unpackhi_epi16(~__mmask32{}, x, zero)};
+}
+
+// Of n elements, a multiple of a pair.
+ADAPTK_HD bool any_nan(const float* x, size_t n) {
+    __mmask16 numbers = 0xffff;
+    for (size_t i = 0; i < n; i += pair)
+        numbers = _mm512_mask_cmp_ps_mask(numbers, _mm512_loadu_ps(x + i), _mm512_loadu_ps(x + i + 16), _CMP_ORD_Q);
+    return numbers != 0xffff;
 }
 
 // The upper halves of both.
 ADAPTK_HD void store_upper(std::uint16_t* y, __m512i a, __m512i b) {
     const __m512i order = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24,
                                            22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    const __m512i mixed = _mm512_mask_mov_epi16(_mm512_maskz_srli_epi32(0xffff, a, 16), 0xaaaaaaaa, b);
+    const __m512i upper = _mm512_set4_epi32(0x0f0e, 0x0b0a, 0x0706, 0x0302);
+    const __m512i mixed = _mm512_mask_shuffle_epi8(b, 0x3333333333333333, a, upper);
     _mm512_storeu_si512(y, _mm512_maskz_permutexvar_epi16(0xffffffff, order, mixed));
 }
 
-// False, and nothing stored, if there is a NaN.
-ADAPTK_HD bool encode_pair(const float* x, std::uint16_t* y) {
+// Numbers, none of them NaN.
+ADAPTK_HD void encode_pair(const float* x, std::uint16_t* y) {
     const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
-    if (_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) != 0) return false;
     const __m512i half = _mm512_set1_epi32(0x7fff), odd = _mm512_set1_epi32(0x10000), one = _mm512_set1_epi32(1);
     const auto rounded = [&](__m512 v) {
         const __m512i u = _mm512_castps_si512(v);
@@ -304,19 +430,14 @@ ADAPTK_HD bool encode_pair(const float* x, std::uint16_t* y) {
         return _mm512_mask_add_epi32(t, _mm512_test_epi32_mask(u, odd), t, one);
     };
     store_upper(y, rounded(a), rounded(b));
-    return true;
 }
 
 // The same, with random bits added, 16 for each element.
-ADAPTK_HD bool encode_pair(const float* x, std::uint16_t* y, Lanes::U random) {
+ADAPTK_HD void encode_pair(const float* x, std::uint16_t* y, Lanes::U random) {
     const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
-    if (_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) != 0) return false;
-    constexpr __mmask32 lower = 0x55555555;
-    const __m512i place = doubled_places(), first = __m512i(random);
-    const __m512i last = _mm512_maskz_shuffle_i64x2(0xff, first, first, 0xee);
-    store_upper(y, _mm512_add_epi32(_mm512_castps_si512(a), _mm512_maskz_permutexvar_epi16(lower, place, first)),
-                _mm512_add_epi32(_mm512_castps_si512(b), _mm512_maskz_permutexvar_epi16(lower, place, last)));
-    return true;
+    const SixteenBits bits = halves_of(random);
+    store_upper(y, _mm512_add_epi32(_mm512_castps_si512(a), bits.first),
+                _mm512_add_epi32(_mm512_castps_si512(b), bits.last));
 }
 #elif defined(ADAPTK_GNU) && defined(__AVX2__)
 #define ADAPTK_BFLOAT16_PAIRS 1
@@ -331,14 +452,28 @@ ADAPTK_HD void decode_pair(const std::uint16_t* x, float* y) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + 8), _mm256_unpackhi_epi16(zero, mixed));
 }
 
+struct SixteenBits {
+    __m256i first, last;
+};
+ADAPTK_HD SixteenBits halves_of(Lanes::U random) {
+    const __m256i x = __m256i(random), zero{};
+    return {_mm256_unpacklo_epi16(x, zero), _mm256_unpackhi_epi16(x, zero)};
+}
+
 ADAPTK_HD void store_upper(std::uint16_t* y, __m256i a, __m256i b) {
     const __m256i mixed = _mm256_packus_epi32(_mm256_srli_epi32(a, 16), _mm256_srli_epi32(b, 16));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm256_permute4x64_epi64(mixed, 0xd8));
 }
 
-ADAPTK_HD bool encode_pair(const float* x, std::uint16_t* y) {
+ADAPTK_HD bool any_nan(const float* x, size_t n) {
+    __m256 found = _mm256_setzero_ps();
+    for (size_t i = 0; i < n; i += pair)
+        found = _mm256_or_ps(found, _mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i + 8), _CMP_UNORD_Q));
+    return _mm256_movemask_ps(found) != 0;
+}
+
+ADAPTK_HD void encode_pair(const float* x, std::uint16_t* y) {
     const __m256 a = _mm256_loadu_ps(x), b = _mm256_loadu_ps(x + 8);
-    if (_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0) return false;
     const __m256i half = _mm256_set1_epi32(0x7fff), one = _mm256_set1_epi32(1);
     const auto rounded = [&](__m256 v) {
         const __m256i u = _mm256_castps_si256(v);
@@ -346,16 +481,13 @@ ADAPTK_HD bool encode_pair(const float* x, std::uint16_t* y) {
         return _mm256_add_epi32(u, _mm256_add_epi32(odd, half));
     };
     store_upper(y, rounded(a), rounded(b));
-    return true;
 }
 
-ADAPTK_HD bool encode_pair(const float* x, std::uint16_t* y, Lanes::U random) {
+ADAPTK_HD void encode_pair(const float* x, std::uint16_t* y, Lanes::U random) {
     const __m256 a = _mm256_loadu_ps(x), b = _mm256_loadu_ps(x + 8);
-    if (_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0) return false;
-    const __m256i mixed = _mm256_permute4x64_epi64(__m256i(random), 0xd8), zero = _mm256_setzero_si256();
-    store_upper(y, _mm256_add_epi32(_mm256_castps_si256(a), _mm256_unpacklo_epi16(mixed, zero)),
-                _mm256_add_epi32(_mm256_castps_si256(b), _mm256_unpackhi_epi16(mixed, zero)));
-    return true;
+    const SixteenBits bits = halves_of(random);
+    store_upper(y, _mm256_add_epi32(_mm256_castps_si256(a), bits.first),
+                _mm256_add_epi32(_mm256_castps_si256(b), bits.last));
 }
 #endif
 
@@ -389,10 +521,14 @@ template <class F> size_t encode_vectors(const float* x, typename F::Element* y,
     if constexpr (LaneFormat<F>) {
 #if defined(ADAPTK_BFLOAT16_PAIRS)
         if constexpr (std::is_same_v<F, BFloat16>)
-            for (; i + pair <= n; i += pair)
-                if (!encode_pair(x + i, y + i))
-                    for (size_t k = i; k < i + pair; k += Lanes::count)
-                        Lanes::store(y + k, F::template encode<Lanes>(Lanes::load(x + k)));
+            for (; i + pair <= n; i += pair) {
+                if (!any_nan(x + i, pair)) {
+                    encode_pair(x + i, y + i);
+                    continue;
+                }
+                for (size_t k = i; k < i + pair; k += Lanes::count)
+                    Lanes::store(y + k, F::template encode<Lanes>(Lanes::load(x + k)));
+            }
 #endif
         for (; i + Lanes::count <= n; i += Lanes::count)
             Lanes::store(y + i, F::template encode<Lanes>(Lanes::load(x + i)));
@@ -441,7 +577,7 @@ template <size_t Block> ADAPTK_HD std::uint32_t largest_magnitude(const float* x
     Lanes::I most = Lanes::I(Lanes::all(0u));
     for (size_t i = 0; i < Block; i += Lanes::count)
         most = Lanes::larger(most, Lanes::I(Lanes::bits(Lanes::load(x + i)) & 0x7fffffffu));
-    return Lanes::largest(most);
+    return Lanes::largest(Lanes::U(most));
 }
 
 // Whole groups of elements that share their draws, rounded stochastically.
@@ -463,9 +599,7 @@ constexpr std::uint32_t float16_overflow = 0x477ff000u;
 // False, and nothing that counts stored, if there are infinities, NaN or numbers that are rounded to infinity.
 #if defined(__AVX512F__)
 ADAPTK_HD bool encode_float16_pair(const float* x, std::uint16_t* y, Lanes::U random) {
-    constexpr __mmask32 lower = 0x55555555;
-    const __m512i first = _mm512_maskz_srli_epi16(0xffffffff, __m512i(random), 3), place = doubled_places();
-    const __m512i last = _mm512_maskz_shuffle_i64x2(0xff, first, first, 0xee);
+    const SixteenBits bits = halves_of(Lanes::U(_mm512_maskz_srli_epi16(0xffffffff, __m512i(random), 3)));
     const __m512 least = _mm512_set1_ps(0x1p-14f);
     const __m512i most = _mm512_set1_epi32(int(float16_overflow) - 1), magnitudes = _mm512_set1_epi32(0x7fffffff);
     __mmask16 beyond = 0;
@@ -482,13 +616,13 @@ ADAPTK_HD bool encode_float16_pair(const float* x, std::uint16_t* y, Lanes::U ra
         const __m512i all = _mm512_ternarylogic_epi32(magnitudes, __m512i(rounded), u, 0xca);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_cvtps_ph(0xffff, __m512(all), towards_zero));
     };
-    half(x, y, _mm512_maskz_permutexvar_epi16(lower, place, first));
-    half(x + 16, y + 16, _mm512_maskz_permutexvar_epi16(lower, place, last));
+    half(x, y, bits.first);
+    half(x + 16, y + 16, bits.last);
     return beyond == 0;
 }
 #else
 ADAPTK_HD bool encode_float16_pair(const float* x, std::uint16_t* y, Lanes::U random) {
-    const __m256i mixed = _mm256_permute4x64_epi64(_mm256_srli_epi16(__m256i(random), 3), 0xd8);
+    const SixteenBits bits = halves_of(Lanes::U(_mm256_srli_epi16(__m256i(random), 3)));
     const __m256i zero = _mm256_setzero_si256(), magnitudes = _mm256_set1_epi32(0x7fffffff);
     const __m256i least = __m256i(_mm256_set1_ps(0x1p-14f)), most = _mm256_set1_epi32(int(float16_overflow) - 1);
     __m256i beyond = zero;
@@ -503,37 +637,30 @@ ADAPTK_HD bool encode_float16_pair(const float* x, std::uint16_t* y, Lanes::U ra
         const __m256i all = _mm256_or_si256(__m256i(_mm256_sub_ps(__m256(cut), added)), sign);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(__m256(all), towards_zero));
     };
-    half(x, y, _mm256_unpacklo_epi16(mixed, zero));
-    half(x + 8, y + 8, _mm256_unpackhi_epi16(mixed, zero));
+    half(x, y, bits.first);
+    half(x + 8, y + 8, bits.last);
     return _mm256_testz_si256(beyond, beyond) != 0;
 }
 #endif
-#endif
-
-#if defined(ADAPTK_BFLOAT16_PAIRS)
-template <class F> ADAPTK_HD bool encode_pair_of(const float* x, std::uint16_t* y, Lanes::U random) {
-    if constexpr (std::is_same_v<F, Float16Stochastic>) {
-        return encode_float16_pair(x, y, random);
-    } else {
-        return encode_pair(x, y, random);
-    }
-}
 #endif
 
 // The same of whole groups that share one state of the draws.
 template <class F, size_t N>
 ADAPTK_HD void encode_several(const float* x, typename F::Element* y, std::int64_t first, std::uint64_t buffer_key) {
 #if defined(ADAPTK_BFLOAT16_PAIRS)
-    static_assert(pair == Lanes::count * elements_per_draw<16>);
+    static_assert(pair == MixedDraws<16>::elements);
     const Draws d = draws_from<16>(buffer_key, first);
     const std::uint32_t counter = draw_counter<16>(first);
-    for (size_t i = 0; i < N; i += pair) {
-        const Lanes::U random = draw(d, Lanes::iota() + (counter + std::uint32_t(i / elements_per_draw<16>)));
-        if (!encode_pair_of<F>(x + i, y + i, random)) {
-            encode_groups<F, false, N>(x, y, first, buffer_key);
-            return;
+    bool done = !std::is_same_v<F, BFloat16Stochastic> || !any_nan(x, N);
+    for (size_t i = 0; done && i < N; i += pair) {
+        const Lanes::U random = MixedDraws<16>::draw(d, counter + std::uint32_t(i / elements_per_draw<16>));
+        if constexpr (std::is_same_v<F, BFloat16Stochastic>) {
+            encode_pair(x + i, y + i, random);
+        } else {
+            done = encode_float16_pair(x + i, y + i, random);
         }
     }
+    if (!done) encode_groups<F, false, N>(x, y, first, buffer_key);
 #else
     if (largest_magnitude<N>(x) < infinity_bits) {
         encode_groups<F, true, N>(x, y, first, buffer_key);

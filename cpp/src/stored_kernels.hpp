@@ -17,6 +17,7 @@
 #include "adaptk/rules.hpp"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 namespace adaptk::detail {
@@ -41,6 +42,8 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
     static constexpr size_t arrays = states > 0 ? states : 1;
     using Coefficients = StepCoefficients<R, float>;
     using Block = float[arrays][stored_block];
+    typedef std::uint16_t Words __attribute__((vector_size(lane_bytes)));
+    template <size_t S> static constexpr bool linear = std::is_same_v<CodesOf<R, S>, Linear8>;
     static_assert(((CodesOf<R, I>::block == stored_block) && ...));
 
     const bool coupled;
@@ -88,17 +91,17 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         auto* const half = static_cast<std::uint16_t*>(b.data) + at;
         switch (b.as) {
         case StoredAs::bfloat16:
-            for (size_t i = 0; i < stored_part; i += pair)
-                if (!encode_pair(x + i, half + i)) return encode_other(b, at, x, stored_part);
+            if (any_nan(x, stored_part)) return encode_other(b, at, x, stored_part);
+            for (size_t i = 0; i < stored_part; i += pair) encode_pair(x + i, half + i);
             break;
         case StoredAs::bfloat16_sr: {
-            static_assert(pair == Lanes::count * elements_per_draw<16>);
+            if (any_nan(x, stored_part)) return encode_other(b, at, x, stored_part);
+            static_assert(pair == MixedDraws<16>::elements);
             const Draws d = draws_from<16>(b.key, element(at));
             const std::uint32_t counter = draw_counter<16>(element(at));
-            for (size_t i = 0; i < stored_part; i += pair) {
-                const Lanes::U random = draw(d, Lanes::iota() + (counter + std::uint32_t(i / elements_per_draw<16>)));
-                if (!encode_pair(x + i, half + i, random)) return encode_other(b, at, x, stored_part);
-            }
+            for (size_t i = 0; i < stored_part; i += pair)
+                encode_pair(x + i, half + i,
+                            MixedDraws<16>::draw(d, counter + std::uint32_t(i / elements_per_draw<16>)));
             break;
         }
         case StoredAs::float32: break;
@@ -136,42 +139,48 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         b.encode(x, b.at(at), b.side, element(at), n, b.key);
     }
 
+    template <bool Coupled>
+    ADAPTK_HD static void update(const Coefficients& c, size_t n, float* p, const float* g, float* const (&s)[arrays]) {
+        rule_run<R, float, Coupled, I...>(c, n, p, g, s[I]...);
+    }
     ADAPTK_HD void update(const Coefficients& c, size_t n, float* p, const float* g, float* const (&s)[arrays]) const {
         if (coupled) {
-            rule_run<R, float, true, I...>(c, n, p, g, s[I]...);
+            update<true>(c, n, p, g, s);
         } else {
-            rule_run<R, float, false, I...>(c, n, p, g, s[I]...);
+            update<false>(c, n, p, g, s);
         }
     }
 
-    template <size_t S> ADAPTK_HD void draw_for(std::int64_t first, std::uint8_t* random) const {
-        if constexpr (random_bits_of<CodesOf<R, S>>() > 0) {
-            if (!state(S).stochastic) return;
-            const Draws d = draws_from<8>(state(S).key, first);
-            const std::uint32_t counter = draw_counter<8>(first);
-            for (size_t i = 0; i < 16; i += Lanes::count) {
-                const Lanes::U r = draw(d, Lanes::iota() + (counter + std::uint32_t(i)));
-                std::memcpy(random + 4 * i, &r, sizeof r);
-            }
-        }
-    }
+    // What all parts of a block are encoded with.
+    template <size_t S> struct Encoder {
+        bool stochastic;
+        Lanes::F factor;
+        // What rounds, beside random bits: halves, of what is rounded to nearest.
+        Lanes::U added;
 
+        ADAPTK_HD Encoder(const StoredBuffer& state, float of_block)
+            : stochastic(!linear<S> && state.stochastic), factor(Lanes::all(of_block)),
+              added(Lanes::all((stochastic ? 0x800u : 0u) - LogarithmicStochastic8::smallest_bits)) {}
+
+        // A vector of finite elements before it is packed: its codes, or what random bits are added to, without the
+        // bits below them. Elements of logarithmic codes are not negative; packing makes 0 of what is.
+        ADAPTK_HD Lanes::U operator()(const float* x) const {
+            const Lanes::F scaled = Lanes::load(x) * factor;
+            return linear<S> ? Lanes::rounded(scaled) : Lanes::U(Lanes::I(Lanes::bits(scaled) + added) >> 12);
+        }
+    };
     template <size_t S>
-    ADAPTK_HD static void encode_codes(const float* x, std::uint8_t* y, float of_block, Lanes::U added,
-                                       const std::uint8_t* random) {
-        const Lanes::F factor = Lanes::all(of_block);
-        for (size_t i = 0; i < stored_part; i += 4 * Lanes::count) {
-            Lanes::U out[4];
-            for (size_t k = 0; k < 4; ++k) {
-                const size_t j = i + k * Lanes::count;
-                if constexpr (random_bits_of<CodesOf<R, S>>() > 0) {
-                    out[k] = CodesOf<R, S>::template encode_finite<Lanes>(Lanes::load(x + j), factor, added,
-                                                                          Lanes::load(random + j) << 12);
-                } else {
-                    out[k] = Linear8::encode<Lanes, true>(Lanes::load(x + j), factor, Lanes::all(0u));
-                }
-            }
-            Lanes::store_four(y + i, out);
+    ADAPTK_HD void store_codes(std::uint8_t* y, const Lanes::U (&x)[4], bool stochastic, std::int64_t first) const {
+        if constexpr (linear<S>) {
+            Lanes::store_mixed(y,
+                               Lanes::signed_bytes(Lanes::signed_words(x[0], x[1]), Lanes::signed_words(x[2], x[3])));
+        } else {
+            Lanes::U random = Lanes::all(0x80808080u);
+            if (stochastic) random = MixedDraws<8>::draw(draws_from<8>(state(S).key, first), draw_counter<8>(first));
+            const auto code = [](Lanes::U words, Lanes::U bits) { return Lanes::U((Words(words) + Words(bits)) >> 8); };
+            Lanes::store_mixed(
+                y, Lanes::unsigned_bytes(code(Lanes::unsigned_words(x[0], x[1]), Lanes::first_words(random)),
+                                         code(Lanes::unsigned_words(x[2], x[3]), Lanes::last_words(random))));
         }
     }
 
@@ -206,55 +215,57 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
     }
 
     // States of codes. The coefficients by value: what is stored to may not be they.
-    void run_codes(const Coefficients c) const {
-        // What rounds, beside random bits: halves, of what is rounded to nearest.
-        const Lanes::U added[arrays] = {
-            Lanes::all((state(I).stochastic ? 0x800u : 0u) - LogarithmicStochastic8::smallest_bits)...};
-        alignas(64) std::uint8_t random[arrays][stored_part];
-        std::memset(random, 0x80, sizeof random);
+    template <bool Coupled> void run_codes(const Coefficients c) const {
         alignas(64) float params[stored_part], grads[stored_part];
         alignas(64) Block scratch[2];
         alignas(64) std::uint8_t unused[stored_block];
-        float factor[arrays] = {};
+        Factors factors{};
         bool pending = false;  // whether the block before has to be encoded
-        bool rare[arrays] = {};
         for (size_t at = 0; at < piece.n; at += stored_block) {
             Block& now = scratch[at / stored_block % 2];
             Block& last = scratch[(at / stored_block + 1) % 2];
             // Non-finite elements have codes of their own.
-            const bool special =
-                (Lanes::any_byte(codes(I, at), std::uint8_t(CodesOf<R, I>::not_finite), stored_block) || ...);
-            if (special) {
+            ByteSearch special;
+            (special.look(codes(I, at), std::uint8_t(CodesOf<R, I>::not_finite), stored_block), ...);
+            if (special.found()) {
                 if (pending) (encode_alone<I>(last[I], at - stored_block), ...);
                 pending = false;
                 alone(c, at, now);
                 continue;
             }
             if (!pending) std::memset(last, 0, sizeof last);
-            Lanes::I most[arrays] = {};
+            Lanes::U most[arrays] = {};
             std::uint8_t* const target[arrays] = {(pending ? codes(I, at - stored_block) : unused)...};
             const std::uint8_t* const from[arrays] = {codes(I, at)...};
             const Lanes::F scales[arrays] = {Lanes::all(*scale(I, at))...};
+            const auto encoders = std::make_tuple(Encoder<I>(state(I), factors[I])...);
             for (size_t i = 0; i < stored_block; i += stored_part) {
                 (ask_for_memory<1>(from[I] + i), ...);
-                (draw_for<I>(element(at) - std::int64_t(stored_block) + std::int64_t(i), random[I]), ...);
-                for (size_t k = i; k < i + stored_part; k += Lanes::count)
-                    (Lanes::store(now[I] + k,
-                                  CodesOf<R, I>::template decode<Lanes, true>(load_codes<I>(from[I] + k), scales[I])),
-                     ...);
                 float* const p = decode_param(at + i, params);
                 const float* const g = decode_part(grad(), at + i, grads);
-                float* const parts[arrays] = {now[I] + i...};
-                update(c, stored_part, p, g, parts);
-                encode_param(at + i, p);
-                for (size_t k = i; k < i + stored_part; k += Lanes::count)
-                    ((most[I] = Lanes::larger(most[I], Lanes::I(Lanes::bits(Lanes::load(now[I] + k)) & 0x7fffffffu))),
+                for (size_t k = i; k < i + stored_part; k += 4 * Lanes::count) {
+                    Lanes::U out[arrays][4];
+                    ADAPTK_UNROLL
+                    for (size_t q = 0; q < 4; ++q) {
+                        const size_t j = k + q * Lanes::count;
+                        alignas(64) float x[arrays][Lanes::count];
+                        (Lanes::store(
+                             x[I], CodesOf<R, I>::template decode<Lanes, true>(load_codes<I>(from[I] + j), scales[I])),
+                         ...);
+                        float* const vectors[arrays] = {x[I]...};
+                        update<Coupled>(c, Lanes::count, p + (j - i), g + (j - i), vectors);
+                        ((most[I] = Lanes::larger(most[I], magnitude<I>(Lanes::load(x[I])))), ...);
+                        ((out[I][q] = std::get<I>(encoders)(last[I] + j)), ...);
+                        (Lanes::store(now[I] + j, Lanes::load(x[I])), ...);
+                    }
+                    (store_codes<I>(target[I] + k, out[I], std::get<I>(encoders).stochastic,
+                                    element(at) + std::int64_t(k) - std::int64_t(stored_block)),
                      ...);
-                (encode_codes<I>(last[I] + i, target[I] + i, factor[I], added[I], random[I]), ...);
+                }
+                encode_param(at + i, p);
             }
-            if (pending) ((rare[I] ? encode_alone<I>(last[I], at - stored_block) : void()), ...);
-            ((factor[I] = measure<I>(Lanes::largest(most[I]), *scale(I, at), rare[I])), ...);
-            pending = true;
+            pending = measure(most, at, factors);
+            if (!pending) (encode_alone<I>(now[I], at), ...);
         }
         if (pending) (encode_alone<I>(scratch[(piece.n / stored_block + 1) % 2][I], piece.n - stored_block), ...);
     }
@@ -263,13 +274,34 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
     template <size_t S> ADAPTK_HD static Lanes::U load_codes(const std::uint8_t* x) {
         return Lanes::load(reinterpret_cast<const typename CodesOf<R, S>::Element*>(x));
     }
-    // The factor of a block; or `rare`, if it has to be encoded alone, with its scale.
-    template <size_t S> ADAPTK_HD static float measure(std::uint32_t most, float& scale, bool& rare) {
-        const float magnitude = from_bits(most);
-        rare = !(most < infinity_bits && (magnitude >= CodesOf<R, S>::least_scale || most == 0));
-        if (rare) return 0.0f;
-        scale = magnitude;
-        return CodesOf<R, S>::factor(magnitude);
+    // The bits of a number's magnitude; or of a negative one where there is none, as if it were not finite.
+    template <size_t S> ADAPTK_HD static Lanes::U magnitude(Lanes::F x) {
+        return linear<S> ? Lanes::bits(x) & 0x7fffffffu : Lanes::bits(x);
+    }
+
+    // The scales and the factors of a block, by its largest magnitudes; false if it has to be encoded alone.
+    struct alignas(16) Factors {
+        float of[4];
+        ADAPTK_HD float operator[](size_t i) const { return of[i]; }
+    };
+    ADAPTK_HD bool measure(const Lanes::U (&most)[arrays], size_t at, Factors& factors) const {
+        static_assert(arrays <= 4);
+        constexpr size_t last = arrays - 1;
+        __m128i largest = Lanes::largest_of_both(most[0], most[std::min<size_t>(1, last)]);
+        if constexpr (arrays > 2) largest = _mm_unpacklo_epi64(largest, Lanes::largest_of_both(most[2], most[last]));
+        const __m128i zero = _mm_cmpeq_epi32(largest, _mm_setzero_si128());
+        alignas(16) constexpr float greatest[4] = {(linear<I> ? 127.0f : 1.0f)...};
+        const __m128 divisor =
+            _mm_or_ps(_mm_castsi128_ps(largest), _mm_and_ps(_mm_castsi128_ps(zero), _mm_set1_ps(1.0f)));
+        const __m128 quotients = _mm_div_ps(_mm_load_ps(greatest), divisor);
+        _mm_store_ps(factors.of, _mm_andnot_ps(_mm_castsi128_ps(zero), quotients));
+        alignas(16) std::uint32_t magnitudes[4];
+        _mm_store_si128(reinterpret_cast<__m128i*>(magnitudes), largest);
+        const std::uint32_t least = to_bits(Linear8::least_scale);
+        bool usual = true;
+        ((usual = usual && (magnitudes[I] == 0 || magnitudes[I] - least < infinity_bits - least)), ...);
+        if (usual) (std::memcpy(scale(I, at), &magnitudes[I], sizeof magnitudes[I]), ...);
+        return usual;
     }
 };
 
@@ -277,7 +309,8 @@ template <class R> void run_stored(const void* coefficients, bool coupled, const
     const StoredRule<R, std::make_index_sequence<R::states.size()>> rule{coupled, piece};
     const auto& c = *static_cast<const StepCoefficients<R, float>*>(coefficients);
     if constexpr (R::states.size() > 0)
-        if (piece.buffer[2].as == StoredAs::codes) return rule.run_codes(c);
+        if (piece.buffer[2].as == StoredAs::codes)
+            return coupled ? rule.template run_codes<true>(c) : rule.template run_codes<false>(c);
     rule.run_halves(c);
 }
 
