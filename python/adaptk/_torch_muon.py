@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
-
-with suppress(ImportError):  # a build without distributed
-    from torch.distributed.tensor import DTensor, Replicate
 
 try:
     from torch.optim import Muon as _TorchMuon
@@ -20,6 +16,7 @@ except ImportError:  # before 2.9, where optimizers refuse to be constructed
 
 import adaptk.torch as classes
 from adaptk import _core, _torch_private, ops
+from adaptk._dtensor import is_sharded, local_part, part_of_whole, placed_like, shard_like
 from adaptk._muon import COEFFICIENTS, adjustment, check_options, orthogonalize
 from adaptk._names import hint
 from adaptk._optimizer import StepInfo
@@ -36,13 +33,10 @@ from adaptk.torch import (
     _in_layout_of,
     _is_captured,
     _is_dense,
-    _is_sharded,
     _is_wrapper,
-    _local,
     _numbers_of,
     _of_groups,
     _overlaps_itself,
-    _placed_like,
     _plain,
     _put,
     _refuse_all_gradients,
@@ -223,7 +217,7 @@ class Muon(_Fused, _TorchMuon):
         for i, p in enumerate(group["params"]):
             if p.is_complex() or not p.is_floating_point():
                 raise TypeError(f"params[{i}]: dtype {p.dtype}, expected real floating point numbers")
-            if _is_wrapper(_local(p)):
+            if _is_wrapper(local_part(p)):
                 raise TypeError(f"params[{i}]: a {type(p).__name__}, which has no memory of its own; Muon takes none")
             if p.ndim < 2:
                 raise ValueError(
@@ -436,7 +430,7 @@ class Muon(_Fused, _TorchMuon):
             where = f"param_groups[{at}]['params'][{i}]"
             if p.grad.layout != torch.strided:
                 raise RuntimeError(f"gradient of {where}: layout {p.grad.layout}, expected torch.strided")
-            if _overlaps_itself(_local(p)):
+            if _overlaps_itself(local_part(p)):
                 raise RuntimeError(f"{where}: several of its elements are at one address, as in an expanded tensor")
             if _is_captured(p):
                 raise RuntimeError(f"{where}: step() while its stream is captured in a graph; Muon takes no such steps")
@@ -447,19 +441,19 @@ class Muon(_Fused, _TorchMuon):
                 _put(self.state, p, state, undo)
             if state.get("momentum_buffer") is None:
                 _put(state, "momentum_buffer", _full_like(p, 0.0, dtype), undo)
-            odd = _is_sharded(p) or not _is_dense(p)
+            odd = is_sharded(p) or not _is_dense(p)
             buffer = self._array(state, "momentum_buffer", p, dtype, where, odd, undo)
-            grad = _local(_placed_like(p.grad, p))
+            grad = local_part(placed_like(p.grad, p))
             if _is_wrapper(grad):
                 grad = _numbers_of(grad, f"gradient of {where}")
-            self._check_storage(_local(p), where)
+            self._check_storage(local_part(p), where)
             self._check_storage(grad, f"gradient of {where}")
             found.append((p, buffer, grad, group))
         return found
 
     @staticmethod
     def _step_matrix(param: Any, buffer: Tensor, grad: Tensor, group: Group, scale: float) -> None:
-        local, m = _local(param).detach(), _local(buffer)
+        local, m = local_part(param).detach(), local_part(buffer)
         p = local if _is_dense(local) else local.resolve_neg().contiguous()
         if grad.stride() != p.stride() or not _is_dense(grad):
             grad = _in_layout_of(grad, p, grad.dtype)
@@ -475,18 +469,15 @@ class Muon(_Fused, _TorchMuon):
         if momentum is not m:
             m.copy_(momentum)
         whole: Any = update.to(compute)
-        if _is_sharded(param):
-            how: dict[str, Any] = {"shape": param.shape, "stride": param.stride()}
-            whole = DTensor.from_local(whole, param.device_mesh, param.placements, run_check=False, **how).full_tensor()
+        if is_sharded(param):
+            whole = shard_like(whole, param).full_tensor()
         matrix = whole.flatten(1)
         size = tuple(matrix.shape)
         result: Any = orthogonalize(
             matrix, group["ns_coefficients"], group["ns_steps"], group["eps"], _norm, _multiply_add
         ).reshape(whole.shape)
-        if _is_sharded(param):
-            everywhere = [Replicate()] * param.device_mesh.ndim
-            result = DTensor.from_local(result, param.device_mesh, everywhere, run_check=False)
-            result = result.redistribute(param.device_mesh, param.placements).to_local()
+        if is_sharded(param):
+            result = part_of_whole(result, param)
         if result.stride() != p.stride() or not _is_dense(result):
             result = _in_layout_of(result, p, result.dtype)
         ops.sgd(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from adaptk import _core, _torch_private, get_num_threads
+from adaptk._dtensor import is_sharded, local_part, placed_like, shard_like, total_over
 from adaptk._optimizer import StepInfo
 from adaptk._registry import rule_of
 from adaptk._torch_muon import Muon
@@ -24,20 +25,12 @@ from adaptk.torch import (
     _Fused,
     _in_layout_of,
     _is_dense,
-    _is_sharded,
     _is_wrapper,
-    _local,
     _numbers_of,
     _of_groups,
-    _placed_like,
     _refuse_all_gradients,
     _take_back,
 )
-
-try:
-    from torch.distributed.tensor import DTensor, Partial, Replicate
-except ImportError:  # a build without distributed
-    DTensor = None  # type: ignore[assignment, misc]
 
 _GRADS = ("keep", "collect", "step")
 
@@ -159,7 +152,7 @@ class _Slot:
 
     @property
     def local(self) -> Tensor:
-        return _local(self.param).detach()
+        return local_part(self.param).detach()
 
     def refresh(self) -> None:
         """Elements of the param that others have written since are the master's too."""
@@ -180,7 +173,7 @@ class _Slot:
         """Autograd is to know that the param changes."""
         local = self.local
         if not local.is_inference():
-            torch.autograd.graph.increment_version([local if _is_sharded(self.param) else self.param])
+            torch.autograd.graph.increment_version([local if is_sharded(self.param) else self.param])
         self.version = self.local._version
 
 
@@ -380,7 +373,7 @@ class Offload(torch.optim.Optimizer):
             state["master"] = slot.master.detach()
         if not state:
             return
-        if _is_sharded(slot.param):
+        if is_sharded(slot.param):
             state = {k: self._shard_of(slot, v) for k, v in state.items()}
         self.state[slot.param] = state
 
@@ -389,7 +382,7 @@ class Offload(torch.optim.Optimizer):
         p: Any = slot.param
         if not isinstance(value, Tensor) or value.ndim == 0 or value.shape != slot.master.shape:
             return value
-        return DTensor.from_local(value, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+        return shard_like(value, p)
 
     def _follow_groups(self, groups: Iterable[int]) -> None:
         """The masters' groups say what the params' groups say."""
@@ -411,7 +404,7 @@ class Offload(torch.optim.Optimizer):
     def _is_late(self, slot: _Slot) -> bool:
         """Whether a gradient is not there yet when its hook is called: FSDP2 copies it to the CPU meanwhile."""
         p: Any = slot.param
-        return _is_sharded(p) and p.device_mesh.device_type != _local(p).device.type
+        return is_sharded(p) and p.device_mesh.device_type != local_part(p).device.type
 
     @torch.no_grad()
     def _arrive(self, slot: _Slot) -> None:
@@ -420,7 +413,7 @@ class Offload(torch.optim.Optimizer):
         if grad is None or self._threads is None or self._is_late(slot):
             return
         reduced = torch.distributed.is_available() and torch.distributed.is_initialized()
-        reduced = reduced and torch.distributed.get_world_size() > 1 and not _is_sharded(slot.param)
+        reduced = reduced and torch.distributed.get_world_size() > 1 and not is_sharded(slot.param)
         if self._grads == "keep":
             if not reduced and slot.transfers is not None:
                 self._fetch(slot, grad)
@@ -446,7 +439,7 @@ class Offload(torch.optim.Optimizer):
     def _checked_grad(self, slot: _Slot, grad: Tensor) -> Tensor:
         if grad.layout != torch.strided:
             raise TypeError(f"gradient of {slot.label}: layout {grad.layout}, expected torch.strided")
-        local = _local(_placed_like(grad, slot.param)).detach()
+        local = local_part(placed_like(grad, slot.param)).detach()
         if local.shape != slot.master.shape or local.device != slot.local.device:
             raise ValueError(
                 f"gradient of {slot.label}: shape {tuple(local.shape)} on {local.device}, expected "
@@ -738,7 +731,7 @@ class Offload(torch.optim.Optimizer):
         parts: dict[Any, list[float]] = {}
         for slot in slots:
             p: Any = slot.param
-            how = (p.device_mesh, tuple(x.is_replicate() for x in p.placements)) if _is_sharded(p) else None
+            how = (p.device_mesh, tuple(x.is_replicate() for x in p.placements)) if is_sharded(p) else None
             parts.setdefault(how, []).append(slot.sums[-1][0].norm)
         lengths: list[float] = []
         for how, norms in parts.items():
@@ -746,9 +739,7 @@ class Offload(torch.optim.Optimizer):
             if how is not None:
                 mesh, copies = how
                 square = torch.tensor(length * length, dtype=torch.float64, device=mesh.device_type)
-                placements = [Replicate() if c else Partial() for c in copies]
-                total: Any = DTensor.from_local(square, mesh, placements)
-                length = math.sqrt(float(total.full_tensor()))
+                length = math.sqrt(total_over(mesh, copies, square))
             lengths.append(length)
         return _length(lengths)
 
@@ -782,18 +773,18 @@ class Offload(torch.optim.Optimizer):
             if not isinstance(state, dict):
                 states[i] = state
                 continue
-            states[i] = {k: _local(v) if isinstance(v, Tensor) else v for k, v in state.items() if k != "master"}
+            states[i] = {k: local_part(v) if isinstance(v, Tensor) else v for k, v in state.items() if k != "master"}
             if not states[i]:
                 del states[i]
             master = state.get("master")
             slot = slot_of.get(i)
             if master is None or slot is None or slot.is_alias:
                 continue
-            if not isinstance(master, Tensor) or _local(master).shape != slot.master.shape:
+            if not isinstance(master, Tensor) or local_part(master).shape != slot.master.shape:
                 raise ValueError(
                     f"state_dict['state'][{i!r}]['master']: expected a tensor of shape {tuple(slot.master.shape)}"
                 )
-            masters[slot] = _local(master)
+            masters[slot] = local_part(master)
         passed = {**given}
         if "state" in given:
             passed["state"] = states

@@ -63,44 +63,20 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 
 from adaptk import _core, _sparse, _torch_private, catalogue, formats
+from adaptk._dtensor import is_cut, is_sharded, local_part, placed_like, total_over
 from adaptk._optimizer import COMMON, StepInfo, evaluation_rule
 from adaptk._registry import RULES, Rule, State, rule_of
 from adaptk._torch_private import face as _face
 
-try:
-    from torch.distributed.tensor import DTensor, Partial, Replicate
-except ImportError:  # a build without distributed
-    DTensor = None  # type: ignore[assignment, misc]
 with suppress(ImportError):  # before 2.1, where optimizers refuse to be constructed
     from torch.autograd.graph import increment_version
 
 Group = dict[str, Any]
 
 
-def _local(t: Tensor) -> Tensor:
-    """The part of a sharded tensor that lies in this process."""
-    return t.to_local() if DTensor is not None and isinstance(t, DTensor) else t
-
-
-def _is_sharded(t: Tensor) -> bool:
-    return DTensor is not None and isinstance(t, DTensor)
-
-
-def _is_cut(t: Tensor) -> bool:
-    """Whether no process has all of it."""
-    return DTensor is not None and isinstance(t, DTensor) and not all(x.is_replicate() for x in t.placements)
-
-
-def _placed_like(t: Any, p: Any) -> Any:
-    """A sharded tensor where its param lies: autograd leaves gradients as partial sums, or sharded in another way."""
-    if not _is_sharded(t) or not _is_sharded(p) or (t.device_mesh, t.placements) == (p.device_mesh, p.placements):
-        return t
-    return t.redistribute(p.device_mesh, p.placements)
-
-
 def _is_wrapper(t: Tensor) -> bool:
     """Whether its class keeps the numbers elsewhere, in other tensors as a rule, and answers operations by itself."""
-    if type(t).__torch_dispatch__ is Tensor.__torch_dispatch__ or _is_sharded(t):
+    if type(t).__torch_dispatch__ is Tensor.__torch_dispatch__ or is_sharded(t):
         return False
     try:
         return t.numel() == 0 or t.data_ptr() == 0
@@ -229,7 +205,7 @@ def _draws(p: Tensor, rule: Rule, group: Group) -> bool:
 def _check_count(value: Any, where: str) -> None:
     """A number of steps that a state has: whole, and not negative."""
     if isinstance(value, Tensor):
-        value = _local(value)
+        value = local_part(value)
         if value.numel() != 1 or value.is_meta:
             return  # looked at when the step needs it
     step = float(value)
@@ -382,9 +358,9 @@ def _norm_of_scaled(params: list[Tensor], group: Any, scale: float) -> float:
     """See _Fused._sharded_norm()."""
     parts: dict[Any, list[Tensor]] = {}
     for p in params:
-        grad = _placed_like(p.grad, p)
-        how = (grad.device_mesh, tuple(x.is_replicate() for x in grad.placements)) if _is_sharded(grad) else None
-        local = _local(grad)
+        grad = placed_like(p.grad, p)
+        how = (grad.device_mesh, tuple(x.is_replicate() for x in grad.placements)) if is_sharded(grad) else None
+        local = local_part(grad)
         real = torch.view_as_real(local.resolve_conj()) if local.is_complex() else local
         parts.setdefault((how, real.device), []).append(real)
     squares, unsharded = 0.0, 0.0
@@ -396,8 +372,7 @@ def _norm_of_scaled(params: list[Tensor], group: Any, scale: float) -> float:
             unsharded += float(total)
             continue
         mesh, copies = how
-        total = DTensor.from_local(total, mesh, [Replicate() if c else Partial() for c in copies]).full_tensor()
-        squares += float(total)
+        squares += total_over(mesh, copies, total)
     if group is None:
         return math.sqrt(squares + unsharded)
     everyones = [0.0] * torch.distributed.get_world_size(group)
@@ -785,9 +760,9 @@ class _Fused(torch.optim.Optimizer):
                 self._check_modes(group)
         norm: float | _core.Report | None = None
         clip = clip_norm
-        if (clip is not None or skip_nonfinite) and grad_norm is None and DTensor is not None:
+        if (clip is not None or skip_nonfinite) and grad_norm is None:
             params = [p for g in groups for p in g["params"] if p.grad is not None]
-            if norm_group is not None or any(isinstance(p.grad, DTensor) for p in params):
+            if norm_group is not None or any(is_sharded(p.grad) for p in params):
                 # No process sees all of a sharded gradient.
                 length, finite = self._sharded_norm(params, norm_group)
                 length *= abs(scale)
@@ -871,7 +846,7 @@ class _Fused(torch.optim.Optimizer):
 
     @staticmethod
     def _is_plain(p: Tensor) -> bool:
-        return not (_is_sharded(p) or _is_wrapper(p) or p.is_complex() or not _is_dense(p))
+        return not (is_sharded(p) or _is_wrapper(p) or p.is_complex() or not _is_dense(p))
 
     @staticmethod
     def _check_beside(p: Tensor, t: Any, where: str) -> None:
@@ -882,7 +857,7 @@ class _Fused(torch.optim.Optimizer):
             raise ValueError(f"{where}: shape {tuple(t.shape)}, expected {tuple(p.shape)} like its param")
         if t.is_complex() != p.is_complex() or not (t.is_complex() or t.is_floating_point()):
             raise TypeError(f"{where}: dtype {t.dtype}, which does not go with {p.dtype}")
-        if t.device != p.device or _is_sharded(t) != _is_sharded(p):
+        if t.device != p.device or is_sharded(t) != is_sharded(p):
             raise ValueError(f"{where}: expected a tensor that is placed like its param")
 
     def step_param(self, param: Tensor) -> None:
@@ -1025,9 +1000,9 @@ class _Fused(torch.optim.Optimizer):
                 f"{where}: a gradient of layout {p.grad.layout}, expected torch.strided or torch.sparse_coo"
             )
         rule = rule_of(name)
-        wraps = _is_wrapper(_local(p))
-        odd = _is_sharded(p) or wraps or p.is_complex() or not _is_dense(p)
-        if rule.reduces and _is_cut(p):
+        wraps = _is_wrapper(local_part(p))
+        odd = is_sharded(p) or wraps or p.is_complex() or not _is_dense(p)
+        if rule.reduces and is_cut(p):
             raise TypeError(
                 f"{where}: a DTensor that is cut into parts, and {rule.name} reduces whole tensors to numbers, such as "
                 "a norm; no process has a whole one"
@@ -1037,10 +1012,10 @@ class _Fused(torch.optim.Optimizer):
                 f"{where}: a DTensor, complex or not dense, and {rule.name} has numbers for a tensor, a row or a "
                 "column: it is for plain dense real params"
             )
-        if odd and _overlaps_itself(_local(p)):
+        if odd and _overlaps_itself(local_part(p)):
             raise RuntimeError(f"{where}: several of its elements are at one address, as in an expanded tensor")
         if wraps:
-            _check_wrapper(_local(p), where)
+            _check_wrapper(local_part(p), where)
         in_rows = not odd and p.is_contiguous() and p.device.type == "cpu"
         if any(s.per_row for s in rule.states) and not in_rows:
             raise TypeError(
@@ -1162,7 +1137,7 @@ class _Fused(torch.optim.Optimizer):
         if not isinstance(value, Tensor):
             value = _new_number(start if value is None else float(value), device)
             _put(state, name, value, undo)
-        value = _local(value)
+        value = local_part(value)
         if value.numel() != 1:
             raise ValueError(f"state[{name!r}] of {where}: {value.numel()} numbers, expected one")
         if name == "step" and value.device.type == "cpu":
@@ -1182,7 +1157,7 @@ class _Fused(torch.optim.Optimizer):
     def _check_format(p: Tensor, state: State, group: Group, where: str, odd: bool) -> torch.dtype | str:
         stored = _state_format(p, state, group)
         if isinstance(stored, str) and odd:
-            what = "a DTensor" if _is_sharded(p) else f"a {type(p).__name__}" if _is_wrapper(p) else "not dense"
+            what = "a DTensor" if is_sharded(p) else f"a {type(p).__name__}" if _is_wrapper(p) else "not dense"
             raise TypeError(
                 f"{where}: {what}, and state_dtype={group['state_dtype']!r} is for dense tensors; "
                 "use float32, bfloat16 or float16"
@@ -1302,12 +1277,12 @@ class _Fused(torch.optim.Optimizer):
             raise ValueError(
                 f"state[{name!r}] of {where}: shape {tuple(value.shape)}, expected {tuple(p.shape)} like its param"
             )
-        if _is_sharded(value) != _is_sharded(p):
+        if is_sharded(value) != is_sharded(p):
             raise TypeError(
                 f"state[{name!r}] of {where}: only one of the two is a DTensor; "
                 "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict loads states as params are sharded"
             )
-        placed = _placed_like(value, p)
+        placed = placed_like(value, p)
         if placed is not value:
             value = placed
             _put(state, name, value, undo)
@@ -1343,7 +1318,7 @@ class _Fused(torch.optim.Optimizer):
             raise TypeError(f"gradient of {where}: {type(grad).__name__}, expected a torch.Tensor")
         if grad.layout != torch.strided:
             raise RuntimeError(f"gradient of {where}: layout {grad.layout}, expected torch.strided or torch.sparse_coo")
-        grad = _local(grad)
+        grad = local_part(grad)
         if _is_wrapper(grad):
             grad = _numbers_of(grad, f"gradient of {where}")
         if grad.stride() == p.stride() and not grad.is_neg() and grad.device == p.device:
@@ -1392,10 +1367,10 @@ class _Fused(torch.optim.Optimizer):
         if grad.layout != torch.strided:
             raise RuntimeError(f"gradient of {where}: layout {grad.layout}, expected torch.strided")
         whole, *beside = buffers[0] if isinstance(buffers[0], tuple) else (buffers[0],)
-        p, *states = (_local(b) for b in (whole, *beside, *buffers[1:]))
-        grad = _local(_placed_like(grad, whole))
+        p, *states = (local_part(b) for b in (whole, *beside, *buffers[1:]))
+        grad = local_part(placed_like(grad, whole))
         wraps = _is_wrapper(p)
-        if not (_is_sharded(whole) or wraps or p.is_complex() or not _is_dense(p)):
+        if not (is_sharded(whole) or wraps or p.is_complex() or not _is_dense(p)):
             return None
         dtypes = (p.dtype,) if p.is_complex() or p.dtype == torch.float64 else _STATE_DTYPES
         if any(s.dtype not in dtypes for s in states[len(beside) :]):
@@ -2121,7 +2096,7 @@ class _Made(_Own):
                 tensors = [points[-1], param.detach(), *(state[s.name] for s in rule.rule.states)]
                 if not all(t.is_floating_point() or t.is_complex() for t in tensors):
                     raise ValueError(f"{type(self).__name__}: its states are stored in 8 bits")
-                real = [torch.view_as_real(t) if t.is_complex() else t for t in map(_local, tensors)]
+                real = [torch.view_as_real(t) if t.is_complex() else t for t in map(local_part, tensors)]
                 rule(*real, step=1, **values)
         return points
 
