@@ -135,6 +135,109 @@ def test_bounds() -> None:
     assert np.abs(g[~held] / scale[~held]).max() < 1e-6
 
 
+def decay_fit(m: int, n: int) -> tuple[Any, Any, Array]:
+    g = np.random.default_rng(5)
+    a = g.normal(size=(m, n)) / np.sqrt(n)
+    y = np.exp(a @ g.normal(size=n)) + 0.05 * g.normal(size=m)
+    return (lambda x: np.exp(a @ x) - y), (lambda x: np.exp(a @ x)[:, None] * a), np.zeros(n)
+
+
+def layouts(jac: Any, m: int, n: int) -> dict[str, Any]:
+    """The same Jacobian in arrays of all kinds, of which some are the caller's to change."""
+    buffer, kept = np.empty((m, n)), []
+
+    def reused(x: Array) -> Array:
+        buffer[...] = jac(x)
+        return buffer
+
+    def view(x: Array) -> Array:
+        whole = np.full((m, n + 3), np.nan)
+        whole[:, :n] = jac(x)
+        return whole[:, :n]
+
+    def remembered(x: Array) -> Array:
+        for old in kept:
+            old.fill(np.nan)
+        kept.append(jac(x))
+        return kept[-1]
+
+    def remembered_by_a_view(x: Array) -> Array:
+        return remembered(x).reshape(m, n)
+
+    def read_only(x: Array) -> Array:
+        j = jac(x)
+        j.flags.writeable = False
+        return j
+
+    return {
+        "by columns": lambda x: np.asfortranarray(jac(x)),
+        "flat": lambda x: jac(x).ravel().reshape(m, n),
+        "reused": reused,
+        "view": view,
+        "remembered": remembered,
+        "remembered by a view": remembered_by_a_view,
+        "read only": read_only,
+        "swapped": lambda x: jac(x).astype(">f8"),
+        "nested": lambda x: jac(x).tolist(),
+    }
+
+
+@pytest.mark.parametrize("shape", [(40, 5), (M, N)])
+def test_jacobians_in_any_layout(shape: tuple[int, int]) -> None:
+    f, jac, x0 = decay_fit(*shape)
+    want = solve.levenberg_marquardt(f, x0, jac=jac)
+    assert want.success
+    np.testing.assert_allclose(want.jac, jac(want.x), rtol=1e-6)
+    for name, kind in layouts(jac, *shape).items():
+        got = solve.levenberg_marquardt(f, x0, jac=kind)
+        np.testing.assert_array_equal(got.x, want.x, err_msg=name)
+        np.testing.assert_array_equal(got.jac, want.jac, err_msg=name)
+        np.testing.assert_array_equal(got.cov, want.cov, err_msg=name)
+        assert got.jac.flags.c_contiguous
+        assert got.jac.flags.writeable
+
+
+@pytest.mark.parametrize("shape", [(40, 5), (M, N)])
+def test_a_jacobian_that_fun_writes_over(shape: tuple[int, int]) -> None:
+    """Values and derivatives by one function, which keeps the derivatives of its last point."""
+    f, jac, x0 = decay_fit(*shape)
+    buffer = np.empty(shape)
+
+    def both(x: Array) -> Array:
+        buffer[...] = jac(x)
+        return np.asarray(f(x))
+
+    def last(x: Array) -> Array:
+        both(x)
+        return buffer
+
+    want = solve.levenberg_marquardt(f, x0, jac=jac)
+    np.testing.assert_array_equal(solve.levenberg_marquardt(both, x0, jac=last).x, want.x)
+    assert solve.levenberg_marquardt(both, x0, jac=last).jac is not buffer
+
+
+@pytest.mark.parametrize("loss", ["linear", "huber"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("shape", [(40, 5), (M, N)])
+def test_a_jacobian_that_is_not_finite(shape: tuple[int, int], bad: float, loss: str) -> None:
+    f, jac, x0 = decay_fit(*shape)
+    calls = 0
+
+    def spoilt(x: Array) -> Array:
+        nonlocal calls
+        calls += 1
+        j = np.asarray(jac(x))
+        if calls == after:
+            j[-1, -2] = bad
+        return j
+
+    for after in (1, 2):
+        calls = 0
+        r = solve.levenberg_marquardt(f, x0, jac=spoilt, loss=loss)
+        assert r.status == -3
+        assert r.njev == after
+
+
 @pytest.mark.parametrize("kind", ["zero", "copy", "sum"])
 def test_columns_that_say_nothing(kind: str) -> None:
     f, j = tall()

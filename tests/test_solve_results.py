@@ -136,6 +136,43 @@ def test_the_result_is_a_dict_with_attributes() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*does not use.*")
+def _decays(p: Array) -> Array:
+    t = np.arange(8.0)
+    return p[0] * np.exp(-p[1] * t) - 2 * np.exp(-0.4 * t) - 0.01 * np.cos(5 * t)
+
+
+def _decays_jacobian(p: Array) -> Array:
+    t = np.arange(8.0)
+    e = np.exp(-p[1] * t)
+    return np.stack([e, -p[0] * t * e], axis=1)
+
+
+@pytest.mark.parametrize(
+    "jac", [None, _decays_jacobian, lambda p: -_decays_jacobian(p), lambda p: np.full((8, 2), np.nan)]
+)
+@pytest.mark.parametrize("x0", [[1.0, 1.0], [2.0, 0.4], [np.nan, 1.0], [1e200, 1e-5]])
+def test_calls_without_options_are_like_all_others(jac: Any, x0: list[float]) -> None:
+    """They take a shorter way through the extension."""
+
+    def kinds(r: Any) -> dict[str, Any]:
+        return {k: (type(v), getattr(v, "dtype", None), getattr(v, "shape", None), repr(v)) for k, v in r.items()}
+
+    start = np.array(x0)
+    if np.isnan(start).any():
+        for more in ({}, {"max_nfev": 600}):
+            with pytest.raises(ValueError, match="x0: must be finite, got nan at index 0"):
+                solve.levenberg_marquardt(_decays, start, jac=jac, **more)
+        return
+    with np.errstate(all="ignore"):
+        plain = solve.levenberg_marquardt(_decays, start, jac=jac)
+        other = solve.levenberg_marquardt(_decays, start, jac=jac, max_nfev=600)
+    assert type(plain) is type(other) is solve.Fit
+    assert kinds(plain) == kinds(other)
+    assert sorted(plain) == sorted(other)
+    with pytest.raises(KeyError):
+        solve.levenberg_marquardt(lambda p: {}[0], start, jac=jac)
+
+
 def test_methods_of_scipys_minimize() -> None:
     optimize = pytest.importorskip("scipy.optimize", reason="SciPy is not installed")
     start = [-1.2, 1.0, 0.5]

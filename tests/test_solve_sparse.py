@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from adaptk import solve
+from adaptk.solve import _losses as losses
 from adaptk.solve._sparsity import groups_of, pattern_of
 
 Array = Any
@@ -37,7 +38,7 @@ class Operator:
         return self.j @ v
 
     def rmatvec(self, u: Array) -> Array:
-        return self.j.T @ u
+        return self.j.conj().T @ u
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -187,13 +188,28 @@ def test_what_ends_it() -> None:
         (ValueError, "jac: with linear_solver='cg' give a function", {"linear_solver": "cg"}),
         (
             ValueError,
-            "linear_solver: 'cg' does not go with bounds",
-            {"linear_solver": "cg", "jac": broyden_jacobian, "bounds": (-2, 0)},
+            "linear_solver: 'cg' does not go with covariance",
+            {"linear_solver": "cg", "jac": broyden_jacobian, "covariance": "sandwich"},
         ),
         (
             ValueError,
-            "linear_solver: 'cg' is for real residuals and loss='linear'",
-            {"linear_solver": "cg", "jac": broyden_jacobian, "loss": "huber"},
+            "loss: expected one of 'linear', 'huber'",
+            {"linear_solver": "cg", "jac": broyden_jacobian, "loss": "hubert"},
+        ),
+        (
+            ValueError,
+            "x0: variable 0 is -1.0, outside its bounds",
+            {"linear_solver": "cg", "jac": broyden_jacobian, "bounds": (0, 2)},
+        ),
+        (
+            ValueError,
+            r"jac must return 4 rows, as fun did at x0; got shape \(3, 4\)",
+            {"linear_solver": "cg", "jac": lambda x: Operator(np.ones((3, 4))), "nan_policy": "omit"},
+        ),
+        (
+            ValueError,
+            "check_derivatives: ",
+            {"linear_solver": "cg", "jac": lambda x: Operator(np.ones((4, 4))), "check_derivatives": True},
         ),
         (
             ValueError,
@@ -207,8 +223,198 @@ def test_bad_arguments(error: type[Exception], text: str, options: dict[str, Any
         solve.levenberg_marquardt(broyden, -np.ones(4), **options)
 
 
-def test_products_keep_no_history() -> None:
-    with pytest.raises(ValueError, match="linear_solver: 'cg' does not go with history"):
-        solve.levenberg_marquardt(
-            lambda p: p - 1, np.zeros(3), jac=lambda p: np.eye(3), linear_solver="cg", history=True
-        )
+def peaks(noise: float = 0.02, outliers: int = 6) -> tuple[Any, Any, Array]:
+    """Two peaks on a slope, with outliers: residuals, their Jacobian, and a start."""
+    g = np.random.default_rng(3)
+    t = np.linspace(0, 10, 120)
+
+    def parts(p: Array) -> tuple[Array, Array]:
+        return np.exp(-((t - 3) ** 2) / p[1] ** 2), np.exp(-((t - p[3]) ** 2))
+
+    def model(p: Array) -> Array:
+        a, b = parts(p)
+        return p[0] * a + p[2] * b + p[4] + p[5] * t
+
+    def jacobian(p: Array) -> Array:
+        a, b = parts(p)
+        columns = [a, p[0] * a * 2 * (t - 3) ** 2 / p[1] ** 3, b, p[2] * b * 2 * (t - p[3])]
+        return np.stack([*columns, np.ones_like(t), t], axis=1)
+
+    y = model(np.array([2.0, 0.8, 1.0, 7.0, 0.5, 0.1])) + noise * g.normal(size=t.size)
+    y[g.choice(t.size, outliers, replace=False)] += 1.5
+    return lambda p: model(p) - y, jacobian, np.array([1.5, 1.0, 0.8, 6.8, 0.3, 0.0])
+
+
+def product_of(jacobian: Any) -> Any:
+    return lambda p: Operator(jacobian(p))
+
+
+LOSSES = ["huber", "soft_l1", "cauchy", "arctan", "tukey"]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("products", [False, True])
+def test_robust_losses(loss: str, products: bool) -> None:
+    f, jacobian, x0 = peaks()
+    options: dict[str, Any] = {"loss": loss, "f_scale": 0.2}
+    want = solve.levenberg_marquardt(f, x0, jac=jacobian, **options)
+    jac = product_of(jacobian) if products else jacobian
+    got = solve.levenberg_marquardt(f, x0, jac=jac, linear_solver="cg", **options)
+    assert got.success
+    assert got.cost == pytest.approx(want.cost, rel=1e-8)
+    np.testing.assert_allclose(got.x, want.x, rtol=1e-4)
+    np.testing.assert_allclose(got.grad, 0, atol=1e-4)
+    assert got.optimality == np.abs(got.grad).max()
+    plain = solve.levenberg_marquardt(f, x0, jac=jac, linear_solver="cg")
+    assert np.abs(plain.x - want.x).max() > 10 * np.abs(got.x - want.x).max()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_by_name_and_as_functions(loss: str) -> None:
+    z = np.array([0.0, 1e-12, 0.3, 0.999, 1.001, 4.0, 1e6])
+    f = losses.NAMED[loss]
+    rho, first, second = f(z)
+    h = 1e-6 * (z + 1e-6)
+    inside = z > 0
+    np.testing.assert_allclose(first[inside], ((f(z + h)[0] - f(z - h)[0]) / (2 * h))[inside], rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(second[inside], ((f(z + h)[1] - f(z - h)[1]) / (2 * h))[inside], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(rho[:2], z[:2], rtol=1e-11)
+    residuals, jacobian, x0 = peaks()
+    options: dict[str, Any] = {"jac": jacobian, "f_scale": 0.2, "linear_solver": "cg"}
+    by_name = solve.levenberg_marquardt(residuals, x0, loss=loss, **options)
+    np.testing.assert_array_equal(solve.levenberg_marquardt(residuals, x0, loss=f, **options).x, by_name.x)
+
+
+def test_the_scale_of_a_loss_from_the_data() -> None:
+    f, jacobian, x0 = peaks()
+    options: dict[str, Any] = {"jac": jacobian, "loss": "soft_l1", "f_scale": "mad"}
+    want = solve.levenberg_marquardt(f, x0, **options)
+    got = solve.levenberg_marquardt(f, x0, linear_solver="cg", **options)
+    assert got.f_scale == pytest.approx(want.f_scale, rel=1e-5)
+    np.testing.assert_allclose(got.x, want.x, rtol=1e-4)
+
+
+def test_tukeys_loss_beyond_its_scale() -> None:
+    f, jacobian, x0 = peaks()
+    r = solve.levenberg_marquardt(f, x0 + 100, jac=jacobian, loss="tukey", f_scale=1e-3, linear_solver="cg")
+    assert r.status == -4
+    assert not r.success
+
+
+BOUNDS = (np.array([0, 0, 0, 6.0, 0.6, -1]), np.array([9, 0.7, 9, 9, 9, 9.0]))
+
+
+@pytest.mark.parametrize("loss", ["linear", "huber"])
+@pytest.mark.parametrize("products", [False, True])
+def test_bounds(loss: str, products: bool) -> None:
+    f, jacobian, x0 = peaks()
+    start = np.clip(x0, *BOUNDS)
+    points = []
+
+    def counted(p: Array) -> Array:
+        points.append(p)
+        return f(p)
+
+    want = solve.levenberg_marquardt(f, start, jac=jacobian, bounds=BOUNDS, loss=loss, f_scale=0.2)
+    jac = product_of(jacobian) if products else jacobian
+    got = solve.levenberg_marquardt(counted, start, jac=jac, bounds=BOUNDS, loss=loss, f_scale=0.2, linear_solver="cg")
+    assert got.success
+    assert all((p >= BOUNDS[0]).all() and (p <= BOUNDS[1]).all() for p in points)
+    assert got.nfev == len(points)
+    assert got.cost == pytest.approx(want.cost, rel=1e-8)
+    np.testing.assert_allclose(got.x, want.x, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(got.active_mask, want.active_mask)
+    assert (got.active_mask != 0).any()
+    assert got.optimality == np.abs(got.grad[got.active_mask == 0]).max()
+
+
+@pytest.mark.parametrize("products", [False, True])
+def test_a_start_on_bounds_that_the_step_points_beyond(products: bool) -> None:
+    # At (0, 0) the undamped step leaves the quarter, and the gradient leads along its edge.
+    a = np.array([[1.0, 0.9], [0.9, 1.0], [0.0, 0.1]])
+    b = np.array([1.0, 0.2, 0.0])
+    jac = product_of(lambda x: a) if products else lambda x: a
+    r = solve.levenberg_marquardt(lambda x: a @ x - b, np.zeros(2), jac=jac, bounds=(0, 5), linear_solver="cg")
+    assert r.success
+    np.testing.assert_allclose(r.x, [a[:, 0] @ b / (a[:, 0] @ a[:, 0]), 0], rtol=1e-6)
+    np.testing.assert_array_equal(r.active_mask, [0, -1])
+
+
+@pytest.mark.parametrize("loss", ["linear", "soft_l1"])
+@pytest.mark.parametrize("bounded", [False, True])
+def test_the_same_minimum_as_scipys_lsmr(loss: str, bounded: bool) -> None:
+    optimize = pytest.importorskip("scipy.optimize", reason="SciPy is not installed")
+    sparse = pytest.importorskip("scipy.sparse", reason="SciPy is not installed")
+    n = 200
+    bounds = (np.where(np.arange(n) % 7 == 0, -0.6, -9.0), np.full(n, 9.0))
+
+    def f(x: Array) -> Array:
+        return np.concatenate([broyden(x), 0.1 * (x - np.sin(np.arange(n)))])
+
+    def jacobian(x: Array) -> Any:
+        return sparse.vstack([sparse.csr_array(broyden_jacobian(x)), 0.1 * sparse.eye_array(n)], format="csr")
+
+    start = -0.5 * np.ones(n)
+    more: dict[str, Any] = {"bounds": bounds} if bounded else {}
+    theirs = optimize.least_squares(
+        f, start, jac=jacobian, tr_solver="lsmr", loss=loss, f_scale=0.1, ftol=1e-12, xtol=1e-12, gtol=1e-12, **more
+    )
+    ours = solve.levenberg_marquardt(f, start, jac=jacobian, loss=loss, f_scale=0.1, linear_solver="cg", **more)
+    assert ours.success
+    assert ours.cost <= theirs.cost * (1 + 1e-8)
+    np.testing.assert_allclose(ours.x, theirs.x, atol=1e-4)
+
+
+def make_sparse(j: Array) -> Any:
+    return pytest.importorskip("scipy.sparse", reason="SciPy is not installed").coo_array(j)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, Operator, make_sparse])
+@pytest.mark.parametrize("ties", [None, {5: lambda x: 0.1 + x[4] / 50}])
+def test_parameters_and_rows_that_are_left_out(kind: Any, ties: Any) -> None:
+    f, jacobian, x0 = peaks()
+    mask = np.arange(120) % 11 == 4
+    options: dict[str, Any] = {"fixed": {3: 7.0}, "ties": ties, "mask": mask}
+    want = solve.levenberg_marquardt(f, x0, jac=jacobian, **options)
+    got = solve.levenberg_marquardt(f, x0, jac=lambda p: kind(jacobian(p)), linear_solver="cg", **options)
+    assert got.success
+    np.testing.assert_allclose(got.x, want.x, rtol=1e-4)
+    np.testing.assert_array_equal(got.fixed, want.fixed)
+    np.testing.assert_array_equal(got.mask, mask)
+    assert got.dof == want.dof
+    assert got.jac.shape == want.jac.shape == (mask.size - mask.sum(), 6)
+    v = np.arange(1.0, 7.0)
+    products = got.jac.matvec(v) if hasattr(got.jac, "matvec") else got.jac @ v
+    np.testing.assert_allclose(products, want.jac @ v, rtol=1e-3, atol=1e-3)
+    u = np.cos(np.arange(got.jac.shape[0]))
+    back = got.jac.rmatvec(u) if hasattr(got.jac, "rmatvec") else got.jac.T @ u
+    np.testing.assert_allclose(back, want.jac.T @ u, rtol=1e-3, atol=1e-3)
+    assert back[3] == 0
+
+
+@pytest.mark.parametrize("kind", [np.asarray, Operator, make_sparse])
+def test_complex_residuals(kind: Any) -> None:
+    t = np.linspace(0, 2, 40)
+
+    def f(p: Array) -> Array:
+        return p[0] * np.exp((1j * p[1] - p[2]) * t) - 1.5 * np.exp((3j - 0.5) * t)
+
+    def jacobian(p: Array) -> Array:
+        e = np.exp((1j * p[1] - p[2]) * t)
+        return np.stack([e, 1j * p[0] * t * e, -p[0] * t * e], axis=1)
+
+    got = solve.levenberg_marquardt(
+        f, [1.0, 2.5, 0.2], jac=lambda p: kind(jacobian(p)), linear_solver="cg", complex_residuals=True
+    )
+    assert got.success
+    np.testing.assert_allclose(got.x, [1.5, 3.0, 0.5], rtol=1e-6)
+
+
+def test_history_of_products() -> None:
+    f, jacobian, x0 = peaks()
+    r = solve.levenberg_marquardt(f, x0, jac=jacobian, linear_solver="cg", history=True)
+    assert r.history["fun"][0] == pytest.approx(0.5 * (f(x0) @ f(x0)))
+    assert (np.diff(r.history["fun"]) <= 0).all()
+    assert np.isnan(r.history["step"][0])
+    assert r.history["gradient"][0] == pytest.approx(np.abs(jacobian(x0).T @ f(x0)).max())
+    assert len(r.history["fun"]) in (r.nit, r.nit + 1)

@@ -3,23 +3,13 @@
 #include "solve_linalg.hpp"
 #include "solve_run.hpp"
 
-#include <algorithm>
-#include <cmath>
-
 namespace adaptk::bindings {
 namespace {
 
 py::object copy_of_plain_start(PyObject* x0) {
-    const auto& api = py::detail::npy_api::get();
-    if (Py_TYPE(x0) != api.PyArray_Type_) return py::none();
+    if (!is_plain_start(x0)) return py::none();
     const auto* a = py::detail::array_proxy(x0);
-    constexpr int wanted = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-    if (a->nd != 1 || a->dimensions[0] == 0 || a->descr != float64_descriptor() || (a->flags & wanted) != wanted)
-        return py::none();
-    const auto* x = reinterpret_cast<const double*>(a->data);
-    const std::ptrdiff_t n = a->dimensions[0];
-    if (!std::all_of(x, x + n, [](double v) { return std::isfinite(v); })) return py::none();
-    PyObject* copy = fresh_array(x, n);
+    PyObject* copy = fresh_array(reinterpret_cast<const double*>(a->data), a->dimensions[0]);
     if (copy == nullptr) raise();
     return py::reinterpret_steal<py::object>(copy);
 }

@@ -131,6 +131,12 @@ template <class T> void product(const T* a, const T* b, int k, int m, int n, T* 
 template <class T> void project(const T* a, int m, int n, const T* x, T* out) {
     detail::project(kernels<T>(), machine->threads(), a, m, n, x, out);
 }
+template <class T> void gram_rows(const T* a, int m, int n, const T* x, T* c, T* out, std::vector<T>& scratch) {
+    detail::gram_rows(kernels<T>(), machine->threads(), a, m, n, x, c, out, scratch);
+}
+template <class T> void project_rows(const T* a, int m, int n, const T* x, T* out, std::vector<T>& scratch) {
+    detail::project_rows(kernels<T>(), machine->threads(), a, m, n, x, out, scratch);
+}
 template <class T> void divide(const T* l, int n, T* x, int m) {
     detail::divide(kernels<T>(), machine->threads(), l, n, x, m);
 }
@@ -148,6 +154,8 @@ template <class T> void transpose(const T* from, std::ptrdiff_t rows, std::ptrdi
     template void gram(const T*, int, int, T*, std::vector<T>&);                                                       \
     template void product(const T*, const T*, int, int, int, T*);                                                      \
     template void project(const T*, int, int, const T*, T*);                                                           \
+    template void gram_rows(const T*, int, int, const T*, T*, T*, std::vector<T>&);                                    \
+    template void project_rows(const T*, int, int, const T*, T*, std::vector<T>&);                                     \
     template void divide(const T*, int, T*, int);                                                                      \
     template void inverse(const T*, int, T*, T*);                                                                      \
     template void transpose(const T*, std::ptrdiff_t, std::ptrdiff_t, T*);

@@ -19,7 +19,9 @@ template <class T> void cholesky_solve(const T* l, int n, T* b);
 template <class T> void forward(const T* l, int n, T* b);
 template <class T> void gram(const T* a, int m, int n, T* c, std::vector<T>& scratch);
 template <class T> void product(const T* a, const T* b, int k, int m, int n, T* c);
+template <class T> void gram_rows(const T* a, int m, int n, const T* x, T* c, T* out, std::vector<T>& scratch);
 template <class T> void project(const T* a, int m, int n, const T* x, T* out);
+template <class T> void project_rows(const T* a, int m, int n, const T* x, T* out, std::vector<T>& scratch);
 template <class T> void divide(const T* l, int n, T* x, int m);
 template <class T> void inverse(const T* l, int n, T* work, T* out);
 
@@ -47,6 +49,14 @@ struct DispatchedLinalg {
     }
     template <class T> static void project(const T* a, int m, int n, const T* x, T* out) {
         bindings::project(a, m, n, x, out);
+    }
+    template <class T>
+    static void gram_rows(const T* a, int m, int n, const T* x, T* c, T* out, std::vector<T>& scratch) {
+        bindings::gram_rows(a, m, n, x, c, out, scratch);
+    }
+    template <class T>
+    static void project_rows(const T* a, int m, int n, const T* x, T* out, std::vector<T>& scratch) {
+        bindings::project_rows(a, m, n, x, out, scratch);
     }
     template <class T> static void divide(const T* l, int n, T* x, int m) { bindings::divide(l, n, x, m); }
     template <class T> static void inverse(const T* l, int n, T* work, T* out) { bindings::inverse(l, n, work, out); }

@@ -2,6 +2,8 @@
 
 #include "solve_linalg.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace adaptk::bindings {
@@ -95,6 +97,16 @@ void prepare_arrays() {
 
 PyObject* float64_descriptor() { return descriptor<double>(); }
 
+bool is_plain_start(PyObject* x0) {
+    if (!is_plain_array(x0)) return false;
+    const auto* a = py::detail::array_proxy(x0);
+    constexpr int wanted = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    if (a->nd != 1 || a->dimensions[0] == 0 || a->descr != float64_descriptor() || (a->flags & wanted) != wanted)
+        return false;
+    const auto* x = reinterpret_cast<const double*>(a->data);
+    return std::all_of(x, x + a->dimensions[0], [](double v) { return std::isfinite(v); });
+}
+
 template <class S> PyObject* fresh_array(const S* x, Py_ssize_t n) {
     const Py_intptr_t shape[1] = {n};
     PyObject* a = new_array<S>(1, shape);
@@ -166,10 +178,9 @@ template <class S> bool take_scalar(PyObject* result, const char* name, S& value
 
 namespace {
 
-// Vectors have one column, and one dimension.
+// Row after row. Vectors have one column, and one dimension.
 template <class S>
-bool take(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssize_t columns, bool vector,
-          bool transposed = false) {
+bool take(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssize_t columns, bool vector) {
     if (result == nullptr) return false;
     py::object holder = py::reinterpret_steal<py::object>(result);
     py::object converted;
@@ -202,7 +213,6 @@ bool take(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssi
         fits = count == 1;
     }
     if (vector && a->nd == 2) fits = false;
-    if (transposed) std::swap(row_stride, column_stride);
     if (!fits) {
         const std::string want = vector ? "(" + std::to_string(rows) + ",)"
                                         : "(" + std::to_string(rows) + ", " + std::to_string(columns) + ")";
@@ -210,26 +220,21 @@ bool take(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssi
                       " must return an array of shape " + want + ", got one of shape " +
                           shape_text(py::reinterpret_borrow<py::array>(converted ? converted.ptr() : array)));
     }
-    if (columns == 1 && row_stride == Py_ssize_t(sizeof(S))) {
-        std::memcpy(values, a->data, std::size_t(rows) * sizeof(S));
+    constexpr Py_ssize_t size = sizeof(S);
+    if ((columns == 1 || column_stride == size) && (rows == 1 || row_stride == columns * size)) {
+        std::memcpy(values, a->data, std::size_t(count * size));
         return true;
     }
-    if (row_stride == Py_ssize_t(sizeof(S)) && column_stride == rows * Py_ssize_t(sizeof(S))) {
-        std::memcpy(values, a->data, std::size_t(count) * sizeof(S));
-        return true;
-    }
-    if (column_stride == Py_ssize_t(sizeof(S)) && row_stride == columns * Py_ssize_t(sizeof(S))) {
-        // Small ones take less time than the sharing of it.
-        if constexpr (std::is_floating_point_v<S>) {
-            if (count >= 1 << 12) {
-                transpose(reinterpret_cast<const S*>(a->data), rows, columns, values);
-                return true;
-            }
+    // Small ones take less time than the sharing of it.
+    if constexpr (std::is_floating_point_v<S>) {
+        if (count >= 1 << 12 && row_stride == size && column_stride == rows * size) {
+            transpose(reinterpret_cast<const S*>(a->data), columns, rows, values);
+            return true;
         }
     }
-    for (Py_ssize_t k = 0; k < columns; ++k)
-        for (Py_ssize_t i = 0; i < rows; ++i)
-            values[k * rows + i] = *reinterpret_cast<const S*>(a->data + i * row_stride + k * column_stride);
+    for (Py_ssize_t i = 0; i < rows; ++i)
+        for (Py_ssize_t k = 0; k < columns; ++k)
+            values[i * columns + k] = *reinterpret_cast<const S*>(a->data + i * row_stride + k * column_stride);
     return true;
 }
 
@@ -244,6 +249,8 @@ bool take_matrix(PyObject* result, const char* name, S* values, Py_ssize_t rows,
 }
 
 Py_ssize_t vector_length(PyObject* result, const char* name) {
+    if (is_plain_array(result) && py::detail::array_proxy(result)->nd == 1)
+        return Py_ssize_t(py::detail::array_proxy(result)->dimensions[0]);
     py::object any = py::reinterpret_steal<py::object>(
         py::detail::npy_api::get().PyArray_FromAny_(result, nullptr, 0, 0, 0, nullptr));
     if (!any) return -1;
@@ -266,6 +273,10 @@ template <class T> bool Objective<T>::compiled() const {
 }
 
 template <class T> void Objective<T>::prepare() {
+    if (m > 0 && jac) {  // no differences
+        if (jac.compiled()) room();
+        return;
+    }
     point_.resize(std::size_t(n));
     const auto longest = std::size_t(std::max(m, n));
     low_.resize(longest);
@@ -286,8 +297,9 @@ template <class T> void Objective<T>::prepare() {
         cached_x_.resize(std::size_t(n));
         cached_g_.resize(std::size_t(n));
     }
-    if (hess && hess.compiled()) row_major_.resize(std::size_t(n) * std::size_t(n));
-    if (jac && jac.compiled() && m > 0) row_major_.resize(std::size_t(m) * std::size_t(n));
+    if (m == 0) return;
+    columns_.resize(std::size_t(m) * std::size_t(n));
+    room();
 }
 
 template <class T> PyObject* Objective<T>::point(const T* x) {
@@ -609,9 +621,9 @@ template <class T> bool Objective<T>::stack(const T* x, Difference method, int r
         return false;
     for (int k = 0; k < n; ++k)
         for (int i = 0; i < rows; ++i) {
-            const T* column = values.data() + std::size_t(i) * points;
-            const T low = twice ? column[n + k] : at[i];
-            out[std::ptrdiff_t(k) * rows + i] = (column[k] - low) / width[std::size_t(k)];
+            const T* const row = values.data() + std::size_t(k) * std::size_t(rows);
+            const T low = twice ? row[std::ptrdiff_t(n) * rows + i] : at[i];
+            out[std::ptrdiff_t(k) * rows + i] = (row[i] - low) / width[std::size_t(k)];
         }
     return true;
 }
@@ -623,8 +635,8 @@ template <class T> bool Objective<T>::hessian(const T* x, T* h) {
         if (hess.compiled()) {
             hess.run<void(int, const T*, T*, void*)>(n, x, h);
             if (!alive()) return false;
-        } else if (!take(hess.call(point(x)), hess.name(), h, n, n, false, true)) {
-            // Transposed, rows as columns: a plain copy, and the symmetric part is the same.
+        } else if (!take_matrix(hess.call(point(x)), hess.name(), h, n, n)) {
+            // Rows as columns: the symmetric part is the same.
             return false;
         }
     } else if (!jac && !fun_returns_gradient) {
@@ -753,25 +765,80 @@ template <class T> bool Objective<T>::refine() {
     return true;
 }
 
-template <class T> bool Objective<T>::jacobian(const T* x, const T* r, T* j) {
+namespace {
+
+// Whether an array, whose only reference the caller has, is the only way to its elements.
+bool owns_elements(const py::detail::PyArray_Proxy* a) {
+#ifdef Py_GIL_DISABLED
+    static_cast<void>(a);
+    return false;
+#else
+    constexpr int owned = py::detail::npy_api::NPY_ARRAY_OWNDATA_;
+    if (a->base == nullptr) return (a->flags & owned) != 0;
+    return Py_REFCNT(a->base) == 1 && is_plain_array(a->base) &&
+           (py::detail::array_proxy(a->base)->flags & owned) != 0;
+#endif
+}
+
+template <class S> bool can_keep(PyObject* result, Py_ssize_t rows, Py_ssize_t columns) {
+    constexpr int wanted = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_ |
+                           py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+    if (Py_REFCNT(result) != 1 || !is_plain_array(result)) return false;
+    const auto* a = py::detail::array_proxy(result);
+    return a->descr == descriptor<S>() && a->nd == 2 && a->dimensions[0] == rows && a->dimensions[1] == columns &&
+           (a->flags & wanted) == wanted && owns_elements(a);
+}
+
+}  // namespace
+
+template <class T> T* Objective<T>::room() {
+    if (!room_) room_ = py::reinterpret_steal<py::object>(fresh_array<T>(nullptr, m, n));
+    if (!room_) return nullptr;
+    // Without the GIL, which compiled functions run without, no reference may change.
+    if (jacobian_.ptr() != room_.ptr()) jacobian_ = room_;
+    return reinterpret_cast<T*>(py::detail::array_proxy(room_.ptr())->data);
+}
+
+template <class T> T* Objective<T>::jacobian_in_place(const T* x, const T* r) {
     const Held held(without_gil);
     ++jac_calls;
+    if (jac && !jac.compiled()) {
+        // The last one's memory serves the next one.
+        jacobian_ = py::object();
+        PyObject* const result = jac.call(point(x));
+        if (result == nullptr) return nullptr;
+        if (can_keep<T>(result, m, n)) {
+            jacobian_ = py::reinterpret_steal<py::object>(result);
+            return reinterpret_cast<T*>(py::detail::array_proxy(result)->data);
+        }
+        T* const copy = room();
+        if (copy == nullptr) {
+            Py_DECREF(result);
+            return nullptr;
+        }
+        return take_matrix(result, jac.name(), copy, m, n) ? copy : nullptr;
+    }
+    T* const j = room();
+    if (j == nullptr) return nullptr;
     if (jac) {
-        if (!jac.compiled()) return take_matrix(jac.call(point(x)), jac.name(), j, m, n);
-        jac.run<void(int, int, const T*, T*, void*)>(m, n, x, row_major_.data());
-        transpose(row_major_.data(), m, n, j);
-        return alive();
+        jac.run<void(int, int, const T*, T*, void*)>(m, n, x, j);
+        return alive() ? j : nullptr;
     }
-    if (differences.gradient == Difference::complex_step) {
-        const auto f = [&](PyObject* point, std::complex<T>* out) {
-            ++fun_calls;
-            return take_vector(fun.call(point), fun.name(), out, m);
-        };
-        return complex_difference(f, x, m, j);
-    }
-    if (differences.vectorized) return stack(x, differences.gradient, m, r, j);
-    const auto f = [&](const T* point, T* out) { return residuals(point, out); };
-    return difference(f, differences.gradient, noise, x, r, m, j);
+    const auto by_columns = [&](T* out) {
+        if (differences.gradient == Difference::complex_step) {
+            const auto f = [&](PyObject* point, std::complex<T>* values) {
+                ++fun_calls;
+                return take_vector(fun.call(point), fun.name(), values, m);
+            };
+            return complex_difference(f, x, m, out);
+        }
+        if (differences.vectorized) return stack(x, differences.gradient, m, r, out);
+        const auto f = [&](const T* point, T* values) { return residuals(point, values); };
+        return difference(f, differences.gradient, noise, x, r, m, out);
+    };
+    if (!by_columns(columns_.data())) return nullptr;
+    transpose(columns_.data(), n, m, j);
+    return j;
 }
 
 template bool take_scalar(PyObject*, const char*, float&);

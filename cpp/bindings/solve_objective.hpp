@@ -25,6 +25,9 @@ PyObject* float64_descriptor();
 template <class S> PyObject* fresh_array(const S* x, Py_ssize_t n);
 template <class S> PyObject* fresh_array(const S* x, Py_ssize_t rows, Py_ssize_t columns);
 
+// Whether a start is a 1-D float64 array of finite numbers, at least one.
+bool is_plain_start(PyObject* x0);
+
 // One of the user's functions. A Python callable is called with the arrays and then `args`; a compiled one is an
 // address with the signature that the documentation of adaptk.solve gives.
 class Function {
@@ -56,7 +59,7 @@ class Function {
 // take any real numbers. Steal the reference.
 template <class S> bool take_scalar(PyObject* result, const char* name, S& value);
 template <class S> bool take_vector(PyObject* result, const char* name, S* values, Py_ssize_t n);
-// rows x columns; `values` column after column.
+// rows x columns; `values` row after row.
 template <class S> bool take_matrix(PyObject* result, const char* name, S* values, Py_ssize_t rows, Py_ssize_t columns);
 // The length of a vector of residuals, or -1 with a Python error.
 Py_ssize_t vector_length(PyObject* result, const char* name);
@@ -100,7 +103,10 @@ template <class T> class Objective {
     bool hessian(const T* x, T* h);
     bool product(const T* x, const T* v, T* hv);
     bool residuals(const T* x, T* r);
-    bool jacobian(const T* x, const T* r, T* j);
+    // In the array that jac returned, if nobody else holds that, or one of its own.
+    T* jacobian_in_place(const T* x, const T* r);
+    // The array with the last one, for the run's result.
+    const py::object& jacobian_array() const { return jacobian_; }
     // Central differences from here on, and of a function's values longer and longer ones; false where something better
     // is in use already, or nothing is left.
     bool can_refine() const {
@@ -161,7 +167,9 @@ template <class T> class Objective {
     bool noise_known_ = false, gradient_noise_known_ = false;
     std::vector<T> first_;
     bool have_first_ = false;
-    std::vector<T> point_, low_, high_, row_major_;
+    std::vector<T> point_, low_, high_, columns_;
+    py::object jacobian_, room_;
+    T* room();  // the array of its own; null with a Python error
     // Of differences: how much longer than by default each variable's step is, whether it has no say here, and the
     // largest residuals so far.
     std::vector<T> stretch_;

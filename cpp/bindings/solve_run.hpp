@@ -35,7 +35,8 @@ using Clock = std::chrono::steady_clock;
 // common: (callback or None, report or None, history, max_seconds)
 class Watch {
   public:
-    // The interpreter looks after signals while it runs functions in Python.
+    // Of functions in Python, during which the interpreter looks after signals.
+    Watch() = default;
     Watch(const py::tuple& common, bool compiled)
         : compiled_(compiled), callback_(common[0]), report_(common[1]), history_(common[2].cast<bool>()),
           start_(Clock::now()) {
@@ -43,7 +44,7 @@ class Watch {
         if (seconds < 1e9)
             deadline_ = start_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
     }
-    bool needs_python() const { return !callback_.is_none() || !report_.is_none(); }
+    bool needs_python() const { return asks() || reports(); }
 
     template <class T> Signal operator()(const Progress<T>& p) {
         if (history_) {
@@ -78,13 +79,15 @@ class Watch {
     }
 
   private:
+    bool asks() const { return callback_ && !callback_.is_none(); }
+    bool reports() const { return report_ && !report_.is_none(); }
     template <class T> Signal ask(const Progress<T>& p) {
-        if (!report_.is_none()) {
+        if (reports()) {
             py::object done = py::reinterpret_steal<py::object>(PyObject_CallFunction(
                 report_.ptr(), "lddd", p.nit, double(p.value), double(p.step), double(p.gradient)));
             if (!done) return Signal::abort;
         }
-        if (callback_.is_none() || p.nit == 0) return Signal::go;
+        if (!asks() || p.nit == 0) return Signal::go;
         py::object x = py::reinterpret_steal<py::object>(fresh_array(p.x, p.n));
         if (!x) return Signal::abort;
         py::object f = py::reinterpret_steal<py::object>(PyFloat_FromDouble(double(p.value)));
@@ -100,11 +103,11 @@ class Watch {
         return answer.ptr() == Py_True ? Signal::stop : Signal::go;
     }
 
-    bool compiled_;
+    bool compiled_ = false;
     int calls_ = 0;
     py::object callback_, report_;
-    bool history_;
-    Clock::time_point start_, looked_{};
+    bool history_ = false;
+    Clock::time_point start_{}, looked_{};
     std::optional<Clock::time_point> deadline_;
     std::vector<double> values_, steps_, gradients_;
 };
@@ -159,6 +162,9 @@ struct Keys {
     py::handle active_mask = interned("active_mask");
     py::handle grad = interned("grad");
     py::handle lambda_min = interned("lambda_min");
+    py::handle success = interned("success");
+    py::handle message = interned("message");
+    py::handle dof = interned("dof");
 };
 
 inline const Keys& keys() {
@@ -166,14 +172,22 @@ inline const Keys& keys() {
     return all;
 }
 
-template <class T> py::dict to_dict(const Summary<T>& s, const Objective<T>& f, const Watch& watch) {
+// Without what pybind11's items cost beside it.
+inline void put(const py::dict& d, py::handle key, const py::object& value) {
+    if (!value || PyDict_SetItem(d.ptr(), key.ptr(), value.ptr()) != 0) raise();
+}
+inline void put(const py::dict& d, py::handle key, std::int64_t value) {
+    put(d, key, py::reinterpret_steal<py::object>(PyLong_FromLongLong(value)));
+}
+
+// Into `d`, which is new.
+template <class T> py::dict to_dict(const Summary<T>& s, const Objective<T>& f, const Watch& watch, py::dict d = {}) {
     const Keys& k = keys();
-    py::dict d;
-    d[k.status] = int(s.status);
-    d[k.nit] = s.nit;
-    d[k.nfev] = f.fun_calls;
-    d[k.njev] = f.jac_calls;
-    d[k.nhev] = f.hess_calls;
+    put(d, k.status, std::int64_t(s.status));
+    put(d, k.nit, s.nit);
+    put(d, k.nfev, f.fun_calls);
+    put(d, k.njev, f.jac_calls);
+    put(d, k.nhev, f.hess_calls);
     if (s.status == Status::derivative)
         d["disagreement"] = py::make_tuple(s.disagreement.variable, double(s.disagreement.claimed),
                                            double(s.disagreement.found), bool(f.jac) || f.fun_returns_gradient);
@@ -191,6 +205,12 @@ template <class T> py::object number(T value) {
     }
 }
 
+// The start's own size; 1 where that is 0, which says nothing.
+template <class T> void set_typical(Objective<T>& f, const Vector<T>& x0) {
+    f.typical.resize(x0.size());
+    for (int i = 0; i < int(x0.size()); ++i) f.typical[i] = x0[i] != 0 ? std::abs(x0[i]) : T(1);
+}
+
 template <class T> void set_up(Objective<T>& f, int n, const py::tuple& options, const Vector<T>& x0) {
     // options: (gradient method, hessian method, vectorized, jac is True, rel_step, typical)
     f.n = n;
@@ -200,11 +220,7 @@ template <class T> void set_up(Objective<T>& f, int n, const py::tuple& options,
     f.fun_returns_gradient = options[3].cast<bool>();
     f.relative = vector_of<T>(options[4]);
     f.typical = vector_of<T>(options[5]);
-    if (f.typical.size() == 0) {
-        // The start's own size; 1 where that is 0, which says nothing.
-        f.typical.resize(n);
-        for (int i = 0; i < n; ++i) f.typical[i] = x0[i] != 0 ? std::abs(x0[i]) : T(1);
-    }
+    if (f.typical.size() == 0) set_typical(f, x0);
 }
 
 template <class T> void put_point(py::dict& d, const Summary<T>& s, const Vector<T>& x_, const Vector<T>& g) {

@@ -44,6 +44,25 @@ Tile tile_of(int index, int tiles) {
     return {column + index, column};
 }
 
+// How many rows of m a part has that sums of its own are taken of, if there are to be about `parts`.
+int rows_of_part(int m, int parts) {
+    constexpr int fewest = 8 * dense_depth;
+    return std::max(fewest, parts_of(parts_of(m, std::max(1, parts)), dense_depth) * dense_depth);
+}
+
+// Adds the lower triangles of `count` matrices, `apart` from one another, to c, each element in their order.
+template <class T> void add_parts(int threads, T* c, int n, const T* more, std::int64_t apart, int count) {
+    if (count == 0) return;
+    share(threads, parts_of(n, 16), [&](int block) {
+        for (int j = block * 16; j < std::min(n, (block + 1) * 16); ++j)
+            for (int k = 0; k < count; ++k) {
+                T* const sum = c + std::int64_t(j) * n;
+                const T* const column = more + k * apart + std::int64_t(j) * n;
+                for (int i = j; i < n; ++i) sum[i] += column[i];
+            }
+    });
+}
+
 }  // namespace
 
 // Panels of dense_depth columns: the block on the diagonal, then the rows below it, tile by tile, then the rest of the
@@ -84,14 +103,12 @@ template <class T> int cholesky(const DenseKernels<T>& kernels, int threads, T* 
 // from m and n alone.
 template <class T>
 void gram(const DenseKernels<T>& kernels, int threads, const T* a, int m, int n, T* c, std::vector<T>& scratch) {
-    constexpr int enough = 24, fewest = 8 * dense_depth;
+    constexpr int enough = 24;
     const std::int64_t size = std::int64_t(n) * n;
     // Tiles of nearly equal width, a multiple of the kernels' own.
     const int across = parts_of(n, gram_tile), width = parts_of(parts_of(n, across), 24) * 24,
               pairs = across * (across + 1) / 2;
-    int depth = parts_of(m, std::max(1, enough / pairs));
-    depth = std::max(fewest, parts_of(depth, dense_depth) * dense_depth);
-    const int parts = std::max(1, parts_of(m, depth));
+    const int depth = rows_of_part(m, enough / pairs), parts = std::max(1, parts_of(m, depth));
     if (scratch.size() < std::size_t((parts - 1) * size)) scratch.resize(std::size_t((parts - 1) * size));
     share(threads, pairs * parts, [&](int index) {
         const int part = index / pairs;
@@ -103,15 +120,65 @@ void gram(const DenseKernels<T>& kernels, int threads, const T* a, int m, int n,
         kernels.gram(a + std::int64_t(i) * m + first, a + std::int64_t(j) * m + first, m, rows, columns,
                      std::min(depth, m - first), sums, n, i == j);
     });
-    if (parts == 1) return;
-    share(threads, parts_of(n, 16), [&](int block) {
-        for (int j = block * 16; j < std::min(n, (block + 1) * 16); ++j)
-            for (int part = 1; part < parts; ++part) {
-                T* const sum = c + std::int64_t(j) * n;
-                const T* const more = scratch.data() + (part - 1) * size + std::int64_t(j) * n;
-                for (int i = j; i < n; ++i) sum[i] += more[i];
+    add_parts(threads, c, n, scratch.data(), size, parts - 1);
+}
+
+// Parts of the rows have sums of their own. If c is small, one thread takes all of it, so that it reads a once; else
+// tiles, as above.
+template <class T>
+void gram_rows(const DenseKernels<T>& kernels, int threads, const T* a, int m, int n, const T* x, T* c, T* out,
+               std::vector<T>& scratch) {
+    const std::int64_t size = std::int64_t(n) * n, both = size + n;
+    const int across = parts_of(n, gram_tile), width = parts_of(parts_of(n, across), 24) * 24,
+              pairs = across * (across + 1) / 2;
+    const bool whole = across <= 2;
+    const int groups = whole ? 1 : pairs, depth = rows_of_part(m, whole ? 16 : 24 / pairs), parts = parts_of(m, depth);
+    if (scratch.size() < std::size_t((parts - 1) * both)) scratch.resize(std::size_t((parts - 1) * both));
+    share(threads, groups * parts, [&](int index) {
+        const int part = index / groups, last = std::min(m, (part + 1) * depth);
+        const int first_tile = whole ? 0 : index % groups, last_tile = whole ? pairs : first_tile + 1;
+        T* const sums = part == 0 ? c : scratch.data() + (part - 1) * both;
+        T* const along = part == 0 ? out : sums + size;
+        for (int t = first_tile; t < last_tile; ++t) {
+            const Tile tile = tile_of(t, across);
+            const int i = tile.i * width, j = tile.j * width;
+            for (int k = j; k < std::min(j + width, n); ++k)
+                std::fill_n(sums + std::int64_t(k) * n + i, std::min(width, n - i), T(0));
+            if (i == j) std::fill_n(along + i, std::min(width, n - i), T(0));
+        }
+        for (int k = part * depth; k < last; k += dense_depth) {
+            const T* const rows = a + std::int64_t(k) * n;
+            const int count = std::min(dense_depth, last - k);
+            // In the order of memory, which brings these rows into the cache.
+            if (whole) kernels.project_rows(rows, n, count, n, x + k, along);
+            for (int t = first_tile; t < last_tile; ++t) {
+                const Tile tile = tile_of(t, across);
+                const int i = tile.i * width, j = tile.j * width;
+                const int high = std::min(width, n - i), wide = std::min(width, n - j);
+                if (!whole && i == j) kernels.project_rows(rows + i, n, count, high, x + k, along + i);
+                kernels.gram_rows(rows + i, rows + j, n, high, wide, count, sums + std::int64_t(j) * n + i, n, i == j);
             }
+        }
     });
+    add_parts(threads, c, n, scratch.data(), both, parts - 1);
+    for (int part = 1; part < parts; ++part)
+        for (int j = 0; j < n; ++j) out[j] += scratch[std::size_t((part - 1) * both + size + j)];
+}
+
+template <class T>
+void project_rows(const DenseKernels<T>& kernels, int threads, const T* a, int m, int n, const T* x, T* out,
+                  std::vector<T>& scratch) {
+    const int depth = rows_of_part(m, 16), parts = parts_of(m, depth);
+    if (scratch.size() < std::size_t(parts) * std::size_t(n)) scratch.resize(std::size_t(parts) * std::size_t(n));
+    share(threads, parts, [&](int part) {
+        const int first = part * depth;
+        T* const sums = scratch.data() + std::int64_t(part) * n;
+        std::fill_n(sums, n, T(0));
+        kernels.project_rows(a + std::int64_t(first) * n, n, std::min(depth, m - first), n, x + first, sums);
+    });
+    std::fill_n(out, n, T(0));
+    for (int part = 0; part < parts; ++part)
+        for (int j = 0; j < n; ++j) out[j] += scratch[std::size_t(part) * std::size_t(n) + std::size_t(j)];
 }
 
 template <class T>
@@ -209,7 +276,9 @@ template <class T> void transpose(int threads, const T* from, std::int64_t rows,
     template int cholesky(const DenseKernels<T>&, int, T*, int);                                                       \
     template void gram(const DenseKernels<T>&, int, const T*, int, int, T*, std::vector<T>&);                          \
     template void product(const DenseKernels<T>&, int, const T*, const T*, int, int, int, T*);                         \
+    template void gram_rows(const DenseKernels<T>&, int, const T*, int, int, const T*, T*, T*, std::vector<T>&);       \
     template void project(const DenseKernels<T>&, int, const T*, int, int, const T*, T*);                              \
+    template void project_rows(const DenseKernels<T>&, int, const T*, int, int, const T*, T*, std::vector<T>&);        \
     template void divide(const DenseKernels<T>&, int, const T*, int, T*, int);                                         \
     template void inverse(const DenseKernels<T>&, int, const T*, int, T*, T*);                                         \
     template void transpose(int, const T*, std::int64_t, std::int64_t, T*);

@@ -1,5 +1,5 @@
 // Products and triangular factorisations of large matrices, on the kernels of an instruction set and several threads.
-// Matrices are stored column after column, without gaps. No result depends on the number of threads.
+// Matrices are stored without gaps, column after column unless a function says otherwise. No result depends on the number of threads.
 #pragma once
 
 #include "dense_kernels.hpp"
@@ -28,6 +28,16 @@ void product(const DenseKernels<T>& kernels, int threads, const T* a, const T* b
 // out = a'x for an m x n matrix.
 template <class T>
 void project(const DenseKernels<T>& kernels, int threads, const T* a, int m, int n, const T* x, T* out);
+
+// The lower triangle of a'a, and a'x, for an m x n matrix row after row.
+template <class T>
+void gram_rows(const DenseKernels<T>& kernels, int threads, const T* a, int m, int n, const T* x, T* c, T* out,
+               std::vector<T>& scratch);
+
+// out = a'x for an m x n matrix row after row.
+template <class T>
+void project_rows(const DenseKernels<T>& kernels, int threads, const T* a, int m, int n, const T* x, T* out,
+                  std::vector<T>& scratch);
 
 // x = x L^-T for m rows.
 template <class T> void divide(const DenseKernels<T>& kernels, int threads, const T* l, int n, T* x, int m);

@@ -152,11 +152,11 @@ template <int height, class T> void pack_transposed(const T* a, std::int64_t ld,
 template <bool add, class T>
 void multiply(const T* packed_a, const T* packed_b, int rows, int columns, int depth, T* c, std::int64_t ld,
               bool lower) {
-    for (int j = 0; j < columns; j += wide) {
-        const T* right = packed_b + std::int64_t(j) * depth;
-        for (int i = 0; i < rows; i += high<T>) {
-            if (lower && i + high<T> <= j) continue;
-            const T* left = packed_a + std::int64_t(i) * depth;
+    // The larger panel stays in L1 while the others go by.
+    for (int i = 0; i < rows; i += high<T>) {
+        const T* left = packed_a + std::int64_t(i) * depth;
+        for (int j = 0; j < columns && !(lower && i + high<T> <= j); j += wide) {
+            const T* right = packed_b + std::int64_t(j) * depth;
             T* at = c + j * ld + i;
             if (i + high<T> <= rows && j + wide <= columns) {
                 micro<add>(left, right, depth, at, ld);
@@ -170,14 +170,20 @@ void multiply(const T* packed_a, const T* packed_b, int rows, int columns, int d
     }
 }
 
+template <bool add, int tile, class T>
+void outer(const T* a, std::int64_t lda, const T* b, std::int64_t ldb, int rows, int columns, int depth, T* c,
+           std::int64_t ldc, bool lower) {
+    alignas(64) T packed_a[(tile + high<T>)*dense_depth];
+    alignas(64) T packed_b[(tile + wide) * dense_depth];
+    pack<high<T>>(a, lda, rows, depth, packed_a);
+    pack<wide>(b, ldb, columns, depth, packed_b);
+    multiply<add>(packed_a, packed_b, rows, columns, depth, c, ldc, lower);
+}
+
 template <class T>
 void update(const T* a, std::int64_t lda, const T* b, std::int64_t ldb, int rows, int columns, int depth, T* c,
             std::int64_t ldc, bool lower) {
-    alignas(64) T packed_a[(dense_tile + high<T>)*dense_depth];
-    alignas(64) T packed_b[(dense_tile + wide) * dense_depth];
-    pack<high<T>>(a, lda, rows, depth, packed_a);
-    pack<wide>(b, ldb, columns, depth, packed_b);
-    multiply<false>(packed_a, packed_b, rows, columns, depth, c, ldc, lower);
+    outer<false, dense_tile>(a, lda, b, ldb, rows, columns, depth, c, ldc, lower);
 }
 
 template <class T>
@@ -190,6 +196,15 @@ void gram(const T* a, const T* b, std::int64_t ld, int rows, int columns, int de
         pack_transposed<high<T>>(a + k, ld, rows, part, packed_a);
         pack_transposed<wide>(b + k, ld, columns, part, packed_b);
         multiply<true>(packed_a, packed_b, rows, columns, part, c, ldc, lower);
+    }
+}
+
+template <class T>
+void gram_rows(const T* a, const T* b, std::int64_t ld, int rows, int columns, int depth, T* c, std::int64_t ldc,
+               bool lower) {
+    for (int k = 0; k < depth; k += dense_depth) {
+        const int part = depth - k < dense_depth ? depth - k : dense_depth;
+        outer<true, gram_tile>(a + k * ld, ld, b + k * ld, ld, rows, columns, part, c, ldc, lower);
     }
 }
 
@@ -206,6 +221,17 @@ template <class T> void project(const T* a, std::int64_t ld, int depth, int colu
         for (int q = 0; q < many; ++q) total += sum[q];
         out[j] = total;
     }
+}
+
+template <class T> void project_rows(const T* a, std::int64_t ld, int depth, int columns, const T* x, T* out) {
+    int k = 0;
+    for (; k + 4 <= depth; k += 4, a += 4 * ld) {
+        const T *r0 = a, *r1 = a + ld, *r2 = a + 2 * ld, *r3 = a + 3 * ld;
+        const T x0 = x[k], x1 = x[k + 1], x2 = x[k + 2], x3 = x[k + 3];
+        for (int j = 0; j < columns; ++j) out[j] += (x0 * r0[j] + x1 * r1[j]) + (x2 * r2[j] + x3 * r3[j]);
+    }
+    for (; k < depth; ++k, a += ld)
+        for (int j = 0; j < columns; ++j) out[j] += x[k] * a[j];
 }
 
 template <class T> int factor(T* a, std::int64_t ld, int n) {
@@ -266,7 +292,8 @@ template <class T> void backward(const T* l, std::int64_t ld, int n, T* b) {
 }
 
 template <class T>
-constexpr DenseKernels<T> kernels{update<T>, gram<T>, project<T>, factor<T>, solve_rows<T>, forward<T>, backward<T>};
+constexpr DenseKernels<T> kernels{update<T>, gram<T>,       gram_rows<T>, project<T>, project_rows<T>,
+                                  factor<T>, solve_rows<T>, forward<T>,   backward<T>};
 constexpr DenseTable table{kernels<float>, kernels<double>};
 
 }  // namespace

@@ -60,10 +60,12 @@ def known_names_only(
     function: Callable[..., Any],
     remedies: Mapping[str, str],
     then: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any] = lambda result, args, kwargs: result,
+    shorter: Callable[[tuple[Any, ...], dict[str, Any]], Any] = lambda args, kwargs: None,
 ) -> Callable[..., Any]:
     """The function, with the error of :func:`unexpected` for other names; `remedies` says what to do about some.
 
-    `then` is called with the result and the arguments, and returns the result.
+    `then` is called with the result and the arguments, and returns the result. `shorter` is called first, with the
+    arguments, and returns what the function would, or None if it cannot.
     """
     known = list(inspect.signature(function).parameters)
     are_known = frozenset(known).issuperset
@@ -75,7 +77,8 @@ def known_names_only(
             if name in remedies:
                 raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}: {remedies[name]}")
             raise unexpected(function.__name__, name, known)
-        return then(function(*args, **kwargs), args, kwargs)
+        result = shorter(args, kwargs)
+        return then(function(*args, **kwargs) if result is None else result, args, kwargs)
 
     return checked
 

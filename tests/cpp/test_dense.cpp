@@ -175,6 +175,33 @@ template <class T> void products(const detail::DenseKernels<T>& kernels) {
     }
 }
 
+// Of a matrix row after row: tiles, parts of the rows, both and neither.
+template <class T> void products_of_rows(const detail::DenseKernels<T>& kernels) {
+    constexpr double epsilon = std::numeric_limits<T>::epsilon();
+    for (const auto& [m, n] : {std::pair{1, 1}, {1, 9}, {131, 150}, {40, 300}, {2500, 9}, {1100, 290}}) {
+        if (quick() && m == 1) continue;
+        const Dense<T> a = random<T>(m, n), x = random<T>(m, 1);
+        Dense<T> rows(n, m);
+        for (int i = 0; i < m; ++i)
+            for (int j = 0; j < n; ++j) rows(j, i) = a(i, j);
+        std::vector<T> scratch;
+        Dense<T> square(n, n), again(n, n), along(n, 1), along_again(n, 1);
+        detail::gram_rows(kernels, 1, rows.data(), m, n, x.data(), square.data(), along.data(), scratch);
+        detail::gram_rows(kernels, 3, rows.data(), m, n, x.data(), again.data(), along_again.data(), scratch);
+        CHECK_THAT(same(square, again, true) && same(along, along_again), "%d x %d", m, n);
+        double off = distance(square, transposed_product(a, a, true), true);
+        CHECK_THAT(off <= 10 * epsilon, "a'a: %d x %d: %g", m, n, off);
+        off = distance(along, transposed_product(a, x));
+        CHECK_THAT(off <= 10 * epsilon, "a'x: %d x %d: %g", m, n, off);
+
+        detail::project_rows(kernels, 1, rows.data(), m, n, x.data(), along.data(), scratch);
+        detail::project_rows(kernels, 3, rows.data(), m, n, x.data(), along_again.data(), scratch);
+        CHECK_THAT(same(along, along_again), "%d x %d", m, n);
+        off = distance(along, transposed_product(a, x));
+        CHECK_THAT(off <= 10 * epsilon, "a'x alone: %d x %d: %g", m, n, off);
+    }
+}
+
 template <class T> void transposes() {
     for (const auto& [rows, columns] : {std::pair{1, 1}, {5, 33}, {600, 130}}) {
         const Dense<T> a = random<T>(columns, rows);
@@ -199,6 +226,8 @@ int main() {
         factors(table.f64);
         products(table.f32);
         products(table.f64);
+        products_of_rows(table.f32);
+        products_of_rows(table.f64);
     }
     transposes<float>();
     transposes<double>();

@@ -93,9 +93,9 @@ template <class T> struct Decay : Counted {
     bool jacobian(const T* x, const T*, T* j) {
         for (int i = 0; i < m; ++i) {
             const T e = std::exp(-x[1] * at(i));
-            j[i] = e;
-            j[m + i] = -x[0] * at(i) * e;
-            j[2 * m + i] = 1;
+            j[3 * i] = e;
+            j[3 * i + 1] = -x[0] * at(i) * e;
+            j[3 * i + 2] = 1;
         }
         return count();
     }

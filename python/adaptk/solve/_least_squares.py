@@ -11,7 +11,7 @@ from adaptk import _solve
 from adaptk._names import known_names_only
 from adaptk.solve import _arguments as arguments
 from adaptk.solve import _check, _covariance, _losses, _matrix_free, _parameters, _rows, _sparsity, _starts
-from adaptk.solve._result import Fit, finish
+from adaptk.solve._result import MESSAGES, Fit, finish
 
 LOSSES = {"linear": 0, "huber": 1, "soft_l1": 2, "cauchy": 3, "arctan": 4, "tukey": 5}
 _ACCELERATE = {None: -1, "auto": -1, False: 0, True: 1}
@@ -160,8 +160,7 @@ def levenberg_marquardt(
     linear_solver : {None, "qr", "cg"}
         How steps are computed. ``"cg"``: by conjugate gradients, for many parameters. `jac` then returns an array, a
         matrix of :mod:`scipy.sparse`, or an operator with ``matvec`` and ``rmatvec``, and is never factored: so the
-        result has no `cov` and `x_std`, steps are not polished, and bounds, robust losses, `fixed`, `ties` and `mask`
-        are refused.
+        result has no `cov` and `x_std`, and steps are not polished.
     vectorized : bool
         Whether `fun` takes a stack of points, shape (k, n), and returns (k, m); differences are then one call.
     rel_step, typical : float or array_like, optional
@@ -296,20 +295,20 @@ def levenberg_marquardt(
 def _in_layers(given: dict[str, Any]) -> Fit:
     """A fit of what the outermost option makes of the problem, which calls the solver with the others."""
     fun, x0, args = given.pop("fun"), given.pop("x0"), given.pop("args")
+    if given["linear_solver"] not in (None, "qr", "cg"):
+        raise ValueError(f"linear_solver: expected None, 'qr' or 'cg', got {given['linear_solver']!r}")
     if given["starts"] is not None:
         return _starts.fit(levenberg_marquardt, fun, x0, args, given, _bounds)
     if given["jac_sparsity"] is not None:
         return _sparsity.fit(levenberg_marquardt, fun, x0, args, given, _bounds)
-    if given["linear_solver"] is not None and given["linear_solver"] != "qr":
-        if given["linear_solver"] != "cg":
-            raise ValueError(f"linear_solver: expected None, 'qr' or 'cg', got {given['linear_solver']!r}")
-        return _matrix_free.fit(fun, x0, args, given)
     if given["fixed"] is not None or given["ties"] is not None:
         return _parameters.fit(levenberg_marquardt, fun, x0, args, given, _bounds)
     if given["mask"] is not None or given["nan_policy"] is not None or given["complex_residuals"] is not False:
         return _rows.fit(levenberg_marquardt, fun, x0, args, given)
     if isinstance(given["f_scale"], str):
         return _losses.fit_with_scale(levenberg_marquardt, fun, x0, args, given)
+    if given["linear_solver"] == "cg":
+        return _matrix_free.fit(fun, x0, args, given, _bounds)
     return _losses.fit_with_function(levenberg_marquardt, fun, x0, args, given)
 
 
@@ -327,4 +326,5 @@ def _remember(result: Fit, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fit
 
 
 if not TYPE_CHECKING:
-    levenberg_marquardt = known_names_only(levenberg_marquardt, _REMEDIES, _remember)
+    _solve.set_result_type(Fit, MESSAGES["least_squares"], finish)
+    levenberg_marquardt = known_names_only(levenberg_marquardt, _REMEDIES, _remember, _solve.plain_fit)

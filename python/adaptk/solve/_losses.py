@@ -16,7 +16,7 @@ from adaptk.solve import _arguments as arguments
 from adaptk.solve import _check, _covariance
 from adaptk.solve._result import Fit
 
-__all__ = ["fit_with_function", "fit_with_scale"]
+__all__ = ["TUNING", "fit_with_function", "fit_with_scale", "values"]
 
 Array = arguments.Array
 # C over the standard deviation for which the estimate has 95 % of the efficiency of squares, if errors are normal.
@@ -39,7 +39,7 @@ def fit_with_scale(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, opti
     options["f_scale"] = 1.0
     result = solve(fun, x0, args, **options | {"loss": "linear"})
     options["check_derivatives"] = False
-    counts = dict.fromkeys(("nit", "nfev", "njev"), 0)
+    counts = dict.fromkeys([name for name in ("nit", "nfev", "njev", "nhev") if name in result], 0)
     scale = 0.0
     tolerance = 1e-3 * float(np.sqrt(np.finfo(result.x.dtype).eps))
     for _ in range(_MOST_SCALES):
@@ -61,13 +61,44 @@ def fit_with_scale(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, opti
     return result
 
 
-def _values(loss: Callable[[Array], Any], r: Array, c: float) -> tuple[Array, Array, Array, Array]:
-    """z, rho, rho' and rho''."""
+def _huber(z: Array) -> Array:
+    root = np.sqrt(np.maximum(z, 1.0))
+    return np.where(z <= 1, [z, np.ones_like(z), np.zeros_like(z)], [2 * root - 1, 1 / root, -0.5 / root**3])
+
+
+def _soft_l1(z: Array) -> Array:
+    root = np.sqrt(1 + z)
+    return np.stack([2 * (z / (root + 1)), 1 / root, -0.5 / root**3])
+
+
+def _cauchy(z: Array) -> Array:
+    return np.stack([np.log1p(z), 1 / (1 + z), -1 / (1 + z) ** 2])
+
+
+def _arctan(z: Array) -> Array:
+    u = 1 + z * z
+    return np.stack([np.arctan(z), 1 / u, -2 * z / u**2])
+
+
+def _tukey(z: Array) -> Array:
+    v = np.maximum(1 - z, 0)
+    return np.stack([np.where(z < 1, z * (1 - z + z * z / 3), 1 / 3), v * v, -2 * v])
+
+
+# The solver's own losses, for those who weigh rows in Python.
+NAMED = {"huber": _huber, "soft_l1": _soft_l1, "cauchy": _cauchy, "arctan": _arctan, "tukey": _tukey}
+
+
+def values(loss: Any, r: Array, c: float) -> tuple[Array, Array, Array, Array]:
+    """z, rho, rho' and rho'' of a loss by its name, or of a function."""
     z = (r.astype(np.float64) / c) ** 2
-    values = np.asarray(loss(z.copy()), dtype=np.float64)
-    if values.shape != (3, *z.shape):
-        raise ValueError(f"loss must return rho, rho' and rho'', shape {(3, *z.shape)}, got {values.shape}")
-    rho, first, second = values
+    if isinstance(loss, str):
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (z, *NAMED[loss](z))
+    found = np.asarray(loss(z.copy()), dtype=np.float64)
+    if found.shape != (3, *z.shape):
+        raise ValueError(f"loss must return rho, rho' and rho'', shape {(3, *z.shape)}, got {found.shape}")
+    rho, first, second = found
     if (rho < 0).any():
         raise ValueError(f"loss: rho must be >= 0, got {rho.min()} at z = {z.flat[int(np.argmin(rho))]}")
     return z, rho, first, second
@@ -108,7 +139,7 @@ def fit_with_function(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, o
 
     def root(r: Any) -> Array:
         r = np.asarray(r)
-        _, rho, _, _ = _values(loss, r, c)
+        _, rho, _, _ = values(loss, r, c)
         return np.asarray(np.copysign(c, r) * np.sqrt(rho), dtype=r.dtype if r.dtype.kind == "f" else np.float64)
 
     def residuals(at: Array, *more: Any) -> Array:
@@ -125,7 +156,7 @@ def fit_with_function(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, o
 
         def jacobian(at: Array, *more: Any) -> Array:
             r = np.asarray(f(at, *more), dtype=np.float64)
-            z, rho, first, _ = _values(loss, r, c)
+            z, rho, first, _ = values(loss, r, c)
             with np.errstate(divide="ignore", invalid="ignore"):
                 factor = np.where(z > 0, first * np.sqrt(z / rho), np.sqrt(np.abs(first)))
             return np.asarray(factor[:, None] * np.asarray(slopes(at, *more)))
@@ -141,7 +172,7 @@ def fit_with_function(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, o
     for name in ("fun", "jac", "cov", "x_std"):
         result[name] = at_end[name]
     r = result.fun.astype(np.float64)
-    z, _, first, second = _values(loss, r, c)
+    z, _, first, second = values(loss, r, c)
     curvature = first + 2 * second * z
     weight = np.maximum(curvature, 0.1 * first)
     _covariance.sandwich(result, bool(options["absolute_sigma"]), (np.maximum(weight, 0.0), curvature, first * r))

@@ -1,7 +1,9 @@
 """Least squares whose Jacobians are sparse or only products: Levenberg and Marquardt's steps by conjugate gradients.
 
 H. B. Nielsen, Damping parameter in Marquardt's method, 1999; S. J. Wright and J. N. Holt, An inexact
-Levenberg-Marquardt method for large sparse nonlinear least squares, J. Austral. Math. Soc. B 26, 1985.
+Levenberg-Marquardt method for large sparse nonlinear least squares, J. Austral. Math. Soc. B 26, 1985. Robust losses
+weigh the rows, and steps are projected onto bounds, as in the solver that factors: Triggs et al. 2000; Kanzow,
+Yamashita and Fukushima 2004.
 """
 
 from __future__ import annotations
@@ -14,81 +16,96 @@ from typing import Any, cast
 import numpy as np
 
 from adaptk.solve import _arguments as arguments
-from adaptk.solve import _check
+from adaptk.solve import _check, _losses
 from adaptk.solve._linear import cg
+from adaptk.solve._operators import Jacobian
 from adaptk.solve._result import Fit, finish
 
 __all__ = ["fit"]
 
 Array = arguments.Array
-# What they cannot have; each is None, False or its default here.
-_NOT_HERE = ("bounds", "fixed", "ties", "mask", "nan_policy", "covariance")
 
 
-class _Jacobian:
-    """Products with J and J', and the norms of its columns where they can be had."""
+class _Weighted:
+    """A robust cost at some residuals: twice its value, the rows' weights, and what the gradient is made of."""
 
-    def __init__(self, j: Any, m: int, n: int, dtype: Any) -> None:
-        shape = getattr(j, "shape", None)
-        if shape is None:
-            j = np.asarray(j)
-            shape = j.shape
-        if tuple(shape) != (m, n):
-            raise ValueError(f"jac must return shape {(m, n)}, got {tuple(shape)}")
-        self.norms: Array | None = None
-        if hasattr(j, "rmatvec") and hasattr(j, "matvec"):
-            self.times, self.back = j.matvec, j.rmatvec
-        else:
-            t = j.T.tocsr() if hasattr(j, "tocsr") else j.T
-            self.times, self.back = lambda v: j @ v, lambda u: t @ u
-            squares = j.multiply(j).sum(axis=0) if hasattr(j, "tocsr") else (np.asarray(j) ** 2).sum(axis=0)
-            self.norms = np.sqrt(np.asarray(squares, dtype=np.float64).ravel()).astype(dtype)
-
-    def normal(self, divisor: Array, damping: float) -> Callable[[Array], Array]:
-        """Products with ``D^-1 J'J D^-1 + damping``."""
-
-        def times(v: Array) -> Array:
-            inner = np.asarray(self.times(v / divisor)).ravel()
-            outer = np.asarray(self.back(inner)).ravel() / divisor + damping * v
-            return np.asarray(outer, dtype=v.dtype)
-
-        return times
+    def __init__(self, loss: Any, c: float, r: Array) -> None:
+        self.r = r
+        if loss == "linear":
+            self.squares = float(r @ r)
+            self.weight = self.root_slope = np.ones_like(r)
+            self.pull = r
+            return
+        z, rho, first, second = _losses.values(loss, r, c)
+        self.squares = float(c * c * rho.sum())
+        self.weight = np.sqrt(np.maximum(first + 2 * second * z, 0.1 * first)).astype(r.dtype)
+        self.root_slope = np.sqrt(first).astype(r.dtype)
+        self.pull = (first * r).astype(r.dtype)
 
 
-def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any]) -> Fit:
+class _Monitor:
+    """Callback, progress, history and time limit."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        (self.callback, self.progress, self.keep, seconds), _ = arguments.common(
+            "levenberg_marquardt",
+            options["callback"],
+            options["disp"],
+            options["history"],
+            options["max_seconds"],
+        )
+        self.end = math.inf if math.isinf(seconds) else time.monotonic() + seconds
+        self.history: dict[str, list[float]] = {"fun": [], "step": [], "gradient": []}
+
+    def stops(self, nit: int, x: Array, cost: float, step: float, gradient: float) -> bool:
+        if self.keep:
+            for name, value in (("fun", cost), ("step", step), ("gradient", gradient)):
+                self.history[name].append(value)
+        if self.progress is not None:
+            self.progress(nit, cost, step, gradient)
+        if nit == 0 or self.callback is None:
+            return False
+        try:
+            return bool(self.callback(x.copy(), cost, nit))
+        except StopIteration:
+            return True
+
+    def late(self) -> bool:
+        return time.monotonic() > self.end
+
+
+def _tolerances(options: dict[str, Any], coarse: bool) -> tuple[float, float, float]:
+    defaults = {"ftol": 1e-5, "xtol": 1e-5, "gtol": 1e-6} if coarse else {"ftol": 1e-10, "xtol": 1e-10, "gtol": 1e-12}
+    given = {name: arguments.tolerance(options[name], name) for name in defaults}
+    ftol, xtol, gtol = (defaults[name] if value is None else value for name, value in given.items())
+    return ftol, xtol, gtol
+
+
+def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any], bounds: Callable[..., Any]) -> Fit:
     """The fit in which every product with the Jacobian is one."""
-    for name in _NOT_HERE:
-        if options[name] is not None:
-            raise ValueError(f"linear_solver: 'cg' does not go with {name}")
-    if options.get("history"):
-        raise ValueError("linear_solver: 'cg' does not go with history")
-    if options["loss"] != "linear" or options["complex_residuals"]:
-        raise ValueError("linear_solver: 'cg' is for real residuals and loss='linear'")
+    if options["covariance"] is not None:
+        raise ValueError("linear_solver: 'cg' does not go with covariance")
     x = arguments.start(x0)
     n, size, extra = x.size, x.dtype.itemsize, arguments.tuple_of(args)
     f = arguments.function(fun, "fun", size, "residuals")
     if isinstance(f, tuple):
         f = _check._bind(f, "residuals", x, extra, arguments.whole(options["m"], "m", low=1))
         extra = ()
-    jac = options["jac"]
+    jac, loss = options["jac"], options["loss"]
     if not callable(jac):
         raise ValueError("jac: with linear_solver='cg' give a function that returns it, or jac_sparsity")
+    if not callable(loss):
+        arguments.choice(loss, "loss", {"linear": 0, **dict.fromkeys(_losses.TUNING, 1)})
+    c = arguments.real(options["f_scale"], "f_scale", open_low=True)
+    lower, upper = bounds(options["bounds"], x)
+    low = np.full(n, -np.inf, dtype=x.dtype) if lower is None else lower
+    high = np.full(n, np.inf, dtype=x.dtype) if upper is None else upper
     coarse = x.dtype == np.float32
-    ftol, xtol, gtol = (
-        default if value is None else value
-        for value, default in (
-            (arguments.tolerance(options["ftol"], "ftol"), 1e-5 if coarse else 1e-10),
-            (arguments.tolerance(options["xtol"], "xtol"), 1e-5 if coarse else 1e-10),
-            (arguments.tolerance(options["gtol"], "gtol"), 1e-6 if coarse else 1e-12),
-        )
-    )
+    ftol, xtol, gtol = _tolerances(options, coarse)
     most = 200 * (n + 1) if options["max_nfev"] is None else arguments.whole(options["max_nfev"], "max_nfev", low=1)
     given_scale = options["x_scale"]
     scale = None if isinstance(given_scale, str) else arguments.per_variable(given_scale, "x_scale", x)
-    (callback, progress, _, seconds), _ = arguments.common(
-        "levenberg_marquardt", options["callback"], options["disp"], False, options["max_seconds"]
-    )
-    end = math.inf if math.isinf(seconds) else time.monotonic() + seconds
+    watch = _Monitor(options)
 
     def residuals(at: Array) -> Array:
         value = np.asarray(f(at.copy(), *extra))
@@ -98,71 +115,84 @@ def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any]) -> Fit:
 
     r = residuals(x)
     m = r.size
+    if options["check_derivatives"]:
+        _check.verify(
+            f, x, extra, lambda at, *more: Jacobian(jac(at, *more), m, n, x.dtype).dense(), False, residuals=m
+        )
     count = {"nit": 0, "nfev": 1, "njev": 0, "nhev": 0}
-    squares = float(r @ r)
+    here = _Weighted(loss, c, r)
     grad = np.full(n, np.nan, dtype=x.dtype)
     j: Any = None
+    free = np.ones(n, dtype=bool)
     d = np.zeros(n, dtype=x.dtype) if scale is None else 1 / scale
-    damping, growth, largest = 1e-3, 2.0, 0.0
-    status = 0 if math.isfinite(squares) else -3
-    first = True
-    while status == 0:
+    damping, growth, largest, moved = 1e-3, 2.0, 0.0, math.nan
+    status = 0 if math.isfinite(here.squares) else -3
+
+    def slope() -> Jacobian:
+        nonlocal j, grad, free
         j = jac(x.copy(), *extra)
         count["njev"] += 1
-        product = _Jacobian(j, m, n, x.dtype)
-        grad = np.asarray(product.back(r), dtype=x.dtype).ravel()
+        product = Jacobian(j, m, n, x.dtype)
+        grad = product.back(here.pull)
+        free = ~(((x <= low) & (grad >= 0)) | ((x >= high) & (grad <= 0)))
+        return product
+
+    def steepest() -> float:
+        return float(np.abs(grad[free]).max(initial=0.0))
+
+    while status == 0:
+        product = slope()
         if not np.isfinite(grad).all():
             status = -3
             break
-        if product.norms is not None and scale is None:
-            d = np.maximum(d, product.norms)
-        elif scale is None:
-            d = np.ones(n, dtype=x.dtype)
-        divisor = np.where(d > 0, d, 1)
+        norms = product.norms(here.weight)
+        if scale is None:
+            d = np.ones(n, dtype=x.dtype) if norms is None else np.maximum(d, norms)
+        divisor = np.where(d > 0, d, 1).astype(x.dtype)
         largest = max(largest, float(np.abs(grad / divisor).max()))
-        length = math.sqrt(squares)
-        column = divisor if product.norms is None else np.where(product.norms > 0, product.norms, 1)
-        bound = largest if product.norms is None else length
-        if progress is not None:
-            progress(count["nit"], squares / 2, math.nan, float(np.abs(grad).max()))
-        if not first and callback is not None:
-            try:
-                if callback(x.copy(), squares / 2, count["nit"]):
-                    status = -1
-            except StopIteration:
-                status = -1
-            if status:
-                break
-        first = False
-        steepness = float(np.abs(grad / column).max())
-        if steepness <= gtol * bound or squares == 0:
+        if norms is None:
+            column, bound = divisor, largest
+        else:
+            # The rows of the cosines have the cost's gradient, without the weights of its curvature.
+            plain = norms if loss == "linear" else cast(Array, product.norms(here.root_slope))
+            column = np.where(plain > 0, plain, 1)
+            bound = float(np.linalg.norm(here.root_slope * here.r))
+        if watch.stops(count["nit"], x, here.squares / 2, moved, steepest()):
+            status = -1
+            break
+        steepness = float(np.abs(grad / column)[free].max(initial=0.0))
+        if steepness <= gtol * bound or here.squares == 0:
             status = 1
             break
-        right = -grad / divisor
+        right = np.where(free, -grad / divisor, 0).astype(x.dtype)
         # As exact as the gradient is small, so that steps converge faster than linearly.
         exact = max(min(0.1, steepness / bound), 1e-6 if coarse else 1e-10)
-        while status == 0:
-            if count["nfev"] >= most:
-                break
-            solved = cg(product.normal(divisor, damping), right, rtol=exact)
+        squared_weight = here.weight * here.weight
+        while status == 0 and count["nfev"] < most:
+            solved = cg(product.normal(squared_weight, divisor, free, damping), right, rtol=exact)
             count["nhev"] += solved.nmatvec
-            step = solved.x / divisor
-            trial = (x + step).astype(x.dtype)
-            if (trial == x).all():
+            whole = (x + np.where(free, solved.x / divisor, 0)).astype(x.dtype)
+            trial = np.clip(whole, low, high)
+            if (whole == x).all():
                 status = 5
                 break
-            new = residuals(trial)
+            if (trial == x).all():
+                # The bounds leave nothing of it: shorter steps turn to the gradient, which points inwards.
+                damping, growth = damping * growth, growth * 2
+                continue
+            step = trial - x
+            there = _Weighted(loss, c, residuals(trial))
             count["nfev"] += 1
-            squares_new = float(new @ new)
-            forward = np.asarray(product.times(step), dtype=np.float64).ravel()
+            forward = (here.weight * product.times(step)).astype(np.float64)
             predicted = -2 * float(grad @ step) - float(forward @ forward)
-            actual = squares - squares_new if math.isfinite(squares_new) else -math.inf
+            actual = here.squares - there.squares if math.isfinite(there.squares) else -math.inf
             ratio = actual / predicted if predicted > 0 else -1.0
-            reduced = abs(actual) <= ftol * squares and predicted <= ftol * squares and ratio <= 2
+            enough = ftol * here.squares
+            reduced = abs(actual) <= enough and abs(predicted) <= enough and ratio <= 2
             small = float(np.linalg.norm(d * step)) <= xtol * float(np.linalg.norm(d * x))
             accepted = actual > 0
             if accepted:
-                x, r, squares = trial, new, squares_new
+                x, here, moved = trial, there, float(np.linalg.norm(step))
                 damping *= max(1 / 3, 1 - (2 * ratio - 1) ** 3)
                 growth = 2.0
             else:
@@ -172,7 +202,7 @@ def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any]) -> Fit:
                 status = 4 if reduced and small else 2 if reduced else 3
             elif not damping < 1e300:
                 status = 5
-            elif time.monotonic() > end:
+            elif watch.late():
                 status = -2
             if accepted:
                 break
@@ -180,11 +210,15 @@ def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any]) -> Fit:
         if count["nfev"] >= most and status == 0:
             break
     if status > 1 and j is not None:
-        j = jac(x.copy(), *extra)
-        count["njev"] += 1
-        grad = np.asarray(_Jacobian(j, m, n, x.dtype).back(r), dtype=x.dtype).ravel()
-    raw: dict[str, Any] = {"status": status, "x": x, "fun": r, "jac": j, "grad": grad, "cost": squares / 2, **count}
-    raw["optimality"] = float(np.abs(grad).max())
-    result = cast(Fit, finish(raw, "least_squares", progress))
+        slope()
+    if loss == "tukey" and status > 0 and (np.abs(here.r) >= c).all():
+        status = -4
+    raw: dict[str, Any] = {"status": status, "x": x, "fun": here.r, "jac": j, "grad": grad, "cost": here.squares / 2}
+    raw |= count
+    raw["optimality"] = steepest() if np.isfinite(grad).all() else math.nan
+    raw["active_mask"] = (x >= high).astype(np.int64) - (x <= low).astype(np.int64)
+    if watch.keep:
+        raw["history"] = {name: np.array(values) for name, values in watch.history.items()}
+    result = cast(Fit, finish(raw, "least_squares", watch.progress))
     result["dof"] = math.inf if options["absolute_sigma"] else float(m - n)
     return result

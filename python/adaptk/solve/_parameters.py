@@ -12,6 +12,7 @@ import numpy as np
 from adaptk._names import hint
 from adaptk.solve import _arguments as arguments
 from adaptk.solve import _check
+from adaptk.solve._operators import Product, is_product, is_sparse
 from adaptk.solve._result import Fit
 
 __all__ = ["Parameters", "by_name", "fit", "index"]
@@ -126,11 +127,16 @@ class Parameters:
         return value.reshape(())
 
     def slopes(self, z: Array) -> Array:
-        """The derivatives of x by z, shape (n, free): those of ties by central differences, within the bounds."""
+        """The derivatives of x by z, shape (n, free)."""
         slopes = np.zeros((self.x0.size, self.free.size))
         slopes[self.free, np.arange(self.free.size)] = 1.0
-        if not self.ties:
-            return slopes
+        if self.ties:
+            slopes[self.tied] = self._slopes_of_ties(z)
+        return slopes
+
+    def _slopes_of_ties(self, z: Array) -> Array:
+        """By central differences, within the bounds."""
+        slopes = np.zeros((int(self.tied.sum()), self.free.size))
         z = z.astype(np.float64)
         for j, k in enumerate(self.free):
             step = np.cbrt(np.finfo(np.float64).eps) * (max(abs(z[j]), abs(float(self.x0[k]))) or 1.0)
@@ -138,8 +144,47 @@ class Parameters:
             up[j] = min(z[j] + step, self.upper[k])
             down[j] = max(z[j] - step, self.lower[k])
             change = self.expand(up) - self.expand(down)
-            slopes[self.tied, j] = change[self.tied] / (up[j] - down[j])
+            slopes[:, j] = change[self.tied] / (up[j] - down[j])
         return slopes
+
+    def chain(self, whole: Any, z: Array) -> Any:
+        """The Jacobian by z from that by x: an array, and of a sparse matrix or an operator another one."""
+        if is_sparse(whole) and not self.ties:
+            return whole.tocsc()[:, self.free]
+        if not is_sparse(whole) and not is_product(whole):
+            return whole @ self.slopes(z)
+        ties = self._slopes_of_ties(z) if self.ties else np.zeros((0, self.free.size))
+        times, back = (whole.matvec, whole.rmatvec) if is_product(whole) else (whole.__matmul__, whole.T.__matmul__)
+
+        def matvec(v: Array) -> Any:
+            full = np.zeros(self.x0.size, dtype=v.dtype)
+            full[self.free] = v
+            full[self.tied] = ties @ v
+            return times(full)
+
+        def rmatvec(u: Array) -> Array:
+            full = np.asarray(back(u)).ravel()
+            return np.asarray(full[self.free] + full[self.tied] @ ties)
+
+        return Product((whole.shape[0], self.free.size), matvec, rmatvec)
+
+    def spread(self, value: Any) -> Any:
+        """Numbers or columns of the free parameters, with 0 for the others."""
+        n = self.x0.size
+        if is_sparse(value):
+            from scipy.sparse import csr_array
+
+            count = self.free.size
+            return value @ csr_array((np.ones(count, value.dtype), (np.arange(count), self.free)), shape=(count, n))
+        if is_product(value):
+
+            def rmatvec(u: Array) -> Array:
+                return np.asarray(self.spread(np.asarray(value.rmatvec(u)).ravel()))
+
+            return Product((value.shape[0], n), lambda v: value.matvec(v[self.free]), rmatvec)
+        full = np.zeros((*value.shape[:-1], n), dtype=value.dtype)
+        full[..., self.free] = value
+        return full
 
     def bound(self, lower: Array | None, upper: Array | None) -> tuple[Array, Array] | None:
         """The bounds of z."""
@@ -207,11 +252,11 @@ def fit(solve: Solver, fun: Any, x0: Any, args: Any, options: dict[str, Any], bo
 
         def slopes(z: Array, *more: Any) -> Any:
             whole = j(p.expand(z), *more)
-            if not hasattr(whole, "matvec") and not hasattr(whole, "tocsr"):
+            if not is_product(whole) and not is_sparse(whole):
                 whole = np.asarray(whole)
             if len(whole.shape) != 2 or whole.shape[1] != x.size:
                 raise ValueError(f"jac must return an array of shape (m, {x.size}), got one of shape {whole.shape}")
-            return whole @ p.slopes(z)
+            return p.chain(whole, z)
 
         options["jac"] = slopes
         options["check_derivatives"] = False
@@ -227,19 +272,14 @@ def fit(solve: Solver, fun: Any, x0: Any, args: Any, options: dict[str, Any], bo
 
 
 def _all(result: Fit, p: Parameters) -> Fit:
-    z, n = result.x, p.x0.size
-    slopes = p.slopes(z)
+    z = result.x
     result["x"] = p.expand(z)
-    result["cov"], result["x_std"] = p.covariance(slopes, result.cov, result.x_std)
+    if "cov" in result:
+        result["cov"], result["x_std"] = p.covariance(p.slopes(z), result.cov, result.x_std)
 
-    def spread(value: Array) -> Array:
-        full = np.zeros((*value.shape[:-1], n), dtype=value.dtype)
-        full[..., p.free] = value
-        return full
-
-    result["grad"], result["active_mask"] = spread(result.grad), spread(result.active_mask)
+    result["grad"], result["active_mask"] = p.spread(result.grad), p.spread(result.active_mask)
     if result.jac is not None:
-        result["jac"] = spread(result.jac) if isinstance(result.jac, np.ndarray) else result.jac
+        result["jac"] = p.spread(result.jac)
     result["fixed"], result["tied"] = p.fixed, p.tied
     result["message"] = re.sub(r"\bx\[(\d+)\]", lambda at: f"x[{p.free[int(at[1])]}]", result.message)
     return result

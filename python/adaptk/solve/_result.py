@@ -396,7 +396,7 @@ def finish(raw: dict[str, Any], kind: str, progress: Progress | None) -> Result:
     """What the solver returned, with its status in words, in the result and at the end of the line of progress."""
     status: int = raw["status"]
     disagreement = raw.pop("disagreement", None)
-    result = Fit(raw) if kind == "least_squares" else Result(raw)
+    result = raw if isinstance(raw, Result) else Fit(raw) if kind == "least_squares" else Result(raw)
     result["success"] = status > 0
     result["message"] = MESSAGES[kind][status] if disagreement is None else _disagreement(kind, *disagreement)
     if progress is not None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from adaptk.solve import _arguments as arguments
 from adaptk.solve import _check
+from adaptk.solve._operators import Product, is_product, is_sparse
 from adaptk.solve._result import Fit
 
 __all__ = ["POLICIES", "fit", "mask_of"]
@@ -30,6 +31,31 @@ def mask_of(mask: Any, shape: tuple[int, ...], name: str = "mask") -> Array:
 def stacked(value: Array) -> Array:
     """Real parts, then imaginary parts."""
     return np.concatenate([value.real, value.imag])
+
+
+def _of_rows(j: Any, keep: Array, as_complex: bool) -> Any:
+    """Rows of a sparse matrix, or of an operator."""
+    if tuple(j.shape[:1]) != keep.shape:
+        raise ValueError(f"jac must return {keep.size} rows, as fun did at x0; got shape {tuple(j.shape)}")
+    if is_sparse(j):
+        rows = j.tocsr()[keep]
+        if not as_complex:
+            return rows
+        from scipy.sparse import vstack
+
+        return vstack([rows.real, rows.imag], format="csr")
+    m = int(keep.sum())
+
+    def matvec(v: Array) -> Array:
+        value = np.asarray(j.matvec(v)).ravel()[keep]
+        return stacked(value) if as_complex else value
+
+    def rmatvec(u: Array) -> Any:
+        full = np.zeros(keep.size, dtype=np.result_type(u, np.complex64) if as_complex else u.dtype)
+        full[keep] = u[:m] + 1j * u[m:] if as_complex else u
+        return np.asarray(j.rmatvec(full)).real
+
+    return Product((2 * m if as_complex else m, j.shape[1]), matvec, rmatvec)
 
 
 def fit(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, options: dict[str, Any]) -> Fit:
@@ -92,7 +118,10 @@ def fit(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, options: dict[s
             j = _check._bind(j, "jacobian", x, (), shape[0])
 
         def jacobian(at: Array, *more: Any) -> Any:
-            return chosen(j(at, *more), "jac")
+            whole = j(at, *more)
+            if is_sparse(whole) or is_product(whole):
+                return _of_rows(whole, keep, as_complex)
+            return chosen(whole, "jac")
 
         options["jac"] = jacobian
     options["m"] = None

@@ -21,33 +21,37 @@ namespace adaptk::solve {
 
 template <class T, class Linalg> class BlockedQr {
   public:
-    // a'a and a'b. False where squares leave the range of the type, or a is not finite. `same`: only b has changed
-    // since the last call.
-    bool measure(const Matrix<T>& a, const Vector<T>& b, bool same = false) {
-        const int m = int(a.rows()), n = int(a.cols());
+    // a'a and a'b for an m x n matrix row after row, which has to stay for compute(). False where squares leave the range
+    // of the type, or a is not finite. `same`: only b has changed since the last call.
+    bool measure(const T* a, int m, int n, const Vector<T>& b, bool same = false) {
+        a_ = a;
+        m_ = m;
+        n_ = n;
         gram_.resize(n, n);
         along_.resize(n);
-        if (!same) Linalg::gram(a.data(), m, n, gram_.data(), scratch_);
+        if (same) {
+            Linalg::project_rows(a, m, n, b.data(), along_.data(), scratch_);
+            return along_.allFinite();
+        }
+        Linalg::gram_rows(a, m, n, b.data(), gram_.data(), along_.data(), scratch_);
         constexpr T least = std::numeric_limits<T>::min() / (epsilon<T> * epsilon<T>);
         constexpr T most = std::numeric_limits<T>::max() * epsilon<T>;
         for (int k = 0; k < n; ++k) {
             const T square = gram_(k, k);
-            if (square == 0 && a.col(k).isZero(T(0))) continue;
-            if (!(square > least && square < most)) return false;
+            if (square > least && square < most) continue;
+            if (square != 0) return false;
+            for (int i = 0; i < m; ++i)
+                if (a[std::ptrdiff_t(i) * n + k] != 0) return false;
         }
-        Linalg::project(a.data(), m, n, b.data(), along_.data());
         return along_.allFinite();
     }
     T column_norm(int k) const { return std::sqrt(gram_(k, k)); }
     T along(int k) const { return along_[k]; }
 
     // After measure(a, b): A D^-1 = Q R for the columns that are not fixed, with the results where qr.compute() would
-    // put them. `a` may be qr.a, which is overwritten where A has to be made orthogonal. False where that fails.
+    // put them; qr.a is where A is made orthogonal, if need be. False where that fails.
     template <class Fixed>
-    bool compute(const Matrix<T>& a, const Vector<T>& b, const Vector<T>& d, const Fixed& fixed, PivotedQr<T>& qr,
-                 Vector<T>& qtb) {
-        m_ = int(a.rows());
-        n_ = int(a.cols());
+    bool compute(const Vector<T>& b, const Vector<T>& d, const Fixed& fixed, PivotedQr<T>& qr, Vector<T>& qtb) {
         active_ = 0;
         for (int k = 0; k < n_; ++k)
             if (!fixed[k] && gram_(k, k) > 0) qr.order[active_++] = k;
@@ -73,11 +77,11 @@ template <class T, class Linalg> class BlockedQr {
             t_.template triangularView<Eigen::Upper>() = l_.transpose();
         } else {
             T* const q = qr.a.data();
-            for (int k = 0; k < active_; ++k) {
-                const T* const from = a.data() + std::ptrdiff_t(qr.order[k]) * m_;
-                T* const to = q + std::ptrdiff_t(k) * m_;
-                for (int i = 0; i < m_; ++i) to[i] = from[i] * scale_[k];
-            }
+            constexpr int tile = 16;
+            for (int i0 = 0; i0 < m_; i0 += tile)
+                for (int k = 0; k < active_; ++k)
+                    for (int i = i0; i < std::min(m_, i0 + tile); ++i)
+                        q[std::ptrdiff_t(k) * m_ + i] = a_[std::ptrdiff_t(i) * n_ + qr.order[k]] * scale_[k];
             if (!orthogonal(q, m_, b.data())) return false;
         }
         // Of A D^-1.
@@ -232,6 +236,7 @@ template <class T, class Linalg> class BlockedQr {
         return std::sqrt(square);
     }
 
+    const T* a_ = nullptr;
     int m_ = 0, n_ = 0, active_ = 0;
     bool squared_ = false;  // R is the factor of A'A itself
     bool have_square_ = false;

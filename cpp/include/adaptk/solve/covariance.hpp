@@ -74,7 +74,7 @@ template <class T, class Linalg = InlineLinalg> class Covariance {
 
     // Q R of diag(w) J D^-1, D the columns' norms.
     void factor() {
-        w.qr.a = w.j;
+        w.qr.a = w.j();
         if (loss != Loss::linear)
             for (int i = 0; i < w.m; ++i) w.qr.a.row(i) *= weight_of(i);
         for (int k = 0; k < w.n; ++k) {
@@ -90,15 +90,16 @@ template <class T, class Linalg = InlineLinalg> class Covariance {
         if constexpr (Linalg::blocked) {
             if (!Linalg::blocked_fit(w.m, w.n)) return false;
             if (w.factored && full_rank()) return true;
+            const T* rows = w.at;
             if (loss != Loss::linear) {
-                w.qr.a = w.j;
-                for (int i = 0; i < w.m; ++i) w.qr.a.row(i) *= weight_of(i);
+                w.weighted = w.j();
+                for (int i = 0; i < w.m; ++i) w.weighted.row(i) *= weight_of(i);
+                rows = w.weighted.data();
             }
-            const Matrix<T>& rows = loss != Loss::linear ? w.qr.a : w.j;
-            if (!blocks.measure(rows, w.r)) return false;
+            if (!blocks.measure(rows, w.m, w.n, w.r)) return false;
             for (int k = 0; k < w.n; ++k) w.divisor[k] = blocks.column_norm(k) > 0 ? blocks.column_norm(k) : T(1);
             w.fixed.setConstant(false);
-            return blocks.compute(rows, w.r, w.divisor, w.fixed, w.qr, w.qt_r) && full_rank();
+            return blocks.compute(w.r, w.divisor, w.fixed, w.qr, w.qt_r) && full_rank();
         }
         return false;
     }
@@ -130,7 +131,7 @@ template <class T, class Linalg = InlineLinalg> class Covariance {
             if (!(weight > 0)) continue;
             const T q = w.r[i] / c;
             const LossValue<T> v = loss_value(loss, q * q);
-            for (int k = 0; k < n; ++k) row[k] = weight * (w.j(i, w.qr.order[k]) / w.divisor[w.qr.order[k]]);
+            for (int k = 0; k < n; ++k) row[k] = weight * (w.j()(i, w.qr.order[k]) / w.divisor[w.qr.order[k]]);
             w.qr.r.transpose().template triangularView<Eigen::Lower>().solveInPlace(row);
             const T psi = v.first * (w.r[i] / unit) / weight;
             meat += (psi * psi) * row * row.transpose();
@@ -159,8 +160,11 @@ template <class T, class Linalg = InlineLinalg> class Covariance {
             missing[i] = std::sqrt(std::max(square, T(0)));
             w.root_slope[i] = weight;
         }
-        for (int k = 0; k < n; ++k)
-            rows.col(k) = w.root_slope.cwiseProduct(w.j.col(w.qr.order[k])) / w.divisor[w.qr.order[k]];
+        constexpr int tile = 16;  // rows whose elements are in the cache for all columns
+        for (int i0 = 0; i0 < m; i0 += tile)
+            for (int k = 0; k < n; ++k)
+                for (int i = i0; i < std::min(m, i0 + tile); ++i)
+                    rows(i, k) = w.root_slope[i] * w.j()(i, w.qr.order[k]) / w.divisor[w.qr.order[k]];
         Linalg::divide(l.data(), n, rows.data(), m);
         const auto sum = [&](const Vector<T>& scale) {
             for (int k = 0; k < n; ++k) scaled.col(k) = scale.cwiseProduct(rows.col(k));

@@ -54,7 +54,7 @@ template <class T> struct LevenbergMarquardtWork {
                              &plain_trial, &right_side, &step_before, &end_before})
             v->resize(n);
         for (Vector<T>* v : {&r, &trial_r, &probe_r, &weighted_r, &qt_r, &weight, &root_slope}) v->resize(m);
-        j.resize(m, n);
+        at = nullptr;
         qr.resize(m, n);
         damped.resize(n, n);
         fixed.resize(n);
@@ -63,10 +63,12 @@ template <class T> struct LevenbergMarquardtWork {
         upper.setConstant(std::numeric_limits<T>::infinity());
     }
     int m = 0, n = 0;
-    bool factored = false;  // qr.r is R of J D^-1 at the end, D the divisors, for the J in j
-    // The best point: x, its residuals, Jacobian and gradient.
+    bool factored = false;  // qr.r is R of J D^-1 at the end, D the divisors
+    // The best point: x, its residuals and gradient, and where its Jacobian is: in `own`, or memory of the problem's.
     Vector<T> x, r, g;
-    Matrix<T> j;
+    T* at = nullptr;
+    Rows<T> own;
+    Eigen::Map<Rows<T>> j() const { return {at, m, n}; }
     Vector<T> lower, upper;
     // The point that is tried: x + step, and its residuals.
     Vector<T> trial, step, trial_r;
@@ -75,9 +77,11 @@ template <class T> struct LevenbergMarquardtWork {
     // The factorisation of J D^-1, Q'r, the triangle with the damping eliminated, and the step in its order: y = P'D p.
     PivotedQr<T> qr;
     Vector<T> qt_r, y, right_side, row;
-    Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> damped;
-    // Of robust losses: the rows' weights, the residuals that go with them, and sqrt(rho').
+    Rows<T> damped;
+    // Of robust losses: the rows' weights, the residuals that go with them, and sqrt(rho'); the weighted rows of large
+    // problems.
     Vector<T> weight, weighted_r, root_slope;
+    Rows<T> weighted;
     // Of geodesic acceleration: the second-order part of the step, and the trial point without it. Of both and of
     // probes: residuals at some other point.
     Vector<T> correction, plain_trial, probe_r;
@@ -86,8 +90,8 @@ template <class T> struct LevenbergMarquardtWork {
     Eigen::Array<bool, Eigen::Dynamic, 1> fixed;  // by a bound
 };
 
-// w.x holds the start (within the bounds), and at the end the best point found, with its residuals and Jacobian in w.r
-// and w.j.
+// w.x holds the start (within the bounds), and at the end the best point found, with its residuals in w.r and its
+// Jacobian in w.j().
 template <class T, class Linalg, class Problem, class Monitor> class LevenbergMarquardt {
   public:
     LevenbergMarquardt(Problem& problem, const LevenbergMarquardtOptions<T>& options, LevenbergMarquardtWork<T>& work,
@@ -105,7 +109,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         s.gradient = have_jacobian ? reported_gradient() : std::numeric_limits<T>::quiet_NaN();
         if (unit != 1) {
             w.r /= unit;
-            w.j /= unit;
+            if (w.at != nullptr) w.j() /= unit;
             w.g = w.g / unit / unit;
         }
         return s;
@@ -469,32 +473,55 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             w.probe_r = w.r / unit;
             raw = w.probe_r.data();
         }
-        if (!f.jacobian(w.x.data(), raw, w.j.data())) return Status::aborted;
-        if (!w.j.allFinite()) return Status::nonfinite;
-        if (unit != 1) w.j *= unit;
+        w.at = nullptr;
+        if constexpr (requires { f.jacobian_in_place(raw, raw); }) {
+            w.at = f.jacobian_in_place(w.x.data(), raw);
+        } else {
+            w.own.resize(w.m, w.n);
+            if (f.jacobian(w.x.data(), raw, w.own.data())) w.at = w.own.data();
+        }
+        if (w.at == nullptr) return Status::aborted;
+        if (!large() && !w.j().allFinite()) return Status::nonfinite;
+        if (unit != 1) w.j() *= unit;
         if constexpr (requires { f.value_error(); })
             if (f.value_error() > noise) expect_noise(f.value_error());
+        if (!factor()) return Status::nonfinite;
         have_jacobian = true;
-        factor();
         return Status::limit;
     }
 
-    // `same_jacobian`: since the last call.
-    void factor(bool same_jacobian = false) {
+    // Whether factorisations are those of blocked_qr.hpp, which also look whether J is finite.
+    bool large() const {
+        if constexpr (Linalg::blocked) return Linalg::blocked_fit(w.m, w.n);
+        return false;
+    }
+
+    // False where J is not finite. `same_jacobian`: since the last call.
+    bool factor(bool same_jacobian = false) {
         same_jacobian = same_jacobian && o.loss == Loss::linear && (in_blocks || (w.factored && !o.bounded));
-        if (same_jacobian && !in_blocks) return project();
-        in_blocks = w.factored = false;
-        if constexpr (Linalg::blocked) in_blocks = !reflections && Linalg::blocked_fit(w.m, w.n);
-        const Matrix<T>& rows = in_blocks && o.loss == Loss::linear ? w.j : w.qr.a;
-        if (&rows == &w.qr.a) w.qr.a = w.j;
+        if (same_jacobian && !in_blocks) {
+            project();
+            return true;
+        }
+        w.factored = false;
+        in_blocks = !reflections && large();
+        const bool robust = o.loss != Loss::linear;
+        if (!in_blocks) {
+            w.qr.a = w.j();
+        } else if (robust) {
+            w.weighted = w.j();
+        }
         w.weighted_r = w.r;
-        if (o.loss != Loss::linear) {
+        if (robust) {
             weigh();
         } else {
             cosine_length = norm(w.weighted_r);
         }
-        if constexpr (Linalg::blocked)
-            if (in_blocks && !blocks.measure(rows, w.weighted_r, same_jacobian)) return factor_by_reflections();
+        if constexpr (Linalg::blocked) {
+            const T* const rows = robust ? w.weighted.data() : w.at;
+            if (in_blocks && !blocks.measure(rows, w.m, w.n, w.weighted_r, same_jacobian))
+                return w.j().allFinite() && factor_by_reflections();
+        }
         for (int k = 0; k < w.n; ++k) {
             T column = 0;
             if constexpr (Linalg::blocked) {
@@ -519,28 +546,28 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             }
         }
         if constexpr (Linalg::blocked)
-            if (in_blocks && !blocks.compute(rows, w.weighted_r, w.divisor, w.fixed, w.qr, w.qt_r))
+            if (in_blocks && !blocks.compute(w.weighted_r, w.divisor, w.fixed, w.qr, w.qt_r))
                 return factor_by_reflections();
-        if (in_blocks) {
-            w.factored = unit == 1 && o.loss == Loss::linear && !w.fixed.any();
-            return;
+        if (!in_blocks) {
+            w.qt_r = w.weighted_r;
+            w.qr.compute(w.qt_r);
         }
-        w.qt_r = w.weighted_r;
-        w.qr.compute(w.qt_r);
-        w.factored = unit == 1 && o.loss == Loss::linear && !w.fixed.any();
+        w.factored = unit == 1 && !robust && !w.fixed.any();
+        return true;
     }
     // What is new where only the residuals are, after reflections.
     void project() {
         w.weighted_r = w.r;
         cosine_length = norm(w.weighted_r);
-        for (int k = 0; k < w.n; ++k) w.g[k] = w.j.col(k).dot(w.weighted_r);
+        times_rows(w.weighted_r, w.j(), w.g);
         w.qt_r = w.weighted_r;
         w.qr.apply(w.qt_r);
     }
-    void factor_by_reflections() {
+    bool factor_by_reflections() {
         reflections = true;
-        factor();
+        const bool done = factor();
         reflections = false;
+        return done;
     }
 
     // Triggs: rows times sqrt(rho' + 2 rho'' r^2 / C^2), kept positive, and residuals that give the gradient rho' r.
@@ -552,12 +579,22 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             w.weight[i] = scale;
             w.weighted_r[i] = scale > 0 ? w.r[i] * (v.first / scale) : T(0);
             w.root_slope[i] = std::sqrt(v.first);
-            w.qr.a.row(i) *= scale;
+            if (in_blocks) {
+                w.weighted.row(i) *= scale;
+            } else {
+                w.qr.a.row(i) *= scale;
+            }
         }
         // The cosines are those of sqrt(rho') J and sqrt(rho') r, which have the same gradient: with Triggs's rows the
         // residual that few columns can move would be the larger, the farther out it is.
         cosine_length = norm(w.r.cwiseProduct(w.root_slope));
-        for (int k = 0; k < w.n; ++k) w.column_norm[k] = norm(w.j.col(k).cwiseProduct(w.root_slope));
+        w.column_norm.setZero();
+        for (int i = 0; i < w.m; ++i) w.column_norm += (w.root_slope[i] * w.j().row(i).transpose()).cwiseAbs2();
+        for (int k = 0; k < w.n; ++k) {
+            const T squares = w.column_norm[k];
+            const bool in_range = squares > std::numeric_limits<T>::min() / epsilon<T> && std::isfinite(squares);
+            w.column_norm[k] = in_range ? std::sqrt(squares) : norm(w.j().col(k).cwiseProduct(w.root_slope));
+        }
     }
 
     T cosine() const {
@@ -665,19 +702,15 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         if (!w.probe_r.allFinite()) return true;
         Vector<T>& second = w.probe_r;  // the second derivative along p, in its place
         second = (second - w.r) / geodesic_probe;
-        second.noalias() -= w.j * w.step;
+        for (int i = 0; i < w.m; ++i) second[i] -= w.j().row(i).dot(w.step);
         second *= T(2) / geodesic_probe;
-        if (o.loss != Loss::linear) second = second.cwiseProduct(w.weight);
+        if (o.loss != Loss::linear) second = second.cwiseProduct(w.weight).cwiseProduct(w.weight);
         // J'r'' / 2, brought to the form R'b with the triangle: (R'R + mu I) y = -(D^-1 J'r'')/2.
         Vector<T>& b = w.right_side;
+        times_rows(second, w.j(), w.correction);
         for (int k = 0; k < w.n; ++k) {
             const int v = w.qr.order[k];
-            T dot = 0;
-            if (!w.fixed[v]) {
-                for (int i = 0; i < w.m; ++i)
-                    dot += w.j(i, v) * (o.loss != Loss::linear ? w.weight[i] : T(1)) * second[i];
-            }
-            b[k] = dot / w.divisor[v] / 2;
+            b[k] = w.fixed[v] ? T(0) : w.correction[v] / w.divisor[v] / 2;
         }
         if (undamped) w.damped = w.qr.r;
         undamped = false;

@@ -13,6 +13,8 @@ namespace adaptk::solve {
 
 template <class T> using Vector = Eigen::Matrix<T, Eigen::Dynamic, 1>;
 template <class T> using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic>;
+// Row after row.
+template <class T> using Rows = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 // The 2-norm. Squares of elements beyond the root of the range are scaled: Eigen's stableNorm is several times slower.
 template <class V> auto norm(const V& v) {
@@ -21,6 +23,12 @@ template <class V> auto norm(const V& v) {
     if (squares > std::numeric_limits<T>::min() / epsilon<T> && squares < std::numeric_limits<T>::max())
         return std::sqrt(squares);
     return v.size() == 0 ? T(0) : v.stableNorm();
+}
+
+// y = A'x.
+template <class T, class A> void times_rows(const Vector<T>& x, const A& a, Vector<T>& y) {
+    y.setZero();
+    for (Eigen::Index i = 0; i < a.rows(); ++i) y += x[i] * a.row(i).transpose();
 }
 
 template <class V> auto largest(const V& v) {

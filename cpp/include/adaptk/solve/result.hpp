@@ -7,13 +7,16 @@
 //     bool hessian(const T* x, T* h);                       newton: n x n, symmetric
 //     bool product(const T* x, const T* v, T* hv);          newton_cg: the Hessian times v
 //     bool residuals(const T* x, T* r);                     levenberg_marquardt
-//     bool jacobian(const T* x, const T* r, T* j);          m x n, column after column
+//     bool jacobian(const T* x, const T* r, T* j);          m x n, row after row
 // and, where they can say more, what derivatives by differences are exact to:
 //     T hessian_error() const;                              newton: relative, eps without it
 //     bool refine();                                        better derivatives from here on, which cost more
 //     bool can_refine() const;                              whether refine() would do anything
 //     T value_error() const;                                of values and residuals: relative, eps without it
 //     T gradient_error() const;                             of gradients by differences, relative to the largest one
+// Instead of jacobian():
+//     T* jacobian_in_place(const T* x, const T* r);         in memory of the problem's, which stays until the next call,
+//                                                           and which the solver may scale; null for false
 // A value that is not finite is no failure: the solver takes a shorter step.
 #pragma once
 
