@@ -242,7 +242,7 @@ def peaks(noise: float = 0.02, outliers: int = 6) -> tuple[Any, Any, Array]:
 
     y = model(np.array([2.0, 0.8, 1.0, 7.0, 0.5, 0.1])) + noise * g.normal(size=t.size)
     y[g.choice(t.size, outliers, replace=False)] += 1.5
-    return lambda p: model(p) - y, jacobian, np.array([1.5, 1.0, 0.8, 6.8, 0.3, 0.0])
+    return lambda p: model(p) - y, jacobian, np.array([1.8, 0.9, 0.9, 6.9, 0.45, 0.08])
 
 
 def product_of(jacobian: Any) -> Any:
