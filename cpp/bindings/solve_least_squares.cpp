@@ -170,7 +170,8 @@ py::object plain_fit(const py::tuple& arguments, const py::dict& keywords) {
         jac = value_of(keywords.ptr(), k.jac.ptr());
         if (!jac) return py::none();
     }
-    if (!is_python_function(fun.ptr()) || !(jac.is_none() || is_python_function(jac.ptr())) || !is_plain_start(x0.ptr()))
+    if (!is_python_function(fun.ptr()) || !(jac.is_none() || is_python_function(jac.ptr())) ||
+        !is_plain_start(x0.ptr()))
         return py::none();
     const auto* const at = py::detail::array_proxy(x0.ptr());
     Request<double> q;

@@ -54,8 +54,7 @@ struct DispatchedLinalg {
     static void gram_rows(const T* a, int m, int n, const T* x, T* c, T* out, std::vector<T>& scratch) {
         bindings::gram_rows(a, m, n, x, c, out, scratch);
     }
-    template <class T>
-    static void project_rows(const T* a, int m, int n, const T* x, T* out, std::vector<T>& scratch) {
+    template <class T> static void project_rows(const T* a, int m, int n, const T* x, T* out, std::vector<T>& scratch) {
         bindings::project_rows(a, m, n, x, out, scratch);
     }
     template <class T> static void divide(const T* l, int n, T* x, int m) { bindings::divide(l, n, x, m); }

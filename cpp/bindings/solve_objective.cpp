@@ -775,8 +775,7 @@ bool owns_elements(const py::detail::PyArray_Proxy* a) {
 #else
     constexpr int owned = py::detail::npy_api::NPY_ARRAY_OWNDATA_;
     if (a->base == nullptr) return (a->flags & owned) != 0;
-    return Py_REFCNT(a->base) == 1 && is_plain_array(a->base) &&
-           (py::detail::array_proxy(a->base)->flags & owned) != 0;
+    return Py_REFCNT(a->base) == 1 && is_plain_array(a->base) && (py::detail::array_proxy(a->base)->flags & owned) != 0;
 #endif
 }
 

@@ -1,5 +1,6 @@
 // Products and triangular factorisations of large matrices, on the kernels of an instruction set and several threads.
-// Matrices are stored without gaps, column after column unless a function says otherwise. No result depends on the number of threads.
+// Matrices are stored without gaps, column after column unless a function says otherwise. No result depends on the
+// number of threads.
 #pragma once
 
 #include "dense_kernels.hpp"

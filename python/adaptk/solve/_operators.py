@@ -58,7 +58,8 @@ class Jacobian:
         """Of the columns, with rows times `weight`."""
         if is_product(self.j):
             return None
-        return np.sqrt(np.asarray(self._squares @ np.square(weight, dtype=np.float64)).ravel()).astype(self.dtype)
+        squares = np.asarray(self._squares @ np.square(weight, dtype=np.float64)).ravel()
+        return np.asarray(np.sqrt(squares), dtype=self.dtype)
 
     def normal(self, weight: Array, divisor: Array, free: Array, damping: float) -> Callable[[Array], Array]:
         """Products with ``D^-1 J' diag(weight) J D^-1 + damping`` among the free variables."""

@@ -21,8 +21,8 @@ namespace adaptk::solve {
 
 template <class T, class Linalg> class BlockedQr {
   public:
-    // a'a and a'b for an m x n matrix row after row, which has to stay for compute(). False where squares leave the range
-    // of the type, or a is not finite. `same`: only b has changed since the last call.
+    // a'a and a'b for an m x n matrix row after row, which has to stay for compute(). False where squares leave the
+    // range of the type, or a is not finite. `same`: only b has changed since the last call.
     bool measure(const T* a, int m, int n, const Vector<T>& b, bool same = false) {
         a_ = a;
         m_ = m;

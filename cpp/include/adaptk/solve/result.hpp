@@ -15,7 +15,8 @@
 //     T value_error() const;                                of values and residuals: relative, eps without it
 //     T gradient_error() const;                             of gradients by differences, relative to the largest one
 // Instead of jacobian():
-//     T* jacobian_in_place(const T* x, const T* r);         in memory of the problem's, which stays until the next call,
+//     T* jacobian_in_place(const T* x, const T* r);         in memory of the problem's, which stays until the next
+//     call,
 //                                                           and which the solver may scale; null for false
 // A value that is not finite is no failure: the solver takes a shorter step.
 #pragma once
