@@ -139,6 +139,8 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     // Tolerances for residuals of few digits.
     static constexpr T coarse_tolerance = T(1e-5), coarse_gtol = T(1e-6);
 
+    static constexpr bool in_place = requires(Problem& p, const T* x) { p.jacobian_in_place(x, x); };
+
     struct Trial {
         T scaled_length = 0;  // |D p|
         T predicted = 0, actual = -1, ratio = -1;
@@ -184,6 +186,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     }
 
     Status start() {
+        if constexpr (!in_place) w.own.resize(w.m, w.n);
         if (!evaluate(w.x, w.r)) return Status::aborted;
         cost = std::numeric_limits<T>::quiet_NaN();
         if (!w.r.allFinite()) return Status::nonfinite;
@@ -474,10 +477,9 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             raw = w.probe_r.data();
         }
         w.at = nullptr;
-        if constexpr (requires { f.jacobian_in_place(raw, raw); }) {
+        if constexpr (in_place) {
             w.at = f.jacobian_in_place(w.x.data(), raw);
         } else {
-            w.own.resize(w.m, w.n);
             if (f.jacobian(w.x.data(), raw, w.own.data())) w.at = w.own.data();
         }
         if (w.at == nullptr) return Status::aborted;
