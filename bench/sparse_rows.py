@@ -57,7 +57,7 @@ def own(rule: str, rows: int, given: list[tuple[Array, Array]], width: int) -> C
 
 
 def floor(rule: str, rows: int, given: list[tuple[Array, Array]], width: int) -> Callable[[], object]:
-    of_elements = [s for s in adaptk.rules()[rule].states if not s.per_row]
+    of_elements = [s for s in adaptk.rules()[rule].states if s.per == "element"]
     streams = [np.zeros((rows, width), np.float32) for _ in range(1 + len(of_elements))]
     return turns([partial(_core.row_probe, streams, np.unique(i), v) for i, v in given])
 
@@ -95,7 +95,7 @@ def measure(tables: tuple[tuple[int, int], ...], count: int, repeats: int) -> li
         ours, least, *theirs, sort = interleaved([*calls, grouping], repeats)
         median = statistics.median
         distinct = statistics.mean(len(np.unique(i)) for i, _ in given)
-        streams = 1 + sum(not s.per_row for s in adaptk.rules()[rule].states)
+        streams = 1 + sum(s.per == "element" for s in adaptk.rules()[rule].states)
         moved = 4 * width * (count + 2 * streams * distinct)
         results.append(
             {

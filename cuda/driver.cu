@@ -854,6 +854,10 @@ bool device_of(const void* data, std::int32_t& device, CudaError& error) {
 
 bool can_run(const detail::RuleInfo& rule, CudaError& error) {
     return guarded(error, [&] {
+        if (rule.buffers() > table_buffers)
+            throw CompilationError("it has " + std::to_string(rule.states.size()) +
+                                   " states, and kernels have room for " + std::to_string(table_buffers - 2) +
+                                   "; it runs on the CPU");
         if (rule.program != nullptr) check_compiler();
     });
 }

@@ -10,19 +10,23 @@
 
 namespace adaptk::cuda {
 
+// A param, its gradient and the states of all rules of the list. With room for more, fewer tensors would fit into the
+// parameters of a kernel; rules of more states run on the CPU alone.
+inline constexpr std::size_t table_buffers = 2 + 4;
+
 // One parameter with its gradient and states.
 struct alignas(16) Tensor {
-    void* buffer[max_buffers];
+    void* buffer[table_buffers];
     std::int64_t size;
-    std::int64_t first_tile;           // tiles of the tensors before it
-    std::uint32_t coefficients;        // which are its own
-    std::uint8_t aligned;              // every buffer lies on a multiple of 16 bytes
-    std::uint8_t format[max_buffers];  // by the numbers of detail::Format
+    std::int64_t first_tile;             // tiles of the tensors before it
+    std::uint32_t coefficients;          // which are its own
+    std::uint8_t aligned;                // every buffer lies on a multiple of 16 bytes
+    std::uint8_t format[table_buffers];  // by the numbers of detail::Format
 };
 
 // What lies beside the buffers of one parameter, if any of them has a format with scales, lost bits or random bits.
 struct Side {
-    void* of_buffer[max_buffers];
+    void* of_buffer[table_buffers];
     std::uint32_t number;  // of the parameter, for random bits
 };
 

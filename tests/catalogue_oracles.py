@@ -26,6 +26,7 @@ OWN_DECAY = {
     "dadapt_adam",
     "novograd",
     "adafactor",
+    "adafactor_momentum",
 }
 
 
@@ -391,6 +392,47 @@ def kate(h: Any, p: Any) -> Step:
         s.b = s.b + g**2
         s.m = s.m + h.delta * g**2 + g**2 / (s.b + h.eps)
         return p - h.lr * np.sqrt(s.m) * g / (s.b + h.eps)
+
+    return step
+
+
+@oracle
+def adam_atan2(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0)
+
+    def step(w: Any, g: Any, t: int) -> Any:
+        s.m, s.v = mean(s.m, g, h.beta1), mean(s.v, g**2, h.beta2)
+        return w - h.lr * h.a * np.arctan2(s.m / (1 - h.beta1**t), h.b * np.sqrt(s.v / (1 - h.beta2**t)))
+
+    return step
+
+
+@oracle
+def diffgrad(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0, last=np.zeros_like(p))
+
+    def step(w: Any, g: Any, t: int) -> Any:
+        s.m, s.v = mean(s.m, g, h.beta1), mean(s.v, g**2, h.beta2)
+        friction = 1 / (1 + np.exp(-np.abs(s.last - g)))
+        s.last = g
+        return w - h.lr * friction * (s.m / (1 - h.beta1**t)) / (np.sqrt(s.v / (1 - h.beta2**t)) + h.eps)
+
+    return step
+
+
+@oracle
+def cocob(h: Any, p: Any) -> Step:
+    """COCOB-Backprop, of negative gradients as the paper has them."""
+    s = SimpleNamespace(start=p.copy(), l=np.full_like(p, h.eps), g=0.0, r=0.0, theta=0.0)
+
+    def step(w: Any, g: Any, t: int) -> Any:
+        c = -g
+        s.l = np.maximum(s.l, np.abs(c))
+        s.g = s.g + np.abs(c)
+        s.r = np.maximum(s.r + (w - s.start) * c, 0)
+        s.theta = s.theta + c
+        beta = s.theta / (s.l * np.maximum(s.g + s.l, h.alpha * s.l))
+        return s.start + h.lr * beta * (s.l + s.r)
 
     return step
 
@@ -808,26 +850,129 @@ def adafactor(h: Any, p: Any) -> Step:
     s = SimpleNamespace(r=0.0, c=0.0, v=0.0)
 
     def step(x: Any, g: Any, t: int) -> Any:
-        beta = 1 - t ** float(h.beta2_decay)
-        square = g**2 + (0.0 if h.floor else h.eps1)
-        if p.ndim < 2:
-            s.v = beta * s.v + (1 - beta) * square
-            v = s.v
-        else:
-            s.r = beta * s.r + (1 - beta) * square.mean(axis=-1)
-            s.c = beta * s.c + (1 - beta) * square.mean(axis=-2)
-            whole = s.r.mean(axis=-1)
-            if h.floor:
-                whole = np.maximum(whole, h.eps1)
-            v = np.einsum("...i,...j->...ij", s.r, s.c) / whole[..., None, None]
-        if h.floor:
-            v = np.maximum(v, h.eps1**2)
-        u = g / np.sqrt(v)
-        u = u / max(1.0, _rms(u) / h.clip_threshold)
-        rate = min(h.lr, 1 / math.sqrt(t)) if h.relative_step else h.lr
-        if h.scale_parameter:
-            rate *= max(h.eps2, _rms(x))
-        return x - h.lr * _own_decay(h) * x - rate * u
+        return x - h.lr * _own_decay(h) * x - _adafactor_step(s, h, x, g, t)
 
     step.state = s  # type: ignore[attr-defined]
     return step
+
+
+def _adafactor_step(s: Any, h: Any, x: Any, g: Any, t: int) -> Any:
+    beta = 1 - t ** float(h.beta2_decay)
+    square = g**2 + (0.0 if h.floor else h.eps1)
+    if x.ndim < 2:
+        s.v = beta * s.v + (1 - beta) * square
+        v = s.v
+    else:
+        s.r = beta * s.r + (1 - beta) * square.mean(axis=-1)
+        s.c = beta * s.c + (1 - beta) * square.mean(axis=-2)
+        whole = s.r.mean(axis=-1)
+        if h.floor:
+            whole = np.maximum(whole, h.eps1)
+        v = np.einsum("...i,...j->...ij", s.r, s.c) / whole[..., None, None]
+    if h.floor:
+        v = np.maximum(v, h.eps1**2)
+    u = g / np.sqrt(v)
+    u = u / max(1.0, _rms(u) / h.clip_threshold)
+    rate = min(h.lr, 1 / math.sqrt(t)) if h.relative_step else h.lr
+    if h.scale_parameter:
+        rate *= max(h.eps2, _rms(x))
+    return rate * u
+
+
+@oracle
+def adafactor_momentum(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(r=0.0, c=0.0, v=0.0, m=0.0)
+
+    def step(x: Any, g: Any, t: int) -> Any:
+        s.m = mean(s.m, _adafactor_step(s, h, x, g, t), h.beta1)
+        return x - h.lr * _own_decay(h) * x - s.m
+
+    return step
+
+
+def _low_rank(r: Any, c: Any) -> Any:
+    """Of sums, as the paper has them."""
+    return np.einsum("...i,...j->...ij", r, c) / r.sum(axis=-1)[..., None, None]
+
+
+@oracle
+def came(h: Any, p: Any) -> Step:
+    """Algorithm 2, whose matrices vectors do not have: they are divided by the root of their whole second moment."""
+    s = SimpleNamespace(m=0.0, r=0.0, c=0.0, v=0.0, res_r=0.0, res_c=0.0)
+
+    def step(x: Any, g: Any, t: int) -> Any:
+        square = g**2 + h.eps1
+        if p.ndim < 2:
+            s.v = mean(s.v, square, h.beta2)
+            u = g / np.sqrt(s.v)
+        else:
+            s.r, s.c = mean(s.r, square.sum(axis=-1), h.beta2), mean(s.c, square.sum(axis=-2), h.beta2)
+            u = g / np.sqrt(_low_rank(s.r, s.c))
+        u = u / max(1.0, _rms(u) / h.clip_threshold)
+        s.m = mean(s.m, u, h.beta1)
+        if p.ndim < 2:
+            return x - h.lr * s.m
+        away = (u - s.m) ** 2 + h.eps2
+        s.res_r, s.res_c = mean(s.res_r, away.sum(axis=-1), h.beta3), mean(s.res_c, away.sum(axis=-2), h.beta3)
+        return x - h.lr / np.sqrt(_low_rank(s.res_r, s.res_c)) * s.m
+
+    return step
+
+
+def _sm3(h: Any, p: Any) -> Callable[[Any], Any]:
+    """SM3-II over the rows and columns of each matrix, set by set; a vector's sets have an element each."""
+    matrices = p.reshape(-1, *p.shape[-2:]) if p.ndim > 1 else p.reshape(1, -1)[:0]
+    sets: list[list[Any]] = [[k] for k in range(p.size)] if p.ndim < 2 else []
+    for m, matrix in enumerate(matrices):
+        where = m * matrix.size + np.arange(matrix.size).reshape(matrix.shape)
+        sets += [list(row) for row in where] + [list(column) for column in where.T]
+    mu = [0.0] * len(sets)
+
+    def update(g: Any) -> Any:
+        nu = np.full(p.size, np.inf)
+        for of, elements in zip(mu, sets, strict=True):
+            nu[elements] = np.minimum(nu[elements], of)
+        nu = nu + g.reshape(-1) ** 2
+        mu[:] = [nu[elements].max() for elements in sets]
+        return (g.reshape(-1) / np.sqrt(nu + h.eps)).reshape(p.shape)
+
+    return update
+
+
+@oracle
+def sm3(h: Any, p: Any) -> Step:
+    update = _sm3(h, p)
+    return lambda x, g, t: x - h.lr * update(g)
+
+
+@oracle
+def sm3_momentum(h: Any, p: Any) -> Step:
+    update = _sm3(h, p)
+    m = [0.0]
+
+    def step(x: Any, g: Any, t: int) -> Any:
+        m[0] = mean(m[0], update(g), h.momentum)
+        return x - h.lr * m[0]
+
+    return step
+
+
+def _adam_mini(h: Any, axis: int | None) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0)
+
+    def step(x: Any, g: Any, t: int) -> Any:
+        s.m = mean(s.m, g, h.beta1)
+        s.v = mean(s.v, np.mean(g**2, axis=axis, keepdims=True), h.beta2)
+        return x - h.lr * (s.m / (1 - h.beta1**t)) / (np.sqrt(s.v / (1 - h.beta2**t)) + h.eps)
+
+    return step
+
+
+@oracle
+def adam_mini(h: Any, p: Any) -> Step:
+    return _adam_mini(h, -1 if p.ndim > 0 else None)
+
+
+@oracle
+def adam_mini_tensor(h: Any, p: Any) -> Step:
+    return _adam_mini(h, None)

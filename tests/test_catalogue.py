@@ -55,6 +55,15 @@ OTHERS: dict[str, list[dict[str, float]]] = {
         {"lr": 0.5, "clip_threshold": 0.5, "relative_step": False},
         {"beta2_decay": -0.5, "scale_parameter": False, "floor": True, "eps1": 0.3},
     ],
+    "adafactor_momentum": [{"lr": 0.5, "beta1": 0.5, "relative_step": False}],
+    "adam_atan2": [{"lr": 0.1, "a": 0.7, "b": 2.0, "beta1": 0.5}],
+    "diffgrad": [{"lr": 0.1, "beta2": 0.9, "eps": 0.1}],
+    "cocob": [{"lr": 0.5, "alpha": 3.0, "eps": 0.5}],
+    "came": [{"lr": 0.1, "beta1": 0.5, "beta2": 0.9, "beta3": 0.8, "eps1": 0.1, "eps2": 0.2, "clip_threshold": 0.5}],
+    "sm3": [{"eps": 0.1}],
+    "sm3_momentum": [{"momentum": 0.5}],
+    "adam_mini": [{"lr": 0.1, "beta1": 0.5, "beta2": 0.7, "eps": 0.1}],
+    "adam_mini_tensor": [{"lr": 0.1, "beta1": 0.5, "beta2": 0.7, "eps": 0.1}],
     "dadapt_sgd": [{"d0": 0.1, "momentum": 0.5}, {"d0": 0.01, "growth_rate": 1.1}],
 }
 STEPS_TAKEN = 12

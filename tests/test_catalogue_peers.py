@@ -65,6 +65,8 @@ ZOO: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("ademamix", {"lr": 0.1}, "AdEMAMix", {"lr": 0.1}),
     ("signum", {"lr": 0.1}, "SignSGD", {"lr": 0.1}),
     ("adamod", {"lr": 0.1}, "AdaMod", {"lr": 0.1, "betas": (0.9, 0.999, 0.999)}),
+    # It adds eps to the root before that is corrected.
+    ("diffgrad", {"lr": 0.1, "eps": 1e-20}, "DiffGrad", {"lr": 0.1, "eps": 1e-20}),
     ("padam", {"lr": 0.1}, "PAdam", {"lr": 0.1, "ams_bound": True, "partial": 0.25}),
     ("exadam", {"lr": 0.1}, "EXAdam", {"lr": 0.1}),
     ("ano", {"lr": 0.01}, "Ano", {"lr": 0.01}),
@@ -157,6 +159,7 @@ OPTAX: list[tuple[str, dict[str, Any], Callable[[Any], Any]]] = [
     ("radam_corrected", {"lr": 0.1, "beta2": 0.9, "threshold": 6.0}, lambda o: o.radam(0.1, b2=0.9, threshold=6.0)),
     ("rprop_delayed", {"lr": 0.1, "step_max": 0.2}, lambda o: o.rprop(0.1, max_step_size=0.2)),
     ("dowg", {}, lambda o: o.contrib.dowg(1.0)),
+    ("cocob", {"alpha": 5.0}, lambda o: o.contrib.cocob(alpha=5.0)),
     # It corrects the bias.
     (
         "prodigy",
@@ -168,10 +171,14 @@ OPTAX: list[tuple[str, dict[str, Any], Callable[[Any], Any]]] = [
 ]
 
 
-def matrices(make: Callable[[Any], Any], of: str, steps: int = 15, scale: float = 1.0) -> list[np.ndarray]:
+SHAPES = ((6, 5), (2, 3, 4), (4, 1), (2, 3, 3, 3), (7,))
+
+
+def matrices(
+    make: Callable[[Any], Any], of: str, steps: int = 15, scale: float = 1.0, shapes: Any = SHAPES
+) -> list[np.ndarray]:
     """Params of several shapes: of torch's optimizer, or, if `of` says so, of ours over NumPy's arrays."""
     torch = pytest.importorskip("torch")
-    shapes = [(6, 5), (2, 3, 4), (4, 1), (2, 3, 3, 3), (7,)]
     params = [np.random.default_rng(i).normal(size=s) for i, s in enumerate(shapes)]
     tensors = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in params]
     opt = make(params if of == "numpy" else tensors)
@@ -221,6 +228,66 @@ def test_adafactor_of_hugging_face() -> None:
         got = matrices(lambda p, o=mine: adaptk.Adafactor(p, **o), "numpy")
         for p, q in zip(got, want, strict=True):
             np.testing.assert_allclose(p, q, rtol=1e-9, atol=1e-12)
+    want = matrices(lambda p: library.Adafactor(p, beta1=0.8, weight_decay=0.1), "torch")
+    got = matrices(lambda p: adaptk.AdafactorMomentum(p, beta1=0.8), "numpy")
+    for p, q in zip(got, want, strict=True):
+        np.testing.assert_allclose(p, q, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "theirs", "their_options"),
+    [
+        ("came", {"lr": 0.1, "weight_decay": 0.1}, "CAME", {"lr": 0.1, "weight_decay": 0.1}),
+        ("came", {"lr": 0.1, "beta1": 0.5, "beta2": 0.8, "beta3": 0.7, "eps1": 0.1, "eps2": 0.2, "clip_threshold": 0.6},
+         "CAME", {"lr": 0.1, "betas": (0.5, 0.8, 0.7), "eps1": 0.1, "eps2": 0.2, "clip_threshold": 0.6}),
+        ("sm3", {}, "SM3", {}),
+        ("sm3_momentum", {"momentum": 0.6, "eps": 0.1}, "SM3", {"momentum": 0.6, "eps": 0.1}),
+    ],
+)  # fmt: skip
+def test_pytorch_optimizer_on_matrices(name: str, options: Any, theirs: str, their_options: Any) -> None:
+    library = pytest.importorskip("pytorch_optimizer", reason="pytorch-optimizer is not installed")
+    # Its SM3 covers a tensor of more than two axes by slices along each of them.
+    shapes = SHAPES if theirs == "CAME" else [s for s in SHAPES if len(s) < 3]
+    want = matrices(lambda p: getattr(library, theirs)(p, **their_options), "torch", shapes=shapes)
+    got = matrices(lambda p: adaptk.optimizer_for(name, p, **options), "numpy", shapes=shapes)
+    for p, q in zip(got, want, strict=True):
+        np.testing.assert_allclose(p, q, rtol=1e-9, atol=1e-12)
+
+
+def test_adam_mini_of_pytorch_optimizer() -> None:
+    """It partitions by the names of the params: heads of one row are our rows. It computes in float32."""
+    library = pytest.importorskip("pytorch_optimizer", reason="pytorch-optimizer is not installed")
+    torch = pytest.importorskip("torch")
+    for name, key, shape in (("adam_mini", "q_proj", (6, 6)), ("adam_mini_tensor", "mlp", (6, 5))):
+
+        def make(params: Any, key: str = key) -> Any:
+            model = torch.nn.Module()
+            model.add_module(key, torch.nn.Module())
+            model.get_submodule(key).weight = params[0]
+            options = {"num_embeds": 6, "num_heads": 6, "num_query_groups": 6}
+            return library.AdamMini(model, lr=0.1, betas=(0.8, 0.9), weight_decay=0.1, eps=0.01, **options)
+
+        (want,) = matrices(make, "torch", shapes=[shape])
+        mine = {"lr": 0.1, "beta1": 0.8, "beta2": 0.9, "weight_decay": 0.1, "eps": 0.01}
+        (got,) = matrices(lambda p, n=name, o=mine: adaptk.optimizer_for(n, p, **o), "numpy", shapes=[shape])
+        np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_sm3_of_optax() -> None:
+    jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
+    for shape in ((6, 5), (7,)):
+        q = np.random.default_rng(0).normal(size=shape)
+        mine = adaptk.SM3Momentum([q], lr=0.1, eps=1e-8)
+        with jax.enable_x64(True):
+            opt = optax.sm3(0.1)
+            p = jax.numpy.asarray(q.copy())
+            state = opt.init(p)
+            for t in range(1, 16):
+                g = gradients(np.asarray(p).reshape(-1), t).reshape(shape)
+                updates, state = opt.update(jax.numpy.asarray(g), state, p)
+                p = optax.apply_updates(p, updates)
+                mine.step([gradients(q.reshape(-1), t).reshape(shape)])
+        np.testing.assert_allclose(q, np.asarray(p), rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize(("name", "options", "make"), OPTAX, ids=[o[0] for o in OPTAX])

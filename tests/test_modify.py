@@ -180,7 +180,7 @@ def test_options_go_together_and_travel() -> None:
         ("sgd", {"nesterov": True}, "nesterov: sgd has no state exp_avg"),
         ("lion", {"amsgrad": True}, "amsgrad: lion has no state exp_avg_sq or square_avg"),
         ("schedule_free_sgd", {"decay": "cautious"}, "decay: schedule_free_sgd has a decay of its own"),
-        ("adan", {"lookahead": True}, "more than 4 states"),
+        ("adan", {"lookahead": True, "filter": "grokfast"}, "more than 5 states"),
     ],
 )
 def test_errors(rule: str, options: dict[str, Any], match: str) -> None:

@@ -258,7 +258,7 @@ def test_formats_of_the_other_states() -> None:
             o.step([grad])
     np.testing.assert_allclose(p, wide, atol=0.05)
     assert same_bits(opt.state[0]["exp_avg_sq"], ref.state[0]["exp_avg_sq"])
-    with pytest.raises(ValueError, match="state_dtype: 'exp_avg_sq' has one number for each row"):
+    with pytest.raises(ValueError, match="state_dtype: 'exp_avg_sq' has one number for each slice"):
         adaptk.RowWiseAdam([p], state_dtype={"exp_avg_sq": "bfloat16"})
     with pytest.raises(ValueError, match=r"params\[0\], exp_avg: stored as int8, its elements share a scale"):
         adaptk.RowWiseAdam([np.ones((100, 100), np.float32)], state_dtype="8bit")
@@ -268,7 +268,7 @@ def test_registry() -> None:
     for rule in RULES:
         found = adaptk.rules()[rule]
         assert rule not in list(adaptk.rules())
-        assert [s.name for s in found.states if s.per_row] == [PER_ROW[rule]]
+        assert [s.name for s in found.states if s.per == "slice"] == [PER_ROW[rule]]
         assert pickle.loads(pickle.dumps(found)) is found
         with pytest.raises(ValueError, match="is a rule of the library"):
             adaptk.rule(lr=0.1, name=rule)(lambda p, g, h, t: p)
@@ -285,7 +285,7 @@ def test_refused(rule: str) -> None:
         (name, np.ones(5, np.float32), ValueError, rf"{name}: shape \(5,\), expected \(4,\)"),
         (name, np.ones(4), TypeError, f"{name}: dtype float64, expected float32 beside a float32 param"),
         (name, np.ones(8, np.float32)[::2], ValueError, f"{name}: strides"),
-        (name, (np.ones(4, np.int8), np.ones(1, np.float32)), TypeError, f"{name}: a tuple, expected a buffer"),
+        (name, (np.ones(4, np.int8), np.ones(1, np.float32)), TypeError, f"{name}: a pair, expected an array"),
         (name, np.broadcast_to(np.float32(1), (4,)), ValueError, f"{name}: (read-only|strides)"),
         ("param", np.asfortranarray(np.ones((4, 6), np.float32)), ValueError, r"(param|grad|exp_avg): strides"),
     ]

@@ -199,10 +199,10 @@ def test_states_have_names_of_their_own() -> None:
 
 
 def test_too_many_states() -> None:
-    def some_rule(p, g, a, b, c, d, e, h, t):
-        return p, a, b, c, d, e
+    def some_rule(p, g, a, b, c, d, e, f, h, t):
+        return p, a, b, c, d, e, f
 
-    refused("more than 4 states", some_rule, ValueError, states=dict.fromkeys("abcde", 0.0))
+    refused("more than 5 states", some_rule, ValueError, states=dict.fromkeys("abcdef", 0.0))
 
 
 def test_a_loop_that_unrolls() -> None:

@@ -1,4 +1,4 @@
-"""adaptk.cbrt, log and floor in rules."""
+"""adaptk.cbrt, exp, atan2, log and floor in rules."""
 
 from __future__ import annotations
 
@@ -40,6 +40,49 @@ def test_cube_roots_at_the_ends(roots: Any) -> None:
     assert [adaptk.cbrt(v) for v in (0.0, math.inf, -8.0)] == pytest.approx([0.0, math.inf, -2.0])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exponentials(dtype: Any) -> None:
+    info = np.finfo(dtype)
+    ends = np.log(info.tiny), np.log(info.max)
+    x = np.concatenate([np.linspace(*ends, 5001), np.linspace(-2, 2, 999), [0.0, -0.0]]).astype(dtype)
+    with_ends = np.array([np.inf, -np.inf, np.nan, 2000.0, -2000.0], dtype)
+    made = adaptk.rule(name="exponentials", lr=1.0)(lambda p, g, h, t: adaptk.exp(g))
+    try:
+        p, at_ends = np.zeros_like(x), np.zeros_like(with_ends)
+        made(p, x, step=1)
+        want = np.exp(x.astype(np.longdouble))
+        normal = want <= info.max
+        assert (np.abs((p - want) / want)[normal] <= 16 * info.eps).all()
+        assert p[-1] == p[-2] == 1
+        made(at_ends, with_ends, step=1)
+        np.testing.assert_array_equal(at_ends, [np.inf, 0.0, np.nan, np.inf, 0.0])
+    finally:
+        made.unregister()
+    assert adaptk.exp(-1.5) == pytest.approx(math.exp(-1.5), rel=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_angles(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    y, x = (rng.normal(size=4000) * np.exp2(rng.integers(-60, 60, 4000)) for _ in range(2))
+    y, x = (np.concatenate([a, b]).astype(dtype) for a, b in ((y, [0, 0, 1, -1, 3, 3]), (x, [0, 1, 0, 0, 3, -3])))
+    y[:1000], x[:1000] = rng.normal(size=(2, 1000))
+    ends = [(np.inf, np.inf), (1.0, np.inf), (-np.inf, 1.0), (np.nan, 1.0), (1.0, np.nan), (-2.0, -np.inf)]
+    made = adaptk.rule(name="angles", lr=1.0)(lambda p, g, h, t: adaptk.atan2(g, p))
+    try:
+        p = x.copy()
+        made(p, y, step=1)
+        want = np.arctan2(y.astype(np.longdouble), x.astype(np.longdouble))
+        tiny = np.abs(want) < np.finfo(dtype).tiny
+        assert (np.abs(p - want) <= 8 * np.finfo(dtype).eps * np.abs(want))[~tiny].all()
+        at_ends, of = (np.array(a, dtype) for a in zip(*ends, strict=True))
+        made(of, at_ends, step=1)
+        np.testing.assert_allclose(of, np.arctan2(*(np.array(a, dtype) for a in zip(*ends, strict=True))), rtol=1e-6)
+    finally:
+        made.unregister()
+    assert adaptk.atan2(-1.0, -2.0) == pytest.approx(math.atan2(-1.0, -2.0), rel=1e-15)
+
+
 def test_logarithms_and_floors_of_the_step() -> None:
     @adaptk.rule(lr=1.0, shift=0.0)
     def logs(p, g, h, t):  # type: ignore[no-untyped-def]
@@ -64,4 +107,8 @@ def test_what_they_do_not_take() -> None:
             getattr(adaptk, name)("x")
     with pytest.raises(TypeError, match=r"adaptk.cbrt: expected a number"):
         adaptk.cbrt("x")
+    with pytest.raises(TypeError, match=r"adaptk.exp: expected a number"):
+        adaptk.exp("x")
+    with pytest.raises(TypeError, match=r"adaptk.atan2: expected a number, .* got a list"):
+        adaptk.atan2(1.0, [2.0])
     assert (adaptk.floor(-0.5), adaptk.log(0.0)) == (-1.0, -math.inf)

@@ -50,7 +50,9 @@ def values(p: Any, g: Any, h: Any, t: Any) -> Any:
     value = adaptk.where(found == 0, adaptk.norm(x), 0.0)
     for k, of in enumerate((adaptk.sum(x), adaptk.mean(x), adaptk.norm(x, "all"), adaptk.sum(x, "all"))):
         value = value + adaptk.where(found == k + 1, of, 0.0)
-    return value + adaptk.where(found == 5, adaptk.mean(x, over="all"), 0.0) + 0 * p
+    value = value + adaptk.where(found == 5, adaptk.mean(x, over="all"), 0.0)
+    value = value + adaptk.where(found == 6, adaptk.max(x), 0.0)
+    return value + adaptk.where(found == 7, adaptk.max(-x, over="all"), 0.0) + 0 * p
 
 
 def numbers(size: int, dtype: Any, seed: int = 0) -> np.ndarray:
@@ -70,6 +72,8 @@ def test_values_are_the_trees(dtype: str) -> None:
             3: [math.sqrt(tree(one.astype(np.float64) ** 2))] * len(SIZES),
             4: [tree(one)] * len(SIZES),
             5: [tree(one) / one.size] * len(SIZES),
+            6: [x.max() for x in products],
+            7: [(-one).max()] * len(SIZES),
         }
         for which, want in sums.items():
             got = [p.copy() for p in tensors]

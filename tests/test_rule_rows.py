@@ -14,7 +14,8 @@ from catalogue_oracles import STEPS
 from helpers import same_bits
 from test_rule_reductions import numbers, registered, tree
 
-NAMES = ("novograd", "adafactor")
+NAMES = ("novograd", "adafactor", "came", "sm3", "adam_mini")
+OF_ROWS = (*NAMES, "adafactor_momentum", "sm3_momentum", "adam_mini_tensor")
 SHAPES = ((7,), (), (5, 4), (1, 9), (9, 1), (3, 2, 4), (2, 3, 3, 3), (257, 3), (3, 300), (40, 9000), (2, 70_000))
 
 
@@ -45,7 +46,7 @@ def reductions_of(p: Any, g: Any, h: Any, t: Any) -> Any:
     x = p * g
     value: Any = 0 * p
     number = 0
-    for reduce in (adaptk.norm, adaptk.sum, adaptk.mean):
+    for reduce in (adaptk.norm, adaptk.sum, adaptk.mean, adaptk.max):
         for over in ("rows", "columns"):
             value = value + adaptk.where(h.which == number, reduce(x, over), 0.0)
             number += 1
@@ -75,6 +76,8 @@ def test_values_are_those_of_the_order(shape: tuple[int, ...], dtype: str) -> No
         of_columns(x),
         of_rows(x) / columns,
         of_columns(x) / rows,
+        x.max(axis=2, keepdims=True),
+        x.max(axis=1, keepdims=True),
     ]
     with registered(reductions_of, lr=1.0, which=0.0) as made:
         for which, value in enumerate(want):
@@ -180,7 +183,89 @@ def test_storage_has_the_same_bits(name: str) -> None:
         assert same_bits(p, q)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [1, 7, 300, 9000, 70_001])
+def test_vectors_have_the_bits_of_matrices_of_one_row(size: int) -> None:
+    """They are stepped in another form of the program, in which columns are elements."""
+
+    def chain(p: Any, g: Any, m: Any, row: Any, col: Any, total: Any, other: Any, h: Any, t: Any) -> Any:
+        square = g * g
+        row = 0.5 * row + adaptk.mean(square, over="rows")
+        col = 0.5 * col + adaptk.norm(g - col, over="columns")
+        other = adaptk.maximum(other, adaptk.max(-square, over="columns")) + adaptk.sum(p, over="columns")
+        share = adaptk.sqrt(col) / adaptk.mean(col, over="matrix") + row / adaptk.norm(row, over="matrix")
+        u = share * g / (1 + adaptk.abs(other)) + adaptk.max(other * other, over="matrix")
+        total = 0.5 * total + adaptk.norm(u)
+        m = 0.9 * m + u
+        return p - h.lr / total * m, m, row, col, total, other
+
+    states = {"m": 0.0, "row": 1.0, "col": 2.0, "total": 0.5, "other": 0.0}
+    per = {"row": "row", "col": "column", "total": "tensor", "other": "column"}
+    with registered(chain, states=states, per=per, lr=0.1) as made:
+        for dtype in ("float32", "float64"):
+            for misaligned in (False, True):
+                vector = numbers(size, dtype)
+                if misaligned:
+                    memory = np.zeros(vector.nbytes + 1, np.uint8)[1:]
+                    memory[:] = vector.view(np.uint8)
+                    vector = memory.view(dtype)
+                matrix = numbers(size, dtype)[None]
+                one, two = made.Optimizer([vector]), made.Optimizer([matrix])
+                for t in range(3):
+                    g = numbers(size, dtype, t)
+                    one.step([g], clip_norm=3.0)
+                    two.step([g[None].copy()], clip_norm=3.0)
+                assert np.isfinite(vector).all()
+                assert same_bits(vector, matrix[0])
+                for a, b in zip(one.state[0].values(), two.state[0].values(), strict=True):
+                    assert same_bits(a, b.reshape(a.shape))
+
+
+@pytest.mark.parametrize("name", OF_ROWS)
+def test_a_list_has_the_bits_of_its_tensors(name: str) -> None:
+    """Vectors and small tensors are stepped apart from the others, with what is written beside them."""
+    shapes = ((5,), (300, 200), (3, 4), (70_000,), (0,), (400, 300), (), (2, 3, 4))
+    together, alone = ([numbers(math.prod(s), "float32").reshape(s) for s in shapes] for _ in range(2))
+    grads = [numbers(p.size, "float32", 3).reshape(p.shape) for p in together]
+    one = adaptk.optimizer_for(name, together)
+    each = [adaptk.optimizer_for(name, [p]) for p in alone]
+    averages, others = ([np.array(0.5 * p) for p in together] for _ in range(2))
+    copies, low = ([np.zeros(p.shape, np.float16) for p in together] for _ in range(2))
+    for _ in range(2):
+        one.step(grads, ema=(averages, 0.5), copy_out=copies)
+        for opt, g, average, copied in zip(each, grads, others, low, strict=True):
+            opt.step([g], ema=([average], 0.5), copy_out=[copied])
+    pairs = [*zip(together, alone, strict=True), *zip(averages, others, strict=True), *zip(copies, low, strict=True)]
+    pairs += [(s, each[k].state[0][n]) for k, of in one.state.items() for n, s in of.items()]
+    for a, b in pairs:
+        assert same_bits(a, b)
+
+
+@pytest.mark.parametrize("over", ["rows", "columns", "tensor", "all"])
+def test_maxima_of_zeros_and_nan(over: str) -> None:
+    def most(p: Any, g: Any, h: Any, t: Any) -> Any:
+        found = adaptk.max(g, over=over)
+        return adaptk.where(p == p, found, found)
+
+    with registered(most, lr=1.0) as made:
+        for dtype in (np.float32, np.float64):
+            p = np.ones((3, 300), dtype)
+            for at in (0, 31, 299):
+                g = np.full((3, 300), -0.0, dtype)
+                g[:, at] = 0.0
+                made(p, g, step=1)
+                assert not np.signbit(p).any()
+                made(p, np.full_like(p, -0.0), step=1)
+                assert (p == 0).all()
+                g[1, at] = np.nan
+                made(p, g, step=1)
+                want = np.zeros((3, 300), bool)
+                want[1 if over == "rows" else slice(None), at if over == "columns" else slice(None)] = True
+                assert (np.isnan(p) == want).all()
+                made(p, np.full_like(p, -np.inf), step=1)
+                assert (p == -np.inf).all()
+
+
+@pytest.mark.parametrize("name", OF_ROWS)
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "decoupled": False}])
 def test_matrices_are_the_papers(name: str, options: dict[str, Any]) -> None:
     for shape in ((6, 5), (2, 3, 4), (5, 1), (1, 4)):

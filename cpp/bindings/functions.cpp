@@ -150,11 +150,7 @@ void take_tensor(const RuleNames& names, ParamFormat param_format, PyObject* con
     for (std::size_t b = 0; b < names.buffers; ++b) {
         if (b == 1 && is_of_rows(objects[1])) continue;
         const ArgName name{names.buffer_text[b], index};
-        if (b >= 2 && b - 2 == names.rule->row_state) {
-            take_row_state(objects[b], name, v[0], v[b], b, out, work);
-            continue;
-        }
-        if (b >= 2 && names.rule->per_of(b - 2) != detail::Per::element) {
+        if (b >= 2 && names.rule->states[b - 2].per != Per::element) {
             View none;
             const StoredState state{py::reinterpret_borrow<py::object>(objects[b]), {}};
             out.set(b, take_state_of(*names.rule, b - 2, state, name, v[0], v[b], none, work));

@@ -43,8 +43,8 @@ py::object plain(const Hyperparameter& h, double value) {
     return py::float_(value);
 }
 
-constexpr const char* per_names[] = {"element", "tensor", "row", "column"};
-static_assert(std::size(per_names) == std::size_t(detail::Per::count));
+constexpr const char* per_names[] = {"element", "tensor", "row", "column", "slice"};
+static_assert(std::size(per_names) == std::size_t(Per::slice) + 1);
 
 // A rule as a plain dict, which adaptk._registry turns into an object.
 py::dict describe(const RuleInfo& r) {
@@ -64,9 +64,7 @@ py::dict describe(const RuleInfo& r) {
         if (start == detail::starts_as_grad) from = py::str("grad");
         states.append(py::dict(py::arg("name") = s.name, py::arg("initial") = s.initial, py::arg("initial_from") = from,
                                py::arg("option") = s.option == nullptr ? py::object(py::none()) : py::str(s.option),
-                               py::arg("nonnegative") = s.nonnegative,
-                               py::arg("per_row") = states.size() == r.row_state,
-                               py::arg("per") = per_names[std::size_t(r.per_of(states.size()))]));
+                               py::arg("nonnegative") = s.nonnegative, py::arg("per") = per_names[std::size_t(s.per)]));
     }
     py::list carried;
     if (r.program != nullptr)

@@ -128,15 +128,10 @@ void Plan::bind(ParamObjects& t, const RuleNames& names, ParamUpdate& update, Qu
     quick.shape = stored_param.side == nullptr ? QuickShape(param) : QuickShape();
     for (std::size_t s = 0; s < states.size(); ++s) {
         const ArgName name{names.buffer_text[2 + s], -1, t.label.c_str()};
-        if (s == names.rule->row_state) {
-            take_row_state(t.states[s].object.ptr(), name, param, states[s], 2 + s, update, stream);
-            quick.shape = {};
-            continue;
-        }
         const StoredState stored{t.states[s].object, t.scales[s].object, t.named[s]};
         update.set(2 + s, take_state_of(*names.rule, s, stored, name, param, states[s], scales[s], stream));
         // Which is for buffers of the param's shape, without scales.
-        if (update.side[2 + s] != nullptr || names.rule->per_of(s) != detail::Per::element) quick.shape = {};
+        if (update.side[2 + s] != nullptr || names.rule->states[s].per != Per::element) quick.shape = {};
     }
     check_rows_of_rule(*names.rule, param, param_name, update);
     look_at(update, *names.rule, param_name, param);

@@ -132,17 +132,6 @@ detail::Slot take_state(const StoredState& state, const ArgName& name, const Vie
     return {data.data, data.dtype, scales.data};
 }
 
-void take_row_state(PyObject* state, const ArgName& name, const View& param, View& data, std::size_t buffer,
-                    detail::ParamUpdate& update, WorkStream& work) {
-    if (PyTuple_Check(state))
-        fail(PyExc_TypeError, name.text() + ": a tuple, expected a buffer with one number for each row of the param");
-    View::take(state, name, data, work);
-    if (const auto problem = detail::why_no_row_state(data, param)) fail(*problem, name);
-    update.set(buffer, {data.data, data.dtype});
-    update.row_buffer = buffer;
-    update.row_count = detail::rows_of(param);
-}
-
 void check_rows_of_rule(const detail::RuleInfo& rule, const View& param, const ArgName& name,
                         const detail::ParamUpdate& update) {
     if (!rule.is_row_wise()) return;
@@ -158,22 +147,21 @@ void check_rows_of_rule(const detail::RuleInfo& rule, const View& param, const A
 
 detail::Slot take_state_of(const detail::RuleInfo& rule, std::size_t s, const StoredState& state, const ArgName& name,
                            const View& param, View& data, View& scales, WorkStream& work) {
-    const detail::Per per = rule.per_of(s);
-    if (per == detail::Per::element) {
+    const Per per = rule.states[s].per;
+    if (per == Per::element) {
         if (state.scales || state.named != nullptr) return take_state(state, name, param, data, scales, work);
         return take_state(state.data.ptr(), name, param, data, scales, work);
     }
     if (state.scales || state.named != nullptr || PyTuple_Check(state.data.ptr()))
-        fail(PyExc_TypeError, name.text() + ": a pair, expected an array: what there is one number for of a tensor, a "
-                                            "row or a column has no other formats");
+        fail(PyExc_TypeError, name.text() + ": a pair, expected an array: numbers for a whole tensor, a row, a column "
+                                            "or a slice have no other formats");
     View::take(state.data, name, data, work);
     if (const auto problem = detail::why_no_numbers(data, param, per)) fail(*problem, name);
     return {data.data, data.dtype};
 }
 
 void look_at(ParamUpdate& update, const detail::RuleInfo& rule, const ArgName& name, const View& param) {
-    if (!rule.measures) return;
-    if (rule.program->has_lines())
+    if (rule.measures && rule.program->has_lines())
         if (const auto problem = detail::why_no_lines(param)) fail(*problem, name);
     detail::look_at(update, rule, param.ndim, param.shape);
 }

@@ -29,9 +29,6 @@ inline detail::Slot take_state(PyObject* state, const ArgName& name, const View&
     return {data.data, data.dtype};
 }
 
-// A rule that keeps one number for each row: the buffer with them, checked and put into `update`, whose param is there.
-void take_row_state(PyObject* state, const ArgName& name, const View& param, View& data, std::size_t buffer,
-                    detail::ParamUpdate& update, WorkStream& work);
 // Throws if the rule keeps one number for each row, and not all buffers of the param can be stepped row by row. The
 // names are those of the buffers.
 void check_rows_of_rule(const detail::RuleInfo& rule, const View& param, const ArgName& name,

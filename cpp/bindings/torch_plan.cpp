@@ -629,7 +629,7 @@ bool TorchPlan::unchanged(std::size_t i) {
             continue;
         const Format format = update.format[b];
         if (!look(t.api, t.object[k]) || !same_type(now.dtype, exchange_type(format))) return false;
-        if (k > 0 && update.per[k - 1] != detail::Per::element) {
+        if (k > 0 && update.per[k - 1] != Per::element) {
             // Where it was and as large; another shape is found when it has moved.
             std::int64_t count = 1;
             for (std::int32_t axis = 0; axis < now.ndim; ++axis) count *= now.shape[axis];
@@ -637,9 +637,7 @@ bool TorchPlan::unchanged(std::size_t i) {
                 return false;
             continue;
         }
-        if (!(is_packed(format) || (b > 1 && b == update.row_buffer)
-                  ? t.layout.is_row(now, stored_count(format, update.elements(b)))
-                  : t.layout.same(now)))
+        if (!(is_packed(format) ? t.layout.is_row(now, stored_count(format, update.elements(b))) : t.layout.same(now)))
             return false;
         void* const now_at = static_cast<std::byte*>(now.data) + now.byte_offset;
         if (now_at != update.buffer[b]) {
@@ -760,8 +758,6 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
                 const py::object param = buffers[0];
                 update.set(
                     0, take_param(param.ptr(), name, param_formats_[plan_.group_of(i)], views[0], scales[0], stream));
-            } else if (b - 1 == names.rule->row_state) {
-                take_row_state(t.object[b], name, views[0], views[b], b + 1, update, stream);
             } else {
                 update.set(b + 1,
                            take_state_of(*names.rule, b - 1, stored[b], name, views[0], views[b], scales[b], stream));

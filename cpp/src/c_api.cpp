@@ -233,7 +233,7 @@ int adaptk_rule_state_per_row(const adaptk_rule* rule, size_t index) {
     guarded([&] {
         const RuleEntry& entry = entry_of(rule);
         element(entry.states, index);
-        per_row = index == entry.info->row_state ? 1 : 0;
+        per_row = entry.info->states[index].per == adaptk::Per::slice ? 1 : 0;
     });
     return per_row;
 }

@@ -175,8 +175,6 @@ void write_report(adaptk_step_report* out, const StepReport& from) {
 // Of a rule that keeps one number for each row.
 void check_rows(const RuleInfo& rule, std::size_t i, const TensorView& param, ParamUpdate& update) {
     if (const auto problem = why_no_param_of_rows(param)) reject(*problem, {"params", i});
-    update.row_buffer = 2 + rule.row_state;
-    update.row_count = rows_of(param);
     std::size_t buffer = 0;
     if (const char* const reason =
             why_no_rows(update, rule.buffers(), update.row_count == 0 ? 0 : param.size / update.row_count, buffer))
@@ -206,7 +204,7 @@ Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, con
     need(params_in, "params");
     const std::size_t states = rule.states.size();
     if (states > 0 && !states_in.given()) refuse("states: NULL");
-    if (!rule.per.empty())
+    if (rule.measures && rule.has_numbers())
         refuse(ADAPTK_UNSUPPORTED, std::string("rule: ") + rule.name +
                                        " has states with one number for a tensor, a row or a column, and tensors of "
                                        "states are like their params here");
@@ -235,7 +233,7 @@ Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, con
         look_at(update, rule, p.ndim, p.shape);
         for (std::size_t s = 0; s < states; ++s) {
             const Name of_state = name_of_buffer(rule, i, 2 + s);
-            update.set(2 + s, states_in.take(i * states + s, of_state, p, s == rule.row_state));
+            update.set(2 + s, states_in.take(i * states + s, of_state, p, rule.states[s].per));
         }
         if (rule.is_row_wise()) check_rows(rule, i, p, update);
         if (sum_overflows(total, p.size, total)) refuse("params: more than 2**63 elements in all");

@@ -101,7 +101,7 @@ StoredView view_of_stored(const adaptk_stored* state, const Name& name) {
     return out;
 }
 
-Slot StatesIn::take(std::size_t i, const Name& name, const TensorView& param, bool of_rows) const {
+Slot StatesIn::take(std::size_t i, const Name& name, const TensorView& param, Per per) const {
     StoredView state;
     if (stored != nullptr) {
         state = view_of_stored(stored[i], name);
@@ -109,8 +109,8 @@ Slot StatesIn::take(std::size_t i, const Name& name, const TensorView& param, bo
         state.data = view_of(plain[i], name);
         state.slot = {state.data.data, state.data.dtype};
     }
-    if (of_rows) {
-        if (const auto problem = why_no_row_state(state.data, param)) reject(*problem, name);
+    if (per != Per::element) {
+        if (const auto problem = why_no_numbers(state.data, param, per)) reject(*problem, name);
         return state.slot;
     }
     if (!is_state_of(state.data, param)) reject(why_no_state(state.data, param), name);

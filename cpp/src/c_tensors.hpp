@@ -58,8 +58,7 @@ struct StatesIn {
     Tensors plain = nullptr;
     const adaptk_stored* const* stored = nullptr;
     bool given() const { return plain != nullptr || stored != nullptr; }
-    // `of_rows`: one number for each row of the param.
-    Slot take(std::size_t i, const Name& name, const TensorView& param, bool of_rows = false) const;
+    Slot take(std::size_t i, const Name& name, const TensorView& param, Per per = Per::element) const;
 };
 
 }  // namespace adaptk::detail

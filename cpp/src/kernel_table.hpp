@@ -17,15 +17,12 @@ namespace adaptk::detail {
 inline constexpr std::size_t reduction_leaf = 8192;
 inline constexpr std::size_t reduction_width = 256;
 
-// The streams that the largest rule writes: a parameter and its states.
-inline constexpr std::size_t max_written = 1 + max_states;
-
-// A gradient beside those.
-inline constexpr std::size_t max_kernel_buffers = 1 + max_written;
+// The streams that the largest rule of the list writes: a parameter and its states.
+inline constexpr std::size_t max_written = 5;
 
 // A program reads values of rows and columns from buffers behind those, and if it measures, it writes values to be
 // added up to others behind these.
-inline constexpr std::size_t max_program_buffers = max_kernel_buffers + max_operands + max_reductions;
+inline constexpr std::size_t max_program_buffers = max_buffers + max_operands + max_reductions;
 
 // coefficients: a StepCoefficients<R, T>; buffer: the parameter, the gradient, the states, all of type T and aligned
 // for it.
@@ -58,7 +55,7 @@ struct StoredBuffer {
 
 // Part of a tensor, from a multiple of a block of `8bit` on and of whole blocks.
 struct StoredPiece {
-    StoredBuffer buffer[max_kernel_buffers];
+    StoredBuffer buffer[max_buffers];
     std::size_t buffers;
     std::int64_t first;  // in the tensor
     std::size_t n;
@@ -79,14 +76,16 @@ struct FormatKernels {
                       std::uint64_t buffer_key);
 };
 
-// sums[(phase + i) % 256] += term(scale * x[i]) for i = 0 ... n-1 in this order. [0 float, 1 double, 2 bfloat16 or
-// null]
+// sums[(phase + i) % 256] += term(scale * x[i]) for i = 0 ... n-1 in this order, or, of Term::largest, the larger one
+// of both. [0 float, 1 double, 2 bfloat16 or null]
 using AddTerms = void (*)(const void* x, std::size_t n, std::size_t phase, double scale, double* sums);
 struct ReductionKernels {
     AddTerms add[3];
 };
-enum class Term : std::uint8_t { square, value };
-inline constexpr std::size_t term_count = 2;
+enum class Term : std::uint8_t { square, value, largest };
+inline constexpr std::size_t term_count = 3;
+// Of two numbers; a NaN among them comes out.
+ADAPTK_HD double larger(double a, double b) { return ((b > a) | (b != b)) ? b : a; }
 
 // average <- lerp(average, values, weight), see StepOptions. [0 float, 1 double]
 using AddToAverage = void (*)(void* average, const void* values, double weight, std::size_t n);

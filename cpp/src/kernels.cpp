@@ -65,10 +65,13 @@ template <class T> void add_to_average(void* average, const void* values, double
 }
 
 struct Square {
-    static ADAPTK_HD double of(double v) { return v * v; }
+    static ADAPTK_HD double with(double sum, double v) { return sum + v * v; }
 };
 struct Value {
-    static ADAPTK_HD double of(double v) { return v; }
+    static ADAPTK_HD double with(double sum, double v) { return sum + v; }
+};
+struct Largest {
+    static ADAPTK_HD double with(double most, double v) { return larger(most, v); }
 };
 
 // As stored, and as the number that it stands for.
@@ -86,7 +89,7 @@ void add_rows(const T* ADAPTK_RESTRICT x, size_t n, double scale, double* ADAPTK
         double sum = sums[i];
         const auto add = [&](const T& value) {
             const double v = Scaled ? scale * double(value) : double(value);
-            sum = sum + Op::of(v);
+            sum = Op::with(sum, v);
         };
         (add(x[i + Row * reduction_width]), ...);
         sums[i] = sum;
@@ -128,7 +131,8 @@ template <class... R, class... F> constexpr KernelTable make_table(RuleList<R...
           stored_kernel_of<R>()}...},
         {kernels_of<F>()...},
         {{{add_terms<Square, float>, add_terms<Square, double>, add_terms<Square, BFloat16Bits>}},
-         {{add_terms<Value, float>, add_terms<Value, double>, nullptr}}},
+         {{add_terms<Value, float>, add_terms<Value, double>, nullptr}},
+         {{add_terms<Largest, float>, add_terms<Largest, double>, nullptr}}},
         {{bandwidth_probe<float, 1>, bandwidth_probe<double, 1>},
          {bandwidth_probe<float, 2>, bandwidth_probe<double, 2>},
          {bandwidth_probe<float, 3>, bandwidth_probe<double, 3>},

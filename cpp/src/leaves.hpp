@@ -7,11 +7,22 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <utility>
 #include <vector>
 
 namespace adaptk::detail {
+
+// How two numbers become one, and what changes no other number. In leaves.hpp's order, as the kernels do it.
+struct Addition {
+    static constexpr double none = 0.0;
+    static double of(double a, double b) { return a + b; }
+};
+struct Maximum {
+    static constexpr double none = -std::numeric_limits<double>::infinity();
+    static double of(double a, double b) { return larger(a, b); }
+};
 
 class Leaves {
   public:
@@ -73,29 +84,29 @@ class Leaves {
         return p;
     }
 
-    // The sum of a leaf, of its accumulators.
-    static double fold(double* sums) {
-        for (std::size_t w = reduction_width / 2; w > 0; w /= 2)
-            for (std::size_t i = 0; i < w; ++i) sums[i] = sums[i] + sums[i + w];
+    // The sum of a leaf, of its accumulators; of those beyond `used`, a power of two, nothing has come.
+    template <class Combine = Addition> static double fold(double* sums, std::size_t used = reduction_width) {
+        for (std::size_t w = used / 2; w > 0; w /= 2)
+            for (std::size_t i = 0; i < w; ++i) sums[i] = Combine::of(sums[i], sums[i + w]);
         return sums[0];
     }
     // The sum of each part, of the sums of the leaves: sums[leaf * stride].
-    std::vector<double> totals(const double* sums, std::size_t stride = 1) const {
+    template <class Combine = Addition> std::vector<double> totals(const double* sums, std::size_t stride = 1) const {
         std::vector<double> out;
         out.reserve(parts_.size());
         std::vector<double> level;
         for (const ReductionPart& p : parts_) {
             level.resize(std::size_t(leaves_of(p.size)));
             for (std::size_t i = 0; i < level.size(); ++i) level[i] = sums[(std::size_t(p.first_leaf) + i) * stride];
-            out.push_back(pairwise_sum(level));
+            out.push_back(pairwise<Combine>(level));
         }
         return out;
     }
-    static double pairwise_sum(std::vector<double>& level) {
+    template <class Combine = Addition> static double pairwise(std::vector<double>& level) {
         std::size_t n = level.size();
-        if (n == 0) return 0.0;
+        if (n == 0) return Combine::none;
         for (; n > 1; n = (n + 1) / 2) {
-            for (std::size_t i = 0; i < n / 2; ++i) level[i] = level[2 * i] + level[2 * i + 1];
+            for (std::size_t i = 0; i < n / 2; ++i) level[i] = Combine::of(level[2 * i], level[2 * i + 1]);
             if (n % 2 != 0) level[n / 2] = level[n - 1];
         }
         return level[0];

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -23,6 +24,7 @@ namespace adaptk::detail {
 // The numbers of one tensor: the inputs of a program's lines, and behind them the outputs of its current stage.
 class TensorLines {
   public:
+    TensorLines() = default;
     TensorLines(const Program& program, const ParamUpdate& t) : wide_(t.compute() == 1) {
         const std::size_t line[] = {std::size_t(t.grid.all_rows()), std::size_t(t.grid.all_columns())};
         for (const Program::Axis a : {Program::row, Program::column}) {
@@ -39,7 +41,7 @@ class TensorLines {
     const void* at(Program::Axis a, std::size_t slot) const { return memory_[a].data() + slot * lines_of_slot_[a]; }
 
   private:
-    bool wide_;
+    bool wide_ = false;
     std::size_t count_[2] = {}, lines_of_slot_[2] = {};
     std::vector<CacheLine> memory_[2];
 
@@ -90,19 +92,42 @@ struct Operands {
     }
 };
 
-// The sum of numbers in the order of a scope in reduce.hpp.
-template <class T> double sum_in_order(const AddTerms add, const T* x, std::int64_t n) {
-    std::vector<double> level;
-    for (std::int64_t at = 0; at < n; at += std::int64_t(reduction_leaf)) {
-        alignas(cache_line) double sums[reduction_width] = {};
-        add(x + at, std::size_t(std::min(n - at, std::int64_t(reduction_leaf))), 0, 1.0, sums);
-        level.push_back(Leaves::fold(sums));
-    }
-    return Leaves::pairwise_sum(level);
+constexpr Term term_of(Reduce what) {
+    return what == Reduce::norm ? Term::square : what == Reduce::largest ? Term::largest : Term::value;
+}
+inline AddTerms adder(const KernelTable& k, Reduce what, bool wide) {
+    return k.reduction[std::size_t(term_of(what))].add[wide ? 1 : 0];
+}
+constexpr double start_of(Reduce what) { return what == Reduce::largest ? Maximum::none : Addition::none; }
+// Calls run with how the numbers of a reduction are put together.
+template <class Run> auto with_combination(Reduce what, const Run& run) {
+    return what == Reduce::largest ? run(Maximum{}) : run(Addition{});
 }
 
+// Of n numbers that came to `sum`.
 inline double reduced(Reduce what, double sum, std::int64_t n) {
-    return what == Reduce::norm ? std::sqrt(sum) : what == Reduce::mean ? sum / double(n) : sum;
+    switch (what) {
+    case Reduce::norm: return std::sqrt(sum);
+    case Reduce::mean: return sum / double(n);
+    case Reduce::largest: return sum != sum ? std::numeric_limits<double>::quiet_NaN() : sum + 0.0;
+    default: return sum;
+    }
+}
+
+// Of numbers, in the order of a scope in reduce.hpp.
+template <class T> double reduced_in_order(const KernelTable& k, Reduce what, const T* x, std::int64_t n) {
+    const AddTerms add = adder(k, what, sizeof(T) == 8);
+    return with_combination(what, [&](auto combine) {
+        using Combine = decltype(combine);
+        std::vector<double> level;
+        for (std::int64_t at = 0; at < n; at += std::int64_t(reduction_leaf)) {
+            alignas(cache_line) double sums[reduction_width];
+            std::fill_n(sums, reduction_width, Combine::none);
+            add(x + at, std::size_t(std::min(n - at, std::int64_t(reduction_leaf))), 0, 1.0, sums);
+            level.push_back(Leaves::fold<Combine>(sums));
+        }
+        return reduced(what, Leaves::pairwise<Combine>(level), n);
+    });
 }
 
 // One pass's reductions over rows and columns, of all tensors.
@@ -189,7 +214,7 @@ class LineSums {
                 std::size_t n = 0;
                 if (s.of_rows && leaves > 1) n = std::size_t(grid.all_rows() * leaves);
                 if (!s.of_rows && rows > 1) n = std::size_t(blocks * grid.all_columns());
-                partial.emplace_back(n);
+                partial.emplace_back(n, start_of(s.what));
             }
         }
         Unit unit(std::int64_t u) const {
@@ -211,14 +236,11 @@ class LineSums {
     std::vector<OfTensor> of_;
     std::int64_t total_ = 0;
 
-    AddTerms add(const Sum& s, bool wide) const {
-        return k_.reduction[std::size_t(s.what == Reduce::norm ? Term::square : Term::value)].add[wide ? 1 : 0];
-    }
-
     template <class T, class Evaluate> void run_unit(std::size_t tensor, const Unit& u, Evaluate& evaluate) {
         OfTensor& t = of_[tensor];
         const std::int64_t columns = t.grid.columns;
-        alignas(cache_line) double sums[max_reductions][reduction_width] = {};
+        alignas(cache_line) double sums[max_reductions][reduction_width];
+        for (std::size_t s = 0; s < sums_.size(); ++s) std::fill_n(sums[s], reduction_width, start_of(sums_[s].what));
         const auto take = [&](const T* const* terms, std::int64_t first, std::int64_t n) {
             std::int64_t row = first / columns, column = first % columns;
             for (std::int64_t done = 0; done < n;) {
@@ -250,26 +272,31 @@ class LineSums {
             evaluate.template run<T>(tensor, row * columns + u.first_column, u.last_column - u.first_column, take);
     }
 
-    // Accumulators from the second one on are 0 again after each leaf.
+    // Of so few that a call would take longer.
+    template <class T> static void add_few(Reduce what, const T* x, std::int64_t n, double* sums) {
+        for (std::int64_t i = 0; i < n; ++i) {
+            const auto v = double(x[i]);
+            sums[i] = what == Reduce::largest ? larger(sums[i], v) : sums[i] + (what == Reduce::norm ? v * v : v);
+        }
+    }
+
+    // Accumulators are at their start again after each leaf.
     template <class T>
     void add_to_row(OfTensor& t, std::size_t s, const T* x, std::int64_t row, std::int64_t column, std::int64_t n,
                     double* sums) {
         const std::int64_t columns = t.grid.columns;
-        const bool square = sums_[s].what == Reduce::norm;
+        const Reduce what = sums_[s].what;
         if (columns <= short_row) {
-            for (std::int64_t i = 0; i < n; ++i)
-                sums[column + i] += square ? double(x[i]) * double(x[i]) : double(x[i]);
+            add_few(what, x, n, sums + column);
         } else {
-            add(sums_[s], sizeof(T) == 8)(x, std::size_t(n), std::size_t(column) % reduction_width, 1.0, sums);
+            adder(k_, what, sizeof(T) == 8)(x, std::size_t(n), std::size_t(column) % reduction_width, 1.0, sums);
         }
         column += n;
         if (column < columns && column % std::int64_t(reduction_leaf) != 0) return;
-        // As Leaves::fold does it: the others are 0.
         const std::size_t used = std::bit_ceil(std::size_t(std::min(columns, std::int64_t(reduction_width))));
-        for (std::size_t w = used / 2; w > 0; w /= 2)
-            for (std::size_t i = 0; i < w; ++i) sums[i] = sums[i] + sums[i + w];
-        const double sum = sums[0];
-        std::fill_n(sums, used, 0.0);
+        const double sum =
+            with_combination(what, [&](auto combine) { return Leaves::fold<decltype(combine)>(sums, used); });
+        std::fill_n(sums, used, start_of(what));
         if (t.leaves > 1) {
             t.partial[s][std::size_t(row * t.leaves + (column - 1) / std::int64_t(reduction_leaf))] = sum;
         } else {
@@ -280,21 +307,21 @@ class LineSums {
     template <class T>
     void add_to_columns(OfTensor& t, std::size_t s, const T* x, std::int64_t row, std::int64_t column, std::int64_t n) {
         const std::int64_t matrix = row / t.grid.rows, at = matrix * t.grid.columns + column;
-        const bool square = sums_[s].what == Reduce::norm;
+        const Reduce what = sums_[s].what;
         if (t.grid.rows == 1) {
             T* const out = static_cast<T*>(t.lines->at(Program::column, sums_[s].slot)) + at;
-            for (std::int64_t i = 0; i < n; ++i) out[i] = square ? abs(x[i]) : x[i];
+            for (std::int64_t i = 0; i < n; ++i) out[i] = what == Reduce::norm ? abs(x[i]) : x[i];
             return;
         }
         const std::int64_t block = (row - matrix * t.grid.rows) / t.rows_of_block;
         double* const sums = t.partial[s].data() + block * t.grid.all_columns() + at;
         if (n <= short_row) {
-            for (std::int64_t i = 0; i < n; ++i) sums[i] += square ? double(x[i]) * double(x[i]) : double(x[i]);
+            add_few(what, x, n, sums);
             return;
         }
         constexpr auto width = std::int64_t(reduction_width);
         for (std::int64_t i = 0; i < n; i += width)
-            add(sums_[s], sizeof(T) == 8)(x + i, std::size_t(std::min(n - i, width)), 0, 1.0, sums + i);
+            adder(k_, what, sizeof(T) == 8)(x + i, std::size_t(std::min(n - i, width)), 0, 1.0, sums + i);
     }
 
     template <class T> void finish(OfTensor& t) {
@@ -308,7 +335,9 @@ class LineSums {
                 std::vector<double> level;
                 for (std::int64_t row = 0; row < t.grid.all_rows(); ++row) {
                     level.assign(partial + row * t.leaves, partial + (row + 1) * t.leaves);
-                    out[row] = T(reduced(sum.what, Leaves::pairwise_sum(level), t.grid.columns));
+                    const double all = with_combination(
+                        sum.what, [&](auto combine) { return Leaves::pairwise<decltype(combine)>(level); });
+                    out[row] = T(reduced(sum.what, all, t.grid.columns));
                 }
                 continue;
             }
@@ -316,15 +345,17 @@ class LineSums {
             const std::int64_t columns = t.grid.all_columns();
             in_parallel(threads_for(columns * t.blocks), [&](int thread, int threads) {
                 const std::int64_t begin = columns * thread / threads, end = columns * (thread + 1) / threads;
-                for (std::int64_t n = t.blocks; n > 1; n = (n + 1) / 2) {
-                    for (std::int64_t b = 0; b < n / 2; ++b)
-                        for (std::int64_t c = begin; c < end; ++c)
-                            partial[b * columns + c] =
-                                partial[2 * b * columns + c] + partial[(2 * b + 1) * columns + c];
-                    if (n % 2 != 0)
-                        std::copy(partial + (n - 1) * columns + begin, partial + (n - 1) * columns + end,
-                                  partial + n / 2 * columns + begin);
-                }
+                with_combination(sum.what, [&](auto combine) {
+                    for (std::int64_t n = t.blocks; n > 1; n = (n + 1) / 2) {
+                        for (std::int64_t b = 0; b < n / 2; ++b)
+                            for (std::int64_t c = begin; c < end; ++c)
+                                partial[b * columns + c] =
+                                    combine.of(partial[2 * b * columns + c], partial[(2 * b + 1) * columns + c]);
+                        if (n % 2 != 0)
+                            std::copy(partial + (n - 1) * columns + begin, partial + (n - 1) * columns + end,
+                                      partial + n / 2 * columns + begin);
+                    }
+                });
                 for (std::int64_t c = begin; c < end; ++c) out[c] = T(reduced(sum.what, partial[c], t.grid.rows));
             });
         }

@@ -58,7 +58,7 @@ class Terms {
             void* work[max_program_buffers];
             for (std::size_t b = 0; b < own_buffers_; ++b) {
                 work[b] = in_place[b] ? static_cast<void*>(at(t, b, begin)) : scratch[b];
-                if (in_place[b]) continue;
+                if (in_place[b] || (step_.used >> b & 1u) == 0) continue;
                 for (std::int64_t d = 0; d < std::int64_t(skipped) + m; d += std::int64_t(tile))
                     decode_tile(k, t, b, begin + d,
                                 std::size_t(std::min(std::int64_t(skipped) + m - d, std::int64_t(tile))),
@@ -102,11 +102,7 @@ class Pass {
         for (std::size_t r = 0; r < values.size(); ++r) {
             for (std::size_t p = 0; p < values[r].size(); ++p) {
                 double& x = values[r][p];
-                switch (what(r)) {
-                case Reduce::norm: x = std::sqrt(x); break;
-                case Reduce::mean: x = x / double(std::max<std::int64_t>(leaves_.parts()[p].size, 1)); break;
-                default: break;
-                }
+                x = reduced(what(r), x, std::max<std::int64_t>(leaves_.parts()[p].size, 1));
             }
         }
         // Squares of float64 that overflow or vanish: of values scaled by a power of two, which changes no digit.
@@ -149,7 +145,7 @@ class Pass {
             return [&, scale, terms = Terms(isa_, program_, pass_, tensors_, members_)](
                        std::int64_t leaf, Leaves::Place place, std::int64_t n) mutable {
                 alignas(cache_line) double sums[max_reductions][reduction_width];
-                for (std::size_t r = 0; r < count; ++r) std::fill_n(sums[r], reduction_width, 0.0);
+                for (std::size_t r = 0; r < count; ++r) std::fill_n(sums[r], reduction_width, start_of(what(r)));
                 std::size_t row = 0;
                 const Leaves::Place end =
                     leaves_.for_pieces(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
@@ -157,12 +153,16 @@ class Pass {
                                                    : add_piece<float>(terms, i, first, m, row, scale, sums);
                         row = (row + std::size_t(m)) % reduction_width;
                     });
-                for (std::size_t r = 0; r < count; ++r) sums_[std::size_t(leaf) * count + r] = Leaves::fold(sums[r]);
+                for (std::size_t r = 0; r < count; ++r)
+                    sums_[std::size_t(leaf) * count + r] = with_combination(
+                        what(r), [&](auto combine) { return Leaves::fold<decltype(combine)>(sums[r]); });
                 return end;
             };
         });
         std::vector<std::vector<double>> out;
-        for (std::size_t r = 0; r < count; ++r) out.push_back(leaves_.totals(sums_.data() + r, count));
+        for (std::size_t r = 0; r < count; ++r)
+            out.push_back(with_combination(
+                what(r), [&](auto combine) { return leaves_.totals<decltype(combine)>(sums_.data() + r, count); }));
         return out;
     }
 
@@ -171,10 +171,9 @@ class Pass {
                    double (&sums)[max_reductions][reduction_width]) const {
         terms.run<T>(tensor, first, n, [&](const T* const* term, std::int64_t from, std::int64_t m) {
             for (std::size_t r = 0; r < pass_.reductions.size(); ++r) {
-                const Term of = what(r) == Reduce::norm ? Term::square : Term::value;
-                isa_.kernels->reduction[std::size_t(of)].add[sizeof(T) == 8 ? 1 : 0](
-                    term[pass_.term_of[r]], std::size_t(m), (row + std::size_t(from - first)) % reduction_width, scale,
-                    sums[r]);
+                adder(*isa_.kernels, what(r), sizeof(T) == 8)(term[pass_.term_of[r]], std::size_t(m),
+                                                              (row + std::size_t(from - first)) % reduction_width,
+                                                              scale, sums[r]);
             }
         });
     }
@@ -195,10 +194,8 @@ void reduce_matrices(const KernelTable& k, const Program& program, const Program
             auto* const to =
                 static_cast<T*>(lines.at(axis, in.states.size() + std::size_t(found - in.reductions.begin())));
             const std::int64_t n = axis == Program::row ? grid.rows : grid.columns;
-            const AddTerms add =
-                k.reduction[std::size_t(what == Reduce::norm ? Term::square : Term::value)].add[sizeof(T) == 8 ? 1 : 0];
             for (std::int64_t m = 0; m < grid.matrices; ++m)
-                std::fill_n(to + m * n, n, T(reduced(what, sum_in_order(add, from + m * n, n), n)));
+                std::fill_n(to + m * n, n, T(reduced_in_order(k, what, from + m * n, n)));
         }
     }
 }
@@ -282,6 +279,7 @@ void ProgramRun::begin(const Isa& isa, const Segment& of, double scale, const bo
     for (int type = 0; type < 2; ++type)
         if (expanded[type]) constants[type] = program().constants(rule(), of.hyper, scale, isa, type, values.data());
     if (!program().measures()) return;
+    if (program().has_lines()) lines.resize(of.count);
     values.resize(count * of.count);
     for (std::size_t i = 1; i < of.count; ++i)
         std::copy_n(values.begin(), count, values.begin() + std::ptrdiff_t(i * count));
@@ -296,9 +294,12 @@ ProgramStep ProgramRun::step_of(const Isa& isa, std::size_t tensor, int type, st
     const std::size_t of_tensor = 2 + p.element_states();
     const std::size_t read = of_tensor + stage.operands.size();
     const std::size_t buffers = read + (pass == nullptr ? 0 : pass->terms);
-    return {p.code(rule(), segment->hyper, grad_scale, stage),
+    const Program::Compiled& compiled = p.code(rule(), segment->hyper, grad_scale, stage);
+    return {compiled.code.data(),
             buffers,
-            pass == nullptr ? first(of_tensor) & ~std::uint32_t{2} : first(buffers) & ~first(read),
+            (pass == nullptr ? first(of_tensor) & ~std::uint32_t{2} : first(buffers) & ~first(read)) & compiled.used,
+            compiled.used,
+            compiled.used & first(of_tensor),
             p.constant_count(),
             constants[type].data(),
             p.own_constant_count(),
@@ -314,58 +315,52 @@ Operands ProgramRun::operands_of(std::size_t tensor, const ParamUpdate& t, const
     return out;
 }
 
-void ProgramRun::read(std::span<const ParamUpdate> tensors) {
+void ProgramRun::read(std::size_t tensor, const ParamUpdate& t) {
     const Program& p = program();
-    if (!p.knows_shapes()) return;
-    if (p.has_lines())
-        for (const ParamUpdate& t : tensors) lines.emplace_back(p, t);
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const ParamUpdate& t = tensors[i];
-        for (std::size_t n = 0; n < p.scalars.size(); ++n) {
-            double& value = values[i * p.scalars.size() + n];
-            const std::uint16_t a = p.scalars[n].a;
-            if (p.scalars[n].op == ScalarOp::state) {
-                float narrow;
-                if (t.compute() == 1) {
-                    std::memcpy(&value, t.buffer[2 + a], sizeof value);
-                } else {
-                    std::memcpy(&narrow, t.buffer[2 + a], sizeof narrow);
-                    value = double(narrow);
-                }
-            } else if (p.scalars[n].op == ScalarOp::shape) {
-                value = Shape(a) == Shape::rows      ? double(t.grid.rows)
-                        : Shape(a) == Shape::columns ? double(t.grid.columns)
-                                                     : double(t.grid.is_vector);
+    if (!p.knows_shapes() || t.size == 0) return;
+    for (std::size_t n = 0; n < p.scalars.size(); ++n) {
+        double& value = values[tensor * p.scalars.size() + n];
+        const std::uint16_t a = p.scalars[n].a;
+        if (p.scalars[n].op == ScalarOp::state) {
+            float narrow;
+            if (t.compute() == 1) {
+                std::memcpy(&value, t.buffer[2 + a], sizeof value);
+            } else {
+                std::memcpy(&narrow, t.buffer[2 + a], sizeof narrow);
+                value = double(narrow);
             }
+        } else if (p.scalars[n].op == ScalarOp::shape) {
+            value = Shape(a) == Shape::rows      ? double(t.grid.rows)
+                    : Shape(a) == Shape::columns ? double(t.grid.columns)
+                                                 : double(t.grid.is_vector);
         }
-        if (t.size == 0) continue;
-        for (const Program::Axis axis : {Program::row, Program::column}) {
-            const std::vector<std::uint16_t>& states = p.inputs(axis).states;
-            for (std::size_t s = 0; s < states.size(); ++s)
-                std::memcpy(lines[i].at(axis, s), t.buffer[2 + states[s]], lines[i].bytes(axis));
-        }
+    }
+    if (!p.has_lines()) return;
+    TensorLines& own = lines[tensor];
+    own = TensorLines(p, t);
+    for (const Program::Axis axis : {Program::row, Program::column}) {
+        const std::vector<std::uint16_t>& states = p.inputs(axis).states;
+        for (std::size_t s = 0; s < states.size(); ++s)
+            std::memcpy(own.at(axis, s), t.buffer[2 + states[s]], own.bytes(axis));
     }
 }
 
-void ProgramRun::write(std::span<const ParamUpdate> tensors) const {
+void ProgramRun::write(std::size_t tensor, const ParamUpdate& t) const {
     const Program& p = program();
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const ParamUpdate& t = tensors[i];
-        if (t.size == 0) continue;  // means of nothing
-        for (std::size_t s = p.element_states(); s < p.per.size(); ++s) {
-            const std::uint16_t result = p.results[1 + s];
-            if (p.per[s] == Per::tensor) {
-                const double value = values_of(i)[result];
-                const auto narrow = float(value);
-                std::memcpy(t.buffer[2 + s], t.compute() == 1 ? static_cast<const void*>(&value) : &narrow,
-                            t.bytes(2 + s));
-                continue;
-            }
-            const Program::Axis axis = p.per[s] == Per::row ? Program::row : Program::column;
-            const std::vector<std::uint16_t>& outputs = p.update().lines[axis].outputs;
-            const auto at = std::size_t(std::find(outputs.begin(), outputs.end(), result) - outputs.begin());
-            std::memcpy(t.buffer[2 + s], lines[i].at(axis, p.inputs(axis).count() + at), lines[i].bytes(axis));
+    if (t.size == 0) return;  // means of nothing
+    for (std::size_t s = p.element_states(); s < p.per.size(); ++s) {
+        const std::uint16_t result = p.results[1 + s];
+        if (p.per[s] == Per::tensor) {
+            const double value = values_of(tensor)[result];
+            const auto narrow = float(value);
+            std::memcpy(t.buffer[2 + s], t.compute() == 1 ? static_cast<const void*>(&value) : &narrow, t.bytes(2 + s));
+            continue;
         }
+        const Program::Axis axis = p.per[s] == Per::row ? Program::row : Program::column;
+        const std::vector<std::uint16_t>& outputs = p.update().lines[axis].outputs;
+        const auto at = std::size_t(std::find(outputs.begin(), outputs.end(), result) - outputs.begin());
+        const TensorLines& own = lines[tensor];
+        std::memcpy(t.buffer[2 + s], own.at(axis, p.inputs(axis).count() + at), own.bytes(axis));
     }
 }
 
@@ -383,6 +378,8 @@ void ProgramRun::run_lines(const Isa& isa, std::size_t tensor, int type, std::ve
         const ProgramStep step{of.code.data(),
                                buffers,
                                ((std::uint32_t{1} << buffers) - 1) & ~((std::uint32_t{1} << in) - 1),
+                               (std::uint32_t{1} << buffers) - 1,
+                               (std::uint32_t{1} << buffers) - 1,
                                p.constant_count(),
                                constants[type].data(),
                                p.own_constant_count(),
@@ -395,7 +392,7 @@ void measure(const Isa& isa, std::span<const ParamUpdate> tensors, std::span<Pro
              std::span<const Segment> segments, StepReport& report) {
     std::size_t at = 0;
     for (std::size_t s = 0; s < segments.size(); at += segments[s++].count)
-        if (runs[s] != nullptr) runs[s]->read(tensors.subspan(at, segments[s].count));
+        for (std::size_t i = 0; runs[s] != nullptr && i < segments[s].count; ++i) runs[s]->read(i, tensors[at + i]);
     std::vector<const Program*> done;
     for (std::size_t s = 0; s < segments.size(); ++s) {
         const Program* const program = segments[s].rule->program;
@@ -407,12 +404,21 @@ void measure(const Isa& isa, std::span<const ParamUpdate> tensors, std::span<Pro
         for (std::size_t k = 0; k < segments.size(); tensor += segments[k++].count) {
             if (segments[k].rule->program != program) continue;
             for (std::size_t i = 0; i < segments[k].count; ++i) {
+                // Of what has no elements nothing is written; but it is among those that a number of all is of.
+                if (tensors[tensor + i].size == 0 && !program->measures_all()) continue;
                 own.push_back(tensors[tensor + i]);
                 members.push_back({runs[k], i});
             }
         }
-        measure_program(isa, *program, own, members, report);
+        if (!members.empty()) measure_program(isa, *program, own, members, report);
     }
+}
+
+void measure_one(const Isa& isa, const ParamUpdate& t, ProgramRun& run, std::size_t tensor) {
+    run.read(tensor, t);
+    const Member member{&run, tensor};
+    StepReport none;
+    measure_program(isa, run.program(), {&t, 1}, {&member, 1}, none);
 }
 
 }  // namespace adaptk::detail

@@ -5,6 +5,7 @@
 
 #include "dispatch.hpp"
 #include "lines.hpp"
+#include "parallel.hpp"
 #include "rule_program.hpp"
 #include "step.hpp"
 
@@ -33,16 +34,20 @@ struct ProgramRun {
                         const Program::Pass* pass = nullptr) const;
     Operands operands_of(std::size_t tensor, const ParamUpdate& t, const Program::Stage& stage) const;
 
-    // Around a step of these tensors, those of the segment: reads what there is one number for of a tensor, a row or a
-    // column, and writes what has become of it.
-    void read(std::span<const ParamUpdate> tensors);
-    void write(std::span<const ParamUpdate> tensors) const;
+    // Around a step of a tensor of the segment: reads what there is one number for of a tensor, a row or a column, and
+    // writes what has become of it.
+    void read(std::size_t tensor, const ParamUpdate& t);
+    void write(std::size_t tensor, const ParamUpdate& t) const;
     void run_lines(const Isa& isa, std::size_t tensor, int type, std::vector<CacheLine>& own,
                    const Program::Stage& stage);
 };
 
-// The values of all scalars, of each tensor. runs: of each segment whose program measures, else null.
+// The values of all scalars, of each tensor that has elements. runs: of each segment whose program measures, else null.
 void measure(const Isa& isa, std::span<const ParamUpdate> tensors, std::span<ProgramRun* const> runs,
              std::span<const Segment> segments, StepReport& report);
+
+// The same of one tensor, for which its program needs no other, by the calling thread alone if it is a small one:
+inline bool is_small(const ParamUpdate& t) { return t.size < 2 * least_work; }
+void measure_one(const Isa& isa, const ParamUpdate& t, ProgramRun& run, std::size_t tensor);
 
 }  // namespace adaptk::detail

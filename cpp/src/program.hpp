@@ -10,7 +10,8 @@
 //   f64 default of weight_decay, f64 of decoupled
 //   hyperparameters:  string name, f64 default, u8 range (Range), string meaning
 //   states:           string name, f64 initial, u8 what it starts as (starts_as_number), u8 nonnegative; of version 3
-//                     also: u8 what there is one number for (Per). Those for each element come first
+//                     also: u8 what there is one number for (Per in rule.hpp; no slices). Those for each element come
+//                     first
 //   scalar nodes:     u8 op (ScalarOp), u16 a, b, c, f64 value
 //   element nodes:    u8 op (ElementOp), u16 a, b, c
 //   u16 element node of the new param, then of each state; of a state per tensor the scalar node
@@ -95,9 +96,6 @@ enum class ElementOp : std::uint8_t {
     count,
 };
 
-// What a state has one number for.
-enum class Per : std::uint8_t { element, tensor, row, column, count };
-
 // A hyperparameter that a step leaves another value of behind, for the next one.
 struct CarriedNumber {
     std::uint16_t hyper, node;
@@ -109,8 +107,9 @@ struct ElementNode {
 };
 
 // A number that all elements of a scope have a part in. Elements are computed in the compute type, and added up in
-// float64 in the order of reduce.hpp.
-enum class Reduce : std::uint8_t { norm, sum, mean, count };
+// float64 in the order of reduce.hpp, or the largest one is found: a NaN if there is one, and of zeros the positive
+// one; of nothing minus infinity.
+enum class Reduce : std::uint8_t { norm, sum, mean, largest, count };
 //   all      the tensors of the step that the same rule updates
 //   rows     each row: a number for each row; and so with columns
 //   matrix   the rows of a matrix, of what is for each row: the same number for all of them; and so with columns
@@ -213,7 +212,9 @@ inline constexpr std::size_t common_constants = 2;
 struct ProgramStep {
     const Instruction* code;
     std::size_t buffers;
-    std::uint32_t written;  // of the buffers, bit by bit
+    // Of the buffers, bit by bit: what is written, what is read or written at all, and of that, what lies in memory and
+    // is asked for ahead.
+    std::uint32_t written, used, ahead;
     // Blocks, each of one number: what all tensors of a segment have, and then those of a tensor of its own.
     std::size_t constants;
     const void* constant;

@@ -87,7 +87,8 @@ template <class T> constexpr size_t block_elements = Block<T>::lanes * Block<T>:
 
 // Runs the code over `blocks` blocks. slot: where the operands are in the first of them; the first `buffers` of them
 // move on.
-template <class T> void run_blocks(const Instruction* code, T** slot, size_t buffers, size_t blocks) {
+template <class T>
+void run_blocks(const Instruction* code, T** slot, size_t buffers, std::uint32_t ahead, size_t blocks) {
     using B = Block<T>;
     using V = typename B::V;
     constexpr size_t lanes = B::lanes;
@@ -164,7 +165,8 @@ template <class T> void run_blocks(const Instruction* code, T** slot, size_t buf
 
     for (size_t block = 0; block < blocks; ++block) {
         for (size_t b = 0; b < buffers; ++b)
-            prefetch<CacheLevel::first>(slot[b], program_ahead_bytes, block_elements<T> * sizeof(T));
+            if ((ahead >> b & 1u) != 0)
+                prefetch<CacheLevel::first>(slot[b], program_ahead_bytes, block_elements<T> * sizeof(T));
         for (const Instruction* i = code; i->op != Opcode::end; ++i) {
             switch (i->op) {
             case Opcode::end: break;
@@ -273,17 +275,18 @@ template <class T> void run_program(const void* coefficients, void* const* buffe
 
     for (size_t b = 0; b < step.buffers; ++b) slot[b] = static_cast<T*>(buffer[b]);
     const size_t blocks = n / width;
-    run_blocks<T>(step.code, slot, step.buffers, blocks);
+    run_blocks<T>(step.code, slot, step.buffers, step.ahead, blocks);
 
     const size_t rest = n - blocks * width;
     if (rest == 0) return;
     alignas(cache_line) T last[max_program_buffers][width];
     for (size_t b = 0; b < step.buffers; ++b) {
         std::memset(last[b], 0, sizeof last[b]);
-        std::memcpy(last[b], static_cast<T*>(buffer[b]) + blocks * width, rest * sizeof(T));
+        if ((step.used >> b & 1u) != 0)
+            std::memcpy(last[b], static_cast<T*>(buffer[b]) + blocks * width, rest * sizeof(T));
         slot[b] = last[b];
     }
-    run_blocks<T>(step.code, slot, step.buffers, 1);
+    run_blocks<T>(step.code, slot, step.buffers, 0, 1);
     for (size_t b = 0; b < step.buffers; ++b)
         if ((step.written >> b & 1u) != 0)
             std::memcpy(static_cast<T*>(buffer[b]) + blocks * width, last[b], rest * sizeof(T));

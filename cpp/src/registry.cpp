@@ -21,7 +21,7 @@ template <class R> typename R::Hyper own_hyper(const HyperValues& h) {
 
 template <class R> constexpr bool checked() {
     static_assert(R::hyperparameters.size() + common_hyperparameters.size() <= max_hyperparameters);
-    static_assert(R::states.size() <= max_states);
+    static_assert(R::states.size() < max_written);
     static_assert(std::string_view(R::hyperparameters[0].name) == "lr");
     return true;
 }
@@ -151,8 +151,8 @@ template <class R> RuleInfo make_info(std::size_t index) {
     place_kept_numbers<R>(rule);
     place_idle<R>(rule);
     rule.invalid = check<R>;
-    if constexpr (requires { R::row_state; }) {
-        rule.row_state = R::row_state;
+    if constexpr (row_state<R> < state_count<R>) {
+        rule.row_state = row_state<R>;
         rule.index = RuleInfo::nowhere;
         rule.code = {code_of_row_wise(index), built_isas().size()};
     } else {

@@ -60,7 +60,7 @@ struct RuleInfo {
     // Of gradients that are taken ahead of p: the number of the state and of the hyperparameter; or `nowhere`.
     std::size_t ahead_state, ahead_hyper;
     std::size_t kept_numbers;
-    std::size_t row_state = nowhere;  // that has one number for each row of a param (row_wise.hpp)
+    std::size_t row_state = nowhere;  // that has one number for each slice of a param (row_wise.hpp)
     // See IdleSteps in rule.hpp; nullptr: there is no closed form. `shrink`: what decoupled decay multiplies by.
     Idle idle;
     void (*idle_steps)(const HyperValues& h, double shrink, std::int64_t n, IdleSteps& out);
@@ -69,13 +69,17 @@ struct RuleInfo {
     std::span<const RuleCode> code;    // by the number of the instruction set (dispatch.hpp)
     const Program* program = nullptr;  // that the code interprets (rule_program.hpp); null: compiled
     bool measures = false;             // that program looks at whole tensors before it updates them
-    std::span<const Per> per = {};     // of the states, if some are not for each element
 
     std::size_t hyper_count() const { return own.size() + common_hyperparameters.size(); }
     ADAPTK_INTERNAL_API Hyperparameter hyper(std::size_t i) const;  // with the rule's own default
     std::size_t buffers() const { return 2 + states.size(); }
     bool is_row_wise() const { return row_state != nowhere; }
-    Per per_of(std::size_t state) const { return per.empty() ? Per::element : per[state]; }
+    // Whether some states are not for each element.
+    bool has_numbers() const {
+        for (const State& s : states)
+            if (s.per != Per::element) return true;
+        return false;
+    }
     double weight_decay(const HyperValues& h) const { return h.value[own.size() + at_weight_decay]; }
     bool decoupled(const HyperValues& h) const { return h.value[own.size() + at_decoupled] != 0.0; }
     bool maximize(const HyperValues& h) const { return h.value[own.size() + at_maximize] != 0.0; }

@@ -52,7 +52,7 @@ ADAPTK_HD void update_elements(const StepCoefficients<R, T>& c, T factor, size_t
 
 // The numbers of those states, in their order.
 template <class R, size_t... I> constexpr auto other_states(std::index_sequence<I...>) {
-    return std::index_sequence<(I < R::row_state ? I : I + 1)...>{};
+    return std::index_sequence<(I < row_state<R> ? I : I + 1)...>{};
 }
 
 template <class R, class T, bool Coupled, size_t... I>
@@ -74,7 +74,7 @@ template <class R, class T> const StepCoefficients<R, T>& as(const void* coeffic
 template <class R, class T, bool Coupled> void step_row(const void* coefficients, void* const* b, size_t n) {
     const StepCoefficients<R, T> c = as<R, T>(coefficients);
     const T sum = sum_of_squares<R, T, Coupled>(c, static_cast<const T*>(b[0]), static_cast<const T*>(b[1]), n);
-    const T factor = R::factor(c.rule, T(double(sum) / double(n)), *static_cast<T*>(b[2 + R::row_state]));
+    const T factor = R::factor(c.rule, T(double(sum) / double(n)), *static_cast<T*>(b[2 + row_state<R>]));
     update_row<R, T, Coupled>(c, factor, b, n);
 }
 

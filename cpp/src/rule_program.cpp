@@ -1,5 +1,7 @@
 #include "rule_program.hpp"
 
+#include "vector_form.hpp"
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -69,6 +71,10 @@ class Compiler {
     std::string run() {
         for (Node& n : nodes_)
             if (!n.results.empty()) count_uses(n);
+        for (const Node& n : nodes_)
+            for (const int slot : n.results) used_ |= std::uint32_t{1} << slot;
+        for (std::size_t s = 0; s < buffers_; ++s)
+            if (nodes_[s].uses > 0 || !nodes_[s].results.empty()) used_ |= std::uint32_t{1} << s;
         while (const int next = choose()) {
             compute(next, false);
             settle();
@@ -86,6 +92,8 @@ class Compiler {
                           : std::string();
     }
     std::vector<Instruction> code() const { return fused(code_); }
+    // The buffers that the code reads or writes, bit by bit.
+    std::uint32_t used() const { return used_; }
 
   private:
     struct Node {
@@ -102,6 +110,7 @@ class Compiler {
     std::vector<int> free_;
     std::size_t scratch_ = 0;
     bool too_large_ = false;
+    std::uint32_t used_ = 0;
 
     static bool is_arithmetic(ElementOp op) {
         return op == ElementOp::add || op == ElementOp::subtract || op == ElementOp::multiply ||
@@ -631,12 +640,13 @@ void LoadedRule::read_facts(Reader& in, std::size_t hypers, std::size_t state_co
         if (nonnegative > 1) throw Refused{"a flag that is neither 0 nor 1"};
         s.nonnegative = nonnegative == 1;
         const std::uint8_t per = of_version == version_with_shapes ? in.u8() : 0;
-        if (per >= std::uint8_t(Per::count)) throw Refused{"a state that is per something unknown"};
+        if (per > std::uint8_t(Per::column)) throw Refused{"a state that is per something unknown"};
         if (per == 0 && !program.per.empty() && program.per.back() != Per::element)
             throw Refused{std::string(s.name) + ": a state per element behind one that is not"};
         if (per != 0 && from >= starts_as_grad && from != starts_as_number)
             throw Refused{std::string(s.name) + ": starts as a param or a gradient, and is not per element"};
-        program.per.push_back(Per(per));
+        s.per = Per(per);
+        program.per.push_back(s.per);
         states.push_back(s);
     }
 }
@@ -762,7 +772,6 @@ void LoadedRule::read(std::span<const std::byte> bytes, std::size_t number) {
     info.code = code;
     info.program = &program;
     info.measures = program.measures();
-    if (program.element_states() < states.size()) info.per = program.per;
 }
 
 struct Loaded {
@@ -777,6 +786,9 @@ Loaded& loaded() {
 }
 
 }  // namespace
+
+Program::Program() = default;
+Program::~Program() = default;
 
 std::string Program::find_kinds() {
     const auto wider = [](Per a, Per b) {
@@ -995,7 +1007,7 @@ std::string Program::compile_passes() {
             for (const bool scaled : {false, true}) {
                 Compiler compiler(*this, constants_, {decay, scaled}, buffers, targets, place);
                 if (std::string error = compiler.run(); !error.empty()) return error;
-                code[std::size_t(decay)][scaled ? 1 : 0] = compiler.code();
+                code[std::size_t(decay)][scaled ? 1 : 0] = {compiler.code(), compiler.used()};
             }
         }
         return std::string();
@@ -1069,11 +1081,11 @@ std::pair<double, double> Program::common(const RuleInfo& rule, const HyperValue
                                                                  : 1.0};
 }
 
-const Instruction* Program::code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
-                                 const Stage& stage) const {
+const Program::Compiled& Program::code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
+                                       const Stage& stage) const {
     const auto [scale, factor] = common(rule, hyper, grad_scale);
     const Decay decay = rule.coupled_decay(hyper) ? Decay::coupled : factor == 1.0 ? Decay::none : Decay::decoupled;
-    return stage.code[std::size_t(decay)][scale == 1.0 ? 0 : 1].data();
+    return stage.code[std::size_t(decay)][scale == 1.0 ? 0 : 1];
 }
 
 bool Program::uses_step() const {

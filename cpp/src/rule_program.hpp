@@ -11,6 +11,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -27,8 +29,13 @@ struct alignas(64) CacheLine {
 // first gradient. The nodes see to the last two.
 inline constexpr std::uint8_t starts_as_number = 255, starts_as_param = 254, starts_as_grad = 253;
 
+struct VectorForm;
+
 class Program {
   public:
+    Program();
+    ~Program();
+
     // The parts of a text form, which the caller has checked.
     std::vector<ScalarNode> scalars;
     std::vector<ElementNode> elements;
@@ -39,7 +46,11 @@ class Program {
     std::vector<Per> per;              // of the states; those per element come first
     std::vector<std::uint8_t> bytes;   // the text form itself
 
-    using Code = std::array<std::array<std::vector<Instruction>, 2>, 3>;  // [decay][scaled]
+    struct Compiled {
+        std::vector<Instruction> code;
+        std::uint32_t used = 0;  // of the buffers, bit by bit
+    };
+    using Code = std::array<std::array<Compiled, 2>, 3>;  // [decay][scaled]
     // What is computed for each row of a tensor, or for each column: from the states and the reductions that have one
     // number for each (inputs), to buffers behind those.
     struct Lines {
@@ -95,8 +106,7 @@ class Program {
     ADAPTK_INTERNAL_API void coefficients(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
                                           std::int64_t t, const Isa& isa, int type, std::byte* out) const;
     // The code for these numbers: without the products whose factor is 1.
-    const Instruction* code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
-                            const Stage& stage) const;
+    const Compiled& code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, const Stage& stage) const;
     // What the step of this number leaves behind in the hyperparameters; `reduced` has the reductions over all tensors.
     ADAPTK_INTERNAL_API void carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t,
                                       std::span<const double> reduced = {}) const;
@@ -127,6 +137,10 @@ class Program {
                          : sizeof(CommonCoefficients<float>) + own * sizeof(float);
     }
     bool uses_step() const;
+    // What there is one value of an element node for; Per::tensor: it is the same for all elements.
+    Per kind(std::size_t element) const { return kind_[element]; }
+    // The rule of this program for tensors of fewer than two axes (vector_form.hpp); null: it has no other form.
+    const VectorForm* for_vectors(const RuleInfo& rule) const;
 
     // The program as machine code for one of built_isas(); null: it is interpreted. Code that is given stays.
     const RuleCode* compiled(std::size_t isa) const { return compiled_[isa].load(std::memory_order_acquire); }
@@ -150,11 +164,13 @@ class Program {
     std::vector<std::uint16_t> constants_;  // the scalar nodes that elements use, in the elements' order
     std::size_t own_constants_ = 0;         // of them, the last ones: what reductions have a part in
     std::vector<std::size_t> phase_of_scalar_;
-    std::vector<Per> kind_;  // of element nodes: what there is one value for; per tensor: the same for all elements
+    std::vector<Per> kind_;
     Inputs inputs_[2];
     std::vector<Pass> passes_;
     Stage update_;
     mutable std::array<std::atomic<const RuleCode*>, max_isas> compiled_{};
+    mutable std::once_flag vectors_made_;
+    mutable std::unique_ptr<VectorForm> vectors_;
 };
 
 // The rule of a text form. It lives as long as the process, and the same bytes give the same rule. Null: `error` says

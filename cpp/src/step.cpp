@@ -7,6 +7,7 @@
 #include "reduce.hpp"
 #include "rows.hpp"
 #include "rule_program.hpp"
+#include "vector_form.hpp"
 
 #include <cmath>
 #include <vector>
@@ -308,7 +309,7 @@ void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad
     const RuleCode& code = s.rule->code[isa.number];
     const bool coupled = s.rule->coupled_decay(s.hyper);
     // Those of elements: others are read before the step and written behind it.
-    out.buffers = s.rule->per.empty() ? s.rule->buffers() : 2 + s.rule->program->element_states();
+    out.buffers = s.rule->measures ? 2 + s.rule->program->element_states() : s.rule->buffers();
     out.key = s.key();
     out.stored = {code.stored, coupled, {}};
     for (std::size_t i = 0; i < s.rule->states.size(); ++i) out.stored.nonnegative[i] = s.rule->states[i].nonnegative;
@@ -400,24 +401,61 @@ StepReport report_of_known_norm(std::span<const Segment> segments, const StepOpt
     return report;
 }
 
-StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segment> segments,
-                    const StepOptions& options) {
-    ADAPTK_CHECKS(check_work(tensors, segments));
-    const FloatingPointMode mode;
-    const Isa& isa = current_isa();
-    StepReport report;
-    double clip = options.clipped_by;
-    if (options.needs_norm()) {
-        report = options.has_norm ? report_of_known_norm(segments, options)
-                                  : norm_of_scaled(tensors, segments, options.grad_scale);
-        if (options.skip_nonfinite && !report.finite) {
-            report.skipped = true;
-            if (options.zero_grad) zero_grads(tensors);
-            return report;
-        }
-        clip = options.clip_factor(report.grad_norm);
-    }
+namespace {
 
+// Elements first ... first + n - 1 of a tensor, whose program has been measured. `own` is scratch.
+void update_measured(const Isa& isa, const PreparedSegment& s, std::size_t of, const ParamUpdate& t, std::int64_t first,
+                     std::int64_t n, const EpilogueRun* behind, std::vector<CacheLine>& own) {
+    const ProgramStep step = s.program.step_of(isa, of, int(t.compute()), own);
+    const Operands beside = s.program.operands_of(of, t, s.program.program().update());
+    s.run_with(*isa.kernels, &step, t, first, n, behind, beside.count > 0 ? &beside : nullptr);
+}
+
+// Steps small tensors whose programs look at one tensor at a time, each from its first pass to its update while it is
+// in the cache of the thread that steps it. Returns the tensors; those that are done are empty. None: there were none.
+std::vector<ParamUpdate> step_small(const Isa& isa, std::span<const ParamUpdate> tensors,
+                                    std::span<const Segment> segments, PreparedSegment* prepared,
+                                    const StepOptions& options) {
+    struct Small {
+        std::size_t segment, of;  // the tensor of that segment
+        std::size_t tensor;
+    };
+    std::vector<Small> small;
+    std::int64_t total = 0;
+    std::size_t tensor = 0;
+    for (std::size_t s = 0; s < segments.size(); ++s) {
+        const bool alone = prepared[s].measures && !segments[s].rule->program->measures_all();
+        for (std::size_t i = 0; i < segments[s].count; ++i, ++tensor) {
+            if (!alone || tensors[tensor].size == 0 || !is_small(tensors[tensor])) continue;
+            small.push_back({s, i, tensor});
+            total += tensors[tensor].size;
+        }
+    }
+    if (small.empty()) return {};
+    in_parallel(threads_for(total), [&](int thread, int threads) {
+        std::vector<CacheLine> own;
+        std::int64_t offset = 0;
+        for (const Small& one : small) {
+            const ParamUpdate& t = tensors[one.tensor];
+            const std::int64_t middle = offset + t.size / 2;
+            offset += t.size;
+            if (middle < total * thread / threads || middle >= total * (thread + 1) / threads) continue;
+            PreparedSegment& s = prepared[one.segment];
+            measure_one(isa, t, s.program, one.of);
+            const EpilogueRun after{*isa.kernels, options,
+                                    options.epilogues.empty() ? nullptr : &options.epilogues[one.tensor]};
+            update_measured(isa, s, one.of, t, 0, t.size, options.has_epilogue() ? &after : nullptr, own);
+            s.program.write(one.of, t);
+        }
+    });
+    std::vector<ParamUpdate> others(tensors.begin(), tensors.end());
+    for (const Small& one : small) others[one.tensor].size = 0;
+    return others;
+}
+
+// What run_step does once the gradients' factor is known.
+void run_segments(const Isa& isa, std::span<const ParamUpdate> tensors, std::span<const Segment> segments,
+                  const StepOptions& options, double clip, StepReport& report) {
     // One segment is the common case and takes no allocation.
     PreparedSegment single;
     std::vector<PreparedSegment> several(segments.size() > 1 ? segments.size() : 0);
@@ -436,7 +474,13 @@ StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segmen
         prepare(prepared[s], isa, segments[s], scale, used);
     }
 
+    std::vector<ParamUpdate> others;
     if (std::any_of(segments.begin(), segments.end(), [](const Segment& s) { return s.rule->measures; })) {
+        others = step_small(isa, tensors, segments, prepared, options);
+        if (!others.empty()) {
+            tensors = others;
+            total = total_size(tensors);
+        }
         std::vector<ProgramRun*> runs;
         for (std::size_t s = 0; s < segments.size(); ++s)
             runs.push_back(prepared[s].measures ? &prepared[s].program : nullptr);
@@ -444,10 +488,9 @@ StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segmen
     }
 
     const bool has_epilogue = options.has_epilogue();
-    std::vector<ParamUpdate> others;
     if (some_rows) {
         // They have regions of their own.
-        others.assign(tensors.begin(), tensors.end());
+        if (others.empty()) others.assign(tensors.begin(), tensors.end());
         total = 0;
         tensor = 0;
         for (std::size_t s = 0; s < segments.size(); ++s) {
@@ -483,26 +526,58 @@ StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segmen
                 s.run(*isa.kernels, t, first, n, behind);
                 return;
             }
-            const std::size_t of = i - (segment_end - segments[segment].count);
-            const ProgramStep step = s.program.step_of(isa, of, int(t.compute()), own);
-            const Operands beside = s.program.operands_of(of, t, s.program.program().update());
-            s.run_with(*isa.kernels, &step, t, first, n, behind, beside.count > 0 ? &beside : nullptr);
+            update_measured(isa, s, i - (segment_end - segments[segment].count), t, first, n, behind, own);
         };
     });
     tensor = 0;
     for (std::size_t s = 0; s < segments.size(); tensor += segments[s++].count)
-        if (!segments[s].rule->per.empty()) prepared[s].program.write(tensors.subspan(tensor, segments[s].count));
+        for (std::size_t i = 0; prepared[s].measures && i < segments[s].count; ++i)
+            prepared[s].program.write(i, tensors[tensor + i]);
+}
+
+}  // namespace
+
+StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segment> segments,
+                    const StepOptions& options) {
+    ADAPTK_CHECKS(check_work(tensors, segments));
+    const FloatingPointMode mode;
+    const Isa& isa = current_isa();
+    StepReport report;
+    double clip = options.clipped_by;
+    if (options.needs_norm()) {
+        report = options.has_norm ? report_of_known_norm(segments, options)
+                                  : norm_of_scaled(tensors, segments, options.grad_scale);
+        if (options.skip_nonfinite && !report.finite) {
+            report.skipped = true;
+            if (options.zero_grad) zero_grads(tensors);
+            return report;
+        }
+        clip = options.clip_factor(report.grad_norm);
+    }
+
+    if (!Arranged::needed(tensors, segments)) {
+        run_segments(isa, tensors, segments, options, clip, report);
+        return report;
+    }
+    const Arranged arranged(tensors, segments, options.epilogues);
+    StepOptions of_arranged = options;
+    of_arranged.epilogues = arranged.epilogues;
+    run_segments(isa, arranged.tensors, arranged.segments, of_arranged, clip, report);
     return report;
 }
 
 void look_at(ParamUpdate& update, const RuleInfo& rule, std::int32_t ndim, const std::int64_t* shape) {
+    for (std::size_t s = 0; s < rule.states.size(); ++s) update.per[s] = rule.states[s].per;
+    if (rule.is_row_wise()) {
+        update.row_buffer = 2 + rule.row_state;
+        update.row_count = ndim > 0 ? shape[0] : 1;
+    }
     if (!rule.measures) return;
     Grid& g = update.grid;
     g = {1, 1, 1, ndim < 2};
     if (ndim > 0) g.columns = shape[ndim - 1];
     if (ndim > 1) g.rows = shape[ndim - 2];
     for (std::int32_t i = 0; i + 2 < ndim; ++i) g.matrices *= shape[i];
-    for (std::size_t s = 0; s < rule.per.size(); ++s) update.per[s] = rule.per[s];
 }
 
 void run_epilogues(std::span<const ParamUpdate> tensors, const StepOptions& options) {

@@ -43,12 +43,12 @@ struct ParamUpdate {
     void* side[max_buffers] = {};
     // Of a gradient that has values for some rows alone (rows.hpp), which is no buffer then; or null.
     const RowUpdate* rows = nullptr;
-    // Of a rule that keeps one number for each row: the buffer that has them, and how many rows there are. 0: none.
+    // Of a rule that keeps one number for each slice: the buffer that has them, and how many there are. 0: none.
     std::size_t row_buffer = 0;
     std::int64_t row_count = 0;
-    // Of rules that look at whole tensors (look_at): the shape, and what states have one number for.
+    // Of rules that look at whole tensors.
     Grid grid;
-    Per per[max_states] = {};
+    Per per[max_states] = {};  // of the states
 
     ParamUpdate() = default;
     // States have the format that is computed in.
@@ -71,11 +71,11 @@ struct ParamUpdate {
     // 1 where the rule computes in double, else 0.
     std::size_t compute() const { return compute_format(format[0]) == Format::float64 ? 1 : 0; }
     std::int64_t elements(std::size_t b) const {
-        if (b != 0 && b == row_buffer) return row_count;
         switch (b < 2 ? Per::element : per[b - 2]) {
         case Per::tensor: return 1;
         case Per::row: return grid.all_rows();
         case Per::column: return grid.all_columns();
+        case Per::slice: return row_count;
         default: return size;
         }
     }

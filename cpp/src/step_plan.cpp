@@ -13,10 +13,10 @@
 namespace adaptk::detail {
 namespace {
 
-// A buffer's number among the extents of written memory.
-static_assert(average_buffer < 8);
-constexpr std::uint32_t owner_of(std::size_t tensor, std::size_t buffer) { return std::uint32_t(tensor * 8 + buffer); }
-constexpr BufferId buffer_of(std::uint32_t owner) { return {owner / 8, owner % 8}; }
+// A buffer's number among the extents of written memory, beside tensors of which there are at most 2**28.
+static_assert(average_buffer < 16);
+constexpr std::uint32_t owner_of(std::size_t tensor, std::size_t buffer) { return std::uint32_t(tensor * 16 + buffer); }
+constexpr BufferId buffer_of(std::uint32_t owner) { return {owner / 16, owner % 16}; }
 
 void add_extents(std::vector<Extent>& out, const ParamUpdate& t, std::size_t tensor, std::size_t buffers) {
     for (std::size_t b = 0; b < buffers; ++b) {

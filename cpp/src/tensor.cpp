@@ -176,20 +176,6 @@ std::optional<Problem> why_no_param_of_rows(const TensorView& param) {
     return {};
 }
 
-std::optional<Problem> why_no_row_state(const TensorView& v, const TensorView& param) {
-    if (v.dtype != compute_format(param.dtype))
-        return Problem{Kind::type, std::string("dtype ") + dtype_name(v.dtype) + ", expected " +
-                                       name_of(compute_format(param.dtype)) + " beside a " + name_of(param.dtype) +
-                                       " param"};
-    if (auto problem = access_problem(v)) return problem;
-    if (!(v.device == param.device)) return place_problem(v, param);
-    if (v.ndim != 1 || v.size != rows_of(param))
-        return Problem{Kind::value, "shape " + v.shape_text() + ", expected (" + std::to_string(rows_of(param)) +
-                                        ",): one number for each row of its param"};
-    if (!v.c_order) return Problem{Kind::value, "strides " + v.strides_text() + ", expected a row"};
-    return {};
-}
-
 std::optional<Problem> why_no_lines(const TensorView& param) {
     if (param.c_order) return {};
     return Problem{Kind::value, "shape " + param.shape_text() + " with strides " + param.strides_text() +
@@ -202,13 +188,15 @@ std::optional<Problem> why_no_numbers(const TensorView& v, const TensorView& par
         return Problem{Kind::type, std::string("dtype ") + dtype_name(v.dtype) + ", expected " + name_of(wanted) +
                                        " beside a " + name_of(param.dtype) + " param"};
     if (auto problem = access_problem(v)) return problem;
-    const std::int32_t ndim = per == Per::tensor ? 0 : param.ndim;
+    const std::int32_t ndim = per == Per::tensor ? 0 : per == Per::slice ? 1 : param.ndim;
     const std::int32_t one = per == Per::row ? ndim - 1 : ndim - 2;  // the axis of which there is one; below 0: none
-    const auto extent = [&](std::int32_t i) { return i == one ? 1 : param.shape[i]; };
+    const auto extent = [&](std::int32_t i) {
+        return per == Per::slice ? rows_of(param) : i == one ? 1 : param.shape[i];
+    };
     bool same = v.ndim == ndim;
     for (std::int32_t i = 0; same && i < ndim; ++i) same = v.shape[i] == extent(i);
     if (!same) {
-        const char* const each = per == Per::row ? "each row" : per == Per::column ? "each column" : "all";
+        const char* const each = per == Per::tensor ? "all" : per == Per::column ? "each column" : "each row";
         return Problem{Kind::value, "shape " + v.shape_text() + ", expected " + tuple_text(ndim, extent) +
                                         ": one number for " + each + " of a param of shape " + param.shape_text()};
     }

@@ -4,9 +4,9 @@
 
 #include "export.hpp"
 #include "format.hpp"
-#include "program.hpp"
 
 #include "adaptk/adaptk.h"
+#include "adaptk/rule.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -134,6 +134,5 @@ inline std::int64_t rows_of(const TensorView& param) { return param.ndim == 0 ? 
 // Of rules that keep one number for each row. A param's other states may be stored in blocks that rows do not begin:
 // why_no_rows() in rows.hpp.
 ADAPTK_INTERNAL_API std::optional<Problem> why_no_param_of_rows(const TensorView& param);
-ADAPTK_INTERNAL_API std::optional<Problem> why_no_row_state(const TensorView& v, const TensorView& param);
 
 }  // namespace adaptk::detail

@@ -24,7 +24,8 @@ from adaptk._names import is_installed, no_attribute
 from adaptk._registry import CONVENTIONS, Hyperparameter, Rule, State, rules
 from adaptk._rule import TracedRule, load_rule, rule
 from adaptk._trace import abs as abs
-from adaptk._trace import cbrt, cumprod, floor, log, maximum, mean, minimum, norm, sign, sqrt, where
+from adaptk._trace import atan2, cbrt, cumprod, exp, floor, log, maximum, mean, minimum, norm, sign, sqrt, where
+from adaptk._trace import max as max
 from adaptk._trace import sum as sum
 from adaptk.optim import *  # noqa: F403  (the classes follow from the registry)
 
@@ -60,6 +61,7 @@ __all__ = [
     "State",
     "accumulate",
     "TracedRule",
+    "atan2",
     "available_isas",
     "build_info",
     "cbrt",
@@ -67,6 +69,7 @@ __all__ = [
     "cumprod",
     "curriculum",
     "decay_groups",
+    "exp",
     "floor",
     "formats",
     "get_cmake_dir",
@@ -95,5 +98,5 @@ __all__ = [
     "sqrt",
     "where",
 ]
-# Not abs and sum, which a star import would put in the place of Python's.
+# Not abs, max and sum, which a star import would put in the place of Python's.
 __all__ += optim.__all__

@@ -42,7 +42,7 @@ def _example(rule: Rule) -> list[str]:
 
 
 def function_doc(rule: Rule) -> str:
-    row_wise = any(s.per_row for s in rule.states)
+    row_wise = any(s.per == "slice" for s in rule.states)
     layout = "in C order" if row_wise else "dense in memory"
     lines = [rule.summary, "", "Updates `param` and the states in place. ::", ""]
     lines += ["    " + line for line in rule.formula.splitlines()]
@@ -59,15 +59,13 @@ def function_doc(rule: Rule) -> str:
     ]
     for s in rule.states:
         start = s.initial_from if s.initial_from else f"{s.initial:g}"
-        if s.per_row:
-            lines += [
-                f"{s.name} : as param",
-                f"    State, initially {start}: one number for each row of the param, which is what its first axis",
-                "    counts; float64 if the param is float64, else float32.",
-            ]
-            continue
         if s.per != "element":
-            shape = {"tensor": "()", "row": "(*param.shape[:-1], 1)", "column": "(*param.shape[:-2], 1, columns)"}
+            shape = {
+                "tensor": "()",
+                "row": "(*param.shape[:-1], 1)",
+                "column": "(*param.shape[:-2], 1, columns)",
+                "slice": "param.shape[:1]",
+            }
             lines += [
                 f"{s.name} : as param",
                 f"    State, initially {start}: one number for each {s.per}, of shape ``{shape[s.per]}``;",
@@ -159,8 +157,8 @@ def class_doc(name: str, class_rules: Sequence[Rule]) -> str:
         lines += [f"`{rule.name}`{chosen}, {rule.source}::", ""]
         lines += ["    " + line for line in rule.formula.splitlines()]
         lines += [""]
-    if any(s.per_row for r in class_rules for s in r.states):
-        lines += ["Params are on the CPU and in C order. A row is what their first axis counts.", ""]
+    if any(s.per == "slice" for r in class_rules for s in r.states):
+        lines += ["Params are on the CPU and in C order. A row is a slice of their first axis.", ""]
     lines += [
         "Parameters",
         "----------",

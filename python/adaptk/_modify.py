@@ -332,8 +332,8 @@ def _rule_of(rule: str | TracedRule | Rule) -> Rule:
         rule = rule.rule
     if not isinstance(rule, Rule):
         raise TypeError(f"rule: expected a rule or its name, got {type(rule).__name__}")
-    if any(s.per_row for s in rule.states):
-        raise ValueError(f"rule: {rule.name} keeps one number for each row; options are for formulas of an element")
+    if any(s.per == "slice" for s in rule.states):
+        raise ValueError(f"rule: {rule.name} keeps one number for each slice; options are for formulas of an element")
     return rule
 
 

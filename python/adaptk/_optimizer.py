@@ -571,10 +571,6 @@ class Optimizer:
         shape, _, dtype, _ = _core.layout(param, "params")
         states = {}
         for s in rule.states:
-            if s.per_row:
-                rows = shape[0] if shape else 1
-                states[s.name] = _backend.row(param, rows, initial[s.name], formats.row_dtype(dtype))
-                continue
             if s.per != "element":
                 states[s.name] = _backend.full(param, s.shape_beside(tuple(shape)), initial[s.name])
                 continue

@@ -40,7 +40,7 @@ class Hyperparameter:
 
 @dataclass(frozen=True)
 class State:
-    """An array beside each parameter, of its shape, or with one number for each of its rows.
+    """An array beside each parameter, of its shape, or with one number for each row, column, slice or tensor.
 
     Attributes
     ----------
@@ -54,13 +54,12 @@ class State:
         The argument of the optimizer classes that sets the initial value.
     nonnegative : bool
         Whether it is never below zero, as second moments are.
-    per_row : bool
-        Whether it has one number for each row of the param, which is what the first axis counts, in the dtype that is
-        computed in. A param without axes is one row.
     per : str
         What it has one number for: ``"element"``, so that it has the param's shape; ``"tensor"``, a 0-d array;
         ``"row"``, of shape ``(*param.shape[:-1], 1)``; ``"column"``, of shape ``(*param.shape[:-2], 1,
-        param.shape[-1])``. A param of fewer than two axes is one row.
+        param.shape[-1])``; ``"slice"``, of shape ``(param.shape[0],)``, as beside embedding tables. A param of fewer
+        than two axes is one row, and one without axes one slice. All but the first are in the dtype that is computed
+        in.
     """
 
     name: str
@@ -68,7 +67,6 @@ class State:
     initial_from: str | None
     option: str | None
     nonnegative: bool
-    per_row: bool = False
     per: str = "element"
 
     def shape_beside(self, param: tuple[int, ...]) -> tuple[int, ...]:
@@ -80,6 +78,8 @@ class State:
         >>> adaptk.rules()["novograd"].states[1].shape_beside((4, 3))
         ()
         """
+        if self.per == "slice":
+            return (*param[:1],) or (1,)
         axis = {"row": len(param) - 1, "column": len(param) - 2}.get(self.per, -1)
         return () if self.per == "tensor" else tuple(1 if i == axis else n for i, n in enumerate(param))
 

@@ -400,6 +400,47 @@ class EXAdam(_Made):
         **storage: Any,
     ) -> None: ...
 
+class AdamAtan2(_Made):
+    """Adam with an angle in the place of a quotient, which needs no eps and knows no scale of gradients."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        betas: tuple[float | Tensor, ...] | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        a: float | Tensor = ...,
+        b: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class DiffGrad(_Made):
+    """Adam with shorter steps where the gradient changes little."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        betas: tuple[float | Tensor, ...] | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
 class Ano(_Made):
     """The momentum's direction with the gradient's magnitude."""
 
@@ -534,6 +575,128 @@ class Adafactor(_Made):
         scale_parameter: bool = ...,
         relative_step: bool = ...,
         floor: bool = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class AdafactorMomentum(_Made):
+    """Adafactor with a moving average of its steps."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        beta1: float | Tensor = ...,
+        beta2_decay: float | Tensor = ...,
+        eps1: float | Tensor = ...,
+        eps2: float | Tensor = ...,
+        clip_threshold: float | Tensor = ...,
+        scale_parameter: bool = ...,
+        relative_step: bool = ...,
+        floor: bool = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class CAME(_Made):
+    """Adafactor's update, averaged, and divided by the root of how far it has been from its average."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        betas: tuple[float | Tensor, ...] | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        beta3: float | Tensor = ...,
+        eps1: float | Tensor = ...,
+        eps2: float | Tensor = ...,
+        clip_threshold: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class SM3(_Made):
+    """AdaGrad whose sums are kept as the largest ones of rows and columns."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class SM3Momentum(_Made):
+    """SM3 with a moving average of its updates."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        momentum: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class AdamMini(_Made):
+    """Adam with one second moment for each row: each output of a layer, and each vector."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        betas: tuple[float | Tensor, ...] | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class AdamMiniTensor(_Made):
+    """Adam with one second moment for each tensor."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        betas: tuple[float | Tensor, ...] | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        eps: float | Tensor = ...,
         weight_decay: float | Tensor = ...,
         decoupled: bool = ...,
         maximize: bool = ...,
@@ -867,6 +1030,24 @@ class SMORMS3(_Made):
         *,
         convention: str = ...,
         fused: bool | None = ...,
+        eps: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
+class COCOB(_Made):
+    """Bets on each coordinate, without a learning rate."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        alpha: float | Tensor = ...,
         eps: float | Tensor = ...,
         weight_decay: float | Tensor = ...,
         decoupled: bool = ...,

@@ -36,7 +36,7 @@ _SCALARS = (
     "state",
     "shape",
 )
-_REDUCTIONS = ("norm", "sum", "mean")
+_REDUCTIONS = ("norm", "sum", "mean", "max")
 _OVER = ("tensor", "all", "rows", "columns", "matrix")
 _LINES = ("rows", "columns", "matrix")  # to one number for each row or column
 PER = ("element", "tensor", "row", "column")
@@ -695,6 +695,88 @@ def cbrt(x: Any) -> Any:
     return where(a < math.inf, sign(x) * y, x)
 
 
+def _check_function(name: str, *operands: Any) -> None:
+    for x in operands:
+        if isinstance(x, Value):
+            if x._trace.functions:
+                refuse(f"{name}: it is for rules; a {x._trace.what} is made of NumPy's functions")
+        elif not _is_number(x):
+            raise TypeError(
+                f"adaptk.{name}: expected a number, or a value inside a function of adaptk.rule, got {_kind(x)}"
+            )
+
+
+def exp(x: Any) -> Any:
+    """The exponential of a value in a function of :func:`adaptk.rule`.
+
+    A fixed sequence of some hundred sums, products and comparisons, each rounded, so that it is the same on every
+    machine. It is within 16 last places of the exact one if that is a normal number.
+
+    Raises
+    ------
+    TypeError
+        If `x` is neither such a value nor a number.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.exp(0.0)
+    1.0
+    >>> round(adaptk.exp(-1.0), 12) == round(math.exp(-1.0), 12)
+    True
+    """
+    _check_function("exp", x)
+    positive = x > 0
+    rest = minimum(abs(x), 1023.0)
+    product: Any = 1.0
+    # A sum of powers of two and a rest below 1/4.
+    for power in range(9, -3, -1):
+        part = 2.0**power
+        above = part <= rest
+        factor = where(positive, math.exp(part) if part < 700 else math.inf, math.exp(-part))
+        product = product * where(above, factor, 1.0)
+        rest = rest - where(above, part, 0.0)
+    rest = where(positive, rest, -rest)
+    series: Any = 0.0
+    for n in range(13, -1, -1):
+        series = 1 / math.factorial(n) + rest * series
+    return series * product
+
+
+def atan2(y: Any, x: Any) -> Any:
+    """The angle of the point (x, y) from the first axis, of values in a function of :func:`adaptk.rule`.
+
+    A fixed sequence of square roots, quotients, products and comparisons, each rounded, so that it is the same on every
+    machine. It is within 8 last places of the exact one. Zeros have no sign: of (0, 0) it is 0.
+
+    Raises
+    ------
+    TypeError
+        If `y` or `x` is neither such a value nor a number.
+
+    Examples
+    --------
+    >>> import adaptk
+    >>> adaptk.atan2(1.0, 1.0) == math.pi / 4
+    True
+    """
+    _check_function("atan2", y, x)
+    height, width = abs(y), abs(x)
+    most, least = maximum(height, width), minimum(height, width)
+    tangent = where(least < most, least / where(most > 0, most, 1.0), where(most > 0, 1.0, most))
+    # Half the angle, three times.
+    for _ in range(3):
+        tangent = tangent / (1 + sqrt(1 + tangent * tangent))
+    square = tangent * tangent
+    series: Any = 1 / 17
+    for n in range(15, 0, -2):
+        series = 1 / n - square * series
+    angle = 8 * (tangent * series)
+    angle = where(width < height, math.pi / 2 - angle, angle)
+    angle = where(x < 0, math.pi - angle, angle)
+    return where(y < 0, -angle, angle)
+
+
 def cumprod(x: Any) -> Any:
     """The product of a number's values at steps 1, 2, ..., `t`, in a function of :func:`adaptk.rule`.
 
@@ -828,6 +910,31 @@ def mean(x: Any, over: str = "tensor") -> Any:
     >>> centered.unregister()
     """
     return _reduce("mean", x, over)
+
+
+def max(x: Any, over: str = "tensor") -> Any:
+    """The largest of a value's elements, in a function of :func:`adaptk.rule`; see :func:`norm`.
+
+    A NaN among them comes out. Of zeros it is the positive one. The largest magnitude is ``adaptk.max(adaptk.abs(x))``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `x` is no such expression, or `over` is something else.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptk
+    >>> @adaptk.rule(lr=1.0)
+    ... def longest(p, g, h, t):
+    ...     return p - h.lr / adaptk.max(adaptk.abs(g)) * g
+    >>> p = np.zeros(2)
+    >>> longest(p, np.array([1.0, -4.0]), step=1)
+    >>> p
+    array([-0.25,  1.  ])
+    >>> longest.unregister()
+    """
+    return _reduce("max", x, over)
 
 
 # ---- tracing

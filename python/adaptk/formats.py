@@ -177,12 +177,12 @@ def check_min_8bit_size(size: Any) -> int:
 
 def check_state_dtype(value: Any, states: Sequence[State]) -> dict[str, str]:
     """The name for each state that `state_dtype` speaks of: one for all, or a dict from state to name."""
-    alone = {s.name for s in states if s.per_row or s.per != "element"}
+    alone = {s.name for s in states if s.per != "element"}
     names = [s.name for s in states if s.name not in alone]
     given = value if isinstance(value, Mapping) else dict.fromkeys(names, value)
     for state, name in given.items():
         if state in alone:
-            of = next("row" if s.per_row else s.per for s in states if s.name == state)
+            of = next(s.per for s in states if s.name == state)
             raise ValueError(f"state_dtype: {state!r} has one number for each {of}, in the dtype that is computed in")
         if state not in names:
             raise ValueError(f"state_dtype: no state {state!r}; there are {', '.join(names) or 'none'}")
@@ -200,11 +200,6 @@ def format_of(name: str, state: State, size: int, min_8bit_size: int) -> str:
     if size < min_8bit_size:
         return "float32"
     return CHOICES[name][0 if state.nonnegative else 1]
-
-
-def row_dtype(param: str) -> str:
-    """The dtype of states that have one number for each row of a param."""
-    return "float64" if param == "float64" else "float32"
 
 
 def is_plain(name: str) -> bool:

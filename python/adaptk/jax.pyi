@@ -52,6 +52,8 @@ __all__ = [
     "amsgrad_corrected",
     "radam_corrected",
     "exadam",
+    "adam_atan2",
+    "diffgrad",
     "ano",
     "acprop",
     "optimistic_adam",
@@ -59,6 +61,12 @@ __all__ = [
     "focus",
     "msvag",
     "adafactor",
+    "adafactor_momentum",
+    "came",
+    "sm3",
+    "sm3_momentum",
+    "adam_mini",
+    "adam_mini_tensor",
     "lamb",
     "lars",
     "stable_adamw",
@@ -77,6 +85,7 @@ __all__ = [
     "kate",
     "adasqrt",
     "smorms3",
+    "cocob",
     "schedule_free_sgd",
     "schedule_free_adamw",
     "schedule_free_radam",
@@ -131,6 +140,8 @@ __all__ = [
     "AmsgradCorrectedState",
     "RadamCorrectedState",
     "ExadamState",
+    "AdamAtan2State",
+    "DiffgradState",
     "AnoState",
     "AcpropState",
     "OptimisticAdamState",
@@ -138,6 +149,12 @@ __all__ = [
     "FocusState",
     "MsvagState",
     "AdafactorState",
+    "AdafactorMomentumState",
+    "CameState",
+    "Sm3State",
+    "Sm3MomentumState",
+    "AdamMiniState",
+    "AdamMiniTensorState",
     "LambState",
     "LarsState",
     "StableAdamwState",
@@ -156,6 +173,7 @@ __all__ = [
     "KateState",
     "AdasqrtState",
     "Smorms3State",
+    "CocobState",
     "ScheduleFreeSgdState",
     "ScheduleFreeAdamwState",
     "ScheduleFreeRadamState",
@@ -1268,6 +1286,58 @@ def exadam(
 ) -> GradientTransformation:
     """Adam with corrections of the bias that depend on both moments, and the gradient beside the first."""
 
+class AdamAtan2State(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def adam_atan2(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    a: float | Any = ...,
+    b: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """Adam with an angle in the place of a quotient, which needs no eps and knows no scale of gradients."""
+
+class DiffgradState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+    previous_grad: Any
+
+def diffgrad(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """Adam with shorter steps where the gradient changes little."""
+
 class AnoState(NamedTuple):
     count: Any
     exp_avg: Any
@@ -1446,6 +1516,166 @@ def adafactor(
     mask: Any = ...,
 ) -> GradientTransformation:
     """Second moments from the means of rows and columns, and steps relative to the tensor."""
+
+class AdafactorMomentumState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq_row: Any
+    exp_avg_sq_col: Any
+
+def adafactor_momentum(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2_decay: float | Any = ...,
+    eps1: float | Any = ...,
+    eps2: float | Any = ...,
+    clip_threshold: float | Any = ...,
+    scale_parameter: bool = ...,
+    relative_step: bool = ...,
+    floor: bool = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """Adafactor with a moving average of its steps."""
+
+class CameState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq_row: Any
+    exp_avg_sq_col: Any
+    exp_avg_res_row: Any
+    exp_avg_res_col: Any
+
+def came(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    beta3: float | Any = ...,
+    eps1: float | Any = ...,
+    eps2: float | Any = ...,
+    clip_threshold: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """Adafactor's update, averaged, and divided by the root of how far it has been from its average."""
+
+class Sm3State(NamedTuple):
+    count: Any
+    largest_row: Any
+    largest_col: Any
+
+def sm3(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """AdaGrad whose sums are kept as the largest ones of rows and columns."""
+
+class Sm3MomentumState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    largest_row: Any
+    largest_col: Any
+
+def sm3_momentum(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    momentum: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """SM3 with a moving average of its updates."""
+
+class AdamMiniState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def adam_mini(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """Adam with one second moment for each row: each output of a layer, and each vector."""
+
+class AdamMiniTensorState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def adam_mini_tensor(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """Adam with one second moment for each tensor."""
 
 class LambState(NamedTuple):
     count: Any
@@ -1881,6 +2111,33 @@ def smorms3(
     mask: Any = ...,
 ) -> GradientTransformation:
     """Rates by the squared mean over the mean square, whose memory is as long as these allow."""
+
+class CocobState(NamedTuple):
+    count: Any
+    largest: Any
+    magnitudes: Any
+    reward: Any
+    negative_sum: Any
+    start: Any
+
+def cocob(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    alpha: float | Any = ...,
+    eps: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """Bets on each coordinate, without a learning rate."""
 
 class ScheduleFreeSgdState(NamedTuple):
     count: Any

@@ -45,6 +45,8 @@ __all__ = [
     "AMSGradCorrected",
     "RAdamCorrected",
     "EXAdam",
+    "AdamAtan2",
+    "DiffGrad",
     "Ano",
     "ACProp",
     "OptimisticAdam",
@@ -52,6 +54,12 @@ __all__ = [
     "FOCUS",
     "MSVAG",
     "Adafactor",
+    "AdafactorMomentum",
+    "CAME",
+    "SM3",
+    "SM3Momentum",
+    "AdamMini",
+    "AdamMiniTensor",
     "LAMB",
     "LARS",
     "StableAdamW",
@@ -70,6 +78,7 @@ __all__ = [
     "Kate",
     "AdaSqrt",
     "SMORMS3",
+    "COCOB",
     "ScheduleFreeSGD",
     "ScheduleFreeAdamW",
     "ScheduleFreeRAdam",
@@ -1057,6 +1066,59 @@ class EXAdam(Optimizer):
         sparse: str = ...,
     ) -> None: ...
 
+class AdamAtan2(Optimizer):
+    """Adam with an angle in the place of a quotient, which needs no eps and knows no scale of gradients."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number | Callable[[int], float] = ...,
+        beta2: Number | Callable[[int], float] = ...,
+        a: Number | Callable[[int], float] = ...,
+        b: Number | Callable[[int], float] = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class DiffGrad(Optimizer):
+    """Adam with shorter steps where the gradient changes little."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number | Callable[[int], float] = ...,
+        beta2: Number | Callable[[int], float] = ...,
+        eps: Number | Callable[[int], float] = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
 class Ano(Optimizer):
     """The momentum's direction with the gradient's magnitude."""
 
@@ -1227,6 +1289,167 @@ class Adafactor(Optimizer):
         scale_parameter: bool = ...,
         relative_step: bool = ...,
         floor: bool = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class AdafactorMomentum(Optimizer):
+    """Adafactor with a moving average of its steps."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number | Callable[[int], float] = ...,
+        beta2_decay: Number | Callable[[int], float] = ...,
+        eps1: Number | Callable[[int], float] = ...,
+        eps2: Number | Callable[[int], float] = ...,
+        clip_threshold: Number | Callable[[int], float] = ...,
+        scale_parameter: bool = ...,
+        relative_step: bool = ...,
+        floor: bool = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class CAME(Optimizer):
+    """Adafactor's update, averaged, and divided by the root of how far it has been from its average."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number | Callable[[int], float] = ...,
+        beta2: Number | Callable[[int], float] = ...,
+        beta3: Number | Callable[[int], float] = ...,
+        eps1: Number | Callable[[int], float] = ...,
+        eps2: Number | Callable[[int], float] = ...,
+        clip_threshold: Number | Callable[[int], float] = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class SM3(Optimizer):
+    """AdaGrad whose sums are kept as the largest ones of rows and columns."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        eps: Number | Callable[[int], float] = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class SM3Momentum(Optimizer):
+    """SM3 with a moving average of its updates."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        momentum: Number | Callable[[int], float] = ...,
+        eps: Number | Callable[[int], float] = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class AdamMini(Optimizer):
+    """Adam with one second moment for each row: each output of a layer, and each vector."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number | Callable[[int], float] = ...,
+        beta2: Number | Callable[[int], float] = ...,
+        eps: Number | Callable[[int], float] = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class AdamMiniTensor(Optimizer):
+    """Adam with one second moment for each tensor."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number | Callable[[int], float] = ...,
+        beta2: Number | Callable[[int], float] = ...,
+        eps: Number | Callable[[int], float] = ...,
         weight_decay: Number | Callable[[int], float] = ...,
         decoupled: bool = ...,
         maximize: bool = ...,
@@ -1681,6 +1904,31 @@ class SMORMS3(Optimizer):
         lr: Number | Callable[[int], float] = ...,
         *,
         convention: str = ...,
+        eps: Number | Callable[[int], float] = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class COCOB(Optimizer):
+    """Bets on each coordinate, without a learning rate."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        alpha: Number | Callable[[int], float] = ...,
         eps: Number | Callable[[int], float] = ...,
         weight_decay: Number | Callable[[int], float] = ...,
         decoupled: bool = ...,

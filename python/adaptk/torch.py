@@ -124,7 +124,7 @@ def _state_format(p: Tensor, state: State, group: Group) -> torch.dtype | str:
     if p.dtype in (torch.float64, torch.complex128, torch.complex64):
         return p.dtype
     given = group.get("state_dtype")
-    if given is None or state.per_row or state.per != "element":
+    if given is None or state.per != "element":
         return torch.float32
     chosen = given.get(state.name, "float32") if isinstance(given, Mapping) else given or "float32"
     name = formats.format_of(chosen, state, p.numel(), group.get("min_8bit_size", 4096))
@@ -602,7 +602,6 @@ class _Fused(torch.optim.Optimizer):
                     f"state_dict['param_groups'][{k}] has no {', '.join(map(repr, watched.absent))}{remedy}"
                 )
             arrays = [] if rule == "sgd" else [s.name for s in rule_of(rule).states]
-            per_row = {s.name for s in rule_of(rule).states if s.per_row}
             expected = self._saved_names(group, rule, arrays)
             per = {s.name: s for s in rule_of(rule).states}
             for i, p in zip(loaded["params"], own["params"], strict=True):
@@ -616,8 +615,6 @@ class _Fused(torch.optim.Optimizer):
                     _check_count(state["step"], f"{where}['step']")
                 for n in arrays:
                     wanted, like = tuple(p.shape), "like its param"
-                    if n in per_row:
-                        wanted, like = _row_shape(p), "for the rows of its param"
                     if per[n].per != "element":
                         wanted, like = per[n].shape_beside(wanted), f"beside a param of shape {wanted}"
                     if f"{n}_4bit_scales" in state:
@@ -1017,7 +1014,7 @@ class _Fused(torch.optim.Optimizer):
         if wraps:
             _check_wrapper(local_part(p), where)
         in_rows = not odd and p.is_contiguous() and p.device.type == "cpu"
-        if any(s.per_row for s in rule.states) and not in_rows:
+        if any(s.per == "slice" for s in rule.states) and not in_rows:
             raise TypeError(
                 f"{where}: {rule.name} keeps one number for each row, of plain dense real params in C order on the CPU"
             )
@@ -1080,8 +1077,6 @@ class _Fused(torch.optim.Optimizer):
                     _put(state, s.name, _new_numbers(p, s, self._initial(s.name, group)), undo)
                 elif isinstance(stored, str):
                     self._new_coded(state, s.name, p, self._initial(s.name, group), stored, undo)
-                elif s.per_row:
-                    _put(state, s.name, torch.full(_row_shape(p), self._initial(s.name, group), dtype=stored), undo)
                 else:
                     _put(state, s.name, _full_like(p, self._initial(s.name, group), stored), undo)
                     if s.initial_from == "param":
@@ -1208,9 +1203,6 @@ class _Fused(torch.optim.Optimizer):
     ) -> Tensor | formats.Stored:
         """A state, brought into the format that the step takes."""
         name = spec.name
-        if spec.per_row:
-            assert isinstance(stored, torch.dtype)
-            return self._row_array(state, name, p, stored, where, undo)
         own = formats.scales_name(stored) if isinstance(stored, str) else None
         saved = next((s for s in formats.SAVED_SCALES if f"{name}_{s}" in state), None)
         if saved is not None and saved != own:
@@ -1290,23 +1282,6 @@ class _Fused(torch.optim.Optimizer):
         if not same or (not odd and value.stride() != p.stride()):
             _check_storage(value, f"state[{name!r}] of {where}")
             value = _in_layout_of(value, p, dtype)
-            _put(state, name, value, undo)
-        return value
-
-    @staticmethod
-    def _row_array(state: dict[str, Any], name: str, p: Tensor, dtype: torch.dtype, where: str, undo: Undo) -> Tensor:
-        """A state with one number for each row of a param, brought into the dtype that the step takes."""
-        value = state[name]
-        if not isinstance(value, Tensor):
-            raise TypeError(f"state[{name!r}] of {where}: {type(value).__name__}, expected a torch.Tensor")
-        if value.shape != _row_shape(p):
-            raise ValueError(
-                f"state[{name!r}] of {where}: shape {tuple(value.shape)}, expected {_row_shape(p)}: one number for "
-                "each row of its param"
-            )
-        same = value.dtype == dtype and value.device == p.device and value.is_contiguous() and not value.requires_grad
-        if not same:
-            value = value.detach().to(device=p.device, dtype=dtype, copy=True).contiguous()
             _put(state, name, value, undo)
         return value
 

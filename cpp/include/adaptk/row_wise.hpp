@@ -5,7 +5,7 @@
 // RowWiseAdagrad and PartialRowWiseAdam.
 //
 // Such a rule has, beside what a rule has (rule.hpp),
-//   row_state                          which of the states has one number for each row
+//   a state with one number for each slice (Per), which its rows are
 //   factor<T>(Coefficients, mean, r)   updates the row's number r by the mean of the row's squared gradients, and
 //                                      returns what the row's steps are multiplied with
 //   update<T>(Coefficients, factor, p, g, s..)   an element; s: the other states
@@ -14,7 +14,21 @@
 #include "adaptk/rules/adagrad.hpp"
 #include "adaptk/rules/adam.hpp"
 
+#include <algorithm>
+#include <cstddef>
+
 ADAPTK_NAMESPACE_BEGIN
+
+constexpr State per_slice(State s) {
+    s.per = Per::slice;
+    return s;
+}
+
+// Which of a rule's states has one number for each row; state_count<R>: none.
+template <class R>
+inline constexpr std::size_t row_state =
+    std::size_t(std::find_if(R::states.begin(), R::states.end(), [](const State& s) { return s.per == Per::slice; }) -
+                R::states.begin());
 
 struct RowWiseAdaGrad {
     static constexpr const char* name = "rowwise_adagrad";
@@ -31,8 +45,7 @@ struct RowWiseAdaGrad {
         AdaGrad::hyperparameters[2],
         Hyperparameter{"eps_out", 1e-8, Range::nonnegative, "eps outside the root"},
     };
-    static constexpr auto states = AdaGrad::states;
-    static constexpr std::size_t row_state = 0;
+    static constexpr std::array states{per_slice(AdaGrad::states[0])};
     // That of torchrec's RowWiseAdagrad.
     static constexpr auto conventions = presets(Preset{"torch", "eps_out", 1e-10});
     using Hyper = AdaGrad::Hyper;
@@ -59,8 +72,7 @@ struct RowWiseAdam {
                                            "eps_hat: p -= lr*sqrt(1-b2^t)/(1-b1^t) / (sqrt(v) + eps) * m";
     static constexpr const char* source = "Kingma and Ba 2015, by rows as FBGEMM's PARTIAL_ROWWISE_ADAM";
     static constexpr auto hyperparameters = adam_hyperparameters;
-    static constexpr auto states = Adam::states;
-    static constexpr std::size_t row_state = 1;
+    static constexpr std::array states{Adam::states[0], per_slice(Adam::states[1])};
     // That of torchrec's PartialRowWiseAdam.
     static constexpr auto conventions = presets(Preset{"torch"});
     using Hyper = AdamHyper;

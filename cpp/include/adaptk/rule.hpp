@@ -34,12 +34,20 @@ struct Hyperparameter {
     const char* meaning;
 };
 
+// What a state has one number for.
+//   element         it has the param's shape
+//   tensor          one number
+//   row, column     of matrices: the last axis has the columns, the one before the rows, the others count matrices
+//   slice           each index of the first axis, as in embedding tables
+enum class Per : std::uint8_t { element, tensor, row, column, slice };
+
 struct State {
     const char* name;
     double initial;
     const char* from = nullptr;    // the hyperparameter whose value is the initial one, where it is not a constant
     const char* option = nullptr;  // the name of the classes' argument that sets the initial value
     bool nonnegative = false;      // at every step: formats of few bits make use of it
+    Per per = Per::element;
 };
 
 // What a system (torch, keras, tf1, optax) has where the book has another value. The name is a hyperparameter or a
@@ -174,7 +182,7 @@ inline constexpr std::array common_hyperparameters{
 };
 
 inline constexpr std::size_t max_hyperparameters = 20;
-inline constexpr std::size_t max_states = 4;
+inline constexpr std::size_t max_states = 5;
 // A param, its gradient and the states.
 inline constexpr std::size_t max_buffers = 2 + max_states;
 
@@ -186,7 +194,7 @@ inline constexpr std::size_t max_buffers = 2 + max_states;
 //   static IdleSteps idle_steps(const Hyper&, double shrink, std::int64_t n);
 struct IdleSteps {
     double param = 1.0;
-    double state[max_states] = {1.0, 1.0, 1.0, 1.0};
+    double state[max_states] = {1.0, 1.0, 1.0, 1.0, 1.0};
     double from_state[max_states] = {};
 };
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adaptk._trace import abs, decay_of, log, maximum, minimum, sign, sqrt, stored, where
+from adaptk._trace import abs, atan2, decay_of, exp, log, maximum, minimum, sign, sqrt, stored, where
 from adaptk.catalogue._entry import average, entry
 
 _MOMENTS: dict[str, float | str] = {"exp_avg": 0.0, "exp_avg_sq": 0.0}
@@ -319,6 +319,34 @@ def exadam(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any
     d1 = 1 + v / (v + h.eps) * b2
     d2 = 1 + m * m / (m * m + h.eps) * b1
     return p - h.lr / (1 - b1) * (m + g) * d1 / (sqrt(1 / (1 - b2) * v * d2) + h.eps), m, v
+
+
+@entry("AdamAtan2",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*g^2\n"
+       "p -= lr*a*atan2(m/(1 - beta1^t), b*sqrt(v/(1 - beta2^t)))",
+       source="Everett et al. 2024", states=_MOMENTS, nonnegative=_SECOND, lr=1e-3, beta1=0.9, beta2=0.999, a=1.27,
+       b=1.0, decoupled=True, ranges={"a": "[0, inf)", "b": "[0, inf)"},
+       meanings={"a": "factor of the angle", "b": "factor of the root"})  # fmt: skip
+def adam_atan2(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
+    """Adam with an angle in the place of a quotient, which needs no eps and knows no scale of gradients."""
+    m = average(exp_avg, g, h.beta1)
+    v = average(exp_avg_sq, g * g, h.beta2)
+    angle = atan2(1 / (1 - h.beta1**t) * m, h.b / sqrt(1 - h.beta2**t) * sqrt(v))
+    return p - h.lr * h.a * angle, m, v
+
+
+@entry("DiffGrad",
+       formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*g^2;  f = 1/(1 + exp(-abs(g' - g)))\n"
+       "p -= lr/(1 - beta1^t)*f*m/(sqrt(v/(1 - beta2^t)) + eps);  g' is the gradient before, 0 at first",
+       source="Dubey et al. 2019", states={**_MOMENTS, "previous_grad": 0.0}, nonnegative=_SECOND, lr=1e-3, beta1=0.9,
+       beta2=0.999, eps=1e-8)  # fmt: skip
+def diffgrad(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, previous_grad: Any, h: Any, t: Any) -> Any:
+    """Adam with shorter steps where the gradient changes little."""
+    m = average(exp_avg, g, h.beta1)
+    v = average(exp_avg_sq, g * g, h.beta2)
+    friction = 1 / (1 + exp(-abs(previous_grad - g)))
+    root = sqrt(v) * (1 / sqrt(1 - h.beta2**t)) + h.eps
+    return p - h.lr / (1 - h.beta1**t) * friction * m / root, m, v, g
 
 
 @entry("Ano",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adaptk._trace import abs, cbrt, minimum, sign, sqrt, where
+from adaptk._trace import abs, cbrt, maximum, minimum, sign, sqrt, where
 from adaptk.catalogue._entry import entry
 
 
@@ -75,3 +75,26 @@ def smorms3(p: Any, g: Any, memory: Any, grad_avg: Any, grad_sq_avg: Any, h: Any
     v = (1 - r) * grad_sq_avg + r * (g * g)
     x = m * m / (v + h.eps)
     return p - minimum(x, h.lr) * g / (sqrt(v) + h.eps), (1 - x) * memory + 1, m, v
+
+
+@entry("COCOB",
+       formula="l = max(l, abs(g));  s += abs(g);  r = max(r - g*(p - start), 0);  w -= g\n"
+       "p = start + lr*w/(l*max(s + l, alpha*l))*(l + r);  start is the param at the start, l starts as eps",
+       source="Orabona, Tommasi 2017",
+       states={"largest": "eps", "magnitudes": 0.0, "reward": 0.0, "negative_sum": 0.0, "start": "param"},
+       nonnegative=["largest", "magnitudes", "reward"], lr=1.0, alpha=100.0, eps=1e-8,
+       ranges={"alpha": "[0, inf)", "eps": "(0, inf)"},
+       meanings={"lr": "factor of the distance from the start",
+                 "alpha": "how many largest gradients the first bets share",
+                 "eps": "what the largest gradient starts as"})  # fmt: skip
+def cocob(
+    p: Any, g: Any, largest: Any, magnitudes: Any, reward: Any, negative_sum: Any, start: Any, h: Any, t: Any
+) -> Any:
+    """Bets on each coordinate, without a learning rate."""
+    size = abs(g)
+    most = maximum(largest, size)
+    total = magnitudes + size
+    won = maximum(reward - g * (p - start), 0.0)
+    w = negative_sum - g
+    bet = w / (most * maximum(total + most, h.alpha * most)) * (most + won)
+    return start + h.lr * bet, most, total, won, w, start
