@@ -68,7 +68,7 @@ inline constexpr std::size_t kernel_count = combine_place + 1;
 // The files that the kernels are compiled in.
 inline constexpr std::size_t parts = 4;
 using KernelTable = std::array<RuleKernels, kernel_count>;
-template <std::size_t Part> void add_kernels(KernelTable& table);  // those whose place modulo `parts` is Part
+template <std::size_t Part> void add_kernels(KernelTable& table);  // see rule_kernels.cu
 
 void launch_norm(const NormLaunch&, unsigned blocks, cudaStream_t);
 const void* norm_symbol();

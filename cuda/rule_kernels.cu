@@ -3,6 +3,8 @@
 #include "prepare_kernel.hpp"
 #include "step_kernel.hpp"
 
+#include <type_traits>
+
 namespace adaptk::cuda {
 namespace {
 
@@ -20,8 +22,15 @@ template <class R> void add_stored_steps(RuleKernels& k) {
     k.step[1][1] = symbol(stored_step_kernel<R, double>);
 }
 
+// The place of the rule whose kernels these are: one with another's formula goes to the file that has them.
+template <class R, class... All> constexpr std::size_t kernel_place(std::size_t own, RuleList<All...>) {
+    std::size_t i = 0, place = own;
+    ((std::is_same_v<kernel_of_t<R>, All> ? place = i++ : i++), ...);
+    return place;
+}
+
 template <std::size_t I, class R> void add_rule(KernelTable& table) {
-    if constexpr (I % parts == ADAPTK_PART) {
+    if constexpr (kernel_place<R>(I, Rules{}) % parts == ADAPTK_PART) {
         add_steps<kernel_of_t<R>>(table[I]);
         add_stored_steps<kernel_of_t<R>>(table[I]);
         table[I].prepare[0] = symbol(prepare_kernel<R, float>);

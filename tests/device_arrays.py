@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -295,6 +296,49 @@ int cudaLibraryGetKernel(uintptr_t* kernel, uintptr_t library, const char* name)
 """
 
 
+ENTRY = re.compile(r"^\.(?:visible |weak )?\.?entry (\w+)\(", re.M)
+BRACE = re.compile("[{}]")
+
+
+def kernels_of(text: str) -> Iterator[tuple[str, int, int]]:
+    """The kernels of PTX: their names, and where they begin and end."""
+    for entry in ENTRY.finditer(text):
+        depth = 0
+        for brace in BRACE.finditer(text, entry.end()):
+            depth += 1 if brace[0] == "{" else -1
+            if depth == 0:
+                yield entry[1], entry.start(), brace.end()
+                break
+
+
+def read_kernels_late(api: ModuleType) -> None:
+    """Lets the simulator read a kernel of a program when it is first asked for: no test has all of them, and reading
+    the PTX of all takes it most of a minute in every process."""
+
+    class Module(api.Module):  # type: ignore[name-defined,misc]
+        def __init__(self, text: str, device: Any = None) -> None:
+            self._unread = {name: text[begin:end] for name, begin, end in kernels_of(text)}
+            self._head = "".join(re.findall(r"^\.(?:version|target|address_size) .*\n", text, re.M))
+            rest, at = [], 0
+            for _, begin, end in kernels_of(text):
+                rest.append(text[at:begin])
+                at = end
+            super().__init__("".join([*rest, text[at:]]), device)
+
+        @property
+        def kernels(self) -> list[str]:
+            return [*super().kernels, *self._unread]
+
+        def find(self, name: str) -> str:
+            if body := self._unread.pop(name, None):
+                functions = api.parser.parse(self._head + body).funcs
+                assert not [v for f in functions.values() for v in f.vars if v.space in ("global", "const")]
+                self.ast.funcs.update(functions)
+            return super().find(name)
+
+    api.Module = Module
+
+
 class SimulatedMachine(Machine):
     """One device whose kernels a PTX simulator interprets, and which looks for races and wrong accesses.
 
@@ -313,6 +357,7 @@ class SimulatedMachine(Machine):
         from ptxsim import api, cudart, memory
 
         self._cudart, self._api, self._memory = cudart, api, memory
+        read_kernels_late(api)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             self.cudart = Cudart(cudart.install())

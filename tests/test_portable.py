@@ -117,6 +117,21 @@ def test_old_compilers_are_refused(tmp_path: Path, compiler: str, version: str, 
         assert f"GCC {least('GNU')}, Clang {least('Clang')}, AppleClang {least('AppleClang')} or" in text
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("-DADAPTK_PYTHON=OFF", "-DADAPTK_RULES=sgd;lionn"), "no such rule: lionn; there are sgd, momentum, "),
+        (("-DADAPTK_RULES=sgd",), "the Python package has all rules. Set ADAPTK_PYTHON=OFF"),
+    ],
+)
+def test_rules_that_cannot_be_chosen(tmp_path: Path, options: tuple[str, ...], reason: str) -> None:
+    find_compiler()
+    command = [find_tool("cmake"), "-S", ROOT, "-B", tmp_path, "-DADAPTK_CUDA=OFF", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert reason in " ".join(done.stderr.split())
+
+
 # What compilers without GCC's builtins and vectors get, by the compiler of this machine
 
 

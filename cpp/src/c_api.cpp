@@ -205,7 +205,7 @@ const adaptk_rule* adaptk_find_rule(const char* name) {
     return found([&]() -> const adaptk_rule* {
         need(name, "name");
         const RuleInfo* const rule = find_rule(name);
-        if (rule == nullptr) refuse(ADAPTK_UNKNOWN_NAME, "name: unknown rule '" + std::string(name) + "'");
+        if (rule == nullptr) refuse(ADAPTK_UNKNOWN_NAME, "name: " + unknown_rule(name));
         return rule->index == RuleInfo::nowhere ? loaded_entry(*rule) : &entries()[rule->index].rule;
     });
 }

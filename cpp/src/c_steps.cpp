@@ -57,7 +57,7 @@ HyperValues with_hypers(const RuleInfo& rule, HyperValues values, const adaptk_h
 const RuleInfo& rule_of(const char* name) {
     need(name, "rule");
     const RuleInfo* const rule = find_rule(name);
-    if (rule == nullptr) refuse(ADAPTK_UNKNOWN_NAME, "rule: unknown rule '" + std::string(name) + "'");
+    if (rule == nullptr) refuse(ADAPTK_UNKNOWN_NAME, "rule: " + unknown_rule(name));
     return *rule;
 }
 

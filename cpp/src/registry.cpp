@@ -186,6 +186,14 @@ const RuleInfo* find_rule(std::string_view key) {
     return find_program(key);
 }
 
+std::string unknown_rule(std::string_view name) {
+    std::string text = "unknown rule '" + std::string(name) + "'";
+#if defined(ADAPTK_CHOSEN_RULES)
+    text += "; this library was built with " + std::string(chosen_rules) + " (ADAPTK_RULES)";
+#endif
+    return text;
+}
+
 Hyperparameter RuleInfo::hyper(std::size_t i) const {
     if (i < own.size()) return own[i];
     i -= own.size();

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace adaptk::detail {
@@ -92,6 +93,7 @@ ADAPTK_INTERNAL_API std::span<const RuleInfo> rules();
 // Those that keep one number for each row, which are for the CPU; not in the list, and found by their names.
 ADAPTK_INTERNAL_API std::span<const RuleInfo> row_wise_rules();
 ADAPTK_INTERNAL_API const RuleInfo* find_rule(std::string_view key);
+std::string unknown_rule(std::string_view name);  // what to say of it
 
 ADAPTK_INTERNAL_API bool in_range(Range range, double x);  // false for NaN
 ADAPTK_INTERNAL_API const char* range_text(Range range);   // "[0, 1)"

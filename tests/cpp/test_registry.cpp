@@ -51,6 +51,18 @@ void test_names() {
     CHECK(detail::find_rule("") == nullptr && detail::find_rule("adam ") == nullptr);
 }
 
+// What a library of some rules says of the others.
+void test_unknown_rules() {
+    const std::string text = detail::unknown_rule("lionn");
+    CHECK(text.starts_with("unknown rule 'lionn'"));
+#if defined(ADAPTK_CHOSEN_RULES)
+    for (const RuleInfo& r : detail::rules()) CHECK_THAT(text.find(r.name) != std::string::npos, "%s", r.name);
+    CHECK(text.find("ADAPTK_RULES") != std::string::npos);
+#else
+    CHECK(text.find("ADAPTK_RULES") == std::string::npos);
+#endif
+}
+
 void test_hyperparameters() {
     for (const RuleInfo& r : detail::rules()) {
         CHECK_THAT(r.own.size() > 0 && std::string(r.own[0].name) == "lr", "%s", r.name);
@@ -302,6 +314,7 @@ void test_threads() {
 int main() {
     using namespace adaptk::test;
     test_names();
+    test_unknown_rules();
     test_hyperparameters();
     test_states();
     test_presets();

@@ -21,8 +21,12 @@
 
 ADAPTK_NAMESPACE_BEGIN
 
+#if defined(ADAPTK_CHOSEN_RULES)
+#include "adaptk_chosen_rules.hpp"  // some of these: made by rules.cmake
+#else
 using Rules = RuleList<Sgd, Momentum, Nesterov, DeltaBarDelta, AdaGrad, RmsProp, RmsPropCentered, RmsPropMomentum,
                        RmsPropCenteredMomentum, RmsPropNesterov, AdaDelta, Adam, AmsGrad, AdamW, AdaMax, NAdam, RAdam,
                        RProp, Asgd, Lion, AdaBelief, Yogi, Adan>;
+#endif
 
 ADAPTK_NAMESPACE_END
