@@ -1,4 +1,5 @@
-// The step kernels of a share of the rules. Compiled once for each ADAPTK_PART in 0 ... parts - 1.
+// The step kernels of a share of the rules. Compiled once for each ADAPTK_PART in 0 ... parts - 1; or once without it,
+// for all: most of the time of the host's compiler goes into what all rules share.
 #include "kernels.hpp"
 #include "prepare_kernel.hpp"
 #include "step_kernel.hpp"
@@ -29,8 +30,8 @@ template <class R, class... All> constexpr std::size_t kernel_place(std::size_t 
     return place;
 }
 
-template <std::size_t I, class R> void add_rule(KernelTable& table) {
-    if constexpr (kernel_place<R>(I, Rules{}) % parts == ADAPTK_PART) {
+template <std::size_t Part, std::size_t I, class R> void add_rule(KernelTable& table) {
+    if constexpr (kernel_place<R>(I, Rules{}) % parts == Part) {
         add_steps<kernel_of_t<R>>(table[I]);
         add_stored_steps<kernel_of_t<R>>(table[I]);
         table[I].prepare[0] = symbol(prepare_kernel<R, float>);
@@ -40,33 +41,43 @@ template <std::size_t I, class R> void add_rule(KernelTable& table) {
 }
 
 // Streams are of the type that is computed in.
-template <std::size_t S> void add_streams(KernelTable& table) {
+template <std::size_t Part, std::size_t S> void add_streams(KernelTable& table) {
     constexpr std::size_t place = Rules::size + S;
-    if constexpr (place % parts == ADAPTK_PART) {
+    if constexpr (place % parts == Part) {
         add_steps<Streams<S>>(table[place]);
         table[place].place = place;
     }
 }
 
-void add_combine([[maybe_unused]] KernelTable& table) {
-    if constexpr (combine_place % parts == ADAPTK_PART) {
+template <std::size_t Part> void add_combine([[maybe_unused]] KernelTable& table) {
+    if constexpr (combine_place % parts == Part) {
         add_steps<Combine>(table[combine_place]);
         add_stored_steps<Combine>(table[combine_place]);
         table[combine_place].place = combine_place;
     }
 }
 
-template <class... R, std::size_t... I, std::size_t... S>
+template <std::size_t Part, class... R, std::size_t... I, std::size_t... S>
 void add_all(KernelTable& table, RuleList<R...>, std::index_sequence<I...>, std::index_sequence<S...>) {
-    (add_rule<I, R>(table), ...);
-    (add_streams<S>(table), ...);
-    add_combine(table);
+    (add_rule<Part, I, R>(table), ...);
+    (add_streams<Part, S>(table), ...);
+    add_combine<Part>(table);
+}
+
+template <std::size_t Part> void add_part(KernelTable& table) {
+    add_all<Part>(table, Rules{}, std::make_index_sequence<Rules::size>{}, std::make_index_sequence<stream_rules>{});
 }
 
 }  // namespace
 
-template <> void add_kernels<ADAPTK_PART>(KernelTable& table) {
-    add_all(table, Rules{}, std::make_index_sequence<Rules::size>{}, std::make_index_sequence<stream_rules>{});
-}
+#if defined(ADAPTK_PART)
+template <> void add_kernels<ADAPTK_PART>(KernelTable& table) { add_part<ADAPTK_PART>(table); }
+#else
+template <> void add_kernels<0>(KernelTable& table) { add_part<0>(table); }
+template <> void add_kernels<1>(KernelTable& table) { add_part<1>(table); }
+template <> void add_kernels<2>(KernelTable& table) { add_part<2>(table); }
+template <> void add_kernels<3>(KernelTable& table) { add_part<3>(table); }
+static_assert(parts == 4);
+#endif
 
 }  // namespace adaptk::cuda
