@@ -19,8 +19,8 @@ def has_sanitizer(name: str, folder: Path) -> bool:
     return all(subprocess.run(c, capture_output=True).returncode == 0 for c in (build, [str(folder / "probe")]))
 
 
-# Rules of 0 to 4 states, among them one that looks ahead, one with a memo and one with another's kernels. What surrounds
-# a formula, in which there is no memory to overrun, is the same for all rules of as many states.
+# Rules of 0 to 4 states, among them one that looks ahead, one with a memo and one with another's kernels. What is
+# around a formula, in which there is no memory to overrun, is the same for all rules of as many states.
 SOME_RULES = "-DADAPTK_RULES=sgd;momentum;rmsprop_nesterov;adam;amsgrad;adamw;nadam;adan"
 
 
