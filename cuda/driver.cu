@@ -5,7 +5,10 @@
 #include "dispatch.hpp"
 #include "kernel_table.hpp"
 #include "kernels.hpp"
+#include "random_launch.hpp"
 #include "reduce.hpp"
+#include "row_launch.hpp"
+#include "rows.hpp"
 #include "rule_program.hpp"
 #include "run_time.hpp"
 #include "runtime.hpp"
@@ -17,9 +20,11 @@
 #include <atomic>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <vector>
 
 #ifndef ADAPTK_CUDA_ARCHITECTURES
@@ -128,6 +133,12 @@ unsigned blocks_for(std::int64_t warps, std::int64_t resident) {
     const std::int64_t most = n == 0 ? most_blocks : std::min<std::int64_t>(resident * n, most_blocks);
     const std::int64_t turns = (blocks + most - 1) / most;
     return unsigned((blocks + turns - 1) / turns);
+}
+
+// Blocks of threads that have an item at a time.
+unsigned blocks_for_items(int device, std::uint64_t items) {
+    return blocks_for(std::int64_t((items + warp - 1) / warp),
+                      std::int64_t(multiprocessors(device)) * common_resident_blocks);
 }
 
 bool is_capturing(cudaStream_t stream) {
@@ -336,14 +347,256 @@ class KernelsOf {
     int device_ = 0;
 };
 
+// What the host has is staged before the call returns.
+template <class X> const X* put_items(std::byte* to, std::span<const X> items, cudaStream_t stream) {
+    if (!items.empty())
+        check(cudaMemcpyAsync(to, items.data(), items.size_bytes(), cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+    return reinterpret_cast<const X*>(to);
+}
+
+// A tensor whose rows are updated one by one: the tensors that they are for the kernels.
+struct RowTensors {
+    const Tensor* tensors = nullptr;
+    const Side* sides = nullptr;  // null: none are needed
+    std::uint32_t count = 0;
+    std::int64_t tiles = 0;
+};
+
+// Gradients of rows, made ready for the kernels on a stream. The values of each row are added up; what knows no rows
+// takes the sums as a gradient of the whole tensor, with zeros between them. The indices have been grouped on the host.
+class RowGradients {
+  public:
+    // `whole`: all gradients are of whole tensors then; what is updated row by row is so in either case.
+    RowGradients(int device, cudaStream_t stream, std::span<const ParamUpdate> tensors, bool whole)
+        : device_(device), stream_(stream), tensors_(tensors) {
+        for (std::uint32_t i = 0; i < tensors.size(); ++i)
+            if (tensors[i].rows != nullptr && !tensors[i].rows->whole) plans_.push_back(plan(i, tensors[i], whole));
+        if (plans_.empty()) return;
+        // Tables are copied from memory of the host that a replay would read again.
+        if (is_capturing(stream)) throw Refusal("a gradient of rows while its stream is captured in a graph");
+        memory_.emplace(device, nullptr, stream, bytes_);
+        copies_.assign(tensors.begin(), tensors.end());
+        tensors_ = copies_;
+        for (Plan& p : plans_) make(p);
+    }
+
+    // With gradients of whole tensors in the place of those of rows.
+    std::span<const ParamUpdate> tensors() const { return tensors_; }
+    // Null: the tensor is not updated row by row.
+    const RowTensors* rows_of(std::uint32_t tensor) const {
+        const auto p = std::lower_bound(plans_.begin(), plans_.end(), tensor,
+                                        [](const Plan& a, std::uint32_t wanted) { return a.tensor < wanted; });
+        return p != plans_.end() && p->tensor == tensor && p->row_by_row ? &p->rows : nullptr;
+    }
+
+  private:
+    struct Plan {
+        std::uint32_t tensor;
+        bool row_by_row, for_all_rows;
+        std::vector<RowLeaf> leaves;
+        std::vector<LongRow> long_rows;
+        std::uint32_t partials = 0;
+        std::size_t keys_at, leaves_at, long_rows_at, sums_at, partials_at, tensors_at, sides_at;
+        bool sided = false;
+        RowTensors rows;
+    };
+
+    int device_;
+    cudaStream_t stream_;
+    std::span<const ParamUpdate> tensors_;
+    std::vector<ParamUpdate> copies_;
+    std::vector<Plan> plans_;
+    std::size_t bytes_ = 0;
+    std::optional<Memory> memory_;
+
+    std::size_t reserve(std::size_t n, std::size_t each) {
+        std::size_t bytes = 0;
+        if (__builtin_mul_overflow(n, each, &bytes) || bytes > SIZE_MAX / 2 - bytes_)
+            throw RuntimeError(cudaErrorMemoryAllocation, "a gradient of rows");
+        const std::size_t at = bytes_;
+        bytes_ += rounded(bytes);
+        return at;
+    }
+
+    Plan plan(std::uint32_t i, const ParamUpdate& t, bool whole) {
+        const detail::RowUpdate& r = *t.rows;
+        if (r.occurrences() >= no_partial) throw Refusal("a gradient of rows with more than 2^32 - 2 indices");
+        Plan p{};
+        p.tensor = i;
+        p.row_by_row = r.mode != detail::SparseMode::dense;
+        p.for_all_rows = whole || !p.row_by_row;
+        p.rows.count = std::uint32_t(r.distinct());
+        p.rows.tiles = std::int64_t(r.distinct()) * ((r.row_size() + tile - 1) / tile);
+        for (std::uint32_t row = 0; row < p.rows.count; ++row) {
+            const auto first = std::uint32_t(r.first(row)), end = std::uint32_t(r.first(row + 1));
+            const auto leaf = std::uint32_t(detail::row_leaf);
+            if (end - first <= leaf) {
+                p.leaves.push_back({first, row, no_partial});
+                continue;
+            }
+            p.long_rows.push_back({first, row, p.partials, (end - first + leaf - 1) / leaf});
+            for (std::uint32_t o = first; o < end; o += leaf) p.leaves.push_back({o, row, p.partials++});
+        }
+        p.leaves.push_back({std::uint32_t(r.occurrences()), 0, no_partial});
+        for (std::size_t b = 0; b < max_buffers; ++b) p.sided = p.sided || t.side[b] != nullptr;
+        const std::size_t element = t.compute() == 1 ? sizeof(double) : sizeof(float);
+        const auto row_bytes = std::size_t(r.row_size()) * element;
+        p.keys_at = reserve(r.occurrences(), sizeof(std::uint64_t));
+        p.leaves_at = reserve(p.leaves.size(), sizeof(RowLeaf));
+        p.long_rows_at = reserve(p.long_rows.size(), sizeof(LongRow));
+        p.sums_at = p.for_all_rows ? reserve(std::size_t(t.size), element) : reserve(r.distinct(), row_bytes);
+        p.partials_at = reserve(p.partials, row_bytes);
+        if (p.row_by_row) {
+            p.tensors_at = reserve(r.distinct(), sizeof(Tensor));
+            p.sides_at = p.sided ? reserve(r.distinct(), sizeof(Side)) : 0;
+        }
+        return p;
+    }
+
+    template <class X> const X* put(std::size_t at, std::span<const X> items) {
+        return put_items(memory_->data + at, items, stream_);
+    }
+
+    void make(Plan& p) {
+        ParamUpdate& t = copies_[p.tensor];
+        const detail::RowUpdate& r = *t.rows;
+        const std::size_t type = t.compute();
+        RowsLaunch launch{};
+        launch.values = r.values().data;
+        launch.sums = memory_->data + p.sums_at;
+        launch.partials = memory_->data + p.partials_at;
+        launch.keys = put(p.keys_at, r.keys());
+        launch.leaves = put(p.leaves_at, std::span<const RowLeaf>(p.leaves));
+        launch.long_rows = put(p.long_rows_at, std::span<const LongRow>(p.long_rows));
+        launch.row_size = r.row_size();
+        launch.leaf_count = std::uint32_t(p.leaves.size() - 1);
+        launch.long_count = std::uint32_t(p.long_rows.size());
+        launch.place_bits = r.place_bits();
+        launch.for_all_rows = p.for_all_rows;
+        launch.values_format = std::uint8_t(r.values().format);
+        t.rows = nullptr;
+        t.set(1, {p.for_all_rows ? launch.sums : nullptr, type == 1 ? Format::float64 : Format::float32});
+        if (p.row_by_row) {
+            launch.tensors = reinterpret_cast<Tensor*>(memory_->data + p.tensors_at);
+            if (p.sided) launch.sides = reinterpret_cast<Side*>(memory_->data + p.sides_at);
+            p.rows.tensors = launch.tensors;
+            p.rows.sides = launch.sides;
+            launch.beside.number = t.number;
+            for (std::size_t b = 0; b < max_buffers; ++b) {
+                launch.whole.buffer[b] = t.buffer[b];
+                launch.whole.format[b] = std::uint8_t(t.format[b]);
+                launch.beside.of_buffer[b] = t.side[b];
+                if (b == 1) continue;
+                if (t.buffer[b] != nullptr)
+                    launch.row_bytes[b] = std::int64_t(storage_bytes(t.format[b], r.row_size()));
+                if (t.side[b] != nullptr)
+                    launch.side_bytes[b] = std::int64_t(detail::side_bytes(t.format[b], r.row_size()));
+            }
+        }
+        if (p.for_all_rows && t.size > 0)
+            check(cudaMemsetAsync(launch.sums, 0, t.bytes(1), stream_), "cudaMemsetAsync");
+        const auto blocks = [&](std::uint32_t count) {
+            return blocks_for_items(device_, std::uint64_t(count) * std::uint64_t(r.row_size()));
+        };
+        if (launch.leaf_count > 0) launch_row_leaves(launch, type, blocks(launch.leaf_count), stream_);
+        if (launch.long_count > 0) launch_long_rows(launch, type, blocks(launch.long_count), stream_);
+    }
+};
+
+// Rows of a tensor that take the steps which they have missed, up to step number `steps`: all of them, or those that
+// the tensor's gradient has values for. The host counts the steps of each row.
+class CatchUp {
+  public:
+    CatchUp(int device, cudaStream_t stream, const Segment& g, const ParamUpdate& t, std::int64_t steps)
+        : device_(device), stream_(stream), type_(t.compute()) {
+        const detail::RowUpdate& r = *t.rows;
+        std::vector<MissedRow> rows;
+        std::vector<std::int64_t> missed;  // by so many each
+        std::map<std::int64_t, std::uint32_t> known;
+        const auto add = [&](std::int64_t row) {
+            if (r.last_step[row] >= steps) return;
+            const std::int64_t n = steps - r.last_step[row];
+            const auto found = known.emplace(n, std::uint32_t(missed.size()));
+            if (found.second) missed.push_back(n);
+            rows.push_back({row, found.first->second});
+        };
+        if (r.whole) {
+            for (std::int64_t row = 0; row < r.rows(); ++row) add(row);
+        } else {
+            for (std::size_t i = 0; i < r.distinct(); ++i) add(r.row(i));
+        }
+        if (rows.empty() || t.size == 0) return;
+        if (is_capturing(stream)) throw Refusal("rows catch up while their stream is captured in a graph");
+        if (type_ == 0) {
+            prepare(rows, factors_of<float>(g, missed));
+        } else {
+            prepare(rows, factors_of<double>(g, missed));
+        }
+        for (std::size_t b = 0; b < max_buffers; ++b) launch_.buffer[b] = t.buffer[b];
+        launch_.row_size = r.row_size();
+        launch_.count = std::int64_t(rows.size());
+        launch_.states = int(g.rule->buffers()) - 2;
+    }
+
+    void launch() const {
+        if (launch_.count > 0)
+            launch_catch_up(launch_, type_,
+                            blocks_for_items(device_, std::uint64_t(launch_.count) * std::uint64_t(launch_.row_size)),
+                            stream_);
+    }
+
+  private:
+    int device_;
+    cudaStream_t stream_;
+    std::size_t type_;
+    CatchUpLaunch launch_{};
+    std::optional<Memory> memory_;
+
+    template <class T>
+    static std::vector<IdleFactors<T>> factors_of(const Segment& g, const std::vector<std::int64_t>& missed) {
+        const double decay = g.rule->decoupled(g.hyper) ? g.hyper.value[0] * g.rule->weight_decay(g.hyper) : 0.0;
+        std::vector<IdleFactors<T>> out;
+        for (const std::int64_t n : missed) {
+            IdleSteps idle;
+            g.rule->idle_steps(g.hyper, 1.0 - decay, n, idle);
+            IdleFactors<T>& f = out.emplace_back();
+            f.param = T(idle.param);
+            for (std::size_t s = 0; s < max_states; ++s) {
+                f.state[s] = T(idle.state[s]);
+                f.from_state[s] = T(idle.from_state[s]);
+            }
+        }
+        return out;
+    }
+
+    template <class T> void prepare(const std::vector<MissedRow>& rows, const std::vector<IdleFactors<T>>& factors) {
+        const std::size_t bytes = rounded(rows.size() * sizeof(MissedRow));
+        memory_.emplace(device_, nullptr, stream_, bytes + factors.size() * sizeof(IdleFactors<T>));
+        launch_.rows = put_items(memory_->data, std::span<const MissedRow>(rows), stream_);
+        launch_.factors = put_items(memory_->data + bytes, std::span<const IdleFactors<T>>(factors), stream_);
+    }
+};
+
+// Behind a step: that of the rows that have taken it.
+void count_steps_of_rows(const detail::RowUpdate& r, std::int64_t step) {
+    if (r.whole) {
+        std::fill_n(r.last_step, r.rows(), step);
+    } else {
+        for (std::size_t i = 0; i < r.distinct(); ++i) r.last_step[r.row(i)] = step;
+    }
+}
+
+bool catches_up(const ParamUpdate& t) { return t.rows != nullptr && t.rows->mode == detail::SparseMode::catch_up; }
+
 // The tensors of a step that one kernel updates.
 struct Batch {
     const void* kernel;
-    std::size_t place;               // of its rule, in the table of kernels
-    std::size_t coefficients_bytes;  // of one set
-    const void* prepare;             // what computes them on the device; null: the host does
-    std::size_t type;                // 0 float, 1 double
-    std::size_t stored;              // which kernel
+    std::size_t place;                 // of its rule, in the table of kernels
+    std::size_t coefficients_bytes;    // of one set
+    const void* prepare;               // what computes them on the device; null: the host does
+    std::size_t type;                  // 0 float, 1 double
+    std::size_t stored;                // which kernel
+    const RowTensors* rows = nullptr;  // in the place of tensors: one of the step's, row by row
     std::vector<Tensor> tensors;
     std::vector<std::uint32_t> source;    // of the step's tensors
     std::vector<std::uint32_t> segments;  // that have coefficients here
@@ -395,34 +648,38 @@ struct Batch {
                 const std::uint64_t* keys_of, const Control* control) const {
         if (tiles == 0) return;
         StepLaunch p;
-        p.tensors = on_device;
+        p.tensors = rows != nullptr ? rows->tensors : on_device;
         p.coefficients = of_device;
         p.control = control;
-        p.sides = beside;
+        p.sides = rows != nullptr ? rows->sides : beside;
         p.keys = keys_of;
         p.tiles = tiles;
-        p.count = std::uint32_t(tensors.size());
+        p.count = rows != nullptr ? rows->count : std::uint32_t(tensors.size());
         std::size_t used = 0;
         if (of_device == nullptr) {
             std::memcpy(p.inside, coefficients.data(), coefficients.size());
             used = rounded(coefficients.size());
         }
         p.tensors_at = std::uint32_t(used);
-        if (on_device == nullptr) std::memcpy(p.inside + used, tensors.data(), tensors.size() * sizeof(Tensor));
+        if (p.tensors == nullptr) std::memcpy(p.inside + used, tensors.data(), tensors.size() * sizeof(Tensor));
         launch_symbol(kernel, stored == 1 ? "stored_step_kernel" : "step_kernel",
                       blocks_for(tiles, resident_steps(device, kernel, place, type, stored)), block_threads, stream, p);
     }
 };
 
-// `prepared`: the device computes the coefficients.
+// `prepared`: the device computes the coefficients. A tensor that is updated row by row has a batch of its own.
 Batch& batch_of(std::vector<Batch>& batches, const KernelsOf& kernels, std::size_t type, std::size_t stored,
-                bool prepared = false) {
+                bool prepared = false, const RowTensors* rows = nullptr) {
     const void* const kernel = kernels.step(type, stored);
     // Rules share a kernel, and compute its coefficients by their own.
     const void* const prepare = prepared ? kernels.prepare(type) : nullptr;
     for (Batch& b : batches)
-        if (b.kernel == kernel && b.place == kernels.place() && b.prepare == prepare) return b;
+        if (b.kernel == kernel && b.place == kernels.place() && b.prepare == prepare && b.rows == nullptr &&
+            rows == nullptr)
+            return b;
     Batch& b = batches.emplace_back();
+    b.rows = rows;
+    if (rows != nullptr) b.tiles = rows->tiles;
     b.kernel = kernel;
     b.place = kernels.place();
     b.coefficients_bytes = kernels.coefficients_bytes(type);
@@ -562,6 +819,8 @@ class StepBuilder {
             (s_.workspace != nullptr || s_.counts != nullptr || s_.reports != nullptr) && is_capturing(stream_);
         const Use of_counts(s_.counts, 0, stream_, capturing);
         const Use of_report(with_norm_ ? s_.reports : nullptr, s_.report, stream_, capturing);
+        rows_.emplace(s_.device, stream_, s_.tensors, with_norm_);
+        start_catching_up();
         start_norm();
         sort_tensors();
         sort_epilogues();
@@ -580,6 +839,8 @@ class StepBuilder {
     bool with_norm_;
     bool on_device_;  // coefficients are computed there: the host does not know the counts, or some hyperparameters
     bool same_scale_ = true;  // all segments have one grad_scale
+    std::optional<RowGradients> rows_;
+    std::vector<std::unique_ptr<CatchUp>> late_;  // rows that take missed steps first
     std::vector<Batch> batches_;
     Epilogues zeros_, copies_, averages_;
     Norm norm_;
@@ -606,30 +867,49 @@ class StepBuilder {
         norm_.rescalable = !same_scale_;
     }
 
+    void start_catching_up() {
+        std::size_t tensor = 0;
+        for (const Segment& g : s_.segments) {
+            for (std::size_t k = 0; k < g.count; ++k, ++tensor) {
+                if (!catches_up(s_.tensors[tensor])) continue;
+                if (on_device_ || s_.options.skip_nonfinite)
+                    throw Refusal("rows catch up by steps and hyperparameters that the host knows: sparse='catch_up' "
+                                  "is without skip_nonfinite, capturable and hyperparameters on a device");
+                late_.push_back(std::make_unique<CatchUp>(s_.device, stream_, g, s_.tensors[tensor], g.step - 1));
+            }
+        }
+    }
+
     void sort_tensors() {
         std::uint32_t source = 0;
         for (std::uint32_t i = 0; i < s_.segments.size(); ++i) {
             const Segment& g = s_.segments[i];
             for (std::size_t k = 0; k < g.count; ++k, ++source) {
-                const ParamUpdate& t = s_.tensors[source];
+                const ParamUpdate& t = rows_->tensors()[source];
+                const RowTensors* const rows = rows_->rows_of(source);
                 if (with_norm_) norm_.add(t, same_scale_ ? 1.0 : own_scale(g));
-                if (t.size == 0 && !on_device_) continue;
+                if ((t.size == 0 || (rows != nullptr && rows->count == 0)) && !on_device_) continue;
                 Batch& b = batch_of(batches_, {*g.rule, s_.device}, t.compute(), stored_otherwise(t, g.rule->buffers()),
-                                    on_device_);
+                                    on_device_, rows);
                 if (on_device_) {
                     b.segments.push_back(i);
                 } else if (b.segments.empty() || b.segments.back() != i) {
                     b.segments.push_back(i);
                     add_coefficients(b, g);
                 }
-                b.add(t, g.rule->buffers(), source, std::uint32_t(b.segments.size() - 1), b.stored != 0 ? g.key() : 0);
+                if (rows != nullptr) {
+                    b.source.push_back(source);
+                } else {
+                    b.add(t, g.rule->buffers(), source, std::uint32_t(b.segments.size() - 1),
+                          b.stored != 0 ? g.key() : 0);
+                }
             }
         }
     }
 
     void sort_epilogues() {
         if (s_.options.zero_grad)
-            for (const ParamUpdate& t : s_.tensors)
+            for (const ParamUpdate& t : rows_->tensors())
                 zeros_.add(grad_alone(t), combination<float>(Combination::set_to_zero),
                            combination<double>(Combination::set_to_zero));
         for (const ParamUpdate& t : s_.copies)
@@ -709,12 +989,12 @@ class StepBuilder {
         gathers_at_ = tables_.reserve(gather_count_ * sizeof(Gather));
         for (Batch& b : batches_) {
             b.coefficients_at = scratch_;
-            scratch_ += rounded(b.tensors.size() * b.coefficients_bytes);
+            scratch_ += rounded(b.source.size() * b.coefficients_bytes);
             if (b.sided) {
                 b.keys_at = scratch_;
-                scratch_ += rounded(b.tensors.size() * sizeof(std::uint64_t));
+                scratch_ += rounded(b.source.size() * sizeof(std::uint64_t));
             }
-            b.slots_at = tables_.reserve(b.tensors.size() * sizeof(CoefficientSlot));
+            b.slots_at = tables_.reserve(b.source.size() * sizeof(CoefficientSlot));
         }
     }
 
@@ -735,7 +1015,7 @@ class StepBuilder {
         tables_.write(gathers_at_, gathers);
         for (const Batch& b : batches_) {
             std::vector<CoefficientSlot> slots;
-            for (std::size_t i = 0; i < b.tensors.size(); ++i) {
+            for (std::size_t i = 0; i < b.source.size(); ++i) {
                 const Segment& g = s_.segments[b.segments[i]];
                 const std::size_t count = s_.counts != nullptr ? s_.count_of[b.source[i]] : b.source[i];
                 slots.push_back({hypers + b.segments[i] * max_hyperparameters, counts + count, scale_of(g), g.seed});
@@ -745,6 +1025,7 @@ class StepBuilder {
     }
 
     void launch() const {
+        for (const auto& late : late_) late->launch();
         if (gather_count_ > 0)
             launch_gather({reinterpret_cast<const Gather*>(head_ + gathers_at_), std::uint32_t(gather_count_)},
                           small_blocks(gather_count_), stream_);
@@ -756,8 +1037,8 @@ class StepBuilder {
             if (on_device_) {
                 std::byte* const out = tail_ + b.coefficients_at;
                 const PrepareLaunch p{reinterpret_cast<const CoefficientSlot*>(head_ + b.slots_at), out, keys, control,
-                                      std::uint32_t(b.tensors.size())};
-                launch_symbol(b.prepare, "prepare_kernel", small_blocks(b.tensors.size()), block_threads, stream_, p);
+                                      std::uint32_t(b.source.size())};
+                launch_symbol(b.prepare, "prepare_kernel", small_blocks(b.source.size()), block_threads, stream_, p);
                 coefficients = out;
             } else if (with_norm_ || !b.inside) {
                 coefficients = head_ + b.coefficients_at;
@@ -789,6 +1070,10 @@ class StepBuilder {
 void run_step(const CudaStep& s) {
     const DeviceGuard guard(s.device);
     StepBuilder(s).run();
+    std::size_t tensor = 0;
+    for (const Segment& g : s.segments)
+        for (std::size_t k = 0; k < g.count; ++k, ++tensor)
+            if (catches_up(s.tensors[tensor])) count_steps_of_rows(*s.tensors[tensor].rows, g.step);
 }
 
 StepReport report_of(const Control& c) {
@@ -819,6 +1104,9 @@ bool guarded(CudaError& error, auto&& run) {
                       cudaGetErrorName(e.code));
     } catch (const CompilationError& e) {
         error.code = int(cudaErrorInvalidKernelImage);
+        std::snprintf(error.text, sizeof error.text, "%s", e.what());
+    } catch (const Refusal& e) {
+        error.code = int(cudaErrorNotSupported);
         std::snprintf(error.text, sizeof error.text, "%s", e.what());
     } catch (const std::bad_alloc&) {
         error.out_of_memory = true;
@@ -873,7 +1161,8 @@ bool global_norm(int device, void* on, std::span<const ParamUpdate> tensors, dou
         auto* const stream = static_cast<cudaStream_t>(on);
         Norm norm;
         norm.outer = scale;
-        for (const ParamUpdate& t : tensors) norm.add(t, 1.0);
+        const RowGradients rows(device, stream, tensors, true);
+        for (const ParamUpdate& t : rows.tensors()) norm.add(t, 1.0);
         Tables tables;
         std::size_t scratch = rounded(sizeof(Control));
         norm.reserve(tables, scratch);
@@ -993,6 +1282,67 @@ bool copy(int device, void* stream, void* to, const void* from, std::size_t byte
         const DeviceGuard guard(device);
         check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, static_cast<cudaStream_t>(stream)),
               "cudaMemcpyAsync");
+    });
+}
+
+bool fill_random(int device, void* on, const detail::RandomFill& fill, Format format, void* data, std::int64_t size,
+                 CudaError& error) {
+    return guarded(error, [&] {
+        const DeviceGuard guard(device);
+        if (size == 0) return;
+        RandomLaunch launch{};
+        launch.data = data;
+        launch.seed = fill.seed;
+        launch.stream = fill.stream;
+        launch.begin = fill.offset;
+        launch.end = fill.offset + std::uint64_t(size);
+        const std::uint64_t whole =
+            detail::random_blocks * numbers_of_block(fill.kind, size_of(detail::compute_format(format)));
+        launch.first_block = launch.begin / whole * detail::random_blocks;
+        launch.block_count = (launch.end + whole - 1) / whole * detail::random_blocks - launch.first_block;
+        launch.distribution = detail::distribution_of(fill, format);
+        launch.format = format;
+        launch_random(launch, fill.kind, blocks_for_items(device, launch.block_count), static_cast<cudaStream_t>(on));
+    });
+}
+
+bool fill_constant(int device, void* on, double value, Format format, void* data, std::int64_t size, CudaError& error) {
+    return guarded(error, [&] {
+        const DeviceGuard guard(device);
+        if (size == 0) return;
+        ConstantLaunch launch{data, size, 0};
+        const auto bytes = std::int64_t(size_of(format));
+        detail::store_elements(&value, format, reinterpret_cast<std::byte*>(&launch.bits), bytes, 1);
+        launch_constant(launch, size_of(format), blocks_for_items(device, std::uint64_t(size)),
+                        static_cast<cudaStream_t>(on));
+    });
+}
+
+bool write(int device, void* on, void* to, const void* from, std::size_t bytes, CudaError& error) {
+    return guarded(error, [&] {
+        const DeviceGuard guard(device);
+        auto* const stream = static_cast<cudaStream_t>(on);
+        if (is_capturing(stream)) throw RuntimeError(cudaErrorStreamCaptureUnsupported, "cudaMemcpyAsync");
+        check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+    });
+}
+
+bool catch_up(int device, void* on, const Segment& segment, const ParamUpdate& t, std::int64_t steps,
+              CudaError& error) {
+    return guarded(error, [&] {
+        const DeviceGuard guard(device);
+        CatchUp(device, static_cast<cudaStream_t>(on), segment, t, steps).launch();
+        const detail::RowUpdate& r = *t.rows;
+        for (std::int64_t row = 0; row < r.rows(); ++row) r.last_step[row] = std::max(r.last_step[row], steps);
+    });
+}
+
+bool read_for_host(int device, void* on, void* to, const void* from, std::size_t bytes, CudaError& error) {
+    return guarded(error, [&] {
+        const DeviceGuard guard(device);
+        auto* const stream = static_cast<cudaStream_t>(on);
+        if (is_capturing(stream)) throw RuntimeError(cudaErrorStreamCaptureUnsupported, "cudaMemcpyAsync");
+        read(to, from, bytes, stream);
     });
 }
 
@@ -1230,6 +1580,11 @@ const CudaBackend& cuda_backend() {
         b.capturing = cuda::capturing;
         b.set_waves = cuda::set_waves;
         b.can_run = cuda::can_run;
+        b.fill_random = cuda::fill_random;
+        b.fill_constant = cuda::fill_constant;
+        b.write = cuda::write;
+        b.read = cuda::read_for_host;
+        b.catch_up = cuda::catch_up;
         return b;
     }();
     return backend;

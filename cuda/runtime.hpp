@@ -5,6 +5,7 @@
 #include "tuning.hpp"
 
 #include <exception>
+#include <stdexcept>
 
 namespace adaptk::cuda {
 
@@ -13,6 +14,11 @@ struct RuntimeError : std::exception {
     const char* call;
     RuntimeError(cudaError_t c, const char* what_failed) : code(c), call(what_failed) {}
     const char* what() const noexcept override { return call; }
+};
+
+// What went wrong besides calls of the runtime.
+struct Refusal : std::runtime_error {
+    using std::runtime_error::runtime_error;
 };
 
 inline void check(cudaError_t code, const char* call) {

@@ -72,6 +72,7 @@ _FUNCTIONS = [
     ],
     *["new_counts", "write_counts", "read_counts", "new_reports", "read_report", "save", "restore", "release"],
     *["new_workspace", "release_workspace", "order", "capturing", "set_waves", "can_run"],
+    *["fill_random", "fill_constant", "write", "read", "catch_up"],
 ]
 
 
@@ -80,7 +81,7 @@ class Backend(ctypes.Structure):
 
     _fields_ = (
         ("version", ctypes.c_uint32),
-        ("sizes", ctypes.c_uint32 * 12),
+        ("sizes", ctypes.c_uint32 * 14),
         ("runtime", ctypes.c_int),
         ("architectures", ctypes.c_char_p),
         *((name, ctypes.c_void_p) for name in _FUNCTIONS),
@@ -105,6 +106,14 @@ _INTERCEPTED: dict[str, Any] = {
     "order": (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p),
     "capturing": (ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_bool)),
     "can_run": (ctypes.c_void_p,),
+    "fill_random": (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint8, ctypes.c_void_p, ctypes.c_int64),
+    "fill_constant": (
+        *(ctypes.c_int, ctypes.c_void_p, ctypes.c_double, ctypes.c_uint8),
+        *(ctypes.c_void_p, ctypes.c_int64),
+    ),
+    **dict.fromkeys(
+        ("write", "read"), (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+    ),
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 from c_abi import INVALID_ARGUMENT, OK, UNSUPPORTED, CError, Plan, lib
 from device_arrays import Cudart, Machine, cudart
 from helpers import PAIRS, RULES, SOME_PAIRS, Array, make_list, same_bits
+from sparse_cases import gradient
 
 pytestmark = pytest.mark.cuda
 
@@ -68,6 +69,63 @@ def test_steps(device: Device, rule: str, param: str, grad: str) -> None:
     c_abi.step(rule, b["param"], b["grad"], states, 3, {"weight_decay": 0.01})
     for t, a in zip([*p, *s], [*b["param"], *states], strict=True):
         assert same_bits(device.get(t, a), a)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam"])
+@pytest.mark.parametrize("mode", [c_abi.LAZY, c_abi.DENSE])
+def test_rows(device: Device, rule: str, mode: int) -> None:
+    """Indices on the device or on the CPU."""
+    for on_host, index in ((True, np.int64), (False, np.int32)):
+        b = make_list(rule, (8,), "float32")
+        b = {name: [np.resize(x[0], (30, 9))] for name, x in b.items()}
+        states = states_of(rule, b)
+        indices, values = gradient(30, (9,), 200, 1)
+        indices = indices.astype(index)
+        p, s = ([device.put(a) for a in arrays] for arrays in (b["param"], states))
+        grad = c_abi.rows(indices if on_host else device.put(indices), device.put(values))
+        given, out, also = c_abi.options(clip_norm=0.5), c_abi.report(), c_abi.report()
+        c_abi.step_rows(rule, p, [grad], s, 3, mode, 0, given, out, weight_decay=0.01)
+        c_abi.step_rows(
+            rule, b["param"], [c_abi.rows(indices, values)], states, 3, mode, 0, given, also, weight_decay=0.01
+        )
+        assert out.grad_norm == also.grad_norm > 0.5
+        for t, a in zip([*p, *s], [*b["param"], *states], strict=True):
+            assert same_bits(device.get(t, a), a)
+
+
+def test_rows_that_are_refused(device: Device) -> None:
+    indices, values = np.array([0, 9]), np.ones((2, 9), np.float32)
+    param = np.ones((9, 9), np.float32)
+    there = device.put(param)
+    for grad, mode, status, text in (
+        (
+            c_abi.rows(device.put(indices), device.put(values)),
+            c_abi.LAZY,
+            INVALID_ARGUMENT,
+            "number 1 is 9, expected in",
+        ),
+        (c_abi.rows(indices - 1, values), c_abi.LAZY, INVALID_ARGUMENT, "on the param's device"),
+        (c_abi.rows(indices, device.put(values)), c_abi.CATCH_UP, INVALID_ARGUMENT, "number 1 is 9"),
+    ):
+        with pytest.raises(CError) as raised:
+            c_abi.step_rows("sgd", [there], [grad], [], 1, mode)
+        assert raised.value.status == status
+        assert text in str(raised.value)
+        assert same_bits(device.get(there, param), param)
+
+
+def test_rows_that_catch_up(device: Device) -> None:
+    p, m = np.ones((30, 9), np.float32), np.full((30, 9), 0.5, np.float32)
+    there = [device.put(p), device.put(m)]
+    counts = [np.zeros(30, np.int64), np.zeros(30, np.int64)]
+    for step in (1, 2, 3, 4):
+        indices, values = gradient(30, (9,), 5, step)
+        grad = c_abi.rows(device.put(indices), device.put(values), counts[0])
+        c_abi.step_rows("momentum", there[:1], [grad], there[1:], step, c_abi.CATCH_UP)
+        c_abi.step_rows("momentum", [p], [c_abi.rows(indices, values, counts[1])], [m], step, c_abi.CATCH_UP)
+    assert same_bits(device.get(there[0], p), p)
+    assert same_bits(device.get(there[1], m), m)
+    assert same_bits(*counts)
 
 
 def test_plans(device: Device) -> None:

@@ -50,6 +50,7 @@ CONSTANTS = code.constants()
 PER_LANE = CONSTANTS["per_lane"]
 SIZE = {"f": 4, "d": 8}
 STEPS = ("step", "stored_step")  # for tensors of the type that is computed in, and for others
+OF_ROWS = ("row_leaves", "long_rows", "catch_up")
 
 
 @pytest.fixture(scope="module", params=LOOKED_AT)
@@ -387,7 +388,10 @@ def test_every_kernel_is_there(kernels: dict[str, Kernel]) -> None:
     names = {name.replace("_", "") for name in adaptk.rules()}
     assert prepares == {(name, t) for name in rules & names for t in "fd"}
     rest = Counter(k.kind for k in kernels.values() if k.kind not in (*STEPS, "prepare"))
-    assert rest == Counter(["norm", "finish", "upload", "gather", "reduce", "reduce", "sum_parts"])
+    twice = ["reduce", *OF_ROWS]
+    assert rest == Counter(
+        ["norm", "finish", "upload", "gather", "sum_parts", *twice, *twice, *["random"] * 6, *["constant"] * 3]
+    )
 
 
 def test_no_memory_of_their_own(kernels: dict[str, Kernel]) -> None:
@@ -400,7 +404,9 @@ def test_registers_let_the_blocks_in(kernels: dict[str, Kernel]) -> None:
             n = states()[k.rule]
             blocks = code.resident_blocks(SIZE[k.type], n + (k.kind == "stored_step" and n > 2))
         else:
-            named = {"norm": "norm_resident_blocks"} | dict.fromkeys(("prepare", "reduce"), "common_resident_blocks")
+            named = {"norm": "norm_resident_blocks"} | dict.fromkeys(
+                ("prepare", "reduce", *OF_ROWS, "random", "constant"), "common_resident_blocks"
+            )
             blocks = CONSTANTS[named[k.kind]] if k.kind in named else 1
         threads = CONSTANTS["finish_threads"] if k.kind in ("finish", "sum_parts") else CONSTANTS["block_threads"]
         return too_many_registers(k, blocks, threads)
@@ -452,7 +458,7 @@ def test_float32_stays_float32(kernels: dict[str, Kernel]) -> None:
 
 def test_operations_are_rounded_as_written(kernels: dict[str, Kernel]) -> None:
     # Powers are taken in double-double arithmetic, which is made of fused operations that are written as such.
-    assert findings(kernels, inexact, *STEPS, "norm", "finish") == []
+    assert findings(kernels, inexact, *STEPS, "norm", "finish", *OF_ROWS, "random") == []
     assert findings(kernels, lambda k: [op for op in inexact(k) if op != "fma.rn.f64"], "prepare", "gather") == []
 
 
@@ -461,7 +467,7 @@ def test_nothing_is_fused_in_machine_code(kernels: dict[str, Kernel], tmp_path: 
     if not first.sass:
         pytest.skip("needs cuobjdump and nvdisasm")
     expansion = expansions(first.arch, tmp_path)
-    assert findings(kernels, lambda k: fused(k, expansion), *STEPS, "norm") == []
+    assert findings(kernels, lambda k: fused(k, expansion), *STEPS, "norm", *OF_ROWS, "random") == []
 
 
 def test_no_calls(kernels: dict[str, Kernel]) -> None:

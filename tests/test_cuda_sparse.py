@@ -1,31 +1,276 @@
-"""Gradients of rows are for the CPU: params on a CUDA device refuse them, and stay what they are."""
+"""Gradients of rows on a CUDA device: the bits of the same steps on the CPU, and what is refused."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import adaptk
 import numpy as np
 import pytest
-from device_arrays import Library
+from device_arrays import Library, Machine, assert_equal
+from helpers import FLOATS, RULES, THREE_RULES, Array, call, copies, make
+from sparse_cases import gradient
+from test_cuda_functions import changed
 
 pytestmark = pytest.mark.cuda
 
+# Rows of less than a warp, of a tile, and of more; a vector; several axes.
+ROWS = [(), (1,), (3,), (16,), (64,), (4, 75)]
 
-def test_rows_are_refused(device: Library) -> None:
-    param = device.put(np.ones((5, 3), np.float32))
-    values = device.put(np.ones((2, 3), np.float32))
-    grad = (np.array([0, 4]), values)
+
+def assert_equals_cpu(
+    device: Library, rule: str, host: dict[str, Any], indices: Array, grad: Array, on_host: bool = False, **more: Any
+) -> None:
+    there = {name: device.put(x) for name, x in host.items()}
+    there["grad"] = (indices if on_host else device.put(indices), device.put(grad))
+    here = copies(host) | {"grad": (indices, grad)}
+    call(rule, there, **more)
+    call(rule, here, **more)
+    for name in host:
+        if name != "grad":
+            assert_equal(device.get(there[name]), here[name], (rule, name, more))
+
+
+@pytest.mark.parametrize("mode", ["lazy", "dense"])
+@pytest.mark.parametrize("shape", ROWS)
+@pytest.mark.parametrize("rule", THREE_RULES)
+def test_rows_of_all_lengths(rule: str, shape: tuple[int, ...], mode: str, device: Library) -> None:
+    """Rows that have no value, one, and more than a leaf of them; indices of both types, there and here."""
+    for count, index in ((0, np.int64), (1, np.int32), (700, np.int64), (5, np.int64)):
+        host = make(rule, (40, *shape))
+        indices, values = gradient(40, shape, count, count + len(shape))
+        if count > 100:
+            assert np.bincount(indices).max() > 2 * 32 + 8
+        assert_equals_cpu(device, rule, host, indices.astype(index), values, on_host=count == 5, sparse=mode)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule(rule: str, device: Library) -> None:
+    for mode, hyper in (("lazy", {}), ("dense", {}), ("lazy", changed(rule))):
+        indices, values = gradient(30, (9,), 80, 1)
+        assert_equals_cpu(device, rule, make(rule, (30, 9)), indices, values, sparse=mode, **hyper)
+
+
+@pytest.mark.parametrize("param", FLOATS)
+@pytest.mark.parametrize("grad", FLOATS)
+def test_every_type(param: str, grad: str, device: Library) -> None:
+    if not device.has(param) or not device.has(grad):
+        pytest.skip(f"{device.name} has not both of the types")
     for mode in ("lazy", "dense"):
-        with pytest.raises(NotImplementedError, match="grad: gradients of rows are for params on the CPU"):
-            adaptk.ops.sgd(param, grad, step=1, sparse=mode)
-    opt = adaptk.SGD([param])
-    with pytest.raises(NotImplementedError, match=r"grads\[0\]: gradients of rows are for params on the CPU"):
-        opt.step([grad])
+        indices, values = gradient(30, (9,), 80, 1, FLOATS[grad])
+        assert_equals_cpu(device, "adam", make("adam", (30, 9), param), indices, values, sparse=mode)
+
+
+def steps(library: Library | None, sparse: str, options: Sequence[dict[str, Any]], **made: Any) -> list[Any]:
+    """Steps of an optimizer whose params have gradients of rows, of all elements and none."""
+    rng = np.random.default_rng(3)
+    put = library.put if library is not None else (lambda x: x)
+    params = [put(rng.standard_normal((50, 16)).astype(np.float32)), put(np.ones((30, 4))), put(np.ones(9, np.float32))]
+    beside = [put(np.zeros((50, 16), np.float32)), None, None]
+    opt = adaptk.Adam(params, lr=0.1, sparse=sparse, **made)
+    norms = []
+    for t, given in enumerate(options):
+        indices, values = gradient(50, (16,), 200, t)
+        if given.get("skip_nonfinite") and t % 2 == 1:
+            values[7, 3] = np.inf
+        more = gradient(30, (4,), 5, t, np.float64)
+        grads = [(put(indices), put(values)), (put(more[0]), put(more[1])), None if t == 1 else put(np.ones(9))]
+        info = opt.step(grads, copy_out=beside if t == 0 else None, **given)
+        norms.append((info.grad_norm, bool(info.skipped)))
+    get = library.get if library is not None else np.asarray
+    states = [{n: get(x) for n, x in s.items()} for s in opt.state.values()]
+    return [[get(p) for p in [*params, beside[0]]], states, norms, opt.step_count]
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("sparse", ["lazy", "dense"])
+def test_objects(sparse: str, capturable: bool, device: Library) -> None:
+    for options in (
+        [{}, {}, {}],
+        [{"clip_norm": 0.5}, {"clip_norm": 1e6}, {}],
+        [{"skip_nonfinite": True}, {"skip_nonfinite": True}, {"skip_nonfinite": True, "clip_norm": 1.0}],
+    ):
+        given = {"capturable": True} if capturable else {}
+        got, want = steps(device, sparse, options, **given), steps(None, sparse, options)
+        assert_equal(got[0], want[0])
+        assert_equal(got[1], want[1])
+        assert got[3] == want[3]
+        for (norm, skipped), (other, also) in zip(got[2], want[2], strict=True):
+            assert skipped == also
+            assert norm == other or (norm is None and other is None) or (np.isinf(norm) and np.isinf(other))
+
+
+@pytest.mark.parametrize("kind", ["8bit_nearest", "8bit_dynamic", "4bit", "bfloat16", "float16"])
+def test_states_in_other_formats(kind: str, device: Library) -> None:
+    """Rows of whole blocks: scales go with their rows."""
+    results = []
+    for library in (device, None):
+        put = library.put if library is not None else np.copy
+        param = put(np.ones((9, 256), np.float32))
+        opt = adaptk.Adam([param], lr=0.1, state_dtype=kind, min_8bit_size=0)
+        for t in range(3):
+            indices, values = gradient(9, (256,), 40, t)
+            opt.step([(put(indices), put(values))])
+        results.append((library.get(param) if library is not None else param, opt.state_dict()))
+    assert_equal(results[0][0], results[1][0])
+
+
+@pytest.mark.parametrize("kind", ["kahan", "remainder16", "remainder8"])
+def test_split_params(kind: str, device: Library) -> None:
+    if "bfloat16" not in FLOATS or not device.has("bfloat16"):
+        pytest.skip(f"{device.name} has no bfloat16")
+    results = []
+    for library in (device, None):
+        put = library.put if library is not None else np.copy
+        get = library.get if library is not None else np.asarray
+        param = put(np.ones((12, 33)).astype(FLOATS["bfloat16"]))
+        opt = adaptk.Adam([param], lr=0.01, param_format=kind)
+        for t in range(3):
+            indices, values = gradient(12, (33,), 40, t)
+            opt.step([(put(indices), put(values))])
+        results.append([get(param), *(get(x) for x in opt.state[0].values() if hasattr(x, "dtype"))])
+    assert_equal(results[0], results[1])
+
+
+def test_other_streams(device: Library) -> None:
+    host = make("adam", (40, 8))
+    indices, values = gradient(40, (8,), 30, 1)
+    with adaptk.cuda.stream(0):
+        assert_equals_cpu(device, "adam", host, indices, values)
+
+
+def refused(device: Library, error: type[Exception], text: str, grad: Any, dtype: str = "float32", **more: Any) -> None:
+    param = device.put(np.ones((5, 3)).astype(FLOATS[dtype]))
+    with pytest.raises(error, match=text):
+        adaptk.ops.sgd(param, grad, step=1, **more)
     assert (device.get(param) == 1).all()
+    opt = adaptk.SGD([param])
+    if not more:
+        with pytest.raises(error):
+            opt.step([grad])
+        assert opt.step_count == 0
+        assert (device.get(param) == 1).all()
+
+
+def test_refused_before_anything_is_written(device: Library) -> None:
+    values = device.put(np.ones((2, 3), np.float32))
+    for indices, text in (
+        (np.array([0, 5]), r"grad, indices: number 1 is 5, expected in \[0, 5\), the rows of the param"),
+        (np.array([-1, 0]), "grad, indices: number 0 is -1"),
+    ):
+        refused(device, ValueError, text, (indices, values))
+        refused(device, ValueError, text, (device.put(indices), values))
+    refused(device, ValueError, r"grad, values: shape \(2, 3\), expected \(3, 3\)", (np.arange(3), values))
+    refused(device, TypeError, "grad, indices: dtype float32", (device.put(np.zeros(2, np.float32)), values))
+    refused(device, ValueError, "grad, indices: 2 axes", (device.put(np.zeros((2, 1), np.int64)), values))
+    refused(device, ValueError, "one call works on the buffers of one device", (np.arange(2), np.ones((2, 3))))
+    late = {"sparse": "catch_up", "last_step": np.zeros(5, np.int64)}
+    text = "last_step: on a CUDA device, expected memory of the CPU"
+    refused(device, ValueError, text, (np.arange(2), values), **late | {"last_step": device.put(late["last_step"])})
+    if device.has("float16"):
+        half = device.put(np.ones((2, 3), np.float16))
+        text = "param: stored as float16: on a CUDA device rows catch up in float32 and float64 alone"
+        refused(device, NotImplementedError, text, (np.arange(2), half), "float16", **late)
+    assert not late["last_step"].any()
+
+
+def test_rows_catch_up_by_what_the_host_knows(device: Library) -> None:
+    param = device.put(np.ones((5, 3), np.float32))
+    grad = (np.array([0, 4]), device.put(np.ones((2, 3), np.float32)))
+    opt = adaptk.Adam([param], sparse="catch_up")
+    with pytest.raises(RuntimeError, match="sparse='catch_up' is without skip_nonfinite"):
+        opt.step([grad], skip_nonfinite=True)
     assert opt.step_count == 0
+    assert (device.get(param) == 1).all()
+    opt.step([grad])
+    assert opt.state[0]["last_step"].tolist() == [1, 0, 0, 0, 1]
+    counting = adaptk.Adam([param], sparse="catch_up", capturable=True)
+    with pytest.raises(RuntimeError, match="sparse='catch_up' is without skip_nonfinite, capturable"):
+        counting.step([grad])
 
 
-def test_values_on_a_device_beside_a_param_on_the_cpu(device: Library) -> None:
-    param = np.ones((5, 3), np.float32)
+RULES_THAT_CATCH_UP = [name for name, rule in RULES.items() if rule.catch_up]
+
+
+@pytest.mark.parametrize("rule", RULES_THAT_CATCH_UP)
+def test_catching_up(rule: str, device: Library) -> None:
+    """Steps of rows, of all rows, and both at once."""
+    for dtype, hyper in (("float32", {}), ("float64", {"weight_decay": 0.1, "decoupled": True})):
+        results = []
+        start = make(rule, (30, 9), dtype)
+        for library in (device, None):
+            put = library.put if library is not None else np.copy
+            b = {name: put(x) for name, x in start.items() if name != "grad"}
+            last = np.zeros(30, np.int64)
+            for t in range(1, 7):
+                indices, values = gradient(30, (9,), 6, t, FLOATS[dtype])
+                rows = (put(indices), put(values))
+                given = put(np.resize(values, (30, 9))) if t == 4 else rows
+                call(rule, b | {"grad": given}, step=t, sparse="catch_up", last_step=last, **hyper)
+            results.append([library.get(x) if library is not None else x for x in b.values()] + [last])
+        assert_equal(results[0], results[1], (rule, dtype))
+
+
+def test_objects_that_catch_up(device: Library) -> None:
+    results = []
+    for library in (device, None):
+        put = library.put if library is not None else np.copy
+        get = library.get if library is not None else np.asarray
+        params = [put(np.ones((30, 5), np.float32)), put(np.ones((4, 3)))]
+        opt = adaptk.SGD(params, lr=0.1, momentum=0.9, sparse="catch_up")
+        for t in range(5):
+            indices, values = gradient(30, (5,), 6, t)
+            opt.step([(put(indices), put(values)), put(np.full((4, 3), 0.5))], clip_norm=2.0 if t == 3 else None)
+        opt.catch_up()
+        saved = opt.state_dict()
+        opt.load_state_dict(saved)
+        opt.step([(np.array([3, 7]), put(np.ones((2, 5), np.float32))), None])
+        opt.catch_up()
+        results.append([get(x) for x in params] + [get(x) if library and n != "last_step" else np.asarray(x)
+                        for s in opt.state.values() for n, x in s.items()])  # fmt: skip
+    assert_equal(results[0], results[1])
+
+
+def test_rows_that_are_rounded_stochastically(device: Library) -> None:
+    """One by one they are refused; with zeros between them they are an ordinary gradient."""
+    values = np.ones((2, 256), np.float32)
+    start = np.ones((4, 256), np.float32)
+    there, here = device.put(start), start.copy()
+    for param, grad in ((there, device.put(values)), (here, values)):
+        adaptk.Adam([param], state_dtype="bfloat16_sr", sparse="dense", seed=3).step([(np.array([1, 3]), grad)])
+    assert_equal(device.get(there), here)
+    lazy = adaptk.Adam([there], state_dtype="bfloat16_sr")
+    with pytest.raises(NotImplementedError, match="exp_avg: stored as bfloat16_sr: its format rounds stochastically"):
+        lazy.step([(np.array([1, 3]), device.put(values))])
+    assert_equal(device.get(there), here)
+
+
+def test_a_param_on_the_cpu(device: Library) -> None:
+    param, values = np.ones((5, 3), np.float32), np.ones((2, 3), np.float32)
     with pytest.raises(ValueError, match="on cuda:0"):
-        adaptk.ops.sgd(param, (np.array([0, 4]), device.put(np.ones((2, 3), np.float32))), step=1)
+        adaptk.ops.sgd(param, (np.array([0, 4]), device.put(values)), step=1)
+    with pytest.raises(ValueError, match="grad, indices: on a CUDA device, expected memory of the CPU"):
+        adaptk.ops.sgd(param, (device.put(np.array([0, 4])), values), step=1)
     assert (param == 1).all()
+
+
+def test_failures(device: Library, machine: Machine) -> None:
+    param = device.put(np.ones((5, 3), np.float32))
+    grad = (device.put(np.array([0, 4])), device.put(np.ones((2, 3), np.float32)))
+    opt = adaptk.SGD([param])
+    for name in ("read", "step"):
+        with machine.calls.failing(name), pytest.raises(RuntimeError, match=f"{name}: unspecified launch failure"):
+            opt.step([grad])
+        assert opt.step_count == 0
+    assert (device.get(param) == 1).all()
+    opt.step([grad])
+    assert opt.step_count == 1
+
+
+def test_formats_are_those_of_blocks(device: Library) -> None:
+    """As on the CPU, rows have to begin where blocks do."""
+    param = device.put(np.ones((4, 100), np.float32))
+    opt = adaptk.Adam([param], state_dtype="8bit_nearest", min_8bit_size=0)
+    with pytest.raises(ValueError, match="its elements share a scale in blocks"):
+        opt.step([(np.array([1]), device.put(np.ones((1, 100), np.float32)))])

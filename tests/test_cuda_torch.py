@@ -10,6 +10,7 @@ import device_arrays
 import numpy as np
 import pytest
 from adaptk import _core
+from sparse_cases import gradient
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
@@ -27,6 +28,15 @@ class Tensor(device_arrays.Exchange):
 
     def item(self) -> float:
         return float(self.host())
+
+
+class SparseGrad:
+    """A gradient that has values for some rows."""
+
+    is_sparse = True
+
+    def __init__(self, indices: Tensor, values: Tensor) -> None:
+        self.pair = indices, values
 
 
 class Owner:
@@ -59,6 +69,9 @@ class Owner:
 
     def _fit(self, p: Any, grad: Any, where: str) -> Any:
         return grad
+
+    def _rows_of(self, p: Any, grad: Any, where: str, odd: bool) -> tuple[Any, Any]:
+        return grad.pair if isinstance(grad, SparseGrad) else (grad._indices()[0].contiguous(), grad._values())
 
     def _count(self, steps: list[Any], by: int) -> None:
         self.counted.append(by)
@@ -126,6 +139,26 @@ def test_steps(rule: str) -> None:
         values = {"lr": 0.01 / (1 + t), "weight_decay": 0.1 * (t % 2)}
         assert len(pair.on_device.step(pair.device, values)[0]) == len(SIZES) - (t == 1)
         pair.on_host.step(pair.host, values)
+        pair.check()
+
+
+@pytest.mark.parametrize("device_counts", [False, True])
+@pytest.mark.parametrize("rule", ["adam", "sgd", "rprop"])
+def test_sparse_gradients(rule: str, device_counts: bool) -> None:
+    """Beside dense ones, with indices on the device."""
+    if device_counts and rule == "sgd":
+        pytest.skip("sgd counts no steps")
+    pair = Pair(rule, COUNTED.get(rule, {"step": 0.0}), device_counts)
+    for t in range(3):
+        pair.set_grads()
+        for i, absent in ((2, False), (4, t == 1)):
+            shape = SIZES[i]
+            indices, values = gradient(shape[0], shape[1:], 0 if absent else 90, t)
+            pair.device[i].grad = SparseGrad(Tensor.put(indices), Tensor.put(values))
+            pair.host[i].grad = torch.sparse_coo_tensor(indices[None], values, shape, check_invariants=True)
+        options = {"clip_norm": 0.5} if t == 2 else {}
+        pair.on_device.step(pair.device, {"lr": 0.01}, **options)
+        pair.on_host.step(pair.host, {"lr": 0.01}, **options)
         pair.check()
 
 

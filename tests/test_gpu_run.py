@@ -447,6 +447,9 @@ def test_a_bit_that_differs_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert sum(found) > 0.9 * len(found)
     assert not any(f for _, f in bits.functions(bits.Host(), numbers, small=True))
     assert all(f for what, f in bits.optimizers(Flipped(), numbers) if what.endswith("step 1"))
+    assert sum(f is not None for _, f in bits.initial_values(Flipped(), small=True)) > 0
+    assert not any(f for _, f in bits.initial_values(bits.Host(), small=True))
+    assert not any(f for _, f in bits.rows(bits.Host(), numbers, small=True))
     monkeypatch.setattr(bits, "Host", Flipped)
     path = tmp_path / "bits.json"
     assert bits.main(["--cpu", "--slice", "--json", str(path)]) == 1

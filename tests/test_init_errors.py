@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import adaptk
 import numpy as np
 import pytest
 from adaptk import init
@@ -33,9 +34,15 @@ def test_buffers(name: str) -> None:
         (np.ones((4, 4), np.int32), TypeError, "x: dtype int32, expected float32, float64, bfloat16 or float16"),
         (np.ones((4, 4), ">f4"), TypeError, "x: dtype >f4"),
         (np.ma.ones((4, 4)), TypeError, "x: a masked array"),
-        (Producer(np.ones((4, 4)), device_type=2), ValueError, "x: on a CUDA device, and adaptk.init fills memory of"),
         (Producer(np.ones((4, 4)), flags=1), ValueError, "x: read-only"),
+        (
+            Producer(np.ones((4, 4)), device_type=4),
+            ValueError,
+            "x: on a device of DLPack type 4, expected memory of the",
+        ),
     ]
+    if not adaptk.cuda.is_available():
+        cases.append((Producer(np.ones((4, 4)), device_type=2), ValueError, "x: on the device cuda:0, but "))
     for x, error, text in cases:
         refused(lambda x=x: ALL[name](x, 0), error, text, x if isinstance(x, np.ndarray) else x.array)
     for x, text in (([[1.0]], "x: list is not a buffer"), (None, "x: NoneType is not"), (1.0, "x: float is not")):

@@ -4,6 +4,8 @@
 
 - functions: every rule with every pair of types and with options off their defaults, on adversarial
   numbers; aligned and misaligned; a few large tensors and hundreds of small ones; and the norm.
+- rows: gradients that have values for some rows.
+- initial values: what `adaptk.init` fills.
 - optimizers: steps of the classes of `adaptk` and `adaptk.torch`, clipped.
 - large: tensors of more than 2**31 elements. Windows around the ends and the boundary are compared with the CPU, and
   all of it with the same update in pieces on the device.
@@ -156,6 +158,35 @@ def norms(place: Any, numbers: Numbers, small: bool) -> Iterator[tuple[str, str 
                 yield f"norm of {dtype}, {len(sizes)} tensors, finite {finite}", found
 
 
+def rows(place: Any, numbers: Numbers, small: bool) -> Iterator[tuple[str, str | None]]:
+    """Gradients that have values for some rows, some of them hundreds of times, with indices on the device."""
+    rng = np.random.default_rng(1)
+    table, count = (500, 2000) if small else (100_000, 8192)
+    for rule, width, mode in itertools.product(RULES, (1, 16, 64, 300), ("lazy", "dense")):
+        made = numbers.buffers(rule, [8193], "float32", "float32")
+        host = {name: np.resize(x[0], (table, width)) for name, x in made.items() if name != "grad"}
+        beside = {
+            "indices": np.minimum(rng.zipf(1.3, count) - 1, table - 1),
+            "values": np.resize(numbers(8193, "float32", finite=True), (count, width)),
+        }
+        on_device, there = place.put_all(host), place.put_all(beside)
+        call(rule, {**on_device, "grad": (there["indices"], there["values"])}, sparse=mode)
+        call(rule, {**host, "grad": (beside["indices"], beside["values"])}, sparse=mode)
+        yield f"rows of {width}, {rule}, {mode}", difference(place.get_all(on_device), host)
+
+
+def initial_values(place: Any, small: bool) -> Iterator[tuple[str, str | None]]:
+    from test_init import ALL
+
+    for (name, fill), dtype in itertools.product(ALL.items(), FLOATS):
+        shape = (37, 51) if small or name in ("orthogonal", "sparse") else (3001, 1007)
+        host = {"param": np.ones(shape, FLOATS[dtype])}
+        on_device = place.put_all(host)
+        fill(on_device["param"], 5)
+        fill(host["param"], 5)
+        yield f"{name} {dtype}", difference(place.get_all(on_device), host)
+
+
 def optimizers(place: Any, numbers: Numbers) -> Iterator[tuple[str, str | None]]:
     """Steps of optimizer objects, whose tables, reports and counts are kept between steps."""
     for name in ("SGD", "Adam", "RMSProp", "Lion"):
@@ -277,6 +308,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     numbers = Numbers(1 << 17 if small else 1 << 21)
     report.part("functions", functions(place, numbers, small))
     report.part("norms", norms(place, numbers, small))
+    report.part("rows", rows(place, numbers, small))
+    report.part("initial values", initial_values(place, small))
     report.part("optimizers", optimizers(place, numbers))
     if not options.slice:
         device = "cpu" if options.cpu else "cuda"

@@ -450,6 +450,24 @@ DeviceNumber View::take_number(py::handle object, const ArgName& name, WorkStrea
     return n;
 }
 
+DeviceIntegers View::take_integers(py::handle object, const ArgName& name, WorkStream& work) {
+    DLTensor t;
+    if (!export_tensor(object, name, work, t)) fail(PyExc_TypeError, name.text() + ": " + type_name(object));
+    DeviceIntegers n;
+    n.device = device_of(t.device.device_type, t.device.device_id, name);
+    if (t.dtype.code != code_int || t.dtype.lanes != 1 || (t.dtype.bits != 32 && t.dtype.bits != 64))
+        fail(PyExc_TypeError, name.text() + ": dtype " + detail::dtype_text(t.dtype) + ", expected int32 or int64");
+    if (t.ndim != 1) fail(PyExc_ValueError, name.text() + ": " + std::to_string(t.ndim) + " axes, expected one");
+    if (t.strides != nullptr && t.shape[0] > 1 && t.strides[0] != 1)
+        fail(PyExc_ValueError, name.text() + ": not contiguous");
+    n.wide = t.dtype.bits == 64;
+    n.count = t.shape[0];
+    if (n.count == 0) return n;
+    if (t.data == nullptr) fail(PyExc_ValueError, name.text() + ": " + detail::no_memory);
+    n.data = static_cast<std::byte*>(t.data) + t.byte_offset;
+    return n;
+}
+
 bool View::from_numpy(PyObject* object, bool codes) {
     const auto* a = reinterpret_cast<const ArrayProxy*>(object);
     if (!numpy_dtype(reinterpret_cast<const DescrProxy*>(a->descr), codes, dtype)) return false;

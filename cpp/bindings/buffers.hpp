@@ -75,6 +75,15 @@ struct DeviceNumber {
     Device device;
 };
 
+// Integers in the memory of a device.
+struct DeviceIntegers {
+    const void* data = nullptr;
+    bool wide = true;  // 64 bits, else 32
+    std::int64_t count = 0;
+    Device device;
+    std::size_t bytes() const { return std::size_t(count) * (wide ? 8 : 4); }
+};
+
 // A view of an object's memory. Shape and strides belong to the object (or to its DLPack export, which the view holds).
 class View : public detail::TensorView {
   public:
@@ -100,6 +109,8 @@ class View : public detail::TensorView {
     static bool on_cuda(py::handle object, const ArgName& name);
     // The one number that an object on a CUDA device holds; this view keeps its memory alive.
     DeviceNumber take_number(py::handle object, const ArgName& name, WorkStream& work);
+    // The row of integers that an object on a CUDA device holds, kept alive in the same way.
+    DeviceIntegers take_integers(py::handle object, const ArgName& name, WorkStream& work);
 
   private:
     void swap(View& other) noexcept;

@@ -187,7 +187,7 @@ void take_rows(Call& call, PyObject* grad, PyObject* last_step, py::ssize_t inde
                std::vector<std::unique_ptr<RowGrad>>& made, ParamUpdate& tensor) {
     const bool of_rows = is_of_rows(grad);
     if (!of_rows && last_step == nullptr) return;
-    if (call.device_step != nullptr || !call.device_values.empty()) read_device_values(call);
+    if (!param.device.cuda && (call.device_step != nullptr || !call.device_values.empty())) read_device_values(call);
     const RuleInfo& rule = *call.names.rule;
     RowGrad& rows = *made.emplace_back(std::make_unique<RowGrad>());
     const ArgName name{"grad", index};
@@ -199,7 +199,7 @@ void take_rows(Call& call, PyObject* grad, PyObject* last_step, py::ssize_t inde
         rows.take(grad, name, param, call.sparse, rule, call.segment.hyper, tensor, call.work);
     } else {
         check_has_rows(param, {"last_step", index});
-        rows.take_whole(param, tensor);
+        rows.take_whole(param, rule, tensor);
     }
     if (last_step == nullptr) return;
     const std::string text = ArgName{"last_step", index}.text();

@@ -362,7 +362,7 @@ void Plan::take_grads(const std::vector<py::object>& grads, bool zero_grad, Work
         if (!params_[i].last_step) continue;
         RowGrad& whole = *rows.emplace_back(std::make_unique<RowGrad>());
         ParamUpdate update = plan_.update(i);
-        whole.take_whole(params_[i].param.view, update);
+        whole.take_whole(params_[i].param.view, plan_.rule(plan_.group_of(i)), update);
         take_last_step(i, whole);
         plan_.set_rows(i, whole.update);
     }
@@ -390,20 +390,27 @@ void Plan::catch_up(const py::list& groups) {
     for (std::size_t i = 0; i < params_.size(); ++i) {
         if (!params_[i].last_step) continue;
         ParamUpdate update = plan_.update(i);
-        rows.emplace_back(std::make_unique<RowGrad>())->take_whole(params_[i].param.view, update);
+        rows.emplace_back(std::make_unique<RowGrad>())
+            ->take_whole(params_[i].param.view, plan_.rule(plan_.group_of(i)), update);
         take_last_step(i, *rows.back());
         which.push_back(i);
     }
-    const MaybeReleaseGil released(true);
-    for (std::size_t n = 0; n < which.size(); ++n) {
-        const std::size_t i = which[n];
-        const std::uint32_t group = plan_.group_of(i);
-        detail::Segment segment{&plan_.rule(group), plan_.hyper(group), plan_.host_steps(i), 1};
-        segment.seed = plan_.seed(group);
-        ParamUpdate update = plan_.update(i);
-        update.rows = &rows[n]->update;
-        detail::catch_up_rows(segment, update, plan_.host_steps(i));
+    if (which.empty()) return;
+    const auto run = [&] {
+        for (std::size_t n = 0; n < which.size(); ++n)
+            plan_.catch_up_rows_of(which[n], rows[n]->update, plan_.host_steps(which[n]), stream.stream());
+    };
+    if (!device().cuda) {
+        const MaybeReleaseGil released(true);
+        run();
+        return;
     }
+    if (!values.empty() || plan_.counts_on_device())
+        fail(PyExc_RuntimeError,
+             "catch_up(): rows on a CUDA device catch up by steps and hyperparameters that the host "
+             "knows, without skip_nonfinite, capturable and hyperparameters on the device");
+    stream.want(device().id);
+    on_stream(stream, run);
 }
 
 void Plan::take_epilogues(const std::vector<py::object>& copies, const std::vector<py::object>& averages,

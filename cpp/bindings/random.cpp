@@ -16,32 +16,40 @@ namespace {
 
 using Doubles = py::array_t<double, py::array::c_style>;
 
-// The memory that is filled: dense, writable, of the CPU.
-View target_of(const py::object& x) {
-    const ArgName name{"x"};
-    if (View::on_cuda(x, name))
-        fail(PyExc_ValueError, "x: on a CUDA device, and adaptk.init fills memory of the CPU; fill a buffer there and "
-                               "copy it to the device");
-    View v;
+// The memory that is filled: dense and writable.
+struct Target : View {
     WorkStream work;
-    View::take(x, name, v, work);
-    check_param(v, name);
-    for (const Format known : {Format::float32, Format::float64, Format::bfloat16, Format::float16})
-        if (v.dtype == known) return v;
-    fail(PyExc_TypeError, std::string("x: dtype ") + name_of(v.dtype) + ", " + detail::wanted_types);
-}
+
+    explicit Target(const py::object& x) {
+        const ArgName name{"x"};
+        View::take(x, name, *this, work);
+        check_param(*this, name);
+        for (const Format known : {Format::float32, Format::float64, Format::bfloat16, Format::float16})
+            if (dtype == known) return;
+        fail(PyExc_TypeError, std::string("x: dtype ") + name_of(dtype) + ", " + detail::wanted_types);
+    }
+
+    // Calls run(backend, device, stream, error) for memory of a device.
+    template <class Run> void on_device(const Run& run) {
+        on_stream(work, [&] {
+            detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
+                return run(cuda, device.id, work.stream(), error);
+            });
+        });
+    }
+};
 
 // Shape and dtype.
 py::tuple random_target(const py::object& x) {
-    const View v = target_of(x);
-    py::tuple shape(v.ndim);
-    for (std::int32_t i = 0; i < v.ndim; ++i) shape[std::size_t(i)] = v.shape[i];
-    return py::make_tuple(shape, name_of(v.dtype));
+    const Target t(x);
+    py::tuple shape(t.ndim);
+    for (std::int32_t i = 0; i < t.ndim; ++i) shape[std::size_t(i)] = t.shape[i];
+    return py::make_tuple(shape, name_of(t.dtype));
 }
 
 void random_fill(const py::object& x, const std::string& kind, std::uint64_t seed, std::uint64_t offset, double shift,
                  double scale, double low, double high) {
-    const View v = target_of(x);
+    Target t(x);
     detail::RandomFill f{kind == "uniform"  ? detail::Distributed::uniform
                          : kind == "normal" ? detail::Distributed::normal
                                             : detail::Distributed::truncated,
@@ -51,27 +59,31 @@ void random_fill(const py::object& x, const std::string& kind, std::uint64_t see
     f.scale = scale;
     f.low = low;
     f.high = high;
-    const MaybeReleaseGil released(is_long(v.size));
-    detail::fill_random(f, v.dtype, v.data, v.size);
+    if (t.device.cuda) {
+        t.on_device([&](const detail::CudaBackend& cuda, int device, void* stream, detail::CudaError& error) {
+            return cuda.fill_random(device, stream, f, t.dtype, t.data, t.size, error);
+        });
+        return;
+    }
+    const MaybeReleaseGil released(is_long(t.size));
+    detail::fill_random(f, t.dtype, t.data, t.size);
 }
 
 void random_constant(const py::object& x, double value) {
-    const View v = target_of(x);
-    const MaybeReleaseGil released(is_long(v.size));
-    detail::fill_constant(value, v.dtype, v.data, v.size);
+    Target t(x);
+    if (t.device.cuda) {
+        t.on_device([&](const detail::CudaBackend& cuda, int device, void* stream, detail::CudaError& error) {
+            return cuda.fill_constant(device, stream, value, t.dtype, t.data, t.size, error);
+        });
+        return;
+    }
+    const MaybeReleaseGil released(is_long(t.size));
+    detail::fill_constant(value, t.dtype, t.data, t.size);
 }
 
-// An array of the same shape, rounded to the buffer's dtype.
-void random_store(const py::object& x, const Doubles& values) {
-    const View v = target_of(x);
-    bool same = values.ndim() == v.ndim;
-    for (std::int32_t i = 0; same && i < v.ndim; ++i) same = values.shape(i) == v.shape[i];
-    if (!same) fail(PyExc_RuntimeError, "x: changed its shape during the call");
-    if (v.size == 0) return;
-    const double* from = values.data();
-    auto* const data = static_cast<std::byte*>(v.data);
+// Numbers in C order of their axes, to memory that is laid out as the view.
+void store_numbers(const View& v, const double* from, std::byte* data) {
     const auto bytes = std::int64_t(size_of(v.dtype));
-    const MaybeReleaseGil released(is_long(v.size));
     if (v.c_order || v.strides == nullptr || v.ndim == 0) {
         detail::store_elements(from, v.dtype, data, bytes, v.size);
         return;
@@ -89,6 +101,28 @@ void random_store(const py::object& x, const Doubles& values) {
             index[std::size_t(i)] = 0;
         }
     }
+}
+
+// An array of the same shape, rounded to the buffer's dtype.
+void random_store(const py::object& x, const Doubles& values) {
+    Target t(x);
+    bool same = values.ndim() == t.ndim;
+    for (std::int32_t i = 0; same && i < t.ndim; ++i) same = values.shape(i) == t.shape[i];
+    if (!same) fail(PyExc_RuntimeError, "x: changed its shape during the call");
+    if (t.size == 0) return;
+    if (!t.device.cuda) {
+        const MaybeReleaseGil released(is_long(t.size));
+        store_numbers(t, values.data(), static_cast<std::byte*>(t.data));
+        return;
+    }
+    std::vector<std::byte> stored(std::size_t(t.size) * size_of(t.dtype));
+    {
+        const MaybeReleaseGil released(is_long(t.size));
+        store_numbers(t, values.data(), stored.data());
+    }
+    t.on_device([&](const detail::CudaBackend& cuda, int device, void* stream, detail::CudaError& error) {
+        return cuda.write(device, stream, t.data, stored.data(), stored.size(), error);
+    });
 }
 
 py::array_t<std::uint32_t> random_words(std::uint64_t seed, std::uint64_t stream, std::uint64_t first,

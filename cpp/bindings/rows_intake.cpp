@@ -28,8 +28,7 @@ Integers Integers::take(const py::object& given, const std::string& name, bool w
     out.array = given;
     if (!py::isinstance<py::array>(given)) {
         if (View::on_cuda(given, {name.c_str()}))
-            fail(PyExc_NotImplementedError, name + ": on a CUDA device, and gradients of rows are for the CPU; move "
-                                                   "the param and the gradient there, or make the gradient dense");
+            fail(PyExc_ValueError, name + ": on a CUDA device, expected memory of the CPU");
         out.array = py::module_::import("adaptk._sparse").attr("integers")(given, name);
     }
     const py::array array = py::reinterpret_borrow<py::array>(out.array);
@@ -47,12 +46,27 @@ Integers Integers::take(const py::object& given, const std::string& name, bool w
     return out;
 }
 
+Integers Integers::read(const py::object& given, const std::string& name, const Device& device, WorkStream& work) {
+    const ArgName arg{name.c_str()};
+    View view;
+    const DeviceIntegers there = view.take_integers(given, arg, work);
+    if (!(there.device == device))
+        fail(PyExc_ValueError, name + ": on " + there.device.text() + ", and the param is on " + device.text());
+    Integers out;
+    out.array = there.wide ? py::object(py::array_t<std::int64_t>(py::ssize_t(there.count)))
+                           : py::object(py::array_t<std::int32_t>(py::ssize_t(there.count)));
+    void* const to = py::reinterpret_borrow<py::array>(out.array).mutable_data();
+    if (there.count > 0)
+        on_stream(work, [&] {
+            detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
+                return cuda.read(device.id, work.stream(), to, there.data, there.bytes(), error);
+            });
+        });
+    out.index = {to, there.wide, there.count};
+    return out;
+}
+
 void check_has_rows(const View& param, const ArgName& grad) {
-    if (param.device.cuda)
-        fail(PyExc_NotImplementedError, grad.text() +
-                                            ": gradients of rows are for params on the CPU, and this one is "
-                                            "on " +
-                                            param.device.text() + "; make the gradient dense");
     if (param.ndim == 0) fail(PyExc_ValueError, grad.text() + ": a gradient of rows, but the param has no axes");
     if (!param.c_order)
         fail(PyExc_ValueError, grad.text() + ": a gradient of rows, but the param is not in C order, so that its rows "
@@ -80,6 +94,16 @@ std::int64_t row_size_of(const View& param) {
 
 }  // namespace
 
+// Throws NotImplementedError.
+static void check_mode_on_device(const View& param, detail::SparseMode mode, const RuleInfo& rule,
+                                 const ParamUpdate& tensor) {
+    if (!param.device.cuda) return;
+    std::size_t buffer = 0;
+    if (const char* const reason = detail::why_no_rows_on_cuda(tensor, rule.buffers(), mode, buffer))
+        fail(PyExc_NotImplementedError, std::string(buffer == 0 ? "param" : rule.states[buffer - 2].name) +
+                                            ": stored as " + name_of(tensor.format[buffer]) + ": " + reason);
+}
+
 void RowGrad::take(PyObject* grad, const ArgName& name, const View& param, detail::SparseMode mode,
                    const RuleInfo& rule, const detail::HyperValues& hyper, ParamUpdate& tensor, WorkStream& work) {
     const std::string text = name.text();
@@ -94,7 +118,10 @@ void RowGrad::take(PyObject* grad, const ArgName& name, const View& param, detai
         for (std::int32_t i = 0; i < param.ndim; ++i) shape[std::size_t(i)] = param.shape[i];
         pair = py::module_::import("adaptk._sparse").attr("rows_of")(py::handle(grad), shape, text);
     }
-    indices = Integers::take(pair[0], text + ", indices", false);
+    const std::string of_indices = text + ", indices";
+    const py::object given = pair[0];
+    const bool there = param.device.cuda && View::on_cuda(given, {of_indices.c_str()});
+    indices = there ? Integers::read(given, of_indices, param.device, work) : Integers::take(given, of_indices, false);
     label = text + ", values";
     const ArgName of_values{label.c_str()};
     View::take(py::object(pair[1]), of_values, values, work);
@@ -111,6 +138,7 @@ void RowGrad::take(PyObject* grad, const ArgName& name, const View& param, detai
         if (const char* const reason = detail::why_no_rows(tensor, rule.buffers(), row_size, buffer))
             fail(PyExc_ValueError, std::string(buffer == 0 ? "param" : rule.states[buffer - 2].name) + ": stored as " +
                                        name_of(tensor.format[buffer]) + ", " + reason);
+    check_mode_on_device(param, mode, rule, tensor);
     std::optional<std::int64_t> wrong;
     {
         const MaybeReleaseGil released(is_long(values.size));
@@ -129,7 +157,8 @@ void RowGrad::take(PyObject* grad, const ArgName& name, const View& param, detai
             fail(PyExc_ValueError, std::string("sparse: 'catch_up': ") + rule.name + " " + reason);
 }
 
-void RowGrad::take_whole(const View& param, ParamUpdate& tensor) {
+void RowGrad::take_whole(const View& param, const RuleInfo& rule, ParamUpdate& tensor) {
+    check_mode_on_device(param, detail::SparseMode::catch_up, rule, tensor);
     update.mode = detail::SparseMode::catch_up;
     update.whole = true;
     update.assign(param.shape[0], row_size_of(param));

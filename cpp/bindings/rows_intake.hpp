@@ -17,6 +17,8 @@ struct Integers {
     detail::RowIndex index;
     // Throws TypeError or ValueError that names the argument.
     static Integers take(const py::object& given, const std::string& name, bool written);
+    // A copy of what an object on a device holds; waits for the work that its library has on the device.
+    static Integers read(const py::object& given, const std::string& name, const Device& device, WorkStream& work);
 };
 
 // What a step of one tensor with a gradient of rows needs, for its length.
@@ -30,7 +32,7 @@ struct RowGrad {
     void take(PyObject* grad, const ArgName& name, const View& param, detail::SparseMode mode, const RuleInfo& rule,
               const detail::HyperValues& hyper, ParamUpdate& tensor, WorkStream& work);
     // An ordinary gradient, before which all rows of the tensor catch up.
-    void take_whole(const View& param, ParamUpdate& tensor);
+    void take_whole(const View& param, const RuleInfo& rule, ParamUpdate& tensor);
     // catch_up: how far each row is, int64 for each row of the param.
     void take_last_step(const Integers& last_step, const std::string& name, const RuleInfo& rule,
                         const detail::HyperValues& hyper);

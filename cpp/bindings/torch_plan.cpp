@@ -1065,7 +1065,7 @@ void TorchPlan::take_whole(std::size_t i, RowGrad& rows) {
     WorkStream stream;
     View::take(tensors_[i].object[0], {"params", -1, label.c_str()}, param, stream);
     ParamUpdate update = plan_.update(i);
-    rows.take_whole(param, update);
+    rows.take_whole(param, *tensors_[i].names->rule, update);
     take_last_step(i, rows);
     views_.push_back(std::move(param));
 }
@@ -1620,18 +1620,21 @@ py::list TorchPlan::catch_up(const py::object& owner, const py::list& group_list
         params.append(t.param);
     }
     if (!bound_.empty()) remember_state(state);
-    {
-        const MaybeReleaseGil released(true);
-        for (std::size_t n = 0; n < which.size(); ++n) {
-            const std::size_t i = which[n];
-            const std::uint32_t of = plan_.group_of(i);
-            const auto steps = std::int64_t(tensors_[i].number[0].load());
-            detail::Segment segment{&plan_.rule(of), plan_.hyper(of), steps, 1};
-            segment.seed = plan_.seed(of);
-            ParamUpdate update = plan_.update(i);
-            update.rows = &rows_[n]->update;
-            detail::catch_up_rows(segment, update, steps);
+    for (std::size_t n = 0; n < which.size(); ++n) {
+        const std::size_t i = which[n];
+        const auto run = [&, steps = std::int64_t(tensors_[i].number[0].load())](void* stream) {
+            plan_.catch_up_rows_of(i, rows_[n]->update, steps, stream);
+        };
+        if (!plan_.device_of(i).cuda) {
+            const MaybeReleaseGil released(true);
+            run(nullptr);
+            continue;
         }
+        WorkStream stream;
+        View param;
+        const std::string label = label_of(i);
+        View::take(tensors_[i].object[0], {"params", -1, label.c_str()}, param, stream);
+        on_stream(stream, [&] { run(stream.stream()); });
     }
     under_way.keep();
     return params;

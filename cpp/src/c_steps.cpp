@@ -435,10 +435,14 @@ StepReport step_on_device(const Buffers& buffers, const Segment& segment, const 
     return outcome;
 }
 
-RowIndex index_of(const adaptk_tensor* t, const std::string& name) {
+// Those on the param's device are copied to `room`, behind what the stream holds.
+RowIndex index_of(const adaptk_tensor* t, const std::string& name, const Device& device, void* stream,
+                  std::vector<std::int64_t>& room) {
     need(t, name.c_str());
-    if (t->device.device_type != ADAPTK_CPU)
-        refuse(ADAPTK_UNSUPPORTED, name + ": on a device, and gradients of rows are for the CPU");
+    const bool there = t->device.device_type != ADAPTK_CPU;
+    if (there && !(device.cuda && t->device.device_type == ADAPTK_CUDA && t->device.device_id == device.id))
+        refuse(name + ": expected memory of the CPU" +
+               (device.cuda ? ", or of " + device.text() + " like the param" : ""));
     if (t->dtype.code != code_int || (t->dtype.bits != 32 && t->dtype.bits != 64) || t->dtype.lanes != 1)
         refuse(ADAPTK_INVALID_TYPE, name + ": dtype " + dtype_text(t->dtype) + ", expected int32 or int64");
     if (t->ndim != 1) refuse(name + ": " + std::to_string(t->ndim) + " axes, expected one");
@@ -447,26 +451,31 @@ RowIndex index_of(const adaptk_tensor* t, const std::string& name) {
     if (t->data == nullptr && t->shape[0] > 0) refuse(name + ": " + no_memory);
     const auto* const data = static_cast<const std::byte*>(t->data) + t->byte_offset;
     if (reinterpret_cast<std::uintptr_t>(data) % (t->dtype.bits / 8u) != 0) refuse(name + ": not aligned");
-    return {data, t->dtype.bits == 64, t->shape[0]};
+    RowIndex index{data, t->dtype.bits == 64, t->shape[0]};
+    if (!there || index.count == 0) return index;
+    room.resize((index.bytes() + sizeof room[0] - 1) / sizeof room[0]);
+    call_cuda([&](const CudaBackend& cuda, CudaError& error) {
+        return cuda.read(device.id, stream, room.data(), data, index.bytes(), error);
+    });
+    index.data = room.data();
+    return index;
 }
 
 // Gradients of rows of one call.
 class RowsIn {
   public:
     RowsIn(const adaptk_rows* const* grads, adaptk_sparse_mode mode) : grads_(grads), mode_(mode) {}
-    void take(std::size_t i, const TensorView& param, const RuleInfo& rule, const HyperValues& hyper, ParamUpdate& t) {
+    void take(std::size_t i, const TensorView& param, const RuleInfo& rule, const HyperValues& hyper, void* stream,
+              ParamUpdate& t) {
         const std::string name = indexed("grads", i);
         need(grads_[i], name.c_str());
         if (const char* const reason = why_never_rows(rule))
             refuse(ADAPTK_UNSUPPORTED, name + ": a gradient of rows, and " + rule.name + " " + reason);
         const adaptk_rows& g = *grads_[i];
         check_size(name, g.size, {sizeof(adaptk_rows)}, "adaptk_make_rows()");
-        if (param.device.cuda)
-            refuse(ADAPTK_UNSUPPORTED, name + ": gradients of rows are for params on the CPU, and params[" +
-                                           std::to_string(i) + "] is on " + param.device.text());
         if (param.ndim == 0) refuse(name + ": a gradient of rows, but the param has no axes");
         if (!param.c_order) refuse(name + ": a gradient of rows, but the param is not in C order");
-        const RowIndex index = index_of(g.indices, name + ".indices");
+        const RowIndex index = index_of(g.indices, name + ".indices", param.device, stream, read_.emplace_back());
         const std::string of_values = name + ".values";
         const Name values_name{of_values.c_str()};
         const TensorView values = view_of(g.values, values_name);
@@ -478,12 +487,17 @@ class RowsIn {
         }
         if (!fits)
             refuse(of_values + ": shape " + values.shape_text() + ", expected one row of a param of shape " +
-                   param.shape_text() + " for each of " + std::to_string(index.count) + " indices, on the CPU");
+                   param.shape_text() + " for each of " + std::to_string(index.count) +
+                   " indices, on the param's device");
         if (!values.c_order && values.size > 1) refuse(of_values + ": not in C order");
         std::size_t buffer = 0;
         if (const char* const reason = why_no_rows(t, rule.buffers(), row_size, buffer);
             reason != nullptr && mode_ != ADAPTK_DENSE)
             refuse(name_of_buffer(rule, i, buffer).text() + ": stored as " + name_of(t.format[buffer]) + ", " + reason);
+        if (param.device.cuda)
+            if (const char* const reason = why_no_rows_on_cuda(t, rule.buffers(), SparseMode(mode_), buffer))
+                refuse(ADAPTK_UNSUPPORTED, name_of_buffer(rule, i, buffer).text() + ": stored as " +
+                                               name_of(t.format[buffer]) + ": " + reason);
         RowUpdate& rows = *made_.emplace_back(std::make_unique<RowUpdate>());
         if (const auto wrong = rows.assign(index, {values.data, values.dtype}, param.shape[0], row_size))
             refuse(name + ".indices: number " + std::to_string(*wrong) + " is " + std::to_string(index.at(*wrong)) +
@@ -502,6 +516,7 @@ class RowsIn {
     const adaptk_rows* const* grads_;
     adaptk_sparse_mode mode_;
     std::vector<std::unique_ptr<RowUpdate>> made_;
+    std::vector<std::vector<std::int64_t>> read_;  // indices that were on a device
 };
 
 // One update, as adaptk_step(), adaptk_step_stored() and adaptk_step_rows() are given it: `rows` are null but for the
@@ -525,7 +540,8 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
     for (std::size_t i = 0; i < count; ++i) buffers.updates[i].set(0, stored_param(wanted, buffers.params[i], i));
     if (rows != nullptr) {
         if (wanted.step.zero_grad) refuse("options: zero_grad: gradients of rows are made anew for each step");
-        for (std::size_t i = 0; i < count; ++i) rows->take(i, buffers.params[i], info, hyper, buffers.updates[i]);
+        for (std::size_t i = 0; i < count; ++i)
+            rows->take(i, buffers.params[i], info, hyper, wanted.stream, buffers.updates[i]);
     }
     std::vector<Epilogue> epilogues;
     for (std::size_t i = 0; wanted.has_epilogues() && i < count; ++i)

@@ -3,7 +3,9 @@
 #pragma once
 
 #include "export.hpp"
+#include "random.hpp"
 #include "reduce.hpp"
+#include "rows.hpp"
 #include "step.hpp"
 
 #include <array>
@@ -64,6 +66,7 @@ struct CudaEpilogues {
 struct CudaStep {
     int device;
     void* stream;  // a cudaStream_t
+    // With gradients of rows whose values are on the device, and whose indices have been grouped on the host.
     std::span<const ParamUpdate> tensors;
     std::span<const Segment> segments;
     StepOptions options;
@@ -86,8 +89,8 @@ struct CudaStep {
 
 // Both sides have the same version and sizes of what crosses from one to the other, or the part is not used. The
 // version goes up when a meaning changes and no size does.
-inline constexpr std::uint32_t cuda_backend_version = 4;
-using CrossingSizes = std::array<std::uint32_t, 12>;
+inline constexpr std::uint32_t cuda_backend_version = 5;
+using CrossingSizes = std::array<std::uint32_t, 14>;
 
 struct CudaBackend {
     std::uint32_t version;  // these two stay where they are
@@ -152,12 +155,26 @@ struct CudaBackend {
 
     // Whether steps of this rule can be taken: one that was made at run time is compiled at its first one.
     bool (*can_run)(const RuleInfo& rule, CudaError& error);
+
+    // Random numbers or one number to memory of the device, with the bits of random.hpp.
+    bool (*fill_random)(int device, void* stream, const RandomFill& fill, Format format, void* data, std::int64_t size,
+                        CudaError& error);
+    bool (*fill_constant)(int device, void* stream, double value, Format format, void* data, std::int64_t size,
+                          CudaError& error);
+    // From memory of the host, which may be gone when this returns. Not while the stream is captured in a graph.
+    bool (*write)(int device, void* stream, void* to, const void* from, std::size_t bytes, CudaError& error);
+    // To memory of the host: waits for it. Not while the stream is captured.
+    bool (*read)(int device, void* stream, void* to, const void* from, std::size_t bytes, CudaError& error);
+
+    // All rows of a tensor take the steps that they have missed: catch_up_rows() of rows.hpp, whose `rows` it has.
+    bool (*catch_up)(int device, void* stream, const Segment& segment, const ParamUpdate& tensor, std::int64_t steps,
+                     CudaError& error);
 };
 
 constexpr CrossingSizes sizes_that_cross() {
-    return {sizeof(CudaBackend), sizeof(CudaStep),   sizeof(ParamUpdate), sizeof(Segment),
-            sizeof(StepOptions), sizeof(StepReport), sizeof(RuleInfo),    sizeof(Reduction),
-            sizeof(CudaError),   sizeof(CudaDevice), sizeof(DeviceHyper), sizeof(CudaPiece)};
+    return {sizeof(CudaBackend), sizeof(CudaStep),  sizeof(ParamUpdate), sizeof(Segment),   sizeof(StepOptions),
+            sizeof(StepReport),  sizeof(RuleInfo),  sizeof(Reduction),   sizeof(CudaError), sizeof(CudaDevice),
+            sizeof(DeviceHyper), sizeof(CudaPiece), sizeof(RandomFill),  sizeof(RowUpdate)};
 }
 
 // Defined by the CUDA part.

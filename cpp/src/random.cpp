@@ -2,7 +2,6 @@
 
 #include "dispatch.hpp"
 #include "pool.hpp"
-#include "random_kernels.hpp"
 #include "threads.hpp"
 
 #include "adaptk/power.hpp"
@@ -120,6 +119,12 @@ template <class T> void fill_as(const RandomFill& f, Format format, std::byte* d
 }
 
 }  // namespace
+
+Distribution<double> distribution_of(const RandomFill& f, Format format) {
+    if (format == Format::float64) return distribution_of<double>(f);
+    const Distribution<float> d = distribution_of<float>(f);
+    return {d.shift, d.scale, d.below, d.between, d.sign, d.low, d.high};
+}
 
 void fill_random(const RandomFill& f, Format format, void* data, std::int64_t size) {
     if (size == 0) return;

@@ -4,6 +4,7 @@
 
 #include "export.hpp"
 #include "format.hpp"
+#include "random_kernels.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -23,6 +24,9 @@ struct RandomFill {
     double shift = 0, scale = 1;
     double low = 0, high = 0;
 };
+
+// What the kernels for elements of a format are given: its numbers are of the type that is computed in.
+ADAPTK_INTERNAL_API Distribution<double> distribution_of(const RandomFill& fill, Format format);
 
 // Memory of the CPU, at any address.
 ADAPTK_INTERNAL_API void fill_random(const RandomFill& fill, Format format, void* data, std::int64_t size);

@@ -99,7 +99,7 @@ void normal_f64(const RandomSource& source, const Distribution<double>& d, std::
     }
 }
 
-// By the inverse of the distribution function, in double for all types: float's are the same numbers, rounded.
+// In double for all types: float's are the same numbers, rounded.
 template <class T> void truncated(const RandomSource& source, const Distribution<T>& d, std::uint64_t tile, T* out) {
     Words w;
     draw(source, tile, w.word[0]);
@@ -110,12 +110,8 @@ template <class T> void truncated(const RandomSource& source, const Distribution
         const std::uint32_t* ADAPTK_RESTRICT low = w.word[2 * half + 1];
         T* ADAPTK_RESTRICT x = out + half * blocks;
         ADAPTK_INDEPENDENT
-        for (size_t i = 0; i < blocks; ++i) {
-            const double p = below + between * open_uniform_from(high[i], low[i]);
-            // The sum may be rounded to 1.
-            const double inside = p < 1.0 - 0x1p-53 ? p : 1.0 - 0x1p-53;
-            x[i] = T(clamp(shift + scale * (sign * normal_quantile(inside)), least, most));
-        }
+        for (size_t i = 0; i < blocks; ++i)
+            x[i] = T(truncated_normal_from(high[i], low[i], shift, scale, below, between, sign, least, most));
     }
 }
 

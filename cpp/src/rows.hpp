@@ -77,6 +77,9 @@ class RowUpdate {
     std::int64_t place(std::size_t occurrence) const {
         return std::int64_t(keys_[occurrence] & ((std::uint64_t{1} << place_bits_) - 1));
     }
+    // Of each occurrence, from the lowest row on: (row << place_bits()) | place().
+    std::span<const std::uint64_t> keys() const { return {keys_.data(), occurrences_}; }
+    unsigned place_bits() const { return place_bits_; }
     // The number of the first row with values that is not below this one.
     std::size_t lower_bound(std::int64_t row) const;
 
@@ -134,6 +137,10 @@ ADAPTK_INTERNAL_API const char* why_no_rows(const ParamUpdate& t, std::size_t bu
                                             std::size_t& buffer);
 // Why a rule does not take gradients of rows at all, to be read behind its name; null if it does.
 ADAPTK_INTERNAL_API const char* why_never_rows(const RuleInfo& rule);
+// Why a step on a CUDA device cannot take a gradient of rows, to be read behind the name of the buffer, whose number
+// `buffer` gets; null if it can.
+ADAPTK_INTERNAL_API const char* why_no_rows_on_cuda(const ParamUpdate& t, std::size_t buffers, SparseMode mode,
+                                                    std::size_t& buffer);
 // Why rows cannot catch up by this rule with these values; null if they can.
 ADAPTK_INTERNAL_API const char* why_no_catch_up(const RuleInfo& rule, const HyperValues& hyper);
 

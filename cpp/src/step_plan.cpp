@@ -520,11 +520,27 @@ Outcome StepPlan::run(const StepOptions& given, std::span<const DeviceHyperOfGro
     return outcome;
 }
 
+// Rows catch up by the host's count of steps, which goes to the device for good.
+void StepPlan::refuse_to_catch_up(const DeviceShare& share) const {
+    for (const std::uint32_t i : share.tensors) {
+        const RowUpdate* const rows = updates_[i].rows;
+        if (rows == nullptr || rows->mode != SparseMode::catch_up) continue;
+        CudaFailure refused;
+        std::snprintf(refused.error.text, sizeof refused.error.text,
+                      "rows on a CUDA device catch up by steps that the host counts: sparse='catch_up' is without "
+                      "skip_nonfinite there");
+        throw refused;
+    }
+}
+
 std::shared_ptr<Report> StepPlan::run_on_device(DeviceShare& share, const StepOptions& options,
                                                 std::span<const DeviceHyperOfGroup> hypers) {
     DeviceState& state = device_state(share.device.id);
     // What was skipped is known to the device alone, and so are the counts of steps from then on.
-    if (counts_ == Counts::plan && options.skip_nonfinite && !state.counts_here()) count_on_device();
+    if (counts_ == Counts::plan && options.skip_nonfinite && !state.counts_here()) {
+        refuse_to_catch_up(share);
+        count_on_device();
+    }
     std::vector<DeviceHyper> of_segments;
     for (const DeviceHyperOfGroup& h : hypers)
         for (std::uint32_t s = 0; s < share.segments.size(); ++s)
@@ -562,6 +578,18 @@ std::shared_ptr<Report> StepPlan::run_on_device(DeviceShare& share, const StepOp
     }
     call_cuda([&](const CudaBackend& cuda, CudaError& error) { return cuda.step(step, error); });
     return report;
+}
+
+void StepPlan::catch_up_rows_of(std::size_t i, const RowUpdate& rows, std::int64_t steps, void* stream) {
+    const Tensor& of = tensors_[i];
+    Segment segment{groups_[of.group].rule, groups_[of.group].hyper, steps, 1};
+    segment.seed = groups_[of.group].seed;
+    ParamUpdate update = updates_[i];
+    update.rows = &rows;
+    if (!of.device.cuda) return catch_up_rows(segment, update, steps);
+    call_cuda([&](const CudaBackend& cuda, CudaError& error) {
+        return cuda.catch_up(of.device.id, stream, segment, update, steps, error);
+    });
 }
 
 // ---- a look-ahead

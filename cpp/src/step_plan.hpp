@@ -208,6 +208,9 @@ class StepPlan {
                                                           bool zero_grad = false,
                                                           std::span<const Epilogue> epilogues = {});
 
+    // All rows of a tensor take the steps that they have missed, up to number `steps`.
+    ADAPTK_INTERNAL_API void catch_up_rows_of(std::size_t i, const RowUpdate& rows, std::int64_t steps, void* stream);
+
     // ---- a look-ahead
 
     // p <- p + factor of its group * the rule's state, for every tensor of a single device, until look_back().
@@ -280,6 +283,7 @@ class StepPlan {
     void run_other_epilogues(StepOptions options);
     std::optional<Overlap> check_epilogues(bool zero_grad);
     StepReport norm_over_devices(double grad_scale);
+    void refuse_to_catch_up(const DeviceShare& share) const;
     std::shared_ptr<Report> run_on_device(DeviceShare& share, const StepOptions& options,
                                           std::span<const DeviceHyperOfGroup> hypers);
 };

@@ -41,7 +41,7 @@ def new_last_step(param: Any) -> dict[str, Any]:
         if extent > 1 and stride != expected:
             return {}
         expected *= extent
-    if not shape or device != "cpu":
+    if not shape or not device.startswith(("cpu", "cuda")):
         return {}
     counts = np.zeros(shape[0], np.int64)
     if not _backend.is_torch(param):

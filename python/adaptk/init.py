@@ -5,16 +5,18 @@ Each function fills one buffer in place and returns it::
     weight = adaptk.init.he_normal(np.empty((256, 784), np.float32), seed=0)
     adaptk.init.zeros(bias)
 
-A buffer is a NumPy array or anything else on the CPU that speaks DLPack, such as a tensor of PyTorch, of dtype float32,
-float64, bfloat16 or float16. It must be writable and fill one block of memory, as for :mod:`adaptk.ops`. Memory of a
-CUDA device is refused: fill a buffer of the CPU and copy it.
+A buffer is a NumPy array or anything else that speaks DLPack, such as a tensor of PyTorch, of dtype float32, float64,
+bfloat16 or float16, on the CPU or on a CUDA device. It must be writable and fill one block of memory, as for
+:mod:`adaptk.ops`. Random numbers and constants are computed on the device, in the order of the stream that its library
+works on. :func:`orthogonal`, :func:`identity` and :func:`sparse` are computed on the CPU and copied, which cannot be
+captured in a CUDA graph.
 
 **The numbers depend on the seed and on their place alone.** They come from the counter-based generator Philox4x32-10
 (Salmon et al. 2011), and every operation after it is rounded in the same way everywhere: the bits are the same for
-every number of threads, instruction set and machine. Elements are numbered in the order of memory, so a transposed
-array gets the transpose of what its base would get. Numbers for float32, bfloat16 and float16 are the same, rounded;
-those for float64 are others, of more bits. ``offset`` of :func:`uniform`, :func:`normal` and :func:`truncated_normal`
-fills a part of an array that is divided among processes.
+every number of threads, instruction set, machine and CUDA device. Elements are numbered in the order of memory, so a
+transposed array gets the transpose of what its base would get. Numbers for float32, bfloat16 and float16 are the same,
+rounded; those for float64 are others, of more bits. ``offset`` of :func:`uniform`, :func:`normal` and
+:func:`truncated_normal` fills a part of an array that is divided among processes.
 
 **One seed for each buffer.** A seed is an integer in [0, 2**64). Two buffers with the same seed get the same numbers;
 any two seeds, also neighbouring ones, give independent numbers::
@@ -138,7 +140,7 @@ def zeros(x: X, *, seed: int | None = None) -> X:
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer of a known dtype, read-only, on a CUDA device or does not fill one block of memory.
+        ``x`` is no buffer of a known dtype, read-only or does not fill one block of memory.
 
     Notes
     -----

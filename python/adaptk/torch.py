@@ -9,8 +9,8 @@ What differs from torch's classes:
 
 - Params in bfloat16 and float16 have float32 states.
 - ``differentiable=True`` is refused, and ``capturable=True`` for params on the CPU.
-- Sparse gradients (``torch.sparse_coo``, of ``nn.Embedding(sparse=True)``) are for params on the CPU; every class takes
-  them, and `sparse` says what becomes of rows without values.
+- Every class takes sparse gradients (``torch.sparse_coo``, of ``nn.Embedding(sparse=True)``), and `sparse` says what
+  becomes of rows without values. On a CUDA device a step waits for the indices.
 - ``foreach`` is taken and changes nothing. ``fused=True`` tells GradScaler to leave the scale to the step, as it does
   for torch's classes; the step itself is the same without it. The rules that torch lacks take it too.
 - A few values that torch takes are out of range: a ``dampening`` outside [0, 1], RMSprop's ``alpha`` and Adadelta's
@@ -1013,12 +1013,16 @@ class _Fused(torch.optim.Optimizer):
             raise RuntimeError(f"{where}: several of its elements are at one address, as in an expanded tensor")
         if wraps:
             _check_wrapper(local_part(p), where)
-        in_rows = not odd and p.is_contiguous() and p.device.type == "cpu"
-        if any(s.per == "slice" for s in rule.states) and not in_rows:
+        in_rows = not odd and p.is_contiguous()
+        if any(s.per == "slice" for s in rule.states) and not (in_rows and p.device.type == "cpu"):
             raise TypeError(
                 f"{where}: {rule.name} keeps one number for each row, of plain dense real params in C order on the CPU"
             )
-        late = in_rows and p.ndim > 0 and group.get("sparse") == "catch_up"
+        late = in_rows and p.ndim > 0 and group.get("sparse") == "catch_up" and p.device.type in ("cpu", "cuda")
+        if late and group.get("capturable"):
+            raise NotImplementedError(
+                f"{where}: sparse='catch_up' with capturable=True; rows catch up by steps that the host counts"
+            )
         draws = _draws(p, rule, group)
         side = formats.SIDES.get(group.get("param_format") or "") if p.dtype == torch.bfloat16 else None
         if name == "sgd" and not draws and side is None and not late:

@@ -3,6 +3,7 @@
 
 #include "dispatch.hpp"
 #include "kernels.hpp"
+#include "rows.hpp"
 #include "runtime.hpp"
 #include "step_kernel.hpp"
 
@@ -756,6 +757,176 @@ void test_find_tensor() {
     }
 }
 
+// Rows of a tensor of so many, some of them often, in no order.
+std::vector<std::int64_t> indices_of_rows(std::size_t count, std::int64_t rows, Random& random) {
+    std::vector<std::int64_t> out;
+    for (std::size_t i = 0; i < count; ++i)
+        out.push_back(random.below(3) == 0 ? rows / 2 : std::int64_t(random.below(std::size_t(rows))));
+    return out;
+}
+
+// The same tensors, whose gradients are of rows now.
+std::vector<ParamUpdate> with_rows(std::vector<ParamUpdate> tensors, std::span<const detail::RowUpdate> rows) {
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        tensors[i].rows = &rows[i];
+        tensors[i].set(1, {nullptr, compute_format(tensors[i].param())});
+    }
+    return tensors;
+}
+
+// Rows of all lengths, with values in every type, one by one and as a gradient with zeros; beside a tensor with an
+// ordinary gradient.
+void test_rows() {
+    Random random(15);
+    std::size_t round = 0;
+    for (const char* const name : {"sgd", "adam", "amsgrad", "adan", "rprop"}) {
+        const RuleInfo& rule = *detail::find_rule(name);
+        for (const Types& types : all_types) {
+            for (const std::int64_t row_size : {1, 3, 16, 64, 256, 300}) {
+                if (++round; quick() && round % 5 != 0) continue;
+                constexpr std::int64_t most = 9000, rows = 21;
+                HyperValues h = round % 2 == 0 ? default_hyper(rule) : other_hyper(rule);
+                set_options(rule, h, all_decays[round % 3], round % 4 == 0);
+                Twins t(round);
+                t.segment(rule, h, 3);
+                const std::size_t counts[] = {std::size_t(std::min<std::int64_t>(most / row_size, 700)), 0, 1};
+                std::vector<std::vector<std::int64_t>> indices;
+                std::vector<detail::RowUpdate> given(std::size(counts));
+                for (std::size_t i = 0; i < given.size(); ++i) {
+                    indices.push_back(indices_of_rows(counts[i], rows, random));
+                    const Data& from = numbers(types, Kind::plain);
+                    const detail::Slot values{const_cast<std::byte*>(from.bytes(1, 0).data()), from.type(1)};
+                    const detail::RowIndex index{indices[i].data(), true, std::int64_t(counts[i])};
+                    CHECK(!given[i].assign(index, values, rows, row_size));
+                    given[i].mode = (round + i) % 3 == 0 ? detail::SparseMode::dense : detail::SparseMode::lazy;
+                    t.tensor(types, std::size_t(rows * row_size), i == 0 ? round : 0);
+                }
+                t.tensor(types, 515, 1);
+                const StepOptions all[] = {{}, {1.0, 0.5, false, true}, {-2.0, -1.0, true, false}};
+                const StepOptions& options = all[round / 2 % 3];
+                const StepReport wanted = detail::run_step(with_rows(t.cpu(), given), t.segments, options);
+                const std::vector<ParamUpdate> device = with_rows(t.device(), given);
+                const std::string what = text(rule, types, "rows of " + std::to_string(row_size));
+                const std::int64_t step = 3;
+                if (round % 7 == 0) set_device_step(t.segments, &step, detail::ScalarType::i64);
+                CudaStep s = step_of(device, t.segments, options);
+                const Reported reported(0);
+                if (wants_norm(options)) reported.give(s);
+                CudaError error;
+                CHECK_THAT(backend.step(s, error), "%s: %s", what.c_str(), error.text);
+                if (wants_norm(options)) check_report(reported.read(), wanted, what);
+                t.check(what);
+            }
+        }
+    }
+}
+
+// Steps that rows have missed: before those of rows, before one of all, and outside of a step.
+void test_catching_up() {
+    Random random(17);
+    constexpr std::int64_t rows = 21, row_size = 9;
+    for (const RuleInfo& rule : detail::rules()) {
+        if (rule.idle_steps == nullptr) continue;
+        for (const Types& types : {all_types[0], all_types[3]}) {
+            Twins t(random.below(100));
+            t.segment(rule, default_hyper(rule), 1);
+            t.tensor(types, rows * row_size);
+            const Data& from = numbers(types, Kind::plain);
+            std::vector<std::int64_t> last[2] = {std::vector<std::int64_t>(rows), std::vector<std::int64_t>(rows)};
+            for (std::int64_t step = 1; step <= 5; ++step) {
+                const std::vector<std::int64_t> indices = indices_of_rows(5, rows, random);
+                std::vector<ParamUpdate> both[2] = {t.cpu(), t.device()};
+                std::vector<detail::RowUpdate> given(2);
+                for (std::size_t i = 0; i < 2; ++i) {
+                    given[i].mode = detail::SparseMode::catch_up;
+                    given[i].last_step = last[i].data();
+                    given[i].whole = step >= 4;
+                    if (given[i].whole) {
+                        given[i].assign(rows, row_size);
+                        both[i][0].rows = &given[i];
+                        continue;
+                    }
+                    const detail::Slot values{const_cast<std::byte*>(from.bytes(1, 0).data()), from.type(1)};
+                    CHECK(!given[i].assign({indices.data(), true, 5}, values, rows, row_size));
+                    both[i] = with_rows(both[i], {&given[i], 1});
+                }
+                t.segments[0].step = step;
+                CudaError error;
+                if (step == 5) {
+                    detail::catch_up_rows(t.segments[0], both[0][0], 7);
+                    CHECK_THAT(backend.catch_up(0, nullptr, t.segments[0], both[1][0], 7, error), "%s", error.text);
+                } else {
+                    detail::run_step(both[0], t.segments, {});
+                    CHECK_THAT(backend.step(step_of(both[1], t.segments, {}), error), "%s", error.text);
+                }
+                t.check(text(rule, types, "rows that catch up, step " + std::to_string(step)));
+                CHECK(last[0] == last[1]);
+            }
+        }
+    }
+}
+
+// Rows in storage formats, whose scales and lost bits go with them.
+void test_rows_in_every_format() {
+    Random random(16);
+    const RuleInfo& rule = *detail::find_rule("adam");
+    constexpr std::int64_t rows = 6, row_size = 256;
+    for (const detail::FormatInfo& f : detail::formats()) {
+        if (f.compute != Format::float32 || f.split || f.stochastic) continue;
+        const std::vector<Format> states(max_states, f.id);
+        StoredTwin twin(rule, all_types[0], states, std::size_t(rows * row_size), 0, 3, Kind::plain, random);
+        const std::vector<std::int64_t> indices{4, 1, 4, 5};
+        const Data& from = numbers(all_types[0], Kind::plain);
+        std::vector<detail::RowUpdate> given(1);
+        const detail::Slot values{const_cast<std::byte*>(from.bytes(1, 0).data()), from.type(1)};
+        CHECK(!given[0].assign({indices.data(), true, 4}, values, rows, row_size));
+        const std::vector<Segment> segments{{&rule, default_hyper(rule), 2, 1}};
+        detail::run_step(with_rows({twin.cpu()}, given), segments, {});
+        CudaError error;
+        const std::vector<ParamUpdate> device = with_rows({twin.device()}, given);
+        CHECK_THAT(backend.step(step_of(device, segments, {}), error), "%s", error.text);
+        twin.check(std::string("rows in ") + f.name);
+    }
+}
+
+// Numbers of every kind and format, and constants, in the whole and in parts.
+void test_fills() {
+    using detail::Distributed;
+    const auto compare = [](Format format, std::int64_t size, const auto& cpu, const auto& device, const char* what) {
+        const Bytes before(std::size_t(size) * size_of(format), std::byte{0x11});
+        Exact wanted(before.data(), before.size(), 0), got(before.data(), before.size(), 3 * size_of(format));
+        cpu(wanted.data());
+        CudaError error;
+        CHECK_THAT(device(got.data(), error), "%s", error.text);
+        const bool same_bytes = before.empty() || std::memcmp(wanted.data(), got.data(), before.size()) == 0;
+        CHECK_THAT(same_bytes && got.intact(), "%s, %s, %lld elements", what, detail::name_of(format),
+                   static_cast<long long>(size));
+    };
+    for (const Format format : {Format::float32, Format::float64, Format::bfloat16, Format::float16}) {
+        for (const std::int64_t size : {0, 1, 255, 1024, 1025, 5003}) {
+            for (const Distributed kind : {Distributed::uniform, Distributed::normal, Distributed::truncated}) {
+                for (const std::uint64_t offset :
+                     {std::uint64_t{0}, std::uint64_t{1023}, (std::uint64_t{1} << 61) + 7}) {
+                    detail::RandomFill fill{kind, 0xfedcba9876543210u, 5, offset, 0.25, 3.0, -0.5, 2.5};
+                    compare(
+                        format, size, [&](void* to) { detail::fill_random(fill, format, to, size); },
+                        [&](void* to, CudaError& e) {
+                            return backend.fill_random(0, nullptr, fill, format, to, size, e);
+                        },
+                        "numbers");
+                }
+            }
+            for (const double value : {0.0, -0.0, 0.3, double(INFINITY)})
+                compare(
+                    format, size, [&](void* to) { detail::fill_constant(value, format, to, size); },
+                    [&](void* to, CudaError& e) {
+                        return backend.fill_constant(0, nullptr, value, format, to, size, e);
+                    },
+                    "a constant");
+        }
+    }
+}
+
 }  // namespace
 }  // namespace adaptk::test
 
@@ -785,6 +956,10 @@ int main() {
     timed("other updates", test_other_updates);
     timed("many elements", test_many_elements);
     timed("find_tensor", test_find_tensor);
+    timed("rows", test_rows);
+    timed("catching up", test_catching_up);
+    timed("rows in every format", test_rows_in_every_format);
+    timed("fills", test_fills);
     check_nothing_left();
     return finish();
 }

@@ -871,6 +871,17 @@ void test_failures() {
         const auto alone = [&] { CHECK(runtime.memory.size() == 1 && runtime.events == 0); };
         check_failures(
             {"copy", [&](CudaError& e) { return backend.copy(far_device, &stream, half(), memory.data(), 100, e); }});
+        const std::byte bytes[100] = {};
+        check_failures(
+            {"write", [&](CudaError& e) { return backend.write(far_device, &stream, memory.data(), bytes, 100, e); }});
+        const detail::RandomFill fill{detail::Distributed::normal};
+        check_failures({"fill_random", [&](CudaError& e) {
+                            return backend.fill_random(far_device, &stream, fill, Format::float32, memory.data(), 9, e);
+                        }});
+        check_failures({"fill_constant", [&](CudaError& e) {
+                            return backend.fill_constant(far_device, &stream, 1.0, Format::float32, memory.data(), 9,
+                                                         e);
+                        }});
         check_failures({"device_of", [&](CudaError& e) { return backend.device_of(memory.data(), device, e); }});
         check_failures({"save", [&](CudaError& e) { return backend.save(far_device, &stream, pieces, kept, e); }, [] {},
                         [&](bool done) {

@@ -225,4 +225,14 @@ ADAPTK_HD double normal_quantile(double p) {
     return abs(q) <= 0.425 ? middle : signed_outer;
 }
 
+// shift + scale * z in [least, most], for a standard normal z in an interval that has the probability `between` and
+// what lies below it `below`; `sign` -1 mirrors it. By the inverse of the distribution function.
+ADAPTK_HD double truncated_normal_from(std::uint32_t high, std::uint32_t low, double shift, double scale, double below,
+                                       double between, double sign, double least, double most) {
+    const double p = below + between * open_uniform_from(high, low);
+    // The sum may be rounded to 1.
+    const double inside = p < 1.0 - 0x1p-53 ? p : 1.0 - 0x1p-53;
+    return clamp(shift + scale * (sign * normal_quantile(inside)), least, most);
+}
+
 ADAPTK_NAMESPACE_END

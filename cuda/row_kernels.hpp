@@ -1,0 +1,132 @@
+// Gradients of rows: the values of each row are added up in the order of cpp/src/rows.hpp, and the row becomes a tensor
+// that the step's kernels know how to update. No kernel here knows a rule. A thread has one column of a leaf, or of a
+// row: neighbouring threads read neighbouring values.
+#pragma once
+
+#include "norm_kernels.hpp"
+#include "row_launch.hpp"
+
+namespace adaptk::cuda {
+
+// Loads that wait for nothing are under way together.
+inline constexpr int rows_under_way = 8;
+
+// value(first) + value(first + 1) + ..., one after the other.
+template <class T, class Value>
+ADAPTK_DEVICE T sum_in_order(std::uint32_t first, std::uint32_t end, const Value& value) {
+    T sum = value(first);
+    std::uint32_t i = first + 1;
+    for (; end - i >= std::uint32_t(rows_under_way); i += rows_under_way) {
+        T x[rows_under_way];
+#pragma unroll
+        for (int k = 0; k < rows_under_way; ++k) x[k] = value(i + std::uint32_t(k));
+#pragma unroll
+        for (int k = 0; k < rows_under_way; ++k) sum = sum + x[k];
+    }
+    for (; i < end; ++i) sum = sum + value(i);
+    return sum;
+}
+
+template <class T> ADAPTK_DEVICE T* place_of_sum(const RowsLaunch& launch, std::uint32_t row, std::uint64_t key) {
+    const std::int64_t at = launch.for_all_rows ? std::int64_t(key >> launch.place_bits) : std::int64_t(row);
+    return static_cast<T*>(launch.sums) + at * launch.row_size;
+}
+
+template <class T> ADAPTK_DEVICE void make_tensor(const RowsLaunch& launch, std::uint32_t row, std::uint64_t key) {
+    const auto place = std::int64_t(key >> launch.place_bits);
+    Tensor* const out = launch.tensors + row;
+    std::uintptr_t addresses = 0;
+#pragma unroll
+    for (int b = 0; b < int(max_buffers); ++b) {
+        void* at = static_cast<std::byte*>(launch.whole.buffer[b]) + place * launch.row_bytes[b];
+        if (b == 1) at = place_of_sum<T>(launch, row, key);
+        addresses |= reinterpret_cast<std::uintptr_t>(at);
+        out->buffer[b] = at;
+        out->format[b] = launch.whole.format[b];
+    }
+    const std::int64_t tiles = (launch.row_size + tile - 1) / tile;
+    out->size = launch.row_size;
+    out->first_tile = tiles * std::int64_t(row);
+    out->coefficients = 0;
+    if (launch.sides != nullptr) {
+        Side* const side = launch.sides + row;
+#pragma unroll
+        for (int b = 0; b < int(max_buffers); ++b) {
+            void* const at = static_cast<std::byte*>(launch.beside.of_buffer[b]) + place * launch.side_bytes[b];
+            // Scales are taken one by one, and lost bits as vectors: their addresses count for params alone.
+            if (b == 0) addresses |= reinterpret_cast<std::uintptr_t>(at);
+            side->of_buffer[b] = at;
+        }
+        side->number = launch.beside.number;
+    }
+    out->aligned = addresses % 16 == 0 ? 1 : 0;
+}
+
+template <class T>
+__global__ void __launch_bounds__(block_threads, common_resident_blocks)
+    row_leaves_kernel(const __grid_constant__ RowsLaunch launch) {
+    const std::int64_t size = launch.row_size, count = std::int64_t(launch.leaf_count) * size;
+    const std::uint64_t places = (std::uint64_t{1} << launch.place_bits) - 1;
+    for (std::int64_t e = std::int64_t(blockIdx.x) * block_threads + threadIdx.x; e < count;
+         e += std::int64_t(gridDim.x) * block_threads) {
+        const std::int64_t l = e / size, column = e - l * size;
+        const RowLeaf leaf = launch.leaves[l];
+        const std::uint64_t key = launch.keys[leaf.first];
+        T sum = T(0);
+        with_format(GradientFormats{}, launch.values_format, [&]<class F>(Tag<F>) {
+            sum = sum_in_order<T>(leaf.first, launch.leaves[l + 1].first, [&](std::uint32_t o) {
+                const auto* const values = static_cast<const typename F::Element*>(launch.values) + column;
+                return T(F::decode(load_element(values + std::int64_t(launch.keys[o] & places) * size)));
+            });
+        });
+        if (leaf.partial != no_partial) {
+            __stcg(static_cast<T*>(launch.partials) + std::int64_t(leaf.partial) * size + column, sum);
+        } else {
+            __stcg(place_of_sum<T>(launch, leaf.row, key) + column, sum);
+        }
+        const bool first_leaf = l == 0 || launch.leaves[l - 1].row != leaf.row;
+        if (launch.tensors != nullptr && column == 0 && first_leaf) make_tensor<T>(launch, leaf.row, key);
+    }
+}
+
+template <class T>
+__global__ void __launch_bounds__(block_threads, common_resident_blocks)
+    long_rows_kernel(const __grid_constant__ RowsLaunch launch) {
+    const std::int64_t size = launch.row_size, count = std::int64_t(launch.long_count) * size;
+    for (std::int64_t e = std::int64_t(blockIdx.x) * block_threads + threadIdx.x; e < count;
+         e += std::int64_t(gridDim.x) * block_threads) {
+        const std::int64_t n = e / size, column = e - n * size;
+        const LongRow row = launch.long_rows[n];
+        const auto* const partials = static_cast<const T*>(launch.partials) + column;
+        const T sum = sum_in_order<T>(row.partial, row.partial + row.count,
+                                      [&](std::uint32_t k) { return __ldcg(partials + std::int64_t(k) * size); });
+        __stcg(place_of_sum<T>(launch, row.row, launch.keys[row.first]) + column, sum);
+    }
+}
+
+// The steps that rows have missed, in their closed form: as cpp/src/rows.cpp has it.
+template <class T>
+__global__ void __launch_bounds__(block_threads, common_resident_blocks)
+    catch_up_kernel(const __grid_constant__ CatchUpLaunch launch) {
+    const std::int64_t size = launch.row_size, count = launch.count * size;
+    for (std::int64_t e = std::int64_t(blockIdx.x) * block_threads + threadIdx.x; e < count;
+         e += std::int64_t(gridDim.x) * block_threads) {
+        const std::int64_t n = e / size;
+        const MissedRow row = launch.rows[n];
+        const IdleFactors<T>& f = static_cast<const IdleFactors<T>*>(launch.factors)[row.factors];
+        const std::int64_t at = row.row * size + (e - n * size);
+        T p = __ldcg(static_cast<const T*>(launch.buffer[0]) + at);
+        if (f.param != T(1)) p = f.param * p;
+#pragma unroll
+        for (int i = 0; i < int(max_states); ++i) {
+            if (i >= launch.states) break;
+            T* const state = static_cast<T*>(launch.buffer[2 + i]) + at;
+            const T s = __ldcg(static_cast<const T*>(state));
+            if (f.from_state[i] != T(0)) p = p + f.from_state[i] * s;
+            if (f.state[i] != T(1)) __stcg(state, f.state[i] * s);
+        }
+        __stcg(static_cast<T*>(launch.buffer[0]) + at, p);
+    }
+}
+
+}  // namespace adaptk::cuda

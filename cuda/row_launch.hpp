@@ -1,0 +1,74 @@
+// What the kernels are given that make gradients of rows ready for a step.
+#pragma once
+
+#include "device.hpp"
+#include "tables.hpp"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace adaptk::cuda {
+
+// Occurrences of one row that are added up before others are (detail::row_leaf of them at most), from `first` to where
+// the next leaf begins.
+struct RowLeaf {
+    std::uint32_t first;
+    std::uint32_t row;      // which of the rows with values
+    std::uint32_t partial;  // where the sum goes if the row has other leaves, else no_partial
+};
+inline constexpr std::uint32_t no_partial = 0xffffffff;
+
+// A row of several leaves.
+struct LongRow {
+    std::uint32_t first;  // occurrence
+    std::uint32_t row;
+    std::uint32_t partial, count;
+};
+
+struct RowsLaunch {
+    const void* values;  // a row for each index
+    void* sums;  // in the type that is computed in, a row for each row with values; or for all rows of the tensor
+    void* partials;
+    Tensor* tensors;            // each row with values as a tensor of its own; null: none are made
+    Side* sides;                // beside them, or null
+    const std::uint64_t* keys;  // of each occurrence: (row << place_bits) | place of its values
+    const RowLeaf* leaves;      // and one more, where the last one ends
+    const LongRow* long_rows;
+    std::int64_t row_size;
+    std::uint32_t leaf_count, long_count;
+    std::uint32_t place_bits;
+    bool for_all_rows;
+    std::uint8_t values_format;
+    // The tensor that the rows are of: where its buffers begin, and how many bytes a row has in each.
+    Tensor whole;
+    Side beside;
+    std::int64_t row_bytes[max_buffers], side_bytes[max_buffers];
+};
+
+// A row that has missed steps, and the factors that make up for them.
+struct MissedRow {
+    std::int64_t row;
+    std::uint32_t factors;
+};
+
+// IdleSteps (rule.hpp), in the type that is computed in.
+template <class T> struct IdleFactors {
+    T param;
+    T state[max_states], from_state[max_states];
+};
+
+struct CatchUpLaunch {
+    void* buffer[max_buffers];  // of the type that is computed in
+    const MissedRow* rows;
+    const void* factors;
+    std::int64_t row_size;
+    std::int64_t count;
+    int states;
+};
+
+// `type`: 0 float, 1 double.
+void launch_row_leaves(const RowsLaunch&, std::size_t type, unsigned blocks, cudaStream_t);
+void launch_long_rows(const RowsLaunch&, std::size_t type, unsigned blocks, cudaStream_t);
+void launch_catch_up(const CatchUpLaunch&, std::size_t type, unsigned blocks, cudaStream_t);
+
+}  // namespace adaptk::cuda
