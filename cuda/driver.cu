@@ -482,7 +482,7 @@ class RowGradients {
             p.rows.tensors = launch.tensors;
             p.rows.sides = launch.sides;
             launch.beside.number = t.number;
-            for (std::size_t b = 0; b < max_buffers; ++b) {
+            for (std::size_t b = 0; b < table_buffers; ++b) {
                 launch.whole.buffer[b] = t.buffer[b];
                 launch.whole.format[b] = std::uint8_t(t.format[b]);
                 launch.beside.of_buffer[b] = t.side[b];

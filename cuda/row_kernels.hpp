@@ -37,7 +37,7 @@ template <class T> ADAPTK_DEVICE void make_tensor(const RowsLaunch& launch, std:
     Tensor* const out = launch.tensors + row;
     std::uintptr_t addresses = 0;
 #pragma unroll
-    for (int b = 0; b < int(max_buffers); ++b) {
+    for (int b = 0; b < int(table_buffers); ++b) {
         void* at = static_cast<std::byte*>(launch.whole.buffer[b]) + place * launch.row_bytes[b];
         if (b == 1) at = place_of_sum<T>(launch, row, key);
         addresses |= reinterpret_cast<std::uintptr_t>(at);
@@ -51,7 +51,7 @@ template <class T> ADAPTK_DEVICE void make_tensor(const RowsLaunch& launch, std:
     if (launch.sides != nullptr) {
         Side* const side = launch.sides + row;
 #pragma unroll
-        for (int b = 0; b < int(max_buffers); ++b) {
+        for (int b = 0; b < int(table_buffers); ++b) {
             void* const at = static_cast<std::byte*>(launch.beside.of_buffer[b]) + place * launch.side_bytes[b];
             // Scales are taken one by one, and lost bits as vectors: their addresses count for params alone.
             if (b == 0) addresses |= reinterpret_cast<std::uintptr_t>(at);

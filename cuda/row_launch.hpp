@@ -42,7 +42,7 @@ struct RowsLaunch {
     // The tensor that the rows are of: where its buffers begin, and how many bytes a row has in each.
     Tensor whole;
     Side beside;
-    std::int64_t row_bytes[max_buffers], side_bytes[max_buffers];
+    std::int64_t row_bytes[table_buffers], side_bytes[table_buffers];
 };
 
 // A row that has missed steps, and the factors that make up for them.
