@@ -217,9 +217,11 @@ def rule_sources() -> dict[str, tuple[Path, list[str]]]:
 
 
 def compile_kernels(arch: str, folder: Path, jobs: int = 2, parts: Collection[str] | None = None) -> dict[str, Kernel]:
-    """Kernels of the project for one architecture, by their symbols: all, or of the rules those of these parts."""
-    rules = {name: source for name, source in rule_sources().items() if parts is None or name in parts}
-    work = [*rules.items(), ("common", (CUDA / "common_kernels.cu", FLAGS))]
+    """Kernels of the project for one architecture, by their symbols: all, or of the rules and batches those of these
+    parts."""
+    sources = rule_sources() | {"batch": (CUDA / "batch_kernels.cu", FLAGS)}
+    chosen = {name: source for name, source in sources.items() if parts is None or name in parts}
+    work = [*chosen.items(), ("common", (CUDA / "common_kernels.cu", FLAGS))]
     with ThreadPoolExecutor(jobs) as pool:
         done = pool.map(lambda w: compile_source(w[1][0], arch, folder, w[1][1], w[0]), work)
         return {kernel.name: kernel for kernels in done for kernel in kernels}
@@ -499,6 +501,89 @@ def all_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
             yield figures(kernel, types, moved, held, way, constants()["per_lane"], m)
 
 
+# Batches of fits
+
+
+@dataclass
+class Fits:
+    """What a problem costs at most, and how many a second that leaves at least."""
+
+    model: str
+    registers: int
+    threads: int  # of a multiprocessor
+    trial: int  # instructions of a trial point: all that are outside of the loops over points, once
+    point: int  # and of each point in it: the bodies of these loops, whatever they do
+    issue: float  # fits a second, if only the issue of instructions took time
+    latency: float  # and if every instruction waited for the one before
+
+
+# Gpufit's published test, as in solve_batch.py: 5 x 5 pixels, the start and at most 10 trial points.
+FIT_POINTS, FIT_TRIALS = 25, 11
+SHARED_MEMORY = 227 * 1024  # of an H100's multiprocessor; a block takes 1 KiB more than it asks for
+# The parameters of each model, by the lower-case name of its struct, and the rows of a block.
+FIT_MODELS = {
+    "gaussian": 4,
+    "gaussian2d": 5,
+    "gaussian2delliptic": 6,
+    "gaussian2drotated": 7,
+    "lorentz": 4,
+    "exponentials 1": 3,
+    "exponentials 2": 5,
+    "exponentials 3": 7,
+}
+FIT_ROWS = 32
+
+
+def fit_model(kernel: Kernel) -> str:
+    terms = re.search(r"ExponentialsILi(\d)E", kernel.name)
+    return f"exponentials {terms[1]}" if terms else str(kernel.rule)
+
+
+def fit_threads(kernel: Kernel) -> int:
+    """Of a block, by the shared memory that its rows take."""
+    return kernel.resources["shared"] // (FIT_ROWS * (FIT_MODELS[fit_model(kernel)] + 1) * 4)
+
+
+def loops_over_rows(kernel: Kernel) -> list[range]:
+    """Addresses of the innermost loops that touch shared memory, where the rows of a Jacobian are."""
+    at = {i.address for i in kernel.sass}
+    found = {
+        range(i.target, i.address + 1)
+        for i in kernel.sass
+        if i.base == "BRA" and i.target in at and i.target < i.address
+    }
+    inner = [r for r in found if not any(r != o and r.start <= o.start and o.stop <= r.stop for o in found)]
+    touched = [i.address for i in kernel.sass if i.base in ("LDS", "STS")]
+    return sorted((r for r in inner if any(t in r for t in touched)), key=lambda r: r.start)
+
+
+def fits(kernel: Kernel, m: Machine) -> Fits:
+    loops = loops_over_rows(kernel)
+    point = sum(any(i.address in r for r in loops) for i in kernel.sass)
+    trial = len(kernel.sass) - point
+    warps = fit_threads(kernel) // constants()["warp"]
+    most = SHARED_MEMORY // (kernel.resources["shared"] + 1024)
+    held = min(blocks_that_fit(kernel.registers, fit_threads(kernel), m.arch), most) * warps
+    all_threads = m.multiprocessors * m.clock * constants()["warp"] / (FIT_TRIALS * (trial + FIT_POINTS * point))
+    issued = min(m.issue, held / m.dependent)
+    return Fits(
+        fit_model(kernel), kernel.registers, held * constants()["warp"], trial, point, all_threads * m.issue,
+        all_threads * issued,
+    )  # fmt: skip
+
+
+def fits_table(kernels: dict[str, Kernel], m: Machine) -> list[str]:
+    lines = [
+        "| model | registers | threads | a trial point | a point | issue | latency |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows = [fits(k, m) for k in kernels.values() if k.kind == "fit"]
+    for r in sorted(rows, key=lambda r: list(FIT_MODELS).index(r.model)):
+        speeds = f"{r.issue / 1e6:.0f} | {r.latency / 1e6:.0f}"
+        lines.append(f"| {r.model} | {r.registers} | {r.threads} | {r.trial} | {r.point} | {speeds} |")
+    return lines
+
+
 def table(rows: list[Figures], m: Machine) -> list[str]:
     need = m.bytes_a_cycle * m.clock * m.latency
     names = rule_names()
@@ -520,13 +605,14 @@ def table(rows: list[Figures], m: Machine) -> list[str]:
 
 def other_kernels(kernels: dict[str, Kernel]) -> list[str]:
     lines = ["| kernel | registers | shared memory | instructions in all |", "|---|---|---|---|"]
-    others = [k for k in kernels.values() if k.kind not in ("step", "stored_step", "prepare")]
+    others = [k for k in kernels.values() if k.kind not in ("step", "stored_step", "prepare", "fit")]
     return lines + [f"| {k.kind} | {k.registers} | {k.resources['shared']} | {len(k.sass)} |" for k in others]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the tables into bench/cuda.md")
+    parser.add_argument("--fits", action="store_true", help="only the table of batches of fits")
     options = parser.parse_args()
     missing = [name for name in ("nvcc", "cuobjdump", "nvdisasm") if find_tool(name) is None]
     if missing:
@@ -534,15 +620,20 @@ def main() -> int:
         return 0
     m = Machine()
     with tempfile.TemporaryDirectory() as folder:
-        kernels = compile_kernels(m.arch, Path(folder))
-    text = "\n".join([*table([*all_figures(kernels, m), *norm_figures(kernels, m)], m), "", *other_kernels(kernels)])
+        kernels = compile_kernels(m.arch, Path(folder), parts=["batch"] if options.fits else None)
+    tables = {"fits": fits_table(kernels, m)}
+    if not options.fits:
+        tables["counted"] = [
+            *table([*all_figures(kernels, m), *norm_figures(kernels, m)], m), "", *other_kernels(kernels)
+        ]  # fmt: skip
     if options.write:
         path = ROOT / "bench" / "cuda.md"
-        before, rest = path.read_text().split("<!-- counted -->\n", 1)
-        after = rest.split("<!-- end -->", 1)[1]
-        path.write_text(f"{before}<!-- counted -->\n{text}\n<!-- end -->{after}")
+        for name, lines in tables.items():
+            before, rest = path.read_text().split(f"<!-- {name} -->\n", 1)
+            after = rest.split("<!-- end -->", 1)[1]
+            path.write_text(f"{before}<!-- {name} -->\n" + "\n".join(lines) + f"\n<!-- end -->{after}")
     else:
-        print(text)
+        print("\n\n".join("\n".join(lines) for lines in tables.values()))
     return 0
 
 

@@ -3,6 +3,7 @@
 #include "cuda_backend.hpp"
 
 #include "dispatch.hpp"
+#include "fits.hpp"
 #include "kernel_table.hpp"
 #include "kernels.hpp"
 #include "random_launch.hpp"
@@ -53,6 +54,7 @@ struct CudaKept {
 namespace adaptk::cuda {
 namespace {
 
+using detail::CudaBatch;
 using detail::CudaError;
 using detail::CudaKept;
 using detail::CudaPiece;
@@ -101,9 +103,9 @@ int multiprocessors(int device) {
 }
 
 // Blocks of a kernel that a device holds at once.
-int resident(int device, const void* kernel) {
+int resident(int device, const void* kernel, unsigned threads = block_threads) {
     int n = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&n, kernel, int(block_threads), 0),
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&n, kernel, int(threads), 0),
           "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
     return std::max(n, 1) * multiprocessors(device);
 }
@@ -1277,6 +1279,54 @@ bool reduce(int device, void* on, std::span<const ParamUpdate> tensors, const de
     });
 }
 
+// Whether anything is wrong with a batch's arrays that the caller must not be left to find out from the results.
+detail::CudaBatchFault fault_of(const CudaBatch& b, cudaStream_t stream) {
+    using Fault = detail::CudaBatchFault;
+    FitCheckLaunch<float> launch = {};
+    launch.problem = b.problem;
+    launch.size = b.choice.size;
+    launch.counts = b.options.poisson;
+    const bool nothing =
+        b.problem.weights == nullptr && b.problem.lower == nullptr && b.problem.loss_scale == nullptr && !launch.counts;
+    if (nothing) return Fault::none;
+    const auto blocks = unsigned(std::min<std::int64_t>((b.problem.count + warp - 1) / warp, small_grid));
+    std::vector<unsigned> faults(blocks);
+    Memory memory(b.device, nullptr, stream, blocks * sizeof(unsigned));
+    launch.faults = reinterpret_cast<unsigned*>(memory.data);
+    launch_fit_check(launch, blocks, stream);
+    read(faults.data(), memory.data, blocks * sizeof(unsigned), stream);
+    unsigned all = 0;
+    for (const unsigned f : faults) all |= f;
+    for (int i = 0; i < 5; ++i)
+        if ((all >> i & 1) != 0) return Fault(i + 1);
+    return Fault::none;
+}
+
+bool has_batch_kernel(const detail::BatchChoice& choice) {
+    return kernel_of_fits<float>(choice.model).symbol != nullptr;
+}
+
+bool fit_batch(const CudaBatch& b, detail::CudaBatchFault& fault, CudaError& error) {
+    return guarded(error, [&] {
+        const DeviceGuard guard(b.device);
+        auto* const stream = static_cast<cudaStream_t>(b.stream);
+        fault = detail::CudaBatchFault::none;
+        if (b.problem.count == 0) return;
+        if (fault = fault_of(b, stream); fault != detail::CudaBatchFault::none) return;
+        const FitKernel kernel = kernel_of_fits<float>(b.choice.model);
+        const std::size_t each = std::size_t(kernel.threads) * std::size_t(b.problem.points) *
+                                 std::size_t(fit_stride(b.problem, b.choice.inputs)) * sizeof(float);
+        // As many threads as the device holds at once, or fewer where their points would take too much memory.
+        const std::int64_t wanted = (b.problem.count + kernel.threads - 1) / kernel.threads;
+        const auto room = std::max<std::int64_t>(std::int64_t(most_fit_bytes / each), 1);
+        const auto blocks = unsigned(
+            std::min({wanted, room, std::int64_t(resident(b.device, kernel.symbol, kernel.threads)), most_blocks}));
+        Memory memory(b.device, nullptr, stream, each * blocks);
+        const FitLaunch<float> launch = {reinterpret_cast<float*>(memory.data), b.problem, b.options};
+        launch_symbol(kernel.symbol, "fit_kernel", blocks, kernel.threads, stream, launch);
+    });
+}
+
 bool copy(int device, void* stream, void* to, const void* from, std::size_t bytes, CudaError& error) {
     return guarded(error, [&] {
         const DeviceGuard guard(device);
@@ -1585,6 +1635,8 @@ const CudaBackend& cuda_backend() {
         b.write = cuda::write;
         b.read = cuda::read_for_host;
         b.catch_up = cuda::catch_up;
+        b.has_batch_kernel = cuda::has_batch_kernel;
+        b.fit_batch = cuda::fit_batch;
         return b;
     }();
     return backend;

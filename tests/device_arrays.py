@@ -73,6 +73,7 @@ _FUNCTIONS = [
     *["new_counts", "write_counts", "read_counts", "new_reports", "read_report", "save", "restore", "release"],
     *["new_workspace", "release_workspace", "order", "capturing", "set_waves", "can_run"],
     *["fill_random", "fill_constant", "write", "read", "catch_up"],
+    *["has_batch_kernel", "fit_batch"],
 ]
 
 
@@ -81,7 +82,7 @@ class Backend(ctypes.Structure):
 
     _fields_ = (
         ("version", ctypes.c_uint32),
-        ("sizes", ctypes.c_uint32 * 14),
+        ("sizes", ctypes.c_uint32 * 15),
         ("runtime", ctypes.c_int),
         ("architectures", ctypes.c_char_p),
         *((name, ctypes.c_void_p) for name in _FUNCTIONS),
@@ -630,6 +631,7 @@ class Namespace:
     int8 = np.dtype(np.int8)
     uint8 = np.dtype(np.uint8)
     int16 = np.dtype(np.int16)
+    int32 = np.dtype(np.int32)
     bfloat16 = FLOATS.get("bfloat16")
 
     def __init__(self, kind: type[DeviceArray]) -> None:
@@ -725,6 +727,9 @@ class DeviceArray:
         assert key is Ellipsis
         assert (value.shape, value.dtype) == (self.shape, self.dtype)
         self.write(value.host())
+
+    def __gt__(self, number: float) -> DeviceArray:
+        return type(self).put(self.host() > number)
 
     def export(self, versioned: bool) -> DeviceExport:
         return DeviceExport(self, versioned)

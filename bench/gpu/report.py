@@ -211,6 +211,9 @@ def targets(results: Record) -> list[Target]:
     made: Record = results.get("run_time") or {}
     first = [(made["first_step_seconds"], f"{made['size']} elements")] if made.get("complete") else []
     result.append(Target("seconds to trace, compile and step a rule from a function", 0.5, False, first))
+    batches: Record = results.get("fits") or {}
+    fitted = [(batches["of_published"], f"{batches['count']} fits")] if batches.get("complete") else []
+    result.append(Target("fits a second / Gpufit's published 3 million", 5.0, points=fitted))
     moved: Record = results.get("offload") or {}
     others = Target("ways of an offloaded step with other values than on the CPU", 0, False)
     if "different" in moved:

@@ -428,11 +428,17 @@ bool View::on_cuda(py::handle object, const ArgName& name) {
     return py::hasattr(object, "__cuda_array_interface__");
 }
 
-DeviceNumber View::take_number(py::handle object, const ArgName& name, WorkStream& work) {
+DLTensor View::take_tensor(py::handle object, const ArgName& name, WorkStream& work) {
     DLTensor t;
     if (!export_tensor(object, name, work, t)) fail(PyExc_TypeError, name.text() + ": " + type_name(object));
+    device = device_of(t.device.device_type, t.device.device_id, name);
+    return t;
+}
+
+DeviceNumber View::take_number(py::handle object, const ArgName& name, WorkStream& work) {
+    const DLTensor t = take_tensor(object, name, work);
     DeviceNumber n;
-    n.device = device_of(t.device.device_type, t.device.device_id, name);
+    n.device = device;
     std::int64_t count = 1;
     for (std::int32_t i = 0; i < t.ndim; ++i) count *= t.shape[i];
     if (count != 1) fail(PyExc_ValueError, name.text() + ": " + std::to_string(count) + " numbers, expected one");

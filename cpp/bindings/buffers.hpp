@@ -111,6 +111,8 @@ class View : public detail::TensorView {
     DeviceNumber take_number(py::handle object, const ArgName& name, WorkStream& work);
     // The row of integers that an object on a CUDA device holds, kept alive in the same way.
     DeviceIntegers take_integers(py::handle object, const ArgName& name, WorkStream& work);
+    // The tensor of an object that exports one, of any dtype and layout; this view keeps its memory alive.
+    DLTensor take_tensor(py::handle object, const ArgName& name, WorkStream& work);
 
   private:
     void swap(View& other) noexcept;

@@ -1,5 +1,6 @@
 // The extension module adaptk._core: registrars only.
 #include "arguments.hpp"
+#include "batch_device.hpp"
 #include "code_cache.hpp"
 #include "dispatch.hpp"
 #include "environment.hpp"
@@ -264,6 +265,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     b::register_stored(m);
     b::register_plan(m);
     b::register_random(m);
+    b::register_batch_on_device(m);
     b::register_hogwild(m);
     b::register_torch_plan(m);
     b::register_work(m);

@@ -71,7 +71,7 @@ void run_size(const BatchChoice& choice, const RowsOf<V>& rows, const BatchProbl
               const BatchOptions<Element<V>>& options, V* block, const BatchFeed& feed,
               std::integer_sequence<int, sizes...>) {
     ((sizes + 1 == choice.size
-          ? BatchLanes<V, sizes + 1, RowsOf<V>>(rows, problem, options, choice.inputs, block).run(feed)
+          ? BatchLanes<V, sizes + 1, RowsOf<V>>(rows, problem, options, choice.inputs, {block}).run(feed)
           : void()),
      ...);
 }

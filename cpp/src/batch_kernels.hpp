@@ -2,33 +2,9 @@
 #pragma once
 
 #include "adaptk/solve/batch.hpp"
-#include "batch_program.hpp"
+#include "batch_choice.hpp"
 
 namespace adaptk::detail {
-
-enum class BatchModel : int {
-    gaussian,
-    gaussian_2d,
-    gaussian_2d_elliptic,
-    gaussian_2d_rotated,
-    lorentz,
-    exponential,
-    double_exponential,
-    triple_exponential,
-    polynomial,
-    rational,
-    program,
-};
-
-inline constexpr int most_batch_parameters = 10;
-
-struct BatchChoice {
-    BatchModel model = BatchModel::gaussian;
-    int size = 0;    // parameters
-    int inputs = 1;  // coordinates of a point
-    int degree = 0;  // of a rational function's numerator
-    const BatchProgram* program = nullptr;
-};
 
 template <class T> struct BatchKernels {
     // One thread's work. `block`: points * (2 + inputs) registers, aligned to them.

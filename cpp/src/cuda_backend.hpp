@@ -2,6 +2,8 @@
 // throw nothing, so that neither side has to know how the other was built.
 #pragma once
 
+#include "adaptk/solve/batch_problem.hpp"
+#include "batch_choice.hpp"
 #include "export.hpp"
 #include "random.hpp"
 #include "reduce.hpp"
@@ -87,10 +89,22 @@ struct CudaStep {
     CudaWorkspace* workspace = nullptr;  // null: memory for this step alone
 };
 
+// A batch of small fits, all of whose arrays are in the memory of the device.
+struct CudaBatch {
+    int device;
+    void* stream;
+    BatchChoice choice;
+    solve::BatchProblem<float> problem;
+    solve::BatchOptions<float> options;
+};
+
+// What is wrong with its arrays, the first of these that is found: nothing has been written then.
+enum class CudaBatchFault : int { none, weights, bounds, outside, loss_scale, counts };
+
 // Both sides have the same version and sizes of what crosses from one to the other, or the part is not used. The
 // version goes up when a meaning changes and no size does.
 inline constexpr std::uint32_t cuda_backend_version = 5;
-using CrossingSizes = std::array<std::uint32_t, 14>;
+using CrossingSizes = std::array<std::uint32_t, 15>;
 
 struct CudaBackend {
     std::uint32_t version;  // these two stay where they are
@@ -169,12 +183,17 @@ struct CudaBackend {
     // All rows of a tensor take the steps that they have missed: catch_up_rows() of rows.hpp, whose `rows` it has.
     bool (*catch_up)(int device, void* stream, const Segment& segment, const ParamUpdate& tensor, std::int64_t steps,
                      CudaError& error);
+
+    // Whether there is a kernel for this model, and what makes a batch of it: puts the fits on the stream, and waits
+    // for nothing but what the arrays have to be looked at for.
+    bool (*has_batch_kernel)(const BatchChoice& choice);
+    bool (*fit_batch)(const CudaBatch& batch, CudaBatchFault& fault, CudaError& error);
 };
 
 constexpr CrossingSizes sizes_that_cross() {
     return {sizeof(CudaBackend), sizeof(CudaStep),  sizeof(ParamUpdate), sizeof(Segment),   sizeof(StepOptions),
             sizeof(StepReport),  sizeof(RuleInfo),  sizeof(Reduction),   sizeof(CudaError), sizeof(CudaDevice),
-            sizeof(DeviceHyper), sizeof(CudaPiece), sizeof(RandomFill),  sizeof(RowUpdate)};
+            sizeof(DeviceHyper), sizeof(CudaPiece), sizeof(RandomFill),  sizeof(RowUpdate), sizeof(CudaBatch)};
 }
 
 // Defined by the CUDA part.

@@ -81,6 +81,17 @@ def full(like: Any, shape: Sequence[int], value: float) -> Any:
         return xp.full(tuple(shape), value, dtype=getattr(xp, kind), **where)
 
 
+def put(array: np.ndarray[Any, Any], like: Any) -> Any:
+    """A copy of the array, of the library and on the device that `like` is from."""
+    if is_torch(like):
+        import torch
+
+        return torch.from_numpy(array).to(like.device)
+    current, where = _where(like)
+    with current:
+        return _namespace(like).asarray(array, **where)
+
+
 def row(like: Any, count: int, value: float, dtype: str = "float32") -> Any:
     """`count` numbers of the dtype of that name, of the library and on the device that `like` is from."""
     if is_torch(like):

@@ -86,7 +86,7 @@ template <class Model, class T> void one_by_one(const Model& model, Fits<T>& f) 
     const solve::ModelRows<Model, T> rows{model};
     using Solver = solve::BatchLanes<T, Model::size, solve::ModelRows<Model, T>>;
     std::vector<T> block(std::size_t(f.points) * std::size_t(Solver::stride(problem, Model::inputs)));
-    Solver(rows, problem, options, Model::inputs, block.data()).run(feed);
+    Solver(rows, problem, options, Model::inputs, {block.data()}).run(feed);
 }
 
 template <class T> void test_own_model() {

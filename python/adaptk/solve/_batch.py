@@ -11,7 +11,7 @@ import numpy as np
 
 from adaptk import _solve
 from adaptk.solve import _arguments as arguments
-from adaptk.solve import _expression, _starts
+from adaptk.solve import _batch_device, _expression, _starts
 from adaptk.solve._least_squares import LOSSES
 from adaptk.solve._parameters import index
 from adaptk.solve._result import Batch
@@ -262,6 +262,25 @@ def _bounds(
     return low, high
 
 
+def _options(
+    ftol: Any, xtol: Any, gtol: Any, max_iterations: Any, polish: Any, absolute_sigma: Any, loss: Any
+) -> tuple[Any, ...]:
+    """As the extensions have them."""
+    options = (
+        arguments.tolerance(ftol, "ftol"),
+        arguments.tolerance(xtol, "xtol"),
+        arguments.tolerance(gtol, "gtol"),
+        arguments.whole(max_iterations, "max_iterations"),
+        bool(polish),
+        bool(absolute_sigma),
+        arguments.choice(loss, "loss", _LOSSES),
+        loss == "poisson",
+    )
+    if options[3] > 1_000_000:
+        raise ValueError(f"max_iterations: must be <= 1000000, got {options[3]}")
+    return options
+
+
 def levenberg_marquardt_batch(
     model: str | Callable[..., Any],
     x0: Any,
@@ -321,7 +340,11 @@ def levenberg_marquardt_batch(
     x0 : array_like, shape (n,) or (k, n)
         The start, for all problems or for each. A problem whose start is not finite ends with status -3.
     data : array_like, shape (k, m), or (k, rows, columns) for 2-D models
-        float32, or anything real that converts to float64; all other arrays are converted to that dtype.
+        float32, or anything real that converts to float64; all other arrays are converted to that dtype. On a CUDA
+        device: float32, as all other arrays, which have to be there too; numbers and lists of them may be given in the
+        place of arrays that all problems share. Results are on the device as well, of the library of `data`, and have
+        the bits of the CPU's. `model` is then one of the models with names and no `degree`; `sigma`, `mask`,
+        `nan_policy` and `starts` are not available, and `fixed` is a dict of numbers or a list of booleans.
     coordinates : array_like, optional
         Shape (m,) or (k, m); for 2-D models (m, 2) or (k, m, 2), `x` first; for functions (m, q) or (k, m, q) with up
         to four coordinates. Default: 0, 1, ..., m - 1, and for 2-D
@@ -388,10 +411,12 @@ def levenberg_marquardt_batch(
 
     Raises
     ------
+    NotImplementedError
+        If `data` are on a CUDA device, and an argument is for data on the CPU.
     TypeError, ValueError
-        If an argument has a wrong type, shape or range, or there are fewer points than free parameters, or the model
-        does what cannot be recorded: the message then names its line. Non-finite data are no error: that problem ends
-        with status -3.
+        If an argument has a wrong type, shape or range or is on another device, or there are fewer points than free
+        parameters, or the model does what cannot be recorded: the message then names its line. Non-finite data are no
+        error: that problem ends with status -3.
 
     References
     ----------
@@ -422,6 +447,31 @@ def levenberg_marquardt_batch(
            [2. , 0.8, 1. ],
            [2. , 0.8, 1.5]])
     """
+    if _batch_device.is_on_device(data):
+        if callable(model):
+            raise NotImplementedError("model: a function is for data on the CPU, not on a CUDA device")
+        for name, value in (("sigma", sigma), ("mask", mask), ("nan_policy", nan_policy), ("starts", starts)):
+            if value is not None:
+                raise NotImplementedError(f"{name}: for data on the CPU, not on a CUDA device")
+        return _batch_device.fit(
+            choose(model, degree, x0),
+            model,
+            BATCH_MODELS[model].parameters,
+            data,
+            x0=x0,
+            coordinates=coordinates,
+            grid=_grid,
+            weights=weights,
+            bounds=bounds,
+            fixed=fixed,
+            f_scale=f_scale,
+            options=_options(ftol, xtol, gtol, max_iterations, polish, absolute_sigma, loss),
+            covariance=bool(covariance),
+        )
+    _batch_device.refuse(
+        x0=x0, coordinates=coordinates, weights=weights, sigma=sigma, mask=mask, bounds=bounds, fixed=fixed,
+        f_scale=f_scale, starts=starts,
+    )  # fmt: skip
     if callable(model):
         choice, names = _trace(model, degree, x0, coordinates, data)
     else:
@@ -458,21 +508,10 @@ def levenberg_marquardt_batch(
     if out is not None:
         w = np.where(out, dtype.type(0), dtype.type(1) if w is None else w)
     low, high = _bounds(bounds, x, n, k)
-    options = (
-        arguments.tolerance(ftol, "ftol"),
-        arguments.tolerance(xtol, "xtol"),
-        arguments.tolerance(gtol, "gtol"),
-        arguments.whole(max_iterations, "max_iterations"),
-        bool(polish),
-        bool(absolute_sigma),
-        arguments.choice(loss, "loss", _LOSSES),
-        loss == "poisson",
-    )
+    options = _options(ftol, xtol, gtol, max_iterations, polish, absolute_sigma, loss)
     scale = _scale(loss, f_scale, dtype, k)
     if loss == "poisson" and ((y < 0) if w is None else (y < 0) & (w > 0)).any():
         raise ValueError("data: counts of loss='poisson' must be >= 0")
-    if options[3] > 1_000_000:
-        raise ValueError(f"max_iterations: must be <= 1000000, got {options[3]}")
     every = None
     if starts is not None:
         wide = np.broadcast_to(x, (k, n))

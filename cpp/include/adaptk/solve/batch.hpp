@@ -32,6 +32,7 @@
 
 #include "adaptk/solve/batch_losses.hpp"
 #include "adaptk/solve/batch_models.hpp"
+#include "adaptk/solve/batch_problem.hpp"
 #include "adaptk/solve/result.hpp"
 
 #include <atomic>
@@ -39,7 +40,9 @@
 #include <memory>
 
 // Of what is done once for each problem: small, not fast, for all of it is compiled for each number of parameters.
-#if defined(ADAPTK_GNU)
+#if defined(__CUDACC__)
+#define ADAPTK_ONCE ADAPTK_KERNEL_TOO
+#elif defined(ADAPTK_GNU)
 #define ADAPTK_ONCE __attribute__((cold, noinline))
 #else
 #define ADAPTK_ONCE
@@ -47,48 +50,14 @@
 
 namespace adaptk::solve {
 
-// Arrays are stored row after row. A stride of 0 says that all problems share one row.
-template <class T> struct BatchProblem {
-    std::int64_t count = 0;    // of problems
-    int points = 0;            // of each
-    const T* data = nullptr;   // count x points
-    const T* start = nullptr;  // size each, within the bounds
-    std::int64_t start_stride = 0;
-    const T* coordinates = nullptr;  // points x inputs each
-    std::int64_t coordinates_stride = 0;
-    const T* weights = nullptr;  // points each, >= 0; data of weight 0 may be anything
-    std::int64_t weights_stride = 0;
-    const T* lower = nullptr;  // size each; both or none
-    const T* upper = nullptr;
-    std::int64_t bounds_stride = 0;
-    const bool* fixed = nullptr;  // size each: variables that keep their start
-    std::int64_t fixed_stride = 0;
-    const T* loss_scale = nullptr;  // of a robust loss, one each
-    std::int64_t loss_scale_stride = 0;
-    T* x = nullptr;             // count x size; the best point
-    T* cost = nullptr;          // half the sum of squares there
-    int* status = nullptr;      // of result.hpp
-    int* iterations = nullptr;  // trial points after the start
-    T* covariance = nullptr;    // count x size x size, or null
-    T* deviation = nullptr;     // count x size, with the covariance: the roots of its diagonal
-};
-
-template <class T> struct BatchOptions {
-    T ftol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
-    T xtol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
-    T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
-    int max_iterations = 100;
-    bool polish = true;
-    bool absolute_sigma = false;  // whether the covariance is not scaled by what is left of the residuals
-    Loss loss = Loss::linear;
-    bool poisson = false;  // data are counts; `loss` must be linear
-};
-
 // Hands out problems: false where there are no more. Asked again and again, by several threads at once.
 struct BatchFeed {
     bool (*more)(void* context, std::int64_t& begin, std::int64_t& end) = nullptr;
     bool (*go)(void* context) = nullptr;  // false where all must end at once; asked now and then
     void* context = nullptr;
+
+    bool take(std::int64_t& begin, std::int64_t& end) const { return more(context, begin, end); }
+    bool goes_on() const { return go(context); }
 };
 
 inline namespace ADAPTK_TARGET {
@@ -97,25 +66,37 @@ inline namespace ADAPTK_TARGET {
 // `stride` lanes apart, the derivatives and then model - data: n + 1 lanes.
 template <class Model, class V> struct ModelRows {
     Model model;
-    void operator()(const V* p, const V* points, int stride, int count, V* out) const {
+    template <class Points>
+    ADAPTK_KERNEL_TOO void operator()(const V* p, Points points, int stride, int count, V* out) const {
         constexpr int n = Model::size;
         // Copies: what is stored to `out` could otherwise be a parameter.
         V q[n];
+        ADAPTK_KERNEL_UNROLL
         for (int j = 0; j < n; ++j) q[j] = p[j];
         const Model m = model;
         for (int i = 0; i < count; ++i, points += stride, out += n + 1) {
             V x[Model::inputs], slope[n], value;
+            ADAPTK_KERNEL_UNROLL
             for (int j = 0; j < Model::inputs; ++j) x[j] = points[1 + j];
             m(q, x, value, slope);
+            ADAPTK_KERNEL_UNROLL
             for (int j = 0; j < n; ++j) out[j] = slope[j];
             out[n] = value - points[0];
         }
     }
 };
 
+// Where lanes have what they know of each point: `Points` are the data, and rows of J are a local array, a block of
+// them at a time. A kernel's threads have both elsewhere (cuda/batch_kernels.cu), and make rows one by one.
+template <class V> struct LaneMemory {
+    using Points = V*;
+    static constexpr bool row_by_row = false;
+    Points points;  // points * stride lanes
+};
+
 // One register of problems. Everything here is a member of a template over Rows, so that code for one instruction set
 // stays its own where Rows is a type of its own.
-template <class V, int n, class Rows> class BatchLanes {
+template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchLanes {
   public:
     using T = Element<V>;
     using M = Mask<V>;
@@ -123,23 +104,25 @@ template <class V, int n, class Rows> class BatchLanes {
     static constexpr int width = int(sizeof(V) / sizeof(T));
 
     // A point holds its data, its coordinates, and the root of its weight where there are weights.
-    static int stride(const BatchProblem<T>& problem, int inputs) {
+    ADAPTK_KERNEL_TOO static int stride(const BatchProblem<T>& problem, int inputs) {
         return 1 + inputs + (problem.weights != nullptr ? 1 : 0);
     }
 
-    // `block`: points * stride lanes.
-    BatchLanes(const Rows& rows, const BatchProblem<T>& problem, const BatchOptions<T>& options, int inputs, V* block)
-        : rows_(rows), f(problem), o(options), inputs_(inputs), stride_(stride(problem, inputs)), block_(block),
+    ADAPTK_KERNEL_TOO BatchLanes(const Rows& rows, const BatchProblem<T>& problem, const BatchOptions<T>& options,
+                                 int inputs, Memory memory)
+        : rows_(rows), f(problem), o(options), inputs_(inputs), stride_(stride(problem, inputs)), memory_(memory),
           squares_(options.loss == Loss::linear && !options.poisson) {}
 
-    void run(const BatchFeed& feed) {
-        for (std::int64_t i = 0; i < std::int64_t(f.points) * stride_; ++i) block_[i] = V{};
+    template <class Feed> ADAPTK_KERNEL_TOO void run(Feed& feed) {
+        const Points points = memory_.points;
+        for (std::int64_t i = 0; i < std::int64_t(f.points) * stride_; ++i) points[i] = V{};
         if (f.coordinates_stride == 0) {
             for (int i = 0; i < f.points; ++i)
                 for (int c = 0; c < inputs_; ++c)
-                    block_[std::int64_t(i) * stride_ + 1 + c] = lane<V>(f.coordinates[std::int64_t(i) * inputs_ + c]);
+                    points[std::int64_t(i) * stride_ + 1 + c] = lane<V>(f.coordinates[std::int64_t(i) * inputs_ + c]);
         }
         scale = lane<V>(1);
+        ADAPTK_KERNEL_UNROLL
         for (int j = 0; j < n; ++j) unit[j] = inverse_unit[j] = factor[j] = scale;
         for (int l = 0; l < width; ++l) index_[l] = -1;
         int active = 0;
@@ -147,7 +130,7 @@ template <class V, int n, class Rows> class BatchLanes {
         // Looking up costs about as much as some hundred points.
         const std::int64_t patience = 1 + 4096 / (f.points + 1);
         for (std::int64_t round = 1; active > 0; ++round) {
-            if (round % patience == 0 && !feed.go(feed.context)) return;
+            if (round % patience == 0 && !feed.goes_on()) return;
             if (uncalibrated_) calibrate();
             evaluate();
             judge();
@@ -163,10 +146,12 @@ template <class V, int n, class Rows> class BatchLanes {
     }
 
   private:
+    using Points = typename Memory::Points;
     static constexpr int running = 100;
-    static constexpr int rows_at_once = 32;  // of J, in L1
-    static constexpr T infinity = std::numeric_limits<T>::infinity();
-    static constexpr T smallest = std::numeric_limits<T>::min();
+    static constexpr int block = 32;  // rows of J at once, in L1
+    static constexpr int rows_at_once = Memory::row_by_row ? 1 : block;
+    static constexpr T infinity = solve::infinity<T>;
+    static constexpr T smallest = smallest_normal<T>;
     // Of the damping: where mu is so small, |R p + Q'r| no longer sees it.
     static constexpr T least_damping = epsilon<T> * epsilon<T>;
     // The first damping, of columns of norm 1, and the smallest factor between two of them: of those tried on NIST's
@@ -178,15 +163,20 @@ template <class V, int n, class Rows> class BatchLanes {
     static constexpr T most_growth = T(4096);
 
     // For sizes far from 1 the power of two below, else 1.
-    static T unit_of(T size) {
+    ADAPTK_KERNEL_TOO static T unit_of(T size) {
         using I = typename LaneOf<T>::Integer;
-        constexpr I exponent = std::bit_cast<I>(infinity);
+        constexpr I exponent = __builtin_bit_cast(I, infinity);
         constexpr T far = sizeof(T) == 4 ? T(0x1p20) : T(0x1p200);
         if (!((size > far && size < infinity) || (size < 1 / far && size >= smallest))) return 1;
-        return std::bit_cast<T>(I(std::bit_cast<I>(size) & exponent));
+        return __builtin_bit_cast(T, I(__builtin_bit_cast(I, size) & exponent));
     }
 
-    static void set(M& mask, int l, bool value = true) {
+    // How many rows are made at once from this one on.
+    ADAPTK_KERNEL_TOO int rows_from(int first) const {
+        return rows_at_once == 1 || f.points - first >= rows_at_once ? rows_at_once : f.points - first;
+    }
+
+    ADAPTK_KERNEL_TOO static void set(M& mask, int l, bool value = true) {
         if constexpr (std::is_same_v<M, bool>) {
             mask = value;
         } else {
@@ -194,7 +184,7 @@ template <class V, int n, class Rows> class BatchLanes {
         }
     }
 
-    static bool at_mask(const M& mask, int l) {
+    ADAPTK_KERNEL_TOO static bool at_mask(const M& mask, int l) {
         if constexpr (std::is_same_v<M, bool>) {
             return mask;
         } else {
@@ -203,21 +193,21 @@ template <class V, int n, class Rows> class BatchLanes {
     }
 
     // Puts the next problem into lane l; false where there is none.
-    ADAPTK_ONCE bool load(int l, const BatchFeed& feed) {
-        if (next_ == end_ && !feed.more(feed.context, next_, end_)) {
+    template <class Feed> ADAPTK_ONCE bool load(int l, Feed& feed) {
+        if (next_ == end_ && !feed.take(next_, end_)) {
             next_ = end_ = 0;
             index_[l] = -1;
             return false;
         }
         const std::int64_t k = index_[l] = next_++;
-        T* lanes = reinterpret_cast<T*>(block_) + l;
+        const Points points = memory_.points;
         const T* data = f.data + k * f.points;
         T largest = 0;
         freedom_[l] = f.points;
         if (f.coordinates_stride != 0) {
             const T* x = f.coordinates + k * f.coordinates_stride;
             for (int i = 0; i < f.points; ++i)
-                for (int c = 0; c < inputs_; ++c) lanes[(std::int64_t(i) * stride_ + 1 + c) * width] = *x++;
+                for (int c = 0; c < inputs_; ++c) at(points[std::int64_t(i) * stride_ + 1 + c], l) = *x++;
         }
         if (f.weights != nullptr) {
             const T* weights = f.weights + k * f.weights_stride;
@@ -226,14 +216,13 @@ template <class V, int n, class Rows> class BatchLanes {
                 const T root = sqrt<T>(weights[i]);
                 const T y = root == 0 ? T(0) : data[i];
                 freedom_[l] += root != 0;
-                T* point = lanes + std::int64_t(i) * stride_ * width;
-                point[0] = y;
-                point[(stride_ - 1) * width] = root;
+                at(points[std::int64_t(i) * stride_], l) = y;
+                at(points[std::int64_t(i) * stride_ + stride_ - 1], l) = root;
                 largest = greater_of<T>(largest, absolute<T>(y * root));
             }
         } else {
             for (int i = 0; i < f.points; ++i) {
-                lanes[std::int64_t(i) * stride_ * width] = data[i];
+                at(points[std::int64_t(i) * stride_], l) = data[i];
                 largest = greater_of<T>(largest, absolute<T>(data[i]));
             }
         }
@@ -242,6 +231,7 @@ template <class V, int n, class Rows> class BatchLanes {
         const T* start = f.start + k * f.start_stride;
         const T* lower = f.lower == nullptr ? nullptr : f.lower + k * f.bounds_stride;
         const T* upper = f.lower == nullptr ? nullptr : f.upper + k * f.bounds_stride;
+        ADAPTK_KERNEL_UNROLL
         for (int j = 0; j < n; ++j) {
             at(x[j], l) = at(trial[j], l) = start[j];
             if (lower != nullptr) {
@@ -258,6 +248,7 @@ template <class V, int n, class Rows> class BatchLanes {
         }
         if (f.loss_scale != nullptr) at(loss_scale, l) = f.loss_scale[k * f.loss_scale_stride] * at(scale, l);
         scaled_ = any<M>(scale != T(1));
+        ADAPTK_KERNEL_UNROLL
         for (int j = 0; j < n; ++j) scaled_ = scaled_ || any<M>(unit[j] != T(1));
         // Columns whose squares could leave the range once residuals are scaled, as that of an offset of 0.
         constexpr T very_far = sizeof(T) == 4 ? T(0x1p40) : T(0x1p400);
@@ -270,7 +261,7 @@ template <class V, int n, class Rows> class BatchLanes {
         at(nu, l) = 2;
         at(iterations, l) = 0;
         set(fresh, l);
-        at(cost, l) = std::numeric_limits<T>::quiet_NaN();
+        at(cost, l) = not_a_number<T>;
         return true;
     }
 
@@ -278,17 +269,19 @@ template <class V, int n, class Rows> class BatchLanes {
     ADAPTK_ONCE void calibrate() {
         V rows[rows_at_once][n + 1], most[n] = {};
         for (int first = 0; first < f.points; first += rows_at_once) {
-            const int count = f.points - first < rows_at_once ? f.points - first : rows_at_once;
-            const V* points = block_ + std::int64_t(first) * stride_;
+            const int count = rows_from(first);
+            const Points points = memory_.points + std::int64_t(first) * stride_;
             rows_(trial, points, stride_, count, &rows[0][0]);
             for (int i = 0; i < count; ++i) {
                 const V root = f.weights != nullptr ? points[std::int64_t(i) * stride_ + stride_ - 1] : lane<V>(1);
+                ADAPTK_KERNEL_UNROLL
                 for (int j = 0; j < n; ++j)
                     most[j] = greater_of(root == T(0) ? V{} : absolute(rows[i][j] * root), most[j]);
             }
         }
         for (int l = 0; l < width; ++l) {
             if (!at_mask(uncertain, l)) continue;
+            ADAPTK_KERNEL_UNROLL
             for (int j = 0; j < n; ++j) {
                 at(unit[j], l) = 1 / unit_of(at(most[j], l) * at(scale, l));
                 at(inverse_unit[j], l) = 1 / at(unit[j], l);
@@ -301,20 +294,23 @@ template <class V, int n, class Rows> class BatchLanes {
 
     // Rows of J and residuals at a point, weighted and in the lanes' units, and their terms of a loss other than
     // squares.
-    void rows_at(const V* at, int first, int count, V (*rows)[n + 1], V* terms, V* missing = nullptr) {
-        const V* points = block_ + std::int64_t(first) * stride_;
+    ADAPTK_KERNEL_TOO void rows_at(const V* at, int first, int count, V (*rows)[n + 1], V* terms,
+                                   V* missing = nullptr) {
+        const Points points = memory_.points + std::int64_t(first) * stride_;
         rows_(at, points, stride_, count, &rows[0][0]);
         if (o.poisson) Losses::poisson_rows(points, stride_, n, count, &rows[0][0], terms);
         if (f.weights != nullptr) {
             for (int i = 0; i < count; ++i) {
                 const V root = points[std::int64_t(i) * stride_ + stride_ - 1];
                 // Nothing of a point without weight, be it NaN.
+                ADAPTK_KERNEL_UNROLL
                 for (int j = 0; j <= n; ++j) rows[i][j] = root == T(0) ? V{} : rows[i][j] * root;
                 if (o.poisson) terms[i] = root == T(0) ? V{} : terms[i] * root * root;
             }
         }
         if (scaled_) {
             for (int i = 0; i < count; ++i) {
+                ADAPTK_KERNEL_UNROLL
                 for (int j = 0; j < n; ++j) rows[i][j] *= factor[j];
                 rows[i][n] *= scale;
                 if (o.poisson) terms[i] *= scale * scale;
@@ -324,31 +320,47 @@ template <class V, int n, class Rows> class BatchLanes {
     }
 
     // `to` and `cost_n` for the trial point: R, Q'r as its last column, and the sum of terms.
-    void evaluate() {
-        V rows[rows_at_once][n + 1], terms[rows_at_once];
-        for (int j = 0; j < n; ++j)
-            for (int k = j; k <= n; ++k) to[j][k] = V{};
+    ADAPTK_KERNEL_TOO void evaluate() {
+        ADAPTK_KERNEL_UNROLL
+        for (int j = 0; j < n; ++j) ADAPTK_KERNEL_UNROLL
+        for (int k = j; k <= n; ++k) to[j][k] = V{};
         V total{};
-        for (int first = 0; first < f.points; first += rows_at_once) {
-            const int count = f.points - first < rows_at_once ? f.points - first : rows_at_once;
-            rows_at(trial, first, count, rows, terms);
-            if (!squares_)
-                for (int i = 0; i < count; ++i) total += terms[i];
+        for (int first = 0; first < f.points; first += block) {
+            const int count = f.points - first < block ? f.points - first : block;
             V sum[n + 1] = {};
-            for (int i = 0; i < count; ++i) {
-                if (squares_) total += rows[i][n] * rows[i][n];
-                const V left = rows[i][0];
-                ADAPTK_UNROLL
-                for (int k = 0; k <= n; ++k) sum[k] += left * rows[i][k];
+            if constexpr (Memory::row_by_row) {
+                const auto rows = memory_.rows;
+                for (int i = 0; i < count; ++i) {
+                    V row[1][n + 1], term[1];
+                    rows_at(trial, first + i, 1, row, term);
+                    total += squares_ ? row[0][n] * row[0][n] : term[0];
+                    ADAPTK_UNROLL
+                    for (int k = 0; k <= n; ++k) {
+                        rows[i][k] = row[0][k];
+                        sum[k] += row[0][0] * row[0][k];
+                    }
+                }
+                reduce<0>(rows, count, sum);
+            } else {
+                V rows[block][n + 1], terms[block];
+                rows_at(trial, first, count, rows, terms);
+                if (!squares_)
+                    for (int i = 0; i < count; ++i) total += terms[i];
+                for (int i = 0; i < count; ++i) {
+                    if (squares_) total += rows[i][n] * rows[i][n];
+                    const V left = rows[i][0];
+                    ADAPTK_UNROLL
+                    for (int k = 0; k <= n; ++k) sum[k] += left * rows[i][k];
+                }
+                reduce<0>(&rows[0], count, sum);
             }
-            reduce<0>(rows, count, sum);
         }
         cost_n = total;
     }
 
     // The reflection that clears column j of the rows below R. sum[k] holds their products of columns j and k; the pass
     // that updates the rows takes those of the next column.
-    template <int j> ADAPTK_HD void reduce(V (*rows)[n + 1], int count, const V* sum) {
+    template <int j, class Block> ADAPTK_HD void reduce(Block rows, int count, const V* sum) {
         const V pivot = to[j][j];
         const V square = pivot * pivot + sum[j];
         const V norm = sqrt(square);
@@ -381,13 +393,15 @@ template <class V, int n, class Rows> class BatchLanes {
     }
 
     // D at the start where a column is zero, or is what cancellation leaves of zero beside every other one.
-    void assume(const V* norm) {
+    ADAPTK_KERNEL_TOO void assume(const V* norm) {
         V least = lane<V>(infinity), second = least;
+        ADAPTK_KERNEL_UNROLL
         for (int k = 0; k < n; ++k) {
             const V size = norm[k] * inverse_unit[k];
             second = size < least ? least : lesser_of(size, second);
             least = lesser_of(size, least);
         }
+        ADAPTK_KERNEL_UNROLL
         for (int k = 0; k < n; ++k) {
             const V size = norm[k] * inverse_unit[k];
             const M silent = M(size == T(0)) | (M(second < infinity) & M(size <= silent_share * second));
@@ -397,10 +411,12 @@ template <class V, int n, class Rows> class BatchLanes {
     }
 
     // Takes the trial point or not, and says who has come to an end.
-    void judge() {
+    ADAPTK_KERNEL_TOO void judge() {
         V norm[n], finite_sum = cost_n;
+        ADAPTK_KERNEL_UNROLL
         for (int k = 0; k < n; ++k) {
             V square{};
+            ADAPTK_KERNEL_UNROLL
             for (int j = 0; j <= k; ++j) square += to[j][k] * to[j][k];
             norm[k] = sqrt(square);
             finite_sum += norm[k];
@@ -412,10 +428,12 @@ template <class V, int n, class Rows> class BatchLanes {
         const M taken = fresh ? finite : (polishing ? better : finite & M(cost_n < cost));
         const M moved = M(fresh == 0);
         if (any<M>(fresh)) assume(norm);
+        ADAPTK_KERNEL_UNROLL
         for (int k = 0; k < n; ++k) {
             x[k] = taken ? trial[k] : x[k];
             norms[k] = taken ? norm[k] : norms[k];
             d[k] = taken ? greater_of(d[k], norm[k]) : d[k];
+            ADAPTK_KERNEL_UNROLL
             for (int j = 0; j <= k; ++j) r[j][k] = taken ? to[j][k] : r[j][k];
             r[k][n] = taken ? to[k][n] : r[k][n];
         }
@@ -431,8 +449,10 @@ template <class V, int n, class Rows> class BatchLanes {
         // The gradient, and the variables that it presses against their bounds.
         M stationary = M(V{} == V{});
         const V length = sqrt(cost);
+        ADAPTK_KERNEL_UNROLL
         for (int k = 0; k < n; ++k) {
             V g{};
+            ADAPTK_KERNEL_UNROLL
             for (int j = 0; j <= k; ++j) g += r[j][k] * r[j][n];
             held[k] = kept[k];
             if (f.lower != nullptr) held[k] |= (M(x[k] <= low[k]) & M(g > T(0))) | (M(x[k] >= high[k]) & M(g < T(0)));
@@ -457,6 +477,7 @@ template <class V, int n, class Rows> class BatchLanes {
         if (o.loss == Loss::tukey) {
             // All residuals beyond C: nothing to go by.
             V some{};
+            ADAPTK_KERNEL_UNROLL
             for (int k = 0; k < n; ++k) some += norm[k];
             s = (fresh & M(some == T(0)) & M(cost > T(0))) ? lane<V>(int(Status::indefinite)) : s;
         }
@@ -473,11 +494,12 @@ template <class V, int n, class Rows> class BatchLanes {
     }
 
     // The next trial point.
-    void propose() {
+    ADAPTK_KERNEL_TOO void propose() {
         V p[n], inverse[n];
         V end[n];
         M hold[n], cut[n];
         const V root = polishing ? V{} : sqrt(mu);
+        ADAPTK_KERNEL_UNROLL
         for (int k = 0; k < n; ++k) {
             p[k] = V{};
             hold[k] = held[k];
@@ -488,8 +510,10 @@ template <class V, int n, class Rows> class BatchLanes {
         }
         for (int pass = 0; pass <= n; ++pass) {
             V a[n][n + 1], diagonal[n];
+            ADAPTK_KERNEL_UNROLL
             for (int i = 0; i < n; ++i) {
                 V right = r[i][n];
+                ADAPTK_KERNEL_UNROLL
                 for (int k = i; k < n; ++k) {
                     right += hold[k] ? r[i][k] * p[k] : V{};
                     a[i][k] = hold[k] ? V{} : r[i][k] * inverse[k];
@@ -498,8 +522,10 @@ template <class V, int n, class Rows> class BatchLanes {
                 diagonal[i] = root;
             }
             eliminate<V>(a, diagonal);
+            ADAPTK_KERNEL_UNROLL
             for (int k = n - 1; k >= 0; --k) {
                 V y = -a[k][n];
+                ADAPTK_KERNEL_UNROLL
                 for (int j = k + 1; j < n; ++j) y -= a[k][j] * diagonal[j];
                 y *= a[k][k];  // its inverse
                 diagonal[k] = y;
@@ -507,6 +533,7 @@ template <class V, int n, class Rows> class BatchLanes {
             }
             if (f.lower == nullptr) break;
             M beyond = M(V{} != V{});
+            ADAPTK_KERNEL_UNROLL
             for (int k = 0; k < n; ++k) {
                 const V next = x[k] + p[k] * unit[k];
                 const M below = M(hold[k] == 0) & M(next < low[k]), above = M(hold[k] == 0) & M(next > high[k]);
@@ -521,6 +548,7 @@ template <class V, int n, class Rows> class BatchLanes {
         }
         M same = M(V{} == V{});
         V step{}, size{}, gain{};
+        ADAPTK_KERNEL_UNROLL
         for (int k = 0; k < n; ++k) {
             const V next = cut[k] ? end[k] : x[k] + p[k] * unit[k];
             same &= M(next == x[k]);
@@ -529,6 +557,7 @@ template <class V, int n, class Rows> class BatchLanes {
             const V at_unit = d_used[k] * (lesser_of(absolute(x[k]), most_growth * typical[k]) * inverse_unit[k]);
             size += at_unit * at_unit;
             V w{};
+            ADAPTK_KERNEL_UNROLL
             for (int j = k; j < n; ++j) w += r[k][j] * p[j];
             gain -= w * (w + T(2) * r[k][n]);
         }
@@ -547,15 +576,19 @@ template <class V, int n, class Rows> class BatchLanes {
 
     // The triangle of [a; diag(diagonal)] by reflections, with column n along; in place of its diagonal the inverse of
     // it (0 for 0). a is upper triangular, so that column j meets j + 1 rows of the diagonal's.
-    template <class U> static void eliminate(U (*a)[n + 1], const U* diagonal) {
+    template <class U> ADAPTK_KERNEL_TOO static void eliminate(U (*a)[n + 1], const U* diagonal) {
         U e[n][n + 1];
+        ADAPTK_KERNEL_UNROLL
         for (int j = 0; j < n; ++j) {
+            ADAPTK_KERNEL_UNROLL
             for (int k = j; k <= n; ++k) e[j][k] = U{};
             e[j][j] = diagonal[j];
         }
+        ADAPTK_KERNEL_UNROLL
         for (int j = 0; j < n; ++j) {
             const U pivot = a[j][j];
             U square = pivot * pivot;
+            ADAPTK_KERNEL_UNROLL
             for (int i = 0; i <= j; ++i) square += e[i][j] * e[i][j];
             const U norm = sqrt(square);
             const Mask<U> some = square >= smallest;
@@ -563,18 +596,22 @@ template <class V, int n, class Rows> class BatchLanes {
             const U head = pivot - corner;
             const U inverse = some ? T(1) / (corner * head) : U{};
             a[j][j] = head * inverse;
+            ADAPTK_KERNEL_UNROLL
             for (int k = j + 1; k <= n; ++k) {
                 U dot = head * a[j][k];
+                ADAPTK_KERNEL_UNROLL
                 for (int i = 0; i <= j; ++i) dot += e[i][j] * e[i][k];
                 const U s = dot * inverse;
                 a[j][k] += s * head;
+                ADAPTK_KERNEL_UNROLL
                 for (int i = 0; i <= j; ++i) e[i][k] += s * e[i][j];
             }
         }
     }
 
-    void store(int l) {
+    ADAPTK_KERNEL_TOO void store(int l) {
         const std::int64_t k = index_[l];
+        ADAPTK_KERNEL_UNROLL
         for (int j = 0; j < n; ++j) f.x[k * n + j] = at(x[j], l);
         f.cost[k] = at(cost, l) / 2 / at(scale, l) / at(scale, l);
         f.status[k] = int(at(status, l));
@@ -589,17 +626,20 @@ template <class V, int n, class Rows> class BatchLanes {
         T a[n][n + 1], diagonal[n], column[n];
         int freedom = freedom_[l];
         bool full = true;
+        ADAPTK_KERNEL_UNROLL
         for (int j = 0; j < n; ++j) {
             const bool is_fixed = at_mask(kept[j], l);
             freedom -= !is_fixed;
             diagonal[j] = is_fixed ? T(1) : T(0);
             const T inverse = is_fixed ? T(0) : 1 / at(norms[j], l);
             column[j] = inverse * at(unit[j], l);
+            ADAPTK_KERNEL_UNROLL
             for (int i = 0; i <= j; ++i) a[i][j] = is_fixed ? T(0) : at(r[i][j], l) * inverse;
             a[j][n] = 0;
         }
         eliminate<T>(a, diagonal);
         const T most = 1 / (T(f.points) * epsilon<T>);
+        ADAPTK_KERNEL_UNROLL
         for (int j = 0; j < n; ++j) full = full && absolute<T>(a[j][j]) < most && a[j][j] != 0;
         full = full && freedom >= 0 && at(status, l) != T(int(Status::nonfinite));
         const bool robust = o.loss != Loss::linear;
@@ -610,26 +650,33 @@ template <class V, int n, class Rows> class BatchLanes {
         }
         T meat[n][n] = {}, curvature[n][n] = {};
         if (robust && full) sandwich(l, a, meat, curvature);
+        ADAPTK_KERNEL_UNROLL
         for (int i = n - 1; i >= 0 && full; --i) {
             // Row i of the inverse, in place of the row.
+            ADAPTK_KERNEL_UNROLL
             for (int k = n - 1; k > i; --k) {
                 T sum = 0;
+                ADAPTK_KERNEL_UNROLL
                 for (int j = i + 1; j <= k; ++j) sum += a[i][j] * a[j][k];
                 out[k] = -sum * a[i][i];
             }
+            ADAPTK_KERNEL_UNROLL
             for (int k = i + 1; k < n; ++k) a[i][k] = out[k];
         }
         if (robust && full) {
             T g[n][n], half[n][n];
             full = Losses::join(n, &a[0][0], n + 1, &curvature[0][0], &meat[0][0], &g[0][0], &half[0][0]);
         }
+        ADAPTK_KERNEL_UNROLL
         for (int i = 0; i < n; ++i) {
+            ADAPTK_KERNEL_UNROLL
             for (int k = i; k < n; ++k) {
                 const bool is_fixed = at_mask(kept[i], l) || at_mask(kept[k], l);
                 T sum = 0;
                 if (robust) {
                     sum = full ? meat[i][k] : T(0);
                 } else {
+                    ADAPTK_KERNEL_UNROLL
                     for (int j = k; j < n && full; ++j) sum += a[i][j] * a[k][j];
                 }
                 T value = is_fixed ? T(0) : infinity;
@@ -648,7 +695,7 @@ template <class V, int n, class Rows> class BatchLanes {
     // With rows u = R^-T (the weighted row of J) of lane l: the sum of psi^2 u u', psi being the residual that goes
     // with such a row, and I plus that of what the loss's curvature lacks. `a` holds R, and the inverses of its
     // diagonal.
-    void sandwich(int l, const T (*a)[n + 1], T (*meat)[n], T (*curvature)[n]) {
+    ADAPTK_KERNEL_TOO void sandwich(int l, const T (*a)[n + 1], T (*meat)[n], T (*curvature)[n]) {
         for (int i = 0; i < n; ++i)
             for (int k = 0; k < n; ++k) {
                 meat[i][k] = 0;
@@ -656,7 +703,7 @@ template <class V, int n, class Rows> class BatchLanes {
             }
         V rows[rows_at_once][n + 1], terms[rows_at_once], missing[rows_at_once];
         for (int first = 0; first < f.points; first += rows_at_once) {
-            const int count = f.points - first < rows_at_once ? f.points - first : rows_at_once;
+            const int count = rows_from(first);
             rows_at(x, first, count, rows, terms, missing);
             for (int i = 0; i < count; ++i) {
                 T u[n];
@@ -679,7 +726,7 @@ template <class V, int n, class Rows> class BatchLanes {
     const BatchProblem<T>& f;
     const BatchOptions<T>& o;
     const int inputs_, stride_;
-    V* const block_;
+    const Memory memory_;
     const bool squares_;
     std::int64_t next_ = 0, end_ = 0;
     std::int64_t index_[width];
@@ -731,7 +778,7 @@ void levenberg_marquardt_batch(const Model& model, const BatchProblem<T>& proble
 #pragma omp parallel for schedule(static, 1) num_threads(threads)
 #endif
     for (int i = 0; i < threads; ++i)
-        Solver(rows, problem, options, Model::inputs, blocks.get() + each * std::size_t(i)).run(feed);
+        Solver(rows, problem, options, Model::inputs, {blocks.get() + each * std::size_t(i)}).run(feed);
 }
 
 }  // namespace ADAPTK_TARGET

@@ -20,7 +20,7 @@ template <class Rows, class V> struct BatchLosses {
     struct Value {
         V rho, first, second;
     };
-    static Value loss_at(Loss loss, V z) {
+    ADAPTK_KERNEL_TOO static Value loss_at(Loss loss, V z) {
         const V one = lane<V>(1), u = z + T(1);
         switch (loss) {
         case Loss::linear: break;
@@ -53,22 +53,25 @@ template <class Rows, class V> struct BatchLosses {
 
     // `count` rows of n derivatives and a residual; `scale` is C. `missing`, if it is wanted: the share of a row's
     // weight that the loss's curvature has less than it, at most 0.
-    static void robust_rows(Loss loss, V scale, int n, int count, V* row, V* terms, V* missing = nullptr) {
+    ADAPTK_KERNEL_TOO static void robust_rows(Loss loss, V scale, int n, int count, V* row, V* terms,
+                                              V* missing = nullptr) {
         for (int i = 0; i < count; ++i, row += n + 1) {
             const V r = row[n], q = r / scale, z = q * q;
             const Value v = loss_at(loss, z);
             const V curved = v.first + T(2) * v.second * z, least = least_curvature<T> * v.first;
             const V root = sqrt(greater_of(curved, least));
+            ADAPTK_KERNEL_UNROLL
             for (int j = 0; j < n; ++j) row[j] *= root;
             row[n] = root > T(0) ? r * (v.first / root) : V{};
             if (missing != nullptr) missing[i] = curved < least ? curved / least - T(1) : V{};
             // However far the loss goes up, no infinite residual is taken.
-            terms[i] = absolute(r) < std::numeric_limits<T>::infinity() ? scale * scale * v.rho : r - r;
+            terms[i] = absolute(r) < infinity<T> ? scale * scale * v.rho : r - r;
         }
     }
 
     // The same for counts, the first of the `stride` lanes of each point.
-    static void poisson_rows(const V* points, int stride, int n, int count, V* row, V* terms) {
+    template <class Points>
+    ADAPTK_KERNEL_TOO static void poisson_rows(Points points, int stride, int n, int count, V* row, V* terms) {
         for (int i = 0; i < count; ++i, row += n + 1, points += stride) {
             const V y = points[0], off = row[n];
             const V inverse = T(1) / sqrt(off + y);
@@ -76,13 +79,14 @@ template <class Rows, class V> struct BatchLosses {
             const auto some = y > T(0);
             const V along = some ? y * log1p(off / (some ? y : lane<V>(1))) : V{};
             terms[i] = T(2) * (off - along);
+            ADAPTK_KERNEL_UNROLL
             for (int j = 0; j <= n; ++j) row[j] *= inverse;
         }
     }
 
     // meat = G meat G' with G = a curvature^-1, or G = a where the curvature is not safely positive definite. `a` is n
     // x n, upper triangular, and its rows `stride` apart; g and half are n x n.
-    static bool join(int n, const T* a, int stride, T* curvature, T* meat, T* g, T* half) {
+    ADAPTK_KERNEL_TOO static bool join(int n, const T* a, int stride, T* curvature, T* meat, T* g, T* half) {
         constexpr T safe = T(0.1);  // as in covariance.hpp
         for (int i = 0; i < n; ++i)
             for (int k = 0; k < n; ++k) g[i * n + k] = k < i ? T(0) : a[i * stride + k];
@@ -118,7 +122,7 @@ template <class Rows, class V> struct BatchLosses {
             for (int k = 0; k < n; ++k) {
                 meat[i * n + k] = 0;
                 for (int j = 0; j < n; ++j) meat[i * n + k] += half[i * n + j] * g[k * n + j];
-                finite = finite && absolute<T>(meat[i * n + k]) < std::numeric_limits<T>::infinity();
+                finite = finite && absolute<T>(meat[i * n + k]) < infinity<T>;
             }
         return finite;
     }

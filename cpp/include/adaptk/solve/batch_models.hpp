@@ -109,6 +109,7 @@ template <int terms> struct Exponentials {
     static constexpr int size = 2 * terms + 1, inputs = 1;
     template <class V> ADAPTK_HD void operator()(const V* p, const V* x, V& value, V* slope) const {
         value = p[2 * terms];
+        ADAPTK_KERNEL_UNROLL
         for (int i = 0; i < terms; ++i) {
             const V e = exp(-p[2 * i + 1] * x[0]), ae = p[2 * i] * e;
             value += ae;

@@ -16,10 +16,27 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__SSE2__)
+#if defined(__CUDACC__)
+// A kernel's thread has single numbers.
+#elif defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#endif
+
+// Of functions and loops that are left to the compiler elsewhere: whole in a kernel, so that arrays of a known size are
+// registers.
+#if defined(__CUDA_ARCH__)
+#define ADAPTK_KERNEL_UNROLL _Pragma("unroll")
+#else
+#define ADAPTK_KERNEL_UNROLL
+#endif
+#if defined(__CUDACC__)
+#undef ADAPTK_UNROLL
+#define ADAPTK_UNROLL ADAPTK_KERNEL_UNROLL
+#define ADAPTK_KERNEL_TOO __host__ __device__ __forceinline__
+#else
+#define ADAPTK_KERNEL_TOO
 #endif
 
 namespace adaptk::solve {
@@ -33,7 +50,7 @@ constexpr int lane_bytes = 32;
 constexpr int lane_bytes = 16;
 #endif
 
-#if defined(ADAPTK_GNU)
+#if defined(ADAPTK_GNU) && !defined(__CUDACC__)
 template <class T> struct LaneType {
     typedef T Vector __attribute__((vector_size(lane_bytes)));
 };
@@ -62,6 +79,11 @@ template <> struct LaneOf<double> {
 };
 template <class V> using Element = typename LaneOf<std::remove_cv_t<V>>::Element;
 template <class V> using Mask = typename LaneOf<V>::Mask;
+
+// Constants, since kernels may not call functions of the standard library.
+template <class T> inline constexpr T infinity = std::numeric_limits<T>::infinity();
+template <class T> inline constexpr T not_a_number = std::numeric_limits<T>::quiet_NaN();
+template <class T> inline constexpr T smallest_normal = std::numeric_limits<T>::min();
 
 // Lane l, to read and to write. (The compilers let vectors alias their elements.)
 template <class V>
@@ -92,6 +114,7 @@ template <class V> ADAPTK_HD bool any(V mask) {
 template <class V> ADAPTK_HD V sqrt(V x) {
     using T = Element<V>;
     if constexpr (!std::is_same_v<V, T>) {
+#if !defined(__CUDACC__)
 #if defined(__AVX512F__)
         // Masked, for GCC 12 warns of the undefined register behind the plain one.
         if constexpr (sizeof(V) == 64 && sizeof(T) == 8) return V(_mm512_maskz_sqrt_pd(__mmask8(0xff), __m512d(x)));
@@ -109,11 +132,17 @@ template <class V> ADAPTK_HD V sqrt(V x) {
         if constexpr (sizeof(V) == 16 && sizeof(T) == 8) return V(vsqrtq_f64(float64x2_t(x)));
         if constexpr (sizeof(V) == 16 && sizeof(T) == 4) return V(vsqrtq_f32(float32x4_t(x)));
 #endif
+#endif
         V y = x;
         for (unsigned i = 0; i < sizeof(V) / sizeof(T); ++i) y[i] = sqrt<T>(x[i]);
         return y;
     } else {
-#if defined(ADAPTK_GNU)
+#if defined(__CUDA_ARCH__)
+        if constexpr (sizeof(T) == 4)
+            return __fsqrt_rn(x);
+        else
+            return __dsqrt_rn(x);
+#elif defined(ADAPTK_GNU)
         if constexpr (sizeof(T) == 4)
             return __builtin_sqrtf(x);
         else
@@ -132,13 +161,13 @@ namespace detail {
 template <class V> ADAPTK_HD auto bits(V x) {
     using I = typename LaneOf<V>::Integer;
     if constexpr (std::is_same_v<V, Element<V>>)
-        return std::bit_cast<I>(x);
+        return __builtin_bit_cast(I, x);
     else
         return I(x);
 }
 template <class V> ADAPTK_HD V from_bits(typename LaneOf<V>::Integer i) {
     if constexpr (std::is_same_v<V, Element<V>>)
-        return std::bit_cast<V>(i);
+        return __builtin_bit_cast(V, i);
     else
         return V(i);
 }
@@ -153,21 +182,27 @@ template <> struct Format<double> {
     // exp is 0 below and infinite above.
     static constexpr double least = -746, most = 710, step = 1000;
     // (e^r - 1 - r) / r^2 from its values at the Chebyshev points of |r| <= ln(2)/2: exp's relative error is 2^-55.8.
-    static constexpr double exp[] = {0x1.0000000000001p-1,  0x1.5555555555556p-3,  0x1.5555555553d63p-5,
-                                     0x1.11111111109b3p-7,  0x1.6c16c1788bd90p-10, 0x1.a01a01a7c41d5p-13,
-                                     0x1.a019b90d2ae7ap-16, 0x1.71de0dae63bb3p-19, 0x1.289185613a3d6p-22,
-                                     0x1.af38a9b0ec855p-26};
+    struct Exp {
+        static constexpr double value[] = {0x1.0000000000001p-1,  0x1.5555555555556p-3,  0x1.5555555553d63p-5,
+                                           0x1.11111111109b3p-7,  0x1.6c16c1788bd90p-10, 0x1.a01a01a7c41d5p-13,
+                                           0x1.a019b90d2ae7ap-16, 0x1.71de0dae63bb3p-19, 0x1.289185613a3d6p-22,
+                                           0x1.af38a9b0ec855p-26};
+    };
     // (2 artanh(s) / s - 2) / s^2 in s^2, from its values at the Chebyshev points of e^(2 artanh |s|) <= sqrt(2):
     // the error of 2 artanh(s) is 2^-57.6 of it.
-    static constexpr double log[] = {0x1.5555555555558p-1, 0x1.99999999952e2p-2, 0x1.2492492df148dp-2,
-                                     0x1.c71c62e5800a1p-3, 0x1.7462b4ab2ef6bp-3, 0x1.39fe606542ddep-3,
-                                     0x1.2b584aae78a57p-3};
+    struct Log {
+        static constexpr double value[] = {0x1.5555555555558p-1, 0x1.99999999952e2p-2, 0x1.2492492df148dp-2,
+                                           0x1.c71c62e5800a1p-3, 0x1.7462b4ab2ef6bp-3, 0x1.39fe606542ddep-3,
+                                           0x1.2b584aae78a57p-3};
+    };
     static constexpr double half_root = 0x1.6a09e667f3bcdp-1, whole = 0x1p52, above_subnormal = 0x1p54;
     // (atan(u) / u - 1) / u^2 in u^2, likewise for |u| <= sqrt(2) - 1: 2^-57.6.
-    static constexpr double atan[] = {-0x1.5555555555555p-2, 0x1.999999999934cp-3,  -0x1.2492492436201p-3,
-                                      0x1.c71c71853d7fap-4,  -0x1.745d0b28a7e37p-4, 0x1.3b1263064f6b9p-4,
-                                      -0x1.10fa77b1a6d57p-4, 0x1.dfe6497e96323p-5,  -0x1.a0999c632b6edp-5,
-                                      0x1.4162c02b1dda3p-5,  -0x1.3a31b1c0fd3b7p-6};
+    struct Atan {
+        static constexpr double value[] = {-0x1.5555555555555p-2, 0x1.999999999934cp-3,  -0x1.2492492436201p-3,
+                                           0x1.c71c71853d7fap-4,  -0x1.745d0b28a7e37p-4, 0x1.3b1263064f6b9p-4,
+                                           -0x1.10fa77b1a6d57p-4, 0x1.dfe6497e96323p-5,  -0x1.a0999c632b6edp-5,
+                                           0x1.4162c02b1dda3p-5,  -0x1.3a31b1c0fd3b7p-6};
+    };
     static constexpr double right_angle = 0x1.921fb54442d18p+0, right_angle_rest = 0x1.1a62633145c07p-54;
     // pi/2 in three parts.
     static constexpr double quarter[] = {0x1.921fb544p+0, 0x1.0b4611a6p-34, 0x1.3198a2e037073p-69};
@@ -179,14 +214,29 @@ template <> struct Format<float> {
     static constexpr float high = 0x1.63p-1f, low = -0x1.bd0106p-13f;
     static constexpr float least = -104, most = 89, step = 100;
     // As above: 2^-26.5.
-    static constexpr float exp[] = {0x1p-1f, 0x1.5554dcp-3f, 0x1.555518p-5f, 0x1.120be2p-7f, 0x1.6d117cp-10f};
-    static constexpr float log[] = {0x1.55555cp-1f, 0x1.997c3p-2f, 0x1.2ee61p-2f};  // as above: 2^-28.4
+    struct Exp {
+        static constexpr float value[] = {0x1p-1f, 0x1.5554dcp-3f, 0x1.555518p-5f, 0x1.120be2p-7f, 0x1.6d117cp-10f};
+    };
+    struct Log {
+        static constexpr float value[] = {0x1.55555cp-1f, 0x1.997c3p-2f, 0x1.2ee61p-2f};
+    };  // as above: 2^-28.4
     static constexpr float half_root = 0x1.6a09e6p-1f, whole = 0x1p23f, above_subnormal = 0x1p25f;
-    static constexpr float atan[] = {-0x1.555554p-2f, 0x1.999730p-3f, -0x1.242036p-3f, 0x1.b81030p-4f,
-                                     -0x1.08455ep-4f};  // 2^-28.7
+    struct Atan {
+        static constexpr float value[] = {-0x1.555554p-2f, 0x1.999730p-3f, -0x1.242036p-3f, 0x1.b81030p-4f,
+                                          -0x1.08455ep-4f};
+    };  // 2^-28.7
     static constexpr float right_angle = 0x1.921fb6p+0f, right_angle_rest = -0x1.777a5cp-25f;
     static constexpr float quarter[] = {0x1.92p+0f, 0x1.fb4p-12f, 0x1.4442d2p-24f};
 };
+
+// value[i] + x (value[i + 1] + x (...)), the values being constants of the code: a kernel has no memory for tables.
+template <class Table, int i = 0, class V> ADAPTK_HD V polynomial(V x) {
+    constexpr Element<V> value = Table::value[i];
+    if constexpr (i + 1 == int(sizeof(Table::value) / sizeof(value)))
+        return lane<V>(value);
+    else
+        return polynomial<Table, i + 1>(x) * x + value;
+}
 
 // 2^k for whole k that a normal number has.
 template <class V> ADAPTK_HD V power_of_two(V k) {
@@ -205,10 +255,7 @@ template <class V> ADAPTK_HD V exp(V x) {
     x = x > high ? high : x;
     const V k = (x * T(1.44269504088896340736) + F::round) - F::round;
     const V r = (x - k * F::high) - k * F::low;
-    constexpr int n = int(sizeof(F::exp) / sizeof(T));
-    V p = lane<V>(F::exp[n - 1]);
-    ADAPTK_UNROLL
-    for (int i = n - 2; i >= 0; --i) p = p * r + F::exp[i];
+    V p = detail::polynomial<typename F::Exp>(r);
     p = T(1) + (r + r * r * p);
     // In two steps: 2^k alone may leave the range.
     V part = k < -step ? -step : k;
@@ -225,10 +272,7 @@ template <class V> ADAPTK_HD V expm1(V x) {
     y = y > high ? high : y;
     const V k = (y * T(1.44269504088896340736) + F::round) - F::round;
     const V r = (y - k * F::high) - k * F::low;
-    constexpr int n = int(sizeof(F::exp) / sizeof(T));
-    V p = lane<V>(F::exp[n - 1]);
-    ADAPTK_UNROLL
-    for (int i = n - 2; i >= 0; --i) p = p * r + F::exp[i];
+    V p = detail::polynomial<typename F::Exp>(r);
     const V q = r + r * r * p;  // e^r - 1
     V part = k < -step ? -step : k;
     part = part > step ? step : part;
@@ -244,24 +288,22 @@ template <class V> ADAPTK_HD V log(V x) {
     using F = detail::Format<T>;
     using I = typename LaneOf<T>::Integer;
     // x = 2^k m with m in [sqrt(1/2), sqrt(2)).
-    constexpr I root = std::bit_cast<I>(F::half_root), one = std::bit_cast<I>(T(1));
-    constexpr T least = std::numeric_limits<T>::min(), up = F::above_subnormal;
+    constexpr I root = __builtin_bit_cast(I, F::half_root), one = __builtin_bit_cast(I, T(1));
+    constexpr I whole = __builtin_bit_cast(I, F::whole);
+    constexpr T least = smallest_normal<T>, up = F::above_subnormal;
     const auto small = x < least;
     const V y = small ? x * up : x;
     const auto shifted = detail::bits(y) + (one - root);
-    const V biased = detail::from_bits<V>((shifted >> F::digits) | std::bit_cast<I>(F::whole)) - F::whole;
+    const V biased = detail::from_bits<V>((shifted >> F::digits) | whole) - F::whole;
     const V k = biased - (small ? lane<V>(F::bias + F::digits + 2) : lane<V>(F::bias));
     const V m = detail::from_bits<V>((shifted & ((I(1) << F::digits) - 1)) + root);
     // log(1 + f) = 2 artanh(s) = f - (f^2/2 - s (f^2/2 + z P(z))).
     const V f = m - T(1), s = f / (f + T(2)), z = s * s, half = f * f * T(0.5);
-    constexpr int n = int(sizeof(F::log) / sizeof(T));
-    V p = lane<V>(F::log[n - 1]);
-    ADAPTK_UNROLL
-    for (int i = n - 2; i >= 0; --i) p = p * z + F::log[i];
+    const V p = detail::polynomial<typename F::Log>(z);
     V result = k * F::high - ((half - (s * (half + z * p) + k * F::low)) - f);
-    result = x == lane<V>(std::numeric_limits<T>::infinity()) ? x : result;
-    result = x == T(0) ? lane<V>(-std::numeric_limits<T>::infinity()) : result;
-    return x >= T(0) ? result : lane<V>(std::numeric_limits<T>::quiet_NaN());
+    result = x == lane<V>(infinity<T>) ? x : result;
+    result = x == T(0) ? lane<V>(-infinity<T>) : result;
+    return x >= T(0) ? result : lane<V>(not_a_number<T>);
 }
 
 // log(1 + x), also of x near 0: what 1 + x is rounded by is in the factor too (Goldberg 1991, theorem 4).
@@ -270,7 +312,7 @@ template <class V> ADAPTK_HD V log1p(V x) {
     const V u = x + T(1), step = u - T(1);
     const auto none = step == T(0);
     const V result = log(u) * (x / (none ? lane<V>(1) : step));
-    return none ? x : (x == lane<V>(std::numeric_limits<T>::infinity()) ? x : result);
+    return none ? x : (x == lane<V>(infinity<T>) ? x : result);
 }
 
 // Within one unit in the last place (tested).
@@ -285,10 +327,7 @@ template <class V> ADAPTK_HD V atan(V x) {
     const V below = steep ? a : (middle ? a + T(1) : lane<V>(1));
     const V u = above / below, w = u * u;
     const V share = steep ? lane<V>(1) : (middle ? lane<V>(T(0.5)) : V{});
-    constexpr int n = int(sizeof(F::atan) / sizeof(T));
-    V p = lane<V>(F::atan[n - 1]);
-    ADAPTK_UNROLL
-    for (int i = n - 2; i >= 0; --i) p = p * w + F::atan[i];
+    const V p = detail::polynomial<typename F::Atan>(w);
     const V result = share * F::right_angle + (u + (u * w * p + share * F::right_angle_rest));
     return x < T(0) ? -result : result;
 }
@@ -299,7 +338,8 @@ template <class V> ADAPTK_HD void sine_cosine(V x, V& sine, V& cosine) {
     using F = detail::Format<T>;
     const V t = x * T(0.63661977236758134308) + F::round;
     const V k = t - F::round;
-    const V r = ((x - k * F::quarter[0]) - k * F::quarter[1]) - k * F::quarter[2];
+    constexpr T first = F::quarter[0], second = F::quarter[1], third = F::quarter[2];
+    const V r = ((x - k * first) - k * second) - k * third;
     const V z = r * r;
     V s = lane<V>(1), c = lane<V>(1);
     ADAPTK_UNROLL
