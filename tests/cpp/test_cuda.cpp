@@ -779,7 +779,7 @@ std::vector<ParamUpdate> with_rows(std::vector<ParamUpdate> tensors, std::span<c
 void test_rows() {
     Random random(15);
     std::size_t round = 0;
-    for (const char* const name : {"sgd", "adam", "amsgrad", "adan", "rprop"}) {
+    for (const char* const name : {"sgd", "adam", "amsgrad", "adan", "nadam"}) {
         const RuleInfo& rule = *detail::find_rule(name);
         for (const Types& types : all_types) {
             for (const std::int64_t row_size : {1, 3, 16, 64, 256, 300}) {
