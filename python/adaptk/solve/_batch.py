@@ -448,6 +448,7 @@ def levenberg_marquardt_batch(
            [2. , 0.8, 1.5]])
     """
     if _batch_device.is_on_device(data):
+        # Programs of functions are run by the CPU's lanes, and these arguments are worked out on the host, in NumPy.
         if callable(model):
             raise NotImplementedError("model: a function is for data on the CPU, not on a CUDA device")
         for name, value in (("sigma", sigma), ("mask", mask), ("nan_policy", nan_policy), ("starts", starts)):

@@ -74,14 +74,17 @@ def _fixed(fixed: Any, names: Sequence[str], n: int, x0: Any) -> tuple[np.ndarra
     keep = np.zeros(n, np.uint8)
     if isinstance(fixed, Mapping):
         if _is_array(x0):
+            # It would be changed in place, or copied by whatever library it belongs to.
             raise NotImplementedError("fixed: values beside an x0 on a device; put them into x0, and give booleans")
         x0 = list(x0)
         for key, value in fixed.items():
             if _is_array(value):
+                # Starts are made on the host; a number on the device would be waited for.
                 raise NotImplementedError(f"fixed[{key!r}]: beside data on a device it has to be a number")
             j = index(key, n, names, "fixed")
             x0[j], keep[j] = float(value), 1
         return keep, x0
+    # How many are fixed decides, before anything is written, whether the points suffice: known on the host alone.
     if not isinstance(fixed, (list, tuple)) or len(fixed) != n or not all(isinstance(b, bool) for b in fixed):
         raise NotImplementedError(f"fixed: beside data on a device a dict, or a list of {n} booleans")
     return np.array(fixed, np.uint8), x0
@@ -104,6 +107,7 @@ def fit(
     covariance: bool,
 ) -> Batch:
     """The fits; `grid(shape, dtype, inputs)` makes coordinates."""
+    # Polynomials and rational functions have any number of parameters, and a kernel's registers are for one number.
     if not _core.has_batch_kernel(choice):
         raise NotImplementedError(f"model: {model!r} has no kernel for data on a CUDA device; copy them to the CPU")
     _, n, inputs, _, _ = choice
