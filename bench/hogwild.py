@@ -4,7 +4,10 @@
 
 The data have the shape of RCV1: 47,236 features whose frequencies follow a power law, 76 a row of length 1.
 Each contender trains anew for the same number of passes, logistic loss, float32. A ratio is the median over the rounds;
-"loss" is the objective on all rows after the last pass.
+"loss" is the mean over the rounds of the objective on all rows after the last pass. Each round has its own order of the
+examples, the same for all contenders, and "spread" is the standard deviation of the losses: threads change a loss only
+if the difference is well above that. The step size of sgd is halved after each pass. If it shrinks by a tenth, the
+objective depends on where the last examples have led: it varied by a tenth from order to order, on one thread, too.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +87,24 @@ def objective(model: Any, x: Any, y: Array) -> float:
     return float(losses.mean() + ALPHA / 2 * np.square(model.coef_, dtype=np.float64).sum())
 
 
-def own(x: Any, y: Array, rule: str, passes: int, threads: int, publish_every: int = 32) -> SGDClassifier:
-    model = SGDClassifier("log_loss", rule=rule, alpha=ALPHA, max_iter=passes, tol=None, n_jobs=threads, random_state=0)
-    model.set_params(publish_every=publish_every)
-    return model.set_params(eta0=2.0 if rule == "sgd" else None).fit(x, y)
+def own(
+    x: Any, y: Array, rule: str, passes: int, threads: int, seed: int, publish_every: int | None = None
+) -> SGDClassifier:
+    model = SGDClassifier("log_loss", rule=rule, alpha=ALPHA, max_iter=passes, tol=None, n_jobs=threads)
+    model.set_params(random_state=seed)
+    if publish_every is not None:
+        model.set_params(publish_every=publish_every)
+    if rule == "sgd":
+        model.set_params(learning_rate="decay", eta0=2.0, decay=0.5)
+    return model.fit(x, y)
 
 
-def of_sklearn(x: Any, y: Array, passes: int) -> Any:
+def of_sklearn(x: Any, y: Array, passes: int, seed: int) -> Any:
     from scipy.sparse import csr_matrix
     from sklearn.linear_model import SGDClassifier as Theirs
 
     model = Theirs(
-        "log_loss", alpha=ALPHA, max_iter=passes, tol=None, learning_rate="constant", eta0=0.5, random_state=0
+        "log_loss", alpha=ALPHA, max_iter=passes, tol=None, learning_rate="constant", eta0=0.5, random_state=seed
     )
     return model.fit(csr_matrix(x[:3], shape=x[3]), y)
 
@@ -137,25 +147,26 @@ def linear(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a pass by contender and round, and their objectives."""
     x, y = rcv1_shaped(options.rows, options.features, options.per_row)
     passes, rule = options.passes, options.rule
-    contenders: dict[str, Callable[[], Any]] = {
-        "one thread": lambda: own(x, y, rule, passes, 1),
-        f"{options.threads} threads": lambda: own(x, y, rule, passes, options.threads),
+    # Each gets the round's seed.
+    contenders: dict[str, Callable[[int], Any]] = {
+        "one thread": lambda seed: own(x, y, rule, passes, 1, seed),
+        f"{options.threads} threads": lambda seed: own(x, y, rule, passes, options.threads, seed),
         # Without copies of frequent weights, as in the paper.
-        f"{options.threads} threads, direct": lambda: own(x, y, rule, passes, options.threads, 1),
+        f"{options.threads} threads, direct": lambda seed: own(x, y, rule, passes, options.threads, seed, 1),
     }
     if importlib.util.find_spec("sklearn") is not None:
-        contenders["scikit-learn"] = lambda: of_sklearn(x, y, passes)
+        contenders["scikit-learn"] = lambda seed: of_sklearn(x, y, passes, seed)
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    losses: dict[str, float] = {}
+    losses: dict[str, list[float]] = {name: [] for name in contenders}
     wabbit = None
     if importlib.util.find_spec("vowpalwabbit") is not None:
         wabbit = VowpalWabbit(x, y)
         times["Vowpal Wabbit"] = []
-    for _ in range(options.repeats):
+    for seed in range(options.repeats):
         for name, work in contenders.items():
-            seconds, model = seconds_of(work)
+            seconds, model = seconds_of(partial(work, seed))
             times[name].append(seconds / passes)
-            losses[name] = objective(model, x, y)
+            losses[name].append(objective(model, x, y))
         if wabbit is not None:
             times["Vowpal Wabbit"].append(wabbit.seconds(passes))
     return {"seconds": times, "losses": losses, "rows": options.rows}
@@ -167,13 +178,13 @@ def factors(options: argparse.Namespace) -> dict[str, Any]:
     shape = (max(n // 30, 10), max(n // 200, 10))
     i, j, values = ratings(n, *shape)
     times: dict[str, list[float]] = {"one thread": [], f"{options.threads} threads": []}
-    losses: dict[str, float] = {}
-    for _ in range(options.repeats):
+    losses: dict[str, list[float]] = {name: [] for name in times}
+    for seed in range(options.repeats):
         for name, threads in (("one thread", 1), (f"{options.threads} threads", options.threads)):
-            model = MatrixFactorization(options.rank, max_iter=options.passes, n_jobs=threads, random_state=0)
-            seconds, _ = seconds_of(lambda model=model: model.fit(i, j, values, shape))
+            model = MatrixFactorization(options.rank, max_iter=options.passes, n_jobs=threads, random_state=seed)
+            seconds, _ = seconds_of(partial(model.fit, i, j, values, shape))
             times[name].append(seconds / options.passes)
-            losses[name] = model.loss_curve_[-1]
+            losses[name].append(model.loss_curve_[-1])
     return {"seconds": times, "losses": losses, "rows": n}
 
 
@@ -185,9 +196,14 @@ def ratio(found: dict[str, Any], slow: str, fast: str) -> float:
 def show(what: str, found: dict[str, Any], several: str) -> dict[str, float]:
     print(f"{what}, {found['rows']:,} examples")
     for name, seconds in found["seconds"].items():
-        loss = found["losses"].get(name)
         nanoseconds = statistics.median(seconds) / found["rows"] * 1e9
-        print(f"  {name:<18} {nanoseconds:8.1f} ns an example" + ("" if loss is None else f"   loss {loss:.5f}"))
+        line = f"  {name:<18} {nanoseconds:8.1f} ns an example"
+        if name in found["losses"]:
+            loss = statistics.mean(found["losses"][name])
+            line += f"   loss {loss:.5f}"
+            if len(seconds) > 1:
+                line += f", spread {statistics.stdev(found['losses'][name]) / loss:.2%}"
+        print(line)
     ratios = {"one thread / " + several: ratio(found, "one thread", several)}
     if several + ", direct" in found["seconds"]:
         ratios[f"one thread / {several}, direct"] = ratio(found, "one thread", several + ", direct")
@@ -196,7 +212,7 @@ def show(what: str, found: dict[str, Any], several: str) -> dict[str, float]:
             ratios[f"{peer} / one thread"] = ratio(found, peer, "one thread")
     for name, value in ratios.items():
         print(f"  {name:<30} {value:.2f}")
-    difference = found["losses"][several] / found["losses"]["one thread"] - 1
+    difference = statistics.mean(found["losses"][several]) / statistics.mean(found["losses"]["one thread"]) - 1
     print(f"  loss of {several} over that of one: {difference:+.2%}", flush=True)
     return {**ratios, "loss difference": difference}
 

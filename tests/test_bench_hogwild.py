@@ -23,7 +23,8 @@ def test_all_contenders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys:
     for what in ("linear model", "matrix factorisation"):
         assert what in printed
         assert all(len(t) == 2 and min(t) > 0 for t in found[what]["seconds"].values())
-        assert all(0 < loss < 1.5 for loss in found[what]["losses"].values())
+        assert all(len(losses) == 2 for losses in found[what]["losses"].values())
+        assert all(0 < loss < 1.5 for losses in found[what]["losses"].values() for loss in losses)
         assert found[what]["ratios"]["one thread / 2 threads"] > 0
     with pytest.raises(SystemExit):
         bench.main(["--threads", "1"])
