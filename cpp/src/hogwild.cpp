@@ -138,11 +138,12 @@ template <class T> class RowReader {
         return {data_ + begin, static_cast<const std::byte*>(indices_) + begin * index_bytes(), start(i + 1) - begin,
                 wide_indices_};
     }
-    void prefetch_start(int64_t i) const {
+    // Inline: GCC leaves out calls of functions that have no effect but to prefetch.
+    ADAPTK_HD void prefetch_start(int64_t i) const {
         if (starts_ != nullptr)
             prefetch<CacheLevel::first>(starts_, size_t(i) * (wide_starts_ ? sizeof(int64_t) : sizeof(int32_t)), 1);
     }
-    void prefetch_row(int64_t i) const {
+    ADAPTK_HD void prefetch_row(int64_t i) const {
         const Row<T> row = (*this)(i);
         prefetch<CacheLevel::first>(row.x, 0, size_t(row.size) * sizeof(T));
         if (starts_ != nullptr) prefetch<CacheLevel::first>(row.index, 0, size_t(row.size * index_bytes()));
