@@ -47,6 +47,7 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
     static_assert(((CodesOf<R, I>::block == stored_block) && ...));
 
     const bool coupled;
+    const float scale_of_grad, decay;  // if coupled
     const StoredPiece& piece;
 
     const StoredBuffer& param() const { return piece.buffer[0]; }
@@ -139,16 +140,16 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         b.encode(x, b.at(at), b.side, element(at), n, b.key);
     }
 
-    template <bool Coupled>
-    ADAPTK_HD static void update(const Coefficients& c, size_t n, float* p, const float* g, float* const (&s)[arrays]) {
-        rule_run<R, float, Coupled, I...>(c, n, p, g, s[I]...);
+    // Part of the gradient. Coupled decay is added to it here, so that each loop has the formula once: what the loop
+    // multiplies by is then 1, which changes no bit.
+    ADAPTK_HD const float* decode_grad(size_t at, const float* p, float* scratch) const {
+        const float* const g = decode_part(grad(), at, scratch);
+        if (!coupled) return g;
+        for (size_t i = 0; i < stored_part; ++i) scratch[i] = scale_of_grad * g[i] + decay * p[i];
+        return scratch;
     }
-    ADAPTK_HD void update(const Coefficients& c, size_t n, float* p, const float* g, float* const (&s)[arrays]) const {
-        if (coupled) {
-            update<true>(c, n, p, g, s);
-        } else {
-            update<false>(c, n, p, g, s);
-        }
+    ADAPTK_HD static void update(const Coefficients& c, size_t n, float* p, const float* g, float* const (&s)[arrays]) {
+        rule_run<R, float, false, I...>(c, n, p, g, s[I]...);
     }
 
     // What all parts of a block are encoded with.
@@ -190,7 +191,7 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         [[maybe_unused]] alignas(64) float scratch[arrays][stored_part];
         for (size_t at = 0; at < piece.n; at += stored_part) {
             float* const p = decode_param(at, params);
-            const float* const g = decode_part(grad(), at, grads);
+            const float* const g = decode_grad(at, p, grads);
             float* const x[arrays] = {decode_part(state(I), at, scratch[I])...};
             update(c, stored_part, p, g, x);
             (encode_part(state(I), at, x[I]), ...);
@@ -198,24 +199,26 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         }
     }
 
-    // A block of codes by itself: the slow way.
+    // A block of codes by itself: the slow way, with coefficients of its own, so that nothing outside knows the address
+    // of the loop's.
     template <size_t S> void encode_alone(const float* x, size_t at) const {
         encode_other(state(S), at, x, stored_block);
     }
-    void alone(const Coefficients& c, size_t at, Block& x) const {
+    [[gnu::noinline]] void alone(const Coefficients c, size_t at, Block& x) const {
         alignas(64) float params[stored_block], grads[stored_block];
         (decode_other(state(I), at, x[I], stored_block), ...);
         for (size_t i = 0; i < stored_block; i += stored_part) {
             float* const p = decode_param(at + i, params);
-            float* const all[arrays] = {x[I] + i...};
-            update(c, stored_part, p, decode_part(grad(), at + i, grads), all);
+            const float* const g = decode_grad(at + i, p, grads);
+            void* const all[] = {p, const_cast<float*>(g), x[I] + i...};
+            step<R, float, false>(&c, all, stored_part);
             encode_param(at + i, p);
         }
         (encode_alone<I>(x[I], at), ...);
     }
 
     // States of codes. The coefficients by value: what is stored to may not be they.
-    template <bool Coupled> void run_codes(const Coefficients c) const {
+    void run_codes(const Coefficients c) const {
         alignas(64) float params[stored_part], grads[stored_part];
         alignas(64) Block scratch[2];
         alignas(64) std::uint8_t unused[stored_block];
@@ -242,7 +245,7 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
             for (size_t i = 0; i < stored_block; i += stored_part) {
                 (ask_for_memory<1>(from[I] + i), ...);
                 float* const p = decode_param(at + i, params);
-                const float* const g = decode_part(grad(), at + i, grads);
+                const float* const g = decode_grad(at + i, p, grads);
                 for (size_t k = i; k < i + stored_part; k += 4 * Lanes::count) {
                     Lanes::U out[arrays][4];
                     ADAPTK_UNROLL
@@ -253,7 +256,7 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
                              x[I], CodesOf<R, I>::template decode<Lanes, true>(load_codes<I>(from[I] + j), scales[I])),
                          ...);
                         float* const vectors[arrays] = {x[I]...};
-                        update<Coupled>(c, Lanes::count, p + (j - i), g + (j - i), vectors);
+                        update(c, Lanes::count, p + (j - i), g + (j - i), vectors);
                         ((most[I] = Lanes::larger(most[I], magnitude<I>(Lanes::load(x[I])))), ...);
                         ((out[I][q] = std::get<I>(encoders)(last[I] + j)), ...);
                         (Lanes::store(now[I] + j, Lanes::load(x[I])), ...);
@@ -306,11 +309,12 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
 };
 
 template <class R> void run_stored(const void* coefficients, bool coupled, const StoredPiece& piece) {
-    const StoredRule<R, std::make_index_sequence<R::states.size()>> rule{coupled, piece};
-    const auto& c = *static_cast<const StepCoefficients<R, float>*>(coefficients);
+    auto c = *static_cast<const StepCoefficients<R, float>*>(coefficients);
+    const StoredRule<R, std::make_index_sequence<R::states.size()>> rule{coupled, c.common.grad_scale, c.common.decay,
+                                                                         piece};
+    if (coupled) c.common.grad_scale = c.common.shrink = 1.0f;
     if constexpr (R::states.size() > 0)
-        if (piece.buffer[2].as == StoredAs::codes)
-            return coupled ? rule.template run_codes<true>(c) : rule.template run_codes<false>(c);
+        if (piece.buffer[2].as == StoredAs::codes) return rule.run_codes(c);
     rule.run_halves(c);
 }
 
