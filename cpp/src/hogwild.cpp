@@ -54,12 +54,17 @@ template <class T> ADAPTK_HD bool exchange(T* p, T& expected, T x) {
 }
 #endif
 
-// Adds, and returns the sum. What other threads add is never lost, unless they store. `seen` is what was there last:
-// a load before would fetch the cache line twice, once to read it and once to write it.
-template <class T> T add_to(T* p, T x, T seen) {
-    while (!exchange(p, seen, T(seen + x))) {
-    }
-    return seen + x;
+// Two floats, or one double: what can be added to by one atomic operation.
+template <class T> using CellOf = std::conditional_t<sizeof(T) == 4, uint64_t, T>;
+
+// Asks for a line that will be changed. The instruction does nothing on old processors that do not have it; without an
+// option compilers would ask for the line as for a line to be read, and it would be fetched twice.
+ADAPTK_HD void prefetch_to_write([[maybe_unused]] const void* p) {
+#if defined(ADAPTK_GNU) && defined(__x86_64__)
+    asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p)));
+#elif defined(ADAPTK_GNU)
+    __builtin_prefetch(p, 1);
+#endif
 }
 
 // e^x for x <= 0, within a unit or two in the last place: the same bits everywhere, which the C library's are not.
@@ -461,35 +466,34 @@ struct FrequentWeights {
     bool all = false;
     // By feature: its number, or that of its copy minus the number of copies.
     std::vector<int32_t> place;
-    std::vector<int64_t> feature;  // of each copy
+    std::vector<int32_t> feature;  // of each copy
     std::vector<size_t> tier_end;
 
     size_t size() const { return feature.size(); }
 };
 
 // `columns` is the place of the intercept, which is in the first tier.
-FrequentWeights frequent_weights(const LinearTask& t, const LinearOptions& o, int64_t examples_of_a_thread,
-                                 double mean_size) {
+FrequentWeights frequent_weights(const LinearTask& t, const LinearOptions& o, int64_t publish_every,
+                                 int64_t examples_of_a_thread, double mean_size) {
     FrequentWeights f;
     const int64_t columns = t.rows.columns;
     // Making and publishing all copies is to be little beside the work of a round.
     f.all = (columns + 1) * fields_of(o.rule) <= FrequentWeights::most_numbers &&
             8.0 * double(columns) <= mean_size * double(examples_of_a_thread);
-    std::vector<std::vector<int64_t>> tiers(1);
-    if (o.intercept) tiers[0].push_back(columns);
+    std::vector<std::vector<int32_t>> tiers(1);
+    if (o.intercept) tiers[0].push_back(int32_t(columns));
     int allowed = 1;
-    while (allowed < FrequentWeights::most_tiers && (int64_t(o.publish_every) << allowed) <= examples_of_a_thread)
-        ++allowed;
+    while (allowed < FrequentWeights::most_tiers && (publish_every << allowed) <= examples_of_a_thread) ++allowed;
     tiers.resize(size_t(allowed));
     const int64_t least = std::max<int64_t>(t.counted_rows >> allowed, 1);
     for (int64_t u = 0; u < columns; ++u) {
         if (t.counts[u] < least && !f.all) continue;
         const auto one_in = uint64_t(std::max<int64_t>(t.counted_rows / std::max<int64_t>(t.counts[u], 1), 1));
         const int tier = std::bit_width(one_in) - 1;
-        if (tier < allowed || f.all) tiers[size_t(std::min(tier, allowed - 1))].push_back(u);
+        if (tier < allowed || f.all) tiers[size_t(std::min(tier, allowed - 1))].push_back(int32_t(u));
     }
-    if (f.all && !o.intercept) tiers.back().push_back(columns);
-    for (const std::vector<int64_t>& tier : tiers) {
+    if (f.all && !o.intercept) tiers.back().push_back(int32_t(columns));
+    for (const std::vector<int32_t>& tier : tiers) {
         f.feature.insert(f.feature.end(), tier.begin(), tier.end());
         f.tier_end.push_back(f.feature.size());
     }
@@ -546,22 +550,30 @@ template <class T, SparseRule R> class LinearTrainer {
         }
         const int threads = int(std::min<int64_t>(useful_threads(o_.threads, elements), order_.blocks()));
         if (threads == 1) return in_order(1, round, losses, go_on);
-        if (o_.mode == TrainingMode::hogwild && o_.publish_every > 1 && t_.counts != nullptr &&
+        // All threads together then make about so many updates of a weight from values that others have changed since.
+        constexpr int stale_updates = 128;
+        publish_every_ = o_.publish_every > 0 ? o_.publish_every : std::max(stale_updates / threads, 16);
+        if (o_.mode == TrainingMode::hogwild && publish_every_ > 1 && t_.counts != nullptr &&
             t_.rows.columns < INT32_MAX)
-            frequent_ = frequent_weights(t_, o_, std::min(round * block(), t_.examples) / threads, mean_size);
+            frequent_ =
+                frequent_weights(t_, o_, publish_every_, std::min(round * block(), t_.examples) / threads, mean_size);
         for (int64_t k = 0; k < problems; ++k)
             if (!together(k, threads, round, losses[k], go_on)) return 0;
         return threads;
     }
 
   private:
+    using Pair = CellOf<T>;
+    static constexpr size_t in_pair = sizeof(Pair) / sizeof(T);
+    static constexpr size_t asked_at_once = 4 * cache_line / sizeof(Pair);
+
     // Of a thread; made before the threads are, for an exception must not leave one.
     struct alignas(cache_line) Scratch {
         Scratch(int64_t longest, size_t copies, int64_t block)
             : order(size_t(block)), a(size_t(longest)), b(fields<R> > 1 ? size_t(longest) : 0),
               c(fields<R> > 2 ? size_t(longest) : 0), value(R == SparseRule::ftrl ? size_t(longest) : 0),
               rare(size_t(longest), T(1)), place(size_t(longest)), mine(copies * size_t(fields<R>)),
-              before(copies * size_t(fields<R>)) {}
+              before((copies * size_t(fields<R>) + in_pair - 1) / in_pair * in_pair) {}
         std::vector<int64_t> order;
         std::vector<T> a, b, c, value, rare;
         std::vector<T*> place;
@@ -653,22 +665,22 @@ template <class T, SparseRule R> class LinearTrainer {
     bool together(int64_t problem, int threads, int64_t round, double& loss, GoOn go_on) {
         std::mutex mutex;
         std::vector<Scratch> scratch = scratch_for(threads);
-        exchanged_.resize(frequent_.size() * size_t(fields<R>));
+        exchanged_.resize((numbers() + in_pair - 1) / in_pair);
         loss = 0;
         for (Round r = plan(0, round); r.begin < r.end; r = plan(r.end, round)) {
             std::atomic<int64_t> next{r.begin};
             T* const w = weights(problem);
-            for_frequent([&](size_t i, int64_t u) { exchanged_[i] = w[u]; });
+            for_frequent([&](size_t i, int64_t u) { std::memcpy(exchanged(i), w + u, sizeof(T)); });
             share(threads, [&](int thread, int n) {
                 Scratch& s = scratch[size_t(thread)];
                 s.team = n;
-                for_frequent([&](size_t i, int64_t) { s.mine[copy(i)] = s.before[i] = load(&exchanged_[i]); });
+                for (size_t p = 0; p < exchanged_.size(); ++p) take(p, load(&exchanged_[p]), s);
                 for (int64_t b; (b = next.fetch_add(1, std::memory_order_relaxed)) < r.end;)
                     one_block(problem, b, r.scale[size_t(b - r.begin)], s,
                               o_.mode == TrainingMode::locked ? &mutex : nullptr);
                 publish(0, frequent_.size(), s);
             });
-            for_frequent([&](size_t i, int64_t u) { w[u] = exchanged_[i]; });
+            for_frequent([&](size_t i, int64_t u) { std::memcpy(w + u, exchanged(i), sizeof(T)); });
             if (R == SparseRule::adam) {
                 // Differences of an average of squares may add up to less than nothing.
                 for (const int64_t u : frequent_.feature) w[u * fields<R> + 2] = std::max(w[u * fields<R> + 2], T(0));
@@ -684,7 +696,7 @@ template <class T, SparseRule R> class LinearTrainer {
     template <class Body> void for_frequent(const Body& body) const {
         for (size_t i = 0; i < frequent_.size(); ++i)
             for (int64_t f = 0; f < fields<R>; ++f)
-                body(i * size_t(fields<R>) + size_t(f), frequent_.feature[i] * fields<R> + f);
+                body(i * size_t(fields<R>) + size_t(f), int64_t(frequent_.feature[i]) * fields<R> + f);
     }
     // Where a thread has the number that is this one in the order of tiers.
     ADAPTK_HD size_t copy(size_t i) const {
@@ -692,20 +704,60 @@ template <class T, SparseRule R> class LinearTrainer {
         return frequent_.all ? size_t(frequent_.feature[i / n]) * n + i % n : i;
     }
 
-    // Sums add up; of adam's averages the threads' mean does.
+    // The numbers of copies, and how many of them are in a pair: the last one may be filled up.
+    size_t numbers() const { return frequent_.size() * size_t(fields<R>); }
+    size_t in_this(size_t pair) const { return std::min(in_pair, numbers() - pair * in_pair); }
+
+    std::byte* exchanged(size_t i) { return reinterpret_cast<std::byte*>(exchanged_.data()) + i * sizeof(T); }
+
+    // What a pair is now, into `before` and the copies.
+    void take(size_t pair, Pair now, Scratch& s) const {
+        T* const before = s.before.data() + pair * in_pair;
+        std::memcpy(before, &now, sizeof now);
+        for (size_t k = 0; k < in_this(pair); ++k) s.mine[copy(pair * in_pair + k)] = before[k];
+    }
+
+    // Sums add up; of adam's averages the threads' mean does. A pair that reaches beyond the range goes along.
     void publish(size_t begin, size_t end, Scratch& s) {
+        constexpr auto n = size_t(fields<R>);
         const T part = T(1) / T(s.team);
-        for (size_t i = begin * size_t(fields<R>); i < end * size_t(fields<R>); ++i) {
-            T& mine = s.mine[copy(i)];
-            const T change = (R == SparseRule::adam && i % size_t(fields<R>) > 0 ? part : T(1)) * (mine - s.before[i]);
-            mine = s.before[i] = change == T(0) ? load(&exchanged_[i]) : add_to(&exchanged_[i], change, s.before[i]);
+        for (size_t pair = begin * n / in_pair; pair * in_pair < end * n; ++pair) {
+            if (pair % asked_at_once == 0) ask_to_change(pair + asked_at_once);
+            T change[in_pair] = {}, sum[in_pair];
+            const T* const before = s.before.data() + pair * in_pair;
+            bool changed = false;
+            for (size_t k = 0; k < in_this(pair); ++k) {
+                const size_t i = pair * in_pair + k;
+                change[k] = (R == SparseRule::adam && i % n > 0 ? part : T(1)) * (s.mine[copy(i)] - before[k]);
+                changed |= change[k] != T(0);
+            }
+            Pair* const shared = exchanged_.data() + pair;
+            if (!changed) {
+                take(pair, load(shared), s);
+                continue;
+            }
+            // Begins with the value seen last: to load first would fetch the line twice, to read and to write it.
+            Pair seen, next;
+            std::memcpy(&seen, before, sizeof seen);
+            do {
+                std::memcpy(sum, &seen, sizeof sum);
+                for (size_t k = 0; k < in_pair; ++k) sum[k] += change[k];
+                std::memcpy(&next, sum, sizeof next);
+            } while (!exchange(shared, seen, next));
+            take(pair, next, s);
         }
+    }
+
+    // Pairs that this thread will change. An atomic addition waits for its line, and what comes after it waits, too.
+    ADAPTK_HD void ask_to_change(size_t pair) const {
+        for (size_t p = pair; p < std::min(pair + asked_at_once, exchanged_.size()); p += cache_line / sizeof(Pair))
+            prefetch_to_write(exchanged_.data() + p);
     }
 
     void publish_due(Scratch& s) {
         size_t begin = 0;
         for (size_t tier = 0; tier < frequent_.tier_end.size(); ++tier) {
-            if (s.examples % (int64_t(o_.publish_every) << tier) != 0) break;
+            if (s.examples % (publish_every_ << tier) != 0) break;
             publish(begin, frequent_.tier_end[tier], s);
             begin = frequent_.tier_end[tier];
         }
@@ -751,6 +803,7 @@ template <class T, SparseRule R> class LinearTrainer {
                 prefetch<CacheLevel::first>(t_.targets, size_t(row) * sizeof(double), 1);
             }
             if (i + ahead < size) rows_.prefetch_row(s.order[size_t(i + ahead)]);
+            if (frequent_.size() > 0 && (s.examples + 1) % publish_every_ == 0) ask_to_change(0);
             if (mutex != nullptr) {
                 const std::lock_guard lock(*mutex);
                 one_example(problem, s.order[size_t(i)], scale, inverse, eta, numbers, s);
@@ -760,7 +813,7 @@ template <class T, SparseRule R> class LinearTrainer {
             scale *= decay;
             inverse *= growth;
             ++s.examples;
-            if (frequent_.size() > 0 && s.examples % o_.publish_every == 0) publish_due(s);
+            if (frequent_.size() > 0 && s.examples % publish_every_ == 0) publish_due(s);
         }
     }
 
@@ -894,8 +947,9 @@ template <class T, SparseRule R> class LinearTrainer {
     StepSizes steps_;
     bool scaled_, penalised_;
     Order order_;
+    int64_t publish_every_ = 1;
     FrequentWeights frequent_;
-    std::vector<T> exchanged_;  // the shared weights that threads have copies of, in the order of the copies
+    std::vector<Pair> exchanged_;  // the shared weights that threads have copies of, in the order of the copies
 };
 
 }  // namespace
@@ -1024,8 +1078,8 @@ template <class T> class FactorTrainer {
     }
 
   private:
-    // What shared numbers are read and written as: two floats travel together.
-    using Cell = std::conditional_t<sizeof(T) == 4, uint64_t, T>;
+    // What shared numbers are read and written as.
+    using Cell = CellOf<T>;
     static constexpr int64_t in_cell = int64_t(sizeof(Cell) / sizeof(T));
 
     // Copies of popular rows' or columns' factors, or of their sums of squares.

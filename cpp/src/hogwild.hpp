@@ -81,8 +81,9 @@ struct LinearOptions {
     bool intercept = true;
     bool shuffle = true;
     int threads = 1;
-    // A thread adds its updates of a frequent weight to the shared one after about so many; 1: writes it directly.
-    int publish_every = 32;
+    // A thread adds its updates of a frequent weight to the shared one after about so many; 1: writes it directly; 0:
+    // by the number of threads.
+    int publish_every = 0;
     std::uint64_t seed = 0;
     std::int64_t epoch = 0;
     std::int64_t steps_before = 0;  // examples seen before

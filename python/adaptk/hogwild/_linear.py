@@ -90,7 +90,7 @@ class _Linear(Estimator):
             "intercept": self._flag("fit_intercept"),
             "shuffle": self._flag("shuffle"),
             "threads": self._threads(),
-            "publish_every": count("publish_every", self.publish_every, 1),
+            "publish_every": 0 if self.publish_every is None else count("publish_every", self.publish_every, 1),
             "schedule": schedule if schedule in ("invscaling", "optimal") else "constant",
         }
         for name in ("beta1", "beta2"):
@@ -427,7 +427,7 @@ eps
     Added to the root of ``"adagrad"`` and ``"adam"``.
 publish_every
     After about so many updates of a frequent feature's weight a thread adds them to the shared weight; 1: it writes
-    to the shared weights only.
+    to the shared weights only; ``None``: 128 divided by the number of threads, and at least 16.
 """
 
 
@@ -508,7 +508,7 @@ class SGDClassifier(_Linear):
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-10,
-        publish_every: int = 32,
+        publish_every: int | None = None,
     ) -> None:
         self.loss = loss
         self.penalty = penalty
@@ -816,7 +816,7 @@ class SGDRegressor(_Linear):
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-10,
-        publish_every: int = 32,
+        publish_every: int | None = None,
     ) -> None:
         self.loss = loss
         self.penalty = penalty
