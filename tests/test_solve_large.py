@@ -90,6 +90,38 @@ def test_precision(dtype: type) -> None:
     )
 
 
+def test_narrow_features_far_from_zero() -> None:
+    """Steps that are short beside x and long beside the feature: a factorisation must not outlive them."""
+    g = np.random.default_rng(5)
+    t = np.linspace(-12, 12, 17_000)
+    far, width = 6e9, 3e3
+    f = far + width * t
+
+    def peaks(p: Array) -> tuple[Array, Array]:
+        rows = [np.ones_like(t), t]
+        value = p[6] + p[7] * t
+        for a, c, w in (p[:3], p[3:6]):
+            u = (f - c) / w
+            shape = 1 / (1 + u * u)
+            value = value + a * shape
+            slope = 2 * a * u * shape**2 / w
+            rows[-2:-2] = [shape, slope, slope * u]
+        return value, np.column_stack(rows)
+
+    y = peaks(np.array([1.0, far, width, 0.6, far + 3 * width, 2 * width, 0.2, 0.01]))[0] + 0.01 * g.normal(size=t.size)
+    start = np.array([0.7, far - width, 2 * width, 0.9, far + 4 * width, width, 0, 0])
+    r = solve.levenberg_marquardt(lambda p: peaks(p)[0] - y, start, jac=lambda p: peaks(p)[1])
+    assert r.success, r.message
+    j = peaks(r.x)[1]
+    d = np.linalg.norm(j, axis=0)
+    q, upper = np.linalg.qr(j / d)
+    std = np.linalg.norm(np.linalg.inv(upper), axis=1) / d * np.sqrt(2 * r.cost / (t.size - 8))
+    np.testing.assert_allclose(r.x_std, std, rtol=1e-5)
+    # What rounding x does to the residuals: eps of 6e9 in a feature 3e3 wide.
+    step = np.linalg.solve(upper, q.T @ r.fun) / d
+    assert np.all(np.abs(step) <= 1e-4 * std)
+
+
 @pytest.mark.parametrize("loss", ["huber", "soft_l1", "cauchy", "arctan", "tukey"])
 def test_losses(loss: Any) -> None:
     f, j = tall()

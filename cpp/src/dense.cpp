@@ -22,11 +22,17 @@ const DenseTable& dense_table([[maybe_unused]] std::string_view isa) {
 
 namespace {
 
-// Calls work(i) for all i < count; who does which does not matter to the result.
+// Calls work(i) for all i < count; who does which does not matter to the result. In the pool, whose threads need not
+// come: between two shares OpenMP's have to, and the threads of the user's own linear algebra, which wait for more work
+// without giving up their processor, keep them from it.
 template <class Work> void share(int threads, int count, const Work& work) {
-    if (count <= 0) return;
+    threads = std::min(threads, count);
+    if (threads <= 1) {
+        for (int i = 0; i < count; ++i) work(i);
+        return;
+    }
     std::atomic<int> next{0};
-    run_on_threads(std::min(threads, count), [&](int, int) {
+    run_in_pool(threads, [&](int, int) {
         for (int i = 0; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) work(i);
     });
 }

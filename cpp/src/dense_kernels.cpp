@@ -39,40 +39,51 @@ template <class T> constexpr int lanes = bytes / int(sizeof(T));
 template <class T> constexpr int high = tall * lanes<T>;
 
 #if defined(ADAPTK_GNU)
-// c[high x wide] += or -= a b' over `depth`, from packed operands: a by columns of `high`, b by columns of `wide`.
-template <bool add, class T> ADAPTK_HD void micro(const T* a, const T* b, int depth, T* c, std::int64_t ld) {
+// c[some vectors x wide] += or -= a b' over `depth`, from packed operands: a by columns of `high`, b by columns of
+// `step`.
+template <bool add, int step, int count, class T>
+ADAPTK_HD void micro(const T* a, const T* b, int depth, T* c, std::int64_t ld) {
     using V = typename Packed<T>::Vector;
     using Loose = typename Packed<T>::Loose;
-    V sum[wide][tall] = {};
-    for (int k = 0; k < depth; ++k, a += high<T>, b += wide) {
-        V column[tall];
+    V sum[wide][count] = {};
+    for (int k = 0; k < depth; ++k, a += high<T>, b += step) {
+        V column[count];
         ADAPTK_UNROLL
-        for (int i = 0; i < tall; ++i) column[i] = *reinterpret_cast<const V*>(a + i * lanes<T>);
+        for (int i = 0; i < count; ++i) column[i] = *reinterpret_cast<const V*>(a + i * lanes<T>);
         ADAPTK_UNROLL
         for (int j = 0; j < wide; ++j) {
             ADAPTK_UNROLL
-            for (int i = 0; i < tall; ++i) sum[j][i] += column[i] * b[j];
+            for (int i = 0; i < count; ++i) sum[j][i] += column[i] * b[j];
         }
     }
     ADAPTK_UNROLL
     for (int j = 0; j < wide; ++j) {
         ADAPTK_UNROLL
-        for (int i = 0; i < tall; ++i) {
+        for (int i = 0; i < count; ++i) {
             auto* at = reinterpret_cast<Loose*>(c + j * ld + i * lanes<T>);
             *at = add ? *at + Loose(sum[j][i]) : *at - Loose(sum[j][i]);
         }
     }
 }
 #else
-template <bool add, class T> void micro(const T* a, const T* b, int depth, T* c, std::int64_t ld) {
-    T sum[wide][high<T>] = {};
-    for (int k = 0; k < depth; ++k, a += high<T>, b += wide)
+template <bool add, int step, int count, class T> void micro(const T* a, const T* b, int depth, T* c, std::int64_t ld) {
+    constexpr int rows = count * lanes<T>;
+    T sum[wide][rows] = {};
+    for (int k = 0; k < depth; ++k, a += high<T>, b += step)
         for (int j = 0; j < wide; ++j)
-            for (int i = 0; i < high<T>; ++i) sum[j][i] += a[i] * b[j];
+            for (int i = 0; i < rows; ++i) sum[j][i] += a[i] * b[j];
     for (int j = 0; j < wide; ++j)
-        for (int i = 0; i < high<T>; ++i) c[j * ld + i] += add ? sum[j][i] : -sum[j][i];
+        for (int i = 0; i < rows; ++i) c[j * ld + i] += add ? sum[j][i] : -sum[j][i];
 }
 #endif
+
+// The same of as many vectors as there are.
+template <bool add, int step, class T, int most = tall>
+void micro_of(int count, const T* a, const T* b, int depth, T* c, std::int64_t ld) {
+    if constexpr (most > 1)
+        if (count < most) return micro_of<add, step, T, most - 1>(count, a, b, depth, c, ld);
+    micro<add, step, most>(a, b, depth, c, ld);
+}
 
 // rows x depth into panels of `height` rows, column after column, padded with zeros.
 template <int height, class T> void pack(const T* a, std::int64_t ld, int rows, int depth, T* out) {
@@ -148,42 +159,52 @@ template <int height, class T> void pack_transposed(const T* a, std::int64_t ld,
     }
 }
 
-// c += or -= a b' from packed operands.
-template <bool add, class T>
-void multiply(const T* packed_a, const T* packed_b, int rows, int columns, int depth, T* c, std::int64_t ld,
-              bool lower) {
-    // The larger panel stays in L1 while the others go by.
-    for (int i = 0; i < rows; i += high<T>) {
-        const T* left = packed_a + std::int64_t(i) * depth;
-        for (int j = 0; j < columns && !(lower && i + high<T> <= j); j += wide) {
-            const T* right = packed_b + std::int64_t(j) * depth;
-            T* at = c + j * ld + i;
-            if (i + high<T> <= rows && j + wide <= columns) {
-                micro<add>(left, right, depth, at, ld);
-                continue;
-            }
-            alignas(64) T edge[high<T> * wide] = {};
-            micro<add>(left, right, depth, edge, high<T>);
-            for (int q = 0; q < wide && j + q < columns; ++q)
-                for (int p = 0; p < high<T> && i + p < rows; ++p) at[q * ld + p] += edge[q * high<T> + p];
-        }
+// The same, for rows that are much longer than a panel is wide: each is read as it lies in memory.
+template <int height, class T> void pack_along(const T* a, std::int64_t ld, int rows, int depth, T* out) {
+    const int whole = rows / height * height;
+    for (int k = 0; k < depth; ++k, a += ld) {
+        T* to = out + std::int64_t(k) * height;
+        for (int r = 0; r < whole; r += height, to += std::int64_t(height) * depth)
+            for (int i = 0; i < height; ++i) to[i] = a[r + i];
+        if (whole < rows)
+            for (int i = 0; i < height; ++i) to[i] = whole + i < rows ? a[whole + i] : T(0);
     }
 }
 
-template <bool add, int tile, class T>
-void outer(const T* a, std::int64_t lda, const T* b, std::int64_t ldb, int rows, int columns, int depth, T* c,
-           std::int64_t ldc, bool lower) {
-    alignas(64) T packed_a[(tile + high<T>)*dense_depth];
-    alignas(64) T packed_b[(tile + wide) * dense_depth];
-    pack<high<T>>(a, lda, rows, depth, packed_a);
-    pack<wide>(b, ldb, columns, depth, packed_b);
-    multiply<add>(packed_a, packed_b, rows, columns, depth, c, ldc, lower);
+// c += or -= a b' from packed operands, b in panels of `step`. What of c is above the diagonal, or beyond its rows, is
+// left out by whole vectors.
+template <bool add, int step, class T>
+void multiply(const T* packed_a, const T* packed_b, int rows, int columns, int depth, T* c, std::int64_t ld,
+              bool lower) {
+    static_assert(step % wide == 0);
+    // The larger panel stays in L1 while the others go by.
+    for (int i = 0; i < rows; i += high<T>) {
+        const int left = rows - i < high<T> ? rows - i : high<T>, used = (left + lanes<T> - 1) / lanes<T>;
+        for (int j = 0; j < columns && !(lower && i + left <= j); j += wide) {
+            const int above = lower && j > i ? (j - i) / lanes<T> : 0, count = used - above, first = above * lanes<T>;
+            const T* const a = packed_a + std::int64_t(i) * depth + first;
+            const T* const b = packed_b + std::int64_t(j / step * step) * depth + j % step;
+            T* const at = c + j * ld + i + first;
+            if (left % lanes<T> == 0 && j + wide <= columns) {
+                micro_of<add, step>(count, a, b, depth, at, ld);
+                continue;
+            }
+            alignas(64) T edge[high<T> * wide] = {};
+            micro_of<add, step>(count, a, b, depth, edge, high<T>);
+            for (int q = 0; q < wide && j + q < columns; ++q)
+                for (int p = 0; p < left - first; ++p) at[q * ld + p] += edge[q * high<T> + p];
+        }
+    }
 }
 
 template <class T>
 void update(const T* a, std::int64_t lda, const T* b, std::int64_t ldb, int rows, int columns, int depth, T* c,
             std::int64_t ldc, bool lower) {
-    outer<false, dense_tile>(a, lda, b, ldb, rows, columns, depth, c, ldc, lower);
+    alignas(64) T packed_a[(dense_tile + high<T>)*dense_depth];
+    alignas(64) T packed_b[(dense_tile + wide) * dense_depth];
+    pack<high<T>>(a, lda, rows, depth, packed_a);
+    pack<wide>(b, ldb, columns, depth, packed_b);
+    multiply<false, wide>(packed_a, packed_b, rows, columns, depth, c, ldc, lower);
 }
 
 template <class T>
@@ -195,16 +216,20 @@ void gram(const T* a, const T* b, std::int64_t ld, int rows, int columns, int de
         const int part = depth - k < dense_depth ? depth - k : dense_depth;
         pack_transposed<high<T>>(a + k, ld, rows, part, packed_a);
         pack_transposed<wide>(b + k, ld, columns, part, packed_b);
-        multiply<true>(packed_a, packed_b, rows, columns, part, c, ldc, lower);
+        multiply<true, wide>(packed_a, packed_b, rows, columns, part, c, ldc, lower);
     }
 }
 
 template <class T>
 void gram_rows(const T* a, const T* b, std::int64_t ld, int rows, int columns, int depth, T* c, std::int64_t ldc,
                bool lower) {
+    alignas(64) T packed_a[(gram_tile + high<T>)*dense_depth];
+    alignas(64) T packed_b[(gram_tile + high<T>)*dense_depth];
     for (int k = 0; k < depth; k += dense_depth) {
         const int part = depth - k < dense_depth ? depth - k : dense_depth;
-        outer<true, gram_tile>(a + k * ld, ld, b + k * ld, ld, rows, columns, part, c, ldc, lower);
+        pack_along<high<T>>(a + k * ld, ld, rows, part, packed_a);
+        if (a != b) pack_along<high<T>>(b + k * ld, ld, columns, part, packed_b);
+        multiply<true, high<T>>(packed_a, a == b ? packed_a : packed_b, rows, columns, part, c, ldc, lower);
     }
 }
 

@@ -1,7 +1,5 @@
 #include "pool.hpp"
 
-#if !defined(_OPENMP)
-
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
@@ -116,5 +114,3 @@ void run_in_pool(int threads, Work work, void* context) {
 }
 
 }  // namespace adaptk::detail
-
-#endif

@@ -1,4 +1,4 @@
-// Several threads for one piece of work: OpenMP's where the library is built with it, else the library's own.
+// Several threads for one piece of work: the library's own, or OpenMP's where it is built with that.
 #pragma once
 
 #if defined(_OPENMP)
@@ -9,12 +9,17 @@
 
 namespace adaptk::detail {
 
-#if !defined(_OPENMP)
 // Calls work(context, k, n) once for each k = 0 ... n-1, on the calling thread and up to n-1 others, and comes back
 // when all are done. n is `threads`, or 1 where the pool is busy, be it with the calling thread's own work. No share
 // may wait for another one.
 void run_in_pool(int threads, void (*work)(void* context, int k, int n), void* context);
-#endif
+
+// The same for a body(k, n).
+template <class Body> void run_in_pool(int threads, const Body& body) {
+    run_in_pool(
+        threads, [](void* context, int k, int n) noexcept { (*static_cast<const Body*>(context))(k, n); },
+        const_cast<Body*>(std::addressof(body)));
+}
 
 // Runs body(k, n) for k = 0 ... n-1, the first on the calling thread. A team may turn out smaller than asked for
 // (inside somebody's parallel region it is 1), so n is what it really has.
@@ -27,9 +32,7 @@ template <class Body> void run_on_threads(int threads, const Body& body) {
 #pragma omp parallel num_threads(threads)
     body(omp_get_thread_num(), omp_get_num_threads());
 #else
-    run_in_pool(
-        threads, [](void* context, int k, int n) noexcept { (*static_cast<const Body*>(context))(k, n); },
-        const_cast<Body*>(std::addressof(body)));
+    run_in_pool(threads, body);
 #endif
 }
 

@@ -22,14 +22,14 @@ namespace adaptk::solve {
 template <class T, class Linalg> class BlockedQr {
   public:
     // a'a and a'b for an m x n matrix row after row, which has to stay for compute(). False where squares leave the
-    // range of the type, or a is not finite. `same`: only b has changed since the last call.
-    bool measure(const T* a, int m, int n, const Vector<T>& b, bool same = false) {
+    // range of the type, or a is not finite. `keep`: a'a of the last call is to serve this a too.
+    bool measure(const T* a, int m, int n, const Vector<T>& b, bool keep = false) {
         a_ = a;
         m_ = m;
         n_ = n;
         gram_.resize(n, n);
         along_.resize(n);
-        if (same) {
+        if (keep) {
             Linalg::project_rows(a, m, n, b.data(), along_.data(), scratch_);
             return along_.allFinite();
         }
@@ -47,11 +47,21 @@ template <class T, class Linalg> class BlockedQr {
     }
     T column_norm(int k) const { return std::sqrt(gram_(k, k)); }
     T along(int k) const { return along_[k]; }
+    // Whether R is the factor of a'a itself.
+    bool squared() const { return squared_; }
 
     // After measure(a, b): A D^-1 = Q R for the columns that are not fixed, with the results where qr.compute() would
-    // put them; qr.a is where A is made orthogonal, if need be. False where that fails.
+    // put them; qr.a is where A is made orthogonal, if need be. False where that fails. `again`: a'a, D and the fixed
+    // columns are those of the last call, whose results are in qr.
     template <class Fixed>
-    bool compute(const Vector<T>& b, const Vector<T>& d, const Fixed& fixed, PivotedQr<T>& qr, Vector<T>& qtb) {
+    bool compute(const Vector<T>& b, const Vector<T>& d, const Fixed& fixed, PivotedQr<T>& qr, Vector<T>& qtb,
+                 bool again = false) {
+        if (again && squared_) {
+            for (int k = 0; k < active_; ++k) y_[k] = along_[qr.order[k]] * scale_[k];
+            forward(l_, y_);
+            qtb.head(active_) = y_;
+            return true;
+        }
         active_ = 0;
         for (int k = 0; k < n_; ++k)
             if (!fixed[k] && gram_(k, k) > 0) qr.order[active_++] = k;
@@ -63,19 +73,17 @@ template <class T, class Linalg> class BlockedQr {
             std::frexp(std::sqrt(gram_(qr.order[k], qr.order[k])), &power);
             scale_[k] = std::ldexp(T(1), -power);
         }
-        s_.resize(active_, active_);
         l_.resize(active_, active_);
         t_.resize(active_, active_);
-        for (int k = 0; k < active_; ++k)
-            for (int i = k; i < active_; ++i) s_(i, k) = gram_(qr.order[i], qr.order[k]) * (scale_[i] * scale_[k]);
-        l_ = s_;
+        scale_gram(qr.order, l_);
         y_.resize(active_);
         squared_ = Linalg::cholesky(l_.data(), active_) == 0 && inverse_norm() <= std::pow(epsilon<T>, T(-0.4));
         if (squared_) {
             for (int k = 0; k < active_; ++k) y_[k] = along_[qr.order[k]] * scale_[k];
             forward(l_, y_);
-            t_.template triangularView<Eigen::Upper>() = l_.transpose();
         } else {
+            s_.resize(active_, active_);
+            scale_gram(qr.order, s_);
             T* const q = qr.a.data();
             constexpr int tile = 16;
             for (int i0 = 0; i0 < m_; i0 += tile)
@@ -86,26 +94,37 @@ template <class T, class Linalg> class BlockedQr {
         }
         // Of A D^-1.
         T lowest = std::numeric_limits<T>::infinity(), highest = 0;
+        right_.resize(active_);
         for (int k = 0; k < active_; ++k) {
-            const T factor = T(1) / scale_[k] / d[qr.order[k]];
-            for (int i = 0; i <= k; ++i) t_(i, k) *= factor;
-            lowest = std::min(lowest, t_(k, k));
-            highest = std::max(highest, t_(k, k));
+            right_[k] = T(1) / scale_[k] / d[qr.order[k]];
+            const T element = (squared_ ? l_(k, k) : t_(k, k)) * right_[k];
+            lowest = std::min(lowest, element);
+            highest = std::max(highest, element);
         }
+        if (!squared_)
+            for (int k = 0; k < active_; ++k) t_.col(k).head(k + 1) *= right_[k];
+        qr.r.setZero();
         // Elements of the diagonal tell the rank only in the order that pivoting gives.
         const T small = 1024 * T(m_) * epsilon<T>;
         if (!(lowest > small * highest) || !(squared_ || inverse_of_triangle() < T(1) / small)) {
             pivoted_.resize(active_, active_);
             pivoted_.a.setZero();
-            pivoted_.a.template triangularView<Eigen::Upper>() = t_;
+            if (squared_) {
+                upper_from_lower(l_, right_, pivoted_.a);
+            } else {
+                pivoted_.a.template triangularView<Eigen::Upper>() = t_;
+            }
             pivoted_.compute(y_);
             order_ = qr.order.head(active_);
             for (int k = 0; k < active_; ++k) qr.order[k] = order_[pivoted_.order[k]];
             t_ = pivoted_.r;
             squared_ = false;
         }
-        qr.r.setZero();
-        qr.r.topLeftCorner(active_, active_).template triangularView<Eigen::Upper>() = t_;
+        if (squared_) {
+            upper_from_lower(l_, right_, qr.r);
+        } else {
+            qr.r.topLeftCorner(active_, active_).template triangularView<Eigen::Upper>() = t_;
+        }
         qtb.head(n_).setZero();
         qtb.head(active_) = y_;
         have_square_ = false;
@@ -176,6 +195,22 @@ template <class T, class Linalg> class BlockedQr {
     }
 
   private:
+    // The lower triangle of a'a, the columns in this order and to their scale.
+    void scale_gram(const Eigen::VectorXi& order, Matrix<T>& out) const {
+        for (int k = 0; k < active_; ++k)
+            for (int i = k; i < active_; ++i) out(i, k) = gram_(order[i], order[k]) * (scale_[i] * scale_[k]);
+    }
+
+    // u = L' diag(factors), in squares, of which whole lines are in the cache.
+    static void upper_from_lower(const Matrix<T>& l, const Vector<T>& factors, Matrix<T>& u) {
+        constexpr int tile = 16;
+        const int n = int(l.cols());
+        for (int k0 = 0; k0 < n; k0 += tile)
+            for (int i0 = 0; i0 <= k0; i0 += tile)
+                for (int k = k0; k < std::min(n, k0 + tile); ++k)
+                    for (int i = i0; i < std::min(k + 1, i0 + tile); ++i) u(i, k) = l(k, i) * factors[k];
+    }
+
     // q = Q R for m x active_ in place; s_ holds q'q. R goes to t_ and Q'b to y_.
     bool orthogonal(T* q, int m, const T* b) {
         T shift = 4 * T(active_) * epsilon<T> * s_.diagonal().maxCoeff();
@@ -238,7 +273,7 @@ template <class T, class Linalg> class BlockedQr {
 
     const T* a_ = nullptr;
     int m_ = 0, n_ = 0, active_ = 0;
-    bool squared_ = false;  // R is the factor of A'A itself
+    bool squared_ = false;
     bool have_square_ = false;
     Matrix<T> gram_, s_, l_, t_, product_, square_, rows_;
     Vector<T> along_, scale_, y_, keep_, right_;

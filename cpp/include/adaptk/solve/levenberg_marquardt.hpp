@@ -105,6 +105,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         s.status = start();
         if (s.status == Status::limit) s.status = iterate();
         if (o.polish && s.status > Status::limit && length > 0 && w.n > 0) finish();
+        if (w.factored && w.at != nullptr && outdated) refresh();
         s.value = half(cost) / unit / unit;
         s.gradient = have_jacobian ? reported_gradient() : std::numeric_limits<T>::quiet_NaN();
         if (unit != 1) {
@@ -134,6 +135,10 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     static constexpr int most_polishing = 100;
     static constexpr T polishing_shrink = T(0.9), polishing_reach = T(1e-2), most_mixing = T(10);
     static constexpr T last_step_of_differences = T(1e-3);
+    // A large factorisation serves at the next point too after a Gauss-Newton step so short beside |D x| and the step
+    // before, with a reduction so near to the predicted one. J'r is of the new J, so only convergence can suffer, by
+    // the change of J'J; and where steps do not go on shrinking so, there is a new one at once.
+    static constexpr T near_step = T(1e-3), near_shrink = T(0.25), near_ratio = T(0.25);
     // A relative reduction of |r|^2 that J promises and steps down to nothing do not bring says that J may be wrong.
     static constexpr T broken_promise = T(1e-6);
     // Tolerances for residuals of few digits.
@@ -214,8 +219,9 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     Status iterate() {
         damping = 0;
         T step_norm = std::numeric_limits<T>::quiet_NaN();
+        bool near = false;
         for (;; ++s.nit) {
-            if (const Status status = linearise(); status != Status::limit) return status;
+            if (const Status status = linearise(near); status != Status::limit) return status;
             if (const Signal signal = report(step_norm); signal != Signal::go) return ended(signal);
             if (length == 0 || cosine() <= gtol) return Status::gradient;
             promised = 0;
@@ -231,10 +237,17 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
                 if ((w.trial.array() == w.x.array()).all()) return unless_wrong(Status::precision);
                 if (!attempt(t)) return Status::aborted;
                 accepted = t.actual > 0;
+                if (!accepted && outdated) {
+                    if (!refresh()) return Status::nonfinite;
+                    promised = 0;
+                    continue;
+                }
                 const T x_norm = norm(w.x.cwiseProduct(w.d));
                 resize_radius(t);
                 if (accepted) {
                     step_norm = norm(w.trial - w.x);
+                    const bool as_predicted = t.full && std::abs(t.ratio - 1) <= near_ratio;
+                    near = as_predicted && stays_near(t.scaled_length, last_step, x_norm);
                     accept(t);
                 }
                 rejected = !accepted;
@@ -245,7 +258,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
                     const Status end = reduced && small ? Status::both : reduced ? Status::reduction : Status::step;
                     if (rejected) return unless_wrong(end);
                     if (!refines())
-                        if (const Status status = linearise(); status != Status::limit) return status;
+                        if (const Status status = linearise(near); status != Status::limit) return status;
                     return end;
                 }
                 if (length == 0) break;
@@ -468,8 +481,22 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         return (T(1) - q) * (T(1) + q);
     }
 
-    // Jacobian, scales, the set of variables that bounds hold, and the factorisation. Status::limit to go on.
-    Status linearise() {
+    // Whether the last factorisation serves after a step of this |D p|.
+    bool stays_near(T step, T before, T x_norm) const {
+        if constexpr (Linalg::blocked)
+            return in_blocks && blocks.squared() && o.loss == Loss::linear && !o.bounded && std::isfinite(before) &&
+                   step <= near_step * x_norm && step <= near_shrink * before;
+        return false;
+    }
+    // A factorisation of the Jacobian that is there. False where that is not finite.
+    bool refresh() {
+        mixable = rejected = false;
+        return factor();
+    }
+
+    // Jacobian, scales, the set of variables that bounds hold, and the factorisation, which is the last one if the step
+    // was `near`. Status::limit to go on.
+    Status linearise(bool near = false) {
         ++s.njev;
         const T* raw = w.r.data();
         if (unit != 1) {
@@ -487,7 +514,8 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         if (unit != 1) w.j() *= unit;
         if constexpr (requires { f.value_error(); })
             if (f.value_error() > noise) expect_noise(f.value_error());
-        if (!factor()) return Status::nonfinite;
+        if (!factor(near)) return Status::nonfinite;
+        outdated = outdated || near;
         have_jacobian = true;
         return Status::limit;
     }
@@ -498,8 +526,9 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         return false;
     }
 
-    // False where J is not finite. `same_jacobian`: since the last call.
+    // False where J is not finite. `same_jacobian`: as in the last call, or near enough.
     bool factor(bool same_jacobian = false) {
+        if (!same_jacobian) outdated = false;
         same_jacobian = same_jacobian && o.loss == Loss::linear && (in_blocks || (w.factored && !o.bounded));
         if (same_jacobian && !in_blocks) {
             project();
@@ -524,6 +553,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             if (in_blocks && !blocks.measure(rows, w.m, w.n, w.weighted_r, same_jacobian))
                 return w.j().allFinite() && factor_by_reflections();
         }
+        bool again = same_jacobian;
         for (int k = 0; k < w.n; ++k) {
             T column = 0;
             if constexpr (Linalg::blocked) {
@@ -539,7 +569,9 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             if (!o.fixed_scale) w.d[k] = std::max(w.d[k], column);
             w.divisor[k] = w.d[k] > 0 ? w.d[k] : T(1);
             if (o.loss == Loss::linear) w.column_norm[k] = column;
+            const bool was_fixed = w.fixed[k];
             w.fixed[k] = o.bounded && ((w.x[k] <= w.lower[k] && w.g[k] >= 0) || (w.x[k] >= w.upper[k] && w.g[k] <= 0));
+            again = again && w.fixed[k] == was_fixed;
             if (in_blocks) continue;
             if (w.fixed[k]) {
                 w.qr.a.col(k).setZero();
@@ -548,7 +580,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             }
         }
         if constexpr (Linalg::blocked)
-            if (in_blocks && !blocks.compute(w.weighted_r, w.divisor, w.fixed, w.qr, w.qt_r))
+            if (in_blocks && !blocks.compute(w.weighted_r, w.divisor, w.fixed, w.qr, w.qt_r, again))
                 return factor_by_reflections();
         if (!in_blocks) {
             w.qt_r = w.weighted_r;
@@ -796,6 +828,10 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         T before = last_step > 0 ? last_step : std::numeric_limits<T>::infinity(), rate = 0;
         for (int i = 0; i < most_polishing; ++i) {
             full_step(rank());
+            if (outdated && !(scaled_norm(w.step) <= near_shrink * before)) {
+                if (!refresh()) return Status::nonfinite;
+                full_step(rank());
+            }
             w.plain_trial = w.trial;
             take(w.step);
             const T step = scaled_norm(w.step), x_norm = norm(w.x.cwiseProduct(w.divisor));
@@ -812,9 +848,14 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             // A relative change of x by eps changes r by eps |D x| at most: less is rounding.
             T cost_n, length_n;
             if (!measure(w.trial_r, cost_n, length_n) || !(length_n <= length + 4 * noise * (length + x_norm))) {
+                if (outdated && i + 1 < most_polishing) {
+                    if (!refresh()) return Status::nonfinite;
+                    continue;
+                }
                 overshot = i == 0;
                 break;
             }
+            const bool near = stays_near(step, before, x_norm);
             before = step;
             w.x.swap(w.trial);
             w.r.swap(w.trial_r);
@@ -825,7 +866,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             const bool last = length == 0 || (next <= least * x_norm && step <= std::sqrt(epsilon<T>) * x_norm);
             if (last) {
                 factor(true);
-            } else if (const Status status = linearise(); status != Status::limit) {
+            } else if (const Status status = linearise(near); status != Status::limit) {
                 return status;
             }
             if (const Signal signal = report(norm(w.step)); signal != Signal::go) return ended(signal);
@@ -845,6 +886,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     T unit = 1;                                 // residuals are the caller's times this
     T cost = 0, length = 0, cosine_length = 0;  // length: the root of the cost
     T radius = 0, damping = 0, last_step = 0;
+    bool outdated = false;  // the factorisation is of an earlier Jacobian
     std::conditional_t<Linalg::blocked, BlockedQr<T, Linalg>, NoMonitor> blocks;
     bool in_blocks = false;    // the factorisation comes from `blocks`
     bool reflections = false;  // it must not
