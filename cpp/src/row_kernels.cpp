@@ -16,6 +16,16 @@ using std::size_t;
 
 constexpr size_t accumulators = 16;
 
+// x[j] + x[j + N / 2] for all j, and so on with those. Not a loop: compilers kept its sums in memory, which took longer
+// than the squares.
+template <size_t N, size_t Stride = 1, class T> ADAPTK_HD T tree_sum(const T* x) {
+    if constexpr (N == 1) {
+        return x[0];
+    } else {
+        return tree_sum<N / 2, 2 * Stride>(x) + tree_sum<N / 2, 2 * Stride>(x + Stride);
+    }
+}
+
 // Each accumulator gets every sixteenth square, whatever the width of a vector.
 template <class R, class T, bool Coupled>
 ADAPTK_HD T sum_of_squares(const StepCoefficients<R, T>& c, const T* ADAPTK_RESTRICT p, const T* ADAPTK_RESTRICT g,
@@ -31,9 +41,7 @@ ADAPTK_HD T sum_of_squares(const StepCoefficients<R, T>& c, const T* ADAPTK_REST
     for (size_t i = 0; i < whole; i += accumulators)
         for (size_t j = 0; j < accumulators; ++j) sum[j] = sum[j] + square(i + j);
     for (size_t i = whole; i < n; ++i) sum[i - whole] = sum[i - whole] + square(i);
-    for (size_t w = accumulators / 2; w > 0; w /= 2)
-        for (size_t j = 0; j < w; ++j) sum[j] = sum[j] + sum[j + w];
-    return sum[0];
+    return tree_sum<accumulators>(sum);
 }
 
 // S: the states that have a number for each element.

@@ -203,6 +203,15 @@ template <class T> const T* elements(const KernelTable& k, const Slot& s, std::i
     return room;
 }
 
+// add(to, x) adds n elements, by a kernel: loops of this file are compiled for no instruction set, and without vectors.
+template <class T> auto adder(const KernelTable& k, std::size_t n) {
+    return [kernel = k.add_scaled[sizeof(T) == 8 ? 1 : 0], n](T* to, const T* x) {
+        constexpr double once = 1.0;
+        void* const both[] = {to, const_cast<T*>(x)};
+        kernel(&once, both, n);
+    };
+}
+
 // The sum of row i, n <= tile elements from column c on: in `room`, or where the values of a single occurrence are. A
 // single occurrence whose values lie there may have more than a tile.
 template <class T>
@@ -213,12 +222,7 @@ const T* sum_of_row(const KernelTable& k, const RowUpdate& r, std::size_t i, std
     };
     if (last - first == 1) return values(first, room);
     alignas(cache_line) T leaf[tile], decoded[tile];
-    const StepKernel add_scaled = k.add_scaled[sizeof(T) == 8 ? 1 : 0];
-    constexpr double once = 1.0;
-    const auto add = [&](T* to, const T* x) {
-        void* const both[] = {to, const_cast<T*>(x)};
-        add_scaled(&once, both, n);
-    };
+    const auto add = adder<T>(k, n);
     for (std::size_t begin = first; begin < last; begin += row_leaf) {
         const std::size_t end = std::min(begin + row_leaf, last);
         T* const sum = begin == first ? room : leaf;
@@ -387,18 +391,10 @@ template <class T> class RowRun {
         const std::int64_t row_size = r_.row_size();
         const std::size_t row_bytes = std::min(n * sizeof(T), most_asked), occurrences = r_.occurrences();
         const auto at_occurrence = [&](std::size_t o) { return values + r_.place(o) * row_size; };
-        const auto sum_leaf = [&](std::size_t o, std::size_t last, T* ADAPTK_RESTRICT to) {
-            const T* ADAPTK_RESTRICT a = at_occurrence(o);
-            if (o + 1 == last) {
-                std::memcpy(to, a, n * sizeof(T));
-                return;
-            }
-            const T* ADAPTK_RESTRICT x = at_occurrence(o + 1);
-            for (std::size_t j = 0; j < n; ++j) to[j] = a[j] + x[j];
-            for (o += 2; o < last; ++o) {
-                x = at_occurrence(o);
-                for (std::size_t j = 0; j < n; ++j) to[j] = to[j] + x[j];
-            }
+        const auto add = adder<T>(k_, n);
+        const auto sum_leaf = [&](std::size_t o, std::size_t last, T* to) {
+            std::memcpy(to, at_occurrence(o), n * sizeof(T));
+            while (++o < last) add(to, at_occurrence(o));
         };
         std::size_t first = begin < end ? r_.first(begin) : 0;
         for (std::size_t i = begin; i < end; ++i) {
@@ -425,8 +421,7 @@ template <class T> class RowRun {
             } else {
                 for (std::size_t o = first; o < last; o += row_leaf) {
                     sum_leaf(o, std::min(o + row_leaf, last), o == first ? sum : leaf);
-                    if (o != first)
-                        for (std::size_t j = 0; j < n; ++j) sum[j] = sum[j] + leaf[j];
+                    if (o != first) add(sum, leaf);
                 }
                 work[1] = sum;
             }
