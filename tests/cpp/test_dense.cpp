@@ -143,6 +143,37 @@ template <class T> void factors(const detail::DenseKernels<T>& kernels) {
     }
 }
 
+// Bands within and beyond what is factored as one, and an element far from the band.
+template <class T> void bands(const detail::DenseKernels<T>& kernels) {
+    constexpr double epsilon = std::numeric_limits<T>::epsilon();
+    constexpr int n = 130;
+    for (const int band : {0, 1, 7, n / 16, n / 16 + 1}) {
+        for (const bool far : {false, true}) {
+            Dense<T> a = random_definite<T>(n);
+            for (int j = 0; j < n; ++j)
+                for (int i = 0; i < n; ++i) {
+                    if (std::abs(i - j) > band) a(i, j) = 0;
+                    if (i == j) a(i, j) = T(2 * n);
+                }
+            if (far) a(n - 30, 20) = a(20, n - 30) = T(1);
+            Dense<T> l = a;
+            CHECK(detail::cholesky(kernels, 1, l.data(), n) == 0);
+            Dense<T> upper(n, n);
+            for (int j = 0; j < n; ++j)
+                for (int i = j; i < n; ++i) upper(j, i) = l(i, j);
+            Dense<double> wanted(n, n);
+            for (size_t i = 0; i < a.values.size(); ++i) wanted.values[i] = double(a.values[i]);
+            const double off = distance(transposed_product(upper, upper), wanted);
+            CHECK_THAT(off <= 10 * epsilon, "band %d: %g", band, off);
+            for (const T bad : {T(-1), std::numeric_limits<T>::quiet_NaN()}) {
+                l = a;
+                l(n / 2, n / 2) = bad;
+                CHECK(detail::cholesky(kernels, 1, l.data(), n) == n / 2 + 1);
+            }
+        }
+    }
+}
+
 template <class T> void products(const detail::DenseKernels<T>& kernels) {
     constexpr double epsilon = std::numeric_limits<T>::epsilon();
     for (const int k : {1, 40, 300}) {
@@ -227,6 +258,8 @@ int main() {
         factors(table.f64);
         products(table.f32);
         products(table.f64);
+        bands(table.f32);
+        bands(table.f64);
         products_of_rows(table.f32);
         products_of_rows(table.f64);
     }
