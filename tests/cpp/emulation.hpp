@@ -8,6 +8,7 @@
 #include "threads.hpp"
 
 #include <csetjmp>
+#include <cstring>
 #include <memory>
 #include <sys/mman.h>
 #include <type_traits>
@@ -48,8 +49,8 @@ extern std::byte __stop_emulated_shared[] __attribute__((weak));
 namespace adaptk::cuda::emulation {
 
 inline constexpr unsigned warp_size = 32;
-// Room for the largest arguments of a kernel, 32 KB, in an unoptimized build; AddressSanitizer clears what it notes of
-// a whole stack at each switch.
+inline constexpr unsigned most_threads = 1024;  // of a block
+// Room for the largest arguments of a kernel, 32 KB, in an unoptimized build.
 inline constexpr std::size_t stack_bytes = std::size_t{3} << 15;
 
 inline std::uint64_t chance = 1;  // may be set to repeat a run
@@ -61,11 +62,28 @@ inline std::size_t below(std::size_t n) {
 // A fiber, or the host's own thread. The context starts it; jumps, which take no system call, do the rest.
 struct Fiber {
     ucontext_t context;
+#if defined(__SANITIZE_ADDRESS__)
+    void* jump[5];
+#else
     std::jmp_buf jump;
+#endif
     bool started = false;
     void* stack = nullptr;
     std::size_t bytes = 0;
     void* fake_stack = nullptr;  // of AddressSanitizer
+};
+
+// Numbers of threads. Sanitizers' builds are not optimised, so what runs at each switch does without std::vector.
+template <unsigned Most> struct Threads {
+    unsigned at[Most];
+    unsigned size = 0;
+
+    void add(unsigned i) { at[size++] = i; }
+    template <unsigned N> void move_from(Threads<N>& other) {
+        std::memcpy(at + size, other.at, other.size * sizeof *at);
+        size += other.size;
+        other.size = 0;
+    }
 };
 
 class Block {
@@ -76,28 +94,29 @@ class Block {
     void run(unsigned threads, const Action& kernel) {
         fill_shared();
         kernel_ = &kernel;
-        while (fibers_.size() < threads) add_fiber();
-        warps_.assign(threads / warp_size, Warp{});
-        for (unsigned i = 0; i < threads; ++i) ready_.push_back(i);
+        if (threads > most_threads) give_up("a block of %u threads", threads);
+        while (fibers_ < threads) add_fiber();
+        for (unsigned i = 0; i < threads / warp_size; ++i) warps_[i].begin();
+        for (unsigned i = 0; i < threads; ++i) ready_.add(i);
         running_ = threads;
-        at_barrier_.clear();
+        at_barrier_.size = 0;
         while (running_ > 0) {
             // Threads that have returned count as having come to the barrier.
-            if (ready_.empty() && at_barrier_.size() == running_) ready_.swap(at_barrier_);
-            if (ready_.empty())
-                give_up("block %u: %u threads are left, %zu of them at a barrier, the others at shuffles that not all "
+            if (ready_.size == 0 && at_barrier_.size == running_) ready_.move_from(at_barrier_);
+            if (ready_.size == 0)
+                give_up("block %u: %u threads are left, %u of them at a barrier, the others at shuffles that not all "
                         "of their warp come to",
-                        blockIdx.x, running_, at_barrier_.size());
+                        blockIdx.x, running_, at_barrier_.size);
             move(host_, next());
         }
     }
 
     void wait(int line) {
-        if (!at_barrier_.empty() && line != barrier_line_)
+        if (at_barrier_.size > 0 && line != barrier_line_)
             give_up("threads of a block wait at different barriers, lines %d and %d", barrier_line_, line);
         barrier_line_ = line;
-        at_barrier_.push_back(threadIdx.x);
-        if (at_barrier_.size() == running_) ready_.swap(at_barrier_);
+        at_barrier_.add(threadIdx.x);
+        if (at_barrier_.size == running_) ready_.move_from(at_barrier_);
         pause();
     }
 
@@ -109,14 +128,11 @@ class Block {
         Warp& w = warps_[threadIdx.x / warp_size];
         // Two rounds at most are under way: nobody is at the next but one before all have come to the next.
         Round& r = w.rounds[w.shuffles[lane]++ % 2];
-        if (r.waiting.empty()) r.kind = kind;
+        if (r.waiting.size == 0) r.kind = kind;
         if (r.kind != kind) give_up("lanes of a warp take part in different shuffles");
         std::memcpy(&r.values[lane], &value, sizeof value);
-        r.waiting.push_back(threadIdx.x);
-        if (r.waiting.size() == warp_size) {
-            ready_.insert(ready_.end(), r.waiting.begin(), r.waiting.end());
-            r.waiting.clear();
-        }
+        r.waiting.add(threadIdx.x);
+        if (r.waiting.size == warp_size) ready_.move_from(r.waiting);
         pause();
         std::memcpy(&value, &r.values[from < warp_size ? from : lane], sizeof value);
         return value;
@@ -125,35 +141,51 @@ class Block {
   private:
     struct Round {
         std::uint64_t values[warp_size];
-        std::vector<unsigned> waiting;
+        Threads<warp_size> waiting;
         int kind;
     };
     struct Warp {
         Round rounds[2];
-        unsigned shuffles[warp_size] = {};
+        unsigned shuffles[warp_size];
+
+        void begin() {
+            std::memset(shuffles, 0, sizeof shuffles);
+            rounds[0].waiting.size = rounds[1].waiting.size = 0;
+        }
     };
 
     // Lets another thread go on, until this one's turn comes.
     void pause() {
         const unsigned self = threadIdx.x;
-        Fiber& to = ready_.empty() ? host_ : next();
-        if (&to != fibers_[self].get()) move(*fibers_[self], to);
+        Fiber& to = ready_.size == 0 ? host_ : next();
+        if (&to != &fiber_[self]) move(fiber_[self], to);
         threadIdx.x = self;
     }
 
     Fiber& next() {
-        std::swap(ready_[below(ready_.size())], ready_.back());
-        const unsigned i = ready_.back();
-        ready_.pop_back();
+        unsigned& chosen = ready_.at[below(ready_.size)];
+        const unsigned i = chosen;
+        chosen = ready_.at[--ready_.size];
         threadIdx.x = i;
-        return *fibers_[i];
+        return fiber_[i];
     }
 
-    __attribute__((noinline)) void move(Fiber& from, Fiber& to) {
+#if defined(__SANITIZE_ADDRESS__)
+    // The C library's jumps and swapcontext() are AddressSanitizer's: it clears what it notes of a whole stack at each.
+    __attribute__((noinline, no_sanitize("address"))) static void leave(Fiber& to) { __builtin_longjmp(to.jump, 1); }
+    __attribute__((noinline, no_sanitize("address")))
+#else
+    __attribute__((noinline))
+#endif
+    void move(Fiber& from, Fiber& to) {
 #if defined(__SANITIZE_ADDRESS__)
         from_ = &from;
         __sanitizer_start_switch_fiber(&from.fake_stack, to.stack, to.bytes);
-        swapcontext(&from.context, &to.context);
+        if (__builtin_setjmp(from.jump) == 0) {
+            if (to.started) leave(to);
+            to.started = true;
+            setcontext(&to.context);
+        }
         arrived(from.fake_stack);
 #else
         if (_setjmp(from.jump) != 0) return;
@@ -176,15 +208,14 @@ class Block {
     static void live();
 
     void add_fiber() {
-        auto f = std::make_unique<Fiber>();
-        f->bytes = stack_bytes;
-        f->stack = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (f->stack == MAP_FAILED || mprotect(f->stack, 4096, PROT_NONE) != 0) give_up("no memory for stacks");
-        getcontext(&f->context);
-        f->context.uc_stack.ss_sp = f->stack;
-        f->context.uc_stack.ss_size = stack_bytes;
-        makecontext(&f->context, live, 0);
-        fibers_.push_back(std::move(f));
+        Fiber& f = fiber_[fibers_++];
+        f.bytes = stack_bytes;
+        f.stack = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (f.stack == MAP_FAILED || mprotect(f.stack, 4096, PROT_NONE) != 0) give_up("no memory for stacks");
+        getcontext(&f.context);
+        f.context.uc_stack.ss_sp = f.stack;
+        f.context.uc_stack.ss_size = stack_bytes;
+        makecontext(&f.context, live, 0);
     }
 
     static void fill_shared() {
@@ -192,12 +223,13 @@ class Block {
             std::memset(__start_emulated_shared, 0xff, std::size_t(__stop_emulated_shared - __start_emulated_shared));
     }
 
-    std::vector<std::unique_ptr<Fiber>> fibers_;
+    Fiber fiber_[most_threads];
+    unsigned fibers_ = 0;
     Fiber host_;
     [[maybe_unused]] Fiber* from_ = nullptr;
     const Action* kernel_ = nullptr;
-    std::vector<unsigned> ready_, at_barrier_;
-    std::vector<Warp> warps_;
+    Threads<most_threads> ready_, at_barrier_;
+    Warp warps_[most_threads / warp_size];
     unsigned running_ = 0;
     int barrier_line_ = 0;
 };
@@ -209,8 +241,8 @@ inline void Block::live() {
         const unsigned self = threadIdx.x;
         (*block.kernel_)();
         --block.running_;
-        Fiber& to = block.ready_.empty() ? block.host_ : block.next();
-        block.move(*block.fibers_[self], to);
+        Fiber& to = block.ready_.size == 0 ? block.host_ : block.next();
+        block.move(block.fiber_[self], to);
     }
 }
 
