@@ -164,8 +164,17 @@ template <int height, class T> void pack_along(const T* a, std::int64_t ld, int 
     const int whole = rows / height * height;
     for (int k = 0; k < depth; ++k, a += ld) {
         T* to = out + std::int64_t(k) * height;
-        for (int r = 0; r < whole; r += height, to += std::int64_t(height) * depth)
+        for (int r = 0; r < whole; r += height, to += std::int64_t(height) * depth) {
+#if defined(ADAPTK_GNU)
+            static_assert(height % lanes<T> == 0);
+            using Loose = typename Packed<T>::Loose;
+            ADAPTK_UNROLL
+            for (int i = 0; i < height; i += lanes<T>)
+                *reinterpret_cast<Loose*>(to + i) = *reinterpret_cast<const Loose*>(a + r + i);
+#else
             for (int i = 0; i < height; ++i) to[i] = a[r + i];
+#endif
+        }
         if (whole < rows)
             for (int i = 0; i < height; ++i) to[i] = whole + i < rows ? a[whole + i] : T(0);
     }
