@@ -31,6 +31,11 @@ void launch_reduce(const ReduceLaunch& p, detail::Term term, unsigned blocks, cu
            stream, p);
 }
 
+void launch_finish_pass(const FinishPassLaunch& p, cudaStream_t stream) {
+    launch(finish_pass_kernel, "finish_pass_kernel", p.part_count < small_grid ? p.part_count : small_grid,
+           finish_threads, stream, p);
+}
+
 void launch_upload(const UploadLaunch& p, cudaStream_t stream) {
     launch(upload_kernel, "upload_kernel", (p.bytes / 16 + block_threads - 1) / block_threads, block_threads, stream,
            p);

@@ -13,6 +13,7 @@
 #include "rule_program.hpp"
 #include "run_time.hpp"
 #include "runtime.hpp"
+#include "sums.hpp"
 #include "threads.hpp"
 
 #include "adaptk/rounding.hpp"
@@ -64,6 +65,8 @@ using detail::Format;
 using detail::ParamUpdate;
 using detail::Segment;
 using detail::StepReport;
+
+static_assert(table_buffers == 2 + detail::cuda_states && leaf_elements == std::int64_t(detail::reduction_leaf));
 
 const KernelTable& kernels() {
     static const KernelTable table = [] {
@@ -338,6 +341,12 @@ class KernelsOf {
         if (listed_ != nullptr) return listed_->prepare[type];
         return kernel_of_program(*rule_, device_, KernelKind::prepare, type);
     }
+    // What measures before a step, if the rule has reductions or numbers for whole tensors; else null.
+    const detail::RuleInfo* measuring() const { return rule_ != nullptr && rule_->measures ? rule_ : nullptr; }
+    const void* measure(std::size_t type, std::size_t stored, std::size_t pass) const {
+        return kernel_of_program(*rule_, device_, stored == 1 ? KernelKind::stored_measure : KernelKind::measure, type,
+                                 pass);
+    }
     std::size_t coefficients_bytes(std::size_t type) const {
         return listed_ != nullptr ? listed_->coefficients_bytes[type] : rule_->program->coefficients_bytes(int(type));
     }
@@ -590,6 +599,55 @@ void count_steps_of_rows(const detail::RowUpdate& r, std::int64_t step) {
 
 bool catches_up(const ParamUpdate& t) { return t.rows != nullptr && t.rows->mode == detail::SparseMode::catch_up; }
 
+// Those that have a number for each element: the first ones.
+std::size_t element_states(const detail::Program& program) {
+    return std::size_t(std::count(program.per.begin(), program.per.end(), Per::element));
+}
+
+// What a batch needs beside its tensors if its rule has reductions (measure_kernel.hpp). It lies in tables, and what
+// kernels write in scratch memory.
+struct Measures {
+    const detail::RuleInfo* rule = nullptr;  // null: there are none
+    std::vector<const void*> kernels;        // of the passes
+    std::vector<std::int64_t> first;
+    std::vector<ReductionPart> each, all;                               // the parts: each tensor, or all of them
+    std::int64_t leaves = 0;                                            // of each tensor, in all
+    std::size_t first_at = 0, each_at = 0, all_at = 0, tensors_at = 0;  // in tables
+    std::size_t leaves_at = 0, reduced_at = 0, scales_at = 0;           // in scratch
+
+    const detail::Program& program() const { return *rule->program; }
+    std::size_t reductions() const { return std::max<std::size_t>(program().reductions.size(), 1); }
+    std::size_t reduced_bytes() const { return (each.size() + 1) * reductions() * sizeof(double); }
+    std::size_t most_reductions() const {
+        std::size_t most = 0;
+        for (const detail::Program::Pass& p : program().passes()) most = std::max(most, p.reductions.size());
+        return most;
+    }
+
+    void add(const ParamUpdate& t) {
+        const std::int64_t begin = each.empty() ? 0 : each.back().end;
+        first.push_back(begin);
+        each.push_back({begin, begin + t.size, leaves});
+        leaves += detail::leaves_of(t.size);
+    }
+    std::int64_t leaves_of_all() const { return detail::leaves_of(each.back().end); }
+
+    void lay_out(Tables& tables, std::size_t& scratch) {
+        all = {{0, each.back().end, 0}};
+        first_at = tables.add(first);
+        each_at = tables.add(each);
+        all_at = tables.add(all);
+        tensors_at = tables.reserve(each.size() * sizeof(MeasuredTensor));
+        const auto take = [&](std::size_t& at, std::size_t bytes) {
+            at = scratch;
+            scratch += rounded(bytes);
+        };
+        take(leaves_at, most_reductions() * std::size_t(std::max(leaves, leaves_of_all())) * sizeof(double));
+        take(reduced_at, reduced_bytes());
+        take(scales_at, each.size() * most_reductions() * sizeof(double));
+    }
+};
+
 // The tensors of a step that one kernel updates.
 struct Batch {
     const void* kernel;
@@ -599,6 +657,7 @@ struct Batch {
     std::size_t type;                  // 0 float, 1 double
     std::size_t stored;                // which kernel
     const RowTensors* rows = nullptr;  // in the place of tensors: one of the step's, row by row
+    Measures measures;
     std::vector<Tensor> tensors;
     std::vector<std::uint32_t> source;    // of the step's tensors
     std::vector<std::uint32_t> segments;  // that have coefficients here
@@ -688,6 +747,10 @@ Batch& batch_of(std::vector<Batch>& batches, const KernelsOf& kernels, std::size
     b.prepare = prepare;
     b.type = type;
     b.stored = stored;
+    b.measures.rule = kernels.measuring();
+    if (b.measures.rule != nullptr)
+        for (std::size_t p = 0; p < b.measures.program().passes().size(); ++p)
+            b.measures.kernels.push_back(kernels.measure(type, stored, p));
     return b;
 }
 
@@ -817,8 +880,14 @@ class StepBuilder {
     }
 
     void run() {
-        const bool capturing =
-            (s_.workspace != nullptr || s_.counts != nullptr || s_.reports != nullptr) && is_capturing(stream_);
+        const bool carries = std::any_of(s_.segments.begin(), s_.segments.end(), [](const Segment& g) {
+            return g.rule->measures && g.rule->program->carries_measured();
+        });
+        const bool capturing = (s_.workspace != nullptr || s_.counts != nullptr || s_.reports != nullptr || carries) &&
+                               is_capturing(stream_);
+        if (carries && capturing)
+            throw Refusal("a rule hands numbers on from step to step that depend on the gradients, which the host "
+                          "computes: not while its stream is captured in a graph");
         const Use of_counts(s_.counts, 0, stream_, capturing);
         const Use of_report(with_norm_ ? s_.reports : nullptr, s_.report, stream_, capturing);
         rows_.emplace(s_.device, stream_, s_.tensors, with_norm_);
@@ -830,9 +899,10 @@ class StepBuilder {
         Memory memory(s_.device, capturing ? nullptr : s_.workspace, stream_, tables_.bytes().size() + scratch_);
         head_ = memory.data;
         tail_ = memory.data + tables_.bytes().size();
-        if (on_device_) write_addresses();
+        if (prepares_) write_addresses();
         memory.upload(tables_.bytes(), changing_);
         launch();
+        if (carries) read_measured();
     }
 
   private:
@@ -840,6 +910,7 @@ class StepBuilder {
     cudaStream_t stream_;
     bool with_norm_;
     bool on_device_;  // coefficients are computed there: the host does not know the counts, or some hyperparameters
+    bool prepares_ = false;   // some are: those of rules with reductions too
     bool same_scale_ = true;  // all segments have one grad_scale
     std::optional<RowGradients> rows_;
     std::vector<std::unique_ptr<CatchUp>> late_;  // rows that take missed steps first
@@ -884,16 +955,22 @@ class StepBuilder {
 
     void sort_tensors() {
         std::uint32_t source = 0;
+        const std::vector<const detail::RuleInfo*> stored_for_all = rules_of_any_format();
         for (std::uint32_t i = 0; i < s_.segments.size(); ++i) {
             const Segment& g = s_.segments[i];
+            const bool prepared = on_device_ || g.rule->measures;
+            prepares_ = prepares_ || prepared;
+            const bool for_all =
+                std::find(stored_for_all.begin(), stored_for_all.end(), g.rule) != stored_for_all.end();
+            const std::size_t buffers = g.rule->measures ? 2 + element_states(*g.rule->program) : g.rule->buffers();
             for (std::size_t k = 0; k < g.count; ++k, ++source) {
                 const ParamUpdate& t = rows_->tensors()[source];
                 const RowTensors* const rows = rows_->rows_of(source);
                 if (with_norm_) norm_.add(t, same_scale_ ? 1.0 : own_scale(g));
-                if ((t.size == 0 || (rows != nullptr && rows->count == 0)) && !on_device_) continue;
-                Batch& b = batch_of(batches_, {*g.rule, s_.device}, t.compute(), stored_otherwise(t, g.rule->buffers()),
-                                    on_device_, rows);
-                if (on_device_) {
+                if ((t.size == 0 || (rows != nullptr && rows->count == 0)) && !prepared) continue;
+                Batch& b = batch_of(batches_, {*g.rule, s_.device}, t.compute(),
+                                    for_all ? 1 : stored_otherwise(t, buffers), prepared, rows);
+                if (prepared) {
                     b.segments.push_back(i);
                 } else if (b.segments.empty() || b.segments.back() != i) {
                     b.segments.push_back(i);
@@ -902,11 +979,31 @@ class StepBuilder {
                 if (rows != nullptr) {
                     b.source.push_back(source);
                 } else {
-                    b.add(t, g.rule->buffers(), source, std::uint32_t(b.segments.size() - 1),
-                          b.stored != 0 ? g.key() : 0);
+                    b.add(t, buffers, source, std::uint32_t(b.segments.size() - 1), b.stored != 0 ? g.key() : 0);
+                    if (b.measures.rule != nullptr) b.measures.add(t);
                 }
             }
         }
+    }
+
+    // Reductions over all tensors of a rule are of one kernel: the one for any formats if one of them asks for it.
+    std::vector<const detail::RuleInfo*> rules_of_any_format() const {
+        std::vector<const detail::RuleInfo*> out;
+        std::map<const detail::RuleInfo*, std::size_t> types;
+        std::size_t source = 0;
+        for (const Segment& g : s_.segments) {
+            const bool all = g.rule->measures && g.rule->program->measures_all();
+            for (std::size_t k = 0; k < g.count; ++k, ++source) {
+                const ParamUpdate& t = rows_->tensors()[source];
+                if (!all) continue;
+                if (types.emplace(g.rule, t.compute()).first->second != t.compute())
+                    throw Refusal(std::string(g.rule->name) +
+                                  " has reductions over all params, and some of them are computed in float64, others "
+                                  "in float32: on a CUDA device all are of one of the two");
+                if (stored_otherwise(t, 2 + element_states(*g.rule->program)) == 1) out.push_back(g.rule);
+            }
+        }
+        return out;
     }
 
     void sort_epilogues() {
@@ -935,22 +1032,22 @@ class StepBuilder {
 
     // What kernels write to comes first.
     void lay_out_tables() {
-        if (on_device_) {
-            add_hypers_and_counts();
-        } else if (with_norm_) {
-            add_patched_coefficients();
-        }
+        if (prepares_) add_hypers_and_counts();
+        if (!on_device_ && with_norm_) add_patched_coefficients();
         changing_ = tables_.bytes().size();
         patches_at_ = tables_.add(patches_);
-        if (on_device_) reserve_device_tables();
+        if (prepares_) reserve_device_tables();
         for (Batch& b : batches_) {
-            const bool known = !on_device_ && !with_norm_;
+            const bool prepared = b.prepare != nullptr;
+            const bool known = !prepared && !with_norm_;
             const bool coefficients_inside = known && b.coefficients.size() <= sizeof(StepLaunch::inside);
-            b.inside = fits_inside(coefficients_inside ? b.coefficients.size() : 0, b.tensors.size());
+            b.inside = b.measures.rule == nullptr &&
+                       fits_inside(coefficients_inside ? b.coefficients.size() : 0, b.tensors.size());
             if (known && !b.inside) b.coefficients_at = tables_.add(b.coefficients);
             if (!b.inside) b.tensors_at = tables_.add(b.tensors);
             b.add_sides(tables_);
-            if (!on_device_) b.add_keys(tables_);
+            if (!prepared) b.add_keys(tables_);
+            if (b.measures.rule != nullptr) b.measures.lay_out(tables_, scratch_);
         }
         for (Epilogues* e : {&zeros_, &copies_, &averages_}) e->lay_out(tables_);
         if (with_norm_) {
@@ -973,6 +1070,7 @@ class StepBuilder {
     // The norm's last kernel multiplies the gradient's scale in them.
     void add_patched_coefficients() {
         for (Batch& b : batches_) {
+            if (b.prepare != nullptr) continue;
             b.coefficients_at = tables_.add(b.coefficients);
             for (std::size_t i = 0; i < b.segments.size(); ++i) {
                 const Segment& g = s_.segments[b.segments[i]];
@@ -990,13 +1088,14 @@ class StepBuilder {
             if (g.device_step.data != nullptr) gather_count_ += g.count;
         gathers_at_ = tables_.reserve(gather_count_ * sizeof(Gather));
         for (Batch& b : batches_) {
+            if (b.prepare == nullptr) continue;
             b.coefficients_at = scratch_;
             scratch_ += rounded(b.source.size() * b.coefficients_bytes);
             if (b.sided) {
                 b.keys_at = scratch_;
                 scratch_ += rounded(b.source.size() * sizeof(std::uint64_t));
             }
-            b.slots_at = tables_.reserve(b.source.size() * sizeof(CoefficientSlot));
+            if (b.measures.rule == nullptr) b.slots_at = tables_.reserve(b.source.size() * sizeof(CoefficientSlot));
         }
     }
 
@@ -1016,14 +1115,35 @@ class StepBuilder {
         }
         tables_.write(gathers_at_, gathers);
         for (const Batch& b : batches_) {
+            if (b.prepare == nullptr) continue;
             std::vector<CoefficientSlot> slots;
             for (std::size_t i = 0; i < b.source.size(); ++i) {
                 const Segment& g = s_.segments[b.segments[i]];
                 const std::size_t count = s_.counts != nullptr ? s_.count_of[b.source[i]] : b.source[i];
                 slots.push_back({hypers + b.segments[i] * max_hyperparameters, counts + count, scale_of(g), g.seed});
             }
-            tables_.write(b.slots_at, slots);
+            if (b.measures.rule == nullptr) {
+                tables_.write(b.slots_at, slots);
+            } else {
+                tables_.write(b.measures.tensors_at, measured_tensors(b, slots));
+            }
         }
+    }
+
+    std::vector<MeasuredTensor> measured_tensors(const Batch& b, const std::vector<CoefficientSlot>& slots) const {
+        std::vector<MeasuredTensor> out;
+        for (std::size_t i = 0; i < slots.size(); ++i) {
+            const ParamUpdate& t = rows_->tensors()[b.source[i]];
+            MeasuredTensor& m = out.emplace_back();
+            m.slot = slots[i];
+            m.shape[std::size_t(detail::Shape::rows)] = double(t.grid.rows);
+            m.shape[std::size_t(detail::Shape::columns)] = double(t.grid.columns);
+            m.shape[std::size_t(detail::Shape::is_vector)] = double(t.grid.is_vector);
+            const detail::Program& program = b.measures.program();
+            for (std::size_t s = element_states(program); s < program.per.size() && t.size > 0; ++s)
+                m.state[s] = t.buffer[2 + s];
+        }
+        return out;
     }
 
     void launch() const {
@@ -1034,9 +1154,13 @@ class StepBuilder {
         Control* const control = with_norm_ ? launch_norm_of_all() : nullptr;
         for (const Batch& b : batches_) {
             const void* coefficients = nullptr;
+            const bool prepared = b.prepare != nullptr;
             auto* const keys =
-                b.sided ? reinterpret_cast<std::uint64_t*>((on_device_ ? tail_ : head_) + b.keys_at) : nullptr;
-            if (on_device_) {
+                b.sided ? reinterpret_cast<std::uint64_t*>((prepared ? tail_ : head_) + b.keys_at) : nullptr;
+            if (b.measures.rule != nullptr) {
+                launch_passes(b, keys, control);
+                coefficients = tail_ + b.coefficients_at;
+            } else if (prepared) {
                 std::byte* const out = tail_ + b.coefficients_at;
                 const PrepareLaunch p{reinterpret_cast<const CoefficientSlot*>(head_ + b.slots_at), out, keys, control,
                                       std::uint32_t(b.source.size())};
@@ -1052,6 +1176,95 @@ class StepBuilder {
         zeros_.launch(s_.device, stream_, head_, nullptr);
         copies_.launch(s_.device, stream_, head_, control);
         averages_.launch(s_.device, stream_, head_, control);
+    }
+
+    // What its reductions come to, and between the passes what is computed from them.
+    void launch_passes(const Batch& b, std::uint64_t* keys, const Control* control) const {
+        const Measures& m = b.measures;
+        const std::size_t stride = m.reductions();
+        auto* const reduced = reinterpret_cast<double*>(tail_ + m.reduced_at);
+        double* const reduced_over_all = reduced + m.each.size() * stride;
+        check(cudaMemsetAsync(reduced, 0, m.reduced_bytes(), stream_), "cudaMemsetAsync");
+        KnowLaunch know = {};
+        know.tensors = reinterpret_cast<const MeasuredTensor*>(head_ + m.tensors_at);
+        know.coefficients = tail_ + b.coefficients_at;
+        know.reduced = reduced;
+        know.keys = keys;
+        know.control = control;
+        know.count = std::uint32_t(m.each.size());
+        const auto run_know = [&](bool last) {
+            know.last = last ? 1 : 0;
+            launch_symbol(b.prepare, "know_kernel", small_blocks(m.each.size()), block_threads, stream_, know);
+        };
+        const std::span<const detail::Program::Pass> passes = m.program().passes();
+        for (std::size_t p = 0; p < passes.size(); ++p) {
+            if (p == 0 || passes[p].phase != passes[p - 1].phase) run_know(false);
+            launch_pass(b, p, know.coefficients, passes[p].over == detail::Over::all ? reduced_over_all : reduced,
+                        control);
+        }
+        run_know(true);
+    }
+
+    void launch_pass(const Batch& b, std::size_t number, const void* coefficients, double* reduced,
+                     const Control* control) const {
+        const Measures& m = b.measures;
+        const detail::Program::Pass& pass = m.program().passes()[number];
+        const bool all = pass.over == detail::Over::all;
+        auto* const parts = reinterpret_cast<const ReductionPart*>(head_ + (all ? m.all_at : m.each_at));
+        auto* const leaves = reinterpret_cast<double*>(tail_ + m.leaves_at);
+        auto* const scales = reinterpret_cast<double*>(tail_ + m.scales_at);
+        MeasureLaunch launch = {};
+        launch.tensors = reinterpret_cast<const Tensor*>(head_ + b.tensors_at);
+        launch.coefficients = coefficients;
+        launch.sides = b.sided ? reinterpret_cast<const Side*>(head_ + b.sides_at) : nullptr;
+        launch.control = control;
+        launch.first = reinterpret_cast<const std::int64_t*>(head_ + m.first_at);
+        launch.parts = parts;
+        launch.leaves = leaves;
+        launch.scales = scales;
+        launch.leaf_count = all ? m.leaves_of_all() : m.leaves;
+        launch.count = std::uint32_t(m.each.size());
+        launch.part_count = all ? 1 : launch.count;
+        FinishPassLaunch finish = {};
+        finish.leaves = leaves;
+        finish.parts = parts;
+        finish.reduced = reduced;
+        finish.scales = scales;
+        finish.control = control;
+        finish.leaf_count = launch.leaf_count;
+        finish.part_count = launch.part_count;
+        finish.count = std::uint32_t(pass.reductions.size());
+        finish.stride = std::uint32_t(m.reductions());
+        bool squares = false;
+        for (std::size_t r = 0; r < pass.reductions.size(); ++r) {
+            finish.what[r] = m.program().reductions[pass.reductions[r]].what;
+            finish.number[r] = std::uint8_t(pass.reductions[r]);
+            squares = squares || finish.what[r] == detail::Reduce::norm;
+        }
+        // Squares of float32 neither overflow float64 nor vanish in it.
+        for (const bool second : {false, true}) {
+            if (second && !(squares && b.type == 1)) break;
+            launch.second = finish.second = second;
+            if (launch.leaf_count > 0)
+                launch_symbol(m.kernels[number], "measure_kernel",
+                              blocks_for(launch.leaf_count, resident(s_.device, m.kernels[number])), block_threads,
+                              stream_, launch);
+            launch_finish_pass(finish, stream_);
+        }
+    }
+
+    // The caller computes with them what the next step begins with.
+    void read_measured() const {
+        for (const Batch& b : batches_) {
+            const Measures& m = b.measures;
+            if (m.rule == nullptr || !m.program().carries_measured()) continue;
+            std::vector<double> of_all(m.program().reductions.size());
+            const std::byte* const from = tail_ + m.reduced_at + m.each.size() * m.reductions() * sizeof(double);
+            check(cudaMemcpyAsync(of_all.data(), from, of_all.size() * sizeof(double), cudaMemcpyDeviceToHost, stream_),
+                  "cudaMemcpyAsync");
+            check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+            if (s_.measured != nullptr) s_.measured->emplace_back(&m.program(), std::move(of_all));
+        }
     }
 
     Control* launch_norm_of_all() const {
@@ -1144,10 +1357,6 @@ bool device_of(const void* data, std::int32_t& device, CudaError& error) {
 
 bool can_run(const detail::RuleInfo& rule, CudaError& error) {
     return guarded(error, [&] {
-        if (rule.buffers() > table_buffers)
-            throw CompilationError("it has " + std::to_string(rule.states.size()) +
-                                   " states, and kernels have room for " + std::to_string(table_buffers - 2) +
-                                   "; it runs on the CPU");
         if (rule.program != nullptr) check_compiler();
     });
 }

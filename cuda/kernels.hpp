@@ -74,6 +74,7 @@ void launch_norm(const NormLaunch&, unsigned blocks, cudaStream_t);
 const void* norm_symbol();
 void launch_finish(const FinishLaunch&, cudaStream_t);
 void launch_reduce(const ReduceLaunch&, detail::Term, unsigned blocks, cudaStream_t);
+void launch_finish_pass(const FinishPassLaunch&, cudaStream_t);
 void launch_upload(const UploadLaunch&, cudaStream_t);
 void launch_gather(const GatherLaunch&, unsigned blocks, cudaStream_t);
 

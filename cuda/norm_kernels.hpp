@@ -5,6 +5,7 @@
 
 #include "kernel_table.hpp"
 #include "stored.hpp"
+#include "sums.hpp"
 #include "tables.hpp"
 
 namespace adaptk::cuda {
@@ -221,36 +222,6 @@ __global__ void __launch_bounds__(block_threads, norm_resident_blocks)
         const double total = sum_lanes(sum, aligned);
         if (lane == 0) launch.leaves[leaf] = total;
     }
-}
-
-// Pairs of neighbours level by level, an odd last one going up as it is, until one value is left: 2048 leaves at a
-// time, which are whole subtrees. The sums go to the front of the same memory, behind what has been read.
-ADAPTK_DEVICE void sum_subtree(double* leaves, std::int64_t first, int n, double* out, double* level) {
-    const int i = int(threadIdx.x);
-    for (int k = i; k < n; k += int(finish_threads)) level[k] = leaves[first + k];
-    __syncthreads();
-    while (n > 1) {
-        const double v = 2 * i + 1 < n ? level[2 * i] + level[2 * i + 1] : 2 * i < n ? level[2 * i] : 0.0;
-        __syncthreads();
-        if (2 * i < n) level[i] = v;
-        __syncthreads();
-        n = (n + 1) / 2;
-    }
-    if (i == 0) *out = level[0];
-    __syncthreads();
-}
-
-// All of them; the whole block calls it, and only thread 0 has the sum. No leaf: 0.
-ADAPTK_DEVICE double sum_leaves(double* leaves, std::int64_t n, double* level) {
-    constexpr int subtree = 2 * int(finish_threads);
-    if (n == 0) return 0.0;
-    do {
-        std::int64_t out = 0;
-        for (std::int64_t first = 0; first < n; first += subtree, ++out)
-            sum_subtree(leaves, first, int(n - first < subtree ? n - first : subtree), leaves + out, level);
-        n = out;
-    } while (n > 1);
-    return leaves[0];
 }
 
 __global__ void __launch_bounds__(finish_threads) finish_kernel(const __grid_constant__ FinishLaunch launch) {

@@ -13,20 +13,6 @@ struct ValueTerm {
     static ADAPTK_DEVICE double of(double v) { return v; }
 };
 
-// The last of `count` items whose begin is not behind `wanted`.
-template <class Begin> ADAPTK_DEVICE std::uint32_t find_last(std::uint32_t count, std::int64_t wanted, Begin begin) {
-    std::uint32_t first = 0;
-    for (std::uint32_t end = count; end - first > 1;) {
-        const std::uint32_t middle = first + (end - first) / 2;
-        if (begin(middle) <= wanted) {
-            first = middle;
-        } else {
-            end = middle;
-        }
-    }
-    return first;
-}
-
 template <class Term>
 __global__ void __launch_bounds__(block_threads, common_resident_blocks)
     reduce_kernel(const __grid_constant__ ReduceLaunch launch) {
@@ -71,6 +57,40 @@ __global__ void __launch_bounds__(finish_threads) sum_parts_kernel(const __grid_
         const double sum = sum_leaves(launch.leaves + first, end - first, level);
         if (threadIdx.x == 0) launch.sums[part] = sum;
         __syncthreads();
+    }
+}
+
+// What the leaves of a pass of a rule with reductions come to. One block for each part; for all of the pass's
+// reductions.
+__global__ void __launch_bounds__(finish_threads) finish_pass_kernel(const __grid_constant__ FinishPassLaunch launch) {
+    if (launch.control != nullptr && launch.control->skip != 0) return;
+    constexpr int subtree = 2 * int(finish_threads);
+    __shared__ double level[subtree];
+    for (std::uint32_t part = blockIdx.x; part < launch.part_count; part += gridDim.x) {
+        const ReductionPart p = launch.parts[part];
+        const std::int64_t end = part + 1 < launch.part_count ? launch.parts[part + 1].first_leaf : launch.leaf_count;
+        for (std::uint32_t r = 0; r < launch.count; ++r) {
+            double& scale = launch.scales[part * launch.count + r];
+            if (launch.second && scale == 0.0) continue;
+            const detail::Reduce what = launch.what[r];
+            double* const leaves = launch.leaves + std::int64_t(r) * launch.leaf_count + p.first_leaf;
+            const double sum = what == detail::Reduce::largest ? sum_leaves<Larger>(leaves, end - p.first_leaf, level)
+                                                               : sum_leaves<Sum>(leaves, end - p.first_leaf, level);
+            if (threadIdx.x == 0) {
+                // As on the CPU: squares of float64 that overflow or vanish are taken once more of scaled values.
+                const bool overflown = sum == infinity;
+                const double size = p.end - p.begin > 1 ? double(p.end - p.begin) : 1.0;
+                double x = sum;
+                if (what == detail::Reduce::norm) x = launch.second ? sqrt(sum) / scale : sqrt(sum);
+                if (what == detail::Reduce::mean) x = sum / size;
+                // One NaN, and of zeros the positive one.
+                if (what == detail::Reduce::largest) x = sum != sum ? quiet_nan : sum + 0.0;
+                launch.reduced[part * launch.stride + launch.number[r]] = x;
+                if (!launch.second)
+                    scale = what != detail::Reduce::norm ? 0.0 : overflown ? 0x1p-600 : sum < 0x1p-900 ? 0x1p600 : 0.0;
+            }
+            __syncthreads();
+        }
     }
 }
 

@@ -8,12 +8,11 @@
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
 #include <mutex>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 namespace adaptk::cuda {
@@ -244,12 +243,12 @@ const void* load(const Compiled& compiled) {
 
 // ---- what is kept
 
-using Key = std::pair<const detail::RuleInfo*, int>;  // and a device
-using Kernels = std::array<std::array<const void*, 2>, kernel_kinds>;
+// A rule, a device, which kernel, of which type and which pass.
+using Key = std::tuple<const detail::RuleInfo*, int, KernelKind, std::size_t, std::size_t>;
 
 struct Kept {
     std::mutex lock;
-    std::map<Key, Kernels> kernels;
+    std::map<Key, const void*> kernels;
 };
 
 // Never destroyed: steps may be under way while the process ends.
@@ -262,34 +261,55 @@ Kept& kept() {
 
 void check_compiler() { nvrtc(); }
 
-std::string source_of_kernel(const detail::RuleInfo& rule, KernelKind kind, std::size_t type) {
-    const std::string number = type == 1 ? "double" : "float";
-    const char* const bounds[] = {"resident_blocks(sizeof(Number), state_count<Rule>)",
-                                  "stored_resident_blocks(sizeof(Number), state_count<Rule>)",
-                                  "common_resident_blocks"};
-    const char* const launches[] = {"StepLaunch", "StepLaunch", "PrepareLaunch"};
-    const char* const bodies[] = {"step_tiles", "step_stored_tiles", "prepare"};
-    const auto k = std::size_t(kind);
+std::string source_of_kernel(const detail::RuleInfo& rule, KernelKind kind, std::size_t type, std::size_t pass) {
+    const bool measures = rule.measures;
+    const std::string own = "Rule, Number", of_pass = "ProgramPass" + std::to_string(pass) + ", Number, ";
+    std::string bound = "common_resident_blocks", launch, body;
+    switch (kind) {
+    case KernelKind::step:
+        bound = "resident_blocks(sizeof(Number), state_count<Rule>)";
+        launch = "StepLaunch";
+        body = "step_tiles<" + own + ">";
+        break;
+    case KernelKind::stored_step:
+        bound = "stored_resident_blocks(sizeof(Number), state_count<Rule>)";
+        launch = "StepLaunch";
+        body = "step_stored_tiles<" + own + ">";
+        break;
+    case KernelKind::prepare:
+        launch = measures ? "KnowLaunch" : "PrepareLaunch";
+        body = std::string(measures ? "know<" : "prepare<") + own + ">";
+        break;
+    case KernelKind::measure:
+    case KernelKind::stored_measure:
+        bound = "measure_resident_blocks";
+        launch = "MeasureLaunch";
+        body = "measure<" + of_pass + (kind == KernelKind::stored_measure ? "true>" : "false>");
+        break;
+    }
     std::string s;
     for (const char* const header :
          {"adaptk/logarithm.hpp", "adaptk/math.hpp", "prepare_kernel.hpp", "step_kernel.hpp"})
         s += std::string("#include \"") + header + "\"\n";
+    if (measures) s += "#include \"measure_kernel.hpp\"\n";
     s += detail::source_of_struct(rule, "Program");
-    s += "namespace adaptk::cuda {\nusing Number = " + number + ";\n";
+    s += "namespace adaptk::cuda {\nusing Number = " + std::string(type == 1 ? "double" : "float") + ";\n";
     s += "struct Rule : Program {\n    static constexpr std::array<int, " + std::to_string(rule.own.size()) +
          "> hyperparameters{};\n};\n";
-    s += "extern \"C\" __global__ void __launch_bounds__(block_threads, " + std::string(bounds[k]) + ")\n    ";
-    s += kernel_name + std::string("(const __grid_constant__ ") + launches[k] + " launch) {\n    " + bodies[k] +
-         "<Rule, Number>(launch);\n}\n}  // namespace adaptk::cuda\n";
+    s += "extern \"C\" __global__ void __launch_bounds__(block_threads, " + bound + ")\n    " + kernel_name +
+         "(const __grid_constant__ " + launch + " launch) {\n    " + body +
+         "(launch);\n}\n}  // namespace adaptk::cuda\n";
     return s;
 }
 
-const void* kernel_of_program(const detail::RuleInfo& rule, int device, KernelKind kind, std::size_t type) {
+const void* kernel_of_program(const detail::RuleInfo& rule, int device, KernelKind kind, std::size_t type,
+                              std::size_t pass) {
     Kept& all = kept();
     const std::lock_guard guard(all.lock);
-    const void*& kernel = all.kernels[{&rule, device}][std::size_t(kind)][type];
+    const void*& kernel = all.kernels[{&rule, device, kind, type, pass}];
     if (kernel == nullptr)
-        kernel = load(compiled_before_or_now(source_of_kernel(rule, kind, type), architecture_of(device), rule.name));
+        kernel =
+            load(compiled_before_or_now(source_of_kernel(rule, kind, type, pass), architecture_of(device), rule.name));
     return kernel;
 }
 

@@ -10,8 +10,8 @@
 
 namespace adaptk::cuda {
 
-enum class KernelKind : std::size_t { step, stored_step, prepare };
-inline constexpr std::size_t kernel_kinds = 3;
+// Of a rule with reductions, `prepare` is know(), and measure the passes before the update (measure_kernel.hpp).
+enum class KernelKind : std::size_t { step, stored_step, prepare, measure, stored_measure };
 
 // What went wrong besides calls of the CUDA runtime.
 struct CompilationError : std::runtime_error {
@@ -20,12 +20,13 @@ struct CompilationError : std::runtime_error {
 
 // The kernel of a rule that is a program, as the runtime knows it, for the current device: [type] 0 float, 1 double.
 // Throws CompilationError or RuntimeError.
-const void* kernel_of_program(const detail::RuleInfo& rule, int device, KernelKind kind, std::size_t type);
+const void* kernel_of_program(const detail::RuleInfo& rule, int device, KernelKind kind, std::size_t type,
+                              std::size_t pass = 0);
 
 // Throws CompilationError if nothing can be compiled here.
 void check_compiler();
 
 // For tests: the text that NVRTC is given.
-std::string source_of_kernel(const detail::RuleInfo& rule, KernelKind kind, std::size_t type);
+std::string source_of_kernel(const detail::RuleInfo& rule, KernelKind kind, std::size_t type, std::size_t pass = 0);
 
 }  // namespace adaptk::cuda

@@ -115,22 +115,14 @@ template <class R, class T> struct SecondBuffer {
     using Formats = GradientFormats;
 };
 
-// `side` and `key` are for formats with scales, lost bits or random bits; without any, null and 0.
-template <class R, class T>
-ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor& t, const Side* side,
-                                   std::uint64_t key, std::int64_t first, int lane) {
-    constexpr int states = int(state_count<R>);
-    constexpr int n = states > 0 ? states : 1;
+// What a lane needs of a tile: the param, what takes the place of the gradient, and the states. `side`: for formats
+// with scales or lost bits; without any, null.
+template <class T, int States, class Second = GradientFormats, std::size_t N>
+ADAPTK_DEVICE void load_stored_tile(T (&p)[per_lane], T (&g)[per_lane], T (&s)[N][per_lane], const Tensor& t,
+                                    const Side* side, std::int64_t first, const Place& place) {
+    constexpr int n = States > 0 ? States : 1;
     using Params = typename Computes<T>::Params;
-    using States = typename Computes<T>::States;
-    using Second = typename SecondBuffer<R, T>::Formats;
-    const std::int64_t rest = t.size - first;
-    const int left = rest < tile ? int(rest) : tile;
-    // One comparison, for a whole tile that is aligned: of two the compiler makes branches in branches.
-    const Place place{lane, left, left + int(t.aligned) > tile};
-    T p[per_lane];
-    T g[per_lane];
-    T s[n][per_lane];
+    using OfStates = typename Computes<T>::States;
     Vector of_p[vectors<T>];
     Vector of_g[vectors<T>];
     [[maybe_unused]] Vector of_s[n][vectors<T>];
@@ -143,16 +135,35 @@ ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor
     };
     float scale[2 + n] = {0.0f, scale_of(1, Second{})};
 #pragma unroll
-    for (int i = 0; i < states; ++i) scale[2 + i] = scale_of(2 + i, States{});
+    for (int i = 0; i < States; ++i) scale[2 + i] = scale_of(2 + i, OfStates{});
     load<T, Params>(of_p, t.buffer[0], bytes_of(t.format[0]), first, place);
     load<T, Second>(of_g, t.buffer[1], bytes_of(t.format[1]), first, place);
 #pragma unroll
-    for (int i = 0; i < states; ++i) load<T, States>(of_s[i], t.buffer[2 + i], bytes_of(t.format[2 + i]), first, place);
+    for (int i = 0; i < States; ++i)
+        load<T, OfStates>(of_s[i], t.buffer[2 + i], bytes_of(t.format[2 + i]), first, place);
     const auto beside = [&](int b) { return Beside{side == nullptr ? nullptr : side->of_buffer[b], first, place}; };
-    unpack<Params>(p, of_p, t.format[0], 0.0f, lane, beside(0));
-    unpack<Second>(g, of_g, t.format[1], scale[1], lane, beside(1));
+    unpack<Params>(p, of_p, t.format[0], 0.0f, place.lane, beside(0));
+    unpack<Second>(g, of_g, t.format[1], scale[1], place.lane, beside(1));
 #pragma unroll
-    for (int i = 0; i < states; ++i) unpack<States>(s[i], of_s[i], t.format[2 + i], scale[2 + i], lane);
+    for (int i = 0; i < States; ++i) unpack<OfStates>(s[i], of_s[i], t.format[2 + i], scale[2 + i], place.lane);
+}
+
+// `key`: for formats with random bits; without any, 0.
+template <class R, class T>
+ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor& t, const Side* side,
+                                   std::uint64_t key, std::int64_t first, int lane) {
+    constexpr int states = int(state_count<R>);
+    constexpr int n = states > 0 ? states : 1;
+    using Params = typename Computes<T>::Params;
+    using States = typename Computes<T>::States;
+    const std::int64_t rest = t.size - first;
+    const int left = rest < tile ? int(rest) : tile;
+    // One comparison, for a whole tile that is aligned: of two the compiler makes branches in branches.
+    const Place place{lane, left, left + int(t.aligned) > tile};
+    T p[per_lane];
+    T g[per_lane];
+    T s[n][per_lane];
+    load_stored_tile<T, states, typename SecondBuffer<R, T>::Formats>(p, g, s, t, side, first, place);
     update<R>(c, p, g, s, std::make_index_sequence<state_count<R>>{});
     const auto side_of = [&](int b) {
         if (side == nullptr) return StateSide{nullptr, 0};

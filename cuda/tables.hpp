@@ -2,6 +2,7 @@
 #pragma once
 
 #include "adaptk/rule.hpp"
+#include "program.hpp"
 #include "scalar_type.hpp"
 #include "tuning.hpp"
 
@@ -142,6 +143,52 @@ struct PrepareLaunch {
     std::uint64_t* keys;  // StepLaunch::keys; null: none are needed
     const Control* control;
     std::uint32_t count;
+};
+
+// A tensor of a rule with reductions: what its scalars are computed from, besides those.
+inline constexpr int shape_numbers = int(detail::Shape::count);
+struct MeasuredTensor {
+    CoefficientSlot slot;
+    double shape[shape_numbers];
+    void* state[max_states];  // of those that it has one number for; null: no such state, or no element
+};
+
+// A pass over the elements of such tensors; of each leaf it writes what its reductions come to.
+struct MeasureLaunch {
+    const Tensor* tensors;
+    const void* coefficients;
+    const Side* sides;  // null: no tensor has any
+    const Control* control;
+    const std::int64_t* first;  // of each tensor: elements of the tensors before it
+    const ReductionPart* parts;
+    double* leaves;        // leaf_count of each reduction
+    const double* scales;  // of each part, of its reductions' values in the second pass; 0: nothing to do
+    std::int64_t leaf_count;
+    std::uint32_t count, part_count;
+    bool second;
+};
+
+struct FinishPassLaunch {
+    double* leaves;
+    const ReductionPart* parts;
+    double* reduced;  // `stride` numbers of each part
+    double* scales;
+    const Control* control;
+    std::int64_t leaf_count;
+    std::uint32_t part_count, count, stride;
+    bool second;
+    detail::Reduce what[detail::max_reductions];
+    std::uint8_t number[detail::max_reductions];
+};
+
+struct KnowLaunch {
+    const MeasuredTensor* tensors;
+    void* coefficients;
+    const double* reduced;  // of each tensor all reductions, and behind them those over all tensors
+    std::uint64_t* keys;    // StepLaunch::keys; null: none are needed
+    const Control* control;
+    std::uint32_t count;
+    std::uint32_t last;  // whether everything is known
 };
 
 struct UploadLaunch {

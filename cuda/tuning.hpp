@@ -34,6 +34,9 @@ constexpr int stored_resident_blocks(std::size_t compute_bytes, std::size_t stat
 // Of the kernels beside the steps: enough for what they need. Left to itself, a compiler may spill to reach more.
 inline constexpr int common_resident_blocks = 5;
 
+// Of the passes of rules with reductions: the accumulators of two reductions take 32 registers of a thread.
+inline constexpr int measure_resident_blocks = 3;
+
 // What a lane of the norm loads before it uses any of it: so many 16-byte vectors, which are 4 rows of 256 elements in
 // float64, 8 in float32 and 16 in a 16-bit type; of misaligned gradients so many rows element by element. A norm is
 // nothing but loads, and with one row under way a warp would wait for memory 32 times in each leaf of 32 rows. Four

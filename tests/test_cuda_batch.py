@@ -146,6 +146,11 @@ def test_what_is_for_the_cpu(device: Library, options: dict[str, Any]) -> None:
         fit("gaussian_2d", START, device.put(spots(2)), **options)
 
 
+def test_a_wrong_number_of_fixed(device: Library) -> None:
+    with pytest.raises(ValueError, match="^fixed: 2 booleans, expected 5, one for each parameter"):
+        fit("gaussian_2d", START, device.put(spots(2)), fixed=[True, False])
+
+
 def test_models_for_the_cpu(device: Library) -> None:
     data = device.put(np.ones((2, 9), np.float32))
     with pytest.raises(NotImplementedError, match="model: a function"):

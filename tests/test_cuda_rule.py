@@ -107,24 +107,144 @@ def test_the_catalogue(device: Library, rule: str) -> None:
     check(device, made, weight_decay=0.1)
 
 
+OF_TENSORS = ["lamb", "lars", "stable_adamw", "fromage", "novograd"]
+OF_ALL = ["prodigy", "dadapt_sgd", "dog"]
+
+
 @needs_nvrtc
-@pytest.mark.parametrize("rule", ["lamb", "prodigy"])
-def test_reductions_are_refused(device: Library, rule: str) -> None:
+@pytest.mark.parametrize(
+    ("rule", "dtype"), [(r, "float32") for r in OF_TENSORS] + [("lamb", "float64"), ("novograd", "float64")]
+)
+def test_reductions_over_tensors(device: Library, rule: str, dtype: str) -> None:
     made = find(rule)
     assert made is not None
     assert has_reductions(made)
-    with pytest.raises(NotImplementedError, match=f"params: on a CUDA device, and {rule}, which has reductions"):
-        check(device, made, weight_decay=0.1)
+    rng = np.random.default_rng(5)
+    # Leaves of 8192, the last one of each tensor shorter.
+    host = [rng.normal(size=n).astype(dtype) for n in (1, 300, 0, 513)]
+    there = [device.put(p) for p in host]
+    one, two = made.Optimizer(host, weight_decay=0.1), made.Optimizer(there, weight_decay=0.1)
+    for clip in (None, 0.5):
+        grads = [rng.normal(size=p.size).astype(dtype) for p in host]
+        one.step(grads, clip_norm=clip)
+        two.step([device.put(g) for g in grads], clip_norm=clip)
+    assert_equal([device.get(p) for p in there], host)
 
 
 @needs_nvrtc
-def test_five_states_are_refused(device: Library) -> None:
-    made = find("cocob")
+@pytest.mark.parametrize("rule", OF_ALL)
+def test_reductions_over_all_params(device: Library, rule: str) -> None:
+    """Tensors begin anywhere in a leaf; the host carries numbers on that the device has measured."""
+    made = find(rule)
     assert made is not None
-    assert not has_reductions(made)
-    assert len(made.rule.states) == 5
-    with pytest.raises(RuntimeError, match=r"cocob.*5 states, and kernels have room for 4; it runs on the CPU"):
-        check(device, made)
+    rng = np.random.default_rng(6)
+    host = [rng.normal(size=n).astype(np.float32) for n in (301, 0, 77, 300)]
+    there = [device.put(p) for p in host]
+    one, two = made.Optimizer(host), made.Optimizer(there)
+    for _ in range(3):
+        grads = [rng.normal(size=p.size).astype(np.float32) for p in host]
+        one.step(grads)
+        two.step([device.put(g) for g in grads])
+    assert_equal([device.get(p) for p in there], host)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("rule", ["lamb", "prodigy"])
+def test_reductions_of_any_format(device: Library, rule: str) -> None:
+    pytest.importorskip("ml_dtypes")
+    made = find(rule)
+    assert made is not None
+    steps_of_optimizers(device, made, {"clip_norm": 1.0}, state_dtype="8bit", seed=5)
+
+
+@needs_nvrtc
+def test_reductions_if_the_device_counts(device: Library) -> None:
+    """A step that is skipped leaves the states per tensor as they are, and the count too."""
+    made = find("novograd")
+    assert made is not None
+    rng = np.random.default_rng(8)
+    host = [rng.normal(size=n).astype(np.float32) for n in (300, 0, 5)]
+    there = [device.put(p) for p in host]
+    one, two = made.Optimizer(host), made.Optimizer(there)
+    for bad in (False, True, False):
+        grads = [rng.normal(size=p.size).astype(np.float32) for p in host]
+        grads[2][0] = np.inf if bad else 1.0
+        one.step(grads, skip_nonfinite=True)
+        two.step([device.put(g) for g in grads], skip_nonfinite=True)
+    assert_equal([device.get(p) for p in there], host)
+
+
+@needs_nvrtc
+def test_params_of_two_types(device: Library) -> None:
+    """Reductions over all params are of one kernel."""
+    made = find("dog")
+    assert made is not None
+    there = [device.put(np.ones(5, t)) for t in (np.float32, np.float64)]
+    opt = made.Optimizer(there)
+    grads = [device.put(np.ones(5, t)) for t in (np.float32, np.float64)]
+    with pytest.raises(RuntimeError, match="dog has reductions over all params, and some of them are computed in fl"):
+        opt.step(grads)
+    assert_equal([device.get(p) for p in there], [np.ones(5, np.float32), np.ones(5)])
+
+
+@needs_nvrtc
+def test_squares_beyond_float64(device: Library) -> None:
+    """They are taken once more of scaled values, as on the CPU; and of what is not finite they are not."""
+    made = find("lamb")
+    assert made is not None
+    for scale in (1e200, 1e-200, np.inf, np.nan):
+        host = {"param": [np.array([3.0, 4.0, scale]), np.array([scale / 3, scale / 7])]}
+        host |= {name: [np.full(p.size, 0.25) for p in host["param"]] for name in ("grad", "exp_avg", "exp_avg_sq")}
+        there = device.put_all(host)
+        made(*there.values(), step=1)
+        made(*host.values(), step=1)
+        assert_equal(device.get_all(there), host)
+
+
+@needs_nvrtc
+def test_all_kinds_of_reductions(device: Library) -> None:
+    """The largest one, of NaN and of zeros too, sums and means, one after the other; the shape; a number per tensor."""
+
+    def measured(p: Any, g: Any, m: Any, seen: Any, h: Any, t: Any) -> Any:
+        most = adaptk.max(abs(g))
+        of_all = adaptk.sum(g, over="all")
+        inner = adaptk.mean(p * g - most)
+        m = h.beta * m + g * (inner + of_all)
+        length = adaptk.norm(m)
+        return p - h.lr * m / (1 + length), m, seen + most * inner
+
+    made = adaptk.rule(states={"m": 0.0, "seen": 1.0}, per={"seen": "tensor"}, name="measured_here", lr=0.1, beta=0.5)(
+        measured
+    )
+    try:
+        rng = np.random.default_rng(7)
+        sizes = (5, 8192 + 3, 256)
+        host = {k: [rng.normal(size=n).astype(np.float32) for n in sizes] for k in ("param", "grad", "m")}
+        host["seen"] = [np.array(x, np.float32) for x in (1.0, 2.0, 3.0)]
+        for special in (None, np.nan, 0.0):
+            if special is not None:
+                host["grad"][0][:] = special
+            there = device.put_all(host)
+            made(*there.values(), step=2)
+            made(*host.values(), step=2)
+            assert_equal(device.get_all(there), host)
+    finally:
+        made.unregister()
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ("adafactor", "which has reductions over rows or columns, or one number for each of them"),
+        ("cocob", "which has more than four states for each element"),
+    ],
+)
+def test_what_is_refused(device: Library, rule: str, reason: str) -> None:
+    made = find(rule)
+    assert made is not None
+    with pytest.raises(NotImplementedError, match=f"params: on a CUDA device, and {rule}, {reason}, runs on the CPU"):
+        made.Optimizer([device.put(np.ones((2, 3), np.float32))])
 
 
 def from_the_param(name: str) -> adaptk.TracedRule:

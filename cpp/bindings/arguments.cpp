@@ -1,6 +1,7 @@
 #include "arguments.hpp"
 
 #include "locks.hpp"
+#include "rule_program.hpp"
 
 #include <cmath>
 #include <cstdio>
@@ -265,15 +266,10 @@ void check_together(const RuleInfo& rule, const detail::HyperValues& values) {
 }
 
 void check_runs_on_cuda(const RuleInfo& rule) {
-    if (rule.is_row_wise())
-        fail(PyExc_NotImplementedError, std::string("params: on a CUDA device, and ") + rule.name +
-                                            ", which keeps one number for each row, runs on the CPU only; move the "
-                                            "params and gradients there");
+    if (const char* const reason = detail::why_not_on_cuda(rule))
+        fail(PyExc_NotImplementedError, std::string("params: on a CUDA device, and ") + rule.name + ", " + reason +
+                                            "; move the params and gradients there");
     if (rule.program == nullptr) return;
-    if (rule.measures)
-        fail(PyExc_NotImplementedError, std::string("params: on a CUDA device, and ") + rule.name +
-                                            ", which has reductions, such as a tensor's norm, runs on the CPU only; "
-                                            "move the params and gradients there");
     detail::CudaError error;
     const detail::CudaBackend* const cuda = cuda_part();
     if (cuda != nullptr && !cuda->can_run(rule, error))

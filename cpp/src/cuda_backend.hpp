@@ -87,6 +87,8 @@ struct CudaStep {
     CudaKept* reports = nullptr;         // where the norm and whether the step was skipped go (new_reports), or null
     std::size_t report = 0;              // which of them
     CudaWorkspace* workspace = nullptr;  // null: memory for this step alone
+    // Where StepReport::measured goes, or null. A step with something to write there waits for the device.
+    std::vector<std::pair<const Program*, std::vector<double>>>* measured = nullptr;
 };
 
 // A batch of small fits, all of whose arrays are in the memory of the device.

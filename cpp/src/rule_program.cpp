@@ -1217,6 +1217,17 @@ const char* why_no_function(const RuleInfo& rule) {
                : nullptr;
 }
 
+const char* why_not_on_cuda(const RuleInfo& rule) {
+    if (rule.is_row_wise()) return "which keeps one number for each row, runs on the CPU only";
+    if (rule.program == nullptr) return nullptr;
+    if (rule.program->has_lines())
+        return "which has reductions over rows or columns, or one number for each of them, runs on the CPU only";
+    static_assert(cuda_states == 4);
+    if (rule.program->element_states() > cuda_states)
+        return "which has more than four states for each element, runs on the CPU only";
+    return nullptr;
+}
+
 const RuleInfo* find_program(std::string_view key) {
     if (key.find('@') == key.npos) return nullptr;
     Loaded& all = loaded();

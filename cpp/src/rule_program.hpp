@@ -181,6 +181,11 @@ ADAPTK_INTERNAL_API const RuleInfo* load_rule(std::span<const std::byte> bytes, 
 // has one.
 ADAPTK_INTERNAL_API const char* why_no_function(const RuleInfo& rule);
 
+// States for each element that kernels on a device have room for.
+inline constexpr std::size_t cuda_states = 4;
+// Why steps of a rule run on the CPU only, to be read behind its name; null: they run on a device too.
+ADAPTK_INTERNAL_API const char* why_not_on_cuda(const RuleInfo& rule);
+
 // A rule that load_rule() has returned, by its key.
 const RuleInfo* find_program(std::string_view key);
 

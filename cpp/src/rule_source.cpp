@@ -93,7 +93,8 @@ class Source {
             hypers_.emplace_back("weight_decay");
             hypers_.emplace_back("decoupled");
         }
-        for (const State& s : rule.states) states_.push_back(std::string(s.name) + "_");
+        for (const State& s : rule.states.subspan(0, program_.element_states()))
+            states_.push_back(std::string(s.name) + "_");
     }
 
     std::string text() {
@@ -107,11 +108,14 @@ class Source {
         for (const std::uint16_t c : constants_) line("        T " + numbered("c", c) + ";");
         if (constants_.empty()) line("        T none;");
         line("    };");
+        if (program_.measures()) memo();
         for (std::size_t i = 0; i < program_.scalars.size(); ++i)
             if (program_.scalars[i].op == ScalarOp::cumulative_product) product(i);
         coefficients();
         update();
         line("};");
+        if (program_.measures())
+            for (std::size_t i = 0; i < program_.passes().size(); ++i) pass(i);
         return text_;
     }
 
@@ -159,6 +163,10 @@ class Source {
         case ScalarOp::floor: return "std::floor(" + a + ")";
         case ScalarOp::logarithm: return "adaptk::logarithm(" + a + ")";
         case ScalarOp::cumulative_product: return numbered("product", i) + "(h, t)";
+        case ScalarOp::reduced:
+            return (program_.reductions[n.a].over == Over::all ? "k.all[" : "k.own[") + std::to_string(n.a) + "]";
+        case ScalarOp::state: return "k.state[" + std::to_string(n.a) + "]";
+        case ScalarOp::shape: return "k.shape[" + std::to_string(n.a) + "]";
         default: return expression(n.op, a, b, c, "double");
         }
     }
@@ -186,37 +194,112 @@ class Source {
     void coefficients() {
         line("    template <class T>");
         line("    ADAPTK_HOST_DEVICE static Coefficients<T> coefficients([[maybe_unused]] const Hyper& h,");
-        line("                                                           [[maybe_unused]] std::int64_t t) {");
-        scalars({constants_.begin(), constants_.end()});
+        line("                                                           [[maybe_unused]] std::int64_t t" +
+             std::string(program_.measures() ? ", [[maybe_unused]] Memo& k) {" : ") {"));
+        std::vector<std::uint16_t> wanted(constants_.begin(), constants_.end());
+        for (std::size_t s = states_.size(); s < program_.per.size(); ++s) wanted.push_back(program_.results[1 + s]);
+        scalars(wanted);
+        for (std::size_t s = states_.size(); s < program_.per.size(); ++s)
+            line("        k.state[" + std::to_string(s) + "] = " + numbered("s", program_.results[1 + s]) + ";");
         std::string all;
         for (const std::uint16_t c : constants_) all += (all.empty() ? "T(" : ", T(") + numbered("s", c) + ")";
         line("        return {" + all + "};");
         line("    }");
     }
 
-    void update() {
+    // What is known of a tensor, besides its elements (Program::evaluate), and the states that it has one number for.
+    void memo() {
+        line("    static constexpr int reductions = " +
+             std::to_string(std::max<std::size_t>(program_.reductions.size(), 1)) + ";");
+        line("    struct Memo {");
+        line("        double own[reductions], all[reductions], state[" + std::to_string(max_states) + "], shape[" +
+             std::to_string(int(Shape::count)) + "];");
+        line("    };");
+    }
+
+    // The elements that these are made of, and they themselves.
+    std::vector<bool> needed_elements(std::span<const std::uint16_t> wanted) const {
         std::vector<bool> needed(program_.elements.size());
-        for (const std::uint16_t r : program_.results) needed[r] = true;
-        bool stored = false;
+        for (const std::uint16_t r : wanted) needed[r] = true;
         for (std::size_t i = needed.size(); i-- > 0;) {
             if (!needed[i]) continue;
             const ElementNode& n = program_.elements[i];
-            stored = stored || n.op == ElementOp::param_as_stored;
             const std::uint16_t operand[] = {n.a, n.b, n.c};
             for (int k = 0; k < arity(n.op); ++k) needed[operand[k]] = true;
         }
-        if (stored) line("    static constexpr bool needs_stored_param = true;");
+        return needed;
+    }
+    // The results for each element.
+    std::span<const std::uint16_t> results() const { return std::span(program_.results).first(1 + states_.size()); }
+    bool needs_stored_param() const {
+        std::vector<std::uint16_t> all(results().begin(), results().end());
+        for (const ReductionNode& r : program_.reductions) all.push_back(r.element);
+        const std::vector<bool> needed = needed_elements(all);
+        for (std::size_t i = 0; i < needed.size(); ++i)
+            if (needed[i] && program_.elements[i].op == ElementOp::param_as_stored) return true;
+        return false;
+    }
+
+    // `more`: what comes behind the states.
+    void begin_update(std::size_t more) {
         line("    template <class T>");
         std::string parameters = "[[maybe_unused]] const Coefficients<T>& c, ";
-        parameters += stored ? "T stored, T& p, [[maybe_unused]] T g" : "T& p, [[maybe_unused]] T g";
-        for (const std::string& s : states_) parameters += ", T& " + s;
+        parameters += needs_stored_param() ? "[[maybe_unused]] T stored, T& p, [[maybe_unused]] T g"
+                                           : "[[maybe_unused]] T& p, [[maybe_unused]] T g";
+        for (const std::string& s : states_) parameters += ", [[maybe_unused]] T& " + s;
+        for (std::size_t i = 0; i < more; ++i) parameters += ", T& " + numbered("term", i);
         line("    ADAPTK_HD static void update(" + parameters + ") {");
+    }
+    void elements(std::span<const std::uint16_t> wanted) {
+        const std::vector<bool> needed = needed_elements(wanted);
         for (std::size_t i = 0; i < needed.size(); ++i)
             if (needed[i]) line("        const T " + numbered("e", i) + " = " + element(program_.elements[i]) + ";");
-        for (std::size_t r = 0; r < program_.results.size(); ++r)
+    }
+    void update() {
+        if (needs_stored_param()) line("    static constexpr bool needs_stored_param = true;");
+        begin_update(0);
+        elements(results());
+        for (std::size_t r = 0; r < results().size(); ++r)
             line("        " + (r == 0 ? std::string("p") : states_[r - 1]) + " = " +
                  numbered("e", program_.results[r]) + ";");
         line("    }");
+    }
+    // The terms of a pass: a rule that has them as states behind its own, and writes nothing else.
+    void pass(std::size_t number) {
+        const Program::Pass& pass = program_.passes()[number];
+        std::vector<std::uint16_t> terms(pass.terms);
+        std::string what, term_of;
+        for (std::size_t i = 0; i < pass.reductions.size(); ++i) {
+            const ReductionNode& r = program_.reductions[pass.reductions[i]];
+            terms[pass.term_of[i]] = r.element;
+            const char* const names[] = {"norm", "sum", "mean", "largest"};
+            what += (what.empty() ? "" : ", ") + std::string("adaptk::detail::Reduce::") + names[std::size_t(r.what)];
+            term_of += (term_of.empty() ? "" : ", ") + std::to_string(pass.term_of[i]);
+        }
+        unsigned used = 0;
+        const std::vector<bool> needed = needed_elements(terms);
+        for (std::size_t i = 0; i < needed.size(); ++i) {
+            const ElementNode& n = program_.elements[i];
+            // A gradient has the decay of its param in it.
+            if (needed[i])
+                used |= n.op == ElementOp::grad                                          ? 3u
+                        : n.op == ElementOp::state                                       ? 4u << n.a
+                        : n.op == ElementOp::param || n.op == ElementOp::param_as_stored ? 1u
+                                                                                         : 0u;
+        }
+        const std::string count = std::to_string(pass.reductions.size());
+        line("struct " + name_ + "Pass" + std::to_string(number) + " : " + name_ + " {");
+        line("    static constexpr std::array<int, " + std::to_string(states_.size() + pass.terms) + "> states{};");
+        line("    static constexpr int own = " + std::to_string(states_.size()) + ", count = " + count + ";");
+        line("    static constexpr unsigned used = " + std::to_string(used) + ";");
+        line("    static constexpr adaptk::detail::Reduce what[count] = {" + what + "};");
+        line("    static constexpr int term_of[count] = {" + term_of + "};");
+        begin_update(pass.terms);
+        elements(terms);
+        for (std::size_t i = 0; i < terms.size(); ++i)
+            line("        " + numbered("term", i) + " = " + numbered("e", terms[i]) + ";");
+        line("    }");
+        line("};");
     }
     std::string element(const ElementNode& n) const {
         switch (n.op) {

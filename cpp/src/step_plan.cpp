@@ -494,6 +494,7 @@ Outcome StepPlan::run(const StepOptions& given, std::span<const DeviceHyperOfGro
     StepOptions options = given;
     outcome.report.has_norm = options.needs_norm();  // of nothing: 0
     measured_.clear();
+    if (shares_.size() > 1) refuse_sums_over_devices();
     // What one device cannot find out alone, or need not.
     if (options.needs_norm() && on_cuda() && (shares_.size() > 1 || options.has_norm)) {
         outcome.report = options.has_norm ? report_of_known_norm(shares_[0].segments, options)
@@ -529,6 +530,17 @@ void StepPlan::refuse_to_catch_up(const DeviceShare& share) const {
         std::snprintf(refused.error.text, sizeof refused.error.text,
                       "rows on a CUDA device catch up by steps that the host counts: sparse='catch_up' is without "
                       "skip_nonfinite there");
+        throw refused;
+    }
+}
+
+// A reduction over all params is one tree, which one device adds up.
+void StepPlan::refuse_sums_over_devices() const {
+    for (const Group& g : groups_) {
+        if (g.rule->program == nullptr || !g.rule->program->measures_all()) continue;
+        CudaFailure refused;
+        std::snprintf(refused.error.text, sizeof refused.error.text,
+                      "%s has reductions over all params, which have to be on one device", g.rule->name);
         throw refused;
     }
 }
@@ -570,6 +582,7 @@ std::shared_ptr<Report> StepPlan::run_on_device(DeviceShare& share, const StepOp
     step.averages = beside.averages;
     step.hypers = of_segments;
     step.workspace = state.workspace();
+    step.measured = &measured_;
     std::shared_ptr<Report> report;
     if (options.needs_norm()) {
         report = state.next_report(share.capturing);

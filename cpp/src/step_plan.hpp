@@ -284,6 +284,7 @@ class StepPlan {
     std::optional<Overlap> check_epilogues(bool zero_grad);
     StepReport norm_over_devices(double grad_scale);
     void refuse_to_catch_up(const DeviceShare& share) const;
+    void refuse_sums_over_devices() const;
     std::shared_ptr<Report> run_on_device(DeviceShare& share, const StepOptions& options,
                                           std::span<const DeviceHyperOfGroup> hypers);
 };

@@ -5,7 +5,7 @@ namespace adaptk::cuda {
 
 void check_compiler() { throw CompilationError("nothing is compiled at run time here"); }
 
-const void* kernel_of_program(const detail::RuleInfo&, int, KernelKind, std::size_t) {
+const void* kernel_of_program(const detail::RuleInfo&, int, KernelKind, std::size_t, std::size_t) {
     throw CompilationError("nothing is compiled at run time here");
 }
 

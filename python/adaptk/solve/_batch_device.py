@@ -85,7 +85,9 @@ def _fixed(fixed: Any, names: Sequence[str], n: int, x0: Any) -> tuple[np.ndarra
             x0[j], keep[j] = float(value), 1
         return keep, x0
     # How many are fixed decides, before anything is written, whether the points suffice: known on the host alone.
-    if not isinstance(fixed, (list, tuple)) or len(fixed) != n or not all(isinstance(b, bool) for b in fixed):
+    if isinstance(fixed, (list, tuple)) and len(fixed) != n:
+        raise ValueError(f"fixed: {len(fixed)} booleans, expected {n}, one for each parameter")
+    if not isinstance(fixed, (list, tuple)) or not all(isinstance(b, bool) for b in fixed):
         raise NotImplementedError(f"fixed: beside data on a device a dict, or a list of {n} booleans")
     return np.array(fixed, np.uint8), x0
 
