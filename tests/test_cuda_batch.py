@@ -147,7 +147,7 @@ def test_what_is_for_the_cpu(device: Library, options: dict[str, Any]) -> None:
 
 
 def test_a_wrong_number_of_fixed(device: Library) -> None:
-    with pytest.raises(ValueError, match="^fixed: 2 booleans, expected 5, one for each parameter"):
+    with pytest.raises(ValueError, match="fixed: 2 booleans, expected 5"):
         fit("gaussian_2d", START, device.put(spots(2)), fixed=[True, False])
 
 
