@@ -395,7 +395,18 @@ def test_every_kernel_is_there(kernels: dict[str, Kernel]) -> None:
     rest = Counter(k.kind for k in kernels.values() if k.kind not in (*STEPS, "prepare", "fit", "check_fits"))
     twice = ["reduce", *OF_ROWS]
     assert rest == Counter(
-        ["norm", "finish", "upload", "gather", "sum_parts", *twice, *twice, *["random"] * 6, *["constant"] * 3]
+        [
+            "norm",
+            "finish",
+            "finish_pass",
+            "upload",
+            "gather",
+            "sum_parts",
+            *twice,
+            *twice,
+            *["random"] * 6,
+            *["constant"] * 3,
+        ]
     )
 
 
