@@ -29,6 +29,20 @@ template <class X> ADAPTK_DEVICE X load_element(const X* p) { return __ldcg(p); 
 template <> ADAPTK_DEVICE std::uint16_t load_element(const std::uint16_t* p) {
     return __ldcg(reinterpret_cast<const unsigned short*>(p));
 }
+template <> ADAPTK_DEVICE std::uint8_t load_element(const std::uint8_t* p) {
+    return __ldcg(reinterpret_cast<const unsigned char*>(p));
+}
+
+// As many elements as a lane's vector holds; those of one byte fill half of it.
+template <class X> ADAPTK_DEVICE Vector load_elements(const X* p) {
+    if constexpr (sizeof(X) == 1) {
+        const uint2 w = __ldcg(reinterpret_cast<const uint2*>(p));
+        return {{w.x, w.y, 0, 0}};
+    } else {
+        return load_vector(p);
+    }
+}
+template <class X> inline constexpr int elements_of = in_vector<int(sizeof(X))>;
 
 ADAPTK_DEVICE double norm_value(const NormTensor& t, std::int64_t i) {
     double x = 0.0;
@@ -50,8 +64,7 @@ template <class F> ADAPTK_DEVICE double value_in(const Vector& v, int k) {
     } else if constexpr (element_bytes<F> == 4) {
         return double(from_bits(v.word[k]));
     } else {
-        static_assert(element_bytes<F> == 2);
-        return value_of<F>(typename F::Element(v.word[k / 2] >> (16 * (k % 2))));
+        return value_of<F>(typename F::Element(code_of<typename F::Element>(v, k)));
     }
 }
 
@@ -67,11 +80,11 @@ ADAPTK_DEVICE void add_vectors(double (&sum)[per_lane], const Piece& p, double s
             with_format(GradientFormats{}, p.tensor.format, [&]<class F>(Tag<F>) {
                 using X = typename F::Element;
 #pragma unroll
-                for (int j = 0; j < vectors<X>; ++j) {
-                    const Vector v = load_vector(at<X>(data, own + vector_size<X> * j));
+                for (int j = 0; j < per_lane / elements_of<X>; ++j) {
+                    const Vector v = load_elements(at<X>(data, own + elements_of<X> * j));
 #pragma unroll
-                    for (int k = 0; k < vector_size<X>; ++k)
-                        add_square(sum[vector_size<X> * j + k], scale, value_in<F>(v, k));
+                    for (int k = 0; k < elements_of<X>; ++k)
+                        add_square(sum[elements_of<X> * j + k], scale, value_in<F>(v, k));
                 }
             });
         } else if (i < p.end && i + per_lane > p.begin) {
@@ -87,7 +100,7 @@ ADAPTK_DEVICE void add_vectors(double (&sum)[per_lane], const Piece& p, double s
 template <class F>
 ADAPTK_DEVICE void add_leaf_of_vectors(double (&sum)[per_lane], const void* leaf, double scale, int lane) {
     using X = typename F::Element;
-    constexpr int n = per_lane / vector_size<X>;
+    constexpr int n = per_lane / elements_of<X>;
     constexpr int rows = norm_vectors / n;
     static_assert(norm_rows % rows == 0);
     // A pointer that moves on, and offsets that the compiler knows: addresses of their own would take its registers.
@@ -98,13 +111,13 @@ ADAPTK_DEVICE void add_leaf_of_vectors(double (&sum)[per_lane], const void* leaf
 #pragma unroll
         for (int r = 0; r < rows; ++r) {
 #pragma unroll
-            for (int j = 0; j < n; ++j) v[r][j] = load_vector(p + tile * r + vector_size<X> * j);
+            for (int j = 0; j < n; ++j) v[r][j] = load_elements(p + tile * r + elements_of<X> * j);
         }
 #pragma unroll
         for (int r = 0; r < rows; ++r) {
 #pragma unroll
             for (int k = 0; k < per_lane; ++k)
-                add_square(sum[k], scale, value_in<F>(v[r][k / vector_size<X>], k % vector_size<X>));
+                add_square(sum[k], scale, value_in<F>(v[r][k / elements_of<X>], k % elements_of<X>));
         }
     }
 }

@@ -45,7 +45,7 @@ using GradientFormats = typename Chosen<IsGradient, Formats>::type;
 // What is computed in T.
 template <class T> struct Computes {
     template <class F>
-    struct OfStates : std::bool_constant<!SplitFormat<F> && std::is_same_v<typename F::Compute, T>> {};
+    struct OfStates : std::bool_constant<is_of_states<F>() && std::is_same_v<typename F::Compute, T>> {};
     template <class F>
     struct OfParams : std::bool_constant<!BlockFormat<F> && std::is_same_v<typename F::Compute, T>> {};
     template <class F> struct OfAny : std::bool_constant<ElementFormat<F> || std::is_same_v<typename F::Compute, T>> {};

@@ -21,6 +21,7 @@ LIBRARY = next(path for pattern in ("lib/libadaptk.*", "adaptk-*.dll") for path 
 
 OK, INVALID_ARGUMENT, INVALID_TYPE, UNKNOWN_NAME, BUSY, UNSUPPORTED = range(6)
 CODES = {"float32": (2, 32), "float64": (2, 64), "float16": (2, 16), "bfloat16": (4, 16)}
+CODES |= {"float8_e4m3fn": (10, 8), "float8_e5m2": (12, 8)}
 CODES |= {"int8": (0, 8), "uint8": (1, 8), "int16": (0, 16), "int32": (0, 32), "int64": (0, 64)}
 
 

@@ -243,6 +243,7 @@ def growth(work: Callable[[], None], warm_up: Callable[[], None]) -> int | None:
 
 CPU, CUDA, CUDA_HOST = 1, 2, 3
 INT, UINT, FLOAT, BFLOAT, COMPLEX = 0, 1, 2, 4, 5
+FLOAT8_E4M3FN, FLOAT8_E5M2 = 10, 12
 READ_ONLY, IS_COPIED = 1, 2
 
 
@@ -307,11 +308,8 @@ class Export:
         for name in ("major", "minor", "flags", "deleter"):
             if name in fields:
                 setattr(self.managed, name, fields.pop(name))
-        kind = (
-            BFLOAT
-            if array.dtype.name == "bfloat16"
-            else {"f": FLOAT, "c": COMPLEX, "i": INT, "u": UINT}[array.dtype.kind]
-        )
+        kinds = {"bfloat16": BFLOAT, "float8_e4m3fn": FLOAT8_E4M3FN, "float8_e5m2": FLOAT8_E5M2}
+        kind = kinds.get(array.dtype.name) or {"f": FLOAT, "c": COMPLEX, "i": INT, "u": UINT}[array.dtype.kind]
         described = {
             "data": array.__array_interface__["data"][0],
             "device_type": CPU,

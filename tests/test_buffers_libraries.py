@@ -106,7 +106,7 @@ def unsuitable(torch: Any) -> dict[str, Any]:
         "int": torch.ones(4, dtype=torch.int32),
         "bool": torch.ones(4, dtype=torch.bool),
         "complex": torch.ones(4, dtype=torch.complex64),
-        "float8": torch.ones(4).to(torch.float8_e4m3fn),
+        "float8": torch.ones(4).to(torch.float8_e4m3fnuz),
         "meta": torch.ones(4, device="meta"),
         "sparse": torch.ones(4).to_sparse(),
         "mkldnn": torch.ones(4).to_mkldnn() if torch.backends.mkldnn.is_available() else None,

@@ -175,6 +175,22 @@ def test_scales_elsewhere_are_refused(device: Library) -> None:
 
 
 @pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
+@pytest.mark.parametrize("param_format", [None, "sr"])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_params_in_float8(device: Library, dtype: str, param_format: str | None) -> None:
+    narrow = np.dtype(getattr(pytest.importorskip("ml_dtypes"), dtype))
+    rng = np.random.default_rng(6)
+    options = {"lr": 0.1, "seed": 3, "param_format": param_format}
+    params = [rng.normal(size=n).astype(narrow) for n in SIZES]
+    there = [device.put(p) for p in params]
+    here, on_device = adaptk.Adam(params, **options), adaptk.Adam(there, **options)
+    for of in (np.float32, narrow):
+        grads = [rng.normal(size=n).astype(of) for n in SIZES]
+        assert here.step(grads, clip_norm=1.0) == on_device.step([device.put(g) for g in grads], clip_norm=1.0)
+    for i, p in enumerate(params):
+        assert_equal(device.get(there[i]), p, f"param {i}")
+
+
 @pytest.mark.parametrize("capturable", [False, True])
 @pytest.mark.parametrize("state_dtype", ["float32", "8bit"])
 def test_params_that_are_rounded_stochastically(device: Library, state_dtype: str, capturable: bool) -> None:

@@ -804,7 +804,7 @@ def wrong_trees() -> Iterator[tuple[str, Any, Any, Any, type[Exception], str]]:
     other = {"w": jnp.ones((2, 3)), "b": [jnp.ones(5)]}
     ints = {"w": jnp.ones((2, 3)), "b": [jnp.ones(4, int)]}
     text = {"w": jnp.ones((2, 3)), "b": ["four"]}
-    float32 = "expected float32, float64, bfloat16 or float16"
+    float32 = "expected float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2"
     shape = r"shape \(5,\), expected \(4,\) like its param"
     keys = {"w": jnp.ones((2, 3)), "b": [jax.random.key(0)]}
     yield "param key", keys, params, state, TypeError, r"params\['b'\]\[0\]: dtype key<fry>, expected float32, float64"

@@ -87,7 +87,7 @@ WRONG: list[tuple[dict[str, Any], int, str]] = [
     ({"exp_avg_scales": np.zeros(2, np.float32)}, 5, "exp_avg: expected 3 scales of float32 beside 300 elements"),
     ({"exp_avg_sq_scales": np.zeros(3)}, 5, "exp_avg_sq: expected 3 scales of float32 beside 300 elements"),
     ({"param": np.zeros(300)}, 5, "exp_avg: expected float64 beside a float64 param"),
-    ({"param": CODES}, 5, "params: expected float32, float64, bfloat16 or float16"),
+    ({"param": CODES}, 5, "params: expected float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2"),
     ({"grad": FLOATS[:299]}, 5, "grads: expected the shapes of their params"),
     ({"formats": ",", "exp_avg_scales": None, "exp_avg_sq_scales": None}, 3, "exp_avg: expected float32, float64, bf"),
     ({"packed": np.array(True)}, 5, "packed: no states with scales"),

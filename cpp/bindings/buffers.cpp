@@ -38,7 +38,7 @@ NumpyTypes& known_types() {
     struct Known : NumpyTypes {
         Known() : NumpyTypes{py::detail::npy_api::get().PyArray_Type_, {}} {
             for (const detail::FormatInfo& f : detail::formats()) {
-                if (f.dlpack_code == code_bfloat) continue;
+                if (f.dlpack_code >= code_bfloat) continue;
                 const char* const kind = f.dlpack_code == code_int ? "i" : f.dlpack_code == code_float ? "f" : "u";
                 descr[std::size_t(f.id)] = py::dtype(kind + std::to_string(f.dlpack_bits / 8)).release().ptr();
             }
@@ -53,17 +53,26 @@ PyTypeObject* ndarray_type() { return known_types().array; }
 // NumPy's coefficients have an array interface too, of a value that nobody will see again.
 bool is_numpy_scalar(py::handle object) { return py::isinstance(object, py::module_::import("numpy").attr("generic")); }
 
-// bfloat16 is a dtype that the package ml_dtypes registers; its number is known only then.
-bool is_bfloat16(const DescrProxy* descr) {
-    static std::atomic<int> known{-1};
-    if (descr->type_num == known.load(std::memory_order_relaxed)) return true;
+// Dtypes that the package ml_dtypes registers; their numbers are known only then.
+bool registered_dtype(const DescrProxy* descr, Format& out) {
+    constexpr std::uint8_t codes[] = {code_bfloat, detail::code_float8_e4m3fn, detail::code_float8_e5m2};
+    static std::atomic<int> known[std::size(codes)]{-1, -1, -1};
+    static_assert(std::size(known) == 3);
+    for (std::size_t i = 0; i < std::size(codes); ++i) {
+        if (descr->type_num != known[i].load(std::memory_order_acquire)) continue;
+        return detail::element_type({codes[i], std::uint8_t(codes[i] == code_bfloat ? 16 : 8), 1}, false, out);
+    }
     const auto name = py::handle(descr->typeobj).attr("__name__").cast<std::string>();
-    if (name != "bfloat16") return false;
+    const detail::FormatInfo* const format = detail::find_format(name);
+    const auto* const code =
+        format == nullptr ? std::end(codes) : std::find(codes, std::end(codes), format->dlpack_code);
+    if (code == std::end(codes)) return false;
     // Two threads may come here at once; both find the one object.
     PyObject* const found = py::dtype::from_args(py::reinterpret_borrow<py::object>(descr->typeobj)).release().ptr();
     for (const detail::FormatInfo& f : detail::formats())
-        if (f.dlpack_code == code_bfloat) known_types().descr[std::size_t(f.id)] = found;
-    known = descr->type_num;
+        if (f.dlpack_code == *code) known_types().descr[std::size_t(f.id)] = found;
+    known[code - codes].store(descr->type_num, std::memory_order_release);
+    out = format->id;
     return true;
 }
 
@@ -78,11 +87,7 @@ bool numpy_dtype(const DescrProxy* descr, bool codes, Format& out) {
     case npy_short: return codes && detail::element_type({detail::code_int, 16, 1}, true, out);
     default: break;
     }
-    if (descr->type_num >= npy_first_user_type && is_bfloat16(descr)) {
-        out = Format::bfloat16;
-        return true;
-    }
-    return false;
+    return descr->type_num >= npy_first_user_type && registered_dtype(descr, out);
 }
 
 // The exchange API of a type, or nullptr. Those that are found are remembered for ever in a list of few entries that

@@ -132,7 +132,7 @@ class View : public detail::TensorView {
 // NumPy's array type and the one object that describes each dtype in native byte order.
 struct NumpyTypes {
     PyTypeObject* array;
-    std::atomic<PyObject*> descr[detail::max_formats];  // by Format; bfloat16's are null until an array of it is seen
+    std::atomic<PyObject*> descr[detail::max_formats];  // by Format; null for those of ml_dtypes until an array is seen
     // For comparisons alone: what it points to stays as it is.
     PyObject* of(Format type) const { return descr[std::size_t(type)].load(std::memory_order_relaxed); }
 };

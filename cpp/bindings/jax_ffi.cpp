@@ -59,7 +59,9 @@ Format element_type(const ffi::AnyBuffer& buffer, const char* name) {
     case ffi::DataType::F64: return Format::float64;
     case ffi::DataType::BF16: return Format::bfloat16;
     case ffi::DataType::F16: return Format::float16;
-    default: refuse(std::string(name) + ": expected float32, float64, bfloat16 or float16");
+    case ffi::DataType::F8E4M3FN: return detail::find_format("float8_e4m3fn")->id;
+    case ffi::DataType::F8E5M2: return detail::find_format("float8_e5m2")->id;
+    default: refuse(std::string(name) + ": " + detail::wanted_types);
     }
 }
 
@@ -69,6 +71,8 @@ ffi::DataType data_type(const FormatInfo& format) {
     case detail::code_int: return ffi::DataType::S8;
     case detail::code_uint: return ffi::DataType::U8;
     case detail::code_bfloat: return ffi::DataType::BF16;
+    case detail::code_float8_e4m3fn: return ffi::DataType::F8E4M3FN;
+    case detail::code_float8_e5m2: return ffi::DataType::F8E5M2;
     default: return format.dlpack_bits == 16 ? ffi::DataType::F16 : ffi::DataType::INVALID;
     }
 }

@@ -38,7 +38,7 @@ inline void check_work(std::span<const ParamUpdate> tensors, std::span<const Seg
                 const FormatInfo& f = info_of(t.format[b]);
                 ADAPTK_PROMISED(t.size == 0 || t.buffer[b] != nullptr);
                 ADAPTK_PROMISED(!has_side(f.id) || t.size == 0 || t.side[b] != nullptr);
-                ADAPTK_PROMISED(b == 1 ? is_plain(t.format[b]) : f.compute == compute && !(b > 1 && f.split));
+                ADAPTK_PROMISED(b == 1 ? is_plain(t.format[b]) : f.compute == compute && (b == 0 || f.of_states));
                 for (std::size_t a = 0; a < b; ++a) {
                     if (a == 1 && t.rows != nullptr && !t.rows->whole) continue;
                     const auto* const x = static_cast<const std::byte*>(t.buffer[a]);

@@ -35,6 +35,7 @@ template <class F> constexpr FormatInfo info(std::size_t place) {
     f.alignment = std::uint16_t(alignof(typename F::Element));
     f.stochastic = random_bits_of<F>() > 0;
     f.split = SplitFormat<F>;
+    f.of_states = is_of_states<F>();
     return f;
 }
 

@@ -15,7 +15,7 @@ namespace adaptk::detail {
 enum class Format : std::uint8_t { float32, float64, bfloat16, float16 };
 inline constexpr std::size_t max_formats = 32;
 
-// How params of 16 bits are stored, by the end of their format's name: "bfloat16_sr".
+// How params of 16 and 8 bits are stored, by the end of their format's name: "bfloat16_sr".
 enum class ParamFormat : std::uint8_t { plain, sr, remainder16, remainder8, kahan };
 inline constexpr const char* param_format_names[] = {"", "sr", "remainder16", "remainder8", "kahan"};
 inline constexpr std::size_t param_format_count = std::size(param_format_names);
@@ -32,6 +32,7 @@ struct FormatInfo {
     std::uint16_t alignment;            // of the buffer, for kernels that read it in place
     bool stochastic;                    // rounding needs random bits
     bool split;                         // the side has an element for each: params alone are stored so
+    bool of_states;                     // states may be stored so
     Format dtype;  // the format that a buffer with these elements has if nothing but its dtype is known
     Format as_param[param_format_count];  // that of params of this dtype; itself if there is no such format
 };

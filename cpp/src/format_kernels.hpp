@@ -644,10 +644,10 @@ ADAPTK_HD bool encode_float16_pair(const float* x, std::uint16_t* y, Lanes::U ra
 #endif
 #endif
 
-// The same of whole groups that share one state of the draws.
-template <class F, size_t N>
-ADAPTK_HD void encode_several(const float* x, typename F::Element* y, std::int64_t first, std::uint64_t buffer_key) {
 #if defined(ADAPTK_BFLOAT16_PAIRS)
+// Formats of 16 bits, two vectors at a time.
+template <class F, size_t N>
+ADAPTK_HD void encode_pairs(const float* x, std::uint16_t* y, std::int64_t first, std::uint64_t buffer_key) {
     static_assert(pair == MixedDraws<16>::elements);
     const Draws d = draws_from<16>(buffer_key, first);
     const std::uint32_t counter = draw_counter<16>(first);
@@ -661,13 +661,23 @@ ADAPTK_HD void encode_several(const float* x, typename F::Element* y, std::int64
         }
     }
     if (!done) encode_groups<F, false, N>(x, y, first, buffer_key);
-#else
-    if (largest_magnitude<N>(x) < infinity_bits) {
+}
+#endif
+
+// The same of whole groups that share one state of the draws.
+template <class F, size_t N>
+ADAPTK_HD void encode_several(const float* x, typename F::Element* y, std::int64_t first, std::uint64_t buffer_key) {
+#if defined(ADAPTK_BFLOAT16_PAIRS)
+    if constexpr (sizeof(typename F::Element) == 2) {
+        encode_pairs<F, N>(x, y, first, buffer_key);
+        return;
+    } else
+#endif
+        if (largest_magnitude<N>(x) < infinity_bits) {
         encode_groups<F, true, N>(x, y, first, buffer_key);
     } else {
         encode_groups<F, false, N>(x, y, first, buffer_key);
     }
-#endif
 }
 
 // The largest magnitude of a block's finite elements.
@@ -849,7 +859,7 @@ void decode(const void* data, [[maybe_unused]] const void* side, [[maybe_unused]
             decode_block<F, block>(codes, values, scale);
             for (size_t i = 0; i < m; ++i) y[b + i] = T(values[i]);
         }
-    } else if constexpr (sizeof(typename F::Element) == 2 && sizeof(T) == 4) {
+    } else if constexpr (sizeof(typename F::Element) <= 2 && sizeof(T) == 4) {
         const size_t done = decode_vectors<F>(x, y, n);
         decode_elements<F>(x + done, y + done, n - done);
     } else if constexpr (std::is_same_v<F, Float16>) {
@@ -926,7 +936,7 @@ void encode(const void* in, void* data, [[maybe_unused]] void* side, [[maybe_unu
         std::memcpy(y + i, codes, (n - i) * sizeof codes[0]);
     } else {
         size_t done = 0;
-        if constexpr (sizeof(typename F::Element) == 2) done = encode_vectors<F>(x, y, n);
+        if constexpr (sizeof(typename F::Element) <= 2) done = encode_vectors<F>(x, y, n);
         encode_elements<F>(x + done, y + done, n - done);
     }
 }

@@ -156,7 +156,7 @@ Problem why_no_state(const TensorView& v, const TensorView& param) {
         std::string text = std::string("dtype ") + dtype_name(v.dtype) + ", expected " + name_of(wanted) +
                            " beside a " + name_of(param.dtype) + " param";
         for (const FormatInfo& f : formats())
-            if (f.id != wanted && f.compute == wanted && is_plain(f.id)) text += std::string(", or ") + f.name;
+            if (f.id != wanted && f.compute == wanted && f.of_states && is_plain(f.id)) text += std::string(", or ") + f.name;
         return {Kind::type, text};
     }
     if (auto problem = access_problem(v)) return *problem;
@@ -226,7 +226,7 @@ const char* dtype_name(Format dtype) { return info_of(dtype).split ? "int16" : n
 std::optional<Problem> store_param_as(ParamFormat wanted, const TensorView& param, Format& out) {
     const FormatInfo& f = info_of(param.dtype);
     out = f.as_param[std::size_t(wanted)];
-    if (wanted == ParamFormat::plain || f.bytes != 2 || out != f.id) return {};
+    if (wanted == ParamFormat::plain || f.bytes > 2 || out != f.id) return {};
     return Problem{Kind::type, std::string("dtype ") + f.name + " cannot be stored as '" +
                                    param_format_names[std::size_t(wanted)] + "', which is for bfloat16"};
 }

@@ -63,8 +63,10 @@ inline constexpr std::uint8_t code_int = 0;
 inline constexpr std::uint8_t code_uint = 1;
 inline constexpr std::uint8_t code_float = 2;
 inline constexpr std::uint8_t code_bfloat = 4;
+inline constexpr std::uint8_t code_float8_e4m3fn = 10;
+inline constexpr std::uint8_t code_float8_e5m2 = 12;
 
-inline constexpr const char* wanted_types = "expected float32, float64, bfloat16 or float16";
+inline constexpr const char* wanted_types = "expected float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2";
 inline constexpr const char* no_memory =
     "has no memory of its own (a meta, fake or wrapped tensor, or one whose storage was freed?)";
 
@@ -115,7 +117,7 @@ ADAPTK_INTERNAL_API std::optional<Problem> why_no_scales(const TensorView& scale
 
 // Of the format that is computed in, or one that is stored in its place.
 inline bool is_state_format(Format state, Format param) {
-    return info_of(state).compute == compute_format(param) && !info_of(state).split;
+    return info_of(state).compute == compute_format(param) && info_of(state).of_states;
 }
 
 // As the param, or a row of what its elements are packed into.

@@ -8,7 +8,7 @@ from typing import Any
 
 from adaptk._registry import Rule
 
-_DTYPES = "float32, float64, bfloat16 or float16"
+_DTYPES = "float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2"
 _NOTES = [
     "All buffers must be on the CPU or on one CUDA device. On a device the update is enqueued asynchronously, and",
     "`step` and numeric hyperparameters may be one-element buffers on that device: they are read on the device",
@@ -51,7 +51,7 @@ def function_doc(rule: Rule) -> str:
         "Parameters",
         "----------",
         "param : buffer or sequence of buffers",
-        f"    Any shape, {layout}; {_DTYPES}. 16-bit params are computed in float32.",
+        f"    Any shape, {layout}; {_DTYPES}. Narrower params are computed in float32.",
         "grad : as param",
         f"    The shape and strides of its param; {_DTYPES}, whichever dtype the param has. Or values for some rows",
         "    alone: a pair (indices, values), int32 or int64 ``[k]`` and ``[k, *param.shape[1:]]``, in any order and",
@@ -81,7 +81,7 @@ def function_doc(rule: Rule) -> str:
     lines += ["seed : int", "    Of what is rounded stochastically, in [0, 2**64)."]
     lines += [
         "param_format : {'sr', 'remainder16', 'remainder8', 'kahan'}, optional",
-        "    How 16-bit params are stored (:mod:`adaptk.formats`). With the last three, bfloat16 params are pairs:",
+        "    How params of 16 and 8 bits are stored (:mod:`adaptk.formats`). With the last three, bfloat16 params are pairs:",
         "    ``(param, remainder)`` or ``(param, compensation)``.",
     ]
     lines += [
@@ -282,7 +282,7 @@ def jax_doc(rule: Rule) -> str:
         "    Of stochastic rounding, in [0, 2**63), 0 by default. Tensors are numbered as leaves of the params.",
         "    Under ``jax.vmap`` each member of the batch has the random bits that it would have alone.",
         'param_format : {"sr", "remainder16", "remainder8", "kahan"}, optional',
-        "    How params of 16 bits are stored, see :mod:`adaptk.formats`. With the last three, for bfloat16, the state",
+        "    How params of 16 and 8 bits are stored, see :mod:`adaptk.formats`. With the last three, for bfloat16, the state",
         "    is a :class:`SplitState`, and ``apply`` takes the steps: ``update`` has no updates for them.",
         "mask : tree of bool or callable, optional",
         "    Which params are decayed, as in optax: a tree of bools like the params or a prefix of theirs, or a",

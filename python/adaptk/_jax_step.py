@@ -61,10 +61,13 @@ _MOST_KEPT = 192
 # Elements that a tensor's part of a packed state is rounded up to.
 _GRAIN = 16
 
-_DTYPES = ("float32", "float64", "bfloat16", "float16")
+_FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
+_DTYPES = ("float32", "float64", "bfloat16", "float16", *_FLOAT8)
+# Params of these are rounded after each step, stochastically if that is wanted.
+_NARROW = ("bfloat16", "float16", *_FLOAT8)
 _COMPLEX = ("complex64", "complex128")
-_REAL = "expected float32, float64, bfloat16 or float16"
-_EXPECTED = "expected float32, float64, bfloat16, float16, complex64 or complex128"
+_REAL = "expected float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2"
+_EXPECTED = "expected float32, float64, bfloat16, float16, float8_e4m3fn, float8_e5m2, complex64 or complex128"
 _MOST_STEPS = np.iinfo(np.int32).max
 
 
@@ -268,7 +271,7 @@ _partitioned.def_partition(
 
 def _goes_by_element(fixed: _Fixed, layout: _Layout, params: Sequence[Any]) -> bool:
     """Whether a part of a tensor is stepped as it is in the whole one: no norms, blocks or bits by its place."""
-    narrow = fixed.param_format == "sr" and any(p.dtype in (jnp.bfloat16, jnp.float16) for p in params)
+    narrow = fixed.param_format == "sr" and any(str(p.dtype) in _NARROW for p in params)
     return not (fixed.packed or narrow or any(layout.formats) or rule_of(fixed.rule).reduces)
 
 
@@ -891,8 +894,8 @@ class _Steps:
     def _own_params(self, params: Any) -> tuple[list[Any], Any]:
         leaves, tree = _params(params)
         for i, p in enumerate(leaves):
-            if p.dtype == jnp.float16:
-                formats.check_param_dtype("float16", self.fixed.param_format, _label("params", tree, i))
+            if p.dtype == jnp.float16 or str(p.dtype) in _FLOAT8:
+                formats.check_param_dtype(str(p.dtype), self.fixed.param_format, _label("params", tree, i))
         return leaves, tree
 
     def _format(self, state: State, size: int, dtype: Any) -> str:
@@ -1027,7 +1030,7 @@ class _Steps:
             raise ValueError("packed: the params are cut into parts over several devices; use packed=False")
         elif stored := next((x for s in states for x in s if _is_stored(x)), None):
             _refuse_parts(f"state_dtype: {stored.format}")
-        elif fixed.param_format == "sr" and any(p.dtype in (jnp.bfloat16, jnp.float16) for p in old):
+        elif fixed.param_format == "sr" and any(str(p.dtype) in _NARROW for p in old):
             _refuse_parts("param_format: sr")
         else:
             specs = tuple(PartitionSpec() if s is None else s.spec for s in shardings)
@@ -1190,10 +1193,10 @@ class GradientTransformation(_Pair):
         Parameters
         ----------
         params : tree of arrays
-            Any shapes; float32, float64, bfloat16, float16, or complex, stepped as pairs of real numbers. Integers and
+            Any shapes; float32, float64, bfloat16, float16, float8_e4m3fn, float8_e5m2, or complex, stepped as pairs of real numbers. Integers and
             bools are passed on.
         grads : tree of arrays
-            The structure and shapes of `params`; float32, float64, bfloat16 or float16, or complex for complex params.
+            The structure and shapes of `params`; float32, float64, bfloat16, float16 or float8, or complex for complex params.
         state : named tuple
             Returned by ``init`` or the previous step.
 

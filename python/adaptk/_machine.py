@@ -198,7 +198,7 @@ def accumulate(into: Any, grads: Any, scale: float = 1.0, *, norm: bool = False)
     into : buffer or sequence of buffers
         float32 or float64, dense in memory.
     grads : as into
-        Of the shape and strides of `into`; float32, float64, bfloat16 or float16. Each is brought to the dtype of its
+        Of the shape and strides of `into`; float32, float64, bfloat16, float16 or float8. Each is brought to the dtype of its
         buffer, multiplied with `scale` in that dtype, and added.
     scale : float
         Factor for these gradients.
@@ -238,7 +238,7 @@ def global_norm(grads: Any, grad_scale: float = 1.0) -> float:
     Parameters
     ----------
     grads : buffer or sequence of buffers
-        Dense in memory; float32, float64, bfloat16 or float16.
+        Dense in memory; float32, float64, bfloat16, float16 or float8.
     grad_scale : float
         Factor for all gradients.
 

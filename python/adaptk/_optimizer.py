@@ -228,8 +228,8 @@ class Optimizer:
     params : buffers
         Arrays to optimize: an iterable of buffers, a dict of buffers by name, or an iterable of groups, dicts with
         the key ``"params"`` and their own options. Buffers are NumPy arrays or tensors, all on the CPU or all on one
-        CUDA device; float32, float64, bfloat16 or float16, dense in memory. They are updated in place and never
-        copied.
+        CUDA device; float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2, dense in memory. They are
+        updated in place and never copied.
     lr : float, callable or buffer, optional
         The learning rate, or a schedule: a function of the step number, counted from 1
         (:mod:`adaptk.schedules`). Any other number, as `weight_decay`, may be a schedule too. For params on a CUDA
@@ -255,7 +255,7 @@ class Optimizer:
     seed : int
         Of stochastic rounding, in [0, 2**63).
     param_format : {"sr", "remainder16", "remainder8", "kahan"}, optional
-        How 16-bit params are stored, so that changes of less than half of a last place add up. ``"sr"``: rounded
+        How params of 16 and 8 bits are stored, so that changes of less than half of a last place add up. ``"sr"``: rounded
         stochastically. The others are for bfloat16, and keep what rounding loses as ``"remainder"`` or
         ``"compensation"`` in :attr:`state`: with ``"remainder16"`` params are float32 to the step, bit for bit
         (:mod:`adaptk.formats`). Params in float32 and float64 are not affected.

@@ -34,12 +34,13 @@ between two codes. Choose formats that are rounded stochastically for them. Thei
 seed, the number of the step, the tensor and the element: a run can be repeated bit for bit, with any number of
 threads.
 
-Params in bfloat16 and float16 are rounded to nearest after each step, unless ``param_format`` names one of these:
+Params in bfloat16, float16, float8_e4m3fn and float8_e5m2 are rounded to nearest after each step, as conversions of
+ml_dtypes and JAX do, unless ``param_format`` names one of these:
 
 ================  =====  ==============================================================================================
 ``param_format``  bytes  params
 ================  =====  ==============================================================================================
-``sr``            2      bfloat16 or float16, rounded stochastically
+``sr``            2, 1   bfloat16, float16, float8_e4m3fn or float8_e5m2, rounded stochastically
 ``remainder16``   4      bfloat16 beside an int16 each, the *remainder*: together a float32, bit for bit, which the
                          steps go on from
 ``remainder8``    3      bfloat16 beside an int8 each: the upper 24 bits of a float32
@@ -48,6 +49,10 @@ Params in bfloat16 and float16 are rounded to nearest after each step, unless ``
 
 :func:`split_param` and :func:`join_param` convert params between float32 and the last three. The remainder of 16 bits
 is that of TransformerEngine's ``FusedAdam(store_param_remainders=True)``.
+
+Params in float8 have 3 or 2 bits of significand: steps that are rounded to nearest are lost unless they move a param by
+a sixteenth or an eighth of itself, so such params need ``sr``. float8_e4m3fn has no infinity: what would be rounded to
+more than 448 is NaN. States are not stored in these dtypes, but in ``fp8_e4m3``, which has scales.
 """
 
 from __future__ import annotations
@@ -123,7 +128,7 @@ _SCALES_OF = {name: scales for scales, names in SAVED_SCALES.items() for name in
 #: Whether a state of this name is never negative; it is the same in all rules.
 _NONNEGATIVE = {s.name: s.nonnegative for rule in rules().values() for s in rule.states}
 
-#: What `param_format` may be: how params of 16 bits are stored.
+#: What `param_format` may be: how params of 16 and 8 bits are stored.
 PARAM_FORMATS = ("sr", "remainder16", "remainder8", "kahan")
 #: What lies beside each element of a bfloat16 param in these formats: its name, and its dtype.
 SIDES = {
@@ -155,7 +160,7 @@ def check_param_format(param_format: Any) -> str | None:
 
 
 def check_param_dtype(dtype: str, param_format: str | None, name: str) -> None:
-    if dtype == "float16" and param_format in SIDES:
+    if (dtype == "float16" or dtype.startswith("float8")) and param_format in SIDES:
         raise TypeError(f"{name}: dtype {dtype} cannot be stored as {param_format!r}, which is for bfloat16")
 
 

@@ -30,6 +30,7 @@ inline constexpr std::array all_types{
     Types{Format::float64, Format::float32}, Types{Format::float64, Format::bfloat16},
     Types{Format::float64, Format::float16}, Types{Format::bfloat16, Format::bfloat16},
     Types{Format::float16, Format::float16}, Types{Format::float16, Format::bfloat16},
+    Types{float8_e4m3fn, float8_e5m2},
 };
 
 inline bool same(double a, double b) { return std::memcmp(&a, &b, sizeof a) == 0 || (std::isnan(a) && std::isnan(b)); }

@@ -6,6 +6,8 @@
 #include "step.hpp"
 #include "threads.hpp"
 
+#include "adaptk/formats.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -60,22 +62,38 @@ class Random {
     std::uint64_t state_;
 };
 
-// A 16-bit binary format (IEEE 754-2019, 3.4): its precision and its least exponent decide everything else.
-struct HalfFormat {
-    int precision, least_exponent;
+// A binary format of 16 or 8 bits (IEEE 754-2019, 3.4): its precision and its least exponent decide everything else.
+// One without infinities has a single NaN, where all bits but the sign's are set, in their place.
+struct SmallFloat {
+    int bits, precision, least_exponent;
+    bool infinities = true;
     int stored() const { return precision - 1; }
-    std::uint32_t infinity() const { return 0x7fffu >> stored() << stored(); }
+    std::uint32_t sign() const { return 1u << (bits - 1); }
+    std::uint32_t infinity() const { return infinities ? (sign() - 1) >> stored() << stored() : sign() - 1; }
+    std::uint32_t nan() const { return infinities ? infinity() | (1u << (stored() - 1)) : infinity(); }
 };
-inline constexpr HalfFormat bfloat16{8, -126};
-inline constexpr HalfFormat float16{11, -14};
-inline const HalfFormat& format_of(Format t) { return t == Format::bfloat16 ? bfloat16 : float16; }
+inline constexpr SmallFloat bfloat16{16, 8, -126};
+inline constexpr SmallFloat float16{16, 11, -14};
+inline constexpr SmallFloat e4m3fn{8, 4, -6, false};
+inline constexpr SmallFloat e5m2{8, 3, -14};
+// Formats that no enumerator names.
+template <class F, class... G> constexpr Format place_of(FormatList<G...>) {
+    std::uint8_t i = 0, found = 255;
+    ((std::is_same_v<F, G> ? found = i++ : i++), ...);
+    return Format(found);
+}
+inline constexpr Format float8_e4m3fn = place_of<Float8E4M3FN>(Formats{});
+inline constexpr Format float8_e5m2 = place_of<Float8E5M2>(Formats{});
+inline const SmallFloat& format_of(Format t) {
+    return t == Format::bfloat16 ? bfloat16 : t == float8_e4m3fn ? e4m3fn : t == float8_e5m2 ? e5m2 : float16;
+}
 
-inline double widened(std::uint16_t h, const HalfFormat& f) {
-    const std::uint32_t body = h & 0x7fffu;
+inline double widened(std::uint16_t h, const SmallFloat& f) {
+    const std::uint32_t body = h & (f.sign() - 1);
     const int field = int(body >> f.stored());
     const auto fraction = int(body & ((1u << f.stored()) - 1));
     double x = 0.0;
-    if (body > f.infinity()) {
+    if (body > f.infinity() || (body == f.infinity() && !f.infinities)) {
         x = std::numeric_limits<double>::quiet_NaN();
     } else if (body == f.infinity()) {
         x = std::numeric_limits<double>::infinity();
@@ -83,13 +101,13 @@ inline double widened(std::uint16_t h, const HalfFormat& f) {
         const int significand = field == 0 ? fraction : fraction + (1 << f.stored());
         x = std::ldexp(double(significand), std::max(field, 1) - 1 + f.least_exponent - f.stored());
     }
-    return std::copysign(x, (h & 0x8000u) != 0 ? -1.0 : 1.0);
+    return std::copysign(x, (h & f.sign()) != 0 ? -1.0 : 1.0);
 }
 
 // Round to nearest, ties to even, by the definition: x in units of its last place, as an integer.
-inline std::uint16_t narrowed(double x, const HalfFormat& f) {
-    const std::uint32_t sign = std::signbit(x) ? 0x8000u : 0u;
-    if (std::isnan(x)) return std::uint16_t(sign | f.infinity() | (1u << (f.stored() - 1)));
+inline std::uint16_t narrowed(double x, const SmallFloat& f) {
+    const std::uint32_t sign = std::signbit(x) ? f.sign() : 0u;
+    if (std::isnan(x)) return std::uint16_t(sign | f.nan());
     if (std::isinf(x)) return std::uint16_t(sign | f.infinity());
     int exponent = 0;
     std::frexp(x, &exponent);
@@ -120,8 +138,10 @@ template <class T> T read_element(Format type, const std::byte* at) {
         return T(x);
     }
     std::uint16_t h = 0;
-    std::memcpy(&h, at, sizeof h);
-    return T(widened(h, format_of(type)));
+    std::uint8_t b = 0;
+    if (size_of(type) == 1) std::memcpy(&b, at, sizeof b);
+    if (size_of(type) == 2) std::memcpy(&h, at, sizeof h);
+    return T(widened(size_of(type) == 1 ? b : h, format_of(type)));
 }
 
 template <class T> void write_element(Format type, T x, std::byte* at) {
@@ -133,7 +153,9 @@ template <class T> void write_element(Format type, T x, std::byte* at) {
         std::memcpy(at, &y, sizeof y);
     } else {
         const std::uint16_t h = narrowed(double(x), format_of(type));
-        std::memcpy(at, &h, sizeof h);
+        const auto b = std::uint8_t(h);
+        if (size_of(type) == 1) std::memcpy(at, &b, sizeof b);
+        if (size_of(type) == 2) std::memcpy(at, &h, sizeof h);
     }
 }
 

@@ -26,7 +26,7 @@ float float_of(std::uint32_t u) {
     return x;
 }
 
-bool is_nan(std::uint16_t h, const HalfFormat& f) { return (h & 0x7fffu) > f.infinity(); }
+bool is_nan(std::uint16_t h, const SmallFloat& f) { return (h & 0x7fffu) > f.infinity(); }
 
 // Runs f over [0, n) in one piece, and then in pieces of 7, which leave no room for whole vectors.
 template <class F> void in_pieces(std::size_t n, const F& f) {
@@ -35,7 +35,7 @@ template <class F> void in_pieces(std::size_t n, const F& f) {
 }
 
 void test_widening(const KernelTable& k, const char* isa, Format type) {
-    const HalfFormat& format = format_of(type);
+    const SmallFloat& format = format_of(type);
     const auto decode = kernels_of(k, type).decode;
     std::vector<std::uint16_t> halves(all_halves);
     for (std::size_t i = 0; i < all_halves; ++i) halves[i] = std::uint16_t(i);
@@ -82,7 +82,7 @@ struct Narrowing {
         add(bits | 0x80000000u);
     }
     void flush() {
-        const HalfFormat& format = format_of(type);
+        const SmallFloat& format = format_of(type);
         halves.assign(values.size() + 1, 0xbeef);
         kernels_of(k, type).encode[0](values.data(), halves.data(), nullptr, 0, values.size(), 0);
         for (std::size_t i = 0; i < values.size(); ++i) {
@@ -98,7 +98,7 @@ struct Narrowing {
 
 void test_narrowing(const KernelTable& k, const char* isa, Format type) {
     Narrowing test{k, isa, type};
-    const HalfFormat& format = format_of(type);
+    const SmallFloat& format = format_of(type);
 
     // Around every number of the format and every midpoint of two: each class of rounding, in each binade, subnormal
     // numbers, overflow and underflow among them.

@@ -354,7 +354,7 @@ class StoredTwin {
 void test_states_in_every_format() {
     std::vector<Format> formats;
     for (const detail::FormatInfo& f : detail::formats())
-        if (f.compute == Format::float32 && !f.split) formats.push_back(f.id);
+        if (f.compute == Format::float32 && f.of_states) formats.push_back(f.id);
     Random random(13);
     std::size_t round = 0;
     for (const RuleInfo& rule : detail::rules()) {
@@ -400,7 +400,7 @@ void test_adding_states() {
     Random random(14);
     const RuleInfo& rule = *detail::find_rule("momentum");
     for (const detail::FormatInfo& f : detail::formats()) {
-        if (f.compute != Format::float32 || f.split) continue;
+        if (f.compute != Format::float32 || !f.of_states) continue;
         const std::vector<Format> states(max_states, f.id);
         StoredTwin twin(rule, all_types[0], states, 700, 0, 3, Kind::plain, random);
         const auto second = [](ParamUpdate t) {
@@ -872,7 +872,7 @@ void test_rows_in_every_format() {
     const RuleInfo& rule = *detail::find_rule("adam");
     constexpr std::int64_t rows = 6, row_size = 256;
     for (const detail::FormatInfo& f : detail::formats()) {
-        if (f.compute != Format::float32 || f.split || f.stochastic) continue;
+        if (f.compute != Format::float32 || !f.of_states || f.stochastic) continue;
         const std::vector<Format> states(max_states, f.id);
         StoredTwin twin(rule, all_types[0], states, std::size_t(rows * row_size), 0, 3, Kind::plain, random);
         const std::vector<std::int64_t> indices{4, 1, 4, 5};

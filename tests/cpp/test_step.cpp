@@ -21,6 +21,7 @@ constexpr std::array all_types{
     Types{Format::float64, Format::float32}, Types{Format::float64, Format::bfloat16},
     Types{Format::float64, Format::float16}, Types{Format::bfloat16, Format::bfloat16},
     Types{Format::float16, Format::float16}, Types{Format::float16, Format::bfloat16},
+    Types{float8_e4m3fn, float8_e5m2},
 };
 
 constexpr std::array<std::size_t, 22> sizes{0,  1,  3,  7,  8,   15,  16,   17,   31,   32,   33,

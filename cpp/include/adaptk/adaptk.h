@@ -84,7 +84,7 @@ enum {
     ADAPTK_CUDA_MANAGED = 13 /* updated by the device */
 };
 
-/* Element types. Params and grads may have any of the first four, a grad another than its param.
+/* Element types. Params and grads may be any of the floats, a grad another than its param.
  * States are float64 for a float64 param, else float32, bfloat16 or float16: steps compute in float32. Integers are
  * the codes of states with a storage format (adaptk_stored). */
 typedef enum adaptk_type {
@@ -96,7 +96,9 @@ typedef enum adaptk_type {
     ADAPTK_UINT8 = 5,
     ADAPTK_INT16 = 6,
     ADAPTK_INT32 = 7, /* of indices alone, as the next one */
-    ADAPTK_INT64 = 8
+    ADAPTK_INT64 = 8,
+    ADAPTK_FLOAT8_E4M3FN = 9, /* params and grads alone, as the next one */
+    ADAPTK_FLOAT8_E5M2 = 10
 } adaptk_type;
 
 /* A tensor in C order in CPU memory; for CUDA set its `device`. The shape is not copied. */
@@ -113,11 +115,14 @@ static inline adaptk_tensor adaptk_make_tensor(void* data, adaptk_type type, int
     t.dtype.code = type == ADAPTK_BFLOAT16                                                                       ? 4
                    : type == ADAPTK_INT8 || type == ADAPTK_INT16 || type == ADAPTK_INT32 || type == ADAPTK_INT64 ? 0
                    : type == ADAPTK_UINT8                                                                        ? 1
+                   : type == ADAPTK_FLOAT8_E4M3FN                                                                ? 10
+                   : type == ADAPTK_FLOAT8_E5M2                                                                  ? 12
                                                                                                                  : 2;
-    t.dtype.bits = type == ADAPTK_FLOAT32 || type == ADAPTK_INT32   ? 32
-                   : type == ADAPTK_FLOAT64 || type == ADAPTK_INT64 ? 64
-                   : type == ADAPTK_INT8 || type == ADAPTK_UINT8    ? 8
-                                                                    : 16;
+    t.dtype.bits = type == ADAPTK_FLOAT32 || type == ADAPTK_INT32               ? 32
+                   : type == ADAPTK_FLOAT64 || type == ADAPTK_INT64             ? 64
+                   : type == ADAPTK_INT8 || type == ADAPTK_UINT8                ? 8
+                   : type == ADAPTK_FLOAT8_E4M3FN || type == ADAPTK_FLOAT8_E5M2 ? 8
+                                                                                : 16;
     t.dtype.lanes = 1;
     t.shape = shape;
     t.strides = NULL;

@@ -7,7 +7,7 @@
 //   Element       what one element is stored as
 //   Compute       float or double: what rules compute in beside params of this format
 //   decode, encode
-// of one of four kinds:
+// and of_states = false if it is for params and gradients alone. There are four kinds:
 //
 // 1. Elements by themselves: decode(Element) is exact, to float or double; encode(Compute) rounds to nearest, ties to
 //    even. The same functions may be written for lanes (below) too: decode<L>(codes), encode<L>(x).
@@ -47,6 +47,8 @@ inline constexpr std::uint8_t dlpack_int = 0;
 inline constexpr std::uint8_t dlpack_uint = 1;
 inline constexpr std::uint8_t dlpack_float = 2;
 inline constexpr std::uint8_t dlpack_bfloat = 4;
+inline constexpr std::uint8_t dlpack_float8_e4m3fn = 10;
+inline constexpr std::uint8_t dlpack_float8_e5m2 = 12;
 
 template <class F>
 concept ElementFormat = requires(typename F::Element x, typename F::Compute y) {
@@ -156,6 +158,15 @@ template <class F> constexpr int random_bits_of() {
         return F::random_bits;
     } else {
         return 0;
+    }
+}
+
+// Whether states may be stored so.
+template <class F> constexpr bool is_of_states() {
+    if constexpr (requires { F::of_states; }) {
+        return F::of_states;
+    } else {
+        return !SplitFormat<F>;
     }
 }
 

@@ -13,6 +13,7 @@ ADAPTK_NAMESPACE_BEGIN
 
 using Formats = FormatList<Float32, Float64, BFloat16, Float16, BFloat16Stochastic, Linear8, LogarithmicStochastic8,
                            LogarithmicNearest8, Float8E4M3, DynamicSigned8, DynamicUnsigned8, Float16Stochastic,
-                           BFloat16Remainder16, BFloat16Remainder8, BFloat16Kahan, FourBitSigned, FourBitUnsigned>;
+                           BFloat16Remainder16, BFloat16Remainder8, BFloat16Kahan, FourBitSigned, FourBitUnsigned,
+                           Float8E4M3FN, Float8E5M2, Float8E4M3FNStochastic, Float8E5M2Stochastic>;
 
 ADAPTK_NAMESPACE_END
