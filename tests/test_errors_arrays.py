@@ -145,11 +145,17 @@ def test_state_of_another_float_dtype(rule: str, argument: str) -> None:
 
 def test_dtype_messages_say_what_is_wanted() -> None:
     b = make("adam")
-    with pytest.raises(TypeError, match=r"grad: dtype int16, expected float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2"):
+    with pytest.raises(
+        TypeError,
+        match=r"grad: dtype int16, expected float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2",
+    ):
         call("adam", replaced(b, "grad", lambda a: a.astype(np.int16)))
     with pytest.raises(TypeError, match=r"exp_avg: dtype float64, expected float32"):
         call("adam", replaced(b, "exp_avg", lambda a: a.astype(np.float64)))
-    with pytest.raises(TypeError, match=r"param: dtype int32, expected float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2"):
+    with pytest.raises(
+        TypeError,
+        match=r"param: dtype int32, expected float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2",
+    ):
         call("adam", replaced(b, "param", lambda a: a.astype(np.int32)))
     with pytest.raises(ValueError, match=r"exp_avg_sq: shape \(5, 1\), expected \(5,\)"):
         call("adam", replaced(b, "exp_avg_sq", lambda a: a[:, None]))

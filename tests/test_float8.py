@@ -1,4 +1,4 @@
-"""Params and gradients in float8: codes as ml_dtypes and PyTorch convert them, and stochastic rounding by arithmetic."""
+"""Params and gradients in float8: the codes of ml_dtypes and PyTorch, and stochastic rounding by arithmetic."""
 
 from __future__ import annotations
 

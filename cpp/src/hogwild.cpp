@@ -1150,18 +1150,36 @@ template <class T> class FactorTrainer {
             if (s.updates[i] > 0) publish(s, i);
     }
 
-    // Of the examples in `order`, those that are this thread's.
-    int64_t keep_own(int64_t size, int thread, int threads, std::vector<int64_t>& order) const {
+    // Examples of a round by the thread that they belong to, in the order of training: a list of each block's for each.
+    struct Dealt {
+        int64_t first_block, threads;
+        std::vector<int64_t> examples, starts;
+
+        Dealt(int64_t begin, int64_t end, int64_t n)
+            : first_block(begin), threads(n), examples(size_t((end - begin) * block_examples)),
+              starts(size_t((end - begin) * (n + 1))) {}
+        int64_t* block(int64_t b) { return examples.data() + (b - first_block) * block_examples; }
+        int64_t* starts_of(int64_t b) { return starts.data() + (b - first_block) * (threads + 1); }
+    };
+
+    // Cuts the order of block b up: its examples are those of the owners of its rows, or of its columns.
+    void deal(Dealt& to, const Order& order, int64_t b, Scratch& s) const {
+        order.fill(b, s.order.data());
         const Places owned = by_rows_ ? rows_ : columns_;
-        int64_t kept = 0;
+        const int64_t size = order.size(b);
+        std::uint16_t owner[block_examples];
+        int64_t* const starts = to.starts_of(b);
+        std::fill_n(starts, to.threads + 1, 0);
         for (int64_t i = 0; i < size; ++i) {
-            if (i + 32 < size) owned.ask_for(size_t(order[size_t(i + 32)]));
-            const int64_t example = order[size_t(i)];
-            const uint64_t spread = uint64_t(owned[example]) * 0x9e3779b97f4a7c15u >> 32;
-            order[size_t(kept)] = example;
-            kept += int64_t((spread * uint64_t(threads)) >> 32) == thread ? 1 : 0;
+            if (i + 32 < size) owned.ask_for(size_t(s.order[size_t(i + 32)]));
+            const uint64_t spread = uint64_t(owned[s.order[size_t(i)]]) * 0x9e3779b97f4a7c15u >> 32;
+            owner[i] = std::uint16_t((spread * uint64_t(to.threads)) >> 32);
+            ++starts[owner[i] + 1];
         }
-        return kept;
+        std::partial_sum(starts, starts + to.threads + 1, starts);
+        std::vector<int64_t> next(starts, starts + to.threads);
+        int64_t* const out = to.block(b);
+        for (int64_t i = 0; i < size; ++i) out[next[owner[i]]++] = s.order[size_t(i)];
     }
 
     int64_t round() const { return std::clamp<int64_t>((int64_t{1} << 24) / (stride_ * block_examples), 1, 1 << 20); }
@@ -1180,14 +1198,23 @@ template <class T> class FactorTrainer {
             const int64_t end = std::min(order.blocks(), begin + round());
             std::atomic<int64_t> next{begin};
             std::atomic<int> team{1};
+            Dealt dealt(begin, divided ? end : begin, threads);
+            if (divided)
+                share(threads, [&](int thread, int) {
+                    for (int64_t b; (b = next.fetch_add(1, std::memory_order_relaxed)) < end;)
+                        deal(dealt, order, b, scratch[size_t(thread)]);
+                });
             share(threads, [&](int thread, int n) {
                 if (thread == 0) team.store(n, std::memory_order_relaxed);
                 Scratch& s = scratch[size_t(thread)];
                 if (divided) {
                     copy_popular(s);
                     for (int64_t b = begin; b < end; ++b) {
-                        order.fill(b, s.order.data());
-                        work(keep_own(order.size(b), thread, n, s.order), s, nullptr);
+                        const int64_t* const starts = dealt.starts_of(b);
+                        for (int64_t own = thread; own < threads; own += n) {
+                            std::copy(dealt.block(b) + starts[own], dealt.block(b) + starts[own + 1], s.order.begin());
+                            work(starts[own + 1] - starts[own], s, nullptr);
+                        }
                     }
                     publish_all(s);
                     return;

@@ -156,7 +156,8 @@ Problem why_no_state(const TensorView& v, const TensorView& param) {
         std::string text = std::string("dtype ") + dtype_name(v.dtype) + ", expected " + name_of(wanted) +
                            " beside a " + name_of(param.dtype) + " param";
         for (const FormatInfo& f : formats())
-            if (f.id != wanted && f.compute == wanted && f.of_states && is_plain(f.id)) text += std::string(", or ") + f.name;
+            if (f.id != wanted && f.compute == wanted && f.of_states && is_plain(f.id))
+                text += std::string(", or ") + f.name;
         return {Kind::type, text};
     }
     if (auto problem = access_problem(v)) return *problem;

@@ -66,7 +66,8 @@ inline constexpr std::uint8_t code_bfloat = 4;
 inline constexpr std::uint8_t code_float8_e4m3fn = 10;
 inline constexpr std::uint8_t code_float8_e5m2 = 12;
 
-inline constexpr const char* wanted_types = "expected float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2";
+inline constexpr const char* wanted_types =
+    "expected float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2";
 inline constexpr const char* no_memory =
     "has no memory of its own (a meta, fake or wrapped tensor, or one whose storage was freed?)";
 

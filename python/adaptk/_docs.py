@@ -81,7 +81,7 @@ def function_doc(rule: Rule) -> str:
     lines += ["seed : int", "    Of what is rounded stochastically, in [0, 2**64)."]
     lines += [
         "param_format : {'sr', 'remainder16', 'remainder8', 'kahan'}, optional",
-        "    How params of 16 and 8 bits are stored (:mod:`adaptk.formats`). With the last three, bfloat16 params are pairs:",
+        "    How narrow params are stored (:mod:`adaptk.formats`). With the last three, bfloat16 params are pairs:",
         "    ``(param, remainder)`` or ``(param, compensation)``.",
     ]
     lines += [
@@ -282,7 +282,7 @@ def jax_doc(rule: Rule) -> str:
         "    Of stochastic rounding, in [0, 2**63), 0 by default. Tensors are numbered as leaves of the params.",
         "    Under ``jax.vmap`` each member of the batch has the random bits that it would have alone.",
         'param_format : {"sr", "remainder16", "remainder8", "kahan"}, optional',
-        "    How params of 16 and 8 bits are stored, see :mod:`adaptk.formats`. With the last three, for bfloat16, the state",
+        "    How narrow params are stored, see :mod:`adaptk.formats`. With the last three, for bfloat16, the state",
         "    is a :class:`SplitState`, and ``apply`` takes the steps: ``update`` has no updates for them.",
         "mask : tree of bool or callable, optional",
         "    Which params are decayed, as in optax: a tree of bools like the params or a prefix of theirs, or a",

@@ -1193,10 +1193,10 @@ class GradientTransformation(_Pair):
         Parameters
         ----------
         params : tree of arrays
-            Any shapes; float32, float64, bfloat16, float16, float8_e4m3fn, float8_e5m2, or complex, stepped as pairs of real numbers. Integers and
-            bools are passed on.
+            Any shapes; float32, float64, bfloat16, float16, float8_e4m3fn, float8_e5m2, or complex, stepped as pairs
+            of real numbers. Integers and bools are passed on.
         grads : tree of arrays
-            The structure and shapes of `params`; float32, float64, bfloat16, float16 or float8, or complex for complex params.
+            The structure and shapes of `params`; any of these dtypes, or complex for complex params.
         state : named tuple
             Returned by ``init`` or the previous step.
 

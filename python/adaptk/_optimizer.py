@@ -255,7 +255,7 @@ class Optimizer:
     seed : int
         Of stochastic rounding, in [0, 2**63).
     param_format : {"sr", "remainder16", "remainder8", "kahan"}, optional
-        How params of 16 and 8 bits are stored, so that changes of less than half of a last place add up. ``"sr"``: rounded
+        How narrow params are stored, so that changes of less than half of a last place add up. ``"sr"``: rounded
         stochastically. The others are for bfloat16, and keep what rounding loses as ``"remainder"`` or
         ``"compensation"`` in :attr:`state`: with ``"remainder16"`` params are float32 to the step, bit for bit
         (:mod:`adaptk.formats`). Params in float32 and float64 are not affected.
