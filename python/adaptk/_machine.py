@@ -198,8 +198,8 @@ def accumulate(into: Any, grads: Any, scale: float = 1.0, *, norm: bool = False)
     into : buffer or sequence of buffers
         float32 or float64, dense in memory.
     grads : as into
-        Of the shape and strides of `into`; float32, float64, bfloat16, float16 or float8. Each is brought to the dtype of
-        its buffer, multiplied with `scale` in that dtype, and added.
+        Of the shape and strides of `into`; float32, float64, bfloat16, float16 or float8. Each is brought to the
+        dtype of its buffer, multiplied with `scale` in that dtype, and added.
     scale : float
         Factor for these gradients.
     norm : bool
