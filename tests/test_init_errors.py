@@ -31,7 +31,7 @@ def test_buffers(name: str) -> None:
         (frozen, ValueError, "x: read-only, but it is updated in place"),
         (wide[:, ::2], ValueError, "x: not contiguous: shape (4, 4) with strides (64, 16) in bytes"),
         (wide[:, :4], ValueError, "make it with np.ascontiguousarray(...) and use the result"),
-        (np.ones((4, 4), np.int32), TypeError, "x: dtype int32, expected float32, float64, bfloat16 or float16"),
+        (np.ones((4, 4), np.int32), TypeError, "x: dtype int32, expected float32, float64, bfloat16, float16, float8"),
         (np.ones((4, 4), ">f4"), TypeError, "x: dtype >f4"),
         (np.ma.ones((4, 4)), TypeError, "x: a masked array"),
         (Producer(np.ones((4, 4)), flags=1), ValueError, "x: read-only"),
