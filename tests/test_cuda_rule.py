@@ -312,6 +312,21 @@ def test_the_c_interface(c_device: Device) -> None:
 
 
 @needs_nvrtc
+def test_reductions_by_the_c_interface(c_device: Device) -> None:
+    made = find("lamb")
+    assert made is not None
+    rng = np.random.default_rng(8)
+    params, grads = ([rng.normal(size=n).astype(np.float32) for n in (3, 0, 300)] for _ in range(2))
+    states = [np.zeros_like(p) for p in params for _ in made.rule.states]
+    p, g, s = ([c_device.put(a) for a in arrays] for arrays in (params, grads, states))
+    for step in (1, 2):
+        c_abi.step(made.rule.key, p, g, s, step, {"weight_decay": 0.01})
+        c_abi.step(made.rule.key, params, grads, states, step, {"weight_decay": 0.01})
+    for t, x in zip([*p, *s], [*params, *states], strict=True):
+        assert same_bits(c_device.get(t, x), x)
+
+
+@needs_nvrtc
 def test_numbers_that_the_host_carries_on(device: Library) -> None:
     made = find("schedule_free_adamw")
     assert made is not None
