@@ -57,7 +57,7 @@ template <class T> struct LevenbergMarquardtWork {
         at = nullptr;
         qr.resize(m, n);
         damped.resize(n, n);
-        fixed.resize(n);
+        fixed.setConstant(n, false);
         factored = false;
         lower.setConstant(-std::numeric_limits<T>::infinity());
         upper.setConstant(std::numeric_limits<T>::infinity());
