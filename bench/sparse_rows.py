@@ -66,11 +66,13 @@ def torchs(rule: str, rows: int, given: list[tuple[Array, Array]], width: int) -
     import torch
 
     torch.set_num_threads(adaptk.get_num_threads())
+    torch.sparse.check_sparse_tensor_invariants.disable()  # said explicitly, or torch warns
     table = torch.nn.Parameter(torch.zeros(rows, width))
     opt = getattr(torch.optim, TORCHS[rule])([table])
 
     def call(i: Array, v: Array) -> Callable[[], None]:
-        grad = torch.sparse_coo_tensor(torch.from_numpy(i)[None], torch.from_numpy(v), (rows, width))
+        pair = torch.from_numpy(i)[None], torch.from_numpy(v)
+        grad = torch.sparse_coo_tensor(*pair, (rows, width), check_invariants=False)
 
         def step() -> None:
             # A tensor that was coalesced would stay so.
