@@ -1185,21 +1185,21 @@ class StepBuilder {
         auto* const reduced = reinterpret_cast<double*>(tail_ + m.reduced_at);
         double* const reduced_over_all = reduced + m.each.size() * stride;
         check(cudaMemsetAsync(reduced, 0, m.reduced_bytes(), stream_), "cudaMemsetAsync");
-        KnowLaunch know = {};
-        know.tensors = reinterpret_cast<const MeasuredTensor*>(head_ + m.tensors_at);
-        know.coefficients = tail_ + b.coefficients_at;
-        know.reduced = reduced;
-        know.keys = keys;
-        know.control = control;
-        know.count = std::uint32_t(m.each.size());
+        ScalarsLaunch scalars = {};
+        scalars.tensors = reinterpret_cast<const MeasuredTensor*>(head_ + m.tensors_at);
+        scalars.coefficients = tail_ + b.coefficients_at;
+        scalars.reduced = reduced;
+        scalars.keys = keys;
+        scalars.control = control;
+        scalars.count = std::uint32_t(m.each.size());
         const auto run_know = [&](bool last) {
-            know.last = last ? 1 : 0;
-            launch_symbol(b.prepare, "know_kernel", small_blocks(m.each.size()), block_threads, stream_, know);
+            scalars.last = last ? 1 : 0;
+            launch_symbol(b.prepare, "scalars_kernel", small_blocks(m.each.size()), block_threads, stream_, scalars);
         };
         const std::span<const detail::Program::Pass> passes = m.program().passes();
         for (std::size_t p = 0; p < passes.size(); ++p) {
             if (p == 0 || passes[p].phase != passes[p - 1].phase) run_know(false);
-            launch_pass(b, p, know.coefficients, passes[p].over == detail::Over::all ? reduced_over_all : reduced,
+            launch_pass(b, p, scalars.coefficients, passes[p].over == detail::Over::all ? reduced_over_all : reduced,
                         control);
         }
         run_know(true);

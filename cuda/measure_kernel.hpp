@@ -40,9 +40,8 @@ template <class T> ADAPTK_DEVICE void rotate(T (&x)[per_lane], int offset, int l
 }
 
 // lanes[i] += lanes[i + w] for w = 128, 64, ..., 1, where a thread has the elements of element_at().
-template <class Combine, class T> ADAPTK_DEVICE double fold_elements(double (&sum)[per_lane], int lane) {
+template <class Combine, class T> ADAPTK_DEVICE double fold_elements(double (&sum)[per_lane]) {
     constexpr int n = vector_size<T>;
-    (void)lane;
     const auto over_lanes = [&](unsigned w) {
 #pragma unroll
         for (int k = 0; k < per_lane; ++k) sum[k] = Combine::of(sum[k], __shfl_down_sync(0xffffffffu, sum[k], w));
@@ -145,8 +144,8 @@ template <class M, class T, bool Stored> ADAPTK_DEVICE void measure(const Measur
         }
 #pragma unroll
         for (int r = 0; r < M::count; ++r) {
-            const double all = M::what[r] == detail::Reduce::largest ? fold_elements<Larger, T>(sum[r], lane)
-                                                                     : fold_elements<Sum, T>(sum[r], lane);
+            const double all = M::what[r] == detail::Reduce::largest ? fold_elements<Larger, T>(sum[r])
+                                                                     : fold_elements<Sum, T>(sum[r]);
             if (lane == 0 && scale[r] != 0.0) launch.leaves[r * launch.leaf_count + leaf] = all;
         }
     }
@@ -154,7 +153,7 @@ template <class M, class T, bool Stored> ADAPTK_DEVICE void measure(const Measur
 
 // Of each tensor, what its scalars are as far as its reductions are known: its coefficients, and in the end the states
 // that it has one number for.
-template <class R, class T> ADAPTK_DEVICE void know(const KnowLaunch& launch) {
+template <class R, class T> ADAPTK_DEVICE void compute_scalars(const ScalarsLaunch& launch) {
     if (launch.control != nullptr && launch.control->skip != 0) return;
     const double clip = launch.control != nullptr ? launch.control->clip : 1.0;
     auto* coefficients = static_cast<StepCoefficients<R, T>*>(launch.coefficients);

@@ -277,8 +277,8 @@ std::string source_of_kernel(const detail::RuleInfo& rule, KernelKind kind, std:
         body = "step_stored_tiles<" + own + ">";
         break;
     case KernelKind::prepare:
-        launch = measures ? "KnowLaunch" : "PrepareLaunch";
-        body = std::string(measures ? "know<" : "prepare<") + own + ">";
+        launch = measures ? "ScalarsLaunch" : "PrepareLaunch";
+        body = std::string(measures ? "compute_scalars<" : "prepare<") + own + ">";
         break;
     case KernelKind::measure:
     case KernelKind::stored_measure:

@@ -181,7 +181,7 @@ struct FinishPassLaunch {
     std::uint8_t number[detail::max_reductions];
 };
 
-struct KnowLaunch {
+struct ScalarsLaunch {
     const MeasuredTensor* tensors;
     void* coefficients;
     const double* reduced;  // of each tensor all reductions, and behind them those over all tensors

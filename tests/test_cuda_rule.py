@@ -149,6 +149,22 @@ def test_reductions_over_all_params(device: Library, rule: str) -> None:
 
 
 @needs_nvrtc
+@pytest.mark.parametrize("rule", ["fromage", "dog"])
+def test_reductions_over_several_leaves(device: Library, rule: str) -> None:
+    """Leaves of 8192 elements, each added up by a warp of its own: the second one spans two params with `dog`."""
+    made = find(rule)
+    assert made is not None
+    rng = np.random.default_rng(6)
+    host = [rng.normal(size=n).astype(np.float32) for n in (8192 + 261, 77)]
+    there = [device.put(p) for p in host]
+    one, two = made.Optimizer(host), made.Optimizer(there)
+    grads = [rng.normal(size=p.size).astype(np.float32) for p in host]
+    one.step(grads)
+    two.step([device.put(g) for g in grads])
+    assert_equal([device.get(p) for p in there], host)
+
+
+@needs_nvrtc
 @pytest.mark.parametrize("rule", ["lamb", "prodigy"])
 def test_reductions_of_any_format(device: Library, rule: str) -> None:
     pytest.importorskip("ml_dtypes")

@@ -225,7 +225,7 @@ void measure_program(const Isa& isa, const Program& program, std::span<const Par
         });
     };
     std::size_t known = 0;
-    const auto know = [&](std::size_t phase) {
+    const auto evaluate_until = [&](std::size_t phase) {
         while (known < phase) {
             ++known;
             for (const Member& m : members) {
@@ -235,7 +235,7 @@ void measure_program(const Isa& isa, const Program& program, std::span<const Par
         }
     };
     for (const Program::Pass& pass : program.passes()) {
-        know(pass.phase);
+        evaluate_until(pass.phase);
         run_lines(pass);
         if (pass.over == Over::rows) {
             LineSums(*isa.kernels, program, pass, tensors, lines).run([&] {
@@ -263,7 +263,7 @@ void measure_program(const Isa& isa, const Program& program, std::span<const Par
             }
         }
     }
-    know(program.last_phase());
+    evaluate_until(program.last_phase());
     run_lines(program.update());
     if (program.carries_measured()) report.measured.emplace_back(&program, std::move(of_all));
 }

@@ -7,127 +7,126 @@
 
 ADAPTK_NAMESPACE_BEGIN
 
-// Sign, 4 bits of exponent and 3 of significand, no infinity, and NaN where all bits but the sign's are set. Exponents
-// are biased by 7, those of float by 127; subnormal numbers are multiples of 2^-9. The largest number is 448.
-struct E4M3 {
-    static constexpr std::uint32_t not_finite = 0x7f;  // and with the sign
-    static constexpr std::uint32_t bias = (127u - 7u) << 23;
+constexpr float exact_power(int exponent) {
+    float x = 1.0f;
+    for (; exponent > 0; --exponent) x *= 2.0f;
+    for (; exponent < 0; ++exponent) x *= 0.5f;
+    return x;
+}
 
-    // Of a code that is not NaN's.
+// A sign, an exponent and `Digits` bits of significand; 2^Least is the smallest normal number. Codes are handled as the
+// upper bits of a float whose exponent is biased otherwise.
+template <int Digits, int Least> struct EightBits {
+    static constexpr int shift = 23 - Digits;
+    static constexpr std::uint32_t bias = std::uint32_t(126 + Least) << 23;
+    static constexpr std::uint32_t least_normal = std::uint32_t(127 + Least) << 23;
+    static constexpr float smallest_normal = exact_power(Least);
+    static constexpr float last_place = exact_power(Least - Digits);
+    static constexpr float aligned = exact_power(Least - Digits + 23);
+
+    // Of a code that is no infinity and not NaN's.
     template <class L> ADAPTK_HD static typename L::F finite_value(typename L::U code) {
         const auto magnitude = code & 0x7fu;
-        const auto subnormal = L::bits(L::converted(typename L::I(magnitude)) * 0x1p-9f);
-        const auto body = L::select(magnitude < L::all(8u), subnormal, (magnitude << 20) + bias);
+        const auto subnormal = L::bits(L::converted(typename L::I(magnitude)) * last_place);
+        const auto body = L::select(magnitude < L::all(1u << Digits), subnormal, (magnitude << shift) + bias);
         return L::real(body | ((code & 0x80u) << 24));
     }
-    template <class L> ADAPTK_HD static typename L::F value(typename L::U code, typename L::F finite) {
-        return L::real(L::select((code & 0x7fu) == L::all(not_finite), L::all(0x7fc00000u), L::bits(finite)));
-    }
-    // To nearest, ties to even, without the sign; above the largest number it goes on with codes that do not exist.
-    // 2^14 + x, whose last place is 2^-9, has a subnormal number's code in its last bits.
+    // To nearest, ties to even, without the sign; beyond the largest number it goes on with codes that do not exist. A
+    // float whose last place is that of subnormal numbers has their code in its last bits, once they are added to it.
     template <class L> ADAPTK_HD static typename L::U nearest(typename L::U magnitude) {
-        const auto normal = (magnitude - bias + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20;
-        const auto subnormal = L::bits(L::real(magnitude) + 0x1p14f) - 0x46800000u;
-        return L::select(magnitude < L::all((127u - 6u) << 23), subnormal, normal);
+        const auto normal = (magnitude - bias + ((1u << (shift - 1)) - 1) + ((magnitude >> shift) & 1u)) >> shift;
+        const auto subnormal =
+            L::bits(L::real(magnitude) + aligned) - std::uint32_t(127 + Least - Digits + 23) * (1u << 23);
+        return L::select(magnitude < L::all(least_normal), subnormal, normal);
+    }
+    // The chance of rounding away from zero is the lost part of the last place, to a multiple of 2^-16. 2^Least + x, of
+    // x below it, has as many bits below the last place of subnormal numbers as normal numbers have.
+    template <class L> ADAPTK_HD static typename L::U stochastic(typename L::U magnitude, typename L::U random) {
+        const auto subnormal = L::bits(L::real(magnitude) + smallest_normal) - least_normal;
+        const auto fixed = L::select(magnitude < L::all(least_normal), subnormal, magnitude - bias);
+        return (fixed + (random << (shift - 16))) >> shift;
     }
 };
 
-// What nearest rounding would take beyond 448 is NaN, as in ml_dtypes' and JAX's conversions; PyTorch's of today end at
-// 448.
-struct Float8E4M3FN {
+// No infinity, and NaN where all bits but the sign's are set. What nearest rounding would take beyond 448 is NaN, as in
+// ml_dtypes' and JAX's conversions; PyTorch's of today end at 448.
+struct E4M3 : EightBits<3, -6> {
+    static constexpr std::uint32_t beyond = 0x7f, nan = 0x7f;
+    static constexpr std::uint32_t first_beyond = 0x43e80001u;  // behind 464, which is rounded to 448
+    template <class L> ADAPTK_HD static typename L::F value(typename L::U code, typename L::F finite) {
+        return L::real(L::select((code & 0x7fu) == L::all(nan), L::all(0x7fc00000u), L::bits(finite)));
+    }
+};
+
+// The upper half of a float16.
+struct E5M2 : EightBits<2, -14> {
+    static constexpr std::uint32_t beyond = 0x7c, nan = 0x7e;
+    static constexpr std::uint32_t first_beyond = 0x47700000u;  // 61440
+    template <class L> ADAPTK_HD static typename L::F value(typename L::U code, typename L::F finite) {
+        const auto magnitude = code & 0x7fu;
+        const auto special = L::select(magnitude == L::all(beyond), L::all(0x7f800000u), L::all(0x7fc00000u));
+        const auto signed_special = special | ((code & 0x80u) << 24);
+        return L::real(L::select(magnitude < L::all(beyond), L::bits(finite), signed_special));
+    }
+};
+
+// What both kinds of rounding share: the codes of what is not finite, and of what is rounded beyond the largest number.
+template <class B> struct Float8Codes {
+    static constexpr bool of_states = false;
+    using Element = std::uint8_t;
+    using Compute = float;
+    template <class L> ADAPTK_HD static typename L::F decode(typename L::U code) {
+        return B::template value<L>(code, B::template finite_value<L>(code));
+    }
+    template <class L> ADAPTK_HD static typename L::U with_specials(typename L::U code, typename L::F x) {
+        const auto u = L::bits(x);
+        const auto not_nan = (u & 0x7fffffffu) <= L::all(0x7f800000u);
+        return L::select(not_nan, code, L::all(B::nan)) | ((u >> 24) & 0x80u);
+    }
+};
+
+template <class B> struct Float8Nearest : Float8Codes<B> {
+    using Codes = Float8Codes<B>;
+    using typename Codes::Element;
+    template <class L> ADAPTK_HD static typename L::F decode(typename L::U code) {
+        return Codes::template decode<L>(code);
+    }
+    template <class L> ADAPTK_HD static typename L::U encode(typename L::F x) {
+        const auto code = B::template nearest<L>(L::bits(x) & 0x7fffffffu);
+        return Codes::template with_specials<L>(L::select(code < L::all(B::beyond), code, L::all(B::beyond)), x);
+    }
+    ADAPTK_HD static float decode(Element x) { return decode<OneLane>(x); }
+    ADAPTK_HD static Element encode(float x) { return Element(encode<OneLane>(x)); }
+};
+
+// What is nearest to a finite number is stored as one, as by float16_sr.
+template <class B> struct Float8Stochastic : Float8Codes<B> {
+    using Codes = Float8Codes<B>;
+    static constexpr int random_bits = 16;
+    template <class L, bool = false> ADAPTK_HD static typename L::U encode(typename L::F x, typename L::U random) {
+        const auto magnitude = L::bits(x) & 0x7fffffffu;
+        auto code = B::template stochastic<L>(magnitude, random);
+        code = L::select(code < L::all(B::beyond - 1), code, L::all(B::beyond - 1));
+        code = L::select(magnitude < L::all(B::first_beyond), code, L::all(B::beyond));
+        return Codes::template with_specials<L>(code, x);
+    }
+};
+
+struct Float8E4M3FN : Float8Nearest<E4M3> {
     static constexpr const char* name = "float8_e4m3fn";
     static constexpr DlpackType dlpack{dlpack_float8_e4m3fn, 8};
-    static constexpr bool of_states = false;
-    using Element = std::uint8_t;
-    using Compute = float;
-    template <class L> ADAPTK_HD static typename L::F decode(typename L::U code) {
-        return E4M3::value<L>(code, E4M3::finite_value<L>(code));
-    }
-    template <class L> ADAPTK_HD static typename L::U encode(typename L::F x) {
-        const auto u = L::bits(x);
-        const auto code = E4M3::nearest<L>(u & 0x7fffffffu);
-        return L::select(code < L::all(E4M3::not_finite), code, L::all(E4M3::not_finite)) | ((u >> 24) & 0x80u);
-    }
-    ADAPTK_HD static float decode(Element x) { return decode<OneLane>(x); }
-    ADAPTK_HD static Element encode(float x) { return Element(encode<OneLane>(x)); }
 };
-
-// Rounded as float16_sr is: the chance of rounding away from zero is the lost part of the last place, to a multiple of
-// 2^-16. NaN is no matter of chance: it is what nearest rounding takes to NaN.
-struct Float8E4M3FNStochastic {
-    static constexpr const char* name = "float8_e4m3fn_sr";
-    static constexpr DlpackType dlpack{dlpack_float8_e4m3fn, 8};
-    static constexpr bool of_states = false;
-    static constexpr int random_bits = 16;
-    using Element = std::uint8_t;
-    using Compute = float;
-    template <class L> ADAPTK_HD static typename L::F decode(typename L::U code) {
-        return Float8E4M3FN::decode<L>(code);
-    }
-    // 2^-6 + x, of x below it, has 20 bits below the last place of subnormal numbers, as normal numbers have.
-    template <class L, bool = false> ADAPTK_HD static typename L::U encode(typename L::F x, typename L::U random) {
-        const auto u = L::bits(x);
-        const auto magnitude = u & 0x7fffffffu;
-        const auto subnormal = L::bits(L::real(magnitude) + 0x1p-6f) - (121u << 23);
-        const auto fixed = L::select(magnitude < L::all(121u << 23), subnormal, magnitude - E4M3::bias);
-        auto code = (fixed + (random << 4)) >> 20;
-        code = L::select(code < L::all(0x7eu), code, L::all(0x7eu));
-        code = L::select(magnitude <= L::all(0x43e80000u), code, L::all(E4M3::not_finite));  // 464
-        return code | ((u >> 24) & 0x80u);
-    }
-};
-
-// The upper half of a float16: 5 bits of exponent and 2 of significand, with infinities.
-struct Float8E5M2 {
+struct Float8E5M2 : Float8Nearest<E5M2> {
     static constexpr const char* name = "float8_e5m2";
     static constexpr DlpackType dlpack{dlpack_float8_e5m2, 8};
-    static constexpr bool of_states = false;
-    static constexpr std::uint32_t bias = (127u - 15u) << 23;
-    static constexpr std::uint32_t infinity = 0x7c, nan = 0x7e;
-    using Element = std::uint8_t;
-    using Compute = float;
-    template <class L> ADAPTK_HD static typename L::F decode(typename L::U code) {
-        const auto magnitude = code & 0x7fu;
-        const auto scaled = L::bits(L::real(magnitude << 21) * 0x1p112f);
-        const auto special = L::select(magnitude == L::all(infinity), L::all(0x7f800000u), L::all(0x7fc00000u));
-        return L::real(L::select(magnitude < L::all(infinity), scaled, special) | ((code & 0x80u) << 24));
-    }
-    // 2^7 + x, whose last place is 2^-16, has a subnormal number's code in its last bits.
-    template <class L> ADAPTK_HD static typename L::U encode(typename L::F x) {
-        const auto u = L::bits(x);
-        const auto magnitude = u & 0x7fffffffu;
-        const auto normal = (magnitude - bias + 0xfffffu + ((magnitude >> 21) & 1u)) >> 21;
-        const auto subnormal = L::bits(L::real(magnitude) + 0x1p7f) - 0x43000000u;
-        auto code = L::select(magnitude < L::all(113u << 23), subnormal, normal);
-        code = L::select(code < L::all(infinity), code, L::all(infinity));
-        code = L::select(magnitude <= L::all(0x7f800000u), code, L::all(nan));
-        return code | ((u >> 24) & 0x80u);
-    }
-    ADAPTK_HD static float decode(Element x) { return decode<OneLane>(x); }
-    ADAPTK_HD static Element encode(float x) { return Element(encode<OneLane>(x)); }
 };
-
-struct Float8E5M2Stochastic {
+struct Float8E4M3FNStochastic : Float8Stochastic<E4M3> {
+    static constexpr const char* name = "float8_e4m3fn_sr";
+    static constexpr DlpackType dlpack{dlpack_float8_e4m3fn, 8};
+};
+struct Float8E5M2Stochastic : Float8Stochastic<E5M2> {
     static constexpr const char* name = "float8_e5m2_sr";
     static constexpr DlpackType dlpack{dlpack_float8_e5m2, 8};
-    static constexpr bool of_states = false;
-    static constexpr int random_bits = 16;
-    using Element = std::uint8_t;
-    using Compute = float;
-    template <class L> ADAPTK_HD static typename L::F decode(typename L::U code) { return Float8E5M2::decode<L>(code); }
-    // 2^-14 + x, of x below it, has 21 bits below the last place of subnormal numbers.
-    template <class L, bool = false> ADAPTK_HD static typename L::U encode(typename L::F x, typename L::U random) {
-        using Nearest = Float8E5M2;
-        const auto u = L::bits(x);
-        const auto magnitude = u & 0x7fffffffu;
-        const auto subnormal = L::bits(L::real(magnitude) + 0x1p-14f) - (113u << 23);
-        const auto fixed = L::select(magnitude < L::all(113u << 23), subnormal, magnitude - Nearest::bias);
-        auto code = (fixed + (random << 5)) >> 21;
-        code = L::select(code < L::all(Nearest::infinity - 1), code, L::all(Nearest::infinity - 1));
-        code = L::select(magnitude < L::all(0x47700000u), code, L::all(Nearest::infinity));  // 61440
-        code = L::select(magnitude <= L::all(0x7f800000u), code, L::all(Nearest::nan));
-        return code | ((u >> 24) & 0x80u);
-    }
 };
 
 // States in E4M3. A block of 256 has a float32 scale, its largest magnitude divided by 448, the largest number of the
@@ -141,7 +140,7 @@ struct Float8E4M3 {
     static constexpr float least_scale = 0.0f;
     using Element = std::uint8_t;
     using Compute = float;
-    static constexpr std::uint32_t not_finite = E4M3::not_finite;
+    static constexpr std::uint32_t not_finite = E4M3::nan;
 
     ADAPTK_HD static float scale_of(float largest) {
         const float scale = largest / 448.0f;
