@@ -257,6 +257,7 @@ def test_all_kinds_of_reductions(device: Library) -> None:
     ],
 )
 def test_what_is_refused(device: Library, rule: str, reason: str) -> None:
+    """Rows and columns would need kernels of their own, and a fifth state room in each tensor's entry."""
     made = find(rule)
     assert made is not None
     with pytest.raises(NotImplementedError, match=f"params: on a CUDA device, and {rule}, {reason}, runs on the CPU"):

@@ -23,9 +23,8 @@ const DenseTable& dense_table([[maybe_unused]] std::string_view isa) {
 
 namespace {
 
-// Calls work(i) for all i < count; who does which does not matter to the result. In the pool, whose threads need not
-// come: between two shares OpenMP's have to, and the threads of the user's own linear algebra, which wait for more work
-// without giving up their processor, keep them from it.
+// Calls work(i) for all i < count; which thread does which does not matter to the result. In the pool: OpenMP waits for
+// each of its threads at each call, and these wait for a processor while threads of NumPy's linear algebra spin.
 template <class Work> void share(int threads, int count, const Work& work) {
     threads = std::min(threads, count);
     if (threads <= 1) {
