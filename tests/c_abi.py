@@ -110,6 +110,7 @@ for _name, _type in {
     "rule_hyper": POINTER(HyperInfo),
     "rule_state": POINTER(StateInfo),
     "rule_preset": POINTER(Preset),
+    "rule_state_per": c_int,
 }.items():
     getattr(lib, f"adaptk_{_name}").restype = _type
 

@@ -119,9 +119,6 @@ def every_rule_of_the_catalogue() -> None:
         if any(rule.carried for rule in getattr(adaptk, name)._class_rules):
             refused(getattr(ak, name), ValueError, "on from step to step, which Keras has no place for")
             continue
-        if BACKEND == "jax" and any(rule.shaped for rule in getattr(adaptk, name)._class_rules):
-            refused(getattr(ak, name), ValueError, "which the backend jax has no place for")
-            continue
         opt = getattr(ak, name)(learning_rate=0.01)
         before = run(opt, 0)
         assert all(np.isfinite(x).all() for x in run(opt, 2))

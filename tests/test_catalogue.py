@@ -196,10 +196,6 @@ def test_jax(name: str) -> None:
         with pytest.raises(TypeError, match="reduces all tensors to one number"):
             getattr(adaptk.jax, name)(0.01)
         return
-    if adaptk.rules()[name].shaped:
-        with pytest.raises(NotImplementedError, match="has no place for"):
-            getattr(adaptk.jax, name)(0.01)
-        return
     p = start(np.float32)
     opt = adaptk.optimizer_for(name, [p], lr=0.01)
     other = getattr(adaptk.jax, name)(0.01)

@@ -18,6 +18,7 @@ from typing import Any
 import adaptk
 import numpy as np
 import pytest
+from adaptk._registry import ROW_WISE
 from helpers import FLOATS, PAIRS, THREE_RULES, Array, first_tier, same_bits, state_dtype
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -29,6 +30,7 @@ import jax.numpy as jnp  # noqa: E402
 from adaptk import _jax, schedules  # noqa: E402
 
 RULES = adaptk.rules()
+COMPILED = {**RULES, **ROW_WISE}
 every_rule = pytest.mark.parametrize("rule", RULES)
 both_layouts = pytest.mark.parametrize("packed", [False, True], ids=["tree", "packed"])
 some_rules = pytest.mark.parametrize("rule", first_tier(RULES, *THREE_RULES))
@@ -753,14 +755,14 @@ def test_examples_of_the_module() -> None:
         "GradientTransformation",
         "SplitState",
         "Stored",
-        *RULES,
+        *COMPILED,
         *(type_.__name__ for type_ in state_types()),
         *("MuonState", "MuonTransformation", "muon"),
     ]
 
 
 def state_types() -> list[Any]:
-    return [type(getattr(adaptk.jax, rule)().init(jnp.ones(1))) for rule in RULES]
+    return [type(getattr(adaptk.jax, rule)().init(jnp.ones(1))) for rule in COMPILED]
 
 
 # Errors

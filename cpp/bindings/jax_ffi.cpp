@@ -129,6 +129,7 @@ struct Request {
     std::vector<Format> param_types;
     std::size_t count = 0;             // tensors of a member
     std::size_t members = 1;           // of the batch
+    std::size_t batch_axes = 0;        // that all arrays have before their own
     std::vector<ParamUpdate> tensors;  // member by member
     std::vector<Move> moves;
     const std::byte* step = nullptr;  // int32
@@ -173,6 +174,7 @@ Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& resul
     : rule(detail::find_rule(given.rule)), packed(given.packed), seed(std::uint64_t(given.seed)),
       count(given.numbers.size()) {
     if (rule == nullptr) refuse("rule: unknown rule '" + std::string(given.rule) + "'");
+    if (packed && rule->has_numbers()) refuse(std::string("packed: ") + rule->name + " has states of other shapes");
     const auto values = given.values;
     const auto traced = given.traced;
     const std::size_t states = rule->states.size();
@@ -199,6 +201,7 @@ Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& resul
     if (number.element_type() != ffi::DataType::S32) refuse("step: expected int32");
     step = static_cast<const std::byte*>(number.untyped_data());
     members = number.element_count();
+    batch_axes = number.dimensions().size();
     for (std::size_t k = 0; k < open.size(); ++k) {
         const ffi::AnyBuffer value = argument(args, first + 1 + k);
         const auto* const data = static_cast<const std::byte*>(value.untyped_data());
@@ -295,7 +298,12 @@ void Request::take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRe
     if (all > 0 && (members == 0 || all % members != 0))
         refuse("params: expected one of each for every member of the batch");
     const std::size_t size = all == 0 ? 0 : all / members;
-    for (std::size_t m = 0; m < members; ++m) tensors[m * count + i] = {std::int64_t(size), param_type, grad_type};
+    const auto shape = param.dimensions();
+    if (shape.size() < batch_axes) refuse("params: expected the axes of the batch before their own");
+    for (std::size_t m = 0; m < members; ++m) {
+        ParamUpdate& tensor = tensors[m * count + i] = {std::int64_t(size), param_type, grad_type};
+        look_at(tensor, *rule, std::int32_t(shape.size() - batch_axes), shape.begin() + batch_axes);
+    }
     take_buffer(i, 1, grad.untyped_data(), 0, size, grad_type);
     for (std::size_t b = 0; b < (packed ? 1 : 1 + rule->states.size()); ++b) {
         const ffi::AnyBuffer from = argument(args, kept_at(b, i));
@@ -306,6 +314,16 @@ void Request::take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRe
         if (from.element_type() != to.element_type() || compute_format(type) != compute_format(param_type))
             refuse(std::string(name) + ": expected " + detail::name_of(compute_format(param_type)) + " beside a " +
                    detail::name_of(detail::info_of(param_type).dtype) + " param");
+        const Per per = b == 0 ? Per::element : rule->states[b - 1].per;
+        if (per != Per::element) {
+            const std::size_t numbers = members == 0 ? 0 : std::size_t(tensors[i].elements(b + 1));
+            if (type != compute_format(param_type) || !same_shape(from, to) ||
+                from.element_count() != members * numbers)
+                refuse(std::string(name) + ": expected " + std::to_string(numbers) + " of " +
+                       detail::name_of(compute_format(param_type)));
+            take_buffer(i, b + 1, settle(from, to, size_of(type)), 0, numbers, type);
+            continue;
+        }
         // Of a member, and in all.
         const auto stored = std::size_t(detail::stored_count(type, std::int64_t(size)));
         const bool fits = detail::is_packed(type) ? same_shape(from, to) && from.element_count() == members * stored

@@ -228,14 +228,20 @@ const adaptk_state_info* adaptk_rule_state(const adaptk_rule* rule, size_t index
     return found([&] { return element(entry_of(rule).states, index); });
 }
 
-int adaptk_rule_state_per_row(const adaptk_rule* rule, size_t index) {
-    int per_row = 0;
+adaptk_per adaptk_rule_state_per(const adaptk_rule* rule, size_t index) {
+    auto per = adaptk::Per::element;
     guarded([&] {
         const RuleEntry& entry = entry_of(rule);
         element(entry.states, index);
-        per_row = entry.info->states[index].per == adaptk::Per::slice ? 1 : 0;
+        per = entry.info->states[index].per;
     });
-    return per_row;
+    return adaptk_per(per);
+}
+static_assert(int(adaptk::Per::tensor) == ADAPTK_PER_TENSOR && int(adaptk::Per::row) == ADAPTK_PER_ROW &&
+              int(adaptk::Per::column) == ADAPTK_PER_COLUMN && int(adaptk::Per::slice) == ADAPTK_PER_SLICE);
+
+int adaptk_rule_state_per_row(const adaptk_rule* rule, size_t index) {
+    return adaptk_rule_state_per(rule, index) == ADAPTK_PER_SLICE ? 1 : 0;
 }
 
 size_t adaptk_rule_preset_count(const adaptk_rule* rule) {

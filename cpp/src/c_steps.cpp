@@ -204,10 +204,6 @@ Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, con
     need(params_in, "params");
     const std::size_t states = rule.states.size();
     if (states > 0 && !states_in.given()) refuse("states: NULL");
-    if (rule.measures && rule.has_numbers())
-        refuse(ADAPTK_UNSUPPORTED, std::string("rule: ") + rule.name +
-                                       " has states with one number for a tensor, a row or a column, and tensors of "
-                                       "states are like their params here");
     if (beside != nullptr) device = *beside;
     for (std::size_t i = 0; i < count; ++i) {
         const Name name{"params", i};

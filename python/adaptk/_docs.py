@@ -264,7 +264,7 @@ def jax_doc(rule: Rule) -> str:
         "packed : bool, default False",
         "    Keep each state in a few flat arrays instead of a tree like the params. JAX needs about a microsecond",
         "    for every array that it passes to or from a compiled function: most of a step over many small params.",
-        "    Sharded params are not supported.",
+        "    Sharded params are not supported, nor rules with states of other shapes than the params'.",
     ]
     ranges = {h.name: h.range for h in rule.hyperparameters}
     for name, default, meaning in jax_options(rule):
@@ -289,12 +289,17 @@ def jax_doc(rule: Rule) -> str:
         "    function of the params that returns one. The others have no weight decay.",
     ]
     states = ", ".join(f"`{s.name}`" for s in rule.states) or "nothing else"
+    numbers = {s.per: [t.name for t in rule.states if t.per == s.per] for s in rule.states if s.per != "element"}
     lines += [
         "",
         "Returns",
         "-------",
         "GradientTransformation",
         f"    Its state is a :class:`{state_name(rule)}` of `count` and {states}.",
+        *(
+            f"    One number for each {per}, see :attr:`adaptk.State.per`: {', '.join(f'`{n}`' for n in names)}."
+            for per, names in numbers.items()
+        ),
         "",
         "Raises",
         "------",

@@ -25,7 +25,7 @@ from adaptk import _core, formats
 from adaptk._docs import jax_doc, jax_signature, state_name
 from adaptk._functions import function_of
 from adaptk._names import hint
-from adaptk._registry import RULES, Rule, State, rule_of, rule_of_program
+from adaptk._registry import ROW_WISE, RULES, Rule, State, rule_of, rule_of_program
 from adaptk.schedules import FromZero, Schedule
 
 try:
@@ -269,10 +269,15 @@ _partitioned.def_partition(
 )
 
 
+def _is_of_wholes(rule: Rule) -> bool:
+    """Whether its step of a part of a tensor is not the part of its step."""
+    return bool(rule.reduces) or any(s.per != "element" for s in rule.states)
+
+
 def _goes_by_element(fixed: _Fixed, layout: _Layout, params: Sequence[Any]) -> bool:
     """Whether a part of a tensor is stepped as it is in the whole one: no norms, blocks or bits by its place."""
     narrow = fixed.param_format == "sr" and any(str(p.dtype) in _NARROW for p in params)
-    return not (fixed.packed or narrow or any(layout.formats) or rule_of(fixed.rule).reduces)
+    return not (fixed.packed or narrow or any(layout.formats) or _is_of_wholes(rule_of(fixed.rule)))
 
 
 def _call(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list[Any]) -> list[Any]:
@@ -566,9 +571,13 @@ def _put_together(new: Sequence[Any], leaves: Sequence[Any], parts: Parts | None
     return whole
 
 
-def _check_shape(name: str, tree: Any, i: int, x: Any, param: Any) -> None:
-    if x.shape != param.shape:
-        raise ValueError(f"{_label(name, tree, i)}: shape {x.shape}, expected {param.shape} like its param")
+def _check_shape(name: str, tree: Any, i: int, x: Any, param: Any, state: State | None = None) -> None:
+    if state is not None and state.per != "element":
+        wanted, like = state.shape_beside(param.shape), f"beside a param of shape {param.shape}"
+    else:
+        wanted, like = param.shape, "like its param"
+    if x.shape != wanted:
+        raise ValueError(f"{_label(name, tree, i)}: shape {x.shape}, expected {wanted} {like}")
 
 
 def _beside(name: str, given: Any, tree: Any, params: Sequence[Any]) -> list[Any]:
@@ -618,8 +627,9 @@ def _stored(label: Callable[[], str], given: Any, shape: tuple[int, ...], comput
     return Stored(data, scales, given.format)
 
 
-def _state(name: str, given: Any, tree: Any, params: Sequence[Any]) -> list[Any]:
+def _state(state: State, given: Any, tree: Any, params: Sequence[Any]) -> list[Any]:
     """The leaves of a state: arrays, and Stored."""
+    name, numbers = f"state.{state.name}", state.per != "element"
     leaves, own = jax.tree_util.tree_flatten(given, is_leaf=_is_stored)
     if own != tree:
         raise ValueError(f"{name}: its tree is {own}, expected that of params, {tree}")
@@ -628,11 +638,16 @@ def _state(name: str, given: Any, tree: Any, params: Sequence[Any]) -> list[Any]
         if _is_passed_on(p):
             checked.append(x)
             continue
-        if _is_stored(x):
+        if _is_stored(x) and not numbers:
             checked.append(_stored(partial(_label, name, tree, i), x, p.shape, _state_dtype(p)))
             continue
         x = _array(partial(_label, name, tree, i), x)
-        _check_shape(name, tree, i, x, p)
+        _check_shape(name, tree, i, x, p, state)
+        if numbers and x.dtype != _state_dtype(p):
+            raise TypeError(
+                f"{_label(name, tree, i)}: dtype {x.dtype}, expected {jnp.dtype(_state_dtype(p))} beside a "
+                f"{p.dtype} param"
+            )
         if not _fits_beside(x.dtype, _state_dtype(p)):
             raise TypeError(
                 f"{_label(name, tree, i)}: dtype {x.dtype}, expected {jnp.dtype(_state_dtype(p))} beside a "
@@ -728,7 +743,8 @@ def _make_state_type(rule: Rule) -> type[Any]:
     return made
 
 
-STATES: Mapping[str, type[Any]] = {rule.name: _make_state_type(rule) for rule in RULES.values() if rule.program is None}
+COMPILED: Mapping[str, Rule] = {**{n: r for n, r in RULES.items() if r.program is None}, **ROW_WISE}
+STATES: Mapping[str, type[Any]] = {name: _make_state_type(rule) for name, rule in COMPILED.items()}
 _states_of_made: dict[str, type[Any]] = {}  # by key
 
 
@@ -780,6 +796,8 @@ class _Steps:
         self.rule = rule
         self.dtypes = {} if state_dtype is None else formats.check_state_dtype(state_dtype, rule.states)
         self.min_8bit_size = formats.check_min_8bit_size(4096 if min_8bit_size is None else min_8bit_size)
+        if packed and any(s.per != "element" for s in rule.states):
+            raise ValueError(f"packed: {rule.name} has states of other shapes than the params'; use packed=False")
         if packed and any(name in formats.CHOICES for name in self.dtypes.values()):
             raise ValueError("packed: states in 8 bits have scales, which are not packed; use packed=False")
         self.values: dict[str, Any] = rule.defaults(convention)
@@ -918,6 +936,9 @@ class _Steps:
         if _is_complex(param):
             real = jnp.full_like(jnp.real(param), start)
             return jax.lax.complex(real, real)
+        if state.per != "element":
+            numbers = jnp.full(state.shape_beside(param.shape), start, _state_dtype(param), device=_placed(param))
+            return _alike([param, numbers])[1]
         name = self._format(state, param.size, _state_dtype(param))
         if formats.is_plain(name):
             # A copy, for jnp.full_like returns a 0-d array that it is given.
@@ -977,10 +998,10 @@ class _Steps:
     def _take(self, params: Any, grads: Any, state: Any, in_place: bool) -> tuple[list[Any], list[Any], Any, Any]:
         leaves, tree = self._own_params(params)
         parts = _parts_of(leaves)
-        if self.rule.reduces and any(map(_is_complex, leaves)):
+        if _is_of_wholes(self.rule) and any(map(_is_complex, leaves)):
             raise TypeError(
                 f"params: complex, whose real and imaginary parts are tensors of their own here, and {self.rule.name} "
-                "reduces whole tensors to numbers, such as a norm"
+                "reduces whole tensors, or their rows and columns, to numbers, such as a norm"
             )
         given = _grads(grads, tree, leaves)
         of_leaves = _split(self.fixed, leaves)
@@ -1001,11 +1022,11 @@ class _Steps:
         gradients = _taken_apart(given, parts)
         of_state: list[list[Any]] = []
         states = []
-        for name, tree_of_state in zip(fields[1:], state[1:], strict=True):
+        for s, tree_of_state in zip(self.rule.states, state[1:], strict=True):
             if fixed.packed:
-                states.append(self._packed_state(f"state.{name}", tree_of_state, old, fixed.undecayed))
+                states.append(self._packed_state(f"state.{s.name}", tree_of_state, old, fixed.undecayed))
                 continue
-            of_state.append(_state(f"state.{name}", tree_of_state, tree, leaves))
+            of_state.append(_state(s, tree_of_state, tree, leaves))
             states.append(_taken_apart(of_state[-1], parts))
         count = count.astype(jnp.int32)
         traced = [
@@ -1018,10 +1039,10 @@ class _Steps:
             self._check_once(tree, leaves, whole, sides, [g for g in given if not isinstance(g, np.ndarray)])
         shardings = [_spread(p) for p in old]
         mesh = next((s.mesh for s in shardings if s is not None), None)
-        if self.rule.reduces and (mesh is not None or any(getattr(jax.typeof(p), "vma", ()) for p in leaves)):
+        if _is_of_wholes(self.rule) and (mesh is not None or any(getattr(jax.typeof(p), "vma", ()) for p in leaves)):
             raise ValueError(
-                f"params: cut into parts over several devices, and {self.rule.name} reduces whole tensors to numbers, "
-                "such as a norm"
+                f"params: cut into parts over several devices, and {self.rule.name} reduces whole tensors, or their "
+                "rows and columns, to numbers, such as a norm"
             )
         run: Callable[..., Any]
         if mesh is None:
@@ -1132,10 +1153,11 @@ def _reads_params(key: str, values: tuple[float, ...]) -> bool:
     given = {h.name: bool(v) if h.range == "bool" else v for h, v in zip(rule.hyperparameters, values, strict=True)}
     given.update(lr=rule.defaults()["lr"], grad_scale=1.0)
     grads = np.random.default_rng(0).standard_normal((3, 8))
+    first = rule.initial_states("book", given)
 
     def run(start: float) -> list[Any]:
         p = np.full(8, start)
-        states = [np.full(8, x) for x in rule.initial_states("book", given).values()]
+        states = [np.full(s.shape_beside(p.shape), first[s.name]) for s in rule.states]
         seen = []
         for t, grad in enumerate(grads, 1):
             before = p.copy()
@@ -1309,11 +1331,6 @@ def make_function(rule: Rule) -> Callable[..., GradientTransformation]:
             unknown = next((name for name in kwargs if name not in takes.parameters), None)
             names = ", ".join(takes.parameters)
             raise TypeError(f"{rule.name}() {error}{hint(unknown, takes.parameters)}; it takes {names}") from None
-        if chosen.shaped:
-            raise NotImplementedError(
-                f"{chosen.name}: it looks at the rows and columns of a tensor or has states that are not like their "
-                "params, which adaptk.jax has no place for; use it with NumPy's or PyTorch's arrays"
-            )
         return _transformation(chosen.key, given)
 
     function.__name__ = function.__qualname__ = rule.name

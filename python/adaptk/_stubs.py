@@ -10,7 +10,6 @@ from adaptk._docs import class_options, jax_options, state_name
 from adaptk._registry import Rule
 
 RULES = _registry.rules(catalogue=True)
-# With those that JAX has no functions of.
 _ALL = {**RULES, **_registry.ROW_WISE}
 _HEADER = "# Made by python -m adaptk._stubs from the registry.\n"
 
@@ -102,7 +101,7 @@ def optim_stub() -> str:
 
 def jax_stub() -> str:
     """The text of ``jax.pyi``."""
-    names = ["GradientTransformation", "SplitState", "Stored", *RULES, *map(state_name, RULES.values())]
+    names = ["GradientTransformation", "SplitState", "Stored", *_ALL, *map(state_name, _ALL.values())]
     lines = [
         _HEADER + "from collections.abc import Callable, Mapping",
         "from typing import Any, NamedTuple",
@@ -116,7 +115,7 @@ def jax_stub() -> str:
         "]",
         "",
     ]
-    for rule in RULES.values():
+    for rule in _ALL.values():
         ranges = {h.name: h.range for h in rule.hyperparameters}
         lines += [f"class {state_name(rule)}(NamedTuple):", "    count: Any"]
         lines += [f"    {s.name}: Any" for s in rule.states]

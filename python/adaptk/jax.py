@@ -26,20 +26,19 @@ from typing import TYPE_CHECKING, Any
 from adaptk import catalogue
 from adaptk._docs import state_name
 from adaptk._names import face, not_installed
-from adaptk._registry import RULES
 
 try:
     from adaptk._jax_muon import MuonState, MuonTransformation, muon
-    from adaptk._jax_step import STATES, GradientTransformation, SplitState, Stored, make_function
+    from adaptk._jax_step import COMPILED, STATES, GradientTransformation, SplitState, Stored, make_function
 except ModuleNotFoundError as error:
     if error.name != "jax":
         raise
     raise not_installed("adaptk.jax", "JAX", "jax") from None
 
-globals().update({name: make_function(rule) for name, rule in RULES.items() if rule.program is None})
-globals().update({state_name(RULES[name]): state for name, state in STATES.items()})
+globals().update({name: make_function(rule) for name, rule in COMPILED.items()})
+globals().update({state_name(COMPILED[name]): state for name, state in STATES.items()})
 
-__all__ = ["GradientTransformation", "SplitState", "Stored", *STATES, *(state_name(RULES[name]) for name in STATES)]
+__all__ = ["GradientTransformation", "SplitState", "Stored", *STATES, *(state_name(COMPILED[name]) for name in STATES)]
 __all__ += ["MuonState", "MuonTransformation", "muon"]
 
 

@@ -98,6 +98,8 @@ __all__ = [
     "dadapt_sgd",
     "dog",
     "dowg",
+    "rowwise_adagrad",
+    "rowwise_adam",
     "SgdState",
     "MomentumState",
     "NesterovState",
@@ -186,6 +188,8 @@ __all__ = [
     "DadaptSgdState",
     "DogState",
     "DowgState",
+    "RowwiseAdagradState",
+    "RowwiseAdamState",
 ]
 
 class SgdState(NamedTuple):
@@ -2458,3 +2462,56 @@ def dowg(
     mask: Any = ...,
 ) -> GradientTransformation:
     """DoG with gradients that are weighted by the squared distance at their step."""
+
+class RowwiseAdagradState(NamedTuple):
+    count: Any
+    sum: Any
+
+def rowwise_adagrad(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    lr_decay: float | Any = ...,
+    eps_in: float | Any = ...,
+    eps_out: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    eps: float | None = ...,
+    initial_accumulator_value: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """AdaGrad with one sum for each row: of the means of its squared gradients."""
+
+class RowwiseAdamState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+def rowwise_adam(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    eps: float | Any = ...,
+    eps_root: float | Any = ...,
+    eps_hat: bool = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """Adam with one second moment for each row."""

@@ -117,11 +117,6 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
                 f"adaptk.keras.{name}: it hands {', '.join(rule.carried)} on from step to step, which Keras has no "
                 "place for"
             )
-        if rule.shaped and backend == "jax":
-            raise ValueError(
-                f"adaptk.keras.{name}: it looks at the rows and columns of a tensor or has states that are not like "
-                "their params, which the backend jax has no place for"
-            )
         if learning_rate is None:
             learning_rate = float(group["lr"])
         if isinstance(learning_rate, int) and not isinstance(learning_rate, bool):

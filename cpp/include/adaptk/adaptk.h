@@ -219,13 +219,25 @@ ADAPTK_API const adaptk_rule* adaptk_rule_at(size_t index);
 ADAPTK_API const adaptk_rule* adaptk_find_rule(const char* name);
 /* A rule that adaptk.rule has made in Python: of the bytes that its to_bytes() returns. They are checked, and hold no
  * code of the machine's. The rule's `name` is what functions take as a rule: its own with a number, as "my_adam@0".
- * Steps by it are on the CPU. It stays as long as the library does; the same bytes give the same rule. */
+ * It stays as long as the library does; the same bytes give the same rule. On a CUDA device it needs NVRTC. */
 ADAPTK_API const adaptk_rule* adaptk_rule_load(const void* bytes, size_t size);
 ADAPTK_API const adaptk_hyper_info* adaptk_rule_hyper(const adaptk_rule* rule, size_t index);
 ADAPTK_API const adaptk_state_info* adaptk_rule_state(const adaptk_rule* rule, size_t index);
-/* 1 if the state has one number for each row of its param, which is what the first axis counts: the tensor then has
- * that one axis. 0 if it has the param's shape. Rules with such a state ("rowwise_adagrad", "rowwise_adam") are not
- * among those that adaptk_rule_at() lists; they run on the CPU, and their params are in C order. */
+/* What a state has one number for, and the shape of its tensor, which is in C order: beside a param of shape
+ * (a, ..., m, n) it has that of the comment. For ADAPTK_PER_ROW and ADAPTK_PER_COLUMN a param without axes has a state
+ * without axes, and a vector of n numbers, whose one row it is, (1,) and (n,). Params beside states that are not
+ * for each element are in C order, and these states have the type that is computed in. */
+typedef enum adaptk_per {
+    ADAPTK_PER_ELEMENT = 0, /* the param's shape */
+    ADAPTK_PER_TENSOR = 1,  /* no axes */
+    ADAPTK_PER_ROW = 2,     /* (a, ..., m, 1) */
+    ADAPTK_PER_COLUMN = 3,  /* (a, ..., 1, n) */
+    ADAPTK_PER_SLICE = 4    /* (a,): of what the first axis counts */
+} adaptk_per;
+/* ADAPTK_PER_ELEMENT if there is no such state; adaptk_last_error() says so then. Rules with a number for each slice
+ * ("rowwise_adagrad", "rowwise_adam") are not among those that adaptk_rule_at() lists. */
+ADAPTK_API adaptk_per adaptk_rule_state_per(const adaptk_rule* rule, size_t index);
+/* 1 if that is ADAPTK_PER_SLICE. */
 ADAPTK_API int adaptk_rule_state_per_row(const adaptk_rule* rule, size_t index);
 ADAPTK_API size_t adaptk_rule_preset_count(const adaptk_rule* rule);
 ADAPTK_API const adaptk_preset* adaptk_rule_preset(const adaptk_rule* rule, size_t index);
@@ -341,7 +353,8 @@ typedef struct adaptk_step_report {
 /* One update of `count` tensors by a rule; `step` is the step number, counted from 1.
  *   params, grads   `count` tensors each. Params are dense: a block of memory whose axes may have any order.
  *   states          `count` times the rule's states: those of params[0] in the rule's order, then those of params[1].
- *                   NULL for a rule without states. Grads and states have the shape and the strides of their param.
+ *                   NULL for a rule without states. Grads and states have the shape and the strides of their param,
+ *                   but for states that adaptk_rule_state_per() says otherwise of.
  *   options         NULL: none.
  *   report          NULL, or filled in; on CUDA that waits for the step.
  * All tensors must be on one device. Written memory (params, states) must not overlap any other tensor. */
