@@ -408,6 +408,20 @@ def adam_atan2(h: Any, p: Any) -> Step:
 
 
 @oracle
+def adamg(h: Any, p: Any) -> Step:
+    s = SimpleNamespace(m=0.0, v=0.0, r=0.0)
+
+    def step(w: Any, g: Any, t: int) -> Any:
+        s.v = mean(s.v, g**2, h.beta2)
+        s.r = mean(s.r, h.scale * s.v**h.power, h.beta3)
+        s.m = mean(s.m, s.r * g, h.beta1)
+        corrected = s.m / (1 - h.beta1**t), s.v / (1 - h.beta2**t)
+        return w - min(h.lr, 1 / math.sqrt(t)) * corrected[0] / (np.sqrt(corrected[1]) + h.eps)
+
+    return step
+
+
+@oracle
 def diffgrad(h: Any, p: Any) -> Step:
     s = SimpleNamespace(m=0.0, v=0.0, last=np.zeros_like(p))
 

@@ -57,6 +57,7 @@ OTHERS: dict[str, list[dict[str, float]]] = {
     ],
     "adafactor_momentum": [{"lr": 0.5, "beta1": 0.5, "relative_step": False}],
     "adam_atan2": [{"lr": 0.1, "a": 0.7, "b": 2.0, "beta1": 0.5}],
+    "adamg": [{"lr": 0.3, "beta2": 0.9, "beta3": 0.5, "eps": 0.1, "scale": 0.5, "power": 0.7}],
     "diffgrad": [{"lr": 0.1, "beta2": 0.9, "eps": 0.1}],
     "cocob": [{"lr": 0.5, "alpha": 3.0, "eps": 0.5}],
     "came": [{"lr": 0.1, "beta1": 0.5, "beta2": 0.9, "beta3": 0.8, "eps1": 0.1, "eps2": 0.2, "clip_threshold": 0.5}],

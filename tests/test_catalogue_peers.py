@@ -67,6 +67,7 @@ ZOO: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("adamod", {"lr": 0.1}, "AdaMod", {"lr": 0.1, "betas": (0.9, 0.999, 0.999)}),
     # It adds eps to the root before that is corrected.
     ("diffgrad", {"lr": 0.1, "eps": 1e-20}, "DiffGrad", {"lr": 0.1, "eps": 1e-20}),
+    ("adamg", {"lr": 0.5}, "AdamG", {"lr": 0.5}),
     ("padam", {"lr": 0.1}, "PAdam", {"lr": 0.1, "ams_bound": True, "partial": 0.25}),
     ("exadam", {"lr": 0.1}, "EXAdam", {"lr": 0.1}),
     ("ano", {"lr": 0.01}, "Ano", {"lr": 0.01}),

@@ -441,6 +441,29 @@ class DiffGrad(_Made):
         **storage: Any,
     ) -> None: ...
 
+class AdamG(_Made):
+    """Adam on gradients that a power of their second moment multiplies, which needs no tuned learning rate."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | None = ...,
+        betas: tuple[float | Tensor, ...] | None = ...,
+        *,
+        convention: str = ...,
+        fused: bool | None = ...,
+        beta1: float | Tensor = ...,
+        beta2: float | Tensor = ...,
+        beta3: float | Tensor = ...,
+        eps: float | Tensor = ...,
+        scale: float | Tensor = ...,
+        power: float | Tensor = ...,
+        weight_decay: float | Tensor = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        **storage: Any,
+    ) -> None: ...
+
 class Ano(_Made):
     """The momentum's direction with the gradient's magnitude."""
 

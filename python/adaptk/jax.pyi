@@ -54,6 +54,7 @@ __all__ = [
     "exadam",
     "adam_atan2",
     "diffgrad",
+    "adamg",
     "ano",
     "acprop",
     "optimistic_adam",
@@ -144,6 +145,7 @@ __all__ = [
     "ExadamState",
     "AdamAtan2State",
     "DiffgradState",
+    "AdamgState",
     "AnoState",
     "AcpropState",
     "OptimisticAdamState",
@@ -1341,6 +1343,35 @@ def diffgrad(
     mask: Any = ...,
 ) -> GradientTransformation:
     """Adam with shorter steps where the gradient changes little."""
+
+class AdamgState(NamedTuple):
+    count: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+    numerator: Any
+
+def adamg(
+    learning_rate: float | Callable[[Any], Any] | Any = ...,
+    *,
+    convention: str = ...,
+    packed: bool = ...,
+    beta1: float | Any = ...,
+    beta2: float | Any = ...,
+    beta3: float | Any = ...,
+    eps: float | Any = ...,
+    scale: float | Any = ...,
+    power: float | Any = ...,
+    weight_decay: float | Any = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: float | Any = ...,
+    state_dtype: str | Mapping[str, str] | None = ...,
+    min_8bit_size: int | None = ...,
+    seed: int | None = ...,
+    param_format: str | None = ...,
+    mask: Any = ...,
+) -> GradientTransformation:
+    """Adam on gradients that a power of their second moment multiplies, which needs no tuned learning rate."""
 
 class AnoState(NamedTuple):
     count: Any

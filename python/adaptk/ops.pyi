@@ -1138,6 +1138,35 @@ def diffgrad(
 ) -> None:
     """Adam with shorter steps where the gradient changes little."""
 
+def adamg(
+    param: Buffers,
+    grad: Gradients,
+    exp_avg: Buffers,
+    exp_avg_sq: Buffers,
+    numerator: Buffers,
+    *,
+    step: int | Buffer,
+    seed: int = ...,
+    param_format: str | None = ...,
+    zero_grad: bool = ...,
+    copy_out: Buffers | None = ...,
+    ema: tuple[Buffers, float] | None = ...,
+    sparse: str = ...,
+    last_step: Buffers | None = ...,
+    lr: Number = ...,
+    beta1: Number = ...,
+    beta2: Number = ...,
+    beta3: Number = ...,
+    eps: Number = ...,
+    scale: Number = ...,
+    power: Number = ...,
+    weight_decay: Number = ...,
+    decoupled: bool = ...,
+    maximize: bool = ...,
+    grad_scale: Number = ...,
+) -> None:
+    """Adam on gradients that a power of their second moment multiplies, which needs no tuned learning rate."""
+
 def ano(
     param: Buffers,
     grad: Gradients,

@@ -47,6 +47,7 @@ __all__ = [
     "EXAdam",
     "AdamAtan2",
     "DiffGrad",
+    "AdamG",
     "Ano",
     "ACProp",
     "OptimisticAdam",
@@ -1105,6 +1106,35 @@ class DiffGrad(Optimizer):
         beta1: Number | Callable[[int], float] = ...,
         beta2: Number | Callable[[int], float] = ...,
         eps: Number | Callable[[int], float] = ...,
+        weight_decay: Number | Callable[[int], float] = ...,
+        decoupled: bool = ...,
+        maximize: bool = ...,
+        grad_scale: Number | Callable[[int], float] = ...,
+        clip_norm: float | None = ...,
+        skip_nonfinite: bool = ...,
+        capturable: bool = ...,
+        state_dtype: str | Mapping[str, str] | None = ...,
+        min_8bit_size: int = ...,
+        seed: int = ...,
+        param_format: str | None = ...,
+        sparse: str = ...,
+    ) -> None: ...
+
+class AdamG(Optimizer):
+    """Adam on gradients that a power of their second moment multiplies, which needs no tuned learning rate."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number | Callable[[int], float] = ...,
+        *,
+        convention: str = ...,
+        beta1: Number | Callable[[int], float] = ...,
+        beta2: Number | Callable[[int], float] = ...,
+        beta3: Number | Callable[[int], float] = ...,
+        eps: Number | Callable[[int], float] = ...,
+        scale: Number | Callable[[int], float] = ...,
+        power: Number | Callable[[int], float] = ...,
         weight_decay: Number | Callable[[int], float] = ...,
         decoupled: bool = ...,
         maximize: bool = ...,

@@ -23,6 +23,7 @@ CLASSES: dict[str, str] = {
     "exadam": "EXAdam",
     "adam_atan2": "AdamAtan2",
     "diffgrad": "DiffGrad",
+    "adamg": "AdamG",
     "ano": "Ano",
     "acprop": "ACProp",
     "optimistic_adam": "OptimisticAdam",

@@ -349,6 +349,23 @@ def diffgrad(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, previous_grad: Any, 
     return p - h.lr / (1 - h.beta1**t) * friction * m / root, m, v, g
 
 
+@entry("AdamG",
+       formula="v = beta2*v + (1 - beta2)*g^2;  r = beta3*r + (1 - beta3)*scale*v^power\n"
+       "m = beta1*m + (1 - beta1)*r*g;  p -= min(lr, 1/sqrt(t))*m/(1 - beta1^t)/(sqrt(v/(1 - beta2^t)) + eps)",
+       source="Pan et al. 2024", states={**_MOMENTS, "numerator": 0.0}, nonnegative=[*_SECOND, "numerator"], lr=1.0,
+       beta1=0.95, beta2=0.999, beta3=0.95, eps=1e-8, scale=0.2, power=0.24,
+       ranges={"scale": "[0, inf)", "power": "(0, inf)"},
+       meanings={"lr": "the largest step; 1/sqrt(t) bounds it too", "beta3": "decay of the numerator's average",
+                 "scale": "factor of the numerator function", "power": "its power of the second moment"})  # fmt: skip
+def adamg(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, numerator: Any, h: Any, t: Any) -> Any:
+    """Adam on gradients that a power of their second moment multiplies, which needs no tuned learning rate."""
+    v = average(exp_avg_sq, g * g, h.beta2)
+    r = average(numerator, h.scale * exp(h.power * log(v)), h.beta3)
+    m = average(exp_avg, r * g, h.beta1)
+    step = minimum(h.lr, 1 / sqrt(t)) / (1 - h.beta1**t)
+    return p - step * m / (sqrt(v) * (1 / sqrt(1 - h.beta2**t)) + h.eps), m, v, r
+
+
 @entry("Ano",
        formula="m = beta1*m + (1 - beta1)*g;  v = beta2*v + (1 - beta2)*sign(g^2 - v)*g^2\n"
        "p -= lr*abs(g)*sign(m)/(sqrt(v/(1 - beta2^t)) + eps)",
