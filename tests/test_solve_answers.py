@@ -75,3 +75,35 @@ def test_every_key_is_there_if_the_start_is_not_finite(loss: str) -> None:
         assert np.isnan(bad[name]).all()
     assert "nan" in repr(bad)
     assert np.isnan(bad.confidence_intervals(0.9)).all()
+
+
+@pytest.mark.parametrize("feature", [1e3, 2e6])
+def test_the_covariance_is_that_of_the_last_point(feature: float) -> None:
+    """The last step may leave its Jacobian as it is. Its length is told by x, which a narrow peak is far from."""
+    width = 3e3
+    centre = width * feature
+    t = centre + width * np.linspace(-6, 6, 201)
+    rng = np.random.default_rng(1)
+
+    def peak(p: Array) -> Array:
+        return p[0] / (1 + ((t - p[1]) / p[2]) ** 2) + p[3]
+
+    def slopes(p: Array) -> Array:
+        u = (t - p[1]) / p[2]
+        d = 1 / (1 + u * u)
+        return np.stack([d, 2 * p[0] * d * d * u / p[2], 2 * p[0] * d * d * u * u / p[2], np.ones_like(u)], axis=1)
+
+    y = peak(np.array([1.0, centre, width, 0.1])) + 0.01 * rng.normal(size=201)
+    reused = 0
+    for _ in range(20):
+        x0 = [1 + 0.3 * rng.normal(), centre + 1000 * rng.normal(), width * np.exp(0.3 * rng.normal()), 0.1]
+        fit = solve.levenberg_marquardt(lambda p: peak(p) - y, x0, jac=slopes)
+        reused += not np.array_equal(fit.jac, slopes(fit.x))
+        steps = np.diag([1e-4, 1e-4 * width, 1e-4 * width, 1e-4])
+        j = np.stack([(peak(fit.x + h) - peak(fit.x - h)) / (2 * h.max()) for h in steps], axis=1)
+        size = np.linalg.norm(j, axis=0)
+        cov = np.linalg.inv((j / size).T @ (j / size)) / np.outer(size, size) * (fit.fun @ fit.fun / 197)
+        std = np.sqrt(np.diag(cov))
+        np.testing.assert_allclose(fit.x_std, std, rtol=1e-5)
+        np.testing.assert_allclose(fit.cov / np.outer(std, std), cov / np.outer(std, std), atol=1e-5)
+    assert reused > 0

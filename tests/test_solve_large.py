@@ -263,11 +263,15 @@ def test_a_jacobian_that_is_not_finite(shape: tuple[int, int], bad: float, loss:
             j[-1, -2] = bad
         return j
 
-    for after in (1, 2):
+    for after in (1, 2, solve.levenberg_marquardt(f, x0, jac=jac, loss=loss).njev):
         calls = 0
         r = solve.levenberg_marquardt(f, x0, jac=spoilt, loss=loss)
         assert r.status == -3
         assert r.njev == after
+        assert r.jac is None
+        for name in ("grad", "cov", "x_std", "optimality"):
+            assert np.isnan(r[name]).all()
+        assert np.array_equal(r.fun, f(r.x))
 
 
 @pytest.mark.parametrize("kind", ["zero", "copy", "sum"])

@@ -120,9 +120,82 @@ def test_jacobians_of_any_kind(name: str, kind: Any, dtype: Any) -> None:
     assert r.success
     assert r.x.dtype == r.grad.dtype == dtype
     np.testing.assert_allclose(broyden(r.x), 0, atol=1e-9 if dtype == np.float64 else 1e-5)
-    assert "cov" not in r
-    assert "x_std" not in r
-    assert "message: " in repr(r)
+    for key in ("cov", "x_std"):
+        assert (key in r) == ("perator" not in name)
+    assert "message: " in repr(r) or "x[29]" in repr(r)
+
+
+def growth(x: Array) -> Array:
+    """Three residuals for each of four parameters and of what they have in common."""
+    t = np.array([0.5, 1.0, 2.0])
+    noise = 0.1 * np.random.default_rng(0).normal(size=(4, 3))
+    return (np.exp(np.outer(x[:4], t)) * x[4] - 2 * np.exp(np.outer([0.1, -0.3, 0.2, -0.5], t)) - noise).ravel()
+
+
+def growth_jacobian(x: Array) -> Array:
+    t = np.array([0.5, 1.0, 2.0])
+    e = np.exp(np.outer(x[:4], t))
+    j = np.zeros((4, 3, 5))
+    j[np.arange(4), :, np.arange(4)] = e * x[4] * t
+    j[:, :, 4] = e
+    return j.reshape(12, 5)
+
+
+@pytest.mark.parametrize("kind", ["array", "csr_array"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"absolute_sigma": True},
+        {"covariance": "sandwich"},
+        {"covariance": "sandwich", "absolute_sigma": True},
+        {"loss": "huber", "f_scale": 0.1},
+        {"loss": "cauchy", "f_scale": 0.1},
+        {"loss": losses.NAMED["soft_l1"], "f_scale": 0.1},
+        {"fixed": {4: 2.0}},
+        {"ties": {1: lambda x: x[0] / 3}},
+        {"mask": np.arange(12) == 3},
+        {"bounds": ([-1.0, -1.0, 0.25, -1.0, 0.0], 5.0)},
+    ],
+    ids=lambda options: ",".join(options) or "plain",
+)
+def test_the_covariance_is_that_of_the_solver_that_factors(kind: str, options: dict[str, Any]) -> None:
+    make = np.asarray
+    if kind != "array":
+        make = getattr(pytest.importorskip("scipy.sparse", reason="SciPy is not installed"), kind)
+    x0 = np.array([0.0, 0.0, 0.3, 0.0, 1.0])
+    want = solve.levenberg_marquardt(growth, x0, jac=growth_jacobian, **options)
+    got = solve.levenberg_marquardt(growth, x0, jac=lambda x: make(growth_jacobian(x)), linear_solver="cg", **options)
+    assert got.success
+    np.testing.assert_allclose(got.x, want.x, atol=1e-6)
+    if "ties" in options and kind != "array":  # products alone
+        assert "cov" not in got
+        return
+    assert np.isfinite(want.x_std).all()
+    np.testing.assert_allclose(got.x_std, want.x_std, rtol=1e-4)
+    np.testing.assert_allclose(got.cov, want.cov, atol=1e-4 * want.x_std.max() ** 2)
+    assert "95% interval" in repr(got)
+
+
+def test_no_covariance_of_what_the_residuals_do_not_tell() -> None:
+    options: dict[str, Any] = {"linear_solver": "cg"}
+    twice = lambda x: np.array([x[0] + x[1] - 1, x[0] + x[1] - 2, x[0] + x[1] - 4])  # noqa: E731
+    r = solve.levenberg_marquardt(twice, [0.0, 0.0], jac=lambda x: np.ones((3, 2)), **options)
+    assert np.isinf(r.x_std).all()
+    square = solve.levenberg_marquardt(broyden, -np.ones(4), jac=broyden_jacobian, **options)
+    assert np.isinf(square.cov).all()
+    known = solve.levenberg_marquardt(broyden, -np.ones(4), jac=broyden_jacobian, absolute_sigma=True, **options)
+    assert np.isfinite(known.cov).all()
+    bad = solve.levenberg_marquardt(broyden, -np.ones(4), jac=lambda x: broyden_jacobian(x) * np.nan, **options)
+    assert bad.status == -3
+    assert bad.jac is None
+    assert all(np.isnan(bad[key]).all() for key in ("cov", "x_std", "grad"))
+    n = 2049
+    many = solve.levenberg_marquardt(lambda x: x - 1, np.zeros(n), jac=lambda x: Operator(np.eye(n)), **options)
+    assert "cov" not in many
+    sparse = pytest.importorskip("scipy.sparse", reason="SciPy is not installed")
+    many = solve.levenberg_marquardt(lambda x: x - 1, np.zeros(n), jac=lambda x: sparse.eye_array(n), **options)
+    assert "cov" not in many
 
 
 def test_residuals_that_do_not_vanish() -> None:
@@ -188,8 +261,13 @@ def test_what_ends_it() -> None:
         (ValueError, "jac: with linear_solver='cg' give a function", {"linear_solver": "cg"}),
         (
             ValueError,
-            "linear_solver: 'cg' does not go with covariance",
-            {"linear_solver": "cg", "jac": broyden_jacobian, "covariance": "sandwich"},
+            "covariance: expected None or 'sandwich', got 'white'",
+            {"linear_solver": "cg", "jac": broyden_jacobian, "covariance": "white"},
+        ),
+        (
+            ValueError,
+            "covariance: not of a jac that returns operators",
+            {"linear_solver": "cg", "jac": lambda x: Operator(broyden_jacobian(x)), "covariance": "sandwich"},
         ),
         (
             ValueError,

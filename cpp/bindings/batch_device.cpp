@@ -2,6 +2,7 @@
 // Python, and what is None is absent.
 #include "batch_device.hpp"
 
+#include "batch_options.hpp"
 #include "buffers.hpp"
 
 #include <climits>
@@ -105,10 +106,6 @@ class Arrays {
     int device_ = -1;
 };
 
-detail::BatchChoice choice_of(const py::tuple& model) {
-    return {detail::BatchModel(model[0].cast<int>()), model[1].cast<int>(), model[2].cast<int>(), model[3].cast<int>()};
-}
-
 const char* text_of(detail::CudaBatchFault fault) {
     using Fault = detail::CudaBatchFault;
     switch (fault) {
@@ -122,12 +119,10 @@ const char* text_of(detail::CudaBatchFault fault) {
     return "";
 }
 
-// model: (number, size, inputs, degree, None); options: (ftol, xtol, gtol, max_iterations, polish, absolute_sigma,
-// loss, poisson)
 void fit_batch(const py::tuple& model, const py::tuple& options, const py::dict& given, const py::dict& results) {
     Arrays arrays;
     detail::CudaBatch batch = {};
-    batch.choice = choice_of(model);
+    batch.choice = batch_choice(model);
     const std::int64_t n = batch.choice.size, inputs = batch.choice.inputs;
     const Shape shape = arrays.first(given, "data");
     if (shape.size() != 2 && !(inputs == 2 && shape.size() == 3))
@@ -151,18 +146,7 @@ void fit_batch(const py::tuple& model, const py::tuple& options, const py::dict&
         fail(PyExc_ValueError, "bounds: on a device both have shape (n,) or both (k, n), or one is a number");
     f.fixed = arrays.rows<bool>(given, "fixed", {n}, k, f.fixed_stride, type_byte);
     f.loss_scale = arrays.rows<float>(given, "f_scale", {}, k, f.loss_scale_stride);
-    auto& o = batch.options;
-    const auto tolerance = [&](int i, float& value) {
-        if (!options[i].is_none()) value = float(options[i].cast<double>());
-    };
-    tolerance(0, o.ftol);
-    tolerance(1, o.xtol);
-    tolerance(2, o.gtol);
-    o.max_iterations = options[3].cast<int>();
-    o.polish = options[4].cast<bool>();
-    o.absolute_sigma = options[5].cast<bool>();
-    o.loss = solve::Loss(options[6].cast<int>());
-    o.poisson = options[7].cast<bool>();
+    take_batch_options(options, batch.options);
     f.x = arrays.result<float>(results, "x", {k, n}, type_float32);
     f.cost = arrays.result<float>(results, "cost", {k}, type_float32);
     f.status = arrays.result<int>(results, "status", {k}, type_int32);
@@ -190,7 +174,8 @@ void fit_batch(const py::tuple& model, const py::tuple& options, const py::dict&
 void register_batch_on_device(py::module_& m) {
     m.def("fit_batch_on_device", fit_batch, py::arg("model"), py::arg("options"), py::arg("given"), py::arg("results"));
     m.def(
-        "has_batch_kernel", [](const py::tuple& model) { return need_cuda_part().has_batch_kernel(choice_of(model)); },
+        "has_batch_kernel",
+        [](const py::tuple& model) { return need_cuda_part().has_batch_kernel(batch_choice(model)); },
         py::arg("model"));
 }
 

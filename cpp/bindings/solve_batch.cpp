@@ -3,6 +3,7 @@
 #include "solve_batch.hpp"
 
 #include "batch.hpp"
+#include "batch_options.hpp"
 #include "machine.hpp"
 
 #include <pybind11/numpy.h>
@@ -45,8 +46,7 @@ bool go(void*) {
 class Choice {
   public:
     explicit Choice(const py::tuple& model) {
-        choice_ = {detail::BatchModel(model[0].cast<int>()), model[1].cast<int>(), model[2].cast<int>(),
-                   model[3].cast<int>()};
+        choice_ = batch_choice(model);
         if (model[4].is_none()) return;
         // Program.packed() of adaptk/solve/_expression.py.
         const py::tuple parts = model[4].cast<py::tuple>();
@@ -96,19 +96,8 @@ py::dict run(const py::tuple& model, const py::array& x0, const py::array& data,
     problem.fixed_stride = stride_of(fixed, 1);
     problem.loss_scale = data_of<T>(loss_scale);
     problem.loss_scale_stride = stride_of(loss_scale, 0);
-    // options: (ftol, xtol, gtol, max_iterations, polish, absolute_sigma, loss, poisson)
     solve::BatchOptions<T> o;
-    const auto tolerance = [&](int i, T& value) {
-        if (!options[i].is_none()) value = T(options[i].cast<double>());
-    };
-    tolerance(0, o.ftol);
-    tolerance(1, o.xtol);
-    tolerance(2, o.gtol);
-    o.max_iterations = options[3].cast<int>();
-    o.polish = options[4].cast<bool>();
-    o.absolute_sigma = options[5].cast<bool>();
-    o.loss = solve::Loss(options[6].cast<int>());
-    o.poisson = options[7].cast<bool>();
+    take_batch_options(options, o);
     py::array_t<T> x({k, n}), cost(k), cov, deviation;
     py::array_t<int> status(k), nit(k);
     problem.x = x.mutable_data();

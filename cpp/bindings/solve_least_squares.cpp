@@ -39,9 +39,10 @@ template <class W> class Lent {
     std::unique_ptr<W> w_;
 };
 
-// What a result is: adaptk.solve's class and its messages by status, given at import.
+// What a result is: adaptk.solve's class and its messages by status, given at import; and all keys of a plain fit's
+// result, because a dict that is filled key by key grows several times.
 struct ResultType {
-    py::handle type, messages, finish;
+    py::handle type, messages, finish, keys;
 };
 ResultType& result_type() {
     static auto& only = *new ResultType;
@@ -186,13 +187,21 @@ py::object plain_fit(const py::tuple& arguments, const py::dict& keywords) {
         set_typical(f, q.start);
     }
     Watch watch;
-    py::dict d = run(f, q, watch, new_result());
+    py::dict d = new_result();
+    if (PyDict_Merge(d.ptr(), result_type().keys.ptr(), 1) != 0) raise();
+    d = run(f, q, watch, std::move(d));
     put(d, k.dof, number(double(f.m - f.n)));
     const py::object status = value_of(d.ptr(), k.status.ptr());
     const long number_of = PyLong_AsLong(status.ptr());
-    if (number_of == long(Status::derivative)) return result_type().finish(d, "least_squares", py::none());
-    put(d, k.success, py::bool_(number_of > 0));
-    put(d, k.message, value_of(result_type().messages.ptr(), status.ptr()));
+    if (number_of == long(Status::derivative)) {
+        d = result_type().finish(d, "least_squares", py::none());
+    } else {
+        put(d, k.success, py::bool_(number_of > 0));
+        put(d, k.message, value_of(result_type().messages.ptr(), status.ptr()));
+    }
+    // The call, as Python's function remembers it.
+    const py::object call = py::reinterpret_steal<py::object>(PyTuple_Pack(2, arguments.ptr(), keywords.ptr()));
+    if (!call || PyObject_GenericSetAttr(d.ptr(), k.call.ptr(), call.ptr()) != 0) raise();
     return d;
 }
 
@@ -208,7 +217,13 @@ void register_least_squares(py::module_& m) {
           });
     m.def("plain_fit", plain_fit);
     m.def("set_result_type", [](const py::object& type, const py::dict& messages, const py::object& finish) {
-        result_type() = {py::object(type).release(), py::object(messages).release(), py::object(finish).release()};
+        const Keys& k = keys();
+        py::dict all;
+        for (const py::handle key : {k.status, k.nit, k.nfev, k.njev, k.nhev, k.x, k.fun, k.cost, k.optimality, k.jac,
+                                     k.grad, k.cov, k.x_std, k.active_mask, k.dof, k.success, k.message})
+            all[key] = py::none();
+        result_type() = {py::object(type).release(), py::object(messages).release(), py::object(finish).release(),
+                         all.release()};
     });
 }
 

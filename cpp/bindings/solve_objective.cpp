@@ -24,10 +24,15 @@ template <class S> PyObject* new_array(int dimensions, const Py_intptr_t* shape)
     return api.PyArray_NewFromDescr_(api.PyArray_Type_, d, dimensions, shape, nullptr, nullptr, 0, nullptr);
 }
 
+PyTypeObject* array_type() {
+    static auto* const type = reinterpret_cast<PyTypeObject*>(py::detail::npy_api::get().PyArray_Type_);
+    return type;
+}
+
 bool is_array(PyObject* o) { return py::detail::npy_api::get().PyArray_Check_(o); }
 
 // Exactly that type: a subclass may mean more than its values, as masked arrays do.
-bool is_plain_array(PyObject* o) { return Py_TYPE(o) == py::detail::npy_api::get().PyArray_Type_; }
+bool is_plain_array(PyObject* o) { return Py_IS_TYPE(o, array_type()); }
 
 const char* type_name(PyObject* o) { return Py_TYPE(o)->tp_name; }
 
@@ -93,6 +98,7 @@ void prepare_arrays() {
     descriptor<std::complex<float>>();
     descriptor<std::complex<double>>();
     descriptor<std::int64_t>();
+    array_type();
 }
 
 PyObject* float64_descriptor() { return descriptor<double>(); }

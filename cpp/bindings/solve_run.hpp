@@ -165,6 +165,7 @@ struct Keys {
     py::handle success = interned("success");
     py::handle message = interned("message");
     py::handle dof = interned("dof");
+    py::handle call = interned("_call");
 };
 
 inline const Keys& keys() {

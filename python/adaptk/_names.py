@@ -65,20 +65,22 @@ def known_names_only(
     """The function, with the error of :func:`unexpected` for other names; `remedies` says what to do about some.
 
     `then` is called with the result and the arguments, and returns the result. `shorter` is called first, with the
-    arguments, and returns what the function would, or None if it cannot.
+    arguments, and returns what `then` would, or None if it cannot.
     """
     known = list(inspect.signature(function).parameters)
     are_known = frozenset(known).issuperset
 
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
+        result = shorter(args, kwargs)
+        if result is not None:
+            return result
         if not are_known(kwargs):
             name = next(n for n in kwargs if n not in known)
             if name in remedies:
                 raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}: {remedies[name]}")
             raise unexpected(function.__name__, name, known)
-        result = shorter(args, kwargs)
-        return then(function(*args, **kwargs) if result is None else result, args, kwargs)
+        return then(function(*args, **kwargs), args, kwargs)
 
     return checked
 

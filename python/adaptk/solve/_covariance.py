@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from adaptk.solve._result import Fit
 
-__all__ = ["sandwich"]
+__all__ = ["of_products", "sandwich"]
 
 Array = npt.NDArray[Any]
 
@@ -53,3 +54,49 @@ def sandwich(result: Fit, known: bool, robust: tuple[Array, Array, Array] | None
     spread = half @ half.T * (1.0 if known else m / (m - n))
     result["x_std"] = (np.sqrt(spread.diagonal()) * unit).astype(result.cov.dtype)
     result["cov"] = (spread * unit * unit).astype(result.cov.dtype)
+
+
+def of_products(
+    gram: Callable[[Array], Array],
+    residuals: Array,
+    known: bool,
+    white: bool,
+    robust: tuple[Array, Array, Array] | None = None,
+) -> tuple[Array, Array]:
+    """The covariance and the standard deviations of a fit whose Jacobian is not factored, float64.
+
+    ``gram(c)`` is ``J' diag(c) J``. `robust` as in :func:`sandwich`, which is also what `white` asks for. J is squared,
+    in units of its columns' norms: one whose rank is full by less than the root of its rounding counts as singular.
+    """
+    weight = np.ones(residuals.size) if robust is None else robust[0]
+    a = gram(weight)
+    m, n = residuals.size, len(a)
+    infinite = np.full((n, n), np.inf), np.full(n, np.inf)
+    if m < n or (m == n and not known) or not np.isfinite(a).all():
+        return infinite
+    scale = np.sqrt(a.diagonal())
+    scale[scale == 0] = 1.0
+    units = np.outer(scale, scale)
+    try:
+        factor = np.linalg.cholesky(a / units)
+    except np.linalg.LinAlgError:
+        return infinite
+    if factor.diagonal().min() <= np.sqrt(m * np.finfo(np.float64).eps):
+        return infinite
+    inverse = np.linalg.inv(factor)
+    if robust is None and not white:
+        sigma = 1.0 if known else float(np.linalg.norm(residuals)) / np.sqrt(m - n)
+        spread = inverse.T @ inverse
+    else:
+        rows, score = inverse, residuals
+        if robust is not None:
+            score = robust[2]
+            middle = inverse @ (gram(robust[1]) / units) @ inverse.T
+            if _definite(middle):
+                rows = np.linalg.solve(middle, inverse)
+        sigma = float(np.abs(score).max()) or 1.0
+        left = inverse.T @ rows
+        spread = left @ (gram(np.square(score / sigma)) / units) @ left.T
+        sigma *= 1.0 if known else np.sqrt(m / (m - n))
+    size = sigma / scale
+    return spread * np.outer(size, size), np.sqrt(spread.diagonal()) * size

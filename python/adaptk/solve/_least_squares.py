@@ -159,8 +159,9 @@ def levenberg_marquardt(
         by central differences unless `jac` is ``"2-point"``.
     linear_solver : {None, "qr", "cg"}
         How steps are computed. ``"cg"``: by conjugate gradients, for many parameters. `jac` then returns an array, a
-        matrix of :mod:`scipy.sparse`, or an operator with ``matvec`` and ``rmatvec``, and is never factored: so the
-        result has no `cov` and `x_std`, and steps are not polished.
+        matrix of :mod:`scipy.sparse`, or an operator with ``matvec`` and ``rmatvec``, and is never factored: so steps
+        are not polished, and `cov` and `x_std` come from ``J'J``, with half of the digits. The result lacks them if
+        there are more than 2048 parameters, or `jac` returns an operator.
     vectorized : bool
         Whether `fun` takes a stack of points, shape (k, n), and returns (k, m); differences are then one call.
     rel_step, typical : float or array_like, optional
@@ -203,12 +204,12 @@ def levenberg_marquardt(
         `dof` is the number of degrees of freedom, and the method ``confidence_intervals(level)`` gives intervals of the
         parameters. `cov` and `x_std` are infinite where the Jacobian has not full rank, or (without `absolute_sigma`)
         no degree of freedom is left. With a robust loss they are those of the sandwich estimate, which holds whatever
-        the distribution of the residuals. If the start is not finite they are NaN. Of fixed parameters they are 0, and
-        of tied ones they follow from the others' to first order. `jac` and `grad` are derivatives by the free
-        parameters, ties included, and 0 for the others; `fixed` and `tied` say which those are. With `mask` or
-        `nan_policy`, `fun` and `jac` have the residuals that count, and `mask`, shape (m,), says which do not. With
-        `starts` the result is the one of least cost, of those that have converged if any has; `local_results` is the
-        list of all, in the order of `starts`, shape (s + 1, n), which begins with `x0`.
+        the distribution of the residuals. With status -3 they and `grad` are NaN, and `jac` is None. Of fixed
+        parameters they are 0, and of tied ones they follow from the others' to first order. `jac` and `grad` are
+        derivatives by the free parameters, ties included, and 0 for the others; `fixed` and `tied` say which those are.
+        With `mask` or `nan_policy`, `fun` and `jac` have the residuals that count, and `mask`, shape (m,), says which
+        do not. With `starts` the result is the one of least cost, of those that have converged if any has;
+        `local_results` is the list of all, in the order of `starts`, shape (s + 1, n), which begins with `x0`.
 
     Raises
     ------
@@ -230,6 +231,8 @@ def levenberg_marquardt(
     >>> r.success, r.x.round(6)
     (True, array([2., 3.]))
     """
+    if covariance is not None and covariance != "sandwich":
+        raise ValueError(f"covariance: expected None or 'sandwich', got {covariance!r}")
     if not (
         (starts is None and fixed is None and ties is None)
         and (mask is None and nan_policy is None and complex_residuals is False)
@@ -237,8 +240,6 @@ def levenberg_marquardt(
         and (jac_sparsity is None and (linear_solver is None or linear_solver == "qr"))
     ):
         return _in_layers(dict(locals()))
-    if covariance is not None and covariance != "sandwich":
-        raise ValueError(f"covariance: expected None or 'sandwich', got {covariance!r}")
     x = arguments.start(x0)
     size = x.dtype.itemsize
     f = arguments.function(fun, "fun", size, "residuals")

@@ -16,14 +16,17 @@ from typing import Any, cast
 import numpy as np
 
 from adaptk.solve import _arguments as arguments
-from adaptk.solve import _check, _losses
+from adaptk.solve import _check, _covariance, _losses
 from adaptk.solve._linear import cg
-from adaptk.solve._operators import Jacobian
+from adaptk.solve._operators import Jacobian, is_product
 from adaptk.solve._result import Fit, finish
 
 __all__ = ["fit"]
 
 Array = arguments.Array
+
+# Its matrix then takes 32 MB, and its inverse a second or so.
+MOST_WITH_COVARIANCE = 2048
 
 
 class _Weighted:
@@ -35,12 +38,15 @@ class _Weighted:
             self.squares = float(r @ r)
             self.weight = self.root_slope = np.ones_like(r)
             self.pull = r
+            self.robust = None
             return
         z, rho, first, second = _losses.values(loss, r, c)
         self.squares = float(c * c * rho.sum())
         self.weight = np.sqrt(np.maximum(first + 2 * second * z, 0.1 * first)).astype(r.dtype)
         self.root_slope = np.sqrt(first).astype(r.dtype)
         self.pull = (first * r).astype(r.dtype)
+        # What a sandwich is made of: the squared weights, psi' and psi.
+        self.robust = np.square(self.weight, dtype=np.float64), first + 2 * second * z, first * r
 
 
 class _Monitor:
@@ -83,9 +89,10 @@ def _tolerances(options: dict[str, Any], coarse: bool) -> tuple[float, float, fl
 
 def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any], bounds: Callable[..., Any]) -> Fit:
     """The fit in which every product with the Jacobian is one."""
-    if options["covariance"] is not None:
-        raise ValueError("linear_solver: 'cg' does not go with covariance")
     x = arguments.start(x0)
+    white = options["covariance"] is not None
+    if white and x.size > MOST_WITH_COVARIANCE:
+        raise ValueError(f"covariance: linear_solver='cg' has none of more than {MOST_WITH_COVARIANCE} parameters")
     n, size, extra = x.size, x.dtype.itemsize, arguments.tuple_of(args)
     f = arguments.function(fun, "fun", size, "residuals")
     if isinstance(f, tuple):
@@ -123,14 +130,17 @@ def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any], bounds: Callable[
     here = _Weighted(loss, c, r)
     grad = np.full(n, np.nan, dtype=x.dtype)
     j: Any = None
+    j_at: Array | None = None  # the point that it is of
     free = np.ones(n, dtype=bool)
     d = np.zeros(n, dtype=x.dtype) if scale is None else 1 / scale
     damping, growth, largest, moved = 1e-3, 2.0, 0.0, math.nan
     status = 0 if math.isfinite(here.squares) else -3
 
     def slope() -> Jacobian:
-        nonlocal j, grad, free
-        j = jac(x.copy(), *extra)
+        nonlocal j, j_at, grad, free
+        j, j_at = jac(x.copy(), *extra), x
+        if white and is_product(j):
+            raise ValueError("covariance: not of a jac that returns operators, whose elements are not to be had")
         count["njev"] += 1
         product = Jacobian(j, m, n, x.dtype)
         grad = product.back(here.pull)
@@ -209,13 +219,24 @@ def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any], bounds: Callable[
         count["nit"] += 1
         if count["nfev"] >= most and status == 0:
             break
-    if status > 1 and j is not None:
+    if j is not None and j_at is not x:
         slope()
+        if not np.isfinite(grad).all():
+            status = -3
     if loss == "tukey" and status > 0 and (np.abs(here.r) >= c).all():
         status = -4
     raw: dict[str, Any] = {"status": status, "x": x, "fun": here.r, "jac": j, "grad": grad, "cost": here.squares / 2}
     raw |= count
-    raw["optimality"] = steepest() if np.isfinite(grad).all() else math.nan
+    if status == -3:
+        raw |= {"jac": None, "grad": np.full_like(grad, np.nan), "optimality": math.nan}
+    else:
+        raw["optimality"] = steepest()
+    if n <= MOST_WITH_COVARIANCE and not is_product(j):
+        cov, std = np.full((n, n), np.nan), np.full(n, np.nan)
+        if status != -3:
+            gram = Jacobian(j, m, n, x.dtype).gram
+            cov, std = _covariance.of_products(gram, here.r, bool(options["absolute_sigma"]), white, here.robust)
+        raw |= {"cov": cov.astype(x.dtype), "x_std": std.astype(x.dtype)}
     raw["active_mask"] = (x >= high).astype(np.int64) - (x <= low).astype(np.int64)
     if watch.keep:
         raw["history"] = {name: np.array(values) for name, values in watch.history.items()}

@@ -70,6 +70,14 @@ class Jacobian:
 
         return times
 
+    def gram(self, weight: Array) -> Array:
+        """``J' diag(weight) J`` of one that is not an operator, float64."""
+        if is_sparse(self.j):
+            j = self.j.astype(np.float64)
+            return np.asarray((j.T @ j.multiply(weight[:, None]).tocsr()).toarray())
+        j = np.asarray(self.j, dtype=np.float64)
+        return np.asarray(j.T @ (j * weight[:, None]))
+
     def dense(self) -> Array:
         if is_sparse(self.j):
             return np.asarray(self.j.toarray())

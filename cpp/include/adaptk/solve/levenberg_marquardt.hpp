@@ -105,7 +105,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         s.status = start();
         if (s.status == Status::limit) s.status = iterate();
         if (o.polish && s.status > Status::limit && length > 0 && w.n > 0) finish();
-        if (w.factored && w.at != nullptr && outdated) refresh();
+        if (w.factored && w.at != nullptr && outdated && !refresh()) s.status = Status::nonfinite;
         s.value = half(cost) / unit / unit;
         s.gradient = have_jacobian ? reported_gradient() : std::numeric_limits<T>::quiet_NaN();
         if (unit != 1) {
@@ -194,8 +194,9 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         if constexpr (!in_place) w.own.resize(w.m, w.n);
         if (!evaluate(w.x, w.r)) return Status::aborted;
         cost = std::numeric_limits<T>::quiet_NaN();
-        if (!w.r.allFinite()) return Status::nonfinite;
-        unit = unit_of(largest(w.r));
+        const T size = norm(w.r);
+        if (!std::isfinite(size) && !w.r.allFinite()) return Status::nonfinite;
+        unit = unit_of(std::isfinite(size) ? size : largest(w.r));
         if (unit != 1) {
             w.r *= unit;
             loss_scale *= unit;
@@ -491,7 +492,8 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     // A factorisation of the Jacobian that is there. False where that is not finite.
     bool refresh() {
         mixable = rejected = false;
-        return factor();
+        have_jacobian = factor();
+        return have_jacobian;
     }
 
     // Jacobian, scales, the set of variables that bounds hold, and the factorisation, which is the last one if the step
@@ -510,17 +512,16 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             if (f.jacobian(w.x.data(), raw, w.own.data())) w.at = w.own.data();
         }
         if (w.at == nullptr) return Status::aborted;
-        if (!large() && !w.j().allFinite()) return Status::nonfinite;
         if (unit != 1) w.j() *= unit;
         if constexpr (requires { f.value_error(); })
             if (f.value_error() > noise) expect_noise(f.value_error());
-        if (!factor(near)) return Status::nonfinite;
+        have_jacobian = factor(near);
+        if (!have_jacobian) return Status::nonfinite;
         outdated = outdated || near;
-        have_jacobian = true;
         return Status::limit;
     }
 
-    // Whether factorisations are those of blocked_qr.hpp, which also look whether J is finite.
+    // Whether factorisations are those of blocked_qr.hpp.
     bool large() const {
         if constexpr (Linalg::blocked) return Linalg::blocked_fit(w.m, w.n);
         return false;
@@ -534,23 +535,25 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             project();
             return true;
         }
+        const bool robust = o.loss != Loss::linear;
+        // What the rows are multiplied with: J'r is theirs.
+        const Vector<T>& residuals = robust ? w.weighted_r : w.r;
         w.factored = false;
         in_blocks = !reflections && large();
-        const bool robust = o.loss != Loss::linear;
         if (!in_blocks) {
-            w.qr.a = w.j();
+            w.qr.take(w.at);
         } else if (robust) {
             w.weighted = w.j();
         }
-        w.weighted_r = w.r;
         if (robust) {
+            if (!in_blocks && !w.j().allFinite()) return false;
             weigh();
         } else {
-            cosine_length = norm(w.weighted_r);
+            cosine_length = length;
         }
         if constexpr (Linalg::blocked) {
             const T* const rows = robust ? w.weighted.data() : w.at;
-            if (in_blocks && !blocks.measure(rows, w.m, w.n, w.weighted_r, same_jacobian))
+            if (in_blocks && !blocks.measure(rows, w.m, w.n, residuals, same_jacobian))
                 return w.j().allFinite() && factor_by_reflections();
         }
         bool again = same_jacobian;
@@ -564,7 +567,9 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             }
             if (!in_blocks) {
                 column = norm(w.qr.a.col(k));
-                w.g[k] = w.qr.a.col(k).dot(w.weighted_r);
+                // The norm of what is not finite is not, but neither may be that of large elements.
+                if (!std::isfinite(column) && !w.qr.a.col(k).allFinite()) return false;
+                w.g[k] = w.qr.a.col(k).dot(residuals);
             }
             if (!o.fixed_scale) w.d[k] = std::max(w.d[k], column);
             w.divisor[k] = w.d[k] > 0 ? w.d[k] : T(1);
@@ -580,10 +585,10 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             }
         }
         if constexpr (Linalg::blocked)
-            if (in_blocks && !blocks.compute(w.weighted_r, w.divisor, w.fixed, w.qr, w.qt_r, again))
+            if (in_blocks && !blocks.compute(residuals, w.divisor, w.fixed, w.qr, w.qt_r, again))
                 return factor_by_reflections();
         if (!in_blocks) {
-            w.qt_r = w.weighted_r;
+            w.qt_r = residuals;
             w.qr.compute(w.qt_r);
         }
         w.factored = unit == 1 && !robust && !w.fixed.any();
@@ -591,10 +596,9 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     }
     // What is new where only the residuals are, after reflections.
     void project() {
-        w.weighted_r = w.r;
-        cosine_length = norm(w.weighted_r);
-        times_rows(w.weighted_r, w.j(), w.g);
-        w.qt_r = w.weighted_r;
+        cosine_length = length;
+        times_rows(w.r, w.j(), w.g);
+        w.qt_r = w.r;
         w.qr.apply(w.qt_r);
     }
     bool factor_by_reflections() {

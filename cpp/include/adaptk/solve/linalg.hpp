@@ -28,7 +28,8 @@ template <class V> auto norm(const V& v) {
 // y = A'x.
 template <class T, class A> void times_rows(const Vector<T>& x, const A& a, Vector<T>& y) {
     y.setZero();
-    for (Eigen::Index i = 0; i < a.rows(); ++i) y += x[i] * a.row(i).transpose();
+    for (Eigen::Index i = 0; i < a.rows(); ++i)
+        for (Eigen::Index k = 0; k < a.cols(); ++k) y[k] += x[i] * a(i, k);
 }
 
 template <class V> auto largest(const V& v) {
@@ -72,6 +73,20 @@ template <class T> class PivotedQr {
         order.resize(n);
     }
 
+    // `a` from memory row after row.
+    void take(const T* rows) {
+        const int m = int(a.rows()), n = int(a.cols());
+        if (n >= 16) {
+            a = Eigen::Map<const Rows<T>>(rows, m, n);
+            return;
+        }
+        for (int k = 0; k < n; ++k) {
+            T* const column = a.data() + std::ptrdiff_t(k) * m;
+            const T* from = rows + k;
+            for (int i = 0; i < m; ++i, from += n) column[i] = *from;
+        }
+    }
+
     // Factors `a`, which is overwritten, and b becomes Q'b.
     void compute(Vector<T>& b) {
         const int m = int(a.rows()), n = int(a.cols());
@@ -89,8 +104,8 @@ template <class T> class PivotedQr {
                 a.col(k).swap(a.col(pivot));
                 r.col(k).head(k).swap(r.col(pivot).head(k));
                 std::swap(order[k], order[pivot]);
-                norms_[pivot] = norms_[k];
-                exact_[pivot] = exact_[k];
+                std::swap(norms_[k], norms_[pivot]);
+                std::swap(exact_[k], exact_[pivot]);
             }
             reflect(k, m, n, b);
         }
@@ -113,7 +128,8 @@ template <class T> class PivotedQr {
   private:
     void reflect(int k, int m, int n, Vector<T>& b) {
         auto v = a.col(k).tail(m - k);
-        const T length = norm(v);
+        // A norm that no update has changed is that of this column from row k on.
+        const T length = norms_[k] == exact_[k] ? exact_[k] : norm(v);
         if (!(length > 0)) return;
         // v becomes the reflector with first element 1 + |a_k| / length, between 1 and 2: no cancellation.
         const T signed_length = v[0] < 0 ? -length : length;
