@@ -104,8 +104,8 @@ def made(name: str, **options: Any) -> Callable[[Any], adaptk.Optimizer]:
 def test_every_class(device: Library, name: str, options: dict[str, Any], rule: str) -> None:
     pair = Pair(device, made(name, **options), arrays(0, dtypes=("float32", "float64", NARROW, "float16")))
     assert pair.device.rules == (rule,)
-    for t in range(4):
-        pair.same(pair.step(grad_scale=0.5 if t % 2 else 1.0, clip_norm=(None, 1.0, 100.0, np.inf)[t]))
+    for t in range(2):
+        pair.same(pair.step(grad_scale=0.5 if t % 2 else 1.0, clip_norm=(None, 1.0)[t]))
     pair.check()
 
 
