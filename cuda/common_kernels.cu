@@ -82,7 +82,9 @@ void launch_random(const RandomLaunch& p, detail::Distributed kind, unsigned blo
 }
 
 void launch_constant(const ConstantLaunch& p, std::size_t bytes, unsigned blocks, cudaStream_t stream) {
-    if (bytes == 2) {
+    if (bytes == 1) {
+        launch(constant_kernel<unsigned char>, "constant_kernel", blocks, block_threads, stream, p);
+    } else if (bytes == 2) {
         launch(constant_kernel<unsigned short>, "constant_kernel", blocks, block_threads, stream, p);
     } else if (bytes == 4) {
         launch(constant_kernel<unsigned>, "constant_kernel", blocks, block_threads, stream, p);

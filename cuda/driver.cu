@@ -1561,6 +1561,7 @@ bool fill_random(int device, void* on, const detail::RandomFill& fill, Format fo
         launch.block_count = (launch.end + whole - 1) / whole * detail::random_blocks - launch.first_block;
         launch.distribution = detail::distribution_of(fill, format);
         launch.format = format;
+        launch.float8 = size_of(format) == 1 ? detail::info_of(format).dlpack_code : 0;
         launch_random(launch, fill.kind, blocks_for_items(device, launch.block_count), static_cast<cudaStream_t>(on));
     });
 }

@@ -2,6 +2,7 @@
 // a block of the generator at a time, whose numbers lie 256 elements apart, so that a warp writes neighbours.
 #pragma once
 
+#include "adaptk/formats/float8.hpp"
 #include "adaptk/formats/half.hpp"
 #include "adaptk/random.hpp"
 #include "device.hpp"
@@ -39,15 +40,18 @@ ADAPTK_DEVICE void draw_numbers(const detail::Distribution<double>& d, const Ran
     }
 }
 
-ADAPTK_DEVICE void store_number(double x, void* data, std::uint64_t i, detail::Format) {
-    __stcg(static_cast<double*>(data) + i, x);
+ADAPTK_DEVICE void store_number(double x, std::uint64_t i, const RandomLaunch& to) {
+    __stcg(static_cast<double*>(to.data) + i, x);
 }
-ADAPTK_DEVICE void store_number(float x, void* data, std::uint64_t i, detail::Format format) {
-    if (format == detail::Format::float32) {
-        __stcg(static_cast<float*>(data) + i, x);
+ADAPTK_DEVICE void store_number(float x, std::uint64_t i, const RandomLaunch& to) {
+    if (to.format == detail::Format::float32) {
+        __stcg(static_cast<float*>(to.data) + i, x);
+    } else if (to.float8 != 0) {
+        const std::uint8_t code = to.float8 == dlpack_float8_e5m2 ? Float8E5M2::encode(x) : Float8E4M3FN::encode(x);
+        __stcg(static_cast<unsigned char*>(to.data) + i, code);
     } else {
-        const std::uint16_t code = format == detail::Format::bfloat16 ? BFloat16::encode(x) : Float16::encode(x);
-        __stcg(static_cast<unsigned short*>(data) + i, code);
+        const std::uint16_t code = to.format == detail::Format::bfloat16 ? BFloat16::encode(x) : Float16::encode(x);
+        __stcg(static_cast<unsigned short*>(to.data) + i, code);
     }
 }
 
@@ -68,7 +72,7 @@ __global__ void __launch_bounds__(block_threads, common_resident_blocks)
 #pragma unroll
         for (int j = 0; j < int(count); ++j) {
             const std::uint64_t e = first + blocks * std::uint64_t(j);
-            if (e >= launch.begin && e < launch.end) store_number(x[j], launch.data, e - launch.begin, launch.format);
+            if (e >= launch.begin && e < launch.end) store_number(x[j], e - launch.begin, launch);
         }
     }
 }

@@ -16,6 +16,7 @@ struct RandomLaunch {
     std::uint64_t first_block, block_count;  // of the generator: those of whole tiles (random_kernels.hpp)
     detail::Distribution<double> distribution;
     detail::Format format;
+    std::uint8_t float8;  // DLPack's code of a format of one byte, else 0
 };
 
 struct ConstantLaunch {

@@ -191,3 +191,11 @@ def test_rows_that_come_later_start_where_their_params_are(kind: str) -> None:
             opt.step([(np.array([row]), np.full((1, 2), value))])
         z = opt.state[0]["x0"]
     assert same_bits(z, p)
+
+
+def test_errors_say_nan_without_a_sign() -> None:
+    p = [np.ones(3)]
+    opt = adaptk.DAdaptAdam(p)
+    opt.step([np.full(3, np.inf)])  # infinity minus infinity is a NaN with a sign on x86
+    with pytest.raises(ValueError, match=r": nan is not in \(-inf, inf\)"):
+        opt.step([np.ones(3)])

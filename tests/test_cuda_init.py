@@ -93,3 +93,14 @@ def test_errors(device: Library) -> None:
     with machine().calls.failing("write"), pytest.raises(RuntimeError, match="write: unspecified launch"):
         init.orthogonal(x, seed=1)
     assert (device.get(x) == BEFORE).all()
+
+
+@pytest.mark.parametrize("name", ["uniform", "normal", "truncated_normal", "constant", "orthogonal"])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_float8(name: str, dtype: str, device: Library) -> None:
+    narrow = np.dtype(getattr(pytest.importorskip("ml_dtypes"), dtype))
+    if not device.has("bfloat16"):
+        pytest.skip(f"{device.name} has no dtypes of ml_dtypes")
+    host = np.zeros((3, 1021), narrow)
+    x = device.put(host)
+    assert_equal(device.get(ALL[name](x, 7)), ALL[name](host, 7), name)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from device_arrays import Machine, SimulatedMachine, cudart
 from helpers import Array, same_bits
+from run_time_compiler import cache as cache
+from run_time_compiler import needs_nvrtc
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 jax = pytest.importorskip("jax")
@@ -96,6 +98,39 @@ def test_steps_are_those_of_the_cpu(on_device: Route, rule: str, state_dtype: An
     opt = getattr(adaptk.jax, rule)(0.0123, state_dtype=state_dtype, min_8bit_size=0, seed=5)
     params = randoms(0)
     assert_same(steps(on_device(opt.apply), opt, params), steps(jax.jit(opt.apply), opt, params))
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("rule", ["lamb", "lars", "stable_adamw", "novograd", "adam_mini_tensor"])
+def test_reductions(on_device: Route, rule: str) -> None:
+    opt = getattr(adaptk.jax, rule)(0.0123, weight_decay=0.1)
+    params = randoms(0)
+    assert_same(steps(on_device(opt.apply), opt, params), steps(jax.jit(opt.apply), opt, params))
+
+
+@needs_nvrtc
+def test_vmap_of_reductions(on_device: Route) -> None:
+    """Each member has norms, a state and a rate of its own."""
+
+    def step(params: Any, grads: Any, state: Any, lr: Any) -> Any:
+        return adaptk.jax.novograd(lr).apply(params, grads, state)
+
+    members = [randoms(k) for k in range(3)]
+    states = [adaptk.jax.novograd().init(m)._replace(count=jnp.int32(k)) for k, m in enumerate(members)]
+    p, s = jax.tree.map(lambda *x: jnp.stack(x), *zip(members, states, strict=True))
+    lrs = jnp.array([0.1, 0.2, 0.4])
+    got = on_device(jax.vmap(step))(p, p, s, lrs)
+    for k in range(3):
+        want = jax.jit(step)(members[k], members[k], states[k], lrs[k])
+        assert_same(jax.tree.map(lambda x: x[k], got), want)  # noqa: B023
+
+
+@needs_nvrtc
+def test_rows_and_columns_are_refused(on_device: Route) -> None:
+    opt = adaptk.jax.adafactor(0.1)
+    params = jnp.ones((3, 4))
+    with pytest.raises(HandlerError, match="adafactor, which has reductions over rows or columns"):
+        on_device(opt.apply)(params, params, opt.init(params))
 
 
 @pytest.mark.parametrize("state_dtype", [None, "bfloat16_sr"], ids=str)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,8 @@ import pytest
 from adaptk.catalogue import all_rules, find
 from device_arrays import Exchange, Library, Machine, assert_equal, cudart
 from helpers import RULES, THREE_RULES, make_list, same_bits
+from run_time_compiler import cache as cache
+from run_time_compiler import needs_nvrtc
 from test_cuda_c_abi import Device
 from test_cuda_errors import refused
 from test_cuda_functions import values
@@ -27,29 +27,6 @@ from traced_rules import traced
 pytestmark = pytest.mark.cuda
 
 SIZES = (1, 33, 256, 300, 1025)
-
-
-def nvrtc() -> str | None:
-    """Its library, if it is installed."""
-    named = os.environ.get("ADAPTK_NVRTC")
-    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    found = [named] if named else sorted(p for f in folders for p in glob.glob(f"{f}/nvidia/*/lib/libnvrtc.so.*"))
-    return next((p for p in found if "builtins" not in p), None)
-
-
-needs_nvrtc = pytest.mark.skipif(nvrtc() is None, reason="needs nvidia-cuda-nvrtc, or ADAPTK_NVRTC: its library")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """NVRTC by its name, and a folder for what it compiles."""
-    with pytest.MonkeyPatch.context() as patch:
-        if (library := nvrtc()) is not None:
-            patch.setenv("ADAPTK_NVRTC", library)
-        folder = tmp_path_factory.mktemp("compiled")
-        folder.chmod(0o700)
-        patch.setenv("ADAPTK_CACHE", str(folder))
-        yield folder
 
 
 @pytest.fixture

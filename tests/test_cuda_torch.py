@@ -10,6 +10,8 @@ import device_arrays
 import numpy as np
 import pytest
 from adaptk import _core
+from run_time_compiler import cache as cache
+from run_time_compiler import needs_nvrtc
 from sparse_cases import gradient
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -62,7 +64,7 @@ class Owner:
             self.state[p] = {n: copy.copy(make()) for n, make in self.numbers.items()}
             for s in self.rule.states:
                 value = s.initial if s.initial_from is None else group[s.initial_from]
-                self.state[p][s.name] = self.put(np.full(shape, value, np.float32))
+                self.state[p][s.name] = self.put(np.full(s.shape_beside(tuple(shape)), value, np.float32))
         state = self.state[p]
         arrays = [state[s.name] for s in self.rule.states]
         return state, (p, *arrays), tuple(state[n] for n in self.numbers), False, self.fresh, False
@@ -139,6 +141,44 @@ def test_steps(rule: str) -> None:
         values = {"lr": 0.01 / (1 + t), "weight_decay": 0.1 * (t % 2)}
         assert len(pair.on_device.step(pair.device, values)[0]) == len(SIZES) - (t == 1)
         pair.on_host.step(pair.host, values)
+        pair.check()
+
+
+# Over tensors, and over all of them, with numbers that are carried; states of one number a tensor.
+REDUCED = ["lamb", "novograd", "adam_mini_tensor", "prodigy", "dowg"]
+
+
+def carried(rule: str) -> dict[str, float]:
+    return {n: adaptk.rules()[rule].defaults()[n] for n in adaptk.rules()[rule].carried}
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("rule", REDUCED)
+def test_reductions(rule: str) -> None:
+    pair = Pair(rule, {"step": 0.0})
+    groups = [{"params": of, "lr": 0.01, "weight_decay": 0.1, **carried(rule)} for of in (pair.device, pair.host)]
+    for t in range(3):
+        pair.set_grads(absent=2 if t == 1 else None)
+        for owner, group in zip((pair.on_device, pair.on_host), groups, strict=True):
+            values = {n: v for n, v in group.items() if n != "params"}
+            given = {"grad_scale": 1.0, "clip_norm": 0.5 if t == 2 else None, "skip_nonfinite": False, "undo": []}
+            owner.plan.step(owner, [group], [(owner.rule.name, values)], owner.state, **given)
+        pair.check()
+        assert {n: groups[0][n] for n in carried(rule)} == {n: groups[1][n] for n in carried(rule)}
+    assert {n: groups[0][n] for n in carried(rule)} != carried(rule) or not carried(rule)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("rule", ["lamb", "novograd"])
+def test_reductions_if_the_device_counts(rule: str, machine: device_arrays.Machine) -> None:
+    """The first step compiles and makes memory, so that the others may be captured."""
+    pair = Pair(rule, {"step": 0.0}, device_counts=True)
+    for t in range(3):
+        pair.set_grads()
+        machine.calls.is_capturing = t > 0
+        pair.on_device.step(pair.device, {"lr": 0.01})
+        machine.calls.is_capturing = False
+        pair.on_host.step(pair.host, {"lr": 0.01})
         pair.check()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import adaptk
 import numpy as np
 import pytest
+from adaptk import init
 from test_formats import bits, key_of, random_bits
 
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="NumPy's float8 dtypes are in ml_dtypes")
@@ -196,9 +197,29 @@ def test_refusals(name: str) -> None:
             adaptk.SGD([param], param_format=param_format)
     with pytest.raises(ValueError, match="state_dtype"):
         adaptk.Adam([param], state_dtype=name)
-    with pytest.raises(TypeError, match=f"x: dtype {name} is not filled; expected float32"):
-        adaptk.init.normal(param, seed=0)
     assert (param.astype(np.float32) == 1).all()
+
+
+def test_initial_values_are_float32_rounded(name: str, isa: str, threads: int) -> None:
+    dtype = DTYPES[name]
+
+    def check(fill: Any, shape: Any, **options: Any) -> None:
+        narrow, single = (fill(np.empty(shape, of), seed=4, **options) for of in (dtype, np.float32))
+        assert (codes(narrow) == codes(single.astype(dtype))).all()
+
+    for fill in (init.uniform, init.normal, init.truncated_normal):
+        for size in (0, 1, 3000, 70_001):
+            check(fill, size)
+        check(fill, 2000, offset=777)
+    for spread in (1e-7, 1e-3, 400.0):  # subnormal numbers, and what is beyond the largest one
+        check(init.normal, 3000, std=spread)
+    for fill in (init.glorot_uniform, init.he_normal, init.orthogonal):
+        check(fill, (40, 30))
+    for value in (0.0, -0.0, 1.0, 300.0, float("inf"), float("nan")):
+        x = init.constant(np.empty(5, dtype), value)
+        assert (codes(x) == codes(np.full(5, value, dtype))).all()
+    with pytest.raises(ValueError, match=f"value: 1e[+]06 is beyond {name}, whose largest number is"):
+        init.constant(x, 1e6)
 
 
 def test_torch(name: str) -> None:

@@ -24,10 +24,6 @@ struct Target : View {
         const ArgName name{"x"};
         View::take(x, name, *this, work);
         check_param(*this, name);
-        for (const Format known : {Format::float32, Format::float64, Format::bfloat16, Format::float16})
-            if (dtype == known) return;
-        fail(PyExc_TypeError, std::string("x: dtype ") + name_of(dtype) +
-                                  " is not filled; expected float32, float64, bfloat16 or float16");
     }
 
     // Calls run(backend, device, stream, error) for memory of a device.

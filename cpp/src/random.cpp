@@ -61,6 +61,11 @@ template <class T> void store(const RandomTable& k, const T* in, Format format, 
             std::memcpy(out, encoded, n * sizeof *encoded);
             return;
         }
+        if (size_of(format) == 1) {
+            const bool e5m2 = info_of(format).dlpack_code == dlpack_float8_e5m2;
+            (e5m2 ? k.encode_e5m2 : k.encode_e4m3fn)(in, reinterpret_cast<std::uint8_t*>(out), n);
+            return;
+        }
     }
     std::memcpy(out, in, n * sizeof(T));
 }

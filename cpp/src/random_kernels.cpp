@@ -2,6 +2,7 @@
 // kernels.cpp is: plain loops, internal to the object, which exports one function.
 #include "random_kernels.hpp"
 
+#include "adaptk/formats/float8.hpp"
 #include "adaptk/formats/half.hpp"
 #include "adaptk/random.hpp"
 
@@ -115,9 +116,10 @@ template <class T> void truncated(const RandomSource& source, const Distribution
     }
 }
 
-template <class Encode> ADAPTK_HD void encode(const float* from, std::uint16_t* to, size_t n, const Encode& element) {
+template <class Code, class Encode>
+ADAPTK_HD void encode(const float* from, Code* to, size_t n, const Encode& element) {
     const float* ADAPTK_RESTRICT x = from;
-    std::uint16_t* ADAPTK_RESTRICT y = to;
+    Code* ADAPTK_RESTRICT y = to;
     ADAPTK_INDEPENDENT
     for (size_t i = 0; i < n; ++i) y[i] = element(x[i]);
 }
@@ -128,6 +130,14 @@ void encode_bfloat16_tile(const float* in, std::uint16_t* out, size_t n) {
 
 void encode_float16_tile(const float* in, std::uint16_t* out, size_t n) {
     encode(in, out, n, [](float x) { return encode_float16(x); });
+}
+
+void encode_e4m3fn_tile(const float* in, std::uint8_t* out, size_t n) {
+    encode(in, out, n, [](float x) { return Float8E4M3FN::encode(x); });
+}
+
+void encode_e5m2_tile(const float* in, std::uint8_t* out, size_t n) {
+    encode(in, out, n, [](float x) { return Float8E5M2::encode(x); });
 }
 
 // Every column has a sum of its own, over the rows in order, so its bits do not depend on the vector's width.
@@ -154,6 +164,8 @@ constexpr RandomTable table{words,
                             {truncated<double>, 2 * blocks},
                             encode_bfloat16_tile,
                             encode_float16_tile,
+                            encode_e4m3fn_tile,
+                            encode_e5m2_tile,
                             reflect};
 
 }  // namespace

@@ -38,6 +38,8 @@ struct RandomTable {
     RandomKernel<double> uniform_f64, normal_f64, truncated_f64;
     void (*encode_bfloat16)(const float* in, std::uint16_t* out, std::size_t n);
     void (*encode_float16)(const float* in, std::uint16_t* out, std::size_t n);
+    void (*encode_e4m3fn)(const float* in, std::uint8_t* out, std::size_t n);
+    void (*encode_e5m2)(const float* in, std::uint8_t* out, std::size_t n);
     // x <- (I - factor v v') x for a panel of `rows` rows, each of panel_columns.
     void (*reflect)(const double* v, double factor, std::size_t rows, double* x);
 };

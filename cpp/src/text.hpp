@@ -6,8 +6,9 @@
 
 namespace adaptk::detail {
 
-// With as many digits as tell it from every other double.
+// With as many digits as tell it from every other double. NaN has no sign.
 inline std::string number_text(double x) {
+    if (x != x) return "nan";
     char text[32];
     std::snprintf(text, sizeof text, "%.17g", x);
     return text;

@@ -6,16 +6,17 @@ Each function fills one buffer in place and returns it::
     adaptk.init.zeros(bias)
 
 A buffer is a NumPy array or anything else that speaks DLPack, such as a tensor of PyTorch, of dtype float32, float64,
-bfloat16 or float16, on the CPU or on a CUDA device. It must be writable and fill one block of memory, as for
-:mod:`adaptk.ops`. Random numbers and constants are computed on the device, in the order of the stream that its library
-works on. :func:`orthogonal`, :func:`identity` and :func:`sparse` are computed on the CPU and copied, which cannot be
-captured in a CUDA graph.
+bfloat16, float16, float8_e4m3fn or float8_e5m2, on the CPU or on a CUDA device. It must be writable and fill one block
+of memory, as for :mod:`adaptk.ops`. Random numbers and constants are computed on the device, in the order of the stream
+that its library works on. :func:`orthogonal`, :func:`identity` and :func:`sparse` are computed on the CPU and copied,
+which cannot be captured in a CUDA graph.
 
 **The numbers depend on the seed and on their place alone.** They come from the counter-based generator Philox4x32-10
 (Salmon et al. 2011), and every operation after it is rounded in the same way everywhere: the bits are the same for
 every number of threads, instruction set, machine and CUDA device. Elements are numbered in the order of memory, so a
-transposed array gets the transpose of what its base would get. Numbers for float32, bfloat16 and float16 are the same,
-rounded; those for float64 are others, of more bits. ``offset`` of :func:`uniform`, :func:`normal` and
+transposed array gets the transpose of what its base would get. Numbers for float32 and narrower dtypes are the same,
+rounded to nearest; those for float64 are others, of more bits. What is drawn beyond a dtype's largest number becomes
+infinity, or NaN in float8_e4m3fn, which has no infinity. ``offset`` of :func:`uniform`, :func:`normal` and
 :func:`truncated_normal` fills a part of an array that is divided among processes.
 
 **One seed for each buffer.** A seed is an integer in [0, 2**64). Two buffers with the same seed get the same numbers;
@@ -71,6 +72,8 @@ Mode: TypeAlias = Literal["fan_in", "fan_out", "fan_avg"]
 Convention: TypeAlias = Literal["torch", "keras"]
 
 _LARGEST = {
+    "float8_e4m3fn": 448.0,
+    "float8_e5m2": 57344.0,
     "float16": 65504.0,
     "bfloat16": float.fromhex("0x1.fep127"),
     "float32": float(np.finfo(np.float32).max),
