@@ -405,7 +405,7 @@ def test_every_kernel_is_there(kernels: dict[str, Kernel]) -> None:
             *twice,
             *twice,
             *["random"] * 6,
-            *["constant"] * 3,
+            *["constant"] * 4,
         ]
     )
 

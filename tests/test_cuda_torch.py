@@ -58,7 +58,7 @@ class Owner:
         """The stand-ins for tensors have no storage that could be freed."""
 
     def _bind(self, p: Any, group: Any, name: str, where: str, undo: list[Any]) -> Any:
-        assert name == self.rule.name
+        assert name == self.rule.key
         if p not in self.state:
             shape = p.shape
             self.state[p] = {n: copy.copy(make()) for n, make in self.numbers.items()}
@@ -86,7 +86,7 @@ class Owner:
     def step(self, params: list[Any], values: dict[str, Any], **options: Any) -> Any:
         groups = [{"params": params, **values}]
         given = {"grad_scale": 1.0, "clip_norm": None, "skip_nonfinite": False, "undo": [], **options}
-        done = self.plan.step(self, groups, [(self.rule.name, values)], self.state, **given)
+        done = self.plan.step(self, groups, [(self.rule.key, values)], self.state, **given)
         assert done[3:] == ([], [])  # nothing is left to PyTorch
         return done[:3]
 
@@ -162,7 +162,7 @@ def test_reductions(rule: str) -> None:
         for owner, group in zip((pair.on_device, pair.on_host), groups, strict=True):
             values = {n: v for n, v in group.items() if n != "params"}
             given = {"grad_scale": 1.0, "clip_norm": 0.5 if t == 2 else None, "skip_nonfinite": False, "undo": []}
-            owner.plan.step(owner, [group], [(owner.rule.name, values)], owner.state, **given)
+            owner.plan.step(owner, [group], [(owner.rule.key, values)], owner.state, **given)
         pair.check()
         assert {n: groups[0][n] for n in carried(rule)} == {n: groups[1][n] for n in carried(rule)}
     assert {n: groups[0][n] for n in carried(rule)} != carried(rule) or not carried(rule)
@@ -261,6 +261,31 @@ def test_a_skipped_step_is_not_counted_on_the_device() -> None:
         pair.on_host.step(pair.host, {"lr": 0.01}, skip_nonfinite=True)
         pair.check()
     assert pair.on_device.counted == [1, 1, -1, 1]
+
+
+@needs_nvrtc
+def test_reductions_on_two_devices() -> None:
+    """Those of each tensor are added up where it is, and those of all params have to be in one place."""
+    for rule in ("lamb", "prodigy"):
+        pair = Pair(rule, {"step": 0.0})
+        both = Owner(rule, None, {})
+
+        def bind(p: Any, *rest: Any) -> Any:
+            return (pair.on_device if isinstance(p, Tensor) else pair.on_host)._bind(p, *rest)  # noqa: B023
+
+        both._bind = bind  # type: ignore[method-assign]
+        pair.set_grads()
+        values = {"lr": 0.01, **carried(rule)}
+        if rule == "lamb":
+            both.step(pair.device + pair.host, values)
+            pair.check()
+            continue
+        before = [p.numpy().copy() for p in pair.host]
+        with pytest.raises(RuntimeError, match="prodigy has reductions over all params, which have to be on one"):
+            both.step(pair.device + pair.host, values)
+        for d, h, p in zip(pair.device, pair.host, before, strict=True):
+            device_arrays.assert_equal(d.host(), p)
+            device_arrays.assert_equal(h.numpy(), p)
 
 
 def test_params_on_the_cpu_and_on_a_device_in_one_step() -> None:

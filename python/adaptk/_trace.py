@@ -305,7 +305,10 @@ class Value:
             return self * self
         if _is_number(exponent) and float(exponent) == 0.5:
             return _apply("square_root", self)
-        refuse("a power of an element other than ** 2 and ** 0.5; write products, or adaptk.sqrt")
+        refuse(
+            "a power of an element other than ** 2 and ** 0.5; write products, adaptk.sqrt, or "
+            "adaptk.exp(y * adaptk.log(x))"
+        )
 
     def __rpow__(self, base: Any) -> Value:
         if self._element:
