@@ -234,3 +234,13 @@ def test_exceptions_propagate() -> None:
 
     with pytest.raises(KeyError, match="mine"):
         solve.lbfgs(fails, [1.0])
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("start", [[1.0, 1.0], [0.0, 3.0], [-1e3, 1e-3]])
+def test_a_slope_without_an_end_is_no_minimum(start: list[float], exact: bool) -> None:
+    """Far out x[1] is only known to its rounding, and its slope there is far larger than the one that goes down."""
+    jac = (lambda x: np.array([-1.0, 2 * x[1]])) if exact else None
+    with np.errstate(all="ignore"):
+        r = solve.lbfgs(lambda x: float(-x[0] + x[1] ** 2), start, jac=jac)
+    assert not r.success

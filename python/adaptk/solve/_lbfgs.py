@@ -23,6 +23,8 @@ _MOST_TRIALS = 40
 # the path, or promises so little of |f|: in units of the root of eps.
 _LEFT_OF_THE_WAY = 1e-3
 _SMALL_STEP, _SMALL_PROMISE = 1.0, 1e-2
+# Of |f|: how far it promises to fall if x doubles, where that is worth a try.
+_SLOPE_OUTWARD = 1e-3
 
 
 class _Function:
@@ -454,12 +456,15 @@ def _run(
     path = largest = 0.0
     step = math.nan
     nit = 0
+    at_first = np.zeros_like(g)
     disagreement = None
     status = -6 if value == -math.inf else 0 if math.isfinite(value) and np.isfinite(g).all() else -3
     while status == 0:
         inner = free_part(x, g)
         steepest = float(np.abs(inner).max())
         largest = max(largest, steepest)
+        if nit == 0:
+            at_first = np.abs(inner)
         records.append((value, step, steepest))
         if progress is not None:
             progress(nit, value, step, steepest)
@@ -478,12 +483,17 @@ def _run(
             break
         found = None
         search = None
-        for again in (False, True):
-            if again:
+        for attempt in range(3):
+            if attempt == 1:
                 if not memory.s.size and nit:
-                    break
+                    continue
                 memory.clear()
-            if not bounded:
+            if attempt == 2:
+                # Far out, what is left of a slope may be less than the rounding of f but for steps as long as x.
+                d = (clip(x + x) - x).astype(x.dtype)
+                if not -float(g @ d) > _SLOPE_OUTWARD * abs(value):
+                    continue
+            elif not bounded:
                 d = memory.direction(g)
             elif memory.s.size:
                 d = (_toward_minimum(x, g, low, high, memory) - x).astype(x.dtype)
@@ -493,7 +503,11 @@ def _run(
             if not slope < 0 or not math.isfinite(slope):
                 continue
             length = float(np.linalg.norm(d))
-            if memory.s.size and steepest <= gtol * largest and length <= _LEFT_OF_THE_WAY * path:
+            near = steepest <= gtol * largest and length <= _LEFT_OF_THE_WAY * path
+            # A slope of the start that is small only beside what came later is one still.
+            slopes = np.abs(inner)
+            sloping = (slopes >= at_first / 2) & (slopes > gtol * float(at_first.max()))
+            if memory.s.size and near and not sloping.any():
                 root = math.sqrt(float(np.finfo(x.dtype).eps))
                 small = length <= _SMALL_STEP * root * max(float(np.linalg.norm(x)), path)
                 if small or -slope / 2 <= _SMALL_PROMISE * root * abs(value):
@@ -507,7 +521,7 @@ def _run(
                 # Along -g each variable stops at its own bound: the longest way counts, and clip does the rest.
                 if not memory.s.size:
                     most = float(room[np.isfinite(room) & (d != 0)].max(initial=0.0)) or math.inf
-            if memory.s.size:
+            if memory.s.size or attempt == 2:
                 first = 1.0
             else:
                 size = float(np.abs(x).max())
