@@ -55,6 +55,10 @@ void launch_long_rows(const RowsLaunch& p, std::size_t type, unsigned blocks, cu
            stream, p);
 }
 
+void launch_row_tables(const RowTablesLaunch& p, unsigned blocks, cudaStream_t stream) {
+    launch(row_tables_kernel, "row_tables_kernel", blocks, block_threads, stream, p);
+}
+
 void launch_catch_up(const CatchUpLaunch& p, std::size_t type, unsigned blocks, cudaStream_t stream) {
     launch(type == 0 ? catch_up_kernel<float> : catch_up_kernel<double>, "catch_up_kernel", blocks, block_threads,
            stream, p);

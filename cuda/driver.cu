@@ -331,7 +331,12 @@ class KernelsOf {
   public:
     KernelsOf(const RuleKernels& kernels) : listed_(&kernels) {}
     KernelsOf(const detail::RuleInfo& rule, int device)
-        : listed_(rule.program == nullptr ? &kernels()[rule.index] : nullptr), rule_(&rule), device_(device) {}
+        : row_wise_(rule.is_row_wise() ? &row_wise_kernels()[std::size_t(&rule - detail::row_wise_rules().data())]
+                                       : nullptr),
+          listed_(row_wise_ != nullptr      ? &row_wise_->rule
+                  : rule.program == nullptr ? &kernels()[rule.index]
+                                            : nullptr),
+          rule_(&rule), device_(device) {}
 
     const void* step(std::size_t type, std::size_t stored) const {
         if (listed_ != nullptr) return listed_->step[type][stored];
@@ -351,8 +356,11 @@ class KernelsOf {
         return listed_ != nullptr ? listed_->coefficients_bytes[type] : rule_->program->coefficients_bytes(int(type));
     }
     std::size_t place() const { return listed_ != nullptr ? listed_->place : kernel_count; }
+    // Null: the rule keeps no numbers of rows.
+    const RowWiseKernels* row_wise() const { return row_wise_; }
 
   private:
+    const RowWiseKernels* row_wise_ = nullptr;
     const RuleKernels* listed_;
     const detail::RuleInfo* rule_ = nullptr;
     int device_ = 0;
@@ -363,6 +371,32 @@ template <class X> const X* put_items(std::byte* to, std::span<const X> items, c
     if (!items.empty())
         check(cudaMemcpyAsync(to, items.data(), items.size_bytes(), cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
     return reinterpret_cast<const X*>(to);
+}
+
+// Whether any of its first buffers needs a Side.
+bool needs_sides(const ParamUpdate& t, std::size_t buffers) {
+    return !std::all_of(t.format, t.format + buffers, [](Format f) { return is_plain(f); });
+}
+
+// The rows of a tensor for the kernels that make tensors of them, which are to lie at these addresses.
+RowTables row_tables(const ParamUpdate& t, std::int64_t row_size, std::byte* tensors, std::byte* sides) {
+    RowTables out{};
+    out.tensors = reinterpret_cast<Tensor*>(tensors);
+    out.sides = reinterpret_cast<Side*>(sides);
+    out.row_size = row_size;
+    out.number = std::uint8_t(t.row_buffer);
+    // As Batch::add() has it.
+    out.unaligned = t.compute() == 0 && t.grad() == Format::float64;
+    out.beside.number = t.number;
+    for (std::size_t b = 0; b < table_buffers; ++b) {
+        out.whole.buffer[b] = t.buffer[b];
+        out.whole.format[b] = std::uint8_t(t.format[b]);
+        out.beside.of_buffer[b] = t.side[b];
+        const std::int64_t elements = b != 0 && b == t.row_buffer ? 1 : row_size;
+        if (t.buffer[b] != nullptr) out.row_bytes[b] = std::int64_t(storage_bytes(t.format[b], elements));
+        if (t.side[b] != nullptr) out.side_bytes[b] = std::int64_t(detail::side_bytes(t.format[b], elements));
+    }
+    return out;
 }
 
 // A tensor whose rows are updated one by one: the tensors that they are for the kernels.
@@ -408,7 +442,7 @@ class RowGradients {
         std::vector<LongRow> long_rows;
         std::uint32_t partials = 0;
         std::size_t keys_at, leaves_at, long_rows_at, sums_at, partials_at, tensors_at, sides_at;
-        bool sided = false;
+        bool sided;
         RowTensors rows;
     };
 
@@ -449,7 +483,7 @@ class RowGradients {
             for (std::uint32_t o = first; o < end; o += leaf) p.leaves.push_back({o, row, p.partials++});
         }
         p.leaves.push_back({std::uint32_t(r.occurrences()), 0, no_partial});
-        for (std::size_t b = 0; b < max_buffers; ++b) p.sided = p.sided || t.side[b] != nullptr;
+        p.sided = needs_sides(t, max_buffers);
         const std::size_t element = t.compute() == 1 ? sizeof(double) : sizeof(float);
         const auto row_bytes = std::size_t(r.row_size()) * element;
         p.keys_at = reserve(r.occurrences(), sizeof(std::uint64_t));
@@ -479,7 +513,7 @@ class RowGradients {
         launch.keys = put(p.keys_at, r.keys());
         launch.leaves = put(p.leaves_at, std::span<const RowLeaf>(p.leaves));
         launch.long_rows = put(p.long_rows_at, std::span<const LongRow>(p.long_rows));
-        launch.row_size = r.row_size();
+        launch.rows.row_size = r.row_size();
         launch.leaf_count = std::uint32_t(p.leaves.size() - 1);
         launch.long_count = std::uint32_t(p.long_rows.size());
         launch.place_bits = r.place_bits();
@@ -488,21 +522,10 @@ class RowGradients {
         t.rows = nullptr;
         t.set(1, {p.for_all_rows ? launch.sums : nullptr, type == 1 ? Format::float64 : Format::float32});
         if (p.row_by_row) {
-            launch.tensors = reinterpret_cast<Tensor*>(memory_->data + p.tensors_at);
-            if (p.sided) launch.sides = reinterpret_cast<Side*>(memory_->data + p.sides_at);
-            p.rows.tensors = launch.tensors;
-            p.rows.sides = launch.sides;
-            launch.beside.number = t.number;
-            for (std::size_t b = 0; b < table_buffers; ++b) {
-                launch.whole.buffer[b] = t.buffer[b];
-                launch.whole.format[b] = std::uint8_t(t.format[b]);
-                launch.beside.of_buffer[b] = t.side[b];
-                if (b == 1) continue;
-                if (t.buffer[b] != nullptr)
-                    launch.row_bytes[b] = std::int64_t(storage_bytes(t.format[b], r.row_size()));
-                if (t.side[b] != nullptr)
-                    launch.side_bytes[b] = std::int64_t(detail::side_bytes(t.format[b], r.row_size()));
-            }
+            launch.rows = row_tables(t, r.row_size(), memory_->data + p.tensors_at,
+                                     p.sided ? memory_->data + p.sides_at : nullptr);
+            p.rows.tensors = launch.rows.tensors;
+            p.rows.sides = launch.rows.sides;
         }
         if (p.for_all_rows && t.size > 0)
             check(cudaMemsetAsync(launch.sums, 0, t.bytes(1), stream_), "cudaMemsetAsync");
@@ -547,6 +570,7 @@ class CatchUp {
         launch_.row_size = r.row_size();
         launch_.count = std::int64_t(rows.size());
         launch_.states = int(g.rule->buffers()) - 2;
+        launch_.number = g.rule->is_row_wise() ? int(g.rule->row_state) : -1;
     }
 
     void launch() const {
@@ -649,28 +673,80 @@ struct Measures {
 };
 
 // The tensors of a step that one kernel updates.
+struct Batch;
+
+// The rows of a tensor whose rule keeps one number for each: as tensors, with a set of coefficients each. So many of
+// them at a time: their tables take memory. No table comes from the host, and a graph may have it all.
+class NumberedRows {
+  public:
+    static constexpr std::int64_t at_a_time = std::int64_t{1} << 16;
+
+    // `ready`: the tensors of those that a gradient has values for; null: the gradient is of all rows.
+    NumberedRows(int device, cudaStream_t stream, const RowWiseKernels& kernels, const ParamUpdate& t, bool keyed,
+                 const RowTensors* ready)
+        : device_(device), stream_(stream), kernels_(kernels), type_(t.compute()), ready_(ready), rows_(t.row_count),
+          row_size_(t.size / t.row_count) {
+        const std::int64_t most = ready != nullptr ? std::int64_t(ready->count) : std::min(rows_, at_a_time);
+        std::size_t bytes = 0;
+        const auto take = [&](std::size_t each) {
+            const std::size_t at = bytes;
+            bytes += rounded(std::size_t(most) * each);
+            return at;
+        };
+        const bool sided = needs_sides(t, max_buffers);
+        const std::size_t coefficients_at = take(kernels.bytes_of_row[type_]);
+        const std::size_t keys_at = keyed ? take(sizeof(std::uint64_t)) : 0;
+        const std::size_t tensors_at = ready == nullptr ? take(sizeof(Tensor)) : 0;
+        const std::size_t sides_at = ready == nullptr && sided ? take(sizeof(Side)) : 0;
+        memory_.emplace(device, nullptr, stream, bytes);
+        coefficients_ = memory_->data + coefficients_at;
+        if (keyed) keys_ = reinterpret_cast<std::uint64_t*>(memory_->data + keys_at);
+        if (ready != nullptr) return;
+        tables_.rows = row_tables(t, row_size_, memory_->data + tensors_at, sided ? memory_->data + sides_at : nullptr);
+    }
+
+    // `key`: null if `keyed` was false.
+    void launch(const Batch& b, const void* coefficients, const std::uint64_t* key, const Control* control) const;
+
+  private:
+    int device_;
+    cudaStream_t stream_;
+    const RowWiseKernels& kernels_;
+    std::size_t type_;
+    const RowTensors* ready_;
+    std::int64_t rows_, row_size_;
+    std::optional<Memory> memory_;
+    std::byte* coefficients_ = nullptr;
+    std::uint64_t* keys_ = nullptr;
+    RowTablesLaunch tables_{};
+
+    void step(const Batch& b, const RowTensors& rows, const void* coefficients, const std::uint64_t* key,
+              const Control* control) const;
+};
+
 struct Batch {
     const void* kernel;
-    std::size_t place;                 // of its rule, in the table of kernels
-    std::size_t coefficients_bytes;    // of one set
-    const void* prepare;               // what computes them on the device; null: the host does
-    std::size_t type;                  // 0 float, 1 double
-    std::size_t stored;                // which kernel
-    const RowTensors* rows = nullptr;  // in the place of tensors: one of the step's, row by row
+    std::size_t place;                       // of its rule, in the table of kernels
+    std::size_t coefficients_bytes;          // of one set
+    const void* prepare;                     // what computes them on the device; null: the host does
+    std::size_t type;                        // 0 float, 1 double
+    std::size_t stored;                      // which kernel
+    const RowTensors* rows = nullptr;        // in the place of tensors: one of the step's, row by row
+    std::unique_ptr<NumberedRows> numbered;  // or this
     Measures measures;
+    bool alone = false;  // no other tensor may come to it
     std::vector<Tensor> tensors;
     std::vector<std::uint32_t> source;    // of the step's tensors
     std::vector<std::uint32_t> segments;  // that have coefficients here
     std::vector<std::byte> coefficients;
     std::vector<Side> sides;
-    std::vector<std::uint64_t> keys;  // for `sides`
+    std::vector<std::uint64_t> keys;  // of each set of coefficients, if any format may need them
     std::int64_t tiles = 0;
     bool sided = false;                                                                        // `sides` are needed
     std::size_t coefficients_at = 0, tensors_at = 0, slots_at = 0, sides_at = 0, keys_at = 0;  // in tables, or scratch
     bool inside = false;  // the tensors go with the parameters
 
-    void add(const ParamUpdate& t, std::size_t buffers, std::uint32_t from, std::uint32_t own_coefficients,
-             std::uint64_t key) {
+    void add(const ParamUpdate& t, std::size_t buffers, std::uint32_t from, std::uint32_t own_coefficients) {
         Tensor out = {};
         Side side = {};
         side.number = t.number;
@@ -681,8 +757,8 @@ struct Batch {
             addresses |= reinterpret_cast<std::uintptr_t>(t.buffer[b]);
             side.of_buffer[b] = t.side[b];
             if (info_of(t.format[b]).split) addresses |= reinterpret_cast<std::uintptr_t>(t.side[b]);
-            sided = sided || !is_plain(t.format[b]);
         }
+        sided = sided || needs_sides(t, buffers);
         out.size = t.size;
         out.first_tile = tiles;
         out.coefficients = own_coefficients;
@@ -692,13 +768,11 @@ struct Batch {
         tiles += t.size / tile + (t.size % tile != 0 ? 1 : 0);
         tensors.push_back(out);
         source.push_back(from);
-        if (stored == 0) return;
-        sides.push_back(side);
-        keys.push_back(key);
+        if (stored != 0) sides.push_back(side);
     }
 
     void add_sides(Tables& tables) {
-        if (sided) sides_at = tables.add(sides);
+        if (sided && !sides.empty()) sides_at = tables.add(sides);
     }
     void add_keys(Tables& tables) {
         if (sided) keys_at = tables.add(keys);
@@ -707,15 +781,21 @@ struct Batch {
     // Null pointers stand for tables that go with the parameters.
     void launch(int device, cudaStream_t stream, const void* of_device, const Tensor* on_device, const Side* beside,
                 const std::uint64_t* keys_of, const Control* control) const {
-        if (tiles == 0) return;
+        launch(device, stream,
+               rows != nullptr ? *rows : RowTensors{on_device, beside, std::uint32_t(tensors.size()), tiles}, of_device,
+               keys_of, control);
+    }
+    void launch(int device, cudaStream_t stream, const RowTensors& what, const void* of_device,
+                const std::uint64_t* keys_of, const Control* control) const {
+        if (what.tiles == 0) return;
         StepLaunch p;
-        p.tensors = rows != nullptr ? rows->tensors : on_device;
+        p.tensors = what.tensors;
         p.coefficients = of_device;
         p.control = control;
-        p.sides = rows != nullptr ? rows->sides : beside;
+        p.sides = what.sides;
         p.keys = keys_of;
-        p.tiles = tiles;
-        p.count = rows != nullptr ? rows->count : std::uint32_t(tensors.size());
+        p.tiles = what.tiles;
+        p.count = what.count;
         std::size_t used = 0;
         if (of_device == nullptr) {
             std::memcpy(p.inside, coefficients.data(), coefficients.size());
@@ -724,21 +804,43 @@ struct Batch {
         p.tensors_at = std::uint32_t(used);
         if (p.tensors == nullptr) std::memcpy(p.inside + used, tensors.data(), tensors.size() * sizeof(Tensor));
         launch_symbol(kernel, stored == 1 ? "stored_step_kernel" : "step_kernel",
-                      blocks_for(tiles, resident_steps(device, kernel, place, type, stored)), block_threads, stream, p);
+                      blocks_for(what.tiles, resident_steps(device, kernel, place, type, stored)), block_threads,
+                      stream, p);
     }
 };
+
+void NumberedRows::launch(const Batch& b, const void* coefficients, const std::uint64_t* key,
+                          const Control* control) const {
+    if (ready_ != nullptr) return step(b, *ready_, coefficients, key, control);
+    RowTablesLaunch tables = tables_;
+    for (tables.first = 0; tables.first < rows_; tables.first += at_a_time) {
+        tables.count = std::uint32_t(std::min(rows_ - tables.first, at_a_time));
+        launch_row_tables(tables, blocks_for_items(device_, tables.count), stream_);
+        const std::int64_t tiles = std::int64_t(tables.count) * ((row_size_ + tile - 1) / tile);
+        step(b, {tables.rows.tensors, tables.rows.sides, tables.count, tiles}, coefficients, key, control);
+    }
+}
+
+void NumberedRows::step(const Batch& b, const RowTensors& rows, const void* coefficients, const std::uint64_t* key,
+                        const Control* control) const {
+    const RowFactorsLaunch factors{rows.tensors, rows.sides, coefficients, coefficients_,
+                                   key,          keys_,      control,      rows.count};
+    launch_symbol(kernels_.factors[type_], "row_factors_kernel",
+                  blocks_for_items(device_, rows.count * std::uint64_t(warp)), block_threads, stream_, factors);
+    b.launch(device_, stream_, rows, coefficients_, keys_, control);
+}
 
 // `prepared`: the device computes the coefficients. A tensor that is updated row by row has a batch of its own.
 Batch& batch_of(std::vector<Batch>& batches, const KernelsOf& kernels, std::size_t type, std::size_t stored,
                 bool prepared = false, const RowTensors* rows = nullptr) {
+    const bool alone = rows != nullptr || kernels.row_wise() != nullptr;
     const void* const kernel = kernels.step(type, stored);
     // Rules share a kernel, and compute its coefficients by their own.
     const void* const prepare = prepared ? kernels.prepare(type) : nullptr;
     for (Batch& b : batches)
-        if (b.kernel == kernel && b.place == kernels.place() && b.prepare == prepare && b.rows == nullptr &&
-            rows == nullptr)
-            return b;
+        if (b.kernel == kernel && b.place == kernels.place() && b.prepare == prepare && !b.alone && !alone) return b;
     Batch& b = batches.emplace_back();
+    b.alone = alone;
     b.rows = rows;
     if (rows != nullptr) b.tiles = rows->tiles;
     b.kernel = kernel;
@@ -843,8 +945,11 @@ struct Epilogues {
         Batch& b = batch_of(batches, kernels()[combine_place], t.compute(), stored_otherwise(t, 2));
         const auto* const made =
             b.type == 0 ? reinterpret_cast<const std::byte*>(&narrow) : reinterpret_cast<const std::byte*>(&wide);
-        if (b.coefficients.empty()) b.coefficients.assign(made, made + b.coefficients_bytes);
-        b.add(t, 2, 0, 0, 0);
+        if (b.coefficients.empty()) {
+            b.coefficients.assign(made, made + b.coefficients_bytes);
+            b.keys.push_back(0);
+        }
+        b.add(t, 2, 0, 0);
     }
     void lay_out(Tables& tables) {
         for (Batch& b : batches) {
@@ -970,18 +1075,21 @@ class StepBuilder {
                 if ((t.size == 0 || (rows != nullptr && rows->count == 0)) && !prepared) continue;
                 Batch& b = batch_of(batches_, {*g.rule, s_.device}, t.compute(),
                                     for_all ? 1 : stored_otherwise(t, buffers), prepared, rows);
-                if (prepared) {
+                if (prepared || b.segments.empty() || b.segments.back() != i) {
                     b.segments.push_back(i);
-                } else if (b.segments.empty() || b.segments.back() != i) {
-                    b.segments.push_back(i);
-                    add_coefficients(b, g);
+                    if (b.stored != 0) b.keys.push_back(g.key());
+                    if (!prepared) add_coefficients(b, g);
                 }
-                if (rows != nullptr) {
+                if (b.alone) {
                     b.source.push_back(source);
-                } else {
-                    b.add(t, buffers, source, std::uint32_t(b.segments.size() - 1), b.stored != 0 ? g.key() : 0);
-                    if (b.measures.rule != nullptr) b.measures.add(t);
+                    b.sided = needs_sides(t, buffers);
+                    if (g.rule->is_row_wise() && t.size > 0)
+                        b.numbered = std::make_unique<NumberedRows>(
+                            s_.device, stream_, *KernelsOf(*g.rule, s_.device).row_wise(), t, b.sided, rows);
+                    continue;
                 }
+                b.add(t, buffers, source, std::uint32_t(b.segments.size() - 1));
+                if (b.measures.rule != nullptr) b.measures.add(t);
             }
         }
     }
@@ -1041,7 +1149,7 @@ class StepBuilder {
             const bool prepared = b.prepare != nullptr;
             const bool known = !prepared && !with_norm_;
             const bool coefficients_inside = known && b.coefficients.size() <= sizeof(StepLaunch::inside);
-            b.inside = b.measures.rule == nullptr &&
+            b.inside = b.measures.rule == nullptr && b.numbered == nullptr &&
                        fits_inside(coefficients_inside ? b.coefficients.size() : 0, b.tensors.size());
             if (known && !b.inside) b.coefficients_at = tables_.add(b.coefficients);
             if (!b.inside) b.tensors_at = tables_.add(b.tensors);
@@ -1168,6 +1276,10 @@ class StepBuilder {
                 coefficients = out;
             } else if (with_norm_ || !b.inside) {
                 coefficients = head_ + b.coefficients_at;
+            }
+            if (b.numbered != nullptr) {
+                b.numbered->launch(b, coefficients, keys, control);
+                continue;
             }
             b.launch(s_.device, stream_, coefficients,
                      b.inside ? nullptr : reinterpret_cast<const Tensor*>(head_ + b.tensors_at),
@@ -1399,10 +1511,11 @@ void run_one_kernel(int device, void* on, std::span<const ParamUpdate> tensors, 
     for (std::uint32_t i = 0; i < tensors.size(); ++i)
         if (tensors[i].size > 0)
             batch_of(batches, kernel, tensors[i].compute(), stored_otherwise(tensors[i], buffers))
-                .add(tensors[i], buffers, i, 0, 0);
+                .add(tensors[i], buffers, i, 0);
     for (Batch& b : batches) {
         const auto* const bytes = static_cast<const std::byte*>(made[b.type]);
         b.coefficients.assign(bytes, bytes + b.coefficients_bytes);
+        b.keys.push_back(0);
         b.inside = fits_inside(b.coefficients.size(), b.tensors.size());
         Tables tables;
         if (!b.inside) {

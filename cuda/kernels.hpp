@@ -1,6 +1,7 @@
 // The kernels as functions that the driver calls: they are compiled in several files, each with a share of the rules.
 #pragma once
 
+#include "adaptk/row_wise.hpp"
 #include "adaptk/rules.hpp"
 #include "device.hpp"
 #include "kernel_table.hpp"
@@ -69,6 +70,15 @@ inline constexpr std::size_t kernel_count = combine_place + 1;
 inline constexpr std::size_t parts = 4;
 using KernelTable = std::array<RuleKernels, kernel_count>;
 template <std::size_t Part> void add_kernels(KernelTable& table);  // see rule_kernels.cu
+
+// Of a rule that keeps one number for each row. The steps are those of its elements.
+struct RowWiseKernels {
+    RuleKernels rule;
+    const void* factors[2];       // take a RowFactorsLaunch
+    std::size_t bytes_of_row[2];  // of the coefficients that they make of a row
+};
+using RowWiseTable = std::array<RowWiseKernels, RowWiseRules::size>;
+const RowWiseTable& row_wise_kernels();
 
 void launch_norm(const NormLaunch&, unsigned blocks, cudaStream_t);
 const void* norm_symbol();

@@ -25,14 +25,6 @@ struct Piece {
 
 template <class F> ADAPTK_DEVICE double value_of(typename F::Element x) { return double(F::decode(x)); }
 
-template <class X> ADAPTK_DEVICE X load_element(const X* p) { return __ldcg(p); }
-template <> ADAPTK_DEVICE std::uint16_t load_element(const std::uint16_t* p) {
-    return __ldcg(reinterpret_cast<const unsigned short*>(p));
-}
-template <> ADAPTK_DEVICE std::uint8_t load_element(const std::uint8_t* p) {
-    return __ldcg(reinterpret_cast<const unsigned char*>(p));
-}
-
 // As many elements as a lane's vector holds; those of one byte fill half of it.
 template <class X> ADAPTK_DEVICE Vector load_elements(const X* p) {
     if constexpr (sizeof(X) == 1) {

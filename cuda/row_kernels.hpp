@@ -29,43 +29,52 @@ ADAPTK_DEVICE T sum_in_order(std::uint32_t first, std::uint32_t end, const Value
 
 template <class T> ADAPTK_DEVICE T* place_of_sum(const RowsLaunch& launch, std::uint32_t row, std::uint64_t key) {
     const std::int64_t at = launch.for_all_rows ? std::int64_t(key >> launch.place_bits) : std::int64_t(row);
-    return static_cast<T*>(launch.sums) + at * launch.row_size;
+    return static_cast<T*>(launch.sums) + at * launch.rows.row_size;
 }
 
-template <class T> ADAPTK_DEVICE void make_tensor(const RowsLaunch& launch, std::uint32_t row, std::uint64_t key) {
-    const auto place = std::int64_t(key >> launch.place_bits);
-    Tensor* const out = launch.tensors + row;
+// The i-th of the tensors, from the row at this place.
+ADAPTK_DEVICE void make_tensor(const RowTables& rows, std::uint32_t i, std::int64_t place, void* gradient) {
+    Tensor* const out = rows.tensors + i;
     std::uintptr_t addresses = 0;
 #pragma unroll
     for (int b = 0; b < int(table_buffers); ++b) {
-        void* at = static_cast<std::byte*>(launch.whole.buffer[b]) + place * launch.row_bytes[b];
-        if (b == 1) at = place_of_sum<T>(launch, row, key);
-        addresses |= reinterpret_cast<std::uintptr_t>(at);
+        void* at = static_cast<std::byte*>(rows.whole.buffer[b]) + place * rows.row_bytes[b];
+        if (b == 1) at = gradient;
+        if (b == 0 || b != rows.number) addresses |= reinterpret_cast<std::uintptr_t>(at);
         out->buffer[b] = at;
-        out->format[b] = launch.whole.format[b];
+        out->format[b] = rows.whole.format[b];
     }
-    const std::int64_t tiles = (launch.row_size + tile - 1) / tile;
-    out->size = launch.row_size;
-    out->first_tile = tiles * std::int64_t(row);
-    out->coefficients = 0;
-    if (launch.sides != nullptr) {
-        Side* const side = launch.sides + row;
+    out->size = rows.row_size;
+    out->first_tile = (rows.row_size + tile - 1) / tile * std::int64_t(i);
+    out->coefficients = rows.number != 0 ? i : 0;
+    if (rows.sides != nullptr) {
+        Side* const side = rows.sides + i;
 #pragma unroll
         for (int b = 0; b < int(table_buffers); ++b) {
-            void* const at = static_cast<std::byte*>(launch.beside.of_buffer[b]) + place * launch.side_bytes[b];
+            void* const at = static_cast<std::byte*>(rows.beside.of_buffer[b]) + place * rows.side_bytes[b];
             // Scales are taken one by one, and lost bits as vectors: their addresses count for params alone.
             if (b == 0) addresses |= reinterpret_cast<std::uintptr_t>(at);
             side->of_buffer[b] = at;
         }
-        side->number = launch.beside.number;
+        side->number = rows.beside.number;
+        side->first = place * rows.row_size;
     }
-    out->aligned = addresses % 16 == 0 ? 1 : 0;
+    out->aligned = addresses % 16 == 0 && !rows.unaligned ? 1 : 0;
+}
+
+__global__ void __launch_bounds__(block_threads, common_resident_blocks)
+    row_tables_kernel(const __grid_constant__ RowTablesLaunch launch) {
+    const RowTables& rows = launch.rows;
+    for (std::uint32_t i = blockIdx.x * block_threads + threadIdx.x; i < launch.count; i += gridDim.x * block_threads) {
+        const std::int64_t place = launch.first + std::int64_t(i);
+        make_tensor(rows, i, place, static_cast<std::byte*>(rows.whole.buffer[1]) + place * rows.row_bytes[1]);
+    }
 }
 
 template <class T>
 __global__ void __launch_bounds__(block_threads, common_resident_blocks)
     row_leaves_kernel(const __grid_constant__ RowsLaunch launch) {
-    const std::int64_t size = launch.row_size, count = std::int64_t(launch.leaf_count) * size;
+    const std::int64_t size = launch.rows.row_size, count = std::int64_t(launch.leaf_count) * size;
     const std::uint64_t places = (std::uint64_t{1} << launch.place_bits) - 1;
     for (std::int64_t e = std::int64_t(blockIdx.x) * block_threads + threadIdx.x; e < count;
          e += std::int64_t(gridDim.x) * block_threads) {
@@ -85,14 +94,16 @@ __global__ void __launch_bounds__(block_threads, common_resident_blocks)
             __stcg(place_of_sum<T>(launch, leaf.row, key) + column, sum);
         }
         const bool first_leaf = l == 0 || launch.leaves[l - 1].row != leaf.row;
-        if (launch.tensors != nullptr && column == 0 && first_leaf) make_tensor<T>(launch, leaf.row, key);
+        if (launch.rows.tensors != nullptr && column == 0 && first_leaf)
+            make_tensor(launch.rows, leaf.row, std::int64_t(key >> launch.place_bits),
+                        place_of_sum<T>(launch, leaf.row, key));
     }
 }
 
 template <class T>
 __global__ void __launch_bounds__(block_threads, common_resident_blocks)
     long_rows_kernel(const __grid_constant__ RowsLaunch launch) {
-    const std::int64_t size = launch.row_size, count = std::int64_t(launch.long_count) * size;
+    const std::int64_t size = launch.rows.row_size, count = std::int64_t(launch.long_count) * size;
     for (std::int64_t e = std::int64_t(blockIdx.x) * block_threads + threadIdx.x; e < count;
          e += std::int64_t(gridDim.x) * block_threads) {
         const std::int64_t n = e / size, column = e - n * size;
@@ -120,7 +131,9 @@ __global__ void __launch_bounds__(block_threads, common_resident_blocks)
 #pragma unroll
         for (int i = 0; i < int(max_states); ++i) {
             if (i >= launch.states) break;
-            T* const state = static_cast<T*>(launch.buffer[2 + i]) + at;
+            const bool is_number = i == launch.number;
+            if (is_number && e != n * size) continue;
+            T* const state = static_cast<T*>(launch.buffer[2 + i]) + (is_number ? row.row : at);
             const T s = __ldcg(static_cast<const T*>(state));
             if (f.from_state[i] != T(0)) p = p + f.from_state[i] * s;
             if (f.state[i] != T(1)) __stcg(state, f.state[i] * s);

@@ -25,24 +25,50 @@ struct LongRow {
     std::uint32_t partial, count;
 };
 
-struct RowsLaunch {
-    const void* values;  // a row for each index
-    void* sums;  // in the type that is computed in, a row for each row with values; or for all rows of the tensor
-    void* partials;
-    Tensor* tensors;            // each row with values as a tensor of its own; null: none are made
-    Side* sides;                // beside them, or null
-    const std::uint64_t* keys;  // of each occurrence: (row << place_bits) | place of its values
-    const RowLeaf* leaves;      // and one more, where the last one ends
-    const LongRow* long_rows;
-    std::int64_t row_size;
-    std::uint32_t leaf_count, long_count;
-    std::uint32_t place_bits;
-    bool for_all_rows;
-    std::uint8_t values_format;
+// Rows of a tensor as tensors of their own.
+struct RowTables {
+    Tensor* tensors;  // null: none are made
+    Side* sides;      // beside them, or null
     // The tensor that the rows are of: where its buffers begin, and how many bytes a row has in each.
     Tensor whole;
     Side beside;
     std::int64_t row_bytes[table_buffers], side_bytes[table_buffers];
+    std::int64_t row_size;
+    std::uint8_t number;  // the buffer with one number for each row, if there is one, else 0
+    bool unaligned;       // elements are loaded one by one
+};
+
+// Rows `first` ... `first + count - 1` with a gradient of the whole tensor.
+struct RowTablesLaunch {
+    RowTables rows;
+    std::int64_t first;
+    std::uint32_t count;
+};
+
+struct RowsLaunch {
+    const void* values;  // a row for each index
+    void* sums;  // in the type that is computed in, a row for each row with values; or for all rows of the tensor
+    void* partials;
+    const std::uint64_t* keys;  // of each occurrence: (row << place_bits) | place of its values
+    const RowLeaf* leaves;      // and one more, where the last one ends
+    const LongRow* long_rows;
+    std::uint32_t leaf_count, long_count;
+    std::uint32_t place_bits;
+    bool for_all_rows;
+    std::uint8_t values_format;
+    RowTables rows;  // those with values
+};
+
+// Of rows whose rule keeps one number for each: what a warp makes of each row's gradient.
+struct RowFactorsLaunch {
+    const Tensor* tensors;     // a row each
+    const Side* sides;         // beside them, or null
+    const void* coefficients;  // a StepCoefficients of the rule, for all
+    void* of_rows;             // and one of its elements, for each
+    const std::uint64_t* key;  // of random bits; null: none are needed
+    std::uint64_t* keys_of_rows;
+    const Control* control;
+    std::uint32_t count;
 };
 
 // A row that has missed steps, and the factors that make up for them.
@@ -64,11 +90,13 @@ struct CatchUpLaunch {
     std::int64_t row_size;
     std::int64_t count;
     int states;
+    int number;  // the state with one number for each row; or -1
 };
 
 // `type`: 0 float, 1 double.
 void launch_row_leaves(const RowsLaunch&, std::size_t type, unsigned blocks, cudaStream_t);
 void launch_long_rows(const RowsLaunch&, std::size_t type, unsigned blocks, cudaStream_t);
+void launch_row_tables(const RowTablesLaunch&, unsigned blocks, cudaStream_t);
 void launch_catch_up(const CatchUpLaunch&, std::size_t type, unsigned blocks, cudaStream_t);
 
 }  // namespace adaptk::cuda

@@ -166,8 +166,8 @@ ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor
     load_stored_tile<T, states, typename SecondBuffer<R, T>::Formats>(p, g, s, t, side, first, place);
     update<R>(c, p, g, s, std::make_index_sequence<state_count<R>>{});
     const auto side_of = [&](int b) {
-        if (side == nullptr) return StateSide{nullptr, 0};
-        return StateSide{side->of_buffer[b], buffer_key(key, side->number, std::uint32_t(b))};
+        if (side == nullptr) return StateSide{nullptr, 0, 0};
+        return StateSide{side->of_buffer[b], buffer_key(key, side->number, std::uint32_t(b)), side->first};
     };
     store<Params>(p, t.buffer[0], t.format[0], side_of(0), first, place);
 #pragma unroll
@@ -224,7 +224,7 @@ template <class R, class T> ADAPTK_DEVICE void step_stored_tiles(const StepLaunc
     const int lane = int(threadIdx.x % warp);
     for_tiles<R, T>(launch, [&](const StepCoefficients<R, T>& c, const Tensor& t, std::uint32_t i, std::int64_t first) {
         const Side* const side = launch.sides != nullptr ? launch.sides + i : nullptr;
-        const std::uint64_t key = launch.keys != nullptr ? launch.keys[i] : 0;
+        const std::uint64_t key = launch.keys != nullptr ? launch.keys[t.coefficients] : 0;
         run_stored_tile<R, T>(c, t, side, key, first, lane);
     });
 }

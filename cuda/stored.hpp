@@ -379,27 +379,44 @@ template <class Code> ADAPTK_DEVICE Vector packed_in_halves(const Code& code) {
     return w;
 }
 
+// What is known of a stored param or state beside its elements.
+struct StateSide {
+    void* of_buffer;     // the scales of the tensor's blocks, or lost bits
+    std::uint64_t key;   // of its random bits
+    std::int64_t first;  // the number of its first element, for those
+};
+
 // Random bits for the k-th of a lane's elements; none for a format that rounds to nearest.
 template <class F> struct Randomness {
     static constexpr int bits = random_bits_of<F>();
     static constexpr int n = elements_per_draw<bits>;
+    static constexpr std::uint32_t mask = (1u << bits) - 1;
+    std::uint64_t key;
+    std::int64_t of_pair;  // the first of the 16 elements of a pair of lanes
     Draws draws;
-    std::uint32_t counter;  // of the 16 elements of a pair of lanes
+    std::uint32_t counter;
 
-    ADAPTK_DEVICE Randomness(std::uint64_t key, std::int64_t first, int lane) {
-        const std::int64_t of_pair = first + 16 * (lane / 2);
+    ADAPTK_DEVICE Randomness(const StateSide& side, std::int64_t first, int lane)
+        : key(side.key), of_pair(side.first + first + 16 * (lane / 2)) {
         draws = draws_from<bits>(key, of_pair);
         counter = draw_counter<bits>(of_pair);
     }
-    // Elements that share a draw lie in one vector: the compiler computes it once.
     ADAPTK_DEVICE std::uint32_t operator()(int lane, int k) const {
+        // A row of another tensor may begin in the middle of a draw, unless it begins with a block.
+        if constexpr (!BlockFormat<F>) {
+            if (of_pair % 16 != 0) {
+                const std::int64_t e = of_pair + element_at<float>(lane, k) % 16;
+                return (draw(draws_from<bits>(key, e), draw_counter<bits>(e)) >> (int(e % n) * bits)) & mask;
+            }
+        }
+        // Elements that share a draw lie in one vector: the compiler computes it once.
         const int in_pair = element_at<float>(lane, k - k % n) % 16;
-        return (draw(draws, counter + std::uint32_t(in_pair / n)) >> (k % n * bits)) & ((1u << bits) - 1);
+        return (draw(draws, counter + std::uint32_t(in_pair / n)) >> (k % n * bits)) & mask;
     }
     static_assert(vector_size<float> % n == 0);
 };
 struct NoRandomness {
-    ADAPTK_DEVICE NoRandomness(std::uint64_t, std::int64_t, int) {}
+    ADAPTK_DEVICE NoRandomness(const StateSide&, std::int64_t, int) {}
     ADAPTK_DEVICE std::uint32_t operator()(int, int) const { return 0; }
 };
 template <class F> using RandomnessOf = std::conditional_t<(random_bits_of<F>() > 0), Randomness<F>, NoRandomness>;
@@ -421,12 +438,6 @@ template <class F> ADAPTK_DEVICE float largest_finite(const float (&x)[per_lane]
     }
     return from_bits(most);
 }
-
-// What is known of a stored param or state beside its elements.
-struct StateSide {
-    void* of_buffer;    // the scales of the tensor's blocks, or lost bits
-    std::uint64_t key;  // of its random bits
-};
 
 // The scale of the block that a lane's elements are in.
 template <class F> ADAPTK_DEVICE float* scale_at(void* scales, std::int64_t first, const Place& place) {
@@ -465,7 +476,7 @@ ADAPTK_DEVICE Vector encoded(const float (&x)[per_lane], const StateSide& side, 
         if (lane % lanes_of<F> == 0 && 16 * (lane / 2) < place.left)
             __stcg(scale_at<F>(side.of_buffer, first, place), scale);
         const float factor = F::factor(lifted);
-        const RandomnessOf<F> random(side.key, first, lane);
+        const RandomnessOf<F> random(side, first, lane);
         const auto code = [&](int k) { return F::template encode<OneLane>(y[k], factor, random(lane, k)); };
         if constexpr (element_bytes<F> == 0) {
             return packed_in_halves(code);
@@ -482,7 +493,7 @@ ADAPTK_DEVICE Vector encoded(const float (&x)[per_lane], const StateSide& side, 
         store_vectors<int(sizeof(Side))>(beside, side.of_buffer, first, place);
         return packed<E>([&](int k) { return split[k].code; });
     } else if constexpr (StochasticFormat<F>) {
-        const RandomnessOf<F> random(side.key, first, lane);
+        const RandomnessOf<F> random(side, first, lane);
         return packed<E>([&](int k) { return F::template encode<OneLane>(x[k], random(lane, k)); });
     } else {
         return packed<E>([&](int k) { return std::uint32_t(F::encode(x[k])); });

@@ -28,7 +28,9 @@ struct alignas(16) Tensor {
 // What lies beside the buffers of one parameter, if any of them has a format with scales, lost bits or random bits.
 struct Side {
     void* of_buffer[table_buffers];
-    std::uint32_t number;  // of the parameter, for random bits
+    // For random bits: of the parameter, and of its elements the one that the buffers begin with.
+    std::uint32_t number;
+    std::int64_t first;
 };
 
 // The outcome of a norm, and what a later kernel makes of it. One for each step that computes a norm.
@@ -53,7 +55,7 @@ struct StepLaunch {
     const void* coefficients;
     const Control* control;     // null: nothing can call for a skip
     const Side* sides;          // null: no tensor has any
-    const std::uint64_t* keys;  // of each tensor's step, for random bits; null where `sides` is
+    const std::uint64_t* keys;  // beside each set of coefficients, for random bits; null where `sides` is
     std::int64_t tiles;
     std::uint32_t count;
     std::uint32_t tensors_at;

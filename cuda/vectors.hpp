@@ -77,4 +77,12 @@ ADAPTK_DEVICE Vector exchange_shortest(const Vector& v, int lane) {
     return {{odd ? (own & 0xffff0000u) | a : (own & 0xffffu) | (a << 16), 0, 0, 0}};
 }
 
+template <class X> ADAPTK_DEVICE X load_element(const X* p) { return __ldcg(p); }
+template <> ADAPTK_DEVICE std::uint16_t load_element(const std::uint16_t* p) {
+    return __ldcg(reinterpret_cast<const unsigned short*>(p));
+}
+template <> ADAPTK_DEVICE std::uint8_t load_element(const std::uint8_t* p) {
+    return __ldcg(reinterpret_cast<const unsigned char*>(p));
+}
+
 }  // namespace adaptk::cuda

@@ -12,6 +12,8 @@ import pytest
 from c_abi import INVALID_ARGUMENT, OK, UNSUPPORTED, CError, Plan, lib
 from device_arrays import Cudart, Machine, cudart
 from helpers import PAIRS, RULES, SOME_PAIRS, Array, make_list, same_bits
+from row_wise_oracles import RULES as ROW_WISE
+from row_wise_oracles import new_states
 from sparse_cases import gradient
 
 pytestmark = pytest.mark.cuda
@@ -91,6 +93,24 @@ def test_rows(device: Device, rule: str, mode: int) -> None:
         assert out.grad_norm == also.grad_norm > 0.5
         for t, a in zip([*p, *s], [*b["param"], *states], strict=True):
             assert same_bits(device.get(t, a), a)
+
+
+@pytest.mark.parametrize("rule", ROW_WISE)
+def test_numbers_of_rows(device: Device, rule: str) -> None:
+    """A gradient of rows, then one of all."""
+    p = np.linspace(-1, 1, 270, dtype=np.float32).reshape(30, 9)
+    states = list(new_states(rule, p.shape).values())
+    there = [device.put(a) for a in (p, *states)]
+    indices, values = gradient(30, (9,), 200, 1)
+    whole = np.resize(values, (30, 9))
+    for mode in (c_abi.LAZY, c_abi.DENSE):
+        grad = c_abi.rows(device.put(indices), device.put(values))
+        c_abi.step_rows(rule, there[:1], [grad], there[1:], 3, mode, weight_decay=0.01)
+        c_abi.step_rows(rule, [p], [c_abi.rows(indices, values)], states, 3, mode, weight_decay=0.01)
+    c_abi.step(rule, there[:1], [device.put(whole)], there[1:], 4, {"lr": 0.1})
+    c_abi.step(rule, [p], [whole], states, 4, {"lr": 0.1})
+    for t, a in zip(there, [p, *states], strict=True):
+        assert same_bits(device.get(t, a), a)
 
 
 def test_rows_that_are_refused(device: Device) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from device_arrays import Library, Machine, assert_equal
 from helpers import FLOATS, RULES, THREE_RULES, Array, call, copies, make
+from row_wise_oracles import RULES as ROW_WISE
+from row_wise_oracles import STATES, new_states
 from sparse_cases import gradient
 from test_cuda_functions import changed
 
@@ -232,18 +234,142 @@ def test_objects_that_catch_up(device: Library) -> None:
     assert_equal(results[0], results[1])
 
 
-def test_rows_that_are_rounded_stochastically(device: Library) -> None:
-    """One by one they are refused; with zeros between them they are an ordinary gradient."""
-    values = np.ones((2, 256), np.float32)
-    start = np.ones((4, 256), np.float32)
-    there, here = device.put(start), start.copy()
-    for param, grad in ((there, device.put(values)), (here, values)):
-        adaptk.Adam([param], state_dtype="bfloat16_sr", sparse="dense", seed=3).step([(np.array([1, 3]), grad)])
-    assert_equal(device.get(there), here)
-    lazy = adaptk.Adam([there], state_dtype="bfloat16_sr")
-    with pytest.raises(NotImplementedError, match="exp_avg: stored as bfloat16_sr: its format rounds stochastically"):
-        lazy.step([(np.array([1, 3]), device.put(values))])
-    assert_equal(device.get(there), here)
+@pytest.mark.parametrize(("kind", "row"), [("8bit", 256), ("bfloat16_sr", 64), ("bfloat16_sr", 33), ("bfloat16_sr", 2)])
+def test_rows_that_are_rounded_stochastically(kind: str, row: int, device: Library) -> None:
+    """Random bits are those of an element's place in its tensor, which may be in the middle of a draw."""
+    for mode in ("lazy", "dense"):
+        results = []
+        for library in (device, None):
+            put = library.put if library is not None else np.copy
+            get = library.get if library is not None else np.asarray
+            params = [put(np.ones((9, row), np.float32)), put(np.ones((5, row), np.float32))]
+            opt = adaptk.Adam(params, lr=0.1, state_dtype=kind, min_8bit_size=0, seed=3, sparse=mode)
+            for t in range(3):
+                indices, values = gradient(9, (row,), 12, t)
+                opt.step([(put(indices), put(values)), put(np.resize(values, (5, row)))])
+            results.append([get(p) for p in params])
+        assert_equal(results[0], results[1], (kind, mode))
+
+
+@pytest.mark.parametrize("row", [3, 64])
+def test_params_that_are_rounded_stochastically(row: int, device: Library) -> None:
+    if "bfloat16" not in FLOATS or not device.has("bfloat16"):
+        pytest.skip(f"{device.name} has no bfloat16")
+    results = []
+    for library in (device, None):
+        put = library.put if library is not None else np.copy
+        param = put(np.ones((12, row)).astype(FLOATS["bfloat16"]))
+        opt = adaptk.Adam([param], lr=0.01, param_format="sr", seed=5)
+        for t in range(3):
+            indices, values = gradient(12, (row,), 40, t)
+            opt.step([(put(indices), put(values))])
+        results.append(library.get(param) if library is not None else param)
+    assert_equal(results[0], results[1])
+
+
+# Rules with one number for each row
+
+
+def assert_row_wise_equals_cpu(
+    device: Library, rule: str, shape: tuple[int, ...], grad: Any, dtype: Any, **more: Any
+) -> None:
+    start = {"param": np.resize(np.linspace(-1.0, 1.0, 97), shape).astype(dtype)}
+    start |= new_states(rule, shape, np.float64 if dtype == np.float64 else np.float32)
+    there, here = {n: device.put(x) for n, x in start.items()}, copies(start)
+    on_device = tuple(map(device.put, grad)) if isinstance(grad, tuple) else device.put(grad)
+    for buffers, given in ((there, on_device), (here, grad)):
+        param, *states = buffers.values()
+        getattr(adaptk.ops, rule)(param, given, *states, **{"step": 3, "weight_decay": 0.1, **more})
+    for name, x in here.items():
+        assert_equal(device.get(there[name]), x, (rule, name, shape, more))
+
+
+@pytest.mark.parametrize("shape", [(30,), (30, 1), (30, 9), (30, 64), (6, 300), (5, 2, 270)], ids=str)
+@pytest.mark.parametrize("rule", ROW_WISE)
+def test_rules_with_a_number_for_each_row(rule: str, shape: tuple[int, ...], device: Library) -> None:
+    for count in (0, 70):
+        rows = gradient(shape[0], shape[1:], count, 1)
+        for given in ({}, {"sparse": "dense"}, {"decoupled": True, "maximize": True, "grad_scale": 0.5}):
+            assert_row_wise_equals_cpu(device, rule, shape, rows, np.float32, **given)
+    whole = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+    assert_row_wise_equals_cpu(device, rule, shape, whole, np.float32)
+    assert_row_wise_equals_cpu(device, rule, (0, *shape[1:]), whole[:0], np.float32)
+
+
+@pytest.mark.parametrize("param", FLOATS)
+@pytest.mark.parametrize("grad", FLOATS)
+def test_types_of_rules_with_a_number_for_each_row(param: str, grad: str, device: Library) -> None:
+    if not device.has(param) or not device.has(grad):
+        pytest.skip(f"{device.name} has not both of the types")
+    rows = gradient(20, (17,), 40, 1, FLOATS[grad])
+    whole = np.resize(rows[1], (20, 17))
+    for rule in ROW_WISE:
+        for given in (rows, whole):
+            assert_row_wise_equals_cpu(device, rule, (20, 17), given, FLOATS[param])
+
+
+def row_wise_steps(library: Library | None, rule: str, options: Sequence[dict[str, Any]], **made: Any) -> list[Any]:
+    put = library.put if library is not None else np.copy
+    get = library.get if library is not None else np.asarray
+    params = [put(np.ones((30, 256), np.float32)), put(np.ones((4, 3))), put(np.ones((30, 2), np.float32))]
+    opt = adaptk.optimizer_for(rule, params, lr=0.1, **made)
+    norms = []
+    for t, given in enumerate(options):
+        indices, values = gradient(30, (256,), 20, t)
+        if given.get("skip_nonfinite") and t % 2 == 1:
+            values[7, 3] = np.inf
+        more = None if t == 1 else (put(indices), put(values[:, :2].copy()))
+        info = opt.step([(put(indices), put(values)), put(np.full((4, 3), 0.5)), more], **given)
+        norms.append((info.grad_norm, bool(info.skipped)))
+    if made.get("sparse") == "catch_up":
+        opt.catch_up()
+    counts = [s.pop("last_step").tolist() for s in map(dict, opt.state.values()) if "last_step" in s]
+    states = [{n: get(x) for n, x in s.items() if n in STATES[rule] and hasattr(x, "dtype")} for s in opt.state.values()]
+    return [[get(p) for p in params], states, [counts, norms, opt.step_count]]
+
+
+@pytest.mark.parametrize("rule", ROW_WISE)
+def test_objects_with_a_number_for_each_row(rule: str, device: Library) -> None:
+    three: list[dict[str, Any]] = [{}, {}, {}]
+    clipped = [{"clip_norm": 0.5}, {"clip_norm": 1e6}, {}]
+    skipping = [{"skip_nonfinite": True}, {"skip_nonfinite": True}, {"skip_nonfinite": True, "clip_norm": 1.0}]
+    cases: list[tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]] = [
+        (three, {}, {"capturable": True}),
+        (clipped, {"sparse": "dense"}, {}),
+        (clipped, {"weight_decay": 0.1}, {"capturable": True}),
+        (skipping, {}, {}),
+        (three, {"sparse": "catch_up", "weight_decay": 0.1, "decoupled": True}, {}),
+        (three, {"state_dtype": "8bit", "min_8bit_size": 64, "seed": 3}, {}),
+        (three, {"state_dtype": "bfloat16_sr", "seed": 3}, {"capturable": True}),
+    ]
+    for options, made, there in cases:
+        if rule == "rowwise_adagrad" and "state_dtype" in made:
+            continue  # which has no other states
+        got, want = row_wise_steps(device, rule, options, **made, **there), row_wise_steps(None, rule, options, **made)
+        assert_equal(got[0], want[0], made)
+        assert_equal(got[1], want[1], made)
+        assert got[2][0] == want[2][0]
+        assert got[2][2] == want[2][2]
+        for (norm, skipped), (other, also) in zip(got[2][1], want[2][1], strict=True):
+            assert skipped == also
+            assert norm == other or (norm is None and other is None) or (np.isinf(norm) and np.isinf(other))
+
+
+@pytest.mark.parametrize("kind", ["kahan", "remainder8", "sr"])
+def test_split_params_with_a_number_for_each_row(kind: str, device: Library) -> None:
+    if "bfloat16" not in FLOATS or not device.has("bfloat16"):
+        pytest.skip(f"{device.name} has no bfloat16")
+    results = []
+    for library in (device, None):
+        put = library.put if library is not None else np.copy
+        param = put(np.ones((12, 33)).astype(FLOATS["bfloat16"]))
+        opt = adaptk.RowWiseAdam([param], lr=0.01, param_format=kind, weight_decay=0.1, seed=2)
+        for t in range(2):
+            indices, values = gradient(12, (33,), 40, t)
+            opt.step([(put(indices), put(values))])
+            opt.step([put(np.resize(values, (12, 33)))])
+        results.append(library.get(param) if library is not None else param)
+    assert_equal(results[0], results[1])
 
 
 def test_a_param_on_the_cpu(device: Library) -> None:

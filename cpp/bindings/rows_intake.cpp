@@ -94,8 +94,7 @@ std::int64_t row_size_of(const View& param) {
 
 }  // namespace
 
-// Throws NotImplementedError: random bits are drawn by an element's place in its tensor, and on a device a row is a
-// tensor of its own; and rows catch up by a kernel that knows the types that are computed in alone.
+// Throws NotImplementedError: rows catch up by a kernel that knows the types that are computed in alone.
 static void check_mode_on_device(const View& param, detail::SparseMode mode, const RuleInfo& rule,
                                  const ParamUpdate& tensor) {
     if (!param.device.cuda) return;

@@ -90,7 +90,7 @@ struct RuleInfo {
 };
 
 ADAPTK_INTERNAL_API std::span<const RuleInfo> rules();
-// Those that keep one number for each row, which are for the CPU; not in the list, and found by their names.
+// Those that keep one number for each row; not in the list, and found by their names.
 ADAPTK_INTERNAL_API std::span<const RuleInfo> row_wise_rules();
 ADAPTK_INTERNAL_API const RuleInfo* find_rule(std::string_view key);
 std::string unknown_rule(std::string_view name);  // what to say of it

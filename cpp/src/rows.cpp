@@ -669,14 +669,9 @@ const char* why_no_rows(const ParamUpdate& t, std::size_t buffers, std::int64_t 
 
 const char* why_no_rows_on_cuda(const ParamUpdate& t, std::size_t buffers, SparseMode mode, std::size_t& buffer) {
     const Format computed = t.compute() == 1 ? Format::float64 : Format::float32;
-    for (buffer = 0; mode != SparseMode::dense && buffer < buffers; ++buffer) {
-        if (buffer == 1) continue;
-        if (info_of(t.format[buffer]).stochastic)
-            return "its format rounds stochastically, which steps of rows on a CUDA device do not: store it in another "
-                   "one, or use sparse='dense'";
-        if (mode == SparseMode::catch_up && t.format[buffer] != computed)
+    for (buffer = 0; mode == SparseMode::catch_up && buffer < buffers; ++buffer)
+        if (buffer != 1 && t.format[buffer] != computed)
             return "on a CUDA device rows catch up in float32 and float64 alone: use sparse='lazy' or sparse='dense'";
-    }
     return nullptr;
 }
 

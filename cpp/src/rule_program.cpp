@@ -1221,7 +1221,6 @@ const char* why_no_function(const RuleInfo& rule) {
 // buffers and kernels of their own. States: the table of tensors is a kernel's parameter of at most 4 KiB, so a fifth
 // state in each entry would leave room for fewer tensors in every launch of every rule.
 const char* why_not_on_cuda(const RuleInfo& rule) {
-    if (rule.is_row_wise()) return "which keeps one number for each row, runs on the CPU only";
     if (rule.program == nullptr) return nullptr;
     if (rule.program->has_lines())
         return "which has reductions over rows or columns, or one number for each of them, runs on the CPU only";

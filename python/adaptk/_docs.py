@@ -15,8 +15,8 @@ _NOTES = [
     "and not validated on the host.",
 ]
 _ROW_WISE_NOTES = [
-    "All buffers must be on the CPU. The squares of a row are summed in parts of 256 elements: in 16 sums, which a",
-    "tree adds up; and the parts in float64, in order.",
+    "The squares of a row are summed in parts of 256 elements: in 16 sums, which a tree adds up; and the parts in",
+    "float64, in order.",
 ]
 
 
@@ -118,7 +118,8 @@ def function_doc(rule: Rule) -> str:
         "",
         "Notes",
         "-----",
-        *(_ROW_WISE_NOTES if row_wise else _NOTES),
+        *_NOTES,
+        *(_ROW_WISE_NOTES if row_wise else []),
         "",
         "Source",
         "------",
@@ -158,7 +159,7 @@ def class_doc(name: str, class_rules: Sequence[Rule]) -> str:
         lines += ["    " + line for line in rule.formula.splitlines()]
         lines += [""]
     if any(s.per == "slice" for r in class_rules for s in r.states):
-        lines += ["Params are on the CPU and in C order. A row is a slice of their first axis.", ""]
+        lines += ["Params are in C order. A row is a slice of their first axis.", ""]
     lines += [
         "Parameters",
         "----------",

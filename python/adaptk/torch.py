@@ -1982,7 +1982,7 @@ _PARAMS = [
 
 _ROW_WISE_PARAMS = [
     *_PARAMS[:3],
-    "    Of any shape, on the CPU and in C order: a row is what the first axis counts. float32, float64, bfloat16 or",
+    "    Of any shape, in C order: a row is what the first axis counts. float32, float64, bfloat16 or",
     "    float16. The state with one number for each row is in float32, or float64 beside float64.",
 ]
 

@@ -866,27 +866,151 @@ void test_catching_up() {
     }
 }
 
-// Rows in storage formats, whose scales and lost bits go with them.
+// Rows in storage formats: scales, lost bits and random bits go with them. Rows of whole blocks, and such as begin in
+// the middle of what a draw is for.
 void test_rows_in_every_format() {
     Random random(16);
     const RuleInfo& rule = *detail::find_rule("adam");
-    constexpr std::int64_t rows = 6, row_size = 256;
+    constexpr std::int64_t rows = 6;
+    std::size_t stochastic = 0;
     for (const detail::FormatInfo& f : detail::formats()) {
-        if (f.compute != Format::float32 || !f.of_states || f.stochastic) continue;
-        const std::vector<Format> states(max_states, f.id);
-        StoredTwin twin(rule, all_types[0], states, std::size_t(rows * row_size), 0, 3, Kind::plain, random);
-        const std::vector<std::int64_t> indices{4, 1, 4, 5};
-        const Data& from = numbers(all_types[0], Kind::plain);
-        std::vector<detail::RowUpdate> given(1);
-        const detail::Slot values{const_cast<std::byte*>(from.bytes(1, 0).data()), from.type(1)};
-        CHECK(!given[0].assign({indices.data(), true, 4}, values, rows, row_size));
-        const std::vector<Segment> segments{{&rule, default_hyper(rule), 2, 1}};
-        detail::run_step(with_rows({twin.cpu()}, given), segments, {});
-        CudaError error;
-        const std::vector<ParamUpdate> device = with_rows({twin.device()}, given);
-        CHECK_THAT(backend.step(step_of(device, segments, {}), error), "%s", error.text);
-        twin.check(std::string("rows in ") + f.name);
+        if (f.compute != Format::float32 || !f.of_states) continue;
+        for (const std::int64_t row_size : {256, 16, 33, 3}) {
+            if (row_size % std::int64_t(f.block) != 0) continue;
+            stochastic += f.stochastic ? 1 : 0;
+            const std::vector<Format> states(max_states, f.id);
+            StoredTwin twin(rule, all_types[0], states, std::size_t(rows * row_size), 0, 3, Kind::plain, random);
+            const std::vector<std::int64_t> indices{4, 1, 4, 5};
+            const Data& from = numbers(all_types[0], Kind::plain);
+            for (const std::int64_t step : {1, 2}) {
+                std::vector<detail::RowUpdate> given(1);
+                const detail::Slot values{const_cast<std::byte*>(from.bytes(1, 0).data()), from.type(1)};
+                CHECK(!given[0].assign({indices.data(), true, 4}, values, rows, row_size));
+                std::vector<Segment> segments{{&rule, default_hyper(rule), step, 1}};
+                segments[0].seed = 5;
+                detail::run_step(with_rows({twin.cpu()}, given), segments, {});
+                const std::vector<ParamUpdate> device = with_rows({twin.device()}, given);
+                if (step == 2) set_device_step(segments, &step, detail::ScalarType::i64);
+                CudaError error;
+                CHECK_THAT(backend.step(step_of(device, segments, {}), error), "%s", error.text);
+                twin.check(std::string("rows of ") + std::to_string(row_size) + " in " + f.name);
+            }
+        }
     }
+    CHECK(stochastic > 4);
+}
+
+// What a step of a rule with one number for each row needs to know of a tensor.
+std::vector<ParamUpdate> as_rows(const RuleInfo& rule, std::vector<ParamUpdate> tensors, std::int64_t row_size) {
+    for (ParamUpdate& t : tensors) {
+        const std::int64_t shape[] = {t.size / row_size, row_size};
+        detail::look_at(t, rule, 2, shape);
+    }
+    return tensors;
+}
+
+// Rules with one number for each row: gradients of all rows, of some, of none; lazy, dense, and rows that catch up.
+void test_numbers_of_rows() {
+    Random random(19);
+    std::size_t round = 0;
+    for (const RuleInfo& rule : detail::row_wise_rules()) {
+        for (const Types& types : all_types) {
+            for (const std::int64_t row_size : {1, 3, 16, 64, 256, 257, 300, 700}) {
+                ++round;
+                constexpr std::int64_t rows = 12;
+                HyperValues h = round % 2 == 0 ? default_hyper(rule) : other_hyper(rule);
+                const bool late = round % 4 == 3 && compute_format(types.param) == types.param;
+                set_options(rule, h, late ? Decay::decoupled : all_decays[round % 3], round % 4 == 0);
+                Twins t(round);
+                t.segment(rule, h, 4);
+                for (std::size_t i = 0; i < 3; ++i) t.tensor(types, std::size_t(rows * row_size), i == 0 ? round : 0);
+                std::vector<std::int64_t> last[2] = {std::vector<std::int64_t>(rows, 1),
+                                                     std::vector<std::int64_t>(rows, 1)};
+                const std::size_t counts[] = {70, 0};
+                std::vector<std::vector<std::int64_t>> indices;
+                std::vector<detail::RowUpdate> given[2] = {std::vector<detail::RowUpdate>(2),
+                                                           std::vector<detail::RowUpdate>(2)};
+                for (std::size_t i = 0; i < 2; ++i) {
+                    indices.push_back(
+                        indices_of_rows(std::min<std::size_t>(counts[i], 9000 / std::size_t(row_size)), rows, random));
+                    const Data& from = numbers(types, Kind::plain);
+                    const detail::Slot values{const_cast<std::byte*>(from.bytes(1, 0).data()), from.type(1)};
+                    for (std::size_t side = 0; side < 2; ++side) {
+                        detail::RowUpdate& r = given[side][i];
+                        CHECK(!r.assign({indices[i].data(), true, std::int64_t(indices[i].size())}, values, rows,
+                                        row_size));
+                        r.mode = round % 3 == 0 ? detail::SparseMode::dense : detail::SparseMode::lazy;
+                        if (!late) continue;
+                        r.mode = detail::SparseMode::catch_up;
+                        r.last_step = last[side].data();
+                    }
+                }
+                const StepOptions all[] = {{}, {1.0, 0.5, false, true}, {-2.0, -1.0, true, false}};
+                const StepOptions& options = all[late ? 0 : round / 2 % 3];
+                const StepReport wanted =
+                    detail::run_step(with_rows(as_rows(rule, t.cpu(), row_size), given[0]), t.segments, options);
+                const std::vector<ParamUpdate> device = with_rows(as_rows(rule, t.device(), row_size), given[1]);
+                const std::string what = text(rule, types, "numbers of rows of " + std::to_string(row_size));
+                const std::int64_t step = 4;
+                if (round % 5 == 0 && !late) set_device_step(t.segments, &step, detail::ScalarType::i64);
+                CudaStep s = step_of(device, t.segments, options);
+                const Reported reported(0);
+                if (wants_norm(options)) reported.give(s);
+                CudaError error;
+                CHECK_THAT(backend.step(s, error), "%s: %s", what.c_str(), error.text);
+                if (wants_norm(options)) check_report(reported.read(), wanted, what);
+                t.check(what);
+                CHECK(last[0] == last[1]);
+            }
+        }
+    }
+}
+
+// The same with params and states in every format.
+void test_numbers_of_rows_in_every_format() {
+    Random random(20);
+    const RuleInfo& rule = *detail::find_rule("rowwise_adam");
+    for (const detail::FormatInfo& f : detail::formats()) {
+        if (f.compute != Format::float32) continue;
+        for (const std::int64_t row_size : {256, 300, 7}) {
+            const bool param = f.block == 1;
+            if (row_size % std::int64_t(f.block) != 0 || (!param && !f.of_states)) continue;
+            std::vector<Format> states(max_states, Format::float32);
+            if (f.of_states) states[0] = f.id;
+            const Types types{param ? f.id : Format::float32, Format::bfloat16};
+            StoredTwin twin(rule, types, states, std::size_t(5 * row_size), 0, 3, Kind::plain, random);
+            HyperValues h = default_hyper(rule);
+            set_options(rule, h, row_size == 7 ? Decay::none : Decay::coupled, false);
+            std::vector<Segment> segments{{&rule, h, 2, 1}};
+            segments[0].seed = 11;
+            detail::run_step(as_rows(rule, {twin.cpu()}, row_size), segments, {});
+            CudaError error;
+            const std::vector<ParamUpdate> device = as_rows(rule, {twin.device()}, row_size);
+            CHECK_THAT(backend.step(step_of(device, segments, {}), error), "%s", error.text);
+            twin.check(std::string("numbers of rows, ") + f.name);
+        }
+    }
+}
+
+// More rows than have tables at a time.
+void test_numbers_of_many_rows() {
+    const RuleInfo& rule = *detail::find_rule("rowwise_adagrad");
+    constexpr std::size_t rows = (std::size_t{1} << 16) + 77;
+    std::vector<float> buffers[2][3];
+    std::vector<ParamUpdate> lists[2];
+    for (std::size_t side = 0; side < 2; ++side) {
+        ParamUpdate& t = lists[side].emplace_back(std::int64_t(rows), Format::float32, Format::float32);
+        for (std::size_t b = 0; b < 3; ++b) {
+            for (std::size_t i = 0; i < rows; ++i) buffers[side][b].push_back(float((i * (b + 3)) % 1000) + 1.0f);
+            t.set(b, {buffers[side][b].data(), Format::float32});
+        }
+    }
+    const std::vector<Segment> segments{{&rule, default_hyper(rule), 1, 1}};
+    detail::run_step(as_rows(rule, lists[0], 1), segments, {});
+    CudaError error;
+    const std::vector<ParamUpdate> device = as_rows(rule, lists[1], 1);
+    CHECK_THAT(backend.step(step_of(device, segments, {}), error), "%s", error.text);
+    CHECK(buffers[0][0] == buffers[1][0] && buffers[0][2] == buffers[1][2]);
 }
 
 // Numbers of every kind and format, and constants, in the whole and in parts.
@@ -959,6 +1083,9 @@ int main() {
     timed("rows", test_rows);
     timed("catching up", test_catching_up);
     timed("rows in every format", test_rows_in_every_format);
+    timed("numbers of rows", test_numbers_of_rows);
+    timed("numbers of rows in every format", test_numbers_of_rows_in_every_format);
+    timed("numbers of many rows", test_numbers_of_many_rows);
     timed("fills", test_fills);
     check_nothing_left();
     return finish();

@@ -3,6 +3,7 @@
 #include "cuda_support.hpp"
 
 #include "kernels.hpp"
+#include "rows.hpp"
 
 #include <memory>
 
@@ -482,6 +483,61 @@ void test_capture() {
     cuda::emulation::forget_graph(stream);
 }
 
+// Rules with one number for each row can be captured, too, with gradients of all rows: nothing comes from the host.
+// Which rows have values is found out there, so other gradients are refused.
+void test_capture_of_rows() {
+    CudaError error;
+    constexpr std::int64_t rows = 12, row_size = 70;
+    const auto as_rows = [&](const RuleInfo& rule, std::vector<ParamUpdate> tensors) {
+        constexpr std::int64_t shape[] = {rows, row_size};
+        for (ParamUpdate& t : tensors) detail::look_at(t, rule, 2, shape);
+        return tensors;
+    };
+    for (const RuleInfo& rule : detail::row_wise_rules()) {
+        CUstream_st stream = new_stream(0);
+        Twins t(3);
+        t.segment(rule, default_hyper(rule), 1);
+        for (std::size_t i = 0; i < 3; ++i) t.tensor(all_types[i], std::size_t(rows * row_size), i);
+        const Reported reported(0);
+        const Counts counts(std::vector<std::int64_t>(3, 3));
+        cuda::emulation::begin_capture(stream);
+        {
+            const std::vector<ParamUpdate> device = as_rows(rule, t.device());
+            CudaStep s = step_of(device, t.segments, {1.0, 0.25, false, false});
+            s.stream = &stream;
+            counts.give(s);
+            reported.give(s);
+            CHECK_THAT(backend.step(s, error), "%s", error.text);
+            std::vector<ParamUpdate> sparse = device;
+            detail::RowUpdate given;
+            const std::int64_t index = 2;
+            CHECK(!given.assign({&index, true, 1}, sparse[0].slot(1), rows, row_size));
+            sparse[0].rows = &given;
+            s = step_of(sparse, t.segments, {});
+            s.stream = &stream;
+            CHECK(!backend.step(s, error));
+            CHECK_THAT(std::string(error.text).find("a gradient of rows while its stream is captured") !=
+                           std::string::npos,
+                       "%s", error.text);
+        }
+        cuda::emulation::end_capture(stream);
+        t.check("nothing runs under capture");
+        CUstream_st other = new_stream(0);
+        other.seen = stream.seen;
+        for (int k = 0; k < 3; ++k) {
+            t.new_gradients();
+            t.change_gradients([](double x) { return std::isfinite(x) && std::fabs(x) < 1e4 ? x : 0.5; });
+            t.segments[0].step = 4 + k;
+            const StepReport wanted = detail::run_step(as_rows(rule, t.cpu()), t.segments, {1.0, 0.25, false, false});
+            cuda::emulation::replay(stream, other);
+            check_report(reported.read(), wanted, "replayed");
+            t.check(std::string(rule.name) + " replayed");
+        }
+        CHECK(counts.read() == std::vector<std::int64_t>(3, 6));
+        cuda::emulation::forget_graph(stream);
+    }
+}
+
 // The caller's rounding direction and flushing change nothing, and are as they were afterwards.
 void test_caller_modes() {
     const ModeBits before = get_mode();
@@ -932,6 +988,7 @@ int main() {
     timed("workspace", test_workspace);
     timed("workspace overwritten", test_workspace_overwritten);
     timed("capture", test_capture);
+    timed("capture of rows", test_capture_of_rows);
     timed("caller's modes", test_caller_modes);
     timed("devices", test_devices);
     timed("memory and order", test_memory_and_order);
