@@ -134,9 +134,12 @@ def rule_names() -> dict[str, str]:
 def states_of_rules() -> dict[str, int]:
     """Number of states, by the lower-case name of the rule's struct."""
     import adaptk
+    from adaptk._registry import ROW_WISE
 
     counts = {name: len(adaptk.rules()[rule].states) for name, rule in rule_names().items()}
-    return counts | {f"streams_{n}": n for n in range(5)} | {"combine": 0}
+    counts |= {f"streams_{n}": n for n in range(5)} | {"combine": 0}
+    # Of their elements.
+    return counts | {name.replace("_", ""): len(rule.states) - 1 for name, rule in ROW_WISE.items()}
 
 
 def read_ptx(text: str) -> dict[str, list[str]]:
@@ -219,7 +222,7 @@ def rule_sources() -> dict[str, tuple[Path, list[str]]]:
 def compile_kernels(arch: str, folder: Path, jobs: int = 2, parts: Collection[str] | None = None) -> dict[str, Kernel]:
     """Kernels of the project for one architecture, by their symbols: all, or of the rules and batches those of these
     parts."""
-    sources = rule_sources() | {"batch": (CUDA / "batch_kernels.cu", FLAGS)}
+    sources = rule_sources() | {name: (CUDA / f"{name}_kernels.cu", FLAGS) for name in ("batch", "row_wise")}
     chosen = {name: source for name, source in sources.items() if parts is None or name in parts}
     work = [*chosen.items(), ("common", (CUDA / "common_kernels.cu", FLAGS))]
     with ThreadPoolExecutor(jobs) as pool:

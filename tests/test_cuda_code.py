@@ -38,7 +38,7 @@ def looked_at() -> dict[str, list[str]]:
     between architectures is the number of registers and how memory is accessed, and states decide about these. The
     others have the instructions of one of these. Every rule of every architecture if ADAPTK_EVERY_ARCHITECTURE is set.
     """
-    every = [*(f"part{n}" for n in range(code.parts())), "batch"]
+    every = [*(f"part{n}" for n in range(code.parts())), "batch", "row_wise"]
     of_release = code.release_architectures()
     if os.environ.get("ADAPTK_EVERY_ARCHITECTURE"):
         return dict.fromkeys(of_release, every)
@@ -53,6 +53,7 @@ PER_LANE = CONSTANTS["per_lane"]
 SIZE = {"f": 4, "d": 8}
 STEPS = ("step", "stored_step")  # for tensors of the type that is computed in, and for others
 OF_ROWS = ("row_leaves", "long_rows", "catch_up")
+ROW_WISE = {"rowwiseadagrad", "rowwiseadam"}  # with a number for each row
 
 
 @pytest.fixture(scope="module", params=LOOKED_AT)
@@ -381,18 +382,23 @@ def test_parts_have_every_number_of_states() -> None:
 def test_every_kernel_is_there(kernels: dict[str, Kernel]) -> None:
     arch = next(iter(kernels.values())).arch
     rules = rules_of(LOOKED_AT[arch])
-    own = rules - SAME.keys()
+    row_wise = ROW_WISE if "row_wise" in LOOKED_AT[arch] else set()
+    own = rules - SAME.keys() | row_wise
     steps = {(k.rule, k.type) for k in kernels.values() if k.kind == "step"}
     assert steps == {(rule, t) for rule in own for t in "fd"}
     stored = {(k.rule, k.type) for k in kernels.values() if k.kind == "stored_step"}
     assert stored == {(rule, t) for rule in own for t in "fd" if not rule.startswith("streams_")}
     prepares = {(k.rule, k.type) for k in kernels.values() if k.kind == "prepare"}
     names = {name.replace("_", "") for name in adaptk.rules()}
-    assert prepares == {(name, t) for name in rules & names for t in "fd"}
+    assert prepares == {(name, t) for name in rules & names | row_wise for t in "fd"}
     fits = [k.rule for k in kernels.values() if k.kind == "fit"]
     assert set(fits) == (FITS if "batch" in LOOKED_AT[arch] else set())
     assert len(fits) in (0, 8)
-    rest = Counter(k.kind for k in kernels.values() if k.kind not in (*STEPS, "prepare", "fit", "check_fits"))
+    rest = Counter(
+        k.kind for k in kernels.values() if k.kind not in (*STEPS, "prepare", "fit", "check_fits", "row_factors")
+    )
+    factors = {(k.rule, k.type) for k in kernels.values() if k.kind == "row_factors"}
+    assert factors == {(rule, t) for rule in row_wise for t in "fd"}
     twice = ["reduce", *OF_ROWS]
     assert rest == Counter(
         [
@@ -402,6 +408,7 @@ def test_every_kernel_is_there(kernels: dict[str, Kernel]) -> None:
             "upload",
             "gather",
             "sum_parts",
+            "row_tables",
             *twice,
             *twice,
             *["random"] * 6,
@@ -427,7 +434,8 @@ def test_registers_let_the_blocks_in(kernels: dict[str, Kernel]) -> None:
             blocks = code.resident_blocks(SIZE[k.type], n + (k.kind == "stored_step" and n > 2))
         else:
             named = {"norm": "norm_resident_blocks"} | dict.fromkeys(
-                ("prepare", "reduce", *OF_ROWS, "random", "constant"), "common_resident_blocks"
+                ("prepare", "reduce", *OF_ROWS, "row_tables", "row_factors", "random", "constant"),
+                "common_resident_blocks",
             )
             blocks = CONSTANTS[named[k.kind]] if k.kind in named else 1
         threads = CONSTANTS["finish_threads"] if k.kind in ("finish", "sum_parts") else CONSTANTS["block_threads"]
@@ -480,7 +488,7 @@ def test_float32_stays_float32(kernels: dict[str, Kernel]) -> None:
 
 def test_operations_are_rounded_as_written(kernels: dict[str, Kernel]) -> None:
     # Powers are taken in double-double arithmetic, which is made of fused operations that are written as such.
-    assert findings(kernels, inexact, *STEPS, "norm", "finish", *OF_ROWS, "random") == []
+    assert findings(kernels, inexact, *STEPS, "norm", "finish", *OF_ROWS, "row_factors", "random") == []
     assert findings(kernels, lambda k: [op for op in inexact(k) if op != "fma.rn.f64"], "prepare", "gather") == []
 
 

@@ -242,11 +242,11 @@ def test_rows_that_are_rounded_stochastically(kind: str, row: int, device: Libra
         for library in (device, None):
             put = library.put if library is not None else np.copy
             get = library.get if library is not None else np.asarray
-            params = [put(np.ones((9, row), np.float32)), put(np.ones((5, row), np.float32))]
+            params = [put(np.ones((9, row), np.float32)), put(np.ones((2, row), np.float32))]
             opt = adaptk.Adam(params, lr=0.1, state_dtype=kind, min_8bit_size=0, seed=3, sparse=mode)
-            for t in range(3):
-                indices, values = gradient(9, (row,), 12, t)
-                opt.step([(put(indices), put(values)), put(np.resize(values, (5, row)))])
+            for t in range(2):
+                indices, values = gradient(9, (row,), 6, t)
+                opt.step([(put(indices), put(values)), put(np.resize(values, (2, row)))])
             results.append([get(p) for p in params])
         assert_equal(results[0], results[1], (kind, mode))
 
@@ -261,7 +261,7 @@ def test_params_that_are_rounded_stochastically(row: int, device: Library) -> No
         param = put(np.ones((12, row)).astype(FLOATS["bfloat16"]))
         opt = adaptk.Adam([param], lr=0.01, param_format="sr", seed=5)
         for t in range(3):
-            indices, values = gradient(12, (row,), 40, t)
+            indices, values = gradient(12, (row,), 9, t)
             opt.step([(put(indices), put(values))])
         results.append(library.get(param) if library is not None else param)
     assert_equal(results[0], results[1])
@@ -311,11 +311,11 @@ def test_types_of_rules_with_a_number_for_each_row(param: str, grad: str, device
 def row_wise_steps(library: Library | None, rule: str, options: Sequence[dict[str, Any]], **made: Any) -> list[Any]:
     put = library.put if library is not None else np.copy
     get = library.get if library is not None else np.asarray
-    params = [put(np.ones((30, 256), np.float32)), put(np.ones((4, 3))), put(np.ones((30, 2), np.float32))]
+    params = [put(np.ones((7, 256), np.float32)), put(np.ones((4, 3))), put(np.ones((7, 2), np.float32))]
     opt = adaptk.optimizer_for(rule, params, lr=0.1, **made)
     norms = []
     for t, given in enumerate(options):
-        indices, values = gradient(30, (256,), 20, t)
+        indices, values = gradient(7, (256,), 9, t)
         if given.get("skip_nonfinite") and t % 2 == 1:
             values[7, 3] = np.inf
         more = None if t == 1 else (put(indices), put(values[:, :2].copy()))
@@ -324,7 +324,9 @@ def row_wise_steps(library: Library | None, rule: str, options: Sequence[dict[st
     if made.get("sparse") == "catch_up":
         opt.catch_up()
     counts = [s.pop("last_step").tolist() for s in map(dict, opt.state.values()) if "last_step" in s]
-    states = [{n: get(x) for n, x in s.items() if n in STATES[rule] and hasattr(x, "dtype")} for s in opt.state.values()]
+    states = [
+        {n: get(x) for n, x in s.items() if n in STATES[rule] and hasattr(x, "dtype")} for s in opt.state.values()
+    ]
     return [[get(p) for p in params], states, [counts, norms, opt.step_count]]
 
 
@@ -342,9 +344,8 @@ def test_objects_with_a_number_for_each_row(rule: str, device: Library) -> None:
         (three, {"state_dtype": "8bit", "min_8bit_size": 64, "seed": 3}, {}),
         (three, {"state_dtype": "bfloat16_sr", "seed": 3}, {"capturable": True}),
     ]
-    for options, made, there in cases:
-        if rule == "rowwise_adagrad" and "state_dtype" in made:
-            continue  # which has no other states
+    # AdaGrad has no states in other formats, and one kind of gradient takes the same way by both rules.
+    for options, made, there in cases if rule == "rowwise_adam" else cases[::4]:
         got, want = row_wise_steps(device, rule, options, **made, **there), row_wise_steps(None, rule, options, **made)
         assert_equal(got[0], want[0], made)
         assert_equal(got[1], want[1], made)
@@ -362,12 +363,12 @@ def test_split_params_with_a_number_for_each_row(kind: str, device: Library) -> 
     results = []
     for library in (device, None):
         put = library.put if library is not None else np.copy
-        param = put(np.ones((12, 33)).astype(FLOATS["bfloat16"]))
+        param = put(np.ones((5, 33)).astype(FLOATS["bfloat16"]))
         opt = adaptk.RowWiseAdam([param], lr=0.01, param_format=kind, weight_decay=0.1, seed=2)
         for t in range(2):
-            indices, values = gradient(12, (33,), 40, t)
+            indices, values = gradient(5, (33,), 9, t)
             opt.step([(put(indices), put(values))])
-            opt.step([put(np.resize(values, (12, 33)))])
+            opt.step([put(np.resize(values, (5, 33)))])
         results.append(library.get(param) if library is not None else param)
     assert_equal(results[0], results[1])
 
