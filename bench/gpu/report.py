@@ -214,6 +214,14 @@ def targets(results: Record) -> list[Target]:
     batches: Record = results.get("fits") or {}
     fitted = [(batches["of_published"], f"{batches['count']} fits")] if batches.get("complete") else []
     result.append(Target("fits a second / Gpufit's published 3 million", 5.0, points=fitted))
+    sparse: Record = results.get("rows") or {}
+    faster = [
+        (r["times"]["torch"]["median"] / r["times"]["adaptk"]["median"], f"{r['rule']} {r['rows']:,} x {r['width']}")
+        for r in sparse.get("rows", [])
+        if "torch" in r["times"]
+    ]
+    known = bool(sparse.get("complete"))
+    result.append(Target("torch's sparse optimizers / steps of rows", 1.0, points=faster, complete=known))
     moved: Record = results.get("offload") or {}
     others = Target("ways of an offloaded step with other values than on the CPU", 0, False)
     if "different" in moved:
@@ -280,6 +288,9 @@ def table(results: Record) -> str:
             note += f"; worst: {points[0]['where']}"
         bound = f"{'>=' if t['at_least'] else '<='} {t['bound']:g}"
         lines.append(f"{t['what']:<60}{worst:>8}{bound:>8}  {note}")
+    for r in (results.get("rows") or {}).get("rows", []):
+        own, copy = (r["times"][name]["median"] for name in ("adaptk", "copy"))
+        lines.append(f"{r['rule']} of rows, {r['rows']:,} x {r['width']}: {copy / own:.2f} of a copy's bandwidth")
     for kernel in results.get("profile") or []:
         metrics = ", ".join(f"{name} {value}" for name, value in kernel["metrics"].items())
         lines += shortened([f"{kernel['kernel'][:60]}: {metrics}"], 1, 200)

@@ -25,7 +25,7 @@ from report import profiled_kernels, sanitizer_errors, table, targets, tests_fou
 
 HERE = Path(__file__).resolve().parent
 # Seconds. Each stage has a limit of its own, so that one that hangs does not cost the others their time.
-LIMITS = {"build": 110, "tests": 100, "bits": 60, "run_time": 25, "fits": 19, "race": 100, "offload": 25}
+LIMITS = {"build": 110, "tests": 100, "bits": 60, "run_time": 25, "fits": 19, "rows": 15, "race": 90, "offload": 20}
 LIMITS |= {"memcheck": 30, "racecheck": 30, "profile": 40}
 LONGEST = 540
 GRACE = 3.0  # between the request to end and the end
@@ -118,6 +118,10 @@ def fits(setting: Setting) -> list[Command]:
     return [_python(HERE / "fits.py", "--json", setting.work / "fits.json", *_cpu(setting))]
 
 
+def rows(setting: Setting) -> list[Command]:
+    return [_python(HERE / "rows.py", "--json", setting.work / "rows.json", *_cpu(setting))]
+
+
 def race(setting: Setting) -> list[Command]:
     seconds = limit("race", setting.trial) - NEW_RACES_UNTIL
     return [_python(HERE / "race.py", "--json", setting.work / "race.json", "--seconds", seconds, *_cpu(setting))]
@@ -153,6 +157,7 @@ STAGES: dict[str, Callable[[Setting], list[Command]]] = {
     "bits": bits,
     "run_time": run_time,
     "fits": fits,
+    "rows": rows,
     "race": race,
     "offload": offload,
     "memcheck": sanitizer("memcheck"),
@@ -241,7 +246,7 @@ def gathered(stage: Record, setting: Setting, log: str) -> Record:
         if found["passed"] == 0:
             fail(stage, f"{stage['note']}: nothing was tested")
         return {"tests": found}
-    if name in ("bits", "run_time", "fits", "race", "offload"):
+    if name in ("bits", "run_time", "fits", "rows", "race", "offload"):
         record = read_json(setting.work / f"{name}.json")
         if record and not record["complete"]:
             stage["note"] = "not all of it"
