@@ -1,6 +1,6 @@
 """adaptk.hogwild on two threads and on one, beside scikit-learn's SGDClassifier and Vowpal Wabbit, taken in turn.
 
-``python bench/hogwild.py [--rows 400k] [--passes 10] [--threads 2] [--repeats 3] [--rule sgd] [--json FILE] [--smoke]``
+``python bench/hogwild.py [--rows 400k] [--passes 10] [--threads 2] [--repeats 3] [--rule sgd] [--bounds]``
 
 The data have the shape of RCV1: 47,236 features whose frequencies follow a power law, 76 a row of length 1.
 Each contender trains anew for the same number of passes, logistic loss, float32. A ratio is the median over the rounds;
@@ -8,6 +8,11 @@ Each contender trains anew for the same number of passes, logistic loss, float32
 examples, the same for all contenders, and "spread" is the standard deviation of the losses: threads change a loss only
 if the difference is well above that. The step size of sgd is halved after each pass. If it shrinks by a tenth, the
 objective depends on where the last examples have led: it varied by a tenth from order to order, on one thread, too.
+
+``--bounds`` adds what bounds the speed of threads: as many models at a time, each on its share of the examples and with
+weights of its own, which is what the machine allows; and threads that publish their copies of the weights once a round,
+which is what is left without an exchange. Ratings of people, 100,000 of MovieLens, come from the wheel of recbole 1.2.1
+if pip can download it.
 """
 
 from __future__ import annotations
@@ -16,8 +21,12 @@ import argparse
 import importlib.util
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
+import threading
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -75,6 +84,50 @@ def ratings(entries: int, rows: int, columns: int, rank: int = 8, seed: int = 0)
     a, b = (rng.normal(size=(n, rank)).astype(np.float32) / rank**0.5 for n in (rows, columns))
     values = 3.5 + np.einsum("ij,ij->i", a[i], b[j]) + 0.3 * rng.normal(size=entries)
     return i, j, values.astype(np.float32)
+
+
+def movielens() -> tuple[Array, Array, Array]:
+    """100,000 ratings of films by people, from a wheel that has them; OSError with the reason if there is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "recbole==1.2.1"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise OSError((done.stderr.strip().splitlines() or ["pip download failed"])[-1])
+        (wheel,) = Path(folder).glob("recbole-*.whl")
+        text = zipfile.ZipFile(wheel).read("recbole/dataset_example/ml-100k/ml-100k.inter").decode()
+    table = np.array([line.split("\t")[:3] for line in text.splitlines()[1:]], dtype=np.float32)
+    people, films = (np.unique(table[:, k], return_inverse=True)[1].astype(np.int32) for k in (0, 1))
+    return people, films, table[:, 2].copy()
+
+
+def at_a_time(works: Sequence[Callable[[], Any]]) -> list[Any]:
+    """What they return, each in a thread."""
+    found: list[Any] = [None] * len(works)
+
+    def run(k: int) -> None:
+        found[k] = works[k]()
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(len(works))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    return found
+
+
+def shares(x: Any, y: Array, count: int) -> list[tuple[Any, Array]]:
+    """The examples in parts."""
+    data, indices, starts, (rows, features) = x
+    parts = []
+    for k in range(count):
+        first, last = rows * k // count, rows * (k + 1) // count
+        within = slice(starts[first], starts[last])
+        own_starts = starts[first : last + 1] - starts[first]
+        parts.append(((data[within], indices[within], own_starts, (last - first, features)), y[first:last]))
+    return parts
+
+
+APART, ONCE = "nothing shared", "shared once a round"
 
 
 def objective(model: Any, x: Any, y: Array) -> float:
@@ -154,19 +207,34 @@ def linear(options: argparse.Namespace) -> dict[str, Any]:
         # Without copies of frequent weights, as in the paper.
         f"{options.threads} threads, direct": lambda seed: own(x, y, rule, passes, options.threads, seed, 1),
     }
+    apart: dict[str, Callable[[int], Any]] = {}
+    if options.bounds:
+        contenders[f"{options.threads} threads, {ONCE}"] = lambda seed: own(
+            x, y, rule, passes, options.threads, seed, 2**30
+        )
+        parts = shares(x, y, options.threads)
+        apart[f"{options.threads} threads, {APART}"] = lambda seed: at_a_time(
+            [partial(own, *part, rule, passes, 1, seed) for part in parts]
+        )
     if importlib.util.find_spec("sklearn") is not None:
         contenders["scikit-learn"] = lambda seed: of_sklearn(x, y, passes, seed)
-    times: dict[str, list[float]] = {name: [] for name in contenders}
+    else:
+        print("scikit-learn: not installed")
+    times: dict[str, list[float]] = {name: [] for name in (*contenders, *apart)}
     losses: dict[str, list[float]] = {name: [] for name in contenders}
     wabbit = None
     if importlib.util.find_spec("vowpalwabbit") is not None:
         wabbit = VowpalWabbit(x, y)
         times["Vowpal Wabbit"] = []
+    else:
+        print("Vowpal Wabbit: vowpalwabbit is not installed")
     for seed in range(options.repeats):
         for name, work in contenders.items():
             seconds, model = seconds_of(partial(work, seed))
             times[name].append(seconds / passes)
             losses[name].append(objective(model, x, y))
+        for name, work in apart.items():
+            times[name].append(seconds_of(partial(work, seed))[0] / passes)
         if wabbit is not None:
             times["Vowpal Wabbit"].append(wabbit.seconds(passes))
     return {"seconds": times, "losses": losses, "rows": options.rows}
@@ -176,15 +244,32 @@ def factors(options: argparse.Namespace) -> dict[str, Any]:
     """The same for matrix factorisation."""
     n = options.entries
     shape = (max(n // 30, 10), max(n // 200, 10))
-    i, j, values = ratings(n, *shape)
-    times: dict[str, list[float]] = {"one thread": [], f"{options.threads} threads": []}
+    return factorised(options, ratings(n, *shape), shape, options.passes)
+
+
+def factorised(
+    options: argparse.Namespace, entries: tuple[Array, Array, Array], shape: tuple[int, int], passes: int
+) -> dict[str, Any]:
+    several = f"{options.threads} threads"
+    times: dict[str, list[float]] = {"one thread": [], several: []}
     losses: dict[str, list[float]] = {name: [] for name in times}
+
+    def fit(threads: int, seed: int, part: slice = slice(None)) -> MatrixFactorization:
+        model = MatrixFactorization(options.rank, max_iter=passes, n_jobs=threads, random_state=seed)
+        return model.fit(*(a[part] for a in entries), shape)
+
+    n = len(entries[0])
+    parts = [slice(n * k // options.threads, n * (k + 1) // options.threads) for k in range(options.threads)]
+    if options.bounds:
+        times[f"{several}, {APART}"] = []
     for seed in range(options.repeats):
-        for name, threads in (("one thread", 1), (f"{options.threads} threads", options.threads)):
-            model = MatrixFactorization(options.rank, max_iter=options.passes, n_jobs=threads, random_state=seed)
-            seconds, _ = seconds_of(partial(model.fit, i, j, values, shape))
-            times[name].append(seconds / options.passes)
+        for name, threads in (("one thread", 1), (several, options.threads)):
+            seconds, model = seconds_of(partial(fit, threads, seed))
+            times[name].append(seconds / passes)
             losses[name].append(model.loss_curve_[-1])
+        if options.bounds:
+            seconds, _ = seconds_of(lambda seed=seed: at_a_time([partial(fit, 1, seed, part) for part in parts]))
+            times[f"{several}, {APART}"].append(seconds / passes)
     return {"seconds": times, "losses": losses, "rows": n}
 
 
@@ -197,7 +282,7 @@ def show(what: str, found: dict[str, Any], several: str) -> dict[str, float]:
     print(f"{what}, {found['rows']:,} examples")
     for name, seconds in found["seconds"].items():
         nanoseconds = statistics.median(seconds) / found["rows"] * 1e9
-        line = f"  {name:<18} {nanoseconds:8.1f} ns an example"
+        line = f"  {name:<30} {nanoseconds:8.1f} ns an example"
         if name in found["losses"]:
             loss = statistics.mean(found["losses"][name])
             line += f"   loss {loss:.5f}"
@@ -205,13 +290,14 @@ def show(what: str, found: dict[str, Any], several: str) -> dict[str, float]:
                 line += f", spread {statistics.stdev(found['losses'][name]) / loss:.2%}"
         print(line)
     ratios = {"one thread / " + several: ratio(found, "one thread", several)}
-    if several + ", direct" in found["seconds"]:
-        ratios[f"one thread / {several}, direct"] = ratio(found, "one thread", several + ", direct")
+    for way in ("direct", ONCE, APART):
+        if f"{several}, {way}" in found["seconds"]:
+            ratios[f"one thread / {several}, {way}"] = ratio(found, "one thread", f"{several}, {way}")
     for peer in ("scikit-learn", "Vowpal Wabbit"):
         if peer in found["seconds"]:
             ratios[f"{peer} / one thread"] = ratio(found, peer, "one thread")
     for name, value in ratios.items():
-        print(f"  {name:<30} {value:.2f}")
+        print(f"  {name:<45} {value:.2f}")
     difference = statistics.mean(found["losses"][several]) / statistics.mean(found["losses"]["one thread"]) - 1
     print(f"  loss of {several} over that of one: {difference:+.2%}", flush=True)
     return {**ratios, "loss difference": difference}
@@ -226,6 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rule", default="sgd", choices=["sgd", "adagrad", "adam", "ftrl"])
+    parser.add_argument("--bounds", action="store_true", help="also threads that share nothing, or little")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all times, in seconds")
     parser.add_argument("--smoke", action="store_true", help="a size that takes no time and says nothing")
     options = parser.parse_args(arguments)
@@ -240,6 +327,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for what, run in (("linear model", linear), ("matrix factorisation", factors)):
         found = run(options)
         results[what] = {**found, "ratios": show(what, found, several)}
+    if not options.smoke:
+        try:
+            people, films, stars = movielens()
+        except OSError as e:
+            print(f"MovieLens: {e}")
+        else:
+            shape = (int(people.max()) + 1, int(films.max()) + 1)
+            found = factorised(options, (people, films, stars), shape, 10 * options.passes)
+            results["MovieLens"] = {**found, "ratios": show("MovieLens", found, several)}
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(), "threads": options.threads, **results}))
     return 0

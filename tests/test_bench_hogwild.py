@@ -17,7 +17,7 @@ def test_all_contenders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys:
     monkeypatch.syspath_prepend(str(BENCH))
     bench = importlib.import_module("hogwild")
     path = tmp_path / "times.json"
-    assert bench.main(["--smoke", "--json", str(path)]) == 0
+    assert bench.main(["--smoke", "--bounds", "--json", str(path)]) == 0
     printed = capsys.readouterr().out
     found = json.loads(path.read_text())
     for what in ("linear model", "matrix factorisation"):
@@ -25,9 +25,25 @@ def test_all_contenders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys:
         assert all(len(t) == 2 and min(t) > 0 for t in found[what]["seconds"].values())
         assert all(len(losses) == 2 for losses in found[what]["losses"].values())
         assert all(0 < loss < 1.5 for losses in found[what]["losses"].values() for loss in losses)
-        assert found[what]["ratios"]["one thread / 2 threads"] > 0
+        for way in ("", ", nothing shared"):
+            assert found[what]["ratios"]["one thread / 2 threads" + way] > 0
     with pytest.raises(SystemExit):
         bench.main(["--threads", "1"])
+
+
+def test_shares_of_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together they are all examples, in order."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    bench = importlib.import_module("hogwild")
+    x, y = bench.rcv1_shaped(31, features=400, per_row=5)
+    parts = bench.shares(x, y, 3)
+    assert [part[0][3] for part in parts] == [(10, 400), (10, 400), (11, 400)]
+    assert (np.concatenate([part[1] for part in parts]) == y).all()
+    for k in (0, 1):
+        assert (np.concatenate([part[0][k] for part in parts]) == x[k]).all()
+    for part, _ in parts:
+        assert part[2][0] == 0
+        assert part[2][-1] == len(part[0]) == len(part[1])
 
 
 def test_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
