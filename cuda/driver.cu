@@ -380,6 +380,12 @@ bool needs_sides(const ParamUpdate& t, std::size_t buffers) {
 
 // The rows of a tensor for the kernels that make tensors of them, which are to lie at these addresses.
 RowTables row_tables(const ParamUpdate& t, std::int64_t row_size, std::byte* tensors, std::byte* sides) {
+    // Elements of one tensor share the upper half of their number there, which a row may not be in the middle of.
+    if (row_size % 16 != 0 && t.size > std::int64_t{UINT32_MAX})
+        for (std::size_t b = 0; b < max_buffers; ++b)
+            if (info_of(t.format[b]).stochastic)
+                throw Refusal(std::string("rows of a tensor of more than 2^32 elements, stored as ") +
+                              detail::name_of(t.format[b]) + ", whose size is no multiple of 16");
     RowTables out{};
     out.tensors = reinterpret_cast<Tensor*>(tensors);
     out.sides = reinterpret_cast<Side*>(sides);

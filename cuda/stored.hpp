@@ -391,22 +391,23 @@ template <class F> struct Randomness {
     static constexpr int bits = random_bits_of<F>();
     static constexpr int n = elements_per_draw<bits>;
     static constexpr std::uint32_t mask = (1u << bits) - 1;
-    std::uint64_t key;
-    std::int64_t of_pair;  // the first of the 16 elements of a pair of lanes
     Draws draws;
-    std::uint32_t counter;
+    std::uint32_t counter;  // of the 16 elements of a pair of lanes
+    // A row of another tensor may begin in the middle of a draw, unless it begins with a block: its place there.
+    static constexpr bool anywhere = n > 1 && !BlockFormat<F>;
+    std::uint32_t within = 0;
 
-    ADAPTK_DEVICE Randomness(const StateSide& side, std::int64_t first, int lane)
-        : key(side.key), of_pair(side.first + first + 16 * (lane / 2)) {
-        draws = draws_from<bits>(key, of_pair);
+    ADAPTK_DEVICE Randomness(const StateSide& side, std::int64_t first, int lane) {
+        const std::int64_t of_pair = side.first + first + 16 * (lane / 2);
+        draws = draws_from<bits>(side.key, of_pair);
         counter = draw_counter<bits>(of_pair);
+        if constexpr (anywhere) within = std::uint32_t(of_pair) % n;
     }
     ADAPTK_DEVICE std::uint32_t operator()(int lane, int k) const {
-        // A row of another tensor may begin in the middle of a draw, unless it begins with a block.
-        if constexpr (!BlockFormat<F>) {
-            if (of_pair % 16 != 0) {
-                const std::int64_t e = of_pair + element_at<float>(lane, k) % 16;
-                return (draw(draws_from<bits>(key, e), draw_counter<bits>(e)) >> (int(e % n) * bits)) & mask;
+        if constexpr (anywhere) {
+            if (within != 0) {
+                const std::uint32_t at = within + std::uint32_t(element_at<float>(lane, k) % 16);
+                return (draw(draws, counter + at / n) >> (at % n * bits)) & mask;
             }
         }
         // Elements that share a draw lie in one vector: the compiler computes it once.

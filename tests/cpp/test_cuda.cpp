@@ -992,6 +992,21 @@ void test_numbers_of_rows_in_every_format() {
     }
 }
 
+// Random bits have upper halves of their own from element 2^33 on, which a row must not be in the middle of.
+void test_rows_of_large_tensors() {
+    const RuleInfo& rule = *detail::find_rule("rowwise_adam");
+    constexpr std::int64_t row_size = 3;
+    std::vector<ParamUpdate> one{
+        ParamUpdate(((std::int64_t{1} << 32) / row_size + 1) * row_size, Format::float32, Format::float32)};
+    for (const detail::FormatInfo& f : detail::formats())
+        if (f.stochastic && f.of_states && f.block == 1) one[0].format[2] = f.id;
+    const std::vector<Segment> segments{{&rule, default_hyper(rule), 1, 1}};
+    const std::vector<ParamUpdate> device = as_rows(rule, one, row_size);
+    CudaError error;
+    CHECK(!backend.step(step_of(device, segments, {}), error));
+    CHECK_THAT(std::string(error.text).find("of more than 2^32 elements") != std::string::npos, "%s", error.text);
+}
+
 // More rows than have tables at a time.
 void test_numbers_of_many_rows() {
     const RuleInfo& rule = *detail::find_rule("rowwise_adagrad");
@@ -1086,6 +1101,7 @@ int main() {
     timed("numbers of rows", test_numbers_of_rows);
     timed("numbers of rows in every format", test_numbers_of_rows_in_every_format);
     timed("numbers of many rows", test_numbers_of_many_rows);
+    timed("rows of large tensors", test_rows_of_large_tensors);
     timed("fills", test_fills);
     check_nothing_left();
     return finish();
