@@ -114,6 +114,7 @@ template <class T, class Linalg> class BlockedQr {
             } else {
                 pivoted_.a.template triangularView<Eigen::Upper>() = t_;
             }
+            for (int k = 0; k < active_; ++k) pivoted_.norms[k] = norm(pivoted_.a.col(k));
             pivoted_.compute(y_);
             order_ = qr.order.head(active_);
             for (int k = 0; k < active_; ++k) qr.order[k] = order_[pivoted_.order[k]];

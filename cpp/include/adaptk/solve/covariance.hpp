@@ -81,6 +81,7 @@ template <class T, class Linalg = InlineLinalg> class Covariance {
             const T column = norm(w.qr.a.col(k));
             w.divisor[k] = column > 0 ? column : T(1);
             w.qr.a.col(k) /= w.divisor[k];
+            w.qr.norms[k] = column / w.divisor[k];
         }
         w.qt_r.setZero();
         w.qr.compute(w.qt_r);

@@ -580,8 +580,10 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             if (in_blocks) continue;
             if (w.fixed[k]) {
                 w.qr.a.col(k).setZero();
+                w.qr.norms[k] = 0;
             } else {
-                w.qr.a.col(k) /= w.divisor[k];
+                divide(w.qr.a.col(k), w.divisor[k]);
+                w.qr.norms[k] = std::isfinite(column) ? column / w.divisor[k] : T(0);
             }
         }
         if constexpr (Linalg::blocked)

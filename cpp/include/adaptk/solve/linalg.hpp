@@ -25,6 +25,16 @@ template <class V> auto norm(const V& v) {
     return v.size() == 0 ? T(0) : v.stableNorm();
 }
 
+// x / d by one division where 1 / d is in the range.
+template <class V, class T> void divide(V&& x, T d) {
+    const T inverse = T(1) / d;
+    if (std::isnormal(inverse)) {
+        x *= inverse;
+    } else {
+        x /= d;
+    }
+}
+
 // y = A'x.
 template <class T, class A> void times_rows(const Vector<T>& x, const A& a, Vector<T>& y) {
     y.setZero();
@@ -67,9 +77,8 @@ template <class T> class PivotedQr {
     void resize(int m, int n) {
         a.resize(m, n);
         r.resize(n, n);
-        norms_.resize(n);
+        norms.resize(n);
         exact_.resize(n);
-        work_.resize(n);
         order.resize(n);
     }
 
@@ -87,53 +96,52 @@ template <class T> class PivotedQr {
         }
     }
 
-    // Factors `a`, which is overwritten, and b becomes Q'b.
+    // Factors `a`, whose columns have these `norms`, and overwrites both. As many elements of b as there are columns
+    // become those of Q'b.
     void compute(Vector<T>& b) {
         const int m = int(a.rows()), n = int(a.cols());
-        for (int j = 0; j < n; ++j) {
-            order[j] = j;
-            norms_[j] = exact_[j] = norm(a.col(j));
-        }
+        for (int j = 0; j < n; ++j) order[j] = j;
+        exact_ = norms;
         r.setZero();
         const int steps = std::min(m, n);
         for (int k = 0; k < steps; ++k) {
             int pivot = k;
             for (int j = k + 1; j < n; ++j)
-                if (norms_[j] > norms_[pivot]) pivot = j;
+                if (norms[j] > norms[pivot]) pivot = j;
             if (pivot != k) {
                 a.col(k).swap(a.col(pivot));
                 r.col(k).head(k).swap(r.col(pivot).head(k));
                 std::swap(order[k], order[pivot]);
-                std::swap(norms_[k], norms_[pivot]);
+                std::swap(norms[k], norms[pivot]);
                 std::swap(exact_[k], exact_[pivot]);
             }
             reflect(k, m, n, b);
         }
     }
 
-    // b becomes Q'b, after compute().
+    // The same to another b, after compute().
     void apply(Vector<T>& b) const {
         const int m = int(a.rows()), steps = std::min(m, int(a.cols()));
         for (int k = 0; k < steps; ++k) {
             if (r(k, k) == 0) continue;
             const auto v = a.col(k).tail(m - k);
-            auto c = b.segment(k, m - k);
-            c -= (v.dot(c) / v[0]) * v;
+            turn(b, k, v, v[0]);
         }
     }
 
     Matrix<T> a, r;
+    Vector<T> norms;
     Eigen::VectorXi order;  // column k of R belongs to variable order[k]
 
   private:
     void reflect(int k, int m, int n, Vector<T>& b) {
         auto v = a.col(k).tail(m - k);
         // A norm that no update has changed is that of this column from row k on.
-        const T length = norms_[k] == exact_[k] ? exact_[k] : norm(v);
+        const T length = norms[k] == exact_[k] ? exact_[k] : norm(v);
         if (!(length > 0)) return;
         // v becomes the reflector with first element 1 + |a_k| / length, between 1 and 2: no cancellation.
         const T signed_length = v[0] < 0 ? -length : length;
-        v /= signed_length;
+        divide(v, signed_length);
         v[0] += T(1);
         const T pivot = v[0];
         r(k, k) = -signed_length;
@@ -141,22 +149,31 @@ template <class T> class PivotedQr {
             auto c = a.col(j).tail(m - k);
             c -= (v.dot(c) / pivot) * v;
             r(k, j) = c[0];
-            if (norms_[j] > 0) {
-                const T t = std::abs(c[0]) / norms_[j];
+            if (norms[j] > 0) {
+                const T t = std::abs(c[0]) / norms[j];
                 const T left = std::max(T(0), (T(1) - t) * (T(1) + t));
-                const T ratio = norms_[j] / exact_[j];
+                const T ratio = norms[j] / exact_[j];
                 if (left * ratio * ratio <= std::sqrt(epsilon<T>)) {
-                    norms_[j] = exact_[j] = norm(c.tail(m - k - 1));
+                    norms[j] = exact_[j] = norm(c.tail(m - k - 1));
                 } else {
-                    norms_[j] *= std::sqrt(left);
+                    norms[j] *= std::sqrt(left);
                 }
             }
         }
-        auto c = b.segment(k, m - k);
-        c -= (v.dot(c) / pivot) * v;
+        turn(b, k, v, pivot);
     }
 
-    Vector<T> norms_, exact_, work_;
+    template <class V> void turn(Vector<T>& b, int k, const V& v, T pivot) const {
+        auto c = b.segment(k, v.size());
+        const T share = v.dot(c) / pivot;
+        if (k + 1 < a.cols()) {
+            c -= share * v;
+        } else {
+            c[0] -= share * v[0];  // nobody asks for the others
+        }
+    }
+
+    Vector<T> exact_;
 };
 
 // y with R y = b for the leading `rank` rows and columns, zeros after them.
