@@ -400,10 +400,11 @@ typedef enum adaptk_sparse_mode {
 } adaptk_sparse_mode;
 
 /* adaptk_step_stored() with gradients of rows. Params are in C order. Values are where the param is; indices on the CPU
- * or there, from where they are read: the call waits for what the stream holds before it, which may not be captured in a
- * graph. On a device params and states of ADAPTK_CATCH_UP are float32 or float64; `last_step` is in memory of the CPU. `states` may be NULL for a rule without states. `zero_grad`
- * is not an option. ADAPTK_CATCH_UP is for rules that have a closed form of steps with a gradient of 0, without coupled
- * weight decay; it takes the hyperparameters of this step for those that were missed. */
+ * or there, from where they are read: the call waits for what the stream holds before it, which may not be captured in
+ * a graph. On a device params and states of ADAPTK_CATCH_UP are float32 or float64; `last_step` is in memory of the
+ * CPU. `states` may be NULL for a rule without states. `zero_grad` is not an option. ADAPTK_CATCH_UP is for rules that
+ * have a closed form of steps with a gradient of 0, without coupled weight decay; it takes the hyperparameters of this
+ * step for those that were missed. */
 ADAPTK_API adaptk_status adaptk_step_rows(const char* rule, const adaptk_hyper* hypers, size_t hyper_count,
                                           int64_t step, uint64_t seed, size_t count, const adaptk_tensor* const* params,
                                           const adaptk_rows* const* grads, const adaptk_stored* const* states,
