@@ -678,7 +678,6 @@ struct Measures {
     }
 };
 
-// The tensors of a step that one kernel updates.
 struct Batch;
 
 // The rows of a tensor whose rule keeps one number for each: as tensors, with a set of coefficients each. So many of
@@ -730,6 +729,7 @@ class NumberedRows {
               const Control* control) const;
 };
 
+// The tensors of a step that one kernel updates.
 struct Batch {
     const void* kernel;
     std::size_t place;                       // of its rule, in the table of kernels
