@@ -244,3 +244,16 @@ def test_a_slope_without_an_end_is_no_minimum(start: list[float], exact: bool) -
     with np.errstate(all="ignore"):
         r = solve.lbfgs(lambda x: float(-x[0] + x[1] ** 2), start, jac=jac)
     assert not r.success
+
+
+@pytest.mark.parametrize("offset", [1e12, 1e16])
+def test_rounding_that_hides_the_gradient(offset: float) -> None:
+    """Differences of 0 are no small gradient there: far from the minimum, and this is said."""
+    r = solve.lbfgs(lambda x: float((1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2 + offset), [-1.2, 1.0])
+    assert r.status == 5
+    assert "rounding" in r.message
+
+
+def test_differences_that_see_that_the_gradient_is_0() -> None:
+    r = solve.lbfgs(lambda x: float(x[0] ** 2), [0.0])
+    assert r.status == 1

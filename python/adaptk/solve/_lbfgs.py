@@ -73,9 +73,18 @@ class _Function:
             raise ValueError(f"jac must return real numbers of shape {x.shape}, got {g.dtype} of shape {g.shape}")
         return g.astype(self.dtype)
 
+    def _steps(self, at: Array) -> Array:
+        return self.relative * np.maximum(np.abs(at), self.typical)
+
+    def rounding_of_gradient(self, x: Array, value: float) -> float:
+        """What the rounding of values can make of a derivative; 0 without differences of values."""
+        if self.differences not in (1, 2):
+            return 0.0
+        return float(np.finfo(self.dtype).eps) * abs(value) / float(self._steps(x.astype(np.float64)).min())
+
     def _by_differences(self, x: Array, value: float) -> Array:
         at = x.astype(np.float64)
-        step = self.relative * np.maximum(np.abs(at), self.typical)
+        step = self._steps(at)
         g = np.empty(x.size)
         for k in range(x.size):
             if self.differences == 3:
@@ -479,7 +488,8 @@ def _run(
         if status:
             break
         if steepest == 0:
-            status = 1
+            # Of a function whose rounding hides what a difference is to see, 0 says no more than that.
+            status = 5 if f.rounding_of_gradient(x, value) > gtol * largest else 1
             break
         found = None
         search = None
