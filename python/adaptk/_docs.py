@@ -298,7 +298,7 @@ def jax_doc(rule: Rule) -> str:
         "GradientTransformation",
         f"    Its state is a :class:`{state_name(rule)}` of `count` and {states}.",
         *(
-            f"    One number for each {per}, see :attr:`adaptk.State.per`: {', '.join(f'`{n}`' for n in names)}."
+            f"    One number for each {per}, see the states of :func:`adaptk.rule`: {', '.join(f'`{n}`' for n in names)}."
             for per, names in numbers.items()
         ),
         "",
