@@ -58,7 +58,7 @@ def test_every_rule(rule: str, device: Library) -> None:
 @pytest.mark.parametrize("grad", FLOATS)
 def test_every_type(param: str, grad: str, device: Library) -> None:
     if not device.has(param) or not device.has(grad):
-        pytest.skip(f"{device.name} has not both of the types")
+        pytest.skip(f"{device.name} lacks one of the two dtypes")
     for mode in ("lazy", "dense"):
         indices, values = gradient(30, (9,), 80, 1, FLOATS[grad])
         assert_equals_cpu(device, "adam", make("adam", (30, 9), param), indices, values, sparse=mode)
@@ -300,7 +300,7 @@ def test_rules_with_a_number_for_each_row(rule: str, shape: tuple[int, ...], dev
 @pytest.mark.parametrize("grad", FLOATS)
 def test_types_of_rules_with_a_number_for_each_row(param: str, grad: str, device: Library) -> None:
     if not device.has(param) or not device.has(grad):
-        pytest.skip(f"{device.name} has not both of the types")
+        pytest.skip(f"{device.name} lacks one of the two dtypes")
     rows = gradient(20, (17,), 40, 1, FLOATS[grad])
     whole = np.resize(rows[1], (20, 17))
     for rule in ROW_WISE:

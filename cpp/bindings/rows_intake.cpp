@@ -94,7 +94,8 @@ std::int64_t row_size_of(const View& param) {
 
 }  // namespace
 
-// Throws NotImplementedError: rows catch up by a kernel that knows the types that are computed in alone.
+// Raises NotImplementedError for what CUDA lacks: the kernel by which rows catch up multiplies elements in place, in
+// the type that is computed in, and decodes no storage format.
 static void check_mode_on_device(const View& param, detail::SparseMode mode, const RuleInfo& rule,
                                  const ParamUpdate& tensor) {
     if (!param.device.cuda) return;
