@@ -774,6 +774,18 @@ std::vector<ParamUpdate> with_rows(std::vector<ParamUpdate> tensors, std::span<c
     return tensors;
 }
 
+// A step of these tensors on the device, after that of the CPU.
+void check_step(const Twins& t, const std::vector<ParamUpdate>& device, const StepOptions& options,
+                const StepReport& wanted, const std::string& what) {
+    CudaStep s = step_of(device, t.segments, options);
+    const Reported reported(0);
+    if (wants_norm(options)) reported.give(s);
+    CudaError error;
+    CHECK_THAT(backend.step(s, error), "%s: %s", what.c_str(), error.text);
+    if (wants_norm(options)) check_report(reported.read(), wanted, what);
+    t.check(what);
+}
+
 // Rows of all lengths, with values in every type, one by one and as a gradient with zeros; beside a tensor with an
 // ordinary gradient.
 void test_rows() {
@@ -809,13 +821,7 @@ void test_rows() {
                 const std::string what = text(rule, types, "rows of " + std::to_string(row_size));
                 const std::int64_t step = 3;
                 if (round % 7 == 0) set_device_step(t.segments, &step, detail::ScalarType::i64);
-                CudaStep s = step_of(device, t.segments, options);
-                const Reported reported(0);
-                if (wants_norm(options)) reported.give(s);
-                CudaError error;
-                CHECK_THAT(backend.step(s, error), "%s: %s", what.c_str(), error.text);
-                if (wants_norm(options)) check_report(reported.read(), wanted, what);
-                t.check(what);
+                check_step(t, device, options, wanted, what);
             }
         }
     }
@@ -953,13 +959,7 @@ void test_numbers_of_rows() {
                 const std::string what = text(rule, types, "numbers of rows of " + std::to_string(row_size));
                 const std::int64_t step = 4;
                 if (round % 5 == 0 && !late) set_device_step(t.segments, &step, detail::ScalarType::i64);
-                CudaStep s = step_of(device, t.segments, options);
-                const Reported reported(0);
-                if (wants_norm(options)) reported.give(s);
-                CudaError error;
-                CHECK_THAT(backend.step(s, error), "%s: %s", what.c_str(), error.text);
-                if (wants_norm(options)) check_report(reported.read(), wanted, what);
-                t.check(what);
+                check_step(t, device, options, wanted, what);
                 CHECK(last[0] == last[1]);
             }
         }
