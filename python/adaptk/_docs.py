@@ -20,6 +20,10 @@ _ROW_WISE_NOTES = [
 ]
 
 
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def function_signature(rule: Rule) -> str:
     arguments = ["param", "grad", *(s.name for s in rule.states), "*", "step", "seed=0", "param_format=None"]
     arguments += ["zero_grad=False", "copy_out=None", "ema=None", "sparse='lazy'", "last_step=None"]
@@ -142,7 +146,7 @@ def class_options(class_rules: Sequence[Rule]) -> list[tuple[str, Any, str]]:
             default = 0.0 if h.name == "momentum" and "momentum" in words else h.default
             found.setdefault(h.name, (default, h.meaning))
     for word in words:
-        by = ", ".join(f"`{r.name}`" for r in class_rules if word in r.variant)
+        by = _quoted([r.name for r in class_rules if word in r.variant])
         found.setdefault(word, (False, f"run {by}"))
     for rule in class_rules:
         for s in rule.states:
@@ -289,7 +293,7 @@ def jax_doc(rule: Rule) -> str:
         "    Which params are decayed, as in optax: a tree of bools like the params or a prefix of theirs, or a",
         "    function of the params that returns one. The others have no weight decay.",
     ]
-    states = ", ".join(f"`{s.name}`" for s in rule.states) or "nothing else"
+    states = _quoted([s.name for s in rule.states]) or "nothing else"
     numbers = {s.per: [t.name for t in rule.states if t.per == s.per] for s in rule.states if s.per != "element"}
     lines += [
         "",
@@ -298,7 +302,7 @@ def jax_doc(rule: Rule) -> str:
         "GradientTransformation",
         f"    Its state is a :class:`{state_name(rule)}` of `count` and {states}.",
         *(
-            f"    One number for each {per}, see the states of :func:`adaptk.rule`: {', '.join(f'`{n}`' for n in names)}."
+            f"    One number for each {per}, see the states of :func:`adaptk.rule`: {_quoted(names)}."
             for per, names in numbers.items()
         ),
         "",

@@ -74,7 +74,8 @@ class _Function:
         return g.astype(self.dtype)
 
     def _steps(self, at: Array) -> Array:
-        return self.relative * np.maximum(np.abs(at), self.typical)
+        steps: Array = self.relative * np.maximum(np.abs(at), self.typical)
+        return steps
 
     def rounding_of_gradient(self, x: Array, value: float) -> float:
         """What the rounding of values can make of a derivative; 0 without differences of values."""
