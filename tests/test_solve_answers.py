@@ -52,8 +52,11 @@ def test_masked_elements_are_refused() -> None:
         solve.levenberg_marquardt(lambda x: x[0] - np.ones(3), [0.0], jac=lambda x: masked[:, None])
     with pytest.raises(ValueError, match=r"jac must return no masked elements"):
         solve.conjugate_gradient(lambda x: float(x @ x), [1.0, 1.0, 1.0], jac=lambda x: masked * x)
-    with pytest.raises(ValueError, match=r"fun must return no masked elements"):
-        solve.newton(lambda x: np.ma.masked, [1.0])
+    with pytest.raises(ValueError, match=r"jac must return no masked elements"):
+        solve.lbfgs(lambda x: float(x @ x), [1.0, 1.0, 1.0], jac=lambda x: masked * x)
+    for solver in (solve.newton, solve.lbfgs):
+        with pytest.raises(ValueError, match=r"fun must return no masked elements"):
+            solver(lambda x: np.ma.masked, [1.0])
     with pytest.raises(ValueError, match=r"x0: has masked elements"):
         solve.levenberg_marquardt(lambda x: x, masked)
 

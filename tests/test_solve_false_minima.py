@@ -19,6 +19,10 @@ SOLVERS: dict[str, Any] = {
     "fr": lambda f, x, g, h, **o: solve.conjugate_gradient(f, x, jac=g, beta="fr", **o),
     "wolfe": lambda f, x, g, h, **o: solve.steepest_descent(f, x, jac=g, **o),
 }
+OTHERS: dict[str, Any] = {
+    "bfgs": lambda f, x, g, h, **o: solve.newton(f, x, jac=g, hess="bfgs", **o),
+    "pr+": lambda f, x, g, h, **o: solve.conjugate_gradient(f, x, jac=g, beta="pr+", **o),
+}
 NEWTONS = ["trust-region", "levenberg", "hessp"]
 
 
@@ -56,10 +60,10 @@ def test_poisson_regression_from_a_bad_start(solver: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("start", [[0.0, 1.0], [1.0, 1.0], [5.0, -300.0]])
-@pytest.mark.parametrize("solver", ["trust-region", "levenberg", "hz", "wolfe"])
+@pytest.mark.parametrize("solver", [*SOLVERS, *OTHERS])
 def test_a_function_without_a_minimum_has_none(solver: str, start: list[float]) -> None:
     """-x0 + x1^2: where |x0| is 1/eps, the gradient is no larger than the rounding of |H| |x|."""
-    r = SOLVERS[solver](
+    r = (SOLVERS | OTHERS)[solver](
         lambda x: float(-x[0] + x[1] ** 2), start, lambda x: np.array([-1.0, 2 * x[1]]), lambda x: np.diag([0.0, 2.0])
     )
     assert not r.success, r.message
@@ -104,6 +108,60 @@ def test_an_offset_in_a_valley(offset: float) -> None:
         r = solver(lambda x: rosenbrock(x) + offset, [-1.2, 1.0])
         assert r.success, r.message
         np.testing.assert_allclose(r.x, 1.0, atol=0.05)
+
+
+# Maxima near zero: no step that is short beside x changes f
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, *OTHERS])
+@pytest.mark.parametrize("start", [1e-9, -1e-9, 1e-12])
+def test_a_maximum_near_zero_is_left(solver: str, start: float) -> None:
+    r = (SOLVERS | OTHERS)[solver](
+        lambda x: float(np.cos(x[0])), [start], lambda x: -np.sin(x), lambda x: -np.cos(x)[:, None]
+    )
+    assert r.success, r.message
+    assert r.fun == pytest.approx(-1.0, abs=1e-9)
+
+
+DIFFERENCES = [solve.newton, solve.conjugate_gradient, solve.steepest_descent, solve.lbfgs]
+
+
+@pytest.mark.parametrize("solver", DIFFERENCES)
+@pytest.mark.parametrize("jac", ["2-point", "3-point", "cs"])
+@pytest.mark.parametrize("start", [1e-5, 1e-9, -1e-9])
+def test_a_maximum_near_zero_is_left_by_differences(solver: Any, jac: str, start: float) -> None:
+    r = solver(lambda x: np.cos(x[0]), [start], jac=jac)
+    assert r.success, r.message
+    assert r.fun == pytest.approx(-1.0, abs=1e-4)
+    assert r.nfev < 1500
+
+
+@pytest.mark.parametrize("solver", DIFFERENCES)
+@pytest.mark.parametrize("start", [[1e-9, 1e-9], [1e-9, -1e-10], [-1e-7, 0.0]])
+def test_the_top_of_a_hill_is_left_by_differences(solver: Any, start: list[float]) -> None:
+    r = solver(lambda x: float(1 + np.exp(-(x[0] ** 2) - 2 * x[1] ** 2)), start)
+    assert r.fun < 1.001
+
+
+@pytest.mark.parametrize("solver", DIFFERENCES[:3])
+def test_differences_of_stacks_of_points_leave_a_maximum(solver: Any) -> None:
+    r = solver(lambda x: np.cos(x[:, 0]) if x.ndim == 2 else np.cos(x[0]), [1e-9], vectorized=True)
+    assert r.success, r.message
+    assert r.fun == pytest.approx(-1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("solver", DIFFERENCES)
+def test_a_variable_without_a_say_costs_few_evaluations(solver: Any) -> None:
+    seen: list[Array] = []
+
+    def f(x: Array) -> float:
+        seen.append(x.copy())
+        return float(1 + (x[0] - 3) ** 2)
+
+    r = solver(f, [1.0, 5.0])
+    assert r.success, r.message
+    assert abs(r.x[0] - 3) < 1e-3
+    assert len(seen) < 150
 
 
 # Derivatives of another function

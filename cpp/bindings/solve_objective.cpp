@@ -34,6 +34,11 @@ bool is_array(PyObject* o) { return py::detail::npy_api::get().PyArray_Check_(o)
 // Exactly that type: a subclass may mean more than its values, as masked arrays do.
 bool is_plain_array(PyObject* o) { return Py_IS_TYPE(o, array_type()); }
 
+// Whether two values of a function differ by more than `times` their rounding.
+template <class T> bool beyond_rounding(T a, T b, T times) {
+    return !(std::abs(a - b) <= times * solve::epsilon<T> * std::max(std::abs(a), std::abs(b)));
+}
+
 const char* type_name(PyObject* o) { return Py_TYPE(o)->tp_name; }
 
 bool refuse(PyObject* kind, const char* name, const std::string& text) {
@@ -290,6 +295,7 @@ template <class T> void Objective<T>::prepare() {
     if (relative.size() == 0) relative.setConstant(n, T(0));
     stretch_.assign(std::size_t(n), T(1));
     silent_.assign(std::size_t(n), false);
+    seen_.assign(std::size_t(n), T(0));
     if (lower.size() == 0) {
         lower.setConstant(n, -std::numeric_limits<T>::infinity());
         upper.setConstant(n, std::numeric_limits<T>::infinity());
@@ -437,8 +443,13 @@ template <class T> bool Objective<T>::prime(const T* x) {
     return primed_;
 }
 
+// Gradients by complex steps are as exact as any.
+template <class T> bool Objective<T>::second_of_values() const {
+    return !jac && !fun_returns_gradient && differences.gradient != Difference::complex_step;
+}
+
 template <class T> T Objective<T>::hessian_error() const {
-    const bool values = !jac && !fun_returns_gradient;
+    const bool values = second_of_values();
     const T exact = values ? noise : gradient_noise_;
     if (hess || (!values && differences.hessian == Difference::complex_step)) return solve::epsilon<T>;
     if (values || differences.hessian == Difference::two_point) return 4 * std::sqrt(exact);
@@ -468,7 +479,7 @@ bool Objective<T>::difference(F& f, Difference method, T exact, const T* x, cons
         if (!quotient(f, method, exact, x, k, at, rows, column, q)) return false;
         if (relative[k] > 0 || (rows > 1 && m == 0)) continue;
         if (!q.moved) {
-            if (!lengthen(f, exact, x, k, at, rows, column)) return false;
+            if (!(m == 0 ? measure(f, exact, x, k, column) : lengthen(f, exact, x, k, at, rows, column))) return false;
         } else {
             silent_[std::size_t(k)] = false;
             // A value by itself bends at its minimum, as a vector of residuals does not.
@@ -505,12 +516,55 @@ bool Objective<T>::quotient(F& f, Difference method, T exact, const T* x, int k,
         column[i] = (high_[row] - base[i]) / width;
         q.moved = q.moved || high_[row] != base[i] || (q.central && at != nullptr && high_[row] != at[i]);
     }
+    // One value may have changed by its rounding alone.
+    if (m == 0 && rows == 1) q.moved = beyond_rounding(high_[0], base[0], T(8));
     q.width = std::abs(width);
     if (rows == 1 || at == nullptr) return true;
     using Values = Eigen::Map<const solve::Vector<T>>;
     const Values here(at, rows), high(high_.data(), rows);
     q.slope = solve::norm(Values(column, rows)) * q.width;
     if (q.central) q.bend = solve::norm((high - here) + (Values(low_.data(), rows) - here));
+    return true;
+}
+
+// At a maximum, a saddle or a minimum f changes with the square of the step, and |x_k| does not say over what length:
+// near zero it may be far too short. Longer and longer steps tell, up to near max(1, |x_k|). What they find is typical
+// of the variable from then on. One that does not change f by then is left alone until it does.
+template <class T> template <class F> bool Objective<T>::measure(F& f, T exact, const T* x, int k, T* column) {
+    constexpr T longer = T(0x1p4), longest = T(0x1p-6), enough = T(64);
+    const auto variable = std::size_t(k);
+    if (silent_[variable]) return true;
+    T here;
+    if (!base_value(x, here)) return false;
+    const T size = std::max(std::abs(x[k]), typical[k]), most = std::max(size, T(1)), kept = stretch_[variable];
+    const bool second = differences.hessian != Difference::none || hess || hessp;
+    silent_[variable] = true;
+    for (T h = 0; h < longest * most;) {
+        h = h == 0 ? size * (sizeof(T) == 4 ? longest : T(0x1p-13)) : std::min(h * longer, longest * most);
+        const T before = *column;
+        Quotient q;
+        stretch_[variable] = h / (size * solve::difference_scale<T>(Difference::three_point, exact));
+        const bool ok = quotient(f, Difference::three_point, exact, x, k, nullptr, 1, column, q);
+        stretch_[variable] = kept;
+        if (!ok) return false;
+        const T up = high_[0] - here, down = q.central ? low_[0] - here : up;
+        const T change = std::max(std::abs(up), std::abs(down));
+        if (!std::isfinite(change)) {
+            *column = before;
+            return true;
+        }
+        seen_[variable] = h;
+        const T wanted = h < longest * most ? enough : T(8);
+        if (!(change > wanted * solve::epsilon<T> * std::abs(here))) continue;
+        silent_[variable] = false;
+        // A top, which second derivatives would show: the way out has a slope, if rounding hides that at x.
+        if (!second && q.central && up < 0 && down < 0 && !beyond_rounding(high_[0], low_[0], T(8)))
+            *column = (x[k] < 0 ? -up : up) / (q.width / 2);
+        // The length over which f would change by itself.
+        const T length = change < std::abs(here) ? h * std::sqrt(std::abs(here) / change) : h;
+        if (length > 2 * size) typical[k] = std::ldexp(T(1), std::ilogb(std::min(length, most)));
+        return true;
+    }
     return true;
 }
 
@@ -625,12 +679,23 @@ template <class T> bool Objective<T>::stack(const T* x, Difference method, int r
     PyObject* result = fun.call(fresh_array(all.data(), Py_ssize_t(points), n));
     if (!take_matrix(result, "fun, called on a stack of points,", values.data(), Py_ssize_t(points), rows))
         return false;
-    for (int k = 0; k < n; ++k)
-        for (int i = 0; i < rows; ++i) {
-            const T* const row = values.data() + std::size_t(k) * std::size_t(rows);
-            const T low = twice ? row[std::ptrdiff_t(n) * rows + i] : at[i];
-            out[std::ptrdiff_t(k) * rows + i] = (row[i] - low) / width[std::size_t(k)];
+    const auto one = [&](const T* point, T* value) {
+        ++fun_calls;
+        return take_matrix(fun.call(fresh_array(point, 1, n)), "fun, called on a stack of points,", value, 1, 1);
+    };
+    if (m == 0) std::copy(x, x + n, point_.begin());
+    for (int k = 0; k < n; ++k) {
+        T* const column = out + std::ptrdiff_t(k) * rows;
+        const T* const row = values.data() + std::size_t(k) * std::size_t(rows);
+        const T* const low = twice ? row + std::ptrdiff_t(n) * rows : at;
+        for (int i = 0; i < rows; ++i) column[i] = (row[i] - low[i]) / width[std::size_t(k)];
+        if (m > 0 || relative[k] > 0) continue;
+        if (beyond_rounding(row[0], low[0], T(8))) {
+            silent_[std::size_t(k)] = false;
+        } else if (!measure(one, noise, x, k, column)) {
+            return false;
         }
+    }
     return true;
 }
 
@@ -645,7 +710,7 @@ template <class T> bool Objective<T>::hessian(const T* x, T* h) {
             // Rows as columns: the symmetric part is the same.
             return false;
         }
-    } else if (!jac && !fun_returns_gradient) {
+    } else if (second_of_values()) {
         return hessian_of_values(x, h);
     } else {
         const Difference method = differences.hessian;
@@ -684,8 +749,9 @@ template <class T> bool Objective<T>::hessian_of_values(const T* x, T* h) {
     if (!base_value(x, at)) return false;
     for (int k = 0; k < n; ++k) {
         bool central = true;
-        steps[std::size_t(k)] =
-            solve::difference_step(x[k], std::sqrt(std::sqrt(noise)), typical[k], lower[k], upper[k], central);
+        const T size = std::max(std::abs(x[k]), typical[k]);
+        const T scale = std::max(std::sqrt(std::sqrt(noise)), 2 * seen_[std::size_t(k)] / size);
+        steps[std::size_t(k)] = solve::difference_step(x[k], scale, typical[k], lower[k], upper[k], central);
     }
     const auto shifted = [&](int i, T si, int k, T sk, T& f) {
         point_[std::size_t(i)] += si * steps[std::size_t(i)];

@@ -137,6 +137,7 @@ template <class T> class Objective {
     bool alive();  // looks after Ctrl-C while no Python code runs
     bool plain_gradient(const T* x, T* g);
     bool hessian_of_values(const T* x, T* h);
+    bool second_of_values() const;
     // out (rows x n, column after column) by differences of `f`, which has `rows` values, around x with values `at`.
     template <class F>
     bool difference(F& f, solve::Difference method, T exact, const T* x, const T* at, int rows, T* out);
@@ -149,6 +150,7 @@ template <class T> class Objective {
     template <class F>
     bool quotient(F& f, solve::Difference method, T exact, const T* x, int k, const T* at, int rows, T* column,
                   Quotient& q);
+    template <class F> bool measure(F& f, T exact, const T* x, int k, T* column);
     template <class F> bool lengthen(F& f, T exact, const T* x, int k, const T* at, int rows, T* column);
     template <class F> bool shorten(F& f, T exact, const T* x, int k, const T* at, int rows, T* column, Quotient q);
     template <class F> bool complex_difference(F& f, const T* x, int rows, T* out);
@@ -170,10 +172,11 @@ template <class T> class Objective {
     std::vector<T> point_, low_, high_, columns_;
     py::object jacobian_, room_;
     T* room();  // the array of its own; null with a Python error
-    // Of differences: how much longer than by default each variable's step is, whether it has no say here, and the
-    // largest residuals so far.
+    // Of differences: how much longer than by default each variable's step is, whether it has no say here, the last
+    // step over which its value had to be measured, or 0, and the largest residuals so far.
     std::vector<T> stretch_;
     std::vector<bool> silent_;
+    std::vector<T> seen_;
     T reach_ = 0;
     std::vector<std::complex<T>> complex_point_, complex_value_;
     std::chrono::steady_clock::time_point last_look_{};

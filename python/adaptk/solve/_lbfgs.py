@@ -27,6 +27,11 @@ _SMALL_STEP, _SMALL_PROMISE = 1.0, 1e-2
 _SLOPE_OUTWARD = 1e-3
 
 
+def _no_mask(result: Any, name: str) -> None:
+    if isinstance(result, np.ma.MaskedArray) and np.ma.is_masked(result):
+        raise ValueError(f"{name} must return no masked elements: leave them out, or fill them")
+
+
 class _Function:
     """Values and gradients in float64 or float32, and their counts."""
 
@@ -36,11 +41,14 @@ class _Function:
         self.fun = _check._bind(fun, "fun", x, args)
         self.jac = None if jac is None else _check._bind(jac, "jac", x, args)
         self.pair, self.differences, self.dtype = pair, differences, x.dtype
-        eps = float(np.finfo(x.dtype).eps)
+        self.eps = eps = float(np.finfo(x.dtype).eps)
         self.relative = {1: math.sqrt(eps), 2: float(np.cbrt(eps)), 3: eps * eps}.get(differences, 0.0)
         if rel is not None:
             self.relative = rel.astype(np.float64)
-        self.typical = np.where(x != 0, np.abs(x), 1.0).astype(np.float64) if typical is None else typical
+        own = np.where(x != 0, np.abs(x), 1.0) if typical is None else np.broadcast_to(typical, x.shape)
+        self.typical = own.astype(np.float64)
+        # Of differences: whether their steps may become longer, and whether a variable has no say here.
+        self.measured, self.silent = rel is None, np.zeros(x.size, bool)
         self.nfev = self.njev = 0
         self.lower: Any = -np.inf
         self.upper: Any = np.inf
@@ -51,6 +59,7 @@ class _Function:
 
     @staticmethod
     def _number(value: Any) -> float:
+        _no_mask(value, "fun")
         array = np.asarray(value)
         if array.size != 1 or array.dtype.kind not in "biuf":
             raise TypeError(f"fun must return a number, got {array.dtype} of shape {array.shape}")
@@ -68,6 +77,7 @@ class _Function:
         return value, self._by_differences(x, value)
 
     def _gradient(self, gradient: Any, x: Array) -> Array:
+        _no_mask(gradient, "jac")
         g = np.asarray(gradient)
         if g.shape != x.shape or g.dtype.kind not in "biuf":
             raise ValueError(f"jac must return real numbers of shape {x.shape}, got {g.dtype} of shape {g.shape}")
@@ -101,7 +111,41 @@ class _Function:
             high = value if up[k] == x[k] else self.value(up)
             low = value if down[k] == x[k] else self.value(down)
             g[k] = (high - low) / (float(up[k]) - float(down[k]))
+            if not abs(high - low) <= 8 * self.eps * abs(value):
+                self.silent[k] = False
+            elif self.measured and not self.silent[k]:
+                g[k] = self._measure(x, value, k, g[k])
         return g.astype(self.dtype)
+
+    def _measure(self, x: Array, value: float, k: int, before: float) -> float:
+        """The slope by longer and longer steps, where rounding hides what a difference is to see.
+
+        At a maximum, a saddle or a minimum f changes with the square of the step, and ``|x_k|`` does not say over what
+        length: near zero it may be far too short. What is found is typical of the variable from then on.
+        """
+        size = max(abs(float(x[k])), float(self.typical[k]))
+        most = max(1.0, size)
+        lower, upper = (np.broadcast_to(bound, x.shape)[k] for bound in (self.lower, self.upper))
+        self.silent[k] = True
+        h = 0.0
+        while h < most * 2.0**-6:
+            h = min(h * 2.0**4, most * 2.0**-6) if h else size * 2.0 ** (-6 if self.dtype == np.float32 else -13)
+            up, down = x.copy(), x.copy()
+            up[k], down[k] = min(x[k] + h, upper), max(x[k] - h, lower)
+            rise, fall = self.value(up) - value, self.value(down) - value
+            change = max(abs(rise), abs(fall))
+            if not math.isfinite(rise - fall):
+                break
+            if change > (64 if h < most * 2.0**-6 else 8) * self.eps * abs(value):
+                self.silent[k] = False
+                length = h * math.sqrt(abs(value) / change) if change < abs(value) else h
+                if length > 2 * size:
+                    self.typical[k] = 2.0 ** math.floor(math.log2(min(length, most)))
+                # A top: the way out has a slope, if rounding hides that at x.
+                if rise < 0 and fall < 0 and abs(rise - fall) <= 8 * self.eps * abs(value):
+                    return fall / float(down[k] - x[k]) if x[k] < 0 else rise / float(up[k] - x[k])
+                return (rise - fall) / float(up[k] - down[k])
+        return before
 
 
 class _Memory:
@@ -263,7 +307,10 @@ class _Search:
                 best = t
             if t[1] == -math.inf or self.enough(t):
                 return t
-            if not t[1] <= self.value + _DECREASE * a * self.slope + self.noise or (low[0] > 0 and t[1] >= low[1]):
+            # Where rounding hides what f should have fallen, a slope that grows no flatter says that it falls on.
+            hidden = t[1] <= self.value + self.noise and t[2] <= 0.9 * low[2]
+            no_lower = low[0] > 0 and t[1] >= low[1] and not hidden
+            if not t[1] <= self.value + _DECREASE * a * self.slope + self.noise or no_lower:
                 high = t
             elif high is None and t[2] < 0:
                 if a >= self.most:
@@ -371,7 +418,8 @@ def lbfgs(
     maxiter : int, optional
         ``max(10000, 200 n)``.
     rel_step, typical : float or array_like, optional
-        Differences step by ``rel_step * max(|x|, typical)``. `typical` is ``|x0|``, or 1 where that is 0.
+        Differences step by ``rel_step * max(|x|, typical)``. `typical` is ``|x0|``, or 1 where that is 0. Without
+        `rel_step` they become longer where rounding hides what `fun` changes, for a `typical` of 1 at most.
     check_derivatives : bool
         Whether to compare `jac` with central differences at `x0` first, and raise ValueError with the worst element if
         one is wrong.

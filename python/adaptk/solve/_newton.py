@@ -78,7 +78,8 @@ def newton(
     vectorized : bool
         Whether `fun` takes a stack of points, shape (k, n), and returns (k,); differences are then one call.
     rel_step, typical : float or array_like, optional
-        Differences step by ``rel_step * max(|x|, typical)``. `typical` is ``|x0|``, or 1 where that is 0.
+        Differences step by ``rel_step * max(|x|, typical)``. `typical` is ``|x0|``, or 1 where that is 0. Without
+        `rel_step` they become longer where rounding hides what `fun` changes, for a `typical` of 1 at most.
     check_derivatives : bool
         Whether to compare `jac` and `hess` with central differences at `x0` first, and raise ValueError with the worst
         element if one is wrong.

@@ -39,8 +39,30 @@ template <class T, class Value> Agreement judge_slope(T f0, T slope, T reach, T 
     return settled && !agreed ? Agreement::fails : Agreement::holds;
 }
 
-// Along d, and if it fails there along each axis. `at(point, f)` is the function at a point; x, g and f0 belong
-// together, and `point` and `axis` are there to write into.
+// Far from zero, all that is left of a slope may be less than the rounding of f but for steps as long as x: outward
+// along each axis on which that promises a part of |f|, for as long as f falls. `at` sees the points; false to abort.
+template <class T, class At>
+bool look_outward(const Vector<T>& x, const Vector<T>& g, T f0, Vector<T>& point, At&& at) {
+    constexpr T worth = T(1e-3);
+    constexpr int most_axes = 64;
+    const int n = int(x.size());
+    for (int k = 0; k < std::min(n, most_axes); ++k) {
+        if (!(g[k] < 0 ? x[k] > 0 : x[k] < 0) || !(std::abs(g[k]) * std::abs(x[k]) > worth * std::abs(f0))) continue;
+        point = x;
+        T before = f0;
+        for (T factor = 2; std::isfinite(point[k]); factor *= 16) {
+            point[k] = factor * x[k];
+            T there;
+            if (!at(point, there)) return false;
+            if (!(there < before)) break;
+            before = there;
+        }
+    }
+    return true;
+}
+
+// Along d, and if it fails there along each axis; if it holds, outward too. `at(point, f)` is the function at a point;
+// x, g and f0 belong together, and `point` and `axis` are there to write into.
 template <class T, class At>
 Agreement judge_gradient(const Vector<T>& x, const Vector<T>& g, const Vector<T>& d, T f0, T noise, Vector<T>& point,
                          Vector<T>& axis, Disagreement<T>& where, At&& at) {
@@ -61,6 +83,7 @@ Agreement judge_gradient(const Vector<T>& x, const Vector<T>& g, const Vector<T>
     T found;
     const T reach = x_norm > 0 ? x_norm / d_norm : T(1);
     const Agreement verdict = along(d, claimed, reach, found);
+    if (verdict == Agreement::holds && !look_outward(x, g, f0, point, at)) return Agreement::aborted;
     if (verdict != Agreement::fails) return verdict;
     where = {-1, claimed / d_norm, found / d_norm};
     if (n > most_axes) return verdict;

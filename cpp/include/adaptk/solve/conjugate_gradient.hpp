@@ -110,6 +110,8 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
                     since_restart = 0;
                     alpha = 0;
                 }
+                // Where g has grown, as it does on the way down from a maximum, the last alpha is far too long.
+                if (alpha > 0) alpha = std::min(alpha, 1000 * step / norm(w.d));
                 T first = alpha > 0 ? 2 * alpha : first_step(w.x, w.g, line.value);
                 if (alpha > 0) {
                     // I1: the minimiser of the parabola through phi(0), phi'(0) and a point well inside.

@@ -109,6 +109,7 @@ template <class T, class Problem> class Line {
         const Agreement agreement =
             judge_gradient(w.x, w.g, w.d, value, value_error<T>(f), w.xn, w.gn, s.disagreement, at);
         if (agreement == Agreement::aborted) return Status::aborted;
+        if (lowest == -std::numeric_limits<T>::infinity()) return Status::unbounded;
         if (agreement == Agreement::fails && at_rest(f, s.disagreement, first)) return Status::precision;
         // A probe that is clearly lower shows that the search was wrong, not that there are no steps.
         const bool useful = value - lowest > 16 * epsilon<T> * std::max(std::abs(value), std::abs(first_value));
@@ -178,8 +179,10 @@ template <class T, class Problem> Search Line<T, Problem>::strong_wolfe(T first,
         if (!phi(a)) return Search::aborted;
         if (fn == -std::numeric_limits<T>::infinity()) return Search::unbounded;
         if (still) break;
-        const bool high_enough = fn > value + c1 * a * slope0 || (low.a > 0 && fn >= low.f);
-        if (finite() && !high_enough && !derivative()) return Search::aborted;
+        if (finite() && !derivative()) return Search::aborted;
+        // Where rounding hides what f should have fallen, a slope that grows no flatter says that it falls on.
+        const bool hidden = fn <= value && -a * slope0 <= epsilon<T> * std::abs(value) && slope <= T(0.9) * low.d;
+        const bool high_enough = !hidden && (fn > value + c1 * a * slope0 || (low.a > 0 && fn >= low.f));
         if (!finite()) {
             // Shorten: towards the best point that is known.
             if (bracketed) {
@@ -192,7 +195,6 @@ template <class T, class Problem> Search Line<T, Problem>::strong_wolfe(T first,
             continue;
         }
         if (high_enough) {
-            if (!derivative()) return Search::aborted;
             high = {a, fn, slope};
             bracketed = true;
         } else {

@@ -246,12 +246,13 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         const bool small = full && length <= o.xtol * norm(w.x);
         ratio = (value - fn) / predicted;
         if (below_rounding || small) {
-            // f cannot tell; the gradient can.
+            // f cannot tell; the gradient can: it has fallen, or grows steeper along p.
             ++s.njev;
             if (!f.gradient(w.xn.data(), w.gn.data())) return Trial::aborted;
             const T rounding = 2 * epsilon<T> * std::abs(value);
             const bool better =
-                w.gn.allFinite() && (fn < value || (fn <= value + rounding && norm(w.gn) <= norm(w.g) / 2));
+                w.gn.allFinite() && (fn < value || (fn <= value + rounding &&
+                                                    (norm(w.gn) <= norm(w.g) / 2 || w.gn.dot(w.p) < w.g.dot(w.p))));
             if (better) move(fn);
             if (small) return Trial::converged;
             ratio = better ? T(1) : T(-1);
@@ -306,6 +307,11 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         const Agreement agreement =
             judge_gradient(w.x, w.g, w.t, value, value_error<T>(f), w.xn, w.trust.u, s.disagreement, at);
         if (agreement == Agreement::aborted) return Status::aborted;
+        if (lowest == -std::numeric_limits<T>::infinity()) {
+            w.x = best;
+            value = lowest;
+            return Status::unbounded;
+        }
         const bool rests = agreement == Agreement::fails && at_rest(f, s.disagreement, first);
         // A probe that is clearly lower shows that the steps were wrong, not that there are none.
         const bool lower = lowest < value;

@@ -188,6 +188,11 @@ template <class T, class Problem, class Monitor> class NewtonCg {
         const Agreement agreement =
             judge_gradient(w.x, w.g, w.d, value, value_error<T>(f), w.xn, w.r, s.disagreement, at);
         if (agreement == Agreement::aborted) return Status::aborted;
+        if (lowest == -std::numeric_limits<T>::infinity()) {
+            w.x = best;
+            value = lowest;
+            return Status::unbounded;
+        }
         const bool rests = agreement == Agreement::fails && at_rest(f, s.disagreement, first);
         // A probe that is clearly lower shows that the steps were wrong, not that there are none.
         const bool lower = lowest < value;
