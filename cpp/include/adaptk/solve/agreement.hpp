@@ -61,8 +61,8 @@ bool look_outward(const Vector<T>& x, const Vector<T>& g, T f0, Vector<T>& point
     return true;
 }
 
-// Along d, and if it fails there along each axis; if it holds, outward too. `at(point, f)` is the function at a point;
-// x, g and f0 belong together, and `point` and `axis` are there to write into.
+// Along d, and if it fails there along each axis. `at(point, f)` is the function at a point; x, g and f0 belong
+// together, and `point` and `axis` are there to write into.
 template <class T, class At>
 Agreement judge_gradient(const Vector<T>& x, const Vector<T>& g, const Vector<T>& d, T f0, T noise, Vector<T>& point,
                          Vector<T>& axis, Disagreement<T>& where, At&& at) {
@@ -83,7 +83,6 @@ Agreement judge_gradient(const Vector<T>& x, const Vector<T>& g, const Vector<T>
     T found;
     const T reach = x_norm > 0 ? x_norm / d_norm : T(1);
     const Agreement verdict = along(d, claimed, reach, found);
-    if (verdict == Agreement::holds && !look_outward(x, g, f0, point, at)) return Agreement::aborted;
     if (verdict != Agreement::fails) return verdict;
     where = {-1, claimed / d_norm, found / d_norm};
     if (n > most_axes) return verdict;
@@ -100,6 +99,15 @@ Agreement judge_gradient(const Vector<T>& x, const Vector<T>& g, const Vector<T>
         worst = error;
         where = {k, g[k], found};
     }
+    return verdict;
+}
+
+// The same where the end is a minimum only if there is no lower point outward either.
+template <class T, class At>
+Agreement judge_minimum(const Vector<T>& x, const Vector<T>& g, const Vector<T>& d, T f0, T noise, Vector<T>& point,
+                        Vector<T>& axis, Disagreement<T>& where, At&& at) {
+    const Agreement verdict = judge_gradient(x, g, d, f0, noise, point, axis, where, at);
+    if (verdict == Agreement::holds && !look_outward(x, g, f0, point, at)) return Agreement::aborted;
     return verdict;
 }
 

@@ -107,7 +107,7 @@ template <class T, class Problem> class Line {
             return true;
         };
         const Agreement agreement =
-            judge_gradient(w.x, w.g, w.d, value, value_error<T>(f), w.xn, w.gn, s.disagreement, at);
+            judge_minimum(w.x, w.g, w.d, value, value_error<T>(f), w.xn, w.gn, s.disagreement, at);
         if (agreement == Agreement::aborted) return Status::aborted;
         if (lowest == -std::numeric_limits<T>::infinity()) return Status::unbounded;
         if (agreement == Agreement::fails && at_rest(f, s.disagreement, first)) return Status::precision;

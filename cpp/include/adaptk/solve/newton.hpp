@@ -305,7 +305,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         };
         w.t = -w.g;
         const Agreement agreement =
-            judge_gradient(w.x, w.g, w.t, value, value_error<T>(f), w.xn, w.trust.u, s.disagreement, at);
+            judge_minimum(w.x, w.g, w.t, value, value_error<T>(f), w.xn, w.trust.u, s.disagreement, at);
         if (agreement == Agreement::aborted) return Status::aborted;
         if (lowest == -std::numeric_limits<T>::infinity()) {
             w.x = best;

@@ -186,7 +186,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
         };
         w.d = -w.g;
         const Agreement agreement =
-            judge_gradient(w.x, w.g, w.d, value, value_error<T>(f), w.xn, w.r, s.disagreement, at);
+            judge_minimum(w.x, w.g, w.d, value, value_error<T>(f), w.xn, w.r, s.disagreement, at);
         if (agreement == Agreement::aborted) return Status::aborted;
         if (lowest == -std::numeric_limits<T>::infinity()) {
             w.x = best;
