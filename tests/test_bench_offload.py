@@ -7,8 +7,10 @@ import importlib
 import json
 from pathlib import Path
 
+import adaptk
+import numpy as np
 import pytest
-from adaptk import _bench
+from adaptk import _bench, _core
 
 pytest.importorskip("torch", reason="needs PyTorch")
 
@@ -26,7 +28,8 @@ def test_the_program(
     assert bench.main([*arguments, "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]
     printed = capsys.readouterr().out
-    assert [row["work"] for row in rows] == ["ceiling", "Offload", "Offload, clip_norm"]
+    of_offload = ["Offload", "Offload and a read of the gradients", "Offload, clip_norm"]
+    assert [row["work"] for row in rows] == ["ceiling", *of_offload]
     for row in rows:
         assert row["work"] in printed
         assert row["seconds"] > 0
@@ -44,9 +47,30 @@ def test_the_command(
     path = tmp_path / "report.json"
     assert _bench.main(["--offload", "--sizes", "4K", "--repeats", "2", "--threads", "1", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["offload"]
-    assert [row["work"] for row in rows][3:] == ["torch, bfloat16 as torchao's", "torch, float32 masters"]
+    assert [row["work"] for row in rows][4:] == ["torch, bfloat16 as torchao's", "torch, float32 masters"]
     assert {row["size"] for row in rows} == {4096}
     assert "of ceiling" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", [0, 16, 48, 16 * 70001])
+def test_what_reading_takes(count: int, restored: None) -> None:
+    numbers = np.random.default_rng(0).integers(0, 2**32, count, dtype=np.uint32) & np.uint32(0xFF00FF0F)
+    memory = np.zeros(count + 16, np.uint32)
+    first = -memory.ctypes.data % 64 // 4
+    line = memory[first : first + count]
+    line[:] = numbers
+    expected = int(np.bitwise_or.reduce(numbers.view(np.uint64), initial=np.uint64(0)))
+    for threads in (1, 3):
+        adaptk.set_num_threads(threads)
+        assert _core.read_probe(line.view(np.float32)) == expected
+
+
+def test_what_it_does_not_read() -> None:
+    lines = np.zeros(64, np.float32)
+    lines = lines[-lines.ctypes.data % 64 // 4 :][:32]
+    for buffer in (lines[1:17], lines[:15]):
+        with pytest.raises(ValueError, match=r"^buffer: expected whole lines of 64 bytes, aligned$"):
+            _core.read_probe(buffer)
 
 
 @pytest.mark.parametrize("other", ["--overhead", "--isas=portable", "--plot=x.png", "--device=cuda"])

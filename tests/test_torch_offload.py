@@ -211,6 +211,46 @@ def test_sums_and_clipping(passes: int | None, clip: float | None) -> None:
     assert all(map(torch.equal, net.parameters(), twin.parameters()))
 
 
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize("grads", ["keep", "collect"])
+def test_clipping_reads_each_gradient_once_more(grads: str, passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the norm, where it lies, beside the step's own read; with 'collect' before step() is called. Of several
+    passes each gradient is read once, by the sum that has the norm too."""
+    made: list[tuple[Any, Any]] = []
+    real = _torch_offload._core.GradSum
+
+    def counted(into: Any, given: Any) -> Any:
+        made.append((into, given))
+        return real(into, given)
+
+    def bytes_of(tensors: Any) -> int:
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    monkeypatch.setattr(_torch_offload._core, "GradSum", counted)
+    net = model()
+    adds = grads == "collect" and passes > 1
+    more = {"accumulation_steps": passes} if adds else {}
+    opt = at.Offload(net.parameters(), at.AdamW, lr=0.1, clip_norm=0.5, grads=grads, **more)
+    params = list(net.parameters())
+    for t in range(2):
+        made.clear()
+        for k in range(passes):
+            backward(net, t + k)
+        before = len(made)
+        read_by_step = [slot.grad for slot in opt._slots]
+        opt.step()
+        opt.zero_grad()
+        assert opt.last_step.grad_norm > 0.5
+        assert len(made) == before or grads == "keep"
+        assert bytes_of(given for _, given in made) == bytes_of(params) * (passes if adds else 1)
+        for into, given in made:
+            assert given.dtype == torch.bfloat16
+            assert (into is not None) == adds
+        if grads == "collect" and not adds:
+            # The very memory that the step reads: nothing was copied.
+            assert {given.data_ptr() for _, given in made} == {g.data_ptr() for g in read_by_step}
+
+
 def test_steps_as_the_last_gradients_arrive() -> None:
     net, twin = model(), model()
     opt = at.Offload(net.parameters(), at.SGD, lr=0.01, grads="step", accumulation_steps=2)

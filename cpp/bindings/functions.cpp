@@ -674,6 +674,20 @@ void bandwidth_probe(const py::list& list, std::size_t repeats) {
     });
 }
 
+// What reading a buffer takes: benchmarks only. Whole lines of 64 bytes, aligned.
+std::uint64_t read_probe(const py::object& buffer) {
+    View view;
+    WorkStream work;
+    View::take(buffer, {"buffer"}, view, work);
+    const auto bytes = std::int64_t(storage_bytes(view.dtype, view.size));
+    if (view.device.cuda) fail(PyExc_ValueError, "buffer: on a device, expected the CPU");
+    if (bytes == 0) return 0;
+    if (reinterpret_cast<std::uintptr_t>(view.data) % cache_line != 0 || bytes % std::int64_t(cache_line) != 0)
+        fail(PyExc_ValueError, "buffer: expected whole lines of 64 bytes, aligned");
+    const MaybeReleaseGil released(is_long(view.size));
+    return detail::run_read_probe(view.data, bytes / std::int64_t(cache_line));
+}
+
 // The same of rows: sorted, of streams that are all float32 in C order. For benchmarks, and for tests of it.
 void row_probe(const py::list& list, const py::array_t<std::int64_t, py::array::c_style>& rows,
                const py::array_t<float, py::array::c_style>& values) {
@@ -769,6 +783,7 @@ void register_functions(py::module_& m) {
     m.def("reduce", reduce, py::arg("buffers"), py::arg("term"), py::arg("scope"), py::arg("scale") = 1.0,
           py::arg("groups") = std::vector<std::size_t>{}, py::arg("row_sizes") = std::vector<std::int64_t>{});
     m.def("bandwidth_probe", bandwidth_probe, py::arg("buffers"), py::arg("repeats") = 1);
+    m.def("read_probe", read_probe, py::arg("buffer"));
     m.def("row_probe", row_probe, py::arg("streams"), py::arg("rows"), py::arg("values"));
     m.def("group_rows", group_rows, py::arg("indices"), py::arg("rows"));
     py::register_exception_translator([](std::exception_ptr thrown) {

@@ -762,7 +762,9 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
                 update.set(b + 1,
                            take_state_of(*names.rule, b - 1, stored[b], name, views[0], views[b], scales[b], stream));
             }
-            owner.attr("_check_storage")(py::handle(t.object[b]), name.text());
+            if (!face_ || !is_plain(t.object[b]) || is_packed(views[b].dtype) ||
+                !face_.stored(face_.tensor(t.object[b]), views[b].size, views[b].dtype))
+                owner.attr("_check_storage")(py::handle(t.object[b]), name.text());
         }
         for (std::size_t b = 1; b < buffers.size(); ++b) native = native && Py_TYPE(t.object[b]) == tensor_type_;
         t.api = exchange_api_of(t.object[0]);

@@ -96,6 +96,8 @@ struct KernelTable {
     ReductionKernels reduction[term_count];
     // What bounds a rule that writes w streams: the same streams, one addition each. [w - 1][0 float, 1 double]
     StepKernel bandwidth_probe[max_written][2];
+    // All 64-bit words of so many lines of memory, by bitwise or: what reading takes.
+    std::uint64_t (*read_probe)(const void* lines, std::size_t count);
     // p <- p + *static_cast<const double*>(coefficients) * g
     StepKernel add_scaled[2];
     AddToAverage add_to_average[2];

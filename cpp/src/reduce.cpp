@@ -4,8 +4,6 @@
 #include "leaves.hpp"
 #include "rows.hpp"
 
-#include "adaptk/prefetch.hpp"
-
 #include <atomic>
 #include <cmath>
 
@@ -35,9 +33,6 @@ class Sums {
 
   private:
     using Place = Leaves::Place;
-    // A core's own prefetchers follow one stream at about 6 GB/s; asked for memory ahead it reads 10 (64M floats).
-    static constexpr std::int64_t read_together = 4 * std::int64_t(reduction_width);
-    static constexpr std::size_t ahead_bytes = 8192;
 
     std::span<const ParamUpdate> tensors_;
     const Reduction& what_;
@@ -79,12 +74,7 @@ class Sums {
                                 : format == Format::float32 || format == Format::float64 ? add[native]
                                                                                          : nullptr;
         if (!is_of_rows(t) && direct != nullptr && aligned(t.buffer[b], size_of(format))) {
-            for (std::int64_t done = 0; done < n; done += read_together) {
-                const auto m = std::size_t(std::min(n - done, read_together));
-                const void* const x = at(t, b, first + done);
-                prefetch<CacheLevel::first>(x, ahead_bytes, m * size_of(format));
-                direct(x, m, (phase + std::size_t(done)) % reduction_width, scale, sums);
-            }
+            direct(at(t, b, first), std::size_t(n), phase % reduction_width, scale, sums);
             return;
         }
         // From a multiple of a tile on: blocks of a format are whole.

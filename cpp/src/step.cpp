@@ -9,6 +9,7 @@
 #include "rule_program.hpp"
 #include "vector_form.hpp"
 
+#include <atomic>
 #include <cmath>
 #include <vector>
 
@@ -617,6 +618,17 @@ void run_bandwidth_probe(std::span<const ParamUpdate> tensors, std::size_t writt
     share_out(tensors, total_size(tensors), [&] {
         return [&](std::size_t i, std::int64_t first, std::int64_t n) { s.run(k, tensors[i], first, n); };
     });
+}
+
+std::uint64_t run_read_probe(const void* lines, std::int64_t count) {
+    const KernelTable& k = *current_isa().kernels;
+    std::atomic<std::uint64_t> seen{0};
+    in_parallel(threads_for(count * std::int64_t(cache_line / sizeof(float))), [&](int thread, int threads) {
+        const std::int64_t begin = count * thread / threads, end = count * (thread + 1) / threads;
+        seen |= k.read_probe(static_cast<const std::byte*>(lines) + begin * std::int64_t(cache_line),
+                             std::size_t(end - begin));
+    });
+    return seen;
 }
 
 void add_scaled(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n, double factor) {

@@ -167,6 +167,8 @@ ADAPTK_INTERNAL_API StepReport run_step(std::span<const ParamUpdate> tensors, st
 // The same work list through the kernel that writes the given number of streams: what run_step is compared with in
 // benchmarks. Tensors are float32 or float64 throughout.
 ADAPTK_INTERNAL_API void run_bandwidth_probe(std::span<const ParamUpdate> tensors, std::size_t written);
+// The bitwise or of the 64-bit words of so many lines of memory, which are aligned.
+ADAPTK_INTERNAL_API std::uint64_t run_read_probe(const void* lines, std::int64_t count);
 
 // What epilogues write beside tensors that no step updates: `options` has one for each of them.
 ADAPTK_INTERNAL_API void run_epilogues(std::span<const ParamUpdate> tensors, const StepOptions& options);

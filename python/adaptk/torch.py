@@ -112,10 +112,12 @@ def _check_wrapper(p: Tensor, where: str) -> None:
 
 def _is_dense(t: Tensor) -> bool:
     expected = 1
-    for stride, size in sorted((stride, size) for size, stride in zip(t.shape, t.stride(), strict=True) if size != 1):
-        if stride != expected and t.numel() > 0:
-            return False
-        expected *= size
+    if not t.is_contiguous():
+        axes = zip(t.stride(), t.shape, strict=True)
+        for stride, size in sorted((stride, size) for stride, size in axes if size != 1):
+            if stride != expected and t.numel() > 0:
+                return False
+            expected *= size
     return not (t.is_neg() or t.is_conj())
 
 
@@ -157,6 +159,8 @@ def _full_like(p: Tensor, value: float, dtype: torch.dtype) -> Tensor:
     fill = complex(value, value) if p.is_complex() else value
     if _is_wrapper(p):
         return torch.full(p.shape, fill, dtype=dtype, device=p.device)
+    if value == 0.0:
+        return torch.zeros_like(p, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
     return torch.full_like(p, fill, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
 
 
@@ -183,7 +187,20 @@ def _plain(x: Any) -> Any:
 
 def _new_number(value: float, device: torch.device | None) -> Tensor:
     dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-    return torch.tensor(value, dtype=dtype, device=device)
+    return torch.full((), value, dtype=dtype, device=device)
+
+
+def _usual_states(rule: str) -> tuple[State, ...] | None:
+    """The states of a rule that makes them all alike, as the numbers that _starts() has beside them."""
+    states = rule_of(rule).states
+    alike = all(s.per == "element" and s.initial_from is None for s in states)
+    # These make theirs as gradients come, none at all, or of the learning rate.
+    return states if alike and rule not in ("sgd", "momentum", "nesterov", "asgd") else None
+
+
+def _in_torchs_order(states: tuple[State, ...]) -> list[State]:
+    """Of what is in a state: that of centered RMSprop has the mean of the gradients last."""
+    return sorted(states, key=lambda s: s.name == "grad_avg")
 
 
 def _starts(rule: str) -> dict[str, float]:
@@ -215,6 +232,12 @@ def _check_count(value: Any, where: str) -> None:
 
 # What a step that comes to nothing takes back: (mapping, key, the value that was there).
 Undo = list[tuple[Any, Any, Any]]
+# What _bind() returns.
+_Bound = tuple[dict[str, Any] | None, tuple[Any, ...], tuple[Tensor, ...], bool, bool, bool]
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+_USUAL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_UNUSUAL_OPTIONS = ("capturable", "sparse", "param_format", "state_dtype")
 _MISSING = object()
 
 
@@ -970,15 +993,46 @@ class _Fused(torch.optim.Optimizer):
 
     # What the native step asks for where it meets a param for the first time, or one that it cannot take as it is.
 
-    @torch.no_grad()
-    def _bind(
-        self, p: Tensor, group: Group, name: str, where: str, undo: Undo
-    ) -> tuple[dict[str, Any] | None, tuple[Any, ...], tuple[Tensor, ...], bool, bool, bool]:
+    def _bind(self, p: Tensor, group: Group, name: str, where: str, undo: Undo) -> _Bound:
         """The state of a param, made where it is missing: (state, (param, *states), numbers, odd, fresh, counts_rows).
 
         A param that is split is a pair: (param, remainder). `counts_rows`: whether the state has the last step of each
         row.
         """
+        if self._is_usual(p, group) and (states := _usual_states(name)) is not None and self.state.get(p) is None:
+            return self._bind_new(p, group, states, _starts(name), undo)
+        with torch.no_grad():
+            return self._bind_any(p, group, name, where, undo)
+
+    @staticmethod
+    def _is_usual(p: Tensor, group: Group) -> bool:
+        """Whether nothing about a param needs a closer look: most are like this, and a model may have thousands."""
+        return (
+            type(p) in _PLAIN
+            and p.dtype in _USUAL_DTYPES
+            and p.is_cpu
+            and p.layout is torch.strided
+            and p.is_contiguous()
+            and not (p.is_neg() or p.is_inference())
+            and (p.grad is None or p.grad.layout is torch.strided)
+            and not any(map(group.get, _UNUSUAL_OPTIONS))
+        )
+
+    def _bind_new(
+        self, p: Tensor, group: Group, states: tuple[State, ...], starts: dict[str, float], undo: Undo
+    ) -> _Bound:
+        """The same of a usual param that has no state yet."""
+        cpu = torch.device("cpu")
+        state: dict[str, Any] = {key: _new_number(start, cpu) for key, start in starts.items()}
+        numbers = tuple(state.values())
+        dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
+        for s in _in_torchs_order(states):
+            state[s.name] = _full_like(p, self._initial(s.name, group), dtype)
+        _put(self.state, p, state, undo)
+        return state, (p, *(state[s.name] for s in states)), numbers, False, False, False
+
+    def _bind_any(self, p: Tensor, group: Group, name: str, where: str, undo: Undo) -> _Bound:
+        """The same of any param."""
         if not isinstance(p, Tensor):
             raise TypeError(f"{where}: {type(p).__name__}, expected a torch.Tensor")
         if p.layout != torch.strided:
@@ -997,8 +1051,9 @@ class _Fused(torch.optim.Optimizer):
                 f"{where}: a gradient of layout {p.grad.layout}, expected torch.strided or torch.sparse_coo"
             )
         rule = rule_of(name)
-        wraps = _is_wrapper(local_part(p))
-        odd = is_sharded(p) or wraps or p.is_complex() or not _is_dense(p)
+        subclass = type(p) not in _PLAIN
+        wraps = subclass and _is_wrapper(local_part(p))
+        odd = wraps or p.is_complex() or (subclass and is_sharded(p)) or not _is_dense(p)
         if rule.reduces and is_cut(p):
             raise TypeError(
                 f"{where}: a DTensor that is cut into parts, and {rule.name} reduces whole tensors to numbers, such as "
@@ -1072,9 +1127,8 @@ class _Fused(torch.optim.Optimizer):
         # The host looks at all of several numbers, and torch may have left them on the device of the params.
         device = p.device if group.get("capturable") else torch.device("cpu") if len(starts) > 1 else None
         numbers = [self._number(state, key, start, p, device, where, undo) for key, start in starts.items()]
-        # In torch's order: that of centered RMSprop has the mean of the gradients last.
         formats_of = {s.name: self._check_format(p, s, group, where, odd) for s in rule.states}
-        for s in sorted(rule.states, key=lambda s: s.name == "grad_avg"):
+        for s in _in_torchs_order(rule.states):
             if state.get(s.name) is None:
                 stored = formats_of[s.name]
                 if s.per != "element":
@@ -1273,6 +1327,9 @@ class _Fused(torch.optim.Optimizer):
             raise ValueError(
                 f"state[{name!r}] of {where}: shape {tuple(value.shape)}, expected {tuple(p.shape)} like its param"
             )
+        same = value.dtype == dtype and value.device == p.device and not value.requires_grad
+        if same and not odd and type(value) is Tensor and value.stride() == p.stride():
+            return value
         if is_sharded(value) != is_sharded(p):
             raise TypeError(
                 f"state[{name!r}] of {where}: only one of the two is a DTensor; "
