@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import importlib.util
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -334,6 +336,57 @@ def test_thousands_of_params() -> None:
         ours.step()
         torchs.step()
     all_close(a, b)
+
+
+class Calls(torch.overrides.TorchFunctionMode):
+    """Counts what is called: functions of Python and of its extensions, and operations, comparisons of tensors too."""
+
+    count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+    def of(self, work: Callable[[], Any]) -> int:
+        def see(frame: Any, event: str, arg: Any) -> None:
+            self.count += event in ("call", "c_call")
+
+        self.count = 0
+        gc.disable()
+        sys.setprofile(see)
+        try:
+            with self:
+                work()
+        finally:
+            sys.setprofile(None)
+            gc.enable()
+        return self.count
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_work_grows_as_the_number_of_params(name: str) -> None:
+    """The first step, saving, loading and the step behind it: each param more takes as many calls as the last one."""
+    options = {"momentum": 0.9} if name == "SGD" else {}
+
+    def counts(n: int, of: Callable[[Callable[[], Any]], Any]) -> list[Any]:
+        a = params(shapes=[(3,)] * n)
+        b = twins(a)
+        give([a, b], 0)
+        ours, other = (getattr(at, name)(p, lr=0.1, **options) for p in (a, b))
+        saved: dict[str, Any] = {}
+        phases: list[Callable[[], Any]] = [
+            ours.step,
+            lambda: saved.update(ours.state_dict()),
+            lambda: other.load_state_dict(saved),
+            other.step,
+            other.step,
+        ]
+        return [of(phase) for phase in phases]
+
+    counts(3, lambda phase: phase())  # what is imported and made once
+    few, more, most = (counts(n, Calls().of) for n in (20, 40, 80))
+    for phase, (x, y, z) in enumerate(zip(few, more, most, strict=True)):
+        assert z - y == 2 * (y - x), phase
 
 
 def test_the_same_bits_with_any_number_of_threads(restored: None) -> None:
