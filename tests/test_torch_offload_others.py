@@ -99,7 +99,7 @@ print("the same losses")
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_deepspeed(stage: int) -> None:
     """ZeRO-Offload with our class as the client's optimizer: float32 masters in flat partitions on the host."""
     if importlib.util.find_spec("deepspeed") is None:

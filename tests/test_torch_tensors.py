@@ -338,7 +338,7 @@ def test_thousands_of_params() -> None:
     all_close(a, b)
 
 
-class Calls(torch.overrides.TorchFunctionMode):
+class EveryCall(torch.overrides.TorchFunctionMode):
     """Counts what is called: functions of Python and of its extensions, and operations, comparisons of tensors too."""
 
     count = 0
@@ -384,7 +384,7 @@ def test_work_grows_as_the_number_of_params(name: str) -> None:
         return [of(phase) for phase in phases]
 
     counts(3, lambda phase: phase())  # what is imported and made once
-    few, more, most = (counts(n, Calls().of) for n in (20, 40, 80))
+    few, more, most = (counts(n, EveryCall().of) for n in (20, 40, 80))
     for phase, (x, y, z) in enumerate(zip(few, more, most, strict=True)):
         assert z - y == 2 * (y - x), phase
 
