@@ -10,7 +10,8 @@ The data
 --------
 
 The package contains 1,797 handwritten digits (Alpaydin and Kaynak 1998): images of 8 by 8
-pixels with values from 0 to 16, each with its label. A fifth of them is kept for testing.
+pixels with values from 0 to 16, and a label for each image. A fifth of the images is kept
+for testing.
 """
 
 import tempfile
@@ -42,9 +43,9 @@ plt.show()
 # The model
 # ---------
 #
-# A layer of 64 hidden units and a layer of 10 outputs, one for each digit. The parameters
-# are NumPy arrays in a dict. The initial weights are random, so that units differ, and
-# small, so that units are not saturated; biases start at zero.
+# The network has a layer of 64 hidden units and a layer of 10 outputs, one for each digit.
+# The parameters are NumPy arrays in a dict. The initial weights are random, so that units
+# differ, and small, so that units are not saturated. Biases start at zero.
 
 
 def new_parameters():
@@ -78,8 +79,8 @@ def accuracy(p, x, y):
 # The gradient
 # ------------
 #
-# The chain rule, from the loss back to the first layer. The gradient is a dict with the
-# same names and shapes as the parameters.
+# The gradient follows from the chain rule, applied from the loss back to the first layer.
+# It is a dict with the same names and shapes as the parameters.
 
 
 def gradient(p, x, y):
@@ -97,9 +98,9 @@ def gradient(p, x, y):
 
 
 # %%
-# A network with a mistake in its gradient often still learns, only worse. So check the
-# gradient before training: in float64, compare it with differences of the loss along a
-# random direction.
+# A network with a mistake in its gradient often still learns, but less well. So check the
+# gradient before training: compare it with finite differences of the loss along a random
+# direction, in float64.
 
 exact = {name: value.astype(float) for name, value in new_parameters().items()}
 direction = {name: rng.standard_normal(value.shape) for name, value in exact.items()}
@@ -120,9 +121,9 @@ assert abs(numerical - analytical) < 1e-6 * abs(numerical)
 # The first steps
 # ---------------
 #
-# An optimizer gets the parameters once. Each ``step`` gets their gradients and updates the
-# parameters in place. The gradient of 32 digits, a minibatch, estimates the gradient over all
-# of them at a 45th of the cost.
+# Pass the parameters to the optimizer once. Each ``step`` takes their gradients and updates
+# the parameters in place. The gradient over a minibatch of 32 digits estimates the gradient
+# over all digits at a 45th of the cost.
 
 params = new_parameters()
 opt = adaptk.Adam(params, lr=3e-3)
@@ -136,8 +137,8 @@ print(f"after {opt.step_count} steps: loss {loss(params, train_x, train_y):.3f}"
 # A training loop
 # ---------------
 #
-# In each epoch the data are shuffled and split into minibatches. The batches depend only on
-# the number of the epoch, so that a resumed run sees the same ones.
+# In each epoch the data are shuffled and split into minibatches. The minibatches depend only
+# on the number of the epoch, so a resumed run gets the same ones.
 
 
 def batches(epoch):
@@ -162,11 +163,12 @@ def train(params, opt, epochs, clip_norm=None):
 # -----------------------
 #
 # A large learning rate makes fast progress at first, but the parameters then keep jumping
-# around the minimum. A schedule is passed instead of a number: with
-# :func:`adaptk.schedules.cosine` and a warm-up the rate rises over the first steps and
-# falls to zero at the end. ``clip_norm`` limits the norm of the gradient over all
-# parameters, so that one bad minibatch cannot ruin the run; the step returns the norm
-# before clipping.
+# around the minimum. So pass a schedule as the learning rate instead of a number: with
+# :func:`adaptk.schedules.cosine` and a warm-up, the rate rises over the first steps and
+# falls to zero at the end.
+#
+# ``clip_norm`` limits the norm of the gradient over all parameters, so that one bad
+# minibatch cannot ruin the run. The step returns the norm before clipping.
 
 EPOCHS = 15
 steps = EPOCHS * len(batches(0))
@@ -200,7 +202,7 @@ plt.show()
 #
 # ``state_dict`` is a flat dict of arrays: the moments, the step counts and the
 # hyperparameters. Save it together with the parameters to resume an interrupted run
-# exactly. A schedule is code and not data: pass it to the constructor again.
+# exactly. A schedule is code and is not saved: pass it to the constructor again.
 
 
 def new_optimizer(params):
@@ -234,10 +236,10 @@ print(f"bitwise equal to the run without a break: {same}")
 assert same
 
 # %%
-# What it got wrong
-# -----------------
+# The digits it got wrong
+# -----------------------
 #
-# The resumed model is trained to the end and tried on the test digits.
+# Train the resumed model to the end, and test it on the test digits.
 
 train(params, opt, range(10, EPOCHS))
 guess = forward(params, test_x)[1].argmax(axis=1)
@@ -258,4 +260,4 @@ plt.show()
 # - Replace ``AdamW`` with any other rule: :doc:`/guide/choosing_a_rule` helps to choose, and
 #   :doc:`/gallery/rules/surfaces` shows how they differ.
 # - ``python -m adaptk demo`` trains this kind of network with every rule.
-# - :doc:`/guide/pytorch` and :doc:`/guide/jax` do the same with models of these libraries.
+# - :doc:`/guide/pytorch` and :doc:`/guide/jax` do the same with PyTorch and JAX models.

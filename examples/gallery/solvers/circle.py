@@ -2,11 +2,11 @@ r"""
 A circle through points
 =======================
 
-The circle that is nearest to points minimises their distances from it,
-:math:`r_i = \sqrt{(x_i - a)^2 + (y_i - b)^2} - R`. That is no curve :math:`y = f(x)`, so
-the residuals go to :func:`adaptk.solve.levenberg_marquardt` as they are. The start is
-Kåsa's circle (1976), which is linear in :math:`a`, :math:`b` and
-:math:`R^2 - a^2 - b^2`, and too small where the points are on a short arc.
+The best circle through points minimises the sum of their squared distances from it,
+:math:`r_i = \sqrt{(x_i - a)^2 + (y_i - b)^2} - R`. A circle is not a curve
+:math:`y = f(x)`, so the residuals are passed to :func:`adaptk.solve.levenberg_marquardt`.
+The start is Kåsa's circle (1976). It follows from a linear problem in :math:`a`, :math:`b`
+and :math:`R^2 - a^2 - b^2`, and is too small if the points are on a short arc.
 """
 
 import matplotlib.pyplot as plt
@@ -16,7 +16,7 @@ from adaptk import solve
 plt.style.use("petroff10")
 
 # %%
-# Forty points near an arc of 70 degrees.
+# The data are forty points near an arc of 70 degrees.
 
 rng = np.random.default_rng(1)
 truth = np.array([1.0, -2.0, 5.0])
@@ -35,7 +35,7 @@ def jacobian(p):
 
 
 # %%
-# Kåsa's circle, then the nearest one.
+# First Kåsa's circle is computed, then the nearest one.
 
 columns = np.column_stack([2 * x, 2 * y, np.ones_like(x)])
 a, b, c = np.linalg.lstsq(columns, x**2 + y**2, rcond=None)[0]
@@ -45,8 +45,9 @@ print("Kåsa    ", start.round(3))
 print("nearest ", fit.x.round(3), "+-", fit.x_std.round(3))
 
 # %%
-# A short arc says little of how far away the centre is: the covariance of its coordinates
-# is a long ellipse towards the arc. The ellipse drawn has 95% of a normal distribution.
+# A short arc says little about how far away the centre is: the covariance of its coordinates
+# is an ellipse that is elongated towards the arc. The figure shows the ellipse that contains
+# 95% of a normal distribution.
 
 values, vectors = np.linalg.eigh(fit.cov[:2, :2])
 turn = np.linspace(0, 2 * np.pi, 200)

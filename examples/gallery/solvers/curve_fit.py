@@ -3,13 +3,12 @@ A curve fit with confidence bands
 =================================
 
 :func:`adaptk.solve.levenberg_marquardt` fits a model to data by least squares and returns
-the covariance of the parameters,
-:math:`C = s^2 (J^\mathsf{T} J)^{-1}` with :math:`s^2 = |r|^2/(m-n)`. To first order the
-fitted curve then has the variance
+the covariance of the parameters, :math:`C = s^2 (J^\mathsf{T} J)^{-1}` with
+:math:`s^2 = |r|^2/(m-n)`. To first order, the variance of the fitted curve is
 
-.. math:: \operatorname{var} f(t) = \nabla_p f(t)^\mathsf{T}\, C\; \nabla_p f(t) ,
+.. math:: \operatorname{var} f(t) = \nabla_p f(t)^\mathsf{T}\, C\; \nabla_p f(t) .
 
-from which a band around it follows (Seber and Wild 2003, chapter 5).
+This gives a confidence band around the curve (Seber and Wild 2003, chapter 5).
 """
 
 import matplotlib.pyplot as plt
@@ -19,7 +18,7 @@ from adaptk import solve
 plt.style.use("petroff10")
 
 # %%
-# A damped oscillation, measured forty times.
+# The data are forty measurements of a damped oscillation.
 
 rng = np.random.default_rng(3)
 t = np.sort(rng.uniform(0, 10, 40))
@@ -43,7 +42,7 @@ fit = solve.levenberg_marquardt(residuals, [1.0, 0.1, 2.0, 0.0])
 print(fit)
 
 # %%
-# The 95% intervals of all four parameters, by name.
+# These are the 95% confidence intervals of the four parameters.
 
 for name, (low, high), true in zip(
     names, fit.confidence_intervals(0.95), truth, strict=True
@@ -51,10 +50,14 @@ for name, (low, high), true in zip(
     print(f"{name:10} {low:7.4f} to {high:7.4f}   (true: {true})")
 
 # %%
-# The band needs the model's derivatives by the parameters at each point, here by central
-# differences, and the quantile of Student's t distribution, which is half the width of an
-# interval of a parameter over its standard deviation. The wider band is for a new
-# measurement and includes the noise of the data.
+# The band needs two things:
+#
+# - the derivatives of the model with respect to the parameters at each point, here computed
+#   by central differences;
+# - the quantile of Student's t distribution, here computed as half the width of the interval
+#   of a parameter, divided by its standard deviation.
+#
+# The wider band is for a new measurement, and includes the noise of the data.
 
 low, high = fit.confidence_intervals(0.95)[0]
 student = (high - low) / (2 * fit.x_std[0])

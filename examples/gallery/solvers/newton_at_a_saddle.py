@@ -2,13 +2,13 @@ r"""
 Newton's method at a saddle
 ===========================
 
-Newton's step leads to the stationary point of the local quadratic model
+Newton's method steps to the stationary point of the local quadratic model
 (Deep Learning book, equation 8.27; Algorithm 8.8):
 
 .. math:: \theta^* = \theta_0 - H^{-1} \nabla_\theta J(\theta_0) .
 
-Near a saddle that point is the saddle. Regularisation adds a multiple of the identity to
-the Hessian (equation 8.28), which is positive definite when :math:`\alpha` outweighs the
+Near a saddle, this point is near the saddle. Regularisation adds a multiple of the identity
+to the Hessian (equation 8.28). The sum is positive definite if :math:`\alpha` outweighs the
 most negative eigenvalue:
 
 .. math:: \theta^* = \theta_0 - (H + \alpha I)^{-1} \nabla_\theta J(\theta_0) .
@@ -21,7 +21,7 @@ from adaptk import solve
 plt.style.use("petroff10")
 
 # %%
-# A saddle at the origin between minima at (0, 1) and (0, -1).
+# The function has a saddle at the origin, between minima at (0, 1) and (0, -1).
 
 
 def value(p):
@@ -39,11 +39,13 @@ def hessian(p):
 
 
 # %%
-# The formula 8.27 by hand, and then the solver with its three kinds of damping. Full steps
-# (``damping=None``) end with an error status: the Hessian is not positive definite.
-# ``"levenberg"`` adapts the :math:`\alpha` of 8.28; ``"trust-region"``, the default, finds
-# the :math:`\alpha` whose step has a given length (Moré and Sorensen 1983), and tells a
-# saddle from a minimum by the smallest eigenvalue.
+# First equation 8.27 is computed by hand. Then the solver is called with each kind of damping:
+#
+# - ``None`` takes full steps. It ends with an error status here, because the Hessian is not
+#   positive definite.
+# - ``"levenberg"`` adapts the :math:`\alpha` of 8.28.
+# - ``"trust-region"``, the default, finds the :math:`\alpha` whose step has a given length
+#   (Moré and Sorensen 1983), and tells a saddle from a minimum by the smallest eigenvalue.
 
 start = np.array([1.6, 0.3])
 p = start.copy()

@@ -2,10 +2,10 @@ r"""
 Peaks on a background
 =====================
 
-A spectrum is a sum of peaks on a background, and often something is known of them: lines of
-one element have a known distance, and peaks of one instrument the same width. Parameters of
-:func:`adaptk.solve.curve_fit` can be fixed, or tied to others. The fit is then one in the
-free parameters alone, and what is tied gets its standard deviation by propagation.
+A spectrum is a sum of peaks on a background. Often something is known about the peaks: lines
+of one element have a known distance, and peaks from one instrument have the same width. With
+:func:`adaptk.solve.curve_fit`, parameters can be fixed, or tied to others. Only the free
+parameters are then fitted, and the standard deviations of tied ones follow by propagation.
 """
 
 import matplotlib.pyplot as plt
@@ -15,8 +15,8 @@ from adaptk import solve
 plt.style.use("petroff10")
 
 # %%
-# Three peaks on a background that falls exponentially, as counts. The second and third
-# overlap.
+# The data are counts: three peaks on a background that falls exponentially. The second and
+# third peak overlap.
 
 rng = np.random.default_rng(5)
 x = np.linspace(0, 10, 200)
@@ -34,8 +34,8 @@ sigma = np.sqrt(np.maximum(counts, 1))
 start = [50, 2.4, 80, 5.8, 40, 7.2, 0.5, 80, 5]
 
 # %%
-# With every parameter free; then with the distance of the second and third peak, and the
-# ratio of their heights, known from elsewhere.
+# The first fit has all parameters free. The second uses the distance of the second and third
+# peak and the ratio of their heights, as if these were known from another source.
 
 options = {"sigma": sigma, "absolute_sigma": True}
 free = solve.curve_fit(spectrum, x, counts, start, **options)
@@ -53,7 +53,7 @@ for name, factor in zip(free.names, gain, strict=True):
     print(f"{name:5} known {factor:.2f} times as well with the ties")
 
 # %%
-# The peaks one by one, above the background, and what is left of the data.
+# The upper figure shows each peak above the background, and the lower one the residuals.
 
 figure, (ax, below) = plt.subplots(
     2, 1, figsize=(7.5, 5.5), sharex=True, height_ratios=(3, 1), layout="constrained"

@@ -3,10 +3,13 @@ Easy examples first
 ===================
 
 A curriculum (Bengio et al. 2009) begins with easy examples and adds harder ones. Whether
-that helps depends on what makes an example hard: this page trains on digits with the right
-labels, where it does not, and on digits of which 30% have a wrong one, where it does.
-Two controls show what the order is worth: random examples under the same pacing, and the
-hardest first.
+that helps depends on what makes an example hard. This page trains on two sets of digits:
+
+- with the right labels, where a curriculum does not help;
+- with random labels for 30% of the digits, where it does.
+
+Two controls show the effect of the order: random examples with the same pacing, and the
+hardest examples first.
 """
 
 from importlib.resources import files
@@ -30,9 +33,9 @@ wrong = rng.random(len(right_y)) < 0.3
 noisy_y = np.where(wrong, rng.integers(10, size=len(right_y)), right_y)
 
 # %%
-# Pacing functions say how much of the data is there at each step. The root grows fast at
-# first, so that each example, once it is there, gets about the same attention (Platanios et
-# al. 2019).
+# A pacing function gives the share of the data that is available at each step. The root
+# grows fast at first, so that each example is seen about equally often once it is available
+# (Platanios et al. 2019).
 
 STEPS = 600
 ALL_AT_ONCE = pacing.step(1.0, total=1)
@@ -51,10 +54,10 @@ ax.legend(loc="lower right")
 plt.show()
 
 # %%
-# The model has one hidden layer. What is hard is measured by another network of the same
-# kind: its loss on each example. It must not have been trained on the example itself, or it
-# would know the wrong labels too; so one network is trained on each half of the data, and
-# scores the other half.
+# The model has one hidden layer. The difficulty of an example is the loss of another network
+# of the same kind. This network must not have been trained on the example itself, or it would
+# know the wrong labels too. So one network is trained on each half of the data, and scores
+# the other half.
 
 
 def new_weights(seed):
@@ -123,7 +126,7 @@ mislabelled = np.mean(noisy_y[hard] != right_y[hard])
 print(f"of the 30% hardest examples {mislabelled:.0%} have a wrong label")
 
 # %%
-# Eight seeds for each order, with :func:`adaptk.curriculum.pacing.root`. ``groups`` gives
+# Each order is run with eight seeds and :func:`adaptk.curriculum.pacing.root`. ``groups`` gives
 # each part of the data the same share of every digit. "All at once" is plain training.
 
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.8), sharey=True, layout="constrained")
@@ -169,7 +172,7 @@ axes[1].legend(loc="lower right", fontsize=8)
 plt.show()
 
 # %%
-# With right labels the curriculum stays behind: the easiest digits teach little, and the
-# hardest first are as good as all at once. With wrong labels it is ahead by three points,
-# until most of the mislabelled digits have come in, and then loses what it gained. It pays
-# to stop before that, and a validation set tells when.
+# With right labels the curriculum stays behind: the easiest digits teach little, and to begin
+# with the hardest is as good as to train on all digits at once. With wrong labels it is ahead
+# by three percentage points until most of the mislabelled digits are available, and then loses
+# this gain. So stop before that; a validation set tells you when.

@@ -2,10 +2,11 @@ r"""
 Threads without locks
 =====================
 
-Hogwild! (Niu et al. 2011) lets all threads update the same weights whenever they like. When
-rows are sparse, two threads seldom want the same weight, and an update that is lost now and
-then does not matter. This page trains logistic regression on rows whose features follow a
-power law, as words do, and draws the loss over the passes and what the threads bring.
+Hogwild! (Niu et al. 2011) lets all threads update the same weights at any time, without
+locks. If rows are sparse, two threads seldom update the same weight at once, and it does not
+matter if an update is lost now and then. This page trains logistic regression on rows whose
+features follow a power law, as words do. It shows the loss of each pass over the data, and
+the speed for different numbers of threads.
 """
 
 import time
@@ -50,9 +51,9 @@ def fit(threads, mode="hogwild", **options):
 
 
 # %%
-# Two threads never wait for each other, and learn about what one does. Eight threads on fewer
-# cores are another matter: a thread that does not run keeps its latest changes to itself, and
-# comes back with weights that others have long changed. The first passes learn less then.
+# Two threads never wait for each other, and the loss is about that of one thread. With eight
+# threads on fewer cores, the first passes learn less: a thread that is not running holds back
+# its latest changes, and continues with weights that others have changed long since.
 
 figure, ax = plt.subplots(figsize=(7.5, 3.5), layout="constrained")
 cases = {
@@ -71,13 +72,17 @@ ax.legend()
 plt.show()
 
 # %%
-# What a pass takes, on the machine that built this page. The weights of frequent features
-# are what threads would fight for. With ``publish_every=1`` they do: each writes to the
-# shared weights at once, and they travel from cache to cache. By default a thread has copies
-# of those weights, and adds what it has changed after about 32 updates, which takes some time
-# of its own: which is faster depends on the data and the machine. With one lock for all
-# weights, threads stand in line. On a machine that is busy with other things, a pass may well
-# take two threads longer than one.
+# The next figure shows the speed of training, on the machine that built this page. Threads
+# compete for the weights of frequent features:
+#
+# - By default, each thread has copies of these weights, and adds its changes to the shared
+#   weights after about 32 updates. This takes some time too.
+# - With ``publish_every=1``, each thread writes to the shared weights at once, and the weights
+#   move from cache to cache.
+# - With one lock for all weights, threads wait for each other.
+#
+# Which of the first two is faster depends on the data and the machine. On a machine that is
+# busy with other work, two threads may well take longer than one.
 
 counts = list(range(1, adaptk.get_num_threads() + 1))
 figure, ax = plt.subplots(figsize=(7.5, 3.5), layout="constrained")

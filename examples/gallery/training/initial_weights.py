@@ -2,11 +2,11 @@ r"""
 Large and small initial weights
 ===============================
 
-Before the first step a network is a random function. If its weights are too small, each
-layer shrinks what the last one says, and so do gradients on their way back. If they are
-too large, units saturate. Between the two lies the scale at which a layer hands on signals
-of the size that it got (Glorot and Bengio 2010): a variance of about one over the number of
-inputs, as :func:`adaptk.init.glorot_normal` draws them.
+Before the first step a network is a random function. If its weights are too small, signals
+shrink in each layer, and so do gradients on their way back. If they are too large, units
+saturate. In between is the scale at which the outputs of a layer are as large as its inputs
+(Glorot and Bengio 2010): the variance of the weights is about one over the number of inputs.
+:func:`adaptk.init.glorot_normal` draws such weights.
 """
 
 from importlib.resources import files
@@ -27,9 +27,9 @@ test_x, test_y = images[:600], labels[:600]
 train_x, train_y = images[600:], labels[600:]
 
 # %%
-# Six layers of 64 tanh units and a layer of ten outputs. The weights are Glorot's times a
-# gain. Each layer has a seed of its own, so that the numbers of all layers are independent;
-# biases start at zero.
+# The network has six layers of 64 tanh units and a layer of ten outputs. The weights are
+# Glorot's, multiplied by a gain. Each layer has its own seed, so that the numbers of all
+# layers are independent. Biases start at zero.
 
 LAYERS = 6
 GAINS = {"small: 0.3": 0.3, "Glorot's: 1": 1.0, "large: 4": 4.0}
@@ -70,9 +70,9 @@ def backward(p, layers, y):
 
 
 # %%
-# Signals go forward, and gradients back. With small weights both fade by about the same
-# factor in each layer. With large ones half of the units are near 1 or -1, where tanh is
-# flat; through the others gradients grow on their way back.
+# With small weights, signals on their way forward and gradients on their way back fade by
+# about the same factor in each layer. With large weights, half of the units are near 1 or -1,
+# where tanh is flat. Through the others, gradients grow on their way back.
 
 figure, axes = plt.subplots(1, 3, figsize=(7.5, 3.2), layout="constrained")
 depth = np.arange(1, LAYERS + 1)
@@ -96,8 +96,8 @@ axes[2].legend(title="gain", fontsize=8)
 plt.show()
 
 # %%
-# What follows for training: five seeds for each gain, with the same batches. The lines are
-# means, and the bands go from the best to the worst seed.
+# The next figure shows the effect on training, for five seeds of each gain with the same
+# batches. The lines are means, and the bands go from the best to the worst seed.
 
 STEPS, EVERY = 600, 40
 
@@ -138,6 +138,10 @@ axes[1].legend(title="gain", loc="lower right")
 plt.show()
 
 # %%
-# The other schemes of :mod:`adaptk.init` serve the same end: He's for units that are zero
-# for half of their inputs, orthogonal matrices, which change no length at all, and LeCun's,
-# which looks at the inputs alone. :doc:`/guide/initialisation` says which to choose.
+# The other schemes of :mod:`adaptk.init` have the same purpose:
+#
+# - He's is for units that are zero for half of their inputs, such as a ReLU.
+# - LeCun's depends only on the number of inputs.
+# - Orthogonal matrices keep the length of vectors.
+#
+# :doc:`/guide/initialisation` says which one to choose.

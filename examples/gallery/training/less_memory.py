@@ -2,9 +2,9 @@ r"""
 States in fewer bits
 ====================
 
-Adam keeps two numbers beside each parameter. They can be stored in 16 or in 8 bits, if small
-changes are not lost when they are rounded. This page shows what is lost when they are
-rounded to the nearest number, and what that means for a training run.
+Adam keeps two numbers for each parameter. They can be stored in 16 or in 8 bits, if rounding
+does not lose their small changes. This page shows what is lost if they are rounded to the
+nearest number, and what that means for a training run.
 """
 
 from importlib.resources import files
@@ -27,9 +27,9 @@ def numbers(state):
 
 
 # %%
-# Gradients are noise here. After 1,000 steps those of every other parameter fall to a tenth,
-# and the root of their second moments should follow. What is drawn is its median, relative to
-# that of float32 states.
+# In this experiment, gradients are noise. After 1,000 steps, the gradients of every other
+# parameter fall to a tenth, and the root of their second moments should fall with them. The
+# figure shows the median of this root, relative to the median with float32 states.
 
 STEPS, FALL, SIZE = 5000, 1000, 4096
 
@@ -63,15 +63,19 @@ ax.legend()
 plt.show()
 
 # %%
-# Rounded to nearest, a second moment stops: a step changes it by less than half of the
-# distance to the next number. Rounded stochastically it follows.
+# With rounding to nearest, a second moment stops changing, because each step changes it by
+# less than half of the distance to the next number. With stochastic rounding it follows the
+# gradients.
 
 # %%
-# First moments change faster, and rounding them to nearest stops them only if they are small
-# beside others. A block of 128 has one scale in 8 bits, with 127 steps from 0 to its largest
-# number. Here every other gradient is a hundredth of its neighbours, with noise as large as
-# itself, and after 1,000 steps all change their sign. What is drawn is the mean of the params
-# with small gradients: Adam moves them as far as the others, down and up again.
+# First moments change faster. Rounding to nearest stops them only if they are small compared
+# with others in their block: in 8 bits, a block of 128 numbers has one scale, with 127 steps
+# from 0 to its largest number.
+#
+# In the next experiment, every other gradient is a hundredth of its neighbours. The noise is
+# as large as the gradients themselves, and after 1,000 steps all of them change sign. The
+# figure shows the mean of the params with small gradients. Float32 Adam moves them as far as
+# the others, down and up again.
 
 
 def path(state_dtype):
@@ -109,13 +113,13 @@ ax.legend()
 plt.show()
 
 # %%
-# In 8 bits the moments of small gradients are lost among large ones, and their params move
-# less far, after the change of sign a quarter as far. So first moments are better in 16 bits
-# if gradients within a tensor differ much.
+# In 8 bits, the moments of small gradients are lost among large ones. Their params move less
+# far: after the change of sign, a quarter as far. So store first moments in 16 bits if
+# gradients within a tensor differ much in size.
 #
-# Does it matter? That depends on the gradients. A network with one hidden
-# layer learns digits, five seeds for each format. ``min_8bit_size=0`` stores small tensors in
-# 8 bits too.
+# Whether this matters depends on the gradients. Below, a network with one hidden layer learns
+# digits, with five seeds for each format. ``min_8bit_size=0`` stores small tensors in 8 bits
+# too.
 
 table = np.loadtxt(files("adaptk") / "data" / "digits.csv.gz", delimiter=",")
 np.random.default_rng(0).shuffle(table)
@@ -206,7 +210,9 @@ axes[0].legend()
 plt.show()
 
 # %%
-# Here it does not matter: all four learn alike, and states that are rounded to nearest even
-# come to a lower loss on the training digits. Their second moments stay too small, because
-# they stop on the way up as well, and steps become longer. The end of a short run does not
-# tell good formats from bad ones; gradients that change, as in the first two figures, do.
+# Here it does not matter: training is alike with all four formats. States that are rounded to
+# nearest even reach a lower loss on the training digits: their second moments also stop on the
+# way up and stay too small, so steps become longer.
+#
+# The final loss of a short run does not tell good formats from bad ones. Gradients whose size
+# changes, as in the first two figures, do.

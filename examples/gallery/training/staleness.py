@@ -2,12 +2,12 @@ r"""
 Stale gradients
 ===============
 
-Asynchronous training does not wait: a parameter server steps with each gradient as it
-comes, and by then other workers have moved the weights that the gradient is of. How many
-steps lie between is its staleness. This page trains on digits with simulated workers, of
-which each needs a random time for a gradient, and draws what waiting costs and what
-staleness costs. ``examples/torch_parameter_server.py`` and
-``examples/ray_parameter_server.py`` are the same with processes and actors.
+In asynchronous training, a parameter server takes a step with each gradient as it arrives.
+But while a worker computes its gradient, the gradients of other workers change the weights.
+The number of steps in between is the *staleness* of the gradient. This page trains on digits
+with simulated workers, each of which takes a random time for a gradient. It shows what
+waiting costs and what staleness costs. ``examples/torch_parameter_server.py`` and
+``examples/ray_parameter_server.py`` do the same with real processes and actors.
 """
 
 import heapq
@@ -35,16 +35,16 @@ def loss_and_gradient(weight, chosen):
 
 
 # %%
-# The server keeps no worker waiting unless it is more than ``bound`` of its own steps ahead
-# of the slowest one (Ho et al. 2013). A gradient takes a time of 1 on average, exponentially
-# distributed: now and then somebody is slow. ``lr / (1 + staleness)`` is the option that
-# makes late gradients count less.
+# A worker waits only if it is more than ``bound`` of its own steps ahead of the slowest one
+# (Ho et al. 2013). The time of a gradient is exponentially distributed with mean 1, so now
+# and then a worker is slow. With ``compensate=True`` the learning rate of a gradient is
+# ``lr / (1 + staleness)``, so that stale gradients count less.
 
 GRADIENTS = 1200
 
 
 def train(workers, bound, lr=0.5, compensate=False, seed=0):
-    """The time of all gradients, the loss on all digits behind them, and the mean staleness."""
+    """The time of all gradients, the loss on all digits after them, and the mean staleness."""
     rng = np.random.default_rng(seed)
     weight = np.zeros((64, 10))
     optimizer = adaptk.SGD([weight], lr=lr, momentum=0.9)
@@ -67,8 +67,8 @@ def train(workers, bound, lr=0.5, compensate=False, seed=0):
 
 
 # %%
-# With a bound of 0 all wait for the slowest worker of each round. The larger the bound, the
-# less they wait, and the staler gradients get. The step size is large on purpose.
+# With a bound of 0, all workers wait for the slowest one in each round. With a larger bound
+# they wait less, and gradients get staler. The learning rate is large on purpose.
 
 bounds = [0, 1, 2, 4, 8, 16]
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.4), layout="constrained")
@@ -89,8 +89,9 @@ left.legend()
 plt.show()
 
 # %%
-# The same with the learning rate divided by 1 + staleness. Where staleness spoils training
-# it is rescued; where it does not, smaller steps cost progress.
+# The next figure compares training with and without the division of the learning rate by
+# 1 + staleness. The division helps if stale gradients spoil training. If they do not, the
+# smaller steps only slow it down.
 
 counts = [1, 2, 4, 8, 16]
 figure, ax = plt.subplots(figsize=(7.5, 3.4), layout="constrained")
