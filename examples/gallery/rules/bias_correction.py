@@ -2,8 +2,8 @@ r"""
 Bias correction in Adam's first steps
 =====================================
 
-Adam's averages start as zero, and for a while are too small. Divided by
-:math:`1-\beta^t` they have the right mean from the first step on (Kingma and Ba 2015,
+Adam's averages start at zero, so they are too small at first. Divided by
+:math:`1-\beta^t`, they have the right mean from the first step on (Kingma and Ba 2015,
 section 3; Algorithm 8.7 of the Deep Learning book):
 
 .. math:: \hat m_t = \frac{m_t}{1-\beta_1^t}, \qquad \hat v_t = \frac{v_t}{1-\beta_2^t} .
@@ -20,9 +20,9 @@ import numpy as np
 plt.style.use("petroff10")
 
 # %%
-# Gradients with mean 1. ``adaptk.ops.adam`` is one step on arrays, and the step number is an
-# argument. At a very high step number the corrections are 1, which shows what the rule does
-# without them.
+# The gradients have mean 1. ``adaptk.ops.adam`` takes one step on arrays, with the step number
+# as an argument. For a very high step number, the corrections are 1. This shows what the rule
+# does without them.
 
 rng = np.random.default_rng(0)
 steps = np.arange(1, 3001)
@@ -45,9 +45,9 @@ corrected, averages = run(True)
 plain, _ = run(False)
 
 # %%
-# Left: the two averages before (dashed) and after correction. The uncorrected average of
-# the squares takes some thousand steps to reach its mean. Right: the size of the steps in
-# units of the learning rate.
+# On the left are both averages, before correction (dashed) and after it. Without correction,
+# the average of the squares takes some thousand steps to reach its mean. On the right is the
+# size of the steps in units of the learning rate.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.6), layout="constrained")
 for i, (name, beta) in enumerate((("m", 0.9), ("v", 0.999))):

@@ -2,13 +2,13 @@ r"""
 Effective learning rates over time
 ==================================
 
-Adaptive rules multiply the gradient by a rate that depends on the gradients so far.
-Dividing each step by its gradient shows that rate, for any rule:
+Adaptive rules multiply the gradient by a rate that depends on the gradients so far. To see
+this rate for any rule, divide each step by its gradient:
 
 .. math:: \eta_t = \frac{\theta_{t-1} - \theta_t}{g_t} .
 
-One parameter sees gradients of size 1 with noise. After 400 steps they become ten times
-as large, and after 800 as small as at first.
+The experiment has one parameter, whose gradients have size 1, with noise. After 400 steps
+they become ten times as large, and after 800 steps as small as at first.
 """
 
 import adaptk
@@ -44,13 +44,17 @@ def rates(cls, options):
 
 
 # %%
-# AdaGrad's sum (Duchi, Hazan and Singer 2011) only grows, so its rate only falls, and the
-# large gradients leave it small for good. RMSProp (Tieleman and Hinton 2012) averages over
-# about the last hundred squares and recovers: in the long run its step, the rate times the
-# gradient, is about 0.01 in every phase. Adam (Kingma and Ba 2015) has the same average but
-# corrects its bias, so that its first steps are no larger than the others; the peak at step
-# 800 is the momentum of the large gradients. AdaDelta (Zeiler 2012) has the size of its own
-# last steps in the place of a learning rate, which makes it react weakly.
+# The figure shows how the rules differ:
+#
+# - AdaGrad (Duchi, Hazan and Singer 2011): its sum only grows, so its rate only falls, and
+#   stays small after the large gradients.
+# - RMSProp (Tieleman and Hinton 2012) averages over about the last hundred squares, so its
+#   rate recovers. In the long run its step, which is the rate times the gradient, is about
+#   0.01 in every phase.
+# - Adam (Kingma and Ba 2015) has the same average but corrects its bias, so its first steps
+#   are no larger than the others. The peak at step 800 is the momentum of the large gradients.
+# - AdaDelta (Zeiler 2012) uses the size of its own last steps instead of a learning rate, so
+#   it reacts weakly.
 
 figure, (above, ax) = plt.subplots(
     2, 1, figsize=(7.5, 5.5), sharex=True, height_ratios=(1, 3), layout="constrained"

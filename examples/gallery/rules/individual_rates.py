@@ -2,7 +2,7 @@ r"""
 Delta-bar-delta: a learning rate for each parameter
 ===================================================
 
-Jacobs (1988) gave each parameter a rate of its own. While the gradient keeps the sign of
+Jacobs (1988) gave each parameter its own learning rate. While the gradient keeps the sign of
 its average :math:`\bar\delta`, the rate grows by the constant :math:`\kappa`; when the sign
 changes, it shrinks by the factor :math:`1-\phi`:
 
@@ -11,8 +11,8 @@ changes, it shrinks by the factor :math:`1-\phi`:
    \epsilon_t = \epsilon_{t-1} + \begin{cases} \kappa & \bar\delta_{t-1}\,\delta_t > 0 \\
    -\phi\,\epsilon_{t-1} & \bar\delta_{t-1}\,\delta_t < 0 \end{cases}
 
-It is meant for gradients of the whole data: with minibatches the signs are those of the
-noise.
+The rule is meant for gradients over the whole data. With minibatches, noise determines the
+signs.
 """
 
 import adaptk
@@ -22,9 +22,9 @@ import numpy as np
 plt.style.use("petroff10")
 
 # %%
-# A linear regression on four features of very different scales. The best rate of a weight
-# is proportional to one over the square of its feature's scale. All rates start the same.
-# They are a state of the optimizer, in ``opt.state``.
+# The problem is a linear regression on four features of very different scales. The best rate
+# of a weight is inversely proportional to the square of the scale of its feature. All rates
+# start at the same value. They are a state of the optimizer, in ``opt.state``.
 
 rng = np.random.default_rng(0)
 scale = np.array([3.0, 1.0, 0.3, 0.1])
@@ -49,10 +49,11 @@ losses, rates = train(lambda w: adaptk.DeltaBarDelta([w], lr=0.02, kappa=0.05, p
 plain, _ = train(lambda w: adaptk.SGD([w], lr=0.2))
 
 # %%
-# Gradient descent diverges in a direction of curvature h if its rate is above 2 / h
-# (dotted, for each weight alone). Each rate grows until changes of the gradient's sign keep
-# it near its limit. Gradient descent has one rate for all weights, limited by the largest
-# feature: 0.2 is nine tenths of the largest stable rate.
+# Gradient descent diverges in a direction of curvature h if its rate is above 2 / h. The
+# dotted lines are these limits, for each weight alone. With delta-bar-delta, each rate grows
+# until sign changes of the gradient keep it near its limit. Gradient descent has one rate for
+# all weights, which the largest feature limits: 0.2 is nine tenths of the largest stable
+# rate.
 
 curvature = np.mean(features**2, axis=0)
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 4), layout="constrained")

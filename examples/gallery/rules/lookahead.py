@@ -2,8 +2,8 @@ r"""
 RMSProp with Nesterov momentum: Algorithm 8.6
 =============================================
 
-Algorithm 8.6 of the Deep Learning book takes the gradient not where the parameters are,
-but where the momentum is about to carry them:
+Algorithm 8.6 of the Deep Learning book does not compute the gradient at the parameters, but
+at the point to which the momentum is about to carry them:
 
 .. math::
 
@@ -12,9 +12,8 @@ but where the momentum is about to carry them:
    v \leftarrow \alpha v - \frac{\epsilon}{\sqrt r} \odot g, \quad
    \theta \leftarrow \theta + v .
 
-``with opt.lookahead():`` moves the parameters to :math:`\tilde\theta` for the length of
-the block, and puts them back exactly. The gradient is computed inside, the step is taken
-after it.
+The block ``with opt.lookahead():`` moves the parameters to :math:`\tilde\theta`, and restores
+them exactly at its end. Compute the gradient inside the block, and take the step after it.
 """
 
 from contextlib import nullcontext
@@ -46,9 +45,9 @@ momentum, _ = run(False)
 ahead, interim = run(True)
 
 # %%
-# Both rules with the same learning rate and the same momentum. On the left the first
-# thirteen steps of Algorithm 8.6: the gradient at the interim point (square) already sees
-# the other side of the ravine and turns the velocity. Without the look-ahead (right) the
+# Both rules have the same learning rate and the same momentum. On the left are the first
+# thirteen steps of Algorithm 8.6: the interim point (square) is already on the other side of
+# the ravine, and its gradient turns the velocity. Without the look-ahead (right), the
 # parameters swing further.
 
 

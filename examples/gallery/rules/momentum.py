@@ -2,14 +2,14 @@ r"""
 Momentum on an ill-conditioned quadratic
 ========================================
 
-If the curvature is :math:`\kappa` times as large in one direction as in another, the rate
-of gradient descent is limited by the steep direction and too small for the flat one. Momentum
-(Polyak 1964; Algorithm 8.2 of the Deep Learning book) adds up the gradients that agree
+If the curvature is :math:`\kappa` times as large in one direction as in another, the steep
+direction limits the rate of gradient descent, which is then too small for the flat one.
+Momentum (Polyak 1964; Algorithm 8.2 of the Deep Learning book) adds up gradients that agree
 and cancels those that do not. Nesterov's form (Nesterov 1983; Sutskever et al. 2013;
-Algorithm 8.3) looks ahead by the momentum first.
+Algorithm 8.3) first looks ahead along the momentum.
 
-On a quadratic the best constants are known (Polyak 1964). With curvatures from 1 to
-:math:`\kappa` the distance shrinks per step, in the long run, by
+For a quadratic, the best constants are known (Polyak 1964). With curvatures from 1 to
+:math:`\kappa`, each step multiplies the distance from the minimum, in the long run, by
 
 .. math:: \frac{\kappa-1}{\kappa+1} \text{ for gradient descent,} \qquad
           \frac{\sqrt\kappa-1}{\sqrt\kappa+1} \text{ with momentum.}
@@ -48,9 +48,10 @@ def path(options, steps=120):
 paths = {name: path(options) for name, options in optimizers.items()}
 
 # %%
-# The first forty steps of each from the same point, and the value over all of them, with
-# the rates of the theory for the first two (dotted). Momentum oscillates widely at first but
-# converges fastest; Nesterov's form oscillates less and is somewhat slower here.
+# On the left are the first forty steps of each rule from the same point. On the right is the
+# value over all steps; the dotted lines are the rates from theory for the first two rules.
+# Momentum oscillates widely at first but converges fastest. Nesterov's form oscillates less,
+# and is somewhat slower here.
 
 figure, axes = plt.subplot_mosaic("AD;BD;CD", figsize=(7.5, 5), layout="constrained")
 x, y = np.meshgrid(np.linspace(-4.5, 10.5, 300), np.linspace(-5, 5, 200))

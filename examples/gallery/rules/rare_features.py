@@ -2,11 +2,11 @@ r"""
 Rare features: AdaGrad and SGD
 ==============================
 
-In text, clicks and recommendations most features are absent from most examples. A
-feature that occurs once in a thousand examples gets a gradient once in a thousand steps,
-and a learning rate that suits the frequent ones hardly moves its weight. AdaGrad (Duchi,
-Hazan and Singer 2011; Algorithm 8.4 of the Deep Learning book) divides by the root of
-the sum of squared gradients, which is small for a rare feature:
+In text, clicks and recommendations, most features are absent from most examples. A feature
+that occurs in one of a thousand examples gets a gradient once in a thousand steps. A learning
+rate that suits frequent features hardly moves its weight. AdaGrad (Duchi, Hazan and Singer
+2011; Algorithm 8.4 of the Deep Learning book) divides by the root of the sum of squared
+gradients, which is small for a rare feature:
 
 .. math:: r \leftarrow r + g \odot g, \qquad
           \theta \leftarrow \theta - \frac{\epsilon}{\delta + \sqrt r} \odot g .
@@ -19,8 +19,8 @@ import numpy as np
 plt.style.use("petroff10")
 
 # %%
-# A logistic regression on forty features, the most frequent in half of the examples and
-# the rarest in one of five hundred. All true weights are 1 or -1.
+# The problem is a logistic regression on forty features. The most frequent feature is in half
+# of the examples, and the rarest in one of five hundred. All true weights are 1 or -1.
 
 rng = np.random.default_rng(0)
 frequency = np.geomspace(0.5, 0.002, 40)
@@ -50,8 +50,8 @@ runs = {
 }
 
 # %%
-# Both learn the frequent features at once. SGD is halfway with the rarest ones at the end,
-# when AdaGrad has learned them all.
+# Both rules learn the frequent features at once. At the end, AdaGrad has learned all features,
+# and SGD is halfway with the rarest ones.
 
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 4), layout="constrained")
 groups = {"10 most frequent": slice(0, 10), "10 rarest": slice(30, 40)}

@@ -2,10 +2,10 @@ r"""
 Schedules, drawn
 ================
 
-A schedule is the learning rate as a function of the step number, counted from 1. It has no
-state, so a checkpoint does not contain it. Every optimizer accepts one as ``lr``;
-``schedule.from_zero()`` is the same schedule for libraries that count from 0. The sources
-are in :mod:`adaptk.schedules`.
+A schedule is the learning rate as a function of the step number, counted from 1. Every
+optimizer accepts a schedule as ``lr``. A schedule has no state, so a checkpoint does not
+contain it. ``schedule.from_zero()`` is the same schedule for libraries that count steps
+from 0. :mod:`adaptk.schedules` lists the sources.
 """
 
 import adaptk
@@ -35,7 +35,7 @@ drawn = {
 }
 
 # %%
-# All of them over a thousand steps, with the largest rate 1.
+# The figure shows all schedules over a thousand steps. The largest rate is 1.
 
 figure, axes = plt.subplots(
     3, 3, figsize=(7.5, 6), sharex=True, sharey=True, layout="constrained"
@@ -50,9 +50,10 @@ figure.supylabel("learning rate")
 plt.show()
 
 # %%
-# Why a rate should fall: on a quadratic with noisy gradients the parameters reach a level
-# that depends on the rate and stay there. Robbins and Monro (1951) proved convergence for
-# rates that fall slowly enough.
+# The next figure shows why the learning rate should fall. With noisy gradients of a quadratic
+# and a constant rate, the distance from the minimum falls to a level that depends on the rate,
+# and stays there. Robbins and Monro (1951) proved convergence for rates that fall slowly
+# enough.
 
 rng = np.random.default_rng(0)
 noise = rng.standard_normal((TOTAL, 100))

@@ -2,15 +2,18 @@ r"""
 Every rule on four surfaces
 ===========================
 
-The path of a rule over a function of two variables can be drawn. Four classic surfaces
-show strengths and weaknesses: a **saddle** between two
-minima, a **ravine** that lies across the axes, Rosenbrock's bent **valley** (Rosenbrock
-1960) and Beale's **plateau** with steep walls (Beale 1958).
+For a function of two variables, the path of a rule can be drawn. Four classic surfaces show
+the strengths and weaknesses of the rules:
 
-All rules start at the same point, and each has the learning rate that suits it best on
-this surface: of the ten from :math:`10^{-4}` to 3, and of those with which the path stays
-in the picture, the one with the lowest mean logarithm of the height above the minimum. All
-other hyperparameters are the defaults, but for the growth of delta-bar-delta's rates.
+- a **saddle** between two minima;
+- a **ravine** that lies across the axes;
+- Rosenbrock's bent **valley** (Rosenbrock 1960);
+- Beale's **plateau** with steep walls (Beale 1958).
+
+All rules start at the same point. Each has the learning rate that suits it best on the
+surface, out of ten from :math:`10^{-4}` to 3. Of the rates whose path stays in the picture,
+this is the one with the lowest mean logarithm of the height above the minimum. The other
+hyperparameters have their defaults, except for the growth of delta-bar-delta's rates.
 """
 
 from contextlib import nullcontext
@@ -24,8 +27,7 @@ STEPS = 150
 # sphinx_gallery_thumbnail_number = 3
 
 # %%
-# A surface has a function, its gradient, a start, the lowest value and what to draw of
-# it.
+# Each surface has a function, its gradient, a start, the lowest value and the range to draw.
 
 
 class Saddle:
@@ -79,9 +81,9 @@ class Beale:
 
 
 # %%
-# All rates run side by side: each has a row of one array as its parameters and a group of
-# its own. RMSProp with Nesterov momentum (Algorithm 8.6 of the Deep Learning book) takes
-# its gradient at an interim point, to which ``lookahead`` moves the parameters.
+# One optimizer runs all rates at once: each rate has a parameter group, whose parameter is a
+# row of one array. RMSProp with Nesterov momentum (Algorithm 8.6 of the Deep Learning book)
+# needs the gradient at an interim point, to which ``lookahead`` moves the parameters.
 
 RATES = 10 ** np.linspace(-4, 0.5, 10)
 
@@ -114,8 +116,8 @@ def best_path(surface, name):
 
 
 # %%
-# Five families of rules, and in the last panel how far above the minimum each one ends (no
-# bar: below 1e-12).
+# Each figure has a panel for each of five families of rules. The last panel shows how far above
+# the minimum each rule ends (no bar: below 1e-12).
 
 FAMILIES = {
     "Gradient descent": ("sgd", "momentum", "nesterov", "asgd"),
@@ -170,21 +172,20 @@ def draw(surface):
 
 # %%
 # **Saddle.** The slope away from the saddle is 130 times as small as the slope towards it.
-# Rules that divide by the size of the gradient, one coordinate at a time, do not see that:
-# they leave along the diagonal at once. Gradient descent first goes to the saddle and is
-# slow there.
+# To rules that divide each coordinate by the size of its gradient, both slopes are the same:
+# they leave along the diagonal at once. Gradient descent first goes to the saddle, and is slow
+# there.
 
 draw(Saddle())
 
 # %%
-# **Ravine.** The steep direction lies between the axes, so that a rate for each coordinate
-# helps less.
+# **Ravine.** The steep direction lies between the axes, so a rate for each coordinate helps
+# less.
 
 draw(Ravine())
 
 # %%
-# **Rosenbrock's valley** bends: slopes that were averaged at one place are wrong at the
-# next.
+# **Rosenbrock's valley** bends, so an average of slopes at one place is wrong at the next.
 
 draw(Rosenbrock())
 

@@ -2,10 +2,10 @@ r"""
 A decay with outliers
 =====================
 
-Squares let a few wild points pull a curve anywhere. A robust loss :math:`\rho` counts large
-residuals for less: the solver minimises
-:math:`\tfrac12\sum_i C^2\rho(r_i^2/C^2)`, which is half the sum of squares for residuals
-below the scale :math:`C` (Huber 1964).
+In a least-squares fit, a few outliers can pull the curve far away. With a robust loss
+:math:`\rho`, large residuals have less weight: the solver minimises
+:math:`\tfrac12\sum_i C^2\rho(r_i^2/C^2)`. For residuals below the scale :math:`C`, this is
+half the sum of squares (Huber 1964).
 """
 
 import matplotlib.pyplot as plt
@@ -15,8 +15,8 @@ from adaptk import solve
 plt.style.use("petroff10")
 
 # %%
-# An exponential decay with noise of 0.05. An eighth of the points went wrong, all to the
-# same side.
+# The data are an exponential decay with noise of 0.05. An eighth of the points are outliers,
+# all on the same side.
 
 rng = np.random.default_rng(2)
 t = np.linspace(0, 6, 80)
@@ -32,9 +32,13 @@ wild = rng.choice(t.size, 10, replace=False)
 data[wild] += rng.uniform(0.5, 2, wild.size)
 
 # %%
-# ``f_scale="mad"`` takes the scale from the median of the residuals' magnitudes, which the
-# outliers do not move. The losses differ in what far residuals still count for: with
-# Huber's as much as those at C, with Cauchy's less and less, with Tukey's nothing.
+# ``f_scale="mad"`` computes the scale from the median of the absolute residuals, on which
+# outliers have little influence. The losses differ in how strongly residuals far above C still
+# pull the curve:
+#
+# - ``"huber"``: as strongly as residuals of size C;
+# - ``"cauchy"``: less and less with the distance;
+# - ``"tukey"``: not at all.
 
 losses = "linear", "huber", "cauchy", "tukey"
 fits = {}
@@ -49,8 +53,8 @@ for loss in losses:
     print(f"{loss:7} {values}")
 
 # %%
-# The standard deviations of the robust fits are those of the sandwich covariance, so the
-# outliers do not widen them.
+# The standard deviations of the robust fits are from the sandwich covariance, so outliers do
+# not make them larger.
 
 figure, ax = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
 clean = np.setdiff1d(np.arange(t.size), wild)

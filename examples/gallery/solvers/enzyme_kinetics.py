@@ -2,10 +2,11 @@ r"""
 Enzyme kinetics
 ===============
 
-Michaelis and Menten's rate of a reaction, :math:`v = V c/(K + c)`, is a line in
-:math:`1/v` over :math:`1/c`, and has long been fitted as one (Lineweaver and Burk 1934).
-But the smallest rates, whose relative errors are the largest, then weigh most.
-:func:`adaptk.solve.curve_fit` fits the curve itself.
+The rate of a reaction after Michaelis and Menten is :math:`v = V c/(K + c)`. Plotted as
+:math:`1/v` over :math:`1/c` it is a straight line, and has long been fitted as one
+(Lineweaver and Burk 1934). But in such a fit the smallest rates, which have the largest
+relative errors, have the largest weight. :func:`adaptk.solve.curve_fit` fits the curve
+itself.
 """
 
 import matplotlib.pyplot as plt
@@ -15,7 +16,7 @@ from adaptk import solve
 plt.style.use("petroff10")
 
 # %%
-# Eight concentrations, each measured twice, with the same error for every rate.
+# The rate is measured twice for each of eight concentrations, always with the same error.
 
 rng = np.random.default_rng(4)
 concentration = np.repeat([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8], 2)
@@ -35,16 +36,17 @@ fit = solve.curve_fit(rate, concentration, measured, p0=[1, 1])
 print(fit)
 
 # %%
-# The line in the reciprocals, from the same data: its slope is K/V, and 1/V is where it
-# begins.
+# For comparison, fit the line in the reciprocals to the same data. Its slope is K/V, and its
+# intercept is 1/V.
 
 slope, start = np.polyfit(1 / concentration, 1 / measured, 1)
 line = 1 / start, slope / start
 print(f"by the line: V = {line[0]:.3f}, K = {line[1]:.3f}")
 
 # %%
-# The same two estimates, for a thousand experiments: a batch fits them in one call. The
-# model is called once, with values that record what is done with them.
+# Now repeat both estimates for a thousand experiments. ``levenberg_marquardt_batch`` fits all
+# curves in one call. It calls the model only once, with objects that record the operations on
+# them.
 
 noise = rng.normal(scale=0.05, size=(1000, concentration.size))
 many = np.maximum(rate(concentration, *truth) + noise, 0.01)

@@ -2,12 +2,12 @@ r"""
 Intervals by profile likelihood
 ===============================
 
-The intervals that follow from the covariance are those of a model made linear at the
-solution. Where the data say little, they can be far off. :meth:`Fit.conf_interval
-<adaptk.solve.Fit.conf_interval>` moves one parameter, fits the others again, and ends where
-the sum of squares has risen as far as the level allows (Bates and Watts 1988, chapter 6).
+Confidence intervals from the covariance hold for a model that is linearised at the solution.
+If the data determine a parameter poorly, they can be far off. :meth:`Fit.conf_interval
+<adaptk.solve.Fit.conf_interval>` moves one parameter and fits the others again, until the sum
+of squares has risen as far as the confidence level allows (Bates and Watts 1988, chapter 6).
 
-The data are Marske's: the biochemical oxygen demand of a sample, after one to seven days.
+The data are Marske's: the biochemical oxygen demand of a sample after one to seven days.
 """
 
 import matplotlib.pyplot as plt
@@ -28,8 +28,8 @@ fit = solve.curve_fit(model, days, demand, [20.0, 0.5])
 print(fit)
 
 # %%
-# Both kinds of intervals. The demand may rise much further than the six days show, and the
-# linear model does not know that.
+# Compare both kinds of intervals. The limit of the demand may be far above the six
+# measurements, which the linearised model does not show.
 
 for name, linear, profiled in zip(
     fit.names, fit.confidence_intervals(0.95), fit.conf_interval(0.95), strict=True
@@ -37,8 +37,8 @@ for name, linear, profiled in zip(
     print(f"{name:6} covariance {linear.round(2)}  profile {profiled.round(2)}")
 
 # %%
-# The profile :math:`\tau` is a straight line for a linear model. Beside it, the fits that
-# belong to the ends of the interval: each is the best one with that limit.
+# On the left is the profile :math:`\tau`, which is a straight line for a linear model. On the
+# right are the fits at both ends of the interval: each is the best fit with that limit.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
 one = fit.profile("limit", 0.95)

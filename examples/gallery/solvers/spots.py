@@ -3,9 +3,10 @@ Ten thousand spots in one call
 ==============================
 
 Localisation microscopy, star catalogues and particle tracking fit the same small model to
-many thousands of little images. :func:`adaptk.solve.levenberg_marquardt_batch` does that in one
-call: problems stand side by side in the lanes of vector registers, and a result does not
-depend on the others. Models with their derivatives are built in; a function does too.
+many thousands of small images. :func:`adaptk.solve.levenberg_marquardt_batch` does this in one
+call. It solves one problem in each lane of the vector registers, and the result of a problem
+does not depend on the others. Some models and their derivatives are built in. You can also
+pass a function.
 """
 
 import time
@@ -17,8 +18,8 @@ from adaptk import solve
 plt.style.use("petroff10")
 
 # %%
-# Ten thousand images of 11 by 11 pixels: a Gaussian spot on a background, with the noise of
-# counted photons.
+# The data are ten thousand images of 11 by 11 pixels. Each has a Gaussian spot on a
+# background, with the noise of counted photons.
 
 rng = np.random.default_rng(0)
 count, size = 10_000, 11
@@ -30,8 +31,9 @@ squares += (rows - centre[:, 1, None, None]) ** 2
 images = rng.poisson(10 + brightness[:, None, None] * np.exp(-squares / (2 * 1.3**2)))
 
 # %%
-# The start is rough: the brightest value above the darkest, at the middle. Counts have
-# Poisson's distribution, and ``loss="poisson"`` finds the most likely parameters.
+# The start is rough: the spot is in the middle of the image, and its height is the difference
+# of the brightest and the darkest pixel. Counts have a Poisson distribution, for which
+# ``loss="poisson"`` finds the most likely parameters.
 
 flat = images.reshape(count, -1)
 start = np.column_stack(
@@ -57,8 +59,8 @@ print(
 )
 
 # %%
-# ``x_std`` has the standard deviations of the parameters, from the Fisher information. For a
-# normal distribution 95.4% of the errors would be within two of them.
+# ``x_std`` has the standard deviations of the parameters, from the Fisher information. If
+# errors had a normal distribution, 95.4% of them would be within two standard deviations.
 
 error = fits.x[:, 1] - centre[:, 0]
 figure, axes = plt.subplot_mosaic(

@@ -3,11 +3,12 @@ Steepest descent beside conjugate gradients
 ===========================================
 
 Steepest descent with an exact line search turns by a right angle at every step, because
-the new gradient is orthogonal to the line that was searched. In a valley it therefore goes
-in a zig-zag and undoes in each step part of the progress of the last one (Figure 8.6 of
-the Deep Learning book). Conjugate gradients (Hestenes and Stiefel 1952; section 8.6.2)
-choose directions with :math:`d_t^\mathsf{T} H d_{t-1} = 0`, along which earlier progress
-stays, and need one step for each dimension of a quadratic.
+the new gradient is orthogonal to the last search direction. So in a valley it zig-zags, and
+each step undoes part of the progress of the last one (Figure 8.6 of the Deep Learning book).
+
+Conjugate gradients (Hestenes and Stiefel 1952; section 8.6.2) choose directions with
+:math:`d_t^\mathsf{T} H d_{t-1} = 0`. Along these, no step undoes earlier progress, and a
+quadratic needs one step for each dimension.
 """
 
 import matplotlib.pyplot as plt
@@ -30,7 +31,7 @@ def gradient(x):
 
 
 # %%
-# A callback sees the point after each iteration.
+# The solver calls ``callback`` with the point after each iteration.
 
 zigzag = [start]
 solve.steepest_descent(
@@ -40,7 +41,7 @@ conjugate = [start]
 solve.cg(hessian, np.zeros(2), x0=start, atol=1e-9, callback=conjugate.append)
 
 # %%
-# The same quadratic, the same start, the same line search.
+# Both paths are for the same quadratic, start and line search.
 
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 4.3), sharey=True, layout="constrained")
 x, y = np.meshgrid(np.linspace(-12, 12, 201), np.linspace(-12, 12, 201))
@@ -56,9 +57,9 @@ axes[0].set_ylabel("y")
 plt.show()
 
 # %%
-# The effect grows with the condition number. For functions that are not quadratic
-# ``conjugate_gradient`` does the same with a line search; here is the mean over ten
-# random quadratics in 50 dimensions.
+# The difference grows with the condition number. ``conjugate_gradient`` uses a line search, so
+# it also works for functions that are not quadratic. The figure shows the mean number of
+# iterations for ten random quadratics in 50 dimensions.
 
 rng = np.random.default_rng(0)
 conditions = np.geomspace(2, 2000, 7)

@@ -25,7 +25,7 @@ x, y = table[:, :64] / 16, np.eye(10)[table[:, 64].astype(int)]
 
 
 def loss_and_gradient(weight, chosen):
-    """Of softmax regression."""
+    """The loss and the gradient of softmax regression."""
     z = x[chosen] @ weight
     p = np.exp(z - z.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
