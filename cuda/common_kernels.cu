@@ -36,6 +36,15 @@ void launch_finish_pass(const FinishPassLaunch& p, cudaStream_t stream) {
            finish_threads, stream, p);
 }
 
+void launch_finish_scopes(const FinishLinesLaunch& p, cudaStream_t stream) {
+    launch(finish_scopes_kernel, "finish_scopes_kernel",
+           p.long_count < std::int64_t(small_grid) ? unsigned(p.long_count) : small_grid, finish_threads, stream, p);
+}
+
+void launch_finish_columns(const FinishLinesLaunch& p, unsigned blocks, cudaStream_t stream) {
+    launch(finish_columns_kernel, "finish_columns_kernel", blocks, block_threads, stream, p);
+}
+
 void launch_upload(const UploadLaunch& p, cudaStream_t stream) {
     launch(upload_kernel, "upload_kernel", (p.bytes / 16 + block_threads - 1) / block_threads, block_threads, stream,
            p);

@@ -352,6 +352,13 @@ class KernelsOf {
         return kernel_of_program(*rule_, device_, stored == 1 ? KernelKind::stored_measure : KernelKind::measure, type,
                                  pass);
     }
+    // What the states of rows and columns become; null: there are none.
+    const void* lines(std::size_t type) const {
+        const std::vector<Per>& per = rule_->program->per;
+        const auto of_line = [](Per p) { return p == Per::row || p == Per::column; };
+        if (!std::any_of(per.begin(), per.end(), of_line)) return nullptr;
+        return kernel_of_program(*rule_, device_, KernelKind::lines, type);
+    }
     std::size_t coefficients_bytes(std::size_t type) const {
         return listed_ != nullptr ? listed_->coefficients_bytes[type] : rule_->program->coefficients_bytes(int(type));
     }
@@ -634,47 +641,132 @@ std::size_t element_states(const detail::Program& program) {
     return std::size_t(std::count(program.per.begin(), program.per.end(), Per::element));
 }
 
+// What passes over the same elements reduce (MeasuredPart), in the order of their leaves.
+struct MeasuredParts {
+    std::vector<MeasuredPart> parts;
+    std::int64_t leaves = 0, sums = 0;
+    std::int64_t long_numbers = 0, long_before = 0;  // of the last kind of parts, and of the one before
+    std::size_t at = 0;                              // in tables
+
+    // Parts of another kind follow, of the same tensors: columns behind rows.
+    void begin_kind() { long_before = std::exchange(long_numbers, 0); }
+    void add_scopes(std::int64_t begin, std::int64_t end, std::int64_t scope) {
+        parts.push_back({begin, end, leaves, scope, 0, 0, sums, long_numbers});
+        const std::int64_t numbers = scope > 0 ? (end - begin) / scope : 0, of_number = detail::leaves_of(scope);
+        leaves += numbers * of_number;
+        sums += numbers * of_number;
+        if (of_number > 1) long_numbers += numbers;
+    }
+    void add_columns(std::int64_t begin, const detail::Grid& g) {
+        const std::int64_t end = begin + g.all_rows() * g.columns;
+        const std::int64_t block = end > begin ? detail::rows_of_column_block(g.rows, g.columns) : 1;
+        const MeasuredPart p{begin, end, leaves, g.columns, g.rows, block, sums, long_numbers};
+        parts.push_back(p);
+        leaves += g.matrices * p.blocks() * p.tiles_of_row();
+        sums += p.blocks() * g.all_columns();
+        if (p.blocks() > 1) long_numbers += g.all_columns();
+    }
+};
+
 // What a batch needs beside its tensors if its rule has reductions (measure_kernel.hpp). It lies in tables, and what
 // kernels write in scratch memory.
 struct Measures {
-    const detail::RuleInfo* rule = nullptr;  // null: there are none
-    std::vector<const void*> kernels;        // of the passes
-    std::vector<std::int64_t> first;
-    std::vector<ReductionPart> each, all;                               // the parts: each tensor, or all of them
-    std::int64_t leaves = 0;                                            // of each tensor, in all
-    std::size_t first_at = 0, each_at = 0, all_at = 0, tensors_at = 0;  // in tables
-    std::size_t leaves_at = 0, reduced_at = 0, scales_at = 0;           // in scratch
+    const detail::RuleInfo* rule = nullptr;     // null: there are none
+    std::vector<const void*> kernels;           // of the passes
+    const void* lines = nullptr;                // of the states of rows and columns
+    std::vector<std::int64_t> first;            // elements of the tensors before each
+    std::vector<detail::Grid> grids;            // of what has no elements nothing
+    std::int64_t elements = 0, line_count = 0;  // of all tensors
+    MeasuredParts of_over[std::size_t(detail::Over::count)];
+    std::vector<std::size_t> numbers_at;                     // of the reductions to lines of each tensor, in scratch
+    std::size_t first_at = 0, tensors_at = 0, lines_at = 0;  // in tables
+    std::size_t sums_at = 0, reduced_at = 0, scales_at = 0;  // in scratch
 
     const detail::Program& program() const { return *rule->program; }
+    std::size_t count() const { return grids.size(); }
     std::size_t reductions() const { return std::max<std::size_t>(program().reductions.size(), 1); }
-    std::size_t reduced_bytes() const { return (each.size() + 1) * reductions() * sizeof(double); }
-    std::size_t most_reductions() const {
-        std::size_t most = 0;
-        for (const detail::Program::Pass& p : program().passes()) most = std::max(most, p.reductions.size());
-        return most;
-    }
+    std::size_t reduced_bytes() const { return (count() + 1) * reductions() * sizeof(double); }
 
     void add(const ParamUpdate& t) {
-        const std::int64_t begin = each.empty() ? 0 : each.back().end;
-        first.push_back(begin);
-        each.push_back({begin, begin + t.size, leaves});
-        leaves += detail::leaves_of(t.size);
+        first.push_back(elements);
+        elements += t.size;
+        grids.push_back(t.size > 0 ? t.grid : detail::Grid{0, 0, 0, t.grid.is_vector});
     }
-    std::int64_t leaves_of_all() const { return detail::leaves_of(each.back().end); }
 
-    void lay_out(Tables& tables, std::size_t& scratch) {
-        all = {{0, each.back().end, 0}};
+    void lay_out(Tables& tables, std::size_t& scratch, std::size_t compute_bytes) {
         first_at = tables.add(first);
-        each_at = tables.add(each);
-        all_at = tables.add(all);
-        tensors_at = tables.reserve(each.size() * sizeof(MeasuredTensor));
-        const auto take = [&](std::size_t& at, std::size_t bytes) {
-            at = scratch;
+        tensors_at = tables.reserve(count() * sizeof(MeasuredTensor));
+        const auto take = [&](std::size_t bytes) {
+            const std::size_t at = scratch;
             scratch += rounded(bytes);
+            return at;
         };
-        take(leaves_at, most_reductions() * std::size_t(std::max(leaves, leaves_of_all())) * sizeof(double));
-        take(reduced_at, reduced_bytes());
-        take(scales_at, each.size() * most_reductions() * sizeof(double));
+        std::size_t sums = 0, most = 0;
+        for (const detail::Program::Pass& p : program().passes()) {
+            MeasuredParts& parts = of_over[std::size_t(p.over)];
+            if (parts.parts.empty()) {
+                make_parts(p.over);
+                parts.at = tables.add(parts.parts);
+            }
+            most = std::max(most, p.reductions.size());
+            sums = std::max(sums, p.reductions.size() * std::size_t(parts.sums));
+        }
+        sums_at = take(sums * sizeof(double));
+        reduced_at = take(reduced_bytes());
+        scales_at = take(count() * most * sizeof(double));
+        if (!program().has_lines()) return;
+        lines_at = tables.reserve(count() * sizeof(LineTensor));
+        for (const detail::Grid& g : grids) {
+            line_count += g.all_rows() + g.all_columns();
+            for (const detail::ReductionNode& r : program().reductions)
+                numbers_at.push_back(take(std::size_t(numbers_of(g, r.over)) * compute_bytes));
+        }
+    }
+
+    // Scratch memory lies there now.
+    std::vector<LineTensor> line_tensors(std::byte* scratch) const {
+        std::vector<LineTensor> out;
+        std::int64_t lines_before = 0;
+        for (std::size_t i = 0; i < count(); ++i) {
+            const detail::Grid& g = grids[i];
+            LineTensor& t = out.emplace_back();
+            t = {{}, g.matrices, g.rows, g.columns, lines_before};
+            lines_before += g.all_rows() + g.all_columns();
+            for (std::size_t r = 0; r < program().reductions.size(); ++r)
+                t.line[max_states + r] = scratch + numbers_at[i * program().reductions.size() + r];
+        }
+        return out;
+    }
+
+  private:
+    static std::int64_t numbers_of(const detail::Grid& g, detail::Over over) {
+        return over == detail::Over::rows      ? g.all_rows()
+               : over == detail::Over::columns ? g.all_columns()
+               : over == detail::Over::matrix  ? g.matrices
+                                               : 0;
+    }
+    std::int64_t end_of(std::size_t i) const { return i + 1 < first.size() ? first[i + 1] : elements; }
+    void make_parts(detail::Over over) {
+        MeasuredParts& parts = of_over[std::size_t(over)];
+        const auto each = [&](const auto& add_part) {
+            parts.begin_kind();
+            for (std::size_t i = 0; i < count(); ++i) add_part(i, grids[i]);
+        };
+        switch (over) {
+        case detail::Over::all: parts.add_scopes(0, elements, elements); return;
+        case detail::Over::tensor:
+            each([&](std::size_t i, const detail::Grid&) {
+                parts.add_scopes(first[i], end_of(i), end_of(i) - first[i]);
+            });
+            return;
+        case detail::Over::rows:
+            each([&](std::size_t i, const detail::Grid& g) { parts.add_scopes(first[i], end_of(i), g.columns); });
+            each([&](std::size_t i, const detail::Grid& g) { parts.add_columns(first[i], g); });
+            return;
+        default:
+            each([&](std::size_t, const detail::Grid& g) { parts.add_scopes(0, g.all_rows(), g.rows); });
+            each([&](std::size_t, const detail::Grid& g) { parts.add_scopes(0, g.all_columns(), g.columns); });
+        }
     }
 };
 
@@ -786,13 +878,13 @@ struct Batch {
 
     // Null pointers stand for tables that go with the parameters.
     void launch(int device, cudaStream_t stream, const void* of_device, const Tensor* on_device, const Side* beside,
-                const std::uint64_t* keys_of, const Control* control) const {
+                const std::uint64_t* keys_of, const Control* control, const LineTensor* lines = nullptr) const {
         launch(device, stream,
                rows != nullptr ? *rows : RowTensors{on_device, beside, std::uint32_t(tensors.size()), tiles}, of_device,
-               keys_of, control);
+               keys_of, control, lines);
     }
     void launch(int device, cudaStream_t stream, const RowTensors& what, const void* of_device,
-                const std::uint64_t* keys_of, const Control* control) const {
+                const std::uint64_t* keys_of, const Control* control, const LineTensor* lines = nullptr) const {
         if (what.tiles == 0) return;
         StepLaunch p;
         p.tensors = what.tensors;
@@ -800,6 +892,7 @@ struct Batch {
         p.control = control;
         p.sides = what.sides;
         p.keys = keys_of;
+        p.lines = lines;
         p.tiles = what.tiles;
         p.count = what.count;
         std::size_t used = 0;
@@ -859,6 +952,7 @@ Batch& batch_of(std::vector<Batch>& batches, const KernelsOf& kernels, std::size
     if (b.measures.rule != nullptr)
         for (std::size_t p = 0; p < b.measures.program().passes().size(); ++p)
             b.measures.kernels.push_back(kernels.measure(type, stored, p));
+    if (b.measures.rule != nullptr) b.measures.lines = kernels.lines(type);
     return b;
 }
 
@@ -1161,7 +1255,8 @@ class StepBuilder {
             if (!b.inside) b.tensors_at = tables_.add(b.tensors);
             b.add_sides(tables_);
             if (!prepared) b.add_keys(tables_);
-            if (b.measures.rule != nullptr) b.measures.lay_out(tables_, scratch_);
+            if (b.measures.rule != nullptr)
+                b.measures.lay_out(tables_, scratch_, b.type == 1 ? sizeof(double) : sizeof(float));
         }
         for (Epilogues* e : {&zeros_, &copies_, &averages_}) e->lay_out(tables_);
         if (with_norm_) {
@@ -1240,6 +1335,7 @@ class StepBuilder {
                 tables_.write(b.slots_at, slots);
             } else {
                 tables_.write(b.measures.tensors_at, measured_tensors(b, slots));
+                if (b.measures.program().has_lines()) tables_.write(b.measures.lines_at, line_tensors(b));
             }
         }
     }
@@ -1255,8 +1351,18 @@ class StepBuilder {
             m.shape[std::size_t(detail::Shape::is_vector)] = double(t.grid.is_vector);
             const detail::Program& program = b.measures.program();
             for (std::size_t s = element_states(program); s < program.per.size() && t.size > 0; ++s)
-                m.state[s] = t.buffer[2 + s];
+                if (program.per[s] == Per::tensor) m.state[s] = t.buffer[2 + s];
         }
+        return out;
+    }
+
+    std::vector<LineTensor> line_tensors(const Batch& b) const {
+        std::vector<LineTensor> out = b.measures.line_tensors(tail_);
+        const std::vector<Per>& per = b.measures.program().per;
+        for (std::size_t i = 0; i < out.size(); ++i)
+            for (std::size_t s = 0; s < per.size(); ++s)
+                if (per[s] == Per::row || per[s] == Per::column)
+                    out[i].line[s] = rows_->tensors()[b.source[i]].buffer[2 + s];
         return out;
     }
 
@@ -1289,7 +1395,15 @@ class StepBuilder {
             }
             b.launch(s_.device, stream_, coefficients,
                      b.inside ? nullptr : reinterpret_cast<const Tensor*>(head_ + b.tensors_at),
-                     b.sided ? reinterpret_cast<const Side*>(head_ + b.sides_at) : nullptr, keys, control);
+                     b.sided ? reinterpret_cast<const Side*>(head_ + b.sides_at) : nullptr, keys, control,
+                     reinterpret_cast<const LineTensor*>(head_ + b.measures.lines_at));
+            if (b.measures.lines != nullptr && b.measures.line_count > 0) {
+                const LinesLaunch p{reinterpret_cast<const LineTensor*>(head_ + b.measures.lines_at), coefficients,
+                                    control, b.measures.line_count, std::uint32_t(b.measures.count())};
+                launch_symbol(b.measures.lines, "lines_kernel",
+                              blocks_for_items(s_.device, std::uint64_t(b.measures.line_count)), block_threads, stream_,
+                              p);
+            }
         }
         zeros_.launch(s_.device, stream_, head_, nullptr);
         copies_.launch(s_.device, stream_, head_, control);
@@ -1301,7 +1415,7 @@ class StepBuilder {
         const Measures& m = b.measures;
         const std::size_t stride = m.reductions();
         auto* const reduced = reinterpret_cast<double*>(tail_ + m.reduced_at);
-        double* const reduced_over_all = reduced + m.each.size() * stride;
+        double* const reduced_over_all = reduced + m.count() * stride;
         check(cudaMemsetAsync(reduced, 0, m.reduced_bytes(), stream_), "cudaMemsetAsync");
         ScalarsLaunch scalars = {};
         scalars.tensors = reinterpret_cast<const MeasuredTensor*>(head_ + m.tensors_at);
@@ -1309,10 +1423,10 @@ class StepBuilder {
         scalars.reduced = reduced;
         scalars.keys = keys;
         scalars.control = control;
-        scalars.count = std::uint32_t(m.each.size());
+        scalars.count = std::uint32_t(m.count());
         const auto run_know = [&](bool last) {
             scalars.last = last ? 1 : 0;
-            launch_symbol(b.prepare, "scalars_kernel", small_blocks(m.each.size()), block_threads, stream_, scalars);
+            launch_symbol(b.prepare, "scalars_kernel", small_blocks(m.count()), block_threads, stream_, scalars);
         };
         const std::span<const detail::Program::Pass> passes = m.program().passes();
         for (std::size_t p = 0; p < passes.size(); ++p) {
@@ -1327,29 +1441,40 @@ class StepBuilder {
                      const Control* control) const {
         const Measures& m = b.measures;
         const detail::Program::Pass& pass = m.program().passes()[number];
-        const bool all = pass.over == detail::Over::all;
-        auto* const parts = reinterpret_cast<const ReductionPart*>(head_ + (all ? m.all_at : m.each_at));
-        auto* const leaves = reinterpret_cast<double*>(tail_ + m.leaves_at);
-        auto* const scales = reinterpret_cast<double*>(tail_ + m.scales_at);
+        const MeasuredParts& parts = m.of_over[std::size_t(pass.over)];
         MeasureLaunch launch = {};
         launch.tensors = reinterpret_cast<const Tensor*>(head_ + b.tensors_at);
         launch.coefficients = coefficients;
         launch.sides = b.sided ? reinterpret_cast<const Side*>(head_ + b.sides_at) : nullptr;
         launch.control = control;
         launch.first = reinterpret_cast<const std::int64_t*>(head_ + m.first_at);
-        launch.parts = parts;
-        launch.leaves = leaves;
-        launch.scales = scales;
-        launch.leaf_count = all ? m.leaves_of_all() : m.leaves;
-        launch.count = std::uint32_t(m.each.size());
-        launch.part_count = all ? 1 : launch.count;
+        launch.lines = reinterpret_cast<const LineTensor*>(head_ + m.lines_at);
+        launch.parts = reinterpret_cast<const MeasuredPart*>(head_ + parts.at);
+        launch.sums = reinterpret_cast<double*>(tail_ + m.sums_at);
+        launch.scales = reinterpret_cast<double*>(tail_ + m.scales_at);
+        launch.leaf_count = parts.leaves;
+        launch.sum_count = parts.sums;
+        launch.count = std::uint32_t(m.count());
+        launch.part_count = std::uint32_t(parts.parts.size());
+        const auto measure = [&] {
+            if (launch.leaf_count > 0)
+                launch_symbol(m.kernels[number], "measure_kernel",
+                              blocks_for(launch.leaf_count, resident(s_.device, m.kernels[number])), block_threads,
+                              stream_, launch);
+        };
+        if (pass.over == detail::Over::rows || pass.over == detail::Over::matrix) {
+            measure();
+            finish_lines(b, pass, launch);
+            return;
+        }
         FinishPassLaunch finish = {};
-        finish.leaves = leaves;
-        finish.parts = parts;
+        finish.sums = launch.sums;
+        finish.parts = launch.parts;
         finish.reduced = reduced;
-        finish.scales = scales;
+        finish.scales = reinterpret_cast<double*>(tail_ + m.scales_at);
         finish.control = control;
         finish.leaf_count = launch.leaf_count;
+        finish.sum_count = launch.sum_count;
         finish.part_count = launch.part_count;
         finish.count = std::uint32_t(pass.reductions.size());
         finish.stride = std::uint32_t(m.reductions());
@@ -1363,11 +1488,41 @@ class StepBuilder {
         for (const bool second : {false, true}) {
             if (second && !(squares && b.type == 1)) break;
             launch.second = finish.second = second;
-            if (launch.leaf_count > 0)
-                launch_symbol(m.kernels[number], "measure_kernel",
-                              blocks_for(launch.leaf_count, resident(s_.device, m.kernels[number])), block_threads,
-                              stream_, launch);
+            measure();
             launch_finish_pass(finish, stream_);
+        }
+    }
+
+    // Numbers for rows, columns or matrices that several sums have a part in.
+    void finish_lines(const Batch& b, const detail::Program::Pass& pass, const MeasureLaunch& measured) const {
+        const detail::Program& program = b.measures.program();
+        const MeasuredParts& parts = b.measures.of_over[std::size_t(pass.over)];
+        for (const bool columns : {false, true}) {
+            FinishLinesLaunch p = {};
+            p.sums = measured.sums;
+            p.parts = measured.parts + (columns ? measured.count : 0);
+            p.lines = measured.lines;
+            p.control = measured.control;
+            p.long_count = columns ? parts.long_numbers : parts.long_before;
+            p.sum_count = measured.sum_count;
+            p.part_count = measured.count;
+            p.count = std::uint32_t(pass.reductions.size());
+            p.wide = b.type == 1 ? 1 : 0;
+            for (std::size_t r = 0; r < pass.reductions.size(); ++r) {
+                const detail::ReductionNode& node = program.reductions[pass.reductions[r]];
+                const bool of_columns =
+                    node.over == detail::Over::columns ||
+                    (node.over == detail::Over::matrix && program.kind(node.element) == Per::column);
+                p.what[r] = node.what;
+                p.number[r] = std::uint8_t(pass.reductions[r]);
+                p.skipped[r] = of_columns != columns;
+            }
+            if (p.long_count == 0) continue;
+            if (columns && pass.over == detail::Over::rows) {
+                launch_finish_columns(p, blocks_for_items(s_.device, std::uint64_t(p.long_count)), stream_);
+            } else {
+                launch_finish_scopes(p, stream_);
+            }
         }
     }
 
@@ -1377,7 +1532,7 @@ class StepBuilder {
             const Measures& m = b.measures;
             if (m.rule == nullptr || !m.program().carries_measured()) continue;
             std::vector<double> of_all(m.program().reductions.size());
-            const std::byte* const from = tail_ + m.reduced_at + m.each.size() * m.reductions() * sizeof(double);
+            const std::byte* const from = tail_ + m.reduced_at + m.count() * m.reductions() * sizeof(double);
             check(cudaMemcpyAsync(of_all.data(), from, of_all.size() * sizeof(double), cudaMemcpyDeviceToHost, stream_),
                   "cudaMemcpyAsync");
             check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");

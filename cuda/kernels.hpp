@@ -85,6 +85,8 @@ const void* norm_symbol();
 void launch_finish(const FinishLaunch&, cudaStream_t);
 void launch_reduce(const ReduceLaunch&, detail::Term, unsigned blocks, cudaStream_t);
 void launch_finish_pass(const FinishPassLaunch&, cudaStream_t);
+void launch_finish_scopes(const FinishLinesLaunch&, cudaStream_t);
+void launch_finish_columns(const FinishLinesLaunch&, unsigned blocks, cudaStream_t);
 void launch_upload(const UploadLaunch&, cudaStream_t);
 void launch_gather(const GatherLaunch&, unsigned blocks, cudaStream_t);
 

@@ -286,6 +286,10 @@ std::string source_of_kernel(const detail::RuleInfo& rule, KernelKind kind, std:
         launch = "MeasureLaunch";
         body = "measure<" + of_pass + (kind == KernelKind::stored_measure ? "true>" : "false>");
         break;
+    case KernelKind::lines:
+        launch = "LinesLaunch";
+        body = "step_lines<" + own + ">";
+        break;
     }
     std::string s;
     for (const char* const header :

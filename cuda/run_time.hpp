@@ -10,8 +10,9 @@
 
 namespace adaptk::cuda {
 
-// Of a rule with reductions, `prepare` is know(), and measure the passes before the update (measure_kernel.hpp).
-enum class KernelKind : std::size_t { step, stored_step, prepare, measure, stored_measure };
+// Of a rule with reductions, `prepare` computes scalars, `measure` is a pass before the update, and `lines` what the
+// states of rows and columns become behind it (measure_kernel.hpp).
+enum class KernelKind : std::size_t { step, stored_step, prepare, measure, stored_measure, lines };
 
 // What went wrong besides calls of the CUDA runtime.
 struct CompilationError : std::runtime_error {

@@ -5,6 +5,7 @@
 
 #include "adaptk/rule.hpp"
 #include "device.hpp"
+#include "line_numbers.hpp"
 #include "stored.hpp"
 #include "tables.hpp"
 
@@ -13,9 +14,9 @@
 namespace adaptk::cuda {
 
 // What is computed on a lane's elements.
-template <class R, class T, std::size_t... I, std::size_t N>
-ADAPTK_DEVICE void update(const StepCoefficients<R, T>& c, T (&p)[per_lane], T (&g)[per_lane], T (&s)[N][per_lane],
-                          std::index_sequence<I...>) {
+template <class R, class T, class Lines, std::size_t... I, std::size_t N>
+ADAPTK_DEVICE void update(const StepCoefficients<R, T>& c, [[maybe_unused]] const Lines& lines, T (&p)[per_lane],
+                          T (&g)[per_lane], T (&s)[N][per_lane], std::index_sequence<I...>) {
     [[maybe_unused]] T stored[per_lane];
     if constexpr (requires { R::needs_stored_param; }) {
 #pragma unroll
@@ -30,10 +31,15 @@ ADAPTK_DEVICE void update(const StepCoefficients<R, T>& c, T (&p)[per_lane], T (
     }
 #pragma unroll
     for (int i = 0; i < per_lane; ++i) {
-        if constexpr (requires { R::needs_stored_param; }) {
-            R::update(c.rule, stored[i], p[i], g[i], s[I][i]...);
+        const auto run = [&](const auto&... beside) { R::update(c.rule, beside..., p[i], g[i], s[I][i]...); };
+        if constexpr (has_lines<R> && requires { R::needs_stored_param; }) {
+            run(lines(i), stored[i]);
+        } else if constexpr (has_lines<R>) {
+            run(lines(i));
+        } else if constexpr (requires { R::needs_stored_param; }) {
+            run(stored[i]);
         } else {
-            R::update(c.rule, p[i], g[i], s[I][i]...);
+            run();
         }
     }
 }
@@ -79,8 +85,8 @@ ADAPTK_DEVICE void store_part(const T (&x)[per_lane], void* base, std::int64_t f
 }
 
 template <class R, class T, std::size_t... I>
-ADAPTK_DEVICE void run_direct_tile(const StepCoefficients<R, T>& c, const Tensor& t, std::int64_t first, int lane,
-                                   std::index_sequence<I...> states) {
+ADAPTK_DEVICE void run_direct_tile(const StepCoefficients<R, T>& c, const Tensor& t, const LineTensor* lines,
+                                   std::int64_t first, int lane, std::index_sequence<I...> states) {
     constexpr std::size_t n = sizeof...(I) > 0 ? sizeof...(I) : 1;
     const std::int64_t rest = t.size - first;
     const int left = rest < tile ? int(rest) : tile;
@@ -97,14 +103,14 @@ ADAPTK_DEVICE void run_direct_tile(const StepCoefficients<R, T>& c, const Tensor
         unpack_direct(p, of_p);
         unpack_direct(g, of_g);
         (unpack_direct(s[I], of_s[I]), ...);
-        update<R>(c, p, g, s, states);
+        update<R>(c, lines_of_tile<R, T>(lines, first, lane, left, Layout::direct), p, g, s, states);
         store_direct(p, t.buffer[0], first, lane);
         (store_direct(s[I], t.buffer[2 + I], first, lane), ...);
     } else {
         load_part(p, t.buffer[0], first, lane, left);
         load_part(g, t.buffer[1], first, lane, left);
         (load_part(s[I], t.buffer[2 + I], first, lane, left), ...);
-        update<R>(c, p, g, s, states);
+        update<R>(c, lines_of_tile<R, T>(lines, first, lane, left, Layout::part), p, g, s, states);
         store_part(p, t.buffer[0], first, lane, left);
         (store_part(s[I], t.buffer[2 + I], first, lane, left), ...);
     }
@@ -150,8 +156,8 @@ ADAPTK_DEVICE void load_stored_tile(T (&p)[per_lane], T (&g)[per_lane], T (&s)[N
 
 // `key`: for formats with random bits; without any, 0.
 template <class R, class T>
-ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor& t, const Side* side,
-                                   std::uint64_t key, std::int64_t first, int lane) {
+ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor& t, const LineTensor* lines,
+                                   const Side* side, std::uint64_t key, std::int64_t first, int lane) {
     constexpr int states = int(state_count<R>);
     constexpr int n = states > 0 ? states : 1;
     using Params = typename Computes<T>::Params;
@@ -164,7 +170,8 @@ ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor
     T g[per_lane];
     T s[n][per_lane];
     load_stored_tile<T, states, typename SecondBuffer<R, T>::Formats>(p, g, s, t, side, first, place);
-    update<R>(c, p, g, s, std::make_index_sequence<state_count<R>>{});
+    update<R>(c, lines_of_tile<R, T>(lines, first, lane, left, Layout::stored), p, g, s,
+              std::make_index_sequence<state_count<R>>{});
     const auto side_of = [&](int b) {
         if (side == nullptr) return StateSide{nullptr, 0, 0};
         return StateSide{side->of_buffer[b], buffer_key(key, side->number, std::uint32_t(b)), side->first};
@@ -215,8 +222,9 @@ template <class R, class T, class Run> ADAPTK_DEVICE void for_tiles(const StepLa
 // The kernels' bodies, which have other names where they are compiled at run time.
 template <class R, class T> ADAPTK_DEVICE void step_tiles(const StepLaunch& launch) {
     const int lane = int(threadIdx.x % warp);
-    for_tiles<R, T>(launch, [&](const StepCoefficients<R, T>& c, const Tensor& t, std::uint32_t, std::int64_t first) {
-        run_direct_tile<R, T>(c, t, first, lane, std::make_index_sequence<state_count<R>>{});
+    for_tiles<R, T>(launch, [&](const StepCoefficients<R, T>& c, const Tensor& t, std::uint32_t i, std::int64_t first) {
+        run_direct_tile<R, T>(c, t, lines_of<R>(launch.lines, i), first, lane,
+                              std::make_index_sequence<state_count<R>>{});
     });
 }
 
@@ -225,7 +233,7 @@ template <class R, class T> ADAPTK_DEVICE void step_stored_tiles(const StepLaunc
     for_tiles<R, T>(launch, [&](const StepCoefficients<R, T>& c, const Tensor& t, std::uint32_t i, std::int64_t first) {
         const Side* const side = launch.sides != nullptr ? launch.sides + i : nullptr;
         const std::uint64_t key = launch.keys != nullptr ? launch.keys[t.coefficients] : 0;
-        run_stored_tile<R, T>(c, t, side, key, first, lane);
+        run_stored_tile<R, T>(c, t, lines_of<R>(launch.lines, i), side, key, first, lane);
     });
 }
 

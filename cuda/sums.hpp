@@ -2,14 +2,13 @@
 #pragma once
 
 #include "device.hpp"
+#include "program.hpp"
 #include "tuning.hpp"
 
 #include <bit>
 #include <cstdint>
 
 namespace adaptk::cuda {
-
-inline constexpr std::int64_t leaf_elements = 8192;
 
 inline constexpr double infinity = std::bit_cast<double>(std::uint64_t{0x7ff0000000000000});
 inline constexpr double quiet_nan = std::bit_cast<double>(std::uint64_t{0x7ff8000000000000});
@@ -24,6 +23,14 @@ struct Larger {
     // A NaN comes out.
     static ADAPTK_DEVICE double of(double a, double b) { return b > a || b != b ? b : a; }
 };
+
+// What n numbers that came to `sum` are reduced to. Of the largest one NaN, and of zeros the positive one.
+ADAPTK_DEVICE double reduced(detail::Reduce what, double sum, std::int64_t n) {
+    return what == detail::Reduce::norm      ? sqrt(sum)
+           : what == detail::Reduce::mean    ? sum / double(n)
+           : what == detail::Reduce::largest ? (sum != sum ? quiet_nan : sum + 0.0)
+                                             : sum;
+}
 
 // The last of `count` items whose begin is not behind `wanted`.
 template <class Begin> ADAPTK_DEVICE std::uint32_t find_last(std::uint32_t count, std::int64_t wanted, Begin begin) {

@@ -15,6 +15,9 @@ namespace adaptk::cuda {
 // parameters of a kernel; rules of more states run on the CPU alone.
 inline constexpr std::size_t table_buffers = 2 + 4;
 
+// What a warp adds up of a reduction, in the order of cpp/src/reduce.hpp.
+inline constexpr std::int64_t leaf_elements = 8192;
+
 // One parameter with its gradient and states.
 struct alignas(16) Tensor {
     void* buffer[table_buffers];
@@ -49,6 +52,14 @@ struct Count {
     double memo[max_memo_bytes / sizeof(double)];
 };
 
+// A tensor as matrices, and what there is one number for each row, column or matrix of: states first, by their numbers,
+// then reductions, by theirs. Of a tensor without elements nothing is.
+struct LineTensor {
+    void* line[max_states + detail::max_reductions];
+    std::int64_t matrices, rows, columns;  // rows and columns of each matrix
+    std::int64_t first_line;               // rows and columns of the tensors before
+};
+
 // Null pointers stand for tables inside the parameters: the coefficients first, the tensors behind them.
 struct StepLaunch {
     const Tensor* tensors;
@@ -56,6 +67,7 @@ struct StepLaunch {
     const Control* control;     // null: nothing can call for a skip
     const Side* sides;          // null: no tensor has any
     const std::uint64_t* keys;  // beside each set of coefficients, for random bits; null where `sides` is
+    const LineTensor* lines;    // beside the tensors, for rules with numbers of rows and columns
     std::int64_t tiles;
     std::uint32_t count;
     std::uint32_t tensors_at;
@@ -155,32 +167,75 @@ struct MeasuredTensor {
     void* state[max_states];  // of those that it has one number for; null: no such state, or no element
 };
 
-// A pass over the elements of such tensors; of each leaf it writes what its reductions come to.
+// What a pass reduces: elements begin ... end - 1 of all tensors end to end, or rows or columns of a tensor.
+//   scope  they become a number for each so many of them: all, a row, or the rows or columns of a matrix
+//   rows   if not 0, a number for each element of such a row instead, of matrices of so many rows, which are added up
+//          in blocks of `block`. A leaf is then 256 columns of a block
+struct MeasuredPart {
+    std::int64_t begin, end;
+    std::int64_t first_leaf;
+    std::int64_t scope, rows, block;
+    std::int64_t first_sum;   // sums before it: one of each leaf, or one of each column of a block
+    std::int64_t first_long;  // numbers before it that are made of several sums
+
+    ADAPTK_HOST_DEVICE std::int64_t leaves_of_scope() const { return parts_of(scope, leaf_elements); }
+    ADAPTK_HOST_DEVICE std::int64_t tiles_of_row() const { return parts_of(scope, tile); }
+    ADAPTK_HOST_DEVICE std::int64_t blocks() const { return parts_of(rows, block); }
+    ADAPTK_HOST_DEVICE std::int64_t all_columns() const { return (end - begin) / rows; }
+    ADAPTK_HOST_DEVICE static std::int64_t parts_of(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
+};
+
+// A pass over the elements of such tensors; of each leaf it writes what its reductions come to. A number for each row,
+// column or matrix that is of one leaf is written where it belongs.
 struct MeasureLaunch {
     const Tensor* tensors;
     const void* coefficients;
     const Side* sides;  // null: no tensor has any
     const Control* control;
     const std::int64_t* first;  // of each tensor: elements of the tensors before it
-    const ReductionPart* parts;
-    double* leaves;        // leaf_count of each reduction
-    const double* scales;  // of each part, of its reductions' values in the second pass; 0: nothing to do
-    std::int64_t leaf_count;
+    const LineTensor* lines;
+    const MeasuredPart* parts;  // of rows and columns: the rows of each tensor, and then the columns of each
+    double* sums;               // sum_count of each reduction
+    const double* scales;       // of each part, of its reductions' values in the second pass; 0: nothing to do
+    std::int64_t leaf_count, sum_count;
     std::uint32_t count, part_count;
     bool second;
 };
 
 struct FinishPassLaunch {
-    double* leaves;
-    const ReductionPart* parts;
+    double* sums;
+    const MeasuredPart* parts;
     double* reduced;  // `stride` numbers of each part
     double* scales;
     const Control* control;
-    std::int64_t leaf_count;
+    std::int64_t leaf_count, sum_count;
     std::uint32_t part_count, count, stride;
     bool second;
     detail::Reduce what[detail::max_reductions];
     std::uint8_t number[detail::max_reductions];
+};
+
+// The numbers of rows, columns and matrices that several sums have a part in.
+struct FinishLinesLaunch {
+    double* sums;
+    const MeasuredPart* parts;
+    const LineTensor* lines;
+    const Control* control;
+    std::int64_t long_count, sum_count;
+    std::uint32_t part_count, count;
+    std::uint32_t wide;  // they are float64
+    detail::Reduce what[detail::max_reductions];
+    std::uint8_t number[detail::max_reductions];
+    std::uint8_t skipped[detail::max_reductions];  // those of the other parts of the pass
+};
+
+// The states that there is one number for each row or column of, behind a step of the elements.
+struct LinesLaunch {
+    const LineTensor* tensors;
+    const void* coefficients;
+    const Control* control;
+    std::int64_t line_count;
+    std::uint32_t count;
 };
 
 struct ScalarsLaunch {

@@ -151,16 +151,17 @@ def test_reductions_of_any_format(device: Library, rule: str) -> None:
 
 
 @needs_nvrtc
-def test_reductions_if_the_device_counts(device: Library) -> None:
-    """A step that is skipped leaves the states per tensor as they are, and the count too."""
-    made = find("novograd")
+@pytest.mark.parametrize("rule", ["novograd", "adafactor"])
+def test_reductions_if_the_device_counts(device: Library, rule: str) -> None:
+    """A step that is skipped leaves states of tensors, rows and columns as they are, and the count too."""
+    made = find(rule)
     assert made is not None
     rng = np.random.default_rng(8)
-    host = [rng.normal(size=n).astype(np.float32) for n in (300, 0, 5)]
+    host = [rng.normal(size=n).astype(np.float32) for n in ((3, 100), (0,), (5,))]
     there = [device.put(p) for p in host]
     one, two = made.Optimizer(host), made.Optimizer(there)
     for bad in (False, True, False):
-        grads = [rng.normal(size=p.size).astype(np.float32) for p in host]
+        grads = [rng.normal(size=p.shape).astype(np.float32) for p in host]
         grads[2][0] = np.inf if bad else 1.0
         one.step(grads, skip_nonfinite=True)
         two.step([device.put(g) for g in grads], skip_nonfinite=True)
@@ -225,19 +226,106 @@ def test_all_kinds_of_reductions(device: Library) -> None:
         made.unregister()
 
 
-@needs_nvrtc
-@pytest.mark.parametrize(
-    ("rule", "reason"),
-    [
-        ("adafactor", "which has reductions over rows or columns, or one number for each of them"),
-        ("cocob", "which has more than four states for each element"),
-    ],
-)
-def test_what_is_refused(device: Library, rule: str, reason: str) -> None:
-    """Rows and columns would need kernels of their own, and a fifth state room in each tensor's entry."""
+# A number, vectors, matrices and rows of them, of odd sizes: rows begin anywhere in a tile.
+SHAPES = [(3, 5), (2, 300), (300,), (2, 3, 70), (0, 4), ()]
+
+
+def steps_of_matrices(device: Library, rule: str, dtype: str, shapes: list[tuple[int, ...]], **options: Any) -> None:
+    """Of a rule and its states, the last step with clipping."""
     made = find(rule)
     assert made is not None
-    with pytest.raises(NotImplementedError, match=f"params: on a CUDA device, and {rule}, {reason}, runs on the CPU"):
+    rng = np.random.default_rng(5)
+    host = [rng.normal(size=n).astype(dtype) for n in shapes]
+    there = [device.put(p) for p in host]
+    one = made.Optimizer(host, weight_decay=0.1, **options)
+    two = made.Optimizer(there, weight_decay=0.1, **options)
+    for clip in (None, 0.5):
+        grads = [rng.normal(size=p.shape).astype(dtype) for p in host]
+        one.step(grads, clip_norm=clip)
+        two.step([device.put(g) for g in grads], clip_norm=clip)
+    assert_equal([device.get(p) for p in there], host)
+    if options:
+        return
+    for i in range(len(host)):
+        for s in made.rule.states:
+            assert_equal(device.get(two.state[i][s.name]), one.state[i][s.name], s.name)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(("rule", "dtype"), [("adafactor", "float32"), ("sm3", "float64")])
+def test_rows_and_columns(device: Library, rule: str, dtype: str) -> None:
+    steps_of_matrices(device, rule, dtype, SHAPES)
+
+
+@needs_nvrtc
+def test_rows_and_columns_of_any_format(device: Library) -> None:
+    pytest.importorskip("ml_dtypes")
+    steps_of_matrices(device, "sm3_momentum", "float32", SHAPES[:3], state_dtype="8bit", seed=5)
+
+
+@needs_nvrtc
+def test_long_rows_and_columns(device: Library) -> None:
+    """Rows of several leaves of 8192 elements, and columns that are added up in two blocks."""
+    made = adaptk.rule(states={"row": 0.0, "col": 0.0}, per={"row": "row", "col": "column"}, name="long_here", lr=0.5)(
+        lambda p, g, row, col, h, t: (
+            p - h.lr * g,
+            row + adaptk.norm(g, over="rows"),
+            col + adaptk.sum(g, over="columns"),
+        )
+    )
+    try:
+        rng = np.random.default_rng(9)
+        rows, columns = 5, 65536
+        host = {"param": [np.zeros((rows, columns), np.float32)]}
+        host |= {"grad": [rng.normal(size=(rows, columns)).astype(np.float32)]}
+        host |= {"row": [np.ones((rows, 1), np.float32)], "col": [np.ones((1, columns), np.float32)]}
+        there = device.put_all(host)
+        made(*there.values(), step=1)
+        made(*host.values(), step=1)
+        assert_equal(device.get_all(there), host)
+    finally:
+        made.unregister()
+
+
+@needs_nvrtc
+def test_all_kinds_of_rows_and_columns(device: Library) -> None:
+    """Each reduction over each of the scopes; of NaN and of zeros too, and of one row."""
+
+    def measured(p: Any, g: Any, row: Any, col: Any, h: Any, t: Any) -> Any:
+        of_rows = adaptk.max(g, over="rows") + adaptk.sum(p, over="rows") * adaptk.norm(p * g, over="rows")
+        of_columns = adaptk.mean(g - of_rows, over="columns") - adaptk.max(g, over="columns")
+        level = adaptk.norm(of_rows, over="matrix")
+        of_columns = of_columns / (1 + abs(adaptk.max(of_columns, over="matrix")))
+        size = adaptk.norm(g * of_columns)
+        return p - h.lr * (g + of_rows * of_columns) / (1 + size), row + level * of_rows, of_columns - col
+
+    made = adaptk.rule(
+        states={"row": 0.0, "col": 0.0}, per={"row": "row", "col": "column"}, name="all_kinds_here", lr=0.1
+    )(measured)
+    try:
+        rng = np.random.default_rng(7)
+        shapes = [(2, 3, 5), (1, 300), (7, 1)]
+        host = {k: [rng.normal(size=n).astype(np.float32) for n in shapes] for k in ("param", "grad")}
+        host["row"] = [rng.normal(size=(*n[:-1], 1)).astype(np.float32) for n in shapes]
+        host["col"] = [rng.normal(size=(*n[:-2], 1, n[-1])).astype(np.float32) for n in shapes]
+        for special in (None, np.nan, -0.0):
+            if special is not None:
+                for g in host["grad"]:
+                    g.ravel()[:4] = special
+            there = device.put_all(host)
+            made(*there.values(), step=2)
+            made(*host.values(), step=2)
+            assert_equal(device.get_all(there), host)
+    finally:
+        made.unregister()
+
+
+@needs_nvrtc
+def test_five_states_are_refused(device: Library) -> None:
+    made = find("cocob")
+    assert made is not None
+    reason = "which has more than four states for each element, runs on the CPU only"
+    with pytest.raises(NotImplementedError, match=f"params: on a CUDA device, and cocob, {reason}"):
         made.Optimizer([device.put(np.ones((2, 3), np.float32))])
 
 
@@ -306,12 +394,17 @@ def test_the_c_interface(c_device: Device) -> None:
 
 
 @needs_nvrtc
-def test_reductions_by_the_c_interface(c_device: Device) -> None:
-    made = find("lamb")
+@pytest.mark.parametrize("rule", ["lamb", "sm3_momentum"])
+def test_reductions_by_the_c_interface(c_device: Device, rule: str) -> None:
+    made = find(rule)
     assert made is not None
     rng = np.random.default_rng(8)
-    params, grads = ([rng.normal(size=n).astype(np.float32) for n in (3, 0, 300)] for _ in range(2))
-    states = [np.zeros_like(p) for p in params for _ in made.rule.states]
+    params, grads = ([rng.normal(size=n).astype(np.float32) for n in ((3, 1), (0, 2), (2, 150))] for _ in range(2))
+    states = [
+        np.zeros((len(p), 1) if s.per == "row" else (1, p.shape[1]) if s.per == "column" else p.shape, np.float32)
+        for p in params
+        for s in made.rule.states
+    ]
     p, g, s = ([c_device.put(a) for a in arrays] for arrays in (params, grads, states))
     for step in (1, 2):
         c_abi.step(made.rule.key, p, g, s, step, {"weight_decay": 0.01})

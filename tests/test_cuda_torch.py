@@ -146,8 +146,8 @@ def test_steps(rule: str) -> None:
         pair.check()
 
 
-# Over tensors, and over all of them, with numbers that are carried; states of one number a tensor.
-REDUCED = ["lamb", "novograd", "adam_mini_tensor", "prodigy", "dowg"]
+# Over tensors, rows and columns, and over all of them, with numbers that are carried; states of one number for each.
+REDUCED = ["lamb", "novograd", "adam_mini_tensor", "sm3_momentum", "prodigy", "dowg"]
 
 
 def carried(rule: str) -> dict[str, float]:
@@ -174,7 +174,7 @@ def test_reductions(rule: str) -> None:
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("rule", ["lamb", "novograd"])
+@pytest.mark.parametrize("rule", ["lamb", "novograd", "sm3"])
 def test_reductions_if_the_device_counts(rule: str, machine: device_arrays.Machine) -> None:
     """The first step compiles and makes memory, so that the others may be captured."""
     pair = Pair(rule, {"step": 0.0}, device_counts=True)

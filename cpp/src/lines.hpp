@@ -188,8 +188,7 @@ class LineSums {
         std::int64_t first_row, last_row, first_column, last_column;
         std::int64_t begin;  // elements before it
     };
-    static constexpr std::int64_t least_unit = 1 << 18, most_blocks = 64;
-    static constexpr std::int64_t widest = 8 * std::int64_t(reduction_leaf);
+    static constexpr std::int64_t elements_of_small_unit = 1 << 15;
     static constexpr std::int64_t short_row = 32;
 
     struct OfTensor {
@@ -201,13 +200,13 @@ class LineSums {
         OfTensor(const ParamUpdate& t, TensorLines& of, std::span<const Sum> sums) : grid(t.grid), lines(&of) {
             if (t.size == 0) return;
             const std::int64_t rows = grid.rows, columns = grid.columns;
-            width = std::min(columns, widest);
+            width = std::min(columns, widest_column_block);
             widths = (columns + width - 1) / width;
-            rows_of_block =
-                std::min(rows, std::max((rows + most_blocks - 1) / most_blocks, (least_unit + width - 1) / width));
+            rows_of_block = rows_of_column_block(rows, columns);
             blocks = (rows + rows_of_block - 1) / rows_of_block;
             if (blocks == 1 && widths == 1)
-                matrices_of_unit = std::clamp<std::int64_t>(least_unit / 8 / (rows * columns), 1, grid.matrices);
+                matrices_of_unit =
+                    std::clamp<std::int64_t>(elements_of_small_unit / (rows * columns), 1, grid.matrices);
             units = (grid.matrices + matrices_of_unit - 1) / matrices_of_unit * blocks * widths;
             leaves = leaves_of(columns);
             for (const Sum& s : sums) {

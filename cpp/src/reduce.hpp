@@ -7,6 +7,7 @@
 
 #include "step.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -39,6 +40,14 @@ ADAPTK_INTERNAL_API std::vector<ReductionPart> reduction_parts(std::span<const P
 
 inline std::int64_t leaves_of(std::int64_t elements) {
     return (elements + std::int64_t(reduction_leaf) - 1) / std::int64_t(reduction_leaf);
+}
+
+// A column is added up in blocks of so many rows of a matrix. The widest part of a row that such a block is of.
+inline constexpr std::int64_t widest_column_block = 8 * std::int64_t(reduction_leaf);
+inline std::int64_t rows_of_column_block(std::int64_t rows, std::int64_t columns) {
+    constexpr std::int64_t least_elements = 1 << 18, most_blocks = 64;
+    const std::int64_t width = std::min(columns, widest_column_block);
+    return std::min(rows, std::max((rows + most_blocks - 1) / most_blocks, (least_elements + width - 1) / width));
 }
 
 // One sum for all, each group, each tensor, or each row of each tensor, in their order. An empty scope's sum is 0.

@@ -1217,13 +1217,10 @@ const char* why_no_function(const RuleInfo& rule) {
                : nullptr;
 }
 
-// Rows and columns: kernels have one index space, a tensor's elements; numbers for each row or column would need
-// buffers and kernels of their own. States: the table of tensors is a kernel's parameter of at most 4 KiB, so a fifth
+// The table of tensors is a kernel's parameter of at most 4 KiB, so a fifth
 // state in each entry would leave room for fewer tensors in every launch of every rule.
 const char* why_not_on_cuda(const RuleInfo& rule) {
     if (rule.program == nullptr) return nullptr;
-    if (rule.program->has_lines())
-        return "which has reductions over rows or columns, or one number for each of them, runs on the CPU only";
     static_assert(cuda_states == 4);
     if (rule.program->element_states() > cuda_states)
         return "which has more than four states for each element, runs on the CPU only";

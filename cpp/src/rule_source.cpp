@@ -108,11 +108,16 @@ class Source {
         for (const std::uint16_t c : constants_) line("        T " + numbered("c", c) + ";");
         if (constants_.empty()) line("        T none;");
         line("    };");
+        if (program_.has_lines()) line("    static constexpr bool has_lines = true;");
         if (program_.measures()) memo();
         for (std::size_t i = 0; i < program_.scalars.size(); ++i)
             if (program_.scalars[i].op == ScalarOp::cumulative_product) product(i);
         coefficients();
         update();
+        if (program_.has_lines()) {
+            update_lines("rows", Per::row);
+            update_lines("columns", Per::column);
+        }
         line("};");
         if (program_.measures())
             for (std::size_t i = 0; i < program_.passes().size(); ++i) pass(i);
@@ -191,15 +196,21 @@ class Source {
         line("    }");
     }
 
+    std::vector<std::size_t> states_per(Per per) const {
+        std::vector<std::size_t> out;
+        for (std::size_t s = 0; s < program_.per.size(); ++s)
+            if (program_.per[s] == per) out.push_back(s);
+        return out;
+    }
     void coefficients() {
         line("    template <class T>");
         line("    ADAPTK_HOST_DEVICE static Coefficients<T> coefficients([[maybe_unused]] const Hyper& h,");
         line("                                                           [[maybe_unused]] std::int64_t t" +
              std::string(program_.measures() ? ", [[maybe_unused]] Memo& k) {" : ") {"));
         std::vector<std::uint16_t> wanted(constants_.begin(), constants_.end());
-        for (std::size_t s = states_.size(); s < program_.per.size(); ++s) wanted.push_back(program_.results[1 + s]);
+        for (const std::size_t s : states_per(Per::tensor)) wanted.push_back(program_.results[1 + s]);
         scalars(wanted);
-        for (std::size_t s = states_.size(); s < program_.per.size(); ++s)
+        for (const std::size_t s : states_per(Per::tensor))
             line("        k.state[" + std::to_string(s) + "] = " + numbered("s", program_.results[1 + s]) + ";");
         std::string all;
         for (const std::uint16_t c : constants_) all += (all.empty() ? "T(" : ", T(") + numbered("s", c) + ")";
@@ -240,15 +251,20 @@ class Source {
         return false;
     }
 
+    // What there is one number for each row or column of comes from `lines`, which knows the element's.
+    void begin_function(const char* name, const std::string& parameters) {
+        line(program_.has_lines() ? "    template <class T, class Lines>" : "    template <class T>");
+        line("    ADAPTK_HD static void " + std::string(name) + "([[maybe_unused]] const Coefficients<T>& c" +
+             (program_.has_lines() ? ", [[maybe_unused]] const Lines& lines" : "") + parameters + ") {");
+    }
     // `more`: what comes behind the states.
     void begin_update(std::size_t more) {
-        line("    template <class T>");
-        std::string parameters = "[[maybe_unused]] const Coefficients<T>& c, ";
+        std::string parameters = ", ";
         parameters += needs_stored_param() ? "[[maybe_unused]] T stored, T& p, [[maybe_unused]] T g"
                                            : "[[maybe_unused]] T& p, [[maybe_unused]] T g";
         for (const std::string& s : states_) parameters += ", [[maybe_unused]] T& " + s;
         for (std::size_t i = 0; i < more; ++i) parameters += ", T& " + numbered("term", i);
-        line("    ADAPTK_HD static void update(" + parameters + ") {");
+        begin_function("update", parameters);
     }
     void elements(std::span<const std::uint16_t> wanted) {
         const std::vector<bool> needed = needed_elements(wanted);
@@ -264,17 +280,37 @@ class Source {
                  numbered("e", program_.results[r]) + ";");
         line("    }");
     }
-    // The terms of a pass: a rule that has them as states behind its own, and writes nothing else.
+    // What the states of each row, or each column, become.
+    void update_lines(const std::string& of, Per per) {
+        const std::vector<std::size_t> states = states_per(per);
+        std::vector<std::uint16_t> wanted;
+        for (const std::size_t s : states) wanted.push_back(program_.results[1 + s]);
+        line("    static constexpr bool updates_" + of + " = " + (states.empty() ? "false" : "true") + ";");
+        begin_function(("update_" + of).c_str(), "");
+        elements(wanted);
+        for (const std::size_t s : states)
+            line("        lines." + std::string(per == Per::row ? "put_row(" : "put_column(") + std::to_string(s) +
+                 ", " + numbered("e", program_.results[1 + s]) + ");");
+        line("    }");
+    }
+    // The terms of a pass: a rule that has them as states behind its own, and writes nothing else. A pass over rows or
+    // columns has no states of its own.
     void pass(std::size_t number) {
         const Program::Pass& pass = program_.passes()[number];
-        std::vector<std::uint16_t> terms(pass.terms);
-        std::string what, term_of;
-        for (std::size_t i = 0; i < pass.reductions.size(); ++i) {
-            const ReductionNode& r = program_.reductions[pass.reductions[i]];
-            terms[pass.term_of[i]] = r.element;
+        const bool of_matrix = pass.over == Over::matrix;
+        std::vector<std::uint16_t> terms;
+        std::string what, term_of, numbers, of_columns;
+        for (const std::uint16_t number_of : pass.reductions) {
+            const ReductionNode& r = program_.reductions[number_of];
+            const auto at = std::size_t(std::find(terms.begin(), terms.end(), r.element) - terms.begin());
+            if (at == terms.size()) terms.push_back(r.element);
             const char* const names[] = {"norm", "sum", "mean", "largest"};
-            what += (what.empty() ? "" : ", ") + std::string("adaptk::detail::Reduce::") + names[std::size_t(r.what)];
-            term_of += (term_of.empty() ? "" : ", ") + std::to_string(pass.term_of[i]);
+            const char* const comma = what.empty() ? "" : ", ";
+            what += comma + std::string("adaptk::detail::Reduce::") + names[std::size_t(r.what)];
+            term_of += comma + std::to_string(at);
+            numbers += comma + std::to_string(number_of);
+            const bool columns = r.over == Over::columns || (of_matrix && program_.kind(r.element) == Per::column);
+            of_columns += comma + std::string(columns ? "true" : "false");
         }
         unsigned used = 0;
         const std::vector<bool> needed = needed_elements(terms);
@@ -283,30 +319,54 @@ class Source {
             // A gradient has the decay of its param in it.
             if (needed[i])
                 used |= n.op == ElementOp::grad                                          ? 3u
-                        : n.op == ElementOp::state                                       ? 4u << n.a
+                        : n.op == ElementOp::state && n.a < states_.size()               ? 4u << n.a
                         : n.op == ElementOp::param || n.op == ElementOp::param_as_stored ? 1u
                                                                                          : 0u;
         }
         const std::string count = std::to_string(pass.reductions.size());
         line("struct " + name_ + "Pass" + std::to_string(number) + " : " + name_ + " {");
-        line("    static constexpr std::array<int, " + std::to_string(states_.size() + pass.terms) + "> states{};");
-        line("    static constexpr int own = " + std::to_string(states_.size()) + ", count = " + count + ";");
+        const std::size_t own = of_matrix ? 0 : states_.size();
+        line("    static constexpr std::array<int, " + std::to_string(own + terms.size()) + "> states{};");
+        line("    static constexpr int own = " + std::to_string(own) + ", count = " + count + ";");
+        const char* const overs[] = {"tensor", "all", "rows", "columns", "matrix"};
+        line("    static constexpr auto over = adaptk::detail::Over::" + std::string(overs[std::size_t(pass.over)]) +
+             ";");
+        line("    static constexpr int number[count] = {" + numbers + "};");
+        line("    static constexpr bool of_columns[count] = {" + of_columns + "};");
         line("    static constexpr unsigned used = " + std::to_string(used) + ";");
         line("    static constexpr adaptk::detail::Reduce what[count] = {" + what + "};");
         line("    static constexpr int term_of[count] = {" + term_of + "};");
-        begin_update(pass.terms);
+        if (of_matrix) {
+            std::string parameters;
+            for (std::size_t i = 0; i < terms.size(); ++i) parameters += ", T& " + numbered("term", i);
+            begin_function("update", parameters);
+        } else {
+            begin_update(terms.size());
+        }
         elements(terms);
         for (std::size_t i = 0; i < terms.size(); ++i)
             line("        " + numbered("term", i) + " = " + numbered("e", terms[i]) + ";");
         line("    }");
         line("};");
     }
+    static std::string number_of_line(const char* of, std::size_t i) {
+        return std::string("lines.") + of + "_number(" + std::to_string(i) + ")";
+    }
     std::string element(const ElementNode& n) const {
         switch (n.op) {
         case ElementOp::scalar: return numbered("c.c", n.a);
         case ElementOp::param: return "p";
         case ElementOp::grad: return "g";
-        case ElementOp::state: return states_[n.a];
+        case ElementOp::state:
+            if (n.a < states_.size()) return states_[n.a];
+            return number_of_line(program_.per[n.a] == Per::row ? "row" : "column", n.a);
+        case ElementOp::reduced: {
+            const Over over = program_.reductions[n.a].over;
+            return number_of_line(over == Over::matrix ? "matrix"
+                                  : over == Over::rows ? "row"
+                                                       : "column",
+                                  max_states + n.a);
+        }
         case ElementOp::param_as_stored: return "stored";
         default: return expression(n.op, numbered("e", n.a), numbered("e", n.b), numbered("e", n.c), "T");
         }

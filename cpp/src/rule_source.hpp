@@ -10,8 +10,9 @@
 namespace adaptk::detail {
 
 // A struct as adaptk/run.hpp wants it. Its coefficients are the constants of Program::coefficients, in that order.
-// Of a rule with reductions to one number, coefficients has what they come to as a third argument, and each pass that
-// measures them is a struct more: NAMEPass0 and so on (cuda/measure_kernel.hpp). There is none with rows or columns.
+// Of a rule with reductions, coefficients has what those to one number come to as a third argument, and each pass that
+// measures them is a struct more: NAMEPass0 and so on (cuda/measure_kernel.hpp). What there is one number for each row
+// or column of comes from an argument of update() more (cuda/line_numbers.hpp).
 // Hyper has the rule's own hyperparameters and, if the rule reads them, weight_decay and decoupled behind those.
 ADAPTK_INTERNAL_API std::string source_of_struct(const RuleInfo& rule, std::string_view name);
 

@@ -300,7 +300,7 @@ def rule_of_program(program: bytes) -> Rule:
 _rules = {r["name"]: _made_of(r) for r in _core.registry()}
 RULES: Mapping[str, Rule] = MappingProxyType(_rules)
 
-#: Those that keep one number for each row of a param: for NumPy, PyTorch and C, on the CPU.
+#: Those that keep one number for each row of a param: for NumPy, PyTorch and C, on the CPU and CUDA devices.
 ROW_WISE: Mapping[str, Rule] = MappingProxyType({r["name"]: _made_of(r) for r in _core.row_wise_registry()})
 
 

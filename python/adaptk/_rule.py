@@ -359,9 +359,10 @@ def rule(
 
     ``adaptk.norm``, ``adaptk.sum`` and ``adaptk.mean`` reduce an expression of elements to one number for each tensor,
     each of its rows or columns, or for all tensors of the step: a pass over the elements before the update. Carried
-    numbers may depend on the last ones. Such rules run on the CPU.
+    numbers may depend on the last ones.
 
-    On CUDA devices NVRTC (``pip install nvidia-cuda-nvrtc``) compiles a rule at its first step.
+    On CUDA devices NVRTC (``pip install nvidia-cuda-nvrtc``) compiles a rule at its first step. A rule with
+    five states for each element runs on the CPU.
 
     Examples
     --------

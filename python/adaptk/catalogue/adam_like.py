@@ -352,7 +352,7 @@ def diffgrad(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, previous_grad: Any, 
 @entry("AdamG",
        formula="v = beta2*v + (1 - beta2)*g^2;  r = beta3*r + (1 - beta3)*scale*v^power\n"
        "m = beta1*m + (1 - beta1)*r*g;  p -= min(lr, 1/sqrt(t))*m/(1 - beta1^t)/(sqrt(v/(1 - beta2^t)) + eps)",
-       source="Pan et al. 2024", states={**_MOMENTS, "numerator": 0.0}, nonnegative=[*_SECOND, "numerator"], lr=1.0,
+       source="Pang et al. 2024", states={**_MOMENTS, "numerator": 0.0}, nonnegative=[*_SECOND, "numerator"], lr=1.0,
        beta1=0.95, beta2=0.999, beta3=0.95, eps=1e-8, scale=0.2, power=0.24,
        ranges={"scale": "[0, inf)", "power": "(0, inf)"},
        meanings={"lr": "the largest step; 1/sqrt(t) bounds it too", "beta3": "decay of the numerator's average",
