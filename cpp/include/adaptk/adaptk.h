@@ -1,10 +1,10 @@
 /* adaptk in C: fused update kernels of adaptive optimizers.
  *
  * Every rule is one pass over memory, for any number of tensors at once. Results are bitwise identical for every
- * instruction set and number of threads, and on CUDA, but for the sign and the payload of a NaN. Tensors are described
- * by DLPack's DLTensor; no memory is copied, no pointer is kept unless the function says so, and nothing is printed.
- * Functions that can fail return a status, and adaptk_last_error() returns a message that names the argument. A call
- * that fails modifies nothing.
+ * instruction set and number of threads, and on CUDA, except for the sign and the payload of a NaN. Tensors are
+ * described by DLPack's DLTensor; no memory is copied, no pointer is kept unless the function says so, and nothing is
+ * printed. Functions that can fail return a status, and adaptk_last_error() returns a message that names the argument.
+ * A call that fails modifies nothing.
  *
  *     const adaptk_hyper hyper[] = {{"lr", 1e-3}, {"weight_decay", 1e-2}};
  *     adaptk_plan* plan = NULL;
@@ -14,7 +14,7 @@
  *     adaptk_plan_destroy(plan);
  *
  * All functions may be called from several threads. A plan can be used by one call at a time: a second call returns
- * ADAPTK_BUSY. Returned strings and descriptions belong to the library and stay valid, except that of
+ * ADAPTK_BUSY. Returned strings and structs belong to the library and stay valid, except the string of
  * adaptk_last_error(). */
 #ifndef ADAPTK_ADAPTK_H
 #define ADAPTK_ADAPTK_H
@@ -26,8 +26,8 @@
 #define ADAPTK_VERSION_MAJOR 0
 #define ADAPTK_VERSION_MINOR 2
 #define ADAPTK_VERSION_PATCH 0
-/* Increases when programs must be recompiled; it is part of the shared library's name. Otherwise functions are only
- * added, and structs only grow at their ends: those that programs fill in begin with their size. */
+/* Increases when programs must be recompiled; it is part of the shared library's name. Without an increase, functions
+ * are only added, and structs only grow at their ends. Structs that programs fill in begin with their size. */
 #define ADAPTK_ABI_VERSION 0
 
 #if defined(_WIN32) && defined(ADAPTK_BUILDING)
@@ -47,7 +47,7 @@ extern "C" {
 /* ---- Tensors ---------------------------------------------------------------------------------------------------- */
 
 /* DLPack's types if <dlpack/dlpack.h> was included before this header. Otherwise the same structs under other names, so
- * that both headers can be included in either order; cast a DLTensor* then. */
+ * that both headers can be included in either order; in that case, cast a DLTensor*. */
 #if defined(DLPACK_MAJOR_VERSION) || defined(DLPACK_VERSION) || defined(DLPACK_DLPACK_H_)
 typedef DLDevice adaptk_device;
 typedef DLDataType adaptk_dtype;
@@ -75,7 +75,7 @@ typedef struct adaptk_tensor {
 } adaptk_tensor;
 #endif
 
-/* DLPack's device types that are accepted. */
+/* The accepted device types of DLPack. */
 enum {
     ADAPTK_CPU = 1,
     ADAPTK_CUDA = 2,
@@ -84,9 +84,9 @@ enum {
     ADAPTK_CUDA_MANAGED = 13 /* updated by the device */
 };
 
-/* Element types. Params and grads may be any of the floats, a grad another than its param.
- * States are float64 for a float64 param, else float32, bfloat16 or float16: steps compute in float32. Integers are
- * the codes of states with a storage format (adaptk_stored). */
+/* Element types. Params and grads may have any float type, and a grad may have another type than its param. States of a
+ * float64 param are float64. All other states are float32, bfloat16 or float16, and their steps compute in float32.
+ * Integers are the codes of states with a storage format (adaptk_stored). */
 typedef enum adaptk_type {
     ADAPTK_FLOAT32 = 0,
     ADAPTK_FLOAT64 = 1,
@@ -95,9 +95,9 @@ typedef enum adaptk_type {
     ADAPTK_INT8 = 4,
     ADAPTK_UINT8 = 5,
     ADAPTK_INT16 = 6,
-    ADAPTK_INT32 = 7, /* of indices alone, as the next one */
+    ADAPTK_INT32 = 7, /* only indices, like the next one */
     ADAPTK_INT64 = 8,
-    ADAPTK_FLOAT8_E4M3FN = 9, /* params and grads alone, as the next one */
+    ADAPTK_FLOAT8_E4M3FN = 9, /* only params and grads, like the next one */
     ADAPTK_FLOAT8_E5M2 = 10
 } adaptk_type;
 
@@ -158,11 +158,11 @@ ADAPTK_API const char* adaptk_version(void);
 ADAPTK_API int adaptk_abi_version(void);
 
 /* The environment variables ADAPTK_ISA and ADAPTK_NUM_THREADS are read once, by the first call that depends on them.
- * This function returns an error if they are invalid; all others use the defaults then. */
+ * If they are invalid, this function returns an error, and all others use the defaults. */
 ADAPTK_API adaptk_status adaptk_initialize(void);
 
-/* The number of threads of a large step, in [1, 1024]. Initially OpenMP's default, or the number of cores if the
- * library uses its own threads. A child of fork() uses one. Results do not depend on it. */
+/* The number of threads for a large step, in [1, 1024]. Initially OpenMP's default, or the number of cores if the
+ * library uses its own threads. A child of fork() uses one thread. Results do not depend on the number. */
 ADAPTK_API int adaptk_get_num_threads(void);
 ADAPTK_API adaptk_status adaptk_set_num_threads(int threads);
 
@@ -176,7 +176,7 @@ ADAPTK_API adaptk_status adaptk_set_isa(const char* name);
 /* The date of the OpenMP specification that the library was built for (201511), or 0 if it uses its own threads. */
 ADAPTK_API int adaptk_openmp(void);
 
-/* Whether tensors on CUDA devices can be updated: the library beside this one, a driver and a device. */
+/* Whether tensors on CUDA devices can be updated: needs the CUDA library next to this one, a driver and a device. */
 ADAPTK_API int adaptk_cuda_available(void);
 /* The number of devices; ADAPTK_UNSUPPORTED, with the reason, if this build has no CUDA kernels. */
 ADAPTK_API adaptk_status adaptk_cuda_device_count(int* count);
@@ -201,12 +201,13 @@ typedef struct adaptk_hyper_info {
 
 typedef struct adaptk_state_info {
     const char* name;         /* "exp_avg" */
-    double initial;           /* its initial value, ... */
-    const char* initial_from; /* ... unless this is not NULL: then that of the hyperparameter with this name */
+    double initial;           /* the initial value if initial_from is NULL */
+    const char* initial_from; /* NULL, or the hyperparameter whose value is the initial value */
 } adaptk_state_info;
 
-/* A default of another system (torch, keras, tf1, optax) that differs: of a hyperparameter, or the initial value of a
- * state. An empty name means that the system has the rule with the defaults above. */
+/* A default of another system (torch, keras, tf1, optax) that differs from the defaults above. `name` is a
+ * hyperparameter, or a state for its initial value. An empty name means that the system has the rule with the defaults
+ * above. */
 typedef struct adaptk_preset {
     const char* convention;
     const char* name;
@@ -217,68 +218,69 @@ typedef struct adaptk_preset {
 ADAPTK_API size_t adaptk_rule_count(void);
 ADAPTK_API const adaptk_rule* adaptk_rule_at(size_t index);
 ADAPTK_API const adaptk_rule* adaptk_find_rule(const char* name);
-/* A rule that adaptk.rule has made in Python: of the bytes that its to_bytes() returns. They are checked, and hold no
- * code of the machine's. The rule's `name` is what functions take as a rule: its own with a number, as "my_adam@0".
- * It stays as long as the library does; the same bytes give the same rule. On a CUDA device it needs NVRTC. */
+/* Loads a rule that was made by adaptk.rule in Python, from the bytes that its to_bytes() returned. The bytes are
+ * checked, and contain no machine code. Pass the `name` of the result to functions that take a rule: it is the rule's
+ * own name with a number, such as "my_adam@0". The rule stays valid as long as the library is loaded; the same bytes
+ * give the same rule. On a CUDA device it needs NVRTC. */
 ADAPTK_API const adaptk_rule* adaptk_rule_load(const void* bytes, size_t size);
 ADAPTK_API const adaptk_hyper_info* adaptk_rule_hyper(const adaptk_rule* rule, size_t index);
 ADAPTK_API const adaptk_state_info* adaptk_rule_state(const adaptk_rule* rule, size_t index);
-/* What a state has one number for, and the shape of its tensor, which is in C order: beside a param of shape
- * (a, ..., m, n) it has that of the comment. For ADAPTK_PER_ROW and ADAPTK_PER_COLUMN a param without axes has a state
- * without axes, and a vector of n numbers, whose one row it is, (1,) and (n,). Params beside states that are not
- * for each element are in C order, and these states have the type that is computed in. */
+/* What a state has one number for. The comments give the shape of its tensor, which is in C order, for a param of shape
+ * (a, ..., m, n). For ADAPTK_PER_ROW and ADAPTK_PER_COLUMN, a vector of n numbers counts as one row, so its states have
+ * the shapes (1,) and (n,); the states of a param without axes have no axes. If a rule has a state that is not per
+ * element, its params must be in C order, and this state has the type that the step computes in. */
 typedef enum adaptk_per {
     ADAPTK_PER_ELEMENT = 0, /* the param's shape */
     ADAPTK_PER_TENSOR = 1,  /* no axes */
     ADAPTK_PER_ROW = 2,     /* (a, ..., m, 1) */
     ADAPTK_PER_COLUMN = 3,  /* (a, ..., 1, n) */
-    ADAPTK_PER_SLICE = 4    /* (a,): of what the first axis counts */
+    ADAPTK_PER_SLICE = 4    /* (a,): one for each index of the first axis */
 } adaptk_per;
-/* ADAPTK_PER_ELEMENT if there is no such state; adaptk_last_error() says so then. Rules with a number for each slice
- * ("rowwise_adagrad", "rowwise_adam") are not among those that adaptk_rule_at() lists. */
+/* If there is no such state, returns ADAPTK_PER_ELEMENT and sets adaptk_last_error(). adaptk_rule_at() does not list
+ * the rules with a number for each slice ("rowwise_adagrad", "rowwise_adam"). */
 ADAPTK_API adaptk_per adaptk_rule_state_per(const adaptk_rule* rule, size_t index);
-/* 1 if that is ADAPTK_PER_SLICE. */
+/* 1 if adaptk_rule_state_per() returns ADAPTK_PER_SLICE. */
 ADAPTK_API int adaptk_rule_state_per_row(const adaptk_rule* rule, size_t index);
 ADAPTK_API size_t adaptk_rule_preset_count(const adaptk_rule* rule);
 ADAPTK_API const adaptk_preset* adaptk_rule_preset(const adaptk_rule* rule, size_t index);
 
 /* ---- Storage formats of states ---------------------------------------------------------------------------------- */
 
-/* How a state, or a param, is stored between steps. A step decodes it, computes in float32 (float64 beside a float64
+/* How a state, or a param, is stored between steps. A step decodes it, computes in float32 (float64 for a float64
  * param) and encodes it, in one pass over memory. */
 typedef struct adaptk_format {
     const char* name;   /* "uint8" */
     adaptk_dtype dtype; /* of the elements */
     size_t bytes;       /* of an element */
-    size_t block;       /* elements that share a float32 scale, from the first one on; 1: there are no scales */
+    size_t block;       /* consecutive elements that share a float32 scale; 1: there are no scales */
     int stochastic;     /* rounding needs random bits, and so a seed */
-    size_t packed;      /* elements in each that is stored, of `bytes`: 2 for those of 4 bits, else 1 */
+    size_t packed;      /* elements in each stored unit of `bytes`: 2 for 4-bit formats, else 1 */
 } adaptk_format;
 
 /* float32, float64, bfloat16, float16; bfloat16_sr, rounded stochastically; int8; uint8, for states that are never
  * negative; uint8_nearest, the same rounded to nearest; fp8_e4m3; dynamic_signed; dynamic_unsigned, for states that are
- * never negative; float16_sr; for params alone bfloat16_remainder16, bfloat16_remainder8 and bfloat16_kahan, see
- * adaptk_step_options; 4bit_signed; 4bit_unsigned, for states that are never negative. NULL if `index` is out of range
+ * never negative; float16_sr; only for params: bfloat16_remainder16, bfloat16_remainder8 and bfloat16_kahan (see
+ * adaptk_step_options); 4bit_signed; 4bit_unsigned, for states that are never negative. NULL if `index` is out of range
  * or there is no such name. */
 ADAPTK_API size_t adaptk_format_count(void);
 ADAPTK_API const adaptk_format* adaptk_format_at(size_t index);
 ADAPTK_API const adaptk_format* adaptk_find_format(const char* name);
 
-/* The format that a name stands for, for one of a rule's states: "8bit" is uint8 if the state is never negative, else
- * int8; "8bit_nearest" is uint8_nearest or int8, "8bit_dynamic" dynamic_unsigned or dynamic_signed, "4bit"
- * 4bit_unsigned or 4bit_signed. Any other name is that of a format. NULL on error. */
+/* The format that `name` stands for if it is used for this state of the rule: "8bit" is uint8 if the state is never
+ * negative, else int8; "8bit_nearest" is uint8_nearest or int8, "8bit_dynamic" dynamic_unsigned or dynamic_signed,
+ * "4bit" 4bit_unsigned or 4bit_signed. Any other name must be the name of a format. NULL on error. */
 ADAPTK_API const adaptk_format* adaptk_state_format(const adaptk_rule* rule, size_t state, const char* name);
 
-/* The number of scales beside so many elements; 0 if the format has none. */
+/* The number of scales for this number of elements; 0 if the format has none. */
 ADAPTK_API size_t adaptk_scale_count(const adaptk_format* format, size_t elements);
 
-/* A state in any format, or a param with what lies beside it as `scales`. Make it with adaptk_make_stored(), which sets
- * the size. */
+/* A state in any format, or a param of a format that needs a second tensor, which is then `scales`. Make it with
+ * adaptk_make_stored(), which sets the size. */
 typedef struct adaptk_stored {
     size_t size;
-    const adaptk_tensor* data;   /* the elements, in the shape and the strides of the param; packed ones in a row */
-    const adaptk_tensor* scales; /* float32, adaptk_scale_count() in a row; NULL for a format without scales */
-    const char* format;          /* its name; NULL: the dtype's, where int8 and uint8 are those formats */
+    const adaptk_tensor* data;   /* the elements, with shape and strides of the param; 1-D if packed */
+    const adaptk_tensor* scales; /* float32, 1-D, adaptk_scale_count() elements; NULL: no scales */
+    const char* format;          /* its name; NULL: the format with the name of the dtype */
 } adaptk_stored;
 
 /* The tensors and the name are not copied. */
@@ -292,15 +294,15 @@ static inline adaptk_stored adaptk_make_stored(const adaptk_tensor* data, const 
     return s;
 }
 
-/* Encodes float32 `values`, and decodes to them: tensors in C order on the CPU, of the shape of the data. Random bits
- * depend on `seed`, `step` (from 1) and the element. */
+/* Encodes float32 `values`, and decodes to float32 `values`. All tensors are on the CPU in C order, and `values` has
+ * the shape of the data. Random bits depend on `seed`, `step` (from 1) and the element. */
 ADAPTK_API adaptk_status adaptk_quantize(const adaptk_tensor* values, const adaptk_stored* stored, uint64_t seed,
                                          int64_t step);
 ADAPTK_API adaptk_status adaptk_dequantize(const adaptk_stored* stored, const adaptk_tensor* values);
 
 /* ---- Steps ------------------------------------------------------------------------------------------------------ */
 
-/* A hyperparameter by name. Those that are not given have their defaults. */
+/* A hyperparameter by name. Hyperparameters that are not given have their defaults. */
 typedef struct adaptk_hyper {
     const char* name;
     double value;
@@ -308,32 +310,33 @@ typedef struct adaptk_hyper {
 
 /* Initialise with ADAPTK_STEP_OPTIONS, which sets the size and the defaults.
  *
- * copy_out and ema are written in the same pass over memory, once a part of a param has been updated. Their buffers
- * must not overlap any other tensor. They have `count` tensors each, where NULL leaves a param out. The average is a +
- * w*(p - a) if w < 0.5, else p - (p - a)*(1 - w), where w is 1 - ema_decay.
+ * copy_out and ema are arrays of `count` tensors each; NULL leaves a param out. They are written in the same pass over
+ * memory as the params, and must not overlap any other tensor. With w = 1 - ema_decay, the average a of a param p
+ * becomes a + w*(p - a) if w < 0.5, else p - (p - a)*(1 - w).
  *
- * grad_norm: >= 0, inf or NaN is the norm of the unscaled gradients, from adaptk_accumulate() for the same tensors in
- * the same order, and they are not read for it.
+ * grad_norm: if it is >= 0, inf or NaN, it is the norm of the unscaled gradients, and the step does not read them to
+ * compute it. It must be the result of adaptk_accumulate() for the same tensors in the same order.
  *
- * param_format is how params of 16 bits are stored: NULL, rounded to nearest; "sr", bfloat16 and float16 rounded
- * stochastically; bfloat16 with "remainder16", "remainder8" or "kahan", with a tensor beside each param that has its
- * shape and strides and keeps what rounding loses, from zero on: int16, int8 or bfloat16. With the first one a param
- * and its remainder are a float32, whose bits are (param << 16) + remainder. Other params are stored as they are. */
+ * param_format is how params of 16 bits are stored. NULL: rounded to nearest. "sr": bfloat16 and float16, rounded
+ * stochastically. "remainder16", "remainder8" and "kahan": bfloat16, with a second tensor for each param in
+ * param_sides, of type int16, int8 and bfloat16, which keeps what rounding loses. It has the shape and the strides of
+ * the param and is initially zero. With "remainder16", a param and its remainder together are a float32, whose bits are
+ * (param << 16) + remainder. Other params are stored as they are. */
 typedef struct adaptk_step_options {
     size_t size;
-    double grad_scale;     /* factor of all gradients, times the hyperparameter of that name; finite */
+    double grad_scale;     /* multiplies all gradients, like the hyperparameter of that name; finite */
     double clip_norm;      /* > 0: gradients whose norm is larger are scaled down to it; 0: no clipping */
     int skip_nonfinite;    /* change nothing if a gradient contains inf or NaN */
     int want_norm;         /* report the norm even if nothing above needs it */
     void* stream;          /* CUDA: the cudaStream_t to enqueue on; NULL is the default stream */
     int stochastic_params; /* the same as "sr" for param_format */
-    const adaptk_tensor* const* copy_out;    /* get the new params, rounded, in any dtype of a state; NULL: none */
+    const adaptk_tensor* const* copy_out;    /* receive the new params, rounded, in any dtype of a state; NULL: none */
     const adaptk_tensor* const* ema;         /* averages of the params, in any dtype of a state; NULL: none */
     double ema_decay;                        /* in [0, 1] */
-    double grad_norm;                        /* of the unscaled gradients, if it is known; < 0: it is not */
-    int zero_grad;                           /* gradients are set to zero, also by a step that is skipped */
+    double grad_norm;                        /* of the unscaled gradients; < 0: not known */
+    int zero_grad;                           /* set gradients to zero, even if the step is skipped */
     const char* param_format;                /* how params of 16 bits are stored; NULL: rounded to nearest */
-    const adaptk_tensor* const* param_sides; /* beside the params: `count` tensors, NULL where there is none */
+    const adaptk_tensor* const* param_sides; /* second tensors of the params: `count`, NULL for a param without */
 } adaptk_step_options;
 /* clang-format off */
 #define ADAPTK_STEP_OPTIONS {sizeof(adaptk_step_options), 1.0, 0.0, 0, 0, NULL, 0, NULL, NULL, 0.0, -1.0, 0, NULL, NULL}
@@ -352,34 +355,34 @@ typedef struct adaptk_step_report {
 
 /* One update of `count` tensors by a rule; `step` is the step number, counted from 1.
  *   params, grads   `count` tensors each. Params are dense: a block of memory whose axes may have any order.
- *   states          `count` times the rule's states: those of params[0] in the rule's order, then those of params[1].
- *                   NULL for a rule without states. Grads and states have the shape and the strides of their param,
- *                   but for states that adaptk_rule_state_per() says otherwise of.
- *   options         NULL: none.
- *   report          NULL, or filled in; on CUDA that waits for the step.
+ *   states          all states of params[0] in the rule's order, then those of params[1], and so on. NULL for a rule
+ *                   without states. Grads and states have the shape and the strides of their param, except states
+ *                   that are not per element (adaptk_rule_state_per()).
+ *   options         NULL: the defaults.
+ *   report          filled in unless it is NULL; on CUDA that waits for the step.
  * All tensors must be on one device. Written memory (params, states) must not overlap any other tensor. */
 ADAPTK_API adaptk_status adaptk_step(const char* rule, const adaptk_hyper* hypers, size_t hyper_count, int64_t step,
                                      size_t count, const adaptk_tensor* const* params,
                                      const adaptk_tensor* const* grads, const adaptk_tensor* const* states,
                                      const adaptk_step_options* options, adaptk_step_report* report);
 
-/* The same with states in any format, each a pointer to an adaptk_stored. The random bits of formats that are rounded
- * stochastically depend on `seed`, `step`, the places of the tensor and the state in the lists, and the element: a run
- * can be repeated bit for bit, with any number of threads. */
+/* The same with states in any format, each a pointer to an adaptk_stored. The random bits of stochastic rounding depend
+ * on `seed`, `step`, the positions of the tensor and the state in the lists, and the element. So a run can be repeated
+ * bit for bit, with any number of threads. */
 ADAPTK_API adaptk_status adaptk_step_stored(const char* rule, const adaptk_hyper* hypers, size_t hyper_count,
                                             int64_t step, uint64_t seed, size_t count,
                                             const adaptk_tensor* const* params, const adaptk_tensor* const* grads,
                                             const adaptk_stored* const* states, const adaptk_step_options* options,
                                             adaptk_step_report* report);
 
-/* A gradient that has values for some rows of a param alone; a row is what the param's first axis counts. Make it with
- * adaptk_make_rows(), which sets the size. Indices may be in any order. Values of one row are summed first: leaves of
- * 32 in their order, then the leaves. */
+/* A gradient with values for only some rows of a param; a row is one index of the param's first axis. Make it with
+ * adaptk_make_rows(), which sets the size. Indices may be in any order. Values for the same row are summed first: in
+ * groups of 32 in their order, then the sums of the groups. */
 typedef struct adaptk_rows {
     size_t size;
     const adaptk_tensor* indices; /* int32 or int64, one axis; each in [0, rows of the param) */
     const adaptk_tensor* values;  /* in C order, a row for each index; in any dtype of a grad */
-    int64_t* last_step;           /* ADAPTK_CATCH_UP: the last step that each row has taken, first 0; else NULL */
+    int64_t* last_step;           /* ADAPTK_CATCH_UP: the last step of each row, initially 0; else NULL */
 } adaptk_rows;
 
 /* The tensors are not copied. */
@@ -392,19 +395,19 @@ static inline adaptk_rows adaptk_make_rows(const adaptk_tensor* indices, const a
     return r;
 }
 
-/* What becomes of rows without values. */
+/* What happens to rows without values. */
 typedef enum adaptk_sparse_mode {
     ADAPTK_LAZY = 0,    /* they stay as they are, and so do their states */
-    ADAPTK_DENSE = 1,   /* what a gradient of 0 does, bit for bit */
-    ADAPTK_CATCH_UP = 2 /* as ADAPTK_LAZY; but a row takes first the steps that it has missed, in a closed form */
+    ADAPTK_DENSE = 1,   /* the same as with a gradient of 0, bit for bit */
+    ADAPTK_CATCH_UP = 2 /* like ADAPTK_LAZY, but a row first takes the steps that it missed, in closed form */
 } adaptk_sparse_mode;
 
-/* adaptk_step_stored() with gradients of rows. Params are in C order. Values are where the param is; indices on the CPU
- * or there, from where they are read: the call waits for what the stream holds before it, which may not be captured in
- * a graph. On a device params and states of ADAPTK_CATCH_UP are float32 or float64; `last_step` is in memory of the
- * CPU. `states` may be NULL for a rule without states. `zero_grad` is not an option. ADAPTK_CATCH_UP is for rules that
- * have a closed form of steps with a gradient of 0, without coupled weight decay; it takes the hyperparameters of this
- * step for those that were missed. */
+/* adaptk_step_stored() with gradients of rows. Params are in C order. Values are on the device of the param. Indices
+ * are on the CPU or on that device; if they are on the device, the call waits for earlier work on the stream to read
+ * them, and the stream must not be captured in a graph. `states` may be NULL for a rule without states. The option
+ * `zero_grad` is not supported. ADAPTK_CATCH_UP needs a rule with a closed form for steps with a gradient of 0, and no
+ * coupled weight decay. It uses the hyperparameters of this step for the missed steps too. On a device its params and
+ * states are float32 or float64; `last_step` is always in CPU memory. */
 ADAPTK_API adaptk_status adaptk_step_rows(const char* rule, const adaptk_hyper* hypers, size_t hyper_count,
                                           int64_t step, uint64_t seed, size_t count, const adaptk_tensor* const* params,
                                           const adaptk_rows* const* grads, const adaptk_stored* const* states,
@@ -416,9 +419,9 @@ ADAPTK_API adaptk_status adaptk_step_rows(const char* rule, const adaptk_hyper* 
 ADAPTK_API adaptk_status adaptk_global_norm(size_t count, const adaptk_tensor* const* grads, double grad_scale,
                                             void* stream, double* norm);
 
-/* into += scale * grads, in place; `norm`, unless it is NULL, gets the norm of `into` as it is then, with the bits that
- * adaptk_global_norm() and a step have. `into` is float32 or float64; grads have the shape and the strides of theirs.
- * On CUDA this waits for `stream` if there is a norm. */
+/* into += scale * grads, in place. Unless it is NULL, `norm` receives the norm of the new `into`, bitwise identical to
+ * that of adaptk_global_norm() and of a step. `into` is float32 or float64; each grad has the shape and the strides of
+ * its tensor in `into`. On CUDA this waits for `stream` if `norm` is not NULL. */
 ADAPTK_API adaptk_status adaptk_accumulate(size_t count, const adaptk_tensor* const* into,
                                            const adaptk_tensor* const* grads, double scale, void* stream, double* norm);
 
@@ -445,8 +448,8 @@ ADAPTK_API adaptk_status adaptk_plan_add_group_stored(adaptk_plan* plan, const c
                                                       size_t hyper_count, size_t count,
                                                       const adaptk_tensor* const* params,
                                                       const adaptk_stored* const* states);
-/* NULL does nothing. A plan that is in use is not destroyed: ADAPTK_BUSY. If it is destroyed, the message of an earlier
- * call that failed stays. On CUDA, the streams of its steps need not exist any more. */
+/* Destroys a plan; NULL does nothing. A plan that is in use is not destroyed, and ADAPTK_BUSY is returned. Success
+ * keeps the error message of an earlier call. On CUDA, the streams of its steps need not exist any more. */
 ADAPTK_API adaptk_status adaptk_plan_destroy(adaptk_plan* plan);
 
 /* Fills the states with their initial values. CPU only; ADAPTK_UNSUPPORTED on CUDA. */
@@ -460,8 +463,8 @@ ADAPTK_API adaptk_status adaptk_plan_set_hypers(adaptk_plan* plan, size_t group,
                                                 size_t hyper_count);
 ADAPTK_API adaptk_status adaptk_plan_get_hyper(adaptk_plan* plan, size_t group, const char* name, double* value);
 
-/* The seed of a group's stochastic rounding, 0 unless it is set. A step's random bits depend on it, the number of the
- * step, the place of the param in the plan, the state and the element: save it with the counts of steps. */
+/* The seed of a group's stochastic rounding, initially 0. The random bits of a step depend on the seed, the step
+ * number, the position of the param in the plan, the state and the element. Save the seed with the step counts. */
 ADAPTK_API adaptk_status adaptk_plan_set_seed(adaptk_plan* plan, size_t group, uint64_t seed);
 ADAPTK_API adaptk_status adaptk_plan_get_seed(adaptk_plan* plan, size_t group, uint64_t* seed);
 

@@ -64,7 +64,7 @@ class Tensor {
     adaptk_type type() const { return type_; }
     bool on_cuda() const { return device_ >= 0; }
     bool read_only() const { return read_only_; }
-    // For C: it points into this object, which therefore has to outlive it.
+    // For the C functions. The result points into this object, which must outlive it.
     adaptk_tensor get() const&& = delete;
     adaptk_tensor get() const& {
         adaptk_tensor t = adaptk_make_tensor(data_, type_, 1, const_cast<std::int64_t*>(&size_));
@@ -86,21 +86,21 @@ class Tensor {
 using Hypers = std::initializer_list<adaptk_hyper>;
 using Tensors = std::initializer_list<Tensor>;
 
-// A state in any storage format, in memory of the caller's or of a plan's.
+// A state in any storage format, in memory of the caller or of a plan.
 struct Stored {
     Tensor data;
-    std::span<float> scales = {};  // of formats that have them
-    const char* format = nullptr;  // its name; null: as the type says
+    std::span<float> scales = {};  // for formats that have them
+    const char* format = nullptr;  // its name; null: that of the type
 };
 
 // How a plan stores the states that it allocates: Storage{.format = "8bit", .seed = 1}.
 struct Storage {
-    // Of all states, by names as adaptk_state_format() has them, and of those that have another:
-    // {{"exp_avg", "bfloat16"}}. States beside float64 params are float64.
+    // The format of all states, by a name that adaptk_state_format() accepts, and of single states that differ:
+    // {{"exp_avg", "bfloat16"}}. States of float64 params are float64.
     const char* format = "float32";
     std::vector<std::pair<std::string, std::string>> of_state = {};
     std::uint64_t seed = 0;            // of the group's stochastic rounding
-    std::size_t min_8bit_size = 4096;  // params of fewer elements have float32 in the place of 8 bits
+    std::size_t min_8bit_size = 4096;  // params with fewer elements have float32 instead of 8 bits
 };
 
 // The fields of adaptk_step_options by name: Options{.clip_norm = 1.0}.
@@ -118,7 +118,7 @@ struct Options {
     double grad_norm = -1.0;  // < 0: it is not known
     bool zero_grad = false;
     const char* param_format = nullptr;
-    // One for each param, of any kind beside those that are not split, or none.
+    // One for each param, or none. Any tensor will do for a param that is not split.
     std::span<const Tensor> param_sides = {};
 };
 
@@ -130,7 +130,7 @@ struct Report {
 
 namespace interface_detail {
 
-// Tensors as C functions take them. Few of them, as most steps have, take no memory but this object's.
+// Tensors as C functions take them. For a few tensors, as in most steps, nothing is allocated.
 class Pointers {
   public:
     Pointers(std::span<const Tensor> tensors, const char* written) {
@@ -163,7 +163,7 @@ class Pointers {
     const adaptk_tensor** pointers_ = few_pointers_;
 };
 
-// Places of states as C functions take them.
+// Stored states as C functions take them.
 class StoredPointers {
   public:
     explicit StoredPointers(std::span<const Stored> states)
@@ -192,7 +192,7 @@ class StoredPointers {
     std::vector<adaptk_stored> all_;
     std::vector<const adaptk_stored*> pointers_;
 
-    // Even if there are none, beside no elements.
+    // Of the format: a state without elements has none.
     static bool has_scales(const Stored& s) { return s.data.type() == ADAPTK_INT8 || s.data.type() == ADAPTK_UINT8; }
 };
 
@@ -319,15 +319,16 @@ inline Report step(const char* rule, Hypers hypers, std::int64_t number, const T
     return interface_detail::typed(report);
 }
 
-// A gradient that has values for some rows of a param, a table of rows of `row_size` elements: see adaptk_rows.
+// A gradient with values for some rows of a param, which is a table with rows of `row_size` elements. See adaptk_rows.
 struct Rows {
     std::size_t row_size;
     std::span<const std::int64_t> indices;
     Tensor values;                           // a row for each index
-    std::span<std::int64_t> last_step = {};  // ADAPTK_CATCH_UP: a number for each row of the param, first 0
+    std::span<std::int64_t> last_step = {};  // ADAPTK_CATCH_UP: a number for each row, initially 0
 };
 
-// One update of one tensor with such a gradient. Options that name other tensors are for the other functions.
+// One update of one tensor with such a gradient. Options that are tensors, such as copy_out, are only for the other
+// functions.
 inline Report step_rows(const char* rule, Hypers hypers, std::int64_t number, const Tensor& param, const Rows& grad,
                         Tensors states = {}, adaptk_sparse_mode mode = ADAPTK_LAZY, const Options& options = {}) {
     const std::size_t width = grad.row_size;
@@ -388,7 +389,7 @@ inline Report step_rows(const char* rule, Hypers hypers, std::int64_t number, co
     return interface_detail::typed(report);
 }
 
-// float32 numbers to a state in any format on the CPU, and back.
+// Encodes float32 numbers as a state in any format on the CPU, and decodes them.
 inline void quantize(std::span<const float> values, const Stored& state, std::uint64_t seed = 0,
                      std::int64_t step = 1) {
     const interface_detail::StoredPointers s({&state, 1});
@@ -428,7 +429,7 @@ inline void accumulate(std::span<const Tensor> into, std::span<const Tensor> gra
 inline void accumulate(Tensors into, Tensors grads, double scale = 1.0) {
     accumulate(std::span(into.begin(), into.size()), std::span(grads.begin(), grads.size()), scale);
 }
-// The same, and the norm of `into` as it is then, for Options::grad_norm of the step over it.
+// The same, and returns the norm of the new `into`, for Options::grad_norm of the step that uses it.
 inline double accumulate_norm(std::span<const Tensor> into, std::span<const Tensor> grads, double scale = 1.0,
                               void* stream = nullptr) {
     const interface_detail::Pointers a(into, "into"), g(grads, nullptr);
@@ -450,7 +451,8 @@ class Plan {
     }
     Plan(const char* rule, Tensors params, Hypers hypers = {}, const Storage& storage = {})
         : Plan(rule, std::span(params.begin(), params.size()), hypers, storage) {}
-    // With states of the caller's, which hold their values already: those of the first param, then those of the next.
+    // With states of the caller, which already have their values: all states of the first param, then those of the
+    // next.
     Plan(const char* rule, std::span<const Tensor> params, std::span<const Tensor> states, Hypers hypers) {
         std::vector<Stored> stored;
         for (const Tensor& s : states) stored.push_back({s});
@@ -461,7 +463,7 @@ class Plan {
         add(rule, params, states, hypers);
     }
 
-    // One more group, numbered on from 0.
+    // Appends a group. Groups are numbered from 0.
     void add_group(const char* rule, std::span<const Tensor> params, Hypers hypers = {}, const Storage& storage = {}) {
         add(rule, params, hypers, storage);
     }
@@ -492,7 +494,7 @@ class Plan {
         return value;
     }
 
-    // Of stochastic rounding; save it with the counts of steps.
+    // The seed of stochastic rounding; save it with the step counts.
     std::uint64_t seed(std::size_t group = 0) const {
         std::uint64_t value = 0;
         check(adaptk_plan_get_seed(plan_.get(), group, &value));
@@ -514,8 +516,8 @@ class Plan {
         check(adaptk_plan_set_steps(plan_.get(), steps.size(), steps.data()));
     }
 
-    // A state that the plan owns: number `state` of param number `param` over all groups. T is double beside double and
-    // float beside all else.
+    // A state that the plan owns: number `state` of param number `param`, counted over all groups. T is double for
+    // double params and float for all others.
     template <Real T> std::span<T> state(std::size_t param, std::size_t state) {
         const Stored& own = stored(param, state);
         const auto wanted = std::is_same_v<T, double> ? ADAPTK_FLOAT64 : ADAPTK_FLOAT32;
@@ -547,7 +549,7 @@ class Plan {
         std::vector<Stored> states;
     };
     using Handle = std::unique_ptr<adaptk_plan, interface_detail::Destroy>;
-    std::vector<Own> owned_;  // of each param, without memory if its states are the caller's; outlives the plan
+    std::vector<Own> owned_;  // one for each param, without memory if the caller owns its states; outlives the plan
     Handle plan_;
     std::size_t groups_ = 0;
 
@@ -590,7 +592,7 @@ class Plan {
         return param.size() / f.packed + (param.size() % f.packed > 0 ? 1 : 0);
     }
 
-    // Scales come first, then elements of 8, 4, 2 and 1 bytes as each state has them: all are aligned.
+    // Scales come first, then the elements of each state, padded to multiples of 8 bytes, so that all are aligned.
     static Own allocate(const adaptk_rule& rule, const Tensor& param, const Storage& storage) {
         std::vector<const adaptk_format*> formats;
         std::size_t scales = 0, bytes = 0;
@@ -613,7 +615,8 @@ class Plan {
         return own;
     }
 
-    // States that are the plan's own are filled in by a plan of this group alone: those of earlier groups go on.
+    // States that this object owns are initialised by a temporary plan of this group alone, so that those of earlier
+    // groups keep their values.
     void join(const char* rule, std::span<const Tensor> params, std::span<const Stored> states, Hypers hypers,
               std::uint64_t seed, std::vector<Own> owned) {
         const interface_detail::Pointers p(params, "params");

@@ -11,24 +11,24 @@
 //
 // 1. Elements by themselves: decode(Element) is exact, to float or double; encode(Compute) rounds to nearest, ties to
 //    even. The same functions may be written for lanes (below) too: decode<L>(codes), encode<L>(x).
-// 2. The same, rounded stochastically, for lanes alone: decode<L>(codes) and encode<L>(x, random), where the lowest
+// 2. The same, rounded stochastically, only for lanes: decode<L>(codes) and encode<L>(x, random), where the lowest
 //    `random_bits` bits of `random` are random and the others zero. encode<L, true> is for finite elements, with the
 //    same results.
-// 3. Blocks of elements with a scale of their own, which lies in a second buffer of float32: `block` elements, a
-//    divisor of the tile of 256, from the tensor's first element on; the last block may be shorter. The scale is
-//    the largest magnitude of the finite elements, or scale_of() that. decode<L>(codes, scale), encode<L>(x,
-//    factor, random), where factor(scale) is computed once a block. A non-finite element spoils no other: it is
-//    stored as NaN, or as 0 by a format with no code for NaN. If there is only one such code, not_finite, or two that
-//    differ in the sign, decode<L, true> is for blocks without it. encode<L, true> is for finite elements. Both have
-//    the same results as without `true`. Blocks whose largest magnitude is below least_scale are multiplied by
-//    scale_lift, a power of two, before they are encoded: reciprocals stay finite. Formats of less than a byte have
-//    `packed` elements in each Element, the first of them in its upper bits; the buffer is then a row of Elements,
-//    whatever the shape of the param, and a last one that is not full is filled up with codes of 0.
-// 4. Params that are split in two: each element has one of `Side` beside it, in a second buffer whose dtype is
-//    side_dlpack. decode<L>(codes, codes beside them) and encode<L>(x), which is a SplitCode<L>.
+// 3. Blocks of `block` consecutive elements, from the tensor's first element on, with one scale for each block in a
+//    second buffer of float32. `block` divides the tile of 256; the last block may be shorter. The scale is the largest
+//    magnitude of the finite elements, or scale_of() of it. decode<L>(codes, scale), encode<L>(x, factor, random),
+//    where factor(scale) is computed once per block. A non-finite element does not affect others: it is stored as NaN,
+//    or as 0 by a format with no code for NaN. If there is only one such code, not_finite, or two that differ in the
+//    sign, decode<L, true> is for blocks without it. encode<L, true> is for finite elements. Both have the same results
+//    as without `true`. Blocks whose largest magnitude is below least_scale are multiplied by scale_lift, a power of
+//    two, before they are encoded, so that reciprocals stay finite. Formats of less than a byte have `packed` elements
+//    in each Element, the first of them in its upper bits; the buffer is then a 1-D array of Elements, whatever the
+//    shape of the param, and the last one is padded with codes of 0.
+// 4. Params that are split in two: each element has a second one of type `Side`, in a second buffer whose dtype is
+//    side_dlpack. decode<L>(codes, second codes) and encode<L>(x), which returns a SplitCode<L>.
 //
-// Codes are an Element's bits as an unsigned integer: those of signed elements with the sign extended on the way in,
-// and cut off on the way out.
+// Codes are the bits of an Element as an unsigned integer. Signed elements are sign-extended when they are loaded, and
+// truncated when they are stored.
 #pragma once
 
 #include "adaptk/config.hpp"
@@ -73,7 +73,7 @@ ADAPTK_HD std::uint32_t to_bits(float f) {
     return b.u;
 }
 
-// What formulas of kinds 2 and 3 are written for: one element, here, or a vector of them in each kernel object.
+// Lanes, for which formulas of kinds 2 and 3 are written: one element here, or a vector of them in each kernel object.
 struct OneLane {
     using F = float;
     using U = std::uint32_t;
@@ -87,7 +87,7 @@ struct OneLane {
     ADAPTK_HD static I larger(I a, I b) { return a < b ? b : a; }
 };
 
-// Vectors may have lookups besides: F lookup(array of 8 floats, U), by the index modulo 8, and the same of 16 and 32.
+// Vectors may also have lookups: F lookup(array of 8 floats, U), by the index modulo 8, and the same for 16 and 32.
 template <class L>
 inline constexpr bool has_lookup = requires(std::array<float, 8> t, typename L::U i) { L::lookup(t, i); };
 template <class L>
@@ -128,7 +128,7 @@ concept SplitFormat = requires(float x) {
 
 inline constexpr float scale_lift = 0x1p100f;
 
-// What is stored as the scale of a block, by the largest magnitude of its finite elements.
+// The stored scale of a block, from the largest magnitude of its finite elements.
 template <class F> ADAPTK_HD float scale_of(float largest) {
     if constexpr (requires { F::scale_of(largest); }) {
         return F::scale_of(largest);
@@ -144,7 +144,7 @@ template <class F> constexpr std::size_t block_of() {
         return 1;
     }
 }
-// Elements in each of what is stored.
+// The number of elements in each stored Element.
 template <class F> constexpr std::size_t packed_of() {
     if constexpr (requires { F::packed; }) {
         return F::packed;
@@ -152,7 +152,7 @@ template <class F> constexpr std::size_t packed_of() {
         return 1;
     }
 }
-// Of what encode() is given; 0: nothing random.
+// The number of random bits that encode() takes; 0: none.
 template <class F> constexpr int random_bits_of() {
     if constexpr (requires { F::random_bits; }) {
         return F::random_bits;
@@ -161,7 +161,7 @@ template <class F> constexpr int random_bits_of() {
     }
 }
 
-// Whether states may be stored so.
+// Whether states may have this format.
 template <class F> constexpr bool is_of_states() {
     if constexpr (requires { F::of_states; }) {
         return F::of_states;

@@ -1,4 +1,4 @@
-// Every format of the library, in the order of its numbers: the only file to touch for a new one, besides its header.
+// All formats of the library, in the order of their numbers. To add one, change this file and write its header.
 #pragma once
 
 #include "adaptk/formats/dynamic.hpp"

@@ -2,8 +2,9 @@
 // of an array can compute its own. There is no state, and no number depends on another.
 //
 // Bits: Philox4x32-10 of J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, Parallel random numbers: as easy as 1, 2,
-// 3, SC 2011. Everything below them is + - * / sqrt and integers, each operation rounded on its own: the same bits on
-// every machine. No loops and no branches, so that loops around these functions vectorise.
+// 3, SC 2011. Everything computed from the bits uses only + - * / sqrt and integers, and each operation is rounded
+// separately, so results are the same bits on every machine. No loops and no branches, so that loops around these
+// functions vectorise.
 #pragma once
 
 #include "adaptk/config.hpp"
@@ -41,7 +42,7 @@ template <int Round> ADAPTK_HD RandomWords philox_rounds(RandomWords c, std::uin
     }
 }
 
-// The binary64 number in [1, 2) whose 52 places are the upper ones of these 64 bits.
+// The binary64 number in [1, 2) whose 52 fraction bits are the upper ones of these 64 bits.
 ADAPTK_HD double one_to_two(std::uint64_t bits) { return bits_as<double>((bits >> 12) | 0x3ff0000000000000u); }
 
 ADAPTK_HD std::uint64_t joined(std::uint32_t high, std::uint32_t low) { return std::uint64_t(high) << 32 | low; }
@@ -85,7 +86,7 @@ ADAPTK_HD RandomWords random_words(std::uint64_t key, std::uint64_t stream, std:
         std::uint32_t(key), std::uint32_t(key >> 32));
 }
 
-// The natural logarithm of a positive normal number, within some units in the last place.
+// The natural logarithm of a positive normal number, within a few units in the last place.
 ADAPTK_HD float log_of_normal(float x) {
     // The exponent field of x / sqrt(1/2), whose significand is then in [sqrt(1/2), sqrt(2)).
     const std::uint32_t moved = random_detail::bits_as<std::uint32_t>(x) + (0x3f800000u - 0x3f3504f3u);
@@ -96,7 +97,8 @@ ADAPTK_HD float log_of_normal(float x) {
 ADAPTK_HD double log_of_normal(double x) {
     const std::uint64_t moved = random_detail::bits_as<std::uint64_t>(x) + (0x3ff0000000000000u - 0x3fe6a09e667f3bcdu);
     const double m = random_detail::bits_as<double>((moved & 0xfffffffffffffu) + 0x3fe6a09e667f3bcdu);
-    // Few processors convert 64-bit integers in vectors: an integer below 2^52 in the places of 2^52 is 2^52 more.
+    // Few processors convert vectors of 64-bit integers. An integer below 2^52 in the fraction bits of 2^52 is read as
+    // 2^52 plus that integer.
     const double exponent = random_detail::bits_as<double>((moved >> 52) | 0x4330000000000000u) - (0x1p52 + 1023);
     return random_detail::log_of(m, exponent);
 }
@@ -117,7 +119,7 @@ template <class T> struct NormalPair {
 };
 
 // Two independent standard normal numbers (G. E. P. Box, M. E. Muller, A note on the generation of random normal
-// deviates, Annals of Mathematical Statistics 29, 1958). The largest that come out are sqrt(-2 log 2^-32) = 6.66.
+// deviates, Annals of Mathematical Statistics 29, 1958). The largest results are sqrt(-2 log 2^-32) = 6.66.
 ADAPTK_HD NormalPair<float> normal_pair(std::uint32_t radius, std::uint32_t angle) {
     // In [2^-32, 1].
     const float u = (float(std::int32_t(radius >> 1)) + 0.5f) * 0x1p-31f;
@@ -180,7 +182,7 @@ ADAPTK_HD NormalPair<double> normal_pair(RandomWords w) {
             r * random_detail::bits_as<double>(random_detail::bits_as<std::uint64_t>(sine) ^ sine_sign)};
 }
 
-// The number that a standard normal one is below with probability p, for 0 < p < 1, to about 16 digits (M. J. Wichura,
+// The quantile function of the standard normal distribution, for 0 < p < 1, to about 16 digits (M. J. Wichura,
 // Algorithm AS 241: the percentage points of the normal distribution, Applied Statistics 37, 1988). All three of its
 // ranges are computed, and one is selected.
 ADAPTK_HD double normal_quantile(double p) {
@@ -225,8 +227,8 @@ ADAPTK_HD double normal_quantile(double p) {
     return abs(q) <= 0.425 ? middle : signed_outer;
 }
 
-// shift + scale * z in [least, most], for a standard normal z in an interval that has the probability `between` and
-// what lies below it `below`; `sign` -1 mirrors it. By the inverse of the distribution function.
+// shift + scale * z in [least, most], for a standard normal z in an interval of probability `between`; values below the
+// interval have probability `below`. A `sign` of -1 mirrors z. By the inverse of the distribution function.
 ADAPTK_HD double truncated_normal_from(std::uint32_t high, std::uint32_t low, double shift, double scale, double below,
                                        double between, double sign, double least, double most) {
     const double p = below + between * open_uniform_from(high, low);

@@ -1,5 +1,5 @@
-// What a rule is: one scalar formula, the coefficients that a step computes once for it, and the facts about it that
-// the registry, the Python functions and classes, the stubs, the tests and the benchmarks are made from.
+// What a rule is: one scalar formula, the coefficients that a step computes once for it, and the facts about it, from
+// which the registry, the Python functions and classes, the stubs, the tests and the benchmarks are made.
 #pragma once
 
 #include "adaptk/config.hpp"
@@ -37,21 +37,23 @@ struct Hyperparameter {
 // What a state has one number for.
 //   element         it has the param's shape
 //   tensor          one number
-//   row, column     of matrices: the last axis has the columns, the one before the rows, the others count matrices
+//   row, column     each row or column of a matrix: the last axis has the columns, the one before it the rows, and
+//                   the others count matrices
 //   slice           each index of the first axis, as in embedding tables
 enum class Per : std::uint8_t { element, tensor, row, column, slice };
 
 struct State {
     const char* name;
     double initial;
-    const char* from = nullptr;    // the hyperparameter whose value is the initial one, where it is not a constant
+    const char* from = nullptr;    // the hyperparameter whose value is the initial one, if it is not a constant
     const char* option = nullptr;  // the name of the classes' argument that sets the initial value
-    bool nonnegative = false;      // at every step: formats of few bits make use of it
+    bool nonnegative = false;      // at every step; the 8-bit and 4-bit formats use this
     Per per = Per::element;
 };
 
-// What a system (torch, keras, tf1, optax) has where the book has another value. The name is a hyperparameter or a
-// state (then the value is its initial one); an empty name says that the system has the rule with the values above.
+// A value of another system (torch, keras, tf1, optax) that differs from the book's. The name is that of a
+// hyperparameter, or of a state for its initial value. An empty name means that the system has the rule with the values
+// above.
 struct Preset {
     const char* convention;
     const char* name = "";
@@ -67,14 +69,14 @@ template <class... P> constexpr auto presets(P... p) { return std::array<Preset,
 //   Hyper                         the hyperparameters as doubles, in their order
 //   Coefficients<T>                    what does not depend on the element, rounded once to T
 //   coefficients<T>(Hyper, t)          computes them in double for step t, counted from 1
-//   update<T>(Coefficients, p, g, s..) the formula: p and the states in place, one operation after the other as written
-//   Memo                          optional: what coefficients carries on from one step to the next, its third argument;
-//   one
-//                                 that says {} is as good as any, only slower
-//   invalid(Hyper)                optional: why hyperparameters that are each in range do not go together, or nullptr
-//   Common                        optional: the defaults of weight_decay and decoupled where they differ from 0, false
-//   step_use                      optional: what the formula needs of the number of the step
-//   look_ahead                    optional: the point that gradients are meant to be taken at, if it is not p
+//   update<T>(Coefficients, p, g, s..) the formula: changes p and the states in place, in the order of operations as
+//   written Memo                          optional: what coefficients keeps from one step for the next, its third
+//   argument; a
+//                                 new one, {}, gives the same results, only slower
+//   invalid(Hyper)                optional: why hyperparameters that are each in range are invalid together, or nullptr
+//   Common                        optional: the defaults of weight_decay and decoupled, if they differ from 0, false
+//   step_use                      optional: what the coefficients need of the step number
+//   look_ahead                    optional: the point at which gradients should be taken, if it is not p
 //   kept_numbers, continue_from   optional: see Continued
 //   idle, idle_steps              optional: see IdleSteps
 //   needs_stored_param            optional, true: update's second argument is the param before any decay
@@ -105,20 +107,19 @@ struct LookAhead {
     const char* hyper = nullptr;
 };
 
-// Some libraries keep what a rule knows of the steps before in numbers beside its states, as torch.optim does with the
-// product of NAdam's momenta. Such a rule has
+// Some libraries store what a rule remembers of earlier steps in numbers beside its states, such as the product of
+// NAdam's momenta in torch.optim. Such a rule has
 //   kept_numbers                                       how many there are, besides the count of steps
-//   continue_from(Hyper, step, numbers, wide)          makes a Continued for this step, and changes the numbers to what
-//                                                      they are after it; wide: which of them are float64, the others
-//                                                      being float32
+//   continue_from(Hyper, step, numbers, wide)          makes a Continued for this step, and updates the numbers; wide:
+//                                                      which of them are float64, and not float32
 template <class R> struct Continued {
-    typename R::Hyper hyper;  // those that coefficients() is called with
+    typename R::Hyper hyper;  // the argument of coefficients()
     std::int64_t step;
     bool has_memo;
     memo_of_t<R> memo;
 };
 
-// x as a number of the given width holds it.
+// x rounded to float64 if `wide`, else to float32.
 ADAPTK_HOST_DEVICE inline double rounded_as(bool wide, double x) { return wide ? x : double(float(x)); }
 
 inline constexpr std::size_t max_kept_numbers = 2;
@@ -158,7 +159,7 @@ concept Rule = requires(const typename R::Hyper& h, std::int64_t t, memo_of_t<R>
     { coefficients_of<R, double>(h, t, *memo) } -> std::same_as<typename R::template Coefficients<double>>;
 } && sizeof(typename R::Hyper) == sizeof(double) * R::hyperparameters.size();
 
-// Device code may read these and not call size(), a host function, itself.
+// For device code, which may read these but may not call size(), a host function.
 template <class R> inline constexpr std::size_t state_count = R::states.size();
 template <class R> inline constexpr std::size_t hyper_count = R::hyperparameters.size();
 
@@ -170,7 +171,7 @@ struct CommonHyper {
     double grad_scale = 1.0;
 };
 
-// Their places after a rule's own.
+// Their positions after a rule's own.
 inline constexpr std::size_t at_weight_decay = 0, at_decoupled = 1, at_maximize = 2, at_grad_scale = 3;
 
 inline constexpr std::array common_hyperparameters{
@@ -186,10 +187,10 @@ inline constexpr std::size_t max_states = 5;
 // A param, its gradient and the states.
 inline constexpr std::size_t max_buffers = 2 + max_states;
 
-// What n steps with a gradient of 0 do to an element, in a closed form: first
+// The effect of n steps with a gradient of 0 on an element, in closed form: first
 //   p <- param*p + from_state[0]*(state 0) + from_state[1]*(state 1) + ...
-// and then each state is multiplied by its own factor. Rows of a param that have no gradient for a while catch up with
-// it. A rule that has such a form says how good it is, and computes it for the factor `shrink` of decoupled decay:
+// and then each state is multiplied by its own factor. Rows of a param that had no gradient for a while use it to catch
+// up. A rule that has such a form declares how exact it is, and computes it for the factor `shrink` of decoupled decay:
 //   static constexpr Idle idle;
 //   static IdleSteps idle_steps(const Hyper&, double shrink, std::int64_t n);
 struct IdleSteps {
@@ -200,11 +201,11 @@ struct IdleSteps {
 
 enum class Idle : std::uint8_t {
     none,         // there is no such form
-    exact,        // but for rounding
-    approximate,  // the moments decay, and the param by its own decay; what the moments would have moved it is left out
+    exact,        // up to rounding
+    approximate,  // moments and the param decay; the changes of the param by the moments are left out
 };
 
-// States that decay by a factor a step, and do not move the param.
+// States that decay by a factor per step and do not move the param.
 template <class... D> IdleSteps decayed(double shrink, std::int64_t n, D... factors) {
     IdleSteps s;
     s.param = step_power(shrink, n);
@@ -213,7 +214,7 @@ template <class... D> IdleSteps decayed(double shrink, std::int64_t n, D... fact
     return s;
 }
 
-// The same, where at each step, after it has decayed by `mu`, state number `i` is added to the param, times `rate`:
+// The same, but each step decays state number `i` by `mu` and then adds `rate` times that state to the param:
 // p_n = r^n*p + rate*s*(mu*r^(n-1) + mu^2*r^(n-2) + ... + mu^n).
 inline void add_momentum(IdleSteps& s, std::size_t i, double mu, double rate, double shrink, std::int64_t n) {
     const double difference = mu - shrink;
@@ -223,14 +224,14 @@ inline void add_momentum(IdleSteps& s, std::size_t i, double mu, double rate, do
     s.from_state[i] = rate * sum;
 }
 
-// What acts on the gradient and the parameter before the rule sees them:
+// What happens to the gradient and the parameter before the rule's formula:
 //   g <- grad_scale * g, negated to maximize;  g <- g + w * p (coupled)  or  p <- p * (1 - lr * w) (decoupled).
 // Negation is exact, so it is folded into the scale, and p * 1 is exact, so "no decay" is a shrink of 1. Coupled decay
-// needs its own code: g + 0 * p is not g where p is infinite or g is -0.
+// needs its own code: g + 0 * p is not g if p is infinite or g is -0.
 template <class T> struct CommonCoefficients {
     T grad_scale;
-    T decay;   // w, where coupled
-    T shrink;  // 1 - lr * w where decoupled, else 1
+    T decay;   // w, if coupled
+    T shrink;  // 1 - lr * w if decoupled, else 1
     bool coupled;
 };
 
@@ -255,7 +256,7 @@ template <class R, class T> struct StepCoefficients {
     typename R::template Coefficients<T> rule;
 };
 
-// One element. A rule with `needs_stored_param` gets the param as it is stored, before any decay, as well.
+// Updates one element. A rule with `needs_stored_param` also gets the stored param, before any decay.
 template <class R, bool Coupled, class T, class... S>
 ADAPTK_HD void update_element(const StepCoefficients<R, T>& c, T& p, T& g, S&... states) {
     if constexpr (requires { R::needs_stored_param; }) {
@@ -268,13 +269,13 @@ ADAPTK_HD void update_element(const StepCoefficients<R, T>& c, T& p, T& g, S&...
     }
 }
 
-// The coefficients of step t from a rule's own hyperparameters followed by the common ones. The gradient's scale is an
-// argument of its own because clipping changes it after the hyperparameters are known.
+// The coefficients of step t from a rule's own hyperparameters followed by the common ones. The gradient's scale is a
+// separate argument because clipping changes it after the hyperparameters are known.
 template <class R, class T>
 ADAPTK_HOST_DEVICE StepCoefficients<R, T> step_coefficients(const double* h, double grad_scale, std::int64_t t,
                                                             memo_of_t<R>& memo) {
     constexpr std::size_t count = hyper_count<R>;
-    typename R::Hyper own;  // of a program that reads the weight decay, that too
+    typename R::Hyper own;  // with the weight decay if the rule is a program that reads it
     static_assert(sizeof own >= count * sizeof(double) && std::is_trivially_copyable_v<typename R::Hyper>);
     std::memcpy(&own, h, sizeof own);
     const CommonHyper common{h[count + at_weight_decay], h[count + at_decoupled], h[count + at_maximize], grad_scale};

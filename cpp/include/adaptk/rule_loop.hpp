@@ -1,5 +1,5 @@
-// The loops of a rule over elements in the type that is computed in: a part of the library's kernel objects, and of
-// rules that are compiled at run time.
+// The loops of a rule over elements in the compute type. They are part of the library's kernel objects, and of rules
+// that are compiled at run time.
 #pragma once
 
 #include "adaptk/prefetch.hpp"
@@ -27,15 +27,15 @@ ADAPTK_HD void rule_run(const StepCoefficients<R, T>& c, size_t n, T* ADAPTK_RES
     }
 }
 
-// Long loops ask for memory ahead of where they are. The processor's own prefetchers follow up to seven streams, but a
-// root and a division for each element leave them too few requests under way: measured on two cores with 64M elements,
-// Adam ran at 0.87 of the streams' bandwidth without and at 1.0 with it. Asked for in blocks, since a prefetch inside
-// the loop would keep the compiler from vectorising it.
+// Long loops prefetch. The processor's own prefetchers follow up to seven streams, but with a root and a division for
+// each element they have too few requests in flight: measured on two cores with 64M elements, Adam ran at 0.87 of the
+// streams' bandwidth without prefetches and at 1.0 with them. Prefetches are issued for blocks, since one inside the
+// loop would keep the compiler from vectorising it.
 constexpr size_t block_bytes = 256;
 constexpr size_t ahead_bytes = 2048;
 constexpr size_t long_bytes = 16384;
 
-// Calls run(offset, count, ...) over blocks with the memory ahead of them asked for, then over what is left.
+// Calls run(count, streams...) for each block, after prefetching ahead of it, and then for the rest.
 template <class T, class Run, class... Streams> ADAPTK_HD void in_blocks(size_t n, const Run& run, Streams... stream) {
     constexpr size_t block = block_bytes / sizeof(T);
     size_t i = 0;

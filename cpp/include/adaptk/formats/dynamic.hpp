@@ -1,12 +1,12 @@
-// One byte an element, the dynamic map of bitsandbytes and torchao (Dettmers, arXiv 1511.04561 and 2110.02861), with
-// the largest magnitude of each block of 256 as its float32 scale.
+// One byte for each element, in the dynamic map of bitsandbytes and torchao (Dettmers, arXiv 1511.04561 and
+// 2110.02861), with the largest magnitude of each block of 256 as its float32 scale.
 //
-// The map has seven decades, the i-th of which ends at 10^(i-6). It has n numbers, the middles of n equal parts of
-// [0.1, 1], times 10^(i-6); n doubles from decade to decade. Besides there are 0 and 1. With a sign, n is 2^i, and each
-// number but 1 has its negative; without, n is 2^(i+1). Codes number the map in ascending order.
+// The map has seven decades. Decade i ends at 10^(i-6) and has n numbers: the midpoints of n equal parts of [0.1, 1],
+// times 10^(i-6). n doubles from decade to decade. The map also has 0 and 1. With a sign, n is 2^i, and each number
+// except 1 has its negative; without a sign, n is 2^(i+1). Codes number the map in ascending order.
 //
-// So the m-th number above 0 is in the decade that the exponent of m (or of m + 1, without a sign) as a float tells,
-// and its place there is the significand. Nothing is looked up in a table.
+// So the exponent of m (without a sign, of m + 1) as a float gives the decade of the m-th number above 0, and the
+// significand gives its position there. No table of the map is needed.
 #pragma once
 
 #include "adaptk/format.hpp"
@@ -23,28 +23,29 @@ template <bool Signed> struct Dynamic8 {
     using Element = std::uint8_t;
     using Compute = float;
 
-    // Numbers are counted so that those of a decade begin at its n: 0 is the one before, 1 the one after all.
+    // Numbers are counted so that those of a decade begin at its n. The number before all decades is 0, the one after
+    // them 1.
     static constexpr std::int32_t first = Signed ? 1 : 2, zero = first - 1, one = first * 128;
     // The code of 0.
     static constexpr std::int32_t middle = Signed ? 127 : 0;
 
     static constexpr double tenths[8] = {1, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7};
     template <int Decade> static constexpr double count = first << Decade;
-    // From where on numbers are nearer to a decade than to the one before it.
+    // From here on, numbers are nearer to this decade than to the one before it.
     template <int Decade> static constexpr float begin = float(tenths[7 - Decade] * (1 + 0.9 / count<Decade - 1>));
     static constexpr float begin_of_all = float(0.5e-6 * (0.1 + 0.45 / first));
     static constexpr float begin_of_one = float(1 - 0.225 / count<6>);
     // y = x * 10^(6-i) is in [0.1, 1], and 1 + (y - 0.1) / 0.9 = x * slope + 8/9 in [1, 2].
     template <int Decade> static constexpr float slope = float(1 / tenths[6 - Decade] / 0.9);
     static constexpr float intercept = float(8.0 / 9.0);
-    // How far that significand's bits are from a number.
+    // The shift from the bits of that significand to a number.
     template <int Decade> static constexpr std::uint32_t shift = 23u - (Signed ? 0u : 1u) - Decade;
 
     template <class L> using F = typename L::F;
     template <class L> using U = typename L::U;
     template <class L> using I = typename L::I;
 
-    // 10^(i-6) by the exponent of a number in decade i, modulo 8.
+    // 10^(i-6), indexed by the exponent of a number in decade i, modulo 8.
     static constexpr std::array<float, 8> powers = [] {
         std::array<float, 8> p{};
         for (int i = 0; i < 7; ++i) p[(127 + (Signed ? 0 : 1) + i) % 8] = float(tenths[6 - i]);
@@ -53,8 +54,8 @@ template <bool Signed> struct Dynamic8 {
     static constexpr std::array<float, 8> slopes = {slope<0>, slope<1>, slope<2>, slope<3>,
                                                     slope<4>, slope<5>, slope<6>};
     static constexpr std::array<float, 6> begins = {begin<1>, begin<2>, begin<3>, begin<4>, begin<5>, begin<6>};
-    // By a quotient's exponent, modulo 32: no two decades begin within an octave. The decade that it is in if it is
-    // below `next`, where the one after it begins. What is below 2^-31 is 0 whatever is found.
+    // Indexed by a quotient's exponent, modulo 32. A quotient is in `decade` if it is below `next`, the start of the
+    // next decade; no two decades begin within an octave. Quotients below 2^-31 become 0, whatever is found here.
     struct Octaves {
         std::array<float, 32> next;
         std::array<std::uint32_t, 32> decade;
@@ -71,7 +72,7 @@ template <bool Signed> struct Dynamic8 {
         return o;
     }();
 
-    // Of a number, whose exponent tells its decade: 10^(i-6).
+    // 10^(i-6) for a number in decade i, which its exponent tells.
     template <class L> ADAPTK_HD static F<L> power(I<L> number, [[maybe_unused]] U<L> as_float) {
         if constexpr (has_lookup<L>) {
             return L::lookup(powers, as_float >> 23);
@@ -87,7 +88,7 @@ template <bool Signed> struct Dynamic8 {
         }
     }
 
-    // (0.1 + 0.9 * (j + 0.5) / n) * 10^(i-6), with the significand's 1 + j / n, and n from the exponent.
+    // (0.1 + 0.9 * (j + 0.5) / n) * 10^(i-6), where 1 + j / n is the significand, and n follows from the exponent.
     template <class L, bool = false> ADAPTK_HD static F<L> decode(U<L> code, F<L> scale) {
         const auto from_zero = I<L>(code) - middle;
         const auto sign = U<L>(from_zero) & 0x80000000u;
@@ -101,10 +102,10 @@ template <bool Signed> struct Dynamic8 {
         return L::real(x | sign) * scale;
     }
 
-    // Of zeros, which need no quotient.
+    // A block of zeros has the scale 0, and no quotient by it.
     ADAPTK_HD static float factor(float scale) { return scale == 0.0f ? 1.0f : scale; }
 
-    // To the next decade, if x is in it or above.
+    // Moves on to this decade, if x is in it or above it.
     template <class L, int Decade> ADAPTK_HD static void advance(F<L> x, U<L>& slopes_of_x, U<L>& shifts) {
         const auto before = x < L::all(begin<Decade>);
         slopes_of_x = L::select(before, slopes_of_x, L::all(to_bits(slope<Decade>)));
@@ -134,14 +135,13 @@ template <bool Signed> struct Dynamic8 {
         }
     }
 
-    // The nearest number; what is in the middle of two goes away from zero, but for the rounding of the quotient and of
-    // the two operations after it.
+    // The nearest number, ties away from zero, up to the rounding of the quotient and of the two operations after it.
     template <class L, bool Finite = false> ADAPTK_HD static U<L> encode(F<L> x, F<L> scale, U<L>) {
         const auto y = x / scale;
         const auto a = Signed ? L::real(L::bits(y) & 0x7fffffffu) : y;
         U<L> slopes_of_a, shifts;
         find_decade<L>(a, slopes_of_a, shifts);
-        // What is above a decade's last number and below the next decade is nearest to the last.
+        // Between a decade's last number and the next decade, the last number is nearest.
         const auto t = a * L::real(slopes_of_a) + intercept;
         const auto within = L::select(t < L::all(2.0f), L::bits(t), L::all(0x3fffffffu));
         auto number = ((within & 0x007fffffu) | 0x00800000u) >> shifts;

@@ -1,12 +1,12 @@
-// One byte an element, with a float32 scale for each block of 128.
+// One byte for each element, with a float32 scale for each block of 128.
 //
-// First moments and other signed states are linear: rint(127 x / scale). Second moments and other states that are never
-// negative span many orders of magnitude within a block, of which a linear code would keep two. Theirs is logarithmic:
-// the exponent's and the significand's leading bits of x / scale itself, 8 codes an octave over 31 octaves. It has no
-// zero: the smallest code is 2^-31.75 of the scale.
+// First moments and other signed states have a linear code: rint(127 x / scale). Second moments and other states that
+// are never negative span many orders of magnitude within a block, and a linear code would keep only two of them. Their
+// code is logarithmic: the leading bits of x / scale itself, of its exponent and its significand, 8 codes per octave
+// over 31 octaves. It has no zero: the smallest code is 2^-31.75 of the scale.
 //
-// A second moment that is rounded to nearest stops moving, since a step changes it by less than half of a code's
-// distance (1 - beta2 = 0.001 against 1/16). So it is rounded stochastically unless one asks for the other.
+// A second moment that is rounded to nearest stops moving, since a step changes it by less than half the distance of
+// two codes (1 - beta2 = 0.001 against 1/16). So it is rounded stochastically unless the format is uint8_nearest.
 #pragma once
 
 #include "adaptk/format.hpp"
@@ -53,7 +53,7 @@ template <bool Stochastic> struct Logarithmic8 {
     using Element = std::uint8_t;
     using Compute = float;
     static constexpr std::uint32_t largest = 254, not_finite = 255;
-    // The bits of the smallest code's value; those of 1 are 1016 << 20.
+    // The bits of the value of the smallest code; the bits of 1 are 1016 << 20.
     static constexpr std::uint32_t smallest_bits = (1016u - largest) << 20;
 
     template <class L, bool Finite = false>
@@ -63,7 +63,7 @@ template <bool Stochastic> struct Logarithmic8 {
         return L::real(L::select(code == L::all(not_finite), L::all(quiet_nan), L::bits(x)));
     }
     ADAPTK_HD static float factor(float scale) { return scale == 0.0f ? 0.0f : 1.0f / scale; }
-    // encode<L, true>, with what is added beside the lost bits to be rounded given apart: `added` - smallest_bits, and
+    // encode<L, true> with the summand for rounding as two arguments: `added`, which includes - smallest_bits, and
     // `more`.
     template <class L>
     ADAPTK_HD static typename L::U encode_finite(typename L::F x, typename L::F factor, typename L::U added,
@@ -72,15 +72,15 @@ template <bool Stochastic> struct Logarithmic8 {
         const auto at_least = typename L::U(L::larger(typename L::I(u), typename L::I(L::all(smallest_bits))));
         return (at_least + added + more) >> 20;
     }
-    // Bits below the last kept place are rounded by adding half of it, or 8 random bits and half of their last place.
-    // Negative numbers, as integers, are below the smallest. Finite ones are at most 1, for a float times its own
-    // reciprocal is within 2^-24 of 1, and neither rounding takes 1 to the next code.
+    // Rounds by adding half of the last kept place, or 8 random bits and half of their last place. Negative numbers, as
+    // integers, are below the smallest. Finite numbers are at most 1, since a float times its own reciprocal is within
+    // 2^-24 of 1, and neither rounding takes 1 to the next code.
     template <class L, bool Finite = false>
     ADAPTK_HD static typename L::U encode(typename L::F x, typename L::F factor,
                                           [[maybe_unused]] typename L::U random) {
         const auto u = L::bits(x * factor);
         const auto at_least = typename L::U(L::larger(typename L::I(u), typename L::I(L::all(smallest_bits))));
-        // As one constant beside the random bits.
+        // One constant, to which the random bits are added.
         constexpr std::uint32_t last = (Stochastic ? 0x800u : 0x80000u) - smallest_bits;
         typename L::U code = at_least + last;
         if constexpr (Stochastic) code += random << 12;

@@ -1,4 +1,4 @@
-// 8-bit floats: as storage of params and gradients, in the dtypes that libraries have for them, and of states.
+// 8-bit floats: storage of params and gradients, in the dtypes of other libraries, and of states.
 #pragma once
 
 #include "adaptk/format.hpp"
@@ -15,7 +15,7 @@ constexpr float exact_power(int exponent) {
 }
 
 // A sign, an exponent and `Digits` bits of significand; 2^Least is the smallest normal number. Codes are handled as the
-// upper bits of a float whose exponent is biased otherwise.
+// upper bits of a float with another exponent bias.
 template <int Digits, int Least> struct EightBits {
     static constexpr int shift = 23 - Digits;
     static constexpr std::uint32_t bias = std::uint32_t(126 + Least) << 23;
@@ -24,23 +24,25 @@ template <int Digits, int Least> struct EightBits {
     static constexpr float last_place = exact_power(Least - Digits);
     static constexpr float aligned = exact_power(Least - Digits + 23);
 
-    // Of a code that is no infinity and not NaN's.
+    // The value of a code that is neither infinity nor NaN.
     template <class L> ADAPTK_HD static typename L::F finite_value(typename L::U code) {
         const auto magnitude = code & 0x7fu;
         const auto subnormal = L::bits(L::converted(typename L::I(magnitude)) * last_place);
         const auto body = L::select(magnitude < L::all(1u << Digits), subnormal, (magnitude << shift) + bias);
         return L::real(body | ((code & 0x80u) << 24));
     }
-    // To nearest, ties to even, without the sign; beyond the largest number it goes on with codes that do not exist. A
-    // float whose last place is that of subnormal numbers has their code in its last bits, once they are added to it.
+    // Rounds to nearest, ties to even, without the sign; beyond the largest number, results are codes that do not
+    // exist. Subnormal numbers are added to a float with the same last place, which then has their code in its last
+    // bits.
     template <class L> ADAPTK_HD static typename L::U nearest(typename L::U magnitude) {
         const auto normal = (magnitude - bias + ((1u << (shift - 1)) - 1) + ((magnitude >> shift) & 1u)) >> shift;
         const auto subnormal =
             L::bits(L::real(magnitude) + aligned) - std::uint32_t(127 + Least - Digits + 23) * (1u << 23);
         return L::select(magnitude < L::all(least_normal), subnormal, normal);
     }
-    // The chance of rounding away from zero is the lost part of the last place, to a multiple of 2^-16. 2^Least + x, of
-    // x below it, has as many bits below the last place of subnormal numbers as normal numbers have.
+    // The probability of rounding away from zero is the lost part of the last place, to a multiple of 2^-16. For x
+    // below 2^Least, 2^Least + x has as many bits below the last place of subnormal numbers as normal numbers have
+    // below theirs.
     template <class L> ADAPTK_HD static typename L::U stochastic(typename L::U magnitude, typename L::U random) {
         const auto subnormal = L::bits(L::real(magnitude) + smallest_normal) - least_normal;
         const auto fixed = L::select(magnitude < L::all(least_normal), subnormal, magnitude - bias);
@@ -48,11 +50,11 @@ template <int Digits, int Least> struct EightBits {
     }
 };
 
-// No infinity, and NaN where all bits but the sign's are set. What nearest rounding would take beyond 448 is NaN, as in
-// ml_dtypes' and JAX's conversions; PyTorch's of today end at 448.
+// No infinity, and NaN if all bits except the sign are set. Values that round to nearest beyond 448 become NaN, as in
+// the conversions of ml_dtypes and JAX; those of PyTorch today end at 448.
 struct E4M3 : EightBits<3, -6> {
     static constexpr std::uint32_t beyond = 0x7f, nan = 0x7f;
-    static constexpr std::uint32_t first_beyond = 0x43e80001u;  // behind 464, which is rounded to 448
+    static constexpr std::uint32_t first_beyond = 0x43e80001u;  // the next float after 464, which rounds to 448
     template <class L> ADAPTK_HD static typename L::F value(typename L::U code, typename L::F finite) {
         return L::real(L::select((code & 0x7fu) == L::all(nan), L::all(0x7fc00000u), L::bits(finite)));
     }
@@ -70,7 +72,7 @@ struct E5M2 : EightBits<2, -14> {
     }
 };
 
-// What both kinds of rounding share: the codes of what is not finite, and of what is rounded beyond the largest number.
+// What both kinds of rounding share: the codes of values that are not finite or round beyond the largest number.
 template <class B> struct Float8Codes {
     static constexpr bool of_states = false;
     using Element = std::uint8_t;
@@ -99,7 +101,7 @@ template <class B> struct Float8Nearest : Float8Codes<B> {
     ADAPTK_HD static Element encode(float x) { return Element(encode<OneLane>(x)); }
 };
 
-// What is nearest to a finite number is stored as one, as by float16_sr.
+// Values that are nearest to a finite number are stored as finite, as in float16_sr.
 template <class B> struct Float8Stochastic : Float8Codes<B> {
     using Codes = Float8Codes<B>;
     static constexpr int random_bits = 16;
@@ -154,7 +156,7 @@ struct Float8E4M3 {
         if constexpr (Finite) return x;
         return E4M3::value<L>(code, x);
     }
-    // Nothing rounds to more than the largest number: a quotient is at most 448 and an ulp or two.
+    // Nothing rounds to more than the largest number: a quotient is at most 448 plus an ulp or two.
     template <class L, bool Finite = false>
     ADAPTK_HD static typename L::U encode(typename L::F x, typename L::F scale, typename L::U) {
         const auto u = L::bits(x / scale);

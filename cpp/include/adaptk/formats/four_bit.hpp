@@ -1,10 +1,10 @@
-// Half a byte an element, two in a byte, the first in its high half; the largest magnitude of each block of 128 is its
-// float32 scale. Codes and maps are those of torchao's 4-bit states, which are those of Li and others (arXiv
-// 2309.01507) without their normalisation by rows and columns.
+// Four bits for each element, two elements in a byte, the first in the high half. The float32 scale of each block of
+// 128 is its largest magnitude. Codes and maps are the same as for torchao's 4-bit states, which follow Li and others
+// (arXiv 2309.01507) without the normalisation by rows and columns.
 //
 // With a sign, codes number the dynamic map of 16 numbers (dynamic.hpp) with three decades: 0, seven magnitudes of
-// either sign, and 1. Without, they are the multiples of 1/16 from 1/16 to 1: there is no zero, which a second moment
-// would be divided by.
+// either sign, and 1. Without a sign, they are the multiples of 1/16 from 1/16 to 1. There is no zero, so steps never
+// divide by a second moment of zero.
 #pragma once
 
 #include "adaptk/format.hpp"
@@ -22,17 +22,17 @@ struct FourBit {
     using Element = std::uint8_t;
     using Compute = float;
 
-    // Of zeros, which need no quotient.
+    // A block of zeros has the scale 0, and no quotient by it.
     ADAPTK_HD static float factor(float scale) { return scale == 0.0f ? 1.0f : scale; }
 };
 
 struct FourBitSigned : FourBit {
     static constexpr const char* name = "4bit_signed";
-    // The code of 0, and the map from there on.
+    // The code of 0, and the map from 0 on.
     static constexpr std::uint32_t middle = 7;
     static constexpr float map[9] = {0.0f, 0.0055f, 0.0325f, 0.0775f, 0.2125f, 0.4375f, 0.6625f, 0.8875f, 1.0f};
     template <int Number> static constexpr float magnitude = map[Number];
-    // The first float that is not nearer to this number of the map than to the next one.
+    // The smallest float that is at least as near to the next number of the map as to this one.
     template <int Number>
     static constexpr float end = [] {
         const double middle_of_both = (double(map[Number]) + double(map[Number + 1])) / 2;
@@ -40,7 +40,7 @@ struct FourBitSigned : FourBit {
         return nearest < middle_of_both ? std::bit_cast<float>(std::bit_cast<std::uint32_t>(nearest) + 1) : nearest;
     }();
 
-    // The map by its codes.
+    // The map, indexed by code.
     static constexpr std::array<float, 16> numbers = [] {
         std::array<float, 16> all{};
         for (std::uint32_t i = 0; i < 16; ++i) all[i] = i < middle ? -map[middle - i] : map[i - middle];
@@ -66,7 +66,7 @@ struct FourBitSigned : FourBit {
             return L::real(x | sign) * scale;
         }
     }
-    // The nearest number; what is in the middle of two goes away from zero.
+    // The nearest number, ties away from zero.
     template <class L, bool Finite = false>
     ADAPTK_HD static typename L::U encode(typename L::F x, typename L::F scale, typename L::U) {
         const auto y = x / scale;
@@ -100,8 +100,8 @@ struct FourBitUnsigned : FourBit {
     template <class L, bool = false> ADAPTK_HD static typename L::F decode(typename L::U code, typename L::F scale) {
         return (L::converted(typename L::I(code + 1u)) * 0.0625f) * scale;
     }
-    // To nearest, ties to even multiples. Adding 1.5 * 2^23 leaves the nearest integer in the last bits; what is
-    // negative or nearest to zero gets the smallest number. A quotient is at most 1: the largest element's is 1.
+    // To nearest, ties to even multiples. Adding 1.5 * 2^23 leaves the nearest integer in the last bits; values that
+    // are negative or nearest to zero get the smallest number. Quotients are at most 1, that of the largest element.
     template <class L, bool Finite = false>
     ADAPTK_HD static typename L::U encode(typename L::F x, typename L::F scale, typename L::U) {
         const auto nearest = L::bits((x / scale) * 16.0f + 12582912.0f) - (0x4b400000u + 1u);

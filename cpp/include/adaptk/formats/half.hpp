@@ -1,5 +1,5 @@
-// The two 16-bit formats beside float32. Conversions work on integers, so that the same bits come out wherever they
-// run; the hardware's own instructions compute the same functions.
+// The 16-bit formats, which are computed in float32. Conversions work on integers, so that the same bits come out
+// wherever they run; the hardware's own instructions compute the same functions.
 #pragma once
 
 #include "adaptk/format.hpp"
@@ -29,7 +29,7 @@ ADAPTK_HD std::uint16_t encode_float16(float f) {
     const std::uint32_t u = to_bits(f);
     const std::uint32_t a = u & 0x7fffffffu;
     const std::uint32_t normal = (a - (112u << 23) + 0xfffu + ((a >> 13) & 1u)) >> 13;
-    // Below 2^-14 the last place is 2^-24, which is what the last place of 0.5 + x is.
+    // Below 2^-14 the last place is 2^-24, which is also the last place of 0.5 + x.
     const std::uint32_t subnormal = to_bits(from_bits(a) + 0.5f) - 0x3f000000u;
     std::uint32_t r = a < 0x38800000u ? subnormal : normal;
     r = a >= 0x477ff000u ? 0x7c00u : r;
@@ -44,7 +44,7 @@ struct BFloat16 {
     using Element = std::uint16_t;
     using Compute = float;
     template <class L> ADAPTK_HD static typename L::F decode(typename L::U code) { return L::real(code << 16); }
-    // Round to nearest, ties to even: add half of the last kept place, less one bit where that place is even already.
+    // Round to nearest, ties to even: add half of the last kept place, less one bit if that place is already even.
     template <class L> ADAPTK_HD static typename L::U encode(typename L::F x) {
         const auto u = L::bits(x);
         return L::select(x != x, u | 0x400000u, u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
@@ -53,8 +53,8 @@ struct BFloat16 {
     ADAPTK_HD static Element encode(float x) { return Element(encode<OneLane>(x)); }
 };
 
-// bfloat16 whose lost bits decide the chance of rounding away from zero: the mean of what is stored is what was
-// computed, and small changes add up.
+// bfloat16 with stochastic rounding: the lost bits are the probability of rounding away from zero, so that the mean of
+// the stored values is the computed value, and small changes add up.
 struct BFloat16Stochastic {
     static constexpr const char* name = "bfloat16_sr";
     static constexpr DlpackType dlpack{dlpack_bfloat, 16};
@@ -82,9 +82,10 @@ struct Float16 {
     ADAPTK_HD static Element encode(float x) { return encode_float16(x); }
 };
 
-// float16, rounded as bfloat16_sr is, with 13 of the random bits: the chance of rounding away from zero is the lost
-// part of the last place, of subnormal numbers to a multiple of 2^-13. Infinity is no matter of chance: what is nearest
-// to a finite number is stored as one, and what nearest rounding takes to infinity is infinity.
+// float16, rounded as bfloat16_sr is, with 13 of the random bits: the probability of rounding away from zero is the
+// lost part of the last place, for subnormal numbers to a multiple of 2^-13. Infinity does not depend on chance: values
+// that round to nearest to a finite number are stored as finite, and those that round to nearest to infinity as
+// infinity.
 struct Float16Stochastic {
     static constexpr const char* name = "float16_sr";
     static constexpr DlpackType dlpack{dlpack_float, 16};
@@ -97,7 +98,7 @@ struct Float16Stochastic {
         const auto magnitude = L::select(body < L::all(0x7c00u << 13), scaled, body | 0x7f800000u);
         return L::real(magnitude | ((code & 0x8000u) << 16));
     }
-    // 2^-14 + x, of x below it, has 13 bits below the last place of float16's subnormal numbers.
+    // For x below 2^-14, 2^-14 + x has 13 bits below the last place of float16's subnormal numbers.
     template <class L, bool = false> ADAPTK_HD static typename L::U encode(typename L::F x, typename L::U random) {
         const auto u = L::bits(x);
         const auto magnitude = u & 0x7fffffffu;

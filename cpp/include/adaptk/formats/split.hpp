@@ -1,14 +1,15 @@
-// Params in bfloat16 whose lost bits lie in a second buffer, an element beside each. The param holds the value rounded
-// to bfloat16, which a model can compute with; with the second buffer it is the value itself.
+// Params in bfloat16, with a second buffer that has one element for each param element and holds the lost bits. The
+// param is the value rounded to bfloat16, which a model can compute with. Param and second buffer together are the
+// value.
 //
-// Remainders: the value is a float32, or its 24 upper bits, and its bits are cut in two. The lower part is a signed
-// integer. The upper part is rounded up if that is negative, so that (upper << 16) + lower are the bits again.
+// Remainders: the value is a float32, or its 24 upper bits, and its bits are split in two. The lower part is a signed
+// integer. If it is negative, the upper part is rounded up, so that (upper << 16) + lower gives the bits again.
 // TransformerEngine's FusedAdam stores params in the same way (store_param_remainders). Finite values that are nearer
-// to 2^128 than to the largest bfloat16 have an upper part that reads as infinity. A NaN has no lower part.
+// to 2^128 than to the largest bfloat16 have an upper part that reads as infinity. The lower part of a NaN is 0.
 //
-// Kahan: the value is the sum of the param and of a compensation in bfloat16, what rounding the param has lost. Finite
-// values beyond the largest bfloat16 have that as their param, and a compensation that is rounded towards zero, for the
-// sum to be finite.
+// Kahan: the value is the sum of the param and a compensation in bfloat16, which holds what rounding the param has
+// lost. For finite values beyond the largest bfloat16, the param is the largest bfloat16, and the compensation is
+// rounded towards zero so that the sum is finite.
 #pragma once
 
 #include "adaptk/format.hpp"
@@ -27,7 +28,7 @@ template <int Bits> struct BFloat16Remainder {
     using Compute = float;
     static constexpr int lost = 16 - Bits;
 
-    // Zero with a negative remainder comes from no value: it is a param that somebody has set to zero.
+    // No value is encoded as zero with a negative remainder: the param has been set to zero from outside.
     template <class L> ADAPTK_HD static typename L::F decode(typename L::U code, typename L::U side) {
         const auto upper = code << 16;
         const auto positive = typename L::U(L::larger(typename L::I(side), typename L::I(L::all(0u))));

@@ -1,5 +1,5 @@
-// Whether a derivative belongs to its function: asked where no step along a direction of descent goes down, which
-// rounding explains, or a derivative of something else.
+// Whether a derivative belongs to its function. Solvers ask this when no step along a descent direction lowers the
+// function: either because of rounding, or because the derivative is wrong.
 #pragma once
 
 #include "adaptk/solve/linalg.hpp"
@@ -8,13 +8,13 @@ namespace adaptk::solve {
 
 enum class Agreement { holds, fails, aborted };
 
-// `value(t, f)` sets f to the function at x + t d and returns false to abort; f0 is the function at x, `slope` what the
-// derivative says along d. Differences of f are taken by steps that shrink from `reach` until f's rounding, of relative
-// size `noise`, is a tenth of what they have to show. The slope holds where two steps in a row give it, by a central
-// difference or one to a side (a kink has two slopes), or the last step does. It fails where they do not, though the
-// last two central differences agree with one another; `found` is what they say.
+// `value(t, f)` sets f to the function at x + t d and returns false to abort; f0 is the function at x, and `slope` is
+// the derivative along d. Differences of f are taken with steps that shrink from `reach` until the rounding of f, of
+// relative size `noise`, is a tenth of the expected slope. The slope holds if differences agree with it for two steps
+// in a row or for the last step; a difference may be central or to one side (a kink has two slopes). It fails if they
+// do not, although the last two central differences agree with each other; `found` is then their value.
 template <class T, class Value> Agreement judge_slope(T f0, T slope, T reach, T noise, Value&& value, T& found) {
-    constexpr T shrink = T(1) / 16;  // so that the truncation of central differences falls by 256
+    constexpr T shrink = T(1) / 16;  // so that the truncation error of central differences falls by 256
     constexpr int most = 14;         // down to eps of the reach
     constexpr T tolerance = T(0.5), settled_within = T(0.1);
     T before = std::numeric_limits<T>::quiet_NaN();
@@ -39,8 +39,9 @@ template <class T, class Value> Agreement judge_slope(T f0, T slope, T reach, T 
     return settled && !agreed ? Agreement::fails : Agreement::holds;
 }
 
-// Far from zero, all that is left of a slope may be less than the rounding of f but for steps as long as x: outward
-// along each axis on which that promises a part of |f|, for as long as f falls. `at` sees the points; false to abort.
+// Far from zero, a slope may change f by more than its rounding only over steps as long as x. So this tries points
+// farther outward along each axis on which such a step promises a fraction of |f|, as long as f falls. `at` evaluates
+// the points, and returns false to abort.
 template <class T, class At>
 bool look_outward(const Vector<T>& x, const Vector<T>& g, T f0, Vector<T>& point, At&& at) {
     constexpr T worth = T(1e-3);
@@ -61,8 +62,8 @@ bool look_outward(const Vector<T>& x, const Vector<T>& g, T f0, Vector<T>& point
     return true;
 }
 
-// Along d, and if it fails there along each axis. `at(point, f)` is the function at a point; x, g and f0 belong
-// together, and `point` and `axis` are there to write into.
+// Judges the slope along d, and if it fails, along each axis. `at(point, f)` sets f to the function at a point; x, g
+// and f0 belong together, and `point` and `axis` are work space.
 template <class T, class At>
 Agreement judge_gradient(const Vector<T>& x, const Vector<T>& g, const Vector<T>& d, T f0, T noise, Vector<T>& point,
                          Vector<T>& axis, Disagreement<T>& where, At&& at) {
@@ -90,7 +91,7 @@ Agreement judge_gradient(const Vector<T>& x, const Vector<T>& g, const Vector<T>
     for (int k = 0; k < n; ++k) {
         axis.setZero();
         axis[k] = 1;
-        // Where x_k is 0 as long as all of x, or 1.
+        // If x_k is 0, the length of x, or 1.
         const T size = x[k] != 0 ? std::abs(x[k]) : x_norm > 0 ? x_norm : T(1);
         const Agreement one = along(axis, g[k], size, found);
         if (one == Agreement::aborted) return one;
@@ -102,7 +103,7 @@ Agreement judge_gradient(const Vector<T>& x, const Vector<T>& g, const Vector<T>
     return verdict;
 }
 
-// The same where the end is a minimum only if there is no lower point outward either.
+// The same, and if the slope holds, also looks outward for a lower point.
 template <class T, class At>
 Agreement judge_minimum(const Vector<T>& x, const Vector<T>& g, const Vector<T>& d, T f0, T noise, Vector<T>& point,
                         Vector<T>& axis, Disagreement<T>& where, At&& at) {
@@ -111,35 +112,35 @@ Agreement judge_minimum(const Vector<T>& x, const Vector<T>& g, const Vector<T>&
     return verdict;
 }
 
-// What values are exact to, relative to their size.
+// The relative error of values.
 template <class T, class Problem> T value_error(const Problem& f) {
     if constexpr (requires { f.value_error(); }) return f.value_error();
     return epsilon<T>;
 }
 
-// A tolerance for gradients: `gtol`, but not below what those by differences can reach, if nobody has asked for it.
+// The tolerance for gradients: `gtol`, but unless `keep`, not below what gradients by differences can reach.
 template <class T, class Problem> T gradient_tolerance(const Problem& f, T gtol, bool keep) {
     if constexpr (requires { f.gradient_error(); })
         if (!keep) return std::max(gtol, T(f.gradient_error()));
     return gtol;
 }
 
-// Whether a slope by differences is wrong because there is none: beside `first`, the gradient of the start, the
-// function has no slope, and differences have their error.
+// Whether a slope by differences only seems wrong because it is near zero: relative to `first`, the gradient at the
+// start, the function has no slope, and differences show their error.
 template <class T, class Problem> bool at_rest(const Problem& f, const Disagreement<T>& d, T first) {
     if constexpr (requires { f.gradient_error(); })
         return f.gradient_error() > 0 && std::abs(d.found) <= 64 * std::sqrt(epsilon<T>) * first;
     return false;
 }
 
-// Better derivatives from here on; false where there are none.
+// Switches to better derivatives; false if there are none.
 template <class Problem> bool refine(Problem& f) {
     if constexpr (requires { f.refine(); }) return f.refine();
     return false;
 }
 
-// A gradient that is small beside the largest of the run is that of a minimum only if what is left of the way is small
-// beside the way: where f falls like an exponential the gradient does too, long before the minimum.
+// A gradient that is small relative to the largest of the run is that of a minimum only if the remaining distance is
+// small relative to the distance so far: if f falls exponentially, so does the gradient, long before the minimum.
 template <class T> inline constexpr T left_of_the_way = T(1e-3);
 
 }  // namespace adaptk::solve

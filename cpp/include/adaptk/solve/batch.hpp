@@ -1,6 +1,6 @@
-// Many small least-squares problems with one model, solved side by side: each lane of a vector register works on a
-// problem of its own, and takes the next one when that has ended. No lane knows of the others, so a problem's result
-// does not depend on its neighbours, on the width of the registers or on the number of threads, bit for bit.
+// Many small least-squares problems with one model, solved side by side: each lane of a vector register works on its
+// own problem, and takes the next one when that has ended. Lanes are independent, so a problem's result does not depend
+// on its neighbours, on the width of the registers or on the number of threads, bit for bit.
 //
 //   D. W. Marquardt, J. SIAM 11 (1963)
 //   J. J. More, The Levenberg-Marquardt algorithm: implementation and theory, LNM 630 (1978): scaling, tests of the end
@@ -10,12 +10,12 @@
 //
 // With residuals r = sqrt(w) (model - data) and their Jacobian J = Q R, the step p minimises
 //     |R p + Q'r|^2 + mu |D p|^2,
-// D holding the largest norm that each column of J has had. A column that is zero at the start says nothing of
-// the scale of its variable: D is then |r| over the variable's size, so that a step of that size is damped like others,
-// and |D x| counts no variable for more than some thousand times that size. Variables at a bound that the gradient
-// pushes against are held; those that the step would take beyond theirs are put there, and the step is taken anew in
-// the others. A trial point counts where it has a lower sum of squares. Values and derivatives come together, so each
-// trial is one pass over the points. A problem ends, in this order, with
+// where D holds the largest norm so far of each column of J. A column that is zero at the start does not show the scale
+// of its variable. Its D is then |r| over the variable's size, so that a step of that size is damped like others, and
+// |D x| counts the variable as at most a few thousand times that size. Variables at a bound that the gradient pushes
+// against are held. Variables that the step would take beyond a bound are set to the bound, and the step is computed
+// again for the others. A trial point is accepted if it has a lower sum of squares. Values and derivatives are computed
+// together, so each trial is one pass over the points. A problem ends, in this order, with
 //   indefinite Tukey's loss, and every residual of the start is beyond its scale
 //   nonfinite  the start's residuals or derivatives are not finite
 //   reduction  the actual and the predicted relative reduction of |r|^2 are <= ftol, and actual <= 2 predicted
@@ -24,10 +24,10 @@
 //   gradient   |J_j' r| <= gtol |J_j| |r| for every j that is not held
 //   precision  the step changes no variable
 //   limit      max_iterations trial points
-// One that has converged (not nonfinite or limit) is then polished: undamped steps, for as long as |D p| shrinks by a
-// tenth at least and |r| does not grow beyond its rounding. That takes x to the digits that J and r have, where the
-// reduction of |r|^2 no longer shows them. Where the first of them is long, the solution is not near: damped steps go
-// on, once, to tolerances that are smaller by sqrt(eps).
+// A problem that has converged (not nonfinite or limit) is then polished by undamped steps, as long as |D p| shrinks by
+// at least a tenth and |r| does not grow by more than its rounding. This gives x the digits that J and r have, which
+// the reduction of |r|^2 no longer shows. If the first of these steps is long, the solution is not near: damped steps
+// then continue, once, to tolerances that are smaller by sqrt(eps).
 #pragma once
 
 #include "adaptk/solve/batch_losses.hpp"
@@ -39,7 +39,8 @@
 #include <cstddef>
 #include <memory>
 
-// Of what is done once for each problem: small, not fast, for all of it is compiled for each number of parameters.
+// For functions that run once per problem: compiled small rather than fast, since there is a copy for each number of
+// parameters.
 #if defined(__CUDACC__)
 #define ADAPTK_ONCE ADAPTK_KERNEL_TOO
 #elif defined(ADAPTK_GNU)
@@ -50,10 +51,10 @@
 
 namespace adaptk::solve {
 
-// Hands out problems: false where there are no more. Asked again and again, by several threads at once.
+// Hands out problems; `more` returns false if there are none left. Called repeatedly, by several threads at once.
 struct BatchFeed {
     bool (*more)(void* context, std::int64_t& begin, std::int64_t& end) = nullptr;
-    bool (*go)(void* context) = nullptr;  // false where all must end at once; asked now and then
+    bool (*go)(void* context) = nullptr;  // returns false if all must end at once; called now and then
     void* context = nullptr;
 
     bool take(std::int64_t& begin, std::int64_t& end) const { return more(context, begin, end); }
@@ -62,14 +63,14 @@ struct BatchFeed {
 
 inline namespace ADAPTK_TARGET {
 
-// Rows(p, points, stride, count, out) writes for each of `count` points, whose data and then coordinates start
-// `stride` lanes apart, the derivatives and then model - data: n + 1 lanes.
+// Rows(p, points, stride, count, out) writes n + 1 lanes for each of `count` points: the derivatives, then model -
+// data. The points start `stride` lanes apart, each with its data and then its coordinates.
 template <class Model, class V> struct ModelRows {
     Model model;
     template <class Points>
     ADAPTK_KERNEL_TOO void operator()(const V* p, Points points, int stride, int count, V* out) const {
         constexpr int n = Model::size;
-        // Copies: what is stored to `out` could otherwise be a parameter.
+        // Copies, since stores to `out` could otherwise alias the parameters.
         V q[n];
         ADAPTK_KERNEL_UNROLL
         for (int j = 0; j < n; ++j) q[j] = p[j];
@@ -86,16 +87,16 @@ template <class Model, class V> struct ModelRows {
     }
 };
 
-// Where lanes have what they know of each point: `Points` are the data, and rows of J are a local array, a block of
-// them at a time. A kernel's threads have both elsewhere (cuda/batch_kernels.cu), and make rows one by one.
+// Where lanes store what belongs to each point: `Points` holds the data, and rows of J are in a local array, one block
+// at a time. Threads of a CUDA kernel store both elsewhere (cuda/batch_kernels.cu), and compute rows one by one.
 template <class V> struct LaneMemory {
     using Points = V*;
     static constexpr bool row_by_row = false;
     Points points;  // points * stride lanes
 };
 
-// One register of problems. Everything here is a member of a template over Rows, so that code for one instruction set
-// stays its own where Rows is a type of its own.
+// One register of problems. Everything here is a member of a template over Rows, so that each instruction set has its
+// own code if it has its own type Rows.
 template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchLanes {
   public:
     using T = Element<V>;
@@ -103,7 +104,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
     using Losses = BatchLosses<Rows, V>;
     static constexpr int width = int(sizeof(V) / sizeof(T));
 
-    // A point holds its data, its coordinates, and the root of its weight where there are weights.
+    // A point holds its data, its coordinates, and the root of its weight if there are weights.
     ADAPTK_KERNEL_TOO static int stride(const BatchProblem<T>& problem, int inputs) {
         return 1 + inputs + (problem.weights != nullptr ? 1 : 0);
     }
@@ -127,7 +128,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         for (int l = 0; l < width; ++l) index_[l] = -1;
         int active = 0;
         for (int l = 0; l < width; ++l) active += load(l, feed);
-        // Looking up costs about as much as some hundred points.
+        // goes_on() costs about as much as some hundred points.
         const std::int64_t patience = 1 + 4096 / (f.points + 1);
         for (std::int64_t round = 1; active > 0; ++round) {
             if (round % patience == 0 && !feed.goes_on()) return;
@@ -152,17 +153,17 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
     static constexpr int rows_at_once = Memory::row_by_row ? 1 : block;
     static constexpr T infinity = solve::infinity<T>;
     static constexpr T smallest = smallest_normal<T>;
-    // Of the damping: where mu is so small, |R p + Q'r| no longer sees it.
+    // The smallest damping: one this small no longer changes |R p + Q'r|.
     static constexpr T least_damping = epsilon<T> * epsilon<T>;
-    // The first damping, of columns of norm 1, and the smallest factor between two of them: of those tried on NIST's
-    // sets (1e-4 to 1, 0.003 to 1/3), the pair with the most digits and among the fewest trial points.
+    // The first damping, for columns of norm 1, and the smallest factor between two dampings: of those tried on NIST's
+    // sets (1e-4 to 1, 0.003 to 1/3), the pair that gave the most digits, with nearly the fewest trial points.
     static constexpr T first_damping = T(1e-3), least_factor = T(0.03);
-    // Of a column beside the others: cancellation.
+    // A column with less than this share of the others is only cancellation.
     static constexpr T silent_share = 64 * epsilon<T>;
-    // A variable has run away where it is so many times its first size.
+    // A variable has run away if it is this many times its first size.
     static constexpr T most_growth = T(4096);
 
-    // For sizes far from 1 the power of two below, else 1.
+    // The power of two below a size that is far from 1, else 1.
     ADAPTK_KERNEL_TOO static T unit_of(T size) {
         using I = typename LaneOf<T>::Integer;
         constexpr I exponent = __builtin_bit_cast(I, infinity);
@@ -171,7 +172,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         return __builtin_bit_cast(T, I(__builtin_bit_cast(I, size) & exponent));
     }
 
-    // How many rows are made at once from this one on.
+    // The number of rows to compute at once, from row `first` on.
     ADAPTK_KERNEL_TOO int rows_from(int first) const {
         return rows_at_once == 1 || f.points - first >= rows_at_once ? rows_at_once : f.points - first;
     }
@@ -192,7 +193,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         }
     }
 
-    // Puts the next problem into lane l; false where there is none.
+    // Puts the next problem into lane l; false if there is none.
     template <class Feed> ADAPTK_ONCE bool load(int l, Feed& feed) {
         if (next_ == end_ && !feed.take(next_, end_)) {
             next_ = end_ = 0;
@@ -226,7 +227,8 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
                 largest = greater_of<T>(largest, absolute<T>(data[i]));
             }
         }
-        // Squares must not leave the range: residuals and variables near its ends are taken in other units.
+        // Squares must not overflow or underflow, so very large and very small residuals and variables have other
+        // units.
         at(scale, l) = 1 / unit_of(largest);
         const T* start = f.start + k * f.start_stride;
         const T* lower = f.lower == nullptr ? nullptr : f.lower + k * f.bounds_stride;
@@ -250,7 +252,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         scaled_ = any<M>(scale != T(1));
         ADAPTK_KERNEL_UNROLL
         for (int j = 0; j < n; ++j) scaled_ = scaled_ || any<M>(unit[j] != T(1));
-        // Columns whose squares could leave the range once residuals are scaled, as that of an offset of 0.
+        // Squares of columns, such as that of an offset of 0, could overflow or underflow once residuals are scaled.
         constexpr T very_far = sizeof(T) == 4 ? T(0x1p40) : T(0x1p400);
         const bool calibrates = at(scale, l) > very_far || at(scale, l) < 1 / very_far;
         set(uncertain, l, calibrates);
@@ -265,7 +267,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         return true;
     }
 
-    // Units of the variables by their columns at the start, for the lanes that have asked for it.
+    // Sets the units of the variables from their columns at the start, in the lanes that are `uncertain`.
     ADAPTK_ONCE void calibrate() {
         V rows[rows_at_once][n + 1], most[n] = {};
         for (int first = 0; first < f.points; first += rows_at_once) {
@@ -292,7 +294,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         uncalibrated_ = false;
     }
 
-    // Rows of J and residuals at a point, weighted and in the lanes' units, and their terms of a loss other than
+    // Computes rows of J and residuals at a point, weighted and in the lanes' units, and the terms of a loss other than
     // squares.
     ADAPTK_KERNEL_TOO void rows_at(const V* at, int first, int count, V (*rows)[n + 1], V* terms,
                                    V* missing = nullptr) {
@@ -302,7 +304,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         if (f.weights != nullptr) {
             for (int i = 0; i < count; ++i) {
                 const V root = points[std::int64_t(i) * stride_ + stride_ - 1];
-                // Nothing of a point without weight, be it NaN.
+                // A point of weight 0 contributes nothing, even if it is NaN.
                 ADAPTK_KERNEL_UNROLL
                 for (int j = 0; j <= n; ++j) rows[i][j] = root == T(0) ? V{} : rows[i][j] * root;
                 if (o.poisson) terms[i] = root == T(0) ? V{} : terms[i] * root * root;
@@ -319,7 +321,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         if (o.loss != Loss::linear) Losses::robust_rows(o.loss, loss_scale, n, count, &rows[0][0], terms, missing);
     }
 
-    // `to` and `cost_n` for the trial point: R, Q'r as its last column, and the sum of terms.
+    // At the trial point, computes `to`, which is R with Q'r as its last column, and `cost_n`, the sum of terms.
     ADAPTK_KERNEL_TOO void evaluate() {
         ADAPTK_KERNEL_UNROLL
         for (int j = 0; j < n; ++j) ADAPTK_KERNEL_UNROLL
@@ -358,8 +360,8 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         cost_n = total;
     }
 
-    // The reflection that clears column j of the rows below R. sum[k] holds their products of columns j and k; the pass
-    // that updates the rows takes those of the next column.
+    // The reflection that clears column j of the rows below R. sum[k] holds the product of columns j and k of these
+    // rows. The pass that updates the rows also computes the products for the next column.
     template <int j, class Block> ADAPTK_HD void reduce(Block rows, int count, const V* sum) {
         const V pivot = to[j][j];
         const V square = pivot * pivot + sum[j];
@@ -392,7 +394,8 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         }
     }
 
-    // D at the start where a column is zero, or is what cancellation leaves of zero beside every other one.
+    // Sets D at the start for each column that is zero, or so small relative to all others that it is only
+    // cancellation.
     ADAPTK_KERNEL_TOO void assume(const V* norm) {
         V least = lane<V>(infinity), second = least;
         ADAPTK_KERNEL_UNROLL
@@ -410,7 +413,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         }
     }
 
-    // Takes the trial point or not, and says who has come to an end.
+    // Accepts or rejects the trial point, and sets the status of each lane.
     ADAPTK_KERNEL_TOO void judge() {
         V norm[n], finite_sum = cost_n;
         ADAPTK_KERNEL_UNROLL
@@ -446,7 +449,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         iterations = moved ? iterations + T(1) : iterations;
         cost = taken ? cost_n : cost;
 
-        // The gradient, and the variables that it presses against their bounds.
+        // The gradient, and the variables that it pushes against their bounds.
         M stationary = M(V{} == V{});
         const V length = sqrt(cost);
         ADAPTK_KERNEL_UNROLL
@@ -462,7 +465,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         const V fall = absolute(actual), expected = absolute(predicted);
         const M reduced = moved & finite & M(fall <= ftol) & M(expected <= ftol) & M(ratio <= T(2));
         const M step = moved & small;
-        // Later lines win.
+        // Later lines take precedence.
         V s = lane<V>(running);
         s = iterations >= T(o.max_iterations) ? lane<V>(int(Status::limit)) : s;
         s = (moved & stuck) ? lane<V>(int(Status::precision)) : s;
@@ -475,7 +478,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         s = polishing ? (going ? lane<V>(running) : ended) : s;
         s = (fresh & M(finite == 0)) ? lane<V>(int(Status::nonfinite)) : s;
         if (o.loss == Loss::tukey) {
-            // All residuals beyond C: nothing to go by.
+            // If all residuals are beyond C, there is no gradient to follow.
             V some{};
             ADAPTK_KERNEL_UNROLL
             for (int k = 0; k < n; ++k) some += norm[k];
@@ -493,7 +496,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         fresh = M(V{} != V{});
     }
 
-    // The next trial point.
+    // Computes the next trial point.
     ADAPTK_KERNEL_TOO void propose() {
         V p[n], inverse[n];
         V end[n];
@@ -566,7 +569,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         size = sqrt(size);
         small = step <= o.xtol * strict * size;
         stuck = same;
-        // Of polishing. A relative change of x by eps changes r by eps |D x| at most: less is rounding.
+        // For polishing: a relative change of x by eps changes r by at most eps |D x|, so a smaller change is rounding.
         const V length = sqrt(cost);
         most = length + 4 * epsilon<T> * (length + size);
         spent = M(M(step < T(0.9) * before) == 0) | M(step <= epsilon<T> * size) | M(step > T(0.01) * size);
@@ -574,8 +577,8 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         before = step;
     }
 
-    // The triangle of [a; diag(diagonal)] by reflections, with column n along; in place of its diagonal the inverse of
-    // it (0 for 0). a is upper triangular, so that column j meets j + 1 rows of the diagonal's.
+    // Replaces a by the triangle of [a; diag(diagonal)], by reflections that also act on column n. The diagonal of the
+    // result is inverted (0 for 0). a is upper triangular, so column j meets only j + 1 rows of the diagonal part.
     template <class U> ADAPTK_KERNEL_TOO static void eliminate(U (*a)[n + 1], const U* diagonal) {
         U e[n][n + 1];
         ADAPTK_KERNEL_UNROLL
@@ -620,8 +623,8 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
             covariance(l, f.covariance + k * n * n, f.deviation == nullptr ? nullptr : f.deviation + k * n);
     }
 
-    // (J'J)^-1 from R, columns scaled to norm 1, times |r|^2 / degrees of freedom; of robust losses the sandwich
-    // estimate, times points / degrees of freedom. Zero where a variable is fixed.
+    // (J'J)^-1 from R, columns scaled to norm 1, times |r|^2 / degrees of freedom; for robust losses the sandwich
+    // estimate, times points / degrees of freedom. Zero for fixed variables.
     ADAPTK_ONCE void covariance(int l, T* out, T* deviation) {
         T a[n][n + 1], diagonal[n], column[n];
         int freedom = freedom_[l];
@@ -682,7 +685,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
                 T value = is_fixed ? T(0) : infinity;
                 const bool known = full && !is_fixed && sigma < infinity;
                 if (known) value = sum * column[i] * column[k] * variance;
-                // By another way where a product has left the range.
+                // Computed another way if a product overflows or underflows.
                 const bool usual = value > smallest && value < infinity;
                 if (known && !usual) value = (sum * (column[i] * sigma)) * (column[k] * sigma);
                 out[i * n + k] = out[k * n + i] = value;
@@ -692,9 +695,9 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         }
     }
 
-    // With rows u = R^-T (the weighted row of J) of lane l: the sum of psi^2 u u', psi being the residual that goes
-    // with such a row, and I plus that of what the loss's curvature lacks. `a` holds R, and the inverses of its
-    // diagonal.
+    // For rows u = R^-T (weighted row of J) of lane l: `meat` is the sum of psi^2 u u', where psi is the residual of
+    // the row, and `curvature` is I plus the sum of `missing` u u' (batch_losses.hpp). `a` holds R, with the inverse of
+    // its diagonal.
     ADAPTK_KERNEL_TOO void sandwich(int l, const T (*a)[n + 1], T (*meat)[n], T (*curvature)[n]) {
         for (int i = 0; i < n; ++i)
             for (int k = 0; k < n; ++k) {
@@ -748,10 +751,10 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
     M small = {}, stuck = {};
     V before = {}, most = {}, ended = {}, strict = {};
     M polishing = {}, spent = {}, overshot = {};
-    M uncertain = {};  // of the variables' units
+    M uncertain = {};  // the variables' units are not known yet
 };
 
-// All problems with a model of one's own (batch_models.hpp says what a model is), on so many threads (with OpenMP).
+// Solves all problems with any model (batch_models.hpp defines what a model is), on this many threads (with OpenMP).
 template <class Model, class T>
 void levenberg_marquardt_batch(const Model& model, const BatchProblem<T>& problem, const BatchOptions<T>& options = {},
                                [[maybe_unused]] int threads = 1) {

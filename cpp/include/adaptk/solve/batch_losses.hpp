@@ -1,10 +1,10 @@
-// What batches minimise in the place of squares: robust losses (losses.hpp says what they are), and Poisson's deviance,
-// twice the sum of model - data + data log(data / model), whose minimiser is the most likely model of counts.
+// Losses that batches can minimise instead of squares: robust losses (see losses.hpp), and the Poisson deviance, twice
+// the sum of model - data + data log(data / model), whose minimiser is the maximum-likelihood model of counts.
 //
 //   B. Triggs et al., Bundle adjustment: a modern synthesis (2000), section 4.3: rows of robust losses
 //   T. A. Laurence, B. A. Chromy, Efficient maximum likelihood estimator fitting of histograms, Nature Methods 7 (2010)
 //
-// Both make rows and residuals that have the gradient of the loss, and the term of each point.
+// Both compute rows and residuals with the gradient of the loss, and the term of the loss for each point.
 #pragma once
 
 #include "adaptk/solve/lanes.hpp"
@@ -51,8 +51,8 @@ template <class Rows, class V> struct BatchLosses {
         return {z, one, V{}};
     }
 
-    // `count` rows of n derivatives and a residual; `scale` is C. `missing`, if it is wanted: the share of a row's
-    // weight that the loss's curvature has less than it, at most 0.
+    // `count` rows of n derivatives and a residual; `scale` is C. `missing`, unless null, receives by how much the
+    // loss's curvature differs from a row's weight, as a share of that weight: at most 0.
     ADAPTK_KERNEL_TOO static void robust_rows(Loss loss, V scale, int n, int count, V* row, V* terms,
                                               V* missing = nullptr) {
         for (int i = 0; i < count; ++i, row += n + 1) {
@@ -64,18 +64,18 @@ template <class Rows, class V> struct BatchLosses {
             for (int j = 0; j < n; ++j) row[j] *= root;
             row[n] = root > T(0) ? r * (v.first / root) : V{};
             if (missing != nullptr) missing[i] = curved < least ? curved / least - T(1) : V{};
-            // However far the loss goes up, no infinite residual is taken.
+            // An infinite residual is rejected, even if its loss is finite.
             terms[i] = absolute(r) < infinity<T> ? scale * scale * v.rho : r - r;
         }
     }
 
-    // The same for counts, the first of the `stride` lanes of each point.
+    // The same for counts, which are the first of the `stride` lanes of each point.
     template <class Points>
     ADAPTK_KERNEL_TOO static void poisson_rows(Points points, int stride, int n, int count, V* row, V* terms) {
         for (int i = 0; i < count; ++i, row += n + 1, points += stride) {
             const V y = points[0], off = row[n];
             const V inverse = T(1) / sqrt(off + y);
-            // y log(model / y) to the digits of what is left of model - y.
+            // y log(model / y), as exact as model - y.
             const auto some = y > T(0);
             const V along = some ? y * log1p(off / (some ? y : lane<V>(1))) : V{};
             terms[i] = T(2) * (off - along);
@@ -84,8 +84,8 @@ template <class Rows, class V> struct BatchLosses {
         }
     }
 
-    // meat = G meat G' with G = a curvature^-1, or G = a where the curvature is not safely positive definite. `a` is n
-    // x n, upper triangular, and its rows `stride` apart; g and half are n x n.
+    // meat = G meat G' with G = a curvature^-1, or G = a if the curvature is not safely positive definite. `a` is n x
+    // n, upper triangular, and its rows `stride` apart; g and half are n x n.
     ADAPTK_KERNEL_TOO static bool join(int n, const T* a, int stride, T* curvature, T* meat, T* g, T* half) {
         constexpr T safe = T(0.1);  // as in covariance.hpp
         for (int i = 0; i < n; ++i)

@@ -2,8 +2,8 @@
 //     static constexpr int size;      parameters
 //     static constexpr int inputs;    coordinates of a point
 //     template <class V> void operator()(const V* p, const V* x, V& value, V* slope) const;
-// with V one of the types of lanes.hpp: the value at the point x, and its derivatives by the parameters. What depends
-// on the parameters alone is taken out of the loop over points by the compiler.
+// with V one of the types of lanes.hpp: the value at the point x, and its derivatives by the parameters. The compiler
+// moves what depends only on the parameters out of the loop over points.
 #pragma once
 
 #include "adaptk/solve/lanes.hpp"
@@ -63,7 +63,7 @@ struct Gaussian2dElliptic {
     }
 };
 
-// The same in axes turned by the angle t: u = ((x - cx) cos t + (y - cy) sin t) / su,
+// The same in axes rotated by the angle t: u = ((x - cx) cos t + (y - cy) sin t) / su,
 // v = ((y - cy) cos t - (x - cx) sin t) / sv, a exp(-(u^2 + v^2) / 2) + o;  p = a, cx, cy, su, sv, o, t
 struct Gaussian2dRotated {
     static constexpr int size = 7, inputs = 2;
@@ -88,7 +88,7 @@ struct Gaussian2dRotated {
     }
 };
 
-// a / (1 + ((x - c) / w)^2) + o, w being half the width at half the height;  p = a, c, w, o
+// a / (1 + ((x - c) / w)^2) + o, where w is half the width at half the height; p = a, c, w, o
 struct Lorentz {
     static constexpr int size = 4, inputs = 1;
     template <class V> ADAPTK_HD void operator()(const V* p, const V* x, V& value, V* slope) const {
@@ -131,7 +131,7 @@ template <int parameters> struct Polynomial {
     }
 };
 
-// (p_0 + p_1 x + ... + p_d x^d) / (1 + p_{d+1} x + p_{d+2} x^2 + ...), d being the degree of the numerator
+// (p_0 + p_1 x + ... + p_d x^d) / (1 + p_{d+1} x + p_{d+2} x^2 + ...), where d is the degree of the numerator
 template <int parameters> struct Rational {
     static_assert(parameters >= 2);
     static constexpr int size = parameters, inputs = 1;

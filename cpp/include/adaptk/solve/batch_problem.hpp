@@ -1,4 +1,4 @@
-// What batches of small least-squares problems are given (batch.hpp), as plain data.
+// Inputs and outputs of batches of small least-squares problems (batch.hpp), as plain data.
 #pragma once
 
 #include "adaptk/solve/losses.hpp"
@@ -7,7 +7,7 @@
 
 namespace adaptk::solve {
 
-// Arrays are stored row after row. A stride of 0 says that all problems share one row.
+// Arrays are row-major. A stride of 0 means that all problems share one row.
 template <class T> struct BatchProblem {
     std::int64_t count = 0;    // of problems
     int points = 0;            // of each
@@ -39,7 +39,7 @@ template <class T> struct BatchOptions {
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
     int max_iterations = 100;
     bool polish = true;
-    bool absolute_sigma = false;  // whether the covariance is not scaled by what is left of the residuals
+    bool absolute_sigma = false;  // whether the covariance is not scaled by the variance of the residuals
     Loss loss = Loss::linear;
     bool poisson = false;  // data are counts; `loss` must be linear
 };

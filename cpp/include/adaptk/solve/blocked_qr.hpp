@@ -1,4 +1,4 @@
-// The triangle of a QR factorisation of many rows, from matrix products alone.
+// The triangular factor of a QR factorisation of many rows, computed only from matrix products.
 //
 //   Y. Yamamoto, Y. Nakatsukasa, Y. Yanagisawa, T. Fukaya, Roundoff error analysis of the CholeskyQR2 algorithm,
 //   Electron. Trans. Numer. Anal. 44 (2015)
@@ -6,10 +6,10 @@
 //   factorization of ill-conditioned matrices, SIAM J. Sci. Comput. 42 (2020)
 //
 // The Cholesky factor of A'A is R', with an error that grows with the square of the condition number. The columns are
-// first scaled to norms between 1/2 and 1, which is exact. Where |(A'A)^-1| is then at most eps^-0.4, the error of
-// steps is at most eps^0.6 times a constant, which slows no iteration: x converges to where A'b is zero, and A'b comes
-// from A and b themselves. Elsewhere A R^-1 is formed and factored in its turn, until it is orthogonal, and the
-// triangles multiplied. The result is then as exact as that of Householder's reflections.
+// first scaled to norms between 1/2 and 1, which is exact. If |(A'A)^-1| is then at most eps^-0.4, the error of steps
+// is at most eps^0.6 times a constant. This does not slow the iteration: x converges to where A'b is zero, and A'b is
+// computed from A and b themselves. Otherwise A R^-1 is formed and factored in turn, until it is orthogonal, and the
+// triangles are multiplied. The result is then as exact as that of Householder reflections.
 #pragma once
 
 #include "adaptk/solve/linalg.hpp"
@@ -21,8 +21,8 @@ namespace adaptk::solve {
 
 template <class T, class Linalg> class BlockedQr {
   public:
-    // a'a and a'b for an m x n matrix row after row, which has to stay for compute(). False where squares leave the
-    // range of the type, or a is not finite. `keep`: a'a of the last call is to serve this a too.
+    // Computes a'a and a'b for a row-major m x n matrix, which must stay valid for compute(). False if squares overflow
+    // or underflow, or a is not finite. `keep`: use a'a of the last call for this a too.
     bool measure(const T* a, int m, int n, const Vector<T>& b, bool keep = false) {
         a_ = a;
         m_ = m;
@@ -51,7 +51,7 @@ template <class T, class Linalg> class BlockedQr {
     bool squared() const { return squared_; }
 
     // After measure(a, b): A D^-1 = Q R for the columns that are not fixed, with the results where qr.compute() would
-    // put them; qr.a is where A is made orthogonal, if need be. False where that fails. `again`: a'a, D and the fixed
+    // put them. If A must be made orthogonal, that is done in qr.a. False if that fails. `again`: a'a, D and the fixed
     // columns are those of the last call, whose results are in qr.
     template <class Fixed>
     bool compute(const Vector<T>& b, const Vector<T>& d, const Fixed& fixed, PivotedQr<T>& qr, Vector<T>& qtb,
@@ -104,7 +104,7 @@ template <class T, class Linalg> class BlockedQr {
         if (!squared_)
             for (int k = 0; k < active_; ++k) t_.col(k).head(k + 1) *= right_[k];
         qr.r.setZero();
-        // Elements of the diagonal tell the rank only in the order that pivoting gives.
+        // The diagonal shows the rank only in pivoted order.
         const T small = 1024 * T(m_) * epsilon<T>;
         if (!(lowest > small * highest) || !(squared_ || inverse_of_triangle() < T(1) / small)) {
             pivoted_.resize(active_, active_);
@@ -132,7 +132,7 @@ template <class T, class Linalg> class BlockedQr {
         return true;
     }
 
-    // y = (R'R + mu I)^-1 R'Q'b, and the factor L of R'R + mu I, n x n. False where that fails.
+    // y = (R'R + mu I)^-1 R'Q'b, and the factor L of R'R + mu I, n x n. False if that fails.
     bool damp(T mu, const PivotedQr<T>& qr, const Vector<T>& d, const Vector<T>& qtb, T* l, Vector<T>& y) {
         const std::ptrdiff_t n = n_;
         if (!have_square_) {
@@ -178,7 +178,7 @@ template <class T, class Linalg> class BlockedQr {
         return true;
     }
 
-    // (R'R)^-1 of A itself for an R of full rank, by its variables.
+    // (R'R)^-1 of A itself, in the order of its variables; R must have full rank.
     void inverse(const PivotedQr<T>& qr, const Vector<T>& d, Matrix<T>& out) {
         n_ = int(qr.r.cols());
         l_.resize(n_, n_);
@@ -196,13 +196,13 @@ template <class T, class Linalg> class BlockedQr {
     }
 
   private:
-    // The lower triangle of a'a, the columns in this order and to their scale.
+    // The lower triangle of a'a, with the columns in this order and scaled.
     void scale_gram(const Eigen::VectorXi& order, Matrix<T>& out) const {
         for (int k = 0; k < active_; ++k)
             for (int i = k; i < active_; ++i) out(i, k) = gram_(order[i], order[k]) * (scale_[i] * scale_[k]);
     }
 
-    // u = L' diag(factors), in squares, of which whole lines are in the cache.
+    // u = L' diag(factors), in square blocks, so that whole cache lines are used.
     static void upper_from_lower(const Matrix<T>& l, const Vector<T>& factors, Matrix<T>& u) {
         constexpr int tile = 16;
         const int n = int(l.cols());
@@ -263,7 +263,7 @@ template <class T, class Linalg> class BlockedQr {
         }
         return std::isnan(length) ? std::numeric_limits<T>::infinity() : length;
     }
-    // |R^-1| for t_, which is left as it is, as is y_.
+    // |R^-1| for R in t_. Leaves t_ and y_ unchanged.
     T inverse_of_triangle() {
         l_.template triangularView<Eigen::Lower>() = t_.transpose();
         keep_ = y_;

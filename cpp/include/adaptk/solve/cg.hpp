@@ -10,8 +10,8 @@
 //   precision  rounding keeps the residual from falling any further, and |b - A x| <= 32 n eps (|A| |x| + |b|)
 //   curvature  p'A p <= 0 for a direction p, or <= n eps |A| |p|^2 and the step leads to no lower residual: A is not
 //              positive definite, or is singular within rounding
-// where |A| is the largest |A p| / |p| of the run. The residual that the recurrence carries along drifts from b - A x,
-// which is computed anew before the run says that it has converged, and at its end.
+// where |A| is the largest |A p| / |p| of the run. The residual of the recurrence drifts away from b - A x, so b - A x
+// itself is computed before a run ends as converged, and at its end.
 #pragma once
 
 #include "adaptk/solve/linalg.hpp"
@@ -29,7 +29,7 @@ template <class T> struct CgWork {
         for (Vector<T>* v : {&x, &b, &r, &z, &p, &q, &best}) v->resize(n);
     }
     Vector<T> x, b, r, z, p, q;
-    Vector<T> best;  // the point of the lowest residual, where the iteration has gone on to a higher one
+    Vector<T> best;  // the point of the lowest residual, if the iteration has moved on to a higher one
 };
 
 // The system: bool product(const T* v, T* av), bool precondition(const T* r, T* z), bool preconditioned() const.
@@ -59,7 +59,8 @@ template <class T, class System, class Monitor> class Cg {
     }
 
   private:
-    // x and b scale with one another: a power of two near them where their squares could leave the range, else 1.
+    // The unit of x and b, which scale together: a power of two near them if their squares could overflow or underflow,
+    // else 1.
     static T unit_of(T size) {
         constexpr int far = std::numeric_limits<T>::max_exponent / 8;
         if (!(size > 0) || !std::isfinite(size)) return 1;
@@ -109,7 +110,7 @@ template <class T, class System, class Monitor> class Cg {
                 if (!fresh && !true_residual()) return Status::aborted;
                 length = norm(w.r);
                 if (length <= target) return Status::gradient;
-                // From the true residual once more, for as long as that helps.
+                // Restart from the true residual, as long as that helps.
                 if (!(length < restarted / 2)) return Status::precision;
                 restarted = length;
                 rho = 0;
@@ -148,7 +149,7 @@ template <class T, class System, class Monitor> class Cg {
             fresh = false;
             step = alpha * p_norm;
             if (doubtful) {
-                // p'Ap may be nothing but the rounding of |A| |p|: the true residual tells.
+                // p'Ap may be only the rounding of |A| |p|; the true residual decides.
                 if (!true_residual()) return Status::aborted;
                 if (!(norm(w.r) < length)) {
                     w.x = w.z;
@@ -159,7 +160,7 @@ template <class T, class System, class Monitor> class Cg {
         }
     }
 
-    // Leaves the better one of x and `best`, with its true residual.
+    // Keeps the better one of x and `best`, with its true residual.
     bool settle() {
         if (!fresh && !true_residual()) return false;
         const T length = norm(w.r);
@@ -179,7 +180,7 @@ template <class T, class System, class Monitor> class Cg {
     int n;
     T unit = 1, b_norm = 0, a_norm = 0;
     T lowest = std::numeric_limits<T>::infinity();  // the residual of w.best
-    bool fresh = false;                             // w.r is b - A x, and not the recurrence's
+    bool fresh = false;                             // w.r is b - A x, not the residual of the recurrence
 };
 
 // w.x holds the start and w.b the right-hand side; at the end w.x is the point of the lowest residual, and w.r that

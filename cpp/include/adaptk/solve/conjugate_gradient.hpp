@@ -6,9 +6,8 @@
 //   R. Fletcher, C. M. Reeves (1964); M. R. Hestenes, E. Stiefel (1952); Y. H. Dai, Y. Yuan (1999)
 //
 // With G the largest |g|_inf of the run, it ends with
-//   gradient   |g|_inf <= gtol G, and what is left of the way is at most a thousandth of it, by the last two steps, or
-//   f
-//              does not fall any more
+//   gradient   |g|_inf <= gtol G, and the remaining distance, estimated from the last two steps, is at most a
+//              thousandth of the distance so far, or f does not fall any more
 //   precision  no step along -g lowers f
 //   derivative the same, and differences of f contradict g
 //   nonfinite  the same, and f is not finite after the shortest one
@@ -23,7 +22,7 @@ enum class Beta { hz, pr_plus, fr, hs, dy };
 template <class T> struct ConjugateGradientOptions {
     Beta beta = Beta::hz;
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-10);
-    bool keep_gtol = false;  // whether it may be below what gradients by differences can reach
+    bool keep_gtol = false;  // whether gtol may be below what gradients by differences can reach
     std::int64_t max_iterations = 10000;
 };
 
@@ -36,7 +35,8 @@ template <class T> struct ConjugateGradientWork : LineWork<T> {
     Vector<T> y, first;  // the last change of the gradient, and the first gradient
 };
 
-// The first step along -g: a hundredth of x, else what takes f to 0 if it were linear (Hager and Zhang 2005, I0).
+// The first step along -g: a hundredth of x, else the step that would take f to 0 if f were linear (Hager and Zhang
+// 2005, I0).
 template <class T> T first_step(const Vector<T>& x, const Vector<T>& g, T value) {
     const T g_most = largest(g), x_most = largest(x);
     if (x_most > 0) return T(0.01) * x_most / g_most;
@@ -75,8 +75,8 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
         T gtol = gradient_tolerance(problem, o.gtol, o.keep_gtol);
         w.first = w.g;
         T first_most = largest(w.g);
-        // Where the gradient has been far larger than at the start, one that is small beside that may be the slope of
-        // the start still.
+        // If the gradient has been far larger than at the start, one that is small relative to that may still be as
+        // large as at the start.
         const auto still_slopes = [&] {
             return (w.g.array().abs() >= w.first.array().abs() / 2 && w.g.array().abs() > gtol * first_most).any();
         };
@@ -99,7 +99,7 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
             if (g_most <= gtol * most && line.near() && !still_slopes()) return Status::gradient;
             if (s.nit >= o.max_iterations) return Status::limit;
             line.slope0 = w.g.dot(w.d);
-            // Not a direction of descent, within rounding, or not a finite one.
+            // Within rounding, d is not a descent direction, or it is not finite.
             if (!(line.slope0 < -T(1e-10) * norm(w.g) * norm(w.d))) since_restart = -1;
             Search search = Search::failed;
             for (int again = 0; again < 2 && search == Search::failed; ++again) {
@@ -110,7 +110,7 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
                     since_restart = 0;
                     alpha = 0;
                 }
-                // Where g has grown, as it does on the way down from a maximum, the last alpha is far too long.
+                // If g has grown, as on the way down from a maximum, the last alpha is far too long.
                 if (alpha > 0) alpha = std::min(alpha, 1000 * step / norm(w.d));
                 T first = alpha > 0 ? 2 * alpha : first_step(w.x, w.g, line.value);
                 if (alpha > 0) {

@@ -8,8 +8,8 @@
 // of the estimate if residuals are independent, whatever their distribution.
 //
 // J is not squared: with diag(w) J D^-1 = Q R for positive weights w^2 near psi', both sums are taken of rows of Q,
-// A = R'(I + E)R and B = R' M R. Where I + E is not safely positive definite, which a loss that redescends allows far
-// from the minimum, E is left out.
+// A = R'(I + E)R and B = R' M R. If I + E is not safely positive definite, as may happen far from the minimum with a
+// redescending loss, E is left out.
 #pragma once
 
 #include "adaptk/solve/levenberg_marquardt.hpp"
@@ -22,9 +22,9 @@ template <class T, class Linalg = InlineLinalg> class Covariance {
   public:
     Covariance(LevenbergMarquardtWork<T>& work, Loss loss, T loss_scale) : w(work), loss(loss), c(loss_scale) {}
 
-    // `known`: residuals are in units of their standard deviation. cov is n x n and deviation the roots of its
-    // diagonal, which may be in the range where that is not; both infinite where J has not full rank, or where sigma
-    // is not known and no degree of freedom is left to tell.
+    // `known`: residuals are in units of their standard deviation. cov is n x n, and deviation holds the roots of its
+    // diagonal, which may be finite even if the diagonal overflows. Both are infinite if J does not have full rank, or
+    // if sigma is not known and there are no degrees of freedom to estimate it.
     void compute(bool known, Matrix<T>& cov, Vector<T>& deviation) {
         const int n = w.n, freedom = w.m - n;
         const T infinity = std::numeric_limits<T>::infinity();
@@ -72,7 +72,7 @@ template <class T, class Linalg = InlineLinalg> class Covariance {
         return loss == Loss::linear ? T(1) : std::sqrt(row_weight(loss_value(loss, q * q), q * q));
     }
 
-    // Q R of diag(w) J D^-1, D the columns' norms.
+    // Factors diag(w) J D^-1 = Q R, where D holds the norms of the columns.
     void factor() {
         w.qr.a = w.j();
         if (loss != Loss::linear)

@@ -3,7 +3,7 @@
 // A formula is written once, on a type V that is either Lanes<T> (a vector of GCC and Clang, a single number elsewhere)
 // or T itself: the operators
 // + - * / and comparisons, `c ? a : b` (both sides are computed), and the functions below. Numbers are written T(2) or
-// lane<V>(2). Every operation is rounded on its own, so a lane has the bits that the scalar code has, at any width.
+// lane<V>(2). Every operation is rounded on its own, so a lane has the same bits as the scalar code, at any width.
 #pragma once
 
 #include "adaptk/config.hpp"
@@ -17,15 +17,15 @@
 #include <utility>
 
 #if defined(__CUDACC__)
-// A kernel's thread has single numbers.
+// A thread of a CUDA kernel works on single numbers.
 #elif defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
 
-// Of functions and loops that are left to the compiler elsewhere: whole in a kernel, so that arrays of a known size are
-// registers.
+// For functions and loops that a kernel inlines and unrolls completely, so that arrays of a known size are in
+// registers. Elsewhere the compiler decides.
 #if defined(__CUDA_ARCH__)
 #define ADAPTK_KERNEL_UNROLL _Pragma("unroll")
 #else
@@ -97,7 +97,7 @@ template <class V> ADAPTK_HD Element<V> at(const V& v, int l) { return reinterpr
 template <class V> ADAPTK_HD V lane(Element<V> x) { return V{} + x; }
 
 template <class V> ADAPTK_HD V absolute(V x) { return x < lane<V>(0) ? -x : x; }
-// b where they cannot be compared.
+// b if they cannot be compared.
 template <class V> ADAPTK_HD V greater_of(V a, V b) { return a > b ? a : b; }
 template <class V> ADAPTK_HD V lesser_of(V a, V b) { return a < b ? a : b; }
 
@@ -116,7 +116,7 @@ template <class V> ADAPTK_HD V sqrt(V x) {
     if constexpr (!std::is_same_v<V, T>) {
 #if !defined(__CUDACC__)
 #if defined(__AVX512F__)
-        // Masked, for GCC 12 warns of the undefined register behind the plain one.
+        // Masked, since GCC 12 warns of the undefined register behind the plain one.
         if constexpr (sizeof(V) == 64 && sizeof(T) == 8) return V(_mm512_maskz_sqrt_pd(__mmask8(0xff), __m512d(x)));
         if constexpr (sizeof(V) == 64 && sizeof(T) == 4) return V(_mm512_maskz_sqrt_ps(__mmask16(0xffff), __m512(x)));
 #endif
@@ -229,7 +229,7 @@ template <> struct Format<float> {
     static constexpr float quarter[] = {0x1.92p+0f, 0x1.fb4p-12f, 0x1.4442d2p-24f};
 };
 
-// value[i] + x (value[i + 1] + x (...)), the values being constants of the code: a kernel has no memory for tables.
+// value[i] + x (value[i + 1] + x (...)), with the values as constants in the code: a kernel has no memory for tables.
 template <class Table, int i = 0, class V> ADAPTK_HD V polynomial(V x) {
     constexpr Element<V> value = Table::value[i];
     if constexpr (i + 1 == int(sizeof(Table::value) / sizeof(value)))
@@ -238,7 +238,7 @@ template <class Table, int i = 0, class V> ADAPTK_HD V polynomial(V x) {
         return polynomial<Table, i + 1>(x) * x + value;
 }
 
-// 2^k for whole k that a normal number has.
+// 2^k for an integer k that is the exponent of a normal number.
 template <class V> ADAPTK_HD V power_of_two(V k) {
     using F = Format<Element<V>>;
     return from_bits<V>(bits(V(k + (F::round + F::bias))) << F::digits);
@@ -263,7 +263,7 @@ template <class V> ADAPTK_HD V exp(V x) {
     return p * detail::power_of_two<V>(part) * detail::power_of_two<V>(k - part);
 }
 
-// e^x - 1 within some units in the last place, of x near 0 as well.
+// e^x - 1 within a few units in the last place, also for x near 0.
 template <class V> ADAPTK_HD V expm1(V x) {
     using T = Element<V>;
     using F = detail::Format<T>;
@@ -306,7 +306,7 @@ template <class V> ADAPTK_HD V log(V x) {
     return x >= T(0) ? result : lane<V>(not_a_number<T>);
 }
 
-// log(1 + x), also of x near 0: what 1 + x is rounded by is in the factor too (Goldberg 1991, theorem 4).
+// log(1 + x), also for x near 0: the factor has the same rounding error of 1 + x (Goldberg 1991, theorem 4).
 template <class V> ADAPTK_HD V log1p(V x) {
     using T = Element<V>;
     const V u = x + T(1), step = u - T(1);
@@ -332,7 +332,7 @@ template <class V> ADAPTK_HD V atan(V x) {
     return x < T(0) ? -result : result;
 }
 
-// Sine and cosine within some units in the last place for |x| < 1e5 (1e3 in float32), by their series on |r| <= pi/4.
+// Sine and cosine within a few units in the last place for |x| < 1e5 (1e3 in float32), by their series on |r| <= pi/4.
 template <class V> ADAPTK_HD void sine_cosine(V x, V& sine, V& cosine) {
     using T = Element<V>;
     using F = detail::Format<T>;

@@ -6,21 +6,21 @@
 //   B. Triggs et al., Bundle adjustment: a modern synthesis (2000), section 4.3: robust losses
 //   C. Kanzow, N. Yamashita, M. Fukushima, J. Comput. Appl. Math. 172 (2004): bounds by projection
 //
-// One QR factorisation with column pivoting of the scaled Jacobian J D^-1 serves every damping that is tried. D holds
-// the largest norm that each column has had. The damping follows from a radius for |D p|. With y = D p and |.| the
-// 2-norm it ends with
+// One QR factorisation with column pivoting of the scaled Jacobian J D^-1 is used for all dampings that are tried. D
+// holds the largest norm so far of each column. The damping is chosen so that |D p| stays within a radius. With y = D p
+// and |.| the 2-norm, it ends with
 //   gradient   |J_j' r| <= gtol |J_j| |r| for every j that no bound holds
 //   reduction  the actual and the predicted relative reduction of |r|^2 are <= ftol, and actual <= 2 predicted
 //   step       |D p| <= xtol |D x|
 //   both       reduction and step
 //   precision  no step changes x, or the damping has left the range of the type
 //   derivative steps shrink to nothing though J promises a reduction, and differences of the cost contradict J
-// and then polishes: Gauss-Newton steps, each from a new factorisation, for as long as |D p| at least halves and |r|
-// does not grow beyond its rounding. Near the solution |D p| estimates the error of x, so this takes x to the digits
-// that J and r have, whatever the tolerances were. Without bounds two of them are mixed: with residuals that are not
-// small they shrink by a constant ratio, and their sum can be had from two.
+// and then polishes by Gauss-Newton steps, each from a new factorisation, as long as |D p| falls by at least a tenth
+// and |r| does not grow by more than its rounding. Near the solution |D p| estimates the error of x, so this gives x
+// the digits that J and r have, whatever the tolerances were. Without bounds, two of these steps are mixed: if
+// residuals are not small, steps shrink by a constant ratio, and the sum of all of them follows from two.
 //
-// Residuals and Jacobians whose squares could leave the range are taken in units of a power of two.
+// Residuals and Jacobians whose squares could overflow or underflow are scaled by a power of two.
 #pragma once
 
 #include "adaptk/solve/agreement.hpp"
@@ -33,16 +33,17 @@ template <class T> struct LevenbergMarquardtOptions {
     T ftol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
     T xtol = sizeof(T) == 4 ? T(1e-5) : T(1e-10);
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
-    // Whether these stay as they are if residuals are exact to fewer digits than T has; else they become float32's.
+    // Whether to keep these tolerances if residuals have fewer exact digits than T; otherwise they are raised to
+    // float32's.
     bool keep_ftol = false, keep_xtol = false, keep_gtol = false;
-    T factor = 1;  // the first radius over |D x|
+    T factor = 1;  // the first radius, relative to |D x|
     std::int64_t max_evaluations = 1000;
     Loss loss = Loss::linear;
     T loss_scale = 1;  // C
     bool bounded = false;
     bool fixed_scale = false;  // D stays what the caller put into the workspace
-    int accelerate = -1;       // geodesic acceleration: 0 never, 1 always, -1 where it has paid
-    T noise = epsilon<T>;      // what residuals are exact to
+    int accelerate = -1;       // geodesic acceleration: 0 never, 1 always, -1 if it has paid off
+    T noise = epsilon<T>;      // the relative error of residuals
     bool polish = true;
 };
 
@@ -63,8 +64,9 @@ template <class T> struct LevenbergMarquardtWork {
         upper.setConstant(std::numeric_limits<T>::infinity());
     }
     int m = 0, n = 0;
-    bool factored = false;  // qr.r is R of J D^-1 at the end, D the divisors
-    // The best point: x, its residuals and gradient, and where its Jacobian is: in `own`, or memory of the problem's.
+    bool factored = false;  // at the end, qr.r is R of J D^-1, and D the divisors
+    // The best point: x, its residuals and gradient, and the address of its Jacobian, in `own` or in memory of the
+    // problem.
     Vector<T> x, r, g;
     T* at = nullptr;
     Rows<T> own;
@@ -78,11 +80,11 @@ template <class T> struct LevenbergMarquardtWork {
     PivotedQr<T> qr;
     Vector<T> qt_r, y, right_side, row;
     Rows<T> damped;
-    // Of robust losses: the rows' weights, the residuals that go with them, and sqrt(rho'); the weighted rows of large
+    // For robust losses: the rows' weights, the residuals that go with them, and sqrt(rho'); the weighted rows of large
     // problems.
     Vector<T> weight, weighted_r, root_slope;
     Rows<T> weighted;
-    // Of geodesic acceleration: the second-order part of the step, and the trial point without it. Of both and of
+    // For geodesic acceleration: the second-order part of the step, and the trial point without it. For both and for
     // probes: residuals at some other point.
     Vector<T> correction, plain_trial, probe_r;
     // The last Gauss-Newton step and where it led.
@@ -117,8 +119,9 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     }
 
   private:
-    // More 1978, section 7, with the numbers of MINPACK's lmder: a ratio of actual to predicted reduction below the
-    // first shrinks the radius, above the second lets it grow; the damping is right where |D p| is so near the radius.
+    // More 1978, section 7, with the numbers of MINPACK's lmder: a ratio of actual to predicted reduction below
+    // poor_ratio shrinks the radius, above good_ratio lets it grow. The damping is accepted if |D p| is within
+    // radius_tolerance of the radius.
     static constexpr T poor_ratio = T(0.25), good_ratio = T(0.75);
     static constexpr T least_shrink = T(0.1), most_shrink = T(0.5), growth = T(2);
     static constexpr T radius_tolerance = T(0.1);
@@ -126,22 +129,25 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     // Transtrum and Sethna 2012, section 5: the step of the second derivative along p, and equation 15: the largest
     // 2 |a| / |p|.
     static constexpr T geodesic_probe = T(0.1), geodesic_limit = T(0.75);
-    // Measured on NIST's and More, Garbow and Hillstrom's problems: where plain steps converge fast there is nothing to
-    // gain, a narrow valley shows after some iterations, and two more evaluations must pay by half a step's fall.
+    // Measured on NIST's and More, Garbow and Hillstrom's problems: there is nothing to gain if plain steps converge
+    // fast, a narrow valley shows only after some iterations, and the two extra evaluations must gain half a step's
+    // fall.
     static constexpr int geodesic_patience = 8, geodesic_confidence = 3;
     static constexpr T geodesic_gain = T(0.5);
-    // Of polishing: how far a step has to shrink, the longest one that is taken for one near the solution, and the
-    // largest share of mixing. Two relative steps may be left out, by what J is exact to.
+    // For polishing: the ratio below which a step must shrink, the longest step that counts as near the solution, and
+    // the largest share of mixing. How short a step may be left out depends on how exact J is.
     static constexpr int most_polishing = 100;
     static constexpr T polishing_shrink = T(0.9), polishing_reach = T(1e-2), most_mixing = T(10);
     static constexpr T last_step_of_differences = T(1e-3);
-    // A large factorisation serves at the next point too after a Gauss-Newton step so short beside |D x| and the step
-    // before, with a reduction so near to the predicted one. J'r is of the new J, so only convergence can suffer, by
-    // the change of J'J; and where steps do not go on shrinking so, there is a new one at once.
+    // A large factorisation is used at the next point too if the Gauss-Newton step was this short relative to |D x| and
+    // to the step before, and the reduction this near to the predicted one. J'r is computed from the new J, so only the
+    // rate of convergence can suffer, by the change of J'J. If steps do not continue to shrink this fast, the new J is
+    // factored at once.
     static constexpr T near_step = T(1e-3), near_shrink = T(0.25), near_ratio = T(0.25);
-    // A relative reduction of |r|^2 that J promises and steps down to nothing do not bring says that J may be wrong.
+    // If J predicts a larger relative reduction of |r|^2 than this, but no step achieves it however short, J may be
+    // wrong.
     static constexpr T broken_promise = T(1e-6);
-    // Tolerances for residuals of few digits.
+    // Tolerances for residuals with few exact digits.
     static constexpr T coarse_tolerance = T(1e-5), coarse_gtol = T(1e-6);
 
     static constexpr bool in_place = requires(Problem& p, const T* x) { p.jacobian_in_place(x, x); };
@@ -151,7 +157,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         T predicted = 0, actual = -1, ratio = -1;
         T cost = 0, length = 0;
         bool finite = false;
-        bool full = false;  // the Gauss-Newton step as it is
+        bool full = false;  // the Gauss-Newton step, undamped
     };
 
     static T half(T c) { return c / 2; }
@@ -173,7 +179,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         return true;
     }
 
-    // The sum of C^2 rho(r^2 / C^2), and its root, which does not leave the range for the linear loss.
+    // The sum of C^2 rho(r^2 / C^2), and its root, which does not overflow or underflow for the linear loss.
     bool measure(const Vector<T>& r, T& sum, T& root) const {
         if (o.loss == Loss::linear) {
             root = norm(r);
@@ -210,7 +216,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         return Status::limit;
     }
 
-    // A power of two that brings numbers far from 1 near it, else 1.
+    // A power of two that brings numbers far from 1 near 1, else 1.
     static T unit_of(T size) {
         constexpr int far = std::numeric_limits<T>::max_exponent / 8;
         if (!(size > 0) || std::abs(std::ilogb(size)) <= far) return 1;
@@ -278,7 +284,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         return size > 0 ? size : o.factor * length;
     }
 
-    // Evaluates x + p, with the second-order correction where that pays; false to abort.
+    // Evaluates x + p, with the second-order correction if that pays off; false to abort.
     bool attempt(Trial& t) {
         t.predicted = model_reduction();
         promised = std::max(promised, t.predicted);
@@ -322,7 +328,8 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         }
     }
 
-    // `status`, where steps have shrunk to nothing, or Status::derivative if that is because J is not the residuals'.
+    // Called when steps have shrunk to nothing. `status`, or Status::derivative if the reason is that J is not the
+    // Jacobian of the residuals.
     Status unless_wrong(Status status) {
         if (refines() || !(promised > broken_promise)) return status;
         mixable = rejected = false;
@@ -361,14 +368,14 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         return status;
     }
 
-    // Whether a better Jacobian is to be had for polishing; then this one need not be brought up to date.
+    // Whether a better Jacobian is available for polishing; then this one need not be updated.
     bool refines() const {
         if constexpr (requires { f.refine(); }) return o.polish && f.can_refine();
         return false;
     }
 
     void finish() {
-        // Where the Jacobian is one of differences: from here on a better one.
+        // If the Jacobian is computed by differences, switch to a better one.
         Status status = Status::limit;
         T least = polish_tolerance;
         if constexpr (requires { f.refine(); }) {
@@ -380,8 +387,8 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         }
         if (status == Status::limit) status = polish(least);
         if (status == Status::limit && overshot && ftol > epsilon<T>) {
-            // Not near enough for a full step, or a Jacobian that says otherwise than the last one: damped steps to
-            // closer tolerances, then once more.
+            // x is not near enough for a full step, or the better Jacobian disagrees with the last one: take damped
+            // steps to tighter tolerances, then polish once more.
             const T enough = std::sqrt(ftol);
             ftol *= std::sqrt(epsilon<T>);
             xtol *= std::sqrt(epsilon<T>);
@@ -425,7 +432,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         return w.right_side.squaredNorm();
     }
 
-    // b becomes S'^-1 b; zeros of the diagonal, which a damped triangle has none of, give zeros.
+    // b becomes S'^-1 b; zeros of the diagonal give zeros; a damped triangle has none.
     template <class Triangle> void transposed_solve(const Triangle& triangle, Vector<T>& b) const {
         for (int i = 0; i < w.n; ++i) {
             T sum = b[i];
@@ -434,8 +441,8 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         }
     }
 
-    // The damping for which |y| is within a tenth of the radius, or 0 where the Gauss-Newton step is inside it
-    // (More 1978, algorithm 5.5): Newton's iteration on 1/|y| between bounds, each trial one elimination of sqrt(mu) I.
+    // The damping for which |y| is within a tenth of the radius, or 0 if the Gauss-Newton step is inside it (More 1978,
+    // algorithm 5.5): Newton's iteration on 1/|y| between bounds, each trial one elimination of sqrt(mu) I.
     void choose_damping() {
         const int rank_now = rank();
         T low = 0;
@@ -482,22 +489,22 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         return (T(1) - q) * (T(1) + q);
     }
 
-    // Whether the last factorisation serves after a step of this |D p|.
+    // Whether the last factorisation can be used again after a step of this |D p|.
     bool stays_near(T step, T before, T x_norm) const {
         if constexpr (Linalg::blocked)
             return in_blocks && blocks.squared() && o.loss == Loss::linear && !o.bounded && std::isfinite(before) &&
                    step <= near_step * x_norm && step <= near_shrink * before;
         return false;
     }
-    // A factorisation of the Jacobian that is there. False where that is not finite.
+    // Factors the current Jacobian. False if it is not finite.
     bool refresh() {
         mixable = rejected = false;
         have_jacobian = factor();
         return have_jacobian;
     }
 
-    // Jacobian, scales, the set of variables that bounds hold, and the factorisation, which is the last one if the step
-    // was `near`. Status::limit to go on.
+    // Updates the Jacobian, the scales, the set of variables that bounds hold, and the factorisation; if the step was
+    // `near`, keeps the last factorisation. Returns Status::limit to continue.
     Status linearise(bool near = false) {
         ++s.njev;
         const T* raw = w.r.data();
@@ -521,13 +528,13 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         return Status::limit;
     }
 
-    // Whether factorisations are those of blocked_qr.hpp.
+    // Whether factorisations use blocked_qr.hpp.
     bool large() const {
         if constexpr (Linalg::blocked) return Linalg::blocked_fit(w.m, w.n);
         return false;
     }
 
-    // False where J is not finite. `same_jacobian`: as in the last call, or near enough.
+    // False if J is not finite. `same_jacobian`: J is that of the last call, or near enough.
     bool factor(bool same_jacobian = false) {
         if (!same_jacobian) outdated = false;
         same_jacobian = same_jacobian && o.loss == Loss::linear && (in_blocks || (w.factored && !o.bounded));
@@ -536,7 +543,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             return true;
         }
         const bool robust = o.loss != Loss::linear;
-        // What the rows are multiplied with: J'r is theirs.
+        // The residuals that belong to the rows: J'r is their product.
         const Vector<T>& residuals = robust ? w.weighted_r : w.r;
         w.factored = false;
         in_blocks = !reflections && large();
@@ -567,7 +574,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             }
             if (!in_blocks) {
                 column = norm(w.qr.a.col(k));
-                // The norm of what is not finite is not, but neither may be that of large elements.
+                // A column that is not finite has no finite norm, but the norm of large elements may overflow too.
                 if (!std::isfinite(column) && !w.qr.a.col(k).allFinite()) return false;
                 w.g[k] = w.qr.a.col(k).dot(residuals);
             }
@@ -596,7 +603,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         w.factored = unit == 1 && !robust && !w.fixed.any();
         return true;
     }
-    // What is new where only the residuals are, after reflections.
+    // After factor_by_reflections(), if only the residuals are new: updates what depends on them.
     void project() {
         cosine_length = length;
         times_rows(w.r, w.j(), w.g);
@@ -625,8 +632,8 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
                 w.qr.a.row(i) *= scale;
             }
         }
-        // The cosines are those of sqrt(rho') J and sqrt(rho') r, which have the same gradient: with Triggs's rows the
-        // residual that few columns can move would be the larger, the farther out it is.
+        // The cosines are those of sqrt(rho') J and sqrt(rho') r, which have the same gradient: with Triggs's rows, a
+        // residual that few columns can move would count more the farther out it is.
         cosine_length = norm(w.r.cwiseProduct(w.root_slope));
         w.column_norm.setZero();
         for (int i = 0; i < w.m; ++i) w.column_norm += (w.root_slope[i] * w.j().row(i).transpose()).cwiseAbs2();
@@ -702,7 +709,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         }
     }
 
-    // trial = x + p inside the bounds; p becomes the step that this leaves.
+    // trial = x + p inside the bounds; p becomes the step that remains.
     void take(Vector<T>& p) {
         w.trial = w.x + p;
         if (!o.bounded) return;
@@ -732,8 +739,8 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     }
 
     // Geodesic acceleration: a solves the same damped system for half the second derivative of r along p, taken by a
-    // difference. The step p + a is compared with p; where it falls further it is taken and, by the score of the last
-    // comparisons, tried again. The trial point, its residuals and its cost are those of the better one.
+    // difference. The step p + a is compared with p. If it falls further it is taken and, depending on the score of the
+    // last comparisons, tried again. The trial point, its residuals and its cost are those of the better one.
     bool accelerate(Trial& t) {
         const bool tries = s.nit >= geodesic_patience && (score > 0 || s.nit % geodesic_patience == 0);
         if (o.accelerate < 0 && !tries) return true;
@@ -757,7 +764,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         transposed_solve(w.damped, b);
         damped_solve(b);
         unscale(b, w.correction);
-        // Where it is not small beside p the second-order model is no use.
+        // If a is not small relative to p, the second-order model is of no use.
         if (!(2 * norm(b) <= geodesic_limit * scaled_norm(w.step))) {
             score -= 1;
             return true;
@@ -792,9 +799,10 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
         return k;
     }
 
-    // Anderson's mixing of the last two Gauss-Newton steps, in the scaled norm: where they shrink by a constant ratio,
-    // the sum of all that would follow. Returns how long the next step will be, which the last two norms do not show
-    // once steps are mixed: what the mixture leaves of this step, times the ratio, and the second-order part.
+    // Anderson's mixing of the last two Gauss-Newton steps, in the scaled norm: if they shrink by a constant ratio, it
+    // gives the sum of all steps that would follow. Returns an estimate of the next step's length, which the last two
+    // norms do not show once steps are mixed: what mixing leaves of this step times the ratio, or the second-order part
+    // if that is larger.
     T extrapolate(T step, T before, T x_norm, T& rate) {
         T next = step * std::max(rate, step / before);
         Vector<T>& unmixed = w.right_side;
@@ -829,7 +837,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     }
 
     // Near the solution the steps shrink by a nearly constant ratio, which grows with the residuals and does not depend
-    // on how exact J is. It ends where the next step would be below `least` |D x|.
+    // on how exact J is. It ends when the next step would be below `least` |D x|.
     Status polish(T least) {
         T before = last_step > 0 ? last_step : std::numeric_limits<T>::infinity(), rate = 0;
         for (int i = 0; i < most_polishing; ++i) {
@@ -842,7 +850,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             take(w.step);
             const T step = scaled_norm(w.step), x_norm = norm(w.x.cwiseProduct(w.divisor));
             const T next = std::min(o.bounded ? step * (step / before) : extrapolate(step, before, x_norm, rate), step);
-            // A trial that was rejected at this x may be the same point: its residuals are there.
+            // A trial that was rejected at this x may be the same point; its residuals are then known.
             const bool known = rejected && (w.plain_trial.array() == w.trial.array()).all();
             rejected = false;
             if (!(i == 0 || step < polishing_shrink * before) || step <= epsilon<T> * x_norm) break;
@@ -851,7 +859,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
                 break;
             }
             if (!known && !evaluate(w.trial, w.trial_r)) return Status::aborted;
-            // A relative change of x by eps changes r by eps |D x| at most: less is rounding.
+            // A relative change of x by eps changes r by at most eps |D x|, so a smaller change is rounding.
             T cost_n, length_n;
             if (!measure(w.trial_r, cost_n, length_n) || !(length_n <= length + 4 * noise * (length + x_norm))) {
                 if (outdated && i + 1 < most_polishing) {
@@ -868,7 +876,7 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
             cost = cost_n;
             length = length_n;
             ++s.nit;
-            // J is then as good as new, at a distance that its digits do not show.
+            // After so short a step J has not changed in its exact digits, so it is not computed again.
             const bool last = length == 0 || (next <= least * x_norm && step <= std::sqrt(epsilon<T>) * x_norm);
             if (last) {
                 factor(true);
@@ -888,14 +896,14 @@ template <class T, class Linalg, class Problem, class Monitor> class LevenbergMa
     Summary<T> s;
     T ftol, xtol, gtol, loss_scale;
     T noise = epsilon<T>,
-      polish_tolerance = 0;                     // what residuals are exact to; of |D x|, for the step that is not taken
+      polish_tolerance = 0;                     // error of residuals; of |D x|, for a step that may be left out
     T unit = 1;                                 // residuals are the caller's times this
     T cost = 0, length = 0, cosine_length = 0;  // length: the root of the cost
     T radius = 0, damping = 0, last_step = 0;
     bool outdated = false;  // the factorisation is of an earlier Jacobian
     std::conditional_t<Linalg::blocked, BlockedQr<T, Linalg>, NoMonitor> blocks;
     bool in_blocks = false;    // the factorisation comes from `blocks`
-    bool reflections = false;  // it must not
+    bool reflections = false;  // it must not come from `blocks`
     bool undamped = false;     // w.damped should be R
     T promised = 0;            // the largest relative reduction that the current J has predicted
     bool overshot = false;     // polishing found that x is not near the solution

@@ -13,10 +13,11 @@ namespace adaptk::solve {
 
 template <class T> using Vector = Eigen::Matrix<T, Eigen::Dynamic, 1>;
 template <class T> using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic>;
-// Row after row.
+// Row-major.
 template <class T> using Rows = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-// The 2-norm. Squares of elements beyond the root of the range are scaled: Eigen's stableNorm is several times slower.
+// The 2-norm. Scales elements only if their squares would overflow or underflow: Eigen's stableNorm is several times
+// slower.
 template <class V> auto norm(const V& v) {
     using T = typename V::Scalar;
     const T squares = v.squaredNorm();
@@ -57,10 +58,10 @@ template <class V> auto largest(const V& v) {
 // instruction set; it says so with `blocked`, and has the functions that blocked_qr.hpp and newton.hpp then use.
 struct InlineLinalg {
     static constexpr bool blocked = false;
-    // The lower triangle of a becomes its Cholesky factor; false where it has none.
+    // The lower triangle of a becomes its Cholesky factor; false if it has none.
     template <class T> static bool cholesky(Matrix<T>& a) {
         Eigen::Ref<Matrix<T>> view(a);
-        // Eigen lets NaN pass.
+        // Eigen accepts NaN.
         return Eigen::LLT<Eigen::Ref<Matrix<T>>>(view).info() == Eigen::Success && a.diagonal().allFinite();
     }
     // b becomes (L L')^-1 b.
@@ -70,8 +71,8 @@ struct InlineLinalg {
     }
 };
 
-// Householder QR with column pivoting (Businger and Golub 1965; norms brought up to date as in LAPACK Working Note 176,
-// Drmac and Bujanovic 2008). R stands apart in an n x n matrix with rows of zeros where m < n.
+// Householder QR with column pivoting (Businger and Golub 1965; norms are updated as in LAPACK Working Note 176, Drmac
+// and Bujanovic 2008). R is a separate n x n matrix, with rows of zeros if m < n.
 template <class T> class PivotedQr {
   public:
     void resize(int m, int n) {
@@ -82,7 +83,7 @@ template <class T> class PivotedQr {
         order.resize(n);
     }
 
-    // `a` from memory row after row.
+    // Copies `a` from row-major memory.
     void take(const T* rows) {
         const int m = int(a.rows()), n = int(a.cols());
         if (n >= 16) {
@@ -96,8 +97,8 @@ template <class T> class PivotedQr {
         }
     }
 
-    // Factors `a`, whose columns have these `norms`, and overwrites both. As many elements of b as there are columns
-    // become those of Q'b.
+    // Factors `a`, whose columns have these `norms`, and overwrites both. The leading elements of b, one for each
+    // column of R, become those of Q'b.
     void compute(Vector<T>& b) {
         const int m = int(a.rows()), n = int(a.cols());
         for (int j = 0; j < n; ++j) order[j] = j;
@@ -169,7 +170,7 @@ template <class T> class PivotedQr {
         if (k + 1 < a.cols()) {
             c -= share * v;
         } else {
-            c[0] -= share * v[0];  // nobody asks for the others
+            c[0] -= share * v[0];  // the others are not needed
         }
     }
 
@@ -181,7 +182,7 @@ template <class T, class B> void back_substitute(const Matrix<T>& r, const B& b,
     const int n = int(r.cols());
     for (int i = rank; i < n; ++i) y[i] = 0;
     if (rank >= 32) {
-        // Down the columns: along the rows each element would be a line of the cache.
+        // By columns: along a row, each element would be in another cache line.
         for (int i = 0; i < rank; ++i) y[i] = b[i];
         for (int i = rank - 1; i >= 0; --i) {
             y[i] /= r(i, i);
@@ -251,7 +252,7 @@ template <class T> class Tridiagonal {
         for (int k = int(d.size()) - 2; k >= 0; --k) reflect(k, b);
     }
 
-    // y = (T + shift I)^-1 b by LDL'; false where the shifted matrix is not positive definite.
+    // y = (T + shift I)^-1 b by LDL'; false if the shifted matrix is not positive definite.
     bool solve(T shift, const Vector<T>& b, Vector<T>& y) {
         const int n = int(d.size());
         T before = 0;

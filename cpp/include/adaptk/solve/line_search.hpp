@@ -8,7 +8,7 @@
 //   strong Wolfe       phi(a) <= phi(0) + c1 a phi'(0)  and  |phi'(a)| <= c2 |phi'(0)|
 //   Wolfe              phi(a) <= phi(0) + c1 a phi'(0)  and  phi'(a) >= c2 phi'(0)
 //   approximate Wolfe  (2 c1 - 1) phi'(0) >= phi'(a) >= c2 phi'(0)  and  phi(a) <= phi(0) + 100 eps |phi(0)|
-// The approximate conditions hold where the others are lost in the rounding of phi.
+// The approximate conditions can hold even if the others are lost in the rounding of phi.
 #pragma once
 
 #include "adaptk/solve/agreement.hpp"
@@ -41,7 +41,7 @@ template <class T, class Problem> class Line {
         return f.gradient(w.x.data(), w.g.data());
     }
 
-    // phi(alpha), infinite where it is not a number; false to abort.
+    // phi(alpha), infinite if it is not a number; false to abort.
     bool phi(T a) {
         alpha = a;
         w.xn = w.x + a * w.d;
@@ -57,7 +57,7 @@ template <class T, class Problem> class Line {
         slope = std::numeric_limits<T>::quiet_NaN();
         return true;
     }
-    // phi'(alpha) at the point last evaluated; where it is not finite, phi counts as infinite.
+    // phi'(alpha) at the point last evaluated; if it is not finite, phi counts as infinite.
     bool derivative() {
         ++s.njev;
         if (!f.gradient(w.xn.data(), w.gn.data())) return false;
@@ -70,7 +70,7 @@ template <class T, class Problem> class Line {
     }
     void accept() {
         const T step = alpha * norm(w.d);
-        // |g| over the curvature along d: what is left of the way, if f is as curved in other directions.
+        // |g| over the curvature along d: the remaining distance, if f is as curved in other directions.
         const T curvature = (slope - slope0) / alpha / w.d.squaredNorm();
         const T left = std::max(step, curvature > 0 ? norm(w.gn) / curvature : std::numeric_limits<T>::infinity());
         path += step;
@@ -82,7 +82,7 @@ template <class T, class Problem> class Line {
     }
     // Whether a small gradient is that of a minimum.
     bool near() const { return w.g.isZero(T(0)) || ahead <= left_of_the_way<T> * path; }
-    // The lowest point that was seen takes the place of the last one.
+    // Replaces the last point by the lowest one of the run.
     bool finish() {
         if (!(lowest < value)) return true;
         w.x = w.best;
@@ -91,9 +91,9 @@ template <class T, class Problem> class Line {
         return f.gradient(w.x.data(), w.g.data());
     }
 
-    // What a search along d = -g that failed says: that no step lowers f, that f has no value however short the step,
-    // or that g is not its gradient. Status::limit: a better gradient is there to go on with. `most` is the largest
-    // |g|_inf of the run.
+    // The status after a search along d = -g that failed: no step lowers f, f is not finite however short the step, or
+    // g is not its gradient. Status::limit: a better gradient is available, so continue. `first` is |g|_inf at the
+    // start.
     Status failure(T first) {
         if (blocked) return Status::nonfinite;
         if (largest(w.g) <= std::sqrt(epsilon<T>) * first) return Status::precision;
@@ -136,8 +136,8 @@ template <class T, class Problem> class Line {
     T alpha = 0, fn = 0, slope = 0;  // at xn
     T slope0 = 0;                    // phi'(0)
     T first_value = 0;               // at the start
-    T path = 0;                      // the length of the way so far
-    // What may be left of it by the last step, and by the last two.
+    T path = 0;                      // the distance so far
+    // The remaining distance, estimated from the last step and from the last two.
     T left_before = std::numeric_limits<T>::infinity(), ahead = std::numeric_limits<T>::infinity();
     bool still = false;    // xn is x, in the arithmetic
     bool blocked = false;  // f or its gradient is not finite at the last xn that is not x
@@ -180,7 +180,7 @@ template <class T, class Problem> Search Line<T, Problem>::strong_wolfe(T first,
         if (fn == -std::numeric_limits<T>::infinity()) return Search::unbounded;
         if (still) break;
         if (finite() && !derivative()) return Search::aborted;
-        // Where rounding hides what f should have fallen, a slope that grows no flatter says that it falls on.
+        // If rounding hides the expected fall of f, a slope that does not get flatter shows that f is still falling.
         const bool hidden = fn <= value && -a * slope0 <= epsilon<T> * std::abs(value) && slope <= T(0.9) * low.d;
         const bool high_enough = !hidden && (fn > value + c1 * a * slope0 || (low.a > 0 && fn >= low.f));
         if (!finite()) {
@@ -205,7 +205,7 @@ template <class T, class Problem> Search Line<T, Problem>::strong_wolfe(T first,
                     high = low;
                     bracketed = true;
                 } else {
-                    // On: by the cubic through the last two points, two to ten times as far.
+                    // Go on, by the cubic through the last two points, two to ten times as far.
                     const T reach = std::min(T(10) * a, std::isinf(limit) ? T(10) * a : a + (limit - a) / 2);
                     low = here;
                     if (!(reach > a)) return Search::failed;
@@ -224,7 +224,7 @@ template <class T, class Problem> Search Line<T, Problem>::strong_wolfe(T first,
         }
         if (a == low.a || a == high.a) break;
     }
-    // No point with both properties: one that is lower by the first will do.
+    // No point meets both conditions: one that meets the first will do.
     if (low.a > 0 && low.f < value) {
         if (!evaluate(low.a)) return Search::aborted;
         return finite() ? Search::found : Search::failed;

@@ -38,8 +38,8 @@ template <class T> LossValue<T> loss_value(Loss loss, T z) {
     return {z, 1, 0};
 }
 
-// The weight of a residual's row beside its curvature rho' + 2 rho'' z, at least this share of rho': with a tiny one,
-// columns leap by its inverse root where a residual comes in from the outliers, and the radius with them.
+// The weight of a residual's row is its curvature rho' + 2 rho'' z, but at least this share of rho'. From a tiny
+// weight, columns would jump by its inverse root when an outlier comes closer, and the radius with them.
 template <class T> inline constexpr T least_curvature = T(0.1);
 
 template <class T> T row_weight(const LossValue<T>& v, T z) {

@@ -6,16 +6,16 @@
 //
 // With f, g, H at x, |.| the 2-norm and G the largest |g| of the run, it ends with
 //   gradient    lambda_min >= -16 n eps |H|, and |g_i| <= eps (|H| |x|)_i for each i, which is rounding, or |g| <= gtol
-//   G
-//               and what is left of the way is at most a thousandth of it, or the model promises less than 4 eps |f|.
-//               Where H is singular, nothing but rounding is left of g along its null space.
+//               G and either the remaining distance is at most a thousandth of the distance so far, or the model
+//               predicts a fall of less than 4 eps |f|. If H is singular, g along its null space is only rounding.
 //   step        the full step has |p| <= xtol |x|, and H is positive definite
-//   precision   the model promises less than 4 eps |f|, H is positive definite, and a step lowers neither f nor |g|
-//   derivative  as precision with a g that is not small, and differences of f contradict it
+//   precision   the model predicts a fall of less than 4 eps |f|, H is positive definite, and a step lowers neither f
+//               nor |g|
+//   derivative  as precision, but g is not small and differences of f contradict it
 //   saddle      |g| as under gradient, lambda_min < -16 n eps |H|, and f is not lower along the eigenvector
 //   nonfinite   f is not finite however short the step
 //   indefinite  damping none: H has no Cholesky factor
-// eps in the bounds of lambda_min is what H is exact to: that of the type, or the error of differences.
+// In the bounds of lambda_min, eps is the relative error of H: that of the type, or the error of differences.
 // At a stationary point with lambda_min < 0 the step is along its eigenvector, to the lower side. Where lambda_min is 0
 // within rounding, points along that eigenvector and the axes are tried, since the second derivative decides nothing.
 #pragma once
@@ -32,7 +32,7 @@ template <class T> struct NewtonOptions {
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
     T xtol = sizeof(T) == 4 ? T(1e-6) : T(1e-12);
     T radius = 0;            // the first one; 0: the length of the first step that the model suggests
-    bool keep_gtol = false;  // whether it may be below what gradients by differences can reach
+    bool keep_gtol = false;  // whether gtol may be below what gradients by differences can reach
     std::int64_t max_iterations = 1000;
     bool eigenvalue = true;  // compute lambda_min at the end
 };
@@ -117,7 +117,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
                 if (stationary) {
                     const Outcome outcome = flat ? leave_flat() : leave_saddle();
                     if (outcome == Outcome::ended) return Status::aborted;
-                    // The plain method says what it met, and does not go on from the lower point.
+                    // The plain method reports what it met, and does not continue from the lower point.
                     if (o.damping == Damping::none && outcome == Outcome::moved) return Status::saddle;
                     if (outcome == Outcome::rejected) return flat ? Status::gradient : Status::saddle;
                     step = norm(w.p);
@@ -134,7 +134,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         }
     }
 
-    // w.l becomes the factor of H + shift I; false where it has none.
+    // w.l becomes the factor of H + shift I; false if it has none.
     bool factor(T shift) {
         w.l = w.h;
         if (shift != 0) w.l.diagonal().array() += shift;
@@ -152,7 +152,8 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         return (w.g.array().abs() <= epsilon<T> * w.t.array()).all();
     }
 
-    // Whether g along the solution of (H + level I) p = -g, the null space where H has one, is no more than rounding.
+    // Whether g is no more than rounding along the solution of (H + level I) p = -g, which is the null space if H has
+    // one.
     bool null_space_is_rounding() {
         w.trust.g = w.g;
         w.tri.to(w.trust.g);
@@ -164,14 +165,14 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         return std::abs(w.g.dot(p)) <= T(w.n) * epsilon<T> * w.t.dot(p.cwiseAbs());
     }
 
-    // Whether what the full step leaves of the way is small, or what it promises.
+    // Whether the full step is short relative to the distance so far, or predicts too small a fall of f.
     bool near() {
         newton_direction();
         const T length = norm(w.p), promised = -w.g.dot(w.p) / 2;
         return length <= left_of_the_way<T> * path || promised <= 4 * epsilon<T> * std::abs(value);
     }
 
-    // Eigenvalues below it are 0 but for the error of H.
+    // Eigenvalues below this are 0 up to the error of H.
     T level() const {
         if constexpr (requires { f.hessian_error(); }) return 16 * T(w.n) * f.hessian_error() * size;
         return 16 * T(w.n) * epsilon<T> * size;
@@ -183,7 +184,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         Linalg::cholesky_solve(w.l, w.p);
     }
 
-    // The steps return Status::limit where the iteration goes on.
+    // The steps return Status::limit if the iteration continues.
     Status full_step() {
         if (!definite) return Status::indefinite;
         newton_direction();
@@ -276,7 +277,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             break;
         default: return Status::limit;
         }
-        // Nothing that can be represented is lower. At a saddle that would be no result.
+        // No representable point is lower. At a saddle that would not be a result.
         if (!definite) {
             if (!known_lambda) eigenvalue();
             if (lambda < -level()) {
@@ -289,7 +290,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     }
 
     // No step lowers f: Status::precision, or Status::derivative if g is not the gradient. Status::limit: a better
-    // gradient by differences is there to go on with.
+    // gradient by differences is available, so continue.
     Status unless_wrong() {
         if (norm(w.g) <= std::sqrt(epsilon<T>) * first) return Status::precision;
         T lowest = value;
@@ -341,9 +342,9 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         known_lambda = true;
     }
 
-    // The smallest eigenvalue of a large H from a Krylov space of H^-1 (Lanczos), where it is the largest: a hundredth
-    // of a tridiagonalisation's work. An indefinite H is shifted, by little more than it takes to make it definite. At
-    // the end of a run, so it may allocate.
+    // The smallest eigenvalue of a large H from a Krylov space of H^-1 (Lanczos), where its inverse is the largest: a
+    // hundredth of the work of a tridiagonalisation. An indefinite H is shifted, by little more than is needed to make
+    // it definite. Runs at the end, so it may allocate.
     bool inverse_lanczos() {
         constexpr int most = 60;
         T shift = 0;
@@ -422,7 +423,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             }
             T ratio;
             const Trial trial = attempt(step.predicted, step.length, ratio);
-            // More and Sorensen, section 4: shrink below 1/4, grow above 3/4 where the radius held the step.
+            // More and Sorensen, section 4: shrink below 1/4, grow above 3/4 if the radius limited the step.
             if (ratio < T(0.25)) {
                 radius = std::min(radius, step.length) / 4;
             } else if (ratio > T(0.75)) {
@@ -434,8 +435,9 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         return conclude(Trial::stuck);
     }
 
-    // The same for large matrices, of which a few factorisations take less time than one reduction to tridiagonal form:
-    // each trial of lambda is one (More and Sorensen, section 3). They begin with the lambda of the last step.
+    // The same for large matrices, for which a few factorisations take less time than one reduction to tridiagonal
+    // form. Each trial of lambda is one factorisation (More and Sorensen, section 3); the first is the lambda of the
+    // last step.
     Status shifted_step() {
         T low = 0, high = std::numeric_limits<T>::infinity();
         T trial_shift = 0, length = -1;
@@ -447,7 +449,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         for (int tries = 0; tries < 200; ++tries) {
             if (radius <= 0) radius = definite && std::isfinite(length) ? length : first_radius();
             high = std::max(low, g_norm / radius + size);
-            // Where it is large beside the eigenvalues, lambda |p| is near |g|.
+            // If lambda is large relative to the eigenvalues, lambda |p| is near |g|.
             guess = alpha * (last_length / radius) * (g_norm / last_gradient);
             if (!begun) trial_shift = between(low, high);
             begun = true;
@@ -532,8 +534,8 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         return std::isfinite(bound) ? bound : shift;
     }
 
-    // A lambda in an interval that holds the root, by the last step or else near its lower end: a matrix that is not
-    // positive definite shows that after a part of its factorisation.
+    // A lambda in an interval that contains the root: from the last step, or else near its lower end, since a matrix
+    // that is not positive definite fails after a part of its factorisation.
     T between(T low, T high) const {
         if (guess > low && guess < high) return guess;
         const T middle = std::max(std::sqrt(low * high), low + (high - low) / 100);
@@ -568,7 +570,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         return true;
     }
 
-    // Without any other length to go by: the distance to the origin, else the Cauchy step's.
+    // If no other length is known: the distance to the origin, else the length of the Cauchy step.
     T first_radius() const {
         const T x_norm = norm(w.x);
         if (x_norm > 0) return x_norm;
@@ -617,7 +619,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         return x_norm > 0 ? x_norm : T(1);
     }
 
-    // More than f's rounding near a point, which is that of its terms, x'Hx among them, where they cancel.
+    // More than the rounding of f near a point. If terms of f cancel, that is the rounding of the terms, such as x'Hx.
     T least_fall(const Vector<T>& point) const {
         return 16 * epsilon<T> * (std::abs(value) + size * point.squaredNorm());
     }
@@ -651,7 +653,8 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         w.tri.eigenvector(lambda, w.trust.u);
         w.tri.from(w.trust.u);
         w.t = w.trust.u;
-        // First as far as the fall |lambda| t^2 / 2 is eight times what try_both asks for, however short the reach is.
+        // However short the reach is, first go so far that the fall |lambda| t^2 / 2 is eight times what try_both asks
+        // for.
         T t = std::max(reach(), 4 * std::sqrt(least_fall(w.x) / -lambda));
         for (int i = 0; i < 60; ++i, t /= 4) {
             const Outcome outcome = try_both(w.t, t);
@@ -684,7 +687,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     Monitor& watch;
     Summary<T> s;
     T value = std::numeric_limits<T>::quiet_NaN(), radius = 0, alpha = 0, most = 0, size = 0, lambda = 0;
-    T gtol = 0, first = 0, first_value = 0, path = 0;  // |g| and f of the start; the length of the way so far
+    T gtol = 0, first = 0, first_value = 0, path = 0;  // |g| and f of the start; the distance so far
     bool definite = false, known_lambda = false, have_hessian = false;
     T guess = 0, last_length = 0, last_gradient = 1;  // of shifted_step
     int minor = 0;                                    // of the last matrix without a factor, by shifted_step

@@ -1,13 +1,12 @@
-// Newton's method with products H v in the place of H: a trust region whose steps are conjugate gradients.
+// Newton's method with products H v instead of H: a trust region whose steps are computed by conjugate gradients.
 //
 //   T. Steihaug, The conjugate gradient method and trust regions in large scale optimization,
 //   SIAM J. Numer. Anal. 20 (1983); Nocedal and Wright 2006, Algorithm 7.2
 //   C. Lanczos (1950): the smallest eigenvalue at stationary points
 //
 // With G the largest |g| of the run it ends with
-//   gradient   |g| <= gtol G, the smallest Ritz value of H is >= -16 n eps |H|, and what is left of the way is at most
-//   a
-//              thousandth of it, or the model promises less than 4 eps |f|
+//   gradient   |g| <= gtol G, the smallest Ritz value of H is >= -16 n eps |H|, and either the remaining distance is at
+//              most a thousandth of the distance so far, or the model predicts a fall of less than 4 eps |f|
 //   step       an inner solution of residual <= sqrt(eps) |g| has |p| <= xtol |x|
 //   precision  no step lowers f
 //   derivative the same, and differences of f contradict g
@@ -72,7 +71,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
             bool flat = g_norm <= gtol * most;
             if (flat && s.nit < o.max_iterations) {
                 if (!near()) return Status::aborted;
-                flat = settled || negative;  // of negative curvature the eigenvalue is the judge
+                flat = settled || negative;  // with negative curvature the eigenvalue decides
             }
             if (!flat && failures > 0) {
                 const Status status = unless_wrong();
@@ -156,7 +155,8 @@ template <class T, class Problem, class Monitor> class NewtonCg {
         }
     }
 
-    // Sets `settled`: whether what a step of conjugate gradients leaves of the way is small, or what it promises.
+    // Sets `settled`: whether a step of conjugate gradients is short relative to the distance so far, or predicts too
+    // small a fall of f.
     bool near() {
         settled = w.g.isZero(T(0));
         negative = false;
@@ -170,7 +170,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
     }
 
     // No step lowers f: Status::precision, or Status::derivative if g is not the gradient. Status::limit: a better
-    // gradient by differences is there to go on with.
+    // gradient by differences is available, so continue.
     Status unless_wrong() {
         if (norm(w.g) <= std::sqrt(epsilon<T>) * first) return Status::precision;
         T lowest = value;
@@ -306,12 +306,13 @@ template <class T, class Problem, class Monitor> class NewtonCg {
         return true;
     }
 
-    // More than f's rounding near a point, which is that of its terms, x'Hx among them, where they cancel.
+    // More than the rounding of f near a point. If terms of f cancel, that is the rounding of the terms, such as x'Hx.
     T least_fall(const Vector<T>& point) const {
         return 16 * epsilon<T> * (std::abs(value) + w.tri.bound() * point.squaredNorm());
     }
 
-    // x + t d or x - t d, the lower one, where it is lower by more than f's rounding: 1 moved, 0 neither, -1 aborted.
+    // Moves to the lower one of x + t d and x - t d, if it is lower by more than f's rounding: 1 moved, 0 not, -1
+    // aborted.
     int try_both(T t) {
         T best = value, best_t = 0;
         for (const T side : {t, -t}) {
@@ -345,14 +346,14 @@ template <class T, class Problem, class Monitor> class NewtonCg {
     int leave_saddle() {
         w.tri.eigenvector(lambda, w.u);
         w.d = w.basis * w.u;
-        // As far as the fall |lambda| t^2 / 2 is eight times what try_both asks for, however short the reach is.
+        // However short the reach is, go so far that the fall |lambda| t^2 / 2 is eight times what try_both asks for.
         T t = std::max(reach(), 4 * std::sqrt(least_fall(w.x) / -lambda));
         for (int i = 0; i < 60; ++i, t /= 4)
             if (const int moved = try_both(t); moved != 0) return moved;
         return 0;
     }
 
-    // Second derivatives decide nothing: points along the Ritz vector and some axes.
+    // Second derivatives decide nothing, so this tries points along the Ritz vector and some axes.
     int leave_flat() {
         w.tri.eigenvector(lambda, w.u);
         w.d = w.basis * w.u;
@@ -373,7 +374,7 @@ template <class T, class Problem, class Monitor> class NewtonCg {
     Monitor& watch;
     Summary<T> s;
     T value = std::numeric_limits<T>::quiet_NaN(), radius = 0, g_most = 0, lambda = 0;
-    T first = 0, first_value = 0, path = 0;  // |g| and f of the start; the length of the way so far
+    T first = 0, first_value = 0, path = 0;  // |g| and f of the start; the distance so far
     bool have_lambda = false;
     bool negative = false;  // the last step met curvature <= 0
     bool settled = false;   // a small gradient is that of a minimum, if the eigenvalue says so

@@ -1,24 +1,23 @@
-// What every solver shares: how it ends, what it reports, and what it asks of the functions that it is given.
+// What all solvers share: how they end, what they report, and what they require of the functions to solve.
 //
-// A problem is a struct with member functions that write their result and return false where everything must end at
-// once (their owner knows why):
+// A problem is a struct with member functions that write their result, and return false if the run must end at once
+// (their owner knows why):
 //     bool value(const T* x, T& f);                         newton, conjugate_gradient, steepest_descent
 //     bool gradient(const T* x, T* g);
 //     bool hessian(const T* x, T* h);                       newton: n x n, symmetric
 //     bool product(const T* x, const T* v, T* hv);          newton_cg: the Hessian times v
 //     bool residuals(const T* x, T* r);                     levenberg_marquardt
-//     bool jacobian(const T* x, const T* r, T* j);          m x n, row after row
-// and, where they can say more, what derivatives by differences are exact to:
+//     bool jacobian(const T* x, const T* r, T* j); m x n, row-major
+// and, optionally, how exact derivatives by differences are:
 //     T hessian_error() const;                              newton: relative, eps without it
 //     bool refine();                                        better derivatives from here on, which cost more
 //     bool can_refine() const;                              whether refine() would do anything
 //     T value_error() const;                                of values and residuals: relative, eps without it
 //     T gradient_error() const;                             of gradients by differences, relative to the largest one
 // Instead of jacobian():
-//     T* jacobian_in_place(const T* x, const T* r);         in memory of the problem's, which stays until the next
-//     call,
-//                                                           and which the solver may scale; null for false
-// A value that is not finite is no failure: the solver takes a shorter step.
+//     T* jacobian_in_place(const T* x, const T* r);         in memory of the problem, valid until the next call;
+//                                                           the solver may scale it; null for false
+// A value that is not finite is not a failure: the solver takes a shorter step.
 #pragma once
 
 #include <cmath>
@@ -46,7 +45,7 @@ enum class Status : int {
     derivative = -9,  // the derivative does not agree with the function: disagreement in the summary says where
 };
 
-// What a monitor, called once an iteration, answers.
+// What a monitor returns. It is called once per iteration.
 enum class Signal { go, stop, time, abort };
 
 template <class T> struct Progress {
@@ -62,8 +61,8 @@ struct NoMonitor {
     template <class T> Signal operator()(const Progress<T>&) { return Signal::go; }
 };
 
-// Where a derivative does not belong to its function: the variable, or -1 for the direction of the last step, and the
-// slopes of the derivative and of the function.
+// Where a derivative disagrees with its function: the variable, or -1 for the direction of the last step, and the
+// slopes by the derivative and by the function.
 template <class T> struct Disagreement {
     int variable = -1;
     T claimed = std::numeric_limits<T>::quiet_NaN(), found = std::numeric_limits<T>::quiet_NaN();

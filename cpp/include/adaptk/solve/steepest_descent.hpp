@@ -1,14 +1,13 @@
 // Steepest descent: the baseline that figure 8.6 of the Deep Learning book (Goodfellow, Bengio, Courville 2016) shows.
 //
-//   exact   alpha = g'g / g'Hg, the minimiser along -g where f is quadratic; g'Hg is taken from one more gradient,
-//           which is exact there. Elsewhere it is the first trial of a Wolfe search.
+//   exact   alpha = g'g / g'Hg, the minimiser along -g if f is quadratic; g'Hg is computed from one more gradient,
+//           which is then exact. Otherwise alpha is the first trial of a Wolfe search.
 //   wolfe   strong Wolfe conditions (Nocedal and Wright 2006, Algorithms 3.5 and 3.6)
 //   bb      J. Barzilai, J. M. Borwein, Two-point step size gradient methods, IMA J. Numer. Anal. 8 (1988), made
 //           global by a maximum over ten values (M. Raydan, SIAM J. Optim. 7 (1997))
 // With G the largest |g|_inf of the run, it ends with
-//   gradient   |g|_inf <= gtol G, and what is left of the way is at most a thousandth of it, by the last two steps, or
-//   f
-//              does not fall any more
+//   gradient   |g|_inf <= gtol G, and the remaining distance, estimated from the last two steps, is at most a
+//              thousandth of the distance so far, or f does not fall any more
 //   precision  no step along -g lowers f
 //   derivative the same, and differences of f contradict g
 //   nonfinite  the same, and f is not finite after the shortest one
@@ -25,7 +24,7 @@ enum class StepRule { wolfe, exact, bb };
 template <class T> struct SteepestDescentOptions {
     StepRule rule = StepRule::wolfe;
     T gtol = sizeof(T) == 4 ? T(1e-6) : T(1e-8);
-    bool keep_gtol = false;  // whether it may be below what gradients by differences can reach
+    bool keep_gtol = false;  // whether gtol may be below what gradients by differences can reach
     std::int64_t max_iterations = 10000;
 };
 
@@ -60,8 +59,8 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
             if (s.nit >= o.max_iterations) return Status::limit;
             w.d = -w.g;
             line.slope0 = w.g.dot(w.d);
-            // The fall of f in this step as in the last one (Nocedal and Wright 2006, section 3.5), at most ten times
-            // as far: where f is flat it would be out of all reach.
+            // The step with the same predicted fall of f as the last one (Nocedal and Wright 2006, section 3.5), but at
+            // most ten times as long: where f is flat it would be far too long.
             const T ratio = slope_before / line.slope0;
             T first = alpha > 0 ? alpha * std::min(ratio, 10 * std::sqrt(ratio)) : first_step(w.x, w.g, line.value);
             Search search = Search::failed;

@@ -32,8 +32,8 @@ template <class T> struct TrustWork {
 // lambda is a root of 1/|p| - 1/radius, which is nearly linear in lambda: Newton's iteration, kept inside an interval
 // that is known to hold the root. The step is accepted within a tenth of the radius. In the hard case, g (nearly)
 // orthogonal to the eigenvectors of lambda_min < 0, |p| stays below the radius for every lambda > -lambda_min; then a
-// multiple tau of the eigenvector u is added so that |p + tau u| = radius, which is near enough to optimal where
-// tau^2 (lambda + lambda_min) <= (p'(H + lambda I)p + lambda radius^2) / 10 (More and Sorensen, Lemma 3.4).
+// multiple tau of the eigenvector u is added so that |p + tau u| = radius, which is near enough to optimal if tau^2
+// (lambda + lambda_min) <= (p'(H + lambda I)p + lambda radius^2) / 10 (More and Sorensen, Lemma 3.4).
 template <class T>
 TrustStep<T> trust_region_step(Tridiagonal<T>& h, T lambda_min, const Vector<T>& g, T radius, TrustWork<T>& w,
                                Vector<T>& p) {
