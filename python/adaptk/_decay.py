@@ -31,32 +31,33 @@ def decay_groups(
     exclude: str | Iterable[str] | Callable[[str, Any], bool] = _has_few_dimensions,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """Param groups for an optimizer: params that are decayed, and those that are not.
+    """Split params into two groups for an optimizer: with and without weight decay.
 
-    For the classes of :mod:`adaptk.torch`, those of ``torch.optim``, and the optimizer objects of :mod:`adaptk.optim`.
+    For the classes of :mod:`adaptk.torch`, ``torch.optim`` and :mod:`adaptk.optim`.
 
     Parameters
     ----------
     params : torch.nn.Module, dict of params by name, or iterable of pairs (name, param)
-        Of a module those that require gradients.
+        The params. Of a module, those that require gradients.
     weight_decay : float
-        Of the first group; the other one has 0.
+        The weight decay of the first group; the second group has 0.
     exclude : str, iterable of str, or callable
-        Patterns of whole names, as :mod:`fnmatch` has them (``"*.bias"``), or a function of name and param. By default
-        params of fewer than two dimensions: biases, and the weights of norms.
+        Which params have no weight decay: patterns of :mod:`fnmatch` for whole names (``"*.bias"``), or a function of
+        name and param. By default params with fewer than two dimensions: biases, and the weights of normalization
+        layers.
     **options
-        More options of both groups.
+        Further options for both groups.
 
     Returns
     -------
     list of dict
-        One or two groups, for none is empty. The params of a dict stay dicts, and others are pairs (name, param), in
-        the order in which they were given.
+        One or two groups; empty groups are left out. If `params` is a dict, the params of each group are a dict, else
+        pairs (name, param), in the given order.
 
     Raises
     ------
     TypeError
-        If `params` have no names, or `exclude` is nothing of the above.
+        If the params have no names, or `exclude` is of another type.
     ValueError
         If there are no params, or a pattern matches no name.
 

@@ -1,4 +1,4 @@
-"""Signatures and docstrings of what is made from the registry: functions and classes."""
+"""Signatures and docstrings of the functions and classes that are made from the registry."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _NOTES = [
     "and not validated on the host.",
 ]
 _ROW_WISE_NOTES = [
-    "The squares of a row are summed in parts of 256 elements: in 16 sums, which a tree adds up; and the parts in",
-    "float64, in order.",
+    "The squares of a row are summed in parts of 256 elements: each part in 16 partial sums, which are added",
+    "pairwise. The sums of the parts are then added in float64, in order.",
 ]
 
 
@@ -55,11 +55,12 @@ def function_doc(rule: Rule) -> str:
         "Parameters",
         "----------",
         "param : buffer or sequence of buffers",
-        f"    Any shape, {layout}; {_DTYPES}. Narrower params are computed in float32.",
+        f"    Any shape, {layout}; {_DTYPES}. The update of a narrow param is computed in float32.",
         "grad : as param",
-        f"    The shape and strides of its param; {_DTYPES}, whichever dtype the param has. Or values for some rows",
-        "    alone: a pair (indices, values), int32 or int64 ``[k]`` and ``[k, *param.shape[1:]]``, in any order and",
-        "    with duplicates, which are summed first; or a sparse matrix of SciPy, whose rows with entries count.",
+        f"    The shape and strides of its param; {_DTYPES}, whatever the param's dtype. A gradient of some rows only",
+        "    is a pair (indices, values) of shapes ``[k]``, int32 or int64, and ``[k, *param.shape[1:]]``. Indices may",
+        "    be in any order; values of the same row are summed first. Or it is a SciPy sparse matrix: rows with",
+        "    entries have a gradient, the others have none.",
     ]
     for s in rule.states:
         start = s.initial_from if s.initial_from else f"{s.initial:g}"
@@ -81,8 +82,8 @@ def function_doc(rule: Rule) -> str:
             f"    State, initially {start}; float64 if the param is float64, else float32, bfloat16 or float16, or an",
             "    ``adaptk.formats.Stored`` or pair (codes, scales).",
         ]
-    lines += ["step : int", "    The number of this step, counted from 1."]
-    lines += ["seed : int", "    Of what is rounded stochastically, in [0, 2**64)."]
+    lines += ["step : int", "    The step number, counted from 1."]
+    lines += ["seed : int", "    The seed of stochastic rounding, in [0, 2**64)."]
     lines += [
         "param_format : {'sr', 'remainder16', 'remainder8', 'kahan'}, optional",
         "    How narrow params are stored (:mod:`adaptk.formats`). With the last three, bfloat16 params are pairs:",
@@ -92,16 +93,18 @@ def function_doc(rule: Rule) -> str:
         "zero_grad : bool",
         "    Set `grad` to zero once it has been read.",
         "copy_out : as param, optional",
-        "    Gets the new param, rounded to its own dtype: that of a state.",
+        "    Receives a copy of the new param, rounded to the buffer's dtype: float64 for float64 params, else",
+        "    float32, bfloat16 or float16.",
         "ema : (as param, float), optional",
-        "    Averages of the params in the dtype of a state, and a decay in [0, 1]: ``a + (1 - decay)*(p - a)``, as",
-        "    described at :meth:`adaptk.Optimizer.step`.",
+        "    Averages of the params, with the same dtypes as `copy_out`, and a decay in [0, 1]. An average `a` becomes",
+        "    ``a + (1 - decay)*(p - a)``; see :meth:`adaptk.Optimizer.step`.",
         "sparse : {'lazy', 'dense', 'catch_up'}",
-        "    What a gradient of rows does to the others: nothing; what a gradient of 0 does; nothing until they have a",
-        "    gradient, when they first catch up with the steps that they have missed.",
+        "    What happens to rows without a gradient if `grad` has some rows only. ``'lazy'``: nothing. ``'dense'``:",
+        "    the update for a gradient of 0. ``'catch_up'``: nothing until the row has a gradient again; it then first",
+        "    catches up with the steps that it has missed.",
         "last_step : buffer or sequence of buffers, optional",
-        "    For ``'catch_up'``: int64, one number for each row of the param, the last step that it has taken.",
-        "    Initially 0, updated in place.",
+        "    For ``'catch_up'``: int64, for each row of the param the last step that it has taken. Initially 0;",
+        "    updated in place.",
     ]
     for h in rule.hyperparameters:
         kind = "bool" if h.range == "bool" else f"float in {h.range}"
@@ -114,7 +117,7 @@ def function_doc(rule: Rule) -> str:
         "    If an argument is not a buffer, has an unsupported dtype, or is unknown to the rule.",
         "ValueError",
         "    If shapes or list lengths differ, a buffer is read-only, overlaps another one or is not dense, a",
-        "    hyperparameter is out of range, or step is below 1. Nothing is modified then.",
+        "    hyperparameter is out of range, or step is below 1. Nothing is modified in this case.",
         "BufferError",
         "    If a buffer's owner cannot export it.",
         "RuntimeError, MemoryError",
@@ -163,7 +166,7 @@ def class_doc(name: str, class_rules: Sequence[Rule]) -> str:
         lines += ["    " + line for line in rule.formula.splitlines()]
         lines += [""]
     if any(s.per == "slice" for r in class_rules for s in r.states):
-        lines += ["Params are in C order. A row is a slice of their first axis.", ""]
+        lines += ["Params must be in C order. A row is a slice along the first axis.", ""]
     lines += [
         "Parameters",
         "----------",
@@ -224,7 +227,7 @@ def state_name(rule: Rule) -> str:
 
 
 def jax_options(rule: Rule) -> list[tuple[str, Any, str]]:
-    """What a function of adaptk.jax takes by keyword beside the convention: names, defaults and meanings."""
+    """Keyword arguments of a function of adaptk.jax, except the convention: names, defaults and meanings."""
     options: dict[str, tuple[Any, str]] = {
         h.name: (h.default, h.meaning) for h in rule.hyperparameters if h.name != "lr"
     }
@@ -256,20 +259,22 @@ def jax_doc(rule: Rule) -> str:
     lines += ["    " + line for line in rule.formula.splitlines()]
     lines += [
         "",
-        "Any number below may be a 0-d JAX array, traced or not, in float32, or in float64 if JAX has it enabled; each",
-        "step reads its value. On a CUDA device `grad_scale` must be a number.",
+        "Each numeric argument below may be a 0-d JAX array, traced or not, in float32, or in float64 if JAX has it",
+        "enabled; each step reads its value. On a CUDA device `grad_scale` must be a Python number.",
         "",
         "Parameters",
         "----------",
         f"learning_rate : float, schedule, callable or array, default {lr.default!r}",
-        "    A schedule of :mod:`adaptk.schedules`, evaluated in float64, under ``jit`` by a callback to the host. Or",
-        "    a function of the number of steps taken so far (from 0), like optax's schedules, which is traced.",
+        "    A schedule of :mod:`adaptk.schedules` is evaluated in float64, under ``jit`` by a callback to the host. A",
+        "    callable is traced, like optax's schedules; its argument is the number of steps taken so far, from 0 on.",
         'convention : {"book", "torch", "keras", "tf1", "optax"}',
-        "    The system whose defaults, place of eps, momentum form and initial states to use. Explicit arguments win.",
+        "    Whose defaults, place of eps, form of momentum and initial states to use. Explicit arguments take",
+        "    precedence.",
         "packed : bool, default False",
         "    Keep each state in a few flat arrays instead of a tree like the params. JAX needs about a microsecond",
-        "    for every array that it passes to or from a compiled function: most of a step over many small params.",
-        "    Sharded params are not supported, nor rules with states of other shapes than the params'.",
+        "    for every array that it passes to or from a compiled function, which is most of the time of a step over",
+        "    many small params. Not supported for sharded params, and for rules with states whose shapes are not those",
+        "    of the params.",
     ]
     ranges = {h.name: h.range for h in rule.hyperparameters}
     for name, default, meaning in jax_options(rule):
@@ -278,20 +283,22 @@ def jax_doc(rule: Rule) -> str:
         lines += [f"{name} : {kind}, default {default!r}", f"    {meaning[:1].upper()}{meaning[1:]}."]
     lines += [
         "state_dtype : str or dict from state to str, optional",
-        '    How states are stored that ``init`` makes: ``"float32"`` (default), ``"bfloat16"``, ``"float16"``,',
+        '    The storage of the states that ``init`` makes: ``"float32"`` (default), ``"bfloat16"``, ``"float16"``,',
         '    ``"bfloat16_sr"``, ``"8bit"``, ``"8bit_nearest"``, ``"8bit_dynamic"``, ``"fp8_e4m3"`` or ``"4bit"``;',
         "    see :mod:`adaptk.formats`.",
         "min_8bit_size : int, optional",
-        "    Params of fewer elements, 4096 by default, have float32 states where `state_dtype` says 8 bits or 4.",
+        "    Params with fewer elements, 4096 by default, have float32 states if `state_dtype` is an 8-bit or 4-bit",
+        "    format.",
         "seed : int, optional",
-        "    Of stochastic rounding, in [0, 2**63), 0 by default. Tensors are numbered as leaves of the params.",
-        "    Under ``jax.vmap`` each member of the batch has the random bits that it would have alone.",
+        "    The seed of stochastic rounding, in [0, 2**63), default 0. The random bits also depend on the index of",
+        "    the param among the leaves. Under ``jax.vmap`` each member of the batch has the random bits that it would",
+        "    have alone.",
         'param_format : {"sr", "remainder16", "remainder8", "kahan"}, optional',
         "    How narrow params are stored, see :mod:`adaptk.formats`. With the last three, for bfloat16, the state",
-        "    is a :class:`SplitState`, and ``apply`` takes the steps: ``update`` has no updates for them.",
+        "    is a :class:`SplitState`, and steps must be taken with ``apply``: ``update`` cannot express them.",
         "mask : tree of bool or callable, optional",
-        "    Which params are decayed, as in optax: a tree of bools like the params or a prefix of theirs, or a",
-        "    function of the params that returns one. The others have no weight decay.",
+        "    Which params have weight decay, as in optax: a tree of bools with the structure of the params or a prefix",
+        "    of it, or a function of the params that returns such a tree.",
     ]
     states = _quoted([s.name for s in rule.states]) or "nothing else"
     numbers = {s.per: [t.name for t in rule.states if t.per == s.per] for s in rule.states if s.per != "element"}
@@ -300,9 +307,9 @@ def jax_doc(rule: Rule) -> str:
         "Returns",
         "-------",
         "GradientTransformation",
-        f"    Its state is a :class:`{state_name(rule)}` of `count` and {states}.",
+        f"    Its state is a :class:`{state_name(rule)}` with `count` and {states}.",
         *(
-            f"    One number for each {per}, see the states of :func:`adaptk.rule`: {_quoted(names)}."
+            f"    One number for each {per} (see `per` of :func:`adaptk.rule`): {_quoted(names)}."
             for per, names in numbers.items()
         ),
         "",

@@ -77,7 +77,7 @@ class StepInfo:
 
 
 class ParamGroup(dict[str, Any]):
-    """The params of a group, which stay, and its hyperparameters, which may be changed: a dict with fixed keys."""
+    """A dict with fixed keys: the params of a group, which cannot be replaced, and its hyperparameters, which can."""
 
     __slots__ = ("_names", "_params")
 
@@ -226,44 +226,44 @@ class Optimizer:
     Parameters
     ----------
     params : buffers
-        Arrays to optimize: an iterable of buffers, a dict of buffers by name, or an iterable of groups, dicts with
-        the key ``"params"`` and their own options. Buffers are NumPy arrays or tensors, all on the CPU or all on one
-        CUDA device; float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2, dense in memory. They are
-        updated in place and never copied.
+        Arrays to optimize: an iterable of buffers, a dict of buffers by name, or an iterable of param groups. A group
+        is a dict with the key ``"params"`` and options of its own. Buffers are NumPy arrays or tensors, all on the CPU
+        or all on one CUDA device; float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2, dense in memory.
+        They are updated in place and never copied.
     lr : float, callable or buffer, optional
         The learning rate, or a schedule: a function of the step number, counted from 1
-        (:mod:`adaptk.schedules`). Any other number, as `weight_decay`, may be a schedule too. For params on a CUDA
-        device this and any other numeric hyperparameter may be a buffer of one float32 or float64 on that device,
-        which each step reads there; its range is not validated.
+        (:mod:`adaptk.schedules`). Other numeric hyperparameters, such as `weight_decay`, may be schedules too. For
+        params on a CUDA device, `lr` and other numeric hyperparameters may be one-element buffers of float32 or
+        float64 on that device. Each step reads the value there; its range is not validated.
     convention : {"book", "torch", "keras", "tf1", "optax"}
-        Whose defaults, place of eps, momentum form and initial state to take. Explicit arguments win.
+        Whose defaults, place of eps, form of momentum and initial states to use. Explicit arguments take precedence.
     clip_norm : float, optional
         Clip gradients to this global norm at every step.
     skip_nonfinite : bool
-        Skip steps whose gradients hold inf or NaN.
+        Skip steps whose gradients contain inf or NaN.
     capturable : bool
-        For params on a CUDA device: count the steps there, so that a step that was captured in a CUDA graph is right
-        at each replay. Hyperparameters that are to change between replays have to be buffers on the device.
+        For params on a CUDA device: count the steps on the device, so that a step captured in a CUDA graph has the
+        right step number at each replay. Hyperparameters that change between replays must be buffers on the device.
     state_dtype : str or dict from state to str, optional
-        What states are stored as, or a dict from state to that for some of them: ``"float32"``, ``"bfloat16"``,
-        ``"float16"``, ``"bfloat16_sr"`` (rounded stochastically), ``"8bit"``, ``"8bit_nearest"``, ``"8bit_dynamic"``,
-        ``"fp8_e4m3"`` or ``"4bit"`` (:mod:`adaptk.formats`). The step still computes in float32. What is rounded to
-        nearest loses small changes. States of float64 params are float64. NumPy arrays of bfloat16 need the package
-        ``ml_dtypes``.
+        The storage format of all states, or a dict with the formats of some states by name: ``"float32"``,
+        ``"bfloat16"``, ``"float16"``, ``"bfloat16_sr"`` (rounded stochastically), ``"8bit"``, ``"8bit_nearest"``,
+        ``"8bit_dynamic"``, ``"fp8_e4m3"`` or ``"4bit"`` (:mod:`adaptk.formats`). The step still computes in float32.
+        States that are rounded to nearest lose small changes. States of float64 params are float64. NumPy arrays of
+        bfloat16 need the package ``ml_dtypes``.
     min_8bit_size : int
-        Params of fewer elements have float32 states where `state_dtype` says 8 bits or 4.
+        Params with fewer elements have float32 states if `state_dtype` is an 8-bit or 4-bit format.
     seed : int
-        Of stochastic rounding, in [0, 2**63).
+        The seed of stochastic rounding, in [0, 2**63).
     param_format : {"sr", "remainder16", "remainder8", "kahan"}, optional
         How narrow params are stored, so that changes of less than half of a last place add up. ``"sr"``: rounded
         stochastically. The others are for bfloat16, and keep what rounding loses as ``"remainder"`` or
-        ``"compensation"`` in :attr:`state`: with ``"remainder16"`` params are float32 to the step, bit for bit
+        ``"compensation"`` in :attr:`state`. With ``"remainder16"`` the step works on float32 params, bit for bit
         (:mod:`adaptk.formats`). Params in float32 and float64 are not affected.
     sparse : {"lazy", "dense", "catch_up"}
-        What gradients that have values for some rows alone do to the other rows. ``"lazy"``: nothing. ``"dense"``:
-        what a gradient of 0 does. ``"catch_up"``: nothing until a row has a gradient; then it first catches up with the
-        steps that it has missed (`last_step` in :attr:`state`), as far as the rule has a closed form
-        (:attr:`Rule.catch_up`). It takes the hyperparameters of the present step for those that were missed.
+        What happens to rows without a gradient if a gradient has some rows only. ``"lazy"``: nothing. ``"dense"``:
+        the update for a gradient of 0. ``"catch_up"``: nothing until the row has a gradient again; it then first
+        catches up with the steps that it has missed (`last_step` in :attr:`state`), with the closed form of the rule
+        (:attr:`Rule.catch_up`) and the hyperparameters of the current step.
     **options
         Hyperparameters of the rule, by name; the options that choose among the rules of the class; the initial
         values of states.
@@ -275,10 +275,10 @@ class Optimizer:
 
     Notes
     -----
-    `param_groups` is a list of dicts, one for each group. Hyperparameters may be changed there between steps; an
-    unknown key and other params are refused. Optimizers can be pickled and deep-copied with all that they hold. Their
-    params go with them: copy or pickle a model and its optimizer together (``copy.deepcopy((model, opt))``), and the
-    new optimizer updates the params of the new model.
+    `param_groups` is a list of dicts, one for each group. Hyperparameters may be changed there between steps. Setting
+    an unknown key or replacing the params raises an error. Optimizers can be pickled and deep-copied, and their params
+    are copied with them. Copy or pickle a model and its optimizer together (``copy.deepcopy((model, opt))``), so that
+    the new optimizer updates the params of the new model.
 
     Examples
     --------
@@ -468,13 +468,13 @@ class Optimizer:
         Parameters
         ----------
         group : mapping
-            ``{"params": buffers, **options}``, among them ``state_dtype``, ``param_format`` and
+            ``{"params": buffers, **options}``. The options may include ``state_dtype``, ``param_format`` and
             ``sparse``.
 
         Raises
         ------
         TypeError, ValueError
-            As the constructor does. The optimizer is unchanged then.
+            Under the same conditions as the constructor. The optimizer is then unchanged.
 
         Examples
         --------
@@ -692,50 +692,53 @@ class Optimizer:
         Parameters
         ----------
         grads : sequence or mapping of buffers
-            One gradient per param, of its shape and strides, in the order of the params over all groups; a dict by
-            name if the params are named; one buffer if there is one param. ``None`` leaves a param and its states
-            unchanged. A gradient may have values for some rows alone: a pair (indices, values), int32 or int64 ``[k]``
-            and ``[k, *param.shape[1:]]``, or a sparse matrix of SciPy, whose rows with entries count. Indices may be in
-            any order; values of one row are summed first, leaves of 32 in the order given and then the leaves. What
-            becomes of the other rows is up to the optimizer's `sparse`.
+            One gradient per param, with the shape and strides of the param, in the order of the params over all
+            groups; a dict by name if the params are named; one buffer if there is one param. ``None`` leaves a param
+            and its states unchanged. A gradient of some rows only is a pair (indices, values) of shapes ``[k]``, int32
+            or int64, and ``[k, *param.shape[1:]]``, or a SciPy sparse matrix, whose rows without entries have no
+            gradient. Indices may be in any order. Values of the same row are summed first: in groups of 32, in the
+            order given, and then the sums of the groups. The option `sparse` of the optimizer says what happens to the
+            other rows.
         clip_norm : float, optional
             Scale all gradients by ``min(1, clip_norm / norm)``, where norm is their global norm after `grad_scale`.
-            Defaults to the optimizer's own.
+            Defaults to the option of the optimizer.
         grad_scale : float
             Factor for all gradients, for example the reciprocal of a loss scale.
         skip_nonfinite : bool, optional
-            Change nothing if a gradient contains inf or NaN. Defaults to the optimizer's own.
+            Change nothing if a gradient contains inf or NaN. Defaults to the option of the optimizer.
         zero_grad : bool
-            Set each gradient to zero once it has been read, also if the step is skipped: what is accumulated next
-            begins at zero.
+            Set each gradient to zero once it has been read, also if the step is skipped, so that the next accumulation
+            starts at zero.
         copy_out : sequence or mapping of buffers, optional
-            One buffer per param, as `grads`, that gets the new param rounded to its own dtype: bfloat16, float16 or
-            float32; float64 for float64 params. ``None`` in it leaves a param out.
+            One buffer per param, given like `grads`. It receives a copy of the new param, rounded to the buffer's
+            dtype: float64 for float64 params, else bfloat16, float16 or float32. Use ``None`` for a param without a
+            copy.
         ema : (sequence or mapping of buffers, float), optional
-            Averages of the params, as `copy_out`, and a decay in [0, 1]. With ``w = 1 - decay``, rounded to the
+            Averages of the params, given like `copy_out`, and a decay in [0, 1]. With ``w = 1 - decay``, rounded to the
             param's precision, an average `a` becomes ``a + w*(p - a)`` if ``w < 0.5``, else ``p - (p - a)*(1 - w)``,
-            as ``torch.lerp`` has it; `p` is the param as it is stored. Params without a gradient are averaged and
+            the formula of ``torch.lerp``; `p` is the param as it is stored. Params without a gradient are averaged and
             copied like the others.
         grad_norm : float, optional
-            The norm of the gradients before `grad_scale`, as :func:`adaptk.accumulate` returned it for the same
-            buffers in the same order. `clip_norm` and `skip_nonfinite` go by it, and the gradients are read once.
+            The norm of the gradients before `grad_scale`, returned by :func:`adaptk.accumulate` for the same buffers
+            in the same order. `clip_norm` and `skip_nonfinite` then use it, so that the gradients are read only once.
 
         Returns
         -------
         StepInfo
-            ``grad_norm`` (where it was computed) and ``skipped``.
+            ``grad_norm`` (``None`` if it was not computed) and ``skipped``.
 
         Raises
         ------
         TypeError, ValueError, BufferError
-            For gradients that do not fit, and hyperparameters out of range in `param_groups`. Params, states and step
-            counts are then exactly as before.
+            If gradients do not match the params, or a hyperparameter in `param_groups` is out of range. Params, states
+            and step counts are then unchanged.
 
         Notes
         -----
-        `zero_grad`, `copy_out` and `ema` are done on each part of a param while it is in the cache, and give the bits
-        of the same operations after the step. A step that is skipped writes no copies and no averages. Their buffers
-        must not overlap each other, a param, a state or a gradient; with `zero_grad`, nor may two gradients overlap.
+        `zero_grad`, `copy_out` and `ema` work on each part of a param while it is in the cache. The results are bitwise
+        identical to the same operations after the step. A skipped step writes no copies and no averages. The buffers of
+        copies and averages must not overlap each other, a param, a state or a gradient. With `zero_grad`, gradients
+        must not overlap each other.
 
         Examples
         --------
@@ -780,10 +783,9 @@ class Optimizer:
         )
 
     def catch_up(self) -> None:
-        """Let all rows catch up with the steps that they have missed, as if each had a gradient next.
+        """Let all rows catch up with the steps that they have missed, as a row does when it has a gradient again.
 
-        For ``sparse="catch_up"``, before params are evaluated or saved for another use; for other params it does
-        nothing.
+        For ``sparse="catch_up"``, before the params are evaluated or exported; for other params it does nothing.
 
         Examples
         --------
@@ -804,13 +806,13 @@ class Optimizer:
     def lookahead(self) -> Iterator[None]:
         """Move the params to the interim point ``p + alpha*v`` of Algorithm 8.6 while a block runs.
 
-        Compute the gradient inside the block. Leaving it restores every param bit for bit; then :meth:`step` applies
-        the update. For ``RMSProp(nesterov=True)``.
+        Compute the gradient inside the block. Leaving the block restores every param bit for bit; then :meth:`step`
+        applies the update. For ``RMSProp(nesterov=True)``.
 
         Raises
         ------
         ValueError
-            If a group has another rule.
+            If a group's rule takes its gradients at the params themselves.
         RuntimeError
             If look-aheads are nested, or a step is taken inside the block.
 
@@ -834,22 +836,22 @@ class Optimizer:
     # The point to evaluate at.
 
     def evaluation_params(self, out: Any = None) -> Any:
-        """The params to evaluate a model with, for rules that have other ones to take gradients at.
+        """The params to evaluate a model with, for rules that take gradients at other params (Schedule-Free rules).
 
         Parameters
         ----------
         out : sequence or mapping of buffers, optional
-            Gets them: one buffer per param, of its shape and dtype. By default new arrays.
+            Buffers for the result: one per param, with the shape and dtype of the param. By default new arrays.
 
         Returns
         -------
         list or dict of buffers
-            `out`, or the new arrays: a dict if the params are named. Params of other groups are copied.
+            `out`, or the new arrays: a dict if the params are named. Params of groups with other rules are copied.
 
         Raises
         ------
         ValueError
-            If no group has such a rule, as the Schedule-Free ones are.
+            If no group has such a rule.
         RuntimeError
             Between :meth:`eval` and :meth:`train`.
 
@@ -896,7 +898,8 @@ class Optimizer:
     def eval(self) -> None:
         """Move the params to the point to evaluate a model at, until :meth:`train`.
 
-        For rules that take gradients at other params, as the Schedule-Free ones do. Nothing happens if they are there.
+        For rules that take gradients at other params, such as the Schedule-Free rules. Does nothing if the params are
+        there already.
 
         Raises
         ------
@@ -927,7 +930,7 @@ class Optimizer:
             self._kept = kept
 
     def train(self) -> None:
-        """Move the params back to where :meth:`eval` has found them, bit for bit; nothing if they are there.
+        """Undo :meth:`eval`: move the params back, bit for bit. Does nothing without a preceding :meth:`eval`.
 
         Examples
         --------
@@ -963,13 +966,13 @@ class Optimizer:
 
     @property
     def state(self) -> Mapping[int | str, Mapping[str, Any]]:
-        """The state arrays themselves: param's index or name -> state's name -> array."""
+        """The state arrays, not copies: ``state[param's index or name][name of the state]``."""
         with self._lock:
             keys: Sequence[int | str] = self._names if self._names is not None else self._places(0, len(self._params))
             return MappingProxyType({k: MappingProxyType(s) for k, s in zip(keys, self._states, strict=True)})
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later run needs to resume, as a flat dict of arrays.
+        """Everything needed to resume later, as a flat dict of arrays.
 
         Returns
         -------
@@ -977,7 +980,7 @@ class Optimizer:
             Copies of the states (``"state.<param>.<state>"``); step counts and hyperparameters as 0-d arrays; the name
             of each group's rule (``"param_groups.<group>.rule"``) as its ASCII codes. NumPy arrays, or tensors if the
             params are tensors. ``np.savez``, ``pickle`` and ``safetensors`` all accept it. Hyperparameters that are
-            schedules are not part of it: the constructor of the later run must give them again.
+            schedules are not included: give them to the constructor again when you resume.
 
         Examples
         --------
@@ -1048,26 +1051,25 @@ class Optimizer:
                     have[at], have[f"{at}.{own}"], _ = formats.quantize(values, array.format, seed=self._seed)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a state that :meth:`state_dict` returned.
+        """Load a state that :meth:`state_dict` returned.
 
         Parameters
         ----------
         state_dict : mapping of str to array
-            From an optimizer with the same rules over params of the same shapes. Its arrays are copied, and its
-            hyperparameters are loaded; schedules that this optimizer has stay.
+            From an optimizer with the same rules over params of the same shapes. Arrays are copied. Hyperparameters
+            are loaded too, except those for which this optimizer has a schedule.
 
         Raises
         ------
         TypeError, ValueError
-            For missing or unexpected keys, another rule, shapes or dtypes that differ, step counts or hyperparameters
-            out of range, and for a state that was saved with a schedule if this optimizer has none. Nothing is changed
-            then.
+            If keys are missing or unexpected, rules, shapes or dtypes differ, step counts or hyperparameters are out of
+            range, or the state was saved with a schedule and this optimizer has none. Nothing is changed in this case.
 
         Notes
         -----
-        To go on at a constant rate from a state that was saved with a schedule, add the rate to the dict:
-        ``opt.load_state_dict({**saved, "param_groups.0.lr": 1e-4})``. States that were saved by adaptk 0.1 do not name
-        their rules; they are loaded if all keys and shapes fit.
+        To continue at a constant learning rate from a state that was saved with a schedule, add the rate to the dict:
+        ``opt.load_state_dict({**saved, "param_groups.0.lr": 1e-4})``. States saved by adaptk 0.1 do not name their
+        rules; they are loaded if all keys and shapes match.
 
         Examples
         --------

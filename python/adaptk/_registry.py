@@ -1,4 +1,4 @@
-"""The list of rules, as the compiled core has it, in Python objects."""
+"""The registry of rules in the compiled core, as Python objects."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Hyperparameter:
     ----------
     name : str
     default : float or bool
-        The book's; :meth:`Rule.defaults` has the other conventions'.
+        In the convention of the book; :meth:`Rule.defaults` returns the defaults of other conventions.
     range : str
         Valid values as an interval such as ``"[0, 1)"``, or ``"bool"``.
     meaning : str
     common : bool
-        Whether every rule has it (weight decay, maximize, gradient scale).
+        Whether all rules have it (weight decay, maximize, gradient scale).
     """
 
     name: str
@@ -40,26 +40,25 @@ class Hyperparameter:
 
 @dataclass(frozen=True)
 class State:
-    """An array beside each parameter, of its shape, or with one number for each row, column, slice or tensor.
+    """A state of a rule: for each param an array of its shape, or one number for each row, column, slice or tensor.
 
     Attributes
     ----------
     name : str
     initial : float
-        The value that it starts with, unless `initial_from` names a hyperparameter.
+        The initial value, unless `initial_from` is given.
     initial_from : str or None
-        The hyperparameter whose value it starts with; ``"param"`` or ``"grad"`` for rules made at run time whose state
-        starts as a copy of the param or of the first gradient.
+        The hyperparameter whose value is the initial value. For rules made at run time also ``"param"`` or ``"grad"``,
+        if the state starts as a copy of the param or of the first gradient.
     option : str or None
         The argument of the optimizer classes that sets the initial value.
     nonnegative : bool
         Whether it is never below zero, as second moments are.
     per : str
-        What it has one number for: ``"element"``, so that it has the param's shape; ``"tensor"``, a 0-d array;
-        ``"row"``, of shape ``(*param.shape[:-1], 1)``; ``"column"``, of shape ``(*param.shape[:-2], 1,
-        param.shape[-1])``; ``"slice"``, of shape ``(param.shape[0],)``, as beside embedding tables. A param of fewer
-        than two axes is one row, and one without axes one slice. All but the first are in the dtype that is computed
-        in.
+        What the state has one number for. ``"element"``: the shape is that of the param; ``"tensor"``: a 0-d array;
+        ``"row"``: shape ``(*param.shape[:-1], 1)``; ``"column"``: shape ``(*param.shape[:-2], 1, param.shape[-1])``;
+        ``"slice"``: shape ``(param.shape[0],)``, for embedding tables. A param with fewer than two axes is one row,
+        and a 0-d param is one slice. All states but those per element have the dtype of the computation.
     """
 
     name: str
@@ -70,7 +69,7 @@ class State:
     per: str = "element"
 
     def shape_beside(self, param: tuple[int, ...]) -> tuple[int, ...]:
-        """Its shape beside a param of this one.
+        """The shape of the state for a param of this shape.
 
         Examples
         --------
@@ -91,7 +90,7 @@ class Rule:
     Attributes
     ----------
     name : str
-        Of the rule, and of its function in :mod:`adaptk.ops`.
+        The name of the rule and of its function in :mod:`adaptk.ops`.
     class_names : tuple of str
         The optimizer classes that run it.
     variant : tuple of str
@@ -102,22 +101,22 @@ class Rule:
     states : tuple of State
         In the order in which :mod:`adaptk.ops` takes them.
     presets : mapping of str to mapping of str to float
-        What each convention has where the book has another value.
+        For each convention, the values that differ from those of the book.
     program : bytes or None
-        Of a rule that :func:`adaptk.rule` has made: what it computes.
+        The program of a rule that :func:`adaptk.rule` has made.
     carried : tuple of str
-        The hyperparameters that a step hands on to the next one, as :func:`adaptk.rule` says.
+        The hyperparameters that each step updates for the next one; see `carried` of :func:`adaptk.rule`.
     evaluation : str
         The rule that computes the point to evaluate a model at, if that is not the param.
     reduces : str
-        Over what a step reduces to numbers, before it updates: ``"tensor"``, each tensor; ``"all"``, all that it
-        updates (and maybe each tensor too, or its rows and columns); or ``""``, nothing.
+        The reductions of a step before the update: ``"tensor"``, over each tensor; ``"all"``, over all tensors that it
+        updates (and possibly also over each tensor, or its rows and columns); or ``""``, none.
     shaped : bool
-        Whether it has states that are not for each element, or looks at the rows and columns of a tensor.
+        Whether the rule has states that are not per element, or depends on the rows and columns of a tensor.
     catch_up : str
-        How rows that had no gradient catch up (``sparse="catch_up"``): ``"exact"`` up to rounding, ``"approximate"``
-        if moments decay as they should and what they would have moved the param is left out, or ``""`` if the rule
-        has no closed form.
+        How rows without a gradient catch up (``sparse="catch_up"``): ``"exact"`` up to rounding; ``"approximate"`` if
+        only the decay of the moments is applied, and the change of the param that they would have caused is left out;
+        or ``""`` if the rule has no closed form.
     """
 
     name: str
@@ -139,7 +138,7 @@ class Rule:
 
     @property
     def key(self) -> str:
-        """What the core finds the rule by: its name, unless it was made at run time."""
+        """The rule's key in the core: its name, unless it was made at run time."""
         return self._key or self.name
 
     def __repr__(self) -> str:
@@ -152,7 +151,7 @@ class Rule:
 
     @property
     def spelling(self) -> str:
-        """The class that runs the rule, with the options that choose it: ``RMSProp(centered=True)``."""
+        """The class that runs the rule, with the options that choose it, such as ``RMSProp(centered=True)``."""
         options = ", ".join(f"{word}=..." if word == "momentum" else f"{word}=True" for word in self.variant)
         return f"{self.class_names[0]}({options})" if options else self.class_names[0]
 
@@ -202,15 +201,15 @@ class Rule:
         hyperparameters: Mapping[str, float] | None = None,
         options: Mapping[str, float] | None = None,
     ) -> dict[str, float]:
-        """The value that each state array is filled with at the start.
+        """The initial value of each state.
 
         Parameters
         ----------
         convention : str
         hyperparameters : mapping, optional
-            Values of hyperparameters, for states that start as one of them.
+            Values of hyperparameters, for states whose initial value is a hyperparameter.
         options : mapping, optional
-            Initial values by the name of their option, such as ``initial_accumulator_value``.
+            Initial values by the name of the option, such as ``initial_accumulator_value``.
         """
         preset = self._preset(convention)
         values = {**self.defaults(convention), **(hyperparameters or {})}
@@ -326,14 +325,14 @@ def rules(*, catalogue: bool = False) -> dict[str, Rule]:
     Parameters
     ----------
     catalogue : bool
-        Those of the catalogue too, which are programs: they are read from the package's files. Without it, they can be
-        looked up by their names all the same, and so can those that keep one number for each row (``rowwise_adagrad``,
-        ``rowwise_adam``).
+        Whether to include the rules of the catalogue, which are programs read from files of the package. Without this
+        option the dict does not list them, but looking up a key still finds them, and also the row-wise rules
+        (``rowwise_adagrad``, ``rowwise_adam``).
 
     Returns
     -------
     dict of str to Rule
-        By name, in the order of the library's list. The dict is the caller's own.
+        Rules by name, in the order of the registry. Each call returns a new dict.
 
     Examples
     --------

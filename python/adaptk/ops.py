@@ -1,9 +1,9 @@
 """Fused update functions on buffers, one per rule.
 
 ``adaptk.ops.<rule>(param, grad, *states, step=..., **hyperparameters)`` updates `param` and the states in place and
-returns ``None``. Every array argument is one buffer, or a list or tuple of buffers of the same length: many tensors are
-updated in one multithreaded call. A buffer is a NumPy array or any object with ``__dlpack__``, on the CPU or on a CUDA
-device; none is ever copied.
+returns ``None``. Each array argument is one buffer, or a list or tuple of buffers, all of the same length, to update
+many tensors in one multithreaded call. A buffer is a NumPy array or any object with ``__dlpack__``, on the CPU or on a
+CUDA device. Buffers are never copied.
 """
 
 from __future__ import annotations

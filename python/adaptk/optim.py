@@ -1,7 +1,7 @@
-"""Optimizer objects over the fused rules.
+"""Optimizer objects with fused steps, one class for each family of rules.
 
-Every class shares :class:`Optimizer`; a class picks among its rules by its options, as ``RMSProp(centered=True)``
-does. The classes are made from the registry, so that a rule that is added to the core has one.
+:class:`Optimizer` is the base of all classes. The options of a class choose among its rules, for example
+``RMSProp(centered=True)``. The classes are made from the registry, so each rule that is added to the core gets one.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def optimizer_for(
     sparse: str = "lazy",
     **options: Any,
 ) -> Optimizer:
-    """An optimizer that runs the rule of this name.
+    """Make an optimizer for a rule given by name.
 
     Parameters
     ----------
     rule : str
         A key of :func:`adaptk.rules`.
     params, lr, convention, clip_norm, skip_nonfinite, capturable, state_dtype, min_8bit_size, seed
-        As :class:`Optimizer` takes them.
+        As in :class:`Optimizer`.
     param_format, sparse, **options
-        As :class:`Optimizer` takes them; the options are the rule's own hyperparameters.
+        As in :class:`Optimizer`; the options are hyperparameters of the rule.
 
     Raises
     ------

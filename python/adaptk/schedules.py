@@ -1,13 +1,12 @@
-"""Learning-rate schedules: plain functions of the number of the step.
+"""Learning-rate schedules: plain functions of the step number.
 
-A schedule is called with the number ``t`` of the step that is about to be taken, counted from 1 like the ``step=``
-argument of ``adaptk.ops``, and returns the learning rate of that step as a float. Pass one where a learning rate is
-expected::
+A schedule is called with the number ``t`` of the next step, counted from 1 like the ``step=`` argument of
+``adaptk.ops``, and returns the learning rate of that step as a float. Pass it instead of a learning rate::
 
     adaptk.Adam(params, lr=adaptk.schedules.cosine(1e-3, total=1000, warmup=100))
 
-PyTorch's ``LambdaLR``, optax and others count from 0. Give them :meth:`Schedule.from_zero`, which is the same schedule
-over ``0, 1, 2, ...``::
+PyTorch's ``LambdaLR``, optax and others count from 0. Give them :meth:`Schedule.from_zero`, the same schedule for steps
+``0, 1, 2, ...``::
 
     opt = torch.optim.SGD(model.parameters(), lr=1.0)  # LambdaLR multiplies this rate
     scheduler = torch.optim.lr_scheduler.LambdaLR(opt, schedule.from_zero())
@@ -15,20 +14,20 @@ over ``0, 1, 2, ...``::
     optax.sgd(schedule.from_zero())
     optax.inject_hyperparams(optax.sgd)(learning_rate=schedule.from_zero())
 
-Over its ``1, 2, 3, ...`` a schedule gives what the scheduler of the same name in ``torch.optim.lr_scheduler`` or
-``optax`` gives over ``0, 1, 2, ...``.
+At steps ``1, 2, 3, ...`` a schedule returns the rates that the corresponding scheduler in ``torch.optim.lr_scheduler``
+or ``optax`` has at ``0, 1, 2, ...``.
 
 Every schedule
 
-- depends on ``t`` alone: it holds no state, may be shared between param groups, and resumes by itself;
-- accepts any integer ``t >= 1`` (also NumPy's, and floats with an integral value). Other numbers raise ``ValueError``,
-  anything else ``TypeError``. Under ``jax.jit`` a traced ``t`` is accepted too: the rate is then computed by a callback
-  to the host, and is an array of JAX's default float type;
-- holds its last value after its end;
-- is immutable, compares by value, can be pickled, and prints as the call that makes it.
+- depends only on ``t``: it has no state, may be shared between param groups, and needs nothing to resume;
+- accepts any integer ``t >= 1`` (NumPy integers and floats with an integral value too). Other numbers raise
+  ``ValueError``, anything else ``TypeError``. Under ``jax.jit`` a traced ``t`` is accepted too: the rate is then
+  computed by a callback to the host, and is an array of JAX's default float type;
+- keeps its last value after its end;
+- is immutable, compares by value, can be pickled, and has the call that makes it as its ``repr``.
 
-Rates are finite and >= 0. Arguments of the wrong type raise ``TypeError``, those out of range ``ValueError``, both when
-the schedule is made and with the name of the argument.
+Rates are finite and >= 0. Arguments of the wrong type raise ``TypeError``, and arguments out of range ``ValueError``,
+when the schedule is made. The message names the argument.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ def _rate(name: str, rate: Rate) -> Callable[[int], float]:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What every function of this module returns: an immutable ``schedule(t) -> float``."""
+    """The type that all functions of this module return: an immutable ``schedule(t) -> float``."""
 
     def __call__(self, t: SupportsIndex | float) -> float:
         """The learning rate of step ``t``, counted from 1."""
@@ -126,8 +125,8 @@ class Schedule:
         Returns
         -------
         callable
-            A function of the number of steps that have been taken. It can be pickled, and has no state that a scheduler
-            of PyTorch would save.
+            A function of the number of steps taken so far. It can be pickled, and has no state that a PyTorch scheduler
+            would save.
 
         Examples
         --------
@@ -149,7 +148,7 @@ class Schedule:
 
 
 class FromZero:
-    """What :meth:`Schedule.from_zero` returns."""
+    """A schedule that counts from 0, as :meth:`Schedule.from_zero` returns it."""
 
     # LambdaLR saves the __dict__ of a callable object. It stays empty, so that the saved state is plain data.
     __slots__ = ("__dict__", "schedule")
@@ -158,7 +157,7 @@ class FromZero:
         self.schedule = schedule
 
     def __call__(self, n: SupportsIndex | float) -> float:
-        """The learning rate after ``n`` steps."""
+        """The learning rate after ``n`` steps, that of step ``n + 1``."""
         if _is_traced(n):
             return cast(float, _traced(self, n))
         if isinstance(n, Real) and not hasattr(n, "__index__"):
@@ -353,7 +352,7 @@ def constant(lr: float) -> Schedule:
 
 
 def step_decay(lr: float, *, every: int, gamma: float = 0.1) -> Schedule:
-    """The rate is multiplied by ``gamma`` after each ``every`` steps.
+    """Multiply the rate by ``gamma`` every ``every`` steps.
 
     Parameters
     ----------
@@ -374,7 +373,7 @@ def step_decay(lr: float, *, every: int, gamma: float = 0.1) -> Schedule:
     TypeError, ValueError
         An argument is of the wrong type, or out of range.
     OverflowError
-        When called, where ``gamma > 1`` has taken the rate beyond the largest float.
+        When called, if ``gamma > 1`` makes the rate larger than the largest float.
 
     Notes
     -----
@@ -391,14 +390,14 @@ def step_decay(lr: float, *, every: int, gamma: float = 0.1) -> Schedule:
 
 
 def exponential(lr: float, *, gamma: float) -> Schedule:
-    """The rate is multiplied by ``gamma`` after each step.
+    """Multiply the rate by ``gamma`` after each step.
 
     Parameters
     ----------
     lr
         Rate of the first step, finite, >= 0.
     gamma
-        The factor, finite, >= 0; above 1 the rate grows, as a search for the largest usable rate wants it.
+        The factor, finite, >= 0. Above 1 the rate grows, which a search for the largest usable rate needs.
 
     Returns
     -------
@@ -410,7 +409,7 @@ def exponential(lr: float, *, gamma: float) -> Schedule:
     TypeError, ValueError
         An argument is of the wrong type, or out of range.
     OverflowError
-        When called, where ``gamma > 1`` has taken the rate beyond the largest float.
+        When called, if ``gamma > 1`` makes the rate larger than the largest float.
 
     Notes
     -----
@@ -427,7 +426,7 @@ def exponential(lr: float, *, gamma: float) -> Schedule:
 
 
 def inverse_time(lr: float, *, decay: float, every: int = 1, staircase: bool = False) -> Schedule:
-    """The rate falls with one over the number of steps.
+    """Decay the rate in inverse proportion to the number of steps.
 
     Parameters
     ----------
@@ -438,13 +437,13 @@ def inverse_time(lr: float, *, decay: float, every: int = 1, staircase: bool = F
     every
         Number of steps that ``decay`` refers to, >= 1.
     staircase
-        Change the rate after each ``every`` steps only.
+        Change the rate only every ``every`` steps.
 
     Returns
     -------
     Schedule
-        ``schedule(t) = lr / (1 + decay * (t - 1) / every)``, the quotient rounded down with ``staircase``. It has no
-        end.
+        ``schedule(t) = lr / (1 + decay * (t - 1) / every)``; with ``staircase``, ``(t - 1) / every`` is rounded down.
+        It has no end.
 
     Raises
     ------
@@ -453,7 +452,7 @@ def inverse_time(lr: float, *, decay: float, every: int = 1, staircase: bool = F
 
     Notes
     -----
-    Source: Robbins and Monro 1951, whose conditions such a rate meets; ``keras.optimizers.schedules.InverseTimeDecay``.
+    Source: Robbins and Monro 1951, whose conditions this rate meets; ``keras.optimizers.schedules.InverseTimeDecay``.
 
     Examples
     --------
@@ -466,14 +465,14 @@ def inverse_time(lr: float, *, decay: float, every: int = 1, staircase: bool = F
 
 
 def polynomial(lr: float, *, total: int, power: float = 1.0, end: float = 0.0) -> Schedule:
-    """From ``lr`` to ``end`` along a power of the share of steps that are left; ``power=1`` is a straight line.
+    """From ``lr`` to ``end`` along a power of the fraction of remaining steps; ``power=1`` is linear.
 
     Parameters
     ----------
     lr
         Rate of the first step, finite, >= 0.
     total
-        Number of steps that the change takes, >= 1: step ``total + 1`` is the first with the rate ``end``.
+        Number of steps of the decay, >= 1: step ``total + 1`` is the first with the rate ``end``.
     power
         The exponent, finite, > 0.
     end
@@ -491,7 +490,7 @@ def polynomial(lr: float, *, total: int, power: float = 1.0, end: float = 0.0) -
 
     Notes
     -----
-    Source: ``optax.polynomial_schedule``; ``torch.optim.lr_scheduler.PolynomialLR`` where ``end`` is 0.
+    Source: ``optax.polynomial_schedule``; ``torch.optim.lr_scheduler.PolynomialLR`` if ``end`` is 0.
 
     Examples
     --------
@@ -513,9 +512,9 @@ def cosine(lr: float, *, total: int, warmup: int = 0, end: float = 0.0) -> Sched
     lr
         The largest rate, finite, >= 0.
     total
-        Number of steps, the warmup's included, > ``warmup``: step ``total + 1`` is the first with the rate ``end``.
+        Number of steps including the warmup, > ``warmup``: step ``total + 1`` is the first with the rate ``end``.
     warmup
-        Number of steps of the ramp, >= 0. Its first step has the rate ``lr / warmup``, its last ``lr``.
+        Number of steps of the ramp, >= 0. Its first step has the rate ``lr / warmup``, its last step ``lr``.
     end
         The last rate, finite, >= 0.
 
@@ -534,9 +533,9 @@ def cosine(lr: float, *, total: int, warmup: int = 0, end: float = 0.0) -> Sched
     Notes
     -----
     Source: Loshchilov and Hutter 2017, without restarts; ``torch.optim.lr_scheduler.CosineAnnealingLR``,
-    ``optax.warmup_cosine_decay_schedule``. The ramp is that of torch's
+    ``optax.warmup_cosine_decay_schedule``. The ramp is the same as in torch's
     ``SequentialLR([LinearLR(start_factor=1 / warmup, total_iters=warmup - 1), CosineAnnealingLR(...)])``: no step has
-    the rate 0, unlike optax's with ``init_value=0``.
+    the rate 0, unlike in optax with ``init_value=0``.
 
     Examples
     --------
@@ -570,24 +569,24 @@ def one_cycle(
     total
         Number of steps, >= 1: step ``total`` has the last rate.
     pct_start
-        Share of the steps in which the rate rises, in [0, 1]; in [0, 0.5] with ``three_phase``.
+        Fraction of the steps in which the rate rises, in [0, 1]; in [0, 0.5] with ``three_phase``.
     div_factor
         The first rate is ``max_lr / div_factor``; finite, > 0.
     final_div_factor
         The last rate is the first one divided by this; finite, > 0.
     anneal
-        ``"cos"`` or ``"linear"``: the shape of the way from one rate to the next.
+        ``"cos"`` or ``"linear"``: the shape of the curve between two rates.
     three_phase
-        Come down to the first rate in as many steps as the rate rose in, and only then to the last one.
+        Fall to the first rate in as many steps as the rise took, and only then to the last rate.
 
     Returns
     -------
     Schedule
-        With ``x`` the position ``t - 1``, the rate goes from ``max_lr / div_factor`` at 0 to ``max_lr`` at
+        With ``x = t - 1``, the rate goes from ``max_lr / div_factor`` at ``x = 0`` to ``max_lr`` at
         ``peak = pct_start * total - 1`` and to ``max_lr / div_factor / final_div_factor`` at ``total - 1``; with
-        ``three_phase`` it passes through ``max_lr / div_factor`` at ``2 * peak``. Between two such points
-        ``(a, r), (b, s)`` it is ``s + (r - s) / 2 * (1 + cos(pi * (x - a) / (b - a)))``, or the straight line. The last
-        rate holds for ``t > total``.
+        ``three_phase`` it passes through ``max_lr / div_factor`` at ``2 * peak``. Between two of these points
+        ``(a, r), (b, s)`` it is ``s + (r - s) / 2 * (1 + cos(pi * (x - a) / (b - a)))``, or a straight line. For
+        ``t > total`` the rate stays at its last value.
 
     Raises
     ------
@@ -596,7 +595,7 @@ def one_cycle(
 
     Notes
     -----
-    Source: Smith and Topin 2018; ``torch.optim.lr_scheduler.OneCycleLR``, without its cycling of the momentum.
+    Source: Smith and Topin 2018; ``torch.optim.lr_scheduler.OneCycleLR`` without the cycle of the momentum.
 
     Examples
     --------
@@ -628,15 +627,15 @@ def warmup(schedule_or_lr: Rate, *, steps: int, start: float = 0.0) -> Schedule:
     steps
         Number of steps of the ramp, >= 0; 0 means no ramp.
     start
-        The rate that the ramp comes from, finite, >= 0. It is that of step "0", so the first step is already one part
-        in ``steps`` above it and is never 0.
+        The rate at step 0, before the ramp, finite, >= 0. The rate of the first step is already ``1 / steps`` of the
+        ramp above it.
 
     Returns
     -------
     Schedule
-        ``schedule(t) = start + (peak - start) * t / steps`` for ``t <= steps``, with ``peak`` the rate of the wrapped
-        schedule at its step 1; step number ``steps`` has the full rate. Then the wrapped schedule from its step 1:
-        ``wrapped(t - steps)`` for ``t > steps``.
+        ``schedule(t) = start + (peak - start) * t / steps`` for ``t <= steps``, where ``peak`` is the rate of the
+        wrapped schedule at its step 1. Step ``steps`` has the rate ``peak``. For ``t > steps`` it is the wrapped
+        schedule, from its step 1 on: ``wrapped(t - steps)``.
 
     Raises
     ------
@@ -645,8 +644,8 @@ def warmup(schedule_or_lr: Rate, *, steps: int, start: float = 0.0) -> Schedule:
 
     Notes
     -----
-    Source: Goyal et al. 2017. The wrapped schedule counts its own steps, so its ``total`` does not include the ramp's,
-    as that of ``cosine(..., warmup=...)`` does.
+    Source: Goyal et al. 2017. The wrapped schedule counts its own steps. So its ``total`` does not include the steps of
+    the ramp, unlike the ``total`` of ``cosine(..., warmup=...)``.
 
     Examples
     --------
@@ -664,23 +663,23 @@ def chained(pieces: Sequence[tuple[Rate, int] | Rate]) -> Schedule:
     Parameters
     ----------
     pieces
-        ``[(schedule, steps), ..., last]``: each pair holds for its number of steps, >= 1, and the last schedule, which
-        stands alone, for all that follow. Each may be a schedule, any other function of the step (counted from 1), or a
-        constant rate.
+        ``[(schedule, steps), ..., last]``. Each pair is used for its number of steps, >= 1, and ``last``, without a
+        number of steps, for all later steps. Each schedule may also be any other function of the step (counted from 1),
+        or a constant rate.
 
     Returns
     -------
     Schedule
-        Each piece sees its own steps, counted from 1.
+        The pieces one after another; each piece counts its own steps from 1.
 
     Raises
     ------
     TypeError, ValueError
-        ``pieces`` is empty or not built as above, or something in it is of the wrong type, or out of range.
+        ``pieces`` is empty or has another structure, or an item is of the wrong type or out of range.
 
     Notes
     -----
-    Source: ``torch.optim.lr_scheduler.SequentialLR``, ``optax.join_schedules``, whose boundaries are the sums of
+    Source: ``torch.optim.lr_scheduler.SequentialLR``, ``optax.join_schedules``; their boundaries are cumulative sums of
     ``steps``.
 
     Examples
