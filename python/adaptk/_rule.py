@@ -1,4 +1,4 @@
-"""Rules that users write: :func:`rule` and what it returns."""
+"""Rules written by users: :func:`rule` and the objects that it returns."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _objects: dict[str, TracedRule] = {}  # by the key of the rule
 
 
 class TracedRule:
-    """A rule that :func:`rule` has made: called as the functions of :mod:`adaptk.ops` are.
+    """A rule made by :func:`rule`. It is called like the functions of :mod:`adaptk.ops`.
 
     Attributes
     ----------
     rule : Rule
-        What :func:`rules` has under its name.
+        Its description, as in :func:`rules`.
     name : str
     Optimizer : type
         Its optimizer class, like :class:`Adam`.
@@ -46,8 +46,8 @@ class TracedRule:
 
     Notes
     -----
-    It can be pickled and copied; the bytes hold what the rule computes and none of its function's code, and are
-    checked when they are read.
+    It can be pickled and copied. The bytes contain the operations of the rule, but no code of its Python function. They
+    are checked when they are loaded.
 
     Examples
     --------
@@ -76,7 +76,7 @@ class TracedRule:
 
     @property
     def function(self) -> Callable[..., None]:
-        """Its function, as :mod:`adaptk.ops` has it."""
+        """Its function, like those in :mod:`adaptk.ops`."""
         run: Callable[..., None] = self._run
         return run
 
@@ -106,17 +106,17 @@ class TracedRule:
         return make_function(self.rule)
 
     def to_bytes(self) -> bytes:
-        """What the rule computes, for :func:`load_rule` and other processes."""
+        """The program of the rule as bytes, for :func:`load_rule` and other processes."""
         assert self.rule.program is not None
         return self.rule.program
 
     def to_cpp(self) -> str:
-        """The rule as a C++ struct: a header for ``adaptk/run.hpp``, with the same bits.
+        """The rule as a C++ struct: the text of a header for ``adaptk/run.hpp``, with bitwise identical results.
 
         Raises
         ------
         ValueError
-            For a rule that reads ``weight_decay``, as some of the library's do.
+            If the rule reads ``weight_decay``, as some rules of the library do.
 
         Examples
         --------
@@ -133,12 +133,12 @@ class TracedRule:
         return to_cpp(self.rule)
 
     def compile(self) -> TracedRule:
-        """Compile it for the instruction set in use, so that it is not interpreted there any more; the bits stay.
+        """Compile the rule for the current instruction set, instead of interpreting it. Results stay bitwise identical.
 
-        By this machine's C++ compiler: the environment variable ``CXX``, or ``c++``, ``g++`` or ``clang++``. The
-        library that it makes is kept in a folder (``ADAPTK_CACHE``, by default ``adaptk`` in the user's folder for
-        caches) for other processes; a folder that others may write to is refused. Optimizers that exist already use it
-        from their next step on. It is not part of what is pickled.
+        This needs a C++ compiler: the command in the environment variable ``CXX``, or ``c++``, ``g++`` or ``clang++``.
+        The compiled library is cached for other processes in the folder ``ADAPTK_CACHE`` (default: ``adaptk`` in the
+        user's cache folder). A folder that other users may write to is refused. Existing optimizers use the compiled
+        code from their next step on. The compiled code is not pickled.
 
         Returns
         -------
@@ -150,7 +150,7 @@ class TracedRule:
         RuntimeError
             If there is no compiler, or it fails.
         OSError
-            If the folder cannot be written to, or others may.
+            If the folder cannot be written to, or other users may write to it.
 
         Examples
         --------
@@ -171,11 +171,11 @@ class TracedRule:
 
     @property
     def compiled_for(self) -> tuple[str, ...]:
-        """The instruction sets that it has been compiled for in this process."""
+        """The instruction sets that the rule has been compiled for in this process."""
         return tuple(_core.compiled_for(self.rule.key))
 
     def register(self) -> None:
-        """Enter it in :func:`rules` and :mod:`adaptk.ops` under its name, in the place of a rule made before."""
+        """Add the rule to :func:`rules` and :mod:`adaptk.ops`, replacing an earlier rule of the same name."""
         with _lock:
             if self.name not in RULES and hasattr(ops, self.name):
                 raise ValueError(f"name: adaptk.ops has something else of the name {self.name!r}")
@@ -186,7 +186,7 @@ class TracedRule:
                 names.append(self.name)
 
     def unregister(self) -> None:
-        """Take it out of :func:`rules` and :mod:`adaptk.ops`. The object and its optimizers go on working."""
+        """Remove the rule from :func:`rules` and :mod:`adaptk.ops`. This object and its optimizers still work."""
         with _lock:
             if RULES.get(self.name) is not self.rule:
                 return
@@ -202,17 +202,17 @@ class TracedRule:
 
 
 def load_rule(program: bytes) -> TracedRule:
-    """The rule of the bytes that :meth:`TracedRule.to_bytes` has returned, registered if its name is free.
+    """Load a rule from the bytes of :meth:`TracedRule.to_bytes`. It is registered if its name is not taken.
 
     Parameters
     ----------
     program : bytes
-        From a file or another process. They are checked; no code of Python's is in them.
+        From a file or another process. The bytes are checked, and contain no Python code.
 
     Raises
     ------
     TypeError, ValueError
-        If they are not the bytes of a rule, or have changed.
+        If the bytes are not those of a rule, or are corrupted.
 
     Examples
     --------
@@ -293,73 +293,75 @@ def rule(
     compile: bool = False,
     **hyperparameters: float | bool,
 ) -> Any:
-    """Make an update rule of a Python function; a decorator.
+    """Make an update rule from a Python function. Used as a decorator.
 
-    The function is called once, as ``function(p, g, *states, h, t)``, with values that stand for one element of the
-    param, of the gradient and of each state, for the hyperparameters (``h.lr``) and for the number of the step, counted
-    from 1. It returns the new `p` and the new states, in their order. From then on the rule is like the library's own:
-    a function in :mod:`adaptk.ops`, an optimizer class, an entry in :func:`rules`. Nothing is compiled unless asked
-    for: an interpreter inside the kernels runs it, with the bits that a compiled rule of the same formula has.
+    The function is called once, as ``function(p, g, *states, h, t)``. Its arguments are symbolic values: one element of
+    the param, of the gradient and of each state, the hyperparameters (``h.lr``), and the step number, counted from 1.
+    It returns the new `p` and the new states, in the same order. The rule can then be used like those of the library:
+    it has a function in :mod:`adaptk.ops`, an optimizer class and an entry in :func:`rules`. By default it is not
+    compiled: an interpreter inside the kernels runs it. The results are bitwise identical to those of a compiled rule
+    with the same formula.
 
     Parameters
     ----------
     states : dict of str to float or str
-        Their names, and what they start as: a number; ``"param"``, a copy of the param; ``"grad"``, the first gradient;
-        or the name of a hyperparameter.
+        Names and initial values of the states: a number; ``"param"``, a copy of the param; ``"grad"``, the first
+        gradient; or the name of a hyperparameter.
     name : str, optional
-        Of the rule; by default the function's.
+        The name of the rule; by default that of the function.
     summary, source : str, optional
-        One line, by default the first of the function's docstring; where the rule comes from.
+        A description in one line, by default the first line of the function's docstring; and the origin of the rule.
     nonnegative : sequence of str
-        The states that are never below zero, as second moments are. Formats of 8 bits make use of it.
+        The states that are never below zero, such as second moments. 8-bit formats use a different code for them.
     ranges, meanings : dict of str to str, optional
-        Of hyperparameters: an interval, such as ``"[0, 1)"``, or ``"bool"``; and what it is, for the docstrings. By
-        default `lr` is in ``[0, inf)``, and others are any finite numbers.
+        For hyperparameters: the range, an interval such as ``"[0, 1)"`` or ``"bool"``, and the description for the
+        docstrings. By default `lr` is in ``[0, inf)``, and others may be any finite numbers.
     carried : dict of str to float, optional
-        Numbers that a step hands on to the next one, such as a running maximum of learning rates, and what they start
-        as. The function reads them as hyperparameters, ``h.name``, and returns their next values behind the states:
-        expressions of `h` and `t`, and of reductions over all tensors. Optimizers keep them in the param groups, and
-        functions take them as arguments.
+        Names and initial values of numbers that each step updates for the next one, such as a running maximum of
+        learning rates. The function reads them like hyperparameters, ``h.name``, and returns their next values after
+        the states. These may depend on `h`, `t` and reductions over all tensors. Optimizers keep them in the param
+        groups, and functions take them as arguments.
     per : dict of str to str, optional
-        States that are not arrays of the param's shape: ``"tensor"``, one number, which the function computes with as
-        with those of `h`; ``"row"`` or ``"column"``, one number for each of them, as :attr:`State.per` has their
-        shapes. They come after those for each element, and are float32, or float64 beside float64.
+        States that are not arrays of the param's shape. ``"tensor"``: one number, which the function uses like a
+        hyperparameter. ``"row"`` or ``"column"``: one number for each row or column; see :attr:`State.per` for the
+        shapes. These states come after those per element, and are float32, or float64 for float64 params.
     class_name : str, optional
-        Of the optimizer class; by default the name, as ``MyAdam`` is made of ``my_adam``.
+        The name of the optimizer class; by default made from the name, such as ``MyAdam`` from ``my_adam``.
     evaluation : TracedRule or str, optional
-        If a model is not evaluated at `p`: a rule whose function, given the `p` and the states that it names, returns
-        the point in the place of its own param; its `g` is `p`. ``opt.eval()`` moves the params there, and
-        ``opt.train()`` back, bit for bit.
+        For rules whose model is evaluated at another point than `p`: a rule that computes this point as its new param.
+        Its function is called with the param `p` as `g`, and with those states of this rule that it names.
+        ``opt.eval()`` moves the params to the point, and ``opt.train()`` moves them back, bit for bit.
     compile : bool, optional
-        Compile it as :meth:`TracedRule.compile` does, for the instruction set in use. If that fails, as without a
-        compiler, there is a warning, and the rule is interpreted: its results are the same.
+        Whether to compile the rule for the current instruction set, like :meth:`TracedRule.compile`. If this fails,
+        for example without a compiler, there is a warning, and the rule is interpreted, with the same results.
     **hyperparameters : float or bool
-        Their names and defaults, `lr` among them. Every rule has ``weight_decay``, ``decoupled``, ``maximize`` and
-        ``grad_scale`` besides, which act on `p` and `g` first; the defaults of the first two may be given here.
+        Names and defaults of the hyperparameters, including `lr`. Every rule also has ``weight_decay``, ``decoupled``,
+        ``maximize`` and ``grad_scale``, which are applied to `p` and `g` before the function. The defaults of
+        ``weight_decay`` and ``decoupled`` may be given here.
 
     Returns
     -------
     TracedRule
-        In the place of the function.
+        The rule, which replaces the function.
 
     Raises
     ------
     TypeError
-        If the function does what no rule can do: branch on a value, call other functions on it, return something else.
-        The message names its line.
+        If the function does something that a rule cannot do: branch on a value, call other functions on it, or return
+        something else. The message names the line.
     ValueError
-        If a name is taken or is not an identifier, or a default is not in its range.
+        If a name is taken or is not an identifier, or a default is out of range.
 
     Notes
     -----
-    On values: ``+ - * /``, ``** 2`` and ``** 0.5``, comparisons, ``& | ^ ~`` of conditions, ``adaptk.sqrt``,
+    Values support ``+ - * /``, ``** 2`` and ``** 0.5``, comparisons, ``& | ^ ~`` of conditions, ``adaptk.sqrt``,
     ``adaptk.abs``, ``adaptk.sign``, ``adaptk.minimum``, ``adaptk.maximum`` and ``adaptk.where``. Each operation is
-    rounded; none are contracted. What depends on `h` and `t` alone is computed once a step in float64, and rounded once
-    where it meets an element; it may have any powers and ``adaptk.cumprod``.
+    rounded; none are contracted. Expressions of only `h` and `t` are computed once per step in float64, and rounded
+    once where they are combined with an element. They may also have any powers and ``adaptk.cumprod``.
 
     ``adaptk.norm``, ``adaptk.sum`` and ``adaptk.mean`` reduce an expression of elements to one number for each tensor,
-    each of its rows or columns, or for all tensors of the step: a pass over the elements before the update. Carried
-    numbers may depend on the last ones.
+    for each of its rows or columns, or for all tensors of the step. This needs a pass over the elements before the
+    update. Carried numbers may depend on reductions over all tensors.
 
     On CUDA devices NVRTC (``pip install nvidia-cuda-nvrtc``) compiles a rule at its first step. A rule with
     five states for each element runs on the CPU.

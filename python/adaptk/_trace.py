@@ -70,7 +70,7 @@ Number = float | int
 
 
 class RuleError(TypeError):
-    """A rule's function does what no rule can do; the message names its line."""
+    """The function of a rule does something that a rule cannot do; the message names the line."""
 
 
 def _line() -> str:
@@ -556,9 +556,9 @@ def _of_two(name: str, op: str, a: Any, b: Any, first: Callable[[float, float], 
 
 
 def maximum(a: Any, b: Any) -> Any:
-    """The larger of two values in a function of :func:`adaptk.rule`; a NaN among them comes out.
+    """The larger of two values in a function of :func:`adaptk.rule`. If one of them is NaN, the result is NaN.
 
-    Of two zeros, and of what are equal otherwise, it is `b`.
+    If they are equal, the result is `b`, also for two zeros of different sign.
 
     Raises
     ------
@@ -575,9 +575,9 @@ def maximum(a: Any, b: Any) -> Any:
 
 
 def minimum(a: Any, b: Any) -> Any:
-    """The smaller of two values in a function of :func:`adaptk.rule`; a NaN among them comes out.
+    """The smaller of two values in a function of :func:`adaptk.rule`. If one of them is NaN, the result is NaN.
 
-    Of two zeros, and of what are equal otherwise, it is `b`.
+    If they are equal, the result is `b`, also for two zeros of different sign.
 
     Raises
     ------
@@ -596,7 +596,7 @@ def minimum(a: Any, b: Any) -> Any:
 def where(condition: Any, a: Any, b: Any) -> Any:
     """`a` if the condition holds, else `b`, in a function of :func:`adaptk.rule`.
 
-    Both are computed. The condition may be one of elements, as ``g > 0``, or of the step, as ``t == 1``.
+    Both are computed. The condition may be about elements, such as ``g > 0``, or about the step, such as ``t == 1``.
 
     Raises
     ------
@@ -622,7 +622,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 
 def floor(x: Any) -> Any:
-    """The largest whole number not above `x`, an expression of `h` and `t` in a function of :func:`adaptk.rule`.
+    """The largest integer not above `x`, an expression of `h` and `t` in a function of :func:`adaptk.rule`.
 
     Raises
     ------
@@ -643,9 +643,9 @@ def floor(x: Any) -> Any:
 def log(x: Any) -> Any:
     """The natural logarithm of a value in a function of :func:`adaptk.rule`.
 
-    The same on every machine. Expressions of `h` and `t` are computed in double-double arithmetic and rounded once.
-    Of elements it is a fixed sequence of some hundred quotients, products, sums and comparisons, each rounded, and
-    within 4 last places of the exact one. NaN below 0, and of 0 minus infinity.
+    The result is the same on every machine. For expressions of `h` and `t` it is computed in double-double arithmetic
+    and rounded once. For elements it is computed by a fixed sequence of about a hundred quotients, products, sums and
+    comparisons, each rounded; the error is at most 4 last places. It is NaN below 0, and minus infinity at 0.
 
     Raises
     ------
@@ -700,8 +700,9 @@ def _log(x: float) -> float:
 def cbrt(x: Any) -> Any:
     """The cube root of a value in a function of :func:`adaptk.rule`.
 
-    A fixed sequence of square roots, products and divisions, each rounded, so that it is the same on every machine. It
-    is within two last places of the exact root for normal numbers; of 0 it is 0, and of infinity infinity.
+    It is computed by a fixed sequence of square roots, products and divisions, each rounded, so that the result is the
+    same on every machine. For normal numbers the error is at most two last places. The root of 0 is 0, and that of
+    infinity is infinity.
 
     Raises
     ------
@@ -742,8 +743,8 @@ def _check_function(name: str, *operands: Any) -> None:
 def exp(x: Any) -> Any:
     """The exponential of a value in a function of :func:`adaptk.rule`.
 
-    A fixed sequence of some hundred sums, products and comparisons, each rounded, so that it is the same on every
-    machine. It is within 16 last places of the exact one if that is a normal number.
+    It is computed by a fixed sequence of about a hundred sums, products and comparisons, each rounded, so that the
+    result is the same on every machine. If the exact result is a normal number, the error is at most 16 last places.
 
     Raises
     ------
@@ -777,10 +778,11 @@ def exp(x: Any) -> Any:
 
 
 def atan2(y: Any, x: Any) -> Any:
-    """The angle of the point (x, y) from the first axis, of values in a function of :func:`adaptk.rule`.
+    """The angle between the point (x, y) and the first axis, in a function of :func:`adaptk.rule`.
 
-    A fixed sequence of square roots, quotients, products and comparisons, each rounded, so that it is the same on every
-    machine. It is within 8 last places of the exact one. Zeros have no sign: of (0, 0) it is 0.
+    It is computed by a fixed sequence of square roots, quotients, products and comparisons, each rounded, so that the
+    result is the same on every machine. The error is at most 8 last places. The sign of zeros is ignored: the angle of
+    (0, 0) is 0.
 
     Raises
     ------
@@ -811,10 +813,10 @@ def atan2(y: Any, x: Any) -> Any:
 
 
 def cumprod(x: Any) -> Any:
-    """The product of a number's values at steps 1, 2, ..., `t`, in a function of :func:`adaptk.rule`.
+    """The product of the values of `x` at steps 1, 2, ..., `t`, in a function of :func:`adaptk.rule`.
 
-    For momenta that change from step to step, such as NAdam's. The number is an expression of `h` and `t`, with the
-    hyperparameters that the current step has; a product whose magnitude is below 2^-60 is 0.
+    For momenta that change from step to step, as in NAdam. `x` is an expression of `h` and `t`; all factors use the
+    hyperparameters of the current step. A product whose magnitude is below 2^-60 becomes 0.
 
     Raises
     ------
@@ -864,25 +866,26 @@ def norm(x: Any, over: str = "tensor") -> Any:
     Parameters
     ----------
     x : value
-        An expression of elements. Each is computed as the rule computes, in float32 or float64, and its square is
-        added up in float64, in an order that depends on nothing but the tensor's size.
+        An expression of elements. It is computed in the precision of the rule, float32 or float64. The squares are
+        summed in float64, in an order that depends only on the size of the tensor.
     over : {"tensor", "all", "rows", "columns", "matrix"}
-        One number for each tensor, or one for all tensors of the step that the rule updates. ``"rows"``: one for each
-        row, along the last axis. ``"columns"``: one for each column, along the axis before the last one. A tensor of
-        more than two axes is many matrices, and one of fewer is one row. ``"matrix"``: of what there is one number for
-        each row of, one for all rows of a matrix; and so with columns.
+        ``"tensor"``: one number for each tensor. ``"all"``: one number for all tensors of the step that the rule
+        updates. ``"rows"``: one number for each row, along the last axis. ``"columns"``: one number for each column,
+        along the axis before the last. A tensor with more than two axes is a stack of matrices, and a tensor with fewer
+        is one row. ``"matrix"``: reduces an expression with one number for each row of a matrix to one number for all
+        its rows; likewise for columns.
 
     Returns
     -------
     value
-        A number, as those of `h` and `t` are; over rows, columns or the matrix a number for each row or column, which
-        is as an element to the operations. What depends on it is computed after a pass over the elements. To rows and
-        columns, sums of squares are not kept from overflowing float64.
+        A number, like those of `h` and `t`. Over rows, columns or the matrix it is one number for each row or column,
+        which operations treat like an element. Everything that depends on it is computed after a pass over the
+        elements. Over rows and columns, sums of squares may overflow float64.
 
     Raises
     ------
     TypeError, ValueError
-        If `x` is no such expression, or `over` is something else.
+        If `x` is not an expression of elements, or `over` is unknown.
 
     Examples
     --------
@@ -905,7 +908,7 @@ def sum(x: Any, over: str = "tensor") -> Any:
     Raises
     ------
     TypeError, ValueError
-        If `x` is no such expression, or `over` is something else.
+        If `x` is not an expression of elements, or `over` is unknown.
 
     Examples
     --------
@@ -928,7 +931,7 @@ def mean(x: Any, over: str = "tensor") -> Any:
     Raises
     ------
     TypeError, ValueError
-        If `x` is no such expression, or `over` is something else.
+        If `x` is not an expression of elements, or `over` is unknown.
 
     Examples
     --------
@@ -948,12 +951,13 @@ def mean(x: Any, over: str = "tensor") -> Any:
 def max(x: Any, over: str = "tensor") -> Any:
     """The largest of a value's elements, in a function of :func:`adaptk.rule`; see :func:`norm`.
 
-    A NaN among them comes out. Of zeros it is the positive one. The largest magnitude is ``adaptk.max(adaptk.abs(x))``.
+    The result is NaN if an element is NaN, and the positive zero if the largest elements are zeros of both signs. The
+    largest magnitude is ``adaptk.max(adaptk.abs(x))``.
 
     Raises
     ------
     TypeError, ValueError
-        If `x` is no such expression, or `over` is something else.
+        If `x` is not an expression of elements, or `over` is unknown.
 
     Examples
     --------

@@ -1,58 +1,57 @@
-"""Storage formats of states and params: how they are stored between steps, and conversions between them.
+"""Storage formats of states and params between steps, and conversions between them.
 
-A rule computes in float32 (float64 beside float64 params). A state in another format is decoded before the rule runs
-and encoded after it, in the same pass over memory.
+A rule computes in float32 (float64 for float64 params). A state in another format is decoded before the update and
+encoded after it, in the same pass over memory.
 
 ========================  =====  ======================================================================================
 format                    bytes  elements
 ========================  =====  ======================================================================================
-``float32``               4      as they are
+``float32``               4      stored without conversion
 ``bfloat16``              2      rounded to nearest
 ``float16``               2      rounded to nearest
 ``bfloat16_sr``           2      bfloat16, rounded stochastically
 ``float16_sr``            2      float16, rounded stochastically
-``int8``                  1.03   ``rint(127 * x / scale)``, with the largest magnitude of each 128 elements as scale
-``uint8``                 1.03   never negative: the leading bits of ``x / scale`` as a float, rounded stochastically;
-                                 8 codes an octave, down to 2**-31.75 of the scale
+``int8``                  1.03   ``rint(127 * x / scale)``; the scale is the largest magnitude in a block of 128
+``uint8``                 1.03   for nonnegative numbers: the leading bits of ``x / scale`` as a float, rounded
+                                 stochastically; 8 codes an octave, down to 2**-31.75 of the scale
 ``uint8_nearest``         1.03   the same, rounded to nearest
 ``dynamic_signed``        1.02   the nearest number of the dynamic map of bitsandbytes and torchao, times the largest
-                                 magnitude of each 256 elements; as uint8
-``dynamic_unsigned``      1.02   never negative: the same with the map without a sign
-``fp8_e4m3``              1.02   float8_e4m3fn, rounded to nearest, times a 448th of the largest magnitude of each 256
-                                 elements; as uint8
-``4bit_signed``           0.53   the nearest of 16 numbers, 0, seven magnitudes of either sign and 1, times the largest
-                                 magnitude of each 128 elements; two in a uint8, the first in its upper half
-``4bit_unsigned``         0.53   never negative: the same with the multiples of 1/16 from 1/16 to 1
+                                 magnitude in a block of 256; stored as uint8
+``dynamic_unsigned``      1.02   for nonnegative numbers: the same with the map without a sign
+``fp8_e4m3``              1.02   float8_e4m3fn, rounded to nearest, times 1/448 of the largest magnitude in a block of
+                                 256; stored as uint8
+``4bit_signed``           0.53   the nearest of 16 numbers (0, 1, and seven magnitudes with either sign), times the
+                                 largest magnitude in a block of 128; two in a uint8, the first in its upper half
+``4bit_unsigned``         0.53   for nonnegative numbers: the same with the multiples of 1/16 from 1/16 to 1
 ========================  =====  ======================================================================================
 
-Four names stand for one of these each, by what a state is: ``8bit`` for ``uint8`` if the state is never negative, as
-second moments are, else ``int8``; ``8bit_nearest`` for ``uint8_nearest`` or ``int8``; ``8bit_dynamic`` for
-``dynamic_unsigned`` or ``dynamic_signed``; ``4bit`` for ``4bit_unsigned`` or ``4bit_signed``.
+Four names stand for one of two formats: the first for states that are never negative, such as second moments, and the
+second for all others. ``8bit`` stands for ``uint8`` or ``int8``, ``8bit_nearest`` for ``uint8_nearest`` or ``int8``,
+``8bit_dynamic`` for ``dynamic_unsigned`` or ``dynamic_signed``, and ``4bit`` for ``4bit_unsigned`` or ``4bit_signed``.
 
 Second moments that are rounded to nearest stop moving, because a step changes them by less than half of the distance
-between two codes. Choose formats that are rounded stochastically for them. Their random bits depend on nothing but the
-seed, the number of the step, the tensor and the element: a run can be repeated bit for bit, with any number of
-threads.
+between two codes. Use a format with stochastic rounding for them. The random bits depend only on the seed, the step
+number, the tensor and the element, so a run can be repeated bit for bit, with any number of threads.
 
-Params in bfloat16, float16, float8_e4m3fn and float8_e5m2 are rounded to nearest after each step, as conversions of
-ml_dtypes and JAX do, unless ``param_format`` names one of these:
+Params in bfloat16, float16, float8_e4m3fn and float8_e5m2 are rounded to nearest after each step, like conversions in
+ml_dtypes and JAX, unless ``param_format`` is one of these:
 
 ================  =====  ==============================================================================================
 ``param_format``  bytes  params
 ================  =====  ==============================================================================================
 ``sr``            2, 1   bfloat16, float16, float8_e4m3fn or float8_e5m2, rounded stochastically
-``remainder16``   4      bfloat16 beside an int16 each, the *remainder*: together a float32, bit for bit, which the
-                         steps go on from
-``remainder8``    3      bfloat16 beside an int8 each: the upper 24 bits of a float32
-``kahan``         4      bfloat16 beside a bfloat16 each, the *compensation*: their sum is what the steps go on from
+``remainder16``   4      bfloat16, and for each element an int16, the *remainder*: together a float32, bit for bit,
+                         from which the steps continue
+``remainder8``    3      bfloat16, and for each element an int8: together the upper 24 bits of a float32
+``kahan``         4      bfloat16, and for each element a bfloat16, the *compensation*: the steps continue from the sum
 ================  =====  ==============================================================================================
 
-:func:`split_param` and :func:`join_param` convert params between float32 and the last three. The remainder of 16 bits
-is that of TransformerEngine's ``FusedAdam(store_param_remainders=True)``.
+:func:`split_param` and :func:`join_param` convert params between float32 and the last three. The 16-bit remainder is
+the same as in TransformerEngine's ``FusedAdam(store_param_remainders=True)``.
 
-Params in float8 have 3 or 2 bits of significand: steps that are rounded to nearest are lost unless they move a param by
-a sixteenth or an eighth of itself, so such params need ``sr``. float8_e4m3fn has no infinity: what would be rounded to
-more than 448 is NaN. States are not stored in these dtypes, but in ``fp8_e4m3``, which has scales.
+Params in float8 have 3 or 2 bits of significand. With rounding to nearest, a step is lost unless it moves a param by a
+sixteenth or an eighth of itself, so such params need ``sr``. float8_e4m3fn has no infinity: a result that would be
+rounded to more than 448 becomes NaN. For states use ``fp8_e4m3``, which has scales, instead of these dtypes.
 """
 
 from __future__ import annotations
@@ -80,17 +79,19 @@ __all__ = [
 
 
 class Stored(NamedTuple):
-    """A state in a format that its dtype alone does not tell; :mod:`adaptk.ops` takes it in the place of an array.
+    """A stored state with the name of its format, for formats that the dtype alone does not identify.
+
+    The functions of :mod:`adaptk.ops` accept it instead of an array.
 
     Attributes
     ----------
     data : buffer
-        What the elements are stored as, in the shape of the param: int8, uint8, bfloat16 or float16. Elements of 4 bits
-        are in a row of half as many uint8, in the order of the param's memory.
+        The stored elements: int8, uint8, bfloat16 or float16, in the shape of the param. 4-bit codes are a flat uint8
+        array, two codes in a byte, in the memory order of the param.
     scales : buffer or None
-        float32, one for each block of 128 or 256 elements from the first one on; None if the format has none.
+        float32, one scale for each block of 128 or 256 elements; None if the format has no scales.
     format : str
-        Its name.
+        The name of the format.
     """
 
     data: Any
@@ -291,15 +292,15 @@ def quantize(x: Any, format: str, *, seed: int = 0, step: int = 1) -> Stored:
     format : str
         ``"bfloat16_sr"``, ``"float16_sr"``, ``"int8"``, ``"uint8"``, ``"uint8_nearest"``, ``"dynamic_signed"``,
         ``"dynamic_unsigned"``, ``"fp8_e4m3"``, ``"4bit_signed"`` or ``"4bit_unsigned"``. ``uint8``, ``uint8_nearest``,
-        ``dynamic_unsigned`` and ``4bit_unsigned`` are for numbers that are not negative; negative ones are stored as
-        the smallest code.
+        ``dynamic_unsigned`` and ``4bit_unsigned`` are for nonnegative numbers; negative numbers are stored as the
+        smallest code.
     seed, step : int
-        What the random bits of formats that are rounded stochastically depend on, besides the element.
+        For formats with stochastic rounding: the random bits depend on these two numbers and the element.
 
     Returns
     -------
     Stored
-        Arrays of the library that `x` is from.
+        With arrays of the same library as `x`.
 
     Raises
     ------
@@ -331,17 +332,17 @@ def dequantize(stored: Any, shape: Sequence[int] | None = None) -> Any:
     stored : Stored, or a pair (codes, scales) of ``int8`` or ``uint8``
         In C order, on the CPU.
     shape : sequence of int, optional
-        That of the result; by default that of the codes, and of 4-bit codes a row of twice as many.
+        The shape of the result. By default that of the codes; for 4-bit codes one axis of twice the number of bytes.
 
     Returns
     -------
     array of float32
-        Of the library that the codes are of.
+        From the same library as the codes.
 
     Raises
     ------
     TypeError, ValueError
-        If the arrays are not as described, the format is unknown, or the codes are not those of the shape.
+        If the arrays are not as described, the format is unknown, or the number of codes does not match the shape.
 
     Examples
     --------
@@ -366,37 +367,36 @@ def dequantize(stored: Any, shape: Sequence[int] | None = None) -> Any:
 
 
 def split_param(x: Any, param_format: str) -> tuple[Any, Any]:
-    """Split float32 params into bfloat16 ones and what they lose.
+    """Split float32 params into bfloat16 params and the bits that these lose.
 
     Parameters
     ----------
     x : buffer
         Any shape in C order, float32, on the CPU.
     param_format : {"remainder16", "remainder8", "kahan"}
-        The format, as optimizers call it.
+        The format, named as in the optimizers.
 
     Returns
     -------
     param : array of bfloat16
-        `x` rounded to nearest; what is in the middle of two numbers goes away from zero, but to the even one with
-        ``"kahan"``.
+        `x` rounded to nearest; ties are rounded away from zero, with ``"kahan"`` to even.
     side : array
-        In the shape of `x`. The remainder in int16 (``"remainder16"``) or int8 (``"remainder8"``), or the compensation
-        in bfloat16. Arrays of the library that `x` is from.
+        The remainder in int16 (``"remainder16"``) or int8 (``"remainder8"``), or the compensation in bfloat16, in the
+        shape of `x`. Both arrays are from the same library as `x`.
 
     Raises
     ------
     TypeError, ValueError
-        If `x` is not as described, or the format is another.
+        If `x` is not as described, or the format is unknown.
 
     See Also
     --------
-    join_param : the way back.
+    join_param : the inverse.
 
     Notes
     -----
-    With ``"remainder16"``, ``(param << 16) + remainder`` are the bits of `x`, but of a NaN, which keeps its upper half
-    alone. ``"remainder8"`` keeps the upper 24 bits, rounded to nearest, ties to even: 16 of the 24 significant ones.
+    With ``"remainder16"``, ``(param << 16) + remainder`` are the bits of `x`, except that a NaN keeps only its upper
+    half. ``"remainder8"`` keeps the upper 24 bits, rounded to nearest, ties to even: 16 of the 24 significant bits.
     With ``"kahan"``, ``param + compensation`` has 16 or more significant bits.
 
     Examples
@@ -415,24 +415,24 @@ def split_param(x: Any, param_format: str) -> tuple[Any, Any]:
 
 
 def join_param(param: Any, side: Any, param_format: str) -> Any:
-    """Float32 params, of bfloat16 ones and what lies beside them.
+    """Join bfloat16 params and their remainders or compensations to float32 params.
 
     Parameters
     ----------
     param, side : buffer
-        As :func:`split_param` returns them, and as optimizers keep them.
+        As returned by :func:`split_param` and stored by optimizers.
     param_format : {"remainder16", "remainder8", "kahan"}
         The format.
 
     Returns
     -------
     array of float32
-        Of the library and the shape that `param` is of.
+        From the same library as `param`, with the same shape.
 
     Raises
     ------
     TypeError, ValueError
-        If the arrays are not as described, or the format is another.
+        If the arrays are not as described, or the format is unknown.
 
     Examples
     --------
@@ -570,10 +570,10 @@ def _check_mapping(state: Any) -> None:
 
 
 def from_bitsandbytes(state: Mapping[str, Any], names: Sequence[str] = ("exp_avg", "exp_avg_sq")) -> dict[str, Any]:
-    """Convert the state that an optimizer of bitsandbytes has for one param.
+    """Convert the state of one param from an optimizer of bitsandbytes.
 
-    Codes and scales stay what they are. They stand for the same numbers, but for the last place or two of the map,
-    which PyTorch computes with other instructions on other processors.
+    Codes and scales are not changed. They represent the same numbers up to one or two last places, because the entries
+    of the map, which PyTorch computes, differ that much between processors.
 
     Parameters
     ----------
@@ -581,21 +581,20 @@ def from_bitsandbytes(state: Mapping[str, Any], names: Sequence[str] = ("exp_avg
         ``optimizer.state[param]``, or an entry of ``optimizer.state_dict()["state"]``: ``"state1"``, ``"absmax1"``,
         ``"qmap1"`` and so on. Tensors or NumPy arrays.
     names : sequence of str
-        What ``state1`` and ``state2`` are: ``("exp_avg", "exp_avg_sq")`` of Adam and AdamW, ``("exp_avg",)`` of Lion,
-        ``("momentum_buffer",)`` of SGD, ``("square_avg",)`` of RMSprop, ``("sum",)`` of Adagrad.
+        The names of ``state1`` and ``state2``: ``("exp_avg", "exp_avg_sq")`` for Adam and AdamW, ``("exp_avg",)`` for
+        Lion, ``("momentum_buffer",)`` for SGD, ``("square_avg",)`` for RMSprop, ``("sum",)`` for Adagrad.
 
     Returns
     -------
     dict
-        The state of the param in :mod:`adaptk.torch` with ``state_dtype="8bit_dynamic"``: ``"step"``, and each state
-        as codes and scales (``"exp_avg"`` and ``"exp_avg_absmax"``). It shares memory with `state`. States that are
-        never negative but have the map with a sign, as in RMSprop, are decoded to float32.
+        The state of the param for :mod:`adaptk.torch` with ``state_dtype="8bit_dynamic"``: ``"step"``, and codes and
+        scales of each state (``"exp_avg"`` and ``"exp_avg_absmax"``). It shares memory with `state`. States that are
+        never negative but are stored with the signed map, as in RMSprop, are decoded to float32.
 
     Raises
     ------
     TypeError, ValueError
-        If a state is missing, has another map than the dynamic one, or blocks of another size than 256 elements or a
-        power of two times that, up to 4096.
+        If a state is missing, its map is not the dynamic map, or the block size is not 256, 512, 1024, 2048 or 4096.
 
     Examples
     --------
@@ -629,7 +628,7 @@ def from_bitsandbytes(state: Mapping[str, Any], names: Sequence[str] = ("exp_avg
 def to_bitsandbytes(
     state: Mapping[str, Any], names: Sequence[str] = ("exp_avg", "exp_avg_sq"), shape: Sequence[int] | None = None
 ) -> dict[str, Any]:
-    """Convert a param's state of :mod:`adaptk.torch` to what an optimizer of bitsandbytes has for it.
+    """Convert the state of one param from :mod:`adaptk.torch` to that of an optimizer of bitsandbytes.
 
     Parameters
     ----------
@@ -638,19 +637,20 @@ def to_bitsandbytes(
     names : sequence of str
         As in :func:`from_bitsandbytes`.
     shape : sequence of int, optional
-        That of the param, which has to be in C order: needed for 4-bit states, whose codes are in a row.
+        The shape of the param, which must be in C order. Required for 4-bit states, whose codes are a flat array.
 
     Returns
     -------
     dict
-        ``"step"``, and for each state ``"state1"``, ``"absmax1"`` and ``"qmap1"``. What is stored in another 8-bit
-        format than ``8bit_dynamic`` is encoded anew; all others become ``"state1"`` in float32 alone, as those of
-        params of less than 4096 elements are in bitsandbytes. It shares memory with `state`.
+        ``"step"``, and for each state ``"state1"``, ``"absmax1"`` and ``"qmap1"``. States with scales in another format
+        than ``8bit_dynamic`` are encoded again. States without scales become ``"state1"`` in float32, without the other
+        two, as bitsandbytes stores the states of params with fewer than 4096 elements. The dict shares memory with
+        `state`.
 
     Raises
     ------
     TypeError, ValueError
-        If a state is missing, or `shape` is and needed, or is another one.
+        If a state is missing, or `shape` is missing but required, or does not match the number of codes.
 
     Examples
     --------
@@ -675,30 +675,29 @@ def to_bitsandbytes(
 
 
 def from_torchao(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the state that an optimizer of torchao has for one param.
+    """Convert the state of one param from an optimizer of torchao.
 
-    Codes and scales stay what they are. They stand for the same numbers, but for the last place or two of the maps,
-    which PyTorch computes with other instructions on other processors.
+    Codes and scales are not changed. They represent the same numbers up to one or two last places, because the entries
+    of the maps, which PyTorch computes, differ that much between processors.
 
     Parameters
     ----------
     state : mapping
         ``optimizer.state[param]``, or an entry of ``optimizer.state_dict()["state"]``, of ``AdamW8bit``, ``AdamWFp8``,
-        ``AdamW4bit`` and their like. What has ``codes``, ``scale`` and, in 8 and 4 bits, ``qmap``, as attributes or as
-        a mapping, is converted; all others are kept.
+        ``AdamW4bit`` and similar classes. Values with ``codes``, ``scale`` and, in 8 and 4 bits, ``qmap``, as
+        attributes or in a mapping, are converted; other values are kept.
 
     Returns
     -------
     dict
-        The state of the param in :mod:`adaptk.torch` with ``state_dtype="8bit_dynamic"``, ``"fp8_e4m3"`` or ``"4bit"``.
-        It shares memory with `state`. 4-bit states with another map or other blocks than of 128 elements are decoded to
-        float32.
+        The state of the param for :mod:`adaptk.torch` with ``state_dtype="8bit_dynamic"``, ``"fp8_e4m3"`` or
+        ``"4bit"``. It shares memory with `state`. 4-bit states with another map or a block size other than 128 are
+        decoded to float32.
 
     Raises
     ------
     TypeError, ValueError
-        For an 8-bit map other than the dynamic one, and blocks of another size than 256 elements or a power of two
-        times that, up to 4096.
+        If an 8-bit map is not the dynamic map, or the block size is not 256, 512, 1024, 2048 or 4096.
 
     Examples
     --------
@@ -728,24 +727,24 @@ def from_torchao(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_torchao(state: Mapping[str, Any], shape: Sequence[int] | None = None) -> dict[str, Any]:
-    """Convert a param's state of :mod:`adaptk.torch` to what an optimizer of torchao has for it.
+    """Convert the state of one param from :mod:`adaptk.torch` to that of an optimizer of torchao.
 
     Parameters
     ----------
     state : mapping
         ``optimizer.state[param]``, or an entry of ``optimizer.state_dict()["state"]``, with any ``state_dtype``.
     shape : sequence of int, optional
-        That of the param, which has to be in C order: needed for 4-bit states, whose codes are in a row.
+        The shape of the param, which must be in C order. Required for 4-bit states, whose codes are a flat array.
 
     Returns
     -------
     dict
-        Each state in 8 or 4 bits as a dict of the arguments of torchao's class for it: ``OptimState8bit(**value)`` with
-        ``codes``, ``scale``, ``qmap`` and ``signed``, for ``fp8_e4m3`` ``OptimStateFp8(**value)`` with ``codes`` and
-        ``scale``, and for ``4bit`` ``OptimState4bit(**value)``, which has ``shape`` as well. What is stored in another
-        8-bit format is encoded anew as ``8bit_dynamic``. States whose number of elements is no multiple of 256, or in 4
-        bits of 128, which torchao does not store so, become float32; all others are kept. It shares memory with
-        `state`.
+        Each state in 8 or 4 bits is a dict of arguments for a class of torchao: ``OptimState8bit(**value)`` with
+        ``codes``, ``scale``, ``qmap`` and ``signed``; for ``fp8_e4m3`` ``OptimStateFp8(**value)`` with ``codes`` and
+        ``scale``; for ``4bit`` ``OptimState4bit(**value)``, which also has ``shape``. States in other 8-bit formats are
+        encoded again as ``8bit_dynamic``. 8-bit states whose number of elements is not a multiple of 256, and 4-bit
+        states for which it is not a multiple of 128, become float32, because torchao does not store them in 8 or 4
+        bits. All others are kept. The dict shares memory with `state`.
 
     Raises
     ------

@@ -5,34 +5,34 @@ Each function fills one buffer in place and returns it::
     weight = adaptk.init.he_normal(np.empty((256, 784), np.float32), seed=0)
     adaptk.init.zeros(bias)
 
-A buffer is a NumPy array or anything else that speaks DLPack, such as a tensor of PyTorch, of dtype float32, float64,
-bfloat16, float16, float8_e4m3fn or float8_e5m2, on the CPU or on a CUDA device. It must be writable and fill one block
-of memory, as for :mod:`adaptk.ops`. Random numbers and constants are computed on the device, in the order of the stream
-that its library works on. :func:`orthogonal`, :func:`identity` and :func:`sparse` are computed on the CPU and copied,
-which cannot be captured in a CUDA graph.
+A buffer is a NumPy array or any other object with DLPack support, such as a PyTorch tensor, of dtype float32, float64,
+bfloat16, float16, float8_e4m3fn or float8_e5m2, on the CPU or on a CUDA device. It must be writable and dense in
+memory, as for :mod:`adaptk.ops`. On a CUDA device, random numbers and constants are computed on the device, in stream
+order with the other work of the buffer's library. :func:`orthogonal`, :func:`identity` and :func:`sparse` are computed
+on the CPU and copied; the copy cannot be captured in a CUDA graph.
 
-**The numbers depend on the seed and on their place alone.** They come from the counter-based generator Philox4x32-10
-(Salmon et al. 2011), and every operation after it is rounded in the same way everywhere: the bits are the same for
-every number of threads, instruction set, machine and CUDA device. Elements are numbered in the order of memory, so a
-transposed array gets the transpose of what its base would get. Numbers for float32 and narrower dtypes are the same,
-rounded to nearest; those for float64 are others, of more bits. What is drawn beyond a dtype's largest number becomes
-infinity, or NaN in float8_e4m3fn, which has no infinity. ``offset`` of :func:`uniform`, :func:`normal` and
-:func:`truncated_normal` fills a part of an array that is divided among processes.
+**The numbers depend only on the seed and the position.** They come from the counter-based generator Philox4x32-10
+(Salmon et al. 2011), and all operations on its output are rounded in the same way everywhere. So the bits are the same
+for every number of threads, instruction set, machine and CUDA device. Elements are numbered in the order of memory, so
+a transposed array gets the transpose of the numbers that its base would get. Numbers for narrow dtypes are those for
+float32, rounded to nearest; float64 gets different numbers, with more bits. A number beyond the range of the dtype
+becomes infinity, or NaN in float8_e4m3fn, which has no infinity. ``offset`` of :func:`uniform`, :func:`normal` and
+:func:`truncated_normal` is for filling one part of an array that is divided among processes.
 
-**One seed for each buffer.** A seed is an integer in [0, 2**64). Two buffers with the same seed get the same numbers;
-any two seeds, also neighbouring ones, give independent numbers::
+**One seed for each buffer.** A seed is an integer in [0, 2**64). Two buffers with the same seed get the same numbers.
+Different seeds give independent numbers, even if they are consecutive::
 
     for i, p in enumerate(params):
         adaptk.init.normal(p, seed=1000 * run + i, std=0.02)
 
-**Fans.** Glorot's, He's and LeCun's schemes scale by the number of inputs and outputs of a unit, which they read from
-the shape: :func:`fans`. ``convention="torch"``, the default, is for weights of shape ``(out, in, *kernel)`` and draws
-from the plain normal distribution, as ``torch.nn.init`` does. ``convention="keras"`` is for ``(*kernel, in, out)``, the
-shape of ``x @ weight``, and draws from the normal distribution truncated at two standard deviations, as Keras and JAX
-do, with the same variance.
+**Fans.** The schemes of Glorot, He and LeCun scale by the number of inputs and outputs of a unit (fan-in and fan-out),
+which :func:`fans` reads from the shape. ``convention="torch"``, the default, is for weights of shape
+``(out, in, *kernel)`` and draws from the normal distribution without truncation, like ``torch.nn.init``.
+``convention="keras"`` is for weights of shape ``(*kernel, in, out)``, as in ``x @ weight``. Like Keras and JAX it draws
+from the normal distribution truncated at two standard deviations, scaled to the same variance.
 
-Arguments of the wrong type raise ``TypeError``, those out of range ``ValueError``, both with the name of the argument
-and before anything is written.
+Arguments of the wrong type raise ``TypeError``, and arguments out of range ``ValueError``, before anything is written.
+The message names the argument.
 """
 
 from __future__ import annotations
@@ -126,14 +126,14 @@ def _matrix(x: Any) -> tuple[int, int]:
 
 
 def zeros(x: X, *, seed: int | None = None) -> X:
-    """Fills a buffer with zeros.
+    """Fill a buffer with zeros.
 
     Parameters
     ----------
     x
         The buffer, of any shape.
     seed
-        Not used, and accepted so that initializers can be exchanged.
+        Not used; accepted so that all initializers can be called alike.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def zeros(x: X, *, seed: int | None = None) -> X:
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer of a known dtype, read-only or does not fill one block of memory.
+        ``x`` is not a buffer of a supported dtype, is read-only, or is not dense in memory.
 
     Notes
     -----
@@ -160,7 +160,7 @@ def zeros(x: X, *, seed: int | None = None) -> X:
 
 
 def constant(x: X, value: SupportsFloat = 0.0, *, seed: int | None = None) -> X:
-    """Fills a buffer with one number.
+    """Fill a buffer with one number.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def constant(x: X, value: SupportsFloat = 0.0, *, seed: int | None = None) -> X:
     value
         The number, within the range of the buffer's dtype; infinities and NaN are allowed.
     seed
-        Not used, and accepted so that initializers can be exchanged.
+        Not used; accepted so that all initializers can be called alike.
 
     Returns
     -------
@@ -179,7 +179,7 @@ def constant(x: X, value: SupportsFloat = 0.0, *, seed: int | None = None) -> X:
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer that can be filled, see :func:`zeros`, or ``value`` is no number of its dtype's range.
+        ``x`` cannot be filled (see :func:`zeros`), or ``value`` is not a number in the range of its dtype.
 
     Notes
     -----
@@ -203,7 +203,7 @@ def constant(x: X, value: SupportsFloat = 0.0, *, seed: int | None = None) -> X:
 def uniform(
     x: X, *, seed: SupportsIndex, low: SupportsFloat = 0.0, high: SupportsFloat = 1.0, offset: SupportsIndex = 0
 ) -> X:
-    """Fills a buffer from the uniform distribution.
+    """Fill a buffer from a uniform distribution.
 
     Parameters
     ----------
@@ -212,20 +212,20 @@ def uniform(
     seed
         An integer in [0, 2**64).
     low, high
-        The ends, ``low <= high``, within the range of the buffer's dtype.
+        The bounds of the interval, ``low <= high``, within the range of the buffer's dtype.
     offset
-        Number of elements of the whole array that come before this part of it.
+        If ``x`` is a part of a larger array: the number of elements before this part.
 
     Returns
     -------
     buffer
-        ``x``, with ``low + (high - low) * u`` for ``u`` in [0, 1), of 24 random bits for float32 and 16-bit dtypes and
-        of 52 for float64. Rounding may give ``high`` itself.
+        ``x``, with ``low + (high - low) * u`` for ``u`` in [0, 1). ``u`` has 52 random bits for float64, else 24.
+        Rounding may give ``high`` itself.
 
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer that can be filled, see :func:`zeros`, or an argument is of the wrong type or out of range.
+        ``x`` cannot be filled (see :func:`zeros`), or an argument is of the wrong type or out of range.
 
     Notes
     -----
@@ -259,7 +259,7 @@ def uniform(
 def normal(
     x: X, *, seed: SupportsIndex, mean: SupportsFloat = 0.0, std: SupportsFloat = 1.0, offset: SupportsIndex = 0
 ) -> X:
-    """Fills a buffer from the normal distribution.
+    """Fill a buffer from a normal distribution.
 
     Parameters
     ----------
@@ -272,18 +272,18 @@ def normal(
     std
         The standard deviation, finite, >= 0.
     offset
-        Number of elements of the whole array that come before this part of it.
+        If ``x`` is a part of a larger array: the number of elements before this part.
 
     Returns
     -------
     buffer
-        ``x``, with ``mean + std * z``. The largest ``|z|`` that comes out is 6.66, which a normal number exceeds once
-        in 4e10, and 8.57 for float64.
+        ``x``, with ``mean + std * z`` for normally distributed ``z``. The largest possible ``|z|`` is 6.66 (a true
+        normal variable exceeds it with probability 1 in 4e10), and 8.57 for float64.
 
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer that can be filled, see :func:`zeros`, or an argument is of the wrong type or out of range.
+        ``x`` cannot be filled (see :func:`zeros`), or an argument is of the wrong type or out of range.
 
     Notes
     -----
@@ -314,7 +314,7 @@ def truncated_normal(
     high: SupportsFloat = 2.0,
     offset: SupportsIndex = 0,
 ) -> X:
-    """Fills a buffer from the normal distribution between two ends.
+    """Fill a buffer from a truncated normal distribution.
 
     Parameters
     ----------
@@ -325,10 +325,10 @@ def truncated_normal(
     mean, std
         Mean and standard deviation before truncation, finite, ``std >= 0``.
     low, high
-        The ends in standard deviations from the mean, ``low < high``, ``low <= 36`` and ``high >= -36``; infinities are
-        allowed.
+        The bounds in standard deviations from the mean, ``low < high``, ``low <= 36`` and ``high >= -36``; infinities
+        are allowed.
     offset
-        Number of elements of the whole array that come before this part of it.
+        If ``x`` is a part of a larger array: the number of elements before this part.
 
     Returns
     -------
@@ -339,12 +339,12 @@ def truncated_normal(
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer that can be filled, see :func:`zeros`, or an argument is of the wrong type or out of range.
+        ``x`` cannot be filled (see :func:`zeros`), or an argument is of the wrong type or out of range.
 
     Notes
     -----
-    Source: ``keras.initializers.TruncatedNormal``; ``torch.nn.init.trunc_normal_``, whose ends are values and not
-    numbers of standard deviations: ``a = mean + low * std``. By the inverse of the distribution function, of Wichura
+    Source: ``keras.initializers.TruncatedNormal``; ``torch.nn.init.trunc_normal_``, whose bounds are values instead of
+    numbers of standard deviations: ``a = mean + low * std``. Computed with the inverse distribution function of Wichura
     1988.
 
     Examples
@@ -376,7 +376,7 @@ def truncated_normal(
 
 
 def calculate_gain(nonlinearity: str, param: SupportsFloat | None = None) -> float:
-    """The factor by which weights make up for what an activation function does to the size of its input.
+    """The recommended gain for an activation function: a factor that makes up for its change of scale.
 
     Parameters
     ----------
@@ -393,7 +393,7 @@ def calculate_gain(nonlinearity: str, param: SupportsFloat | None = None) -> flo
     Raises
     ------
     TypeError, ValueError
-        An unknown name, a slope that is no finite number, or one for another activation function.
+        The name is unknown, the slope is not a finite number, or a slope is given for another activation function.
 
     Notes
     -----
@@ -421,15 +421,15 @@ def calculate_gain(nonlinearity: str, param: SupportsFloat | None = None) -> flo
 
 
 def fans(shape: Sequence[SupportsIndex], convention: Convention = "torch") -> tuple[int, int]:
-    """The number of inputs and of outputs of a unit whose weights have this shape.
+    """The number of inputs and outputs of a unit whose weights have this shape (fan-in and fan-out).
 
     Parameters
     ----------
     shape
-        Of the weights: ``(out, in, *kernel)``, or for ``"keras"`` ``(*kernel, in, out)``.
+        The shape of the weights: ``(out, in, *kernel)``, or for ``"keras"`` ``(*kernel, in, out)``.
     convention
-        ``"torch"``, which refuses shapes of fewer than two axes, or ``"keras"``, for which ``(n,)`` has the fans
-        ``(n, n)`` and ``()`` has ``(1, 1)``.
+        ``"torch"`` or ``"keras"``. Shapes with fewer than two axes raise an error for ``"torch"``. For ``"keras"``,
+        ``(n,)`` has the fans ``(n, n)`` and ``()`` has ``(1, 1)``.
 
     Returns
     -------
@@ -439,7 +439,7 @@ def fans(shape: Sequence[SupportsIndex], convention: Convention = "torch") -> tu
     Raises
     ------
     TypeError, ValueError
-        The shape or the convention is none.
+        ``shape`` is not a valid shape, or the convention is unknown.
 
     Notes
     -----
@@ -493,7 +493,7 @@ def _scaled(x: Any, seed: Any, mode: str, gain: object, convention: Convention, 
 def glorot_uniform(
     x: X, *, seed: SupportsIndex, gain: SupportsFloat | str = 1.0, convention: Convention = "torch"
 ) -> X:
-    """Glorot's scheme, uniform: the variance is that of both directions on average.
+    """Glorot (Xavier) initialization from a uniform distribution, with variance ``2 / (fan_in + fan_out)``.
 
     Parameters
     ----------
@@ -504,7 +504,7 @@ def glorot_uniform(
     gain
         A factor >= 0, or the name of an activation function for :func:`calculate_gain`.
     convention
-        ``"torch"`` or ``"keras"``: where the shape has inputs and outputs.
+        ``"torch"`` or ``"keras"``: which axes of the shape are inputs and outputs.
 
     Returns
     -------
@@ -514,8 +514,8 @@ def glorot_uniform(
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer that can be filled, see :func:`zeros`, has no fans, or an argument is of the wrong type or
-        out of range.
+        ``x`` cannot be filled (see :func:`zeros`), its shape has no fans (see :func:`fans`), or an argument is of the
+        wrong type or out of range.
 
     Notes
     -----
@@ -534,7 +534,7 @@ def glorot_uniform(
 
 
 def glorot_normal(x: X, *, seed: SupportsIndex, gain: SupportsFloat | str = 1.0, convention: Convention = "torch") -> X:
-    """Glorot's scheme, normal: the variance is that of both directions on average.
+    """Glorot (Xavier) initialization from a normal distribution, with variance ``2 / (fan_in + fan_out)``.
 
     Parameters
     ----------
@@ -545,7 +545,8 @@ def glorot_normal(x: X, *, seed: SupportsIndex, gain: SupportsFloat | str = 1.0,
     gain
         A factor >= 0, or the name of an activation function for :func:`calculate_gain`.
     convention
-        ``"torch"``, or ``"keras"``: where the shape has inputs and outputs, and a truncated distribution.
+        ``"torch"`` or ``"keras"``: which axes of the shape are inputs and outputs; ``"keras"`` also truncates the
+        distribution.
 
     Returns
     -------
@@ -555,8 +556,8 @@ def glorot_normal(x: X, *, seed: SupportsIndex, gain: SupportsFloat | str = 1.0,
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer that can be filled, see :func:`zeros`, has no fans, or an argument is of the wrong type or
-        out of range.
+        ``x`` cannot be filled (see :func:`zeros`), its shape has no fans (see :func:`fans`), or an argument is of the
+        wrong type or out of range.
 
     Notes
     -----
@@ -582,7 +583,7 @@ def he_uniform(
     gain: SupportsFloat | str = "relu",
     convention: Convention = "torch",
 ) -> X:
-    """He's scheme, uniform: for layers that a ReLU follows.
+    """He (Kaiming) initialization from a uniform distribution, for layers followed by a ReLU.
 
     Parameters
     ----------
@@ -591,11 +592,12 @@ def he_uniform(
     seed
         An integer in [0, 2**64).
     mode
-        ``"fan_in"`` keeps the size of activations, ``"fan_out"`` that of gradients; ``"fan_avg"`` is between.
+        ``"fan_in"`` preserves the variance of activations, ``"fan_out"`` the variance of gradients; ``"fan_avg"`` is
+        their mean.
     gain
         A factor >= 0, or the name of an activation function for :func:`calculate_gain`.
     convention
-        ``"torch"`` or ``"keras"``: where the shape has inputs and outputs.
+        ``"torch"`` or ``"keras"``: which axes of the shape are inputs and outputs.
 
     Returns
     -------
@@ -605,8 +607,8 @@ def he_uniform(
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer that can be filled, see :func:`zeros`, has no fans, or an argument is of the wrong type or
-        out of range.
+        ``x`` cannot be filled (see :func:`zeros`), its shape has no fans (see :func:`fans`), or an argument is of the
+        wrong type or out of range.
 
     Notes
     -----
@@ -632,7 +634,7 @@ def he_normal(
     gain: SupportsFloat | str = "relu",
     convention: Convention = "torch",
 ) -> X:
-    """He's scheme, normal: for layers that a ReLU follows.
+    """He (Kaiming) initialization from a normal distribution, for layers followed by a ReLU.
 
     Parameters
     ----------
@@ -641,11 +643,13 @@ def he_normal(
     seed
         An integer in [0, 2**64).
     mode
-        ``"fan_in"`` keeps the size of activations, ``"fan_out"`` that of gradients; ``"fan_avg"`` is between.
+        ``"fan_in"`` preserves the variance of activations, ``"fan_out"`` the variance of gradients; ``"fan_avg"`` is
+        their mean.
     gain
         A factor >= 0, or the name of an activation function for :func:`calculate_gain`.
     convention
-        ``"torch"``, or ``"keras"``: where the shape has inputs and outputs, and a truncated distribution.
+        ``"torch"`` or ``"keras"``: which axes of the shape are inputs and outputs; ``"keras"`` also truncates the
+        distribution.
 
     Returns
     -------
@@ -655,8 +659,8 @@ def he_normal(
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer that can be filled, see :func:`zeros`, has no fans, or an argument is of the wrong type or
-        out of range.
+        ``x`` cannot be filled (see :func:`zeros`), its shape has no fans (see :func:`fans`), or an argument is of the
+        wrong type or out of range.
 
     Notes
     -----
@@ -682,7 +686,7 @@ def lecun_uniform(
     gain: SupportsFloat | str = 1.0,
     convention: Convention = "torch",
 ) -> X:
-    """LeCun's scheme, uniform: outputs of the variance of the inputs.
+    """LeCun initialization from a uniform distribution: outputs have the variance of the inputs.
 
     Parameters
     ----------
@@ -695,7 +699,7 @@ def lecun_uniform(
     gain
         A factor >= 0, or the name of an activation function for :func:`calculate_gain`.
     convention
-        ``"torch"`` or ``"keras"``: where the shape has inputs and outputs.
+        ``"torch"`` or ``"keras"``: which axes of the shape are inputs and outputs.
 
     Returns
     -------
@@ -705,8 +709,8 @@ def lecun_uniform(
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer that can be filled, see :func:`zeros`, has no fans, or an argument is of the wrong type or
-        out of range.
+        ``x`` cannot be filled (see :func:`zeros`), its shape has no fans (see :func:`fans`), or an argument is of the
+        wrong type or out of range.
 
     Notes
     -----
@@ -732,7 +736,7 @@ def lecun_normal(
     gain: SupportsFloat | str = 1.0,
     convention: Convention = "torch",
 ) -> X:
-    """LeCun's scheme, normal: outputs of the variance of the inputs; what a SELU needs.
+    """LeCun initialization from a normal distribution: outputs have the variance of the inputs, as SELU needs.
 
     Parameters
     ----------
@@ -745,7 +749,8 @@ def lecun_normal(
     gain
         A factor >= 0, or the name of an activation function for :func:`calculate_gain`.
     convention
-        ``"torch"``, or ``"keras"``: where the shape has inputs and outputs, and a truncated distribution.
+        ``"torch"`` or ``"keras"``: which axes of the shape are inputs and outputs; ``"keras"`` also truncates the
+        distribution.
 
     Returns
     -------
@@ -755,8 +760,8 @@ def lecun_normal(
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer that can be filled, see :func:`zeros`, has no fans, or an argument is of the wrong type or
-        out of range.
+        ``x`` cannot be filled (see :func:`zeros`), its shape has no fans (see :func:`fans`), or an argument is of the
+        wrong type or out of range.
 
     Notes
     -----
@@ -775,13 +780,13 @@ def lecun_normal(
 
 
 def orthogonal(x: X, *, seed: SupportsIndex, gain: SupportsFloat | str = 1.0, convention: Convention = "torch") -> X:
-    """Fills a buffer with a random matrix whose rows or columns are orthonormal.
+    """Fill a buffer with a random matrix whose rows or columns are orthonormal.
 
     Parameters
     ----------
     x
-        The weights, of two axes or more. For ``"torch"`` they are a matrix of ``shape[0]`` rows, for ``"keras"`` one of
-        ``shape[-1]`` columns, with the other axes as one.
+        The weights, with two or more axes. They are treated as a matrix, with the other axes flattened: for ``"torch"``
+        with ``shape[0]`` rows, for ``"keras"`` with ``shape[-1]`` columns.
     seed
         An integer in [0, 2**64).
     gain
@@ -792,21 +797,21 @@ def orthogonal(x: X, *, seed: SupportsIndex, gain: SupportsFloat | str = 1.0, co
     Returns
     -------
     buffer
-        ``x``: ``gain`` times a matrix that is uniformly distributed (Haar's measure) over those with orthonormal
-        columns, or with orthonormal rows if there are more columns than rows.
+        ``x``: ``gain`` times a random matrix with orthonormal columns, or with orthonormal rows if there are more
+        columns than rows. Its distribution is uniform over these matrices (Haar measure).
 
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer that can be filled, see :func:`zeros`, has fewer than two axes, or an argument is of the
-        wrong type or out of range.
+        ``x`` cannot be filled (see :func:`zeros`), has fewer than two axes, or an argument is of the wrong type or out
+        of range.
     MemoryError
-        There is no memory for float64 copies of the matrix, some of which are needed.
+        Not enough memory for the float64 copies of the matrix that the computation needs.
 
     Notes
     -----
-    Source: Saxe, McClelland and Ganguli 2014; ``torch.nn.init.orthogonal_``, ``keras.initializers.Orthogonal``. By
-    reflections, of Stewart 1980.
+    Source: Saxe, McClelland and Ganguli 2014; ``torch.nn.init.orthogonal_``, ``keras.initializers.Orthogonal``.
+    Computed with the reflections of Stewart 1980.
 
     Examples
     --------
@@ -831,14 +836,14 @@ def orthogonal(x: X, *, seed: SupportsIndex, gain: SupportsFloat | str = 1.0, co
 
 
 def identity(x: X, *, seed: int | None = None, gain: SupportsFloat = 1.0) -> X:
-    """Fills a matrix with the identity: ones on the diagonal, zeros elsewhere.
+    """Fill a matrix with the identity: ones on the diagonal, zeros elsewhere.
 
     Parameters
     ----------
     x
         The matrix, square or not.
     seed
-        Not used, and accepted so that initializers can be exchanged.
+        Not used; accepted so that all initializers can be called alike.
     gain
         The number on the diagonal, finite.
 
@@ -850,8 +855,8 @@ def identity(x: X, *, seed: int | None = None, gain: SupportsFloat = 1.0) -> X:
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer that can be filled, see :func:`zeros`, is no matrix, or ``gain`` is no number of its dtype's
-        range.
+        ``x`` cannot be filled (see :func:`zeros`), is not a matrix, or ``gain`` is not a number in the range of its
+        dtype.
 
     Notes
     -----
@@ -876,7 +881,7 @@ def identity(x: X, *, seed: int | None = None, gain: SupportsFloat = 1.0) -> X:
 
 
 def sparse(x: X, *, seed: SupportsIndex, sparsity: SupportsFloat = 0.9, std: SupportsFloat = 0.01) -> X:
-    """Fills a matrix with normal numbers, and with a share of zeros in each column.
+    """Fill a matrix with normally distributed numbers, and a fraction of each column with zeros.
 
     Parameters
     ----------
@@ -885,9 +890,9 @@ def sparse(x: X, *, seed: SupportsIndex, sparsity: SupportsFloat = 0.9, std: Sup
     seed
         An integer in [0, 2**64).
     sparsity
-        The share of zeros, in [0, 1]: each column has ``ceil(sparsity * rows)``, in rows that are drawn for it.
+        The fraction of zeros, in [0, 1]: each column has ``ceil(sparsity * rows)`` zeros, in randomly chosen rows.
     std
-        The standard deviation of the others, finite, >= 0.
+        The standard deviation of the other elements, finite, >= 0.
 
     Returns
     -------
@@ -897,8 +902,8 @@ def sparse(x: X, *, seed: SupportsIndex, sparsity: SupportsFloat = 0.9, std: Sup
     Raises
     ------
     TypeError, ValueError
-        ``x`` is no buffer that can be filled, see :func:`zeros`, is no matrix, or an argument is of the wrong type or
-        out of range.
+        ``x`` cannot be filled (see :func:`zeros`), is not a matrix, or an argument is of the wrong type or out of
+        range.
 
     Notes
     -----

@@ -1,8 +1,9 @@
-"""Optimizers for JAX: optax's gradient transformations, with an in-place step.
+"""Optimizers for JAX: optax gradient transformations with an in-place step.
 
-One function per rule, ``adaptk.jax.adam(learning_rate=1e-3, ...)``. It returns an optax ``GradientTransformation`` that
-also has ``apply(params, grads, state) -> (params, state)``: one pass over memory for all arrays, in place if their
-buffers are donated, bitwise identical to :mod:`adaptk.ops`. optax is optional.
+There is one function per rule, such as ``adaptk.jax.adam(learning_rate=1e-3, ...)``. It returns an optax
+``GradientTransformation`` with an additional method ``apply(params, grads, state) -> (params, state)``. ``apply`` takes
+the step in one pass over memory for all arrays, in place if their buffers are donated, and is bitwise identical to
+:mod:`adaptk.ops`. optax is optional.
 
 Examples
 --------

@@ -1,15 +1,15 @@
-"""Optimizers for Keras 3: ``keras.optimizers.Optimizer`` with a fused step, one class for each rule.
+"""Optimizers for Keras 3: subclasses of ``keras.optimizers.Optimizer`` with a fused step.
 
-They have Keras's names and defaults if Keras has the optimizer (``Adam``, ``AdamW``, ``Nadam``, ``RMSprop``, ...), and
-the library's if it has not (``Adan``, ``Yogi``, ...); arguments are Keras's, as `beta_1` and `epsilon`. Schedules,
-clipping, weight averaging, accumulation of gradients, loss scales and saving are Keras's own. The step is for the
-backends torch, JAX and NumPy.
+Optimizers that Keras has (``Adam``, ``AdamW``, ``Nadam``, ``RMSprop``, ...) have the same names and defaults here. The
+others (``Adan``, ``Yogi``, ...) have the names and defaults of this library. Arguments are named as in Keras, such as
+`beta_1` and `epsilon`. Schedules, clipping, weight averaging, gradient accumulation, loss scaling and saving are those
+of Keras. The step supports the backends torch, JAX and NumPy.
 
-What differs from Keras's classes:
+Differences from the classes of Keras:
 
-- Weight decay, which is decoupled as in all of Keras, is part of the step, and no pass of its own.
+- Weight decay, which is decoupled as everywhere in Keras, is part of the fused step instead of a separate pass.
 - Variables in bfloat16 and float16 have float32 states, and their step computes in float32.
-- A hyperparameter that is out of range is an error when the optimizer is made.
+- A hyperparameter that is out of range raises an error when the optimizer is made.
 
 Examples
 --------
@@ -150,11 +150,11 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
 
     @property
     def rule(self) -> Rule:
-        """The rule that it runs."""
+        """The rule that this optimizer runs."""
         return rule_of(self._rule_key)
 
     def build(self, var_list: Sequence[Any]) -> None:
-        """Make the states of variables."""
+        """Create the states of the variables."""
         if self.built:
             return
         super().build(var_list)
@@ -183,7 +183,7 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
         pass
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Take a step of one variable."""
+        """Take one step with one variable."""
         self._backend_update_step([gradient], [variable], learning_rate)
 
     def _backend_update_step(self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any) -> None:
@@ -254,7 +254,7 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
                 variable.assign(value)
 
     def get_config(self) -> dict[str, Any]:
-        """What :meth:`from_config` makes the same optimizer of, with the hyperparameters as they are now."""
+        """The config for :meth:`from_config`, with the current hyperparameters."""
         config: dict[str, Any] = super().get_config()
         config.update(self._choices)
         config.update({theirs: getattr(self, theirs) for theirs in self._attributes.values()})
@@ -321,20 +321,20 @@ def _document(name: str, cls: type[Optimizer]) -> str:
     lines = [cls._class_rules[0].summary, ""]
     for rule in cls._class_rules:
         lines += [f"`{rule.name}`, {rule.source}::", "", *("    " + line for line in rule.formula.splitlines()), ""]
-    known = f":class:`keras.optimizers.{name}` takes them" if name in _KERAS else "Keras's optimizers have them"
+    known = f":class:`keras.optimizers.{name}`" if name in _KERAS else "the optimizers of Keras"
     lines += [
         "Parameters",
         "----------",
         "learning_rate : float, keras.optimizers.schedules.LearningRateSchedule or callable",
-        "    As every optimizer of Keras takes it.",
+        "    As in all optimizers of Keras.",
         "weight_decay : float, optional",
         "    Decoupled: ``variable -= learning_rate * weight_decay * variable``, before the step.",
         f"{', '.join(_COMMON[1:])}",
-        "    Keras's own.",
+        "    As in :class:`keras.optimizers.Optimizer`.",
         f"{', '.join(_options_of(cls))}",
-        f"    Hyperparameters, as {known}; :class:`adaptk.{cls.__name__}` says what they are.",
+        f"    Hyperparameters, named as in {known}; see :class:`adaptk.{cls.__name__}` for their meaning.",
         "convention : {'keras', 'book', 'torch', 'tf1', 'optax'}",
-        "    Whose defaults, place of epsilon and form of the momentum to take.",
+        "    Whose defaults, place of epsilon and form of momentum to use.",
         "",
         "Raises",
         "------",

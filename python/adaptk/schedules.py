@@ -627,8 +627,8 @@ def warmup(schedule_or_lr: Rate, *, steps: int, start: float = 0.0) -> Schedule:
     steps
         Number of steps of the ramp, >= 0; 0 means no ramp.
     start
-        The rate at step 0, before the ramp, finite, >= 0. The rate of the first step is already ``1 / steps`` of the
-        ramp above it.
+        The rate at step 0, before the ramp, finite, >= 0. The first step already has the rate
+        ``start + (peak - start) / steps``, which is not 0.
 
     Returns
     -------

@@ -1,16 +1,16 @@
 """Curriculum learning: which examples to train on, and when.
 
-A :class:`Curriculum` orders examples by difficulty and gives a batch of indices for each step. The part of the data
-that it draws from grows by a pacing function of :mod:`adaptk.curriculum.pacing`. :class:`SelfPaced` selects examples by
-their current losses. :class:`TorchSampler` is a curriculum as a sampler for PyTorch's ``DataLoader``; it needs PyTorch,
-the rest does not.
+A :class:`Curriculum` orders examples by difficulty and returns a batch of indices for each step. A pacing function of
+:mod:`adaptk.curriculum.pacing` says how the part of the data that batches are drawn from grows. :class:`SelfPaced`
+selects examples by their current losses. :class:`TorchSampler` is a sampler with a curriculum for PyTorch's
+``DataLoader``. Only the sampler needs PyTorch.
 
 Difficulties are any scores that are larger for harder examples: the length of a sentence, the noise of an image, or the
-loss of another model that was trained before. Two controls belong to every experiment: ``order="hard"``, the reverse,
-and ``order="random"``, which has the same pacing without the order.
+loss of another model that was trained before. Every experiment should have two controls: ``order="hard"``, the reverse
+order, and ``order="random"``, a random order with the same pacing.
 
-All choices depend on the seed alone: the same batches come out on every machine, with every release of NumPy, and after
-a run has been resumed.
+All choices depend only on the seed. Batches are the same on every machine, with every release of NumPy, and after a run
+is resumed.
 """
 
 from __future__ import annotations

@@ -73,40 +73,43 @@ def _in_groups(order: Indices, groups: Indices) -> Indices:
 class Curriculum:
     """Batches of indices from a growing part of the data, in an order of difficulty.
 
-    An endless iterator: each ``next`` is one step of training. At step ``t`` the first ``ceil(pacing(t) * n)`` examples
-    of the order are available. Passes over them are in random order: no example comes twice in a pass. A new one begins
-    when all have come, or when their number has changed. Once all data are available, passes are the usual epochs.
+    An endless iterator: each ``next`` is one training step. At step ``t`` the first ``ceil(pacing(t) * n)`` examples in
+    the order of difficulty are available. Batches are drawn in passes over the available examples, in random order and
+    without repetition. A new pass begins when all available examples were drawn, or when their number has changed. Once
+    all data are available, a pass is an epoch.
 
     Parameters
     ----------
     difficulty
-        One real number for each example, larger for harder ones, of shape ``(n,)``. NaN is refused. Examples that are
-        equally difficult are in random order.
+        One real number for each example, larger for harder ones, of shape ``(n,)``. NaN raises an error. Examples with
+        the same difficulty are in random order.
     pacing
-        The share of the data at each step: a function of :mod:`adaptk.curriculum.pacing`, or any other function of the
-        step, counted from 1, that returns a number in (0, 1].
+        The fraction of the data at each step: a function of :mod:`adaptk.curriculum.pacing`, or any other function of
+        the step number, counted from 1, that returns a number in (0, 1].
     batch_size
-        Number of examples of a batch, >= 1. Fewer come out at the end of a pass, and if fewer are available.
+        Number of examples in a batch, >= 1. Batches are smaller at the end of a pass, and if fewer examples are
+        available.
     seed
         An integer in [0, 2**64).
     order
-        ``"easy"`` begins with the easiest, ``"hard"`` with the hardest examples, and ``"random"`` with any.
+        ``"easy"`` begins with the easiest examples, ``"hard"`` with the hardest, and ``"random"`` has a random order.
     groups
-        The class of each example, of shape ``(n,)``: each part of the data has the same share of each class. Without
-        them, the easiest examples may be of a few classes alone.
+        The class of each example, of shape ``(n,)``. Each available part of the data then has the same fraction of each
+        class. Without `groups`, the easiest examples may come from a few classes only.
     drop_last
         Leave out the last batch of a pass if it is smaller than the others.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is of the wrong type, or out of range. When a batch is drawn: ``pacing`` returned no such number.
+        An argument is of the wrong type or out of range, or, when a batch is drawn, ``pacing`` returned something else
+        than a number in (0, 1].
 
     Notes
     -----
-    Source: Bengio et al. 2009; Platanios et al. 2019, whose competence is the share; Hacohen and Weinshall 2019, who
-    balance classes. A batch is known from ``seed``, the number of the pass and the place in it, so a state is a few
-    numbers beside the difficulties.
+    Source: Bengio et al. 2009; Platanios et al. 2019, who call the fraction competence; Hacohen and Weinshall 2019, who
+    balance classes. A batch follows from ``seed``, the number of the pass and the position in it, so the state is only
+    the difficulties and a few numbers.
 
     Examples
     --------
@@ -180,7 +183,7 @@ class Curriculum:
 
     @property
     def difficulty(self) -> npt.NDArray[np.float64]:
-        """The scores, a copy. Assign others to order anew from the next batch on, for instance current losses."""
+        """A copy of the scores. Assign new scores, such as current losses, to change the order of later batches."""
         return self._difficulty.copy()
 
     @difficulty.setter
@@ -246,12 +249,12 @@ class Curriculum:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """What another object of the same arguments needs to continue with the next batch.
+        """The state that another object with the same arguments needs to continue with the next batch.
 
         Returns
         -------
         dict
-            Integers and one array, a copy: ``np.savez``, ``pickle`` and ``torch.save`` can store it.
+            Integers and the copy of an array. ``np.savez``, ``pickle`` and ``torch.save`` can store it.
 
         Examples
         --------
@@ -272,18 +275,18 @@ class Curriculum:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues behind the batch after which the state was saved.
+        """Load a saved state: the next batch is the one that would have followed when the state was saved.
 
         Parameters
         ----------
         state
-            From :meth:`state_dict` of an object with as many examples, the same seed and batch size. Numbers may be
-            arrays without axes, as ``np.load`` gives them.
+            From :meth:`state_dict` of an object with the same number of examples, seed and batch size. Numbers may be
+            0-d arrays, as ``np.load`` returns them.
 
         Raises
         ------
         KeyError, TypeError, ValueError
-            The state is incomplete, or of another curriculum; then nothing has changed.
+            The state is incomplete, or from another curriculum. Nothing is changed in this case.
 
         Examples
         --------
@@ -330,15 +333,15 @@ def _plain(value: Any) -> Any:
 
 
 class SelfPaced:
-    """Self-paced learning: examples whose loss is below a threshold, which rises from round to round.
+    """Self-paced learning: select the examples whose loss does not exceed a threshold that rises from round to round.
 
     Parameters
     ----------
     start
-        Share of the examples that the first round selects, in (0, 1]: its threshold is the loss that so many do not
-        exceed.
+        Fraction of the examples that the first round selects, in (0, 1]. The threshold of this round is the quantile of
+        the losses for this fraction.
     growth
-        What the threshold is multiplied by from round to round, finite, > 1.
+        Factor of the threshold from one round to the next, finite, > 1.
 
     Raises
     ------
@@ -347,7 +350,8 @@ class SelfPaced:
 
     Notes
     -----
-    Source: Kumar, Packer and Koller 2010. The threshold is their 1/K; steps on what was selected come between rounds.
+    Source: Kumar, Packer and Koller 2010. The threshold is 1/K in their notation. Between two rounds, train on the
+    selected examples.
 
     Examples
     --------
@@ -369,7 +373,7 @@ class SelfPaced:
 
     @property
     def threshold(self) -> float | None:
-        """That of the last round; ``None`` before the first."""
+        """The threshold of the last round; ``None`` before the first."""
         return self._threshold
 
     @property
@@ -378,7 +382,7 @@ class SelfPaced:
         return self._round
 
     def select(self, losses: npt.ArrayLike) -> Indices:
-        """Begins a round.
+        """Begin a round and select its examples.
 
         Parameters
         ----------
@@ -388,13 +392,13 @@ class SelfPaced:
         Returns
         -------
         ndarray of int64
-            The examples whose loss does not exceed the threshold, in order of their numbers. If there are none, because
-            the losses have grown, the threshold is set as in the first round.
+            The sorted indices of the examples whose loss does not exceed the threshold. If there are none, because the
+            losses have grown, the threshold is set as in the first round.
 
         Raises
         ------
         TypeError, ValueError
-            The losses are not such numbers, or all of them are infinite; then no round has begun.
+            The losses are not as described, or all of them are infinite. No round begins in this case.
 
         Examples
         --------
@@ -418,7 +422,7 @@ class SelfPaced:
         return np.flatnonzero(values <= threshold).astype(np.int64, copy=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """What another object of the same arguments needs to continue with the next round.
+        """The state that another object with the same arguments needs to continue with the next round.
 
         Returns
         -------
@@ -434,7 +438,7 @@ class SelfPaced:
         return {"threshold": math.nan if self._threshold is None else self._threshold, "round": self._round}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues behind the round after which the state was saved.
+        """Load a saved state: the next round is the one that would have followed when the state was saved.
 
         Parameters
         ----------
@@ -444,7 +448,7 @@ class SelfPaced:
         Raises
         ------
         KeyError, TypeError, ValueError
-            The state is none; then nothing has changed.
+            ``state`` is not a valid state. Nothing is changed in this case.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""A curriculum as a sampler of PyTorch."""
+"""A PyTorch sampler with a curriculum."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ __all__ = ["TorchSampler"]
 class TorchSampler(torch.utils.data.Sampler[list[int]]):
     """A curriculum as a ``batch_sampler`` of ``torch.utils.data.DataLoader``.
 
-    Each iteration over the sampler, and so over the loader, goes on where the last one ended, for ``steps`` batches.
+    Each iteration over the sampler, and so over the loader, has ``steps`` batches and continues where the last one
+    ended.
 
     Parameters
     ----------
     curriculum
         The :class:`Curriculum`, which the sampler advances.
     steps
-        Number of batches of an iteration, which is what a loop calls an epoch, >= 1.
+        Number of batches in an iteration (an epoch of the training loop), >= 1.
     num_replicas, rank
-        The number of processes and the number of this one, if batches are divided among processes. By default those of
-        ``torch.distributed`` if it is initialized, else 1 and 0. Every process has an equal curriculum, and gets every
-        ``num_replicas``-th example of each batch. A batch that does not divide is filled up from its start, as in
-        ``DistributedSampler``.
+        The number of processes and the rank of this process, if batches are divided among processes. By default those
+        of ``torch.distributed`` if it is initialized, else 1 and 0. Every process must have an equal curriculum; it
+        gets every ``num_replicas``-th example of each batch. If the size of a batch is not divisible by
+        ``num_replicas``, its first examples are repeated, as in ``DistributedSampler``.
 
     Raises
     ------
@@ -44,8 +45,9 @@ class TorchSampler(torch.utils.data.Sampler[list[int]]):
 
     Notes
     -----
-    A loader with workers asks for batches before the loop gets them: ``state_dict(batches=...)`` is the state at the
-    batch that the loop has reached. ``StatefulDataLoader`` of torchdata calls both methods by itself.
+    A loader with workers requests batches before the loop receives them. ``state_dict(batches=...)`` returns the state
+    at the batch that the loop has reached. ``StatefulDataLoader`` of torchdata calls :meth:`state_dict` and
+    :meth:`load_state_dict` by itself.
 
     Examples
     --------
@@ -92,7 +94,7 @@ class TorchSampler(torch.utils.data.Sampler[list[int]]):
         self._resumed = False
 
     def __len__(self) -> int:
-        """The number of batches of an iteration."""
+        """The number of batches in an iteration."""
         return self._steps
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -107,18 +109,19 @@ class TorchSampler(torch.utils.data.Sampler[list[int]]):
             yield full[self._rank :: self._replicas]
 
     def state_dict(self, batches: SupportsIndex | None = None) -> dict[str, Any]:
-        """The state of the curriculum, and where in an iteration it is.
+        """The state of the curriculum, and the position in the iteration.
 
         Parameters
         ----------
         batches
-            How many batches of the current or last iteration the loop has had. By default those that were asked for.
+            The number of batches of the current or last iteration that the loop has received. By default the number of
+            batches that the loader has requested.
 
         Returns
         -------
         dict
-            The state of :meth:`Curriculum.state_dict`, with the item ``"left"``: the number of batches that are left of
-            the iteration.
+            The state of :meth:`Curriculum.state_dict` with the item ``"left"``: the number of remaining batches in the
+            iteration.
         """
         had = self._given if batches is None else count("batches", batches, 0)
         if had > self._given:
@@ -133,7 +136,7 @@ class TorchSampler(torch.utils.data.Sampler[list[int]]):
         return {**past.state_dict(), "left": left}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues behind the batch at which the state was saved, with the rest of its iteration.
+        """Load a saved state: continue with the batch after it, for the rest of its iteration.
 
         Parameters
         ----------
@@ -143,7 +146,7 @@ class TorchSampler(torch.utils.data.Sampler[list[int]]):
         Raises
         ------
         KeyError, TypeError, ValueError
-            The state is incomplete, or of another curriculum; then nothing has changed.
+            The state is incomplete, or from another curriculum. Nothing is changed in this case.
         """
         if "left" not in state:
             raise KeyError("state: no 'left'; expected what state_dict() returned")

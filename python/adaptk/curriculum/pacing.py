@@ -1,12 +1,12 @@
 """Pacing functions: how much of the data is available at each step.
 
-A pacing function is called with the number ``t`` of the step that is about to be taken, counted from 1 as in
-:mod:`adaptk.schedules`, and returns the share of the examples to draw from, in (0, 1]. It depends on ``t`` alone, is
-immutable, compares by value, can be pickled, and prints as the call that makes it. Any other function of the step that
-returns such a share may stand in its place.
+A pacing function is called with the number ``t`` of the next step, counted from 1 as in :mod:`adaptk.schedules`, and
+returns the fraction of the examples to draw from, in (0, 1]. It depends only on ``t``, is immutable, compares by value,
+can be pickled, and has the call that makes it as its ``repr``. Any other function of the step number that returns such
+a fraction may be used instead.
 
-Arguments of the wrong type raise ``TypeError``, those out of range ``ValueError``, both when the function is made and
-with the name of the argument.
+Arguments of the wrong type raise ``TypeError``, and arguments out of range ``ValueError``, when the function is made.
+The message names the argument.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["Pacing", "exponential", "linear", "root", "step"]
 
 @dataclass(frozen=True)
 class Pacing:
-    """What every function of this module returns: an immutable ``pacing(t) -> float``."""
+    """The type that all functions of this module return: an immutable ``pacing(t) -> float``."""
 
     start: float
 
     def __call__(self, t: SupportsIndex | float) -> float:
-        """The share of the data at step ``t``, counted from 1."""
+        """The fraction of the data at step ``t``, counted from 1."""
         return min(1.0, self._at(step_number(t) - 1))
 
     def _at(self, n: int) -> float:
@@ -95,14 +95,14 @@ def _start(start: SupportsFloat) -> float:
 
 
 def linear(start: SupportsFloat, *, total: SupportsIndex) -> Pacing:
-    """The share grows along a straight line.
+    """Grow the fraction linearly.
 
     Parameters
     ----------
     start
-        Share at the first step, in (0, 1].
+        Fraction at the first step, in (0, 1].
     total
-        Number of steps that the growth takes, >= 1: step ``total + 1`` is the first with all data.
+        Number of steps of the growth, >= 1: step ``total + 1`` is the first with all data.
 
     Returns
     -------
@@ -129,16 +129,16 @@ def linear(start: SupportsFloat, *, total: SupportsIndex) -> Pacing:
 
 
 def root(start: SupportsFloat, *, total: SupportsIndex, power: SupportsFloat = 2.0) -> Pacing:
-    """The share grows fast at first: new examples come at a rate that falls as more are there already.
+    """Grow the fraction along a root: fast at first, and more slowly the more examples are available.
 
     Parameters
     ----------
     start
-        Share at the first step, in (0, 1].
+        Fraction at the first step, in (0, 1].
     total
-        Number of steps that the growth takes, >= 1: step ``total + 1`` is the first with all data.
+        Number of steps of the growth, >= 1: step ``total + 1`` is the first with all data.
     power
-        Which root, finite, > 0; 2 is the square root, and 1 the same as :func:`linear`.
+        The degree of the root, finite, > 0; 2 is the square root, and 1 the same as :func:`linear`.
 
     Returns
     -------
@@ -167,23 +167,23 @@ def root(start: SupportsFloat, *, total: SupportsIndex, power: SupportsFloat = 2
 def exponential(
     start: SupportsFloat, *, every: SupportsIndex | Sequence[SupportsIndex], factor: SupportsFloat = 2.0
 ) -> Pacing:
-    """The share is multiplied by a factor again and again, until all data are there.
+    """Multiply the fraction by a factor every few steps, until all data are available.
 
     Parameters
     ----------
     start
-        Share at the first step, in (0, 1].
+        Fraction at the first step, in (0, 1].
     every
         Number of steps between two changes, >= 1; or a list of such numbers, one for each stage. After the last stage
-        of a list the share stays.
+        of a list the fraction no longer changes.
     factor
-        What the share is multiplied by, finite, > 1.
+        The factor, finite, > 1.
 
     Returns
     -------
     Pacing
-        ``pacing(t) = start * factor**((t - 1) // every)``, at most 1; for a list, the exponent is the number of stages
-        that are over.
+        ``pacing(t) = start * factor**((t - 1) // every)``, at most 1. For a list, the exponent is the number of
+        completed stages.
 
     Raises
     ------
@@ -218,14 +218,14 @@ def exponential(
 
 
 def step(start: SupportsFloat, *, total: SupportsIndex) -> Pacing:
-    """A part of the data at first, and then all of them.
+    """Use a part of the data at first, and then all data.
 
     Parameters
     ----------
     start
-        Share of the first ``total`` steps, in (0, 1].
+        Fraction in the first ``total`` steps, in (0, 1].
     total
-        Number of steps with this share, >= 1.
+        Number of steps with this fraction, >= 1.
 
     Returns
     -------

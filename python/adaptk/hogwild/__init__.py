@@ -1,27 +1,28 @@
 """Hogwild!: linear models over sparse rows and matrix factorisation, trained by threads without locks.
 
-:class:`SGDClassifier` and :class:`SGDRegressor` have scikit-learn's interface, and do not need it. They train on CSR
-matrices without a copy, of float32 or float64 with indices of int32 or int64, and on dense arrays.
+:class:`SGDClassifier` and :class:`SGDRegressor` have the interface of scikit-learn, but do not need scikit-learn. They
+train on CSR matrices (float32 or float64, with int32 or int64 indices) without a copy, and on dense arrays.
 :class:`MatrixFactorization` learns factors and biases from a list of entries.
 
-Threads take examples by blocks and update the same weights whenever they like (Niu, Recht, Ré and Wright 2011). Weights
-are read and written by relaxed atomic loads and stores: there is no lock and no data race, and now and then an update
-is lost. What two threads write all the time would travel between their caches, so each thread works on copies of the
-weights of frequent features and adds its changes to the shared weights after about ``publish_every`` updates.
+Threads take blocks of examples and update the same weights without waiting for each other (Niu, Recht, Ré and Wright
+2011). Weights are read and written by relaxed atomic loads and stores: there is no lock and no data race, but an update
+is lost now and then. If two threads often write to the same weight, its cache line moves between their caches. So each
+thread works on copies of the weights of frequent features, and adds its changes to the shared weights after about
+``publish_every`` updates.
 
-``mode`` says what may happen at the same time:
+``mode`` says what may run at the same time:
 
 ``"hogwild"``
-    Everything. The results of two runs differ a little. On one thread, and with little data, they do not.
+    All updates. The results of two runs differ slightly, except on one thread and for small data.
 ``"locked"``
-    One lock for all weights, taken for each example. It is here to compare with.
+    One lock for all weights, taken for each example. It is meant for comparison.
 ``"deterministic"``
-    The same bits for every number of threads and instruction set. Classes are trained at the same time, and so are
-    blocks of a matrix factorisation that have no row or column in common; the examples of one class come one after
-    another.
+    Results are bitwise identical for every number of threads and instruction set. Different classes are trained in
+    parallel, and so are blocks of a matrix factorization that have no row or column in common. The examples of one
+    class are processed one after another.
 
-Training releases the GIL, Ctrl-C ends it, and ``partial_fit`` goes on with the next part of data that do not fit into
-memory.
+Training releases the GIL, and Ctrl-C ends it. ``partial_fit`` trains on data that do not fit into memory, one part
+after another.
 """
 
 from __future__ import annotations

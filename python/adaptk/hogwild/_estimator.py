@@ -16,11 +16,11 @@ E = TypeVar("E", bound="Estimator")
 
 
 class NotFittedError(ValueError, AttributeError):
-    """An estimator was used before it was fitted. With scikit-learn imported, its class of this name is raised."""
+    """An estimator was used before it was fitted. If scikit-learn is imported, its class of this name is raised."""
 
 
 class ConvergenceWarning(UserWarning):
-    """Training ended before it converged. With scikit-learn imported, its class of this name is given."""
+    """Training ended before it converged. If scikit-learn is imported, its class of this name is used."""
 
 
 def _of_sklearn(name: str) -> Any:
@@ -54,17 +54,17 @@ class Estimator:
         Returns
         -------
         dict
-            By name, as they were given.
+            Parameters by name, as they were given.
         """
         return {name: getattr(self, name) for name in self._names()}
 
     def set_params(self: E, **params: Any) -> E:
-        """Sets parameters, which the next call of ``fit`` or ``partial_fit`` uses.
+        """Set parameters for the next call of ``fit`` or ``partial_fit``.
 
         Parameters
         ----------
         **params
-            By name.
+            Parameters by name.
 
         Returns
         -------
@@ -74,7 +74,7 @@ class Estimator:
         Raises
         ------
         ValueError
-            There is no parameter of a name; then none has changed.
+            A name is not that of a parameter. No parameter is changed in this case.
         """
         names = self._names()
         for name in params:

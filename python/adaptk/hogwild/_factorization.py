@@ -19,53 +19,53 @@ _ETA = {"sgd": 0.02, "adagrad": 0.1}
 
 
 class MatrixFactorization(Estimator):
-    """Factors and biases of a matrix of which some entries are known, trained by threads without locks.
+    """Matrix factorization with biases from some known entries, trained by threads without locks.
 
-    Entry ``(i, j)`` is taken for ``mean + row_bias[i] + column_bias[j] + row_factors[i] @ column_factors[j]``.
+    Entry ``(i, j)`` is modelled as ``mean + row_bias[i] + column_bias[j] + row_factors[i] @ column_factors[j]``.
 
     Parameters
     ----------
     rank
         Number of factors, >= 1.
     alpha
-        Factor of the L2 penalty: at each known entry half the squared error and ``alpha / 2`` times the squares of the
-        factors and biases that it involves are minimized.
+        Factor of the L2 penalty. The loss of each known entry is half the squared error plus ``alpha / 2`` times the
+        squares of its factors and biases.
     bias
-        Whether there are biases, and a mean.
+        Whether the model has biases and a mean.
     max_iter
-        Number of passes of ``fit`` over the entries, at most.
+        Maximum number of passes of ``fit`` over the entries.
     tol
-        ``fit`` ends if the root of the mean squared error, each before its entry's update, has fallen by less than
-        ``tol``; ``None``: after ``max_iter`` passes.
+        ``fit`` ends if a pass has lowered the root mean squared error by less than ``tol``. The error of each entry is
+        computed before the update for this entry. ``None``: ``fit`` ends after ``max_iter`` passes.
     rule
         ``"sgd"`` or ``"adagrad"``.
     eta0
         The step size; ``None``: 0.02, and 0.1 for ``"adagrad"``.
     decay
-        With ``"sgd"`` the step size is multiplied by it after each pass, in (0, 1].
+        With ``"sgd"``, the factor of the step size after each pass, in (0, 1].
     init_scale
-        Standard deviation of the first factors, normally distributed; ``None``: ``0.1 / sqrt(rank)``.
+        Standard deviation of the normal distribution of the initial factors; ``None``: ``0.1 / sqrt(rank)``.
     mode
         ``"hogwild"``, ``"locked"`` or ``"deterministic"``, see :mod:`adaptk.hogwild`.
     n_jobs
-        Number of threads; ``None`` and -1: :func:`adaptk.get_num_threads`. Few data are trained on fewer.
+        Number of threads; ``None`` and -1: :func:`adaptk.get_num_threads`. Small data use fewer threads.
     random_state
-        An integer in [0, 2**64), a generator of NumPy, or ``None`` for other numbers each time.
+        An integer in [0, 2**64), a NumPy generator, or ``None`` for different numbers each time.
     shuffle
-        Whether each pass has an order of its own.
+        Whether the entries are shuffled anew for each pass.
     verbose
-        Prints a line for each pass.
+        Whether to print a line for each pass.
 
     Attributes
     ----------
     row_factors_, column_factors_
-        Of shape ``(rows, rank)`` and ``(columns, rank)``, of the dtype of the values.
+        Factors of shapes ``(rows, rank)`` and ``(columns, rank)``, in the dtype of the values.
     row_bias_, column_bias_, mean_
         Biases of shapes ``(rows,)`` and ``(columns,)``, and the mean of the values.
     n_iter_
-        Passes so far.
+        Number of passes so far.
     loss_curve_
-        The root of the mean squared error by pass.
+        The root mean squared error of each pass.
 
     Notes
     -----
@@ -117,16 +117,16 @@ class MatrixFactorization(Estimator):
         self.verbose = verbose
 
     def fit(self, rows: Any, columns: Any, values: Any, shape: tuple[int, int] | None = None) -> MatrixFactorization:
-        """Trains from random factors.
+        """Train from random factors.
 
         Parameters
         ----------
         rows, columns
-            The places of the known entries, integers of shape ``(n,)``; of int32 and int64 they are read in place.
+            The indices of the known entries, integers of shape ``(n,)``; int32 and int64 are read without a copy.
         values
-            The entries, finite, ``(n,)``; of float32 and float64 they are read in place.
+            The known entries, finite, of shape ``(n,)``; float32 and float64 are read without a copy.
         shape
-            Of the matrix; ``None``: as large as the places ask for.
+            The shape of the matrix; ``None``: just large enough for the indices.
 
         Returns
         -------
@@ -136,9 +136,9 @@ class MatrixFactorization(Estimator):
         Raises
         ------
         TypeError, ValueError
-            An argument or a parameter is wrong. Also if the factors grow beyond all bounds.
+            An argument or a parameter is invalid, or the training diverges.
         KeyboardInterrupt
-            Ctrl-C, after which the factors are those of the moment.
+            Ctrl-C was pressed. The factors keep their current values.
         """
         options, most = self._options(), count("max_iter", self.max_iter, 1)
         tol = None if self.tol is None else number("tol", self.tol, low=-math.inf)
@@ -150,14 +150,14 @@ class MatrixFactorization(Estimator):
     def partial_fit(
         self, rows: Any, columns: Any, values: Any, shape: tuple[int, int] | None = None
     ) -> MatrixFactorization:
-        """One pass over more entries, with the factors, biases and mean so far.
+        """Make one pass over more entries, from the current factors, biases and mean.
 
         Parameters
         ----------
         rows, columns, values
-            As for :meth:`fit`.
+            As in :meth:`fit`.
         shape
-            Of the matrix; what the first call needs, if more rows or columns are to come.
+            The shape of the matrix. The first call needs it if later calls have more rows or columns.
 
         Returns
         -------
@@ -167,7 +167,7 @@ class MatrixFactorization(Estimator):
         Raises
         ------
         TypeError, ValueError
-            As :meth:`fit` does, or a place is outside of the matrix.
+            As in :meth:`fit`, or an index is outside of the matrix.
         """
         options = self._options()
         known = getattr(self, "_shape", None)
@@ -182,17 +182,17 @@ class MatrixFactorization(Estimator):
         return self
 
     def predict(self, rows: Any, columns: Any) -> Array:
-        """What the model takes entries for.
+        """Predict entries of the matrix.
 
         Parameters
         ----------
         rows, columns
-            Places, integers of shape ``(n,)``, within the matrix.
+            The indices of the entries, integers of shape ``(n,)``, within the matrix.
 
         Returns
         -------
         ndarray
-            Of shape ``(n,)``.
+            Predictions of shape ``(n,)``.
         """
         self._check_is_fitted()
         i, j = (
@@ -208,12 +208,12 @@ class MatrixFactorization(Estimator):
         return out
 
     def score(self, rows: Any, columns: Any, values: Any) -> float:
-        """The coefficient of determination: 1 minus the squared errors over those of the mean.
+        """The coefficient of determination R²: 1 minus the ratio of the squared errors to those of the mean.
 
         Parameters
         ----------
         rows, columns, values
-            As for :meth:`fit`.
+            As in :meth:`fit`.
 
         Returns
         -------

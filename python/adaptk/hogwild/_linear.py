@@ -371,70 +371,72 @@ def _feature_names(X: Any) -> Array | None:
 
 _PARAMETERS = """\
 penalty
-    ``"l2"``, ``"l1"``, ``"elasticnet"`` or ``None``. The intercept has none. Of rare features the penalty comes
-    with the examples that have them, as much more of it as they are rarer, as in the paper; with ``"sgd"`` and
-    ``"l2"`` it is exact.
+    ``"l2"``, ``"l1"``, ``"elasticnet"`` or ``None``. The intercept is not penalized. For rare features, the penalty
+    is applied only at examples that have the feature, with a weight in inverse proportion to its frequency, as in
+    the paper; with ``"sgd"`` and ``"l2"`` it is exact.
 alpha
     Factor of the penalty: the mean loss plus ``alpha`` times the penalty is minimized.
 l1_ratio
-    Share of L1 in ``"elasticnet"``, in [0, 1].
+    Fraction of L1 in ``"elasticnet"``, in [0, 1].
 fit_intercept
-    Whether there is an intercept.
+    Whether the model has an intercept.
 max_iter
-    Largest number of passes over the data of ``fit``.
+    Maximum number of passes of ``fit`` over the data.
 tol
     ``fit`` ends if the mean loss, or the validation score, has not improved by ``tol`` for ``n_iter_no_change``
-    passes; ``None``: after ``max_iter`` passes.
+    passes. ``None``: it ends after ``max_iter`` passes.
 shuffle
-    Whether each pass has an order of its own, which depends on ``random_state``.
+    Whether the examples are shuffled anew for each pass, depending on ``random_state``.
 verbose
-    Prints a line for each pass.
+    Whether to print a line for each pass.
 epsilon
-    Of ``"huber"``: the error at which the loss gets linear.
+    For ``"huber"``: the error from which on the loss is linear.
 n_jobs
-    Number of threads; ``None`` and -1: :func:`adaptk.get_num_threads`. Few data are trained on fewer.
+    Number of threads; ``None`` and -1: :func:`adaptk.get_num_threads`. Small data use fewer threads.
 random_state
-    An integer in [0, 2**64), a generator of NumPy, or ``None`` for another order each time.
+    An integer in [0, 2**64), a NumPy generator, or ``None`` for a different order each time.
 learning_rate
-    ``"constant"``: ``eta0``. ``"decay"``: multiplied by ``decay`` after each pass, as in the paper.
-    ``"invscaling"``: ``eta0 / t**power_t``. ``"optimal"``: ``1 / (alpha * (t + t0))``, by Bottou's heuristic.
-    ``"adaptive"``: divided by 5 where ``fit`` would end, until it is below 1e-6. ``"auto"``: ``"decay"`` for the
-    rule ``"sgd"``, else ``"constant"``. `t` counts examples; the step size changes every 16 of them.
+    ``"constant"``: ``eta0``. ``"decay"``: ``eta0``, multiplied by ``decay`` after each pass, as in the paper.
+    ``"invscaling"``: ``eta0 / t**power_t``. ``"optimal"``: ``1 / (alpha * (t + t0))``, with the heuristic of Bottou.
+    ``"adaptive"``: divided by 5 each time that ``fit`` would otherwise end, until it is below 1e-6. ``"auto"``:
+    ``"decay"`` for the rule ``"sgd"``, else ``"constant"``. `t` counts examples; the step size changes every 16
+    examples.
 eta0
-    The step size; ``None``: 0.1, and 0.01 for ``"adam"``.
+    The initial step size; ``None``: 0.1, and 0.01 for ``"adam"``.
 power_t
-    Of ``"invscaling"``.
+    The exponent of ``"invscaling"``.
 decay
-    Of ``"decay"``, in (0, 1].
+    The factor of ``"decay"``, in (0, 1].
 early_stopping
-    Whether a part of the rows is held out, and ``fit`` ends when the score on it no longer improves.
+    Whether to hold out a part of the rows, and to end ``fit`` when the score on this part no longer improves.
 validation_fraction
-    The share of that part, of each class.
+    The fraction of rows to hold out, the same for each class.
 n_iter_no_change
     See ``tol``.
 """
 _MORE_PARAMETERS = """\
 warm_start
-    Whether ``fit`` goes on from the weights and states of the last call.
+    Whether ``fit`` starts from the weights and states of the last call.
 rule
-    ``"sgd"``, ``"adagrad"``, ``"adam"`` or ``"ftrl"`` (FTRL-Proximal), by weight; weights of features that an
-    example does not have are left alone.
+    ``"sgd"``, ``"adagrad"``, ``"adam"`` or ``"ftrl"`` (FTRL-Proximal), for each weight. An example updates only the
+    weights of the features that it has.
 mode
     ``"hogwild"``, ``"locked"`` or ``"deterministic"``, see :mod:`adaptk.hogwild`.
 beta1, beta2
     Decay rates of ``"adam"``.
 eps
-    Added to the root of ``"adagrad"`` and ``"adam"``.
+    Added to the square root in ``"adagrad"`` and ``"adam"``.
 publish_every
-    After about so many updates of a frequent feature's weight a thread adds them to the shared weight; 1: it writes
-    to the shared weights only; ``None``: 128 divided by the number of threads, and at least 16.
+    The number of updates of a frequent feature's weight, approximately, after which a thread adds them to the shared
+    weight. 1: threads write only to the shared weights. ``None``: 128 divided by the number of threads, but at least
+    16.
 """
 
 
 class SGDClassifier(_Linear):
     """A linear classifier, trained by threads without locks.
 
-    Several classes are learnt one against all others.
+    More than two classes are trained one-vs-all.
 
     Parameters
     ----------
@@ -443,26 +445,27 @@ class SGDClassifier(_Linear):
         ``"squared_hinge"``, ``"squared_error"`` or ``"huber"``.
     @PARAMETERS@
     class_weight
-        A dict from class to the weight of its examples, 1 if it has none; ``"balanced"``: inverse to their number.
+        A dict from class to the weight of its examples, 1 for classes that are not in the dict. ``"balanced"``: weights
+        in inverse proportion to the number of examples.
     @MORE@
     Attributes
     ----------
     coef_, intercept_
-        Weights of shape ``(1, features)``, or ``(classes, features)`` if there are more than two, and as many
-        intercepts, of the dtype of the data.
+        Weights of shape ``(1, features)``, or ``(classes, features)`` for more than two classes, and as many
+        intercepts, in the dtype of the data.
     classes_
         The labels, sorted.
     n_iter_, t_
-        Passes of the last ``fit``, and examples since the weights were zero.
+        Number of passes of the last ``fit``, and of examples since the weights were zero.
     loss_curve_
-        By pass the mean loss, each before its example's update and without the penalty.
+        The mean loss of each pass without the penalty. The loss of each example is computed before its update.
     n_features_in_, feature_names_in_
-        Of the data; names if they had some.
+        The number of features, and their names if the data have names.
 
     Notes
     -----
-    Source: Niu, Recht, Ré, Wright 2011. FTRL-Proximal, with a penalty that grows by that of one example at each, is of
-    McMahan 2011; the other rules apply theirs by the proximal steps of Duchi and Singer 2009.
+    Source: Niu, Recht, Ré, Wright 2011. FTRL-Proximal, whose penalty grows with each example, is from McMahan 2011. The
+    other rules apply the penalty by the proximal steps of Duchi and Singer 2009.
 
     Examples
     --------
@@ -542,18 +545,18 @@ class SGDClassifier(_Linear):
         return self._tags("classifier")
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> SGDClassifier:
-        """Trains from zero, or from the last weights with ``warm_start``.
+        """Train from zero weights, or from the last weights with ``warm_start``.
 
         Parameters
         ----------
         X
             A sparse matrix of SciPy, a tuple ``(data, indices, indptr)`` or ``(data, indices, indptr, shape)``, or a
-            dense array, of shape ``(n, features)``. CSR matrices and C-ordered arrays of float32 and float64 are read
-            in place; a copy is made of others, and of rows whose indices do not increase.
+            dense array, of shape ``(n, features)``. CSR matrices and C-ordered arrays in float32 and float64 are read
+            without a copy. All others are copied, and so are matrices with rows whose indices do not increase.
         y
-            Labels of any type, ``(n,)``.
+            Labels of any type, of shape ``(n,)``.
         sample_weight
-            Factors of the examples' losses, ``(n,)``, >= 0.
+            Factors of the losses of the examples, >= 0, of shape ``(n,)``.
 
         Returns
         -------
@@ -563,9 +566,9 @@ class SGDClassifier(_Linear):
         Raises
         ------
         TypeError, ValueError
-            An argument or a parameter is wrong; NaN and inf are. Also if the weights grow beyond all bounds.
+            An argument or a parameter is invalid, the data contain NaN or inf, or the training diverges.
         KeyboardInterrupt
-            Ctrl-C, after which the weights are those of the moment.
+            Ctrl-C was pressed. The weights keep their current values.
         """
         again = self._flag("warm_start") and hasattr(self, "_weights")
         x = self._read(X, count=True, reset=not again)
@@ -582,14 +585,14 @@ class SGDClassifier(_Linear):
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> SGDClassifier:
-        """One pass over a part of the data.
+        """Make one pass over a part of the data.
 
         Parameters
         ----------
         X, y, sample_weight
-            As for :meth:`fit`.
+            As in :meth:`fit`.
         classes
-            All labels that will come, needed by the first call.
+            All labels that occur in any call. Required in the first call.
 
         Returns
         -------
@@ -599,7 +602,7 @@ class SGDClassifier(_Linear):
         Raises
         ------
         TypeError, ValueError
-            As :meth:`fit` does, or ``y`` has a label that is not in ``classes``.
+            As in :meth:`fit`, or ``y`` has a label that is not in ``classes``.
 
         Examples
         --------
@@ -634,12 +637,12 @@ class SGDClassifier(_Linear):
         return self
 
     def decision_function(self, X: Any) -> Array:
-        """Signed distances from the separating planes, up to a factor.
+        """Signed distances from the separating hyperplanes, up to a factor.
 
         Parameters
         ----------
         X
-            As for :meth:`fit`.
+            As in :meth:`fit`.
 
         Returns
         -------
@@ -651,17 +654,17 @@ class SGDClassifier(_Linear):
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
     def predict(self, X: Any) -> Array:
-        """The likeliest label of each row.
+        """Predict the label of each row.
 
         Parameters
         ----------
         X
-            As for :meth:`fit`.
+            As in :meth:`fit`.
 
         Returns
         -------
         ndarray
-            Of shape ``(n,)``.
+            Predictions of shape ``(n,)``.
         """
         scores = self.decision_function(X)
         chosen: Array = self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
@@ -669,8 +672,9 @@ class SGDClassifier(_Linear):
 
     @property
     def predict_proba(self) -> Any:
-        """``predict_proba(X)``: probabilities of shape ``(n, classes)``, in the order of ``classes_``. Of several
-        classes those of each against the others, scaled to the sum 1. For the loss ``"log_loss"`` only."""
+        """``predict_proba(X)``: probabilities of shape ``(n, classes)``, in the order of ``classes_``. For more than
+        two classes, those of each class against all others, normalized to the sum 1. Only for the loss
+        ``"log_loss"``."""
         if self.loss != "log_loss":
             raise AttributeError(f"probability estimates are not available for loss={self.loss!r}; use 'log_loss'")
         return self._predict_proba
@@ -694,12 +698,12 @@ class SGDClassifier(_Linear):
         return p
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The share of rows whose label is predicted.
+        """The accuracy: the fraction of rows whose label is predicted correctly.
 
         Parameters
         ----------
         X, y, sample_weight
-            As for :meth:`fit`.
+            As in :meth:`fit`.
 
         Returns
         -------
@@ -758,23 +762,23 @@ class SGDRegressor(_Linear):
     Parameters
     ----------
     loss
-        ``"squared_error"``, half the square, or ``"huber"``, which is linear from ``epsilon`` on.
+        ``"squared_error"``, half the square of the error, or ``"huber"``, which is linear from ``epsilon`` on.
     @PARAMETERS@
     @MORE@
     Attributes
     ----------
     coef_, intercept_
-        Weights of shape ``(features,)`` and the intercept ``(1,)``, of the dtype of the data.
+        Weights of shape ``(features,)`` and the intercept of shape ``(1,)``, in the dtype of the data.
     n_iter_, t_
-        Passes of the last ``fit``, and examples since the weights were zero.
+        Number of passes of the last ``fit``, and of examples since the weights were zero.
     loss_curve_
-        By pass the mean loss, each before its example's update and without the penalty.
+        The mean loss of each pass without the penalty. The loss of each example is computed before its update.
     n_features_in_, feature_names_in_
-        Of the data; names if they had some.
+        The number of features, and their names if the data have names.
 
     Notes
     -----
-    Source: as :class:`SGDClassifier`.
+    Source: see :class:`SGDClassifier`.
 
     Examples
     --------
@@ -849,14 +853,14 @@ class SGDRegressor(_Linear):
         return self._tags("regressor")
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> SGDRegressor:
-        """Trains from zero, or from the last weights with ``warm_start``.
+        """Train from zero weights, or from the last weights with ``warm_start``.
 
         Parameters
         ----------
         X, sample_weight
-            As for :meth:`SGDClassifier.fit`.
+            As in :meth:`SGDClassifier.fit`.
         y
-            Numbers, ``(n,)``.
+            Numbers of shape ``(n,)``.
 
         Returns
         -------
@@ -866,9 +870,9 @@ class SGDRegressor(_Linear):
         Raises
         ------
         TypeError, ValueError
-            An argument or a parameter is wrong; NaN and inf are. Also if the weights grow beyond all bounds.
+            An argument or a parameter is invalid, the data contain NaN or inf, or the training diverges.
         KeyboardInterrupt
-            Ctrl-C, after which the weights are those of the moment.
+            Ctrl-C was pressed. The weights keep their current values.
         """
         again = self._flag("warm_start") and hasattr(self, "_weights")
         self._check_loss()
@@ -878,12 +882,12 @@ class SGDRegressor(_Linear):
         return self
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> SGDRegressor:
-        """One pass over a part of the data.
+        """Make one pass over a part of the data.
 
         Parameters
         ----------
         X, y, sample_weight
-            As for :meth:`fit`.
+            As in :meth:`fit`.
 
         Returns
         -------
@@ -893,7 +897,7 @@ class SGDRegressor(_Linear):
         Raises
         ------
         TypeError, ValueError
-            As :meth:`fit` does.
+            As in :meth:`fit`.
         """
         self._check_loss()
         options = self._options()
@@ -903,28 +907,28 @@ class SGDRegressor(_Linear):
         return self
 
     def predict(self, X: Any) -> Array:
-        """The numbers that the model expects.
+        """Predict the target of each row.
 
         Parameters
         ----------
         X
-            As for :meth:`SGDClassifier.fit`.
+            As in :meth:`SGDClassifier.fit`.
 
         Returns
         -------
         ndarray
-            Of shape ``(n,)``.
+            Predictions of shape ``(n,)``.
         """
         self._check_is_fitted()
         return self._scores(self._read(X))[:, 0]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The coefficient of determination: 1 minus the squared errors over those of the mean.
+        """The coefficient of determination R²: 1 minus the ratio of the squared errors to those of the mean.
 
         Parameters
         ----------
         X, y, sample_weight
-            As for :meth:`fit`.
+            As in :meth:`fit`.
 
         Returns
         -------
