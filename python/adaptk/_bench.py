@@ -245,15 +245,15 @@ def _parser() -> Parser:
     name = program()
     parser = Parser(
         prog=f"{name} bench",
-        description="Measure every rule beside a kernel with the same memory traffic, which is the ceiling: 1.00 is as "
-        "fast as memory allows. About a minute.",
+        description="Measure the speed of every rule relative to a kernel with the same memory traffic: 1.00 is as "
+        "fast as memory allows. Takes about a minute.",
         examples=[
             (f"{name} bench --rules adam,lion --sizes 4K,1M,64M", "two rules at three sizes"),
             (f"{name} bench --isas all --threads 1,2", "every instruction set, two numbers of threads"),
             (f"{name} bench --overhead", "what a small call costs"),
             (f"{name} bench --readme --write README.md", "every figure of the README"),
             (f"{name} bench --offload --sizes 64M", "AdamW with states in host memory (needs torch)"),
-            (f"{name} bench --device cuda", "on a GPU, beside the optimizers of torch and others"),
+            (f"{name} bench --device cuda", "on a GPU, compared with the optimizers of torch and others"),
         ],
     )
     isas = adaptk.available_isas()
@@ -263,41 +263,50 @@ def _parser() -> Parser:
         type=names_among("rule", [*RULES, *CLASSES]),
         default=list(RULES),
         metavar="A,B",
-        help="default: all that are compiled",
+        help="comma-separated names; default: all compiled rules",
     )
     parser.add_argument(
-        "--sizes", type=_sizes, default="64M", metavar="N,N", help="elements, such as 64,1M (M = 2**20); default: 64M"
+        "--sizes",
+        type=_sizes,
+        default="64M",
+        metavar="N,N",
+        help="numbers of elements, such as 64,1M (M = 2**20); default: 64M",
     )
     parser.add_argument(
         "--dtypes",
         type=names_among("dtype", _DTYPES),
         default="float32",
         metavar="A,B",
-        help=f"of {', '.join(_DTYPES)}; default: float32",
+        help=f"some of {', '.join(_DTYPES)}; default: float32",
     )
     parser.add_argument(
-        "--isas", type=names_among("instruction set", isas), metavar="A,B", help=f"of {', '.join(isas)}; default: best"
+        "--isas",
+        type=names_among("instruction set", isas),
+        metavar="A,B",
+        help=f"some of {', '.join(isas)}; default: best",
     )
-    parser.add_argument("--threads", type=_numbers, metavar="N,N", help="default: as many as a step has")
-    parser.add_argument("--repeats", type=whole(1), default=11, metavar="N", help="repetitions in turn; default: 11")
-    parser.add_argument("--overhead", action="store_true", help="measure small calls beside numpy.add instead")
-    parser.add_argument("--offload", action="store_true", help="measure offloaded steps beside other libraries instead")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the shares of the ceiling (needs matplotlib)")
+    parser.add_argument("--threads", type=_numbers, metavar="N,N", help="numbers of threads; default: that of a step")
+    parser.add_argument("--repeats", type=whole(1), default=11, metavar="N", help="number of repetitions; default: 11")
+    parser.add_argument("--overhead", action="store_true", help="instead, compare small calls with numpy.add")
+    parser.add_argument("--offload", action="store_true", help="instead, compare offloaded steps with other libraries")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the relative speeds to FILE (needs matplotlib)")
     add_json(parser)
     readme = parser.add_argument_group(
         "the figures of the README",
-        "Run every benchmark of a checkout whose requirements are installed, about 12 minutes on an idle machine, and "
-        "print the README's block of figures. Results are kept in bench/figures.json, or in the FILE of --json; --plot "
-        "draws adaptk beside the others.",
+        "In a checkout, run every benchmark whose requirements are installed (about 12 minutes on an idle machine), "
+        "and print the block of figures in the README. Results are stored in bench/figures.json, or in the FILE of "
+        "--json. --plot compares adaptk with other libraries.",
     )
-    readme.add_argument("--readme", action="store_true", help="do that")
-    readme.add_argument("--write", type=Path, metavar="FILE", help="put the block between its markers in FILE")
-    readme.add_argument("--quick", action="store_true", help="only see that everything runs: figures that mean nothing")
+    readme.add_argument("--readme", action="store_true", help="measure and print these figures")
+    readme.add_argument("--write", type=Path, metavar="FILE", help="replace the block between the markers in FILE")
     readme.add_argument(
-        "--only", type=names_among("study", list(STUDIES)), metavar="A,B", help=f"of {', '.join(STUDIES)}"
+        "--quick", action="store_true", help="only check that everything runs: the figures are meaningless"
     )
     readme.add_argument(
-        "--from", dest="given", type=Path, metavar="FILE", help="take results from there; with --only, all but those"
+        "--only", type=names_among("study", list(STUDIES)), metavar="A,B", help=f"some of {', '.join(STUDIES)}"
+    )
+    readme.add_argument(
+        "--from", dest="given", type=Path, metavar="FILE", help="read results from FILE, except the studies of --only"
     )
     return parser
 

@@ -565,12 +565,12 @@ def parser() -> Parser:
     name = program()
     parser = Parser(
         prog=f"{name} demo",
-        description="Train a small network on handwritten digits with several rules, and time their steps beside the "
-        "same formulas in plain NumPy; and a sparse model on words. Takes about 15 seconds.",
+        description="Train a small network on handwritten digits with several rules, and compare the time of a step "
+        "with the same formulas in plain NumPy. Also train a sparse model on words. Takes about 15 seconds.",
         examples=[
             (f"{name} demo --rules all --models all", "every rule on both networks"),
-            (f"{name} demo --rules adam,lion --plot curves.png", "a picture of two"),
-            (f"{name} demo --nist", "the fits of NIST's reference sets, beside SciPy's"),
+            (f"{name} demo --rules adam,lion --plot curves.png", "plot two rules"),
+            (f"{name} demo --nist", "the fits of NIST's reference data sets, compared with SciPy"),
         ],
     )
     rules, models = list(adaptk.rules()), list(MODELS)
@@ -579,22 +579,30 @@ def parser() -> Parser:
         type=names_among("rule", rules),
         default=list(RULES),
         metavar="A,B",
-        help=f"names with commas between them, or all; default: {','.join(RULES)}",
+        help=f"comma-separated names, or all; default: {','.join(RULES)}",
     )
     parser.add_argument(
         "--models",
         type=names_among("model", models),
         default=["mlp"],
         metavar="A,B",
-        help="of softmax, mlp; default: mlp",
+        help="some of softmax, mlp; default: mlp",
     )
-    parser.add_argument("--epochs", type=whole(1), default=EPOCHS, metavar="N", help="default: %(default)s")
     parser.add_argument(
-        "--seed", type=whole(0), default=0, metavar="N", help="of split, start and minibatches; default: %(default)s"
+        "--epochs", type=whole(1), default=EPOCHS, metavar="N", help="number of epochs; default: %(default)s"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the training losses (needs matplotlib)")
+    parser.add_argument(
+        "--seed",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="seed of split, start and minibatches; default: %(default)s",
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the training losses to FILE (needs matplotlib)")
     fits = parser.add_mutually_exclusive_group()
-    fits.add_argument("--nist", action="store_true", help="show every least-squares fit of NIST's sets, beside SciPy's")
+    fits.add_argument(
+        "--nist", action="store_true", help="show every least-squares fit of NIST's data sets, and SciPy's"
+    )
     fits.add_argument("--no-fits", action="store_true", help="leave the least-squares fits out")
     parser.add_argument("--no-sparse", action="store_true", help="leave the part with sparse gradients out")
     add_json(parser, "all figures, with the loss of every epoch,")

@@ -16,7 +16,10 @@ _adamw, _momentum, _nesterov, _sgd = (make_function(RULES[name]) for name in ("a
 
 
 class MuonState(NamedTuple):
-    """The state of :func:`adaptk.jax.muon`: those of its parts, whose params are lists; None for a part without any."""
+    """The state of :func:`adaptk.jax.muon`: the states of its parts, each for a list of params.
+
+    A part without params is None.
+    """
 
     momentum: Any
     matrices: Any
@@ -118,7 +121,7 @@ class _Steps:
 
 
 class MuonTransformation(GradientTransformation):
-    """What :func:`adaptk.jax.muon` returns: a :class:`GradientTransformation` of two rules."""
+    """The transformation that :func:`adaptk.jax.muon` returns: a :class:`GradientTransformation` of two rules."""
 
     __slots__ = ()
 
@@ -163,32 +166,32 @@ def muon(
     rest: GradientTransformation | None = None,
     use_muon: Any | Callable[[Any], Any] | None = None,
 ) -> MuonTransformation:
-    """Muon for matrices, and another rule for other params: as :class:`adaptk.torch.Muon`.
+    """Muon for matrices, and another rule for other params, like :class:`adaptk.torch.Muon`.
 
     Parameters
     ----------
     learning_rate : float, array or schedule, default 1e-3
-        Of the matrices, as the other functions of this module take it.
+        Learning rate of the matrices, as in the other functions of this module.
     weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, ns_dtype
-        As :class:`adaptk.torch.Muon` takes them.
+        As in :class:`adaptk.torch.Muon`.
     adjust_lr_fn : {'original', 'match_rms_adamw'}, optional
-        What the learning rate is multiplied by for a matrix of shape (in, out), as Flax's are:
-        ``sqrt(max(1, out/in))``, by default, or ``0.2*sqrt(max(in, out))``.
+        The factor of the learning rate for a matrix of shape (in, out), as in Flax: ``sqrt(max(1, out/in))``, by
+        default, or ``0.2*sqrt(max(in, out))``.
     rest : GradientTransformation, optional
-        Of this module, for the other params; by default ``adaptk.jax.adamw()``.
+        A transformation of this module for the other params; by default ``adaptk.jax.adamw()``.
     use_muon : tree of bool or callable, optional
-        Which params are Muon's: a tree like them, or a function of them that returns one. By default those of two
-        dimensions; embeddings and the last layer should not be.
+        Which params Muon updates: a tree with the structure of the params, or a function of the params that returns
+        such a tree. By default all params with two dimensions. Exclude embeddings and the last layer.
 
     Returns
     -------
     MuonTransformation
-        With ``init``, ``update`` and ``apply``; the state is a named tuple of the states of its parts.
+        With ``init``, ``update`` and ``apply``. The state is a named tuple of the states of its parts.
 
     Raises
     ------
     TypeError, ValueError
-        For options that are unknown or out of range, and trees of another structure.
+        For options that are unknown or out of range, and trees whose structure does not match.
 
     Examples
     --------

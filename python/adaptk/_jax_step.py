@@ -73,20 +73,20 @@ _MOST_STEPS = np.iinfo(np.int32).max
 
 @jax.tree_util.register_pytree_with_keys_class
 class Stored(formats.Stored):
-    """A state of one param in a format that its dtype alone does not tell, as :class:`adaptk.formats.Stored`.
+    """A stored state of one param with the name of its format, like :class:`adaptk.formats.Stored`.
 
-    A node of JAX's trees: `data` and `scales` are its children, and `format` is part of the tree's structure. To
-    decode one, give :func:`adaptk.formats.dequantize` its arrays as those of NumPy.
+    It is a pytree node: `data` and `scales` are the children, and `format` is part of the tree structure. To decode it,
+    convert its arrays to NumPy and call :func:`adaptk.formats.dequantize`.
 
     Attributes
     ----------
     data : array
-        What the elements are stored as, in the shape of the param: int8, uint8, bfloat16 or float16. Those of 4 bits
-        are in a row of half as many uint8.
+        The stored elements: int8, uint8, bfloat16 or float16, in the shape of the param. 4-bit codes are a flat uint8
+        array, two codes in a byte.
     scales : array or None
-        float32, one for each block of 128 or 256 elements from the first one on; None if the format has none.
+        float32, one scale for each block of 128 or 256 elements; None if the format has no scales.
     format : str
-        Its name, one of those of :mod:`adaptk.formats`.
+        The name of the format in :mod:`adaptk.formats`.
 
     Examples
     --------
@@ -124,10 +124,11 @@ class SplitState(NamedTuple):
     Attributes
     ----------
     state : named tuple
-        The rule's own.
+        The state of the rule.
     side : tree
-        Like the params. Beside a bfloat16 param its remainder, int16 or int8, or its compensation, bfloat16, in the
-        param's shape, as :func:`adaptk.formats.split_param` makes it; None beside the others.
+        A tree with the structure of the params. For each bfloat16 param it has the remainder (int16 or int8) or the
+        compensation (bfloat16), in the shape of the param, as in :func:`adaptk.formats.split_param`; for all others
+        None.
 
     Examples
     --------
@@ -1177,15 +1178,15 @@ class GradientTransformation(_Pair):
     Attributes
     ----------
     init : callable
-        ``init(params) -> state``: a named tuple of ``count``, an int32, and one tree for each state of the rule, with
-        the structure and shapes of `params`; float64 for float64 params, else in the format that `state_dtype` says.
-        States in 8 bits and those that are rounded stochastically are :class:`Stored`. A step keeps the format of every
-        state that it is given: it computes in float32 and rounds. So states may be cast, also by hand.
-        With a `param_format` that splits params it is a :class:`SplitState`.
+        ``init(params) -> state``. The state is a named tuple of ``count``, an int32, and one tree for each state of the
+        rule, with the structure and shapes of `params`. States are float64 for float64 params, else in the format
+        `state_dtype`. States in 8 bits and states with stochastic rounding are :class:`Stored`. A step computes in
+        float32 and stores each state in the format in which it was passed, so you may also cast states yourself. With a
+        `param_format` that splits params, the state is a :class:`SplitState`.
     update : callable
-        ``update(grads, state, params) -> (updates, state)``, without `params` for rules that need none, if there is no
-        weight decay. The updates are new minus old params, in the params'
-        dtypes, so that ``optax.apply_updates`` equals :meth:`apply` up to their rounding.
+        ``update(grads, state, params) -> (updates, state)``. `params` may be left out if the rule does not depend on
+        the params and there is no weight decay. The updates are the new minus the old params, in the dtypes of the
+        params, so that ``optax.apply_updates`` equals :meth:`apply` up to the rounding of the updates.
     """
 
     __slots__ = ()
@@ -1201,24 +1202,24 @@ class GradientTransformation(_Pair):
     def apply(self, params: Any, grads: Any, state: Any) -> tuple[Any, Any]:
         """Take a step in place.
 
-        Outside of ``jax.jit`` the arrays of `params` and `state` are donated, as by ``donate_argnums``, and cannot be
-        used afterwards. Within ``jax.jit`` the arguments that the outer function donates are updated in place; XLA
-        copies the others first.
+        Outside of ``jax.jit`` the arrays of `params` and `state` are donated, as with ``donate_argnums``, and cannot be
+        used afterwards. Within ``jax.jit``, arrays that the outer function donates are updated in place; XLA copies the
+        others first.
 
         Under ``jax.vmap`` each member of the batch takes its own step, with its own count and learning rate if these
         are mapped. A step cannot be differentiated.
 
-        Sharded params are updated in place on their devices: outside of ``jax.jit``, within it and within
+        Sharded params are updated in place on their devices, outside of ``jax.jit``, within it, and within
         ``jax.shard_map``. Within ``jax.jit`` over a mesh with automatic axes, XLA gathers params whose states are in 8
-        bits, packed or rounded stochastically; use ``jax.shard_map`` for those.
+        bits, packed or rounded stochastically; use ``jax.shard_map`` for these params.
 
         Parameters
         ----------
         params : tree of arrays
-            Any shapes; float32, float64, bfloat16, float16, float8_e4m3fn, float8_e5m2, or complex, stepped as pairs
-            of real numbers. Integers and bools are passed on.
+            Any shapes; float32, float64, bfloat16, float16, float8_e4m3fn, float8_e5m2, or complex, which is updated
+            as pairs of real numbers. Arrays of integers and bools are returned unchanged.
         grads : tree of arrays
-            The structure and shapes of `params`; any of these dtypes, or complex for complex params.
+            With the structure and shapes of `params`; any of the real dtypes above, or complex for complex params.
         state : named tuple
             Returned by ``init`` or the previous step.
 
@@ -1230,10 +1231,10 @@ class GradientTransformation(_Pair):
         Raises
         ------
         TypeError, ValueError
-            If an array does not fit, when the step is called or traced; the message names the leaf.
+            If an array does not match the params; raised when the step is called or traced. The message names the leaf.
         ValueError, jax.errors.JaxRuntimeError
-            On the CPU, if a learning rate or another number that is only known at run time is out of range. Arrays
-            donated to that step are lost.
+            On the CPU, if a learning rate or another number that is only known at run time is out of range. The arrays
+            donated to this step are lost.
 
         Examples
         --------

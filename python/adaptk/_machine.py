@@ -28,9 +28,9 @@ def build_info() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``version``, ``compiler``, ``isas`` (of the build), ``openmp`` (the date of the specification, or ``None`` if
-        the library uses its own threads), ``eigen`` (the version of its headers) and ``cuda`` (a dict of ``toolkit``
-        and ``architectures``, or ``None`` if built without CUDA).
+        ``version``, ``compiler``, ``isas`` (the instruction sets in the build), ``openmp`` (the date of the
+        specification, or ``None`` if the library uses its own threads), ``eigen`` (the version of the Eigen headers)
+        and ``cuda`` (a dict of ``toolkit`` and ``architectures``, or ``None`` if built without CUDA).
 
     Examples
     --------
@@ -75,7 +75,7 @@ def get_include() -> str:
 
 
 def get_cmake_dir() -> str:
-    """The folder of the CMake package: ``cmake -Dadaptk_DIR=...`` lets ``find_package(adaptk CONFIG)`` find it.
+    """The folder of the CMake package, for ``cmake -Dadaptk_DIR=...`` and ``find_package(adaptk CONFIG)``.
 
     ``python -m adaptk info --cmake-dir`` prints it.
 
@@ -89,7 +89,7 @@ def get_cmake_dir() -> str:
 
 
 def get_num_threads() -> int:
-    """The number of threads of a large step.
+    """The number of threads for a large step.
 
     Initially ``ADAPTK_NUM_THREADS``, else OpenMP's default (``OMP_NUM_THREADS``, else the number of cores), or the
     number of cores if the library uses its own threads. A child of ``fork()`` uses one thread, because threads do not
@@ -105,7 +105,7 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(n: int) -> None:
-    """Set the number of threads of a large step.
+    """Set the number of threads for a large step.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def set_num_threads(n: int) -> None:
 
 
 def get_isa() -> str:
-    """The instruction set in use: the best of the processor, or the chosen one.
+    """The current instruction set: the fastest that the processor supports, or the chosen one.
 
     Examples
     --------
@@ -165,7 +165,7 @@ def available_isas() -> list[str]:
     Returns
     -------
     list of str
-        Of ``"portable"``, ``"x86-64-v2"``, ``"x86-64-v3"``, ``"x86-64-v4"`` and ``"neon"``.
+        Some of ``"portable"``, ``"x86-64-v2"``, ``"x86-64-v3"``, ``"x86-64-v4"`` and ``"neon"``.
 
     Examples
     --------
@@ -185,9 +185,9 @@ def accumulate(into: Any, grads: Any, scale: float = 1.0, *, norm: bool = False)
 def accumulate(into: Any, grads: Any, scale: float = 1.0, *, norm: bool = False) -> float | None:
     """Add gradients to wider buffers in place: ``into += scale * grads``.
 
-    Several backward passes accumulate here before one step, in bfloat16 or float16 gradients without losing the small
-    ones. The last of them yields the norm too, while the sums are in the cache, and a step that clips by it reads the
-    gradients once::
+    Use it to accumulate bfloat16 or float16 gradients of several backward passes before one step, without losing small
+    values. The last call can also return the norm, which is computed while the sums are in the cache. A step that clips
+    by this norm reads the gradients only once::
 
         adaptk.accumulate(sums, grads)
         norm = adaptk.accumulate(sums, more_grads, norm=True)
@@ -198,23 +198,23 @@ def accumulate(into: Any, grads: Any, scale: float = 1.0, *, norm: bool = False)
     into : buffer or sequence of buffers
         float32 or float64, dense in memory.
     grads : as into
-        Of the shape and strides of `into`; float32, float64, bfloat16, float16 or float8. Each is brought to the
-        dtype of its buffer, multiplied with `scale` in that dtype, and added.
+        With the shapes and strides of `into`; float32, float64, bfloat16, float16 or float8. Each gradient is converted
+        to the dtype of its buffer, multiplied by `scale` in that dtype, and added.
     scale : float
         Factor for these gradients.
     norm : bool
-        Whether to compute the norm of `into` as it is then.
+        Whether to return the norm of `into` after the addition.
 
     Returns
     -------
     float or None
-        With `norm`, what ``adaptk.global_norm(into)`` would return, bit for bit, which is the norm that a step over
-        these gradients in this order computes. On a CUDA device it is waited for.
+        With `norm`, the value of ``adaptk.global_norm(into)``, bit for bit. It is also the norm that a step with these
+        gradients in the same order computes. On a CUDA device the call waits for it.
 
     Raises
     ------
     TypeError, ValueError, BufferError
-        If buffers do not fit, are read-only or overlap. Nothing is modified then.
+        If buffers do not match, are read-only or overlap. Nothing is modified in this case.
 
     Examples
     --------
@@ -232,8 +232,8 @@ def accumulate(into: Any, grads: Any, scale: float = 1.0, *, norm: bool = False)
 def global_norm(grads: Any, grad_scale: float = 1.0) -> float:
     """The Euclidean norm of all gradients together, as a step with `clip_norm` computes it.
 
-    Squares are summed in float64 over fixed leaves in a fixed tree, so the result is bitwise identical for any number
-    of threads, and for one tensor or the same data split into many.
+    Squares are summed in float64 in a fixed order, so the result is bitwise identical for any number of threads, and
+    for one tensor or the same data split into many tensors.
 
     Parameters
     ----------
@@ -245,7 +245,7 @@ def global_norm(grads: Any, grad_scale: float = 1.0) -> float:
     Returns
     -------
     float
-        inf or NaN if and only if a gradient contains inf or NaN or the norm overflows float64.
+        The norm. It is inf or NaN if and only if a gradient contains inf or NaN, or the norm overflows float64.
 
     Raises
     ------

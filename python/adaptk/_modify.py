@@ -1,4 +1,4 @@
-"""Options that any rule can have: :func:`modify` makes a rule of a rule."""
+"""Options for any rule: :func:`modify` makes a new rule from a rule."""
 
 from __future__ import annotations
 
@@ -184,47 +184,49 @@ def modify(
     amsgrad: bool = False,
     lookahead: bool = False,
 ) -> TracedRule:
-    """A rule with options that its paper does not have.
+    """Make a variant of a rule with options that are not in its paper.
 
     Parameters
     ----------
     rule : str, TracedRule or Rule
-        Any rule: a name of :func:`rules` or of the catalogue, or what :func:`rule` has made.
+        Any rule: a name in :func:`rules` or the catalogue, or a rule made by :func:`rule`.
     name : str, optional
-        Of the new rule; by default made of the rule's and of the options.
+        The name of the new rule; by default made from the name of the rule and the options.
     cautious : bool or "scaled"
-        Change an element only if its change has the sign of the gradient (Liang et al. 2024). ``"scaled"`` makes up
-        for those that stay: changes are divided by the share of elements that do not, in each tensor, but by no less
-        than 0.001.
+        Change an element only if the change goes against the gradient (Liang et al. 2024). With ``"scaled"``, the
+        changes are divided by the fraction of elements that change, in each tensor, or by 0.001 if that is larger.
     decay : {"cautious", "corrected", "huber"} or several of them
-        How decoupled weight decay acts, ``p -= lr * weight_decay * p``, which becomes the default. ``"cautious"``: only
-        on elements whose step goes towards zero (Chen et al. 2025). ``"corrected"``: times ``lr / max_lr`` (Defazio
-        2025). ``"huber"``: by at most ``huber_delta`` in the place of `p` (Guo, Fan 2025).
+        A variant of decoupled weight decay, ``p -= lr * weight_decay * p``, which becomes the default. ``"cautious"``:
+        applied only to elements whose step goes towards zero (Chen et al. 2025). ``"corrected"``: multiplied by
+        ``lr / max_lr`` (Defazio 2025). ``"huber"``: with `p` clipped to ``[-huber_delta, huber_delta]`` (Guo, Fan
+        2025).
     filter : {"grokfast", "mars", "mars_clipped"}, optional
-        What the gradient goes through first. ``"grokfast"`` adds its average (Lee et al. 2024), ``"mars"`` its change
-        (Yuan et al. 2024, without clipping), and ``"mars_clipped"`` clips the norm of that sum in each tensor.
+        A filter for the gradient before the rule. ``"grokfast"`` adds the average of the gradients (Lee et al. 2024).
+        ``"mars"`` adds the change of the gradient (Yuan et al. 2024, without clipping). ``"mars_clipped"`` also clips
+        the norm of the sum in each tensor.
     nesterov : bool
-        Step by the first moment, `exp_avg`, of a step later with the same gradient.
+        Replace the first moment, `exp_avg`, by its value one step later with the same gradient.
     amsgrad : bool
         Divide by the largest second moment so far (Reddi et al. 2018).
     lookahead : bool
-        Keep slow params, move them towards the params every few steps, and go on from there (Zhang et al. 2019).
+        Keep slow params. Every few steps, move them towards the params, and continue from there (Zhang et al. 2019).
 
     Returns
     -------
     TracedRule
-        A program, also of a compiled rule, with the hyperparameters and states that the options bring along. It has
-        the rule's own bits in all but that, and its defaults in the book's convention. It is not registered.
+        A program, even if the rule is compiled, with additional hyperparameters and states for the options. Everything
+        else is bitwise identical to the rule. The defaults are those of the convention of the book. The new rule is
+        not registered.
 
     Raises
     ------
     TypeError, ValueError
-        If there is no such rule or option, or the rule has no state that the option is about.
+        If the rule or an option is unknown, or the rule does not have the state that an option needs.
 
     Notes
     -----
-    The options act in the order of `filter`, the rule with `nesterov` and `amsgrad`, `cautious`, `decay`, `lookahead`.
-    Averages of params over time are an argument of :meth:`Optimizer.step`, `ema`.
+    The options are applied in this order: `filter`, the rule with `nesterov` and `amsgrad`, `cautious`, `decay`,
+    `lookahead`. For averages of the params over time, use the argument `ema` of :meth:`Optimizer.step`.
 
     Examples
     --------

@@ -89,55 +89,56 @@ class Muon(Optimizer):
         o = u / max(norm(u), eps), and ns_steps times:  o = a*o + (b*(o o^T) + c*(o o^T)^2) o
         p = (1 - lr*weight_decay)*p - lr*adjustment*o
 
-    The momentum is one pass over memory, in the same parallel region as the steps of the other params; weight decay and
-    step are another one. Between them are NumPy's own matrix products. Each matrix has an array of its size for the
-    update, beside its momentum.
+    The momentum takes one pass over memory, in the same parallel region as the steps of the other params, and weight
+    decay and step another. The matrix products between them are those of NumPy. Each matrix needs an array of its size
+    for the update, in addition to its momentum.
 
     Parameters
     ----------
     params : arrays
-        NumPy arrays, or groups of them, as the other classes take them. Those with two dimensions are stepped by Muon
-        and the others by `rest`, in groups of their own: a group that has both becomes two, the matrices first. A group
-        with ``use_muon=False`` is stepped by `rest`, as embeddings and the last layer should be. In a group with
-        ``use_muon=True`` arrays of more dimensions, as the weights of convolutions, are matrices of their first
-        dimension and all others.
+        NumPy arrays or param groups, as in the other classes. Params with two dimensions are updated by Muon, and all
+        others by `rest`. A group with both kinds is split into two groups, the matrices first. A group with
+        ``use_muon=False`` is updated by `rest`; use this for embeddings and the last layer. In a group with
+        ``use_muon=True``, arrays with more than two dimensions, such as convolution weights, are flattened to matrices
+        after the first dimension.
     lr : float or callable, default 1e-3
         Learning rate of the matrices, or a schedule.
     weight_decay : float in [0, inf), default 0.1
-        Decoupled weight decay of the matrices. It goes by `lr` without its adjustment.
+        Decoupled weight decay of the matrices. It is multiplied by `lr` without the factor of `adjust_lr_fn`.
     momentum : float in [0, 1), default 0.95
         Decay of the momentum.
     nesterov : bool, default True
-        Nesterov's form of it.
+        Whether to use Nesterov momentum.
     ns_coefficients : three floats, default (3.4445, -4.775, 2.0315)
         a, b and c of the Newton-Schulz iteration.
     eps : float in [0, inf), default 1e-7
-        The smallest norm that an update is divided by.
+        The lower bound of the norm that an update is divided by.
     ns_steps : int in [0, 100), default 5
         The number of iterations.
     adjust_lr_fn : {'original', 'match_rms_adamw'}, optional
-        What `lr` is multiplied by for a matrix of m rows and n columns: ``sqrt(max(1, m/n))``, by default, or
-        ``0.2*sqrt(max(m, n))``, with which learning rates and weight decays of AdamW fit.
+        The factor of `lr` for a matrix with m rows and n columns: ``sqrt(max(1, m/n))``, by default, or
+        ``0.2*sqrt(max(m, n))``, with which you can use learning rates and weight decays of AdamW.
     ns_dtype : {'float32', 'float64'}, optional
-        The dtype of the iteration; by default float64 for float64 params, and else float32. NumPy's products of 16-bit
-        numbers are slow.
+        The dtype of the iteration; by default float64 for float64 params, else float32. NumPy's matrix products of
+        16-bit numbers are slow.
     rest : type or str, default 'AdamW'
-        The class for the other params.
+        The optimizer class for the other params.
     rest_options : dict, optional
-        Its options, as `lr`. What is not given has the default of the class, not what Muon is given.
+        Options of that class, such as `lr`. Options that are not given have the defaults of the class, whatever is
+        given for Muon.
     clip_norm, skip_nonfinite
-        As the other classes have them, for all params together.
+        As in the other classes, for all params together.
 
     Raises
     ------
     TypeError, ValueError
-        For params that are no NumPy arrays, cannot be updated in place or overlap, groups that have both sorts of
-        params and options of their own, and options that are unknown or out of range.
+        For params that are not NumPy arrays, cannot be updated in place or overlap, groups with both kinds of params
+        and options of their own, and options that are unknown or out of range.
 
     Notes
     -----
-    Each group has `use_muon` and the options of its own rule. The momentum of 16-bit params is float32. A step is as
-    exact as NumPy's matrix products: its bits depend on NumPy's library for them.
+    Each group has `use_muon` and the options of its rule. The momentum of 16-bit params is float32. The step is as
+    exact as NumPy's matrix products: its bits depend on the BLAS library of NumPy.
 
     Examples
     --------
@@ -194,10 +195,10 @@ class Muon(Optimizer):
     # Groups.
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Add params with options of their own, as the other classes do.
+        """Add a param group with its own options, like the other classes.
 
-        Matrices and other params become two groups if the group does not say ``use_muon``; it may have no other options
-        then. Gradients stay in the order in which the params were given.
+        If a group without ``use_muon`` has both matrices and other params, it is split into two groups, and must not
+        have options. The order of the gradients remains that in which the params were given.
         """
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError("param group: expected a dict with the key 'params'")
@@ -364,27 +365,27 @@ class Muon(Optimizer):
         ----------
         grads : sequence or mapping of buffers
             One gradient per param, in the order in which the params were given; a dict by name if they are named.
-            ``None`` leaves a param and its states unchanged. Those of matrices are dense.
+            ``None`` leaves a param and its states unchanged. Gradients of matrices must be dense.
         clip_norm : float, optional
             Scale all gradients by ``min(1, clip_norm / norm)``, where norm is their global norm after `grad_scale`.
-            Defaults to the optimizer's own.
+            Defaults to the option of the optimizer.
         grad_scale : float
             Factor for all gradients.
         skip_nonfinite : bool, optional
-            Change nothing if a gradient contains inf or NaN. Defaults to the optimizer's own.
+            Change nothing if a gradient contains inf or NaN. Defaults to the option of the optimizer.
         zero_grad : bool
             Set each gradient to zero once it has been read, also if the step is skipped.
 
         Returns
         -------
         StepInfo
-            ``grad_norm`` (where it was computed) and ``skipped``.
+            ``grad_norm`` (``None`` if it was not computed) and ``skipped``.
 
         Raises
         ------
         TypeError, ValueError, BufferError
-            For gradients that do not fit, and options out of range in `param_groups`. Params, states and step counts
-            are then exactly as before.
+            If gradients do not match the params, or an option in `param_groups` is out of range. Params, states and
+            step counts are then unchanged.
 
         Examples
         --------
@@ -479,20 +480,20 @@ class Muon(Optimizer):
             first = last
 
     def catch_up(self) -> None:
-        """Let all rows of the other params catch up, as :meth:`Optimizer.catch_up` does."""
+        """Let all rows of the other params catch up, like :meth:`Optimizer.catch_up`."""
         self._plan.catch_up(self._groups_of_plan())
 
     def lookahead(self) -> NoReturn:
-        """Refused: neither Muon nor the rules beside it have an interim point."""
+        """Raise an error: neither Muon nor the rules for other params have an interim point."""
         raise ValueError("lookahead(): Muon has no interim point")
 
     # State.
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later run needs to resume, as :meth:`Optimizer.state_dict` has it.
+        """Everything needed to resume later, like :meth:`Optimizer.state_dict`.
 
-        The options of matrices that are no numbers are saved as their places among the possible ones, and
-        `ns_coefficients` as an array of three.
+        For matrices, options that are not numbers are saved as their index among the possible values, and
+        `ns_coefficients` as an array of three numbers.
         """
         with self._lock:
             saved = super().state_dict()
@@ -505,7 +506,7 @@ class Muon(Optimizer):
             return saved
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a state that :meth:`state_dict` returned, as :meth:`Optimizer.load_state_dict` does."""
+        """Load a state that :meth:`state_dict` returned, like :meth:`Optimizer.load_state_dict`."""
         with self._lock:
             loaded = []
             for i, group in enumerate(self.param_groups):

@@ -329,7 +329,8 @@ def rule(
         The name of the optimizer class; by default made from the name, such as ``MyAdam`` from ``my_adam``.
     evaluation : TracedRule or str, optional
         For rules whose model is evaluated at another point than `p`: a rule that computes this point as its new param.
-        Its function is called with the param `p` as `g`, and with those states of this rule that it names.
+        Its function is called with `p` both as its `p` and as its `g`, and with those states of this rule that it
+        names.
         ``opt.eval()`` moves the params to the point, and ``opt.train()`` moves them back, bit for bit.
     compile : bool, optional
         Whether to compile the rule for the current instruction set, like :meth:`TracedRule.compile`. If this fails,

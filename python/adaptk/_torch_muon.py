@@ -85,7 +85,7 @@ def _param_of(item: Any) -> Any:
 
 
 class Muon(_Fused, _TorchMuon):
-    """:class:`torch.optim.Muon` with a fused step, and another rule for params that are no matrices.
+    """:class:`torch.optim.Muon` with a fused step, and another rule for params that are not matrices.
 
     Jordan et al. 2024; Liu et al. 2025 (Moonlight)::
 
@@ -94,58 +94,59 @@ class Muon(_Fused, _TorchMuon):
         o = u / max(norm(u), eps), and ns_steps times:  o = a*o + (b*(o o^T) + c*(o o^T)^2) o
         p = (1 - lr*weight_decay)*p - lr*adjustment*o
 
-    The momentum is one pass over memory, weight decay and step are another one. Between them are PyTorch's own matrix
-    products.
+    The momentum takes one pass over memory, and weight decay and step another. The matrix products between them are
+    those of PyTorch.
 
     Parameters
     ----------
     params : iterable of torch.Tensor or of param groups
-        Real, in float32, float64, bfloat16 or float16; DTensors too, whose updates are gathered and orthogonalized in
-        every process. Those with two dimensions are stepped by Muon and the others by `rest`, in groups of their own:
-        a group that has both becomes two. A group with ``use_muon=False`` is stepped by `rest`, as embeddings and the
-        last layer should be. In a group with ``use_muon=True`` params of more dimensions, as the weights of
-        convolutions, are matrices of their first dimension and all others.
+        Real params in float32, float64, bfloat16 or float16. They may be DTensors, whose updates are gathered and
+        orthogonalized in every process. Params with two dimensions are updated by Muon, and all others by `rest`. A
+        group with both kinds is split into two groups. A group with ``use_muon=False`` is updated by `rest`; use this
+        for embeddings and the last layer. In a group with ``use_muon=True``, params with more than two dimensions,
+        such as convolution weights, are flattened to matrices after the first dimension.
     lr : float or Tensor, default 1e-3
         Learning rate of the matrices.
     weight_decay : float in [0, inf), default 0.1
-        Decoupled weight decay of the matrices. It goes by `lr` without its adjustment.
+        Decoupled weight decay of the matrices. It is multiplied by `lr` without the factor of `adjust_lr_fn`.
     momentum : float in [0, 1), default 0.95
         Decay of the momentum.
     nesterov : bool, default True
-        Nesterov's form of it.
+        Whether to use Nesterov momentum.
     ns_coefficients : three floats, default (3.4445, -4.775, 2.0315)
         a, b and c of the Newton-Schulz iteration.
     eps : float in [0, inf), default 1e-7
-        The smallest norm that an update is divided by.
+        The lower bound of the norm that an update is divided by.
     ns_steps : int in [0, 100), default 5
         The number of iterations.
     adjust_lr_fn : {'original', 'match_rms_adamw'}, optional
-        What `lr` is multiplied by for a matrix of m rows and n columns: ``sqrt(max(1, m/n))``, by default, or
-        ``0.2*sqrt(max(m, n))``, with which learning rates and weight decays of AdamW fit.
+        The factor of `lr` for a matrix with m rows and n columns: ``sqrt(max(1, m/n))``, by default, or
+        ``0.2*sqrt(max(m, n))``, with which you can use learning rates and weight decays of AdamW.
     ns_dtype : {'bfloat16', 'float16', 'float32', 'float64'}
         The dtype of the iteration; torch's is bfloat16.
     rest : type or str, default 'AdamW'
-        The class for the other params, of those in this module.
+        The optimizer class of this module for the other params.
     rest_options : dict, optional
-        Its options, as `lr`. What is not given has the default of the class, not what Muon is given.
+        Options of that class, such as `lr`. Options that are not given have the defaults of the class, whatever is
+        given for Muon.
     clip_norm : float, optional
-        What :meth:`step` clips by if it is called without it, as wrappers call it. All groups must have the same, as of
-        the two options that follow.
+        The default of the argument of :meth:`step`, for wrappers that call ``step()``. All groups must have the same
+        value.
     skip_nonfinite, zero_grad : bool
         Likewise.
 
     Raises
     ------
     TypeError, ValueError
-        For params that cannot be updated in place, groups that have both sorts of params and options of their own, and
+        For params that cannot be updated in place, groups with both kinds of params and options of their own, and
         options that are unknown or out of range.
 
     Notes
     -----
-    Each group has `use_muon` and the options of its own rule. Learning-rate schedulers and ``state_dict`` see all
-    groups. States that ``torch.optim.Muon`` has saved can be loaded. The momentum of 16-bit params is float32.
+    Each group has `use_muon` and the options of its rule. Learning-rate schedulers and ``state_dict`` include all
+    groups. States saved by ``torch.optim.Muon`` can be loaded. The momentum of 16-bit params is float32.
 
-    A step is as exact as the matrix products: its bits are not the same on all devices, as those of the other classes.
+    The step is as exact as the matrix products. Unlike in the other classes, its bits differ between devices.
 
     Examples
     --------
@@ -225,10 +226,10 @@ class Muon(_Fused, _TorchMuon):
                 )
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add params with options of their own, as torch's method does. The group is a copy of the dict.
+        """Add a param group with its own options, like torch's method. The dict is copied.
 
-        Matrices and other params become two groups if the group does not say ``use_muon``; it may have no other options
-        then.
+        If a group without ``use_muon`` has both matrices and other params, it is split into two groups, and must not
+        have options.
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group: expected a dict, got {type(param_group).__name__}")
@@ -334,23 +335,23 @@ class Muon(_Fused, _TorchMuon):
         Parameters
         ----------
         closure : callable, optional
-            Computes the gradients anew and returns the loss.
+            A function that computes the gradients again and returns the loss.
         clip_norm : float, optional
-            Scale the gradients of all params, matrices and others, by ``min(1, clip_norm / norm)``. This option,
-            `skip_nonfinite` and `zero_grad` are those of the param groups if they are not given.
+            Scale the gradients of all params, matrices and others, by ``min(1, clip_norm / norm)``. The defaults of
+            `clip_norm`, `skip_nonfinite` and `zero_grad` are in the param groups.
         skip_nonfinite : bool, optional
-            Change nothing if a gradient holds inf or NaN; ``last_step.skipped`` tells.
+            Change nothing if a gradient contains inf or NaN; ``last_step.skipped`` is then True.
         zero_grad : bool, optional
             Set each gradient to zero at the end, also if the step is skipped.
 
         Returns
         -------
-        What the closure returned, or ``None``.
+        The value that the closure returned, or ``None``.
 
         Raises
         ------
         TypeError, ValueError, RuntimeError
-            For params, gradients, states and options that the step cannot work with. Nothing is changed then.
+            For params, gradients, states and options that the step does not support. Nothing is changed in this case.
 
         Examples
         --------
@@ -404,7 +405,7 @@ class Muon(_Fused, _TorchMuon):
 
     @torch.no_grad()
     def step_param(self, param: Tensor) -> None:
-        """Take one step of one param alone, with its ``grad``, as the other classes do."""
+        """Take one step with a single param and its ``grad``, like the other classes."""
         _refuse_all_gradients(self.param_groups, "step_param()")
         for i, group in enumerate(self.param_groups):
             if group["use_muon"] and any(p is param for p in group["params"]):

@@ -178,47 +178,53 @@ class _Slot:
 
 
 class Offload(torch.optim.Optimizer):
-    """An optimizer whose master weights and states are in host memory, where a step is one pass beside the copies.
+    """An optimizer with master weights and states in host memory, whose step overlaps with copies to and from a device.
 
-    Params may be on a CUDA device, in bfloat16 or another dtype: they keep their dtype, their gradients arrive in it,
-    and the host has a float32 master of each. The step reads the gradient as it is, updates master and states, and
-    writes the rounded param, all in one pass by a thread that never waits for Python. Params on the CPU work the same
-    way, without copies.
+    Params may be on a CUDA device, in bfloat16 or another dtype. Params and gradients keep their dtype, and the host
+    has a float32 master copy of each param. The step reads the gradient in its own dtype, updates the master copy and
+    the states, and writes the rounded param, all in one pass over memory, in a thread that never waits for Python.
+    Params on the CPU work the same way, without copies.
 
     Parameters
     ----------
     params : iterable of torch.Tensor or of param groups
-        Dense and real; DTensors too, as those of FSDP2.
+        Dense and real; they may be DTensors, as in FSDP2.
     cls : type
-        A class of :mod:`adaptk.torch`, which steps the masters. :class:`Muon`, and rules that have other params to
-        evaluate with or estimate a step size from all gradients, are refused.
+        The class of :mod:`adaptk.torch` that updates the master copies. Refused are :class:`Muon`, rules that evaluate
+        a model at other params, and rules that estimate a step size from all gradients.
     grads : {'keep', 'collect', 'step'}
-        What becomes of gradients. 'keep': they stay in ``grad`` until :meth:`step`, as other optimizers have it; copies
-        from the device begin as they arrive. For GradScaler, DistributedDataParallel and everything else that looks at
-        gradients before the step. 'collect': each one is moved to the host as it arrives, ``grad`` is None, and the
-        norm is known by the time of :meth:`step`. 'step': as 'collect', and the param is stepped as soon as its
-        gradient is whole, while the backward pass goes on; :meth:`step` waits for the rest. Nothing can be clipped or
-        skipped then, and options of groups must be set before the backward pass.
+        What happens to gradients.
+
+        'keep': they stay in ``grad`` until :meth:`step`, as in other optimizers. Copies from the device start as soon
+        as a gradient is computed. Use this with GradScaler, DistributedDataParallel and everything else that reads
+        gradients before the step.
+
+        'collect': each gradient is moved to the host as soon as it is computed, and ``grad`` is None. The norm is
+        known when :meth:`step` is called.
+
+        'step': like 'collect', but each param is updated as soon as its gradient is complete, during the backward pass;
+        :meth:`step` waits for the remaining params. Clipping and skipping are not possible, and options of groups must
+        be set before the backward pass.
     accumulation_steps : int or None, default 1
-        With 'collect' and 'step': backward passes to a step, whose gradients are added in float32 on the host. None
-        if 'collect' is not to know; a second backward pass is an error if it is 1.
+        With 'collect' and 'step': the number of backward passes per step; their gradients are added in float32 on the
+        host. With 1, a second backward pass is an error. 'collect' also accepts None, for any number.
     threads : int, optional
-        Threads of a step. By default those of :func:`adaptk.get_num_threads`; if a launcher has set
-        ``LOCAL_WORLD_SIZE`` and neither ``ADAPTK_NUM_THREADS`` nor ``OMP_NUM_THREADS`` says more, the cores that this
-        process may use divided by it.
+        The number of threads for a step; by default :func:`adaptk.get_num_threads`. But if a launcher has set
+        ``LOCAL_WORLD_SIZE``, ``ADAPTK_NUM_THREADS`` is not set, and ``OMP_NUM_THREADS`` is not set or 1, the default is
+        the number of cores that this process may use, divided by ``LOCAL_WORLD_SIZE``.
     **options
-        Those of `cls`, as ``lr``, ``state_dtype``, ``clip_norm`` and ``skip_nonfinite``. With ``param_format`` the
-        masters have the dtype of the params.
+        Options of `cls`, such as ``lr``, ``state_dtype``, ``clip_norm`` and ``skip_nonfinite``. With ``param_format``
+        the master copies have the dtype of the params.
 
     Raises
     ------
     TypeError, ValueError
-        For params that cannot be stepped in host memory, and options that are unknown or out of range.
+        For params that cannot be updated in host memory, and options that are unknown or out of range.
 
     Notes
     -----
-    ``state`` has a ``master`` beside the states of `cls`, where the param is not float32 on the CPU. The params are
-    what counts: where one is written by others, as by ``load_state_dict`` of a model, its master follows.
+    If a param is not float32 on the CPU, its ``state`` has a ``master`` in addition to the states of `cls`. If other
+    code changes a param, for example ``load_state_dict`` of a model, the master copy follows the param.
 
     Examples
     --------
@@ -277,7 +283,7 @@ class Offload(torch.optim.Optimizer):
     # Params.
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add params with options of their own, as torch's method does. The group is a copy of the dict."""
+        """Add a param group with its own options, like torch's method. The dict is copied."""
         super().add_param_group(dict(param_group) if isinstance(param_group, dict) else param_group)
         added = self.param_groups[-1]
         slots: list[_Slot] = []
@@ -487,12 +493,12 @@ class Offload(torch.optim.Optimizer):
         )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients of all params, those that were taken too.
+        """Drop the gradients of all params, including those already moved to the host.
 
         Raises
         ------
         RuntimeError
-            With ``grads='step'`` between the backward pass and :meth:`step`, where params have been stepped already.
+            With ``grads='step'`` between the backward pass and :meth:`step`, because params have already been updated.
         """
         if any(slot.part is not None or slot.is_stepped for slot in self._slots):
             raise RuntimeError("zero_grad() before step(): params have been stepped as their gradients arrived")
@@ -575,12 +581,13 @@ class Offload(torch.optim.Optimizer):
             )
 
     def synchronize(self) -> None:
-        """Wait for all that has been begun.
+        """Wait for all work that has been started.
 
         Raises
         ------
         RuntimeError
-            If something of it has failed: which param, and why. Its gradient is kept, and :meth:`step` steps it again.
+            If the work on a param has failed. The message names the param and the reason. Its gradient is kept, and
+            :meth:`step` tries the update again.
         """
         self._finish()
 
@@ -591,34 +598,34 @@ class Offload(torch.optim.Optimizer):
         clip_norm: float | None = None,
         skip_nonfinite: bool | None = None,
     ) -> Any:
-        """Take one step, or wait for one that the backward pass has begun.
+        """Take one step, or wait for the step that the backward pass has started.
 
-        Params without a gradient stay as they are. When it returns, the work of the host is done, and what the device
-        does from then on sees the new params.
+        Params without a gradient are not changed. When it returns, the work of the host is done, and later work on the
+        device sees the new params.
 
         Parameters
         ----------
         closure : callable, optional
-            Computes the gradients anew and returns the loss.
+            A function that computes the gradients again and returns the loss.
         clip_norm : float, optional
-            Scale the gradients by ``min(1, clip_norm / norm)``, where norm is their global norm, that over all shards
-            of DTensors. This and `skip_nonfinite` are those of the param groups if they are not given; with
-            ``grads='collect'`` norms are taken as gradients arrive if the groups have them.
+            Scale the gradients by ``min(1, clip_norm / norm)``, where norm is their global norm, over all shards of
+            DTensors. The defaults of `clip_norm` and `skip_nonfinite` are in the param groups. If the groups have one
+            of these options, the norms are computed as gradients arrive with ``grads='collect'``.
         skip_nonfinite : bool, optional
-            Change nothing if a gradient holds inf or NaN; ``last_step.skipped`` tells.
+            Change nothing if a gradient contains inf or NaN; ``last_step.skipped`` is then True.
 
         Returns
         -------
-        What the closure returned, or ``None``.
+        The value that the closure returned, or ``None``.
 
         Raises
         ------
         RuntimeError
-            If the work on a param has failed, whose gradient is kept for the next :meth:`step`; for a gradient that
-            was set by hand beside one that was taken; with GradScaler unless ``grads='keep'``; and with
-            ``grads='step'`` for options that have changed since the backward pass.
+            If the work on a param has failed (its gradient is kept for the next :meth:`step`); if a gradient was set by
+            hand although one was already moved to the host; with GradScaler unless ``grads='keep'``; and with
+            ``grads='step'`` if options have changed since the backward pass.
         TypeError, ValueError
-            For gradients and options that the step cannot work with. Nothing is changed then.
+            For gradients and options that the step does not support. Nothing is changed in this case.
 
         Examples
         --------
@@ -746,20 +753,21 @@ class Offload(torch.optim.Optimizer):
     # Saving.
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's method, with a ``master`` beside the states of each param that has one."""
+        """Like torch's method. The states of params with a master copy also have the entry ``master``."""
         self.synchronize()
         return super().state_dict()
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what ``state_dict`` of an Offload of the same class has returned, or of the class by itself, or torch's.
+        """Load a state dict of an Offload of the same class, of that class itself, or of the class of torch.
 
-        Masters that were not saved are made of the params.
+        Master copies that were not saved are made from the params.
 
         Raises
         ------
         ValueError
-            As :meth:`adaptk.torch.Adam.load_state_dict`, and for a master of another shape. Nothing is changed then.
+            As in :meth:`adaptk.torch.Adam.load_state_dict`, and for a master copy of another shape. Nothing is changed
+            in this case.
         """
         self.synchronize()
         given = dict(state_dict)
@@ -810,12 +818,12 @@ class Offload(torch.optim.Optimizer):
         raise TypeError("Offload: it has a thread of its own, and is not copied or pickled; save its state_dict()")
 
     def close(self) -> None:
-        """Wait for all work, and take the hooks away. A closed optimizer takes no more steps.
+        """Wait for all work, and remove the hooks. A closed optimizer cannot take steps.
 
         Raises
         ------
         RuntimeError
-            As :meth:`synchronize`; it is closed all the same.
+            As in :meth:`synchronize`. The optimizer is closed in this case too.
         """
         for handle in self._handles:
             handle.remove()

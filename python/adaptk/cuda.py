@@ -1,8 +1,8 @@
-"""CUDA devices, and the stream that updates run on.
+"""CUDA devices, and the stream for updates.
 
 The same functions and optimizer objects as on the CPU update buffers on a CUDA device, with bitwise identical results.
-Updates are enqueued asynchronously: on the current stream of the library that the params come from, if that library
-reports it (PyTorch does), else on the default stream; :func:`stream` chooses another one.
+Updates are enqueued asynchronously. The stream is the current stream of the library of the params if that library
+reports it (PyTorch does), else the default stream. :func:`stream` chooses another one.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Device:
     Attributes
     ----------
     index : int
-        Its number, as in ``"cuda:0"``.
+        The index of the device, as in ``"cuda:0"``.
     name : str
     compute_capability : (int, int)
     multiprocessors : int
     memory : int
-        Bytes.
+        In bytes.
 
     Examples
     --------
@@ -47,7 +47,7 @@ class Device:
 
 
 def devices() -> list[Device]:
-    """The CUDA devices that updates can run on; empty without CUDA kernels in this build, a driver, or a device.
+    """The CUDA devices for updates. The list is empty if the build has no CUDA kernels, or without driver or device.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def devices() -> list[Device]:
 
 
 def is_available() -> bool:
-    """Whether updates of buffers on a CUDA device can run: a build with CUDA kernels, a driver and a device.
+    """Whether updates can run on a CUDA device: whether there are CUDA kernels in the build, a driver and a device.
 
     Examples
     --------
@@ -90,9 +90,9 @@ def _handle(stream: Any) -> int:
 
 @contextmanager
 def stream(stream: Any, *, device: int | None = None) -> Iterator[None]:
-    """Run the updates of a block on this stream, whatever libraries their buffers come from.
+    """Run the updates of a ``with`` block on this stream, whatever libraries their buffers come from.
 
-    The streams of the buffers' own libraries are ordered with it: an update waits for their earlier work, and their
+    It is synchronized with the current streams of these libraries: an update waits for their earlier work, and their
     later work waits for the update.
 
     Parameters
@@ -105,7 +105,7 @@ def stream(stream: Any, *, device: int | None = None) -> Iterator[None]:
     Raises
     ------
     TypeError
-        If `stream` is none of these.
+        If `stream` is of another type.
 
     Examples
     --------

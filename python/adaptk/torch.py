@@ -1,31 +1,31 @@
-"""Optimizers for PyTorch: subclasses of torch's own, whose step is one native call.
+"""Optimizers for PyTorch: subclasses of the classes of ``torch.optim`` whose step is one native call.
 
-Every class that torch has is a subclass of torch's by the same name, so that arguments, defaults, param groups, states
-and ``state_dict`` are torch's, and only the step is another; the rules that torch lacks come in the same manner under
-the library's names. Gradients are read where they lie, a step is one pass over memory, and its result does not depend
-on threads or processors.
+For each optimizer of torch there is a subclass with the same name. Arguments, defaults, param groups, states and
+``state_dict`` are those of torch; only the step differs. Rules that torch does not have are provided in the same way
+under the names of this library. Gradients are read without a copy, a step is one pass over memory, and its result does
+not depend on threads or processors.
 
-What differs from torch's classes:
+Differences from the classes of torch:
 
 - Params in bfloat16 and float16 have float32 states.
-- ``differentiable=True`` is refused, and ``capturable=True`` for params on the CPU.
-- Every class takes sparse gradients (``torch.sparse_coo``, of ``nn.Embedding(sparse=True)``), and `sparse` says what
-  becomes of rows without values. On a CUDA device a step waits for the indices.
-- ``foreach`` is taken and changes nothing. ``fused=True`` tells GradScaler to leave the scale to the step, as it does
-  for torch's classes; the step itself is the same without it. The rules that torch lacks take it too.
-- A few values that torch takes are out of range: a ``dampening`` outside [0, 1], RMSprop's ``alpha`` and Adadelta's
-  ``rho`` from 1 on, and negative ``lambd``, ``alpha``, ``t0`` and ``step_sizes``.
-- A NaN in a gradient makes its param NaN under Rprop too; torch's Rprop leaves the param as it is.
-- States are copied when they are loaded, and matched by the names of the params if both optimizers were made of named
-  ones. The dicts of param groups are copied when they are added.
-- Params that overlap in memory are refused, and so is one that is in a group twice.
-- A step that fails or is skipped changes nothing: not even states are made.
-- ``step`` takes ``clip_norm``, ``skip_nonfinite``, ``norm_group``, ``zero_grad``, ``copy_out``, ``ema`` and
-  ``grad_norm`` too. The constructors and param groups take the first two and ``zero_grad``, for wrappers that call
-  ``step()``.
-- Params and gradients of a class that keeps its numbers elsewhere, as quantized weights do and results of collectives
-  that are under way, are copied to plain tensors and back by ``copy_``. Their states are plain.
-- ``torch.compile`` makes one operator of a step, for which ``fullgraph=True`` has no need of a break: a step without
+- ``differentiable=True`` is refused, and so is ``capturable=True`` for params on the CPU.
+- All classes accept sparse gradients (``torch.sparse_coo``, such as those of ``nn.Embedding(sparse=True)``). The option
+  `sparse` says what happens to rows without values. On a CUDA device a step waits for the indices.
+- ``foreach`` is accepted and ignored. ``fused=True`` tells GradScaler to leave the unscaling to the step, as for the
+  classes of torch; the step itself does not change. The rules that torch does not have accept it too.
+- Some values that torch accepts are out of range: ``dampening`` outside [0, 1], ``alpha`` of RMSprop and ``rho`` of
+  Adadelta from 1 on, and negative ``lambd``, ``alpha``, ``t0`` and ``step_sizes``.
+- A NaN in a gradient makes the param NaN, also under Rprop, whereas Rprop of torch leaves the param unchanged.
+- Loaded states are copied, and matched by the names of the params if both optimizers were made from named params. The
+  dicts of added param groups are copied.
+- Params that overlap in memory are refused, and so is a param that occurs twice in a group.
+- A step that fails or is skipped changes nothing, and does not create states either.
+- ``step`` also accepts ``clip_norm``, ``skip_nonfinite``, ``norm_group``, ``zero_grad``, ``copy_out``, ``ema`` and
+  ``grad_norm``. For wrappers that call ``step()``, the constructors and param groups accept ``clip_norm``,
+  ``skip_nonfinite`` and ``zero_grad``.
+- Params and gradients of wrapper subclasses, which store their numbers in other tensors (such as quantized weights, and
+  pending results of collectives), are copied to plain tensors, and back with ``copy_``. Their states are plain tensors.
+- Under ``torch.compile`` a step is one operator, without a graph break for ``fullgraph=True``: a step without
   arguments, or with a closure, ``clip_norm``, ``skip_nonfinite`` and ``zero_grad``.
 
 Examples
@@ -470,10 +470,10 @@ class _Fused(torch.optim.Optimizer):
             raise ValueError(self._torchs_names.get(name, name) + colon + rest) from None
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add params with options of their own, as torch's method does. The group is a copy of the dict.
+        """Add a param group with its own options, like torch's method. The dict is copied.
 
-        Besides torch's options a group may have ``state_dtype``, ``min_8bit_size``, ``seed``, ``param_format``,
-        ``sparse``, ``clip_norm``, ``skip_nonfinite`` and ``zero_grad``, as the constructor.
+        In addition to the options of torch, a group may have ``state_dtype``, ``min_8bit_size``, ``seed``,
+        ``param_format``, ``sparse``, ``clip_norm``, ``skip_nonfinite`` and ``zero_grad``, like the constructor.
         """
         if isinstance(param_group, dict):
             param_group = dict(param_group)
@@ -513,19 +513,19 @@ class _Fused(torch.optim.Optimizer):
 
     @_torch_private.without_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what ``state_dict`` of this class, or of torch's class of the same name, has returned.
+        """Load a state dict of this class, or of the class of torch with the same name.
 
-        As torch's method, with four differences: the states are copies, so that the dict and other optimizers that
-        load it share no memory with this one; the states of 16-bit params are float32; what is loaded is checked; and
-        if both optimizers were made of ``named_parameters()`` with the same names, states go by them and not by the
-        order of the params. Options of groups always go by the order of the groups.
+        There are four differences from torch's method. States are copied, so that the dict, and other optimizers that
+        load it, share no memory with this optimizer. States of 16-bit params are float32. The dict is checked. If both
+        optimizers were made from ``named_parameters()`` with the same names, states are matched by name instead of the
+        order of the params. The options of groups are always matched by the order of the groups.
 
         Raises
         ------
         ValueError
-            As torch's method, for options and states that are missing, as in what another optimizer has saved, for
-            states of another shape than their param, and for a step count that is negative or not a whole number.
-            Nothing is changed then.
+            Under the same conditions as torch's method, and if options or states are missing (for example in the dict
+            of another optimizer), if the shape of a state does not match its param, or if a step count is negative or
+            not an integer. Nothing is changed in this case.
 
         Examples
         --------
@@ -655,7 +655,7 @@ class _Fused(torch.optim.Optimizer):
         return [*_starts(rule), *arrays]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Take away the gradients of all params, or fill them with zeros: as PyTorch's does."""
+        """Set the gradients of all params to None or zero, like PyTorch's method."""
         if set_to_none and torch.compiler.is_dynamo_compiling():
             for p in self._known_params:
                 p.grad = None
@@ -685,46 +685,47 @@ class _Fused(torch.optim.Optimizer):
         Parameters
         ----------
         closure : callable, optional
-            Computes the gradients anew and returns the loss.
+            A function that computes the gradients again and returns the loss.
         clip_norm : float, optional
-            Scale the gradients by ``min(1, clip_norm / norm)``, where norm is their global norm, inside the step. The
-            gradients themselves stay as they are. This option, `skip_nonfinite` and `zero_grad` are those of the param
-            groups if they are not given.
+            Scale the gradients by ``min(1, clip_norm / norm)`` inside the step, where norm is their global norm. The
+            ``grad`` tensors are not changed. The defaults of `clip_norm`, `skip_nonfinite` and `zero_grad` are in the
+            param groups.
         skip_nonfinite : bool, optional
-            Change nothing where a gradient holds inf or NaN; ``last_step.skipped`` tells.
+            Change nothing if a gradient contains inf or NaN; ``last_step.skipped`` is then True.
         norm_group : torch.distributed.ProcessGroup, optional
-            The processes whose optimizers have a part of the params each, as those under ``ZeroRedundancyOptimizer``
-            do: the norm is that over all of them. All have to take the step. DTensors need none.
+            Use this if the params are divided among the optimizers of several processes, as under
+            ``ZeroRedundancyOptimizer``: the norm is computed over all processes of the group. All must take the step.
+            Not needed for DTensors.
         zero_grad : bool, optional
-            Set each gradient to zero once it has been read, also if the step is skipped: as
-            ``zero_grad(set_to_none=False)`` after it.
+            Set each gradient to zero once it has been read, also if the step is skipped, like
+            ``zero_grad(set_to_none=False)`` after the step.
         copy_out : iterable of tensors, optional
-            One tensor per param, in the order of the params over all groups, that gets the new param rounded to its
-            own dtype. ``None`` in it leaves a param out.
+            One tensor per param, in the order of the params over all groups. It receives a copy of the new param,
+            rounded to the dtype of the tensor. Use ``None`` for a param without a copy.
         ema : (iterable of tensors, float), optional
-            Averages of the params, in the same order, and a decay in [0, 1]: ``average.lerp_(param, 1 - decay)`` after
-            the step, as ``torch.optim.swa_utils.get_ema_multi_avg_fn`` has it. Params without a gradient are averaged
-            and copied too. A step that is skipped writes no averages and no copies.
+            Averages of the params, in the same order, and a decay in [0, 1]. The step is followed by
+            ``average.lerp_(param, 1 - decay)``, as in ``torch.optim.swa_utils.get_ema_multi_avg_fn``. Params without a
+            gradient are averaged and copied too. A skipped step writes no averages and no copies.
         grad_norm : float, optional
-            The norm of the gradients, as :func:`adaptk.accumulate` returned it for the same tensors in the same order:
-            `clip_norm` and `skip_nonfinite` go by it, and the gradients are read once.
+            The norm of the gradients, returned by :func:`adaptk.accumulate` for the same tensors in the same order.
+            `clip_norm` and `skip_nonfinite` then use it, so that the gradients are read only once.
 
         Returns
         -------
-        What the closure returned, or ``None``.
+        The value that the closure returned, or ``None``.
 
         Raises
         ------
         RuntimeError
-            In the capture of a CUDA graph for what a replay would not repeat rightly: steps
-            that the host counts (without ``capturable=True``), a first step, and ``skip_nonfinite``.
+            During the capture of a CUDA graph, for steps that a replay would not repeat correctly: steps counted on
+            the host (without ``capturable=True``), a first step, and steps with ``skip_nonfinite``.
         TypeError, ValueError
-            For params, states and options that the step cannot work with. Nothing is changed then.
+            For params, states and options that the step does not support. Nothing is changed in this case.
 
         Notes
         -----
-        For dense params on the CPU `zero_grad`, `copy_out` and `ema` are done on each part of a param while it is in
-        the cache. For others PyTorch's own operations follow the step.
+        For dense params on the CPU, `zero_grad`, `copy_out` and `ema` work on each part of a param while it is in the
+        cache. For other params, PyTorch operations follow the step.
 
         Examples
         --------
@@ -881,12 +882,12 @@ class _Fused(torch.optim.Optimizer):
             raise ValueError(f"{where}: expected a tensor that is placed like its param")
 
     def step_param(self, param: Tensor) -> None:
-        """Take one step of one param alone, with its ``grad``.
+        """Take one step with a single param and its ``grad``.
 
-        The work does not depend on the number of the other params, and several threads may step different params at
-        the same time. This is for hooks that run as soon as a gradient is there: see :func:`release_gradients`. Nothing
-        is clipped or skipped, for that takes all gradients, and groups whose ``clip_norm`` or ``skip_nonfinite`` is set
-        are refused. The gradient stays as it is. The hooks of :meth:`step` are not called.
+        The cost does not depend on the number of other params, and several threads may step different params at the
+        same time. Use it in hooks that run as soon as a gradient is available; see :func:`release_gradients`. Clipping
+        and skipping need all gradients, so groups with ``clip_norm`` or ``skip_nonfinite`` are refused. The gradient is
+        not changed, and the hooks of :meth:`step` are not called.
 
         Parameters
         ----------
@@ -896,10 +897,10 @@ class _Fused(torch.optim.Optimizer):
         Raises
         ------
         RuntimeError
-            While this param, or all of them, are being stepped.
+            If another step of this param, or of all params, is running.
         TypeError, ValueError
-            For a tensor that is not among the params, has no gradient, or cannot be stepped alone. Nothing is changed
-            then.
+            For a tensor that is not among the params, has no gradient, or does not support a single step. Nothing is
+            changed in this case.
 
         Examples
         --------
@@ -924,15 +925,14 @@ class _Fused(torch.optim.Optimizer):
             increment_version([param])
 
     def catch_up(self) -> None:
-        """Let all rows catch up with the steps that they have missed, as if each had a gradient next.
+        """Let all rows catch up with the steps that they have missed, as a row does when it has a gradient again.
 
-        For ``sparse="catch_up"``, before params are evaluated or saved for another use; for other params it does
-        nothing.
+        For ``sparse="catch_up"``, before the params are evaluated or exported; for other params it does nothing.
 
         Raises
         ------
         TypeError, ValueError
-            For states and options that the step cannot work with. Nothing is changed then.
+            For states and options that the step does not support. Nothing is changed in this case.
 
         Examples
         --------
@@ -1740,9 +1740,9 @@ class RMSpropNesterov(_Own):
 
     @contextmanager
     def lookahead(self) -> Iterator[None]:
-        """Move the params to the interim point ``p + momentum * velocity`` for the length of a block.
+        """Move the params to the interim point ``p + momentum * velocity`` while a ``with`` block runs.
 
-        The gradient is to be taken there; leaving the block puts every param back bit for bit.
+        Compute the gradient inside the block. Leaving the block restores every param bit for bit.
 
         Examples
         --------
@@ -1860,7 +1860,7 @@ def _refuse_all_gradients(groups: list[Group], where: str) -> None:
 
 
 class ReleasedGradients:
-    """The hooks that :func:`release_gradients` has installed; :meth:`remove` takes them away."""
+    """The hooks that :func:`release_gradients` has installed. :meth:`remove` removes them."""
 
     def __init__(self, model: torch.nn.Module, optimizer: _Fused) -> None:
         if optimizer._releases:
@@ -1883,7 +1883,7 @@ class ReleasedGradients:
         param.grad = None
 
     def remove(self) -> None:
-        """Take the hooks away: gradients stay where they are again, for whole steps."""
+        """Remove the hooks. Gradients are kept again, for steps with all params."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -1891,30 +1891,30 @@ class ReleasedGradients:
 
 
 def release_gradients(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> ReleasedGradients:
-    """Step each param as soon as its gradient has been accumulated in a backward pass, and let go of the gradient.
+    """Step each param as soon as its gradient has been computed in a backward pass, and then free the gradient.
 
-    The gradients of a model are then never in memory all at once. Each backward pass is a step: `optimizer.step()` is
-    not called, gradients cannot be accumulated over several backward passes, and what takes all gradients at once,
-    ``clip_norm`` and ``skip_nonfinite``, is refused. Learning-rate schedulers work as before.
+    The gradients of a model are then never in memory all at once. Each backward pass is a step: do not call
+    `optimizer.step()`. Gradients cannot be accumulated over several backward passes. The options ``clip_norm`` and
+    ``skip_nonfinite``, which need all gradients at once, are refused. Learning-rate schedulers work as before.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Its backward passes become steps.
+        The model whose backward passes become steps.
     optimizer : torch.optim.Optimizer
-        One of this module's, over params of the model that are dense, real and on the CPU.
+        An optimizer of this module, for params of the model that are dense, real and on the CPU.
 
     Returns
     -------
     ReleasedGradients
-        Its ``remove()`` takes the hooks away.
+        Call its ``remove()`` to remove the hooks.
 
     Raises
     ------
     TypeError, ValueError
-        For another module's optimizer, and for params that are not the model's.
+        If the optimizer is not of this module, or has params that are not those of the model.
     RuntimeError
-        If the optimizer's gradients are released already.
+        If gradients of the optimizer are already released.
 
     Examples
     --------
@@ -1994,25 +1994,27 @@ _RULES_OF: Mapping[str, tuple[str, ...]] = {
 }
 _GIVEN_DOC = [
     "state_dtype : str or dict from state to str, optional",
-    "    What states are stored as: 'float32', 'bfloat16', 'float16', 'bfloat16_sr', '8bit', '8bit_nearest',",
-    "    '8bit_dynamic', 'fp8_e4m3' or '4bit' (:mod:`adaptk.formats`); the step computes in float32. Those of float64",
-    "    and complex params are like them. Scales of 8-bit states are in the optimizer's state beside them, as",
-    "    ``exp_avg_scales``; those of '8bit_dynamic' as ``exp_avg_absmax``, of 'fp8_e4m3' as ``exp_avg_fp8_scales``,",
-    "    of '4bit' as ``exp_avg_4bit_scales``. 4-bit codes are in a row of half as many bytes.",
+    "    The storage format of states: 'float32', 'bfloat16', 'float16', 'bfloat16_sr', '8bit', '8bit_nearest',",
+    "    '8bit_dynamic', 'fp8_e4m3' or '4bit' (:mod:`adaptk.formats`). The step computes in float32. States of float64",
+    "    and complex params have the dtype of the param. The optimizer's state has the scales under separate names:",
+    "    for the state ``exp_avg``, ``exp_avg_absmax`` with '8bit_dynamic', ``exp_avg_fp8_scales`` with 'fp8_e4m3',",
+    "    ``exp_avg_4bit_scales`` with '4bit', else ``exp_avg_scales``. 4-bit codes are a flat array of bytes, with two",
+    "    codes in a byte.",
     "min_8bit_size : int",
-    "    Params of fewer elements have float32 states where `state_dtype` says 8 bits or 4.",
+    "    Params with fewer elements have float32 states if `state_dtype` is an 8-bit or 4-bit format.",
     "seed : int",
-    "    Of stochastic rounding, in [0, 2**63).",
+    "    The seed of stochastic rounding, in [0, 2**63).",
     "param_format : {'sr'}, optional",
     "    'sr' rounds params in bfloat16 stochastically, so that changes of less than half of a last place add up.",
     "    Params in float32 and float64 are not affected; those in float16 are refused.",
     "sparse : {'lazy', 'dense', 'catch_up'}",
-    "    What sparse gradients, as of ``torch.nn.Embedding(sparse=True)``, do to rows that they have no values for:",
-    "    nothing, as ``torch.optim.SparseAdam``; what a gradient of 0 does; or nothing until they have one, when they",
-    "    first catch up with the steps that they have missed, as in :class:`adaptk.Optimizer`.",
+    "    What happens to rows without values in a sparse gradient, as in ``torch.nn.Embedding(sparse=True)``. 'lazy':",
+    "    nothing, like ``torch.optim.SparseAdam``. 'dense': the update for a gradient of 0. 'catch_up': nothing until",
+    "    a row has values again; it then first catches up with the steps that it has missed, as in",
+    "    :class:`adaptk.Optimizer`.",
     "clip_norm : float, optional",
-    "    What :meth:`step` clips by if it is called without it, as wrappers call it. All groups must have the same, as",
-    "    of the two options that follow.",
+    "    The default of the argument of :meth:`step`, for wrappers that call ``step()``. All groups must have the same",
+    "    value.",
     "skip_nonfinite, zero_grad : bool",
     "    Likewise.",
 ]
@@ -2033,14 +2035,14 @@ _PARAMS = [
     "Parameters",
     "----------",
     "params : iterable of torch.Tensor or of param groups",
-    "    Of any shape; float32, float64, bfloat16, float16, complex64 or complex128; DTensors too.",
+    "    Any shapes; float32, float64, bfloat16, float16, complex64 or complex128. They may be DTensors.",
 ]
 
 
 _ROW_WISE_PARAMS = [
     *_PARAMS[:3],
-    "    Of any shape, in C order: a row is what the first axis counts. float32, float64, bfloat16 or",
-    "    float16. The state with one number for each row is in float32, or float64 beside float64.",
+    "    Any shapes, in C order; float32, float64, bfloat16 or float16. A row is a slice along the first axis. The",
+    "    state with one number for each row is float32, or float64 for float64 params.",
 ]
 
 
@@ -2050,10 +2052,10 @@ def _document_own(own: type[_Own]) -> None:
     if names := _betas_of(rule):
         lines += [
             f"betas : tuple of {len(names)} floats, optional",
-            f"    {', '.join(names)}: param groups have them so.",
+            f"    {', '.join(names)}. Param groups have this tuple too.",
         ]
-    lines += ["convention : {'book', 'torch', 'keras', 'tf1', 'optax'}", "    Whose defaults to take."]
-    lines += ["fused : bool, optional", "    Whether GradScaler leaves the scale of gradients to the step."]
+    lines += ["convention : {'book', 'torch', 'keras', 'tf1', 'optax'}", "    Whose defaults to use."]
+    lines += ["fused : bool, optional", "    Whether GradScaler leaves the unscaling of gradients to the step."]
     for h in rule.hyperparameters:
         if h.name != "grad_scale":
             kind = "bool" if h.range == "bool" else f"float in {h.range}"
@@ -2069,7 +2071,7 @@ def _document() -> None:
         for rule_name in _RULES_OF[name]:
             lines += _formula(RULES[rule_name])
         lines += [*_PARAMS, "others"]
-        lines += [f"    As :class:`torch.optim.{name}` takes them; the module says what differs."]
+        lines += [f"    As in :class:`torch.optim.{name}`; see :mod:`adaptk.torch` for the differences."]
         lines += [*_GIVEN_DOC, ""]
         cls.__doc__ = "\n".join([*lines, *_RAISES, _example(name)])
     for own in (*_OWN, *_ROW_WISE):
@@ -2108,12 +2110,12 @@ class _Made(_Own):
 
     @torch.no_grad()
     def evaluation_params(self) -> list[Tensor]:
-        """The params to evaluate a model with, new tensors, for rules that have other ones to take gradients at.
+        """The params to evaluate a model with, as new tensors, for rules that take gradients at other params.
 
         Raises
         ------
         ValueError
-            If the rule is not such a one, or states are not stored as numbers.
+            If the rule takes its gradients at the params themselves, or its states are stored as codes.
         """
         rule = evaluation_rule(rule_of(self._name))
         if rule is None:
@@ -2138,7 +2140,10 @@ class _Made(_Own):
 
     @torch.no_grad()
     def eval(self) -> None:
-        """Move the params to the point to evaluate a model at, until :meth:`train`; nothing if they are there."""
+        """Move the params to the point to evaluate a model at, until :meth:`train`.
+
+        Does nothing if the params are there already.
+        """
         if self._kept is None:
             points = self.evaluation_params()
             params = [p for group in self.param_groups for p in group["params"]]
@@ -2148,7 +2153,7 @@ class _Made(_Own):
 
     @torch.no_grad()
     def train(self) -> None:
-        """Move the params back to where :meth:`eval` has found them, bit for bit; nothing if they are there."""
+        """Undo :meth:`eval`: move the params back, bit for bit. Does nothing without a preceding :meth:`eval`."""
         params = [p for group in self.param_groups for p in group["params"]]
         for param, kept in zip(params, self._kept or (), strict=False):
             param.copy_(kept)

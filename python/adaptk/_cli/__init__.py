@@ -14,9 +14,9 @@ from adaptk._cli._parser import CommandError, Parser, program, suggestion
 #: What each command does, and the module whose ``main`` runs it.
 COMMANDS = {
     "demo": ("train a network on handwritten digits with several rules, in seconds", "adaptk._demo"),
-    "compare": ("all rules side by side on small problems, each at its best learning rate", "adaptk._cli._compare"),
-    "bench": ("measure steps against the speed of memory, or all figures of the README", "adaptk._bench"),
-    "info": ("how this copy was built, what it runs on, where its headers are", "adaptk._cli._info"),
+    "compare": ("compare all rules on small problems, each at its best learning rate", "adaptk._cli._compare"),
+    "bench": ("compare the speed of steps with that of memory, or measure the figures of the README", "adaptk._bench"),
+    "info": ("show how this copy was built, what it runs on, where its headers are", "adaptk._cli._info"),
 }
 
 
@@ -27,7 +27,7 @@ def _parser() -> Parser:
         prog=name,
         usage=f"{name} [-h] [--version] COMMAND [OPTIONS]",
         description="Fused update kernels of adaptive optimizers.",
-        epilog="\n".join(["commands:", *lines, "", f"{name} COMMAND --help says what a command can do."]),
+        epilog="\n".join(["commands:", *lines, "", f"{name} COMMAND --help shows the options of a command."]),
     )
     parser.add_argument("--version", action="version", version=f"adaptk {adaptk.__version__}")
     parser.add_argument("command", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)

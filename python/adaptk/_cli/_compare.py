@@ -368,7 +368,7 @@ def parser() -> Parser:
         description="Try every rule with the same set of learning rates on each problem, and report the lowest final "
         "loss and the rate that reached it. Takes some minutes.",
         examples=[
-            (f"{name} compare --plot compare.png", "the curves as a picture"),
+            (f"{name} compare --plot compare.png", "plot the curves"),
             (f"{name} compare --problems rosenbrock --steps 5000", "one problem, more steps"),
             (f"{name} compare --rules adam,lion --rates 0.001,0.002,0.005", "two rules, other rates"),
             (f"{name} compare --rules all --problems transformer", "the rules of the catalogue, too"),
@@ -381,28 +381,32 @@ def parser() -> Parser:
         type=names_among("problem", problems),
         default=problems,
         metavar="A,B",
-        help="names with commas between them, see below; default: all",
+        help="comma-separated names, see below; default: all",
     )
     parser.add_argument(
         "--rules",
         type=names_among("rule", rules),
         default=list(adaptk.rules()),
         metavar="A,B",
-        help=f"names with commas between them, or all, those of the catalogue too; '{name} info' shows them; default: "
-        "the compiled ones, adaptk.rules()",
+        help=f"comma-separated names, or all (including the catalogue); default: the compiled rules, which "
+        f"'{name} info' lists",
     )
-    parser.add_argument("--quick", action="store_true", help="fewer steps and rates, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="fewer steps and rates, to check that it works")
     parser.add_argument(
         "--rates",
         type=_rates,
         metavar="X,Y",
-        help=f"learning rates that each rule is tried with; default: {','.join(f'{r:g}' for r in RATES)}",
+        help=f"learning rates to try with each rule; default: {','.join(f'{r:g}' for r in RATES)}",
     )
-    parser.add_argument("--steps", type=whole(1), metavar="N", help="default: those of each problem")
+    parser.add_argument("--steps", type=whole(1), metavar="N", help="number of steps; default: depends on the problem")
     parser.add_argument(
-        "--seed", type=whole(0), default=0, metavar="N", help="of data, start and minibatches; default: %(default)s"
+        "--seed",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="seed of data, start and minibatches; default: %(default)s",
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the curves to FILE (needs matplotlib)")
     add_json(parser, "all runs")
     return parser
 

@@ -85,7 +85,7 @@ def add_json(parser: argparse._ActionsContainer, what: str = "all figures") -> N
         nargs="?",
         const="-",
         metavar="FILE",
-        help=f"write {what} as JSON: to FILE, or to standard output and nothing else there",
+        help=f"write {what} as JSON to FILE; without FILE, print only this JSON",
     )
 
 

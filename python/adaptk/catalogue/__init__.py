@@ -1,8 +1,9 @@
-"""Rules that are programs: read from the package's files when they are first asked for, and then rules like any others.
+"""The catalogue: rules that are programs, which are read from files of the package on first use.
 
-The names are those of :mod:`adaptk.ops`, :mod:`adaptk.jax` and :func:`adaptk.optimizer_for`; the classes are in
-:mod:`adaptk` and :mod:`adaptk.torch`. Each is written as a function of :func:`adaptk.rule` in a module of this package;
-``python -m adaptk.catalogue`` makes the files of them, which C programs read with ``adaptk_rule_load`` too.
+They are used like all other rules: by name in :mod:`adaptk.ops`, :mod:`adaptk.jax` and :func:`adaptk.optimizer_for`,
+and as classes in :mod:`adaptk` and :mod:`adaptk.torch`. Each rule is written as a function for :func:`adaptk.rule` in a
+module of this package. ``python -m adaptk.catalogue`` writes the files, which C programs can read with
+``adaptk_rule_load``.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def find_class(name: str) -> TracedRule | None:
 
 
 def all_rules() -> Iterator[TracedRule]:
-    """All of them, in the order of the catalogue."""
+    """All rules, in the order of the catalogue."""
     for name in CLASSES:
         found = find(name)
         assert found is not None
