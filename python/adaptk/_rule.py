@@ -364,8 +364,8 @@ def rule(
     for each of its rows or columns, or for all tensors of the step. This needs a pass over the elements before the
     update. Carried numbers may depend on reductions over all tensors.
 
-    On CUDA devices NVRTC (``pip install nvidia-cuda-nvrtc``) compiles a rule at its first step. A rule with
-    five states for each element runs on the CPU.
+    On CUDA devices NVRTC (``pip install nvidia-cuda-nvrtc``) compiles a rule at its first step. A rule with five
+    states per element runs on the CPU.
 
     Examples
     --------
