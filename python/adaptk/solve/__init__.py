@@ -4,7 +4,7 @@ Names and conventions are those of :mod:`scipy.optimize`, which is not required;
 as ``scipy.optimize.minimize(..., method=adaptk.solve.newton)``. Every solver
 
 - works in float32 if `x0` is float32, else in float64;
-- passes a new array to each call of a function, which may be kept or changed;
+- passes a new array to each call of a function, which the function may keep or change;
 - shortens a step if a value is NaN or infinite;
 - returns the best point that it has seen, however it ends;
 - propagates exceptions of functions and callbacks, KeyboardInterrupt included;

@@ -26,7 +26,7 @@ Compiled: TypeAlias = tuple[int, int]
 METHODS = {"2-point": 1, "3-point": 2, "cs": 3}
 # The base of all function pointers, which ctypes does not name.
 _FUNCTION_POINTER: Any = ctypes.CFUNCTYPE(None).__mro__[1]
-# Kinds of callables that need no look for a compiled function.
+# Kinds of callables that cannot be compiled functions.
 _PYTHON = frozenset({types.FunctionType, types.MethodType, types.BuiltinFunctionType})
 _FLOAT64 = np.dtype(np.float64)
 _FLOAT32 = np.dtype(np.float32)
@@ -148,7 +148,7 @@ def _capsule(capsule: Any) -> tuple[int, int, str]:
 
 
 def compiled(function: Any, name: str, size: int, kind: str) -> Compiled | None:
-    """Address and user data where `function` is compiled (ctypes, numba, scipy.LowLevelCallable), else None."""
+    """Address and user data if `function` is compiled (ctypes, numba, scipy.LowLevelCallable), else None."""
     if function is None or inspect.isroutine(function):
         return None
     if isinstance(function, _FUNCTION_POINTER):
@@ -258,7 +258,7 @@ def derivatives(
 
 
 class _Progress:
-    """One line on standard error, written over; off a terminal the last state only."""
+    """One line on standard error that is overwritten; if it is not a terminal, only the last state."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -291,7 +291,7 @@ def _takes_result(callback: Callable[..., Any]) -> bool:
 
 
 def _is_true(answer: Any) -> bool:
-    """True of Python or NumPy; other objects that count as true, such as arrays, are no request to stop."""
+    """Whether the answer is Python's or NumPy's True; other true objects, such as arrays, are not a request to stop."""
     return answer is True or (isinstance(answer, np.bool_) and bool(answer))
 
 
@@ -301,7 +301,7 @@ _NONE = (None, None, False, math.inf)
 def common(
     name: str, callback: Any, disp: bool, history: bool, max_seconds: Any
 ) -> tuple[tuple[Any, ...], _Progress | None]:
-    """What the iteration's monitor needs, and the progress line to close at the end."""
+    """The arguments of the iteration's monitor, and the progress line to close at the end."""
     if callback is None and not disp and not history and max_seconds is None:
         return _NONE, None
     wrapped: Callable[[Array, float, int], Any] | None = None
@@ -323,7 +323,7 @@ def common(
 
 
 def unconstrained(bounds: Any, constraints: Any) -> None:
-    """What scipy.optimize.minimize hands to every custom method, and these cannot use."""
+    """Refuse bounds and constraints, which scipy.optimize.minimize passes to every custom method."""
     if bounds is not None:
         raise ValueError("bounds: this method has none; least squares with bounds: levenberg_marquardt")
     if constraints is not None and not (isinstance(constraints, Sequence) and len(constraints) == 0):
@@ -352,7 +352,7 @@ def gradient_options(fun: Any, jac: Any, x: Array, vectorized: bool) -> tuple[An
 
 
 def transposed(bounds: Any, n: int) -> str:
-    """A remedy for bounds that are a pair for each variable, as some solvers of SciPy have them."""
+    """A hint for bounds that are a pair for each variable, as in some solvers of SciPy."""
     try:
         pairs = np.asarray(bounds, dtype=np.float64)
     except (TypeError, ValueError):

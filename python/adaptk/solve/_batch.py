@@ -25,7 +25,7 @@ _LOSSES = LOSSES | {"poisson": LOSSES["linear"]}
 
 @dataclass(frozen=True)
 class _Model:
-    """A built-in model; `parameters` is empty where a degree decides."""
+    """A built-in model; `parameters` is empty if a degree decides."""
 
     number: int
     inputs: int
@@ -80,7 +80,7 @@ def choose(model: Any, degree: Any, x0: Any) -> Choice:
 def _trace(
     model: Callable[..., Any], degree: Any, x0: Any, coordinates: Any, data: Any
 ) -> tuple[Choice, tuple[str, ...]]:
-    """The choice and the parameters' names of a model that is a function."""
+    """The choice, and the names of the parameters, for a model that is a function."""
     if degree is not None:
         raise ValueError("degree: a model that is a function has none")
     shape = np.shape(x0)
@@ -104,7 +104,7 @@ def _trace(
 
 
 def _real(value: Any, name: str, dtype: np.dtype[Any] | None = None) -> arguments.Array:
-    """C-ordered float32 or float64: its own, or `dtype`."""
+    """A C-ordered array of float32 or float64: in its own dtype, or in `dtype`."""
     arguments.no_mask(value, name, "fill it")
     try:
         array = np.asarray(value)
@@ -194,7 +194,7 @@ def _left_out(
 def _kept(
     fixed: Any, x: arguments.Array, names: Sequence[str], n: int, k: int
 ) -> tuple[arguments.Array, arguments.Array | None]:
-    """The start with the values of what is fixed, and which parameters that are."""
+    """The start with the values of fixed parameters, and a mask of these parameters."""
     if fixed is None:
         return x, None
     if not isinstance(fixed, Mapping):
@@ -265,7 +265,7 @@ def _bounds(
 def _options(
     ftol: Any, xtol: Any, gtol: Any, max_iterations: Any, polish: Any, absolute_sigma: Any, loss: Any
 ) -> tuple[Any, ...]:
-    """As the extensions have them."""
+    """The options in the form that the extensions take."""
     options = (
         arguments.tolerance(ftol, "ftol"),
         arguments.tolerance(xtol, "xtol"),
@@ -308,14 +308,13 @@ def levenberg_marquardt_batch(
 ) -> Batch:
     """Fit one model to k sets of data: half the sum of ``w (model - data)**2`` of each is minimised.
 
-    The solver is vectorised across problems, one per SIMD lane. A problem's result is bitwise identical whatever the
-    other problems, the threads and the instruction set.
+    The solver is vectorised across problems, one per SIMD lane. The result of a problem is bitwise identical for any
+    other problems, number of threads and instruction set.
 
     Parameters
     ----------
     model : str or callable
-        A function ``model(x, p_0, p_1, ...)`` as that of :func:`curve_fit`, or one of these, with its parameters in
-        their order:
+        A function ``model(x, p_0, p_1, ...)`` as for :func:`curve_fit`, or one of these, with its parameters in order:
 
         ========================== ==================================================================================
         ``"gaussian"``             ``a*exp(-(x - c)**2/(2*s**2)) + o``, parameters `a, c, s, o`
@@ -331,69 +330,71 @@ def levenberg_marquardt_batch(
         ``"rational"``             ``(p[0] + p[1]*x + ... + p[d]*x**d)/(1 + p[d + 1]*x + ...)``
         ========================== ==================================================================================
 
-        A function is called once, with values that record what is done with them; the recorded program and its exact
-        derivatives then run on the lanes. It is an expression of operators, powers, comparisons, numbers and NumPy's
+        A function is called once, with values that record the operations on them; the recorded program and its exact
+        derivatives then run on the SIMD lanes. The function may use operators, powers, comparisons, numbers and NumPy's
         ``exp, expm1, exp2, log, log1p, log2, log10, sqrt, square, power, sin, cos, tan, arctan, sinh, cosh, tanh,
-        hypot, abs, sign, maximum, minimum, where``. Loops and branches may depend on Python's values alone. If there
-        are several coordinates, `x` is a tuple of them. A power whose exponent is no multiple of 1/2 is
-        ``exp(c*log(x))``; of a base of 0 its derivatives are taken as 0.
+        hypot, abs, sign, maximum, minimum, where``. Loops and branches may depend only on Python's own values. If there
+        are several coordinates, `x` is a tuple of them. A power whose exponent is not a multiple of 1/2 is computed as
+        ``exp(c*log(x))``; if its base is 0, its derivatives are taken as 0.
     x0 : array_like, shape (n,) or (k, n)
-        The start, for all problems or for each. A problem whose start is not finite ends with status -3.
+        The start, one for all problems or one for each. A problem whose start is not finite ends with status -3.
     data : array_like, shape (k, m), or (k, rows, columns) for 2-D models
         float32, or anything real that converts to float64; all other arrays are converted to that dtype. On a CUDA
-        device: float32, as all other arrays, which have to be there too; numbers and lists of them may be given in the
-        place of arrays that all problems share. Results are on the device as well, of the library of `data`, and have
-        the bits of the CPU's. `model` is then one of the models with names and no `degree`; `sigma`, `mask`,
-        `nan_policy` and `starts` are not available, and `fixed` is a dict of numbers or a list of booleans.
+        device, all arrays must be float32 and on that device; arrays that all problems share may also be given as
+        numbers or lists of numbers. Results are on the device too, as arrays of the same library as `data`, and are
+        bitwise identical to those of the CPU. `model` must then be a named model without a `degree`, and `fixed` a dict
+        of numbers or a list of booleans; `sigma`, `mask`, `nan_policy` and `starts` are not supported.
     coordinates : array_like, optional
         Shape (m,) or (k, m); for 2-D models (m, 2) or (k, m, 2), `x` first; for functions (m, q) or (k, m, q) with up
-        to four coordinates. Default: 0, 1, ..., m - 1, and for 2-D
-        models the pixels of `data`, `x` being the column (m must be a square where `data` has shape (k, m)).
+        to four coordinates. Default: 0, 1, ..., m - 1; for 2-D models the pixels of `data`, where `x` is the column (m
+        must be a square number if `data` has shape (k, m)).
     degree : int or (int, int), optional
-        Of a polynomial, by default one less than x0 has elements; of a rational function's numerator and denominator.
-        At most 10 parameters.
+        The degree of a polynomial, by default the number of its parameters in `x0` minus 1; or the degrees of the
+        numerator and denominator of a rational function. At most 10 parameters.
     weights, sigma : array_like, shape (m,) or (k, m), optional
-        ``w``, or standard deviations: ``w = 1/sigma**2``. Data of weight 0 do not count and may be NaN.
+        ``w``, or standard deviations: ``w = 1/sigma**2``. Data of weight 0 are left out and may be NaN.
     absolute_sigma : bool
         Whether `cov` is not scaled by ``2*cost/(m - n)``.
     mask : array_like of bool, shape (m,) or (k, m), optional
-        True for data that do not count, as in :mod:`numpy.ma`; those that are masked in `data` do not count either.
+        True for data to leave out, as in :mod:`numpy.ma`. Data that are masked in `data` are left out too.
     nan_policy : {None, "raise", "omit"}
-        For NaN in `data`: that problem ends with status -3; ValueError; or they do not count.
+        If `data` has NaN: None ends that problem with status -3; ``"raise"`` raises ValueError; ``"omit"`` leaves these
+        data out.
     bounds : (lower, upper), optional
         Numbers, or shape (n,) or (k, n). A step that leaves the bounds is cut at them and recomputed in the other
         parameters. A parameter leaves its bound as soon as the gradient allows.
     fixed : dict or array_like of bool, shape (n,) or (k, n), optional
-        Parameters that keep a value: ``{name or index: value}``, with a number or shape (k,) as the value, or True for
-        those that keep the values of `x0`. Booleans may also have shape (k, n).
+        Parameters to keep fixed: ``{name or index: value}``, with a number or shape (k,) as the value; or booleans,
+        True for parameters that keep their values in `x0`.
     loss : {"linear", "huber", "soft_l1", "cauchy", "arctan", "tukey", "poisson"}
         The robust losses of :func:`levenberg_marquardt`, or ``"poisson"`` for counts: `cost` is then
-        ``sum(w*(model - data + data*log(data/model)))``, half the deviance, whose minimum is the most likely model;
-        `cov` is the inverse of the Fisher information. A trial point with a model <= 0 is not taken.
+        ``sum(w*(model - data + data*log(data/model)))``, half the deviance, which is least for the maximum-likelihood
+        model; `cov` is the inverse of the Fisher information. A trial point where the model is <= 0 is rejected.
     f_scale : float or array_like, shape (k,)
-        C of a robust loss.
+        The scale C of a robust loss.
     ftol, xtol, gtol : float, optional
-        See `status`. 1e-10, 1e-10 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
+        Tolerances: see `status`. Defaults: 1e-10, 1e-10 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
     max_iterations : int
-        Limit of trial points of each problem, the start not counted.
+        The most trial points for each problem, not counting the start.
     polish : bool
-        Whether to finish with undamped steps as long as they shrink: all digits, for about two more trial points.
+        Whether to finish with undamped steps as long as they shrink. This gives all digits, for about two more trial
+        points.
     covariance : bool
-        Whether `cov` and `x_std` are wanted; with robust losses those of the sandwich estimate.
+        Whether to compute `cov` and `x_std`; with robust losses by the sandwich estimate.
     starts : int or array_like, shape (s, n) or (s, k, n), optional
-        Other starts beside `x0`, run in the same batch; each problem gets the best of its fits. A number takes so many
-        from a Latin hypercube, as in :func:`levenberg_marquardt`. `data` are copied for each.
+        More starts besides `x0`, run in the same batch; each problem gets the best of its fits. A number draws this
+        many starts from a Latin hypercube, as in :func:`levenberg_marquardt`. `data` are copied for each start.
     seed : int
-        Of these, in [0, 2**64).
+        The seed of these starts, in [0, 2**64).
 
     Returns
     -------
     Batch
         Arrays with a row for each problem: `x` (k, n), `cost` (k,), `nit` (k,) the trial points, `success` (k,),
         `status` (k,), with ``covariance=True`` also `cov` (k, n, n) and `x_std` (k, n); and `message`. With `starts`
-        these are of the fit of least cost, of those that have converged if any has, and `local_results` has all of them
-        with one more axis in front, of s + 1. With r the
-        weighted residuals, J their Jacobian and D the largest norms of its columns so far, `status` is
+        these are the results of the fit with the lowest cost, among those that have converged if there are any;
+        `local_results` has all fits, along a new first axis of length s + 1. With r the weighted residuals, J their
+        Jacobian and D the largest norms of its columns so far, `status` is
 
         == =======================================================================
         1  ``|J_j.r| <= gtol |J_j| |r|`` for all columns j that no bound holds
@@ -402,21 +403,21 @@ def levenberg_marquardt_batch(
         4  2 and 3
         5  no step changes x
         0  `max_iterations` trial points
-        -3 residuals or Jacobian at the start are not finite; `x` is `x0` then
+        -3 residuals or Jacobian at the start are not finite; `x` is then `x0`
         -4 the loss is "tukey", and every residual is beyond `f_scale` at the start
         == =======================================================================
 
-        `cov` and `x_std` are infinite if the Jacobian does not have full rank or, without `absolute_sigma`, no degree
-        of freedom is left. They are zero for fixed parameters, and ignore bounds.
+        `cov` and `x_std` are infinite if the Jacobian does not have full rank or, without `absolute_sigma`, there are
+        no degrees of freedom. They are zero for fixed parameters, and ignore bounds.
 
     Raises
     ------
     NotImplementedError
-        If `data` are on a CUDA device, and an argument is for data on the CPU.
+        If `data` are on a CUDA device, and an argument is only supported on the CPU.
     TypeError, ValueError
         If an argument has a wrong type, shape or range or is on another device, or there are fewer points than free
-        parameters, or the model does what cannot be recorded: the message then names its line. Non-finite data are no
-        error: that problem ends with status -3.
+        parameters, or the model does something that cannot be recorded: the message then names the line. Non-finite
+        data are not an error: that problem ends with status -3.
 
     References
     ----------
@@ -436,7 +437,7 @@ def levenberg_marquardt_batch(
            [5., 2., 1.],
            [5., 3., 1.]]))
 
-    A model of one's own:
+    A custom model:
 
     >>> def stretched(x, a, tau, beta):
     ...     return a * np.exp(-((x / tau) ** beta))
@@ -448,7 +449,7 @@ def levenberg_marquardt_batch(
            [2. , 0.8, 1.5]])
     """
     if _batch_device.is_on_device(data):
-        # Programs of functions are run by the CPU's lanes, and these arguments are worked out on the host, in NumPy.
+        # Functions run only on the CPU, and these arguments are processed on the host, in NumPy.
         if callable(model):
             raise NotImplementedError("model: a function is for data on the CPU, not on a CUDA device")
         for name, value in (("sigma", sigma), ("mask", mask), ("nan_policy", nan_policy), ("starts", starts)):
@@ -529,7 +530,7 @@ def levenberg_marquardt_batch(
         every = np.concatenate([wide[None], more])
 
     def for_each(array: arguments.Array | None, dimensions: int) -> arguments.Array | None:
-        """Once more for each start, if it has a row for each problem."""
+        """Repeats the array for each start, if it has a row for each problem."""
         if every is None or array is None or array.ndim < dimensions:
             return array
         return np.ascontiguousarray(np.tile(array, (len(every), *[1] * (dimensions - 1))))

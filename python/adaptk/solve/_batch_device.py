@@ -1,4 +1,4 @@
-"""Batches of fits whose data are on a CUDA device: the kernels for built-in models, with the bits of the CPU's."""
+"""Batches of fits whose data are on a CUDA device: kernels for built-in models, bitwise identical to the CPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_on_device(x: Any) -> bool:
 
 
 def refuse(**arguments: Any) -> None:
-    """Raise for what is on a device, beside data on the CPU."""
+    """Raise if an argument is on a device while data are on the CPU."""
     for name, value in arguments.items():
         values = (
             value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else (value,)
@@ -30,14 +30,14 @@ def refuse(**arguments: Any) -> None:
 
 
 def _is_array(x: Any) -> bool:
-    """What is somewhere, and so has to be where the data are; numbers and sequences of them are nowhere."""
+    """Whether x is an array, which must be on the device of the data; numbers and sequences of them are not."""
     if isinstance(x, (list, tuple)):
         return any(map(_is_array, x))
     return any(hasattr(x, name) for name in ("__dlpack__", "__array_interface__", "__cuda_array_interface__"))
 
 
 def _row(value: Any, name: str, like: Any, shape: Sequence[int]) -> Any:
-    """An array as it is; numbers as a row on the device."""
+    """An array unchanged, or numbers as a row on the device."""
     if value is None or _is_array(value):
         return value
     try:
@@ -58,7 +58,7 @@ def _bounds(bounds: Any, n: int, like: Any) -> tuple[Any, Any]:
         low, high = bounds
     except (TypeError, ValueError):
         raise ValueError(f"bounds: expected a pair (lower, upper) of numbers or of shape {(n,)} or (k, {n})") from None
-    # A number beside an array has the shape of it.
+    # A number takes the shape of an array that is given with it.
     for number, array in ((low, high), (high, low)):
         if not _is_array(number) and np.ndim(number) == 0 and _is_array(array):
             filled = _backend.full(like, tuple(array.shape), float(number))
@@ -74,17 +74,18 @@ def _fixed(fixed: Any, names: Sequence[str], n: int, x0: Any) -> tuple[np.ndarra
     keep = np.zeros(n, np.uint8)
     if isinstance(fixed, Mapping):
         if _is_array(x0):
-            # It would be changed in place, or copied by whatever library it belongs to.
+            # Otherwise it would be changed in place, or copied by the library it belongs to.
             raise NotImplementedError("fixed: values beside an x0 on a device; put them into x0, and give booleans")
         x0 = list(x0)
         for key, value in fixed.items():
             if _is_array(value):
-                # Starts are made on the host; a number on the device would be waited for.
+                # Starts are made on the host, which would have to wait for a number on the device.
                 raise NotImplementedError(f"fixed[{key!r}]: beside data on a device it has to be a number")
             j = index(key, n, names, "fixed")
             x0[j], keep[j] = float(value), 1
         return keep, x0
-    # How many are fixed decides, before anything is written, whether the points suffice: known on the host alone.
+    # The number of fixed parameters must be known on the host, to check before anything is written that there are
+    # enough points.
     if isinstance(fixed, (list, tuple)) and len(fixed) != n:
         raise ValueError(f"fixed: {len(fixed)} booleans, expected {n}, one for each parameter")
     if not isinstance(fixed, (list, tuple)) or not all(isinstance(b, bool) for b in fixed):
@@ -109,7 +110,7 @@ def fit(
     covariance: bool,
 ) -> Batch:
     """The fits; `grid(shape, dtype, inputs)` makes coordinates."""
-    # Polynomials and rational functions have any number of parameters, and a kernel's registers are for one number.
+    # Polynomials and rational functions have any number of parameters, but a kernel is compiled for one number.
     if not _core.has_batch_kernel(choice):
         raise NotImplementedError(f"model: {model!r} has no kernel for data on a CUDA device; copy them to the CPU")
     _, n, inputs, _, _ = choice

@@ -1,4 +1,4 @@
-"""Whether derivatives belong to their functions, by differences."""
+"""Check by differences whether derivatives belong to their functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOLERANCE = 1e-3
 
 
 def _python(f: Any, kind: str, x: arguments.Array, m: int) -> Callable[[arguments.Array], Any]:
-    """A compiled function, given by its address, as one of Python."""
+    """A compiled function, given by its address, as a Python function."""
     address, user = f
     size, n = x.dtype.itemsize, x.size
     result, parameters = arguments._signatures(size, kind)
@@ -49,7 +49,7 @@ def _bind(f: Any, kind: str, x: arguments.Array, args: tuple[Any, ...], m: int =
 def _compare(
     fun: Callable[[arguments.Array], Any], derivative: Callable[[arguments.Array], Any], x: arguments.Array, name: str
 ) -> Result:
-    """The worst element of `derivative`, (rows, n) or (n,), by central differences of `fun`."""
+    """The worst element of `derivative`, (rows, n) or (n,), compared with central differences of `fun`."""
     at = x.astype(np.float64)
 
     def values(point: arguments.Array) -> arguments.Array:
@@ -110,9 +110,9 @@ def check_derivatives(fun: Any, x0: Any, args: Any = (), *, jac: Any, hess: Any 
     fun : callable
         ``fun(x, *args)`` returns a number, or residuals of shape (m,).
     x0 : array_like, shape (n,)
-        The point. One where derivatives vanish, such as a minimum or all zeros, shows less than another.
+        The point. A point where derivatives vanish, such as a minimum or all zeros, shows less than others.
     args : tuple
-        More arguments of the functions.
+        Additional arguments of the functions.
     jac : callable or True
         The gradient, shape (n,), or Jacobian, shape (m, n); ``True``: `fun` returns the pair (value, gradient).
     hess : callable, optional
@@ -121,9 +121,10 @@ def check_derivatives(fun: Any, x0: Any, args: Any = (), *, jac: Any, hess: Any 
     Returns
     -------
     Result
-        `success`: whether all elements agree within a thousandth and the uncertainty of the differences, which two
-        step sizes show; `message`; and of the worst element `where` (its index), `given`, `differences` and `relative`,
-        their relative difference. If `hess` is given and `jac` agrees, these are of the Hessian.
+        `success`: whether all elements agree within a thousandth plus the uncertainty of the differences, estimated
+        from two step sizes; `message`; and for the worst element `where` (its index), `given`, `differences`, and
+        `relative`, the relative difference of these two. If `hess` is given and `jac` agrees, these describe the
+        Hessian.
 
     Raises
     ------

@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 
 def _definite(m: Array) -> bool:
-    """Safely, as the solver itself asks it of the same matrix."""
+    """Whether m is safely positive definite, by the same criterion as in the solver."""
     try:
         return bool(np.linalg.cholesky(m).diagonal().min() > 0.1)
     except np.linalg.LinAlgError:
@@ -27,8 +27,8 @@ def sandwich(result: Fit, known: bool, robust: tuple[Array, Array, Array] | None
     """Put ``A^-1 B A^-1`` into the result, times ``m / (m - n)`` unless the variance is `known`.
 
     For squares ``A = J'J`` and ``B = J' diag(r^2) J``. `robust` are weights, psi' and psi of the residuals: then
-    ``A = J' diag(psi') J`` and ``B = J' diag(psi^2) J``; the positive weights are in the place of psi' where that
-    leaves A not safely positive definite. J is not squared: ``diag(weight)^(1/2) J D^-1 = Q R``.
+    ``A = J' diag(psi') J`` and ``B = J' diag(psi^2) J``; the positive weights replace psi' if A is not safely positive
+    definite otherwise. J is not squared: ``diag(weight)^(1/2) J D^-1 = Q R``.
     """
     j = np.asarray(result.jac, dtype=np.float64)
     m, n = j.shape
@@ -45,7 +45,7 @@ def sandwich(result: Fit, known: bool, robust: tuple[Array, Array, Array] | None
         weight, curvature, score = robust
         share = np.divide(curvature, weight, out=np.zeros(m), where=weight > 0)
         middle = (q.T * share) @ q
-        # Rows of weight 0 have a psi all the same, so that Q' is of no use here.
+        # Rows of weight 0 still have a psi, so Q' cannot be used here.
         rows = np.linalg.solve(r.T, (j / scale).T)
         if _definite(middle):
             rows = np.linalg.solve(middle, rows)
@@ -65,8 +65,9 @@ def of_products(
 ) -> tuple[Array, Array]:
     """The covariance and the standard deviations of a fit whose Jacobian is not factored, float64.
 
-    ``gram(c)`` is ``J' diag(c) J``. `robust` as in :func:`sandwich`, which is also what `white` asks for. J is squared,
-    in units of its columns' norms: one whose rank is full by less than the root of its rounding counts as singular.
+    ``gram(c)`` is ``J' diag(c) J``. `robust` is as in :func:`sandwich`; `white` also selects the sandwich estimate. J
+    is squared, with columns scaled to norm 1, so a J that has full rank by less than the root of its rounding counts as
+    singular.
     """
     weight = np.ones(residuals.size) if robust is None else robust[0]
     a = gram(weight)

@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 
 
 class CurveFit(tuple[Any, ...]):
-    """What :func:`curve_fit` returns: the tuple that SciPy's does, with the fit behind it.
+    """The result of :func:`curve_fit`: the tuple that SciPy's returns, with the fit as an attribute.
 
     It unpacks as ``popt, pcov`` (with ``full_output=True`` as ``popt, pcov, infodict, mesg, ier``), and is printed as a
     table of the parameters.
@@ -72,7 +72,7 @@ class CurveFit(tuple[Any, ...]):
         return self.fit.confidence_intervals(level)
 
     def conf_interval(self, level: float = 0.95, parameters: Any = None) -> Array:
-        """Intervals by profile likelihood, of parameters by name or index: see :meth:`Fit.conf_interval`."""
+        """Intervals by profile likelihood, for parameters by name or index: see :meth:`Fit.conf_interval`."""
         return _profile.conf_interval(self.fit, level, parameters, self.names)
 
     def profile(self, parameter: str | int, level: float = 0.99, points: int = 21) -> Result:
@@ -85,7 +85,7 @@ class CurveFit(tuple[Any, ...]):
         Parameters
         ----------
         level : float
-            Of the intervals, in (0, 1).
+            The level of the intervals, in (0, 1).
 
         Returns
         -------
@@ -113,25 +113,25 @@ class CurveFit(tuple[Any, ...]):
         return self.summary()
 
     def predict(self, x: Any, level: float | None = None, *, new: bool = False, sigma: Any = None) -> Any:
-        """The model at `x`, and bands of confidence around it.
+        """The model at `x`, and confidence bands around it.
 
         Parameters
         ----------
         x : array_like
-            As `xdata` was.
+            Points in the form of `xdata`.
         level : float, optional
-            Of the bands, in (0, 1).
+            The level of the bands, in (0, 1).
         new : bool
-            Whether the bands are for a new measurement, with the scatter of the data, and not for the curve.
+            Whether the bands are for a new measurement, and include the scatter of the data, or for the curve.
         sigma : array_like, optional
-            The standard deviations of new measurements, as `sigma` of :func:`curve_fit`. Needed with ``new=True`` if
-            that was given.
+            The standard deviations of new measurements, like `sigma` of :func:`curve_fit`. Required with ``new=True``
+            if the fit was given a `sigma`.
 
         Returns
         -------
         ndarray, or (ndarray, ndarray, ndarray)
-            The values; with `level` also the lower and the upper band. The bands are those of the model made linear in
-            its parameters. Real and imaginary parts of a complex model each have theirs.
+            The values; with `level` also the lower and the upper band. The bands are those of the model linearised in
+            its parameters. For a complex model, real and imaginary parts have separate bands.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class CurveFit(tuple[Any, ...]):
         if level is None:
             return value
         level = level_of(level)
-        # Central differences, by steps that are small beside the standard deviations.
+        # Central differences, with steps that are small relative to the standard deviations.
         slope = np.zeros((value.size, self.popt.size), dtype=value.dtype)
         for k in np.flatnonzero(self.x_std):
             std = self.x_std[k] if np.isfinite(self.x_std[k]) else 0.0
@@ -181,9 +181,9 @@ class CurveFit(tuple[Any, ...]):
         axes : matplotlib Axes, optional
             Where to draw. A new figure by default.
         level : float
-            Of the band, in (0, 1).
+            The level of the band, in (0, 1).
         points : int
-            Of the curve.
+            The number of points of the curve.
 
         Returns
         -------
@@ -192,7 +192,7 @@ class CurveFit(tuple[Any, ...]):
         Raises
         ------
         ImportError
-            Without matplotlib.
+            If matplotlib is not installed.
         ValueError
             If `xdata` is not 1-D.
         """
@@ -218,7 +218,7 @@ class CurveFit(tuple[Any, ...]):
 
 
 def _parameters(f: Callable[..., Any], count: int | None) -> tuple[str, ...]:
-    """Names from the signature, or p0, p1, ... of as many as `count`."""
+    """Names from the signature, or `count` names p0, p1, ..."""
     try:
         parameters = list(inspect.signature(f).parameters.values())
     except (TypeError, ValueError):
@@ -232,7 +232,7 @@ def _parameters(f: Callable[..., Any], count: int | None) -> tuple[str, ...]:
 
 
 def _start(bounds: Any, n: int) -> Array:
-    """SciPy's: 1, or the middle of the bounds, or 1 inside of the only one."""
+    """SciPy's default: 1, or the middle of the bounds, or 1 inside the bound if there is only one."""
     if bounds is None:
         return np.ones(n)
     if hasattr(bounds, "lb"):
@@ -257,7 +257,7 @@ def _values(value: Any) -> Array:
 
 
 def _data(value: Any, name: str) -> Any:
-    """An array of numbers, with its mask if it has one; anything else as it is."""
+    """An array of numbers, with its mask if it has one; anything else unchanged."""
     if not isinstance(value, (list, tuple, np.ndarray)) and not hasattr(value, "__array__"):
         return value
     array = value if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
@@ -267,7 +267,7 @@ def _data(value: Any, name: str) -> Any:
 
 
 def _left_out(x: Any, y: Array, sigma: Array | None, mask: Any, omit: bool) -> Array:
-    """The points that do not count: of the mask, masked in the data, and with `omit` those with NaN."""
+    """The points to leave out: those in `mask`, those masked in the data, and with `omit` those with NaN."""
     m = y.size
     out = np.zeros(m, dtype=bool) if mask is None else _rows.mask_of(mask, np.shape(y)).ravel().copy()
     out |= np.ma.getmaskarray(y).ravel()
@@ -306,7 +306,7 @@ def _whiten(sigma: Array | None) -> tuple[Array | None, Array | None]:
 
 
 def _named(name: str, p0: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """A built-in model of batches, and its derivatives, as functions of points and parameters."""
+    """A built-in model of `levenberg_marquardt_batch`, and its derivatives, as functions of points and parameters."""
     known = [model for model in _batch.BATCH_MODELS if model != "rational"]
     if name not in known:
         raise ValueError(f"f: expected a callable, or one of {', '.join(map(repr, known))}, got {name!r}")
@@ -357,25 +357,26 @@ def curve_fit(
     ----------
     f : callable or str
         ``f(xdata, p0, p1, ...)`` returns the model at the points, shape (m,). Or the name of a model of
-        :func:`levenberg_marquardt_batch`, such as ``"gaussian"``, which brings exact derivatives; `xdata` of one with
-        two coordinates has shape (2, m), and a ``"polynomial"`` has as many coefficients as `p0`.
+        :func:`levenberg_marquardt_batch`, such as ``"gaussian"``, which has exact derivatives. For a model with two
+        coordinates `xdata` has shape (2, m); a ``"polynomial"`` has as many coefficients as `p0`.
     xdata : array_like or object
-        The points, passed to `f`: an array as float64, anything else as it is.
+        The points, passed to `f`: arrays as float64, anything else unchanged.
     ydata : array_like, shape (m,)
         The data. If they are complex, the real and imaginary parts of the differences are fitted. Points that are
-        masked in a masked array, here, in `xdata` or in `sigma`, are left out.
+        masked in `ydata`, `xdata` or `sigma`, if these are masked arrays, are left out.
     p0 : array_like, shape (n,), optional
         The start. By default 1 for each parameter in the signature of `f`, or the middle of its bounds.
     sigma : float or array_like, shape (m,) or (m, m), optional
         Standard deviations of the data, or their covariance.
     absolute_sigma : bool
-        Whether `sigma` is in the units of the data, and not only right up to a factor. Then `pcov` is not scaled.
+        Whether `sigma` is in the units of the data; then `pcov` is not scaled. Otherwise only the ratios of `sigma`
+        matter.
     check_finite : bool, optional
         Whether NaN and infinity in the data raise ValueError. Default True, unless `nan_policy` is given.
     bounds : (lower, upper), optional
         Numbers or shape (n,) each, or an object with ``lb`` and ``ub``.
     method : {"lm", "trf", "dogbox"}, optional
-        Accepted for SciPy's sake; the method is :func:`levenberg_marquardt`'s, with or without bounds.
+        Accepted for compatibility with SciPy; the method is always :func:`levenberg_marquardt`.
     jac : callable or {"2-point", "3-point", "cs"}, optional
         ``jac(xdata, p0, p1, ...)`` returns the derivatives of `f` by its parameters, shape (m, n).
     full_output : bool
@@ -383,16 +384,17 @@ def curve_fit(
     nan_policy : {"raise", "omit"}, optional
         What to do with NaN in the data: raise ValueError, or leave those points out.
     fixed : dict or array_like of bool, optional
-        Parameters that keep a value: ``{name or index: value}``, or shape (n,), True for those that keep that of `p0`.
+        Parameters to keep fixed: ``{name or index: value}``, or shape (n,), True for those that keep their value in
+        `p0`.
     ties : dict, optional
-        Parameters that follow from others: ``{name or index: function}``. A function whose arguments are called like
-        parameters gets these, such as ``{"width_2": lambda width_1: 2 * width_1}``; any other gets all parameters,
-        shape (n,). A tie may use those before it.
+        Parameters that are computed from others: ``{name or index: function}``. A function whose arguments have names
+        of parameters gets these, such as ``{"width_2": lambda width_1: 2 * width_1}``; any other gets all parameters,
+        shape (n,). A tie may use ties before it.
     mask : array_like of bool, shape (m,), optional
         True for points that are left out, as in :mod:`numpy.ma`.
     **options
-        More arguments of :func:`levenberg_marquardt`, such as `loss`, `f_scale`, `ftol`, `xtol`, `gtol` and `max_nfev`
-        (or ``maxfev``).
+        Additional arguments of :func:`levenberg_marquardt`, such as `loss`, `f_scale`, `ftol`, `xtol`, `gtol` and
+        `max_nfev` (or ``maxfev``).
 
     Returns
     -------

@@ -83,7 +83,7 @@ class _Model(Trace):
 
 
 class _Value(Value):
-    """A value of a point, or one that follows from the parameters alone, while a model is traced."""
+    """A value at a point, or one that depends only on the parameters, while a model is traced."""
 
     __slots__ = ()
 
@@ -146,7 +146,7 @@ _sin, _cos, _arctan = map(_unary, ("sine", "cosine", "arc_tangent"))
 
 
 def _log1p(x: Any) -> Any:
-    # What 1 + x is rounded by is in the factor too (Goldberg 1991, theorem 4).
+    # The factor has the same rounding error of 1 + x (Goldberg 1991, theorem 4).
     u = 1 + x
     return where(u == 1, x, _log(u) * (x / where(u == 1, 1.0, u - 1)))
 
@@ -183,7 +183,7 @@ def _power(base: Any, exponent: Any) -> Any:
 
 
 def _power_of_any(base: Any, exponent: Any, of_zero: Any) -> Any:
-    # Of a base of 0 the derivatives are 0, as those of (x / p) ** q are at x = 0, and not the NaN of 0 / 0.
+    # For a base of 0 the derivatives are 0, like those of (x / p) ** q at x = 0, and not the NaN of 0 / 0.
     none = base == 0
     return where(none, of_zero, _exp(exponent * _log(where(none, 1.0, base))))
 
@@ -247,7 +247,7 @@ Term = Any
 
 @dataclass(frozen=True)
 class _Side:
-    """`term` where the condition is `holds`, else 0, whatever `term` may be there: NaN too."""
+    """`term` where the condition equals `holds`, else 0, even if `term` is NaN there."""
 
     condition: Value
     holds: bool
@@ -287,7 +287,7 @@ def _sum(terms: list[Term]) -> Term:
 
 
 def _pull(op: str, value: Value, x: Sequence[Value], along: Term) -> list[Term]:
-    """Of each operand, given those of the result."""
+    """The derivatives by each operand, given those by the result."""
     if op == "add":
         return [along, along]
     if op == "subtract":
@@ -326,7 +326,7 @@ def _pull(op: str, value: Value, x: Sequence[Value], along: Term) -> list[Term]:
 
 
 def _gradient(trace: Trace, element: bool, root: int, leaf: str) -> dict[int, Term]:
-    """By the first operand of the leaves of this kind."""
+    """The gradient by the leaves of this kind, indexed by their first operand."""
     nodes = list(trace.elements if element else trace.scalars)
     terms: dict[int, list[Term]] = defaultdict(list)
     terms[root].append(1.0)
@@ -389,7 +389,7 @@ def _program(trace: Trace, n: int, inputs: int, outputs: list[int]) -> Program:
     elements, scalars = list(trace.elements), list(trace.scalars)
 
     def reached(nodes: Sequence[Any], roots: Sequence[int]) -> list[int]:
-        """Those that the roots are made of, in their order."""
+        """The nodes that the roots depend on, in order."""
         seen = set(roots)
         for i in range(len(nodes) - 1, -1, -1):
             if i in seen:
@@ -428,7 +428,7 @@ def _program(trace: Trace, n: int, inputs: int, outputs: list[int]) -> Program:
             continue
         operands = operands[: _arity(op)]
         used = [where_is[k] for k in operands]
-        # An element of the result depends on the same element of the operands alone, so it may take their place.
+        # An element of the result depends only on the same element of the operands, so it may overwrite them.
         free += [where_is[k] for k in dict.fromkeys(operands) if last[k] == i and elements[k][0] not in _LEAVES]
         if not free:
             free.append(first_input + inputs + slots)

@@ -1,4 +1,4 @@
-"""Methods that take gradients only: nonlinear conjugate gradients and steepest descent."""
+"""Methods that only use gradients: nonlinear conjugate gradients and steepest descent."""
 
 from __future__ import annotations
 
@@ -81,23 +81,23 @@ def conjugate_gradient(
     x0 : array_like, shape (n,)
         The start; float32, or anything real that converts to float64.
     args : tuple
-        More arguments of the functions.
+        Additional arguments of the functions.
     jac : callable, compiled function, True or {"2-point", "3-point", "cs"}, optional
         The gradient, shape (n,). ``True``: `fun` returns the pair (value, gradient). Compiled:
-        ``void (int n, const double *x, double *g, void *user)``. The default are one-sided differences.
+        ``void (int n, const double *x, double *g, void *user)``. By default, one-sided differences.
     beta : {"hz", "pr+", "fr", "hs", "dy"}
-        Hager and Zhang's CG_DESCENT with its approximate Wolfe search; Polak, Ribiere and Polyak's, kept >= 0;
-        Fletcher and Reeves's; Hestenes and Stiefel's; Dai and Yuan's; these with a strong Wolfe search.
+        Hager and Zhang's CG_DESCENT with its approximate Wolfe search; or, with a strong Wolfe search, the formula of
+        Polak, Ribiere and Polyak, kept >= 0, of Fletcher and Reeves, of Hestenes and Stiefel, or of Dai and Yuan.
     gtol : float, optional
-        See `status`. 1e-10 (steepest descent: 1e-8); for float32 1e-6. With differences gtol is not below
-        their own error. `tol` is another name for it.
+        Tolerance: see `status`. Default 1e-10 (steepest descent: 1e-8), for float32 1e-6, and with differences not
+        below their error. `tol` is another name for it.
     maxiter : int, optional
         ``max(10000, 200 n)``.
     vectorized : bool
         Whether `fun` takes a stack of points, shape (k, n), and returns (k,); differences are then one call.
     rel_step, typical : float or array_like, optional
-        Differences step by ``rel_step * max(|x|, typical)``. `typical` is ``|x0|``, or 1 where that is 0. Without
-        `rel_step` they become longer where rounding hides what `fun` changes, for a `typical` of 1 at most.
+        Differences step by ``rel_step * max(|x|, typical)``. `typical` is by default ``|x0|``, or 1 where that is 0.
+        Without `rel_step`, steps become longer if rounding hides the change of `fun`, up to those for a `typical` of 1.
     check_derivatives : bool
         Whether to compare `jac` with central differences at `x0` first, and raise ValueError with the worst element if
         one is wrong.
@@ -118,15 +118,15 @@ def conjugate_gradient(
         the run:
 
         == =======================================================================
-        1  ``|g|_inf <= gtol G``, and what is left of the way is at most a thousandth of the path so far, by the length
-           and the curvature of the last two steps
+        1  ``|g|_inf <= gtol G``, and the remaining distance, estimated from the length and the curvature of the last
+           two steps, is at most a thousandth of the path so far
         5  no step along -g lowers f by more than its rounding
         0  `maxiter` iterations
         -1 the callback stopped it
         -2 time limit reached
         -3 the value or the gradient is not finite at the start, or however short the step
         -6 f is -inf
-        -9 as 5 with a gradient that is not small, and differences of `fun` contradict it
+        -9 as 5, but the gradient is not small and differences of `fun` contradict it
         == =======================================================================
 
     Raises
@@ -186,9 +186,9 @@ def steepest_descent(
     fun, x0, args, jac
         As in :func:`conjugate_gradient`.
     line_search : {"wolfe", "exact", "bb"}
-        Strong Wolfe conditions; the exact minimiser along the gradient if `fun` is quadratic, for one more
-        gradient (otherwise a Wolfe search starts from it); or Barzilai and Borwein's steps, under the largest of the
-        last ten values.
+        Strong Wolfe conditions; the exact minimiser along the gradient if `fun` is quadratic, at the cost of one more
+        gradient (otherwise a Wolfe search starts from it); or Barzilai and Borwein's steps, with values below the
+        largest of the last ten.
     gtol, tol, maxiter, vectorized, rel_step, typical, check_derivatives, hess, hessp, bounds, constraints
         As in :func:`conjugate_gradient`.
     callback, disp, history, max_seconds

@@ -1,4 +1,4 @@
-"""Quasi-Newton methods of limited memory: L-BFGS, and L-BFGS-B with bounds."""
+"""Limited-memory quasi-Newton methods: L-BFGS, and L-BFGS-B with bounds."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ __all__ = ["lbfgs"]
 Array = arguments.Array
 _DECREASE, _CURVATURE = 1e-4, 0.9
 _MOST_TRIALS = 40
-# A small gradient is that of a minimum if the next step is as small beside the path, and either so small beside x or
-# the path, or promises so little of |f|: in units of the root of eps.
+# A small gradient is that of a minimum if the next step is small enough relative to the path so far, and in addition
+# either small relative to x or the path, or predicts a small enough fall of |f|: the last two in units of the root of
+# eps.
 _LEFT_OF_THE_WAY = 1e-3
 _SMALL_STEP, _SMALL_PROMISE = 1.0, 1e-2
-# Of |f|: how far it promises to fall if x doubles, where that is worth a try.
+# The predicted fall for a doubling of x, as a fraction of |f|, from which it is worth a try.
 _SLOPE_OUTWARD = 1e-3
 
 
@@ -47,7 +48,7 @@ class _Function:
             self.relative = rel.astype(np.float64)
         own = np.where(x != 0, np.abs(x), 1.0) if typical is None else np.broadcast_to(typical, x.shape)
         self.typical = own.astype(np.float64)
-        # Of differences: whether their steps may become longer, and whether a variable has no say here.
+        # For differences: whether their steps may become longer, and whether a variable has no effect here.
         self.measured, self.silent = rel is None, np.zeros(x.size, bool)
         self.nfev = self.njev = 0
         self.lower: Any = -np.inf
@@ -88,7 +89,7 @@ class _Function:
         return steps
 
     def rounding_of_gradient(self, x: Array, value: float) -> float:
-        """What the rounding of values can make of a derivative; 0 without differences of values."""
+        """The error of a derivative from rounding of values; 0 without differences of values."""
         if self.differences not in (1, 2):
             return 0.0
         return float(np.finfo(self.dtype).eps) * abs(value) / float(self._steps(x.astype(np.float64)).min())
@@ -118,10 +119,10 @@ class _Function:
         return g.astype(self.dtype)
 
     def _measure(self, x: Array, value: float, k: int, before: float) -> float:
-        """The slope by longer and longer steps, where rounding hides what a difference is to see.
+        """The slope by longer and longer steps, if rounding hides the difference.
 
-        At a maximum, a saddle or a minimum f changes with the square of the step, and ``|x_k|`` does not say over what
-        length: near zero it may be far too short. What is found is typical of the variable from then on.
+        At a maximum, a saddle or a minimum f changes with the square of the step, and ``|x_k|`` does not show over what
+        length: near zero it may be far too short. The length found is the typical size of the variable from then on.
         """
         size = max(abs(float(x[k])), float(self.typical[k]))
         most = max(1.0, size)
@@ -141,7 +142,7 @@ class _Function:
                 length = h * math.sqrt(abs(value) / change) if change < abs(value) else h
                 if length > 2 * size:
                     self.typical[k] = 2.0 ** math.floor(math.log2(min(length, most)))
-                # A top: the way out has a slope, if rounding hides that at x.
+                # A maximum: there is a slope away from it, even if rounding hides it at x.
                 if rise < 0 and fall < 0 and abs(rise - fall) <= 8 * self.eps * abs(value):
                     return fall / float(down[k] - x[k]) if x[k] < 0 else rise / float(up[k] - x[k])
                 return (rise - fall) / float(up[k] - down[k])
@@ -161,7 +162,7 @@ class _Memory:
         self.s, self.y, self.theta = self.s[:0], self.y[:0], 1.0
 
     def add(self, s: Array, y: Array) -> None:
-        """Only a pair of positive curvature, beyond rounding."""
+        """Add a pair, if its curvature is positive beyond rounding."""
         curvature, squares = float(s @ y), float(y @ y)
         if not curvature > np.finfo(s.dtype).eps * math.sqrt(float(s @ s) * squares):
             return
@@ -199,10 +200,10 @@ class _Memory:
 def _cauchy_point(
     x: Array, g: Array, low: Array, high: Array, breaks: Array, theta: float, w: Array, m: Array
 ) -> Array:
-    """The first minimum of the model along -g, where each variable stops at its bound, at its own break.
+    """The first minimum of the model along -g, where each variable stops at its bound, its breakpoint.
 
-    With d the steps of what still moves after the break t, G their squares, p = W'd and c = W'(x(t) - x), the slope is
-    -G + theta t G - p'Mc and the curvature theta G - p'Mp: sums over the sorted breaks.
+    With d the steps of the variables that still move after breakpoint t, G their squares, p = W'd and c = W'(x(t) - x),
+    the slope is -G + theta t G - p'Mc and the curvature theta G - p'Mp: sums over the sorted breakpoints.
     """
     moving = np.flatnonzero(breaks > 0)
     order = moving[np.argsort(breaks[moving], kind="stable")]
@@ -213,7 +214,7 @@ def _cauchy_point(
     end = np.append(t[:stops], np.inf)
 
     def after(terms: Array) -> Array:
-        """Sums of what still moves, in each segment."""
+        """Sums over the variables that still move, in each segment."""
         total = np.concatenate([np.cumsum(terms[::-1], axis=0)[::-1], np.zeros((1, *terms.shape[1:]))])
         return np.asarray(total[: stops + 1])
 
@@ -235,7 +236,7 @@ def _cauchy_point(
 
 
 def _toward_minimum(x: Array, g: Array, low: Array, high: Array, memory: _Memory) -> Array:
-    """The minimum of the quadratic model within the bounds, of those that the Cauchy point leaves free.
+    """The minimum of the quadratic model within the bounds, over the variables that are free at the Cauchy point.
 
     Byrd, Lu, Nocedal and Zhu 1995, Cauchy point and direct primal method; Morales and Nocedal 2011, the projection.
     """
@@ -270,7 +271,7 @@ def _toward_minimum(x: Array, g: Array, low: Array, high: Array, memory: _Memory
 class _Search:
     """Strong Wolfe conditions by cubic interpolation (Nocedal and Wright, algorithms 3.5 and 3.6).
 
-    Where rounding hides the decrease, Hager and Zhang's approximate conditions count.
+    If rounding hides the decrease, Hager and Zhang's approximate conditions are used.
     """
 
     def __init__(self, f: _Function, x: Array, d: Array, value: float, slope: float, most: float, clip: Any) -> None:
@@ -295,7 +296,7 @@ class _Search:
         return value <= self.value + self.noise and (2 * _DECREASE - 1) * self.slope >= slope >= _CURVATURE * self.slope
 
     def run(self, first: float) -> Any:
-        """The trial that satisfies them, else the lowest one that is lower than the start, else None."""
+        """The trial that satisfies the conditions, else the lowest one below the start, else None."""
         low: Any = (0.0, self.value, self.slope, self.x, None)
         high: Any = None
         best: Any = None
@@ -307,7 +308,7 @@ class _Search:
                 best = t
             if t[1] == -math.inf or self.enough(t):
                 return t
-            # Where rounding hides what f should have fallen, a slope that grows no flatter says that it falls on.
+            # If rounding hides the expected fall of f, a slope that does not get flatter shows that f is still falling.
             hidden = t[1] <= self.value + self.noise and t[2] <= 0.9 * low[2]
             no_lower = low[0] > 0 and t[1] >= low[1] and not hidden
             if not t[1] <= self.value + _DECREASE * a * self.slope + self.noise or no_lower:
@@ -346,7 +347,7 @@ class _Search:
 def _contradicted(
     f: _Function, x: Array, d: Array, value: float, slope: float, clip: Any
 ) -> tuple[float, float] | None:
-    """The slopes (claimed, found) along d, if two differences agree with one another and not with the first."""
+    """The slopes (claimed, found) along d, if two differences agree with each other and not with the claimed slope."""
     size = float(np.linalg.norm(x)) / float(np.linalg.norm(d)) or 1.0 / float(np.linalg.norm(d))
     before = math.nan
     eps = float(np.finfo(x.dtype).eps)
@@ -392,10 +393,10 @@ def lbfgs(
     history: bool = False,
     max_seconds: float | None = None,
 ) -> Result:
-    """Minimise a function by the quasi-Newton method of limited memory, with or without bounds.
+    """Minimise a function by the limited-memory BFGS method, with or without bounds.
 
-    L-BFGS: the inverse Hessian is what the last `memory` steps say of it. With bounds L-BFGS-B: the step goes to the
-    minimum of the model in the variables that are free at its Cauchy point, within the bounds.
+    L-BFGS estimates the inverse Hessian from the last `memory` steps. With bounds the method is L-BFGS-B: the step goes
+    to the minimum of the model within the bounds, over the variables that are free at its Cauchy point.
 
     Parameters
     ----------
@@ -405,21 +406,22 @@ def lbfgs(
     x0 : array_like, shape (n,)
         The start; float32, or anything real that converts to float64.
     args : tuple
-        More arguments of the functions.
+        Additional arguments of the functions.
     jac : callable, compiled function, True or {"2-point", "3-point", "cs"}, optional
         The gradient, shape (n,). ``True``: `fun` returns the pair (value, gradient). Compiled:
-        ``void (int n, const double *x, double *g, void *user)``. The default are central differences.
+        ``void (int n, const double *x, double *g, void *user)``. By default, central differences.
     bounds : (lower, upper), optional
         Numbers or shape (n,) each, or an object with ``lb`` and ``ub``.
     memory : int
-        How many steps are kept.
+        The number of steps to store.
     gtol : float, optional
-        See `status`. 1e-10; for float32 1e-6. With differences it is not below their own error. `tol` is another name.
+        Tolerance: see `status`. Default 1e-10, for float32 1e-6, and with differences not below their error. `tol` is
+        another name for it.
     maxiter : int, optional
         ``max(10000, 200 n)``.
     rel_step, typical : float or array_like, optional
-        Differences step by ``rel_step * max(|x|, typical)``. `typical` is ``|x0|``, or 1 where that is 0. Without
-        `rel_step` they become longer where rounding hides what `fun` changes, for a `typical` of 1 at most.
+        Differences step by ``rel_step * max(|x|, typical)``. `typical` is by default ``|x0|``, or 1 where that is 0.
+        Without `rel_step`, steps become longer if rounding hides the change of `fun`, up to those for a `typical` of 1.
     check_derivatives : bool
         Whether to compare `jac` with central differences at `x0` first, and raise ValueError with the worst element if
         one is wrong.
@@ -440,15 +442,15 @@ def lbfgs(
         `message` and `status`, with g the gradient of what no bound holds and G the largest ``|g|_inf`` of the run:
 
         == =======================================================================
-        1  ``|g|_inf <= gtol G``, and little is left of the way: the next step is at most a thousandth of the path so
-           far, and at most eps**(1/2) of it or of ``|x|``, or it promises less than 0.01 eps**(1/2) of ``|f|``
+        1  ``|g|_inf <= gtol G``, and the next step is at most a thousandth of the path so far, and either at most
+           eps**(1/2) of it or of ``|x|``, or predicts a fall of less than 0.01 eps**(1/2) of ``|f|``
         5  no step along -g lowers f by more than its rounding
         0  `maxiter` iterations
         -1 the callback stopped it
         -2 time limit reached
         -3 the value or the gradient is not finite at the start, or however short the step
         -6 f is -inf
-        -9 as 5 with a gradient that is not small, and differences of `fun` contradict it
+        -9 as 5, but the gradient is not small and differences of `fun` contradict it
         == =======================================================================
 
     Raises
@@ -537,7 +539,7 @@ def _run(
         if status:
             break
         if steepest == 0:
-            # Of a function whose rounding hides what a difference is to see, 0 says no more than that.
+            # If rounding of the function hides a difference, 0 only shows that.
             status = 5 if f.rounding_of_gradient(x, value) > gtol * largest else 1
             break
         found = None
@@ -548,7 +550,7 @@ def _run(
                     continue
                 memory.clear()
             if attempt == 2:
-                # Far out, what is left of a slope may be less than the rounding of f but for steps as long as x.
+                # Far out, the slope may change f by more than its rounding only over steps as long as x.
                 d = (clip(x + x) - x).astype(x.dtype)
                 if not -float(g @ d) > _SLOPE_OUTWARD * abs(value):
                     continue
@@ -563,7 +565,7 @@ def _run(
                 continue
             length = float(np.linalg.norm(d))
             near = steepest <= gtol * largest and length <= _LEFT_OF_THE_WAY * path
-            # A slope of the start that is small only beside what came later is one still.
+            # A slope that is as large as at the start is not small, even if later ones were larger.
             slopes = np.abs(inner)
             sloping = (slopes >= at_first / 2) & (slopes > gtol * float(at_first.max()))
             if memory.s.size and near and not sloping.any():
@@ -577,7 +579,7 @@ def _run(
                 with np.errstate(divide="ignore", invalid="ignore"):
                     room = np.where(d > 0, (high - x) / d, np.where(d < 0, (low - x) / d, np.inf))
                 most = max(float(room.min()), 1.0 if memory.s.size else 0.0)
-                # Along -g each variable stops at its own bound: the longest way counts, and clip does the rest.
+                # Along -g each variable stops at its own bound: the longest distance counts, and clip does the rest.
                 if not memory.s.size:
                     most = float(room[np.isfinite(room) & (d != 0)].max(initial=0.0)) or math.inf
             if memory.s.size or attempt == 2:

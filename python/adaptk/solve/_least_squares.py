@@ -92,8 +92,8 @@ def levenberg_marquardt(
     """Minimise half the sum of squares of residuals.
 
     The Levenberg-Marquardt method in Moré's form: columns scaled by their norms, one QR factorisation with column
-    pivoting per Jacobian, damping chosen by a trust region, geodesic acceleration if it pays, and Gauss-Newton steps
-    at the end as long as they shrink.
+    pivoting per Jacobian, damping chosen by a trust region, geodesic acceleration if it pays off, and Gauss-Newton
+    steps at the end as long as they shrink.
 
     Parameters
     ----------
@@ -103,71 +103,74 @@ def levenberg_marquardt(
     x0 : array_like, shape (n,)
         The start; float32, or anything real that converts to float64.
     args : tuple
-        More arguments of `fun` and `jac`.
+        Additional arguments of `fun` and `jac`.
     jac : callable, compiled function or {"2-point", "3-point", "cs"}, optional
-        The Jacobian, shape (m, n), or how to take it by differences: one-sided (the default; central ones finish the
-        polishing), central, or by complex steps, for which `fun` must take and return complex numbers. Compiled:
-        ``void (int m, int n, const double *x, double *j, void *user)``, row after row.
+        The Jacobian, shape (m, n), or how to compute it by differences: one-sided (the default; polishing ends with
+        central ones), central, or by complex steps, for which `fun` must take and return complex numbers. Compiled:
+        ``void (int m, int n, const double *x, double *j, void *user)``, row-major.
     bounds : (lower, upper), optional
         Numbers or shape (n,) each, or an object with ``lb`` and ``ub``.
     loss : {"linear", "huber", "soft_l1", "cauchy", "arctan", "tukey"} or callable
         rho in ``cost = 0.5 * sum(C**2 * rho((r / C)**2))``. ``loss(z)`` returns rho >= 0 and its first two derivatives
         for ``z >= 0``, shape (3, m).
     f_scale : float or "mad"
-        C: residuals well below it count as squares. ``"mad"``: so many standard deviations that the estimate has 95% of
-        the efficiency of squares if errors are normal (for a function: one), estimated as ``median(|r|) / 0.6745`` from
-        the residuals of the fit itself; `f_scale` of the result.
+        C: residuals well below it count as squares. ``"mad"`` sets C to the multiple of the standard deviation that
+        gives 95% of the efficiency of squares for normal errors (for a function, to one standard deviation). The
+        standard deviation is estimated as ``median(|r|) / 0.6745`` from the residuals of the fit itself; the result has
+        C as `f_scale`.
     ftol, xtol, gtol : float, optional
-        See `status`. 1e-10, 1e-10 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
+        Tolerances: see `status`. Defaults: 1e-10, 1e-10 and 1e-12; for float32 1e-5, 1e-5 and 1e-6.
     max_nfev : int, optional
-        Limit of evaluations other than those for differences. ``200 * (n + 1)``.
+        The most evaluations, not counting those for differences. Default ``200 * (n + 1)``.
     factor : float, optional
         The first step has at most ``|D p| <= factor |D x0|``. Default 1.
     x_scale : "jac" or array_like
-        The size of each variable; ``"jac"`` takes the largest norm that its column of the Jacobian has had.
+        The size of each variable; ``"jac"`` derives it from the largest norm so far of its column of the Jacobian.
     geodesic : bool or "auto"
         Second-order correction of each step (one more evaluation or two); ``"auto"`` tries it after some iterations
-        and continues if the residuals fall clearly further with it.
+        and continues if residuals then fall clearly further.
     polish : bool
         Whether to finish with Gauss-Newton steps.
     absolute_sigma : bool
         Whether the residuals are in units of their standard deviation; then `cov` is not scaled by their size.
     covariance : {None, "sandwich"}
         How `cov` is estimated. By default as ``s**2 (J'J)**-1``, for residuals of equal variances, and with a robust
-        loss as the sandwich estimate. ``"sandwich"``: White's with ``loss="linear"`` too, for residuals whose
-        variances differ.
+        loss as the sandwich estimate. ``"sandwich"``: White's estimate with ``loss="linear"`` too, for residuals with
+        different variances.
     fixed : dict or array_like of bool, optional
-        Parameters that keep a value: ``{index: value}``, or shape (n,), True for those that keep the value of `x0`.
+        Parameters to keep fixed: ``{index: value}``, or shape (n,), True for those that keep their value in `x0`.
     ties : dict, optional
-        Parameters that follow from others: ``{index: function}``, called with all parameters, shape (n,), in the order
-        of the dict. A tie may use those before it.
+        Parameters that are computed from others: ``{index: function}``, called with all parameters, shape (n,), in the
+        order of the dict. A tie may use ties before it.
     mask : array_like of bool, shape (m,), optional
-        True for residuals that do not count, as in :mod:`numpy.ma`.
+        True for residuals to leave out, as in :mod:`numpy.ma`.
     nan_policy : {None, "raise", "omit"}
-        For residuals that are NaN at `x0`: the run ends with status -3; ValueError; or they are left out, as are masked
-        elements of a masked array.
+        If residuals are NaN at `x0`: None ends the run with status -3; ``"raise"`` raises ValueError; ``"omit"`` leaves
+        them out, and masked elements of a masked array too.
     complex_residuals : bool
-        Whether `fun` may return complex numbers. Their real parts and then their imaginary parts are the residuals.
+        Whether `fun` may return complex numbers. The residuals are then their real parts, followed by their imaginary
+        parts.
     starts : int or array_like, shape (s, n), optional
-        Other starts beside `x0`; the best fit is returned. A number takes so many from a Latin hypercube, the same ones
-        for the same `seed`: evenly between two bounds, otherwise over all magnitudes up to ten times the larger of
-        ``|x0|`` and 1, from the bound if there is one and else to both sides of 0.
+        More starts besides `x0`; the best fit is returned. A number draws this many starts from a Latin hypercube, the
+        same ones for the same `seed`. They are spread evenly between two bounds, otherwise over all magnitudes up to
+        ten times the larger of ``|x0|`` and 1, from the bound if there is one and else to both sides of 0.
     seed : int
-        In [0, 2**64).
+        The seed of `starts`, in [0, 2**64).
     jac_sparsity : array_like or scipy.sparse matrix, shape (m, n), optional
-        Where the Jacobian may be different from 0. Columns that have no row in common are then differenced together,
-        by central differences unless `jac` is ``"2-point"``.
+        Where the Jacobian may be nonzero. Columns without a common row are then differenced together, by central
+        differences unless `jac` is ``"2-point"``.
     linear_solver : {None, "qr", "cg"}
         How steps are computed. ``"cg"``: by conjugate gradients, for many parameters. `jac` then returns an array, a
-        matrix of :mod:`scipy.sparse`, or an operator with ``matvec`` and ``rmatvec``, and is never factored: so steps
-        are not polished, and `cov` and `x_std` come from ``J'J``, with half of the digits. The result lacks them if
-        there are more than 2048 parameters, or `jac` returns an operator.
+        matrix of :mod:`scipy.sparse`, or an operator with ``matvec`` and ``rmatvec``, and is never factored. So steps
+        are not polished, and `cov` and `x_std` are computed from ``J'J``, with half of the digits. The result does not
+        have them if there are more than 2048 parameters, or `jac` returns an operator.
     vectorized : bool
         Whether `fun` takes a stack of points, shape (k, n), and returns (k, m); differences are then one call.
     rel_step, typical : float or array_like, optional
-        Differences step by ``rel_step * max(|x|, typical)``. The defaults are eps**(1/2) or eps**(1/3), with the eps
-        of what `fun` returns (float32 residuals of a float64 `x` have their own), and ``|x0|`` (1 where that is 0);
-        by default a step is shortened where `fun` bends over it, and lengthened where it does not change.
+        Differences step by ``rel_step * max(|x|, typical)``. `rel_step` is by default eps**(1/2) or eps**(1/3), with
+        the eps of the dtype that `fun` returns (which may be float32 for a float64 `x`), and `typical` is ``|x0|`` (1
+        where that is 0). By default a step is shortened if `fun` curves too much over it, and lengthened if `fun` does
+        not change.
     m : int, optional
         The number of residuals, for a compiled `fun`.
     check_derivatives : bool
@@ -177,7 +180,7 @@ def levenberg_marquardt(
         ``callback(x)`` or ``callback(intermediate_result=...)`` after each iteration; StopIteration or a returned
         ``True`` ends the run.
     disp, history : bool
-        Progress on one line of standard error; a record of each iteration in ``result.history``.
+        Show progress on one line of standard error; record each iteration in ``result.history``.
     max_seconds : float, optional
         Time limit: the run ends with the iteration that reaches it.
 
@@ -198,24 +201,25 @@ def levenberg_marquardt(
         -2 time limit reached
         -3 residuals at the start, or a Jacobian, are not finite
         -4 the loss is "tukey", and every residual is beyond `f_scale`, where it has weight 0
-        -9 steps shrink to nothing though `jac` promises a reduction, and differences of the cost contradict it
+        -9 steps shrink to nothing although `jac` predicts a reduction, and differences of the cost contradict it
         == =======================================================================
 
         `dof` is the number of degrees of freedom, and the method ``confidence_intervals(level)`` gives intervals of the
-        parameters. `cov` and `x_std` are infinite where the Jacobian has not full rank, or (without `absolute_sigma`)
-        no degree of freedom is left. With a robust loss they are those of the sandwich estimate, which holds whatever
-        the distribution of the residuals. With status -3 they and `grad` are NaN, and `jac` is None. Of fixed
-        parameters they are 0, and of tied ones they follow from the others' to first order. `jac` and `grad` are
-        derivatives by the free parameters, ties included, and 0 for the others; `fixed` and `tied` say which those are.
-        With `mask` or `nan_policy`, `fun` and `jac` have the residuals that count, and `mask`, shape (m,), says which
-        do not. With `starts` the result is the one of least cost, of those that have converged if any has;
-        `local_results` is the list of all, in the order of `starts`, shape (s + 1, n), which begins with `x0`.
+        parameters. `cov` and `x_std` are infinite if the Jacobian does not have full rank, or (without
+        `absolute_sigma`) there are no degrees of freedom. With a robust loss they are the sandwich estimate, which is
+        valid for any distribution of the residuals. With status -3 they and `grad` are NaN, and `jac` is None. They are
+        0 for fixed parameters; for tied ones they are computed from those of the others, to first order. `jac` and
+        `grad` are derivatives by the free parameters, ties included, and 0 for the others; `fixed` and `tied` mark the
+        others. With `mask` or `nan_policy`, `fun` and `jac` have only the residuals that are not left out; `mask`,
+        shape (m,), of the result is True for those left out. With `starts` the result is the fit with the lowest cost,
+        among those that have converged if there are any. `local_results` is then the list of all fits, in the order of
+        the result's `starts`, shape (s + 1, n), which begins with `x0`.
 
     Raises
     ------
     TypeError, ValueError
-        For arguments and returned values of the wrong kind, with their names. Exceptions of `fun`, `jac` and
-        `callback` come through unchanged.
+        If an argument or a returned value has a wrong type, shape or range. Exceptions of `fun`, `jac` and `callback`
+        propagate.
 
     References
     ----------
@@ -294,7 +298,7 @@ def levenberg_marquardt(
 
 
 def _in_layers(given: dict[str, Any]) -> Fit:
-    """A fit of what the outermost option makes of the problem, which calls the solver with the others."""
+    """A fit of the problem as the outermost option changes it, which calls the solver with the other options."""
     fun, x0, args = given.pop("fun"), given.pop("x0"), given.pop("args")
     if given["linear_solver"] not in (None, "qr", "cg"):
         raise ValueError(f"linear_solver: expected None, 'qr' or 'cg', got {given['linear_solver']!r}")
@@ -321,7 +325,7 @@ _REMEDIES = {
 
 
 def _remember(result: Fit, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fit:
-    """The call, for fits of the same problem: an attribute, so that it is no item of the dict."""
+    """Store the call, for more fits of the same problem, as an attribute and not as an item of the dict."""
     object.__setattr__(result, "_call", (args, kwargs))
     return result
 

@@ -29,7 +29,7 @@ def _operator(a: Any, name: str, b: arguments.Array) -> Any:
         array = np.ascontiguousarray(array, dtype=b.dtype)
         if not np.array_equal(array, array.T):
             scale = np.abs(array).max()
-            # A product in other order is symmetric but for rounding.
+            # A product computed in another order is symmetric up to rounding.
             if not (np.abs(array - array.T) <= 100 * np.finfo(b.dtype).eps * scale).all():
                 raise ValueError(f"{name}: must be symmetric")
         return array
@@ -63,20 +63,20 @@ def cg(
     A : array_like, shape (n, n), or callable
         The matrix, a function that returns ``A @ v``, shape (n,), or anything with ``matvec`` or ``@``.
     b : array_like, shape (n,)
-        The right-hand side. float32 is kept, anything else real becomes float64.
+        The right-hand side. float32 is kept; other real numbers become float64.
     x0 : array_like, shape (n,), optional
         The start, zeros by default.
     M : array_like or callable, optional
         A preconditioner, near the inverse of A and positive definite.
     rtol, atol : float, optional
-        See `status`. rtol is 1e-8; for float32 1e-4.
+        Tolerances: see `status`. `rtol` is 1e-8 by default; for float32 1e-4.
     maxiter : int, optional
-        ``10 n``.
+        The most iterations. Default ``10 n``.
     callback : callable, optional
         ``callback(x)`` or ``callback(intermediate_result=...)`` after each iteration; StopIteration or a returned
         ``True`` ends the run.
     disp, history : bool
-        Progress on one line of standard error; a record of each iteration in ``result.history``.
+        Show progress on one line of standard error; record each iteration in ``result.history``.
     max_seconds : float, optional
         Time limit: the run ends with the iteration that reaches it.
 
@@ -93,15 +93,14 @@ def cg(
         -1 the callback stopped it
         -2 time limit reached
         -3 a product is not finite
-        -7 ``p'A p <= 0`` for a direction p, or ``<= n eps |A| |p|**2`` and the step lowers no residual: A (or M) is not
-           positive definite, or singular within rounding
+        -7 ``p'A p <= 0`` for a direction p, or ``<= n eps |A| |p|**2`` and the step does not lower the residual: A (or
+           M) is not positive definite, or singular within rounding
         == =======================================================================
 
     Raises
     ------
     TypeError, ValueError
-        For arguments and returned values of the wrong kind, with their names. Exceptions of the functions come
-        through unchanged.
+        If an argument or a returned value has a wrong type, shape or range. Exceptions of the functions propagate.
 
     References
     ----------

@@ -1,7 +1,7 @@
 """Losses that are Python functions, and their scale from the data.
 
-With a loss rho the residuals r are replaced by sign(r) C rho(r^2 / C^2)^(1/2), whose squares sum to the same cost: so
-the solver has no need to know it.
+With a loss rho the residuals r are replaced by sign(r) C rho(r^2 / C^2)^(1/2), whose squares sum to the same cost, so
+the solver need not know the loss.
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ def _tukey(z: Array) -> Array:
     return np.stack([np.where(z < 1, z * (1 - z + z * z / 3), 1 / 3), v * v, -2 * v])
 
 
-# The solver's own losses, for those who weigh rows in Python.
+# The solver's own losses, for code that weights rows in Python.
 NAMED = {"huber": _huber, "soft_l1": _soft_l1, "cauchy": _cauchy, "arctan": _arctan, "tukey": _tukey}
 
 
 def values(loss: Any, r: Array, c: float) -> tuple[Array, Array, Array, Array]:
-    """z, rho, rho' and rho'' of a loss by its name, or of a function."""
+    """z, rho, rho' and rho'' of a loss, given by its name or as a function."""
     z = (r.astype(np.float64) / c) ** 2
     if isinstance(loss, str):
         with np.errstate(over="ignore", invalid="ignore"):
@@ -105,7 +105,7 @@ def values(loss: Any, r: Array, c: float) -> tuple[Array, Array, Array, Array]:
 
 
 def _complex_steps(f: Callable[..., Any]) -> Callable[..., Array]:
-    """The Jacobian of `f` itself: a loss does not take complex numbers."""
+    """The Jacobian of `f` by complex steps, without the loss, which does not accept complex numbers."""
 
     def jacobian(x: Array, *args: Any) -> Array:
         columns = []

@@ -1,8 +1,8 @@
-"""Least squares whose Jacobians are sparse or only products: Levenberg and Marquardt's steps by conjugate gradients.
+"""Least squares with Jacobians that are sparse or operators: Levenberg-Marquardt steps by conjugate gradients.
 
 H. B. Nielsen, Damping parameter in Marquardt's method, 1999; S. J. Wright and J. N. Holt, An inexact
 Levenberg-Marquardt method for large sparse nonlinear least squares, J. Austral. Math. Soc. B 26, 1985. Robust losses
-weigh the rows, and steps are projected onto bounds, as in the solver that factors: Triggs et al. 2000; Kanzow,
+weight the rows, and steps are projected onto bounds, as in the solver with factorisations: Triggs et al. 2000; Kanzow,
 Yamashita and Fukushima 2004.
 """
 
@@ -30,7 +30,7 @@ MOST_WITH_COVARIANCE = 2048
 
 
 class _Weighted:
-    """A robust cost at some residuals: twice its value, the rows' weights, and what the gradient is made of."""
+    """A robust cost at some residuals: twice its value, the rows' weights, and the residuals for the gradient."""
 
     def __init__(self, loss: Any, c: float, r: Array) -> None:
         self.r = r
@@ -45,7 +45,7 @@ class _Weighted:
         self.weight = np.sqrt(np.maximum(first + 2 * second * z, 0.1 * first)).astype(r.dtype)
         self.root_slope = np.sqrt(first).astype(r.dtype)
         self.pull = (first * r).astype(r.dtype)
-        # What a sandwich is made of: the squared weights, psi' and psi.
+        # For the sandwich estimate: the squared weights, psi' and psi.
         self.robust = np.square(self.weight, dtype=np.float64), first + 2 * second * z, first * r
 
 
@@ -88,7 +88,7 @@ def _tolerances(options: dict[str, Any], coarse: bool) -> tuple[float, float, fl
 
 
 def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any], bounds: Callable[..., Any]) -> Fit:
-    """The fit in which every product with the Jacobian is one."""
+    """A fit that uses the Jacobian only in products."""
     x = arguments.start(x0)
     white = options["covariance"] is not None
     if white and x.size > MOST_WITH_COVARIANCE:
@@ -163,7 +163,7 @@ def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any], bounds: Callable[
         if norms is None:
             column, bound = divisor, largest
         else:
-            # The rows of the cosines have the cost's gradient, without the weights of its curvature.
+            # The rows for the cosines give the gradient of the cost, without the weights of its curvature.
             plain = norms if loss == "linear" else cast(Array, product.norms(here.root_slope))
             column = np.where(plain > 0, plain, 1)
             bound = float(np.linalg.norm(here.root_slope * here.r))
@@ -175,7 +175,7 @@ def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any], bounds: Callable[
             status = 1
             break
         right = np.where(free, -grad / divisor, 0).astype(x.dtype)
-        # As exact as the gradient is small, so that steps converge faster than linearly.
+        # The smaller the gradient, the more exact, so that convergence is faster than linear.
         exact = max(min(0.1, steepness / bound), 1e-6 if coarse else 1e-10)
         squared_weight = here.weight * here.weight
         while status == 0 and count["nfev"] < most:
@@ -187,7 +187,7 @@ def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any], bounds: Callable[
                 status = 5
                 break
             if (trial == x).all():
-                # The bounds leave nothing of it: shorter steps turn to the gradient, which points inwards.
+                # The bounds leave nothing of the step. Shorter steps turn towards the gradient, which points inwards.
                 damping, growth = damping * growth, growth * 2
                 continue
             step = trial - x

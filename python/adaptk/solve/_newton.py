@@ -41,7 +41,8 @@ def newton(
 ) -> Result:
     """Minimise a function by Newton's method, with a Hessian or its products with vectors.
 
-    Where the Hessian has negative eigenvalues the steps go along them, so that saddles and maxima are left.
+    If the Hessian has negative eigenvalues, steps follow their directions, so that the method leaves saddles and
+    maxima.
 
     Parameters
     ----------
@@ -51,45 +52,45 @@ def newton(
     x0 : array_like, shape (n,)
         The start; float32, or anything real that converts to float64.
     args : tuple
-        More arguments of the functions.
+        Additional arguments of the functions.
     jac : callable, compiled function, True or {"2-point", "3-point", "cs"}, optional
         The gradient, shape (n,). ``True``: `fun` returns the pair (value, gradient). Compiled:
-        ``void (int n, const double *x, double *g, void *user)``. The default are one-sided differences.
+        ``void (int n, const double *x, double *g, void *user)``. By default, one-sided differences.
     hess : callable, compiled function or {"2-point", "3-point", "cs", "bfgs", "sr1"}, optional
         The Hessian, shape (n, n), of which the symmetric part is used. Compiled:
-        ``void (int n, const double *x, double *h, void *user)``. The default are one-sided differences of the
-        gradient, or second differences of `fun` where the gradient is one of differences too. ``"bfgs"`` and ``"sr1"``
-        make it of the changes of the gradient, without another evaluation; what `status` says of curvature is then said
-        of that matrix, and BFGS's is always positive definite.
+        ``void (int n, const double *x, double *h, void *user)``. By default, one-sided differences of the gradient, or
+        second differences of `fun` if the gradient is computed by differences too. ``"bfgs"`` and ``"sr1"`` build a
+        matrix from the changes of the gradient, without more evaluations; what `status` states about curvature then
+        refers to that matrix, and BFGS's is always positive definite.
     hessp : callable or compiled function, optional
-        ``hessp(x, v, *args)`` returns the Hessian times v, shape (n,), in the place of `hess`: the steps are then
-        conjugate gradients inside the trust region (Steihaug). Compiled:
-        ``void (int n, const double *x, const double *v, double *hv, void *user)``.
+        ``hessp(x, v, *args)`` returns the Hessian times v, shape (n,), instead of `hess`. Steps are then computed by
+        conjugate gradients inside the trust region (Steihaug). Compiled: ``void (int n, const double *x, const double
+        *v, double *hv, void *user)``.
     damping : {"trust-region", "levenberg", None}
         More and Sorensen's trust region; ``H + alpha I`` with alpha adapted; or the plain method with full steps
-        (Algorithm 8.8 of the Deep Learning book), which ends where H is not positive definite.
+        (Algorithm 8.8 of the Deep Learning book), which ends if H is not positive definite.
     gtol, xtol : float, optional
-        See `status`. 1e-12 both; for float32 1e-6. With differences gtol is not
-        below their own error. `tol` stands for both.
+        Tolerances: see `status`. Both are 1e-12 by default, for float32 1e-6; with differences the default of `gtol` is
+        not below their error. `tol` sets both.
     initial_trust_radius : float, optional
-        The default follows from the first step.
+        By default, derived from the first step.
     maxiter : int, optional
         Default 1000.
     vectorized : bool
         Whether `fun` takes a stack of points, shape (k, n), and returns (k,); differences are then one call.
     rel_step, typical : float or array_like, optional
-        Differences step by ``rel_step * max(|x|, typical)``. `typical` is ``|x0|``, or 1 where that is 0. Without
-        `rel_step` they become longer where rounding hides what `fun` changes, for a `typical` of 1 at most.
+        Differences step by ``rel_step * max(|x|, typical)``. `typical` is by default ``|x0|``, or 1 where that is 0.
+        Without `rel_step`, steps become longer if rounding hides the change of `fun`, up to those for a `typical` of 1.
     check_derivatives : bool
         Whether to compare `jac` and `hess` with central differences at `x0` first, and raise ValueError with the worst
         element if one is wrong.
     bounds, constraints
-        As ``scipy.optimize.minimize`` passes them; this method has none.
+        Passed by ``scipy.optimize.minimize``; not supported by this method.
     callback : callable, optional
         ``callback(x)`` or ``callback(intermediate_result=...)`` after each iteration; StopIteration or a returned
         ``True`` ends the run.
     disp, history : bool
-        Progress on one line of standard error; a record of each iteration in ``result.history``.
+        Show progress on one line of standard error; record each iteration in ``result.history``.
     max_seconds : float, optional
         Time limit: the run ends with the iteration that reaches it.
 
@@ -112,10 +113,10 @@ def newton(
         -5 a saddle or maximum: as 1 but ``lambda_min < -16 n eps |H|``, and no lower point was found along its
            eigenvector, or ``damping=None``, which only looks for one if ``lambda_min`` is 0
         -6 f is -inf
-        -9 as 5 with a gradient that is not small, and differences of `fun` contradict it
+        -9 as 5, but the gradient is not small and differences of `fun` contradict it
         == =======================================================================
 
-        The eps beside ``lambda_min`` is the error of the finite differences if the Hessian is computed by them.
+        In the bounds of ``lambda_min``, eps is the error of the finite differences if the Hessian is computed by them.
 
     Raises
     ------

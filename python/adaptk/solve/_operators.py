@@ -19,7 +19,7 @@ def is_sparse(j: Any) -> bool:
 
 
 def is_product(j: Any) -> bool:
-    """An operator, whose elements are not to be had."""
+    """An operator, whose elements are not available."""
     return hasattr(j, "matvec") and hasattr(j, "rmatvec") and not is_sparse(j)
 
 
@@ -33,7 +33,7 @@ class Product:
 
 
 class Jacobian:
-    """Products with J and J', and the norms of its columns where they can be had."""
+    """Products with J and J', and the norms of its columns if they are available."""
 
     def __init__(self, j: Any, m: int, n: int, dtype: Any) -> None:
         if not is_sparse(j) and not is_product(j):
@@ -55,7 +55,7 @@ class Jacobian:
         return np.asarray(self._back(u), dtype=self.dtype).ravel()
 
     def norms(self, weight: Array) -> Array | None:
-        """Of the columns, with rows times `weight`."""
+        """The norms of the columns, with rows multiplied by `weight`."""
         if is_product(self.j):
             return None
         squares = np.asarray(self._squares @ np.square(weight, dtype=np.float64)).ravel()
@@ -71,7 +71,7 @@ class Jacobian:
         return times
 
     def gram(self, weight: Array) -> Array:
-        """``J' diag(weight) J`` of one that is not an operator, float64."""
+        """``J' diag(weight) J`` in float64, if J is not an operator."""
         if is_sparse(self.j):
             j = self.j.astype(np.float64)
             return np.asarray((j.T @ j.multiply(weight[:, None]).tocsr()).toarray())

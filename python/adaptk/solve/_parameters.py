@@ -1,4 +1,4 @@
-"""Parameters that are fixed or tied to others: a fit in the free ones alone."""
+"""Parameters that are fixed or tied to others: a fit of only the free ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _label(k: int, names: Sequence[str]) -> str:
 
 
 def by_name(tie: Any, names: Sequence[str]) -> Any:
-    """`tie` as a function of the array of all parameters, if its own parameters are called like some of them."""
+    """`tie` as a function of the array of all parameters, if its own parameters have names of some of them."""
     if not callable(tie):
         return tie
     try:
@@ -148,7 +148,7 @@ class Parameters:
         return slopes
 
     def chain(self, whole: Any, z: Array) -> Any:
-        """The Jacobian by z from that by x: an array, and of a sparse matrix or an operator another one."""
+        """The Jacobian by z from the Jacobian by x: an array, sparse matrix or operator like the given one."""
         if is_sparse(whole) and not self.ties:
             return whole.tocsc()[:, self.free]
         if not is_sparse(whole) and not is_product(whole):
@@ -210,7 +210,7 @@ class Parameters:
             constant = ~slopes.any(axis=1)
             full[constant], full[:, constant] = 0.0, 0.0
         deviation = np.sqrt(full.diagonal())
-        deviation[self.free] = std  # in range where its square is not
+        deviation[self.free] = std  # may be finite even if its square overflows
         return full, deviation
 
 
@@ -228,9 +228,9 @@ def _callback(callback: Any, expand: Callable[[Array], Array]) -> Any:
 
 
 def fit(solve: Solver, fun: Any, x0: Any, args: Any, options: dict[str, Any], bounds: Callable[..., Any]) -> Fit:
-    """What `solve` finds in the free parameters, as a result in all of them.
+    """The fit by `solve` of the free parameters, as a result for all parameters.
 
-    `bounds` checks and completes bounds; `options` are those of the solver, `fixed` and `ties` among them.
+    `bounds` checks and completes bounds; `options` are those of the solver, including `fixed` and `ties`.
     """
     x = arguments.start(x0)
     p = Parameters(x, options.pop("fixed"), options.pop("ties"))

@@ -17,7 +17,7 @@ _TITLES = {
 
 
 def plot(result: Result | Mapping[str, Result] | Sequence[Result], axes: Any = None) -> Any:
-    """Draw what ``history=True`` recorded: f, gradient and step over the iterations.
+    """Plot the history of a run: value, gradient and step over the iterations.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ def plot(result: Result | Mapping[str, Result] | Sequence[Result], axes: Any = N
     Raises
     ------
     ImportError
-        Without matplotlib.
+        If matplotlib is not installed.
     ValueError
-        For a result without history.
+        If a result has no history.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def plot(result: Result | Mapping[str, Result] | Sequence[Result], axes: Any = N
             values = np.array(r["history"][what])
             if what == "fun":
                 values = values - lowest
-            # A logarithmic axis has no place for 0.
+            # A logarithmic axis cannot show 0.
             values[~(values > 0)] = np.nan
             ax.plot(np.arange(len(values)), values, marker=".", markersize=4, linewidth=1.2, label=name or None)
         if any(np.isfinite(line.get_ydata()).any() for line in ax.lines):

@@ -1,8 +1,8 @@
 """Intervals by profile likelihood: a parameter is moved, and the others are fitted again.
 
 D. M. Bates and D. G. Watts, Nonlinear regression analysis and its applications, 1988, chapter 6. With S the sum of
-squares at the best values of the other parameters, tau(v) = sign(v - x_k) sqrt((S(v) - S(x_k)) / s^2) has Student's t
-distribution as well as one can tell, whatever the parameter's own scale is, where a linear model has (v - x_k) / std.
+squares at the best values of the other parameters, tau(v) = sign(v - x_k) sqrt((S(v) - S(x_k)) / s^2) has approximately
+Student's t distribution, whatever the scale of the parameter. For a linear model it is (v - x_k) / std.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from adaptk.solve._result import Fit, Result, level_of, student_t
 __all__ = ["conf_interval", "profile"]
 
 Array = arguments.Array
-# Of the search for an end: how far it goes in units of the first step, and how near tau has to come.
+# The search for an end: how far it goes, in units of the first step, and how near tau must come.
 _MOST_EXPANSIONS, _GROWTH = 30, 3.0
 _MOST_STEPS = 60
 _TOLERANCE = 1e-8
@@ -84,7 +84,7 @@ class _Profile:
         return guess
 
     def at(self, value: float) -> tuple[float, float, Array]:
-        """(tau, cost, x), with an infinite tau where the model is not finite."""
+        """(tau, cost, x), with an infinite tau if the model is not finite."""
         options = dict(self.options)
         if self.alone:
             options.update(max_nfev=1, polish=False)
@@ -110,7 +110,7 @@ class _Profile:
         return math.copysign(math.sqrt(max(excess, 0.0)), value - self.best), float(found.cost), x
 
     def end(self, side: int, quantile: float) -> float:
-        """Where |tau| reaches the quantile: a bound if it does not before, infinite if it never does."""
+        """Where |tau| reaches the quantile: the bound if |tau| does not reach it before, infinite if it never does."""
         limit = float(self.upper[self.k] if side > 0 else self.lower[self.k])
         if self.best == limit:
             return limit
@@ -133,7 +133,7 @@ class _Profile:
         return self._root(inner, below, outer, above, quantile)
 
     def _root(self, inner: float, below: float, outer: float, above: float, quantile: float) -> float:
-        """By false position, where neither end may stay twice (Dowell and Jarratt 1971: the Illinois rule)."""
+        """By false position, with neither end kept twice (Dowell and Jarratt 1971: the Illinois rule)."""
         kept = 0
         for _ in range(_MOST_STEPS):
             if not abs(outer - inner) > 4 * np.finfo(np.float64).eps * abs(outer):

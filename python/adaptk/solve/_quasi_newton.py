@@ -1,4 +1,4 @@
-"""Hessians from changes of the gradient: BFGS and SR1, of dense matrices.
+"""Dense Hessians from changes of the gradient: BFGS and SR1.
 
 J. Nocedal and S. J. Wright, Numerical Optimization, 2006: 6.1, 6.2 and procedure 18.2 (M. J. D. Powell's damping).
 """
@@ -20,7 +20,7 @@ _DAMPED, _SKIPPED = 0.2, 1e-8
 
 
 class QuasiNewton:
-    """`fun` and `jac` as they are, which leave their gradients here, and `hess`, made of these."""
+    """Wrappers of `fun` and `jac` that store their gradients here, and `hess`, which is built from these."""
 
     def __init__(self, fun: Any, jac: Any, pair: bool, update: str, dtype: Any) -> None:
         self._fun, self._jac, self._pair, self._update = fun, jac, pair, update

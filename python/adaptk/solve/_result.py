@@ -1,4 +1,4 @@
-"""The result of every solver, and what its status says."""
+"""The results of the solvers, and what their status means."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 class Result(dict[str, Any]):
-    """What a solver returns: a dict whose items are attributes too, as ``scipy.optimize.OptimizeResult``.
+    """What a solver returns: a dict whose items are attributes too, like ``scipy.optimize.OptimizeResult``.
 
     Attributes
     ----------
@@ -25,18 +25,19 @@ class Result(dict[str, Any]):
     success : bool
         Whether the solver converged: ``status > 0``.
     status : int
-        How it ended; the docstring of each solver states its values.
+        How the run ended; the docstring of each solver lists the values.
     message : str
-        The same in words.
+        The status in words.
     fun : float or ndarray, shape (m,)
         The value at `x`; for least squares the residuals.
     jac : ndarray
         The gradient at `x`, shape (n,); for least squares the Jacobian, shape (m, n).
     nit, nfev, njev, nhev : int
         Iterations, and calls of the function, of its gradient or Jacobian, and of its Hessian (or products with it).
-        Calls for differences are counted.
+        Calls for differences are included.
     history : dict of ndarray
-        With ``history=True``: ``"fun"``, ``"step"`` and ``"gradient"``, one value an iteration and one for the start.
+        With ``history=True``: ``"fun"``, ``"step"`` and ``"gradient"``, one value for each iteration and one for the
+        start.
 
     Examples
     --------
@@ -99,7 +100,7 @@ class Fit(Result):
         Half the sum of the (robust) squares of the residuals.
     dof : float
         Degrees of freedom of the estimate of the residuals' variance, ``m - n``; infinite with ``absolute_sigma=True``,
-        for then it is known.
+        since the variance is then known.
 
     Examples
     --------
@@ -113,10 +114,10 @@ class Fit(Result):
     """
 
     def confidence_intervals(self, level: float = 0.95) -> Array:
-        """Intervals that hold each parameter with this probability, by Student's t distribution.
+        """Intervals that contain each parameter with this probability, by Student's t distribution.
 
         They are those of the linearised model: the parameters' values plus and minus their standard deviations times
-        the quantile of the t distribution with `dof` degrees of freedom. They do not know of bounds.
+        the quantile of the t distribution with `dof` degrees of freedom. They ignore bounds.
 
         Parameters
         ----------
@@ -143,7 +144,7 @@ class Fit(Result):
         level = level_of(level)
         x = np.asarray(self["x"], dtype=np.float64)
         half = np.asarray(self["x_std"], dtype=np.float64)
-        if self["dof"] <= 0:  # nothing is known of the residuals' variance, and x_std is infinite
+        if self["dof"] <= 0:  # the residuals' variance cannot be estimated, and x_std is infinite
             return np.stack([x - half, x + half], axis=1)
         half = half * student_t(level, self["dof"])
         return np.stack([x - half, x + half], axis=1)
@@ -152,31 +153,31 @@ class Fit(Result):
         """Intervals by profile likelihood: ends where a fit of the others is as much worse as the level allows.
 
         A parameter's interval ends where the sum of squares, at the best values of the other parameters, exceeds that
-        of the fit by the residuals' variance times the square of the quantile of Student's t distribution. So it has no
-        need of a linear model: it may be longer on one side, and has the same ends whatever function of the parameter
-        the model is written in. It costs some ten fits for each parameter. See :meth:`confidence_intervals` for
-        those that cost none.
+        of the fit by the residuals' variance times the square of the quantile of Student's t distribution. So it does
+        not assume a linear model: it may be longer on one side, and does not depend on which function of the parameter
+        the model is written in. It costs about ten fits for each parameter; :meth:`confidence_intervals` needs no more
+        fits.
 
         Parameters
         ----------
         level : float
             In (0, 1).
         parameters : int or sequence of int, optional
-            Which ones; all by default.
+            The parameters, by index; all by default.
 
         Returns
         -------
         ndarray, shape (number of parameters, 2)
-            Lower and upper ends, float64: a bound if it comes first, infinite if no value is bad enough, the value
-            itself if it is fixed, NaN if it is tied.
+            Lower and upper ends, float64. An end is a bound if the bound comes first, and infinite if no value is bad
+            enough. Both ends are the value itself for a fixed parameter, and NaN for a tied one.
 
         Raises
         ------
         TypeError, ValueError
             If an argument is wrong, or the fit has not converged, has a robust loss without ``absolute_sigma=True``,
-            has no degree of freedom, or is a copy, which has lost its functions.
+            has no degrees of freedom, or is a copy, which does not have its functions.
         RuntimeError
-            If a lower cost is found than that of the fit.
+            If a cost lower than that of the fit is found.
 
         References
         ----------
@@ -202,18 +203,18 @@ class Fit(Result):
         Parameters
         ----------
         parameter : int
-            Which one.
+            The index of the parameter.
         level : float
-            Of the interval, in (0, 1).
+            The level of the interval, in (0, 1).
         points : int
-            How many values.
+            The number of values.
 
         Returns
         -------
         Result
-            `value`, shape (points,); `tau`, the signed root of what the sum of squares is above that of the fit, over
-            the residuals' standard deviation, which for a linear model is a straight line; `cost`; and `x`, shape
-            (points, n), the best values of all parameters.
+            `value`, shape (points,); `tau`, the signed root of the increase of the sum of squares above that of the
+            fit, divided by the residuals' standard deviation, which is a straight line for a linear model; `cost`; and
+            `x`, shape (points, n), the best values of all parameters.
 
         Raises
         ------
@@ -234,10 +235,10 @@ class Fit(Result):
         return profile(self, parameter, level, points)
 
     def __getstate__(self) -> None:
-        """The items of the dict alone, without the functions of the fit."""
+        """Only the items of the dict, without the functions of the fit."""
 
     def _notes(self) -> list[str]:
-        """What a table says of each parameter at the end of its line."""
+        """The notes on each parameter at the end of its line in the table."""
         notes = [""] * len(self.x)
         for i, side in enumerate(self.get("active_mask", ())):
             if side:
@@ -297,7 +298,7 @@ class Batch(Result):
 def _central_probability(angle: float, dof: int) -> float:
     """P(|T| <= t) of Student's t, with ``angle = atan(t / sqrt(dof))``: Abramowitz and Stegun 26.7.3 and 26.7.4.
 
-    The terms are positive, so that nothing cancels.
+    The terms are positive, so there is no cancellation.
     """
     sine, square = math.sin(angle), math.cos(angle) ** 2
     term = total = math.cos(angle) if dof % 2 else 1.0
@@ -374,7 +375,7 @@ MESSAGES: dict[str, dict[int, str]] = {
 
 
 def _disagreement(kind: str, variable: int, claimed: float, found: float, given: bool) -> str:
-    """Which derivative does not belong to its function, and what to do."""
+    """A message: which derivative does not belong to its function, and what to do."""
     what = "cost" if kind == "least_squares" else "function"
     where = f"x[{variable}]" if variable >= 0 else "the last step"
     if given:
@@ -393,7 +394,7 @@ class Progress(Protocol):
 
 
 def finish(raw: dict[str, Any], kind: str, progress: Progress | None) -> Result:
-    """What the solver returned, with its status in words, in the result and at the end of the line of progress."""
+    """The solver's result, with its status in words, which also ends the line of progress."""
     status: int = raw["status"]
     disagreement = raw.pop("disagreement", None)
     result = raw if isinstance(raw, Result) else Fit(raw) if kind == "least_squares" else Result(raw)

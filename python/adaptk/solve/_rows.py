@@ -1,4 +1,4 @@
-"""Which residuals count: masks, NaN, and complex ones as real and imaginary parts."""
+"""Which residuals are used: masks, NaN, and complex residuals as real and imaginary parts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POLICIES = (None, "raise", "omit")
 
 
 def mask_of(mask: Any, shape: tuple[int, ...], name: str = "mask") -> Array:
-    """Booleans of this shape, or one for all, True for what is left out."""
+    """Booleans of this shape, or one for all; True means left out."""
     array = np.asarray(mask)
     if array.dtype != np.bool_:
         raise TypeError(f"{name}: expected booleans, True for what is left out, got dtype {array.dtype}")
@@ -59,7 +59,7 @@ def _of_rows(j: Any, keep: Array, as_complex: bool) -> Any:
 
 
 def fit(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, options: dict[str, Any]) -> Fit:
-    """What `solve` finds with the residuals that count."""
+    """The fit by `solve` of the residuals that are not left out."""
     mask, policy = options.pop("mask"), options.pop("nan_policy")
     as_complex = bool(options.pop("complex_residuals"))
     if policy not in POLICIES:

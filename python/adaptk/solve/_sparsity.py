@@ -1,7 +1,7 @@
-"""Differences of many columns at once, where a Jacobian is known to be sparse.
+"""Differences of many columns at once, for a Jacobian that is known to be sparse.
 
 A. R. Curtis, M. J. D. Powell and J. K. Reid, On the estimation of sparse Jacobian matrices, IMA J. Appl. Math. 13,
-1974: columns that have no row in common need one evaluation together.
+1974: columns that have no row in common need only one evaluation together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Array = arguments.Array
 
 
 def pattern_of(sparsity: Any, n: int) -> tuple[int, Array, Array]:
-    """The number of rows, and the rows and columns of what may be different from 0, column after column."""
+    """The number of rows, and the rows and columns of the elements that may be nonzero, by columns."""
     if hasattr(sparsity, "tocoo"):
         coo = sparsity.tocoo()
         shape, rows, columns = coo.shape, coo.row[coo.data != 0], coo.col[coo.data != 0]

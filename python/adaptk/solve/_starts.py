@@ -32,9 +32,9 @@ def _hypercube(count: int, n: int, seed: int) -> Array:
 
 
 def points(starts: Any, seed: Any, x0: Array, lower: Array, upper: Array) -> Array:
-    """Starts beside x0, shape (s, *x0.shape): those given, or so many of a Latin hypercube.
+    """Starts besides x0, shape (s, *x0.shape): those given, or this many from a Latin hypercube.
 
-    x0 and the bounds, infinite where there are none, have shape (n,) or (k, n).
+    x0 and the bounds, which are infinite if there are none, have shape (n,) or (k, n).
     """
     n = x0.shape[-1]
     if isinstance(starts, bool) or np.ndim(starts) != 0:
@@ -72,12 +72,12 @@ def points(starts: Any, seed: Any, x0: Array, lower: Array, upper: Array) -> Arr
         result = np.where(low & high, between, far(2 * unit - 1))
         result = np.where(low & ~high, lower + far(unit), result)
         result = np.where(~low & high, upper - far(unit), result)
-    # In the type of x0 a point may round to beyond a bound.
+    # In the dtype of x0, a point may be rounded beyond a bound.
     return np.ascontiguousarray(np.clip(result.astype(x0.dtype), lower, upper).astype(x0.dtype))
 
 
 def best_of(costs: Array, success: Array) -> Array:
-    """Along the first axis: the first one of least cost, of those that have converged if any has."""
+    """The index along the first axis of the first fit with the lowest cost, of the converged ones if there are any."""
     ranked = np.where(np.isfinite(costs), costs, np.inf)
     converged = np.where(success, ranked, np.inf)
     which = np.where(np.isfinite(converged).any(axis=0), np.argmin(converged, axis=0), np.argmin(ranked, axis=0))
