@@ -69,9 +69,8 @@ template <class... P> constexpr auto presets(P... p) { return std::array<Preset,
 //   Hyper                         the hyperparameters as doubles, in their order
 //   Coefficients<T>                    what does not depend on the element, rounded once to T
 //   coefficients<T>(Hyper, t)          computes them in double for step t, counted from 1
-//   update<T>(Coefficients, p, g, s..) the formula: changes p and the states in place, in the order of operations as
-//   written Memo                          optional: what coefficients keeps from one step for the next, its third
-//   argument; a
+//   update<T>(Coefficients, p, g, s..) the formula: changes p and the states in place, with operations in this order
+//   Memo                          optional: what coefficients() keeps from one step for the next, its third argument; a
 //                                 new one, {}, gives the same results, only slower
 //   invalid(Hyper)                optional: why hyperparameters that are each in range are invalid together, or nullptr
 //   Common                        optional: the defaults of weight_decay and decoupled, if they differ from 0, false

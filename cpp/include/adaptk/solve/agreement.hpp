@@ -9,10 +9,10 @@ namespace adaptk::solve {
 enum class Agreement { holds, fails, aborted };
 
 // `value(t, f)` sets f to the function at x + t d and returns false to abort; f0 is the function at x, and `slope` is
-// the derivative along d. Differences of f are taken with steps that shrink from `reach` until the rounding of f, of
-// relative size `noise`, is a tenth of the expected slope. The slope holds if differences agree with it for two steps
-// in a row or for the last step; a difference may be central or to one side (a kink has two slopes). It fails if they
-// do not, although the last two central differences agree with each other; `found` is then their value.
+// what the derivative gives along d. Differences of f are taken with steps that shrink from `reach` until the rounding
+// of f, of relative size `noise`, is a tenth of the expected slope. The slope holds if differences agree with it for
+// two steps in a row or for the last step; a difference may be central or to one side (a kink has two slopes). It fails
+// if they do not, although the last two central differences agree with each other; `found` is then their value.
 template <class T, class Value> Agreement judge_slope(T f0, T slope, T reach, T noise, Value&& value, T& found) {
     constexpr T shrink = T(1) / 16;  // so that the truncation error of central differences falls by 256
     constexpr int most = 14;         // down to eps of the reach

@@ -7,7 +7,7 @@
 //     bool hessian(const T* x, T* h);                       newton: n x n, symmetric
 //     bool product(const T* x, const T* v, T* hv);          newton_cg: the Hessian times v
 //     bool residuals(const T* x, T* r);                     levenberg_marquardt
-//     bool jacobian(const T* x, const T* r, T* j); m x n, row-major
+//     bool jacobian(const T* x, const T* r, T* j);          m x n, row-major
 // and, optionally, how exact derivatives by differences are:
 //     T hessian_error() const;                              newton: relative, eps without it
 //     bool refine();                                        better derivatives from here on, which cost more
