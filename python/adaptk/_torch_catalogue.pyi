@@ -29,7 +29,7 @@ class AdEMAMix(_Made):
     ) -> None: ...
 
 class SimplifiedAdEMAMix(_Made):
-    """AdEMAMix with a sum of gradients, and the gradient in the place of the fast average."""
+    """AdEMAMix with a sum of gradients, and the gradient instead of the fast average."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class SimplifiedAdEMAMix(_Made):
     ) -> None: ...
 
 class ADOPT(_Made):
-    """Adam whose second moment is that of the steps before, taken before the first moment."""
+    """Adam that divides each gradient by the root of the previous second moment, before the first moment."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class NAdamW(_Made):
     ) -> None: ...
 
 class LaProp(_Made):
-    """Momentum of the scaled gradient: Adam's two operations in the other order."""
+    """Momentum of the scaled gradient: the two operations of Adam in reverse order."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class AdaHessian(_Made):
     ) -> None: ...
 
 class AdamS(_Made):
-    """Adam whose second moment is made of the momentum, with one state."""
+    """Adam whose second moment is computed from the momentum, with one state."""
 
     def __init__(
         self,
@@ -209,7 +209,7 @@ class AdamS(_Made):
     ) -> None: ...
 
 class AdaBound(_Made):
-    """Adam whose rates are held between bounds that close on gradient descent's."""
+    """Adam whose rates are clipped to bounds that converge to the rate of gradient descent."""
 
     def __init__(
         self,
@@ -232,7 +232,7 @@ class AdaBound(_Made):
     ) -> None: ...
 
 class AMSBound(_Made):
-    """AMSGrad whose rates are held between bounds that close on gradient descent's."""
+    """AMSGrad whose rates are clipped to bounds that converge to the rate of gradient descent."""
 
     def __init__(
         self,
@@ -277,7 +277,7 @@ class QHAdam(_Made):
     ) -> None: ...
 
 class Grams(_Made):
-    """Adam's magnitudes in the direction of the gradient."""
+    """Steps with the magnitude of Adam's and the sign of the gradient."""
 
     def __init__(
         self,
@@ -297,7 +297,7 @@ class Grams(_Made):
     ) -> None: ...
 
 class AdaMod(_Made):
-    """Adam whose rates are held below their average."""
+    """Adam whose rates are bounded by their moving average."""
 
     def __init__(
         self,
@@ -318,7 +318,7 @@ class AdaMod(_Made):
     ) -> None: ...
 
 class PAdam(_Made):
-    """AMSGrad with the power 1/4 of the second moment in the place of 1/2."""
+    """AMSGrad with the power 1/4 of the second moment instead of 1/2."""
 
     def __init__(
         self,
@@ -338,7 +338,7 @@ class PAdam(_Made):
     ) -> None: ...
 
 class AMSGradCorrected(_Made):
-    """AMSGrad whose maximum is that of corrected second moments, as in optax."""
+    """AMSGrad with the maximum of bias-corrected second moments, as in optax."""
 
     def __init__(
         self,
@@ -359,7 +359,7 @@ class AMSGradCorrected(_Made):
     ) -> None: ...
 
 class RAdamCorrected(_Made):
-    """RAdam with eps beside the corrected root, as in optax."""
+    """RAdam with eps added to the bias-corrected root, as in optax."""
 
     def __init__(
         self,
@@ -381,7 +381,7 @@ class RAdamCorrected(_Made):
     ) -> None: ...
 
 class EXAdam(_Made):
-    """Adam with corrections of the bias that depend on both moments, and the gradient beside the first."""
+    """Adam with bias corrections that depend on both moments, and the gradient added to the first moment."""
 
     def __init__(
         self,
@@ -401,7 +401,7 @@ class EXAdam(_Made):
     ) -> None: ...
 
 class AdamAtan2(_Made):
-    """Adam with an angle in the place of a quotient, which needs no eps and knows no scale of gradients."""
+    """Adam with an angle instead of a quotient: it needs no eps and does not depend on the scale of gradients."""
 
     def __init__(
         self,
@@ -442,7 +442,7 @@ class DiffGrad(_Made):
     ) -> None: ...
 
 class AdamG(_Made):
-    """Adam on gradients that a power of their second moment multiplies, which needs no tuned learning rate."""
+    """Adam on gradients multiplied by a power of their second moment. It needs no tuned learning rate."""
 
     def __init__(
         self,
@@ -485,7 +485,7 @@ class Ano(_Made):
     ) -> None: ...
 
 class ACProp(_Made):
-    """The gradient over the root of its variance in the steps before."""
+    """The gradient divided by the root of its variance over the previous steps."""
 
     def __init__(
         self,
@@ -505,7 +505,7 @@ class ACProp(_Made):
     ) -> None: ...
 
 class OptimisticAdam(_Made):
-    """Adam that expects its step to change as it just did."""
+    """Adam that extrapolates the last change of its step."""
 
     def __init__(
         self,
@@ -629,7 +629,7 @@ class AdafactorMomentum(_Made):
     ) -> None: ...
 
 class CAME(_Made):
-    """Adafactor's update, averaged, and divided by the root of how far it has been from its average."""
+    """Averaged updates of Adafactor, divided by the root of their mean squared deviation from the average."""
 
     def __init__(
         self,
@@ -652,7 +652,7 @@ class CAME(_Made):
     ) -> None: ...
 
 class SM3(_Made):
-    """AdaGrad whose sums are kept as the largest ones of rows and columns."""
+    """AdaGrad that stores only the largest sum of each row and column."""
 
     def __init__(
         self,
@@ -785,7 +785,7 @@ class StableAdamW(_Made):
     ) -> None: ...
 
 class Fromage(_Made):
-    """Steps of a fixed length relative to the tensor's, whose growth is taken back."""
+    """Steps whose length is a fixed fraction of the tensor's norm, corrected for the growth of the norm."""
 
     def __init__(
         self,
@@ -839,7 +839,7 @@ class QHM(_Made):
     ) -> None: ...
 
 class AggMo(_Made):
-    """The mean of three velocities, whose momenta are 0 and two others."""
+    """The mean of three velocities, with the momenta 0, beta1 and beta2."""
 
     def __init__(
         self,
@@ -897,7 +897,7 @@ class AccSGD(_Made):
     ) -> None: ...
 
 class OptimisticSGD(_Made):
-    """Gradient descent that expects the gradient to change as it just did."""
+    """Gradient descent that extrapolates the last change of the gradient."""
 
     def __init__(
         self,
@@ -914,7 +914,7 @@ class OptimisticSGD(_Made):
     ) -> None: ...
 
 class PNM(_Made):
-    """The difference of two momenta that take turns."""
+    """The difference of two momenta that are updated in alternate steps."""
 
     def __init__(
         self,
@@ -932,7 +932,7 @@ class PNM(_Made):
     ) -> None: ...
 
 class SRMM(_Made):
-    """Averages of gradients and params by weights that decrease, and begin again."""
+    """Averages of gradients and params with decreasing weights, which are reset periodically."""
 
     def __init__(
         self,
@@ -950,7 +950,7 @@ class SRMM(_Made):
     ) -> None: ...
 
 class AdaPNM(_Made):
-    """AMSGrad by the difference of two momenta that take turns."""
+    """AMSGrad with the difference of two momenta that are updated in alternate steps."""
 
     def __init__(
         self,
@@ -1027,7 +1027,7 @@ class Kate(_Made):
     ) -> None: ...
 
 class AdaSqrt(_Made):
-    """AdaGrad without the root, with rates that grow by the root of the step."""
+    """AdaGrad without the root, with rates that grow with the root of the step number."""
 
     def __init__(
         self,
@@ -1044,7 +1044,7 @@ class AdaSqrt(_Made):
     ) -> None: ...
 
 class SMORMS3(_Made):
-    """Rates by the squared mean over the mean square, whose memory is as long as these allow."""
+    """Rates from the ratio of the squared mean of gradients to their mean square, with an adaptive memory."""
 
     def __init__(
         self,
@@ -1061,7 +1061,7 @@ class SMORMS3(_Made):
     ) -> None: ...
 
 class COCOB(_Made):
-    """Bets on each coordinate, without a learning rate."""
+    """Coin betting for each coordinate, without a learning rate."""
 
     def __init__(
         self,
@@ -1079,7 +1079,7 @@ class COCOB(_Made):
     ) -> None: ...
 
 class ScheduleFreeSGD(_Made):
-    """Gradient descent with an average in the place of a schedule of the learning rate."""
+    """Gradient descent with an average of the params instead of a learning-rate schedule."""
 
     def __init__(
         self,
@@ -1101,7 +1101,7 @@ class ScheduleFreeSGD(_Made):
     ) -> None: ...
 
 class ScheduleFreeAdamW(_Made):
-    """AdamW with an average in the place of a schedule of the learning rate and of the first moment."""
+    """AdamW with an average of the params instead of a learning-rate schedule and the first moment."""
 
     def __init__(
         self,
@@ -1126,7 +1126,7 @@ class ScheduleFreeAdamW(_Made):
     ) -> None: ...
 
 class ScheduleFreeRAdam(_Made):
-    """RAdam with an average in the place of a schedule of the learning rate and of the first moment."""
+    """RAdam with an average of the params instead of a learning-rate schedule and the first moment."""
 
     def __init__(
         self,
@@ -1201,7 +1201,7 @@ class Tiger(_Made):
     ) -> None: ...
 
 class RPropDelayed(_Made):
-    """Resilient propagation that takes each step when the next gradient is there and not against it, as in optax."""
+    """Resilient propagation with steps one iteration later, unless the next gradient opposes them, as in optax."""
 
     def __init__(
         self,
@@ -1295,7 +1295,7 @@ class DAdaptSGD(_Made):
     ) -> None: ...
 
 class DoG(_Made):
-    """Gradient descent by the largest distance so far, over the root of the sum of squared gradients."""
+    """Gradient descent with the largest distance so far, divided by the root of the sum of squared gradients."""
 
     def __init__(
         self,
@@ -1315,7 +1315,7 @@ class DoG(_Made):
     ) -> None: ...
 
 class DoWG(_Made):
-    """DoG with gradients that are weighted by the squared distance at their step."""
+    """DoG with gradients weighted by the squared distance at their step."""
 
     def __init__(
         self,

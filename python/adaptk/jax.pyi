@@ -847,7 +847,7 @@ def simplified_ademamix(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """AdEMAMix with a sum of gradients, and the gradient in the place of the fast average."""
+    """AdEMAMix with a sum of gradients, and the gradient instead of the fast average."""
 
 class AdoptState(NamedTuple):
     count: Any
@@ -873,7 +873,7 @@ def adopt(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Adam whose second moment is that of the steps before, taken before the first moment."""
+    """Adam that divides each gradient by the root of the previous second moment, before the first moment."""
 
 class NadamwState(NamedTuple):
     count: Any
@@ -923,7 +923,7 @@ def laprop(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Momentum of the scaled gradient: Adam's two operations in the other order."""
+    """Momentum of the scaled gradient: the two operations of Adam in reverse order."""
 
 class MarsAdamwState(NamedTuple):
     count: Any
@@ -1049,7 +1049,7 @@ def adams(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Adam whose second moment is made of the momentum, with one state."""
+    """Adam whose second moment is computed from the momentum, with one state."""
 
 class AdaboundState(NamedTuple):
     count: Any
@@ -1077,7 +1077,7 @@ def adabound(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Adam whose rates are held between bounds that close on gradient descent's."""
+    """Adam whose rates are clipped to bounds that converge to the rate of gradient descent."""
 
 class AmsboundState(NamedTuple):
     count: Any
@@ -1106,7 +1106,7 @@ def amsbound(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """AMSGrad whose rates are held between bounds that close on gradient descent's."""
+    """AMSGrad whose rates are clipped to bounds that converge to the rate of gradient descent."""
 
 class QhadamState(NamedTuple):
     count: Any
@@ -1158,7 +1158,7 @@ def grams(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Adam's magnitudes in the direction of the gradient."""
+    """Steps with the magnitude of Adam's and the sign of the gradient."""
 
 class AdamodState(NamedTuple):
     count: Any
@@ -1185,7 +1185,7 @@ def adamod(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Adam whose rates are held below their average."""
+    """Adam whose rates are bounded by their moving average."""
 
 class PadamState(NamedTuple):
     count: Any
@@ -1211,7 +1211,7 @@ def padam(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """AMSGrad with the power 1/4 of the second moment in the place of 1/2."""
+    """AMSGrad with the power 1/4 of the second moment instead of 1/2."""
 
 class AmsgradCorrectedState(NamedTuple):
     count: Any
@@ -1238,7 +1238,7 @@ def amsgrad_corrected(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """AMSGrad whose maximum is that of corrected second moments, as in optax."""
+    """AMSGrad with the maximum of bias-corrected second moments, as in optax."""
 
 class RadamCorrectedState(NamedTuple):
     count: Any
@@ -1265,7 +1265,7 @@ def radam_corrected(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """RAdam with eps beside the corrected root, as in optax."""
+    """RAdam with eps added to the bias-corrected root, as in optax."""
 
 class ExadamState(NamedTuple):
     count: Any
@@ -1290,7 +1290,7 @@ def exadam(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Adam with corrections of the bias that depend on both moments, and the gradient beside the first."""
+    """Adam with bias corrections that depend on both moments, and the gradient added to the first moment."""
 
 class AdamAtan2State(NamedTuple):
     count: Any
@@ -1316,7 +1316,7 @@ def adam_atan2(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Adam with an angle in the place of a quotient, which needs no eps and knows no scale of gradients."""
+    """Adam with an angle instead of a quotient: it needs no eps and does not depend on the scale of gradients."""
 
 class DiffgradState(NamedTuple):
     count: Any
@@ -1371,7 +1371,7 @@ def adamg(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Adam on gradients that a power of their second moment multiplies, which needs no tuned learning rate."""
+    """Adam on gradients multiplied by a power of their second moment. It needs no tuned learning rate."""
 
 class AnoState(NamedTuple):
     count: Any
@@ -1421,7 +1421,7 @@ def acprop(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """The gradient over the root of its variance in the steps before."""
+    """The gradient divided by the root of its variance over the previous steps."""
 
 class OptimisticAdamState(NamedTuple):
     count: Any
@@ -1447,7 +1447,7 @@ def optimistic_adam(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Adam that expects its step to change as it just did."""
+    """Adam that extrapolates the last change of its step."""
 
 class FtmlState(NamedTuple):
     count: Any
@@ -1612,7 +1612,7 @@ def came(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Adafactor's update, averaged, and divided by the root of how far it has been from its average."""
+    """Averaged updates of Adafactor, divided by the root of their mean squared deviation from the average."""
 
 class Sm3State(NamedTuple):
     count: Any
@@ -1635,7 +1635,7 @@ def sm3(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """AdaGrad whose sums are kept as the largest ones of rows and columns."""
+    """AdaGrad that stores only the largest sum of each row and column."""
 
 class Sm3MomentumState(NamedTuple):
     count: Any
@@ -1803,7 +1803,7 @@ def fromage(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Steps of a fixed length relative to the tensor's, whose growth is taken back."""
+    """Steps whose length is a fixed fraction of the tensor's norm, corrected for the growth of the norm."""
 
 class NovogradState(NamedTuple):
     count: Any
@@ -1875,7 +1875,7 @@ def aggmo(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """The mean of three velocities, whose momenta are 0 and two others."""
+    """The mean of three velocities, with the momenta 0, beta1 and beta2."""
 
 class PidState(NamedTuple):
     count: Any
@@ -1948,7 +1948,7 @@ def optimistic_sgd(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Gradient descent that expects the gradient to change as it just did."""
+    """Gradient descent that extrapolates the last change of the gradient."""
 
 class PnmState(NamedTuple):
     count: Any
@@ -1972,7 +1972,7 @@ def pnm(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """The difference of two momenta that take turns."""
+    """The difference of two momenta that are updated in alternate steps."""
 
 class SrmmState(NamedTuple):
     count: Any
@@ -1996,7 +1996,7 @@ def srmm(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Averages of gradients and params by weights that decrease, and begin again."""
+    """Averages of gradients and params with decreasing weights, which are reset periodically."""
 
 class AdapnmState(NamedTuple):
     count: Any
@@ -2024,7 +2024,7 @@ def adapnm(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """AMSGrad by the difference of two momenta that take turns."""
+    """AMSGrad with the difference of two momenta that are updated in alternate steps."""
 
 class FtrlState(NamedTuple):
     count: Any
@@ -2121,7 +2121,7 @@ def adasqrt(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """AdaGrad without the root, with rates that grow by the root of the step."""
+    """AdaGrad without the root, with rates that grow with the root of the step number."""
 
 class Smorms3State(NamedTuple):
     count: Any
@@ -2145,7 +2145,7 @@ def smorms3(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Rates by the squared mean over the mean square, whose memory is as long as these allow."""
+    """Rates from the ratio of the squared mean of gradients to their mean square, with an adaptive memory."""
 
 class CocobState(NamedTuple):
     count: Any
@@ -2172,7 +2172,7 @@ def cocob(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Bets on each coordinate, without a learning rate."""
+    """Coin betting for each coordinate, without a learning rate."""
 
 class ScheduleFreeSgdState(NamedTuple):
     count: Any
@@ -2199,7 +2199,7 @@ def schedule_free_sgd(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Gradient descent with an average in the place of a schedule of the learning rate."""
+    """Gradient descent with an average of the params instead of a learning-rate schedule."""
 
 class ScheduleFreeAdamwState(NamedTuple):
     count: Any
@@ -2229,7 +2229,7 @@ def schedule_free_adamw(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """AdamW with an average in the place of a schedule of the learning rate and of the first moment."""
+    """AdamW with an average of the params instead of a learning-rate schedule and the first moment."""
 
 class ScheduleFreeRadamState(NamedTuple):
     count: Any
@@ -2259,7 +2259,7 @@ def schedule_free_radam(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """RAdam with an average in the place of a schedule of the learning rate and of the first moment."""
+    """RAdam with an average of the params instead of a learning-rate schedule and the first moment."""
 
 class SignsgdState(NamedTuple):
     count: Any
@@ -2349,7 +2349,7 @@ def rprop_delayed(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Resilient propagation that takes each step when the next gradient is there and not against it, as in optax."""
+    """Resilient propagation with steps one iteration later, unless the next gradient opposes them, as in optax."""
 
 class ProdigyState(NamedTuple):
     count: Any
@@ -2467,7 +2467,7 @@ def dog(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Gradient descent by the largest distance so far, over the root of the sum of squared gradients."""
+    """Gradient descent with the largest distance so far, divided by the root of the sum of squared gradients."""
 
 class DowgState(NamedTuple):
     count: Any
@@ -2492,7 +2492,7 @@ def dowg(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """DoG with gradients that are weighted by the squared distance at their step."""
+    """DoG with gradients weighted by the squared distance at their step."""
 
 class RowwiseAdagradState(NamedTuple):
     count: Any

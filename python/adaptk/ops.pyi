@@ -641,7 +641,7 @@ def simplified_ademamix(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """AdEMAMix with a sum of gradients, and the gradient in the place of the fast average."""
+    """AdEMAMix with a sum of gradients, and the gradient instead of the fast average."""
 
 def adopt(
     param: Buffers,
@@ -667,7 +667,7 @@ def adopt(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Adam whose second moment is that of the steps before, taken before the first moment."""
+    """Adam that divides each gradient by the root of the previous second moment, before the first moment."""
 
 def nadamw(
     param: Buffers,
@@ -717,7 +717,7 @@ def laprop(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Momentum of the scaled gradient: Adam's two operations in the other order."""
+    """Momentum of the scaled gradient: the two operations of Adam in reverse order."""
 
 def mars_adamw(
     param: Buffers,
@@ -843,7 +843,7 @@ def adams(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Adam whose second moment is made of the momentum, with one state."""
+    """Adam whose second moment is computed from the momentum, with one state."""
 
 def adabound(
     param: Buffers,
@@ -871,7 +871,7 @@ def adabound(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Adam whose rates are held between bounds that close on gradient descent's."""
+    """Adam whose rates are clipped to bounds that converge to the rate of gradient descent."""
 
 def amsbound(
     param: Buffers,
@@ -900,7 +900,7 @@ def amsbound(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """AMSGrad whose rates are held between bounds that close on gradient descent's."""
+    """AMSGrad whose rates are clipped to bounds that converge to the rate of gradient descent."""
 
 def qhadam(
     param: Buffers,
@@ -952,7 +952,7 @@ def grams(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Adam's magnitudes in the direction of the gradient."""
+    """Steps with the magnitude of Adam's and the sign of the gradient."""
 
 def adamod(
     param: Buffers,
@@ -979,7 +979,7 @@ def adamod(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Adam whose rates are held below their average."""
+    """Adam whose rates are bounded by their moving average."""
 
 def padam(
     param: Buffers,
@@ -1005,7 +1005,7 @@ def padam(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """AMSGrad with the power 1/4 of the second moment in the place of 1/2."""
+    """AMSGrad with the power 1/4 of the second moment instead of 1/2."""
 
 def amsgrad_corrected(
     param: Buffers,
@@ -1032,7 +1032,7 @@ def amsgrad_corrected(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """AMSGrad whose maximum is that of corrected second moments, as in optax."""
+    """AMSGrad with the maximum of bias-corrected second moments, as in optax."""
 
 def radam_corrected(
     param: Buffers,
@@ -1059,7 +1059,7 @@ def radam_corrected(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """RAdam with eps beside the corrected root, as in optax."""
+    """RAdam with eps added to the bias-corrected root, as in optax."""
 
 def exadam(
     param: Buffers,
@@ -1084,7 +1084,7 @@ def exadam(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Adam with corrections of the bias that depend on both moments, and the gradient beside the first."""
+    """Adam with bias corrections that depend on both moments, and the gradient added to the first moment."""
 
 def adam_atan2(
     param: Buffers,
@@ -1110,7 +1110,7 @@ def adam_atan2(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Adam with an angle in the place of a quotient, which needs no eps and knows no scale of gradients."""
+    """Adam with an angle instead of a quotient: it needs no eps and does not depend on the scale of gradients."""
 
 def diffgrad(
     param: Buffers,
@@ -1165,7 +1165,7 @@ def adamg(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Adam on gradients that a power of their second moment multiplies, which needs no tuned learning rate."""
+    """Adam on gradients multiplied by a power of their second moment. It needs no tuned learning rate."""
 
 def ano(
     param: Buffers,
@@ -1215,7 +1215,7 @@ def acprop(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """The gradient over the root of its variance in the steps before."""
+    """The gradient divided by the root of its variance over the previous steps."""
 
 def optimistic_adam(
     param: Buffers,
@@ -1241,7 +1241,7 @@ def optimistic_adam(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Adam that expects its step to change as it just did."""
+    """Adam that extrapolates the last change of its step."""
 
 def ftml(
     param: Buffers,
@@ -1406,7 +1406,7 @@ def came(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Adafactor's update, averaged, and divided by the root of how far it has been from its average."""
+    """Averaged updates of Adafactor, divided by the root of their mean squared deviation from the average."""
 
 def sm3(
     param: Buffers,
@@ -1429,7 +1429,7 @@ def sm3(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """AdaGrad whose sums are kept as the largest ones of rows and columns."""
+    """AdaGrad that stores only the largest sum of each row and column."""
 
 def sm3_momentum(
     param: Buffers,
@@ -1597,7 +1597,7 @@ def fromage(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Steps of a fixed length relative to the tensor's, whose growth is taken back."""
+    """Steps whose length is a fixed fraction of the tensor's norm, corrected for the growth of the norm."""
 
 def novograd(
     param: Buffers,
@@ -1669,7 +1669,7 @@ def aggmo(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """The mean of three velocities, whose momenta are 0 and two others."""
+    """The mean of three velocities, with the momenta 0, beta1 and beta2."""
 
 def pid(
     param: Buffers,
@@ -1742,7 +1742,7 @@ def optimistic_sgd(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Gradient descent that expects the gradient to change as it just did."""
+    """Gradient descent that extrapolates the last change of the gradient."""
 
 def pnm(
     param: Buffers,
@@ -1766,7 +1766,7 @@ def pnm(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """The difference of two momenta that take turns."""
+    """The difference of two momenta that are updated in alternate steps."""
 
 def srmm(
     param: Buffers,
@@ -1790,7 +1790,7 @@ def srmm(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Averages of gradients and params by weights that decrease, and begin again."""
+    """Averages of gradients and params with decreasing weights, which are reset periodically."""
 
 def adapnm(
     param: Buffers,
@@ -1818,7 +1818,7 @@ def adapnm(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """AMSGrad by the difference of two momenta that take turns."""
+    """AMSGrad with the difference of two momenta that are updated in alternate steps."""
 
 def ftrl(
     param: Buffers,
@@ -1915,7 +1915,7 @@ def adasqrt(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """AdaGrad without the root, with rates that grow by the root of the step."""
+    """AdaGrad without the root, with rates that grow with the root of the step number."""
 
 def smorms3(
     param: Buffers,
@@ -1939,7 +1939,7 @@ def smorms3(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Rates by the squared mean over the mean square, whose memory is as long as these allow."""
+    """Rates from the ratio of the squared mean of gradients to their mean square, with an adaptive memory."""
 
 def cocob(
     param: Buffers,
@@ -1966,7 +1966,7 @@ def cocob(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Bets on each coordinate, without a learning rate."""
+    """Coin betting for each coordinate, without a learning rate."""
 
 def schedule_free_sgd(
     param: Buffers,
@@ -1993,7 +1993,7 @@ def schedule_free_sgd(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Gradient descent with an average in the place of a schedule of the learning rate."""
+    """Gradient descent with an average of the params instead of a learning-rate schedule."""
 
 def schedule_free_adamw(
     param: Buffers,
@@ -2023,7 +2023,7 @@ def schedule_free_adamw(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """AdamW with an average in the place of a schedule of the learning rate and of the first moment."""
+    """AdamW with an average of the params instead of a learning-rate schedule and the first moment."""
 
 def schedule_free_radam(
     param: Buffers,
@@ -2053,7 +2053,7 @@ def schedule_free_radam(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """RAdam with an average in the place of a schedule of the learning rate and of the first moment."""
+    """RAdam with an average of the params instead of a learning-rate schedule and the first moment."""
 
 def signsgd(
     param: Buffers,
@@ -2143,7 +2143,7 @@ def rprop_delayed(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Resilient propagation that takes each step when the next gradient is there and not against it, as in optax."""
+    """Resilient propagation with steps one iteration later, unless the next gradient opposes them, as in optax."""
 
 def prodigy(
     param: Buffers,
@@ -2261,7 +2261,7 @@ def dog(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Gradient descent by the largest distance so far, over the root of the sum of squared gradients."""
+    """Gradient descent with the largest distance so far, divided by the root of the sum of squared gradients."""
 
 def dowg(
     param: Buffers,
@@ -2286,7 +2286,7 @@ def dowg(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """DoG with gradients that are weighted by the squared distance at their step."""
+    """DoG with gradients weighted by the squared distance at their step."""
 
 def rowwise_adagrad(
     param: Buffers,

@@ -586,7 +586,7 @@ class AdEMAMix(Optimizer):
     ) -> None: ...
 
 class SimplifiedAdEMAMix(Optimizer):
-    """AdEMAMix with a sum of gradients, and the gradient in the place of the fast average."""
+    """AdEMAMix with a sum of gradients, and the gradient instead of the fast average."""
 
     def __init__(
         self,
@@ -613,7 +613,7 @@ class SimplifiedAdEMAMix(Optimizer):
     ) -> None: ...
 
 class ADOPT(Optimizer):
-    """Adam whose second moment is that of the steps before, taken before the first moment."""
+    """Adam that divides each gradient by the root of the previous second moment, before the first moment."""
 
     def __init__(
         self,
@@ -666,7 +666,7 @@ class NAdamW(Optimizer):
     ) -> None: ...
 
 class LaProp(Optimizer):
-    """Momentum of the scaled gradient: Adam's two operations in the other order."""
+    """Momentum of the scaled gradient: the two operations of Adam in reverse order."""
 
     def __init__(
         self,
@@ -796,7 +796,7 @@ class AdaHessian(Optimizer):
     ) -> None: ...
 
 class AdamS(Optimizer):
-    """Adam whose second moment is made of the momentum, with one state."""
+    """Adam whose second moment is computed from the momentum, with one state."""
 
     def __init__(
         self,
@@ -822,7 +822,7 @@ class AdamS(Optimizer):
     ) -> None: ...
 
 class AdaBound(Optimizer):
-    """Adam whose rates are held between bounds that close on gradient descent's."""
+    """Adam whose rates are clipped to bounds that converge to the rate of gradient descent."""
 
     def __init__(
         self,
@@ -851,7 +851,7 @@ class AdaBound(Optimizer):
     ) -> None: ...
 
 class AMSBound(Optimizer):
-    """AMSGrad whose rates are held between bounds that close on gradient descent's."""
+    """AMSGrad whose rates are clipped to bounds that converge to the rate of gradient descent."""
 
     def __init__(
         self,
@@ -908,7 +908,7 @@ class QHAdam(Optimizer):
     ) -> None: ...
 
 class Grams(Optimizer):
-    """Adam's magnitudes in the direction of the gradient."""
+    """Steps with the magnitude of Adam's and the sign of the gradient."""
 
     def __init__(
         self,
@@ -934,7 +934,7 @@ class Grams(Optimizer):
     ) -> None: ...
 
 class AdaMod(Optimizer):
-    """Adam whose rates are held below their average."""
+    """Adam whose rates are bounded by their moving average."""
 
     def __init__(
         self,
@@ -961,7 +961,7 @@ class AdaMod(Optimizer):
     ) -> None: ...
 
 class PAdam(Optimizer):
-    """AMSGrad with the power 1/4 of the second moment in the place of 1/2."""
+    """AMSGrad with the power 1/4 of the second moment instead of 1/2."""
 
     def __init__(
         self,
@@ -987,7 +987,7 @@ class PAdam(Optimizer):
     ) -> None: ...
 
 class AMSGradCorrected(Optimizer):
-    """AMSGrad whose maximum is that of corrected second moments, as in optax."""
+    """AMSGrad with the maximum of bias-corrected second moments, as in optax."""
 
     def __init__(
         self,
@@ -1014,7 +1014,7 @@ class AMSGradCorrected(Optimizer):
     ) -> None: ...
 
 class RAdamCorrected(Optimizer):
-    """RAdam with eps beside the corrected root, as in optax."""
+    """RAdam with eps added to the bias-corrected root, as in optax."""
 
     def __init__(
         self,
@@ -1042,7 +1042,7 @@ class RAdamCorrected(Optimizer):
     ) -> None: ...
 
 class EXAdam(Optimizer):
-    """Adam with corrections of the bias that depend on both moments, and the gradient beside the first."""
+    """Adam with bias corrections that depend on both moments, and the gradient added to the first moment."""
 
     def __init__(
         self,
@@ -1068,7 +1068,7 @@ class EXAdam(Optimizer):
     ) -> None: ...
 
 class AdamAtan2(Optimizer):
-    """Adam with an angle in the place of a quotient, which needs no eps and knows no scale of gradients."""
+    """Adam with an angle instead of a quotient: it needs no eps and does not depend on the scale of gradients."""
 
     def __init__(
         self,
@@ -1121,7 +1121,7 @@ class DiffGrad(Optimizer):
     ) -> None: ...
 
 class AdamG(Optimizer):
-    """Adam on gradients that a power of their second moment multiplies, which needs no tuned learning rate."""
+    """Adam on gradients multiplied by a power of their second moment. It needs no tuned learning rate."""
 
     def __init__(
         self,
@@ -1176,7 +1176,7 @@ class Ano(Optimizer):
     ) -> None: ...
 
 class ACProp(Optimizer):
-    """The gradient over the root of its variance in the steps before."""
+    """The gradient divided by the root of its variance over the previous steps."""
 
     def __init__(
         self,
@@ -1202,7 +1202,7 @@ class ACProp(Optimizer):
     ) -> None: ...
 
 class OptimisticAdam(Optimizer):
-    """Adam that expects its step to change as it just did."""
+    """Adam that extrapolates the last change of its step."""
 
     def __init__(
         self,
@@ -1365,7 +1365,7 @@ class AdafactorMomentum(Optimizer):
     ) -> None: ...
 
 class CAME(Optimizer):
-    """Adafactor's update, averaged, and divided by the root of how far it has been from its average."""
+    """Averaged updates of Adafactor, divided by the root of their mean squared deviation from the average."""
 
     def __init__(
         self,
@@ -1394,7 +1394,7 @@ class CAME(Optimizer):
     ) -> None: ...
 
 class SM3(Optimizer):
-    """AdaGrad whose sums are kept as the largest ones of rows and columns."""
+    """AdaGrad that stores only the largest sum of each row and column."""
 
     def __init__(
         self,
@@ -1572,7 +1572,7 @@ class StableAdamW(Optimizer):
     ) -> None: ...
 
 class Fromage(Optimizer):
-    """Steps of a fixed length relative to the tensor's, whose growth is taken back."""
+    """Steps whose length is a fixed fraction of the tensor's norm, corrected for the growth of the norm."""
 
     def __init__(
         self,
@@ -1646,7 +1646,7 @@ class QHM(Optimizer):
     ) -> None: ...
 
 class AggMo(Optimizer):
-    """The mean of three velocities, whose momenta are 0 and two others."""
+    """The mean of three velocities, with the momenta 0, beta1 and beta2."""
 
     def __init__(
         self,
@@ -1724,7 +1724,7 @@ class AccSGD(Optimizer):
     ) -> None: ...
 
 class OptimisticSGD(Optimizer):
-    """Gradient descent that expects the gradient to change as it just did."""
+    """Gradient descent that extrapolates the last change of the gradient."""
 
     def __init__(
         self,
@@ -1748,7 +1748,7 @@ class OptimisticSGD(Optimizer):
     ) -> None: ...
 
 class PNM(Optimizer):
-    """The difference of two momenta that take turns."""
+    """The difference of two momenta that are updated in alternate steps."""
 
     def __init__(
         self,
@@ -1773,7 +1773,7 @@ class PNM(Optimizer):
     ) -> None: ...
 
 class SRMM(Optimizer):
-    """Averages of gradients and params by weights that decrease, and begin again."""
+    """Averages of gradients and params with decreasing weights, which are reset periodically."""
 
     def __init__(
         self,
@@ -1798,7 +1798,7 @@ class SRMM(Optimizer):
     ) -> None: ...
 
 class AdaPNM(Optimizer):
-    """AMSGrad by the difference of two momenta that take turns."""
+    """AMSGrad with the difference of two momenta that are updated in alternate steps."""
 
     def __init__(
         self,
@@ -1902,7 +1902,7 @@ class Kate(Optimizer):
     ) -> None: ...
 
 class AdaSqrt(Optimizer):
-    """AdaGrad without the root, with rates that grow by the root of the step."""
+    """AdaGrad without the root, with rates that grow with the root of the step number."""
 
     def __init__(
         self,
@@ -1926,7 +1926,7 @@ class AdaSqrt(Optimizer):
     ) -> None: ...
 
 class SMORMS3(Optimizer):
-    """Rates by the squared mean over the mean square, whose memory is as long as these allow."""
+    """Rates from the ratio of the squared mean of gradients to their mean square, with an adaptive memory."""
 
     def __init__(
         self,
@@ -1950,7 +1950,7 @@ class SMORMS3(Optimizer):
     ) -> None: ...
 
 class COCOB(Optimizer):
-    """Bets on each coordinate, without a learning rate."""
+    """Coin betting for each coordinate, without a learning rate."""
 
     def __init__(
         self,
@@ -1975,7 +1975,7 @@ class COCOB(Optimizer):
     ) -> None: ...
 
 class ScheduleFreeSGD(Optimizer):
-    """Gradient descent with an average in the place of a schedule of the learning rate."""
+    """Gradient descent with an average of the params instead of a learning-rate schedule."""
 
     def __init__(
         self,
@@ -2004,7 +2004,7 @@ class ScheduleFreeSGD(Optimizer):
     ) -> None: ...
 
 class ScheduleFreeAdamW(Optimizer):
-    """AdamW with an average in the place of a schedule of the learning rate and of the first moment."""
+    """AdamW with an average of the params instead of a learning-rate schedule and the first moment."""
 
     def __init__(
         self,
@@ -2035,7 +2035,7 @@ class ScheduleFreeAdamW(Optimizer):
     ) -> None: ...
 
 class ScheduleFreeRAdam(Optimizer):
-    """RAdam with an average in the place of a schedule of the learning rate and of the first moment."""
+    """RAdam with an average of the params instead of a learning-rate schedule and the first moment."""
 
     def __init__(
         self,
@@ -2137,7 +2137,7 @@ class Tiger(Optimizer):
     ) -> None: ...
 
 class RPropDelayed(Optimizer):
-    """Resilient propagation that takes each step when the next gradient is there and not against it, as in optax."""
+    """Resilient propagation with steps one iteration later, unless the next gradient opposes them, as in optax."""
 
     def __init__(
         self,
@@ -2257,7 +2257,7 @@ class DAdaptSGD(Optimizer):
     ) -> None: ...
 
 class DoG(Optimizer):
-    """Gradient descent by the largest distance so far, over the root of the sum of squared gradients."""
+    """Gradient descent with the largest distance so far, divided by the root of the sum of squared gradients."""
 
     def __init__(
         self,
@@ -2284,7 +2284,7 @@ class DoG(Optimizer):
     ) -> None: ...
 
 class DoWG(Optimizer):
-    """DoG with gradients that are weighted by the squared distance at their step."""
+    """DoG with gradients weighted by the squared distance at their step."""
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ def _root(v: Any, h: Any, t: Any) -> Any:
        nonnegative=_SECOND, lr=1e-3, beta1=0.9, beta2=0.999, beta3=0.9999, alpha=5.0, warmup=0.0, eps=1e-8,
        decoupled=True, ranges={"beta1": "(0, 1)", "beta3": "(0, 1)", "warmup": "[0, inf)"},
        meanings={"beta3": "decay of the slow first moment", "alpha": "weight of the slow first moment",
-                 "warmup": "steps in which alpha and beta3 rise to their values"})  # fmt: skip
+                 "warmup": "number of steps in which alpha and beta3 rise to their values"})  # fmt: skip
 def ademamix(p: Any, g: Any, exp_avg: Any, exp_avg_slow: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
     """Adam with a second, slow average of gradients."""
     s = t / h.warmup
@@ -51,7 +51,7 @@ def ademamix(p: Any, g: Any, exp_avg: Any, exp_avg_slow: Any, exp_avg_sq: Any, h
        eps=1e-8, decoupled=True, meanings={"beta1": "decay of the sum of gradients", "alpha": "weight of the gradient"},
        )  # fmt: skip
 def simplified_ademamix(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
-    """AdEMAMix with a sum of gradients, and the gradient in the place of the fast average."""
+    """AdEMAMix with a sum of gradients, and the gradient instead of the fast average."""
     m = h.beta1 * exp_avg + g
     v = average(exp_avg_sq, g * g, h.beta2)
     return p - h.lr * (m + h.alpha * g) / _root(v, h, t), m, v
@@ -65,7 +65,7 @@ def simplified_ademamix(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t
        meanings={"clip_exponent": "power of t - 1 that bounds the scaled gradient", "eps": "lower bound of the root"},
        )  # fmt: skip
 def adopt(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
-    """Adam whose second moment is that of the steps before, taken before the first moment."""
+    """Adam that divides each gradient by the root of the previous second moment, before the first moment."""
     first = t == 1
     bound = (t - 1) ** h.clip_exponent
     d = _clamp(g / maximum(sqrt(exp_avg_sq), h.eps), -bound, bound)
@@ -94,7 +94,7 @@ def nadamw(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any
        source="Ziyin, Wang, Ueda 2020", states=_MOMENTS, nonnegative=_SECOND, lr=4e-4, beta1=0.9, beta2=0.999,
        eps=1e-15, decoupled=True)  # fmt: skip
 def laprop(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
-    """Momentum of the scaled gradient: Adam's two operations in the other order."""
+    """Momentum of the scaled gradient: the two operations of Adam in reverse order."""
     v = average(exp_avg_sq, g * g, h.beta2)
     m = average(exp_avg, g / _root(v, h, t), h.beta1)
     return p - h.lr / (1 - h.beta1**t) * m, m, v
@@ -164,7 +164,7 @@ def adahessian(p: Any, g: Any, exp_avg: Any, exp_hessian_sq: Any, hessian: Any, 
        source="Zhang, Wang, Chen 2025", states={"exp_avg": 0.0}, lr=1e-3, beta1=0.9, beta2=0.95, eps=1e-8,
        decoupled=True, meanings={"beta2": "weight of the old momentum's square"})  # fmt: skip
 def adams(p: Any, g: Any, exp_avg: Any, h: Any, t: Any) -> Any:
-    """Adam whose second moment is made of the momentum, with one state."""
+    """Adam whose second moment is computed from the momentum, with one state."""
     w = h.beta2 * (exp_avg * exp_avg) + (1 - h.beta2) * (g * g)
     m = average(exp_avg, g, h.beta1)
     return p - h.lr * m / (sqrt(w) + h.eps), m
@@ -173,8 +173,8 @@ def adams(p: Any, g: Any, exp_avg: Any, h: Any, t: Any) -> Any:
 _BOUND = "s = lr*sqrt(1 - beta2^t)/(1 - beta1^t)/(sqrt({v}) + eps);  f = final_lr*lr/first_lr\n"
 _BOUND += "p -= clamp(s, f*(1 - 1/(gamma*t + 1)), f*(1 + 1/(gamma*t)))*m"
 _BOUND_MEANINGS = {
-    "final_lr": "the rate of gradient descent that the steps end with",
-    "gamma": "how fast the bounds close",
+    "final_lr": "the rate of gradient descent to which the bounds converge",
+    "gamma": "how fast the bounds converge",
     "first_lr": "the learning rate of the first step; carried from step to step",
 }
 _BOUND_RANGES = {"final_lr": "[0, inf)", "gamma": "(0, inf)", "first_lr": "[0, inf)"}
@@ -192,7 +192,7 @@ def _bounded(p: Any, m: Any, v: Any, h: Any, t: Any) -> Any:
        source="Luo et al. 2019", states=_MOMENTS, nonnegative=_SECOND, carried={"first_lr": 0.0}, lr=1e-3, beta1=0.9,
        beta2=0.999, eps=1e-8, final_lr=0.1, gamma=1e-3, meanings=_BOUND_MEANINGS, ranges=_BOUND_RANGES)  # fmt: skip
 def adabound(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
-    """Adam whose rates are held between bounds that close on gradient descent's."""
+    """Adam whose rates are clipped to bounds that converge to the rate of gradient descent."""
     m = average(exp_avg, g, h.beta1)
     v = average(exp_avg_sq, g * g, h.beta2)
     p, first = _bounded(p, m, v, h, t)
@@ -205,7 +205,7 @@ def adabound(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> A
        carried={"first_lr": 0.0}, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, final_lr=0.1, gamma=1e-3,
        meanings=_BOUND_MEANINGS, ranges=_BOUND_RANGES)  # fmt: skip
 def amsbound(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, h: Any, t: Any) -> Any:
-    """AMSGrad whose rates are held between bounds that close on gradient descent's."""
+    """AMSGrad whose rates are clipped to bounds that converge to the rate of gradient descent."""
     m = average(exp_avg, g, h.beta1)
     v = average(exp_avg_sq, g * g, h.beta2)
     x = maximum(max_exp_avg_sq, v)
@@ -218,7 +218,8 @@ def amsbound(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, max_exp_avg_sq: Any,
        "p -= lr*((1 - nu1)*g + nu1*m/(1 - beta1^t))/(sqrt((1 - nu2)*g^2 + nu2*v/(1 - beta2^t)) + eps)",
        source="Ma, Yarats 2018", states=_MOMENTS, nonnegative=_SECOND, lr=1e-3, beta1=0.995, beta2=0.999, nu1=0.7,
        nu2=1.0, eps=1e-8, ranges={"nu1": "[0, inf)", "nu2": "[0, 1]"},
-       meanings={"nu1": "weight of the first moment against the gradient", "nu2": "of the second against its square"},
+       meanings={"nu1": "weight of the first moment against the gradient",
+                 "nu2": "weight of the second moment against the squared gradient"},
        )  # fmt: skip
 def qhadam(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
     """Adam with weighted means of the moments and of the gradient itself."""
@@ -235,7 +236,7 @@ def qhadam(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any
        source="Cao et al. 2024", states=_MOMENTS, nonnegative=_SECOND, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-6,
        decoupled=True)  # fmt: skip
 def grams(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
-    """Adam's magnitudes in the direction of the gradient."""
+    """Steps with the magnitude of Adam's and the sign of the gradient."""
     m = average(exp_avg, g, h.beta1)
     v = average(exp_avg_sq, g * g, h.beta2)
     return p - sign(g) * abs(h.lr / (1 - h.beta1**t) * m / _root(v, h, t)), m, v
@@ -247,7 +248,7 @@ def grams(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
        source="Ding et al. 2019", states={**_MOMENTS, "exp_avg_rate": 0.0}, nonnegative=[*_SECOND, "exp_avg_rate"],
        lr=1e-3, beta1=0.9, beta2=0.999, beta3=0.999, eps=1e-8, meanings={"beta3": "decay of the rates"})  # fmt: skip
 def adamod(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, exp_avg_rate: Any, h: Any, t: Any) -> Any:
-    """Adam whose rates are held below their average."""
+    """Adam whose rates are bounded by their moving average."""
     m = average(exp_avg, g, h.beta1)
     v = average(exp_avg_sq, g * g, h.beta2)
     rate = h.lr * sqrt(1 - h.beta2**t) / (1 - h.beta1**t) / (sqrt(v) + h.eps)
@@ -261,7 +262,7 @@ def adamod(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, exp_avg_rate: Any, h: 
        source="Chen et al. 2018", states={**_MOMENTS, "max_exp_avg_sq": 0.0}, nonnegative=[*_SECOND, "max_exp_avg_sq"],
        lr=0.1, beta1=0.9, beta2=0.999, eps=1e-8)  # fmt: skip
 def padam(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, h: Any, t: Any) -> Any:
-    """AMSGrad with the power 1/4 of the second moment in the place of 1/2."""
+    """AMSGrad with the power 1/4 of the second moment instead of 1/2."""
     m = average(exp_avg, g, h.beta1)
     v = average(exp_avg_sq, g * g, h.beta2)
     x = maximum(max_exp_avg_sq, v)
@@ -275,7 +276,7 @@ def padam(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, h:
        nonnegative=[*_SECOND, "max_exp_avg_sq"], lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, eps_root=0.0,
        ranges=_EPS_ROOT_RANGE, meanings=_EPS_ROOT)  # fmt: skip
 def amsgrad_corrected(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, h: Any, t: Any) -> Any:
-    """AMSGrad whose maximum is that of corrected second moments, as in optax."""
+    """AMSGrad with the maximum of bias-corrected second moments, as in optax."""
     m = average(exp_avg, g, h.beta1)
     v = average(exp_avg_sq, g * g, h.beta2)
     x = maximum(max_exp_avg_sq, 1 / (1 - h.beta2**t) * v)
@@ -290,9 +291,9 @@ def amsgrad_corrected(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, max_exp_avg
        "else:              p -= lr*m/(1 - beta1^t)",
        source="Liu et al. 2020; optax.radam", states=_MOMENTS, nonnegative=_SECOND, lr=1e-3, beta1=0.9, beta2=0.999,
        eps=1e-8, eps_root=0.0, threshold=5.0, ranges={**_EPS_ROOT_RANGE, "threshold": "[0, inf)"},
-       meanings={**_EPS_ROOT, "threshold": "rho from which on the rate is adaptive, 4 at least"})  # fmt: skip
+       meanings={**_EPS_ROOT, "threshold": "value of rho from which on the rate is adaptive, at least 4"})  # fmt: skip
 def radam_corrected(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
-    """RAdam with eps beside the corrected root, as in optax."""
+    """RAdam with eps added to the bias-corrected root, as in optax."""
     b2t = h.beta2**t
     c2 = 1 - b2t
     rho_inf = 2 / (1 - h.beta2) - 1
@@ -312,7 +313,7 @@ def radam_corrected(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: An
        source="Adly 2024", states=_MOMENTS, nonnegative=_SECOND, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8,
        decoupled=True)  # fmt: skip
 def exadam(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
-    """Adam with corrections of the bias that depend on both moments, and the gradient beside the first."""
+    """Adam with bias corrections that depend on both moments, and the gradient added to the first moment."""
     m = average(exp_avg, g, h.beta1)
     v = average(exp_avg_sq, g * g, h.beta2)
     b1, b2 = h.beta1**t, h.beta2**t
@@ -328,7 +329,7 @@ def exadam(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any
        b=1.0, decoupled=True, ranges={"a": "[0, inf)", "b": "[0, inf)"},
        meanings={"a": "factor of the angle", "b": "factor of the root"})  # fmt: skip
 def adam_atan2(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
-    """Adam with an angle in the place of a quotient, which needs no eps and knows no scale of gradients."""
+    """Adam with an angle instead of a quotient: it needs no eps and does not depend on the scale of gradients."""
     m = average(exp_avg, g, h.beta1)
     v = average(exp_avg_sq, g * g, h.beta2)
     angle = atan2(1 / (1 - h.beta1**t) * m, h.b / sqrt(1 - h.beta2**t) * sqrt(v))
@@ -358,7 +359,7 @@ def diffgrad(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, previous_grad: Any, 
        meanings={"lr": "the largest step; 1/sqrt(t) bounds it too", "beta3": "decay of the numerator's average",
                  "scale": "factor of the numerator function", "power": "its power of the second moment"})  # fmt: skip
 def adamg(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, numerator: Any, h: Any, t: Any) -> Any:
-    """Adam on gradients that a power of their second moment multiplies, which needs no tuned learning rate."""
+    """Adam on gradients multiplied by a power of their second moment. It needs no tuned learning rate."""
     v = average(exp_avg_sq, g * g, h.beta2)
     r = average(numerator, h.scale * exp(h.power * log(v)), h.beta3)
     m = average(exp_avg, r * g, h.beta1)
@@ -384,7 +385,7 @@ def ano(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
        source="Zhuang et al. 2021", states={"exp_avg": 0.0, "exp_avg_var": 0.0}, nonnegative=["exp_avg_var"], lr=1e-3,
        beta1=0.9, beta2=0.999, eps=1e-8, decoupled=True)  # fmt: skip
 def acprop(p: Any, g: Any, exp_avg: Any, exp_avg_var: Any, h: Any, t: Any) -> Any:
-    """The gradient over the root of its variance in the steps before."""
+    """The gradient divided by the root of its variance over the previous steps."""
     root = where(t == 1, 1.0, sqrt(exp_avg_var) * (1 / sqrt(1 - h.beta2 ** (t - 1))))
     m = average(exp_avg, g, h.beta1)
     d = g - m
@@ -397,7 +398,7 @@ def acprop(p: Any, g: Any, exp_avg: Any, exp_avg_var: Any, h: Any, t: Any) -> An
        source="Daskalakis et al. 2017", states={**_MOMENTS, "prev_update": 0.0}, nonnegative=_SECOND, lr=1e-3,
        beta1=0.9, beta2=0.999, eps=1e-8, decoupled=True)  # fmt: skip
 def optimistic_adam(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, prev_update: Any, h: Any, t: Any) -> Any:
-    """Adam that expects its step to change as it just did."""
+    """Adam that extrapolates the last change of its step."""
     m = average(exp_avg, g, h.beta1)
     v = average(exp_avg_sq, g * g, h.beta2)
     u = 1 / (1 - h.beta1**t) * m / _root(v, h, t)

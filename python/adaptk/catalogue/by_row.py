@@ -26,12 +26,12 @@ _ADAFACTOR: dict[str, Any] = {
     "ranges": {"eps1": "[0, inf)", "eps2": "[0, inf)", "clip_threshold": "(0, inf)"},
     "meanings": {
         "lr": "the largest relative step; without relative_step the step itself",
-        "beta2_decay": "power of the step's number that is the weight of new squares",
-        "eps1": "what is added to squares; with floor their lower bound",
+        "beta2_decay": "power of the step number that is the weight of new squares",
+        "eps1": "added to squares; with floor, their lower bound",
         "eps2": "lower bound of a tensor's root mean square",
         "clip_threshold": "upper bound of an update's root mean square",
         "scale_parameter": "multiply the step by the tensor's root mean square",
-        "relative_step": "take min(lr, 1/sqrt(t)) in the place of lr",
+        "relative_step": "use min(lr, 1/sqrt(t)) instead of lr",
         "floor": "bound second moments from below, as torch.optim.Adafactor does, and add nothing to squares",
     },
 }
@@ -100,14 +100,14 @@ def adafactor_momentum(p: Any, g: Any, exp_avg: Any, exp_avg_sq_row: Any, exp_av
        nonnegative=[*_FACTORS, "exp_avg_res_row", "exp_avg_res_col"], decoupled=True,
        lr=2e-4, beta1=0.9, beta2=0.999, beta3=0.9999, eps1=1e-30, eps2=1e-16, clip_threshold=1.0,
        ranges={"eps1": "[0, inf)", "eps2": "[0, inf)", "clip_threshold": "(0, inf)"},
-       meanings={"beta3": "decay of the residuals' average", "eps1": "what is added to squares",
-                 "eps2": "what is added to squared residuals",
+       meanings={"beta3": "decay of the residuals' average", "eps1": "added to squares",
+                 "eps2": "added to squared residuals",
                  "clip_threshold": "upper bound of an update's root mean square"})  # fmt: skip
 def came(
     p: Any, g: Any, exp_avg: Any, exp_avg_sq_row: Any, exp_avg_sq_col: Any, exp_avg_res_row: Any,
     exp_avg_res_col: Any, h: Any, t: Any,
 ) -> Any:  # fmt: skip
-    """Adafactor's update, averaged, and divided by the root of how far it has been from its average."""
+    """Averaged updates of Adafactor, divided by the root of their mean squared deviation from the average."""
     vector = shape_of(t, "is_vector")
     row, col = averages(exp_avg_sq_row, exp_avg_sq_col, g * g + h.eps1, h.beta2, t)
     u = inverse_root(row, col, t) * g
@@ -140,7 +140,7 @@ def sm3_update(g: Any, row: Any, col: Any, h: Any) -> tuple[Any, Any, Any]:
 
 @entry("SM3", formula=_COVERED + "p -= lr*u", states=_COVER, **_SM3)
 def sm3(p: Any, g: Any, largest_row: Any, largest_col: Any, h: Any, t: Any) -> Any:
-    """AdaGrad whose sums are kept as the largest ones of rows and columns."""
+    """AdaGrad that stores only the largest sum of each row and column."""
     u, row, col = sm3_update(g, largest_row, largest_col, h)
     return p - h.lr * u, row, col
 

@@ -33,7 +33,7 @@ def lamb(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
        "b = momentum*b + lr*r*(g + weight_decay*p);  p -= b",
        source="You, Gitman, Ginsburg 2017", states={"momentum_buffer": 0.0}, lr=0.1, momentum=0.9, trust=1e-3,
        decoupled=True, ranges={"trust": "[0, inf)"},
-       meanings={"trust": "length of a step relative to the tensor's, with a learning rate of 1"})  # fmt: skip
+       meanings={"trust": "length of a step over the norm of the tensor, for a learning rate of 1"})  # fmt: skip
 def lars(p: Any, g: Any, momentum_buffer: Any, h: Any, t: Any) -> Any:
     """Momentum of gradients that are scaled, in each tensor, to the tensor's norm."""
     p = stored(t)
@@ -66,7 +66,7 @@ def stable_adamw(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, h: Any, t: Any) 
        formula="p = (p - lr*|p|/|g|*g)/sqrt(1 + lr^2);  |p|/|g| of the tensor, 1 if one of them is 0",
        source="Bernstein et al. 2020", lr=0.01, decoupled=True)  # fmt: skip
 def fromage(p: Any, g: Any, h: Any, t: Any) -> Any:
-    """Steps of a fixed length relative to the tensor's, whose growth is taken back."""
+    """Steps whose length is a fixed fraction of the tensor's norm, corrected for the growth of the norm."""
     length, of_g = norm(p), norm(g)
     ratio = where((length > 0) & (of_g > 0), length / of_g, 1.0)
     return 1 / sqrt(1 + h.lr * h.lr) * (p - h.lr * ratio * g)

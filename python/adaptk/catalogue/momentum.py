@@ -21,7 +21,7 @@ def qhm(p: Any, g: Any, exp_avg: Any, h: Any, t: Any) -> Any:
        states={"momentum_buffer1": 0.0, "momentum_buffer2": 0.0}, lr=0.1, beta1=0.9, beta2=0.99,
        meanings={"beta1": "decay of the first sum", "beta2": "decay of the second sum"})  # fmt: skip
 def aggmo(p: Any, g: Any, momentum_buffer1: Any, momentum_buffer2: Any, h: Any, t: Any) -> Any:
-    """The mean of three velocities, whose momenta are 0 and two others."""
+    """The mean of three velocities, with the momenta 0, beta1 and beta2."""
     b1 = h.beta1 * momentum_buffer1 + g
     b2 = h.beta2 * momentum_buffer2 + g
     return p - h.lr / 3 * (g + b1 + b2), b1, b2
@@ -61,7 +61,7 @@ def accsgd(p: Any, g: Any, running_average: Any, h: Any, t: Any) -> Any:
        states={"prev_grad": "grad"}, lr=0.01, beta=1.0, meanings={"beta": "weight of the change of the gradient"},
        )  # fmt: skip
 def optimistic_sgd(p: Any, g: Any, prev_grad: Any, h: Any, t: Any) -> Any:
-    """Gradient descent that expects the gradient to change as it just did."""
+    """Gradient descent that extrapolates the last change of the gradient."""
     return p - h.lr * ((1 + h.beta) * g - h.beta * prev_grad), g
 
 
@@ -75,7 +75,7 @@ def _noise(h: Any) -> Any:
        source="Xie et al. 2021", states={"positive": 0.0, "negative": 0.0}, lr=0.01, beta1=0.9, beta0=1.0,
        meanings={"beta1": "decay of the momenta", "beta0": "weight of the negative momentum"})  # fmt: skip
 def pnm(p: Any, g: Any, positive: Any, negative: Any, h: Any, t: Any) -> Any:
-    """The difference of two momenta that take turns."""
+    """The difference of two momenta that are updated in alternate steps."""
     odd = t - 2 * floor(t / 2) == 1
     a = average(where(odd, positive, negative), g, h.beta1**2)
     b = where(odd, negative, positive)
@@ -87,9 +87,10 @@ def pnm(p: Any, g: Any, positive: Any, negative: Any, h: Any, t: Any) -> Any:
        formula="w = (t mod memory + 1)^-beta;  a = (1 - w)*a + w*g;  q = (1 - w)*q + w*p - lr*a;  p = q",
        source="Lyu 2022", states={"grad_avg": 0.0, "param_avg": 0.0}, lr=0.01, beta=0.5, memory=100.0,
        ranges={"beta": "[0, inf)", "memory": "(0, inf)"},
-       meanings={"beta": "power of the weights", "memory": "steps after which the weights begin again"})  # fmt: skip
+       meanings={"beta": "power of the weights",
+                 "memory": "number of steps after which the weights are reset"})  # fmt: skip
 def srmm(p: Any, g: Any, grad_avg: Any, param_avg: Any, h: Any, t: Any) -> Any:
-    """Averages of gradients and params by weights that decrease, and begin again."""
+    """Averages of gradients and params with decreasing weights, which are reset periodically."""
     w = (t - h.memory * floor(t / h.memory) + 1) ** -h.beta
     a = (1 - w) * grad_avg + w * g
     q = (1 - w) * param_avg + w * p - h.lr * a
@@ -106,7 +107,7 @@ def srmm(p: Any, g: Any, grad_avg: Any, param_avg: Any, h: Any, t: Any) -> Any:
        decoupled=True,
        meanings={"beta1": "decay of the momenta", "beta0": "weight of the negative momentum"})  # fmt: skip
 def adapnm(p: Any, g: Any, positive: Any, negative: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, h: Any, t: Any) -> Any:
-    """AMSGrad by the difference of two momenta that take turns."""
+    """AMSGrad with the difference of two momenta that are updated in alternate steps."""
     odd = t - 2 * floor(t / 2) == 1
     a = average(where(odd, positive, negative), g, h.beta1**2)
     b = where(odd, negative, positive)

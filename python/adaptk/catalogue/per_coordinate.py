@@ -15,8 +15,8 @@ from adaptk.catalogue._entry import entry
        nonnegative=["accumulator"], lr=1e-3, beta=0.0, l1=0.0, l2=0.0, initial_accumulator=0.1,
        ranges={"lr": "(0, inf)", "beta": "[0, inf)", "l1": "[0, inf)", "l2": "[0, inf)",
                "initial_accumulator": "[0, inf)"},
-       meanings={"beta": "constant beside the root of the sum of squares", "l1": "weight of the sum of magnitudes",
-                 "l2": "weight of half the sum of squares", "initial_accumulator": "what `accumulator` starts as"},
+       meanings={"beta": "constant added to the root of the sum of squares", "l1": "weight of the sum of magnitudes",
+                 "l2": "weight of half the sum of squares", "initial_accumulator": "initial value of `accumulator`"},
        )  # fmt: skip
 def ftrl(p: Any, g: Any, accumulator: Any, linear: Any, h: Any, t: Any) -> Any:
     """Follow the regularised leader: sparse params for sparse features."""
@@ -32,7 +32,7 @@ def ftrl(p: Any, g: Any, accumulator: Any, linear: Any, h: Any, t: Any) -> Any:
        "p = momentum*p + (1 - momentum)*z;  x0 is the param at the start",
        source="Defazio, Jelassi 2021", states={"grad_sum": 0.0, "grad_sum_sq": 0.0, "x0": "param"},
        nonnegative=["grad_sum_sq"], lr=1e-2, momentum=0.9, eps=1e-6,
-       meanings={"momentum": "how much of the param stays", "eps": "added to the cube root, and to lr"})  # fmt: skip
+       meanings={"momentum": "weight of the old param", "eps": "added to the cube root, and to lr"})  # fmt: skip
 def madgrad(p: Any, g: Any, grad_sum: Any, grad_sum_sq: Any, x0: Any, h: Any, t: Any) -> Any:
     """Dual averaging by the cube root of the sum of squares, with momentum."""
     rate = (h.lr + h.eps) * sqrt(t)
@@ -58,7 +58,7 @@ def kate(p: Any, g: Any, squares: Any, ratios: Any, h: Any, t: Any) -> Any:
 @entry("AdaSqrt", formula="s += g^2;  p -= lr*sqrt(t)*g/(s + eps)", source="Hu et al. 2019", states={"sum": 0.0},
        nonnegative=["sum"], lr=1e-3, eps=1e-8, meanings={"eps": "added to the sum"})  # fmt: skip
 def adasqrt(p: Any, g: Any, sum: Any, h: Any, t: Any) -> Any:
-    """AdaGrad without the root, with rates that grow by the root of the step."""
+    """AdaGrad without the root, with rates that grow with the root of the step number."""
     s = sum + g * g
     return p - h.lr * sqrt(t) * g / (s + h.eps), s
 
@@ -69,7 +69,7 @@ def adasqrt(p: Any, g: Any, sum: Any, h: Any, t: Any) -> Any:
        source="Funk 2015", states={"memory": 1.0, "grad_avg": 0.0, "grad_sq_avg": 0.0},
        nonnegative=["memory", "grad_sq_avg"], lr=1e-3, eps=1e-16, meanings={"lr": "largest learning rate"})  # fmt: skip
 def smorms3(p: Any, g: Any, memory: Any, grad_avg: Any, grad_sq_avg: Any, h: Any, t: Any) -> Any:
-    """Rates by the squared mean over the mean square, whose memory is as long as these allow."""
+    """Rates from the ratio of the squared mean of gradients to their mean square, with an adaptive memory."""
     r = 1 / (memory + 1)
     m = (1 - r) * grad_avg + r * g
     v = (1 - r) * grad_sq_avg + r * (g * g)
@@ -85,12 +85,12 @@ def smorms3(p: Any, g: Any, memory: Any, grad_avg: Any, grad_sq_avg: Any, h: Any
        nonnegative=["largest", "magnitudes", "reward"], lr=1.0, alpha=100.0, eps=1e-8,
        ranges={"alpha": "[0, inf)", "eps": "(0, inf)"},
        meanings={"lr": "factor of the distance from the start",
-                 "alpha": "how many largest gradients the first bets share",
-                 "eps": "what the largest gradient starts as"})  # fmt: skip
+                 "alpha": "lower bound of the divisor of bets, as a multiple of the largest gradient",
+                 "eps": "initial value of the largest gradient"})  # fmt: skip
 def cocob(
     p: Any, g: Any, largest: Any, magnitudes: Any, reward: Any, negative_sum: Any, start: Any, h: Any, t: Any
 ) -> Any:
-    """Bets on each coordinate, without a learning rate."""
+    """Coin betting for each coordinate, without a learning rate."""
     size = abs(g)
     most = maximum(largest, size)
     total = magnitudes + size

@@ -14,10 +14,10 @@ from adaptk.catalogue._entry import average, entry
 _SOURCE = "Defazio et al. 2024"
 _CARRIED = {"lr_max": 0.0, "weight_sum": 0.0}
 _MEANINGS = {
-    "beta1": "how much of the gradient's point is the average x, and not z",
-    "warmup": "steps in which the learning rate rises to its value",
+    "beta1": "weight of the average x, against z, in the point at which gradients are taken",
+    "warmup": "number of steps in which the learning rate rises to its value",
     "weight_lr_power": "power of the largest learning rate so far in the weights of the average",
-    "r": "power of the number of the step in the weights of the average",
+    "r": "power of the step number in the weights of the average",
     "lr_max": "the largest learning rate so far; carried from step to step",
     "weight_sum": "the sum of the weights so far; carried from step to step",
 }
@@ -59,7 +59,7 @@ def _rate(h: Any, t: Any) -> Any:
        carried=_CARRIED, lr=1.0, beta1=0.9, warmup=0.0, weight_lr_power=2.0, r=0.0, decoupled=True,
        meanings=_MEANINGS, ranges=_RANGES, evaluation="schedule_free_average")  # fmt: skip
 def schedule_free_sgd(p: Any, g: Any, z: Any, h: Any, t: Any) -> Any:
-    """Gradient descent with an average in the place of a schedule of the learning rate."""
+    """Gradient descent with an average of the params instead of a learning-rate schedule."""
     y, z, lr_max, weight_sum = _step(p, g, z, _rate(h, t), h, t)
     return y, z, lr_max, weight_sum
 
@@ -70,7 +70,7 @@ def schedule_free_sgd(p: Any, g: Any, z: Any, h: Any, t: Any) -> Any:
        lr=2.5e-3, beta1=0.9, beta2=0.999, eps=1e-8, warmup=0.0, weight_lr_power=2.0, r=0.0, decoupled=True,
        meanings=_MEANINGS, ranges=_RANGES, evaluation="schedule_free_average")  # fmt: skip
 def schedule_free_adamw(p: Any, g: Any, z: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
-    """AdamW with an average in the place of a schedule of the learning rate and of the first moment."""
+    """AdamW with an average of the params instead of a learning-rate schedule and the first moment."""
     v = average(exp_avg_sq, g * g, h.beta2)
     d = g / (sqrt(v) * (1 / sqrt(1 - h.beta2**t)) + h.eps)
     y, z, lr_max, weight_sum = _step(p, d, z, _rate(h, t), h, t)
@@ -88,7 +88,7 @@ def schedule_free_adamw(p: Any, g: Any, z: Any, exp_avg_sq: Any, h: Any, t: Any)
        meanings={**_MEANINGS, "silent_sgd_phase": "change nothing but v in the first steps"}, ranges=_RANGES,
        evaluation="schedule_free_average")  # fmt: skip
 def schedule_free_radam(p: Any, g: Any, z: Any, exp_avg_sq: Any, h: Any, t: Any) -> Any:
-    """RAdam with an average in the place of a schedule of the learning rate and of the first moment."""
+    """RAdam with an average of the params instead of a learning-rate schedule and the first moment."""
     v = average(exp_avg_sq, g * g, h.beta2)
     c2 = 1 - h.beta2**t
     rho_inf = 2 / (1 - h.beta2) - 1

@@ -37,7 +37,7 @@ def signum(p: Any, g: Any, exp_avg: Any, h: Any, t: Any) -> Any:
                  "eta_plus": "factor where it is not", "step_min": "smallest step size",
                  "step_max": "largest step size"})  # fmt: skip
 def rprop_delayed(p: Any, g: Any, prev_update: Any, step_size: Any, h: Any, t: Any) -> Any:
-    """Resilient propagation that takes each step when the next gradient is there and not against it, as in optax."""
+    """Resilient propagation with steps one iteration later, unless the next gradient opposes them, as in optax."""
     same = g * prev_update
     size = step_size * where(same < 0, h.eta_minus, h.eta_plus)
     size = where(same == 0, step_size, minimum(maximum(size, h.step_min), h.step_max))

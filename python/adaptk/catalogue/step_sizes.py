@@ -13,7 +13,7 @@ _MEANINGS = {
     "lr": "factor of the estimated step size; 1, or a schedule",
     "d0": "the first estimate, which should be too small",
     "d_coef": "factor of later estimates",
-    "growth_rate": "how many times larger the estimate may be a step later",
+    "growth_rate": "largest factor by which the estimate may grow in a step",
     "d": "the estimate: 0 before the first step",
     "d_max": "the largest estimate so far",
     "numerator": "the numerator of the estimate",
@@ -80,7 +80,7 @@ def dadapt_adam(p: Any, g: Any, exp_avg: Any, exp_avg_sq: Any, s: Any, h: Any, t
        source="Defazio, Mishchenko 2023", states={"s": 0.0, "p0": "param"},
        carried={"d": 0.0, "numerator": 0.0, "g0_norm": 0.0}, lr=1.0, momentum=0.0, d0=1e-6,
        growth_rate=float("inf"), ranges={h: _RANGES[h] for h in ("d0", "growth_rate")},
-       meanings={**_MEANINGS, "momentum": "weight of the param beside the averaged steps"})  # fmt: skip
+       meanings={**_MEANINGS, "momentum": "weight of the param against the averaged steps"})  # fmt: skip
 def dadapt_sgd(p: Any, g: Any, s: Any, p0: Any, h: Any, t: Any) -> Any:
     """Gradient descent with a lower bound of the distance to the solution as its step size."""
     d = where(h.d > 0, h.d, h.d0)
@@ -99,10 +99,10 @@ def dadapt_sgd(p: Any, g: Any, s: Any, p0: Any, h: Any, t: Any) -> Any:
        source="Ivgi, Hinder, Carmon 2023", states={"p0": "param"}, carried={"distance": 0.0, "squares": 0.0}, lr=1.0,
        reps_rel=1e-6, eps=1e-8, ranges={"reps_rel": "(0, inf)"},
        meanings={"lr": _MEANINGS["lr"], "reps_rel": "the first distance, relative to 1 + |p_0|",
-                 "eps": "small constant that is added to the sum of squares", "distance": "the largest so far",
+                 "eps": "small constant that is added to the sum of squares", "distance": "the largest distance so far",
                  "squares": "the sum of squared norms of gradients"})  # fmt: skip
 def dog(p: Any, g: Any, p0: Any, h: Any, t: Any) -> Any:
-    """Gradient descent by the largest distance so far, over the root of the sum of squared gradients."""
+    """Gradient descent with the largest distance so far, divided by the root of the sum of squared gradients."""
     distance = maximum(h.distance, maximum(norm(p - p0, "all"), h.reps_rel * (1 + norm(p0, "all"))))
     length = norm(g, "all")
     squares = h.squares + length * length
@@ -114,10 +114,10 @@ def dog(p: Any, g: Any, p0: Any, h: Any, t: Any) -> Any:
        source="Khaled, Mishchenko, Jin 2023", states={"p0": "param"}, carried={"distance": 0.0, "squares": 0.0},
        lr=1.0, d0=0.01, eps=1e-4, ranges={"d0": "(0, inf)"},
        meanings={"lr": _MEANINGS["lr"], "d0": "the first distance",
-                 "eps": "small constant that is added to the root", "distance": "the largest so far",
+                 "eps": "small constant that is added to the root", "distance": "the largest distance so far",
                  "squares": "the weighted sum of squared norms of gradients"})  # fmt: skip
 def dowg(p: Any, g: Any, p0: Any, h: Any, t: Any) -> Any:
-    """DoG with gradients that are weighted by the squared distance at their step."""
+    """DoG with gradients weighted by the squared distance at their step."""
     distance = maximum(h.distance, maximum(norm(p - p0, "all"), h.d0))
     length = norm(g, "all")
     weight = distance * distance
