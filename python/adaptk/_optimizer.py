@@ -21,7 +21,7 @@ from adaptk.schedules import refuse_from_zero
 
 
 class StepInfo:
-    """What a step reports.
+    """The result of a step.
 
     A step on a CUDA device is enqueued asynchronously; reading an attribute waits for it.
 

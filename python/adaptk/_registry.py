@@ -99,7 +99,7 @@ class Rule:
         One line, the update, the paper.
     hyperparameters : tuple of Hyperparameter
     states : tuple of State
-        In the order in which :mod:`adaptk.ops` takes them.
+        In the order of the arguments in :mod:`adaptk.ops`.
     presets : mapping of str to mapping of str to float
         For each convention, the values that differ from those of the book.
     program : bytes or None

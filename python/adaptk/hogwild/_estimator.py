@@ -74,7 +74,7 @@ class Estimator:
         Raises
         ------
         ValueError
-            A name is not that of a parameter. No parameter is changed in this case.
+            A name is unknown. No parameter is changed in this case.
         """
         names = self._names()
         for name in params:

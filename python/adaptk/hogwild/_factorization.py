@@ -208,7 +208,7 @@ class MatrixFactorization(Estimator):
         return out
 
     def score(self, rows: Any, columns: Any, values: Any) -> float:
-        """The coefficient of determination R²: 1 minus the ratio of the squared errors to those of the mean.
+        """The coefficient of determination R²: 1 minus the sum of squared errors over the total sum of squares.
 
         Parameters
         ----------

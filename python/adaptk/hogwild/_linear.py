@@ -923,7 +923,7 @@ class SGDRegressor(_Linear):
         return self._scores(self._read(X))[:, 0]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The coefficient of determination R²: 1 minus the ratio of the squared errors to those of the mean.
+        """The coefficient of determination R²: 1 minus the sum of squared errors over the total sum of squares.
 
         Parameters
         ----------
