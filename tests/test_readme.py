@@ -44,6 +44,16 @@ def test_the_test_command_is_what_continuous_integration_runs() -> None:
     assert f"{install.replace('pip install', 'pip install -q')} && {call}\n" in checked
 
 
+def test_the_numbers_of_rules() -> None:
+    text = README.read_text(encoding="utf-8")
+    compiled, every = len(adaptk.rules()), len(adaptk.rules(catalogue=True))
+    assert f"{compiled} compiled rules, {every - compiled} more from a catalogue" in text
+    assert f"| rules with a fused CPU step | **{every}** |" in text
+    assert f"{every - compiled} more rules are made this way" in text
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"A catalogue of {every - compiled} more rules" in changes
+
+
 def test_the_table_of_rules_is_the_registry() -> None:
     section = README.read_text(encoding="utf-8").split("\n## Rules\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", section, re.MULTILINE)
