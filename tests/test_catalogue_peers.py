@@ -22,22 +22,22 @@ def start() -> np.ndarray:
     return np.random.default_rng(3).normal(size=40)
 
 
-def ours(name: str, options: dict[str, Any], steps: int = 15) -> np.ndarray:
+def ours(name: str, options: dict[str, Any], steps: int = 15, grads: Grads = gradients) -> np.ndarray:
     p = start()
     opt = adaptk.optimizer_for(name, [p], **options)
     for t in range(1, steps + 1):
-        opt.step([gradients(p, t)])
+        opt.step([grads(p, t)])
     return p
 
 
-def of_torch(make: Callable[[Any], Any], steps: int = 15, matrix: bool = False) -> np.ndarray:
+def of_torch(make: Callable[[Any], Any], steps: int = 15, matrix: bool = False, grads: Grads = gradients) -> np.ndarray:
     torch = pytest.importorskip("torch")
     p = torch.nn.Parameter(torch.from_numpy(start()[None] if matrix else start()))
     opt = make([p])
     if hasattr(opt, "train"):
         opt.train()
     for t in range(1, steps + 1):
-        p.grad = torch.from_numpy(gradients(p.detach().numpy(), t))
+        p.grad = torch.from_numpy(grads(p.detach().numpy(), t))
         opt.step()
     found: np.ndarray = p.detach().numpy()
     return found[0] if matrix else found
@@ -93,6 +93,23 @@ def test_pytorch_optimizer(name: str, options: dict[str, Any], theirs: str, thei
     # Its LARS leaves vectors as they are.
     want = of_torch(lambda p: getattr(library, theirs)(p, **their_options), matrix=name == "lars")
     np.testing.assert_allclose(ours(name, options), want, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "lion"])
+def test_mars(kind: str) -> None:
+    library = pytest.importorskip("pytorch_optimizer", reason="pytorch-optimizer is not installed")
+
+    # In the first step it takes a gradient of 0 for the one before, where the paper has no change. It divides corrected
+    # gradients by their norm if that is above 1, and adds eps before it divides by the root of the correction.
+    def small(p: np.ndarray, t: int) -> np.ndarray:
+        return 0.05 * gradients(p, t) * (t > 1)
+
+    theirs = {"lr": 0.01, "betas": (0.9, 0.99), "gamma": 0.1, "eps": 1e-20, "weight_decay": 0.0, "optimize_1d": True}
+    want = of_torch(lambda p: library.MARS(p, mars_type=kind, **theirs), grads=small)
+    options = {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "gamma": 0.1, "eps": 1e-20}
+    if kind == "lion":
+        del options["beta2"], options["eps"]
+    np.testing.assert_allclose(ours(f"mars_{kind}", options, grads=small), want, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize(
