@@ -405,6 +405,8 @@ def test_every_kernel_is_there(kernels: dict[str, Kernel]) -> None:
             "norm",
             "finish",
             "finish_pass",
+            "finish_scopes",
+            "finish_columns",
             "upload",
             "gather",
             "sum_parts",

@@ -1217,8 +1217,8 @@ const char* why_no_function(const RuleInfo& rule) {
                : nullptr;
 }
 
-// The table of tensors is a kernel's parameter of at most 4 KiB, so a fifth
-// state in each entry would leave room for fewer tensors in every launch of every rule.
+// The table of tensors is a kernel's parameter of at most 4 KiB: a fifth state in each entry would leave room for fewer
+// tensors in every launch of every rule.
 const char* why_not_on_cuda(const RuleInfo& rule) {
     if (rule.program == nullptr) return nullptr;
     static_assert(cuda_states == 4);

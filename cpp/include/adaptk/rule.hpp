@@ -177,7 +177,7 @@ inline constexpr std::array common_hyperparameters{
     Hyperparameter{"weight_decay", 0.0, Range::nonnegative, "weight decay w"},
     Hyperparameter{"decoupled", 0.0, Range::flag,
                    "decay the parameter itself, p = p * (1 - lr * w), instead of adding w * p to the gradient"},
-    Hyperparameter{"maximize", 0.0, Range::flag, "ascend: use -g in the place of g"},
+    Hyperparameter{"maximize", 0.0, Range::flag, "maximize: use -g instead of g"},
     Hyperparameter{"grad_scale", 1.0, Range::finite, "factor that gradients are multiplied with first"},
 };
 

@@ -33,8 +33,8 @@ def signum(p: Any, g: Any, exp_avg: Any, h: Any, t: Any) -> Any:
        nonnegative=["step_size"], lr=1e-2, eta_minus=0.5, eta_plus=1.2, step_min=1e-6, step_max=50.0,
        ranges={"eta_minus": "(0, 1)", "eta_plus": "(1, inf)", "step_min": "[0, inf)", "step_max": "[0, inf)"},
        meanings={"lr": "initial step size of every parameter",
-                 "eta_minus": "factor where the gradient is against the last step",
-                 "eta_plus": "factor where it is not", "step_min": "smallest step size",
+                 "eta_minus": "factor of the step if the gradient is against the last step",
+                 "eta_plus": "factor of the step otherwise", "step_min": "smallest step size",
                  "step_max": "largest step size"})  # fmt: skip
 def rprop_delayed(p: Any, g: Any, prev_update: Any, step_size: Any, h: Any, t: Any) -> Any:
     """Resilient propagation with steps one iteration later, unless the next gradient opposes them, as in optax."""

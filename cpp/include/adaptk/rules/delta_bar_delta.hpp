@@ -24,8 +24,8 @@ struct DeltaBarDelta {
     static constexpr const char* source = "Jacobs 1988, equations 3 to 5";
     static constexpr std::array hyperparameters{
         Hyperparameter{"lr", 1e-2, Range::nonnegative, "initial learning rate of every parameter"},
-        Hyperparameter{"kappa", 1e-3, Range::nonnegative, "what a rate grows by"},
-        Hyperparameter{"phi", 0.1, Range::unit_interval, "the share that a rate shrinks by"},
+        Hyperparameter{"kappa", 1e-3, Range::nonnegative, "amount that is added to a rate"},
+        Hyperparameter{"phi", 0.1, Range::unit_interval, "fraction that is taken off a rate"},
         Hyperparameter{"theta", 0.7, Range::fraction, "decay of the averaged gradient bar"},
         Hyperparameter{"eta_min", 0.0, Range::nonnegative, "smallest rate"},
         Hyperparameter{"eta_max", std::numeric_limits<double>::infinity(), Range::upper_bound, "largest rate"},

@@ -21,8 +21,8 @@ struct RProp {
     static constexpr const char* source = "Riedmiller and Braun 1993; torch.optim.Rprop";
     static constexpr std::array hyperparameters{
         Hyperparameter{"lr", 1e-2, Range::nonnegative, "initial step size of every parameter"},
-        Hyperparameter{"eta_minus", 0.5, Range::open_fraction, "factor where the gradient changed its sign"},
-        Hyperparameter{"eta_plus", 1.2, Range::above_one, "factor where it kept it"},
+        Hyperparameter{"eta_minus", 0.5, Range::open_fraction, "factor of the step if the gradient changed its sign"},
+        Hyperparameter{"eta_plus", 1.2, Range::above_one, "factor of the step if the gradient kept its sign"},
         Hyperparameter{"step_min", 1e-6, Range::nonnegative, "smallest step size"},
         Hyperparameter{"step_max", 50.0, Range::upper_bound, "largest step size"},
     };
