@@ -181,6 +181,13 @@ def test_params_of_two_types(device: Library) -> None:
     assert_equal([device.get(p) for p in there], [np.ones(5, np.float32), np.ones(5)])
 
 
+def step_on_both(device: Library, made: adaptk.TracedRule, host: dict[str, list[np.ndarray]], step: int) -> None:
+    there = device.put_all(host)
+    made(*there.values(), step=step)
+    made(*host.values(), step=step)
+    assert_equal(device.get_all(there), host)
+
+
 @needs_nvrtc
 def test_squares_beyond_float64(device: Library) -> None:
     """They are taken once more of scaled values, as on the CPU; and of what is not finite they are not."""
@@ -189,10 +196,7 @@ def test_squares_beyond_float64(device: Library) -> None:
     for scale in (1e200, 1e-200, np.inf, np.nan):
         host = {"param": [np.array([3.0, 4.0, scale]), np.array([scale / 3, scale / 7])]}
         host |= {name: [np.full(p.size, 0.25) for p in host["param"]] for name in ("grad", "exp_avg", "exp_avg_sq")}
-        there = device.put_all(host)
-        made(*there.values(), step=1)
-        made(*host.values(), step=1)
-        assert_equal(device.get_all(there), host)
+        step_on_both(device, made, host, 1)
 
 
 @needs_nvrtc
@@ -218,10 +222,7 @@ def test_all_kinds_of_reductions(device: Library) -> None:
         for special in (None, np.nan, 0.0):
             if special is not None:
                 host["grad"][0][:] = special
-            there = device.put_all(host)
-            made(*there.values(), step=2)
-            made(*host.values(), step=2)
-            assert_equal(device.get_all(there), host)
+            step_on_both(device, made, host, 2)
     finally:
         made.unregister()
 
@@ -279,10 +280,7 @@ def test_long_rows_and_columns(device: Library) -> None:
         host = {"param": [np.zeros((rows, columns), np.float32)]}
         host |= {"grad": [rng.normal(size=(rows, columns)).astype(np.float32)]}
         host |= {"row": [np.ones((rows, 1), np.float32)], "col": [np.ones((1, columns), np.float32)]}
-        there = device.put_all(host)
-        made(*there.values(), step=1)
-        made(*host.values(), step=1)
-        assert_equal(device.get_all(there), host)
+        step_on_both(device, made, host, 1)
     finally:
         made.unregister()
 
@@ -312,10 +310,7 @@ def test_all_kinds_of_rows_and_columns(device: Library) -> None:
             if special is not None:
                 for g in host["grad"]:
                     g.ravel()[:4] = special
-            there = device.put_all(host)
-            made(*there.values(), step=2)
-            made(*host.values(), step=2)
-            assert_equal(device.get_all(there), host)
+            step_on_both(device, made, host, 2)
     finally:
         made.unregister()
 
