@@ -29,7 +29,7 @@ constexpr size_t stored_block = 128;
 // Elements that are decoded, updated and encoded together: a multiple of those that share their draws.
 constexpr size_t stored_part = 64;
 // How many elements memory is asked for before it is used.
-constexpr size_t stored_ahead = 512;
+constexpr size_t stored_ahead = 1024;
 static_assert(stored_part % draw_group<8> == 0 && stored_part % draw_group<16> == 0 && stored_block % stored_part == 0);
 
 template <class R, size_t I>
