@@ -9,7 +9,7 @@
 //   decode, encode
 // and of_states = false if it is for params and gradients alone. There are four kinds:
 //
-// 1. Elements by themselves: decode(Element) is exact, to float or double; encode(Compute) rounds to nearest, ties to
+// 1. Elements one by one: decode(Element) is exact, to float or double; encode(Compute) rounds to nearest, ties to
 //    even. The same functions may be written for lanes (below) too: decode<L>(codes), encode<L>(x).
 // 2. The same, rounded stochastically, only for lanes: decode<L>(codes) and encode<L>(x, random), where the lowest
 //    `random_bits` bits of `random` are random and the others zero. encode<L, true> is for finite elements, with the
@@ -18,12 +18,12 @@
 //    second buffer of float32. `block` divides the tile of 256; the last block may be shorter. The scale is the largest
 //    magnitude of the finite elements, or scale_of() of it. decode<L>(codes, scale), encode<L>(x, factor, random),
 //    where factor(scale) is computed once per block. A non-finite element does not affect others: it is stored as NaN,
-//    or as 0 by a format with no code for NaN. If there is only one such code, not_finite, or two that differ in the
-//    sign, decode<L, true> is for blocks without it. encode<L, true> is for finite elements. Both have the same results
-//    as without `true`. Blocks whose largest magnitude is below least_scale are multiplied by scale_lift, a power of
-//    two, before they are encoded, so that reciprocals stay finite. Formats of less than a byte have `packed` elements
-//    in each Element, the first of them in its upper bits; the buffer is then a 1-D array of Elements, whatever the
-//    shape of the param, and the last one is padded with codes of 0.
+//    or as 0 by a format with no code for NaN. If a format has one code for NaN, not_finite, or two that differ in the
+//    sign, its decode<L, true> is for blocks without NaN. encode<L, true> is for finite elements. Both have the same
+//    results as without `true`. Blocks whose largest magnitude is below least_scale are multiplied by scale_lift, a
+//    power of two, before they are encoded, so that reciprocals stay finite. Formats of less than a byte have `packed`
+//    elements in each Element, the first of them in its upper bits; the buffer is then a 1-D array of Elements,
+//    whatever the shape of the param, and the last one is padded with codes of 0.
 // 4. Params that are split in two: each element has a second one of type `Side`, in a second buffer whose dtype is
 //    side_dlpack. decode<L>(codes, second codes) and encode<L>(x), which returns a SplitCode<L>.
 //
@@ -73,7 +73,7 @@ ADAPTK_HD std::uint32_t to_bits(float f) {
     return b.u;
 }
 
-// Lanes, for which formulas of kinds 2 and 3 are written: one element here, or a vector of them in each kernel object.
+// The lanes for which formulas are written: one element here, or a vector of elements in each kernel object.
 struct OneLane {
     using F = float;
     using U = std::uint32_t;
@@ -87,7 +87,7 @@ struct OneLane {
     ADAPTK_HD static I larger(I a, I b) { return a < b ? b : a; }
 };
 
-// Vectors may also have lookups: F lookup(array of 8 floats, U), by the index modulo 8, and the same for 16 and 32.
+// Vectors may also have lookups: F lookup(array of 8 floats, U), with the index modulo 8, and the same for 16 and 32.
 template <class L>
 inline constexpr bool has_lookup = requires(std::array<float, 8> t, typename L::U i) { L::lookup(t, i); };
 template <class L>

@@ -1,4 +1,4 @@
-// The natural logarithm of what a step computes once, the same on every machine.
+// The natural logarithm for the coefficients of a step, with the same bits on every machine.
 #pragma once
 
 #include "adaptk/power.hpp"
@@ -7,7 +7,7 @@
 
 ADAPTK_NAMESPACE_BEGIN
 
-// Rounded once, from a double-double; NaN below 0.
+// Computed in double-double arithmetic and rounded once. NaN below 0.
 ADAPTK_HOST_DEVICE inline double logarithm(double x) {
     if (x == 0.0) return -HUGE_VAL;
     if (!(x > 0.0)) return std::sqrt(-1.0);

@@ -1,8 +1,8 @@
-// Powers for the coefficients of a step, the same bits on every machine. The C library's pow differs in the last place
-// from one library to the next (and, in glibc, between processors with and without FMA), and 1 - beta^t shows that
-// place in every parameter. Here powers are taken in double-double arithmetic, about 100 bits, from IEEE operations
-// alone, and rounded once: the result is the correctly rounded one, but for the rare value within 2^-40 ulp of a tie
-// and for results below 1e-290, which no longer show beside 1.
+// Powers for the coefficients of a step, with the same bits on every machine. The last bit of pow differs between C
+// libraries (and, in glibc, between processors with and without FMA), and 1 - beta^t carries this difference into every
+// parameter. So powers are computed here in double-double arithmetic, with about 100 bits, from IEEE operations alone,
+// and rounded once. The result is correctly rounded, except for the rare value within 2^-40 ulp of a tie and for
+// results below 1e-290, which do not change a sum with 1.
 //
 // Double-double products and sums: T. J. Dekker, A floating-point technique for extending the available precision,
 // Numerische Mathematik 18, 1971; with FMA as in Y. Hida, X. S. Li, D. H. Bailey, ARITH-15, 2001.
@@ -37,7 +37,8 @@ ADAPTK_HOST_DEVICE inline Pair add(Pair a, Pair b) {
 // a * b - p, exactly, for p = a * b rounded.
 ADAPTK_HOST_DEVICE inline double rest_of_product(double a, double b, double p) {
 #if defined(__MINGW32__)
-    // The fma of MinGW-w64's C library rounds twice. Halves of 26 bits, whose products are exact (Dekker, Veltkamp).
+    // The fma of MinGW-w64's C library rounds twice, so factors are split into halves of 26 bits, whose products are
+    // exact (Dekker, Veltkamp).
     const double over_a = 0x8000001p0 * a, over_b = 0x8000001p0 * b;
     const double a1 = over_a - (over_a - a), b1 = over_b - (over_b - b);
     const double a2 = a - a1, b2 = b - b1;
@@ -64,7 +65,7 @@ ADAPTK_HOST_DEVICE inline Pair divide(Pair a, Pair b) {
 // ln 2 to 107 bits.
 inline constexpr Pair ln2{0x1.62e42fefa39efp-1, 0x1.abc9e3b39803fp-56};
 
-// x = m * 2^e with m in [sqrt(1/2), sqrt(2)); log m = 2 artanh s, s = (m-1)/(m+1), whose series gains 5 bits a term.
+// x = m * 2^e with m in [sqrt(1/2), sqrt(2)); log m = 2 artanh s, s = (m-1)/(m+1). Its series gains 5 bits per term.
 ADAPTK_HOST_DEVICE inline Pair log(double x) {
     int e = 0;
     double m = std::frexp(x, &e);
@@ -105,7 +106,7 @@ ADAPTK_HOST_DEVICE inline double power(double base, std::int64_t n) {
     Pair square{base, 0.0};
     for (auto bits = static_cast<std::uint64_t>(n); bits != 0; bits >>= 1) {
         if ((bits & 1) != 0) result = power_detail::multiply(result, square);
-        // Once this is below 2^-500, every remaining factor takes the result below what a double can hold beside 1.
+        // Below 2^-500, any further factor makes the result so small that it does not change a sum with 1.
         if (square.hi < 0x1p-500) return (bits >> 1) == 0 ? result.hi : 0.0;
         square = power_detail::multiply(square, square);
     }
@@ -117,7 +118,7 @@ ADAPTK_HOST_DEVICE inline double power(double base, double exponent) {
     if (exponent == 0.0 || base == 1.0) return 1.0;
     if (base == HUGE_VAL) return exponent > 0.0 ? HUGE_VAL : 0.0;
     const power_detail::Pair l = power_detail::log(base);
-    // Past the ends of float64, where the double-double product may have no second half.
+    // Beyond the range of float64, where the lower half of the double-double product may not be finite.
     if (l.hi * exponent > 710.0) return HUGE_VAL;
     if (l.hi * exponent < -746.0) return 0.0;
     return power_detail::exp(power_detail::multiply(l, {exponent, 0.0}));
@@ -126,7 +127,7 @@ ADAPTK_HOST_DEVICE inline double power(double base, double exponent) {
 // The same for any base, with the special cases of C's pow.
 ADAPTK_HOST_DEVICE inline double any_power(double base, double exponent) {
     if (exponent == 0.0 || base == 1.0) return 1.0;
-    // The C library's are exact here.
+    // The C library's results are exact here.
     if (base == 0.0 || !std::isfinite(base) || !std::isfinite(exponent)) return std::pow(base, exponent);
     if (base > 0.0) return power(base, exponent);
     if (exponent != std::nearbyint(exponent)) return std::sqrt(-1.0);  // a NaN
@@ -135,7 +136,7 @@ ADAPTK_HOST_DEVICE inline double any_power(double base, double exponent) {
     return half == std::nearbyint(half) ? magnitude : -magnitude;
 }
 
-// By the number of a step, as the corrections of the rules are.
+// base^t for the number t of a step, as in the bias corrections of the rules.
 ADAPTK_HOST_DEVICE inline double step_power(double base, std::int64_t t) {
     return base >= 0.0 && base <= 1.0 ? power(base, t) : any_power(base, double(t));
 }

@@ -1,4 +1,4 @@
-// Asking for memory before it is used.
+// Prefetches of memory that will be used soon.
 #pragma once
 
 #include "adaptk/config.hpp"
@@ -16,8 +16,8 @@ inline constexpr std::size_t cache_line = 64;
 
 enum class CacheLevel { first, second };
 
-// Asks for `bytes` of memory that will be used soon, `ahead` of p. That address may lie behind the array, which a
-// prefetch may, and a pointer may not. Nothing if the compiler has no such instruction.
+// Prefetches `bytes` bytes at the address p + ahead. It is computed as an integer, because it may lie beyond the array:
+// a prefetch may go there, a pointer may not. Does nothing if the compiler has no such builtin.
 template <CacheLevel Level>
 ADAPTK_HD void prefetch([[maybe_unused]] const void* p, [[maybe_unused]] std::size_t ahead,
                         [[maybe_unused]] std::size_t bytes) {

@@ -1,14 +1,14 @@
-// AdaGrad and Adam with one second moment for each row of a param: of embedding tables, whose other states would take
-// as much memory as the tables.
+// AdaGrad and Adam with one second moment for each row of a param. They are for embedding tables: a second moment for
+// each element would take as much memory as the table.
 //
 // The formulas are those that FBGEMM documents as EXACT_ROWWISE_ADAGRAD and PARTIAL_ROWWISE_ADAM, and torchrec as
 // RowWiseAdagrad and PartialRowWiseAdam.
 //
-// Such a rule has, beside what a rule has (rule.hpp),
-//   a state with one number for each slice (Per), which its rows are
+// Besides what every rule has (rule.hpp), such a rule has
+//   a state with one number for each slice (Per); the slices are its rows
 //   factor<T>(Coefficients, mean, r)   updates the row's number r by the mean of the row's squared gradients, and
-//                                      returns what the row's steps are multiplied with
-//   update<T>(Coefficients, factor, p, g, s..)   an element; s: the other states
+//                                      returns the factor of the row's steps
+//   update<T>(Coefficients, factor, p, g, s..)   updates an element; s: the other states
 #pragma once
 
 #include "adaptk/rules/adagrad.hpp"
@@ -24,7 +24,7 @@ constexpr State per_slice(State s) {
     return s;
 }
 
-// Which of a rule's states has one number for each row; state_count<R>: none.
+// The index of the state with one number for each row; state_count<R> if there is none.
 template <class R>
 inline constexpr std::size_t row_state =
     std::size_t(std::find_if(R::states.begin(), R::states.end(), [](const State& s) { return s.per == Per::slice; }) -
@@ -46,7 +46,7 @@ struct RowWiseAdaGrad {
         Hyperparameter{"eps_out", 1e-8, Range::nonnegative, "eps outside the root"},
     };
     static constexpr std::array states{per_slice(AdaGrad::states[0])};
-    // That of torchrec's RowWiseAdagrad.
+    // As in torchrec's RowWiseAdagrad.
     static constexpr auto conventions = presets(Preset{"torch", "eps_out", 1e-10});
     using Hyper = AdaGrad::Hyper;
     template <class T> using Coefficients = AdaGrad::Coefficients<T>;
@@ -73,7 +73,7 @@ struct RowWiseAdam {
     static constexpr const char* source = "Kingma and Ba 2015, by rows as FBGEMM's PARTIAL_ROWWISE_ADAM";
     static constexpr auto hyperparameters = adam_hyperparameters;
     static constexpr std::array states{Adam::states[0], per_slice(Adam::states[1])};
-    // That of torchrec's PartialRowWiseAdam.
+    // As in torchrec's PartialRowWiseAdam.
     static constexpr auto conventions = presets(Preset{"torch"});
     using Hyper = AdamHyper;
     template <class T> using Coefficients = AdamCoefficients<T>;

@@ -1,5 +1,5 @@
-// What a rule is: one scalar formula, the coefficients that a step computes once for it, and the facts about it, from
-// which the registry, the Python functions and classes, the stubs, the tests and the benchmarks are made.
+// What a rule is: one scalar formula, the coefficients that a step computes once for it, and its metadata. The
+// registry, the Python functions and classes, the stubs, the tests and the benchmarks are made from these.
 #pragma once
 
 #include "adaptk/config.hpp"
@@ -29,17 +29,17 @@ enum class Range {
 
 struct Hyperparameter {
     const char* name;
-    double value;  // the book's default
+    double value;  // the default, of the convention "book"
     Range range;
     const char* meaning;
 };
 
-// What a state has one number for.
-//   element         it has the param's shape
-//   tensor          one number
-//   row, column     each row or column of a matrix: the last axis has the columns, the one before it the rows, and
-//                   the others count matrices
-//   slice           each index of the first axis, as in embedding tables
+// What each number of a state belongs to.
+//   element         an element: the state has the param's shape
+//   tensor          the tensor: the state is one number
+//   row, column     a row or column of a matrix: the last axis runs over columns, the one before it over rows, and the
+//                   others over matrices
+//   slice           an index of the first axis, as in embedding tables
 enum class Per : std::uint8_t { element, tensor, row, column, slice };
 
 struct State {
@@ -51,9 +51,9 @@ struct State {
     Per per = Per::element;
 };
 
-// A value of another system (torch, keras, tf1, optax) that differs from the book's. The name is that of a
-// hyperparameter, or of a state for its initial value. An empty name means that the system has the rule with the values
-// above.
+// A default of another library (torch, keras, tf1, optax) that differs from the one above. The name is that of a
+// hyperparameter, or of a state for its initial value. An empty name means that the library has the rule with the
+// defaults above.
 struct Preset {
     const char* convention;
     const char* name = "";
@@ -63,15 +63,15 @@ struct Preset {
 template <class... P> constexpr auto presets(P... p) { return std::array<Preset, sizeof...(P)>{p...}; }
 
 // A rule is a struct with
-//   name, class_name, variant     "rmsprop_centered", "RMSProp", "centered": the class and its options that pick it
+//   name, class_name, variant     "rmsprop_centered", "RMSProp", "centered": the class, the options that select it
 //   summary, formula, source      one line, the update as text, the paper
 //   hyperparameters, states, conventions
 //   Hyper                         the hyperparameters as doubles, in their order
-//   Coefficients<T>                    what does not depend on the element, rounded once to T
+//   Coefficients<T>               what does not depend on the element, rounded once to T
 //   coefficients<T>(Hyper, t)          computes them in double for step t, counted from 1
 //   update<T>(Coefficients, p, g, s..) the formula: changes p and the states in place, with operations in this order
-//   Memo                          optional: what coefficients() keeps from one step for the next, its third argument; a
-//                                 new one, {}, gives the same results, only slower
+//   Memo                          optional: what coefficients() keeps from one step for the next, its third argument. A
+//                                 new one, {}, gives the same results more slowly
 //   invalid(Hyper)                optional: why hyperparameters that are each in range are invalid together, or nullptr
 //   Common                        optional: the defaults of weight_decay and decoupled, if they differ from 0, false
 //   step_use                      optional: what the coefficients need of the step number
@@ -91,7 +91,7 @@ struct memo_of<R> {
 };
 template <class R> using memo_of_t = typename memo_of<R>::type;
 
-// Bytes that any rule's Memo fits into.
+// An upper bound on the bytes of any Memo.
 inline constexpr std::size_t max_memo_bytes = 32;
 
 enum class StepUse : std::uint8_t {
@@ -106,11 +106,11 @@ struct LookAhead {
     const char* hyper = nullptr;
 };
 
-// Some libraries store what a rule remembers of earlier steps in numbers beside its states, such as the product of
+// Some libraries store what a rule keeps from earlier steps as numbers beside its states, such as the product of
 // NAdam's momenta in torch.optim. Such a rule has
 //   kept_numbers                                       how many there are, besides the count of steps
 //   continue_from(Hyper, step, numbers, wide)          makes a Continued for this step, and updates the numbers; wide:
-//                                                      which of them are float64, and not float32
+//                                                      which of them are float64; the others are float32
 template <class R> struct Continued {
     typename R::Hyper hyper;  // the argument of coefficients()
     std::int64_t step;
@@ -132,7 +132,7 @@ ADAPTK_HOST_DEVICE auto coefficients_of(const typename R::Hyper& h, std::int64_t
     }
 }
 
-// Rules that compute another rule's formula name it as their Kernel.
+// A rule with the formula of another rule names that rule as its Kernel.
 template <class R> struct kernel_of {
     using type = R;
 };
@@ -158,7 +158,7 @@ concept Rule = requires(const typename R::Hyper& h, std::int64_t t, memo_of_t<R>
     { coefficients_of<R, double>(h, t, *memo) } -> std::same_as<typename R::template Coefficients<double>>;
 } && sizeof(typename R::Hyper) == sizeof(double) * R::hyperparameters.size();
 
-// For device code, which may read these but may not call size(), a host function.
+// For device code, which may read these but must not call size(), a host function.
 template <class R> inline constexpr std::size_t state_count = R::states.size();
 template <class R> inline constexpr std::size_t hyper_count = R::hyperparameters.size();
 

@@ -1,6 +1,6 @@
-// The rules inside other programs' loops, without the library: a rule of the list or a struct of your own.
+// Runs rules inside other programs' loops, without the library: a rule of the list (rules.hpp) or a struct of your own.
 //
-// A rule that is run here needs no more than
+// Such a rule needs no more than
 //
 //     struct SignSgd {
 //         struct Hyper { double lr, beta; };
@@ -9,18 +9,19 @@
 //         template <class T> static void update(const Coefficients<T>& c, T& p, T g, T& m);
 //     };
 //
-// with ADAPTK_HOST_DEVICE before coefficients and ADAPTK_HD before update where device code is to call them. Whole
+// If device code calls them, write ADAPTK_HOST_DEVICE before coefficients and ADAPTK_HD before update. For whole
 // arrays:
 //
 //     adaptk::run<SignSgd>({0.01, 0.9}, step, p, g, m);
 //
-// One element, in a loop or a kernel:
+// For one element, in a loop or a kernel:
 //
 //     const auto c = adaptk::coefficients<SignSgd, float>(hyper, step);    // once a step
 //     adaptk::update<SignSgd>(c, p[i], g[i], m[i]);
 //
-// The results have the library's bits where operations are not contracted (-ffp-contract=off, nvcc --fmad=false: the
-// CMake target adaptk::headers brings them) and the mode is the usual one (no -ffast-math, no flushing of subnormals).
+// The results have the library's bits if operations are not contracted (-ffp-contract=off, nvcc --fmad=false: the CMake
+// target adaptk::headers sets them) and the floating-point mode is the default (no -ffast-math, no flushing of
+// subnormals).
 #pragma once
 
 #include "adaptk/rule.hpp"
@@ -34,8 +35,8 @@
 
 ADAPTK_NAMESPACE_BEGIN
 
-// What a step of a rule computes once, from its hyperparameters and those that every rule has. Decoupled decay
-// multiplies by 1 - lr * weight_decay: the rule's Hyper needs a member lr for it.
+// What a step computes once, from the rule's hyperparameters and those that every rule has. Decoupled decay multiplies
+// by 1 - lr * weight_decay, so the rule's Hyper needs a member lr for it.
 template <class R, class T>
 ADAPTK_HOST_DEVICE StepCoefficients<R, T> coefficients(const typename R::Hyper& h, std::int64_t step,
                                                        const CommonHyper& common = {}) {
@@ -45,7 +46,7 @@ ADAPTK_HOST_DEVICE StepCoefficients<R, T> coefficients(const typename R::Hyper& 
     return {common_coefficients<T>(lr, common), coefficients_of<R, T>(h, step, memo)};
 }
 
-// One element.
+// Updates one element.
 template <class R, class T, class... S>
 ADAPTK_HD void update(const StepCoefficients<R, T>& c, T& p, T g, S&... states) {
     static_assert((std::is_same_v<S, T> && ...), "params, gradients and states have one type here");
@@ -56,17 +57,17 @@ ADAPTK_HD void update(const StepCoefficients<R, T>& c, T& p, T g, S&... states) 
     }
 }
 
-// How run() goes about it.
+// Options of run().
 struct RunOptions {
     CommonHyper common = {};
-    // Of OpenMP, where the program is compiled with it; 0: as many as it would use.
+    // The number of threads if the program is compiled with OpenMP; 0: OpenMP's default.
     int threads = 1;
 };
 
 namespace run_detail {
 
-// The arrays do not overlap. Clang is told by the pointers alone: a pragma would make it warn of loops that it cannot
-// vectorise, as those with a square root that may set errno.
+// The arrays do not overlap. For Clang, __restrict alone says so: with a pragma, it would warn about loops that it
+// cannot vectorise, such as those with a square root that may set errno.
 template <class R, bool Coupled, class T, class... S>
 inline void range(const StepCoefficients<R, T>& c, std::size_t n, T* __restrict p, const T* __restrict g,
                   S* __restrict... s) {
@@ -92,8 +93,9 @@ inline void part(const StepCoefficients<R, T>& c, std::size_t begin, std::size_t
 
 }  // namespace run_detail
 
-// One step of a rule over whole arrays: vectors, spans, anything that std::span can be made of. The states come in the
-// rule's order. Throws std::invalid_argument where sizes differ, before anything is written; nothing looks for overlap.
+// One step of a rule over whole arrays: vectors, spans, or anything else that std::span can be made from. States are in
+// the rule's order. Throws std::invalid_argument if sizes differ or the step is less than 1, before anything is
+// written. Overlap is not checked.
 template <class R, class P, class G, class... S>
     requires requires(P&& p, G&& g) {
         std::span(p);
@@ -118,7 +120,7 @@ void run(const RunOptions& how, const typename R::Hyper& hyper, std::int64_t ste
         {
             const auto n = std::size_t(omp_get_num_threads());
             const auto k = std::size_t(omp_get_thread_num());
-            // Whole cache lines each.
+            // Multiples of 64 elements: each thread has whole cache lines.
             const auto cut = [&](std::size_t i) { return i == n ? p.size() : p.size() / n * i / 64 * 64; };
             run_detail::part<R, T>(c, cut(k), cut(k + 1), p.data(), g.data(), std::span(states).data()...);
         }
@@ -133,7 +135,7 @@ void run(const typename R::Hyper& hyper, std::int64_t step, P&& param, G&& grad,
     run<R>(RunOptions{}, hyper, step, param, grad, states...);
 }
 
-// A rule's defaults: those of the list have them.
+// The default hyperparameters of a rule of the list.
 template <class R> typename R::Hyper defaults() {
     double values[hyper_count<R>];
     for (std::size_t i = 0; i < hyper_count<R>; ++i) values[i] = R::hyperparameters[i].value;

@@ -72,7 +72,7 @@ template <bool Signed> struct Dynamic8 {
         return o;
     }();
 
-    // 10^(i-6) for a number in decade i, which its exponent tells.
+    // 10^(i-6) for a number in decade i. The exponent of the number as a float gives i.
     template <class L> ADAPTK_HD static F<L> power(I<L> number, [[maybe_unused]] U<L> as_float) {
         if constexpr (has_lookup<L>) {
             return L::lookup(powers, as_float >> 23);
@@ -102,10 +102,10 @@ template <bool Signed> struct Dynamic8 {
         return L::real(x | sign) * scale;
     }
 
-    // A block of zeros has the scale 0, and no quotient by it.
+    // A block of zeros has the scale 0; its elements are divided by 1 instead.
     ADAPTK_HD static float factor(float scale) { return scale == 0.0f ? 1.0f : scale; }
 
-    // Moves on to this decade, if x is in it or above it.
+    // Selects this decade if x is in it or above it.
     template <class L, int Decade> ADAPTK_HD static void advance(F<L> x, U<L>& slopes_of_x, U<L>& shifts) {
         const auto before = x < L::all(begin<Decade>);
         slopes_of_x = L::select(before, slopes_of_x, L::all(to_bits(slope<Decade>)));

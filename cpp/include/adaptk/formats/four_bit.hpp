@@ -22,7 +22,7 @@ struct FourBit {
     using Element = std::uint8_t;
     using Compute = float;
 
-    // A block of zeros has the scale 0, and no quotient by it.
+    // A block of zeros has the scale 0; its elements are divided by 1 instead.
     ADAPTK_HD static float factor(float scale) { return scale == 0.0f ? 1.0f : scale; }
 };
 

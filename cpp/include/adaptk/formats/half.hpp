@@ -1,5 +1,5 @@
-// The 16-bit formats, which are computed in float32. Conversions work on integers, so that the same bits come out
-// wherever they run; the hardware's own instructions compute the same functions.
+// The 16-bit formats, whose values rules compute with in float32. Conversions work on integers, so that they give the
+// same bits everywhere; the hardware's conversion instructions give these bits too.
 #pragma once
 
 #include "adaptk/format.hpp"
@@ -16,8 +16,8 @@ ADAPTK_NAMESPACE_BEGIN
 ADAPTK_HD float decode_float16(std::uint16_t h) { return __half2float(__ushort_as_half(h)); }
 ADAPTK_HD std::uint16_t encode_float16(float f) { return __half_as_ushort(__float2half_rn(f)); }
 #else
-// The exponent fields of float16 and float32 line up after a shift by 13; their biases differ by 112, which a
-// multiplication by 2^112 makes up for, subnormal numbers included.
+// The exponent fields of float16 and float32 line up after a shift by 13. Their biases differ by 112, so the result is
+// multiplied by 2^112, which is right for subnormal numbers too.
 ADAPTK_HD float decode_float16(std::uint16_t h) {
     const std::uint32_t body = std::uint32_t(h & 0x7fffu) << 13;
     const std::uint32_t scaled = to_bits(from_bits(body) * 0x1p112f);

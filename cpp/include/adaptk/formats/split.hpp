@@ -28,7 +28,8 @@ template <int Bits> struct BFloat16Remainder {
     using Compute = float;
     static constexpr int lost = 16 - Bits;
 
-    // No value is encoded as zero with a negative remainder: the param has been set to zero from outside.
+    // No value is encoded as zero with a negative remainder. If there is one, the param was set to zero from outside,
+    // and the remainder counts as 0.
     template <class L> ADAPTK_HD static typename L::F decode(typename L::U code, typename L::U side) {
         const auto upper = code << 16;
         const auto positive = typename L::U(L::larger(typename L::I(side), typename L::I(L::all(0u))));
@@ -36,7 +37,7 @@ template <int Bits> struct BFloat16Remainder {
     }
     template <class L> ADAPTK_HD static SplitCode<L> encode(typename L::F x) {
         auto u = L::bits(x);
-        // To nearest, ties to even; bits below the last kept place do not matter any more.
+        // To nearest, ties to even. Bits below the last kept place are not cleared: the shift drops them.
         if constexpr (lost > 0) u = u + ((1u << (lost - 1)) - 1) + ((u >> lost) & 1u);
         u = L::select(x != x, (L::bits(x) & 0xffff0000u) | 0x400000u, u);
         return {(u + 0x8000u) >> 16, u >> lost};

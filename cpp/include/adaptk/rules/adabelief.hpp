@@ -1,4 +1,4 @@
-// Adam with the squared distance of the gradient from its own forecast as second moment.
+// Adam whose second moment averages (g - m)^2, the squared deviation of the gradient from its running average.
 //
 // J. Zhuang et al., AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, NeurIPS 2020.
 #pragma once

@@ -1,4 +1,4 @@
-// Rates that fall with the root of the sum of all squared gradients.
+// AdaGrad: learning rates divided by the root of the sum of all squared gradients.
 //
 // J. Duchi, E. Hazan, Y. Singer, Adaptive subgradient methods for online learning and stochastic optimization,
 // JMLR 12, 2011; Deep Learning book, Algorithm 8.4.

@@ -1,4 +1,4 @@
-// Adam and what differs from it in a line.
+// Adam, and the rules that differ from it in one line.
 //
 // D. P. Kingma, J. Ba, Adam: a method for stochastic optimization, ICLR 2015; Deep Learning book, Algorithm 8.7.
 // AMSGrad: S. J. Reddi, S. Kale, S. Kumar, On the convergence of Adam and beyond, ICLR 2018.
@@ -24,9 +24,9 @@ struct AdamHyper {
     double lr, beta1, beta2, eps, eps_root, eps_hat;
 };
 
-// The corrected root sqrt(v / (1 - b2^t) + eps_root) is sqrt(v + eps_root*(1 - b2^t)) / sqrt(1 - b2^t), so one
-// addition under the root serves both; it is exact where eps_root is 0. In the eps-hat form (Keras, TF1, the remark
-// before section 2.1 of the paper) the correction is in the step size alone and eps is added to the uncorrected root.
+// The corrected root sqrt(v / (1 - b2^t) + eps_root) is sqrt(v + eps_root*(1 - b2^t)) / sqrt(1 - b2^t), so it needs
+// only one addition under the root, which is exact if eps_root is 0. In the eps-hat form (Keras, TF1, the remark before
+// section 2.1 of the paper), the correction is in the step size alone, and eps is added to the uncorrected root.
 template <class T> struct AdamCoefficients {
     T beta1, one_minus_beta1, beta2, one_minus_beta2, step, under, scale, eps;
 };
@@ -96,7 +96,7 @@ struct AmsGrad {
     static constexpr auto hyperparameters = adam_hyperparameters;
     static constexpr std::array states{adam_common::exp_avg, adam_common::exp_avg_sq,
                                        State{.name = "max_exp_avg_sq", .initial = 0.0, .nonnegative = true}};
-    // Not optax: its amsgrad takes the maximum of corrected moments.
+    // Not optax: its amsgrad takes the maximum of bias-corrected moments.
     static constexpr auto conventions = presets(Preset{"torch"}, Preset{"keras", "eps", 1e-7},
                                                 Preset{"keras", "eps_hat", 1.0}, Preset{"keras", "decoupled", 1.0});
     using Hyper = AdamHyper;

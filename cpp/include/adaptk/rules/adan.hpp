@@ -2,8 +2,8 @@
 //
 // X. Xie et al., Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models, 2022, Algorithm 1. The
 // betas here are decays, the weights of old values, as in the authors' code. The paper's betas are the weights of new
-// values, so its factor of the difference, 1 - beta2, is beta2 here. Optax has decays too, yet kept the paper's 1 -
-// beta2.
+// values, so its factor of the difference, 1 - beta2, is beta2 here. In Optax, betas are decays too, but the factor is
+// 1 - beta2, as in the paper.
 #pragma once
 
 #include "adaptk/rules/adam.hpp"

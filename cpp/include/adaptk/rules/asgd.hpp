@@ -1,8 +1,8 @@
-// Gradient descent with a falling rate, and the average of the parameters beside it.
+// Gradient descent with a decaying learning rate, which also averages the parameters.
 //
-// B. T. Polyak, A. B. Juditsky, Acceleration of stochastic approximation by averaging, 1992, with the rate of W. Xu,
-// Towards optimal one pass large scale learning with averaged stochastic gradient descent, 2011, as torch.optim.ASGD
-// has it.
+// B. T. Polyak, A. B. Juditsky, Acceleration of stochastic approximation by averaging, 1992, with the learning rate of
+// W. Xu, Towards optimal one pass large scale learning with averaged stochastic gradient descent, 2011, as in
+// torch.optim.ASGD.
 #pragma once
 
 #include "adaptk/math.hpp"
@@ -42,8 +42,9 @@ struct Asgd {
         const bool copy = !(age > 1.0);
         return {T(1.0 - h.lambd * eta), T(eta), T(copy ? 1.0 : 1.0 / age), copy};
     }
-    // torch.optim.ASGD keeps the rate and the weight of the next step in state["eta"] and state["mu"]: here a rate that
-    // does not fall, and an age at step 1 whose weight is that one.
+    // torch.optim.ASGD keeps the learning rate and the averaging weight of the next step in state["eta"] and
+    // state["mu"]. Here they become the lr of a first step, which has not decayed yet, and the t0 that gives this
+    // weight at step 1.
     static constexpr std::size_t kept_numbers = 2;
     static Continued<Asgd> continue_from(const Hyper& h, double step, double* numbers, const bool*) {
         Hyper now = h;

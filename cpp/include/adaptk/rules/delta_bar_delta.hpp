@@ -47,7 +47,7 @@ struct DeltaBarDelta {
     static constexpr Idle idle = Idle::exact;
     static IdleSteps idle_steps(const Hyper& h, double shrink, std::int64_t n) { return decayed(shrink, n, h.theta); }
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g, T& bar, T& eta) {
-        // Both candidates are computed and selected from: a chain of ?: on the sign stays scalar in GCC 12.
+        // Both candidates are computed before one is selected: GCC 12 does not vectorise a chain of ?: on the sign.
         const T same = bar * g;
         const T grown = eta + c.kappa;
         const T shrunk = eta * c.shrink;

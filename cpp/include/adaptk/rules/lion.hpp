@@ -1,4 +1,4 @@
-// The sign of an interpolated momentum.
+// Lion: steps by the sign of an interpolated momentum.
 //
 // X. Chen et al., Symbolic discovery of optimization algorithms, 2023.
 #pragma once

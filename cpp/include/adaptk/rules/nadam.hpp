@@ -14,7 +14,8 @@ ADAPTK_HOST_DEVICE inline double mu(double beta1, double psi, double t) {
     return beta1 * (1.0 - 0.5 * power(0.96, t * psi));
 }
 
-// mu_1 * ... * mu_t, carried on from the step before. Past 2^-60 it no longer shows beside 1 and counts as 0.
+// mu_1 * ... * mu_t, continued from the step before. Below 2^-60 it does not change a difference from 1, so it counts
+// as 0.
 struct Memo {
     double beta1 = -1.0, psi = -1.0, product = 1.0;
     std::int64_t t = 0;
@@ -42,7 +43,8 @@ struct NAdam {
         adam_common::eps,
         Hyperparameter{"momentum_decay", 4e-3, Range::nonnegative, "decay psi of the momentum schedule"}};
     static constexpr std::array states{adam_common::exp_avg, adam_common::exp_avg_sq};
-    // optax keeps mu at b1: a decay so fast that 0.96^(t*psi) vanishes beside 1 from the first step on.
+    // In optax, mu_t is b1. A momentum_decay of 1000 gives this: from the first step on, 0.96^(t*psi) is so small that
+    // it does not change a difference from 1.
     static constexpr auto conventions =
         presets(Preset{"torch"}, Preset{"keras", "lr", 1e-3}, Preset{"keras", "eps", 1e-7},
                 Preset{"keras", "momentum_decay", 1.0}, Preset{"keras", "decoupled", 1.0},
@@ -68,8 +70,8 @@ struct NAdam {
                 T(1.0 / std::sqrt(1.0 - power(h.beta2, t))),
                 T(h.eps)};
     }
-    // torch.optim.NAdam keeps mu_1 * ... * mu_t in state["mu_product"], rounded to that tensor's type at each step, as
-    // each factor is.
+    // torch.optim.NAdam keeps mu_1 * ... * mu_t in state["mu_product"]. At each step, the factor and the product are
+    // rounded to that tensor's type.
     static constexpr std::size_t kept_numbers = 1;
     static Continued<NAdam> continue_from(const Hyper& h, double step, double* numbers, const bool* wide) {
         const double mu = rounded_as(wide[0], nadam_detail::mu(h.beta1, h.momentum_decay, step));

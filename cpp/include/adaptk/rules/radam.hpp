@@ -1,4 +1,4 @@
-// Adam whose adaptive rate is held back until its variance is tractable.
+// Adam whose adaptive learning rate is rectified, and is not used until its variance is tractable.
 //
 // L. Liu et al., On the variance of the adaptive learning rate and beyond, ICLR 2020.
 #pragma once

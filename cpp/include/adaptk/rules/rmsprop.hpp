@@ -1,4 +1,4 @@
-// Rates scaled by a running average of squared gradients.
+// RMSProp: learning rates scaled by a running average of squared gradients.
 //
 // T. Tieleman, G. Hinton, Lecture 6.5 - RMSProp, COURSERA 2012; Deep Learning book, Algorithms 8.5 and 8.6.
 // Centred: A. Graves, Generating sequences with recurrent neural networks, 2013.
@@ -44,7 +44,7 @@ template <class H, class T> ADAPTK_HOST_DEVICE MomentumCoefficients<T> momentum_
             T(h.momentum), T(inside ? h.lr : 1.0), T(inside ? 1.0 : h.lr)};
 }
 
-// r - m*m, which rounding may push below 0; NaN stays NaN.
+// r - m*m, or 0 if rounding makes it negative; NaN stays NaN.
 template <class T> ADAPTK_HD T variance(T r, T m) {
     const T v = r - m * m;
     return v < T(0) ? T(0) : v;
@@ -172,8 +172,8 @@ struct RmsPropCenteredMomentum {
     }
 };
 
-// Algorithm 8.6 of the Deep Learning book. Its text has no delta in the denominator, unlike Algorithm 8.5; eps_in = 0
-// follows it to the letter, and the default is Algorithm 8.5's.
+// Algorithm 8.6 of the Deep Learning book. It has no delta in the denominator, unlike Algorithm 8.5. With eps_in = 0
+// the rule is that algorithm; the default of eps_in is the delta of Algorithm 8.5.
 struct RmsPropNesterov {
     static constexpr const char* name = "rmsprop_nesterov";
     static constexpr const char* class_name = "RMSProp";

@@ -1,7 +1,7 @@
-// Step sizes from the signs of successive gradients alone. Like delta-bar-delta, for full-batch gradients.
+// Step sizes from the signs of successive gradients alone. Like delta-bar-delta, it is for full-batch gradients only.
 //
-// M. Riedmiller, H. Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm, 1993,
-// in the form without weight backtracking that torch.optim.Rprop has: iRprop- of C. Igel, M. Huesken, 2003.
+// M. Riedmiller, H. Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm, 1993. The
+// form is that of torch.optim.Rprop, without weight backtracking: iRprop- of C. Igel, M. Huesken, 2003.
 #pragma once
 
 #include "adaptk/math.hpp"

@@ -38,9 +38,9 @@ struct Sgd {
     template <class T> ADAPTK_HD static void update(const Coefficients<T>& c, T& p, T g) { p = p - c.lr * g; }
 };
 
-// The two forms of momentum differ in host coefficients only. With b the state:
-//   buffer form    b = mu*b + (1 - tau)*g,  p -= lr*b      (the learning rate acts on the way out)
-//   velocity form  v = mu*v - lr*g,         p += v         (it is inside the state)
+// The two forms of momentum differ in their coefficients only. The state is b or v:
+//   buffer form    b = mu*b + (1 - tau)*g,     p -= lr*b   (the learning rate multiplies the state)
+//   velocity form  v = mu*v - lr*(1 - tau)*g,  p += v      (it is inside the state)
 // x - y and x + (-y) are the same operation, so one line with a signed gain and rate computes both.
 struct MomentumHyper {
     double lr, momentum, dampening, velocity, dampen_first;
@@ -62,7 +62,7 @@ ADAPTK_HOST_DEVICE MomentumCoefficients<T> momentum_coefficients(const MomentumH
     return {T(h.momentum), T(gain), T(1), T(-h.lr), first};
 }
 
-// `ahead`: what the buffer is multiplied by on its way into the param.
+// `ahead`: the factor of the buffer in the param's step.
 inline IdleSteps momentum_idle_steps(const MomentumHyper& h, double shrink, std::int64_t n, double ahead) {
     IdleSteps s = decayed(shrink, n, h.momentum);
     add_momentum(s, 0, h.momentum, (h.velocity != 0.0 ? 1.0 : -h.lr) * ahead, shrink, n);

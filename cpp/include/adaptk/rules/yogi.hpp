@@ -1,4 +1,4 @@
-// Adam whose second moment moves by steps of the size of the squared gradient, in either direction.
+// Adam whose second moment moves up or down by (1 - b2)*g^2 at each step.
 //
 // M. Zaheer et al., Adaptive methods for nonconvex optimization, NeurIPS 2018.
 #pragma once
@@ -18,8 +18,8 @@ struct Yogi {
     static constexpr std::array hyperparameters{
         Hyperparameter{"lr", 1e-2, Range::nonnegative, "learning rate"}, adam_common::beta1, adam_common::beta2,
         Hyperparameter{"eps", 1e-3, Range::nonnegative, "eps outside the root"}};
-    // The second moment starts at the value of the authors' code. Optax starts the first one there too, which moves
-    // parameters that have no gradient.
+    // The initial second moment is that of the authors' code. Optax starts the first moment at this value too, which
+    // moves parameters that have no gradient.
     static constexpr std::array states{adam_common::exp_avg,
                                        State{"exp_avg_sq", 1e-6, nullptr, "initial_accumulator_value", true}};
     static constexpr auto conventions = presets(Preset{"optax", "exp_avg", 1e-6});
