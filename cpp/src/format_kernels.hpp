@@ -48,7 +48,7 @@ constexpr size_t lane_bytes = 32;
 constexpr size_t lane_bytes = 16;
 #endif
 
-// Whether bytes are among others; any number of searches, and one answer.
+// Any number of searches for a byte, with one answer: whether one of them found it.
 class ByteSearch {
   public:
     // n: a multiple of 64.
@@ -90,7 +90,7 @@ class ByteSearch {
 #endif
 };
 
-// A vector of elements (OneLane).
+// A vector of elements, with the interface of OneLane.
 struct Lanes {
     static constexpr size_t count = lane_bytes / 4;
     typedef float F __attribute__((vector_size(lane_bytes)));
@@ -100,14 +100,14 @@ struct Lanes {
         typedef E V __attribute__((vector_size(count * sizeof(E))));
     };
 
-    // Not the sum with 0, which would be computed: -0 + 0 is 0.
+    // Not x + F{}: this sum would be computed, since -0 + 0 is 0.
     static ADAPTK_HD F all(float x) { return x - F{}; }
     static ADAPTK_HD U all(std::uint32_t x) { return U{} + x; }
     static ADAPTK_HD U bits(F x) { return U(x); }
     static ADAPTK_HD F real(U u) { return F(u); }
     static ADAPTK_HD F converted(I i) { return __builtin_convertvector(i, F); }
     static ADAPTK_HD U select(I which, U a, U b) { return which ? a : b; }
-    // The instructions themselves: GCC 12 makes a comparison and a blend of a maximum with a constant.
+    // Intrinsics, because GCC 12 compiles a maximum with a constant to a comparison and a blend.
     static ADAPTK_HD I larger(I a, I b) {
 #if defined(__AVX512F__)
         return I(_mm512_maskz_max_epi32(0xffff, __m512i(a), __m512i(b)));
@@ -127,7 +127,8 @@ struct Lanes {
 #endif
     }
 #if defined(__AVX2__)
-    // The largest lanes of a and of b are the first two of what is returned. Both take as many instructions as one.
+    // Returns the largest lane of a and the largest lane of b in its first two lanes. Both take as many instructions as
+    // one.
     static ADAPTK_HD __m128i largest_of_both(U a, U b) {
 #if defined(__AVX512F__)
         const __m512i x = _mm512_maskz_unpacklo_epi32(0xffff, __m512i(a), __m512i(b));
@@ -155,7 +156,7 @@ struct Lanes {
         return m[0];
 #endif
     }
-    // Whether one of n bytes, a multiple of 64, is the one given in the bits of the mask.
+    // Whether one of n bytes equals `byte` in the bits of the mask. n is a multiple of 64.
     static ADAPTK_HD bool any_byte(const void* p, std::uint8_t byte, size_t n, std::uint8_t mask = 0xff) {
         ByteSearch search;
         search.look(p, byte, n, mask);
@@ -167,12 +168,12 @@ struct Lanes {
         return x;
     }
     static ADAPTK_HD void store(float* p, F x) { std::memcpy(p, &x, sizeof x); }
-    // Codes of one or two bytes, which GCC moves one by one in some of these cases unless it is told.
+    // Codes of one or two bytes. In some of these cases, GCC moves them one by one unless intrinsics are used.
     template <class E> static ADAPTK_HD U load(const E* p) {
         typename Packed<E>::V x;
         std::memcpy(&x, p, sizeof x);
 #if defined(__AVX512F__)
-        // With masks: GCC 12 warns of its own header otherwise.
+        // Masked intrinsics, because GCC 12 warns about its own header in the others.
         if constexpr (sizeof(E) == 1)
             return U(std::is_signed_v<E> ? _mm512_maskz_cvtepi8_epi32(0xffff, __m128i(x))
                                          : _mm512_maskz_cvtepu8_epi32(0xffff, __m128i(x)));
@@ -204,7 +205,7 @@ struct Lanes {
             return;
         }
 #elif defined(__AVX2__)
-        // The lowest bytes of each half's elements, moved to its beginning.
+        // The lowest bytes of the elements are moved to the beginning of each half.
         if constexpr (sizeof(E) == 1) {
             const __m256i first = _mm256_set1_epi32(0x0c080400);
             const __m256i bytes = _mm256_shuffle_epi8(__m256i(x), first);
@@ -233,15 +234,16 @@ struct Lanes {
     }
 #if defined(__AVX512BW__) || (defined(__AVX2__) && !defined(__AVX512F__))
 #define ADAPTK_PACKS 1
-    // Two vectors as one of half as wide integers, with the nearest of these: of words to bytes, or of elements to
-    // words, from signed integers. Each quarter of 16 bytes has the first one's part, and then the second one's.
+    // Packs two vectors of signed integers into one of integers that are half as wide, with saturation: elements to
+    // words of 16 bits, or words to bytes. Each group of 16 bytes has its part of the first vector and then of the
+    // second.
 #if defined(__AVX512BW__)
     using Register = __m512i;
     static ADAPTK_HD U signed_words(U a, U b) { return U(_mm512_packs_epi32(Register(a), Register(b))); }
     static ADAPTK_HD U unsigned_words(U a, U b) { return U(_mm512_packus_epi32(Register(a), Register(b))); }
     static ADAPTK_HD U signed_bytes(U a, U b) { return U(_mm512_packs_epi16(Register(a), Register(b))); }
     static ADAPTK_HD U unsigned_bytes(U a, U b) { return U(_mm512_packus_epi16(Register(a), Register(b))); }
-    // The way back, of unsigned integers.
+    // Unpacks unsigned bytes to words.
     static ADAPTK_HD U first_words(U x) { return U(_mm512_maskz_unpacklo_epi8(~__mmask64{}, Register(x), Register{})); }
     static ADAPTK_HD U last_words(U x) { return U(_mm512_maskz_unpackhi_epi8(~__mmask64{}, Register(x), Register{})); }
     static ADAPTK_HD U rounded(F x) { return U(_mm512_maskz_cvtps_epi32(0xffff, __m512(x))); }
@@ -255,7 +257,7 @@ struct Lanes {
     static ADAPTK_HD U last_words(U x) { return U(_mm256_unpackhi_epi8(Register(x), Register{})); }
     static ADAPTK_HD U rounded(F x) { return U(_mm256_cvtps_epi32(__m256(x))); }
 #endif
-    // Stores what four vectors were packed to in their elements' order.
+    // Stores the bytes that four vectors were packed to, in the order of their elements.
     static ADAPTK_HD void store_mixed(void* p, U x) {
 #if defined(__AVX512BW__)
         const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -266,7 +268,7 @@ struct Lanes {
 #endif
     }
 #endif
-    // Four vectors of codes, with what lies above a byte cut off.
+    // Stores four vectors of codes. Bits above those of E are dropped.
     template <class E> static ADAPTK_HD void store_four(E* p, const U (&x)[4]) {
 #if defined(ADAPTK_PACKS)
         if constexpr (sizeof(E) == 1) {
@@ -332,13 +334,13 @@ struct Lanes : OneLane {
 #endif
 
 #if defined(ADAPTK_PACKS)
-// A vector of draws, each for several elements of Bits bits, in an order in which halving its integers again and again
-// gives each element's own: a quarter of 16 bytes has the draws of a quarter of the first vector of elements, then of
-// the second one.
+// A vector of draws, each for several elements of Bits bits. Their order is such that unpacking gives each element its
+// own bits: each group of 16 bytes has the draws of this group of the first vector of elements, then those of the
+// second.
 //
-// It costs little more than half of what draw() does, with the same results. Counters begin at a multiple of their
-// number, so they differ in their lowest bits alone: what the hash does to the others is done once, and its first
-// product is the sum of theirs and of a product that is looked up.
+// It takes little more than half the time of draw() and has the same results. The first counter is a multiple of their
+// number, so counters differ only in their lowest bits. The other bits are hashed once, and the first product is the
+// sum of theirs and of one from a table.
 template <int Bits> class MixedDraws {
     static constexpr std::size_t count = Lanes::count;
 
@@ -378,23 +380,23 @@ template <int Bits> class MixedDraws {
 };
 #endif
 
-// Two vectors of float32 and one vector of their upper halves: what bfloat16 costs less by than two vectors of codes.
-// Random bits, 16 for each element, are a vector of MixedDraws<16>.
+// Conversions between two vectors of float32 and one vector of their upper halves: for bfloat16 they are faster than
+// conversions with two vectors of codes. Random bits, 16 for each element, are a vector of MixedDraws<16>.
 #if defined(ADAPTK_GNU) && defined(__AVX512BW__)
 #define ADAPTK_BFLOAT16_PAIRS 1
 constexpr size_t pair = 32;
 
-// By instructions that each take one of the two ports that vectors of this width have; a permutation of 16-bit integers
-// takes both.
+// Each of these instructions uses one of the two ports for vectors of this width. A permutation of 16-bit integers
+// would use both.
 ADAPTK_HD void decode_pair(const std::uint16_t* x, float* y) {
-    // The eighths in an order of which the halves' interleaving makes the elements' own.
+    // The eighths are reordered so that interleaving the halves gives the order of the elements.
     const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), zero{};
     const __m512i mixed = _mm512_maskz_permutexvar_epi64(0xff, order, _mm512_loadu_si512(x));
     _mm512_storeu_si512(y, _mm512_maskz_unpacklo_epi16(~__mmask32{}, zero, mixed));
     _mm512_storeu_si512(y + 16, _mm512_maskz_unpackhi_epi16(~__mmask32{}, zero, mixed));
 }
 
-// A vector of 16 bits for each element as two vectors of elements.
+// A vector of 16-bit integers, widened to two vectors of elements.
 struct SixteenBits {
     __m512i first, last;
 };
@@ -403,7 +405,7 @@ ADAPTK_HD SixteenBits halves_of(Lanes::U random) {
     return {_mm512_maskz_unpacklo_epi16(~__mmask32{}, x, zero), _mm512_maskz_unpackhi_epi16(~__mmask32{}, x, zero)};
 }
 
-// Of n elements, a multiple of a pair.
+// n is a multiple of `pair`.
 ADAPTK_HD bool any_nan(const float* x, size_t n) {
     __mmask16 numbers = 0xffff;
     for (size_t i = 0; i < n; i += pair)
@@ -411,7 +413,7 @@ ADAPTK_HD bool any_nan(const float* x, size_t n) {
     return numbers != 0xffff;
 }
 
-// The upper halves of both.
+// Stores the upper halves of the elements of a and b.
 ADAPTK_HD void store_upper(std::uint16_t* y, __m512i a, __m512i b) {
     const __m512i order = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24,
                                            22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
@@ -420,7 +422,7 @@ ADAPTK_HD void store_upper(std::uint16_t* y, __m512i a, __m512i b) {
     _mm512_storeu_si512(y, _mm512_maskz_permutexvar_epi16(0xffffffff, order, mixed));
 }
 
-// Numbers, none of them NaN.
+// x contains no NaN.
 ADAPTK_HD void encode_pair(const float* x, std::uint16_t* y) {
     const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
     const __m512i half = _mm512_set1_epi32(0x7fff), odd = _mm512_set1_epi32(0x10000), one = _mm512_set1_epi32(1);
@@ -445,7 +447,7 @@ constexpr size_t pair = 16;
 
 ADAPTK_HD void decode_pair(const std::uint16_t* x, float* y) {
     const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-    // The quarters in an order of which the halves' interleaving makes the elements' own.
+    // The quarters are reordered so that interleaving the halves gives the order of the elements.
     const __m256i mixed = _mm256_permute4x64_epi64(codes, 0xd8);
     const __m256i zero = _mm256_setzero_si256();
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm256_unpacklo_epi16(zero, mixed));
@@ -491,7 +493,7 @@ ADAPTK_HD void encode_pair(const float* x, std::uint16_t* y, Lanes::U random) {
 }
 #endif
 
-// As many of the elements as are done in vectors: their number. float16 has instructions of its own.
+// Decodes as many elements as fill whole vectors, and returns their number. float16 has hardware instructions.
 template <class F> ADAPTK_HD size_t decode_vectors(const typename F::Element* x, float* y, size_t n) {
     size_t i = 0;
     if constexpr (LaneFormat<F>) {
@@ -549,15 +551,16 @@ template <class F> size_t encode_vectors(const float* x, typename F::Element* y,
     return i;
 }
 
-// The elements whose draws are made together: a multiple of every vector, and a divisor of the tile.
+// How many elements have their draws computed together: a multiple of every vector's elements, and a divisor of the
+// tile's.
 template <int Bits> inline constexpr size_t draw_group = 16 * elements_per_draw<Bits>;
 
-// Calls encode(place in the group, random bits) for a group of elements, a vector at a time.
+// Calls encode(index in the group, random bits) for a group of elements, a vector at a time.
 template <int Bits, class Encode>
 ADAPTK_HD void for_draws(std::uint64_t buffer_key, std::int64_t first, const Encode& encode) {
     using Part = std::conditional_t<Bits == 8, std::uint8_t, std::uint16_t>;
     static_assert(Bits == 8 * sizeof(Part));
-    // An element's bits are the part of the draw at its place in memory.
+    // In memory, an element's random bits are at its index. This needs little-endian order.
     static_assert(std::endian::native == std::endian::little);
     const Draws d = draws_from<Bits>(buffer_key, first);
     const std::uint32_t counter = draw_counter<Bits>(first);
@@ -580,7 +583,7 @@ template <size_t Block> ADAPTK_HD std::uint32_t largest_magnitude(const float* x
     return Lanes::largest(Lanes::U(most));
 }
 
-// Whole groups of elements that share their draws, rounded stochastically.
+// Encodes N elements, in whole groups, with stochastic rounding.
 template <class F, bool Finite, size_t N>
 ADAPTK_HD void encode_groups(const float* x, typename F::Element* y, std::int64_t first, std::uint64_t buffer_key) {
     constexpr size_t group = draw_group<F::random_bits>;
@@ -592,11 +595,12 @@ ADAPTK_HD void encode_groups(const float* x, typename F::Element* y, std::int64_
 
 #if defined(ADAPTK_GNU) && defined(ADAPTK_F16C)
 constexpr int towards_zero = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
-// Numbers from this magnitude on are rounded to infinity.
+// Numbers of this magnitude and beyond are rounded to infinity.
 constexpr std::uint32_t float16_overflow = 0x477ff000u;
 
-// float16_sr of two vectors of numbers, with 16 random bits for each: what is lost by the conversion is zero before it.
-// False, and nothing that counts stored, if there are infinities, NaN or numbers that are rounded to infinity.
+// Encodes two vectors as float16_sr, with 16 random bits for each element. The bits that the conversion would round are
+// set to 0 before it. Returns false, and what it has stored is invalid, if there are infinities, NaN or numbers that
+// are rounded to infinity.
 #if defined(__AVX512F__)
 ADAPTK_HD bool encode_float16_pair(const float* x, std::uint16_t* y, Lanes::U random) {
     const SixteenBits bits = halves_of(Lanes::U(_mm512_maskz_srli_epi16(0xffffffff, __m512i(random), 3)));
@@ -612,7 +616,7 @@ ADAPTK_HD bool encode_float16_pair(const float* x, std::uint16_t* y, Lanes::U ra
         const __m512i cut =
             _mm512_maskz_andnot_epi32(0xffff, _mm512_set1_epi32(0x1fff), _mm512_add_epi32(__m512i(fixed), lost));
         const __m512 rounded = _mm512_mask_sub_ps(__m512(cut), below, __m512(cut), least);
-        // The sign of u, the rest of what is rounded.
+        // The sign of u, and all other bits of `rounded`.
         const __m512i all = _mm512_ternarylogic_epi32(magnitudes, __m512i(rounded), u, 0xca);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_cvtps_ph(0xffff, __m512(all), towards_zero));
     };
@@ -645,7 +649,7 @@ ADAPTK_HD bool encode_float16_pair(const float* x, std::uint16_t* y, Lanes::U ra
 #endif
 
 #if defined(ADAPTK_BFLOAT16_PAIRS)
-// Formats of 16 bits, two vectors at a time.
+// Encodes formats of 16 bits with stochastic rounding, two vectors at a time.
 template <class F, size_t N>
 ADAPTK_HD void encode_pairs(const float* x, std::uint16_t* y, std::int64_t first, std::uint64_t buffer_key) {
     static_assert(pair == MixedDraws<16>::elements);
@@ -664,7 +668,7 @@ ADAPTK_HD void encode_pairs(const float* x, std::uint16_t* y, std::int64_t first
 }
 #endif
 
-// The same of whole groups that share one state of the draws.
+// Encodes N elements, in whole groups, with stochastic rounding and in the fastest way for the format.
 template <class F, size_t N>
 ADAPTK_HD void encode_several(const float* x, typename F::Element* y, std::int64_t first, std::uint64_t buffer_key) {
 #if defined(ADAPTK_BFLOAT16_PAIRS)
@@ -711,8 +715,8 @@ ADAPTK_HD void encode_codes(const float* x, typename F::Element* y, float scale,
     }
 }
 
-// Blocks with elements that are not finite, or with a scale so small that a reciprocal may be infinite: all is lifted
-// first then, which is exact.
+// Blocks with elements that are not finite, or with a scale so small that its reciprocal may be infinite. In the second
+// case all elements are multiplied by scale_lift first, which is exact.
 template <class F>
 float encode_rare_block(const float* x, typename F::Element* y, std::int64_t first, std::uint64_t buffer_key) {
     const float largest = largest_finite<F::block>(x), scale = scale_of<F>(largest);
@@ -740,7 +744,8 @@ ADAPTK_HD void encode_block(const float* x, typename F::Element* y, float& scale
 }
 
 #if defined(ADAPTK_GNU) && defined(ADAPTK_F16C)
-// fp8_e4m3 without NaN: as float16, whose exponents are biased by 8 more, codes stand for 2^-8 of the value.
+// fp8_e4m3 without NaN. The exponent bias of float16 is greater by 8, so the fields of a code, read as those of a
+// float16, are 2^-8 of its value.
 ADAPTK_HD Lanes::F decode_float8(const std::uint8_t* x, Lanes::F scale) {
 #if defined(__AVX512F__)
     const __m256i words = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
@@ -782,7 +787,7 @@ ADAPTK_HD void decode_block(const typename F::Element* x, float* y, [[maybe_unus
     }
 }
 
-// The elements of packed codes, one by one, and back.
+// Unpacks codes of half a byte to one code in each E, and packs them.
 template <class E> ADAPTK_HD void unpack_codes(const E* packed, E* codes, size_t pairs) {
     const auto* ADAPTK_RESTRICT x = packed;
     auto* ADAPTK_RESTRICT y = codes;
@@ -797,7 +802,7 @@ template <class E> ADAPTK_HD void pack_codes(const E* codes, E* packed, size_t p
     for (size_t i = 0; i < pairs; ++i) y[i] = E(x[2 * i] << 4 | x[2 * i + 1]);
 }
 
-// The bits that tell a code for NaN.
+// The bits that distinguish a code for NaN.
 template <class F> inline constexpr std::uint8_t not_finite_mask = 0xff;
 template <> inline constexpr std::uint8_t not_finite_mask<Float8E4M3> = 0x7f;
 
@@ -824,7 +829,7 @@ void decode(const void* data, [[maybe_unused]] const void* side, [[maybe_unused]
             for (size_t k = 0; k < m; ++k) y[i + k] = T(values[k]);
         }
     } else if constexpr (BlockFormat<F> || StochasticFormat<F>) {
-        // The last one may have fewer elements.
+        // The last block may have fewer elements.
         constexpr size_t block = block_of<F>() > 1 ? block_of<F>() : size_t{128};
         for (size_t b = 0; b < n; b += block) {
             const size_t m = n - b < block ? n - b : block;
@@ -863,7 +868,7 @@ void decode(const void* data, [[maybe_unused]] const void* side, [[maybe_unused]
         const size_t done = decode_vectors<F>(x, y, n);
         decode_elements<F>(x + done, y + done, n - done);
     } else if constexpr (std::is_same_v<F, Float16>) {
-        // By way of float: the vectors' conversion ends there.
+        // By way of float, because the vector instructions convert to float only.
         constexpr size_t part = 256;
         float widened[part];
         for (size_t i = 0; i < n; i += part) {
@@ -911,7 +916,7 @@ void encode(const void* in, void* data, [[maybe_unused]] void* side, [[maybe_unu
             if constexpr (packed > 1) pack_codes(codes, y + i / packed, F::block / packed);
         }
         if (i == n) return;
-        // The last block of a tensor: as if zeros followed.
+        // The last block of a tensor is padded with zeros.
         float padded[F::block] = {};
         std::memcpy(padded, x + i, (n - i) * sizeof(float));
         encode_block<F>(padded, codes, *scale, first + std::int64_t(i), buffer_key);
@@ -941,7 +946,7 @@ void encode(const void* in, void* data, [[maybe_unused]] void* side, [[maybe_unu
     }
 }
 
-// Every format holds what its Compute type can be rounded to, and decodes to either type; float64 is rounded to float.
+// A format is encoded from its Compute type, and decoded to float or double; float64 is rounded to float.
 template <class F> constexpr FormatKernels kernels_of() {
     FormatKernels k{};
     k.decode[0] = decode<F, float>;

@@ -1,6 +1,6 @@
-// The loops around the rules. This file is compiled once for each instruction set, with ADAPTK_TARGET naming it and
-// the compiler's flags choosing it; it holds plain loops only, all of them internal to the object, and exports one
-// function. A symbol that two such objects shared could be linked from the one that this processor cannot run.
+// The loops around the rules. This file is compiled once for each instruction set, whose name is ADAPTK_TARGET and
+// which the compiler's flags select. All loops have internal linkage; one function is exported. If two such objects
+// shared a symbol, the linker could choose the one that this processor cannot run.
 #include "compiler.hpp"
 #include "format_kernels.hpp"
 #include "kernel_table.hpp"
@@ -81,7 +81,7 @@ template <class T> void add_to_average(void* average, const void* values, double
 
 struct Square {
     static ADAPTK_HD double with(double sum, double v) { return sum + v * v; }
-    // The same of a v of at most 26 bits, whose square is exact.
+    // The same for v of at most 26 bits: its square is exact, so FMA gives the same bits.
     static ADAPTK_HD double with_short(double sum, double v) {
 #if defined(ADAPTK_GNU) && (defined(__FMA__) || defined(__ARM_FEATURE_FMA))
         return __builtin_fma(v, v, sum);
@@ -97,7 +97,7 @@ struct Largest {
     static ADAPTK_HD double with(double most, double v) { return larger(most, v); }
 };
 
-// As stored, and as the number that it stands for.
+// A stored bfloat16, and its conversion to double.
 struct BFloat16Bits {
     std::uint16_t bits;
     ADAPTK_HD explicit operator double() const { return double(std::bit_cast<float>(std::uint32_t(bits) << 16)); }
@@ -113,8 +113,9 @@ template <class Op, bool Scaled, class T> ADAPTK_HD double add_term(double sum, 
     }
 }
 
-// Elements that stay within a row of accumulators, and as many of each row that follows: an accumulator is added to in
-// the order of rows, whatever the width of a vector. Several rows at once leave it in a register in between.
+// Adds n elements of a row, and those below them in the following rows, to their accumulators. Each accumulator adds
+// its elements in the order of rows, so the width of a vector changes no bit. With several rows at once, an accumulator
+// stays in a register between its additions.
 template <class Op, bool Scaled, class T, size_t... Row>
 ADAPTK_HD void add_rows(const T* ADAPTK_RESTRICT x, size_t n, double scale, double* ADAPTK_RESTRICT sums,
                         std::index_sequence<Row...>) {
@@ -125,8 +126,8 @@ ADAPTK_HD void add_rows(const T* ADAPTK_RESTRICT x, size_t n, double scale, doub
     }
 }
 
-// The memory ahead is asked for line by line, between the sums: a core reads 13 GB/s into L2 so, 6 by its own
-// prefetchers alone, and 10 into L1, which has fewer requests at once (64M floats).
+// Memory is prefetched line by line, between the sums. A core reads 13 GB/s with prefetches into L2, 10 with prefetches
+// into L1, which allows fewer requests at once, and 6 with its own prefetchers alone (64M floats).
 constexpr size_t rows_at_once = 2;
 constexpr size_t sum_ahead_bytes = 8192;
 using RowsAtOnce = std::make_index_sequence<rows_at_once>;
@@ -144,8 +145,9 @@ template <class Op, bool Scaled, class T> void add_whole_rows(const T* x, size_t
         }
 }
 
-// Two neighbours are a word, and each is the upper half of a float32 after one operation: apart from each other, they
-// would have to be widened first. So the accumulators of even and odd elements lie apart meanwhile.
+// Two neighbouring elements are loaded as one 32-bit word, and one operation makes each of them a float32. Loaded
+// singly, they would have to be widened first. So the accumulators of even and odd elements are in two arrays during
+// this loop.
 struct Pair {
     BFloat16Bits half[2];
 };

@@ -1,9 +1,10 @@
 // The interpreter of programs (program.hpp): a part of each kernel object (kernels.cpp), and of nothing else.
 //
-// A block is eight vectors, which stay in registers from one instruction to the next; an instruction's other operands
-// are read from memory, the param, the gradient and the states where they are. So a block costs an instruction some
-// eight operations, and one jump. Wider blocks spill; narrower ones are all jumps. Memory is asked for ahead, as
-// in kernels.cpp: without, 64M elements were stepped at 0.7 of the compiled kernels' speed, with it at 0.95.
+// A block is eight vectors, which stay in registers from one instruction to the next. An instruction's other operands
+// are read from memory; the param, the gradient and the states are not copied for this. So an instruction takes some
+// eight operations and one jump per block. Wider blocks would spill registers; in narrower ones most time would go into
+// jumps. Memory is prefetched, as in rule_loop.hpp: with 64M elements, steps had 0.7 of the compiled kernels' speed
+// without prefetches and 0.95 with them.
 #pragma once
 
 #include "compiler.hpp"
@@ -33,11 +34,11 @@ template <class T> struct Block {
         return x;
     }
     static ADAPTK_HD void store(T* p, V x) { std::memcpy(p, &x, sizeof x); }
-    static ADAPTK_HD V all(T x) { return x - V{}; }  // not V{} + x, which makes 0 of -0
+    static ADAPTK_HD V all(T x) { return x - V{}; }  // not V{} + x: 0 + -0 is 0
     static ADAPTK_HD V truth(M m) { return m ? all(T(1)) : V{}; }
     static ADAPTK_HD V root(V x) {
 #if defined(__AVX512F__)
-        // With masks: GCC 12 warns of its own header otherwise.
+        // Masked intrinsics, because GCC 12 warns about its own header in the others.
         if constexpr (sizeof(T) == 4) {
             return V(_mm512_maskz_sqrt_ps(0xffff, __m512(x)));
         } else {
@@ -85,8 +86,8 @@ template <class T> struct Block {
 constexpr size_t program_ahead_bytes = 2048;
 template <class T> constexpr size_t block_elements = Block<T>::lanes * Block<T>::vectors;
 
-// Runs the code over `blocks` blocks. slot: where the operands are in the first of them; the first `buffers` of them
-// move on.
+// Runs the code over `blocks` blocks. slot: addresses of the operands in the first block. Those of the first `buffers`
+// operands advance from block to block.
 template <class T>
 void run_blocks(const Instruction* code, T** slot, size_t buffers, std::uint32_t ahead, size_t blocks) {
     using B = Block<T>;
@@ -99,7 +100,7 @@ void run_blocks(const Instruction* code, T** slot, size_t buffers, std::uint32_t
     const V zero{};
     const V one = B::all(T(1));
 
-// For each vector of the block, with x of the operand a and y of b.
+// For each vector of the block. x is of the operand a and y of b.
 #define ADAPTK_EACH(expression)                                                                                        \
     {                                                                                                                  \
         ADAPTK_UNROLL                                                                                                  \
@@ -108,7 +109,7 @@ void run_blocks(const Instruction* code, T** slot, size_t buffers, std::uint32_t
         }                                                                                                              \
         break;                                                                                                         \
     }
-// And stores it; the instruction has a second word.
+// The same for an instruction with two words, which also stores its result.
 #define ADAPTK_EACH_STORED(expression)                                                                                 \
     T* const to = slot[i->c];                                                                                          \
     ADAPTK_UNROLL                                                                                                      \
@@ -128,7 +129,7 @@ void run_blocks(const Instruction* code, T** slot, size_t buffers, std::uint32_t
         }                                                                                                              \
         break;                                                                                                         \
     }
-// With x of the constant a, and y of b.
+// x is the constant a, and y is of the operand b.
 #define ADAPTK_WITH_CONSTANT(expression)                                                                               \
     {                                                                                                                  \
         const V x = B::all(*slot[i->a]);                                                                               \

@@ -1,13 +1,13 @@
-// Rules beside buffers that are stored in 16 bits or as `8bit` says: a part of each kernel object (kernels.cpp) with
-// wide vectors.
+// Steps of rules whose buffers are stored in 16 bits or in the formats of `8bit`: a part of each kernel object
+// (kernels.cpp) with wide vectors.
 //
-// Decoding, updating and encoding in one loop over few elements cost less than one after the other over many: the
-// processor waits for divisions and roots in most rules, and converts what is beside them in the meantime, as far as it
-// looks ahead: some hundred instructions. With 64 elements bfloat16 cost Adam 0.1 ns a parameter in the cache beside
-// float32's 0.5, with 256 it cost 0.3 (AVX-512).
+// Decoding, updating and encoding few elements at a time is faster than three loops over many. In most rules the
+// processor waits for divisions and roots. Meanwhile it executes conversions out of order, but only those among the
+// next hundred instructions or so. In the cache, bfloat16 cost Adam 0.1 ns per parameter with 64 elements at a time,
+// beside float32's 0.5, and 0.3 ns with 256 (AVX-512).
 //
-// The scale of a block of 8-bit codes is known when all of it is updated; so what is encoded beside a block is the
-// block before.
+// The scale of a block of 8-bit codes is known only after the whole block is updated. So while one block is updated,
+// the block before it is encoded.
 #pragma once
 
 #include "format_kernels.hpp"
@@ -28,7 +28,7 @@ namespace {
 constexpr size_t stored_block = 128;
 // Elements that are decoded, updated and encoded together: a multiple of those that share their draws.
 constexpr size_t stored_part = 64;
-// How many elements memory is asked for before it is used.
+// The distance of prefetches, in elements.
 constexpr size_t stored_ahead = 1024;
 static_assert(stored_part % draw_group<8> == 0 && stored_part % draw_group<16> == 0 && stored_block % stored_part == 0);
 
@@ -59,13 +59,13 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
     }
     std::int64_t element(size_t at) const { return piece.first + std::int64_t(at); }
 
-    // Asks for the part that follows so many elements behind. Each in as few instructions as it can be: the more of
-    // them are between two parts, the less of the next one is under way beside this one's divisions.
+    // Prefetches the part at this distance, in as few instructions as possible: the more instructions lie between two
+    // parts, the less of the next one is executed while divisions of this one run.
     template <size_t Bytes> ADAPTK_HD static void ask_for_memory(const void* p) {
         prefetch<CacheLevel::second>(p, stored_ahead * Bytes, stored_part * Bytes);
     }
 
-    // Part of a buffer as float: where it is, or decoded into `scratch`.
+    // A part of a buffer as floats: in place if it is float32, else decoded into `scratch`.
     ADAPTK_HD float* decode_part(const StoredBuffer& b, size_t at, float* scratch) const {
         const auto* const half = static_cast<const std::uint16_t*>(b.data) + at;
         switch (b.as) {
@@ -109,7 +109,7 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         default: encode_other(b, at, x, stored_part);
         }
     }
-    // The same of a param, which may have its lost bits beside it.
+    // The same for the param, which may have its lost bits in a second buffer.
     std::int16_t* lost(size_t at) const { return static_cast<std::int16_t*>(param().side) + element(at); }
     ADAPTK_HD float* decode_param(size_t at, float* scratch) const {
         if (param().as != StoredAs::remainder16) return decode_part(param(), at, scratch);
@@ -132,7 +132,7 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
             Lanes::store(beside + i, split.side);
         }
     }
-    // Any elements of any format.
+    // Any number of elements of any format.
     void decode_other(const StoredBuffer& b, size_t at, float* x, size_t n) const {
         b.decode(b.at(at), b.side, element(at), x, n);
     }
@@ -140,8 +140,8 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         b.encode(x, b.at(at), b.side, element(at), n, b.key);
     }
 
-    // Part of the gradient. Coupled decay is added to it here, so that each loop has the formula once: what the loop
-    // multiplies by is then 1, which changes no bit.
+    // A part of the gradient. Coupled decay is added here and not in the loops, so that each loop contains the formula
+    // once. The gradient is then scaled here too; the loops multiply by 1, which changes no bit.
     ADAPTK_HD const float* decode_grad(size_t at, const float* p, float* scratch) const {
         const float* const g = decode_part(grad(), at, scratch);
         if (!coupled) return g;
@@ -152,19 +152,20 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         rule_run<R, float, false, I...>(c, n, p, g, s[I]...);
     }
 
-    // What all parts of a block are encoded with.
+    // What the parts of a block have in common when they are encoded.
     template <size_t S> struct Encoder {
         bool stochastic;
         Lanes::F factor;
-        // What rounds, beside random bits: halves, of what is rounded to nearest.
+        // Added before bits are dropped: for stochastic rounding, half of the random bits' last place. Logarithmic
+        // codes are counted from the smallest one, so its bits are subtracted.
         Lanes::U added;
 
         ADAPTK_HD Encoder(const StoredBuffer& state, float of_block)
             : stochastic(!linear<S> && state.stochastic), factor(Lanes::all(of_block)),
               added(Lanes::all((stochastic ? 0x800u : 0u) - LogarithmicStochastic8::smallest_bits)) {}
 
-        // A vector of finite elements before it is packed: its codes, or what random bits are added to, without the
-        // bits below them. Elements of logarithmic codes are not negative; packing makes 0 of what is.
+        // A vector of finite elements before packing: linear codes, or logarithmic ones with 8 more bits, to which the
+        // random bits are added. Elements with logarithmic codes are not negative; packing makes negative numbers 0.
         ADAPTK_HD Lanes::U operator()(const float* x) const {
             const Lanes::F scaled = Lanes::load(x) * factor;
             return linear<S> ? Lanes::rounded(scaled) : Lanes::U(Lanes::I(Lanes::bits(scaled) + added) >> 12);
@@ -185,7 +186,7 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         }
     }
 
-    // States of 16 bits or of float32.
+    // Steps with states of 16 bits or float32.
     void run_halves(const Coefficients c) const {
         alignas(64) float params[stored_part], grads[stored_part];
         [[maybe_unused]] alignas(64) float scratch[arrays][stored_part];
@@ -199,8 +200,8 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         }
     }
 
-    // A block of codes by itself: the slow way, with coefficients of its own, so that nothing outside knows the address
-    // of the loop's.
+    // Updates a block by itself, which is slower. It has its own copy of the coefficients: if it had the address of the
+    // loop's, the compiler would have to reload those.
     template <size_t S> void encode_alone(const float* x, size_t at) const {
         encode_other(state(S), at, x, stored_block);
     }
@@ -217,17 +218,17 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         (encode_alone<I>(x[I], at), ...);
     }
 
-    // States of codes. The coefficients by value: what is stored to may not be they.
+    // Steps with states of codes. The coefficients are passed by value, so that stores cannot change them.
     void run_codes(const Coefficients c) const {
         alignas(64) float params[stored_part], grads[stored_part];
         alignas(64) Block scratch[2];
         alignas(64) std::uint8_t unused[stored_block];
         Factors factors{};
-        bool pending = false;  // whether the block before has to be encoded
+        bool pending = false;  // whether the block before is still to be encoded
         for (size_t at = 0; at < piece.n; at += stored_block) {
             Block& now = scratch[at / stored_block % 2];
             Block& last = scratch[(at / stored_block + 1) % 2];
-            // Non-finite elements have codes of their own.
+            // A block that contains the code of a non-finite element is updated by itself.
             ByteSearch special;
             (special.look(codes(I, at), std::uint8_t(CodesOf<R, I>::not_finite), stored_block), ...);
             if (special.found()) {
@@ -277,12 +278,14 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
     template <size_t S> ADAPTK_HD static Lanes::U load_codes(const std::uint8_t* x) {
         return Lanes::load(reinterpret_cast<const typename CodesOf<R, S>::Element*>(x));
     }
-    // The bits of a number's magnitude; or of a negative one where there is none, as if it were not finite.
+    // The bits of a number's magnitude. States with logarithmic codes keep the sign bit: a negative number then counts
+    // as not finite.
     template <size_t S> ADAPTK_HD static Lanes::U magnitude(Lanes::F x) {
         return linear<S> ? Lanes::bits(x) & 0x7fffffffu : Lanes::bits(x);
     }
 
-    // The scales and the factors of a block, by its largest magnitudes; false if it has to be encoded alone.
+    // Sets the scales and the factors of a block from its largest magnitudes. False if the block must be encoded by
+    // itself.
     struct alignas(16) Factors {
         float of[4];
         ADAPTK_HD float operator[](size_t i) const { return of[i]; }
