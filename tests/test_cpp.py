@@ -8,6 +8,7 @@ another.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -284,10 +285,44 @@ DIALECTS = {"": X86, "aarch64-linux-gnu-": {"portable": NEON}}
 # Fused, approximate: what the arithmetic contract rules out.
 FORBIDDEN = r"v?fn?m(add|sub|addsub|subadd)\d+\w*|v?(rcp|rsqrt)\w*|f(n?m(add|sub)|ml[as])|f(recp|rsqrt)\w+"
 # Sums of squares of numbers of at most 26 bits: the square is exact, and a fused operation rounds as the two would.
+# Squares of doubles and of numbers that are scaled first are not exact.
 EXACT_SQUARES = (
-    r"::add(_scaled)?_terms<[^<>]*::Square, (false, )?(float|[^<>]*::BFloat16Bits)>"
+    r"::add_scaled_terms<[^<>]*::Square, false, (float|[^<>]*::BFloat16Bits)>"
     r"|::add_whole_rows<[^<>]*::Square, false(, float)?>"
 )
+EXACT = r"vfmadd\d+pd|vfmadd\d+sd|fmadd|fmla"
+
+
+def allowed(function: str, instruction: str) -> bool:
+    """Whether the arithmetic contract allows this instruction there."""
+    if not re.fullmatch(FORBIDDEN, instruction):
+        return True
+    return re.search(EXACT_SQUARES, function) is not None and re.fullmatch(EXACT, instruction) is not None
+
+
+def test_which_fused_operations_are_allowed() -> None:
+    space = "adaptk::detail::(anonymous namespace)::"
+    for function, exact in {
+        f"add_scaled_terms<{space}Square, false, float>": True,
+        f"add_scaled_terms<{space}Square, false, {space}BFloat16Bits>": True,
+        f"add_whole_rows<{space}Square, false, float>": True,
+        f"add_whole_rows<{space}Square, false>": True,
+        f"add_scaled_terms<{space}Square, true, float>": False,
+        f"add_scaled_terms<{space}Square, true, {space}BFloat16Bits>": False,
+        f"add_scaled_terms<{space}Square, false, double>": False,
+        f"add_scaled_terms<{space}Value, false, float>": False,
+        f"add_whole_rows<{space}Square, true, float>": False,
+        f"add_whole_rows<{space}Square, true>": False,
+        f"add_whole_rows<{space}Square, false, double>": False,
+        f"add_terms<{space}Square, float>": False,
+        "step<adaptk::rules::Adam, float, false>": False,
+    }.items():
+        assert allowed(f"void {space}{function}(float const*)", "vfmadd231pd") is exact, function
+        assert allowed(f"void {space}{function}(float const*)", "fmla") is exact, function
+        assert not allowed(f"void {space}{function}(float const*)", "vfmadd231ps")
+        assert not allowed(f"void {space}{function}(float const*)", "vfnmadd213pd")
+        assert not allowed(f"void {space}{function}(float const*)", "vrcp14ps")
+        assert allowed(f"void {space}{function}(float const*)", "vmulpd")
 
 
 def disassemble(objdump: str, path: Path) -> dict[str, list[Instruction]]:
@@ -400,9 +435,12 @@ def check_loops(build: Build, dialects: dict[str, Dialect]) -> None:
         for name, code in functions.items():
             if match := re.search(r"::(step|rule_loop)<adaptk::\w+::(\w+), (\w+), (\w+)[,>]", name):
                 (steps if match[1] == "step" else loops)[match.groups()[1:]] = code
-            exact = re.search(EXACT_SQUARES, name) is not None
-            forbidden = [i.name for i in code if re.fullmatch(FORBIDDEN, i.name)]
-            faults += [f"{target}: {i} in {name}" for i in forbidden if not (exact and re.match("v?fm", i))]
+            faults += [f"{target}: {i.name} in {name}" for i in code if not allowed(name, i.name)]
+        # Sums of squares keep to functions of their own, in which those that are not exact are looked at.
+        for scaled, kind in itertools.product(("false", "true"), ("float", "double", ".*BFloat16Bits")):
+            wanted = rf"::add_scaled_terms<[^<>]*::Square, {scaled}, {kind}>"
+            if not any(re.search(wanted, name) for name in functions):
+                faults.append(f"{target}: no function that is {wanted}")
         for formula in read_formulas().values():
             if formula.kernel != formula.name:
                 continue

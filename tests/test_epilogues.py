@@ -97,6 +97,29 @@ def test_an_average_that_has_arrived_stays() -> None:
     equal(a, w)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("copy", ["bfloat16", "float32"])
+def test_copies_of_large_steps(copy: str, threads: int) -> None:
+    """From 2M elements on copies are written past the cache, in units of 16 bytes, if their address allows it."""
+    size, edge = 2**21 + 77, 16
+    before = adaptk.get_num_threads()
+    p, g = numbers(size, 1), numbers(size, 2)
+    want = p.copy()
+    adaptk.ops.sgd(want, g, step=1, lr=0.5)
+    try:
+        adaptk.set_num_threads(threads)
+        for first in (0, 1):
+            whole = np.full(size + 2 * edge, 7.0, FLOATS[copy])
+            got, copied = p.copy(), whole[edge + first :][:size]
+            adaptk.ops.sgd(got, g, step=1, lr=0.5, copy_out=copied)
+            equal(got, want)
+            equal(copied, narrow(want, FLOATS[copy]))
+            for beside in (whole[: edge + first], whole[edge + first + size :]):
+                equal(beside, np.full(beside.size, 7.0, FLOATS[copy]))
+    finally:
+        adaptk.set_num_threads(before)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_and_lists(threads: int) -> None:
     sizes = [100_003, 0, 1, 70_000, 513]

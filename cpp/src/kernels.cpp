@@ -199,8 +199,9 @@ template <class Op, bool Scaled> void add_whole_rows(const BFloat16Bits* x, size
     }
 }
 
+// Never inline: a test looks for fused operations in each instance.
 template <class Op, bool Scaled, class T>
-void add_scaled_terms(const T* x, size_t n, size_t phase, double scale, double* sums) {
+[[gnu::noinline]] void add_scaled_terms(const T* x, size_t n, size_t phase, double scale, double* sums) {
     while (n > 0) {
         constexpr size_t together = rows_at_once * reduction_width;
         if (phase == 0 && n >= together) {

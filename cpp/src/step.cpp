@@ -7,6 +7,7 @@
 #include "reduce.hpp"
 #include "rows.hpp"
 #include "rule_program.hpp"
+#include "stream.hpp"
 #include "vector_form.hpp"
 
 #include <atomic>
@@ -65,11 +66,27 @@ template <class T> constexpr std::int64_t epilogue_block = 16384 / sizeof(T);
 // next block needs is on its way. Offloaded AdamW ran at 0.9 of the ceiling with 512 elements, at 0.85 with 4096.
 constexpr std::int64_t stored_epilogue_block = 512;
 
+// A step of at least this many elements writes its copies past the cache, which would not hold them until they are
+// read: otherwise each line of them is read first, 2 of 30 bytes a param in offloaded AdamW, which went from 0.85 to
+// 0.92 of the ceiling (64M). A step with a read of the copies behind it took as long with 1M elements, less with 4M.
+constexpr std::int64_t streamed_step = std::int64_t(1) << 21;
+
 // What follows the rule on each part of a tensor.
 struct EpilogueRun {
     const KernelTable& k;
     const StepOptions& options;
     const Epilogue* epilogue;  // the tensor's, or null
+    bool streams = false;      // copies, past the cache
+
+    EpilogueRun(const KernelTable& kernels, const StepOptions& of_step, std::size_t tensor, std::int64_t elements = 0)
+        : k(kernels), options(of_step), epilogue(of_step.epilogues.empty() ? nullptr : &of_step.epilogues[tensor]),
+          streams(can_stream && elements >= streamed_step && epilogue != nullptr && epilogue->copy.data != nullptr &&
+                  !info_of(epilogue->copy.format).stochastic) {}
+    EpilogueRun(const EpilogueRun&) = delete;
+    EpilogueRun& operator=(const EpilogueRun&) = delete;
+    ~EpilogueRun() {
+        if (streams) end_streams();
+    }
 
     // Elements first ... first + n - 1; `first` begins a tile.
     template <class T> void run(const ParamUpdate& t, std::int64_t first, std::int64_t n) const {
@@ -89,12 +106,21 @@ struct EpilogueRun {
             } else {
                 decode_tile(k, t, 0, from, m, decoded);
             }
-            if (epilogue->copy.data != nullptr) encode_tile(k, p, epilogue->copy, from, m, 0);
+            if (epilogue->copy.data != nullptr) copy(p, epilogue->copy, from, m);
             if (epilogue->average.data != nullptr) average(p, epilogue->average, from, m);
         }
     }
 
   private:
+    template <class T> void copy(const T* p, const Slot& to, std::int64_t first, std::size_t n) const {
+        if (!streams || !aligned(at(to, first), stream_alignment)) {
+            encode_tile(k, p, to, first, n, 0);
+            return;
+        }
+        alignas(cache_line) std::byte encoded[tile * sizeof(double)];
+        k.format[std::size_t(to.format)].encode[sizeof(T) == 8 ? 1 : 0](p, encoded, to.side, first, n, 0);
+        stream(at(to, first), encoded, std::size_t(storage_bytes(to.format, std::int64_t(n))));
+    }
     template <class T> void average(const T* p, const Slot& to, std::int64_t first, std::size_t n) const {
         const AddToAverage add = k.add_to_average[sizeof(T) == 8 ? 1 : 0];
         const double weight = 1.0 - options.average_decay;
@@ -443,8 +469,7 @@ std::vector<ParamUpdate> step_small(const Isa& isa, std::span<const ParamUpdate>
             if (middle < total * thread / threads || middle >= total * (thread + 1) / threads) continue;
             PreparedSegment& s = prepared[one.segment];
             measure_one(isa, t, s.program, one.of);
-            const EpilogueRun after{*isa.kernels, options,
-                                    options.epilogues.empty() ? nullptr : &options.epilogues[one.tensor]};
+            const EpilogueRun after(*isa.kernels, options, one.tensor);
             update_measured(isa, s, one.of, t, 0, t.size, options.has_epilogue() ? &after : nullptr, own);
             s.program.write(one.of, t);
         }
@@ -503,8 +528,7 @@ void run_segments(const Isa& isa, std::span<const ParamUpdate> tensors, std::spa
                     std::fill_n(t.rows->last_step, t.rows->rows(), segments[s].step);
                 }
                 if ((t.rows != nullptr && !whole) || t.row_buffer != 0) {
-                    const EpilogueRun after{*isa.kernels, options,
-                                            options.epilogues.empty() ? nullptr : &options.epilogues[tensor]};
+                    const EpilogueRun after(*isa.kernels, options, tensor);
                     prepared[s].run_rows(*isa.kernels, t, has_epilogue ? &after : nullptr);
                     others[tensor].size = 0;
                 }
@@ -521,7 +545,7 @@ void run_segments(const Isa& isa, std::span<const ParamUpdate> tensors, std::spa
             while (i >= segment_end) segment_end += segments[++segment].count;
             const PreparedSegment& s = prepared[segment];
             const ParamUpdate& t = tensors[i];
-            const EpilogueRun after{*isa.kernels, options, options.epilogues.empty() ? nullptr : &options.epilogues[i]};
+            const EpilogueRun after(*isa.kernels, options, i, total);
             const EpilogueRun* const behind = has_epilogue ? &after : nullptr;
             if (!s.measures) {
                 s.run(*isa.kernels, t, first, n, behind);
@@ -584,9 +608,10 @@ void look_at(ParamUpdate& update, const RuleInfo& rule, std::int32_t ndim, const
 void run_epilogues(std::span<const ParamUpdate> tensors, const StepOptions& options) {
     const FloatingPointMode mode;
     const KernelTable& k = *current_isa().kernels;
-    share_out(tensors, total_size(tensors), [&] {
+    const std::int64_t total = total_size(tensors);
+    share_out(tensors, total, [&] {
         return [&](std::size_t i, std::int64_t first, std::int64_t n) {
-            const EpilogueRun run{k, options, &options.epilogues[i]};
+            const EpilogueRun run(k, options, i, total);
             if (tensors[i].compute() == 1) {
                 run.write_beside<double>(tensors[i], first, n);
             } else {
