@@ -11,7 +11,7 @@
 namespace adaptk::detail {
 namespace {
 
-// Each with its place in the table.
+// Sets each number to the index in the table.
 template <std::size_t N> std::array<Isa, N> numbered(std::array<Isa, N> isas) {
     for (std::size_t i = 0; i < N; ++i) isas[i].number = i;
     return isas;
@@ -31,7 +31,7 @@ const auto& table() {
 #endif
     });
 #elif defined(ADAPTK_NEON_KERNELS)
-    // Every such processor has the vectors, and the portable kernels use them.
+    // Every such processor has these vectors, and the portable kernels use them.
     static const auto isas =
         numbered(std::array{Isa{"portable", true, &kernels_portable(), &coefficients_portable(), &row_wise_portable()},
                             Isa{"neon", true, &kernels_portable(), &coefficients_portable(), &row_wise_portable()}});

@@ -1,4 +1,4 @@
-// Which kernel object runs: the best that the processor has, or the one that was asked for.
+// Which kernel object runs: the fastest that the processor supports, or the one that the user has chosen.
 #pragma once
 
 #include "coefficients.hpp"
@@ -21,7 +21,7 @@ struct Isa {
     std::size_t number = 0;  // among built_isas()
 };
 
-// As many as a build has at most.
+// No build has more.
 inline constexpr std::size_t max_isas = 4;
 
 // The kernel objects of this build, slowest first.

@@ -1,5 +1,5 @@
-// What a kernel object (kernels.cpp, compiled once for each instruction set) hands to the step: plain function
-// pointers, so that nothing else of it needs a name outside.
+// What a kernel object (kernels.cpp, compiled once for each instruction set) provides to the step: plain function
+// pointers, so that nothing else in it needs external linkage.
 #pragma once
 
 #include "compiler.hpp"
@@ -13,22 +13,23 @@
 
 namespace adaptk::detail {
 
-// Reductions: leaves of this many elements, each summed into this many reduction_width (see reduce.cpp).
+// Reductions: the elements of a leaf, and the accumulators that it is summed into (see reduce.hpp).
 inline constexpr std::size_t reduction_leaf = 8192;
 inline constexpr std::size_t reduction_width = 256;
 
-// The streams that the largest rule of the list writes: a parameter and its states.
+// The largest number of streams that a rule of the list writes: the parameter and its states.
 inline constexpr std::size_t max_written = 5;
 
-// A program reads values of rows and columns from buffers behind those, and if it measures, it writes values to be
-// added up to others behind these.
+// A program reads values of rows and columns from buffers after those of the rule. If it has reductions, it writes the
+// values to be reduced to further buffers.
 inline constexpr std::size_t max_program_buffers = max_buffers + max_operands + max_reductions;
 
 // coefficients: a StepCoefficients<R, T>; buffer: the parameter, the gradient, the states, all of type T and aligned
 // for it.
 using StepKernel = void (*)(const void* coefficients, void* const* buffer, std::size_t n);
 
-// What rules are run beside in one loop (stored_kernels.hpp): float32 is updated in place.
+// How a buffer is stored that is decoded, updated and encoded in one loop (stored_kernels.hpp). float32 is updated in
+// place.
 enum class StoredAs : std::uint8_t {
     float32,
     bfloat16,
@@ -36,15 +37,15 @@ enum class StoredAs : std::uint8_t {
     float16,      // or float16_sr
     remainder16,  // of a param
     other,        // of a param or a gradient
-    codes,        // of all states, as `8bit` says, or of none
+    codes,        // of all states, in the formats of `8bit`, or of none
 };
 
 struct StoredBuffer {
-    void* data;         // from the part's first element on
+    void* data;         // of the part's first element
     std::size_t bytes;  // of an element
     StoredAs as;
-    bool stochastic;  // of codes, or rounded to nearest; linear codes always are
-    // Of all but float32.
+    bool stochastic;  // or codes are rounded to nearest, as linear ones always are
+    // Not for float32.
     void (*decode)(const void* data, const void* side, std::int64_t first, void* out, std::size_t n);
     void (*encode)(const void* in, void* data, void* side, std::int64_t first, std::size_t n, std::uint64_t buffer_key);
     void* side;  // of the whole buffer
@@ -53,7 +54,7 @@ struct StoredBuffer {
     void* at(std::size_t element) const { return static_cast<std::byte*>(data) + element * bytes; }
 };
 
-// Part of a tensor, from a multiple of a block of `8bit` on and of whole blocks.
+// Part of a tensor: whole blocks of the formats of `8bit`.
 struct StoredPiece {
     StoredBuffer buffer[max_buffers];
     std::size_t buffers;
@@ -67,24 +68,24 @@ struct RuleKernels {
     StoredKernel stored;    // null if there is none
 };
 
-// Elements `first` ... first + n - 1 of a buffer, to and from the compute type: [0 float, 1 double]; null if there is
-// no such conversion. `data` is where element `first` is, a multiple of the block and of 64; `side` is that of the
-// whole buffer.
+// Converts elements `first` ... first + n - 1 of a buffer to and from the compute type: [0 float, 1 double]. Null if
+// there is no such conversion. `data` is the address of element `first`, a multiple of the block and of 64; `side` is
+// that of the whole buffer.
 struct FormatKernels {
     void (*decode[2])(const void* data, const void* side, std::int64_t first, void* out, std::size_t n);
     void (*encode[2])(const void* in, void* data, void* side, std::int64_t first, std::size_t n,
                       std::uint64_t buffer_key);
 };
 
-// sums[(phase + i) % 256] += term(scale * x[i]) for i = 0 ... n-1 in this order, or, of Term::largest, the larger one
-// of both. [0 float, 1 double, 2 bfloat16 or null]
+// sums[(phase + i) % 256] += term(scale * x[i]) for i = 0 ... n-1 in this order. For Term::largest, the larger of both.
+// [0 float, 1 double, 2 bfloat16 or null]
 using AddTerms = void (*)(const void* x, std::size_t n, std::size_t phase, double scale, double* sums);
 struct ReductionKernels {
     AddTerms add[3];
 };
 enum class Term : std::uint8_t { square, value, largest };
 inline constexpr std::size_t term_count = 3;
-// Of two numbers; a NaN among them comes out.
+// The larger of two numbers, or NaN if one of them is NaN.
 ADAPTK_HD double larger(double a, double b) { return ((b > a) | (b != b)) ? b : a; }
 
 // average <- lerp(average, values, weight), see StepOptions. [0 float, 1 double]
@@ -94,14 +95,15 @@ struct KernelTable {
     RuleKernels rule[Rules::size];
     FormatKernels format[Formats::size];
     ReductionKernels reduction[term_count];
-    // What bounds a rule that writes w streams: the same streams, one addition each. [w - 1][0 float, 1 double]
+    // An upper bound on the speed of a rule that writes w streams: the same streams with one addition each. [w - 1][0
+    // float, 1 double]
     StepKernel bandwidth_probe[max_written][2];
-    // All 64-bit words of so many lines of memory, by bitwise or: what reading takes.
+    // The bitwise or of the 64-bit words of `count` cache lines. It shows what reading alone takes.
     std::uint64_t (*read_probe)(const void* lines, std::size_t count);
     // p <- p + *static_cast<const double*>(coefficients) * g
     StepKernel add_scaled[2];
     AddToAverage add_to_average[2];
-    // Runs a program: coefficients is a ProgramStep. And the elements of a block, as many as a constant has.
+    // Runs a program: coefficients is a ProgramStep. program_block: the elements of a block, and of each constant.
     StepKernel program[2];
     std::size_t program_block[2];
 };

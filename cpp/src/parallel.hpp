@@ -1,4 +1,4 @@
-// Work over many tensors, cut into shares for threads.
+// Work over many tensors, divided among threads.
 #pragma once
 
 #include "compiler.hpp"
@@ -14,18 +14,18 @@
 
 namespace adaptk::detail {
 
-// Elements of a tile: what does not compute in place is decoded into scratch memory, updated there, and encoded back.
-// Few, so that memory does not idle while a stage works in the cache; measured with RMSProp, AdaDelta and AdaGrad on
-// bfloat16, 64M elements, two cores: 256 ran at 0.93 to 1.1 times float32's speed; 64 and 128 varied from 0.75 to 1.2,
-// and 1024 reached 0.6.
+// The elements of a tile. Buffers that are not updated in place are decoded tile by tile into scratch memory, updated
+// there and encoded back. Tiles are small, so that memory is not idle while a stage works in the cache. Measured with
+// RMSProp, AdaDelta and AdaGrad on bfloat16, 64M elements, two cores: 256 ran at 0.93 to 1.1 times float32's speed; 64
+// and 128 varied from 0.75 to 1.2, and 1024 reached 0.6.
 inline constexpr std::size_t tile = 256;
 
-// Below this much work for each thread, waking another one costs more than it brings: some microseconds if it spins
-// already and some tens if it sleeps, beside 10 us that a heavy rule takes for this many elements in cache.
+// With fewer elements for each thread, waking another one costs more time than it saves: some microseconds if it is
+// spinning and some tens if it sleeps. A heavy rule takes 10 us for this many elements in the cache.
 inline constexpr std::int64_t least_work = 32768;
 
-// Cuts between threads fall on multiples of this within a tensor, so that two threads never write one cache line, and
-// tiles, blocks of formats and rows of accumulators stay whole.
+// The shares of threads begin at multiples of this within a tensor, so that two threads never write the same cache
+// line, and tiles, blocks of formats and rows of accumulators are not divided.
 inline constexpr std::int64_t cut_grain = 1024;
 
 inline int threads_for(std::int64_t elements) {
@@ -33,7 +33,7 @@ inline int threads_for(std::int64_t elements) {
     return int(std::clamp<std::int64_t>(useful, 1, num_threads()));
 }
 
-// run_on_threads under the floating-point mode of the contract, which the caller's thread is in already.
+// run_on_threads in the floating-point mode that the library guarantees. The caller's thread is in it already.
 template <class Body> void in_parallel(int threads, const Body& body) {
     if (threads <= 1) {
         body(0, 1);
@@ -62,7 +62,7 @@ inline std::byte* at(const ParamUpdate& t, std::size_t buffer, std::int64_t elem
     return at(t.slot(buffer), element);
 }
 
-// What kernels that draw random bits begin at a multiple of.
+// Kernels that draw random bits begin at a multiple of this.
 inline constexpr std::int64_t draw_alignment = 64;
 
 // Elements first ... first + n - 1 of a buffer in the compute type T, n <= tile; `first` begins a block.
@@ -82,7 +82,7 @@ void decode_tile(const KernelTable& k, const ParamUpdate& t, std::size_t b, std:
     decode_tile(k, t.slot(b), first, n, out);
 }
 
-// The key is that of the buffer's draws, of formats that are rounded stochastically.
+// `buffer_key`: of the buffer's draws, if the format is rounded stochastically.
 template <class T>
 void encode_tile(const KernelTable& k, const T* in, const Slot& s, std::int64_t first, std::size_t n,
                  std::uint64_t buffer_key) {

@@ -1,5 +1,5 @@
-// A rule as a program, which is made at run time: expressions of the hyperparameters and the number of the step, and of
-// the element. Plain data, which kernel objects read too.
+// A rule that is made at run time, as a program: scalar expressions of the hyperparameters and the step number, and
+// expressions that are evaluated for each element. It is plain data, which kernel objects read too.
 //
 // Its text form, as bytes, is what load_rule() reads. Integers and floats are little-endian; a string is a u16 count
 // of bytes and UTF-8 without zeros.
@@ -17,13 +17,14 @@
 //   u16 element node of the new param, then of each state; of a state per tensor the scalar node
 //   carried numbers:  u16 hyperparameter, u16 scalar node of its value at the next step
 //   reductions:       u8 what (Reduce), u8 of what (Over), u16 element node
-// Version 1 is that of programs without reductions, 2 of those with some, and 3 of those that know of a tensor's rows
-// and columns or have numbers for each tensor. A node's operands are nodes before it, and a reduction's element depends
-// on reductions before it alone. Operands that an op does not have are 0.
+// Programs without reductions have version 1, those with reductions version 2, and those that use a tensor's rows and
+// columns or have a number for each tensor version 3. A node's operands are nodes before it, and a reduction's element
+// depends only on reductions before it. Operands that an op does not have are 0.
 //
-// A tensor is a row of matrices: its last axis has the columns, the one before the rows, and the others count matrices.
-// One of fewer than two axes is a matrix of one row. An element node whose operands are all numbers or for each row is
-// for each row too, and so with columns; any other is for each element.
+// A tensor is a sequence of matrices: its last axis runs over columns, the one before it over rows, and the others over
+// matrices. A tensor with fewer than two axes is a matrix of one row. If all operands of an element node are numbers or
+// have a value for each row, the node has a value for each row too, and likewise for columns. Any other node has a
+// value for each element.
 #pragma once
 
 #include <cstddef>
@@ -40,7 +41,7 @@ enum class ScalarOp : std::uint8_t {
     subtract,
     multiply,
     divide,
-    maximum,  // a NaN comes out
+    maximum,  // NaN if an operand is NaN
     minimum,
     less,  // 1 or 0
     less_equal,
@@ -61,7 +62,8 @@ enum class ScalarOp : std::uint8_t {
     count,
 };
 
-// What a program may know of a tensor's shape: rows and columns of a matrix; 1 if it has fewer than two axes, else 0.
+// What a program may use of a tensor's shape: the rows and the columns of a matrix; 1 if the tensor has fewer than two
+// axes, else 0.
 enum class Shape : std::uint8_t { rows, columns, is_vector, count };
 
 struct ScalarNode {
@@ -96,7 +98,7 @@ enum class ElementOp : std::uint8_t {
     count,
 };
 
-// A hyperparameter that a step leaves another value of behind, for the next one.
+// A hyperparameter that each step sets to a new value for the next one.
 struct CarriedNumber {
     std::uint16_t hyper, node;
 };
@@ -106,13 +108,12 @@ struct ElementNode {
     std::uint16_t a, b, c;
 };
 
-// A number that all elements of a scope have a part in. Elements are computed in the compute type, and added up in
-// float64 in the order of reduce.hpp, or the largest one is found: a NaN if there is one, and of zeros the positive
-// one; of nothing minus infinity.
+// A number from all elements of a scope. Elements are computed in the compute type and summed in float64 in the order
+// of reduce.hpp, or the largest one is found: NaN if there is one, +0 before -0, and -inf for no elements.
 enum class Reduce : std::uint8_t { norm, sum, mean, largest, count };
 //   all      the tensors of the step that the same rule updates
-//   rows     each row: a number for each row; and so with columns
-//   matrix   the rows of a matrix, of what is for each row: the same number for all of them; and so with columns
+//   rows     each row: a number for each row; likewise for columns
+//   matrix   all rows of a matrix, of a value for each row: one number for all of them; likewise for columns
 enum class Over : std::uint8_t { tensor, all, rows, columns, matrix, count };
 struct ReductionNode {
     Reduce what;
@@ -138,8 +139,9 @@ inline constexpr std::size_t max_reductions = 8;
 // Values for each row or column that a pass over elements reads.
 inline constexpr std::size_t max_operands = 8;
 
-// What elements run: a machine with one accumulator r of a block of elements, and slots a, b of as many: the buffers,
-// then constants, then scratch. Where several operations are one instruction, each is rounded.
+// The instructions for elements: a machine with one accumulator r, which is a block of elements, and operands a, b in
+// slots of a block each: first the buffers, then constants, then scratch. If an instruction has several operations,
+// each is rounded.
 enum class Opcode : std::uint8_t {
     end,
     load,              // r = a
@@ -151,7 +153,7 @@ enum class Opcode : std::uint8_t {
     divide,            // r = r / a
     divide_into,       // r = a / r
     maximum,           // r = max(r, a)
-    maximum_with,      // r = max(a, r): another one of two zeros
+    maximum_with,      // r = max(a, r): for two zeros, the other one
     minimum,           // r = min(r, a)
     minimum_with,      // r = min(a, r)
     less,              // r = r < a
@@ -177,7 +179,7 @@ enum class Opcode : std::uint8_t {
     multiply_add,      // r = r * a + b
     square,            // r = r * r
     load_square,       // r = a * a
-    // The same with constants, which are read once a block, for what is common: loads are what a block costs most.
+    // Frequent instructions with constants, which are read once per block: loads take most of a block's time.
     add_constant,               // a is one
     multiply_constant,          // a
     load_multiply_constant,     // a
@@ -186,8 +188,8 @@ enum class Opcode : std::uint8_t {
     product_subtract_constant,  // a
     product_divide_constant,    // a
     multiply_add_constants,     // a and b
-    // What most rules are made of; the result is stored in c as well. x and y are the next word's a and b; that word is
-    // an operand and no instruction.
+    // The parts that most rules have. The result is also stored in c. x and y are a and b of the next word, which is an
+    // operand and not an instruction.
     average,            // r = a * b + x * y, a and x are constants
     average_square,     // r = a * b + (y * y) * x, a and x are constants
     root_multiply_add,  // r = sqrt(r) * a + b, a and b are constants; not stored, and of one word
@@ -201,21 +203,21 @@ struct Instruction {
     std::uint16_t a, b;
 };
 
-// Scratch slots of a block that a kernel has room for.
+// The number of a kernel's scratch slots.
 inline constexpr std::size_t max_scratch = 32;
-// Constants of a program, the common ones among them.
+// The largest number of a program's constants, including the common ones.
 inline constexpr std::size_t max_constants = 96;
 // The common ones: the gradient's scale; w (coupled decay) or 1 - lr * w.
 inline constexpr std::size_t common_constants = 2;
 
-// The coefficients of a step that runs a program: what its StepKernel is given.
+// The coefficients that the StepKernel of a program receives.
 struct ProgramStep {
     const Instruction* code;
     std::size_t buffers;
-    // Of the buffers, bit by bit: what is written, what is read or written at all, and of that, what lies in memory and
-    // is asked for ahead.
+    // A bit for each buffer: whether it is written, whether it is read or written, and whether it is prefetched,
+    // because it is in memory.
     std::uint32_t written, used, ahead;
-    // Blocks, each of one number: what all tensors of a segment have, and then those of a tensor of its own.
+    // Blocks of one repeated number each: the constants of all tensors of a segment, and then a tensor's own.
     std::size_t constants;
     const void* constant;
     std::size_t own_constants;

@@ -10,14 +10,15 @@
 namespace adaptk::detail {
 namespace {
 
-// What one buffer of the tensors adds up to.
+// The sums over one buffer of the tensors.
 class Sums {
   public:
     Sums(std::span<const ParamUpdate> tensors, const Reduction& what)
         : tensors_(tensors), what_(what), leaves_(tensors, reduction_parts(tensors, what)),
           sums_(std::size_t(leaves_.count())) {}
 
-    // Several times, with another scale. `added`: if it is not null, buffer 1 times it is added to buffer 0 first.
+    // May be called again with another scale. `added`: if it is not null, buffer 1 times *added is added to buffer 0
+    // first.
     void run(const KernelTable& k, double scale, const double* added = nullptr) {
         leaves_.run([&] {
             return [&](std::int64_t leaf, Leaves::Place place, std::int64_t n) {
@@ -28,7 +29,7 @@ class Sums {
 
     std::vector<double> totals() const { return leaves_.totals(sums_.data()); }
 
-    // Whether a leaf's squares vanished although its values are not all 0.
+    // Whether a leaf's squares underflowed to 0 although its values are not all 0.
     bool vanished() const { return vanished_.load(std::memory_order_relaxed); }
 
   private:
@@ -40,7 +41,8 @@ class Sums {
     std::vector<double> sums_;
     std::atomic<bool> vanished_{false};
 
-    // Whether n elements of a gradient of rows, all of one tensor, have no values: a large table has many such leaves.
+    // Whether n elements of one tensor have no values, because its gradient has values for other rows only: a large
+    // table has many such leaves.
     bool is_empty(Place p, std::int64_t n) const {
         const ParamUpdate& t = tensors_[p.tensor];
         return is_of_rows(t) && n <= t.size - p.element && !has_values(*t.rows, p.element, n);
@@ -77,7 +79,7 @@ class Sums {
             direct(at(t, b, first), std::size_t(n), phase % reduction_width, scale, sums);
             return;
         }
-        // From a multiple of a tile on: blocks of a format are whole.
+        // Decoding begins at a multiple of a tile, so that blocks of a format are whole.
         for (std::int64_t done = 0; done < n;) {
             const std::int64_t from = first + done;
             const std::int64_t begin = from / std::int64_t(tile) * std::int64_t(tile);
@@ -107,7 +109,7 @@ class Sums {
         }
     }
 
-    // Of float64 alone: the squares of other formats' numbers do not vanish.
+    // Squares of other formats underflow only if a group has its own factor.
     void look_for_vanished(const KernelTable& k, Place place, std::int64_t n) {
         if (vanished()) return;
         leaves_.for_pieces(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
@@ -184,7 +186,7 @@ StepReport norm_of_buffers(std::span<const ParamUpdate> tensors, std::size_t buf
     report.finite = std::isfinite(sum);
     double norm = std::sqrt(sum);
     const bool beyond = std::isinf(sum) || (sum < 0x1p-900 && (sum != 0.0 || sums.vanished()));
-    // The other formats cannot get there, unless a group's own factor takes them.
+    // Other formats cannot overflow or underflow, except by a group's own factor.
     const bool can = !factors.empty() || std::any_of(tensors.begin(), tensors.end(), [&](const ParamUpdate& t) {
         return t.format[buffer] == Format::float64;
     });

@@ -1,8 +1,9 @@
-// Reductions over tensors that give the same bits for any instruction set, number of threads, partition and device.
+// Reductions over tensors with the same bits for any instruction set, number of threads, partition and device.
 //
-// The elements of a scope (all tensors end to end, a group's, a tensor, a row) are cut into leaves of 8192. A leaf adds
-// element i to accumulator i % 256, in the order of i, and then the 256 accumulators pairwise; the leaves' sums are
-// added pairwise, level by level, an odd last one going up as it is. All in float64.
+// The elements of a scope (all tensors end to end, those of a group, a tensor, a row) are divided into leaves of 8192.
+// A leaf adds element i to accumulator i % 256, in the order of i, and then adds the 256 accumulators pairwise. The
+// leaves' sums are added pairwise, level by level; an odd last one is passed on to the next level. All sums are
+// float64.
 #pragma once
 
 #include "step.hpp"
@@ -27,11 +28,11 @@ struct Reduction {
         {};  // elements in a row of each tensor, a divisor of its size: scope `row`
 };
 
-// What is reduced to one number.
+// A part that is reduced to one number.
 struct ReductionPart {
-    std::size_t tensor;  // that it begins in
-    std::int64_t first;  // element of that tensor
-    std::int64_t begin;  // the same among all tensors' elements
+    std::size_t tensor;  // in which it begins
+    std::int64_t first;  // its first element in that tensor
+    std::int64_t begin;  // the same element in the order of all tensors
     std::int64_t size;
     std::int64_t first_leaf;
 };
@@ -42,7 +43,7 @@ inline std::int64_t leaves_of(std::int64_t elements) {
     return (elements + std::int64_t(reduction_leaf) - 1) / std::int64_t(reduction_leaf);
 }
 
-// A column is added up in blocks of so many rows of a matrix. The widest part of a row that such a block is of.
+// A column is summed in blocks of rows_of_column_block() rows of a matrix. A block is at most this wide.
 inline constexpr std::int64_t widest_column_block = 8 * std::int64_t(reduction_leaf);
 inline std::int64_t rows_of_column_block(std::int64_t rows, std::int64_t columns) {
     constexpr std::int64_t least_elements = 1 << 18, most_blocks = 64;
@@ -54,8 +55,8 @@ inline std::int64_t rows_of_column_block(std::int64_t rows, std::int64_t columns
 // Throws std::bad_alloc only.
 ADAPTK_INTERNAL_API std::vector<double> reduce(std::span<const ParamUpdate> tensors, const Reduction& what);
 
-// sqrt(sum of squares) of scale * factor * g over all gradients. Squares of float64 that overflow or vanish are taken
-// once more of values scaled by a power of two, which changes no digit.
+// sqrt(sum of squares) of scale * factor * g over all gradients. If squares of float64 overflow or underflow, the sum
+// is computed again with values scaled by a power of two, which is exact.
 StepReport norm_of_gradients(std::span<const ParamUpdate> tensors, double scale, std::span<const double> factors);
 
 }  // namespace adaptk::detail

@@ -9,7 +9,7 @@
 namespace adaptk::detail {
 namespace {
 
-// The memory of a thread's last update, for the next one: fresh pages would cost as much as the sorting of some
+// The memory of a thread's last update, which the next one reuses: new pages would cost as much as sorting some
 // thousand indices.
 struct KeptKeys {
     std::vector<std::uint64_t> keys, other;
@@ -22,13 +22,13 @@ KeptKeys& kept_keys() {
 }
 constexpr std::size_t most_kept = std::size_t{1} << 20;
 
-// At least n elements, which are anything: to make them zeros again each time takes a tenth of what the sorting does.
+// At least n elements with any values: setting them to zero each time would take a tenth of the time of sorting.
 template <class T> T* room(std::vector<T>& v, std::size_t n) {
     if (v.size() < n) v.resize(n);
     return v.data();
 }
 
-// Negative ones are large.
+// Negative indices become large.
 template <class I> std::uint64_t row_of(I index) { return std::uint64_t(std::int64_t(index)); }
 
 }  // namespace
@@ -58,13 +58,13 @@ std::optional<std::int64_t> RowUpdate::assign(const RowIndex& index, const Slot&
     row_size_ = row_size;
     occurrences_ = distinct_ = 0;
     const auto n = std::size_t(index.count);
-    // A row and a place fit into 64 bits together, for both are counts of what memory holds; if rows have no elements,
-    // there may be any number of them.
+    // A row and a position fit into 64 bits together, because both count what is in memory. If rows have no elements,
+    // there may be any number of rows.
     place_bits_ = n > 1 ? unsigned(std::bit_width(n - 1)) : 0;
     const auto wrong = index.wide ? sort(static_cast<const std::int64_t*>(index.data))
                                   : sort(static_cast<const std::int32_t*>(index.data));
     if (wrong || row_size == 0 || n == 0) return wrong;
-    // Without a branch, which would be foreseen half of the time.
+    // Without a branch, which would often be predicted wrongly.
     const std::uint64_t* const keys = keys_.data();
     std::size_t* const start = room(start_, n + 1);
     const unsigned place_bits = place_bits_;
@@ -82,8 +82,8 @@ std::optional<std::int64_t> RowUpdate::assign(const RowIndex& index, const Slot&
     return {};
 }
 
-// Checks the indices, and makes the keys in their order, unless rows have no elements. By the bits of the row alone:
-// the places are in order from the start on, and each pass is stable.
+// Checks the indices, and makes the sorted keys unless rows have no elements. Only the bits of the row are sorted by:
+// positions are in order at the start, and each pass is stable.
 template <class I> std::optional<std::int64_t> RowUpdate::sort(const I* indices) {
     constexpr unsigned most_bits = 12;
     const auto n = std::size_t(index_.count);
@@ -116,7 +116,7 @@ template <class I> std::optional<std::int64_t> RowUpdate::sort(const I* indices)
     }
 }
 
-// The digits of all passes are counted together: their numbers do not depend on the order.
+// The digits of all passes are counted together, because the counts do not depend on the order.
 template <unsigned Passes, class I>
 std::optional<std::int64_t> RowUpdate::sort_in(const I* ADAPTK_RESTRICT indices, unsigned bits) {
     const auto n = std::size_t(index_.count);
@@ -177,16 +177,18 @@ std::size_t RowUpdate::lower_bound(std::int64_t row) const {
 
 namespace {
 
-// Into the second level of the cache, as tiles in step.cpp: measured with Adam on a table of 1M x 64, steps took 0.6 of
-// the time that prefetches into the first level made of them. Distances hardly matter: 4 to 16 rows, 12 to 48 values.
+// Prefetches go into the second level of the cache, as those of tiles in step.cpp: measured with Adam on a table of 1M
+// x 64, steps took 0.6 of their time with prefetches into the first level. The distances hardly matter: 4 to 16 rows,
+// 12 to 48 values.
 constexpr std::size_t rows_ahead = 8, values_ahead = 48;
-// What is asked for of one row at once.
+// The most bytes that are prefetched of one row at once.
 constexpr std::size_t most_asked = 512;
-// Rows of so few elements are gathered into a tile, which the kernel runs over once.
+// Rows of at most this many elements are gathered into a tile, over which the kernel runs once.
 constexpr std::int64_t most_gathered = 8;
 
-// All lines of a row: NumPy's large arrays begin 16 bytes behind a line, and a row then ends in one more. Inline, as
-// all that does nothing but prefetch: GCC leaves out calls of functions without an effect that it knows of.
+// Prefetches all lines of a row. NumPy's large arrays begin 16 bytes after the start of a line, so a row takes one line
+// more. Functions that only prefetch must be inline: GCC counts no prefetch as an effect, and removes calls of
+// functions without effects.
 ADAPTK_HD void ask_for(const std::byte* row, std::size_t bytes) {
     const std::size_t before = reinterpret_cast<std::uintptr_t>(row) % cache_line;
     prefetch<CacheLevel::second>(row - before, 0, before + bytes);
@@ -196,14 +198,15 @@ template <class T> constexpr Format format_of_type = sizeof(T) == 8 ? Format::fl
 
 template <class T> bool in_place(const Slot& s) { return s.format == format_of_type<T> && aligned(s.data, sizeof(T)); }
 
-// n elements of a buffer: where they are, or a copy in `room`, which has a tile.
+// n elements of a buffer: in place, or decoded into `room`, which holds a tile.
 template <class T> const T* elements(const KernelTable& k, const Slot& s, std::int64_t first, std::size_t n, T* room) {
     if (in_place<T>(s)) return reinterpret_cast<const T*>(at(s, first));
     decode_tile(k, s, first, n, room);
     return room;
 }
 
-// add(to, x) adds n elements, by a kernel: loops of this file are compiled for no instruction set, and without vectors.
+// add(to, x) adds n elements. It uses a kernel, because this file is compiled for the baseline instruction set, and its
+// loops are not vectorised.
 template <class T> auto adder(const KernelTable& k, std::size_t n) {
     return [kernel = k.add_scaled[sizeof(T) == 8 ? 1 : 0], n](T* to, const T* x) {
         constexpr double once = 1.0;
@@ -212,8 +215,8 @@ template <class T> auto adder(const KernelTable& k, std::size_t n) {
     };
 }
 
-// The sum of row i, n <= tile elements from column c on: in `room`, or where the values of a single occurrence are. A
-// single occurrence whose values lie there may have more than a tile.
+// The sum of row i, n <= tile elements from column c on: in `room`, or, for a single occurrence, in place. In place, n
+// may be greater than a tile.
 template <class T>
 const T* sum_of_row(const KernelTable& k, const RowUpdate& r, std::size_t i, std::int64_t c, std::size_t n, T* room) {
     const std::size_t first = r.first(i), last = r.first(i + 1);
@@ -243,11 +246,11 @@ template <class T> class RowRun {
             of_row_[b] = is_number(b) ? 1 : r_.row_size();
             keys_[b] = info_of(t.format[b]).stochastic ? buffer_key(key, t.number, std::uint32_t(b)) : 0;
         }
-        // Its own is not a buffer of the tensor.
+        // This gradient is not a buffer of the tensor.
         in_place_[1] = in_place<T>(r_.values());
     }
 
-    // Columns [c0, c1) of the rows with values number begin ... end - 1.
+    // Columns [c0, c1) of rows begin ... end - 1 of those that have values.
     void step(const RowKernel& kernel, std::size_t begin, std::size_t end, std::int64_t c0, std::int64_t c1) const {
         if (r_.row_size() <= most_gathered && t_.row_buffer == 0) {
             step_gathered(kernel, begin, end);
@@ -283,7 +286,7 @@ template <class T> class RowRun {
         }
     }
 
-    // A rule that keeps one number for each row, and a gradient of all rows: that of the tensor, or one that is 0 in
+    // For a rule that keeps one number for each row and a gradient of all rows: that of the tensor, or one that is 0 in
     // the rows without values.
     void step_all(const RowKernel& kernel, std::int64_t begin, std::int64_t end) const {
         alignas(cache_line) T scratch[max_buffers][tile];
@@ -297,7 +300,7 @@ template <class T> class RowRun {
         }
     }
 
-    // Rows begin ... end - 1 of all catch up with so many steps.
+    // Rows begin ... end - 1 of all rows catch up with `steps` steps.
     void catch_up(const Segment& segment, std::int64_t begin, std::int64_t end, std::int64_t steps) const {
         alignas(cache_line) T scratch[max_buffers][tile];
         for (std::int64_t row = begin; row < end; ++row) {
@@ -327,7 +330,7 @@ template <class T> class RowRun {
         return std::all_of(in_place_, in_place_ + buffers_, [](bool b) { return b; });
     }
 
-    // Columns c ... c + n - 1 of a row; its number, if there is one, with the first of them.
+    // Loads columns c ... c + n - 1 of a row, and with column 0 the row's number if there is one.
     void load(void** work, T (*scratch)[tile], std::int64_t row, std::int64_t c, std::size_t n) const {
         for (std::size_t b = 0; b < buffers_; ++b) {
             if (b == 1 || (is_number(b) && c > 0)) continue;
@@ -370,7 +373,7 @@ template <class T> class RowRun {
             bring_up(missed, work, part(c));
             if (c == 0) {
                 factor = kernel.row_wise->factor(kernel.coefficients, sum / double(size), work[t_.row_buffer]);
-                // It is done with.
+                // The row's number is updated once.
                 work[t_.row_buffer] = nullptr;
             }
             kernel.row_wise->update(kernel.coefficients, factor, work, part(c));
@@ -378,8 +381,8 @@ template <class T> class RowRun {
         }
     }
 
-    // What rows of embeddings are: all of type T and in place, and no longer than a tile. The sums have the bits of
-    // sum_of_row().
+    // The usual case of embeddings: everything is of type T and in place, and a row is no longer than a tile. The sums
+    // have the bits of sum_of_row().
     void step_in_place(const RowKernel& kernel, std::size_t begin, std::size_t end, std::int64_t c0,
                        std::size_t n) const {
         alignas(cache_line) T sum[tile], leaf[tile];
@@ -469,7 +472,7 @@ template <class T> class RowRun {
         }
     }
 
-    // Memory is far away: rows are at random places, which no processor foresees.
+    // Prefetches rows and values: rows are at random addresses, which hardware prefetchers cannot predict.
     ADAPTK_HD void ask(std::size_t i, std::size_t end, std::int64_t c0, std::size_t row_bytes) const {
         if (i + rows_ahead < end) {
             const std::int64_t row = r_.row(i + rows_ahead);
@@ -514,7 +517,7 @@ void run_rows_of_type(const KernelTable& k, const RowKernel& kernel, const Param
     std::int64_t work = 0;
     if (product_overflows(std::int64_t(total), r.row_size(), work)) work = INT64_MAX;
     const int wanted = threads_for(work);
-    // Few long rows are cut themselves.
+    // If rows are few and long, threads share each of them.
     const bool by_columns = t.row_buffer == 0 && rows < 4 * std::size_t(wanted) && r.row_size() >= 2 * cut_grain;
     in_parallel(wanted, [&](int thread, int threads) {
         const RowRun<T> run(k, t, r, kernel.buffers, kernel.key);

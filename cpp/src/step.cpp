@@ -17,14 +17,14 @@
 namespace adaptk::detail {
 namespace {
 
-// A tile's memory is asked for this many tiles before it is used, into the second level of the cache: a tile is 20 to
-// 80 lines at once, more than the first level's miss buffers hold, and a prefetch that finds them full stalls as a load
+// A tile is prefetched this many tiles before it is used, into the second level of the cache. A tile is 20 to 80 lines
+// at once, more than the miss buffers of the first level hold, and a prefetch that finds them full stalls as a load
 // does. Measured with Adam on bfloat16 states, 32M elements, two cores: 1.3 to 1.4 of float32's speed, and 0.9 with
 // prefetches into the first level.
 constexpr std::int64_t tiles_ahead = 8;
 
-// A walk over the pieces of tensors that lie in [begin, end) of the flat index space, all tensors end to end.
-// visit(tensor index, first element, elements).
+// Calls visit(tensor index, first element, elements) for the pieces of tensors in [begin, end) of the flat index space,
+// which is all tensors end to end.
 template <class Visit>
 void for_pieces(std::span<const ParamUpdate> tensors, std::int64_t begin, std::int64_t end, std::size_t tensor,
                 std::int64_t offset, Visit&& visit) {
@@ -37,7 +37,7 @@ void for_pieces(std::span<const ParamUpdate> tensors, std::int64_t begin, std::i
     }
 }
 
-// Where thread k's share of the flat index space begins, moved to the grain of the tensor it falls into.
+// Where thread k's share of the flat index space begins, rounded down to a multiple of cut_grain in its tensor.
 struct Cut {
     std::int64_t at;
     std::size_t tensor;   // that contains it
@@ -59,11 +59,11 @@ Cut cut_at(std::span<const ParamUpdate> tensors, std::int64_t total, int k, int 
     return {total, tensors.size(), total};
 }
 
-// Elements that a rule updates before its epilogues follow: as much of each buffer as makes a long loop (kernels.cpp),
-// and few enough that what the rule has touched is still in the cache.
+// The number of elements that a rule updates before its epilogues run: enough of each buffer for a long loop
+// (rule_loop.hpp), and few enough that what the rule has touched is still in the cache.
 template <class T> constexpr std::int64_t epilogue_block = 16384 / sizeof(T);
-// The same of rules beside stored buffers, which ask for memory as far ahead as this: while an epilogue runs, what the
-// next block needs is on its way. Offloaded AdamW ran at 0.9 of the ceiling with 512 elements, at 0.85 with 4096.
+// The same for the kernels of stored buffers, whose prefetches then fetch the next block while an epilogue runs.
+// Offloaded AdamW ran at 0.9 of the ceiling with 512 elements, at 0.85 with 4096.
 constexpr std::int64_t stored_epilogue_block = 512;
 
 // A step of at least this many elements writes its copies past the cache, which would not hold them until they are
@@ -71,7 +71,7 @@ constexpr std::int64_t stored_epilogue_block = 512;
 // 0.92 of the ceiling (64M). A step with a read of the copies behind it took as long with 1M elements, less with 4M.
 constexpr std::int64_t streamed_step = std::int64_t(1) << 21;
 
-// What follows the rule on each part of a tensor.
+// Runs the epilogues after the rule, on each part of a tensor.
 struct EpilogueRun {
     const KernelTable& k;
     const StepOptions& options;
@@ -135,8 +135,9 @@ struct EpilogueRun {
     }
 };
 
-// A kernel over part of a tensor whose buffers are not all of type T and aligned for it. `after` may be null, and so
-// may `grad`, which stands for buffer 1 from the part's first element on, and `beside`, what stands behind the buffers.
+// Runs a kernel over part of a tensor whose buffers are not all of type T and aligned for it. `after` may be null, and
+// so may `grad`, which replaces buffer 1 from the part's first element on, and `beside`, the operands after the
+// buffers.
 template <class T>
 void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients, std::uint64_t key,
                const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n, const EpilogueRun* after,
@@ -178,7 +179,7 @@ void run_tiles(const KernelTable& k, StepKernel kernel, const void* coefficients
     }
 }
 
-// What a segment runs beside buffers of 16 bits and states that are stored as `8bit` says, if it has such a kernel.
+// The kernel that a segment runs on buffers of 16 bits and states in the formats of `8bit`, if it has one.
 struct StoredStep {
     StoredKernel kernel = nullptr;
     bool coupled = false;
@@ -201,7 +202,7 @@ struct StoredStep {
     }
 };
 
-// The same as run_tiles over whole blocks of float; the number of elements that are done.
+// run_tiles for whole blocks, in float. Returns the number of elements that are done.
 std::int64_t run_stored(const KernelTable& k, const StoredStep& step, const void* coefficients, std::uint64_t key,
                         const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n,
                         const EpilogueRun* after, const float* grad) {
@@ -216,7 +217,7 @@ std::int64_t run_stored(const KernelTable& k, const StoredStep& step, const void
         const FormatInfo& info = info_of(format);
         if (!given && !aligned(t.buffer[b], info.alignment)) return 0;
         buffer.as = step.kind(b, format);
-        // Codes are in blocks and have a loop of their own.
+        // States are all codes, which have a loop of their own, or none is.
         if (b >= 2 &&
             (buffer.as == StoredAs::other || (buffer.as == StoredAs::codes) != (piece.buffer[2].as == StoredAs::codes)))
             return 0;
@@ -242,10 +243,10 @@ std::int64_t run_stored(const KernelTable& k, const StoredStep& step, const void
     return whole;
 }
 
-// Elements that stand beside numbers of rows and columns at once.
+// The number of elements for which operands of rows and columns are laid out at once.
 template <class T> constexpr std::size_t beside_block = 4096 / sizeof(T);
 
-// A kernel over part of a tensor. `after`, `grad` and `beside` as above.
+// Runs a kernel over part of a tensor. `after`, `grad` and `beside` are those of run_tiles.
 template <class T>
 void run_piece(const KernelTable& k, StepKernel kernel, const StoredStep& stored, const void* coefficients,
                std::uint64_t key, const ParamUpdate& t, std::size_t buffers, std::int64_t first, std::int64_t n,
@@ -291,7 +292,7 @@ void run_piece(const KernelTable& k, StepKernel kernel, const StoredStep& stored
     }
 }
 
-// What a segment's tensors run, by what they compute in: [0 float, 1 double].
+// What a segment's tensors run, by compute type: [0 float, 1 double].
 struct PreparedSegment {
     StepKernel kernel[2];
     StoredStep stored;
@@ -315,7 +316,7 @@ struct PreparedSegment {
             run_piece<float>(k, kernel[0], stored, of_step, key, t, buffers, first, n, after, nullptr, beside);
         }
     }
-    // The same with a gradient of rows, which is 0 in all others.
+    // The same with a gradient that has values for some rows and is 0 in all others.
     template <class T>
     void run_with_zeros(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n,
                         const EpilogueRun* after) const {
@@ -328,14 +329,14 @@ struct PreparedSegment {
             run_piece<T>(k, kernel[type], stored, coefficients[type], key, t, buffers, first + done, m, after, grad);
         }
     }
-    // A step of a tensor whose gradient is of rows, or whose rule keeps one number for each row.
+    // A step of a tensor whose gradient has values for some rows, or whose rule keeps one number for each row.
     void run_rows(const KernelTable& k, const ParamUpdate& t, const EpilogueRun* after) const;
 };
 
 void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad_scale, const bool (&used)[2]) {
     const RuleCode& code = s.rule->code[isa.number];
     const bool coupled = s.rule->coupled_decay(s.hyper);
-    // Those of elements: others are read before the step and written behind it.
+    // Only buffers with a number for each element. Others are read before the step and written after it.
     out.buffers = s.rule->measures ? 2 + s.rule->program->element_states() : s.rule->buffers();
     out.key = s.key();
     out.stored = {code.stored, coupled, {}};
@@ -370,7 +371,7 @@ void prepare(PreparedSegment& out, const Isa& isa, const Segment& s, double grad
     }
 }
 
-// Calls run(tensor, first element, elements) for all of them, on the threads that the work is worth.
+// Calls make_run()(tensor, first element, elements) for all tensors, on as many threads as the work is worth.
 template <class Run> void share_out(std::span<const ParamUpdate> tensors, std::int64_t total, const Run& make_run) {
     in_parallel(threads_for(total), [&](int thread, int threads) {
         const Cut begin = cut_at(tensors, total, thread, threads);
@@ -403,7 +404,7 @@ void PreparedSegment::run_rows(const KernelTable& k, const ParamUpdate& t, const
 
 double own_scale(const Segment& s) { return s.rule->grad_scale(s.hyper); }
 
-// Of the gradients times the step's factor and the one of their group's own.
+// The norm of the gradients times the step's factor and that of their group.
 StepReport norm_of_scaled(std::span<const ParamUpdate> tensors, std::span<const Segment> segments, double scale) {
     if (segments.empty()) return norm_of_gradients(tensors, scale, {});
     if (one_grad_scale(segments)) return norm_of_gradients(tensors, scale * own_scale(segments[0]), {});
@@ -438,8 +439,9 @@ void update_measured(const Isa& isa, const PreparedSegment& s, std::size_t of, c
     s.run_with(*isa.kernels, &step, t, first, n, behind, beside.count > 0 ? &beside : nullptr);
 }
 
-// Steps small tensors whose programs look at one tensor at a time, each from its first pass to its update while it is
-// in the cache of the thread that steps it. Returns the tensors; those that are done are empty. None: there were none.
+// Steps small tensors whose programs have no reductions over several tensors. Each is stepped from its first pass to
+// its update while it is in a thread's cache. Returns the tensors, of which those that are done are empty, or none if
+// there were no such tensors.
 std::vector<ParamUpdate> step_small(const Isa& isa, std::span<const ParamUpdate> tensors,
                                     std::span<const Segment> segments, PreparedSegment* prepared,
                                     const StepOptions& options) {
@@ -479,7 +481,7 @@ std::vector<ParamUpdate> step_small(const Isa& isa, std::span<const ParamUpdate>
     return others;
 }
 
-// What run_step does once the gradients' factor is known.
+// The part of run_step after the gradients' factor is known.
 void run_segments(const Isa& isa, std::span<const ParamUpdate> tensors, std::span<const Segment> segments,
                   const StepOptions& options, double clip, StepReport& report) {
     // One segment is the common case and takes no allocation.
@@ -515,7 +517,7 @@ void run_segments(const Isa& isa, std::span<const ParamUpdate> tensors, std::spa
 
     const bool has_epilogue = options.has_epilogue();
     if (some_rows) {
-        // They have regions of their own.
+        // Tensors with rows have parallel regions of their own.
         if (others.empty()) others.assign(tensors.begin(), tensors.end());
         total = 0;
         tensor = 0;
@@ -694,7 +696,7 @@ void fill(const Slot& state, std::int64_t size, double value) {
 
 namespace {
 
-// Calls run(update of the one buffer, first element, elements <= tile) for all tiles.
+// Calls run(update of the one buffer, first element, elements <= tile) for each tile.
 template <class Run> void for_tiles(const Slot& slot, std::int64_t size, const Run& run) {
     const FloatingPointMode mode;
     ParamUpdate t;

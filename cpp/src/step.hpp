@@ -25,7 +25,7 @@ struct Slot {
     void* side = nullptr;  // scales or lost bits, of formats that have them
 };
 
-// A tensor as matrices, one behind the other: see program.hpp.
+// A tensor as matrices, one after the other: see program.hpp.
 struct Grid {
     std::int64_t matrices = 1, rows = 1, columns = 0;
     bool is_vector = true;
@@ -33,20 +33,20 @@ struct Grid {
     std::int64_t all_columns() const { return matrices * columns; }
 };
 
-// One parameter with its gradient and states: buffers 0, 1 and from 2 on. Arrays of each member, and not of slots: a
-// step over thousands of small tensors reads little else.
+// One parameter with its gradient and states: buffers 0, 1 and from 2 on. Each member is an array of its own; there is
+// no array of slots. So what a step over thousands of small tensors mostly reads lies together.
 struct ParamUpdate {
     void* buffer[max_buffers] = {};
     std::int64_t size = 0;
     Format format[max_buffers] = {};
     std::uint32_t number = 0;  // of the tensor, for stochastic rounding: each has draws of its own
     void* side[max_buffers] = {};
-    // Of a gradient that has values for some rows alone (rows.hpp), which is no buffer then; or null.
+    // The gradient, if it has values for some rows only (rows.hpp): it is then not a buffer. Else null.
     const RowUpdate* rows = nullptr;
-    // Of a rule that keeps one number for each slice: the buffer that has them, and how many there are. 0: none.
+    // If the rule keeps one number for each slice: the buffer of these numbers, and how many there are. Else 0.
     std::size_t row_buffer = 0;
     std::int64_t row_count = 0;
-    // Of rules that look at whole tensors.
+    // For rules with reductions over tensors, rows or columns.
     Grid grid;
     Per per[max_states] = {};  // of the states
 
@@ -68,7 +68,7 @@ struct ParamUpdate {
     Slot slot(std::size_t b) const { return {buffer[b], format[b], side[b]}; }
     Format param() const { return format[0]; }
     Format grad() const { return format[1]; }
-    // 1 where the rule computes in double, else 0.
+    // 1 if the rule computes in double, else 0.
     std::size_t compute() const { return compute_format(format[0]) == Format::float64 ? 1 : 0; }
     std::int64_t elements(std::size_t b) const {
         switch (b < 2 ? Per::element : per[b - 2]) {
@@ -80,15 +80,15 @@ struct ParamUpdate {
         }
     }
     std::size_t bytes(std::size_t b) const { return storage_bytes(format[b], elements(b)); }
-    // What the dtype of the param alone says.
+    // The format that follows from the dtype of the param alone.
     Format dtype() const { return info_of(format[0]).dtype; }
 };
 
-// Tells an update what its rule has to know of the shape.
+// Sets what the rule needs to know about the shape.
 ADAPTK_INTERNAL_API void look_at(ParamUpdate& update, const RuleInfo& rule, std::int32_t ndim,
                                  const std::int64_t* shape);
 
-// A number in the memory of a device.
+// A number in device memory.
 struct DeviceScalar {
     const void* data = nullptr;
     ScalarType type = ScalarType::i64;
@@ -100,13 +100,13 @@ struct Segment {
     HyperValues hyper;
     std::int64_t step;
     std::size_t count;
-    // The rule's Memo, if the caller knows the steps before better than the hyperparameters tell.
+    // The rule's Memo, if the caller knows more about earlier steps than the hyperparameters tell.
     bool has_memo = false;
     alignas(8) std::byte memo[max_memo_bytes] = {};
-    DeviceScalar device_step = {};  // on a device, in the place of `step`
+    DeviceScalar device_step = {};  // on a device, instead of `step`
     std::uint64_t seed = 0;         // of stochastic rounding
 
-    // The step's number for random bits, if `step` is another; 0: it is not.
+    // The step number for random bits, if it differs from `step`; else 0.
     std::int64_t drawn_step = 0;
     std::uint64_t key() const { return step_key(seed, drawn_step > 0 ? drawn_step : step); }
 };
@@ -116,11 +116,11 @@ struct StepReport {
     bool has_norm = false;
     bool finite = true;  // whether all gradients are; their norm may be beyond float64 even so
     bool skipped = false;
-    // What the reductions over all tensors came to, of programs that carry numbers on by them.
+    // The results of reductions over all tensors, for programs whose carried numbers depend on them.
     std::vector<std::pair<const Program*, std::vector<double>>> measured = {};
 };
 
-// What a step writes beside the buffers of a tensor, in the same pass over memory. Null data: nothing.
+// What a step writes besides the buffers of a tensor, in the same pass over memory. Null data: nothing.
 struct Epilogue {
     Slot copy;     // the param, rounded to nearest
     Slot average;  // a <- lerp(a, param, 1 - average_decay): see StepOptions
@@ -131,15 +131,15 @@ struct StepOptions {
     double clip_norm = -1.0;  // negative: no clipping
     bool skip_nonfinite = false;
     bool want_norm = false;
-    double clipped_by = 1.0;  // what the caller has found that clipping calls for
+    double clipped_by = 1.0;  // the clipping factor, if the caller has computed it
     // The norm of the gradients before any scale, as accumulate() returned it, if it is known: then the gradients are
-    // not read for it. A group's own factor must be that of all.
+    // not read for it. All groups must have the same grad_scale.
     bool has_norm = false;
     double known_norm = 0.0;
 
-    // Gradients are set to zero behind the rule, also if the step is skipped.
+    // Set gradients to zero after the rule, also if the step is skipped.
     bool zero_grad = false;
-    // Of each tensor, or none. A step that is skipped writes none of them.
+    // One for each tensor, or none at all. A step that is skipped writes none of them.
     std::span<const Epilogue> epilogues = {};
     // In [0, 1]. With w = 1 - decay, rounded to the compute type: a + w*(p - a) if w < 0.5, else p - (p - a)*(1 - w).
     double average_decay = 0.0;
@@ -147,7 +147,7 @@ struct StepOptions {
     bool has_epilogue() const { return zero_grad || !epilogues.empty(); }
 
     bool needs_norm() const { return clip_norm >= 0.0 || skip_nonfinite || want_norm; }
-    // Takes what a norm that is known says into the options, and asks for none; whether the step is skipped.
+    // Applies a known norm to the options, which then need none. True if the step is to be skipped.
     bool go_by(const StepReport& norm) {
         if (skip_nonfinite && !norm.finite) return true;
         clipped_by = clip_factor(norm.grad_norm);
@@ -155,7 +155,7 @@ struct StepOptions {
         skip_nonfinite = want_norm = false;
         return false;
     }
-    // What gradients of this norm are multiplied with to be clipped. A NaN norm makes all of them NaN.
+    // The factor by which gradients of this norm are clipped. A NaN norm makes all of them NaN.
     double clip_factor(double norm) const { return clip_norm >= 0.0 && !(norm <= clip_norm) ? clip_norm / norm : 1.0; }
 };
 
@@ -164,16 +164,16 @@ struct StepOptions {
 ADAPTK_INTERNAL_API StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segment> segments,
                                         const StepOptions& options);
 
-// The same work list through the kernel that writes the given number of streams: what run_step is compared with in
-// benchmarks. Tensors are float32 or float64 throughout.
+// Runs the kernel that writes the given number of streams over the same work list. Benchmarks compare run_step with it.
+// Tensors are float32 or float64 throughout.
 ADAPTK_INTERNAL_API void run_bandwidth_probe(std::span<const ParamUpdate> tensors, std::size_t written);
-// The bitwise or of the 64-bit words of so many lines of memory, which are aligned.
+// The bitwise or of the 64-bit words of `count` aligned cache lines.
 ADAPTK_INTERNAL_API std::uint64_t run_read_probe(const void* lines, std::int64_t count);
 
-// What epilogues write beside tensors that no step updates: `options` has one for each of them.
+// Writes the epilogues of tensors that no step updates: `options` has one for each of them.
 ADAPTK_INTERNAL_API void run_epilogues(std::span<const ParamUpdate> tensors, const StepOptions& options);
 
-// The gradients alone are set to zero.
+// Sets the gradients to zero.
 ADAPTK_INTERNAL_API void zero_grads(std::span<const ParamUpdate> tensors);
 
 // sqrt(sum of squares) of scale * g over all gradients, and whether all of them are finite.
@@ -182,20 +182,20 @@ ADAPTK_INTERNAL_API StepReport global_norm(std::span<const ParamUpdate> tensors,
 // A state's initial value, rounded to its format in the caller's mode (FloatingPointMode).
 void fill(const Slot& state, std::int64_t size, double value);
 
-// float32 numbers to a buffer of any format that is computed in float32, and back. `buffer_key`: of stochastic
+// Encodes float32 numbers in any format whose compute type is float32, and decodes them. `buffer_key`: of stochastic
 // rounding.
 ADAPTK_INTERNAL_API void encode(const float* from, const Slot& to, std::int64_t size, std::uint64_t buffer_key);
 ADAPTK_INTERNAL_API void decode(const Slot& from, float* to, std::int64_t size);
 
 // p <- p + factor * x, buffers 0 and 1.
 ADAPTK_INTERNAL_API void add_scaled(std::span<const ParamUpdate> tensors, double factor);
-// The same of elements of one tensor, by the calling thread.
+// The same for elements of one tensor, on the calling thread.
 void add_scaled(const KernelTable& k, const ParamUpdate& t, std::int64_t first, std::int64_t n, double factor);
 
-// The same as add_scaled(), and the norm of what buffers 0 hold then: that of a step whose gradients they are.
+// add_scaled() that also returns the norm of the new buffers 0, for a step that has them as gradients.
 ADAPTK_INTERNAL_API StepReport accumulate(std::span<const ParamUpdate> tensors, double scale);
 
-// Whether the groups multiply their gradients with one and the same factor, as StepOptions::known_norm asks.
+// Whether the groups multiply their gradients by the same factor, as StepOptions::known_norm requires.
 ADAPTK_INTERNAL_API bool one_grad_scale(std::span<const Segment> segments);
 StepReport report_of_known_norm(std::span<const Segment> segments, const StepOptions& options);
 
