@@ -1,5 +1,5 @@
-// What callers of the core promise, looked at in builds for development (ADAPTK_DEVELOPMENT_CHECKS): a broken promise
-// ends the program with its text.
+// Preconditions of the core, which builds for development check (ADAPTK_DEVELOPMENT_CHECKS): if one is violated, the
+// program ends with its text.
 #pragma once
 
 #if defined(ADAPTK_DEVELOPMENT_CHECKS)

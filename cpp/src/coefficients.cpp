@@ -1,6 +1,6 @@
-// Coefficients of a step. As kernels.cpp, this file is compiled once for each ADAPTK_TARGET, exports one function, and
-// shares no symbol with its other objects. The powers of Adam's corrections are some forty multiply-adds: a call of the
-// C library each where the processor is only known when the program runs.
+// Coefficients of a step. Like kernels.cpp, this file is compiled once for each ADAPTK_TARGET, exports one function,
+// and shares no symbol with its other objects. The powers of Adam's corrections are some forty multiply-adds. Without
+// this, each would be a call of the C library, since the processor is known only at run time.
 #include "coefficients.hpp"
 
 #include "adaptk/logarithm.hpp"
@@ -62,7 +62,7 @@ double value_of(const ScalarNode* nodes, const ScalarNode& n, const double* hype
     return 0.0;
 }
 
-// A cumulative product as it was, for the step after.
+// A cumulative product, kept for the next step.
 struct Running {
     const ScalarNode* node = nullptr;
     double hyper[max_hyperparameters] = {};
@@ -77,7 +77,7 @@ double cumulative_product(const ScalarNode* nodes, const ScalarNode& n, const do
         last = {&n, {}, 0, 1.0};
         std::memcpy(last.hyper, hyper, hypers * sizeof(double));
     }
-    // It no longer shows beside 1 then.
+    // A smaller product does not change a difference from 1.
     const auto shows = [&] { return !(std::fabs(last.product) < 0x1p-60); };
     double values[max_scalar_nodes];
     while (last.t < t && shows()) {
@@ -91,7 +91,7 @@ double cumulative_product(const ScalarNode* nodes, const ScalarNode& n, const do
 void evaluate(const ScalarNode* nodes, std::size_t first, std::size_t last, const double* hyper, std::size_t hypers,
               std::int64_t t, double* values) {
     for (std::size_t i = first; i < last; ++i) {
-        if (nodes[i].op >= ScalarOp::reduced) continue;  // which the caller knows
+        if (nodes[i].op >= ScalarOp::reduced) continue;  // the caller has its value
         values[i] = nodes[i].op == ScalarOp::cumulative_product ? cumulative_product(nodes, nodes[i], hyper, hypers, t)
                                                                 : value_of(nodes, nodes[i], hyper, t, values);
     }

@@ -1,5 +1,4 @@
-// What a step of a rule computes once: compiled for processors that have a multiply-add of their own, and for all
-// others.
+// The coefficients of a step: compiled for processors with fused multiply-add, and for all others.
 #pragma once
 
 #include "program.hpp"
@@ -12,17 +11,17 @@
 
 namespace adaptk::detail {
 
-// Of any rule of the list, and of any program as a compiled rule.
+// For any rule of the list, and for any program as a compiled rule.
 inline constexpr std::size_t max_coefficients_bytes =
     sizeof(CommonCoefficients<double>) + max_constants * sizeof(double);
 
 // Writes the StepCoefficients<R, T> of step t, from the rule's own hyperparameters followed by the common ones:
-// step_coefficients. A memo that the caller keeps (see rule.hpp; a copy of R::Memo) stands for the steps before t;
-// without one they are taken as the values say.
+// step_coefficients. A memo that the caller keeps (see rule.hpp; a copy of R::Memo) represents the steps before t.
+// Without one, they are assumed to have had these hyperparameters.
 using PrepareCoefficients = void (*)(const double* hyper, double grad_scale, std::int64_t t, void* coefficients,
                                      const void* memo);
 
-// Writes the values of nodes first ... last - 1, but of those that reductions have.
+// Writes the values of nodes first ... last - 1, except of those that are reductions.
 using EvaluateScalars = void (*)(const ScalarNode* nodes, std::size_t first, std::size_t last, const double* hyper,
                                  std::size_t hypers, std::int64_t t, double* values);
 

@@ -1,4 +1,4 @@
-// The leaves of a reduction (reduce.hpp) over tensors: who sums which, and what their sums add up to.
+// The leaves of a reduction (reduce.hpp) over tensors: which thread sums which of them, and how their sums are added.
 #pragma once
 
 #include "parallel.hpp"
@@ -14,7 +14,7 @@
 
 namespace adaptk::detail {
 
-// How two numbers become one, and what changes no other number. In leaves.hpp's order, as the kernels do it.
+// How two numbers are combined, and the neutral element `none`. The operation is that of the kernels.
 struct Addition {
     static constexpr double none = 0.0;
     static double of(double a, double b) { return a + b; }
@@ -40,7 +40,8 @@ class Leaves {
     std::int64_t count() const { return count_; }
     std::span<const ReductionPart> parts() const { return parts_; }
 
-    // Calls visit(leaf, place, elements), on as many threads as the work is worth. It returns where the leaf ends.
+    // Calls visit(leaf, place, elements) for each leaf, on as many threads as the work is worth. visit returns where
+    // the leaf ends.
     template <class MakeVisit> void run(const MakeVisit& make_visit) const {
         in_parallel(threads_for(elements_), [&](int thread, int threads) {
             const std::int64_t begin = count_ * thread / threads;
@@ -72,7 +73,7 @@ class Leaves {
         return {p.tensor, p.element + n};
     }
 
-    // Calls visit(tensor, first element, elements) for n elements from a place on; returns where they end.
+    // Calls visit(tensor, first element, elements) for n elements from a place on. Returns where they end.
     template <class Visit> Place for_pieces(Place p, std::int64_t n, const Visit& visit) const {
         while (n > 0) {
             const std::int64_t m = std::min(n, tensors_[p.tensor].size - p.element);
@@ -84,13 +85,13 @@ class Leaves {
         return p;
     }
 
-    // The sum of a leaf, of its accumulators; of those beyond `used`, a power of two, nothing has come.
+    // The sum of a leaf's accumulators. Only the first `used` of them, a power of two, have received elements.
     template <class Combine = Addition> static double fold(double* sums, std::size_t used = reduction_width) {
         for (std::size_t w = used / 2; w > 0; w /= 2)
             for (std::size_t i = 0; i < w; ++i) sums[i] = Combine::of(sums[i], sums[i + w]);
         return sums[0];
     }
-    // The sum of each part, of the sums of the leaves: sums[leaf * stride].
+    // The sum of each part from the sums of the leaves, sums[leaf * stride].
     template <class Combine = Addition> std::vector<double> totals(const double* sums, std::size_t stride = 1) const {
         std::vector<double> out;
         out.reserve(parts_.size());

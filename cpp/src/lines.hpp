@@ -1,9 +1,10 @@
-// Numbers for each row and each column of tensors (program.hpp): where they are during a step, how they come to stand
-// beside elements, and how elements are added up to them.
+// Numbers for each row and each column of tensors (program.hpp): where they are during a step, how they become operands
+// beside elements, and how elements are reduced to them.
 //
-// A row is a scope of reduce.hpp: leaves of 8192 elements, and so on. A column is added up in blocks of rows, one row
-// after the other, and the blocks pairwise, level by level, an odd last one going up as it is; a matrix has at most 64
-// blocks. All in float64. So sums depend on a tensor's shape, and not on threads or instruction sets.
+// A row is a scope of reduce.hpp: leaves of 8192 elements, and so on. A column is summed in blocks of rows, one row
+// after the other, and then the blocks pairwise, level by level; an odd last one is passed on to the next level. A
+// matrix has at most 64 blocks. All sums are float64. So they depend on a tensor's shape, and not on threads or
+// instruction sets.
 #pragma once
 
 #include "leaves.hpp"
@@ -21,7 +22,7 @@
 
 namespace adaptk::detail {
 
-// The numbers of one tensor: the inputs of a program's lines, and behind them the outputs of its current stage.
+// The numbers of one tensor: the inputs of a program's lines, then the outputs of its current stage.
 class TensorLines {
   public:
     TensorLines() = default;
@@ -48,7 +49,7 @@ class TensorLines {
     std::size_t element() const { return wide_ ? sizeof(double) : sizeof(float); }
 };
 
-// What stands beside elements as a buffer of a program: for each of them the number of its row, or its column.
+// A program's buffers that hold, for each element, the number of its row or its column.
 struct Operands {
     struct Line {
         const void* numbers;
@@ -58,7 +59,7 @@ struct Operands {
     std::size_t count = 0;
     Line line[max_operands];
 
-    // For n elements from `first` on, which are at most `room`; work[i] is where those of line i are then.
+    // For n <= room elements from `first` on: sets work[i] to the numbers of line i.
     template <class T, std::size_t room>
     void put(std::int64_t first, std::size_t n, T (*scratch)[room], void** work) const {
         for (std::size_t i = 0; i < count; ++i) {
@@ -80,7 +81,7 @@ struct Operands {
     }
     template <class T> T* put_columns(const T* numbers, std::int64_t first, std::size_t n, T* out) const {
         std::int64_t row = first / grid->columns, column = first % grid->columns;
-        // Kernels write to results only.
+        // The const_cast is safe: kernels write to results only.
         if (column + std::int64_t(n) <= grid->columns)
             return const_cast<T*>(numbers) + row / grid->rows * grid->columns + column;
         for (std::size_t done = 0; done < n; ++row, column = 0) {
@@ -99,12 +100,12 @@ inline AddTerms adder(const KernelTable& k, Reduce what, bool wide) {
     return k.reduction[std::size_t(term_of(what))].add[wide ? 1 : 0];
 }
 constexpr double start_of(Reduce what) { return what == Reduce::largest ? Maximum::none : Addition::none; }
-// Calls run with how the numbers of a reduction are put together.
+// Calls run with the operation that combines the numbers of a reduction.
 template <class Run> auto with_combination(Reduce what, const Run& run) {
     return what == Reduce::largest ? run(Maximum{}) : run(Addition{});
 }
 
-// Of n numbers that came to `sum`.
+// The result of a reduction of n numbers that add up to `sum`.
 inline double reduced(Reduce what, double sum, std::int64_t n) {
     switch (what) {
     case Reduce::norm: return std::sqrt(sum);
@@ -114,7 +115,7 @@ inline double reduced(Reduce what, double sum, std::int64_t n) {
     }
 }
 
-// Of numbers, in the order of a scope in reduce.hpp.
+// Reduces numbers in the order of a scope in reduce.hpp.
 template <class T> double reduced_in_order(const KernelTable& k, Reduce what, const T* x, std::int64_t n) {
     const AddTerms add = adder(k, what, sizeof(T) == 8);
     return with_combination(what, [&](auto combine) {
@@ -151,8 +152,8 @@ class LineSums {
         }
     }
 
-    // evaluate(): makes an evaluate(tensor, first element, elements, take) for a thread; take(terms, first element,
-    // elements) is called for parts, in their order.
+    // make_evaluate() returns a thread's evaluate(tensor, first element, elements, take), which calls take(terms, first
+    // element, elements) for the parts, in order.
     template <class MakeEvaluate> void run(const MakeEvaluate& make_evaluate) {
         in_parallel(threads_for(total_), [&](int thread, int threads) {
             const auto begin = std::int64_t(double(total_) * thread / threads);
@@ -183,7 +184,7 @@ class LineSums {
         bool of_rows;
         std::size_t term, slot;
     };
-    // Rows of all matrices, and columns, that one thread goes through.
+    // Rows of all matrices, and columns, that one thread processes.
     struct Unit {
         std::int64_t first_row, last_row, first_column, last_column;
         std::int64_t begin;  // elements before it
@@ -195,7 +196,7 @@ class LineSums {
         Grid grid;
         TensorLines* lines;
         std::int64_t matrices_of_unit = 1, rows_of_block = 1, blocks = 1, width = 1, widths = 1, units = 0, leaves = 1;
-        std::vector<std::vector<double>> partial;  // of each sum: of leaves of rows, or of blocks of columns
+        std::vector<std::vector<double>> partial;  // for each sum: those of leaves of rows, or of blocks of columns
 
         OfTensor(const ParamUpdate& t, TensorLines& of, std::span<const Sum> sums) : grid(t.grid), lines(&of) {
             if (t.size == 0) return;
@@ -243,7 +244,7 @@ class LineSums {
         const auto take = [&](const T* const* terms, std::int64_t first, std::int64_t n) {
             std::int64_t row = first / columns, column = first % columns;
             for (std::int64_t done = 0; done < n;) {
-                // To the end of the row, or of a leaf of it.
+                // To the end of the row or of its leaf.
                 const std::int64_t leaf_end =
                     (column / std::int64_t(reduction_leaf) + 1) * std::int64_t(reduction_leaf);
                 const std::int64_t m = std::min({n - done, columns - column, leaf_end - column});
@@ -271,7 +272,7 @@ class LineSums {
             evaluate.template run<T>(tensor, row * columns + u.first_column, u.last_column - u.first_column, take);
     }
 
-    // Of so few that a call would take longer.
+    // For so few elements that a call would take longer.
     template <class T> static void add_few(Reduce what, const T* x, std::int64_t n, double* sums) {
         for (std::int64_t i = 0; i < n; ++i) {
             const auto v = double(x[i]);
@@ -279,7 +280,7 @@ class LineSums {
         }
     }
 
-    // Accumulators are at their start again after each leaf.
+    // The accumulators are reset after each leaf.
     template <class T>
     void add_to_row(OfTensor& t, std::size_t s, const T* x, std::int64_t row, std::int64_t column, std::int64_t n,
                     double* sums) {

@@ -10,17 +10,17 @@
 namespace adaptk::detail {
 namespace {
 
-// Bytes of scratch memory for a buffer: as many as keep what a pass reads and writes in the first level of the cache.
+// The bytes of scratch memory of a buffer. What a pass reads and writes then stays in the first level of the cache.
 constexpr std::size_t scratch_bytes = 4096;
 template <class T> constexpr std::size_t chunk = scratch_bytes / sizeof(T);
 
-// The tensors of a step that one program updates.
+// A tensor of a step, with the run of the program that updates it.
 struct Member {
     ProgramRun* run;
     std::size_t tensor;  // of the segment
 };
 
-// The values of a pass's terms, for one thread.
+// Computes the terms of a pass, on one thread.
 class Terms {
   public:
     Terms(const Isa& isa, const Program& program, const Program::Pass& pass, std::span<const ParamUpdate> tensors,
@@ -28,7 +28,7 @@ class Terms {
         : isa_(isa), own_buffers_(2 + program.element_states()), pass_(pass), tensors_(tensors), members_(members),
           of_(tensors.size()) {}
 
-    // Calls take(terms, first element, elements) for parts of n elements from `first` on, in their order.
+    // Calls take(terms, first element, elements) for the parts of n elements from `first` on, in order.
     template <class T, class Take> void run(std::size_t tensor, std::int64_t first, std::int64_t n, const Take& take) {
         const ParamUpdate& t = tensors_[tensor];
         if (of_ != tensor) {
@@ -50,7 +50,7 @@ class Terms {
         alignas(cache_line) T beside[max_operands][chunk<T>];
         const T* terms[max_reductions];
         for (std::int64_t done = 0; done < n;) {
-            // From a multiple of a tile on, if something is decoded: blocks of a format are whole.
+            // Decoding begins at a multiple of a tile, so that blocks of a format are whole.
             const std::int64_t from = first + done;
             const std::int64_t begin = all ? from : from / std::int64_t(tile) * std::int64_t(tile);
             const auto skipped = std::size_t(from - begin);
@@ -81,7 +81,7 @@ class Terms {
     const Program::Pass& pass_;
     std::span<const ParamUpdate> tensors_;
     std::span<const Member> members_;
-    std::size_t of_;  // the tensor that the step is of
+    std::size_t of_;  // the tensor of the step
     std::vector<CacheLine> own_;
     ProgramStep step_{};
     Operands operands_;
@@ -95,7 +95,7 @@ class Pass {
         : isa_(isa), program_(program), pass_(pass), tensors_(tensors), members_(members), leaves_(tensors, parts()),
           sums_(std::size_t(leaves_.count()) * pass.reductions.size()) {}
 
-    // Of each part the values of the reductions.
+    // The values of the reductions for each part.
     std::vector<std::vector<double>> run() {
         std::vector<std::vector<double>> values = totals(1.0);
         const std::vector<std::vector<double>> sums = values;
@@ -105,7 +105,8 @@ class Pass {
                 x = reduced(what(r), x, std::max<std::int64_t>(leaves_.parts()[p].size, 1));
             }
         }
-        // Squares of float64 that overflow or vanish: of values scaled by a power of two, which changes no digit.
+        // If squares of float64 overflow or underflow, they are computed again with values scaled by a power of two,
+        // which is exact.
         for (const double scale : {0x1p600, 0x1p-600}) {
             const auto again = [&](double sum) { return scale < 1.0 ? std::isinf(sum) : sum < 0x1p-900; };
             bool any = false;
@@ -127,7 +128,7 @@ class Pass {
     std::span<const ParamUpdate> tensors_;
     std::span<const Member> members_;
     Leaves leaves_;
-    std::vector<double> sums_;  // of each leaf those of the reductions
+    std::vector<double> sums_;  // those of the reductions, for each leaf
 
     std::vector<ReductionPart> parts() const {
         Reduction reduction;
@@ -179,7 +180,7 @@ class Pass {
     }
 };
 
-// Of numbers for each row or column, those of each matrix to one number, which all of them get.
+// Reduces the numbers of the rows or columns of each matrix to one, which each of them gets.
 template <class T>
 void reduce_matrices(const KernelTable& k, const Program& program, const Program::Pass& pass, const Grid& grid,
                      TensorLines& lines) {
@@ -200,7 +201,7 @@ void reduce_matrices(const KernelTable& k, const Program& program, const Program
     }
 }
 
-// Calls run(tensor, own constants) for each, on the threads that numbers of rows and columns are worth.
+// Calls run(tensor, own constants) for each tensor, on as many threads as its numbers of rows and columns are worth.
 template <class Run> void for_tensors(std::span<const ParamUpdate> tensors, const Run& run) {
     std::int64_t total = 0;
     for (const ParamUpdate& t : tensors) total += t.grid.all_rows() + t.grid.all_columns();
@@ -404,7 +405,8 @@ void measure(const Isa& isa, std::span<const ParamUpdate> tensors, std::span<Pro
         for (std::size_t k = 0; k < segments.size(); tensor += segments[k++].count) {
             if (segments[k].rule->program != program) continue;
             for (std::size_t i = 0; i < segments[k].count; ++i) {
-                // Of what has no elements nothing is written; but it is among those that a number of all is of.
+                // Nothing is written for tensors without elements. If the program reduces over all tensors, they still
+                // count among these.
                 if (tensors[tensor + i].size == 0 && !program->measures_all()) continue;
                 own.push_back(tensors[tensor + i]);
                 members.push_back({runs[k], i});

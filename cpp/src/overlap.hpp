@@ -24,7 +24,7 @@ struct Clash {
 // at every step; building it costs a sort, so callers keep it while the buffers stay.
 class WrittenMemory {
   public:
-    // Returns false and says which two in `clash` if two of them overlap. Empty extents are left out.
+    // Returns false and sets `clash` if two of them overlap. Empty extents are left out.
     ADAPTK_INTERNAL_API bool assign(std::vector<Extent> written, Clash& clash);
 
     // The owner of a written extent that overlaps [begin, end), or none.
@@ -32,13 +32,13 @@ class WrittenMemory {
     std::uint32_t find(std::uintptr_t begin, std::uintptr_t end) const;
 
   private:
-    // The ends apart from the rest, since the search reads nothing else.
+    // The ends are stored separately, because the search reads nothing else.
     std::vector<std::uintptr_t> ends_;
     std::vector<std::uintptr_t> begins_;
     std::vector<std::uint32_t> owners_;
 };
 
-// Here, and not in the library, because a step calls it for each gradient.
+// Inline, because a step calls it for each gradient.
 inline std::uint32_t WrittenMemory::find(std::uintptr_t begin, std::uintptr_t end) const {
     if (begin == end) return none;
     // The first extent that ends after `begin`, by a search without branches: the extents are disjoint, so their ends

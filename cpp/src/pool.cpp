@@ -25,19 +25,19 @@ void stay_loaded() {
     HMODULE module = nullptr;
     GetModuleHandleExA(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_PIN, &here, &module);
 #elif defined(RTLD_NODELETE) && defined(RTLD_NOLOAD)
-    // Null for a program that has the library linked in, which is never unloaded.
+    // Null if the library is linked into the program, which is never unloaded.
     Dl_info found;
     if (dladdr(&here, &found) != 0 && found.dli_fname != nullptr)
         static_cast<void>(dlopen(found.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE));
 #endif
 }
 
-// Threads that take shares of one piece of work at a time. The caller takes shares too until there are none left, so
-// that it waits only for those that somebody is at work on, and a thread that wakes up late costs nothing but its help.
+// Threads that take shares of one piece of work at a time. The caller takes shares too until there are none left. So it
+// waits only for shares that are being worked on; a thread that wakes up late does not delay the work.
 class Pool {
   public:
     void run(int n, Work work, void* context) {
-        // Threads of their own for each caller would be more than there are processors.
+        // If each caller had its own threads, there would be more threads than processors.
         if (busy_.exchange(true, std::memory_order_acquire)) {
             work(context, 0, 1);
             return;
@@ -62,7 +62,7 @@ class Pool {
     }
 
   private:
-    // One share, if there is one, with the lock given up meanwhile.
+    // Runs one share, if there is one left. The lock is released meanwhile.
     bool take(std::unique_lock<std::mutex>& lock) {
         if (next_ >= end_) return false;
         const int k = next_++;
@@ -87,7 +87,7 @@ class Pool {
                     }
                 }).detach();
             } catch (const std::system_error&) {
-                // The system has no more of them: those that there are do it all.
+                // The system gives no more threads: the existing ones do all the work.
                 return;
             }
         }
@@ -105,7 +105,7 @@ class Pool {
 }  // namespace
 
 void run_in_pool(int threads, Work work, void* context) {
-    // Never destroyed: the threads outlive whatever runs at the end of the process.
+    // Never destroyed: the threads may still run while the process ends.
     static Pool& pool = *[] {
         stay_loaded();
         return new Pool;

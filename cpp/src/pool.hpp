@@ -1,4 +1,4 @@
-// Several threads for one piece of work: the library's own, or OpenMP's where it is built with that.
+// Several threads for one piece of work: the library's own, or OpenMP's if it is built with OpenMP.
 #pragma once
 
 #if defined(_OPENMP)
@@ -9,9 +9,9 @@
 
 namespace adaptk::detail {
 
-// Calls work(context, k, n) once for each k = 0 ... n-1, on the calling thread and up to n-1 others, and comes back
-// when all are done. n is `threads`, or 1 where the pool is busy, be it with the calling thread's own work. No share
-// may wait for another one.
+// Calls work(context, k, n) once for each k = 0 ... n-1, on the calling thread and up to n-1 others, and returns when
+// all are done. n is `threads`, or 1 if the pool is busy, even if with the calling thread's own work. No share may wait
+// for another one.
 void run_in_pool(int threads, void (*work)(void* context, int k, int n), void* context);
 
 // The same for a body(k, n).
@@ -21,8 +21,8 @@ template <class Body> void run_in_pool(int threads, const Body& body) {
         const_cast<Body*>(std::addressof(body)));
 }
 
-// Runs body(k, n) for k = 0 ... n-1, the first on the calling thread. A team may turn out smaller than asked for
-// (inside somebody's parallel region it is 1), so n is what it really has.
+// Runs body(k, n) for k = 0 ... n-1, the first on the calling thread. A team may be smaller than requested (1 inside a
+// parallel region of the caller), so n is its actual size.
 template <class Body> void run_on_threads(int threads, const Body& body) {
     if (threads <= 1) {
         body(0, 1);

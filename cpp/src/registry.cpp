@@ -97,7 +97,7 @@ template <class R> void place_idle(RuleInfo& rule) {
     }
 }
 
-// By rule and instruction set.
+// Indexed by rule and instruction set.
 const RuleCode* code_of(std::size_t rule) {
     static const std::vector<RuleCode> all = [] {
         std::vector<RuleCode> code;
@@ -114,7 +114,7 @@ const RuleCode* code_of(std::size_t rule) {
     return all.data() + rule * built_isas().size();
 }
 
-// The same of those that keep one number for each row.
+// The same for rules that keep one number for each row.
 const RuleCode* code_of_row_wise(std::size_t rule) {
     static const std::vector<RuleCode> all = [] {
         std::vector<RuleCode> code;

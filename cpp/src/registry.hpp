@@ -1,4 +1,4 @@
-// The list of rules as data: what runtime callers (bindings, C ABI, tests) see of the templates.
+// The list of rules as data, for callers that choose a rule at run time (bindings, C ABI, tests).
 #pragma once
 
 #include "coefficients.hpp"
@@ -26,7 +26,7 @@ struct RuleCode {
     StepKernel step[2][2];  // [0 float, 1 double][coupled decay]
     PrepareCoefficients prepare[2];
     StoredKernel stored;                            // null if there is none
-    const RowWiseKernels (*row_wise)[2] = nullptr;  // of rules that keep one number for each row, as `step`
+    const RowWiseKernels (*row_wise)[2] = nullptr;  // of rules that keep one number for each row; indexed as `step`
 };
 
 // See adaptk::Continued.
@@ -45,7 +45,7 @@ struct RuleInfo {
     static constexpr std::size_t nowhere = ~std::size_t{0};
 
     std::size_t index;  // in the list of rules; `nowhere`: not in it
-    const char* key;    // for find_rule: the name, or one that stays this rule's own when others take its name
+    const char* key;    // for find_rule: the name, or a key that stays unique if other rules take the name
     const char* name;
     const char* class_name;
     const char* variant;
@@ -58,24 +58,24 @@ struct RuleInfo {
     std::span<const Preset> conventions;
     CommonHyper common;
     StepUse step_use;
-    // Of gradients that are taken ahead of p: the number of the state and of the hyperparameter; or `nowhere`.
+    // If gradients are taken ahead of p: the indices of the state and of the hyperparameter. Else `nowhere`.
     std::size_t ahead_state, ahead_hyper;
     std::size_t kept_numbers;
     std::size_t row_state = nowhere;  // that has one number for each slice of a param (row_wise.hpp)
-    // See IdleSteps in rule.hpp; nullptr: there is no closed form. `shrink`: what decoupled decay multiplies by.
+    // See IdleSteps in rule.hpp; nullptr: there is no closed form. `shrink`: the factor of decoupled decay.
     Idle idle;
     void (*idle_steps)(const HyperValues& h, double shrink, std::int64_t n, IdleSteps& out);
-    const char* (*invalid)(const HyperValues& h);  // see rule.hpp; nullptr where the values go together
+    const char* (*invalid)(const HyperValues& h);  // see rule.hpp; nullptr if the values are valid together
     void (*continue_from)(const HyperValues& h, double step, double* numbers, const bool* wide, ContinuedStep& out);
     std::span<const RuleCode> code;    // by the number of the instruction set (dispatch.hpp)
     const Program* program = nullptr;  // that the code interprets (rule_program.hpp); null: compiled
-    bool measures = false;             // that program looks at whole tensors before it updates them
+    bool measures = false;             // whether that program has passes over whole tensors before the update
 
     std::size_t hyper_count() const { return own.size() + common_hyperparameters.size(); }
     ADAPTK_INTERNAL_API Hyperparameter hyper(std::size_t i) const;  // with the rule's own default
     std::size_t buffers() const { return 2 + states.size(); }
     bool is_row_wise() const { return row_state != nowhere; }
-    // Whether some states are not for each element.
+    // Whether some states do not have a number for each element.
     bool has_numbers() const {
         for (const State& s : states)
             if (s.per != Per::element) return true;
@@ -90,10 +90,10 @@ struct RuleInfo {
 };
 
 ADAPTK_INTERNAL_API std::span<const RuleInfo> rules();
-// Those that keep one number for each row; not in the list, and found by their names.
+// The rules that keep one number for each row. They are not in the list, but find_rule() finds them.
 ADAPTK_INTERNAL_API std::span<const RuleInfo> row_wise_rules();
 ADAPTK_INTERNAL_API const RuleInfo* find_rule(std::string_view key);
-std::string unknown_rule(std::string_view name);  // what to say of it
+std::string unknown_rule(std::string_view name);  // the message
 
 ADAPTK_INTERNAL_API bool in_range(Range range, double x);  // false for NaN
 ADAPTK_INTERNAL_API const char* range_text(Range range);   // "[0, 1)"

@@ -28,11 +28,11 @@ int default_threads() {
     [[maybe_unused]] static const int registered = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
 #endif
 #if defined(_OPENMP)
-    // OMP_NUM_THREADS may name any number.
+    // OMP_NUM_THREADS may be any number.
     return int(std::clamp<long long>(omp_get_max_threads(), 1, most_threads));
 #else
 #if defined(__APPLE__)
-    // Threads get equal shares, which would wait for the efficient cores.
+    // Only fast cores count: threads have equal shares, and the others would wait for those of the efficient cores.
     int fast = 0;
     std::size_t size = sizeof fast;
     if (sysctlbyname("hw.perflevel0.logicalcpu", &fast, &size, nullptr, 0) == 0 && fast > 0) return fast;

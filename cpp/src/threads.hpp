@@ -1,4 +1,4 @@
-// The number of threads, and the guards that every thread of a step works under.
+// The number of threads, and the floating-point mode that every thread of a step works in.
 #pragma once
 
 #include "export.hpp"
@@ -15,23 +15,23 @@ namespace adaptk::detail {
 inline constexpr long long most_threads = 1024;
 
 ADAPTK_INTERNAL_API int num_threads();
-// What num_threads() is from now on in the calling thread alone.
+// Sets num_threads() for the calling thread alone.
 void set_own_threads(int n);
 // Returns an empty string, or why the number cannot be set.
 ADAPTK_INTERNAL_API std::string set_num_threads(long long n);
-// Applies ADAPTK_NUM_THREADS; the default is what OpenMP would use, or the
-// number of processors. Returns what is wrong with its value, or "".
+// Applies ADAPTK_NUM_THREADS. The default is that of OpenMP, or the number of processors. Returns what is wrong with
+// the value, or "".
 std::string set_num_threads_from_environment();
 
-// The date of OpenMP's specification that the library was built for; 0 where it has threads of its own.
+// The date of the OpenMP specification that the library was built for; 0 if it has its own threads.
 ADAPTK_INTERNAL_API int openmp_date();
 
-// Threads do not survive fork(): a child of a process that has used them would wait for them for ever, so it
-// works on the calling thread alone.
+// Threads do not survive fork(). A child of a process that has used them would wait for them forever, so it works on
+// the calling thread alone.
 ADAPTK_INTERNAL_API bool in_forked_child();
 
-// Round to nearest, subnormal numbers kept: the arithmetic contract holds whatever mode the caller's thread is in
-// (libraries built with -ffast-math switch it for a whole process when they are loaded).
+// Sets rounding to nearest and keeps subnormal numbers, so that results do not depend on the mode of the caller's
+// thread (libraries built with -ffast-math change it when they are loaded).
 class FloatingPointMode {
   public:
 #if defined(__SSE2__) || defined(_M_X64)

@@ -11,7 +11,7 @@ namespace {
 
 using Number = std::uint16_t;
 
-// A program's nodes, written anew for vectors.
+// Rewrites a program's nodes for vectors.
 class Writer {
   public:
     explicit Writer(const Program& from) : from_(from) {}
@@ -30,7 +30,7 @@ class Writer {
 
   private:
     const Program& from_;
-    std::vector<Number> state_, scalar_, element_;  // where what was has gone
+    std::vector<Number> state_, scalar_, element_;  // the new number of each old state or node
     std::vector<ScalarNode> scalars_;
     std::vector<ElementNode> elements_;
     std::vector<ReductionNode> reductions_;
@@ -89,7 +89,7 @@ class Writer {
             if (condition.op == ElementOp::scalar && scalars_[condition.a].op == ScalarOp::number)
                 return scalars_[condition.a].value != 0.0 ? out.b : out.c;
         }
-        // What is left of factors that vectors do not have; exact.
+        // Removes operations with a factor that is 1 for vectors, which is exact.
         if (n.op == ElementOp::square_root && is_one(out.a)) return out.a;
         if ((n.op == ElementOp::divide || n.op == ElementOp::multiply) && is_one(out.b)) return out.a;
         if (n.op == ElementOp::multiply && is_one(out.a)) return out.b;
@@ -108,13 +108,13 @@ class Writer {
         }
     }
 
-    // Nodes and reductions that nothing depends on are left out: they would be passes.
+    // Leaves out nodes and reductions that nothing depends on, because they would cost passes.
     void keep_what_is_needed(VectorForm& to) {
         std::vector<bool> scalar(scalars_.size()), element(elements_.size()), reduction(reductions_.size());
         for (std::size_t s = 0; s < results_.size(); ++s)
             (s > 0 && to.states[s - 1].per == Per::tensor ? scalar : element)[results_[s]] = true;
         for (const CarriedNumber& c : from_.carried) scalar[scalar_[c.node]] = true;
-        // Reductions depend on those before them alone, but scalars on elements and the other way round.
+        // Reductions depend only on reductions before them, but scalars and elements depend on one another.
         for (std::size_t turn = 0; turn <= reductions_.size(); ++turn) {
             for (std::size_t i = elements_.size(); i-- > 0;) {
                 if (!element[i]) continue;
@@ -182,12 +182,12 @@ const VectorForm* form_of(const Segment& s) {
 }  // namespace
 
 const VectorForm* Program::for_vectors(const RuleInfo& rule) const {
-    // Numbers of all tensors are added up in the tensors' order.
+    // Reductions over all tensors depend on the order of the tensors.
     if (!has_lines() || measures_all()) return nullptr;
     std::call_once(vectors_made_, [&] {
         auto made = std::make_unique<VectorForm>();
         Writer(*this).write(*made, rule);
-        // What the machine cannot hold in this form is run in the other one.
+        // If the interpreter has no room for this form, the other one is used.
         if (!made->program.compile().empty()) return;
         made->info = rule;
         made->info.program = &made->program;

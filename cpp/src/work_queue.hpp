@@ -1,4 +1,4 @@
-// Work that a thread of its own does, in the order in which it is given.
+// A queue of work for one background thread, which runs it in order.
 #pragma once
 
 #include "export.hpp"
@@ -13,7 +13,7 @@ namespace adaptk::detail {
 
 class WorkQueue {
   public:
-    // `threads` is what num_threads() is for the work.
+    // `threads`: the value of num_threads() while the work runs.
     ADAPTK_INTERNAL_API explicit WorkQueue(int threads);
     // Waits for all work.
     ADAPTK_INTERNAL_API ~WorkQueue();
@@ -21,10 +21,10 @@ class WorkQueue {
     WorkQueue& operator=(const WorkQueue&) = delete;
 
     int threads() const { return threads_; }
-    // `work` must not throw. The caller keeps what it refers to until it is done. In a forked child, where the thread
-    // is missing, it is done here and now.
+    // `work` must not throw. The caller keeps what it refers to until it is done. In a forked child, which does not
+    // have the thread, it runs at once on the calling thread.
     ADAPTK_INTERNAL_API void push(std::function<void()> work);
-    // Until all that has been pushed is done.
+    // Waits until all pushed work is done.
     ADAPTK_INTERNAL_API void wait();
 
   private:
