@@ -37,7 +37,8 @@ __version__: str = _core.version
 
 
 def __getattr__(name: str) -> Any:
-    # What most programs do not need, an extension of its own among it, and what needs PyTorch or JAX.
+    # Imported on first use: most programs do not need these modules, and some need PyTorch, JAX or an extension of
+    # their own.
     if name in ("curriculum", "hogwild", "init", "jax", "keras", "solve", "torch"):
         return importlib.import_module(f"adaptk.{name}")
     if name in catalogue.CLASSES.values():
@@ -48,8 +49,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # What looks at all names imports the modules behind them, so only those that can be. Whether adaptk.keras can,
-    # depends on the backend that Keras is set up for.
+    # A tool that looks at all names imports these modules, so only those are listed whose packages are installed.
+    # adaptk.keras is not: whether it can be imported depends on the backend of Keras.
     return sorted([*__all__, "__version__", *catalogue.CLASSES.values(), *filter(is_installed, ("jax", "torch"))])
 
 
@@ -98,5 +99,5 @@ __all__ = [
     "sqrt",
     "where",
 ]
-# Not abs, max and sum, which a star import would put in the place of Python's.
+# Without abs, max and sum: a star import would replace Python's.
 __all__ += optim.__all__

@@ -1,4 +1,4 @@
-"""Arrays of the libraries that parameters come from: states are made by the params' own library, where they live."""
+"""Arrays for states: made by the library that the params come from, on the device of the params."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def _namespace(x: Any) -> Any:
 
 
 def _where(x: Any) -> tuple[AbstractContextManager[Any], dict[str, Any]]:
-    """How new arrays get onto the device of `x`: CuPy's go to the current one, other libraries' where they are told."""
+    """How to make new arrays on the device of `x`: CuPy uses the current device, other libraries take an argument."""
     if type(x).__module__.partition(".")[0] == "cupy":
         return x.device, {}
     return nullcontext(), {"device": x.device}
 
 
 def bfloat16() -> Any:
-    """NumPy's dtype of that name, which comes from another package."""
+    """NumPy's bfloat16, which comes from ml_dtypes."""
     try:
         from ml_dtypes import bfloat16 as dtype
     except ImportError:
@@ -44,7 +44,7 @@ def bfloat16() -> Any:
 
 
 def full_like(param: Any, value: float, dtype: str | None = None) -> Any:
-    """A state array in the param's shape and layout: float64 beside float64, else float32 or the dtype of that name."""
+    """A state array with the param's shape and layout: float64 for float64 params, else `dtype` or float32."""
     if is_torch(param):
         import torch
 
@@ -66,7 +66,7 @@ def full_like(param: Any, value: float, dtype: str | None = None) -> Any:
 
 
 def full(like: Any, shape: Sequence[int], value: float) -> Any:
-    """A C-ordered array of the library and on the device of `like`: float64 beside float64, else float32."""
+    """A C-ordered array of the library and on the device of `like`: float64 if `like` is float64, else float32."""
     if is_torch(like):
         import torch
 
@@ -82,7 +82,7 @@ def full(like: Any, shape: Sequence[int], value: float) -> Any:
 
 
 def put(array: np.ndarray[Any, Any], like: Any) -> Any:
-    """A copy of the array, of the library and on the device that `like` is from."""
+    """A copy of the array, as an array of the library and on the device of `like`."""
     if is_torch(like):
         import torch
 
@@ -93,7 +93,7 @@ def put(array: np.ndarray[Any, Any], like: Any) -> Any:
 
 
 def row(like: Any, count: int, value: float, dtype: str = "float32") -> Any:
-    """`count` numbers of the dtype of that name, of the library and on the device that `like` is from."""
+    """`count` elements of the given dtype, as an array of the library and on the device of `like`."""
     if is_torch(like):
         import torch
 
@@ -107,7 +107,7 @@ def row(like: Any, count: int, value: float, dtype: str = "float32") -> Any:
 
 
 def zeros(shape: Sequence[int], like: Any) -> Any:
-    """Zeros of float32 on the CPU, of the library that `like` is from."""
+    """Zeros in float32 on the CPU, as an array of the library of `like`."""
     if is_torch(like):
         import torch
 
@@ -123,7 +123,7 @@ def float32(x: Any) -> Any:
 
 
 def like(numbers: list[int], x: Any) -> Any:
-    """A row of numbers in the dtype of `x`, of its library and on its device."""
+    """A 1-d array of these numbers, with the dtype, library and device of `x`."""
     if is_torch(x):
         import torch
 
@@ -132,7 +132,7 @@ def like(numbers: list[int], x: Any) -> Any:
 
 
 def uint8(like: Any) -> Any:
-    """The dtype of that name, of the library that `like` is from."""
+    """The dtype uint8 of the library of `like`."""
     if is_torch(like):
         import torch
 
@@ -141,7 +141,7 @@ def uint8(like: Any) -> Any:
 
 
 def float8(like: Any) -> Any:
-    """float8_e4m3fn, of the library that `like` is from: NumPy's comes from another package."""
+    """The dtype float8_e4m3fn of the library of `like`; for NumPy it comes from ml_dtypes."""
     if is_torch(like):
         import torch
 
@@ -158,7 +158,7 @@ def _on_host(x: Any) -> bool:
 
 
 def copy(x: Any) -> Any:
-    """A copy in C order, whatever the layout: safetensors takes no other tensors."""
+    """A copy in C order, because safetensors accepts no other layout."""
     if is_torch(x):
         import torch
 
@@ -169,7 +169,7 @@ def copy(x: Any) -> Any:
 
 
 def scalar(x: float | int, like: Any) -> Any:
-    """A 0-d array of the library that `like` is from, so that a state dict holds one kind of array."""
+    """A 0-d array of the library of `like`, so that a state dict contains one kind of array."""
     array = np.array(x, dtype=np.int64 if isinstance(x, int) and not isinstance(x, bool) else np.float64)
     if is_torch(like):
         import torch
@@ -179,7 +179,7 @@ def scalar(x: float | int, like: Any) -> Any:
 
 
 def text(x: str, like: Any) -> Any:
-    """A string as an array of its ASCII codes, of the library that `like` is from: tensors hold no strings."""
+    """A string as an array of its ASCII codes, of the library of `like`, because tensors cannot hold strings."""
     array = np.array(list(x.encode("ascii")), dtype=np.uint8)
     if is_torch(like):
         import torch
@@ -201,7 +201,7 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
         import torch
 
         x = x.detach().cpu()
-        # NumPy has no bfloat16; float32 holds every value of it.
+        # NumPy has no bfloat16; float32 represents all its values.
         return np.asarray(x.float() if x.dtype == torch.bfloat16 else x)
     if _on_host(x):
         array = np.asarray(x)
@@ -212,7 +212,7 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
 
 
 def named_again(x: Any) -> Any:
-    """An array of bfloat16 that ``np.load`` has read: NumPy's files have such elements as two bytes without a name."""
+    """A bfloat16 array that ``np.load`` has read: NumPy's files store the dtype as two unnamed bytes."""
     return x.view(bfloat16()) if isinstance(x, np.ndarray) and x.dtype == np.dtype("V2") else x
 
 
@@ -223,13 +223,13 @@ def assign(target: Any, value: np.ndarray[Any, Any]) -> None:
 
         target.copy_(torch.from_numpy(np.array(value, order="C", copy=True)))
         return
-    with np.errstate(over="ignore"):  # float64 beyond float32 is inf, as in torch
+    with np.errstate(over="ignore"):  # float64 values beyond the range of float32 become inf, as in torch
         if _on_host(target):
             target[...] = value.astype(target.dtype)
         else:
             xp = _namespace(target)
             current, where = _where(target)
-            # Codes are integers, and saved as they are.
+            # Codes are integers and are saved unchanged.
             narrow = value if value.dtype.kind in "iu" else value.astype(_core.layout(target, "state")[2])
             with current:
                 target[...] = xp.asarray(narrow, **where)

@@ -1,8 +1,9 @@
-"""``adaptk bench``: every rule against the ceiling that memory sets, measured in the same run.
+"""``adaptk bench``: every rule compared with the limit set by memory bandwidth, measured in the same run.
 
-An element-wise update can be no faster than memory moves its streams. The ceiling of a rule is a kernel that reads and
-writes the same streams with one addition each, over the same buffers, on the same threads. Rule and ceiling take turns,
-and what is printed is the median of their ratios: an absolute time says more about the machine's other tenants.
+An element-wise update cannot be faster than the memory traffic of its arrays. The ceiling of a rule is a kernel that
+reads and writes the same arrays with one addition each, in the same buffers, on the same threads. Rule and ceiling are
+timed alternately, and the median of their ratios is printed: absolute times depend too much on what else runs on the
+machine.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def size_text(n: int) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What figures were taken on."""
+    """The machine on which the figures were measured."""
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as f:
@@ -77,7 +78,7 @@ def machine() -> dict[str, Any]:
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
-    """A NumPy dtype by name; bfloat16 is that of ml_dtypes."""
+    """A NumPy dtype by name; bfloat16 comes from ml_dtypes."""
     if name == "bfloat16":
         try:
             import ml_dtypes
@@ -89,7 +90,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 
 def timed(call: Callable[[], object], calls: int) -> float:
-    """Seconds for one of a number of calls."""
+    """The mean time of `number` calls, in seconds."""
     start = time.perf_counter()
     for _ in range(calls):
         call()
@@ -97,12 +98,13 @@ def timed(call: Callable[[], object], calls: int) -> float:
 
 
 def interleaved(calls: Sequence[Callable[[], object]], repeats: int, least: float = 2e-3) -> list[list[float]]:
-    """Times of several calls, taken in turn.
+    """Times of several calls, measured alternately.
 
     Returns
     -------
     list of list of float
-        One list a call, of `repeats` times in seconds; short calls are repeated within a time until it takes `least`.
+        One list for each call, of `repeats` times in seconds. Short calls are repeated until one measurement takes
+        `least`.
     """
     counts = [max(1, int(least / max(timed(call, 1), 1e-9))) for call in calls]
     times: list[list[float]] = [[] for _ in calls]
@@ -113,13 +115,13 @@ def interleaved(calls: Sequence[Callable[[], object]], repeats: int, least: floa
 
 
 class Streams:
-    """The buffers of one rule, and the calls that are compared."""
+    """The buffers of one rule, and the two calls to compare."""
 
     def __init__(self, rule: Rule, dtype: str, size: int) -> None:
         self.rule = rule
         storage = dtype_of(dtype)
         compute = np.dtype(np.float64 if dtype == "float64" else np.float32)
-        # Positive everywhere, so that neither the rule nor the ceiling ever takes the root of a negative number.
+        # All positive, so that no rule takes the root of a negative number.
         self.param = np.linspace(0.5, 1.5, size, dtype=np.float32).astype(storage)
         self.grad = np.linspace(1e-3, 2e-3, size, dtype=np.float32).astype(storage)
         self.states = [np.full(size, max(value, 1e-6), compute) for value in rule.initial_states().values()]
@@ -129,7 +131,8 @@ class Streams:
         streams = 2 + len(self.states)
         self._plain = storage == compute
         self._ceiling_buffers: list[Any] = []
-        # 16-bit storage has no ceiling kernel of its own: the ceiling is the time of the same number of bytes.
+        # There is no ceiling kernel for 16-bit storage: its ceiling is the time for the same number of bytes in
+        # float32.
         self.ceiling_factor = 1.0 if self._plain else self.bytes / (4 * (2 * streams - 1))
 
     def update(self) -> None:
@@ -147,7 +150,7 @@ class Streams:
 
 
 def measure(rule: Rule, dtype: str, size: int, repeats: int) -> Result:
-    """One rule against its ceiling with the current threads and instruction set."""
+    """Compare one rule with its ceiling, on the current threads and instruction set."""
     streams = Streams(rule, dtype, size)
     ceiling, update = interleaved([streams.ceiling, streams.update], repeats)
     ratios = [c * streams.ceiling_factor / u for c, u in zip(ceiling, update, strict=True)]
@@ -167,7 +170,7 @@ def measure(rule: Rule, dtype: str, size: int, repeats: int) -> Result:
 
 
 def overhead(repeats: int) -> dict[str, float]:
-    """Small calls in units of one ``numpy.add(a, b, out=a)`` on 64 float32 elements."""
+    """Times of small calls, relative to ``numpy.add(a, b, out=a)`` on 64 float32 elements."""
     a, b = np.ones(64, np.float32), np.ones(64, np.float32)
     param, grad, m, v = (np.full(64, 0.5, np.float32) for _ in range(4))
     params = [np.full(64, 0.5, np.float32) for _ in range(1000)]
@@ -197,7 +200,7 @@ def overhead(repeats: int) -> dict[str, float]:
 
 
 def plot(results: Sequence[Result], path: str) -> None:
-    """Bars: the share of the ceiling that each rule reaches."""
+    """A bar chart of the fraction of the ceiling that each rule reaches."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -343,7 +346,7 @@ def _show(screen: Screen, results: Sequence[Result]) -> None:
 
 
 def _measured(options: argparse.Namespace, results: list[Result]) -> None:
-    """One result after another, so that an interrupt loses none."""
+    """Append each result to `results` at once, so that an interrupt loses none."""
     before = (adaptk.get_isa(), adaptk.get_num_threads())
     isas, threads = options.isas or before[:1], options.threads or before[1:]
     combinations = list(itertools.product(isas, threads, options.dtypes, options.sizes, options.rules))

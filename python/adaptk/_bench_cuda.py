@@ -1,7 +1,7 @@
-"""``adaptk bench --device cuda``: every rule beside a device copy, its streams, and other optimizers.
+"""``adaptk bench --device cuda``: every rule compared with a device copy, its memory traffic, and other optimizers.
 
-What is timed is the device's own time, between two events on the stream, in turns; what is printed is the median of the
-ratios. The copy moves as many bytes as the update, half of them read and half of them written.
+Times are the device's own, between two events on the stream, measured alternately; the median of the ratios is printed.
+The copy moves as many bytes as the update: half of them are read and half are written.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Call = Callable[[], object]
 
 
 class Library(Protocol):
-    """Who makes the arrays and knows the time of the device."""
+    """The library that makes the arrays and times the device."""
 
     name: str
 
     def full(self, size: int, value: float, dtype: str) -> Any: ...
     def copy(self, target: Any, source: Any) -> None: ...
     def seconds(self, call: Call, calls: int) -> float:
-        """The device's time for one of a number of calls."""
+        """The device's mean time of `number` calls."""
         ...
 
 
 class Torch:
-    """Arrays of PyTorch, and its events."""
+    """Arrays and events of PyTorch."""
 
     name = "torch"
 
@@ -59,7 +59,7 @@ class Torch:
 
 
 class CuPy:
-    """Arrays of CuPy, and its events."""
+    """Arrays and events of CuPy."""
 
     name = "cupy"
 
@@ -85,12 +85,12 @@ class CuPy:
 
 
 def library() -> Library:
-    """The library at hand.
+    """The library that is installed and finds a device.
 
     Raises
     ------
     SystemExit
-        With the reason, where there is no device or no library.
+        If there is no device or no library; the message has the reason.
     """
     if not adaptk.cuda.is_available():
         built = adaptk.build_info()["cuda"] is not None
@@ -105,7 +105,7 @@ def library() -> Library:
 
 @dataclass(frozen=True)
 class CudaResult:
-    """One line of the table. Times are medians of one step, in seconds; ratios are medians of others over adaptk's."""
+    """One line of the table. Times are medians of one step, in seconds; a ratio is another time over adaptk's."""
 
     rule: str
     dtype: str
@@ -147,7 +147,7 @@ def _torch_peers(rule: Rule, param: Any, grad: Any) -> Iterator[tuple[str, Call]
             optimizer = make()
             optimizer.step()
         except (AttributeError, ImportError, RuntimeError, TypeError, ValueError):
-            return None  # this version has no such optimizer, or not for these tensors
+            return None  # this version has no such optimizer, or does not support these tensors
         step: Call = optimizer.step
         return step
 
@@ -175,7 +175,7 @@ def _torch_peers(rule: Rule, param: Any, grad: Any) -> Iterator[tuple[str, Call]
 def in_turns(
     calls: Mapping[str, Call], repeats: int, using: Library, burst: float = 2e-3, most: int = 100
 ) -> dict[str, list[float]]:
-    """The device's times of several calls, taken in turn: of each, bursts of about `burst` seconds, one a repeat."""
+    """The device's times of several calls, measured alternately, in bursts of about `burst` seconds."""
     counts = {}
     for name, call in calls.items():
         using.seconds(call, 2)  # loads modules, fills pools
@@ -188,7 +188,7 @@ def in_turns(
 
 
 def measure(rule: Rule, dtype: str, size: int, repeats: int, using: Library) -> CudaResult:
-    """One rule, beside whatever else is at hand."""
+    """Compare one rule with everything that is installed."""
     compute = "float64" if dtype == "float64" else "float32"
     item = {"float64": 8, "float32": 4}.get(dtype, 2)
     wide = {"float64": 8, "float32": 4}[compute]
@@ -233,7 +233,7 @@ LEGEND = (
 def run(
     rules: Sequence[str], dtypes: Sequence[str], sizes: Sequence[int], repeats: int, using: Library
 ) -> list[CudaResult]:
-    """All of it."""
+    """Measure and print everything."""
     combinations = list(itertools.product(dtypes, sizes, rules))
     results = []
     with progress(len(combinations)) as bar:
@@ -245,7 +245,7 @@ def run(
 
 
 def show(screen: Screen, results: Sequence[CudaResult]) -> None:
-    """The table, with a column for each of the others."""
+    """Print the table, with a column for each other optimizer."""
     from adaptk._bench import size_text
 
     peers = list(dict.fromkeys(name for r in results for name in r.peers))

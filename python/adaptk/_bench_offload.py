@@ -1,7 +1,7 @@
-"""``adaptk bench --offload``: an offloaded step of AdamW on the host, beside what memory allows and other libraries.
+"""``adaptk bench --offload``: an offloaded AdamW step on the host, compared with memory bandwidth and other libraries.
 
-Gradients are bfloat16, masters and states float32, params bfloat16. The ceiling is a kernel that moves as many bytes,
-one addition each; all take turns.
+Gradients and params are bfloat16, master weights and states float32. The ceiling is a kernel that moves as many bytes,
+with one addition for each element. All are timed alternately.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from adaptk._bench import interleaved, size_text
 from adaptk._cli._parser import CommandError
 from adaptk._cli._screen import Cell, Column, Screen
 
-# A gradient read, a param written, master and two states read and written.
+# Bytes moved for each element: the gradient is read, the param written, the master weight and two states both.
 BYTES = 2 + 2 + 3 * (4 + 4)
-# bfloat16 gradients in a line of the cache.
+# The number of bfloat16 elements in a cache line.
 LINE = 32
-# Parameters of the models that are meant by "an 8B model".
+# The number of parameters of a typical "8B" model.
 LARGE = 8_030_261_248
 LR = 1e-4
 
@@ -58,7 +58,7 @@ def _torch() -> Any:
 
 
 def _params(torch: Any, size: int, tensors: int) -> list[Any]:
-    """bfloat16 params of that many elements in all, with gradients."""
+    """bfloat16 params with `size` elements in all, and their gradients."""
     cuts = [size * k // tensors for k in range(tensors + 1)]
     params = []
     for first, last in itertools.pairwise(cuts):
@@ -69,7 +69,7 @@ def _params(torch: Any, size: int, tensors: int) -> list[Any]:
 
 
 class Probe:
-    """As many bytes: four streams of float32, three of which are written."""
+    """A kernel that moves as many bytes: four float32 arrays are read, and three of them written."""
 
     def __init__(self, size: int) -> None:
         self._buffers = [np.full(size, 0.5, np.float32) for _ in range(4)]
@@ -79,7 +79,7 @@ class Probe:
 
 
 def own(torch: Any, size: int, tensors: int, threads: int) -> dict[str, Callable[[], object]]:
-    """The steps of Offload."""
+    """The variants of Offload's step."""
     import adaptk.torch
 
     options: dict[str, Any] = {"lr": LR, "threads": threads}
@@ -91,14 +91,14 @@ def own(torch: Any, size: int, tensors: int, threads: int) -> dict[str, Callable
     grads = [p.grad for p in params]
 
     def clipped() -> None:
-        """All of a step with clipping: the norms, which a backward pass would hide, and the step behind them."""
+        """A whole step with clipping: the norms, whose time a backward pass would hide, and then the step."""
         for p, g, slot in zip(params, grads, taken._slots, strict=True):
             p.grad = g
             taken._arrive(slot)
         taken.step()
 
     def read_first() -> None:
-        """What clipping adds to a step, without any arithmetic."""
+        """The memory traffic that clipping adds to a step, without its arithmetic."""
         for line in lines:
             _core.read_probe(line)
         step.step()
@@ -107,8 +107,11 @@ def own(torch: Any, size: int, tensors: int, threads: int) -> dict[str, Callable
 
 
 def torchs(torch: Any, size: int, tensors: int) -> dict[str, Callable[[], object]]:
-    """torch's fused AdamW: on bfloat16 throughout, one optimizer a param, as torchao's CPUOffloadOptimizer calls it on
-    the host; and on float32 masters, between a conversion of the gradient and one of the param."""
+    """torch's fused AdamW in two ways.
+
+    All in bfloat16, with one optimizer per param, as torchao's CPUOffloadOptimizer calls it on the host; and on float32
+    master weights, with a conversion of the gradient before the step and of the param after it.
+    """
     params = _params(torch, size, tensors)
     alone = [torch.optim.AdamW([p], lr=LR, fused=True) for p in params]
     masters = [torch.nn.Parameter(p.detach().float()) for p in params]
@@ -132,7 +135,7 @@ def torchs(torch: Any, size: int, tensors: int) -> dict[str, Callable[[], object
 
 
 def deepspeeds(torch: Any, size: int, tensors: int) -> dict[str, Callable[[], object]]:
-    """DeepSpeed's CPUAdam over float32 masters, between the same conversions; it compiles its code at first use."""
+    """DeepSpeed's CPUAdam on float32 master weights, with the same conversions; it compiles its code at first use."""
     try:
         adam = importlib.import_module("deepspeed.ops.adam").DeepSpeedCPUAdam
         params = _params(torch, size, tensors)
@@ -140,7 +143,7 @@ def deepspeeds(torch: Any, size: int, tensors: int) -> dict[str, Callable[[], ob
         for p, m in zip(params, masters, strict=True):
             m.grad = p.grad.float()
         opt = adam(masters, lr=LR, adamw_mode=True)
-    except Exception as error:  # whatever a build of extensions says
+    except Exception as error:  # the build of an extension may raise anything
         print(f"left out: DeepSpeed's CPUAdam: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
         return {}
 
@@ -156,7 +159,7 @@ def deepspeeds(torch: Any, size: int, tensors: int) -> dict[str, Callable[[], ob
 
 
 def measured(size: int, threads: int, repeats: int, tensors: int = 16, alone: bool = False) -> list[Row]:
-    """Offload and, unless it is `alone`, the others, in turns with the ceiling."""
+    """Time Offload and, unless `alone`, the other libraries, alternately with the ceiling."""
     torch = _torch()
     before = adaptk.get_num_threads(), torch.get_num_threads()
     steps: dict[str, Callable[[], object]] = {"ceiling": Probe(size), **own(torch, size, tensors, threads)}

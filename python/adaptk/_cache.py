@@ -1,4 +1,4 @@
-"""The folder in which code that was made at run time is kept from process to process."""
+"""The cache folder for code that was made at run time, shared between processes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from adaptk import _core
 
 
 def folder() -> Path:
-    """``ADAPTK_CACHE``, or ``adaptk`` in the user's folder for caches; made if it is not there.
+    """``ADAPTK_CACHE``, or ``adaptk`` in the user's cache folder; created if it does not exist.
 
     Raises
     ------
     PermissionError
-        If others may write to it, or to a folder above it: what it holds is run.
+        If other users may write to it or to a folder above it, because its contents are executed.
     OSError
-        If it cannot be made.
+        If it cannot be created.
     """
     return Path(_core.cache_folder())
 
 
 def file_of(name: str, make: Callable[[Path], None]) -> Path:
-    """The file of this name, which `make` has written: to another place, from which it is moved here.
+    """The cached file of this name. If it does not exist, `make` writes it elsewhere, and it is moved into the cache.
 
-    Processes that make it at the same time all get a whole one.
+    So processes that make it at the same time all get a complete file.
     """
     where = folder()
     path = where / name

@@ -1,4 +1,4 @@
-"""The optimizer classes, made of rules."""
+"""Optimizer classes, made from rules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adaptk._registry import Rule
 
 
 def make_class(name: str, class_rules: list[Rule], module: str, base: type[Optimizer] = Optimizer) -> type[Optimizer]:
-    """The optimizer class of these rules, the one without options first."""
+    """The optimizer class of these rules; the first rule is the one without options."""
     return type(
         name,
         (base,),
@@ -24,7 +24,7 @@ def make_class(name: str, class_rules: list[Rule], module: str, base: type[Optim
 
 
 class MadeOptimizer(Optimizer):
-    """Base of the classes of rules that were made at run time, which no module has a name for."""
+    """Base of the classes of rules that were made at run time. No module has them, so the rule is pickled instead."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         (rule,) = self._class_rules
@@ -41,7 +41,7 @@ _classes_of_made: dict[str, type[Optimizer]] = {}
 
 
 def class_of_made(rule: Rule) -> type[Optimizer]:
-    """The class of a rule that was made at run time, always the same one."""
+    """The optimizer class of a rule that was made at run time: always the same object."""
     found = _classes_of_made.get(rule.key)
     if found is None:
         found = _classes_of_made.setdefault(rule.key, make_class(rule.class_names[0], [rule], "adaptk", MadeOptimizer))

@@ -1,4 +1,4 @@
-"""Rules that were made at run time as machine code: by the C++ compiler of this machine."""
+"""Compiles rules that were made at run time, with the C++ compiler of this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from adaptk._machine import get_include
 from adaptk._registry import Rule
 from adaptk._rule_cpp import to_kernel
 
-# As cpp/CMakeLists.txt compiles the kernels of each instruction set, and CMakeLists.txt all of the library.
+# The same flags as in cpp/CMakeLists.txt for the kernels of each instruction set, and in CMakeLists.txt for the
+# library.
 _OF_ISA = {
     "portable": ["-DADAPTK_TARGET=portable"],
     "x86-64-v2": ["-DADAPTK_TARGET=v2", "-march=x86-64-v2"],
@@ -27,11 +28,11 @@ _OF_ISA = {
 }
 _FLAGS = ["-std=c++20", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 _FLAGS += ["-shared", "-fPIC", "-fvisibility=hidden", "-w"]
-_libraries: list[ctypes.CDLL] = []  # that stay loaded
+_libraries: list[ctypes.CDLL] = []  # kept, so that they stay loaded
 
 
 def compiler() -> list[str]:
-    """The command of the C++ compiler: that of the environment variable ``CXX``, or the first that is found.
+    """The command of the C++ compiler: the value of the environment variable ``CXX``, or the first one that is found.
 
     Raises
     ------
@@ -56,7 +57,7 @@ def _version(command: tuple[str, ...], changed: int) -> bytes:
 
 @functools.cache
 def _headers(folder: str) -> bytes:
-    """What identifies the headers: their text."""
+    """The text of the headers: part of the key of a cached library."""
     all_of_them = sorted(p for p in Path(folder, "adaptk").glob("*.hpp") if p.name in _INCLUDED)
     return b"".join(p.read_bytes() for p in all_of_them)
 
@@ -65,14 +66,14 @@ _INCLUDED = ("config.hpp", "logarithm.hpp", "math.hpp", "power.hpp", "prefetch.h
 
 
 def compile_rules(rules: Sequence[Rule]) -> None:
-    """Machine code for the instruction set that is in use, in the place of the interpreter: one library for all.
+    """Compile rules into one library for the current instruction set, which then runs in place of the interpreter.
 
     Raises
     ------
     RuntimeError
         If there is no compiler, or it fails.
     OSError
-        If there is no folder to keep the library in.
+        If there is no folder for the library.
     """
     isa = _core.get_isa()
     if measuring := [r.name for r in rules if r.reduces]:

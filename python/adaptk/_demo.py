@@ -1,9 +1,10 @@
-"""``adaptk demo``: rules train a small network on handwritten digits, and are timed beside NumPy.
+"""``adaptk demo``: rules train a small network on handwritten digits, and are compared with NumPy in speed.
 
-A softmax regression and a network with one hidden layer, gradients in plain NumPy. All rules start from the same
-weights and see the same minibatches; those whose docs ask for full-batch gradients get them. Each step is also made
-with the formula in plain NumPy (``_reference.py``), on a copy of its own and with the same gradients, and the two are
-timed in turn, each on one thread. A part with sparse gradients follows (``_cli/_rare_words.py``).
+The models are a softmax regression and a network with one hidden layer, with gradients in plain NumPy. All rules start
+from the same weights and see the same minibatches; rules whose documentation asks for full-batch gradients get them.
+Each step is also computed with the formula in plain NumPy (``_reference.py``), on a separate copy and with the same
+gradients. The two are timed alternately, each on one thread. A part with sparse gradients follows
+(``_cli/_rare_words.py``).
 """
 
 from __future__ import annotations
@@ -35,39 +36,40 @@ from adaptk._cli._screen import Cell, Column, Progress, Screen, progress
 from adaptk._cli._texts import Passages
 
 Array: TypeAlias = npt.NDArray[Any]
-#: The text of the sparse part, if there is any, and its runs.
+#: The text of the sparse part (None if it is not available), and its runs.
 RareWords: TypeAlias = tuple[Passages | None, list[_rare_words.Run]]
 
-# The sizes of the layers. With no hidden layer the network is softmax regression.
+# The sizes of the layers. Without a hidden layer the network is a softmax regression.
 MODELS = {"softmax": (64, 10), "mlp": (64, 128, 10)}
 TITLES = {"softmax": "Softmax regression", "mlp": "Two-layer network"}
-# One of each kind; --rules all has the others.
+# One rule of each kind; --rules all adds the others.
 RULES = ("momentum", "adagrad", "rmsprop", "adam", "lion")
 BATCH = 32
 TEST = 360
 EPOCHS = 40
-# One full-batch gradient an epoch would leave the full-batch rules with a 44th of the steps of the others.
+# With one full-batch gradient per epoch, the full-batch rules would take 1/44 of the steps of the others.
 FULL_BATCH_STEPS = 5
 LARGE = 1_000_000
 LARGE_REPEATS = 9
 
-# Instead of the defaults, which suit deep networks and long runs: these networks are shallow, their inputs lie in
-# [0, 1], and there are only some 1,800 steps (200 for the full-batch rules). The values are round ones from a coarse
-# search; no rule is tuned finely.
+# The defaults suit deep networks and long runs. These networks are shallow, their inputs lie in [0, 1], and there are
+# only about 1,800 steps (200 for the full-batch rules). The values are round numbers from a coarse search; no rule is
+# finely tuned.
 HYPERPARAMETERS: dict[str, dict[str, float]] = {
     # Stable up to about 1, with momentum 0.9 up to about 0.3.
     "sgd": {"lr": 0.3},
     "asgd": {"lr": 0.3},
     "momentum": {"lr": 0.1},
     "nesterov": {"lr": 0.1},
-    # Rates grow by kappa a step: from 0.01 by 0.001 they stay small for all of the 200 steps.
+    # Rates grow by kappa in each step: from 0.01 in steps of 0.001 they would stay small for all 200 steps.
     "delta_bar_delta": {"lr": 0.1, "kappa": 0.05},
-    # Once the network's loss is next to 0, its gradients keep their signs: steps would grow to 50 and spoil it.
+    # When the network's loss is close to 0, its gradients keep their signs: steps would grow to 50 and destroy the
+    # result.
     "rprop": {"step_max": 0.1},
-    # Its rate only falls, with the root of the number of steps.
+    # Its rate decreases with the square root of the number of steps.
     "adagrad": {"lr": 0.1},
-    # A step moves every element by about lr, and 1,800 steps of 1e-3 (of 1e-4 for Lion) do not get far enough. The
-    # variants of RMSProp with momentum 0.9 move ten times as far with the default, and Yogi's default is 0.01.
+    # A step moves every element by about lr, and 1,800 steps of 1e-3 (1e-4 for Lion) are not enough. The variants of
+    # RMSProp with momentum 0.9 move ten times as far with the default rate, and Yogi's default is 0.01.
     "rmsprop": {"lr": 0.01},
     "rmsprop_centered": {"lr": 0.01},
     "adam": {"lr": 0.01},
@@ -81,7 +83,7 @@ HYPERPARAMETERS: dict[str, dict[str, float]] = {
     "lion": {"lr": 0.001},
 }
 
-# The panels of the plot. A rule that is in none of them goes to one more, "Others".
+# The panels of the plot. All other rules go into one more, "Others".
 FAMILIES = {
     "Gradient descent": ("sgd", "momentum", "nesterov", "asgd"),
     "A rate for each parameter": ("delta_bar_delta", "rprop", "adagrad", "adadelta"),
@@ -111,7 +113,7 @@ class Data:
 
 
 def load_digits(seed: int) -> Data:
-    """The digits with pixels in [0, 1], shuffled and split."""
+    """The digits, with pixels scaled to [0, 1], shuffled and split."""
     packed = importlib.resources.files("adaptk") / "data" / "digits.csv.gz"
     with packed.open("rb") as file, gzip.open(file, "rt") as text:
         table = np.loadtxt(text, delimiter=",", dtype=np.int64)
@@ -121,7 +123,7 @@ def load_digits(seed: int) -> Data:
 
 
 def initial_parameters(layers: Sequence[int], seed: int) -> list[Array]:
-    """Weight and bias of each layer in turn: normal weights of variance 1 / inputs, and zeros."""
+    """Weight and bias of each layer in turn: normal with variance 1 / inputs, and zeros."""
     rng = np.random.default_rng(seed)
     parameters: list[Array] = []
     for inputs, outputs in itertools.pairwise(layers):
@@ -131,11 +133,11 @@ def initial_parameters(layers: Sequence[int], seed: int) -> list[Array]:
 
 
 def forward(parameters: Sequence[Array], x: Array) -> list[Array]:
-    """The input of each layer, and the logits at the end."""
+    """The input of each layer, and then the logits."""
     values = [x]
     for i in range(0, len(parameters), 2):
         if i > 0:
-            # Not ReLU: the moments of its dead units decay into denormal numbers, and their slowness would be timed.
+            # Not ReLU: the moments of dead units decay to subnormal numbers, whose slow arithmetic would be timed.
             values[-1] = np.tanh(values[-1])
         values.append(values[-1] @ parameters[i] + parameters[i + 1])
     return values
@@ -177,7 +179,7 @@ def gradients(parameters: Sequence[Array], x: Array, y: Array) -> list[Array]:
 
 @dataclass
 class Run:
-    """One rule on one model. Times are medians of a step, in seconds; those of NumPy are None without a formula."""
+    """One rule on one model. Times are medians of one step, in seconds; NumPy's is None if there is no formula."""
 
     rule: str
     hyperparameters: dict[str, float]
@@ -187,11 +189,11 @@ class Run:
     test_accuracy: float = math.nan
     step_seconds: float = math.nan
     numpy_step_seconds: float | None = None
-    large_ratio: float | None = None  # of the times at LARGE elements
+    large_ratio: float | None = None  # of the times for LARGE elements
 
     @property
     def ratio(self) -> float | None:
-        """How many times as fast the fused steps were."""
+        """NumPy's time over that of the fused step."""
         return None if self.numpy_step_seconds is None else self.numpy_step_seconds / self.step_seconds
 
 
@@ -229,7 +231,7 @@ def timed(step: Callable[[Sequence[Array]], object], grads: Sequence[Array]) -> 
 
 
 def batches(count: int, seed: int) -> Iterator[list[Array]]:
-    """For each epoch the minibatches, as indices; a last one of other size is left out."""
+    """The minibatches of each epoch, as indices; an incomplete last one is left out."""
     rng = np.random.default_rng(seed)
     while True:
         order = rng.permutation(count)
@@ -246,7 +248,7 @@ def train(
     twin = NumPyTwin(rule.name, parameters, hyper) if rule.name in _reference.FORMULAS else None
     interim = wants_lookahead(rule)
     run = Run(rule.name, hyper, wants_full_batch(rule))
-    # Medians of these: what else runs on the machine makes some steps long, and their sum with them.
+    # Medians are taken of these, not sums: other programs on the machine make some steps slow.
     fused: list[float] = []
     plain: list[float] = []
     run.losses.append(mean_loss(parameters, data.train_x, data.train_y))
@@ -258,7 +260,7 @@ def train(
             sides: list[tuple[Callable[[Sequence[Array]], object], list[float]]] = [(optimizer.step, fused)]
             if twin is not None:
                 sides.append((twin.step, plain))
-            # Who goes first finds the gradients in the cache as the network left them, so they take turns.
+            # They alternate, because the first one finds the gradients in a different part of the cache.
             for step, times in sides if run.steps % 2 else reversed(sides):
                 times.append(timed(step, grads))
         run.losses.append(mean_loss(parameters, data.train_x, data.train_y))
@@ -270,9 +272,9 @@ def train(
 
 
 def large_ratio(rule: adaptk.Rule, seed: int) -> float | None:
-    """Time in plain NumPy over that of the fused step, for one tensor of ``LARGE`` elements.
+    """NumPy's time over that of the fused step, for one tensor of ``LARGE`` elements.
 
-    The best of some steps each, since what else runs on the machine only ever adds to a time.
+    The shortest times of several steps are used, because other programs on the machine only add to a time.
     """
     if rule.name not in _reference.FORMULAS:
         return None
@@ -286,7 +288,7 @@ def large_ratio(rule: adaptk.Rule, seed: int) -> float | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is shown
+# Output
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -299,13 +301,13 @@ def as_ratio(ratio: float | None) -> str:
 
 
 def between(values: Sequence[float]) -> str:
-    """The range of some ratios, as part of a sentence."""
+    """The range of the ratios, as part of a sentence."""
     low, high = (f"{x:.1f}" if x < 9.95 else f"{x:.0f}" for x in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
 
 
 def headline(results: dict[str, list[Run]], data: Data, epochs: int) -> str:
-    """What was compared."""
+    """The heading: what is compared."""
     runs = next(iter(results.values()))
     networks = " and ".join(f"a {TITLES[m].lower()} of {count_of_parameters(m):,} parameters" for m in results)
     who = f"{len(runs)} optimizers train" if len(runs) > 1 else f"{runs[0].rule} trains"
@@ -314,7 +316,7 @@ def headline(results: dict[str, list[Run]], data: Data, epochs: int) -> str:
 
 
 def result(results: dict[str, list[Run]], data: Data) -> str:
-    """What came out of it."""
+    """The result in words."""
     everything = [run for runs in results.values() for run in runs]
     lines = []
     ratios = [run.ratio for run in everything if run.ratio is not None]
@@ -361,7 +363,7 @@ def show_table(screen: Screen, runs: Sequence[Run]) -> None:
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """What the columns mean."""
+    """The meaning of the columns."""
     lines = [
         "loss: mean cross-entropy on the training digits at the end. adaptk, NumPy: median time of one step over all "
         f"parameters, on one thread ({adaptk.get_isa()}). The time to compute gradients is not included. Runs of the "
@@ -382,7 +384,7 @@ def show(
     sparse: RareWords | None,
     fits: Sequence[_nist.Fit],
 ) -> None:
-    """All of it, the result first."""
+    """Print everything, beginning with the result."""
     screen.headline(headline(results, data, options.epochs))
     screen.text(result(results, data))
     for model, runs in results.items():
@@ -391,7 +393,7 @@ def show(
             screen.line((f"{TITLES[model]} ({'-'.join(map(str, MODELS[model]))})", "bold"))
         show_table(screen, runs)
         screen.line()
-        # Of many curves the best are told apart, no more.
+        # Six curves are as many as one can distinguish, so only the best are drawn.
         drawn = sorted(runs, key=lambda run: run.losses[-1])[:6] if len(runs) > 6 else runs
         chart(
             screen,
@@ -442,7 +444,7 @@ def as_json(
         models[model] = {"layers": list(MODELS[model]), "rules": {}}
         for run in runs:
             models[model]["rules"][run.rule] = {
-                # An upper bound may be infinite, which JSON has no number for.
+                # Upper bounds may be infinite, for which JSON has no number.
                 "hyperparameters": {k: v if math.isfinite(v) else str(v) for k, v in run.hyperparameters.items()},
                 "full_batch": run.full_batch,
                 "steps": run.steps,
@@ -473,14 +475,14 @@ def as_json(
     return json.dumps(document, indent=1, allow_nan=False)
 
 
-LOWEST = 1e-6  # of the plotted losses: what is below says no more than "learnt by heart"
-# Okabe and Ito's colours, which any colour vision tells apart.
+LOWEST = 1e-6  # of the plotted losses: smaller ones only mean that the training set is memorised
+# The palette of Okabe and Ito, for all kinds of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), (0, (8, 3)))
 
 
 def panels(results: dict[str, list[Run]]) -> dict[str, list[str]]:
-    """The rules by panel: one for a few, one for each family of many."""
+    """The rules by panel: a single panel for few rules, else one for each family."""
     trained = [run.rule for run in next(iter(results.values()))]
     if len(trained) <= len(COLOURS):
         return {"": trained}
@@ -490,7 +492,7 @@ def panels(results: dict[str, list[Run]]) -> dict[str, list[str]]:
 
 
 def plot(results: dict[str, list[Run]], path: Path) -> None:
-    """Loss over epochs: a row for each model, a column for each family, the other families in grey behind."""
+    """Plot loss over epochs: a row for each model, a column for each family, with the other families in grey."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -500,7 +502,7 @@ def plot(results: dict[str, list[Run]], path: Path) -> None:
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
     for row, (model, runs) in enumerate(results.items()):
-        # What a logarithmic axis has no place for, a loss of 0 or one that is not finite, leaves a gap.
+        # A loss of 0 and one that is not finite have no place on a logarithmic axis: they leave a gap.
         curves = {run.rule: np.array([x if 0.0 < x < math.inf else math.nan for x in run.losses]) for run in runs}
         label = {run.rule: run.rule + (" (full batch)" if run.full_batch else "") for run in runs}
         for column, (title, rules) in enumerate(families.items()):
@@ -509,7 +511,7 @@ def plot(results: dict[str, list[Run]], path: Path) -> None:
                 if rule not in rules:
                     axes.plot(curve, color="0.87", linewidth=0.8, zorder=1)
             for i, rule in enumerate(rules):
-                # Wide solid lines below, thin dashed ones above: where curves coincide, each still shows.
+                # Wide solid lines below thin dashed ones, so that coinciding curves are all visible.
                 axes.plot(
                     curves[rule],
                     color=COLOURS[i % len(COLOURS)],
@@ -526,7 +528,7 @@ def plot(results: dict[str, list[Run]], path: Path) -> None:
             axes.spines[["top", "right"]].set_visible(False)
             axes.spines[["left", "bottom"]].set_color("0.6")
             axes.tick_params(which="both", labelsize=9, color="0.6")
-            # Losses fall: the upper right corner of each panel is where its legend is in nobody's way.
+            # Losses decrease, so the upper right corner is free for the legend.
             axes.legend(
                 loc="upper right",
                 frameon=False,
@@ -540,7 +542,7 @@ def plot(results: dict[str, list[Run]], path: Path) -> None:
                 axes.set_xlabel("epoch", fontsize=10)
         known = [x for run in runs for x in run.losses if 0.0 < x < math.inf]
         lowest, highest = min(known, default=LOWEST), max(known, default=1.0)
-        # Room for the legends above the curves.
+        # Space for the legends above the curves.
         lowest = max(lowest * 0.7, LOWEST)
         grid[row, 0].set_ylim(lowest, highest * (highest / lowest) ** (0.1 if columns == 1 else 0.5))
         shape = "-".join(map(str, MODELS[model]))
@@ -610,17 +612,17 @@ def parser() -> Parser:
 
 
 def run_sparse(seed: int) -> RareWords:
-    """The part with sparse gradients."""
+    """Run the part with sparse gradients."""
     text = _rare_words.read_passages(seed)
     return text, [] if text is None else _rare_words.run_all(text, seed)
 
 
 def run_all(options: argparse.Namespace, data: Data, bar: Progress) -> tuple[dict[str, list[Run]], RareWords | None]:
-    """What was trained on digits, and on words."""
+    """Run both parts: digits and words."""
     registry = adaptk.rules()
     large: dict[str, float | None] = {}
     results: dict[str, list[Run]] = {model: [] for model in options.models}
-    # NumPy's element-wise operations have one thread; with more here the ratios would count cores, not fusion.
+    # NumPy's element-wise operations use one thread; with more here the ratios would measure cores, not fusion.
     threads = adaptk.get_num_threads()
     adaptk.set_num_threads(1)
 

@@ -28,7 +28,7 @@ def function_signature(rule: Rule) -> str:
     arguments = ["param", "grad", *(s.name for s in rule.states), "*", "step", "seed=0", "param_format=None"]
     arguments += ["zero_grad=False", "copy_out=None", "ema=None", "sparse='lazy'", "last_step=None"]
     arguments += [f"{h.name}={h.default!r}".replace("=inf", "=float('inf')") for h in rule.hyperparameters]
-    # A signature that inspect can read holds literals only.
+    # A signature that inspect can parse contains only literals.
     return f"{rule.name}({', '.join(arguments)})".replace("float('inf')", "1e999")
 
 

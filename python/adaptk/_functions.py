@@ -1,4 +1,4 @@
-"""The functions of adaptk.ops, made of rules."""
+"""The functions of adaptk.ops, made from rules."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from adaptk._registry import Rule
 
 
 def function_of(rule: Rule, module: str) -> Any:
-    """A function of the core's, with the rule's signature and docstring."""
+    """A function of the core, with the rule's signature and docstring."""
     return _core.make_function(rule.key, f"{function_signature(rule)}\n--\n\n{function_doc(rule)}", module)
