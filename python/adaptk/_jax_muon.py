@@ -16,9 +16,9 @@ _adamw, _momentum, _nesterov, _sgd = (make_function(RULES[name]) for name in ("a
 
 
 class MuonState(NamedTuple):
-    """The state of :func:`adaptk.jax.muon`: the states of its parts, each for a list of params.
+    """The state of :func:`adaptk.jax.muon`: the states of its three rules, each for a list of params.
 
-    A part without params is None.
+    The state of a rule without params is None.
     """
 
     momentum: Any
@@ -27,7 +27,7 @@ class MuonState(NamedTuple):
 
 
 class _Steps:
-    """Muon with its options."""
+    """Muon's options, and the rules that its steps consist of."""
 
     def __init__(self, **options: Any) -> None:
         check_options(options)
@@ -37,7 +37,7 @@ class _Steps:
         self.made_of, self.rest, self.use_muon = options, rest, options["use_muon"]
         decay = float(options["momentum"])
         average = _nesterov if options["nesterov"] else _momentum
-        # With a rate of 1 it makes -u of 0: the step that follows has the opposite sign.
+        # With a rate of 1 and a param of 0 this rule returns -u, so the step after it maximizes.
         self.average = average(1.0, momentum=decay, velocity=False, grad_scale=1.0 - decay)
         self.step = _sgd(options["learning_rate"], weight_decay=options["weight_decay"], decoupled=True, maximize=True)
 
@@ -59,7 +59,7 @@ class _Steps:
         return chosen, leaves, tree
 
     def _blank(self, x: Any) -> Any:
-        """What the momentum is written to, in the dtype of the iteration as far as it goes with the param's."""
+        """Zeros that the momentum is written to, in the dtype of the iteration if the param's dtype allows it."""
         wide = jnp.result_type(x) == jnp.float64
         name = self.made_of["ns_dtype"]
         return jnp.zeros(jnp.shape(x), "float64" if wide else "float32" if name == "float64" else name)

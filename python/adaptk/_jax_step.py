@@ -1,9 +1,9 @@
-"""The steps behind :mod:`adaptk.jax`: checks, XLA's call, and the objects that optax takes.
+"""The steps of :mod:`adaptk.jax`: checks, the custom call of XLA, and objects with optax's interface.
 
-One call of XLA's takes all arrays of a step. Its operands are the params, states and gradients of all tensors, the
-number of the step, and the hyperparameters that are only known when it runs; its results are the params and states, in
-the memory of the operands where XLA can give it away. Scales of states that have some lie behind the other states, and
-behind them what lies beside the params.
+One custom call takes all arrays of a step. Its operands are the params, states and gradients of all tensors, the step
+number, and the hyperparameters that are only known at run time. Its results are the params and states, in the memory of
+the operands if XLA can donate it. Scales of states follow the states, and the remainders or compensations of the params
+follow the scales.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ except ImportError:
 _TARGET = "adaptk_step"
 for _platform, _handler in _jax.handlers.items():
     jax.ffi.register_ffi_target(_TARGET, _handler, platform=_platform)
-# jax.export takes calls that are declared stable: a handler refuses attributes that are not those of its version, and
-# never reads them as others. Where the list is elsewhere, exports name the call in their disabled_checks.
+# jax.export accepts only calls that are declared stable. This one is: its handler refuses attributes of other versions.
+# If a JAX release has the list elsewhere, users name the call in disabled_checks.
 with suppress(ImportError, AttributeError):
     from jax._src.export import _export
 
     _export._CUSTOM_CALL_TARGETS_GUARANTEED_STABLE.add(_TARGET)
 
-# Arrays that one call keeps: the time that XLA takes to compile a call grows with the cube of their number.
+# The largest number of arrays that one call updates: XLA's compile time grows with the cube of their number.
 _MOST_KEPT = 192
-# Elements that a tensor's part of a packed state is rounded up to.
+# In a packed state, the size of each tensor's part is rounded up to a multiple of this.
 _GRAIN = 16
 
 _FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 _DTYPES = ("float32", "float64", "bfloat16", "float16", *_FLOAT8)
-# Params of these are rounded after each step, stochastically if that is wanted.
+# Params of these dtypes are rounded after each step: to nearest, or stochastically if asked for.
 _NARROW = ("bfloat16", "float16", *_FLOAT8)
 _COMPLEX = ("complex64", "complex128")
 _REAL = "expected float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2"
@@ -150,7 +150,7 @@ def _is_stored(x: Any) -> bool:
 
 
 class _Fixed(NamedTuple):
-    """What is known when a step is compiled."""
+    """What is known when a step is compiled: the attributes of the call."""
 
     rule: str
     values: tuple[float, ...]
@@ -158,11 +158,11 @@ class _Fixed(NamedTuple):
     packed: bool
     seed: int
     param_format: str | None
-    undecayed: tuple[int, ...] = ()  # params that a mask keeps from decay
+    undecayed: tuple[int, ...] = ()  # indices of params that a mask excludes from weight decay
 
 
 def _without_decay(fixed: _Fixed) -> tuple[_Fixed, int | None]:
-    """The same for params that are not decayed, and the operand that goes away, if there is one."""
+    """The same call without weight decay, and the index of the operand that it no longer has, or None."""
     at = [h.name for h in rule_of(fixed.rule).hyperparameters].index("weight_decay")
     values, traced = list(fixed.values), list(fixed.traced)
     operand = sum(traced[:at]) if traced[at] else None
@@ -171,14 +171,14 @@ def _without_decay(fixed: _Fixed) -> tuple[_Fixed, int | None]:
 
 
 class _Layout(NamedTuple):
-    """What the arrays of one call are."""
+    """The tensors and formats of the arrays of one call."""
 
-    numbers: tuple[int, ...]  # of the tensors among all params, for stochastic rounding
-    formats: tuple[str, ...]  # of the arrays of states; empty if a dtype tells
+    numbers: tuple[int, ...]  # the index of each tensor among all params, for stochastic rounding
+    formats: tuple[str, ...]  # of the arrays of states; "" if the dtype identifies the format
 
 
 def _alike(arrays: Sequence[Any]) -> list[Any]:
-    """Within shard_map, arrays that are the same on all devices become ones that may differ, as the others do."""
+    """Within shard_map, mark all arrays as varying if some are, because the arrays of a call must have one type."""
     axes: list[frozenset[str]] = [getattr(jax.typeof(x), "vma", frozenset()) for x in arrays]
     every: frozenset[str] = frozenset().union(*axes)
     if not every:
@@ -190,7 +190,7 @@ def _alike(arrays: Sequence[Any]) -> list[Any]:
 
 
 def _call_as_it_is(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list[Any]) -> list[Any]:
-    """Params, states and scales after a step; `others` are gradients, the step's number and hyperparameters."""
+    """Params, states and scales after a step; `others` are gradients, the step number and hyperparameters."""
     operands = _alike([*kept, *others])
     call = jax.ffi.ffi_call(
         _TARGET,
@@ -213,12 +213,12 @@ def _call_as_it_is(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list
     )
 
 
-# Under jit over a mesh with automatic axes XLA decides how arrays are cut, and would gather the operands of a call that
-# it knows nothing of. It is told that the step of a param goes element by element.
+# Under jit over a mesh with automatic axes XLA chooses the sharding, and would gather the operands of a custom call. A
+# sharding rule tells it that the step of a param is element-wise.
 
 
 def _tensor_of(layout: _Layout, side_of: Sequence[int], kept: int, others: int) -> list[int | None]:
-    """Which of a call's tensors each operand belongs to; None for numbers."""
+    """The index of the tensor that each operand belongs to; None for numbers."""
     count = len(layout.numbers)
     plain = kept - len(side_of)
     numbers = [None] * (others - count)
@@ -271,12 +271,12 @@ _partitioned.def_partition(
 
 
 def _is_of_wholes(rule: Rule) -> bool:
-    """Whether its step of a part of a tensor is not the part of its step."""
+    """Whether a step needs whole tensors, because the step of a shard is not the shard of the step."""
     return bool(rule.reduces) or any(s.per != "element" for s in rule.states)
 
 
 def _goes_by_element(fixed: _Fixed, layout: _Layout, params: Sequence[Any]) -> bool:
-    """Whether a part of a tensor is stepped as it is in the whole one: no norms, blocks or bits by its place."""
+    """Whether a step is element-wise, so that shards can be stepped alone: no norms, blocks or random bits."""
     narrow = fixed.param_format == "sr" and any(str(p.dtype) in _NARROW for p in params)
     return not (fixed.packed or narrow or any(layout.formats) or _is_of_wholes(rule_of(fixed.rule)))
 
@@ -319,7 +319,7 @@ def _groups(
     undecayed: Sequence[int] = (),
     sides: Sequence[int] = (),
 ) -> list[list[int]]:
-    """Which params go into one call, decayed or not. Packed states are of one dtype in each."""
+    """The params of each call: all with or all without weight decay, and with packed states all of one dtype."""
     without = set(undecayed)
     kinds = [(i in without, packed and p.dtype == jnp.float64) for i, p in enumerate(params)]
     groups: list[list[int]] = []
@@ -340,7 +340,7 @@ def _packed_size(params: Sequence[Any]) -> int:
 
 
 def _split(fixed: _Fixed, params: Sequence[Any]) -> list[int]:
-    """The params that have something beside them."""
+    """The indices of the params that have a remainder or a compensation."""
     if fixed.param_format not in formats.SIDES:
         return []
     return [i for i, p in enumerate(params) if p.dtype == jnp.bfloat16]
@@ -355,7 +355,7 @@ def _step(
     grads: list[Any],
     traced: list[Any],
 ) -> tuple[list[Any], list[list[Any]], list[Any], Any]:
-    """A step; `sides` are what lies beside the params, of those that have something there."""
+    """A step; `sides` are the remainders or compensations of the params that have them."""
     count = jnp.where(count < _MOST_STEPS, count + 1, count)
     params, states = list(params), [list(s) for s in states]
     side = dict(zip(_split(fixed, params), sides, strict=True))
@@ -398,7 +398,7 @@ def step_arrays(
     grads: list[Any],
     lr: Any,
 ) -> tuple[list[Any], list[list[Any]]]:
-    """A step of arrays that a framework keeps itself; `lr` is an array, and nothing is given away."""
+    """A step for frameworks that own the arrays: `lr` is an array, and nothing is donated."""
     known = {**rule_of(rule).defaults(), **values}
     traced = tuple(int(name == "lr") for name in known)
     fixed = _Fixed(rule, tuple(float(v) for v in known.values()), traced, False, 0, None, undecayed)
@@ -408,11 +408,11 @@ def step_arrays(
     return new, new_states
 
 
-# Params that are spread over devices: each device steps its part, where XLA by itself would gather them all.
+# Sharded params: each device steps its shard. XLA by itself would gather them.
 
 
 def _spread(x: Any) -> Any:
-    """The named sharding of an array that is known to be cut into parts, or None."""
+    """The named sharding of an array if it is known to be divided among devices, else None."""
     sharding = jax.typeof(x).sharding if isinstance(x, jax.core.Tracer) else x.sharding
     if not isinstance(sharding, NamedSharding) or all(axis is None for axis in sharding.spec):
         return None
@@ -442,16 +442,16 @@ def _sharded_in_jit(
     return cast("Callable[..., Any]", jax.jit(step, donate_argnums=donated))
 
 
-# Numbers that a step reads when it runs.
+# Numbers that are known at run time only.
 
 
 def _halves(x: float | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """float64s as pairs of uint32: JAX has arrays of the former only where that is switched on."""
+    """float64 numbers as pairs of uint32, because JAX has float64 arrays only if x64 is enabled."""
     return np.asarray(x, np.float64)[..., None].view(np.uint32)
 
 
 def _scheduled(schedule: Schedule, count: Any) -> Any:
-    """The rate of a schedule of adaptk's own, which is a float64 and a function in Python."""
+    """The rate of one of adaptk's schedules, a Python function that returns a float64."""
     if not isinstance(count, jax.core.Tracer):
         return _halves(schedule(int(count) + 1))
 
@@ -460,12 +460,12 @@ def _scheduled(schedule: Schedule, count: Any) -> Any:
         return _halves(np.array([schedule(int(c) + 1) for c in steps.ravel()], np.float64).reshape(steps.shape))
 
     result = jax.ShapeDtypeStruct((2,), np.uint32)
-    # XLA has the callback on one device, and without a barrier whatever takes its result too.
+    # XLA places the callback on one device, and without a barrier also every operation that uses its result.
     return jax.lax.optimization_barrier(jax.pure_callback(rates, result, count, vmap_method="expand_dims"))
 
 
 class _Carried(Schedule):
-    """A number that the steps before have left behind."""
+    """A number that each step computes for the next one, as a function of the step number."""
 
     def __init__(self, rule: Rule, values: Mapping[str, Any], name: str) -> None:
         self._rule, self._values, self._name = rule, values, name
@@ -501,7 +501,7 @@ def _operand(name: str, value: Any, count: Any) -> Any:
     return value.astype(jnp.float64 if value.dtype == jnp.float64 else jnp.float32)
 
 
-# Checks. Labels of leaves are made where one is wrong.
+# Checks. The label of a leaf is made only for an error, because it takes time.
 
 
 def _label(name: str, tree: Any, i: int) -> str:
@@ -518,8 +518,8 @@ def _array(label: Callable[[], str], x: Any) -> Any:
         raise TypeError(f"{label()}: expected an array, got {type(x).__name__}") from None
 
 
-# What is stepped of each leaf: (its number, None), or (its number, 0) and (its number, 1) for the real and the
-# imaginary part, which are stepped as numbers of their own. Integers and bools are passed on.
+# The arrays to step: (i, None) for leaf i, or (i, 0) and (i, 1) for its real and imaginary part, which are stepped
+# separately. Integers and bools are passed through.
 Parts = list[tuple[int, int | None]]
 
 
@@ -541,7 +541,7 @@ def _is_complex(x: Any) -> bool:
 
 
 def _parts_of(leaves: Sequence[Any]) -> Parts | None:
-    """None if all leaves are real and stepped."""
+    """The arrays to step; None if they are the leaves themselves."""
     if all(str(x.dtype) in _DTYPES for x in leaves):
         return None
     parts: Parts = []
@@ -560,7 +560,7 @@ def _taken_apart(leaves: Sequence[Any], parts: Parts | None) -> list[Any]:
 
 
 def _put_together(new: Sequence[Any], leaves: Sequence[Any], parts: Parts | None) -> list[Any]:
-    """The leaves with what a step has made of their parts."""
+    """The leaves after a step, from their stepped parts."""
     if parts is None:
         return list(new)
     whole = list(leaves)
@@ -585,7 +585,7 @@ def _beside(name: str, given: Any, tree: Any, params: Sequence[Any]) -> list[Any
     leaves, own = jax.tree_util.tree_flatten(given)
     if own != tree:
         raise ValueError(f"{name}: its tree is {own}, expected that of params, {tree}")
-    # The gradient of integers may be of float0, which is no array of JAX's.
+    # The gradient of an integer param may have dtype float0, which is not a JAX array.
     arrays = [
         x if _is_passed_on(p) else _array(partial(_label, name, tree, i), x)
         for i, (x, p) in enumerate(zip(leaves, params, strict=True))
@@ -597,7 +597,7 @@ def _beside(name: str, given: Any, tree: Any, params: Sequence[Any]) -> list[Any
 
 
 def _stored(label: Callable[[], str], given: Any, shape: tuple[int, ...], compute: Any) -> Stored:
-    """A state in a format that its dtype does not tell, checked; `compute`: the dtype that its rule computes in."""
+    """Check a state in a format that its dtype does not identify; `compute` is the dtype that the rule computes in."""
     if given.format not in formats.STORED_DTYPES:
         raise ValueError(f"{label()}: format {given.format!r}, expected {', '.join(map(repr, formats.STORED_DTYPES))}")
     if compute != jnp.float32:
@@ -629,7 +629,7 @@ def _stored(label: Callable[[], str], given: Any, shape: tuple[int, ...], comput
 
 
 def _state(state: State, given: Any, tree: Any, params: Sequence[Any]) -> list[Any]:
-    """The leaves of a state: arrays, and Stored."""
+    """The leaves of a state, checked: arrays and Stored."""
     name, numbers = f"state.{state.name}", state.per != "element"
     leaves, own = jax.tree_util.tree_flatten(given, is_leaf=_is_stored)
     if own != tree:
@@ -660,7 +660,7 @@ def _state(state: State, given: Any, tree: Any, params: Sequence[Any]) -> list[A
 
 
 def _sides(given: Any, tree: Any, params: Sequence[Any], split: Sequence[int], dtype: str) -> list[Any]:
-    """What lies beside the params, of those that have something there."""
+    """The remainders or compensations of the params that have them, checked."""
     leaves, own = jax.tree_util.tree_flatten(given, is_leaf=lambda x: x is None)
     if own != tree:
         raise ValueError(f"state.side: its tree is {own}, expected that of params, {tree}")
@@ -697,12 +697,12 @@ def _state_dtype(param: Any) -> Any:
 
 
 def _fits_beside(state: Any, wanted: Any) -> bool:
-    """Whether states may have this dtype where init makes the wanted one: 16 bits do in the place of float32."""
+    """Whether a state may have this dtype if init would make `wanted`: 16-bit dtypes may replace float32."""
     return bool(state == wanted or (wanted == jnp.float32 and state in (jnp.bfloat16, jnp.float16)))
 
 
 def _placed(param: Any) -> Any:
-    """Where whole arrays beside a param belong: its sharding, if it was put somewhere, without parts."""
+    """The sharding of undivided state arrays of a param: the param's, but replicated; None if it is not committed."""
     if isinstance(param, jax.core.Tracer) or not param.committed:
         return None
     sharding = param.sharding
@@ -719,7 +719,7 @@ def _refuse_parts(name: str) -> NoReturn:
 
 
 def _start_stored(param: Any, value: float, name: str) -> Stored:
-    """A state of one value, in a format that its dtype does not tell."""
+    """A constant state, in a format that its dtype does not identify."""
     code, scale = formats.code_of(value, name)
     if formats.is_packed(name):
         data = jnp.full(
@@ -738,7 +738,7 @@ def _make_state_type(rule: Rule) -> type[Any]:
     fields: list[tuple[str, Any]] = [("count", Any), *((s.name, Any) for s in rule.states)]
     made: type[Any] = NamedTuple(state_name(rule), fields)  # type: ignore[misc]
     made.__module__ = "adaptk.jax"
-    # The programs of exported steps have it in their signatures.
+    # Exported steps have this type in their signatures.
     export.register_namedtuple_serialization(made, serialized_name=f"adaptk.jax.{rule.key}")
     made.__doc__ = f"The state of :func:`adaptk.jax.{rule.name}`: the steps taken, and trees like that of the params."
     return made
@@ -750,7 +750,7 @@ _states_of_made: dict[str, type[Any]] = {}  # by key
 
 
 def _state_type_of(rule: Rule) -> type[Any]:
-    """The type of a rule's state, always the same one; of a rule that was made at run time, no module has it."""
+    """The type of a rule's state: always the same object. Types of rules made at run time are in no module."""
     if rule.program is None:
         return STATES[rule.name]
     found = _states_of_made.get(rule.key)
@@ -769,14 +769,14 @@ def _state_of(rule: Rule, values: tuple[Any, ...]) -> Any:
     return _state_type_of(rule)(*values)
 
 
-# What is neither a hyperparameter nor the initial value of a state.
+# Options that are neither hyperparameters nor initial values of states.
 _OWN_OPTIONS = ("convention", "packed", "state_dtype", "min_8bit_size", "seed", "param_format", "mask")
 
 
 class _Steps:
     """A rule with its hyperparameters."""
 
-    made_of: tuple[str, Mapping[str, Any]]  # what makes it again
+    made_of: tuple[str, Mapping[str, Any]]  # the function and arguments that make the same object again, for pickle
 
     def __init__(
         self,
@@ -808,7 +808,7 @@ class _Steps:
             if value is None and name in ("learning_rate", "eps"):
                 continue
             if name == "learning_rate":
-                # A schedule gets its count from 1 by itself.
+                # Schedules of adaptk are given the count from 1.
                 self.values["lr"] = cast("Any", value.schedule) if isinstance(value, FromZero) else value
             elif name == "eps" and name not in self.values:
                 places = self.values if self.values["eps_in"] or self.values["eps_out"] else rule.defaults()
@@ -853,7 +853,7 @@ class _Steps:
         self.state_type = _state_type_of(rule)
 
     def _carry_on(self, options: Mapping[str, Any]) -> None:
-        """What a step hands on to the next one follows from the count, for the other numbers are known."""
+        """Make carried numbers functions of the count, which they are because all other numbers are constants."""
         for name in self.rule.carried:
             if name in options:
                 raise TypeError(f"{name}: it is carried from step to step, and begins with the rule's own value")
@@ -871,7 +871,7 @@ class _Steps:
             self.values.update({name: _Carried(self.rule, known, name) for name in self.rule.carried})
 
     def _start(self, state: str, initial_from: str | None) -> Any:
-        """A number, or an array of JAX that holds one."""
+        """The initial value of a state: a number or a JAX scalar."""
         if initial_from not in self.traced:
             return self.initial[state]
         value = self.traced[initial_from]
@@ -879,7 +879,7 @@ class _Steps:
             return value(1)
         if not callable(value):
             return value
-        with jax.ensure_compile_time_eval():  # a number also under jit, if the function allows
+        with jax.ensure_compile_time_eval():  # concrete even under jit, if the function allows it
             return value(jnp.zeros((), jnp.int32))
 
     def init(self, params: Any) -> Any:
@@ -906,7 +906,7 @@ class _Steps:
 
     @property
     def side_dtype(self) -> str | None:
-        """What lies beside a param of bfloat16; None if nothing does."""
+        """The dtype of the remainder or compensation of a bfloat16 param; None if there is none."""
         side = formats.SIDES.get(self.fixed.param_format or "")
         return None if side is None else side[1]
 
@@ -918,7 +918,7 @@ class _Steps:
         return leaves, tree
 
     def _format(self, state: State, size: int, dtype: Any) -> str:
-        """The format of a new state of `size` elements, where the rule computes in this dtype."""
+        """The format of a new state of `size` elements, if the rule computes in this dtype."""
         if dtype == jnp.float64:
             return "float64"
         return formats.format_of(self.dtypes.get(state.name, "float32"), state, size, self.min_8bit_size)
@@ -942,7 +942,7 @@ class _Steps:
             return _alike([param, numbers])[1]
         name = self._format(state, param.size, _state_dtype(param))
         if formats.is_plain(name):
-            # A copy, for jnp.full_like returns a 0-d array that it is given.
+            # A copy, because jnp.full_like returns its argument if that is a 0-d array.
             return jnp.array(jnp.full_like(param, start, dtype=name), copy=True)
         if _spread(param) is not None:
             _refuse_parts(f"state_dtype: {name}")
@@ -956,7 +956,7 @@ class _Steps:
         return Stored(jnp.full(size, code, dtype=formats.STORED_DTYPES[name]), None, name)
 
     def _undecayed(self, params: Any, tree: Any, parts: Parts | None) -> tuple[int, ...]:
-        """The params, or their parts, that the mask keeps from weight decay."""
+        """The indices of the params, or of their parts, that the mask excludes from weight decay."""
         if self.mask is None:
             return ()
         mask = self.mask(params) if callable(self.mask) else self.mask
@@ -972,7 +972,7 @@ class _Steps:
         return tuple(k for k, i in enumerate(numbers) if not flags[i])
 
     def _packed_arrays(self, params: Sequence[Any], undecayed: Sequence[int]) -> list[tuple[int, Any]]:
-        """Sizes and dtypes of the arrays that each state is."""
+        """The sizes and dtypes of the arrays that each packed state consists of."""
         groups = [[params[i] for i in g] for g in _groups(params, (), True, undecayed)]
         return [(_packed_size(g), _state_dtype(g[0])) for g in groups]
 
@@ -1081,7 +1081,7 @@ class _Steps:
         sides: Sequence[Any],
         grads: Sequence[Any],
     ) -> None:
-        """No array is given away that is used elsewhere in the step."""
+        """Raise an error if an array that is donated is used elsewhere in the step."""
         fields = [f"state.{name}" for name in self.state_type._fields[1:]]
         beside: list[Any] = [None] * len(params)
         for i, x in zip(_split(self.fixed, params), sides, strict=True):
@@ -1118,7 +1118,7 @@ class _Steps:
                 )
             params = self._zeros(grads, state)
         old, new, tree, state = self._take(params, grads, state, False)
-        # An infinite param that stays as it is has changed by 0, and so has an integer.
+        # The update of an infinite param that does not change is 0 (inf - inf is NaN), and so is that of an integer.
         changes = [
             jnp.zeros_like(p) if n is p else jnp.where(n == p, jnp.zeros_like(n), n - p)
             for n, p in zip(new, old, strict=True)
@@ -1131,7 +1131,7 @@ class _Steps:
         return _reads_params(self.rule.key, self.fixed.values)
 
     def _zeros(self, grads: Any, state: Any) -> Any:
-        """Params that a step is as good from as from any others, in dtypes that go with the states."""
+        """Zeros in place of params on which the step does not depend, in dtypes that match the states."""
         leaves, tree = jax.tree_util.tree_flatten(grads)
         beside: list[Any] = [None] * len(leaves)
         if len(self.state_type._fields) > 1 and not self.fixed.packed and isinstance(state, tuple) and len(state) > 1:
@@ -1148,7 +1148,7 @@ class _Steps:
 
 @cache
 def _reads_params(key: str, values: tuple[float, ...]) -> bool:
-    """Whether params that differ take other steps under the same gradients. It is tried, in float64."""
+    """Whether the updates depend on the params, not only on the gradients. This is tested numerically, in float64."""
     rule = rule_of(key)
     step = function_of(rule, "adaptk.ops")
     given = {h.name: bool(v) if h.range == "bool" else v for h, v in zip(rule.hyperparameters, values, strict=True)}
@@ -1193,7 +1193,7 @@ class GradientTransformation(_Pair):
 
     @property
     def _steps(self) -> _Steps:
-        """What both functions belong to. There is no other attribute: JAX and ``_replace`` make anew from the two."""
+        """The object of both methods. It is not an attribute: JAX and ``_replace`` rebuild the tuple from the two."""
         steps: Any = getattr(self.init, "__self__", None)
         if not isinstance(steps, _Steps) or getattr(self.update, "__self__", None) is not steps:
             raise TypeError("init or update is another function than the rule's, and what apply would be is not known")
@@ -1264,7 +1264,7 @@ class GradientTransformation(_Pair):
 
 
 def _transformation(rule: str | bytes, options: Mapping[str, Any]) -> GradientTransformation:
-    """The rule of this key, or of this program; `options` are the arguments of its function."""
+    """The transformation of a rule, given by key or program; `options` are the arguments of its function."""
     if isinstance(rule, bytes):
         rule = rule_of_program(rule).key
     rest = dict(options)
@@ -1274,7 +1274,7 @@ def _transformation(rule: str | bytes, options: Mapping[str, Any]) -> GradientTr
     return GradientTransformation(steps.init, steps.update)
 
 
-# What optax calls hyperparameters.
+# optax's names of hyperparameters.
 _NAMES_OF_OPTAX = {
     "b1": "beta1",
     "b2": "beta2",
@@ -1287,7 +1287,7 @@ _NAMES_OF_OPTAX = {
 
 
 def _variant(rule: Rule, options: dict[str, Any]) -> Rule:
-    """The rule of the same class that options of optax's function choose, as momentum=0.9; they are taken out."""
+    """The rule of the same class that options of optax's function choose, such as momentum=0.9; they are removed."""
     if rule.variant or rule.program is not None:
         return rule
     family = [r for r in RULES.values() if r.class_names == rule.class_names]
@@ -1299,7 +1299,7 @@ def _variant(rule: Rule, options: dict[str, Any]) -> Rule:
     on = {word for word, value in chosen.items() if value is not None and value is not False}
     found = next((r for r in family if set(r.variant) == on), None)
     if on == {"momentum", "nesterov"}:
-        # Nesterov's form of the same momentum, which keeps the same states.
+        # Nesterov's form of the same momentum has the same states.
         plain = next(r for r in family if r.variant == ("momentum",))
         found = next((r for r in family if r.variant == ("nesterov",) and r.states == plain.states), None)
     if not chosen:

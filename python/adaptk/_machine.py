@@ -10,7 +10,7 @@ from adaptk import _core
 
 
 class _Info(dict[str, Any]):
-    """A dict that is printed as lines."""
+    """A dict that is printed with one line for each item."""
 
     def __repr__(self) -> str:
         def text(value: Any) -> str:
@@ -50,7 +50,7 @@ def build_info() -> dict[str, Any]:
 
 def _cuda_info() -> dict[str, Any] | None:
     try:
-        # `from adaptk import _cuda` would raise another error where there is no such module.
+        # `from adaptk import _cuda` would raise a different error if the module does not exist.
         _cuda = import_module("adaptk._cuda")
     except ModuleNotFoundError:
         return None
@@ -58,7 +58,7 @@ def _cuda_info() -> dict[str, Any] | None:
 
 
 def _installed(*parts: str) -> str:
-    """A path beside the compiled modules, which some editable installations keep apart from the sources."""
+    """A path next to the compiled modules, which some editable installations keep apart from the sources."""
     return os.path.join(os.path.dirname(os.path.realpath(_core.__file__)), *parts)
 
 

@@ -1,4 +1,4 @@
-"""Options for any rule: :func:`modify` makes a new rule from a rule."""
+"""Options for any rule: :func:`modify` makes a new rule from an existing one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from adaptk._trace import (
 
 _DECAYS = ("cautious", "corrected", "huber")
 _FILTERS = ("grokfast", "mars", "mars_clipped")
-# What options add: hyperparameters with default, range and meaning; and states, with what they start as.
+# What options add: hyperparameters with default, range and meaning, and states with initial values.
 _HYPERS: dict[str, dict[str, tuple[float, str, str]]] = {
     "corrected": {"max_lr": (0.0, "[0, inf)", "the largest learning rate of the run, which the decay is relative to")},
     "huber": {"huber_delta": (0.1, "(0, inf)", "the magnitude from which on params decay by a constant")},
@@ -86,7 +86,7 @@ _SECOND = ("exp_avg_sq", "square_avg")
 
 
 class _Formula:
-    """A rule's program, to be traced again with other values in the place of its own."""
+    """A rule's program, which can be traced again with other values in place of its own."""
 
     def __init__(self, rule: Rule, program: bytes) -> None:
         self.scalars, self.elements, self.results, self.carried, self.reductions = read_program(program)
@@ -101,11 +101,11 @@ class _Formula:
     def __call__(
         self, p: Any, g: Any, states: Sequence[Any], h: Any, t: Any, swap: dict[int, Any] | None = None
     ) -> tuple[list[Any], list[Any]]:
-        """The new param and states, and the carried numbers; `swap` has values that stand for nodes."""
+        """The new param and states, and the carried numbers; `swap` maps nodes to the values that replace them."""
         leaves = {"param": p, "grad": g, "param_as_stored": stored(t)}
         numbers: dict[int, Any] = {}
         values: dict[int, Any] = {}
-        # Each turn goes as far as the next reductions.
+        # Each pass evaluates the nodes up to the next reductions.
         for _ in range(len(self.reductions) + 2):
             for i, n in enumerate(self.scalars):
                 if i in numbers or (n.op == "reduced" and self.reductions[n.a][2] not in values):

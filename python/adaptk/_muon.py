@@ -1,4 +1,4 @@
-"""Muon's parts that do not depend on a framework: orthogonalization, the scale of its steps, checks of its options.
+"""The parts of Muon that do not depend on a framework: orthogonalization, step scale, checks of options.
 
 Sources: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; Liu et al. 2025, "Muon is
 Scalable for LLM Training" (Moonlight).
@@ -14,7 +14,7 @@ from typing import Any
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 ADJUSTMENTS = ("original", "match_rms_adamw")
-#: The options of the rule beside the learning rate, and their defaults, which are those of ``torch.optim.Muon``.
+#: Options other than the learning rate, with the defaults of ``torch.optim.Muon``.
 DEFAULTS: Mapping[str, Any] = {
     "weight_decay": 0.1,
     "momentum": 0.95,
@@ -31,7 +31,7 @@ def _multiply_add(beta: float, x: Any, alpha: float, a: Any, b: Any) -> Any:
 
 
 def _norm(x: Any) -> Any:
-    # Squares of elements may overflow, or vanish, so they are taken of elements that are at most 1.
+    # Scaled to at most 1, because squares of elements may overflow or underflow.
     largest = abs(x).max()
     unit = largest + (largest == 0)
     return unit * ((x / unit) ** 2).sum() ** 0.5
@@ -45,7 +45,7 @@ def orthogonalize(
     norm: Callable[[Any], Any] = _norm,
     multiply_add: Callable[[float, Any, float, Any, Any], Any] = _multiply_add,
 ) -> Any:
-    """Bring the singular values of a matrix near 1, by Newton-Schulz iteration in its own dtype.
+    """Bring the singular values of a matrix close to 1, by Newton-Schulz iteration in its own dtype.
 
     With ``x = U S V^T`` each step makes ``S`` to ``a S + b S^3 + c S^5``. The default coefficients have a steep slope
     at 0, so that few steps suffice, and do not converge: singular values end between about 0.7 and 1.2.
@@ -55,7 +55,7 @@ def orthogonalize(
     x : array of shape (m, n)
         Of NumPy, PyTorch or JAX.
     coefficients, steps, eps
-        a, b and c; their number; the smallest norm that `x` is divided by.
+        a, b and c; the number of iterations; a lower bound of the norm that `x` is divided by.
     norm, multiply_add : callable
         The Frobenius norm, and ``beta * x + alpha * (a @ b)``, for frameworks that have them as functions.
     """
@@ -73,14 +73,14 @@ def orthogonalize(
 
 
 def adjustment(how: str | None, rows: int, columns: int) -> float:
-    """What the learning rate of a matrix is multiplied by."""
+    """The factor of the learning rate of a matrix."""
     if how == "match_rms_adamw":
         return 0.2 * math.sqrt(max(rows, columns))
     return math.sqrt(max(1.0, rows / columns)) if columns else 1.0
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """The options that the kernels do not check."""
+    """Check the options that the kernels do not check."""
     if not isinstance(options["nesterov"], bool):
         raise TypeError(f"nesterov: expected a bool, got {type(options['nesterov']).__name__}")
     coefficients = options["ns_coefficients"]

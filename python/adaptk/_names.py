@@ -1,4 +1,4 @@
-"""Suggestions for names that are misspelt or another library's, and what modules show of themselves."""
+"""Suggestions for misspelt names and names of other libraries, and the attributes that modules show."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import wraps
 from types import MappingProxyType
 from typing import Any
 
-# What PyTorch, Keras, optax and others call things.
+# Names in PyTorch, Keras, optax and other libraries.
 _FOREIGN: dict[str, tuple[str, ...]] = {
     "alpha": ("rho",),
     "b1": ("beta1",),
@@ -50,7 +50,7 @@ _FOREIGN: dict[str, tuple[str, ...]] = {
 
 
 def unexpected(function: str, name: str, known: Iterable[str]) -> TypeError:
-    """The error of a function that does not have an argument."""
+    """The error for an argument that a function does not have."""
     return TypeError(
         f"{function}() got an unexpected keyword argument {name!r}{hint(name, known)}; it takes {', '.join(known)}"
     )
@@ -62,7 +62,7 @@ def known_names_only(
     then: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any] = lambda result, args, kwargs: result,
     shorter: Callable[[tuple[Any, ...], dict[str, Any]], Any] = lambda args, kwargs: None,
 ) -> Callable[..., Any]:
-    """The function, with the error of :func:`unexpected` for other names; `remedies` says what to do about some.
+    """The function, with the error of :func:`unexpected` for other names; `remedies` has advice for some.
 
     `then` is called with the result and the arguments, and returns the result. `shorter` is called first, with the
     arguments, and returns what `then` would, or None if it cannot.
@@ -104,8 +104,8 @@ def hint(name: object, known: Iterable[str]) -> str:
 
 
 def no_attribute(module: str, name: str, known: Iterable[str]) -> AttributeError:
-    """The error of a module that does not have a name."""
-    # Python and others look for names with underscores that need not be there.
+    """The error for a name that a module does not have."""
+    # Python and other programs look up names with underscores that need not exist.
     found = "" if name.startswith("_") else hint(name, known)
     return AttributeError(f"module {module!r} has no attribute {name!r}{found}")
 
@@ -117,10 +117,10 @@ def face(
     more: Iterable[str] = (),
     find: Callable[[str], Any] = lambda name: None,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a module whose users may call these names.
+    """``__getattr__`` and ``__dir__`` of a module with these public names.
 
-    `foreign` has names of other libraries, and what to use here. A list of names may change later. `more` names are
-    made by `find` when they are first asked for.
+    `foreign` maps names of other libraries to the ones to use here. A list of names may change later. The names in
+    `more` are made by `find` on first use.
     """
     public = names if isinstance(names, list) else list(names)
     later = tuple(more)
@@ -147,5 +147,5 @@ def is_installed(name: str) -> bool:
 
 
 def not_installed(module: str, project: str, package: str) -> ModuleNotFoundError:
-    """The error of a module that needs a package which is missing."""
+    """The error of a module that needs a missing package."""
     return ModuleNotFoundError(f"{module} needs {project}, which is not installed: pip install {package}", name=package)

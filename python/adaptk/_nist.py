@@ -23,12 +23,12 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 Model: TypeAlias = Callable[[Array, Array], tuple[Array, list[Array]]]
 
-DIGITS = 11  # that are certified
+DIGITS = 11  # certified digits
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One set."""
+    """One data set."""
 
     name: str
     level: str  # of difficulty: "Lower", "Average", "Higher"
@@ -47,7 +47,7 @@ class Problem:
 
 
 def digits(got: Any, certified: Array) -> float:
-    """The log relative error: digits of the worst element, at most 11; 0 where there is no number."""
+    """The log relative error: correct digits of the worst element, at most 11; 0 for NaN."""
     got = np.asarray(got, dtype=np.float64)
     if not np.isfinite(got).all():
         return 0.0
@@ -55,7 +55,7 @@ def digits(got: Any, certified: Array) -> float:
     return float(DIGITS) if error == 0 else max(0.0, min(float(DIGITS), -math.log10(error)))
 
 
-# Each model returns its values and their derivatives by b1, b2, ...
+# Each model returns its values and their derivatives with respect to b1, b2, ...
 
 
 def _exponential_rise(b: Array, x: Array) -> tuple[Array, list[Array]]:
@@ -235,7 +235,7 @@ def parse(text: str) -> Problem:
     assert square
     rows = [[float(v) for v in line.split("=")[1].split()] for line in lines if re.match(r"\s+b\d+ =\s", line)]
     parameters = np.array([row for row in rows if len(row) == 4]).T
-    # The word also heads the description.
+    # The same word is also the heading of the description.
     begin = max(i for i, line in enumerate(lines) if line.startswith("Data:")) + 1
     table = np.array([[float(v) for v in line.split()] for line in lines[begin:] if line.strip()]).T
     y, x = table[0], table[1:]
@@ -282,7 +282,7 @@ def _scipy(p: Problem, start: Array) -> float:
 
 @dataclass(frozen=True)
 class Fit:
-    """What the two runs of one set reached: certified digits of the parameters and of their standard deviations."""
+    """The result of the two runs of one set: correct digits of the parameters and of their standard deviations."""
 
     problem: Problem
     digits: tuple[float, float]
@@ -292,7 +292,7 @@ class Fit:
 
 
 def fits(peer: bool = False) -> list[Fit]:
-    """All 27 sets from both starts; with `peer` SciPy too, if it is installed."""
+    """Fit all 27 sets from both starts; with `peer` also by SciPy, if it is installed."""
     try:
         import scipy
     except ImportError:
@@ -319,7 +319,7 @@ def summary(found: Sequence[Fit]) -> str:
 
 
 def rows(found: Sequence[Fit]) -> tuple[list[str], list[list[str]]]:
-    """A table, its head first: certified digits that each fit reaches."""
+    """A table with its header: the correct digits of each fit."""
     head = ["set", "difficulty", "b", "start 1", "start 2", "deviations", "evaluations"]
     peer = any(fit.scipy is not None for fit in found)
     lines = []

@@ -1,4 +1,4 @@
-"""Numbers as arguments: errors name the argument and say what was expected."""
+"""Checks of numbers as arguments: errors name the argument and say what was expected."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from adaptk._typing import Number
 from adaptk.schedules import refuse_from_zero
 
 _DTYPES = ("float32", "float64")
-# Numbers of a group; its other options are saved as codes.
+# The options of a group that are numbers; the others are saved as codes.
 _NUMBERS = (
     Hyperparameter("lr", 1e-3, "[0, inf)", "learning rate", False),
     Hyperparameter("weight_decay", 0.1, "[0, inf)", "decoupled weight decay", False),
@@ -32,7 +32,7 @@ _OPTIONS = (*(h.name for h in _NUMBERS), "ns_coefficients", "adjust_lr_fn", "ns_
 
 
 def _muon(base: str) -> Rule:
-    """What a group of matrices runs: the momentum of another rule, and then what Muon makes of it."""
+    """The step of a group of matrices: the momentum by an existing rule, and then Muon's update."""
     return dataclasses.replace(
         RULES[base], name="muon", hyperparameters=_NUMBERS, catch_up="", class_names=("Muon",), _key=base
     )
@@ -43,7 +43,7 @@ _RULES = {True: _muon("nesterov"), False: _muon("momentum")}
 
 
 def _new_rest(rest: Any, options: Any) -> Optimizer:
-    """An optimizer with the options of the params that are no matrices, over an array of its own."""
+    """An optimizer of a dummy array, with the options of the params that are not matrices."""
     if isinstance(rest, str):
         name, rest = rest, getattr(adaptk, rest, None)
         if rest is None:
@@ -153,9 +153,9 @@ class Muon(Optimizer):
     """
 
     _marks = ("use_muon",)
-    # Of each param what its update is written to; None for those that `rest` steps.
+    # For each param the array for its update; None for those that `rest` steps.
     _updates: list[Any]
-    # Of each param its place among those that were given: a group that was split has the matrices first.
+    # For each param its index among those that were passed: a group that was split has the matrices first.
     _place: list[int]
 
     def __init__(
@@ -207,7 +207,7 @@ class Muon(Optimizer):
             raise TypeError(f"use_muon: expected a bool, got {type(use_muon).__name__}")
         params = group["params"]
         named = isinstance(params, Mapping)
-        # What is no collection is refused below.
+        # Anything that is not a collection is refused below.
         items: Any = list(params.items()) if named else list(enumerate(params)) if _is_list(params) else None
         parts: list[tuple[bool, Any, list[int]]]
         if items is None:
@@ -253,7 +253,7 @@ class Muon(Optimizer):
                 raise
 
     def _forget_after(self, params: int, groups: int) -> None:
-        """Take groups back."""
+        """Remove the groups that were added, after an error."""
         added = len(self.param_groups) > groups
         for of_params in (self._params, self._states, self._labels, self._updates, self._place):
             del of_params[params:]
@@ -284,7 +284,7 @@ class Muon(Optimizer):
         return _RULES[values["nesterov"]], values, {}
 
     def _check_options(self, values: Mapping[str, Any], step: int = 1) -> float:
-        """The options of matrices; their learning rate at a step."""
+        """Check the options of matrices; return their learning rate at a step."""
         if values["ns_dtype"] not in (None, *_DTYPES):
             raise ValueError(f"ns_dtype: {values['ns_dtype']!r} is not one of {', '.join(_DTYPES)}, None")
         check_options({**values, "ns_dtype": "float32"})
@@ -325,20 +325,20 @@ class Muon(Optimizer):
         super()._make_plan(steps, count)
 
     def _groups_of_plan(self) -> list[dict[str, Any]]:
-        """What each group's part of the plan is stepped with."""
+        """The options with which each group of the plan is stepped."""
         found = []
         for rule, group in zip(self._group_rules, self.param_groups, strict=True):
             if rule.name != "muon":
                 found.append(group)
                 continue
-            # With lr=1 the rule makes -u of 0: the step that follows has the opposite sign.
+            # With lr=1 and a param of 0 this rule returns -u, so the step after it has the opposite sign.
             decay = float(group["momentum"])
             average = {"lr": 1.0, "momentum": decay, "velocity": False, "grad_scale": 1.0 - decay}
             found.append({**RULES[rule.key].defaults(), **average})
         return found
 
     def _check_apart(self) -> None:
-        """Matrices are not in the plan, their updates are: it does not see that they overlap other params."""
+        """Refuse matrices that overlap other params: the plan has only their updates, so it cannot see this."""
         extents = []
         for p, label in zip(self._params, self._labels, strict=True):
             if p.size:
@@ -349,7 +349,7 @@ class Muon(Optimizer):
 
     # Steps.
 
-    # Copies and averages are written in the plan's step, which matrices are not moved by.
+    # The plan writes copies and averages in its step, but that step does not move the matrices.
     def step(  # type: ignore[override]
         self,
         grads: Any = _NOT_GIVEN,
@@ -409,7 +409,7 @@ class Muon(Optimizer):
                 if any(isinstance(g, tuple) or hasattr(g, "tocsr") for g in dense):
                     raise TypeError("clip_norm, skip_nonfinite: a gradient is sparse; clip it before the step")
                 norm = adaptk.global_norm(dense, grad_scale) if dense else 0.0
-                # The plan skips such a step by itself, too, and checks and zeroes the gradients.
+                # The plan skips such a step too; it checks and zeroes the gradients.
                 skip = skip and not np.isfinite(norm)
                 if limit is not None and not skip and not norm <= limit:
                     factor = grad_scale * (limit / norm)
@@ -424,7 +424,7 @@ class Muon(Optimizer):
             return StepInfo(norm, skipped)
 
     def _check_step(self, grads: Sequence[Any]) -> list[float]:
-        """What the plan does not know of; the learning rate of each group of matrices, and 0 of others."""
+        """Make the checks that the plan cannot make; return the learning rate of each group, 0 without matrices."""
         if self.param_groups != self._own_groups:
             self._check_groups()
         rates, first = [], 0
@@ -463,7 +463,7 @@ class Muon(Optimizer):
                     continue
                 p, update = self._params[i], self._updates[i]
                 matrix = update.reshape(len(update), -1).astype(group["ns_dtype"] or update.dtype, copy=False)
-                # What is not finite goes into the param without a word, as in the other rules.
+                # No warnings: as in the other rules, values that are not finite reach the param.
                 with np.errstate(all="ignore"):
                     o = orthogonalize(matrix, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 update[...] = o.reshape(update.shape)
@@ -512,7 +512,7 @@ class Muon(Optimizer):
             for i, group in enumerate(self.param_groups):
                 at = f"param_groups.{i}."
                 names = [at + name for name in ("ns_coefficients", "adjust_lr_fn", "ns_dtype")]
-                # What is missing is found missing below.
+                # Missing entries are reported below.
                 if group["use_muon"] and isinstance(state_dict, Mapping) and all(n in state_dict for n in names):
                     coefficients, how, dtype = (np.asarray(state_dict[n]) for n in names)
                     values = {
@@ -529,7 +529,7 @@ class Muon(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         del state["_updates"]
-        # Rules are saved by their names, and the registry has no Muon.
+        # Rules are saved by name, and Muon is not in the registry.
         state["_group_rules"] = [None if r.name == "muon" else r for r in self._group_rules]
         return state
 

@@ -118,9 +118,9 @@ class ParamGroup(dict[str, Any]):
 
 
 _NOT_GIVEN = object()
-# What a group has beside its rule's options.
+# The keys of a group that are not options of its rule.
 _GROUP_OPTIONS = ("params", "state_dtype", "param_format", "sparse")
-# Classes that torch spells in another way.
+# Classes whose names in torch differ.
 _TORCH_NAMES = {
     "AdaDelta": "Adadelta",
     "AdaGrad": "Adagrad",
@@ -131,7 +131,7 @@ _TORCH_NAMES = {
 
 
 def _few(names: Sequence[str]) -> str:
-    """A list of names, with the first ones only if there are many."""
+    """A list of names; of many names only the first ones."""
     if len(names) <= 3:
         return str(list(names))
     return f"[{', '.join(map(repr, names[:3]))}, ...] ({len(names)} keys)"
@@ -185,7 +185,7 @@ def _is_collection(params: Any) -> bool:
 
 
 def _named(params: Any, where: str) -> tuple[list[str] | None, list[Any]]:
-    """The names (of a mapping) and the buffers of one group's params."""
+    """The names (if it is a mapping) and the buffers of one group's params."""
     if _is_buffer(params):
         return None, [params]
     if isinstance(params, Mapping):
@@ -291,10 +291,10 @@ class Optimizer:
     """
 
     _class_rules: ClassVar[tuple[Rule, ...]] = ()
-    # What each group has beside options, and keeps.
+    # Keys of each group besides its options. The group keeps their values.
     _marks: ClassVar[tuple[str, ...]] = ()
     _rule: Rule | None = None
-    # Copies of the params while they are at the point to evaluate at.
+    # Copies of the params while they hold the values to evaluate with.
     _kept: list[Any] | None = None
 
     def __init__(
@@ -346,11 +346,11 @@ class Optimizer:
         self._min_8bit_size = formats.check_min_8bit_size(storage[1])
         self._seed = formats.check_seed(storage[2])
         self._param_format = formats.check_param_format(storage[3])
-        self._param_formats: list[str | None] = []  # of the groups
+        self._param_formats: list[str | None] = []  # one for each group
         self._sparse = _sparse.check_mode(storage[4])
-        self._sparse_modes: list[str] = []  # of the groups
+        self._sparse_modes: list[str] = []  # one for each group
         self.capturable = bool(capturable)
-        # Of what follows, whose lists belong together. Steps go by the plan's own lock.
+        # For the attributes below, whose lists must change together. Steps use the plan's own lock.
         self._lock = threading.RLock()
         self._plan = _core.Plan(self.capturable)
         self._names: list[str] | None = None
@@ -366,7 +366,7 @@ class Optimizer:
         if not self._params:
             raise ValueError("params: an empty list")
 
-    # What a group runs.
+    # The rule of a group.
 
     def _choose(self, options: Mapping[str, Any]) -> Rule:
         if self._rule is not None:
@@ -379,7 +379,7 @@ class Optimizer:
             if value:
                 wanted.add(word)
         if "nesterov" in wanted:
-            # Nesterov's methods are rules of their own and have their momentum in any case.
+            # Nesterov's methods are separate rules, which always have momentum.
             if self._class_rules[0].name == "sgd" and "momentum" not in wanted:
                 raise ValueError("nesterov: needs a momentum, such as momentum=0.9")
             wanted.discard("momentum")
@@ -398,9 +398,9 @@ class Optimizer:
             base = self._class_rules[0].defaults(self._convention)
             values.update({h.name: base[h.name] for h in rule.hyperparameters if h.common})
         initial_options = {s.option for s in rule.states if s.option is not None}
-        # The words choose among the rules of a class; where the rule is named, there is nothing to choose.
+        # These options choose among the rules of a class. If the rule is named, there is nothing to choose.
         words = {w for r in self._class_rules for w in r.variant} if self._rule is None else set()
-        # eps goes where the convention has one; where the book has it, if the convention has none at all.
+        # eps sets the one that is not 0 in the convention, or if both are 0, the one of the book.
         eps_place = ""
         if "eps_in" in values:
             places = values if values["eps_in"] or values["eps_out"] else rule.defaults()
@@ -433,7 +433,7 @@ class Optimizer:
         return rule, values, initial
 
     def _options_of(self, rule: Rule) -> list[str]:
-        """What the constructor takes by name for this rule."""
+        """The keyword arguments of the constructor for this rule."""
         names = [h.name for h in rule.hyperparameters]
         if "eps_in" in names:
             names.insert(names.index("eps_in"), "eps")
@@ -534,7 +534,7 @@ class Optimizer:
             self._plan.set_seed(self._seed)
 
     def _places(self, first: int, count: int) -> Sequence[int]:
-        """Of params without names, what users call them by: their places among the gradients."""
+        """The keys of params without names: their indices among the gradients."""
         return range(first, first + count)
 
     def _of_group(self, group: Mapping[str, Any]) -> Optimizer:
@@ -542,7 +542,7 @@ class Optimizer:
         return self
 
     def _check_values(self, rule: Rule, values: dict[str, Any]) -> None:
-        """Hyperparameters of a group that are to be loaded."""
+        """Check hyperparameters that are loaded for a group."""
         _core.check_hyperparameters(rule.key, values)
 
     def _add_to_plan(
@@ -576,7 +576,7 @@ class Optimizer:
                 continue
             name = formats.format_of(dtypes.get(s.name, "float32"), s, math.prod(shape), self._min_8bit_size)
             states[s.name] = formats.full_like(param, initial[s.name], "float32" if dtype == "float64" else name)
-            # The first step does it too; rows that have no gradient then need it here.
+            # The first step does this too, but not for rows that have no gradient then.
             if s.initial_from == "param" and not isinstance(states[s.name], formats.Stored):
                 _backend.assign(states[s.name], _backend.to_numpy(param))
         return {**states, **formats.new_side(param, dtype, param_format)}
@@ -618,17 +618,17 @@ class Optimizer:
 
     def _ordered_ema(self, ema: Any) -> Any:
         if not isinstance(ema, tuple) or len(ema) != 2:
-            return ema  # the plan has the message
+            return ema  # the plan raises the error
         return self._ordered(ema[0], "ema", "averages"), ema[1]
 
     def _torch_remedy(self) -> str:
-        """For what torch's optimizers do with the gradients that tensors have."""
+        """A hint for users who expect the step to read the gradients of tensors, as in torch."""
         if not any(_backend.is_torch(p) for p in self._params):
             return ""
         cls = _TORCH_NAMES.get(type(self).__name__, type(self).__name__)
         return f"; adaptk.torch.{cls} reads the gradients that tensors have (.grad), as torch.optim does"
 
-    # What is not there.
+    # Errors for missing attributes.
 
     def __getattr__(self, name: str) -> Any:
         error = f"{type(self).__name__!r} object has no attribute {name!r}"
@@ -650,17 +650,17 @@ class Optimizer:
         super().__setattr__(name, value)
 
     def _in_groups(self, name: str) -> str:
-        """Where a hyperparameter is to be found."""
+        """A hint where a hyperparameter is."""
         name = "lr" if name == "learning_rate" else name
         if not any(name in group for group in self.__dict__.get("param_groups", ())):
             return ""
         return f": hyperparameters are in the param groups, such as opt.param_groups[0][{name!r}]"
 
     def _check_groups(self) -> None:
-        """Groups that were put in the place of others."""
+        """Check groups that were assigned in place of others."""
         for i, (group, own) in enumerate(zip(self.param_groups, self._own_groups, strict=False)):
             if group is own or not isinstance(group, dict):
-                continue  # what is no dict is refused by the step itself
+                continue  # the step refuses anything that is not a dict
             if unknown := group.keys() - {"params", *(h.name for h in self._group_rules[i].hyperparameters)}:
                 names = [h.name for h in self._group_rules[i].hyperparameters]
                 raise KeyError(
@@ -762,9 +762,9 @@ class Optimizer:
         if self._kept is not None:
             self._refuse_evaluated("step()")
         try:
-            # Fast: an object equals itself without a look at what it holds.
+            # Fast, because identical objects compare equal without a look at their contents.
             replaced = self.param_groups != self._own_groups
-        except ValueError:  # of two arrays
+        except ValueError:  # comparing two arrays
             replaced = True
         if replaced:
             self._check_groups()
@@ -833,7 +833,7 @@ class Optimizer:
             self._ahead = False
             self._plan.end_lookahead()
 
-    # The point to evaluate at.
+    # Values to evaluate with.
 
     def evaluation_params(self, out: Any = None) -> Any:
         """The params to evaluate a model with, for rules that take gradients at other params (Schedule-Free rules).
@@ -884,7 +884,7 @@ class Optimizer:
             first = 0
             for rule, group in zip(rules, self.param_groups, strict=True):
                 last = first + len(group["params"])
-                # A param without a step is where it began.
+                # A param that has not been stepped has its initial value.
                 moved = [i for i in range(first, last) if steps[i] > 0]
                 if rule is not None and moved:
                     values = {h.name: group[h.name] for h in rule.rule.hyperparameters if h.name in group}
@@ -1027,7 +1027,7 @@ class Optimizer:
         )
 
     def _in_own_formats(self, have: dict[str, Any]) -> None:
-        """Bring saved states into the formats of this optimizer's, those that have codes."""
+        """Convert saved states with codes to the formats of this optimizer."""
         for key, param, states in zip(self.state, self._params, self._states, strict=True):
             for name, array in states.items():
                 at = f"state.{key}.{name}"
@@ -1133,7 +1133,7 @@ class Optimizer:
                 wanted = _backend.to_numpy(value)
                 if have[key].shape != wanted.shape:
                     raise ValueError(f"state_dict[{key!r}]: shape {have[key].shape}, expected {wanted.shape}")
-                # Codes and remainders of another width mean something else.
+                # Codes and remainders of another width have another meaning.
                 casting: Any = "no" if wanted.dtype.name in ("int8", "uint8", "int16") else "same_kind"
                 if have[key].dtype.kind not in "fiub" or not np.can_cast(have[key].dtype, wanted.dtype, casting):
                     raise ValueError(f"state_dict[{key!r}]: dtype {have[key].dtype}, expected {wanted.dtype}")
@@ -1142,7 +1142,7 @@ class Optimizer:
             if min(steps) < 0 or count < 0:
                 raise ValueError("state_dict: a step count below 0")
             groups = []
-            # The group's hyperparameters that are buffers, which stay what they are.
+            # Hyperparameters that are buffers remain the same objects.
             on_device: list[dict[str, Any]] = []
             for i, (rule, group) in enumerate(zip(self._group_rules, self.param_groups, strict=True)):
                 loaded = dict(group)
@@ -1154,7 +1154,7 @@ class Optimizer:
                 loaded.update({h.name: bool(loaded[h.name]) for h in rule.hyperparameters if h.range == "bool"})
                 on_device.append({h.name: group[h.name] for h in rule.hyperparameters if _core.on_cuda(group[h.name])})
                 groups.append(loaded)
-            self._plan.set_steps(steps, count)  # raises while a step runs, so it goes first
+            self._plan.set_steps(steps, count)  # first, because it raises an error while a step runs
             for param, states in zip(self.state, self._states, strict=True):
                 for name, array in states.items():
                     if not isinstance(array, formats.Stored):
@@ -1196,7 +1196,7 @@ class Optimizer:
         self._make_plan(steps, count)
 
     def _make_plan(self, steps: list[int], count: int) -> None:
-        """A plan of all groups, which have taken these steps."""
+        """Make a plan of all groups, with the numbers of steps that they have taken."""
         self._plan = _core.Plan(self.capturable)
         first = 0
         for i, (rule, group) in enumerate(zip(self._group_rules, self._own_groups, strict=True)):
@@ -1229,7 +1229,7 @@ _signature = inspect.signature(Optimizer.step)
 Optimizer.step.__signature__ = _signature.replace(  # type: ignore[attr-defined]
     parameters=[p.replace(default=p.empty) if p.name == "grads" else p for p in _signature.parameters.values()]
 )
-# Without what is there for a good message alone.
+# Without arguments that exist only for a clear error.
 Optimizer.__signature__ = inspect.signature(Optimizer).replace(  # type: ignore[attr-defined]
     parameters=[p for p in inspect.signature(Optimizer).parameters.values() if p.kind is not p.VAR_POSITIONAL]
 )

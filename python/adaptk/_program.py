@@ -1,4 +1,4 @@
-"""What is in the bytes of a rule (cpp/src/program.hpp)."""
+"""Reads the bytes of a rule (cpp/src/program.hpp)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from adaptk._trace import _ELEMENTS, _OVER, _REDUCTIONS, _SCALARS, arity
 
 
 class Node(NamedTuple):
-    """One operation; its operands are nodes before it, but what leaves have in `a`."""
+    """One operation. Its operands are earlier nodes, but in leaves `a` is an index."""
 
     op: str
     a: int
@@ -23,17 +23,17 @@ class Node(NamedTuple):
 
 
 class Program(NamedTuple):
-    """What a rule computes."""
+    """The computation of a rule."""
 
     scalars: list[Node]
     elements: list[Node]
-    results: list[int]  # element nodes: the new param and states; of a state per tensor the scalar node
+    results: list[int]  # element nodes of the new param and states; for a state per tensor the scalar node
     carried: list[tuple[int, int]]  # hyperparameters, and the scalar nodes of their next values
-    reductions: list[tuple[str, str, int]]  # what, over what, and the element node
+    reductions: list[tuple[str, str, int]]  # the kind, what it reduces over, and the element node
 
 
 def read_program(program: bytes) -> Program:
-    """The program of a rule's bytes: it is at their end."""
+    """Read the program, which is at the end of a rule's bytes."""
     _, states, scalars, elements, carried, *rest = struct.unpack_from("<6H", program, 12)
     reductions_at = len(program) - (4 * rest[0] if program[7] >= 2 else 0)
     carried_at = reductions_at - 4 * carried

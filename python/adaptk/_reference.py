@@ -1,7 +1,7 @@
-"""Every rule in plain NumPy, one expression a line, as one writes it by hand.
+"""Every rule in plain NumPy, one expression per line, as one writes it by hand.
 
-The demo takes its comparison times from here: what an update costs without a fused kernel. Nothing is done in place,
-and nothing is computed that the hyperparameters make superfluous (an eps of 0 is not added).
+The demo compares its times with these: the cost of an update without a fused kernel. Nothing is done in place, and
+operations that the hyperparameters make superfluous are left out (an eps of 0 is not added).
 
 A formula is a function ``(p, g, states, t, h) -> (p, states)``: the parameter, its gradient, the tuple of state arrays,
 the number of the step (from 1) and the hyperparameters by name. ``FORMULAS`` has them by the name of the rule.
@@ -27,7 +27,7 @@ Update: TypeAlias = Callable[[Array, Array, States, int, Hyper], tuple[Array, St
 
 class Formula(NamedTuple):
     update: Update
-    initial: tuple[float | str, ...]  # of each state: a value, or the hyperparameter that has it
+    initial: tuple[float | str, ...]  # for each state a value, or the hyperparameter that is its value
 
 
 FORMULAS: dict[str, Formula] = {}
@@ -47,7 +47,7 @@ def initial_states(rule: str, p: Array, h: Hyper) -> States:
 
 
 def update(rule: str, p: Array, g: Array, states: States, t: int, h: Hyper) -> tuple[Array, States]:
-    """One step of ``rule``, with what every rule takes: ``grad_scale``, ``maximize``, ``weight_decay``."""
+    """One step of ``rule``, with the options that all rules have: ``grad_scale``, ``maximize``, ``weight_decay``."""
     scale = -h.get("grad_scale", 1.0) if h.get("maximize", False) else h.get("grad_scale", 1.0)
     decay = h.get("weight_decay", 0.0)
     if scale != 1.0:
@@ -76,7 +76,7 @@ def sgd(p: Array, g: Array, states: States, t: int, h: Hyper) -> tuple[Array, St
 
 
 def _buffer(g: Array, b: Array, t: int, h: Hyper, rate: float) -> Array:
-    """The momentum buffer after the step, into which gradients enter with the factor ``rate``."""
+    """The new momentum buffer, to which the gradient is added with the factor ``rate``."""
     if t == 1 and not h["dampen_first"]:
         return rate * g
     return h["momentum"] * b + rate * (1 - h["dampening"]) * g
@@ -110,7 +110,7 @@ def asgd(p: Array, g: Array, states: States, t: int, h: Hyper) -> tuple[Array, S
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# From the signs of gradients
+# Rules that use the signs of gradients
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -205,7 +205,7 @@ def rmsprop_nesterov(p: Array, g: Array, states: States, t: int, h: Hyper) -> tu
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Adam and its kin
+# Adam and its variants
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -231,7 +231,7 @@ def adam(p: Array, g: Array, states: States, t: int, h: Hyper) -> tuple[Array, S
     return _adam(p, m, v, t, h), (m, v)
 
 
-# Its decay of the parameter is the common one of `update`.
+# The weight decay of this rule is in `update`.
 @_rule(0.0, 0.0)
 def adamw(p: Array, g: Array, states: States, t: int, h: Hyper) -> tuple[Array, States]:
     return adam(p, g, states, t, h)
@@ -259,7 +259,7 @@ def _products(beta1: float, psi: float) -> list[float]:
 
 
 def _nadam_schedule(t: int, h: Hyper) -> tuple[float, float, float]:
-    """mu_t, mu_(t+1) and mu_1 * ... * mu_t, the last one continued from step to step."""
+    """mu_t, mu_(t+1) and mu_1 * ... * mu_t; the product is carried from step to step."""
 
     def mu(i: int) -> float:
         return h["beta1"] * (1 - 0.5 * math.pow(0.96, i * h["momentum_decay"]))

@@ -218,7 +218,7 @@ class Rule:
             if s.option is not None and options is not None and s.option in options:
                 initial[s.name] = float(options[s.option])
             elif s.initial_from in ("param", "grad") and s.initial_from not in values:
-                initial[s.name] = 0.0  # the first step sees to it
+                initial[s.name] = 0.0  # the first step sets it
             elif s.initial_from is not None:
                 initial[s.name] = float(values[s.initial_from])
             else:
@@ -283,38 +283,38 @@ _made_at_run_time: dict[str, Rule] = {}  # by key
 
 
 def rule_of_program(program: bytes) -> Rule:
-    """The rule of these bytes, always the same object.
+    """The rule of these bytes: always the same object.
 
     Raises
     ------
     ValueError
-        If they are not those of a rule.
+        If the bytes are not a rule.
     """
     described = _core.load_rule(program)
     key = described["key"]
     return _made_at_run_time.get(key) or _made_at_run_time.setdefault(key, _made_of(described, program))
 
 
-# In the order of the core's list, then those that were made at run time: add() and remove() change it.
+# In the order of the core's list, then registered rules that were made at run time: see add() and remove().
 _rules = {r["name"]: _made_of(r) for r in _core.registry()}
 RULES: Mapping[str, Rule] = MappingProxyType(_rules)
 
-#: Those that keep one number for each row of a param: for NumPy, PyTorch and C, on the CPU and CUDA devices.
+#: The rules that keep one number for each row of a param: for NumPy, PyTorch and C, on the CPU and CUDA devices.
 ROW_WISE: Mapping[str, Rule] = MappingProxyType({r["name"]: _made_of(r) for r in _core.row_wise_registry()})
 
 
 def rule_of(key: str) -> Rule:
-    """The rule of this key (:attr:`Rule.key`), registered or not."""
+    """The rule with this key (:attr:`Rule.key`), registered or not."""
     return _made_at_run_time[key] if "@" in key else _rule_named(key)
 
 
 def add(rule: Rule) -> None:
-    """Enter a rule that was made at run time, in the place of one of its name."""
+    """Register a rule that was made at run time, replacing one of the same name."""
     _rules[rule.name] = rule
 
 
 def remove(rule: Rule) -> None:
-    """Take it out again, unless another one has its name by now."""
+    """Remove a rule, unless another one has replaced it."""
     if RULES.get(rule.name) is rule:
         del _rules[rule.name]
 

@@ -234,12 +234,12 @@ def load_rule(program: bytes) -> TracedRule:
 
 
 def read_rule(program: bytes) -> TracedRule:
-    """The rule of these bytes, not registered."""
+    """The rule of these bytes. It is not registered."""
     return _object_of(_registry.rule_of_program(program), None)
 
 
 def find_rule(name: str) -> TracedRule:
-    """The rule of this name in the catalogue, or that is registered."""
+    """The rule of this name in the catalogue or among the registered rules."""
     found = catalogue.find(name)
     if found is None and name in RULES and RULES[name].program is not None:
         found = _object_of(RULES[name], None)
@@ -442,7 +442,7 @@ def _make(texts: _Texts, parts: _Parts, compiled: bool, function: Callable[..., 
 
 
 def build(texts: _Texts, parts: _Parts, function: Callable[..., Any]) -> bytes:
-    """The bytes of the rule that a function computes. One that comes with a formula is the library's own."""
+    """The bytes of the rule that a function computes. Only rules of the library are passed with a formula."""
     hyperparameters, states, carried = parts.hyperparameters, parts.states, parts.carried
     name = function.__name__ if texts.name is None else texts.name
     if clash := hyperparameters.keys() & carried.keys():
@@ -478,7 +478,7 @@ def build(texts: _Texts, parts: _Parts, function: Callable[..., Any]) -> bytes:
 def _check_hyperparameters(
     given: Mapping[str, Any], ranges: Mapping[str, str], meanings: Mapping[str, str]
 ) -> dict[str, tuple[Any, str]]:
-    """The rule's own, `lr` first: default and range of each."""
+    """Check the rule's own hyperparameters: the default and range of each, `lr` first."""
     for what, table in (("ranges", ranges), ("meanings", meanings)):
         for h in table:
             if h not in given or h in _COMMON:
@@ -562,7 +562,7 @@ def _from(start: float | str, own: Mapping[str, Any]) -> int:
 
 
 def _formula(function: Callable[..., Any], states: Mapping[str, Any]) -> str:
-    """The source of the function's body, if there is one."""
+    """The source of the function's body, if it is available."""
     try:
         source = textwrap.dedent(inspect.getsource(function))
         (tree,) = ast.parse(source).body

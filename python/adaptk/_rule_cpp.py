@@ -1,4 +1,4 @@
-"""Rules that were made at run time as C++ text, which the core writes."""
+"""C++ source of rules that were made at run time, written by the core."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from adaptk._registry import Rule
 
 
 def to_kernel(rule: Rule, suffix: str) -> str:
-    """The text of functions that are its steps for a compiled library: ``StepKernel`` of cpp/src/kernel_table.hpp."""
+    """The source of the rule's step kernels for a compiled library: ``StepKernel`` of cpp/src/kernel_table.hpp."""
     lines = [
         "#include <adaptk/logarithm.hpp>",
         "#include <adaptk/math.hpp>",
@@ -28,7 +28,7 @@ def to_kernel(rule: Rule, suffix: str) -> str:
 
 
 def to_cpp(rule: Rule) -> str:
-    """The text of a header with the rule as a struct."""
+    """The source of a header with the rule as a struct."""
     if rule.reduces:
         raise ValueError(
             f"{rule.name}: it has reductions, such as a tensor's norm, and a struct updates one element; "

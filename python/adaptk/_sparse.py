@@ -1,4 +1,4 @@
-"""Gradients that have values for some rows of a param: what the core does not read by itself."""
+"""Sparse gradients, with values for some rows of a param, in types that the core cannot read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MODES = ("lazy", "dense", "catch_up")
 
 
 def check_mode(mode: Any, rule: Rule | None = None) -> str:
-    """What gradients of rows do to the other rows, for params of a rule."""
+    """Check the option `sparse`: what a sparse gradient does to the rows without values."""
     if not isinstance(mode, str):
         raise TypeError(f"sparse: expected a string, got {type(mode).__name__}")
     if mode not in _MODES:
@@ -27,14 +27,14 @@ def check_mode(mode: Any, rule: Rule | None = None) -> str:
 
 
 def is_of_rows(grad: Any) -> bool:
-    """Whether a gradient has values for some rows alone."""
+    """Whether a gradient is sparse."""
     if isinstance(grad, tuple):
         return len(grad) == 2
     return not isinstance(grad, np.ndarray) and hasattr(grad, "tocsr")
 
 
 def new_last_step(param: Any) -> dict[str, Any]:
-    """The last step of each row of a param, if it has rows that can be stepped."""
+    """An array for the last step of each row of a param; empty if its rows cannot be stepped separately."""
     shape, strides, dtype, device = _core.layout(param, "params")
     expected = {"float64": 8, "float32": 4}.get(dtype, 2)
     for extent, stride in zip(reversed(shape), reversed(strides), strict=True):
@@ -52,12 +52,12 @@ def new_last_step(param: Any) -> dict[str, Any]:
 
 
 def integers(given: Any, name: str) -> np.ndarray[Any, Any]:
-    """An array of integers that shares the memory of another library's.
+    """An integer array of another library as a NumPy array that shares its memory.
 
     Raises
     ------
     TypeError
-        If it is no array.
+        If it is not an array.
     """
     if _backend.is_torch(given):
         return np.asarray(given.detach())
@@ -74,12 +74,12 @@ def integers(given: Any, name: str) -> np.ndarray[Any, Any]:
 def rows_of(matrix: Any, shape: tuple[int, ...], name: str) -> tuple[Any, Any]:
     """The rows of a sparse matrix of SciPy that have entries, as (indices, values).
 
-    For a param with one axis the matrix is a row or a column of it. An entry that is given several times is the sum.
+    For a param with one axis the matrix has one row or one column. Duplicate entries are added.
 
     Raises
     ------
     ValueError
-        If the shape is not that of the param.
+        If the shapes differ.
     """
     if len(shape) == 1 and tuple(matrix.shape) in ((1, *shape), (*shape, 1), shape):
         entries = matrix.tocoo()

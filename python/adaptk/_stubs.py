@@ -1,4 +1,4 @@
-"""Type stubs of what is made from the registry. ``python -m adaptk._stubs`` rewrites them."""
+"""Type stubs of functions and classes that are made from the registry. ``python -m adaptk._stubs`` rewrites them."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def jax_stub() -> str:
 
 
 def torch_catalogue_stub() -> str:
-    """The text of ``_torch_catalogue.pyi``: the classes that `adaptk.torch` makes of the catalogue's rules."""
+    """The text of ``_torch_catalogue.pyi``: the classes that `adaptk.torch` makes from the catalogue's rules."""
     lines = [
         _HEADER + "from typing import Any",
         "",
@@ -159,7 +159,7 @@ def torch_catalogue_stub() -> str:
 
 
 def main() -> None:
-    """Rewrite the stubs beside this file."""
+    """Rewrite the stubs next to this file."""
     here = Path(__file__).parent
     (here / "ops.pyi").write_text(ops_stub())
     (here / "optim.pyi").write_text(optim_stub())

@@ -1,4 +1,4 @@
-"""What a rule's function is called with: values that record what is done with them, as a program of the core's."""
+"""Tracing: a rule's function is called with values that record operations as a program of the core."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from adaptk._names import hint
 
-# As in cpp/src/program.hpp.
+# The same limits and codes as in cpp/src/program.hpp.
 _BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum")
 _COMPARISONS = ("less", "less_equal", "equal", "not_equal")
 _UNARY = ("negative", "absolute", "square_root", "sign")
@@ -38,7 +38,7 @@ _SCALARS = (
 )
 _REDUCTIONS = ("norm", "sum", "mean", "max")
 _OVER = ("tensor", "all", "rows", "columns", "matrix")
-_LINES = ("rows", "columns", "matrix")  # to one number for each row or column
+_LINES = ("rows", "columns", "matrix")  # reductions to one number for each row or column
 PER = ("element", "tensor", "row", "column")
 _SHAPE_NUMBERS = ("rows", "columns", "is_vector")
 _ELEMENTS = (
@@ -74,7 +74,7 @@ class RuleError(TypeError):
 
 
 def _line() -> str:
-    """Where the user's code is, as ``file.py, line 12: `source```."""
+    """The current line of the user's code, as ``file.py, line 12: `source```."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_HERE):
         frame = frame.f_back  # type: ignore[assignment]
@@ -90,31 +90,31 @@ def refuse(why: str) -> NoReturn:
 
 
 def arity(op: str) -> int:
-    """How many operands an operation has; those of leaves are no nodes."""
+    """The number of operands of an operation. Leaves have none: their `a` is an index."""
     return _ARITY.get(op, 2)
 
 
 @dataclass
 class Trace:
-    """The nodes of one rule, each once."""
+    """The nodes of one rule, without duplicates."""
 
     what: ClassVar[str] = "rule"
     most_scalars: ClassVar[int] = _MAX_SCALARS
     most_elements: ClassVar[int] = _MAX_ELEMENTS
-    # Whether elements have logarithms and the like.
+    # Whether functions such as the logarithm are operations on elements.
     functions: ClassVar[bool] = False
 
     scalars: dict[Node, int] = field(default_factory=dict)
     elements: dict[Node, int] = field(default_factory=dict)
-    # What is reduced, over what, and the element: their order is that in which they are known.
+    # The kind, what it reduces over, and the element node, in the order in which they are first used.
     reductions: dict[tuple[str, str, int], int] = field(default_factory=dict)
-    per: Sequence[str] = ()  # of the states
-    # Of each element node what there is one value for; "tensor": it is the same for all elements.
+    per: Sequence[str] = ()  # what each state has one number for
+    # For each element node what it has one value for; "tensor" if it is the same for all elements.
     kinds: list[str] = field(default_factory=list)
 
     def add(self, element: bool, op: str, a: int = 0, b: int = 0, c: int = 0, value: float = 0.0) -> int:
         nodes, most = (self.elements, self.most_elements) if element else (self.scalars, self.most_scalars)
-        # Numbers by their bits: 0.0 and -0.0 are two.
+        # Numbers are compared by their bits, because 0.0 and -0.0 differ.
         node = (op, a, b, c, struct.unpack("<q", struct.pack("<d", value))[0])
         if node not in nodes and len(nodes) == most:
             what = "elements" if element else "hyperparameters and the step"
@@ -136,7 +136,7 @@ class Trace:
 
     @property
     def shaped(self) -> bool:
-        """Whether it knows of rows and columns, or has states that are not for each element."""
+        """Whether the rule depends on rows and columns, or has states that are not per element."""
         return (
             any(p != "element" for p in self.per)
             or any(over in _LINES for _, over, _ in self.reductions)
@@ -144,14 +144,14 @@ class Trace:
         )
 
     def reduce(self, what: str, over: str, element: int) -> int:
-        """The node of a reduction: a scalar, or an element if it is to rows or columns."""
+        """The node of a reduction: a scalar node, or an element node for reductions to rows or columns."""
         found = (what, over, element)
         if found not in self.reductions and len(self.reductions) == _MAX_REDUCTIONS:
             refuse(f"more than {_MAX_REDUCTIONS} reductions")
         return self.add(over in _LINES, "reduced", self.reductions.setdefault(found, len(self.reductions)))
 
     def depends_on(self, scalar: int, over: Sequence[str]) -> bool:
-        """Whether a scalar node is made of reductions over these, or of what a tensor has of its own."""
+        """Whether a scalar node depends on a reduction over one of these, or on a state or the shape of a tensor."""
         nodes, reductions = list(self.scalars), list(self.reductions)
         rest = [scalar]
         while rest:
@@ -191,7 +191,7 @@ def _kind(x: Any) -> str:
 
 
 def _lift(trace: Trace, given: Any, element: bool) -> Value:
-    """As a value of this kind."""
+    """Convert a number or a value to a value of an element or of the step."""
     x: Value = given if isinstance(given, Value) else trace.number(float(given))
     if x._trace is not trace:
         refuse(f"a value of another {trace.what}, or of another call")
@@ -220,7 +220,7 @@ _UFUNCS = {
     np.equal: "equal",
     np.not_equal: "not_equal",
 }
-# What a rule calls in the place of NumPy's, Python's and PyTorch's functions.
+# The functions to use in a rule in place of NumPy's, Python's and PyTorch's.
 _INSTEAD = {
     "absolute": "abs",
     "fabs": "abs",
@@ -253,7 +253,7 @@ _SHAPES = (
 
 
 class Value:
-    """An element's value, or a number of the step, while a rule is traced."""
+    """A traced value: of an element, or a number of the step."""
 
     __slots__ = ("_condition", "_element", "_node", "_trace")
 
@@ -337,7 +337,7 @@ class Value:
 
     __hash__ = None  # type: ignore[assignment]
 
-    # Conditions are 1 and 0.
+    # Conditions are stored as 1 and 0.
 
     def _logical(self, other: Any, op: str, sign: str) -> Value:
         if not self._condition or not (isinstance(other, (bool, np.bool_)) or getattr(other, "_condition", False)):
@@ -360,7 +360,7 @@ class Value:
             refuse("~ of what is not a condition")
         return _apply("equal", self, 0.0, condition=True)
 
-    # What no rule can do.
+    # Operations that no rule can use.
 
     def __bool__(self) -> NoReturn:
         what = "an element's value" if self._element else "a hyperparameter, the step or a reduction"
@@ -413,7 +413,7 @@ class Value:
         self._no_number()
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Value:
-        # NumPy's numbers on the left of an operator come here.
+        # Called for NumPy numbers on the left of an operator.
         op = _UFUNCS.get(ufunc)
         if op is not None and method == "__call__" and not kwargs:
             return _apply(op, *inputs, condition=op in _COMPARISONS)
@@ -447,17 +447,17 @@ def shape_of(t: Value, which: str) -> Value:
 
 
 def decay_of(h: Hypers, t: Value) -> Value:
-    """The weight of decoupled decay, 0 if it is coupled; for rules of the library, which let it act themselves."""
+    """The weight of decoupled decay, 0 if it is coupled; for rules of the library that apply it themselves."""
     return cast(Value, where(common_of(h, t, 1) != 0, common_of(h, t, 0), 0.0))
 
 
 def common_of(h: Hypers, t: Value, which: int) -> Value:
-    """0: weight_decay; 1: decoupled."""
+    """The common hyperparameter weight_decay (0) or decoupled (1)."""
     return Value(t._trace, False, t._trace.add(False, "hyper", len(h._values) + which))
 
 
 class Hypers:
-    """A rule's hyperparameters by name: `h`."""
+    """The argument `h`: a rule's hyperparameters by name."""
 
     __slots__ = ("_values",)
     _values: dict[str, Value]
@@ -481,7 +481,7 @@ class Hypers:
         refuse(f"h.{name} is assigned to; hyperparameters are changed in the param groups")
 
 
-# ---- the functions
+# ---- functions
 
 
 def _function(name: str, op: str, x: Any, plain: Callable[[float], float]) -> Any:
@@ -616,7 +616,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     if not isinstance(condition, (bool, np.bool_)):
         raise TypeError(f"adaptk.where: expected a condition inside a function of adaptk.rule, got {_kind(condition)}")
     chosen = a if condition else b
-    # Of the same kind, whatever the condition is.
+    # The result's kind must not depend on the condition.
     of = [x for x in (a, b) if isinstance(x, Value)]
     return _lift(of[0]._trace, chosen, any(x._element for x in of)) if of else chosen
 
@@ -664,7 +664,7 @@ def log(x: Any) -> Any:
 
 
 def _log_of_elements(x: Any) -> Any:
-    # Away from subnormal numbers, and from above: 1/y has the same logarithm but for its sign.
+    # Scale subnormal numbers up, and take 1/y for y below 1/2: its logarithm has the opposite sign.
     tiny = x < 2.0**-100
     y = where(tiny, x * 2.0**54, x)
     small = y < 0.5
@@ -678,7 +678,7 @@ def _log_of_elements(x: Any) -> Any:
     low, high = y < math.sqrt(0.5), y > math.sqrt(2.0)
     y = where(low, y * 2, where(high, y / 2, y))
     exponent = exponent + where(low, -1.0, where(high, 1.0, 0.0))
-    # log y = 2 artanh f, of |f| < 0.172.
+    # log y = 2 artanh f, with |f| < 0.172.
     f = (y - 1) / (y + 1)
     square = f * f
     series: Any = 1 / 21
@@ -687,7 +687,7 @@ def _log_of_elements(x: Any) -> Any:
     rest = (f + f) * series
     rest = where(small, -rest, rest)
     exponent = where(small, -exponent, exponent) + where(tiny, -54.0, 0.0)
-    # log 2 as a sum whose first part times a whole number is exact in float32.
+    # log 2 as a sum of two numbers: an integer times the first is exact in float32.
     first = 355 / 512
     result = exponent * first + (exponent * (math.log(2) - first) + rest)
     return where(x > 0, where(x < math.inf, result, x), where(x == 0, -math.inf, math.nan))
@@ -718,8 +718,8 @@ def cbrt(x: Any) -> Any:
     if not isinstance(x, Value) and not _is_number(x):
         raise TypeError(f"adaptk.cbrt: expected a number, or a value inside a function of adaptk.rule, got {_kind(x)}")
     a = abs(x)
-    # y <- (a y)^(1/4) has the root as its fixed point, and takes the exponent's error to a quarter each time: after
-    # five times y is within 30% for every float64. Newton's steps square the error.
+    # The cube root is the fixed point of y <- (a y)^(1/4), which divides the error of log y by 4: after five iterations
+    # y is within 30% for every float64. Newton's steps then square the error.
     half = sqrt(a)
     y = sqrt(half)
     for _ in range(4):
@@ -763,7 +763,7 @@ def exp(x: Any) -> Any:
     positive = x > 0
     rest = minimum(abs(x), 1023.0)
     product: Any = 1.0
-    # A sum of powers of two and a rest below 1/4.
+    # |x| is a sum of powers of two and a rest below 1/4.
     for power in range(9, -3, -1):
         part = 2.0**power
         above = part <= rest
@@ -799,7 +799,7 @@ def atan2(y: Any, x: Any) -> Any:
     height, width = abs(y), abs(x)
     most, least = maximum(height, width), minimum(height, width)
     tangent = where(least < most, least / where(most > 0, most, 1.0), where(most > 0, 1.0, most))
-    # Half the angle, three times.
+    # Halve the angle three times, so that the series converges quickly.
     for _ in range(3):
         tangent = tangent / (1 + sqrt(1 + tangent * tangent))
     square = tangent * tangent
@@ -985,10 +985,10 @@ def trace_rule(
     carried: Sequence[str] = (),
     per: Sequence[str] | None = None,
 ) -> tuple[Trace, list[int]]:
-    """Call a rule's function once: what it computes, and the nodes of its results.
+    """Call a rule's function once. Returns the trace and the nodes of the results.
 
-    `starts` has the states that start as a copy of the param ("param") or as the first gradient ("grad"). The nodes of
-    the carried numbers, which are the last ones, are scalars, and so are those of states per tensor.
+    `starts` has the states that start as a copy of the param ("param") or of the first gradient ("grad"). The nodes of
+    the carried numbers come last; these and the nodes of states per tensor are scalar nodes.
     """
     per = per or ["element"] * len(names)
     trace = Trace(per=per)

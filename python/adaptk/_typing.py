@@ -6,13 +6,13 @@ from typing import Any, Protocol, SupportsFloat, TypeAlias
 
 
 class Buffer(Protocol):
-    """What speaks DLPack: NumPy arrays, tensors."""
+    """Objects that support DLPack: NumPy arrays, tensors."""
 
     def __dlpack__(self) -> Any: ...
 
 
 Buffers: TypeAlias = "Buffer | list[Any] | tuple[Any, ...]"
-# Gradients of rows beside those: pairs (indices, values), and SciPy's sparse matrices.
+# Also sparse gradients: pairs (indices, values), and SciPy's sparse matrices.
 Gradients: TypeAlias = "Buffers | Any"
 # A number, or a buffer that holds one on the CUDA device of the params.
 Number: TypeAlias = "SupportsFloat | Buffer"

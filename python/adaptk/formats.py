@@ -99,9 +99,9 @@ class Stored(NamedTuple):
     format: str
 
 
-#: Facts of each format, by its name.
+#: The properties of each format, by name.
 _FACTS: dict[str, dict[str, Any]] = {f["name"]: f for f in _core.formats()}
-#: What the elements of a format are stored as whose name no dtype has.
+#: The dtype of the stored elements, for formats that are not dtypes.
 STORED_DTYPES = {
     "bfloat16_sr": "bfloat16",
     "float16_sr": "float16",
@@ -109,7 +109,7 @@ STORED_DTYPES = {
     **dict.fromkeys(("uint8", "uint8_nearest", "dynamic_signed", "dynamic_unsigned", "fp8_e4m3"), "uint8"),
     **dict.fromkeys(("4bit_signed", "4bit_unsigned"), "uint8"),
 }
-#: Names of storage in 8 bits and fewer: the format of a state that is never negative, and that of any other.
+#: Names for 8-bit and 4-bit storage: the format for a state that is never negative, and the one for other states.
 CHOICES = {
     "8bit": ("uint8", "int8"),
     "8bit_nearest": ("uint8_nearest", "int8"),
@@ -117,7 +117,7 @@ CHOICES = {
     "fp8_e4m3": ("fp8_e4m3", "fp8_e4m3"),
     "4bit": ("4bit_unsigned", "4bit_signed"),
 }
-#: What the scales of a saved state are called, and whose they are: of a state that is never negative, and of any other.
+#: Names of the scales in saved states, with the formats that use them: for a state that is never negative, and others.
 SAVED_SCALES = {
     "scales": ("uint8", "int8"),
     "absmax": CHOICES["8bit_dynamic"],
@@ -126,24 +126,24 @@ SAVED_SCALES = {
 }
 _SCALES_OF = {name: scales for scales, names in SAVED_SCALES.items() for name in names}
 
-#: Whether a state of this name is never negative; it is the same in all rules.
+#: Whether a state of this name is never negative, which is the same in all rules.
 _NONNEGATIVE = {s.name: s.nonnegative for rule in rules().values() for s in rule.states}
 
-#: What `param_format` may be: how params of 16 and 8 bits are stored.
+#: The values of `param_format`: how params of 16 and 8 bits are stored.
 PARAM_FORMATS = ("sr", "remainder16", "remainder8", "kahan")
-#: What lies beside each element of a bfloat16 param in these formats: its name, and its dtype.
+#: The second array of a bfloat16 param in formats that split params: its name and dtype.
 SIDES = {
     "remainder16": ("remainder", "int16"),
     "remainder8": ("remainder", "int8"),
     "kahan": ("compensation", "bfloat16"),
 }
 
-#: What `state_dtype` may be.
+#: The values of `state_dtype`.
 STATE_DTYPES = ("float32", "bfloat16", "float16", "bfloat16_sr", "float16_sr", *CHOICES)
 
 
 def check_seed(seed: Any) -> int:
-    """A seed that fits into a state_dict's numbers."""
+    """Check that a seed fits into the numbers of a state dict."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise TypeError(f"seed: expected an int, got {type(seed).__name__}")
     if not 0 <= seed < 2**63:
@@ -166,7 +166,7 @@ def check_param_dtype(dtype: str, param_format: str | None, name: str) -> None:
 
 
 def new_side(param: Any, dtype: str, param_format: str | None) -> dict[str, Any]:
-    """What lies beside a param of this dtype whose elements have lost nothing yet; nothing in many cases."""
+    """The second array of a new param, of zeros; empty if the param's dtype or format has none."""
     if dtype != "bfloat16" or param_format not in SIDES:
         return {}
     name, of_side = SIDES[param_format]
@@ -182,7 +182,7 @@ def check_min_8bit_size(size: Any) -> int:
 
 
 def check_state_dtype(value: Any, states: Sequence[State]) -> dict[str, str]:
-    """The name for each state that `state_dtype` speaks of: one for all, or a dict from state to name."""
+    """The value of `state_dtype` for each state, from one name for all or a dict from state to name."""
     alone = {s.name for s in states if s.per != "element"}
     names = [s.name for s in states if s.name not in alone]
     given = value if isinstance(value, Mapping) else dict.fromkeys(names, value)
@@ -200,7 +200,7 @@ def check_state_dtype(value: Any, states: Sequence[State]) -> dict[str, str]:
 
 
 def format_of(name: str, state: State, size: int, min_8bit_size: int) -> str:
-    """The format that a name of `state_dtype` stands for beside a param of `size` elements."""
+    """The format that a name of `state_dtype` stands for, for a param of `size` elements."""
     if name not in CHOICES:
         return name
     if size < min_8bit_size:
@@ -209,7 +209,7 @@ def format_of(name: str, state: State, size: int, min_8bit_size: int) -> str:
 
 
 def is_plain(name: str) -> bool:
-    """Whether a state in this format is an array whose dtype tells it."""
+    """Whether the dtype of an array identifies this format."""
     return name not in STORED_DTYPES
 
 
@@ -222,21 +222,21 @@ def has_scales(name: str) -> bool:
 
 
 def scales_name(name: str) -> str | None:
-    """What the scales of this format are called in saved states."""
+    """The name of the scales of this format in saved states."""
     if not has_scales(name):
         return None
     return _SCALES_OF.get(name, "scales")
 
 
 def format_of_saved(scales: str, state: str, codes: str | None = None) -> str:
-    """The format of a saved state, by what its scales are called, and by its codes' dtype if that is known."""
+    """The format of a saved state, from the name of its scales, and the dtype of its codes if known."""
     if codes == "int8":
         return "int8"
     return SAVED_SCALES[scales][0 if _NONNEGATIVE[state] else 1]
 
 
 def block_of(name: str) -> int:
-    """How many elements share a scale; 1 if the format has none."""
+    """The number of elements that share a scale; 1 if the format has none."""
     return int(_FACTS[name]["block"])
 
 
@@ -245,17 +245,17 @@ def scale_count(name: str, size: int) -> int:
 
 
 def is_packed(name: str) -> bool:
-    """Whether several elements share each that is stored, in a row."""
+    """Whether several elements are packed into each stored number, in a flat array."""
     return int(_FACTS[name]["packed"]) > 1
 
 
 def stored_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """Of what a param of this shape has its state stored in."""
+    """The shape of the stored state of a param of this shape."""
     return (-(-math.prod(shape) // int(_FACTS[name]["packed"])),) if is_packed(name) else tuple(shape)
 
 
 def new_data(like: Any, value: float, name: str) -> Any:
-    """What a state beside `like` is stored in, each of one value."""
+    """The stored elements for a state of the param `like`, all of one value."""
     if not is_packed(name):
         return _backend.full_like(like, value, STORED_DTYPES[name])
     (count,) = stored_shape(name, _core.layout(like, "params")[0])
@@ -263,15 +263,15 @@ def new_data(like: Any, value: float, name: str) -> Any:
 
 
 def code_of(value: float, name: str) -> tuple[float, float | None]:
-    """What each element of a state of one value is stored as, and the scale of each block if there are scales."""
-    # Elements that are all the same are encoded to the same code.
+    """The code of each element of a constant state, and the scale of each block if there are scales."""
+    # Equal elements get equal codes, so one block is enough.
     block = quantize(np.full(block_of(name), value, np.float32), name, seed=0)
     code = np.asarray(block.data).reshape(-1)[0].item()
     return code, None if block.scales is None else float(block.scales[0])
 
 
 def full_like(param: Any, value: float, name: str) -> Any:
-    """A state of one value beside a param, in any format."""
+    """A constant state of a param, in any format."""
     if is_plain(name):
         return _backend.full_like(param, value, name)
     code, scale = code_of(value, name)
@@ -452,19 +452,19 @@ def join_param(param: Any, side: Any, param_format: str) -> Any:
 
 
 def _map_of(name: str) -> np.ndarray[Any, Any]:
-    """The numbers of all codes of a format with a map, for the scale 1."""
+    """The values of all codes of a format with a map, for the scale 1."""
     codes = np.arange(8) * 34 + 1 if is_packed(name) else np.arange(256)  # 0x01, 0x23, ...
     return np.asarray(dequantize(Stored(codes.astype(np.uint8), np.ones(1, np.float32), name)))
 
 
 def _is_map(given: np.ndarray[Any, Any], name: str) -> bool:
-    """Whether these are the numbers of a format: PyTorch computes them with other instructions on other processors."""
+    """Whether this is a format's map, up to rounding: PyTorch's results for it depend on the processor."""
     own = _map_of(name)
     return bool((np.abs(given - own) <= 4 * np.spacing(np.abs(own))).all())
 
 
 def _read_map(qmap: Any, where: str) -> str:
-    """The format that a map is of."""
+    """The format with this map."""
     remedy = "convert the state to float32 where it comes from"
     given = _backend.to_numpy(qmap).reshape(-1)
     if given.size != 256:
@@ -476,7 +476,7 @@ def _read_map(qmap: Any, where: str) -> str:
 
 
 def _in_own_blocks(scales: Any, size: int, where: str) -> Any:
-    """Scales of blocks of 256 elements, for those of longer blocks."""
+    """Scales of blocks of 256 elements, from those of the same or longer blocks."""
     if len(scales.shape) != 1:
         raise ValueError(f"{where}: shape {tuple(scales.shape)}, expected one number for each block of elements")
     count = scales.shape[0]
@@ -493,7 +493,7 @@ def _in_own_blocks(scales: Any, size: int, where: str) -> Any:
 
 
 def _float32(stored: Stored, shape: Sequence[int] | None = None) -> Any:
-    """Decoded, wherever it is and whatever its layout; `shape`: of what is packed, which is in C order."""
+    """Decode a state, on any device and in any layout. `shape` is for packed states, which are in C order."""
     of_packed = shape if is_packed(stored.format) else None
     if not _backend.is_torch(stored.data):
         return dequantize(stored, of_packed)
@@ -504,7 +504,7 @@ def _float32(stored: Stored, shape: Sequence[int] | None = None) -> Any:
 
 
 def _recoded(state: Any, name: str) -> Stored:
-    """Float32 numbers in a format, wherever they are and whatever their layout."""
+    """Encode float32 numbers, on any device and in any layout."""
     if not _backend.is_torch(state):
         return quantize(state, name)
     made = quantize(state.detach().as_strided((state.numel(),), (1,)).cpu(), name)
@@ -513,7 +513,7 @@ def _recoded(state: Any, name: str) -> Stored:
 
 
 def _named(name: str, stored: Stored, shape: Sequence[int] | None = None) -> dict[str, Any]:
-    """A state of another library under the names of adaptk.torch; in float32 if it has not the map for its sign."""
+    """A state of another library under adaptk.torch's names; in float32 if its map is not the one for this state."""
     scales = scales_name(stored.format)
     if name not in _NONNEGATIVE:
         raise ValueError(f"names: no rule has a state {name!r}; there are {', '.join(map(repr, _NONNEGATIVE))}")
@@ -523,7 +523,7 @@ def _named(name: str, stored: Stored, shape: Sequence[int] | None = None) -> dic
 
 
 def _saved(state: Mapping[str, Any], name: str, shape: Sequence[int] | None = None) -> Any:
-    """A state of adaptk.torch by its name: Stored, or an array."""
+    """The state of this name of adaptk.torch: Stored, or an array."""
     if name not in state:
         raise ValueError(f"state: no {name!r} beside {', '.join(map(repr, state))}")
     for scales in SAVED_SCALES:
@@ -540,7 +540,7 @@ def _saved(state: Mapping[str, Any], name: str, shape: Sequence[int] | None = No
 
 
 def _from_torchaos_4bit(name: str, parts: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Codes as they are if the map and the blocks are those of 4bit; else decoded to float32."""
+    """The codes unchanged if the map and the block size are those of 4bit; else float32."""
     codes, scales, qmap = parts["codes"].reshape(-1), parts["scale"].reshape(-1), parts["qmap"]
     size, count = 2 * math.prod(codes.shape), math.prod(scales.shape)
     if count == 0 or size % count > 0:
@@ -606,7 +606,7 @@ def from_bitsandbytes(state: Mapping[str, Any], names: Sequence[str] = ("exp_avg
     ['exp_avg', 'exp_avg_absmax', 'step']
     """
     _check_mapping(state)
-    # state_dict() has what is stored in 8 bits in a dict of its own.
+    # In state_dict(), entries with 8-bit storage are in a nested dict.
     flat: dict[str, Any] = {}
     for key, value in state.items():
         flat.update(value if isinstance(value, Mapping) else {key: value})
@@ -615,7 +615,7 @@ def from_bitsandbytes(state: Mapping[str, Any], names: Sequence[str] = ("exp_avg
         if f"state{k}" not in flat:
             raise ValueError(f"state: no 'state{k}' for {name!r} beside {', '.join(map(repr, flat))}")
         codes = flat[f"state{k}"]
-        if f"absmax{k}" not in flat:  # a small param's, in float32
+        if f"absmax{k}" not in flat:  # the state of a small param, in float32
             out[name] = codes
             continue
         if f"qmap{k}" not in flat:
@@ -666,7 +666,7 @@ def to_bitsandbytes(
         if not isinstance(found, Stored):
             out[f"state{k}"] = _backend.float32(found)
             continue
-        # The first has the map with a sign whatever it is, the second the other.
+        # In bitsandbytes the first state always has the signed map, the second the unsigned one.
         wanted = "dynamic_signed" if k == 1 else "dynamic_unsigned"
         if found.format != wanted:
             found = _recoded(_float32(found, shape), wanted)

@@ -79,9 +79,9 @@ _LARGEST = {
     "float32": float(np.finfo(np.float32).max),
     "float64": float(np.finfo(np.float64).max),
 }
-# Of a normal distribution that is truncated at two standard deviations: the root of its variance.
+# The standard deviation of a standard normal distribution truncated at two standard deviations.
 _TRUNCATED_STD = 0.87962566103423978
-# Further out, probabilities are so small that their quantiles have no more digits.
+# Further out, probabilities are too small for accurate quantiles.
 _FURTHEST = 36.0
 
 
@@ -472,7 +472,7 @@ def fans(shape: Sequence[SupportsIndex], convention: Convention = "torch") -> tu
 
 
 def _scaled(x: Any, seed: Any, mode: str, gain: object, convention: Convention, distribution: str) -> Any:
-    """Variance gain**2 / fan."""
+    """Fill `x` with numbers of variance gain**2 / fan."""
     _one_of("mode", mode, ("fan_in", "fan_out", "fan_avg"))
     shape, _ = _core.random_target(x)
     fan_in, fan_out = fans(shape, convention)
@@ -480,7 +480,7 @@ def _scaled(x: Any, seed: Any, mode: str, gain: object, convention: Convention, 
     factor = _gain(gain)
     if factor < 0:
         raise ValueError(f"gain must be >= 0, got {factor:g}")
-    # An array without elements may have no fan either.
+    # The fan of an empty array may be 0.
     std = factor / math.sqrt(max(fan, 1.0))
     if distribution == "uniform":
         bound = math.sqrt(3.0) * std
@@ -921,7 +921,7 @@ def sparse(x: X, *, seed: SupportsIndex, sparsity: SupportsFloat = 0.9, std: Sup
     rows, columns = _matrix(x)
     scale = _in_range("std", _number("std", std, 0.0), _core.random_target(x)[1])
     values = normal(np.empty((rows, columns)), seed=number_of_seed, std=scale)
-    # The rows with the smallest words of another stream.
+    # In each column, set the rows with the smallest random words (of another stream) to 0.
     words = _core.random_words(number_of_seed, 1, 0, -(-rows * columns // 4)).ravel()[: rows * columns]
     order = np.argsort(words.reshape(rows, columns), axis=0, kind="stable")
     np.put_along_axis(values, order[: math.ceil(share * rows)], 0.0, axis=0)

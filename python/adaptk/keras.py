@@ -42,7 +42,7 @@ except ModuleNotFoundError as error:
     raise not_installed("adaptk.keras", "Keras", "keras") from None
 
 _BACKENDS = ("torch", "jax", "numpy")
-# Keras's classes, and the library's of the same rules.
+# Keras's classes, and this library's classes of the same rules.
 _KERAS = {
     "Adadelta": "AdaDelta",
     "Adagrad": "AdaGrad",
@@ -54,19 +54,19 @@ _KERAS = {
     "RMSprop": "RMSProp",
     "SGD": "SGD",
 }
-# What every optimizer of Keras takes, but for the learning rate.
+# The arguments of all Keras optimizers, except the learning rate.
 _COMMON = tuple(
     name
     for name, p in inspect.signature(keras.optimizers.Optimizer.__init__).parameters.items()
     if p.kind is p.POSITIONAL_OR_KEYWORD and name not in ("self", "learning_rate")
 )
-# Hyperparameters that are Keras's own options, or that its loop has taken care of.
+# Hyperparameters that are options of Keras, or that its training loop handles.
 _LEFT_OUT = ("lr", "weight_decay", "decoupled", "grad_scale")
 _THEIRS = {"beta1": "beta_1", "beta2": "beta_2", "beta3": "beta_3", "eps": "epsilon"}
 
 
 def _options_of(cls: type[Optimizer]) -> dict[str, str]:
-    """The library's names of what a class takes beside the learning rate, by Keras's."""
+    """The options of a class except the learning rate: Keras's names mapped to this library's."""
     names = [n for n in inspect.signature(cls).parameters if n not in ("params", *_GENERAL)]
     if "eps_in" in names:
         names.insert(names.index("eps_in"), "eps")
@@ -89,7 +89,7 @@ def _step_of(key: str) -> Any:
 
 
 class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
-    """The step of all classes here."""
+    """The base of all classes here."""
 
     _class: type[Optimizer]
 
@@ -104,7 +104,7 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
             if option not in known:
                 raise unexpected(name, option, ["learning_rate", *known, "convention", *_COMMON])
         self_convention = convention or ("keras" if "keras" in self._class._class_rules[0].conventions else "book")
-        # The library's optimizer of one number finds out which rule it is, and checks the options.
+        # An optimizer of a single number chooses the rule and checks the options.
         given = {known[option]: value for option, value in options.items()}
         ahead = [r for r in self._class._class_rules if any(s.name == "velocity" for s in r.states)]
         if options.get("nesterov") and ahead:
@@ -129,7 +129,7 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
         super().__init__(learning_rate, **common)
         self.convention = self_convention
         self._rule_key = rule.key
-        # Hyperparameters and their names here, in the rule's order.
+        # Hyperparameters and the names of their attributes, in the rule's order.
         places = {ours: theirs for theirs, ours in known.items()}
         self._attributes: dict[str, str] = {}
         for h in rule.hyperparameters:
@@ -138,7 +138,7 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
                 setattr(self, self._attributes[h.name], group[h.name])
         of_states = {s.option: float(given[s.option]) for s in rule.states if s.option in given}
         self._initial = rule.initial_states(self_convention, {**group, "lr": self._first_rate()}, of_states)
-        # What chooses among the rules of the class, and initial values.
+        # The options that choose among the rules of the class, and the initial values of states.
         self._choices = {w: options.get(w, 0.0 if w == "momentum" else False) for w in _words(self._class)}
         self._choices.update({s.option: self._initial[s.name] for s in rule.states if s.option is not None})
         for name, value in self._choices.items():
@@ -177,7 +177,7 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
             made.assign(keras.ops.cast(variable.value, made.dtype))
         return made
 
-    # Keras's loop calls these; the decay is part of the step.
+    # Keras's training loop calls these methods. Weight decay is part of the step.
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         pass
@@ -263,7 +263,7 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
 
 
 def _own_buffer(variable: Any) -> Any:
-    """What a step writes to: the variable's own memory, unless a stateless scope has put another tensor there."""
+    """The buffer for a step: the variable's memory, or a copy if a stateless scope has replaced its tensor."""
     value: Any = variable.value
     if keras.backend.backend() == "torch":
         kept = value is getattr(variable, "_value", None)
@@ -274,7 +274,7 @@ def _own_buffer(variable: Any) -> Any:
 
 
 def _is_of(value: Any, variable: Any) -> bool:
-    """Whether a buffer is the variable's own memory."""
+    """Whether a buffer is the variable's memory."""
     now: Any = variable.value
     if keras.backend.backend() == "torch":
         return bool(value.data_ptr() == now.data_ptr() and value.numel() > 0)
@@ -288,7 +288,7 @@ def _gradient(grad: Any) -> Any:
 
 
 def _signature(name: str, cls: type[Optimizer]) -> inspect.Signature:
-    """Keras's own order of arguments if it has the class, then what this one has beside."""
+    """The arguments of Keras's class in its order, if there is one, and then the additional ones."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     keyword = inspect.Parameter.KEYWORD_ONLY
     ours = inspect.signature(cls).parameters
@@ -369,8 +369,8 @@ def _make(name: str, cls: type[Optimizer]) -> type[_Fused]:
                 raise TypeError(f"{name}() got multiple values for argument {option!r}")
             kwargs[option] = value
         if name in _KERAS:
-            # Keras's own defaults, also those of rules for which the library has no convention of Keras's.
-            placed = "eps_in" in kwargs or "eps_out" in kwargs  # as a config has it: epsilon would be given twice
+            # Keras's defaults, also for rules without a "keras" convention.
+            placed = "eps_in" in kwargs or "eps_out" in kwargs  # as in a config; epsilon would be passed twice
             for option in positional:
                 if option == "epsilon" and placed:
                     continue

@@ -88,14 +88,14 @@ def _make_classes(rules: Mapping[str, Rule]) -> dict[str, type[Optimizer]]:
             by_class.setdefault(name, []).append(rule)
     classes: dict[str, type[Optimizer]] = {}
     for name, class_rules in by_class.items():
-        # The rule without options first: it gives the class its defaults.
+        # The first rule is the one without options: the class has its defaults.
         class_rules.sort(key=lambda r: len(r.variant))
         classes[name] = make_class(name, class_rules, __name__)
     return classes
 
 
 CLASSES: Mapping[str, type[Optimizer]] = MappingProxyType(_make_classes(RULES))
-# Of the rules that keep one number for each row.
+# The rules that keep one number for each row.
 ROW_WISE_CLASSES: Mapping[str, type[Optimizer]] = MappingProxyType(_make_classes(ROW_WISE))
 globals().update({**CLASSES, **ROW_WISE_CLASSES})
 

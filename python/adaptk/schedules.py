@@ -84,7 +84,7 @@ def _is_traced(t: Any) -> bool:
 
 
 def _traced(function: Callable[[Any], float], t: Any) -> Any:
-    """The rate of a step whose number JAX does not know yet: the host computes it when it does."""
+    """The rate of a step whose number is traced by JAX: a callback to the host computes it."""
     import jax
     import numpy as np
 
@@ -99,7 +99,7 @@ def _traced(function: Callable[[Any], float], t: Any) -> Any:
 
 
 def _rate(name: str, rate: Rate) -> Callable[[int], float]:
-    """A schedule from a schedule, any other function of the step, or a constant rate."""
+    """A function of the step, from a schedule, another function or a constant rate."""
     refuse_from_zero(name, rate)
     if callable(rate):
         return rate
@@ -180,14 +180,14 @@ class FromZero:
 
 
 def refuse_from_zero(name: str, rate: object) -> None:
-    """For what counts from 1."""
+    """Refuse a schedule that counts from 0, for uses that count from 1."""
     if isinstance(rate, FromZero):
         raise TypeError(
             f"{name}: this schedule counts from 0, and steps count from 1 here; give it without from_zero()"
         )
 
 
-# repr=False keeps the base class's, which prints the call of the factory.
+# repr=False keeps the repr of the base class, which prints the call of the factory.
 @dataclass(frozen=True, repr=False)
 class _Constant(Schedule):
     lr: float
@@ -245,7 +245,7 @@ class _Polynomial(Schedule):
     end: float
 
     def _at(self, t: int) -> float:
-        if t == 1:  # (lr - end) + end need not be lr
+        if t == 1:  # because (lr - end) + end may be rounded
             return self.lr
         left = 1.0 - min(t - 1, self.total) / self.total
         return (self.lr - self.end) * math.pow(left, self.power) + self.end
@@ -262,7 +262,7 @@ class _Cosine(Schedule):
         if t <= self.warmup:
             return self.lr * t / self.warmup
         past = min(t - 1, self.total) - self.warmup
-        if past == 0:  # end + (lr - end) need not be lr
+        if past == 0:  # because end + (lr - end) may be rounded
             return self.lr
         return self.end + (self.lr - self.end) * (1.0 + math.cos(math.pi * past / (self.total - self.warmup))) / 2.0
 
@@ -282,7 +282,7 @@ class _OneCycle(Schedule):
         final = initial / self.final_div_factor
         last = self.total - 1
         peak = self.pct_start * self.total - 1.0
-        # Positions, which may be fractional or lie before the first step, and the rates there.
+        # Positions with their rates. A position may be fractional or lie before the first step.
         points = [(0.0, initial), (peak, self.max_lr), (float(last), final)]
         if self.three_phase:
             points.insert(2, (2.0 * peak, initial))
@@ -304,7 +304,7 @@ class _Warmup(Schedule):
         if t > self.steps:
             return float(self.schedule(t - self.steps))
         peak = float(self.schedule(1))
-        # The same operations as in cosine(warmup=...), so that both ways to write it give the same bits.
+        # The same operations as in cosine(warmup=...), so that both have the same bits.
         return peak * t / self.steps if self.start == 0.0 else self.start + (peak - self.start) * t / self.steps
 
 
@@ -706,7 +706,7 @@ def chained(pieces: Sequence[tuple[Rate, int] | Rate]) -> Schedule:
 
 
 def _one_by_position(factory: Callable[..., Schedule]) -> Callable[..., Schedule]:
-    """A factory that says by which name to give an argument."""
+    """A factory whose error for a second positional argument names the argument."""
     first, *others = inspect.signature(factory).parameters
 
     @wraps(factory)
