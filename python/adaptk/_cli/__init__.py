@@ -1,4 +1,4 @@
-"""The command line: ``adaptk`` and ``python -m adaptk``. The only part that uses rich."""
+"""The command line: ``adaptk`` and ``python -m adaptk``. No other part of the package uses rich."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one of the commands; the arguments after its name are its own.
+    """Run one of the commands, with the arguments after its name.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
-    # What follows the command is its own business, --help included.
+    # All arguments after the command belong to it, including --help.
     command = parser.parse_args(arguments[:1]).command
     if command is None:
         parser.print_help()
@@ -56,13 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
-    """One command, with its errors as messages."""
+    """Run one command and print its errors as messages."""
     try:
         status = int(import_module(COMMANDS[command][1]).main(arguments))
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # Whoever read has seen enough, as `| head` does; what is left to be flushed at exit goes nowhere.
+        # The reader has closed the pipe, as `| head` does. Redirect the output, so that the flush at exit does not
+        # fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (CommandError, OSError) as error:

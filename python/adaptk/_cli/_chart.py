@@ -1,4 +1,4 @@
-"""Curves as text: Braille dots in colour, or a letter a curve."""
+"""Curves as text: Braille dots in colour, or one letter for each curve."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from adaptk._cli._screen import Cell, Screen
 
 STYLES = ("bright_blue", "bright_red", "bright_green", "bright_magenta", "bright_yellow", "bright_cyan")
 MARKS = "ox+*#@%&=~"
-# The bits of a Braille character's dots, by row and column.
+# The bit of each dot of a Braille character, by row and column.
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
@@ -32,9 +32,9 @@ def chart(
     height: int = 12,
     most_width: int = 84,
 ) -> None:
-    """Draw positive values over 0, 1, 2, ... on a logarithmic axis. `last` is what the right end is called.
+    """Draw positive values over 0, 1, 2, ... on a logarithmic axis. `last` is the label of the right end.
 
-    Values that are not finite or not positive leave a gap; those under `lowest` are drawn there.
+    Values that are not finite or not positive leave a gap; those below `lowest` are drawn at `lowest`.
     """
     drawn = {
         name: [math.log10(max(v, lowest)) if 0.0 < v < math.inf else math.nan for v in values]
@@ -98,7 +98,7 @@ def chart(
 
 
 def _labels(low: float, high: float, height: int) -> dict[int, str]:
-    """Powers of ten by the row that they are in; the ends of the axis if there are fewer than two."""
+    """Labels by row: powers of ten, or the ends of the axis if there are fewer than two."""
     found: dict[int, str] = {}
     powers = range(math.ceil(low), math.floor(high) + 1)
     every = max(1, math.ceil(len(powers) / height * 2))

@@ -1,7 +1,7 @@
-"""``adaptk compare``: how fast all rules converge on a set of small problems, each at its best learning rate.
+"""``adaptk compare``: how fast the rules converge on a set of small problems, each at its best learning rate.
 
-Every rule gets the same learning rates to choose from, the same start, the same steps and the same minibatches. The
-problems are a table, ``PROBLEMS`` in ``_problems.py``: one more entry is one more column.
+Every rule has the same choice of learning rates, the same start, number of steps and minibatches. The problems are the
+table ``PROBLEMS`` in ``_problems.py``.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from adaptk._cli._screen import Cell, Column, Progress, Screen, progress
 
 Array: TypeAlias = npt.NDArray[Any]
 
-# Their callers give them the diagonal of the Hessian, which the problems have not.
+# These rules need the diagonal of the Hessian, which the problems do not compute.
 WITH_HESSIAN = ("sophia", "adahessian")
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 QUICK_RATES = (0.01, 0.1, 1.0)
-# The share of the steps that --quick takes.
+# The fraction of the steps that --quick takes.
 QUICK = 0.1
-# A loss that counts as the minimum: a run ends there, and of two such runs the one with fewer steps is the better.
+# A loss that counts as the minimum: a run ends there, and of two such runs the one with fewer steps is better.
 SOLVED = 1e-12
-# A run whose loss is beyond this many times that of the start is given up.
+# A run is stopped as diverged if its loss exceeds this multiple of the initial loss.
 LOST = 1e6
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -53,22 +53,22 @@ class Run:
 
     @property
     def final(self) -> float:
-        """The loss at the end; inf if it was given up or is no number."""
+        """The last loss; inf if the run diverged or the loss is NaN."""
         return self.losses[-1] if math.isfinite(self.losses[-1]) else math.inf
 
     @property
     def solved(self) -> bool:
-        """Whether it came to the minimum."""
+        """Whether the run reached the minimum."""
         return self.final <= SOLVED
 
     @property
     def order(self) -> tuple[float, int]:
-        """The less, the better: the loss, and of two that are solved the steps."""
+        """The sort key, lower is better: the loss, or for runs that reached the minimum the number of steps."""
         return (SOLVED, self.at[-1]) if self.solved else (self.final, 0)
 
 
 def train(rule: adaptk.Rule, task: Task, steps: int, rate: float, points: int = 50) -> Run:
-    """Minimise with a rule."""
+    """Minimise a problem with a rule."""
     params = [p.copy() for p in task.start]
     optimizer = adaptk.optimizer_for(rule.name, params, lr=rate)
     interim = _demo.wants_lookahead(rule)
@@ -82,10 +82,11 @@ def train(rule: adaptk.Rule, task: Task, steps: int, rate: float, points: int = 
         for step in range(steps):
             with optimizer.lookahead() if interim else nullcontext():
                 grads = task.gradient(params, step)
-            if rule.reduces:  # it takes no gradients of rows
+            if rule.reduces:  # such rules have no sparse steps
                 grads = [_dense(g, p) for g, p in zip(grads, params, strict=True)]
             if not all(math.isfinite(optimizer.param_groups[0][name]) for name in rule.carried):
-                # What the rule hands on from step to step has overflowed: it takes no more steps.
+                # A number that the rule carries from step to step has overflowed: the optimizer would refuse further
+                # steps.
                 if at[-1] < step:
                     at.append(step)
                     losses.append(math.inf)
@@ -103,7 +104,7 @@ def train(rule: adaptk.Rule, task: Task, steps: int, rate: float, points: int = 
 
 
 def _dense(grad: Any, param: Any) -> Any:
-    """A gradient that may be of rows, as an array."""
+    """A gradient that may be sparse, as a dense array."""
     if not isinstance(grad, tuple):
         return grad
     indices, values = grad
@@ -116,12 +117,12 @@ Results: TypeAlias = "dict[str, dict[str, list[Run]]]"
 
 
 def known_rules() -> list[str]:
-    """Those that can take part: the compiled ones, then those of the catalogue."""
+    """The rules that can be compared: first the compiled ones, then those of the catalogue."""
     return [*adaptk.rules(), *(name for name in catalogue.CLASSES if name not in WITH_HESSIAN)]
 
 
 def rule_named(name: str) -> adaptk.Rule:
-    """One of known_rules()."""
+    """The rule of this name among known_rules()."""
     found = adaptk.rules().get(name)
     if found is None:
         traced = catalogue.find(name)
@@ -131,14 +132,14 @@ def rule_named(name: str) -> adaptk.Rule:
 
 
 def steps_of(options: argparse.Namespace, name: str) -> int:
-    """The steps of each run on a problem."""
+    """The number of steps of each run on a problem."""
     if options.steps is not None:
         return int(options.steps)
     return math.ceil(PROBLEMS[name].steps * (QUICK if options.quick else 1))
 
 
 def run_all(options: argparse.Namespace, bar: Progress) -> Results:
-    """A run for each problem, rule and learning rate; nothing for a problem without its data."""
+    """Run each problem with each rule and learning rate. Problems whose data are missing are left out."""
     results: Results = {}
     threads = adaptk.get_num_threads()
     adaptk.set_num_threads(1)
@@ -166,17 +167,17 @@ def run_all(options: argparse.Namespace, bar: Progress) -> Results:
 
 
 def best(runs: Sequence[Run]) -> Run:
-    """The run that ends best; of equal ones that with the lowest rate."""
+    """The best run; of equal ones the one with the lowest rate."""
     return min(runs, key=lambda run: (run.order, run.rate))
 
 
 def ranked(runs: dict[str, list[Run]]) -> list[str]:
-    """The rules of one problem, best first."""
+    """The rules of one problem, the best first."""
     return sorted(runs, key=lambda rule: best(runs[rule]).order)
 
 
 def mean_ranks(results: Results) -> dict[str, float]:
-    """Of each rule over the problems that it takes part in, 1 the best; equal ones share their ranks."""
+    """The mean rank of each rule over its problems, where 1 is best. Equal runs get the mean of their ranks."""
     ranks: dict[str, list[float]] = {}
     for runs in results.values():
         orders = {rule: best(each).order for rule, each in runs.items()}
@@ -188,18 +189,18 @@ def mean_ranks(results: Results) -> dict[str, float]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is shown
+# Output
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def rate_text(run: Run, rates: Sequence[float]) -> str:
-    """The learning rate, with a sign if it is at an end of the rates, beyond which there may be a better one."""
+    """The learning rate, marked if it is the lowest or highest one, beyond which there may be a better one."""
     ends = {min(rates): "-", max(rates): "+"} if len(rates) > 1 else {}
     return f"{run.rate:g}{ends.get(run.rate, '')}"
 
 
 def end_text(run: Run) -> str:
-    """How a run ended: in the minimum after so many steps, or at a loss."""
+    """The end of a run: the number of steps to the minimum, or the loss."""
     return f"{run.at[-1]} steps" if run.solved else f"{run.final:.1e}"
 
 
@@ -213,7 +214,7 @@ def _cell(runs: dict[str, list[Run]], rule: str, rates: Sequence[float]) -> Cell
 
 
 def show(screen: Screen, options: argparse.Namespace, results: Results) -> None:
-    """The result first, then the table, in parts if the terminal is narrow."""
+    """Print the result and then the table, in parts if the terminal is narrow."""
     rates = options.rates
     ranks = mean_ranks(results)
     rules = sorted(ranks, key=lambda rule: ranks[rule])
@@ -264,7 +265,7 @@ def show(screen: Screen, options: argparse.Namespace, results: Results) -> None:
 
 
 def as_json(options: argparse.Namespace, results: Results) -> str:
-    """All runs, with the curve of the best of each rule."""
+    """All runs, with the curve of the best run of each rule."""
 
     def finite(x: float) -> float | None:
         return x if math.isfinite(x) else None
@@ -296,7 +297,7 @@ def as_json(options: argparse.Namespace, results: Results) -> str:
 
 
 def plot(results: Results, path: Path) -> None:
-    """A panel for each problem: the five best rules in colour, the others in grey."""
+    """Plot a panel for each problem: the five best rules in colour, the others in grey."""
     from matplotlib.figure import Figure
 
     columns = min(3, len(results))
@@ -307,7 +308,7 @@ def plot(results: Results, path: Path) -> None:
         axes.set_visible(False)
     for axes, (name, runs) in zip(grid.flat, results.items(), strict=False):
         order = ranked(runs)
-        # What a logarithmic axis has no place for leaves a gap.
+        # Values that a logarithmic axis cannot show leave a gap.
         shown = {r: [x if 0 < x < math.inf else math.nan for x in best(runs[r]).losses] for r in order}
         for rule in order[5:]:
             axes.plot(best(runs[rule]).at, shown[rule], color="0.87", linewidth=0.8, zorder=1)

@@ -1,7 +1,7 @@
 """``adaptk bench --readme``: every figure of the README, measured by the scripts of a checkout, as a Markdown block.
 
-Each study is a process of its own, whose results come back as JSON. What cannot run here is listed with the reason, and
-a study that fails loses nobody else's results.
+Each study runs in its own process, which returns its results as JSON. Studies that cannot run here are listed with the
+reason, and a failure does not affect the results of other studies.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Raw: TypeAlias = dict[str, Any]
 BEGIN = "<!-- figures: begin"
 BEGIN_LINE = f"{BEGIN} (python -m adaptk bench --readme --write README.md) -->"
 END = "<!-- figures: end -->"
-#: Where results are kept in a checkout.
+#: The file of the results in a checkout.
 KEPT = Path("bench") / "figures.json"
 PACKAGES = ("numpy", "torch", "jax", "optax", "scipy", "deepspeed")
-# A study that takes so many times as long as expected, and at least so many seconds, hangs.
+# A study is stopped if it exceeds this multiple of the expected time, and this number of seconds.
 PATIENCE, LEAST_PATIENCE = 5.0, 600.0
 
 
@@ -53,10 +53,10 @@ def checkout() -> Path:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What a study needs
+# Requirements of studies
 # ---------------------------------------------------------------------------------------------------------------------
 
-#: Why a study cannot run here, or None.
+#: A function that returns the reason why a study cannot run here, or None.
 Need: TypeAlias = Callable[[], "str | None"]
 
 
@@ -82,7 +82,7 @@ def armadillo() -> str | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Studies, and what the README says of each
+# Studies, and the lines of the README about each
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -95,12 +95,12 @@ class Claim:
 
 
 def number(x: float) -> str:
-    """Three digits, or as many as stand before the point."""
+    """Three significant digits, or all digits before the decimal point."""
     return f"{x:.2f}" if x < 9.995 else f"{x:.1f}" if x < 99.95 else f"{x:,.0f}"
 
 
 def span(values: Sequence[float]) -> str:
-    """The range of some figures."""
+    """The range of several figures."""
     low, high = number(min(values)), number(max(values))
     return low if low == high else f"{low} to {high}"
 
@@ -221,14 +221,14 @@ def _torch(raw: Raw) -> list[Claim]:
 
 @dataclass(frozen=True)
 class Study:
-    """One script and what it is asked."""
+    """One script and its arguments."""
 
     command: tuple[str, ...]
     quick: tuple[str, ...]
     claims: Callable[[Raw], list[Claim]]
-    seconds: float  # about, on two cores
+    seconds: float  # approximate time on two cores
     needs: tuple[Need, ...] = ()
-    # Said on the command line of the table, which has no place for what only saves time.
+    # The command line in the table, without arguments that only save time.
     shown: str = ""
 
 
@@ -236,7 +236,7 @@ _TORCH = (
     *("bench/torch_race.py", "--gradients", "kept", "--threads", "{threads}", "--seconds", "2"),
     *("--rules", "sgd,momentum,adagrad,adam,adamw,rmsprop,adadelta,nadam,radam,adamax,rprop,asgd"),
 )
-# Without optax, which compiles for longer than it steps where there are many tensors: bench/jax_race.py has those.
+# Without optax, which for many tensors takes longer to compile than to step; bench/jax_race.py measures it.
 _TORCH_SMALL = ("--sizes", "1M", "--cases", "1000x64,200x4096,digits", "--contenders", "adaptk,fused,foreach,single")
 _TORCH_LARGE = (*("--sizes", "64M", "--cases", "", "--contenders", "adaptk,fused,foreach,single,deepspeed,optax"),)
 _TORCH_QUICK = ("--quick", "--rules", "adam,rmsprop")
@@ -305,7 +305,7 @@ STUDIES: dict[str, Study] = {
 
 
 def machine() -> Raw:
-    """What the figures are taken on."""
+    """The machine on which the figures are measured."""
     from adaptk import _bench
 
     about = _bench.machine()
@@ -332,14 +332,14 @@ def _load() -> float | None:
 
 
 def without_rounds(value: Any) -> Any:
-    """Without the times of every round, which nobody reads again; medians and quartiles stay."""
+    """Remove the times of single rounds, which are not used again; medians and quartiles remain."""
     if isinstance(value, dict):
         return {k: without_rounds(v) for k, v in value.items() if not (k == "seconds" and isinstance(v, list))}
     return [without_rounds(v) for v in value] if isinstance(value, list) else value
 
 
 def run_study(study: Study, root: Path, quick: bool, bar: Progress) -> Raw:
-    """The results of a study, or why there are none."""
+    """The results of a study, or the reason why there are none."""
     for need in study.needs:
         if (reason := need()) is not None:
             bar.advance(study.seconds)
@@ -385,7 +385,7 @@ def run_study(study: Study, root: Path, quick: bool, bar: Progress) -> Raw:
 
 
 def measure(names: Sequence[str], root: Path, quick: bool, keep: Path | None, given: Raw | None = None) -> Raw:
-    """Run the studies; what they found so far is written to `keep` after each."""
+    """Run the studies. After each one the results so far are written to `keep`."""
     about = machine()
     if given is not None and (given["machine"] != about or given["quick"] != quick):
         raise CommandError("--from: those results are of another machine or other versions; measure all of it again")
@@ -420,7 +420,7 @@ TORCH_BEST = ("fused", "foreach", "single")
 
 
 def speedup(record: Raw, names: Sequence[str]) -> float | None:
-    """The fastest of some contenders over adaptk."""
+    """The shortest time of several contenders over adaptk's."""
     there = [record["contenders"][n]["speedup"] for n in names if "speedup" in record["contenders"].get(n, {})]
     return min(there, default=None)
 
@@ -437,7 +437,7 @@ def _torch_table(raw: Raw) -> list[str]:
     steps = raw["steps"]
     cases = list(dict.fromkeys(r["case"] for r in steps))
     at = {(r["rule"], r["case"]): r for r in steps}
-    # Of one tensor: the largest.
+    # Of the runs with one tensor, the largest.
     large = max((r for r in steps if r["tensors"] == 1), key=lambda r: r["elements"], default=None)
     extra = {"optax": "optax, jitted", "deepspeed": "DeepSpeed"} if large is not None else {}
     extra = {name: title for name, title in extra.items() if any(name in r["contenders"] for r in steps)}
@@ -456,13 +456,13 @@ def raw_results(report: Raw) -> dict[str, Any]:
 
 
 def torch_results(report: Raw) -> Raw:
-    """The results beside torch, of both studies."""
+    """The comparisons with torch, from both studies."""
     parts = [raw for name, raw in raw_results(report).items() if name.startswith("torch")]
     return {key: [record for part in parts for record in part[key]] for key in ("steps", "loops")}
 
 
 def left_out(report: Raw) -> list[str]:
-    """Who is not in the block, and why."""
+    """The libraries that are not in the block, with the reasons."""
     lines = [f"{name}: {found['left_out']}" for name, found in report["studies"].items() if "left_out" in found]
     skipped = {r["skipped"]["deepspeed"] for r in torch_results(report)["steps"] if "deepspeed" in r["skipped"]}
     lines += [f"DeepSpeed: {reason}" for reason in sorted(skipped) if "no such rule" not in reason]
@@ -470,7 +470,7 @@ def left_out(report: Raw) -> list[str]:
 
 
 def block(report: Raw) -> str:
-    """The Markdown, between its markers."""
+    """The Markdown block with its markers."""
     about = report["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
     lines = [
@@ -505,12 +505,12 @@ def block(report: Raw) -> str:
 
 
 def between_markers(text: str) -> tuple[int, int]:
-    """Where the block is in a document.
+    """The position of the block in a document.
 
     Raises
     ------
     CommandError
-        If the two markers are not there once, in their order.
+        Unless each of the two markers occurs once, in the right order.
     """
     begin, end = text.find(BEGIN), text.find(END)
     if begin < 0 or end < begin or text.count(BEGIN) != 1 or text.count(END) != 1:
@@ -519,7 +519,7 @@ def between_markers(text: str) -> tuple[int, int]:
 
 
 def written(text: str, new: str) -> str:
-    """The document with the block in its place."""
+    """The document with the new block."""
     begin, end = between_markers(text)
     return text[:begin] + new + text[end:]
 
@@ -530,7 +530,7 @@ def written(text: str, new: str) -> str:
 
 
 def load(path: Path) -> Raw:
-    """What an earlier run has kept."""
+    """The results that an earlier run has written."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         block(report)
@@ -541,7 +541,7 @@ def load(path: Path) -> Raw:
 
 
 def run(options: argparse.Namespace) -> int:
-    """``bench --readme`` with its options; the files that they name have been checked."""
+    """Run ``bench --readme`` with its options, whose files have been checked."""
     given = load(options.given) if options.given is not None else None
     document = options.write.read_text(encoding="utf-8") if options.write is not None else ""
     if options.write is not None:

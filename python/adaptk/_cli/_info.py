@@ -1,4 +1,4 @@
-"""``adaptk info``: how this copy was built, what it runs on, and where its headers are."""
+"""``adaptk info``: how this installation was built, what it runs on, and where its headers are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adaptk._cli._screen import Screen
 
 
 def folders() -> dict[str, str]:
-    """Where a C or C++ build finds this copy."""
+    """The folders in which a C or C++ build finds this installation."""
     cmake = adaptk.get_cmake_dir()
     return {
         "include_dir": adaptk.get_include(),
@@ -23,7 +23,7 @@ def folders() -> dict[str, str]:
 
 
 def described() -> dict[str, Any]:
-    """All of it, by name."""
+    """All entries, by name."""
     return {
         **adaptk.build_info(),
         "isa": adaptk.get_isa(),
@@ -34,7 +34,7 @@ def described() -> dict[str, Any]:
     }
 
 
-# The dates of the specifications, by which compilers name them.
+# The dates by which compilers identify the specifications.
 _OPENMP = {
     200505: "2.5",
     200805: "3.0",
@@ -49,17 +49,17 @@ _OPENMP = {
 
 
 def openmp_version(date: int) -> str:
-    """OpenMP's version of a date, or the newest one before it."""
+    """The OpenMP version of this date, or the newest one before it."""
     known = [version for when, version in _OPENMP.items() if when <= date]
     return known[-1] if known else str(date)
 
 
 def cuda_text(toolkit: str, architectures: Sequence[str]) -> str:
-    """The toolkit, and what code there is for which devices: machine code (real), or PTX for newer ones (virtual)."""
+    """The toolkit, and the devices with code: machine code (real), or PTX for newer devices (virtual)."""
     kinds: dict[str, list[str]] = {}
     for architecture in architectures:
         number, _, kind = architecture.partition("-")
-        digits = number.rstrip("af")  # letters for features of one device or family
+        digits = number.rstrip("af")  # suffixes for features of one device or family
         capability = f"{digits[:-1]}.{digits[-1]}{number[len(digits) :]}"
         both = ["machine code", "PTX"] if not kind else ["PTX"] if kind == "virtual" else ["machine code"]
         kinds.setdefault(capability, []).extend(both)

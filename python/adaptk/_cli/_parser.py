@@ -1,4 +1,4 @@
-"""Command lines: help that is coloured on a terminal, suggestions for misspelt names, types of arguments."""
+"""Command-line parsing: coloured help on a terminal, suggestions for misspelt names, types of arguments."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from adaptk._cli._screen import coloured
 
 
 class CommandError(Exception):
-    """What ends a command with a message and the exit status 1."""
+    """Ends a command with a message and the exit status 1."""
 
 
 def program() -> str:
-    """How the command line was called, for texts that tell what to type."""
+    """The name under which the command line was called, for texts that say what to type."""
     name = os.path.basename(sys.argv[0]) if sys.argv else ""
     return "adaptk" if name in ("adaptk", "adaptk.exe", "adaptk-script.py") else "python -m adaptk"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """``; did you mean ...?`` if something known is close, else an empty text."""
+    """``; did you mean ...?`` if a known name is similar, else an empty string."""
     close = difflib.get_close_matches(name, list(known), 3)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
             lines = [f"  {command.ljust(width)}   {what}" for command, what in examples]
             options["epilog"] = "\n".join(["examples:", *lines, "", options.get("epilog", "")]).rstrip()
         if sys.version_info >= (3, 14):
-            options["color"] = False  # the colours of other Python versions are those of _print_message
+            options["color"] = False  # Python 3.14 has colours of its own; _print_message has the same for all versions
         options["formatter_class"] = _Formatter
         super().__init__(*arguments, **options)
         self._optionals.title = "options"
@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Wraps the description, and leaves the examples as they are."""
+    """Wraps the description, but not the examples."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         options["max_help_position"] = 26
@@ -79,7 +79,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def add_json(parser: argparse._ActionsContainer, what: str = "all figures") -> None:
-    """``--json``: standard output gets JSON and nothing else; ``--json FILE`` writes a file beside the usual output."""
+    """Add ``--json``, which prints JSON only, and ``--json FILE``, which writes a file besides the usual output."""
     parser.add_argument(
         "--json",
         nargs="?",
@@ -90,7 +90,7 @@ def add_json(parser: argparse._ActionsContainer, what: str = "all figures") -> N
 
 
 def names_among(what: str, known: Sequence[str]) -> Callable[[str], list[str]]:
-    """A type for argparse: ``all``, or names with commas between them, each one of `known`."""
+    """A type for argparse: ``all``, or a comma-separated list of names in `known`."""
 
     def parse(text: str) -> list[str]:
         if text.strip() == "all":
@@ -108,7 +108,7 @@ def names_among(what: str, known: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def whole(low: int) -> Callable[[str], int]:
-    """A type for argparse: an integer from `low` on."""
+    """A type for argparse: an integer >= `low`."""
 
     def parse(text: str) -> int:
         try:
@@ -123,7 +123,7 @@ def whole(low: int) -> Callable[[str], int]:
 
 
 def check_plot(path: Path) -> None:
-    """Before the work, so that nobody waits for a picture that cannot be drawn."""
+    """Check that a picture can be drawn, before the work, so that nobody waits in vain."""
     try:
         import matplotlib  # noqa: F401  (without it, its modules may be there in part)
         from matplotlib.figure import Figure
@@ -136,7 +136,7 @@ def check_plot(path: Path) -> None:
 
 
 def check_folder(option: str, path: Path) -> None:
-    """That a file can be written there."""
+    """Check that a file can be written there."""
     if not path.parent.is_dir():
         raise CommandError(f"{option} {path}: there is no folder {path.parent}")
     if path.is_dir():
@@ -144,7 +144,7 @@ def check_folder(option: str, path: Path) -> None:
 
 
 def check_files(options: argparse.Namespace) -> None:
-    """The files that ``--json`` and ``--plot`` name."""
+    """Check the files that ``--json`` and ``--plot`` name."""
     if getattr(options, "plot", None) is not None:
         check_plot(Path(options.plot))
     if options.json not in (None, "-"):
@@ -152,7 +152,7 @@ def check_files(options: argparse.Namespace) -> None:
 
 
 def write_json(text: str, to: str | None) -> None:
-    """A JSON document to where ``--json`` says."""
+    """Write a JSON document to standard output or the file of ``--json``."""
     if to == "-":
         print(text)
     elif to is not None:

@@ -1,4 +1,4 @@
-"""Small problems that rules are compared on: surfaces, linear models, networks, with gradients in plain NumPy."""
+"""Small problems to compare rules on: surfaces, linear models and networks, with gradients in plain NumPy."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Array: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Task:
-    """A function to be minimised. `gradient` gets the params and the step from 0, which is that of its minibatch.
+    """A function to minimise. `gradient` is called with the params and the step, counted from 0, for the minibatch.
 
-    It may be one of rows: a pair of indices and values.
+    A gradient may be sparse: a pair of row indices and values.
     """
 
     start: list[Array]
@@ -30,11 +30,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Problem:
-    """One column: what it is called, how many steps each run has, and how it is made from a seed and those steps.
+    """One column: its title, the number of steps of each run, and how to make it from a seed and that number.
 
-    `make` returns None if the data are not there: some are the sources of Python's standard library. `points` is the
-    number of losses on a curve, beside that of the start. Rules that need full-batch gradients take no part in problems
-    with `minibatches`.
+    `make` returns None if the data are missing: some are the sources of Python's standard library. `points` is the
+    number of losses on a curve after the initial one. Rules that need full-batch gradients are not run on problems with
+    `minibatches`.
     """
 
     title: str
@@ -84,7 +84,7 @@ def _beale_slope(x: float, y: float) -> tuple[float, float]:
 
 
 def _batches(count: int, size: int, steps: int, seed: int) -> list[Array]:
-    """The minibatches, as indices: epochs in random order, a last one of other size left out."""
+    """The minibatches, as indices: epochs in random order, without an incomplete last minibatch."""
     rng = np.random.default_rng(seed)
     found: list[Array] = []
     while len(found) < steps:
@@ -106,7 +106,7 @@ def _digits(seed: int, steps: int) -> Task:
 
 
 def _logistic(seed: int, steps: int) -> Task:
-    """Some features are in most rows and most are in few, as words are in texts."""
+    """Few features occur in most rows and most in few rows, like words in texts."""
     rows, features, decay = 500, 100, 1e-3
     rng = np.random.default_rng(seed)
     often = 0.6 / (1 + np.arange(features)) ** 0.7
@@ -123,7 +123,7 @@ def _logistic(seed: int, steps: int) -> Task:
         gradient: Array = (p - y) @ x / rows + decay * w
         return gradient, p
 
-    # The minimum, by Newton's method: what is shown is how far above it a rule ends.
+    # The minimum, by Newton's method: the loss is measured from it.
     least = np.zeros(features)
     for _ in range(20):
         gradient, p = slope(least)
@@ -138,7 +138,7 @@ def _logistic(seed: int, steps: int) -> Task:
 
 
 def _text(seed: int, steps: int) -> Task | None:
-    """Whose text is a passage? Each step is one of the rows of the words that occur."""
+    """Classify passages of text. Gradients are sparse: rows of the words that occur."""
     text = _rare_words.read_passages(seed)
     if text is None:
         return None
@@ -152,7 +152,7 @@ def _text(seed: int, steps: int) -> Task | None:
 
 
 def _patches(images: Array) -> Array:
-    """Of each pixel of 8 x 8 images the 9 in its neighbourhood, zeros beyond the edges."""
+    """For each pixel of 8 x 8 images its 3 x 3 neighbourhood, with zeros beyond the edges."""
     padded = np.pad(images.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
     around = [padded[:, i : i + 8, j : j + 8] for i, j in itertools.product(range(3), repeat=2)]
     result: Array = np.stack(around, axis=-1).reshape(-1, 64, 9)
@@ -160,7 +160,7 @@ def _patches(images: Array) -> Array:
 
 
 def cnn_logits(params: Sequence[Array], patches: Array) -> tuple[Array, Array, Array]:
-    """Of a convolution, tanh, means of 2 x 2 and a dense layer: what is behind tanh, behind the means, at the end."""
+    """A convolution, tanh, 2 x 2 mean pooling and a dense layer: the activations, the pooled ones, and the logits."""
     filters, shift, weights, bias = params
     active = np.tanh(patches @ filters + shift)
     means = active.reshape(-1, 4, 2, 4, 2, filters.shape[1]).mean(axis=(2, 4)).reshape(len(patches), -1)
@@ -168,7 +168,7 @@ def cnn_logits(params: Sequence[Array], patches: Array) -> tuple[Array, Array, A
 
 
 def cnn_gradient(params: Sequence[Array], patches: Array, labels: Array) -> list[Array]:
-    """That of the mean cross-entropy."""
+    """The gradient of the mean cross-entropy."""
     filters, _, weights, _ = params
     active, means, logits = cnn_logits(params, patches)
     delta = np.exp(_demo.log_softmax(logits))
@@ -182,7 +182,7 @@ def cnn_gradient(params: Sequence[Array], patches: Array, labels: Array) -> list
 
 
 def cross_entropy(logits: Array, labels: Array) -> float:
-    """The mean."""
+    """The mean cross-entropy."""
     return -float(np.mean(_demo.log_softmax(logits)[np.arange(len(labels)), labels], dtype=np.float64))
 
 
@@ -199,19 +199,19 @@ def _cnn(seed: int, steps: int) -> Task:
     )
 
 
-# Of the transformer: characters it knows, of a sequence, numbers of a character, heads, numbers inside its network.
+# The transformer's vocabulary (characters), sequence length, embedding size, number of heads, and hidden size.
 CHARACTERS, LENGTH, WIDTH, HEADS, INNER = 64, 32, 32, 2, 64
 
 
 def _normalised(x: Array) -> tuple[Array, Array]:
-    """Rows with mean 0 and variance 1, and what they were divided by."""
+    """Rows normalised to mean 0 and variance 1, and the standard deviations that they were divided by."""
     centred = x - x.mean(axis=-1, keepdims=True)
     root = np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + 1e-5)
     return centred / root, root
 
 
 def _behind_norm(delta: Array, normal: Array, root: Array) -> Array:
-    """The gradient in front of _normalised(), of that behind it."""
+    """The gradient with respect to the input of _normalised(), from that with respect to its output."""
     result: Array = (
         delta - delta.mean(axis=-1, keepdims=True) - normal * (delta * normal).mean(axis=-1, keepdims=True)
     ) / root
@@ -219,7 +219,7 @@ def _behind_norm(delta: Array, normal: Array, root: Array) -> Array:
 
 
 def _heads(x: Array) -> Array:
-    """(sequences, heads, characters, numbers of a head)"""
+    """Split into heads: (sequences, heads, characters, head size)."""
     return x.reshape(*x.shape[:2], HEADS, -1).swapaxes(1, 2)
 
 
@@ -228,7 +228,7 @@ def _joined(x: Array) -> Array:
 
 
 def transformer_start(rng: np.random.Generator) -> list[Array]:
-    """Its params: characters, places, attention in and out, the network's two layers, the way to logits."""
+    """Its params: token and position embeddings, attention input and output, two dense layers, output projection."""
 
     def normal(rows: int, columns: int, scale: float) -> Array:
         return (rng.standard_normal((rows, columns)) * scale).astype(np.float32)
@@ -244,7 +244,7 @@ def transformer_start(rng: np.random.Generator) -> list[Array]:
 def transformer(
     params: Sequence[Array], given: Array, wanted: Array, with_gradient: bool = True
 ) -> tuple[float, list[Array]]:
-    """One block of a transformer that foretells each next character: the mean cross-entropy, and its gradient.
+    """One block of a transformer that predicts the next character: the mean cross-entropy, and its gradient.
 
     Parameters
     ----------
@@ -299,7 +299,7 @@ def transformer(
 
 
 def characters_of(text: str) -> Array:
-    """The text as numbers: its most frequent characters from 0 on, all others the last number."""
+    """The text as integers: the most frequent characters from 0 on, and one number for all others."""
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     values, counts = np.unique(codes, return_counts=True)
     frequent = values[np.argsort(-counts, kind="stable")][: CHARACTERS - 1]
@@ -330,7 +330,7 @@ def _transformer(seed: int, steps: int) -> Task | None:
     )
 
 
-# No start is a round number: rules whose steps have the size of the learning rate would hit the minimum by chance.
+# No start is a round number: rules whose steps are multiples of the learning rate could hit the minimum by chance.
 PROBLEMS: dict[str, Problem] = {
     "ravine": Problem(
         "ravine, x^2 + 100 y^2",

@@ -1,7 +1,8 @@
-"""The demo's sparse part: whose text is this? Words as features, most of which are rare, under AdaGrad and SGD.
+"""The demo's part with sparse gradients: which package is a text from? AdaGrad and SGD on word counts, most of them
+rare.
 
-A softmax regression on bags of words, in one pass. The gradient of a minibatch has values for the words that occur in
-it and for no others, and each step gets those rows alone.
+A softmax regression on bags of words, in one pass. The gradient of a minibatch is nonzero only for the words that occur
+in it, and each step gets only those rows.
 """
 
 from __future__ import annotations
@@ -26,31 +27,31 @@ RULES = ("sgd", "adagrad")
 RATES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 LINES, MOST, TEST = 12, 300, 0.25
 BATCH = 4
-# A word in fewer than one of so many passages is rare.
+# A word is rare if it occurs in fewer than one of this many passages.
 RARE = 100
 DENSE_REPEATS = 21
 
 
 @dataclass
 class Run:
-    """A rule at its best learning rate. Shares are of passages that were not for training."""
+    """A rule at its best learning rate. Accuracies are those on the test passages."""
 
     rule: str
     rate: float
-    losses: list[float] = field(default_factory=list)  # of each minibatch before the step that it is for
+    losses: list[float] = field(default_factory=list)  # of each minibatch, before its step
     right: float = math.nan
-    right_by_rare: float = math.nan  # by the rare words alone
+    right_by_rare: float = math.nan  # with the rare words alone
     step_seconds: float = math.nan
     dense_step_seconds: float = math.nan
 
     @property
     def loss(self) -> float:
-        """The mean over the pass."""
+        """The mean loss over the pass."""
         return float(np.mean(self.losses))
 
     @property
     def ratio(self) -> float:
-        """How many times as fast a step is that knows which rows have a gradient."""
+        """The time of a step with a dense gradient over that of a step with a sparse one."""
         return self.dense_step_seconds / self.step_seconds
 
 
@@ -61,12 +62,12 @@ def _log_softmax(scores: Array) -> Array:
 
 
 def scores(weights: Array, text: Passages, which: Array, words: Array | None = None) -> Array:
-    """Of some passages and all packages; with `words`, a mask, by these words alone."""
+    """The scores of some passages for all packages. `words` is a mask: only these words are used."""
     row, word, value = text.rows(which)
     if words is not None:
         value = np.where(words[word], value, np.float32(0))
     result = np.zeros((len(which), weights.shape[1]), weights.dtype)
-    # Elements of a passage lie side by side.
+    # The elements of a passage are adjacent.
     begins = np.flatnonzero(np.diff(row, prepend=-1))
     if len(row):
         result[row[begins]] = np.add.reduceat(value[:, None] * weights[word], begins, axis=0)
@@ -84,7 +85,7 @@ def _share_right(weights: Array, text: Passages, which: Array, words: Array | No
 
 
 def gradient(weights: Array, text: Passages, which: Array) -> tuple[Array, Array]:
-    """That of the loss: indices of rows, and their values. A word of several passages is there several times."""
+    """The gradient of the loss: row indices and values. A word of several passages occurs several times."""
     delta = np.exp(_log_softmax(scores(weights, text, which)))
     delta[np.arange(len(which)), text.labels[which]] -= 1
     delta /= np.float32(len(which))
@@ -109,7 +110,7 @@ def _train(rule: str, rate: float, text: Passages, seed: int) -> tuple[Run, Arra
 
 
 def _dense_seconds(rule: str, text: Passages, grads: Sequence[tuple[Array, Array]]) -> float:
-    """Time of a step whose gradient has zeros for all other words."""
+    """The time of a step with a dense gradient, which is 0 for all other words."""
     weights = np.zeros((len(text.words), len(text.packages)), np.float32)
     optimizer = adaptk.optimizer_for(rule, [weights])
     dense = np.zeros_like(weights)
@@ -124,12 +125,12 @@ def _dense_seconds(rule: str, text: Passages, grads: Sequence[tuple[Array, Array
 
 
 def read_passages(seed: int) -> Passages | None:
-    """The text of this part; None if the standard library's sources are not there."""
+    """The text of this part; None if the standard library's sources are not installed."""
     return passages(LINES, MOST, TEST, seed)
 
 
 def run_all(text: Passages, seed: int) -> list[Run]:
-    """Each rule with each rate, from the same start, with the same minibatches; of each rule the best by its loss."""
+    """Run each rule with each rate, from the same start, on the same minibatches; keep the lowest loss of each rule."""
     new = np.arange(text.train, len(text.labels))
     rare = text.counts * RARE < text.train
     runs = []
@@ -146,7 +147,7 @@ def run_all(text: Passages, seed: int) -> list[Run]:
 
 
 def show(screen: Screen, text: Passages, runs: Sequence[Run]) -> None:
-    """The result first, then the table."""
+    """Print the result and then the table."""
     rare = int((text.counts * RARE < text.train).sum())
     screen.text(
         f"Sparse gradients: {text.train:,} passages of {len(text.packages)} packages of Python's standard library, as "

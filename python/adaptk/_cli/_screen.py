@@ -1,7 +1,7 @@
-"""What commands print: by rich in colour on a terminal, as plain aligned text elsewhere.
+"""Output of the commands: by rich in colour on a terminal, as plain aligned text elsewhere.
 
-Nothing here needs rich: where it is missing, where NO_COLOR is set, and where the output is no terminal, the same
-tables are printed without it.
+rich is optional. If it is missing, if NO_COLOR is set, or if the output is not a terminal, the same tables are printed
+without it.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: A text, or a text and its style in rich's terms.
+#: A text, or a text and its style in rich's syntax.
 Cell: TypeAlias = "str | tuple[str, str]"
 
-# Of running text, where the terminal is wider or there is none.
+# The width of running text, if the terminal is wider or there is none.
 TEXT_WIDTH = 100
 
 
 def is_terminal(stream: IO[str]) -> bool:
-    """Whether a person reads along."""
+    """Whether the stream is a terminal."""
     try:
         return stream.isatty()
-    except (AttributeError, ValueError):  # none, or closed
+    except (AttributeError, ValueError):  # None, or a closed stream
         return False
 
 
 def coloured(stream: IO[str]) -> Console | None:
-    """rich's console for a terminal that is to have colours, else None."""
+    """rich's console if the stream is a terminal with colours, else None."""
     if not is_terminal(stream) or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return None
     try:
@@ -45,13 +45,13 @@ def coloured(stream: IO[str]) -> Console | None:
 
 
 def terminal_width() -> int:
-    """Columns of the terminal, or what COLUMNS says."""
+    """The number of columns of the terminal, or the value of COLUMNS."""
     return max(20, shutil.get_terminal_size().columns)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. In a narrow terminal the one with the highest `drop` above 0 is left out first."""
+    """A column of a table. In a narrow terminal the column with the highest `drop` > 0 is left out first."""
 
     title: str
     left: bool = False
@@ -64,18 +64,18 @@ def _text(cell: Cell) -> str:
 
 
 class Screen:
-    """Where a command prints.
+    """The output of a command.
 
     Parameters
     ----------
     stream : text file, optional
-        Standard output if left out.
+        By default standard output.
     """
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self.stream = sys.stdout if stream is None else stream
         self.console = coloured(self.stream)
-        #: Columns that a line may have; None if the output is no terminal.
+        #: The width of a line; None if the output is not a terminal.
         self.width = terminal_width() if is_terminal(self.stream) else None
 
     @property
@@ -92,7 +92,7 @@ class Screen:
         return min(self.width or TEXT_WIDTH, TEXT_WIDTH)
 
     def line(self, *parts: Cell) -> None:
-        """One line as it is."""
+        """Print one line unchanged."""
         if self.console is None:
             print("".join(_text(p) for p in parts).rstrip(), file=self.stream)
             return
@@ -101,7 +101,7 @@ class Screen:
         self.console.print(Text.assemble(*parts), soft_wrap=True)
 
     def text(self, text: str = "", style: str = "", indent: str = "") -> None:
-        """A paragraph."""
+        """Print a paragraph."""
         for line in textwrap.wrap(text, self.text_width, initial_indent=indent, subsequent_indent=indent) or [""]:
             self.line((line, style))
 
@@ -112,7 +112,7 @@ class Screen:
         self.text(text, "dim")
 
     def pairs(self, rows: Sequence[tuple[str, str]]) -> None:
-        """Names and values; long values go on below themselves."""
+        """Print names and values; long values continue on indented lines."""
         margin = max(len(name) for name, _ in rows) + 2
         for name, value in rows:
             lines = textwrap.wrap(
@@ -124,7 +124,7 @@ class Screen:
                 self.line(" " * margin + line)
 
     def fitting(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]], gap: int = 2) -> list[int]:
-        """The columns that there is room for."""
+        """The columns that fit."""
         shown = list(range(len(columns)))
         widths = [max(len(c.title), *(len(_text(row[i])) for row in rows), 0) for i, c in enumerate(columns)]
         while self.width is not None and sum(widths[i] + gap for i in shown) - gap > self.width:
@@ -135,7 +135,7 @@ class Screen:
         return shown
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
-        """A table with a line below its head."""
+        """Print a table with a rule below its header."""
         shown = self.fitting(columns, rows)
         columns = [columns[i] for i in shown]
         rows = [[row[i] for i in shown] for row in rows]
@@ -176,26 +176,26 @@ class Screen:
 
 
 class Progress:
-    """A bar on standard error if that is a terminal, else nothing."""
+    """A progress bar on standard error if that is a terminal, else nothing."""
 
     def __init__(self, bar: Any = None, task: Any = None) -> None:
         self._bar = bar
         self._task = task
 
     def describe(self, what: str) -> None:
-        """What is being done now."""
+        """Set the description of the current work."""
         if self._bar is not None:
             self._bar.update(self._task, description=what)
 
     def advance(self, by: float = 1.0) -> None:
-        """So much of the total is done."""
+        """Advance by a part of the total."""
         if self._bar is not None:
             self._bar.advance(self._task, by)
 
 
 @contextmanager
 def progress(total: float, what: str = "") -> Iterator[Progress]:
-    """A progress bar that is wiped away at the end."""
+    """A progress bar that is erased at the end."""
     console = coloured(sys.stderr) if is_terminal(sys.stderr) else None
     if console is None:
         yield Progress()

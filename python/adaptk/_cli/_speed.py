@@ -1,4 +1,4 @@
-"""The picture of ``bench --readme``: adaptk beside torch, JAX and the rest, from the same results as the block."""
+"""The picture of ``bench --readme``: adaptk beside torch, JAX and others, from the results of the block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from adaptk._cli._figures import TORCH_BEST, Raw, armadillo_ratios, number, raw_
 from adaptk._cli._parser import CommandError
 
 INK, FAINT, PAPER = "#24292f", "#6e7781", "#ffffff"
-# Okabe and Ito's colours, which any colour vision tells apart.
+# The palette of Okabe and Ito, for all kinds of colour vision.
 COLOURS = {
     "torch": "#D55E00",
     "optax": "#0072B2",
@@ -25,7 +25,7 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Bar:
-    """One peer at one task: its time over adaptk's."""
+    """One other library at one task: its time over adaptk's."""
 
     peer: str
     how: str
@@ -33,7 +33,7 @@ class Bar:
 
 
 def _steps(raw: dict[str, Any], rule: str, many: bool) -> Iterator[Bar]:
-    """The peers of one rule on the largest tensor, or on the most tensors."""
+    """The bars of one rule, on the largest tensor or on the most tensors."""
     found = [r for r in raw["torch"] if r["rule"] == rule and (r["tensors"] > 1) == many]
     record = max(found, key=lambda r: r["tensors"] if many else r["elements"], default=None)
     if record is not None:
@@ -58,7 +58,7 @@ def _steps(raw: dict[str, Any], rule: str, many: bool) -> Iterator[Bar]:
 
 
 def tasks(report: Raw) -> dict[str, list[Bar]]:
-    """The bars by task; a task without any is left out."""
+    """The bars by task, without empty tasks."""
     raw = raw_results(report)
     raw["torch"] = torch_results(report)["steps"]
     large = max((r for r in raw["torch"] if r["tensors"] == 1), key=lambda r: r["elements"], default=None)
@@ -78,7 +78,7 @@ def tasks(report: Raw) -> dict[str, list[Bar]]:
 
 
 def plot(report: Raw, path: Path) -> None:
-    """One horizontal bar for each peer and task, on a logarithmic axis that begins at adaptk."""
+    """Draw a horizontal bar for each library and task, on a logarithmic axis that begins at adaptk's time."""
     groups = tasks(report)
     if not groups:
         raise CommandError("--plot: none of the studies that the picture shows has results")
@@ -87,7 +87,7 @@ def plot(report: Raw, path: Path) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     bars = [bar for each in groups.values() for bar in each]
-    # The same results give the same file.
+    # A fixed salt, so that the same results give the same file.
     with mpl.rc_context({"svg.hashsalt": "adaptk", "font.family": "sans-serif"}):
         height = 0.27 * (len(bars) + 1.3 * len(groups)) + 0.9
         figure = Figure(figsize=(8, height), dpi=150, layout="constrained", facecolor=PAPER)

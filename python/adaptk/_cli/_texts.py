@@ -1,4 +1,4 @@
-"""Text that is wherever Python is: the sources of its standard library."""
+"""Text that every installation of Python has: the sources of its standard library."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
 
-#: Packages with several files of some hundred lines each, in every release of Python.
+#: Packages with several files of some hundred lines each, in all releases of Python.
 PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "urllib", "xml")
 _WORD = re.compile(r"[A-Za-z][a-z]+|[A-Z]{2,}")
 
 
 def sources(package: str) -> str:
-    """The text of all modules of a package, one after another; empty if there are none."""
+    """The source of all modules of a package; empty if there are none."""
     spec = importlib.util.find_spec(package)
     places = list(spec.submodule_search_locations or ()) if spec is not None else []
     found = ((Path(place), file) for place in places for file in Path(place).rglob("*.py"))
-    # Some systems install tests beside the modules, and others do not.
+    # Some systems install tests with the modules, and others do not.
     files = sorted(file for place, file in found if "test" not in str(file.relative_to(place)))
     return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 
 def _features(line: str, without: str) -> set[str]:
-    """The words of a line, and its pairs of neighbouring words."""
+    """The words of a line, and its pairs of adjacent words."""
     words = [w for w in (w.lower() for w in _WORD.findall(line)) if w != without]
     return {*words, *map(" ".join, pairwise(words))}
 
@@ -41,20 +41,21 @@ def _features(line: str, without: str) -> set[str]:
 class Passages:
     """Bags of words and pairs of words.
 
-    Row i of the matrix has ``indices[starts[i] : starts[i + 1]]``, with the values at these places.
+    Row i of the matrix has the column indices ``indices[starts[i] : starts[i + 1]]``, and the values at these
+    positions.
     """
 
-    labels: Array  # numbers of packages
+    labels: Array  # the index of each passage's package
     packages: list[str]
     words: list[str]
     starts: Array
     indices: Array
     values: Array
-    counts: Array  # of each word, the passages for training that have it
-    train: int  # so many passages are for training; the others are not
+    counts: Array  # for each word the number of training passages with it
+    train: int  # the number of training passages, which come first
 
     def rows(self, which: Array) -> tuple[Array, Array, Array]:
-        """Of some passages: the number of the passage among these, the word and the value of each element."""
+        """For each element of some passages: the index of the passage among these, the word and the value."""
         lengths = self.starts[which + 1] - self.starts[which]
         row = np.repeat(np.arange(len(which)), lengths)
         place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + self.starts[which][row]
@@ -64,21 +65,21 @@ class Passages:
 def passages(lines: int, most: int, test: float, seed: int, packages: Sequence[str] = PACKAGES) -> Passages | None:
     """Passages of the standard library as bags of words and pairs of words, labelled by their packages.
 
-    A word counts once a passage, and the values of a passage have the length 1. Words and pairs are those of at least
-    two passages for training.
+    A word counts once per passage, and the values of a passage are scaled to norm 1. Words and pairs must occur in at
+    least two training passages.
 
     Parameters
     ----------
     lines : int
-        Of a passage.
+        The length of a passage.
     most : int
-        Passages of one package.
+        The largest number of passages of one package.
     test : float
-        The share that is not for training.
+        The fraction of the passages that are for testing.
 
     Returns
     -------
-    Passages, or None if there are no sources, as in installations that have nothing but compiled modules.
+    Passages, or None if there are no sources, as in installations with compiled modules only.
     """
     rng = np.random.default_rng(seed)
     bags: list[list[str]] = []
@@ -87,7 +88,7 @@ def passages(lines: int, most: int, test: float, seed: int, packages: Sequence[s
     for package in packages:
         text = sources(package).splitlines()
         whole = [text[i : i + lines] for i in range(0, len(text) - lines + 1, lines)]
-        # A passage that says its own package's name would be too easy.
+        # _features removes the package's own name, with which a passage would be too easy.
         parts = [sorted(set().union(*(_features(line, package) for line in part))) for part in whole]
         parts = [part for part in parts if part]
         if not parts:

@@ -18,14 +18,14 @@ from adaptk.catalogue._index import HELPERS
 if TYPE_CHECKING:
     from adaptk._rule import TracedRule
 
-#: The names of the rules, and of those that serve others.
+#: The names of the rules, and of auxiliary rules that others use.
 NAMES = frozenset({*CLASSES, *HELPERS})
 _RULE_OF = {class_name: name for name, class_name in CLASSES.items()}
 _found: dict[str, TracedRule] = {}
 
 
 def find(name: str) -> TracedRule | None:
-    """The rule of this name, if the catalogue has one."""
+    """The rule of this name, or None."""
     if name not in NAMES:
         return None
     found = _found.get(name)
@@ -38,7 +38,7 @@ def find(name: str) -> TracedRule | None:
 
 
 def find_class(name: str) -> TracedRule | None:
-    """The rule of this class, if the catalogue has one."""
+    """The rule of this class, or None."""
     return find(_RULE_OF[name]) if name in _RULE_OF else None
 
 

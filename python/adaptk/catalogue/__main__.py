@@ -1,4 +1,4 @@
-"""Rewrites what is made of the catalogue: ``python -m adaptk.catalogue``."""
+"""Rewrites the files made from the catalogue: ``python -m adaptk.catalogue``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODULES = (schedule_free, adam_like, signs, momentum, per_coordinate, by_tensor,
 
 
 def files() -> Iterator[tuple[Path, bytes]]:
-    """What is written, and where."""
+    """The files with their contents."""
     for e in ENTRIES.values():
         summary = (inspect.getdoc(e.function) or "").splitlines()[0]
         texts = _Texts(e.name, e.class_name or None, summary, e.formula, e.source, e.evaluation)
@@ -29,12 +29,12 @@ def files() -> Iterator[tuple[Path, bytes]]:
     ]
     lines += [f'    "{e.name}": "{e.class_name}",' for e in ENTRIES.values() if e.class_name]
     helpers = "".join(f'    "{e.name}",\n' for e in ENTRIES.values() if not e.class_name)
-    lines += ["}", "", "# Rules that serve others.", f"HELPERS: tuple[str, ...] = (\n{helpers})", ""]
+    lines += ["}", "", "# Auxiliary rules, which other rules use.", f"HELPERS: tuple[str, ...] = (\n{helpers})", ""]
     yield HERE / "_index.py", "\n".join(lines).encode()
 
 
 def main() -> None:
-    """Write the files, and remove those of rules that are gone."""
+    """Write the files, and delete those of rules that no longer exist."""
     made = dict(files())
     for path in (HERE / "programs").glob("*.rule"):
         if path not in made:

@@ -1,4 +1,4 @@
-"""What the catalogue's modules are written with."""
+"""Helpers for the modules of the catalogue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Function = Callable[..., Any]
 
 
 class Entry(NamedTuple):
-    """A rule as it is written: a function of :func:`adaptk.rule`, and the arguments of that."""
+    """The source of a rule: a function and the arguments of :func:`adaptk.rule`."""
 
     name: str
     function: Function
@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 
 ENTRIES: dict[str, Entry] = {}
 
-# What hyperparameters of these names are, unless a rule says something else.
+# The meanings of hyperparameters with these names, unless a rule has another one.
 MEANINGS = {
     "lr": "learning rate",
     "beta1": "decay of the first moment",
@@ -54,7 +54,7 @@ def entry(
     name: str | None = None,
     **hyperparameters: float | bool,
 ) -> Callable[[Function], Function]:
-    """Enter a function as a rule. Without a name of its class it only serves other rules."""
+    """Add a function as a rule. Without a class name it is an auxiliary rule for others."""
 
     def keep(function: Function) -> Function:
         own = {h: r for h, r in {**RANGES, **(ranges or {})}.items() if h in hyperparameters}

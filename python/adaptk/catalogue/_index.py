@@ -70,7 +70,7 @@ CLASSES: dict[str, str] = {
     "dowg": "DoWG",
 }
 
-# Rules that serve others.
+# Auxiliary rules, which other rules use.
 HELPERS: tuple[str, ...] = (
     "sophia_hessian",
     "schedule_free_average",

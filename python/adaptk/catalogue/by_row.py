@@ -47,26 +47,26 @@ def rms(x: Any) -> Any:
 
 
 def averages(row: Any, col: Any, new: Any, beta: Any, t: Any) -> tuple[Any, Any]:
-    """Of the means of rows and columns. A vector has columns alone: each of its elements is one."""
+    """The averages of the means of rows and columns. In a vector each element is a column."""
     of_rows = average(row, mean(new, over="rows"), beta)
     return where(shape_of(t, "is_vector"), row, of_rows), average(col, mean(new, over="columns"), beta)
 
 
 def inverse_root(row: Any, col: Any, t: Any, least: Any = 0.0) -> Any:
-    """1/sqrt(row*col/mean(row)); of a vector 1/sqrt(col)."""
+    """1/sqrt(row*col/mean(row)); for a vector 1/sqrt(col)."""
     share = where(shape_of(t, "is_vector"), 1.0, row / maximum(mean(row, over="matrix"), least))
     return 1 / sqrt(share) * (1 / sqrt(col))
 
 
 def adafactor_step(p: Any, g: Any, row: Any, col: Any, h: Any, t: Any) -> tuple[Any, Any, Any]:
-    """What the param moves by, and the new averages."""
+    """The step of the param, and the new averages."""
     floor = h.floor != 0
     square = g * g + where(floor, 0.0, h.eps1)
     row, col = averages(row, col, square, 1 - t**h.beta2_decay, t)
     root = minimum(inverse_root(row, col, t, where(floor, h.eps1, 0.0)), where(floor, 1 / h.eps1, float("inf")))
     u = root * g
     u = 1 / maximum(1.0, rms(u) / h.clip_threshold) * u
-    # Relative to the tensor, by its param before any decay.
+    # Relative to the size of the tensor, from the param before weight decay.
     size = where(h.relative_step != 0, minimum(h.lr, 1 / sqrt(t)), h.lr)
     return where(h.scale_parameter != 0, maximum(h.eps2, rms(stored(p))), 1.0) * size * u, row, col
 
@@ -115,7 +115,7 @@ def came(
     m = average(exp_avg, u, h.beta1)
     away = u - m
     res_row, res_col = averages(exp_avg_res_row, exp_avg_res_col, away * away + h.eps2, h.beta3, t)
-    # Vectors have no such averages.
+    # Vectors do not use these averages.
     res_col = where(vector, exp_avg_res_col, res_col)
     trusted = where(vector, 1.0, inverse_root(res_row, res_col, t))
     return p - h.lr * trusted * m, m, row, col, res_row, res_col

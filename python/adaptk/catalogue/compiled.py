@@ -1,4 +1,4 @@
-"""The compiled rules, each written as a function of adaptk.rule from its formula and coefficients: the same bits."""
+"""The compiled rules, written as functions for adaptk.rule from their formulas and coefficients, with the same bits."""
 
 from __future__ import annotations
 

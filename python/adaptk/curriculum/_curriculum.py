@@ -18,15 +18,15 @@ Indices: TypeAlias = npt.NDArray[np.int64]
 Order: TypeAlias = Literal["easy", "hard", "random"]
 
 _ORDERS = ("easy", "hard", "random")
-# Keys of the generator: one for the order of examples, one for each pass over them, and one for its first batch.
+# Keys of the generator: for the order of examples, for each pass over them, and for the first batch of a pass.
 _OF_ORDER = 2**64 - 1
 _OF_FIRST_BATCHES = 2**63
-# Below this many examples a whole pass is shuffled at once.
+# A pass over fewer examples than this is shuffled at once.
 _SMALL = 4096
 
 
 def _raw(seed: int, key: int, n: int) -> npt.NDArray[np.uint64]:
-    """Words of a bit generator, which are the same in every release of NumPy; its distributions may change."""
+    """Raw output of a bit generator, the same in every release of NumPy. Its distributions may change."""
     generator = np.random.Philox(key=np.array([seed, key], np.uint64))
     return np.asarray(generator.random_raw(n), np.uint64)
 
@@ -36,7 +36,7 @@ def _permutation(seed: int, key: int, n: int) -> Indices:
 
 
 def _scores(name: str, scores: Any) -> npt.NDArray[np.float64]:
-    """A copy in float64: one number for each example, none of them NaN."""
+    """Check scores: a float64 copy, one number for each example, without NaN."""
     try:
         array = np.array(scores)
     except ValueError as error:  # rows of different lengths
@@ -61,12 +61,12 @@ def _groups(groups: Any, n: int) -> Indices | None:
 
 
 def _in_groups(order: Indices, groups: Indices) -> Indices:
-    """The order in which every part from the start has the same share of each group, as far as numbers allow."""
+    """An order in which every leading part has the same fraction of each group, up to rounding."""
     place = np.empty(len(order))
     for g in range(int(groups.max()) + 1):
         members = order[groups[order] == g]
         place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    # Of equal places, the one that came first.
+    # Ties keep the original order.
     return order[np.argsort(place[order], kind="stable")]
 
 
@@ -193,7 +193,7 @@ class Curriculum:
             raise ValueError(f"difficulty: {len(new)} examples, expected {len(self._difficulty)} as before")
         self._difficulty = new
         self._sort()
-        # The part is another one, even if of the same size: a new pass.
+        # The available examples have changed, even if their number is the same: begin a new pass.
         self._available = self._position = 0
 
     def _share(self, t: int) -> float:
@@ -206,7 +206,7 @@ class Curriculum:
         return share
 
     def _draw(self, begin: int, end: int) -> Indices:
-        """Places begin ... end - 1 of the current pass, as places in the order."""
+        """Positions begin ... end - 1 of the current pass, as positions in the order."""
         n, size = self._available, end - begin
         if self._shuffled is None:
             if begin == 0 and n > max(_SMALL, 8 * size):
@@ -220,11 +220,12 @@ class Curriculum:
         return self._shuffled[begin:end]
 
     def _first(self, size: int) -> Indices:
-        """The first batch of a pass, which is often its only one, in a time that does not grow with the data."""
+        """The first batch of a pass, which is often the only one, in a time independent of the number of examples."""
         draws = _raw(self._seed, _OF_FIRST_BATCHES + self._pass, 2 * size + 64) % np.uint64(self._available)
         places = np.sort(np.unique(draws, return_index=True)[1])
         chosen: Indices = draws[places][:size].astype(np.int64)
-        # Of an eighth of all there are enough different ones, but for a chance of less than 1e-30.
+        # The batch is at most an eighth of the examples, so there are enough distinct ones, except with a probability
+        # below 1e-30.
         return chosen if len(chosen) == size else _permutation(self._seed, self._pass, self._available)[:size]
 
     def __iter__(self) -> Iterator[Indices]:
@@ -232,7 +233,7 @@ class Curriculum:
 
     def __next__(self) -> Indices:
         n = len(self._difficulty)
-        # Rounding may have left a share a little above a multiple of 1 / n.
+        # Rounding may leave a fraction slightly above a multiple of 1 / n.
         available = min(n, max(1, math.ceil(self._share(self._step + 1) * n - 1e-9)))
         size = min(self._batch_size, available)
         left = available - self._position
@@ -328,7 +329,7 @@ class Curriculum:
 
 
 def _plain(value: Any) -> Any:
-    """The number of an array without axes."""
+    """A number, also from a 0-d array."""
     return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
@@ -412,7 +413,7 @@ class SelfPaced:
         if not np.isfinite(values).any():
             raise ValueError("losses: all of them are infinite")
         threshold = None if self._threshold is None else min(self._threshold * self._growth, np.finfo(float).max)
-        if threshold == 0.0 and (values > 0).any():  # which no factor raises
+        if threshold == 0.0 and (values > 0).any():  # no factor can raise a threshold of 0
             threshold = float(values[values > 0].min())
         if threshold is None or not (values <= threshold).any():
             finite = np.sort(values[np.isfinite(values)])

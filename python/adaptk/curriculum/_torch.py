@@ -87,7 +87,7 @@ class TorchSampler(torch.utils.data.Sampler[list[int]]):
         self._curriculum = curriculum
         self._steps = count("steps", steps, 1)
         self._replicas, self._rank = replicas, number
-        # The state at the start of the iteration, the batches that it has in all, and those that it has given.
+        # The state at the start of the iteration, its number of batches, and the number that it has returned.
         self._began = curriculum.state_dict()
         self._total = self._steps
         self._given = 0

@@ -33,7 +33,7 @@ class Pacing:
         return min(1.0, self._at(step_number(t) - 1))
 
     def _at(self, n: int) -> float:
-        """After ``n`` steps, before the cut at 1."""
+        """The fraction after ``n`` steps, before it is limited to 1."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -42,7 +42,7 @@ class Pacing:
         return f"{type(self).__name__[1:].lower()}({', '.join(arguments)})"
 
 
-# repr=False keeps the base class's, which prints the call of the factory.
+# repr=False keeps the repr of the base class, which prints the call of the factory.
 @dataclass(frozen=True, repr=False)
 class _Root(Pacing):
     total: int

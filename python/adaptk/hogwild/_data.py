@@ -1,4 +1,4 @@
-"""Matrices, labels and weights as arguments: read in place if they can be, and refused by name if they are wrong."""
+"""Matrices, labels and weights as arguments: read in place if possible. Errors name the argument."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 @dataclass
 class Matrix:
-    """Rows as the compiled code reads them, which hold finite numbers and, by row, increasing indices in range."""
+    """CSR rows for the compiled code: finite numbers, and increasing indices within the range in each row."""
 
     data: Array
     indices: Array
@@ -52,7 +52,7 @@ def _dense(x: Any, name: str) -> Array:
 
 
 def _plain(a: Any, dtypes: tuple[type, ...], default: type, name: str) -> Array:
-    """In native byte order, aligned, one element behind another, of one of these dtypes."""
+    """An array in native byte order, aligned, contiguous, with one of these dtypes."""
     a = np.asarray(a)
     dtype = a.dtype.newbyteorder("=") if any(a.dtype == d for d in dtypes) else np.dtype(default)
     if a.dtype.kind not in "biuf" and dtype != a.dtype:
@@ -61,7 +61,7 @@ def _plain(a: Any, dtypes: tuple[type, ...], default: type, name: str) -> Array:
 
 
 def _in_order(data: Array, indices: Array, starts: Array, rows: int) -> tuple[Array, Array, Array]:
-    """The same rows with increasing indices, in new arrays; elements with the same index are added."""
+    """The same rows with increasing indices, in new arrays; duplicates are added."""
     lengths = np.diff(starts)
     row = np.repeat(np.arange(rows), lengths)
     begin, end = int(starts[0]), int(starts[-1])
@@ -76,7 +76,7 @@ def _in_order(data: Array, indices: Array, starts: Array, rows: int) -> tuple[Ar
 
 
 def matrix(x: Any, name: str = "X", *, dtype: Any = None, columns: int | None = None, count: bool = False) -> Matrix:
-    """``x`` checked; with ``count`` the number of rows that have each feature."""
+    """Check ``x``; with ``count`` also return the number of rows with each feature."""
     compressed: Any = None
     if hasattr(x, "tocsr"):
         x = x.tocsr()
@@ -133,7 +133,7 @@ def matrix(x: Any, name: str = "X", *, dtype: Any = None, columns: int | None = 
 
 
 def vector(values: Any, name: str, rows: int) -> Array:
-    """One-dimensional, of one element for each row."""
+    """Check a one-dimensional array with one element for each row."""
     a = np.asarray(values)
     if a.ndim == 2 and a.shape[1] == 1:
         warnings.warn(
@@ -150,7 +150,7 @@ def vector(values: Any, name: str, rows: int) -> Array:
 
 
 def numbers(values: Any, name: str, rows: int) -> npt.NDArray[np.float64]:
-    """As :func:`vector`, of finite numbers."""
+    """As :func:`vector`, for finite numbers."""
     a = vector(values, name, rows)
     if a.dtype.kind == "c":
         raise ValueError(f"{name}: Complex data not supported, got dtype {a.dtype}")
@@ -168,7 +168,7 @@ def numbers(values: Any, name: str, rows: int) -> npt.NDArray[np.float64]:
 
 
 def sample_weights(values: Any, rows: int) -> npt.NDArray[np.float64] | None:
-    """Finite, >= 0 and not all zero, or ``None``."""
+    """Check weights: finite, >= 0 and not all zero, or ``None``."""
     if values is None:
         return None
     a = np.asarray(values)

@@ -1,4 +1,4 @@
-"""What makes an object an estimator of scikit-learn, without scikit-learn."""
+"""The interface of scikit-learn's estimators, without scikit-learn."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def _of_sklearn(name: str) -> Any:
 
 
 def warning_named(name: str, otherwise: type[Warning]) -> type[Warning]:
-    """scikit-learn's class of warnings, if it is imported."""
+    """scikit-learn's warning class of this name, if scikit-learn is imported."""
     found: type[Warning] | None = _of_sklearn(name)
     return otherwise if found is None else found
 
 
 class Estimator:
-    """Parameters are the arguments of ``__init__``, kept as they are until ``fit`` looks at them."""
+    """Base of the estimators. The arguments of ``__init__`` are stored unchanged, and checked by ``fit``."""
 
     n_features_in_: int
 
@@ -107,7 +107,7 @@ class Estimator:
                 "using this estimator."
             )
 
-    # Of the parameters that all have.
+    # The parameters that all estimators have.
 
     def _one_of(self, name: str, known: tuple[Any, ...]) -> Any:
         value = getattr(self, name)

@@ -22,12 +22,12 @@ _LOSSES = ("hinge", "log_loss", "squared_hinge", "squared_error", "huber")
 _RULES = ("sgd", "adagrad", "adam", "ftrl")
 _MODES = ("hogwild", "locked", "deterministic")
 _SCHEDULES = ("auto", "constant", "decay", "invscaling", "optimal", "adaptive")
-# Step sizes that suit rows of length about 1.
+# Step sizes for rows of norm about 1.
 _ETA = {"sgd": 0.1, "adagrad": 0.1, "adam": 0.01, "ftrl": 0.1}
 
 
 class _Linear(Estimator):
-    """What classifiers and regressors have in common."""
+    """Base of classifiers and regressors."""
 
     loss: Any
     penalty: Any
@@ -65,7 +65,7 @@ class _Linear(Estimator):
     # Training
 
     def _options(self) -> dict[str, Any]:
-        """The parameters, checked, as the compiled code names them."""
+        """Check the parameters, and return them under the names of the compiled code."""
         rule = self._one_of("rule", _RULES)
         schedule = self._one_of("learning_rate", _SCHEDULES)
         if schedule == "auto":
@@ -184,7 +184,7 @@ class _Linear(Estimator):
         subset: Array | None = None,
         factor: float = 1.0,
     ) -> float:
-        """One pass over the rows; the mean loss, each before its example's update."""
+        """Make one pass over the rows. Returns the mean loss, each measured before its example's update."""
         penalised = self._rule != "ftrl" and (options["l1"] > 0 or (options["l2"] > 0 and self._rule != "sgd"))
         examples = x.rows if subset is None else len(subset)
         threads, losses = _core.hogwild_train(
@@ -212,7 +212,7 @@ class _Linear(Estimator):
         self.t_ += examples
         self._epochs += 1
         self._threads_used = threads
-        # Warm starts of other passes follow: a later one begins from what a user may have set.
+        # For warm starts: later calls begin from coef_ and intercept_, which a user may have changed.
         self._publish()
         if not (np.isfinite(self.coef_).all() and np.isfinite(self.intercept_).all()):
             raise ValueError(
@@ -240,7 +240,7 @@ class _Linear(Estimator):
     def _train(
         self, x: Matrix, targets: Array, classes: int, weights: Array | None, class_weights: Array | None
     ) -> None:
-        """Passes until nothing improves any more."""
+        """Make passes until the loss stops improving."""
         options = self._options()
         most, patience = count("max_iter", self.max_iter, 1), count("n_iter_no_change", self.n_iter_no_change, 1)
         tol = None if self.tol is None else number("tol", self.tol, low=-math.inf)
@@ -293,18 +293,18 @@ class _Linear(Estimator):
             self._order_seed = self._seed()
             self.loss_curve_ = []
         self._count(x)
-        # A part is no pass over the data, of which "decay" counts those.
+        # A part of the data is not an epoch, so it does not count for "decay".
         self.loss_curve_.append(self._pass(x, targets, classes, weights, class_weights, options))
         self.n_iter_ = 1
 
     def _count(self, x: Matrix) -> None:
-        """How often each feature comes: what penalties and threads go by."""
+        """The frequency of each feature, which penalties and threads depend on."""
         if x.counts is not None:
             self._counts += x.counts
             self._counted += x.rows
 
     def _split(self, rows: int, targets: Array, classes: int) -> tuple[Array, Array]:
-        """The rows to train on, and those that are held out: of each class the same share."""
+        """The rows for training and for validation: the same fraction of each class."""
         share = number("validation_fraction", self.validation_fraction, high=1.0, open_low=True)
         rng = np.random.default_rng(self._order_seed)
         order = rng.permutation(rows)
@@ -333,10 +333,10 @@ class _Linear(Estimator):
         return self._quality(scores, targets[rows], None if weights is None else weights[rows])
 
     def _quality(self, scores: Array, targets: Array, weights: Array | None) -> float:
-        """Accuracy or R squared: each subclass has its own."""
+        """Accuracy or R squared, defined by each subclass."""
         raise NotImplementedError
 
-    # What scikit-learn asks for.
+    # Required by scikit-learn.
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -727,7 +727,7 @@ class SGDClassifier(_Linear):
             raise ValueError(f"y: The number of classes has to be greater than one; got {len(classes)} class")
 
     def _class_weights(self, numbers_of: Array) -> Array | None:
-        """By problem the factors of the other classes and of its own."""
+        """For each binary problem the factor of the other classes, and of its own class."""
         given = self.class_weight
         if given is None:
             return None
