@@ -1,10 +1,10 @@
-"""A C++ program that links adaptk, beside the same updates written as expressions in Armadillo, in one run.
+"""A C++ program that links adaptk, compared with the same updates as expressions of Armadillo, in one run.
 
 ``python bench/cpp_race.py [--quick] [--no-openmp] [--markdown]``. The program is bench/consumer.cpp, built here against
-the installed package with the compiler `c++` or $CXX, its own code with -O3 -march=native and with OpenMP, which
-Armadillo uses too, or without. It needs Armadillo's headers (Debian: libarmadillo-dev). Steps take turns and medians
-are compared. The overhead is what one step of a plan of 64 elements takes beyond adaptk::run, which computes the step's
-coefficients and runs the kernel in the program's own code, and beyond the loop over the elements alone.
+the installed package with the compiler `c++` or $CXX, with -O3 -march=native, and with or without OpenMP, which
+Armadillo uses too. It needs Armadillo's headers (Debian: libarmadillo-dev). Steps are timed alternately and medians are
+compared. The overhead is the time of one step of a plan with 64 elements, minus that of adaptk::run, which computes the
+step's coefficients and runs the kernel in the program's own code, and minus that of the loop over the elements alone.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
-"""What the compiled CUDA kernels cost, counted in their machine code: nothing is run. `--write` puts the tables into
-bench/cuda.md. Needs nvcc, cuobjdump and nvdisasm (pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)."""
+"""The cost of the compiled CUDA kernels, counted in their machine code. Nothing is run.
+
+`--write` writes the tables to bench/cuda.md. Needs nvcc, cuobjdump and nvdisasm
+(pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ FLAGS = ["-std=c++20", "--fmad=false", *(f"-I{ROOT / folder}" for folder in ("cp
 
 
 def find_tool(name: str) -> str | None:
-    """A program of the CUDA toolkit: the one that is named for compilers, on the path, or in a wheel beside Python."""
+    """A program of the CUDA toolkit: next to the compiler that is set, on the path, or in an installed wheel."""
     if name == "nvcc" and (named := shutil.which(os.environ.get("CUDACXX", ""))):
         return named
     places = [*sys.path, sysconfig.get_path("platlib")]
@@ -34,14 +37,14 @@ def find_tool(name: str) -> str | None:
 
 
 def constants() -> dict[str, int]:
-    """The whole numbers of tuning.hpp."""
+    """The integer constants of tuning.hpp."""
     text = (CUDA / "tuning.hpp").read_text()
     found = re.findall(r"inline constexpr (?:unsigned|int|std::size_t) (\w+) = (\d+);", text)
     return {name: int(value) for name, value in found}
 
 
 def resident_blocks(compute_bytes: int, states: int) -> int:
-    """The function of that name in tuning.hpp."""
+    """The function of this name in tuning.hpp."""
     body = re.search(r"constexpr int resident_blocks\(.*?\) \{(.*?)\n\}", (CUDA / "tuning.hpp").read_text(), re.S)
     assert body
     for line in filter(None, map(str.strip, body[1].splitlines())):
@@ -61,13 +64,13 @@ def resident_blocks(compute_bytes: int, states: int) -> int:
     raise AssertionError("resident_blocks() returns nothing")
 
 
-# Multiprocessors: what a warp's registers are given out in, and to how many warps.
+# Multiprocessors: the unit in which registers are allocated to a warp, and the number of warps.
 REGISTERS, REGISTER_UNIT, PARTITIONS = 65536, 256, 4
 WARPS = {"75": 32, "80": 64, "86": 48, "89": 48, "90": 64, "100": 64, "103": 64, "110": 48, "120": 48}
 
 
 def blocks_that_fit(registers: int, threads: int, arch: str) -> int:
-    """Blocks of a kernel on a multiprocessor, as far as registers and warps go."""
+    """The number of blocks of a kernel on a multiprocessor, as limited by registers and warps."""
     warps = -(-threads // 32)
     unit = -(-registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
     return min(REGISTERS // PARTITIONS // unit * PARTITIONS // warps, WARPS[arch] // warps)
@@ -86,7 +89,7 @@ class Instruction:
 
     @property
     def is_short_vector(self) -> bool:
-        """8 bytes of elements, which are loaded and stored past the first-level cache as no table is."""
+        """Whether it loads or stores 8 bytes of elements: these bypass the first-level cache, and tables do not."""
         return self.base in ("LDG", "STG") and ".64" in self.opcode and "STRONG" in self.opcode
 
     @property
@@ -110,7 +113,7 @@ class Kernel:
 
     @property
     def rule(self) -> str | None:
-        """The name of the rule's struct in lower case, or streams_N, or combine."""
+        """The name of the rule's struct in lower case, streams_N, or combine."""
         if found := re.search(r"StreamsILm(\d+)E", self.name):
             return f"streams_{found[1]}"
         if "7CombineE" in self.name:
@@ -138,12 +141,12 @@ def states_of_rules() -> dict[str, int]:
 
     counts = {name: len(adaptk.rules()[rule].states) for name, rule in rule_names().items()}
     counts |= {f"streams_{n}": n for n in range(5)} | {"combine": 0}
-    # Of their elements.
+    # The size of their elements in bytes.
     return counts | {name.replace("_", ""): len(rule.states) - 1 for name, rule in ROW_WISE.items()}
 
 
 def read_ptx(text: str) -> dict[str, list[str]]:
-    """The instructions of each kernel, and whatever else stands in its body."""
+    """The lines of each kernel's body: instructions and everything else."""
     kernels = {}
     for name, body in re.findall(r"^\.(?:visible |weak )?\.?entry (\w+)\(.*?^\{(.*?)^\}", text, re.S | re.M):
         lines = (line.strip() for line in body.splitlines())
@@ -152,7 +155,7 @@ def read_ptx(text: str) -> dict[str, list[str]]:
 
 
 def read_resources(log: str) -> dict[str, dict[str, int]]:
-    """What ptxas -v says of each kernel."""
+    """The output of ptxas -v for each kernel."""
     found = {}
     for name, text in re.findall(r"Compiling entry function '(\w+)'(.*?)(?=Compiling entry|\Z)", log, re.S):
         number = {
@@ -220,8 +223,7 @@ def rule_sources() -> dict[str, tuple[Path, list[str]]]:
 
 
 def compile_kernels(arch: str, folder: Path, jobs: int = 2, parts: Collection[str] | None = None) -> dict[str, Kernel]:
-    """Kernels of the project for one architecture, by their symbols: all, or of the rules and batches those of these
-    parts."""
+    """Kernels of the project for one architecture, by symbol; of rules and batches all or only these parts."""
     sources = rule_sources() | {name: (CUDA / f"{name}_kernels.cu", FLAGS) for name in ("batch", "row_wise")}
     chosen = {name: source for name, source in sources.items() if parts is None or name in parts}
     work = [*chosen.items(), ("common", (CUDA / "common_kernels.cu", FLAGS))]
@@ -235,13 +237,13 @@ def parts() -> int:
 
 
 def release_architectures() -> list[str]:
-    """As in nvcc.cmake, as far as this nvcc knows them."""
+    """The architectures of nvcc.cmake that this nvcc knows."""
     named = re.findall(r"set\(numbers ([\d ]+)\)", (CUDA / "nvcc.cmake").read_text())
     known = re.findall(r"sm_(\d+)\b", run(find_tool("nvcc"), "--list-gpu-code").stdout)
     return [arch for arch in max(named, key=len).split() if arch in known]
 
 
-# The way of a full tile through the machine code
+# The path of a full tile through the machine code
 
 
 @dataclass
@@ -258,7 +260,7 @@ class Way:
         return sum(i.base == base and i.is_short_vector for i in self.instructions)
 
     def phases(self) -> tuple[int, int]:
-        """How often the loads of elements are waited for, and the most bytes that a lane waits for at a time."""
+        """The number of waits for loads of elements, and the largest number of bytes that a lane waits for at once."""
         pending: set[str] = set()
         phases, under_way, most = 0, 0, 0
         for i in self.instructions:
@@ -284,24 +286,26 @@ def registers_in(operand: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the way of a full tile has."""
+    """The instructions that identify the path of a full tile."""
 
     loads: int  # vectors of 16 bytes
     stores: int
-    short: int = 0  # vectors of 8 bytes that are loaded, and stored
+    short: int = 0  # loads and stores of 8 bytes
     exchanges: int = 0  # words between pairs of lanes
-    scales: int = 0  # numbers that one lane has for others
-    draws: int = 0  # of random bits
+    scales: int = 0  # numbers that one lane passes to others
+    draws: int = 0  # draws of random bits
 
 
-# The first multiplication of a draw, and the codes of 8 bits that it serves (adaptk/rounding.hpp).
+# The first multiplication of a draw, and the number of 8-bit codes that one draw is used for (adaptk/rounding.hpp).
 DRAW = "0x7feb352d"
 CODES_PER_DRAW = 4
 
 
 def shortest_way(kernel: Kernel, wanted: Wanted) -> Way | None:
-    """The fewest instructions once around the loop over tiles that have what is wanted: the path of a full tile,
-    without the slow paths of division and root and without coupled decay."""
+    """The shortest path around the loop over tiles with these instructions.
+
+    It is the path of a full tile, without the slow paths of division and root and without coupled decay.
+    """
     limits = (wanted.loads, wanted.stores, wanted.short, wanted.short, wanted.exchanges, wanted.scales, wanted.draws)
     code = kernel.sass
     at = {i.address: n for n, i in enumerate(code)}
@@ -360,24 +364,24 @@ def shortest_way(kernel: Kernel, wanted: Wanted) -> Way | None:
     return None
 
 
-# The model
+# The performance model
 
 
 @dataclass(frozen=True)
 class Machine:
-    """An H100 SXM. Rates are of one multiprocessor: warp instructions a cycle."""
+    """An H100 SXM. Rates are warp instructions per cycle of one multiprocessor."""
 
     multiprocessors: int = 132
     clock: float = 1.755e9
-    copy: float = 3.0e12  # bytes a second, read and written, that copies are measured at; 3.35e12 by the data sheet
+    copy: float = 3.0e12  # bytes per second, read and written, as measured for copies; 3.35e12 by the data sheet
     latency: float = 0.8e-6  # seconds of a load under load
     arch: str = "90"
     issue: float = 4.0
     fp32: float = 4.0
     fp64: float = 2.0
     special: float = 0.5  # reciprocals, roots, conversions from and to float64 and float16
-    vectors: float = 0.25  # of 16 bytes a lane
-    dependent: float = 6.0  # cycles from an instruction to one that needs its result, if all were such
+    vectors: float = 0.25  # of 16 bytes per lane
+    dependent: float = 6.0  # cycles from an instruction to one that depends on its result
 
     @property
     def bytes_a_cycle(self) -> float:
@@ -393,21 +397,21 @@ SPECIAL = ("MUFU", "F2F", "F2I", "I2F")
 class Figures:
     rule: str
     types: str
-    bytes_moved: float  # a parameter
-    instructions: float  # a lane and parameter
+    bytes_moved: float  # per parameter
+    instructions: float  # per lane and parameter
     registers: int
     warps: int
     phases: int
-    in_flight: float  # bytes of a multiprocessor
-    shares: dict[str, float]  # what each unit could sustain of the copy bandwidth
+    in_flight: float  # bytes per multiprocessor
+    shares: dict[str, float]  # the fraction of the copy bandwidth that each unit could sustain
 
 
 def figures(kernel: Kernel, types: str, moved: float, held: int, way: Way, elements: int, m: Machine) -> Figures:
-    """Of a way on which each lane works on that many elements, of `moved` bytes each, `held` of them loaded."""
+    """The figures of a path with so many elements per lane, of `moved` bytes each, of which `held` are loaded."""
     k = constants()
     warps = blocks_that_fit(kernel.registers, k["block_threads"], m.arch) * (k["block_threads"] // k["warp"])
     phases, lane_bytes = way.phases()
-    # Cycles that a multiprocessor's share of the memory takes for it.
+    # The cycles that the memory needs, at one multiprocessor's share of the bandwidth.
     memory = moved * k["warp"] * elements / m.bytes_a_cycle
     n = len(way.instructions)
     alone = phases * m.latency * m.clock + n * m.dependent
@@ -427,7 +431,7 @@ def figures(kernel: Kernel, types: str, moved: float, held: int, way: Way, eleme
 
 
 def straight_loops(kernel: Kernel) -> Iterator[Way]:
-    """The bodies of loops without a branch inside."""
+    """The bodies of loops that contain no branch."""
     at = {i.address: n for n, i in enumerate(kernel.sass)}
     for n, i in enumerate(kernel.sass):
         if i.base == "BRA" and i.target in at and i.target < i.address:
@@ -437,7 +441,7 @@ def straight_loops(kernel: Kernel) -> Iterator[Way]:
 
 
 def norm_loops(kernel: Kernel) -> dict[str, Way]:
-    """The loops over rows of leaves inside one tensor, where it is aligned, by the type of the gradient."""
+    """The loops over rows of leaves within one aligned tensor, by the type of the gradient."""
     found: dict[str, Way] = {}
     k = constants()
     for way in straight_loops(kernel):
@@ -448,7 +452,7 @@ def norm_loops(kernel: Kernel) -> dict[str, Way]:
         elif way.count("DADD") == way.vectors("LDG") * 4:
             name = "float32"
         else:
-            # Of the two 16-bit types float16 is the one that is converted by instructions of its own.
+            # Of the two 16-bit types, only float16 has instructions for conversion.
             name = "float16" if way.count("HADD2", "F2F") > way.count("DADD") else "bfloat16"
         assert name not in found, f"two loops over rows of {name}"
         found[name] = way
@@ -457,7 +461,7 @@ def norm_loops(kernel: Kernel) -> dict[str, Way]:
 
 
 def norm_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
-    """So many rows of a leaf as are loaded at a time: its beginning and its end are not counted."""
+    """The figures of the rows of a leaf that are loaded at once, without the beginning and the end of the leaf."""
     (kernel,) = (kernel for kernel in kernels.values() if kernel.kind == "norm")
     ways = norm_loops(kernel)
     for types, width in (("float32", 4), ("bfloat16", 2), ("float64", 8)):
@@ -465,8 +469,10 @@ def norm_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
 
 
 def ways_of_a_tile(kernel: Kernel, states: int, drawn: int) -> Iterator[tuple[str, Wanted, tuple[float, float, float]]]:
-    """The types of (param, gradient, states), what their way has, and their bytes; `drawn` of the states are rounded
-    stochastically if they have 8 bits."""
+    """The types of (param, gradient, states), the instructions on their path, and their bytes.
+
+    If states have 8 bits, `drawn` of them are rounded stochastically.
+    """
     s = states
     if kernel.type == "d":
         if kernel.kind == "step":
@@ -474,10 +480,10 @@ def ways_of_a_tile(kernel: Kernel, states: int, drawn: int) -> Iterator[tuple[st
     elif kernel.kind == "step":
         yield "float32", Wanted(4 + 2 * s, 2 + 2 * s), (4, 4, 4)
     else:
-        # Words of params and gradients are exchanged in pairs of lanes.
+        # Pairs of lanes exchange words of params and gradients.
         yield "bfloat16", Wanted(2 + 2 * s, 1 + 2 * s, exchanges=6), (2, 2, 4)
         if s > 0:
-            # Of each state: its codes on the way in and out, the largest magnitude of 16 lanes.
+            # For each state: its codes when loaded and stored, and the largest magnitude of 16 lanes.
             draws = constants()["per_lane"] // CODES_PER_DRAW * drawn
             wanted = Wanted(4, 2, short=s, exchanges=6 * s, scales=s, draws=draws)
             yield "float32, 8-bit states", wanted, (4, 4, 1 + 4 / 128)
@@ -495,7 +501,7 @@ def all_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
     for kernel in sorted(steps, key=lambda k: (order.index(k.rule), k.type != "f", k.kind)):
         s = counts[kernel.rule]
         for types, wanted, (param, grad, state) in ways_of_a_tile(kernel, s, drawn.get(kernel.rule, 0)):
-            # Where predicates choose between loads, those of the other types are on the way too.
+            # If predicates choose between loads, those of the other types are on the path too.
             more = range(wanted.loads, 14 + 4 * s + 1)
             way = next(filter(None, (shortest_way(kernel, replace(wanted, loads=n)) for n in more)), None)
             if way is None:
@@ -509,21 +515,21 @@ def all_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
 
 @dataclass
 class Fits:
-    """What a problem costs at most, and how many a second that leaves at least."""
+    """An upper bound of the cost of a problem, and lower bounds of the number per second."""
 
     model: str
     registers: int
-    threads: int  # of a multiprocessor
-    trial: int  # instructions of a trial point: all that are outside of the loops over points, once
-    point: int  # and of each point in it: the bodies of these loops, whatever they do
-    issue: float  # fits a second, if only the issue of instructions took time
-    latency: float  # and if every instruction waited for the one before
+    threads: int  # per multiprocessor
+    trial: int  # instructions per trial point: all outside of the loops over points, counted once
+    point: int  # instructions per data point: the bodies of all these loops
+    issue: float  # fits per second, limited only by the issue of instructions
+    latency: float  # fits per second if every instruction waits for the one before
 
 
-# Gpufit's published test, as in solve_batch.py: 5 x 5 pixels, the start and at most 10 trial points.
+# Gpufit's published test, as in solve_batch.py: 5 x 5 pixels, the start and up to 10 trial points.
 FIT_POINTS, FIT_TRIALS = 25, 11
-SHARED_MEMORY = 227 * 1024  # of an H100's multiprocessor; a block takes 1 KiB more than it asks for
-# The parameters of each model, by the lower-case name of its struct, and the rows of a block.
+SHARED_MEMORY = 227 * 1024  # per multiprocessor of an H100; a block takes 1 KiB more than it requests
+# For each model, by the lower-case name of its struct, the number of parameters and the rows per block.
 FIT_MODELS = {
     "gaussian": 4,
     "gaussian2d": 5,
@@ -543,12 +549,12 @@ def fit_model(kernel: Kernel) -> str:
 
 
 def fit_threads(kernel: Kernel) -> int:
-    """Of a block, by the shared memory that its rows take."""
+    """The threads of a block, as limited by the shared memory of its rows."""
     return kernel.resources["shared"] // (FIT_ROWS * (FIT_MODELS[fit_model(kernel)] + 1) * 4)
 
 
 def loops_over_rows(kernel: Kernel) -> list[range]:
-    """Addresses of the innermost loops that touch shared memory, where the rows of a Jacobian are."""
+    """Addresses of the innermost loops that access shared memory, which holds the rows of the Jacobian."""
     at = {i.address for i in kernel.sass}
     found = {
         range(i.target, i.address + 1)

@@ -1,6 +1,6 @@
-"""Steps of 16-bit params and gradients beside float32 ones of the same number of elements, taken in turn.
+"""Steps of 16-bit params and gradients compared with float32 ones of the same size, timed alternately.
 
-Prints float32's median time over the other's: above 1, the other is the faster one.
+Prints float32's median time over the other's: above 1, the other is faster.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Loops around a step in one pass over memory, beside the same operations one after the other, and torch's.
+"""Operations fused with a step into one pass over memory, compared with separate passes, and with torch.
 
 ``python bench/epilogues.py [--size 64M] [--threads 2] [--repeats N] [--json FILE] [--alone]``
 
-Adam on float32. All contenders take turns on the same params and gradients; a ratio is the median over the rounds.
+Adam on float32. All contenders are timed alternately on the same params and gradients. Ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLIP, DECAY, LR = 1e9, 0.999, 1e-3
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. Ratios are above 1 if the fused pass is the faster."""
+    """One line of the table. Ratios are above 1 if the fused pass is faster."""
 
     work: str
     fused_nanoseconds_per_parameter: float
@@ -35,7 +35,7 @@ class Row:
 
 
 class Arrays:
-    """What all contenders share."""
+    """The arrays that all contenders share."""
 
     def __init__(self, size: int) -> None:
         self.param = np.linspace(0.5, 1.5, size, dtype=np.float32)
@@ -46,7 +46,7 @@ class Arrays:
 
 
 def own(a: Arrays) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
-    """Each kind of work: in one pass, and with passes of their own behind the step."""
+    """Each operation in two ways: fused with the step, and in separate passes after it."""
     opt = adaptk.Adam([a.param], lr=LR)
     grads = [a.grad]
 
@@ -85,7 +85,7 @@ def own(a: Arrays) -> dict[str, tuple[Callable[[], object], Callable[[], object]
 
 
 def torchs(a: Arrays) -> dict[str, Callable[[], object]]:
-    """The same with torch's fused step."""
+    """The same operations with torch's fused step."""
     try:
         import torch
     except ImportError:

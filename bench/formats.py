@@ -1,9 +1,9 @@
-"""Steps of states in each storage format beside float32 ones, torch's fused step and others' low-precision ones.
+"""Steps with states in each storage format, compared with float32, torch's fused step and other low-precision ones.
 
 ``python bench/formats.py [--rules adam,lion] [--size 64M] [--threads 2] [--repeats N] [--json FILE] [--alone]``
 
-All take turns on the same params and gradients. Bytes are those that a step with the format has to move; the ceiling is
-the time in which a kernel with one addition for each float32 moves as many.
+All are timed alternately on the same params and gradients. Bytes are those that a step with the format must move. The
+ceiling is the time in which a kernel with one addition for each float32 moves as many.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FUSED = "torch, fused=True"
 
 @dataclass(frozen=True)
 class Contender:
-    """A step, what its states and gradients are stored as, and the bytes that it has to move for a param, if known."""
+    """A step, the dtypes of its states and gradients, and the bytes that it must move for each element, if known."""
 
     name: str
     gradients: str
@@ -41,7 +41,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. Ratios are medians over the rounds: above 1, this one is the faster."""
+    """One line of the table. Ratios are medians over the rounds: above 1, this step is faster."""
 
     rule: str
     name: str
@@ -54,14 +54,14 @@ class Row:
 
 
 def layouts(rule: Rule) -> dict[str, list[str]]:
-    """The formats that a rule's states can have, each state's by the name that `state_dtype` has for all."""
+    """The possible formats of a rule's states, by the value of `state_dtype`: one format for each state."""
     names = [n for n in formats.STATE_DTYPES if n != "float16"] if rule.states else ["float32"]
     found = {n: [formats.format_of(n, s, 1, 0) for s in rule.states] for n in names}
     if 0 < sum(s.nonnegative for s in rule.states) < len(rule.states):
         found["bfloat16 and 8bit"] = ["uint8" if s.nonnegative else "bfloat16" for s in rule.states]
     kept: dict[str, list[str]] = {}
     for name, layout in found.items():
-        if layout not in kept.values():  # without second moments 8bit and 8bit_nearest are one
+        if layout not in kept.values():  # without second moments 8bit and 8bit_nearest are the same
             kept[name] = layout
     return kept
 
@@ -76,7 +76,7 @@ def own(rule: Rule, param: np.ndarray[Any, Any], grads: dict[str, Any]) -> Itera
     """The steps of adaptk."""
     function = getattr(adaptk.ops, rule.name)
     for name, layout in layouts(rule).items():
-        # As in adaptk bench: no number decays into subnormal ones.
+        # As in adaptk bench: no number becomes subnormal.
         values = [max(value, 1e-6) for value in rule.initial_states().values()]
         states = [formats.full_like(param, value, f) for value, f in zip(values, layout, strict=True)]
         for kind, grad in grads.items():
@@ -112,7 +112,7 @@ def _optimi(p: Any) -> Any:
     return optimi.Adam([narrow], lr=LR, kahan_sum=True)
 
 
-#: Adam in low precision elsewhere: its name, the gradients it has here, and the optimizer of a param.
+#: Adam in low precision in other libraries: its name, the dtype of the gradients, and a function that makes it.
 OTHERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "bitsandbytes, 8 bits": ("float32", _bitsandbytes),
     "torchao, 8 bits": ("float32", _torchao("Adam8bit")),
@@ -123,7 +123,7 @@ OTHERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def others(rule: Rule, param: np.ndarray[Any, Any], grad: np.ndarray[Any, Any]) -> Iterator[Contender]:
-    """Steps of torch and of libraries on top of it, of those that import; says which do not take part."""
+    """Steps of torch and of installed libraries based on it. Prints which ones are left out."""
     try:
         import torch
     except ImportError:
@@ -145,12 +145,12 @@ def others(rule: Rule, param: np.ndarray[Any, Any], grad: np.ndarray[Any, Any]) 
             optimizer.step()
         except ImportError as e:
             print(f"left out: {name}: not installed ({first_line(e)})")
-        except Exception as e:  # another's failure is no reason to lose all figures
+        except Exception as e:  # a failure of another library must not lose all figures
             print(f"left out: {name}: {e if isinstance(e, Unavailable) else first_line(e)}")
         else:
             if name == FUSED:
                 forward_count(optimizer)
-            # What others move is not known: they make several passes.
+            # The bytes that others move are not known: they make several passes.
             moved = 4.0 * (3 + 2 * len(rule.states)) if name == FUSED else None
             yield Contender(name, kind, moved, optimizer.step)
 
@@ -163,7 +163,7 @@ def measured(rule: Rule, size: int, repeats: int, alone: bool) -> list[Row]:
     if not alone:
         contenders += others(rule, param, grad)
     streams = [np.full(size, 0.5, np.float32) for _ in range(2 + len(rule.states))]
-    probed = 4 * (2 * len(streams) - 1)  # bytes, of which the second stream is only read
+    probed = 4 * (2 * len(streams) - 1)  # bytes; the second stream is only read
     times = interleaved([lambda: _core.bandwidth_probe(streams), *(c.step for c in contenders)], repeats)
     probe, by = times[0], dict(zip(((c.name, c.gradients) for c in contenders), times[1:], strict=True))
 
@@ -188,7 +188,7 @@ def measured(rule: Rule, size: int, repeats: int, alone: bool) -> list[Row]:
 
 
 def show(rows: Sequence[Row]) -> None:
-    """A table on standard output."""
+    """Print a table."""
 
     def number(value: float | None, digits: int = 2) -> str:
         return "-" if value is None else f"{value:.{digits}f}"

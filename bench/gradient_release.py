@@ -1,9 +1,9 @@
-"""Peak memory of training steps whose gradients are let go of as they arrive, beside steps that keep them all.
+"""Peak memory of training steps that release each gradient when it arrives, compared with steps that keep all of them.
 
 ``python bench/gradient_release.py [--layers 16] [--width 1024] [--steps 3] [--json FILE]``
 
-Each way runs in a process of its own, from the same model; its peak is the operating system's, less what the process
-had before the first backward pass, when params and states were there. Linux and macOS.
+Each way runs in its own process, from the same model. The peak is the one reported by the operating system, minus the
+memory before the first backward pass, when params and states existed. Linux and macOS.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WAYS = {
 
 
 def run(way: str, layers: int, width: int, steps: int) -> dict[str, float]:
-    """One way, in this process: bytes above what was there before, and the bytes of all gradients."""
+    """Run one way in this process. Returns the peak in bytes above the start, and the bytes of all gradients."""
     import resource
 
     import adaptk.torch
@@ -46,7 +46,7 @@ def run(way: str, layers: int, width: int, steps: int) -> dict[str, float]:
         opt = adaptk.torch.AdamW(model.parameters())
     if way == "release_gradients":
         released = adaptk.torch.release_gradients(model, opt)
-    # States are there before, one param after the other, so that they are not counted.
+    # Make the states first, one param after the other, so that they are not counted.
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
         if released is None:

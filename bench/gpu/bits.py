@@ -1,17 +1,17 @@
-"""The bits of updates on the device beside those of the same updates on the CPU. A NaN equals any NaN.
+"""Compares updates on the device with the same updates on the CPU, bit for bit. All NaNs are equal.
 
 ``python bench/gpu/bits.py [--json FILE] [--slice] [--cpu]``
 
 - functions: every rule with every pair of types and with options off their defaults, on adversarial
   numbers; aligned and misaligned; a few large tensors and hundreds of small ones; and the norm.
-- rows: gradients that have values for some rows.
+- rows: sparse gradients.
 - initial values: what `adaptk.init` fills.
 - optimizers: steps of the classes of `adaptk` and `adaptk.torch`, clipped.
 - large: tensors of more than 2**31 elements. Windows around the ends and the boundary are compared with the CPU, and
-  all of it with the same update in pieces on the device.
+  the whole tensor with the same update in pieces on the device.
 
-``--slice`` is a part that is quick under compute-sanitizer and needs no PyTorch. ``--cpu`` is a trial run, in which the
-CPU stands in for the device.
+``--slice`` runs a part that is quick under compute-sanitizer and needs no PyTorch. ``--cpu`` is a trial run, with the
+CPU in place of the device.
 """
 
 # ruff: noqa: E402  # modules of other folders are found first
@@ -47,7 +47,7 @@ OPTIONS: tuple[Record, ...] = (
 
 
 class Host:
-    """The CPU in the place of a device."""
+    """The CPU in place of a device."""
 
     name = "cpu"
 
@@ -59,12 +59,12 @@ class Host:
 
 
 class Numbers:
-    """Arrays of numbers, cut from long ones that are made once."""
+    """Arrays of numbers: slices of long arrays that are made once."""
 
     def __init__(self, length: int = 1 << 21, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         x = rng.normal(size=length)
-        # A half of ordinary numbers, a half from the whole range of float32 and beyond it, and some special ones.
+        # Half are ordinary numbers, half come from the whole range of float32 and beyond, and some are special values.
         wide = rng.random(length) < 0.5
         x[wide] *= 10.0 ** rng.uniform(-46, 38, size=int(wide.sum()))
         special = rng.random(length) < 0.01
@@ -73,7 +73,7 @@ class Numbers:
         self._rng = rng
         with np.errstate(all="ignore"):
             self._any = {name: x.astype(dtype) for name, dtype in FLOATS.items()}
-            # A norm of infinite numbers says little: these are finite in every type.
+            # The norm of infinite numbers is no test: these are finite in every type.
             self._finite = {name: np.clip(finite, -6e4, 6e4).astype(dtype) for name, dtype in FLOATS.items()}
 
     def __call__(self, size: int, dtype: str, positive: bool = False, finite: bool = False) -> Array:
@@ -83,7 +83,7 @@ class Numbers:
         return np.abs(x) if positive else x
 
     def buffers(self, rule: str, sizes: Sequence[int], param: str, grad: str) -> dict[str, list[Array]]:
-        """Lists for every buffer of a rule. States but the first, a moment, are positive as sums of squares are."""
+        """A list for every buffer of a rule. All states except the first one are positive, like sums of squares."""
         signed = ("param", "grad", *RULES[rule].states[:1])
         return {
             name: [self(n, dtype_of(name, param, grad).name, positive=name not in signed) for n in sizes]
@@ -92,7 +92,7 @@ class Numbers:
 
 
 def difference(got: Any, want: Any) -> str | None:
-    """What differs, or None."""
+    """A description of the difference, or None."""
     try:
         device_arrays.assert_equal(got, want)
     except AssertionError as e:
@@ -101,14 +101,14 @@ def difference(got: Any, want: Any) -> str | None:
 
 
 class Report:
-    """What was compared and what differed, written after each part."""
+    """The comparisons and their differences, written to a file after each part."""
 
     def __init__(self, path: Path | None, trial: bool) -> None:
         self._path = path
         self.record: Record = {"trial": trial, "complete": False, "parts": {}, "different": [], "left_out": {}}
 
     def part(self, name: str, cases: Iterator[tuple[str, str | None]]) -> None:
-        """Run the cases of a part; each is a name and what differed."""
+        """Run the cases of a part: pairs of a name and a difference."""
         start, count, before = time.perf_counter(), 0, len(self.record["different"])
         for what, found in cases:
             count += 1
@@ -130,7 +130,7 @@ class Report:
 
 
 def functions(place: Any, numbers: Numbers, small: bool) -> Iterator[tuple[str, str | None]]:
-    """Every rule, type and option, the large sizes once for each type."""
+    """Every rule, type and option; large sizes only once for each type."""
     pairs = [(t, t) for t in ("float32", "bfloat16") if t in FLOATS] if small else PAIRS
     for rule, (param, grad) in itertools.product(RULES, pairs):
         defaults = {h.name for h in RULES[rule].hyperparameters}
@@ -140,7 +140,7 @@ def functions(place: Any, numbers: Numbers, small: bool) -> Iterator[tuple[str, 
                 sizes = MANY
             hyper = {k: v for k, v in options.items() if k == "step" or k in defaults}
             host = numbers.buffers(rule, sizes, param, grad)
-            # The second and the fourth begin in the middle of a vector.
+            # The second and the fourth buffer begin in the middle of a vector.
             on_device = place.put_all(host, lambda name, i=i: i % 2)
             call(rule, on_device, **hyper)
             call(rule, host, **hyper)
@@ -159,7 +159,7 @@ def norms(place: Any, numbers: Numbers, small: bool) -> Iterator[tuple[str, str 
 
 
 def rows(place: Any, numbers: Numbers, small: bool) -> Iterator[tuple[str, str | None]]:
-    """Gradients that have values for some rows, some of them hundreds of times, with indices on the device."""
+    """Sparse gradients, some rows occurring hundreds of times, with indices on the device."""
     rng = np.random.default_rng(1)
     table, count = (500, 2000) if small else (100_000, 8192)
     for rule, width, mode in itertools.product(RULES, (1, 16, 64, 300), ("lazy", "dense")):
@@ -197,7 +197,7 @@ def optimizers(place: Any, numbers: Numbers) -> Iterator[tuple[str, str | None]]
         for step in range(3):
             grads = {"grad": [numbers(n, "float32", finite=step != 1) for n in MANY]}
             infos = [o.step(g) for o, g in zip(sides, (place.put_all(grads)["grad"], grads["grad"]), strict=True)]
-            # A norm that is NaN is equal to itself here.
+            # NaN equals NaN here.
             told = [(np.float64(info.grad_norm), np.bool_(info.skipped)) for info in infos]
             found = difference(place.get_all(on_device), params) or difference(*told)
             yield f"{name}, step {step + 1}", found
@@ -235,7 +235,7 @@ def torch_optimizers(device: str, sizes: Sequence[int]) -> Iterator[tuple[str, s
 
 
 def large(device: str, boundary: int, report: Report) -> Iterator[tuple[str, str | None]]:
-    """Tensors of some more elements than `boundary`."""
+    """Tensors with a few more elements than `boundary`."""
     import torch
 
     size, piece, edge = boundary + 1037, boundary // 2, min(100_003, boundary // 4)
@@ -245,7 +245,7 @@ def large(device: str, boundary: int, report: Report) -> Iterator[tuple[str, str
 
     def same(a: Any, b: Any) -> bool:
         bits = {2: torch.int16, 4: torch.int32}[a.element_size()]
-        # In parts: the result of a comparison is a tensor of its own.
+        # In parts, because the result of a comparison is a tensor too.
         return all(torch.equal(x.view(bits), y.view(bits)) for x, y in zip(a.split(piece), b.split(piece), strict=True))
 
     for rule, dtype in (("sgd", "bfloat16"), ("momentum", "bfloat16"), ("adam", "float32")):
@@ -276,7 +276,7 @@ def large(device: str, boundary: int, report: Report) -> Iterator[tuple[str, str
         grad = whole["grad"]
         norm, of_pieces = adaptk.global_norm([grad]), adaptk.global_norm(list(grad.split(piece)))
         yield f"{what}, norm in pieces", None if norm == of_pieces else f"{norm!r}, in pieces {of_pieces!r}"
-        if rule == "sgd":  # once: much is copied
+        if rule == "sgd":  # only once, because it copies much
             on_host = adaptk.global_norm([grad.cpu()])
             yield f"{what}, norm on the CPU", None if norm == on_host else f"{norm!r}, on the CPU {on_host!r}"
         del whole, parts, grad
@@ -294,7 +294,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare; 1 if anything differs."""
+    """Compare. Returns 1 if anything differs."""
     options = parser().parse_args(argv)
     report = Report(options.json, options.cpu)
     if options.cpu:

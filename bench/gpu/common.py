@@ -1,4 +1,4 @@
-"""What the programs of this folder share: paths, and files of results."""
+"""Shared by the programs of this folder: paths and result files."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ Record: TypeAlias = dict[str, Any]
 
 
 def find_modules(*folders: str) -> None:
-    """Modules of other folders of the repository, such as ``bench``, can be imported from now on."""
+    """Make modules of other folders of the repository, such as ``bench``, importable."""
     for folder in folders:
         if (path := str(ROOT / folder)) not in sys.path:
             sys.path.append(path)
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a file as a whole: a program that ends in the middle leaves the one before."""
+    """Replace a file at once: if the program is stopped, the old file remains."""
     new = path.with_name(path.name + ".new")
     new.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     os.replace(new, path)
 
 
 def read_json(path: Path) -> Record:
-    """What a program has written until it ended, or nothing."""
+    """The results that a program has written, or None."""
     try:
         record: Record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""Batches of fits on the device: how many a second, and their bits beside the CPU's.
+"""Batches of fits on the device: fits per second, and a bitwise comparison with the CPU.
 
 ``python bench/gpu/fits.py [--json FILE] [--cpu]``
 
 The problems of Gpufit's published test, as in bench/solve_batch.py: 5 x 5 pixels, five parameters, at most 10
-iterations. ``--cpu``: a trial run on few problems, where they are fitted on the CPU.
+iterations. ``--cpu``: a trial run with few problems on the CPU.
 """
 
 # ruff: noqa: E402  # modules of other folders are found first
@@ -26,7 +26,7 @@ import torch
 from solve_batch import images, run_batch
 
 REPEATS = 20
-PUBLISHED = 3e6  # fits a second, of Gpufit
+PUBLISHED = 3e6  # fits per second of Gpufit
 
 
 def seconds(call: Callable[[], object], wait: Callable[[], None]) -> float:

@@ -1,13 +1,13 @@
-"""Offload on the device: its values beside those of the CPU, and how much of the copies and the host's step overlap.
+"""Offload on the device: comparison of values with the CPU, and how far copies and the host's step overlap.
 
 ``python bench/gpu/offload.py [--json FILE] [--size N] [--cpu]``
 
 A step's time is compared with that of its parts: the same step of params on the host, and the copies of gradients and
-params alone. ``adaptk bench --offload --alone`` says how near the host's part is to the ceiling of memory, and is part
-of this. ``--cpu``: a trial run, with params on the CPU.
+params alone. ``adaptk bench --offload --alone`` compares the host's part with memory bandwidth, and is run too.
+``--cpu``: a trial run, with params on the CPU.
 """
 
-# modules of other folders are found first
+# first, so that modules of other folders are found
 from __future__ import annotations
 
 import argparse
@@ -28,7 +28,7 @@ from common import Record, write_json
 REPEATS = 5
 TENSORS = 16
 LR = 1e-4
-# What gradients are taken as, the passes of a step, and what is clipped.
+# The mode of gradients, the number of backward passes of a step, and the clipping.
 MODES: list[tuple[str, int | None, float | None]] = [
     *(("keep", 1, clip) for clip in (None, 0.5)),
     *(("collect", passes, clip) for passes in (1, 2, None) for clip in (None, 0.5)),
@@ -42,7 +42,7 @@ def _params(device: str, sizes: Sequence[int], dtype: torch.dtype = torch.bfloat
 
 
 def _backward(params: Sequence[Any], grads: Sequence[Any]) -> None:
-    """Gradients that are exactly these, whatever the device's arithmetic."""
+    """A backward pass with exactly these gradients, whatever the device's arithmetic."""
     torch.autograd.backward(list(params), [g.to(p.device) for p, g in zip(params, grads, strict=True)])
 
 
@@ -66,7 +66,7 @@ def _run(device: str, mode: tuple[str, int | None, float | None], options: Recor
 
 
 def differences(device: str) -> tuple[int, list[str]]:
-    """How many ways of a step were run, and those that end elsewhere than on the CPU."""
+    """The number of variants that were run, and those whose results differ from the CPU's."""
     cases = [(mode, options) for mode in MODES for options in (FORMATS if mode[1] == 1 else FORMATS[:1])]
     wrong = []
     for mode, options in cases:
@@ -83,13 +83,13 @@ def _median(step: Callable[[], None], wait: Callable[[], None]) -> float:
         begin = time.perf_counter()
         step()
         wait()
-        if i > 0:  # the first one makes what the others use
+        if i > 0:  # the first one allocates buffers for the others
             times.append(time.perf_counter() - begin)
     return statistics.median(times)
 
 
 def times(device: str, size: int, wait: Callable[[], None]) -> Record:
-    """Seconds of a step, and of its parts."""
+    """The times of a step and of its parts, in seconds."""
     sizes = [size // TENSORS] * TENSORS
     found: Record = {"size": sum(sizes), "threads": adaptk.get_num_threads()}
     for name, place in (("step", device), ("host", "cpu")):

@@ -1,11 +1,12 @@
-"""What ncu looks at: steps of one large tensor, with the norm of its gradient. ``--cpu``: a trial run, without ncu."""
+"""The program for ncu: steps of one large tensor, with the gradient's norm. ``--cpu``: a trial run, without ncu."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-# The kernels of a step that clips: the norm's leaves, the end of its tree, and the update. Without clipping: the last.
+# The kernels of a step that clips: the leaves of the norm, the rest of its tree, and the update. Without clipping there
+# is only the last.
 RUNS = (("Adam", "float32", 1.0), ("Adam", "bfloat16", 1.0), ("SGD", "float32", None), ("Adan", "float32", None))
 KERNELS = "regex:.*(step|norm|finish).*kernel.*"
 LAUNCHES = sum(3 if clip else 1 for _, _, clip in RUNS)

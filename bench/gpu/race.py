@@ -1,11 +1,11 @@
-"""Times of steps on the device: every rule of adaptk.torch beside a device copy and torch's own optimizers.
+"""Times of steps on the device: every rule of adaptk.torch, a device copy and torch's own optimizers.
 
 ``python bench/gpu/race.py [--json FILE] [--seconds 150] [--cpu]``
 
-The contenders take turns. A time is the device's own, between two events around a burst of steps, and what is compared
-are medians. The copy moves as many bytes as the step, half of them read and half of them written. Host times are how
-long a call takes to return. What matters most comes first; what does not fit into `--seconds` is left out and listed.
-``--cpu`` is a trial run with small tensors on the CPU; its figures mean nothing.
+The contenders are timed alternately. A time is the device's own, between two events around a burst of steps, and
+medians are compared. The copy moves as many bytes as the step, half of them read and half of them written. Host times
+are those until a call returns. The most important measurements come first; those that do not fit into `--seconds` are
+left out and listed. ``--cpu`` is a trial run with small tensors on the CPU; its figures mean nothing.
 """
 
 # ruff: noqa: E402  # modules of other folders are found first
@@ -34,7 +34,7 @@ from adaptk._bench_cuda import Call, Library, Torch, in_turns
 from adaptk._registry import RULES
 from racing.contenders import RACES, Compiled, attempt, first_line, forward_count, torch_optimizer
 
-# As a case is called: how many tensors of how many elements, and in a trial run.
+# By name of the case: the number and size of tensors, and those in a trial run.
 CASES = {
     "64M": ((1, 64 << 20), (1, 1 << 14)),
     "1M": ((1, 1 << 20), (1, 1 << 12)),
@@ -46,12 +46,12 @@ REPEATS = 5
 # Compiling for more tensors takes minutes.
 COMPILE_TENSORS = 200
 COMPILE_SECONDS = 15.0
-HOST_SECONDS = 3e-3  # of a burst of calls that are not waited for, of 3 to 20 calls
+HOST_SECONDS = 3e-3  # the time of a burst of 3 to 20 calls without synchronisation
 NO_TIME = "no time was left"
 
 
 class OnHost(Torch):
-    """Tensors on the CPU and its clock, for a trial run."""
+    """Tensors on the CPU, and the CPU's clock, for a trial run."""
 
     def full(self, size: int, value: float, dtype: str) -> Any:
         return self._torch.full((size,), value, dtype=getattr(self._torch, dtype))
@@ -62,7 +62,7 @@ class OnHost(Torch):
 
 @dataclasses.dataclass
 class Setting:
-    """What all measurements of a run have in common."""
+    """The settings of all measurements of a run."""
 
     using: Library
     device: str
@@ -91,13 +91,13 @@ class Item:
 
 
 def plan(trial: bool) -> list[Item]:
-    """What to measure, in the order of its importance: uncompiled steps, and then those that are compiled first."""
+    """The measurements in the order of importance: uncompiled steps, then compiled ones."""
     items = [Item(case, rule, dtype) for case in CASES for dtype in DTYPES for rule in RACES]
     if trial:
         few = [i for i in items if i.case == "64M" or i.rule in ("adam", "rmsprop", "lion")]
         return [*few, Item("64M", "rmsprop", "float32", compiled=True)]
     in_torch = [rule for rule, race in RACES.items() if race.in_torch]
-    # Those first that torch does not fuse.
+    # First the rules that torch does not fuse.
     in_torch.sort(key=lambda rule: RACES[rule].fused)
     items += [Item("64M", rule, "float32", compiled=True) for rule in in_torch]
     items += [Item(case, "adam", "float32", compiled=True) for case in ("1M", "200x4096")]
@@ -106,12 +106,12 @@ def plan(trial: bool) -> list[Item]:
 
 
 def bytes_per_parameter(rule: str, dtype: str) -> int:
-    """Param and gradient are read, the param written, and each state in float32 read and written."""
+    """The bytes moved: param and gradient are read, the param written, and each float32 state read and written."""
     return 3 * (2 if dtype == "bfloat16" else 4) + 8 * len(RULES[rule].states)
 
 
 def launches(rule: str, dtype: str, setting: Setting) -> Record:
-    """How many kernels, copies and fills a step of many small tensors starts on the device."""
+    """The number of kernels, copies and fills that a step of many small tensors starts on the device."""
     import torch
 
     count, size = CASES["1000x64"][setting.trial]
@@ -140,7 +140,7 @@ def on_device(trace: Record) -> int:
 
 
 def host_times(calls: Mapping[str, Call], about: Mapping[str, float], setting: Setting) -> dict[str, float]:
-    """How long each call takes to return, in seconds, while the device is idle at first."""
+    """The time until each call returns, in seconds, beginning with an idle device."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(setting.repeats):
         for name, call in calls.items():
@@ -151,7 +151,7 @@ def host_times(calls: Mapping[str, Call], about: Mapping[str, float], setting: S
 
 
 def uncapped(call: Call) -> Call:
-    """The same with grids that have no limit, as bench/cuda.md says."""
+    """The same with unlimited grids; see bench/cuda.md."""
     from adaptk import _cuda
 
     def run() -> object:
@@ -165,16 +165,16 @@ def uncapped(call: Call) -> Call:
 
 
 def race(item: Item, setting: Setting) -> Record:
-    """One rule on one case."""
+    """Measure one rule on one case."""
     import torch
 
     count, size = CASES[item.case][setting.trial]
     dtype = getattr(torch, item.dtype)
-    # torch says by itself which rules it fuses on a device.
+    # torch raises an error for rules that it does not fuse on this device.
     entry = dataclasses.replace(RACES[item.rule], fused=True)
 
     def line(low: float, high: float) -> Any:
-        # All of one sign and far from zero, so that no state of any rule decays into subnormal numbers.
+        # All of one sign and far from zero, so that no state becomes subnormal.
         return torch.linspace(low, high, size, device=setting.device).to(dtype)
 
     params = [torch.nn.Parameter(line(0.5, 1.5)) for _ in range(count)]
@@ -224,7 +224,7 @@ def race(item: Item, setting: Setting) -> Record:
 
 
 def norm(size: int, dtype: str, setting: Setting) -> Record:
-    """The norm by itself, which waits for its result, beside torch's and a copy of as many bytes."""
+    """The norm alone, which waits for its result, compared with torch's and with a copy of as many bytes."""
     import torch
 
     grad = torch.linspace(0.5, 1.5, size, device=setting.device).to(getattr(torch, dtype))
@@ -243,7 +243,7 @@ def norm(size: int, dtype: str, setting: Setting) -> Record:
 
 
 def line_of(record: Record) -> str:
-    """A row of the log: ratios to adaptk's time."""
+    """A line of the log: times relative to adaptk's."""
     times = {name: t["median"] for name, t in record["times"].items()}
     own = times["adaptk"]
     others = [f"{name} {t / own:.2f}" for name, t in times.items() if name not in ("adaptk", "copy")]
@@ -253,7 +253,7 @@ def line_of(record: Record) -> str:
 
 
 def tried(call: Callable[..., Record], *arguments: Any) -> Record | str:
-    """What a measurement finds, or why it failed: one that fails is no reason to lose all figures."""
+    """The result of a measurement, or its error: one failure must not lose all figures."""
     try:
         return call(*arguments)
     except Exception as e:
@@ -261,7 +261,7 @@ def tried(call: Callable[..., Record], *arguments: Any) -> Record | str:
 
 
 def measured(items: Sequence[Item], setting: Setting, until: float) -> Iterator[tuple[str, Record | str]]:
-    """Rows, and what is left out with the reason."""
+    """The rows, and the measurements that are left out, with the reason."""
     for item in items:
         what = f"{item.rule}, {item.case}, {item.dtype}{', compiled' if item.compiled else ''}"
         if time.monotonic() + (COMPILE_SECONDS if item.compiled and not setting.trial else 0) > until:
@@ -271,7 +271,7 @@ def measured(items: Sequence[Item], setting: Setting, until: float) -> Iterator[
 
 
 def described(setting: Setting) -> Record:
-    """The machine, torch, and how adaptk.torch looks at tensors."""
+    """The machine, torch, and how adaptk.torch accesses tensors."""
     import adaptk.torch
     import torch
 
@@ -293,7 +293,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; 1 if a measurement failed."""
+    """Measure. Returns 1 if a measurement failed."""
     begin = time.monotonic()
     options = parser().parse_args(argv)
     if not options.cpu and not adaptk.cuda.is_available():
@@ -329,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     until = begin + options.seconds
     for what, found in measured([i for i in items if not i.compiled], setting, until):
         entered("steps", what, found)
-    # After the host times, which a profiler may change for the rest of the process.
+    # After the host times, because a profiler may change these for the rest of the process.
     if not options.cpu:
         for rule, dtype in itertools.product(RACES, DTYPES):
             what = f"launches of {rule}, 1000x64, {dtype}"

@@ -1,4 +1,4 @@
-"""What a run found: its stages, and each number beside its target.
+"""The report of a run: its stages, and each figure with its target.
 
 ``python bench/gpu/report.py build/gpu/results.json`` prints the table of a run again. Needs nothing but Python.
 """
@@ -40,7 +40,7 @@ def tests_found(path: Path) -> Record | None:
 
 
 def sanitizer_errors(log: str) -> int | None:
-    """The errors that compute-sanitizer counts at its end, of memcheck or racecheck; None if there is no count."""
+    """The error count that compute-sanitizer (memcheck or racecheck) prints at its end; None if there is none."""
     found = re.findall(r"ERROR SUMMARY: (\d+) error", log) + re.findall(r"RACECHECK SUMMARY: (\d+) hazard", log)
     return int(found[-1]) if found else None
 
@@ -77,13 +77,13 @@ def profiled_kernels(log: str) -> list[Record]:
 
 @dataclass
 class Target:
-    """A bound, and every number that it is for."""
+    """A bound, and all figures that it applies to."""
 
     what: str
     bound: float
-    at_least: bool = True  # else at most
+    at_least: bool = True  # False: at most
     points: list[tuple[float, str]] = field(default_factory=list)
-    complete: bool = True  # nothing that it is about was left out
+    complete: bool = True  # none of its figures was left out
 
     def meets(self, value: float) -> bool:
         return value >= self.bound if self.at_least else value <= self.bound
@@ -118,7 +118,7 @@ UNCOMPILED = ("fused", "foreach")
 
 
 def targets(results: Record) -> list[Target]:
-    """What must be reached, and what was measured of it."""
+    """The targets, with the measured figures."""
     race: Record = results.get("race") or {}
     rows: list[Record] = race.get("steps", [])
     plain = [r for r in rows if not r["compiled"]]
@@ -256,7 +256,7 @@ def shortened(lines: Sequence[str], most: int, width: int = 150) -> list[str]:
 
 
 def table(results: Record) -> str:
-    """Stages, targets, and the first of what went wrong."""
+    """Stages, targets, and the first errors."""
     race = results.get("race") or {}
     machine = race.get("machine") or {}
     devices = [d["name"] for d in machine.get("devices", [])]

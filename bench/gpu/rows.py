@@ -1,11 +1,11 @@
-"""Steps with gradients of rows on the device, beside torch's sparse optimizers and a copy of the same rows.
+"""Steps with sparse gradients on the device, compared with torch's sparse optimizers and a copy of the same rows.
 
 ``python bench/gpu/rows.py [--json FILE] [--cpu]``
 
 The tables and indices of bench/sparse_rows.py: 8,192 by Zipf's law into 1M rows of 64 elements and 10M of 16. The
-contenders take turns. Times are of the host's clock around a burst of steps that is waited for, since a step sorts
-its indices on the host. The copy moves as many bytes as the step: rows read and written, and values read. ``--cpu`` is
-a trial run with small tables on the CPU; its figures mean nothing.
+contenders are timed alternately. Times are from the host's clock, around a burst of steps with synchronisation, because
+a step sorts its indices on the host. The copy moves as many bytes as the step: rows are read and written, values read.
+``--cpu`` is a trial run with small tables on the CPU; its figures mean nothing.
 """
 
 # ruff: noqa: E402  # modules of other folders are found first
@@ -30,7 +30,7 @@ import torch
 from adaptk._bench import timed
 from sparse_rows import TABLES, batches, turns
 
-# Our class and, if there is one, torch's.
+# The class of adaptk, and torch's if there is one.
 RULES = {"adam": ("Adam", "SparseAdam"), "adagrad": ("Adagrad", "Adagrad"), "rowwise_adagrad": ("RowWiseAdaGrad", None)}
 STEPS, REPEATS, INDICES = 20, 7, 8192
 
@@ -38,13 +38,13 @@ STEPS, REPEATS, INDICES = 20, 7, 8192
 def steps_of(
     made: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer], shape: tuple[int, int], given: Any, device: str
 ) -> Callable[[], object]:
-    """One of several gradients each time."""
+    """A call that steps with each of several gradients in turn."""
     table = torch.nn.Parameter(torch.zeros(shape, device=device))
     opt = made([table])
 
     def call(indices: torch.Tensor, values: torch.Tensor) -> Callable[[], None]:
         def step() -> None:
-            # A tensor that was coalesced would stay so.
+            # A new tensor, because a coalesced one stays coalesced.
             table.grad = torch.sparse_coo_tensor(indices[None], values, shape, check_invariants=False)
             opt.step()
 
@@ -54,7 +54,7 @@ def steps_of(
 
 
 def race(rule: str, shape: tuple[int, int], count: int, device: str, steps: int, repeats: int) -> Record:
-    """One rule on one table."""
+    """Measure one rule on one table."""
     rows, width = shape
     host = batches(rows, width, count)
     given = [(torch.from_numpy(i).to(device), torch.from_numpy(v).to(device)) for i, v in host]
@@ -80,14 +80,14 @@ def race(rule: str, shape: tuple[int, int], count: int, device: str, steps: int,
     for round_ in range(repeats + 1):
         for name, call in calls.items():
             found = seconds(call)
-            if round_ > 0:  # the first one is to warm up
+            if round_ > 0:  # the first round is for warming up
                 times[name].append(found)
     medians = {name: {"seconds": t, "median": statistics.median(t)} for name, t in times.items()}
     return {"rule": rule, "rows": rows, "width": width, "distinct": round(distinct), "bytes": moved, "times": medians}
 
 
 def line_of(record: Record) -> str:
-    """A row of the log."""
+    """A line of the log."""
     times = {name: t["median"] for name, t in record["times"].items()}
     own = times["adaptk"]
     beside = f", {times['torch'] / own:.2f} times torch's speed" if "torch" in times else ""
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     tables = ((1000, 64), (2000, 16)) if options.cpu else TABLES
     count, steps, repeats = (100, 2, 1) if options.cpu else (INDICES, STEPS, REPEATS)
-    torch.sparse.check_sparse_tensor_invariants.disable()  # said explicitly, or torch warns
+    torch.sparse.check_sparse_tensor_invariants.disable()  # without an explicit choice torch warns
     report: Record = {"trial": options.cpu, "complete": False, "indices": count, "rows": []}
     for shape, rule in itertools.product(tables, RULES):
         found = race(rule, shape, count, "cpu" if options.cpu else "cuda", steps, repeats)

@@ -1,7 +1,7 @@
-"""All stages of a run: build, tests, bits, times, Offload, compute-sanitizer, a profile; then one short table.
+"""Runs all stages: build, tests, bits, times, Offload, compute-sanitizer, a profile. Then it prints one short table.
 
-Started by ``bench/gpu/run.sh``. It needs nothing but Python itself; what the stages need is on the machine or in
-``.whl/``. There are one log for each stage and ``results.json`` in the folder that ``$OUT`` or ``--out`` names.
+Started by ``bench/gpu/run.sh``. It needs only Python; packages for the stages are on the machine or in ``.whl/``. It
+writes a log for each stage and ``results.json`` to the folder ``$OUT`` or ``--out``.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from common import ROOT, Record, read_json, write_json
 from report import profiled_kernels, sanitizer_errors, table, targets, tests_found
 
 HERE = Path(__file__).resolve().parent
-# Seconds. Each stage has a limit of its own, so that one that hangs does not cost the others their time.
+# Seconds. Each stage has its own limit, so that a stage that hangs does not use up the time of the others.
 LIMITS = {"build": 110, "tests": 100, "bits": 60, "run_time": 25, "fits": 19, "rows": 15, "race": 90, "offload": 20}
 LIMITS |= {"memcheck": 30, "racecheck": 30, "profile": 40}
 LONGEST = 540
-GRACE = 3.0  # between the request to end and the end
-TRIAL_FACTOR = 20  # on the limits of a trial run, on machines of any speed
-NEW_RACES_UNTIL = 25  # seconds before the end of their stage
-WORKERS = 8  # of the tests
+GRACE = 3.0  # between the request to end and the kill
+TRIAL_FACTOR = 20  # factor of the limits in a trial run, for slow machines
+NEW_RACES_UNTIL = 25  # no new measurement begins in the last seconds of its stage
+WORKERS = 8  # processes for the tests
 NCU_SECTIONS = ("SpeedOfLight", "Occupancy", "WarpStateStats", "LaunchStats", "MemoryWorkloadAnalysis")
 
 
 @dataclass
 class Setting:
-    """What the stages of a run have in common."""
+    """The settings of all stages of a run."""
 
     out: Path
     work: Path
@@ -46,7 +46,7 @@ class Setting:
 
     @property
     def site(self) -> Path:
-        """Where the build is installed."""
+        """The folder in which the build is installed."""
         return self.work / "site"
 
     def environment(self) -> dict[str, str]:
@@ -64,7 +64,7 @@ class Setting:
             "ADAPTK_JAX": "OFF",
         }
         if self.trial:
-            # Threads that spin while they wait are slow if other programs run.
+            # Threads that spin while waiting are slow if other programs run.
             found["OMP_NUM_THREADS"] = "1"
         return found
 
@@ -81,7 +81,7 @@ def _cpu(setting: Setting) -> list[str]:
 
 
 def build(setting: Setting) -> list[Command]:
-    """Installed into a folder of its own, which comes first on the path of the other stages."""
+    """Build and install into a separate folder, which comes first on the path of the other stages."""
     pip = _python("-m", "pip", "install", "--verbose", "--no-index", "--no-deps", "--no-compile")
     pip += ["--target", str(setting.site)]
     wheels = sorted(glob.glob(str(ROOT / ".whl" / "*.whl")))
@@ -96,7 +96,7 @@ def build(setting: Setting) -> list[Command]:
 
 
 def tests(setting: Setting) -> list[Command]:
-    """What is marked `cuda`; in a trial run a few other tests."""
+    """The tests marked `cuda`; in a trial run a few other tests."""
     chosen: list[object] = ["-m", "cuda", *sorted((ROOT / "tests").glob("test_cuda*.py"))]
     if setting.trial:
         chosen = ["-m", "not cuda", ROOT / "tests" / "test_cuda_bench.py"]
@@ -132,7 +132,7 @@ def offload(setting: Setting) -> list[Command]:
 
 
 def sanitizer(tool: str) -> Callable[[Setting], list[Command]]:
-    """A part of the comparison of bits, under a tool of compute-sanitizer."""
+    """A part of the bitwise comparison, under a tool of compute-sanitizer."""
 
     def commands(setting: Setting) -> list[Command]:
         compared = _python(HERE / "bits.py", "--slice", *_cpu(setting))
@@ -167,7 +167,7 @@ STAGES: dict[str, Callable[[Setting], list[Command]]] = {
 
 
 def limit(stage: str, trial: bool) -> int:
-    """The seconds that a stage may take."""
+    """The time limit of a stage, in seconds."""
     return LIMITS[stage] * (TRIAL_FACTOR if trial else 1)
 
 
@@ -177,7 +177,7 @@ def limit(stage: str, trial: bool) -> int:
 
 
 def run_one(command: Command, environment: dict[str, str], log: Path, until: float) -> int | None:
-    """The exit status, or None if the time ran out. No process of the command's group is left."""
+    """Run one command. Returns its exit status, or None after the time limit. No process of its group is left."""
     with log.open("a", encoding="utf-8", errors="replace") as file:
         file.write(f"$ {' '.join(command)}\n")
         file.flush()
@@ -205,7 +205,7 @@ def run_one(command: Command, environment: dict[str, str], log: Path, until: flo
         try:
             return process.wait(max(0.0, left - grace))
         except subprocess.TimeoutExpired:
-            # On an interrupt pytest and the other programs print what they have so far.
+            # On an interrupt pytest and the other programs print their results so far.
             end(signal.SIGINT, max(0.0, grace))
             return None
         finally:
@@ -213,7 +213,7 @@ def run_one(command: Command, environment: dict[str, str], log: Path, until: flo
 
 
 def run_stage(name: str, commands: Sequence[Command], environment: dict[str, str], log: Path, seconds: float) -> Record:
-    """The commands of a stage, one after the other until one fails."""
+    """Run the commands of a stage in order until one fails."""
     log.write_text("", encoding="utf-8")
     begin = time.monotonic()
     result = "passed"
@@ -229,14 +229,14 @@ def run_stage(name: str, commands: Sequence[Command], environment: dict[str, str
 
 
 def fail(stage: Record, why: str) -> None:
-    """Mark a stage as failed although its commands succeeded, because of what they wrote."""
+    """Mark a stage as failed because of its output, although its commands succeeded."""
     stage["note"] = why
     if stage["result"] == "passed":
         stage["result"] = "failed"
 
 
 def gathered(stage: Record, setting: Setting, log: str) -> Record:
-    """What a stage found; adds a note to its result."""
+    """The output of a stage; adds a note to its result."""
     name = stage["name"]
     if name == "tests":
         found = tests_found(setting.work / "tests.xml")
@@ -269,7 +269,7 @@ def gathered(stage: Record, setting: Setting, log: str) -> Record:
 
 
 def run(names: Sequence[str], setting: Setting) -> Record:
-    """All stages. Results are written after each of them."""
+    """Run all stages. Results are written after each of them."""
     setting.out.mkdir(parents=True, exist_ok=True)
     setting.work.mkdir(parents=True, exist_ok=True)
     if "build" in names:
@@ -325,7 +325,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stages; the exit status."""
+    """Run the stages. Returns the exit status."""
     command = parser()
     options = command.parse_args(argv)
     if options.check and options.cpu:

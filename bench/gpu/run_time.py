@@ -1,9 +1,10 @@
-"""A rule that is made at run time, on the device: the time until its first step, its speed, and its bits.
+"""A rule that is made at run time, on the device: the time until its first step, its speed, and its results.
 
 ``python bench/gpu/run_time.py [--json FILE] [--cpu]``
 
-Adam as a function, traced, registered and compiled by NVRTC; then once more by another name, from the file that the
-first time has left; beside the kernel of the library. ``--cpu``: a trial run, where it is interpreted.
+Adam as a Python function is traced, registered and compiled by NVRTC; then again under another name, from the cached
+file of the first time. Both are compared with the kernel of the library. ``--cpu``: a trial run, in which it is
+interpreted.
 """
 
 # ruff: noqa: E402  # modules of other folders are found first
@@ -32,7 +33,7 @@ FORMATS = ("float32", "bfloat16")
 
 
 def until_first_step(name: str, buffers: Sequence[Any], wait: Callable[[], None]) -> tuple[adaptk.TracedRule, float]:
-    """The rule, and the seconds that tracing, registering and its first step took."""
+    """The rule, and the time of tracing, registering and its first step, in seconds."""
     begin = time.perf_counter()
     made = make(name)
     made(*buffers, step=1)
@@ -57,7 +58,7 @@ def buffers_of(size: int, device: str, dtype: str = "float32") -> list[Any]:
 
 
 def equal_bits(made: adaptk.TracedRule, size: int, device: str, dtype: str) -> bool:
-    """Beside the library's rule on the CPU, which differs from none of its kernels."""
+    """Whether the results are those of the library's rule on the CPU, with which all its kernels agree."""
     ours, want = buffers_of(size, device, dtype), buffers_of(size, "cpu", dtype)
     for step in (1, 2, 3):
         made(*ours, step=step, weight_decay=0.1)
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device, size = ("cpu", 1 << 12) if options.cpu else ("cuda", 1 << 26)
     wait = (lambda: None) if options.cpu else torch.cuda.synchronize
     buffers = buffers_of(size, device)
-    adaptk.ops.adam(*buffers, step=1)  # the device and the library's own kernels are ready
+    adaptk.ops.adam(*buffers, step=1)  # so that the device and the library's kernels are loaded
     found: Record = {"size": size, "complete": False}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ADAPTK_CACHE"] = folder
