@@ -36,11 +36,15 @@ def build(folder: Path, openmp: bool) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes and little time: figures that mean nothing")
-    parser.add_argument("--no-openmp", action="store_true", help="compile the program, and so Armadillo, without it")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes and little time, to see that everything works"
+    )
+    parser.add_argument(
+        "--no-openmp", action="store_true", help="compile the program (and Armadillo in it) without OpenMP"
+    )
     parser.add_argument("--markdown", action="store_true", help="print a table for the README")
-    parser.add_argument("--sizes", default="1M,64M", help="of 1M, 64M; default both")
-    parser.add_argument("--seconds", type=float, default=8.0, help="for each rule, type and size, default 8")
+    parser.add_argument("--sizes", default="1M,64M", help="comma-separated, from 1M, 64M; default both")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds for each rule, type and size, default 8")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the medians, in seconds")
     arguments = parser.parse_args()
     if unknown := set(arguments.sizes.split(",")) - set(SIZES):

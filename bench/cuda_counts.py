@@ -620,7 +620,7 @@ def other_kernels(kernels: dict[str, Kernel]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put the tables into bench/cuda.md")
+    parser.add_argument("--write", action="store_true", help="write the tables to bench/cuda.md")
     parser.add_argument("--fits", action="store_true", help="only the table of batches of fits")
     options = parser.parse_args()
     missing = [name for name in ("nvcc", "cuobjdump", "nvdisasm") if find_tool(name) is None]

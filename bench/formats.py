@@ -211,7 +211,7 @@ def _rules(text: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python bench/formats.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--rules", type=_rules, default="adam", metavar="A,B", help="or all; default: adam")
+    parser.add_argument("--rules", type=_rules, default="adam", metavar="A,B", help="rules, or all; default: adam")
     parser.add_argument("--size", type=_size, default="64M", help="elements; default: 64M")
     parser.add_argument("--threads", type=whole(1), default=2, metavar="N", help="default: 2")
     parser.add_argument("--repeats", type=whole(1), default=11, metavar="N", help="rounds; default: 11")

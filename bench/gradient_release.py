@@ -77,10 +77,10 @@ def measured(layers: int, width: int, steps: int) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python bench/gradient_release.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=whole(1), default=16, metavar="N", help="of the model; default: 16")
-    parser.add_argument("--width", type=whole(1), default=1024, metavar="N", help="of each layer; default: 1024")
-    parser.add_argument("--steps", type=whole(1), default=3, metavar="N", help="default: 3")
-    parser.add_argument("--way", choices=list(WAYS), help="one way alone, in this process, as JSON")
+    parser.add_argument("--layers", type=whole(1), default=16, metavar="N", help="layers of the model; default: 16")
+    parser.add_argument("--width", type=whole(1), default=1024, metavar="N", help="width of each layer; default: 1024")
+    parser.add_argument("--steps", type=whole(1), default=3, metavar="N", help="training steps; default: 3")
+    parser.add_argument("--way", choices=list(WAYS), help="run one way only, in this process, and print JSON")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows of the table")
     options = parser.parse_args(arguments)
     size = (options.layers, options.width, options.steps)

@@ -1,18 +1,18 @@
-"""adaptk.hogwild on two threads and on one, beside scikit-learn's SGDClassifier and Vowpal Wabbit, taken in turn.
+"""adaptk.hogwild on one and two threads, scikit-learn's SGDClassifier and Vowpal Wabbit, timed alternately.
 
 ``python bench/hogwild.py [--rows 400k] [--passes 10] [--threads 2] [--repeats 3] [--rule sgd] [--bounds]``
 
-The data have the shape of RCV1: 47,236 features whose frequencies follow a power law, 76 a row of length 1.
-Each contender trains anew for the same number of passes, logistic loss, float32. A ratio is the median over the rounds;
-"loss" is the mean over the rounds of the objective on all rows after the last pass. Each round has its own order of the
-examples, the same for all contenders, and "spread" is the standard deviation of the losses: threads change a loss only
-if the difference is well above that. The step size of sgd is halved after each pass. If it shrinks by a tenth, the
-objective depends on where the last examples have led: it varied by a tenth from order to order, on one thread, too.
+The data have the shape of RCV1: 47,236 features whose frequencies follow a power law, and rows with 76 features and
+norm 1. Each contender trains from scratch for the same number of passes, with logistic loss, in float32. Ratios are
+medians over the rounds. "loss" is the mean over the rounds of the objective on all rows after the last pass. Each round
+has its own order of the examples, the same for all contenders, and "spread" is the standard deviation of the losses: a
+difference is only significant if it is well above the spread. The step size of sgd is halved after each pass. With a
+reduction by a tenth the objective depends on the last examples: it varied by a tenth between orders, even on one
+thread.
 
-``--bounds`` adds what bounds the speed of threads: as many models at a time, each on its share of the examples and with
-weights of its own, which is what the machine allows; and threads that publish their copies of the weights once a round,
-which is what is left without an exchange. Ratings of people, 100,000 of MovieLens, come from the wheel of recbole 1.2.1
-if pip can download it.
+``--bounds`` adds two upper bounds of the speed: one model per thread, each with its own weights and a part of the
+examples, which is the limit of the machine; and threads that publish their copies of the weights once a round, which is
+the speed without exchange. 100,000 ratings of MovieLens come from the wheel of recbole 1.2.1, if pip can download it.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ FEATURES, PER_ROW, ALPHA = 47_236, 76, 1e-6
 
 
 def rcv1_shaped(rows: int, features: int = FEATURES, per_row: int = PER_ROW, seed: int = 0) -> tuple[Any, Array]:
-    """(data, indices, indptr, shape) and labels."""
+    """Rows like RCV1's as (data, indices, indptr, shape), and labels."""
     rng = np.random.default_rng(seed)
     frequency = np.cumsum(1.0 / np.arange(1, features + 1))
-    number = rng.permutation(features)  # of the features by frequency
+    number = rng.permutation(features)  # the feature of each frequency rank
     truth = rng.normal(size=features)
     data = np.empty((rows, per_row), np.float32)
     indices = np.empty((rows, per_row), np.int32)
@@ -54,7 +54,7 @@ def rcv1_shaped(rows: int, features: int = FEATURES, per_row: int = PER_ROW, see
     for begin in range(0, rows, step):
         n = min(step, rows - begin)
         rank = np.searchsorted(frequency, rng.random((n, drawn)) * frequency[-1]).clip(0, features - 1)
-        # The first different ones of each row.
+        # Keep the first distinct features of each row.
         place = np.arange(drawn)
         order = np.argsort(rank, axis=1, kind="stable")
         by_rank = np.take_along_axis(rank, order, axis=1)
@@ -77,7 +77,7 @@ def rcv1_shaped(rows: int, features: int = FEATURES, per_row: int = PER_ROW, see
 
 
 def ratings(entries: int, rows: int, columns: int, rank: int = 8, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Entries of a noisy matrix of low rank; some columns are popular."""
+    """Entries of a noisy low-rank matrix, in which some columns are frequent."""
     rng = np.random.default_rng(seed)
     i = rng.integers(0, rows, entries, dtype=np.int32)
     j = (columns ** rng.random(entries) - 1).astype(np.int32)
@@ -87,7 +87,7 @@ def ratings(entries: int, rows: int, columns: int, rank: int = 8, seed: int = 0)
 
 
 def movielens() -> tuple[Array, Array, Array]:
-    """100,000 ratings of films by people, from a wheel that has them; OSError with the reason if there is none."""
+    """100,000 ratings of films, from a wheel that contains them; raises OSError if it is not available."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "recbole==1.2.1"]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -101,7 +101,7 @@ def movielens() -> tuple[Array, Array, Array]:
 
 
 def at_a_time(works: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What they return, each in a thread."""
+    """The results of several calls, each in its own thread."""
     found: list[Any] = [None] * len(works)
 
     def run(k: int) -> None:
@@ -116,7 +116,7 @@ def at_a_time(works: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 def shares(x: Any, y: Array, count: int) -> list[tuple[Any, Array]]:
-    """The examples in parts."""
+    """Divide the examples into parts."""
     data, indices, starts, (rows, features) = x
     parts = []
     for k in range(count):
@@ -131,7 +131,7 @@ APART, ONCE = "nothing shared", "shared once a round"
 
 
 def objective(model: Any, x: Any, y: Array) -> float:
-    """Of logistic regression, by the weights that a contender has found."""
+    """The objective of logistic regression at a contender's weights."""
     scorer = SGDClassifier("log_loss")
     scorer.classes_, scorer.n_features_in_ = np.array([0, 1]), x[3][1]
     scorer.coef_, scorer.intercept_ = np.asarray(model.coef_), np.asarray(model.intercept_)
@@ -163,7 +163,7 @@ def of_sklearn(x: Any, y: Array, passes: int, seed: int) -> Any:
 
 
 class VowpalWabbit:
-    """Passes over a cache, as it likes its data best; the first pass, which reads text, is not counted."""
+    """Vowpal Wabbit, training from its cache format; the first pass, which reads text, is not timed."""
 
     def __init__(self, x: Any, y: Array) -> None:
         self.folder = tempfile.TemporaryDirectory()
@@ -180,7 +180,7 @@ class VowpalWabbit:
         from vowpalwabbit import Workspace
 
         begin = time.perf_counter()
-        # --holdout_off: all rows in all passes, as the others do.
+        # --holdout_off: train on all rows in all passes, like the others.
         Workspace(
             f"-d {self.text} -c --passes {passes} --loss_function logistic --l2 {ALPHA} -b 18 --holdout_off --quiet"
         ).finish()
@@ -197,10 +197,10 @@ def seconds_of(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def linear(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a pass by contender and round, and their objectives."""
+    """The time of a pass in seconds, by contender and round, and the objectives."""
     x, y = rcv1_shaped(options.rows, options.features, options.per_row)
     passes, rule = options.passes, options.rule
-    # Each gets the round's seed.
+    # Each is called with the seed of the round.
     contenders: dict[str, Callable[[int], Any]] = {
         "one thread": lambda seed: own(x, y, rule, passes, 1, seed),
         f"{options.threads} threads": lambda seed: own(x, y, rule, passes, options.threads, seed),
@@ -306,15 +306,15 @@ def show(what: str, found: dict[str, Any], several: str) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=_size, default=400_000)
-    parser.add_argument("--entries", type=_size, default=4_000_000, help="of the matrix that is factorised")
+    parser.add_argument("--entries", type=_size, default=4_000_000, help="entries of the matrix that is factorised")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--passes", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rule", default="sgd", choices=["sgd", "adagrad", "adam", "ftrl"])
-    parser.add_argument("--bounds", action="store_true", help="also threads that share nothing, or little")
+    parser.add_argument("--bounds", action="store_true", help="also measure upper bounds of the speed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all times, in seconds")
-    parser.add_argument("--smoke", action="store_true", help="a size that takes no time and says nothing")
+    parser.add_argument("--smoke", action="store_true", help="a small size, to see that everything works")
     options = parser.parse_args(arguments)
     options.features, options.per_row = FEATURES, PER_ROW
     if options.smoke:

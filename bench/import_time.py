@@ -1,4 +1,4 @@
-"""What `import adaptk` takes beyond `import numpy`, in fresh interpreters, taken in turn."""
+"""The time of `import adaptk` after `import numpy`, in fresh interpreters, alternately."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def seconds(code: str) -> float:
-    """Time of the last line of `code` in a fresh interpreter."""
+    """The time of the last line of `code` in a fresh interpreter."""
     *before, last = code.split("; ")
     script = "; ".join([*before, "import time", "t = time.perf_counter()", last, "print(time.perf_counter() - t)"])
     return float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)

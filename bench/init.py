@@ -1,6 +1,6 @@
-"""Random numbers of adaptk.init beside NumPy's generator and torch.nn.init, into memory that is there, taken in turn.
+"""Random numbers of adaptk.init, NumPy's generator and torch.nn.init, in existing arrays, timed alternately.
 
-Prints millions of numbers a second. NumPy's generator works on one thread.
+Prints millions of numbers per second. NumPy's generator uses one thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from adaptk._bench import _size, interleaved, size_text
 
 
 def contestants(kind: str, x: np.ndarray[Any, Any]) -> dict[str, Callable[[], Any]]:
-    """What fills an array, by name."""
+    """Functions that fill an array, by name."""
     generator = np.random.default_rng(0)
     draw: Any = generator.standard_normal if kind == "normal" else generator.random
     own = {"normal": init.normal, "uniform": init.uniform}[kind]

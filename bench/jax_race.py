@@ -1,8 +1,8 @@
-"""adaptk.jax beside optax, both under ``jax.jit`` with donated buffers, on the CPU and in one run.
+"""adaptk.jax compared with optax, both under ``jax.jit`` with donated buffers, on the CPU and in one run.
 
-``python bench/jax_race.py [--quick] [--rules adam,rmsprop] [--markdown]``. Every side has params and states of its own,
-which each step gives up for the next ones; steps take turns, and medians are compared. "jit alone" is a compiled
-function that returns the donated arrays as they are: what JAX takes for passing them through.
+``python bench/jax_race.py [--quick] [--rules adam,rmsprop] [--markdown]``. Each side has its own params and states,
+which each step donates. Steps are timed alternately, and medians are compared. "jit alone" is a compiled function that
+returns the donated arrays unchanged: JAX's own overhead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import optax
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 LR = 1e-3
-# The rule of adaptk, and optax's function of the same arithmetic.
+# Rules of adaptk, and optax's functions with the same arithmetic.
 PEERS: dict[str, Callable[[], Any]] = {
     "sgd": lambda: optax.sgd(LR),
     "momentum": lambda: optax.sgd(LR, momentum=0.9),
@@ -62,7 +62,7 @@ def in_optax(peer: Any) -> Step:
 
 
 def race(rule: str, count: int, size: int, seconds: float) -> dict[str, float]:
-    """Medians of a step's seconds by side."""
+    """The median time of a step by side, in seconds."""
     make, peer = getattr(adaptk.jax, rule), PEERS[rule]()
     tree, packed = make(LR, convention="optax"), make(LR, convention="optax", packed=True)
     sides = {
@@ -84,10 +84,12 @@ def race(rule: str, count: int, size: int, seconds: float) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rules", default="adam,rmsprop,momentum", help=f"of {','.join(PEERS)}")
-    parser.add_argument("--quick", action="store_true", help="small sizes and little time: figures that mean nothing")
+    parser.add_argument("--rules", default="adam,rmsprop,momentum", help=f"comma-separated, from {','.join(PEERS)}")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes and little time, to see that everything works"
+    )
     parser.add_argument("--markdown", action="store_true", help="print a table for the README")
-    parser.add_argument("--seconds", type=float, default=8.0, help="for each rule and size, default 8")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds for each rule and size, default 8")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the medians, in seconds")
     arguments = parser.parse_args()
     rules = arguments.rules.split(",")

@@ -1,9 +1,9 @@
-"""A first step over many small tensors, a later one, and loading their state: seconds, and microseconds a tensor.
+"""The first step over many small tensors, a later one, and loading their state: seconds, and microseconds per tensor.
 
     python bench/many_tensors.py [--counts 1000 10000 50000] [--torch]
 
-The time for each tensor is the same for all counts if a step and a load are linear. `--torch` measures torch's AdamW
-too, whose load looks for each state in the lists of all groups.
+The time per tensor is the same for all counts if steps and loading take linear time. `--torch` measures torch's AdamW
+too, which searches the lists of all groups for each state that it loads.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def measure(cls: Any, count: int) -> list[tuple[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 10000, 50000])
-    parser.add_argument("--torch", action="store_true", help="torch's own class too")
+    parser.add_argument("--torch", action="store_true", help="also measure torch's class")
     options = parser.parse_args()
     classes = [adaptk.torch.AdamW] + ([torch.optim.AdamW] if options.torch else [])
     for cls in classes:

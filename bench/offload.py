@@ -1,4 +1,4 @@
-"""An offloaded step of AdamW on the host, beside the ceiling of memory, torchao's, torch's and DeepSpeed's.
+"""An offloaded AdamW step on the host, compared with memory bandwidth, torchao, torch and DeepSpeed.
 
 ``python bench/offload.py [--size 64M] [--tensors 16] [--threads N] [--repeats N] [--json FILE] [--alone]``
 
@@ -23,8 +23,8 @@ from adaptk._cli._screen import Screen
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python bench/offload.py", description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=_size, default="64M", help="parameters; default: 64M")
-    parser.add_argument("--tensors", type=whole(1), default=16, metavar="N", help="that they are in; default: 16")
-    parser.add_argument("--threads", type=whole(1), metavar="N", help="default: as many as a step has")
+    parser.add_argument("--tensors", type=whole(1), default=16, metavar="N", help="tensors; default: 16")
+    parser.add_argument("--threads", type=whole(1), metavar="N", help="default: the number of threads of a step")
     parser.add_argument("--repeats", type=whole(1), default=11, metavar="N", help="rounds; default: 11")
     parser.add_argument("--alone", action="store_true", help="leave out other libraries")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows of the table")

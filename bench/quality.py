@@ -1,12 +1,12 @@
-"""What storage formats do to training: the loss of two models after the same steps, over several seeds.
+"""The effect of storage formats on training: the loss of two models after the same steps, for several seeds.
 
 ``python bench/quality.py [--models digits,characters] [--variants NAMES] [--seeds N] [--steps N] [--json FILE]
 [--plot FILE] [--from FILES]``
 
 The models are a network on the handwritten digits and a small transformer on the characters of the language reference
-that comes with Python, both trained by AdamW. Each seed fixes the first weights and the order of the batches, so that
-variants differ in nothing but what is stored. The difference of a variant is that of its losses to float32's with the
-same seed: mean and standard deviation. ``--from`` trains nothing, and takes the rows of earlier runs.
+that comes with Python, both trained by AdamW. Each seed fixes the initial weights and the order of the batches, so that
+variants differ only in what is stored. The difference of a variant is that between its loss and float32's with the same
+seed: mean and standard deviation. ``--from`` trains nothing and uses the rows of earlier runs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CONTEXT = 64
 
 @dataclass(frozen=True)
 class Variant:
-    """What is stored: the params' dtype and the options of AdamW."""
+    """A way to store training state: the dtype of the params and the options of AdamW."""
 
     name: str
     params: torch.dtype = torch.float32
@@ -58,7 +58,7 @@ VARIANTS = {v.name: v for v in _variants()}
 
 
 class Characters(nn.Module):
-    """A decoder of two layers over the last characters."""
+    """A transformer decoder with two layers."""
 
     def __init__(self, symbols: int, width: int = 64) -> None:
         super().__init__()
@@ -73,14 +73,14 @@ class Characters(nn.Module):
         self.register_buffer("later", torch.ones(CONTEXT, CONTEXT, dtype=torch.bool).triu(1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores of the next character at each place."""
+        """The logits of the next character at each position."""
         h = self.symbol(x) + self.place(torch.arange(x.shape[1]))
         return self.head(self.norm(self.layers(h, mask=self.later)))
 
 
 @dataclass(frozen=True)
 class Task:
-    """A model, batches to train on, and the loss after training."""
+    """A model, batches to train on, and the test loss."""
 
     steps: int
     lr: float
@@ -133,13 +133,13 @@ TASKS = {"digits": digits, "characters": characters}
 
 
 def loss_of(model: nn.Module, x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mean cross-entropy, computed in float32 from the scores."""
+    """The mean cross-entropy, computed in float32 from the logits."""
     scores = model(x.to(dtype) if x.is_floating_point() else x)
     return functional.cross_entropy(scores.float().flatten(0, -2), y.flatten())
 
 
 def train(task: Task, variant: Variant, seed: int, steps: int) -> float:
-    """The loss on the test after training; the learning rate falls along a cosine."""
+    """The test loss after training with a cosine schedule."""
     torch.manual_seed(seed)
     model = task.model().to(variant.params)
     optimizer = adaptk.torch.AdamW(model.parameters(), lr=task.lr, weight_decay=0.01, **variant.options)
@@ -156,7 +156,7 @@ def train(task: Task, variant: Variant, seed: int, steps: int) -> float:
 
 @dataclass
 class Row:
-    """A variant's losses by seed, and their differences to float32's."""
+    """A variant's losses by seed, and their differences from float32's."""
 
     model: str
     variant: str
@@ -167,7 +167,7 @@ class Row:
 
 
 def run(model: str, names: Sequence[str], seeds: int, steps: int | None) -> Iterator[Row]:
-    """float32 first: the others are compared with it."""
+    """Train all variants: float32 first, because the others are compared with it."""
     task = TASKS[model]()
     reference: list[float] = []
     for name in names:
@@ -179,17 +179,18 @@ def run(model: str, names: Sequence[str], seeds: int, steps: int | None) -> Iter
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Each variant's losses beside float32's, with the spread over seeds."""
+    """Plot the losses of each variant relative to float32, with the spread over seeds."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
-    # The same file from the same rows.
+    # A fixed salt, so that the same rows give the same file.
     mpl.rcParams.update({"svg.hashsalt": "adaptk", "svg.fonttype": "none"})
     models = list(dict.fromkeys(row.model for row in rows))
     figure, axes = plt.subplots(1, len(models), figsize=(5.5 * len(models), 4.2), layout="constrained", squeeze=False)
     for ax, model in zip(axes[0], models, strict=True):
         shown = [row for row in rows if row.model == model]
-        # Runs that diverge, or nearly, are arrows at the edge: they would hide what the others are.
+        # Runs that (nearly) diverge are drawn as arrows at the edge, because a scale that shows them would hide the
+        # others.
         most = 2 * shown[0].mean
         spread = statistics.stdev(shown[0].losses) if len(shown[0].losses) > 1 else 0.0
         ax.axvspan(shown[0].mean - spread, shown[0].mean + spread, color="0.9", label="float32: spread over seeds")
@@ -219,7 +220,7 @@ def _names(text: str, known: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, print a table, write what is asked for."""
+    """Train, print a table, and write the requested files."""
     parser = argparse.ArgumentParser(prog="bench/quality.py", description=__doc__.split("\n")[0])
     parser.add_argument("--models", type=lambda t: _names(t, list(TASKS)), default=list(TASKS))
     parser.add_argument("--variants", type=lambda t: _names(t, list(VARIANTS)), default=list(VARIANTS))
@@ -238,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         for row in run(model, names, a.seeds, a.steps):
             rows.append(row)
-            # The median beside the mean: one run that diverges is all of a mean.
+            # Also the median, because one run that diverges dominates a mean.
             print(
                 f"  {row.variant:24}{statistics.median(row.losses):8.4f}{max(row.losses):10.4g}"
                 f"{row.difference:+10.4g} ({row.deviation:.4g})",

@@ -1,10 +1,10 @@
-"""Rules with reductions: beside the time of their own traffic, and beside other implementations.
+"""Rules with reductions, compared with the time of their memory traffic and with other implementations.
 
 ``python bench/reductions.py [--size 64M] [--tensors 200] [--elements 4096] [--threads 2] [--repeats N] [--json FILE]``
 
-The traffic is what the passes over the elements read and write. What it takes is measured with a kernel that reads and
-writes streams, and adds once for each. Other implementations are those of PyTorch that are installed: beside many small
-tensors, and beside one of that size.
+The traffic is what the passes over the elements read and write. Its time is measured with a kernel that reads and
+writes the same number of streams, with one addition each. Other implementations are the installed ones for PyTorch, on
+many small tensors and on one of that size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from adaptk import _core
 from adaptk._bench import _size, interleaved
 from adaptk._cli._parser import whole
 
-# Streams that a step reads and writes: a pass for each phase, and the update.
+# The streams that a step reads and writes, for the pass of each phase and for the update.
 STREAMS = {
     "lamb": 4 + 7,
     "lars": 2 + 5,
@@ -45,12 +45,12 @@ THEIRS = {
     "novograd": "pytorch_optimizer.NovoGrad",
     "adafactor": "torch.optim.Adafactor",
 }
-# Rules that treat matrices otherwise than vectors: what they step are matrices.
+# Rules that treat matrices and vectors differently: they are measured on matrices.
 OF_MATRICES = ("adafactor",)
 
 
 def shape_of(name: str, elements: int) -> tuple[int, ...]:
-    """A vector, or a matrix that is nearly square."""
+    """The shape of a vector, or of a nearly square matrix."""
     if name not in OF_MATRICES:
         return (elements,)
     rows = next(n for n in range(math.isqrt(elements), 0, -1) if elements % n == 0)
@@ -58,18 +58,18 @@ def shape_of(name: str, elements: int) -> tuple[int, ...]:
 
 
 def over_traffic(name: str, size: int, repeats: int) -> float:
-    """The time of a step relative to that of its traffic."""
+    """The time of a step relative to that of its memory traffic."""
     p, g = (np.full(shape_of(name, size), 0.1, np.float32) for _ in range(2))
     opt = adaptk.optimizer_for(name, [p])
     opt.step([g])
     streams = [p, g, *(s for s in opt.state[0].values() if s.size == p.size)][:3]
-    probed = 2 * len(streams) - 1  # the second is only read
+    probed = 2 * len(streams) - 1  # the second stream is only read
     own, probe = interleaved([lambda: opt.step([g]), lambda: _core.bandwidth_probe(streams)], repeats)
     return statistics.median(own) / statistics.median(probe) * probed / STREAMS[name]
 
 
 def over_theirs(name: str, tensors: int, elements: int, threads: int, repeats: int) -> float | None:
-    """How many times as fast as another implementation, on PyTorch's tensors; None: it is not installed."""
+    """The time of another implementation over adaptk's, on PyTorch tensors; None if it is not installed."""
     module, cls = THEIRS[name].rsplit(".", 1)
     try:
         import torch
@@ -91,13 +91,13 @@ def over_theirs(name: str, tensors: int, elements: int, threads: int, repeats: i
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--size", default="64M", help="elements of the tensor whose traffic is compared")
+    parser.add_argument("--size", default="64M", help="elements of the large tensor")
     parser.add_argument("--tensors", type=whole(1), default=200)
     parser.add_argument("--elements", type=whole(1), default=4096)
     parser.add_argument("--threads", type=whole(1), default=2)
     parser.add_argument("--repeats", type=whole(1), default=15)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--rules", nargs="*", choices=STREAMS, help="all if none is named")
+    parser.add_argument("--rules", nargs="*", choices=STREAMS, help="default: all")
     given = parser.parse_args(arguments)
     adaptk.set_num_threads(given.threads)
     found: dict[str, Any] = {"threads": given.threads, "over_traffic": {}, "over_theirs": {}, "over_theirs_large": {}}

@@ -1,4 +1,4 @@
-"""A rule from a Python function beside the library's own, interpreted and compiled, and the time it takes to make it.
+"""A rule from a Python function, interpreted and compiled, compared with the library's own; and the time to make it.
 
 ``python bench/rules_at_run_time.py [--sizes 1M,64M] [--threads 2] [--repeats N] [--torch] [--json FILE]``
 
@@ -41,7 +41,7 @@ def buffers_of(size: int) -> list[Any]:
 
 
 def speed(made: Sequence[adaptk.TracedRule], size: int, repeats: int) -> list[float]:
-    """Of the made rules relative to the library's: the quotients of medians."""
+    """The speed of the made rules relative to the library's: ratios of medians."""
     buffers = buffers_of(size)
     calls: list[Callable[[], object]] = [lambda: adaptk.ops.adam(*buffers, step=5)]
     calls += [lambda r=r: r(*buffers, step=5) for r in made]
@@ -50,7 +50,7 @@ def speed(made: Sequence[adaptk.TracedRule], size: int, repeats: int) -> list[fl
 
 
 def making(repeats: int, compile: bool = False) -> float:
-    """Seconds to trace a rule, register it and take a first step."""
+    """The time to trace a rule, register it and take a first step, in seconds."""
     times = []
     for i in range(repeats):
         buffers = buffers_of(10)
@@ -63,7 +63,7 @@ def making(repeats: int, compile: bool = False) -> float:
 
 
 class OfTorch:
-    """The same function on torch's tensors, by torch.compile. The learning rate is a tensor, as torch advises."""
+    """The same function on torch tensors, under torch.compile. The learning rate is a tensor, as torch recommends."""
 
     def __init__(self) -> None:
         import torch
@@ -117,7 +117,7 @@ def speed_over_torch(made: adaptk.TracedRule, of_torch: OfTorch, size: int, repe
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--sizes", default="1M,64M", help="elements, with commas between them")
+    parser.add_argument("--sizes", default="1M,64M", help="comma-separated numbers of elements")
     parser.add_argument("--threads", type=whole(1), default=2)
     parser.add_argument("--repeats", type=whole(1), default=15)
     parser.add_argument("--torch", action="store_true", help="compare torch.compile of the same function")
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     interpreted, compiled = make("interpreted_adam"), make("compiled_adam")
     chosen = adaptk.get_isa()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["ADAPTK_CACHE"] = folder  # so that there is something to compile
+        os.environ["ADAPTK_CACHE"] = folder  # an empty cache, so that rules are compiled
         try:
             compiler()
         except RuntimeError as error:

@@ -1,9 +1,9 @@
-"""The solvers beside SciPy's: all figures are ratios within one run, the sides take turns, and medians are compared.
+"""The solvers compared with SciPy's. All figures are ratios of medians within one run; the sides are timed alternately.
 
 ``python bench/solve.py [--repeats N] [--quick] [--large | --quasi-newton] [--json FILE]``
 
-``--large`` compares large problems only: minutes, nearly all of them SciPy's. ``--quasi-newton`` compares ``lbfgs``
-only.
+``--large`` compares large problems only, and takes minutes, most of them in SciPy. ``--quasi-newton`` compares
+``lbfgs`` only.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def in_turn(repeats: int, *works: Callable[[], Any]) -> list[float]:
-    """Median seconds of each."""
+    """The median time of each call, in seconds."""
     times = [[seconds(work) for work in works] for _ in range(repeats)]
     return [statistics.median(column) for column in zip(*times, strict=True)]
 
 
 class Timed:
-    """A function that adds up the time that its calls take."""
+    """A function that adds up the time of its calls."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -54,7 +54,7 @@ class Timed:
 
 
 def outside(fit: Callable[[Any, Any], Any], problem: _nist.Problem) -> float:
-    """Seconds of a fit that are not in the problem's own functions."""
+    """The time of a fit outside of the problem's own functions, in seconds."""
     f, j = Timed(problem.residuals), Timed(problem.jacobian)
     total = seconds(lambda: fit(f, j))
     return total - f.total - j.total
@@ -69,7 +69,7 @@ def nist(repeats: int) -> dict[str, Any]:
                 sums[0] += outside(lambda f, j, x=start: solve.levenberg_marquardt(f, x, jac=j), p)
                 try:
                     sums[1] += outside(lambda f, j, x=start: least_squares(f, x, jac=j, method="lm"), p)
-                except ValueError:  # a Jacobian that is not finite: no time of SciPy's counts
+                except ValueError:  # a Jacobian that is not finite: there is no time of SciPy
                     continue
         ours.append(sums[0])
         theirs.append(sums[1])
@@ -182,7 +182,7 @@ def rosenbrock_hessian(x: Any) -> Any:
 
 
 def full_hessian(x: Any) -> Any:
-    """The same matrix, with elements in its corners that nobody can take it for a band by."""
+    """The same matrix with elements in its corners, so that it is not banded."""
     h = rosenbrock_hessian(x)
     h[0, -1] = h[-1, 0] = 1e-300
     return h
@@ -197,10 +197,11 @@ def tall(m: int, n: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
 
 
 def large_fits(repeats: int, shapes: tuple[tuple[int, int], ...]) -> list[dict[str, Any]]:
-    """The exact methods: those of tr_solver="lsmr" stop some 1e-6 from the minimum.
+    """Exact methods only: SciPy's tr_solver="lsmr" stops about 1e-6 from the minimum.
 
-    Ours goes on to all digits, which takes another two to four Jacobians; SciPy stops by its tolerances of 1e-8. So it
-    is also run with these and without the polishing step: then the largest elements of the gradients are alike.
+    Ours iterates to full precision, which takes two to four more Jacobians; SciPy stops at its tolerances of 1e-8. So
+    ours is also run with these tolerances and without the polishing step: then the largest elements of the gradients
+    are similar.
     """
     found = []
     alike = {"ftol": 1e-8, "xtol": 1e-8, "gtol": 1e-8, "polish": False}
@@ -231,8 +232,10 @@ def large_fits(repeats: int, shapes: tuple[tuple[int, int], ...]) -> list[dict[s
 
 
 def large_newton(repeats: int, n: int) -> dict[str, Any]:
-    """Rosenbrock's function: whole runs, by its tridiagonal Hessian and by a full one, and what a step takes beside a
-    factorisation of the full one."""
+    """Rosenbrock's function, with a tridiagonal and with a full Hessian.
+
+    Compared are whole runs, and the time of a step with that of a factorisation of the full Hessian.
+    """
     start = np.random.default_rng(0).uniform(0, 2, n)
 
     def theirs() -> None:
@@ -275,7 +278,7 @@ def large_newton(repeats: int, n: int) -> dict[str, Any]:
 
 
 def large_gradient(repeats: int, n: int) -> list[dict[str, Any]]:
-    """Per evaluation of value and gradient, 40 iterations: conjugate_gradient beside L-BFGS-B."""
+    """conjugate_gradient and L-BFGS-B: the time per evaluation of value and gradient, in 40 iterations."""
     d = np.linspace(1, 100, n)
 
     def quartic(x: Any) -> Any:
@@ -316,7 +319,7 @@ def large_gradient(repeats: int, n: int) -> list[dict[str, Any]]:
 
 
 def quasi_newton(repeats: int, sizes: tuple[int, ...]) -> dict[str, Any]:
-    """lbfgs beside L-BFGS-B: MINPACK's 53 runs as sums of squares, and Rosenbrock's function of many variables."""
+    """lbfgs and L-BFGS-B: MINPACK's 53 runs as sums of squares, and Rosenbrock's function of many variables."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     import mgh
 
@@ -356,9 +359,11 @@ def quasi_newton(repeats: int, sizes: tuple[int, ...]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one repeat, small systems: figures that mean nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="one repeat and small systems, to see that everything works"
+    )
     parser.add_argument("--large", action="store_true", help="large problems only")
-    parser.add_argument("--quasi-newton", action="store_true", help="lbfgs beside L-BFGS-B only")
+    parser.add_argument("--quasi-newton", action="store_true", help="lbfgs and L-BFGS-B only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ratios, SciPy's time / ours")
     options = parser.parse_args()
     repeats, orders = (1, (50,)) if options.quick else (options.repeats, (200, 1000, 2000))

@@ -1,8 +1,8 @@
-"""Batches of small fits beside a plain C++ loop and a Python loop over SciPy: 5 x 5 pixels with a Gaussian in them.
+"""Batches of small fits, a plain C++ loop and a Python loop over SciPy: images of 5 x 5 pixels with a Gaussian spot.
 
 The problems are those of Gpufit's published test (Przybylski et al., Scientific Reports 7, 2017): five parameters,
-tolerance 1e-4, at most 10 iterations. The sides take turns; medians of the time of one fit are compared. The C++ loop
-is bench/scalar_batch.cpp, built here with the compiler `c++` or $CXX.
+tolerance 1e-4, at most 10 iterations. The sides are timed alternately; medians of the time per fit are compared. The
+C++ loop is bench/scalar_batch.cpp, built here with the compiler `c++` or $CXX.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def images(count: int, dtype: Any) -> np.ndarray[Any, Any]:
-    """Spots near the middle, with noise as photons have it."""
+    """Images of spots near the middle, with Poisson noise."""
     rng = np.random.default_rng(1)
     y, x = np.indices((SIDE, SIDE))
     center = 2 + rng.uniform(-0.5, 0.5, (2, count, 1, 1))
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--scipy-count", type=int, default=200)
     parser.add_argument("--no-scipy", action="store_true")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the time of one fit by each side, over the batch's"
+        "--json", type=Path, metavar="FILE", help="write the time per fit of each side over the batch's"
     )
     options = parser.parse_args()
     most = adaptk.get_num_threads()

@@ -1,11 +1,12 @@
-"""Steps with gradients of rows beside torch's sparse optimizers, and beside a kernel with the same traffic.
+"""Steps with sparse gradients, compared with torch's sparse optimizers and with a kernel that has the same memory
+traffic.
 
 ``python bench/sparse_rows.py [--threads 2] [--repeats N] [--json FILE] [--smoke]``
 
-Indices follow Zipf's law, with duplicates, and every contender has the same ones: a ring of batches, so that rows are
-not in a cache. All take turns; a ratio is the median over the rounds. The floor knows the sorted rows beforehand: it
-reads as many values in their order, and reads and writes the same rows, with one addition an element; of what has one
-number for each row it reads and writes nothing. The rate is that of rows, read and written, and of values, read.
+Indices follow Zipf's law, with duplicates, and are the same for all contenders: several batches in turn, so that rows
+are not cached. All are timed alternately; ratios are medians over the rounds. The floor is a kernel that knows the
+sorted rows beforehand: it reads as many values in order, and reads and writes the same rows, with one addition per
+element. It does not access arrays with one number per row. The rate counts rows, read and written, and values, read.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ TABLES = ((1_000_000, 64), (10_000_000, 16))
 
 
 def batches(rows: int, width: int, count: int) -> list[tuple[Array, Array]]:
-    """Indices by Zipf's law with exponent 1.05, frequent rows anywhere in the table; and values."""
+    """Indices by Zipf's law with exponent 1.05, with the frequent rows anywhere in the table; and values."""
     rng = np.random.default_rng(0)
     weights = np.cumsum(np.arange(1, rows + 1, dtype=np.float64) ** -1.05)
     found = []
@@ -45,7 +46,7 @@ def batches(rows: int, width: int, count: int) -> list[tuple[Array, Array]]:
 
 
 def turns(calls: list[Callable[[], object]]) -> Callable[[], object]:
-    """One of several calls each time, in turn."""
+    """A call that makes one of several calls each time, in turn."""
     ring = itertools.cycle(calls)
     return lambda: next(ring)()
 
@@ -66,7 +67,7 @@ def torchs(rule: str, rows: int, given: list[tuple[Array, Array]], width: int) -
     import torch
 
     torch.set_num_threads(adaptk.get_num_threads())
-    torch.sparse.check_sparse_tensor_invariants.disable()  # said explicitly, or torch warns
+    torch.sparse.check_sparse_tensor_invariants.disable()  # without an explicit choice torch warns
     table = torch.nn.Parameter(torch.zeros(rows, width))
     opt = getattr(torch.optim, TORCHS[rule])([table])
 
@@ -75,7 +76,7 @@ def torchs(rule: str, rows: int, given: list[tuple[Array, Array]], width: int) -
         grad = torch.sparse_coo_tensor(*pair, (rows, width), check_invariants=False)
 
         def step() -> None:
-            # A tensor that was coalesced would stay so.
+            # A new tensor, because a coalesced one stays coalesced.
             table.grad = torch.sparse_coo_tensor(grad._indices(), grad._values(), (rows, width), check_invariants=False)
             opt.step()
 
@@ -119,9 +120,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--indices", default="8k", metavar="N", help="of a batch")
+    parser.add_argument("--indices", default="8k", metavar="N", help="indices per batch")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--smoke", action="store_true", help="small tables, for a look at whether it runs")
+    parser.add_argument("--smoke", action="store_true", help="small tables, to see that everything works")
     options = parser.parse_args(argv)
     adaptk.set_num_threads(options.threads)
     tables = ((1000, 64), (2000, 16)) if options.smoke else TABLES

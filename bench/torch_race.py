@@ -1,13 +1,13 @@
-"""adaptk.torch beside torch's own optimizers, DeepSpeed's and optax's, on the CPU and in one run.
+"""adaptk.torch compared with the optimizers of torch, DeepSpeed and optax, on the CPU and in one run.
 
 ``python bench/torch_race.py [--json FILE] [--plot FILE.png] [--check]``
 
-The contenders take turns. What is printed is the median time of each over adaptk's, "3.1" meaning that adaptk needs a
-3.1th of the time, with the quartiles of the same ratio round by round: an absolute time says more about the machine's
-other tenants. Each number of threads has a process of its own, because thread pools do not shrink.
+The contenders are timed alternately. The median time of each over adaptk's is printed (3.1 means that adaptk is 3.1
+times as fast), with the quartiles of the ratios of single rounds. Absolute times depend too much on what else runs on
+the machine. Each number of threads has its own process, because thread pools do not shrink.
 
-Three things are measured: steps of one tensor, from 64 to 64M elements; steps of many tensors, among them the params
-of ResNet-50, of GPT-2 and of BERT-base; and whole training loops, in which the optimizer is a part of the time.
+There are three kinds of measurements: steps of one tensor, from 64 to 64M elements; steps of many tensors, such as the
+params of ResNet-50, GPT-2 and BERT-base; and whole training loops, in which the optimizer is a part of the time.
 
 The parts are in ``bench/racing``.
 """
@@ -78,33 +78,39 @@ def parser() -> argparse.ArgumentParser:
         "the two language models and with fewer threads than all.",
     )
     of = "comma-separated, of "
-    result.add_argument("--rules", type=_names(RACES), help=f"{of}{', '.join(RACES)}, or all of them everywhere")
+    result.add_argument(
+        "--rules", type=_names(RACES), help=f"{of}{', '.join(RACES)}, or all, which then run in all cases"
+    )
     result.add_argument("--sizes", type=_sizes, help=f"elements of one tensor, default {','.join(SIZES)}")
-    result.add_argument("--cases", type=_cases, help=f"{of}{', '.join(CASES)}; also such as 500x1k; default all")
-    result.add_argument("--gradients", type=_names(("kept", "fresh")), help=f"{of}kept, fresh (many tensors); both")
+    result.add_argument("--cases", type=_cases, help=f"{of}{', '.join(CASES)}; or such as 500x1k; default all")
+    result.add_argument(
+        "--gradients", type=_names(("kept", "fresh")), help=f"{of}kept, fresh (many tensors); default both"
+    )
     result.add_argument("--contenders", type=_names(LIBRARIES), help=f"{of}{', '.join(LIBRARIES)}; default all")
     result.add_argument("--threads", help="comma-separated numbers, default 1 and all")
     result.add_argument("--repeats", type=_whole, help="rounds, default 11")
-    result.add_argument("--seconds", type=float, help="no more rounds than three after so long, default 15")
-    result.add_argument("--compile-tensors", type=_whole, default=32, help="most tensors to compile for, default 32")
+    result.add_argument("--seconds", type=float, help="time after which three rounds are enough, default 15")
+    result.add_argument(
+        "--compile-tensors", type=_whole, default=32, help="largest number of tensors to compile for, default 32"
+    )
     result.add_argument("--json", metavar="FILE", help="write everything, with the times of each round")
     result.add_argument("--markdown", metavar="FILE", help="write the tables there instead of to standard output")
     result.add_argument("--plot", metavar="FILE", help="draw the ratios (needs matplotlib)")
-    result.add_argument("--from", dest="given", metavar="FILE", help="measure nothing; show what --json has written")
+    result.add_argument("--from", dest="given", metavar="FILE", help="measure nothing; show a file of --json")
     result.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
-    result.add_argument("--quick", action="store_true", help="only see that everything works, in seconds")
+    result.add_argument("--quick", action="store_true", help="only see that everything works; takes seconds")
     result.add_argument("--worker", help=argparse.SUPPRESS)
     return result
 
 
 def _completed(command: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Put the defaults in, which are others in a smoke run."""
+    """Fill in the defaults, which differ in a smoke run."""
     quick = options.quick
     defaults: dict[str, Any] = {
         "sizes": list(SIZES[:2] if quick else SIZES),
         "cases": list(CASES),
         "gradients": ["kept", "fresh"],
-        # torch.compile needs longer than all else in a smoke run together.
+        # torch.compile would take longer than the rest of a smoke run.
         "contenders": [name for name, library in LIBRARIES.items() if not (quick and library.compiled)],
         "repeats": 2 if quick else 11,
         "seconds": 0.1 if quick else 15.0,
@@ -128,13 +134,13 @@ def _completed(command: argparse.ArgumentParser, options: argparse.Namespace) ->
         command.error(f"--threads: {options.threads!r} are not numbers")
     if any(n < 1 for n in given):
         command.error("--threads: at least 1")
-    # The most threads first: most of what is asked about is there. A smoke run has one, because threads that wait for
-    # one another are slow beside other programs.
+    # The largest number of threads first, because most targets are for it. A smoke run has one thread, because threads
+    # that wait for one another are slow if other programs run.
     options.threads = sorted(set(given or ([1] if quick else [1, everything])), reverse=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the race; returns the exit status."""
+    """Run the comparison; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = parser()
     options = command.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Figure 8.6 of the Deep Learning book: steepest descent's zig-zag beside conjugate gradients.
+"""Figure 8.6 of the Deep Learning book: the zig-zag of steepest descent, and conjugate gradients.
 
 ``python bench/zigzag.py`` writes ``bench/zigzag.png``. The function is a quadratic whose curvature is five times as
 large in one direction as in the other; both start at (10, -5) and search each line exactly.

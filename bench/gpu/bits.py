@@ -287,9 +287,9 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python bench/gpu/bits.py", description="The device's bits beside the CPU's, for every rule and type."
     )
-    result.add_argument("--json", type=Path, metavar="FILE", help="write what was compared and what differed")
+    result.add_argument("--json", type=Path, metavar="FILE", help="write the comparisons and their differences")
     result.add_argument("--slice", action="store_true", help="a small part, for compute-sanitizer")
-    result.add_argument("--cpu", action="store_true", help="a trial run: the CPU stands in for the device")
+    result.add_argument("--cpu", action="store_true", help="a trial run with the CPU in place of the device")
     return result
 
 

@@ -287,7 +287,9 @@ def parser() -> argparse.ArgumentParser:
         prog="python bench/gpu/race.py", description="adaptk.torch beside a device copy and torch's optimizers."
     )
     result.add_argument("--json", type=Path, metavar="FILE", help="write everything, with the times of each round")
-    result.add_argument("--seconds", type=float, default=150.0, help="begin nothing after so long, default 150")
+    result.add_argument(
+        "--seconds", type=float, default=150.0, help="begin no measurement after this time, default 150"
+    )
     result.add_argument("--cpu", action="store_true", help="a trial run with small tensors on the CPU")
     return result
 

@@ -318,8 +318,10 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=out, help="folder of logs and results.json; default $OUT, build/gpu"
     )
     work = ROOT / "build" / "gpu-work"
-    result.add_argument("--work", type=Path, default=work, help="folder of the build, which a second run uses again")
-    result.add_argument("--architectures", default="90-real", help="of the GPU, as CMake names them; default 90-real")
+    result.add_argument("--work", type=Path, default=work, help="build folder, which a second run reuses")
+    result.add_argument(
+        "--architectures", default="90-real", help="CMake's names of the GPU's architectures; default 90-real"
+    )
     result.add_argument("--check", action="store_true", help="fail also if a target is missed")
     return result
 

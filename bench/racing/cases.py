@@ -1,4 +1,4 @@
-"""What is stepped: tensors of one size, the params of models, and networks that are trained."""
+"""The tensors to step: of one size, the params of models, and networks that are trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Shape: TypeAlias = tuple[int, ...]
 Record: TypeAlias = dict[str, Any]
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Models, of which the params are stepped
+# Models whose params are stepped
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -66,7 +66,7 @@ class Model:
 
     title: str
     shapes: Callable[[], list[Shape]]
-    usual: bool  # whether a few rules stand for all
+    usual: bool  # whether only a few rules are measured
 
 
 MODELS: dict[str, Model] = {
@@ -93,7 +93,7 @@ def digits() -> tuple[Any, Any]:
 
 
 def digits_network() -> tuple[list[Any], Callable[[int], Any]]:
-    """The demo's network and batch; the loss of a step by the step's number."""
+    """The demo's network and batches; returns the loss as a function of the step number."""
     import torch
 
     x, y = digits()
@@ -109,7 +109,7 @@ def digits_network() -> tuple[list[Any], Callable[[int], Any]]:
 
 
 def source_text() -> str:
-    """Text that is wherever Python is: the source of some of its modules."""
+    """Text that every Python installation has: the source of some modules."""
     names = ("argparse", "ast", "difflib", "inspect", "textwrap", "typing")
     text = "".join(inspect.getsource(importlib.import_module(name)) for name in names)
     return "".join(c for c in text if c in "\n" or " " <= c <= "~")
@@ -154,18 +154,18 @@ def transformer() -> tuple[list[Any], Callable[[int], Any]]:
 
 @dataclass(frozen=True)
 class Loop:
-    """A network that is trained by Adam: its params, and the loss of a step by the step's number."""
+    """A network trained by Adam: its params, and the loss as a function of the step number."""
 
     title: str
     network: Callable[[], tuple[list[Any], Callable[[int], Any]]]
-    steps: int  # in a round
+    steps: int  # per round
 
 
 LOOPS: dict[str, Loop] = {
     "digits": Loop("digits network", digits_network, 100),
     "transformer": Loop("character transformer", transformer, 12),
 }
-# What is timed of a training step.
+# The parts of a training step that are timed.
 PARTS = ("total", "optimizer", "forward_backward")
 
 
@@ -187,7 +187,7 @@ def case_shapes(case: str, shrink: bool = False) -> list[Shape]:
 
 
 def case_title(case: str, shapes: Sequence[Shape]) -> str:
-    """A case in words."""
+    """The title of a case."""
     total = sum(math.prod(s) for s in shapes)
     if case in MODELS:
         return f"{MODELS[case].title}: {len(shapes)} tensors, {total:,} elements"

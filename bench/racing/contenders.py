@@ -1,4 +1,4 @@
-"""The rules under their names in each library, and the libraries. A new library is an entry in both tables."""
+"""Tables of the rules, with their names in each library, and of the libraries. A new library is an entry in both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LR = 1e-3
 
 
 class Unavailable(Exception):
-    """Why a library does not take part."""
+    """The reason why a library is left out."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Peer:
-    """A rule in a library without torch's names, with the options that give it the same meaning."""
+    """A rule in a library with names other than torch's, with the options for the same computation."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -36,12 +36,12 @@ class Peer:
 
 @dataclass(frozen=True)
 class Race:
-    """One rule, with the same options in every library that has it."""
+    """One rule, with equivalent options in every library that has it."""
 
     torch: str  # the class in adaptk.torch
     options: Mapping[str, Any] = field(default_factory=dict)
     in_torch: bool = True  # whether torch.optim has it too
-    fused: bool = False  # and whether it is fused there on the CPU
+    fused: bool = False  # whether torch.optim has a fused CPU implementation
     peers: Mapping[str, Peer] = field(default_factory=dict)  # by library
 
 
@@ -86,7 +86,7 @@ RACES: dict[str, Race] = {
     "delta_bar_delta": Race("DeltaBarDelta", in_torch=False),
     "rmsprop_nesterov": Race("RMSpropNesterov", in_torch=False),
 }
-# These stand for all rules if a case is long or one of many variants.
+# Only these rules are measured if a case is long or one of many variants.
 USUAL = ("momentum", "adam", "adamw", "adagrad", "rmsprop", "nadam", "adadelta")
 
 
@@ -97,11 +97,11 @@ USUAL = ("momentum", "adam", "adamw", "adagrad", "rmsprop", "nadam", "adadelta")
 
 @dataclass(frozen=True)
 class Contender:
-    """Something whose steps are timed."""
+    """An implementation whose steps are timed."""
 
     step: Callable[[], object]
     wait: Callable[[], object] = lambda: None
-    #: Why the times do not count, or None; asked after they were taken.
+    #: Called after the measurement: the reason why the times are invalid, or None.
     invalid: Callable[[], str | None] = lambda: None
 
 
@@ -112,12 +112,12 @@ def first_line(error: BaseException) -> str:
 
 
 def line(shape: Shape, low: float, high: float) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Numbers of one sign and far from zero, so that no state of any rule decays into subnormal numbers."""
+    """Numbers of one sign and far from zero, so that no state of any rule becomes subnormal."""
     return np.linspace(low, high, math.prod(shape), dtype=np.float32).reshape(shape)
 
 
 def forward_count(optimizer: Any) -> None:
-    """Count as after a hundred steps: some rules have first steps that differ from the rest."""
+    """Set the step count to 100, because the first steps of some rules differ from the others."""
     import torch
 
     for state in optimizer.state.values():
@@ -155,12 +155,12 @@ def _deepspeed(race: Race, params: Sequence[Any]) -> Any:
         raise Unavailable(f"not installed ({first_line(e)})") from None
     try:
         return found(params, lr=LR, **peer.options)
-    except Exception as e:  # it compiles its kernel here, which fails in many ways
+    except Exception as e:  # it compiles its kernel here, which may fail in many ways
         raise Unavailable(f"its kernel cannot be had ({first_line(e)})") from None
 
 
 def _optax(race: Race, shapes: Sequence[Shape]) -> Contender:
-    """An optax update of arrays of its own, which each step donates to the next."""
+    """An optax update with its own arrays, which each step donates."""
     if (peer := race.peers.get("optax")) is None:
         raise Unavailable("optax has no such rule")
     try:
@@ -172,7 +172,7 @@ def _optax(race: Race, shapes: Sequence[Shape]) -> Contender:
     device = jax.devices("cpu")[0]
     grads = [jax.device_put(line(s, 1e-3, 2e-3), device) for s in shapes]
     params: Any = [jax.device_put(line(s, 0.5, 1.5), device) for s in shapes]
-    # Several states that start as the same zeros would be one array, which cannot be donated twice.
+    # States that start as the same zeros may be one array, which cannot be donated twice.
     state: Any = jax.tree.map(lambda a: jax.numpy.array(a, copy=True), rule.init(params))
 
     def update(params: Any, grads: Any, state: Any) -> Any:
@@ -189,7 +189,7 @@ def _optax(race: Race, shapes: Sequence[Shape]) -> Contender:
 
 
 class Compiled:
-    """A step under torch.compile, which says if it does not stay compiled."""
+    """A step under torch.compile, which notices if it is compiled again."""
 
     def __init__(self, optimizer: Any, tensors: int, most: int) -> None:
         import torch
@@ -215,7 +215,7 @@ class Compiled:
         return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
     def invalid(self) -> str | None:
-        """Why what has run since was not compiled before, or None if it was."""
+        """The reason why a step since then was not compiled beforehand, or None."""
         return None if self._count() == self._graphs else "does not stay compiled from step to step"
 
 
@@ -230,24 +230,24 @@ def _states(states: int) -> int:
 
 @dataclass(frozen=True)
 class Library:
-    """Whose steps are raced: of torch's interface, or with arrays of its own."""
+    """A library to compare: with torch's interface, or with its own arrays."""
 
     title: str
-    #: An optimizer of torch's interface, which steps the params that all such libraries share.
+    #: Makes an optimizer with torch's interface, for the params that all such libraries share.
     optimizer: Callable[[Race, Sequence[Any]], Any] | None = None
-    #: Or what steps arrays of its own.
+    #: Or makes a contender with its own arrays.
     arrays: Callable[[Race, Sequence[Shape]], Contender] | None = None
-    #: Whether the optimizer's step goes through torch.compile.
+    #: Whether the optimizer's step is compiled by torch.compile.
     compiled: bool = False
-    #: Whether this is one of torch's own optimizers as they come.
+    #: Whether this is one of torch's own optimizers, uncompiled.
     eager: bool = False
-    #: The packages whose versions matter.
+    #: The packages whose versions are reported.
     packages: tuple[str, ...] = ("torch",)
-    #: How many arrays as large as the params it makes, by the number of the rule's states.
+    #: The number of arrays of the params' size that it makes, as a function of the rule's number of states.
     memory: Callable[[int], int] = _states
-    #: The most tensors in a smoke run.
+    #: The largest number of tensors in a smoke run.
     smoke_tensors: float = math.inf
-    #: Why it does not race if the gradients are new at each step, and why not in training loops.
+    #: The reasons why it is left out if gradients are new at each step, and in training loops.
     no_fresh: str = ""
     no_loops: str = ""
 
@@ -278,17 +278,17 @@ LIBRARIES: dict[str, Library] = {
 
 
 def eager() -> list[str]:
-    """Torch's own optimizers as they come, whose best is what adaptk is compared with."""
+    """Torch's own optimizers, uncompiled. Adaptk is compared with the fastest of them."""
     return [name for name, library in LIBRARIES.items() if library.eager]
 
 
 def packages() -> list[str]:
-    """Those whose versions matter."""
+    """The packages whose versions are reported."""
     return [*dict.fromkeys(p for library in LIBRARIES.values() for p in library.packages), "numpy"]
 
 
 def torch_optimizer(name: str, race: Race, params: Sequence[Any]) -> Any:
-    """An optimizer of torch's interface by the library's name."""
+    """The optimizer with torch's interface of the named library."""
     optimizer = LIBRARIES[name].optimizer
     if optimizer is None:
         raise Unavailable(LIBRARIES[name].no_loops)
@@ -296,7 +296,7 @@ def torch_optimizer(name: str, race: Race, params: Sequence[Any]) -> Any:
 
 
 def contender(name: str, race: Race, params: Sequence[Any], compile_tensors: int) -> Contender:
-    """A library's step of params whose gradients are set, or of arrays of the same shapes, as after some steps."""
+    """A library's contender on params whose gradients are set, or on arrays of the same shapes, after some steps."""
     library = LIBRARIES[name]
     if library.arrays is not None:
         return library.arrays(race, [tuple(p.shape) for p in params])
@@ -310,12 +310,12 @@ def contender(name: str, race: Race, params: Sequence[Any], compile_tensors: int
 
 
 def attempt(name: str, start: Callable[[str], Started], skipped: dict[str, str]) -> Started | None:
-    """What a library starts with, or None and the reason among those skipped."""
+    """The result of `start`, or None with the reason added to `skipped`."""
     try:
         return start(name)
     except Unavailable as e:
         skipped[name] = str(e)
-    except Exception as e:  # another's failure is no reason to lose all figures
+    except Exception as e:  # a failure of another library must not lose all figures
         if name == "adaptk":
             raise
         skipped[name] = first_line(e)

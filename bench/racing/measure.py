@@ -1,4 +1,4 @@
-"""The measurements: a rule's step on one case, and a training loop, by all libraries in turn."""
+"""The measurements: a rule's step on one case, and a training loop, alternating between the libraries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from racing.contenders import (
     torch_optimizer,
 )
 
-# From here on a step is bound by memory and not by caches and calls, and the ceiling means something.
+# From this size on a step is limited by memory, not by caches and calls, so that the ceiling is meaningful.
 CEILING_FROM = 4 * 1024**2
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -35,12 +35,12 @@ CEILING_FROM = 4 * 1024**2
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: rounds until there are `repeats`, or until `seconds` have passed and there are three."""
+    """How long to measure: for `repeats` rounds, or until `seconds` have passed after at least three rounds."""
 
     repeats: int
     seconds: float
-    # Short steps are timed as one burst, after untimed ones: the threads of the contender that had its turn before spin
-    # for some milliseconds while they wait for more work.
+    # Short steps are timed in bursts, after untimed ones, because the threads of the previous contender spin for some
+    # milliseconds while they wait for more work.
     burst: float = 5e-3
     settle: float = 4e-3
 
@@ -53,7 +53,7 @@ class Effort:
 
 
 def rotated(names: Sequence[str], by: int) -> list[str]:
-    """The order of a round: another one goes first in each."""
+    """The order in a round: each round begins with another one."""
     first = by % len(names) if names else 0
     return [*names[first:], *names[:first]]
 
@@ -61,9 +61,9 @@ def rotated(names: Sequence[str], by: int) -> list[str]:
 def in_turn(
     contenders: Mapping[str, Contender], effort: Effort, renew: Callable[[], object] | None = None
 ) -> dict[str, list[float]]:
-    """Seconds a step of each contender, one number a round.
+    """The time per step of each contender in seconds, one number per round.
 
-    `renew` is called before every single step, outside of what is timed.
+    `renew` is called before every step, outside of the timed part.
     """
 
     def burst(c: Contender, calls: int) -> float:
@@ -94,7 +94,7 @@ def in_turn(
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
-    """The first and the third."""
+    """The first and the third quartile."""
     if len(values) < 2:
         return [values[0], values[0]]
     q = statistics.quantiles(values, n=4, method="inclusive")
@@ -102,7 +102,7 @@ def quartiles(values: Sequence[float]) -> list[float]:
 
 
 def compared(times: Mapping[str, Sequence[float]], to: str) -> dict[str, Record]:
-    """Medians, and ratios to one of the contenders: above 1, that one is the faster."""
+    """Medians, and ratios to one of the contenders: above 1, that one is faster."""
     base = statistics.median(times[to]) if to in times else None
     result: dict[str, Record] = {}
     for name, seconds in times.items():
@@ -121,7 +121,7 @@ def compared(times: Mapping[str, Sequence[float]], to: str) -> dict[str, Record]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all measurements of a process have in common."""
+    """The settings of all measurements of a process."""
 
     threads: int
     libraries: list[str]
@@ -131,7 +131,7 @@ class Setting:
 
 
 def available_memory() -> int | None:
-    """Bytes, or None if the system does not tell."""
+    """The available memory in bytes, or None if it is not known."""
     try:
         for text in Path("/proc/meminfo").read_text().splitlines():
             if text.startswith("MemAvailable:"):
@@ -142,7 +142,7 @@ def available_memory() -> int | None:
 
 
 def memory_needed(rule: str, elements: int, names: Sequence[str]) -> int:
-    """Bytes, from above."""
+    """An upper bound in bytes."""
     states = len(RULES[rule].states)
     arrays = 2 + sum(LIBRARIES[name].memory(states) for name in names)
     arrays += 2 + states if elements >= CEILING_FROM else 0
@@ -150,7 +150,7 @@ def memory_needed(rule: str, elements: int, names: Sequence[str]) -> int:
 
 
 def race_steps(setting: Setting, case: str, rule: str, gradients: str, shapes: Sequence[Shape]) -> Record:
-    """One rule on one case."""
+    """Measure one rule on one case."""
     import torch
 
     race = RACES[rule]
@@ -176,7 +176,8 @@ def race_steps(setting: Setting, case: str, rule: str, gradients: str, shapes: S
         skipped.update(dict.fromkeys(setting.libraries, f"needs {needed >> 30} GiB of memory"))
         return record
 
-    # All of torch's interface step the same params by the same gradients, so that a case fits into memory.
+    # All libraries with torch's interface step the same params with the same gradients, so that a case fits into
+    # memory.
     params = [torch.nn.Parameter(torch.from_numpy(line(s, 0.5, 1.5))) for s in shapes]
     grads = [torch.from_numpy(line(s, 1e-3, 2e-3)) for s in shapes]
     fresh = gradients == "fresh"
@@ -186,7 +187,7 @@ def race_steps(setting: Setting, case: str, rule: str, gradients: str, shapes: S
             p.grad = g
 
     def renew() -> None:
-        # As a backward pass leaves them: new tensors that Python has not seen.
+        # As after a backward pass: new tensors without Python objects.
         for p in params:
             p.grad = None
         torch.autograd.backward(params, grads)
@@ -203,7 +204,7 @@ def race_steps(setting: Setting, case: str, rule: str, gradients: str, shapes: S
     starting = {name: attempt(name, start, skipped) for name in setting.libraries}
     field = {name: c for name, c in starting.items() if c is not None}
     if total >= CEILING_FROM and not fresh:
-        # numpy.full would leave its pages to another allocator than that of the params.
+        # Not numpy.full: its pages would come from another allocator than the params.
         streams = [torch.full((total,), 0.5).numpy() for _ in range(2 + len(RULES[rule].states))]
         field["ceiling"] = Contender(lambda: adaptk._core.bandwidth_probe(streams))
     times = in_turn(field, setting.effort, renew if fresh else None)
@@ -226,7 +227,7 @@ def race_steps(setting: Setting, case: str, rule: str, gradients: str, shapes: S
 
 
 class Training:
-    """A network and its optimizer, which tells how long each part of a training step lasts."""
+    """A network and its optimizer, with the time of each part of a training step."""
 
     def __init__(self, case: str, name: str, compile_tensors: int) -> None:
         library = LIBRARIES[name]
@@ -235,13 +236,13 @@ class Training:
         self.loss = math.nan
         self.optimizer = torch_optimizer(name, RACES["adam"], self.params)
         self._step: Callable[[], object] = self.optimizer.step
-        # A compiled step wants gradients that are kept.
+        # A compiled step needs gradients that stay the same tensors.
         self._to_none = not library.compiled
         if library.compiled:
             self._compile(compile_tensors)
 
     def _compile(self, most: int) -> None:
-        """Take steps only to have them compiled, then put everything back."""
+        """Take steps so that they are compiled, and then restore everything."""
         import torch
 
         before = [p.detach().clone() for p in self.params]
@@ -254,7 +255,7 @@ class Training:
                     state.zero_()
 
     def run(self, steps: int) -> Record:
-        """Seconds a step of the whole, of the optimizer's step, and of forward and backward."""
+        """The time per step in seconds: the total, the optimizer's step, and forward and backward."""
         clock = time.perf_counter
         of_step = of_network = 0.0
         start = clock()
@@ -275,7 +276,7 @@ class Training:
 
 
 def race_loop(setting: Setting, case: str) -> Record:
-    """Adam trains a network; each library has a network of its own."""
+    """Measure the training of a network by Adam; each library has its own copy of the network."""
     record: Record = {
         "kind": "loop",
         "threads": setting.threads,

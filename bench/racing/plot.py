@@ -1,4 +1,4 @@
-"""The picture: how many times as fast as torch's best, the share of the ceiling, and whole training steps."""
+"""The plot: speed-up over torch's fastest, the fraction of the ceiling, and whole training steps."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from racing.contenders import RACES, eager
 from racing.report import fastest, number, threads_text
 
 INK, FAINT, PAPER = "#24292f", "#6e7781", "#fdfdfc"
-# Okabe and Ito's colours, which any colour vision tells apart.
+# The palette of Okabe and Ito, for all kinds of colour vision.
 FUSED, UNFUSED, SHARE, NETWORK = "#0072B2", "#D55E00", "#009E73", "#c9ced4"
 IN_LOOPS = {"adaptk": "adaptk.torch", "fused": "torch, fused", "single": "torch, default"}
-BAR, TEXT = 0.68, 8.5  # of a bar's place, and points
+BAR, TEXT = 0.68, 8.5  # bar height relative to its row, and font size in points
 ROW, MARGIN = 0.235, 0.75  # inches
 
 
 def _largest(records: Sequence[Record], case: Callable[[Record], bool]) -> list[Record]:
-    """Of the records with gradients that are kept and the most threads, those of the case with the most elements."""
+    """The records of the largest case, with kept gradients and the most threads."""
     chosen = [r for r in records if r["gradients"] == "kept" and case(r) and r["contenders"]]
     most = max(((r["threads"], r["elements"]) for r in chosen), default=None)
     return [r for r in chosen if (r["threads"], r["elements"]) == most]
@@ -60,7 +60,7 @@ def plot(report: Record, path: str) -> None:
 
 
 def _plot_steps(part: Any, one: Sequence[Record], many: Sequence[Record], rules: Sequence[str]) -> None:
-    """A row a rule: torch's best over adaptk, with one tensor and with many, and the share of the ceiling."""
+    """One row per rule: torch's fastest over adaptk, for one tensor and for many, and the fraction of the ceiling."""
     grid = part.subplots(1, 3, sharey=True, width_ratios=[1.0, 1.0, 0.8])
     rows = {rule: i for i, rule in enumerate(rules)}
     _plot_ratios(grid[0], one, rows)
@@ -115,7 +115,7 @@ def _plot_shares(axes: Any, records: Sequence[Record], rows: Mapping[str, int]) 
 
 
 def _plot_loops(part: Any, loops: Sequence[Record]) -> None:
-    """Training steps, split into the optimizer and the rest."""
+    """Training steps, divided into the optimizer and the rest."""
     grid = part.subplots(1, len(loops), squeeze=False)[0]
     for i, (axes, r) in enumerate(zip(grid, loops, strict=True)):
         _prepare(axes, f"{LOOPS[r['case']].title}, {r['elements'] / 1000:,.0f}k params")

@@ -12,7 +12,7 @@ from racing.contenders import LIBRARIES, RACES, eager, packages
 
 
 def number(x: float) -> str:
-    """Three digits, or as many as stand before the point."""
+    """Three significant digits, or all digits before the decimal point."""
     return f"{x:.2f}" if x < 9.995 else f"{x:.1f}" if x < 99.95 else f"{x:,.0f}"
 
 
@@ -27,20 +27,20 @@ def threads_text(n: int) -> str:
 
 
 def fastest(record: Record, names: Sequence[str]) -> float | None:
-    """The fastest of some libraries over adaptk: of whole training steps if it is of a loop."""
+    """The shortest time of several libraries over adaptk's; of whole training steps for loops."""
     there = [record["contenders"].get(name, {}) for name in names]
     times = [c.get("total", c) for c in there]
     return min((t["speedup"] for t in times if "speedup" in t), default=None)
 
 
 def over(*names: str) -> Callable[[Record], float | None]:
-    """How many times as long as adaptk the fastest of some libraries needs."""
+    """The shortest time of several libraries over adaptk's."""
     return lambda record: fastest(record, names)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio that is to be reached: of one case, by each of the rules."""
+    """A ratio that each of the rules must reach on one case."""
 
     what: str
     least: float
@@ -73,7 +73,7 @@ TARGETS: tuple[Target, ...] = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """The worst of the ratios that a target is about, of those that were measured, and its rule."""
+    """The lowest measured ratio of a target, and its rule."""
 
     what: str
     least: float
@@ -86,7 +86,7 @@ class Outcome:
 
 
 def outcomes(records: Sequence[Record]) -> list[Outcome]:
-    """All targets, looked up among what was measured with the most threads and gradients that are kept."""
+    """All targets, for the measurements with the most threads and kept gradients."""
     most = max((r["threads"] for r in records), default=0)
     chosen = [r for r in records if r["threads"] == most and not r.get("shrunk") and r.get("gradients") != "fresh"]
 
@@ -159,7 +159,7 @@ def _targets_lines(report: Record) -> list[str]:
 
 
 def _summary_lines(report: Record) -> list[str]:
-    """Torch's best over adaptk: rules down, cases across."""
+    """Torch's fastest over adaptk's: a row per rule, a column per case."""
     lines: list[str] = []
     kept = [r for r in report["steps"] if r["gradients"] == "kept"]
     for (threads,), records in _grouped(kept, "threads").items():
@@ -229,7 +229,7 @@ def _skipped_lines(report: Record) -> list[str]:
 
 
 def markdown(report: Record) -> str:
-    """All of it, for readers."""
+    """The whole report as Markdown."""
     lines = ["# adaptk.torch beside its peers", "", *_machine_lines(report), ""]
     lines += [
         "Every figure is the other's time over adaptk.torch's in the same run, medians, with the quartiles of the",

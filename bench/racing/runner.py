@@ -1,4 +1,4 @@
-"""The plan of what is measured, and the processes that follow it: one for each number of threads."""
+"""The list of measurements, and the processes that make them: one for each number of threads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMMAND = Path(__file__).resolve().parents[1] / "torch_race.py"
 
 @dataclass(frozen=True)
 class Item:
-    """One measurement to be made."""
+    """One measurement to make."""
 
     case: str
     rule: str
@@ -39,7 +39,7 @@ class Item:
 
 
 def plan(options: argparse.Namespace, threads: int, all_threads: int) -> list[Item]:
-    """What to measure with a number of threads, the large ones last."""
+    """The measurements for a number of threads, the large ones last."""
 
     def rules(usual: bool) -> Sequence[str]:
         if options.rules is not None:
@@ -58,7 +58,7 @@ def plan(options: argparse.Namespace, threads: int, all_threads: int) -> list[It
 
 
 class Progress:
-    """What is being done, on stderr: one line that is overwritten on a terminal, a line an item elsewhere."""
+    """Progress on stderr: one line that is overwritten on a terminal, else one line per item."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -93,7 +93,7 @@ def short_result(record: Record) -> str:
 
 
 def work(options: argparse.Namespace, items: Sequence[Item], threads: int, path: Path) -> None:
-    """Measure in this process and append each result to a file, one JSON document a line."""
+    """Measure in this process and append each result to a file, one JSON document per line."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import torch
 
@@ -121,7 +121,7 @@ def work(options: argparse.Namespace, items: Sequence[Item], threads: int, path:
             file.write(json.dumps(record) + "\n")
             file.flush()
             progress.done(f"{what}: {short_result(record)}")
-            # A collection of all that torch and JAX have made lasts longer than many of the small cases.
+            # A garbage collection with torch and JAX loaded takes longer than many of the small cases.
             if record.get("elements", 0) >= 2**20:
                 gc.collect()
                 if (jax := sys.modules.get("jax")) is not None:
@@ -129,7 +129,7 @@ def work(options: argparse.Namespace, items: Sequence[Item], threads: int, path:
 
 
 def described_machine() -> Record:
-    """What the figures are taken on."""
+    """The machine on which the figures are measured."""
     about = machine()
     about["cores"] = os.cpu_count()
     with contextlib.suppress(AttributeError):
@@ -161,7 +161,7 @@ def load_average() -> list[float] | None:
 
 
 def measured(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[list[Record], bool]:
-    """Run a process for each number of threads; what they found, and whether all of them finished."""
+    """Run a process for each number of threads. Returns their results, and whether all of them finished."""
     records: list[Record] = []
     complete = True
     environment = dict(os.environ)
@@ -169,12 +169,12 @@ def measured(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[lis
         path = Path(folder) / "results"
         path.touch()
         for n in options.threads:
-            # The only way to tell JAX, and the OpenMP that DeepSpeed brings.
+            # The only way to set the number of threads of JAX, and of DeepSpeed's OpenMP.
             environment["OMP_NUM_THREADS"] = environment["NPROC"] = str(n)
             command = [sys.executable, str(COMMAND), *arguments]
             command += ["--threads", f"{n},{max(options.threads)}", "--worker", f"{n}:{path}"]
             try:
-                # Some peers log to standard output, which is the tables'.
+                # Some libraries log to standard output, which is for the tables.
                 status = subprocess.run(command, env=environment, stdout=sys.stderr, check=False).returncode
             except KeyboardInterrupt:
                 print("interrupted; this is what was measured until then", file=sys.stderr)
