@@ -18,13 +18,13 @@ namespace {
 
 // ---- compiling
 
-// Expressions to code. Each value is computed where it is first used, and stored where it is used again: in the place
-// of the state whose new value it is, as soon as the old one is not needed any more, or in scratch.
+// Compiles expressions. Each value is computed at its first use. If it is used again, it is stored: in the state whose
+// new value it is, once the old value is no longer needed, or else in scratch.
 class Compiler {
   public:
-    // targets: element nodes, and the buffers that their values go to.
+    // targets: element nodes, and the buffers for their values.
     using Targets = std::vector<std::pair<std::uint16_t, int>>;
-    // place: the buffers that values of element nodes are in beforehand; -1: they are computed.
+    // place: the buffers that already contain values of element nodes; -1: the value is computed.
     Compiler(const Program& program, std::span<const std::uint16_t> constants, Program::Form form, std::size_t buffers,
              const Targets& targets, std::span<const int> place)
         : buffers_(buffers), constants_(common_constants + constants.size()) {
@@ -33,7 +33,7 @@ class Compiler {
         }
         const int scale = int(buffers_), decay = int(buffers_) + 1;
         int param = 0, grad = 1;
-        // A product with 1 is its other factor, but for a signaling NaN, which an arithmetic operation makes quiet.
+        // A product with 1 is its other factor, except that an arithmetic operation makes a signaling NaN quiet.
         if (form.scaled || !only_in_arithmetic(program, targets, ElementOp::grad))
             grad = add(ElementOp::multiply, scale, 1);
         if (form.decay == Program::Decay::coupled) {
@@ -57,7 +57,7 @@ class Compiler {
             case ElementOp::grad: made.push_back(grad); break;
             case ElementOp::state: made.push_back(2 + n.a); break;
             case ElementOp::param_as_stored: made.push_back(0); break;
-            case ElementOp::reduced: made.push_back(0); break;  // has a place where it is needed
+            case ElementOp::reduced: made.push_back(0); break;  // has a place if it is needed
             default: {
                 const int operands = arity(n.op);
                 made.push_back(add(n.op, made[n.a], operands > 1 ? made[n.b] : 0, operands > 2 ? made[n.c] : 0));
@@ -79,7 +79,7 @@ class Compiler {
             compute(next, false);
             settle();
         }
-        // What is left goes round in a circle, as two states do that change places.
+        // The rest are cycles, such as two states that are exchanged.
         for (settle(); const int slot = first_unsettled(); settle()) {
             const int old = slot - 1;
             const int scratch = take_scratch();
@@ -92,7 +92,7 @@ class Compiler {
                           : std::string();
     }
     std::vector<Instruction> code() const { return fused(code_); }
-    // The buffers that the code reads or writes, bit by bit.
+    // The buffers that the code reads or writes, one bit for each.
     std::uint32_t used() const { return used_; }
 
   private:
@@ -116,7 +116,7 @@ class Compiler {
         return op == ElementOp::add || op == ElementOp::subtract || op == ElementOp::multiply ||
                op == ElementOp::divide || op == ElementOp::square_root;
     }
-    // Whether no value of this kind (the param, the gradient) is a result or an operand of anything but arithmetic.
+    // Whether values of this kind (the param, the gradient) are operands of arithmetic only, and no results.
     static bool only_in_arithmetic(const Program& program, const Targets& targets, ElementOp kind) {
         const auto is_kind = [&](std::uint16_t n) { return program.elements[n].op == kind; };
         return std::none_of(targets.begin(), targets.end(), [&](const auto& to) { return is_kind(to.first); }) &&
@@ -139,7 +139,7 @@ class Compiler {
         }
     }
 
-    // Jumps are what a block costs beside its arithmetic: moments, their root and the step by them are an instruction
+    // Besides its arithmetic, a block costs jumps. So moments, their root and the step by them are one instruction
     // each.
     static std::vector<Instruction> fused(const std::vector<Instruction>& code) {
         std::vector<Instruction> out;
@@ -157,7 +157,7 @@ class Compiler {
         using enum Opcode;
         for (std::size_t i = 0; i < code.size();) {
             const Instruction* const at = &code[i];
-            // What the accumulator holds has just been stored: there it is read from.
+            // The accumulator's value has just been stored, so it is read from there.
             const bool again = i > 0 && at[-1].op == store;
             if (is(i, {load_multiply_constant, add_product_constant, store})) {
                 emit_wide(average, at[2].a, at[1].a, at[1].b, at[0].a, at[0].b);
@@ -186,7 +186,7 @@ class Compiler {
     }
     bool stored(int n) const { return nodes_[n].slot >= 0; }
     void emit(Opcode op, int a = 0, int b = 0) {
-        // The accumulator still has what it stored last.
+        // The accumulator still has the value that was stored last.
         const int last = !code_.empty() && code_.back().op == Opcode::store ? int(code_.back().a) : -1;
         if (last >= 0 && op == Opcode::load && a == last) return;
         if (last >= 0 && (a == last || b == last)) {
@@ -202,7 +202,7 @@ class Compiler {
         emit_operation(op, a, b);
     }
     bool is_constant(int slot) const { return slot >= int(buffers_) && slot < int(buffers_ + constants_); }
-    // In the form for constants, if there is one.
+    // In the form for constants, if an operand is one.
     void emit_operation(Opcode op, int a, int b = 0) {
         const auto with_constant = [&](Opcode form) {
             if (!is_constant(a)) std::swap(a, b);  // the factors of a product
@@ -250,7 +250,7 @@ class Compiler {
         --nodes_[n].uses;
         release(nodes_[n]);
     }
-    // Whether nobody needs what is in this slot of the param or a state.
+    // Whether the value in this slot of the param or a state is no longer needed.
     bool is_free(int slot) const {
         const Node& old = nodes_[slot];
         return old.slot != slot || (old.uses == 0 && old.results.empty());
@@ -274,7 +274,7 @@ class Compiler {
             emit(Opcode::store, n.slot);
         }
     }
-    // Into the accumulator, for one use.
+    // Puts a value into the accumulator, for one use.
     void value(int n) {
         if (stored(n)) {
             emit(Opcode::load, nodes_[n].slot);
@@ -285,13 +285,13 @@ class Compiler {
             if (stored(n)) release(nodes_[n]);
         }
     }
-    // In a slot, for a use that follows.
+    // Puts a value into a slot, for a later use.
     int operand(int n) {
         if (!stored(n)) compute(n, false);
         return nodes_[n].slot;
     }
     bool only_used_once(int n) const { return !stored(n) && nodes_[n].uses == 1 && nodes_[n].results.empty(); }
-    // A product of two values that are stored, for this one use.
+    // Whether n is a product of two stored values with no other use.
     bool is_product(int n) const {
         const Node& m = nodes_[n];
         return m.op == ElementOp::multiply && only_used_once(n) && stored(m.a) && stored(m.b);
@@ -326,7 +326,7 @@ class Compiler {
         default: return Opcode::sign;
         }
     }
-    // With the left operand in the accumulator, and with the right one.
+    // The opcode with the left operand in the accumulator, and the one with the right operand.
     static Opcode of_left(ElementOp op) {
         switch (op) {
         case ElementOp::add: return Opcode::add;
@@ -353,7 +353,7 @@ class Compiler {
         }
     }
     void binary(ElementOp op, int l, int r) {
-        // Values that are used again are stored anyhow.
+        // Values that are used again are stored in any case.
         for (const int x : {l, r})
             if (!stored(x) && !only_used_once(x)) compute(x, false);
         if (stored(l) && stored(r) &&
@@ -389,7 +389,7 @@ class Compiler {
             use(r);
         }
     }
-    // product + stored, where one factor of the product is yet to be computed.
+    // product + stored value, with one factor of the product still to be computed.
     bool multiply_add(int product, int added) {
         const Node& n = nodes_[product];
         if (!stored(added) || n.op != ElementOp::multiply || !only_used_once(product)) return false;
@@ -427,7 +427,7 @@ class Compiler {
         use(other);
     }
 
-    // The uses of a slot's old value that go when a node is computed.
+    // How many uses of a slot's old value end when a node is computed.
     int uses_within(int n, int slot, std::vector<bool>& seen) const {
         if (seen[n] || stored(n)) return 0;
         seen[n] = true;
@@ -437,7 +437,8 @@ class Compiler {
             found += operand[i] == slot ? 1 : uses_within(operand[i], slot, seen);
         return found;
     }
-    // A result to compute next: one whose old value nobody else needs, if there is one; states first. 0: all are.
+    // The result to compute next: one whose old value nothing else needs, if there is one; states first. 0: all are
+    // computed.
     int choose() const {
         int any = 0, clean = 0, of_slot = 0;
         for (int n = 0; n < int(nodes_.size()); ++n) {
@@ -454,7 +455,7 @@ class Compiler {
         }
         return clean != 0 ? clean : any;
     }
-    // Moves results to their places, those that are free.
+    // Moves results to those of their slots that are free.
     void settle() {
         for (bool moved = true; moved;) {
             moved = false;
@@ -478,7 +479,7 @@ class Compiler {
 
 // ---- reading
 
-// Of the common hyperparameters, those that a program may read: the first ones.
+// The number of common hyperparameters that a program may read: the first ones.
 constexpr std::size_t readable_common = 2;
 static_assert(at_weight_decay == 0 && at_decoupled == 1);
 
@@ -564,11 +565,11 @@ std::string class_name_of(std::string_view name) {
     return s.empty() ? std::string(name) : s;
 }
 
-// What a RuleInfo points into.
+// The memory that a RuleInfo points into.
 struct LoadedRule {
     RuleInfo info{};
     Program program;
-    std::deque<std::string> texts;  // whose addresses stay
+    std::deque<std::string> texts;  // a deque, so that addresses stay valid
     std::vector<Hyperparameter> own;
     std::vector<State> states;
     std::vector<RuleCode> code;
@@ -847,7 +848,8 @@ std::string Program::order_phases() {
     const auto after = [](std::size_t so_far, std::size_t operand) { return std::max(so_far, operand); };
     // For each node: one more than the last reduction that it depends on, or the phase in which it is known.
     std::vector<std::size_t> of_scalar(scalars.size()), of_element(elements.size());
-    // What is known of a tensor from the beginning is known in phase 1: the scalars of phase 0 are the same for all.
+    // What depends on a tensor's shape or states belongs to phase 1, because the scalars of phase 0 are the same for
+    // all tensors.
     const auto sweep = [&](const auto& of_reduction, std::size_t of_tensor) {
         for (std::size_t i = 0; i < scalars.size(); ++i) {
             const ScalarNode& n = scalars[i];
@@ -880,7 +882,7 @@ std::string Program::order_phases() {
         if (n.op == ScalarOp::cumulative_product && of_scalar[n.a] > 0)
             return "a cumulative product of what a tensor has of its own";
 
-    // Scalars in the order of the phases that they are known in.
+    // Scalars in the order of their phases.
     std::vector<std::uint16_t> order(scalars.size()), place(scalars.size());
     std::iota(order.begin(), order.end(), std::uint16_t{0});
     std::stable_sort(order.begin(), order.end(),
@@ -929,8 +931,8 @@ std::string Program::order_phases() {
     return {};
 }
 
-// The code of what a stage needs for each row and column: what elements `targets` are made of, and `more`. `place` gets
-// the operands' buffers, in which the code for elements finds them.
+// Makes the code of what a stage needs for each row and column: for the element nodes `targets`, and `more`. Sets
+// `place` to the operands' buffers, from which the code for elements reads them.
 std::string Program::compile_lines(Stage& stage, std::span<const std::uint16_t> targets,
                                    std::span<const std::uint16_t> more, std::vector<int>& place) {
     place.assign(elements.size(), -1);
@@ -1074,7 +1076,7 @@ bool Program::knows_shapes() const {
 }
 
 std::pair<double, double> Program::common(const RuleInfo& rule, const HyperValues& hyper, double grad_scale) {
-    // As step_coefficients has them.
+    // As in step_coefficients.
     return {rule.maximize(hyper) ? -grad_scale : grad_scale, rule.coupled_decay(hyper) ? rule.weight_decay(hyper)
                                                              : rule.decoupled(hyper)
                                                                  ? 1.0 - hyper.value[0] * rule.weight_decay(hyper)
@@ -1109,7 +1111,7 @@ void Program::evaluate(std::size_t phase, const RuleInfo& rule, const HyperValue
 
 namespace {
 
-// Each number as a block of its own.
+// Repeats each number over a block.
 void expand(std::span<const double> numbers, std::size_t block, int type, void* to) {
     const auto fill = [&](auto* out) {
         using T = std::remove_pointer_t<decltype(out)>;
@@ -1186,7 +1188,7 @@ void Program::carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t,
     double values[max_scalar_nodes] = {};
     for (std::size_t i = 0; i < scalars.size(); ++i)
         if (scalars[i].op == ScalarOp::reduced && !reduced.empty()) values[i] = reduced[scalars[i].a];
-    // The instruction sets agree: their order of operations is that of the nodes.
+    // Any instruction set gives the same bits, because the order of operations is that of the nodes.
     built_isas().front().coefficients->evaluate(scalars.data(), 0, scalars.size(), hyper.value,
                                                 rule.own.size() + readable_common, t, values);
     for (const CarriedNumber& c : carried) hyper.value[c.hyper] = values[c.node];

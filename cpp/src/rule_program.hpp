@@ -1,5 +1,5 @@
-// Rules that are made at run time: read from bytes (program.hpp), compiled for the machine that the kernels interpret,
-// and then a RuleInfo as any other.
+// Rules that are made at run time: read from bytes (program.hpp), and compiled to instructions that the kernels
+// interpret. The result is a RuleInfo like any other.
 #pragma once
 
 #include "dispatch.hpp"
@@ -25,8 +25,8 @@ struct alignas(64) CacheLine {
     std::byte bytes[64];
 };
 
-// What a state starts as, besides the value of one of the hyperparameters, by its number: a number, the param or the
-// first gradient. The nodes see to the last two.
+// What a state starts as, if it is not a hyperparameter, given by its index: a number, the param or the first gradient.
+// The last two are expressed by the nodes.
 inline constexpr std::uint8_t starts_as_number = 255, starts_as_param = 254, starts_as_grad = 253;
 
 struct VectorForm;
@@ -39,7 +39,7 @@ class Program {
     // The parts of a text form, which the caller has checked.
     std::vector<ScalarNode> scalars;
     std::vector<ElementNode> elements;
-    std::vector<std::uint16_t> results;  // the new param and states; of a state per tensor a scalar
+    std::vector<std::uint16_t> results;  // the new param and states; for a state per tensor, a scalar node
     std::vector<CarriedNumber> carried;
     std::vector<ReductionNode> reductions;
     std::vector<std::uint8_t> starts;  // of the states
@@ -48,11 +48,11 @@ class Program {
 
     struct Compiled {
         std::vector<Instruction> code;
-        std::uint32_t used = 0;  // of the buffers, bit by bit
+        std::uint32_t used = 0;  // a bit for each buffer
     };
     using Code = std::array<std::array<Compiled, 2>, 3>;  // [decay][scaled]
-    // What is computed for each row of a tensor, or for each column: from the states and the reductions that have one
-    // number for each (inputs), to buffers behind those.
+    // What is computed for each row of a tensor, or for each column. The inputs are states and reductions with one
+    // number for each; the outputs are further buffers after these.
     struct Lines {
         std::vector<std::uint16_t> outputs;  // element nodes
         std::vector<Instruction> code;
@@ -62,52 +62,51 @@ class Program {
         Axis axis;
         std::size_t output;  // of the lines
     };
-    // A pass over the elements, and what is computed for rows and columns before it.
+    // A pass over the elements, and the numbers of rows and columns that are computed before it.
     struct Stage {
         Lines lines[2];                 // [Axis]
-        std::vector<Operand> operands;  // buffers behind the states
+        std::vector<Operand> operands;  // buffers after the states
         Code code;
         bool has_lines() const { return !lines[row].outputs.empty() || !lines[column].outputs.empty(); }
     };
-    // What is measured in one pass, before anything is written. Passes of a phase need the scalars of that phase.
+    // The reductions of one pass, before anything is written. Passes of a phase need the scalars of that phase.
     //   Over::rows    the reductions over rows and over columns
     //   Over::matrix  no pass over elements: outputs of the lines are reduced
     struct Pass : Stage {
         Over over;
         std::size_t phase;
         std::vector<std::uint16_t> reductions;
-        std::vector<std::size_t> term_of;  // of each reduction: which term, or of a matrix which output, it adds up
-        std::size_t terms;                 // that the code writes to buffers behind the operands
+        std::vector<std::size_t> term_of;  // for each reduction: the index of its term, or output for Over::matrix
+        std::size_t terms;                 // which the code writes to buffers after the operands
     };
-    // The states and reductions that have one number for each row, or for each column: buffers of the lines' code.
+    // The states and reductions with one number for each row, or for each column: buffers of the lines' code.
     struct Inputs {
         std::vector<std::uint16_t> states, reductions;
         std::size_t count() const { return states.size() + reductions.size(); }
     };
 
-    // Makes the code from the parts, and puts the scalars into the order of phases. Returns an empty string, or why the
-    // machine cannot hold it.
+    // Makes the code from the parts, and sorts the scalars by phase. Returns an empty string, or which limit of the
+    // interpreter is exceeded.
     std::string compile();
 
-    // The values of the scalars that are known in a phase: after those of the phases before, and the reductions in
-    // them.
+    // Computes the values of the scalars of a phase, after those of the phases before and their reductions.
     void evaluate(std::size_t phase, const RuleInfo& rule, const HyperValues& hyper, std::int64_t t, const Isa& isa,
                   double* values) const;
     // The constants of a step, expanded for a kernel of this instruction set: what ProgramStep::constant points to.
     // [type] 0: float, 1: double.
     std::vector<CacheLine> constants(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, const Isa& isa,
                                      int type, const double* values) const;
-    // The same of those that reductions have a part in.
+    // The same for the constants that depend on reductions.
     void own_constants(const Isa& isa, int type, const double* values, std::vector<CacheLine>& out) const;
-    // The StepCoefficients of a step for a rule that is compiled: the common ones, and the constants in their order.
+    // The StepCoefficients of a step for a compiled rule: the common ones, and the constants in order.
     void coefficients(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, int type, const double* values,
                       std::byte* out) const;
-    // The same, of a program without reductions.
+    // The same for a program without reductions.
     ADAPTK_INTERNAL_API void coefficients(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
                                           std::int64_t t, const Isa& isa, int type, std::byte* out) const;
-    // The code for these numbers: without the products whose factor is 1.
+    // The code for these hyperparameters, without products with a factor of 1.
     const Compiled& code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, const Stage& stage) const;
-    // What the step of this number leaves behind in the hyperparameters; `reduced` has the reductions over all tensors.
+    // Sets the carried hyperparameters after step t. `reduced`: the reductions over all tensors.
     ADAPTK_INTERNAL_API void carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t,
                                       std::span<const double> reduced = {}) const;
     std::size_t constant_count() const { return common_constants + constants_.size() - own_constants_; }
@@ -115,18 +114,18 @@ class Program {
     std::span<const Pass> passes() const { return passes_; }
     const Stage& update() const { return update_; }
     const Inputs& inputs(Axis axis) const { return inputs_[axis]; }
-    // The most outputs of lines that a stage has.
+    // The largest number of outputs of lines in a stage.
     std::size_t most_outputs(Axis axis) const;
     std::size_t last_phase() const { return phase_of_scalar_.empty() ? 0 : phase_of_scalar_.back(); }
     std::size_t element_states() const;
-    // Whether a step looks at whole tensors, before it updates them.
+    // Whether a step has passes over whole tensors before the update.
     bool measures() const { return !reductions.empty() || knows_shapes(); }
-    // Whether rows and columns, or numbers for each tensor, are in it.
+    // Whether the program uses rows, columns or numbers for each tensor.
     ADAPTK_INTERNAL_API bool knows_shapes() const;
-    // Whether the elements' order matters, which is C's then.
+    // Whether the order of elements matters, which must then be C order.
     ADAPTK_INTERNAL_API bool has_lines() const;
     ADAPTK_INTERNAL_API bool measures_all() const;
-    // Whether a step leaves numbers behind that depend on its gradients.
+    // Whether carried numbers depend on the step's gradients.
     bool carries_measured() const { return !carried.empty() && measures_all(); }
     // The scalar nodes that elements use, in the elements' order.
     std::span<const std::uint16_t> constant_nodes() const { return constants_; }
@@ -137,12 +136,13 @@ class Program {
                          : sizeof(CommonCoefficients<float>) + own * sizeof(float);
     }
     bool uses_step() const;
-    // What there is one value of an element node for; Per::tensor: it is the same for all elements.
+    // What each value of an element node belongs to. Per::tensor: it is the same for all elements.
     Per kind(std::size_t element) const { return kind_[element]; }
-    // The rule of this program for tensors of fewer than two axes (vector_form.hpp); null: it has no other form.
+    // The form of this program for tensors of fewer than two axes (vector_form.hpp). Null: there is none.
     const VectorForm* for_vectors(const RuleInfo& rule) const;
 
-    // The program as machine code for one of built_isas(); null: it is interpreted. Code that is given stays.
+    // The program as machine code for one of built_isas(). Null: it is interpreted. Code that has been set is never
+    // replaced or freed.
     const RuleCode* compiled(std::size_t isa) const { return compiled_[isa].load(std::memory_order_acquire); }
     ADAPTK_INTERNAL_API void use_compiled(std::size_t isa, const RuleCode& code) const;
 
@@ -153,7 +153,7 @@ class Program {
     };
 
   private:
-    // The gradient's scale, and the factor of decay: the first constants.
+    // The gradient's scale and the factor of decay, which are the first constants.
     static std::pair<double, double> common(const RuleInfo& rule, const HyperValues& hyper, double grad_scale);
     std::string find_kinds();
     std::string order_phases();
@@ -162,7 +162,7 @@ class Program {
     std::string compile_passes();
 
     std::vector<std::uint16_t> constants_;  // the scalar nodes that elements use, in the elements' order
-    std::size_t own_constants_ = 0;         // of them, the last ones: what reductions have a part in
+    std::size_t own_constants_ = 0;         // the number of the last ones, which depend on reductions
     std::vector<std::size_t> phase_of_scalar_;
     std::vector<Per> kind_;
     Inputs inputs_[2];
@@ -174,16 +174,17 @@ class Program {
 };
 
 // The rule of a text form. It lives as long as the process, and the same bytes give the same rule. Null: `error` says
-// what is wrong with the bytes; nothing that they hold can do harm.
+// what is wrong with the bytes. Bytes from any source are safe to read.
 ADAPTK_INTERNAL_API const RuleInfo* load_rule(std::span<const std::byte> bytes, std::string& error);
 
-// Why a rule has no function, but needs something that keeps its numbers, to be read before the name of that; null: it
-// has one.
+// Why a rule has no function and needs an object that keeps its numbers, as the beginning of a message that ends with
+// that object's name. Null: it has a function.
 ADAPTK_INTERNAL_API const char* why_no_function(const RuleInfo& rule);
 
-// States for each element that kernels on a device have room for.
+// The most states per element that kernels on a device support.
 inline constexpr std::size_t cuda_states = 4;
-// Why steps of a rule run on the CPU only, to be read behind its name; null: they run on a device too.
+// Why steps of a rule run on the CPU only, as the end of a message that begins with its name. Null: they run on a
+// device too.
 ADAPTK_INTERNAL_API const char* why_not_on_cuda(const RuleInfo& rule);
 
 // A rule that load_rule() has returned, by its key.

@@ -34,7 +34,7 @@ std::string member(std::string_view name) {
     return std::string(name) + (keyword ? "_" : "");
 }
 
-// Exactly, and whatever the locale: a whole number of units in the last place.
+// Exact and independent of the locale: an integer times a power of two.
 std::string literal(double x) {
     if (std::isnan(x)) return "std::sqrt(-1.0)";
     if (std::isinf(x)) return x < 0.0 ? "-HUGE_VAL" : "HUGE_VAL";
@@ -135,8 +135,8 @@ class Source {
 
     void line(const std::string& s) { text_ += s + "\n"; }
 
-    // What these nodes are made of, and they themselves. A cumulative product has a function of its own, and a power by
-    // the number of the step needs no number.
+    // These nodes and all that they depend on. A cumulative product has its own function, and a power with the step
+    // number as exponent does not need that node.
     std::vector<bool> needed_scalars(std::vector<std::uint16_t> rest) const {
         std::vector<bool> found(program_.scalars.size());
         while (!rest.empty()) {
@@ -218,7 +218,8 @@ class Source {
         line("    }");
     }
 
-    // What is known of a tensor, besides its elements (Program::evaluate), and the states that it has one number for.
+    // The numbers of a tensor besides its elements (Program::evaluate): reductions, shape and the states with one
+    // number per tensor.
     void memo() {
         line("    static constexpr int reductions = " +
              std::to_string(std::max<std::size_t>(program_.reductions.size(), 1)) + ";");
@@ -228,7 +229,7 @@ class Source {
         line("    };");
     }
 
-    // The elements that these are made of, and they themselves.
+    // These elements and all that they depend on.
     std::vector<bool> needed_elements(std::span<const std::uint16_t> wanted) const {
         std::vector<bool> needed(program_.elements.size());
         for (const std::uint16_t r : wanted) needed[r] = true;
@@ -251,13 +252,13 @@ class Source {
         return false;
     }
 
-    // What there is one number for each row or column of comes from `lines`, which knows the element's.
+    // Values with one number for each row or column come from `lines`, which has those of the element.
     void begin_function(const char* name, const std::string& parameters) {
         line(program_.has_lines() ? "    template <class T, class Lines>" : "    template <class T>");
         line("    ADAPTK_HD static void " + std::string(name) + "([[maybe_unused]] const Coefficients<T>& c" +
              (program_.has_lines() ? ", [[maybe_unused]] const Lines& lines" : "") + parameters + ") {");
     }
-    // `more`: what comes behind the states.
+    // `more`: the number of parameters after the states.
     void begin_update(std::size_t more) {
         std::string parameters = ", ";
         parameters += needs_stored_param() ? "[[maybe_unused]] T stored, T& p, [[maybe_unused]] T g"
@@ -280,7 +281,7 @@ class Source {
                  numbered("e", program_.results[r]) + ";");
         line("    }");
     }
-    // What the states of each row, or each column, become.
+    // The new values of the states of each row, or of each column.
     void update_lines(const std::string& of, Per per) {
         const std::vector<std::size_t> states = states_per(per);
         std::vector<std::uint16_t> wanted;
@@ -293,7 +294,7 @@ class Source {
                  ", " + numbered("e", program_.results[1 + s]) + ");");
         line("    }");
     }
-    // The terms of a pass: a rule that has them as states behind its own, and writes nothing else. A pass over rows or
+    // The terms of a pass: a rule that has them as states after its own, and writes nothing else. A pass over rows or
     // columns has no states of its own.
     void pass(std::size_t number) {
         const Program::Pass& pass = program_.passes()[number];
@@ -316,7 +317,7 @@ class Source {
         const std::vector<bool> needed = needed_elements(terms);
         for (std::size_t i = 0; i < needed.size(); ++i) {
             const ElementNode& n = program_.elements[i];
-            // A gradient has the decay of its param in it.
+            // The gradient includes the decay of its param.
             if (needed[i])
                 used |= n.op == ElementOp::grad                                          ? 3u
                         : n.op == ElementOp::state && n.a < states_.size()               ? 4u << n.a

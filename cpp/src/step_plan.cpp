@@ -166,7 +166,7 @@ Overlap StepPlan::describe(const Clash& clash, std::span<const ParamUpdate> upda
     const BufferId a = buffer_of(clash.first), b = buffer_of(clash.second);
     const ParamUpdate& x = updates[a.tensor];
     const ParamUpdate& y = updates[b.tensor];
-    // If their states are the same too, the clash may be of those: which one is found depends on the addresses.
+    // If their states are the same too, the overlap that was found may be one of states: that depends on the addresses.
     if (a.tensor != b.tensor && x.buffer[0] == y.buffer[0] && x.bytes(0) == y.bytes(0) && x.bytes(0) != 0)
         return {{a.tensor, 0}, {b.tensor, 0}, true};
     return {a, b, false};
@@ -175,7 +175,7 @@ Overlap StepPlan::describe(const Clash& clash, std::span<const ParamUpdate> upda
 void StepPlan::begin() {
     shares_.clear();
     epilogues_.clear();
-    // A step without gradients counts, on the device where the others are counted.
+    // A step without gradients is counted too, on the device that counts the others.
     if (counts_ == Counts::plan && !tensors_.empty() && tensors_[0].device.cuda) share_of(tensors_[0].device);
 }
 
@@ -229,7 +229,7 @@ std::optional<Overlap> StepPlan::check_epilogues(bool zero_grad) {
         beside_extents_ = std::move(extents);
         beside_index_ = index_count_;
     }
-    // What is read alone: params that are not stepped, and gradients that stay.
+    // Memory that is only read: params that are not stepped, and gradients that are kept.
     for (std::size_t i = 0; i < epilogues_.size(); ++i) {
         if (epilogues_[i].copy.data == nullptr && epilogues_[i].average.data == nullptr) continue;
         const auto begin = reinterpret_cast<std::uintptr_t>(updates_[i].buffer[0]);
@@ -360,7 +360,7 @@ std::vector<std::int64_t> StepPlan::steps() const {
 std::int64_t StepPlan::steps_taken() const { return counts_on_device() ? state_->read_counts().back() : taken_; }
 
 void StepPlan::set_steps(std::span<const std::int64_t> steps, std::int64_t taken) {
-    // A graph holds the address of the counts: they are rewritten where they are.
+    // A graph holds the address of the counts, so they are rewritten in place.
     if (counts_on_device()) {
         std::vector<std::int64_t> all(steps.begin(), steps.end());
         all.push_back(taken);
@@ -386,7 +386,7 @@ void StepPlan::count() {
     }
 }
 
-// The plan's own count goes up with those of its tensors: as that of a tensor without elements.
+// The plan's own count increases with those of its tensors, as if it were that of a tensor without elements.
 void StepPlan::count_on_device() {
     for (const Group& g : groups_) {
         if (g.rule->program == nullptr || g.rule->program->carried.empty()) continue;
@@ -449,7 +449,7 @@ void StepPlan::zero_grads_of(const DeviceShare& share) {
     });
 }
 
-// Of the tensors on the CPU that take no part in the step.
+// Runs the epilogues of tensors on the CPU that take no part in the step.
 void StepPlan::run_other_epilogues(StepOptions options) {
     std::vector<bool> done(epilogues_.size());
     for (const DeviceShare& s : shares_)
@@ -467,7 +467,7 @@ void StepPlan::run_other_epilogues(StepOptions options) {
     if (!gathered_.empty()) run_epilogues(gathered_, options);
 }
 
-// Over several devices, which no single kernel sees. Each waits for its result.
+// The norm over several devices, which no single kernel can compute. Waits for the result of each device.
 StepReport StepPlan::norm_over_devices(double grad_scale) {
     StepReport all;
     all.has_norm = true;
@@ -492,10 +492,10 @@ StepReport StepPlan::norm_over_devices(double grad_scale) {
 Outcome StepPlan::run(const StepOptions& given, std::span<const DeviceHyperOfGroup> hypers) {
     Outcome outcome;
     StepOptions options = given;
-    outcome.report.has_norm = options.needs_norm();  // of nothing: 0
+    outcome.report.has_norm = options.needs_norm();  // without tensors it is 0
     measured_.clear();
     if (shares_.size() > 1) refuse_sums_over_devices();
-    // What one device cannot find out alone, or need not.
+    // The norm if one device cannot compute it alone, or if it is known.
     if (options.needs_norm() && on_cuda() && (shares_.size() > 1 || options.has_norm)) {
         outcome.report = options.has_norm ? report_of_known_norm(shares_[0].segments, options)
                                           : norm_over_devices(options.grad_scale);
@@ -521,7 +521,7 @@ Outcome StepPlan::run(const StepOptions& given, std::span<const DeviceHyperOfGro
     return outcome;
 }
 
-// Rows catch up by the host's count of steps, which goes to the device for good.
+// Rows catch up by the host's count of steps, which is moved to the device and stays there.
 void StepPlan::refuse_to_catch_up(const DeviceShare& share) const {
     for (const std::uint32_t i : share.tensors) {
         const RowUpdate* const rows = updates_[i].rows;
@@ -534,7 +534,7 @@ void StepPlan::refuse_to_catch_up(const DeviceShare& share) const {
     }
 }
 
-// A reduction over all params is one tree, which one device adds up.
+// A reduction over all params is one tree, which must be on one device.
 void StepPlan::refuse_sums_over_devices() const {
     for (const Group& g : groups_) {
         if (g.rule->program == nullptr || !g.rule->program->measures_all()) continue;
@@ -548,7 +548,7 @@ void StepPlan::refuse_sums_over_devices() const {
 std::shared_ptr<Report> StepPlan::run_on_device(DeviceShare& share, const StepOptions& options,
                                                 std::span<const DeviceHyperOfGroup> hypers) {
     DeviceState& state = device_state(share.device.id);
-    // What was skipped is known to the device alone, and so are the counts of steps from then on.
+    // Only the device knows whether a step was skipped, so from then on only the device knows the counts of steps.
     if (counts_ == Counts::plan && options.skip_nonfinite && !state.counts_here()) {
         refuse_to_catch_up(share);
         count_on_device();
@@ -608,7 +608,7 @@ void StepPlan::catch_up_rows_of(std::size_t i, const RowUpdate& rows, std::int64
 // ---- a look-ahead
 
 void StepPlan::look_ahead(std::span<const double> factor_of_group, void* stream) {
-    // p, and what is added to it, by group.
+    // p and the state that is added to it, by group.
     std::vector<std::vector<ParamUpdate>> ahead(groups_.size());
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
         const std::uint32_t group = tensors_[i].group;

@@ -1,6 +1,6 @@
-// A plan of steps: params with their states, bound once, and steps over those that have gradients. Beneath every face
-// (functions, optimizer objects, PyTorch, JAX, C) and without Python: a face reads its own kind of objects into slots,
-// and puts refusals into its own words.
+// A plan of steps: params with their states, bound once, and steps over those that have gradients. Every interface
+// (functions, optimizer objects, PyTorch, JAX, C) uses it, and it does not use Python. An interface reads its own kind
+// of objects into slots, and words error messages itself.
 //
 // A step is begin(), add() for each param that takes part, check(), run(), count(). run_part() is a step of one param
 // alone.
@@ -23,7 +23,7 @@
 
 namespace adaptk::detail {
 
-// What epilogues write, behind the numbers of states.
+// The numbers of the buffers that epilogues write, after those of states.
 inline constexpr std::uint32_t copy_buffer = max_buffers, average_buffer = max_buffers + 1;
 
 // One buffer of a plan: number 0 is the param, 1 the gradient, from 2 on the states.
@@ -34,10 +34,10 @@ struct BufferId {
 // Two buffers that share memory, at least one of which is written.
 struct Overlap {
     BufferId first, second;
-    bool same_param;  // both are params, in the same place and of the same size
+    bool same_param;  // both are params, at the same address and of the same size
 };
 
-// A hyperparameter in the memory of the params' device.
+// A hyperparameter in device memory.
 struct DeviceHyperOfGroup {
     std::uint32_t group, index;
     DeviceScalar scalar;
@@ -53,7 +53,7 @@ struct Outcome {
 struct DeviceShare {
     Device device;
     void* stream = nullptr;  // set it before run()
-    bool capturing = false;  // the stream is, in a graph: as look_for_captures() found
+    bool capturing = false;  // the stream is captured in a graph, as look_for_captures() found
     std::vector<std::uint32_t> tensors;
     std::vector<Segment> segments;
     std::vector<std::uint32_t> group_of;  // of each segment
@@ -62,35 +62,35 @@ struct DeviceShare {
 
 class StepPlan {
   public:
-    // Overlap is looked for among the memory of all tensors, or of those that take part in a step.
+    // Which memory is checked for overlap: that of all tensors, or of those that take part in a step.
     enum class Watch { all, taking_part };
 
-    // Counts of steps are the plan's, or the caller's, who gives add() the numbers.
+    // Who counts steps: the plan, or the caller, who passes the numbers to add().
     enum class Counts { plan, caller };
 
     explicit StepPlan(Watch watch = Watch::all, Counts counts = Counts::plan) : watch_(watch), counts_(counts) {}
 
-    // A group whose tensors may follow one by one. Groups are numbered in their order.
+    // Adds a group, whose tensors may be added later one by one. Groups are numbered in order.
     ADAPTK_INTERNAL_API std::uint32_t add_group(const RuleInfo& rule, const HyperValues& hyper);
-    // A group with all of its tensors, whose buffers the caller has checked, and which are on the device of the others.
-    // All or nothing: if two buffers overlap, nothing has changed; new tensors are numbered from size() on in the
-    // answer. Counts on the device come back to the host.
+    // Adds a group with all of its tensors, whose buffers the caller has checked, and which are on the device of the
+    // others. If two buffers overlap, returns them and changes nothing; new tensors are numbered from size() on in the
+    // result. Counts on the device are moved back to the host.
     ADAPTK_INTERNAL_API std::optional<Overlap> add_group(const RuleInfo& rule, const HyperValues& hyper,
                                                          std::span<const ParamUpdate> tensors, const Device& device);
-    // No tensors and groups; what is kept on devices stays, for graphs may use it.
+    // Removes tensors and groups. What is on devices stays, because graphs may use it.
     ADAPTK_INTERNAL_API void clear_tensors();
-    // Takes the last group back.
+    // Removes the last group.
     ADAPTK_INTERNAL_API void remove_group(std::size_t tensors);
     std::size_t group_count() const { return groups_.size(); }
     const RuleInfo& rule(std::uint32_t group) const { return *groups_[group].rule; }
     HyperValues& hyper(std::uint32_t group) { return groups_[group].hyper; }
     const HyperValues& hyper(std::uint32_t group) const { return groups_[group].hyper; }
     void set_rule(std::uint32_t group, const RuleInfo& rule) { groups_[group].rule = &rule; }
-    // Of stochastic rounding: 0 unless it is set.
+    // The seed of stochastic rounding: 0 unless it is set.
     std::uint64_t& seed(std::uint32_t group) { return groups_[group].seed; }
     std::uint64_t seed(std::uint32_t group) const { return groups_[group].seed; }
 
-    // A tensor of a group; its buffers may follow later, by bind().
+    // Adds a tensor to a group; its buffers may follow later, by bind().
     ADAPTK_INTERNAL_API void add_tensor(std::uint32_t group);
     void reserve(std::size_t tensors) {
         tensors_.reserve(tensors);
@@ -100,22 +100,23 @@ class StepPlan {
     std::uint32_t group_of(std::size_t i) const { return tensors_[i].group; }
     Device device_of(std::size_t i) const { return tensors_[i].device; }
 
-    // The param and the states of a tensor, checked by the caller.
+    // Sets the param and the states of a tensor, which the caller has checked.
     ADAPTK_INTERNAL_API void bind(std::size_t i, const ParamUpdate& buffers, const Device& device);
     const ParamUpdate& update(std::size_t i) const { return updates_[i]; }
-    // The same buffer, which has moved.
+    // The buffer is now at another address.
     void move(std::size_t i, std::size_t buffer, void* to) {
         updates_[i].buffer[buffer] = to;
         indexed_ = false;
     }
-    // The format of a bound param, and what lies beside it.
+    // Sets the format of a bound param, and its second buffer.
     void store_param_as(std::size_t i, Format format, void* side) {
         if (updates_[i].format[0] == format && updates_[i].side[0] == side) return;
         updates_[i].format[0] = format;
         updates_[i].side[0] = side;
         indexed_ = false;
     }
-    // Sorts what the tensors write by address, unless nothing has changed: two that overlap, if there are any.
+    // Sorts the memory that the tensors write by address, unless nothing has changed. Returns two buffers that overlap,
+    // if there are any.
     ADAPTK_INTERNAL_API std::optional<Overlap> index();
     bool is_indexed() const { return indexed_; }
     // Whether the tensors are where they were when the first group was added.
@@ -123,20 +124,20 @@ class StepPlan {
     // A tensor that is not on the device of the first one.
     ADAPTK_INTERNAL_API std::optional<std::uint32_t> find_other_device() const;
 
-    // Steps taken so far: of each tensor, and of the plan. Where the device counts, it is waited for.
+    // Steps taken so far: of each tensor, and of the plan. If the device counts, they wait for it.
     std::int64_t host_steps(std::size_t i) const { return tensors_[i].steps; }
     ADAPTK_INTERNAL_API std::vector<std::int64_t> steps() const;
     ADAPTK_INTERNAL_API std::int64_t steps_taken() const;
     ADAPTK_INTERNAL_API void set_steps(std::span<const std::int64_t> steps, std::int64_t taken);
     bool counts_on_device() const { return state_ != nullptr && state_->counts_here(); }
-    // Counts on the device from now on, where a replayed graph goes on counting, and makes room for outcomes.
+    // Counts on the device from now on, so that a replayed graph counts too, and allocates memory for outcomes.
     ADAPTK_INTERNAL_API void become_capturable();
 
     // ---- a step
 
     ADAPTK_INTERNAL_API void begin();
-    // Tensor i takes part, in the order of i. The step's number and what the rule carries on from those before are the
-    // caller's; `device_step` stands for the number where only the device knows it. False: more than 2^63 elements.
+    // Tensor i takes part; calls are in the order of i. The caller gives the step's number, or `device_step` if only
+    // the device knows it. False: more than 2^63 elements.
     bool add(std::size_t i, void* grad, Format format, std::int64_t step, const DeviceScalar& device_step = {}) {
         DeviceShare& share = take(i, grad, format);
         if (share.segments.empty() || share.group_of.back() != tensors_[i].group || share.segments.back().has_memo ||
@@ -146,15 +147,15 @@ class StepPlan {
         ++share.segments.back().count;
         return !sum_overflows(share.total, updates_[i].size, share.total);
     }
-    // With what the rule carries on (Continued). `again`: as the tensor before, whose step this one's is.
+    // With what the rule keeps from earlier steps (Continued). `again`: the same as for the tensor before.
     bool add(std::size_t i, void* grad, Format format, const ContinuedStep& step, bool again) {
         DeviceShare& share = take(i, grad, format);
         if (!again || share.segments.empty()) open_segment(share, i, step);
         ++share.segments.back().count;
         return !sum_overflows(share.total, updates_[i].size, share.total);
     }
-    // The same with a gradient of rows, which the caller keeps until the step is done; or with an ordinary gradient
-    // that add() has been given, if rows have to catch up before it (RowUpdate::whole).
+    // The same with a gradient that has values for some rows, which the caller keeps until the step is done. Or with
+    // the dense gradient that add() was given, if rows must catch up before it (RowUpdate::whole).
     bool add_rows(std::size_t i, const RowUpdate& rows, std::int64_t step) {
         if (!add(i, nullptr, compute_format(updates_[i].param()), step)) return false;
         set_rows(i, rows);
@@ -165,45 +166,45 @@ class StepPlan {
     bool on_cuda() const { return !shares_.empty() && (shares_.size() > 1 || shares_[0].device.cuda); }
     std::int64_t elements() const { return shares_.empty() ? 0 : shares_[0].total; }
 
-    // What a tensor's step writes beside its buffers, checked by the caller; until the next begin().
+    // Sets what a tensor's step writes besides its buffers, until the next begin(). The caller has checked it.
     void set_epilogue(std::size_t i, const Epilogue& epilogue) {
         epilogues_.resize(tensors_.size());
         epilogues_[i] = epilogue;
     }
 
-    // Gradients, against the memory that is written; if they are set to zero, against one another too.
+    // Checks gradients for overlap with the memory that is written and, if they are set to zero, with one another.
     ADAPTK_INTERNAL_API std::optional<Overlap> check(bool zero_grad = false);
     // Asks each share's stream whether it is captured in a graph.
     ADAPTK_INTERNAL_API void look_for_captures();
     ADAPTK_INTERNAL_API DeviceState& device_state(int device);
 
-    // Puts the step through; all or nothing, but for errors of a device. Throws CudaFailure, NoCuda, NoPlaceForReport,
-    // std::bad_alloc.
+    // Runs the step completely or, except after errors of a device, not at all. Throws CudaFailure, NoCuda,
+    // NoPlaceForReport, std::bad_alloc.
     ADAPTK_INTERNAL_API Outcome run(const StepOptions& options, std::span<const DeviceHyperOfGroup> hypers = {});
-    // One more step of those that took part, and of the plan.
+    // Counts one more step of the tensors that took part and of the plan.
     ADAPTK_INTERNAL_API void count();
 
-    // What the last step's reductions over all tensors came to, of a program that carries numbers on by them; null:
-    // none of its tensors took part.
+    // The results of the last step's reductions over all tensors, of a program whose carried numbers depend on them.
+    // Null if none of its tensors took part.
     const std::vector<double>* measured_by(const Program* program) const {
         for (const auto& [of, reduced] : measured_)
             if (of == program) return &reduced;
         return nullptr;
     }
 
-    // A step of one tensor of the CPU alone, which is independent of the number of the others. Threads may call it at
-    // the same time for different tensors, as long as none of them changes the plan otherwise and index() has been
-    // called since the last change. Nothing is clipped by a norm of all.
+    // A step of a single tensor on the CPU, whose cost does not depend on the number of other tensors. Threads may call
+    // it at the same time for different tensors, if none of them changes the plan otherwise and index() has been called
+    // since the last change. There is no clipping by a norm over all tensors.
     ADAPTK_INTERNAL_API std::optional<Overlap> check_part(std::size_t i, const void* grad, Format format) const;
-    // The same of a gradient of rows.
+    // The same for a gradient that has values for some rows.
     ADAPTK_INTERNAL_API std::optional<Overlap> check_rows(std::size_t i, const RowUpdate& rows) const;
-    // The same among the tensor's own buffers, for plans that watch those that take part.
+    // The same among the tensor's own buffers, for plans with Watch::taking_part.
     ADAPTK_INTERNAL_API std::optional<Overlap> check_alone(std::size_t i, const Slot& grad) const;
     ADAPTK_INTERNAL_API StepReport run_part(std::size_t i, void* grad, Format format, const Segment& segment,
                                             const StepOptions& options) const;
 
-    // For calls that bring all of their tensors along, with gradients: looks for overlap as check() does, by way of an
-    // index that is kept as long as the params and states stay the same.
+    // For calls that pass all of their tensors, with gradients: checks for overlap as check() does, with an index that
+    // is kept as long as the params and states stay the same.
     ADAPTK_INTERNAL_API std::optional<Overlap> check_list(const RuleInfo& rule, std::span<const ParamUpdate> tensors,
                                                           bool zero_grad = false,
                                                           std::span<const Epilogue> epilogues = {});
@@ -215,7 +216,7 @@ class StepPlan {
 
     // p <- p + factor of its group * the rule's state, for every tensor of a single device, until look_back().
     ADAPTK_INTERNAL_API void look_ahead(std::span<const double> factor_of_group, void* stream);
-    // Puts the params back, each to where it is now, or nowhere.
+    // Restores the params, each at its present address; null: it is not restored.
     ADAPTK_INTERNAL_API void look_back(std::span<void* const> params, void* stream);
     bool is_ahead() const { return ahead_; }
 
@@ -229,7 +230,7 @@ class StepPlan {
         Device device;
         std::uint32_t group = 0;
         std::int64_t steps = 0;
-        // The last gradient that was found to overlap nothing, and of which index_count_ that holds.
+        // The last gradient that was found to overlap nothing, and the index_count_ for which this is true.
         const void* clear_grad = nullptr;
         Format clear_format = Format::float32;
         std::uint64_t clear_index = 0;
@@ -239,7 +240,7 @@ class StepPlan {
     Counts counts_;
     std::vector<Group> groups_;
     std::vector<Tensor> tensors_;
-    std::vector<ParamUpdate> updates_;  // of the tensors, apart, as a step reads them
+    std::vector<ParamUpdate> updates_;  // of the tensors; separate, because a step reads little else
     WrittenMemory written_;
     std::vector<std::uint32_t> watched_;  // the tensors whose memory written_ knows, if not all
     bool indexed_ = false;
@@ -250,7 +251,7 @@ class StepPlan {
     std::vector<DeviceShare> shares_;
     std::vector<ParamUpdate> gathered_;  // of a step that not all take part in
     std::vector<Epilogue> epilogues_, gathered_epilogues_;
-    // The memory of epilogues that was found to overlap nothing, and of which index_count_ that holds.
+    // The memory of epilogues that was found to overlap nothing, and the index_count_ for which this is true.
     WrittenMemory beside_;
     std::vector<Extent> beside_extents_;
     std::uint64_t beside_index_ = 0;
