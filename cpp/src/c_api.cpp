@@ -21,10 +21,10 @@ namespace {
 static_assert(std::string_view(ADAPTK_VERSION) == ADAPTK_PROJECT_VERSION, "adaptk.h and CMakeLists.txt differ");
 static_assert(ADAPTK_ABI_VERSION == ADAPTK_PROJECT_ABI, "adaptk.h and CMakeLists.txt differ");
 
-// Memory of the thread's own that needs no destructor: threads may end after the library is done.
+// Thread-local memory without a destructor, because threads may end after the library is finalised.
 thread_local char last_error[2048] = "";
 
-// One rule in C's types, which stay where they are.
+// One rule in C types, whose addresses stay valid.
 struct RuleEntry {
     const RuleInfo* info;
     adaptk_rule rule;
@@ -55,7 +55,7 @@ const std::vector<RuleEntry>& entries() {
     return all;
 }
 
-// Those of rules that were loaded.
+// The entries of loaded rules.
 struct LoadedEntries {
     std::mutex lock;
     std::deque<RuleEntry> all;

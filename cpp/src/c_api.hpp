@@ -13,7 +13,7 @@
 
 namespace adaptk::detail {
 
-// Thrown inside the library, and caught before it is left.
+// Thrown inside the library, and never leaves it.
 struct Failure {
     adaptk_status status;
     std::string text;
@@ -26,7 +26,7 @@ inline void need(const void* pointer, const char* name) {
     if (pointer == nullptr) refuse(std::string(name) + ": NULL");
 }
 
-// The core's own exception that is being handled.
+// The failure for the core's exception that is being handled.
 inline Failure failure_of_core() {
     try {
         throw;
@@ -40,7 +40,7 @@ inline Failure failure_of_core() {
 }
 
 struct RuleInfo;
-// Of a rule in C's types; refuses others.
+// The RuleInfo of a rule in C types; refuses others.
 const RuleInfo& info_of(const adaptk_rule* rule);
 
 adaptk_status keep_error(adaptk_status status, const char* text) noexcept;

@@ -13,7 +13,7 @@
 namespace adaptk::detail {
 namespace {
 
-// In C's types, in the order of the list; they stay where they are.
+// In C types, in the order of the list. Their addresses stay valid.
 const std::vector<adaptk_format>& c_formats() {
     static const auto& all = *[] {
         auto* const made = new std::vector<adaptk_format>;
@@ -35,7 +35,7 @@ const adaptk_format* c_format(const char* name) {
     return &c_formats()[std::size_t(f->id)];
 }
 
-// What stands for one of two formats, by what the state is.
+// A name that means one of two formats, depending on the state.
 struct Choice {
     std::string_view name;
     const char *nonnegative, *other;

@@ -79,7 +79,7 @@ struct Options {
     Tensors sides = nullptr;
     Tensors copies = nullptr, averages = nullptr;
 
-    // What is written beside param i, checked.
+    // The epilogue of param i, checked.
     Epilogue epilogue(std::size_t i, const TensorView& param) const {
         return {beside(copies, "options.copy_out", i, param), beside(averages, "options.ema", i, param)};
     }
@@ -95,7 +95,7 @@ struct Options {
     }
 };
 
-// Param i as the options say that it is stored.
+// Param i in the format that the options give for it.
 Slot stored_param(const Options& options, const TensorView& param, std::size_t i) {
     Slot slot{param.data, param.dtype};
     if (const auto problem = store_param_as(options.param_format, param, slot.format)) reject(*problem, {"params", i});
@@ -154,7 +154,7 @@ Options read_options(const adaptk_step_options* given) {
     out.step.zero_grad = o.zero_grad != 0;
     out.copies = o.copy_out;
     out.averages = o.ema;
-    // cudaStreamLegacy and the null stream are the same one here.
+    // cudaStreamLegacy and the null stream are the same stream.
     out.stream = reinterpret_cast<std::uintptr_t>(o.stream) == 1 ? nullptr : o.stream;
     return out;
 }
@@ -172,7 +172,7 @@ void write_report(adaptk_step_report* out, const StepReport& from) {
     std::memcpy(out, &all, out->size);
 }
 
-// Of a rule that keeps one number for each row.
+// For a rule that keeps one number for each row.
 void check_rows(const RuleInfo& rule, std::size_t i, const TensorView& param, ParamUpdate& update) {
     if (const auto problem = why_no_param_of_rows(param)) reject(*problem, {"params", i});
     std::size_t buffer = 0;
@@ -188,7 +188,7 @@ struct Buffers {
     std::vector<ParamUpdate> updates;
     Device device;
 
-    // Beside params of an earlier call, if there are some; `total` is the number of elements in all.
+    // `beside`: the device of params of earlier calls, if there are some. `total`: the number of elements in all.
     Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, const StatesIn& states_in, const Device* beside,
             std::int64_t& total);
     void take_grad(const adaptk_tensor* grad, std::size_t i) {
@@ -265,7 +265,7 @@ struct adaptk_plan {
     std::atomic<bool> busy{false};
     StepPlan plan;
     std::vector<TensorView> params;
-    std::vector<std::vector<std::int64_t>> layouts;  // that the views of params point into
+    std::vector<std::vector<std::int64_t>> layouts;  // into which the views of params point
     std::int64_t total = 0;
     StepReport report;
     std::shared_ptr<Report> pending;  // the outcome of the last step, on a device
@@ -283,7 +283,7 @@ struct adaptk_plan {
 
 namespace {
 
-// For the time of a call: a second one gets an error in the place of a race.
+// Held during a call, so that a concurrent call gets an error and there is no race.
 class InUse {
   public:
     explicit InUse(adaptk_plan* plan) {
@@ -325,7 +325,7 @@ void adaptk_plan::add_group(const char* name, const adaptk_hyper* hypers, std::s
     std::int64_t elements = total;
     Buffers added(rule, count, params_in, states_in, first > 0 ? &device : nullptr, elements);
     check_count(first + count);
-    // Views point into layouts of the plan's own from here on.
+    // From here on, views point into the plan's own layouts.
     std::vector<std::vector<std::int64_t>> kept;
     for (TensorView& p : added.params) {
         std::vector<std::int64_t>& layout = kept.emplace_back(p.shape, p.shape + p.ndim);
@@ -354,7 +354,7 @@ void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options)
     bool some = false;
     for (std::size_t i = 0; i < count; ++i) {
         if (grads[i] == nullptr) {
-            // It is not looked at, unless it is copied or averaged.
+            // A param without a gradient is read only if it is copied or averaged.
             const Slot param =
                 options.has_epilogues() ? stored_param(options, params[i], i) : Slot{{}, params[i].dtype};
             plan.store_param_as(i, param.format, param.side);
@@ -390,7 +390,7 @@ void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options)
 
 namespace {
 
-// Waits for the outcome, if it is asked for.
+// Waits for the outcome if the caller wants it.
 StepReport step_on_device(const Buffers& buffers, const Segment& segment, const Options& wanted,
                           std::span<const Epilogue> epilogues, bool with_report) {
     const int device = buffers.device.id;
@@ -427,7 +427,7 @@ StepReport step_on_device(const Buffers& buffers, const Segment& segment, const 
     return outcome;
 }
 
-// Those on the param's device are copied to `room`, behind what the stream holds.
+// Indices on the param's device are copied to `room`, after the work on the stream.
 RowIndex index_of(const adaptk_tensor* t, const std::string& name, const Device& device, void* stream,
                   std::vector<std::int64_t>& room) {
     need(t, name.c_str());
@@ -453,7 +453,7 @@ RowIndex index_of(const adaptk_tensor* t, const std::string& name, const Device&
     return index;
 }
 
-// Gradients of rows of one call.
+// The gradients of one call that have values for some rows.
 class RowsIn {
   public:
     RowsIn(const adaptk_rows* const* grads, adaptk_sparse_mode mode) : grads_(grads), mode_(mode) {}
@@ -511,8 +511,7 @@ class RowsIn {
     std::vector<std::vector<std::int64_t>> read_;  // indices that were on a device
 };
 
-// One update, as adaptk_step(), adaptk_step_stored() and adaptk_step_rows() are given it: `rows` are null but for the
-// last one.
+// One update, for adaptk_step(), adaptk_step_stored() and adaptk_step_rows(): `rows` is null except for the last one.
 void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_count, std::int64_t step,
                std::uint64_t seed, std::size_t count, Tensors params, Tensors grads, const StatesIn& states,
                const adaptk_step_options* options, adaptk_step_report* report, RowsIn* rows = nullptr) {
@@ -569,7 +568,8 @@ void create(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_coun
     *plan = made.release();
 }
 
-// A state of one value. Where rounding is random, all elements are rounded alike: to the same code as in Python.
+// Fills a state with one value. If rounding is stochastic, all elements are rounded alike, to the same code as in
+// Python.
 void fill_state(const Slot& state, std::int64_t size, double value) {
     if (is_plain(state.format)) return fill(state, size, value);
     const FormatInfo& format = info_of(state.format);
@@ -746,7 +746,7 @@ adaptk_status adaptk_plan_add_group_stored(adaptk_plan* plan, const char* rule, 
 adaptk_status adaptk_plan_destroy(adaptk_plan* plan) {
     if (plan != nullptr && plan->busy.exchange(true, std::memory_order_acquire))
         return guarded([] { refuse(ADAPTK_BUSY, "plan: it is being used by another thread"); });
-    // The message of a call that failed before outlives the plan: destructors run when they like.
+    // Does not clear the message of an earlier call that failed: destructors may run before it is read.
     delete plan;
     return ADAPTK_OK;
 }
@@ -776,7 +776,7 @@ adaptk_status adaptk_plan_init_states(adaptk_plan* plan) {
 adaptk_status adaptk_plan_size(const adaptk_plan* plan, size_t* size) {
     return guarded([&] {
         need(size, "size");
-        // The flag is the only thing that changes.
+        // Only the flag changes.
         const InUse use(const_cast<adaptk_plan*>(plan));
         *size = plan->params.size();
     });

@@ -1,4 +1,4 @@
-// Tensors and states as the C interface describes them: read, checked, and named in errors.
+// Tensors and states of the C interface: reading, checks, and their names in errors.
 #pragma once
 
 #include "c_api.hpp"
@@ -16,7 +16,7 @@ using Tensors = const adaptk_tensor* const*;
 
 std::string indexed(const char* name, std::size_t i);
 
-// Which argument an error is about, put into words where there is one.
+// Which argument an error is about. The text is made only if there is an error.
 struct Name {
     static constexpr std::size_t alone = std::size_t(-1);
     const char* name;
@@ -37,11 +37,11 @@ Name name_of_buffer(const RuleInfo& rule, std::size_t tensor, std::size_t buffer
 
 [[noreturn]] void reject(const Problem& problem, const Name& name);
 
-// Structs of a program that was compiled with an older header end earlier, after one of their members.
+// The structs of a program that was compiled with an older header are shorter and end after one of these members.
 void check_size(const std::string& name, std::size_t size, std::initializer_list<std::size_t> ends,
                 const char* initial);
 
-// `codes`: of a state whose format is given beside it.
+// `codes`: for a state whose format is given separately.
 TensorView view_of(const adaptk_tensor* t, const Name& name, bool codes = false);
 
 // The elements of a state, and its slot.
@@ -50,10 +50,10 @@ struct StoredView {
     Slot slot;
 };
 
-// Everything is checked but whether the data lie beside a param.
+// Checks everything except whether the data fit a param.
 StoredView view_of_stored(const adaptk_stored* state, const Name& name);
 
-// The states of a call, as they are given.
+// The states of a call as the caller gives them.
 struct StatesIn {
     Tensors plain = nullptr;
     const adaptk_stored* const* stored = nullptr;

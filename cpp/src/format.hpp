@@ -1,4 +1,4 @@
-// Formats as data: what everything but the kernels knows of them.
+// Formats as data, for everything except the kernels.
 #pragma once
 
 #include "export.hpp"
@@ -11,11 +11,11 @@
 
 namespace adaptk::detail {
 
-// The place of a format in the list (formats.hpp). Those that dtypes have names for in every library are named here.
+// The index of a format in the list (formats.hpp). Only formats with a dtype in every library are named here.
 enum class Format : std::uint8_t { float32, float64, bfloat16, float16 };
 inline constexpr std::size_t max_formats = 32;
 
-// How params of 16 and 8 bits are stored, by the end of their format's name: "bfloat16_sr".
+// How params of 16 and 8 bits are stored: the end of the format's name, as in "bfloat16_sr".
 enum class ParamFormat : std::uint8_t { plain, sr, remainder16, remainder8, kahan };
 inline constexpr const char* param_format_names[] = {"", "sr", "remainder16", "remainder8", "kahan"};
 inline constexpr std::size_t param_format_count = std::size(param_format_names);
@@ -39,7 +39,7 @@ struct FormatInfo {
 
 ADAPTK_INTERNAL_API std::span<const FormatInfo> formats();
 ADAPTK_INTERNAL_API const FormatInfo* find_format(std::string_view name);
-// The list itself, for what is asked for in loops.
+// The list itself, for use in loops.
 ADAPTK_INTERNAL_API extern const FormatInfo* const format_table;
 
 inline const FormatInfo& info_of(Format f) { return format_table[std::size_t(f)]; }
@@ -47,28 +47,28 @@ inline const char* name_of(Format f) { return info_of(f).name; }
 
 inline std::size_t size_of(Format f) { return info_of(f).bytes; }
 
-// What n elements are stored as: so many of a row's, if several are packed into each, else as many.
+// The number of stored elements for n elements: fewer if several are packed into each.
 inline std::int64_t stored_count(Format f, std::int64_t n) {
     const int bits = info_of(f).packed_bits;
     return (n + (std::int64_t{1} << bits) - 1) >> bits;
 }
 inline bool is_packed(Format f) { return info_of(f).packed_bits > 0; }
 
-// Bytes of n elements. Elements that are packed are counted from a whole one.
+// Bytes of n elements. Packed elements begin at the start of a stored one.
 inline std::size_t storage_bytes(Format f, std::int64_t n) { return std::size_t(stored_count(f, n)) * size_of(f); }
 
 inline bool has_side(Format f) { return info_of(f).side_bits > 0; }
-// Of n elements.
+// The elements of the second buffer for n elements.
 inline std::size_t side_count(Format f, std::int64_t n) {
     const std::size_t block = info_of(f).block;
     return (std::size_t(n) + block - 1) / block;
 }
 inline std::size_t side_bytes(Format f, std::int64_t n) { return side_count(f, n) * (info_of(f).side_bits / 8u); }
 
-// Whether a dtype of its own says that a buffer has this format, and nothing has to lie beside it.
+// Whether the format follows from the dtype alone and has no second buffer.
 inline bool is_plain(Format f) { return !has_side(f) && !info_of(f).stochastic; }
 
-// What a step computes in, by the format of its param.
+// The compute type of a step, by the format of its param.
 inline Format compute_format(Format param) { return info_of(param).compute; }
 
 }  // namespace adaptk::detail

@@ -17,7 +17,7 @@
 namespace adaptk::detail {
 namespace {
 
-// The tables of this build, and work over shares of an array.
+// The kernels of the current instruction set.
 const RandomTable& random_table() {
     [[maybe_unused]] const std::string_view isa = current_isa().name;
 #if defined(ADAPTK_X86_KERNELS)
@@ -32,7 +32,7 @@ const RandomTable& random_table() {
     return random_portable();
 }
 
-// A few microseconds of work for each thread, as of a step.
+// A few microseconds of work for each thread, as in a step.
 constexpr std::int64_t fewest_random_elements = 16384;
 
 template <class Body> void share_elements(std::int64_t elements, const Body& body) {
@@ -44,7 +44,7 @@ template <class Body> void share_elements(std::int64_t elements, const Body& bod
 }
 
 template <class T> T narrowed(double value) {
-    // What rounds to infinity is beyond what the conversion is defined for.
+    // The conversion is not defined for values that round to infinity.
     if constexpr (sizeof(T) == 4) {
         constexpr float infinite = std::numeric_limits<float>::infinity();
         if (std::abs(value) >= 0x1.ffffffp127) return value > 0 ? infinite : -infinite;
@@ -82,7 +82,7 @@ template <class T> const RandomKernel<T>& kernel_of(const RandomTable& k, Distri
     }
 }
 
-// The half of the distribution that lies below its centre has the better relative precision.
+// Probabilities below the distribution's centre have the better relative precision.
 template <class T> Distribution<T> distribution_of(const RandomFill& f) {
     Distribution<T> d{narrowed<T>(f.shift), narrowed<T>(f.scale)};
     if (f.kind != Distributed::truncated) return d;
@@ -193,10 +193,10 @@ void random_blocks_of(std::uint64_t seed, std::uint64_t stream, std::uint64_t fi
 }
 
 // The product of reflections that turn normally distributed vectors of lengths rows, rows - 1 ... into multiples of the
-// first unit vector: what the QR factorisation of a normally distributed matrix would come to, without the matrix
-// (G. W. Stewart, The efficient generation of random orthogonal matrices, SIAM J. Numer. Anal. 17, 1980). Columns
-// change sign so that R's diagonal is positive, without which the matrices are not uniformly distributed (F. Mezzadri,
-// How to generate random matrices from the classical compact groups, Notices of the AMS 54, 2007).
+// first unit vector. The QR factorisation of a normally distributed matrix would give the same distribution, but needs
+// the matrix (G. W. Stewart, The efficient generation of random orthogonal matrices, SIAM J. Numer. Anal. 17, 1980).
+// Columns change sign so that R's diagonal is positive, without which the matrices are not uniformly distributed (F.
+// Mezzadri, How to generate random matrices from the classical compact groups, Notices of the AMS 54, 2007).
 void random_orthogonal(std::uint64_t seed, std::int64_t rows, std::int64_t columns, double* out) {
     if (rows == 0 || columns == 0) return;
     // Reflection k: elements k ... rows - 1 of row k.
@@ -212,7 +212,7 @@ void random_orthogonal(std::uint64_t seed, std::int64_t rows, std::int64_t colum
             const double norm = std::sqrt(square), first = v[k];
             const double sign = first < 0 ? -1.0 : 1.0;
             v[k] = first + sign * norm;
-            // 2 / v'v. A vector of zeros, which can come out, is left as it is.
+            // 2 / v'v. A vector of zeros, which is possible, is not reflected.
             factors.push_back(norm > 0 ? 1.0 / (norm * (norm + std::abs(first))) : 0.0);
             signs.push_back(norm > 0 ? -sign : 1.0);
         }
@@ -227,7 +227,8 @@ void random_orthogonal(std::uint64_t seed, std::int64_t rows, std::int64_t colum
     run_on_threads(threads, [&](int thread, int) {
         const FloatingPointMode mode;
         double* const x = &space[std::size_t(thread * rows * width)];
-        // The first columns take least time; nobody waits for the last ones if these come first.
+        // The first columns take the least time. The last ones are done first, so that no thread waits for them at the
+        // end.
         for (std::int64_t p = 0; (p = panels - 1 - next.fetch_add(1, std::memory_order_relaxed)) >= 0;) {
             const std::int64_t column = p * width, held = std::min(width, columns - column);
             std::fill(x, x + rows * width, 0.0);

@@ -1,4 +1,4 @@
-// Fills memory with random numbers: the kernels of the current instruction set, on the threads of the library. The bits
+// Fills memory with random numbers, with the kernels of the current instruction set and the library's threads. The bits
 // depend on neither.
 #pragma once
 
@@ -17,7 +17,7 @@ struct RandomFill {
     Distributed kind;
     std::uint64_t seed = 0;
     std::uint64_t stream = 0;
-    // Of the first element in the stream; offset + size < 2^63.
+    // The position of the first element in the stream; offset + size < 2^63.
     std::uint64_t offset = 0;
     // uniform: shift + scale * [0, 1); normal: mean and standard deviation; truncated: also the ends, in standard
     // deviations from the mean.
@@ -25,7 +25,7 @@ struct RandomFill {
     double low = 0, high = 0;
 };
 
-// What the kernels for elements of a format are given: its numbers are of the type that is computed in.
+// The distribution for the kernels of a format, with its numbers in the format's compute type.
 ADAPTK_INTERNAL_API Distribution<double> distribution_of(const RandomFill& fill, Format format);
 
 // Memory of the CPU, at any address.

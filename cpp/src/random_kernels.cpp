@@ -1,5 +1,5 @@
-// The loops around the generator and the distributions of random.hpp. Compiled once for each instruction set, as
-// kernels.cpp is: plain loops, internal to the object, which exports one function.
+// The loops around the generator and the distributions of random.hpp. Like kernels.cpp, this file is compiled once for
+// each instruction set; all loops are internal, and one function is exported.
 #include "random_kernels.hpp"
 
 #include "adaptk/formats/float8.hpp"
@@ -16,7 +16,7 @@ using std::size_t;
 
 constexpr size_t blocks = random_blocks;
 
-// A stage of its own: with the distribution in the same loop, registers do not suffice.
+// A separate loop: together with the distribution there would not be enough registers.
 struct Words {
     alignas(64) std::uint32_t word[4][blocks];
 };
@@ -100,7 +100,7 @@ void normal_f64(const RandomSource& source, const Distribution<double>& d, std::
     }
 }
 
-// In double for all types: float's are the same numbers, rounded.
+// Computed in double for all types: for float, the same numbers are rounded.
 template <class T> void truncated(const RandomSource& source, const Distribution<T>& d, std::uint64_t tile, T* out) {
     Words w;
     draw(source, tile, w.word[0]);
@@ -140,7 +140,7 @@ void encode_e5m2_tile(const float* in, std::uint8_t* out, size_t n) {
     encode(in, out, n, [](float x) { return Float8E5M2::encode(x); });
 }
 
-// Every column has a sum of its own, over the rows in order, so its bits do not depend on the vector's width.
+// Every column has its own sum over the rows in order, so its bits do not depend on the width of vectors.
 void reflect(const double* v, double factor, size_t rows, double* x) {
     double sum[panel_columns] = {};
     for (size_t i = 0; i < rows; ++i) {

@@ -1,4 +1,4 @@
-// What an object of random kernels (random_kernels.cpp, compiled once for each instruction set) hands to random.cpp.
+// What an object of random kernels (random_kernels.cpp, compiled once for each instruction set) provides to random.cpp.
 #pragma once
 
 #include <cstddef>
@@ -6,8 +6,8 @@
 
 namespace adaptk::detail {
 
-// The numbers of a stream lie in tiles, each of as many blocks of the generator. Where a block gives k numbers, number
-// j of block b of a tile is element 256 j + b of the tile: neighbours in memory are neighbours in a vector.
+// The numbers of a stream are in tiles of this many blocks of the generator. If a block gives k numbers, number j of
+// block b of a tile is element 256 j + b of the tile: neighbours in memory are neighbours in a vector.
 inline constexpr std::size_t random_blocks = 256;
 inline constexpr std::size_t most_random_elements = 4 * random_blocks;
 
@@ -15,8 +15,8 @@ struct RandomSource {
     std::uint64_t seed, stream;
 };
 
-// Numbers that a distribution is made of: low + width * uniform, mean + std * normal; for a truncated normal one, the
-// probabilities of the two ends too, its sign (-1: mirrored) and the values that it is held between.
+// The numbers of a distribution: low + width * uniform, or mean + std * normal. A truncated normal one also has the
+// probability below the interval and that of the interval, its sign (-1: mirrored) and the bounds of its values.
 template <class T> struct Distribution {
     T shift, scale;
     double below = 0, between = 0, sign = 1, low = 0, high = 0;

@@ -1,5 +1,5 @@
-// The loops around the rules that keep one number for each row. Compiled once for each instruction set, as kernels.cpp
-// is: plain loops, internal to the object, which exports one function.
+// The loops around the rules that keep one number for each row. Like kernels.cpp, this file is compiled once for each
+// instruction set; all loops are internal, and one function is exported.
 #include "row_kernels.hpp"
 
 #include "compiler.hpp"
@@ -16,8 +16,8 @@ using std::size_t;
 
 constexpr size_t accumulators = 16;
 
-// x[j] + x[j + N / 2] for all j, and so on with those. Not a loop: compilers kept its sums in memory, which took longer
-// than the squares.
+// x[j] + x[j + N / 2] for all j, and so on with these sums. It is not a loop, because compilers kept a loop's sums in
+// memory, which took longer than the squares.
 template <size_t N, size_t Stride = 1, class T> ADAPTK_HD T tree_sum(const T* x) {
     if constexpr (N == 1) {
         return x[0];
@@ -58,7 +58,7 @@ ADAPTK_HD void update_elements(const StepCoefficients<R, T>& c, T factor, size_t
     }
 }
 
-// The numbers of those states, in their order.
+// The indices of these states, in order.
 template <class R, size_t... I> constexpr auto other_states(std::index_sequence<I...>) {
     return std::index_sequence<(I < row_state<R> ? I : I + 1)...>{};
 }

@@ -9,16 +9,16 @@
 
 namespace adaptk::detail {
 
-// The squares of a row are summed in parts of this many elements: each into 16 accumulators in the type that is
-// computed in, which a tree adds up; and the sums of the parts in double, in their order.
+// The squares of a row are summed in parts of this many elements: each part into 16 accumulators in the compute type,
+// which a tree adds up. The sums of the parts are added in double, in order.
 inline constexpr std::size_t row_part = 256;
 
-// coefficients: a StepCoefficients<R, T>; buffers: as those of a StepKernel, but that of the row's state, which has one
-// number.
+// coefficients: a StepCoefficients<R, T>; buffers: those of a StepKernel, except that the row's state has one number.
 struct RowWiseKernels {
     // A row of at most row_part elements.
     StepKernel step;
-    // Longer ones, in parts: the sum of squares of each; the factor of the row, from the mean; the update of each part.
+    // Longer rows are updated in parts: the sum of squares of each part, the factor of the row from the mean, and the
+    // update of each part.
     double (*square_sum)(const void* coefficients, const void* p, const void* g, std::size_t n);
     double (*factor)(const void* coefficients, double mean, void* number);
     void (*update)(const void* coefficients, double factor, void* const* buffer, std::size_t n);

@@ -21,7 +21,7 @@ template <class Value> std::string tuple_text(std::int32_t n, const Value& value
     return s += ')';
 }
 
-// An axis without its extent-1 companions, which strides say nothing about.
+// An axis with more than one element. The strides of others have no meaning.
 struct Axis {
     std::int64_t stride, extent;
 };
@@ -96,7 +96,7 @@ bool element_type(const adaptk_dtype& t, bool codes, Format& out) {
     if (t.lanes != 1) return false;
     for (const FormatInfo& f : formats())
         if (f.dlpack_code == t.code && f.dlpack_bits == t.bits) return out = f.id, codes || f.block == 1;
-    // What lies beside a split param may have a dtype that no element has. It has the same size.
+    // The second buffer of a split param may have a dtype that no format has. Its size is the same.
     for (const FormatInfo& f : formats())
         if (codes && f.split && f.side_code == t.code && f.side_bits == t.bits && f.side_bits == 8 * f.bytes)
             return out = f.id, true;
@@ -126,7 +126,7 @@ std::optional<Problem> read_tensor(const adaptk_tensor& t, TensorView& out, bool
     if (out.strides != nullptr) {
         std::int64_t expected = 1;
         for (std::int32_t i = out.ndim - 1; i >= 0; --i) {
-            // Products with element sizes must not overflow further on.
+            // Products with element sizes must not overflow later.
             if (out.strides[i] > INT64_MAX / 64 || out.strides[i] < -(INT64_MAX / 64))
                 return Problem{Kind::value, "not contiguous: impossible stride " + std::to_string(out.strides[i]) +
                                                 " of axis " + std::to_string(i)};
