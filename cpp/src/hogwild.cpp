@@ -17,7 +17,8 @@
 #include <type_traits>
 #include <vector>
 
-// Before a loop whose arrays do not overlap. Clang knows it of its own; asked for vectors, it warns where it has none.
+// Before a loop whose arrays do not overlap. Not for Clang, which finds this out itself and would warn about loops that
+// it cannot vectorise.
 #if defined(__clang__)
 #define ADAPTK_NO_OVERLAP
 #else
@@ -33,7 +34,8 @@ using std::size_t;
 using std::uint32_t;
 using std::uint64_t;
 
-// Relaxed accesses of what other threads may write at the same time. Some standard libraries have no atomic_ref yet.
+// Relaxed accesses to memory that other threads may write at the same time. Some standard libraries have no atomic_ref
+// yet.
 #if defined(__cpp_lib_atomic_ref)
 template <class T> ADAPTK_HD T load(const T* p) {
     return std::atomic_ref<T>(*const_cast<T*>(p)).load(std::memory_order_relaxed);
@@ -54,11 +56,11 @@ template <class T> ADAPTK_HD bool exchange(T* p, T& expected, T x) {
 }
 #endif
 
-// Two floats, or one double: what can be added to by one atomic operation.
+// Two floats or one double: the unit of an atomic addition.
 template <class T> using CellOf = std::conditional_t<sizeof(T) == 4, uint64_t, T>;
 
-// Asks for a line that will be changed. The instruction does nothing on old processors that do not have it; without an
-// option compilers would ask for the line as for a line to be read, and it would be fetched twice.
+// Prefetches a line that will be written. The instruction does nothing on old processors that do not have it. Without
+// an option, compilers would use the prefetch for reading, and the line would be fetched twice.
 ADAPTK_HD void prefetch_to_write([[maybe_unused]] const void* p) {
 #if defined(ADAPTK_GNU) && defined(__x86_64__)
     asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p)));
@@ -67,8 +69,8 @@ ADAPTK_HD void prefetch_to_write([[maybe_unused]] const void* p) {
 #endif
 }
 
-// e^x for x <= 0, within a unit or two in the last place: the same bits everywhere, which the C library's are not.
-// x = k ln 2 + r with |r| < 0.35; Taylor's series of 14 terms, whose next is below 2^-57.
+// e^x for x <= 0, within one or two units in the last place. It has the same bits everywhere, unlike the C library's. x
+// = k ln 2 + r with |r| < 0.35; Taylor's series of 14 terms, of which the next is below 2^-57.
 ADAPTK_HD double exp_of(double x) {
     const double bounded = x < -708.0 ? -708.0 : x;
     const double k = (bounded * 1.4426950408889634 + 0x1.8p52) - 0x1.8p52;
@@ -89,7 +91,7 @@ double power_of(double base, int64_t n) {
     return result;
 }
 
-// Calls body(thread, threads) on this many threads under the floating-point mode of the contract.
+// Calls body(thread, threads) on this many threads in the floating-point mode that the library guarantees.
 template <class Body> void share(int threads, const Body& body) {
     run_on_threads(threads, [&](int k, int n) {
         const FloatingPointMode mode;
@@ -97,7 +99,7 @@ template <class Body> void share(int threads, const Body& body) {
     });
 }
 
-// Below this many stored elements of work for each thread another one brings nothing.
+// With fewer stored elements for each thread, another thread saves no time.
 constexpr int64_t least_elements = 32768;
 
 int useful_threads(int threads, int64_t elements) {
@@ -108,8 +110,8 @@ int useful_threads(int threads, int64_t elements) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Rows
 
-// Calls body(indices) with a pointer to the type that they have. Loops over indices exist twice, and nothing around
-// them: a trainer for each type of index would take half of the time that this file compiles in.
+// Calls body(indices) with a pointer of their type. Only loops over indices exist for both types: a trainer for each
+// type would add half of this file's compile time.
 template <class Body> ADAPTK_HD void with_indices(const void* indices, bool wide, const Body& body) {
     if (wide) {
         body(static_cast<const int64_t*>(indices));
@@ -143,7 +145,7 @@ template <class T> class RowReader {
         return {data_ + begin, static_cast<const std::byte*>(indices_) + begin * index_bytes(), start(i + 1) - begin,
                 wide_indices_};
     }
-    // Inline: GCC leaves out calls of functions that have no effect but to prefetch.
+    // Inline, because GCC removes calls of functions that only prefetch.
     ADAPTK_HD void prefetch_start(int64_t i) const {
         if (starts_ != nullptr)
             prefetch<CacheLevel::first>(starts_, size_t(i) * (wide_starts_ ? sizeof(int64_t) : sizeof(int32_t)), 1);
@@ -234,15 +236,16 @@ template <class T> RowsReport check_as(const Rows& r, int64_t stored, int64_t* c
 // ---------------------------------------------------------------------------------------------------------------------
 // Order of the examples
 
-// Of large data so many neighbours are worked on at about the same time. With each row at a random place, most of the
-// time would go into finding its pages: measured, 1.2 to 1.8 us a row in the place of 0.3 to 0.8, on a loaded machine.
+// For large data, this many neighbouring examples are used at about the same time. If each row were at a random
+// address, most of the time would go into TLB misses: measured, 1.2 to 1.8 us per row instead of 0.3 to 0.8, on a
+// loaded machine.
 constexpr int64_t chunk_examples = 16;
 constexpr int64_t pool_examples = 128;
 constexpr int64_t block_examples = 1024;
 
 // The examples in an order that depends on seed and epoch alone, in blocks that each thread can compute for itself.
-// Without a list of them all: the chunks of a block are places of an arithmetic progression modulo their number, with a
-// random step that has no divisor in common with it. The examples of several chunks are shuffled with one another.
+// There is no list of all examples: the chunks of a block are terms of an arithmetic progression modulo the number of
+// chunks, with a random step coprime to it. The examples of several chunks are shuffled together.
 class Order {
   public:
     Order(int64_t examples, int64_t block, bool shuffle, uint64_t seed, uint64_t epoch)
@@ -259,7 +262,7 @@ class Order {
     }
 
     int64_t blocks() const { return blocks_; }
-    // The last one has the examples that make no whole chunk, too.
+    // The last block also has the examples that do not fill a chunk.
     int64_t size(int64_t b) const { return b + 1 < blocks_ ? block_ : n_ - b * block_; }
     int64_t most() const { return block_ + chunk_ - 1; }
     void fill(int64_t b, int64_t* order) const {
@@ -277,7 +280,7 @@ class Order {
             at = at >= chunks ? at - chunks : at;
         }
         for (; i < size; ++i) order[i] = begin + i;
-        // Fisher and Yates; the generator is D. E. Knuth's linear congruential one, of which the upper half is used.
+        // The shuffle of Fisher and Yates, with the upper half of D. E. Knuth's linear congruential generator.
         uint64_t state = mix_bits(key_ + uint64_t(b) + 1);
         const int64_t pool = chunk_ > 1 ? pool_examples : size;
         for (int64_t from = 0; from < size; from += pool) {
@@ -311,7 +314,8 @@ class Order {
 // ---------------------------------------------------------------------------------------------------------------------
 // Losses
 
-// A sum of log(1 + e) as the logarithm of a product, as long as that is not too large: a logarithm now and then.
+// A sum of log(1 + e), as the logarithm of a product that is taken when the product gets large: few logarithms are
+// computed.
 class LossSum {
   public:
     void add(double loss) { sum_ += loss; }
@@ -378,7 +382,7 @@ ADAPTK_HD double derivative(const LinearOptions& o, double p, double y, double w
     }
     }
     sum.add(weight * loss);
-    // An example far out must not throw the weights to infinity.
+    // An outlier must not make the weights infinite.
     return weight * clamp(d, -1e12, 1e12);
 }
 
@@ -399,7 +403,8 @@ template <class T> struct Weight {
 
 template <class T> ADAPTK_HD T soft_threshold(T x, T by) { return x > by ? x - by : x < -by ? x + by : T(0); }
 
-// The weight itself. ftrl: the minimum of the linear function z with the squares and the penalties of all steps.
+// The weight itself. ftrl: the minimiser of the linear function z plus the quadratic terms and the penalties of all
+// steps.
 template <SparseRule R, class T> ADAPTK_HD T value_of(const Weight<T>& w, const StepNumbers<T>& s) {
     if constexpr (R == SparseRule::ftrl) {
         return -soft_threshold(w.a, s.l1) / ((s.beta1 + sqrt(w.b)) / s.eta + s.l2);
@@ -408,7 +413,8 @@ template <SparseRule R, class T> ADAPTK_HD T value_of(const Weight<T>& w, const 
     }
 }
 
-// After an example with x in this feature, `rare` times the penalties; `value` is value_of(w).
+// Updates a weight after an example with the value x of this feature. Penalties are multiplied by `rare`; `value` is
+// value_of(w).
 template <SparseRule R, bool Penalised, class T>
 ADAPTK_HD Weight<T> updated(const Weight<T>& w, T value, T x, T rare, const StepNumbers<T>& s) {
     const T g = s.g * x;
@@ -451,20 +457,19 @@ template <SparseRule R, class T> ADAPTK_HD void store_weight(T* p, const Weight<
 // ---------------------------------------------------------------------------------------------------------------------
 // Frequent weights
 
-// What two threads write often travels from one cache to the other each time. So each thread has copies of the weights
-// of frequent features, and after about publish_every updates adds what it has changed to the shared ones, which lie
-// side by side in the same order meanwhile: one cache line that travels brings sixteen weights along. Features are in
-// tiers by frequency: tier b has those in at least one of 2^(b+1) examples and is published every publish_every * 2^b
-// examples.
+// A cache line that two threads write often moves from one cache to the other each time. So each thread has copies of
+// the weights of frequent features, and after about publish_every updates it adds its changes to the shared ones. These
+// are then adjacent and in the same order, so that one cache line has sixteen weights. Features are in tiers by
+// frequency: tier b has those in at least one of 2^(b+1) examples and is published every publish_every * 2^b examples.
 //
-// If the weights are not too many, each thread has copies of them all, in their own order, and the last tier has all
-// the others: rare features have neighbours in their cache line, so lines travel at almost every use. Measured on data
-// in the shape of RCV1 with two threads: two thirds of the time went into that.
+// If there are not too many weights, each thread has copies of all of them, in their own order, and the last tier has
+// all other features: rare features have neighbours in their cache line, so lines move between caches at almost every
+// use. Measured on data in the shape of RCV1 with two threads: this took two thirds of the time.
 struct FrequentWeights {
     static constexpr int most_tiers = 12;
     static constexpr int64_t most_numbers = int64_t{1} << 18;  // of a thread's copies of all weights
     bool all = false;
-    // By feature: its number, or that of its copy minus the number of copies.
+    // By feature: its index, or the index of its copy minus the number of copies.
     std::vector<int32_t> place;
     std::vector<int32_t> feature;  // of each copy
     std::vector<size_t> tier_end;
@@ -472,12 +477,12 @@ struct FrequentWeights {
     size_t size() const { return feature.size(); }
 };
 
-// `columns` is the place of the intercept, which is in the first tier.
+// `columns` is the index of the intercept, which is in the first tier.
 FrequentWeights frequent_weights(const LinearTask& t, const LinearOptions& o, int64_t publish_every,
                                  int64_t examples_of_a_thread, double mean_size) {
     FrequentWeights f;
     const int64_t columns = t.rows.columns;
-    // Making and publishing all copies is to be little beside the work of a round.
+    // Making and publishing all copies must take little of a round's time.
     f.all = (columns + 1) * fields_of(o.rule) <= FrequentWeights::most_numbers &&
             8.0 * double(columns) <= mean_size * double(examples_of_a_thread);
     std::vector<std::vector<int32_t>> tiers(1);
@@ -507,16 +512,16 @@ FrequentWeights frequent_weights(const LinearTask& t, const LinearOptions& o, in
 // ---------------------------------------------------------------------------------------------------------------------
 // Linear models
 
-// Step sizes change every so many examples, if they do.
+// If step sizes change, they change once per this many examples.
 constexpr int64_t group = 16;
 
-// Examples between asking for a row and its use.
+// The distance of prefetches, in examples.
 constexpr int64_t ahead = 4;
 
 class StepSizes {
   public:
     explicit StepSizes(const LinearOptions& o) : o_(o) {}
-    // Of the examples from t on, which is the number of those before.
+    // The step size for examples from t on, where t is the number of examples before.
     double at(int64_t t) const {
         if (o_.schedule == StepSchedule::optimal) return 1.0 / (o_.optimal_scale * (o_.optimal_t0 + double(t)));
         if (o_.schedule == StepSchedule::constant || t == 0) return o_.eta;
@@ -541,7 +546,7 @@ template <class T, SparseRule R> class LinearTrainer {
         if (t_.examples == 0) return 1;
         const double mean_size = double(t_.stored) / double(std::max<int64_t>(t_.rows.rows, 1));
         const auto elements = int64_t(mean_size * double(t_.examples));
-        // About 10 ms of work between two looks at `go_on`, more if there are many problems.
+        // About 10 ms of work between two calls of `go_on`, more if there are many problems.
         const double wanted = double(1 << 24) / (std::max(mean_size, 8.0) * double(block()));
         const auto round = int64_t(std::clamp(wanted, 1.0, 1e6));
         if (o_.mode == TrainingMode::deterministic) {
@@ -550,7 +555,7 @@ template <class T, SparseRule R> class LinearTrainer {
         }
         const int threads = int(std::min<int64_t>(useful_threads(o_.threads, elements), order_.blocks()));
         if (threads == 1) return in_order(1, round, losses, go_on);
-        // All threads together then make about so many updates of a weight from values that others have changed since.
+        // Then about this many updates of a weight, over all threads, use values that other threads have changed since.
         constexpr int stale_updates = 128;
         publish_every_ = o_.publish_every > 0 ? o_.publish_every : std::max(stale_updates / threads, 16);
         if (o_.mode == TrainingMode::hogwild && publish_every_ > 1 && t_.counts != nullptr &&
@@ -567,7 +572,7 @@ template <class T, SparseRule R> class LinearTrainer {
     static constexpr size_t in_pair = sizeof(Pair) / sizeof(T);
     static constexpr size_t asked_at_once = 4 * cache_line / sizeof(Pair);
 
-    // Of a thread; made before the threads are, for an exception must not leave one.
+    // The memory of a thread. It is allocated before the threads start, because no exception may leave a thread.
     struct alignas(cache_line) Scratch {
         Scratch(int64_t longest, size_t copies, int64_t block)
             : order(size_t(block)), a(size_t(longest)), b(fields<R> > 1 ? size_t(longest) : 0),
@@ -602,9 +607,9 @@ template <class T, SparseRule R> class LinearTrainer {
         return int64_t(std::clamp(13.8 / std::max(decay, 1e-9), 1.0, double(block_examples)));
     }
 
-    // Weights of sgd are stored divided by a scale, which the L2 penalty of an example makes smaller: one
-    // multiplication in the place of one for every weight. Each block has the scale of its place in the order, whoever
-    // works on it.
+    // Weights of sgd are stored divided by a scale. The L2 penalty of an example multiplies the scale: one
+    // multiplication instead of one for every weight. The scale of a block follows from its position in the order, and
+    // does not depend on the thread.
     Round plan(int64_t begin, int64_t most) const {
         Round r{begin, begin, {1.0}};
         while (r.end < order_.blocks() && r.end - r.begin < most && r.scale.back() > 1e-6) {
@@ -635,7 +640,7 @@ template <class T, SparseRule R> class LinearTrainer {
         for (int64_t u = 0; u < t_.rows.columns; ++u) w[u] = T(double(w[u]) * scale);
     }
 
-    // One problem after another on a thread, each in the order of the examples.
+    // Each problem on one thread, in the order of the examples.
     int in_order(int threads, int64_t round, double* losses, GoOn go_on) {
         const int64_t problems = std::max<int64_t>(t_.classes, 1);
         std::vector<LossSum> sums(static_cast<size_t>(problems));
@@ -661,7 +666,7 @@ template <class T, SparseRule R> class LinearTrainer {
         return worked;
     }
 
-    // All threads at one problem.
+    // All threads work on one problem.
     bool together(int64_t problem, int threads, int64_t round, double& loss, GoOn go_on) {
         std::mutex mutex;
         std::vector<Scratch> scratch = scratch_for(threads);
@@ -682,7 +687,7 @@ template <class T, SparseRule R> class LinearTrainer {
             });
             for_frequent([&](size_t i, int64_t u) { std::memcpy(w + u, exchanged(i), sizeof(T)); });
             if (R == SparseRule::adam) {
-                // Differences of an average of squares may add up to less than nothing.
+                // Changes of an average of squares may add up to a negative number.
                 for (const int64_t u : frequent_.feature) w[u * fields<R> + 2] = std::max(w[u * fields<R> + 2], T(0));
             }
             fold(problem, r.scale.back());
@@ -692,32 +697,33 @@ template <class T, SparseRule R> class LinearTrainer {
         return true;
     }
 
-    // Calls body(number in the order of tiers, place of the shared one) for all numbers of copies.
+    // Calls body(index in the order of tiers, index of the shared number) for all numbers of copies.
     template <class Body> void for_frequent(const Body& body) const {
         for (size_t i = 0; i < frequent_.size(); ++i)
             for (int64_t f = 0; f < fields<R>; ++f)
                 body(i * size_t(fields<R>) + size_t(f), int64_t(frequent_.feature[i]) * fields<R> + f);
     }
-    // Where a thread has the number that is this one in the order of tiers.
+    // The index of a thread's copy of number i in the order of tiers.
     ADAPTK_HD size_t copy(size_t i) const {
         constexpr auto n = size_t(fields<R>);
         return frequent_.all ? size_t(frequent_.feature[i / n]) * n + i % n : i;
     }
 
-    // The numbers of copies, and how many of them are in a pair: the last one may be filled up.
+    // The count of copied numbers, and how many are in a pair: the last pair may be padded.
     size_t numbers() const { return frequent_.size() * size_t(fields<R>); }
     size_t in_this(size_t pair) const { return std::min(in_pair, numbers() - pair * in_pair); }
 
     std::byte* exchanged(size_t i) { return reinterpret_cast<std::byte*>(exchanged_.data()) + i * sizeof(T); }
 
-    // What a pair is now, into `before` and the copies.
+    // Sets `before` and the copies to the present value of a pair.
     void take(size_t pair, Pair now, Scratch& s) const {
         T* const before = s.before.data() + pair * in_pair;
         std::memcpy(before, &now, sizeof now);
         for (size_t k = 0; k < in_this(pair); ++k) s.mine[copy(pair * in_pair + k)] = before[k];
     }
 
-    // Sums add up; of adam's averages the threads' mean does. A pair that reaches beyond the range goes along.
+    // Changes of sums are added, those of adam's averages are divided by the number of threads first. A pair that
+    // extends beyond the range is included.
     void publish(size_t begin, size_t end, Scratch& s) {
         constexpr auto n = size_t(fields<R>);
         const T part = T(1) / T(s.team);
@@ -736,7 +742,7 @@ template <class T, SparseRule R> class LinearTrainer {
                 take(pair, load(shared), s);
                 continue;
             }
-            // Begins with the value seen last: to load first would fetch the line twice, to read and to write it.
+            // Begins with the value seen last: a load would fetch the line twice, for reading and for writing.
             Pair seen, next;
             std::memcpy(&seen, before, sizeof seen);
             do {
@@ -748,7 +754,7 @@ template <class T, SparseRule R> class LinearTrainer {
         }
     }
 
-    // Pairs that this thread will change. An atomic addition waits for its line, and what comes after it waits, too.
+    // Prefetches pairs that this thread will change. An atomic addition waits for its line, and delays what follows.
     ADAPTK_HD void ask_to_change(size_t pair) const {
         for (size_t p = pair; p < std::min(pair + asked_at_once, exchanged_.size()); p += cache_line / sizeof(Pair))
             prefetch_to_write(exchanged_.data() + p);
@@ -886,7 +892,7 @@ template <class T, SparseRule R> class LinearTrainer {
         }
     }
 
-    // The weights of a row, out of the shared ones.
+    // The weights of a row, gathered from the shared ones.
     struct Gathered {
         explicit Gathered(Scratch& s) : a(s.a.data()), b(s.b.data()), c(s.c.data()) {}
         ADAPTK_HD void take(size_t j, const Weight<T>& w) const {
@@ -929,7 +935,7 @@ template <class T, SparseRule R> class LinearTrainer {
         }
     }
 
-    // Eight sums in a fixed order, which vectors of any width hold.
+    // Eight sums in a fixed order, for vectors of any width.
     static T inner(const T* x, const T* w, size_t n) {
         T sum[8] = {};
         size_t j = 0;
@@ -949,7 +955,7 @@ template <class T, SparseRule R> class LinearTrainer {
     Order order_;
     int64_t publish_every_ = 1;
     FrequentWeights frequent_;
-    std::vector<Pair> exchanged_;  // the shared weights that threads have copies of, in the order of the copies
+    std::vector<Pair> exchanged_;  // the shared weights of which threads have copies, in the order of the copies
 };
 
 }  // namespace
@@ -1009,22 +1015,22 @@ void linear_scores(const Rows& rows, const double* coefficients, const double* i
 
 namespace {
 
-// Factors are padded to whole vectors, with the bias behind them.
+// Factors are padded to whole vectors; the bias follows them.
 constexpr int64_t factor_grain = 8;
 
-// Each row of the matrix belongs to one thread, which works on its examples; factors that two threads write would
-// travel between their caches at almost every example. (If there are more columns than rows, read "column" for "row"
-// and the other way round.) The factors of columns are shared. Those of popular columns threads would fight for as for
-// frequent weights: so each has copies of them, and adds its changes to the shared ones after some updates.
+// Each row of the matrix belongs to one thread, which works on its examples: factors that two threads write would move
+// between their caches at almost every example. (If there are more columns than rows, exchange "row" and "column"
+// here.) The factors of columns are shared. There would be contention for those of popular columns, as for frequent
+// weights. So each thread has copies of them, and adds its changes to the shared ones after some updates.
 struct Popular {
     static constexpr int64_t one_in = 16384, most_numbers = 1 << 16, publish_every = 32;
-    std::vector<int32_t> place;  // by column: the number of its copy, or -1; empty if there are none
+    std::vector<int32_t> place;  // by column: the index of its copy, or -1; empty if there are none
     std::vector<int64_t> which;  // of each copy
 
     size_t size() const { return which.size(); }
 };
 
-// Rows or columns of examples.
+// The rows or the columns of examples.
 class Places {
   public:
     Places(const void* p, bool wide) : p_(p), wide_(wide) {}
@@ -1044,7 +1050,7 @@ class Places {
 Popular popular(const Places& of, int64_t examples, int64_t count, int64_t stride) {
     Popular p;
     if (count == 0 || count >= INT32_MAX) return p;
-    // Some of the examples tell.
+    // Some of the examples are enough for an estimate.
     const int64_t every = std::clamp<int64_t>(examples / (64 * Popular::one_in), 1, 16);
     std::vector<int32_t> seen(size_t(count), 0);
     for (int64_t i = 0; i < examples; i += every) ++seen[size_t(of[i])];
@@ -1078,7 +1084,7 @@ template <class T> class FactorTrainer {
     }
 
   private:
-    // What shared numbers are read and written as.
+    // The unit in which shared numbers are read and written.
     using Cell = CellOf<T>;
     static constexpr int64_t in_cell = int64_t(sizeof(Cell) / sizeof(T));
 
@@ -1094,7 +1100,7 @@ template <class T> class FactorTrainer {
         std::vector<int64_t> order;
         std::vector<T> a, b, a2, b2;
         Copies factors, squares;       // of the popular
-        std::vector<int32_t> updates;  // of each copy since it was published
+        std::vector<int32_t> updates;  // of each copy, since it was published
         double loss = 0;
     };
 
@@ -1121,7 +1127,7 @@ template <class T> class FactorTrainer {
         s.updates.assign(popular_.size(), 0);
     }
 
-    // Adds what has changed in a copy to the shared numbers, and takes over what the others have added.
+    // Adds the changes of a copy to the shared numbers, and sets the copy to the result.
     void publish(Copies& c, size_t i, Cell* shared) const {
         for (int64_t j = 0; j < cells(); ++j) {
             Cell& mine = c.mine[i * size_t(cells()) + size_t(j)];
@@ -1150,7 +1156,8 @@ template <class T> class FactorTrainer {
             if (s.updates[i] > 0) publish(s, i);
     }
 
-    // Examples of a round by the thread that they belong to, in the order of training: a list of each block's for each.
+    // The examples of a round by the thread that they belong to, in the order of training: a list for each block and
+    // thread.
     struct Dealt {
         int64_t first_block, threads;
         std::vector<int64_t> examples, starts;
@@ -1162,7 +1169,7 @@ template <class T> class FactorTrainer {
         int64_t* starts_of(int64_t b) { return starts.data() + (b - first_block) * (threads + 1); }
     };
 
-    // Cuts the order of block b up: its examples are those of the owners of its rows, or of its columns.
+    // Divides the order of block b: an example belongs to the owner of its row, or of its column.
     void deal(Dealt& to, const Order& order, int64_t b, Scratch& s) const {
         order.fill(b, s.order.data());
         const Places owned = by_rows_ ? rows_ : columns_;
@@ -1231,7 +1238,7 @@ template <class T> class FactorTrainer {
         return worked;
     }
 
-    // Groups of rows and columns: in turn g each row group i works on the column group i + g, so no two threads have a
+    // Groups of rows and columns: in turn g, row group i is updated with column group i + g, so no two threads have a
     // row or a column in common (R. Gemulla, E. Nijkamp, P. J. Haas, Y. Sismanis, Large-scale matrix factorization with
     // distributed stochastic gradient descent, KDD 2011).
     int by_blocks(int threads, double* loss, GoOn go_on) {
@@ -1268,11 +1275,11 @@ template <class T> class FactorTrainer {
         return worked;
     }
 
-    // Where the factors of a row or a column are that a thread works with.
+    // The factors of a row or a column that a thread works with.
     struct Place {
         Cell* factors;
         Cell* squares;  // null: there are none
-        int64_t copy;   // its number, or -1
+        int64_t copy;   // its index, or -1
     };
     Place place(bool shared, int64_t u, void* factors, void* squares, Scratch& s) const {
         const int64_t copy = !shared || popular_.place.empty() ? -1 : popular_.place[size_t(u)];

@@ -10,8 +10,8 @@
 
 namespace adaptk::detail {
 
-// deterministic: the examples in one order, whatever the number of threads. locked: one lock for all weights, so that
-// every gradient is that of the weights which it changes.
+// deterministic: the examples in one order for any number of threads. locked: one lock for all weights, so that every
+// gradient is that of the weights that it changes.
 enum class TrainingMode { hogwild, locked, deterministic };
 
 enum class LinearLoss { log_loss, hinge, squared_hinge, squared_error, huber };
@@ -22,7 +22,7 @@ enum class StepSchedule { constant, invscaling, optimal };
 // Rows of a matrix in the caller's memory, of float or double: compressed, or dense in C order.
 struct Rows {
     const void* data = nullptr;
-    // Dense: 0 ... columns - 1, for all rows. Compressed: of each row in increasing order.
+    // Dense: 0 ... columns - 1, for all rows. Compressed: those of each row, in increasing order.
     const void* indices = nullptr;
     // Where each row begins, and the last one ends; null if dense.
     const void* starts = nullptr;
@@ -40,11 +40,11 @@ struct RowsReport {
     std::int64_t longest = 0;
 };
 
-// Reads everything once. `stored`: the elements that there are. Adds to counts[u] the number of rows with feature u.
+// Reads everything once. `stored`: the number of stored elements. Adds to counts[u] the number of rows with feature u.
 ADAPTK_INTERNAL_API RowsReport check_rows(const Rows& rows, std::int64_t stored, std::int64_t* counts);
 
-// Numbers of a weight that lie together: sgd w; adagrad w and the sum of squares; adam w, both moments and nothing;
-// ftrl the sum z, and that of squares.
+// The number of fields of a weight, which are adjacent: sgd w; adagrad w and the sum of squares; adam w, both moments
+// and padding; ftrl the sums z and of squares.
 ADAPTK_INTERNAL_API int fields_of(SparseRule rule);
 
 struct LinearTask {
@@ -52,17 +52,18 @@ struct LinearTask {
     // The examples are rows subset[0] ... [examples - 1], or the first ones if it is null.
     const std::int64_t* subset = nullptr;
     std::int64_t examples = 0;
-    // By row: a number; a class if classes >= 1. Problem k of so many then tells class k from the others, or, if it is
-    // the only one, class 1 from class 0.
+    // By row: a number, or a class if classes >= 1. Problem k then separates class k from the others or, if there is
+    // one problem, class 1 from class 0.
     const double* targets = nullptr;
     std::int64_t classes = 0;
     const double* row_weights = nullptr;    // by row, or null
     const double* class_weights = nullptr;  // two for each problem, of the others and of the class, or null
-    // For each problem columns + 1 weights with their fields, the last one the intercept; of the type of the rows.
+    // For each problem, columns + 1 weights with their fields, in the type of the rows. The last weight is the
+    // intercept.
     void* weights = nullptr;
-    // By feature the number of examples over that of those which have it; null if no penalty needs it.
+    // By feature: the number of examples divided by that of examples with the feature; null if no penalty needs it.
     const double* rarity = nullptr;
-    // By feature the number of rows with it, of counted_rows; null if all threads write all weights directly.
+    // By feature: how many of counted_rows rows have it; null if all threads write all weights directly.
     const std::int64_t* counts = nullptr;
     std::int64_t counted_rows = 0;
     std::int64_t longest = 0;  // of the report
@@ -81,22 +82,22 @@ struct LinearOptions {
     bool intercept = true;
     bool shuffle = true;
     int threads = 1;
-    // A thread adds its updates of a frequent weight to the shared one after about so many; 1: writes it directly; 0:
-    // by the number of threads.
+    // A thread adds its updates of a frequent weight to the shared one after about this many updates. 1: it writes the
+    // weight directly; 0: chosen from the number of threads.
     int publish_every = 0;
     std::uint64_t seed = 0;
     std::int64_t epoch = 0;
     std::int64_t steps_before = 0;  // examples seen before
 };
 
-// Called now and then on the calling thread; false ends the training there.
+// Called from time to time on the calling thread; false ends the training.
 struct GoOn {
     bool (*call)(void* context) = nullptr;
     void* context = nullptr;
 };
 
 // One pass over the examples. losses[k]: the sum of problem k's losses, each before its example's update. Returns the
-// number of threads that worked at once, or 0 if `go_on` ended it.
+// number of threads that worked concurrently, or 0 if `go_on` ended it.
 ADAPTK_INTERNAL_API int train_linear(const LinearTask& task, const LinearOptions& options, double* losses, GoOn go_on);
 
 // out[i * outputs + k] = intercept k + row i times coefficients k, of `outputs` x columns.
@@ -111,7 +112,8 @@ struct FactorTask {
     std::int64_t examples = 0;
     bool wide_indices = false, doubles = false;
     std::int64_t rank = 0;
-    // Elements from one row's factors to the next one's: factor_stride(rank). The bias stands behind the factors.
+    // The distance of one row's factors from the next one's is factor_stride(rank) elements. The bias follows the
+    // factors.
     void* row_factors = nullptr;
     void* column_factors = nullptr;
     void* row_squares = nullptr;  // adagrad's sums of squares
@@ -119,7 +121,7 @@ struct FactorTask {
     // How many rows and columns the factors have; 0: all threads write all factors directly.
     std::int64_t row_count = 0, column_count = 0;
     double mean = 0;
-    // Deterministic: the examples by block, of factor_blocks(); null in the other modes.
+    // Deterministic: the examples in the order of factor_blocks(); null in the other modes.
     const std::int64_t* order = nullptr;
     const std::int64_t* block_starts = nullptr;
 };
@@ -137,10 +139,10 @@ struct FactorOptions {
 
 ADAPTK_INTERNAL_API std::int64_t factor_stride(std::int64_t rank);
 
-// Rows and columns in so many classes each, by remainder: blocks without a common row or column are independent.
+// Rows and columns are in this many groups each, by remainder: blocks without a common row or column are independent.
 inline constexpr std::int64_t factor_groups = 16;
 
-// Sorts the examples by block; `starts` gets factor_groups^2 + 1 places.
+// Sorts the examples by block; `starts` has factor_groups^2 + 1 elements.
 ADAPTK_INTERNAL_API void factor_blocks(const FactorTask& task, std::int64_t* order, std::int64_t* starts);
 
 // One pass; `loss` gets the sum of squared errors, each before its example's update. Returns as train_linear.
