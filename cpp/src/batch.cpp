@@ -12,7 +12,7 @@
 namespace adaptk::detail {
 
 const BatchTable& batch_table([[maybe_unused]] std::string_view isa) {
-    // v2 has the portable ones' registers, and little more that these loops need.
+    // v2 has the registers of the portable kernels, and little else that these loops would use.
 #if defined(ADAPTK_X86_KERNELS)
     if (isa == "x86-64-v3") return batch_v3();
 #if !defined(ADAPTK_NO_V4_KERNELS)
@@ -87,7 +87,7 @@ bool solve_batch(const BatchTable& table, int threads, const BatchChoice& choice
     Queue queue;
     queue.count = problem.count;
     queue.poll = poll;
-    // Small enough for the threads to end together.
+    // Small enough that the threads end at about the same time.
     queue.chunk = std::clamp<std::int64_t>(problem.count / (16 * std::int64_t(threads)), 1, 64);
     const auto work = [&](int thread) {
         const FloatingPointMode mode;

@@ -7,16 +7,16 @@
 
 namespace adaptk::detail {
 
-// The kernels of the instruction set of this name, as dispatch.hpp names them.
+// The kernels of an instruction set, by its name in dispatch.hpp.
 const BatchTable& batch_table(std::string_view isa);
 
-// Asked about twenty times a second by the calling thread; false ends the run.
+// Called about twenty times a second by the calling thread; false ends the run.
 struct BatchPoll {
     bool (*go)(void* context) = nullptr;
     void* context = nullptr;
 };
 
-// False where `poll` ended it: some problems' results are then not there.
+// False if `poll` ended it: some problems then have no results.
 template <class T>
 bool solve_batch(const BatchTable& table, int threads, const BatchChoice& choice, const solve::BatchProblem<T>& problem,
                  const solve::BatchOptions<T>& options, const BatchPoll& poll);

@@ -1,6 +1,7 @@
-// The batched solver for each built-in model. Compiled once for each instruction set, as kernels.cpp is: the templates
-// of batch.hpp are instantiated with types of this object's own, and so are not shared with another one. The solver
-// exists once for each number of parameters; models reach it through a pointer, called for a block of points.
+// The batched solver for each built-in model. Like kernels.cpp, this file is compiled once for each instruction set:
+// the templates of batch.hpp are instantiated with types of this object, so that objects do not share them. The solver
+// is instantiated once for each number of parameters; it calls models through a pointer, for a block of points at a
+// time.
 #include "batch_kernels.hpp"
 
 #include "batch_program_kernels.hpp"

@@ -1,4 +1,4 @@
-// What an object of batch kernels (batch_kernels.cpp, compiled once for each instruction set) hands to batch.cpp.
+// What an object of batch kernels (batch_kernels.cpp, compiled once for each instruction set) provides to batch.cpp.
 #pragma once
 
 #include "adaptk/solve/batch.hpp"

@@ -11,7 +11,7 @@ enum class BatchOp : std::uint16_t {
     subtract,
     multiply,
     divide,
-    maximum,  // a NaN comes out
+    maximum,  // NaN if an operand is NaN
     minimum,
     less,  // 1 or 0
     less_equal,
@@ -30,7 +30,8 @@ enum class BatchOp : std::uint16_t {
     arc_tangent,
 };
 
-// Places are, in this order: numbers, parameters, what follows from these alone, a point's inputs, slots.
+// Operands are numbered in this order: numbers, parameters, results that depend on these alone, a point's inputs,
+// slots.
 struct BatchInstruction {
     std::uint16_t op, to, a, b, c;
 };

@@ -1,5 +1,5 @@
-// Runs models that are programs. An instruction is carried out for some points at once, so that what it takes to find
-// out which one it is counts little. Everything is in an unnamed namespace, so that each kernel object has its own.
+// Runs models that are programs. Each instruction is executed for several points at once, so that decoding it costs
+// little. Everything is in an unnamed namespace, so that each kernel object has its own.
 #pragma once
 
 #include "adaptk/solve/lanes.hpp"

@@ -45,32 +45,32 @@ std::string path_of_folder() {
     return path;
 }
 
-// The folder that this one is in; that of "/" is "/".
+// The parent of a folder; that of "/" is "/".
 std::string above(const std::string& path) {
     const std::size_t end = path.rfind('/');
     return end == 0 ? "/" : path.substr(0, end);
 }
 
-// Makes it, and those above that are not there, for this user alone.
+// Creates a folder and missing parents, for this user alone.
 bool make(const std::string& path) {
     if (mkdir(path.c_str(), 0700) == 0 || errno == EEXIST) return true;
     return errno == ENOENT && path != "/" && make(above(path)) && (mkdir(path.c_str(), 0700) == 0 || errno == EEXIST);
 }
 
-// The first one, of this folder and those above it, that others than this user and root can change.
+// The first of this folder and its parents that a user other than this one and root can change.
 std::string changeable_by_others(const std::string& path) {
     for (std::string at = path;; at = above(at)) {
         struct stat s;
         if (stat(at.c_str(), &s) != 0) return at;
         const bool own = at == path;
         const bool others = (s.st_mode & (own ? S_IWOTH | S_IWGRP : S_IWOTH)) != 0;
-        const bool apart = !own && (s.st_mode & S_ISVTX) != 0;  // as /tmp: what is in it is its owners'
+        const bool apart = !own && (s.st_mode & S_ISVTX) != 0;  // as /tmp: only owners can change what is in it
         if (!S_ISDIR(s.st_mode) || (s.st_uid != geteuid() && (own || s.st_uid != 0)) || (others && !apart)) return at;
         if (at == "/") return {};
     }
 }
 
-// Of no danger if two keys share it: the file has the key.
+// If two keys share a file name, no harm is done, because the file contains the key.
 std::string file_of(const std::string& folder, std::string_view key) {
     std::uint64_t h = 0xcbf29ce484222325u;
     for (const char c : key) h = (h ^ std::uint8_t(c)) * 0x100000001b3u;

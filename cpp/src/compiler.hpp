@@ -1,4 +1,4 @@
-// What compilers have under different names, or not at all.
+// Features that compilers have under different names, or not at all.
 #pragma once
 
 #include "adaptk/prefetch.hpp"
@@ -7,7 +7,7 @@
 
 ADAPTK_NAMESPACE_BEGIN
 
-// Sums and products of counts, which are not negative: true where int64 cannot hold the result.
+// Sums and products of counts, which are not negative: true if int64 cannot hold the result.
 ADAPTK_HD bool sum_overflows(std::int64_t a, std::int64_t b, std::int64_t& sum) {
 #if defined(ADAPTK_GNU)
     return __builtin_add_overflow(a, b, &sum);

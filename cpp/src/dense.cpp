@@ -23,8 +23,8 @@ const DenseTable& dense_table([[maybe_unused]] std::string_view isa) {
 
 namespace {
 
-// Calls work(i) for all i < count; which thread does which does not matter to the result. In the pool: OpenMP waits for
-// each of its threads at each call, and these wait for a processor while threads of NumPy's linear algebra spin.
+// Calls work(i) for all i < count; the result does not depend on which thread calls which. Not with OpenMP, which waits
+// for each of its threads at each call: these wait for a processor while threads of NumPy's linear algebra spin.
 template <class Work> void share(int threads, int count, const Work& work) {
     threads = std::min(threads, count);
     if (threads <= 1) {
@@ -43,20 +43,21 @@ struct Tile {
     int i, j;
 };
 
-// Of the lower triangle of tiles, column after column.
+// The tiles of the lower triangle are numbered column after column.
 Tile tile_of(int index, int tiles) {
     int column = 0;
     while (index >= tiles - column) index -= tiles - column++;
     return {column + index, column};
 }
 
-// How many rows of m a part has that sums of its own are taken of, if there are to be about `parts`.
+// The rows of a part with its own sums, if m rows are divided into about `parts`.
 int rows_of_part(int m, int parts) {
     constexpr int fewest = 8 * dense_depth;
     return std::max(fewest, parts_of(parts_of(m, std::max(1, parts)), dense_depth) * dense_depth);
 }
 
-// Adds the lower triangles of `count` matrices, `apart` from one another, to c, each element in their order.
+// Adds the lower triangles of `count` matrices, at a distance of `apart`, to c, each element in the order of the
+// matrices.
 template <class T> void add_parts(int threads, T* c, int n, const T* more, std::int64_t apart, int count) {
     if (count == 0) return;
     share(threads, parts_of(n, 16), [&](int block) {
@@ -69,11 +70,11 @@ template <class T> void add_parts(int threads, T* c, int n, const T* more, std::
     });
 }
 
-// How far below the diagonal the lower triangle has anything but zeros, if that is at most `most`, else n.
+// The bandwidth below the diagonal of the lower triangle if it is at most `most`, else n.
 template <class T> int bandwidth(const T* a, int n, int most) {
     for (int j = 0; j + most + 1 < n; ++j) {
         const T* const column = a + std::int64_t(j) * n;
-        // The corner first: it tells at once of nearly all matrices that they are full.
+        // From the corner on: nearly all full matrices are recognised at once.
         for (int i = n - 1; i > j + most; --i)
             if (!(column[i] == 0)) return n;
     }
@@ -84,7 +85,7 @@ template <class T> int bandwidth(const T* a, int n, int most) {
     return band;
 }
 
-// Column after column, which has nothing beyond the band.
+// Column after column; elements beyond the band are zero.
 template <class T> int banded_cholesky(T* a, int n, int band) {
     for (int k = 0; k < n; ++k) {
         T* const column = a + std::int64_t(k) * n;
@@ -104,16 +105,16 @@ template <class T> int banded_cholesky(T* a, int n, int band) {
 
 }  // namespace
 
-// A band that takes less time than the panels would, as of chains of variables. Else panels of dense_depth columns: the
-// block on the diagonal, then the rows below it, tile by tile, then the rest of the lower triangle, tile by tile. Two
-// waits for the other threads a panel.
+// Band matrices, as of chains of variables, have an algorithm of their own if it is faster. Others are factored in
+// panels of dense_depth columns: the block on the diagonal, then the rows below it, tile by tile, then the rest of the
+// lower triangle, tile by tile. Threads wait for one another twice per panel.
 template <class T> int cholesky(const DenseKernels<T>& kernels, int threads, T* a, int n) {
     const std::int64_t ld = n;
     const auto at = [&](int i, int j) { return a + j * ld + i; };
     if (const int band = bandwidth(a, n, n / 16); band < n) return banded_cholesky(a, n, band);
     for (int k = 0; k < n; k += dense_depth) {
         const int end = std::min(k + dense_depth, n);
-        // Rows [first, first + rows) of the panel's columns j ... brought up to date by the columns before, and solved.
+        // Updates rows [first, first + rows) of the panel's columns j ... with the columns before, and solves them.
         const auto solve = [&](int first, int rows, int j) {
             const int width = std::min(dense_block, end - j);
             if (j > k) kernels.update(at(first, k), ld, at(j, k), ld, rows, width, j - k, at(first, j), ld, false);
@@ -140,8 +141,8 @@ template <class T> int cholesky(const DenseKernels<T>& kernels, int threads, T* 
     return 0;
 }
 
-// Tiles of c, and where these are few, parts of the rows of a, which have sums of their own. How many parts follows
-// from m and n alone.
+// Work is divided into tiles of c and, if these are few, parts of the rows of a, which have their own sums. The number
+// of parts depends on m and n alone.
 template <class T>
 void gram(const DenseKernels<T>& kernels, int threads, const T* a, int m, int n, T* c, std::vector<T>& scratch) {
     constexpr int enough = 24;
@@ -164,8 +165,8 @@ void gram(const DenseKernels<T>& kernels, int threads, const T* a, int m, int n,
     add_parts(threads, c, n, scratch.data(), size, parts - 1);
 }
 
-// Parts of the rows have sums of their own. If c is small, one thread takes all of it, so that it reads a once; else
-// tiles, as above.
+// Parts of the rows have their own sums. If c is small, a thread computes all of it, so that it reads a once. Else
+// there are tiles, as above.
 template <class T>
 void gram_rows(const DenseKernels<T>& kernels, int threads, const T* a, int m, int n, const T* x, T* c, T* out,
                std::vector<T>& scratch) {
@@ -190,7 +191,7 @@ void gram_rows(const DenseKernels<T>& kernels, int threads, const T* a, int m, i
         for (int k = part * depth; k < last; k += dense_depth) {
             const T* const rows = a + std::int64_t(k) * n;
             const int count = std::min(dense_depth, last - k);
-            // In the order of memory, which brings these rows into the cache.
+            // In the order of memory, and before the rest: this brings these rows into the cache.
             if (whole) kernels.project_rows(rows, n, count, n, x + k, along);
             for (int t = first_tile; t < last_tile; ++t) {
                 const Tile tile = tile_of(t, across);
@@ -299,7 +300,7 @@ template <class T> void inverse(const DenseKernels<T>& kernels, int threads, con
     });
 }
 
-// In square tiles, so that both sides go by whole lines of the cache.
+// In square tiles, so that both sides use whole cache lines.
 template <class T> void transpose(int threads, const T* from, std::int64_t rows, std::int64_t columns, T* to) {
     constexpr std::int64_t tile = 32, strip = 512;
     const auto strips = int((rows + strip - 1) / strip);

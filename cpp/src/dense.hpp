@@ -10,12 +10,12 @@
 
 namespace adaptk::detail {
 
-// The kernels of the instruction set of this name, as dispatch.hpp names them.
+// The kernels of an instruction set, by its name in dispatch.hpp.
 const DenseTable& dense_table(std::string_view isa);
 
-// The lower triangle of the n x n matrix becomes its Cholesky factor L; what is above the diagonal is lost. Returns 0,
-// or the order k of the first leading minor that is not positive: then rows and columns before k hold their part of L,
-// row k too, and its diagonal element what is left of the pivot.
+// The lower triangle of the n x n matrix becomes its Cholesky factor L; elements above the diagonal are lost. Returns
+// 0, or the order k of the first leading minor that is not positive. Rows and columns before k, and row k, then have
+// their part of L, and the diagonal element of row k is the pivot.
 template <class T> int cholesky(const DenseKernels<T>& kernels, int threads, T* a, int n);
 
 // The lower triangle of a'a for an m x n matrix. `scratch` keeps its memory from call to call.

@@ -1,6 +1,6 @@
-// The inner loops of dense factorisations. Compiled once for each instruction set, as kernels.cpp is: all but one
-// function are internal, so that no symbol of this object can stand in for another one's. Written with the compiler's
-// vectors and not with Eigen, whose templates would be the same symbols in each object.
+// The inner loops of dense factorisations. Like kernels.cpp, this file is compiled once for each instruction set: all
+// functions but one are internal, so that objects share no symbols. They are written with the compiler's vectors and
+// not with Eigen, whose templates would be the same symbols in each object.
 #include "dense_kernels.hpp"
 
 #include "adaptk/config.hpp"
@@ -16,8 +16,8 @@
 namespace adaptk::detail {
 namespace {
 
-// Vector bytes, vectors in a column of the micro-tile, its columns. Accumulators fill the registers but for one column
-// of a and one broadcast element of b.
+// Bytes of a vector, vectors in a column of the micro-tile, and its columns. Accumulators fill all registers except
+// those for one column of a and one broadcast element of b.
 #if defined(__AVX512F__)
 constexpr int bytes = 64, tall = 3, wide = 8;
 #elif defined(__AVX__)
@@ -77,7 +77,7 @@ template <bool add, int step, int count, class T> void micro(const T* a, const T
 }
 #endif
 
-// The same of as many vectors as there are.
+// The same for as many vectors as there are.
 template <bool add, int step, class T, int most = tall>
 void micro_of(int count, const T* a, const T* b, int depth, T* c, std::int64_t ld) {
     if constexpr (most > 1)
@@ -107,7 +107,7 @@ template <int height, class T> void pack(const T* a, std::int64_t ld, int rows, 
 #endif
 
 #if defined(ADAPTK_SHUFFLES)
-// A square of vectors, transposed: elements whose index has the bit `step` change places with their mirror images.
+// Transposes a square of vectors: elements whose index has the bit `step` are exchanged with their mirror images.
 template <class T, int step, std::size_t... i>
 ADAPTK_HD void exchange(typename Packed<T>::Vector& a, typename Packed<T>::Vector& b, std::index_sequence<i...>) {
     const auto low = __builtin_shufflevector(a, b, (int(i) & step ? int(i) - step + lanes<T> : int(i))...);
@@ -122,10 +122,10 @@ template <class T, int step = lanes<T> / 2> ADAPTK_HD void transpose(typename Pa
 }
 #endif
 
-// The same of a transposed operand: depth x rows, with panels of `height` of its columns.
+// The same for a transposed operand: depth x rows, with panels of `height` of its columns.
 template <int height, class T> void pack_transposed(const T* a, std::int64_t ld, int rows, int depth, T* out) {
     for (int r = 0; r < rows; r += height, out += std::int64_t(height) * depth) {
-        int whole = 0;  // columns that are packed in squares
+        int whole = 0;  // number of columns that are packed in squares
 #if defined(ADAPTK_SHUFFLES)
         if constexpr (height % lanes<T> == 0) {
             using Loose = typename Packed<T>::Loose;
@@ -149,7 +149,7 @@ template <int height, class T> void pack_transposed(const T* a, std::int64_t ld,
         for (int i = whole; i < height; ++i) {
             const T* column = a + (r + i) * ld;
             if (r + i < rows) {
-                // The next call's part, which comes too late where each column is a page of its own.
+                // Prefetches the next call's part. Hardware prefetchers are too late if each column is in its own page.
                 prefetch<CacheLevel::first>(column, std::size_t(depth) * sizeof(T), std::size_t(depth) * sizeof(T));
                 for (int k = 0; k < depth; ++k) out[k * height + i] = column[k];
             } else {
@@ -159,7 +159,7 @@ template <int height, class T> void pack_transposed(const T* a, std::int64_t ld,
     }
 }
 
-// The same, for rows that are much longer than a panel is wide: each is read as it lies in memory.
+// The same for rows that are much longer than a panel is wide: each is read in the order of memory.
 template <int height, class T> void pack_along(const T* a, std::int64_t ld, int rows, int depth, T* out) {
     const int whole = rows / height * height;
     for (int k = 0; k < depth; ++k, a += ld) {
@@ -180,13 +180,13 @@ template <int height, class T> void pack_along(const T* a, std::int64_t ld, int 
     }
 }
 
-// c += or -= a b' from packed operands, b in panels of `step`. What of c is above the diagonal, or beyond its rows, is
-// left out by whole vectors.
+// c += or -= a b' from packed operands, b in panels of `step`. Whole vectors of c above the diagonal or beyond its rows
+// are left out.
 template <bool add, int step, class T>
 void multiply(const T* packed_a, const T* packed_b, int rows, int columns, int depth, T* c, std::int64_t ld,
               bool lower) {
     static_assert(step % wide == 0);
-    // The larger panel stays in L1 while the others go by.
+    // The larger panel stays in L1 while the others are read.
     for (int i = 0; i < rows; i += high<T>) {
         const int left = rows - i < high<T> ? rows - i : high<T>, used = (left + lanes<T> - 1) / lanes<T>;
         for (int j = 0; j < columns && !(lower && i + left <= j); j += wide) {
@@ -313,7 +313,7 @@ template <class T> void backward(const T* l, std::int64_t ld, int n, T* b) {
     constexpr int many = 4 * lanes<T>;
     for (int k = n - 1; k >= 0; --k) {
         const T* column = l + k * ld;
-        // Sums side by side: one running sum would wait for itself.
+        // Several sums at once: with a single one, each addition would wait for the one before.
         T sum[many] = {};
         int i = k + 1;
         for (; i + many <= n; i += many)

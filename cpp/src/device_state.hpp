@@ -1,6 +1,6 @@
-// What a plan keeps on a CUDA device beside the params and states: memory for tables, the counts of steps if the host
-// may not know them, the outcomes of steps, and copies of params during a look-ahead. Nothing here holds the GIL, and
-// nearly all of it may wait for the device: call it without.
+// What a plan keeps on a CUDA device besides params and states: memory for tables, the counts of steps if the host may
+// not know them, the outcomes of steps, and copies of params during a look-ahead. Nearly every function may wait for
+// the device, so callers must not hold the GIL.
 #pragma once
 
 #include "cuda_library.hpp"
@@ -15,7 +15,7 @@ namespace adaptk::detail {
 
 class Reports;
 
-// There is no place for the outcome of another step.
+// Thrown if there is no place for the outcome of another step.
 struct ADAPTK_INTERNAL_API NoPlaceForReport {};
 
 // The outcome of one step, which the device knows some time after the step was put on its stream. Reading it waits.
@@ -36,8 +36,8 @@ class Report {
     std::optional<StepReport> known_;
 };
 
-// Places on the device for outcomes, used in turn: one that is still wanted is read before its place is used again, but
-// not under capture, where nothing can be waited for.
+// Places on the device for outcomes, used in turn. An outcome that is still wanted is read before its place is used
+// again, except under capture, when nothing can be waited for.
 class Reports : public std::enable_shared_from_this<Reports> {
   public:
     static constexpr std::size_t count = 256;
@@ -75,15 +75,15 @@ class DeviceState {
     void rewrite_counts(std::span<const std::int64_t> steps);
     void forget_counts() { counts_.reset(); }
 
-    // Places for outcomes, which cannot be made under capture.
+    // Makes places for outcomes, which is impossible under capture.
     ADAPTK_INTERNAL_API void need_reports();
     bool has_reports() const { return reports_ != nullptr; }
     std::shared_ptr<Report> next_report(bool captured);
     Reports& reports() { return *reports_; }
 
-    // Copies of memory, for the length of a look-ahead.
+    // Copies memory for the time of a look-ahead.
     void save(void* stream, std::span<const CudaPiece> from);
-    // To where the same pieces lie now; null data: lost.
+    // Copies the pieces back, to their present addresses; null: the copy is dropped.
     void restore(void* stream, std::span<void* const> to);
     void forget_saved();
 

@@ -1,5 +1,5 @@
-// What of the C++ in libadaptk the Python extensions call, beside the C interface. Everything else in the library is
-// hidden; other programs have no business with these names, which change without notice.
+// The C++ functions of libadaptk that the Python extensions call, besides the C interface. Everything else in the
+// library is hidden. Other programs must not use these names, which change without notice.
 #pragma once
 
 #if !defined(_WIN32)

@@ -1,4 +1,4 @@
-// What a number in device memory is.
+// The type of a number in device memory.
 #pragma once
 
 #include <cstdint>

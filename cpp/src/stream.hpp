@@ -1,4 +1,4 @@
-// Writing memory without reading it first.
+// Non-temporal stores, which write memory without reading it first.
 #pragma once
 
 #include "adaptk/config.hpp"

@@ -1,7 +1,7 @@
-// The level of x86-64 that a processor and its operating system have, from what the instruction CPUID says: compilers
-// differ in what their __builtin_cpu_supports knows (Clang 14 none of F16C, LZCNT and MOVBE). Leaves and bits: Intel 64
-// and IA-32 Architectures Software Developer's Manual, volume 2, CPUID and XGETBV; levels: x86-64 psABI, 1.0,
-// table 3.1.
+// The level of x86-64 that a processor and its operating system support, from the instruction CPUID: compilers differ
+// in the features that their __builtin_cpu_supports knows (Clang 14: not F16C, LZCNT and MOVBE). Leaves and bits: Intel
+// 64 and IA-32 Architectures Software Developer's Manual, volume 2, CPUID and XGETBV; levels: x86-64 psABI, 1.0, table
+// 3.1.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ struct ThisProcessor {
 #endif
         return r;
     }
-    // The registers that the operating system saves. Only where CPUID says OSXSAVE.
+    // The registers that the operating system saves. Only valid if CPUID reports OSXSAVE.
     std::uint64_t saved() const {
 #if defined(_MSC_VER)
         return _xgetbv(0);
