@@ -199,12 +199,13 @@ def disassemble(cubin: Path) -> dict[str, list[Instruction]] | None:
 
 def compile_ptx(source: Path, arch: str, folder: Path, flags: Iterable[str], name: str) -> Path:
     ptx = folder / f"{name}.{arch}.ptx"
-    run(find_tool("nvcc"), *flags, f"-arch=compute_{arch}", "-ptx", source, "-o", ptx)
+    if not ptx.exists():
+        run(find_tool("nvcc"), *flags, f"-arch=compute_{arch}", "-ptx", source, "-o", ptx)
     return ptx
 
 
 def assemble(ptx: Path, arch: str) -> list[Kernel]:
-    cubin = ptx.with_suffix(".cubin")
+    cubin = ptx.with_suffix(f".sm_{arch}.cubin")
     log = run(find_tool("nvcc"), f"-arch=sm_{arch}", "-cubin", "-Xptxas=-v", ptx, "-o", cubin).stderr
     bodies, sass = read_ptx(ptx.read_text()), disassemble(cubin) or {}
     kernels = []
@@ -213,8 +214,10 @@ def assemble(ptx: Path, arch: str) -> list[Kernel]:
     return kernels
 
 
-def compile_source(source: Path, arch: str, folder: Path, flags: Iterable[str], name: str) -> list[Kernel]:
-    return assemble(compile_ptx(source, arch, folder, flags, name), arch)
+def compile_source(
+    source: Path, arch: str, folder: Path, flags: Iterable[str], name: str, ptx: str | None = None
+) -> list[Kernel]:
+    return assemble(compile_ptx(source, ptx or arch, folder, flags, name), arch)
 
 
 def rule_sources() -> dict[str, tuple[Path, list[str]]]:
@@ -222,13 +225,16 @@ def rule_sources() -> dict[str, tuple[Path, list[str]]]:
     return {f"part{n}": (CUDA / "rule_kernels.cu", [*FLAGS, f"-DADAPTK_PART={n}"]) for n in range(parts())}
 
 
-def compile_kernels(arch: str, folder: Path, jobs: int = 2, parts: Collection[str] | None = None) -> dict[str, Kernel]:
-    """Kernels of the project for one architecture, by symbol; of rules and batches all or only these parts."""
+def compile_kernels(
+    arch: str, folder: Path, jobs: int = 2, parts: Collection[str] | None = None, ptx: str | None = None
+) -> dict[str, Kernel]:
+    """Kernels of the project for one architecture, by symbol; of rules and batches all or only these parts. They are
+    assembled from PTX for the architecture `ptx`, which must not be later, and which the folder may already have."""
     sources = rule_sources() | {name: (CUDA / f"{name}_kernels.cu", FLAGS) for name in ("batch", "row_wise")}
     chosen = {name: source for name, source in sources.items() if parts is None or name in parts}
     work = [*chosen.items(), ("common", (CUDA / "common_kernels.cu", FLAGS))]
     with ThreadPoolExecutor(jobs) as pool:
-        done = pool.map(lambda w: compile_source(w[1][0], arch, folder, w[1][1], w[0]), work)
+        done = pool.map(lambda w: compile_source(w[1][0], arch, folder, w[1][1], w[0], ptx), work)
         return {kernel.name: kernel for kernels in done for kernel in kernels}
 
 

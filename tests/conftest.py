@@ -53,7 +53,8 @@ def threads(request: pytest.FixtureRequest, restored: None) -> int:
     return request.param
 
 
-# The tiers. `pytest` runs what a few minutes suffice for; `pytest --full` runs everything: see CONTRIBUTING.md.
+# The tiers. `pytest` runs what a few minutes suffice for; `pytest --full` runs everything; `pytest --exhaustive` runs
+# more combinations of it: see CONTRIBUTING.md.
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,6 +62,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--full",
         action="store_true",
         help="also run the tests marked full and large: builds, sanitizers, other compilers, every combination",
+    )
+    parser.addoption(
+        "--exhaustive",
+        action="store_true",
+        help="--full, and the tests marked exhaustive: combinations of what that tests one by one",
     )
     parser.addoption("--write-passed", metavar="FILE", help="write which tests passed, for --leave-out-passed")
     parser.addoption(
@@ -71,6 +77,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.option.full |= config.option.exhaustive
     # A shell's background jobs ignore Ctrl-C, which some tests send themselves.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -85,8 +92,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(passed_tests.Record(config.option.write_passed))
     if hypothesis is not None:
         hypothesis.settings.register_profile("short", max_examples=15, deadline=None)
-        hypothesis.settings.register_profile("full", max_examples=100, deadline=None)
-        hypothesis.settings.load_profile("full" if config.option.full else "short")
+        hypothesis.settings.register_profile("full", max_examples=50, deadline=None)
+        hypothesis.settings.register_profile("exhaustive", max_examples=300, deadline=None)
+        tier = "exhaustive" if config.option.exhaustive else "full" if config.option.full else "short"
+        hypothesis.settings.load_profile(tier)
 
 
 _left_out = pytest.StashKey["Counter[str]"]()
@@ -109,6 +118,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     if not config.option.full:
         leave_out("of the full tier: pytest --full", marked("full", "large"))
+    if not config.option.exhaustive:
+        leave_out("of the exhaustive tier: pytest --exhaustive", marked("exhaustive"))
     if config.option.leave_out_passed:
         leave_out("passed before", passed_tests.need_not_run(config.option.leave_out_passed, items))
     # The device is found before any test makes the library look for one.

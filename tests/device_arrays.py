@@ -9,6 +9,7 @@ import glob
 import hashlib
 import importlib
 import importlib.util
+import mmap
 import os
 import re
 import shutil
@@ -353,11 +354,38 @@ def read_kernels_late(api: ModuleType) -> None:
     api.Module = Module
 
 
+def map_races_where_memory_is_used(api: ModuleType) -> None:
+    """Lets the simulator's map of accesses to global memory take pages of it alone that a launch uses. It would fill
+    one of 32 times the memory that was ever allocated, at each launch: most of the time of a process of many tests."""
+
+    class RaceMap(api.RaceMap):  # type: ignore[name-defined,misc]
+        def __init__(self, nbytes: int) -> None:
+            self.base, self.found = 0, {}
+            # Zero is "by no thread", so that pages that the system gives are right as they are.
+            pages = np.frombuffer(mmap.mmap(-1, 32 * nbytes), np.int64).reshape(4, nbytes)
+            self.writers, self.we, self.readers, self.re = pages
+            self.w, self.r = ShiftedThreads(self.writers), ShiftedThreads(self.readers)
+
+    class ShiftedThreads:
+        """Numbers of threads, -1 for none and -2 for many of them."""
+
+        def __init__(self, kept: Array) -> None:
+            self.kept = kept
+
+        def __getitem__(self, at: Any) -> Array:
+            return self.kept[at] - 1
+
+        def __setitem__(self, at: Any, threads: Any) -> None:
+            self.kept[at] = np.asarray(threads) + 1
+
+    api.RaceMap = RaceMap
+
+
 class SimulatedMachine(Machine):
     """One device whose kernels a PTX simulator interprets, and which looks for races and wrong accesses.
 
-    Launches of few threads have their warps and blocks in a random order, another one in each test; in tests of
-    schedules (`seed`) all launches have.
+    Launches of few threads have their warps and blocks in a random order, another one in each test, the first time that
+    the test launches their kernel; in tests of schedules (`seed`) all launches have.
     """
 
     simulated = True
@@ -372,6 +400,7 @@ class SimulatedMachine(Machine):
 
         self._cudart, self._api, self._memory = cudart, api, memory
         read_kernels_late(api)
+        map_races_where_memory_is_used(api)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             self.cudart = Cudart(cudart.install())
@@ -396,6 +425,7 @@ class SimulatedMachine(Machine):
         self.room: int | None = None  # bytes that may still be allocated
         self.broken: Exception | None = None  # what every launch fails with
         self._idle = False
+        self._launched: set[str] = set()
         self._cudart.log.clear()
         self._left = set(self._arena.ends)
         # The simulator's programs are many objects, and looking through all of them after each test takes seconds.
@@ -436,11 +466,12 @@ class SimulatedMachine(Machine):
                 raise self.broken
             if self._idle:
                 return SimpleNamespace(kernel="none", printed="", warnings=[])
-            threads = int(np.prod(grid) * np.prod(block))
+            few = np.prod(grid) * np.prod(block) <= self.FEW_THREADS and program.name not in self._launched
+            self._launched.add(program.name)
             return self._launch(
                 *(program, arena, grid, block, params, shared),
                 racecheck=True,
-                shuffle=self.seed is not None or threads <= self.FEW_THREADS,
+                shuffle=self.seed is not None or bool(few),
                 seed=self._first_seed if self.seed is None else self.seed,
             )
 

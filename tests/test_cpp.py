@@ -25,6 +25,10 @@ from source_copies import ROOT, copy_sources
 
 pytestmark = pytest.mark.full
 
+PROGRAMS = (
+    *("batch", "concurrent", "convert", "dense", "hogwild", "norm", "overlap", "plan"),
+    *("pool", "power", "program", "random", "reduce", "registry", "solve", "step"),
+)
 INCLUDE = ROOT / "cpp" / "include" / "adaptk"
 JOBS = "2"
 
@@ -60,6 +64,11 @@ def run(*command: str | Path, quick: bool = False) -> str:
     return done.stdout
 
 
+# Rules of 0 to 4 states, among them one that looks ahead, one with a memo and one with another's kernels: for builds
+# whose point is what is around a formula, which is the same for all rules of as many states.
+SOME_RULES = ("sgd", "momentum", "rmsprop_nesterov", "adam", "amsgrad", "adamw", "nadam", "adan")
+
+
 @dataclass
 class Build:
     """A build of the C++ tests, of a copy of the sources."""
@@ -68,6 +77,7 @@ class Build:
     emulator: tuple[str, ...] = ()
     binutils: str = ""
     suffix: str = ""  # of programs
+    rules: tuple[str, ...] = ()  # all if empty
 
     @property
     def folder(self) -> Path:
@@ -79,6 +89,7 @@ class Build:
         generator = ["-GNinja"] if shutil.which("ninja", path=str(Path(cmake).parent)) or shutil.which("ninja") else []
         common = ["-DADAPTK_PYTHON=OFF", "-DADAPTK_TESTS=ON", "-DADAPTK_WERROR=ON", "-DCMAKE_BUILD_TYPE=Release"]
         common += [f"-DPython_EXECUTABLE={sys.executable}"]  # beside which Eigen's headers are
+        common += [f"-DADAPTK_RULES={';'.join(self.rules)}"] if self.rules else []
         run(cmake, "-S", self.sources, "-B", self.folder, *generator, *common, *options)
         run(cmake, "--build", self.folder, "--parallel", JOBS, "--target", *targets)
 
@@ -123,7 +134,9 @@ def test_objects_outlive_reinstalls(release: Build) -> None:
 
 
 def check_hashes(build: Build, isa: str) -> None:
-    wanted = (ROOT / "tests" / "cpp" / "hashes.txt").read_text().splitlines()
+    stored = (ROOT / "tests" / "cpp" / "hashes.txt").read_text().splitlines()
+    wanted = [line for line in stored if not build.rules or line.split()[0] in build.rules]
+    assert wanted
     got = build.program("hash_table", isa).splitlines()
     differ = [f"{b} (stored: {a})" for a, b in zip(wanted, got, strict=False) if a != b]
     assert not differ, "\n".join(differ[:20])

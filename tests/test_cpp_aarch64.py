@@ -42,7 +42,8 @@ def aarch64(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return build
 
 
-AARCH64 = ["batch", "concurrent", "convert", "dense", "norm", "pool", "power", "registry", "solve"]
+# Those whose results could depend on the processor.
+AARCH64 = ["batch", "convert", "dense", "norm", "power", "solve"]
 
 
 @pytest.mark.parametrize("test", AARCH64)

@@ -56,10 +56,23 @@ OF_ROWS = ("row_leaves", "long_rows", "catch_up")
 ROW_WISE = {"rowwiseadagrad", "rowwiseadam"}  # with a number for each row
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
 @pytest.fixture(scope="module", params=LOOKED_AT)
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel]:
-    folder = tmp_path_factory.mktemp(f"sm_{request.param}")
-    return code.compile_kernels(request.param, folder, parts=LOOKED_AT[request.param])
+def kernels(request: pytest.FixtureRequest, folder: Path) -> dict[str, Kernel]:
+    """From one PTX, that of the oldest architecture: see the next test."""
+    return code.compile_kernels(request.param, folder, parts=LOOKED_AT[request.param], ptx=next(iter(LOOKED_AT)))
+
+
+def test_sources_are_the_same_for_every_architecture() -> None:
+    """They ask whether they are compiled for a device, and never for which one: PTX differs in its `.target` alone."""
+    sources = [p for name in ("cpp/include", "cpp/src", "cuda") for p in (ROOT / name).rglob("*") if p.is_file()]
+    asked = [line.strip() for p in sources for line in p.read_text().splitlines() if "__CUDA_ARCH" in line]
+    assert asked
+    assert [line for line in asked if not re.fullmatch(r"#if defined\(__CUDA_ARCH__\)", line)] == []
 
 
 FACTS = _core.formats()

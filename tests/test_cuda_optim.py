@@ -113,16 +113,16 @@ def test_every_class(device: Library, name: str, options: dict[str, Any], rule: 
 def test_every_class_with_counts_on_the_device(device: Library, name: str, options: dict[str, Any], rule: str) -> None:
     params = arrays(0, dtypes=("float32", "float64"))
     pair = Pair(device, made(name, **options, skip_nonfinite=True, weight_decay=0.01), params)
-    for t in range(5):
+    for t in range(3):
         grads = pair.grads()
-        if t == 2:
+        if t == 1:
             grads[1][5] = np.inf
-        if t == 3:
+        if t == 2:
             grads[0] = None
-        pair.same(pair.step(grads, clip_norm=2.0 if t % 2 else None))
+        pair.same(pair.step(grads, clip_norm=2.0 if t == 2 else None))
     pair.check()
-    assert pair.device.step_count == 4
-    assert pair.steps(pair.device) == [3, 4, 4, 4, 4]
+    assert pair.device.step_count == 2
+    assert pair.steps(pair.device) == [1, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -11,7 +11,8 @@ from test_torch_rules import *  # noqa: F403
 from test_torch_tensors import *  # noqa: F403
 from test_torch_threads import *  # noqa: F403
 
-pytestmark = pytest.mark.full
+# A selection of them is in test_torch_dlpack.py.
+pytestmark = pytest.mark.exhaustive
 
 for name in [name for name in vars(test_torch_dlpack) if name.startswith("test_")]:
     globals().pop(name, None)

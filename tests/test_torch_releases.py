@@ -70,8 +70,15 @@ def test_the_release_that_is_installed(expected: dict[str, Any]) -> None:
     assert expected["too_old"][2] == "[0.0, 0.0]"
 
 
+# Names that are used together, and one of each kind alone; each one alone if exhaustive.
+GONE = [(HOOKS[0],), (NATIVE[0],), CHECKS, ALL]
+ALONE = [(name,) for name in (*HOOKS, *NATIVE) if (name,) not in GONE]
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("gone", [*((n,) for n in (*HOOKS, *NATIVE)), CHECKS, ALL], ids=" ".join)
+@pytest.mark.parametrize(
+    "gone", [*GONE, *(pytest.param(names, marks=pytest.mark.exhaustive) for names in ALONE)], ids=" ".join
+)
 def test_without_names(gone: tuple[str, ...], expected: dict[str, Any]) -> None:
     """The same results, to the bit, of an import, construction, steps, hooks, a profiler and saved states."""
     found = program(gone)

@@ -54,12 +54,16 @@ template <class T> double norm(const std::vector<T>& v) {
     return std::sqrt(sum);
 }
 
-// a'b; of its lower triangle alone where asked.
+// a'b; of its lower triangle alone where asked. By pointers: under sanitizers most of the program's time is spent here.
 template <class T> Dense<double> transposed_product(const Dense<T>& a, const Dense<T>& b, bool lower = false) {
     Dense<double> c(a.columns, b.columns);
     for (int j = 0; j < b.columns; ++j)
-        for (int i = lower ? j : 0; i < a.columns; ++i)
-            for (int k = 0; k < a.rows; ++k) c(i, j) += double(a(k, i)) * double(b(k, j));
+        for (int i = lower ? j : 0; i < a.columns; ++i) {
+            const T *x = a.data() + size_t(i) * size_t(a.rows), *y = b.data() + size_t(j) * size_t(b.rows);
+            double sum = 0;
+            for (int k = 0; k < a.rows; ++k) sum += double(x[k]) * double(y[k]);
+            c(i, j) = sum;
+        }
     return c;
 }
 

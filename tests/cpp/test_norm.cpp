@@ -111,7 +111,7 @@ void test_tree() {
     Random random(1);
     for (const std::size_t size :
          {0, 1, 2, 255, 256, 257, 8191, 8192, 8193, 16384, 24577, 40961, 57345, 100003, 700001}) {
-        if (quick() && size > 200000) continue;
+        if (quick() && size > 60000) continue;
         Flat x(size);
         for (double& v : x) v = random.value<double>();
         for (const Format type : {Format::float32, Format::float64, Format::bfloat16, Format::float16}) {
