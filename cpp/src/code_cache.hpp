@@ -1,4 +1,4 @@
-// Code that was made at run time, kept in files for other processes.
+// Code that was compiled at run time, kept in files for other processes.
 #pragma once
 
 #include "export.hpp"
@@ -13,13 +13,14 @@ struct CacheError {
     std::string text;
 };
 
-// ADAPTK_CACHE, or `adaptk` in the user's folder for caches; made if it is not there. Empty where it cannot be, and if
-// others may write to it or to one above it, since what it holds is run.
+// ADAPTK_CACHE, or `adaptk` in the user's folder for caches; created if it does not exist. Empty if that fails, or if
+// other users may write to it or to a parent folder, because the code in it is executed.
 ADAPTK_INTERNAL_API std::string cache_folder(CacheError& error);
 
-// What store_code() has kept for this key; empty if it has not, or if the file is not this user's alone.
+// The code that store_code() has kept for this key. Empty if there is none, or if other users may change the file.
 ADAPTK_INTERNAL_API std::string cached_code(std::string_view key);
-// Fails silently: the code is made again next time. Processes that do so at the same time all leave a whole file.
+// Fails silently: the code is compiled again next time. If several processes store code at the same time, the file is
+// complete.
 ADAPTK_INTERNAL_API void store_code(std::string_view key, std::string_view code);
 
 }  // namespace adaptk::detail

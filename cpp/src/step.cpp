@@ -66,9 +66,10 @@ template <class T> constexpr std::int64_t epilogue_block = 16384 / sizeof(T);
 // Offloaded AdamW ran at 0.9 of the ceiling with 512 elements, at 0.85 with 4096.
 constexpr std::int64_t stored_epilogue_block = 512;
 
-// A step of at least this many elements writes its copies past the cache, which would not hold them until they are
-// read: otherwise each line of them is read first, 2 of 30 bytes a param in offloaded AdamW, which went from 0.85 to
-// 0.92 of the ceiling (64M). A step with a read of the copies behind it took as long with 1M elements, less with 4M.
+// A step of at least this many elements writes copies with non-temporal stores. The cache would not hold the copies
+// until they are read, and other stores read each line first: 2 of 30 bytes per param in offloaded AdamW, which went
+// from 0.85 to 0.92 of the ceiling (64M elements). A step followed by a read of the copies took as long with 1M
+// elements, and less with 4M.
 constexpr std::int64_t streamed_step = std::int64_t(1) << 21;
 
 // Runs the epilogues after the rule, on each part of a tensor.
@@ -76,7 +77,7 @@ struct EpilogueRun {
     const KernelTable& k;
     const StepOptions& options;
     const Epilogue* epilogue;  // the tensor's, or null
-    bool streams = false;      // copies, past the cache
+    bool streams = false;      // copies have non-temporal stores
 
     EpilogueRun(const KernelTable& kernels, const StepOptions& of_step, std::size_t tensor, std::int64_t elements = 0)
         : k(kernels), options(of_step), epilogue(of_step.epilogues.empty() ? nullptr : &of_step.epilogues[tensor]),

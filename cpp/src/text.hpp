@@ -6,7 +6,7 @@
 
 namespace adaptk::detail {
 
-// With as many digits as tell it from every other double. NaN has no sign.
+// With enough digits to distinguish it from every other double. NaN has no sign.
 inline std::string number_text(double x) {
     if (x != x) return "nan";
     char text[32];
