@@ -1,4 +1,4 @@
-"""What the examples of training in several processes share: the digits, a network, and the processes themselves."""
+"""Shared by the examples of training in several processes: the digits, a network, and starting the processes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def network() -> torch.nn.Sequential:
-    """The same weights in every process. In float64, so that rounding stays far below any mistake."""
+    """A network with the same weights in every process. It is float64, so that rounding is far below any mistake."""
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Tanh(), torch.nn.Linear(32, 10)).double()
 
 
 def minibatch(step: int, part: int = 0, parts: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """One of the equal parts of the minibatch of a step."""
+    """One of equal parts of a step's minibatch."""
     x, y = DIGITS
     chosen = torch.arange(step * BATCH, (step + 1) * BATCH) % len(x)
     mine = chosen.chunk(parts)[part]
@@ -45,7 +45,7 @@ DIGITS = digits()
 
 
 def alone(make: Callable[[Any], torch.optim.Optimizer], steps: int) -> list[float]:
-    """Losses of the same training on whole minibatches in one process, with an optimizer of torch's own."""
+    """Losses of the same training on whole minibatches in one process, with torch's optimizer."""
     model = network()
     optimizer = make(model.parameters())
     losses = []
@@ -60,7 +60,7 @@ def alone(make: Callable[[Any], torch.optim.Optimizer], steps: int) -> list[floa
 
 
 def mean(loss: torch.Tensor) -> float:
-    """Over the processes."""
+    """The mean over the processes."""
     total = loss.detach().clone()
     dist.all_reduce(total)
     return total.item() / dist.get_world_size()
@@ -72,7 +72,7 @@ def show(step: int, loss: float) -> None:
 
 
 def check(what: str, found: list[float], expected: list[float], tolerance: float = 1e-9) -> None:
-    """Ends the process with the status 1 where the two differ by more than rounding."""
+    """Ends the process with the status 1 if the two differ by more than rounding."""
     worst = max(abs(f - e) / abs(e) for f, e in zip(found, expected, strict=True))
     right = worst <= tolerance
     if not dist.is_initialized() or dist.get_rank() == 0:
@@ -82,7 +82,7 @@ def check(what: str, found: list[float], expected: list[float], tolerance: float
 
 
 def run(train: Callable[[str], None], processes: int = PROCESSES) -> None:
-    """Runs ``train(folder)`` in processes that can talk to each other; the folder is common to them."""
+    """Runs ``train(folder)`` in processes that can communicate and share the folder."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(
             _enter, (train, folder, processes), nprocs=processes, start_method="spawn"
@@ -91,7 +91,7 @@ def run(train: Callable[[str], None], processes: int = PROCESSES) -> None:
 
 def _enter(rank: int, train: Callable[[str], None], folder: str, processes: int) -> None:
     torch.set_num_threads(1)
-    # On one machine nothing has to leave it.
+    # All processes are on this machine.
     os.environ["GLOO_SOCKET_IFNAME"] = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     store = dist.FileStore(os.path.join(folder, "store"), processes)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
@@ -99,5 +99,5 @@ def _enter(rank: int, train: Callable[[str], None], folder: str, processes: int)
     dist.barrier()
     dist.destroy_process_group()
     sys.stdout.flush()
-    # gloo's threads now and then abort the process where the interpreter ends under them.
+    # gloo's threads sometimes abort the process if they still run when the interpreter exits.
     os._exit(0)

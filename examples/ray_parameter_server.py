@@ -1,10 +1,11 @@
-"""A parameter server as an actor of Ray: it has the params and an optimizer of adaptk, and other actors make gradients.
+"""A parameter server as an actor of Ray: it has the params and an optimizer of adaptk, and other actors compute
+gradients.
 
     python examples/ray_parameter_server.py
 
-The driver hands a gradient to the server as soon as one is ready, so workers need not wait for one another, up to a
-bound of their staleness. With bound 0 all gradients of a round are averaged: synchronous training, checked against one
-process.
+The driver passes each gradient to the server as soon as it is ready. Workers need not wait for one another, as long as
+the staleness is below a bound. With bound 0 all gradients of a round are averaged: this is synchronous training, and is
+checked against one process.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def digits() -> tuple[Array, Array]:
 
 
 def loss_and_gradient(weight: Array, x: Array, y: Array) -> tuple[float, Array]:
-    """Of softmax regression."""
+    """Loss and gradient of softmax regression."""
     z = x @ weight
     z -= z.max(axis=1, keepdims=True)
     p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
@@ -55,7 +56,7 @@ class Server:
     def push(self, gradient: Array, version: int) -> int:
         staleness = self.version - version
         self.optimizer.param_groups[0]["lr"] = LR / (1 + staleness) if self.compensate else LR
-        self.optimizer.step([np.array(gradient)])  # what Ray hands over is read-only
+        self.optimizer.step([np.array(gradient)])  # a copy, because Ray's arrays are read-only
         self.version += 1
         return staleness
 
@@ -90,7 +91,7 @@ def train(bound: int, compensate: bool = False) -> tuple[Array, list[int]]:
                 at_work[worker.gradient.remote(done[k], server.pull.remote())] = k
         ready, _ = ray.wait(list(at_work), num_returns=1)
         gradient, version = ray.get(ready[0])
-        # Each is the mean over a part of what a synchronous step takes together.
+        # Each is the mean over a part of the minibatch of a synchronous step.
         staleness.append(ray.get(server.push.remote(gradient / WORKERS, version)))
         done[at_work.pop(ready[0])] += 1
     return ray.get(server.pull.remote())[1], staleness

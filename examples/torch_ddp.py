@@ -1,7 +1,7 @@
-"""Data parallel: every process has all of the model and a part of the batch, and gradients are averaged.
+"""Data parallelism: every process has the whole model and a part of the batch, and gradients are averaged.
 
-The optimizer needs nothing for that: it steps by what DistributedDataParallel leaves in the gradients, which all
-processes have, so that ``clip_norm`` gives the same norm in all of them.
+The optimizer needs no changes: DistributedDataParallel leaves the same averaged gradients in all processes, so
+``clip_norm`` computes the same norm in all of them.
 """
 
 from __future__ import annotations

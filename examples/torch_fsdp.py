@@ -1,7 +1,7 @@
-"""FSDP2: params, gradients and states are cut into parts, one in each process.
+"""FSDP2: params, gradients and states are sharded over the processes.
 
-Half-way the run is saved with torch.distributed.checkpoint and taken up by another model and optimizer. The same folder
-could be loaded by any number of processes.
+Half-way the run is saved with torch.distributed.checkpoint and continued by another model and optimizer. Any number of
+processes could load the same folder.
 """
 
 from __future__ import annotations

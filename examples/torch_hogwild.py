@@ -1,7 +1,7 @@
-"""Hogwild (Niu et al. 2011): processes step the same params in shared memory whenever they like, without a lock.
+"""Hogwild (Niu et al. 2011): processes step the same params in shared memory at any time, without a lock.
 
-What comes of it depends on who comes first. So the check is not on each loss but on what is learnt: the processes
-together have to do as well as one that sees all of their minibatches in turn.
+The results depend on the order of the steps. So the example does not check each loss, but the trained network: the
+processes together must do as well as one process that sees all their minibatches in turn.
 """
 
 from __future__ import annotations

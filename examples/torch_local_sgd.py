@@ -1,6 +1,7 @@
-"""Local SGD: processes step by themselves, and their params are averaged every few steps.
+"""Local SGD: processes step independently, and their params are averaged every few steps.
 
-torch's PostLocalSGDOptimizer takes any optimizer. Averaging replaces the memory of the params, which the step notices.
+torch's PostLocalSGDOptimizer takes any optimizer. Averaging replaces the memory of the params; the next step detects
+this.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """A parameter server with bounded staleness (Ho et al. 2013): one process has the params and an optimizer of adaptk,
-and workers send it gradients whenever they have one.
+and workers send it gradients at any time.
 
     python examples/torch_parameter_server.py [--bound 4] [--compensate] [--workers 2]
 
-Bound 0 is synchronous training: the server waits for all workers, and steps with the mean of their gradients. That is
-checked against one process. With a bound s > 0 it steps with each gradient as it comes, and lets no worker get more
-than s steps ahead of the slowest; what comes of that depends on who comes first, so only what is learnt is checked.
-Without arguments all of these run. `--compensate` divides the learning rate by 1 + staleness: the number of steps that
-the server has taken since the worker got the params that its gradient is of.
+Bound 0 is synchronous training: the server waits for all workers, and steps with the mean of their gradients. This is
+checked against one process. With a bound s > 0 it steps with each gradient when it arrives, and no worker may get more
+than s steps ahead of the slowest one. The results depend on the order of arrival, so only the trained network is
+checked. Without arguments all of these run. `--compensate` divides the learning rate by 1 + staleness. The staleness of
+a gradient is the number of steps that the server has taken since it sent the params to the worker.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ LR = 0.1
 
 
 class Server:
-    """The params, the optimizer, and who waits for what."""
+    """The params, the optimizer, and the state of the workers."""
 
     def __init__(self, workers: int, bound: int, compensate: bool) -> None:
         self.model = network()
         self.params = list(self.model.parameters())
         self.optimizer = adaptk.torch.SGD(self.params, lr=LR, momentum=0.9)
         self.workers, self.bound, self.compensate = workers, bound, compensate
-        self.done = [0] * workers  # steps of each worker
+        self.done = [0] * workers  # the number of steps of each worker
         self.version = 0
         self.staleness: list[int] = []
         self.losses: list[float] = []
@@ -53,10 +53,10 @@ class Server:
 
     def run(self) -> None:
         size = sum(p.numel() for p in self.params)
-        message = torch.empty(size + 2, dtype=torch.float64)  # the version it is of, the loss, and the gradient
+        message = torch.empty(size + 2, dtype=torch.float64)  # the version of the params, the loss, and the gradient
         waiting: dict[int, torch.Tensor] = {}
         while min(self.done) < ROUNDS:
-            worker = dist.recv(message) - 1  # from whoever comes first
+            worker = dist.recv(message) - 1  # from the first one that sends
             self.done[worker] += 1
             waiting[worker] = message.clone()
             if self.bound == 0:
@@ -70,7 +70,7 @@ class Server:
                 staleness = self.version - int(message[0])
                 self.staleness.append(staleness)
                 self.losses.append(message[1].item())
-                # Each is the gradient of a part of a minibatch.
+                # Each is the gradient of one part of a minibatch.
                 self.step(message[2:] / self.workers, staleness)
             slowest = min(self.done)
             for w in list(waiting):
@@ -128,7 +128,7 @@ def train(folder: str) -> None:
         )
         if bound == 0:
             check("losses against one process", server.losses, alone(sgd, ROUNDS))
-        # A worker sees at most so many steps of each other one while it takes its own.
+        # The largest number of steps that other workers can take during one step of a worker.
         right = loss < 0.5 and most <= (2 * bound + 1) * (workers - 1)
         if not right:
             print("WRONG: the workers have not learnt what they should, or were further behind", flush=True)
@@ -141,8 +141,8 @@ def sgd(params: object) -> torch.optim.Optimizer:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bound", type=int, help="of the staleness, >= 0")
-    parser.add_argument("--compensate", action="store_true", help="lr / (1 + staleness)")
+    parser.add_argument("--bound", type=int, help="bound of the staleness, >= 0")
+    parser.add_argument("--compensate", action="store_true", help="divide the learning rate by 1 + staleness")
     parser.add_argument("--workers", type=int, default=PROCESSES)
     options = parser.parse_args()
     if options.workers < 1 or (options.bound or 0) < 0:

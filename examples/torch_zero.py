@@ -1,4 +1,5 @@
-"""ZeroRedundancyOptimizer: each process keeps the states of a part of the params, steps those, and sends them round.
+"""ZeroRedundancyOptimizer: each process has the states of a part of the params, steps these params, and sends them to
+the others.
 
 ``norm_group`` lets ``clip_norm`` see the gradients of all parts.
 """

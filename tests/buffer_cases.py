@@ -1,4 +1,4 @@
-"""What the tests of buffers share."""
+"""Shared by the tests of buffers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from helpers import (
 
 
 def check(rule: str, buffers: Mapping[str, Any], **hyper: Any) -> None:
-    """Arrays are updated to the bits that C-ordered copies of them are."""
+    """The updates of arrays have the same bits as those of C-ordered copies."""
     wanted = copies(buffers)
     call(rule, buffers, **hyper)
     call(rule, wanted, **hyper)
@@ -32,7 +32,7 @@ def check(rule: str, buffers: Mapping[str, Any], **hyper: Any) -> None:
 
 
 def check_wrapped(rule: str, wrap: Callable[[Any], Any], argument: str | None = None, **options: Any) -> list[Any]:
-    """Objects around arrays are updated as the arrays alone are. All of them, or one argument; one and in a list."""
+    """Objects that wrap arrays are updated like the arrays: all or one of the arguments, single and in a list."""
     wrapped: list[Any] = []
 
     def around(name: str, a: Any) -> Any:
@@ -55,7 +55,7 @@ def check_wrapped(rule: str, wrap: Callable[[Any], Any], argument: str | None = 
 
 
 class Interface:
-    """An object with nothing but __array_interface__."""
+    """An object that has only __array_interface__."""
 
     def __init__(self, a: Any, **changes: Any) -> None:
         self.kept = a
@@ -70,7 +70,7 @@ class Interface:
 
 
 def tensors_of(torch: Any, buffers: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors over the memory of arrays."""
+    """Tensors that share the memory of arrays."""
 
     def wrap(a: Any) -> Any:
         if a.dtype.name == "bfloat16":
@@ -97,12 +97,12 @@ PRODUCERS: dict[str, Callable[..., Any]] = {
 
 @pytest.fixture(autouse=True)
 def no_exports() -> None:
-    """What a failed test has left does not make others fail."""
+    """Clears exports, so that those of a failed test do not make other tests fail."""
     Export.live.clear()
 
 
 class Raises:
-    """An object that cannot be exported, or that does not even say where it is."""
+    """An object whose export raises an error, or already the question for its device."""
 
     def __init__(self, error: type[BaseException], device: Any = (1, 0)) -> None:
         self.error, self.device = error, device

@@ -1,4 +1,4 @@
-"""The C interface as a foreign program sees it: adaptk.h in ctypes, and the tensors of NumPy arrays."""
+"""The C interface through ctypes: the declarations of adaptk.h, and tensors of NumPy arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helpers import RULES, Array
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = ROOT / "cpp" / "include" / "adaptk" / "adaptk.h"
-# A DLL is beside the module that needs it.
+# A DLL is in the folder of the module that needs it.
 PACKAGE = Path(adaptk._core.__file__).parent
 LIBRARY = next(path for pattern in ("lib/libadaptk.*", "adaptk-*.dll") for path in PACKAGE.glob(pattern))
 
@@ -116,7 +116,7 @@ for _name, _type in {
 
 
 def error() -> str:
-    """The message of this thread's last call."""
+    """The error message of this thread's last call."""
     return lib.adaptk_last_error().decode()
 
 
@@ -132,7 +132,7 @@ def check(status: int) -> None:
 
 
 def tensor(array: Array, **fields: Any) -> Tensor:
-    """The DLTensor of an array, or one with other contents where fields are given."""
+    """The DLTensor of an array; `fields` replace its contents."""
     code, bits = CODES[array.dtype.name]
     t = Tensor(
         data=array.ctypes.data,
@@ -142,7 +142,7 @@ def tensor(array: Array, **fields: Any) -> Tensor:
         shape=(c_int64 * max(array.ndim, 1))(*array.shape),
         strides=(c_int64 * max(array.ndim, 1))(*(s // array.itemsize for s in array.strides)),
     )
-    t.kept = array  # the memory that it points to
+    t.kept = array  # keeps the memory that it points to
     for name, value in fields.items():
         if name in ("shape", "strides") and value is not None:
             value = (c_int64 * max(len(value), 1))(*value)
@@ -167,7 +167,7 @@ def tensors(items: Sequence[Array | Tensor | None]) -> Any:
 
 
 def stored(state: Any, **fields: Any) -> Stored:
-    """A state in any format: an array, or what adaptk.formats.quantize() returns, or one with other contents."""
+    """A state in any format, from an array or a result of adaptk.formats.quantize(); `fields` replace its contents."""
     data, scales, name = state if isinstance(state, tuple) else (state, None, None)
     parts = [x if x is None or isinstance(x, Tensor) else tensor(x) for x in (data, scales)]
     parts = [fields.pop(part, x) for part, x in zip(("data", "scales"), parts, strict=True)]
@@ -205,7 +205,7 @@ def report() -> Report:
 
 
 def state_arrays(rule: str, states: Mapping[str, Sequence[Array]]) -> list[Array]:
-    """All states in the order that C functions take them in."""
+    """All states in the order of the C functions' arguments."""
     names = [s.name for s in RULES[rule].states]
     return [states[name][i] for i in range(len(next(iter(states.values()), []))) for name in names]
 
@@ -250,7 +250,7 @@ LAZY, DENSE, CATCH_UP = range(3)
 
 
 def rows(indices: Any, values: Any, last_step: Array | None = None, **fields: Any) -> Rows:
-    """A gradient of rows, or one with other contents."""
+    """A sparse gradient; `fields` replace its contents."""
     parts = [x if x is None or isinstance(x, Tensor) else tensor(x) for x in (indices, values)]
     r = Rows(**{"size": ctypes.sizeof(Rows), **fields})
     for name, x in zip(("indices", "values"), parts, strict=True):
@@ -376,7 +376,7 @@ class StoredPlan(Plan):
 
 
 def new_states(rule: str, params: Sequence[Array]) -> list[Array]:
-    """Arrays for the states of all params, holding what must be overwritten before it is used."""
+    """Arrays for the states of all params, filled with values that must be overwritten before use."""
     count = len(RULES[rule].states)
     wide = [np.float64 if p.dtype == np.float64 else np.float32 for p in params]
     return [np.full_like(p, np.nan, dtype=t) for p, t in zip(params, wide, strict=True) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""The two tiers of tests, and fixtures that change the state of the library and put it back."""
+"""The two tiers of tests, and fixtures that change the state of the library and restore it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-# Before anything imports them: what they assert is shown as in the tests.
+# Before they are imported, so that their failed assertions are explained as in tests.
 pytest.register_assert_rewrite("helpers", "optim_cases", "solve_problems", "torch_cases", "torch_processes")
 
 import adaptk  # noqa: E402
@@ -30,7 +30,7 @@ def torch() -> Any:
 
 @pytest.fixture
 def restored() -> Iterator[None]:
-    """Whatever a test does to the instruction set and the number of threads is undone."""
+    """Restores the instruction set and the number of threads after a test."""
     isa, threads = adaptk.get_isa(), adaptk.get_num_threads()
     try:
         yield
@@ -41,19 +41,19 @@ def restored() -> Iterator[None]:
 
 @pytest.fixture(params=adaptk.available_isas())
 def isa(request: pytest.FixtureRequest, restored: None) -> str:
-    """Each instruction set that this machine has, in use."""
+    """Selects each instruction set of this machine."""
     adaptk.set_isa(request.param)
     return request.param
 
 
 @pytest.fixture(params=[1, 4])
 def threads(request: pytest.FixtureRequest, restored: None) -> int:
-    """One thread and several, in use."""
+    """Sets one thread and several."""
     adaptk.set_num_threads(request.param)
     return request.param
 
 
-# The tiers. `pytest` runs what a few minutes suffice for; `pytest --full` runs everything; `pytest --exhaustive` runs
+# The tiers. `pytest` takes a few minutes; `pytest --full` runs everything; `pytest --exhaustive` runs
 # more combinations of it: see CONTRIBUTING.md.
 
 
@@ -78,10 +78,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.full |= config.option.exhaustive
-    # A shell's background jobs ignore Ctrl-C, which some tests send themselves.
+    # Background jobs of a shell ignore Ctrl-C, but some tests send it to themselves.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Marks of SciPy's tests, which its own configuration makes known.
+    # Marks of SciPy's tests, which are registered in SciPy's configuration.
     for mark in (
         *("fail_slow", "parallel_threads_limit", "thread_unsafe", "iterations"),
         *("array_api_backends", "skip_xp_backends", "xfail_xp_backends", "uses_xp_capabilities", "xfail_on_32bit"),
@@ -104,7 +104,7 @@ _failed = pytest.StashKey[bool]()
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What another tier or a device is needed for is deselected and counted, not listed one by one."""
+    """Deselect tests that need the other tier or a device; they are counted, not listed."""
 
     def leave_out(why: str, out: list[pytest.Item]) -> None:
         if out:
@@ -122,7 +122,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         leave_out("of the exhaustive tier: pytest --exhaustive", marked("exhaustive"))
     if config.option.leave_out_passed:
         leave_out("passed before", passed_tests.need_not_run(config.option.leave_out_passed, items))
-    # The device is found before any test makes the library look for one.
+    # Find the device before any test makes the library look for one.
     if not config.option.collectonly and marked("cuda"):
         reason = device_arrays.start(simulated=config.option.full)
         if reason is not None:
@@ -136,7 +136,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Every worker of pytest-xdist has left out the same."""
+    """Take the counts from one worker of pytest-xdist: all workers deselect the same tests."""
     if output := getattr(node, "workeroutput", None):
         node.config.stash[_left_out] = Counter(output["left_out"])
 
@@ -170,7 +170,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(autouse=True)
 def _device(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test on a device leaves nothing on it, and the simulator had nothing to complain of."""
+    """Checks that a test leaves nothing on the device, and that the simulator has found no errors."""
     if request.node.get_closest_marker("cuda") is None:
         yield
         return
@@ -178,20 +178,20 @@ def _device(request: pytest.FixtureRequest) -> Iterator[None]:
     machine.begin(request.node.nodeid)
     yield
     found = machine.end()
-    # A test that failed has its arrays in the traceback.
+    # The traceback of a failed test keeps its arrays.
     if not request.node.stash.get(_failed, True):
         assert not found, found
 
 
 @pytest.fixture
 def machine() -> device_arrays.Machine:
-    """The device that `cuda` tests run on, and the calls that have been made to it."""
+    """The device of `cuda` tests, with the calls that were made."""
     return device_arrays.machine()
 
 
 @pytest.fixture
 def simulator(machine: device_arrays.Machine) -> device_arrays.SimulatedMachine:
-    """The simulated device, where calls can be made to fail."""
+    """The simulated device, on which calls can be made to fail."""
     if not isinstance(machine, device_arrays.SimulatedMachine):
         pytest.skip("needs the simulator, whose calls can be made to fail")
     return machine
@@ -199,7 +199,7 @@ def simulator(machine: device_arrays.Machine) -> device_arrays.SimulatedMachine:
 
 @pytest.fixture
 def real_device(machine: device_arrays.Machine) -> device_arrays.Machine:
-    """A device that is no simulation."""
+    """A real device."""
     if machine.simulated:
         pytest.skip("needs a real CUDA device")
     return machine
@@ -207,19 +207,19 @@ def real_device(machine: device_arrays.Machine) -> device_arrays.Machine:
 
 @pytest.fixture
 def device() -> device_arrays.Library:
-    """The library whose arrays are on the device."""
+    """The main library of arrays on the device."""
     return device_arrays.main_library()
 
 
 @pytest.fixture(params=device_arrays.LIBRARIES)
 def library(request: pytest.FixtureRequest) -> device_arrays.Library:
-    """Each library and each way of exporting arrays on a device."""
+    """Each library, and each way to export arrays on a device."""
     return device_arrays.library(request.param)
 
 
 @pytest.fixture(params=[0, 1, 2])
 def schedule(request: pytest.FixtureRequest, machine: device_arrays.Machine) -> int:
-    """Orders in which the warps, blocks and atomics of every launch run. A real device has its own."""
+    """Orders of the warps, blocks and atomics of every launch. A real device chooses its own."""
     if isinstance(machine, device_arrays.SimulatedMachine):
         machine.seed = request.param
     elif request.param > 0:

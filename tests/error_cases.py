@@ -1,4 +1,4 @@
-"""What the tests of errors share."""
+"""Shared by the tests of errors."""
 
 from __future__ import annotations
 

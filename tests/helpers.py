@@ -1,4 +1,4 @@
-"""Buffers for every rule, exact comparison of memory, and producers of DLPack written by hand."""
+"""Buffers for every rule, exact comparison of memory, and hand-written DLPack producers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Array = np.ndarray[Any, Any]
 
 
 def first_tier(values: Iterable[Any], *these: Any) -> list[Any]:
-    """Values of a parameter of tests, of which the quick run has only these: see CONTRIBUTING.md."""
+    """Values of a test parameter: the default tier runs only the first ones. See CONTRIBUTING.md."""
     return [v if v in these else pytest.param(v, marks=pytest.mark.full) for v in values]
 
 
 RULES = adaptk.rules()
-# For what no rule has code of its own for: none, two and three states.
+# For code that is the same for all rules: one rule each with none, two and three states.
 THREE_RULES = ("sgd", "adam", "rmsprop_centered_momentum")
 FLOATS: dict[str, Any] = {"float32": np.float32, "float64": np.float64, "float16": np.float16}
 if bfloat16 is not None:
@@ -38,13 +38,13 @@ PRECISION = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
 
 
 def state_dtype(param: str) -> str:
-    """The type of the states beside a param of this type."""
+    """The type of the states for a param of this type."""
     return "float64" if param == "float64" else "float32"
 
 
-# Every type that a param and its gradient can have together.
+# All pairs of types of a param and its gradient.
 PAIRS = [(param, grad) for param in FLOATS for grad in FLOATS]
-# Each type once among the params and once among the gradients, never beside itself.
+# Pairs in which each type occurs once as a param and once as a gradient, never with itself.
 SOME_PAIRS = list(zip(FLOATS, [*list(FLOATS)[1:], *list(FLOATS)[:1]], strict=True))
 
 
@@ -54,13 +54,13 @@ def arguments(rule: str) -> list[str]:
 
 
 def dtype_of(argument: str, param: str, grad: str | None = None) -> np.dtype[Any]:
-    """The dtype of an argument beside a param (and a gradient) of these types."""
+    """The dtype of an argument, for a param (and a gradient) of these types."""
     name = param if argument == "param" else (grad or param) if argument == "grad" else state_dtype(param)
     return np.dtype(FLOATS[name])
 
 
 def values(argument: str, n: int, seed: int) -> Array:
-    """Numbers that a rule can work with: states are positive, as sums of squares and step sizes are."""
+    """Numbers for the buffers of a rule: states are positive, like sums of squares and step sizes."""
     rng = np.random.default_rng([seed, *argument.encode()])
     return rng.normal(size=n) if argument in ("param", "grad") else rng.uniform(0.1, 1.0, size=n)
 
@@ -80,19 +80,19 @@ def make_list(rule: str, sizes: Iterable[int], param: str = "float32", grad: str
 
 
 def call(rule: str, buffers: Mapping[str, Any], **hyper: Any) -> None:
-    """The function of a rule with its buffers by position, at step 3 unless told."""
+    """Call the function of a rule with its buffers by position, by default at step 3."""
     function = getattr(adaptk.ops, rule)
     assert function(*(buffers[name] for name in arguments(rule)), **{"step": 3, **hyper}) is None
 
 
 def call_by_keyword(rule: str, buffers: Mapping[str, Any], **hyper: Any) -> None:
-    """The function of a rule with its buffers by keyword, in reverse."""
+    """Call the function of a rule with its buffers by keyword, in reverse order."""
     function = getattr(adaptk.ops, rule)
     assert function(**{"step": 3, **hyper}, **dict(reversed(buffers.items()))) is None
 
 
 def same_bits(a: Any, b: Any) -> bool:
-    """Whether two arrays have one shape, one dtype and the same bits, element by element; a NaN equals any NaN."""
+    """Whether two arrays have the same shape, dtype and bits, element by element; all NaNs are equal."""
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
@@ -100,7 +100,7 @@ def same_bits(a: Any, b: Any) -> bool:
         return True
     if a.dtype.kind in "biu":
         return False
-    # Which NaN an operation gives differs by instruction set, as the README says.
+    # The bits of a NaN result differ between instruction sets, as the README says.
     nan = np.isnan(a)
     return bool((nan == np.isnan(b)).all()) and a[~nan].tobytes() == b[~nan].tobytes()
 
@@ -114,7 +114,7 @@ def copies(buffers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def assert_same(got: Mapping[str, Any], want: Mapping[str, Any]) -> None:
-    """Arrays, or lists of them, with the same bits."""
+    """Assert that arrays, or lists of them, have the same bits."""
     assert got.keys() == want.keys()
     for name in want:
         several = isinstance(want[name], (list, tuple))
@@ -127,7 +127,7 @@ def assert_same(got: Mapping[str, Any], want: Mapping[str, Any]) -> None:
 
 
 def arrays_in(x: Any) -> Iterator[Array]:
-    """The arrays in a buffer argument, each as the whole block of memory that it is a view of."""
+    """The base arrays (whole blocks of memory) of the arrays in a buffer argument."""
     if isinstance(x, (list, tuple)):
         for y in x:
             yield from arrays_in(y)
@@ -138,12 +138,12 @@ def arrays_in(x: Any) -> Iterator[Array]:
 
 
 def memory(x: Any) -> list[bytes]:
-    """All bytes behind the arrays in `x`, and behind the blocks that they are views of."""
+    """All bytes of the arrays in `x`, including those of the blocks that they are views of."""
     return [np.asarray(a).tobytes() for a in arrays_in(x)]
 
 
 def mentions(message: str, label: str) -> bool:
-    """Whether a message has an argument's name, not as a part of a longer one."""
+    """Whether a message contains an argument's name as a whole word."""
     return re.search(rf"(?<![\w.]){re.escape(label)}(?![\w\[])", message) is not None
 
 
@@ -151,7 +151,7 @@ def mentions(message: str, label: str) -> bool:
 def refused(
     exception: type[Exception] | tuple[type[Exception], ...], *labels: str, unchanged: Any = ()
 ) -> Iterator[None]:
-    """The block raises one of these exceptions, names the arguments, and leaves the buffers bit for bit."""
+    """Asserts that the block raises one of these exceptions, names the arguments, and does not change the buffers."""
     before = memory(unchanged)
     with pytest.raises(exception) as info:
         yield
@@ -165,7 +165,7 @@ def refused(
 
 
 def interval(text: str) -> tuple[float, float, bool, bool]:
-    """The ends of an interval such as "[0, 1)" and whether they belong to it."""
+    """The ends of an interval such as "[0, 1)", and whether they belong to it."""
     low, high = text[1:-1].split(", ")
     return float(low), float(high), text[0] == "[", text[-1] == "]"
 
@@ -193,7 +193,7 @@ def inside_of(x: float, low: float, high: float, has_low: bool, has_high: bool) 
 
 
 def aligned_to(offset: int, shape: int | Sequence[int], dtype: Any) -> Array:
-    """An array in a bytearray, `offset` bytes after a multiple of 64. Its bytes start as 0xAA, those around it too."""
+    """An array in a bytearray, `offset` bytes after a multiple of 64. It and its margins are filled with 0xAA."""
     dtype = np.dtype(dtype)
     n = int(np.prod(shape))
     raw = bytearray(b"\xaa" * (n * dtype.itemsize + 192))
@@ -203,14 +203,14 @@ def aligned_to(offset: int, shape: int | Sequence[int], dtype: Any) -> Array:
 
 
 def margins(a: Array) -> tuple[bytes, bytes]:
-    """What lies before and after an array of `aligned_to`."""
+    """The bytes before and after an array of `aligned_to`."""
     (whole,) = arrays_in(a)
     start = a.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
     return whole[:start].tobytes(), whole[start + a.nbytes :].tobytes()
 
 
 def resident_bytes() -> int | None:
-    """The memory of this process that is in RAM, or None where the system does not say."""
+    """The resident memory of this process, or None if it is not known."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
@@ -218,7 +218,7 @@ def resident_bytes() -> int | None:
 
 
 def available_bytes() -> int | None:
-    """The memory that can still be had, or None where the system does not say."""
+    """The available memory, or None if it is not known."""
     limits = []
     with contextlib.suppress(OSError), open("/proc/meminfo") as f:
         limits += [int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable:")]
@@ -229,7 +229,7 @@ def available_bytes() -> int | None:
 
 
 def growth(work: Callable[[], None], warm_up: Callable[[], None]) -> int | None:
-    """By how many bytes the process grows over `work`, once `warm_up` has made all that is made only once."""
+    """The growth of the process in bytes during `work`, after `warm_up` has made everything that is made only once."""
     warm_up()
     gc.collect()
     before = resident_bytes()
@@ -287,12 +287,12 @@ _capsule_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_ch
 _capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
     ("PyCapsule_GetPointer", ctypes.pythonapi)
 )
-# Capsules keep the pointers to their names.
+# A capsule keeps a pointer to its name, so the names must stay alive.
 _VERSIONED, _UNVERSIONED = b"dltensor_versioned", b"dltensor"
 
 
 class Export:
-    """The structures of one export, and how often its consumer has deleted it."""
+    """The structures of one export, and the number of times its consumer has deleted it."""
 
     live: ClassVar[dict[int, Export]] = {}
 
@@ -332,12 +332,12 @@ class Export:
 
 
 def _delete(managed: int) -> None:
-    """What consumers call. A second deletion is a KeyError, which pytest reports."""
+    """The deleter, which consumers call. A second deletion is a KeyError, which pytest reports."""
     Export.live.pop(managed).deletions += 1
 
 
 def _destroy_capsule(capsule: int) -> None:
-    """Deletes what nobody consumed."""
+    """Deletes exports that were not consumed."""
     for name in (_VERSIONED, _UNVERSIONED):
         if _capsule_is_valid(capsule, name):
             _delete(_capsule_pointer(capsule, name))
@@ -348,7 +348,7 @@ _capsule_gone = _Destructor(_destroy_capsule)
 
 
 class Producer:
-    """An object with __dlpack__ over the memory of an array; `fields` of the structures can be anything else."""
+    """An object with __dlpack__ that shares the memory of an array; `fields` replace members of the structures."""
 
     def __init__(self, array: Array, *, versioned: bool = True, **fields: Any) -> None:
         self.array = array
@@ -369,12 +369,12 @@ class Producer:
         return self.fields.get("device_type", CPU), 0
 
     def closed(self) -> bool:
-        """Whether every export was deleted once."""
+        """Whether every export was deleted exactly once."""
         return all(e.deletions == 1 for e in self.exports)
 
 
 class DeviceUnknown:
-    """A producer that does not say beforehand where its memory is."""
+    """A producer without __dlpack_device__."""
 
     def __init__(self, array: Array, **fields: Any) -> None:
         self.producer = Producer(array, **fields)
@@ -396,7 +396,7 @@ class OldProducer(Producer):
         return self.export().capsule()
 
 
-# The exchange API: a table of functions on the type in the place of a method
+# The exchange API: a table of functions on the type instead of a method
 
 
 class ExchangeTable(ctypes.Structure):
@@ -435,7 +435,7 @@ _tables: list[ExchangeTable] = []
 
 
 def exchange_capsule(describe: bool, major: int = 1, previous: bool = False) -> Any:
-    """A table of the exchange API in a capsule. With `previous`, one of a later version that leads to this one."""
+    """A capsule with a table of the exchange API; with `previous`, of a later version that points to this one."""
     table = ExchangeTable(major=major, minor=3, export=ctypes.cast(_export, ctypes.c_void_p))
     if describe:
         table.describe = ctypes.cast(_describe, ctypes.c_void_p)
@@ -453,7 +453,7 @@ class _Exchanged(Producer):
 
 
 class Exchanged(_Exchanged):
-    """A type whose exchange API describes tensors without an export."""
+    """A type whose exchange API can describe tensors without an export."""
 
     __dlpack_c_exchange_api__ = exchange_capsule(describe=True)
 
@@ -465,12 +465,12 @@ class ExchangedByExport(_Exchanged):
 
 
 class ExchangedLater(_Exchanged):
-    """A type whose exchange API is of a later version and leads to one of version 1."""
+    """A type whose exchange API has a later version and points to one of version 1."""
 
     __dlpack_c_exchange_api__ = exchange_capsule(describe=True, previous=True)
 
 
 class ExchangedUnknown(Producer):
-    """A type whose exchange API has only a later version: __dlpack__ is what is left."""
+    """A type whose exchange API has only a later version, so that __dlpack__ must be used."""
 
     __dlpack_c_exchange_api__ = exchange_capsule(describe=True, major=2)

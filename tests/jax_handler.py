@@ -1,4 +1,4 @@
-"""Calls of the handlers of adaptk._jax as XLA makes them, with arrays wherever a test puts them."""
+"""Calls the handlers of adaptk._jax like XLA, with arrays wherever a test puts them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _PRED, _ARRAY, _SCALAR, _STRING = 1, 1, 3, 4
 
 
 class HandlerError(Exception):
-    """What XLA would make an error of its own of."""
+    """An error that XLA would report."""
 
 
 class Memory(NamedTuple):
-    """Where the arrays of a call are, and how they get there and back."""
+    """The memory of a call's arrays, and copies to and from it."""
 
     put: Callable[[bytes], int]
     get: Callable[[int, int], bytes]
@@ -86,7 +86,7 @@ def _handler(platform: str) -> ctypes.c_void_p:
 
 
 def _attributes(given: Mapping[str, Any], kept: list[Any]) -> Any:
-    """In the order of their names, as XLA has them."""
+    """The attributes in the order of their names, as XLA passes them."""
     made = []
     for name in sorted(given):
         value = given[name]
@@ -141,7 +141,7 @@ def call(
 
 
 def route(monkeypatch: pytest.MonkeyPatch, step: Callable[..., list[Array]]) -> None:
-    """XLA's calls go to ``step(operands, kept, attributes)``; under vmap, operands have its axes."""
+    """Replaces XLA's calls by ``step(operands, kept, attributes)``; under vmap, operands have its axes."""
     import jax
 
     def ffi_call(target: str, results: Any, *, vmap_method: str, input_output_aliases: Any) -> Callable[..., Any]:

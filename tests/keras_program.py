@@ -1,4 +1,4 @@
-"""What test_keras.py runs in a process for each of Keras's backends: ``python keras_program.py CASE``."""
+"""test_keras.py runs this in a process for each of Keras's backends: ``python keras_program.py CASE``."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def keras_classes() -> None:
             a, b = ours(**options), theirs(**options)
             close(run(a), run(b))
             assert int(a.iterations) == 5
-            # Keras divides by u + eps in the place of max(u, eps).
+            # Keras divides by u + eps instead of max(u, eps).
             config, known = a.get_config(), b.get_config()
             for key in known:
                 if key not in ("name", "epsilon"):
@@ -82,7 +82,7 @@ def keras_classes() -> None:
 
 
 def library_bits() -> None:
-    """The steps are the library's, for each of its classes, and go on from a config and weights."""
+    """Steps of each class have the library's bits, also after a config and weights are loaded."""
     names = [*ak.__all__, *("AdEMAMix", "ADOPT", "MADGRAD", "Kate")]
     theirs = {"Adadelta": "AdaDelta", "Adagrad": "AdaGrad", "Adamax": "AdaMax", "Nadam": "NAdam", "RMSprop": "RMSProp"}
     for name in names:
@@ -94,7 +94,7 @@ def library_bits() -> None:
             opt = cls(learning_rate=0.0625, weight_decay=0.25)
             beside = [np.array(array(keras.ops.cast(v, "float32"))) for v in params]
             of_library = getattr(adaptk, theirs.get(name, name))
-            # Keras's default, if the library has no convention of Keras's for the rule.
+            # Keras's default, if the rule has no "keras" convention.
             given = {"eps": 1e-7} if name == "Adamax" else {}
             native = of_library(
                 beside, lr=0.0625, weight_decay=0.25, decoupled=True, convention=opt.convention, **given
@@ -158,7 +158,7 @@ def loop_of_keras() -> None:
     run(theirs, 2, 0, others)
     theirs.finalize_variable_values(others)
     close([array(v) for v in params], [array(v) for v in others])
-    # A gradient that takes the place of its variable.
+    # A gradient that overwrites its variable.
     params = variables()
     params[1].overwrite_with_gradient = True
     opt = ak.Adam()
@@ -173,7 +173,7 @@ def loop_of_keras() -> None:
 
 
 def stateless() -> None:
-    """The caller's tensors stay as they are."""
+    """The caller's tensors do not change."""
     for opt in (ak.AdamW(0.1), ak.SGD(0.1, momentum=0.9)):
         params = variables()
         opt.build(params)

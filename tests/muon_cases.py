@@ -1,4 +1,4 @@
-"""What Muon's tests compare with."""
+"""References for the tests of Muon."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adaptk._muon import COEFFICIENTS
 
 
 def newton_schulz(x: np.ndarray[Any, Any], coefficients: Any = COEFFICIENTS, steps: int = 5) -> np.ndarray[Any, Any]:
-    """The polynomial of the singular values, by a decomposition."""
+    """The iteration applied to the singular values, by a decomposition."""
     u, s, vt = np.linalg.svd(np.asarray(x, np.float64), full_matrices=False)
     a, b, c = coefficients
     s = s / max(float(np.sqrt((s**2).sum())), 1e-7)
@@ -20,7 +20,7 @@ def newton_schulz(x: np.ndarray[Any, Any], coefficients: Any = COEFFICIENTS, ste
 
 
 def oracle(start: Any, grads: list[Any], options: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-    """Jordan's and Moonlight's descriptions, in float64."""
+    """Muon in float64, from the descriptions of Jordan and of Moonlight."""
     w = np.asarray(start, np.float64)
     m = np.zeros_like(w)
     lr, mu = options.get("lr", 1e-3), options.get("momentum", 0.95)

@@ -35,7 +35,7 @@ if find_spec("ml_dtypes"):
 
 
 class Case(NamedTuple):
-    """A class, the options that make it run a rule, and the hyperparameters that it has then."""
+    """A class, the options that choose a rule, and the resulting hyperparameters."""
 
     name: str
     options: dict[str, Any]
@@ -124,7 +124,7 @@ def state_bits(optimizer: adaptk.Optimizer) -> list[bytes]:
 
 
 def in_another_process(code: str) -> None:
-    """For what would end this one if it went wrong."""
+    """Run in another process, for tests whose failure could end this one."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 

@@ -1,8 +1,8 @@
-"""What every rule must compute, transcribed into NumPy from the formulas and their papers, not from the kernels.
+"""The oracles of all rules in NumPy, written from the formulas and their papers, not from the kernels.
 
-Arrays of one dtype T (float32 or float64) go in and new ones come out; nothing is changed in place. What does not
-depend on the element is computed in Python floats and rounded to T once; every operation on arrays is one IEEE
-operation in T, from left to right as the formula is written. A kernel has to give the same bits.
+They take arrays of one dtype T (float32 or float64) and return new ones; nothing is changed in place. Numbers that do
+not depend on the element are computed in Python floats and rounded to T once. Every operation on arrays is one IEEE
+operation in T, in the order of the formula from left to right. A kernel must give the same bits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ORACLES: dict[str, Oracle] = {}
 
 
 def oracle(function: Oracle) -> Oracle:
-    """Register a rule by its name. Overflow and invalid operations are results like any other here."""
+    """Register a rule by its name. Overflow and invalid operations are no errors here."""
 
     @wraps(function)
     def quiet(*args: Array, **hyper: float) -> tuple[Array, ...]:
@@ -34,7 +34,7 @@ def oracle(function: Oracle) -> Oracle:
 
 @lru_cache(maxsize=1 << 16)
 def power(base: float, exponent: float) -> float:
-    """base**exponent for base >= 0, correctly rounded: 60 digits decide every case that is not built to be a tie."""
+    """base**exponent for base >= 0, correctly rounded: 60 digits decide all cases except constructed ties."""
     if exponent == 0:
         return 1.0
     with localcontext(Context(prec=60, Emin=MIN_EMIN, Emax=MAX_EMAX)):
@@ -47,7 +47,7 @@ def rounded(like: Array, *values: float) -> list[np.floating]:
 
 
 def larger(a: Array, b: Array) -> Array:
-    """The maximum, which is NaN where either is; of two equal values (zeros of both signs) the second."""
+    """The maximum: NaN if either is NaN; of two equal values (zeros of both signs) the second."""
     return np.where((a > b) | np.isnan(a), a, b)
 
 
@@ -71,7 +71,7 @@ def sgd(p: Array, g: Array, *, t: int, lr: float) -> tuple[Array]:
 
 
 def _accumulate(g: Array, b: Array, t: int, momentum: float, gain: float, plain: float, dampen_first: float) -> Array:
-    """mu*b + gain*g. Undampened at the first step, the state starts as plain*g and what it held is not looked at."""
+    """mu*b + gain*g. With an undamped first step, the state starts as plain*g and its old value is not used."""
     mu, gain, plain = rounded(g, momentum, gain, plain)
     return plain * g if t == 1 and not dampen_first else mu * b + gain * g
 
@@ -160,7 +160,7 @@ def _average(old: Array, new: Array, decay: float) -> Array:
 
 
 def _variance(r: Array, m: Array) -> Array:
-    """The mean square less the squared mean, which only rounding can push below 0."""
+    """The mean square minus the squared mean, which is negative only by rounding."""
     (zero,) = rounded(r, 0.0)
     spread = r - m * m
     return np.where(spread < zero, zero, spread)
@@ -289,7 +289,7 @@ def rprop(
     step_min: float,
     step_max: float,
 ) -> tuple[Array, Array, Array]:
-    """Riedmiller & Braun 1993 as torch.optim.Rprop has it: after a change of sign the parameter rests for a step."""
+    """Riedmiller & Braun 1993 as in torch.optim.Rprop: after a change of sign the parameter rests for a step."""
     minus, plus, low, high, zero, one = rounded(p, eta_minus, eta_plus, step_min, step_max, 0.0, 1.0)
     agreement = g * prev
     turned = agreement < zero
@@ -299,7 +299,7 @@ def rprop(
     return p - sign(g) * size, g, size
 
 
-# Adam and its relatives
+# Adam and its variants
 
 
 def _adam_step(
@@ -315,8 +315,11 @@ def _adam_step(
     eps_root: float,
     eps_hat: float,
 ) -> Array:
-    """The step from given moments. eps_root is wanted under the root of the corrected second moment v / (1 - b2^t);
-    the correction is taken out of the root, so it carries the same factor. eps_hat: Kingma & Ba, remark before 2.1."""
+    """The step from given moments.
+
+    eps_root belongs under the root of the corrected second moment v / (1 - b2^t). The correction is taken out of the
+    root, so eps_root has the same factor. eps_hat: Kingma & Ba, remark before 2.1.
+    """
     correction1 = 1.0 - power(beta1, t)
     correction2 = 1.0 - power(beta2, t)
     (under,) = rounded(p, eps_root * correction2)
@@ -349,7 +352,7 @@ def adam(
     return p, m, v
 
 
-# Its decay acts before the rule, as that of every rule does, and differs from theirs in its default alone.
+# Its decay acts before the rule, like that of every rule; only its default differs.
 ORACLES["adamw"] = adam
 
 
@@ -386,7 +389,7 @@ def adamax(
     return p - size * m / u, m, u
 
 
-# Products of the momentum schedule, M_1, M_2, ..., for each (beta1, psi) seen.
+# Products of the momentum schedule, M_1, M_2, ..., for each (beta1, psi).
 _PRODUCTS: dict[tuple[float, float], list[float]] = {}
 
 
@@ -396,7 +399,7 @@ def _nadam_mu(beta1: float, psi: float, t: int) -> float:
 
 def _nadam_product(beta1: float, psi: float, t: int) -> float:
     products = _PRODUCTS.setdefault((beta1, psi), [])
-    # Below 2^-60 nothing of the product shows in 1 - product, and it only falls.
+    # Below 2^-60 the product does not change 1 - product, and it only decreases.
     while len(products) < t and not (products and products[-1] < 2.0**-60):
         last = products[-1] if products else 1.0
         products.append(last * _nadam_mu(beta1, psi, len(products) + 1))
@@ -437,7 +440,7 @@ def nadam(
 def radam(
     p: Array, g: Array, m: Array, v: Array, *, t: int, lr: float, beta1: float, beta2: float, eps: float
 ) -> tuple[Array, Array, Array]:
-    """Liu et al. 2020, Algorithm 2, with torch's bound of 5 on the length of the average and its eps."""
+    """Liu et al. 2020, Algorithm 2, with torch's eps and its bound of 5 on the length of the average."""
     m = _average(m, g, beta1)
     v = _average(v, g * g, beta2)
     correction1 = 1.0 - power(beta1, t)
@@ -491,7 +494,7 @@ def adabelief(
     eps: float,
     eps_root: float,
 ) -> tuple[Array, Array, Array]:
-    """Zhuang et al. 2020, Algorithm 2: the first eps is added to the second moment itself and so adds up."""
+    """Zhuang et al. 2020, Algorithm 2: the first eps is added to the second moment itself, so it accumulates."""
     size, scale, eps, eps_root = rounded(
         p, lr / (1.0 - power(beta1, t)), 1.0 / math.sqrt(1.0 - power(beta2, t)), eps, eps_root
     )
@@ -554,9 +557,9 @@ def adan(
     return p, m, v, n, g.copy()
 
 
-# What acts around a rule
+# Operations around a rule
 
-# What each compute type takes without rounding.
+# The types that convert to each compute type without rounding.
 _EXACT = {
     "float32": {"float32", "float16", "bfloat16"},
     "float64": {"float64", "float32", "float16", "bfloat16"},
@@ -582,9 +585,9 @@ def step(
 ) -> tuple[Array, tuple[Array, ...]]:
     """One whole update of one tensor: (new param, new states).
 
-    `hyper` holds every hyperparameter of the rule. A param of 16 bits is widened for the computation and its new value
-    rounded to nearest even; states are float32 then, and float64 for a float64 param. A gradient of any type is brought
-    to the type of the computation, rounded if it is wider.
+    `hyper` holds every hyperparameter of the rule. A 16-bit param is widened for the computation, and its new value is
+    rounded to nearest even; its states are float32. A float64 param has float64 states. A gradient of any type is
+    converted to the type of the computation, and rounded if it is wider.
     """
     work = compute_type(param)
     if param.dtype.name not in _EXACT[work.name]:
@@ -617,13 +620,13 @@ LANES = 256
 def global_norm(arrays: Sequence[Array], grad_scale: float = 1.0) -> float:
     """The norm of all gradients together, summed in one fixed order.
 
-    The gradients lie end to end, each in its memory order, cut into leaves. In a leaf, lane i sums in float64 the
-    squares of the elements i, i + LANES, ...; the lanes are halved onto each other, then the leaves added in pairs.
+    The gradients are concatenated, each in its memory order, and cut into leaves. In a leaf, lane i sums in float64 the
+    squares of the elements i, i + LANES, .... The lanes are added in halves, and then the leaves in pairs.
     """
     flat = [np.ravel(array, order="K").astype(np.float64) for array in arrays]
     values = np.concatenate(flat) if flat else np.zeros(0)
     leaves = -(-values.size // LEAF)
-    # The zeros behind the end change no sum: sums of squares are never -0.
+    # The zeros of the padding change no sum, because sums of squares are never -0.
     padded = np.zeros(leaves * LEAF)
     padded[: values.size] = values
     with np.errstate(all="ignore"):
@@ -644,5 +647,5 @@ def global_norm(arrays: Sequence[Array], grad_scale: float = 1.0) -> float:
 
 
 def clip_scale(norm: float, clip_norm: float, grad_scale: float = 1.0) -> float:
-    """The factor that gradients are multiplied with so that their norm, `norm` once scaled, is clip_norm at most."""
+    """The factor by which gradients are multiplied, so that their scaled norm, `norm`, becomes at most clip_norm."""
     return grad_scale * clip_norm / norm if norm > clip_norm else grad_scale

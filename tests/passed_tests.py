@@ -1,7 +1,7 @@
-"""Which tests passed in one run, so that the next run in the same environment, with more packages, can do without them.
+"""Records the tests that passed in one run, so that the next run, with more packages, can skip them.
 
-A test runs again if it did not pass; if its file names a package that is new, with which it may do something else; and
-if Hypothesis gives it examples, of which the full tier has more.
+A test runs again if it did not pass; if its file names a new package, which may change what it does; and if it uses
+Hypothesis, because the full tier has more examples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 
 class Record:
-    """A plugin that writes what passed, and the packages that were there."""
+    """A plugin that writes the tests that passed, and the installed packages."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -33,7 +33,7 @@ class Record:
 
 
 def need_not_run(path: str, items: list[pytest.Item]) -> list[pytest.Item]:
-    """Those of the tests that passed when `path` was written and have nothing new to see."""
+    """The tests that passed when `path` was written and need not run again."""
     before = json.loads(Path(path).read_text())
     passed = set(before["passed"])
     new = sorted(set(packages_distributions()) - set(before["packages"]))

@@ -1,5 +1,8 @@
-"""What the rules with one number a row must compute: from FBGEMM's description of EXACT_ROWWISE_ADAGRAD and
-PARTIAL_ROWWISE_ADAM, in NumPy, with the order in which squares are summed."""
+"""Oracles in NumPy of the rules with one number per row.
+
+They follow FBGEMM's description of EXACT_ROWWISE_ADAGRAD and PARTIAL_ROWWISE_ADAM, with the library's order of
+summation.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ PER_ROW = {"rowwise_adagrad": "sum", "rowwise_adam": "exp_avg_sq"}
 
 
 def mean_square(row: Array) -> Any:
-    """Parts of 256; in each, 16 sums of every sixteenth square, which a tree adds up; the parts in float64."""
+    """In parts of 256: 16 sums of every sixteenth square, added by a tree. Parts are added in float64."""
     total = np.float64(0.0)
     for begin in range(0, len(row), 256):
         part = row[begin : begin + 256]
@@ -64,7 +67,7 @@ def step(rule: str, param: Array, grad: Array, states: dict[str, Array], t: int,
 
 
 def new_states(rule: str, shape: tuple[int, ...], dtype: Any = np.float32) -> dict[str, Array]:
-    """Positive numbers, as an optimizer has them in the middle of a run."""
+    """Positive numbers, like the states in the middle of a run."""
     rng = np.random.default_rng(7)
     rows = shape[:1] or (1,)
     return {
@@ -73,7 +76,7 @@ def new_states(rule: str, shape: tuple[int, ...], dtype: Any = np.float32) -> di
 
 
 def from_history(rule: str, param: Array, grads: list[Array], lr: float, decay: float) -> Array:
-    """The same from all gradients so far, in float64, as a formula of the steps; decay of the weights is decoupled."""
+    """The same as a closed formula of all gradients so far, in float64, with decoupled weight decay."""
     p = param.astype(np.float64)
     for t in range(1, len(grads) + 1):
         means = [np.square(g.reshape(len(p), -1)).mean(axis=1) for g in grads[:t]]

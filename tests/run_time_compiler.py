@@ -24,7 +24,7 @@ needs_nvrtc = pytest.mark.skipif(nvrtc() is None, reason="needs nvidia-cuda-nvrt
 
 @pytest.fixture(autouse=True, scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """NVRTC by its name, and a folder for what it compiles."""
+    """The environment for NVRTC: its name, and a cache folder for compiled code."""
     with pytest.MonkeyPatch.context() as patch:
         if (library := nvrtc()) is not None:
             patch.setenv("ADAPTK_NVRTC", library)

@@ -1,8 +1,8 @@
-"""SciPy's own tests of its solvers, loaded so that they call this library's in their place.
+"""SciPy's own tests of its solvers, loaded so that they call this library's solvers.
 
-Each module of tests is loaded a second time, apart from SciPy's copy, with `least_squares`, `leastsq` and `minimize`
-exchanged for the adapters below. These do what SciPy's functions do beside solving (its names of options, its choice
-of methods) and leave the solving to :mod:`adaptk.solve`. Whatever they do not know goes to SciPy's function.
+Each test module is loaded a second time, separately from SciPy's copy, with `least_squares`, `leastsq` and `minimize`
+replaced by the adapters below. They translate SciPy's options and methods and call :mod:`adaptk.solve`. Everything else
+goes to SciPy's functions.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import pytest
 import scipy.optimize
 from adaptk import solve
 
-# Calls of this library's solvers since the start; tests that make none say nothing about them.
+# The number of calls of this library's solvers: a test that makes none does not test them.
 calls = 0
 
 
 def _dense(function: Any) -> Any:
-    """The same function with sparse matrices made dense, which SciPy's methods take and these do not."""
+    """The same function with sparse matrices converted to dense ones, because only SciPy's methods accept them."""
     if not callable(function):
         return function
 
@@ -58,7 +58,7 @@ def least_squares(
     kwargs: Any = None,
     callback: Any = None,
 ) -> Any:
-    """`method`, `tr_solver`, `tr_options` and `jac_sparsity` choose among SciPy's algorithms: here there is one."""
+    """`method`, `tr_solver`, `tr_options` and `jac_sparsity` choose among SciPy's algorithms; they are ignored."""
     global calls
     calls += 1
     if kwargs:
@@ -70,11 +70,11 @@ def least_squares(
     scaling = {"x_scale": x_scale, "loss": loss, "f_scale": f_scale, "rel_step": diff_step}
     more = {"jac": _dense(jac), "bounds": bounds, "max_nfev": max_nfev, "callback": callback}
     r = solve.levenberg_marquardt(fun, x0, args, **tolerances, **scaling, **more)
-    r.status = -2 if r.status == -1 else r.status  # SciPy's number for an end by the callback
+    r.status = -2 if r.status == -1 else r.status  # SciPy's status for a stop by the callback
     return r
 
 
-# MINPACK's numbers for this library's.
+# This library's statuses mapped to MINPACK's.
 _INFO = {1: 4, 2: 1, 3: 2, 4: 3, 5: 2, 0: 5}
 
 
@@ -96,16 +96,16 @@ def leastsq(
     info = _INFO[r.status]
     if not full_output:
         return r.x, info
-    # None, as SciPy has it, where there is no covariance.
+    # Like SciPy: None if there is no covariance.
     covariance = r.cov if np.isfinite(r.cov).all() else None
     return r.x, covariance, {"fvec": r.fun, "nfev": r.nfev}, r.message, info
 
 
 def lbfgsb(fun: Any, x0: Any, args: Any = (), *, bounds: Any = None, **options: Any) -> Any:
-    """`lbfgs` by the options of SciPy's L-BFGS-B, whose start may be outside of the bounds.
+    """`lbfgs` with the options of SciPy's L-BFGS-B, whose start may be outside of the bounds.
 
-    Its tolerances in units of f and of the gradient, its limits of evaluations and the step of its differences in
-    units of x have no counterpart.
+    There is no counterpart of its absolute tolerances of f and of the gradient, its limits of evaluations, and the
+    absolute step of its differences.
     """
     for name in ("ftol", "maxfun", "maxls", "eps", "iprint", "finite_diff_rel_step"):
         options.pop(name, None)
@@ -119,7 +119,7 @@ def lbfgsb(fun: Any, x0: Any, args: Any = (), *, bounds: Any = None, **options: 
     return solve.lbfgs(fun, x0, args, bounds=bounds, **options)
 
 
-# The counterparts of SciPy's methods. Those that only use products of the Hessian get products.
+# The counterparts of SciPy's methods. Methods that only use products with the Hessian get products.
 COUNTERPARTS: dict[str, Callable[..., Any]] = {
     "cg": solve.conjugate_gradient,
     "newton-cg": functools.partial(solve.newton, damping="levenberg"),
@@ -132,7 +132,7 @@ _BY_PRODUCTS = ("trust-ncg", "trust-krylov")
 
 
 def minimize(methods: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
-    """scipy.optimize.minimize with some of its methods exchanged for functions, which it calls as custom ones."""
+    """scipy.optimize.minimize with some methods replaced by functions, which it calls as custom methods."""
 
     def exchanged(fun: Any, x0: Any, args: Any = (), method: Any = None, **given: Any) -> Any:
         global calls
@@ -151,7 +151,7 @@ def minimize(methods: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
         elif products is not None:
             own = solve.newton
         options = dict(given.pop("options", None) or {})
-        options.pop("subproblem_maxiter", None)  # of another algorithm
+        options.pop("subproblem_maxiter", None)  # an option of another algorithm
         points = [np.array(x0, dtype=float)]
         callback = given.pop("callback", None)
         if options.pop("return_all", False):
@@ -163,7 +163,7 @@ def minimize(methods: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
             callback = recorded
         own_options = {**given, "hess": hess, "hessp": products, "options": options, "callback": callback}
         r = scipy.optimize.minimize(fun, x0, args, method=own, **own_options)
-        # SciPy's numbers: 0 for success, 1 for the limit of iterations, 99 for an end by the callback.
+        # SciPy's statuses: 0 for success, 1 for the limit of iterations, 99 for a stop by the callback.
         if r.status == -1:
             r.message = "`callback` raised `StopIteration`."
         r.status = 0 if r.success else {0: 1, -1: 99}.get(r.status, 2)
@@ -174,14 +174,14 @@ def minimize(methods: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
 
 
 class _Optimize(types.ModuleType):
-    """scipy.optimize with some names exchanged."""
+    """scipy.optimize with some names replaced."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(scipy.optimize, name)
 
 
 def load(name: str, **exchanged: Any) -> types.ModuleType:
-    """A copy of scipy.optimize.tests.<name> whose global names, and those that it takes from `optimize`, are these."""
+    """A copy of scipy.optimize.tests.<name> in which these names, global or from `optimize`, are replaced."""
     tests = importlib.util.find_spec("scipy.optimize.tests")
     if tests is None or not tests.submodule_search_locations:
         pytest.skip("SciPy's tests are not installed", allow_module_level=True)
@@ -205,7 +205,7 @@ def load(name: str, **exchanged: Any) -> types.ModuleType:
 
 
 def _keep(function: Any, methods: Collection[str]) -> None:
-    """Of a test that takes a `method`, the cases with one of these."""
+    """The cases of a parametrised test whose `method` is one of these."""
     marks = []
     for mark in getattr(function, "pytestmark", []):
         if mark.name == "parametrize" and mark.args[0] == "method":
@@ -218,7 +218,7 @@ def _keep(function: Any, methods: Collection[str]) -> None:
 def take(
     module: types.ModuleType, names: Collection[str], methods: Collection[str], but: Collection[str] = ()
 ) -> Iterator[tuple[str, Any]]:
-    """Tests ("test_x"), classes of tests ("TestX"), or some tests of a class ("TestX.test_y"); but not some."""
+    """Select tests ("test_x"), classes of tests ("TestX") or tests of a class ("TestX.test_y"), with exceptions."""
     classes: dict[str, dict[str, Any]] = {}
     for name in names:
         first, _, second = name.partition(".")

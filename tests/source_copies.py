@@ -1,7 +1,7 @@
 """Copies of the sources for the builds of tests.
 
-Each is built in a folder of its own folder `build`, as `pip install` does. So the paths from builds to sources are the
-same, and one cache of objects serves all builds with the same options: see .ci/run.
+Each is built in a folder within its folder `build`, as `pip install` does. So the relative paths from builds to sources
+are the same, and builds with the same options share cached objects: see .ci/run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FOLDERS = ["cpp", "cuda", "python", "tests/cpp"]
 
 
 def copy_sources(folder: Path) -> Path:
-    """The folder, with all that a build needs and nothing that earlier builds left."""
+    """Copy all files that a build needs to the folder, without the results of earlier builds."""
     left = shutil.ignore_patterns("__pycache__", "*.so", "*.so.*", "*.pyc")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, folder / name, ignore=left)

@@ -1,4 +1,4 @@
-"""Gradients of rows, and what they stand for."""
+"""Sparse gradients, and the dense ones that they represent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEAF = 32
 def gradient(
     rows: int, row_shape: tuple[int, ...], count: int, seed: int, dtype: Any = np.float32
 ) -> tuple[Array, Array]:
-    """Indices with duplicates, some rows many times, in no order; and their values."""
+    """Unsorted indices with duplicates, some rows many times, and their values."""
     rng = np.random.default_rng(seed)
     indices = np.minimum(rng.zipf(1.3, count) - 1, rows - 1)
     if rows > 1:
@@ -22,7 +22,7 @@ def gradient(
 
 
 def dense(indices: Array, values: Array, shape: tuple[int, ...], compute: Any = np.float32) -> Array:
-    """The gradient with zeros: leaves of 32 occurrences, each added up in order, and then the leaves in order."""
+    """The dense gradient. Duplicates are added in leaves of 32 occurrences, in order, and then the leaves in order."""
     out = np.zeros(shape, compute)
     for row in np.unique(indices):
         of_row = values[indices == row].astype(compute)

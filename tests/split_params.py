@@ -1,4 +1,4 @@
-"""Params that are split in two and float16 that is rounded stochastically, by definition: an oracle in NumPy."""
+"""Oracles in NumPy, from the definitions: params that are split in two, and stochastic rounding to float16."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 SPLIT = ("remainder16", "remainder8", "kahan")
 SIDE_DTYPE = {"remainder16": np.dtype(np.int16), "remainder8": np.dtype(np.int8), "kahan": BF16}
 
-#: Lower halves of a float32: none, the smallest, around every place where something is rounded, the largest.
+#: Lower halves of a float32: 0, the smallest, values around every rounding boundary, the largest.
 LOW = [
     0,
     1,
@@ -35,19 +35,19 @@ LOW = [
 
 
 def every_upper_half() -> np.ndarray:
-    """All 65,536 upper halves, among them NaNs, infinities and subnormal numbers, with each of the lower ones."""
+    """All 65,536 upper halves, including NaNs, infinities and subnormal numbers, with each of the lower ones."""
     upper = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)
     return (upper[:, None] | np.array(LOW, np.uint32)).reshape(-1).view(np.float32)
 
 
 def encode(x: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The param and what lies beside it."""
+    """The param, and its remainder or compensation."""
     x = np.ascontiguousarray(x, np.float32)
     if name == "kahan":
         return _compensated(x)
     bits = 16 if name == "remainder16" else 8
     u = x.view(np.uint32).astype(np.int64)
-    # To a multiple of what is kept, ties to even, which float64 does exactly.
+    # To a multiple of the last place that is kept, ties to even, which is exact in float64.
     kept = np.rint(u / 2.0 ** (16 - bits)).astype(np.int64)
     kept = np.where(np.isnan(x), ((u >> 16) | 0x40) << bits, kept)
     half = 1 << (bits - 1)
@@ -79,14 +79,14 @@ def decode(param: np.ndarray, side: np.ndarray, name: str) -> np.ndarray:
 
 
 def float16_stochastic(x: np.ndarray, random: np.ndarray) -> np.ndarray:
-    """By arithmetic in float64; `random` are 16 bits for each element, of which the upper 13 count."""
+    """Stochastic rounding in float64; `random` has 16 bits for each element, of which the upper 13 are used."""
     x = x.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         nearest = x.astype(np.float16)
         a = np.abs(np.where(np.isfinite(x), x, 0)).astype(np.float64)
         exponent = np.maximum(np.frexp(a)[1] - 1, -14)
         place = np.ldexp(1.0, exponent - 10)
-        # The lost part of a place to a multiple of 2**-13: below the normal numbers this rounds.
+        # The lost fraction of the last place, as a multiple of 2**-13, which is rounded for subnormal numbers.
         eighths = np.rint(a / place * 2**13).astype(np.int64)
         places = (eighths + (random.astype(np.int64) >> 3)) >> 13
         made = np.minimum(places * place, 65504.0).astype(np.float16)
@@ -99,7 +99,7 @@ def bits_of(x: Any) -> np.ndarray:
 
 
 def assert_same(got: Any, want: Any) -> None:
-    """Bit for bit, but for the payload of a NaN."""
+    """Equal bit for bit, except for the payload of NaNs."""
     a, b = np.asarray(got), np.asarray(want)
     if a.dtype.kind != "i":
         nan = np.isnan(a.astype(np.float32))

@@ -28,7 +28,7 @@ OWN = {
 
 
 class Case(NamedTuple):
-    """A class of torch's and options for it."""
+    """A class of torch and options for it."""
 
     name: str
     options: dict[str, Any]
@@ -110,7 +110,7 @@ every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 SHAPES = ((3, 4), (5,), (), (2, 0, 3), (1,))
 
 
-# Of the largest number among those that are compared: sums may cancel. A few units in the last place of float32.
+# Relative to the largest of the compared numbers, because sums may cancel: a few units in the last place of float32.
 TOLERANCE = {"float32": 2e-6, "float64": 1e-12, "complex64": 2e-6, "complex128": 1e-12}
 
 
@@ -124,12 +124,12 @@ def params(dtype: str = "float32", shapes: Sequence[tuple[int, ...]] = SHAPES) -
 
 
 def twins(several: Sequence[Any]) -> list[Any]:
-    """Copies that keep their layout."""
+    """Copies with the same layout."""
     return [p.detach().clone().requires_grad_(p.requires_grad) for p in several]
 
 
 def give(several: Sequence[Sequence[Any]], seed: int, scale: float = 1.0, but: Sequence[int] = ()) -> None:
-    """The same random gradients for each list of params; those with a number in `but` get none."""
+    """Set the same random gradients for each list of params; those with an index in `but` get none."""
     generator = torch.Generator().manual_seed(seed)
     for i, same in enumerate(zip(*several, strict=True)):
         grad = torch.randn(same[0].shape, dtype=same[0].dtype, generator=generator) * scale
@@ -175,7 +175,7 @@ def raw(t: Any) -> bytes:
 
 
 def everything(optimizer: Any) -> Any:
-    """All that a step may change, bit for bit."""
+    """All arrays that a step may change, bit for bit."""
     every = [p for g in optimizer.param_groups for p in g["params"]]
     state = {
         i: {k: (raw(v), id(v)) if isinstance(v, Tensor) else v for k, v in optimizer.state[p].items()}
@@ -200,5 +200,5 @@ def in_another_process(code: str, timeout: float = 120) -> str:
 
 
 def sparse_beyond(shape: tuple[int, ...]) -> Any:
-    """A sparse gradient whose index is that of no row."""
+    """A sparse gradient with an index out of range."""
     return torch.sparse_coo_tensor(torch.tensor([[7]]), torch.ones(1), shape, check_invariants=False)

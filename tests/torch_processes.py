@@ -1,8 +1,8 @@
-"""Tasks of several processes for test_torch_distributed.py, and the job that runs them.
+"""Tasks for several processes for test_torch_distributed.py, and the job that runs them.
 
-All that needs several processes runs in one job of four, started once: each task gives back what the first of its
-processes has seen, and the tests compare. Everything is in float64, where the sums of a batch differ between one
-process and several by 1e-16, so that any step that is not the same shows.
+All tasks run in one job of four processes, which starts once. Each task returns the results of its first process, and
+the tests compare them. Everything is in float64: the sums of a batch in one and several processes differ by 1e-16 only,
+so any different step is visible.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if not dist.is_available() or not dist.is_gloo_available():
 PROCESSES = 4
 
 
-LIMIT = 240.0  # seconds for the whole job; it takes a tenth of that on two cores
+LIMIT = 240.0  # seconds for the whole job, which takes a tenth of this on two cores
 
 
-PATIENCE = timedelta(seconds=40)  # of a process with another one
+PATIENCE = timedelta(seconds=40)  # the timeout of communication between processes
 
 
 BATCH = 24
@@ -44,10 +44,10 @@ BATCH = 24
 STEPS = 6
 
 
-FIRST = 3  # of these, before the state is saved
+FIRST = 3  # the number of these steps before the state is saved
 
 
-# Names of classes and their arguments. Those with more numbers than a count of steps beside the states are there too.
+# Names of classes and their arguments, including those with more numbers than a step count in their state.
 RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("Adam", {"lr": 0.05, "weight_decay": 0.01}),
     "amsgrad": ("AdamW", {"lr": 0.05, "weight_decay": 0.1, "amsgrad": True}),
@@ -61,7 +61,7 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-# What torch has no double of that is as exact.
+# Classes for which torch has no counterpart of the same accuracy.
 OWN_RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "muon": ("Muon", {"lr": 0.05, "ns_dtype": "float64", "rest_options": {"lr": 0.05}}),
 }
@@ -90,7 +90,7 @@ class Lion(torch.optim.Optimizer):
 
 
 def plain(rule: str, params: Iterable[Any]) -> Any:
-    """The optimizer that is not the one under test."""
+    """The reference optimizer."""
     name, options = RULES[rule]
     return (Lion if name == "Lion" else getattr(torch.optim, name))(params, **options)
 
@@ -101,7 +101,7 @@ def fused(rule: str, params: Iterable[Any]) -> Any:
 
 
 def network(hidden: int = 5) -> Any:
-    """Sizes that two and four processes do not divide: with four, one has no row of the last layer."""
+    """A network with sizes that 2 and 4 do not divide: with four processes, one has no row of the last layer."""
     torch.manual_seed(0)
     layers = torch.nn.Linear(6, hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, 3)
     return torch.nn.Sequential(*layers).double()
@@ -118,7 +118,7 @@ def loss_of(model: Any, x: Any, y: Any) -> Any:
 
 
 def values(model: Any) -> dict[str, Any]:
-    """All of the params, wherever they lie."""
+    """The whole params, however they are sharded."""
     whole = {}
     for name, p in model.named_parameters():
         p = p.detach()
@@ -127,7 +127,7 @@ def values(model: Any) -> dict[str, Any]:
 
 
 def clipped(params: Iterable[Any], limit: float) -> float:
-    """Scale gradients as the step does, and return their norm."""
+    """Scale gradients like the step, and return their norm."""
     grads = [p.grad for p in params]
     norm = torch.cat([g.reshape(-1) for g in grads]).norm().item()
     for g in grads:
@@ -144,7 +144,7 @@ class Task:
     world: int
     rule: str = "adam"
     clip: float | None = None
-    source: int = 0  # how many processes have saved what is loaded
+    source: int = 0  # the number of processes that saved the state to load
 
     @property
     def name(self) -> str:
@@ -154,7 +154,7 @@ class Task:
 
 @dataclass
 class Place:
-    """Where a task runs."""
+    """The process of a task."""
 
     task: Task
     rank: int
@@ -183,7 +183,7 @@ class Place:
         return fused(self.task.rule, model.parameters())
 
     def train(self, model: Any, optimizer: Any, steps: int = STEPS, sync: Callable[[], None] = lambda: None) -> Any:
-        """The losses on the whole batch, of which this process has a part, and the norms that the steps report."""
+        """Train. Returns the losses on the whole batch, of which this process has a part, and the steps' norms."""
         x, y = self.part(*batch())
         options = {} if self.task.clip is None else {"clip_norm": self.task.clip}
         losses, norms = [], []
@@ -202,13 +202,13 @@ class Place:
 
 
 def ddp(at: Place) -> dict[str, Any]:
-    # Gradients are views of the buckets then, which are made anew after the first step.
+    # Gradients are then views of the buckets, which are replaced after the first step.
     model = torch.nn.parallel.DistributedDataParallel(network(), gradient_as_bucket_view=True)
     return at.outcome(model, at.train(model, at.optimizer(model)))
 
 
 def zero(at: Place, views: bool = False) -> dict[str, Any]:
-    """With a state that is put together in one process and dealt out again half-way."""
+    """ZeRO; half-way the state is gathered in one process and distributed again."""
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     name, options = RULES[at.task.rule]
@@ -237,7 +237,7 @@ def zero_views(at: Place) -> dict[str, Any]:
 
 
 def zero_clip(at: Place) -> dict[str, Any]:
-    """Each process steps its own params, by the norm over all."""
+    """Each process steps its own params, with the norm over all."""
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     name, options = RULES[at.task.rule]
@@ -257,7 +257,7 @@ def zero_clip(at: Place) -> dict[str, Any]:
 
 
 def sharded(at: Place, *shape: int) -> Any:
-    """FSDP2: over all processes, or copies over the first dimension of a mesh."""
+    """FSDP2 over all processes, or with copies along the first dimension of a mesh."""
     from torch.distributed.fsdp import fully_shard
 
     model, mesh = network(), at.mesh(*shape)
@@ -279,7 +279,7 @@ def fsdp(at: Place) -> dict[str, Any]:
     optimizer = at.optimizer(model)
     losses, norms = at.train(model, optimizer, FIRST)
     weights, state = get_state_dict(model, optimizer)
-    # It has to be a copy: the arrays in it go on being stepped.
+    # A copy, because later steps change the arrays in it.
     dcp.save({"model": weights, "optimizer": state}, checkpoint_id=checkpoint(at, at.task.rule, at.world))
     more = at.train(model, optimizer, STEPS - FIRST)
     whole = get_optimizer_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True))
@@ -299,7 +299,7 @@ def offloaded(at: Place, model: Any, **options: Any) -> Any:
 def offload_ddp(at: Place) -> dict[str, Any]:
     model = torch.nn.parallel.DistributedDataParallel(network(), gradient_as_bucket_view=True)
     result = at.outcome(model, at.train(model, offloaded(at, model)))
-    # Without DDP, whose buckets an error in the middle of a backward pass leaves half done.
+    # Without DDP, whose buckets are left incomplete by an error in the backward pass.
     other = network()
     taking = offloaded(at, other, grads="collect")
     try:
@@ -311,7 +311,7 @@ def offload_ddp(at: Place) -> dict[str, Any]:
 
 
 def offload_fsdp(at: Place) -> dict[str, Any]:
-    """FSDP2 with params on the CPU between its uses of them; another optimizer goes on half-way."""
+    """FSDP2 with params offloaded to the CPU; another optimizer continues half-way."""
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
     from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 
@@ -329,7 +329,7 @@ def offload_fsdp(at: Place) -> dict[str, Any]:
 
 
 def resume(at: Place) -> dict[str, Any]:
-    """Goes on from what another number of processes has saved, with a single one in nothing sharded."""
+    """Continues from a state that another number of processes has saved; a single process has unsharded params."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
@@ -343,7 +343,7 @@ def resume(at: Place) -> dict[str, Any]:
 
 
 def adopt(at: Place) -> dict[str, Any]:
-    """Goes on from the state of torch's optimizer in a single process."""
+    """Continues from the state of torch's optimizer in a single process."""
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
         get_optimizer_state_dict,
@@ -358,7 +358,7 @@ def adopt(at: Place) -> dict[str, Any]:
         optimizer = plain(at.task.rule, alone.parameters())
         steps_of(alone, optimizer, FIRST)
         weights, state = alone.state_dict(), get_optimizer_state_dict(alone, optimizer)
-        if at.task.rule == "lion":  # the plain one has fewer hyperparameters
+        if at.task.rule == "lion":  # the reference has fewer hyperparameters
             rest = fused("lion", network().parameters()).param_groups[0]
             state["param_groups"][0].update({k: v for k, v in rest.items() if k != "params"})
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
@@ -393,7 +393,7 @@ def tensor_parallel(at: Place) -> dict[str, Any]:
 
 
 def two_dimensional(at: Place) -> dict[str, Any]:
-    """Tensor parallel in pairs, sharded over pairs: rows of the first layer lie in strides."""
+    """Tensor parallel in pairs, sharded over pairs: the shards of the first layer are strided."""
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
