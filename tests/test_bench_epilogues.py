@@ -1,4 +1,4 @@
-"""``bench/epilogues.py`` on a size that takes no time; what it measures is asserted nowhere."""
+"""``bench/epilogues.py`` on a small size. No measured value is asserted."""
 
 from __future__ import annotations
 

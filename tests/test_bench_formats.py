@@ -1,4 +1,4 @@
-"""``bench/formats.py`` on sizes that take no time; what it measures is asserted nowhere."""
+"""``bench/formats.py`` on small sizes. No measured value is asserted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytest.importorskip("ml_dtypes", reason="NumPy's bfloat16 comes from ml_dtypes")
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch, restored: None) -> Any:
     monkeypatch.syspath_prepend(str(BENCH))
-    # "formats" is too common a name to stay among the modules.
+    # Remove it from sys.modules, because "formats" is a common name.
     monkeypatch.delitem(sys.modules, "formats", raising=False)
     yield importlib.import_module("formats")
     sys.modules.pop("formats", None)

@@ -1,4 +1,4 @@
-"""``bench/gradient_release.py`` on a model that takes no time; what it measures is asserted nowhere."""
+"""``bench/gradient_release.py`` on a small model. No measured value is asserted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_every_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pyte
     threads = torch.get_num_threads()
 
     def here(layers: int, width: int, steps: int) -> list[dict[str, Any]]:
-        """All in this process, whose peak says nothing."""
+        """Run everything in this process, whose peak is not meaningful."""
         rows = []
         for way in bench.WAYS:
             assert bench.main([*SIZE, "--way", way]) == 0

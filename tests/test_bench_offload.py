@@ -1,5 +1,4 @@
-"""``bench/offload.py`` and ``adaptk bench --offload`` on a size that takes no time; what they measure is asserted
-nowhere."""
+"""``bench/offload.py`` and ``adaptk bench --offload`` on a small size. No measured value is asserted."""
 
 from __future__ import annotations
 

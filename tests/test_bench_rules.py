@@ -1,4 +1,4 @@
-"""``bench/rules_at_run_time.py`` on sizes that take no time; what it measures is asserted nowhere."""
+"""``bench/rules_at_run_time.py`` on small sizes. No measured value is asserted."""
 
 from __future__ import annotations
 

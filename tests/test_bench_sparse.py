@@ -1,4 +1,4 @@
-"""``bench/sparse_rows.py`` on tables that take no time; what it measures is asserted nowhere."""
+"""``bench/sparse_rows.py`` on small tables. No measured value is asserted."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_no_elements_of_one_array() -> None:
 
 
 def permuted(a: Any, axes: Sequence[int]) -> Any:
-    """The same array with another order of its axes in memory."""
+    """The same array with a different order of the axes in memory."""
     return np.ascontiguousarray(a.transpose(axes)).transpose(np.argsort(axes))
 
 

@@ -30,7 +30,7 @@ from helpers import (
 
 @pytest.fixture
 def frozen() -> Iterator[None]:
-    """What there is now is out of the sight of the collector of cycles, which makes it fast."""
+    """Excludes existing objects from garbage collection, which makes it fast."""
     gc.collect()
     gc.freeze()
     try:
@@ -83,7 +83,7 @@ def test_references(kind: str) -> None:
 
 
 def no_leak(work: Callable[[int], None], times: int) -> None:
-    """Neither blocks of Python's allocator nor memory of the process stay behind."""
+    """Asserts that neither blocks of Python's allocator nor memory of the process leak."""
     work(times // 50)
     blocks = sys.getallocatedblocks()
     grown = growth(lambda: work(times), lambda: work(times // 50))

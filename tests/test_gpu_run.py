@@ -1,4 +1,4 @@
-"""``bench/gpu/run.sh``: its stages, limits and tables. What it measures is asserted nowhere."""
+"""``bench/gpu/run.sh``: its stages, limits and tables. No measured value is asserted."""
 
 from __future__ import annotations
 

@@ -494,7 +494,7 @@ def test_derivatives_are_refused() -> None:
     for derivative in (jax.grad, jax.jacfwd, jax.hessian):
         with pytest.raises(TypeError, match=r"adaptk\.jax\.adam: a step has no derivative here"):
             derivative(unrolled)(jnp.ones(3))
-    # A step beside what is differentiated is none of its business.
+    # A step is allowed next to differentiated code.
     step = jax.jit(unrolled)
     value, slope = jax.value_and_grad(lambda p: (p**2).sum() + step(jax.lax.stop_gradient(p)))(jnp.ones(3))
     assert slope.tolist() == [2.0] * 3

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# Not imported here: that would take the backend which Keras is set up for, and that may not be installed.
+# Not imported here: the import needs the backend that Keras is configured for, which may not be installed.
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="needs Keras")
 
 PROGRAM = Path(__file__).parent / "keras_program.py"

@@ -24,14 +24,14 @@ from optim_cases import (
 
 
 def quietly(change: Callable[[], None]) -> None:
-    """NumPy deprecates setting an array's shape in place."""
+    """Suppress NumPy's deprecation warning for setting an array's shape in place."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         change()
 
 
 class World:
-    """An optimizer over groups with different rules, in the middle of its work, and a twin that nothing happens to."""
+    """An optimizer of groups with different rules, after some steps, and an undisturbed copy."""
 
     def __init__(self) -> None:
         self.params, self.optimizer = self.make()

@@ -23,7 +23,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 def special(buffers: dict[str, Any]) -> dict[str, Any]:
-    """The same with infinities, NaNs, zeros of both signs and subnormal numbers here and there."""
+    """The same numbers, some replaced by infinities, NaNs, zeros of both signs and subnormal numbers."""
     rng = np.random.default_rng(5)
     for name, a in buffers.items():
         if a.size:
@@ -75,7 +75,7 @@ def test_hyperparameters(rule: str) -> None:
     with traced(rule) as made:
         for h in own:
             for value in [True, False] if h.range == "bool" else inside(h.range):
-                # The library's rules know which values do not go together.
+                # The library's rules refuse values that are incompatible.
                 if (h.name, value) not in ENDS:
                     compare(rule, made, buffers, (1, 2, 7, 1234567), **{h.name: value})
         for _ in range(30):

@@ -35,7 +35,7 @@ needs_compiler = pytest.mark.skipif(compilerless, reason="needs a C++ compiler")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of this test's own."""
+    """A separate cache folder for the test."""
     monkeypatch.setenv("ADAPTK_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

@@ -13,7 +13,7 @@ import pytest
 
 
 def refused(match: str, function: Callable[..., Any], kind: type[Exception] = TypeError, **options: Any) -> None:
-    """The rule is refused, and leaves nothing behind; `match` says what the message has."""
+    """Asserts that the rule is refused and not registered; `match` is a pattern of the message."""
     before = list(adaptk.rules())
     with pytest.raises(kind, match=match):
         adaptk.rule(**{"lr": 0.1, **options})(function)

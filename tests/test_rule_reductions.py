@@ -44,7 +44,7 @@ def tree(terms: np.ndarray) -> float:
 
 
 def values(p: Any, g: Any, h: Any, t: Any) -> Any:
-    """What each reduction comes to, to be read from the params."""
+    """The value of each reduction, written to the params."""
     x = p * g
     found = h.which
     value = adaptk.where(found == 0, adaptk.norm(x), 0.0)

@@ -42,7 +42,7 @@ def columns_sum(matrix: np.ndarray) -> np.ndarray:
 
 
 def reductions_of(p: Any, g: Any, h: Any, t: Any) -> Any:
-    """What each reduction comes to, to be read from the params."""
+    """The value of each reduction, written to the params."""
     x = p * g
     value: Any = 0 * p
     number = 0

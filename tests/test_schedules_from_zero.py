@@ -161,7 +161,7 @@ def test_a_traced_step(schedule: schedules.Schedule) -> None:
 
 
 def test_adaptk_jax_accepts_both() -> None:
-    """It hands a schedule the count that it wants."""
+    """It passes a schedule the count that it needs."""
     jax = pytest.importorskip("jax")
     pytest.importorskip("adaptk.jax")
     params = []

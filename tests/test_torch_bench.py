@@ -1,4 +1,4 @@
-"""The race against torch's optimizers, on sizes that take no time; what it measures is asserted nowhere."""
+"""The race against torch's optimizers, on small sizes. No measured value is asserted."""
 
 from __future__ import annotations
 
