@@ -211,6 +211,10 @@ def targets(results: Record) -> list[Target]:
     made: Record = results.get("run_time") or {}
     first = [(made["first_step_seconds"], f"{made['size']} elements")] if made.get("complete") else []
     result.append(Target("seconds to trace, compile and step a rule from a function", 0.5, False, first))
+    reducing: list[Record] = made.get("reducing", [])
+    other = [r["rule"] for r in reducing if not r["equal"]]
+    counted = [(float(len(other)), ", ".join(other))] if made.get("complete") else []
+    result.append(Target("rules with reductions that have other bits than the CPU's", 0, False, counted))
     batches: Record = results.get("fits") or {}
     fitted = [(batches["of_published"], f"{batches['count']} fits")] if batches.get("complete") else []
     result.append(Target("fits a second / Gpufit's published 3 million", 5.0, points=fitted))
@@ -291,6 +295,9 @@ def table(results: Record) -> str:
     for r in (results.get("rows") or {}).get("rows", []):
         own, copy = (r["times"][name]["median"] for name in ("adaptk", "copy"))
         lines.append(f"{r['rule']} of rows, {r['rows']:,} x {r['width']}: {copy / own:.2f} of a copy's bandwidth")
+    for r in (results.get("run_time") or {}).get("reducing", []):
+        speed = r["copy_seconds"] / r["seconds"]
+        lines.append(f"{r['rule']}, {' x '.join(map(str, r['shape']))}: {speed:.2f} of a copy's bandwidth")
     for kernel in results.get("profile") or []:
         metrics = ", ".join(f"{name} {value}" for name, value in kernel["metrics"].items())
         lines += shortened([f"{kernel['kernel'][:60]}: {metrics}"], 1, 200)

@@ -3,8 +3,9 @@
 ``python bench/gpu/run_time.py [--json FILE] [--cpu]``
 
 Adam as a Python function is traced, registered and compiled by NVRTC; then again under another name, from the cached
-file of the first time. Both are compared with the kernel of the library. ``--cpu``: a trial run, in which it is
-interpreted.
+file of the first time. Both are compared with the kernel of the library. Two rules with reductions, over tensors and
+over rows and columns, are compared with a copy of as many bytes as their passes move (bench/reductions.py). ``--cpu``:
+a trial run, in which all are interpreted.
 """
 
 # ruff: noqa: E402  # modules of other folders are found first
@@ -26,9 +27,11 @@ find_modules("bench")
 
 import adaptk
 import torch
+from reductions import STREAMS, shape_of
 from rules_at_run_time import make
 
 REPEATS = 20
+REDUCING = ("lamb", "adafactor")
 FORMATS = ("float32", "bfloat16")
 
 
@@ -66,6 +69,28 @@ def equal_bits(made: adaptk.TracedRule, size: int, device: str, dtype: str) -> b
     return all(torch.equal(a.cpu(), b) for a, b in zip(ours, want, strict=True))
 
 
+def reducing(name: str, size: int, device: str, wait: Callable[[], None]) -> Record:
+    """The times of a step and of a copy, and whether the step has the CPU's bits."""
+    results = []
+    for where in (device, "cpu"):
+        params = [torch.linspace(-1, 1, 1007 * 131, device=where).reshape(1007, 131) for _ in range(2)]
+        opt = adaptk.optimizer_for(name, params[:1])
+        for _ in range(2):
+            opt.step(params[1:])
+        results.append(params[0].cpu())
+    shape = shape_of(name, size)
+    param, grad = (torch.full(shape, 0.1, device=device) for _ in range(2))
+    opt = adaptk.optimizer_for(name, [param])
+    source, target = (torch.zeros(size * STREAMS[name] // 2, device=device) for _ in range(2))
+    return {
+        "rule": name,
+        "shape": list(shape),
+        "seconds": step_time(lambda: opt.step([grad]), wait),
+        "copy_seconds": step_time(lambda: target.copy_(source), wait),
+        "equal": torch.equal(*results),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; the exit status is 1 if bits differ."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -90,11 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         made.unregister()
         again.unregister()
+        found["reducing"] = [reducing(name, size, device, wait) for name in REDUCING]
     found["complete"] = True
     print(found)
     if options.json is not None:
         write_json(options.json, found)
-    return 0 if all(found["equal"].values()) else 1
+    return 0 if all([*found["equal"].values(), *(r["equal"] for r in found["reducing"])]) else 1
 
 
 if __name__ == "__main__":
