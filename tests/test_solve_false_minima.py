@@ -21,6 +21,9 @@ SOLVERS: dict[str, Any] = {
 }
 OTHERS: dict[str, Any] = {
     "bfgs": lambda f, x, g, h, **o: solve.newton(f, x, jac=g, hess="bfgs", **o),
+    "exact": lambda f, x, g, h, **o: solve.steepest_descent(f, x, jac=g, line_search="exact", **o),
+    "bb": lambda f, x, g, h, **o: solve.steepest_descent(f, x, jac=g, line_search="bb", **o),
+    "dy": lambda f, x, g, h, **o: solve.conjugate_gradient(f, x, jac=g, beta="dy", **o),
     "pr+": lambda f, x, g, h, **o: solve.conjugate_gradient(f, x, jac=g, beta="pr+", **o),
 }
 NEWTONS = ["trust-region", "levenberg", "hessp"]
@@ -70,12 +73,23 @@ def test_a_function_without_a_minimum_has_none(solver: str, start: list[float]) 
     assert r.fun < -1e3
 
 
-@pytest.mark.parametrize("solver", [*NEWTONS, "hz", "fr"])
+@pytest.mark.parametrize("solver", [*NEWTONS, "hz", "fr", "dy", "wolfe", "exact", "bb"])
 def test_a_loose_tolerance_is_no_excuse(solver: str) -> None:
     """In Rosenbrock's valley the gradient is small from (0.8, 0.65) on, far from the minimum."""
-    r = SOLVERS[solver](rosenbrock, [-1.2, 1.0], rosenbrock_gradient, rosenbrock_hessian, tol=1e-3)
+    r = (SOLVERS | OTHERS)[solver](rosenbrock, [-1.2, 1.0], rosenbrock_gradient, rosenbrock_hessian, tol=1e-3)
     assert r.success
     np.testing.assert_allclose(r.x, 1.0, atol=5e-3)
+
+
+@pytest.mark.parametrize("solver", ["hz", "wolfe"])
+def test_the_check_of_the_distance_costs_little(solver: str) -> None:
+    """Up to ten pairs of gradients, and none as long as the gradient is large."""
+    g = np.random.default_rng(0)
+    a = g.normal(size=(40, 20))
+    h = np.eye(20) + a.T @ a / 40
+    r = SOLVERS[solver](lambda x: float(x @ h @ x) / 2, np.ones(20), lambda x: h @ x, lambda x: h)
+    assert r.success, r.message
+    assert r.njev <= r.nfev + 20
 
 
 @pytest.mark.parametrize("power", [4, 6, 8])
@@ -110,6 +124,90 @@ def test_an_offset_in_a_valley(offset: float) -> None:
         np.testing.assert_allclose(r.x, 1.0, atol=0.05)
 
 
+@pytest.mark.parametrize("damping", ["trust-region", "levenberg"])
+@pytest.mark.parametrize("derivatives", ["", "jac", "jac hess"])
+@pytest.mark.parametrize("n", [3, pytest.param(130, marks=pytest.mark.full)])
+def test_a_variable_that_the_function_does_not_depend_on_stays(damping: str, derivatives: str, n: int) -> None:
+    """A singular H has many steps to the minimum, of which a long one changes such variables for nothing."""
+
+    def hessian(x: Array) -> Array:
+        h = np.zeros((n, n))
+        h[:2, :2] = rosenbrock_hessian(x[:2])
+        return h
+
+    all_of_them = {"jac": lambda x: np.r_[rosenbrock_gradient(x[:2]), np.zeros(n - 2)], "hess": hessian}
+    given = {name: all_of_them[name] for name in derivatives.split()}
+    start = np.r_[-1.2, 1.0, np.arange(2.0, n)]
+    r = solve.newton(lambda x: rosenbrock(x[:2]), start, damping=damping, **given)
+    assert r.success, r.message
+    np.testing.assert_array_equal(r.x[2:], start[2:])
+    np.testing.assert_allclose(r.x[:2], 1.0, atol=1e-4)
+    assert not r.hess[2:].any()
+    assert abs(r.lambda_min) < 1e-3
+
+
+def test_the_shortest_step_where_a_combination_has_no_say() -> None:
+    """|A x - b|^2 with a null space that is no axis: the minimum nearest to the start."""
+    a, b, start = np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]), np.array([2.0, 3.0]), np.array([3.0, -1.0, 4.0])
+    r = solve.newton(
+        lambda x: float(np.sum((a @ x - b) ** 2)),
+        start,
+        jac=lambda x: 2 * a.T @ (a @ x - b),
+        hess=lambda x: 2 * a.T @ a,
+    )
+    assert r.success, r.message
+    np.testing.assert_allclose(r.x, start + np.linalg.lstsq(a, b - a @ start, rcond=None)[0], atol=1e-9)
+
+
+def test_a_variable_without_slope_and_curvature_may_still_lead_down() -> None:
+    r = solve.newton(
+        lambda x: float((x[0] - 3) ** 2 - x[1] ** 3 + x[1] ** 4),
+        [1.0, 0.0],
+        jac=lambda x: np.array([2 * (x[0] - 3), -3 * x[1] ** 2 + 4 * x[1] ** 3]),
+        hess=lambda x: np.diag([2.0, -6 * x[1] + 12 * x[1] ** 2]),
+    )
+    assert r.success, r.message
+    np.testing.assert_allclose(r.x, [3.0, 0.75], atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", [solve.conjugate_gradient, solve.steepest_descent, solve.lbfgs])
+@pytest.mark.parametrize("jac", ["given", "2-point", "3-point"])
+@pytest.mark.parametrize("offset", [0.0, 1.0, 100.0])
+@pytest.mark.parametrize("start", [[1.0, 1e-9], [1.0, 1e-12], [3.0, 1e-7]])
+def test_a_slope_below_the_tolerance_still_leads_out_of_a_saddle(
+    solver: Any, jac: str, offset: float, start: list[float]
+) -> None:
+    """x0^2 - x1^2 + x1^4: the slope along x1 is far smaller than that along x0 was."""
+    r = solver(
+        lambda x: float(offset + x[0] ** 2 - x[1] ** 2 + x[1] ** 4),
+        start,
+        jac=(lambda x: np.array([2 * x[0], -2 * x[1] + 4 * x[1] ** 3])) if jac == "given" else jac,
+    )
+    assert r.success, r.message
+    np.testing.assert_allclose(np.abs(r.x), [0.0, np.sqrt(0.5)], atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_function_that_falls_for_ever_does_not_take_for_ever() -> None:
+    """-x0 + x1^2: far out, a step of a length that changed the first x leaves x as it is."""
+    r = solve.lbfgs(lambda x: float(-x[0] + x[1] ** 2), [1.0, 1.0], jac=lambda x: np.array([-1.0, 2 * x[1]]))
+    assert r.status == -6
+    assert r.nfev < 5000
+
+
+def test_no_point_outside_bounds_is_asked_for_to_tell_a_saddle() -> None:
+    seen: list[Array] = []
+
+    def f(x: Array) -> float:
+        seen.append(x.copy())
+        return float(x[0] ** 2 - x[1] ** 2 + x[1] ** 4)
+
+    r = solve.lbfgs(f, [1.0, 1e-9], bounds=([-2.0, -1e-8], [2.0, 0.5]))
+    assert r.success, r.message
+    np.testing.assert_allclose(r.x, [0.0, 0.5], atol=1e-5)
+    assert all(-2 <= x[0] <= 2 and -1e-8 <= x[1] <= 0.5 for x in seen)
+
+
 # Maxima near zero: no step that is short beside x changes f
 
 
@@ -128,7 +226,7 @@ DIFFERENCES = [solve.newton, solve.conjugate_gradient, solve.steepest_descent, s
 
 @pytest.mark.parametrize("solver", DIFFERENCES)
 @pytest.mark.parametrize("jac", ["2-point", "3-point", "cs"])
-@pytest.mark.parametrize("start", [1e-5, 1e-9, -1e-9])
+@pytest.mark.parametrize("start", [1e-5, 1e-9, -1e-9, 1e-12, 1e-15])
 def test_a_maximum_near_zero_is_left_by_differences(solver: Any, jac: str, start: float) -> None:
     r = solver(lambda x: np.cos(x[0]), [start], jac=jac)
     assert r.success, r.message
@@ -174,6 +272,27 @@ def test_a_gradient_of_the_wrong_sign_is_a_failure(solver: str) -> None:
     assert "The derivative does not agree with the function along x[0]" in r.message
     assert r.fun == rosenbrock(r.x) <= rosenbrock(np.array([-1.2, 1.0]))
     np.testing.assert_array_equal(r.jac, -rosenbrock_gradient(r.x))
+
+
+def test_a_wrong_gradient_is_named_by_its_variable() -> None:
+    r = solve.lbfgs(
+        lambda x: float((x[0] - 1) ** 2 + (x[1] - 3) ** 2),
+        [1.0, 1.0],
+        jac=lambda x: np.array([2 * (x[0] - 1), -2 * (x[1] - 3)]),
+    )
+    assert r.status == -9
+    assert "along x[1]: the slope of the function is 4 by jac, and -4 by differences" in r.message
+    n = 100
+    wrong = [solve.lbfgs, solve.conjugate_gradient, solve.newton]
+    for solver in wrong:
+        r = solver(
+            lambda x: float(x @ x),
+            np.ones(n),
+            jac=lambda x: -2 * x,
+            **({"hess": lambda x: 2 * np.eye(n)} if solver is solve.newton else {}),
+        )
+        assert r.status == -9
+        assert "along the gradient: the slope" in r.message
 
 
 def test_a_gradient_whose_other_element_is_wrong() -> None:

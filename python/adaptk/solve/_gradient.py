@@ -118,8 +118,8 @@ def conjugate_gradient(
         the run:
 
         == =======================================================================
-        1  ``|g|_inf <= gtol G``, and the remaining distance, estimated from the length and the curvature of the last
-           two steps, is at most a thousandth of the path so far
+        1  ``|g|_inf <= gtol G``, and the remaining distance is at most a thousandth of the path so far, as estimated
+           from the last two steps and from the curvature in up to ten directions, which is nowhere negative
         5  no step along -g lowers f by more than its rounding
         0  `maxiter` iterations
         -1 the callback stopped it

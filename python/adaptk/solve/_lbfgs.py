@@ -26,6 +26,10 @@ _LEFT_OF_THE_WAY = 1e-3
 _SMALL_STEP, _SMALL_PROMISE = 1.0, 1e-2
 # The predicted fall for a doubling of x, as a fraction of |f|, from which it is worth a try.
 _SLOPE_OUTWARD = 1e-3
+# In how many directions a minimum is told from a saddle.
+_MOST_DIRECTIONS = 10
+# Of how many variables each derivative is checked; one may take some twenty evaluations.
+_MOST_AXES = 64
 
 
 def _no_mask(result: Any, name: str) -> None:
@@ -140,8 +144,9 @@ class _Function:
             if change > (64 if h < most * 2.0**-6 else 8) * self.eps * abs(value):
                 self.silent[k] = False
                 length = h * math.sqrt(abs(value) / change) if change < abs(value) else h
-                if length > 2 * size:
-                    self.typical[k] = 2.0 ** math.floor(math.log2(min(length, most)))
+                # At most 1, however far from zero a search has looked.
+                if min(length, 1.0) > 2 * size:
+                    self.typical[k] = 2.0 ** math.floor(math.log2(min(length, 1.0)))
                 # A maximum: there is a slope away from it, even if rounding hides it at x.
                 if rise < 0 and fall < 0 and abs(rise - fall) <= 8 * self.eps * abs(value):
                     return fall / float(down[k] - x[k]) if x[k] < 0 else rise / float(up[k] - x[k])
@@ -300,7 +305,10 @@ class _Search:
         low: Any = (0.0, self.value, self.slope, self.x, None)
         high: Any = None
         best: Any = None
-        a = min(first, self.most)
+        # A shorter step leaves x as it is: far out, where f falls on and on, that may be most of the trials.
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            shortest = np.abs(self.x) / np.abs(self.d) * self.x.dtype.type(np.finfo(self.x.dtype).eps)
+        a = min(max(first, float(shortest[self.d != 0].min(initial=np.inf))), self.most)
         tiny = 4 * float(np.finfo(self.x.dtype).eps)
         for _ in range(_MOST_TRIALS):
             t = self.at(a)
@@ -344,11 +352,43 @@ class _Search:
         return b - (b - a) * (sb + d2 - d1) / bottom if bottom != 0 else (a + b) / 2
 
 
+def _way_out(f: _Function, x: Array, g: Array, free: Array, path: float, largest: float, clip: Any) -> Array | None:
+    """A direction of the free variables with negative curvature, if conjugate gradients on H p = -g find one.
+
+    H is by differences of gradients. Of few variables every direction is tried.
+    """
+    eps = float(np.finfo(x.dtype).eps)
+    noise = 8 * {1: math.sqrt(eps), 2: eps ** (2 / 3)}.get(f.differences, eps / 8)
+    h = min(_LEFT_OF_THE_WAY, noise ** (1 / 3)) * path
+    square = float(g.astype(np.float64) @ g)
+    if not h > 0 or not square > 0:
+        return None
+    r: Array = -g.astype(np.float64)
+    u = r
+    for _ in range(min(x.size, _MOST_DIRECTIONS)):
+        step = (h / float(np.linalg.norm(u)) * u).astype(x.dtype)
+        if (clip(x + step) != x + step).any() or (clip(x - step) != x - step).any():
+            return None
+        (_, up), (_, down) = f(x + step), f(x - step)
+        hu: Array = np.where(free, (up.astype(np.float64) - down) * (float(np.linalg.norm(u)) / (2 * h)), 0)
+        bend = float(u @ hu)
+        if not abs(bend) > 4 * noise * largest / h * float(u @ u):
+            return None
+        if bend < 0:
+            return u / float(np.linalg.norm(u))
+        r = r - square / bend * hu
+        before, square = square, float(r @ r)
+        if not square > (1e-2 * float(g @ g) if x.size > _MOST_DIRECTIONS else 0):
+            return None
+        u = r + square / before * u
+    return None
+
+
 def _contradicted(
     f: _Function, x: Array, d: Array, value: float, slope: float, clip: Any
 ) -> tuple[float, float] | None:
     """The slopes (claimed, found) along d, if two differences agree with each other and not with the claimed slope."""
-    size = float(np.linalg.norm(x)) / float(np.linalg.norm(d)) or 1.0 / float(np.linalg.norm(d))
+    size = (float(np.linalg.norm(x)) or 1.0) / float(np.linalg.norm(d))
     before = math.nan
     eps = float(np.finfo(x.dtype).eps)
     for k in range(1, 12):
@@ -369,6 +409,21 @@ def _contradicted(
             return slope / length, found / length
         before = found
     return None
+
+
+def _disagreement(f: _Function, x: Array, g: Array, inner: Array, value: float, clip: Any) -> Any:
+    """The variable whose derivative is most wrong, or -1 for all of them, and its slopes; None if none is wrong."""
+    along = _contradicted(f, x, -inner, value, -float(inner @ inner), clip)
+    if along is None:
+        return None
+    worst, error = (-1, *along, True), 0.0
+    for k in range(x.size if x.size <= _MOST_AXES else 0):
+        axis = np.zeros_like(x)
+        axis[k] = 1
+        one = _contradicted(f, x, axis, value, float(g[k]), clip)
+        if one is not None and abs(one[1] - one[0]) > error:
+            worst, error = (k, *one, True), abs(one[1] - one[0])
+    return worst
 
 
 def lbfgs(
@@ -443,7 +498,8 @@ def lbfgs(
 
         == =======================================================================
         1  ``|g|_inf <= gtol G``, and the next step is at most a thousandth of the path so far, and either at most
-           eps**(1/2) of it or of ``|x|``, or predicts a fall of less than 0.01 eps**(1/2) of ``|f|``
+           eps**(1/2) of it or of ``|x|``, or predicts a fall of less than 0.01 eps**(1/2) of ``|f|``; and the curvature
+           is not negative in up to ten directions
         5  no step along -g lowers f by more than its rounding
         0  `maxiter` iterations
         -1 the callback stopped it
@@ -511,6 +567,19 @@ def _run(
     def free_part(at: Array, g: Array) -> Array:
         return np.where(((at <= low) & (g > 0)) | ((at >= high) & (g < 0)), 0, g) if bounded else g
 
+    def leave(inner: Array) -> tuple[Array, float, Array] | None:
+        """A lower point beyond a saddle, at most as far as the path so far."""
+        free = (x > low) & (x < high) if bounded else np.ones(x.size, bool)
+        u = _way_out(f, x, np.where(free, inner, 0), free, path, largest, clip)
+        if u is None:
+            return None
+        for k in range(60):
+            for side in (path * 0.25**k, -path * 0.25**k):
+                point = clip((x + side * u).astype(x.dtype))
+                if f.value(point) < value - 16 * f.eps * abs(value):
+                    return point, *f(point)
+        return None
+
     value, g = f(x)
     records: list[tuple[float, float, float]] = []
     path = largest = 0.0
@@ -542,8 +611,7 @@ def _run(
             # If rounding of the function hides a difference, 0 only shows that.
             status = 5 if f.rounding_of_gradient(x, value) > gtol * largest else 1
             break
-        found = None
-        search = None
+        found = search = away = None
         for attempt in range(3):
             if attempt == 1:
                 if not memory.s.size and nit:
@@ -572,7 +640,9 @@ def _run(
                 root = math.sqrt(float(np.finfo(x.dtype).eps))
                 small = length <= _SMALL_STEP * root * max(float(np.linalg.norm(x)), path)
                 if small or -slope / 2 <= _SMALL_PROMISE * root * abs(value):
-                    status = 1
+                    away = leave(inner)
+                    if away is None:
+                        status = 1
                     break
             most = math.inf
             if bounded:
@@ -595,14 +665,18 @@ def _run(
                 break
         if status:
             break
+        if away is not None:
+            x, value, g = away
+            memory.clear()
+            continue
         if nit >= limit:
             break
         if found is None:
             status = -3 if search is not None and search.blocked else 5
             if status == 5 and search is not None and steepest > 1e-3 * largest and f.differences == 0:
-                where = _contradicted(f, x, -inner, value, -float(inner @ inner), clip)
-                if where is not None:
-                    status, disagreement = -9, (-1, *where, True)
+                disagreement = _disagreement(f, x, g, inner, value, clip)
+                if disagreement is not None:
+                    status = -9
             break
         _, new, _, point, gradient = found
         if new == -math.inf:

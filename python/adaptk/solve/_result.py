@@ -377,7 +377,7 @@ MESSAGES: dict[str, dict[int, str]] = {
 def _disagreement(kind: str, variable: int, claimed: float, found: float, given: bool) -> str:
     """A message: which derivative does not belong to its function, and what to do."""
     what = "cost" if kind == "least_squares" else "function"
-    where = f"x[{variable}]" if variable >= 0 else "the last step"
+    where = f"x[{variable}]" if variable >= 0 else "the last step" if what == "cost" else "the gradient"
     if given:
         return (
             f"The derivative does not agree with the function along {where}: the slope of the {what} is {claimed:.6g} "

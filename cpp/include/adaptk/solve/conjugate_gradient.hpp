@@ -6,8 +6,8 @@
 //   R. Fletcher, C. M. Reeves (1964); M. R. Hestenes, E. Stiefel (1952); Y. H. Dai, Y. Yuan (1999)
 //
 // With G the largest |g|_inf of the run, it ends with
-//   gradient   |g|_inf <= gtol G, and the remaining distance, estimated from the last two steps, is at most a
-//              thousandth of the distance so far, or f does not fall any more
+//   gradient   |g|_inf <= gtol G, and the remaining distance, estimated from the last two steps and then from up to
+//              ten steps of linear conjugate gradients, is at most a thousandth of the distance so far
 //   precision  no step along -g lowers f
 //   derivative the same, and differences of f contradict g
 //   nonfinite  the same, and f is not finite after the shortest one
@@ -81,11 +81,11 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
             return (w.g.array().abs() >= w.first.array().abs() / 2 && w.g.array().abs() > gtol * first_most).any();
         };
         w.d = -w.g;
-        const auto restart = [&] {
+        const auto restart = [&](T most_before) {
             gtol = gradient_tolerance(problem, o.gtol, o.keep_gtol);
             w.first = w.g;
             first_most = std::max(first_most, largest(w.g));
-            most = 0;
+            most = most_before;
             alpha = 0;
             since_restart = 0;
             w.d = -w.g;
@@ -96,7 +96,12 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
             if (const Signal signal = watch(Progress<T>{s.nit, line.value, step, g_most, w.x.data(), n});
                 signal != Signal::go)
                 return ended(signal);
-            if (g_most <= gtol * most && line.near() && !still_slopes()) return Status::gradient;
+            if (g_most <= gtol * most && line.near() && !still_slopes()) {
+                const Arrival arrival = line.confirm(most);
+                if (arrival == Arrival::minimum) return Status::gradient;
+                if (arrival == Arrival::aborted) return Status::aborted;
+                if (arrival == Arrival::moved) restart(most);
+            }
             if (s.nit >= o.max_iterations) return Status::limit;
             line.slope0 = w.g.dot(w.d);
             // Within rounding, d is not a descent direction, or it is not finite.
@@ -128,7 +133,7 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
             if (search == Search::unbounded) return Status::unbounded;
             if (search == Search::failed) {
                 if (const Status status = line.failure(first_most); status != Status::limit) return status;
-                restart();
+                restart(T(0));
                 continue;
             }
             alpha = line.alpha;

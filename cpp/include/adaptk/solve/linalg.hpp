@@ -293,7 +293,12 @@ template <class T> class Tridiagonal {
                 solved = solved && std::isfinite(length) && length > 0;
                 if (solved) u /= length;
             }
-            if (solved) return;
+            if (solved) {
+                // What is left of other eigenvectors is rounding, which a long step would make into a large change.
+                for (int i = 0; i < n; ++i)
+                    if (std::abs(u[i]) <= epsilon<T>) u[i] = 0;
+                return;
+            }
             shift += (shift + lambda) * 3;
             for (int i = 0; i < n; ++i) u[i] = i % 2 == 0 ? T(1) : T(0.75);
             u /= norm(u);

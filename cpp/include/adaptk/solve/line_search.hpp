@@ -17,14 +17,17 @@ namespace adaptk::solve {
 
 template <class T> struct LineWork {
     void resize(int n) {
-        for (Vector<T>* v : {&x, &g, &d, &xn, &gn, &best}) v->resize(n);
+        for (Vector<T>* v : {&x, &g, &d, &xn, &gn, &best, &p, &r, &u, &hu}) v->resize(n);
     }
     Vector<T> x, g, d;  // the point that a search starts from, its gradient, the direction
     Vector<T> xn, gn;   // the point last evaluated
     Vector<T> best;     // the lowest point of the run
+    // Of confirm(): the estimated way to the minimum, H p + g, a conjugate direction and its product with H.
+    Vector<T> p, r, u, hu;
 };
 
 enum class Search { found, failed, aborted, unbounded };
+enum class Arrival { minimum, farther, moved, aborted };
 
 template <class T, class Problem> class Line {
   public:
@@ -82,6 +85,50 @@ template <class T, class Problem> class Line {
     }
     // Whether a small gradient is that of a minimum.
     bool near() const { return w.g.isZero(T(0)) || ahead <= left_of_the_way<T> * path; }
+    // The same by the curvature in more directions than those of the steps, which in a valley lead across it: a few
+    // steps of linear conjugate gradients on H p = -g, with H from differences of gradients. Their |p| grows, and is a
+    // thousandth of the path at most. A direction of negative curvature leads away from a saddle. `most` is the largest
+    // |g|_inf of the run. While the minimum is farther away, this is not worth its gradients in each iteration.
+    Arrival confirm(T most_slope) {
+        constexpr int most_directions = 10;
+        if (w.g.isZero(T(0))) return Arrival::minimum;
+        if (s.nit < not_before) return Arrival::farther;
+        T noise = value_error<T>(f);
+        if constexpr (requires { f.gradient_error(); }) noise = std::max(noise, T(f.gradient_error() / 8));
+        const T allowed = left_of_the_way<T> * path, h = std::min(allowed, std::cbrt(noise) * path);
+        const T g_norm = norm(w.g), unknown = 4 * noise * most_slope / h;
+        if (!(h > 0) || !std::isfinite(unknown)) return Arrival::minimum;
+        w.p.setZero();
+        w.r = -w.g / g_norm;
+        w.u = w.r;
+        T square = 1;
+        for (int k = 0; k < std::min(int(w.x.size()), most_directions); ++k) {
+            const T t = h / norm(w.u);
+            for (const T side : {T(1), T(-1)}) {
+                w.xn = w.x + side * t * w.u;
+                ++s.njev;
+                if (!f.gradient(w.xn.data(), w.gn.data())) return Arrival::aborted;
+                if (side > 0) w.hu = w.gn;
+            }
+            w.hu = (w.hu - w.gn) / (2 * t);
+            const T bend = w.u.dot(w.hu), u_square = w.u.squaredNorm();
+            if (!(std::abs(bend) > unknown * u_square)) return Arrival::minimum;
+            if (bend < 0) return leave();
+            const T a = square / bend;
+            w.p += a * w.u;
+            if (!(g_norm * norm(w.p) <= allowed)) {
+                not_before = s.nit + most_directions + s.nit / 8;
+                return Arrival::farther;
+            }
+            w.r -= a * w.hu;
+            const T before = square;
+            square = w.r.squaredNorm();
+            // Of few variables no direction is left out: the slope along one may only be small.
+            if (!(square > T(w.x.size() > most_directions ? 0.01 : 0))) break;
+            w.u = square / before * w.u + w.r;
+        }
+        return Arrival::minimum;
+    }
     // Replaces the last point by the lowest one of the run.
     bool finish() {
         if (!(lowest < value)) return true;
@@ -97,33 +144,18 @@ template <class T, class Problem> class Line {
     Status failure(T first) {
         if (blocked) return Status::nonfinite;
         if (largest(w.g) <= std::sqrt(epsilon<T>) * first) return Status::precision;
-        const auto at = [&](const Vector<T>& point, T& f_there) {
-            ++s.nfev;
-            if (!f.value(point.data(), f_there)) return false;
-            if (f_there < lowest) {
-                lowest = f_there;
-                w.best = point;
-            }
-            return true;
-        };
+        const auto at = [&](const Vector<T>& point, T& f_there) { return probe(point, f_there); };
         const Agreement agreement =
             judge_minimum(w.x, w.g, w.d, value, value_error<T>(f), w.xn, w.gn, s.disagreement, at);
-        if (agreement == Agreement::aborted) return Status::aborted;
+        if (agreement == Agreement::aborted || !look_ahead()) return Status::aborted;
         if (lowest == -std::numeric_limits<T>::infinity()) return Status::unbounded;
         if (agreement == Agreement::fails && at_rest(f, s.disagreement, first)) return Status::precision;
         // A probe that is clearly lower shows that the search was wrong, not that there are no steps.
-        const bool useful = value - lowest > 16 * epsilon<T> * std::max(std::abs(value), std::abs(first_value));
+        const bool useful = lower();
         const bool refined = (agreement == Agreement::fails || useful) && refine(f);
         if (!refined && !(agreement == Agreement::holds && useful))
             return agreement == Agreement::holds ? Status::precision : Status::derivative;
-        if (lowest < value) {
-            w.x = w.best;
-            value = lowest;
-        }
-        path = 0;
-        ahead = left_before = std::numeric_limits<T>::infinity();
-        ++s.njev;
-        return f.gradient(w.x.data(), w.g.data()) ? Status::limit : Status::aborted;
+        return go_to_lowest() ? Status::limit : Status::aborted;
     }
 
     Search strong_wolfe(T first, T c1, T c2);
@@ -137,6 +169,7 @@ template <class T, class Problem> class Line {
     T slope0 = 0;                    // phi'(0)
     T first_value = 0;               // at the start
     T path = 0;                      // the distance so far
+    std::int64_t not_before = 0;     // the iteration from which confirm() is worth its gradients again
     // The remaining distance, estimated from the last step and from the last two.
     T left_before = std::numeric_limits<T>::infinity(), ahead = std::numeric_limits<T>::infinity();
     bool still = false;    // xn is x, in the arithmetic
@@ -151,6 +184,56 @@ template <class T, class Problem> class Line {
         return std::isfinite(fn) ? derivative() : true;
     }
     bool finite() const { return std::isfinite(fn); }
+    // The value at a point that may become the lowest one.
+    bool probe(const Vector<T>& point, T& f_there) {
+        ++s.nfev;
+        if (!f.value(point.data(), f_there)) return false;
+        if (f_there < lowest) {
+            lowest = f_there;
+            w.best = point;
+        }
+        return true;
+    }
+    // Near a maximum at zero, rounding hides the fall of f over steps that are short relative to x. If it hides the
+    // gradient too, which is by differences, points at up to the typical distance of 1 along d decide. False to abort.
+    bool look_ahead() {
+        if constexpr (requires { f.gradient_error(); }) {
+            if (!(f.gradient_error() > 0)) return true;
+            const T d_norm = norm(w.d);
+            T there = value;
+            for (T t = norm(w.x); t < 1 && t > 0 && there <= value && !lower(); t *= 16) {
+                w.xn = w.x + (t / d_norm) * w.d;
+                if (!probe(w.xn, there)) return false;
+            }
+        }
+        return true;
+    }
+    // Whether the lowest point is lower than x by more than rounding.
+    bool lower() const { return value - lowest > 16 * epsilon<T> * std::max(std::abs(value), std::abs(first_value)); }
+    // Begins anew at the lowest point.
+    bool go_to_lowest() {
+        if (lowest < value) {
+            w.x = w.best;
+            value = lowest;
+        }
+        path = 0;
+        ahead = left_before = std::numeric_limits<T>::infinity();
+        ++s.njev;
+        return f.gradient(w.x.data(), w.g.data());
+    }
+    // From a saddle along u or -u, at most as far as the path so far. If no point is lower, the negative curvature was
+    // only rounding.
+    Arrival leave() {
+        T t = path / norm(w.u), there;
+        for (int i = 0; i < most; ++i, t /= 4) {
+            for (const T side : {t, -t}) {
+                w.xn = w.x + side * w.u;
+                if (!probe(w.xn, there)) return Arrival::aborted;
+            }
+            if (lower()) return go_to_lowest() ? Arrival::moved : Arrival::aborted;
+        }
+        return Arrival::minimum;
+    }
     static constexpr int most = 60;
 };
 

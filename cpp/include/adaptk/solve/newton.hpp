@@ -40,7 +40,7 @@ template <class T> struct NewtonOptions {
 template <class T> struct NewtonWork {
     void resize(int n_) {
         n = n_;
-        for (Vector<T>* v : {&x, &g, &p, &xn, &gn, &t, &most}) v->resize(n);
+        for (Vector<T>* v : {&x, &g, &p, &xn, &gn, &t, &most, &held}) v->resize(n);
         h.resize(n, n);
         l.resize(n, n);
         tri.resize(n);
@@ -49,6 +49,7 @@ template <class T> struct NewtonWork {
     int n = 0;
     Vector<T> x, g, p, xn, gn, t;
     Vector<T> most;  // the largest |g_i| of the run
+    Vector<T> held;  // 1 for a variable that the step leaves
     Matrix<T> h, l;
     Tridiagonal<T> tri;
     TrustWork<T> trust;
@@ -126,12 +127,37 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
                 }
             }
             if (s.nit >= o.max_iterations) return Status::limit;
+            hold_idle();
             const Status status = o.damping == Damping::none        ? full_step()
                                   : o.damping == Damping::levenberg ? levenberg_step()
                                                                     : trust_step();
+            release_idle();
             if (status != Status::limit) return status;
             step = norm(w.p);
         }
+    }
+
+    // A variable without slope and curvature, such as one that f does not depend on, gets some curvature for a step, so
+    // that it keeps its value: H is then singular only if others make it so.
+    void hold_idle() {
+        idle = false;
+        w.held.setZero();
+        for (int k = 0; k < w.n && size > 0; ++k) {
+            if (w.h(k, k) != 0 || w.g[k] != 0) continue;
+            if (!w.h.row(k).head(k).isZero(T(0)) || !w.h.col(k).tail(w.n - k).isZero(T(0))) continue;
+            w.h(k, k) = size;
+            w.held[k] = 1;
+            idle = true;
+        }
+        if (!idle) return;
+        known_lambda = false;
+        definite = factor(0);
+    }
+    void release_idle() {
+        if (!idle) return;
+        for (int k = 0; k < w.n; ++k)
+            if (w.held[k] != 0) w.h(k, k) = 0;
+        known_lambda = definite = idle = false;
     }
 
     // w.l becomes the factor of H + shift I; false if it has none.
@@ -244,7 +270,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         blocked = !std::isfinite(fn);
         if (blocked) return Trial::worse;
         const bool below_rounding = predicted <= 4 * epsilon<T> * std::max(std::abs(value), std::abs(fn));
-        const bool small = full && length <= o.xtol * norm(w.x);
+        const bool small = full && !idle && length <= o.xtol * norm(w.x);
         ratio = (value - fn) / predicted;
         if (below_rounding || small) {
             // f cannot tell; the gradient can: it has fallen, or grows steeper along p.
@@ -414,7 +440,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
                     tridiagonal = true;
                 }
                 if (radius <= 0) radius = first_radius();
-                step = trust_region_step(w.tri, lambda, w.g, radius, w.trust, w.p);
+                step = trust_region_step(w.tri, lambda, level(), w.g, radius, w.trust, w.p);
                 if (!(step.predicted > 0) || !w.p.allFinite()) {
                     radius /= 4;
                     if (!(radius > std::numeric_limits<T>::min())) return conclude(Trial::stuck);
@@ -691,6 +717,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     bool definite = false, known_lambda = false, have_hessian = false;
     T guess = 0, last_length = 0, last_gradient = 1;  // of shifted_step
     int minor = 0;                                    // of the last matrix without a factor, by shifted_step
+    bool idle = false;                                // a variable is held
     bool blocked = false;                             // f is not finite at the last trial
     bool full = false;                                // p is the step of the plain method
 };

@@ -6,8 +6,8 @@
 //   bb      J. Barzilai, J. M. Borwein, Two-point step size gradient methods, IMA J. Numer. Anal. 8 (1988), made
 //           global by a maximum over ten values (M. Raydan, SIAM J. Optim. 7 (1997))
 // With G the largest |g|_inf of the run, it ends with
-//   gradient   |g|_inf <= gtol G, and the remaining distance, estimated from the last two steps, is at most a
-//              thousandth of the distance so far, or f does not fall any more
+//   gradient   |g|_inf <= gtol G, and the remaining distance, estimated from the last two steps and then from up to
+//              ten steps of linear conjugate gradients, is at most a thousandth of the distance so far
 //   precision  no step along -g lowers f
 //   derivative the same, and differences of f contradict g
 //   nonfinite  the same, and f is not finite after the shortest one
@@ -43,9 +43,10 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
         last.fill(line.value);
         T most = 0, step = std::numeric_limits<T>::quiet_NaN(), alpha = 0, bb = 0, slope_before = 0;
         T gtol = gradient_tolerance(problem, o.gtol, o.keep_gtol), first_most = largest(w.g);
-        const auto restart = [&] {
+        const auto restart = [&](T most_before) {
             gtol = gradient_tolerance(problem, o.gtol, o.keep_gtol);
-            most = alpha = bb = 0;
+            most = most_before;
+            alpha = bb = 0;
             first_most = std::max(first_most, largest(w.g));
             last.fill(line.value);
         };
@@ -55,7 +56,12 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
             if (const Signal signal = watch(Progress<T>{s.nit, line.value, step, g_most, w.x.data(), n});
                 signal != Signal::go)
                 return ended(signal);
-            if (g_most <= gtol * most && line.near()) return Status::gradient;
+            if (g_most <= gtol * most && line.near()) {
+                const Arrival arrival = line.confirm(most);
+                if (arrival == Arrival::minimum) return Status::gradient;
+                if (arrival == Arrival::aborted) return Status::aborted;
+                if (arrival == Arrival::moved) restart(most);
+            }
             if (s.nit >= o.max_iterations) return Status::limit;
             w.d = -w.g;
             line.slope0 = w.g.dot(w.d);
@@ -66,7 +72,12 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
             Search search = Search::failed;
             if (o.rule == StepRule::bb) {
                 const T ceiling = *std::max_element(last.begin(), last.end());
-                if (bb > 0 && std::isfinite(bb)) first = bb;
+                // With negative curvature, as on the way down from a maximum, farther than the last step.
+                if (bb > 0 && std::isfinite(bb)) {
+                    first = bb;
+                } else if (bb < 0) {
+                    first = 4 * alpha;
+                }
                 for (int i = 0; i < 60 && search == Search::failed; ++i, first /= 4) {
                     if (!line.phi(first)) return Status::aborted;
                     if (line.fn == -std::numeric_limits<T>::infinity()) return Status::unbounded;
@@ -95,7 +106,7 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
             if (search == Search::unbounded) return Status::unbounded;
             if (search == Search::failed) {
                 if (const Status status = line.failure(first_most); status != Status::limit) return status;
-                restart();
+                restart(T(0));
                 continue;
             }
             alpha = line.alpha;

@@ -34,8 +34,10 @@ template <class T> struct TrustWork {
 // orthogonal to the eigenvectors of lambda_min < 0, |p| stays below the radius for every lambda > -lambda_min; then a
 // multiple tau of the eigenvector u is added so that |p + tau u| = radius, which is near enough to optimal if tau^2
 // (lambda + lambda_min) <= (p'(H + lambda I)p + lambda radius^2) / 10 (More and Sorensen, Lemma 3.4).
+// If |lambda_min| <= level, which is zero up to the error of H, and g is orthogonal to the null space, so that the step
+// along it is no better than without it, the step is the shortest minimiser of the model, if that is within the radius.
 template <class T>
-TrustStep<T> trust_region_step(Tridiagonal<T>& h, T lambda_min, const Vector<T>& g, T radius, TrustWork<T>& w,
+TrustStep<T> trust_region_step(Tridiagonal<T>& h, T lambda_min, T level, const Vector<T>& g, T radius, TrustWork<T>& w,
                                Vector<T>& p) {
     TrustStep<T> step;
     w.g = g;
@@ -47,7 +49,15 @@ TrustStep<T> trust_region_step(Tridiagonal<T>& h, T lambda_min, const Vector<T>&
     T lambda = lambda_min > 0 ? T(0) : floor + std::max(4 * tiny, g_norm / radius * T(1e-3));
     bool have_u = false;
     bool found = false;
-    for (int i = 0; i < 200; ++i) {
+    if (std::abs(lambda_min) <= level && level > 0 && h.solve(4 * level, w.g, w.y)) {
+        h.eigenvector(lambda_min, w.u);
+        have_u = true;
+        w.y -= w.y.dot(w.u) * w.u;
+        found = norm(w.y) <= radius && 4 * level * norm(w.y) <= g_norm * T(1e-3) &&
+                std::abs(w.g.dot(w.u)) <= 16 * epsilon<T> * g_norm;
+        step.shift = 0;
+    }
+    for (int i = 0; i < 200 && !found; ++i) {
         step.shift = lambda;
         if (!h.solve(lambda, w.g, w.y)) {
             low = std::max(low, lambda);
