@@ -325,7 +325,7 @@ def common(
 def unconstrained(bounds: Any, constraints: Any) -> None:
     """Refuse bounds and constraints, which scipy.optimize.minimize passes to every custom method."""
     if bounds is not None:
-        raise ValueError("bounds: this method has none; least squares with bounds: levenberg_marquardt")
+        raise ValueError("bounds: this method has none; lbfgs has them, and levenberg_marquardt for least squares")
     if constraints is not None and not (isinstance(constraints, Sequence) and len(constraints) == 0):
         raise ValueError("constraints: this method has none")
 
