@@ -18,6 +18,7 @@ from adaptk import catalogue
 
 BACKEND = keras.backend.backend()
 SHAPES = ((3, 4), (5,), ())
+CARRIED = ("AdaBound", "AMSBound", "ScheduleFreeSGD", "ScheduleFreeAdamW", "ScheduleFreeRAdam")
 THEIRS = {
     "Adadelta": [{}, {"rho": 0.9}],
     "Adagrad": [{"learning_rate": 0.1}, {"initial_accumulator_value": 0.2, "epsilon": 1e-3}],
@@ -83,7 +84,7 @@ def keras_classes() -> None:
 
 def library_bits() -> None:
     """Steps of each class have the library's bits, also after a config and weights are loaded."""
-    names = [*ak.__all__, *("AdEMAMix", "ADOPT", "MADGRAD", "Kate")]
+    names = [*ak.__all__, *("AdEMAMix", "ADOPT", "MADGRAD", "Kate"), *CARRIED]
     theirs = {"Adadelta": "AdaDelta", "Adagrad": "AdaGrad", "Adamax": "AdaMax", "Nadam": "NAdam", "RMSprop": "RMSProp"}
     for name in names:
         cls = getattr(ak, name)
@@ -105,7 +106,7 @@ def library_bits() -> None:
             if narrow == "float32":
                 same([array(v) for v in params], beside)
             for v in opt.variables[2:]:
-                assert str(v.dtype) == "float32", (name, v.dtype)
+                assert str(v.dtype) == ("int32" if v.name == "carried" else "float32"), (name, v.dtype)
             twin = cls.from_config(opt.get_config())
             copies = [keras.Variable(keras.ops.copy(v.value), dtype=v.dtype) for v in params]
             twin.build(copies)
@@ -116,13 +117,36 @@ def library_bits() -> None:
 
 def every_rule_of_the_catalogue() -> None:
     for name in catalogue.CLASSES.values():
-        if any(rule.carried for rule in getattr(adaptk, name)._class_rules):
-            refused(getattr(ak, name), ValueError, "on from step to step, which Keras has no place for")
+        if any(rule.carried and rule.reduces == "all" for rule in getattr(adaptk, name)._class_rules):
+            refused(getattr(ak, name), ValueError, "are computed from all params at once")
             continue
         opt = getattr(ak, name)(learning_rate=0.01)
         before = run(opt, 0)
-        assert all(np.isfinite(x).all() for x in run(opt, 2))
-        assert any((x != y).any() for x, y in zip(before, run(getattr(ak, name)(0.01), 2), strict=True)), name
+        # RAdam's first steps may be none.
+        after = run(opt, 8)
+        assert all(np.isfinite(x).all() for x in after)
+        assert any((x != y).any() for x, y in zip(before, after, strict=True)), name
+
+
+def numbers_that_are_carried() -> None:
+    """Under a schedule, to the bits of the library's objects, and the values to evaluate with."""
+    rates = [0.5, 0.25, 0.25, 0.125, 0.5, 0.0625]
+    for name in CARRIED:
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay([0, 2, 3, 4], rates[:2] + rates[3:])
+        opt, params = getattr(ak, name)(learning_rate=rate), variables()
+        beside = [np.array(array(v)) for v in params]
+        native = getattr(adaptk, name)(beside, lr=lambda t: rates[t - 1])
+        for t in range(6):
+            opt.apply(gradients(t), params)
+            native.step([array(g) for g in gradients(t)])
+        same([array(v) for v in params], beside)
+        if name.startswith("ScheduleFree"):
+            same(opt.evaluation_values(params), native.evaluation_params())
+            assert any((x != y).any() for x, y in zip(opt.evaluation_values(params), beside, strict=True))
+        else:
+            refused(lambda o=opt, p=params: o.evaluation_values(p), ValueError, "with the variables themselves")
+        refused(lambda o=opt, p=params: o.update_step(gradients(0)[0], p[0], 0.1), RuntimeError, "use apply()")
+    refused(lambda: ak.ScheduleFreeSGD().evaluation_values(variables()), RuntimeError, "call build() or apply()")
 
 
 def loop_of_keras() -> None:
@@ -200,7 +224,7 @@ def errors() -> None:
     refused(lambda: ak.SGD(0.1, 0.9, momentum=0.9), TypeError, "multiple values for argument 'momentum'")
     refused(lambda: ak.SGD(nesterov=True), ValueError, "nesterov: needs a momentum")
     refused(lambda: ak.RMSprop(nesterov=True), ValueError, "nesterov: its gradients are taken at another point")
-    refused(lambda: ak.ScheduleFreeAdamW(), ValueError, "which Keras has no place for")
+    refused(lambda: ak.Prodigy(), ValueError, "d, d_max, numerator are computed from all params at once")
     refused(lambda: ak.Adamm, AttributeError, "did you mean 'Adam")
 
 
@@ -227,6 +251,19 @@ def fit_and_save() -> None:
     _, second = trained(None, 1, again)
     np.testing.assert_allclose(first, second, rtol=1e-6)
     assert keras.optimizers.deserialize(keras.optimizers.serialize(ak.Lion(0.01))).get_config()["beta_1"] == 0.9
+    # What is carried is saved too; each run starts with a training function that is compiled anew.
+    model, losses = trained(ak.ScheduleFreeAdamW(0.05))
+    assert losses[-1] < losses[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        again = keras.models.load_model(path)
+    carried = [array(v) for m in (model, again) for v in m.optimizer.variables if v.name == "carried"]
+    same(carried[:1], carried[1:])
+    assert carried[0].any()
+    _, first = trained(None, 1, model)
+    _, second = trained(None, 1, again)
+    np.testing.assert_allclose(first, second, rtol=1e-6)
     _, losses = trained(keras.optimizers.LossScaleOptimizer(ak.Adam(0.01)))
     np.testing.assert_allclose(losses, theirs, rtol=1e-3)
 

@@ -14,7 +14,10 @@ import pytest
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="needs Keras")
 
 PROGRAM = Path(__file__).parent / "keras_program.py"
-CASES = ("keras_classes", "library_bits", "loop_of_keras", "stateless", "errors", "every_rule_of_the_catalogue")
+CASES = (
+    *("keras_classes", "library_bits", "numbers_that_are_carried", "loop_of_keras", "stateless", "errors"),
+    "every_rule_of_the_catalogue",
+)
 
 
 def run(backend: str, *cases: str) -> subprocess.CompletedProcess[str]:

@@ -113,7 +113,7 @@ def test_averaged_models() -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 @pytest.mark.filterwarnings("ignore")
 def test_lightning(precision: str, tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning", reason="needs Lightning")
@@ -157,6 +157,31 @@ def test_lightning(precision: str, tmp_path: Path) -> None:
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     resumed, _ = fit(lambda p: at.AdamW(p, lr=0.05), checkpoint=str(tmp_path / "half.ckpt"))
     close(resumed, ours, 0.0)
+
+
+# Accelerate, whose wrapper passes no arguments to a step
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")
+def test_accelerate() -> None:
+    accelerate = pytest.importorskip("accelerate", reason="needs Accelerate")
+    models = []
+    for module in (at, torch.optim):
+        accelerator = accelerate.Accelerator(cpu=True)
+        model = net()
+        options = {"clip_norm": 0.1, "skip_nonfinite": True} if module is at else {}
+        model, opt = accelerator.prepare(model, module.AdamW(model.parameters(), lr=0.05, **options))
+        for t in range(5):
+            opt.zero_grad()
+            accelerator.backward(torch.nn.functional.mse_loss(model(X), Y) * (float("inf") if t == 2 else 1.0))
+            if module is at:
+                opt.step()
+            elif t != 2:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+                opt.step()
+        models.append(model)
+    close(*models)
 
 
 # transformers and PEFT

@@ -396,16 +396,38 @@ def step_arrays(
     states: list[list[Any]],
     count: Any,
     grads: list[Any],
-    lr: Any,
+    traced: Mapping[str, Any],
 ) -> tuple[list[Any], list[list[Any]]]:
-    """A step for frameworks that own the arrays: `lr` is an array, and nothing is donated."""
+    """A step for frameworks that own the arrays; nothing is donated. `traced` are hyperparameters in arrays: numbers,
+    or the halves of float64 numbers."""
     known = {**rule_of(rule).defaults(), **values}
-    traced = tuple(int(name == "lr") for name in known)
-    fixed = _Fixed(rule, tuple(float(v) for v in known.values()), traced, False, 0, None, undecayed)
-    everything = (*params, *(x for s in states for x in s), *grads, count, lr)
+    are_traced = tuple(int(name in traced) for name in known)
+    fixed = _Fixed(rule, tuple(float(v) for v in known.values()), are_traced, False, 0, None, undecayed)
+    operands = [traced[name] for name in known if name in traced]
+    everything = (*params, *(x for s in states for x in s), *grads, count, *operands)
     run = _step if any(isinstance(x, jax.core.Tracer) for x in everything) else _step_beside
-    new, new_states, _, _ = run(fixed, params, states, [], count, grads, [lr])
+    new, new_states, _, _ = run(fixed, params, states, [], count, grads, operands)
     return new, new_states
+
+
+def carry_on_arrays(rule: str, values: Mapping[str, Any], count: Any, traced: Mapping[str, Any]) -> Any:
+    """What a rule carries behind a step of :func:`step_arrays`: the halves of a float64 for each number."""
+    of = rule_of(rule)
+
+    def following(step: Any, *numbers: Any) -> np.ndarray[Any, Any]:
+        given = [np.asarray(x) for x in numbers]
+        wide = [float(x.view(np.float64)[0] if x.dtype == np.uint32 else x) for x in given]
+        known = {**of.defaults(), **values, **dict(zip(traced, wide, strict=True))}
+        new = _core.carry_on(rule, [float(known[h.name]) for h in of.hyperparameters], int(step) + 1)
+        return _halves(np.array([new[c] for c in of.carried]))
+
+    if not any(isinstance(x, jax.core.Tracer) for x in (count, *traced.values())):
+        return jnp.asarray(following(count, *traced.values()))
+    result = jax.ShapeDtypeStruct((len(of.carried), 2), np.uint32)
+    # XLA has the callback on one device, and without a barrier whatever takes its result too.
+    return jax.lax.optimization_barrier(
+        jax.pure_callback(following, result, count, *traced.values(), vmap_method="sequential")
+    )
 
 
 # Sharded params: each device steps its shard. XLA by itself would gather them.

@@ -31,6 +31,7 @@ import numpy as np
 from adaptk import _core, catalogue
 from adaptk._functions import function_of
 from adaptk._names import face, not_installed, unexpected
+from adaptk._optimizer import COMMON, evaluation_rule
 from adaptk._registry import Rule, rule_of
 from adaptk.optim import CLASSES, Optimizer
 
@@ -112,10 +113,10 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
         made = self._class([np.zeros(1, np.float32)], convention=self_convention, **given)
         (group,) = made.param_groups
         rule = made._group_rules[0]
-        if rule.carried:
+        if rule.carried and rule.reduces == "all":
             raise ValueError(
-                f"adaptk.keras.{name}: it hands {', '.join(rule.carried)} on from step to step, which Keras has no "
-                "place for"
+                f"adaptk.keras.{name}: {', '.join(rule.carried)} are computed from all params at once, which no step "
+                "here does"
             )
         if learning_rate is None:
             learning_rate = float(group["lr"])
@@ -133,7 +134,7 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
         places = {ours: theirs for theirs, ours in known.items()}
         self._attributes: dict[str, str] = {}
         for h in rule.hyperparameters:
-            if h.name not in _LEFT_OUT:
+            if h.name not in (*_LEFT_OUT, *rule.carried):
                 self._attributes[h.name] = places.get(h.name, h.name)
                 setattr(self, self._attributes[h.name], group[h.name])
         of_states = {s.option: float(given[s.option]) for s in rule.states if s.option in given}
@@ -162,6 +163,11 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
             None if self._overwrite_variable_with_gradient(v) else [self._new_state(v, s) for s in self.rule.states]
             for v in var_list
         ]
+        # Each a float64, as two int32: JAX has arrays of the former only where that is switched on.
+        self._carried = None
+        if carried := self.rule.carried:
+            self._carried = self.add_variable((len(carried), 2), initializer="zeros", dtype="int32", name="carried")
+            self._carried.assign(_as_words([self.rule.defaults(self.convention)[c] for c in carried]))
 
     def _new_state(self, variable: Any, state: Any) -> Any:
         narrow = variable.dtype in ("bfloat16", "float16")
@@ -174,7 +180,8 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
             name=f"{path}_{state.name}",
         )
         if state.initial_from == "param":
-            made.assign(keras.ops.cast(variable.value, made.dtype))
+            # A copy: JAX donates the memory of each variable.
+            made.assign(keras.ops.copy(keras.ops.cast(variable.value, made.dtype)))
         return made
 
     # Keras's training loop calls these methods. Weight decay is part of the step.
@@ -184,6 +191,8 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Take one step with one variable."""
+        if self.rule.carried:
+            raise RuntimeError(f"{type(self).__name__} hands numbers on from step to step; use apply()")
         self._backend_update_step([gradient], [variable], learning_rate)
 
     def _backend_update_step(self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any) -> None:
@@ -196,6 +205,9 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
             return
         values["lr"] = float(keras.ops.convert_to_numpy(learning_rate))
         step = int(keras.ops.convert_to_numpy(self.iterations)) + 1
+        if self._carried is not None:
+            numbers = np.array(keras.ops.convert_to_numpy(self._carried), np.int32).view(np.float64)[:, 0]
+            values.update(zip(self.rule.carried, map(float, numbers), strict=True))
         for decay in (True, False):
             chosen = [i for i, d in enumerate(decayed) if d is decay]
             if chosen:
@@ -204,6 +216,10 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
                     of, step, [trainable_variables[i] for i in chosen], [states[i] for i in chosen],
                     [grads[i] for i in chosen],
                 )  # fmt: skip
+        if self._carried is not None:
+            known = {**self.rule.defaults(), **values}
+            new = _core.carry_on(self._rule_key, [float(known[h.name]) for h in self.rule.hyperparameters], step)
+            self._carried.assign(_as_words([new[c] for c in self.rule.carried]))
 
     def _step_in_place(
         self, values: Mapping[str, Any], step: int, variables: list[Any], states: list[list[Any]], grads: list[Any]
@@ -230,12 +246,17 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
         grads: list[Any],
         learning_rate: Any,
     ) -> None:
+        import jax
         import jax.numpy as jnp
 
-        from adaptk._jax_step import step_arrays
+        from adaptk._jax_step import carry_on_arrays, step_arrays
 
         undecayed = tuple(i for i, d in enumerate(decayed) if not d)
-        rate = jnp.asarray(keras.ops.convert_to_tensor(learning_rate), jnp.float32)
+        count = jnp.asarray(keras.ops.convert_to_tensor(self.iterations), jnp.int32)
+        traced = {"lr": jnp.asarray(keras.ops.convert_to_tensor(learning_rate), jnp.float32)}
+        if self._carried is not None:
+            words = jax.lax.bitcast_convert_type(jnp.asarray(self._carried.value), jnp.uint32)
+            traced.update(zip(self.rule.carried, words, strict=True))
         kept = [[v.value for v in of] for of in zip(*states, strict=True)] if states[0] else []
         new, new_states = step_arrays(
             self._rule_key,
@@ -243,15 +264,56 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
             undecayed,
             [v.value for v in variables],
             kept,
-            jnp.asarray(keras.ops.convert_to_tensor(self.iterations), jnp.int32),
+            count,
             [jnp.asarray(g) for g in grads],
-            rate,
+            traced,
         )
         for variable, value in zip(variables, new, strict=True):
             variable.assign(value)
         for of, now in zip(zip(*states, strict=True), new_states, strict=True):
             for variable, value in zip(of, now, strict=True):
                 variable.assign(value)
+        if self._carried is not None:
+            words = carry_on_arrays(self._rule_key, values, count, traced)
+            self._carried.assign(jax.lax.bitcast_convert_type(words, jnp.int32))
+
+    def evaluation_values(self, variables: Sequence[Any]) -> list[Any]:
+        """The values to evaluate a model with, for rules that take gradients at other params (Schedule-Free).
+
+        Parameters
+        ----------
+        variables : sequence of keras.Variable
+            Variables of this optimizer, such as ``model.trainable_variables``.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            In float32, or in float64 for variables in float64; ``variable.assign`` takes them.
+
+        Raises
+        ------
+        ValueError
+            If models are evaluated with the variables themselves.
+        RuntimeError
+            If the optimizer has not been built.
+        """
+        rule = evaluation_rule(self.rule)
+        if rule is None:
+            raise ValueError(f"{type(self).__name__}: models are evaluated with the variables themselves")
+        if not self.built:
+            raise RuntimeError(f"{type(self).__name__}: has no states yet; call build() or apply()")
+        known = {h.name for h in rule.rule.hyperparameters} - {"lr", *COMMON}
+        values = {ours: getattr(self, theirs) for ours, theirs in self._attributes.items() if ours in known}
+        points = []
+        for v in variables:
+            wide = "float64" if v.dtype == "float64" else "float32"
+            point = np.array(keras.ops.convert_to_numpy(keras.ops.cast(v.value, wide)), wide, order="C")
+            points.append(point)
+            if (states := self._states[self._get_variable_index(v)]) is not None:
+                own = dict(zip((s.name for s in self.rule.states), states, strict=True))
+                of = [np.array(keras.ops.convert_to_numpy(own[s.name]), order="C") for s in rule.rule.states]
+                rule(point, point.copy(), *of, step=1, **values)
+        return points
 
     def get_config(self) -> dict[str, Any]:
         """The config for :meth:`from_config`, with the current hyperparameters."""
@@ -260,6 +322,11 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
         config.update({theirs: getattr(self, theirs) for theirs in self._attributes.values()})
         config["convention"] = self.convention
         return config
+
+
+def _as_words(numbers: Sequence[float]) -> Any:
+    """float64s as pairs of int32."""
+    return np.array(numbers, np.float64)[:, None].view(np.int32)
 
 
 def _own_buffer(variable: Any) -> Any:
