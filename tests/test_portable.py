@@ -86,7 +86,9 @@ def test_clang_cl_takes_the_options(tmp_path: Path) -> None:
     assert len(isas) == 3
     for isa in isas:
         command = [compiler, "--driver-mode=cl", "--target=x86_64-pc-windows-msvc", "-###", "/c", "/std:c++20"]
-        command += ["/W4", "/WX", "/bigobj", "/utf-8", *options, isa.split()[0], str(tmp_path / "empty.cpp")]
+        command += ["/W4", "/WX", "/bigobj", "/utf-8", *options, isa.split()[0]]
+        # Paths may begin like options: /W.
+        command += ["--", str(tmp_path / "empty.cpp")]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0
         assert "warning:" not in done.stderr
