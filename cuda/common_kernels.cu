@@ -73,6 +73,10 @@ void launch_catch_up(const CatchUpLaunch& p, std::size_t type, unsigned blocks, 
            stream, p);
 }
 
+void launch_stored_rows(const StoredRowsLaunch& p, unsigned blocks, cudaStream_t stream) {
+    launch(stored_rows_kernel, "stored_rows_kernel", blocks, block_threads, stream, p);
+}
+
 namespace {
 
 template <detail::Distributed Kind> void launch_random_of(const RandomLaunch& p, unsigned blocks, cudaStream_t stream) {

@@ -385,14 +385,18 @@ bool needs_sides(const ParamUpdate& t, std::size_t buffers) {
     return !std::all_of(t.format, t.format + buffers, [](Format f) { return is_plain(f); });
 }
 
+// Elements of one tensor share the upper half of their number there, which a row may not be in the middle of.
+void check_draws_of_rows(const ParamUpdate& t, std::int64_t row_size) {
+    if (row_size % 16 == 0 || t.size <= std::int64_t{UINT32_MAX}) return;
+    for (std::size_t b = 0; b < max_buffers; ++b)
+        if (info_of(t.format[b]).stochastic)
+            throw Refusal(std::string("rows of a tensor of more than 2^32 elements, stored as ") +
+                          detail::name_of(t.format[b]) + ", whose size is no multiple of 16");
+}
+
 // The rows of a tensor for the kernels that make tensors of them, which are to lie at these addresses.
 RowTables row_tables(const ParamUpdate& t, std::int64_t row_size, std::byte* tensors, std::byte* sides) {
-    // Elements of one tensor share the upper half of their number there, which a row may not be in the middle of.
-    if (row_size % 16 != 0 && t.size > std::int64_t{UINT32_MAX})
-        for (std::size_t b = 0; b < max_buffers; ++b)
-            if (info_of(t.format[b]).stochastic)
-                throw Refusal(std::string("rows of a tensor of more than 2^32 elements, stored as ") +
-                              detail::name_of(t.format[b]) + ", whose size is no multiple of 16");
+    check_draws_of_rows(t, row_size);
     RowTables out{};
     out.tensors = reinterpret_cast<Tensor*>(tensors);
     out.sides = reinterpret_cast<Side*>(sides);
@@ -425,8 +429,11 @@ struct RowTensors {
 class RowGradients {
   public:
     // `whole`: all gradients are of whole tensors then; what is updated row by row is so in either case.
-    RowGradients(int device, cudaStream_t stream, std::span<const ParamUpdate> tensors, bool whole)
-        : device_(device), stream_(stream), tensors_(tensors) {
+    // `gathered`: of each tensor, whether the rows with values alone are there (CatchUp::moved); of none if it is
+    // empty.
+    RowGradients(int device, cudaStream_t stream, std::span<const ParamUpdate> tensors, bool whole,
+                 std::vector<bool> gathered = {})
+        : device_(device), stream_(stream), tensors_(tensors), gathered_(std::move(gathered)) {
         for (std::uint32_t i = 0; i < tensors.size(); ++i)
             if (tensors[i].rows != nullptr && !tensors[i].rows->whole) plans_.push_back(plan(i, tensors[i], whole));
         if (plans_.empty()) return;
@@ -462,6 +469,7 @@ class RowGradients {
     int device_;
     cudaStream_t stream_;
     std::span<const ParamUpdate> tensors_;
+    std::vector<bool> gathered_;
     std::vector<ParamUpdate> copies_;
     std::vector<Plan> plans_;
     std::size_t bytes_ = 0;
@@ -537,6 +545,7 @@ class RowGradients {
         if (p.row_by_row) {
             launch.rows = row_tables(t, r.row_size(), memory_->data + p.tensors_at,
                                      p.sided ? memory_->data + p.sides_at : nullptr);
+            launch.rows.gathered = !gathered_.empty() && gathered_[p.tensor];
             p.rows.tensors = launch.rows.tensors;
             p.rows.sides = launch.rows.sides;
         }
@@ -555,14 +564,15 @@ class RowGradients {
 class CatchUp {
   public:
     CatchUp(int device, cudaStream_t stream, const Segment& g, const ParamUpdate& t, std::int64_t steps)
-        : device_(device), stream_(stream), type_(t.compute()) {
+        : device_(device), stream_(stream), type_(t.compute()), stored_(is_stored(t, g.rule->buffers())),
+          moves_(stored_ && !t.rows->whole) {
         const detail::RowUpdate& r = *t.rows;
         std::vector<MissedRow> rows;
         std::vector<std::int64_t> missed;  // by so many each
         std::map<std::int64_t, std::uint32_t> known;
         const auto add = [&](std::int64_t row) {
-            if (r.last_step[row] >= steps) return;
-            const std::int64_t n = steps - r.last_step[row];
+            const std::int64_t n = std::max(steps - r.last_step[row], std::int64_t{0});
+            if (n == 0 && !moves_) return;
             const auto found = known.emplace(n, std::uint32_t(missed.size()));
             if (found.second) missed.push_back(n);
             rows.push_back({row, found.first->second});
@@ -572,33 +582,56 @@ class CatchUp {
         } else {
             for (std::size_t i = 0; i < r.distinct(); ++i) add(r.row(i));
         }
+        CatchUpLaunch& launch = launch_.rows;
         if (rows.empty() || t.size == 0) return;
         if (is_capturing(stream)) throw Refusal("rows catch up while their stream is captured in a graph");
+        launch.row_size = r.row_size();
+        launch.states = int(g.rule->buffers()) - 2;
+        launch.number = g.rule->is_row_wise() ? int(g.rule->row_state) : -1;
+        for (std::size_t b = 0; b < max_buffers; ++b) launch.buffer[b] = t.buffer[b];
         if (type_ == 0) {
             prepare(rows, factors_of<float>(g, missed));
         } else {
             prepare(rows, factors_of<double>(g, missed));
         }
-        for (std::size_t b = 0; b < max_buffers; ++b) launch_.buffer[b] = t.buffer[b];
-        launch_.row_size = r.row_size();
-        launch_.count = std::int64_t(rows.size());
-        launch_.states = int(g.rule->buffers()) - 2;
-        launch_.number = g.rule->is_row_wise() ? int(g.rule->row_state) : -1;
+        if (stored_) add_formats(t, g.key());
+    }
+
+    // Whether the step takes moved() in the place of the tensor, and store() follows it.
+    bool moves() const { return moves_ && launch_.rows.count > 0; }
+    ParamUpdate moved(ParamUpdate t) const {
+        for (std::size_t b = 0; b < max_buffers; ++b)
+            if (launch_.moved[b] != nullptr) t.set(b, {launch_.moved[b], Format::float32});
+        return t;
     }
 
     void launch() const {
-        if (launch_.count > 0)
-            launch_catch_up(launch_, type_,
-                            blocks_for_items(device_, std::uint64_t(launch_.count) * std::uint64_t(launch_.row_size)),
-                            stream_);
+        const CatchUpLaunch& rows = launch_.rows;
+        if (rows.count == 0) return;
+        if (stored_) return launch_stored();
+        launch_catch_up(rows, type_,
+                        blocks_for_items(device_, std::uint64_t(rows.count) * std::uint64_t(rows.row_size)), stream_);
+    }
+    void store() const {
+        StoredRowsLaunch back = launch_;
+        back.back = true;
+        launch_stored(back);
     }
 
   private:
     int device_;
     cudaStream_t stream_;
     std::size_t type_;
-    CatchUpLaunch launch_{};
+    bool stored_, moves_;
+    StoredRowsLaunch launch_{};
     std::optional<Memory> memory_;
+
+    static bool is_stored(const ParamUpdate& t, std::size_t buffers) {
+        const Format computed = t.compute() == 1 ? Format::float64 : Format::float32;
+        for (std::size_t b = 0; b < buffers; ++b)
+            if (b != 1 && t.format[b] != computed) return true;
+        return false;
+    }
 
     template <class T>
     static std::vector<IdleFactors<T>> factors_of(const Segment& g, const std::vector<std::int64_t>& missed) {
@@ -606,7 +639,7 @@ class CatchUp {
         std::vector<IdleFactors<T>> out;
         for (const std::int64_t n : missed) {
             IdleSteps idle;
-            g.rule->idle_steps(g.hyper, 1.0 - decay, n, idle);
+            if (n > 0) g.rule->idle_steps(g.hyper, 1.0 - decay, n, idle);
             IdleFactors<T>& f = out.emplace_back();
             f.param = T(idle.param);
             for (std::size_t s = 0; s < max_states; ++s) {
@@ -617,11 +650,56 @@ class CatchUp {
         return out;
     }
 
+    // Tables, and behind them what the rows are moved to.
     template <class T> void prepare(const std::vector<MissedRow>& rows, const std::vector<IdleFactors<T>>& factors) {
-        const std::size_t bytes = rounded(rows.size() * sizeof(MissedRow));
-        memory_.emplace(device_, nullptr, stream_, bytes + factors.size() * sizeof(IdleFactors<T>));
-        launch_.rows = put_items(memory_->data, std::span<const MissedRow>(rows), stream_);
-        launch_.factors = put_items(memory_->data + bytes, std::span<const IdleFactors<T>>(factors), stream_);
+        CatchUpLaunch& launch = launch_.rows;
+        launch.count = std::int64_t(rows.size());
+        std::size_t bytes = 0;
+        const auto reserve = [&](std::size_t n, std::size_t each) {
+            std::size_t own = 0;
+            if (__builtin_mul_overflow(n, each, &own) || own > SIZE_MAX / 2 - bytes)
+                throw RuntimeError(cudaErrorMemoryAllocation, "rows that catch up");
+            const std::size_t at = bytes;
+            bytes += rounded(own);
+            return at;
+        };
+        const std::size_t rows_at = reserve(rows.size(), sizeof(MissedRow));
+        const std::size_t factors_at = reserve(factors.size(), sizeof(IdleFactors<T>));
+        std::size_t moved_at[max_buffers] = {};
+        const auto is_moved = [&](int b) { return moves_ && b != 1 && b < 2 + launch.states; };
+        for (int b = 0; b < int(max_buffers); ++b)
+            if (is_moved(b))
+                moved_at[b] =
+                    reserve(rows.size(), sizeof(T) * std::size_t(b == 2 + launch.number ? 1 : launch.row_size));
+        memory_.emplace(device_, nullptr, stream_, bytes);
+        for (int b = 0; b < int(max_buffers); ++b)
+            if (is_moved(b)) launch_.moved[b] = memory_->data + moved_at[b];
+        launch.rows = put_items(memory_->data + rows_at, std::span<const MissedRow>(rows), stream_);
+        launch.factors = put_items(memory_->data + factors_at, std::span<const IdleFactors<T>>(factors), stream_);
+    }
+
+    void add_formats(const ParamUpdate& t, std::uint64_t key) {
+        check_draws_of_rows(t, launch_.rows.row_size);
+        launch_.key = key;
+        launch_.tensor = t.number;
+        std::uintptr_t addresses = 0;
+        for (int b = 0; b < 2 + launch_.rows.states; ++b) {
+            launch_.format[b] = std::uint8_t(t.format[b]);
+            launch_.side[b] = t.side[b];
+            if (b == 1 || b == 2 + launch_.rows.number) continue;
+            addresses |= reinterpret_cast<std::uintptr_t>(t.buffer[b]);
+            if (info_of(t.format[b]).split) addresses |= reinterpret_cast<std::uintptr_t>(t.side[b]);
+        }
+        launch_.aligned = addresses % 16 == 0;
+    }
+
+    void launch_stored() const { launch_stored(launch_); }
+    void launch_stored(const StoredRowsLaunch& what) const {
+        const std::int64_t tiles = (what.rows.row_size + tile - 1) / tile;
+        launch_stored_rows(
+            what,
+            blocks_for_items(device_, std::uint64_t(what.rows.count) * std::uint64_t(tiles) * std::uint64_t(warp)),
+            stream_);
     }
 };
 
@@ -1095,8 +1173,9 @@ class StepBuilder {
                           "computes: not while its stream is captured in a graph");
         const Use of_counts(s_.counts, 0, stream_, capturing);
         const Use of_report(with_norm_ ? s_.reports : nullptr, s_.report, stream_, capturing);
-        rows_.emplace(s_.device, stream_, s_.tensors, with_norm_);
         start_catching_up();
+        rows_.emplace(s_.device, stream_, gathered_.empty() ? s_.tensors : std::span<const ParamUpdate>(tensors_),
+                      with_norm_, gathered_);
         start_norm();
         sort_tensors();
         sort_epilogues();
@@ -1119,6 +1198,9 @@ class StepBuilder {
     bool same_scale_ = true;  // all segments have one grad_scale
     std::optional<RowGradients> rows_;
     std::vector<std::unique_ptr<CatchUp>> late_;  // rows that take missed steps first
+    // If some of them are moved: the tensors with moved rows in their place, and which ones have them.
+    std::vector<ParamUpdate> tensors_;
+    std::vector<bool> gathered_;
     std::vector<Batch> batches_;
     Epilogues zeros_, copies_, averages_;
     Norm norm_;
@@ -1153,7 +1235,13 @@ class StepBuilder {
                 if (on_device_ || s_.options.skip_nonfinite)
                     throw Refusal("rows catch up by steps and hyperparameters that the host knows: sparse='catch_up' "
                                   "is without skip_nonfinite, capturable and hyperparameters on a device");
-                late_.push_back(std::make_unique<CatchUp>(s_.device, stream_, g, s_.tensors[tensor], g.step - 1));
+                const CatchUp& late = *late_.emplace_back(
+                    std::make_unique<CatchUp>(s_.device, stream_, g, s_.tensors[tensor], g.step - 1));
+                if (!late.moves()) continue;
+                if (gathered_.empty()) tensors_.assign(s_.tensors.begin(), s_.tensors.end());
+                gathered_.resize(tensors_.size());
+                gathered_[tensor] = true;
+                tensors_[tensor] = late.moved(s_.tensors[tensor]);
             }
         }
     }
@@ -1405,6 +1493,8 @@ class StepBuilder {
                               p);
             }
         }
+        for (const auto& late : late_)
+            if (late->moves()) late->store();
         zeros_.launch(s_.device, stream_, head_, nullptr);
         copies_.launch(s_.device, stream_, head_, control);
         averages_.launch(s_.device, stream_, head_, control);

@@ -95,7 +95,8 @@ __global__ void __launch_bounds__(block_threads, common_resident_blocks)
         }
         const bool first_leaf = l == 0 || launch.leaves[l - 1].row != leaf.row;
         if (launch.rows.tensors != nullptr && column == 0 && first_leaf)
-            make_tensor(launch.rows, leaf.row, std::int64_t(key >> launch.place_bits),
+            make_tensor(launch.rows, leaf.row,
+                        launch.rows.gathered ? std::int64_t(leaf.row) : std::int64_t(key >> launch.place_bits),
                         place_of_sum<T>(launch, leaf.row, key));
     }
 }
@@ -139,6 +140,82 @@ __global__ void __launch_bounds__(block_threads, common_resident_blocks)
             if (f.state[i] != T(1)) __stcg(state, f.state[i] * s);
         }
         __stcg(static_cast<T*>(launch.buffer[0]) + at, p);
+    }
+}
+
+// A tile of a row is a warp's, with the param and one state at a time. What is computed in float64 is stored in it.
+__global__ void __launch_bounds__(block_threads, stored_resident_blocks(sizeof(float), 2))
+    stored_rows_kernel(const __grid_constant__ StoredRowsLaunch launch) {
+    const CatchUpLaunch& rows = launch.rows;
+    const int lane = int(threadIdx.x % warp);
+    const std::int64_t size = rows.row_size, tiles = (size + tile - 1) / tile, count = rows.count * tiles;
+    const bool moves = launch.moved[0] != nullptr;
+    for (std::int64_t i = std::int64_t(blockIdx.x) * warps_per_block + threadIdx.x / warp; i < count;
+         i += std::int64_t(gridDim.x) * warps_per_block) {
+        const std::int64_t n = i / tiles, column = (i - n * tiles) * tile;
+        const MissedRow row = rows.rows[n];
+        const IdleFactors<float>& f = static_cast<const IdleFactors<float>*>(rows.factors)[row.factors];
+        const std::int64_t stored = row.row * size + column, moved = n * size + column;
+        const int left = size - column < tile ? int(size - column) : tile;
+        // 32 elements of half a byte are 16 bytes.
+        const Place of_stored{lane, left, left == tile && launch.aligned && stored % 32 == 0};
+        const Place of_moved{lane, left, left == tile && moved % 4 == 0};
+        const auto take = [&](auto list, int b, float (&x)[per_lane]) {
+            Vector v[vectors<float>];
+            if (launch.back) {
+                load_vectors<4>(v, launch.moved[b], moved, of_moved);
+#pragma unroll
+                for (int k = 0; k < per_lane; ++k) x[k] = element(v, k, 0.0f);
+                return;
+            }
+            using List = decltype(list);
+            const std::uint8_t format = launch.format[b];
+            float scale = 0.0f;
+            with_format(list, format,
+                        [&]<class F>(Tag<F>) { scale = load_scale<F>(launch.side[b], stored, of_stored); });
+            load<float, List>(v, rows.buffer[b], bytes_of(format), stored, of_stored);
+            unpack<List>(x, v, format, scale, lane, Beside{launch.side[b], stored, of_stored});
+        };
+        const auto put = [&](auto list, int b, const float (&x)[per_lane]) {
+            if (moves && !launch.back) {
+                Vector v[vectors<float>];
+#pragma unroll
+                for (int k = 0; k < per_lane; ++k) set_element(v, k, x[k]);
+                store_vectors<4>(v, launch.moved[b], moved, of_moved);
+                return;
+            }
+            const StateSide side{launch.side[b], buffer_key(launch.key, launch.tensor, std::uint32_t(b)), 0};
+            store<decltype(list)>(x, rows.buffer[b], launch.format[b], side, stored, of_stored);
+        };
+        using Params = typename Computes<float>::Params;
+        using States = typename Computes<float>::States;
+        float p[per_lane];
+        take(Params{}, 0, p);
+        if (!launch.back && f.param != 1.0f)
+#pragma unroll
+            for (int k = 0; k < per_lane; ++k) p[k] = f.param * p[k];
+        for (int s = 0; s < rows.states; ++s) {
+            if (s == rows.number) {
+                if (column != 0 || lane != 0) continue;
+                float* const own = static_cast<float*>(rows.buffer[2 + s]) + row.row;
+                float* const other = moves ? static_cast<float*>(launch.moved[2 + s]) + n : own;
+                const float number = __ldcg(launch.back ? other : own);
+                __stcg(launch.back ? own : other, launch.back ? number : f.state[s] * number);
+                continue;
+            }
+            float x[per_lane];
+            take(States{}, 2 + s, x);
+            if (!launch.back) {
+                if (f.from_state[s] != 0.0f)
+#pragma unroll
+                    for (int k = 0; k < per_lane; ++k) p[k] = p[k] + f.from_state[s] * x[k];
+                if (f.state[s] != 1.0f)
+#pragma unroll
+                    for (int k = 0; k < per_lane; ++k) x[k] = f.state[s] * x[k];
+            }
+            put(States{}, 2 + s, x);
+        }
+        put(Params{}, 0, p);
     }
 }
 

@@ -36,6 +36,7 @@ struct RowTables {
     std::int64_t row_size;
     std::uint8_t number;  // the buffer with one number for each row, if there is one, else 0
     bool unaligned;       // elements are loaded one by one
+    bool gathered;        // those with values alone are there, one behind the other
 };
 
 // Rows `first` ... `first + count - 1` with a gradient of the whole tensor.
@@ -84,7 +85,7 @@ template <class T> struct IdleFactors {
 };
 
 struct CatchUpLaunch {
-    void* buffer[max_buffers];  // of the type that is computed in
+    void* buffer[max_buffers];
     const MissedRow* rows;
     const void* factors;
     std::int64_t row_size;
@@ -93,10 +94,24 @@ struct CatchUpLaunch {
     int number;  // the state with one number for each row; or -1
 };
 
+// The same of a tensor whose buffers have any format. The rows of a step are moved: they catch up on their way to
+// memory in float32, in which they are stepped, and go back behind the step. So an element is rounded once.
+struct StoredRowsLaunch {
+    CatchUpLaunch rows;
+    void* moved[max_buffers];  // row after row, in float32; of rows that stay where they are null
+    bool back;                 // from there, without factors
+    bool aligned;              // every buffer lies on a multiple of 16 bytes
+    std::uint8_t format[max_buffers];
+    void* side[max_buffers];
+    std::uint64_t key;  // of random bits, and the tensor's number for those
+    std::uint32_t tensor;
+};
+
 // `type`: 0 float, 1 double.
 void launch_row_leaves(const RowsLaunch&, std::size_t type, unsigned blocks, cudaStream_t);
 void launch_long_rows(const RowsLaunch&, std::size_t type, unsigned blocks, cudaStream_t);
 void launch_row_tables(const RowTablesLaunch&, unsigned blocks, cudaStream_t);
 void launch_catch_up(const CatchUpLaunch&, std::size_t type, unsigned blocks, cudaStream_t);
+void launch_stored_rows(const StoredRowsLaunch&, unsigned blocks, cudaStream_t);
 
 }  // namespace adaptk::cuda

@@ -428,6 +428,7 @@ def test_every_kernel_is_there(kernels: dict[str, Kernel]) -> None:
             "gather",
             "sum_parts",
             "row_tables",
+            "stored_rows",
             *twice,
             *twice,
             *["random"] * 6,
@@ -451,6 +452,8 @@ def test_registers_let_the_blocks_in(kernels: dict[str, Kernel]) -> None:
         if k.kind in STEPS:
             n = states()[k.rule]
             blocks = code.resident_blocks(SIZE[k.type], n + (k.kind == "stored_step" and n > 2))
+        elif k.kind == "stored_rows":
+            blocks = code.resident_blocks(4, 2)
         else:
             named = {"norm": "norm_resident_blocks"} | dict.fromkeys(
                 ("prepare", "reduce", *OF_ROWS, "row_tables", "row_factors", "random", "constant"),

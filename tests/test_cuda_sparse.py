@@ -184,10 +184,6 @@ def test_refused_before_anything_is_written(device: Library) -> None:
     late = {"sparse": "catch_up", "last_step": np.zeros(5, np.int64)}
     text = "last_step: on a CUDA device, expected memory of the CPU"
     refused(device, ValueError, text, (np.arange(2), values), **late | {"last_step": device.put(late["last_step"])})
-    if device.has("float16"):
-        half = device.put(np.ones((2, 3), np.float16))
-        text = "param: stored as float16: on a CUDA device rows catch up in float32 and float64 alone"
-        refused(device, NotImplementedError, text, (np.arange(2), half), "float16", **late)
     assert not late["last_step"].any()
 
 
@@ -249,6 +245,44 @@ def test_objects_that_catch_up(device: Library) -> None:
         results.append([get(x) for x in params] + [get(x) if library and n != "last_step" else np.asarray(x)
                         for s in opt.state.values() for n, x in s.items()])  # fmt: skip
     assert_equal(results[0], results[1])
+
+
+@pytest.mark.parametrize(
+    ("made", "dtype", "row"),
+    [
+        ({}, "float16", 3),
+        ({"state_dtype": "8bit", "min_8bit_size": 0}, "float32", 256),
+        ({"state_dtype": "bfloat16_sr"}, "float64", 5),
+        ({"param_format": "remainder8"}, "bfloat16", 33),
+        ({"param_format": "sr", "state_dtype": "bfloat16"}, "bfloat16", 300),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("rule", ["adam", "rowwise_adam"])
+def test_stored_rows_catch_up(rule: str, made: dict[str, Any], dtype: str, row: int, device: Library) -> None:
+    """A row is rounded once in a step, however many it has missed; and where all rows catch up, before the step too."""
+    if dtype not in FLOATS or not device.has(dtype):
+        pytest.skip(f"{device.name} has no {dtype}")
+    results = []
+    for library in (device, None):
+        put = library.put if library is not None else np.copy
+        get = library.get if library is not None else np.asarray
+        params = [put(np.ones((7, row)).astype(FLOATS[dtype])), put(np.ones((5, row), np.float32))]
+        opt = adaptk.optimizer_for(
+            rule, params, lr=0.1, weight_decay=0.3, decoupled=True, sparse="catch_up", seed=3, **made
+        )
+        for t in range(4):
+            grads: list[Any] = []
+            for n, put_as in ((7, FLOATS[dtype]), (5, np.float32)):
+                indices, values = gradient(n, (row,), 4, t + n, put_as)
+                grads.append(put(np.resize(values, (n, row))) if t == 2 else (put(indices), put(values)))
+            opt.step(grads, clip_norm=0.5 if t == 1 else None)
+        after = [np.copy(get(p)) for p in params]
+        opt.catch_up()
+        states = [get(x) for s in opt.state.values() for n, x in s.items() if n in ("m", "v") and hasattr(x, "dtype")]
+        results.append([*after, *(get(p) for p in params), *states])
+    assert_equal(results[0], results[1])
+    assert not np.array_equal(results[1][0], results[1][2])
 
 
 @pytest.mark.parametrize(("kind", "row"), [("8bit", 256), ("bfloat16_sr", 64), ("bfloat16_sr", 33), ("bfloat16_sr", 2)])

@@ -15,6 +15,7 @@ from run_time_compiler import needs_nvrtc
 from sparse_cases import gradient
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
 
 pytestmark = pytest.mark.cuda
 
@@ -41,16 +42,26 @@ class SparseGrad:
         self.pair = indices, values
 
 
+def from_numpy(array: Array) -> Any:
+    """torch knows nothing of ml_dtypes."""
+    if array.dtype == np.float32:
+        return torch.from_numpy(array)
+    return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+
+
 class Owner:
     """What `adaptk.torch`'s classes answer to the native step, for dense tensors."""
 
-    def __init__(self, rule: str, put: Any, numbers: dict[str, Any], device_counts: bool = False) -> None:
+    def __init__(
+        self, rule: str, put: Any, numbers: dict[str, Any], device_counts: bool = False, state_dtype: str | None = None
+    ) -> None:
         self.rule = adaptk.rules()[rule]
+        self.state_dtype = state_dtype
         self.put = put
         self.numbers = numbers
         self.device_counts = device_counts
         self.state: dict[Any, dict[str, Any]] = {}
-        self.plan = _core.TorchPlan(Tensor if put is not torch.from_numpy else torch.Tensor, torch.nn.Parameter, {})
+        self.plan = _core.TorchPlan(Tensor if put is not from_numpy else torch.Tensor, torch.nn.Parameter, {})
         self.counted: list[int] = []
         self.fresh = False
 
@@ -66,10 +77,17 @@ class Owner:
                 value = s.initial if s.initial_from is None else group.get(s.initial_from)
                 if s.initial_from == "param":
                     value = p.host() if isinstance(p, Tensor) else p.numpy()
-                self.state[p][s.name] = self.put(np.full(s.shape_beside(tuple(shape)), value, np.float32))
+                dtype = ml_dtypes.bfloat16 if self._stored(s) else np.float32
+                self.state[p][s.name] = self.put(np.full(s.shape_beside(tuple(shape)), value, dtype))
         state = self.state[p]
-        arrays = [state[s.name] for s in self.rule.states]
+        arrays = [
+            (state[s.name], None, self.state_dtype) if self._stored(s) else state[s.name] for s in self.rule.states
+        ]
         return state, (p, *arrays), tuple(state[n] for n in self.numbers), False, self.fresh, False
+
+    def _stored(self, state: Any) -> bool:
+        """One number for a row is float32 in any case."""
+        return self.state_dtype is not None and state.per == "element"
 
     def _fit(self, p: Any, grad: Any, where: str) -> Any:
         return grad
@@ -104,15 +122,17 @@ def device_number(value: float) -> Any:
 class Pair:
     """The same params on the device and, as tensors of PyTorch, on the CPU."""
 
-    def __init__(self, rule: str, numbers: dict[str, float], device_counts: bool = False) -> None:
+    def __init__(
+        self, rule: str, numbers: dict[str, float], device_counts: bool = False, state_dtype: str | None = None
+    ) -> None:
         self.rng = np.random.default_rng(5)
         start = [np.asarray(self.rng.normal(size=s), np.float32) for s in SIZES]
         self.device = [Tensor.put(a) for a in start]
         self.host = [torch.from_numpy(a.copy()) for a in start]
         on_device = {n: (device_number if device_counts else host_number)(v) for n, v in numbers.items()}
         on_host = {n: host_number(v) for n, v in numbers.items()}
-        self.on_device = Owner(rule, Tensor.put, on_device, device_counts)
-        self.on_host = Owner(rule, torch.from_numpy, on_host)
+        self.on_device = Owner(rule, Tensor.put, on_device, device_counts, state_dtype)
+        self.on_host = Owner(rule, from_numpy, on_host, state_dtype=state_dtype)
 
     def set_grads(self, absent: int | None = None, bad: bool = False) -> None:
         for i, (d, h) in enumerate(zip(self.device, self.host, strict=True)):
@@ -129,7 +149,7 @@ class Pair:
             assert (of_d is None) == (of_h is None)
             for name, x in (of_d or {}).items():
                 got = x.host() if isinstance(x, Tensor) else x.numpy()
-                device_arrays.assert_equal(got, of_h[name].numpy(), name)
+                device_arrays.assert_equal(np.asarray(got, np.float32), of_h[name].float().numpy(), name)
 
 
 COUNTED = {"nadam": {"step": 0.0, "mu_product": 1.0}, "asgd": {"step": 0.0, "eta": 1e-2, "mu": 1.0}, "sgd": {}}
@@ -187,14 +207,9 @@ def test_reductions_if_the_device_counts(rule: str, machine: device_arrays.Machi
         pair.check()
 
 
-@pytest.mark.parametrize("device_counts", [False, True])
-@pytest.mark.parametrize("rule", ["adam", "sgd", "rprop"])
-def test_sparse_gradients(rule: str, device_counts: bool) -> None:
-    """Beside dense ones, with indices on the device."""
-    if device_counts and rule == "sgd":
-        pytest.skip("sgd counts no steps")
-    pair = Pair(rule, COUNTED.get(rule, {"step": 0.0}), device_counts)
-    for t in range(3):
+def step_by_rows(pair: Pair, steps: int) -> None:
+    """With sparse gradients beside dense ones, and indices on the device."""
+    for t in range(steps):
         pair.set_grads()
         for i, absent in ((2, False), (4, t == 1)):
             shape = SIZES[i]
@@ -205,6 +220,22 @@ def test_sparse_gradients(rule: str, device_counts: bool) -> None:
         pair.on_device.step(pair.device, {"lr": 0.01}, **options)
         pair.on_host.step(pair.host, {"lr": 0.01}, **options)
         pair.check()
+
+
+@pytest.mark.parametrize("device_counts", [False, True])
+@pytest.mark.parametrize("rule", ["adam", "sgd", "rprop", "rowwise_adam"])
+def test_sparse_gradients(rule: str, device_counts: bool) -> None:
+    if device_counts and rule == "sgd":
+        pytest.skip("sgd counts no steps")
+    step_by_rows(Pair(rule, COUNTED.get(rule, {"step": 0.0}), device_counts), 3)
+
+
+@pytest.mark.parametrize("rule", ["adam", "rowwise_adam"])
+def test_sparse_gradients_and_stochastic_states(rule: str) -> None:
+    pair = Pair(rule, {"step": 0.0}, state_dtype="bfloat16_sr")
+    step_by_rows(pair, 2)
+    stored = next(iter(pair.on_host.state.values()))
+    assert torch.bfloat16 in {x.dtype for x in stored.values()}
 
 
 def test_the_device_counts() -> None:

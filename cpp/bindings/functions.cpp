@@ -199,7 +199,7 @@ void take_rows(Call& call, PyObject* grad, PyObject* last_step, py::ssize_t inde
         rows.take(grad, name, param, call.sparse, rule, call.segment.hyper, tensor, call.work);
     } else {
         check_has_rows(param, {"last_step", index});
-        rows.take_whole(param, rule, tensor);
+        rows.take_whole(param, tensor);
     }
     if (last_step == nullptr) return;
     const std::string text = ArgName{"last_step", index}.text();

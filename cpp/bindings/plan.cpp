@@ -362,7 +362,7 @@ void Plan::take_grads(const std::vector<py::object>& grads, bool zero_grad, Work
         if (!params_[i].last_step) continue;
         RowGrad& whole = *rows.emplace_back(std::make_unique<RowGrad>());
         ParamUpdate update = plan_.update(i);
-        whole.take_whole(params_[i].param.view, plan_.rule(plan_.group_of(i)), update);
+        whole.take_whole(params_[i].param.view, update);
         take_last_step(i, whole);
         plan_.set_rows(i, whole.update);
     }
@@ -390,8 +390,7 @@ void Plan::catch_up(const py::list& groups) {
     for (std::size_t i = 0; i < params_.size(); ++i) {
         if (!params_[i].last_step) continue;
         ParamUpdate update = plan_.update(i);
-        rows.emplace_back(std::make_unique<RowGrad>())
-            ->take_whole(params_[i].param.view, plan_.rule(plan_.group_of(i)), update);
+        rows.emplace_back(std::make_unique<RowGrad>())->take_whole(params_[i].param.view, update);
         take_last_step(i, *rows.back());
         which.push_back(i);
     }

@@ -94,17 +94,6 @@ std::int64_t row_size_of(const View& param) {
 
 }  // namespace
 
-// Raises NotImplementedError for what CUDA lacks: the kernel by which rows catch up multiplies elements in place, in
-// the type that is computed in, and decodes no storage format.
-static void check_mode_on_device(const View& param, detail::SparseMode mode, const RuleInfo& rule,
-                                 const ParamUpdate& tensor) {
-    if (!param.device.cuda) return;
-    std::size_t buffer = 0;
-    if (const char* const reason = detail::why_no_rows_on_cuda(tensor, rule.buffers(), mode, buffer))
-        fail(PyExc_NotImplementedError, std::string(buffer == 0 ? "param" : rule.states[buffer - 2].name) +
-                                            ": stored as " + name_of(tensor.format[buffer]) + ": " + reason);
-}
-
 void RowGrad::take(PyObject* grad, const ArgName& name, const View& param, detail::SparseMode mode,
                    const RuleInfo& rule, const detail::HyperValues& hyper, ParamUpdate& tensor, WorkStream& work) {
     const std::string text = name.text();
@@ -139,7 +128,6 @@ void RowGrad::take(PyObject* grad, const ArgName& name, const View& param, detai
         if (const char* const reason = detail::why_no_rows(tensor, rule.buffers(), row_size, buffer))
             fail(PyExc_ValueError, std::string(buffer == 0 ? "param" : rule.states[buffer - 2].name) + ": stored as " +
                                        name_of(tensor.format[buffer]) + ", " + reason);
-    check_mode_on_device(param, mode, rule, tensor);
     std::optional<std::int64_t> wrong;
     {
         const MaybeReleaseGil released(is_long(values.size));
@@ -158,8 +146,7 @@ void RowGrad::take(PyObject* grad, const ArgName& name, const View& param, detai
             fail(PyExc_ValueError, std::string("sparse: 'catch_up': ") + rule.name + " " + reason);
 }
 
-void RowGrad::take_whole(const View& param, const RuleInfo& rule, ParamUpdate& tensor) {
-    check_mode_on_device(param, detail::SparseMode::catch_up, rule, tensor);
+void RowGrad::take_whole(const View& param, ParamUpdate& tensor) {
     update.mode = detail::SparseMode::catch_up;
     update.whole = true;
     update.assign(param.shape[0], row_size_of(param));

@@ -32,7 +32,7 @@ struct RowGrad {
     void take(PyObject* grad, const ArgName& name, const View& param, detail::SparseMode mode, const RuleInfo& rule,
               const detail::HyperValues& hyper, ParamUpdate& tensor, WorkStream& work);
     // An ordinary gradient, before which all rows of the tensor catch up.
-    void take_whole(const View& param, const RuleInfo& rule, ParamUpdate& tensor);
+    void take_whole(const View& param, ParamUpdate& tensor);
     // catch_up: how far each row is, int64 for each row of the param.
     void take_last_step(const Integers& last_step, const std::string& name, const RuleInfo& rule,
                         const detail::HyperValues& hyper);

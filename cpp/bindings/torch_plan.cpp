@@ -1067,7 +1067,7 @@ void TorchPlan::take_whole(std::size_t i, RowGrad& rows) {
     WorkStream stream;
     View::take(tensors_[i].object[0], {"params", -1, label.c_str()}, param, stream);
     ParamUpdate update = plan_.update(i);
-    rows.take_whole(param, *tensors_[i].names->rule, update);
+    rows.take_whole(param, update);
     take_last_step(i, rows);
     views_.push_back(std::move(param));
 }

@@ -486,10 +486,6 @@ class RowsIn {
         if (const char* const reason = why_no_rows(t, rule.buffers(), row_size, buffer);
             reason != nullptr && mode_ != ADAPTK_DENSE)
             refuse(name_of_buffer(rule, i, buffer).text() + ": stored as " + name_of(t.format[buffer]) + ", " + reason);
-        if (param.device.cuda)
-            if (const char* const reason = why_no_rows_on_cuda(t, rule.buffers(), SparseMode(mode_), buffer))
-                refuse(ADAPTK_UNSUPPORTED, name_of_buffer(rule, i, buffer).text() + ": stored as " +
-                                               name_of(t.format[buffer]) + ": " + reason);
         RowUpdate& rows = *made_.emplace_back(std::make_unique<RowUpdate>());
         if (const auto wrong = rows.assign(index, {values.data, values.dtype}, param.shape[0], row_size))
             refuse(name + ".indices: number " + std::to_string(*wrong) + " is " + std::to_string(index.at(*wrong)) +

@@ -670,14 +670,6 @@ const char* why_no_rows(const ParamUpdate& t, std::size_t buffers, std::int64_t 
     return nullptr;
 }
 
-const char* why_no_rows_on_cuda(const ParamUpdate& t, std::size_t buffers, SparseMode mode, std::size_t& buffer) {
-    const Format computed = t.compute() == 1 ? Format::float64 : Format::float32;
-    for (buffer = 0; mode == SparseMode::catch_up && buffer < buffers; ++buffer)
-        if (buffer != 1 && t.format[buffer] != computed)
-            return "on a CUDA device rows catch up in float32 and float64 alone: use sparse='lazy' or sparse='dense'";
-    return nullptr;
-}
-
 const char* why_never_rows(const RuleInfo& rule) {
     return rule.measures ? "reduces tensors to numbers, such as a norm, and a gradient of rows has values for some of "
                            "the rows alone; make it dense"

@@ -135,10 +135,6 @@ ADAPTK_INTERNAL_API const char* why_no_rows(const ParamUpdate& t, std::size_t bu
                                             std::size_t& buffer);
 // Why a rule never takes such gradients, as the end of a message that begins with its name. Null if it does.
 ADAPTK_INTERNAL_API const char* why_never_rows(const RuleInfo& rule);
-// Why a step on a CUDA device cannot take such a gradient, as the end of a message that begins with a buffer's name;
-// sets `buffer` to that buffer. Null if it can.
-ADAPTK_INTERNAL_API const char* why_no_rows_on_cuda(const ParamUpdate& t, std::size_t buffers, SparseMode mode,
-                                                    std::size_t& buffer);
 // Why rows cannot catch up by this rule with these values; null if they can.
 ADAPTK_INTERNAL_API const char* why_no_catch_up(const RuleInfo& rule, const HyperValues& hyper);
 

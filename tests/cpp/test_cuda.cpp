@@ -833,7 +833,7 @@ void test_catching_up() {
     constexpr std::int64_t rows = 21, row_size = 9;
     for (const RuleInfo& rule : detail::rules()) {
         if (rule.idle_steps == nullptr) continue;
-        for (const Types& types : {all_types[0], all_types[3]}) {
+        for (const Types& types : {all_types[0], all_types[3], all_types[9]}) {
             Twins t(random.below(100));
             t.segment(rule, default_hyper(rule), 1);
             t.tensor(types, rows * row_size);
@@ -888,18 +888,35 @@ void test_rows_in_every_format() {
             StoredTwin twin(rule, all_types[0], states, std::size_t(rows * row_size), 0, 3, Kind::plain, random);
             const std::vector<std::int64_t> indices{4, 1, 4, 5};
             const Data& from = numbers(all_types[0], Kind::plain);
-            for (const std::int64_t step : {1, 2}) {
-                std::vector<detail::RowUpdate> given(1);
+            std::vector<std::int64_t> last[2] = {std::vector<std::int64_t>(rows), std::vector<std::int64_t>(rows)};
+            // In the last two steps rows catch up: those with values, and all of them.
+            for (const std::int64_t step : {1, 2, 5, 7}) {
+                std::vector<detail::RowUpdate> given(2);
                 const detail::Slot values{const_cast<std::byte*>(from.bytes(1, 0).data()), from.type(1)};
-                CHECK(!given[0].assign({indices.data(), true, 4}, values, rows, row_size));
-                std::vector<Segment> segments{{&rule, default_hyper(rule), step, 1}};
+                std::vector<ParamUpdate> both[2] = {{twin.cpu()}, {twin.device()}};
+                for (std::size_t i = 0; i < 2; ++i) {
+                    if (step == 7) {
+                        given[i].whole = true;
+                        given[i].assign(rows, row_size);
+                        both[i][0].rows = &given[i];
+                    } else {
+                        CHECK(!given[i].assign({indices.data(), true, 4}, values, rows, row_size));
+                        both[i] = with_rows(both[i], {&given[i], 1});
+                    }
+                    if (step < 5) continue;
+                    given[i].mode = detail::SparseMode::catch_up;
+                    given[i].last_step = last[i].data();
+                }
+                HyperValues h = default_hyper(rule);
+                set_options(rule, h, step < 5 ? Decay::none : Decay::decoupled, false);
+                std::vector<Segment> segments{{&rule, h, step, 1}};
                 segments[0].seed = 5;
-                detail::run_step(with_rows({twin.cpu()}, given), segments, {});
-                const std::vector<ParamUpdate> device = with_rows({twin.device()}, given);
+                detail::run_step(both[0], segments, {});
                 if (step == 2) set_device_step(segments, &step, detail::ScalarType::i64);
                 CudaError error;
-                CHECK_THAT(backend.step(step_of(device, segments, {}), error), "%s", error.text);
+                CHECK_THAT(backend.step(step_of(both[1], segments, {}), error), "%s", error.text);
                 twin.check(std::string("rows of ") + std::to_string(row_size) + " in " + f.name);
+                CHECK(last[0] == last[1]);
             }
         }
     }
@@ -925,7 +942,7 @@ void test_numbers_of_rows() {
                 ++round;
                 constexpr std::int64_t rows = 12;
                 HyperValues h = round % 2 == 0 ? default_hyper(rule) : other_hyper(rule);
-                const bool late = round % 4 == 3 && compute_format(types.param) == types.param;
+                const bool late = round % 4 == 3;
                 set_options(rule, h, late ? Decay::decoupled : all_decays[round % 3], round % 4 == 0);
                 Twins t(round);
                 t.segment(rule, h, 4);
