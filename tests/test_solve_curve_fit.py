@@ -71,6 +71,8 @@ def test_the_start_that_nobody_gives() -> None:
     seen.clear()
     solve.curve_fit(model, T, Y, bounds=([2, -inf, -8, -inf], [10, 5, inf, inf]))
     assert seen[0] == (6, 4, -7, 1)
+    with pytest.raises(ValueError, match="p0: has 2 values, but f takes 3 parameters: "):
+        solve.curve_fit(decay, T, Y, [1.0, 1.0])
     with pytest.raises(ValueError, match="p0: must be given"):
         solve.curve_fit(lambda t, *p: p[0] * t, T, Y)
     assert solve.curve_fit(lambda t, *p: p[0] * t, T, Y, [1.0]).names == ("p0",)
@@ -141,8 +143,12 @@ def test_bands(sigma: Any) -> None:
 
 
 def test_the_plot() -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    pyplot = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
     figure = solve.curve_fit(decay, T, Y, [1, 1, 0], ERROR).plot(level=0.9)
+    assert pyplot.gcf() is figure
+    ax = pyplot.figure().subplots()
+    assert solve.curve_fit(decay, T, Y, [1, 1, 0], ERROR).plot(ax) is ax.figure
+    pyplot.close("all")
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert sorted(labels) == ["90% band", "data", "fit"]
     with pytest.raises(ValueError, match="xdata: a plot needs one number for each point"):

@@ -90,25 +90,26 @@ def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
 
 
 def test_plot() -> None:
-    pytest.importorskip("matplotlib")
+    pyplot = pytest.importorskip("matplotlib.pyplot")
     runs = {
         "newton": solve.newton(rosenbrock, [-1.2, 1.0], jac=rosenbrock_gradient, hess=rosenbrock_hessian, history=True),
         "cg": solve.conjugate_gradient(rosenbrock, [-1.2, 1.0], jac=rosenbrock_gradient, history=True),
     }
     figure = solve.plot(runs)
+    assert pyplot.gcf() is figure
     assert len(figure.axes) == 3
     assert len(figure.axes[0].lines) == 2
     assert solve.plot(runs["cg"]) is not None
     assert solve.plot(list(runs.values())) is not None
     with pytest.raises(ValueError, match="result: has no history; call the solver with history=True"):
         solve.plot(solve.cg(MATRIX, RIGHT))
+    pyplot.close("all")
 
 
 def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="plot needs matplotlib, which is not installed: pip install matplotlib"):
         solve.plot(solve.cg(MATRIX, RIGHT, history=True))
 

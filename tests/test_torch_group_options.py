@@ -102,6 +102,12 @@ def test_what_is_refused(name: str, options: dict[str, Any], error: type[Excepti
         getattr(at, name)(parameters(1.0), **options)
 
 
+def test_gradients_as_the_closure_are_refused() -> None:
+    params = parameters(1.0)
+    with pytest.raises(TypeError, match="closure: expected a function, got list; gradients are read from `.grad`"):
+        at.AdamW(params).step([p.grad for p in params])  # type: ignore[arg-type]
+
+
 def test_one_param_alone_is_refused() -> None:
     net = torch.nn.Linear(2, 1)
     opt = at.AdamW(net.parameters(), skip_nonfinite=True)

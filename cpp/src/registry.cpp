@@ -190,6 +190,12 @@ std::string unknown_rule(std::string_view name) {
     std::string text = "unknown rule '" + std::string(name) + "'";
 #if defined(ADAPTK_CHOSEN_RULES)
     text += "; this library was built with " + std::string(chosen_rules) + " (ADAPTK_RULES)";
+#else
+    const char* separator = "; the rules are ";
+    for (const RuleInfo& r : rules()) {
+        text += std::string(separator) + r.key;
+        separator = ", ";
+    }
 #endif
     return text;
 }

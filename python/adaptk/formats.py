@@ -193,7 +193,9 @@ def check_state_dtype(value: Any, states: Sequence[State]) -> dict[str, str]:
         if state not in names:
             raise ValueError(f"state_dtype: no state {state!r}; there are {', '.join(names) or 'none'}")
         if not isinstance(name, str):
-            raise TypeError(f"state_dtype: {type(name).__name__}, expected a dtype's name or a dict from state to name")
+            raise TypeError(
+                f"state_dtype: expected a dtype's name such as 'bfloat16', or a dict from state to name, got {name!r}"
+            )
         if name not in STATE_DTYPES:
             raise ValueError(f"state_dtype: {name!r}, expected {', '.join(map(repr, STATE_DTYPES))}")
     return dict(given)

@@ -765,6 +765,10 @@ class _Fused(torch.optim.Optimizer):
             averages = (_tensors(ema[0], "ema"), ema[1])
         loss = None
         if closure is not None:
+            if not callable(closure):
+                raise TypeError(
+                    f"closure: expected a function, got {type(closure).__name__}; gradients are read from `.grad`"
+                )
             with torch.enable_grad():
                 loss = closure()
         # GradScaler leaves these two behind; the gradients are still scaled then.

@@ -117,7 +117,7 @@ def _overhead(raw: Raw) -> list[Claim]:
     one, thousand = raw["overhead"].values()
     return [
         Claim("`numpy.add(a, b, out=a)` / one call of `ops.adam`, 64 elements", number(1 / one)),
-        Claim("1,000 such `numpy.add` / `Adam.step` on 1,000 arrays of 64", number(1 / thousand)),
+        Claim("1,000 calls of `numpy.add` / one `Adam.step`, 1,000 arrays of 64", number(1 / thousand)),
     ]
 
 
@@ -130,7 +130,7 @@ def _dtypes(raw: Raw) -> list[Claim]:
         below = [f"{rule} {number(r)}" for rule, r in sorted(ratios.items(), key=lambda item: item[1]) if r < 0.95]
         if len(below) > 3:
             below = [f"{len(below)} of {len(ratios)} rules"]
-        text = f"float32 / {dtype} params and gradients, {size_text(raw['size'])} elements"
+        text = f"a step in float32 / the same in {dtype}, {size_text(raw['size'])} elements"
         claims.append(
             Claim(text, span(list(ratios.values())) + (f" (below 0.95: {', '.join(below)})" if below else ""))
         )
@@ -199,7 +199,7 @@ def _cpp(raw: Raw) -> list[Claim]:
         claims.append(Claim(text, ", ".join(map(number, ratios.values()))))
     if raw["openmp"]:
         ns = raw["nanoseconds"]
-        text = "`plan.step` in C++ on 64 elements, beyond `adaptk::run` (beyond the loop alone), in ns"
+        text = "`plan.step` in C++ on 64 elements, in ns more than `adaptk::run` (more than the loop alone)"
         claims.append(Claim(text, f"{ns['beyond_run']:.0f} ({ns['beyond_loop']:.0f})"))
     return claims
 
@@ -478,9 +478,9 @@ def block(report: Raw) -> str:
         "",
         f"Measured on {report['date']}: {about['processor']}, {about['cores']} cores, {about['system']}; adaptk "
         f"{about['version']} ({about['isa']}, {about['threads']} threads, {about['compiler']}), Python "
-        f"{about['python']}, {packages}. `python -m adaptk bench --readme` measures it again. A figure is the other's "
-        "time over adaptk's, medians of one run in which both take turns: above 1, adaptk is faster. The memory "
-        "ceiling is a kernel that reads and writes the same arrays with one addition each.",
+        f"{about['python']}, {packages}. `python -m adaptk bench --readme` measures it again. `A / B` is the time "
+        "of A over the time of B, adaptk's: above 1, adaptk is faster. Both take turns in one run, and the figure is a "
+        "ratio of medians. The memory ceiling is a kernel that reads and writes the same arrays with one addition each.",
         "",
     ]
     if report["quick"]:

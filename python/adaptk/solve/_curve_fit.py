@@ -173,13 +173,13 @@ class CurveFit(tuple[Any, ...]):
             half = half + 1j * quantile * np.sqrt(variance_of(slope.imag) + added)
         return value, value - half, value + half
 
-    def plot(self, axes: Any = None, *, level: float = 0.95, points: int = 400) -> Any:
+    def plot(self, ax: Any = None, *, level: float = 0.95, points: int = 400) -> Any:
         """Draw the data, the curve, and its band.
 
         Parameters
         ----------
-        axes : matplotlib Axes, optional
-            Where to draw. A new figure by default.
+        ax : matplotlib Axes, optional
+            Where to draw. A new figure of pyplot by default, which `matplotlib.pyplot.show` and `savefig` know.
         level : float
             The level of the band, in (0, 1).
         points : int
@@ -197,7 +197,7 @@ class CurveFit(tuple[Any, ...]):
             If `xdata` is not 1-D.
         """
         try:
-            from matplotlib.figure import Figure
+            from matplotlib import pyplot
         except ImportError:
             raise ImportError("plot needs matplotlib, which is not installed: pip install matplotlib") from None
         x = np.asarray(self._xdata)
@@ -205,30 +205,35 @@ class CurveFit(tuple[Any, ...]):
             raise ValueError(f"xdata: a plot needs one number for each point, got shape {x.shape}")
         if self._ydata.dtype.kind == "c" or x.dtype.kind == "c":
             raise ValueError("ydata: a plot needs real data")
-        if axes is None:
-            axes = Figure(figsize=(6.4, 4.2), layout="constrained").subplots()
+        if ax is None:
+            _, ax = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
         fine = np.linspace(x.min(), x.max(), points)
         value, low, high = self.predict(fine, level)
         error = self._sigma if self._sigma is not None and self._sigma.ndim == 1 else None
-        axes.errorbar(x, self._ydata, yerr=error, fmt=".", color="0.35", label="data")
-        axes.plot(fine, value, label="fit")
-        axes.fill_between(fine, low, high, alpha=0.25, label=f"{100 * level:g}% band")
-        axes.legend(frameon=False)
-        return axes.figure
+        ax.errorbar(x, self._ydata, yerr=error, fmt=".", color="0.35", label="data")
+        ax.plot(fine, value, label="fit")
+        ax.fill_between(fine, low, high, alpha=0.25, label=f"{100 * level:g}% band")
+        ax.legend(frameon=False)
+        return ax.figure
 
 
 def _parameters(f: Callable[..., Any], count: int | None) -> tuple[str, ...]:
-    """Names from the signature, or `count` names p0, p1, ..."""
+    """Names from the signature, or `count` names p0, p1, ..., if it has none."""
     try:
         parameters = list(inspect.signature(f).parameters.values())
     except (TypeError, ValueError):
         parameters = []
-    plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][1:]
-    if count is None:
-        if not plain or any(p.kind is p.VAR_POSITIONAL for p in parameters):
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][1:]
+    plain = [p.name for p in positional]
+    if not plain or any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        if count is None:
             raise ValueError("p0: must be given, for the signature of f does not say how many parameters it has")
+        return tuple(plain) if len(plain) == count else tuple(f"p{k}" for k in range(count))
+    if count is None:
         return tuple(plain)
-    return tuple(plain) if len(plain) == count else tuple(f"p{k}" for k in range(count))
+    if not sum(p.default is p.empty for p in positional) <= count <= len(plain):
+        raise ValueError(f"p0: has {count} values, but f takes {len(plain)} parameters: {', '.join(plain)}")
+    return tuple(plain[:count])
 
 
 def _start(bounds: Any, n: int) -> Array:

@@ -24,7 +24,7 @@ def plot(result: Result | Mapping[str, Result] | Sequence[Result], axes: Any = N
     result : Result, or several in a dict by name or in a sequence
         Results of solvers that were called with ``history=True``.
     axes : sequence of three matplotlib Axes, optional
-        Where to draw. A new figure by default.
+        Where to draw. A new figure of pyplot by default, which `matplotlib.pyplot.show` and `savefig` know.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def plot(result: Result | Mapping[str, Result] | Sequence[Result], axes: Any = N
     >>> figure = adaptk.solve.plot(r)  # doctest: +SKIP
     """
     try:
-        from matplotlib.figure import Figure
+        from matplotlib import pyplot
     except ImportError:
         raise ImportError("plot needs matplotlib, which is not installed: pip install matplotlib") from None
     named: dict[str, Result]
@@ -58,8 +58,7 @@ def plot(result: Result | Mapping[str, Result] | Sequence[Result], axes: Any = N
         if "history" not in r:
             raise ValueError(f"result{f' {name!r}' if name else ''}: has no history; call the solver with history=True")
     if axes is None:
-        figure = Figure(figsize=(11, 3.4), layout="constrained")
-        axes = figure.subplots(1, 3)
+        figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
     else:
         figure = axes[0].figure
     lowest = min((float(np.nanmin(r["history"]["fun"])) for r in named.values()), default=0.0)
