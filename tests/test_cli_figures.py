@@ -110,7 +110,7 @@ def test_the_block_says_what_was_measured(report: dict[str, Any]) -> None:
         "share of the memory ceiling: each of 3 rules, float32, 64M": "0.96 to 1.09",
         "`numpy.add(a, b, out=a)` / one call of `ops.adam`, 64": "1.25",
         "1,000 calls of `numpy.add` / one `Adam.step`": "4.00",
-        "float32 / bfloat16 params": "0.79 to 1.50 (below 0.95: yogi 0.79)",
+        "a step in float32 / the same in bfloat16": "0.79 to 1.50 (below 0.95: yogi 0.79)",
         "fits of NIST's reference sets that reach 10": "54 of 54 (8)",
         "SciPy's `least_squares(method='lm')`": "6.41",
         "the same, fits of 2 parameters, default": "8.40 to 10.2",
