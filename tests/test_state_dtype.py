@@ -147,7 +147,7 @@ def test_a_dict_of_dtypes_and_groups() -> None:
     ("value", "error", "message"),
     [
         ("float8", ValueError, "state_dtype: 'float8', expected 'float32', 'bfloat16', 'float16'"),
-        (np.float16, TypeError, "state_dtype: expected a dtype's name such as 'bfloat16', or a dict from state to name, got <class"),
+        (np.float16, TypeError, "state_dtype: expected a dtype's name such as 'bfloat16', or a dict from .*, got <cl"),
         ({"momentum": "float16"}, ValueError, "state_dtype: no state 'momentum'; there are exp_avg, exp_avg_sq"),
         ({"exp_avg": 16}, TypeError, "state_dtype: expected a dtype's name .*, got 16"),
     ],

@@ -85,7 +85,7 @@ def test_what_a_group_says_wrongly(torch: Any) -> None:
     wrongs: list[tuple[str, Any, type[Exception], str]] = [
         ("state_dtype", "9bit", ValueError, "state_dtype: '9bit', expected 'float32'"),
         ("state_dtype", {"m": "8bit"}, ValueError, "state_dtype: no state 'm'"),
-        ("state_dtype", ["8bit"], TypeError, "state_dtype: list, expected"),
+        ("state_dtype", ["8bit"], TypeError, "state_dtype: expected a dtype's name"),
         ("min_8bit_size", -1, ValueError, "min_8bit_size: -1 is below 0"),
     ]
     for steps in (0, 1):

@@ -479,8 +479,9 @@ def block(report: Raw) -> str:
         f"Measured on {report['date']}: {about['processor']}, {about['cores']} cores, {about['system']}; adaptk "
         f"{about['version']} ({about['isa']}, {about['threads']} threads, {about['compiler']}), Python "
         f"{about['python']}, {packages}. `python -m adaptk bench --readme` measures it again. `A / B` is the time "
-        "of A over the time of B, adaptk's: above 1, adaptk is faster. Both take turns in one run, and the figure is a "
-        "ratio of medians. The memory ceiling is a kernel that reads and writes the same arrays with one addition each.",
+        "of A over the time of B, adaptk's: above 1, adaptk is faster. Both take turns in one run, and the figure "
+        "is a ratio of medians. The memory ceiling is a kernel that reads and writes the same arrays with one addition "
+        "each.",
         "",
     ]
     if report["quick"]:
