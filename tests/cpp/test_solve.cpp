@@ -275,7 +275,7 @@ void trust_region() {
             const double radius = std::exp(2 * normal(random));
             TrustWork<double> work;
             work.resize(n);
-            const TrustStep<double> step = trust_region_step(t, lambda_min, g, radius, work, p);
+            const TrustStep<double> step = trust_region_step(t, lambda_min, 0.0, g, radius, work, p);
             CHECK(step.ok);
             CHECK_THAT(p.norm() <= radius * 1.1000001, "n %d: %g over %g", n, p.norm(), radius);
             CHECK(step.shift >= std::max(0.0, -lambda_min) - 1e-9);
@@ -293,6 +293,35 @@ void trust_region() {
     }
 }
 
+// If H is singular within its error and g has no part along its null space, neither has the step.
+void shortest_step() {
+    std::mt19937 random(6);
+    std::normal_distribution<double> normal;
+    for (int n = 2; n <= 12; ++n) {
+        Vector<double> null(n), g(n), p(n);
+        for (int i = 0; i < n; ++i) {
+            null[i] = normal(random);
+            g[i] = normal(random);
+        }
+        null /= null.norm();
+        // Twice, for what rounding has left.
+        for (int k = 0; k < 2; ++k) g -= null * null.dot(g);
+        const Matrix<double> projector = Matrix<double>::Identity(n, n) - null * null.transpose();
+        const Matrix<double> h = projector * random_definite(n, std::uint32_t(n)) * projector;
+        Tridiagonal<double> t;
+        t.resize(n);
+        t.q = h;
+        t.compute();
+        TrustWork<double> work;
+        work.resize(n);
+        const double level = 1e-14 * h.norm();
+        const TrustStep<double> step = trust_region_step(t, t.smallest(), level, g, 1e6, work, p);
+        CHECK(step.ok && step.shift == 0);
+        CHECK_THAT(std::abs(null.dot(p)) <= 1e-9 * p.norm(), "n %d: %g of %g", n, null.dot(p), p.norm());
+        CHECK_THAT((h * p + g).norm() <= 1e-9 * g.norm(), "n %d: %g", n, (h * p + g).norm());
+    }
+}
+
 }  // namespace
 }  // namespace adaptk::test
 
@@ -307,5 +336,6 @@ int main() {
     failing_functions();
     linear();
     trust_region();
+    shortest_step();
     return finish();
 }
