@@ -61,6 +61,7 @@ def test_what_asks_for_truth(expression: str) -> None:
         ("np.abs(g)", "np.absolute on a traced value; use adaptk.abs"),
         ("np.maximum(g, 0)", "np.maximum on a traced value; use adaptk.maximum"),
         ("np.where(g > 0, g, p)", "np.where on a traced value; use adaptk.where"),
+        ("np.clip(g, -1, 1)", "np.clip on a traced value; use adaptk.minimum and adaptk.maximum"),
         ("np.asarray(g)", "a function of Python's"),
         ("g // 2", "// and % are no operations"),
         ("g % 2", "// and % are no operations"),

@@ -108,6 +108,16 @@ def test_gradients_as_the_closure_are_refused() -> None:
         at.AdamW(params).step([p.grad for p in params])  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["AdamW", "Lion"])
+def test_misspelt_options_of_groups(name: str) -> None:
+    with pytest.warns(UserWarning, match=f"{name}: param group: 'weight_deacy' is no option; did you mean 'weight_dec"):
+        opt = getattr(at, name)([{"params": parameters(1.0), "weight_deacy": 0.1}])
+    assert opt.param_groups[0]["weight_deacy"] == 0.1
+    own = {"max_momentum": 0.9, "base_momentum": 0.8, "initial_lr": 1.0, "max_lr": 2.0, "name": "head", "lr_scale": 0.5}
+    opt.add_param_group({"params": parameters(1.0), **own})  # warnings are errors
+    assert own.items() <= opt.param_groups[1].items()
+
+
 def test_one_param_alone_is_refused() -> None:
     net = torch.nn.Linear(2, 1)
     opt = at.AdamW(net.parameters(), skip_nonfinite=True)

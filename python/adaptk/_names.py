@@ -103,6 +103,13 @@ def hint(name: object, known: Iterable[str]) -> str:
     return f" (did you mean {', '.join(map(repr, found))}?)" if found else ""
 
 
+def misspelt(name: str, known: Iterable[str]) -> str | None:
+    """The known name that this one is almost certainly meant to be; None if it may well be a name of its own."""
+    by_plain = {_plain(n): n for n in known}
+    found = get_close_matches(_plain(name), by_plain, n=1, cutoff=0.85)
+    return by_plain[found[0]] if found else None
+
+
 def no_attribute(module: str, name: str, known: Iterable[str]) -> AttributeError:
     """The error for a name that a module does not have."""
     # Python and other programs look up names with underscores that need not exist.

@@ -423,8 +423,12 @@ class Value:
 
     def __array_function__(self, function: Any, *_: Any) -> NoReturn:
         name = function.__name__
-        use = name in ("where", *_REDUCTIONS)
-        refuse(f"np.{name} on a traced value" + (f"; use adaptk.{name}" if use else ""))
+        use = ""
+        if name in ("where", *_REDUCTIONS):
+            use = f"; use adaptk.{name}"
+        elif name == "clip":
+            use = "; use adaptk.minimum and adaptk.maximum"
+        refuse(f"np.{name} on a traced value{use}")
 
     def __getattr__(self, name: str) -> Any:
         if name in _SHAPES:

@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
@@ -51,7 +52,7 @@ from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from adaptk._names import face, not_installed, unexpected
+from adaptk._names import face, misspelt, not_installed, unexpected
 
 try:
     import torch
@@ -473,10 +474,18 @@ class _Fused(torch.optim.Optimizer):
         """Add a param group with its own options, like torch's method. The dict is copied.
 
         In addition to the options of torch, a group may have ``state_dtype``, ``min_8bit_size``, ``seed``,
-        ``param_format``, ``sparse``, ``clip_norm``, ``skip_nonfinite`` and ``zero_grad``, like the constructor.
+        ``param_format``, ``sparse``, ``clip_norm``, ``skip_nonfinite`` and ``zero_grad``, like the constructor. Other
+        keys are kept, as torch keeps them. If one resembles the name of an option, a warning says so.
         """
         if isinstance(param_group, dict):
             param_group = dict(param_group)
+            options = [*self.defaults, *_STORAGE, *_STEP]
+            for key in param_group:
+                if key not in options and (meant := misspelt(key, options)):
+                    warnings.warn(
+                        f"{type(self).__name__}: param group: {key!r} is no option; did you mean {meant!r}?",
+                        stacklevel=2,
+                    )
             if "lr" in param_group:
                 _check_lr(type(self).__name__, param_group["lr"])
             for option, given in self._given.items():

@@ -358,10 +358,10 @@ MESSAGES: dict[str, dict[int, str]] = {
     },
     "least_squares": _COMMON
     | {
-        1: "The residuals are orthogonal to the Jacobian's columns: cosine <= gtol.",
-        2: "The last reduction is small: actual and predicted <= ftol.",
-        3: "The last step is small: |D p| <= xtol |D x|.",
-        4: "The last reduction and the last step are small.",
+        1: "Converged: the residuals are orthogonal to the columns of the Jacobian, cosine <= gtol.",
+        2: "Converged: the last reduction of the cost is small, actual and predicted <= ftol.",
+        3: "Converged: the last step is small, |D p| <= xtol |D x|.",
+        4: "Converged: the last step and the last reduction of the cost are small.",
         -4: "Every residual has weight 0: raise f_scale or start closer.",
     },
     "gradient": _COMMON,
