@@ -1,4 +1,4 @@
-"""The two tiers of tests, and fixtures that change the state of the library and restore it."""
+"""The tiers of tests, and fixtures that change the state of the library and restore it."""
 
 from __future__ import annotations
 
