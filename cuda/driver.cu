@@ -83,6 +83,16 @@ const KernelTable& kernels() {
 
 constexpr std::size_t rounded(std::size_t n) { return (n + 15) / 16 * 16; }
 
+// Room for n items behind `bytes` other bytes: its offset. `what` it is for is named if memory has no such size.
+std::size_t reserve_items(std::size_t& bytes, std::size_t n, std::size_t each, const char* what) {
+    std::size_t own = 0;
+    if (__builtin_mul_overflow(n, each, &own) || own > SIZE_MAX / 2 - bytes)
+        throw RuntimeError(cudaErrorMemoryAllocation, what);
+    const std::size_t at = bytes;
+    bytes += rounded(own);
+    return at;
+}
+
 // Numbers about a device and a kernel that do not change, asked for once.
 int remembered(std::atomic<int>& cell, auto&& ask) {
     int n = cell.load(std::memory_order_relaxed);
@@ -476,12 +486,7 @@ class RowGradients {
     std::optional<Memory> memory_;
 
     std::size_t reserve(std::size_t n, std::size_t each) {
-        std::size_t bytes = 0;
-        if (__builtin_mul_overflow(n, each, &bytes) || bytes > SIZE_MAX / 2 - bytes_)
-            throw RuntimeError(cudaErrorMemoryAllocation, "a gradient of rows");
-        const std::size_t at = bytes_;
-        bytes_ += rounded(bytes);
-        return at;
+        return reserve_items(bytes_, n, each, "a gradient of rows");
     }
 
     Plan plan(std::uint32_t i, const ParamUpdate& t, bool whole) {
@@ -656,12 +661,7 @@ class CatchUp {
         launch.count = std::int64_t(rows.size());
         std::size_t bytes = 0;
         const auto reserve = [&](std::size_t n, std::size_t each) {
-            std::size_t own = 0;
-            if (__builtin_mul_overflow(n, each, &own) || own > SIZE_MAX / 2 - bytes)
-                throw RuntimeError(cudaErrorMemoryAllocation, "rows that catch up");
-            const std::size_t at = bytes;
-            bytes += rounded(own);
-            return at;
+            return reserve_items(bytes, n, each, "rows that catch up");
         };
         const std::size_t rows_at = reserve(rows.size(), sizeof(MissedRow));
         const std::size_t factors_at = reserve(factors.size(), sizeof(IdleFactors<T>));
