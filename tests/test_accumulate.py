@@ -65,7 +65,7 @@ def test_one_buffer_and_memory_that_is_not_aligned() -> None:
     assert adaptk.accumulate([], [], norm=True) == 0.0
 
 
-def test_numbers_whose_squares_leave_float64() -> None:
+def test_squares_out_of_range() -> None:
     """They are added once, though they are squared twice."""
     for size in (1e200, 1e-200):
         sums = np.full(3, size)

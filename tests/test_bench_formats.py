@@ -79,7 +79,7 @@ def test_every_rule(bench: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_others(bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_baselines(bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     rows = rows_of(bench, tmp_path / "rows.json", "--rules", "adam,lion")
     at = {(r["rule"], r["name"]): r for r in rows}

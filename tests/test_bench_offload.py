@@ -52,7 +52,7 @@ def test_the_command(
 
 
 @pytest.mark.parametrize("count", [0, 16, 48, 16 * 70001])
-def test_what_reading_takes(count: int, restored: None) -> None:
+def test_read_probe(count: int, restored: None) -> None:
     numbers = np.random.default_rng(0).integers(0, 2**32, count, dtype=np.uint32) & np.uint32(0xFF00FF0F)
     memory = np.zeros(count + 16, np.uint32)
     first = -memory.ctypes.data % 64 // 4
@@ -64,7 +64,7 @@ def test_what_reading_takes(count: int, restored: None) -> None:
         assert _core.read_probe(line.view(np.float32)) == expected
 
 
-def test_what_it_does_not_read() -> None:
+def test_read_probe_rejects_other_buffers() -> None:
     lines = np.zeros(64, np.float32)
     lines = lines[-lines.ctypes.data % 64 // 4 :][:32]
     for buffer in (lines[1:17], lines[:15]):
@@ -73,7 +73,7 @@ def test_what_it_does_not_read() -> None:
 
 
 @pytest.mark.parametrize("other", ["--overhead", "--isas=portable", "--plot=x.png", "--device=cuda"])
-def test_what_does_not_go_with_it(other: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_incompatible_options(other: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         _bench.main(["--offload", other])
     assert "--offload" in capsys.readouterr().err or other.startswith("--isas")

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_it_runs(tmp_path: Path) -> None:
+def test_script(tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     script = ROOT / "bench" / "rules_at_run_time.py"
     options = ["--sizes", "1000,2000", "--repeats", "1", "--threads", "1", "--json", str(file)]

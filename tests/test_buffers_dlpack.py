@@ -85,7 +85,7 @@ def test_dlpack_byte_offset(kind: str) -> None:
             assert not room[offset + 36 :].any()
 
 
-def test_dlpack_version_that_is_asked_for() -> None:
+def test_dlpack_requested_version() -> None:
     p = Producer(np.ones(3, np.float32))
     adaptk.ops.sgd(p, np.ones(3, np.float32), step=1)
     ((major, minor),) = p.max_versions
@@ -186,7 +186,7 @@ def test_dlpack_dtypes(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PRODUCERS)
-def test_dlpack_impossible_shapes(kind: str) -> None:
+def test_dlpack_invalid_shapes(kind: str) -> None:
     refused_export(ValueError, kind, data=None)
     for shape in ((-1,), (-4,), (2, -2), (-2, -2), (1 << 62,), (1 << 32, 1 << 32), (1 << 62, 1 << 62), (-(1 << 63),)):
         refused_export(ValueError, kind, shape=shape, strides=None)
@@ -196,7 +196,7 @@ def test_dlpack_impossible_shapes(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PRODUCERS)
-def test_dlpack_no_memory_for_no_elements(kind: str) -> None:
+def test_dlpack_null_data_of_empty_tensors(kind: str) -> None:
     check_wrapped("adam", lambda a: PRODUCERS[kind](a, data=None), shape=0)
     check_wrapped("adam", lambda a: PRODUCERS[kind](a, data=None, strides=None), shape=(3, 0))
 
@@ -217,7 +217,7 @@ def test_dlpack_strides(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PRODUCERS)
-def test_dlpack_other_errors_delete_too(kind: str) -> None:
+def test_dlpack_errors_delete_exports(kind: str) -> None:
     def exports(buffers: Mapping[str, Any]) -> dict[str, Any]:
         return {name: PRODUCERS[kind](b) for name, b in buffers.items()}
 
@@ -271,14 +271,14 @@ def test_dlpack_returns_something_else() -> None:
     assert not Export.live
 
 
-def test_dlpack_devices_that_make_no_sense() -> None:
+def test_dlpack_invalid_devices() -> None:
     p = np.ones(4, np.float32)
     for device in (None, 5, (), ("cpu", 0), (1 << 40, 0), (1.5, 0), object()):
         with refused((TypeError, ValueError, BufferError), "grad", unchanged=[p]):
             adaptk.ops.sgd(p, Raises(BufferError, device), step=1)
 
 
-def test_dlpack_capsule_that_nobody_takes() -> None:
+def test_dlpack_unconsumed_capsule() -> None:
     p = Producer(np.ones(3, np.float32))
     capsule = p.__dlpack__()
     del capsule

@@ -85,12 +85,12 @@ def test_orders_of_axes_may_differ_within_a_list() -> None:
     check("adam", buffers)
 
 
-def test_slices_that_are_dense() -> None:
+def test_dense_slices() -> None:
     for cut in (np.s_[1:3], np.s_[2:], np.s_[1:2, :, :], np.s_[3], np.s_[2, 1:]):
         check("adam", {name: b[cut] for name, b in make("adam", (4, 3, 5)).items()})
 
 
-def test_axes_of_extent_one_may_have_any_stride() -> None:
+def test_axes_of_size_one_may_have_any_stride() -> None:
     odd = [4, 0, -4, 12345, 1 << 40]
     for i, (name, _) in itertools.product(range(len(odd)), make("adam").items()):
         buffers = make("adam", (1, 5))
@@ -165,7 +165,7 @@ def test_one_odd_address_among_aligned_ones() -> None:
         assert_same(buffers, wanted)
 
 
-def test_helpers_tell_apart() -> None:
+def test_helpers() -> None:
     assert mentions("exp_avg: x", "exp_avg")
     assert not mentions("exp_avg_sq: x", "exp_avg")
     assert not mentions("grad[10]: x", "grad[1]")

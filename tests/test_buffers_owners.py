@@ -90,7 +90,7 @@ def test_subclasses() -> None:
         adaptk.ops.sgd(r["x"], np.ones(4, np.float32), step=1)
 
 
-def test_native_byte_order_spelled_out() -> None:
+def test_explicit_native_byte_order() -> None:
     order = "<" if sys.byteorder == "little" else ">"
     for dtype in ("f2", "f4", "f8"):
         p, q = np.ones(3, order + dtype), np.ones(3, dtype)

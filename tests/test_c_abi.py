@@ -207,7 +207,7 @@ def test_steps_of_every_type(rule: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rule", RULES)
-def test_plans_follow_the_oracle(rule: str, dtype: str) -> None:
+def test_plans_match_the_oracle(rule: str, dtype: str) -> None:
     rng = np.random.default_rng(5)
     params = [rng.normal(size=n).astype(dtype) for n in (3, 500)]
     states = c_abi.new_states(rule, params)
@@ -423,7 +423,7 @@ def test_bad_tensors(what: str, argument: str) -> None:
         assert refused(status, text, with_a_plan, *good.values()) == message
 
 
-def test_tensors_that_do_not_go_together() -> None:
+def test_mismatched_tensors() -> None:
     f = {name: make("adam", (3, 4), name) for name in ("float32", "float64", "float16")}
 
     def run(**changed: Any) -> Callable[[], None]:
@@ -645,7 +645,7 @@ def test_a_plan_in_use_is_an_error() -> None:
     assert (p == sum(taken) / 64).all()
 
 
-def test_many_threads_with_plans_of_their_own() -> None:
+def test_one_plan_per_thread() -> None:
     def run() -> bytes:
         p = np.linspace(-1, 1, 5000).astype(np.float32)
         states = c_abi.new_states("adam", [p])
@@ -723,7 +723,7 @@ def test_the_environment() -> None:
     assert alone(show, ADAPTK_ISA="avx9") == f"{adaptk.available_isas()[-1]} {OK} {INVALID_ARGUMENT}"
 
 
-def test_cuda_that_is_not_there() -> None:
+def test_missing_cuda_library() -> None:
     """A tensor on a device, in a process whose CUDA part cannot be loaded."""
     missing = "/nowhere/libadaptk_cuda.so"
     show = "print(lib.adaptk_cuda_available(), lib.adaptk_cuda_device_count(ctypes.byref(ctypes.c_int())), "

@@ -84,7 +84,7 @@ def test_steps_have_the_bits_of_ops(rule: str, kinds: list[str], threads: int, r
     assert not np.array_equal(params[4], start(rule, kinds)[0][4])
 
 
-def test_the_seed_counts() -> None:
+def test_the_seed_matters() -> None:
     results = []
     for seed in (1, 1, 2, 2**64 - 1):
         params, states = start("adam", ["int8", "uint8"])
@@ -147,7 +147,7 @@ def test_plans_have_the_bits_of_objects(rule: str, state_dtype: str) -> None:
         assert bits(states) == bits(opt.state[i][name] for i in range(len(params)) for name in names)
 
 
-def test_formats_are_the_lists() -> None:
+def test_formats_match_the_list() -> None:
     facts = adaptk._core.formats()
     assert lib.adaptk_format_count() == len(facts) > 5
     for i, want in enumerate(facts):

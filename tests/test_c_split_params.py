@@ -88,7 +88,7 @@ def refused(status: int, text: str, param: np.ndarray, given: Any) -> None:
     plan.step([grad])
 
 
-def test_what_is_refused() -> None:
+def test_errors() -> None:
     param, side = formats.split_param(np.ones(4, np.float32), "remainder16")
     refused(UNKNOWN_NAME, "unknown param_format 'x'; there are sr, remainder16", param, options("x", None))
     refused(INVALID_ARGUMENT, "options.param_sides[0]: NULL, expected", param.copy(), options("kahan", None))

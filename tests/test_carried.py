@@ -23,7 +23,7 @@ def summed() -> Any:
     summed.unregister()
 
 
-def test_a_number_is_carried_by_every_group_and_saved(summed: Any) -> None:
+def test_carried_numbers_per_group_and_saved(summed: Any) -> None:
     a, b = np.zeros(2), np.zeros(2)
     opt = summed.Optimizer([{"params": [a]}, {"params": [b], "lr": 2.0}])
     for _ in range(3):
@@ -36,20 +36,20 @@ def test_a_number_is_carried_by_every_group_and_saved(summed: Any) -> None:
     assert [g["total"] for g in pickle.loads(pickle.dumps(opt)).param_groups] == [4.0, 13.0]
 
 
-def test_a_skipped_step_leaves_it(summed: Any) -> None:
+def test_a_skipped_step_keeps_it(summed: Any) -> None:
     opt = summed.Optimizer([np.zeros(2)], skip_nonfinite=True)
     assert opt.step([np.array([np.inf, 0.0])]).skipped
     assert opt.param_groups[0]["total"] == 1.0
 
 
-def test_functions_take_it(summed: Any) -> None:
+def test_functions_accept_it(summed: Any) -> None:
     p = np.zeros(1)
     summed(p, np.ones(1), step=3, total=2.0)
     assert p[0] == -3.5
     assert summed.rule.carried == ("total",)
 
 
-def test_jax_counts_it_up_with_a_schedule_too(summed: Any) -> None:
+def test_jax_with_a_schedule(summed: Any) -> None:
     jax = pytest.importorskip("jax")
     import adaptk.jax
 
@@ -68,7 +68,7 @@ def test_jax_counts_it_up_with_a_schedule_too(summed: Any) -> None:
         summed.jax(0.1, total=3.0)
 
 
-def test_what_cannot_be_carried() -> None:
+def test_carried_errors() -> None:
     with pytest.raises(TypeError, match="an element's value as x"):
 
         @adaptk.rule(carried={"x": 0.0}, lr=0.1)
@@ -96,7 +96,7 @@ def moved(opt: Any, p: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
-def test_train_gives_the_bits_back(dtype: str) -> None:
+def test_train_restores_the_bits(dtype: str) -> None:
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     p = np.asfortranarray(np.random.default_rng(1).normal(size=(30, 7))).astype(dtype)
@@ -117,7 +117,7 @@ def test_train_gives_the_bits_back(dtype: str) -> None:
     assert same_bits(p, before)
 
 
-def test_the_point_is_the_average() -> None:
+def test_evaluation_point_is_the_average() -> None:
     p = np.random.default_rng(1).normal(size=50)
     q = p.copy()
     opt = adaptk.ScheduleFreeSGD({"w": p}, lr=0.1)
@@ -134,7 +134,7 @@ def test_the_point_is_the_average() -> None:
     np.testing.assert_allclose(out["w"], x, rtol=1e-11)
 
 
-def test_others_are_evaluated_as_they_are() -> None:
+def test_rules_without_evaluation_params() -> None:
     with pytest.raises(ValueError, match="adam: models are evaluated with the params themselves"):
         adaptk.Adam([np.ones(2)]).eval()
     made = adaptk.rule(name="lost", evaluation="nowhere", lr=0.1)(lambda p, g, h, t: p)
@@ -172,7 +172,7 @@ def test_torch_evaluates_at_the_same_point() -> None:
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
-def test_rows_that_come_later_start_where_their_params_are(kind: str) -> None:
+def test_states_of_later_rows_start_as_the_params(kind: str) -> None:
     """States that start as the param do so for rows that have no gradient at first."""
     p = np.arange(8.0).reshape(4, 2)
     rows = [(1, 0.5), (2, 0.25), (1, 1.0)]

@@ -96,7 +96,7 @@ def path(name: str, dtype: Any, options: dict[str, float]) -> list[np.ndarray]:
     return found
 
 
-def test_the_files_are_what_the_functions_make() -> None:
+def test_the_files_are_up_to_date() -> None:
     from adaptk.catalogue.__main__ import HERE, files
 
     made = dict(files())
@@ -113,7 +113,7 @@ def test_every_rule_has_an_oracle() -> None:
     ("name", "options"),
     [(n, o) for n in NAMES for o in ({}, {"weight_decay": 0.1, "decoupled": True}, *OTHERS.get(n, []))],
 )
-def test_the_formula_is_the_papers(name: str, options: dict[str, float]) -> None:
+def test_the_formula_matches_the_oracle(name: str, options: dict[str, float]) -> None:
     rule = adaptk.rules()[name]
     h = SimpleNamespace(**{**rule.defaults(), **options})
     p = start()
@@ -138,7 +138,7 @@ def test_the_formula_is_the_papers(name: str, options: dict[str, float]) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_face_finds_it(name: str) -> None:
+def test_every_interface_has_it(name: str) -> None:
     rule = adaptk.rules()[name]
     (class_name,) = rule.class_names
     assert class_name == catalogue.CLASSES[name]
@@ -210,7 +210,7 @@ def test_jax(name: str) -> None:
     assert same_bits(p, np.asarray(w[0]))
 
 
-def test_names_that_are_not_there() -> None:
+def test_unknown_names() -> None:
     with pytest.raises(AttributeError, match=r"did you mean 'AdEMAMix'"):
         _ = adaptk.Ademamix
     with pytest.raises(AttributeError, match=r"did you mean 'ademamix'"):

@@ -126,7 +126,7 @@ def test_mars(kind: str) -> None:
          {"lr": 0.1, "betas": (0.9, 0.9), "silent_sgd_phase": False}),
     ],
 )  # fmt: skip
-def test_the_authors_schedule_free(name: str, options: Any, theirs: str, their_options: Any) -> None:
+def test_schedule_free_of_its_authors(name: str, options: Any, theirs: str, their_options: Any) -> None:
     library = pytest.importorskip("schedulefree", reason="schedulefree is not installed")
     want = of_torch(lambda p: getattr(library, theirs)(p, foreach=False, **their_options))
     np.testing.assert_allclose(ours(name, options), want, rtol=1e-9, atol=1e-11)

@@ -132,7 +132,7 @@ def test_the_script_is_the_command_line() -> None:
 # With and without a terminal
 
 
-def test_colour_on_a_terminal_and_nowhere_else() -> None:
+def test_colour_only_on_a_terminal() -> None:
     status, out, err = in_terminal("info")
     assert status == 0
     assert ESCAPE.search(out)
@@ -185,7 +185,7 @@ JSON = {
 
 
 @pytest.mark.parametrize("command", JSON)
-def test_json_is_all_of_standard_output(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_alone_on_standard_output(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, *JSON[command], "--json"]) == 0
     json.loads(capsys.readouterr().out)
     path = tmp_path / "out.json"
@@ -214,7 +214,7 @@ sys.exit(status)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes close in another way there")
-def test_a_reader_that_has_seen_enough() -> None:
+def test_a_reader_that_closes_the_pipe() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "adaptk", "info"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -231,7 +231,7 @@ def test_the_import_of_adaptk_does_not_load_the_command_line() -> None:
     assert python("-c", code).stdout.strip() == "[]"
 
 
-def test_an_output_that_cannot_show_unicode() -> None:
+def test_output_without_unicode() -> None:
     done = python("-m", "adaptk", "demo", *JSON["demo"], PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii()
@@ -248,7 +248,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_columns_that_may_go_leave_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optional_columns_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = [Column("rule", left=True), Column("first to go", drop=2), Column("second one", drop=1), Column("stays")]
     rows = [["adam", "1", "2", "3"], ["lion", "1", "2", "3"]]
     monkeypatch.setenv("NO_COLOR", "1")
@@ -285,13 +285,13 @@ def test_a_chart_shows_each_curve() -> None:
     "values",
     [[1.0, float("nan"), float("inf"), 0.0, 0.5], [2.0, 2.0, 2.0], [1e-300, 1e300], [1.0, 1.0 + 1e-12]],
 )
-def test_a_chart_of_what_is_hard_to_draw(values: list[float]) -> None:
+def test_charts_of_special_values(values: list[float]) -> None:
     lines = drawn({"odd": values})
     assert len(lines) == 16
     assert any("o" in line for line in lines[1:13])
 
 
-def test_a_chart_of_nothing() -> None:
+def test_an_empty_chart() -> None:
     assert drawn({}) == drawn({"a": [float("nan")] * 3}) == drawn({"a": [1.0]}) == []
 
 

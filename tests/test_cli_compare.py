@@ -159,7 +159,7 @@ def test_minibatches_are_the_same_for_everyone_and_follow_the_seed() -> None:
 # Runs
 
 
-def test_a_run_is_that_of_the_optimizer() -> None:
+def test_a_run_matches_the_optimizer() -> None:
     task = made("rosenbrock", 6)
     run = _compare.train(adaptk.rules()["adam"], task, 6, 0.1, points=3)
     p = task.start[0].copy()
@@ -172,7 +172,7 @@ def test_a_run_is_that_of_the_optimizer() -> None:
     assert run.losses == losses[::2]
 
 
-def test_a_run_ends_where_it_is_solved_or_lost() -> None:
+def test_a_run_ends_if_solved_or_diverged() -> None:
     task = made("ravine", 100)
     sgd = adaptk.rules()["sgd"]
     with np.errstate(all="raise"):
@@ -248,7 +248,7 @@ def test_every_rule_on_every_problem(capsys: pytest.CaptureFixture[str], restore
     assert adaptk.get_num_threads() == threads
 
 
-def test_the_rules_of_the_catalogue_take_part(capsys: pytest.CaptureFixture[str]) -> None:
+def test_catalogue_rules_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     found = call(capsys, "--rules", "all", "--problems", "beale", "--steps", "60", "--rates", "0.003,0.03,0.3")
     rules = found["problems"]["beale"]["rules"]
     assert set(rules) == {*adaptk.rules(), *catalogue.CLASSES} - {"sophia", "adahessian"}
@@ -308,7 +308,7 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "digits: network 64-32-10 on handwritten digits, minibatches of 32; 200 steps" in text
 
 
-def test_one_problem_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+def test_chart_of_one_problem(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--problems", "beale", "--rules", "adam,lion", "--steps", "120", "--rates", "0.1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "beale: loss, the best 2 of 2" in lines
@@ -347,12 +347,12 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_nobody_takes_part(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_rules(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--problems", "digits", "--rules", "rprop"]) == 1
     assert "rprop: full-batch gradients only, and digits has minibatches" in capsys.readouterr().err
 
 
-def test_rules_with_reductions_take_sparse_problems_too() -> None:
+def test_rules_with_reductions_on_sparse_problems() -> None:
     param, values = np.ones((4, 2)), np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     task = Task([param], lambda p: float((p[0] ** 2).sum()), lambda p, step: [(np.array([2, 0, 2]), values)])
     want = np.array([[3.0, 4.0], [0.0, 0.0], [6.0, 8.0], [0.0, 0.0]])

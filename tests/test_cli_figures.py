@@ -97,7 +97,7 @@ def kept(report: dict[str, Any], tmp_path: Path) -> Path:
 # The block
 
 
-def test_the_block_says_what_was_measured(report: dict[str, Any]) -> None:
+def test_contents_of_the_block(report: dict[str, Any]) -> None:
     text = _figures.block(report)
     assert text.startswith(BEGIN_LINE)
     assert text.endswith(END)
@@ -138,7 +138,7 @@ def test_the_block_says_what_was_measured(report: dict[str, Any]) -> None:
     assert "smoke" in _figures.block({**report, "quick": True})
 
 
-def test_every_study_has_its_line_of_the_table(report: dict[str, Any]) -> None:
+def test_every_study_has_a_table_row(report: dict[str, Any]) -> None:
     assert set(report["studies"]) == set(STUDIES)
     for name, found in report["studies"].items():
         if "raw" in found:
@@ -151,7 +151,7 @@ def test_the_scripts_exist() -> None:
         assert study.command[0] == "-m" or (ROOT / study.command[0]).is_file()
 
 
-def test_without_anything(report: dict[str, Any]) -> None:
+def test_empty_report(report: dict[str, Any]) -> None:
     text = _figures.block({**report, "studies": {}})
     assert "Not measured" not in text
     assert text.count("\n|") == 2
@@ -174,7 +174,7 @@ def test_the_block_is_written_between_its_markers(
 
 
 @pytest.mark.parametrize("text", ["", f"{BEGIN_LINE}\n", f"{END}\n{BEGIN_LINE}\n", f"{BEGIN_LINE}\n{END}\n" * 2])
-def test_a_document_without_a_place_for_it(
+def test_a_document_without_markers(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(_figures, "run_study", lambda *_: pytest.fail("measured first"))
@@ -190,7 +190,7 @@ SPEED = re.compile(r"\d(\.\d+)?\s*(x|times) (as fast|faster|as long|longer)|\b\d
 
 
 @pytest.mark.skipif(_figures.BEGIN not in README.read_text(encoding="utf-8"), reason="the README has no block yet")
-def test_the_figures_of_the_readme_are_the_kept_ones() -> None:
+def test_the_readme_has_the_saved_figures() -> None:
     text = README.read_text(encoding="utf-8")
     begin, end = _figures.between_markers(text)
     report = _figures.load(ROOT / _figures.KEPT)
@@ -201,7 +201,7 @@ def test_the_figures_of_the_readme_are_the_kept_ones() -> None:
     assert [m[0] for m in SPEED.finditer(text[:begin] + text[end:])] == []
 
 
-def test_what_counts_as_a_figure() -> None:
+def test_figure_pattern() -> None:
     for text in ("is 3 times as fast", "1.14x", "2.5 times faster", "10% slower", "takes 1.6 times as long"):
         assert SPEED.search(text), text
     for text in ("200 x 4096", "x86-64", "5 x 5 pixels", "10 of the 11 digits", "Python 3.10", "0x10"):
@@ -226,7 +226,7 @@ def study(command: str, *needs: _figures.Need, seconds: float = 0.5) -> Study:
     return Study((command,), ("--short",), STUDIES["import"].claims, seconds, needs)
 
 
-def test_a_study_that_fails_loses_no_others(
+def test_a_failing_study_keeps_other_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def missing() -> str:
@@ -293,7 +293,7 @@ def test_some_studies_again(
     assert found["jax"] == report["studies"]["jax"]
 
 
-def test_json_is_all_of_standard_output(
+def test_json_alone_on_standard_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(STUDIES, "import", study(script(tmp_path, "good", GOOD)))
@@ -328,14 +328,14 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"studies": 3, "machine": {}}'])
-def test_a_file_that_has_no_results(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_results(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
     assert main(["bench", "--readme", "--from", str(path)]) == 1
     assert "no results of bench --readme" in capsys.readouterr().err
 
 
-def test_what_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     for need in (_figures.compiler, _figures.armadillo):
         assert "needs a C++ compiler: there is no no-such-compiler" in str(need())
@@ -382,7 +382,7 @@ def test_the_picture(kept: Path, tmp_path: Path) -> None:
     assert files[2].read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_picture_of_nothing(report: dict[str, Any], kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_picture(report: dict[str, Any], kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
     kept.write_text(json.dumps({**report, "studies": {"import": report["studies"]["import"]}}))
     assert main(["bench", "--readme", "--from", str(kept), "--plot", str(kept.with_suffix(".png"))]) == 1

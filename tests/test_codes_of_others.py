@@ -145,7 +145,7 @@ def test_every_code(name: str, scale: float, isa: str) -> None:
         np.testing.assert_array_equal(bits(got[~nan]), bits(want[~nan]))
 
 
-def test_the_map_is_the_one_of_the_definition() -> None:
+def test_the_map_matches_its_definition() -> None:
     """As exact fractions: at most two units of the last place away."""
     for name, first in (("dynamic_signed", 1), ("dynamic_unsigned", 2)):
         exact = [Fraction(0), Fraction(1)]
@@ -176,7 +176,7 @@ def test_the_nearest_number_of_the_map(name: str, isa: str) -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 448.0, 3e38, 1e-37])
-def test_every_middle_of_fp8(scale: float, isa: str) -> None:
+def test_every_midpoint_of_fp8(scale: float, isa: str) -> None:
     known = NUMBERS["fp8_e4m3"][:127].astype(np.float64)
     middle = ((known[1:] + known[:-1]) / 2).astype(F32)
     for off in (-1, 0, 1):
@@ -206,7 +206,7 @@ def test_fp8_is_the_dtype_of_others() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("scale", [1.0, 1.7, 3e35, 1e-30])
-def test_numbers_of_codes_stay(name: str, scale: float) -> None:
+def test_decoded_numbers_are_fixed_points(name: str, scale: float) -> None:
     values = NUMBERS[name].copy()
     values[np.isnan(values)] = 0
     values *= F32(scale)
@@ -219,7 +219,7 @@ def test_numbers_of_codes_stay(name: str, scale: float) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_more_is_never_less(name: str) -> None:
+def test_encoding_is_monotonic(name: str) -> None:
     x = np.sort(numbers_of(BLOCK, name, 3))
     assert (np.diff(formats.dequantize(formats.quantize(x, name))) >= 0).all()
 
@@ -245,7 +245,7 @@ def test_the_largest_error(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("scale", [1.0, 3e38, 2.0**-120, 2.0**-149, 0.0])
-def test_one_element_of_each_block_is_not_finite(name: str, scale: float, isa: str) -> None:
+def test_one_nonfinite_element_in_each_block(name: str, scale: float, isa: str) -> None:
     """In every place of a block in turn, beside blocks that have none: NaN in fp8, 0 in a map without a code for it."""
     kinds = np.array([np.inf, -np.inf, np.nan, -np.nan], F32)
     unit = numbers_of(2 * BLOCK * BLOCK, name, 8)
@@ -327,7 +327,7 @@ def test_threads(names: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("state_dtype", list(NAMES))
-def test_an_infinite_gradient_spoils_no_other_element(state_dtype: str) -> None:
+def test_an_infinite_gradient_affects_its_element_only(state_dtype: str) -> None:
     w, twin = np.ones((2, 5000), F32)
     grad = np.linspace(-1, 1, 5000, dtype=F32)
     bad = grad.copy()

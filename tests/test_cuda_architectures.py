@@ -75,5 +75,5 @@ def test_development(tmp_path: Path, gpus: tuple[int, ...], expected: str) -> No
     assert architectures(tmp_path, "development", gpus) == expected
 
 
-def test_a_list_stays(tmp_path: Path) -> None:
+def test_an_explicit_list_is_kept(tmp_path: Path) -> None:
     assert architectures(tmp_path, "86-real;90", (120,)) == "86-real;90"

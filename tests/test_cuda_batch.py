@@ -40,7 +40,7 @@ def test_spots(device: Library) -> None:
     assert_same(device, fit("gaussian_2d", START, device.put(data), covariance=True), want)
 
 
-def test_rows_of_their_own(device: Library) -> None:
+def test_one_row_per_problem(device: Library) -> None:
     """Every array with a row for each problem, a robust loss, and what is fixed."""
     rng = np.random.default_rng(4)
     t = np.linspace(0, 3, 12, dtype=np.float32) + rng.uniform(0, 0.1, (4, 1)).astype(np.float32)
@@ -61,7 +61,7 @@ def test_rows_of_their_own(device: Library) -> None:
     assert_same(device, got, want)
 
 
-def test_rows_for_all_as_numbers(device: Library) -> None:
+def test_numbers_for_all_problems(device: Library) -> None:
     data = spots(2)
     options: dict[str, Any] = {"bounds": (0, [20, 4, 4, 3, 4]), "fixed": {"offset": 2.0}, "max_iterations": 6}
     want = fit("gaussian_2d", START, data, **options)
@@ -84,7 +84,7 @@ def arguments(count: int) -> dict[str, np.ndarray[Any, Any]]:
 
 
 @pytest.mark.parametrize("name", ["x0", "coordinates", "weights", "f_scale"])
-def test_other_places(device: Library, name: str) -> None:
+def test_arrays_on_other_devices(device: Library, name: str) -> None:
     data = spots(3)
     here = arguments(3)
     there = {k: device.put(a) for k, a in here.items()}
@@ -99,7 +99,7 @@ def test_other_places(device: Library, name: str) -> None:
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_bounds_in_other_places(device: Library, side: int) -> None:
+def test_bounds_on_other_devices(device: Library, side: int) -> None:
     data = spots(3)
     bounds = [np.zeros(5, np.float32), np.full(5, 20, np.float32)]
     there = [device.put(b) for b in bounds]
@@ -141,7 +141,7 @@ def test_negative_counts(device: Library) -> None:
     ],
     ids=lambda o: next(iter(o)),
 )
-def test_what_is_for_the_cpu(device: Library, options: dict[str, Any]) -> None:
+def test_cpu_only_options(device: Library, options: dict[str, Any]) -> None:
     with pytest.raises(NotImplementedError, match=f"^{next(iter(options))}: "):
         fit("gaussian_2d", START, device.put(spots(2)), **options)
 

@@ -76,7 +76,7 @@ def test_on_a_real_device(real_device: Machine, capsys: pytest.CaptureFixture[st
     assert (adam.split()[0], lion.split()[0]) == ("adam", "lion")
 
 
-def test_the_reason_is_given_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_message_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adaptk.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="CUDA"):
         main(["bench", "--device", "cuda"])

@@ -70,7 +70,7 @@ def test_exports_are_deleted_when_the_call_is_over(kind: type[DeviceArray]) -> N
 
 
 @every_kind
-def test_an_optimizer_holds_its_params_and_lets_go_of_them(kind: type[DeviceArray]) -> None:
+def test_an_optimizer_holds_and_releases_its_params(kind: type[DeviceArray]) -> None:
     param, grad = kind.put(ONES), kind.put(ONES)
     optimizer = adaptk.Adam([param])
     optimizer.step([grad])
@@ -95,7 +95,7 @@ def test_kinds_in_one_call() -> None:
     assert_equal([p.host() for p in params], [np.zeros_like(ONES)] * 5)
 
 
-def test_memory_that_both_sides_reach() -> None:
+def test_managed_memory() -> None:
     param = Exchange.put(ONES)
     param.fields["device_type"] = CUDA_MANAGED
     sgd(param, Versioned.put(ONES))
@@ -204,7 +204,7 @@ def test_states_where_a_library_cannot_make_arrays() -> None:
 
 
 @pytest.mark.parametrize("kind", [Versioned, Legacy])
-def test_exports_are_asked_for_the_stream_of_the_work(kind: Any, stream: int, machine: Machine) -> None:
+def test_exports_get_the_stream_of_the_work(kind: Any, stream: int, machine: Machine) -> None:
     param, grad = kind.put(ONES), kind.put(ONES)
     sgd(param, grad)
     # In DLPack's protocol 1 stands for the default stream.
@@ -269,7 +269,7 @@ def test_streams_of_interfaces(stream: int, other: int, machine: Machine) -> Non
     cudart().synchronize()
 
 
-def test_an_optimizer_works_where_its_library_does(
+def test_an_optimizer_uses_the_stream_of_its_library(
     stream: int, other: int, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     param = Exchange.put(ONES)
@@ -347,7 +347,7 @@ def test_forms_of_streams(wrap: Any, stream: int, machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("bad", [None, -1, True, 1.5, "0", object()], ids=lambda x: type(x).__name__)
-def test_what_is_no_stream(bad: Any) -> None:
+def test_invalid_streams(bad: Any) -> None:
     with pytest.raises(TypeError, match=r"^stream: expected a CUDA stream"), adaptk.cuda.stream(bad):
         pass
 
@@ -374,7 +374,7 @@ def test_a_named_stream_of_another_device(stream: int, machine: Machine) -> None
     assert machine.calls.streams("step") == [0, stream]
 
 
-def test_a_named_stream_is_of_its_thread(stream: int, machine: Machine) -> None:
+def test_a_named_stream_is_thread_local(stream: int, machine: Machine) -> None:
     def work() -> None:
         sgd(Versioned.put(ONES), Versioned.put(ONES))
 

@@ -113,7 +113,7 @@ def test_numbers_of_rows(device: Device, rule: str) -> None:
         assert same_bits(device.get(t, a), a)
 
 
-def test_rows_that_are_refused(device: Device) -> None:
+def test_errors_of_rows(device: Device) -> None:
     indices, values = np.array([0, 9]), np.ones((2, 9), np.float32)
     param = np.ones((9, 9), np.float32)
     there = device.put(param)
@@ -189,7 +189,7 @@ def test_global_norm(device: Device) -> None:
     assert values[0] == values[1]
 
 
-def test_what_is_refused(device: Device) -> None:
+def test_errors(device: Device) -> None:
     host = np.ones(4, np.float32)
     p, g = device.put(host), device.put(host)
 

@@ -51,7 +51,7 @@ def test_steps_and_plans(device: Device) -> None:  # noqa: F811
         np.testing.assert_array_equal(device.get(t, a), a)
 
 
-def test_what_is_refused(device: Device) -> None:  # noqa: F811
+def test_errors(device: Device) -> None:  # noqa: F811
     params, grads, states = start()
     p, g = ([device.put(a) for a in arrays] for arrays in (params, grads))
     with pytest.raises(CError, match=r"states\[0\] \(exp_avg of params\[0\]\): on cpu, expected cuda:0") as e:

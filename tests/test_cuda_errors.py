@@ -132,7 +132,7 @@ def test_buffers_of_two_devices(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("kind", [Exchange, Versioned, Legacy])
-def test_a_device_that_is_not_there(kind: Any) -> None:
+def test_missing_device(kind: Any) -> None:
     for number in (7, 64, -1):
         param = kind.put(ONES)
         param.device_id = number
@@ -272,16 +272,14 @@ BROKEN: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("entries", "error", "text"), BROKEN, ids=[str(b[0]) for b in BROKEN])
-def test_interfaces_that_make_no_sense(
-    entries: dict[str, Any], error: type[Exception], text: str, machine: Machine
-) -> None:
+def test_invalid_interfaces(entries: dict[str, Any], error: type[Exception], text: str, machine: Machine) -> None:
     broken = interface(**entries)
     param = Interface.put(ONES)
     with refused(error, "grad", text, unchanged=[param], machine=machine):
         adaptk.ops.sgd(param, broken.put(ONES), step=1)
 
 
-def test_an_interface_that_is_no_dict() -> None:
+def test_an_interface_that_is_not_a_dict() -> None:
     class Odd:
         __cuda_array_interface__ = 5
 
@@ -387,7 +385,7 @@ def test_a_step_under_capture_counts_on_the_device(machine: Machine) -> None:
     assert capturable.step_count == 256
 
 
-def test_outcomes_that_are_wanted_when_a_step_is_captured(machine: Machine) -> None:
+def test_unread_reports_when_a_step_is_captured(machine: Machine) -> None:
     param = Exchange.put(ONES)
     optimizer = adaptk.SGD([param], lr=1.0, capturable=True, clip_norm=1.0)
     wanted = [optimizer.step([Exchange.put(ONES)]) for _ in range(256)]
@@ -458,7 +456,7 @@ def test_a_lookahead_that_fails(machine: Machine) -> None:
     optimizer.step([grad])
 
 
-def test_orders_that_fail(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_waits_that_fail(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     param, grad = Exchange.put(ONES), Exchange.put(ONES)
     with adaptk.cuda.stream(2), fail(machine, "order"), refused(RuntimeError, "failed in order", unchanged=[param]):
         adaptk.ops.sgd(param, grad, step=1)
@@ -542,7 +540,7 @@ def test_tables_are_uploaded_again_after_a_launch_that_failed(simulator: Simulat
 # Errors of others
 
 
-def test_what_a_producer_raises_comes_through() -> None:
+def test_exceptions_of_producers_propagate() -> None:
     class Raising(Versioned):
         def __dlpack__(self, **_: Any) -> Any:
             raise BufferError("requires grad")

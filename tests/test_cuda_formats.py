@@ -162,7 +162,7 @@ def test_lookahead(device: Library) -> None:
         on_host.step(grads)
 
 
-def test_scales_elsewhere_are_refused(device: Library) -> None:
+def test_scales_on_another_device(device: Library) -> None:
     """Those of a tensor on the device lie beside it."""
     p = np.zeros(300, np.float32)
     made = formats.full_like(p, 0.0, "int8")

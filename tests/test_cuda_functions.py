@@ -176,7 +176,7 @@ def test_memory_that_is_not_aligned(device: Library, rule: str) -> None:
         )
 
 
-def test_aligned_and_not_in_one_call(device: Library) -> None:
+def test_aligned_and_unaligned_in_one_call(device: Library) -> None:
     host = buffers("adam", [257] * 6, PAIRS)
     on_device = {name: [device.put(a, i % 3) for i, a in enumerate(x)] for name, x in host.items()}
     call("adam", on_device)
@@ -326,7 +326,7 @@ def test_norm_of_every_type(device: Library, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_norm_does_not_depend_on_the_cuts(device: Library, dtype: str) -> None:
+def test_norm_does_not_depend_on_the_partition(device: Library, dtype: str) -> None:
     grads = values("grad", 20011, np.dtype(FLOATS[dtype]), 5, special=False)
     want = adaptk.global_norm(grads)
     whole = device.put(grads)

@@ -132,7 +132,7 @@ def test_packed_states(on_device: Route, state_dtype: Any) -> None:
     assert_same(steps(on_device(opt.apply), opt, params), steps(jax.jit(opt.apply), opt, params))
 
 
-def test_results_beside_the_operands(on_device: Route) -> None:
+def test_results_out_of_place(on_device: Route) -> None:
     """Memory that XLA did not give away is copied on the device first."""
     opt = adaptk.jax.adam(0.0123, state_dtype="8bit", min_8bit_size=0)
     params = randoms(0, dtype=jnp.bfloat16)
@@ -189,7 +189,7 @@ def test_the_stream_is_xlas(on_device: Route, machine: Machine) -> None:
     runtime.end_stream(stream)
 
 
-def test_nothing_to_step(on_device: Route, machine: Machine) -> None:
+def test_no_elements(on_device: Route, machine: Machine) -> None:
     opt = adaptk.jax.adam(0.1, state_dtype="8bit", min_8bit_size=0)
     params = {"a": jnp.ones((0, 3))}
     machine.calls.reset()

@@ -158,7 +158,7 @@ def test_many_steps(device: Library, name: str, skip: bool) -> None:
     assert pair.device.step_count == (19 if skip else 24)
 
 
-def test_nadam_counts_where_other_params_rest(device: Library) -> None:
+def test_nadam_counts_per_param(device: Library) -> None:
     # Its schedule is a product over all steps: what the device carries on has to be that of each param.
     pair = Pair(device, made("NAdam", skip_nonfinite=True), arrays(4, [(4,), (5,), (6,)]))
     for t in range(14):
@@ -252,7 +252,7 @@ def test_a_schedule(device: Library, skip: bool) -> None:
     assert seen[0] == seen[1] == ([1, 1, 2, 2, 3] if skip else [1, 1, 2, 3, 4])
 
 
-def test_a_group_that_comes_later(device: Library) -> None:
+def test_a_group_added_later(device: Library) -> None:
     for skip in (False, True):
         pair = Pair(device, made("Adam", skip_nonfinite=skip), arrays(11))
         pair.step()
@@ -288,7 +288,7 @@ def test_clipping_of_values_whose_squares_are_out_of_range(device: Library) -> N
         pair.check()
 
 
-def test_clipping_of_gradients_that_are_not_finite(device: Library) -> None:
+def test_clipping_of_nonfinite_gradients(device: Library) -> None:
     for special in (np.inf, np.nan):
         pair = Pair(device, made("Adam", clip_norm=1.0), arrays(15))
         grads = pair.grads()
@@ -322,7 +322,7 @@ def test_a_skipped_step_changes_nothing(device: Library, dtype: str, special: fl
     pair.check()
 
 
-def test_skipping_from_some_step_on_and_not_any_more(device: Library) -> None:
+def test_switching_skipping_on_and_off(device: Library) -> None:
     pair = Pair(device, made("NAdam"), arrays(17))
     for t, skip in enumerate((False, False, True, True, False, True, False)):
         grads = pair.grads()
@@ -347,7 +347,7 @@ def test_no_gradient_at_all(device: Library) -> None:
 # What a step reports
 
 
-def test_the_report_is_read_when_it_is_looked_at(device: Library, machine: Machine) -> None:
+def test_the_report_is_read_on_access(device: Library, machine: Machine) -> None:
     pair = Pair(device, made("SGD", clip_norm=1.0), arrays(19))
     infos = [pair.step() for _ in range(5)]
     assert not machine.calls.streams("read_report")
@@ -371,7 +371,7 @@ def test_a_step_without_a_norm_reports_nothing(device: Library, machine: Machine
     assert not machine.calls.streams("read_report")
 
 
-def test_more_reports_than_there_are_places(device: Library, machine: Machine) -> None:
+def test_more_reports_than_slots(device: Library, machine: Machine) -> None:
     on_device, host = [device.put(np.ones(3, np.float32))], [np.ones(3, np.float32)]
     a, b = adaptk.SGD(on_device, clip_norm=1.0), adaptk.SGD(host, clip_norm=1.0)
     kept = []
@@ -492,7 +492,7 @@ def test_rates_on_the_device_of_some_groups(device: Library) -> None:
     assert_equal([device.get(p) for p in on_device], host)
 
 
-def test_states_that_start_as_a_rate_on_the_device(device: Library) -> None:
+def test_initial_states_from_a_rate_on_the_device(device: Library) -> None:
     param = device.put(np.ones(4, np.float32))
     optimizer = adaptk.RProp([param], lr=device.put(np.array([0.125])))
     assert_equal(device.get(optimizer.state[0]["step_size"]), np.full(4, 0.125, np.float32))
@@ -586,7 +586,7 @@ def test_loading_rewrites_rates_on_the_device(device: Library) -> None:
     assert optimizer.step_count == 1
 
 
-def test_a_state_dict_that_does_not_fit_changes_nothing(device: Library) -> None:
+def test_a_mismatched_state_dict_changes_nothing(device: Library) -> None:
     pair = Pair(device, made("Adam", skip_nonfinite=True), arrays(30))
     pair.step()
     saved = pair.host.state_dict()

@@ -69,7 +69,7 @@ def test_a_step_in_a_graph(torch: Any, name: str) -> None:
     assert_equal([host(p) for p in params], on_cpu)
 
 
-def test_a_graph_goes_on_from_a_state_that_was_loaded(torch: Any) -> None:
+def test_a_graph_uses_a_loaded_state(torch: Any) -> None:
     param, grad = torch.ones(300, device="cuda"), torch.ones(300, device="cuda")
     optimizer = adaptk.NAdam([param], capturable=True)
     graph = torch.cuda.CUDAGraph()
@@ -272,7 +272,7 @@ def emptied(torch: Any) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("emptied")
-def test_memory_that_runs_out(torch: Any) -> None:
+def test_out_of_memory(torch: Any) -> None:
     free, _ = torch.cuda.mem_get_info()
     # A param, two states and, in a look-ahead, a copy of it: the copy is too much.
     size = int(free * 0.29) // 4

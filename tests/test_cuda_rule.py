@@ -409,7 +409,7 @@ def test_reductions_by_the_c_interface(c_device: Device, rule: str) -> None:
 
 
 @needs_nvrtc
-def test_numbers_that_the_host_carries_on(device: Library) -> None:
+def test_carried_numbers(device: Library) -> None:
     made = find("schedule_free_adamw")
     assert made is not None
     steps_of_optimizers(device, made, {"clip_norm": 0.5})
@@ -422,7 +422,7 @@ def test_numbers_that_the_host_carries_on(device: Library) -> None:
 
 
 @needs_nvrtc
-def test_what_is_compiled(device: Library, machine: Machine, cache: Path) -> None:
+def test_compiled_code(device: Library, machine: Machine, cache: Path) -> None:
     """Vectors of 16 bytes, nothing contracted, nothing in local memory; and files from which it is loaded again."""
     hypers = {"lr": 0.1, "beta": 0.9}
 
@@ -463,7 +463,7 @@ def test_what_is_compiled(device: Library, machine: Machine, cache: Path) -> Non
     made.unregister()
 
 
-def test_nothing_to_compile_with(machine: Machine) -> None:
+def test_without_a_compiler(machine: Machine) -> None:
     with traced("lion") as made:
         param, grad, state = (Exchange.put(np.ones(5, np.float32)) for _ in range(3))
         what = ("params: on a CUDA device", "traced_lion: no compiler")
@@ -477,7 +477,7 @@ def test_nothing_to_compile_with(machine: Machine) -> None:
             adaptk.ops.lion(param, grad, state, step=1)
 
 
-def test_where_nvrtc_is_not(machine: Machine) -> None:
+def test_missing_nvrtc(machine: Machine) -> None:
     if not machine.simulated:
         pytest.skip("by the simulated device, in a process of its own")
     script = (

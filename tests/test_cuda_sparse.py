@@ -187,7 +187,7 @@ def test_refused_before_anything_is_written(device: Library) -> None:
     assert not late["last_step"].any()
 
 
-def test_rows_catch_up_by_what_the_host_knows(device: Library) -> None:
+def test_catch_up_needs_counts_on_the_host(device: Library) -> None:
     param = device.put(np.ones((5, 3), np.float32))
     grad = (np.array([0, 4]), device.put(np.ones((2, 3), np.float32)))
     opt = adaptk.Adam([param], sparse="catch_up")
@@ -443,7 +443,7 @@ def test_failures(device: Library, machine: Machine) -> None:
     assert opt.step_count == 1
 
 
-def test_formats_are_those_of_blocks(device: Library) -> None:
+def test_rows_must_be_whole_blocks(device: Library) -> None:
     """As on the CPU, rows have to begin where blocks do."""
     param = device.put(np.ones((4, 100), np.float32))
     opt = adaptk.Adam([param], state_dtype="8bit_nearest", min_8bit_size=0)

@@ -99,7 +99,7 @@ def test_objects(device: Library, name: str, state_dtype: str) -> None:
     np.testing.assert_array_equal(again.state[4][NAMES[name]], here.state[4][NAMES[name]])
 
 
-def test_a_remainder_elsewhere_is_refused(device: Library) -> None:
+def test_a_remainder_on_another_device(device: Library) -> None:
     param, remainder = formats.split_param(np.ones(8, np.float32), "remainder16")
     there, grad = device.put(param), device.put(np.ones(8, np.float32))
     with pytest.raises(ValueError, match=r"param, remainder: on cpu, expected .* like its param"):

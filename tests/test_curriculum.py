@@ -28,7 +28,7 @@ def take(curriculum: Curriculum, n: int) -> list[list[int]]:
 # Pacing
 
 
-def test_linear_and_root_are_the_competence_of_the_paper() -> None:
+def test_linear_and_root_match_the_paper() -> None:
     """Platanios et al. 2019, equations 5 to 7, whose t counts from 0."""
     c0, total = 0.05, 40
     for t in range(60):
@@ -42,7 +42,7 @@ def test_linear_and_root_are_the_competence_of_the_paper() -> None:
         assert share(total + 1) == share(10**9) == 1
 
 
-def test_exponential_and_step_are_the_pacing_of_the_paper() -> None:
+def test_exponential_and_step_match_the_paper() -> None:
     """Hacohen and Weinshall 2019: fixed and varied exponential, and single-step pacing, whose i counts from 0."""
     start, increase = 0.04, 1.9
     stages = [3, 5, 1, 7, 2]
@@ -154,7 +154,7 @@ def test_groups(order: Any) -> None:
 # Batches
 
 
-def test_the_part_that_is_available() -> None:
+def test_available_part() -> None:
     share = pacing.linear(0.1, total=20)
     curriculum = Curriculum(np.arange(100)[::-1], share, 7, 0)
     for t in range(1, 40):
@@ -216,7 +216,7 @@ def test_batches_are_uniform() -> None:
     assert sum((k - 200) ** 2 / 200 for k in permutations.values()) < 23 + 5 * math.sqrt(46)
 
 
-def test_the_same_batches_everywhere() -> None:
+def test_batches_are_reproducible() -> None:
     h = hashlib.sha256()
     difficulty = (np.arange(6000) * 7919) % 1009
     for share in (pacing.linear(0.01, total=50), pacing.exponential(0.1, every=10), ALL_AT_ONCE):

@@ -21,7 +21,7 @@ def names(groups: list[dict[str, Any]]) -> list[tuple[list[str], float]]:
     return [(list(dict(g["params"])), g["weight_decay"]) for g in groups]
 
 
-def test_what_is_excluded() -> None:
+def test_excluded_params() -> None:
     matrices, rest = ["embed.weight", "layer.weight"], ["layer.bias", "norm.weight", "scale"]
     assert names(adaptk.decay_groups(ARRAYS, 0.1)) == [(matrices, 0.1), (rest, 0.0)]
     assert names(adaptk.decay_groups(ARRAYS.items(), 0.1)) == [(matrices, 0.1), (rest, 0.0)]

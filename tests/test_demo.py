@@ -160,7 +160,7 @@ def test_a_rule_without_a_plain_formula_is_trained_but_not_compared(monkeypatch)
     assert [line.split()[-3:] for line in out.splitlines() if line.startswith("adam  ")] == [["-", "-", "-"]]
 
 
-def test_special_treatment_follows_the_docs_of_the_rules():
+def test_interim_gradients_follow_the_docs():
     assert {name for name, rule in RULES.items() if _demo.wants_full_batch(rule)} == FULL_BATCH
     assert {name for name, rule in RULES.items() if _demo.wants_lookahead(rule)} == {"rmsprop_nesterov"}
 
@@ -218,7 +218,7 @@ def test_data():
     assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
 
-def test_choices_name_what_exists():
+def test_choices_are_known_names():
     assert set(_demo.HYPERPARAMETERS) <= set(RULES)
     for rule, values in _demo.HYPERPARAMETERS.items():
         assert set(values) <= set(RULES[rule].defaults())
@@ -292,7 +292,7 @@ def test_plot_of_everything(tmp_path, everything):
     assert list(_demo.panels(results)) == list(_demo.FAMILIES)
 
 
-def test_plot_of_losses_that_are_not_finite(tmp_path):
+def test_plot_of_nonfinite_losses(tmp_path):
     pytest.importorskip("matplotlib")
     lost = [
         _demo.Run("sgd", {}, False, losses=[2.0, math.inf, math.nan]),
@@ -302,7 +302,7 @@ def test_plot_of_losses_that_are_not_finite(tmp_path):
         _demo.plot({"mlp": runs}, tmp_path / "curves.png")
 
 
-def test_plot_of_a_rule_that_no_family_has(tmp_path):
+def test_plot_of_a_rule_without_a_family(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "curves.svg"
     known = [_demo.Run(rule, {}, False, losses=[2.0, 1.0]) for rule in RULES]
@@ -369,7 +369,7 @@ def test_plots_of_an_unknown_kind(tmp_path, capsys):
     assert ".png" in capsys.readouterr().err
 
 
-def test_an_interrupt_ends_it_quietly(monkeypatch, capsys):
+def test_interrupt(monkeypatch, capsys):
     def train(*arguments):
         raise KeyboardInterrupt
 
@@ -469,7 +469,7 @@ def test_the_plain_formula_agrees_with_options_of_its_own(rule, options):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_plain_formula_starts_as_the_registry_says(rule):
+def test_initial_states_of_the_plain_formula(rule):
     hyper = {**RULES[rule].defaults(), "lr": 0.125}
     p = np.ones((3, 2), np.float32)
     states = _reference.initial_states(rule, p, hyper)

@@ -107,7 +107,7 @@ def test_words_can_be_left_out(packages: tuple[str, ...]) -> None:
     assert not _rare_words.scores(weights, text, which, np.zeros_like(mask)).any()
 
 
-def test_runs_are_those_of_sparse_steps(packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_match_sparse_steps(packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     text = read(packages)
     monkeypatch.setattr(_rare_words, "RATES", (1e-3, 1.0))
     runs = _rare_words.run_all(text, 0)
@@ -134,7 +134,7 @@ def test_runs_are_those_of_sparse_steps(packages: tuple[str, ...], monkeypatch: 
     np.testing.assert_allclose(losses, runs[1].losses, rtol=1e-4)
 
 
-def test_what_is_shown(packages: tuple[str, ...]) -> None:
+def test_output(packages: tuple[str, ...]) -> None:
     text = read(packages)
     run = _rare_words.Run("adagrad", 0.3, [0.7, 0.01], 0.875, 0.5, 2e-6, 5e-6)
     out = io.StringIO()

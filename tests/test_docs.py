@@ -45,7 +45,7 @@ def needs(*modules: str) -> None:
 # Programs
 
 
-def test_the_pages_have_programs() -> None:
+def test_pages_have_programs() -> None:
     """What is looked for below is there."""
     assert not any(blocks(page, "py", "pycon", "c++") for page in PAGES)  # spellings that would not be run
     have = {page: {block.language for block in blocks(page, "python", "c", "cpp", "cuda", "cmake")} for page in PAGES}

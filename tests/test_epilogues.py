@@ -86,7 +86,7 @@ def test_decays(decay: float, param: str, isa: str) -> None:
     check_all("sgd", 300, param, param, param, param, decay)
 
 
-def test_an_average_that_has_arrived_stays() -> None:
+def test_an_average_equal_to_its_param_stays() -> None:
     w = numbers(1000, 0)
     for decay in (0.1, 0.5, 0.9, 0.9999):
         a = w.copy()
@@ -196,7 +196,7 @@ def test_coded_states(name: str) -> None:
 
 
 @pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
-def test_the_average_is_of_what_is_stored() -> None:
+def test_the_average_uses_the_stored_param() -> None:
     """A param in bfloat16 is rounded first, stochastically too."""
     grad = numbers(1000, 1)
     w, want = (numbers(1000, 0, FLOATS["bfloat16"]) for _ in range(2))
@@ -211,7 +211,7 @@ def test_the_average_is_of_what_is_stored() -> None:
 
 
 @pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
-def test_params_with_a_remainder_are_averaged_with_it(isa: str) -> None:
+def test_averages_include_remainders(isa: str) -> None:
     """Their value is the float32 that both parts make."""
     parts = [(numbers(SIZE, 0, FLOATS["bfloat16"]), np.zeros(SIZE, np.int16)) for _ in range(2)]
     options: dict[str, Any] = {"step": 1, "lr": 1e-3, "param_format": "remainder16"}

@@ -128,7 +128,7 @@ def test_other_small_floats() -> None:
 
 
 @pytest.mark.parametrize("kind", ["float64", "longdouble", "float16"])
-def test_both_byte_orders_are_told_apart(kind: str) -> None:
+def test_foreign_byte_order(kind: str) -> None:
     other = np.dtype(kind).newbyteorder()
     p = np.ones(3, other)
     with refused(TypeError, "param", unchanged=[p]):
@@ -143,7 +143,7 @@ def test_state_of_another_float_dtype(rule: str, argument: str) -> None:
             refused_everywhere(TypeError, rule, argument, lambda a, state=state: a.astype(FLOATS[state]), param=param)
 
 
-def test_dtype_messages_say_what_is_wanted() -> None:
+def test_dtype_messages_name_the_expected_dtype() -> None:
     b = make("adam")
     with pytest.raises(
         TypeError,
@@ -178,7 +178,7 @@ def test_read_only(rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_read_only_grads_are_fine(rule: str) -> None:
+def test_read_only_grads_are_accepted(rule: str) -> None:
     buffers = make(rule)
     wanted = copies(buffers)
     call(rule, replaced(buffers, "grad", locked))

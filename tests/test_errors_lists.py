@@ -154,7 +154,7 @@ def test_an_array_twice_in_a_list() -> None:
                     call(rule, buffers)
 
 
-def test_grads_that_overlap_each_other_are_fine() -> None:
+def test_overlapping_grads_are_accepted() -> None:
     room = np.arange(12, dtype=np.float32)
     params = [np.ones(8, np.float32), np.ones(8, np.float32), np.ones(12, np.float32)]
     grads = [room[:8], room[4:], room]
@@ -164,7 +164,7 @@ def test_grads_that_overlap_each_other_are_fine() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_neighbours_in_memory_are_fine(rule: str) -> None:
+def test_adjacent_memory_is_accepted(rule: str) -> None:
     for param, grad in PAIRS:
         wanted = make_list(rule, [3, 1, 8], param, grad)
         room = np.zeros(4096, np.uint8)

@@ -99,7 +99,7 @@ def test_flag(rule: str, hyper: adaptk.Hyperparameter) -> None:
 @pytest.mark.parametrize(
     ("rule", "low", "high"), [("delta_bar_delta", "eta_min", "eta_max"), ("rprop", "step_min", "step_max")]
 )
-def test_bounds_that_do_not_go_together(rule: str, low: str, high: str) -> None:
+def test_incompatible_bounds(rule: str, low: str, high: str) -> None:
     buffers = make(rule)
     for a, b in ((1.0, 0.5), (1e-300, 0.0), (60.0, 50.0)):
         with refused(ValueError, low, high, unchanged=list(buffers.values())):
@@ -107,7 +107,7 @@ def test_bounds_that_do_not_go_together(rule: str, low: str, high: str) -> None:
     call(rule, buffers, **{low: 0.5, high: 0.5})
 
 
-def test_an_exception_of_a_number_passes() -> None:
+def test_exceptions_of_numbers_propagate() -> None:
     class Number:
         def __float__(self) -> float:
             raise ZeroDivisionError("no number")
@@ -131,7 +131,7 @@ def test_step(rule: str) -> None:
         call(rule, make(rule), step=step)
 
 
-def test_steps_come_to_an_end() -> None:
+def test_largest_step_count() -> None:
     params, grads = [np.ones(3)], [np.ones(3)]
     opt = adaptk.Adam(params)
     opt.step(grads)
@@ -198,7 +198,7 @@ def test_too_many_positionals(rule: str) -> None:
             function(*buffers.values(), *extra, step=1)
 
 
-def test_unknown_keyword_that_is_no_text() -> None:
+def test_keywords_that_are_not_strings() -> None:
     buffers = make("adam")
     with refused(TypeError, unchanged=list(buffers.values())):
         call("adam", buffers, **{"\ud800": 0.1})
@@ -216,7 +216,7 @@ def test_keywords_of_a_subclass_of_str() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_signature_is_what_the_function_takes(rule: str) -> None:
+def test_signature(rule: str) -> None:
     parameters = inspect.signature(getattr(adaptk.ops, rule)).parameters
     hypers = [h.name for h in RULES[rule].hyperparameters]
     assert list(parameters) == [

@@ -118,7 +118,7 @@ def test_a_step_inside_a_step_is_refused() -> None:
     assert same_bits(params[0], np.full(3, 0.5))
 
 
-def test_a_failing_schedule_leaves_all_as_it_was() -> None:
+def test_a_failing_schedule_changes_nothing() -> None:
     params, grads = [np.ones(3)], [np.ones(3)]
 
     def schedule(t: int) -> Any:

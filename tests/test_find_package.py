@@ -66,7 +66,7 @@ IN_PACKAGE = f"-Dadaptk_DIR={adaptk.get_cmake_dir()}"
 # The package inside the Python package
 
 
-def test_where_it_is() -> None:
+def test_package_location() -> None:
     for option, want in (("--cmake-dir", adaptk.get_cmake_dir()), ("--include-dir", adaptk.get_include())):
         done = subprocess.run(
             [sys.executable, "-m", "adaptk", "info", option], capture_output=True, text=True, check=True
@@ -77,7 +77,7 @@ def test_where_it_is() -> None:
         assert (Path(adaptk.get_include()) / "adaptk" / name).is_file()
 
 
-def test_nothing_is_there_twice() -> None:
+def test_no_duplicate_files() -> None:
     """A wheel holds copies in the place of links."""
     libraries = sorted(p.name for p in Path(adaptk.get_cmake_dir()).parent.parent.glob("*adaptk*") if p.is_file())
     assert len(libraries) == len({name.split(".")[0] for name in libraries})

@@ -62,7 +62,7 @@ def test_every_code_as_a_gradient(name: str, isa: str) -> None:
     np.testing.assert_array_equal(wide, -grad.astype(np.float64))
 
 
-def test_every_code_stays(name: str, isa: str) -> None:
+def test_every_code_round_trips(name: str, isa: str) -> None:
     param = np.arange(256, dtype=np.uint8).view(DTYPES[name]).copy()
     before = param.copy()
     adaptk.ops.sgd(param, np.zeros(256, np.float32), lr=1.0, step=1)
@@ -95,7 +95,7 @@ def test_stochastic(name: str, isa: str) -> None:
     np.testing.assert_array_equal(codes(got), codes(want))
 
 
-def test_the_mean_of_what_is_drawn(name: str) -> None:
+def test_rounding_is_unbiased(name: str) -> None:
     x = np.full(1 << 18, 1.03, np.float32)
     mean = stored(x, name, param_format="sr").astype(np.float64).mean()
     assert abs(mean - np.float32(1.03)) < 2e-3
@@ -169,7 +169,7 @@ def test_accumulation_and_norms(name: str) -> None:
     assert norm == pytest.approx(np.linalg.norm(grad.astype(np.float64)), rel=1e-6)
 
 
-def test_a_state_dict_goes_on_with_the_same_bits(name: str) -> None:
+def test_resuming_is_bit_exact(name: str) -> None:
     rng = np.random.default_rng(5)
     params = [rng.standard_normal(100).astype(DTYPES[name])]
     grads = [[rng.standard_normal(100).astype(np.float32)] for _ in range(4)]
@@ -185,7 +185,7 @@ def test_a_state_dict_goes_on_with_the_same_bits(name: str) -> None:
     np.testing.assert_array_equal(params[0].view(np.uint8), others[0].view(np.uint8))
 
 
-def test_refusals(name: str) -> None:
+def test_errors(name: str) -> None:
     param = np.ones(8, DTYPES[name])
     grad = np.ones(8, np.float32)
     with pytest.raises(TypeError, match=f"momentum_buf.*dtype {name}, expected float32"):

@@ -151,7 +151,7 @@ def test_every_code(name: str, isa: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["int8", "uint8_nearest"])
-def test_more_is_never_less(name: str) -> None:
+def test_encoding_is_monotonic(name: str) -> None:
     """Codes of numbers in order are in order, if nothing is drawn."""
     x = np.sort(wide_numbers(BLOCK, name, 3))
     values = formats.dequantize(formats.quantize(x, name))
@@ -170,7 +170,7 @@ def test_the_largest_error(name: str, bound: float) -> None:
 
 
 @pytest.mark.parametrize(("name", "spread"), [("uint8", 1 / 8), ("bfloat16_sr", 1 / 128)])
-def test_the_mean_of_what_is_drawn(name: str, spread: float) -> None:
+def test_rounding_is_unbiased(name: str, spread: float) -> None:
     x = np.abs(np.random.default_rng(5).standard_normal(BLOCK)).astype(np.float32) + np.float32(0.01)
     draws = 4000
     total = np.zeros(BLOCK)
@@ -208,7 +208,7 @@ def test_draws_are_independent() -> None:
 
 @pytest.mark.parametrize("name", CODED)
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
-def test_what_is_not_finite_spoils_no_other(name: str, bad: float) -> None:
+def test_a_nonfinite_element_affects_no_other(name: str, bad: float) -> None:
     x = wide_numbers(3 * BLOCK, name, 6)
     want = formats.dequantize(formats.quantize(x, name))
     place = BLOCK + 5
@@ -223,7 +223,7 @@ def test_what_is_not_finite_spoils_no_other(name: str, bad: float) -> None:
 
 @pytest.mark.parametrize("name", CODED)
 @pytest.mark.parametrize("scale", [1.0, 3e38, 2.0**-120, 0.0])
-def test_one_element_of_each_block_is_not_finite(name: str, scale: float, isa: str) -> None:
+def test_one_nonfinite_element_in_each_block(name: str, scale: float, isa: str) -> None:
     """In every place of a block in turn, beside blocks that have none."""
     kinds = np.array([np.inf, -np.inf, np.nan, -np.nan], np.float32)
     unit = wide_numbers(2 * BLOCK * BLOCK, name, 8)
@@ -269,7 +269,7 @@ def test_tiny_blocks(name: str, scale: float) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
-def test_bfloat16_beside_what_is_not_finite(bad: float, isa: str) -> None:
+def test_bfloat16_with_nonfinite_elements(bad: float, isa: str) -> None:
     """One in some runs of 128 elements, and none in the others."""
     x = wide_numbers(2 * BLOCK * 8, "bfloat16_sr", 10).reshape(8, 2, BLOCK)
     x[np.arange(8), 0, np.arange(8) * 17] = bad
@@ -392,7 +392,7 @@ def test_lists_have_draws_for_each_tensor() -> None:
         assert_same(v[i], oracle_encode(want[1], "uint8", key_of(4, 1, i, 3)))
 
 
-def test_a_second_moment_goes_on_moving() -> None:
+def test_second_moments_follow_smaller_gradients() -> None:
     """Half of the gradients fall to a tenth: what is rounded to nearest does not follow."""
     size, found = 1 << 12, {}
     for name in ("float32", "bfloat16", "bfloat16_sr", "8bit", "8bit_nearest"):
@@ -473,7 +473,7 @@ def buffers(size: int = 300) -> dict[str, Any]:
         ({"seed": 0.5}, TypeError, r"seed: expected an int, got float"),
     ],
 )
-def test_refusals(change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_errors(change: dict[str, Any], error: type[Exception], message: str) -> None:
     given = {**buffers(), **change}
     before = {k: copied(v) for k, v in given.items() if isinstance(v, (np.ndarray, formats.Stored))}
     with pytest.raises(error, match=message):
@@ -511,6 +511,6 @@ def test_read_only_and_shared_memory_is_refused() -> None:
         (lambda x: formats.quantize(x, "uint8", seed=-1), ValueError, "seed: -1 is not in"),
     ],
 )
-def test_what_quantize_refuses(call: Any, error: type[Exception], message: str) -> None:
+def test_errors_of_quantize(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(np.ones(4, np.float32))

@@ -112,7 +112,7 @@ def test_every_byte(name: str, scale: float, isa: str) -> None:
         np.testing.assert_array_equal(bits(got), bits(oracle_decode((data, scales, name), size)))
 
 
-def test_the_map_is_the_one_of_the_papers() -> None:
+def test_the_map_matches_the_paper() -> None:
     """As its authors print it."""
     magnitudes = [0.0055, 0.0325, 0.0775, 0.2125, 0.4375, 0.6625, 0.8875]
     want = np.array([-x for x in magnitudes[::-1]] + [0, *magnitudes, 1]).astype(F32)
@@ -121,7 +121,7 @@ def test_the_map_is_the_one_of_the_papers() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_around_every_middle(name: str, isa: str) -> None:
+def test_around_every_midpoint(name: str, isa: str) -> None:
     known = NUMBERS[name].astype(np.float64)
     middle = ((known[1:] + known[:-1]) / 2).astype(F32)
     for off in (-2, -1, 0, 1, 2):
@@ -142,7 +142,7 @@ def test_every_upper_half_of_a_float(name: str, scale: float, isa: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("scale", [1.0, 1.7, 3e35, 1e-30])
-def test_numbers_of_codes_stay(name: str, scale: float) -> None:
+def test_decoded_numbers_are_fixed_points(name: str, scale: float) -> None:
     values = np.tile(NUMBERS[name], 8) * F32(scale)
     once = formats.quantize(values, name)
     np.testing.assert_array_equal(unpacked(once.data, 128), np.tile(np.arange(16), 8))
@@ -152,14 +152,14 @@ def test_numbers_of_codes_stay(name: str, scale: float) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_more_is_never_less(name: str) -> None:
+def test_encoding_is_monotonic(name: str) -> None:
     x = np.sort(numbers_of(BLOCK, name, 3))
     assert (np.diff(formats.dequantize(formats.quantize(x, name))) >= 0).all()
 
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("scale", first_tier([1.0, 3e38, 2.0**-120, 2.0**-149, 0.0], 1.0))
-def test_one_element_of_each_block_is_not_finite(name: str, scale: float, isa: str) -> None:
+def test_one_nonfinite_element_in_each_block(name: str, scale: float, isa: str) -> None:
     """In every place of a block in turn, beside blocks that have none: the smallest number, and no other changes."""
     kinds = np.array([np.inf, -np.inf, np.nan, -np.nan], F32)
     unit = numbers_of(2 * BLOCK * BLOCK, name, 8)
@@ -256,7 +256,7 @@ def test_an_unaligned_row() -> None:
     np.testing.assert_array_equal(param, twin)
 
 
-def test_what_is_refused() -> None:
+def test_errors() -> None:
     p, g = np.zeros((2, 300), F32)
     scales = np.zeros(3, F32)
 
@@ -365,7 +365,7 @@ def of_torchao(size: int = 512, shape: tuple[int, ...] | None = None) -> dict[st
     return made
 
 
-def test_torchao_there_and_back() -> None:
+def test_torchao_round_trip() -> None:
     theirs = of_torchao(shape=(16, 32))
     ours = formats.from_torchao(theirs)
     assert list(ours) == ["step", "exp_avg", "exp_avg_4bit_scales", "exp_avg_sq", "exp_avg_sq_4bit_scales"]
@@ -384,7 +384,7 @@ def test_torchao_there_and_back() -> None:
         formats.to_torchao(ours, (16, 31))
 
 
-def test_torchaos_states_of_another_kind() -> None:
+def test_other_torchao_states() -> None:
     """Of longer blocks, and with a map that is for what has a sign."""
     theirs = of_torchao(shape=(2, 256))
     theirs["exp_avg"]["scale"] = theirs["exp_avg"]["scale"][::2].copy()
@@ -398,14 +398,14 @@ def test_torchaos_states_of_another_kind() -> None:
     np.testing.assert_array_equal(ours["exp_avg_sq"], want.reshape(2, 256))
 
 
-def test_sizes_that_torchao_has_in_float32() -> None:
+def test_sizes_that_torchao_keeps_in_float32() -> None:
     stored = formats.quantize(numbers_of(301, SIGNED), SIGNED)
     ours = {"exp_avg": stored.data, "exp_avg_4bit_scales": stored.scales}
     back = formats.to_torchao(ours, (7, 43))
     np.testing.assert_array_equal(back["exp_avg"], formats.dequantize(stored, (7, 43)))
 
 
-def test_bitsandbytes_gets_8_bits() -> None:
+def test_to_bitsandbytes_uses_8_bits() -> None:
     ours = formats.from_torchao(of_torchao(shape=(16, 32)))
     theirs = formats.to_bitsandbytes(ours, shape=(16, 32))
     dense = formats.dequantize((ours["exp_avg"], ours["exp_avg_4bit_scales"], SIGNED), (16, 32))

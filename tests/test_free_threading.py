@@ -99,7 +99,7 @@ def in_a_process(code: str) -> str:
 
 
 @pytest.mark.skipif(not FREE, reason="an interpreter with the GIL")
-def test_no_extension_brings_the_lock_back() -> None:
+def test_no_extension_enables_the_gil() -> None:
     code = """
 import importlib, sys
 import adaptk, adaptk.solve
@@ -165,7 +165,7 @@ def test_first_use_in_many_threads() -> None:
 
 
 @pytest.mark.parametrize("size", [5, 40000])
-def test_functions_on_buffers_of_their_own(size: int) -> None:
+def test_functions_on_separate_buffers(size: int) -> None:
     """All rules at once, with gradients that all threads read; what a thread remembers from step to step is its own."""
     grads = {rule: make(rule, size)["grad"] for rule in RULES}
 
@@ -187,7 +187,7 @@ def test_functions_on_buffers_of_their_own(size: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", *(["bfloat16"] if bfloat16 is not None else [])])
-def test_lists_of_their_own(dtype: str) -> None:
+def test_separate_lists(dtype: str) -> None:
     def train(seed: int) -> dict[str, Any]:
         buffers = make_list("adan", [1, 30, 7, 500 + seed], dtype)
         for t in range(1, 20):
@@ -199,7 +199,7 @@ def test_lists_of_their_own(dtype: str) -> None:
         assert_same(a, b)
 
 
-def test_types_that_many_threads_meet_first() -> None:
+def test_concurrent_first_use_of_a_type() -> None:
     """What is known of a type's DLPack exchange is found by one thread while others look."""
 
     def train(types: Sequence[type]) -> list[Array]:
@@ -225,7 +225,7 @@ def made(name: str, seed: int, size: int) -> tuple[Any, list[Array]]:
 
 
 @pytest.mark.parametrize("size", [4, 20000])
-def test_optimizers_of_their_own(size: int) -> None:
+def test_separate_optimizers(size: int) -> None:
     names = [c for c in adaptk.optim.CLASSES if adaptk.optim.CLASSES[c]._class_rules]
 
     def train(seed: int) -> list[Any]:
@@ -247,7 +247,7 @@ def test_optimizers_of_their_own(size: int) -> None:
             assert_same(state, saved)
 
 
-def test_settings_that_change_meanwhile(restored: None) -> None:
+def test_concurrent_changes_of_settings(restored: None) -> None:
     isas = adaptk.available_isas()
     most = 3 if adaptk.build_info()["openmp"] is not None else 1
     start = make("yogi", 20000)
@@ -312,7 +312,7 @@ def test_one_optimizer_in_many_threads(size: int) -> None:
     assert all((p == taken).all() for p in params)
 
 
-def test_steps_are_loaded_meanwhile() -> None:
+def test_loading_during_steps() -> None:
     params = [np.zeros(20000)]
     optimizer = adaptk.Adam(params, lr=0.0)
     saved = optimizer.state_dict()
@@ -328,7 +328,7 @@ def test_steps_are_loaded_meanwhile() -> None:
     assert optimizer.step_count == 0
 
 
-def test_groups_that_many_threads_add() -> None:
+def test_groups_added_by_many_threads() -> None:
     """The plan and the object agree on which param is whose."""
     for _ in range(10):
         optimizer = adaptk.SGD([np.zeros(1)], lr=1.0, momentum=0.9)
@@ -347,7 +347,7 @@ def test_groups_that_many_threads_add() -> None:
             assert optimizer.state[i]["momentum_buffer"].shape == p.shape
 
 
-def test_a_schedule_that_looks_at_its_optimizer() -> None:
+def test_a_schedule_that_reads_its_optimizer() -> None:
     p = np.zeros(2)
 
     def schedule(t: int) -> float:
@@ -394,7 +394,7 @@ def test_look_ahead_in_many_threads() -> None:
 
 
 @pytest.mark.parametrize("how", ["step", "function", "norm"])
-def test_lists_that_others_change(how: str) -> None:
+def test_lists_changed_by_other_threads(how: str) -> None:
     """Items come and go; each call sees some whole list or refuses it."""
     n = 50
     params = [np.zeros(2) for _ in range(n)]
@@ -425,7 +425,7 @@ def test_lists_that_others_change(how: str) -> None:
     assert len(grads) == n
 
 
-def test_hyperparameters_that_others_change() -> None:
+def test_hyperparameters_changed_by_other_threads() -> None:
     p = np.zeros(4)
     optimizer = adaptk.SGD([p], lr=1.0, weight_decay=0.0)
     group = optimizer.param_groups[0]

@@ -49,7 +49,7 @@ WHICH: dict[str, Callable[[Any, Any], Any]] = {
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("which", WHICH)
-def test_a_storage_that_is_gone(way: str, which: str, size: str, place: str) -> None:
+def test_a_freed_storage(way: str, which: str, size: str, place: str) -> None:
     p, opt = stepped(PLACES[place])
     second = opt.param_groups[0]["params"][1]
     t = WHICH[which](p, opt)
@@ -63,7 +63,7 @@ def test_a_storage_that_is_gone(way: str, which: str, size: str, place: str) -> 
     assert int(opt.state[second]["step"]) == before[1]
 
 
-def test_it_goes_on_once_it_is_back(way: str) -> None:
+def test_stepping_resumes_after_the_storage_is_restored(way: str) -> None:
     p, opt = stepped(0)
     q, other = stepped(0)
     saved = p.detach().clone()
@@ -78,7 +78,7 @@ def test_it_goes_on_once_it_is_back(way: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["complex", "expanded gradient"])
-def test_tensors_that_others_stand_in_for(kind: str) -> None:
+def test_converted_params_and_gradients(kind: str) -> None:
     dtype = torch.complex64 if kind == "complex" else torch.float32
     p = torch.nn.Parameter(torch.ones(4, 5, dtype=dtype))
     opt = at.SGD([p], lr=0.1)

@@ -80,7 +80,7 @@ def test_a_stage_that_fails_does_not_stop_the_others(
     assert shown.index("first") < shown.index("stage  ")  # the end of a log is shown where its stage failed
 
 
-def test_the_exit_status_is_0_where_all_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_exit_status(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = module("run")
     monkeypatch.setattr(run, "STAGES", {"race": lambda _: [python("pass")]})
     arguments = ["--stages", "race", "--out", f"{tmp_path}/out", "--work", f"{tmp_path}/work"]
@@ -112,7 +112,7 @@ def test_a_stage_ends_at_its_limit_with_all_its_processes(setting: Any, tmp_path
     pytest.fail("a process of the stage goes on")
 
 
-def test_where_the_stages_run(setting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_of_the_stages(setting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run = module("run")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     environment = setting.environment()
@@ -174,7 +174,7 @@ def test_the_script_passes_its_arguments_on() -> None:
     assert help_of.returncode == 2
 
 
-def test_what_stages_write_decides_too(setting: Any) -> None:
+def test_stages_fail_by_their_output(setting: Any) -> None:
     """A stage whose programs end well has failed where they have found nothing at all."""
     run = module("run")
     setting.work.mkdir()
@@ -360,7 +360,7 @@ def states(results: Record) -> dict[str, str]:
     return {t.what: t.state for t in module("report").targets(results)}
 
 
-def test_targets_that_are_met(reached: Record) -> None:
+def test_met_targets(reached: Record) -> None:
     found = states(reached)
     assert len(found) == 18
     assert set(found.values()) == {"met"}
@@ -395,14 +395,14 @@ MISSED: dict[str, Callable[[Record], Any]] = {
 
 
 @pytest.mark.parametrize("what", MISSED)
-def test_targets_that_are_missed(reached: Record, what: str) -> None:
+def test_missed_targets(reached: Record, what: str) -> None:
     MISSED[what](reached)
     found = states(reached)
     assert [t for t, state in found.items() if state == "missed"] == [t for t in found if t.startswith(what)]
     assert list(found.values()).count("met") == len(found) - 1
 
 
-def test_targets_of_which_something_was_left_out(reached: Record) -> None:
+def test_targets_with_missing_measurements(reached: Record) -> None:
     race = reached["race"]
     race["steps"] = [r for r in race["steps"] if (r["rule"], r["dtype"]) != ("lion", "float32") and not r["compiled"]]
     race["complete"] = False
@@ -461,7 +461,7 @@ class Flipped:
         return buffers
 
 
-def test_a_bit_that_differs_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_flipped_bit_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bits = module("bits")
     numbers = bits.Numbers(1 << 14)
     # In the last element of a list, unless that is a NaN.
@@ -495,7 +495,7 @@ def test_norms_that_differ_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(f is not None for what, f in found.items() if "finite True" in what)
 
 
-def test_elements_beyond_the_boundary_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elements_beyond_the_boundary_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="large tensors are torch's")
     bits = module("bits")
     exact, boundary = bits.call, 5000
@@ -578,7 +578,7 @@ def test_a_case_that_fails_is_named_and_the_others_go_on(monkeypatch: pytest.Mon
     ]
 
 
-def test_what_a_step_starts_on_the_device() -> None:
+def test_count_of_device_operations() -> None:
     events = [
         {"cat": c} for c in ("kernel", "gpu_user_annotation", "cuda_runtime", "gpu_memcpy", "cpu_op", "gpu_memset")
     ]

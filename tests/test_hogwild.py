@@ -194,7 +194,7 @@ def test_strong_penalties_do_not_overflow(small: tuple[Any, Any]) -> None:
 # Data as they come
 
 
-def test_rows_of_all_kinds_train_the_same(small: tuple[Any, Any]) -> None:
+def test_all_kinds_of_rows_give_the_same_weights(small: tuple[Any, Any]) -> None:
     x, y = small
     wanted = SGDClassifier(random_state=3, max_iter=3, tol=None).fit((*x, (200, COLUMNS)), y).coef_
     for index in (np.int32, np.int64):
@@ -316,7 +316,7 @@ def test_wrong_parameters_are_refused(small: tuple[Any, Any], options: Any, erro
     assert not hasattr(model, "coef_")
 
 
-def test_weights_that_grow_beyond_bounds_are_an_error() -> None:
+def test_diverging_weights_raise() -> None:
     X = np.full((64, 2), 1e6, np.float32)
     with pytest.raises(ValueError, match=r"no longer finite after pass .* smaller eta0 than 1e"):
         SGDRegressor(rule="sgd", eta0=1e25, tol=None).fit(X, np.arange(64.0))
@@ -333,7 +333,7 @@ def test_early_stopping_holds_rows_out(small: tuple[Any, Any]) -> None:
     assert model.t_ == model.n_iter_ * 180
 
 
-def test_warm_start_goes_on(small: tuple[Any, Any]) -> None:
+def test_warm_start(small: tuple[Any, Any]) -> None:
     x, y = small
     once = SGDClassifier(max_iter=2, tol=None, shuffle=False).fit(x, y)
     twice = SGDClassifier(max_iter=1, tol=None, shuffle=False, warm_start=True).fit(x, y)
@@ -347,7 +347,7 @@ def test_warm_start_goes_on(small: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adagrad", "adam", "ftrl"])
-def test_parts_are_a_pass(small: tuple[Any, Any], rule: str) -> None:
+def test_partial_fit_of_parts_equals_a_pass(small: tuple[Any, Any], rule: str) -> None:
     data, indices, starts = small[0]
     y = small[1]
     options: dict[str, Any] = {"rule": rule, "shuffle": False, "penalty": "l2" if rule in ("sgd", "ftrl") else None}
@@ -381,7 +381,7 @@ def test_weights_of_classes_and_samples(small: tuple[Any, Any]) -> None:
     np.testing.assert_allclose(balanced, SGDClassifier(**options).fit(dense[kept], y[kept], weights).coef_, rtol=1e-12)
 
 
-def test_several_classes_are_one_against_all(small: tuple[Any, Any]) -> None:
+def test_multiclass_is_one_against_all(small: tuple[Any, Any]) -> None:
     x, _ = small
     y = np.random.default_rng(5).integers(0, 3, 200)
     options: dict[str, Any] = {"loss": "log_loss", "shuffle": False, "max_iter": 2, "tol": None}
@@ -457,7 +457,9 @@ def test_deterministic_has_the_same_bits_everywhere(large: tuple[Any, Any], rule
 @pytest.mark.parametrize("publish_every", [1, 4, 32])
 @pytest.mark.parametrize("rule", ["sgd", "adagrad", "adam", "ftrl"])
 @pytest.mark.parametrize("mode", ["hogwild", "locked"])
-def test_threads_learn_what_one_learns(large: tuple[Any, Any], mode: str, rule: str, publish_every: int) -> None:
+def test_several_threads_reach_the_loss_of_one(
+    large: tuple[Any, Any], mode: str, rule: str, publish_every: int
+) -> None:
     x, scores = large
     y = scores > 0
     options: dict[str, Any] = {
@@ -474,7 +476,7 @@ def test_threads_learn_what_one_learns(large: tuple[Any, Any], mode: str, rule: 
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adagrad", "adam", "ftrl"])
-def test_threads_that_copy_frequent_weights_alone(large: tuple[Any, Any], rule: str) -> None:
+def test_threads_that_copy_only_frequent_weights(large: tuple[Any, Any], rule: str) -> None:
     """So many weights that threads have no copies of them all; most have no feature."""
     (data, indices, starts, _), scores = large
     few, many = (data, indices, starts, (MANY, 2000)), (data, indices, starts, (MANY, 300_000))

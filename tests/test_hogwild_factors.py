@@ -60,7 +60,7 @@ def test_one_pass_is_the_formula(entries: Any, rule: str, rank: int, bias: bool)
     assert (model.row_bias_ != 0).any() == bias
 
 
-def test_known_factors_are_found(entries: Any) -> None:
+def test_known_factors_are_recovered(entries: Any) -> None:
     rows, columns, values = entries
     model = MatrixFactorization(3, alpha=0.01, max_iter=60, random_state=0).fit(
         rows[:18_000], columns[:18_000], values[:18_000]
@@ -101,7 +101,7 @@ def test_rows_or_columns_are_divided_among_threads(entries: Any, rule: str) -> N
 
 @pytest.mark.parametrize("mode", ["hogwild", "locked", "deterministic"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_threads_learn_what_one_learns(entries: Any, mode: str, dtype: Any) -> None:
+def test_several_threads_reach_the_loss_of_one(entries: Any, mode: str, dtype: Any) -> None:
     rows, columns, values = entries
     options: dict[str, Any] = {"random_state": 0, "max_iter": 8, "eta0": 0.05}
     one = MatrixFactorization(4, n_jobs=1, **options).fit(rows, columns, values.astype(dtype))
@@ -160,7 +160,7 @@ def test_wrong_parameters_are_refused(entries: Any, options: Any, error: Any, me
         MatrixFactorization(**options).fit(*entries)
 
 
-def test_factors_that_grow_beyond_bounds_are_an_error(entries: Any) -> None:
+def test_diverging_factors_raise(entries: Any) -> None:
     with pytest.raises(ValueError, match="no longer finite"):
         MatrixFactorization(4, eta0=1e6).fit(*entries)
 

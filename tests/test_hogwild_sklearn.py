@@ -41,7 +41,7 @@ def data() -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("rule", ["adagrad", "sgd", "adam", "ftrl"])
 @pytest.mark.parametrize("penalty", ["l2", "l1", "elasticnet"])
-def test_the_minimum_is_that_of_logistic_regression(data: tuple[Any, Any], rule: str, penalty: str) -> None:
+def test_the_minimum_matches_logistic_regression(data: tuple[Any, Any], rule: str, penalty: str) -> None:
     from sklearn.linear_model import LogisticRegression
 
     X, y = data

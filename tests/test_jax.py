@@ -134,7 +134,7 @@ def output(code: str, **environment: str) -> str:
 @every_rule
 @pytest.mark.parametrize("way", first_tier(WAYS, "jit"))
 @pytest.mark.parametrize("packed", first_tier([False, True], False), ids=["tree", "packed"])
-def test_steps_are_those_of_ops(rule: str, way: str, packed: bool) -> None:
+def test_steps_match_ops(rule: str, way: str, packed: bool) -> None:
     opt = getattr(adaptk.jax, rule)(0.0123, packed=packed)
     params, grads = randoms(0), [randoms(1 + t) for t in range(5)]
     got, state = run(opt, params, grads, WAYS[way](opt))
@@ -259,7 +259,7 @@ def test_schedules_are_float64(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_functions_of_the_count_from_zero_on(way: str) -> None:
+def test_schedules_count_from_zero(way: str) -> None:
     opt = adaptk.jax.momentum(lambda count: 0.5 / (count + 1))
     params, grads = randoms(0), [randoms(1 + t) for t in range(4)]
     got, state = run(opt, params, grads, WAYS[way](opt))
@@ -360,7 +360,7 @@ def test_the_step_is_in_place(way: str, packed: bool) -> None:
     assert not any(x.is_deleted() for x in jax.tree.leaves(grads))
 
 
-def test_nothing_is_copied_where_all_is_donated() -> None:
+def test_donated_arrays_are_not_copied() -> None:
     opt = adaptk.jax.adam(0.1)
     params = on_device(randoms(0, shapes=[(1000,), (2000,)]))
     state = opt.init(params)
@@ -371,7 +371,7 @@ def test_nothing_is_copied_where_all_is_donated() -> None:
     assert memory.temp_size_in_bytes < 3000
 
 
-def test_what_is_not_donated_stays() -> None:
+def test_arrays_that_are_not_donated_stay() -> None:
     params, grads = randoms(0), randoms(1)
     given, gradients = on_device(params), on_device(grads)
     opt = adaptk.jax.adam(0.1)
@@ -399,7 +399,7 @@ def test_one_array_in_several_places(donated: tuple[int, ...]) -> None:
     assert_equal(got, state, in_numpy("adan", params, [params], [0.1]))
 
 
-def test_an_array_that_is_given_away_twice() -> None:
+def test_an_array_donated_twice() -> None:
     opt = adaptk.jax.adam(0.1)
     params = {"a": jnp.ones(3), "b": jnp.ones(3)}
     state = opt.init(params)
@@ -568,7 +568,7 @@ def test_several_devices() -> None:
     assert printed == "packed: the params are cut into parts over several devices; use packed=False"
 
 
-def test_the_step_is_there_for_cuda() -> None:
+def test_the_step_is_lowered_for_cuda() -> None:
     """As far as it can be seen without a device."""
     opt = adaptk.jax.adam(0.1)
     params = jnp.ones(3)
@@ -589,7 +589,7 @@ def optax() -> Any:
 
 
 @some_rules
-def test_updates_are_optaxs(optax: Any, rule: str) -> None:
+def test_updates_match_optax(optax: Any, rule: str) -> None:
     opt = getattr(adaptk.jax, rule)(0.01)
     assert isinstance(opt, optax.GradientTransformation)
     params, grads = randoms(0), [randoms(1), randoms(2)]
@@ -698,7 +698,7 @@ def test_the_objects() -> None:
 @pytest.mark.parametrize(
     ("rule", "convention"), [(r.name, c) for r in RULES.values() for c in r.conventions if c != "book"]
 )
-def test_conventions_are_those_of_the_objects(rule: str, convention: str) -> None:
+def test_conventions_match_the_objects(rule: str, convention: str) -> None:
     params, grads = randoms(0), [randoms(1), randoms(2)]
     got, _ = run(getattr(adaptk.jax, rule)(0.01, convention=convention), params, grads)
     want = [np.array(x) for x in jax.tree.leaves(params)]
@@ -832,7 +832,7 @@ def wrong_trees() -> Iterator[tuple[str, Any, Any, Any, type[Exception], str]]:
 
 
 @pytest.mark.parametrize("case", list(wrong_trees()), ids=lambda case: case[0])
-def test_trees_that_do_not_fit(case: tuple[str, Any, Any, Any, type[Exception], str]) -> None:
+def test_mismatched_trees(case: tuple[str, Any, Any, Any, type[Exception], str]) -> None:
     _, params, grads, state, exception, message = case
     opt = adaptk.jax.adam()
     with pytest.raises(exception, match=message):
@@ -846,7 +846,7 @@ def test_trees_that_do_not_fit(case: tuple[str, Any, Any, Any, type[Exception], 
     assert not any(x.is_deleted() for x in arrays if isinstance(x, jax.Array))
 
 
-def test_packed_states_that_do_not_fit() -> None:
+def test_mismatched_packed_states() -> None:
     opt = adaptk.jax.adam(packed=True)
     params = jnp.ones(20)
     state = opt.init(params)

@@ -125,7 +125,7 @@ def some_formats(rule: str) -> list[str]:
         if way == "donated" or kind in some_formats(rule)
     ],
 )
-def test_steps_are_those_of_ops(rule: str, state_dtype: str, way: str) -> None:
+def test_steps_match_ops(rule: str, state_dtype: str, way: str) -> None:
     opt = getattr(adaptk.jax, rule)(0.0123, state_dtype=state_dtype, min_8bit_size=0, seed=11)
     params, grads = randoms(0), [randoms(1 + t) for t in range(4)]
     got, state = run(opt, params, grads, WAYS[way](opt))
@@ -133,14 +133,14 @@ def test_steps_are_those_of_ops(rule: str, state_dtype: str, way: str) -> None:
     assert int(state.count) == 4
 
 
-def test_a_rule_without_states_has_nothing_to_store() -> None:
+def test_a_rule_without_states() -> None:
     opt = adaptk.jax.sgd(0.0123, state_dtype="8bit", seed=2)
     params, grads = randoms(0), [randoms(1)]
     got, state = run(opt, params, grads)
     assert_equal(got, state, by_ops("sgd", params, grads, {}))
 
 
-def test_steps_are_those_of_the_objects() -> None:
+def test_steps_match_the_objects() -> None:
     """Tensors are numbered as the leaves are, and small ones stay in float32."""
     params, grads = randoms(0), [randoms(1 + t) for t in range(3)]
     opt = adaptk.jax.adamw(0.01, state_dtype="8bit", seed=5)
@@ -255,7 +255,7 @@ def test_param_and_gradient_dtypes() -> None:
         assert_equal(got, state, want)
 
 
-def test_an_infinite_gradient_spoils_its_own_element_alone() -> None:
+def test_an_infinite_gradient_affects_its_element_only() -> None:
     params = {"a": np.ones(300, np.float32)}
     bad = {"a": np.ones(300, np.float32)}
     bad["a"][7] = np.inf
@@ -287,7 +287,7 @@ def test_the_step_is_in_place(way: str, state_dtype: str) -> None:
     assert not any(x.is_deleted() for x in jax.tree.leaves(grads))
 
 
-def test_what_is_not_donated_stays() -> None:
+def test_arrays_that_are_not_donated_stay() -> None:
     params, grads = on_device(randoms(0)), on_device(randoms(1))
     opt = adaptk.jax.adam(0.1, state_dtype="8bit", min_8bit_size=0)
     state = opt.init(params)
@@ -306,7 +306,7 @@ def test_memory_of_a_compiled_step() -> None:
     assert memory.temp_size_in_bytes < 3000
 
 
-def test_an_array_that_is_given_away_twice() -> None:
+def test_an_array_donated_twice() -> None:
     opt = adaptk.jax.adam(0.1, state_dtype="8bit", min_8bit_size=0)
     params = {"a": jnp.ones(3)}
     state = opt.init(params)
@@ -398,7 +398,7 @@ def test_vmap_steps_each_member_as_if_it_were_alone(rule: str, state_dtype: str)
         assert_equal(member(got, i), member(state, i), want)
 
 
-def test_vmap_of_members_that_are_at_different_steps() -> None:
+def test_vmap_of_members_at_different_steps() -> None:
     opt = adaptk.jax.adam(0.0123, state_dtype="8bit", min_8bit_size=0, seed=6)
     params, grads = randoms(0), [randoms(1), randoms(2)]
     one = run(opt, params, grads[:1])
@@ -410,7 +410,7 @@ def test_vmap_of_members_that_are_at_different_steps() -> None:
         assert_equal(member(got, i), member(state, i), want)
 
 
-def test_vmap_within_vmap_and_of_nothing() -> None:
+def test_nested_vmap_and_no_members() -> None:
     opt = adaptk.jax.adam(0.1, state_dtype="8bit", min_8bit_size=0)
     rng = np.random.default_rng(0)
     params, grads = (rng.normal(size=(2, 3, 130)).astype(np.float32) for _ in range(2))
@@ -440,7 +440,7 @@ def test_derivatives_are_refused() -> None:
 # Initial values
 
 
-def test_initial_values_that_are_not_zero() -> None:
+def test_nonzero_initial_values() -> None:
     params = {"a": jnp.ones(300)}
     for rate in (0.25, jnp.float32(0.25), lambda count: 0.25 + count, adaptk.schedules.constant(0.25)):
         opt = adaptk.jax.delta_bar_delta(rate, state_dtype="8bit", min_8bit_size=0)
@@ -466,7 +466,7 @@ def test_initial_values_that_are_traced(packed: bool) -> None:
     assert jax.tree.leaves(state.eta)[0][:300].tolist() == [0.25] * 300
 
 
-def test_states_are_where_their_params_are() -> None:
+def test_states_are_on_the_devices_of_their_params() -> None:
     device = jax.devices()[0]
     params = jax.device_put(jnp.ones(300), device)
     state = adaptk.jax.adam(state_dtype="8bit", min_8bit_size=0).init(params)
@@ -496,7 +496,7 @@ def test_trees() -> None:
         assert same_bits(other.data, stored.data)
 
 
-def test_a_saved_run_goes_on_with_the_same_bits() -> None:
+def test_resuming_is_bit_exact() -> None:
     """Leaves in a file of NumPy's; the tree from init."""
     opt = adaptk.jax.adam(0.0123, state_dtype="8bit", min_8bit_size=0, seed=8)
     params, grads = randoms(0), [randoms(1 + t) for t in range(4)]
@@ -515,7 +515,7 @@ def test_a_saved_run_goes_on_with_the_same_bits() -> None:
     assert_equal(got, state, by_ops("adam", params, grads, "8bit", seed=8))
 
 
-def test_a_step_keeps_the_formats_that_it_is_given() -> None:
+def test_a_step_keeps_the_formats_of_its_states() -> None:
     """States that formats.quantize made, beside an optimizer that would make others."""
     x = randoms(0)
     numpys = [np.array(v) for v in leaves(x)]
@@ -591,7 +591,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("given", "exception", "message"), WRONG, ids=[str(i) for i in range(len(WRONG))])
-def test_states_that_do_not_fit(given: Any, exception: type[Exception], message: str) -> None:
+def test_mismatched_states(given: Any, exception: type[Exception], message: str) -> None:
     params = {"w": jnp.ones((4, 64))}
     opt = adaptk.jax.adam(0.1, state_dtype="8bit", min_8bit_size=0)
     state = opt.init(params)
@@ -611,7 +611,7 @@ def test_states_with_codes_beside_wide_params() -> None:
             opt.apply(params, params + 0, state._replace(exp_avg=stored))
 
 
-def test_packed_states_that_do_not_fit() -> None:
+def test_mismatched_packed_states() -> None:
     opt = adaptk.jax.adam(0.1, state_dtype="bfloat16_sr", packed=True)
     params = jnp.ones(300)
     state = opt.init(params)
@@ -705,7 +705,7 @@ def test_several_devices() -> None:
     assert done.stdout.strip() == "done"
 
 
-def test_the_step_is_there_for_cuda() -> None:
+def test_the_step_is_lowered_for_cuda() -> None:
     """As far as it can be seen without a device: one call, with the scales behind the states, all of them in place."""
     opt = adaptk.jax.adam(0.1, state_dtype="8bit", min_8bit_size=0, seed=5)
     params = [jnp.ones(300), jnp.ones(200)]

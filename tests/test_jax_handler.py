@@ -97,14 +97,14 @@ WRONG: list[tuple[dict[str, Any], int, str]] = [
 
 
 @pytest.mark.parametrize(("changes", "kept", "message"), WRONG, ids=[message for _, _, message in WRONG])
-def test_what_is_refused(host: Memory, changes: dict[str, Any], kept: int, message: str) -> None:
+def test_errors(host: Memory, changes: dict[str, Any], kept: int, message: str) -> None:
     operands, attributes = arguments(**changes)
     with pytest.raises(HandlerError) as e:
         jax_handler.call("cpu", host, operands, kept, attributes)
     assert str(e.value).startswith(message)
 
 
-def test_calls_are_those_that_adaptk_jax_makes(host: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_match_adaptk_jax(host: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     """As tests on a device make them: by a callback in the place of XLA's call."""
     opt = adaptk.jax.adam(0.1, state_dtype="8bit", min_8bit_size=200, seed=4)
     params, grads = ({"a": jnp.arange(n) / n, "b": jnp.ones(150), "c": jnp.ones((3, 100))} for n in (300, 301))

@@ -50,7 +50,7 @@ def test_the_bits_of_the_class(name: str, dtype: str) -> None:
 
 
 @every_rule
-def test_members_of_a_batch_are_steps_of_their_own(name: str) -> None:
+def test_vmap_steps_each_member(name: str) -> None:
     made = getattr(adaptk.jax, name)(0.1)
     params, grads = (np.stack(numbers([(2, 4, 6)] * 3, "float32", seed)) for seed in (1, 2))
     many = jax.vmap(jax.vmap(made.init))(params)
@@ -87,7 +87,7 @@ def test_updates_without_params() -> None:
         adaptk.jax.adafactor().update(grad, adaptk.jax.adafactor().init(grad))
 
 
-def test_what_is_refused() -> None:
+def test_errors() -> None:
     made = adaptk.jax.adafactor(0.1)
     p = jnp.ones((3, 5))
     state = made.init([p])

@@ -74,7 +74,7 @@ def test_names_of_optax(theirs: tuple[str, dict[str, Any]], ours: tuple[str, dic
         same(run(a), run(b))
 
 
-def test_names_that_do_not_go_together() -> None:
+def test_conflicting_names() -> None:
     with pytest.raises(TypeError, match=r"^b1: it is beta1 here, which is given too"):
         adaptk.jax.adam(b1=0.9, beta1=0.9)
     with pytest.raises(TypeError, match=r"^rmsprop: there is no form of it with momentum and nesterov"):
@@ -150,7 +150,7 @@ def test_a_mask_above_the_params_and_under_jit() -> None:
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
-def test_masks_that_do_not_fit() -> None:
+def test_mismatched_masks() -> None:
     for mask, error, said in (
         ({"w": True}, ValueError, "^mask: expected bools in the structure of the params"),
         ({"w": 1, "b": True}, TypeError, r"^mask\['w'\]: int, expected a bool"),
@@ -226,7 +226,7 @@ def test_complex_leaves_as_optax_splits_them() -> None:
     np.testing.assert_allclose(p + updates, ours, rtol=1e-6)
 
 
-def test_leaves_that_are_refused() -> None:
+def test_unsupported_leaves() -> None:
     with pytest.raises(TypeError, match=r"^params\['k'\]: dtype key<fry>, expected float32"):
         adaptk.jax.adam().init({"k": jax.random.key(0)})
 

@@ -82,7 +82,7 @@ def assert_equal(params: Any, state: Any, want: tuple[list[Any], ...]) -> None:
 @pytest.mark.parametrize("rule", ["sgd", "adam", "yogi"])
 @pytest.mark.parametrize("param_format", formats.PARAM_FORMATS)
 @pytest.mark.parametrize("way", first_tier(WAYS, "donated"))
-def test_steps_are_those_of_ops(rule: str, param_format: str, way: str) -> None:
+def test_steps_match_ops(rule: str, param_format: str, way: str) -> None:
     opt = getattr(adaptk.jax, rule)(0.0123, param_format=param_format, seed=11)
     params, grads = randoms(0), [randoms(1 + t, np.float32) for t in range(3)]
     got, state = run(opt, params, grads, WAYS[way](opt))
@@ -153,7 +153,7 @@ def test_parts_over_devices() -> None:
         rounded.apply(cut, jax.device_put(gradient, place), rounded.init(cut))
 
 
-def test_pickled_and_shown() -> None:
+def test_pickle_and_repr() -> None:
     opt = adaptk.jax.adam(0.1, param_format="kahan")
     assert (
         repr(pickle.loads(pickle.dumps(opt))) == repr(opt) == "adaptk.jax.adam(learning_rate=0.1, param_format='kahan')"

@@ -36,7 +36,7 @@ COPIES = {
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_copies_step_as_the_first(how: str) -> None:
+def test_copies_step_like_the_original(how: str) -> None:
     opt = adaptk.jax.adamw(0.5, weight_decay=0.25)
     twin = COPIES[how](opt)
     assert type(twin) is type(opt)
@@ -44,7 +44,7 @@ def test_copies_step_as_the_first(how: str) -> None:
     np.testing.assert_array_equal(stepped(twin), stepped(opt))
 
 
-def test_functions_of_another() -> None:
+def test_replaced_functions() -> None:
     """optax's wrappers replace one function; there is no in-place step then."""
     opt = adaptk.jax.sgd(0.5)
 

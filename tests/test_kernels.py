@@ -91,7 +91,7 @@ def hyperparameters(draw: st.DrawFn, rule: str) -> dict[str, Any]:
 @pytest.mark.parametrize("rule", RULES)
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_any_hyperparameters(rule: str, data: st.DataObject) -> None:
+def test_random_hyperparameters(rule: str, data: st.DataObject) -> None:
     hyper = data.draw(hyperparameters(rule))
     param, grad = data.draw(st.sampled_from(PAIRS))
     size = data.draw(st.sampled_from(SIZES[:17]))

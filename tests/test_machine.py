@@ -112,7 +112,7 @@ def test_threads_from_the_environment(environment: dict[str, str], n: int) -> No
         ("99999999999999999999", "ADAPTK_NUM_THREADS: not a number: '99999999999999999999'"),
     ],
 )
-def test_a_number_of_threads_that_does_not_work(value: str, text: str) -> None:
+def test_invalid_number_of_threads(value: str, text: str) -> None:
     assert import_error(ADAPTK_NUM_THREADS=value) == text
 
 
@@ -163,7 +163,7 @@ def test_an_unknown_instruction_set_in_the_environment() -> None:
 
 
 @pytest.mark.usefixtures("restored")
-def test_an_instruction_set_that_this_processor_lacks() -> None:
+def test_unsupported_instruction_set() -> None:
     lacking = [name for name in adaptk.build_info()["isas"] if name not in adaptk.available_isas()]
     if not lacking:
         pytest.skip("this processor has every instruction set of the build")
@@ -218,7 +218,7 @@ print("done")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
-def test_a_forked_child_goes_on_alone() -> None:
+def test_steps_after_fork() -> None:
     assert output(FORK) == "done"
 
 
@@ -496,7 +496,7 @@ for _ in range(2):
     assert output(code).splitlines() == ["adaptk._cuda is of another build than adaptk._core"] * 2
 
 
-def test_what_the_build_says_of_cuda() -> None:
+def test_build_info_of_cuda() -> None:
     info = adaptk.build_info()["cuda"]
     if info is None:
         pytest.skip("a build without CUDA kernels")

@@ -151,7 +151,7 @@ def test_lookahead() -> None:
     assert same(path(made, lr=0.1, lookahead_steps=3, lookahead_rate=0.25), want)
 
 
-def test_options_go_together_and_travel() -> None:
+def test_combined_options_in_every_interface() -> None:
     made = adaptk.modify("nadam", cautious=True, decay="cautious", filter="grokfast", nesterov=True, amsgrad=True)
     assert made.name == "nadam_grokfast_nesterov_amsgrad_cautious_cautious_decay"
     assert made.rule.class_names == ("NAdamGrokfastNesterovAmsgradCautiousCautiousDecay",)
@@ -199,7 +199,7 @@ def test_types() -> None:
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adamw", "lion"])
-def test_cautious_steps_that_make_up_for_those_that_stay(rule: str) -> None:
+def test_cautious_steps_rescale_for_masked_elements(rule: str) -> None:
     def change(old: Any, new: Any, g: Any, t: int) -> Any:
         moves = (old - new) * g > 0
         return old - np.where(moves, (old - new) / max(moves.mean(), 1e-3), 0.0)

@@ -8,7 +8,7 @@ import pytest
 from adaptk import formats
 
 
-def test_scales_that_overlap_later() -> None:
+def test_replaced_scales_that_overlap() -> None:
     w, g = np.ones((2, 300), np.float32)
     m = formats.full_like(w, 0.0, "int8")
     adaptk.ops.momentum([w], [g], [m], step=1)

@@ -68,7 +68,7 @@ def test_the_iteration_on_jax_and_at_the_edges() -> None:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_steps_are_those_of_the_formula(dtype: str, options: dict[str, Any]) -> None:
+def test_steps_match_the_formula(dtype: str, options: dict[str, Any]) -> None:
     given = params((*SHAPES, (3, 2, 2)), getattr(torch, dtype))
     wanted = []
     for i, p in enumerate(given):
@@ -87,7 +87,7 @@ def test_steps_are_those_of_the_formula(dtype: str, options: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("dtype", "options"), [*(("float32", o) for o in OPTIONS), ("float64", {}), ("bfloat16", {})], ids=str
 )
-def test_steps_are_torchs(dtype: str, options: dict[str, Any]) -> None:
+def test_steps_match_torch(dtype: str, options: dict[str, Any]) -> None:
     """Small matrices, for products in bfloat16 are slow on the CPU."""
     ours, torchs = (params(((6, 4), (3, 5)), getattr(torch, dtype)) for _ in range(2))
     a, b = at.Muon(ours, **options), torch.optim.Muon(torchs, **options)
@@ -103,7 +103,7 @@ def test_steps_are_torchs(dtype: str, options: dict[str, Any]) -> None:
         torch.testing.assert_close(mine.to(theirs.dtype), theirs, rtol=1e-5, atol=1e-2 if dtype == "bfloat16" else 1e-6)
 
 
-def test_torchs_state_goes_on_here() -> None:
+def test_loading_the_state_of_torch() -> None:
     ours, torchs = params(), params()
     a, b = at.Muon(ours), torch.optim.Muon(torchs, lr=0.25)
     train(b, torchs)
@@ -120,7 +120,7 @@ def network() -> Any:
 
 
 @pytest.mark.parametrize("rest", ["AdamW", "SGD", at.Lion, "QHAdam"])
-def test_the_rest_is_another_optimizers(rest: Any) -> None:
+def test_other_params_use_the_rest_optimizer(rest: Any) -> None:
     model, twin = network(), network()
     optimizer = at.Muon(model.parameters(), ns_dtype="float32", rest=rest, rest_options={"lr": 0.05})
     cls = getattr(at, rest) if isinstance(rest, str) else rest
@@ -138,7 +138,7 @@ def test_the_rest_is_another_optimizers(rest: Any) -> None:
     assert_equal(list(model.parameters()), list(twin.parameters()))
 
 
-def test_groups_say_what_they_are() -> None:
+def test_use_muon_of_groups() -> None:
     table, weight, bias = params(((5, 3), (3, 2), (3,)))
     groups = [{"params": [table], "use_muon": False, "lr": 0.5}, {"params": [weight], "lr": 0.2}, {"params": bias}]
     optimizer = at.Muon(groups, rest_options={"betas": (0.5, 0.5)})
@@ -156,7 +156,7 @@ def test_groups_say_what_they_are() -> None:
 
 @pytest.mark.parametrize("how", ["state_dict", "file", "deepcopy"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_is_saved_goes_on_bit_for_bit(dtype: str, how: str) -> None:
+def test_resuming_is_bit_exact(dtype: str, how: str) -> None:
     shapes = ((4, 3), (3, 5), (3,))
     given = params(shapes, getattr(torch, dtype))
     optimizer = at.Muon(given, lr=0.1, ns_dtype="float32", rest="Lion", rest_options={"lr": 0.01})
@@ -193,7 +193,7 @@ def test_layouts() -> None:
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
-def test_clipping_and_skipping_are_of_all_gradients() -> None:
+def test_clipping_and_skipping_use_all_gradients() -> None:
     model, twin = network(), network()
     a, b = (at.Muon(m.parameters(), ns_dtype="float32", rest="SGD", rest_options={"lr": 1.0}) for m in (model, twin))
     give(list(model.parameters()), 0)
@@ -278,12 +278,12 @@ def whole(shape: tuple[int, ...] = (2, 2), dtype: Any = None) -> Any:
         ),
     ],
 )
-def test_arguments_that_are_refused(make: Any, error: type[Exception], message: str) -> None:
+def test_invalid_arguments(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
 
 
-def test_params_that_are_refused() -> None:
+def test_invalid_params() -> None:
     a, b = params(((2, 2), (2,)))
     optimizer = at.Muon([a])
     for group in ({"params": [a]}, {"params": [a], "use_muon": False}, {"params": [b, a]}):
@@ -325,7 +325,7 @@ def test_a_step_that_fails_changes_nothing() -> None:
         at.Muon([expanded]).step()
 
 
-def test_states_that_are_refused() -> None:
+def test_invalid_states() -> None:
     a, b = params(((2, 2), (3,)))
     optimizer = at.Muon([a, b])
     train(optimizer, [a, b])

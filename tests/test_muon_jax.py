@@ -46,7 +46,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_steps_are_those_of_the_formula(options: dict[str, Any]) -> None:
+def test_steps_match_the_formula(options: dict[str, Any]) -> None:
     found, _ = train(muon(0.1, ns_dtype="float32", **options))
     mu, decay = options.get("momentum", 0.95), options.get("weight_decay", 0.1)
     for name in ("wide", "tall"):
@@ -64,7 +64,7 @@ def test_steps_are_those_of_the_formula(options: dict[str, Any]) -> None:
         np.testing.assert_allclose(found[name], p, rtol=1e-3, atol=1e-3)
 
 
-def test_the_first_step_is_optaxs() -> None:
+def test_the_first_step_matches_optax() -> None:
     """Later ones are not: optax corrects the bias of the momentum, which turns Nesterov's sum."""
     optax = pytest.importorskip("optax")
     contrib = pytest.importorskip("optax.contrib")
@@ -109,7 +109,7 @@ def test_16_bits(dtype: str) -> None:
     close(params, train(muon(0.05, ns_dtype="float32"))[0], 0.1)
 
 
-def test_which_params_are_muons() -> None:
+def test_selection_of_params() -> None:
     mask = {"wide": True, "tall": False, "bias": False, "conv": False}
     for use in (mask, lambda params: {k: k == "wide" for k in params}):
         state = muon(use_muon=use).init(tree(0))
@@ -161,6 +161,6 @@ def test_copies() -> None:
         (lambda: muon().update(tree(0), muon().init(tree(0))), ValueError, "^params: the update needs them"),
     ],
 )
-def test_what_is_refused(make: Any, error: type[Exception], message: str) -> None:
+def test_errors(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()

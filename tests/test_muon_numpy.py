@@ -32,7 +32,7 @@ def assert_equal(a: list[Array], b: list[Array]) -> None:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_steps_are_those_of_the_formula(dtype: str, options: dict[str, Any]) -> None:
+def test_steps_match_the_formula(dtype: str, options: dict[str, Any]) -> None:
     shapes = (*SHAPES, (3, 2, 2))
     params = arrays(shapes, 0, dtype)
     starts = [p.copy() for p in params]
@@ -44,7 +44,7 @@ def test_steps_are_those_of_the_formula(dtype: str, options: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_steps_are_those_of_torch(options: dict[str, Any]) -> None:
+def test_steps_match_torch(options: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch")
     import adaptk.torch
 
@@ -65,7 +65,7 @@ def test_steps_are_those_of_torch(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("rest", ["AdamW", "SGD", adaptk.Lion, "QHAdam"])
-def test_the_rest_is_another_optimizers(rest: Any) -> None:
+def test_other_params_use_the_rest_optimizer(rest: Any) -> None:
     shapes = ((4, 3), (3,), (3, 5), (5, 2, 2))
     ours, twins = arrays(shapes, 0), arrays(shapes, 0)
     opt = adaptk.Muon(ours, lr=0.1, rest=rest, rest_options={"lr": 0.05})
@@ -127,7 +127,7 @@ def test_the_form_of_the_momentum_may_change() -> None:
 
 
 @pytest.mark.parametrize("how", ["state_dict", "npz", "pickle", "deepcopy"])
-def test_what_is_saved_goes_on_bit_for_bit(how: str, tmp_path: Any) -> None:
+def test_resuming_is_bit_exact(how: str, tmp_path: Any) -> None:
     shapes = ((4, 3), (3, 5), (3,))
     params = arrays(shapes, 0)
     made = {"lr": 0.1, "rest": "Lion", "rest_options": {"lr": 0.01}}
@@ -188,7 +188,7 @@ def test_edges() -> None:
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_clipping_and_skipping_are_of_all_gradients() -> None:
+def test_clipping_and_skipping_use_all_gradients() -> None:
     shapes = ((4, 3), (3,))
     ours, twins = arrays(shapes, 0), arrays(shapes, 0)
     a, b = (adaptk.Muon(p, rest="SGD", rest_options={"lr": 1.0}) for p in (ours, twins))
@@ -252,7 +252,7 @@ def test_clipping_and_skipping_are_of_all_gradients() -> None:
         ),
     ],
 )
-def test_arguments_that_are_refused(make: Any, error: type[Exception], message: str) -> None:
+def test_invalid_arguments(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make(np.ones((4, 4)))
 
@@ -291,7 +291,7 @@ def test_a_step_that_fails_changes_nothing() -> None:
         opt.lookahead()
 
 
-def test_a_group_that_is_refused_leaves_nothing_behind() -> None:
+def test_an_invalid_group_changes_nothing() -> None:
     w, b = arrays(((4, 3), (3,)), 0)
     opt = adaptk.Muon([w, b], lr=0.1)
     opt.step(arrays(((4, 3), (3,)), 1))
@@ -307,7 +307,7 @@ def test_a_group_that_is_refused_leaves_nothing_behind() -> None:
     assert opt.param_groups[2]["params"][0][0, 0] != 1
 
 
-def test_states_that_are_refused() -> None:
+def test_invalid_states() -> None:
     w, b = arrays(((4, 3), (3,)), 0)
     opt = adaptk.Muon([w, b])
     saved = opt.state_dict()

@@ -60,7 +60,7 @@ def test_the_remedy_for_a_gradient(run: str) -> None:
     )
 
 
-def test_the_remedies_are_good() -> None:
+def test_the_remedies_work() -> None:
     p, g = zeros(2, 3), np.asfortranarray(np.ones((2, 3)))
     adaptk.SGD([p], lr=1.0).step([np.ascontiguousarray(g.astype(np.float32))])
     assert (p == -1).all()
@@ -112,7 +112,7 @@ def test_a_sparse_matrix_of_scipy() -> None:
 
 
 @pytest.mark.parametrize("bad", ["1", [1.0], b"1", object()])
-def test_numbers_that_are_none(bad: Any) -> None:
+def test_wrong_types_of_numbers(bad: Any) -> None:
     opt = adaptk.SGD([zeros(3)])
     kind = type(bad).__name__
     refused(TypeError, f"clip_norm: expected a number or None, got {kind}", lambda: opt.step([zeros(3)], clip_norm=bad))
@@ -199,7 +199,7 @@ class Offset:
         return capsule
 
 
-def test_an_offset_that_wraps() -> None:
+def test_an_offset_that_overflows() -> None:
     array, grad = zeros(6), np.ones(4, np.float32)
     for offset in (2**64 - 8, 2**63):
         export = Offset(array[:4], offset)

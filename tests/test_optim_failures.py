@@ -80,7 +80,7 @@ def world() -> Iterator[World]:
     ],
     ids=["shape", "strides", "integers", "list"],
 )
-def test_a_last_gradient_that_does_not_fit(world: World, bad: Any, error: type[Exception], text: str) -> None:
+def test_a_mismatched_last_gradient(world: World, bad: Any, error: type[Exception], text: str) -> None:
     world.refuses(error, text, [*world.grads()[:4], bad])
 
 
@@ -123,7 +123,7 @@ def test_options_of_a_step_out_of_range(world: World, options: dict[str, Any], e
     ],
     ids=["NaN", "negative", "schedule of NaN", "schedule of text", "schedule that raises"],
 )
-def test_a_rate_that_does_not_work(world: World, lr: Any, error: type[Exception], text: str) -> None:
+def test_invalid_rates(world: World, lr: Any, error: type[Exception], text: str) -> None:
     kept = world.optimizer.param_groups[-1]["lr"]
     world.optimizer.param_groups[-1]["lr"] = lr
     if callable(lr):
@@ -136,7 +136,7 @@ def test_a_rate_that_does_not_work(world: World, lr: Any, error: type[Exception]
     world.optimizer.param_groups[-1]["lr"] = kept
 
 
-def test_param_groups_that_lack_something(world: World) -> None:
+def test_incomplete_param_groups(world: World) -> None:
     groups = world.optimizer.param_groups
     kept = groups[1].pop("rho")
     with pytest.raises(KeyError, match="no 'rho' in a group"):

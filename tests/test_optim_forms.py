@@ -73,7 +73,7 @@ def test_named_gradients_have_the_names_of_the_params() -> None:
 
 
 @pytest.mark.parametrize("grads", [None, 1.0, np.zeros(5, np.float32)], ids=["None", "number", "buffer"])
-def test_gradients_that_are_no_collection(grads: Any) -> None:
+def test_gradients_of_wrong_types(grads: Any) -> None:
     with pytest.raises(TypeError, match="grads: expected a list or a dict"):
         adaptk.SGD([np.zeros(5, np.float32), np.zeros(5, np.float32)]).step(grads)
 
@@ -105,13 +105,13 @@ BAD_PARAMS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("what", BAD_PARAMS)
-def test_params_that_do_not_work(what: str) -> None:
+def test_invalid_params(what: str) -> None:
     make, error, text = BAD_PARAMS[what]
     with pytest.raises(error, match=re.escape(text)):
         adaptk.Adam(make())
 
 
-def test_the_base_class_is_no_optimizer() -> None:
+def test_the_base_class_cannot_be_instantiated() -> None:
     with pytest.raises(TypeError, match="Optimizer is the base of the optimizers"):
         adaptk.Optimizer([np.zeros(2)])
     assert all(issubclass(c, adaptk.Optimizer) for c in adaptk.optim.CLASSES.values())

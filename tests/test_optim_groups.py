@@ -143,7 +143,7 @@ def test_edits_out_of_range_raise_and_change_nothing(case: Case) -> None:
     assert snapshot(optimizer, params) == before
 
 
-def test_numbers_of_other_types_are_numbers() -> None:
+def test_numbers_of_other_types() -> None:
     params, want = arrays(), arrays()
     optimizer = adaptk.SGD(params, lr=np.float64(0.5), maximize=np.True_)
     optimizer.step(like(params, 0), clip_norm=np.float32(2.0), grad_scale=1, skip_nonfinite=np.True_)
@@ -248,7 +248,7 @@ def test_any_number_can_be_a_schedule(rule: str) -> None:
     constant.load_state_dict({**saved, **{f"param_groups.0.{n}": np.float64(defaults[n]) for n in schedules}})
 
 
-def test_schedules_that_do_not_fit() -> None:
+def test_invalid_schedules() -> None:
     w = np.zeros(2)
     with pytest.raises(TypeError, match=r"^amsgrad: expected a bool"):
         adaptk.Adam([w], amsgrad=lambda t: True)

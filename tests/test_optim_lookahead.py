@@ -65,7 +65,7 @@ def moving(dtype: str = "float32") -> tuple[list[Array], adaptk.Optimizer]:
 
 
 @every_dtype
-def test_params_come_back_whatever_happens_in_the_block(dtype: str) -> None:
+def test_params_are_restored_after_any_block(dtype: str) -> None:
     params, optimizer = moving(dtype)
     before = snapshot(optimizer, params)
     with optimizer.lookahead():
@@ -160,7 +160,7 @@ def test_other_rules_have_no_interim_point(case: Case) -> None:
     assert all_bits(params) == all_bits(arrays())
 
 
-def test_no_interim_point_where_one_group_has_none() -> None:
+def test_no_interim_point_if_one_group_has_none() -> None:
     params = arrays()
     groups = [{"params": params[0]}, {"params": params[1], "nesterov": False}]
     optimizer = adaptk.RMSProp(groups, nesterov=True)

@@ -30,7 +30,7 @@ def test_one_param_accepts_its_gradient_alone() -> None:
 
 
 @pytest.mark.parametrize(("name", "theirs"), [("AdamW", "AdamW"), ("RMSProp", "RMSprop"), ("AdaGrad", "Adagrad")])
-def test_what_torchs_optimizers_do(name: str, theirs: str) -> None:
+def test_calls_of_torch_optimizers(name: str, theirs: str) -> None:
     torch = pytest.importorskip("torch")
     adaptk_torch = pytest.importorskip("adaptk.torch")
     assert hasattr(adaptk_torch, theirs)
@@ -86,7 +86,7 @@ def test_the_signature_of_step_has_the_gradients() -> None:
     assert inspect.signature(adaptk.Adam.step).parameters["grads"].default is inspect.Parameter.empty
 
 
-def test_states_that_are_none() -> None:
+def test_invalid_state_dicts() -> None:
     opt = adaptk.AdamW([np.ones(2)])
     saved = opt.state_dict()
     with pytest.raises(ValueError, match="state_dict: is empty, expected what state_dict"):

@@ -30,7 +30,7 @@ def norm_of(grads: Sequence[Array]) -> float:
 
 @every_dtype
 @pytest.mark.parametrize("grad_scale", [1.0, 0.25, -2.0])
-def test_clipping_is_the_formula(dtype: str, grad_scale: float) -> None:
+def test_clipping_matches_the_formula(dtype: str, grad_scale: float) -> None:
     start = arrays(dtype)
     grads = like(start, 0)
     norm = abs(grad_scale) * norm_of(grads)

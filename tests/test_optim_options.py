@@ -47,7 +47,7 @@ def test_explicit_arguments_win(rule: str, convention: str) -> None:
             assert optimizer.param_groups[0][h.name] == value, h.name
 
 
-def test_a_convention_that_is_not_there() -> None:
+def test_unknown_conventions() -> None:
     with pytest.raises(ValueError, match="convention: 'jax' is not one of book, torch, keras, tf1, optax"):
         adaptk.Adam([np.zeros(2)], convention="jax")
     with pytest.raises(ValueError, match="delta_bar_delta has no convention 'torch'; it has book"):
@@ -109,7 +109,7 @@ def test_an_option_of_another_variant(make: Any, options: dict[str, Any], name: 
         make([np.zeros(2)], **options)
 
 
-def test_variants_that_do_not_go_together() -> None:
+def test_incompatible_variants() -> None:
     w = [np.zeros(2)]
     for momentum in ({}, {"momentum": 0.0}):
         with pytest.raises(ValueError, match="nesterov: needs a momentum"):
@@ -139,7 +139,7 @@ def test_amsgrad_of_adamw_decays_decoupled() -> None:
 
 
 @every_case
-def test_maximize_turns_the_gradient(case: Case) -> None:
+def test_maximize(case: Case) -> None:
     up, down = arrays(), arrays()
     one, other = case(up, maximize=True), case(down)
     for t in range(5):

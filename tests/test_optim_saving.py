@@ -85,13 +85,13 @@ def half_way(case: Case, dtype: str, through: Callable[[Mapping[str, Any]], Any]
 
 @every_dtype
 @every_case
-def test_a_run_that_is_saved_in_the_middle(case: Case, dtype: str) -> None:
+def test_resuming_is_bit_exact(case: Case, dtype: str) -> None:
     half_way(case, dtype, dict)
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("rule", ["sgd", "rmsprop_centered_momentum", "adan"])
-def test_ways_to_save(rule: str, way: str) -> None:
+def test_file_formats(rule: str, way: str) -> None:
     half_way(BY_RULE[rule], "float32", WAYS[way])
 
 

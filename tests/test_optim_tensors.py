@@ -56,7 +56,7 @@ def test_tensors_equal_arrays(torch: Any, case: Case, dtype: str) -> None:
             assert not x.requires_grad
 
 
-def test_a_step_takes_what_backward_leaves(torch: Any) -> None:
+def test_gradients_of_backward(torch: Any) -> None:
     model = torch.nn.Linear(3, 2)
     optimizer = adaptk.SGD(dict(model.named_parameters()), lr=0.1)
     want = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -78,7 +78,7 @@ def test_tensors_in_any_dense_layout(torch: Any) -> None:
     assert one.state[0]["exp_avg"].stride() == images[0].stride()
 
 
-def test_params_that_get_other_memory(torch: Any) -> None:
+def test_params_that_move(torch: Any) -> None:
     params, plain = tensors(torch), arrays()
     one, other = adaptk.Adam(params, lr=0.1), adaptk.Adam(plain, lr=0.1)
     for t in range(6):
@@ -102,7 +102,7 @@ def test_params_that_get_other_memory(torch: Any) -> None:
     ],
     ids=["view", "shape", "strides", "dtype", "not dense"],
 )
-def test_data_that_does_not_fit(torch: Any, change: Any, error: type[Exception], text: str) -> None:
+def test_mismatched_data(torch: Any, change: Any, error: type[Exception], text: str) -> None:
     params = tensors(torch)
     optimizer = adaptk.Adam(params)
     optimizer.step(tensors_like(torch, params, 0))
@@ -119,7 +119,7 @@ def test_data_that_does_not_fit(torch: Any, change: Any, error: type[Exception],
     assert optimizer.step_count == 2
 
 
-def test_params_that_come_to_share_memory(torch: Any) -> None:
+def test_params_that_later_share_memory(torch: Any) -> None:
     params = tensors(torch, shapes=[(5,), (5,)])
     optimizer = adaptk.SGD(params)
     grads = tensors_like(torch, params, 0)

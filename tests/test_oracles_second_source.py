@@ -459,7 +459,7 @@ def test_the_average_of_delta_bar_delta() -> None:
             np.testing.assert_allclose(bar, average(given[:t], h["theta"]), rtol=TOLERANCE, atol=1e-16)
 
 
-def test_what_has_no_gradient_stays() -> None:
+def test_zero_gradients_change_nothing() -> None:
     """No rule's states start with a direction, except Yogi's under optax's convention."""
     still = np.zeros((STEPS, SIZE))
     for rule in adaptk.rules().values():

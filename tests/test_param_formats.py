@@ -77,7 +77,7 @@ def test_lists_and_coded_states() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_wider_params_are_stored_as_ever(dtype: Any) -> None:
+def test_wider_params_are_unchanged(dtype: Any) -> None:
     grad = numbers(300, 1, dtype)
     a, b = numbers(300, 0, dtype), numbers(300, 0, dtype)
     adaptk.ops.sgd(a, grad, step=1, param_format="sr")
@@ -126,7 +126,7 @@ def test_objects_and_groups() -> None:
 
 
 @pytest.mark.parametrize("again", ["saved", "pickled", "copied"])
-def test_a_run_goes_on_with_the_same_bits(again: str) -> None:
+def test_resuming_is_bit_exact(again: str) -> None:
     whole = [numbers(300)]
     opt = adaptk.Adam(whole, param_format="sr", seed=13)
     steps(opt, 2)
@@ -154,7 +154,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("value", "error", "message"), REFUSED)
-def test_what_is_refused(value: Any, error: type[Exception], message: str) -> None:
+def test_errors(value: Any, error: type[Exception], message: str) -> None:
     param, grad = numbers(3), numbers(3, 1)
     with pytest.raises(error, match=message):
         adaptk.ops.sgd(param, grad, step=1, param_format=value)

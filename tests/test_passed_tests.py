@@ -18,7 +18,7 @@ def report(nodeid: str, when: str, outcome: str, **more: object) -> SimpleNamesp
     return SimpleNamespace(nodeid=nodeid, when=when, passed=outcome == "passed", **more)
 
 
-def test_only_what_passed_altogether_is_written(tmp_path: Path) -> None:
+def test_only_passed_tests_are_recorded(tmp_path: Path) -> None:
     record = Record(str(tmp_path / "passed.json"))
     outcomes = {
         "passed": ("passed", "passed", "passed"),
@@ -39,7 +39,7 @@ def test_only_what_passed_altogether_is_written(tmp_path: Path) -> None:
     assert {"numpy", "pytest"} <= set(written["packages"])
 
 
-def test_what_names_a_new_package_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_name_a_new_package_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passed = tmp_path / "passed.json"
     (tmp_path / "plain.py").write_text("import numpy  # and torches\n")
     (tmp_path / "names.py").write_text("pytest.importorskip('torch')\n")

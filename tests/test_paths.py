@@ -111,7 +111,7 @@ def library_path(rule: str, surface: str, start: list[float], lr: float) -> np.n
 
 
 @pytest.mark.parametrize("rule", adaptk.rules())
-def test_the_page_computes_what_the_library_computes(results: dict[str, Any], rule: str) -> None:
+def test_the_page_matches_the_library(results: dict[str, Any], rule: str) -> None:
     mine = [entry for entry in results["paths"] if entry["rule"] == rule]
     assert {entry["surface"] for entry in mine} == {"ravine", "rosenbrock", "beale", "saddle", "himmelblau"}
     for entry in mine:
@@ -135,7 +135,7 @@ def test_gradients(results: dict[str, Any]) -> None:
         np.testing.assert_allclose(entry["gradient"], entry["quotient"], rtol=0, atol=1e-6 * scale)
 
 
-def test_the_surfaces_of_both_languages(tmp_path: Path) -> None:
+def test_the_surfaces_match(tmp_path: Path) -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs Node.js")
@@ -157,7 +157,7 @@ def test_the_surfaces_of_both_languages(tmp_path: Path) -> None:
         np.testing.assert_allclose(found[name]["g"], [both(*p)[1] for p in points], rtol=1e-12, atol=1e-12)
 
 
-def test_the_runs_are_the_librarys() -> None:
+def test_the_runs_match_the_library() -> None:
     module = paths_module()
     data = runs_of(["adam", "schedule_free_sgd", "sgd"], ["rosenbrock"])
     assert list(data["runs"]) == ["rosenbrock"]
@@ -179,7 +179,7 @@ def test_the_runs_are_the_librarys() -> None:
 
 
 @pytest.mark.full
-def test_a_reader_watches_all_rules(tmp_path: Path) -> None:
+def test_animation_of_all_rules(tmp_path: Path) -> None:
     rules = ["sgd", "momentum", "adagrad", "adam", "lion", "qhm"]
     script = paths_module().runs_script(rules)
     with opened(tmp_path, "all_paths.md", {"runs.js": script}) as page:
@@ -237,7 +237,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.mark.full
-def test_a_reader_chooses(page: Any) -> None:
+def test_controls(page: Any) -> None:
     def table() -> dict[str, list[str]]:
         rows = page.query_selector_all("#paths-table tbody tr")
         return {

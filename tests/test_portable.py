@@ -132,7 +132,7 @@ def test_old_compilers_are_refused(tmp_path: Path, compiler: str, version: str, 
         (("-DADAPTK_RULES=sgd",), "the Python package has all rules. Set ADAPTK_PYTHON=OFF"),
     ],
 )
-def test_rules_that_cannot_be_chosen(tmp_path: Path, options: tuple[str, ...], reason: str) -> None:
+def test_invalid_choices_of_rules(tmp_path: Path, options: tuple[str, ...], reason: str) -> None:
     find_compiler()
     command = [find_tool("cmake"), "-S", ROOT, "-B", tmp_path, "-DADAPTK_CUDA=OFF", *options]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -35,7 +35,7 @@ def test_examples_run_in_order(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_test_command_is_what_continuous_integration_runs() -> None:
+def test_the_test_command_matches_ci() -> None:
     (commands,) = blocks("sh")
     run, test = (line.split("#")[0].strip() for line in commands.splitlines())
     assert run == "pip install . && python -m adaptk demo"
@@ -54,7 +54,7 @@ def test_the_numbers_of_rules() -> None:
     assert f"A catalogue of {every - compiled} more rules" in changes
 
 
-def test_the_table_of_rules_is_the_registry() -> None:
+def test_the_table_matches_the_registry() -> None:
     section = README.read_text(encoding="utf-8").split("\n## Rules\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", section, re.MULTILINE)
     assert [name for name, *_ in rows] == list(adaptk.rules())

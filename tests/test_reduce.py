@@ -33,7 +33,7 @@ def test_scopes(term: str) -> None:
         assert np.allclose(got, sums, rtol=1e-12, atol=1e-12), scope
 
 
-def test_the_norm_is_made_of_it() -> None:
+def test_the_global_norm_from_leaf_sums() -> None:
     buffers = arrays()
     (total,) = _core.reduce(buffers, "square", "all")
     assert adaptk.global_norm(buffers) == np.sqrt(total)

@@ -52,7 +52,7 @@ def test_rules_returns_a_fresh_dict_of_frozen_rules() -> None:
 
 
 @every_rule
-def test_a_rule_says_what_it_is(rule: adaptk.Rule) -> None:
+def test_descriptions_of_rules(rule: adaptk.Rule) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_]*", rule.name)
     assert rule.summary.endswith(".")
     assert rule.formula
@@ -86,7 +86,7 @@ def test_defaults_are_in_range(name: str, convention: str) -> None:
 
 
 @every_convention
-def test_presets_name_what_the_rule_has(name: str, convention: str) -> None:
+def test_presets_name_hyperparameters_and_states(name: str, convention: str) -> None:
     rule = RULES[name]
     known = {h.name for h in rule.hyperparameters} | {s.name for s in rule.states}
     assert set(rule.presets.get(convention, {})) <= known
@@ -95,7 +95,7 @@ def test_presets_name_what_the_rule_has(name: str, convention: str) -> None:
     assert all(np.isfinite(x) and x >= 0.0 for x in initial.values())
 
 
-def test_states_that_start_as_something_else() -> None:
+def test_initial_values_of_states() -> None:
     for rule in RULES.values():
         for s in rule.states:
             if s.initial_from is not None:
@@ -174,7 +174,7 @@ def test_a_class_has_one_rule_for_each_choice() -> None:
 
 
 @pytest.mark.parametrize("name", ["ops", "optim", "jax", "_torch_catalogue"])
-def test_stubs_are_what_their_generator_writes(name: str) -> None:
+def test_stubs_are_up_to_date(name: str) -> None:
     made = {
         "ops": _stubs.ops_stub,
         "optim": _stubs.optim_stub,
@@ -216,7 +216,7 @@ def test_the_stub_of_a_class(name: str) -> None:
     assert ("eps" in arguments) == bool({"eps", "eps_in"} & options)
 
 
-def test_stubs_have_nothing_else() -> None:
+def test_stubs_have_no_other_names() -> None:
     assert set(definitions(PACKAGE / "ops.pyi")) == {*RULES, *ROW_WISE, *catalogue.CLASSES}
     of_catalogue = set(catalogue.CLASSES.values())
     classes = {*adaptk.optim.CLASSES, *adaptk.optim.ROW_WISE_CLASSES}

@@ -123,7 +123,7 @@ def test_threads(rule: str) -> None:
 
 
 @every_rule
-def test_buffers_that_are_not_aligned(rule: str) -> None:
+def test_unaligned_buffers(rule: str) -> None:
     for row in ((7,), (64,), (300,)):
         indices, values = gradient(20, row, 50, 1)
         want = start(rule, (20, *row))
@@ -160,7 +160,7 @@ def test_special_values_and_no_elements(rule: str) -> None:
 
 
 @every_rule
-def test_a_statement_from_all_gradients(rule: str) -> None:
+def test_closed_formula_from_all_gradients(rule: str) -> None:
     rng = np.random.default_rng(3)
     grads = [rng.standard_normal((6, 2, 5)) for _ in range(9)]
     p = rng.standard_normal((6, 2, 5))
@@ -276,7 +276,7 @@ def test_registry() -> None:
 
 
 @every_rule
-def test_refused(rule: str) -> None:
+def test_errors(rule: str) -> None:
     name = PER_ROW[rule]
     good = start(rule, (4, 6))
     grad = np.ones((4, 6), np.float32)

@@ -80,7 +80,7 @@ class Reference(torch.optim.Optimizer):
 
 
 @every_rule
-def test_as_operations_of_torch(rule: str) -> None:
+def test_matches_torchrec(rule: str) -> None:
     a, b = (torch.nn.Parameter(torch.linspace(-1, 1, 60).double().reshape(6, 10)) for _ in range(2))
     opt, ref = getattr(at, CLASSES[rule])([a], lr=0.05), Reference([b], rule, 0.05)
     for t in range(8):
@@ -136,7 +136,7 @@ def test_options(rule: str) -> None:
 
 
 @every_rule
-def test_refused(rule: str) -> None:
+def test_errors(rule: str) -> None:
     cls, name = getattr(at, CLASSES[rule]), PER_ROW[rule]
     for p in (torch.ones(4, 6).t(), torch.ones(4, 6, dtype=torch.complex64), torch.ones(4, 12)[:, ::2]):
         w = torch.nn.Parameter(p)

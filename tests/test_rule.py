@@ -34,7 +34,7 @@ def heavy_ball(p, g, m, h, t):
     return p - h.lr * m, m
 
 
-def test_it_stands_with_the_others() -> None:
+def test_registration() -> None:
     with made_of(heavy_ball, states={"m": 0.0}, beta=0.9, source="me", meanings={"beta": "decay"}) as made:
         rule = adaptk.rules()["heavy_ball"]
         assert made.rule is rule
@@ -55,7 +55,7 @@ def test_it_stands_with_the_others() -> None:
     assert "heavy_ball" not in dir(adaptk.ops)
 
 
-def test_its_function_checks_its_arguments() -> None:
+def test_the_function_checks_its_arguments() -> None:
     with made_of(heavy_ball, states={"m": 0.0}, beta=0.9) as made:
         w, m = np.ones(3), np.zeros(3)
         with pytest.raises(TypeError, match=r"heavy_ball\(\) missing required argument 'm'"):
@@ -73,7 +73,7 @@ def test_its_function_checks_its_arguments() -> None:
         assert (w == 0.5).all()
 
 
-def test_its_optimizer_is_one_as_others() -> None:
+def test_the_optimizer_class() -> None:
     with made_of(heavy_ball, states={"m": 0.0}, beta=0.9) as made:
         w = {"a": np.ones(3, np.float32), "b": np.ones((2, 2), np.float32)}
         opt = made.Optimizer(w, lr=lambda t: 1 / t, clip_norm=1.0)
@@ -119,7 +119,7 @@ def test_pickles() -> None:
     adaptk.load_rule(made.to_bytes()).unregister()
 
 
-def test_another_rule_of_its_name_takes_its_place() -> None:
+def test_a_second_rule_of_the_same_name() -> None:
     with made_of(heavy_ball, states={"m": 0.0}, beta=0.9) as first:
         old = first.Optimizer([np.ones(1)])
         data = pickle.dumps(old)
@@ -143,7 +143,7 @@ def one_step(made: adaptk.TracedRule, p: Any, g: Any, *states: Any, step: int = 
     return [b[0] for b in (buffers[0], *buffers[2:])]
 
 
-def test_what_states_start_as() -> None:
+def test_initial_values_of_states() -> None:
     def starts(p, g, a, b, c, d, h, t):
         return p - h.lr * g, a + g, b, c + 0 * g, d
 
@@ -161,7 +161,7 @@ def test_what_states_start_as() -> None:
         assert one_step(made, 3.0, 1.0, np.nan, np.inf, 0.0, 0.0)[1:] == [2.0, 3.0, 0.0, 0.0]
 
 
-def test_states_change_places() -> None:
+def test_states_can_be_swapped() -> None:
     def rotates(p, g, a, b, c, h, t):
         return a, b, c, p
 
@@ -184,7 +184,7 @@ def test_new_values_are_shared() -> None:
         assert one_step(made, 2.0, 5.0, 1.0, 0.0, 0.0) == [10.0, 10.0, 11.0, 5.0]
 
 
-def test_nothing_and_numbers() -> None:
+def test_unchanged_and_constant_results() -> None:
     with made_of(lambda p, g, a, h, t: (p, 3), name="idle", states={"a": 0.0}) as made:
         assert one_step(made, 2.0, 5.0, 1.0) == [2.0, 3.0]
         assert one_step(made, 2.0, 5.0, 1.0, weight_decay=0.5, decoupled=True, lr=1.0) == [1.0, 3.0]
@@ -265,7 +265,7 @@ def test_cumulative_products() -> None:
         assert one_step(made, 0.0, 1.0, step=1000, a=1e-30) == [0.0]
 
 
-def test_it_draws_and_clips_and_skips_as_others() -> None:
+def test_random_rounding_clipping_and_skipping() -> None:
     with made_of(heavy_ball, states={"m": 0.0}, beta=0.9) as made:
         w = np.ones(4)
         opt = made.Optimizer([w], skip_nonfinite=True)
@@ -277,7 +277,7 @@ def test_it_draws_and_clips_and_skips_as_others() -> None:
             pass
 
 
-def test_unregistered_it_goes_on() -> None:
+def test_works_after_unregister() -> None:
     with made_of(heavy_ball, states={"m": 0.0}, beta=0.9) as made:
         pass
     w = np.ones(1)

@@ -44,7 +44,7 @@ def compare(rule: str, made: adaptk.TracedRule, buffers: dict[str, Any], steps: 
             assert same_bits(x, y), (rule, name, i, hyper)
 
 
-def test_every_rule_is_here() -> None:
+def test_every_rule_is_covered() -> None:
     assert FUNCTIONS.keys() == RULES.keys()
 
 

@@ -139,7 +139,7 @@ def compare_8bit(rule: str, made: adaptk.TracedRule) -> None:
 
 
 @needs_compiler
-def test_the_library_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_compiled_library_is_cached(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Another process uses it without a compiler's work; a rule that is read from bytes is not compiled unasked."""
     script = (
         "import sys, adaptk\n"
@@ -165,7 +165,7 @@ def test_the_library_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert len(list(cache.iterdir())) == 1
 
 
-def test_many_make_one_file(cache: Path) -> None:
+def test_concurrent_compilation(cache: Path) -> None:
     made, found = [], []
 
     def write(path: Path) -> None:
@@ -185,7 +185,7 @@ def test_many_make_one_file(cache: Path) -> None:
     assert [p.name for p in cache.iterdir()] == ["thing"]
 
 
-def test_a_file_that_could_not_be_made_leaves_nothing(cache: Path) -> None:
+def test_failed_compilation_leaves_no_file(cache: Path) -> None:
     def fail(path: Path) -> None:
         path.write_bytes(b"half")
         raise RuntimeError("no room")
@@ -196,7 +196,7 @@ def test_a_file_that_could_not_be_made_leaves_nothing(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707])
-def test_a_folder_of_others_is_refused(cache: Path, mode: int, plain: adaptk.TracedRule) -> None:
+def test_a_folder_writable_by_others_is_refused(cache: Path, mode: int, plain: adaptk.TracedRule) -> None:
     cache.mkdir()
     cache.chmod(mode)
     if not compilerless:
@@ -207,7 +207,7 @@ def test_a_folder_of_others_is_refused(cache: Path, mode: int, plain: adaptk.Tra
     assert plain.compiled_for == ()
 
 
-def test_a_folder_within_one_of_others_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parent_folder_writable_by_others_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.mkdir()
     cache.chmod(0o707)
     monkeypatch.setenv("ADAPTK_CACHE", str(cache / "own"))
@@ -215,7 +215,7 @@ def test_a_folder_within_one_of_others_is_refused(cache: Path, monkeypatch: pyte
         _cache.folder()
 
 
-def test_a_file_of_others_is_refused(cache: Path) -> None:
+def test_a_file_writable_by_others_is_refused(cache: Path) -> None:
     file = _cache.file_of("thing", lambda path: path.write_bytes(b"x") and None)
     file.chmod(0o720)
     with pytest.raises(PermissionError, match="thing: not a file of this user's alone"):
@@ -250,7 +250,7 @@ def test_not_a_bool() -> None:
         adaptk.rule(lr=0.1, compile=1)  # type: ignore[call-overload]
 
 
-def test_what_is_no_rule_or_instruction_set(plain: adaptk.TracedRule) -> None:
+def test_unknown_rule_or_instruction_set(plain: adaptk.TracedRule) -> None:
     for key, isa in (("adam", adaptk.get_isa()), (plain.rule.key, "made up")):
         with pytest.raises(ValueError, match="isa: unknown, or not a rule that was made at run time"):
             adaptk._core.use_compiled(key, isa, [1, 1, 1, 1])

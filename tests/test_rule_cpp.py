@@ -92,7 +92,7 @@ def test_the_bits_of_the_compiled_rule(tmp_path: Path) -> None:
     assert at == len(data)
 
 
-def test_what_has_no_struct() -> None:
+def test_rules_without_a_struct() -> None:
     made = find("focus")
     assert made is not None
     with pytest.raises(ValueError, match="focus: it reads weight_decay"):

@@ -42,7 +42,7 @@ def test_a_branch_on_an_element() -> None:
     "expression",
     ["max(g, 0.0)", "min(g, p)", "g and p", "not g", "0 < g < 1", "g if p > 0 else p", "h.lr if t == 1 else g"],
 )
-def test_what_asks_for_truth(expression: str) -> None:
+def test_conversions_to_bool(expression: str) -> None:
     function = eval(f"lambda p, g, h, t: {expression}")
     refused("a branch on", function, name="some_rule")
 
@@ -88,7 +88,7 @@ def test_what_asks_for_truth(expression: str) -> None:
         ("h.weight_decay", "h.weight_decay acts before the rule"),
     ],
 )
-def test_what_no_value_does(expression: str, match: str) -> None:
+def test_unsupported_operations(expression: str, match: str) -> None:
     space = {"math": math, "np": np, "adaptk": adaptk}
     exec(f"def some_rule(p, g, h, t):\n    return {expression}\n", space)
     refused(rf"^<string>, line 2: .*({match})", space["some_rule"])
@@ -98,11 +98,11 @@ def test_what_no_value_does(expression: str, match: str) -> None:
     ("expression", "match"),
     [("h.beta", "no hyperparameter 'beta'; it has lr"), ("g.abs", "no attribute 'abs'"), ("h.Lr", "mean 'lr'")],
 )
-def test_names_that_are_not_there(expression: str, match: str) -> None:
+def test_unknown_names(expression: str, match: str) -> None:
     refused(match, eval(f"lambda p, g, h, t: {expression}"), AttributeError, name="some_rule")
 
 
-def test_the_functions_outside_of_a_rule() -> None:
+def test_functions_called_outside_of_a_rule() -> None:
     for call in (adaptk.sqrt, adaptk.abs, adaptk.sign):
         with pytest.raises(TypeError, match=r"inside a function of adaptk.rule"):
             call(np.ones(2))
@@ -128,7 +128,7 @@ def test_the_functions_outside_of_a_rule() -> None:
         ("return {1: 2}", r"returns a dict"),
     ],
 )
-def test_what_is_returned(text: str, match: str) -> None:
+def test_wrong_return_values(text: str, match: str) -> None:
     space: dict[str, Any] = {"np": np}
     exec(f"def some_rule(p, g, m, h, t):\n    {text}\n", space)
     refused(match, space["some_rule"], states={"m": 0.0})
@@ -185,14 +185,14 @@ def test_options() -> None:
         (math.inf, ValueError, "not finite"),
     ],
 )
-def test_what_states_start_as(start: Any, kind: type[Exception], match: str) -> None:
+def test_wrong_initial_values(start: Any, kind: type[Exception], match: str) -> None:
     def some_rule(p, g, m, h, t):
         return p, m
 
     refused(match, some_rule, kind, states={"m": start})
 
 
-def test_states_have_names_of_their_own() -> None:
+def test_names_of_states() -> None:
     def some_rule(p, g, lr, h, t):
         return p, lr
 
@@ -229,7 +229,7 @@ def test_values_of_another_call() -> None:
     refused(line_of(uses, "kept[0]") + "a value of another rule", uses)
 
 
-def test_errors_of_the_function_itself_come_through() -> None:
+def test_errors_of_the_function_propagate() -> None:
     def fails(p, g, h, t):
         return undefined_name  # noqa: F821
 

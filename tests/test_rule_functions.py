@@ -32,7 +32,7 @@ def test_cube_roots(roots: Any, dtype: Any) -> None:
     assert (np.sign(p) == np.sign(x)).all()
 
 
-def test_cube_roots_at_the_ends(roots: Any) -> None:
+def test_cube_roots_at_extreme_values(roots: Any) -> None:
     x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan])
     p = np.ones_like(x)
     roots(p, x, step=1)
@@ -118,7 +118,7 @@ def test_logarithms_and_floors_of_the_step() -> None:
         logs.unregister()
 
 
-def test_what_they_do_not_take() -> None:
+def test_wrong_arguments() -> None:
     with pytest.raises(TypeError, match="floor: expected an expression of h and t"):
         adaptk.rule(name="elements", lr=0.1)(lambda p, g, h, t: adaptk.floor(p))
     for name in ("floor", "log"):

@@ -36,7 +36,7 @@ def test_the_bits_of_the_compiled_rule(rule: str, options: dict[str, Any]) -> No
             assert same_bits(np.asarray(a), np.asarray(b))
 
 
-def test_it_is_one_as_others() -> None:
+def test_same_interface_as_built_in_rules() -> None:
     with traced("adam") as made:
         opt = made.jax(0.1, beta1=0.8)
         assert repr(opt) == "adaptk.jax.traced_adam(learning_rate=0.1, beta1=0.8)"
@@ -60,7 +60,7 @@ def test_it_is_one_as_others() -> None:
         assert same_bits(np.asarray(a), np.asarray(b))
 
 
-def test_unregistered_it_goes_on() -> None:
+def test_works_after_unregister() -> None:
     with traced("lion") as made:
         pass
     opt = made.jax()

@@ -54,13 +54,13 @@ def test_the_checksum_of_this_file_is_right() -> None:
         (with_checksum(ADAM[HEADER:] + b"\0"), "something follows"),
     ],
 )
-def test_what_is_no_rule(data: bytes, match: str) -> None:
+def test_invalid_programs(data: bytes, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         adaptk.load_rule(data)
 
 
 @pytest.mark.parametrize("data", [None, "text", bytearray(ADAM)])
-def test_what_are_no_bytes(data: Any) -> None:
+def test_wrong_types(data: Any) -> None:
     with pytest.raises(TypeError, match="program: expected bytes"):
         adaptk.load_rule(data)
 
@@ -163,7 +163,7 @@ def test_programs_at_their_limits() -> None:
         ([(2, 0, 0, 0, 0.0), (21, 0, 0, 0, 0.0), (21, 1, 0, 0, 0.0)], [(1, 0, 0, 0)], [0], "within another"),
     ],
 )
-def test_nodes_that_make_no_sense(scalars: list[Any], elements: list[Any], results: list[int], match: str) -> None:
+def test_invalid_nodes(scalars: list[Any], elements: list[Any], results: list[int], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         adaptk.load_rule(packed(scalars, elements, results))
 

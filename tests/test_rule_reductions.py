@@ -60,7 +60,7 @@ def numbers(size: int, dtype: Any, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_values_are_the_trees(dtype: str) -> None:
+def test_values_match_the_summation_tree(dtype: str) -> None:
     with registered(values, lr=1.0, which=0.0) as made:
         tensors = [numbers(n, dtype) for n in SIZES]
         products = [p * (2 * p) for p in tensors]
@@ -140,7 +140,7 @@ def test_storage_has_the_same_bits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["prodigy", "dadapt_adam", "dadapt_sgd", "dog", "dowg"])
-def test_how_params_are_divided_does_not_matter(name: str) -> None:
+def test_partition_of_params_does_not_matter(name: str) -> None:
     whole, grads = buffers(name, (40_000,), np.float32)
     cut = (1, 9_000, 9_001, 25_000)
     parts = [p.copy() for p in np.split(whole[0], cut)]
@@ -149,7 +149,7 @@ def test_how_params_are_divided_does_not_matter(name: str) -> None:
     assert same_bits(whole[0], np.concatenate(parts))
 
 
-def test_groups_share_what_is_over_all() -> None:
+def test_groups_share_global_reductions() -> None:
     params, grads = buffers("prodigy", (500, 300), np.float32)
     apart = [p.copy() for p in params]
     one = adaptk.Prodigy(params, d0=0.1)
@@ -164,7 +164,7 @@ def test_groups_share_what_is_over_all() -> None:
     assert d.pop() > 0.1
 
 
-def test_the_step_of_a_tensor_is_its_own_but_for_what_is_over_all() -> None:
+def test_only_global_reductions_depend_on_other_tensors() -> None:
     params, grads = buffers("lamb", (500, 300), np.float32)
     alone = [p.copy() for p in params]
     adaptk.LAMB(params, lr=0.1).step(grads)
@@ -216,7 +216,7 @@ def test_the_gradient_is_scaled_and_decayed_first() -> None:
             assert q[0] == math.sqrt(tree(want**2))
 
 
-def test_a_chain_of_phases() -> None:
+def test_dependent_reductions() -> None:
     """What depends on a reduction is reduced in turn."""
 
     def chain(p: Any, g: Any, h: Any, t: Any) -> Any:
@@ -233,7 +233,7 @@ def test_a_chain_of_phases() -> None:
             np.testing.assert_allclose(p, rest / np.linalg.norm(rest), rtol=1e-9)
 
 
-def test_what_is_carried_is_saved_and_stays_if_a_step_is_skipped() -> None:
+def test_carried_numbers_are_saved_and_kept_if_skipped() -> None:
     p, q = numbers(50, np.float32), numbers(50, np.float32)
     opt = adaptk.Prodigy([p], d0=0.1)
     opt.step([q.copy()])
@@ -297,13 +297,13 @@ def made_of(source: str, **options: Any) -> None:
         ("p - (" + " + ".join(f"adaptk.sum(g * {k})" for k in range(9)) + ")", TypeError, "more than 8 reductions"),
     ],
 )
-def test_what_is_no_reduction(source: str, error: type[Exception], match: str) -> None:
+def test_invalid_reductions(source: str, error: type[Exception], match: str) -> None:
     carried = {"carried": {"c": 0.0}} if "norm(g))" in source and source.startswith("(") else {}
     with pytest.raises(error, match=match):
         made_of(source, **carried)
 
 
-def test_what_rules_with_reductions_refuse() -> None:
+def test_unsupported_features() -> None:
     table = np.ones((4, 3))
     with pytest.raises(ValueError, match="a gradient of rows, and lamb reduces tensors to numbers"):
         adaptk.LAMB([table]).step([(np.array([1]), np.ones((1, 3)))])
@@ -369,7 +369,7 @@ def test_torch(name: str) -> None:
             theirs.step_param(tensors[0])
 
 
-def test_jax_refuses_what_is_cut_or_complex() -> None:
+def test_jax_refuses_sharded_and_complex_params() -> None:
     jax = pytest.importorskip("jax")
     import adaptk.jax
 
@@ -386,7 +386,7 @@ def test_jax_refuses_what_is_cut_or_complex() -> None:
 
 
 @pytest.mark.full
-def test_torch_refuses_what_is_cut() -> None:
+def test_torch_refuses_sharded_params() -> None:
     torch = pytest.importorskip("torch")
     import adaptk.torch
 

@@ -55,7 +55,7 @@ def reductions_of(p: Any, g: Any, h: Any, t: Any) -> Any:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_values_are_those_of_the_order(shape: tuple[int, ...], dtype: str) -> None:
+def test_values_match_the_summation_order(shape: tuple[int, ...], dtype: str) -> None:
     size = math.prod(shape)
     p = numbers(size, dtype).reshape(shape)
     g = np.array(2 * p)
@@ -87,7 +87,7 @@ def test_values_are_those_of_the_order(shape: tuple[int, ...], dtype: str) -> No
             assert (q == expected).all(), (which, np.abs(q - expected).max())
 
 
-def test_numbers_of_rows_and_columns_beside_elements() -> None:
+def test_row_and_column_values_in_element_formulas() -> None:
     """Chains of them, the matrix's mean, and states that are written behind the step."""
 
     def chain(p: Any, g: Any, sign: Any, total: Any, row: Any, col: Any, h: Any, t: Any) -> Any:
@@ -267,7 +267,7 @@ def test_maxima_of_zeros_and_nan(over: str) -> None:
 
 @pytest.mark.parametrize("name", OF_ROWS)
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "decoupled": False}])
-def test_matrices_are_the_papers(name: str, options: dict[str, Any]) -> None:
+def test_matrices_match_the_papers(name: str, options: dict[str, Any]) -> None:
     for shape in ((6, 5), (2, 3, 4), (5, 1), (1, 4)):
         start = numbers(math.prod(shape), "float64").reshape(shape)
         h = SimpleNamespace(**{**adaptk.rules()[name].defaults(), **options})
@@ -280,7 +280,7 @@ def test_matrices_are_the_papers(name: str, options: dict[str, Any]) -> None:
         np.testing.assert_allclose(p, x, rtol=1e-10)
 
 
-def test_faces_agree_and_states_are_saved() -> None:
+def test_interfaces_agree_and_states_are_saved() -> None:
     for name in NAMES:
         params, grads = some()
         whole, apart = ([p.copy() for p in params] for _ in range(2))
@@ -375,7 +375,7 @@ def test_torch() -> None:
         adaptk.torch.Adafactor([turned]).step()
 
 
-def test_what_is_refused() -> None:
+def test_errors() -> None:
     p, g = np.ones((3, 2), np.float32), np.ones((3, 2), np.float32)
     row, col = np.zeros((3, 1), np.float32), np.zeros((1, 2), np.float32)
     for bad, why in [
@@ -398,7 +398,7 @@ def test_what_is_refused() -> None:
         adaptk.Adafactor([np.asfortranarray(np.ones((3, 2)))])
 
 
-def test_what_a_function_may_not_do() -> None:
+def test_errors_of_functions() -> None:
     def make(function: Any, **options: Any) -> None:
         adaptk.rule(lr=0.1, name="refused", **options)(function)
 
@@ -445,7 +445,7 @@ def test_options_of_any_rule() -> None:
         adaptk.modify("adafactor", lookahead=True)
 
 
-def test_bytes_that_are_wrong() -> None:
+def test_invalid_bytes() -> None:
     """Programs whose kinds do not fit are refused by the core, whoever made them."""
     good = adaptk.rules()["adafactor"].program
     assert good is not None

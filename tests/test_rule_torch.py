@@ -48,7 +48,7 @@ def test_the_bits_of_the_compiled_rule(rule: str, dtype: str, options: dict[str,
         assert_equal(trained(OWN[rule], kind, **options, **start), trained(made.torch, kind, **options))
 
 
-def test_it_is_one_as_others() -> None:
+def test_same_interface_as_built_in_rules() -> None:
     with traced("adam") as made:
         cls = made.torch
         assert cls is made.torch
@@ -69,7 +69,7 @@ def test_it_is_one_as_others() -> None:
         assert w[0].item() == 0.5
 
 
-def test_states_travel() -> None:
+def test_states_are_saved_and_loaded() -> None:
     with traced("adam") as made:
         params, opt = trained(made.torch, lr=0.01)
         twins = [torch.nn.Parameter(p.detach().clone()) for p in params]
@@ -90,7 +90,7 @@ def test_states_travel() -> None:
             assert_equal(pairs[0], pair)
 
 
-def test_tensors_go_to_its_function_and_object() -> None:
+def test_tensors_in_the_function_and_the_object() -> None:
     with traced("lion") as made:
         w, g, m = torch.ones(100), torch.randn(100), torch.zeros(100)
         twin = [x.numpy().copy() for x in (w, g, m)]
@@ -102,7 +102,7 @@ def test_tensors_go_to_its_function_and_object() -> None:
         assert np.isfinite(w.numpy()).all()
 
 
-def test_unregistered_it_goes_on() -> None:
+def test_works_after_unregister() -> None:
     with traced("lion") as made:
         params, opt = trained(made.torch)
     for p in params:

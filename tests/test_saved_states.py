@@ -154,7 +154,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize(
     ("rule", "way"), [*((r, w) for r in RULES for w in list(WAYS)[:2]), *(("adam", w) for w in WAYS)]
 )
-def test_a_copy_goes_on_by_itself(rule: str, way: str) -> None:
+def test_copies_are_independent(rule: str, way: str) -> None:
     """The copy and the original take the same steps, each on params of its own."""
     rng = np.random.default_rng(0)
     model = {"w": rng.normal(size=(3, 4)).astype(np.float32).T, "b": rng.normal(size=5)}
@@ -285,7 +285,7 @@ def test_params_of_a_group_are_not_replaced_silently() -> None:
 
 
 @pytest.mark.parametrize("params", [[np.zeros(2)], [], (np.zeros(2), np.zeros(2))], ids=["other", "none", "more"])
-def test_a_group_that_is_put_in_the_place_of_another(params: Any) -> None:
+def test_a_replaced_group(params: Any) -> None:
     p = np.ones(2)
     optimizer = adaptk.SGD([p], lr=1.0)
     own = optimizer.param_groups[0]
@@ -301,7 +301,7 @@ def test_a_group_that_is_put_in_the_place_of_another(params: Any) -> None:
     assert p.tolist() == [0.5, 0.5]
 
 
-def test_groups_that_changed_places() -> None:
+def test_swapped_groups() -> None:
     optimizer = adaptk.SGD([{"params": np.ones(2), "lr": 1.0}, {"params": np.ones(2), "lr": 2.0}])
     optimizer.param_groups.reverse()
     with pytest.raises(ValueError, match=r"param_groups\[0\]: its params are not those of group 0"):

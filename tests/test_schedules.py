@@ -86,12 +86,12 @@ def optax_rates():
     return run
 
 
-def test_step_decay_is_torchs(torch_rates):
+def test_step_decay_matches_torch(torch_rates):
     want = torch_rates(0.3, lambda m, o: m.StepLR(o, step_size=7, gamma=0.3), 100)
     assert rates(step_decay(0.3, every=7, gamma=0.3), 100) == pytest.approx(want, rel=REL)
 
 
-def test_exponential_is_torchs_and_optaxs(torch_rates, optax_rates):
+def test_exponential_matches_torch_and_optax(torch_rates, optax_rates):
     schedule = exponential(0.3, gamma=0.9)
     want = torch_rates(0.3, lambda m, o: m.ExponentialLR(o, gamma=0.9), 200)
     assert rates(schedule, 200) == pytest.approx(want, rel=REL)
@@ -99,13 +99,13 @@ def test_exponential_is_torchs_and_optaxs(torch_rates, optax_rates):
     assert rates(schedule, 200) == pytest.approx(want, rel=REL)
 
 
-def test_step_decay_is_optaxs(optax_rates):
+def test_step_decay_matches_optax(optax_rates):
     want = optax_rates(lambda m: m.exponential_decay(0.3, transition_steps=9, decay_rate=0.5, staircase=True), 100)
     assert rates(step_decay(0.3, every=9, gamma=0.5), 100) == pytest.approx(want, rel=REL)
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
-def test_polynomial_is_torchs_and_optaxs(torch_rates, optax_rates, power):
+def test_polynomial_matches_torch_and_optax(torch_rates, optax_rates, power):
     want = torch_rates(0.3, lambda m, o: m.PolynomialLR(o, total_iters=50, power=power), 60)
     # torch multiplies the factors of all steps, and a power below 1 makes the rounding of the last ones large.
     assert rates(polynomial(0.3, total=50, power=power), 60) == pytest.approx(want, rel=REL, abs=REL * 0.3)
@@ -114,7 +114,7 @@ def test_polynomial_is_torchs_and_optaxs(torch_rates, optax_rates, power):
 
 
 @pytest.mark.parametrize("end", [0.0, 0.01])
-def test_cosine_is_torchs_and_optaxs(torch_rates, optax_rates, end):
+def test_cosine_matches_torch_and_optax(torch_rates, optax_rates, end):
     # torch's recursion passes its rounding errors on, and turns round after T_max: the last rates and those past the
     # end are optax's to check.
     want = torch_rates(0.3, lambda m, o: m.CosineAnnealingLR(o, T_max=100, eta_min=end), 101)
@@ -123,7 +123,7 @@ def test_cosine_is_torchs_and_optaxs(torch_rates, optax_rates, end):
     assert rates(cosine(0.3, total=100, end=end), 120) == pytest.approx(want, rel=REL, abs=1e-17)
 
 
-def test_cosine_with_warmup_is_torchs_sequence(torch_rates):
+def test_cosine_with_warmup_matches_torch(torch_rates):
     def make(m, o):
         ramp = m.LinearLR(o, start_factor=1 / 10, total_iters=9)
         return m.SequentialLR(o, [ramp, m.CosineAnnealingLR(o, T_max=90)], milestones=[10])
@@ -132,7 +132,7 @@ def test_cosine_with_warmup_is_torchs_sequence(torch_rates):
     assert rates(cosine(0.3, total=100, warmup=10), 100) == pytest.approx(want, rel=REL, abs=REL * 0.3)
 
 
-def test_cosine_with_warmup_is_optaxs_after_the_ramp(optax_rates):
+def test_cosine_with_warmup_matches_optax_after_the_ramp(optax_rates):
     want = optax_rates(lambda m: m.warmup_cosine_decay_schedule(0.0, 0.3, 10, 100, end_value=0.01), 120)
     schedule = cosine(0.3, total=100, warmup=10, end=0.01)
     assert rates(schedule, 120)[10:] == pytest.approx(want[10:], rel=REL)
@@ -143,7 +143,7 @@ def test_cosine_with_warmup_is_optaxs_after_the_ramp(optax_rates):
 @pytest.mark.parametrize("anneal", ["cos", "linear"])
 @pytest.mark.parametrize("three_phase", [False, True])
 @pytest.mark.parametrize(("total", "pct_start"), [(100, 0.3), (37, 0.25), (10, 0.1), (10, 0.0), (2, 0.3), (5, 0.5)])
-def test_one_cycle_is_torchs(torch_rates, anneal, three_phase, total, pct_start):
+def test_one_cycle_matches_torch(torch_rates, anneal, three_phase, total, pct_start):
     def make(m, o):
         return m.OneCycleLR(
             o,
@@ -176,13 +176,13 @@ def test_one_cycle_is_torchs(torch_rates, anneal, three_phase, total, pct_start)
     assert rates(schedule, total) == pytest.approx(want, rel=REL)
 
 
-def test_one_cycle_defaults_are_torchs(torch_rates):
+def test_one_cycle_defaults_match_torch(torch_rates):
     want = torch_rates(0.3, lambda m, o: m.OneCycleLR(o, 0.3, total_steps=50, cycle_momentum=False), 50)
     assert rates(one_cycle(0.3, total=50), 50) == pytest.approx(want, rel=REL)
 
 
 @pytest.mark.parametrize("start", [0.0, 0.06])
-def test_warmup_is_torchs_sequence(torch_rates, start):
+def test_warmup_matches_torch(torch_rates, start):
     def make(m, o):
         first = (start + (0.3 - start) / 8) / 0.3
         ramp = m.LinearLR(o, start_factor=first, total_iters=7)
@@ -192,7 +192,7 @@ def test_warmup_is_torchs_sequence(torch_rates, start):
     assert rates(warmup(exponential(0.3, gamma=0.9), steps=8, start=start), 60) == pytest.approx(want, rel=REL)
 
 
-def test_chained_is_torchs_and_optaxs(torch_rates, optax_rates):
+def test_chained_matches_torch_and_optax(torch_rates, optax_rates):
     schedule = chained([(0.3, 5), (exponential(0.3, gamma=0.9), 20), step_decay(0.3, every=4, gamma=0.5)])
 
     def in_torch(m, o):
@@ -246,7 +246,7 @@ def test_end_values_hold():
     assert chained([(0.1, 2), 0.2])(10**9) == 0.2
 
 
-def test_no_step_of_a_ramp_has_the_rate_0_and_its_last_has_the_full_rate():
+def test_first_and_last_rate_of_a_ramp():
     for schedule in (cosine(0.3, total=50, warmup=10), warmup(cosine(0.3, total=40), steps=10)):
         assert rates(schedule, 10) == pytest.approx([0.03 * t for t in range(1, 11)], rel=REL)
         assert schedule(10) == schedule(11) == 0.3
@@ -279,7 +279,7 @@ def falling(schedule, n):
 
 
 @hypothesis.given(lrs, st.integers(1, 60), st.floats(0.0, 1.0))
-def test_decays_fall_and_stay_in_bounds(lr, every, gamma):
+def test_decays_are_monotonic_and_in_bounds(lr, every, gamma):
     for schedule in (
         step_decay(lr, every=every, gamma=gamma),
         exponential(lr, gamma=gamma),
@@ -293,7 +293,7 @@ def test_decays_fall_and_stay_in_bounds(lr, every, gamma):
 
 
 @hypothesis.given(lrs, steps, st.floats(0.1, 5.0), st.floats(0.0, 1.0))
-def test_ways_to_an_end_fall_and_stay_in_bounds(lr, total, power, share):
+def test_decays_to_an_end_value_are_monotonic_and_in_bounds(lr, total, power, share):
     end = lr * share
     for schedule in (polynomial(lr, total=total, power=power, end=end), cosine(lr, total=total, end=end)):
         values = rates(schedule, total + 3)
@@ -365,7 +365,7 @@ class TestObjects:
         with pytest.raises(AttributeError):
             schedule.lr = 1.0
 
-    def test_floats_of_python(self, schedule):
+    def test_rates_are_python_floats(self, schedule):
         assert {type(x) for x in rates(schedule, 50)} == {float}
         assert isinstance(schedule, schedules.Schedule)
 
@@ -379,12 +379,12 @@ class TestObjects:
         assert schedule(t) == schedule(7)
 
     @pytest.mark.parametrize("t", [-1, -1.0, np.int64(-3), 1.5, math.nan, math.inf, -math.inf, np.float32("nan")])
-    def test_no_such_step(self, schedule, t):
+    def test_invalid_steps(self, schedule, t):
         with pytest.raises(ValueError, match=r"^t must be"):
             schedule(t)
 
     @pytest.mark.parametrize("t", ["1", None, 1j, [1], True])
-    def test_no_number(self, schedule, t):
+    def test_wrong_types_of_steps(self, schedule, t):
         with pytest.raises(TypeError, match=r"^t must be an integer"):
             schedule(t)
 
@@ -470,7 +470,7 @@ def test_bad_counts(name, make, value, error):
         (lambda: chained([(0.1, 2, 3), 0.2]), TypeError, r"pieces\[0\] must be a pair"),
     ],
 )
-def test_other_errors(call, error, message):
+def test_wrong_arguments(call, error, message):
     with pytest.raises(error, match=message):
         call()
 

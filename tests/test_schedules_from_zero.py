@@ -41,7 +41,7 @@ def test_no_number_of_steps(n: Any, error: type[Exception]) -> None:
         schedules.constant(0.1).from_zero()(n)
 
 
-def test_what_counts_from_1_refuses_it() -> None:
+def test_schedules_from_zero_are_refused_by_optimizers() -> None:
     """It would be a step ahead of the schedule that was meant."""
     shifted = schedules.cosine(0.1, total=10).from_zero()
     text = "lr: this schedule counts from 0, and steps count from 1 here; give it without from_zero()"

@@ -35,7 +35,7 @@ def test_a_callback_stops_with_true_of_python_and_of_numpy(answer: Any) -> None:
 
 
 @pytest.mark.parametrize("answer", [False, np.False_, None, 1, "yes", np.ones(2)])
-def test_a_callback_does_not_stop_with_anything_else(answer: Any) -> None:
+def test_other_return_values_do_not_stop(answer: Any) -> None:
     assert solve.levenberg_marquardt(lambda x: x**2 + 1, [3.0, 2.0], callback=lambda x: answer).success
 
 
@@ -61,7 +61,7 @@ def test_masked_elements_are_refused() -> None:
         solve.levenberg_marquardt(lambda x: x, masked)
 
 
-def test_arrays_with_a_mask_that_hides_nothing_are_plain() -> None:
+def test_arrays_with_an_empty_mask() -> None:
     whole = np.ma.masked_array([1.0, 2.0, 3.0], mask=False)
     assert solve.levenberg_marquardt(lambda x: x[0] - whole, [0.0]).x[0] == pytest.approx(2.0)
     assert solve.levenberg_marquardt(lambda x: x - 1, whole).success

@@ -434,7 +434,7 @@ def test_same_bits(case: Case, dtype: Any, options: str) -> None:
 
 
 @every_dtype
-def test_broken_neighbours(dtype: Any) -> None:
+def test_failing_neighbours(dtype: Any) -> None:
     x0, y = SIMPLE.problems(40)
     x0, y = x0.astype(dtype), y.astype(dtype)
     wanted = SIMPLE.solve(x0, y, covariance=True)
@@ -553,13 +553,13 @@ def test_bounds(case: Case) -> None:
             assert (result.x[:, j] == edge).all()
 
 
-def test_bounds_that_do_not_matter() -> None:
+def test_inactive_bounds() -> None:
     x0, y = SIMPLE.problems(20)
     assert equal(SIMPLE.solve(x0, y), SIMPLE.solve(x0, y, bounds=(-1e9, 1e9)))
     assert equal(SIMPLE.solve(x0, y), SIMPLE.solve(x0, y, bounds=(-np.inf, np.inf)))
 
 
-def test_bounds_as_scipy_has_them() -> None:
+def test_bounds_in_the_form_of_scipy() -> None:
     optimize = pytest.importorskip("scipy.optimize")
     x0, y = SIMPLE.problems(5)
     low, high = np.array([0, -3, 0.1, -9.0]), np.array([9, 3, 3, 1.5])
@@ -667,7 +667,7 @@ def test_status_nonfinite() -> None:
     assert one("gaussian", [1.0, 0.0, 0.0, 0.0], np.ones(5)).status == -3  # no width
 
 
-def test_trial_points_that_are_not_finite() -> None:
+def test_nonfinite_trial_points() -> None:
     """A step into an overflow is shortened."""
     t = np.linspace(0, 10, 30)
     y = 1e-3 * np.exp(0.7 * t)
@@ -855,7 +855,7 @@ def test_interrupt() -> None:
     assert time.monotonic() - begin < 20
 
 
-def test_other_threads_run_meanwhile() -> None:
+def test_other_threads_run_during_a_batch() -> None:
     x0, y = SIMPLE.problems(50_000)
     wanted = SIMPLE.solve(x0[:100], y[:100])
     turns = 0

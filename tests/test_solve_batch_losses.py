@@ -43,7 +43,7 @@ def with_outliers(k: int) -> Array:
 
 
 @pytest.mark.parametrize("loss", ROBUST)
-def test_as_one_fit(loss: str) -> None:
+def test_matches_single_fits(loss: str) -> None:
     data, scale = with_outliers(11), np.linspace(0.1, 0.2, 11)
     # Tukey's has a minimum beside that one, as it has for most data.
     start = TRUE * 1.01 if loss == "tukey" else START
@@ -122,7 +122,7 @@ def test_tukey_without_weight_at_the_start() -> None:
     np.testing.assert_allclose(r.cost[1], len(T) * 9 / 6)
 
 
-def test_infinite_residuals_are_not_taken() -> None:
+def test_infinite_residuals_are_rejected() -> None:
     # arctan's and Tukey's rho are finite there.
     y = np.ones((1, 4))
     for loss in ("arctan", "tukey"):
@@ -172,7 +172,7 @@ def test_counts_against_scipy(name: str) -> None:
         )
 
 
-def test_models_below_zero_are_not_taken() -> None:
+def test_negative_models_are_rejected() -> None:
     rng = np.random.default_rng(2)
     y = rng.poisson(np.exp(-T) * 3, size=(50, len(T)))
     r = levenberg_marquardt_batch("exponential", [2.0, 1.0, 0.5], y, coordinates=T, loss="poisson")
@@ -212,6 +212,6 @@ def test_parameters_fixed_in_some_problems() -> None:
         ({"fixed": np.zeros((2, 3), bool)}, r"fixed: expected booleans of shape \(3,\) or \(3, 3\)"),
     ],
 )
-def test_refusals(options: dict[str, Any], text: str) -> None:
+def test_errors(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         levenberg_marquardt_batch("exponential", START, -np.ones((3, len(T))), coordinates=T, **options)

@@ -20,7 +20,7 @@ def rotated(p: Any, x: Array, y: Array) -> Array:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("widths", [(2.0, 2.0), (3.0, 3.0), (2.0, 2.0001), (2.0, 2.2)])
-def test_an_angle_that_the_start_does_not_know(widths: tuple[float, float], dtype: Any) -> None:
+def test_an_angle_undetermined_at_the_start(widths: tuple[float, float], dtype: Any) -> None:
     """With equal widths the column of the angle is zero: it must neither get a free step nor end the run by it."""
     g = np.random.default_rng(0)
     y, x = np.indices((15, 15)).astype(float)

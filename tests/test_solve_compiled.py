@@ -49,7 +49,7 @@ def test_compiled_functions(library: Any) -> None:
         np.testing.assert_allclose(r.x, [2, 1.3], atol=tolerance)
 
 
-def test_compiled_functions_give_what_python_gives(library: Any) -> None:
+def test_compiled_functions_match_python(library: Any) -> None:
     if library.dtype is np.float32:
         pytest.skip("the Python functions of this test compute in float64")
     start = np.array([-1.2, 1.0, 0.5])

@@ -34,7 +34,7 @@ COVARIANCE = ROOT @ ROOT.T + np.diag(ERROR**2)
     "sigma", [None, 0.2, ERROR, COVARIANCE], ids=["no sigma", "a number", "one for each", "a covariance"]
 )
 @pytest.mark.parametrize("bounds", [None, ([0, 0, 0], [3, 2, 1])])
-def test_scipys_results(sigma: Any, absolute: bool, jac: Any, bounds: Any) -> None:
+def test_results_match_scipy(sigma: Any, absolute: bool, jac: Any, bounds: Any) -> None:
     optimize = pytest.importorskip("scipy.optimize", reason="SciPy is not installed")
     more = {} if bounds is None else {"bounds": bounds}
     theirs = np.full(50, sigma) if isinstance(sigma, float) else sigma  # SciPy's jac needs an array
@@ -58,7 +58,7 @@ def test_the_full_output() -> None:
     np.testing.assert_array_equal(pcov, fit.pcov)
 
 
-def test_the_start_that_nobody_gives() -> None:
+def test_default_start() -> None:
     seen: list[Any] = []
 
     def model(t: Array, a: float, b: float, c: float, d: float) -> Array:
@@ -226,7 +226,7 @@ def test_models_by_name_of_two_coordinates_and_polynomials() -> None:
     assert fit.names == ("c0", "c1", "c2")
 
 
-def test_models_by_name_refused() -> None:
+def test_errors_of_models_by_name() -> None:
     t = np.linspace(0, 1, 9)
     for text, arguments in (
         ("f: expected a callable, or one of 'gaussian'", ("gauss", t, t)),

@@ -47,7 +47,7 @@ def test_bounds_are_kept_while_a_jacobian_is_checked() -> None:
     assert (np.array(seen) <= [1.5, 1.5]).all()
 
 
-def test_a_kink_is_no_wrong_derivative() -> None:
+def test_a_kink_is_not_a_wrong_derivative() -> None:
     """|x| has two slopes at 0, of which a derivative gives one."""
     r = solve.levenberg_marquardt(
         lambda p: np.array([abs(p[0]) + 1.0, p[1] - 2.0]),

@@ -74,7 +74,7 @@ def test_values_and_derivatives(name: str, dtype: Any) -> None:
     np.testing.assert_allclose(slope, exact, rtol=rounding, atol=rounding * np.abs(exact).max())
 
 
-def test_pieces() -> None:
+def test_piecewise_functions() -> None:
     # By hand: where, maximum, minimum, abs, sign, comparisons joined, of values whose other branch is NaN.
     def model(x: Any, a: Any, b: Any) -> Any:
         step = np.where((x > a) & (x < 2.0), np.sqrt(x - a), b * x)
@@ -107,7 +107,7 @@ def test_powers_of_zero() -> None:
 
 @pytest.mark.parametrize("isa", adaptk.available_isas())
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_functions_at_the_ends(isa: str, dtype: Any) -> None:
+def test_functions_at_extreme_values(isa: str, dtype: Any) -> None:
     adaptk.set_isa(isa)
     f = np.finfo(dtype)
     x = np.array([0.0, f.smallest_subnormal, f.tiny, 1e-3, 0.5, 0.70710678, 1.0, 1.5, 1e4, f.max, np.inf, -1.0, np.nan])
@@ -155,7 +155,7 @@ def spot(x: Any, a: Any, cx: Any, cy: Any, s: Any, o: Any) -> Any:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_as_the_model_by_name(dtype: Any) -> None:
+def test_matches_the_model_by_name(dtype: Any) -> None:
     start, data = spots(37, dtype)
     named = levenberg_marquardt_batch("gaussian_2d", start, data, covariance=True)
     own = levenberg_marquardt_batch(spot, start, data, covariance=True)
@@ -235,7 +235,7 @@ def raises(model: Callable[..., Any], text: str, error: type[Exception] = TypeEr
         levenberg_marquardt_batch(model, **arguments)
 
 
-def test_refusals() -> None:
+def test_errors() -> None:
     raises(lambda x, a, b: a if x > 0 else b, r"test_solve_expressions\.py, line \d+.*a branch on a value.*np.where")
     raises(lambda x, a, b: math.exp(a * x), "line .*a function on a traced value.*exp, .*sin")
     raises(lambda x, a, b: np.arccos(a * x), "line .*arccos is no function")
@@ -259,7 +259,7 @@ def test_refusals() -> None:
     raises(too_many, "line .*more than 512 operations")
 
 
-def test_a_model_that_keeps_a_value() -> None:
+def test_a_model_that_stores_a_value() -> None:
     kept: list[Any] = []
 
     def model(x: Any, a: Any, b: Any) -> Any:

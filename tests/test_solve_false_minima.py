@@ -31,7 +31,7 @@ NEWTONS = ["trust-region", "levenberg", "hessp"]
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_an_exponential_wall_is_descended_to_the_ground(solver: str) -> None:
+def test_an_exponential_wall(solver: str) -> None:
     """(exp(x) - 1)^2 from 20: at 5.5 the gradient is 1e-12 of the first one, and f is 6e4."""
     r = SOLVERS[solver](
         lambda x: float((np.exp(x[0]) - 1) ** 2),
@@ -64,7 +64,7 @@ def test_poisson_regression_from_a_bad_start(solver: str) -> None:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("start", [[0.0, 1.0], [1.0, 1.0], [5.0, -300.0]])
 @pytest.mark.parametrize("solver", [*SOLVERS, *OTHERS])
-def test_a_function_without_a_minimum_has_none(solver: str, start: list[float]) -> None:
+def test_an_unbounded_function(solver: str, start: list[float]) -> None:
     """-x0 + x1^2: where |x0| is 1/eps, the gradient is no larger than the rounding of |H| |x|."""
     r = (SOLVERS | OTHERS)[solver](
         lambda x: float(-x[0] + x[1] ** 2), start, lambda x: np.array([-1.0, 2 * x[1]]), lambda x: np.diag([0.0, 2.0])
@@ -74,7 +74,7 @@ def test_a_function_without_a_minimum_has_none(solver: str, start: list[float]) 
 
 
 @pytest.mark.parametrize("solver", [*NEWTONS, "hz", "fr", "dy", "wolfe", "exact", "bb"])
-def test_a_loose_tolerance_is_no_excuse(solver: str) -> None:
+def test_a_loose_tolerance(solver: str) -> None:
     """In Rosenbrock's valley the gradient is small from (0.8, 0.65) on, far from the minimum."""
     r = (SOLVERS | OTHERS)[solver](rosenbrock, [-1.2, 1.0], rosenbrock_gradient, rosenbrock_hessian, tol=1e-3)
     assert r.success
@@ -82,7 +82,7 @@ def test_a_loose_tolerance_is_no_excuse(solver: str) -> None:
 
 
 @pytest.mark.parametrize("solver", ["hz", "wolfe"])
-def test_the_check_of_the_distance_costs_little(solver: str) -> None:
+def test_cost_of_the_distance_check(solver: str) -> None:
     """Up to ten pairs of gradients, and none as long as the gradient is large."""
     g = np.random.default_rng(0)
     a = g.normal(size=(40, 20))
@@ -94,7 +94,7 @@ def test_the_check_of_the_distance_costs_little(solver: str) -> None:
 
 @pytest.mark.parametrize("power", [4, 6, 8])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_a_degenerate_minimum_is_still_one(solver: str, power: int) -> None:
+def test_a_degenerate_minimum(solver: str, power: int) -> None:
     """x^8 has no step that is small beside x."""
     r = SOLVERS[solver](
         lambda x: float(np.sum(x**power)),
@@ -127,7 +127,7 @@ def test_an_offset_in_a_valley(offset: float) -> None:
 @pytest.mark.parametrize("damping", ["trust-region", "levenberg"])
 @pytest.mark.parametrize("derivatives", ["", "jac", "jac hess"])
 @pytest.mark.parametrize("n", [3, pytest.param(130, marks=pytest.mark.full)])
-def test_a_variable_that_the_function_does_not_depend_on_stays(damping: str, derivatives: str, n: int) -> None:
+def test_an_unused_variable_stays(damping: str, derivatives: str, n: int) -> None:
     """A singular H has many steps to the minimum, of which a long one changes such variables for nothing."""
 
     def hessian(x: Array) -> Array:
@@ -146,7 +146,7 @@ def test_a_variable_that_the_function_does_not_depend_on_stays(damping: str, der
     assert abs(r.lambda_min) < 1e-3
 
 
-def test_the_shortest_step_where_a_combination_has_no_say() -> None:
+def test_the_shortest_step_along_a_null_space() -> None:
     """|A x - b|^2 with a null space that is no axis: the minimum nearest to the start."""
     a, b, start = np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]), np.array([2.0, 3.0]), np.array([3.0, -1.0, 4.0])
     r = solve.newton(
@@ -159,7 +159,7 @@ def test_the_shortest_step_where_a_combination_has_no_say() -> None:
     np.testing.assert_allclose(r.x, start + np.linalg.lstsq(a, b - a @ start, rcond=None)[0], atol=1e-9)
 
 
-def test_a_variable_without_slope_and_curvature_may_still_lead_down() -> None:
+def test_descent_along_a_flat_variable() -> None:
     r = solve.newton(
         lambda x: float((x[0] - 3) ** 2 - x[1] ** 3 + x[1] ** 4),
         [1.0, 0.0],
@@ -174,9 +174,7 @@ def test_a_variable_without_slope_and_curvature_may_still_lead_down() -> None:
 @pytest.mark.parametrize("jac", ["given", "2-point", "3-point"])
 @pytest.mark.parametrize("offset", [0.0, 1.0, 100.0])
 @pytest.mark.parametrize("start", [[1.0, 1e-9], [1.0, 1e-12], [3.0, 1e-7]])
-def test_a_slope_below_the_tolerance_still_leads_out_of_a_saddle(
-    solver: Any, jac: str, offset: float, start: list[float]
-) -> None:
+def test_a_saddle_with_a_slope_below_the_tolerance(solver: Any, jac: str, offset: float, start: list[float]) -> None:
     """x0^2 - x1^2 + x1^4: the slope along x1 is far smaller than that along x0 was."""
     r = solver(
         lambda x: float(offset + x[0] ** 2 - x[1] ** 2 + x[1] ** 4),
@@ -188,14 +186,14 @@ def test_a_slope_below_the_tolerance_still_leads_out_of_a_saddle(
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_function_that_falls_for_ever_does_not_take_for_ever() -> None:
+def test_an_unbounded_function_ends() -> None:
     """-x0 + x1^2: far out, a step of a length that changed the first x leaves x as it is."""
     r = solve.lbfgs(lambda x: float(-x[0] + x[1] ** 2), [1.0, 1.0], jac=lambda x: np.array([-1.0, 2 * x[1]]))
     assert r.status == -6
     assert r.nfev < 5000
 
 
-def test_no_point_outside_bounds_is_asked_for_to_tell_a_saddle() -> None:
+def test_saddle_checks_stay_within_bounds() -> None:
     seen: list[Array] = []
 
     def f(x: Array) -> float:
@@ -242,14 +240,14 @@ def test_the_top_of_a_hill_is_left_by_differences(solver: Any, start: list[float
 
 
 @pytest.mark.parametrize("solver", DIFFERENCES[:3])
-def test_differences_of_stacks_of_points_leave_a_maximum(solver: Any) -> None:
+def test_vectorized_differences_leave_a_maximum(solver: Any) -> None:
     r = solver(lambda x: np.cos(x[:, 0]) if x.ndim == 2 else np.cos(x[0]), [1e-9], vectorized=True)
     assert r.success, r.message
     assert r.fun == pytest.approx(-1.0, abs=1e-4)
 
 
 @pytest.mark.parametrize("solver", DIFFERENCES)
-def test_a_variable_without_a_say_costs_few_evaluations(solver: Any) -> None:
+def test_an_unused_variable_costs_few_evaluations(solver: Any) -> None:
     seen: list[Array] = []
 
     def f(x: Array) -> float:
@@ -295,7 +293,7 @@ def test_a_wrong_gradient_is_named_by_its_variable() -> None:
         assert "along the gradient: the slope" in r.message
 
 
-def test_a_gradient_whose_other_element_is_wrong() -> None:
+def test_one_wrong_element_of_the_gradient() -> None:
     r = solve.newton(
         lambda x: float((x[0] - 1) ** 2 + (x[1] - 3) ** 2),
         [1.0, 1.0],
@@ -307,12 +305,12 @@ def test_a_gradient_whose_other_element_is_wrong() -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_the_end_of_precision_is_no_wrong_derivative(solver: str) -> None:
+def test_the_end_of_precision_is_not_a_wrong_derivative(solver: str) -> None:
     r = SOLVERS[solver](rosenbrock, [-1.2, 1.0], rosenbrock_gradient, rosenbrock_hessian, gtol=0.0, maxiter=3000)
     assert r.status != -9
 
 
-def test_a_kink_is_no_wrong_derivative() -> None:
+def test_a_kink_is_not_a_wrong_derivative() -> None:
     for solver in (solve.conjugate_gradient, solve.steepest_descent):
         r = solver(lambda x: float(np.abs(x - 1).sum()), [3.0, 5.0], jac=lambda x: np.sign(x - 1) + 0.0)
         assert r.status != -9
@@ -320,7 +318,7 @@ def test_a_kink_is_no_wrong_derivative() -> None:
 
 @pytest.mark.parametrize("solver", [solve.newton, solve.conjugate_gradient, solve.steepest_descent])
 @pytest.mark.parametrize("start", [0.375, 0.4821428571428571, 0.6428571428571428, 1.982142857142857, 3.0])
-def test_differences_at_a_minimum_of_zero_are_no_wrong_derivatives(solver: Any, start: float) -> None:
+def test_differences_at_a_minimum_of_zero(solver: Any, start: float) -> None:
     """One-sided differences slope at the minimum, where f is 0 and any step is a rise."""
     r = solver(lambda x: float(2.5 * (1 - np.exp(-1.5 * (x[0] - 0.5))) ** 2), [start])
     assert r.success, r.message

@@ -54,7 +54,7 @@ ALL: dict[str, Callable[..., solve.Result]] = {
     ],
     ids=str,
 )
-def test_starts_that_cannot_be(name: str, x0: Any, error: type[Exception], text: str) -> None:
+def test_invalid_starts(name: str, x0: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         ALL[name](x0)
 
@@ -83,7 +83,7 @@ def test_starts_of_other_kinds(name: str) -> None:
     ],
     ids=range(7),
 )
-def test_functions_that_return_no_number(name: str, value: Any, error: type[Exception], text: str) -> None:
+def test_wrong_types_of_function_values(name: str, value: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         ALL[name]([1.0, 2.0], lambda x: value)
 
@@ -91,7 +91,7 @@ def test_functions_that_return_no_number(name: str, value: Any, error: type[Exce
 @pytest.mark.parametrize(
     "value", [1, True, np.float32(1), np.array(1.0), np.array([1.0]), [[1.0]], np.int64(1)], ids=repr
 )
-def test_functions_that_return_numbers_of_all_kinds(value: Any) -> None:
+def test_types_of_function_values(value: Any) -> None:
     assert solve.conjugate_gradient(lambda x: value, [1.0], jac=lambda x: [0.0]).fun == 1
 
 
@@ -107,13 +107,13 @@ def test_functions_that_return_numbers_of_all_kinds(value: Any) -> None:
     ],
     ids=str,
 )
-def test_gradients_that_are_none(value: Any, error: type[Exception], text: str) -> None:
+def test_invalid_gradients(value: Any, error: type[Exception], text: str) -> None:
     for name in ("newton", "conjugate_gradient", "steepest_descent"):
         with pytest.raises(error, match=text):
             ALL[name]([1.0, 2.0], jac=lambda x: value)
 
 
-def test_other_functions_that_return_the_wrong_thing() -> None:
+def test_wrong_results_of_other_functions() -> None:
     with pytest.raises(ValueError, match=r"hess must return an array of shape \(2, 2\), got one of shape \(3, 3\)"):
         solve.newton(quadratic, [1.0, 2.0], jac=gradient, hess=lambda x: np.eye(3))
     with pytest.raises(ValueError, match=r"hessp must return an array of shape \(2,\), got one of shape \(1,\)"):
@@ -196,14 +196,14 @@ def test_other_functions_that_return_the_wrong_thing() -> None:
         (lambda: solve.cg([[1.0]], [1.0], M=[[1.0, 0.0]]), ValueError, r"M: expected shape \(1, 1\)"),
     ],
 )
-def test_arguments_that_cannot_be(call: Callable[[], Any], error: type[Exception], text: str) -> None:
+def test_invalid_arguments(call: Callable[[], Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         call()
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("after", range(6))
-def test_exceptions_come_through(solver: str, after: int) -> None:
+def test_exceptions_propagate(solver: str, after: int) -> None:
     """The same object, whichever function raises it and when."""
     for which in ("f", "g", "h", "callback"):
         error = Refused(which)
@@ -234,7 +234,7 @@ def test_exceptions_come_through(solver: str, after: int) -> None:
             assert count <= after
 
 
-def test_exceptions_of_residuals_come_through() -> None:
+def test_exceptions_of_residuals_propagate() -> None:
     for after in range(8):
         for which in ("f", "j"):
             count = 0
@@ -265,7 +265,7 @@ def test_exceptions_of_residuals_come_through() -> None:
 
 
 @pytest.mark.parametrize("solver", [*NEWTONS, *GRADIENTS])
-def test_arguments_are_the_functions_own(solver: str) -> None:
+def test_functions_own_their_arguments(solver: str) -> None:
     """A function may keep its argument, and it may change it."""
     plain = SOLVERS[solver](rosenbrock, [-1.2, 1.0], rosenbrock_gradient, rosenbrock_hessian)
     kept: list[tuple[Array, Array]] = []
@@ -312,7 +312,7 @@ def test_arguments_are_the_functions_own(solver: str) -> None:
         np.testing.assert_array_equal(r.x, plain.x)
 
 
-def test_a_result_buffer_that_is_used_again() -> None:
+def test_a_reused_result_buffer() -> None:
     out, slope = np.empty(40), np.empty((40, 3), order="F")
 
     def f(p: Array) -> Array:

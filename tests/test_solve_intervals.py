@@ -43,14 +43,14 @@ def test_quantiles_of_a_published_table(dof: float, level: float) -> None:
 
 
 @pytest.mark.parametrize("dof", [1, 2, 3, 4, 5, 6, 17, 100, 399, 400, 401, 402, 1000, 10**4, 10**7, math.inf])
-def test_quantiles_are_scipys(dof: float) -> None:
+def test_quantiles_match_scipy(dof: float) -> None:
     stats = pytest.importorskip("scipy.stats")
     for level in (1e-3, 0.1, 0.5, 0.6827, 0.9, 0.95, 0.99, 0.999, 0.99999):
         want = stats.norm.isf((1 - level) / 2) if math.isinf(dof) else stats.t.isf((1 - level) / 2, dof)
         assert student_t(level, dof) == pytest.approx(want, rel=1e-10), level
 
 
-def test_quantiles_of_levels_at_the_ends() -> None:
+def test_quantiles_at_extreme_levels() -> None:
     assert 0.0 < student_t(1e-300, 3) < 1e-299
     assert 1e15 < student_t(1.0 - 2.0**-53, 1) < 1e16
     assert 8.0 < student_t(1.0 - 2.0**-53, math.inf) < 9.0
@@ -78,7 +78,7 @@ def test_intervals_where_the_variance_is_known() -> None:
     assert result.confidence_intervals() == pytest.approx(np.stack([result.x - half, result.x + half], axis=1))
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+def test_coverage() -> None:
     """1000 fits with three degrees of freedom, where the normal distribution would give 84 %."""
     rng = np.random.default_rng(1)
     t = np.arange(5.0)
@@ -114,7 +114,7 @@ def test_no_degree_of_freedom() -> None:
         (True, TypeError),
     ],
 )
-def test_a_level_that_is_none(level: Any, error: type[Exception]) -> None:
+def test_invalid_levels(level: Any, error: type[Exception]) -> None:
     result, *_ = fit()
     with pytest.raises(error, match=r"level: expected a number in \(0, 1\)"):
         result.confidence_intervals(level)
@@ -165,7 +165,7 @@ def test_other_results_print_no_large_array() -> None:
     assert "array(" not in repr(r)
 
 
-def test_a_batch_prints_what_has_not_converged() -> None:
+def test_a_batch_prints_unconverged_problems() -> None:
     t = np.linspace(0.0, 2.0, 20)
     data = np.stack([5 * np.exp(-t) + 1, np.full(20, np.nan)])
     result = adaptk.solve.levenberg_marquardt_batch("exponential", [4.0, 1.5, 0.0], data, coordinates=t)
@@ -178,7 +178,7 @@ def test_a_batch_prints_what_has_not_converged() -> None:
     assert repr(many).splitlines()[1].endswith("9 (status -3), ...")
 
 
-def test_fits_are_still_dicts_and_copied_as_such() -> None:
+def test_fits_are_dicts() -> None:
     result, *_ = fit()
     assert isinstance(result, dict)
     assert result["x"] is result.x
@@ -216,7 +216,7 @@ def test_bounds_that_are_pairs_in_a_batch() -> None:
             )
 
 
-def test_bounds_that_are_just_wrong_have_no_such_remedy() -> None:
+def test_invalid_bounds() -> None:
     for bounds in ([(2, 1), (0, 1)], 3, [(0, 1)], "ab"):
         with pytest.raises(ValueError, match=r"^bounds: ") as error:
             adaptk.solve.levenberg_marquardt(lambda p: p - 1, [0.5, 0.5], bounds=bounds)

@@ -230,7 +230,7 @@ def test_jacobians_in_any_layout(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(40, 5), (M, N)])
-def test_a_jacobian_that_fun_writes_over(shape: tuple[int, int]) -> None:
+def test_a_jacobian_overwritten_by_fun(shape: tuple[int, int]) -> None:
     """Values and derivatives by one function, which keeps the derivatives of its last point."""
     f, jac, x0 = decay_fit(*shape)
     buffer = np.empty(shape)
@@ -275,7 +275,7 @@ def test_a_jacobian_that_is_not_finite(shape: tuple[int, int], bad: float, loss:
 
 
 @pytest.mark.parametrize("kind", ["zero", "copy", "sum"])
-def test_columns_that_say_nothing(kind: str) -> None:
+def test_zero_columns(kind: str) -> None:
     f, j = tall()
     rest = slice(1, None)
     change = np.zeros((N - 1, N))
@@ -296,7 +296,7 @@ def test_columns_that_say_nothing(kind: str) -> None:
 
 
 @pytest.mark.parametrize("power", [-500, -400, 400])
-def test_columns_whose_squares_leave_the_range(power: int) -> None:
+def test_columns_whose_squares_overflow(power: int) -> None:
     f, j = tall()
     plain = solve.levenberg_marquardt(f, np.zeros(N), jac=j)
     unit = np.ones(N)

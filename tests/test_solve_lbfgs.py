@@ -148,7 +148,7 @@ def test_a_large_problem() -> None:
     np.testing.assert_array_equal(bounded.x, 0.5)
 
 
-def test_how_it_ends() -> None:
+def test_statuses() -> None:
     assert solve.lbfgs(rosenbrock, [-1.2, 1.0], jac=slope, maxiter=3).status == 0
     assert solve.lbfgs(rosenbrock, [-1.2, 1.0], jac=slope, maxiter=3).nit == 3
     assert solve.lbfgs(rosenbrock, [-1.2, 1.0], jac=slope, max_seconds=0.0).status == -2
@@ -169,7 +169,7 @@ def test_how_it_ends() -> None:
     assert (done.status, done.nit) == (1, 0)
 
 
-def test_a_step_to_where_the_function_is_not_finite() -> None:
+def test_a_step_to_a_nonfinite_value() -> None:
     def fun(x: Array) -> float:
         return float(x[0] - np.log(x[0])) if x[0] > 0 else np.nan
 
@@ -178,7 +178,7 @@ def test_a_step_to_where_the_function_is_not_finite() -> None:
     np.testing.assert_allclose(r.x, 1, rtol=1e-6)
 
 
-def test_a_function_that_is_finite_nowhere_else() -> None:
+def test_a_function_finite_only_at_the_start() -> None:
     # As near as points can be, and with a slope: not "no lower point".
     r = solve.lbfgs(lambda x: 1.0 if x[0] == 1 else math.nan, [1.0], jac=lambda x: np.ones(1))
     assert r.status == -3
@@ -238,7 +238,7 @@ def test_exceptions_propagate() -> None:
 
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("start", [[1.0, 1.0], [0.0, 3.0], [-1e3, 1e-3]])
-def test_a_slope_without_an_end_is_no_minimum(start: list[float], exact: bool) -> None:
+def test_an_unbounded_slope_is_not_a_minimum(start: list[float], exact: bool) -> None:
     """Far out x[1] is only known to its rounding, and its slope there is far larger than the one that goes down."""
     jac = (lambda x: np.array([-1.0, 2 * x[1]])) if exact else None
     with np.errstate(all="ignore"):

@@ -18,7 +18,7 @@ from solve_problems import (
 )
 
 
-def test_covariance_is_that_of_the_definition() -> None:
+def test_covariance_matches_its_definition() -> None:
     r = solve.levenberg_marquardt(lambda p: decay(p) - NOISY, [1.0, 1.0, 0.0], jac=decay_jacobian)
     j = decay_jacobian(r.x)
     inverse = np.linalg.inv(j.T @ j)
@@ -30,7 +30,7 @@ def test_covariance_is_that_of_the_definition() -> None:
     np.testing.assert_allclose(absolute.cov, inverse, rtol=1e-7)
 
 
-def test_covariance_where_there_is_none() -> None:
+def test_undefined_covariance() -> None:
     r = solve.levenberg_marquardt(lambda p: np.array([p[0] + p[1], p[0] + p[1], 1.0]), [1.0, 2.0])
     assert r.success
     assert np.isinf(r.x_std).all()
@@ -162,7 +162,7 @@ def test_robust_losses(loss: str) -> None:
 
 @pytest.mark.parametrize("tolerance", [1e-8, None])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_robust_losses_where_all_are_outliers(loss: str, tolerance: float | None) -> None:
+def test_robust_losses_if_all_are_outliers(loss: str, tolerance: float | None) -> None:
     """From a start at which every residual is far out: success means that the gradient of the cost is small."""
     x = np.linspace(-1, 1, 11)
     for seed in range(10):
@@ -189,7 +189,7 @@ def test_robust_losses_where_all_are_outliers(loss: str, tolerance: float | None
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_geodesic_acceleration_pays_where_the_valley_bends() -> None:
+def test_geodesic_acceleration_in_a_curved_valley() -> None:
     p = _nist.problems()["MGH17"]
     runs = {
         how: solve.levenberg_marquardt(p.residuals, p.starts[0], jac=p.jacobian, geodesic=how, max_nfev=9000)

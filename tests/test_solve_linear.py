@@ -44,7 +44,7 @@ def test_cg_ends_after_as_many_steps_as_there_are_eigenvalues() -> None:
     assert solve.cg(np.diag(d), np.ones(60), x0=1 / d).nit == 0
 
 
-def test_cg_takes_linear_operators() -> None:
+def test_cg_accepts_linear_operators() -> None:
     linalg = pytest.importorskip("scipy.sparse.linalg", reason="SciPy is not installed")
     sparse = pytest.importorskip("scipy.sparse")
     a = sparse.diags_array([np.full(9, -1.0), np.full(10, 3.0), np.full(9, -1.0)], offsets=[-1, 0, 1]).tocsr()

@@ -57,7 +57,7 @@ def test_residuals_that_are_left_out(options: Any, data: Array, jac: bool) -> No
     assert r.nfev == w.nfev + 1
 
 
-def test_what_raises() -> None:
+def test_errors() -> None:
     def f(p: Array) -> Array:
         return decay(T, *p) - HOLES
 
@@ -142,7 +142,7 @@ def test_data_of_a_batch_that_are_left_out(kind: str) -> None:
     assert not solve.levenberg_marquardt_batch("exponential", START, np.stack([HOLES, Y]), coordinates=T).success[0]
 
 
-def test_masks_of_a_batch_that_are_wrong() -> None:
+def test_invalid_masks_of_a_batch() -> None:
     data = np.stack([HOLES, Y])
     with pytest.raises(ValueError, match=r"data: NaN at \(0, 2\), and nan_policy is 'raise'"):
         solve.levenberg_marquardt_batch("exponential", START, data, nan_policy="raise")
@@ -214,7 +214,7 @@ def test_complex_data_with_errors_and_holes() -> None:
     assert r.fun.size == 78
 
 
-def test_complex_residuals_that_are_refused() -> None:
+def test_errors_of_complex_residuals() -> None:
     def f(p: Array) -> Array:
         return low_pass(W, *p) - Z
 

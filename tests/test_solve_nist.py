@@ -142,7 +142,7 @@ def test_standard_starts_end_at_stationary_points(p: mgh.Problem) -> None:
     assert r.cost < 1e-12 or cosines.max() < 1e-5
 
 
-def test_a_run_leaves_no_trace_in_the_next() -> None:
+def test_runs_are_independent() -> None:
     """Small runs of one thread share a workspace: the same start takes the same path whatever ran before it."""
     paths = []
     for before in ("Rat43", "MGH09", "Misra1a"):

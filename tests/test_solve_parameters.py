@@ -40,7 +40,7 @@ def small(t: Array, a: float, c: float, w: float) -> Array:
 
 
 @pytest.mark.parametrize("jac", [None, "3-point", slopes])
-def test_a_fit_is_that_of_the_model_without_them(jac: Any) -> None:
+def test_a_fit_matches_the_reduced_model(jac: Any) -> None:
     want = solve.curve_fit(small, T, Y, START[:3], jac="3-point")
     got = solve.curve_fit(peaks, T, Y, START, jac=jac, fixed={"d": 2.5}, ties=TIES)
     a, _, w = want.popt
@@ -132,7 +132,7 @@ def test_a_stack_of_points() -> None:
     np.testing.assert_allclose(got.x, want.x, rtol=1e-9)
 
 
-def test_a_covariance_that_is_not_known() -> None:
+def test_undefined_covariance() -> None:
     def f(p: Array) -> Array:
         return p[0] + p[1] - Y
 

@@ -180,7 +180,7 @@ def _ours(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     assert scipy_tests.calls > before, "the test calls none of the solvers"
 
 
-def test_exclusions_are_of_tests_that_there_are(request: pytest.FixtureRequest) -> None:
+def test_excluded_tests_exist(request: pytest.FixtureRequest) -> None:
     known = {_scipys_name(item).partition("[")[0] for item in request.session.items}
     if "TestTRF.test_basic" not in known or "test_basic" not in known:
         pytest.skip("some of SciPy's tests were chosen, not all")

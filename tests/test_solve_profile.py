@@ -61,7 +61,7 @@ def test_lmfit(model: Any, x: Array, y: Array, start: Any) -> None:
         np.testing.assert_allclose(ends, [want[name][0][1], want[name][-1][1]], rtol=1e-3)
 
 
-def test_the_ends_are_where_the_sum_of_squares_says() -> None:
+def test_ends_match_the_sum_of_squares() -> None:
     """By SciPy's or NumPy's own means: for a given rate the rest of the model is linear."""
     fit = solve.curve_fit(decay, T, Y, [1, 1, 0])
 
@@ -85,7 +85,7 @@ def test_a_linear_model_has_the_intervals_of_its_covariance(absolute: bool, dtyp
     np.testing.assert_allclose(fit.conf_interval(0.9), fit.confidence_intervals(0.9), rtol=rtol)
 
 
-def test_one_parameter_alone() -> None:
+def test_one_parameter() -> None:
     data = np.array([1.0, 2.0, 3.0])
     fit = solve.levenberg_marquardt(lambda p: p[0] - data, [0.0])
     np.testing.assert_allclose(fit.conf_interval(0.9), fit.confidence_intervals(0.9), rtol=1e-8)
@@ -127,7 +127,7 @@ def test_fixed_and_tied_parameters() -> None:
         fixed.profile("o")
 
 
-def test_residuals_that_are_left_out_stay_so() -> None:
+def test_masked_residuals() -> None:
     holes = Y.copy()
     holes[4] = np.nan
     keep = np.isfinite(holes)
@@ -136,7 +136,7 @@ def test_residuals_that_are_left_out_stay_so() -> None:
     np.testing.assert_allclose(fit.conf_interval(0.9), want, rtol=1e-7)
 
 
-def test_what_has_no_profile() -> None:
+def test_fits_without_a_profile() -> None:
     def f(p: Array) -> Array:
         return decay(T, *p) - Y
 
@@ -172,7 +172,7 @@ def test_a_robust_loss_with_a_known_scale() -> None:
         assert 2 * (cost(end) - fit.cost) == pytest.approx(1.959963984540054**2, rel=1e-7)
 
 
-def test_a_fit_that_was_not_the_minimum() -> None:
+def test_a_fit_that_is_not_the_minimum() -> None:
     """Two minima, of which the fit found the worse."""
     fit = solve.levenberg_marquardt(lambda p: np.array([p[0] ** 2 - 1, 0.3 * (p[0] - 1), 2.0]), [-1.0])
     assert fit.success
@@ -244,7 +244,7 @@ def test_the_sandwich_is_the_spread_of_the_estimates() -> None:
     assert np.mean(plain) < 0.85 * spread
 
 
-def test_an_estimate_that_is_none() -> None:
+def test_invalid_estimates() -> None:
     with pytest.raises(ValueError, match="covariance: expected None or 'sandwich', got 'HC3'"):
         solve.levenberg_marquardt(lambda p: p, [1.0], covariance="HC3")
     fit = solve.levenberg_marquardt(

@@ -93,7 +93,7 @@ def test_negative_curvature() -> None:
         assert low > 0 if update == "bfgs" else low == pytest.approx(-3, rel=1e-6)
 
 
-def test_what_it_needs() -> None:
+def test_errors() -> None:
     for jac in (None, "2-point", "3-point"):
         with pytest.raises(ValueError, match="hess: 'bfgs' needs a gradient written in Python; give jac"):
             solve.newton(rosenbrock, [-1.2, 1.0], jac=jac, hess="bfgs")

@@ -152,7 +152,7 @@ def _decays_jacobian(p: Array) -> Array:
     "jac", [None, _decays_jacobian, lambda p: -_decays_jacobian(p), lambda p: np.full((8, 2), np.nan)]
 )
 @pytest.mark.parametrize("x0", [[1.0, 1.0], [2.0, 0.4], [np.nan, 1.0], [1e200, 1e-5]])
-def test_calls_without_options_are_like_all_others(jac: Any, x0: list[float]) -> None:
+def test_calls_without_options(jac: Any, x0: list[float]) -> None:
     """They take a shorter way through the extension."""
 
     def kinds(r: Any) -> dict[str, Any]:

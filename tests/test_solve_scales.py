@@ -46,7 +46,7 @@ def test_a_narrow_peak_far_from_zero(centre: float, width: float, jac: str | Non
     np.testing.assert_allclose((got.x - want.x) / want.x_std, 0, atol=1e-4)
 
 
-def test_a_step_that_is_given_is_the_one_of_the_last_jacobian_too() -> None:
+def test_a_given_step_is_used_for_the_last_jacobian() -> None:
     seen: list[Array] = []
 
     def residuals(p: Array) -> Array:
@@ -85,7 +85,7 @@ def test_a_float32_model_in_float64_residuals(name: str, start: tuple[float, flo
     np.testing.assert_allclose(got.x_std, want.x_std, rtol=0.02)
 
 
-def test_a_parameter_without_a_say_costs_few_evaluations() -> None:
+def test_an_unused_parameter_costs_few_evaluations() -> None:
     used = solve.levenberg_marquardt(lambda p: p[0] * np.exp(-p[1] * T) - Y, [1.0, 1.0])
     idle = solve.levenberg_marquardt(lambda p: p[0] * np.exp(-p[1] * T) - Y, [1.0, 1.0, 5.0])
     assert idle.success

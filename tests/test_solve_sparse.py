@@ -159,7 +159,7 @@ def growth_jacobian(x: Array) -> Array:
     ],
     ids=lambda options: ",".join(options) or "plain",
 )
-def test_the_covariance_is_that_of_the_solver_that_factors(kind: str, options: dict[str, Any]) -> None:
+def test_the_covariance_matches_the_direct_solver(kind: str, options: dict[str, Any]) -> None:
     make = np.asarray
     if kind != "array":
         make = getattr(pytest.importorskip("scipy.sparse", reason="SciPy is not installed"), kind)
@@ -177,7 +177,7 @@ def test_the_covariance_is_that_of_the_solver_that_factors(kind: str, options: d
     assert "95% interval" in repr(got)
 
 
-def test_no_covariance_of_what_the_residuals_do_not_tell() -> None:
+def test_undetermined_parameters_have_no_covariance() -> None:
     options: dict[str, Any] = {"linear_solver": "cg"}
     twice = lambda x: np.array([x[0] + x[1] - 1, x[0] + x[1] - 2, x[0] + x[1] - 4])  # noqa: E731
     r = solve.levenberg_marquardt(twice, [0.0, 0.0], jac=lambda x: np.ones((3, 2)), **options)
@@ -234,7 +234,7 @@ def test_a_hundred_thousand_parameters() -> None:
     np.testing.assert_allclose(broyden(r.x), 0, atol=1e-8)
 
 
-def test_what_ends_it() -> None:
+def test_statuses() -> None:
     n = 30
     options: dict[str, Any] = {"jac": broyden_jacobian, "linear_solver": "cg"}
     assert solve.levenberg_marquardt(broyden, -np.ones(n), max_nfev=2, **options).status == 0
@@ -407,7 +407,7 @@ def test_bounds(loss: str, products: bool) -> None:
 
 
 @pytest.mark.parametrize("products", [False, True])
-def test_a_start_on_bounds_that_the_step_points_beyond(products: bool) -> None:
+def test_a_start_on_bounds_with_an_outward_step(products: bool) -> None:
     # At (0, 0) the undamped step leaves the quarter, and the gradient leads along its edge.
     a = np.array([[1.0, 0.9], [0.9, 1.0], [0.0, 0.1]])
     b = np.array([1.0, 0.2, 0.0])
@@ -449,7 +449,7 @@ def make_sparse(j: Array) -> Any:
 
 @pytest.mark.parametrize("kind", [np.asarray, Operator, make_sparse])
 @pytest.mark.parametrize("ties", [None, {5: lambda x: 0.1 + x[4] / 50}])
-def test_parameters_and_rows_that_are_left_out(kind: Any, ties: Any) -> None:
+def test_fixed_parameters_and_masked_rows(kind: Any, ties: Any) -> None:
     f, jacobian, x0 = peaks()
     mask = np.arange(120) % 11 == 4
     options: dict[str, Any] = {"fixed": {3: 7.0}, "ties": ties, "mask": mask}

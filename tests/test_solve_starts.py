@@ -35,7 +35,7 @@ def test_a_latin_hypercube(count: int) -> None:
     assert (got != _starts.points(count, 4, np.full(n, 0.5), low, high)).all()
 
 
-def test_where_bounds_are_missing() -> None:
+def test_missing_bounds() -> None:
     inf = np.inf
     x0 = np.array([0.0, 300.0, 3.0, 3.0])
     got = _starts.points(200, 0, x0, np.array([-inf, -inf, 2.0, -inf]), np.array([inf, inf, inf, 4.0]))
@@ -89,7 +89,7 @@ def test_with_other_options() -> None:
     assert low < fit.popt[1] < high
 
 
-def test_what_ends_all_of_them() -> None:
+def test_early_stops() -> None:
     calls = 0
 
     def stop(x: Array) -> bool:

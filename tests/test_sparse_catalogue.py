@@ -25,7 +25,7 @@ def test_rows_of_the_catalogue(name: str, mode: str) -> None:
     equal(p[~inside], start[~inside])
 
 
-def test_rows_of_ftrl_without_a_gradient_keep_their_zeros() -> None:
+def test_ftrl_keeps_zeros_of_rows_without_a_gradient() -> None:
     """The sparse step of the paper: weights of features that are seldom or never seen stay exactly 0."""
     w = np.zeros((1000, 1), np.float32)
     opt = adaptk.FTRL([w], lr=0.5)

@@ -58,7 +58,7 @@ def test_named_params_and_groups() -> None:
     "options", [{"clip_norm": 0.5}, {"clip_norm": 1e9}, {"grad_scale": 0.25}, {"skip_nonfinite": True}]
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_norms_and_factors_are_those_of_the_dense_gradient(options: dict[str, Any], dtype: str) -> None:
+def test_norms_and_factors_match_the_dense_gradient(options: dict[str, Any], dtype: str) -> None:
     shape = (2000, 16)
     rng = np.random.default_rng(0)
     start = [rng.standard_normal(s).astype(dtype) for s in (shape, (700,), shape)]
@@ -214,7 +214,7 @@ def test_vectors_of_scipy() -> None:
         equal(p, -full[0] + 0.0)
 
 
-def test_matrices_that_do_not_fit() -> None:
+def test_mismatched_matrices() -> None:
     sp = pytest.importorskip("scipy.sparse")
     for p in (np.zeros((3, 2)), np.zeros(3), np.zeros((3, 4, 1))):
         with pytest.raises(ValueError, match=r"grads\[0\]: a sparse matrix of shape \(3, 4\), expected"):

@@ -218,7 +218,7 @@ def replay(rule: str, steps: int, seed: int, **hyper: float) -> tuple[dict[str, 
 
 @pytest.mark.parametrize("rule", [r for r in RULES if RULES[r].catch_up == "exact"])
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_catch_up_is_dense_where_it_is_exact(rule: str, decay: float) -> None:
+def test_exact_catch_up_matches_dense(rule: str, decay: float) -> None:
     got, want, _ = replay(rule, 9, 2, weight_decay=decay, decoupled=True, lr=0.05)
     for name in arguments(rule):
         if name != "grad":
@@ -226,14 +226,14 @@ def test_catch_up_is_dense_where_it_is_exact(rule: str, decay: float) -> None:
 
 
 @pytest.mark.parametrize("rule", [r for r in RULES if RULES[r].catch_up == "approximate"])
-def test_approximate_catch_up_differs_and_its_first_moment_does_not(rule: str) -> None:
+def test_approximate_catch_up(rule: str) -> None:
     got, want, _ = replay(rule, 9, 2, lr=0.05)
     assert np.abs(got["param"] - want["param"]).max() > 1e-6
     np.testing.assert_allclose(got["exp_avg"], want["exp_avg"], rtol=1e-12)
 
 
 @pytest.mark.parametrize("rule", ["adam", "adamw", "amsgrad", "nadam", "radam"])
-def test_second_moments_of_adams_kind_are_those_of_dense(rule: str) -> None:
+def test_second_moments_match_dense(rule: str) -> None:
     got, want, _ = replay(rule, 9, 2, lr=0.05)
     np.testing.assert_allclose(got["exp_avg_sq"], want["exp_avg_sq"], rtol=1e-12)
 
@@ -289,7 +289,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("grad", "error", "message"), REFUSED)
-def test_refused(grad: object, error: type[Exception], message: str) -> None:
+def test_errors(grad: object, error: type[Exception], message: str) -> None:
     param, m, v = np.ones((5, 3), np.float32), np.zeros((5, 3), np.float32), np.zeros((5, 3), np.float32)
     for mode in ("lazy", "dense"):
         with pytest.raises(error, match=message):

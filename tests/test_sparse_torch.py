@@ -39,7 +39,7 @@ def grads_are_sparse(net: Any) -> bool:
     ("Adagrad", "Adagrad", {"lr": 0.1, "lr_decay": 0.01}),
     ("SGD", "SGD", {"lr": 0.1}),
 ])  # fmt: skip
-def test_as_torch(ours: str, theirs: str, options: dict[str, Any]) -> None:
+def test_matches_torch(ours: str, theirs: str, options: dict[str, Any]) -> None:
     a, b = model(), model()
     opt = getattr(at, ours)([a[0].weight], **options)
     ref = getattr(torch.optim, theirs)([b[0].weight], **options)
@@ -103,7 +103,7 @@ def test_states_and_options() -> None:
     assert torch.equal(later.state[b[0].weight]["exp_avg"], opt.state[a[0].weight]["exp_avg"])
 
 
-def test_refused() -> None:
+def test_errors() -> None:
     w = torch.nn.Parameter(torch.ones(4, 2))
     opt = at.Adam([w])
     good = torch.sparse_coo_tensor([[1]], [[1.0, 2.0]], (4, 2))

@@ -128,7 +128,7 @@ def test_the_mode_may_change() -> None:
     assert torch.equal(w, before)
 
 
-def test_other_params_and_steps_that_come_to_nothing() -> None:
+def test_other_params_and_failed_steps() -> None:
     w, scalar, turned = table(), torch.nn.Parameter(torch.ones(())), torch.nn.Parameter(torch.ones(3, 2).t())
     opt = at.AdamW([w, scalar, turned], sparse="catch_up")
     opt.catch_up()
@@ -145,7 +145,7 @@ def test_other_params_and_steps_that_come_to_nothing() -> None:
     assert torch.equal(w, before[1])
 
 
-def test_refused() -> None:
+def test_errors() -> None:
     w = table()
     with pytest.raises(ValueError, match="sparse: 'catch_up': asgd has no closed form"):
         at.ASGD([w], sparse="catch_up")

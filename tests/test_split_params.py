@@ -82,7 +82,7 @@ def test_a_param_that_was_set_to_zero(side: int, zero: float) -> None:
     assert np.signbit(value[0]) == np.signbit(zero)
 
 
-def test_what_conversions_refuse() -> None:
+def test_errors_of_conversions() -> None:
     x = numbers(4)
     with pytest.raises(ValueError, match="param_format: 'sr', expected 'remainder16', 'remainder8', 'kahan'"):
         formats.split_param(x, "sr")
@@ -245,7 +245,7 @@ def steps(opt: Any, count: int, first: int = 0) -> None:
 
 
 @pytest.mark.parametrize("name", SPLIT)
-def test_objects_do_what_functions_do(name: str) -> None:
+def test_objects_match_functions(name: str) -> None:
     params = [numbers(n).astype(BF16) for n in (50, 300)]
     pairs = [(p.copy(), np.zeros(p.size, SIDE_DTYPE[name])) for p in params]
     opt = adaptk.Adam(params, lr=0.01, param_format=name)
@@ -262,7 +262,7 @@ def test_objects_do_what_functions_do(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPLIT)
 @pytest.mark.parametrize("again", ["saved", "pickled", "copied"])
-def test_a_run_goes_on_with_the_same_bits(name: str, again: str) -> None:
+def test_resuming_is_bit_exact(name: str, again: str) -> None:
     whole = [numbers(300).astype(BF16)]
     opt = adaptk.Adam(whole, param_format=name)
     steps(opt, 2)
@@ -292,7 +292,7 @@ def test_groups_and_wider_params() -> None:
     steps(opt, 2)
 
 
-def test_look_ahead_puts_everything_back() -> None:
+def test_look_ahead_restores_everything() -> None:
     param = numbers(300).astype(BF16)
     opt = adaptk.RMSProp([param], lr=0.1, nesterov=True, param_format="remainder16")
     steps(opt, 1)
@@ -303,7 +303,7 @@ def test_look_ahead_puts_everything_back() -> None:
     np.testing.assert_array_equal(opt.state[0]["remainder"], before[1])
 
 
-def test_loading_names_what_is_missing() -> None:
+def test_loading_names_missing_remainders() -> None:
     opt = adaptk.SGD([numbers(5).astype(BF16)], param_format="remainder16")
     saved = opt.state_dict()
     plain = adaptk.SGD([numbers(5).astype(BF16)])
@@ -324,7 +324,7 @@ def refused(param: Any, error: type[Exception], message: str, name: str = "remai
         adaptk.ops.sgd(param, numbers(4), step=1, param_format=name)
 
 
-def test_what_is_refused() -> None:
+def test_errors() -> None:
     param, side = formats.split_param(numbers(4), "remainder16")
     refused(param, TypeError, r"param: one buffer, expected the pair \(param, remainder\)")
     refused(param, TypeError, r"param: one buffer, expected the pair \(param, compensation\)", "kahan")

@@ -23,7 +23,7 @@ def narrowed(buffers: dict[str, Any], rule: str, dtype: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("rule", RULES)
-def test_functions_store_what_the_step_of_decoded_states_gives(rule: str, dtype: str) -> None:
+def test_functions_round_the_step_of_decoded_states(rule: str, dtype: str) -> None:
     stored = narrowed(make(rule, 1000), rule, dtype)
     states = [s.name for s in RULES[rule].states]
     for step in range(1, STEPS + 1):
@@ -72,7 +72,7 @@ def test_states_may_differ() -> None:
     assert same_bits(stored["exp_avg"], decoded["exp_avg"].astype(np.float16))
 
 
-def test_not_beside_float64() -> None:
+def test_errors_with_float64_params() -> None:
     buffers = make("adam", 5, "float64")
     buffers["exp_avg"] = buffers["exp_avg"].astype(np.float16)
     with pytest.raises(TypeError, match="exp_avg: dtype float16, expected float64 beside a float64 param"):
@@ -152,7 +152,7 @@ def test_a_dict_of_dtypes_and_groups() -> None:
         ({"exp_avg": 16}, TypeError, "state_dtype: expected a dtype's name .*, got 16"),
     ],
 )
-def test_what_state_dtype_refuses(value: Any, error: type[Exception], message: str) -> None:
+def test_invalid_state_dtypes(value: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         optimizers(value)
 

@@ -52,7 +52,7 @@ def wanted(state_dtype: Any, state: str, size: int) -> str:
 
 
 @pytest.mark.parametrize("state_dtype", FORMATS, ids=str)
-def test_objects_do_what_functions_do(state_dtype: Any) -> None:
+def test_objects_match_functions(state_dtype: Any) -> None:
     params, twins = new_params(), new_params()
     opt = adaptk.Adam(params, lr=0.01, state_dtype=state_dtype, seed=3)
     states = [
@@ -73,7 +73,7 @@ def test_objects_do_what_functions_do(state_dtype: Any) -> None:
 
 @pytest.mark.parametrize("way", ["state_dict", "npz", "pickle", "deepcopy"])
 @pytest.mark.parametrize("state_dtype", FORMATS, ids=str)
-def test_saved_runs_go_on_with_the_same_bits(state_dtype: Any, way: str) -> None:
+def test_resuming_is_bit_exact(state_dtype: Any, way: str) -> None:
     params = new_params()
     opt = adaptk.Adam(params, lr=0.01, state_dtype=state_dtype, seed=3)
     feed = gradients()
@@ -161,7 +161,7 @@ def test_float64_params_have_float64_states() -> None:
     assert opt.state[0]["exp_avg"].dtype == np.float64
 
 
-def test_moved_scales_are_seen() -> None:
+def test_moved_scales_are_used() -> None:
     params = [np.ones(5000, np.float32)]
     opt = adaptk.Adam(params, state_dtype="8bit")
     opt.step([np.ones(5000, np.float32)])
@@ -181,7 +181,7 @@ def test_moved_scales_are_seen() -> None:
         ({"state_dtype": "int8"}, ValueError, "state_dtype: 'int8', expected 'float32', 'bfloat16'"),
     ],
 )
-def test_refusals(options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_errors(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         adaptk.Adam(new_params(), **options)
 
@@ -212,7 +212,7 @@ def torch_state(opt: Any, p: Any, name: str) -> Any:
 
 
 @pytest.mark.parametrize("state_dtype", FORMATS, ids=str)
-def test_torch_does_what_objects_do(torch: Any, state_dtype: Any) -> None:
+def test_torch_matches_objects(torch: Any, state_dtype: Any) -> None:
     import adaptk.torch as at
 
     params, twins = torch_params(torch), new_params()
@@ -324,7 +324,7 @@ def test_torch_steps_of_one_param(torch: Any) -> None:
         assert torch.equal(p, q)
 
 
-def test_torch_sees_scales_that_were_replaced(torch: Any) -> None:
+def test_torch_uses_replaced_scales(torch: Any) -> None:
     import adaptk.torch as at
 
     p = torch.nn.Parameter(torch.ones(5000))
@@ -340,7 +340,7 @@ def test_torch_sees_scales_that_were_replaced(torch: Any) -> None:
         opt.step()
 
 
-def test_torch_refuses(torch: Any) -> None:
+def test_errors_of_torch(torch: Any) -> None:
     import adaptk.torch as at
 
     wide = torch.nn.Parameter(torch.ones(100, 200)[:, ::2])

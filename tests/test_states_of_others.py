@@ -41,7 +41,7 @@ def assert_equal(a: dict[str, Any], b: dict[str, Any]) -> None:
         np.testing.assert_array_equal(np.asarray(a[key]), np.asarray(b[key]))
 
 
-def test_bitsandbytes_there_and_back() -> None:
+def test_bitsandbytes_round_trip() -> None:
     theirs = of_bitsandbytes()
     ours = formats.from_bitsandbytes(theirs)
     assert list(ours) == ["step", "exp_avg", "exp_avg_absmax", "exp_avg_sq", "exp_avg_sq_absmax"]
@@ -49,7 +49,7 @@ def test_bitsandbytes_there_and_back() -> None:
     assert_equal(formats.to_bitsandbytes(ours), theirs)
 
 
-def test_what_bitsandbytes_saves_in_a_dict_of_its_own() -> None:
+def test_nested_dict_of_bitsandbytes() -> None:
     theirs = of_bitsandbytes()
     saved = {"step": theirs["step"], "__bnb": {k: v for k, v in theirs.items() if k != "step"}}
     assert_equal(formats.from_bitsandbytes(saved), formats.from_bitsandbytes(theirs))
@@ -76,7 +76,7 @@ def test_longer_blocks(size: int, block: int) -> None:
     np.testing.assert_array_equal(got, MAPS["dynamic_signed"][codes] * np.repeat(scales, block)[:size])
 
 
-def test_a_map_with_a_sign_for_what_has_none() -> None:
+def test_a_signed_map_for_nonnegative_states() -> None:
     """As RMSprop's in bitsandbytes: the numbers go on in float32, and come back in that map."""
     stored = formats.quantize(numbers(5000, True), "dynamic_signed")
     theirs = {"state1": stored.data, "absmax1": stored.scales, "qmap1": MAPS["dynamic_signed"]}
@@ -94,7 +94,7 @@ def test_a_map_of_another_processor() -> None:
     assert formats.from_bitsandbytes(theirs)["exp_avg"] is theirs["state1"]
 
 
-def test_torchao_there_and_back() -> None:
+def test_torchao_round_trip() -> None:
     m = formats.quantize(numbers(512, False), "dynamic_signed")
     v = formats.quantize(numbers(512, True), "dynamic_unsigned")
     theirs = {
@@ -111,7 +111,7 @@ def test_torchao_there_and_back() -> None:
         assert_equal(back[name], theirs[name])
 
 
-def test_fp8_of_torchao_there_and_back() -> None:
+def test_fp8_of_torchao_round_trip() -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     stored = formats.quantize(numbers(512, False), "fp8_e4m3")
     theirs = {"exp_avg": {"codes": stored.data.view(ml_dtypes.float8_e4m3fn), "scale": stored.scales}}
@@ -126,7 +126,7 @@ def test_fp8_of_torchao_there_and_back() -> None:
 
 
 @pytest.mark.parametrize("format", ["int8", "fp8_e4m3"])
-def test_other_formats_are_encoded_anew(format: str) -> None:
+def test_other_formats_are_re_encoded(format: str) -> None:
     stored = formats.quantize(numbers(512, False), format)
     ours = {"exp_avg": stored.data, f"exp_avg_{formats.scales_name(format)}": stored.scales}
     want = formats.quantize(formats.dequantize(stored), "dynamic_signed")
@@ -139,7 +139,7 @@ def test_other_formats_are_encoded_anew(format: str) -> None:
             np.testing.assert_array_equal(scales, want.scales)
 
 
-def test_what_torchao_does_not_store_in_8_bits() -> None:
+def test_states_that_torchao_keeps_in_float32() -> None:
     stored = formats.quantize(numbers(700, False), "dynamic_signed")
     theirs = formats.to_torchao({"exp_avg": stored.data, "exp_avg_absmax": stored.scales})
     np.testing.assert_array_equal(theirs["exp_avg"], formats.dequantize(stored))
@@ -172,7 +172,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "message"), CHANGES, ids=[m for _, m in CHANGES])
-def test_refusals(change: dict[str, Any], message: str) -> None:
+def test_errors(change: dict[str, Any], message: str) -> None:
     if "2 beside" in message:
         change = {"absmax1": np.zeros(4, F32)}
         message = message.replace("2 beside", "4 beside")
@@ -180,7 +180,7 @@ def test_refusals(change: dict[str, Any], message: str) -> None:
         formats.from_bitsandbytes({**of_bitsandbytes(), **change})
 
 
-def test_what_is_missing() -> None:
+def test_missing_entries() -> None:
     theirs = of_bitsandbytes()
     with pytest.raises(ValueError, match="no 'state3' for 'max_exp_avg_sq' beside 'step', 'state1'"):
         formats.from_bitsandbytes(theirs, ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"])

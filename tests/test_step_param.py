@@ -26,7 +26,7 @@ def loss(net: Any, k: int) -> Any:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_same_as_steps_of_all(case: Case) -> None:
+def test_matches_step(case: Case) -> None:
     released, whole = model(), model()
     ours, other = case.ours(released.parameters()), case.ours(whole.parameters())
     hooks = at.release_gradients(released, ours)
@@ -136,7 +136,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_it_refuses(kind: str) -> None:
+def test_errors(kind: str) -> None:
     net = model()
     opt = at.Adam(net.parameters())
     act, error, message = REFUSED[kind]

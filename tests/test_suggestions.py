@@ -42,7 +42,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("name", "given", "meant"), OPTIONS)
-def test_an_option_that_is_misspelt_or_anothers(name: str, given: str, meant: str) -> None:
+def test_misspelt_and_foreign_options(name: str, given: str, meant: str) -> None:
     refused(
         lambda: getattr(adaptk, name)(W, **{given: 0.1}),
         TypeError,
@@ -50,7 +50,7 @@ def test_an_option_that_is_misspelt_or_anothers(name: str, given: str, meant: st
     )
 
 
-def test_the_options_that_are_listed_are_all_that_there_are() -> None:
+def test_messages_list_all_options() -> None:
     with pytest.raises(TypeError) as raised:
         adaptk.RMSProp(W, colour=1)
     listed = str(raised.value).partition("it takes ")[2].split(", ")
@@ -196,7 +196,7 @@ def test_params_of_adaptk_torch() -> None:
     refused(lambda: at.Lion(model.parameters(), b1=1), TypeError, "(did you mean 'beta1'?)", "convention")
 
 
-def test_constructors_of_adaptk_torch_look_as_torchs() -> None:
+def test_signatures_match_torch() -> None:
     torch = pytest.importorskip("torch")
     at = pytest.importorskip("adaptk.torch")
     import inspect
@@ -237,7 +237,7 @@ def test_a_package_that_is_not_installed(module: str, project: str) -> None:
 # What modules show
 
 
-def test_dir_shows_what_users_may_call() -> None:
+def test_dir_of_the_package() -> None:
     import importlib.util
 
     names = dir(adaptk)
@@ -281,7 +281,7 @@ def test_the_rules_print_as_a_table() -> None:
     assert max(map(len, lines)) <= 120
 
 
-def test_a_rule_prints_what_it_computes() -> None:
+def test_printing_a_rule() -> None:
     text = str(adaptk.rules()["adagrad"])
     assert text.startswith("adagrad: ")
     for part in ("p -= ", "source  Duchi", "class   AdaGrad", "states  sum = ", "lr_decay", "[0, inf)"):
@@ -291,7 +291,7 @@ def test_a_rule_prints_what_it_computes() -> None:
 
 
 @pytest.mark.parametrize("rule", adaptk.rules())
-def test_the_spelling_of_a_rule_makes_it(rule: str) -> None:
+def test_repr_of_a_rule(rule: str) -> None:
     found = adaptk.rules()[rule]
     call = found.spelling.replace("momentum=...", "momentum=0.9")
     if rule == "nesterov":

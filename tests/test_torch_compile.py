@@ -74,7 +74,7 @@ def test_a_compiled_step(name: str, backend: str) -> None:
     assert len(seen) == 4
 
 
-def test_what_is_in_the_graph() -> None:
+def test_contents_of_the_graph() -> None:
     """The operator alone; another learning rate compiles nothing, another param with a gradient does."""
     backend = Counted()
     a = params()
@@ -98,7 +98,7 @@ def test_what_is_in_the_graph() -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
-def test_what_a_graph_does_around_a_step(backend: str) -> None:
+def test_operations_around_a_step(backend: str) -> None:
     a = params(shapes=[(3, 4), (5,)])
     b = twins(a)
     ours, plain = at.AdamW(a, lr=0.1), at.AdamW(b, lr=0.1)
@@ -226,7 +226,7 @@ def test_groups_that_are_added() -> None:
 
 
 @pytest.mark.full
-def test_what_no_operator_does_breaks_the_graph() -> None:
+def test_unsupported_options_break_the_graph() -> None:
     a = params()
     b = twins(a)
     means = [[p.detach().clone() for p in several] for several in (a, b)]

@@ -103,7 +103,7 @@ def test_muon_orthogonalizes_whole_matrices(job: Job, task: Task) -> None:
         assert_same(outcome["params"], values(model))
 
 
-def test_partial_sums_are_what_was_tested(job: Job) -> None:
+def test_partial_sums_were_partial(job: Job) -> None:
     for task in PLAIN_RUNS + CLIPPED:
         if task.kind == "partial_sums":
             assert job.outcome(task)["partial"]
@@ -215,7 +215,7 @@ def test_states_are_those_of_one_process(job: Job, task: Task) -> None:
         assert_same(found[key], state)
 
 
-def test_zero_deals_the_states_out(job: Job) -> None:
+def test_zero_partitions_the_states(job: Job) -> None:
     for task in PLAIN_RUNS:
         if task.kind == "zero":
             held = [o["held"] for o in job.outcomes(task)]

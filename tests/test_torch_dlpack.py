@@ -5,11 +5,11 @@ from __future__ import annotations
 import adaptk
 import pytest
 from test_torch_failures import test_params_without_memory  # noqa: F401
-from test_torch_loop import test_clipping_is_torchs, test_closures, test_grad_scaler_with_clipping  # noqa: F401
+from test_torch_loop import test_clipping_matches_torch, test_closures, test_grad_scaler_with_clipping  # noqa: F401
 from test_torch_rules import (  # noqa: F401
     test_lookahead,
-    test_momentum_switched_off_and_on,
-    test_trajectory_is_torchs,
+    test_switching_momentum_off_and_on,
+    test_trajectory_matches_torch,
 )
 from test_torch_tensors import (  # noqa: F401
     test_another_dtype,

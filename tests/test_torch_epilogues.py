@@ -70,7 +70,7 @@ def test_the_loop_of_torch() -> None:
         assert not any(p.grad.any() for p in [*a, *b])
 
 
-def test_torch_knows_what_was_written() -> None:
+def test_version_counters_are_incremented() -> None:
     w = torch.nn.Parameter(torch.ones(3))
     mean, half = torch.zeros(3), torch.zeros(3, dtype=torch.float16)
     w.grad = torch.ones(3)
@@ -93,7 +93,7 @@ def test_gradients_with_a_graph_are_detached() -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.parametrize("kind", ["layout", "negated", "wide", "complex", "gaps"])
-def test_gradients_that_are_read_elsewhere(kind: str) -> None:
+def test_gradients_that_are_copied_for_the_step(kind: str) -> None:
     """They are set to zero where they are."""
     p = torch.nn.Parameter(torch.ones(4, 3))
     grad = torch.arange(12.0).reshape(4, 3) + 1

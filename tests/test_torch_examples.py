@@ -25,7 +25,7 @@ def run_example(path: Path, source: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_examples_are_there() -> None:
+def test_examples_exist() -> None:
     names = {p.stem.removeprefix("torch_") for p in EXAMPLES}
     assert names >= {"ddp", "zero", "fsdp", "local_sgd", "hogwild"}
 
@@ -40,7 +40,7 @@ def test_example(path: Path) -> None:
 
 
 @pytest.mark.full
-def test_example_that_is_wrong_says_so(tmp_path: Path) -> None:
+def test_a_wrong_example_fails(tmp_path: Path) -> None:
     path = next(p for p in EXAMPLES if p.stem == "torch_ddp")
     right = "adaptk.torch.AdamW(model.parameters(), lr=3e-3"
     source = path.read_text()

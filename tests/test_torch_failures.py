@@ -132,7 +132,7 @@ def test_a_step_that_fails_changes_nothing(name: str, cause: Callable[[Any, list
 
 
 @every_class
-def test_a_failed_step_leaves_no_trace_in_later_ones(case: Case) -> None:
+def test_a_failed_step_does_not_affect_later_ones(case: Case) -> None:
     """States begin with what their options are when they are first needed: Rprop's with the learning rate."""
     a = params(shapes=[(3,), (4,)])
     b = twins(a)
@@ -180,7 +180,7 @@ def test_inference_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert p.tolist() == [0.5] * 3
 
 
-def test_clip_norm_that_is_none() -> None:
+def test_invalid_clip_norm() -> None:
     p = params()
     opt = at.SGD(p)
     give([p], 0)

@@ -77,7 +77,7 @@ def test_states_are_converted(torch: Any, of: str | None, to: str | None, way: s
         assert torch.equal(value, twin.state[q][name]), name
 
 
-def test_what_a_group_says_wrongly(torch: Any) -> None:
+def test_invalid_group_options(torch: Any) -> None:
     """The step refuses it before anything changes, and goes on if it is taken back."""
     p, opt = make(torch, np.ones(SIZE, np.float32), torch.float32, "8bit")
     grad = np.ones(SIZE, np.float32)

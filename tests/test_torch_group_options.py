@@ -42,7 +42,7 @@ def parameters(*values: float) -> list[Any]:
     return made
 
 
-def test_groups_alone_change_them() -> None:
+def test_changes_in_groups_take_effect() -> None:
     (w,) = parameters(0.0)
     opt = at.SGD([w], lr=1.0)
     assert "clip_norm" not in opt.param_groups[0]
@@ -95,7 +95,7 @@ def test_groups_that_differ() -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["AdamW", "Lion", "SGD", "Muon"])
-def test_what_is_refused(name: str, options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_errors(name: str, options: dict[str, Any], error: type[Exception], message: str) -> None:
     if name == "Muon" and "clip_nrom" in options:
         message = "clip_nrom"
     with pytest.raises(error, match=message):

@@ -60,7 +60,7 @@ def handles_unscaling(opt: Any) -> bool:
     return bool(getattr(opt, "_step_supports_amp_scaling", False))
 
 
-def test_a_step_takes_the_scale_only_if_it_is_asked_to() -> None:
+def test_a_step_unscales_only_if_fused() -> None:
     for name in ("Adam", "AdamW", "Adagrad", "SGD"):
         for fused in (None, False, True):
             opt, theirs = (getattr(m, name)(params(), fused=fused) for m in (at, torch.optim))
@@ -278,7 +278,7 @@ def test_schedulers(kind: str) -> None:
 
 
 @pytest.mark.parametrize("bound", [0.01, 1.0, 1e6, float("inf")])
-def test_clipping_is_torchs(bound: float) -> None:
+def test_clipping_matches_torch(bound: float) -> None:
     a = params("float64", [(30, 4), (5,), ()])
     b = twins(a)
     ours, torchs = at.SGD(a, lr=1.0), torch.optim.SGD(b, lr=1.0)

@@ -273,7 +273,7 @@ def test_steps_as_the_last_gradients_arrive() -> None:
 
 
 @pytest.mark.parametrize("grads", ["keep", "collect"])
-def test_gradients_that_are_not_finite(grads: str) -> None:
+def test_nonfinite_gradients(grads: str) -> None:
     net = model()
     opt = at.Offload(net.parameters(), at.AdamW, grads=grads, skip_nonfinite=True, zero_grad=True)
     before = [p.detach().clone() for p in net.parameters()]
@@ -608,7 +608,7 @@ def test_gradients_set_by_hand(grads: str) -> None:
     opt.step()
 
 
-def test_options_that_change_behind_the_backward_pass() -> None:
+def test_options_changed_after_the_backward_pass() -> None:
     net = model()
     opt = at.Offload(net.parameters(), at.SGD, lr=0.5, grads="step")
     backward(net, 0)
@@ -655,7 +655,7 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_refused(kind: str) -> None:
+def test_errors(kind: str) -> None:
     act, error, message = REFUSED[kind]
     with pytest.raises(error, match=message):
         act(list(model().parameters()))
@@ -704,7 +704,7 @@ def test_closing() -> None:
 
 
 @pytest.mark.parametrize("grads", ["keep", "step"])
-def test_nothing_keeps_it(grads: str) -> None:
+def test_it_is_freed(grads: str) -> None:
     net = model()
     opt = at.Offload(net.parameters(), at.SGD, lr=0.5, grads=grads)
     backward(net, 0)

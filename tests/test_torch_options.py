@@ -26,7 +26,7 @@ from torch_cases import (
 
 @pytest.mark.parametrize("impl", [{"foreach": True}, {"foreach": False}, {"fused": True}, {"fused": False}], ids=str)
 @every_class
-def test_implementations_of_torchs_change_nothing(case: Case, impl: dict[str, Any]) -> None:
+def test_implementation_flags_change_nothing(case: Case, impl: dict[str, Any]) -> None:
     if not impl.keys() <= inspect.signature(getattr(torch.optim, case.name)).parameters.keys():
         pytest.skip("torch's class has no such option")
     a = params()
@@ -143,7 +143,7 @@ def test_capturable_is_refused_on_the_cpu(case: Case) -> None:
         ("Adan", {"betas": (0.9, 1.5, 0.9)}, r"betas\[1\]"),
     ],
 )
-def test_values_that_torch_takes_and_the_kernels_do_not(name: str, options: dict[str, Any], said: str) -> None:
+def test_values_that_only_torch_accepts(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=f"^{said}: .* is not in "):
         getattr(at, name)(params(), **options)
     opt = getattr(at, name)(params())
@@ -196,7 +196,7 @@ def test_betas_are_given_together_or_one_by_one(name: str) -> None:
     assert one.defaults["betas"][0] == cls(params()).defaults["betas"][0]
 
 
-def test_betas_that_do_not_fit() -> None:
+def test_invalid_betas() -> None:
     with pytest.raises(ValueError, match=r"^betas: expected 3 numbers, got 2: \(0.9, 0.99\)"):
         at.Adan(params(), betas=(0.9, 0.99))
     with pytest.raises(TypeError, match=r"^betas: expected a tuple of 2 numbers, got 0.9"):
@@ -218,7 +218,7 @@ def test_betas_that_do_not_fit() -> None:
     assert everything(opt) == before
 
 
-def test_states_that_have_betas_one_by_one() -> None:
+def test_states_with_separate_betas() -> None:
     """As versions before betas saved them."""
     p, q = params(), params()
     for x, y in zip(p, q, strict=True):
@@ -264,7 +264,7 @@ def test_schedulers_cycle_the_momentum(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("lr", [None, "0.1", [0.1]])
-def test_a_learning_rate_that_is_no_number(lr: Any) -> None:
+def test_invalid_learning_rates(lr: Any) -> None:
     for name in (*TORCHS, *OWN, "Muon"):
         with pytest.raises(TypeError, match=r"^lr: expected a number or a tensor of one, got "):
             getattr(at, name)(params(shapes=[(2, 2)]), lr=lr)

@@ -86,12 +86,12 @@ def test_groups_and_saved_states() -> None:
         (torch.float16, "kahan", TypeError, r"params\[0\]: dtype float16 cannot be stored as 'kahan', which is for"),
     ],
 )
-def test_refusals(dtype: Any, value: Any, error: type[Exception], message: str) -> None:
+def test_errors(dtype: Any, value: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         adaptk.torch.SGD([torch.nn.Parameter(torch.ones(3, dtype=dtype))], lr=0.1, param_format=value)
 
 
-def test_wider_params_are_stored_as_ever() -> None:
+def test_wider_params_are_unchanged() -> None:
     a, b = (torch.nn.Parameter(torch.ones(300)) for _ in range(2))
     for p, options in ((a, {"param_format": "sr"}), (b, {})):
         opt = adaptk.torch.SGD([p], lr=0.1, **options)
@@ -100,7 +100,7 @@ def test_wider_params_are_stored_as_ever() -> None:
     assert torch.equal(a, b)
 
 
-def test_rules_without_a_count_draw_anew_at_each_step() -> None:
+def test_rules_without_a_count_use_new_random_bits() -> None:
     """torch's SGD counts no steps: its state has a count here, or small changes would never add up."""
     p = torch.nn.Parameter(torch.ones(4096, dtype=torch.bfloat16))
     opt = adaptk.torch.SGD([p], lr=2.0**-7 / 8, seed=5, param_format="sr")

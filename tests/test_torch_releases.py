@@ -124,7 +124,7 @@ print(torch_release.refusal(lambda: adaptk.torch.Lion([torch.nn.Parameter(torch.
 
 
 @pytest.mark.parametrize("version", ["2.10.0", "2.10.0a0+git1", "2.14.1+cu130", "2.100.0", "3.0.0", "unknown"])
-def test_releases_that_are_not(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_supported_versions(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", version)
     p = torch.nn.Parameter(torch.ones(2))
     p.grad = torch.ones(2)
@@ -147,9 +147,7 @@ def functions() -> list[str]:
 
 
 @pytest.mark.parametrize("name", functions())
-def test_a_function_that_has_gone(
-    name: str, native: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_functions(name: str, native: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     find = ctypes.CDLL.__getitem__
     symbol = {"grad": "TensorImpl4grad", "bump_version": "12bump_version"}.get(name, f"_{name}")
 
@@ -184,7 +182,7 @@ ANSWERS = {
         and (name, answer) not in {("layout", "says nothing"), ("device_type", "says nothing")}
     ],
 )
-def test_a_function_that_does_something_else(
+def test_functions_with_other_results(
     name: str, answer: str, native: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _replaced(monkeypatch, name, ANSWERS[answer])
@@ -192,7 +190,7 @@ def test_a_function_that_does_something_else(
 
 
 @pytest.mark.parametrize("address", [0, 24, 2**47])
-def test_gradients_that_are_elsewhere(
+def test_gradients_at_another_offset(
     address: int, native: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is read there would end the process if it were read without asking."""
@@ -205,7 +203,7 @@ def test_versions_that_do_not_change(native: Callable[[], dict[str, int]], monke
     assert native() == {}
 
 
-def test_tensors_that_are_elsewhere(native: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_at_another_offset(native: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     init = private._Trial.__init__
 
     def further(self: Any, memory: Any) -> None:

@@ -53,7 +53,7 @@ def test_importing_adaptk_does_not_import_torch() -> None:
 
 
 @every_class
-def test_signature_and_defaults_are_torchs(case: Case) -> None:
+def test_signature_and_defaults_match_torch(case: Case) -> None:
     ours, torchs = getattr(at, case.name), getattr(torch.optim, case.name)
     assert issubclass(ours, torchs)
     assert ours.__name__ == torchs.__name__
@@ -90,7 +90,7 @@ def test_examples_of_the_documentation() -> None:
 
 @every_dtype
 @every_case
-def test_trajectory_is_torchs(case: Case, dtype: str) -> None:
+def test_trajectory_matches_torch(case: Case, dtype: str) -> None:
     a = params(dtype)
     b = twins(a)
     ours, torchs = case.ours(a), case.torchs(b)
@@ -150,7 +150,7 @@ def test_complex_params_are_pairs_of_real_ones(case: Case, dtype: str) -> None:
     states_close(ours, a, torchs, b)
 
 
-def test_momentum_switched_off_and_on() -> None:
+def test_switching_momentum_off_and_on() -> None:
     a = params()
     b = twins(a)
     case = Case("SGD", {"lr": 0.1, "momentum": 0.9})
@@ -174,7 +174,7 @@ def test_named_parameters() -> None:
     assert opt.state_dict()["param_groups"][0]["param_names"] == ["weight", "bias"]
 
 
-def test_states_go_by_the_names_of_the_params() -> None:
+def test_states_are_matched_by_name() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
     named = dict(model.named_parameters())
     first = at.Adam([{"params": list(named.items())[:2]}, {"params": list(named.items())[2:], "lr": 0.5}])
@@ -233,7 +233,7 @@ OWN_CASES = [Case(name, options) for name, several in OWN_OPTIONS.items() for op
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("case", OWN_CASES, ids=str)
-def test_own_rules_are_those_of_adaptk_optim(case: Case, dtype: str) -> None:
+def test_own_rules_match_adaptk_optim(case: Case, dtype: str) -> None:
     mine = params(dtype, SHAPES)
     arrays = [numpy_of(p).copy() for p in mine]
     opt = case.ours(mine)

@@ -61,13 +61,13 @@ def test_loading_copies(name: str, dtype: str) -> None:
     assert len(set.union(*places)) == sum(map(len, places))
 
 
-def test_a_state_dict_refers_to_the_states_as_torchs_does() -> None:
+def test_a_state_dict_refers_to_the_states() -> None:
     opt, w = make("Adam")
     assert opt.state_dict()["state"][0]["exp_avg"] is opt.state[w]["exp_avg"]
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_a_state_that_lacks_an_array_is_refused(name: str) -> None:
+def test_a_state_without_an_array_is_refused(name: str) -> None:
     for missing in ("step", *ARRAYS[name]):
         opt, w = make(name)
         saved = copy.deepcopy(opt.state_dict())
@@ -92,7 +92,7 @@ def test_a_state_that_lacks_an_array_is_refused(name: str) -> None:
         assert float(opt.state[w]["step"]) == 1.0
 
 
-def test_an_option_that_is_switched_on_later_is_refused_as_by_torch() -> None:
+def test_an_option_enabled_later_is_refused() -> None:
     for module in (torch.optim, adaptk.torch):
         w = torch.nn.Parameter(torch.ones(3))
         opt = module.Adam([w])
@@ -102,7 +102,7 @@ def test_an_option_that_is_switched_on_later_is_refused_as_by_torch() -> None:
             step(opt, w)
 
 
-def test_a_state_with_entries_of_others_begins_anew() -> None:
+def test_a_state_with_unknown_entries_is_reset() -> None:
     opt, w = make("Adam", steps=0)
     opt.state[w]["note"] = "mine"
     step(opt, w)
@@ -110,7 +110,7 @@ def test_a_state_with_entries_of_others_begins_anew() -> None:
 
 
 @pytest.mark.parametrize("bad", [2.5, -1.0, float("nan"), float("inf")])
-def test_a_step_count_that_is_none(bad: float) -> None:
+def test_invalid_step_counts(bad: float) -> None:
     opt, w = make("Adam")
     before = copy.deepcopy(opt.state_dict())
     for value in (torch.tensor(bad), bad):
@@ -153,7 +153,7 @@ CLASSES = ("SGD", *ARRAYS)
 
 
 @pytest.mark.parametrize("theirs", CLASSES)
-def test_a_state_of_another_optimizer_is_refused_or_makes_a_whole_step(theirs: str) -> None:
+def test_a_state_of_another_optimizer(theirs: str) -> None:
     """Nothing is loaded that a step cannot go on from."""
     refused = set()
     for name in CLASSES:
@@ -188,7 +188,7 @@ def test_a_state_of_another_shape_is_refused_when_it_is_loaded() -> None:
 
 
 @pytest.mark.parametrize("name", ["SGD", *(n for n in ARRAYS if hasattr(torch.optim, n))])
-def test_torchs_state_and_one_of_an_old_version(name: str) -> None:
+def test_states_of_torch_and_of_old_versions(name: str) -> None:
     """Old versions of PyTorch saved fewer options, and step counts as numbers."""
     options = {"momentum": 0.9} if name == "SGD" else {}
     w = torch.nn.Parameter(torch.linspace(1.0, 2.0, 5))
@@ -209,7 +209,7 @@ def test_torchs_state_and_one_of_an_old_version(name: str) -> None:
     torch.testing.assert_close(v, w)
 
 
-def test_what_is_no_state_at_all() -> None:
+def test_wrong_types_of_state_dicts() -> None:
     opt, _ = make("AdamW")
     with pytest.raises(ValueError, match="state_dict: no 'state', expected what state_dict"):
         opt.load_state_dict({})

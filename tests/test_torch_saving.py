@@ -37,7 +37,7 @@ def through_file(state: Any) -> Any:
 @pytest.mark.parametrize("back", [False, True], ids=["into-torch", "from-torch"])
 @every_dtype
 @every_case
-def test_state_dicts_go_both_ways(case: Case, dtype: str, back: bool) -> None:
+def test_state_dicts_of_and_for_torch(case: Case, dtype: str, back: bool) -> None:
     make = (case.torchs, case.ours) if back else (case.ours, case.torchs)
     a = params(dtype)
     b = twins(a)
@@ -128,7 +128,7 @@ def test_state_dict_of_a_fused_optimizer() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_states_beside_16_bits_stay_wide_when_loaded(dtype: str) -> None:
+def test_states_of_16_bit_params_stay_float32(dtype: str) -> None:
     a = params(dtype)
     b = twins(a)
     one, two = at.NAdam(a), at.NAdam(b)

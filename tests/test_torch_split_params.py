@@ -91,7 +91,7 @@ def test_the_bits_of_numpy(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPLIT)
 @pytest.mark.parametrize("how", ["loaded", "saved", "copied"])
-def test_a_run_goes_on_with_the_same_bits(name: str, how: str) -> None:
+def test_resuming_is_bit_exact(name: str, how: str) -> None:
     params = new_params()
     opt = adaptk.torch.AdamW(params, lr=0.01, param_format=name)
     for seed in range(2):
@@ -116,7 +116,7 @@ def test_a_run_goes_on_with_the_same_bits(name: str, how: str) -> None:
         assert torch.equal(opt.state[p][NAMES[name]], second.state[q][NAMES[name]])
 
 
-def test_a_master_can_be_given() -> None:
+def test_splitting_a_float32_master() -> None:
     """What a checkpoint has as float32 is split, and the run is that of float32."""
     master = torch.nn.Parameter(torch.linspace(-3, 3, 1000))
     param, remainder = formats.split_param(master.detach(), "remainder16")
@@ -184,7 +184,7 @@ def test_params_that_are_not_dense() -> None:
     )
 
 
-def test_wider_params_are_stored_as_ever() -> None:
+def test_wider_params_are_unchanged() -> None:
     p = torch.nn.Parameter(torch.ones(5))
     opt = adaptk.torch.SGD([p], lr=0.1, param_format="remainder16")
     p.grad = torch.ones(5)
@@ -217,7 +217,7 @@ def test_states_in_float16_rounded_stochastically() -> None:
     np.testing.assert_array_equal(p.detach().numpy(), array)
 
 
-def test_what_is_refused() -> None:
+def test_errors() -> None:
     params = new_params()
     opt = adaptk.torch.SGD(params, lr=0.1, param_format="remainder16")
     set_gradients(params, 0)

@@ -159,7 +159,7 @@ def through_file(state: Any) -> Any:
 # The table
 
 
-def test_the_table_is_what_the_exclusions_say(table: dict[str, Any]) -> None:
+def test_the_exclusions_match_the_table(table: dict[str, Any]) -> None:
     assert set(table) == {*NAMES, *WITHOUT_A_CLASS, "Muon"}  # which is not element-wise: test_muon.py
     assert not WITHOUT_A_CLASS.keys() & set(at.__all__)
     assert EXCLUDED.keys() <= globals().keys()
@@ -231,7 +231,7 @@ def test_matches_the_loop_over_single_tensors(table: dict[str, Any], name: str, 
 
 
 @each
-def test_implementations_are_taken_and_match(table: dict[str, Any], name: str) -> None:
+def test_implementation_flags(table: dict[str, Any], name: str) -> None:
     taken = set(table[name].supported_impls) - {"differentiable"}
     assert "foreach" in taken
     for impl in taken:
@@ -242,7 +242,7 @@ def test_implementations_are_taken_and_match(table: dict[str, Any], name: str) -
 
 
 @each
-def test_16_bits_follow_32(table: dict[str, Any], name: str) -> None:
+def test_16_bits_match_rounded_32_bits(table: dict[str, Any], name: str) -> None:
     """A param in 16 bits is that in 32, rounded after each step, where the states are the same."""
     for dtype in (torch.bfloat16, torch.float16):
         for options in configurations(table[name], dtype):
@@ -540,7 +540,7 @@ def test_older_state_dicts(table: dict[str, Any], name: str) -> None:
 
 
 @each
-def test_steps_that_are_no_tensors(table: dict[str, Any], name: str) -> None:
+def test_step_counts_that_are_numbers(table: dict[str, Any], name: str) -> None:
     for options in configurations(table[name]):
         model, x, y = model_and_data(torch.float32)
         opt = ours(name, model.parameters(), **options)
@@ -661,7 +661,7 @@ def test_printing(table: dict[str, Any], name: str) -> None:
 
 
 @each
-def test_the_order_of_params_is_that_of_the_state_dict(table: dict[str, Any], name: str) -> None:
+def test_order_of_params_in_the_state_dict(table: dict[str, Any], name: str) -> None:
     for options in configurations(table[name]):
         p = [torch.randn(n + 1, requires_grad=True) for n in range(4)]
         opt = ours(name, [{"params": p[:1]}, {"params": p[1:]}], **options)

@@ -86,7 +86,7 @@ def test_one_native_call_a_step(case: Case) -> None:
 
 
 @every_class
-def test_what_may_happen_to_params_and_states(case: Case) -> None:
+def test_changes_of_params_and_states_between_steps(case: Case) -> None:
     """Each event, in turn, to both; torch reads everything anew at each step."""
     a = params("float64", [(3, 4), (5,), ()])
     b = twins(a)
@@ -364,7 +364,7 @@ class EveryCall(torch.overrides.TorchFunctionMode):
 
 
 @pytest.mark.parametrize("name", ["AdamW", "SGD"])
-def test_work_grows_as_the_number_of_params(name: str) -> None:
+def test_work_is_linear_in_the_number_of_params(name: str) -> None:
     """The first step, saving, loading and the step behind it: each param more takes as many calls as the last one."""
     options = {"momentum": 0.9} if name == "SGD" else {}
 
@@ -477,7 +477,7 @@ class Halves(Tensor):
 
 
 @pytest.mark.parametrize("name", ["Adam", "SGD", "Lion", "ASGD"])
-def test_params_and_gradients_that_wrap_others(name: str) -> None:
+def test_wrapper_subclasses(name: str) -> None:
     values = torch.randn(4, 3), torch.randn(3), torch.empty(0), torch.randn(5)
     a = [Halves(v) for v in values[:3]] + [values[3].clone()]
     b = twins(values)
@@ -514,7 +514,7 @@ def test_params_and_gradients_that_wrap_others(name: str) -> None:
         ("clone", r"^params\[0\]: a Halves, which has no memory of its own and cannot copy_\(\) from a plain tensor"),
     ],
 )
-def test_wrappers_that_cannot_be_copied(monkeypatch: pytest.MonkeyPatch, refused: str, said: str) -> None:
+def test_wrappers_without_copy(monkeypatch: pytest.MonkeyPatch, refused: str, said: str) -> None:
     p, plain = Halves(torch.ones(2)), torch.ones(2)
     p.grad = plain.grad = torch.ones(2)
     opt = at.Adam([p])
@@ -532,7 +532,7 @@ def test_wrappers_that_cannot_be_copied(monkeypatch: pytest.MonkeyPatch, refused
         assert not other.state
 
 
-def test_who_takes_no_wrappers() -> None:
+def test_optimizers_that_refuse_wrappers() -> None:
     p = Halves(torch.ones(2, 3))
     p.grad = torch.ones(2, 3)
     with pytest.raises(TypeError, match=r"^params\[0\]: a Halves, and state_dtype='8bit' is for dense tensors"):
@@ -624,7 +624,7 @@ dist.destroy_process_group()
     )
 
 
-def test_tensors_that_hold_no_numbers() -> None:
+def test_tensors_without_data() -> None:
     p = torch.nn.Parameter(torch.ones(3, device="meta"))
     p.grad = torch.ones(3, device="meta")
     opt = at.AdamW([p])

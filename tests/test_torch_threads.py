@@ -73,7 +73,7 @@ train(model, opt, 3)
     assert 40 <= steps <= 80
 
 
-def test_states_that_move_into_shared_memory() -> None:
+def test_states_moved_to_shared_memory() -> None:
     a = params()
     b = twins(a)
     ours, torchs = at.NAdam(a), torch.optim.NAdam(b, foreach=False)

@@ -50,7 +50,7 @@ def test_every_job_has_a_limit_and_few_rights(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_what_the_commands_name_exists(path: Path) -> None:
+def test_the_commands_name_existing_things(path: Path) -> None:
     found = 0
     for command in commands(path):
         for extra in re.findall(r"\.\[([a-z,]+)\]", command):
@@ -102,7 +102,7 @@ def test_the_changelog_has_the_version() -> None:
     assert re.search(rf"^## {re.escape(version[1])}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
-def test_issue_forms_have_what_a_form_needs() -> None:
+def test_issue_forms_are_complete() -> None:
     forms = [path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config"]
     assert len(forms) >= 2
     for path in forms:
