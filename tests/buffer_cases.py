@@ -102,7 +102,7 @@ def no_exports() -> None:
 
 
 class Raises:
-    """An object whose export raises an error, or already the question for its device."""
+    """An object whose export raises an error, or whose __dlpack_device__ already does."""
 
     def __init__(self, error: type[BaseException], device: Any = (1, 0)) -> None:
         self.error, self.device = error, device

@@ -1,6 +1,6 @@
 """The rules of the catalogue in NumPy, written from their papers: `STEPS[name](h, p)` returns step(p, g, t) -> new p.
 
-`h` has the hyperparameters, `p` is where the params start. Decoupled decay is left to the caller, unless a rule is in
+`h` has the hyperparameters, `p` are the initial params. Decoupled decay is left to the caller, unless a rule is in
 OWN_DECAY.
 """
 
@@ -50,7 +50,7 @@ def _schedule_free(h: Any, p: Any, direction: Callable[[Any, int], tuple[Any, fl
         s.total += weight
         c = weight / s.total if s.total > 0 else 0.0
         s.z = s.z - lr * d
-        # As in the paper, with x itself, which the library has no state of.
+        # As in the paper, with x itself, for which the library has no state.
         s.x = (1 - c) * s.x + c * s.z
         return (1 - h.beta1) * s.z + h.beta1 * s.x
 
@@ -185,7 +185,7 @@ def mars_lion(h: Any, p: Any) -> Step:
     return step
 
 
-# The caller's Hessian in the tests: what the states of the name are set to before step t.
+# The Hessian that the caller provides in the tests: the states of this name are set to it before step t.
 def hessian(p: Any, t: int) -> Any:
     return np.cos(np.arange(p.size) + t)
 
@@ -328,7 +328,7 @@ def pid(h: Any, p: Any) -> Step:
 
 @oracle
 def accsgd(h: Any, p: Any) -> Step:
-    # Kidambi et al., Algorithm 3, in its own letters.
+    # Kidambi et al., Algorithm 3, in its notation.
     average = [p.copy()]
     alpha = 1 - h.small_const**2 * h.xi / h.kappa
     beta = 1 - alpha
@@ -436,7 +436,7 @@ def diffgrad(h: Any, p: Any) -> Step:
 
 @oracle
 def cocob(h: Any, p: Any) -> Step:
-    """COCOB-Backprop, of negative gradients as the paper has them."""
+    """COCOB-Backprop, in terms of negative gradients as in the paper."""
     s = SimpleNamespace(start=p.copy(), l=np.full_like(p, h.eps), g=0.0, r=0.0, theta=0.0)
 
     def step(w: Any, g: Any, t: int) -> Any:
@@ -552,7 +552,7 @@ def focus(h: Any, p: Any) -> Step:
         s.m, s.q = mean(s.m, g, h.beta1), mean(s.q, p, h.beta2)
         centre = s.q / (1 - h.beta2**t)
         p = p - h.lr * h.weight_decay * centre
-        # At first the params are their average: no side, but for rounding.
+        # The first params equal their average: the difference is only rounding, whose sign means nothing.
         side = np.where(np.abs(p - centre) < 1e-12, 0.0, np.sign(p - centre))
         return p - h.lr * (np.sign(s.m) + h.gamma * side)
 
@@ -614,7 +614,7 @@ def adasqrt(h: Any, p: Any) -> Step:
 
 @oracle
 def smorms3(h: Any, p: Any) -> Step:
-    # Its author's program: the memory forgets by the rate before it is bounded.
+    # As in its author's program: the memory decays by the rate before the rate is bounded.
     s = SimpleNamespace(memory=np.ones_like(p), m=0.0, v=0.0)
 
     def step(p: Any, g: Any, t: int) -> Any:
@@ -808,7 +808,7 @@ def radam_corrected(h: Any, p: Any) -> Step:
     def step(p: Any, g: Any, t: int) -> Any:
         s.m, s.v = mean(s.m, g, h.beta1), mean(s.v, g**2, h.beta2)
         m, v = s.m / (1 - h.beta1**t), s.v / (1 - h.beta2**t)
-        # The length of the average: that of the limit, less twice the mean age of the weights that are missing.
+        # The length of the average: its limit minus twice the mean age of the weights that are still missing.
         limit = 2 / (1 - h.beta2) - 1
         length = limit - 2 * t * h.beta2**t / (1 - h.beta2**t)
         if length < max(h.threshold, 4):
@@ -860,7 +860,7 @@ def _rms(x: Any) -> float:
 
 @oracle
 def adafactor(h: Any, p: Any) -> Step:
-    """Algorithms 4 and 5; with floor what torch.optim.Adafactor's documentation has in the place of eps1."""
+    """Algorithms 4 and 5; with `floor`, as in torch.optim.Adafactor's documentation instead of eps1."""
     s = SimpleNamespace(r=0.0, c=0.0, v=0.0)
 
     def step(x: Any, g: Any, t: int) -> Any:
@@ -905,13 +905,13 @@ def adafactor_momentum(h: Any, p: Any) -> Step:
 
 
 def _low_rank(r: Any, c: Any) -> Any:
-    """Of sums, as the paper has them."""
+    """From sums, as in the paper."""
     return np.einsum("...i,...j->...ij", r, c) / r.sum(axis=-1)[..., None, None]
 
 
 @oracle
 def came(h: Any, p: Any) -> Step:
-    """Algorithm 2, whose matrices vectors do not have: they are divided by the root of their whole second moment."""
+    """Algorithm 2. Vectors have no factored moments: they are divided by the root of their full second moment."""
     s = SimpleNamespace(m=0.0, r=0.0, c=0.0, v=0.0, res_r=0.0, res_c=0.0)
 
     def step(x: Any, g: Any, t: int) -> Any:
@@ -934,7 +934,7 @@ def came(h: Any, p: Any) -> Step:
 
 
 def _sm3(h: Any, p: Any) -> Callable[[Any], Any]:
-    """SM3-II over the rows and columns of each matrix, set by set; a vector's sets have an element each."""
+    """SM3-II. The sets of a matrix are its rows and columns; those of a vector are its elements."""
     matrices = p.reshape(-1, *p.shape[-2:]) if p.ndim > 1 else p.reshape(1, -1)[:0]
     sets: list[list[Any]] = [[k] for k in range(p.size)] if p.ndim < 2 else []
     for m, matrix in enumerate(matrices):

@@ -1,7 +1,7 @@
 """Stand-ins for the CUDA libraries that a build of PyTorch is linked with: it can be imported without them, on the CPU.
 
-They are gigabytes, and what steps on the CPU calls none of them. Each stand-in has the symbols that PyTorch's libraries
-ask for, with their versions, as functions that fail.
+The real libraries take gigabytes, and steps on the CPU call none of them. Each stand-in exports the symbols that
+PyTorch's libraries import, with their versions, as functions that fail.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NO_DEVICE = 100  # cudaErrorNoDevice
 
 
 def build(folder: Path) -> list[str]:
-    """Put a stand-in for each library that is missing there beside PyTorch's own; needs readelf and cc."""
+    """Build a stand-in for each missing library in the folder of PyTorch's own; needs readelf and cc."""
     libraries = sorted(folder.glob("lib*.so*"))
     defined: set[str] = set()
     undefined: dict[str, str] = {}  # the version by the symbol
@@ -43,14 +43,14 @@ def build(folder: Path) -> list[str]:
     symbols = {n: v for n, v in undefined.items() if n not in defined and CUDA.match(n)}
     missing = sorted(n for n in needed - {library.name for library in libraries} if not SYSTEM.match(n))
     for name in missing:
-        # A symbol without a version may be in any library: all of them are in the one that is always loaded.
+        # An unversioned symbol may come from any library: the one that is always loaded exports all of them.
         own = {n: v for n, v in symbols.items() if v in versions[name] or (not v and name.startswith("libcudart."))}
         _compile(folder / name, own, versions[name])
     return missing
 
 
 def _compile(path: Path, symbols: dict[str, str], versions: set[str]) -> None:
-    # A result is an error as a number, and a text as a pointer.
+    # Functions return an error code or a pointer to a string.
     results = {name: f"(const char *){NO_DEVICE}" if name == "cudaGetDeviceCount" else '"stand-in"' for name in symbols}
     source = "".join(f"const char *{name}(void) {{ return {result}; }}\n" for name, result in results.items())
     command = ["cc", "-w", "-fno-builtin", "-shared", "-fPIC", "-x", "c", "-", "-o", str(path)]

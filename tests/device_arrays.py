@@ -1,4 +1,5 @@
-"""A CUDA device for the tests, real or simulated, and arrays on it: as other libraries export theirs, and theirs."""
+"""A CUDA device for the tests, real or simulated, and arrays on it: our own, exported like those of other libraries,
+and those of other libraries."""
 
 from __future__ import annotations
 
@@ -41,11 +42,11 @@ _capsule_new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_cha
 _capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
     ("PyCapsule_GetPointer", ctypes.pythonapi)
 )
-# Capsules keep the pointers to their names.
+# Capsules keep pointers to their names.
 _BACKEND, _EXCHANGE = b"adaptk.cuda_backend", b"dlpack_exchange_api"
 
 
-# What the library asks of its CUDA part
+# The interface between the library and its CUDA part
 
 
 class CudaError(ctypes.Structure):
@@ -53,7 +54,7 @@ class CudaError(ctypes.Structure):
 
 
 class CudaStep(ctypes.Structure):
-    """The first members of the library's own."""
+    """The first members of the library's struct."""
 
     _fields_ = (("device", ctypes.c_int), ("stream", ctypes.c_void_p))
 
@@ -120,7 +121,7 @@ _INTERCEPTED: dict[str, Any] = {
 
 
 def device_count(module: ModuleType) -> int:
-    """Asked of the CUDA part itself: the library would look for its table, and keep it."""
+    """Calls the CUDA part directly: the library would load its function table and keep it."""
     table = Backend.from_buffer_copy(
         ctypes.string_at(_capsule_pointer(module.backend, _BACKEND), ctypes.sizeof(Backend))
     )
@@ -130,9 +131,9 @@ def device_count(module: ModuleType) -> int:
 
 
 class Calls:
-    """The table of the CUDA part's functions: what is called is noted, and can be made to fail or to say otherwise.
+    """The table of the CUDA part's functions. It records calls, and can make them fail or return something else.
 
-    It has to be in place before the library looks for the table, which stays for the length of the process.
+    It must be installed before the library loads the table, which stays until the process ends.
     """
 
     _installed: ClassVar[list[Calls]] = []
@@ -180,7 +181,7 @@ class Calls:
 
     @contextlib.contextmanager
     def failing(self, name: str, text: str = "", out_of_memory: bool = False) -> Iterator[None]:
-        """Calls of this function fail, as if one of the CUDA runtime's had."""
+        """Calls of this function fail, as if a function of the CUDA runtime had failed."""
         self.failures[name] = (text or f"{name}: unspecified launch failure (cudaErrorLaunchFailure)", out_of_memory)
         try:
             yield
@@ -188,11 +189,11 @@ class Calls:
             del self.failures[name]
 
     def streams(self, name: str) -> list[int]:
-        """The streams that the calls of this function were put on."""
+        """The streams of the calls of this function."""
         return [call[2] for call in self.made if call[0] == name]
 
     def orders(self) -> list[tuple[int, int]]:
-        """Which stream was told to wait: (what it waits for, itself)."""
+        """The waits between streams: (the stream that is waited for, the waiting stream)."""
         return [call[2:] for call in self.made if call[0] == "order"]
 
 
@@ -200,7 +201,7 @@ class Calls:
 
 
 class Cudart:
-    """The functions of the CUDA runtime that arrays are made with."""
+    """The functions of the CUDA runtime that the arrays need."""
 
     TO_DEVICE, TO_HOST = 1, 2
 
@@ -243,7 +244,7 @@ class Cudart:
 
 
 class Machine:
-    """What the tests run on."""
+    """The device that the tests run on."""
 
     calls: Calls
     cudart: Cudart | None = None
@@ -252,14 +253,14 @@ class Machine:
 
     def begin(self, test: str) -> None:
         self.calls.reset()
-        self._kept = set(Export.live)  # by a test that failed, whose arrays are in its traceback
+        self._kept = set(Export.live)  # of a failed test, whose traceback holds its arrays
 
     def without_kernels(self) -> contextlib.AbstractContextManager[None]:
-        """Launches may do nothing meanwhile."""
+        """Launches may do nothing within this block."""
         return contextlib.nullcontext()
 
     def end(self) -> list[str]:
-        """What a test has left behind or done wrong."""
+        """The leaks and errors of a test."""
         gc.collect()
         kept = Export.live.keys() - self._kept
         return [f"{len(kept)} exports were not deleted"] if kept else []
@@ -287,8 +288,8 @@ class RealMachine(Machine):
                 yield Cudart(ctypes.CDLL(name))
 
 
-# The simulator runs everything at once, has no pools and no graphs, and knows of no code but what a program was built
-# with: what is loaded at run time is handed to it by SimulatedMachine.
+# The simulator runs everything synchronously, has no memory pools and no graphs, and only knows the kernels that a
+# program was built with: SimulatedMachine passes on those that are loaded at run time.
 MORE_OF_RUNTIME = """
 #include <stdint.h>
 #include <stddef.h>
@@ -316,7 +317,7 @@ BRACE = re.compile("[{}]")
 
 
 def kernels_of(text: str) -> Iterator[tuple[str, int, int]]:
-    """The kernels of PTX: their names, and where they begin and end."""
+    """The kernels in PTX: name, begin and end."""
     for entry in ENTRY.finditer(text):
         depth = 0
         for brace in BRACE.finditer(text, entry.end()):
@@ -326,9 +327,9 @@ def kernels_of(text: str) -> Iterator[tuple[str, int, int]]:
                 break
 
 
-def read_kernels_late(api: ModuleType) -> None:
-    """Lets the simulator read a kernel of a program when it is first asked for: no test has all of them, and reading
-    the PTX of all takes it most of a minute in every process."""
+def parse_kernels_lazily(api: ModuleType) -> None:
+    """Makes the simulator parse a kernel at its first use: no test uses all of them, and parsing the PTX of all takes
+    most of a minute in every process."""
 
     class Module(api.Module):  # type: ignore[name-defined,misc]
         def __init__(self, text: str, device: Any = None) -> None:
@@ -354,20 +355,20 @@ def read_kernels_late(api: ModuleType) -> None:
     api.Module = Module
 
 
-def map_races_where_memory_is_used(api: ModuleType) -> None:
-    """Lets the simulator's map of accesses to global memory take pages of it alone that a launch uses. It would fill
-    one of 32 times the memory that was ever allocated, at each launch: most of the time of a process of many tests."""
+def make_race_map_sparse(api: ModuleType) -> None:
+    """Makes the simulator's map of accesses to global memory sparse: only the pages that a launch uses are allocated.
+    Otherwise it would fill 32 times the memory ever allocated at each launch, most of the time of many tests."""
 
     class RaceMap(api.RaceMap):  # type: ignore[name-defined,misc]
         def __init__(self, nbytes: int) -> None:
             self.base, self.found = 0, {}
-            # Zero is "by no thread", so that pages that the system gives are right as they are.
+            # Zero means "by no thread", so that new pages of the system need no initialization.
             pages = np.frombuffer(mmap.mmap(-1, 32 * nbytes), np.int64).reshape(4, nbytes)
             self.writers, self.we, self.readers, self.re = pages
             self.w, self.r = ShiftedThreads(self.writers), ShiftedThreads(self.readers)
 
     class ShiftedThreads:
-        """Numbers of threads, -1 for none and -2 for many of them."""
+        """Thread indices; -1 is none, -2 is several."""
 
         def __init__(self, kept: Array) -> None:
             self.kept = kept
@@ -382,10 +383,10 @@ def map_races_where_memory_is_used(api: ModuleType) -> None:
 
 
 class SimulatedMachine(Machine):
-    """One device whose kernels a PTX simulator interprets, and which looks for races and wrong accesses.
+    """One device whose kernels a PTX simulator interprets. It reports races and invalid accesses.
 
-    Launches of few threads have their warps and blocks in a random order, another one in each test, the first time that
-    the test launches their kernel; in tests of schedules (`seed`) all launches have.
+    The first launch of a kernel in a test runs warps and blocks in random order if it has few threads; in tests of
+    schedules (`seed`) every launch does. The order differs between tests.
     """
 
     simulated = True
@@ -399,15 +400,15 @@ class SimulatedMachine(Machine):
         from ptxsim import api, cudart, memory
 
         self._cudart, self._api, self._memory = cudart, api, memory
-        read_kernels_late(api)
-        map_races_where_memory_is_used(api)
+        parse_kernels_lazily(api)
+        make_race_map_sparse(api)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             self.cudart = Cudart(cudart.install())
         self._more = self._add_to_runtime()
         self._load_at_run_time()
         path = self._build()
-        # For the C interface: the library that the module is linked with.
+        # The library that the module is linked with, for the C interface.
         os.environ["ADAPTK_CUDA_LIBRARY"] = str(path.parent / "lib" / LIBRARY)
         self.calls = Calls(self._load(path))
         self._arena = api.default_device().arena
@@ -423,12 +424,12 @@ class SimulatedMachine(Machine):
         self.seed: int | None = None
         self._first_seed = zlib.crc32(test.encode())
         self.room: int | None = None  # bytes that may still be allocated
-        self.broken: Exception | None = None  # what every launch fails with
+        self.broken: Exception | None = None  # the error of every launch
         self._idle = False
         self._launched: set[str] = set()
         self._cudart.log.clear()
         self._left = set(self._arena.ends)
-        # The simulator's programs are many objects, and looking through all of them after each test takes seconds.
+        # The simulator's programs are many objects: collecting garbage after each test would take seconds.
         gc.freeze()
 
     def end(self) -> list[str]:
@@ -440,7 +441,7 @@ class SimulatedMachine(Machine):
         if left := self._arena.ends.keys() - self._left:
             found.append(f"{len(left)} allocations are left on the device")
         if not self._arena.ends:
-            # The checks take time for all memory that was ever used.
+            # The checks take time proportional to all memory ever used.
             self._arena.top = self._top
             self._arena.free_lists.clear()
         return found
@@ -452,12 +453,12 @@ class SimulatedMachine(Machine):
         self._idle = False
 
     def forgive(self) -> None:
-        """An error that a test has provoked is over."""
+        """Clears an error that a test has provoked."""
         self.broken = None
         self._cudart.reset_error()
 
     def break_launches(self, sticky: bool) -> None:
-        """Launches fail from now on: with an error that stays, as of an illegal access, or with one of their own."""
+        """Makes launches fail: with a sticky error, such as an illegal access, or with one per launch."""
         self.broken = self._memory.MemoryFault("provoked") if sticky else ValueError("provoked")
 
     def _launch_grid(self, program: Any, arena: Any, grid: Any, block: Any, params: Any, shared: int = 0) -> Any:
@@ -488,7 +489,7 @@ class SimulatedMachine(Machine):
             self._free(address)
 
     def _load_at_run_time(self) -> None:
-        """Kernels that the library compiles while it runs: the simulator reads their PTX, and no machine code."""
+        """Loads kernels that the library compiles at run time: the simulator reads PTX and no machine code."""
         invalid_image, invalid_name = 200, 500
         self.loaded: list[str] = []  # PTX
         to_number = ctypes.POINTER(ctypes.c_size_t)
@@ -511,7 +512,7 @@ class SimulatedMachine(Machine):
         def get_kernel(kernel: Any, library: int, name: bytes) -> int:
             if name.decode() not in self._cudart._modules[library - 1].get().kernels:
                 return invalid_name
-            # An address that no function of a program has.
+            # An address that differs from those of all functions.
             handle = ctypes.create_string_buffer(1)
             self._handles.append(handle)
             kernel[0] = ctypes.addressof(handle)
@@ -527,7 +528,7 @@ class SimulatedMachine(Machine):
 
     @staticmethod
     def _add_to_runtime() -> ctypes.CDLL:
-        """Functions that the simulator's runtime lacks, by those that it has."""
+        """Implements functions that the simulator's runtime lacks with those that it has."""
         compiler = shutil.which(os.environ.get("CC", "cc"))
         if compiler is None:
             pytest.fail("the simulated device needs a C compiler", pytrace=False)
@@ -569,7 +570,7 @@ class SimulatedMachine(Machine):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ADAPTK_")} | {"PATH": tools}
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(kept / "lock", "w") as lock, tempfile.TemporaryDirectory(dir=kept) as folder:
-            # One process builds, and the others wait for it.
+            # One process builds; the others wait.
             fcntl.flock(lock, fcntl.LOCK_EX)
             if (kept / name).exists():
                 return kept / name
@@ -586,7 +587,7 @@ class SimulatedMachine(Machine):
                 if done.returncode != 0:
                     lines = (done.stdout + done.stderr).splitlines()
                     pytest.fail("\n".join([" ".join(command), *lines[-60:]]), pytrace=False)
-            # The module comes last: it says that all is there.
+            # The module comes last: its presence means that the build is complete.
             (kept / "lib").mkdir(exist_ok=True)
             os.replace(build / LIBRARY, kept / "lib" / LIBRARY)
             os.replace(next(build.rglob(name)), kept / name)
@@ -597,14 +598,15 @@ _machine: Machine | None = None
 
 
 def start(simulated: bool) -> str | None:
-    """Finds the device of this process, before the library looks for one. Why there is none, where that is no error."""
+    """Finds the device of this process before the library looks for one. Returns why there is none, if that is no
+    error."""
     global _machine
     try:
         _machine = SimulatedMachine(SIMULATOR) if simulated and SIMULATOR else RealMachine()
     except pytest.skip.Exception as e:
         return str(e)
     except pytest.fail.Exception as e:
-        # Each test would fail with the same.
+        # Each test would fail in the same way.
         pytest.exit(str(e), returncode=1)
     return None
 
@@ -628,7 +630,7 @@ MARGIN = 64  # bytes
 
 
 class Block:
-    """Device memory, all of it 0xAA at first."""
+    """Device memory, initially all 0xAA."""
 
     def __init__(self, nbytes: int) -> None:
         self.cudart = cudart()
@@ -667,7 +669,7 @@ class DeviceExport(Export):
 
 
 class Namespace:
-    """The array API's functions that states are made with."""
+    """The functions of the array API that create states."""
 
     float32 = np.dtype(np.float32)
     float64 = np.dtype(np.float64)
@@ -694,7 +696,7 @@ class Namespace:
 
 
 class DeviceArray:
-    """An array of a library of its own. How others see its memory is for the classes below to say."""
+    """An array of a library of the tests. The classes below define how it is exported."""
 
     dtypes: ClassVar[tuple[str, ...]] = tuple(FLOATS)
 
@@ -706,11 +708,11 @@ class DeviceArray:
         self.shape = tuple(map(int, shape))
         self.strides = tuple(map(int, strides))  # in elements
         self.dtype = np.dtype(dtype)
-        self.whole = whole  # what is around it in its block is to stay as it is
+        self.whole = whole  # the rest of its block must not change
         self.device_id = 0
         self.read_only = False
-        self.fields: dict[str, Any] = {}  # of the structure that is exported, in the place of the right ones
-        self.streams: list[Any] = []  # that exports were asked for
+        self.fields: dict[str, Any] = {}  # members of the exported structure to replace
+        self.streams: list[Any] = []  # the streams requested by consumers
         self._description: Export | None = None
 
     @classmethod
@@ -733,12 +735,12 @@ class DeviceArray:
         return self.size * self.dtype.itemsize
 
     def write(self, array: Array) -> None:
-        """New values for an array that fills one piece of memory."""
+        """Sets the values of a contiguous array."""
         order = sorted(range(len(self.shape)), key=lambda i: (-self.strides[i], self.shape[i]))
         self.block.cudart.write(self.address, array.transpose(order).tobytes())
 
     def host(self) -> Array:
-        """A copy on the host, in C order. What is around the array must have stayed as it was."""
+        """A copy on the host, in C order. The memory around the array must not have changed."""
         raw = self.block.cudart.read(self.block.address, self.block.nbytes)
         start = self.address - self.block.address
         if self.whole:
@@ -779,7 +781,7 @@ class DeviceArray:
         return DeviceExport(self, versioned)
 
     def to_host(self) -> Any:
-        """What `__dlpack__` returns where the CPU is asked for."""
+        """The result of `__dlpack__` if the CPU is requested."""
         return HostExport(self.host()).capsule()
 
 
@@ -801,7 +803,7 @@ class Versioned(DeviceArray):
 
 
 class Legacy(DeviceArray):
-    """With `__dlpack__` from before versions and devices: the host's copy is had otherwise."""
+    """With the `__dlpack__` from before versions and devices; copies on the host are made in another way."""
 
     def get(self) -> Array:
         return self.host()
@@ -818,10 +820,10 @@ _INTERFACE_TYPES = ("float32", "float64", "float16")
 
 
 class Interface(DeviceArray):
-    """With `__cuda_array_interface__` alone, which says nothing about streams."""
+    """With only `__cuda_array_interface__`, which says nothing about streams."""
 
     dtypes = _INTERFACE_TYPES
-    entries: ClassVar[Mapping[str, Any]] = {}  # in the place of the right ones; None: left out
+    entries: ClassVar[Mapping[str, Any]] = {}  # entries to replace; None removes one
 
     def get(self) -> Array:
         return self.host()
@@ -843,13 +845,13 @@ class Interface(DeviceArray):
 
 
 class InterfaceOnStream(Interface):
-    """One that says that its work goes to the default stream."""
+    """One whose stream is the default stream."""
 
     entries: ClassVar[Mapping[str, Any]] = {"stream": 1}
 
 
 def interface(**entries: Any) -> type[Interface]:
-    """One with these entries in the place of the right ones."""
+    """One with some entries replaced."""
     return type("Odd", (Interface,), {"entries": entries})
 
 
@@ -894,7 +896,7 @@ def _exchange(describe: bool, stream: bool = True) -> Any:
 
 
 class Exchange(Versioned):
-    """With DLPack's exchange API, as PyTorch has it: a table of functions on the type."""
+    """With DLPack's exchange API, like PyTorch: a table of functions on the type."""
 
     current_stream: ClassVar[int] = 0
     __dlpack_c_exchange_api__ = _exchange(describe=True)
@@ -905,13 +907,13 @@ class Exchange(Versioned):
 
 
 class ExchangeByExport(Exchange):
-    """One that can only export, and says nothing about streams."""
+    """One that can only be exported, and says nothing about streams."""
 
     __dlpack_c_exchange_api__ = _exchange(describe=False, stream=False)
 
 
 def assert_equal(got: Any, want: Any, what: Any = "") -> None:
-    """The same bits, of arrays or of lists and dicts of them, but for which NaN it is."""
+    """Arrays, or lists and dicts of them, have the same bits; all NaNs are equal."""
     if isinstance(want, Mapping):
         assert list(got) == list(want)
         for name in want:
@@ -933,7 +935,7 @@ def assert_equal(got: Any, want: Any, what: Any = "") -> None:
 
 
 class Library:
-    """How one library's arrays get onto the device and back."""
+    """Copies between the host and one library's arrays on the device."""
 
     def __init__(self, name: str, kind: type[DeviceArray]) -> None:
         self.name = name
@@ -949,7 +951,7 @@ class Library:
         return x.host()
 
     def part(self, x: Any, start: int, shape: Sequence[int]) -> Any:
-        """Neighbouring elements of an array of one axis, in the same memory."""
+        """A contiguous part of a one-dimensional array, in the same memory."""
         return x.view(shape, start=start)
 
     def put_all(self, buffers: Mapping[str, Any], offset: Callable[[str], int] = lambda name: 0) -> dict[str, Any]:
@@ -1030,7 +1032,7 @@ LIBRARIES = [*KINDS, "torch", "cupy"]
 
 
 def library(name: str) -> Library:
-    """A library by name. The test is skipped where it cannot be had."""
+    """A library by name. The test is skipped if it is not installed."""
     if name in KINDS:
         cudart()
         return Library(name, KINDS[name])

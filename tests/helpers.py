@@ -29,7 +29,7 @@ def first_tier(values: Iterable[Any], *these: Any) -> list[Any]:
 
 
 RULES = adaptk.rules()
-# For code that is the same for all rules: one rule each with none, two and three states.
+# For code that is the same for all rules: rules with no, two and three states.
 THREE_RULES = ("sgd", "adam", "rmsprop_centered_momentum")
 FLOATS: dict[str, Any] = {"float32": np.float32, "float64": np.float64, "float16": np.float16}
 if bfloat16 is not None:
@@ -100,7 +100,7 @@ def same_bits(a: Any, b: Any) -> bool:
         return True
     if a.dtype.kind in "biu":
         return False
-    # The bits of a NaN result differ between instruction sets, as the README says.
+    # The bits of a NaN may differ between instruction sets, as the README says.
     nan = np.isnan(a)
     return bool((nan == np.isnan(b)).all()) and a[~nan].tobytes() == b[~nan].tobytes()
 
@@ -229,7 +229,8 @@ def available_bytes() -> int | None:
 
 
 def growth(work: Callable[[], None], warm_up: Callable[[], None]) -> int | None:
-    """The growth of the process in bytes during `work`, after `warm_up` has made everything that is made only once."""
+    """The growth of the process in bytes during `work`. `warm_up` runs first, so that one-time allocations do not
+    count."""
     warm_up()
     gc.collect()
     before = resident_bytes()

@@ -1,4 +1,4 @@
-"""Calls the handlers of adaptk._jax like XLA, with arrays wherever a test puts them."""
+"""Calls the handlers of adaptk._jax like XLA, with arrays in any memory."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def call(
     in_place: bool = True,
     stream: int = 0,
 ) -> list[Array]:
-    """The first `kept` operands after a step, in their own memory or in other."""
+    """The first `kept` operands after a step, in place or in other memory."""
     hold: list[Any] = []
     operands = [np.ascontiguousarray(x).reshape(x.shape) for x in operands]
     given = [memory.put(x.tobytes()) for x in operands]

@@ -122,14 +122,14 @@ def every_rule_of_the_catalogue() -> None:
             continue
         opt = getattr(ak, name)(learning_rate=0.01)
         before = run(opt, 0)
-        # RAdam's first steps may be none.
+        # RAdam's first steps may be zero.
         after = run(opt, 8)
         assert all(np.isfinite(x).all() for x in after)
         assert any((x != y).any() for x, y in zip(before, after, strict=True)), name
 
 
 def numbers_that_are_carried() -> None:
-    """Under a schedule, to the bits of the library's objects, and the values to evaluate with."""
+    """Under a schedule: the bits of the library's objects, and the values for evaluation."""
     rates = [0.5, 0.25, 0.25, 0.125, 0.5, 0.0625]
     for name in CARRIED:
         rate = keras.optimizers.schedules.PiecewiseConstantDecay([0, 2, 3, 4], rates[:2] + rates[3:])
@@ -251,7 +251,7 @@ def fit_and_save() -> None:
     _, second = trained(None, 1, again)
     np.testing.assert_allclose(first, second, rtol=1e-6)
     assert keras.optimizers.deserialize(keras.optimizers.serialize(ak.Lion(0.01))).get_config()["beta_1"] == 0.9
-    # What is carried is saved too; each run starts with a training function that is compiled anew.
+    # Carried numbers are saved too. Each run compiles its training function again.
     model, losses = trained(ak.ScheduleFreeAdamW(0.05))
     assert losses[-1] < losses[0]
     with tempfile.TemporaryDirectory() as folder:

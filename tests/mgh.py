@@ -226,7 +226,7 @@ def runs() -> Iterator[tuple[Problem, Array]]:
     """MINPACK's 53 runs: a problem, and its start times 1, 10, 100."""
     for p in PROBLEMS:
         for factor in (1.0, 10.0, 100.0)[: p.starts]:
-            # A start of zeros stays where it is; the driver moves it to the factor itself.
+            # The driver replaces a start of zeros, which scaling does not change, by the factor itself.
             yield p, (p.start * factor if p.start.any() or factor == 1.0 else np.full(p.n, factor))
 
 

@@ -21,7 +21,7 @@ ORACLES: dict[str, Oracle] = {}
 
 
 def oracle(function: Oracle) -> Oracle:
-    """Register a rule by its name. Overflow and invalid operations are no errors here."""
+    """Register a rule by its name. Overflow and invalid operations are not errors here."""
 
     @wraps(function)
     def quiet(*args: Array, **hyper: float) -> tuple[Array, ...]:
@@ -71,7 +71,7 @@ def sgd(p: Array, g: Array, *, t: int, lr: float) -> tuple[Array]:
 
 
 def _accumulate(g: Array, b: Array, t: int, momentum: float, gain: float, plain: float, dampen_first: float) -> Array:
-    """mu*b + gain*g. With an undamped first step, the state starts as plain*g and its old value is not used."""
+    """mu*b + gain*g. If the first step is undamped, the state starts as plain*g and its old value is not used."""
     mu, gain, plain = rounded(g, momentum, gain, plain)
     return plain * g if t == 1 and not dampen_first else mu * b + gain * g
 
@@ -289,7 +289,8 @@ def rprop(
     step_min: float,
     step_max: float,
 ) -> tuple[Array, Array, Array]:
-    """Riedmiller & Braun 1993 as in torch.optim.Rprop: after a change of sign the parameter rests for a step."""
+    """Riedmiller & Braun 1993 as in torch.optim.Rprop: after a change of sign the parameter is not updated for one
+    step."""
     minus, plus, low, high, zero, one = rounded(p, eta_minus, eta_plus, step_min, step_max, 0.0, 1.0)
     agreement = g * prev
     turned = agreement < zero
@@ -317,8 +318,8 @@ def _adam_step(
 ) -> Array:
     """The step from given moments.
 
-    eps_root belongs under the root of the corrected second moment v / (1 - b2^t). The correction is taken out of the
-    root, so eps_root has the same factor. eps_hat: Kingma & Ba, remark before 2.1.
+    eps_root belongs under the root of the corrected second moment v / (1 - b2^t). The correction is moved out of the
+    root, so eps_root gets the same factor. eps_hat: Kingma & Ba, remark before 2.1.
     """
     correction1 = 1.0 - power(beta1, t)
     correction2 = 1.0 - power(beta2, t)

@@ -1,6 +1,6 @@
 """Records the tests that passed in one run, so that the next run, with more packages, can skip them.
 
-A test runs again if it did not pass; if its file names a new package, which may change what it does; and if it uses
+A test runs again if it did not pass, if its file names a new package (which may change it), and if it uses
 Hypothesis, because the full tier has more examples.
 """
 

@@ -18,7 +18,7 @@ PER_ROW = {"rowwise_adagrad": "sum", "rowwise_adam": "exp_avg_sq"}
 
 
 def mean_square(row: Array) -> Any:
-    """In parts of 256: 16 sums of every sixteenth square, added by a tree. Parts are added in float64."""
+    """In blocks of 256: 16 sums of every sixteenth square, added as a tree. Blocks are added in float64."""
     total = np.float64(0.0)
     for begin in range(0, len(row), 256):
         part = row[begin : begin + 256]
@@ -76,7 +76,7 @@ def new_states(rule: str, shape: tuple[int, ...], dtype: Any = np.float32) -> di
 
 
 def from_history(rule: str, param: Array, grads: list[Array], lr: float, decay: float) -> Array:
-    """The same as a closed formula of all gradients so far, in float64, with decoupled weight decay."""
+    """The same from a closed formula of all gradients so far, in float64, with decoupled weight decay."""
     p = param.astype(np.float64)
     for t in range(1, len(grads) + 1):
         means = [np.square(g.reshape(len(p), -1)).mean(axis=1) for g in grads[:t]]

@@ -12,7 +12,7 @@ import pytest
 
 
 def nvrtc() -> str | None:
-    """Its library, if it is installed."""
+    """The library of NVRTC, if it is installed."""
     named = os.environ.get("ADAPTK_NVRTC")
     folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     found = [named] if named else sorted(p for f in folders for p in glob.glob(f"{f}/nvidia/*/lib/libnvrtc.so.*"))

@@ -64,7 +64,7 @@ def least_squares(
     if kwargs:
         fun = functools.partial(fun, **kwargs)
         jac = functools.partial(jac, **kwargs) if callable(jac) else jac
-    # None switches a test off.
+    # None disables a test of convergence.
     off = {"ftol": ftol, "xtol": xtol, "gtol": gtol}
     tolerances = {name: 0.0 if value is None else value for name, value in off.items()}
     scaling = {"x_scale": x_scale, "loss": loss, "f_scale": f_scale, "rel_step": diff_step}

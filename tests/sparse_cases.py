@@ -22,7 +22,7 @@ def gradient(
 
 
 def dense(indices: Array, values: Array, shape: tuple[int, ...], compute: Any = np.float32) -> Array:
-    """The dense gradient. Duplicates are added in leaves of 32 occurrences, in order, and then the leaves in order."""
+    """The dense gradient. Duplicates are added in order in leaves of 32 occurrences, then the leaves in order."""
     out = np.zeros(shape, compute)
     for row in np.unique(indices):
         of_row = values[indices == row].astype(compute)

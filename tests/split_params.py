@@ -47,7 +47,7 @@ def encode(x: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         return _compensated(x)
     bits = 16 if name == "remainder16" else 8
     u = x.view(np.uint32).astype(np.int64)
-    # To a multiple of the last place that is kept, ties to even, which is exact in float64.
+    # Round to a multiple of the last place that is kept, ties to even. This is exact in float64.
     kept = np.rint(u / 2.0 ** (16 - bits)).astype(np.int64)
     kept = np.where(np.isnan(x), ((u >> 16) | 0x40) << bits, kept)
     half = 1 << (bits - 1)
@@ -79,7 +79,7 @@ def decode(param: np.ndarray, side: np.ndarray, name: str) -> np.ndarray:
 
 
 def float16_stochastic(x: np.ndarray, random: np.ndarray) -> np.ndarray:
-    """Stochastic rounding in float64; `random` has 16 bits for each element, of which the upper 13 are used."""
+    """Stochastic rounding in float64; `random` has 16 bits per element, of which the upper 13 are used."""
     x = x.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         nearest = x.astype(np.float16)

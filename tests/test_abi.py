@@ -1,7 +1,7 @@
-"""What compiled programs rely on: the types, values and functions of adaptk.h are those that tests/abi-N.txt records.
+"""The ABI: the types, values and functions of adaptk.h are those recorded in tests/abi-N.txt.
 
-A line that is new is recorded by ``python tests/test_abi.py > tests/abi-N.txt``. A line that changes or goes breaks
-programs that were built before: then ADAPTK_ABI_VERSION has to go up, and the record is a new file.
+``python tests/test_abi.py > tests/abi-N.txt`` records new lines. A line that changes or is removed breaks compiled
+programs: then ADAPTK_ABI_VERSION must be incremented, and the record is a new file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def version() -> int:
 
 
 def interface(compiler: str, folder: Path) -> list[str]:
-    """A line for each function, value, structure and member, as the compiler lays them out."""
+    """A line for each function, value, structure and member, with the compiler's layout."""
     text = source()
     lines = []
     for declaration in re.findall(r"^ADAPTK_API ([^;]*);", text, re.M):

@@ -66,7 +66,7 @@ def test_one_buffer_and_memory_that_is_not_aligned() -> None:
 
 
 def test_squares_out_of_range() -> None:
-    """They are added once, though they are squared twice."""
+    """They are added once, although they are squared twice."""
     for size in (1e200, 1e-200):
         sums = np.full(3, size)
         norm = adaptk.accumulate(sums, np.full(3, size), norm=True)
@@ -75,7 +75,7 @@ def test_squares_out_of_range() -> None:
         assert norm == pytest.approx(2 * size * np.sqrt(3))
 
 
-# ---- the step that it is handed to
+# ---- the step that uses the sums
 
 
 def params() -> list[Array]:

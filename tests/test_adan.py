@@ -1,4 +1,4 @@
-"""Adan against other statements of it than the kernel's. Those of its oracle: test_oracles_second_source.py."""
+"""Adan in other forms than the kernel's. test_oracles_second_source.py has those of its oracle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def gradients(shape: tuple[int, ...] = (3, 5)) -> list[np.ndarray]:
 
 
 def weighted_mean(values: list[np.ndarray], decay: float) -> np.ndarray:
-    """The mean of all values so far, each step back weighing `decay` times as much: what a corrected average is."""
+    """A corrected average: the mean of all values so far, each weighted `decay` times as much as the next one."""
     weights = decay ** np.arange(len(values))[::-1]
     return np.tensordot(weights, np.array(values), 1) / weights.sum()
 
@@ -54,7 +54,7 @@ def test_the_papers_algorithm_in_the_papers_betas() -> None:
 
 
 def test_optax_has_another_factor() -> None:
-    """Whole trajectories under optax's convention are in test_conventions.py; here, that the two differ and how."""
+    """The difference between the two. test_conventions.py has whole trajectories in optax's convention."""
     optax = pytest.importorskip("optax")
     jax = pytest.importorskip("jax")
     start, grads = np.linspace(-1, 1, 15).reshape(3, 5), gradients()

@@ -32,7 +32,7 @@ def test_all_contenders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys:
 
 
 def test_shares_of_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Together the parts are all examples, in order."""
+    """The parts together are all examples, in order."""
     monkeypatch.syspath_prepend(str(BENCH))
     bench = importlib.import_module("hogwild")
     x, y = bench.rcv1_shaped(31, features=400, per_row=5)

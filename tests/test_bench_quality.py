@@ -1,4 +1,4 @@
-"""``bench/quality.py`` with a few steps; the losses themselves are asserted nowhere, but that they fall."""
+"""``bench/quality.py`` with a few steps. No loss is asserted, only that losses fall."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_few_steps(bench: Any, model: str, tmp_path: Path) -> None:
     losses = [row["mean"] for row in rows.values()]
     assert max(losses) - min(losses) < 0.2
     assert rows["float32"]["difference"] == 0.0
-    # Other bits than float32's: a variant that changed nothing would say nothing.
+    # The bits differ from float32's: otherwise the variant would have no effect.
     same = {name for name, row in rows.items() if row["mean"] == rows["float32"]["mean"]}
     assert same == {"float32"}
 

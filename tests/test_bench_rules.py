@@ -24,4 +24,4 @@ def test_script(tmp_path: Path) -> None:
         assert found["compiled"].keys() == found["relative"].keys()
         assert all(value > 0 for value in found["compiled"].values())
         assert found["compiling_ms"] > 0
-    assert len(done.stdout.splitlines()) == lines + 1  # compiled, or why it was left out
+    assert len(done.stdout.splitlines()) == lines + 1  # compiled, or the reason why not

@@ -120,7 +120,7 @@ def refused_export(
     array_: Any = None,
     **fields: Any,
 ) -> None:
-    """A bad export in each place: refused, named, everything untouched, and every export deleted once."""
+    """A bad export as each argument: the error names it, nothing changes, and every export is deleted once."""
     for argument in arguments_:
         buffers = make("adam", 4)
         if array_ is not None:

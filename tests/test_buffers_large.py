@@ -25,7 +25,7 @@ def test_more_elements_than_an_int_can_count() -> None:
     if room is None or room < LARGE_NEEDS:
         pytest.skip(f"needs {LARGE_NEEDS >> 30} GiB of memory that is free")
     n = (1 << 31) + 5_000
-    # Memory of np.zeros that is only read takes no room.
+    # np.zeros allocates no pages that are only read.
     param, grad = np.zeros(n, np.float16), np.zeros(n, np.float16)
     at = np.r_[0:3, (1 << 30) - 2 : (1 << 30) + 3, (1 << 31) - 3 : (1 << 31) + 4, n - 4 : n]
     values = np.arange(1, len(at) + 1, dtype=np.float16)

@@ -1,4 +1,4 @@
-"""What owns the bytes of a buffer; lists of buffers; NumPy's array interface."""
+"""Owners of the memory of buffers, lists of buffers, and NumPy's array interface."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_memory_of_other_objects() -> None:
 
 
 class Labelled(np.ndarray):
-    """A subclass with an attribute and with slicing of its own, which are nothing to an update."""
+    """A subclass with an attribute and its own slicing, which updates ignore."""
 
     label: str
 
@@ -157,7 +157,7 @@ def test_many_small_tensors(rule: str, threads: int) -> None:
 
 
 class InterfaceWithDtype(Interface):
-    """An array of some library: it also says its dtype and shape."""
+    """An array of another library, which also has dtype and shape."""
 
     @property
     def dtype(self) -> Any:

@@ -1,4 +1,4 @@
-"""The C interface: it is what its header says, computes what the oracles say, and refuses all else whole."""
+"""The C interface: it matches its header and the oracles, and errors change nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_exported_symbols() -> None:
     functions = [p for p, name in zip(plain, others, strict=True) if kinds[name] == "T"]
     names = {re.search(r"(~?\w+)(?:\[abi:\w+\])?\(", name)[1] for name in functions}
     assert names == internal()
-    # What the extensions catch, and the table of formats.
+    # The exceptions that the extensions catch, and the table of formats.
     data = {re.sub(r"^typeinfo (name )?for ", "", name) for name in set(plain) - set(functions)}
     assert data == {f"adaptk::detail::{n}" for n in ("CudaFailure", "NoCuda", "NoPlaceForReport", "format_table")}
 
@@ -238,7 +238,7 @@ def test_plans_match_the_oracle(rule: str, dtype: str) -> None:
 
 
 def test_layouts() -> None:
-    """Axes in any order, strides left out, a byte offset, no axes at all."""
+    """Axes in any order, no strides, a byte offset, no axes."""
     rng = np.random.default_rng(1)
     fortran = np.asfortranarray(rng.normal(size=(3, 4)))
     grad = np.asfortranarray(rng.normal(size=(3, 4)))
@@ -256,7 +256,7 @@ def test_layouts() -> None:
 
 
 def test_options_and_reports() -> None:
-    """Clipping, scaling and skipping as the optimizer objects have them."""
+    """Clipping, scaling and skipping as in the optimizer objects."""
     rng = np.random.default_rng(2)
     params = [rng.normal(size=n).astype(np.float32) for n in (40_000, 3)]
     mine, theirs = copies({"p": params})["p"], copies({"p": params})["p"]
@@ -312,7 +312,7 @@ def test_groups_and_missing_gradients() -> None:
 
 
 def test_a_run_continues() -> None:
-    """Steps that are put back beside the states go on as if nothing had been."""
+    """A run resumes exactly from saved states and step counts."""
     p = np.linspace(-1, 1, 50)
     whole, cut = p.copy(), p.copy()
     states, halves = c_abi.new_states("nadam", [whole]), c_abi.new_states("nadam", [cut])
@@ -389,7 +389,7 @@ WHERE = {
 
 
 def refused(status: int, text: str, run: Callable[[], Any], *arrays: Array) -> str:
-    """The message of a call that must fail with this status and leave everything as it is."""
+    """The message of a call that must fail with this status and change nothing."""
     before = [a.tobytes() for a in arrays]
     with pytest.raises(CError) as e:
         run()
@@ -418,7 +418,7 @@ def test_bad_tensors(what: str, argument: str) -> None:
 
     message = refused(status, text, one_call, *good.values())
     assert re.match(WHERE[argument] + ": ", message), message
-    # A plan leaves out what has no gradient.
+    # A plan skips params without a gradient.
     if not (argument == "grad" and what == "NULL"):
         assert refused(status, text, with_a_plan, *good.values()) == message
 
@@ -433,7 +433,7 @@ def test_mismatched_tensors() -> None:
     arrays = list(f["float32"].values())
     refused(INVALID_TYPE, "dtype float32, expected float64 beside", run(param=f["float64"]["param"]), *arrays)
     refused(INVALID_TYPE, "dtype float64, expected float32", run(exp_avg=f["float64"]["exp_avg"]), *arrays)
-    # 16 bits may be in the place of float32.
+    # 16-bit types are allowed instead of float32.
     run(exp_avg=np.zeros((3, 4), np.float16))()
     refused(INVALID_ARGUMENT, "shape (4, 3), expected (3, 4)", run(grad=np.ones((4, 3), np.float32)), *arrays)
     refused(INVALID_ARGUMENT, "shape (12,)", run(exp_avg=np.ones(12, np.float32)), *arrays)
@@ -461,7 +461,7 @@ def test_overlap() -> None:
     message = refused(INVALID_ARGUMENT, "overlap", lambda: plan.add_group("sgd", [block[7:9]], []), block)
     assert "of an earlier group" in message
     refused(INVALID_ARGUMENT, "exp_avg of params[0]", lambda: plan.add_group("sgd", [adam[0]], []), block)
-    # Neighbours do not overlap, and a refused group leaves the plan as it was.
+    # Adjacent tensors do not overlap, and a rejected group does not change the plan.
     plan.add_group("sgd", [block[8:16]], [])
     plan.step([one, one])
     # Gradients may share memory with each other.
@@ -605,7 +605,7 @@ def test_errors_belong_to_their_thread() -> None:
 
 
 def test_a_message_outlives_a_plan() -> None:
-    """As when a plan is collected between a call that fails and the question why."""
+    """For example if a plan is garbage-collected between a failed call and the query of its message."""
     plan = Plan("sgd", [np.zeros(3)], [])
     assert not lib.adaptk_find_rule(b"mine")
     del plan
@@ -615,7 +615,7 @@ def test_a_message_outlives_a_plan() -> None:
 
 
 def test_a_plan_in_use_is_an_error() -> None:
-    """Steps that two threads ask for at the same time: each is taken whole or refused."""
+    """Concurrent steps of two threads: each is applied completely or refused."""
     p = np.zeros(1_000_000, np.float16)
     g = np.full_like(p, -1.0)
     plan = Plan("sgd", [p], [], lr=1 / 64)
@@ -698,7 +698,7 @@ for name in ("adaptk_last_error", "adaptk_get_isa"):
 
 
 def alone(code: str, **environment: str) -> str:
-    """A process that has loaded the library and nothing else of adaptk."""
+    """Runs in a process that has loaded only the library."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("ADAPTK_", "OMP_"))}
     done = subprocess.run(
         [sys.executable, "-c", LOAD + code], env={**kept, **environment}, capture_output=True, text=True, timeout=60
@@ -712,13 +712,13 @@ def test_the_environment() -> None:
     assert alone(show) == "0|"
     assert alone("print(lib.adaptk_get_isa().decode())", ADAPTK_ISA="portable") == "portable"
     assert alone("print(lib.adaptk_get_num_threads())", ADAPTK_NUM_THREADS="3") == "3"
-    # What is set by a call is not undone by the environment later.
+    # The environment does not override a setting made by a call.
     code = "lib.adaptk_set_num_threads(2); lib.adaptk_initialize(); print(lib.adaptk_get_num_threads())"
     assert alone(code, ADAPTK_NUM_THREADS="3") == "2"
     text = alone(show, ADAPTK_ISA="avx9")
     assert text.startswith(f"{INVALID_ARGUMENT}|ADAPTK_ISA: unknown instruction set 'avx9'; this machine has")
     assert alone(show, ADAPTK_NUM_THREADS="many") == f"{INVALID_ARGUMENT}|ADAPTK_NUM_THREADS: not a number: 'many'"
-    # All else works, with what it would have been.
+    # Everything else works, with the default.
     show = "print(lib.adaptk_get_isa().decode(), lib.adaptk_set_num_threads(1), lib.adaptk_initialize())"
     assert alone(show, ADAPTK_ISA="avx9") == f"{adaptk.available_isas()[-1]} {OK} {INVALID_ARGUMENT}"
 
@@ -736,7 +736,7 @@ def test_missing_cuda_library() -> None:
 
 
 def test_structs_of_an_older_header() -> None:
-    """They end after an earlier member: what is missing has its default, and nothing is written behind the end."""
+    """They end after an earlier member: missing members have their defaults, and nothing is written beyond the end."""
     fields = c_abi.Options._fields_
     for k in range(2, len(fields) + 1):
         size = getattr(c_abi.Options, fields[k][0]).offset if k < len(fields) else ctypes.sizeof(c_abi.Options)

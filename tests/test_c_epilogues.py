@@ -92,7 +92,7 @@ def test_accumulated_gradients(dtype: Any, grad: Any) -> None:
 
 
 def test_structs_of_older_programs() -> None:
-    """Those end before: nothing is zeroed, and no norm is known."""
+    """They end before these members: nothing is zeroed, and no norm is known."""
     p, g = [np.ones(3, np.float32)], [np.full(3, 2, np.float32)]
     old = Options(size=Options.copy_out.offset, grad_scale=1.0, zero_grad=1, grad_norm=100.0, clip_norm=1.0)
     c_abi.step("sgd", p, g, [], 1, {"lr": 1.0}, byref(old))

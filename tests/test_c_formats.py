@@ -1,4 +1,4 @@
-"""States with storage formats in C: the bits of adaptk.ops and of optimizer objects, and what is refused."""
+"""States with storage formats in C: the bits of adaptk.ops and of optimizer objects, and errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def twin(state: Any) -> Any:
 
 
 def start(rule: str, kinds: list[str]) -> tuple[list[Array], list[list[Any]]]:
-    """Params, and for each the states, whose formats are those of the list in turn."""
+    """Params, and states for each, whose formats cycle through the list."""
     rng = np.random.default_rng(len(kinds))
     params = [rng.standard_normal(s).astype(np.float32) for s in SIZES]
     states = [
@@ -100,11 +100,11 @@ def test_the_seed_matters() -> None:
 )
 @pytest.mark.parametrize("rule", ["adam", "delta_bar_delta", "momentum"])
 def test_plans_have_the_bits_of_objects(rule: str, state_dtype: str) -> None:
-    """Initial values, two groups, a missing gradient, and a plan that goes on with saved counts and seed."""
+    """Initial values, two groups, a missing gradient, and a plan that resumes with saved counts and seed."""
     opt_class = {"adam": adaptk.Adam, "delta_bar_delta": adaptk.DeltaBarDelta, "momentum": adaptk.SGD}[rule]
     params, _ = start(rule, ["int8"])
     twins = [p.copy() for p in params]
-    # 0.1 is no number of 16 bits.
+    # 0.1 is not a 16-bit number.
     options = {"lr": 0.1, **({"momentum": 0.9} if rule == "momentum" else {})}
     opt = opt_class(
         [{"params": twins[:3]}, {"params": twins[3:]}], state_dtype=state_dtype, seed=9, min_8bit_size=100, **options
@@ -112,7 +112,7 @@ def test_plans_have_the_bits_of_objects(rule: str, state_dtype: str) -> None:
     info = lib.adaptk_find_rule(rule.encode())
 
     def state_like(p: Array, k: int) -> Any:
-        """Garbage in the format that the name stands for."""
+        """Garbage in the format of this name."""
         f = lib.adaptk_state_format(info, c_size_t(k), state_dtype.encode()).contents
         if f.block > 1 and p.size < 100:
             return np.full(p.shape, np.nan, np.float32)
@@ -134,7 +134,7 @@ def test_plans_have_the_bits_of_objects(rule: str, state_dtype: str) -> None:
     names = [s.name for s in RULES[rule].states]
     assert bits(states) == bits(opt.state[i][name] for i in range(len(params)) for name in names)
     for step in range(4):
-        if step == 2:  # saved, and gone on with
+        if step == 2:  # saved and resumed
             steps, seed = plan.steps, plan.seed
             plan = StoredPlan(rule, params, states, **options)
             plan.steps, plan.seed = steps, seed
@@ -279,7 +279,7 @@ def test_codes_need_their_formats() -> None:
         m.data,
     )
     refused(INVALID_TYPE, "params[0]: dtype int8", lambda: c_abi.step("sgd", [m.data], [m.data], [], 1), m.data)
-    # Codes alone, as their dtype says.
+    # Only the codes, with their dtype.
     c_abi.step_stored("momentum", [p], [g], [stored((m.data, m.scales, None))], 1)
     assert m.scales.all()
     wide = np.ones(300)

@@ -38,7 +38,7 @@ def test_steps() -> None:
 
 
 def test_plans() -> None:
-    """The option belongs to a step: the next one may do without."""
+    """The option belongs to a step: the next one may omit it."""
     params, beside = arrays(0), arrays(0)
     states = [np.zeros(n, np.float32) for n in SIZES for _ in range(2)]
     plan = Plan("adam", params, states, lr=1e-3)
@@ -72,7 +72,7 @@ def test_float16() -> None:
 
 
 def test_options_of_programs_compiled_with_an_older_header() -> None:
-    """They end before the option, which is off then."""
+    """They end before the option, which is then off."""
     older = Options(size=Options.stochastic_params.offset, grad_scale=1.0, stochastic_params=1)
     a, b = arrays(0), arrays(0)
     grads = arrays(1)

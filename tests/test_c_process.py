@@ -193,7 +193,7 @@ def built(folder: Path, name: str, text: str, *flags: str) -> Path:
 
 
 def test_plans_in_cpp(tmp_path: Path) -> None:
-    """What adaptk.hpp adds: states by the number of their param, and no tensor that points into a temporary one."""
+    """What adaptk.hpp adds: states by the index of their param, and no tensor that points into a temporary one."""
     rpath = f"-Wl,-rpath,{c_abi.LIBRARY.parent}"
     program = built(tmp_path, "plans.cpp", PROGRAM, "-std=c++20", "-Werror", str(c_abi.LIBRARY), rpath)
     done = subprocess.run([program], capture_output=True, text=True)
@@ -201,7 +201,7 @@ def test_plans_in_cpp(tmp_path: Path) -> None:
 
 
 def test_the_library_is_closed_after_a_step_on_several_threads(tmp_path: Path) -> None:
-    """The threads of OpenMP's library wait for work still, and it must not be unloaded under them."""
+    """The threads of OpenMP's runtime still wait for work, so it must not be unloaded."""
     if adaptk._core.openmp is None:
         pytest.skip("built without OpenMP")
     program = built(tmp_path, "unload.c", UNLOAD, "-std=gnu11", "-ldl")
@@ -211,7 +211,7 @@ def test_the_library_is_closed_after_a_step_on_several_threads(tmp_path: Path) -
 
 @pytest.mark.parametrize("count", ["5000", "100000"])
 def test_more_threads_than_can_be_set(count: str) -> None:
-    """OMP_NUM_THREADS may name more than adaptk_set_num_threads accepts: a number that is read can be set again."""
+    """OMP_NUM_THREADS may exceed what adaptk_set_num_threads accepts: a number that is read can be set again."""
     if adaptk._core.openmp is None:
         pytest.skip("built without OpenMP")
     code = "import adaptk; n = adaptk.get_num_threads(); adaptk.set_num_threads(n); print(n)"
@@ -231,7 +231,7 @@ void f(V p, V g) { adaptk::run<adaptk::Sgd>(adaptk::defaults<adaptk::Sgd>(), 1, 
 
 @pytest.mark.parametrize("level", ["-O1", "-O2"])
 def test_rules_in_a_program_without_warnings_of_clang(level: str, tmp_path: Path) -> None:
-    """Without -fno-math-errno a square root keeps Clang from vectorising the loop, and it said so."""
+    """Without -fno-math-errno a square root prevents vectorisation in Clang, which warns about it."""
     clang = next(filter(None, map(shutil.which, ("clang++", "clang++-14"))), None)
     if clang is None:
         pytest.skip("needs clang++")

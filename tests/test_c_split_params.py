@@ -30,7 +30,7 @@ def assert_same(a: list[np.ndarray], b: list[np.ndarray]) -> None:
 
 @pytest.mark.parametrize("name", SPLIT)
 def test_steps(name: str) -> None:
-    """With a float32 param among the others, which is stored as ever."""
+    """With a float32 param among the others, which is stored as usual."""
     pairs = [formats.split_param(x, name) for x in floats(0)]
     here = [(p.copy(), s.copy()) for p, s in pairs]
     wide, twin = np.ones(50, np.float32), np.ones(50, np.float32)
@@ -54,7 +54,7 @@ def test_plans(name: str) -> None:
         grads: list[Any] = floats(5 + k)
         if k == 1:
             grads[1] = None
-        # A param without a gradient needs nothing beside it.
+        # A param without a gradient needs no remainder.
         plan.step(grads, options(name, [None if g is None else s for g, s in zip(grads, sides, strict=True)]))
         opt.step(grads)
     assert_same(params, beside)

@@ -1,4 +1,4 @@
-"""Numbers that a step hands on to the next one, and params to evaluate with."""
+"""Numbers that a step passes to the next one, and params for evaluation."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_carried_errors() -> None:
         adaptk.rule(name="bad", carried={"x": 0.0}, x=0.1, lr=0.1)(lambda p, g, h, t: p)
 
 
-# Params to evaluate with.
+# Params for evaluation.
 
 
 def moved(opt: Any, p: np.ndarray) -> None:
@@ -173,7 +173,7 @@ def test_torch_evaluates_at_the_same_point() -> None:
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_states_of_later_rows_start_as_the_params(kind: str) -> None:
-    """States that start as the param do so for rows that have no gradient at first."""
+    """States that start as the param do so also for rows without a gradient in the first step."""
     p = np.arange(8.0).reshape(4, 2)
     rows = [(1, 0.5), (2, 0.25), (1, 1.0)]
     if kind == "torch":
@@ -196,6 +196,6 @@ def test_states_of_later_rows_start_as_the_params(kind: str) -> None:
 def test_errors_say_nan_without_a_sign() -> None:
     p = [np.ones(3)]
     opt = adaptk.DAdaptAdam(p)
-    opt.step([np.full(3, np.inf)])  # infinity minus infinity is a NaN with a sign on x86
+    opt.step([np.full(3, np.inf)])  # infinity minus infinity is a negative NaN on x86
     with pytest.raises(ValueError, match=r": nan is not in \(-inf, inf\)"):
         opt.step([np.ones(3)])

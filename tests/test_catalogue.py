@@ -1,4 +1,4 @@
-"""The catalogue: files, formulas against oracles, and every face."""
+"""The catalogue: files, formulas against oracles, and every interface."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from catalogue_oracles import OWN_DECAY, STEPS, hessian
 from helpers import first_tier, same_bits
 
 NAMES = list(catalogue.CLASSES)
-# Besides the defaults: values with which every part of a formula shows.
+# Besides the defaults: values with which every part of a formula has an effect.
 OTHERS: dict[str, list[dict[str, float]]] = {
     "schedule_free_sgd": [{"lr": 0.1, "warmup": 5.0, "r": 1.0, "weight_decay": 0.1}],
     "schedule_free_adamw": [{"lr": 0.1, "warmup": 5.0, "r": 1.0, "weight_lr_power": 1.0, "weight_decay": 0.1}],
@@ -79,7 +79,7 @@ def start(dtype: Any = np.float64, size: int = 150) -> np.ndarray:
 
 
 def fill(opt: Any, p: np.ndarray, t: int) -> None:
-    """What the caller writes into states."""
+    """Sets the states that the caller provides."""
     for name, state in opt.state[0].items():
         if name == "hessian":
             state[:] = hessian(p, t)
@@ -129,10 +129,10 @@ def test_the_formula_matches_the_oracle(name: str, options: dict[str, float]) ->
         want.append(p)
     found = path(name, np.float64, options)
     np.testing.assert_allclose(found, want, rtol=1e-9, atol=1e-11)
-    # Estimates of a step size begin far below it.
+    # Estimates of the step size start far below it.
     least = 1e-5 if rule.reduces != "all" or {"d0", "reps_rel"} & options.keys() else 1e-7
     assert np.abs(np.subtract(found[-1], start())).max() > least
-    # In float32 the same, as far as a sign does not turn on the last place.
+    # The same in float32, if no sign depends on the last place.
     near = np.isclose(path(name, np.float32, options)[-1], want[-1], rtol=2e-3, atol=2e-4)
     assert near.mean() > 0.98
 
@@ -181,7 +181,7 @@ def test_torch(name: str) -> None:
         g = gradients(p, t)
         opt.step([g])
         w.grad = torch.from_numpy(g)
-        if t == 3:  # a state dict brings everything along
+        if t == 3:  # a state dict has everything
             saved, other = other.state_dict(), cls([w], lr=0.5)
             other.load_state_dict(saved)
         other.step()

@@ -1,4 +1,4 @@
-"""The catalogue's files by way of the C interface."""
+"""The catalogue's files through the C interface."""
 
 from __future__ import annotations
 

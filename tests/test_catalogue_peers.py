@@ -1,4 +1,4 @@
-"""The catalogue against other implementations: those that are as the papers are, and what others do instead."""
+"""The catalogue against other implementations, and their differences from the papers."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def of_torch(make: Callable[[Any], Any], steps: int = 15, matrix: bool = False, 
     return found[0] if matrix else found
 
 
-# Rule, our options, theirs: of pytorch-optimizer, whose sources were read against the papers.
+# Rule, our options, those of pytorch-optimizer, whose sources were compared with the papers.
 ZOO: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
-    # Its own bound is t^0.25, and it decays in the first step.
+    # Its default bound is t^0.25, and it decays in the first step.
     ("adopt", {"lr": 0.1}, "ADOPT", {"lr": 0.1, "clip_lambda": lambda t: (t - 1) ** 0.25}),
     # It decays after the step.
     ("laprop", {"lr": 0.1}, "LaProp", {"lr": 0.1}),
@@ -90,7 +90,7 @@ ZOO: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "options", "theirs", "their_options"), ZOO, ids=[z[0] for z in ZOO])
 def test_pytorch_optimizer(name: str, options: dict[str, Any], theirs: str, their_options: dict[str, Any]) -> None:
     library = pytest.importorskip("pytorch_optimizer", reason="pytorch-optimizer is not installed")
-    # Its LARS leaves vectors as they are.
+    # Its LARS does not scale vectors.
     want = of_torch(lambda p: getattr(library, theirs)(p, **their_options), matrix=name == "lars")
     np.testing.assert_allclose(ours(name, options), want, rtol=1e-5, atol=1e-7)
 
@@ -99,7 +99,7 @@ def test_pytorch_optimizer(name: str, options: dict[str, Any], theirs: str, thei
 def test_mars(kind: str) -> None:
     library = pytest.importorskip("pytorch_optimizer", reason="pytorch-optimizer is not installed")
 
-    # In the first step it takes a gradient of 0 for the one before, where the paper has no change. It divides corrected
+    # In the first step it uses 0 as the previous gradient; in the paper there is no change. It divides corrected
     # gradients by their norm if that is above 1, and adds eps before it divides by the root of the correction.
     def small(p: np.ndarray, t: int) -> np.ndarray:
         return 0.05 * gradients(p, t) * (t > 1)
@@ -163,7 +163,7 @@ OPTAX: list[tuple[str, dict[str, Any], Callable[[Any], Any]]] = [
     ("optimistic_sgd", {"lr": 0.1, "beta": 0.5}, lambda o: o.optimistic_gradient_descent(0.1, beta=0.5)),
     ("optimistic_adam", {"lr": 0.1}, lambda o: o.optimistic_adam_v2(0.1, nesterov=False)),
     ("lamb", {"lr": 0.1, "weight_decay": 0.1}, lambda o: o.lamb(0.1, weight_decay=0.1)),
-    # Its length of the gradient is that of the gradient with the decay, so without.
+    # Its norm of the gradient includes the decay, so there is none here.
     ("lars", {"lr": 1.0, "trust": 0.1}, lambda o: o.lars(1.0, trust_coefficient=0.1)),
     ("fromage", {"lr": 0.1}, lambda o: o.fromage(0.1)),
     (
@@ -195,7 +195,7 @@ SHAPES = ((6, 5), (2, 3, 4), (4, 1), (2, 3, 3, 3), (7,))
 def matrices(
     make: Callable[[Any], Any], of: str, steps: int = 15, scale: float = 1.0, shapes: Any = SHAPES
 ) -> list[np.ndarray]:
-    """Params of several shapes: of torch's optimizer, or, if `of` says so, of ours over NumPy's arrays."""
+    """Params of several shapes after steps of torch's optimizer or, depending on `of`, of ours on NumPy arrays."""
     torch = pytest.importorskip("torch")
     params = [np.random.default_rng(i).normal(size=s) for i, s in enumerate(shapes)]
     tensors = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in params]
@@ -273,7 +273,7 @@ def test_pytorch_optimizer_on_matrices(name: str, options: Any, theirs: str, the
 
 
 def test_adam_mini_of_pytorch_optimizer() -> None:
-    """It partitions by the names of the params: heads of one row are our rows. It computes in float32."""
+    """It partitions by the names of the params; heads of one row are our rows. It computes in float32."""
     library = pytest.importorskip("pytorch_optimizer", reason="pytorch-optimizer is not installed")
     torch = pytest.importorskip("torch")
     for name, key, shape in (("adam_mini", "q_proj", (6, 6)), ("adam_mini_tensor", "mlp", (6, 5))):

@@ -1,4 +1,4 @@
-"""The command line as such: help, output with and without a terminal, without rich; and `info`."""
+"""The command line: help, output with and without a terminal, without rich; and `info`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def in_terminal(*arguments: str, columns: int = 100, **environment: str) -> tupl
         for master in select.select(masters, [], [], 60)[0]:
             try:
                 data = os.read(master, 65536)
-            except OSError:  # how Linux says that the other end is closed
+            except OSError:  # on Linux: the other end is closed
                 data = b""
             if data:
                 texts[[m for m, _ in ends].index(master)] += data
@@ -107,7 +107,7 @@ def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) 
 )
 def test_misspelt_names(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     if arguments == ["info", "--pkgconfig"]:
-        # argparse completes what is unambiguous.
+        # argparse completes unambiguous prefixes.
         assert main(arguments) == 0
         return
     with pytest.raises(SystemExit) as stopped:
@@ -164,7 +164,7 @@ def test_progress_is_on_standard_error_of_a_terminal() -> None:
     assert "adam float32 64K" in err
     assert "%" in err
     assert "100%" not in out
-    # It is wiped away at the end.
+    # It is erased at the end.
     assert ESCAPE.sub("", err.rsplit("\x1b[2K", 1)[-1]).strip() == ""
     assert python("-m", "adaptk", "bench", "--rules", "adam", "--sizes", "64", "--repeats", "1").stderr == ""
 

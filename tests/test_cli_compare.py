@@ -34,7 +34,7 @@ def made(name: str, steps: int) -> Task:
 # Problems
 
 
-# Of the others the gradient is measured on what is in a minibatch, see below.
+# The gradients of the others are measured on minibatches, see below.
 @pytest.mark.parametrize("name", [n for n in PROBLEMS if n not in ("text", "cnn", "transformer")])
 def test_gradients_are_those_of_the_loss(name: str) -> None:
     task = made(name, 44)
@@ -45,7 +45,7 @@ def test_gradients_are_those_of_the_loss(name: str) -> None:
     def along(h: float) -> float:
         return task.loss([p + h * d for p, d in zip(params, directions, strict=True)])
 
-    # Of all minibatches of an epoch together, which leave out a few digits.
+    # Over all minibatches of an epoch, which omit a few digits.
     steps = range(44) if PROBLEMS[name].minibatches else range(1)
     grads = [np.mean([task.gradient(params, k)[i] for k in steps], axis=0) for i in range(len(params))]
     slope = sum(float((g * d).sum()) for g, d in zip(grads, directions, strict=True))
@@ -54,7 +54,7 @@ def test_gradients_are_those_of_the_loss(name: str) -> None:
 
 
 def slopes(value: Any, grads: list[np.ndarray[Any, Any]], params: list[np.ndarray[Any, Any]]) -> list[Any]:
-    """Of each param the slope along some direction, by the gradient and by differences."""
+    """The slope of each param along a direction, by the gradient and by differences."""
     found = []
     rng = np.random.default_rng(1)
     for i, (p, g) in enumerate(zip(params, grads, strict=True)):
@@ -91,7 +91,7 @@ def test_the_gradient_of_the_transformer() -> None:
     assert value == _problems.transformer(params, given, wanted, False)[0]
     for found, slope in slopes(lambda p: _problems.transformer(p, given, wanted, False)[0], grads, params):
         assert found == pytest.approx(slope, rel=1e-6, abs=1e-9)
-    # No character sees those after it: the first sequence's losses do not depend on its last character.
+    # Attention is causal: the first sequence's losses do not depend on its last character.
     other = given.copy()
     other[:, -1] = (other[:, -1] + 1) % _problems.CHARACTERS
     short = [_problems.transformer(params, g[:, :-1], wanted[:, :-1], False)[0] for g in (given, other)]
@@ -209,7 +209,7 @@ def run(rate: float, final: float, steps: int = 100) -> Run:
 
 def test_the_best_run() -> None:
     assert best([run(0.1, 0.5), run(1.0, 0.25), run(2.0, 0.25), run(3.0, math.nan)]).rate == 1.0
-    # Below what counts as solved, fewer steps and not the smaller number.
+    # Below the threshold of "solved", fewer steps win, not the smaller loss.
     assert best([run(0.1, SOLVED / 1e6, 50), run(1.0, SOLVED / 2, 40), run(2.0, 1e-9, 10)]).rate == 1.0
     assert best([run(0.1, math.inf)]).final == math.inf
 
@@ -236,7 +236,7 @@ def test_every_rule_on_every_problem(capsys: pytest.CaptureFixture[str], restore
         rules = problem["rules"]
         assert list(rules) == [r for r in adaptk.rules() if not (PROBLEMS[name].minibatches and r in FULL_BATCH)]
         assert len({r["losses"][0] for r in rules.values()}) == 1
-        # At one of the rates each rule gets closer to the minimum.
+        # Each rule gets closer to the minimum with one of the rates.
         better = [r for r in rules.values() if r["loss"] is not None and r["loss"] < r["losses"][0]]
         assert len(better) >= len(rules) - 1
         for r in rules.values():

@@ -1,4 +1,4 @@
-"""`bench --readme`: the block of figures, from processes that may fail, to the place in the README."""
+"""`bench --readme`: the block of figures, processes that fail, and the place in the README."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_a_document_without_markers(
     assert path.read_text() == text
 
 
-# Of how many times as fast something is.
+# Claims of how many times as fast something is.
 SPEED = re.compile(r"\d(\.\d+)?\s*(x|times) (as fast|faster|as long|longer)|\b\d+(\.\d+)?x\b|\d+% (faster|slower)")
 
 
@@ -197,7 +197,7 @@ def test_the_readme_has_the_saved_figures() -> None:
     assert text[begin:end] == _figures.block(report)
     assert not report["quick"]
     assert not any(f.get("left_out", "").startswith("failed") for f in report["studies"].values())
-    # And no others stand elsewhere.
+    # And there are no others elsewhere.
     assert [m[0] for m in SPEED.finditer(text[:begin] + text[end:])] == []
 
 
@@ -351,7 +351,7 @@ SHORT = "ceiling,overhead,dtypes,import"
     "only", [SHORT, pytest.param(",".join(STUDIES), marks=pytest.mark.full)], ids=["short", "everything"]
 )
 def test_a_smoke_run(only: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every script takes its arguments and writes what its claims read."""
+    """Every script accepts its arguments and writes the numbers that its claims read."""
     path = tmp_path / "results.json"
     assert main(["bench", "--readme", "--quick", "--only", only, "--json", str(path)]) == 0, capsys.readouterr().err
     found = json.loads(path.read_text())["studies"]
@@ -375,7 +375,7 @@ def test_the_picture(kept: Path, tmp_path: Path) -> None:
     # Texts are drawn as outlines, with the text itself in a comment.
     for words in ("Adam, 64M parameters", "torch, fused=True", "1.14x", "Adam, 1,000 small tensors", "19.0x", "adaptk"):
         assert f"<!-- {words} -->" in text
-    # torch's best, no matter which: RMSProp is not fused there.
+    # torch's best implementation: RMSProp is not fused there.
     assert "<!-- torch, foreach=True -->" in text
     assert "<!-- 4.87x -->" in text
     assert files[1].read_text(encoding="utf-8") == text

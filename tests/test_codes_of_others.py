@@ -22,7 +22,7 @@ F32 = np.float32
 
 
 def dynamic_map(signed: bool) -> Array:
-    """In order: middles of n equal parts of [0.1, 1], n twice as many in each of seven decades, 0 and 1."""
+    """In order: the midpoints of n equal parts of [0.1, 1], where n doubles in each of seven decades, 0 and 1."""
     numbers = [F32(0), F32(1)]
     for decade in range(7):
         n = 2**decade if signed else 2 ** (decade + 1)
@@ -33,7 +33,7 @@ def dynamic_map(signed: bool) -> Array:
 
 
 def fp8_numbers() -> Array:
-    """Of each code: sign, exponent, significand; NaN where only the sign is not set."""
+    """The value of each code: sign, exponent, significand; NaN if all bits but the sign are set."""
     codes = np.arange(256)
     exponent, significand = (codes >> 3) & 15, codes & 7
     x = np.where(exponent == 0, significand * 2.0**-9, (1 + significand / 8) * 2.0 ** (exponent - 7.0))
@@ -74,7 +74,7 @@ def nearest_fp8(y: Array) -> Array:
 
 
 def nearest_dynamic(y: Array, signed: bool) -> Array:
-    """By the decade, and by a number's place in it as float32 has it."""
+    """By the decade, and by the position in it, computed in float32."""
     a = np.abs(y) if signed else np.maximum(y, 0)
     n = 2 ** np.arange(7) * (1 if signed else 2)
     begins = [0.5e-6 * (0.1 + 0.45 / n[0])]
@@ -136,7 +136,7 @@ def test_codes(name: str, size: int, isa: str) -> None:
 @pytest.mark.parametrize("scale", [1.0, 1.7, 3e35, 3e38, 1e-30, 1.2e-38, 1e-42, 0.0])
 def test_every_code(name: str, scale: float, isa: str) -> None:
     codes = np.arange(256).astype(np.uint8)
-    for size in (256, 255):  # a whole block, and one that the tensor ends in
+    for size in (256, 255):  # a whole block, and a partial one at the end of the tensor
         scales = np.full(1, scale, F32)
         got = formats.dequantize((codes[:size], scales, name))
         want = oracle_decode(codes[:size], scales, name)
@@ -164,7 +164,7 @@ def test_the_map_matches_its_definition() -> None:
 
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_the_nearest_number_of_the_map(name: str, isa: str) -> None:
-    """On both sides of the middle of each two numbers, a part of their distance away."""
+    """On both sides of each midpoint of two numbers, at a fraction of their distance."""
     known = NUMBERS[name].astype(np.float64)
     middle, distance = (known[1:] + known[:-1]) / 2, np.diff(known)
     for off in (-0.49, -(2.0**-14), 0, 2.0**-14, 0.49):
@@ -191,7 +191,7 @@ def test_fp8_is_the_dtype_of_others() -> None:
     np.testing.assert_array_equal(
         formats.dequantize((codes, np.ones(1, F32), "fp8_e4m3")), codes.view(ml_dtypes.float8_e4m3fn).astype(F32)
     )
-    # All significands at every exponent down to where all is 0, in blocks whose scale is 1.
+    # All significands at every exponent until everything is 0, in blocks whose scale is 1.
     x = (np.arange(1 << 16, dtype=np.uint32) << 16).view(F32)
     x = np.repeat(x[np.abs(x) <= 448], 7) * np.tile(
         1 + np.arange(7, dtype=F32) * F32(2.0**-10), (np.abs(x) <= 448).sum()
@@ -213,7 +213,7 @@ def test_decoded_numbers_are_fixed_points(name: str, scale: float) -> None:
     once = formats.quantize(values, name)
     again = formats.quantize(formats.dequantize(once), name)
     np.testing.assert_array_equal(again.data, once.data)
-    # That of fp8 is a 448th, rounded.
+    # The scale of fp8 is a 448th, rounded.
     np.testing.assert_allclose(again.scales, once.scales, rtol=0 if name in DYNAMIC else 2.0**-23)
     np.testing.assert_allclose(formats.dequantize(once), values, rtol=2.0**-22)
 
@@ -233,7 +233,7 @@ def test_the_largest_error(name: str) -> None:
     if name == "fp8_e4m3":
         limit = np.maximum(y / 16, 2.0**-10 / 448)
     else:
-        # Half of the distance of two numbers around it.
+        # Half of the distance between the two neighbours.
         known = NUMBERS[name].astype(np.float64)
         known = np.append(known[known >= 0], 2 - known[-2])
         at = np.clip(np.searchsorted(known, y, side="right"), 1, known.size - 1)
@@ -246,7 +246,7 @@ def test_the_largest_error(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("scale", [1.0, 3e38, 2.0**-120, 2.0**-149, 0.0])
 def test_one_nonfinite_element_in_each_block(name: str, scale: float, isa: str) -> None:
-    """In every place of a block in turn, beside blocks that have none: NaN in fp8, 0 in a map without a code for it."""
+    """At each position of a block, among blocks without any: NaN in fp8, 0 in a map without a code for it."""
     kinds = np.array([np.inf, -np.inf, np.nan, -np.nan], F32)
     unit = numbers_of(2 * BLOCK * BLOCK, name, 8)
     x = (unit / np.abs(unit).max() * F32(scale)).reshape(BLOCK, 2, BLOCK)
@@ -347,12 +347,12 @@ def test_scales_have_blocks_of_256() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Beside PyTorch's own
+# Against PyTorch's own
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_codes_of_torchao(torch: Any) -> None:
-    """What torchao stores of the same numbers, if it is there: the same codes and scales."""
+    """torchao stores the same codes and scales, if it is installed."""
     quant = pytest.importorskip("torchao.optim.quant_utils", exc_type=ImportError)
     fp8 = pytest.importorskip("torchao.optim.subclass_fp8", exc_type=ImportError)
     for name in ALL:

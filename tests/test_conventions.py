@@ -17,17 +17,17 @@ import oracles
 import pytest
 from helpers import first_tier
 
-# Keras picks its backend when it is first imported. Not its NumPy one: that rounds Python floats to float32.
+# Keras chooses its backend when it is first imported. Its NumPy backend would round Python floats to float32.
 os.environ.setdefault("KERAS_BACKEND", "jax" if find_spec("jax") else "torch")
 
 # Keras over torch.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 STEPS = 60
-TURN = 20  # the step after which a rate that changes does so
+TURN = 20  # the step after which a changing rate changes
 SHAPES = ((7,), (4, 5))
 
-# The defaults of these are checked against what is written of them (DOCUMENTED), their formulas by the oracles and by
+# The defaults of these are checked against documentation (DOCUMENTED), their formulas by the oracles and by
 # test_oracles_second_source.py.
 NO_PEER = {
     "book": "a text, not a system",
@@ -62,7 +62,7 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-# How the registry and the objects are read: nothing below this group knows their shape.
+# Access to the registry and the objects. Nothing below this group depends on their structure.
 
 
 def defaults(rule: str, convention: str) -> dict[str, float]:
@@ -95,7 +95,7 @@ def state_of(optimizer: adaptk.Optimizer, index: int) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class Peer:
-    """How a system spells a rule of ours.
+    """How another system spells one of our rules.
 
     `arguments` maps our hyperparameters to the system's arguments, an entry of a tuple argument as (argument, index),
     and `initial` states to the arguments that set their initial values. `built_in` has the value of each hyperparameter
@@ -318,12 +318,12 @@ PEERS: dict[str, dict[str, Peer]] = {
     },
 }
 
-# Arguments that make a rule rather than tune it: a system's default is to leave the rule off.
+# Arguments that select a rule rather than tune it: by default the system does not use the rule.
 SWITCHES = {"momentum"}
 
 
 def target(convention: str, peer: Peer) -> Any:
-    """What the system's users call; the test is skipped where the system is not installed."""
+    """The function or class of the system; the test is skipped if the system is not installed."""
     if convention == "torch":
         return getattr(pytest.importorskip("torch").optim, peer.name)
     if convention == "optax":
@@ -333,19 +333,19 @@ def target(convention: str, peer: Peer) -> Any:
 
 
 def default_of(convention: str, peer: Peer, argument: str | tuple[str, int]) -> float | None:
-    """The default in the system's own signature; None where it asks for the argument."""
+    """The default in the system's own signature; None if the argument is required."""
     name, index = argument if isinstance(argument, tuple) else (argument, None)
     value = inspect.signature(target(convention, peer)).parameters[name].default
     if value is inspect.Parameter.empty:
         return None
     if value is None:
-        # Keras and optax leave the decay off with None; optax's adadelta without a rate is not a descent.
+        # None disables the decay in Keras and optax; optax's adadelta without a rate does not descend.
         return 0.0 if name == "weight_decay" else None
     return value if index is None else value[index]
 
 
 def translated(convention: str, peer: Peer, values: Mapping[str, float], initial: float | None) -> dict[str, Any]:
-    """Our hyperparameters as the system's arguments. One that is not given keeps the system's own default."""
+    """Our hyperparameters as the system's arguments. Omitted ones keep the system's defaults."""
     theirs: dict[str, Any] = dict(peer.options)
     entries: dict[str, dict[int, float]] = {}
     for ours, argument in peer.arguments.items():
@@ -362,14 +362,14 @@ def translated(convention: str, peer: Peer, values: Mapping[str, float], initial
     return theirs
 
 
-# A trajectory is the params after each step, all in one row; the last states where a system names them as we do.
+# A trajectory is the params after each step, flattened, and the last states if the system names them as we do.
 Trajectory = tuple[np.ndarray, list[dict[str, np.ndarray]]]
 
 
 @lru_cache
 def problem() -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-    """Params, and gradients for each step, whose values float32 holds. Their magnitudes run from far below every eps
-    to 10, and some are zero."""
+    """Params, and gradients for each step, whose values are exact in float32. Their magnitudes run from far below every
+    eps to 10, and some are zero."""
     rng = np.random.default_rng(20240607)
     params = [rng.normal(size=shape).astype(np.float32) for shape in SHAPES]
     magnitudes = [10.0 ** rng.uniform(-10.0, 1.0, size=shape) for shape in SHAPES]
@@ -488,7 +488,7 @@ class Case:
     values: tuple[tuple[str, float], ...] = ()
     initial: float | None = None
     late_lr: float | None = None  # the rate after TURN steps
-    class_name: str | None = None  # where it is not the class that CLASSES has for the rule
+    class_name: str | None = None  # if it is not the class that CLASSES has for the rule
 
     def __str__(self) -> str:
         return "-".join([self.rule, self.convention, self.label])
@@ -521,7 +521,7 @@ def our_trajectory(case: Case, dtype: str) -> Trajectory:
 
 
 def oracle_trajectory(case: Case) -> np.ndarray:
-    """In float64, with the hyperparameters and initial states of the optimizer, of which no kernel is run."""
+    """In float64, with the hyperparameters and initial states of the optimizer. No kernel runs."""
     params, grads = inputs("float64")
     optimizer = optimizer_of(case, params)
     states = [tuple(state_of(optimizer, i).values()) for i in range(len(params))]
@@ -538,7 +538,7 @@ def oracle_trajectory(case: Case) -> np.ndarray:
     return np.stack(rows)
 
 
-# Values unlike every default, given all at once.
+# Values that differ from every default, all given together.
 OTHERS = {
     "lr": 0.02,
     "lr_decay": 0.1,
@@ -569,7 +569,7 @@ def cases_of(rule: str, convention: str) -> Iterator[Case]:
     yield Case(rule, convention, "defaults", peer)
     yield Case(rule, convention, "others", peer, others, 0.3 if peer.initial else None)
     if rule != "asgd":
-        # The forms of momentum differ under a changing rate alone. torch's ASGD takes a new rate a step late.
+        # The forms of momentum differ only under a changing rate. torch's ASGD uses a new rate one step late.
         yield Case(rule, convention, "rates", peer, (("lr", 0.02),), late_lr=0.003)
     if "weight_decay" in peer.arguments:
         for label, decoupled in (("coupled", False), ("decoupled", True)):
@@ -588,7 +588,7 @@ FIRST_CASES = [next(cases_of(*pair)) for pair in PAIRS]
 
 
 def error(ours: np.ndarray, exact: np.ndarray) -> float:
-    """The largest deviation relative to the value and the way to it, which may be long where the value is near 0."""
+    """The largest deviation relative to the value and to the length of the path, which may be long for values near 0."""
     start = row(inputs("float64")[0])
     way = np.cumsum(np.abs(np.diff(exact, axis=0, prepend=start[np.newaxis])), axis=0)
     return float(np.max(np.abs(ours - exact) / (np.abs(exact) + way)))
@@ -615,7 +615,7 @@ def test_float64_trajectory(case: Case) -> None:
     ids=str,
 )
 def test_float32_trajectory(case: Case) -> None:
-    """As near to the float64 trajectory as the peer's own float32 is, within a factor of 2, and half an ulp a step for
+    """As near to the float64 trajectory as the peer's own float32, within a factor of 2, plus half an ulp per step for
     the decay's factor 1 - lr*w, which is rounded before it is used."""
     exact, _ = peer_trajectory(case, "float64")
     theirs, _ = peer_trajectory(case, "float32")
@@ -625,7 +625,7 @@ def test_float32_trajectory(case: Case) -> None:
 
 @pytest.mark.parametrize(("rule", "convention"), PAIRS)
 def test_defaults(rule: str, convention: str) -> None:
-    """Every hyperparameter: the default in the system's signature, or what the system has built in."""
+    """Every hyperparameter: the default in the system's signature, or its built-in value."""
     peer = PEERS[convention][rule]
     ours = defaults(rule, convention)
     book = defaults(rule, "book")
@@ -653,7 +653,7 @@ _TF1_RMSPROP = {"rho": 0.9, "eps_in": 1e-10, "eps_out": 0.0, "square_avg": 1.0}
 _TF1_MOMENTUM = {"velocity": False, "dampening": 0.0}
 
 # Hyperparameters and initial states as written: the Deep Learning book, the papers and their authors' code, and the API
-# documentation of tf.compat.v1.train, whose rates have no default where none is here.
+# documentation of tf.compat.v1.train; rates that have no default there have none here.
 DOCUMENTED: dict[str, dict[str, dict[str, float]]] = {
     "book": {
         "momentum": {"velocity": True, "dampening": 0.0},

@@ -1,4 +1,4 @@
-"""Which GPU architectures a build is for, by an nvcc that only answers questions."""
+"""The GPU architectures of a build, with an nvcc that only answers queries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def architectures(folder: Path, wanted: str, gpus: tuple[int, ...], known: tuple
     nvcc.chmod(0o755)
     script = folder / "ask.cmake"
     script.write_text(
-        # Scripts have the oldest policies else.
+        # Scripts have the oldest policies otherwise.
         "cmake_minimum_required(VERSION 3.24)\n"
         f'include("{ROOT}/cuda/nvcc.cmake")\n'
         f'adaptk_cuda_architectures("{nvcc}" "{wanted}" found)\n'
@@ -58,7 +58,7 @@ def test_default(tmp_path: Path, gpus: tuple[int, ...], expected: str) -> None:
 
 
 def test_default_without_ampere(tmp_path: Path) -> None:
-    """Compilers forget old architectures."""
+    """Compilers drop old architectures."""
     assert architectures(tmp_path, "default", (), (100, 110)) == "100-virtual"
     assert architectures(tmp_path, "default", (110,), (100, 110)) == "100-virtual;110-real"
 

@@ -1,4 +1,4 @@
-"""Batches of fits whose data are on a CUDA device: the bits of the CPU's, and arguments that do not go together."""
+"""Batches of fits whose data are on a CUDA device: the CPU's bits, and errors of arguments."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_spots(device: Library) -> None:
 
 
 def test_one_row_per_problem(device: Library) -> None:
-    """Every array with a row for each problem, a robust loss, and what is fixed."""
+    """Every array with a row per problem, a robust loss, and fixed parameters."""
     rng = np.random.default_rng(4)
     t = np.linspace(0, 3, 12, dtype=np.float32) + rng.uniform(0, 0.1, (4, 1)).astype(np.float32)
     rates = np.array([[0.8], [1.2], [1.5], [2.0]], np.float32)

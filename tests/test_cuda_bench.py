@@ -1,4 +1,4 @@
-"""The benchmark on a device: what it runs and prints, on sizes that take no time; no measurement is asserted."""
+"""The benchmark on a device: what it runs and prints, on tiny sizes. No measurement is asserted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from helpers import FLOATS
 
 
 class HostClock:
-    """Arrays of the tests' library; its calls are done when they return, so that the host's clock will do."""
+    """Arrays of the tests' library. Its calls are synchronous, so the host's clock can be used."""
 
     name = "tests"
 

@@ -1,4 +1,4 @@
-"""Buffers on a CUDA device: how they are looked at, how long they are held, and which stream the work is put on."""
+"""Buffers on a CUDA device: exports, references, and the stream of the work."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def sgd(*arrays: Any, **options: Any) -> None:
     adaptk.ops.sgd(*arrays, **{"step": 1, "lr": 1.0, **options})
 
 
-# Looking and holding
+# Exports and references
 
 
 @every_kind
@@ -231,7 +231,7 @@ def test_the_current_stream_of_the_params_library(
     sgd([param], [grad])
     assert machine.calls.streams("step") == [stream, stream, other]
     assert not machine.calls.orders()
-    # The first buffer says where the work goes. What is told its stream there needs no order; what has one does.
+    # The first buffer decides the stream. Exports that are given this stream need no wait; those with their own do.
     sgd(foreign, grad)
     assert foreign.streams == [stream, 1]
     assert machine.calls.streams("step")[-1] == 0
@@ -245,7 +245,7 @@ def test_a_named_stream_comes_first(stream: int, other: int, machine: Machine, m
     with adaptk.cuda.stream(stream):
         sgd(param, grad)
     assert machine.calls.streams("step") == [stream]
-    # It waits for what the library has put on its own stream, and that one waits for it.
+    # It waits for the library's own stream, and that stream waits for it.
     assert machine.calls.orders() == [(other, stream), (stream, other)]
     kinds = [c[0] for c in machine.calls.made]
     assert kinds.index("order") < kinds.index("step") < len(kinds) - 1 - kinds[::-1].index("order")
@@ -284,7 +284,7 @@ def test_an_optimizer_uses_the_stream_of_its_library(
     assert optimizer.step_count == 2
     made = machine.calls
     assert made.streams("step") == [stream, other]
-    # Reading the outcome and the counts waits for the steps' ends, and not for streams, which may be gone.
+    # Reading the report and the counts waits for the ends of the steps, not for streams, which may not exist any more.
     assert len(made.streams("read_report")) == len(made.streams("read_counts")) == 1
     assert made.streams("add_scaled") == made.streams("save") == made.streams("restore") == [stream]
     with adaptk.cuda.stream(stream):
@@ -303,7 +303,7 @@ def test_a_lookahead_on_a_named_stream(
         before = [call for call in machine.calls.made if call[0] in ("save", "add_scaled", "order")]
         machine.calls.reset()
     after = [call for call in machine.calls.made if call[0] in ("restore", "order")]
-    # Params are saved, moved and put back behind what their library does, and before what it does later.
+    # Params are saved, moved and restored after earlier work of their library, and before later work.
     assert before[0] == after[0] == ("order", 0, other, stream)
     assert before[-1] == after[-1] == ("order", 0, stream, other)
     assert ("save", 0, stream) in before
@@ -386,7 +386,7 @@ def test_a_named_stream_is_thread_local(stream: int, machine: Machine) -> None:
 
 
 def test_default_streams_by_their_numbers(machine: Machine) -> None:
-    # 1 is the legacy default stream, which 0 is too; 2 is that of the thread.
+    # 1 and 0 are the legacy default stream; 2 is the per-thread default stream.
     for number in (0, 1, 2):
         with adaptk.cuda.stream(number):
             param = Versioned.put(ONES)
@@ -406,7 +406,7 @@ def test_numbers_on_the_device_are_ordered_too(
     assert count.streams == [stream]
 
 
-# Where the work runs and where it does not
+# Devices
 
 
 def test_numbers_on_the_device_beside_params_on_the_cpu() -> None:

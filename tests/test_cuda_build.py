@@ -1,6 +1,6 @@
 """The build with and without a CUDA compiler: from wheels alone, without one, and with one that does not work.
 
-Every build is of a copy of the sources, in an environment of its own, with no nvcc on the path but the test's.
+Every build uses a copy of the sources and its own environment, with no nvcc on the path but the test's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The programs of this machine but for nvcc."""
+    """The programs of this machine without nvcc."""
     folder = tmp_path_factory.mktemp("bin")
     hidden = ("nvcc", "python", "pip", "cmake", "ninja", "ctest")
     for place in reversed(os.environ.get("PATH", os.defpath).split(os.pathsep)):
@@ -49,7 +49,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def environment(path: str, **more: str) -> dict[str, str]:
     removed = ("ADAPTK_", "CUDA", "CMAKE_", "NVCC", "SKBUILD_", "VIRTUAL_ENV", "PYTHONPATH", "LIBRARY_PATH")
-    # A cache of objects, where there is one, may serve the C++ of these builds too.
+    # These builds may use a compiler cache for their C++, if there is one.
     same = ("CMAKE_CXX_COMPILER_LAUNCHER", "ADAPTK_WERROR")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(removed) or name in same}
     return {**kept, "PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **more}
@@ -76,7 +76,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def configure(python: Path, sources: Path, build: Path, path: str, *options: str, **variables: str) -> tuple[int, str]:
-    """CMake's exit status and all that it says."""
+    """CMake's exit status and output."""
     bin_folder = python.parent
     where = subprocess.run([python, "-m", "pybind11", "--cmakedir"], capture_output=True, text=True, check=True)
     command = [bin_folder / "cmake", "-GNinja", "-S", sources, "-B", build, f"-DPython_EXECUTABLE={python}"]
@@ -91,12 +91,12 @@ def configure(python: Path, sources: Path, build: Path, path: str, *options: str
 
 
 def one_line(text: str) -> str:
-    """CMake breaks the lines of its errors."""
+    """Joins the lines of CMake's errors."""
     return " ".join(text.split())
 
 
 def modules(python: Path) -> set[str]:
-    """The extension modules of the package that this Python has; it must work."""
+    """The extension modules of the package in this Python; it must work."""
     code = (
         "import numpy, adaptk, pathlib; p = numpy.ones(3); adaptk.ops.sgd(p, numpy.ones(3), lr=0.5, step=1);"
         "assert p.tolist() == [0.5] * 3;"
@@ -132,7 +132,7 @@ def broken(folder: Path, script: str) -> Path:
     return folder
 
 
-# One that fails; one that says that it worked; one that knows its version and nothing else.
+# One that fails, one that always succeeds, one that only prints its version.
 BROKEN = {
     "fails": "echo 'unsupported GNU version! gcc versions later than 3 are not supported!' >&2; exit 1",
     "makes nothing": "exit 0",
@@ -172,9 +172,9 @@ def test_from_wheels_alone(sources: Path, path: str, tmp_path: Path) -> None:
     """The documented command, in a new environment; and the module that it makes."""
     python = new_environment(tmp_path / "venv")
     install(python, documented(), *BUILD, "numpy")
-    # With isolation the build would fetch its requirements once more; what finds nvcc is the same.
+    # With isolation the build would download its requirements once more; nvcc is found in the same way.
     command = [python, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-v", str(sources)]
-    # That the compiler works is to be seen; what it makes of the kernels, test_cuda_code.py looks at.
+    # This only checks that the compiler works; test_cuda_code.py checks the kernels.
     variables = {"ADAPTK_CUDA": "ON", "ADAPTK_CUDA_ARCHITECTURES": "90-virtual", "CUDAFLAGS": "-Ofc=max"}
     done = subprocess.run(
         command,
@@ -186,7 +186,7 @@ def test_from_wheels_alone(sources: Path, path: str, tmp_path: Path) -> None:
     assert f"CUDA kernels: {python.parent.parent}" in done.stdout + done.stderr
     assert modules(python) == {"_core", "_cuda", "_solve"}
     (library,) = (tmp_path / "venv").glob("lib/python*/site-packages/adaptk/lib/libadaptk_cuda.so*")
-    # The runtime is inside, and the driver is loaded by it when a device is asked for.
+    # The runtime is linked statically; it loads the driver when a device is requested.
     if readelf := shutil.which("readelf"):
         dynamic = subprocess.run([readelf, "-d", library], capture_output=True, text=True, check=True).stdout
         needed = re.findall(r"\(NEEDED\).*\[(.*?)\]", dynamic)

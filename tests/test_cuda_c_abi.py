@@ -1,4 +1,4 @@
-"""The C interface on a CUDA device: the CPU's bits, from steps and from plans, and what is refused."""
+"""The C interface on a CUDA device: the CPU's bits from steps and plans, and errors."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_rows(device: Device, rule: str, mode: int) -> None:
 
 @pytest.mark.parametrize("rule", ROW_WISE)
 def test_numbers_of_rows(device: Device, rule: str) -> None:
-    """A gradient of rows, then one of all."""
+    """A sparse gradient, then a dense one."""
     p = np.linspace(-1, 1, 270, dtype=np.float32).reshape(30, 9)
     states = list(new_states(rule, p.shape).values())
     there = [device.put(a) for a in (p, *states)]

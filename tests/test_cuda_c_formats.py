@@ -1,4 +1,4 @@
-"""States with storage formats in C on a CUDA device: the CPU's bits, and what is refused."""
+"""States with storage formats in C on a CUDA device: the CPU's bits, and errors."""
 
 from __future__ import annotations
 

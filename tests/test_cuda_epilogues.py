@@ -50,7 +50,7 @@ def test_functions(device: Library, rule: str, param: str, decay: float) -> None
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("clip", [None, 0.5])
 def test_objects(device: Library, clip: float | None, known: bool) -> None:
-    """One param has no gradient; the second step is skipped, which the device alone knows if it finds the norm."""
+    """One param has no gradient; the second step is skipped, which only the device knows if it computes the norm."""
     here = [numbers(n, 0) for n in SIZES]
     there = [device.put(p) for p in here]
     options: dict[str, Any] = {"lr": 0.1, "clip_norm": clip, "skip_nonfinite": True, "grad_scale": 0.75}
@@ -106,7 +106,7 @@ def test_overlap(device: Library) -> None:
 @pytest.mark.parametrize("param_format", formats.SIDES)
 @pytest.mark.parametrize("into", [np.float32, np.float16])
 def test_split_params(device: Library, param_format: str, into: Any) -> None:
-    """Copies and averages are of the whole value, not of its upper half; what lies beside it begins at any place."""
+    """Copies and averages use the whole value, not its upper half; remainders may have any alignment."""
     here = [formats.split_param(numbers(n, 7), param_format) for n in SIZES]
     there = [(device.put(p), device.put(s, 1 if i % 2 else 0)) for i, (p, s) in enumerate(here)]
     copies, means = ([numbers(n, k, into) for n in SIZES] for k in (2, 3))

@@ -1,4 +1,4 @@
-"""What cannot be done on a CUDA device: the message names the argument, nothing is written, nothing is left behind."""
+"""Errors on a CUDA device: the message names the argument, nothing is written, nothing leaks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ every_kind = pytest.mark.parametrize(
 
 
 def blocks(x: Any) -> list[Any]:
-    """What is in the memory behind the arrays in `x`."""
+    """The contents of the memory blocks of the arrays in `x`."""
     if isinstance(x, Mapping):
         x = list(x.values())
     if isinstance(x, (list, tuple)):
@@ -45,7 +45,8 @@ def blocks(x: Any) -> list[Any]:
 
 @contextmanager
 def refused(error: type[Exception], *parts: str, unchanged: Any = (), machine: Machine | None = None) -> Iterator[None]:
-    """The block raises this, says all of these, and changes nothing; with a machine, it puts nothing on the device."""
+    """The block raises this error with these texts and changes nothing; with a machine, it launches nothing on the
+    device."""
     before = blocks(unchanged)
     if machine is not None:
         machine.calls.made.clear()
@@ -350,7 +351,7 @@ def test_other_numbers_are_still_checked(machine: Machine) -> None:
 
 
 def test_a_limit_on_the_device_is_not_compared() -> None:
-    # The other one may be anything beside it: what is on the device is not known here.
+    # The other one may be anything: the value on the device is not known here.
     there = Exchange.put(np.array(200.0))
     optimizer = adaptk.RProp([Exchange.put(ONES)], step_min=100.0, step_max=there)
     optimizer.step([Exchange.put(ONES)])
@@ -378,7 +379,7 @@ def test_a_step_under_capture_counts_on_the_device(machine: Machine) -> None:
     with refused(RuntimeError, "outcomes of 256 steps", unchanged=params):
         capturable.step([Exchange.put(ONES)])
     machine.calls.is_capturing = False
-    # Outside of a capture they are as much in the way: a graph may write to each of them at any time.
+    # They are also occupied outside of a capture: a graph may write to each of them at any time.
     with refused(RuntimeError, "outcomes of 256 steps", unchanged=params):
         capturable.step([Exchange.put(ONES)])
     assert captured[0].grad_norm == captured[255].grad_norm == 5.0**0.5
@@ -391,7 +392,7 @@ def test_unread_reports_when_a_step_is_captured(machine: Machine) -> None:
     wanted = [optimizer.step([Exchange.put(ONES)]) for _ in range(256)]
     machine.calls.reset()
     machine.calls.is_capturing = True
-    # Nothing can be waited for: no place is free, until somebody has looked at one or dropped it.
+    # A capture cannot wait: no slot is free until a report has been read or dropped.
     with refused(RuntimeError, "outcomes of 256 steps", "nobody has looked at", unchanged=[param]):
         optimizer.step([Exchange.put(ONES)])
     assert not machine.calls.streams("read_report")
@@ -465,7 +466,7 @@ def test_stream_waits_that_fail(machine: Machine, monkeypatch: pytest.MonkeyPatc
 def test_out_of_memory(simulator: SimulatedMachine) -> None:
     params = [Exchange.put(ONES) for _ in range(60)]
     grads = [Exchange.put(ONES) for _ in range(60)]
-    # The state of a param, the workspace of a step, the outcomes of steps, the counts: none of them can be had.
+    # No memory for the state of a param, the workspace of a step, the reports of steps, or the counts.
     optimizer = adaptk.SGD(params, lr=1.0, clip_norm=1.0)
     for skip in (False, True):
         for room in (0, 100, 12_000):
@@ -537,7 +538,7 @@ def test_tables_are_uploaded_again_after_a_launch_that_failed(simulator: Simulat
     assert_equal([p.host() for p in params], [p - ONES for p in host])
 
 
-# Errors of others
+# Errors of other libraries
 
 
 def test_exceptions_of_producers_propagate() -> None:

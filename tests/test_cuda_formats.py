@@ -1,4 +1,4 @@
-"""States in formats with codes on a CUDA device, beside the same ones on the CPU: the same bits."""
+"""States in formats with codes on a CUDA device: the same bits as on the CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers import FLOATS, RULES, Array
 
 pytestmark = pytest.mark.cuda
 
-# The last tile of a tensor whole, or ending in its first block or its second one.
+# The last tile of a tensor is full, or ends in its first or second block.
 SIZES = (1, 100, 129, 256, 700, 4096)
 SEVERAL = ("adam", "momentum", "amsgrad", "adadelta", "nadam")
 KINDS = [
@@ -48,7 +48,7 @@ def assert_same(library: Library, got: Any, want: Any, what: str) -> None:
 
 
 def start(rule: str, size: int, kinds: list[str], rng: np.random.Generator) -> list[Any]:
-    """States in the formats of the list in turn."""
+    """States whose formats cycle through the list."""
     made = []
     for i, s in enumerate(RULES[rule].states):
         x = rng.normal(size=size).astype(np.float32) * np.float32(10.0) ** rng.integers(-6, 2, size).astype(np.float32)
@@ -58,7 +58,7 @@ def start(rule: str, size: int, kinds: list[str], rng: np.random.Generator) -> l
     return made
 
 
-# Each kind with one rule aligned and with the next one not.
+# Each kind is aligned with one rule and unaligned with the next.
 CASES = [(rule, kind, (r + k) % 2) for r, rule in enumerate(SEVERAL) for k, kind in enumerate(KINDS)]
 
 
@@ -81,7 +81,7 @@ def test_functions(device: Library, rule: str, kind: str, offset: int) -> None:
         assert_equal(device.get(params_there[i]), p, f"param {i}")
         for k, of_all in enumerate(states):
             assert_same(device, states_there[k][i], of_all[i], f"state {k} of {i}")
-    # In 4 bits the codes of elements far below the largest stay, and the scales move.
+    # In 4 bits the codes of elements far below the largest stay the same, and the scales change.
     assert any(
         not (np.array_equal(data, s.data) and np.array_equal(scales, s.scales))
         for (data, scales), s in zip(before, states[0], strict=True)
@@ -95,7 +95,7 @@ CHOICES += [{"exp_avg": "8bit", "exp_avg_sq": "float16"}]
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("state_dtype", CHOICES, ids=str)
 def test_objects(device: Library, state_dtype: Any, skip: bool) -> None:
-    """With `skip` the device counts the steps, and the random bits depend on its count."""
+    """With `skip` the device counts the steps, and random bits depend on that count."""
     rng = np.random.default_rng(3)
     params = [rng.normal(size=n).astype(np.float32) for n in SIZES]
     there = [device.put(p) for p in params]
@@ -163,7 +163,7 @@ def test_lookahead(device: Library) -> None:
 
 
 def test_scales_on_another_device(device: Library) -> None:
-    """Those of a tensor on the device lie beside it."""
+    """Scales must be on the device of their codes."""
     p = np.zeros(300, np.float32)
     made = formats.full_like(p, 0.0, "int8")
     for wrong in (
@@ -194,7 +194,7 @@ def test_params_in_float8(device: Library, dtype: str, param_format: str | None)
 @pytest.mark.parametrize("capturable", [False, True])
 @pytest.mark.parametrize("state_dtype", ["float32", "8bit"])
 def test_params_that_are_rounded_stochastically(device: Library, state_dtype: str, capturable: bool) -> None:
-    """Several tensors, of which one is float32 and stored as ever; the device's own count gives the same bits."""
+    """Several tensors, one of them float32 and stored as usual; the device's own count gives the same bits."""
     rng = np.random.default_rng(5)
     options = {"lr": 1e-3, "state_dtype": state_dtype, "min_8bit_size": 200, "seed": 3, "param_format": "sr"}
     params = [rng.normal(size=n).astype(np.float32 if n == 129 else FLOATS["bfloat16"]) for n in SIZES]

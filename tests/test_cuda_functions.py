@@ -1,6 +1,6 @@
-"""The functions of adaptk.ops and the norm on a CUDA device: the bits of the same calls on the CPU.
+"""The functions of adaptk.ops and the norm on a CUDA device have the bits of the same calls on the CPU.
 
-A NaN equals any NaN, and nothing else is excused.
+All NaNs are equal; everything else must match exactly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIGNED = ("param", "grad", "momentum_buffer", "velocity", "bar", "exp_avg", "exp
 
 
 def values(argument: str, shape: int | Sequence[int], dtype: np.dtype[Any], seed: int, special: bool = True) -> Array:
-    """Numbers of many sizes, with others that arithmetic treats in ways of their own."""
+    """Numbers of many magnitudes, with special values."""
     rng = np.random.default_rng([seed, *argument.encode()])
     n = int(np.prod(shape))
     x = rng.normal(size=n) * 10.0 ** rng.uniform(-6, 2, size=n)
@@ -40,7 +40,7 @@ def values(argument: str, shape: int | Sequence[int], dtype: np.dtype[Any], seed
 def buffers(
     rule: str, shapes: Sequence[Any], types: Sequence[tuple[str, str]], seed: int = 0, special: bool = True
 ) -> dict[str, Any]:
-    """Lists of arrays for every buffer of a rule; the types of params and gradients come in turn."""
+    """Lists of arrays for every buffer of a rule, with cycling types of params and gradients."""
     made: dict[str, Any] = {name: [] for name in arguments(rule)}
     for i, shape in enumerate(shapes):
         for name in made:
@@ -54,7 +54,7 @@ def first(several: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed(rule: str) -> dict[str, Any]:
-    """Every hyperparameter off its default, within its range."""
+    """Every hyperparameter with a value that is not its default."""
     found: dict[str, Any] = {}
     for h in RULES[rule].hyperparameters:
         if h.range == "bool":
@@ -73,7 +73,7 @@ def changed(rule: str) -> dict[str, Any]:
 
 
 def assert_equals_cpu(library: Library, rule: str, host: Mapping[str, Any], offset: Any = None, **hyper: Any) -> None:
-    """A call on the device writes what the same call on the CPU does, and nothing else."""
+    """A call on the device writes the same as on the CPU, and nothing else."""
     on_device = library.put_all(host, offset) if offset else library.put_all(host)
     want = copies(host)
     call(rule, on_device, **hyper)
@@ -85,8 +85,8 @@ def assert_equals_cpu(library: Library, rule: str, host: Mapping[str, Any], offs
 
 
 def pairs_of(rule: str) -> list[tuple[str, str]]:
-    """Every pair for three rules: a rule has no loads or stores of its own. Of the others one that is computed in each
-    type, and not the same for all. Types beside themselves, with kernels of their own, are in `test_every_option`."""
+    """Every pair for three rules, as loads and stores do not depend on the rule. For the others, one pair per compute
+    type, which varies. `test_every_option` has equal types, which have their own kernels."""
     if rule in THREE_RULES:
         return PAIRS
     wide = [pair for pair in SOME_PAIRS if pair[0] == "float64"]
@@ -124,7 +124,7 @@ def test_every_option(device: Library, rule: str) -> None:
     types = [("float32", "float32"), ("float64", "float64"), *[(t, t) for t in FLOATS if "16" in t]]
     flags = [{h.name: not h.default} for h in RULES[rule].hyperparameters if h.range == "bool"]
     conventions = [RULES[rule].defaults(c) for c in RULES[rule].conventions[1:]]
-    # What all rules have in common is one function of theirs: three rules have all of it.
+    # All rules share one function for this: three rules are enough.
     common = OPTIONS if rule in THREE_RULES else [OPTIONS[1], OPTIONS[5], OPTIONS[6]]
     for seed, options in enumerate([*common, *flags, *conventions]):
         assert_equals_cpu(device, rule, buffers(rule, [5, 300, 33, 129], types, seed), **options)
@@ -155,7 +155,7 @@ def test_every_library(library: Library, rule: str) -> None:
 
 @pytest.mark.parametrize("rule", ["sgd", "adamw", "nadam"])
 def test_a_large_tensor(device: Library, rule: str) -> None:
-    # Every block of a real device has several tiles then.
+    # Then every block of a real device has several tiles.
     host = buffers(rule, [400_009, 3], [("float32", "bfloat16" if "bfloat16" in FLOATS else "float16")])
     assert_equals_cpu(device, rule, host)
 
@@ -169,7 +169,7 @@ def test_memory_that_is_not_aligned(device: Library, rule: str) -> None:
     for offset in range(1, 8):
         pair = PAIRS[offset % len(PAIRS)]
         assert_equals_cpu(device, rule, buffers(rule, sizes, [pair]), lambda name, n=offset: n)
-        # One of them alone: the others could be read by vectors.
+        # Only one of them: the others could be read by vectors.
         one = arguments(rule)[offset % len(arguments(rule))]
         assert_equals_cpu(
             device, rule, buffers(rule, sizes, [pair]), lambda name, n=offset, one=one: n if name == one else 0
@@ -384,7 +384,7 @@ def test_norm_of_one_buffer_of_every_library(library: Library) -> None:
     assert adaptk.global_norm([library.put(grads), library.put(grads.T)], grad_scale=2.0) == 200.0**0.5
 
 
-# The streams without the arithmetic, that a rule is compared with in benchmarks
+# The memory traffic without the arithmetic, which benchmarks compare rules with
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -1,4 +1,4 @@
-"""Initial values on a CUDA device: the bits of the same calls on the CPU, and nothing beside them."""
+"""Initial values on a CUDA device: the bits of the same calls on the CPU, and no writes out of bounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from test_init import ALL
 pytestmark = pytest.mark.cuda
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-BEFORE = 0.125  # what memory holds that is not to be written
+BEFORE = 0.125  # the contents of memory that must not be written
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -33,7 +33,7 @@ def test_the_bits_of_the_cpu(name: str, dtype: str, device: Library) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["uniform", "normal", "truncated_normal", "zeros", "constant"])
 def test_parts(name: str, dtype: str, device: Library) -> None:
-    """A part of an array that begins and ends within a tile of the generator's, at any place in memory."""
+    """A part of an array that begins and ends within a tile of the generator, at any alignment."""
     if not device.has(dtype) or dtype not in FLOATS:
         pytest.skip(f"{device.name} has no {dtype}")
     fixed: dict[str, Any] = {"zeros": {}, "constant": {"value": -0.0}}

@@ -32,7 +32,7 @@ FORMATS: list[Any] = [None, "bfloat16", "bfloat16_sr", "8bit", "8bit_nearest"]
 
 @pytest.fixture
 def memory(machine: Machine) -> Iterator[Memory]:
-    assert adaptk.cuda.is_available()  # which hands the table of the device's functions over
+    assert adaptk.cuda.is_available()  # which passes the table of the device's functions
     runtime = cudart()
     used: list[int] = []
 
@@ -53,13 +53,13 @@ Route = Callable[..., Any]
 
 @pytest.fixture
 def on_device(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> Route:
-    """A function of JAX whose steps are the device's."""
+    """A JAX function whose steps run on the device."""
 
     def routed(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         def run(*arguments: Any) -> Any:
             with monkeypatch.context() as patched:
                 jax_handler.route(patched, partial(jax_handler.call, "CUDA", memory, **options))
-                # A new function each time: JAX keeps what it has traced.
+                # A new function each time: JAX caches traced functions.
                 return jax.block_until_ready(jax.jit(lambda *x: function(*x))(*arguments))
 
         return run
@@ -85,7 +85,7 @@ def steps(apply: Callable[..., Any], opt: Any, params: Any) -> Any:
     return params, state
 
 
-# Every rule has a kernel of its own, and every format a way through the handler that is the same for all rules.
+# Every rule has its own kernel, and every format has its own path through the handler, the same for all rules.
 @pytest.mark.parametrize(
     ("rule", "state_dtype"),
     [
@@ -110,7 +110,7 @@ def test_reductions(on_device: Route, rule: str) -> None:
 
 @needs_nvrtc
 def test_vmap_of_reductions(on_device: Route) -> None:
-    """Each member has norms, a state and a rate of its own."""
+    """Each member has its own norms, state and rate."""
 
     def step(params: Any, grads: Any, state: Any, lr: Any) -> Any:
         return adaptk.jax.novograd(lr).apply(params, grads, state)
@@ -133,7 +133,7 @@ def test_packed_states(on_device: Route, state_dtype: Any) -> None:
 
 
 def test_results_out_of_place(on_device: Route) -> None:
-    """Memory that XLA did not give away is copied on the device first."""
+    """Memory that was not donated is copied on the device first."""
     opt = adaptk.jax.adam(0.0123, state_dtype="8bit", min_8bit_size=0)
     params = randoms(0, dtype=jnp.bfloat16)
     got = steps(on_device(opt.apply, in_place=False), opt, params)
@@ -142,7 +142,7 @@ def test_results_out_of_place(on_device: Route) -> None:
 
 @pytest.mark.parametrize("state_dtype", FORMATS, ids=str)
 def test_vmap(on_device: Route, state_dtype: Any) -> None:
-    """Members at their own steps and rates; their codes begin at any byte, and their scales at any multiple of 4."""
+    """Members with their own steps and rates; codes begin at any byte, and scales at any multiple of 4."""
 
     def step(params: Any, grads: Any, state: Any, lr: Any) -> Any:
         return adaptk.jax.adam(lr, state_dtype=state_dtype, min_8bit_size=0, seed=5).apply(params, grads, state)
@@ -199,7 +199,7 @@ def test_no_elements(on_device: Route, machine: Machine) -> None:
 
 
 def operands() -> tuple[list[Array], int, dict[str, Any]]:
-    """What adaptk.jax passes for a step of sgd with a scale of gradients that is traced."""
+    """The operands of adaptk.jax for a step of sgd with a traced scale of gradients."""
     found: list[Any] = []
     values = adaptk.rules()["sgd"].defaults()
     traced = [int(name == "grad_scale") for name in values]

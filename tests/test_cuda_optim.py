@@ -1,4 +1,4 @@
-"""Optimizer objects with params on a CUDA device, beside ones with the same params on the CPU: the same bits."""
+"""Optimizer objects with params on a CUDA device: the same bits as with params on the CPU."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def arrays(seed: int, shapes: Sequence[Any] = SHAPES, dtypes: Sequence[str] = ("
 
 
 class Pair:
-    """An optimizer with params on the device, and its like on the CPU."""
+    """An optimizer with params on the device, and a copy on the CPU."""
 
     def __init__(
         self, library: Library, make: Callable[[Any], adaptk.Optimizer], params: Sequence[Array], **of_device: Any
@@ -68,7 +68,7 @@ class Pair:
         return made
 
     def step(self, grads: Sequence[Any] | None = None, **options: Any) -> tuple[adaptk.optim.StepInfo, Any]:
-        """One step of both: what they report, the device's first."""
+        """One step of both. Returns their reports, the device's first."""
         grads = self.grads() if grads is None else grads
         there = [None if g is None else self.library.put(g) for g in grads]
         return self.device.step(there, **options), self.host.step(grads, **options)
@@ -134,7 +134,7 @@ def test_conventions(device: Library, rule: str) -> None:
         pair.check()
 
 
-# The order of warps does not depend on whose arrays they are: each of the two with one of the other.
+# The order of warps does not depend on the library: each of the two with one of the other.
 @pytest.mark.parametrize(("library", "schedule"), [(name, i % 3) for i, name in enumerate(LIBRARIES)], indirect=True)
 def test_every_library(library: Library, schedule: int) -> None:
     dtypes = [d for d in ("float32", "float64", NARROW) if library.has(d)]
@@ -159,7 +159,7 @@ def test_many_steps(device: Library, name: str, skip: bool) -> None:
 
 
 def test_nadam_counts_per_param(device: Library) -> None:
-    # Its schedule is a product over all steps: what the device carries on has to be that of each param.
+    # Its schedule is a product over all steps: the device must keep one for each param.
     pair = Pair(device, made("NAdam", skip_nonfinite=True), arrays(4, [(4,), (5,), (6,)]))
     for t in range(14):
         grads: list[Any] = pair.grads()
@@ -378,7 +378,7 @@ def test_more_reports_than_slots(device: Library, machine: Machine) -> None:
     for t in range(1, 262):
         grad = np.full(3, t, np.float32)
         kept.append((a.step([device.put(grad)]), b.step([grad])))
-    # Places are used again after 256 steps: those whose outcome is still wanted were read before.
+    # Slots are reused after 256 steps: reports that are still referenced are read before.
     assert len(machine.calls.streams("read_report")) == 5
     assert all(got == want for got, want in kept)
     assert len(machine.calls.streams("read_report")) == 261
@@ -467,7 +467,7 @@ def test_hyperparameters_on_the_device(device: Library, dtype: Any, shape: Any, 
 
 
 def library_write(library: Library, x: Any, array: Array) -> None:
-    """New numbers in an array, where it is."""
+    """Writes new numbers to an array in place."""
     source = library.put(np.array(array, order="C"))
     if library.name == "torch":
         x.copy_(source)
@@ -535,7 +535,7 @@ def test_from_device_to_cpu_and_back(library: Library, skip: bool) -> None:
     assert on_device.keys() == on_host.keys()
     for key, value in to_host(library, on_device).items():
         assert_equal(np.asarray(value), np.asarray(on_host[key]), key)
-    # Each goes on from what the other has saved.
+    # Each resumes from the state that the other has saved.
     other = Pair(library, made("NAdam", skip_nonfinite=skip), pair.host_params)
     other.seed = pair.seed
     other.device.load_state_dict(on_host)

@@ -1,4 +1,4 @@
-"""What only a real CUDA device can show: graphs, streams side by side, several devices, memory that runs out."""
+"""Tests that need a real CUDA device: graphs, concurrent streams, several devices, out of memory."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_only_a_capturable_optimizer_is_captured(torch: Any) -> None:
 
     def capture() -> None:
         with torch.cuda.graph(torch.cuda.CUDAGraph()):
-            grad.add_(1.0)  # else PyTorch warns of an empty graph
+            grad.add_(1.0)  # otherwise PyTorch warns of an empty graph
             optimizer.step([grad])
 
     with pytest.raises(RuntimeError, match="capturable=True"):
@@ -127,7 +127,7 @@ def test_a_step_of_pytorchs_class_in_a_graph(torch: Any) -> None:
     def capture(o: Any) -> Any:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            params[0].grad.add_(0.0)  # else PyTorch warns of an empty graph
+            params[0].grad.add_(0.0)  # otherwise PyTorch warns of an empty graph
             o.step(clip_norm=1.0)
         return graph
 
@@ -185,7 +185,7 @@ def test_a_named_stream_is_ordered_with_those_of_the_arrays(torch: Any) -> None:
         with adaptk.cuda.stream(named):
             adaptk.ops.sgd(param, grad, step=1, lr=1.0)
         param.add_(1.0)
-        # Its memory is used again for the next one.
+        # Its memory is reused for the next one.
         del grad
     torch.cuda.synchronize()
     assert host(param).tolist()[::999_999] == [0.0] * 5
@@ -264,7 +264,7 @@ def test_two_devices(torch: Any) -> None:
 
 @pytest.fixture
 def emptied(torch: Any) -> Iterator[None]:
-    """PyTorch gives back the memory that it keeps, before the test and after it."""
+    """Empties PyTorch's memory cache before and after the test."""
     torch.cuda.empty_cache()
     yield
     gc.collect()
@@ -274,7 +274,7 @@ def emptied(torch: Any) -> Iterator[None]:
 @pytest.mark.usefixtures("emptied")
 def test_out_of_memory(torch: Any) -> None:
     free, _ = torch.cuda.mem_get_info()
-    # A param, two states and, in a look-ahead, a copy of it: the copy is too much.
+    # A param, two states and, in a look-ahead, a copy of the param: there is no memory for the copy.
     size = int(free * 0.29) // 4
     param = torch.zeros(size, device="cuda")
     optimizer = adaptk.RMSProp([param], nesterov=True)

@@ -1,4 +1,4 @@
-"""Rules that are made at run time on a CUDA device, where NVRTC compiles them: the bits that they have on the CPU."""
+"""Rules made at run time on a CUDA device, compiled by NVRTC: the same bits as on the CPU."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def fits(rule: adaptk.TracedRule) -> bool:
     return not has_reductions(rule) and len(rule.rule.states) <= 4
 
 
-# A third of the others: one writer makes the C++ of all.
+# A third of the others: the same code generates the C++ of all.
 @needs_nvrtc
 @pytest.mark.parametrize("rule", [r.name for r in all_rules() if fits(r)][::3])
 def test_the_catalogue(device: Library, rule: str) -> None:
@@ -111,7 +111,7 @@ def test_reductions_over_tensors(device: Library, rule: str, dtype: str) -> None
 @needs_nvrtc
 @pytest.mark.parametrize("rule", OF_ALL)
 def test_reductions_over_all_params(device: Library, rule: str) -> None:
-    """Tensors begin anywhere in a leaf; the host carries numbers on that the device has measured."""
+    """Tensors begin anywhere in a leaf; the host updates carried numbers from the device's sums."""
     made = find(rule)
     assert made is not None
     rng = np.random.default_rng(6)
@@ -153,7 +153,7 @@ def test_reductions_of_any_format(device: Library, rule: str) -> None:
 @needs_nvrtc
 @pytest.mark.parametrize("rule", ["novograd", "adafactor"])
 def test_reductions_if_the_device_counts(device: Library, rule: str) -> None:
-    """A step that is skipped leaves states of tensors, rows and columns as they are, and the count too."""
+    """A skipped step changes neither the states of tensors, rows and columns nor the count."""
     made = find(rule)
     assert made is not None
     rng = np.random.default_rng(8)
@@ -190,7 +190,7 @@ def step_on_both(device: Library, made: adaptk.TracedRule, host: dict[str, list[
 
 @needs_nvrtc
 def test_squares_beyond_float64(device: Library) -> None:
-    """They are taken once more of scaled values, as on the CPU; and of what is not finite they are not."""
+    """They are computed again from scaled values, as on the CPU, but not if a value is not finite."""
     made = find("lamb")
     assert made is not None
     for scale in (1e200, 1e-200, np.inf, np.nan):
@@ -201,7 +201,7 @@ def test_squares_beyond_float64(device: Library) -> None:
 
 @needs_nvrtc
 def test_all_kinds_of_reductions(device: Library) -> None:
-    """The largest one, of NaN and of zeros too, sums and means, one after the other; the shape; a number per tensor."""
+    """Maxima, also of NaN and zeros, sums and means in sequence, the shape, and a number per tensor."""
 
     def measured(p: Any, g: Any, m: Any, seen: Any, h: Any, t: Any) -> Any:
         most = adaptk.max(abs(g))
@@ -232,7 +232,7 @@ SHAPES = [(3, 5), (2, 300), (300,), (2, 3, 70), (0, 4), ()]
 
 
 def steps_of_matrices(device: Library, rule: str, dtype: str, shapes: list[tuple[int, ...]], **options: Any) -> None:
-    """Of a rule and its states, the last step with clipping."""
+    """Steps of a rule with its states; the last one clips."""
     made = find(rule)
     assert made is not None
     rng = np.random.default_rng(5)
@@ -365,7 +365,7 @@ def test_formats_of_states(device: Library, state_dtype: str) -> None:
 @needs_nvrtc
 @pytest.mark.parametrize("rule", ["nadam", "focus"])
 def test_the_device_counts_the_steps(device: Library, rule: str) -> None:
-    """Then it computes the coefficients too: powers, products over the steps, and the weight decay that rules read."""
+    """Then it also computes the coefficients: powers, products over the steps, and the weight decay that rules read."""
     if rule in RULES:
         with traced(rule) as made:
             steps_of_optimizers(device, made, {"skip_nonfinite": True}, weight_decay=0.1)
@@ -423,7 +423,7 @@ def test_carried_numbers(device: Library) -> None:
 
 @needs_nvrtc
 def test_compiled_code(device: Library, machine: Machine, cache: Path) -> None:
-    """Vectors of 16 bytes, nothing contracted, nothing in local memory; and files from which it is loaded again."""
+    """Vectors of 16 bytes, no contraction, no local memory; and cached files from which it is loaded again."""
     hypers = {"lr": 0.1, "beta": 0.9}
 
     def averaging(p: Any, g: Any, m: Any, h: Any, t: Any) -> Any:
@@ -447,7 +447,7 @@ def test_compiled_code(device: Library, machine: Machine, cache: Path) -> None:
     check(device, made)
     made.unregister()
     assert set(cache.iterdir()) - before == {file}
-    # It comes from the file: what is not code there fails.
+    # It is loaded from the file: a corrupt file fails.
     data = file.read_bytes()
     end = data.index(b"namespace adaptk::cuda\n") + len(b"namespace adaptk::cuda\n")
     file.write_bytes(data[:end] + b"0\nno code")
@@ -457,7 +457,7 @@ def test_compiled_code(device: Library, machine: Machine, cache: Path) -> None:
         made(param, grad, m, step=1)
     if machine.simulated:
         machine.forgive()
-    # But for others' hands on it.
+    # Unless others can write it.
     file.chmod(0o666)
     check(device, made)
     made.unregister()

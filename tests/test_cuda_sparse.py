@@ -1,4 +1,4 @@
-"""Gradients of rows on a CUDA device: the bits of the same steps on the CPU, and what is refused."""
+"""Gradients of rows on a CUDA device: the bits of the same steps on the CPU, and errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def assert_equals_cpu(
     [(rule, shape, MODES[(i + j) % 2]) for i, rule in enumerate(THREE_RULES) for j, shape in enumerate(ROWS)],
 )
 def test_rows_of_all_lengths(rule: str, shape: tuple[int, ...], mode: str, device: Library) -> None:
-    """Rows that have no value, one, and more than a leaf of them; indices of both types, there and here."""
+    """Rows with no value, one, and more than a leaf of them; indices of both types, on the device and on the host."""
     for count, index in ((0, np.int64), (1, np.int32), (700, np.int64), (5, np.int64)):
         host = make(rule, (40, *shape))
         indices, values = gradient(40, shape, count, count + len(shape))
@@ -68,7 +68,7 @@ def test_every_type(param: str, grad: str, device: Library) -> None:
 
 
 def steps(library: Library | None, sparse: str, options: Sequence[dict[str, Any]], **made: Any) -> list[Any]:
-    """Steps of an optimizer whose params have gradients of rows, of all elements and none."""
+    """Steps of an optimizer whose params have sparse gradients, dense ones and none."""
     rng = np.random.default_rng(3)
     put = library.put if library is not None else (lambda x: x)
     params = [put(rng.standard_normal((50, 16)).astype(np.float32)), put(np.ones((30, 4))), put(np.ones(9, np.float32))]
@@ -97,7 +97,7 @@ SKIPPING: list[dict[str, Any]] = [
 ]
 
 
-# Each pair of two of the three is there.
+# Each pair of the three occurs.
 @pytest.mark.parametrize(
     ("options", "sparse", "capturable"),
     [
@@ -119,7 +119,7 @@ def test_objects(options: list[dict[str, Any]], sparse: str, capturable: bool, d
 
 @pytest.mark.parametrize("kind", ["8bit_nearest", "8bit_dynamic", "4bit", "bfloat16", "float16"])
 def test_states_in_other_formats(kind: str, device: Library) -> None:
-    """Rows of whole blocks: scales go with their rows."""
+    """Rows of whole blocks: scales belong to rows."""
     results = []
     for library in (device, None):
         put = library.put if library is not None else np.copy
@@ -207,9 +207,9 @@ RULES_THAT_CATCH_UP = [name for name, rule in RULES.items() if rule.catch_up]
 
 @pytest.mark.parametrize("rule", RULES_THAT_CATCH_UP)
 def test_catching_up(rule: str, device: Library) -> None:
-    """Steps of rows, of all rows, and both at once."""
+    """Sparse steps, dense steps, and both at once."""
     cases: list[tuple[str, dict[str, Any]]] = [("float32", {}), ("float64", {"weight_decay": 0.1, "decoupled": True})]
-    # Two loads of a row for three rules, and one of them for the formula of each of the others.
+    # Both ways to load a row for three rules, and one of them for the formula of each of the others.
     at = RULES_THAT_CATCH_UP.index(rule) % 2
     for dtype, hyper in cases if rule in THREE_RULES else cases[at : at + 1]:
         results = []
@@ -260,7 +260,7 @@ def test_objects_that_catch_up(device: Library) -> None:
 )
 @pytest.mark.parametrize("rule", ["adam", "rowwise_adam"])
 def test_stored_rows_catch_up(rule: str, made: dict[str, Any], dtype: str, row: int, device: Library) -> None:
-    """A row is rounded once in a step, however many it has missed; and where all rows catch up, before the step too."""
+    """A row is rounded once per step, however many steps it has missed; if all rows catch up, also before the step."""
     if dtype not in FLOATS or not device.has(dtype):
         pytest.skip(f"{device.name} has no {dtype}")
     results = []
@@ -287,7 +287,7 @@ def test_stored_rows_catch_up(rule: str, made: dict[str, Any], dtype: str, row: 
 
 @pytest.mark.parametrize(("kind", "row"), [("8bit", 256), ("bfloat16_sr", 64), ("bfloat16_sr", 33), ("bfloat16_sr", 2)])
 def test_rows_that_are_rounded_stochastically(kind: str, row: int, device: Library) -> None:
-    """Random bits are those of an element's place in its tensor, which may be in the middle of a draw."""
+    """Random bits depend on an element's position in its tensor, which may be in the middle of a draw."""
     for mode in ("lazy", "dense"):
         results = []
         for library in (device, None):
@@ -392,7 +392,7 @@ def test_objects_with_a_number_for_each_row(rule: str, device: Library) -> None:
         (PLAIN[:2], {"state_dtype": "8bit", "min_8bit_size": 64, "seed": 3}, {}),
         (PLAIN[:2], {"state_dtype": "bfloat16_sr", "seed": 3}, {"capturable": True}),
     ]
-    # AdaGrad has no states in other formats, and one kind of gradient takes the same way by both rules.
+    # AdaGrad has no states in other formats, and one kind of gradient has the same code in both rules.
     for options, made, there in cases if rule == "rowwise_adam" else cases[::4]:
         got, want = row_wise_steps(device, rule, options, **made, **there), row_wise_steps(None, rule, options, **made)
         assert_equal(got[0], want[0], made)

@@ -1,4 +1,4 @@
-"""Params of 16 bits in formats of their own on a CUDA device, beside the same ones on the CPU: the same bits."""
+"""Params of 16 bits in formats of their own on a CUDA device, the same bits as on the CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = {"remainder16": "remainder", "remainder8": "remainder", "kahan": "compen
 @pytest.mark.parametrize("name", SPLIT)
 @pytest.mark.parametrize(("rule", "offset"), [("adam", 0), ("sgd", 1)])
 def test_functions(device: Library, rule: str, name: str, offset: int) -> None:
-    """Tiles that are whole and others; params, and what lies beside them, on multiples of 16 bytes and elsewhere."""
+    """Full and partial tiles; params and remainders, aligned to 16 bytes and not."""
     rng = np.random.default_rng(7)
     pairs = [formats.split_param(rng.normal(size=n).astype(np.float32), name) for n in SIZES]
     states = [[np.full(n, v, np.float32) for n in SIZES] for v in RULES[rule].initial_states().values()]
@@ -45,7 +45,7 @@ def test_numbers_of_every_kind(device: Library, name: str) -> None:
         param: Any = np.arange(0, 1 << 16, 13, dtype=np.uint16).view(np.float16)
         there, grad = device.put(param), np.zeros(param.size, np.float32)
     else:
-        # Beside each param what lies beside another.
+        # Each param with the remainder of another.
         param = formats.split_param(x, name)
         param[1][...] = np.roll(param[1], 5)
         there, grad = (device.put(param[0]), device.put(param[1])), np.zeros(x.size, np.float32)
@@ -77,7 +77,7 @@ def test_float16_rounded_stochastically(device: Library) -> None:
     ("name", "state_dtype"), [("remainder16", "8bit"), ("remainder8", "float32"), ("kahan", "float32")]
 )
 def test_objects(device: Library, name: str, state_dtype: str) -> None:
-    """Several tensors, of which one is float32 and stored as ever; a state on one device goes on on the other."""
+    """Several tensors, one of them float32 and stored as usual; a state of one device resumes on the other."""
     rng = np.random.default_rng(5)
     options = {"lr": 1e-2, "state_dtype": state_dtype, "min_8bit_size": 200, "seed": 3, "param_format": name}
     params = [rng.normal(size=n).astype(np.float32 if n == 129 else FLOATS["bfloat16"]) for n in SIZES]

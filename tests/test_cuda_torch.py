@@ -1,4 +1,4 @@
-"""The native step of `adaptk.torch` on a device beside the same on the CPU, with arrays that stand for tensors."""
+"""The native step of `adaptk.torch` on a device against the CPU, with arrays in place of tensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZES = [(3,), (), (64, 5), (0,), (1000,), (7, 1)]
 
 
 class Tensor(device_arrays.Exchange):
-    """An array on the device with what a step asks of a tensor."""
+    """An array on the device with the attributes of tensors that a step uses."""
 
     grad: Any = None
     is_sparse = False
@@ -34,7 +34,7 @@ class Tensor(device_arrays.Exchange):
 
 
 class SparseGrad:
-    """A gradient that has values for some rows."""
+    """A sparse gradient."""
 
     is_sparse = True
 
@@ -43,14 +43,14 @@ class SparseGrad:
 
 
 def from_numpy(array: Array) -> Any:
-    """torch knows nothing of ml_dtypes."""
+    """torch does not know ml_dtypes."""
     if array.dtype == np.float32:
         return torch.from_numpy(array)
     return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
 
 
 class Owner:
-    """What `adaptk.torch`'s classes answer to the native step, for dense tensors."""
+    """The methods of `adaptk.torch`'s classes that the native step calls, for dense tensors."""
 
     def __init__(
         self, rule: str, put: Any, numbers: dict[str, Any], device_counts: bool = False, state_dtype: str | None = None
@@ -86,7 +86,7 @@ class Owner:
         return state, (p, *arrays), tuple(state[n] for n in self.numbers), False, self.fresh, False
 
     def _stored(self, state: Any) -> bool:
-        """One number for a row is float32 in any case."""
+        """One number per row is always float32."""
         return self.state_dtype is not None and state.per == "element"
 
     def _fit(self, p: Any, grad: Any, where: str) -> Any:
@@ -166,7 +166,7 @@ def test_steps(rule: str) -> None:
         pair.check()
 
 
-# Over tensors, rows and columns, and over all of them, with numbers that are carried; states of one number for each.
+# Over tensors, rows, columns and all params, with carried numbers; states with one number for each.
 REDUCED = ["lamb", "novograd", "adam_mini_tensor", "sm3_momentum", "prodigy", "dowg"]
 
 
@@ -196,7 +196,7 @@ def test_reductions(rule: str) -> None:
 @needs_nvrtc
 @pytest.mark.parametrize("rule", ["lamb", "novograd", "sm3"])
 def test_reductions_if_the_device_counts(rule: str, machine: device_arrays.Machine) -> None:
-    """The first step compiles and makes memory, so that the others may be captured."""
+    """The first step compiles and allocates memory, so that the others may be captured."""
     pair = Pair(rule, {"step": 0.0}, device_counts=True)
     for t in range(3):
         pair.set_grads()
@@ -265,7 +265,7 @@ def test_clipping_and_skipping() -> None:
 
 @pytest.mark.parametrize("known", [False, True])
 def test_epilogues(known: bool) -> None:
-    """Zeros, copies and averages; a step that is skipped sets gradients to zero alone."""
+    """Zeros, copies and averages; a skipped step only sets gradients to zero."""
     pair = Pair("adam", {"step": 0.0})
     means, halves = (
         [np.asarray(pair.rng.normal(size=s), np.float32) for s in SIZES],
@@ -301,7 +301,7 @@ def test_a_skipped_step_is_not_counted_on_the_device() -> None:
 
 @needs_nvrtc
 def test_reductions_on_two_devices() -> None:
-    """Those of each tensor are added up where it is, and those of all params have to be in one place."""
+    """Reductions of a tensor run on its device; those over all params must be on one device."""
     for rule in ("lamb", "prodigy"):
         pair = Pair(rule, {"step": 0.0})
         both = Owner(rule, None, {})
@@ -325,7 +325,7 @@ def test_reductions_on_two_devices() -> None:
 
 
 def test_params_on_the_cpu_and_on_a_device_in_one_step() -> None:
-    """One norm over both, and the same update as in two steps that are given that norm."""
+    """One norm over both, and the same update as in two steps with that norm."""
     pair = Pair("adam", {"step": 0.0})
     both = Owner("adam", None, {})
 
@@ -389,7 +389,7 @@ def one_param(rule: str, device_counts: bool = False) -> tuple[Owner, Any]:
 
 
 def refuse(machine: device_arrays.Machine, owner: Owner, p: Any, match: str, **options: Any) -> None:
-    """A captured step is refused, and has changed, counted and put on the device nothing."""
+    """A captured step is refused: nothing is changed, counted or launched."""
     before, counted = p.host(), list(owner.counted)
     machine.calls.reset()
     machine.calls.is_capturing = True
@@ -443,7 +443,8 @@ def test_a_momentum_buffer_does_not_begin_in_a_graph(machine: device_arrays.Mach
 
 def test_outcomes_are_not_waited_for_in_a_capture(machine: device_arrays.Machine) -> None:
     owner, p = one_param("sgd")
-    with machine.without_kernels():  # What they compute does not matter here, and 256 steps take a simulator minutes.
+    # Their results do not matter here, and the simulator would take minutes for 256 steps.
+    with machine.without_kernels():
         wanted = [owner.step([p], {"lr": 0.0}, clip_norm=1.0)[1] for _ in range(256)]
     refuse(machine, owner, p, "outcomes of 256 steps", clip_norm=1.0)
     del wanted[3]

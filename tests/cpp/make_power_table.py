@@ -2,8 +2,8 @@
 
     python make_power_table.py > power_table.inc
 
-Left out are powers below 1e-290 and those so near to the middle of two float64 values that the double-double
-arithmetic of power.hpp cannot decide them (within 2^-16 of their last place).
+Powers below 1e-290 are left out, and those so near the midpoint of two float64 values that the double-double arithmetic
+of power.hpp cannot decide them (within 2^-16 of their last place).
 """
 
 from __future__ import annotations
