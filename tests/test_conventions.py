@@ -368,8 +368,8 @@ Trajectory = tuple[np.ndarray, list[dict[str, np.ndarray]]]
 
 @lru_cache
 def problem() -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-    """Params, and gradients for each step, whose values are exact in float32. Their magnitudes run from far below every
-    eps to 10, and some are zero."""
+    """Params, and gradients for each step, whose values are exact in float32. Their magnitudes range from far below
+    every eps to 10, and some are zero."""
     rng = np.random.default_rng(20240607)
     params = [rng.normal(size=shape).astype(np.float32) for shape in SHAPES]
     magnitudes = [10.0 ** rng.uniform(-10.0, 1.0, size=shape) for shape in SHAPES]
@@ -588,7 +588,7 @@ FIRST_CASES = [next(cases_of(*pair)) for pair in PAIRS]
 
 
 def error(ours: np.ndarray, exact: np.ndarray) -> float:
-    """The largest deviation relative to the value and to the length of the path, which may be long for values near 0."""
+    """The largest deviation relative to the value and to the length of the path, which may be long near 0."""
     start = row(inputs("float64")[0])
     way = np.cumsum(np.abs(np.diff(exact, axis=0, prepend=start[np.newaxis])), axis=0)
     return float(np.max(np.abs(ours - exact) / (np.abs(exact) + way)))

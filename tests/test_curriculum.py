@@ -121,7 +121,7 @@ def test_orders() -> None:
 
 
 def test_equal_difficulties_are_in_random_order() -> None:
-    """Not in that of the data, which may be sorted by class."""
+    """Not in the order of the data, which may be sorted by class."""
     difficulty = np.repeat([1.0, 0.0], 500)
     for order in ("easy", "hard"):
         ordered = Curriculum(difficulty, ALL_AT_ONCE, 5, 3, order=order).ordered
@@ -136,7 +136,7 @@ def test_infinite_difficulties() -> None:
 
 @pytest.mark.parametrize("order", ["easy", "hard", "random"])
 def test_groups(order: Any) -> None:
-    """Each part has the shares of the whole, to within one example, and is in order within each group."""
+    """Each part has the proportions of the whole, to within one example, and is in order within each group."""
     rng = np.random.default_rng(0)
     groups = rng.choice(["a", "b", "c"], size=300, p=[0.6, 0.3, 0.1])
     difficulty = rng.normal(size=300) + 10 * (groups == "a")
@@ -162,7 +162,7 @@ def test_available_part() -> None:
         assert batch.dtype == np.int64
         assert curriculum.step == t
         assert curriculum.available == math.ceil(share(t) * 100 - 1e-9)
-        # The easiest have the largest numbers here.
+        # The easiest examples have the largest indices here.
         assert batch.min() >= 100 - curriculum.available
         assert len({*batch.tolist()}) == len(batch)
         assert len(batch) <= 7
@@ -171,7 +171,7 @@ def test_available_part() -> None:
 @pytest.mark.parametrize("n", [1, 7, 100, 5000, 20_000])
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_passes(n: int, drop_last: bool) -> None:
-    """Every example once before any comes twice; the last batch of a pass is smaller, or is left out."""
+    """Every example once before any comes twice; the last batch of a pass is smaller or dropped."""
     size = max(1, n // 17) if n < 5000 else 300
     curriculum = Curriculum(np.zeros(n), ALL_AT_ONCE, size, 5, drop_last=drop_last)
     whole, rest = divmod(n, size)
@@ -195,9 +195,9 @@ def test_fewer_than_a_batch() -> None:
 
 
 def test_batches_are_uniform() -> None:
-    """Of examples, of their pairs and of their order; by both ways to draw, small and large parts."""
+    """Uniform over examples, pairs and orders; with both ways of sampling, for small and large parts."""
     for n, size, count in ((6, 3, 6000), (5000, 40, 3000)):
-        # A part that changes in size at each step, so that each batch begins a pass.
+        # A part whose size changes at each step, so that each batch begins a pass.
         calls = itertools.count()
         curriculum = Curriculum(np.arange(n + 1), lambda t, n=n, calls=calls: (n + next(calls) % 2) / (n + 1), size, 11)
         batches = take(curriculum, count)[::2]
@@ -260,7 +260,7 @@ def test_any_function_of_the_step() -> None:
 @pytest.mark.parametrize("share", [pacing.linear(0.1, total=30), pacing.exponential(0.2, every=20), ALL_AT_ONCE])
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_resuming(n: int, share: pacing.Pacing, drop_last: bool) -> None:
-    """From any step, by way of each usual format of files."""
+    """From any step, through each common file format."""
 
     def new() -> Curriculum:
         return Curriculum(np.arange(n) % 13, share, 7, 0, drop_last=drop_last)
@@ -280,7 +280,7 @@ def test_resuming(n: int, share: pacing.Pacing, drop_last: bool) -> None:
             resumed.load_state_dict(stored)
             assert resumed.step == at
             assert take(resumed, 60 - at) == batches[at:]
-    # The state does not follow the object.
+    # The state is a copy.
     assert state["step"] == 59
 
 
@@ -415,7 +415,7 @@ def test_self_paced_never_selects_infinite_losses() -> None:
 
 
 def test_self_paced_learning_of_a_line_with_outliers() -> None:
-    """What it is for: the fit of the first rounds does not see the outliers, as that of all data does."""
+    """Its purpose: the first rounds fit without the outliers, unlike a fit of all data."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 2))
     truth = np.array([2.0, -1.0])

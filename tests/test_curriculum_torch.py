@@ -33,7 +33,7 @@ def test_iterations_continue() -> None:
     assert isinstance(sampler, torch.utils.data.Sampler)
     assert len(sampler) == 5
     assert [*loaded(sampler), *loaded(sampler), *loaded(sampler)] == wanted(15)
-    # One that is left early is over.
+    # An iteration that is left early has ended.
     assert next(iter(sampler)) == wanted(16)[15]
     assert loaded(sampler) == wanted(21)[16:]
 
@@ -41,13 +41,13 @@ def test_iterations_continue() -> None:
 @pytest.mark.full
 def test_workers() -> None:
     sampler = TorchSampler(new(), steps=5)
-    # Not by fork(), of which libraries with threads warn that others have loaded.
+    # Not fork(): other loaded libraries have threads and warn about it.
     assert loaded(sampler, num_workers=2, multiprocessing_context="spawn") == wanted(5)
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 4, 7])
 def test_shards(replicas: int) -> None:
-    """Together the batches of one process; those that do not divide are filled up from their start."""
+    """Together the batches of one process; batches that do not divide evenly are padded from their start."""
     shards = [loaded(TorchSampler(new(), 20, num_replicas=replicas, rank=r)) for r in range(replicas)]
     for step, batch in enumerate(wanted(20)):
         parts = [shard[step] for shard in shards]
@@ -99,7 +99,7 @@ def test_states_behind_a_loader_that_asks_early() -> None:
         resumed = TorchSampler(new(), steps=5)
         resumed.load_state_dict(sampler.state_dict(batches=had))
         assert list(resumed) == wanted(10)[5 + had :]
-    # Looking did not move it, and a state within a resumed iteration counts from its start.
+    # Reading the state did not change it, and a state within a resumed iteration counts from its start.
     assert next(iterator) == wanted(10)[9]
     resumed = TorchSampler(new(), steps=5)
     resumed.load_state_dict(sampler.state_dict(batches=2))

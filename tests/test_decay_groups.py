@@ -1,4 +1,4 @@
-"""``adaptk.decay_groups``: which params are decayed, by name or by what they are."""
+"""``adaptk.decay_groups``: which params are decayed, by name or by shape and module."""
 
 from __future__ import annotations
 

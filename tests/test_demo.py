@@ -1,4 +1,4 @@
-"""The demo, run in this process, and the plain NumPy formulas that it is timed against."""
+"""The demo, run in this process, and the plain NumPy formulas that it is compared with."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _small(monkeypatch):
 
 
 def call(*arguments):
-    """Status, output and messages of the command, which has its terminal nowhere."""
+    """Status, output and messages of the command, without a terminal."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main(["demo", *arguments])
@@ -407,7 +407,7 @@ def test_the_plain_formulas_are_those_of_the_registry():
 
 
 def agree(rule, hyper, initial, dtype, steps=12):
-    """Steps of the kernel beside those of the formula, on random gradients some of which are 0."""
+    """Steps of the kernel and of the formula agree on random gradients, some of which are 0."""
     rng = np.random.default_rng(7)
     p = rng.standard_normal((40, 25)).astype(dtype)
     states = [np.full_like(p, value) for value in initial]

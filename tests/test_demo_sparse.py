@@ -1,4 +1,4 @@
-"""The demo's sparse part: its text, its gradients, its runs and what is shown of them."""
+"""The demo's sparse part: its text, gradients, runs and output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = ("adaptk_text_one", "adaptk_text_two")
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, ...]]:
-    """Two packages of 40 lines; each has words of its own, which are the first five and the last five."""
+    """Two packages of 40 lines. The first five and the last five words are those of one package each."""
     rng = np.random.default_rng(0)
     for k, name in enumerate(PACKAGES):
         (tmp_path / name).mkdir()
@@ -47,7 +47,7 @@ def test_passages_are_bags_of_words(packages: tuple[str, ...]) -> None:
     assert text.packages == list(packages)
     assert len(text.labels) == 40
     assert text.train == 30
-    # "adaptk", "text", "one" and "two" are no words of their own packages alone.
+    # "adaptk", "text", "one" and "two" do not occur in only one package.
     single = {word for word in text.words if " " not in word}
     assert single == {*WORDS, "adaptk", "text", "one", "two"}
     assert {"adaptk text", "text one"} < set(text.words) - single
@@ -113,7 +113,7 @@ def test_runs_match_sparse_steps(packages: tuple[str, ...], monkeypatch: pytest.
     runs = _rare_words.run_all(text, 0)
     assert [run.rule for run in runs] == ["sgd", "adagrad"]
     for run in runs:
-        assert run.rate == 1.0  # the other one is too slow
+        assert run.rate == 1.0  # the other rate is too small
         assert len(run.losses) == text.train // _rare_words.BATCH
         assert run.losses[0] == pytest.approx(np.log(2))
         assert run.losses[-1] < run.losses[0]

@@ -1,4 +1,4 @@
-"""The documentation: its programs print what it says, and it knows every rule. test_docs_html.py builds it."""
+"""The documentation: its programs print what it says, and it has every rule. test_docs_html.py builds it."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def needs(*modules: str) -> None:
 
 
 def test_pages_have_programs() -> None:
-    """What is looked for below is there."""
-    assert not any(blocks(page, "py", "pycon", "c++") for page in PAGES)  # spellings that would not be run
+    """The patterns below match something."""
+    assert not any(blocks(page, "py", "pycon", "c++") for page in PAGES)  # languages that would not be run
     have = {page: {block.language for block in blocks(page, "python", "c", "cpp", "cuda", "cmake")} for page in PAGES}
     assert {page.removeprefix("guide/"): sorted(have[page]) for page in PAGES if have[page]} == {
         "index.md": ["python"],
@@ -76,7 +76,7 @@ def test_pages_have_programs() -> None:
 
 
 def pages_with_programs() -> Iterator[Any]:
-    """The pages with programs; other libraries take longer to import than the programs to run."""
+    """The pages with programs, by the libraries that they import, as importing those takes longer than the programs."""
     for page in PAGES:
         if text := "".join(block.text for block in blocks(page, "python")):
             full = re.search(
@@ -87,7 +87,7 @@ def pages_with_programs() -> Iterator[Any]:
 
 @pytest.mark.parametrize("page", list(pages_with_programs()))
 def test_python(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks of a page are one program, whose lines are those of the page; it prints what its comments say."""
+    """The blocks of a page are one program with the page's line numbers; it prints what its comments say."""
     program = ""
     for block in blocks(page, "python"):
         program += "\n" * (block.line - 1 - program.count("\n")) + block.text
@@ -106,8 +106,8 @@ def test_python(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         needs("scipy")
     script = tmp_path / "guide.py"
     script.write_text(program, encoding="utf-8")
-    # PyTorch's own, at import: what it deprecates it still uses.
-    # The last one is of Keras, which turns PyTorch's tensors into NumPy's arrays.
+    # PyTorch uses its own deprecated functions at import.
+    # The last one is of Keras, which converts PyTorch tensors to NumPy arrays.
     known = ("ignore::DeprecationWarning:torch.jit._script", "ignore:__array__ implementation:DeprecationWarning")
     command = [sys.executable, "-W", "error", *(word for k in known for word in ("-W", k)), str(script)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -119,12 +119,12 @@ def test_python(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def sources(page: str, *languages: str) -> dict[str, str]:
-    """The files of a page: blocks that begin with a comment that names one, and what goes on at the end of its main."""
+    """The files of a page: blocks that begin with a comment naming a file, and blocks that continue its main."""
     files: dict[str, str] = {}
     name = ""
     for block in blocks(page, *languages):
         begin = re.match(r"(?:// |/\* )(\w+\.\w+)(?: \*/)?\n", block.text)
-        # Messages of compilers have the lines of the page.
+        # Compiler messages have the line numbers of the page.
         place = f'#line {block.line} "{page}"\n'
         if begin:
             name = begin[1]
@@ -186,7 +186,7 @@ def test_compiled(page: str, language: str, warnings: str, tmp_path: Path) -> No
 
 @pytest.mark.full
 def test_cuda(tmp_path: Path) -> None:
-    """Compiled wherever there is an nvcc, and run where there is a device."""
+    """Compiled if there is an nvcc, and run if there is a device."""
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("needs nvcc")
@@ -199,7 +199,7 @@ def test_cuda(tmp_path: Path) -> None:
         prints(program, sources(page, "cuda")[name])
 
 
-# What the pages know
+# The contents of the pages
 
 
 def sections() -> dict[str, str]:

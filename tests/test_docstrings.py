@@ -36,7 +36,7 @@ PUBLIC: dict[str, Any] = {
 }
 
 
-# What functions return, shown in their examples.
+# The types of results in examples.
 RETURNED = {"Hyperparameter", "State", "Rule", "schedules.Schedule"}
 
 
@@ -63,7 +63,7 @@ def test_every_example_runs(name: str) -> None:
 def test_the_examples_of_modules(name: str) -> None:
     try:
         if name == "adaptk._torch_muon":
-            importlib.import_module("adaptk.torch")  # whose part it is: neither is whole without the other
+            importlib.import_module("adaptk.torch")  # one is a part of the other
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         pytest.skip(f"{error.name} is not installed")

@@ -1,4 +1,4 @@
-"""What a step does behind the rule: gradients set to zero, copies, averages. The bits of the same after the step."""
+"""Operations fused into a step: zeroing gradients, copies, averages. They have the bits of separate operations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from adaptk import formats
 from helpers import FLOATS, PAIRS, RULES, SOME_PAIRS, THREE_RULES, Array, arguments, call, copies, make, make_list
 
-SIZE = 2 * 4096 + 3 * 256 + 77  # several blocks of the direct path, tiles, and a rest
+SIZE = 2 * 4096 + 3 * 256 + 77  # several blocks of the direct path, tiles, and a remainder
 
 
 def lerp(a: Array, p: Array, decay: float) -> Array:
@@ -100,7 +100,7 @@ def test_an_average_equal_to_its_param_stays() -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("copy", ["bfloat16", "float32"])
 def test_copies_of_large_steps(copy: str, threads: int) -> None:
-    """From 2M elements on copies are written past the cache, in units of 16 bytes, if their address allows it."""
+    """From 2M elements on copies are written with non-temporal stores of 16 bytes, if they are aligned."""
     size, edge = 2**21 + 77, 16
     before = adaptk.get_num_threads()
     p, g = numbers(size, 1), numbers(size, 2)
@@ -159,7 +159,7 @@ def test_thousands_of_tensors() -> None:
 
 
 def odd(n: int, dtype: Any, values: Array) -> Array:
-    """Memory that is not on a multiple of the item size."""
+    """Memory that is not aligned to the item size."""
     at = np.zeros(n * np.dtype(dtype).itemsize + 1, np.uint8)[1:].view(dtype)
     at[:] = values
     return at
@@ -197,7 +197,7 @@ def test_coded_states(name: str) -> None:
 
 @pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
 def test_the_average_uses_the_stored_param() -> None:
-    """A param in bfloat16 is rounded first, stochastically too."""
+    """A param in bfloat16 is rounded first, also stochastically."""
     grad = numbers(1000, 1)
     w, want = (numbers(1000, 0, FLOATS["bfloat16"]) for _ in range(2))
     a = numbers(1000, 2)
@@ -212,7 +212,7 @@ def test_the_average_uses_the_stored_param() -> None:
 
 @pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
 def test_averages_include_remainders(isa: str) -> None:
-    """Their value is the float32 that both parts make."""
+    """Their value is the float32 sum of both parts."""
     parts = [(numbers(SIZE, 0, FLOATS["bfloat16"]), np.zeros(SIZE, np.int16)) for _ in range(2)]
     options: dict[str, Any] = {"step": 1, "lr": 1e-3, "param_format": "remainder16"}
     grad, a, copied = numbers(SIZE, 1), numbers(SIZE, 2), np.zeros(SIZE, np.float32)
@@ -280,7 +280,7 @@ def test_objects(clip: float | None) -> None:
 
 
 def test_names_and_params_without_a_gradient() -> None:
-    """Averages and copies are of all params; those without a gradient are not stepped."""
+    """Averages and copies include all params; those without a gradient are not stepped."""
     w = {"a": np.ones(3, np.float32), "b": np.full(2, 2, np.float32)}
     opt = adaptk.SGD(w, lr=1.0)
     a = {"a": np.zeros(3, np.float32), "b": np.zeros(2, np.float32)}
@@ -315,7 +315,7 @@ def test_a_skipped_step_sets_gradients_to_zero_and_nothing_else() -> None:
 
 
 def refused(error: type[Exception], message: str, **options: Any) -> None:
-    """By the function, alone and in a list, and by an object."""
+    """Refused by the function, for one tensor and in a list, and by an object."""
     w, grad = np.ones(4, np.float32), np.ones(4, np.float32)
     ready = {k: v(w, grad) if callable(v) else v for k, v in options.items()}
     with pytest.raises(error, match=message):
@@ -381,7 +381,7 @@ def test_wrong_flags() -> None:
 
 @pytest.mark.parametrize("one", [True, False])
 def test_gradients_that_are_set_to_zero(one: bool) -> None:
-    """Each has memory of its own that may be written."""
+    """Each must have its own writable memory."""
     w, grad = np.ones(4, np.float32), np.ones(4, np.float32)
     grad.flags.writeable = False
     listed = (lambda x: x) if one else (lambda x: [x])

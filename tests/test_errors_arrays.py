@@ -30,7 +30,7 @@ from helpers import (
 )
 from numpy.lib.stride_tricks import as_strided
 
-# These take an array that would be right and return what is not.
+# These turn a valid array into an invalid one.
 NOT_BUFFERS: dict[str, Callable[[Any], Any]] = {
     "None": lambda a: None,
     "list": lambda a: [float(x) for x in a.ravel()],
@@ -89,10 +89,10 @@ def refused_everywhere(
                 how(rule, {name: kind(b) for name, b in buffers.items()})
 
 
-# What is no buffer, or of another type
+# Objects that are not buffers, and wrong dtypes
 
 
-# Every argument of every function is looked at; what is wrong with it does not depend on the rule.
+# Every argument of every function is checked; the message does not depend on the rule.
 @pytest.mark.parametrize(
     ("rule", "kind"), [(r, k) for r in RULES for k in NOT_BUFFERS if r in THREE_RULES or k == "None"]
 )
@@ -138,7 +138,7 @@ def test_foreign_byte_order(kind: str) -> None:
 @pytest.mark.parametrize(("rule", "argument"), [(r, s.name) for r in THREE_RULES for s in RULES[r].states])
 def test_state_of_another_float_dtype(rule: str, argument: str) -> None:
     for param, state in itertools.product(FLOATS, FLOATS):
-        # 16 bits may be in the place of float32.
+        # 16-bit types are allowed instead of float32.
         if state != state_dtype(param) and not (state_dtype(param) == "float32" and PRECISION[state] < 24):
             refused_everywhere(TypeError, rule, argument, lambda a, state=state: a.astype(FLOATS[state]), param=param)
 
@@ -229,7 +229,7 @@ SHAPES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("rule", THREE_RULES)
 def test_shape(rule: str, kind: str) -> None:
     for argument in arguments(rule):
-        # A param sets the shape, and the grad is the first that does not have it.
+        # The param sets the shape, and the grad is the first that differs.
         named = "grad" if argument == "param" else argument
         refused_everywhere(ValueError, rule, argument, SHAPES[kind], named=named, shape=(2, 3))
 

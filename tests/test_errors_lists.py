@@ -32,7 +32,7 @@ from helpers import (
 @pytest.mark.parametrize("kind", [list, tuple])
 @pytest.mark.parametrize(("rule", "argument"), ARGUMENTS)
 def test_lengths_differ(rule: str, argument: str, kind: type[Any]) -> None:
-    # A param sets the number, and the grad is the first that does not have it.
+    # The param sets the length, and the grad is the first that differs.
     named = "grad" if argument == "param" else argument
     for change in (lambda b: b[:-1], lambda b: [*b, b[-1].copy()], lambda b: []):
         buffers = make_list(rule, SIZES)
@@ -52,7 +52,7 @@ def test_empty_lists(rule: str) -> None:
 @pytest.mark.parametrize(("rule", "argument"), ARGUMENTS)
 def test_a_list_for_one_argument_only(rule: str, argument: str, kind: type[Any]) -> None:
     buffers = make(rule)
-    # Where only the param is a list, the grad is the first that is none.
+    # If only the param is a list, the grad is the first that is not.
     with refused(TypeError, "grad" if argument == "param" else argument, unchanged=list(buffers.values())):
         call(rule, replaced(buffers, argument, lambda b: kind([b])))
     if argument != "param":

@@ -61,7 +61,7 @@ def test_number_too_large_for_a_float(rule: str, hyper: adaptk.Hyperparameter) -
 
 @pytest.mark.parametrize(("rule", "hyper"), NUMBERS)
 def test_number_in_range(rule: str, hyper: adaptk.Hyperparameter) -> None:
-    # Bounds that a rule compares with each other, far apart.
+    # Keep bounds that a rule compares with each other far apart.
     names = {h.name for h in RULES[rule].hyperparameters}
     wide = {"eta_min": 0.0, "eta_max": np.inf, "step_min": 0.0, "step_max": np.inf}
     others = {name: x for name, x in wide.items() if name in names and name != hyper.name}

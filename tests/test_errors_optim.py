@@ -1,4 +1,4 @@
-"""An error of an optimizer object leaves params, states and the count of steps."""
+"""An error of an optimizer object does not change params, states or the step count."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_two_threads_step_one_optimizer(n: int) -> None:
 
 @pytest.mark.parametrize("name", ["adam", "optimizer", "global_norm"])
 def test_lists_changed_by_another_thread(name: str) -> None:
-    """A call keeps to the arrays that were in its lists when it began."""
+    """A call uses the arrays that were in its lists when it began."""
     buffers = make("adam", 200_000)
     alone = copies(buffers)
     lists = {k: [b] for k, b in buffers.items()}
@@ -136,7 +136,7 @@ def test_lists_changed_by_another_thread(name: str) -> None:
             else:
                 norms.append(adaptk.global_norm(lists["grad"]))
         except ValueError:
-            # A list was empty at that moment. The other thread goes on from there.
+            # A list was empty at that moment; the other thread continues.
             time.sleep(1e-4)
             return False
         return True
@@ -164,11 +164,11 @@ def test_lists_changed_by_another_thread(name: str) -> None:
 
 
 class Watched(np.ndarray):
-    """An array that a weak reference can watch."""
+    """An array that supports weak references."""
 
 
 class Clears:
-    """A buffer whose export empties lists and looks whether the other buffers of the call are still there."""
+    """A buffer whose export empties lists and checks that the other buffers of the call are still alive."""
 
     def __init__(self, array: Any, lists: list[list[Any]], watched: list[weakref.ref[Any]]) -> None:
         self.array, self.lists, self.watched = array, lists, watched
@@ -232,6 +232,6 @@ else:
 
 
 def test_grads_emptied_by_a_schedule() -> None:
-    # In a process of its own, since what could go wrong is a crash.
+    # In its own process, because a failure would be a crash.
     done = subprocess.run([sys.executable, "-c", EMPTIED_BY_A_SCHEDULE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

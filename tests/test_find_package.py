@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="programs are built w
 
 CONSUMERS = ROOT / "tests" / "find_package"
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-# A cache of objects, where there is one, may serve these builds too.
+# These builds may use a compiler cache, if there is one.
 ENVIRONMENT = {
     k: v for k, v in os.environ.items() if not k.startswith(("ADAPTK_", "CMAKE_")) or k.endswith("_COMPILER_LAUNCHER")
 } | {"PATH": PATH}
@@ -43,9 +43,7 @@ def run(*command: str | Path, **environment: str) -> str:
 
 
 def build(sources: Path, folder: Path, *options: str, targets: tuple[str, ...] = ("all",)) -> Path:
-    """A copy of the sources, built in a folder of its own. Little optimised: that it compiles, links and runs is what
-    there is to see.
-    """
+    """A copy of the sources, built in its own folder, with little optimisation: it only must compile, link and run."""
     tool("cc", "gcc", "clang")
     cmake = tool("cmake")
     shutil.copytree(sources, folder / "source")
@@ -78,7 +76,7 @@ def test_package_location() -> None:
 
 
 def test_no_duplicate_files() -> None:
-    """A wheel holds copies in the place of links."""
+    """A wheel holds copies instead of links."""
     libraries = sorted(p.name for p in Path(adaptk.get_cmake_dir()).parent.parent.glob("*adaptk*") if p.is_file())
     assert len(libraries) == len({name.split(".")[0] for name in libraries})
 
@@ -110,7 +108,7 @@ def test_another_version_is_not_found(tmp_path: Path) -> None:
 
 
 def by_pkg_config(folder: Path, out: Path, **environment: str) -> None:
-    """The program in C, by what pkg-config says of the package in this folder."""
+    """The program in C, built with the flags from pkg-config for the package in this folder."""
     config = tool("pkg-config", "pkgconf")
     flags = run(config, "--cflags", "--libs", "adaptk", PKG_CONFIG_PATH=str(folder)).split()
     source = CONSUMERS / "c" / "main.c"
@@ -126,7 +124,7 @@ def test_pkg_config(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_cuda(tmp_path: Path) -> None:
-    """Compiled wherever there is an nvcc, and run where there is a device."""
+    """Compiled if there is an nvcc, and run if there is a device."""
     nvcc = tool("nvcc")
     folder = build(CONSUMERS / "cuda", tmp_path, IN_PACKAGE, f"-DCMAKE_CUDA_COMPILER={nvcc}")
     done = subprocess.run([folder / "consumer"], env=ENVIRONMENT, capture_output=True, text=True)
@@ -140,7 +138,7 @@ def test_cuda(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Those in C++, as far as their matrices are installed."""
+    """The examples in C++ whose matrix libraries are installed."""
     options = [IN_PACKAGE]
     for place in map(Path, sys.path):  # the wheel of Eigen
         config = place / "cmeel.prefix" / "share" / "eigen3" / "cmake"
@@ -213,7 +211,7 @@ def test_prefix(tmp_path: Path) -> None:
     option = f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}"
     folder = build(CONSUMERS / "c", tmp_path / "c", option)
     run(folder / "consumer")
-    # What the headers hold is the same as in the package.
+    # The headers are the same as in the package.
     folder = build(CONSUMERS / "cpp", tmp_path / "cpp", option, targets=("linked",))
     run(folder / "linked")
     (config,) = (tmp_path / "prefix").rglob("adaptk.pc")
@@ -247,7 +245,7 @@ def race(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_bench_beside_armadillo(
     race: Any, options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The program builds, both sides come to the same params, and each cell of the table is there."""
+    """The program builds, both sides reach the same params, and the table has every cell."""
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     monkeypatch.setattr(sys, "argv", ["cpp_race.py", *options])
     race.main()

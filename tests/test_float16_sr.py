@@ -1,4 +1,4 @@
-"""float16 that is rounded stochastically: the bits of the definition, everywhere."""
+"""Stochastically rounded float16: the bits of its definition, in every interface."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def rounded(x: np.ndarray, seed: int, step: int, tensor: int = 0) -> np.ndarray:
 
 
 def assert_same(got: np.ndarray, want: np.ndarray) -> None:
-    """Bit for bit, but for the payload of a NaN."""
+    """Bit for bit, except for the payload of NaNs."""
     nan = np.isnan(got)
     np.testing.assert_array_equal(nan, np.isnan(want))
     np.testing.assert_array_equal(got.view(np.uint16)[~nan], want.view(np.uint16)[~nan])
 
 
 def test_every_code_round_trips(isa: str) -> None:
-    """Nothing is lost, so nothing is left to chance; but for NaN."""
+    """Exact values are not rounded, so random bits have no effect; except for NaN."""
     codes = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     stored = formats.quantize(codes.astype(np.float32), "float16_sr", seed=5)
     assert_same(np.asarray(stored.data), codes)
@@ -39,9 +39,9 @@ def test_every_code_round_trips(isa: str) -> None:
 
 
 def test_every_upper_half(isa: str) -> None:
-    """Every exponent and every edge between two codes, with random bits as they come."""
+    """Every exponent and every boundary between two codes, with arbitrary random bits."""
     x = every_upper_half()
-    # 16,384 random numbers again and again: the oracle draws them one by one.
+    # The same 16,384 random numbers repeatedly: the oracle computes them one by one.
     random = random_bits(key_of(11, 1, 0, 0), 1 << 14, 16)
     for first in range(0, x.size, 1 << 14):
         part = x[first : first + (1 << 14)]
@@ -87,7 +87,7 @@ def test_every_rule(rule: str, isa: str) -> None:
 
 
 def test_states() -> None:
-    """As the format of a state, in functions and in objects."""
+    """As a state format, in functions and in objects."""
     size = 5000
     grad = numbers(size, 1, np.float32)
     param, twin = numbers(size, 0, np.float32), numbers(size, 0, np.float32)
@@ -108,7 +108,7 @@ def test_states() -> None:
 
 
 def test_small_changes_add_up() -> None:
-    """1,000 changes of a hundredth of the last place, where rounding to nearest stays."""
+    """1,000 changes of a hundredth of a unit in the last place, which rounding to nearest loses."""
     place = 2.0**-10
     grad = np.full(4096, -1, np.float32)
     nearest, stochastic = np.ones(4096, np.float16), np.ones(4096, np.float16)
@@ -117,5 +117,5 @@ def test_small_changes_add_up() -> None:
         adaptk.ops.sgd(stochastic, grad, step=step, lr=place / 100, seed=1, param_format="sr")
     assert (nearest == 1).all()
     moved = (stochastic.astype(np.float64) - 1) / place
-    # Each step adds a place with a chance of 1/100, to a multiple of 2**-13.
+    # Each step adds a unit with a probability of 1/100, to a multiple of 2**-13.
     assert abs(moved.mean() - 10) < 5 * np.sqrt(9.9 / moved.size) + 1000 * 2.0**-13

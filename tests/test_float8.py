@@ -20,19 +20,19 @@ pytestmark = pytest.mark.parametrize("name", DTYPES)
 
 
 def codes(x: Any) -> np.ndarray:
-    """With one code for every NaN, whose sign and payload conversions choose differently."""
+    """The codes, with one code for all NaNs, whose sign and payload differ between conversions."""
     return np.where(np.isnan(x.astype(np.float32)), 0xFF, x.view(np.uint8))
 
 
 def stored(x: np.ndarray, name: str, **options: Any) -> np.ndarray:
-    """A param that a step takes from zero to x."""
+    """The param after a step from zero to x."""
     param = np.zeros(x.size, DTYPES[name])
     adaptk.ops.sgd(param, -x, lr=1.0, step=1, **options)
     return param
 
 
 def numbers_of_every_kind() -> np.ndarray:
-    """Each upper half of a float32, and what is just below and above it; -0 and 0 cannot be told apart by a sum."""
+    """Each upper half of a float32 and its neighbours; without -0, as sums do not preserve its sign."""
     upper = np.arange(1 << 16, dtype=np.uint32) << 16
     every = np.concatenate([upper, upper + 1, upper + 0xFFFF, upper + 0x8000]).view(np.float32)
     return every[(every != 0) & ~np.isnan(every)]
@@ -80,7 +80,7 @@ def test_nearest(name: str, isa: str) -> None:
 
 def test_nearest_beside_torch(name: str) -> None:
     torch = pytest.importorskip("torch")
-    # Beyond its largest number PyTorch's conversion to float8_e4m3fn stays at it, in new releases: ml_dtypes' has NaN.
+    # New releases of PyTorch saturate in the conversion to float8_e4m3fn; ml_dtypes converts to NaN.
     x = numbers_of_every_kind()
     x = x[np.abs(x) <= 464.0] if name == "float8_e4m3fn" else x
     want = torch.from_numpy(x).to(getattr(torch, name)).view(torch.uint8).numpy().view(DTYPES[name])
@@ -152,7 +152,7 @@ def test_threads_and_lists(name: str, param_format: str | None) -> None:
 
 
 def test_small_changes_add_up(name: str) -> None:
-    """A param of 1 loses 0.01 a step fifty times: to nearest it stays at 1."""
+    """A param of 1 decreases by 0.01 fifty times: rounded to nearest it stays at 1."""
     params = {f: np.ones(4096, DTYPES[name]) for f in (None, "sr")}
     for step in range(1, 51):
         for param_format, param in params.items():
@@ -211,7 +211,7 @@ def test_initial_values_are_float32_rounded(name: str, isa: str, threads: int) -
         for size in (0, 1, 3000, 70_001):
             check(fill, size)
         check(fill, 2000, offset=777)
-    for spread in (1e-7, 1e-3, 400.0):  # subnormal numbers, and what is beyond the largest one
+    for spread in (1e-7, 1e-3, 400.0):  # subnormal numbers, and numbers beyond the largest
         check(init.normal, 3000, std=spread)
     for fill in (init.glorot_uniform, init.he_normal, init.orthogonal):
         check(fill, (40, 30))

@@ -1,4 +1,4 @@
-"""Storage formats of states: codes against an oracle in NumPy, steps against the oracle around a rule's own step."""
+"""Storage formats of states: codes against an oracle in NumPy, steps against decoding, the rule's step and encoding."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def key_of(seed: int, step: int, tensor: int, buffer: int) -> int:
 
 
 def random_bits(key: int, size: int, bits: int) -> np.ndarray:
-    """Of each element, by the definition: each draw of 32 bits is cut up for elements that follow each other."""
+    """The random bits of each element by the definition: each draw of 32 bits is split among consecutive elements."""
     each = 32 // bits
     out = np.empty(size, np.uint64)
     for e in range(size):
@@ -55,7 +55,7 @@ def oracle_scales(x: np.ndarray) -> np.ndarray:
 
 
 def scaled(x: np.ndarray, scales: np.ndarray, top: float) -> np.ndarray:
-    """``x / scale * top`` as float32 computes it: with one reciprocal a block, of lifted numbers if it is tiny."""
+    """``x / scale * top`` as float32 computes it: with one reciprocal per block, of scaled numbers if it is tiny."""
     each = np.repeat(scales, BLOCK)[: x.size]
     lift = np.where(each < np.float32(2.0**-100), np.float32(2.0**100), np.float32(1))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -142,7 +142,7 @@ def test_every_code(name: str, isa: str) -> None:
         np.testing.assert_array_equal(bits(got), bits(oracle_decode(codes, scales, name)))
         if scale < 1e-37:
             continue
-        # A number that is a code's stays that code, however it is rounded, and so does the scale.
+        # A decoded number keeps its code with every rounding, and so does the scale.
         values = np.where(np.isnan(got), np.float32(scale), got)
         values[::BLOCK] = scale
         again = formats.quantize(values, name, seed=3)
@@ -152,7 +152,7 @@ def test_every_code(name: str, isa: str) -> None:
 
 @pytest.mark.parametrize("name", ["int8", "uint8_nearest"])
 def test_encoding_is_monotonic(name: str) -> None:
-    """Codes of numbers in order are in order, if nothing is drawn."""
+    """Codes of sorted numbers are sorted, without stochastic rounding."""
     x = np.sort(wide_numbers(BLOCK, name, 3))
     values = formats.dequantize(formats.quantize(x, name))
     assert (np.diff(values) >= 0).all()
@@ -164,7 +164,7 @@ def test_the_largest_error(name: str, bound: float) -> None:
     stored = formats.quantize(x, name)
     scale = np.repeat(stored.scales, BLOCK).astype(np.float64)
     error = np.abs(formats.dequantize(stored).astype(np.float64) - x)
-    # Of a linear code a part of the scale; of a logarithmic one a part of the number, down to its smallest.
+    # Relative to the scale for a linear code, and to the number for a logarithmic one, down to the smallest number.
     limit = bound * scale if name == "int8" else bound * x + scale * 2.0**-31
     assert (error <= limit * (1 + 1e-6)).all()
 
@@ -176,14 +176,14 @@ def test_rounding_is_unbiased(name: str, spread: float) -> None:
     total = np.zeros(BLOCK)
     for step in range(1, draws + 1):
         total += formats.dequantize(formats.quantize(x, name, step=step))
-    # Five standard deviations of the mean of numbers that are at most `spread` apart, relatively; and the width of
-    # a draw, for its 8 bits are not all bits that are lost.
+    # Five standard deviations of the mean of numbers at most `spread` apart, relatively, plus the resolution of a draw,
+    # whose 8 bits are fewer than the bits lost in rounding.
     tolerance = 5 * spread / 2 / math.sqrt(draws) + spread / 512
     np.testing.assert_allclose(total / draws, x, rtol=tolerance)
 
 
 def test_draws_are_independent() -> None:
-    """Elements, steps, tensors, buffers and seeds have draws that know nothing of each other."""
+    """Elements, steps, tensors, buffers and seeds have independent random bits."""
     n = 1 << 14
     flat = np.full(n, 1.03, np.float32)
 
@@ -191,7 +191,7 @@ def test_draws_are_independent() -> None:
         data = np.empty(n, np.uint8)
         scales = np.empty(n // BLOCK, np.float32)
         at = {"seed": 0, "step": 1, "tensor": 0, "buffer": 2, **given}
-        flat[::BLOCK] = 2.0  # or else each would be the largest of its block, which is exact
+        flat[::BLOCK] = 2.0  # otherwise each would be the largest of its block, which is exact
         _core.encode(flat, (data, scales, "uint8"), at["seed"], at["step"], at["tensor"], at["buffer"])
         codes = data.astype(float)
         keep = np.arange(n) % BLOCK != 0
@@ -212,7 +212,7 @@ def test_a_nonfinite_element_affects_no_other(name: str, bad: float) -> None:
     x = wide_numbers(3 * BLOCK, name, 6)
     want = formats.dequantize(formats.quantize(x, name))
     place = BLOCK + 5
-    x[BLOCK] = want[BLOCK] = 1e4  # the scale, which the bad element is not
+    x[BLOCK] = want[BLOCK] = 1e4  # the scale, which the nonfinite element does not change
     want = formats.dequantize(formats.quantize(x, name))
     x[place] = bad
     got = formats.dequantize(formats.quantize(x, name))
@@ -224,7 +224,7 @@ def test_a_nonfinite_element_affects_no_other(name: str, bad: float) -> None:
 @pytest.mark.parametrize("name", CODED)
 @pytest.mark.parametrize("scale", [1.0, 3e38, 2.0**-120, 0.0])
 def test_one_nonfinite_element_in_each_block(name: str, scale: float, isa: str) -> None:
-    """In every place of a block in turn, beside blocks that have none."""
+    """At each position of a block, among blocks without any."""
     kinds = np.array([np.inf, -np.inf, np.nan, -np.nan], np.float32)
     unit = wide_numbers(2 * BLOCK * BLOCK, name, 8)
     x = (unit / np.abs(unit).max() * np.float32(scale)).reshape(BLOCK, 2, BLOCK)
@@ -248,7 +248,7 @@ def test_no_element_is_finite(name: str, bad: float, isa: str) -> None:
 
 @pytest.mark.parametrize("name", CODED)
 def test_the_largest_has_the_last_code(name: str, isa: str) -> None:
-    """Whatever the significand of the scale, whose reciprocal is rounded, and whatever is drawn."""
+    """For all significands of the scale, whose reciprocal is rounded, and all random bits."""
     largest = np.random.default_rng(9).uniform(1, 2, 4096).astype(np.float32)
     largest = np.concatenate([largest, np.nextafter(np.float32([1, 2, 2]), np.float32([2, 1, 3]), dtype=np.float32)])
     x = np.repeat(largest, BLOCK)
@@ -270,7 +270,7 @@ def test_tiny_blocks(name: str, scale: float) -> None:
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_bfloat16_with_nonfinite_elements(bad: float, isa: str) -> None:
-    """One in some runs of 128 elements, and none in the others."""
+    """One in some blocks of 128 elements, and none in the others."""
     x = wide_numbers(2 * BLOCK * 8, "bfloat16_sr", 10).reshape(8, 2, BLOCK)
     x[np.arange(8), 0, np.arange(8) * 17] = bad
     x = x.reshape(-1)
@@ -281,7 +281,7 @@ def test_bfloat16_with_nonfinite_elements(bad: float, isa: str) -> None:
 def test_every_lost_half_of_bfloat16(high: int) -> None:
     x = ((np.uint32(high) << 16) + np.arange(1 << 16, dtype=np.uint32)).astype(np.uint32).view(np.float32)
     got = formats.quantize(x, "bfloat16_sr", seed=9)
-    # random_bits() takes a second for so many: a part of them.
+    # A part of them, as random_bits() takes a second for so many.
     n = 2048
     want, _ = oracle_encode(x[:n], "bfloat16_sr", key_of(9, 1, 0, 0))
     np.testing.assert_array_equal(bits(got.data)[:n], want)
@@ -393,7 +393,7 @@ def test_lists_have_draws_for_each_tensor() -> None:
 
 
 def test_second_moments_follow_smaller_gradients() -> None:
-    """Half of the gradients fall to a tenth: what is rounded to nearest does not follow."""
+    """Half of the gradients fall to a tenth: states rounded to nearest do not follow."""
     size, found = 1 << 12, {}
     for name in ("float32", "bfloat16", "bfloat16_sr", "8bit", "8bit_nearest"):
         rng = np.random.default_rng(14)
@@ -412,7 +412,7 @@ def test_second_moments_follow_smaller_gradients() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is refused
+# Errors
 # ---------------------------------------------------------------------------------------------------------------------
 
 

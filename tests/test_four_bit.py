@@ -23,7 +23,7 @@ ALL = (SIGNED, UNSIGNED)
 
 
 def dynamic_map() -> Array:
-    """Middles of n equal parts of [0.1, 1], n twice as many in each of three decades, with both signs; 0 and 1."""
+    """The midpoints of n equal parts of [0.1, 1], with n doubling in each of three decades and both signs; 0 and 1."""
     numbers = [Fraction(0), Fraction(1)]
     for decade in range(3):
         n = 2**decade
@@ -58,7 +58,7 @@ def oracle_encode(x: Array, name: str) -> tuple[Array, Array]:
     scales = padded.reshape(-1, BLOCK).max(axis=1)
     divisor = np.repeat(np.where(scales == 0, F32(1), scales), BLOCK)[: x.size]
     y = (sound / divisor).astype(np.float64)
-    # By the distances, which are exact in float64. Ties go away from 0, and to the even multiple of 1/16.
+    # By the distances, which are exact in float64. Ties go away from 0, or to the even multiple of 1/16.
     known = NUMBERS[name].astype(np.float64)
     above = np.clip(np.searchsorted(known, y), 1, 15)
     low, high = y - known[above - 1], known[above] - y
@@ -113,7 +113,7 @@ def test_every_byte(name: str, scale: float, isa: str) -> None:
 
 
 def test_the_map_matches_the_paper() -> None:
-    """As its authors print it."""
+    """As printed by its authors."""
     magnitudes = [0.0055, 0.0325, 0.0775, 0.2125, 0.4375, 0.6625, 0.8875]
     want = np.array([-x for x in magnitudes[::-1]] + [0, *magnitudes, 1]).astype(F32)
     np.testing.assert_array_equal(formats._map_of(SIGNED), want)
@@ -132,7 +132,7 @@ def test_around_every_midpoint(name: str, isa: str) -> None:
 @pytest.mark.parametrize("scale", first_tier([1.0, 3.0, 2.0**-126, 2.0**-149, 3e38], 3.0))
 @pytest.mark.parametrize("name", ALL)
 def test_every_upper_half_of_a_float(name: str, scale: float, isa: str) -> None:
-    """Every sign, exponent and seven bits of the significand up to the scale, and what is not finite."""
+    """Every sign, exponent and seven bits of the significand up to the scale, and nonfinite numbers."""
     x = (np.arange(1 << 16, dtype=np.uint32) << 16).view(F32)
     x = np.concatenate([x[np.abs(x) <= 1] * F32(scale), x[~np.isfinite(x)]])
     x = np.pad(x, (0, -x.size % (BLOCK - 1))).reshape(-1, BLOCK - 1)
@@ -160,7 +160,8 @@ def test_encoding_is_monotonic(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("scale", first_tier([1.0, 3e38, 2.0**-120, 2.0**-149, 0.0], 1.0))
 def test_one_nonfinite_element_in_each_block(name: str, scale: float, isa: str) -> None:
-    """In every place of a block in turn, beside blocks that have none: the smallest number, and no other changes."""
+    """At each position of a block, among blocks without any: it becomes the smallest number; no other element
+    changes."""
     kinds = np.array([np.inf, -np.inf, np.nan, -np.nan], F32)
     unit = numbers_of(2 * BLOCK * BLOCK, name, 8)
     x = (unit / np.abs(unit).max() * F32(scale)).reshape(BLOCK, 2, BLOCK)
@@ -203,7 +204,7 @@ def test_steps(rule: str, size: int, isa: str) -> None:
 
 @pytest.mark.parametrize("names", [(SIGNED, UNSIGNED), ("int8", UNSIGNED), (SIGNED, "uint8")])
 def test_threads(names: tuple[str, ...]) -> None:
-    """Cuts between threads fall on whole bytes, in tensors of odd sizes one behind the other too."""
+    """Threads share no bytes, also in consecutive tensors of odd sizes."""
     rng = np.random.default_rng(12)
     sizes = [1, 100_001, 3, 200_003]
     starts = [rng.standard_normal(n).astype(F32) for n in sizes]
@@ -385,7 +386,7 @@ def test_torchao_round_trip() -> None:
 
 
 def test_other_torchao_states() -> None:
-    """Of longer blocks, and with a map that is for what has a sign."""
+    """With longer blocks, and with a signed map."""
     theirs = of_torchao(shape=(2, 256))
     theirs["exp_avg"]["scale"] = theirs["exp_avg"]["scale"][::2].copy()
     theirs["exp_avg_sq"] = {**theirs["exp_avg"], "scale": of_torchao()["exp_avg"]["scale"]}
@@ -415,7 +416,7 @@ def test_to_bitsandbytes_uses_8_bits() -> None:
 
 
 def test_codes_of_torchao(torch: Any) -> None:
-    """What torchao stores of the same numbers, if it is there: the same codes and scales."""
+    """torchao stores the same codes and scales, if it is installed."""
     quant = pytest.importorskip("torchao.optim.quant_utils", exc_type=ImportError)
     classes = pytest.importorskip("torchao.optim.subclass_4bit", exc_type=ImportError)
     for name in ALL:
@@ -460,7 +461,7 @@ def test_in_torch(torch: Any) -> None:
     assert list(state) == ["step", "exp_avg", "exp_avg_4bit_scales", "exp_avg_sq", "exp_avg_sq_4bit_scales"]
     np.testing.assert_array_equal(state["exp_avg"].numpy(), m.data)
     np.testing.assert_array_equal(state["exp_avg_sq_4bit_scales"].numpy(), v.scales)
-    # Loaded, with torch's detour by way of the param's dtype.
+    # Loaded, although torch casts states to the param's dtype.
     q = torch.nn.Parameter(p.detach().clone())
     later = at.Adam([q], state_dtype="4bit")
     later.load_state_dict(copy.deepcopy(opt.state_dict()))

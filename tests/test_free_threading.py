@@ -1,6 +1,6 @@
-"""Many threads at once: what they do not share has the bits that it has alone, what they share is taken whole or not.
+"""Many threads at once: separate objects give the same bits, operations on shared objects are atomic.
 
-On free-threaded interpreters the library has locks of its own; with the GIL the same must hold.
+On free-threaded interpreters the library uses its own locks; with the GIL the same must hold.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BUSY = "this optimizer is being stepped by another thread"
 
 @pytest.fixture(autouse=True)
 def _switching() -> Iterator[None]:
-    """Where there is a lock, threads take turns as often as they can."""
+    """With the GIL, threads switch as often as possible."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -49,7 +49,7 @@ def _switching() -> Iterator[None]:
 
 
 def together(works: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What each of these returns, run at the same time in threads of their own."""
+    """The results of these functions, run concurrently in separate threads."""
     start = threading.Barrier(len(works))
     results: list[Any] = [None] * len(works)
     errors: list[BaseException] = []
@@ -73,7 +73,7 @@ def together(works: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 def while_others(work: Callable[[], Any], others: Sequence[Callable[[], Any]]) -> Any:
-    """What `work` returns while the others run again and again."""
+    """The result of `work` while the others run in a loop."""
     done = threading.Event()
 
     def again(other: Callable[[], Any]) -> None:
@@ -166,7 +166,7 @@ def test_first_use_in_many_threads() -> None:
 
 @pytest.mark.parametrize("size", [5, 40000])
 def test_functions_on_separate_buffers(size: int) -> None:
-    """All rules at once, with gradients that all threads read; what a thread remembers from step to step is its own."""
+    """All rules at once, with gradients that all threads read; caches between steps are per thread."""
     grads = {rule: make(rule, size)["grad"] for rule in RULES}
 
     def train(seed: int) -> list[dict[str, Any]]:
@@ -200,7 +200,7 @@ def test_separate_lists(dtype: str) -> None:
 
 
 def test_concurrent_first_use_of_a_type() -> None:
-    """What is known of a type's DLPack exchange is found by one thread while others look."""
+    """One thread finds out about a type's DLPack exchange while others wait for it."""
 
     def train(types: Sequence[type]) -> list[Array]:
         params = []
@@ -273,7 +273,7 @@ def test_concurrent_changes_of_settings(restored: None) -> None:
 
 
 def attempt(work: Callable[[], Any], unless: str = BUSY) -> bool:
-    """Whether it was done; if not, it was refused for this reason."""
+    """Whether it succeeded; if not, it must fail for this reason."""
     try:
         work()
     except (RuntimeError, ValueError) as error:
@@ -286,7 +286,7 @@ def attempt(work: Callable[[], Any], unless: str = BUSY) -> bool:
 
 @pytest.mark.parametrize("size", [3, 30000])
 def test_one_optimizer_in_many_threads(size: int) -> None:
-    """Each step is taken whole or refused, whatever else the threads do with the optimizer; short ones wait."""
+    """Each step is applied completely or refused, whatever else the threads do with the optimizer; short ones wait."""
     params = [np.zeros(n) for n in (size, 1, 2)]
     optimizer = adaptk.SGD(params, lr=1.0, momentum=0.0)
     tries = 5000 if size < 100 else 200
@@ -305,7 +305,7 @@ def test_one_optimizer_in_many_threads(size: int) -> None:
 
     keys, text = set(optimizer.state_dict()), repr(optimizer)
     taken = while_others(lambda: sum(together([work] * THREADS)), [look])
-    # The interpreter itself may make a thread wait in a step, and let another one see it there.
+    # The interpreter may suspend a thread within a step, which another thread can then observe.
     assert taken > (0 if size > 100 else 0.99 * THREADS * tries)
     assert optimizer.step_count == taken
     assert [int(optimizer.state_dict()[f"state.{i}.step"]) for i in range(3)] == [taken] * 3
@@ -329,7 +329,7 @@ def test_loading_during_steps() -> None:
 
 
 def test_groups_added_by_many_threads() -> None:
-    """The plan and the object agree on which param is whose."""
+    """The plan and the object agree on the params of each group."""
     for _ in range(10):
         optimizer = adaptk.SGD([np.zeros(1)], lr=1.0, momentum=0.9)
 
@@ -395,7 +395,7 @@ def test_look_ahead_in_many_threads() -> None:
 
 @pytest.mark.parametrize("how", ["step", "function", "norm"])
 def test_lists_changed_by_other_threads(how: str) -> None:
-    """Items come and go; each call sees some whole list or refuses it."""
+    """Items are added and removed; each call sees a consistent list or refuses it."""
     n = 50
     params = [np.zeros(2) for _ in range(n)]
     grads = [np.ones(2) for _ in range(n)]
@@ -484,7 +484,7 @@ def test_solvers_in_many_threads() -> None:
 
 
 def test_points_belong_to_the_function_that_keeps_them() -> None:
-    """An array that a function hands to another thread is not written again."""
+    """An array that a function passes to another thread is not written again."""
     kept: list[tuple[Array, bytes]] = []
 
     def f(x: Array) -> float:

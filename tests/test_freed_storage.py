@@ -1,4 +1,4 @@
-"""PyTorch tensors whose storage was freed or made smaller under them, as sharded training does: an error, no fault."""
+"""PyTorch tensors whose storage was freed or shrunk, as in sharded training: an error, not a crash."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import adaptk.torch as at  # noqa: E402
 
-# How much a storage is resized to, in bytes; and where in its storage a tensor begins, in elements.
+# The new size of a storage in bytes; the offset of a tensor in its storage in elements.
 SIZES = {"freed": 0, "made smaller": 16}
 PLACES = {"at its beginning": 0, "further on": 6}
 
@@ -22,7 +22,7 @@ def tensor(offset: int, n: int = 20) -> Any:
 
 @pytest.fixture(params=["native", "DLPack"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The native look at tensors, and that by DLPack."""
+    """Reads tensors natively and through DLPack."""
     if request.param == "DLPack":
         monkeypatch.setattr(at, "_face", dict)
     elif not at._face():

@@ -1,4 +1,4 @@
-"""The examples of the gallery: programs that run, draw, and call nothing but the public interface."""
+"""The examples of the gallery: programs that run, draw, and use only the public interface."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXAMPLES = sorted(path.relative_to(GALLERY).as_posix() for path in GALLERY.rglob
 
 pytestmark = pytest.mark.skipif(not GALLERY.is_dir(), reason="only in a checkout")
 
-# Counts the figures, and closes them, in the place of a window.
+# Counts and closes figures instead of showing them.
 SHOW = """
 import sys
 import matplotlib
@@ -42,7 +42,7 @@ def test_there_are_examples() -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_runs(name: str, tmp_path: Path) -> None:
-    """Without a warning, in a folder in which it leaves nothing."""
+    """Without warnings, and without leaving files in its folder."""
     pytest.importorskip("matplotlib", "3.10")  # which has the style
     folder = tmp_path / "empty"
     folder.mkdir()
@@ -53,7 +53,7 @@ def test_runs(name: str, tmp_path: Path) -> None:
 
 
 def dotted(node: ast.AST) -> list[str]:
-    """The names of ``a.b.c``; none for anything else."""
+    """The names of ``a.b.c``; empty for anything else."""
     if isinstance(node, ast.Name):
         return [node.id]
     if isinstance(node, ast.Attribute) and (left := dotted(node.value)):

@@ -77,7 +77,7 @@ def test_a_stage_that_fails_does_not_stop_the_others(
     shown = capsys.readouterr().out
     last = shown[shown.index("stage  ") :]
     assert [line.split()[:2] for line in last.splitlines()[1:5]] == [[n, r.split()[0]] for n, r in found.items()]
-    assert shown.index("first") < shown.index("stage  ")  # the end of a log is shown where its stage failed
+    assert shown.index("first") < shown.index("stage  ")  # the end of the log of a failed stage is shown
 
 
 def test_exit_status(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_exit_status(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_stage_ends_at_its_limit_with_all_its_processes(setting: Any, tmp_path: Path) -> None:
-    """A program that does not listen, and one that it has started."""
+    """A program that ignores signals, and a child process of it."""
     run = module("run")
     deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
     inner = f"{deaf}; import os, time; print(os.getpid(), flush=True); time.sleep(60)"
@@ -104,7 +104,7 @@ def test_a_stage_ends_at_its_limit_with_all_its_processes(setting: Any, tmp_path
     assert 2 <= time.monotonic() - begin < 15
     pid = int((tmp_path / "log").read_text().splitlines()[1])
     for _ in range(100):
-        # Its parent is gone: until something reaps it, it is a zombie.
+        # Its parent has ended: it is a zombie until it is reaped.
         status = Path(f"/proc/{pid}/status")
         if not status.exists() or "State:\tZ" in status.read_text():
             return
@@ -175,7 +175,7 @@ def test_the_script_passes_its_arguments_on() -> None:
 
 
 def test_stages_fail_by_their_output(setting: Any) -> None:
-    """A stage whose programs end well has failed where they have found nothing at all."""
+    """A stage fails if its programs succeed but report nothing."""
     run = module("run")
     setting.work.mkdir()
 
@@ -214,7 +214,7 @@ echo '"0","step_kernel","(132, 1, 1)","Duration","us","410.5"'
 
 
 def test_sanitizers_and_the_profiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With programs that stand for them: what they print ends up among the results."""
+    """With stand-ins for these programs: their output is part of the results."""
     run = module("run")
     for name, script in (("compute-sanitizer", FAKE_SANITIZER), ("ncu", FAKE_NCU)):
         (tmp_path / name).write_text(script)
@@ -304,7 +304,7 @@ FIELD = ("adam", "adamw", "rmsprop", "lion")
 
 @pytest.fixture
 def reached() -> Record:
-    """A run in which every target is met: Adam, which torch fuses, RMSprop, which it does not, and Lion."""
+    """A run that meets every target: Adam, which torch fuses, RMSprop, which it does not, and Lion."""
     rows = []
     for case in ("64M", "1000x64"):
         for dtype in ("float32", "bfloat16"):
@@ -416,7 +416,7 @@ def test_targets_with_missing_measurements(reached: Record) -> None:
 
 def test_nothing_was_measured() -> None:
     assert set(states({}).values()) == {"not measured"}
-    # A comparison that ended in the middle, without a difference until then, says nothing.
+    # An incomplete comparison without a difference is not a result.
     bits = {"complete": False, "different": [], "left_out": {}, "parts": {}}
     assert set(states({"bits": bits}).values()) == {"not measured"}
 
@@ -464,7 +464,7 @@ class Flipped:
 def test_a_flipped_bit_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bits = module("bits")
     numbers = bits.Numbers(1 << 14)
-    # In the last element of a list, unless that is a NaN.
+    # In the last element of a list that is not a NaN.
     found = [f is not None for _, f in bits.functions(Flipped(), numbers, small=True)]
     assert sum(found) > 0.9 * len(found)
     assert not any(f for _, f in bits.functions(bits.Host(), numbers, small=True))
@@ -501,14 +501,14 @@ def test_elements_beyond_the_boundary_are_compared(monkeypatch: pytest.MonkeyPat
     exact, boundary = bits.call, 5000
 
     def short(rule: str, buffers: Record, **hyper: Any) -> None:
-        """As if indices were of too few bits: what lies beyond the boundary stays as it was."""
+        """As if indices had too few bits: elements beyond the boundary do not change."""
         exact(rule, {name: x[:boundary] for name, x in buffers.items()}, **hyper)
 
     report = bits.Report(None, trial=True)
     assert not any(f for _, f in bits.large("cpu", boundary, report))
     monkeypatch.setattr(bits, "call", short)
     found = dict(bits.large("cpu", boundary, report))
-    # The window around the boundary, and the whole beside its pieces.
+    # The window around the boundary, and the whole against its parts.
     assert [f for what, f in found.items() if "to 6,037" in what or "beside" in what].count(None) == 0
 
 
@@ -535,7 +535,7 @@ def test_every_rule_is_timed_on_every_case() -> None:
     assert {(i.case, i.rule, i.dtype) for i in plain} == {
         (case, rule, dtype) for case in race.CASES for rule in race.RACES for dtype in race.DTYPES
     }
-    # What targets are about comes first, and what compiles comes last.
+    # Cases with targets come first, and those that compile come last.
     assert all(i.case == "64M" for i in plain[: 2 * len(race.RACES)])
     assert items[: len(plain)] == plain
     compiled = [i.rule for i in items if i.compiled and (i.case, i.dtype) == ("64M", "float32")]
@@ -612,7 +612,7 @@ def test_bytes_of_a_step() -> None:
 
 @pytest.mark.full
 def test_a_trial_run_of_all_stages(tmp_path: Path) -> None:
-    """Built without a network, in an environment without rich, which such a machine may lack."""
+    """Built without a network, in an environment without rich, which such a machine may not have."""
     pytest.importorskip("torch", reason="the race is against torch")
     for name in ("scikit_build_core", "pybind11"):
         pytest.importorskip(name, reason="builds without a network")

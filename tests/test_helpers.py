@@ -1,4 +1,4 @@
-"""What the tests compare with."""
+"""The comparisons of the tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helpers import FLOATS, same_bits
 
 @pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
 def test_same_bits(dtype: Any) -> None:
-    """One NaN is as good as another; nothing else is excused."""
+    """All NaNs are equal; everything else must match exactly."""
 
     def array(*values: float) -> np.ndarray:
         return np.array(values).astype(dtype)

@@ -1,4 +1,4 @@
-"""adaptk.hogwild: passes compared with plain NumPy, modes, threads, and data as they come."""
+"""adaptk.hogwild: passes against plain NumPy, modes, threads, and kinds of data."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_one_pass_is_the_formula(small: tuple[Any, Any], rule: str, penalty: str
 @pytest.mark.parametrize("loss", ["hinge", "log_loss", "squared_hinge", "squared_error", "huber"])
 def test_the_mean_loss_is_that_before_each_update(small: tuple[Any, Any], loss: str) -> None:
     x, y = small
-    # A step so small that the weights stay where they are: every loss is that of weights 0.
+    # A step too small to change the weights: every loss is that of zero weights.
     model = SGDClassifier(loss, rule="sgd", eta0=1e-300, max_iter=1, tol=None).fit(x, y)
     at_zero = {"hinge": 1.0, "log_loss": math.log(2), "squared_hinge": 1.0, "squared_error": 0.5, "huber": 0.095}[loss]
     assert model.loss_curve_ == pytest.approx([at_zero], rel=1e-12)
@@ -156,7 +156,7 @@ def test_the_mean_loss_is_that_before_each_update(small: tuple[Any, Any], loss: 
     ],
 )
 def test_step_sizes(schedule: str, options: dict[str, float], steps: Any) -> None:
-    # Hinge with one feature, whose weight never gets far: the weight is the sum of the steps.
+    # Hinge loss with one feature whose weight stays small: the weight is the sum of the steps.
     n = 64
     model = SGDClassifier(
         rule="sgd", learning_rate=schedule, eta0=0.1, penalty=None, fit_intercept=False, shuffle=False, max_iter=1,
@@ -178,7 +178,7 @@ def test_decay_and_adaptive(small: tuple[Any, Any]) -> None:
         curves[schedule] = model.fit(x, y).loss_curve_
     assert curves["decay"][0] == curves["constant"][0]
     assert curves["decay"][1] != curves["constant"][1]
-    # The steps get smaller where the others give up, so the adaptive one ends later and lower.
+    # Its steps get smaller when the others stop, so the adaptive one ends later and lower.
     assert len(curves["adaptive"]) > len(curves["constant"])
     assert curves["adaptive"][-1] < curves["constant"][-1]
 
@@ -191,7 +191,7 @@ def test_strong_penalties_do_not_overflow(small: tuple[Any, Any]) -> None:
         assert np.abs(model.coef_).max() < 0.1
 
 
-# Data as they come
+# Kinds of data
 
 
 def test_all_kinds_of_rows_give_the_same_weights(small: tuple[Any, Any]) -> None:
@@ -201,7 +201,7 @@ def test_all_kinds_of_rows_give_the_same_weights(small: tuple[Any, Any]) -> None
         for starts in (np.int32, np.int64):
             given = (x[0], x[1].astype(index), x[2].astype(starts), (200, COLUMNS))
             assert (SGDClassifier(random_state=3, max_iter=3, tol=None).fit(given, y).coef_ == wanted).all()
-    # A dense row has all features, so its penalty is another one's.
+    # A dense row has all features, so its penalty differs.
     for order in "CF":
         given = np.asarray(dense_of(x, COLUMNS), order=order)
         dense, rows = (
@@ -218,7 +218,7 @@ def test_scipy_matrices_and_repeated_indices(small: tuple[Any, Any]) -> None:
     wanted = SGDClassifier(random_state=3, max_iter=2, tol=None).fit(m, y).coef_
     for form in ("csc", "coo", "lil", "bsr"):
         assert (SGDClassifier(random_state=3, max_iter=2, tol=None).fit(m.asformat(form), y).coef_ == wanted).all()
-    # Each element in two halves, in reversed order: the caller's arrays stay as they are.
+    # Each element in two halves, in reversed order: the caller's arrays do not change.
     data, indices, starts = np.repeat(x[0] / 2, 2), np.repeat(x[1], 2), x[2] * 2
     for i in range(200):
         part = slice(starts[i], starts[i + 1])
@@ -417,7 +417,7 @@ MANY = 4000
 
 @pytest.fixture(scope="module")
 def large() -> tuple[Any, Any]:
-    """More than twice of what one thread gets at least."""
+    """More than twice the minimum amount of work per thread."""
     rng = np.random.default_rng(7)
     indices = np.sort((2000 ** rng.random((MANY, 40)) - 1).astype(np.int64), axis=1)
     repeated = np.zeros_like(indices, bool)
@@ -477,7 +477,7 @@ def test_several_threads_reach_the_loss_of_one(
 
 @pytest.mark.parametrize("rule", ["sgd", "adagrad", "adam", "ftrl"])
 def test_threads_that_copy_only_frequent_weights(large: tuple[Any, Any], rule: str) -> None:
-    """So many weights that threads have no copies of them all; most have no feature."""
+    """Too many weights for per-thread copies of all of them; most have no feature."""
     (data, indices, starts, _), scores = large
     few, many = (data, indices, starts, (MANY, 2000)), (data, indices, starts, (MANY, 300_000))
     y = scores > 0
@@ -505,7 +505,7 @@ def test_one_lock_loses_no_update() -> None:
 
 
 def test_published_updates_are_not_lost() -> None:
-    # Both features are in every row: each thread sums its own updates, and adds them atomically.
+    # Both features are in every row: each thread sums its updates and adds them atomically.
     n = 40_000
     X = np.full((n, 2), 2.0**-12)
     model = SGDRegressor("huber", epsilon=2.0**-10, rule="sgd", eta0=1.0, penalty=None, n_jobs=4)
@@ -515,7 +515,7 @@ def test_published_updates_are_not_lost() -> None:
 
 
 def test_orders_are_permutations() -> None:
-    # A weight for each row: what one pass visits, and how often.
+    # A weight for each row shows which rows a pass visits, and how often.
     for n in (1, 2, 3, 5, 1023, 1024, 1025, 5000, 16384, 20_011):
         X = (np.ones(n), np.arange(n, dtype=np.int32), np.arange(n + 1, dtype=np.int32), (n, n))
         model = SGDRegressor("huber", epsilon=1.0, rule="sgd", eta0=1.0, penalty=None, fit_intercept=False)

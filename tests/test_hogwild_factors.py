@@ -84,10 +84,10 @@ def test_deterministic_has_the_same_bits_on_any_threads(entries: Any, rule: str,
 
 @pytest.mark.parametrize("rule", ["sgd", "adagrad"])
 def test_rows_or_columns_are_divided_among_threads(entries: Any, rule: str) -> None:
-    """Whatever there are more of; of the others, threads have copies.
+    """Whichever are more; threads have copies of the others.
 
-    What copies cost depends on how the system schedules the threads: over 60 runs the loss that was left
-    was 0.9 to 1.35 times that of one thread. A sixth of what one thread learns is far above that.
+    The loss of accuracy by copies depends on how the system schedules the threads: over 60 runs the final loss was 0.9
+    to 1.35 times that of one thread. A sixth of the decrease with one thread is far above that.
     """
     rows, columns, values = entries
     options: dict[str, Any] = {"rule": rule, "random_state": 5, "max_iter": 8}

@@ -1,4 +1,4 @@
-"""The estimators of adaptk.hogwild as scikit-learn's: its own checks, and its tools around them."""
+"""The estimators of adaptk.hogwild in scikit-learn: its own checks, and its tools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sklearn.base import clone  # noqa: E402
 from sklearn.exceptions import ConvergenceWarning, NotFittedError  # noqa: E402
 from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
 
-# What scikit-learn says of its own SGDClassifier and SGDRegressor, too.
+# scikit-learn has the same exceptions for its own SGDClassifier and SGDRegressor.
 STOCHASTIC = {
     f"check_sample_weight_equivalence_on_{kind}_data": "the order of the examples is another one"
     for kind in ("dense", "sparse")

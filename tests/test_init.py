@@ -1,4 +1,4 @@
-"""Initial values: published vectors of the generator, the same bits everywhere, distributions, formulas of others."""
+"""Initial values: known answers of the generator, bits, distributions, formulas of other systems."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from adaptk import _core, init
 from helpers import FLOATS, Array, Producer, aligned_to, first_tier, margins, same_bits
 
-# Every function that draws numbers, with what it needs beside the seed.
+# Every function that draws random numbers, with its required arguments.
 DRAWN: dict[str, Callable[..., Any]] = {
     "uniform": lambda x, seed: init.uniform(x, seed=seed, low=-0.3, high=1.7),
     "normal": lambda x, seed: init.normal(x, seed=seed, mean=0.5, std=0.02),
@@ -36,7 +36,7 @@ ALL = {**DRAWN, **FIXED}
 
 
 def new(shape: Any, dtype: str = "float32") -> Array:
-    """What is not filled is found."""
+    """A new array of NaN, which shows elements that are not filled."""
     return np.full(shape, np.nan).astype(FLOATS[dtype])
 
 
@@ -61,7 +61,7 @@ def test_every_function_is_tested() -> None:
     ],
 )
 def test_known_answers(counter: tuple[int, ...], key: tuple[int, ...], words: tuple[int, ...]) -> None:
-    """The vectors of philox4x32 with 10 rounds that come with Random123 (kat_vectors)."""
+    """The known answers of philox4x32 with 10 rounds in Random123 (kat_vectors)."""
     block, stream = (counter[i] | counter[i + 1] << 32 for i in (0, 2))
     assert tuple(_core.random_words(key[0] | key[1] << 32, stream, block, 1)[0]) == words
 
@@ -86,7 +86,7 @@ def philox(seed: int, stream: int, block: int) -> list[int]:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_numbers_from_the_formulas(dtype: str) -> None:
-    """Box and Muller's formula with the math library, on the words of a generator in Python."""
+    """The Box-Muller transform with the math library, on the words of a generator in Python."""
     seed, count = 2**40 + 11, 2048
     x = init.normal(new(count, dtype), seed=seed)
     u = init.uniform(new(count, dtype), seed=seed)
@@ -127,7 +127,7 @@ def digest() -> str:
 
 
 def test_the_bits_of_every_machine(isa: str, threads: int) -> None:
-    """Those that this and every other machine must give, with any instructions and threads."""
+    """The bits that every machine must give, with any instruction set and number of threads."""
     assert digest() == HASH
 
 
@@ -139,7 +139,7 @@ def test_subnormal_numbers() -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", ["uniform", "normal", "truncated_normal"])
 def test_parts_of_an_array(name: str, dtype: str) -> None:
-    """Any cut gives the bits of the whole."""
+    """Any partition gives the bits of the whole."""
     fill = getattr(init, name)
     whole = fill(new(5000, dtype), seed=9)
     for cuts in ([0, 1, 5000], [0, 255, 256, 257, 1024, 1025, 4999, 5000], [0, 3000, 3000, 5000]):
@@ -161,7 +161,7 @@ def test_16_bits_are_float32_rounded(name: str) -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", ALL)
 def test_layouts(name: str, dtype: str) -> None:
-    """Odd sizes, no elements, other orders of axes, unaligned memory and margins that stay as they were."""
+    """Odd sizes, no elements, other orders of axes, unaligned memory, and margins that do not change."""
     fill = ALL[name]
     for shape in ((1, 1), (3, 5), (1, 1031), (0, 4), (4, 0)):
         x = new(shape, dtype)
@@ -173,7 +173,7 @@ def test_layouts(name: str, dtype: str) -> None:
             assert fill(odd, 3) is odd
             assert margins(odd) == before
             assert same_bits(odd, x)
-    # By the order of memory, or by place in the matrix.
+    # By the order in memory, or by the position in the matrix.
     across = new((5, 3), dtype).T
     fill(across, 3)
     c_order = fill(new((3, 5), dtype), 3)
@@ -214,7 +214,7 @@ SEEDS = (0, 1, 2**32, 2**64 - 1)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_moments(dtype: str, seed: int) -> None:
-    """Within five standard errors, of the first four."""
+    """The first four moments, within five standard errors."""
     n = 400_000
     x = init.normal(new(n, dtype), seed=seed).astype(float)
     for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
@@ -230,7 +230,7 @@ def test_moments(dtype: str, seed: int) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("seed", first_tier(SEEDS, 0))
 def test_distribution_functions(dtype: str, seed: int) -> None:
-    """Kolmogorov and Smirnov's test, of 100,000 numbers of each distribution."""
+    """The Kolmogorov-Smirnov test of 100,000 numbers of each distribution."""
     stats = pytest.importorskip("scipy.stats")
     n = 100_000
     drawn = [
@@ -246,7 +246,7 @@ def test_distribution_functions(dtype: str, seed: int) -> None:
 
 
 def test_tails() -> None:
-    """As many numbers beyond 4 and 5 as there should be, within five standard errors."""
+    """The number of values beyond 4 and 5 is as expected, within five standard errors."""
     stats = pytest.importorskip("scipy.stats")
     n = 4_000_000
     for dtype in ("float32", "float64"):
@@ -268,7 +268,7 @@ def test_neighbours_are_independent(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_seeds_are_independent(dtype: str) -> None:
-    """Also those that differ in one bit."""
+    """Also seeds that differ in one bit."""
     n = 65_536
     drawn = {s: init.normal(new(n, dtype), seed=s).astype(float) for s in (0, 1, 2, 3, 2**31, 2**32, 2**63, 2**64 - 1)}
     for a, x in drawn.items():
@@ -321,7 +321,7 @@ def test_gains_of_torch(torch: Any) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_scales_of_torch(shape: tuple[int, ...], torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torch passes to its own distributions is what is passed to these."""
+    """The parameters that torch passes to its distributions."""
     asked: list[tuple[float, ...]] = []
     modules = torch.nn.init
     monkeypatch.setattr(modules, "_no_grad_uniform_", lambda t, a, b, generator=None: asked.append((a, b)))
@@ -348,7 +348,7 @@ def test_scales_of_torch(shape: tuple[int, ...], torch: Any, monkeypatch: pytest
         std = gain / math.sqrt(modules._calculate_correct_fan(weight, mode))
         ours = init.he_normal(new(shape, "float64"), seed=1, mode=mode, gain=gain)
         assert np.allclose(ours, init.normal(x, seed=1, std=std), rtol=1e-14, atol=0)
-        # kaiming_uniform_ has no place to look at its bound: the largest of many numbers.
+        # The bound of kaiming_uniform_ is not accessible: use the largest of many numbers.
         drawn = modules.kaiming_uniform_(torch.empty(200, 100), a=0.3, mode=mode).abs().max().item()
         bound = np.abs(init.he_uniform(new((200, 100), "float64"), seed=1, mode=mode, gain=gain)).max()
         assert bound == pytest.approx(drawn, rel=2e-3)
@@ -406,7 +406,7 @@ def test_orthogonal(shape: tuple[int, ...], convention: Any) -> None:
 
 @pytest.mark.parametrize("shape", [(6, 4), (5, 5), (40, 37)])
 def test_orthogonal_from_the_formula(shape: tuple[int, int]) -> None:
-    """Stewart's product of reflections, as matrices."""
+    """Stewart's product of Householder reflections, as matrices."""
     rows, columns = shape
     vectors = init.normal(new((columns, rows), "float64"), seed=5)
     q = np.eye(rows)
@@ -420,8 +420,8 @@ def test_orthogonal_from_the_formula(shape: tuple[int, int]) -> None:
 
 
 def test_orthogonal_is_uniform() -> None:
-    """By Haar's measure: in the plane angles are uniform, and half of the matrices are reflections; entries of larger
-    ones have variance 1/n, and traces mean 0 and variance 1."""
+    """Haar measure: in two dimensions angles are uniform and half of the matrices are reflections; larger matrices have
+    entries of variance 1/n and traces of mean 0 and variance 1."""
     stats = pytest.importorskip("scipy.stats")
     matrices = np.array([init.orthogonal(new((2, 2), "float64"), seed=s) for s in range(4000)])
     angles = np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0])
@@ -443,7 +443,7 @@ def test_sparse() -> None:
     x = init.sparse(new((1000, 50), "float64"), seed=2, sparsity=0.25, std=0.1)
     zeros = x == 0
     assert (zeros.sum(axis=0) == 250).all()
-    # Other rows in each column, and all rows alike.
+    # The rows differ between columns, and all rows are equally likely.
     assert len({column.tobytes() for column in zeros.T}) == 50
     assert abs(zeros.mean(axis=1) - 0.25).max() < 5 * math.sqrt(0.25 * 0.75 / 50)
     assert x[~zeros].std() == pytest.approx(0.1, rel=0.02)

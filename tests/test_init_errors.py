@@ -1,4 +1,4 @@
-"""What initializers refuse, before anything is written."""
+"""Errors of initializers, before anything is written."""
 
 from __future__ import annotations
 

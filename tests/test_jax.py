@@ -35,7 +35,7 @@ every_rule = pytest.mark.parametrize("rule", RULES)
 both_layouts = pytest.mark.parametrize("packed", [False, True], ids=["tree", "packed"])
 some_rules = pytest.mark.parametrize("rule", first_tier(RULES, *THREE_RULES))
 
-# How JAX passes on what a step refuses when it runs: one on a first call, the other later.
+# The errors that JAX raises if a step fails at run time: one in a first call, the other later.
 REFUSED = (jax.errors.JaxRuntimeError, ValueError)
 
 SHAPES = {"bias": (3,), "layers": [(4, 5), (), (0,), (70, 3)], "none": None, "scale": (1, 1)}
@@ -69,7 +69,7 @@ def in_numpy(
 
 
 def unpacked(state: Any, params: Any) -> list[list[Array]]:
-    """The states of packed ones, a list of arrays for each."""
+    """Packed states as lists of arrays."""
     leaves = [np.asarray(x) for x in jax.tree.leaves(params)]
     narrow = [i for i, x in enumerate(leaves) if x.dtype != np.float64]
     order = narrow + [i for i in range(len(leaves)) if i not in narrow]
@@ -145,7 +145,7 @@ def test_steps_match_ops(rule: str, way: str, packed: bool) -> None:
 
 @some_rules
 def test_hyperparameters_are_exact(rule: str) -> None:
-    """None of them is a float32."""
+    """None of them is exact in float32."""
     hyper: dict[str, Any] = {
         h.name: h.default * (1 + 2**-40)
         for h in RULES[rule].hyperparameters
@@ -196,7 +196,7 @@ def test_threads(threads: int) -> None:
 
 @both_layouts
 def test_states_in_sixteen_bits(packed: bool) -> None:
-    """The step of the decoded states, rounded: as the functions on NumPy's arrays store them."""
+    """The rounded step of the decoded states, as in the functions on NumPy arrays."""
     opt = adaptk.jax.adam(0.01, packed=packed)
     params = on_device(randoms(1))
     state = opt.init(params)
@@ -211,7 +211,7 @@ def test_states_in_sixteen_bits(packed: bool) -> None:
         params, state = opt.apply(params, on_device(grads), state)
         for p, g, m, v in zip(want[0], jax.tree.leaves(grads), want[1], want[2], strict=True):
             adaptk.ops.adam(p, np.array(g), m, v, step=step, lr=0.01)
-    if packed:  # whose parts assert_equal takes as float32
+    if packed:  # whose parts assert_equal compares as float32
         want[1:] = [[x.astype(np.float32) for x in arrays] for arrays in want[1:]]
     assert_equal(params, state, want, packed)
 
@@ -387,7 +387,7 @@ def test_arrays_that_are_not_donated_stay() -> None:
 
 @pytest.mark.parametrize("donated", [(), (0,)])
 def test_one_array_in_several_places(donated: tuple[int, ...]) -> None:
-    """States that begin as one constant, gradients that are the params."""
+    """States that start as the same constant, gradients that are the params."""
 
     @partial(jax.jit, donate_argnums=donated)
     def train(params: Any) -> Any:
@@ -569,7 +569,7 @@ def test_several_devices() -> None:
 
 
 def test_the_step_is_lowered_for_cuda() -> None:
-    """As far as it can be seen without a device."""
+    """Checked in the lowered module, without a device."""
     opt = adaptk.jax.adam(0.1)
     params = jnp.ones(3)
     traced = jax.jit(opt.apply).trace(params, params, opt.init(params))
@@ -867,7 +867,7 @@ def test_updates_need_params() -> None:
         opt.update(jnp.ones(3), opt.init(jnp.ones(3)))
 
 
-# What may be missing
+# Missing packages
 
 
 def test_without_jax() -> None:

@@ -43,7 +43,7 @@ def is_stored(x: Any) -> bool:
 
 
 def leaves(tree: Any) -> list[Any]:
-    """Those of params; of states with each Stored as one."""
+    """The leaves of params, or of states with each Stored as one leaf."""
     found: list[Any] = jax.tree.leaves(tree, is_leaf=is_stored)
     return found
 
@@ -109,12 +109,12 @@ def run(opt: Any, params: Any, grads: Sequence[Any], step: Callable[..., Any] | 
 
 
 def some_formats(rule: str) -> list[str]:
-    """Two of them, which are each with some of the rules; all with one rule. For what is no rule's own."""
+    """Two formats per rule, which vary, and all formats with one rule: for code that does not depend on the rule."""
     at = WITH_STATES.index(rule)
     return STATE_DTYPES if rule == "adam" else [STATE_DTYPES[(at + i) % len(STATE_DTYPES)] for i in (0, 3)]
 
 
-# Every rule and format in place; the other ways, which end in the same call, with some formats of each rule.
+# Every rule and format in place; the other interfaces, which end in the same call, with some formats per rule.
 @pytest.mark.parametrize(
     ("way", "state_dtype", "rule"),
     [
@@ -141,7 +141,7 @@ def test_a_rule_without_states() -> None:
 
 
 def test_steps_match_the_objects() -> None:
-    """Tensors are numbered as the leaves are, and small ones stay in float32."""
+    """Tensors are numbered like the leaves, and small ones stay in float32."""
     params, grads = randoms(0), [randoms(1 + t) for t in range(3)]
     opt = adaptk.jax.adamw(0.01, state_dtype="8bit", seed=5)
     got, state = run(opt, params, grads)
@@ -177,7 +177,7 @@ def test_a_format_for_each_state(state_dtype: dict[str, str]) -> None:
 @pytest.mark.parametrize("packed", [False, True], ids=["tree", "packed"])
 @pytest.mark.parametrize("state_dtype", ["float32", "bfloat16", "float16", "bfloat16_sr", "float16_sr"])
 def test_formats_without_scales(state_dtype: str, packed: bool) -> None:
-    """Also packed, where each tensor keeps its own random bits."""
+    """Also packed, with each tensor's own random bits."""
     params, grads = randoms(0), [randoms(1), randoms(2)]
     opt = adaptk.jax.adam(0.0123, state_dtype=state_dtype, packed=packed, seed=4)
     got, state = run(opt, params, grads, WAYS["donated"](opt))
@@ -215,7 +215,7 @@ def test_wide_params_keep_wide_states_and_their_numbers(packed: bool) -> None:
 
 @pytest.mark.parametrize("state_dtype", first_tier(STATE_DTYPES, "8bit"))
 def test_more_arrays_than_one_call_takes(state_dtype: str) -> None:
-    """A call has at most 192 arrays that it keeps, and numbers go on from one to the next."""
+    """A call updates at most 192 arrays, and the numbering of tensors continues in the next one."""
     rng = np.random.default_rng(0)
     shapes = [(int(n),) for n in rng.integers(0, 40, size=90)]
     params, grads = randoms(0, shapes), [randoms(1, shapes), randoms(2, shapes)]
@@ -385,7 +385,7 @@ def member(tree: Any, i: int) -> Any:
     ],
 )
 def test_vmap_steps_each_member_as_if_it_were_alone(rule: str, state_dtype: str) -> None:
-    """With blocks of its own, also where its elements do not fill the last one, and the draws that it has alone."""
+    """Each member has its own blocks, also if its elements do not fill the last one, and its own random bits."""
     opt = getattr(adaptk.jax, rule)(0.0123, state_dtype=state_dtype, min_8bit_size=0, seed=6)
     params, grads = stacked(range(3)), [stacked(range(3, 6)), stacked(range(6, 9))]
     state = jax.vmap(opt.init)(params)
@@ -497,7 +497,7 @@ def test_trees() -> None:
 
 
 def test_resuming_is_bit_exact() -> None:
-    """Leaves in a file of NumPy's; the tree from init."""
+    """The leaves from an .npz file, the tree from init."""
     opt = adaptk.jax.adam(0.0123, state_dtype="8bit", min_8bit_size=0, seed=8)
     params, grads = randoms(0), [randoms(1 + t) for t in range(4)]
     half = run(opt, params, grads[:2])
@@ -516,7 +516,7 @@ def test_resuming_is_bit_exact() -> None:
 
 
 def test_a_step_keeps_the_formats_of_its_states() -> None:
-    """States that formats.quantize made, beside an optimizer that would make others."""
+    """States from formats.quantize, with an optimizer that would create others."""
     x = randoms(0)
     numpys = [np.array(v) for v in leaves(x)]
     states = [[formats.quantize(np.array(np.abs(v)), name) for v in numpys] for name in ("int8", "uint8_nearest")]
@@ -706,7 +706,7 @@ def test_several_devices() -> None:
 
 
 def test_the_step_is_lowered_for_cuda() -> None:
-    """As far as it can be seen without a device: one call, with the scales behind the states, all of them in place."""
+    """Checked in the lowered module, without a device: one call, with the scales after the states, all in place."""
     opt = adaptk.jax.adam(0.1, state_dtype="8bit", min_8bit_size=0, seed=5)
     params = [jnp.ones(300), jnp.ones(200)]
     traced = jax.jit(opt.apply).trace(params, params, opt.init(params))

@@ -1,4 +1,4 @@
-"""The handlers of adaptk._jax by themselves: what they refuse if XLA calls them with what adaptk.jax never passes."""
+"""The handlers of adaptk._jax alone: errors for operands that adaptk.jax never passes."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_errors(host: Memory, changes: dict[str, Any], kept: int, message: str) 
 
 
 def test_calls_match_adaptk_jax(host: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As tests on a device make them: by a callback in the place of XLA's call."""
+    """As the tests on a device call them: by a callback instead of XLA."""
     opt = adaptk.jax.adam(0.1, state_dtype="8bit", min_8bit_size=200, seed=4)
     params, grads = ({"a": jnp.arange(n) / n, "b": jnp.ones(150), "c": jnp.ones((3, 100))} for n in (300, 301))
     grads["a"] = grads["a"][:300]

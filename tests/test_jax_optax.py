@@ -1,4 +1,4 @@
-"""``adaptk.jax`` in the manner of optax: names, masks, integers and complex leaves, updates without params, exports."""
+"""``adaptk.jax`` like optax: names, masks, integer and complex leaves, updates without params, exports."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def run(opt: Any, params: Any = PARAMS, grads: Any = GRADS, steps: int = 3) -> A
 )
 def test_names_of_optax(theirs: tuple[str, dict[str, Any]], ours: tuple[str, dict[str, Any]]) -> None:
     for convention in ({"convention": "book"}, {"convention": "optax"}):
-        if ours[0] not in adaptk.rules():  # those of the catalogue have none
+        if ours[0] not in adaptk.rules():  # rules of the catalogue have no names in optax
             convention = {}
         a, b = (getattr(adaptk.jax, name)(0.1, **convention, **options) for name, options in (theirs, ours))
         assert a.rule == b.rule == ours[0]
@@ -78,7 +78,7 @@ def test_conflicting_names() -> None:
     with pytest.raises(TypeError, match=r"^b1: it is beta1 here, which is given too"):
         adaptk.jax.adam(b1=0.9, beta1=0.9)
     with pytest.raises(TypeError, match=r"^rmsprop: there is no form of it with momentum and nesterov"):
-        adaptk.jax.rmsprop(momentum=0.9, nesterov=True)  # optax's is another method than Algorithm 8.6
+        adaptk.jax.rmsprop(momentum=0.9, nesterov=True)  # optax's method differs from Algorithm 8.6
     with pytest.raises(TypeError, match=r"^nesterov: it needs a momentum"):
         adaptk.jax.sgd(nesterov=True)
     with pytest.raises(TypeError, match="unexpected keyword argument 'nesterov'"):
@@ -101,7 +101,7 @@ def test_conflicting_names() -> None:
 def test_calls_of_optax_run_here(name: str, options: dict[str, Any]) -> None:
     optax = pytest.importorskip("optax")
     theirs = getattr(optax, name)(0.1, **options)
-    # Rules that optax has in another form than PyTorch.
+    # Rules with another form in optax than in PyTorch.
     own_name = {"amsgrad": "amsgrad_corrected", "radam": "radam_corrected", "rprop": "rprop_delayed"}.get(name)
     ours = getattr(adaptk.jax, own_name or name)(0.1, **({} if own_name else {"convention": "optax"}), **options)
     a, b = copy(PARAMS), copy(PARAMS)
@@ -160,7 +160,7 @@ def test_mismatched_masks() -> None:
             opt.apply(copy(PARAMS), GRADS, opt.init(PARAMS))
 
 
-# Leaves that are no real numbers
+# Leaves that are not real
 
 
 def test_integers_are_passed_on() -> None:
@@ -198,7 +198,7 @@ def test_gradients_of_integers_from_jax() -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "adagrad", "lion"])
 def test_complex_leaves_are_pairs_of_real_ones(name: str) -> None:
-    """As PyTorch has it, and optax.contrib.split_real_and_imaginary."""
+    """As in PyTorch and optax.contrib.split_real_and_imaginary."""
     rng = np.random.default_rng(3)
     p, g = (jnp.asarray(rng.standard_normal((4, 3)) + 1j * rng.standard_normal((4, 3)), jnp.complex64) for _ in "pg")
     opt = getattr(adaptk.jax, name)(0.1, convention="optax" if name == "adagrad" else "book")

@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 SPLIT = list(formats.SIDES)
-# Also params that are stored as they are.
+# Also params without a format.
 SHAPES = {"a": ((7,), BF16), "b": [((70, 3), BF16), ((5,), np.float32), ((), BF16), ((0,), BF16)]}
 WAYS: dict[str, Callable[[Any], Any]] = {
     "eager": lambda opt: opt.apply,
@@ -47,7 +47,7 @@ def on_device(tree: Any) -> Any:
 
 
 def by_ops(rule: str, params: Any, grads: Sequence[Any], param_format: str, seed: int) -> tuple[list[Any], ...]:
-    """Params, what lies beside them, and states after a step of adaptk.ops for each of the gradients."""
+    """Params, their remainders, and states after a step of adaptk.ops for each of the gradients."""
     arrays = [np.array(x) for x in jax.tree.leaves(params)]
     sides = [formats.new_side(x, x.dtype.name, param_format) for x in arrays]
     pairs = [(x, *s.values()) if s else x for x, s in zip(arrays, sides, strict=True)]
@@ -122,7 +122,7 @@ def test_packed_states_and_codes(param_format: str) -> None:
 
 @pytest.mark.parametrize("param_format", formats.PARAM_FORMATS)
 def test_vmap(param_format: str) -> None:
-    """Each member has the bits that it would have alone."""
+    """Each member has the bits of a separate step."""
     opt = adaptk.jax.adam(0.0123, param_format=param_format, seed=5)
     members = [randoms(10 * k) for k in range(3)]
     grads = [randoms(10 * k + 1, np.float32) for k in range(3)]
@@ -135,7 +135,7 @@ def test_vmap(param_format: str) -> None:
 
 
 def test_parts_over_devices() -> None:
-    """A mesh of one device runs the same code as many do."""
+    """A mesh of one device runs the same code as one of many."""
     mesh = Mesh(np.array(jax.devices()[:1]), "x")
     place = NamedSharding(mesh, PartitionSpec("x"))
     start, gradient = np.linspace(-1, 1, 64).astype(BF16), np.linspace(1, 2, 64, dtype=np.float32)

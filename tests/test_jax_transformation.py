@@ -1,4 +1,4 @@
-"""``adaptk.jax``'s transformation as optax and JAX use one: a pair of functions that is copied, mapped, wrapped."""
+"""``adaptk.jax``'s transformation in optax and JAX: a pair of functions that is copied, mapped and wrapped."""
 
 from __future__ import annotations
 

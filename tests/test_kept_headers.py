@@ -1,4 +1,4 @@
-"""What lets a second `pip install` compile nothing: headers that stay where they are, with the times that they had."""
+"""A second `pip install` compiles nothing: headers keep their paths and modification times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ adaptk_keep_headers(kept::nothing)
 
 
 def configure(tmp_path: Path, *folders: Path) -> list[Path]:
-    """The folders that a target with these ones has in their place."""
+    """The include folders that replace these ones of a target."""
     (tmp_path / "CMakeLists.txt").write_text(PROJECT)
     command = [find_tool("cmake"), "-S", tmp_path, "-B", tmp_path / "build"]
     command.append("-DFOLDERS=" + ";".join(folder.as_posix() for folder in folders))
@@ -52,7 +52,7 @@ def test_headers_of_a_temporary_environment(tmp_path: Path) -> None:
     second = environment(tmp_path / "two", "text")
     assert configure(tmp_path, second, python) == [kept, same]
     assert (main.stat().st_mtime_ns, part.stat().st_mtime_ns) == times
-    # With another version: what differs does.
+    # With another version: only the differing files change.
     third = environment(tmp_path / "three", "other")
     assert configure(tmp_path, third, python) == [kept, same]
     assert main.read_text() == "other"

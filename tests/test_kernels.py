@@ -1,5 +1,5 @@
 """Every kernel against the oracles, and against itself on every instruction set, thread count and partition, bit for
-bit. A NaN equals any NaN, and nothing else is excused."""
+bit. All NaNs are equal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-40, -1e-42, 1e-310, 3.4e38, -3.4e38, np.inf,
 
 
 def assert_equal(got: Array, want: Array, what: object) -> None:
-    """The same bits, but for which NaN it is."""
+    """The same bits; all NaNs are equal."""
     assert got.dtype == want.dtype
     assert got.shape == want.shape
     unsigned = np.dtype(f"u{got.dtype.itemsize}")
@@ -69,7 +69,7 @@ def compare(
 
 
 def in_range(interval: str) -> st.SearchStrategy[Any]:
-    """Values of a hyperparameter, by the interval that the registry gives."""
+    """Values of a hyperparameter from its interval in the registry."""
     small = st.sampled_from([0.0, 1e-16, 1e-8, 1e-6, 1e-3, 0.1])
     return {
         "bool": st.booleans(),
@@ -99,7 +99,7 @@ def test_random_hyperparameters(rule: str, data: st.DataObject) -> None:
     if rule == "nadam" and hyper["beta1"] > 0.999:
         first = min(
             first, 12_345
-        )  # the oracle multiplies as many momenta, each a power of 60 digits, until they vanish
+        )  # the oracle multiplies as many momenta, each a power with 60 digits, until the product vanishes
     seed = data.draw(st.integers(0, 2**32))
     p, g, states = start(rule, size, param, grad, seed, special=data.draw(st.booleans()))
     before = adaptk.get_isa()
@@ -159,7 +159,7 @@ def run(rule: str, arrays: Sequence[Any], **hyper: Any) -> None:
 @pytest.mark.parametrize(("param", "grad"), [("float32", "float32"), ("float64", "float32"), ("float16", "float16")])
 @pytest.mark.parametrize("rule", RULES)
 def test_threads_and_partitions(rule: str, param: str, grad: str, restored: None) -> None:
-    """One thread and several, one tensor and the same data cut into many: more elements than one thread is given."""
+    """One and several threads, one tensor and the same data split into many, with elements for several threads."""
     size = 150_001
     p, g, states = start(rule, size, param, grad, 11, special=True)
     hyper = {"weight_decay": 0.01}
@@ -196,7 +196,7 @@ def test_thousands_of_tensors(rule: str) -> None:
 
 @pytest.mark.parametrize("offset", range(1, 64))
 def test_offsets(offset: int) -> None:
-    """Memory at any byte: kernels see aligned elements or a tile of their copies."""
+    """Memory at any byte offset: kernels see aligned elements or an aligned copy of a tile."""
     for param, grad in [("float32", "float32"), ("float64", "float64"), ("float16", "float16"), ("float64", "float16")]:
         for rule in ("adam", "delta_bar_delta", "adan"):
             p, g, states = start(rule, 1100, param, grad, offset, special=True)
@@ -261,7 +261,7 @@ def test_clipping_uses_the_norm_of_the_oracle() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_scalars_of_every_instruction_set(rule: str, restored: None) -> None:
-    """Powers and roots that a step computes once: the same bits with a multiply-add of the processor's and without."""
+    """Powers and roots that a step computes once: the same bits with and without hardware FMA."""
     steps = (1, 2, 3, 7, 100, 1023, 12345, 10**6, 2**40)
     found: dict[str, list[Array]] = {}
     for isa in ISAS:

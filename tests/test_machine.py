@@ -1,4 +1,4 @@
-"""Threads, instruction sets, the environment, the build, and what an import costs."""
+"""Threads, instruction sets, the environment, the build, and the cost of the import."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ import pytest
 
 Array = np.ndarray[Any, Any]
 
-# Enough elements for several threads to be woken.
+# Enough elements for several threads.
 LARGE = 200_003
 
-# `build_info()` would load the CUDA kernels, and with them a CUDA runtime, before a simulated one is in place.
+# `build_info()` would load the CUDA kernels with a CUDA runtime before the simulated one is installed.
 needs_openmp = pytest.mark.skipif(adaptk._core.openmp is None, reason="a build without OpenMP")
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A new interpreter, without the variables that set threads and instruction sets but for the given ones."""
+    """A new interpreter whose only variables for threads and instruction sets are the given ones."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("ADAPTK_", "OMP_"))}
     return subprocess.run(
         [sys.executable, "-c", code], env={**kept, **environment}, capture_output=True, text=True, timeout=120
@@ -43,7 +43,7 @@ def output(code: str, **environment: str) -> str:
 
 
 def import_error(**environment: str) -> str:
-    """The text of the ImportError that `import adaptk` ends in."""
+    """The message of the ImportError of `import adaptk`."""
     done = run_python("import adaptk", **environment)
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
@@ -173,7 +173,7 @@ def test_unsupported_instruction_set() -> None:
         adaptk.set_isa(lacking[0])
 
 
-# Processes and threads of others
+# Processes and threads of other libraries
 
 
 FORK = """
@@ -275,7 +275,7 @@ def test_a_step_inside_a_parallel_region(parallel_region: Callable[[Any], None])
 
 @pytest.fixture
 def uninterrupted() -> Iterator[None]:
-    """A thread keeps the GIL until it gives it up by itself."""
+    """A thread keeps the GIL until it releases it by itself."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1000.0)
     yield
@@ -306,7 +306,7 @@ def test_a_long_step_releases_the_gil(what: str) -> None:
     thread = threading.Thread(target=counter)
     thread.start()
     try:
-        # The other thread runs between the two readings only if the step lets it, and in the end it will.
+        # The other thread runs between the two readings only if the step releases the GIL.
         for _ in range(200):
             before = count
             work[what]()
@@ -347,7 +347,7 @@ def test_flushing_subnormal_numbers_changes_nothing() -> None:
     flushed: list[bool] = []
 
     def flushing() -> None:
-        # The mode belongs to the thread, and ends with it.
+        # The mode belongs to the thread and ends with it.
         if torch.set_flush_denormal(True):
             flushed.append(float(np.float64(5e-323) * 1.0) == 0.0)
             got.append(run())
@@ -407,7 +407,7 @@ def test_the_version_is_the_projects() -> None:
     assert f"project(adaptk VERSION {adaptk.__version__} " in project.read_text()
 
 
-# CUDA: what a build without it, and a machine without a device, say. The rest is in the tests that are marked so.
+# CUDA: messages of a build without it, and of a machine without a device. Tests marked `cuda` have the rest.
 
 
 WITHOUT_CUDA = """
@@ -452,7 +452,7 @@ def test_the_package_without_its_cuda_module(tmp_path: Path) -> None:
     folder = Path(adaptk.__file__).parent
     shutil.copytree(folder, tmp_path / "adaptk", ignore=shutil.ignore_patterns("_cuda*", "__pycache__"))
     core = Path(adaptk._core.__file__)
-    # In a folder of their own, in some editable installations.
+    # In a separate folder in some editable installations.
     shutil.copytree(core.parent / "lib", tmp_path / "adaptk" / "lib", dirs_exist_ok=True)
     for module in core.parent.glob(f"*{core.suffix}"):
         if not module.name.startswith("_cuda"):
@@ -466,7 +466,7 @@ def test_the_package_without_its_cuda_module(tmp_path: Path) -> None:
 def test_a_machine_without_a_device() -> None:
     if adaptk.build_info()["cuda"] is None:
         pytest.skip("a build without CUDA kernels")
-    # Where there is one, it is not shown.
+    # A device, if there is one, is hidden.
     hidden = {"CUDA_VISIBLE_DEVICES": "-1"}
     code = "import adaptk, numpy as np\n"
     assert output(code + "print(adaptk.cuda.is_available(), adaptk.cuda.devices())", **hidden) == "False []"

@@ -97,7 +97,7 @@ def test_decays(rule: str) -> None:
     np.testing.assert_allclose(
         path(every, max_lr=0.2, **own), stepped(rule, start(), lambda p: p, both, **plain), rtol=1e-12, atol=1e-14
     )
-    # Coupled decay is what it was.
+    # Coupled decay does not change.
     coupled = {**own, "decoupled": False}
     assert same(path(adaptk.modify(rule, decay="cautious"), **coupled), path(rule, **coupled))
 

@@ -1,4 +1,4 @@
-"""Scales that are other ones than at the call before, beside the same codes, are looked at anew."""
+"""Scales that were replaced since the last call are checked again, even if the codes are the same."""
 
 from __future__ import annotations
 
