@@ -325,7 +325,7 @@ def test_five_states_are_refused(device: Library) -> None:
 
 
 def from_the_param(name: str) -> adaptk.TracedRule:
-    """Reads the param before decay, and starts a state as a copy of it."""
+    """A rule that reads the param before decay and starts a state as a copy of it."""
 
     def drifting(p: Any, g: Any, a: Any, h: Any, t: Any) -> Any:
         return p - h.lr * g / (1 + h.rate * t), h.rate * a + (1 - h.rate) * p

@@ -49,7 +49,7 @@ def test_the_iteration(shape: tuple[int, int], scale: float) -> None:
             found = orthogonalize(one, **options)
             assert found.dtype == one.dtype
             if wanted is None:
-                assert np.abs(found).max() < 1e-15  # eps holds the norm
+                assert np.abs(found).max() < 1e-15  # eps bounds the norm
             else:
                 np.testing.assert_allclose(found, wanted, rtol=rtol, atol=rtol)
         if wanted is not None:
@@ -88,13 +88,13 @@ def test_steps_match_the_formula(dtype: str, options: dict[str, Any]) -> None:
     ("dtype", "options"), [*(("float32", o) for o in OPTIONS), ("float64", {}), ("bfloat16", {})], ids=str
 )
 def test_steps_match_torch(dtype: str, options: dict[str, Any]) -> None:
-    """Small matrices, for products in bfloat16 are slow on the CPU."""
+    """Small matrices, because products in bfloat16 are slow on the CPU."""
     ours, torchs = (params(((6, 4), (3, 5)), getattr(torch, dtype)) for _ in range(2))
     a, b = at.Muon(ours, **options), torch.optim.Muon(torchs, **options)
     assert isinstance(a, torch.optim.Muon)
     train(a, ours)
     train(b, torchs)
-    # bfloat16 has 8 bits, and the iteration enlarges their rounding.
+    # bfloat16 has 8 significant bits, and the iteration amplifies their rounding.
     for p, q in zip(ours, torchs, strict=True):
         largest = 4 * a.param_groups[0]["lr"] * adjustment(options.get("adjust_lr_fn"), *p.shape)
         torch.testing.assert_close(p, q, rtol=2e-2 if dtype == "bfloat16" else 1e-6, atol=0.06 * largest)

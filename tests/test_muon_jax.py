@@ -65,7 +65,7 @@ def test_steps_match_the_formula(options: dict[str, Any]) -> None:
 
 
 def test_the_first_step_matches_optax() -> None:
-    """Later ones are not: optax corrects the bias of the momentum, which turns Nesterov's sum."""
+    """Later ones differ: optax corrects the bias of the momentum, which changes the direction of Nesterov's sum."""
     optax = pytest.importorskip("optax")
     contrib = pytest.importorskip("optax.contrib")
     ours, theirs = muon(0.1, ns_dtype="float32"), contrib.muon(0.1, weight_decay=0.1)

@@ -74,7 +74,7 @@ def test_other_params_use_the_rest_optimizer(rest: Any) -> None:
     matrices = adaptk.Muon([twins[0], twins[2]], lr=0.1)
     assert [(g["use_muon"], g["lr"], len(g["params"])) for g in opt.param_groups] == [(True, 0.1, 2), (False, 0.05, 2)]
     for t in range(3):
-        # In the order in which they were given, whatever the groups are.
+        # In the order of the params, regardless of groups.
         grads = arrays(shapes, 100 + t)
         opt.step(grads)
         alone.step([grads[1], grads[3]])
@@ -107,7 +107,7 @@ def test_names_schedules_and_groups() -> None:
     before = table.copy(), bias.copy()
     opt.step([None, np.ones_like(weight), None])
     assert_equal([table, bias], list(before))
-    # Rows of a table that is no matrix of Muon's.
+    # Rows of a table that Muon does not treat as a matrix.
     opt.step([(np.array([2]), np.ones((1, 3), np.float32)), None, None])
     assert (np.flatnonzero((table != before[0]).any(axis=1)) == [2]).all()
 
@@ -209,7 +209,7 @@ def test_clipping_and_skipping_use_all_gradients() -> None:
     grads = arrays(shapes, 101)
     assert not a.step(grads, skip_nonfinite=True, zero_grad=True).skipped
     assert not any(g.any() for g in grads)
-    # What is not finite spreads without a word.
+    # Nonfinite values propagate without an error.
     with np.errstate(all="raise"):
         a.step([np.full((4, 3), np.inf, np.float32), np.zeros(3, np.float32)])
     assert np.isnan(ours[0]).all()

@@ -155,7 +155,7 @@ def test_a_saved_count_of_steps_that_is_too_large(name: str, count: int) -> None
     assert opt.step_count == 0
 
 
-# Objects that say nonsense of their device
+# Objects with an invalid device
 
 
 class Broken:

@@ -1,4 +1,4 @@
-"""After a failed step of an optimizer object everything is as before."""
+"""A failed step of an optimizer object changes nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def quietly(change: Callable[[], None]) -> None:
 
 
 class World:
-    """An optimizer of groups with different rules, after some steps, and an undisturbed copy."""
+    """An optimizer of groups with different rules after some steps, and a reference copy."""
 
     def __init__(self) -> None:
         self.params, self.optimizer = self.make()
@@ -64,7 +64,7 @@ class World:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """What a test breaks, it mends: the optimizer then works as if nothing had been tried."""
+    """Each test undoes its error: the optimizer then continues like the reference copy."""
     w = World()
     yield w
     w.goes_on()

@@ -1,4 +1,4 @@
-"""The optimizer objects say what to do instead of what other libraries' optimizers do."""
+"""Messages for calls that other libraries' optimizers have: what to use instead."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ WAYS = {
 
 
 def half_way(case: Case, dtype: str, through: Callable[[Mapping[str, Any]], Any]) -> None:
-    """A run that is saved and loaded in the middle against one that is not."""
+    """A run that is saved and loaded halfway, against one that is not."""
     straight = arrays(dtype, shapes=[(4, 3), (5,), ()])
     one = case(straight, lr=0.05)
     first = copies(straight)

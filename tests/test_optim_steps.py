@@ -1,4 +1,4 @@
-"""Steps of optimizer objects are those of the functions of adaptk.ops."""
+"""Steps of optimizer objects match the functions of adaptk.ops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from optim_cases import (
 
 
 def rates(n: int) -> list[float]:
-    """Learning rates of n steps, no two in a row alike."""
+    """Learning rates of n steps; consecutive ones differ."""
     return [1e-2 / (1 + 0.1 * (t % 7)) for t in range(n)]
 
 

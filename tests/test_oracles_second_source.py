@@ -1,4 +1,4 @@
-"""Every oracle, and every plain formula of the demo, against a second statement of its rule.
+"""Every oracle, and every plain formula of the demo, against a second formulation of its rule.
 
 Oracles, kernels and the systems that `test_conventions.py` compares them with go from state to state, so all of them
 can share a mistake. Here a step is computed from the whole history of gradients, in the form of the paper if it is not
@@ -24,18 +24,18 @@ Array = np.ndarray
 Hyper = Mapping[str, float]
 
 STEPS = 24
-TURN = 10  # from here on the learning rate is another one
+TURN = 10  # the learning rate changes at this step
 SIZE = 6
 TOLERANCE = 1e-13
 
 
 class History(NamedTuple):
-    """What a step is computed from: row i of `g` is the gradient of step i + 1, `rates` has the learning rates."""
+    """The input of a step: row i of `g` is the gradient of step i + 1, `rates` has the learning rates."""
 
     g: Array
     rates: Array
     p: Array  # before the step
-    start: Mapping[str, float]  # what the states started as
+    start: Mapping[str, float]  # the initial states
 
 
 Step = Callable[[History, Hyper], Array]
@@ -47,7 +47,7 @@ def statement(function: Step) -> Step:
     return function
 
 
-# Weights of a history: the newest counts 1, each step back `decay` times as much.
+# Weights of a history: the newest has weight 1, each earlier one `decay` times that of the next.
 
 
 def weights(count: int, decay: float) -> Array:
@@ -63,7 +63,7 @@ def average(x: Array, decay: float, start: float = 0.0) -> Array:
 
 
 def mean(x: Array, decay: float) -> Array:
-    """What an average with a corrected bias is."""
+    """An average with bias correction."""
     w = weights(len(x), decay)
     return np.tensordot(w / w.sum(), x, 1)
 
@@ -185,7 +185,7 @@ def adadelta(x: History, h: Hyper) -> Array:
 
 
 def scaled(x: History, h: Hyper, *, centered: bool = False) -> Array:
-    """Each gradient over the root of the average at its step, or of the variance, here that of the weights."""
+    """Each gradient over the root of the average, or of the weighted variance, at its step."""
     rows = []
     for g in histories(x.g):
         square = average(g * g, h["rho"], x.start["square_avg"])
@@ -223,11 +223,11 @@ def rmsprop_centered_momentum(x: History, h: Hyper) -> Array:
 
 @statement
 def rmsprop_nesterov(x: History, h: Hyper) -> Array:
-    """Deep Learning book, Algorithm 8.6; that gradients are taken at p + alpha*v is the caller's part."""
+    """Deep Learning book, Algorithm 8.6; the caller evaluates gradients at p + alpha*v."""
     return pushed(x, h, scaled(x, h))
 
 
-# Adam and its kin
+# Adam and its variants
 
 
 def adams_root(corrected: Array, x: History, h: Hyper) -> Array:
@@ -246,7 +246,7 @@ STATEMENTS["adamw"] = adam  # its decay is that of every rule
 
 @statement
 def amsgrad(x: History, h: Hyper) -> Array:
-    """Reddi et al. 2018, Algorithm 2, with the corrections and eps that it leaves out and PyTorch and Keras have."""
+    """Reddi et al. 2018, Algorithm 2, with the corrections and eps of PyTorch and Keras, which the paper omits."""
     largest = np.max([average(g * g, h["beta2"]) for g in histories(x.g)], axis=0)
     return -x.rates[-1] * mean(x.g, h["beta1"]) / adams_root(largest / (1 - h["beta2"] ** len(x.g)), x, h)
 
@@ -260,7 +260,7 @@ def adamax(x: History, h: Hyper) -> Array:
 
 @statement
 def nadam(x: History, h: Hyper) -> Array:
-    """Dozat 2016, Algorithm 2, its momenta mu_t for the step alone: the first moment decays by beta1."""
+    """Dozat 2016, Algorithm 2. The momenta mu_t only affect the step: the first moment decays by beta1."""
     t = len(x.g)
     mu = [h["beta1"] * (1 - 0.5 * 0.96 ** (h["momentum_decay"] * i)) for i in range(1, t + 2)]
     now = (1 - mu[t - 1]) * x.g[-1] / (1 - math.prod(mu[:t]))
@@ -321,7 +321,7 @@ def adan(x: History, h: Hyper) -> Array:
 
 # Trajectories
 
-# Values unlike every default.
+# Values that differ from every default.
 OTHERS = {
     "lr": 0.02,
     "lr_decay": 0.1,
@@ -362,7 +362,7 @@ Setting = tuple[dict[str, float], dict[str, float]]
 
 
 def settings(rule: adaptk.Rule) -> Iterator[Setting]:
-    """Hyperparameters and initial states: each convention's, and others with every flag up and down."""
+    """Hyperparameters and initial states: those of each convention, and others with every flag on and off."""
     for convention in rule.conventions:
         yield rule.defaults(convention), rule.initial_states(convention)
     own = [h for h in rule.hyperparameters if not h.common]
@@ -377,7 +377,7 @@ def settings(rule: adaptk.Rule) -> Iterator[Setting]:
 
 
 def problem() -> tuple[Array, Array]:
-    """Gradients whose magnitudes differ, some of which are 0, and some of which keep their sign for long."""
+    """Gradients of different magnitudes; some are 0, and some keep their sign for many steps."""
     rng = np.random.default_rng(20240611)
     g = rng.normal(size=(STEPS, SIZE)) + np.linspace(0, 1, SIZE)
     g[rng.random(g.shape) < 0.1] = 0.0
@@ -390,7 +390,7 @@ def rates(h: Hyper) -> Array:
 
 
 def stated(rule: str, h: Hyper, start: Mapping[str, float]) -> Array:
-    """The parameters after each step, from the statement above."""
+    """The parameters after each step, from the formulation above."""
     p, given = problem()
     lr = rates(h)
     taken: list[Array] = []
@@ -421,7 +421,7 @@ def steps(step: Update, rule: str, h: Hyper, start: Mapping[str, float], given: 
 
 
 def error(got: Array, want: Array) -> float:
-    """The largest deviation, relative to the value and the way to it."""
+    """The largest deviation, relative to the value and the length of the path."""
     way = np.cumsum(np.abs(np.diff(want, axis=0, prepend=problem()[0][None])), axis=0)
     return float(np.max(np.abs(got - want) / (np.abs(want) + way)))
 
@@ -451,7 +451,7 @@ def test_the_average_of_asgd(t0: int) -> None:
 
 
 def test_the_average_of_delta_bar_delta() -> None:
-    """Jacobs 1988, equation 5: its weights add up to 1, of which the rates see nothing."""
+    """Jacobs 1988, equation 5: its weights add up to 1, which does not show in the rates."""
     h = adaptk.rules()["delta_bar_delta"].defaults()
     given = problem()[1]
     for step in UPDATES:
@@ -460,7 +460,7 @@ def test_the_average_of_delta_bar_delta() -> None:
 
 
 def test_zero_gradients_change_nothing() -> None:
-    """No rule's states start with a direction, except Yogi's under optax's convention."""
+    """No rule's initial states have a direction, except Yogi's in optax's convention."""
     still = np.zeros((STEPS, SIZE))
     for rule in adaptk.rules().values():
         for convention in rule.conventions:
@@ -477,8 +477,8 @@ def slope(p: Array) -> Array:
 
 @pytest.mark.parametrize("velocity", [False, True])
 def test_nesterov_of_a_function(velocity: bool) -> None:
-    """What Nesterov 1983 and Sutskever et al. 2013 wrote: the second sequence is in the first one's gradients, and the
-    velocity sees the gradient ahead of it. The rule's parameter is the point at which the gradient is taken."""
+    """As in Nesterov 1983 and Sutskever et al. 2013: gradients are evaluated at the second sequence, ahead of the first
+    one by the velocity. The rule's parameter is the point at which the gradient is evaluated."""
     lr, mu = 0.05, 0.8
     h = {**adaptk.rules()["nesterov"].defaults(), "lr": lr, "momentum": mu, "velocity": velocity}
     for step in UPDATES:
@@ -496,7 +496,7 @@ def test_nesterov_of_a_function(velocity: bool) -> None:
 
 
 def test_polyaks_two_step_form() -> None:
-    """Polyak 1964: the step before, once more, and shorter."""
+    """Polyak 1964: the previous step, scaled, is added again."""
     h = {**adaptk.rules()["momentum"].defaults(), "lr": 0.05, "momentum": 0.8}
     for step in UPDATES:
         p = now = before = problem()[0]
@@ -507,11 +507,11 @@ def test_polyaks_two_step_form() -> None:
             np.testing.assert_allclose(p, now, rtol=1e-12, atol=1e-14)
 
 
-# Implementations after which no convention is named. Those after which one is are in test_conventions.py.
+# Implementations without a convention of their name. test_conventions.py has those with one.
 
 
 def drive(optimizer: Any, p: Any, given: Array, lr: Array) -> Iterator[Array]:
-    """The parameters after each step of one of PyTorch's kind of optimizers."""
+    """The parameters after each step of an optimizer with PyTorch's interface."""
     import torch
 
     for g, rate in zip(given, lr, strict=True):
@@ -533,7 +533,7 @@ def test_pytorch_optimizer(rule: str) -> None:
     if rule != "lion":
         given["eps"] = options["eps"] = 1e-3
     if rule == "radam":
-        options["degenerated_to_sgd"] = True  # the paper's first steps, which it leaves out otherwise
+        options["degenerated_to_sgd"] = True  # the paper's first steps, which it skips by default
     if rule == "adabelief":
         given["eps_root"] = 1e-3  # one eps for both
     h = {**adaptk.rules()[rule].defaults(), **given}
@@ -548,11 +548,11 @@ def test_pytorch_optimizer(rule: str) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("beta2", [0.999, 0.9])
 def test_optax_radam(beta2: float) -> None:
-    """With an eps of 0, because that is added to the corrected root there."""
+    """With an eps of 0, because optax adds it to the corrected root."""
     jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
     h = {**adaptk.rules()["radam"].defaults(), "lr": 0.01, "beta2": beta2, "eps": 0.0}
     start, given = problem()
-    given = np.where(given == 0, 1.0, given)  # 0 / 0 otherwise
+    given = np.where(given == 0, 1.0, given)  # otherwise 0 / 0
     rows = []
     with jax.enable_x64(True):
         peer = optax.radam(lambda count: jax.numpy.asarray(rates(h))[count], b2=beta2, eps=0.0)
@@ -568,7 +568,7 @@ def test_optax_radam(beta2: float) -> None:
 
 @pytest.mark.full
 def test_optax_rprop() -> None:
-    """It applies each step late, and not at all after a change of sign, but it computes the same ones."""
+    """It applies each step late, and none after a change of sign, but computes the same steps."""
     jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
     h = {**adaptk.rules()["rprop"].defaults(), "step_max": 0.03}
     before, given = problem()

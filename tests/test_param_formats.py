@@ -1,4 +1,4 @@
-"""Params in bfloat16 that are rounded stochastically: the bits of the definition, everywhere."""
+"""Stochastically rounded bfloat16 params: the bits of the definition, in every interface."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_threads(threads: int) -> None:
 
 
 def test_lists_and_coded_states() -> None:
-    """Each tensor and each buffer has random bits of its own."""
+    """Each tensor and each buffer has its own random bits."""
     sizes = [1, 130, 700]
     params, grads = [numbers(n, n) for n in sizes], [numbers(n, n + 1, np.float32) for n in sizes]
     wanted = [p.astype(np.float32) for p in params]
@@ -92,7 +92,7 @@ def test_wider_params_are_unchanged(dtype: Any) -> None:
 
 
 def test_small_changes_add_up() -> None:
-    """10,000 changes of a hundredth of the last place: 100 places, where rounding to nearest stays."""
+    """10,000 changes of a hundredth of a unit in the last place: 100 units, which rounding to nearest loses."""
     place = 2.0**-7
     grad = np.full(4096, -1, np.float32)
     nearest, stochastic = np.ones(4096, BF16), np.ones(4096, BF16)
@@ -101,7 +101,7 @@ def test_small_changes_add_up() -> None:
         adaptk.ops.sgd(stochastic, grad, step=step, lr=place / 100, seed=1, param_format="sr")
     assert (nearest == 1).all()
     moved = (stochastic.astype(np.float64) - 1) / place
-    # Each step adds a place with a chance of 1/100: mean 100, variance 99; five standard deviations of either.
+    # Each step adds a unit with a probability of 1/100: mean 100, variance 99, within five standard deviations.
     assert abs(moved.mean() - 100) < 5 * np.sqrt(99 / moved.size)
     assert abs(moved.var() - 99) < 5 * 99 * np.sqrt(2 / moved.size)
 
@@ -112,7 +112,7 @@ def steps(opt: Any, count: int, first: int = 0) -> None:
 
 
 def test_objects_and_groups() -> None:
-    """A group may have its own choice; every group counts tensors over the whole optimizer."""
+    """A group may have its own option; tensors are numbered over all groups."""
     params = [numbers(50, i) for i in range(3)]
     opt = adaptk.Adam(params[:1], lr=0.01, seed=6)
     opt.add_param_group({"params": params[1:], "param_format": "sr"})

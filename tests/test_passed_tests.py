@@ -1,4 +1,4 @@
-"""What .ci/run's second run of the tests leaves out: what its first one has passed, and nothing else."""
+"""The second run of the tests in .ci/run skips the tests that passed in the first one, and no others."""
 
 from __future__ import annotations
 

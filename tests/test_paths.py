@@ -1,4 +1,4 @@
-"""The pages of paths in the documentation: formulas and runs against the library, and the pages in a browser."""
+"""The pages of optimizer paths in the documentation: formulas and runs against the library, pages in a browser."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_page_matches_the_library(results: dict[str, Any], rule: str) -> Non
         with np.errstate(over="ignore", invalid="ignore"):
             expected = library_path(rule, entry["surface"], entry["points"][0], entry["lr"])
         points = np.array(entry["points"])
-        # Where a path runs away, rounding grows with it: the points before that count.
+        # If a path diverges, rounding errors grow with it: only the points before count.
         n = min(len(points), len(expected))
         tame = np.all(np.abs(expected[:n]) < 100, axis=1)
         n = n if tame.all() else int(np.argmin(tame))
@@ -174,7 +174,7 @@ def test_the_runs_match_the_library() -> None:
                 at = opt.evaluation_params()[0] if rule == "schedule_free_sgd" else p
                 wanted.append(at.tolist())
         np.testing.assert_allclose(run["points"], wanted, atol=1e-4)
-        # Its rate is the best one.
+        # Its rate is the best.
         assert both(*run["points"][-1])[0] < both(*start)[0]
 
 
@@ -208,7 +208,7 @@ def test_animation_of_all_rules(tmp_path: Path) -> None:
 
 @contextmanager
 def opened(folder: Path, name: str, scripts: dict[str, str]) -> Iterator[Any]:
-    """A page in a browser, without the theme around it, by its file's address: no server."""
+    """A page in a browser, without its theme, opened as a file."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser_path is None:
@@ -274,7 +274,7 @@ def test_controls(page: Any) -> None:
     page.click("#paths-surface", position={"x": 100, "y": 100})
     assert "start=" in page.url
 
-    # The address alone brings the view back.
+    # The address restores the view.
     here = table()
     page.reload()
     assert {rule: row[2] for rule, row in table().items()}.keys() == {rule: row[2] for rule, row in here.items()}.keys()

@@ -1,4 +1,4 @@
-"""Other compilers and systems: the library and its tests are built for them, and run where an emulator is found.
+"""Other compilers and systems: the library and its tests are built for them, and run if there is an emulator.
 
 Every build must give the hashes of `tests/cpp/hashes.txt`, which GCC's build for Linux gives.
 """
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.full
 
 CONSUMERS = ROOT / "tests" / "find_package"
 ISAS = adaptk.available_isas()
-# v2 is what the portable kernels are to another compiler: loops, on vectors as wide.
+# v2 is like the portable kernels of another compiler: loops, with vectors of the same width.
 WIDE = [isa for isa in ISAS if isa != "x86-64-v2"]
 # Those whose results could depend on the compiler: arithmetic, not the order of calls or threads.
 ARITHMETIC = ("batch", "convert", "dense", "norm", "power", "program", "random", "reduce", "solve", "step")
@@ -49,9 +49,9 @@ def find_clang() -> str:
 def clang(tmp_path_factory: pytest.TempPathFactory) -> Build:
     compiler = find_clang()
     build = Build(tmp_path_factory.mktemp("clang"), rules=SOME_RULES)
-    # With the library's own threads: OpenMP's are what the other builds have.
+    # With the library's own threads: the other builds use OpenMP.
     options = (f"-DCMAKE_CXX_COMPILER={compiler}", "-DADAPTK_OPENMP=OFF", "-DADAPTK_X86_LEVELS=v3;v4")
-    # The CUDA part is for nvcc; other builds run it on the host.
+    # nvcc compiles the CUDA part; other builds run it on the host.
     programs = (f"test_{name}" for name in ARITHMETIC)
     build.make(*options, targets=("adaptk", "adaptk_batch_portable", "hash_table", *programs))
     return build
@@ -62,7 +62,7 @@ def test_clang(clang: Build) -> None:
 
 
 def test_clang_takes_every_rule() -> None:
-    """And the loops around them, without making code of them."""
+    """Also the loops, without code generation."""
     source = ROOT / "cpp" / "src" / "kernels.cpp"
     options = ["-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-DADAPTK_TARGET=portable"]
     folders = [f"-I{ROOT / 'cpp' / name}" for name in ("include", "src")]
@@ -75,7 +75,7 @@ def test_hashes_clang(clang: Build, isa: str) -> None:
 
 
 def test_clang_cl_takes_the_options(tmp_path: Path) -> None:
-    """clang-cl ignores what it does not know, with a warning: contraction into FMA would stay on."""
+    """clang-cl ignores unknown options with a warning: contraction into FMA would stay enabled."""
     compiler = find_clang()
     (tmp_path / "empty.cpp").write_text("")
     files = ("CMakeLists.txt", "cpp/CMakeLists.txt", "cpp/cmake/contraction.cmake")
@@ -140,7 +140,7 @@ def test_invalid_choices_of_rules(tmp_path: Path, options: tuple[str, ...], reas
     assert reason in " ".join(done.stderr.split())
 
 
-# What compilers without GCC's builtins and vectors get, by the compiler of this machine
+# The code for compilers without GCC's builtins and vectors, with the compiler of this machine
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +148,14 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> Build:
     find_compiler()
     build = Build(tmp_path_factory.mktemp("standard"), rules=SOME_RULES)
     tests = ("adaptk_batch_portable", "hash_table", *(f"test_{name}" for name in STANDARD))
-    # What is other C++ here is so on every instruction set; v3 has intrinsics beside it that the portable kernels have
-    # not. Little optimised: other compilers do that in their own way.
+    # This code is the same on every instruction set; v3 also has intrinsics, unlike the portable kernels. With little
+    # optimisation, which differs between compilers anyway.
     options = ("-DADAPTK_OPENMP=OFF", "-DADAPTK_X86_LEVELS=v3", "-DADAPTK_OPTIMIZATION=-O1")
     build.make("-DCMAKE_CXX_FLAGS=-DADAPTK_STANDARD_CXX", *options, targets=tests)
     return build
 
 
-# Those of code that differs.
+# The tests of this code.
 STANDARD = ("batch", "convert", "dense", "norm", "pool", "registry", "step")
 
 
@@ -185,7 +185,7 @@ class Windows:
 
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
-    # The variant with POSIX threads, which has std::thread; the other one has the plain name on some systems.
+    # The variant with POSIX threads has std::thread; on some systems the plain name is the other variant.
     compiler = find_tool("x86_64-w64-mingw32-g++-posix", "x86_64-w64-mingw32-g++")
     wine = find_tool("wine", "wine64")
     find_tool("ninja")
@@ -194,7 +194,7 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
     options = (
         *("-DCMAKE_SYSTEM_NAME=Windows", "-DCMAKE_SYSTEM_PROCESSOR=AMD64", "-DCMAKE_BUILD_TYPE=Release"),
         *(f"-DCMAKE_CXX_COMPILER={compiler}", f"-DCMAKE_C_COMPILER={compiler.replace('g++', 'gcc')}"),
-        # The compiler's own DLLs are nowhere that Wine looks.
+        # Wine does not find the compiler's own DLLs.
         *("-DCMAKE_EXE_LINKER_FLAGS=-static", "-DCMAKE_SHARED_LINKER_FLAGS=-static"),
     )
     build = Build(tmp_path_factory.mktemp("windows"), emulator, "x86_64-w64-mingw32-", ".exe")
@@ -223,19 +223,19 @@ def test_exports_windows(windows: Windows) -> None:
 
 @pytest.mark.parametrize("language", ["c", "cpp"])
 def test_installed_on_windows(windows: Windows, tmp_path: Path, language: str) -> None:
-    """Programs that find the package under its prefix, and the DLL beside them."""
+    """Programs that find the package under its prefix, with the DLL in their folder."""
     prefix = tmp_path / "prefix"
     run(find_tool("cmake"), "--install", windows.build.folder, "--prefix", prefix)
     assert (prefix / "bin" / "adaptk-0.dll").is_file()
     assert not list((prefix / "lib").glob("*.dll"))
-    # OpenMP's DLL would be another one that Wine does not find.
+    # Wine would not find OpenMP's DLL either.
     options = (f"-DCMAKE_PREFIX_PATH={prefix}", "-DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON")
     windows.configure(CONSUMERS / language, tmp_path / "build", *options)
     for program in ("consumer",) if language == "c" else ("linked", "header_only", "both"):
         run(*windows.build.emulator, tmp_path / "build" / f"{program}.exe")
 
 
-# macOS, by the compiler and the libraries that the package ziglang brings: built and linked, not run
+# macOS, with the compiler and libraries of the package ziglang: built and linked, not run
 
 
 def test_macos(tmp_path: Path) -> None:

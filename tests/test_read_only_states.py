@@ -1,4 +1,4 @@
-"""Decoding reads alone: states may be read-only, as arrays of JAX and memory maps are."""
+"""Decoding only reads: states may be read-only, such as arrays of JAX and memory maps."""
 
 from __future__ import annotations
 

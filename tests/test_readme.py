@@ -1,4 +1,4 @@
-"""The README as a newcomer reads it: its examples run as pasted, its commands are the ones that are checked."""
+"""The README: its examples run as pasted, its commands are those of the checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The core's reduction through Python: every scope against NumPy, and the global norm out of it."""
+"""The core's reduction through Python: every scope against NumPy, and the global norm computed from it."""
 
 from __future__ import annotations
 

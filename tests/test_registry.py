@@ -1,4 +1,4 @@
-"""One name everywhere: the registry against headers, functions, classes, stubs, references, oracles and the README."""
+"""The registry against headers, functions, classes, stubs, references, oracles and the README."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_headers_name_the_rules() -> None:
     headers = list((HEADERS / "rules").glob("*.hpp"))
     names = {h.stem: re.findall(r'\bname = "(\w+)";', h.read_text()) for h in headers}
     assert Counter(n for several in names.values() for n in several) == Counter(RULES.keys())
-    # A header has the name of its first rule; the others in it are variants.
+    # A header is named after its first rule; its other rules are variants.
     assert all(several[0] == stem for stem, several in names.items())
 
 
@@ -264,7 +264,7 @@ def test_the_oracle_of_a_rule(rule: adaptk.Rule) -> None:
     values = rule.defaults()
     arrays = [np.ones(3), np.full(3, 0.5), *(np.full(3, x) for x in rule.initial_states().values())]
     want = ORACLES[rule.name](*arrays, t=1, **{name: values[name] for name in own(rule)})
-    # Oracles know nothing of weight decay.
+    # Oracles have no weight decay.
     getattr(adaptk.ops, rule.name)(*arrays, step=1, weight_decay=0.0)
     assert [x.tobytes() for x in want] == [x.tobytes() for x in (arrays[0], *arrays[2:])]
 

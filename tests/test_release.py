@@ -1,4 +1,4 @@
-"""What is released: for which Pythons and systems wheels are built, by pyproject.toml."""
+"""Releases: the Pythons and systems that pyproject.toml builds wheels for."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_the_bits_of_the_functions(rule: str) -> None:
 
 
 class Reference(torch.optim.Optimizer):
-    """As torchrec describes its RowWiseAdagrad and PartialRowWiseAdam, with operations of PyTorch."""
+    """torchrec's RowWiseAdagrad and PartialRowWiseAdam as described there, in PyTorch operations."""
 
     def __init__(self, params: Any, rule: str, lr: float) -> None:
         super().__init__(params, {"lr": lr})

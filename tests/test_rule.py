@@ -1,4 +1,4 @@
-"""What adaptk.rule makes of a function: a rule as the library's own are."""
+"""Rules that adaptk.rule makes from functions behave like built-in rules."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_pickles() -> None:
                 other.step([np.ones(3)])
                 assert other.state[0]["m"][0] == 1.9
         data = pickle.dumps(made.Optimizer([np.ones(3)]))
-    # It brings its rule along.
+    # It contains its rule.
     assert "heavy_ball" not in adaptk.rules()
     opt = pickle.loads(data)
     opt.step([np.ones(3)])
@@ -157,7 +157,7 @@ def test_initial_values_of_states() -> None:
             assert {k: v[0] for k, v in opt.state[0].items()} == {"a": 2 * g, "b": 3.0, "c": 2.0, "d": 0.25}
             opt.step([np.array([0.0])])
             assert opt.state[0]["b"] == 3.0
-        # Whatever a function is given at the first step.
+        # The initial values at the first step.
         assert one_step(made, 3.0, 1.0, np.nan, np.inf, 0.0, 0.0)[1:] == [2.0, 3.0, 0.0, 0.0]
 
 
@@ -215,7 +215,7 @@ def test_numbers_of_numpy_on_either_side() -> None:
 
 
 def test_numbers_of_the_step() -> None:
-    """What depends on h and t alone is evaluated in float64 and rounded once."""
+    """Expressions of only h and t are evaluated in float64 and rounded once."""
 
     def scalars(p, g, h, t):
         x = (-h.a + abs(h.a) * 3 - adaptk.minimum(h.a, t) / adaptk.maximum(2, t)) ** 2
@@ -258,7 +258,7 @@ def test_cumulative_products() -> None:
         for t in range(1, 20):
             want *= 0.5 * t
             assert one_step(made, 0.0, 1.0, step=t, a=0.5) == [want]
-        # Not only forwards, and not only with the same hyperparameters.
+        # Steps in any order, with different hyperparameters.
         assert one_step(made, 0.0, 1.0, step=3, a=0.5) == [0.75]
         assert one_step(made, 0.0, 1.0, step=4, a=1.0) == [24.0]
         assert one_step(made, 0.0, 1.0, step=4, a=-0.5) == [1.5]

@@ -1,4 +1,4 @@
-"""Rules that are made at run time have the bits of those that are compiled: every rule of the library, both ways."""
+"""Rules made at run time have the bits of built-in rules, for every rule of the library."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_options(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_hyperparameters(rule: str) -> None:
-    """Each at the ends of its range and between, the others as they are or at random."""
+    """Each at the ends of its range and inside; the others at their defaults or random."""
     own = [h for h in RULES[rule].hyperparameters if not h.common]
     rng = np.random.default_rng(3)
     buffers = make(rule, 70)
@@ -125,7 +125,7 @@ def test_formats_of_states(rule: str, state_dtype: str, threads: int) -> None:
 
 
 def test_a_signaling_nan_becomes_quiet(isa: str) -> None:
-    """As in the product with 1, which programs leave out where arithmetic follows anyway."""
+    """As in the product with 1, which programs omit if arithmetic follows."""
 
     @adaptk.rule(states={"last": 0.0}, lr=1.0)
     def carried(p: Any, g: Any, last: Any, h: Any, t: Any) -> Any:

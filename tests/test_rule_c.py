@@ -1,4 +1,4 @@
-"""A rule that was made at run time, loaded from its bytes by the C interface."""
+"""A rule made at run time, loaded from its bytes by the C interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules that are compiled at run time: the bits of those that are interpreted, and where the libraries are kept."""
+"""Rules compiled at run time: the bits of interpreted rules, and the cache of libraries."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def program(path: Path, text: str) -> str:
 
 
 def from_the_param(name: str, **options: Any) -> adaptk.TracedRule:
-    """Reads the param before decay, and starts a state as a copy of it."""
+    """A rule that reads the param before decay and starts a state as a copy of it."""
 
     def drifting(p: Any, g: Any, a: Any, h: Any, t: Any) -> Any:
         return p - h.lr * g / (1 + h.rate * t), h.rate * a + (1 - h.rate) * p
@@ -93,7 +93,7 @@ def test_a_compiled_rule_has_the_bits_of_the_interpreter(restored: None, cache: 
 @needs_compiler
 @pytest.mark.full
 def test_every_rule(isa: str) -> None:
-    """Each of the library's, made at run time and compiled, beside the library's own; and some of the catalogue."""
+    """Each rule of the library, made at run time and compiled, against the built-in rule; and some of the catalogue."""
     with ExitStack() as stack:
         made = {rule: stack.enter_context(traced(rule)) for rule in RULES}
         others = [r for name in ("schedule_free_adamw", "adopt", "adabound", "kate") if (r := find(name)) is not None]
@@ -140,7 +140,7 @@ def compare_8bit(rule: str, made: adaptk.TracedRule) -> None:
 
 @needs_compiler
 def test_the_compiled_library_is_cached(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Another process uses it without a compiler's work; a rule that is read from bytes is not compiled unasked."""
+    """Another process uses it without compiling; a rule loaded from bytes is only compiled on request."""
     script = (
         "import sys, adaptk\n"
         "made = adaptk.load_rule(bytes.fromhex(sys.argv[1]))\n"

@@ -1,4 +1,4 @@
-"""The C++ text of rules that were made at run time: compiled, it has the bits of the library's rules."""
+"""The C++ source of rules made at run time: compiled, it has the bits of the library's rules."""
 
 from __future__ import annotations
 

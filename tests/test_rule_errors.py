@@ -1,4 +1,4 @@
-"""What a function of adaptk.rule must not do: the error names its line and the remedy."""
+"""Errors in functions of adaptk.rule: the message names the line and the remedy."""
 
 from __future__ import annotations
 

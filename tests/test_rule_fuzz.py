@@ -17,7 +17,7 @@ UNARY = ("-", "sqrt", "abs", "sign")
 
 
 class Traced:
-    """What the operations are on traced values."""
+    """The operations on traced values."""
 
     @staticmethod
     def unary(op: str, x: Any) -> Any:
@@ -33,7 +33,7 @@ class Traced:
 
 
 class Numpy:
-    """And on arrays of one type, and numbers in float64."""
+    """The operations on arrays of one type, and numbers in float64."""
 
     @staticmethod
     def unary(op: str, x: Any) -> Any:
@@ -41,7 +41,7 @@ class Numpy:
 
     @staticmethod
     def binary(op: str, x: Any, y: Any) -> Any:
-        # A number is rounded to the type of an array that it meets.
+        # A number is rounded to the type of the array in the same operation.
         if isinstance(x, np.ndarray) and not isinstance(y, np.ndarray):
             y = x.dtype.type(y)
         elif isinstance(y, np.ndarray) and not isinstance(x, np.ndarray):
@@ -61,13 +61,13 @@ class Numpy:
 
 
 def grow(rng: np.random.Generator, nodes: int) -> list[tuple[Any, ...]]:
-    """Operations on values by number: the leaves (p, g, states, hyperparameters, t, two numbers), then these."""
+    """Operations on values by index: leaves (p, g, states, hyperparameters, t, two numbers), then earlier results."""
     leaves = 2 + len(STATES) + len(HYPERS) + 3
     elements = [True] * (2 + len(STATES)) + [False] * (len(HYPERS) + 3)
     found: list[tuple[Any, ...]] = []
     for _ in range(nodes):
         count = leaves + len(found)
-        # What came last is taken more often, so that some expressions are deep.
+        # Later values are chosen more often, so that some expressions are deep.
         i, j, k, m = (int(count - 1 - rng.integers(0, rng.integers(1, count + 1))) for _ in range(4))
         kind = rng.choice(["unary", "binary", "binary", "binary", "where"])
         if kind == "unary":

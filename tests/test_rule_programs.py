@@ -1,4 +1,4 @@
-"""The bytes of a rule: they travel, and whatever is wrong with them is refused."""
+"""The bytes of a rule: other processes load them, and invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_changed_bytes_are_refused(data: st.DataObject) -> None:
 
 
 def run_if_it_loads(data: bytes) -> None:
-    """What loads must run, on few and many elements, whatever it computes."""
+    """A program that loads must run, on few and many elements, whatever it computes."""
     before = set(adaptk.rules())
     try:
         made = adaptk.load_rule(data)
@@ -118,7 +118,7 @@ def packed(scalars: list[Any], elements: list[Any], results: list[int]) -> bytes
 
 
 def chain(count: int) -> bytes:
-    """Many values, and then a sum that needs all of them."""
+    """Many values, then a sum of all of them."""
     nodes = [(1, 0, 0, 0), (2, 0, 0, 0), (5, 0, 1, 0), *((5 + i % 4, i, 1, 0) for i in range(2, count + 1))]
     total = len(nodes) - 1
     for i in range(2, count + 1):

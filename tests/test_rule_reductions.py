@@ -1,4 +1,4 @@
-"""Rules with reductions: their values, their bits, what is carried on by them, and what they refuse."""
+"""Rules with reductions: values, bits, carried numbers, and errors."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_threads_and_instruction_sets_have_the_same_bits(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_storage_has_the_same_bits(name: str) -> None:
-    """Misaligned buffers and those that are decoded go other ways."""
+    """Misaligned and encoded buffers have other code paths."""
     params, grads = buffers(name, (30_001, 5), np.float32)
     odd = []
     for p in params:
@@ -217,7 +217,7 @@ def test_the_gradient_is_scaled_and_decayed_first() -> None:
 
 
 def test_dependent_reductions() -> None:
-    """What depends on a reduction is reduced in turn."""
+    """Values that depend on a reduction are reduced again."""
 
     def chain(p: Any, g: Any, h: Any, t: Any) -> Any:
         unit = g / adaptk.norm(g)
@@ -266,10 +266,10 @@ def test_options_of_rules_with_reductions() -> None:
         before = q.copy()
         a.step([k * g])
         b.step([k * g])
-    # The momentum still goes against the last gradient.
+    # The momentum still points against the last gradient.
     assert same_bits(q, before)
     assert not same_bits(p, q)
-    # Nothing is moved against the gradient in the first step: it is the rule's.
+    # No element moves against the gradient in the first step: it equals the rule's own.
     p, q = np.array([1.0, 2.0]), np.array([1.0, 2.0])
     for of, x in ((adaptk.LAMB, p), (careful.Optimizer, q)):
         of([x], lr=0.1, weight_decay=0.0).step([np.array([1.0, -2.0])])

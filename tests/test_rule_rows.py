@@ -1,4 +1,4 @@
-"""Rules with numbers for tensors, rows and columns: their values, their bits, their states, and what they refuse."""
+"""Rules with values per tensor, row and column: values, bits, states, and errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def as_matrices(x: np.ndarray) -> np.ndarray:
 
 
 def columns_sum(matrix: np.ndarray) -> np.ndarray:
-    """The library's order: blocks of rows, one row after the other, and the blocks pairwise."""
+    """The library's order: blocks of rows, row by row, then the blocks pairwise."""
     rows, columns = matrix.shape
     width = min(columns, 65536)
     block = min(rows, max(-(-rows // 64), -(-(2**18) // width)))
@@ -88,7 +88,7 @@ def test_values_match_the_summation_order(shape: tuple[int, ...], dtype: str) ->
 
 
 def test_row_and_column_values_in_element_formulas() -> None:
-    """Chains of them, the matrix's mean, and states that are written behind the step."""
+    """Chains of them, the matrix's mean, and states that are written after the step."""
 
     def chain(p: Any, g: Any, sign: Any, total: Any, row: Any, col: Any, h: Any, t: Any) -> Any:
         row = 0.5 * row + adaptk.sum(g * g, over="rows")
@@ -163,7 +163,7 @@ def test_threads_and_instruction_sets_have_the_same_bits(name: str, dtype: str) 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_storage_has_the_same_bits(name: str) -> None:
-    """Misaligned buffers and those that are decoded go other ways."""
+    """Misaligned and encoded buffers have other code paths."""
     params, grads = some()
     odd = []
     for p in params:
@@ -185,7 +185,7 @@ def test_storage_has_the_same_bits(name: str) -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 300, 9000, 70_001])
 def test_vectors_have_the_bits_of_matrices_of_one_row(size: int) -> None:
-    """They are stepped in another form of the program, in which columns are elements."""
+    """They use another form of the program, in which columns are elements."""
 
     def chain(p: Any, g: Any, m: Any, row: Any, col: Any, total: Any, other: Any, h: Any, t: Any) -> Any:
         square = g * g
@@ -222,7 +222,7 @@ def test_vectors_have_the_bits_of_matrices_of_one_row(size: int) -> None:
 
 @pytest.mark.parametrize("name", OF_ROWS)
 def test_a_list_has_the_bits_of_its_tensors(name: str) -> None:
-    """Vectors and small tensors are stepped apart from the others, with what is written beside them."""
+    """Vectors and small tensors are stepped separately from the others, with copies and averages."""
     shapes = ((5,), (300, 200), (3, 4), (70_000,), (0,), (400, 300), (), (2, 3, 4))
     together, alone = ([numbers(math.prod(s), "float32").reshape(s) for s in shapes] for _ in range(2))
     grads = [numbers(p.size, "float32", 3).reshape(p.shape) for p in together]
@@ -446,7 +446,7 @@ def test_options_of_any_rule() -> None:
 
 
 def test_invalid_bytes() -> None:
-    """Programs whose kinds do not fit are refused by the core, whoever made them."""
+    """The core refuses programs with mismatched kinds."""
     good = adaptk.rules()["adafactor"].program
     assert good is not None
     for at in range(12, len(good), 7):

@@ -1,4 +1,4 @@
-"""Saved states, pickles and copies of optimizer objects: what would go on wrongly is refused."""
+"""Saved states, pickles and copies of optimizer objects: states that do not match are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RULES = adaptk.rules()
 
 
 def grads(params: list[Any], t: int) -> list[Any]:
-    """Of the params' shapes and layouts."""
+    """Gradients with the params' shapes and layouts."""
     rng = np.random.default_rng(t)
     made = [np.empty_like(p) for p in params]
     for g in made:
@@ -155,7 +155,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     ("rule", "way"), [*((r, w) for r in RULES for w in list(WAYS)[:2]), *(("adam", w) for w in WAYS)]
 )
 def test_copies_are_independent(rule: str, way: str) -> None:
-    """The copy and the original take the same steps, each on params of its own."""
+    """The copy and the original take the same steps, each on its own params."""
     rng = np.random.default_rng(0)
     model = {"w": rng.normal(size=(3, 4)).astype(np.float32).T, "b": rng.normal(size=5)}
     params = list(model.values())
@@ -166,7 +166,7 @@ def test_copies_are_independent(rule: str, way: str) -> None:
     other_model, other = WAYS[way]((model, optimizer))
     others = list(other_model.values())
     assert all(not np.shares_memory(a, b) for a, b in zip(params, others, strict=True))
-    # Only with the copied params can steps of the copied optimizer reach the copied model.
+    # The copied optimizer steps the copied model only if params are shared in the copy.
     assert all(a is b for a, b in zip(other.param_groups[0]["params"], others, strict=True))
     assert (other.step_count, other.clip_norm, other.rules) == (3, 2.0, (rule,))
     assert repr(other) == repr(optimizer)
@@ -221,7 +221,7 @@ def test_a_subclass_with_attributes_of_its_own() -> None:
 
 
 def test_an_optimizer_in_lookahead_is_not_copied() -> None:
-    """Its params are not where they belong."""
+    """Its params are at the interim point."""
     optimizer = adaptk.RMSProp([np.ones(2)], nesterov=True)
     with optimizer.lookahead(), pytest.raises(RuntimeError, match="leave the block first"):
         copy.deepcopy(optimizer)

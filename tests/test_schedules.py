@@ -107,7 +107,7 @@ def test_step_decay_matches_optax(optax_rates):
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_polynomial_matches_torch_and_optax(torch_rates, optax_rates, power):
     want = torch_rates(0.3, lambda m, o: m.PolynomialLR(o, total_iters=50, power=power), 60)
-    # torch multiplies the factors of all steps, and a power below 1 makes the rounding of the last ones large.
+    # torch multiplies the factors of all steps, and a power below 1 amplifies the rounding of the last ones.
     assert rates(polynomial(0.3, total=50, power=power), 60) == pytest.approx(want, rel=REL, abs=REL * 0.3)
     want = optax_rates(lambda m: m.polynomial_schedule(0.3, 0.01, power, 50), 60)
     assert rates(polynomial(0.3, total=50, power=power, end=0.01), 60) == pytest.approx(want, rel=REL)
@@ -115,8 +115,8 @@ def test_polynomial_matches_torch_and_optax(torch_rates, optax_rates, power):
 
 @pytest.mark.parametrize("end", [0.0, 0.01])
 def test_cosine_matches_torch_and_optax(torch_rates, optax_rates, end):
-    # torch's recursion passes its rounding errors on, and turns round after T_max: the last rates and those past the
-    # end are optax's to check.
+    # torch's recursion accumulates rounding errors, and rises again after T_max: optax checks the last rates and those
+    # past the end.
     want = torch_rates(0.3, lambda m, o: m.CosineAnnealingLR(o, T_max=100, eta_min=end), 101)
     assert rates(cosine(0.3, total=100, end=end), 101) == pytest.approx(want, rel=REL, abs=REL * 0.3)
     want = optax_rates(lambda m: m.cosine_decay_schedule(0.3, decay_steps=100, alpha=end / 0.3), 120)
@@ -136,7 +136,7 @@ def test_cosine_with_warmup_matches_optax_after_the_ramp(optax_rates):
     want = optax_rates(lambda m: m.warmup_cosine_decay_schedule(0.0, 0.3, 10, 100, end_value=0.01), 120)
     schedule = cosine(0.3, total=100, warmup=10, end=0.01)
     assert rates(schedule, 120)[10:] == pytest.approx(want[10:], rel=REL)
-    # The ramp is optax's as well, one step ahead: its first rate is 0.
+    # The ramp is the same in optax, one step later: its first rate is 0.
     assert rates(schedule, 10) == pytest.approx(want[1:11], rel=REL)
 
 
@@ -169,7 +169,7 @@ def test_one_cycle_matches_torch(torch_rates, anneal, three_phase, total, pct_st
     try:
         want = torch_rates(0.3, make, total)
     except ZeroDivisionError:
-        # A rise of no steps: torch divides by its length where x = 0 is asked for.
+        # A rise of no steps: torch divides by its length at x = 0.
         assert pct_start * total == 1.0
         assert schedule(1) == pytest.approx(0.3, rel=REL)
         return
@@ -319,7 +319,7 @@ def test_one_cycle_rises_falls_and_stays_in_bounds(lr, total, pct, div, final, a
             lr, total=total, pct_start=pct, div_factor=div, final_div_factor=final, anneal=anneal, three_phase=three
         )
         values = rates(schedule, total + 2)
-        # Interpolation rounds in the places of the larger rate.
+        # Interpolation rounds relative to the larger rate.
         assert all(lr / div / final - lr * REL <= x <= lr * (1 + REL) for x in values)
         assert all(x >= 0.0 for x in values)
         assert values[total - 1 :] == pytest.approx([lr / div / final] * 3, rel=0, abs=lr * REL)

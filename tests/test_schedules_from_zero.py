@@ -42,7 +42,7 @@ def test_no_number_of_steps(n: Any, error: type[Exception]) -> None:
 
 
 def test_schedules_from_zero_are_refused_by_optimizers() -> None:
-    """It would be a step ahead of the schedule that was meant."""
+    """It would be a step ahead of the intended schedule."""
     shifted = schedules.cosine(0.1, total=10).from_zero()
     text = "lr: this schedule counts from 0, and steps count from 1 here; give it without from_zero()"
     with pytest.raises(TypeError, match=text.replace("(", r"\(").replace(")", r"\)")):
@@ -60,7 +60,7 @@ def test_schedules_from_zero_are_refused_by_optimizers() -> None:
 
 @every_schedule
 def test_lambda_lr(schedule: schedules.Schedule) -> None:
-    """Every step of torch's optimizer has the rate of the step of the same number."""
+    """Every step of torch's optimizer has the rate of the step with the same number."""
     torch = pytest.importorskip("torch")
     w = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([w], lr=1.0)
@@ -140,7 +140,7 @@ def test_optax(schedule: schedules.Schedule, way: str, jit: bool) -> None:
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 def test_optax_refuses_a_schedule_that_counts_from_1(jit: bool) -> None:
     jax = pytest.importorskip("jax")
-    # Under jit the host finds it out, and JAX has its own error for that.
+    # Under jit the host raises it, which JAX wraps in its own error.
     with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match=r"got 0; .* use schedule.from_zero\(\)"):
         optax_rates(lambda o: o.sgd(SCHEDULES[2]), 1, jit)
 

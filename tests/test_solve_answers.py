@@ -1,4 +1,4 @@
-"""What functions and callbacks return to the solvers, beyond plain arrays."""
+"""Return values of functions and callbacks other than plain arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = Any
 
 
 class Table:
-    """What a table of one column is to NumPy: an object that becomes an array of shape (m, 1)."""
+    """Like a data frame of one column: an object that becomes an array of shape (m, 1)."""
 
     def __init__(self, values: Array) -> None:
         self.values = values
@@ -82,7 +82,7 @@ def test_every_key_is_there_if_the_start_is_not_finite(loss: str) -> None:
 
 @pytest.mark.parametrize("feature", [1e3, 2e6])
 def test_the_covariance_is_that_of_the_last_point(feature: float) -> None:
-    """The last step may leave its Jacobian as it is. Its length is told by x, which a narrow peak is far from."""
+    """The Jacobian may be skipped after a last step that is short relative to x, but a peak may be narrow."""
     width = 3e3
     centre = width * feature
     t = centre + width * np.linspace(-6, 6, 201)

@@ -1,4 +1,4 @@
-"""Batches of small least-squares problems: every model against SciPy and certified results, lanes against lanes."""
+"""Batches of small least-squares problems: models against SciPy and certified results, lanes against each other."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def machine_settings() -> Iterator[None]:
     adaptk.set_num_threads(threads)
 
 
-# The models once more, in NumPy: they take complex parameters too
+# The models in NumPy, also for complex parameters
 
 
 def gaussian(p: Array, x: Array) -> Array:
@@ -86,7 +86,7 @@ class Case:
     typical: tuple[float, ...]
     x: Array
     degree: Any = None
-    loose: float = 1.0  # how much further results may lie apart
+    loose: float = 1.0  # factor on the tolerance
     spread: float = 0.1
     noise: float = 0.02
 
@@ -259,7 +259,7 @@ def test_against_scipy(case: Case) -> None:
         assert result.cost[i] <= peer.cost * (1 + 1e-9)
         if result.cost[i] < peer.cost * (1 - 1e-9):
             continue  # a lower minimum
-        # SciPy ends where the sum of squares shows no difference; steps of Gauss and Newton go on.
+        # SciPy ends if the sum of squares does not change; Gauss-Newton steps continue.
         for _ in range(20):
             jacobian = derivative(case.function, peer.x, case.x)
             peer.x -= np.linalg.lstsq(jacobian, case.function(peer.x, case.x) - y[i], rcond=None)[0]
@@ -295,7 +295,7 @@ def _identity(v: Any) -> Any:
 
 @dataclass
 class Certified:
-    """How a set of NIST's is written with a built-in model."""
+    """A NIST data set in terms of a built-in model."""
 
     model: str
     to: Callable[[Any], Any] = _identity
@@ -373,7 +373,7 @@ def test_certified(name: str) -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 4])
 def test_wampler_polynomials(number: int) -> None:
-    """Polynomials of degree 5 as NIST's linear sets of that name have them; certified coefficients 1, or 10**-i."""
+    """Polynomials of degree 5 as in NIST's linear sets of that name, with certified coefficients 1 or 10**-i."""
     x = np.arange(21.0)
     c = np.ones(6) if number != 2 else 10.0 ** -np.arange(6)
     noise = np.zeros(21) if number != 4 else 1e5 * np.cos(np.pi * x) * np.sin(x)
@@ -402,7 +402,7 @@ OPTIONS: dict[str, Callable[[Case, int], dict[str, Any]]] = {
 @every_dtype
 @every_case
 def test_same_bits(case: Case, dtype: Any, options: str) -> None:
-    """On every instruction set, on several threads, whatever the neighbours are and whether there are any."""
+    """On every instruction set, on several threads, with any neighbours or none."""
     k = 37
     x0, y = case.problems(k)
     given = OPTIONS[options](case, k)
@@ -525,14 +525,14 @@ def test_data_without_weight(dtype: Any) -> None:
         assert got.success.all()
         np.testing.assert_allclose(got.x, wanted.x, rtol=1e-9 if dtype == np.float64 else 1e-3)
         np.testing.assert_allclose(got.x_std, wanted.x_std, rtol=1e-9 if dtype == np.float64 else 1e-3)
-    # So does a coordinate that is no number.
+    # So does a coordinate that is NaN.
     t = np.where(kept, SIMPLE.x, np.nan)
     assert SIMPLE.solve(x0, y, coordinates=t, weights=weights).success.all()
 
 
 @every_case
 def test_bounds(case: Case) -> None:
-    """Of each parameter in turn, so tight that they matter: as low as SciPy's, and inside."""
+    """Active bounds of each parameter in turn: results are within them and as low as SciPy's."""
     k = 5
     x0, y = case.problems(k)
     for j in range(case.n):
@@ -545,7 +545,7 @@ def test_bounds(case: Case) -> None:
         result = case.solve(start, y, bounds=(low, high), max_iterations=500)
         assert (result.x >= low).all()
         assert (result.status > 0).sum() >= k - 1 or case.loose > 1000
-        # The last ones have more than one minimum, some of them at infinity.
+        # The last models have several minima, some of them at infinity.
         for i in range(k if case.loose <= 1000 else 0):
             peer = case.scipy(start[i], y[i], bounds=(low[i], high[i]), method="trf")
             assert result.cost[i] <= peer.cost * (1 + 1e-4 * case.loose**0.5)
@@ -678,7 +678,7 @@ def test_nonfinite_trial_points() -> None:
 
 @every_dtype
 def test_singular(dtype: Any) -> None:
-    """Two terms that cannot be told apart, a term that does nothing, more unknowns than the data show."""
+    """Two equal terms, a term without effect, more unknowns than the data determine."""
     t = np.linspace(0, 3, 40)
     y = (3 * np.exp(-t) + 0.5).astype(dtype)[None]
     got = levenberg_marquardt_batch("double_exponential", [1, 2, 1, 2, 0], y, coordinates=t, covariance=True)
@@ -756,7 +756,7 @@ def test_layouts_and_types() -> None:
     assert equal(SIMPLE.solve(x0.tolist(), y.tolist()), wanted)
     counts = np.round(20 * y).astype(np.uint16)
     assert equal(SIMPLE.solve(x0, counts), SIMPLE.solve(x0, counts.astype(float)))
-    # The data decide.
+    # The dtype of the data decides.
     assert SIMPLE.solve(x0.astype(np.float32), y).x.dtype == np.float64
     assert SIMPLE.solve(x0, y.astype(np.float32)).x.dtype == np.float32
     for name in ("x", "cost", "status", "nit"):
@@ -874,7 +874,7 @@ def test_other_threads_run_during_a_batch() -> None:
             assert equal(SIMPLE.solve(x0[:100], y[:100]), wanted)
         thread.join()
         assert equal(part(results[0], slice(0, 100)), wanted)
-        # On a busy machine all of it may be done before this thread has its first turn.
+        # On a busy machine it may finish before this thread is scheduled.
         if turns > 0:
             break
     assert turns > 0

@@ -45,7 +45,7 @@ def with_outliers(k: int) -> Array:
 @pytest.mark.parametrize("loss", ROBUST)
 def test_matches_single_fits(loss: str) -> None:
     data, scale = with_outliers(11), np.linspace(0.1, 0.2, 11)
-    # Tukey's has a minimum beside that one, as it has for most data.
+    # Tukey's loss has a second minimum, as for most data.
     start = TRUE * 1.01 if loss == "tukey" else START
     r = levenberg_marquardt_batch("exponential", start, data, coordinates=T, loss=loss, f_scale=scale, covariance=True)
     assert r.success.all()
@@ -55,7 +55,7 @@ def test_matches_single_fits(loss: str) -> None:
         np.testing.assert_allclose(r.cost[i], one.cost, rtol=1e-9)
         np.testing.assert_allclose(r.cov[i], one.cov, rtol=1e-5)
         np.testing.assert_allclose(r.x_std[i] ** 2, np.diag(r.cov[i]), rtol=1e-12)
-    # The outliers would move a fit by squares by far more.
+    # The outliers would move a least-squares fit by far more.
     squares = levenberg_marquardt_batch("exponential", START, data, coordinates=T)
     assert np.abs(r.x - TRUE).max() < 0.5 * np.abs(squares.x - TRUE).max()
 
@@ -97,7 +97,7 @@ def test_units_of_the_data(loss: str) -> None:
 
 
 def test_weights_and_residuals_of_robust_losses() -> None:
-    # A weight of 4 is a residual of twice the size, also to the loss.
+    # A weight of 4 doubles the residual, also in the loss.
     data = with_outliers(3)
     w = np.where(np.arange(len(T)) % 2, 4.0, 1.0)
     r = levenberg_marquardt_batch("exponential", START, data, coordinates=T, loss="soft_l1", f_scale=0.1, weights=w)
@@ -131,7 +131,7 @@ def test_infinite_residuals_are_rejected() -> None:
 
 
 def test_counts_of_a_known_shape() -> None:
-    # model = a e(t): the most likely a is the sum of the counts over that of e, its variance a over that.
+    # model = a e(t): the maximum-likelihood a is the sum of the counts over that of e; its variance a over that of e.
     rng = np.random.default_rng(0)
     y = rng.poisson(decay(np.array([4.0, 1.0, 0.0])), size=(40, len(T))).astype(float)
     e = np.exp(-T)

@@ -1,4 +1,4 @@
-"""Batches from starts that say nothing of a parameter, and with data in units near the ends of the range."""
+"""Batches with starts that do not determine a parameter, and with data near the limits of the range."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rotated(p: Any, x: Array, y: Array) -> Array:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("widths", [(2.0, 2.0), (3.0, 3.0), (2.0, 2.0001), (2.0, 2.2)])
 def test_an_angle_undetermined_at_the_start(widths: tuple[float, float], dtype: Any) -> None:
-    """With equal widths the column of the angle is zero: it must neither get a free step nor end the run by it."""
+    """With equal widths the column of the angle is zero: it must neither get an unbounded step nor end the run."""
     g = np.random.default_rng(0)
     y, x = np.indices((15, 15)).astype(float)
     true = np.array(
@@ -39,7 +39,7 @@ def test_an_angle_undetermined_at_the_start(widths: tuple[float, float], dtype: 
     assert r.success.all()
     best = 0.5 * np.sum((data - np.array([rotated(p, x, y) for p in true])) ** 2, axis=(1, 2))
     assert (r.cost <= best * (1 + 1e-5)).all()
-    # What the fit says of the shape, whichever width comes first and however often the angle went round.
+    # The shape of the fit, independent of the order of the widths and of full turns of the angle.
     for got, want in zip(r.x.astype(float), true, strict=True):
         np.testing.assert_allclose(rotated(got, x, y), rotated(want, x, y), atol=3.0)
     assert (np.abs(r.x[:, 6]) < 1e5).all()
@@ -67,7 +67,7 @@ def test_units_of_the_data(dtype: Any, power: int, offset: float, absolute: bool
             covariance=True,
             absolute_sigma=absolute,
         )
-        # With absolute_sigma: of residuals that are said to have variance 1, whatever their unit.
+        # With absolute_sigma: residuals are declared to have variance 1, whatever their unit.
         deviation = r.x_std[0] / (np.array([1, 1 / unit, 1], dtype) if absolute else scale)
         return r.status[0], r.x[0] / scale, deviation
 

@@ -114,7 +114,7 @@ def test_numba(library: Any) -> None:
 
 
 def test_functions_that_call_back_into_python() -> None:
-    """A ctypes callback takes the lock again by itself."""
+    """A ctypes callback acquires the GIL by itself."""
     kind = pointers(ctypes.c_double)
     f = kind["fun"](lambda n, x, user: (x[0] - 3) ** 2)
 

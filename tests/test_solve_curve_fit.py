@@ -1,4 +1,4 @@
-"""curve_fit: SciPy's arguments and results, and what the fit says beyond them."""
+"""curve_fit: SciPy's arguments and results, and further results."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_the_summary() -> None:
 
 @pytest.mark.parametrize("sigma", [None, ERROR])
 def test_bands(sigma: Any) -> None:
-    """Of a straight line the textbook has them."""
+    """For a straight line, against the textbook formula."""
 
     def line(t: Array, a: float, b: float) -> Array:
         return a + b * t

@@ -1,4 +1,4 @@
-"""Derivatives that are not those of the function."""
+"""Derivatives that do not belong to the function."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_jacobian_of_the_wrong_sign(signs: tuple[int, int]) -> None:
     wrong = next(k for k in range(2) if signs[k] != 1)
     assert f"does not agree with the function along x[{wrong}]" in r.message
     assert "disagreement" not in r
-    # The best point that was seen, with its own residuals.
+    # The best point evaluated, with its own residuals.
     assert r.cost <= 0.5 * np.sum(residuals(np.ones(2)) ** 2)
     np.testing.assert_array_equal(r.fun, residuals(r.x))
     np.testing.assert_array_equal(r.jac, jacobian(r.x) * signs)
@@ -48,7 +48,7 @@ def test_bounds_are_kept_while_a_jacobian_is_checked() -> None:
 
 
 def test_a_kink_is_not_a_wrong_derivative() -> None:
-    """|x| has two slopes at 0, of which a derivative gives one."""
+    """|x| has two slopes at 0; a derivative gives one of them."""
     r = solve.levenberg_marquardt(
         lambda p: np.array([abs(p[0]) + 1.0, p[1] - 2.0]),
         [0.0, 2.0],
@@ -133,7 +133,7 @@ def test_compiled_derivatives_are_checked() -> None:
 
 @pytest.mark.parametrize("loss", ["huber", "soft_l1", "cauchy", "tukey"])
 def test_standard_deviations_under_a_robust_loss(loss: str) -> None:
-    """10% outliers, twenty times as wide: the spread of 300 fits is what each of them says."""
+    """10% outliers, twenty times as wide: the spread of 300 fits matches the standard deviations of each."""
     g = np.random.default_rng(5)
     t = np.linspace(0, 1, 100)
     found, said = [], []

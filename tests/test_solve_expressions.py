@@ -1,4 +1,4 @@
-"""Models of batches that are functions: values, derivatives, results and what is refused."""
+"""Models of batches that are functions: values, derivatives, results and errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def machine_settings() -> Iterator[None]:
 
 
 def evaluate(model: Callable[..., Any], p: Any, x: Any, dtype: Any = np.float64) -> tuple[Array, Array]:
-    """Values and derivatives, as the kernels have them."""
+    """Values and derivatives, from the kernels."""
     p, x = np.asarray(p, dtype), np.ascontiguousarray(x, dtype)
     choice, _ = _trace(model, None, p, x, np.empty((1, len(x))))
     value, slope = _solve.batch_model(choice, p, x.reshape(len(x), -1))
@@ -42,7 +42,7 @@ def by_complex_steps(model: Callable[..., Any], p: Any, x: Any) -> Array:
 
 
 T = np.linspace(0.25, 3, 12)
-# Each is analytic, so that complex steps have its derivatives exactly.
+# Each is analytic, so that complex steps give exact derivatives.
 MODELS: dict[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
     "line": (lambda x, a, b: a + b * x, (0.5, -2.0)),
     "constant": (lambda x, a, b: a * b, (0.5, -2.0)),
@@ -75,7 +75,7 @@ def test_values_and_derivatives(name: str, dtype: Any) -> None:
 
 
 def test_piecewise_functions() -> None:
-    # By hand: where, maximum, minimum, abs, sign, comparisons joined, of values whose other branch is NaN.
+    # By hand: where, maximum, minimum, abs, sign, combined comparisons, of values whose other branch is NaN.
     def model(x: Any, a: Any, b: Any) -> Any:
         step = np.where((x > a) & (x < 2.0), np.sqrt(x - a), b * x)
         return step + np.maximum(a * x, b) - np.minimum(b * x, 1.0) + np.abs(x - b) + np.sign(a)

@@ -1,4 +1,4 @@
-"""Points that have a small gradient beside the largest of the run, and are no minima."""
+"""Points whose gradient is small relative to the largest of the run, but which are not minima."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_loose_tolerance(solver: str) -> None:
 
 @pytest.mark.parametrize("solver", ["hz", "wolfe"])
 def test_cost_of_the_distance_check(solver: str) -> None:
-    """Up to ten pairs of gradients, and none as long as the gradient is large."""
+    """At most ten pairs of gradients, and none while the gradient is large."""
     g = np.random.default_rng(0)
     a = g.normal(size=(40, 20))
     h = np.eye(20) + a.T @ a / 40
@@ -95,7 +95,7 @@ def test_cost_of_the_distance_check(solver: str) -> None:
 @pytest.mark.parametrize("power", [4, 6, 8])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_degenerate_minimum(solver: str, power: int) -> None:
-    """x^8 has no step that is small beside x."""
+    """x^8 has no step that is small relative to x."""
     r = SOLVERS[solver](
         lambda x: float(np.sum(x**power)),
         [1.0, 2.0],
@@ -109,7 +109,7 @@ def test_a_degenerate_minimum(solver: str, power: int) -> None:
 @pytest.mark.parametrize("solver", [solve.newton, solve.conjugate_gradient, solve.steepest_descent])
 @pytest.mark.parametrize("offset", [1e4, 1e8, 1e10])
 def test_an_offset_does_not_end_the_run_at_its_start(solver: Any, offset: float) -> None:
-    """Differences of a function whose values are large beside their changes take longer steps."""
+    """Differences of a function whose values are large relative to their changes use longer steps."""
     r = solver(lambda x: float((x[0] - 1) ** 2 + (x[1] - 2) ** 2) + offset, [3.0, -1.0])
     assert r.success, r.message
     # What is left is the rounding of the offset.
@@ -128,7 +128,7 @@ def test_an_offset_in_a_valley(offset: float) -> None:
 @pytest.mark.parametrize("derivatives", ["", "jac", "jac hess"])
 @pytest.mark.parametrize("n", [3, pytest.param(130, marks=pytest.mark.full)])
 def test_an_unused_variable_stays(damping: str, derivatives: str, n: int) -> None:
-    """A singular H has many steps to the minimum, of which a long one changes such variables for nothing."""
+    """A singular H has many steps to the minimum; long ones change such variables without effect."""
 
     def hessian(x: Array) -> Array:
         h = np.zeros((n, n))
@@ -147,7 +147,7 @@ def test_an_unused_variable_stays(damping: str, derivatives: str, n: int) -> Non
 
 
 def test_the_shortest_step_along_a_null_space() -> None:
-    """|A x - b|^2 with a null space that is no axis: the minimum nearest to the start."""
+    """|A x - b|^2 with a null space that is not an axis: the minimum nearest to the start."""
     a, b, start = np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]), np.array([2.0, 3.0]), np.array([3.0, -1.0, 4.0])
     r = solve.newton(
         lambda x: float(np.sum((a @ x - b) ** 2)),
@@ -187,7 +187,7 @@ def test_a_saddle_with_a_slope_below_the_tolerance(solver: Any, jac: str, offset
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_an_unbounded_function_ends() -> None:
-    """-x0 + x1^2: far out, a step of a length that changed the first x leaves x as it is."""
+    """-x0 + x1^2: far out, a step of the length that changed the first x no longer changes x."""
     r = solve.lbfgs(lambda x: float(-x[0] + x[1] ** 2), [1.0, 1.0], jac=lambda x: np.array([-1.0, 2 * x[1]]))
     assert r.status == -6
     assert r.nfev < 5000
@@ -206,7 +206,7 @@ def test_saddle_checks_stay_within_bounds() -> None:
     assert all(-2 <= x[0] <= 2 and -1e-8 <= x[1] <= 0.5 for x in seen)
 
 
-# Maxima near zero: no step that is short beside x changes f
+# Maxima near zero: no step that is short relative to x changes f
 
 
 @pytest.mark.parametrize("solver", [*SOLVERS, *OTHERS])
@@ -319,7 +319,7 @@ def test_a_kink_is_not_a_wrong_derivative() -> None:
 @pytest.mark.parametrize("solver", [solve.newton, solve.conjugate_gradient, solve.steepest_descent])
 @pytest.mark.parametrize("start", [0.375, 0.4821428571428571, 0.6428571428571428, 1.982142857142857, 3.0])
 def test_differences_at_a_minimum_of_zero(solver: Any, start: float) -> None:
-    """One-sided differences slope at the minimum, where f is 0 and any step is a rise."""
+    """One-sided differences are not zero at the minimum, where f is 0 and any step increases it."""
     r = solver(lambda x: float(2.5 * (1 - np.exp(-1.5 * (x[0] - 0.5))) ** 2), [start])
     assert r.success, r.message
     assert r.x[0] == pytest.approx(0.5, abs=1e-6)

@@ -1,4 +1,4 @@
-"""Bad input of the solvers, and what their functions may be and return."""
+"""Invalid input of the solvers, and the functions and return values that they accept."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ def test_functions_own_their_arguments(solver: str) -> None:
         callback=spoiling(lambda x: None),
     )
     np.testing.assert_array_equal(start, [-1.2, 1.0])
-    if solver != "hessp":  # whose products come from a function of two arguments here
+    if solver != "hessp":  # whose products come from a function of two arguments
         np.testing.assert_array_equal(r.x, plain.x)
 
 

@@ -1,4 +1,4 @@
-"""Confidence intervals of fits, and what results print."""
+"""Confidence intervals of fits, and the repr of results."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_digits(condition: float, scaled: bool) -> None:
     """x has the digits that a stable solver of the same linear problem gives it, and so has x_std."""
     a = conditioned(condition)
     if scaled:
-        a = a * np.geomspace(1e-8, 1e8, N)  # which the solver's own scaling takes back
+        a = a * np.geomspace(1e-8, 1e8, N)  # which the solver's own scaling undoes
     g = np.random.default_rng(1)
     d = np.linalg.norm(a, axis=0)
     b = a @ (g.normal(size=N) / d) + 1e-6 * g.normal(size=M)
@@ -59,7 +59,7 @@ def test_digits(condition: float, scaled: bool) -> None:
     assert mine.success, mine.message
     q, t = np.linalg.qr(a / d)
     stable = np.linalg.solve(t, q.T @ b)
-    # What rounding a and b costs, at the least: the residual enters with the square of the condition number.
+    # The least error from rounding a and b: the residual enters with the square of the condition number.
     floor = np.finfo(float).eps * condition * (np.linalg.norm(d * x) + condition * np.linalg.norm(mine.fun))
     assert np.linalg.norm(d * (mine.x - x)) <= 4 * np.linalg.norm(stable - d * x) + floor
     sigma = np.sqrt(2 * mine.cost / (M - N)) * np.linalg.norm(divided(r, np.eye(N)), axis=1)
@@ -91,7 +91,7 @@ def test_precision(dtype: type) -> None:
 
 
 def test_narrow_features_far_from_zero() -> None:
-    """Steps that are short beside x and long beside the feature: a factorisation must not outlive them."""
+    """Steps that are short relative to x but long relative to the feature must not reuse a factorisation."""
     g = np.random.default_rng(5)
     t = np.linspace(-12, 12, 17_000)
     far, width = 6e9, 3e3
@@ -117,7 +117,7 @@ def test_narrow_features_far_from_zero() -> None:
     q, upper = np.linalg.qr(j / d)
     std = np.linalg.norm(np.linalg.inv(upper), axis=1) / d * np.sqrt(2 * r.cost / (t.size - 8))
     np.testing.assert_allclose(r.x_std, std, rtol=1e-5)
-    # What rounding x does to the residuals: eps of 6e9 in a feature 3e3 wide.
+    # The effect of rounding x on the residuals: eps of 6e9 in a feature 3e3 wide.
     step = np.linalg.solve(upper, q.T @ r.fun) / d
     assert np.all(np.abs(step) <= 1e-4 * std)
 
@@ -175,7 +175,7 @@ def decay_fit(m: int, n: int) -> tuple[Any, Any, Array]:
 
 
 def layouts(jac: Any, m: int, n: int) -> dict[str, Any]:
-    """The same Jacobian in arrays of all kinds, of which some are the caller's to change."""
+    """The same Jacobian in arrays of all kinds, some of which the caller changes."""
     buffer, kept = np.empty((m, n)), []
 
     def reused(x: Array) -> Array:
@@ -231,7 +231,7 @@ def test_jacobians_in_any_layout(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("shape", [(40, 5), (M, N)])
 def test_a_jacobian_overwritten_by_fun(shape: tuple[int, int]) -> None:
-    """Values and derivatives by one function, which keeps the derivatives of its last point."""
+    """One function computes values and derivatives, and stores the derivatives of its last point."""
     f, jac, x0 = decay_fit(*shape)
     buffer = np.empty(shape)
 
@@ -362,7 +362,7 @@ def subproblem(values: Array, g: Array, radius: float) -> float:
 @pytest.mark.parametrize("radius", [1e-2, 1.0, 30.0])
 @pytest.mark.parametrize("kind", ["definite", "indefinite", "nearly hard", "hard", "late"])
 def test_trust_region_step(kind: str, radius: float) -> None:
-    """One step reaches the share of the best reduction that More and Sorensen's conditions promise."""
+    """One step achieves the fraction of the best reduction that More and Sorensen's conditions guarantee."""
     rng = np.random.default_rng(5)
     values = np.linspace(0.5, 40, ORDER)
     g = rng.normal(size=ORDER)
@@ -392,7 +392,7 @@ def test_trust_region_step(kind: str, radius: float) -> None:
 
 
 def test_saddle_points() -> None:
-    """Coordinates that are 0 at the start have no gradient: only the eigenvectors lead away."""
+    """Coordinates that are 0 at the start have no gradient: only eigenvectors lead away from there."""
     q = np.linalg.qr(np.random.default_rng(0).normal(size=(ORDER, ORDER)))[0]
     y = np.random.default_rng(1).normal(size=ORDER)
     y[::3] = 0

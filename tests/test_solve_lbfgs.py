@@ -27,7 +27,7 @@ def slope(x: Array) -> Array:
 
 
 def held(x: Array, g: Array, low: Array, high: Array) -> Array:
-    """The gradient of what no bound holds."""
+    """The gradient without components at active bounds."""
     return np.where(((x <= low) & (g > 0)) | ((x >= high) & (g < 0)), 0, g)
 
 
@@ -76,7 +76,7 @@ def test_quadratics_within_bounds(seed: int) -> None:
     r = solve.lbfgs(fun, x0, jac=True, bounds=(low, high))
     assert r.success
     assert ((r.x >= low) & (r.x <= high)).all()
-    # The conditions of Karush, Kuhn and Tucker, which are sufficient here.
+    # The KKT conditions, which are sufficient here.
     np.testing.assert_allclose(held(r.x, a @ r.x - b, low, high), 0, atol=1e-7)
     np.testing.assert_array_equal(r.active_mask, np.where(r.x == low, -1, np.where(r.x == high, 1, 0)))
     assert (r.active_mask != 0).sum() > 3
@@ -179,7 +179,7 @@ def test_a_step_to_a_nonfinite_value() -> None:
 
 
 def test_a_function_finite_only_at_the_start() -> None:
-    # As near as points can be, and with a slope: not "no lower point".
+    # The points are as near as possible and there is a slope: not "no lower point".
     r = solve.lbfgs(lambda x: 1.0 if x[0] == 1 else math.nan, [1.0], jac=lambda x: np.ones(1))
     assert r.status == -3
     assert r.x[0] == 1
@@ -239,7 +239,7 @@ def test_exceptions_propagate() -> None:
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("start", [[1.0, 1.0], [0.0, 3.0], [-1e3, 1e-3]])
 def test_an_unbounded_slope_is_not_a_minimum(start: list[float], exact: bool) -> None:
-    """Far out x[1] is only known to its rounding, and its slope there is far larger than the one that goes down."""
+    """Far out, rounding of x[1] makes its slope far larger than the slope of descent."""
     jac = (lambda x: np.array([-1.0, 2 * x[1]])) if exact else None
     with np.errstate(all="ignore"):
         r = solve.lbfgs(lambda x: float(-x[0] + x[1] ** 2), start, jac=jac)
@@ -248,7 +248,7 @@ def test_an_unbounded_slope_is_not_a_minimum(start: list[float], exact: bool) ->
 
 @pytest.mark.parametrize("offset", [1e12, 1e16])
 def test_rounding_that_hides_the_gradient(offset: float) -> None:
-    """Differences of 0 are no small gradient there: far from the minimum, and this is said."""
+    """Differences of 0 far from the minimum are not a small gradient, and the message says so."""
     r = solve.lbfgs(lambda x: float((1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2 + offset), [-1.2, 1.0])
     assert r.status == 5
     assert "rounding" in r.message

@@ -163,7 +163,7 @@ def test_robust_losses(loss: str) -> None:
 @pytest.mark.parametrize("tolerance", [1e-8, None])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_robust_losses_if_all_are_outliers(loss: str, tolerance: float | None) -> None:
-    """From a start at which every residual is far out: success means that the gradient of the cost is small."""
+    """From a start at which every residual is an outlier: success means that the gradient of the cost is small."""
     x = np.linspace(-1, 1, 11)
     for seed in range(10):
         g = np.random.default_rng(seed)
@@ -234,7 +234,7 @@ def test_curve_fit_of_ceres() -> None:
 
 
 def test_robust_curve_fit_of_ceres() -> None:
-    """The same curve, some observations far off, under Cauchy's loss at 0.5: against a search without derivatives."""
+    """The same curve with outliers under Cauchy's loss at 0.5, against a derivative-free search."""
     x = 0.075 * np.arange(67)
     y = np.exp(0.3 * x + 0.1) + 0.2 * np.random.default_rng(5).normal(size=67)
     y[[11, 47]] += [30.0, 40.0]
@@ -262,7 +262,7 @@ def test_robust_curve_fit_of_ceres() -> None:
 
 
 def test_circle_fit_of_ceres() -> None:
-    """The residual m^4 - |p - c|^2 with radius m^2 is linear in c and m^4 - |c|^2: a linear system has the answer."""
+    """The residual m^4 - |p - c|^2 with radius m^2 is linear in c and m^4 - |c|^2: against the linear solution."""
     g = np.random.default_rng(3)
     angle = g.uniform(0, 2 * np.pi, 80)
     x = 3 + 5 * np.cos(angle) + 0.05 * g.normal(size=80)
@@ -279,7 +279,7 @@ def test_circle_fit_of_ceres() -> None:
 
 
 def test_ellipse_fit() -> None:
-    """Exact points of an ellipse, from a circle about them: back to the ellipse, up to the order of its axes."""
+    """Exact points of an ellipse, from a circle around them: the fit finds the ellipse, up to the order of its axes."""
     t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     turn = np.array([[np.cos(0.5), -np.sin(0.5)], [np.sin(0.5), np.cos(0.5)]])
     points = np.array([[1.0], [2.0]]) + turn @ np.array([4 * np.cos(t), 1.5 * np.sin(t)])
@@ -297,7 +297,7 @@ def test_ellipse_fit() -> None:
 
 
 def test_robot_in_a_corridor_of_ceres() -> None:
-    """Odometry and ranges to the corridor's end, each in units of its deviation: normal equations have the answer."""
+    """Odometry and ranges to the corridor's end, each in units of its deviation, against the normal equations."""
     g = np.random.default_rng(2)
     n, length = 30, 30.0
     odometry = 1 + 0.1 * g.normal(size=n)

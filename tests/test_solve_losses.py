@@ -1,4 +1,4 @@
-"""Losses that are functions, and their scale from the data."""
+"""Losses given as functions, and scales estimated from the data."""
 
 from __future__ import annotations
 

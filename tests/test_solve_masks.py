@@ -1,4 +1,4 @@
-"""What is left out of a fit: masks, masked arrays, NaN. And complex residuals."""
+"""Data excluded from a fit: masks, masked arrays, NaN. Complex residuals."""
 
 from __future__ import annotations
 

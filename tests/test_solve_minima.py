@@ -37,7 +37,7 @@ def test_minima(solver: str, problem: str) -> None:
     assert r.success, r.message
     assert r.fun == pytest.approx(minimum, rel=1e-9, abs=1e-9)
     np.testing.assert_allclose(r.x, where, rtol=2e-5, atol=2e-5)
-    # The best that was seen, and consistent with itself.
+    # The best point evaluated, and consistent results.
     assert r.fun <= np.nanmin(values) + 4e-16 * abs(minimum)
     assert r.fun == f(r.x)
     np.testing.assert_allclose(r.jac, g(r.x), rtol=0, atol=1e-6 * np.abs(g(np.array(start))).max())

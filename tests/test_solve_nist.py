@@ -11,7 +11,7 @@ import pytest
 from adaptk import _nist
 
 PROBLEMS = _nist.problems()
-# Far from the solution the models overflow, which the solver is there to survive.
+# Far from the solution the models overflow, which the solver must handle.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
@@ -22,7 +22,7 @@ def fit(p: _nist.Problem, start: Any, **options: Any) -> adaptk.solve.Result:
 @pytest.mark.parametrize("p", PROBLEMS.values(), ids=PROBLEMS)
 def test_the_data_are_read_as_certified(p: _nist.Problem) -> None:
     assert len(p.y) == p.x.shape[-1]
-    if p.name != "Lanczos1":  # its sum of squares cannot be had from parameters of 11 digits
+    if p.name != "Lanczos1":  # parameters of 11 digits do not determine its sum of squares
         assert np.sum(p.residuals(p.certified) ** 2) == pytest.approx(p.sum_of_squares, rel=1e-9)
     b = p.certified.astype(complex)
     for k in range(len(b)):
@@ -86,7 +86,7 @@ def test_powers_of_two_change_no_iterate(p: _nist.Problem) -> None:
 
 
 def test_scipy_reaches_fewer_digits() -> None:
-    """The same residuals and Jacobians for both: what the demo prints."""
+    """Both use the same residuals and Jacobians, as in the demo."""
     optimize = pytest.importorskip("scipy.optimize", reason="SciPy is not installed")
     p = PROBLEMS["Thurber"]
     theirs = optimize.least_squares(p.residuals, p.starts[1], jac=p.jacobian, method="lm")
@@ -128,7 +128,7 @@ def test_as_many_global_minima_as_minpack() -> None:
     reached = 0
     for p, start in RUNS:
         r = adaptk.solve.levenberg_marquardt(p.residuals, start, jac=p.jacobian)
-        # Whatever it ends in is no worse than where it began.
+        # The result is never worse than the start.
         assert not r.cost > 0.5 * np.sum(p.residuals(start) ** 2) * (1 + 1e-14), p.name
         reached += mgh.reaches_minimum(p, r.x)
     assert reached >= 43
@@ -143,7 +143,7 @@ def test_standard_starts_end_at_stationary_points(p: mgh.Problem) -> None:
 
 
 def test_runs_are_independent() -> None:
-    """Small runs of one thread share a workspace: the same start takes the same path whatever ran before it."""
+    """Small runs of one thread share a workspace: a run does not depend on earlier ones."""
     paths = []
     for before in ("Rat43", "MGH09", "Misra1a"):
         fit(PROBLEMS[before], PROBLEMS[before].starts[0])

@@ -1,4 +1,4 @@
-"""Fixed and tied parameters: each fit equals one of a model that is written without them."""
+"""Fixed and tied parameters: each fit equals that of a model written without them."""
 
 from __future__ import annotations
 

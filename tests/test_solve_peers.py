@@ -1,4 +1,4 @@
-"""The solvers under SciPy's own tests. Each of its tests is one test here, of the same name."""
+"""SciPy's own tests of solvers. Each of them is a test of the same name here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TESTS: dict[str, list[str]] = {
     ],
     "test_minpack": ["TestLeastSq", "TestCurveFit"],
     "test_trustregion": ["TestTrustRegionSolvers"],
-    # Of this module what concerns the methods that have a counterpart.
+    # The tests of this module for methods that have a counterpart.
     "test_optimize": [
         "TestNewtonCg",
         "TestOptimizeResultAttributes",
@@ -59,7 +59,7 @@ FIRST_ORDER_TESTS = [
     "TestOptimizeSimple.test_minimize_callback_copies_array",
 ]
 
-# L-BFGS-B has a counterpart of its own, and tests of its own.
+# L-BFGS-B has its own counterpart and its own tests.
 QUASI_NEWTON_TESTS = [
     *(f"TestLBFGSBBounds.test_minimize_l_bfgs_b_{name}" for name in ("bounds", "bounds_FD")),
     *(f"TestOptimizeSimple.test_{name}" for name in ("minimize_l_bfgs_b", "minimize_l_bfgs_b_ftol")),
@@ -69,7 +69,7 @@ QUASI_NEWTON_TESTS = [
     *(f"TestOptimizeSimple.test_minimize_{name}" for name in ("tol_parameter", "callback_copies_array")),
 ]
 
-# What curve_fit and the signature of least_squares refuse by themselves, and empty tests: none of them calls a solver.
+# Errors that curve_fit and the signature of least_squares raise by themselves, and empty tests: none calls a solver.
 SCIPYS_OWN = [
     *(f"{name}.test_incorrect_options_usage" for name in ("TestTRF", "TestDogbox", "TestLM")),
     *(f"TestLM.test_{name}" for name in ("full_result_single_fev", "convergence_with_only_one_tolerance_enabled")),
@@ -155,7 +155,7 @@ for _class in ("TestTRF", "TestDogbox"):
         f"{_class}.test_linear_operator": DENSE,
         f"{_class}.test_x_scale_jac_scale": DENSE,
     }
-# Whether these pass is a matter of the last bit.
+# Whether these pass depends on the last bit.
 ROUNDING = {name for name in EXCLUDED if name.endswith("test_x_scale_options")}
 
 
@@ -165,7 +165,7 @@ def _scipys_name(node: Any) -> str:
 
 @pytest.fixture(autouse=True)
 def _ours(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """SciPy's curve_fit fits with these too; what is excluded has to fail; and all of them call this library."""
+    """SciPy's curve_fit also uses these solvers; excluded tests must fail; all tests call this library."""
     if request.node.name.startswith("test_exclusions"):
         yield
         return

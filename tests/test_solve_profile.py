@@ -37,7 +37,7 @@ Y = decay(T, 2.0, 1.5, 0.3) + 0.1 * G.normal(size=30)
 
 
 def test_r() -> None:
-    """What ``confint`` of R's ``nls`` prints, which interpolates by splines."""
+    """The output of ``confint`` of R's ``nls``, which interpolates by splines."""
     fit = solve.curve_fit(michaelis, CONC, RATE, [200, 0.05])
     ends = fit.conf_interval(0.95)
     np.testing.assert_allclose(ends, [[197.30212848, 229.29006490], [0.04692517, 0.08615995]], rtol=2e-4)
@@ -62,7 +62,7 @@ def test_lmfit(model: Any, x: Array, y: Array, start: Any) -> None:
 
 
 def test_ends_match_the_sum_of_squares() -> None:
-    """By SciPy's or NumPy's own means: for a given rate the rest of the model is linear."""
+    """With SciPy or NumPy: for a given rate the rest of the model is linear."""
     fit = solve.curve_fit(decay, T, Y, [1, 1, 0])
 
     def squares(rate: float) -> float:
@@ -173,7 +173,7 @@ def test_a_robust_loss_with_a_known_scale() -> None:
 
 
 def test_a_fit_that_is_not_the_minimum() -> None:
-    """Two minima, of which the fit found the worse."""
+    """Two minima; the fit found the worse one."""
     fit = solve.levenberg_marquardt(lambda p: np.array([p[0] ** 2 - 1, 0.3 * (p[0] - 1), 2.0]), [-1.0])
     assert fit.success
     assert fit.x[0] < -0.8
@@ -226,7 +226,8 @@ def test_the_sandwich_in_any_units_and_with_ties() -> None:
 
 
 def test_the_sandwich_is_the_spread_of_the_estimates() -> None:
-    """A line through points that scatter more to the right: 500 fits, whose spread the plain covariance misses."""
+    """A line through points with more scatter to the right: the plain covariance underestimates the spread of 500
+    fits."""
     rng = np.random.default_rng(2)
     t = np.linspace(0, 1, 60)
     jacobian = np.stack([t, np.ones_like(t)], axis=1)

@@ -1,4 +1,4 @@
-"""Newton's method with Hessians from changes of the gradient."""
+"""Newton's method with Hessians from quasi-Newton updates."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_problems_of_more_garbow_and_hillstrom(p: Any, update: str) -> None:
 
 @pytest.mark.parametrize("update", ["bfgs", "sr1"])
 def test_the_secant_equation(update: str) -> None:
-    """Of a quadratic SR1 has the whole Hessian after n steps, and either has it along the last one."""
+    """For a quadratic SR1 has the full Hessian after n steps; both updates have it along the last step."""
     g = np.random.default_rng(0)
     root = g.normal(size=(5, 5))
     a = root @ root.T + np.eye(5)
@@ -83,7 +83,7 @@ def test_the_secant_equation(update: str) -> None:
 
 
 def test_negative_curvature() -> None:
-    """BFGS stays positive definite where SR1 takes over what the gradient says."""
+    """BFGS stays positive definite; SR1 follows the curvature of the gradients."""
     a = np.diag([2.0, -3.0])
     for update in ("bfgs", "sr1"):
         model = QuasiNewton(None, lambda x: a @ x, False, update, np.float64)

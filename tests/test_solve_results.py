@@ -153,7 +153,7 @@ def _decays_jacobian(p: Array) -> Array:
 )
 @pytest.mark.parametrize("x0", [[1.0, 1.0], [2.0, 0.4], [np.nan, 1.0], [1e200, 1e-5]])
 def test_calls_without_options(jac: Any, x0: list[float]) -> None:
-    """They take a shorter way through the extension."""
+    """They have a faster code path in the extension."""
 
     def kinds(r: Any) -> dict[str, Any]:
         return {k: (type(v), getattr(v, "dtype", None), getattr(v, "shape", None), repr(v)) for k, v in r.items()}
@@ -201,7 +201,7 @@ def test_methods_of_scipys_minimize() -> None:
 
 
 def test_fewer_evaluations_than_steepest_descent_needs() -> None:
-    """Figure 8.6 of the Deep Learning book: what the zig-zag costs."""
+    """Figure 8.6 of the Deep Learning book: the cost of the zigzag."""
     scale = np.array([1.0, 50.0])
 
     def f(x: Array) -> float:
@@ -209,7 +209,7 @@ def test_fewer_evaluations_than_steepest_descent_needs() -> None:
 
     slow = solve.steepest_descent(f, [50.0, 1.0], jac=lambda x: scale * x, line_search="exact", gtol=1e-6)
     fast = solve.conjugate_gradient(f, [50.0, 1.0], jac=lambda x: scale * x, gtol=1e-6)
-    # From this start exact steepest descent contracts by (50 - 1) / (50 + 1) a step, no faster.
+    # From this start exact steepest descent converges by a factor of (50 - 1) / (50 + 1) per step.
     assert slow.nit == pytest.approx(math.log(1e6) / math.log(51 / 49), rel=0.05)
     assert fast.nit < 10
 

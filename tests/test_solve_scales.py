@@ -1,5 +1,5 @@
-"""Fits whose features are narrow beside their place, whose models have fewer digits than their numbers, and whose
-data are in units near the ends of the range."""
+"""Fits of features that are narrow relative to their position, models with fewer digits than their dtype, and data near
+the limits of the range."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ OF_FEWER_DIGITS = {
 @pytest.mark.parametrize("start", [(1.0, 1.0), (0.3, 0.7), (1.1, 0.9)])
 @pytest.mark.parametrize("name", OF_FEWER_DIGITS)
 def test_a_float32_model_in_float64_residuals(name: str, start: tuple[float, float], jac: str) -> None:
-    """Differences by the steps that suit float64 are zero, or the rounding of float32."""
+    """Differences with the step for float64 are zero or float32 rounding errors."""
     model = OF_FEWER_DIGITS[name]
     want = solve.levenberg_marquardt(lambda p: p[0] * np.exp(-p[1] * T) - Y, [1.0, 1.0])
     got = solve.levenberg_marquardt(lambda p: model(p).astype(np.float64) - Y, start, jac=jac)
@@ -130,6 +130,6 @@ def test_units_of_the_data(dtype: Any, unit: float, loss: str, absolute: bool) -
     assert got.success, got.message
     np.testing.assert_allclose((x_scaled - x) / deviation, 0, atol=1e-3 if dtype == np.float32 else 1e-9)
     if absolute and loss == "linear":
-        # Of residuals that are said to have variance 1, whatever their unit.
+        # Residuals are declared to have variance 1, whatever their unit.
         deviation_scaled = deviation_scaled * np.array([1, float(power), 1])
     np.testing.assert_allclose(deviation_scaled, deviation, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Linear systems at the edge of what rounding and the range allow, and Newton's method beside a maximum."""
+"""Nearly singular linear systems, extreme scales, and Newton's method near a maximum."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_rounding_does_not_make_a_definite_matrix_indefinite(condition: float, s
 
 @pytest.mark.parametrize("n", [8, 12, 16])
 def test_a_numerically_singular_matrix(n: int) -> None:
-    """Hilbert's: of 12 rows its condition is 1e16."""
+    """The Hilbert matrix: with 12 rows its condition number is 1e16."""
     hilbert = 1 / (np.arange(n)[:, None] + np.arange(n) + 1.0)
     r = solve.cg(hilbert, np.random.default_rng(n).normal(size=n), rtol=0, maxiter=10**6)
     assert r.status == 5 or "singular within rounding" in r.message

@@ -29,7 +29,7 @@ def tridiagonal(n: int) -> Array:
 
 
 class Operator:
-    """Products alone."""
+    """An operator with only products."""
 
     def __init__(self, j: Array) -> None:
         self.shape, self.j = j.shape, j
@@ -126,7 +126,7 @@ def test_jacobians_of_any_kind(name: str, kind: Any, dtype: Any) -> None:
 
 
 def growth(x: Array) -> Array:
-    """Three residuals for each of four parameters and of what they have in common."""
+    """Three residuals for each of four parameters and a common one."""
     t = np.array([0.5, 1.0, 2.0])
     noise = 0.1 * np.random.default_rng(0).normal(size=(4, 3))
     return (np.exp(np.outer(x[:4], t)) * x[4] - 2 * np.exp(np.outer([0.1, -0.3, 0.2, -0.5], t)) - noise).ravel()
@@ -168,7 +168,7 @@ def test_the_covariance_matches_the_direct_solver(kind: str, options: dict[str, 
     got = solve.levenberg_marquardt(growth, x0, jac=lambda x: make(growth_jacobian(x)), linear_solver="cg", **options)
     assert got.success
     np.testing.assert_allclose(got.x, want.x, atol=1e-6)
-    if "ties" in options and kind != "array":  # products alone
+    if "ties" in options and kind != "array":  # only products
         assert "cov" not in got
         return
     assert np.isfinite(want.x_std).all()
@@ -408,7 +408,7 @@ def test_bounds(loss: str, products: bool) -> None:
 
 @pytest.mark.parametrize("products", [False, True])
 def test_a_start_on_bounds_with_an_outward_step(products: bool) -> None:
-    # At (0, 0) the undamped step leaves the quarter, and the gradient leads along its edge.
+    # At (0, 0) the undamped step leaves the quadrant, and the gradient points along its edge.
     a = np.array([[1.0, 0.9], [0.9, 1.0], [0.0, 0.1]])
     b = np.array([1.0, 0.2, 0.0])
     jac = product_of(lambda x: a) if products else lambda x: a

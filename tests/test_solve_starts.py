@@ -46,7 +46,7 @@ def test_missing_bounds() -> None:
     assert (got[:, 2] >= 2).all()
     assert (got[:, 3] <= 4).all()
     np.testing.assert_allclose((got[:, :2] > 0).mean(axis=0), 0.5, atol=0.01)
-    # About as many in each order of magnitude.
+    # About equally many in each order of magnitude.
     for low, high in ((1e-3, 1e-2), (1e-2, 1e-1), (1e-1, 1)):
         share = ((away > low * size) & (away <= high * size)).mean(axis=0)
         assert (share > 0.2).all()
@@ -157,7 +157,7 @@ def test_a_batch() -> None:
         np.testing.assert_array_equal(r.local_results[name][0], one[name])
     np.testing.assert_array_equal(r.cost, np.where(r.local_results.success, r.local_results.cost, np.inf).min(axis=0))
     assert "x (3, 4)" in repr(r)
-    # Each with arrays of its own, and a fixed parameter.
+    # Each with its own arrays, and a fixed parameter.
     each = solve.levenberg_marquardt_batch(
         "gaussian", np.tile(x0, (3, 1)), data, starts=np.array([[1.0, c, 2.0, 0.0] for c in centre]),
         coordinates=np.tile(t, (3, 1)), weights=np.ones((3, 64)), fixed={"offset": 0.0}, covariance=True,
@@ -172,7 +172,7 @@ def test_a_batch() -> None:
 
 @pytest.mark.full
 def test_minpacks_runs_reach_the_global_minimum() -> None:
-    """50 of 53 with twenty starts beside MINPACK's own, which by themselves reach it in 45."""
+    """50 of 53 with twenty starts besides MINPACK's own, which alone reach it in 45."""
     missed, single = [], 0
     for p, x in mgh.runs():
         with np.errstate(all="ignore"):

@@ -68,7 +68,7 @@ def test_saddles_and_maxima_are_left(solver: str, name: str, start: list[float])
 
 
 def test_a_saddle_in_many_dimensions() -> None:
-    """x'Dx/2 + |x|^4/4 with one negative eigenvalue, from where the gradient does not see it."""
+    """x'Dx/2 + |x|^4/4 with one negative eigenvalue, from a start without gradient along it."""
     rng = np.random.default_rng(3)
     q, _ = np.linalg.qr(rng.normal(size=(150, 150)))
     d = np.linspace(1, 5, 150)
@@ -133,11 +133,11 @@ def test_status_of_newton() -> None:
     assert solve.newton(f, start, jac=g, hess=lambda x: np.full((2, 2), math.inf)).status == -3
     assert solve.newton(f, [0.0, 2.0], jac=g, hess=h, damping=None).status == -4
 
-    # A gradient that is not the function's: no step goes down, and differences say why.
+    # A wrong gradient: no step decreases f, and differences show why.
     wrong = solve.newton(lambda x: float(x @ x), [1.0], jac=lambda x: -2 * x, hess=lambda x: [[2.0]])
     assert wrong.status == -9
 
-    # Claims of curvature that f does not have.
+    # Curvature that f does not have.
     lie = solve.newton(lambda x: float(x @ x), [0.0], jac=lambda x: 0 * x, hess=lambda x: [[-1.0]])
     assert lie.status == -5
     assert not lie.success
@@ -225,7 +225,7 @@ def test_the_best_point_is_returned_for_every_status() -> None:
 @pytest.mark.parametrize("outside", [math.nan, math.inf])
 @pytest.mark.parametrize("solver", [*NEWTONS, *GRADIENTS])
 def test_a_wall_shortens_the_step(solver: str, outside: float) -> None:
-    """Beyond x > 3 there is nothing: the minimum at 2.5 is reached all the same."""
+    """f is not finite for x > 3: the minimum at 2.5 is still reached."""
 
     def f(x: Array) -> float:
         return outside if x[0] > 3 else float((x[0] - 2.5) ** 2 + (x[0] - 2.5) ** 4)
@@ -249,7 +249,7 @@ def test_no_success_if_every_step_gives_nan(solver: str) -> None:
 
 
 def rounded_valley() -> tuple[Any, ...]:
-    """The first variable has no say, but for rounding: a log of exponentials and what offsets it."""
+    """The first variable only has an effect by rounding: a log of exponentials and its negative cancel."""
     f = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 0, 0], [1, 0, 0]], float)
     k = np.array([1.0, 0.3, 0.5])
 
@@ -282,7 +282,7 @@ def test_rounding_along_a_valley_is_not_a_saddle(damping: str, hess: str) -> Non
 
 @pytest.mark.parametrize("how", ["hess", "hessp"])
 def test_a_singular_quadratic_with_large_terms_ends(how: str) -> None:
-    """f is 0 but for the rounding of its terms, of which a descent along the null space must make nothing."""
+    """f is 0 except for the rounding of its terms, along which the solver must not descend in the null space."""
     g = np.random.default_rng(4)
     q = np.linalg.qr(g.normal(size=(19, 19)))[0]
     h = (q * np.concatenate([np.zeros(9), np.geomspace(1e-2, 1e5, 10)])) @ q.T
@@ -297,7 +297,7 @@ def test_a_singular_quadratic_with_large_terms_ends(how: str) -> None:
 
 @pytest.mark.parametrize("solver", GRADIENTS)
 def test_no_point_is_evaluated_twice_in_a_row(solver: str) -> None:
-    """One-sided differences start from the value that the line search has just taken."""
+    """One-sided differences start from the value that the line search has just evaluated."""
     seen: list[Any] = []
 
     def f(x: Array) -> float:
@@ -311,7 +311,7 @@ def test_no_point_is_evaluated_twice_in_a_row(solver: str) -> None:
 
 
 def test_differences_of_functions_that_compute_in_float32() -> None:
-    """x is float64, and steps that suit it would drown in the rounding of float32."""
+    """x is float64, but its step for differences would be lost in the rounding of float32."""
     t = np.linspace(0, 1, 100, dtype=np.float32)
     y = np.random.default_rng(1).random(100, dtype=np.float32)
 

@@ -1,4 +1,4 @@
-"""The solvers in threads and in each other; signals; memory."""
+"""Solvers in threads and nested solvers; signals; memory."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_solvers_inside_solvers() -> None:
 
 
 def test_the_lock_is_released_for_compiled_functions(library: Any) -> None:
-    """Another thread runs while a compiled run is under way, though no thread switches by itself."""
+    """Another thread runs during a compiled run, although threads do not switch by themselves."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1000.0)
     count = 0
@@ -121,14 +121,14 @@ def test_the_lock_is_released_for_compiled_functions(library: Any) -> None:
 
 
 class Switchless:
-    """A thread that counts, and that runs only where the one under test gives up the lock: no thread is interrupted."""
+    """A counting thread that runs only when the thread under test releases the GIL: threads are not preempted."""
 
     def __enter__(self) -> Switchless:
         self.interval = sys.getswitchinterval()
         sys.setswitchinterval(1000.0)
         self.count = 0
         self.left = math.nan  # the count when the solver was last given control, in this run
-        self.seen = 0  # how often it has grown before the solver gave it back
+        self.seen = 0  # how often it has increased before the solver returned control
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
@@ -140,7 +140,7 @@ class Switchless:
             time.sleep(0)
 
     def watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function with a look at the count at both ends, between which NumPy may release the lock too."""
+        """The function with reads of the count before and after, between which NumPy may release the GIL too."""
         self.left = math.nan
 
         def watched(*args: Any) -> Any:
@@ -168,7 +168,7 @@ def large_fit(w: Callable[..., Any]) -> solve.Result:
 
 
 def large_saddle(w: Callable[..., Any]) -> solve.Result:
-    """Of an order at which the Cholesky factorisation alone keeps the lock."""
+    """Of an order at which the Cholesky factorisation alone keeps the GIL."""
     q = np.linalg.qr(np.random.default_rng(0).normal(size=(200, 200)))[0]
 
     def f(x: Array) -> float:
@@ -195,7 +195,7 @@ def test_the_lock_is_released_in_the_linear_algebra_of_large_problems(problem: C
 
 @pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="a free-threaded interpreter")
 def test_small_problems_keep_the_lock() -> None:
-    """Taking it back may mean to wait for another thread."""
+    """Reacquiring the GIL may have to wait for another thread."""
     p = _nist.problems()["Thurber"]
     with Switchless() as other:
         for _ in range(5):
@@ -320,5 +320,5 @@ def test_nothing_leaks() -> None:
     assert sys.getrefcount(token) == references[0]
     assert sys.getrefcount(big) == references[1]
     assert abs(sys.getrefcount(None) - references[2]) < 50 or sys.version_info >= (3, 12)
-    # An array that each run lost would be 50 times 100 bytes at the least, and there are a hundred in each.
+    # An array leaked by each run would be at least 50 times 100 bytes, and each run has a hundred.
     assert after - before < 20_000

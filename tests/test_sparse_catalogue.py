@@ -1,4 +1,4 @@
-"""Gradients of rows for rules that are programs, among them FTRL-proximal."""
+"""Gradients of rows for rules that are programs, including FTRL-proximal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_rows_of_the_catalogue(name: str, mode: str) -> None:
 
 
 def test_ftrl_keeps_zeros_of_rows_without_a_gradient() -> None:
-    """The sparse step of the paper: weights of features that are seldom or never seen stay exactly 0."""
+    """The sparse step of the paper: weights of rare and unseen features stay exactly 0."""
     w = np.zeros((1000, 1), np.float32)
     opt = adaptk.FTRL([w], lr=0.5)
     for seed in range(5):

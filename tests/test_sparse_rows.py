@@ -115,7 +115,7 @@ def test_formats_of_states(form: str, row: int) -> None:
         ]
 
     def codes(s: list[Any]) -> list[Array]:
-        # A row of 4-bit codes may end within a byte, where only whole tensors are stepped.
+        # A row of 4-bit codes may end within a byte; then only whole tensors can be stepped.
         arrays = [np.asarray(x.data if isinstance(x, formats.Stored) else x) for x in s]
         return [x.reshape(20 if x.size % 20 == 0 else 1, -1) for x in arrays]
 
@@ -199,7 +199,7 @@ def test_epilogues() -> None:
 
 
 def replay(rule: str, steps: int, seed: int, **hyper: float) -> tuple[dict[str, Array], dict[str, Array], Array]:
-    """The same gradients with 'catch_up', brought up to the last step, and as dense ones."""
+    """The same gradients with 'catch_up', brought up to date, and as dense gradients."""
     shape = (12, 4)
     got = {k: v.astype(np.float64) for k, v in make(rule, shape, "float64").items()}
     want = copies(got)
@@ -265,7 +265,7 @@ def test_rules_without_a_closed_form() -> None:
         )
 
 
-# What is refused, before anything is written
+# Errors, before anything is written
 
 IDX, VAL = np.array([0, 4]), np.ones((2, 3), np.float32)
 REFUSED = [

@@ -1,4 +1,4 @@
-"""Sparse gradients in adaptk.torch, beside torch's own optimizers that know them."""
+"""Sparse gradients in adaptk.torch, against torch's own optimizers that support them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sparse="catch_up"`` in adaptk.torch: rows take the steps that they have missed when they have a gradient again."""
+"""``sparse="catch_up"`` in adaptk.torch: rows apply missed steps when they have a gradient again."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_momentum_is_that_of_dense_gradients(nesterov: bool) -> None:
     a, b = table(), table()
     options = {"lr": 0.05, "momentum": 0.9, "nesterov": nesterov}
     opt, ref = at.SGD([a], sparse="catch_up", **options), torch.optim.SGD([b], **options)
-    a.grad = b.grad = torch.ones(ROWS, WIDTH).double()  # torch's first step has a rule of its own
+    a.grad = b.grad = torch.ones(ROWS, WIDTH).double()  # torch's first step is different
     for t in range(8):
         if t > 0:
             a.grad = gradient(t)

@@ -1,4 +1,4 @@
-"""Params in bfloat16 with what rounding loses beside them: the bits of the definition, everywhere."""
+"""bfloat16 params with remainders or compensations: the bits of the definition, in every interface."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_remainders_of_16_bits_are_exact() -> None:
 
 @pytest.mark.parametrize("name", ["remainder8", "kahan"])
 def test_error_bounds(name: str) -> None:
-    """24 bits of a float32 are 16 significant ones; a compensation has 8 more, of which the sign is another."""
+    """24 bits of a float32 have 16 significant ones; a compensation has 8 more and a sign."""
     x = every_upper_half()
     normal = np.isfinite(x) & (np.abs(x) > 2.0**-100) & (np.abs(x) < 2.0**127)
     value = formats.join_param(*formats.split_param(x, name), name)
@@ -76,7 +76,7 @@ def test_error_bounds(name: str) -> None:
 @pytest.mark.parametrize("side", [-1, -0x8000, 0, 5])
 @pytest.mark.parametrize("zero", [0.0, -0.0])
 def test_a_param_that_was_set_to_zero(side: int, zero: float) -> None:
-    """A negative remainder beside zero comes from no value, and must not make a NaN."""
+    """A negative remainder of zero encodes no value and must not give NaN."""
     value = formats.join_param(np.array([zero], BF16), np.array([side], np.int16), "remainder16")
     assert abs(value[0]) < 2.0**-140
     assert np.signbit(value[0]) == np.signbit(zero)
@@ -126,7 +126,7 @@ def test_every_rule(rule: str, name: str, isa: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_remainders_of_16_bits_are_float32_params(rule: str) -> None:
-    """Nothing is encoded or decoded by the test: the run is that of float32."""
+    """Independent of encoding and decoding: the run is that of float32."""
     master = numbers(1000)
     pair = formats.split_param(master, "remainder16")
     twin = pair[0]
@@ -173,7 +173,7 @@ def test_sizes_and_unaligned_params(name: str, size: int) -> None:
 
 
 def test_layouts() -> None:
-    """What lies beside a param is laid out as the param is."""
+    """A remainder has the layout of its param."""
     x = numbers(60).reshape(3, 4, 5)
     param, side = (a.reshape(x.shape) for a in formats.split_param(x.reshape(-1), "remainder16"))
     turned = np.ascontiguousarray(param.T).T, np.ascontiguousarray(side.T).T
@@ -218,7 +218,7 @@ def test_coded_states_and_gradients_of_16_bits() -> None:
 
 
 def test_small_changes_add_up() -> None:
-    """Of a hundredth of the last place: plain bfloat16 params stay, these move."""
+    """Changes of a hundredth of a unit in the last place: plain bfloat16 params stay, these move."""
     place = 2.0**-7
     grad = np.full(64, -1, np.float32)
     nearest = np.ones(64, BF16)
@@ -316,7 +316,7 @@ def test_loading_names_missing_remainders() -> None:
         eight.load_state_dict(saved)
 
 
-# What is refused.
+# Errors.
 
 
 def refused(param: Any, error: type[Exception], message: str, name: str = "remainder16") -> None:

@@ -1,4 +1,4 @@
-"""States of lower precision: the step of the decoded states, rounded, for every rule and face."""
+"""States of lower precision: the step of the decoded states, rounded, for every rule and interface."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_torch() -> None:
         later.step()
         opt.step()
         assert all(map(torch.equal, later.param_groups[0]["params"], net.parameters()))
-        # torch's own states say nothing of it: they are loaded into this optimizer's dtype.
+        # torch's own states do not have it: they are loaded into this optimizer's dtype.
         torchs = torch.optim.AdamW(net.parameters(), lr=0.01)
         torchs.step()
         opt.load_state_dict(torchs.state_dict())

@@ -123,7 +123,7 @@ def test_states_of_other_formats_are_loaded(of: str | None, to: str | None) -> N
         opt.step(grads)
     later = adaptk.Adam(new_params(), state_dtype=to)
     later.load_state_dict(opt.state_dict())
-    # Half of a step at the largest number of a block.
+    # Half of the spacing of codes at the largest number of a block.
     bounds = {"8bit": 0.5 / 127, "8bit_nearest": 0.5 / 127, "8bit_dynamic": 0.45 / 64, "fp8_e4m3": 16 / 448, None: 0.0}
     for name, bound in (("exp_avg", bounds[to]), ("exp_avg_sq", 1 / 8)):
         a, b = (o.state[0][name] for o in (opt, later))
@@ -140,7 +140,7 @@ def test_small_params_keep_float32(size: int) -> None:
 
 @pytest.mark.parametrize("order", ["F", "transposed"])
 def test_other_layouts(order: str) -> None:
-    """Blocks run in the order of memory."""
+    """Blocks are in memory order."""
     rng = np.random.default_rng(1)
     start, grad = rng.standard_normal((2, 70, 90)).astype(np.float32)
     flat = start.T.ravel().copy()

@@ -1,4 +1,4 @@
-"""Networks that are trained with states in fewer bits come to the loss that they have with float32 states."""
+"""Networks trained with states in fewer bits reach the loss of float32 states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small transformer with states in fewer bits comes to the loss that it has with float32 states."""
+"""A small transformer with states in fewer bits reaches the loss of float32 states."""
 
 from __future__ import annotations
 

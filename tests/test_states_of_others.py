@@ -1,4 +1,4 @@
-"""States of bitsandbytes and torchao in adaptk's formats and back."""
+"""Conversions of states between bitsandbytes, torchao and adaptk."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_small_states_are_kept() -> None:
 @pytest.mark.parametrize("block", [512, 1024, 2048, 4096])
 @pytest.mark.parametrize("size", [1, 256, 2048, 5000, 8192])
 def test_longer_blocks(size: int, block: int) -> None:
-    """A scale that several of adaptk's blocks have in common."""
+    """A scale shared by several of adaptk's blocks."""
     count = -(-size // block)
     codes = np.random.default_rng(1).integers(0, 256, size).astype(np.uint8)
     scales = np.arange(1, count + 1, dtype=F32)
@@ -77,7 +77,7 @@ def test_longer_blocks(size: int, block: int) -> None:
 
 
 def test_a_signed_map_for_nonnegative_states() -> None:
-    """As RMSprop's in bitsandbytes: the numbers go on in float32, and come back in that map."""
+    """Like RMSprop in bitsandbytes: converted to float32, and back to that map."""
     stored = formats.quantize(numbers(5000, True), "dynamic_signed")
     theirs = {"state1": stored.data, "absmax1": stored.scales, "qmap1": MAPS["dynamic_signed"]}
     ours = formats.from_bitsandbytes(theirs, names=["square_avg"])
@@ -220,7 +220,7 @@ def step(opt: Any, params: list[Any], grads: list[Any]) -> None:
 
 @pytest.mark.parametrize("way", ["state", "state_dict"])
 def test_bitsandbytes_in_torch(torch: Any, way: str) -> None:
-    """A run goes on in bitsandbytes' format where its state has been given over, and again where it comes back."""
+    """A run resumes from bitsandbytes' format after conversion to it and back."""
     import adaptk.torch as at
 
     params, grads = params_and_gradients(torch)
@@ -249,7 +249,7 @@ def test_bitsandbytes_in_torch(torch: Any, way: str) -> None:
 
 
 def test_bitsandbytes_itself(torch: Any) -> None:
-    """Its own optimizer's state: the numbers that bitsandbytes decodes; and it goes on from what it gets back."""
+    """The state of its own optimizer: the numbers that bitsandbytes decodes; it resumes from the converted state."""
     bnb = pytest.importorskip("bitsandbytes", exc_type=ImportError)
     import adaptk.torch as at
 

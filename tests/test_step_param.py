@@ -1,4 +1,4 @@
-"""A step of one param alone, and gradients that are let go of as they arrive."""
+"""Steps of single params, and gradients that are released as they arrive."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_matches_step(case: Case) -> None:
         assert torch.equal(p, q)
         assert ours.state[p].keys() == other.state[q].keys()
         assert all(torch.equal(ours.state[p][n], other.state[q][n]) for n in ours.state[p])
-    # Whole steps go on from there.
+    # Steps of all params continue from there.
     hooks.remove()
     for net, opt in ((released, ours), (whole, other)):
         opt.zero_grad()
@@ -175,7 +175,7 @@ def test_within_a_step() -> None:
             seen.append(str(e))
 
     opt.register_step_pre_hook(hook)
-    opt.step()  # hooks run outside of the native step, where a step of one param is all right
+    opt.step()  # hooks run outside of the native step, so that a step of one param is allowed
     assert not seen
 
 

@@ -1,4 +1,4 @@
-"""Rules beside 16-bit buffers and 8-bit states: one loop decodes, updates and encodes. The operations' bits."""
+"""Rules on 16-bit buffers and 8-bit states: one loop decodes, updates and encodes, with the bits of the operations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from adaptk import formats
 from helpers import FLOATS, same_bits
 
-# Blocks of 128: whole ones, and a part of one behind them.
+# Whole blocks of 128, and a partial one at the end.
 SIZES = (128, 384, 128 * 21 + 77)
 OPTIONS = {"step": 3, "lr": 0.01, "seed": 7}
 
 
 def states(size: int, first: str, second: str) -> list[formats.Stored]:
-    """First and second moments with blocks that the loop leaves out: NaN beside numbers, tiny ones, zeros."""
+    """First and second moments with blocks that the loop skips: with NaN, tiny numbers, zeros."""
     rng = np.random.default_rng(size)
     m, v = rng.standard_normal(size).astype(np.float32), rng.standard_normal(size).astype(np.float32) ** 2
     if size > 1000:
@@ -37,7 +37,7 @@ def gradient(size: int, dtype: str) -> Any:
 
 
 def by_parts(param: Any, grad: Any, stored: list[formats.Stored], **options: Any) -> None:
-    """Decode, the rule beside float32 states, encode: as buffers 2 and 3 of tensor 0 are."""
+    """Decode, the rule on float32 states, encode, as for buffers 2 and 3 of tensor 0."""
     wide = [formats.dequantize(s) for s in stored]
     adaptk.ops.adam(param, grad, *wide, **OPTIONS, **options)
     for i, (x, s) in enumerate(zip(wide, stored, strict=True)):
@@ -64,7 +64,7 @@ def test_bits(isa: str, size: int, second: str, dtype: str, decay: float) -> Non
 @pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
 @pytest.mark.parametrize("param_format", ["sr", "remainder16"])
 def test_params_of_16_bits(isa: str, param_format: str) -> None:
-    """Params are decoded and encoded with the rule; what is copied beside them follows in parts of a tensor."""
+    """Params are decoded and encoded with the rule; copies follow in parts of a tensor."""
     size = 3 * 4096 + 128 + 5
     start = np.random.default_rng(5).standard_normal(size).astype(np.float32)
     grad = np.random.default_rng(6).standard_normal(size).astype(FLOATS["bfloat16"])
@@ -92,7 +92,7 @@ HALVES = ("float32", "bfloat16", "bfloat16_sr", "float16", "float16_sr")
 @pytest.mark.parametrize("first", HALVES)
 @pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
 def test_states_of_16_bits(isa: str, first: str, second: str, size: int) -> None:
-    """Also NaN, infinities and what the formats round to infinity, which leave the vectors' way."""
+    """Also NaN, infinities and numbers that round to infinity, which have a scalar code path."""
 
     def stored(x: Any, name: str) -> Any:
         return formats.quantize(x, name, seed=1) if name.endswith("_sr") else x.astype(FLOATS[name])
@@ -121,7 +121,7 @@ def test_states_of_16_bits(isa: str, first: str, second: str, size: int) -> None
 
 
 def assert_rounded(narrow: Any, wide: Any) -> None:
-    """NumPy rounds as the library does, but for the bits of NaN."""
+    """NumPy rounds like the library, except for the bits of NaN."""
     numbers = ~np.isnan(wide)
     with np.errstate(all="ignore"):
         assert same_bits(narrow[numbers], wide[numbers].astype(narrow.dtype))

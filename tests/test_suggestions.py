@@ -1,4 +1,4 @@
-"""Messages with a remedy: names that are misspelt or another library's, and arguments of a wrong kind."""
+"""Messages with a remedy: misspelt names, names of other libraries, and arguments of wrong types."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Model:
     def parameters(self) -> Any:
         return iter(self.held)
 
-    def __iter__(self) -> Any:  # as torch.nn.Sequential
+    def __iter__(self) -> Any:  # like torch.nn.Sequential
         return iter([self])
 
 
@@ -234,7 +234,7 @@ def test_a_package_that_is_not_installed(module: str, project: str) -> None:
     assert re.search("installed", done.stdout)
 
 
-# What modules show
+# dir() of modules
 
 
 def test_dir_of_the_package() -> None:
@@ -266,7 +266,7 @@ def test_dir_imports_nothing() -> None:
     assert done.stdout == "[]\n"
 
 
-# What is printed
+# Printing
 
 
 def test_the_rules_print_as_a_table() -> None:

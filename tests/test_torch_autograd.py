@@ -1,4 +1,4 @@
-"""adaptk.torch beside autograd and torch.compile."""
+"""adaptk.torch with autograd and torch.compile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The race against torch's optimizers, on small sizes. No measured value is asserted."""
+"""The benchmark against torch's optimizers, on small sizes. No measured value is asserted."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_loops_are_plausible(race: SimpleNamespace, quick: dict[str, Any]) -> No
         for c in r["contenders"].values():
             sides = zip(*(c[p]["seconds"] for p in race.cases.PARTS), strict=True)
             assert all(total >= step + network for total, step, network in sides)
-        # The same network on the same data: all of them have learnt the same.
+        # The same network on the same data: all reach the same loss.
         losses = [c["loss"] for c in r["contenders"].values()]
         assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-3)
 
@@ -212,7 +212,7 @@ def test_tables_parse(race: SimpleNamespace, quick: dict[str, Any]) -> None:
 def test_picture(quick: dict[str, Any]) -> None:
     data = quick["plot"].read_bytes()
     assert data.startswith(b"\x89PNG")
-    # 8 inches: shown at 800 pixels, the smallest letters have ten of them.
+    # 8 inches: at 800 pixels the smallest letters have ten pixels.
     assert int.from_bytes(data[16:20], "big") == 1600
 
 
@@ -242,7 +242,7 @@ def test_targets_and_check(race: SimpleNamespace, quick: dict[str, Any], tmp_pat
         _record(race, "64M", "momentum", {"adaptk": mine, "fused": [1.1] * 3}),
         _record(race, "64M", "rmsprop", {"adaptk": mine, "foreach": [5.0] * 3, "compiled": [1.0] * 3}),
         _record(race, "1M", "adam", {"adaptk": mine, "fused": [1.1] * 3}),
-        # Neither other gradients nor fewer threads nor a shrunk case are what the targets are about.
+        # Targets do not apply to other gradients, fewer threads or a smaller case.
         _record(race, "1000x64", "adam", {"adaptk": mine, "fused": [1.0] * 3}, gradients="fresh"),
         _record(race, "1000x64", "adam", {"adaptk": mine, "fused": [1.0] * 3}, threads=1),
     ]

@@ -1,4 +1,4 @@
-"""What `adaptk.torch` refuses while a CUDA graph is captured: there is no device, and PyTorch's answers are made up."""
+"""Errors of `adaptk.torch` while a CUDA graph is captured, without a device: PyTorch's functions are mocked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import adaptk.torch  # noqa: E402
 
 @pytest.fixture
 def capturing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch says that it has a device, and that its current stream is captured."""
+    """Makes PyTorch report a device whose current stream is captured."""
     stream = types.SimpleNamespace(is_capturing=lambda: True)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -64,7 +64,7 @@ def test_states_are_not_made_in_a_capture(monkeypatch: pytest.MonkeyPatch) -> No
         p = param()
         options = {"momentum": 0.9} if name == "SGD" else {}
         optimizer = getattr(adaptk.torch, name)([p], lr=0.1, **options)
-        # As of a param on a device, which is looked at more closely than one on the CPU.
+        # Like a param on a device, which is checked more thoroughly than one on the CPU.
         monkeypatch.setattr(type(optimizer), "_is_usual", staticmethod(lambda p, group: False))
         with pytest.raises(RuntimeError, match=r"params\[0\]: step\(\) while.*captured.*take one step before"):
             optimizer.step()

@@ -21,7 +21,7 @@ from torch_cases import (
     twins,
 )
 
-# Of PyTorch's compiler, about other parts of itself.
+# Warnings of PyTorch's compiler about itself.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -35,7 +35,7 @@ def _compiled_anew() -> None:
 
 
 def compiled(function: Any, backend: str) -> Any:
-    """Where a break of the graph is an error."""
+    """Compiled with graph breaks as errors."""
     return torch.compile(function, fullgraph=True, backend=backend)
 
 
@@ -75,12 +75,12 @@ def test_a_compiled_step(name: str, backend: str) -> None:
 
 
 def test_contents_of_the_graph() -> None:
-    """The operator alone; another learning rate compiles nothing, another param with a gradient does."""
+    """Only the operator; another learning rate does not recompile, another param with a gradient does."""
     backend = Counted()
     a = params()
     b = twins(a)
     ours, plain = at.AdamW(a, lr=0.1), at.AdamW(b, lr=0.1)
-    # A scheduler puts a function in the place of ours.step that Dynamo does not look into.
+    # A scheduler replaces ours.step by a function that Dynamo does not trace.
     step = torch.compile(lambda: type(ours).step(ours, clip_norm=1.0), fullgraph=True, backend=backend)
     schedules = [torch.optim.lr_scheduler.ExponentialLR(o, 0.5) for o in (ours, plain)]
     for t in range(12):
@@ -133,7 +133,7 @@ def test_gradients_that_the_graph_computes(backend: str) -> None:
     x = torch.arange(12.0).reshape(3, 4) / 8
 
     def train(model: Any, opt: Any) -> None:
-        # Of the mean of the squared outputs, by hand.
+        # The gradients of the mean of the squared outputs, by hand.
         with torch.no_grad():
             out = 2.0 * (x @ model.weight.t() + model.bias) / 6
             model.weight.grad = out.t() @ x
@@ -173,14 +173,14 @@ def training_step(whole: bool, backend: str) -> None:
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_training_step(whole: bool, backend: str) -> None:
-    """A backward pass breaks the graph, unless PyTorch is told to trace it; the results are the same."""
+    """A backward pass breaks the graph unless PyTorch traces it; the results are the same."""
     config = pytest.importorskip("torch._dynamo.config")
     if not whole:
         training_step(whole, backend)
     elif not hasattr(config, "trace_autograd_ops"):
         pytest.skip("this PyTorch traces no backward passes")
     else:
-        # In a process of its own: PyTorch 2.13 cannot compile steps of other optimizers afterwards.
+        # In its own process: PyTorch 2.13 cannot compile steps of other optimizers afterwards.
         command = [sys.executable, __file__, backend]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
@@ -246,7 +246,7 @@ def test_the_operator_of_a_step() -> None:
     give([a, b], 0)
     grads = [p.grad for p in a]
     a[0].grad = None
-    # With copies of the params, which it writes to: those of the optimizer are as they were.
+    # With copies of the params, which it writes to: those of the optimizer do not change.
     copies, before = twins(a), twins(a)
     more = None, None, False
     torch.ops.adaptk.optimizer_step(copies[1:], grads[1:], [*range(1, len(a))], ours._handle, *more)

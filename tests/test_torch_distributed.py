@@ -1,4 +1,4 @@
-"""Optimizers of adaptk.torch in several processes, beside torch's own on the whole batch in this one."""
+"""Optimizers of adaptk.torch in several processes, against torch's own on the whole batch in this process."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ pytestmark = pytest.mark.full
 
 
 def reloaded(rule: str) -> float:
-    """How near a run comes whose state has been loaded.
+    """The accuracy of a run whose state has been loaded.
 
-    torch gives what it loads, but for the count of steps, the type of the param: the numbers that NAdam and ASGD keep
-    in float32 are rounded to it no longer.
+    torch casts loaded states, except for step counts, to the param's dtype: the numbers that NAdam and ASGD keep in
+    float32 are then no longer rounded to float32.
     """
     return 1e-6 if rule.lower() in ("nadam", "asgd") else 1e-9
 
@@ -132,7 +132,7 @@ def test_join(job: Job, task: Task) -> None:
         for rank in range(task.world):
             if i < 2 + rank:
                 loss = loss_of(model, *batch(100 * rank + i))
-                # DDP goes on dividing by the number of processes that it started with.
+                # DDP still divides by the initial number of processes.
                 (loss / task.world).backward()
                 losses[rank].append(loss.item())
         optimizer.step()

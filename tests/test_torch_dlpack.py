@@ -1,4 +1,4 @@
-"""Steps of adaptk.torch with a PyTorch that the native step does not know: by way of DLPack and attributes."""
+"""Steps of adaptk.torch with a PyTorch unknown to the native step: through DLPack and attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All tests of what reaches the step of adaptk.torch by way of DLPack and attributes: tensors, options, errors."""
+"""All tests of adaptk.torch's steps through DLPack and attributes: tensors, options, errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of adaptk.torch that set gradients to zero, copy and average: the bits of the same after the step."""
+"""Steps of adaptk.torch that set gradients to zero, copy and average: the bits of separate operations."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_class(case: Case, decay: float) -> None:
 
 
 def test_the_loop_of_torch() -> None:
-    """clip_grad_norm_, a fused step, zero_grad and an average, to the precision of their sums."""
+    """Against clip_grad_norm_, a step, zero_grad and an average, to the precision of their sums."""
     a = params()
     b = twins(a)
     ours, torchs = adaptk.torch.AdamW(a, lr=0.01), torch.optim.AdamW(b, lr=0.01, fused=True)
@@ -94,7 +94,7 @@ def test_gradients_with_a_graph_are_detached() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.parametrize("kind", ["layout", "negated", "wide", "complex", "gaps"])
 def test_gradients_that_are_copied_for_the_step(kind: str) -> None:
-    """They are set to zero where they are."""
+    """They are set to zero in place."""
     p = torch.nn.Parameter(torch.ones(4, 3))
     grad = torch.arange(12.0).reshape(4, 3) + 1
     if kind == "layout":
@@ -141,7 +141,7 @@ def test_skipped_steps_set_gradients_to_zero_alone() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_accumulated_gradients(scale: float) -> None:
-    """Those of bfloat16 in float32, whose norm comes with the last of them."""
+    """bfloat16 gradients summed in float32; the norm is computed with the last of them."""
     a = params()
     b = twins(a)
     first, second = adaptk.torch.AdamW(a, lr=0.01), adaptk.torch.AdamW(b, lr=0.01)
@@ -161,7 +161,7 @@ def test_accumulated_gradients(scale: float) -> None:
 
 
 def test_a_model_that_is_averaged() -> None:
-    """As AveragedModel with get_ema_multi_avg_fn, whose average begins as a copy."""
+    """Like AveragedModel with get_ema_multi_avg_fn, whose average starts as a copy."""
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
     other = copy.deepcopy(model)
     mean = copy.deepcopy(model).requires_grad_(False)

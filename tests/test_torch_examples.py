@@ -17,7 +17,7 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("torch_*.py")
 
 
 def run_example(path: Path, source: str) -> subprocess.CompletedProcess[str]:
-    """A program as it stands, or with changes."""
+    """Runs a program, original or modified."""
     where = os.pathsep.join([str(Path(adaptk.__file__).parent.parent), str(path.parent)])
     environment = {**os.environ, "PYTHONPATH": where, "PYTHONWARNINGS": "error::UserWarning,error::FutureWarning"}
     return subprocess.run(

@@ -112,7 +112,7 @@ def test_a_step_that_fails_changes_nothing(name: str, cause: Callable[[Any, list
     p = params(shapes=[(3, 4), (5,), (2,)])
     opt = getattr(at, name)(p, **options)
     if not fresh:
-        give([p], 0, but=[2])  # so that a state is to be made at the step that fails
+        give([p], 0, but=[2])  # so that the failing step has to create a state
         opt.step()
     give([p], 1)
     try:
@@ -133,7 +133,7 @@ def test_a_step_that_fails_changes_nothing(name: str, cause: Callable[[Any, list
 
 @every_class
 def test_a_failed_step_does_not_affect_later_ones(case: Case) -> None:
-    """States begin with what their options are when they are first needed: Rprop's with the learning rate."""
+    """States are initialized from the options at their first step: Rprop's from the learning rate."""
     a = params(shapes=[(3,), (4,)])
     b = twins(a)
     ours, torchs = case.ours(a, lr=0.3), case.torchs(b, lr=0.3)
@@ -166,7 +166,7 @@ def test_params_without_memory() -> None:
 
 
 def test_inference_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    if at._face is not dict:  # found in this mode too
+    if at._face is not dict:  # also in this mode
         monkeypatch.setattr(at, "_face", at._face.__wrapped__)
     with torch.inference_mode():
         p = torch.ones(3)

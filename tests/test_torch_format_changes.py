@@ -1,4 +1,4 @@
-"""adaptk.torch: a `state_dtype` that changes in a run, or after loading: the next step converts the states."""
+"""adaptk.torch: if `state_dtype` changes during a run or by loading, the next step converts the states."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def torch_of(x: np.ndarray) -> Any:
 
 
 def converted(torch: Any, x: Any, name: str, to: str | None) -> dict[str, Any]:
-    """A state as it has to be stored, by its names."""
+    """A state in its storage format, by name."""
     if to not in formats.CHOICES:
         return {name: x.to(torch.bfloat16) if to is not None else x.clone()}
     stored = formats.quantize(x.numpy(), formats.CHOICES[to][1 if name == "exp_avg" else 0])
@@ -49,7 +49,7 @@ def converted(torch: Any, x: Any, name: str, to: str | None) -> dict[str, Any]:
 @pytest.mark.parametrize("way", ["in a run", "after loading"])
 @pytest.mark.parametrize(("of", "to"), [(a, b) for a in NAMES for b in NAMES if a != b])
 def test_states_are_converted(torch: Any, of: str | None, to: str | None, way: str, dtype: str) -> None:
-    """The step is that of an optimizer whose states have been encoded by hand."""
+    """The step matches an optimizer whose states have been encoded by hand."""
     kind = getattr(torch, dtype)
     rng = np.random.default_rng(5)
     start = rng.standard_normal(SIZE).astype(np.float32)
@@ -78,7 +78,7 @@ def test_states_are_converted(torch: Any, of: str | None, to: str | None, way: s
 
 
 def test_invalid_group_options(torch: Any) -> None:
-    """The step refuses it before anything changes, and goes on if it is taken back."""
+    """The step raises before anything changes, and works again after a correction."""
     p, opt = make(torch, np.ones(SIZE, np.float32), torch.float32, "8bit")
     grad = np.ones(SIZE, np.float32)
     group = opt.param_groups[0]

@@ -1,4 +1,4 @@
-"""``adaptk.torch`` in Lightning, transformers, PEFT and wrappers of optimizers: as torch's own classes there."""
+"""``adaptk.torch`` in Lightning, transformers, PEFT and wrappers of optimizers, like torch's own classes."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_lightning(precision: str, tmp_path: Path) -> None:
     if precision != "32-true":
         with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
             fit(lambda p: at.AdamW(p, lr=0.05, fused=True))
-    # A run that goes on from a checkpoint.
+    # A run that resumes from a checkpoint.
     _, trainer = fit(lambda p: at.AdamW(p, lr=0.05), epochs=2)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     resumed, _ = fit(lambda p: at.AdamW(p, lr=0.05), checkpoint=str(tmp_path / "half.ckpt"))

@@ -51,7 +51,7 @@ def test_changes_in_groups_take_effect() -> None:
     opt.param_groups[0]["clip_norm"] = 2.5
     opt.step()
     assert w.tolist() == [-4.5, -6.0]
-    opt.step(clip_norm=5.0)  # what the call says goes first
+    opt.step(clip_norm=5.0)  # arguments of the call take precedence
     assert w.tolist() == [-7.5, -10.0]
 
 
@@ -139,7 +139,7 @@ def test_they_are_saved_and_kept() -> None:
     other.load_state_dict(saved)
     other.step()
     assert other.last_step.grad_norm == pytest.approx(50.0**0.5)
-    # What torch has saved says nothing of them.
+    # States of torch do not have them.
     torchs = torch.optim.AdamW(parameters(1.0, 2.0))
     torchs.step()
     opt.load_state_dict(torchs.state_dict())

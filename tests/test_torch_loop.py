@@ -1,4 +1,4 @@
-"""What stands around a step of adaptk.torch: scalers, closures, hooks, schedulers, clipping."""
+"""Training loops with adaptk.torch: scalers, closures, hooks, schedulers, clipping."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_grad_scaler(case: Case) -> None:
     assert not hasattr(ours, "grad_scale")
 
 
-# As loops that clip gradients after unscale_() look: Lightning refuses an optimizer that says True.
+# Like loops that clip gradients after unscale_(): Lightning refuses an optimizer with this flag.
 def handles_unscaling(opt: Any) -> bool:
     return bool(getattr(opt, "_step_supports_amp_scaling", False))
 
@@ -77,7 +77,7 @@ def test_a_step_unscales_only_if_fused() -> None:
 
 @pytest.mark.parametrize("name", ["AdamW", "Rprop", "Lion"])
 def test_a_loop_that_unscales_and_clips_by_itself(name: str) -> None:
-    """Mixed precision with gradient clipping, as Lightning has it."""
+    """Mixed precision with gradient clipping, as in Lightning."""
     (a,), (b,) = params(shapes=[(50,)]), params(shapes=[(50,)])
     b.data.copy_(a)
     cls = getattr(at, name)
@@ -219,7 +219,7 @@ def test_profilers_see_the_step() -> None:
 
 
 def test_hooks_that_step() -> None:
-    """A step inside a hook or a closure is a step of its own, as with torch's."""
+    """A step inside a hook or a closure is a separate step, as with torch's."""
     results = []
     for module in (at, torch.optim):
         torch.manual_seed(4)

@@ -1,5 +1,5 @@
-"""Offload: the bits of the class by itself over float32 masters, however gradients arrive; copies from and to what
-stands in for a device; what is refused, and what fails."""
+"""Offload: the bits of the class over float32 masters, however gradients arrive; copies from and to a fake device;
+errors and failures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def backward(net: Any, t: int, scale: float = 1.0) -> Any:
 
 
 class Masters:
-    """What Offload should do, in plain steps: float32 copies that the class steps, rounded to the params."""
+    """A reference for Offload in plain steps: the class steps float32 copies, which are rounded to the params."""
 
     def __init__(self, net: Any, make: Any) -> None:
         self.params = list(net.parameters())
@@ -115,7 +115,7 @@ def check_formats_of_states(grads: str, options: dict[str, Any]) -> None:
         opt.zero_grad()
         backward(net, t)
         opt.step()
-        if t == 1:  # codes and scales go through what is saved
+        if t == 1:  # codes and scales are saved and loaded
             saved = opt.state_dict()
             opt.close()
             opt = at.Offload(net.parameters(), at.AdamW, lr=0.5, grads=grads, **options)
@@ -146,7 +146,7 @@ def test_formats_of_states(grads: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["AdaBound", "AMSBound"])
 @every_way
 def test_rules_that_hand_numbers_on(name: str, grads: str) -> None:
-    """The first learning rate, which is another one than later steps have."""
+    """The first learning rate, which differs from that of later steps."""
     net, twin = model(), model()
     make = getattr(at, name)
     opt = at.Offload(net.parameters(), make, lr=0.25, grads=grads)
@@ -189,7 +189,7 @@ def test_params_that_need_no_master() -> None:
 @pytest.mark.parametrize("passes", [1, 3, None])
 @pytest.mark.parametrize("clip", [None, 0.5])
 def test_sums_and_clipping(passes: int | None, clip: float | None) -> None:
-    """Sums are those in float32, and their norm is that of all gradients at once."""
+    """Sums are in float32, and the norm is that of all gradients."""
     net, twin = model(), model()
     opt = at.Offload(net.parameters(), at.AdamW, lr=0.1, clip_norm=clip, grads="collect", accumulation_steps=passes)
     plain = Masters(twin, lambda p: at.AdamW(p, lr=0.1))
@@ -214,8 +214,8 @@ def test_sums_and_clipping(passes: int | None, clip: float | None) -> None:
 @pytest.mark.parametrize("passes", [1, 3])
 @pytest.mark.parametrize("grads", ["keep", "collect"])
 def test_clipping_reads_each_gradient_once_more(grads: str, passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the norm, where it lies, beside the step's own read; with 'collect' before step() is called. Of several
-    passes each gradient is read once, by the sum that has the norm too."""
+    """Once for the norm, in place, besides the step's own read; with 'collect' before step() is called. With several
+    passes, each gradient is read once, by the sum that also computes the norm."""
     made: list[tuple[Any, Any]] = []
     real = _torch_offload._core.GradSum
 
@@ -247,7 +247,7 @@ def test_clipping_reads_each_gradient_once_more(grads: str, passes: int, monkeyp
             assert given.dtype == torch.bfloat16
             assert (into is not None) == adds
         if grads == "collect" and not adds:
-            # The very memory that the step reads: nothing was copied.
+            # The memory that the step reads: nothing was copied.
             assert {given.data_ptr() for _, given in made} == {g.data_ptr() for g in read_by_step}
 
 
@@ -375,7 +375,7 @@ def test_states_of_the_class_and_of_torch() -> None:
 
 
 def test_params_that_others_write() -> None:
-    """Their masters follow, but for what was not changed: there they keep the bits below the param's."""
+    """Their masters follow, except for unchanged elements, which keep their low bits."""
     w = torch.nn.Parameter(torch.full((3,), 1.0, dtype=torch.bfloat16))
     opt = at.Offload([w], at.SGD, lr=5e-4)
     for _ in range(2):
@@ -412,7 +412,7 @@ def test_distributed_checkpoint() -> None:
 
 
 class Device:
-    """Stands in for one: its memory is other tensors' memory, and copies are made when they are waited for."""
+    """A fake device: its memory is other tensors' memory, and copies are made when they are waited for."""
 
     def __init__(self) -> None:
         self.pending: dict[int, tuple[Any, Any]] = {}
@@ -531,7 +531,7 @@ def test_sums_on_a_device(device: Device, passes: int | None) -> None:
 @pytest.mark.parametrize("grads", ["keep", "collect", "step"])
 @pytest.mark.parametrize("clip", [None, 0.5])
 def test_work_that_fails(device: Device, grads: str, what: str, clip: float | None) -> None:
-    """It is raised where it is waited for, and the next step does what is left: nothing is lost or done twice."""
+    """The error is raised by the wait, and the next step does the remaining work: nothing is lost or done twice."""
     if grads == "step" and clip is not None:
         pytest.skip("nothing is clipped as gradients arrive")
     net, twin = model(), model()
@@ -553,7 +553,7 @@ def test_work_that_fails(device: Device, grads: str, what: str, clip: float | No
     opt.step()
 
 
-# What is refused.
+# Errors.
 
 
 def test_steps_without_gradients() -> None:

@@ -1,4 +1,4 @@
-"""Offload of other packages with classes of adaptk.torch as their base."""
+"""Offload optimizers of other packages with classes of adaptk.torch as their base."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch_cases import at, in_another_process, torch
 
 
 class Stream:
-    """Stands in for a device's: all is done at once."""
+    """A fake stream: all work is synchronous."""
 
     def wait_stream(self, other: Any) -> None: ...
     def record_event(self) -> Stream:
@@ -20,9 +20,9 @@ class Stream:
     def synchronize(self) -> None: ...
 
 
-@pytest.mark.filterwarnings("ignore")  # torchao's own, at import
+@pytest.mark.filterwarnings("ignore")  # torchao's own warning, at import
 def test_torchao(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its CPUOffloadOptimizer makes an optimizer for each param; of a GPU it wants streams and pinned memory."""
+    """Its CPUOffloadOptimizer makes an optimizer for each param; from a GPU it needs streams and pinned memory."""
     pytest.importorskip("torchao.optim", reason="needs torchao")
     from torchao.optim import cpu_offload
 

@@ -51,7 +51,7 @@ def test_learning_rate_in_a_tensor(case: Case, shape: tuple[int, ...]) -> None:
         give([a, b], t)
         ours.step()
         torchs.step()
-        # A new number in the same tensor counts from the next step on.
+        # A new number in the same tensor takes effect at the next step.
         ours.param_groups[0]["lr"].mul_(0.5)
         torchs.param_groups[0]["lr"].mul_(0.5)
     assert ours.param_groups[0]["lr"] is lr
@@ -158,7 +158,7 @@ def test_unknown_options() -> None:
             getattr(at, name)(params(), bogus=1)
 
 
-# The rules that torch lacks, in torch's manner
+# The rules that torch lacks, with torch's interface
 
 
 WITH_BETAS = {"Lion": 2, "AdaBelief": 2, "Yogi": 2, "Adan": 3, "AdEMAMix": 3}
@@ -219,7 +219,7 @@ def test_invalid_betas() -> None:
 
 
 def test_states_with_separate_betas() -> None:
-    """As versions before betas saved them."""
+    """As saved by versions before betas."""
     p, q = params(), params()
     for x, y in zip(p, q, strict=True):
         y.data.copy_(x.data)

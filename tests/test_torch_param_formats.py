@@ -51,7 +51,7 @@ def test_bits(name: str, alone: bool) -> None:
 
 
 def test_groups_and_saved_states() -> None:
-    """A group's own choice, which a saved state brings along, as every option of a group."""
+    """The option of a group, which a saved state includes like every option of a group."""
     params = [torch.nn.Parameter(t) for t in tensors(0)]
     opt = adaptk.torch.AdamW([{"params": params[:1]}, {"params": params[1:], "param_format": "sr"}], seed=3)
     assert [g.get("param_format") for g in opt.param_groups] == [None, "sr"]
@@ -101,7 +101,7 @@ def test_wider_params_are_unchanged() -> None:
 
 
 def test_rules_without_a_count_use_new_random_bits() -> None:
-    """torch's SGD counts no steps: its state has a count here, or small changes would never add up."""
+    """torch's SGD counts no steps: its state has a count here, otherwise small changes would never add up."""
     p = torch.nn.Parameter(torch.ones(4096, dtype=torch.bfloat16))
     opt = adaptk.torch.SGD([p], lr=2.0**-7 / 8, seed=5, param_format="sr")
     for _ in range(200):
@@ -109,7 +109,7 @@ def test_rules_without_a_count_use_new_random_bits() -> None:
         opt.step()
     assert opt.state[p]["step"] == 200
     moved = (p.detach().double() - 1) * 2**7
-    # 200 steps with a chance of an eighth: mean 25, variance 21.9.
+    # 200 steps with a probability of 1/8: mean 25, variance 21.9.
     assert abs(moved.mean() - 25) < 5 * (21.9 / 4096) ** 0.5
     assert abs(moved.var() - 21.9) < 5 * 21.9 * (2 / 4096) ** 0.5
 
@@ -141,7 +141,7 @@ def test_momentum_buffers(nesterov: bool) -> None:
 
 
 def test_a_momentum_buffer_saved_without_a_count() -> None:
-    """It has seen a step: the next ones are the second and the third, each with random bits of its own."""
+    """It has taken one step: the next ones are the second and the third, each with its own random bits."""
     p = torch.nn.Parameter(torch.ones(300))
     plain = adaptk.torch.SGD([p], lr=0.1, momentum=0.9)
     p.grad = tensors(1, torch.float32)[2][:300]

@@ -1,4 +1,4 @@
-"""Releases of PyTorch other than the one that is installed: names that have gone, and another release itself."""
+"""Releases of PyTorch other than the installed one: removed names, and another release itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from torch_cases import OWN, TORCHS  # noqa: E402
 HERE = Path(__file__).parent
 LINUX = sys.platform == "linux"
 
-# Names that `adaptk.torch` looks for, and without which the step goes another way.
+# Names that `adaptk.torch` looks up, and without which the step has another code path.
 HOOKS = (
     *("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks"),
     *("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks", "_optimizer_step_code"),
@@ -92,7 +92,7 @@ def test_without_names(gone: tuple[str, ...], expected: dict[str, Any]) -> None:
     assert found["native"] == (expected["native"] and not set(gone) & set(NATIVE))
     assert found["hooked"] == (not set(gone) & set(HOOKS))
     if set(CHECKS) <= set(gone):
-        # What is left are the native step's own checks, and these params are on the CPU.
+        # Only the native step's own checks are left, and these params are on the CPU.
         assert json.loads(found["capture"]) == pytest.approx([-1e-3] * 2)
     else:
         assert found["capture"] == expected["capture"]
@@ -178,7 +178,7 @@ ANSWERS = {
         for name in functions()
         for answer in ANSWERS
         if name not in ("grad", "bump_version")
-        # Of these two nothing, which is 0, is right.
+        # For these two a null result, which is 0, is right.
         and (name, answer) not in {("layout", "says nothing"), ("device_type", "says nothing")}
     ],
 )
@@ -193,7 +193,7 @@ def test_functions_with_other_results(
 def test_gradients_at_another_offset(
     address: int, native: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is read there would end the process if it were read without asking."""
+    """Reading there without a check would crash the process."""
     _replaced(monkeypatch, "grad", ctypes.CFUNCTYPE(POINTER, POINTER)(lambda impl: address))
     assert native() == {}
 
@@ -246,7 +246,7 @@ def another() -> Iterator[Path]:
 
 @pytest.mark.full
 def test_another_release(another: Path, expected: dict[str, Any]) -> None:
-    """The same results to the bit, and the tests of what stands around a step."""
+    """The same bits, and the tests of training loops."""
     found = program([], [another])
     assert found.pop("torch").split("+")[0] != torch.__version__.split("+")[0]
     assert found == {key: value for key, value in expected.items() if key != "torch"}

@@ -139,7 +139,7 @@ def test_trajectory_with_options_that_change(case: Case, dtype: str) -> None:
 def test_complex_params_are_pairs_of_real_ones(case: Case, dtype: str) -> None:
     a = [*params(dtype, [(3, 4), (), (0,)]), *(p.detach().t() for p in params(dtype, [(4, 3)]))]
     b = twins(a)
-    # NaN where torch takes the square root of what rounding has made negative is no part of this.
+    # Except for NaN, if torch takes the square root of a number that rounding has made negative.
     more = {"eps": 0.1} if case.options.get("centered") else {}
     ours, torchs = case.ours(a, **more), case.torchs(b, **more)
     for t in range(12):
@@ -187,10 +187,10 @@ def test_states_are_matched_by_name() -> None:
     for p in named.values():
         for key in ("step", "exp_avg", "exp_avg_sq"):
             assert torch.equal(first.state[p][key], second.state[p][key])
-    # Options go by the order of groups, and the names are those of the params that are there.
+    # Options are matched by the order of groups, and the names are those of the current params.
     assert [g["lr"] for g in second.param_groups] == [g["lr"] for g in first.param_groups]
     assert second.param_groups[0]["param_names"] == ["1.bias"]
-    # As torch where a name is another: by their order, which must have the right shapes.
+    # Like torch if a name differs: by order, with matching shapes.
     renamed = {**saved, "param_groups": copy.deepcopy(saved["param_groups"])}
     renamed["param_groups"][0]["param_names"][0] = "other"
     third = at.Adam([{"params": list(named.items())[:2]}, {"params": list(named.items())[2:]}])

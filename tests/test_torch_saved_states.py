@@ -1,4 +1,4 @@
-"""Saved states of adaptk.torch: nothing shared, nothing half loaded, no step count that is none."""
+"""Saved states of adaptk.torch: nothing shared, no partial loads, valid step counts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def step(opt: Any, w: Any) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "complex64"])
 @pytest.mark.parametrize("name", ["SGD", *ARRAYS])
 def test_loading_copies(name: str, dtype: str) -> None:
-    """A snapshot stays what it was, and optimizers that load it share no memory."""
+    """A snapshot does not change, and optimizers that load it share no memory."""
     if dtype == "complex64" and name in ("Adan", "Lion"):
         pytest.skip("reals are enough for the rules that torch lacks")
     one, w = make(name, getattr(torch, dtype), **({"momentum": 0.9} if name == "SGD" else {}))
@@ -81,7 +81,7 @@ def test_a_state_without_an_array_is_refused(name: str) -> None:
             step(opt, w)
         assert torch.equal(w, before)
         assert missing not in opt.state[w]
-        # Where torch has the rule, it raises too.
+        # torch raises too, if it has the rule.
         if (peer := getattr(torch.optim, name, None)) is not None:
             theirs = peer([w], lr=0.1)
             with pytest.raises(KeyError, match=missing):  # noqa: PT012
@@ -126,7 +126,7 @@ def test_invalid_step_counts(bad: float) -> None:
 
 
 def test_two_optimizers_from_one_list_of_groups() -> None:
-    """A change of one's learning rate, or a group that one adds, is none of the other's."""
+    """Changing the learning rate of one, or adding a group to it, does not affect the other."""
     a, b = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     groups = [{"params": [a], "lr": 0.5}, {"params": [b]}]
     one, two = (adaptk.torch.Adam(groups, lr=0.1) for _ in range(2))
@@ -140,7 +140,7 @@ def test_two_optimizers_from_one_list_of_groups() -> None:
 
 
 def test_rprop_shows_a_nan_that_torchs_hides() -> None:
-    """The one difference of a result that the guide names."""
+    """The one difference in results that the guide names."""
     for module, is_nan in ((torch.optim, False), (adaptk.torch, True)):
         w = torch.nn.Parameter(torch.ones(2))
         opt = module.Rprop([w])
@@ -154,7 +154,7 @@ CLASSES = ("SGD", *ARRAYS)
 
 @pytest.mark.parametrize("theirs", CLASSES)
 def test_a_state_of_another_optimizer(theirs: str) -> None:
-    """Nothing is loaded that a step cannot go on from."""
+    """Only states that a step can continue from are loaded."""
     refused = set()
     for name in CLASSES:
         options = {"momentum": 0.9} if theirs == "SGD" else {}

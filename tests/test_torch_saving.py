@@ -61,7 +61,7 @@ def test_state_dicts_of_and_for_torch(case: Case, dtype: str, back: bool) -> Non
     all_close(c, b)
     for p, q in zip(c, b, strict=True):
         for name in reference.state[q]:
-            # Moments near zero are sums of gradients that are not: their error is that of the larger ones.
+            # Moments near zero are sums of larger gradients, which determine the error.
             scale = size([state[name] for state in reference.state.values()])
             close(second.state[p][name].to(reference.state[q][name].dtype), reference.state[q][name], name, scale=scale)
 

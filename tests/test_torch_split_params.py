@@ -1,4 +1,4 @@
-"""Params in bfloat16 with what rounding loses beside them, in adaptk.torch: the bits of float32 params and of NumPy."""
+"""bfloat16 params with remainders or compensations in adaptk.torch: the bits of float32 params and of NumPy."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_resuming_is_bit_exact(name: str, how: str) -> None:
 
 
 def test_splitting_a_float32_master() -> None:
-    """What a checkpoint has as float32 is split, and the run is that of float32."""
+    """float32 params of a checkpoint are split, and the run is that of float32."""
     master = torch.nn.Parameter(torch.linspace(-3, 3, 1000))
     param, remainder = formats.split_param(master.detach(), "remainder16")
     p = torch.nn.Parameter(param)
@@ -142,7 +142,7 @@ def test_groups_choose_and_may_change() -> None:
     set_gradients(params, 1)
     opt.step()
     assert opt.state[params[1]]["remainder"].dtype == torch.int8
-    # Without it nothing is beside the param any more: the step is that of plain bfloat16.
+    # Without it there is no remainder any more: the step is that of plain bfloat16.
     opt.param_groups[0]["param_format"] = None
     want = params[0].detach().clone()
     set_gradients(params, 2)
@@ -152,7 +152,7 @@ def test_groups_choose_and_may_change() -> None:
 
 
 def test_layouts_and_moved_buffers() -> None:
-    """A remainder that moves, or is laid out otherwise than the param, is found where it is."""
+    """A remainder that moves, or has another layout than the param, is used."""
     p = torch.nn.Parameter(torch.randn(4, 3, 5, 6).to(torch.bfloat16).to(memory_format=torch.channels_last))
     twin = torch.nn.Parameter(p.detach().float())
     opt, wide = adaptk.torch.SGD([p], lr=0.1, param_format="remainder16"), adaptk.torch.SGD([twin], lr=0.1)
@@ -240,7 +240,7 @@ def test_errors() -> None:
 
 @pytest.mark.full
 def test_sharded_params() -> None:
-    """Of DTensors the remainder is one too; a step with a loaded state goes on."""
+    """The remainder of a DTensor is a DTensor; a loaded state resumes."""
     if importlib.util.find_spec("torch.distributed.tensor") is None:
         pytest.skip("this PyTorch has no distributed tensors")
     in_another_process(

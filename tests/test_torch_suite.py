@@ -1,7 +1,7 @@
 """The table that PyTorch drives the tests of its own optimizers with, against the classes of adaptk.torch.
 
-PyTorch ships the table (`torch.testing._internal.common_optimizers`) and not the tests; those here ask for what they
-ask for. The table is read when the first test runs, because importing it takes seconds.
+PyTorch ships the table (`torch.testing._internal.common_optimizers`) but not the tests; those here have the same
+requirements. The table is read when the first test runs, because importing it takes seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WITHOUT_A_CLASS = {
     "SparseAdam": "for sparse gradients only",
 }
 
-# What the classes here refuse and torch's do. These tests have to fail: one that passes is no exclusion any more.
+# Features that the classes here refuse. These tests must fail: a test that passes is no exclusion any more.
 EXCLUDED = {
     "test_steps_for_autograd": dict.fromkeys(
         NAMES, "a fused step is not recorded by autograd: differentiable=True is refused"
@@ -43,7 +43,7 @@ EXCLUDED = {
     ),
 }
 
-# Tests of torch's that ask nothing of these classes.
+# Tests of torch that do not apply to these classes.
 NOT_HERE = {
     "test_optim_infos_do_not_specify_global_cliquey_kwargs": "is about the table itself",
     "test_forloop_goes_right_direction_multigpu": "needs two devices",
@@ -63,7 +63,7 @@ NOT_HERE = {
 
 @pytest.fixture(scope="session")
 def table() -> dict[str, Any]:
-    """What torch says of its optimizers, by name."""
+    """torch's metadata of its optimizers, by name."""
     flags = torch.backends.__dict__.get("__allow_nonbracketed_mutation_flag")
     settings: Any = None
     with contextlib.suppress(ImportError):
@@ -94,7 +94,7 @@ def _excluded(request: pytest.FixtureRequest) -> None:
 
 
 def configurations(info: Any, dtype: Any = None) -> Iterator[dict[str, Any]]:
-    """The options that torch tests on the CPU. Captured output says which of them a failure is about."""
+    """The options that torch tests on the CPU. They are printed, so that a failure shows them."""
     for config in info.optim_inputs_func(device="cpu", dtype=dtype):
         print(config.desc, config.kwargs)
         yield copy.deepcopy(config.kwargs)
@@ -126,13 +126,13 @@ def closure_of(model: Any, x: Any, y: Any, opt: Any) -> Callable[[], Any]:
 
 
 def trains_alike(name: str, options: dict[str, Any], dtype: Any, steps: int = 7, **ours_only: Any) -> None:
-    """One model under torch's loop over single tensors, a copy of it under ours."""
+    """Trains a model with torch's single-tensor loop and a copy with ours."""
     model, x, y = model_and_data(dtype)
     other = copy.deepcopy(model)
     a = ours(name, model.parameters(), **{**options, **ours_only})
     b = torchs(name, other.parameters(), **copy.deepcopy(options))
     one, two = closure_of(model, x, y, a), closure_of(other, x, y, b)
-    # Gradients are taken anew from params that differ in their last places, and their signs and roots magnify that.
+    # Gradients are computed from params that differ in their last bits, which signs and roots amplify.
     tolerance = 1e-9 if dtype == torch.float64 else 1e-4
     for _ in range(steps):
         a.step(one)
@@ -195,7 +195,7 @@ def test_error_inputs(table: dict[str, Any], name: str) -> None:
 @pytest.mark.parametrize("contiguous", [True, False])
 @each
 def test_goes_in_the_right_direction(table: dict[str, Any], name: str, contiguous: bool) -> None:
-    """And with each combination of schedulers that the table has for it."""
+    """Also with each combination of schedulers in the table."""
     info = table[name]
     for schedulers in ([], *info.scheduler_inputs):
         for options in configurations(info):
@@ -237,7 +237,7 @@ def test_implementation_flags(table: dict[str, Any], name: str) -> None:
     for impl in taken:
         for options in configurations(table[name]):
             if isinstance(options.get("lr"), Tensor):
-                continue  # torch does not take it together with foreach
+                continue  # torch does not accept it together with foreach
             trains_alike(name, options, torch.float64, 3, **{impl: True})
 
 
@@ -285,7 +285,7 @@ def test_tensor_lr(table: dict[str, Any], name: str, shape: tuple[int, ...]) -> 
 @pytest.mark.parametrize("dims", [0, 1, 2])
 @each
 def test_complex_params(table: dict[str, Any], name: str, dims: int) -> None:
-    """The same bits as with the real and the imaginary parts as numbers of their own."""
+    """The same bits as with separate real and imaginary parts."""
     assert table[name].supports_complex
     for options in configurations(table[name]):
         z = torch.randn((3,) * dims, dtype=torch.complex128).requires_grad_()
@@ -318,7 +318,7 @@ def test_complex_functions(table: dict[str, Any], name: str) -> None:
 def test_sparse_gradients(table: dict[str, Any], name: str) -> None:
     p = torch.zeros(3, requires_grad=True)
     p.grad = torch.tensor([0.0, 1.0, 0.0]).to_sparse()
-    # Every class has them, those too whose torch.optim class refuses them.
+    # Every class supports them, even if its torch.optim class does not.
     opt = ours(name, [p], lr=0.1)
     opt.step()
     assert p[1] != 0
@@ -397,7 +397,7 @@ def test_steps_without_gradients_do_nothing(table: dict[str, Any], name: str) ->
 @each
 def test_steps_with_gradients_of_zero_do_nothing(table: dict[str, Any], name: str) -> None:
     for options in configurations(table[name]):
-        # Decay of weights acts without gradients, and ASGD's lambd is one.
+        # Weight decay acts without gradients, and ASGD's lambd is a decay.
         options["weight_decay"] = 0
         if name == "ASGD":
             options["lambd"] = 0.0
@@ -440,7 +440,7 @@ def test_param_groups_with_their_own_options(table: dict[str, Any], name: str) -
 
 @each
 def test_found_inf(table: dict[str, Any], name: str) -> None:
-    """GradScaler's message to optimizers that unscale by themselves."""
+    """GradScaler's found_inf for optimizers that unscale by themselves."""
     for options in configurations(table[name]):
         p = [torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)]
         q = [x.detach().clone().requires_grad_() for x in p]
@@ -467,7 +467,7 @@ def test_found_inf(table: dict[str, Any], name: str) -> None:
 @pytest.mark.parametrize("named", [False, True])
 @each
 def test_state_dict_is_deterministic(table: dict[str, Any], name: str, named: bool) -> None:
-    """A copy that goes on from a saved state takes the same steps, bit for bit."""
+    """A copy that resumes from a saved state takes the same steps, bit for bit."""
     for options in configurations(table[name]):
         model, x, y = model_and_data(torch.float32)
 
@@ -514,7 +514,7 @@ def test_named_and_unnamed_state_dicts_load_into_each_other(table: dict[str, Any
 
 @each
 def test_older_state_dicts(table: dict[str, Any], name: str) -> None:
-    """Flags that came later than their optimizer may be missing."""
+    """Flags that were added after their optimizer may be missing."""
     info = table[name]
     for options in configurations(info):
         model, x, y = model_and_data()

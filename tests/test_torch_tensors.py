@@ -1,4 +1,4 @@
-"""What may happen to params, gradients and states between the steps of adaptk.torch; layouts and dtypes."""
+"""Changes of params, gradients and states between the steps of adaptk.torch; layouts and dtypes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from torch_cases import (
 
 
 class Calls:
-    """Counts the native steps of an optimizer, and what they ask of Python."""
+    """Counts the native steps of an optimizer and their calls of Python functions."""
 
     def __init__(self, optimizer: Any) -> None:
         self.count = dict.fromkeys(("step", "_bind", "_fit", "_stand_in", "_put_back"), 0)
@@ -55,7 +55,7 @@ class Calls:
         return call
 
     def since(self) -> dict[str, int]:
-        """What has been called since the last question."""
+        """The calls since the last query."""
         found = {k: v for k, v in self.count.items() if v}
         self.count = dict.fromkeys(self.count, 0)
         return found
@@ -87,7 +87,7 @@ def test_one_native_call_a_step(case: Case) -> None:
 
 @every_class
 def test_changes_of_params_and_states_between_steps(case: Case) -> None:
-    """Each event, in turn, to both; torch reads everything anew at each step."""
+    """Applies each event to both optimizers in turn; torch reads everything again at each step."""
     a = params("float64", [(3, 4), (5,), ()])
     b = twins(a)
     ours, torchs = case.ours(a, lr=0.05), case.torchs(b, lr=0.05)
@@ -129,7 +129,7 @@ def test_changes_of_params_and_states_between_steps(case: Case) -> None:
 
     def clear(o: Any, p: list[Any]) -> None:
         o.state.clear()
-        if case.name == "Adagrad":  # torch makes its states in the constructor, and no buffer is there for a new one
+        if case.name == "Adagrad":  # torch creates its states in the constructor, so that a new param would have none
             return
 
     def reorder(o: Any, p: list[Any]) -> None:
@@ -339,7 +339,7 @@ def test_thousands_of_params() -> None:
 
 
 class EveryCall(torch.overrides.TorchFunctionMode):
-    """Counts what is called: functions of Python and of its extensions, and operations, comparisons of tensors too."""
+    """Counts calls of Python and extension functions, and tensor operations, including comparisons."""
 
     count = 0
 
@@ -365,7 +365,7 @@ class EveryCall(torch.overrides.TorchFunctionMode):
 
 @pytest.mark.parametrize("name", ["AdamW", "SGD"])
 def test_work_is_linear_in_the_number_of_params(name: str) -> None:
-    """The first step, saving, loading and the step behind it: each param more takes as many calls as the last one."""
+    """The first step, saving, loading and the next step: the number of calls is linear in the number of params."""
     options = {"momentum": 0.9} if name == "SGD" else {}
 
     def counts(n: int, of: Callable[[Callable[[], Any]], Any]) -> list[Any]:
@@ -383,7 +383,7 @@ def test_work_is_linear_in_the_number_of_params(name: str) -> None:
         ]
         return [of(phase) for phase in phases]
 
-    counts(3, lambda phase: phase())  # what is imported and made once
+    counts(3, lambda phase: phase())  # one-time imports and caches
     few, more, most = (counts(n, EveryCall().of) for n in (20, 40, 80))
     for phase, (x, y, z) in enumerate(zip(few, more, most, strict=True)):
         assert z - y == 2 * (y - x), phase
@@ -443,7 +443,7 @@ def test_subclasses_of_tensors() -> None:
 
 
 class Halves(Tensor):
-    """A wrapper as quantized weights are: two tensors, whose sum are its numbers, and copy_ both ways."""
+    """A wrapper like quantized weights: two tensors whose sum is its value, and copy_ in both directions."""
 
     refused: ClassVar[set[str]] = set()
 
@@ -574,7 +574,7 @@ def test_gradients_of_collectives_under_way() -> None:
 
 @pytest.mark.full
 def test_torchaos_float8_weights() -> None:
-    """What FSDP2 shards for training in float8: a wrapper of the weight that all-gathers in float8."""
+    """The wrapper of weights for float8 training with FSDP2, which all-gathers in float8."""
     utils = pytest.importorskip("torchao.float8.fsdp_utils", reason="torchao is not installed")
     config = pytest.importorskip("torchao.float8.config")
     mm = pytest.importorskip("torchao.float8.float8_training_tensor").LinearMMConfig()

@@ -31,7 +31,7 @@ from torch_cases import (
 
 @pytest.mark.full
 def test_hogwild() -> None:
-    """Processes that train one model in shared memory, without a lock."""
+    """Processes that train one model in shared memory without locks."""
     out = in_another_process(
         """
 import torch, adaptk.torch
@@ -91,7 +91,7 @@ def test_states_moved_to_shared_memory() -> None:
 
 
 def held_up(opt: Any) -> tuple[threading.Event, threading.Event]:
-    """The optimizer's next step waits where it meets a param for the first time: (it is there, it may go on)."""
+    """The optimizer's next step waits when it first binds a param. Yields events: (it has arrived, it may continue)."""
     there, go_on = threading.Event(), threading.Event()
     bind = opt._bind
 
@@ -115,7 +115,7 @@ def test_two_threads_step_one_optimizer() -> None:
     def run() -> None:
         try:
             opt.step()
-        except BaseException as e:  # for the other thread to look at
+        except BaseException as e:  # for the other thread
             errors.append(e)
 
     thread = threading.Thread(target=run)
@@ -157,7 +157,7 @@ def test_a_step_inside_of_a_native_step_is_refused() -> None:
 
 @pytest.fixture(params=["face", "DLPack"])
 def face(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether tensors are looked at without Python; their states are kept for a step longer then."""
+    """Whether tensors are read without Python; then their states are kept for one step longer."""
     if request.param == "DLPack":
         monkeypatch.setattr(at, "_face", dict)
     elif not at._face():
@@ -166,7 +166,7 @@ def face(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
 
 
 def test_states_replaced_by_another_thread_during_a_step(face: bool) -> None:
-    """The step ends with what it began with; the next one finds the new states."""
+    """The step uses the states that it began with; the next one uses the new states."""
     p = params(shapes=[(100,), (3,)])
     opt = at.Adam(p)
     give([p], 0, but=[1])
@@ -230,7 +230,7 @@ def test_nothing_is_kept_alive(name: str) -> None:
 
 
 def test_states_are_freed_when_they_are_replaced(face: bool) -> None:
-    """At once where DLPack is asked, so that a loop can take them off a device between steps; by the next step else."""
+    """At once with DLPack, so that a loop can move them off a device between steps; otherwise by the next step."""
     p = [*params(shapes=[(3,), (4,)]), torch.zeros(8)[::2], torch.zeros(3, dtype=torch.complex64)]
     opt = at.Adam(p)
     for t in range(3):
@@ -261,7 +261,7 @@ def test_states_are_freed_when_they_are_replaced(face: bool) -> None:
 
 
 def test_states_at_the_addresses_of_old_ones() -> None:
-    """New objects are often where others were; what a step remembers of those is not to be believed."""
+    """New objects often reuse addresses; what a step caches of the old ones must not be used."""
     a = params("float64", [(3,), (4,)])
     b = twins(a)
     ours, torchs = at.Adam(a), torch.optim.Adam(b, foreach=False)
@@ -285,7 +285,7 @@ def test_states_at_the_addresses_of_old_ones() -> None:
 
 
 def test_an_optimizer_in_a_cycle_is_collected() -> None:
-    """A param may refer to the optimizer that holds it: torch's own class goes with such a cycle."""
+    """A param may refer to the optimizer that holds it; torch's own class is freed with such a cycle."""
     alive = []
     for module in (torch.optim, at):
         (p,) = params(shapes=[(3,)])
@@ -349,7 +349,7 @@ def test_a_failed_step_leaks_nothing() -> None:
 
 @pytest.mark.parametrize("size", [64, 1 << 18])
 def test_gradients_replaced_by_another_thread_during_steps(size: int) -> None:
-    """A step ends with the gradient that it began with, or takes the next one: never a freed one. Long steps release
+    """A step uses the gradient that it began with or the next one, never a freed one. Long steps release
     the GIL."""
     p = [torch.nn.Parameter(torch.zeros(size)) for _ in range(3)]
     opt = at.SGD(p, lr=1.0)

@@ -1,4 +1,4 @@
-"""The workflows of .github: what their commands name exists, and no job has more rights than it needs."""
+"""The workflows of .github: their commands name existing things, and no job has more permissions than it needs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_job_has_a_limit_and_few_rights(path: Path) -> None:
         assert job["timeout-minutes"] <= 120, name
         extra = job.get("permissions", {})
         assert set(extra) <= {"id-token", "pages"}, name
-        # What may publish runs nothing but actions: no step with a command of its own.
+        # Jobs that may publish only run actions, no commands.
         if extra:
             assert all("uses" in step for step in job["steps"]), name
 

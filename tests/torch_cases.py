@@ -110,7 +110,7 @@ every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 SHAPES = ((3, 4), (5,), (), (2, 0, 3), (1,))
 
 
-# Relative to the largest of the compared numbers, because sums may cancel: a few units in the last place of float32.
+# A few units in the last place of float32, relative to the largest compared number, because sums may cancel.
 TOLERANCE = {"float32": 2e-6, "float64": 1e-12, "complex64": 2e-6, "complex128": 1e-12}
 
 
@@ -129,7 +129,7 @@ def twins(several: Sequence[Any]) -> list[Any]:
 
 
 def give(several: Sequence[Sequence[Any]], seed: int, scale: float = 1.0, but: Sequence[int] = ()) -> None:
-    """Set the same random gradients for each list of params; those with an index in `but` get none."""
+    """Set the same random gradients for each list of params, except for the indices in `but`."""
     generator = torch.Generator().manual_seed(seed)
     for i, same in enumerate(zip(*several, strict=True)):
         grad = torch.randn(same[0].shape, dtype=same[0].dtype, generator=generator) * scale

@@ -32,7 +32,7 @@ if not dist.is_available() or not dist.is_gloo_available():
 PROCESSES = 4
 
 
-LIMIT = 240.0  # seconds for the whole job, which takes a tenth of this on two cores
+LIMIT = 240.0  # seconds for the whole job; it takes a tenth of this on two cores
 
 
 PATIENCE = timedelta(seconds=40)  # the timeout of communication between processes
@@ -47,7 +47,7 @@ STEPS = 6
 FIRST = 3  # the number of these steps before the state is saved
 
 
-# Names of classes and their arguments, including those with more numbers than a step count in their state.
+# Names of classes and their arguments, including classes with more scalars in their state than a step count.
 RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("Adam", {"lr": 0.05, "weight_decay": 0.01}),
     "amsgrad": ("AdamW", {"lr": 0.05, "weight_decay": 0.1, "amsgrad": True}),
@@ -237,7 +237,7 @@ def zero_views(at: Place) -> dict[str, Any]:
 
 
 def zero_clip(at: Place) -> dict[str, Any]:
-    """Each process steps its own params, with the norm over all."""
+    """Each process steps its own params with the norm over all."""
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     name, options = RULES[at.task.rule]
@@ -416,7 +416,7 @@ def two_dimensional(at: Place) -> dict[str, Any]:
 
 
 def partial_sums(at: Place) -> dict[str, Any]:
-    """Copies of params and a batch that is sharded: autograd leaves each process its part of the gradient's sum."""
+    """Replicated params and a sharded batch: autograd gives each process its partial sum of the gradient."""
     from torch.distributed.tensor import Shard, distribute_module, distribute_tensor
 
     mesh = at.mesh()
@@ -452,7 +452,7 @@ def mixed(at: Place) -> dict[str, Any]:
 
 
 def nonfinite(at: Place) -> dict[str, Any]:
-    """One process meets a NaN at the second step, which none may take then."""
+    """One process has a NaN at the second step, which all must skip."""
     model = sharded(at)
     optimizer = at.optimizer(model)
     x, y = at.part(*batch())
@@ -468,7 +468,7 @@ def nonfinite(at: Place) -> dict[str, Any]:
 
 
 def scaler(at: Place) -> dict[str, Any]:
-    """The same with GradScaler, which leaves the scale to the step."""
+    """The same with GradScaler, which leaves unscaling to the step."""
     model = sharded(at)
     optimizer = at.optimizer(model)
     scale = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
@@ -486,7 +486,7 @@ def scaler(at: Place) -> dict[str, Any]:
 
 
 def uneven(at: Place, *joined: Any) -> list[float]:
-    """Trains on 2, 3, ... batches in each process: those that are done shadow the others' communication."""
+    """Trains on 2, 3, ... batches in each process: those that are done join the others' communication."""
     from torch.distributed.algorithms.join import Join
 
     model, optimizer = joined
@@ -507,7 +507,7 @@ def join(at: Place) -> dict[str, Any]:
 
 
 def join_zero(at: Place) -> dict[str, Any]:
-    """A process that is done goes on stepping its params, by its last gradient: nothing sets another one."""
+    """A process that is done continues to step its params with its last gradient."""
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     name, options = RULES[at.task.rule]
@@ -524,7 +524,7 @@ WARM_UP, PERIOD = 2, 3
 
 
 def local_sgd(at: Place) -> dict[str, Any]:
-    """Two steps in common, then steps of each process alone with the params averaged at every third."""
+    """Two synchronous steps, then separate steps with the params averaged at every third."""
     from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
     from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
     from torch.distributed.optim import PostLocalSGDOptimizer
@@ -600,7 +600,7 @@ def every_class(at: Place) -> dict[str, Any]:
         optimizer, loaded = (getattr(ours, name)(m.parameters(), lr=0.01) for m in (model, again))
         at.train(model, optimizer, FIRST)
         start = values(again)
-        # Asking for a state that is not there yet makes torch take a step with gradients and a rate of zero.
+        # If there is no state yet, torch takes a step with zero gradients and rate to create it.
         get_optimizer_state_dict(again, loaded)
         untouched = values(again)
         again.load_state_dict({k: v.clone() for k, v in model.state_dict().items()})
@@ -617,7 +617,7 @@ def every_class(at: Place) -> dict[str, Any]:
 
 
 def refused(at: Place) -> dict[str, Any]:
-    """A state that is not sharded is no state of a sharded param; nothing is changed."""
+    """An unsharded state of a sharded param is refused; nothing is changed."""
     model = sharded(at)
     optimizer = at.optimizer(model)
     alone = network()
@@ -633,12 +633,12 @@ def refused(at: Place) -> dict[str, Any]:
     return {"error": None}
 
 
-# Steps of two processes by gradients that may be some steps old: momentum is not stable with the rate above.
+# Two processes step with gradients that may be some steps old: momentum is unstable with the rate above.
 RACE_RATES = {"momentum": 0.02, "adam": 0.01, "rmsprop": 0.002, "adagrad": 0.5, "lion": 0.002}
 
 
 def hogwild_race(at: Place) -> dict[str, Any]:
-    """Both processes step the same params whenever they have a gradient, without any lock."""
+    """Both processes step the same params whenever they have a gradient, without locks."""
     model = at.shared[f"race-{at.task.rule}"]
     optimizer = at.optimizer(model)
     optimizer.param_groups[0]["lr"] = RACE_RATES[at.task.rule]
@@ -651,7 +651,7 @@ def hogwild_race(at: Place) -> dict[str, Any]:
 
 
 def hogwild_alone(at: Place) -> dict[str, Any]:
-    """Each process has gradients for one layer only: nothing races, and the states lie in shared memory too."""
+    """Each process has gradients for one layer only: there is no race, and the states are in shared memory too."""
     model, optimizer = at.shared[f"alone-{at.task.rule}"]
     for i in range(STEPS):
         optimizer.zero_grad()
@@ -706,7 +706,7 @@ CLIPPED += [
 CLIPPED += [Task(k, 2, r, 0.3) for k in ("offload_ddp", "offload_fsdp") for r in ("adam", "momentum")]
 
 
-# Names of adaptk.torch that are no rules, or not for sharded params.
+# Names of adaptk.torch that are not rules, or not for sharded params.
 NO_RULES = ("Offload", "ReleasedGradients", "release_gradients", "RowWiseAdaGrad", "RowWiseAdam")
 
 
@@ -746,18 +746,18 @@ MUON += [Task("fsdp", 4, "muon"), Task("two_dimensional", 4, "muon"), Task("fsdp
 TASKS = MUON + PLAIN_RUNS + CLIPPED + RESUMED + SKIPPED + JOINED + JOINED_ZERO + LOCAL + OTHERS + RACES + ALONE
 
 
-# Those of a size together, each after what it loads.
+# Grouped by number of processes, each task after the one that it loads from.
 TASKS.sort(key=lambda t: (t.kind == "resume" and t.source > t.world, t.kind == "resume", t.world))
 
 
 def work(rank: int, folder: Path, shared: dict[str, Any]) -> None:
-    """One process. A task that fails anywhere ends the connections, so that no process waits for another in vain."""
+    """One process. A task that fails closes the connections, so that no process waits indefinitely."""
     warnings.simplefilter("error")
     with warnings.catch_warnings():
-        # torch scripts its functional optimizers here and finds that deprecated.
+        # torch scripts its functional optimizers here, which it deprecates itself.
         warnings.simplefilter("ignore", DeprecationWarning)
         import torch.distributed.optim
-    # The output of a row-parallel layer is one; nothing here is done to it in place.
+    # The output of a row-parallel layer is such a view; nothing modifies it in place.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     torch.set_num_threads(1)
     adaptk.set_num_threads(1)
@@ -789,7 +789,7 @@ def work(rank: int, folder: Path, shared: dict[str, Any]) -> None:
             if dist.is_initialized():
                 dist.destroy_process_group()
             connected = 0
-    # The threads of gloo and the end of the interpreter do not always agree.
+    # Threads of gloo may crash at interpreter exit.
     os._exit(0)
 
 

@@ -1,7 +1,7 @@
-"""A program of ``adaptk.torch`` in a PyTorch some of whose names have gone: its result, as JSON, is on standard output.
+"""A program of ``adaptk.torch`` in a PyTorch without some of its names. It prints its result as JSON.
 
 ``python tests/torch_release.py NAME ...`` renames each of these in PyTorch's own sources while they are imported, so
-that PyTorch goes on working and only the name is another, and removes those that its extension module has.
+that PyTorch still works, and removes those of its extension module.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Renamer(MetaPathFinder):
 
 def without(names: Sequence[str]) -> None:
     """Import PyTorch without these names."""
-    # What a module of C++ has is removed, once all of PyTorch that looks for it has been imported.
+    # Names of a C++ module are removed after everything in PyTorch that uses them has been imported.
     native = [n for n in names if n.startswith("torch.")]
     if others := [n for n in names if n not in native]:
         sys.meta_path.insert(0, Renamer(others))
@@ -72,7 +72,7 @@ def numbers(*shape: int) -> Any:
 
 
 def digest(optimizer: Any) -> str:
-    """Of every param, state and version counter."""
+    """A digest of every param, state and version counter."""
     import torch
 
     found = hashlib.sha256()
@@ -99,7 +99,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def trained(case: str) -> dict[str, Any]:
-    """Some steps of every kind, between hooks, with a state that is saved and loaded; what has come of it."""
+    """Steps of every kind with hooks, and a state that is saved and loaded. Returns the results."""
     import adaptk.torch
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -151,7 +151,7 @@ def trained(case: str) -> dict[str, Any]:
 
 
 def misused() -> list[str]:
-    """What is said of wrong arguments, and of a class that overrides `step`."""
+    """The messages for wrong arguments, and for a class that overrides `step`."""
     import adaptk.torch
     import torch
 
@@ -192,7 +192,7 @@ def _with_grad(grad: Any) -> Any:
 
 
 def capture() -> str:
-    """A step while a graph is captured, of which PyTorch only says so."""
+    """A step while PyTorch only reports that a graph is captured."""
     import types
 
     import adaptk.torch
@@ -222,7 +222,7 @@ def capture() -> str:
 
 
 def too_old() -> list[str]:
-    """With a PyTorch that says it is too old: what is said of construction, and of a copy's step."""
+    """With a PyTorch that reports an old version: the messages of construction and of a copy's step."""
     import adaptk.torch
     import torch
 

@@ -1,4 +1,4 @@
-"""The library's rules, each made at run time."""
+"""The library's rules, made at run time."""
 
 from __future__ import annotations
 
